@@ -1,0 +1,203 @@
+//! Flow keys and values, and the idle timeouts.
+//! Keys are (local, remote), never (source, destination): the hook knows its direction, so one key
+//! serves both directions and nothing is ever swapped (DESIGN of the table: see ARCHITECTURE.md).
+
+use crate::verdict::Direction;
+
+/// Index into the timeout array; a flow's `state` byte is one of these, so the state *is* the
+/// timeout. Defaults are those of the kernel's connection tracking:
+/// net/netfilter/nf_conntrack_proto_{tcp,udp,sctp,icmp,generic}.c.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Timeout {
+    TcpSynSent = 0,
+    TcpSynRecv = 1,
+    TcpEstablished = 2,
+    TcpFinWait = 3,
+    TcpCloseWait = 4,
+    TcpLastAck = 5,
+    TcpTimeWait = 6,
+    TcpClose = 7,
+    /// UDP that has been seen in one direction only.
+    Udp = 8,
+    /// UDP that has been answered.
+    UdpStream = 9,
+    Sctp = 10,
+    Icmp = 11,
+    Other = 12,
+}
+
+/// Number of timeouts.
+pub const TIMEOUTS: usize = 13;
+
+impl Timeout {
+    pub const ALL: [Timeout; TIMEOUTS] = [
+        Timeout::TcpSynSent,
+        Timeout::TcpSynRecv,
+        Timeout::TcpEstablished,
+        Timeout::TcpFinWait,
+        Timeout::TcpCloseWait,
+        Timeout::TcpLastAck,
+        Timeout::TcpTimeWait,
+        Timeout::TcpClose,
+        Timeout::Udp,
+        Timeout::UdpStream,
+        Timeout::Sctp,
+        Timeout::Icmp,
+        Timeout::Other,
+    ];
+
+    /// The key under `timeouts:` in a policy.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Timeout::TcpSynSent => "tcp-syn-sent",
+            Timeout::TcpSynRecv => "tcp-syn-recv",
+            Timeout::TcpEstablished => "tcp-established",
+            Timeout::TcpFinWait => "tcp-fin-wait",
+            Timeout::TcpCloseWait => "tcp-close-wait",
+            Timeout::TcpLastAck => "tcp-last-ack",
+            Timeout::TcpTimeWait => "tcp-time-wait",
+            Timeout::TcpClose => "tcp-close",
+            Timeout::Udp => "udp",
+            Timeout::UdpStream => "udp-stream",
+            Timeout::Sctp => "sctp",
+            Timeout::Icmp => "icmp",
+            Timeout::Other => "other",
+        }
+    }
+
+    /// Seconds of silence after which a flow in this state is forgotten.
+    pub const fn default_seconds(self) -> u32 {
+        match self {
+            Timeout::TcpSynSent => 120,
+            Timeout::TcpSynRecv => 60,
+            Timeout::TcpEstablished => 5 * 24 * 3600,
+            Timeout::TcpFinWait => 120,
+            Timeout::TcpCloseWait => 60,
+            Timeout::TcpLastAck => 30,
+            Timeout::TcpTimeWait => 120,
+            Timeout::TcpClose => 10,
+            Timeout::Udp => 30,
+            Timeout::UdpStream => 120,
+            Timeout::Sctp => 210,
+            Timeout::Icmp => 30,
+            Timeout::Other => 600,
+        }
+    }
+
+    pub const fn from_index(index: u8) -> Option<Timeout> {
+        if (index as usize) < TIMEOUTS {
+            Some(Timeout::ALL[index as usize])
+        } else {
+            None
+        }
+    }
+
+    /// The default of every timeout, by index.
+    pub const fn defaults() -> [u32; TIMEOUTS] {
+        let mut out = [0; TIMEOUTS];
+        let mut i = 0;
+        while i < TIMEOUTS {
+            out[i] = Timeout::ALL[i].default_seconds();
+            i += 1;
+        }
+        out
+    }
+}
+
+/// IPv4 flow key. Addresses are the bytes as on the wire; ports are host order. For ICMP queries
+/// `local_port` is the identifier and `remote_port` the type of the request; protocols without
+/// ports have zero in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FlowKey4 {
+    pub local: [u8; 4],
+    pub remote: [u8; 4],
+    pub local_port: u16,
+    pub remote_port: u16,
+    pub protocol: u8,
+    pub zero: [u8; 3],
+}
+
+/// IPv6 flow key; fields as in [`FlowKey4`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FlowKey6 {
+    pub local: [u8; 16],
+    pub remote: [u8; 16],
+    pub local_port: u16,
+    pub remote_port: u16,
+    pub protocol: u8,
+    pub zero: [u8; 3],
+}
+
+const _: () = assert!(size_of::<FlowKey4>() == 16);
+const _: () = assert!(size_of::<FlowKey6>() == 40);
+
+/// What is remembered of a flow. Times are `CLOCK_MONOTONIC` nanoseconds (coarse).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowValue {
+    pub created: u64,
+    pub last_seen: u64,
+    /// Counter slot of the rule that admitted the flow.
+    pub slot: u32,
+    /// Generation of the policy that admitted it last.
+    pub generation: u32,
+    /// [`Direction`] of the packet that opened it.
+    pub opener: u8,
+    /// A [`Timeout`] index.
+    pub state: u8,
+    pub zero: [u8; 6],
+}
+
+const _: () = assert!(size_of::<FlowValue>() == 32);
+
+impl FlowValue {
+    #[inline(always)]
+    pub const fn opened_by(&self, direction: Direction) -> bool {
+        self.opener == direction as u8
+    }
+}
+
+/// True when a flow last seen at `last_seen` has been silent longer than `seconds` allows.
+#[inline(always)]
+pub const fn is_expired(now: u64, last_seen: u64, seconds: u32) -> bool {
+    now.saturating_sub(last_seen) > seconds as u64 * 1_000_000_000
+}
+
+/// The `last_seen` of a live flow is rewritten only this often: a busy flow would otherwise dirty
+/// its cache line at every packet.
+pub const TOUCH_INTERVAL_NS: u64 = 250_000_000;
+
+// SAFETY: integers and byte arrays without padding; every bit pattern is valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for FlowKey4 {}
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for FlowKey6 {}
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for FlowValue {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indices_are_positions() {
+        for (i, t) in Timeout::ALL.into_iter().enumerate() {
+            assert_eq!(t as usize, i);
+            assert_eq!(Timeout::from_index(i as u8), Some(t));
+        }
+        assert_eq!(Timeout::from_index(TIMEOUTS as u8), None);
+    }
+
+    #[test]
+    fn expiry_is_exclusive_and_survives_a_clock_that_lags() {
+        let second = 1_000_000_000;
+        assert!(!is_expired(31 * second, second, 30));
+        assert!(is_expired(31 * second + 1, second, 30));
+        assert!(!is_expired(5, 10, 0));
+    }
+}

@@ -1,0 +1,13 @@
+//! Plain data and pure steps shared by the eBPF packet path and userspace.
+//! No allocation, no I/O, no dependency on the kernel side: everything here is tested on the host.
+#![no_std]
+
+pub mod counters;
+pub mod flow;
+pub mod tables;
+pub mod tcp;
+pub mod verdict;
+
+/// Version of every layout in this crate and of the pin directory. It changes whenever a map's
+/// key, value or meaning changes, so that two builds never read each other's maps.
+pub const LAYOUT_VERSION: u32 = 1;

@@ -1,0 +1,172 @@
+//! Directions, actions, reasons, and the 32-bit verdict that a table lookup ends in.
+//! A verdict names the action and the counter slot; nothing else about a rule reaches the kernel.
+
+/// Which way a packet crosses the interface, seen from the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Direction {
+    Inbound = 0,
+    Outbound = 1,
+}
+
+impl Direction {
+    pub const BOTH: [Direction; 2] = [Direction::Inbound, Direction::Outbound];
+
+    pub const fn opposite(self) -> Direction {
+        match self {
+            Direction::Inbound => Direction::Outbound,
+            Direction::Outbound => Direction::Inbound,
+        }
+    }
+
+    /// The name used in JSON, tables and the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Action {
+    Drop = 0,
+    Accept = 1,
+}
+
+impl Action {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Action::Drop => "drop",
+            Action::Accept => "accept",
+        }
+    }
+}
+
+/// Why a packet was decided when no rule decided it (SPEC A1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Reason {
+    NonIp = 0,
+    Essential = 1,
+    Related = 2,
+    Seeded = 3,
+    NoMatch = 4,
+    Malformed = 5,
+    Fragment = 6,
+    Revoked = 7,
+}
+
+impl Reason {
+    pub const ALL: [Reason; 8] = [
+        Reason::NonIp,
+        Reason::Essential,
+        Reason::Related,
+        Reason::Seeded,
+        Reason::NoMatch,
+        Reason::Malformed,
+        Reason::Fragment,
+        Reason::Revoked,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Reason::NonIp => "non-ip",
+            Reason::Essential => "essential",
+            Reason::Related => "related",
+            Reason::Seeded => "seeded",
+            Reason::NoMatch => "no-match",
+            Reason::Malformed => "malformed",
+            Reason::Fragment => "fragment",
+            Reason::Revoked => "revoked",
+        }
+    }
+
+    pub const fn action(self) -> Action {
+        match self {
+            Reason::NonIp | Reason::Essential | Reason::Related | Reason::Seeded => Action::Accept,
+            Reason::NoMatch | Reason::Malformed | Reason::Fragment | Reason::Revoked => {
+                Action::Drop
+            }
+        }
+    }
+}
+
+/// Slots below this number count reasons; rules own the slots from here on.
+pub const FIRST_RULE_SLOT: u32 = 32;
+
+/// The counter slot of `reason` in `direction`.
+pub const fn reason_slot(direction: Direction, reason: Reason) -> u32 {
+    direction as u32 * 16 + reason as u32
+}
+
+/// A decided packet: action and counter slot in one word, as stored in the port tables.
+///
+/// Bit 31 is always zero (it marks a pointer in the tables), bit 30 is the action (1 = accept),
+/// bit 29 asks for an event, bits 0-23 are the counter slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Verdict(pub u32);
+
+impl Verdict {
+    pub const ACCEPT_BIT: u32 = 1 << 30;
+    pub const LOG_BIT: u32 = 1 << 29;
+    pub const SLOT_MASK: u32 = (1 << 24) - 1;
+
+    pub const fn new(action: Action, slot: u32, log: bool) -> Self {
+        let mut bits = slot & Self::SLOT_MASK;
+        if matches!(action, Action::Accept) {
+            bits |= Self::ACCEPT_BIT;
+        }
+        if log {
+            bits |= Self::LOG_BIT;
+        }
+        Verdict(bits)
+    }
+
+    pub const fn no_match(direction: Direction) -> Self {
+        Verdict::new(Action::Drop, reason_slot(direction, Reason::NoMatch), false)
+    }
+
+    #[inline(always)]
+    pub const fn is_accept(self) -> bool {
+        self.0 & Self::ACCEPT_BIT != 0
+    }
+
+    #[inline(always)]
+    pub const fn is_logged(self) -> bool {
+        self.0 & Self::LOG_BIT != 0
+    }
+
+    #[inline(always)]
+    pub const fn slot(self) -> u32 {
+        self.0 & Self::SLOT_MASK
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reason_slots_are_distinct_and_below_the_first_rule() {
+        let mut seen = [false; FIRST_RULE_SLOT as usize];
+        for direction in Direction::BOTH {
+            for reason in Reason::ALL {
+                let slot = reason_slot(direction, reason);
+                assert!(slot < FIRST_RULE_SLOT);
+                assert!(!core::mem::replace(&mut seen[slot as usize], true));
+            }
+        }
+    }
+
+    #[test]
+    fn verdict_keeps_its_parts() {
+        let v = Verdict::new(Action::Accept, 77, true);
+        assert!(v.is_accept() && v.is_logged());
+        assert_eq!(v.slot(), 77);
+        assert_eq!(v.0 >> 31, 0);
+        assert!(!Verdict::no_match(Direction::Outbound).is_accept());
+    }
+}

@@ -1,0 +1,3 @@
+//! `sgctl`: parses the command line and hands over to one function per command.
+
+fn main() {}

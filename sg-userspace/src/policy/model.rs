@@ -1,0 +1,130 @@
+//! The validated policy: what the text means once names are resolved and groups are joined.
+//! Everything below the policy layer (oracle, compiler, kernel, counters) reads only these types.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use sg_common::verdict::{Action, Direction};
+
+/// One address prefix as an integer: `bits` is host order with every host bit zero, `len` the
+/// prefix length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Prefix<T> {
+    pub bits: T,
+    pub len: u8,
+}
+
+/// A resolved set of remote addresses. Each list is sorted and free of duplicates, ranges are
+/// already split into prefixes; prefixes may nest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remote {
+    pub v4: Vec<Prefix<u32>>,
+    pub v6: Vec<Prefix<u128>>,
+}
+
+impl Remote {
+    /// True when `address` is inside one of the prefixes. A linear walk: for the oracle and for
+    /// `explain`, never for packets.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(a) => {
+                let a = u32::from(a);
+                self.v4
+                    .iter()
+                    .any(|p| p.len == 0 || (a ^ p.bits) >> (32 - p.len) == 0)
+            }
+            IpAddr::V6(a) => {
+                let a = u128::from(a);
+                self.v6
+                    .iter()
+                    .any(|p| p.len == 0 || (a ^ p.bits) >> (128 - p.len) == 0)
+            }
+        }
+    }
+}
+
+/// The protocol of a rule. `Number` holds the IANA number (1 is always ICMP for IPv4, 58 always
+/// ICMPv6, whichever way the policy spelled it).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    All,
+    Number(u8),
+}
+
+/// ICMP or ICMPv6 type and, when given, code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IcmpMatch {
+    pub kind: u8,
+    pub code: Option<u8>,
+}
+
+/// One rule of the concatenated list.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    pub direction: Direction,
+    /// Counts from 1 within the direction, over the concatenation of all groups.
+    pub position: u32,
+    pub group: String,
+    pub name: Option<String>,
+    pub description: Option<String>,
+    pub protocol: Protocol,
+    /// Destination ports of the packet that opens the flow: sorted, disjoint, inclusive.
+    /// `None` is every port (and the only value for protocols without ports).
+    pub ports: Option<Vec<(u16, u16)>>,
+    pub icmp: Option<IcmpMatch>,
+    /// Addresses the rule can match. An `icmp` rule has no IPv6 prefixes and an `icmpv6` rule no
+    /// IPv4 ones.
+    pub remote: Arc<Remote>,
+    pub action: Action,
+    pub log: bool,
+    /// The match in one line, e.g. `tcp 22 from 0.0.0.0/0` (SPEC section 3, `explain`).
+    pub summary: String,
+    /// Group, direction, match as written and action, in a canonical spelling: two rules with the
+    /// same identity keep one counter across reloads (SPEC A3). A named set counts by its name,
+    /// so refreshing a set file keeps the counter.
+    pub identity: String,
+    /// Where the rule stands in its file: path as given and 1-based line.
+    pub source: SourceLine,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceLine {
+    pub file: String,
+    pub line: u32,
+}
+
+/// What a new policy does to flows that live already (SPEC K11).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Established {
+    /// A flow is judged again by the rules of the direction that opened it, at its next packet.
+    #[default]
+    Revalidate,
+    Keep,
+    Flush,
+}
+
+/// A policy ready to be explained, checked against the oracle, or compiled.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// The file's `name`, else its stem; several files join theirs with `+`.
+    pub name: String,
+    /// `sha256:` and 64 hex digits over the resolved policy: groups, rules, sets, options.
+    pub digest: String,
+    /// Inbound rules in order of position, then outbound rules in order of position.
+    pub rules: Vec<Rule>,
+    /// Accept neighbour discovery, MLD and DHCP replies whatever the rules say (SPEC K5).
+    pub essential: bool,
+    pub established: Established,
+    /// Idle seconds after which a flow is forgotten, indexed by `sg_common::flow::Timeout`.
+    pub timeouts: [u32; sg_common::flow::TIMEOUTS],
+    /// Every file that was read (policy and set files), for `run` to watch.
+    pub sources: Vec<PathBuf>,
+}
+
+impl Policy {
+    /// The rules of one direction in order.
+    pub fn rules_of(&self, direction: Direction) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().filter(move |r| r.direction == direction)
+    }
+}
