@@ -2,6 +2,8 @@
 //! Keys are (local, remote), never (source, destination): the hook knows its direction, so one key
 //! serves both directions and nothing is ever swapped (DESIGN of the table: see ARCHITECTURE.md).
 
+use core::net::{Ipv4Addr, Ipv6Addr};
+
 use crate::verdict::Direction;
 
 /// Index into the timeout array; a flow's `state` byte is one of these, so the state *is* the
@@ -105,14 +107,14 @@ impl Timeout {
     }
 }
 
-/// IPv4 flow key. Addresses are the bytes as on the wire; ports are host order. For ICMP queries
-/// `local_port` is the identifier and `remote_port` the type of the request; protocols without
-/// ports have zero in both.
+/// IPv4 flow key. An address is the word whose bytes in memory are those on the wire; ports are
+/// host order. For ICMP queries `local_port` is the identifier and `remote_port` the type of the
+/// request; protocols without ports have zero in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct FlowKey4 {
-    pub local: [u8; 4],
-    pub remote: [u8; 4],
+    pub local: u32,
+    pub remote: u32,
     pub local_port: u16,
     pub remote_port: u16,
     pub protocol: u8,
@@ -123,12 +125,32 @@ pub struct FlowKey4 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct FlowKey6 {
-    pub local: [u8; 16],
-    pub remote: [u8; 16],
+    pub local: [u32; 4],
+    pub remote: [u32; 4],
     pub local_port: u16,
     pub remote_port: u16,
     pub protocol: u8,
     pub zero: [u8; 3],
+}
+
+impl FlowKey4 {
+    pub fn addresses(&self) -> (Ipv4Addr, Ipv4Addr) {
+        let address = |word: u32| Ipv4Addr::from(word.to_ne_bytes());
+        (address(self.local), address(self.remote))
+    }
+}
+
+impl FlowKey6 {
+    pub fn addresses(&self) -> (Ipv6Addr, Ipv6Addr) {
+        let address = |words: [u32; 4]| {
+            let mut bytes = [0; 16];
+            for (to, word) in bytes.chunks_exact_mut(4).zip(words) {
+                to.copy_from_slice(&word.to_ne_bytes());
+            }
+            Ipv6Addr::from(bytes)
+        };
+        (address(self.local), address(self.remote))
+    }
 }
 
 const _: () = assert!(size_of::<FlowKey4>() == 16);

@@ -1,0 +1,121 @@
+//! Packet → verdict: essential traffic first, then the rules, then (only if they do not accept)
+//! the flow table.
+
+use sg_common::{
+    tables::{Kind, judge},
+    tcp,
+    verdict::{Direction, Reason, Verdict, reason_slot},
+};
+
+use crate::{
+    family::Family,
+    flows::{self, Found},
+    hook::Hook,
+    maps::{self, KernelTables},
+    packet::Packet,
+};
+
+/// What happens to a frame, and the one counter that says so.
+pub(crate) struct Outcome {
+    pub(crate) accept: bool,
+    pub(crate) slot: u32,
+    /// Counted as a reply of the slot's rule.
+    pub(crate) is_reply: bool,
+    /// Bytes of all headers, or zero where they are not known.
+    pub(crate) headers: u32,
+}
+
+impl Outcome {
+    #[inline(always)]
+    pub(crate) fn reason(direction: Direction, reason: Reason) -> Self {
+        Outcome {
+            accept: matches!(reason.action(), sg_common::verdict::Action::Accept),
+            slot: reason_slot(direction, reason),
+            is_reply: false,
+            headers: 0,
+        }
+    }
+}
+
+#[inline(always)]
+pub(crate) fn judge_packet<H: Hook, F: Family>(p: &Packet) -> Outcome {
+    let with_headers = |outcome: Outcome| Outcome {
+        headers: p.headers,
+        ..outcome
+    };
+    let reason = |reason| with_headers(Outcome::reason(H::DIRECTION, reason));
+    let by_rule = |verdict: Verdict| {
+        with_headers(Outcome {
+            accept: verdict.is_accept(),
+            slot: verdict.slot(),
+            is_reply: false,
+            headers: 0,
+        })
+    };
+
+    if maps::accepts_essential() && p.is_fragment == 0 {
+        let (source, source_port, destination_port) = match H::DIRECTION {
+            Direction::Inbound => (&p.remote, p.remote_port, p.local_port),
+            Direction::Outbound => (&p.local, p.local_port, p.remote_port),
+        };
+        if F::is_essential(p, source, (source_port, destination_port)) {
+            return reason(Reason::Essential);
+        }
+    }
+
+    // Tables without an entry for this address cannot be: fail closed.
+    let Some(row) = F::class(p).and_then(maps::row) else {
+        return reason(Reason::NoMatch);
+    };
+    let kind = p.kind;
+    let verdict = judge(&KernelTables, row, H::DIRECTION, kind, p.number);
+
+    if verdict.is_accept() {
+        if p.is_trackable != 0 {
+            // The other direction's rules pass the replies by themselves: nothing to remember.
+            let replies = judge(
+                &KernelTables,
+                row,
+                H::DIRECTION.opposite(),
+                kind,
+                p.return_number,
+            );
+            if !replies.is_accept() {
+                flows::remember::<F>(p, H::DIRECTION, verdict.slot());
+            }
+        }
+        return by_rule(verdict);
+    }
+
+    // A bare SYN opens a connection, so it can only be accepted by a rule: a flood of them never
+    // gets as far as the flow table.
+    let opens_only = p.is_kind(Kind::Tcp) && p.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+    if p.is_trackable == 0 || opens_only {
+        return by_rule(verdict);
+    }
+    let rejudge = || {
+        judge(
+            &KernelTables,
+            row,
+            H::DIRECTION.opposite(),
+            kind,
+            p.return_number,
+        )
+    };
+    match flows::find::<F>(p, H::DIRECTION, rejudge) {
+        Found::Reply(slot) => with_headers(Outcome {
+            accept: true,
+            slot,
+            is_reply: true,
+            headers: 0,
+        }),
+        Found::Kept(slot) => with_headers(Outcome {
+            accept: true,
+            slot,
+            is_reply: false,
+            headers: 0,
+        }),
+        Found::Revoked => reason(Reason::Revoked),
+        Found::Nothing => by_rule(verdict),
+    }
+}

@@ -1,0 +1,141 @@
+//! Every map and load-time constant of the packet path.
+//! Tables belong to one generation of a policy; counters and flows are shared by all of them.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, LpmTrie, LruHashMap, PerCpuArray},
+};
+use sg_common::{
+    counters::SlotCounters,
+    flow::{FlowKey4, FlowKey6, FlowValue, TIMEOUTS},
+    tables::{Block, Node, Root, Row, Tables},
+};
+
+/// `BPF_F_MMAPABLE` (uapi/linux/bpf.h): userspace fills the tables by writing to memory.
+const MMAPABLE: u32 = 1 << 10;
+/// `BPF_F_NO_PREALLOC` (uapi/linux/bpf.h), which the kernel demands of an LPM trie.
+const NO_PREALLOC: u32 = 1;
+
+// The loader sets the sizes of everything but the root.
+
+#[map(name = "sg_root4")]
+static ROOT4: Array<Root> = Array::with_max_entries(1, MMAPABLE);
+
+#[map(name = "sg_blocks")]
+static BLOCKS: Array<Block> = Array::with_max_entries(1, MMAPABLE);
+
+#[map(name = "sg_nodes")]
+static NODES: Array<Node> = Array::with_max_entries(1, MMAPABLE);
+
+#[map(name = "sg_rows")]
+static ROWS: Array<Row> = Array::with_max_entries(1, MMAPABLE);
+
+/// IPv6 prefix → class. The key's address bytes are in wire order.
+#[map(name = "sg_prefixes6")]
+static PREFIXES6: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(1, NO_PREALLOC);
+
+#[map(name = "sg_counters")]
+pub(crate) static COUNTERS: PerCpuArray<SlotCounters> = PerCpuArray::with_max_entries(1, 0);
+
+#[map(name = "sg_flows4")]
+pub(crate) static FLOWS4: LruHashMap<FlowKey4, FlowValue> = LruHashMap::with_max_entries(1, 0);
+
+#[map(name = "sg_flows6")]
+pub(crate) static FLOWS6: LruHashMap<FlowKey6, FlowValue> = LruHashMap::with_max_entries(1, 0);
+
+/// Constants that the loader writes before the verifier sees the program; branches on them that
+/// a policy does not need are removed there.
+macro_rules! constants {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $default:expr;)*) => {
+        $(
+            $(#[$doc])*
+            #[unsafe(no_mangle)]
+            static $name: $type = $default;
+        )*
+    };
+}
+
+constants! {
+    /// Generation of the policy that these programs enforce.
+    SG_GENERATION: u32 = 0;
+    /// 1 accepts essential traffic whatever the rules say.
+    SG_ESSENTIAL: u8 = 1;
+    /// 1 keeps flows of earlier generations as they are; 0 judges them again.
+    SG_KEEP_FLOWS: u8 = 0;
+    /// Class of every IPv6 address that no prefix names.
+    SG_DEFAULT_CLASS6: u32 = 0;
+    /// 0 when the policy names no IPv6 prefix at all: the trie is then never asked.
+    SG_HAS_PREFIXES6: u8 = 1;
+    /// Idle seconds by `sg_common::flow::Timeout`, padded to a power of two so that an index can
+    /// be masked.
+    SG_TIMEOUTS: [u32; 16] = [0; 16];
+}
+
+const _: () = assert!(TIMEOUTS <= 16);
+
+/// Reads a load-time constant. Volatile, because the compiler would otherwise fold in the default
+/// that the loader replaces.
+macro_rules! constant {
+    ($name:ident) => {
+        // SAFETY: a live static of plain data; nothing writes it once the program is loaded.
+        unsafe { core::ptr::read_volatile(&raw const crate::maps::$name) }
+    };
+}
+
+
+pub(crate) fn keeps_flows() -> bool {
+    constant!(SG_KEEP_FLOWS) != 0
+}
+
+pub(crate) fn accepts_essential() -> bool {
+    constant!(SG_ESSENTIAL) != 0
+}
+
+pub(crate) fn generation() -> u32 {
+    constant!(SG_GENERATION)
+}
+
+/// Idle seconds allowed in `state`.
+#[inline(always)]
+pub(crate) fn timeout(state: u8) -> u32 {
+    let index = (state & 15) as usize;
+    // SAFETY: the index is masked to the length of the array.
+    unsafe { core::ptr::read_volatile((&raw const SG_TIMEOUTS).cast::<u32>().add(index)) }
+}
+
+/// Blocks and nodes as BPF maps.
+pub(crate) struct KernelTables;
+
+impl Tables for KernelTables {
+    #[inline(always)]
+    fn block(&self, index: u32) -> Option<&Block> {
+        BLOCKS.get(index)
+    }
+
+    #[inline(always)]
+    fn node(&self, index: u32) -> Option<&Node> {
+        NODES.get(index)
+    }
+}
+
+#[inline(always)]
+pub(crate) fn root4() -> Option<&'static Root> {
+    ROOT4.get(0)
+}
+
+#[inline(always)]
+pub(crate) fn row(class: u32) -> Option<&'static Row> {
+    ROWS.get(class)
+}
+
+/// The class of an IPv6 address in wire order.
+#[inline(always)]
+pub(crate) fn class6(address: [u32; 4]) -> u32 {
+    if constant!(SG_HAS_PREFIXES6) == 0 {
+        return constant!(SG_DEFAULT_CLASS6);
+    }
+    match PREFIXES6.get(aya_ebpf::maps::lpm_trie::Key::new(128, address)) {
+        Some(class) => *class,
+        None => constant!(SG_DEFAULT_CLASS6),
+    }
+}

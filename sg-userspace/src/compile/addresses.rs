@@ -1,0 +1,256 @@
+//! Prefixes → address classes: one walk down the nested prefixes of a family.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{TooLarge, pool::Pool, services::Rows};
+use crate::policy::{Policy, Prefix, Protocol, Remote};
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+/// An address as an integer of one family.
+pub(super) trait Address: Copy + Ord {
+    fn prefixes(remote: &Remote) -> &[Prefix<Self>];
+    /// The last address of `prefix`.
+    fn last(prefix: Prefix<Self>) -> Self;
+    fn next(self) -> Option<Self>;
+}
+
+impl Address for u32 {
+    fn prefixes(remote: &Remote) -> &[Prefix<u32>] {
+        &remote.v4
+    }
+    fn last(p: Prefix<u32>) -> u32 {
+        p.bits | u32::MAX.checked_shr(p.len.into()).unwrap_or(0)
+    }
+    fn next(self) -> Option<u32> {
+        self.checked_add(1)
+    }
+}
+
+impl Address for u128 {
+    fn prefixes(remote: &Remote) -> &[Prefix<u128>] {
+        &remote.v6
+    }
+    fn last(p: Prefix<u128>) -> u128 {
+        p.bits | u128::MAX.checked_shr(p.len.into()).unwrap_or(0)
+    }
+    fn next(self) -> Option<u128> {
+        self.checked_add(1)
+    }
+}
+
+/// Identifies an interned set of rules.
+pub(super) type SetId = u32;
+
+/// Sets of rules, as sorted indices into the policy's list. Within a direction a set ends at the
+/// first rule that matches every packet: what follows can decide nothing.
+pub(super) struct RuleSets {
+    /// For each rule: is it the end of every set it is in?
+    matches_all: Vec<bool>,
+    /// Rules from this index on are outbound.
+    first_outbound: u32,
+    /// Distinct remotes and the rules that name them; many rules may share a large set.
+    pub(super) remotes: Vec<(Arc<Remote>, Vec<u32>)>,
+    sets: Vec<Arc<[u32]>>,
+    ids: HashMap<Arc<[u32]>, SetId>,
+    unions: HashMap<(SetId, u32), SetId>,
+    pub(super) family: Family,
+}
+
+impl RuleSets {
+    pub(super) fn new(policy: &Policy, family: Family) -> Self {
+        let mut remotes: Vec<(Arc<Remote>, Vec<u32>)> = Vec::new();
+        let mut by_pointer = HashMap::new();
+        for (i, rule) in policy.rules.iter().enumerate() {
+            let index = *by_pointer
+                .entry(Arc::as_ptr(&rule.remote))
+                .or_insert_with(|| {
+                    remotes.push((rule.remote.clone(), Vec::new()));
+                    remotes.len() - 1
+                });
+            remotes[index].1.push(i as u32);
+        }
+        let empty: Arc<[u32]> = Arc::new([]);
+        RuleSets {
+            matches_all: policy
+                .rules
+                .iter()
+                .map(|r| r.protocol == Protocol::All)
+                .collect(),
+            first_outbound: policy
+                .rules_of(sg_common::verdict::Direction::Inbound)
+                .count() as u32,
+            remotes,
+            ids: HashMap::from([(empty.clone(), 0)]),
+            sets: vec![empty],
+            unions: HashMap::new(),
+            family,
+        }
+    }
+
+    pub(super) fn rules(&self, set: SetId) -> Arc<[u32]> {
+        self.sets[set as usize].clone()
+    }
+
+    /// `set` and the rules of `remote`.
+    fn with_remote(&mut self, set: SetId, remote: u32) -> SetId {
+        if let Some(&id) = self.unions.get(&(set, remote)) {
+            return id;
+        }
+        let union = self.merge(&self.sets[set as usize], &self.remotes[remote as usize].1);
+        let next = self.sets.len() as SetId;
+        let union: Arc<[u32]> = union.into();
+        let id = *self.ids.entry(union.clone()).or_insert(next);
+        if id == next {
+            self.sets.push(union);
+        }
+        self.unions.insert((set, remote), id);
+        id
+    }
+
+    /// Merges two sorted lists without duplicates, leaving out what follows a rule that matches
+    /// every packet of its direction.
+    fn merge(&self, a: &[u32], b: &[u32]) -> Vec<u32> {
+        let mut out = Vec::with_capacity(a.len() + b.len());
+        let (mut i, mut j) = (0, 0);
+        let mut inbound_done = false;
+        while i < a.len() || j < b.len() {
+            let next = match (a.get(i), b.get(j)) {
+                (Some(&x), Some(&y)) => x.min(y),
+                (Some(&x), None) => x,
+                (None, Some(&y)) => y,
+                (None, None) => break,
+            };
+            i += usize::from(a.get(i) == Some(&next));
+            j += usize::from(b.get(j) == Some(&next));
+            let is_inbound = next < self.first_outbound;
+            if is_inbound && inbound_done {
+                continue;
+            }
+            out.push(next);
+            if self.matches_all[next as usize] {
+                if !is_inbound {
+                    break;
+                }
+                inbound_done = true;
+            }
+        }
+        out
+    }
+}
+
+/// The classes of one family's address space.
+pub(super) struct Classes<T> {
+    pub(super) default_class: u32,
+    /// Prefixes in address order, parents before children, whose class is not their parent's.
+    prefixes: Vec<(Prefix<T>, u32)>,
+}
+
+/// Walks the family's prefixes from the outside in, giving each the class of all rules that cover
+/// it.
+pub(super) fn classes_of<T: Address>(
+    policy: &Policy,
+    sets: &mut RuleSets,
+    rows: &mut Rows,
+    pool: &mut Pool,
+) -> Result<Classes<T>, TooLarge> {
+    let mut named: Vec<(Prefix<T>, u32)> = Vec::new();
+    for (index, (remote, _)) in sets.remotes.iter().enumerate() {
+        named.extend(T::prefixes(remote).iter().map(|p| (*p, index as u32)));
+    }
+    // Parents before children: by first address, then shorter prefix first.
+    named.sort_unstable_by_key(|(p, remote)| (p.bits, p.len, *remote));
+
+    let default_set = named
+        .iter()
+        .take_while(|(p, _)| p.len == 0)
+        .fold(0, |set, (_, remote)| sets.with_remote(set, *remote));
+    let default_class = rows.class_of(policy, sets, default_set, pool)?;
+    let mut classes = Classes {
+        default_class,
+        prefixes: Vec::new(),
+    };
+    // The prefixes around the current one: last address, set, class.
+    let mut around: Vec<(T, SetId, u32)> = Vec::new();
+    let mut rest = named.as_slice();
+    while let Some(&(prefix, _)) = rest.first() {
+        let same = rest.iter().take_while(|(p, _)| *p == prefix).count();
+        let (here, after) = rest.split_at(same);
+        rest = after;
+        if prefix.len == 0 {
+            continue;
+        }
+        while around
+            .last()
+            .is_some_and(|(last, _, _)| *last < prefix.bits)
+        {
+            around.pop();
+        }
+        let (parent_set, parent_class) = around
+            .last()
+            .map_or((default_set, default_class), |(_, set, class)| {
+                (*set, *class)
+            });
+        let set = here
+            .iter()
+            .fold(parent_set, |set, (_, remote)| sets.with_remote(set, *remote));
+        if set == parent_set {
+            continue;
+        }
+        let class = rows.class_of(policy, sets, set, pool)?;
+        if class != parent_class {
+            classes.prefixes.push((prefix, class));
+        }
+        around.push((T::last(prefix), set, class));
+    }
+    Ok(classes)
+}
+
+impl<T: Address> Classes<T> {
+    pub(super) fn into_prefixes(self) -> Vec<(Prefix<T>, u32)> {
+        self.prefixes
+    }
+}
+
+impl Classes<u32> {
+    /// The class of every IPv4 address, as steps.
+    pub(super) fn steps(&self) -> Vec<(u32, u32)> {
+        let mut steps: Vec<(u32, u32)> = vec![(0, self.default_class)];
+        let mut set = |start: u32, class: u32| {
+            match steps.last_mut() {
+                Some(last) if last.0 == start => last.1 = class,
+                _ => steps.push((start, class)),
+            }
+            // Merge with the step before when that came out equal.
+            if let [.., before, last] = steps.as_slice()
+                && before.1 == last.1
+            {
+                steps.pop();
+            }
+        };
+        let mut around: Vec<(u32, u32)> = Vec::new();
+        let leave = |around: &mut Vec<(u32, u32)>, set: &mut dyn FnMut(u32, u32)| {
+            if let Some((last, _)) = around.pop()
+                && let Some(next) = last.next()
+            {
+                set(next, around.last().map_or(self.default_class, |(_, c)| *c));
+            }
+        };
+        for (prefix, class) in &self.prefixes {
+            while around.last().is_some_and(|(last, _)| *last < prefix.bits) {
+                leave(&mut around, &mut set);
+            }
+            set(prefix.bits, *class);
+            around.push((u32::last(*prefix), *class));
+        }
+        while !around.is_empty() {
+            leave(&mut around, &mut set);
+        }
+        steps
+    }
+}

@@ -1,0 +1,1 @@
+//! The compiled tables against the naive oracle, on random policies.

@@ -1,0 +1,84 @@
+//! The BPF file system: finding it, mounting it where it is missing, refusing where pins would
+//! vanish with the process.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use super::KernelError;
+
+/// Where the kernel's documentation, systemd and every other tool mount it.
+pub const DEFAULT_PATH: &str = "/sys/fs/bpf";
+
+/// A mounted BPF file system.
+#[derive(Clone, Debug)]
+pub struct Bpffs {
+    pub path: PathBuf,
+    /// This call mounted it, which the user should be told.
+    pub just_mounted: bool,
+}
+
+/// For commands that read: the file system at `path`, or `None` where there is none, which means
+/// that nothing is pinned.
+pub fn find(path: &Path) -> Result<Option<Bpffs>, KernelError> {
+    if is_bpffs(path) {
+        return Ok(Some(Bpffs {
+            path: path.to_owned(),
+            just_mounted: false,
+        }));
+    }
+    if has_private_mounts() {
+        // Not "nothing attached": whatever is attached was pinned in a mount namespace that this
+        // process cannot see.
+        return Err(KernelError::PrivateMount {
+            path: path.to_owned(),
+        });
+    }
+    Ok(None)
+}
+
+/// For commands that attach: the file system at `path`, mounted if need be.
+pub fn find_or_mount(path: &Path) -> Result<Bpffs, KernelError> {
+    if let Some(found) = find(path)? {
+        return Ok(found);
+    }
+    if path != Path::new(DEFAULT_PATH) {
+        return Err(KernelError::NotBpffs {
+            path: path.to_owned(),
+        });
+    }
+    mount(
+        Some("bpf"),
+        path,
+        Some("bpf"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+        Some("mode=0700"),
+    )
+    .map_err(|errno| {
+        KernelError::io(
+            format!("mounting a BPF file system at {}", path.display()),
+            errno.into(),
+        )
+    })?;
+    Ok(Bpffs {
+        path: path.to_owned(),
+        just_mounted: true,
+    })
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|s| s.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// True in a mount namespace of one's own, which is what `ip netns exec` gives each command.
+fn has_private_mounts() -> bool {
+    let namespace = |pid: &str| fs::metadata(format!("/proc/{pid}/ns/mnt")).map(|m| m.ino());
+    match (namespace("self"), namespace("1")) {
+        (Ok(own), Ok(first)) => own != first,
+        // Without permission to look at process 1 there is none to mount either.
+        _ => false,
+    }
+}

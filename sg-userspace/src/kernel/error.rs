@@ -1,0 +1,157 @@
+//! What can go wrong between userspace and the kernel, each with its remedy and exit code.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::compile::TooLarge;
+
+/// An error of the kernel side. `exit_code` is 1 where the input or the state is wrong and 3 where
+/// the kernel refused or did not permit something.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum KernelError {
+    #[error("{what}: not permitted")]
+    #[diagnostic(help(
+        "run it as root, or with the capabilities CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and \
+         CAP_SYS_ADMIN (the last for --netns, for mounting the BPF file system and for reading \
+         programs by id)"
+    ))]
+    NotPermitted { what: String },
+
+    #[error("{what}: {reason}")]
+    #[diagnostic(help("{help}"))]
+    Refused {
+        what: String,
+        reason: String,
+        help: String,
+    },
+
+    #[error("there is no interface `{name}` in this network namespace")]
+    #[diagnostic(help("interfaces here: {known}; another namespace is named with --netns"))]
+    NoInterface { name: String, known: String },
+
+    #[error("no network namespace `{name}`: {reason}")]
+    #[diagnostic(help("`ip netns list` shows the named ones; a path such as /proc/PID/ns/net works too"))]
+    NoNetns { name: String, reason: String },
+
+    #[error("interface `{interface}` already runs the XDP program `{program}` (id {id})")]
+    #[diagnostic(help(
+        "an interface runs one XDP program; remove that one with the tool that loaded it, or with \
+         `ip link set dev {interface} xdp off`, and apply again"
+    ))]
+    OtherXdp {
+        interface: String,
+        program: String,
+        id: u32,
+    },
+
+    #[error(
+        "this process has a private mount namespace without a BPF file system at {path}: what is \
+         pinned there would vanish with the process, and enforcement with it"
+    )]
+    #[diagnostic(help(
+        "instead of running sgctl under `ip netns exec NAME`, run `sgctl --netns NAME …` from \
+         outside; to pin in this mount namespace on purpose, mount a BPF file system there first \
+         (`mount -t bpf bpf {}`)",
+        path.display()
+    ))]
+    PrivateMount { path: PathBuf },
+
+    #[error("{path} is not a BPF file system")]
+    #[diagnostic(help(
+        "`mount -t bpf bpf {}` makes it one, or name another with --bpffs",
+        path.display()
+    ))]
+    NotBpffs { path: PathBuf },
+
+    #[error("{path} holds pins of layout version {found}, this sgctl speaks version {ours}")]
+    #[diagnostic(help(
+        "detach with the sgctl that made them, or end their enforcement with `rm -r {}`, and \
+         apply again",
+        path.display()
+    ))]
+    OtherLayout {
+        path: PathBuf,
+        found: String,
+        ours: u32,
+    },
+
+    #[error("the pinned map {path} is not what this sgctl expects: {difference}")]
+    #[diagnostic(help("`sgctl detach` removes it and ends enforcement; then apply again"))]
+    OtherMap { path: PathBuf, difference: String },
+
+    #[error("the state record {path} is damaged: {reason}")]
+    #[diagnostic(help(
+        "the policy is still enforced, but rules and counters can no longer be told apart; \
+         `sgctl detach` removes it and ends enforcement, then apply again"
+    ))]
+    DamagedState { path: PathBuf, reason: String },
+
+    #[error("nothing is attached to {scope}")]
+    #[diagnostic(help("`sgctl apply POLICY --iface IF` attaches, `sgctl status` shows what is where"))]
+    NotAttached { scope: String },
+
+    #[error("another sgctl holds the lock on {path} for more than {seconds} s")]
+    #[diagnostic(help(
+        "wait for it, or look for a stuck process with `fuser {}`",
+        path.display()
+    ))]
+    Locked { path: PathBuf, seconds: u64 },
+
+    #[error(transparent)]
+    #[diagnostic(help(
+        "use fewer different port ranges and address sets, or raise --table-memory"
+    ))]
+    TooLarge(#[from] TooLarge),
+
+    #[error("{what}: {source}")]
+    Io {
+        what: String,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl KernelError {
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            KernelError::NotPermitted { .. } | KernelError::Refused { .. } => 3,
+            _ => 1,
+        }
+    }
+
+    /// An operating system error, told apart by whether permission was the problem.
+    pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
+        let what = what.into();
+        match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => KernelError::NotPermitted { what },
+            _ => KernelError::Io { what, source },
+        }
+    }
+
+    /// Any error of aya, with the operating system's reason and the verifier's word dug out.
+    pub(crate) fn bpf(what: impl Into<String>, error: impl std::error::Error + 'static) -> Self {
+        let what = what.into();
+        let mut reasons = vec![error.to_string()];
+        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+        while let Some(e) = source {
+            if let Some(io) = e.downcast_ref::<io::Error>()
+                && matches!(io.raw_os_error(), Some(libc::EPERM | libc::EACCES))
+                && !reasons.iter().any(|r| r.contains("processed"))
+            {
+                return KernelError::NotPermitted { what };
+            }
+            let text = e.to_string();
+            if !reasons.iter().any(|r| r.contains(&text)) {
+                reasons.push(text);
+            }
+            source = e.source();
+        }
+        KernelError::Refused {
+            what,
+            reason: reasons.join(": "),
+            help: "nothing was changed; the kernel's own message is above (`sgctl status` shows \
+                   what is attached, docs list the kernel versions)"
+                .into(),
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Where everything is pinned: `<bpffs>/sgctl/v<layout>/<netns cookie>/<interface index>/`.
+//! One directory holds all of one interface, so that removing it removes every trace.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::KernelError;
+use sg_common::LAYOUT_VERSION;
+
+const LOCK_SECONDS: u64 = 10;
+
+/// The tree of pins on one BPF file system.
+#[derive(Clone, Debug)]
+pub struct PinTree {
+    root: PathBuf,
+}
+
+/// One interface's pins.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InterfacePins {
+    pub dir: PathBuf,
+    pub netns_cookie: u64,
+    pub ifindex: u32,
+}
+
+/// Held while pins are changed. Dropping it releases the lock.
+pub struct WriteLock {
+    _file: Flock<fs::File>,
+}
+
+impl PinTree {
+    pub fn new(bpffs: &Path) -> Self {
+        PinTree {
+            root: bpffs.join("sgctl"),
+        }
+    }
+
+    fn version_dir(&self) -> PathBuf {
+        self.root.join(format!("v{LAYOUT_VERSION}"))
+    }
+
+    /// The pins of an interface, whether or not they exist.
+    pub fn interface(&self, netns_cookie: u64, ifindex: u32) -> InterfacePins {
+        InterfacePins {
+            dir: self
+                .version_dir()
+                .join(netns_cookie.to_string())
+                .join(ifindex.to_string()),
+            netns_cookie,
+            ifindex,
+        }
+    }
+
+    /// Every interface that has pins of this layout version.
+    pub fn interfaces(&self) -> Result<Vec<InterfacePins>, KernelError> {
+        let mut found = Vec::new();
+        for netns in numbers_in(&self.version_dir())? {
+            for ifindex in numbers_in(&self.version_dir().join(netns.to_string()))? {
+                if let Ok(ifindex) = u32::try_from(ifindex) {
+                    found.push(self.interface(netns, ifindex));
+                }
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Fails when another layout version has pins for this interface.
+    pub fn refuse_other_layouts(&self, pins: &InterfacePins) -> Result<(), KernelError> {
+        for version in names_in(&self.root)? {
+            if self.root.join(&version) == self.version_dir() {
+                continue;
+            }
+            let theirs = self
+                .root
+                .join(&version)
+                .join(pins.netns_cookie.to_string())
+                .join(pins.ifindex.to_string());
+            if theirs.exists() {
+                return Err(KernelError::OtherLayout {
+                    path: theirs,
+                    found: version.trim_start_matches('v').to_owned(),
+                    ours: LAYOUT_VERSION,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for other writers, up to a limit.
+    pub fn lock(&self) -> Result<WriteLock, KernelError> {
+        let what = || format!("locking {}", self.root.display());
+        let deadline = Instant::now() + Duration::from_secs(LOCK_SECONDS);
+        loop {
+            create_dir(&self.root)?;
+            let file = match fs::File::open(&self.root) {
+                Ok(file) => file,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(KernelError::io(what(), e)),
+            };
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(file) => {
+                    // The holder before us may have removed the directory.
+                    let ours = file.metadata().map(|m| m.ino());
+                    let current = fs::metadata(&self.root).map(|m| m.ino());
+                    if matches!((ours, current), (Ok(a), Ok(b)) if a == b) {
+                        return Ok(WriteLock { _file: file });
+                    }
+                }
+                Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                    if Instant::now() > deadline {
+                        return Err(KernelError::Locked {
+                            path: self.root.clone(),
+                            seconds: LOCK_SECONDS,
+                        });
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err((_, errno)) => return Err(KernelError::io(what(), errno.into())),
+            }
+        }
+    }
+
+    /// Removes the directories above `pins` that have become empty.
+    pub fn prune(&self) {
+        for netns in numbers_in(&self.version_dir()).unwrap_or_default() {
+            let _ = fs::remove_dir(self.version_dir().join(netns.to_string()));
+        }
+        // These fail while something is in them, which is the point.
+        let _ = fs::remove_dir(self.version_dir());
+        let _ = fs::remove_dir(&self.root);
+    }
+}
+
+impl InterfacePins {
+    pub fn exists(&self) -> bool {
+        self.dir.is_dir()
+    }
+
+    pub fn create(&self) -> Result<(), KernelError> {
+        let mut missing: Vec<&Path> = self
+            .dir
+            .ancestors()
+            .take_while(|dir| !dir.exists())
+            .collect();
+        while let Some(dir) = missing.pop() {
+            create_dir(dir)?;
+        }
+        Ok(())
+    }
+
+    pub fn xdp_link(&self) -> PathBuf {
+        self.dir.join("inbound_link")
+    }
+
+    pub fn tcx_link(&self) -> PathBuf {
+        self.dir.join("outbound_link")
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    pub fn flows4(&self) -> PathBuf {
+        self.dir.join("flows4")
+    }
+
+    pub fn flows6(&self) -> PathBuf {
+        self.dir.join("flows6")
+    }
+
+    /// Counter maps are added, never replaced, when more slots are needed: the counts of a slot
+    /// are the sum over all of them.
+    pub fn counters(&self, index: usize) -> PathBuf {
+        self.dir.join(format!("counters_{index}"))
+    }
+
+    /// Every pin of the interface.
+    pub fn remove(&self) -> Result<(), KernelError> {
+        let what = |path: &Path| format!("removing {}", path.display());
+        for name in names_in(&self.dir)? {
+            let path = self.dir.join(name);
+            fs::remove_file(&path).map_err(|e| KernelError::io(what(&path), e))?;
+        }
+        match fs::remove_dir(&self.dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(KernelError::io(what(&self.dir), e))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn create_dir(path: &Path) -> Result<(), KernelError> {
+    match fs::create_dir(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            Err(KernelError::io(format!("creating {}", path.display()), e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The names in a directory; none where it does not exist.
+fn names_in(dir: &Path) -> Result<Vec<String>, KernelError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(KernelError::io(format!("reading {}", dir.display()), e)),
+    };
+    Ok(entries
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .collect())
+}
+
+fn numbers_in(dir: &Path) -> Result<Vec<u64>, KernelError> {
+    Ok(names_in(dir)?
+        .iter()
+        .filter_map(|name| name.parse().ok())
+        .collect())
+}

@@ -1,0 +1,254 @@
+//! Loads one generation: the pair of programs, its own frozen tables, the maps that all share.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Map, MapData, MapInfo, MapType, PerCpuArray};
+use aya::programs::links::FdLink;
+use aya::programs::{SchedClassifier, Xdp};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use sg_common::counters::SlotCounters;
+use sg_common::flow::{FlowKey4, FlowKey6, FlowValue, TIMEOUTS};
+
+use super::{KernelError, sys};
+use crate::compile::Compiled;
+use crate::policy::{Established, Policy};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sg-ebpf"));
+
+const INBOUND: &str = "sg_inbound";
+const OUTBOUND: &str = "sg_outbound";
+
+/// The maps that outlive a policy, and where they are pinned; without paths they live as long as
+/// the programs (tests, benches).
+#[derive(Clone, Debug, Default)]
+pub struct SharedMaps {
+    pub counters: Option<PathBuf>,
+    pub flows4: Option<PathBuf>,
+    pub flows6: Option<PathBuf>,
+    /// Slots of a counter map that has to be created.
+    pub counter_slots: u32,
+    /// Entries of each flow table that has to be created.
+    pub max_flows: u32,
+}
+
+/// What a generation is told at load.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    pub number: u32,
+    pub essential: bool,
+    pub keep_flows: bool,
+    pub timeouts: [u32; TIMEOUTS],
+    /// Log level of the packet path (1 error … 5 trace); zero removes logging from it.
+    pub log_level: u8,
+}
+
+impl Generation {
+    pub fn of(policy: &Policy, number: u32) -> Self {
+        Generation {
+            number,
+            essential: policy.essential,
+            keep_flows: policy.established == Established::Keep,
+            timeouts: policy.timeouts,
+            log_level: 0,
+        }
+    }
+}
+
+/// A loaded generation. Dropping it frees whatever no link holds.
+pub struct Programs {
+    ebpf: Ebpf,
+    /// The XDP link between attaching and pinning.
+    pub(super) inbound_link: Option<FdLink>,
+    pub load_time: Duration,
+}
+
+impl Programs {
+    /// Loads both programs and fills and freezes their tables. Nothing is attached.
+    pub fn load(
+        compiled: &Compiled,
+        generation: &Generation,
+        shared: &SharedMaps,
+    ) -> Result<Self, KernelError> {
+        let started = Instant::now();
+        let mut timeouts = [0u32; 16];
+        timeouts[..TIMEOUTS].copy_from_slice(&generation.timeouts);
+        let essential = u8::from(generation.essential);
+        let keep_flows = u8::from(generation.keep_flows);
+        let has_prefixes6 = u8::from(!compiled.prefixes6.is_empty());
+        let entries = |len: usize| u32::try_from(len.max(1)).unwrap_or(u32::MAX);
+
+        let mut loader = EbpfLoader::new();
+        loader
+            .btf(None)
+            .verifier_log_level(VerifierLogLevel::DISABLE)
+            .override_global("SG_GENERATION", &generation.number, true)
+            .override_global("SG_ESSENTIAL", &essential, true)
+            .override_global("SG_KEEP_FLOWS", &keep_flows, true)
+            .override_global("SG_DEFAULT_CLASS6", &compiled.default_class6, true)
+            .override_global("SG_HAS_PREFIXES6", &has_prefixes6, true)
+            .override_global("SG_TIMEOUTS", &timeouts[..], true)
+            .override_global(aya_log::LEVEL, &generation.log_level, true)
+            .map_max_entries("sg_blocks", entries(compiled.blocks.len()))
+            .map_max_entries("sg_nodes", entries(compiled.nodes.len()))
+            .map_max_entries("sg_rows", entries(compiled.rows.len()))
+            .map_max_entries("sg_prefixes6", entries(compiled.prefixes6.len()))
+            .map_max_entries("sg_counters", shared.counter_slots.max(1))
+            .map_max_entries("sg_flows4", shared.max_flows.max(1))
+            .map_max_entries("sg_flows6", shared.max_flows.max(1));
+        if generation.log_level == 0 {
+            // Nothing writes to it: the smallest ring there can be.
+            loader.map_max_entries("AYA_LOGS", 4096);
+        }
+        for (name, path, layout) in [
+            ("sg_counters", &shared.counters, Layout::COUNTERS),
+            ("sg_flows4", &shared.flows4, Layout::FLOWS4),
+            ("sg_flows6", &shared.flows6, Layout::FLOWS6),
+        ] {
+            if let Some(path) = path {
+                if path.exists() {
+                    layout.check(path)?;
+                }
+                loader.map_pin_path(name, path.clone());
+            }
+        }
+        let mut ebpf = loader
+            .load(OBJECT)
+            .map_err(|e| KernelError::bpf("creating the BPF maps", e))?;
+
+        fill(&ebpf, "sg_root4", bytes_of(&compiled.root4[..]))?;
+        fill(&ebpf, "sg_blocks", bytes_of(compiled.blocks.as_flattened()))?;
+        fill(&ebpf, "sg_nodes", bytes_of(compiled.nodes.as_flattened()))?;
+        fill(&ebpf, "sg_rows", bytes_of(compiled.rows.as_flattened()))?;
+        fill_prefixes6(&mut ebpf, compiled)?;
+
+        let mut programs = Programs {
+            ebpf,
+            inbound_link: None,
+            load_time: Duration::ZERO,
+        };
+        programs
+            .inbound()?
+            .load()
+            .map_err(|e| KernelError::bpf("loading the inbound program", e))?;
+        programs
+            .outbound()?
+            .load()
+            .map_err(|e| KernelError::bpf("loading the outbound program", e))?;
+        programs.load_time = started.elapsed();
+        Ok(programs)
+    }
+
+    /// The XDP program.
+    pub fn inbound(&mut self) -> Result<&mut Xdp, KernelError> {
+        let program = self.ebpf.program_mut(INBOUND);
+        program
+            .and_then(|p| p.try_into().ok())
+            .ok_or_else(|| broken_object(INBOUND))
+    }
+
+    /// The tc program.
+    pub fn outbound(&mut self) -> Result<&mut SchedClassifier, KernelError> {
+        let program = self.ebpf.program_mut(OUTBOUND);
+        program
+            .and_then(|p| p.try_into().ok())
+            .ok_or_else(|| broken_object(OUTBOUND))
+    }
+
+    /// The counters these programs write.
+    pub fn counters(&self) -> Result<PerCpuArray<&MapData, SlotCounters>, KernelError> {
+        let map = self.ebpf.map("sg_counters");
+        map.and_then(|m| PerCpuArray::try_from(m).ok())
+            .ok_or_else(|| broken_object("sg_counters"))
+    }
+}
+
+/// What a map that is reused from a pin must look like.
+struct Layout {
+    map_type: MapType,
+    key: usize,
+    value: usize,
+}
+
+impl Layout {
+    const COUNTERS: Layout = Layout {
+        map_type: MapType::PerCpuArray,
+        key: size_of::<u32>(),
+        value: size_of::<SlotCounters>(),
+    };
+    const FLOWS4: Layout = Layout {
+        map_type: MapType::LruHash,
+        key: size_of::<FlowKey4>(),
+        value: size_of::<FlowValue>(),
+    };
+    const FLOWS6: Layout = Layout {
+        map_type: MapType::LruHash,
+        key: size_of::<FlowKey6>(),
+        value: size_of::<FlowValue>(),
+    };
+
+    /// Compares the map pinned at `path`; aya itself takes any.
+    fn check(&self, path: &PathBuf) -> Result<(), KernelError> {
+        let other = |difference: String| KernelError::OtherMap {
+            path: path.clone(),
+            difference,
+        };
+        let info = MapInfo::from_pin(path)
+            .map_err(|e| KernelError::bpf(format!("opening {}", path.display()), e))?;
+        let map_type = info.map_type().map_err(|e| other(e.to_string()))?;
+        if map_type != self.map_type {
+            return Err(other(format!(
+                "its type is {map_type:?}, not {:?}",
+                self.map_type
+            )));
+        }
+        for (part, found, expected) in [
+            ("key", info.key_size() as usize, self.key),
+            ("value", info.value_size() as usize, self.value),
+        ] {
+            if found != expected {
+                return Err(other(format!(
+                    "its {part} is {found} bytes long, not {expected}"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn broken_object(what: &str) -> KernelError {
+    KernelError::Refused {
+        what: "reading the embedded BPF object".into(),
+        reason: format!("it has no usable `{what}`"),
+        help: "this build of sgctl is broken; build it again with `cargo xtask build`".into(),
+    }
+}
+
+fn bytes_of(words: &[u32]) -> &[u8] {
+    // SAFETY: any u32 is four readable bytes, and the length is that of the slice.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
+}
+
+fn fill(ebpf: &Ebpf, name: &'static str, bytes: &[u8]) -> Result<(), KernelError> {
+    let Some(Map::Array(map)) = ebpf.map(name) else {
+        return Err(broken_object(name));
+    };
+    let fd = std::os::fd::AsFd::as_fd(map.fd());
+    sys::fill_array(fd, bytes)
+        .and_then(|()| sys::freeze(fd))
+        .map_err(|e| KernelError::io(format!("filling the table {name}"), e))
+}
+
+fn fill_prefixes6(ebpf: &mut Ebpf, compiled: &Compiled) -> Result<(), KernelError> {
+    const NAME: &str = "sg_prefixes6";
+    let map = ebpf.map_mut(NAME).ok_or_else(|| broken_object(NAME))?;
+    let mut trie: LpmTrie<_, [u8; 16], u32> =
+        LpmTrie::try_from(map).map_err(|e| KernelError::bpf("opening the IPv6 table", e))?;
+    for (prefix, class) in &compiled.prefixes6 {
+        let key = Key::new(u32::from(prefix.len), prefix.bits.to_be_bytes());
+        trie.insert(&key, class, 0)
+            .map_err(|e| KernelError::bpf("filling the IPv6 table", e))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,288 @@
+//! The state record: names, digests and slot owners, kept in a pinned map beside the links so that
+//! it lives and dies with what it describes. It is replaced whole, by renaming a new pin over the
+//! old one.
+//!
+//! Layout of the map's value: magic `SGSTATE\0`, layout version (u32), length of the JSON (u32,
+//! both little-endian), SHA-256 of the JSON (32 bytes), JSON.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use aya::maps::{Map, MapData, MapInfo};
+use serde::{Deserialize, Serialize};
+use sg_common::LAYOUT_VERSION;
+use sg_common::counters::SlotCounters;
+use sg_common::verdict::{Action, Direction};
+use sha2::{Digest, Sha256};
+
+use super::pins::InterfacePins;
+use super::{KernelError, sys};
+
+const MAGIC: &[u8; 8] = b"SGSTATE\0";
+const HEADER: usize = 8 + 4 + 4 + 32;
+
+/// Everything about an attached interface that the kernel does not know itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct State {
+    pub interface: String,
+    pub ifindex: u32,
+    /// As `--netns` named it when the policy was applied last.
+    pub netns: Option<String>,
+    pub netns_cookie: u64,
+    /// RFC 3339.
+    pub attached_at: String,
+    pub xdp_mode: String,
+    pub egress_hook: String,
+    /// The enforcer added the clsact qdisc, and so removes it.
+    pub added_clsact: bool,
+    pub policy: PolicyRecord,
+    /// Ids of the programs that belong to this record; a link that runs another one was
+    /// interrupted between the record and the swap.
+    pub inbound_program: u32,
+    pub outbound_program: u32,
+    pub counter_maps: usize,
+    pub max_flows: u32,
+    /// Rules of the policy in force, inbound first, in order of position.
+    pub rules: Vec<SlotOwner>,
+    /// Rules of earlier policies whose slots flows may still name, or which have counted packets.
+    pub retired: Vec<SlotOwner>,
+    /// What reused slots had counted for rules that nobody can name any more.
+    pub forgotten: Vec<Forgotten>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PolicyRecord {
+    pub name: String,
+    pub digest: String,
+    pub generation: u32,
+    /// RFC 3339.
+    pub applied_at: String,
+}
+
+/// A rule and the counter slot that is its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SlotOwner {
+    pub slot: u32,
+    #[serde(with = "direction_name")]
+    pub direction: Direction,
+    pub position: u32,
+    pub group: String,
+    #[serde(with = "action_name")]
+    pub action: Action,
+    pub name: Option<String>,
+    pub summary: String,
+    pub description: Option<String>,
+    pub identity: String,
+    /// What the slot had counted for its owner before.
+    #[serde(with = "counts", default)]
+    pub base: SlotCounters,
+}
+
+/// Counts of rules that have lost their slots, summed up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Forgotten {
+    #[serde(with = "direction_name")]
+    pub direction: Direction,
+    #[serde(with = "action_name")]
+    pub action: Action,
+    #[serde(with = "counts")]
+    pub counts: SlotCounters,
+}
+
+macro_rules! by_name {
+    ($module:ident, $type:ty, [$($variant:expr),*]) => {
+        mod $module {
+            use super::*;
+            use serde::{Deserializer, Serializer, de::Error};
+
+            pub(super) fn serialize<S: Serializer>(v: &$type, s: S) -> Result<S::Ok, S::Error> {
+                s.serialize_str(v.name())
+            }
+
+            pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<$type, D::Error> {
+                let name = String::deserialize(d)?;
+                [$($variant),*]
+                    .into_iter()
+                    .find(|v| v.name() == name)
+                    .ok_or_else(|| D::Error::custom(format!("`{name}` is none of its values")))
+            }
+        }
+    };
+}
+
+by_name!(direction_name, Direction, [Direction::Inbound, Direction::Outbound]);
+by_name!(action_name, Action, [Action::Accept, Action::Drop]);
+
+mod counts {
+    use super::*;
+    use serde::{Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(c: &SlotCounters, s: S) -> Result<S::Ok, S::Error> {
+        [c.packets, c.bytes, c.reply_packets, c.reply_bytes].serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<SlotCounters, D::Error> {
+        let [packets, bytes, reply_packets, reply_bytes] = Deserialize::deserialize(d)?;
+        Ok(SlotCounters {
+            packets,
+            bytes,
+            reply_packets,
+            reply_bytes,
+        })
+    }
+}
+
+impl State {
+    /// Reads the record of an interface; `None` where there is none.
+    pub fn read(pins: &InterfacePins) -> Result<Option<State>, KernelError> {
+        let path = pins.state();
+        if !path.exists() {
+            return Ok(None);
+        }
+        let damaged = |reason: &str| KernelError::DamagedState {
+            path: path.clone(),
+            reason: reason.to_owned(),
+        };
+        let opening = || format!("opening {}", path.display());
+        let info = MapInfo::from_pin(&path).map_err(|e| KernelError::bpf(opening(), e))?;
+        let len = info.value_size() as usize;
+        let map = MapData::from_pin(&path).map_err(|e| KernelError::bpf(opening(), e))?;
+        if !matches!(info.map_type(), Ok(aya::maps::MapType::Array)) || len < HEADER {
+            return Err(damaged("it is shorter than its header"));
+        }
+        let memory = sys::MapMemory::read_only(map.fd().as_fd(), len)
+            .map_err(|e| KernelError::io(format!("reading {}", path.display()), e))?;
+        parse(memory.bytes()).map(Some).map_err(|r| damaged(&r))
+    }
+
+    /// Writes the record, replacing any other whole.
+    pub fn write(&self, pins: &InterfacePins) -> Result<(), KernelError> {
+        let path = pins.state();
+        let new = pins.dir.join("state_new");
+        let io = |e| KernelError::io(format!("writing {}", path.display()), e);
+        let bytes = render(self);
+        // A writer that was killed may have left one.
+        let _ = fs::remove_file(&new);
+        let len = u32::try_from(bytes.len()).map_err(|_| io(std::io::Error::other("too large")))?;
+        let map = sys::create_blob("sg_state", len).map_err(io)?;
+        sys::fill_array(map.as_fd(), &bytes).map_err(io)?;
+        sys::freeze(map.as_fd()).map_err(io)?;
+        sys::pin(map.as_fd(), &new).map_err(io)?;
+        fs::rename(&new, &path).map_err(io)
+    }
+}
+
+fn render(state: &State) -> Vec<u8> {
+    let json = serde_json::to_vec(state).expect("strings and numbers always become JSON");
+    let mut bytes = Vec::with_capacity(HEADER + json.len());
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&LAYOUT_VERSION.to_le_bytes());
+    bytes.extend_from_slice(&(json.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(&Sha256::digest(&json));
+    bytes.extend_from_slice(&json);
+    bytes
+}
+
+fn parse(bytes: &[u8]) -> Result<State, String> {
+    let take = |from: usize, len: usize| bytes.get(from..from + len);
+    let word = |from| {
+        take(from, 4)
+            .and_then(|b| b.try_into().ok())
+            .map(u32::from_le_bytes)
+    };
+    if take(0, 8) != Some(MAGIC) {
+        return Err("it does not begin as one".into());
+    }
+    match word(8) {
+        Some(LAYOUT_VERSION) => {}
+        Some(other) => return Err(format!("its layout version is {other}")),
+        None => return Err("its header is cut off".into()),
+    }
+    let json = word(12)
+        .and_then(|len| take(HEADER, len as usize))
+        .ok_or("it is cut off")?;
+    if take(16, 32) != Some(Sha256::digest(json).as_slice()) {
+        return Err("its checksum does not match".into());
+    }
+    serde_json::from_slice(json).map_err(|e| e.to_string())
+}
+
+/// Opens a pinned map of the interface.
+pub(crate) fn open_map(path: &Path) -> Result<Map, KernelError> {
+    let opening = |e: aya::maps::MapError| {
+        KernelError::bpf(format!("opening {}", path.display()), e)
+    };
+    Map::from_map_data(MapData::from_pin(path).map_err(opening)?).map_err(opening)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> State {
+        State {
+            interface: "eth0".into(),
+            ifindex: 2,
+            netns: None,
+            netns_cookie: 1,
+            attached_at: "2026-01-01T00:00:00Z".into(),
+            xdp_mode: "native".into(),
+            egress_hook: "tcx".into(),
+            added_clsact: false,
+            policy: PolicyRecord {
+                name: "p".into(),
+                digest: "sha256:0".into(),
+                generation: 3,
+                applied_at: "2026-01-01T00:00:00Z".into(),
+            },
+            inbound_program: 1,
+            outbound_program: 2,
+            counter_maps: 1,
+            max_flows: 10,
+            rules: vec![SlotOwner {
+                slot: 32,
+                direction: Direction::Inbound,
+                position: 1,
+                group: "g".into(),
+                action: Action::Accept,
+                name: None,
+                summary: "tcp 22 from any".into(),
+                description: None,
+                identity: "id".into(),
+                base: SlotCounters {
+                    packets: 1,
+                    bytes: 2,
+                    reply_packets: 3,
+                    reply_bytes: 4,
+                },
+            }],
+            retired: vec![],
+            forgotten: vec![],
+        }
+    }
+
+    #[test]
+    fn a_record_reads_back_as_written_even_with_padding_behind_it() {
+        let mut bytes = render(&sample());
+        bytes.extend_from_slice(&[0; 7]);
+        assert_eq!(parse(&bytes), Ok(sample()));
+    }
+
+    #[test]
+    fn a_record_cut_or_changed_anywhere_is_refused() {
+        let bytes = render(&sample());
+        for len in 0..bytes.len() {
+            assert!(parse(&bytes[..len]).is_err(), "cut to {len} bytes");
+        }
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 0x20;
+            assert!(parse(&changed).is_err(), "byte {at} changed");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The system calls that no library offers: filling an array map through memory, freezing it,
+//! creating the state map, asking a link for its interface, and a network namespace's cookie.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_map_type};
+
+fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
+    // SAFETY: `attr` is a whole, zero-padded attribute union; pointers in it outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            cmd as libc::c_long,
+            std::ptr::from_mut(attr),
+            size_of::<bpf_attr>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result)
+}
+
+fn zeroed() -> bpf_attr {
+    // SAFETY: a union of integers and pointers-as-integers, for which zero is valid.
+    unsafe { std::mem::zeroed() }
+}
+
+/// A memory view of an mmapable array map's values.
+pub(super) struct MapMemory {
+    address: *mut libc::c_void,
+    len: usize,
+}
+
+impl MapMemory {
+    /// Maps `len` bytes of `map`'s values. Writable views end before the map can be frozen.
+    fn new(map: BorrowedFd<'_>, len: usize, protection: libc::c_int) -> io::Result<Self> {
+        // SAFETY: a fresh mapping chosen by the kernel; the result is checked.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                protection,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(MapMemory { address, len })
+    }
+
+    pub(super) fn read_only(map: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+        Self::new(map, len, libc::PROT_READ)
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping is `len` bytes long and lives as long as `self`. The maps viewed
+        // this way are frozen or replaced whole, never written in place.
+        unsafe { std::slice::from_raw_parts(self.address.cast(), self.len) }
+    }
+}
+
+impl Drop for MapMemory {
+    fn drop(&mut self) {
+        // SAFETY: exactly the range that `mmap` returned.
+        unsafe { libc::munmap(self.address, self.len) };
+    }
+}
+
+/// Writes `bytes` to the front of an mmapable array map's values.
+pub(super) fn fill_array(map: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let memory = MapMemory::new(map, bytes.len(), libc::PROT_READ | libc::PROT_WRITE)?;
+    // SAFETY: the mapping is writable and `bytes.len()` long; no program uses the map yet.
+    unsafe {
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory.address.cast::<u8>(), bytes.len())
+    };
+    Ok(())
+}
+
+/// Forbids further writes from userspace.
+pub(super) fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attr).map(drop)
+}
+
+/// Creates an array map with one value of `len` bytes that can be mapped into memory.
+pub(super) fn create_blob(name: &str, len: u32) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    // SAFETY: writing plain fields of the union's map-creation view.
+    let create = unsafe { &mut attr.__bindgen_anon_1 };
+    create.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+    create.key_size = 4;
+    create.value_size = len;
+    create.max_entries = 1;
+    create.map_flags = aya_obj::generated::BPF_F_MMAPABLE;
+    for (to, from) in create.map_name.iter_mut().zip(name.bytes().take(15)) {
+        *to = from as _;
+    }
+    let fd = bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr)?;
+    // SAFETY: the kernel just returned this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Pins `object` at `path`, which must not exist.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed();
+    // SAFETY: writing plain fields of the union's pin view.
+    let view = unsafe { &mut attr.__bindgen_anon_4 };
+    view.pathname = path.as_ptr() as u64;
+    view.bpf_fd = object.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// Opens what is pinned at `path`.
+pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    let fd = bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?;
+    // SAFETY: the kernel just returned this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// The interface index that a pinned XDP or tcx link is attached to; zero once the interface is
+/// gone.
+pub(super) fn link_ifindex(link: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: plain integers, for which zero is valid.
+    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = link.as_raw_fd() as u32;
+    attr.info.info_len = size_of::<bpf_link_info>() as u32;
+    attr.info.info = &raw mut info as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    // SAFETY: the XDP and tcx views both begin with the interface index.
+    Ok(unsafe { info.__bindgen_anon_1.xdp.ifindex })
+}
+
+/// A number that names the current network namespace for as long as the machine runs
+/// (`SO_NETNS_COOKIE`, include/uapi/asm-generic/socket.h; Linux 5.14).
+pub(super) fn netns_cookie() -> io::Result<u64> {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0")
+        .map(OwnedFd::from)
+        .or_else(|_| {
+            // A namespace whose loopback is down cannot bind; an unbound socket does as well.
+            // SAFETY: no pointers; the result is checked.
+            let fd = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // SAFETY: the kernel just returned this descriptor to us alone.
+            Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        })?;
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let mut cookie = 0u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: `cookie` and `len` are valid for writes of the sizes given.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(cookie)
+}
