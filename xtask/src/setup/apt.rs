@@ -44,7 +44,7 @@ impl Apt {
     fn fetch_lists(&mut self) -> Result<()> {
         if !self.lists_fetched {
             self.lists_fetched = true;
-            let fetched = shell::run(&mut apt_get(&root::way())?.arg("update"));
+            let fetched = shell::run(apt_get(&root::way())?.arg("update"));
             if let Err(error) = fetched {
                 // One broken source among several does not hide the packages of the others.
                 term::say(Colour::Yellow, "note", error);

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use super::{
     Found, Missing,
     apt::{self, Apt},
+    toolchain,
 };
 use crate::{
     shell,
@@ -39,7 +40,7 @@ pub(super) fn step(apt: &mut Apt, rustc: &Rustc) -> Result<Found, Missing> {
         Err(reason) => reason,
     };
 
-    term::say(Colour::Yellow, "install", reason);
+    term::say(Colour::Yellow, "setup", reason);
     build(apt, need)
         .and_then(|()| inspect(need).map_err(anyhow::Error::msg))
         .map(|text| Found {
@@ -91,8 +92,8 @@ fn build(apt: &mut Apt, need: u32) -> Result<()> {
     let (major, prefix) = find_llvm(apt, need)?;
     term::say(
         Colour::Yellow,
-        "install",
-        format_args!("bpf-linker {VERSION} with LLVM {major}, about a minute"),
+        "setup",
+        format_args!("building bpf-linker {VERSION} with LLVM {major}, about a minute"),
     );
     shell::run(&mut install(major, &prefix))?;
     if shell::which("bpf-linker").is_none() {
@@ -186,25 +187,29 @@ fn major_at(prefix: &Path) -> Result<u32> {
 }
 
 fn by_hand(need: u32) -> Vec<String> {
-    let Some(&major) = candidates(need).first() else {
-        let newest = LLVMS.end();
-        return vec![
-            format!("install a nightly with LLVM {newest} or earlier, NAME being its date:"),
-            "  rustup toolchain install nightly-NAME --component rust-src".to_owned(),
-            "  export SG_BPF_TOOLCHAIN=nightly-NAME".to_owned(),
-        ];
+    let older = |llvm: u32| {
+        [
+            format!("a nightly with LLVM {llvm} or earlier, DATE being its day:"),
+            "  rustup toolchain install nightly-DATE --profile minimal --component rust-src"
+                .to_owned(),
+            format!("  export {}=nightly-DATE", toolchain::VARIABLE),
+        ]
     };
-    let packages = packages(major).join(" ");
-    vec![
+    let Some(&major) = candidates(need).first() else {
+        let mut lines = vec!["take".to_owned()];
+        lines.extend(older(*LLVMS.end()));
+        return lines;
+    };
+    let install = install(major, &debian_prefix(major));
+    let mut lines = vec![
         format!("install LLVM {major} with its headers; on Debian and Ubuntu, as root:"),
-        format!("  apt-get install {packages}"),
-        "(the LLVM project has an apt repository for releases that your system lacks), then"
-            .to_owned(),
-        format!(
-            "  {}",
-            shell::describe(&install(major, &debian_prefix(major)))
-        ),
-    ]
+        format!("  apt-get install {}", packages(major).join(" ")),
+        "(the LLVM project has an apt repository with more versions), then".to_owned(),
+        format!("  {}", shell::describe(&install)),
+        "or, when your system has an older LLVM only, take".to_owned(),
+    ];
+    lines.extend(older(need.saturating_sub(1)));
+    lines
 }
 
 #[cfg(test)]
@@ -251,6 +256,6 @@ mod tests {
     #[test]
     fn what_to_do_by_hand_fits_the_compiler() {
         assert!(by_hand(22)[1].contains("llvm-22-dev libpolly-22-dev"));
-        assert!(by_hand(99)[0].contains("LLVM 23 or earlier"));
+        assert!(by_hand(99)[1].contains("LLVM 23 or earlier"));
     }
 }

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Names another toolchain than `nightly` for the packet path.
-const VARIABLE: &str = "SG_BPF_TOOLCHAIN";
+pub(super) const VARIABLE: &str = "SG_BPF_TOOLCHAIN";
 
 /// The toolchain that builds the packet path.
 pub(crate) fn name() -> String {
@@ -76,7 +76,7 @@ pub(super) fn step() -> Result<(Found, Rustc), Missing> {
 }
 
 fn announce(text: fmt::Arguments<'_>) {
-    term::say(Colour::Yellow, "install", text);
+    term::say(Colour::Yellow, "setup", text);
 }
 
 fn inspect(name: &str) -> Result<(Rustc, PathBuf)> {

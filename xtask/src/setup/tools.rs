@@ -55,8 +55,8 @@ pub(super) fn step(apt: &mut Apt) -> Result<Found, Missing> {
     }
 
     for tool in &missing {
-        let line = format!("{:<5} {}", tool.program, tool.why);
-        term::say(Colour::Yellow, "install", line);
+        let line = format!("{} is not here: {}", tool.program, tool.why);
+        term::say(Colour::Yellow, "setup", line);
     }
     let packages = packages(&missing);
     let why = match apt.install(&packages) {
