@@ -151,8 +151,8 @@ fn find_llvm(apt: &mut Apt, need: u32) -> Result<(u32, PathBuf)> {
         .map(|major| format!("llvm-{major}-dev"))
         .collect();
     bail!(
-        "apt offers none of {}: LLVM and the nightly do not match",
-        names.join(", ")
+        "apt offers no {}: LLVM and the nightly do not match, or the package lists are not there",
+        names.join(", no ")
     )
 }
 
@@ -206,9 +206,11 @@ fn by_hand(need: u32) -> Vec<String> {
         format!("  apt-get install {}", packages(major).join(" ")),
         "(the LLVM project has an apt repository with more versions), then".to_owned(),
         format!("  {}", shell::describe(&install)),
-        "or, when your system has an older LLVM only, take".to_owned(),
     ];
-    lines.extend(older(need.saturating_sub(1)));
+    if need > *LLVMS.start() {
+        lines.push("or, when your system has an older LLVM only, take".to_owned());
+        lines.extend(older(need - 1));
+    }
     lines
 }
 
@@ -256,6 +258,12 @@ mod tests {
     #[test]
     fn what_to_do_by_hand_fits_the_compiler() {
         assert!(by_hand(22)[1].contains("llvm-22-dev libpolly-22-dev"));
+        let names_older = |need| by_hand(need).iter().any(|line| line.contains("or earlier"));
+        assert!(names_older(22));
+        assert!(
+            !names_older(21),
+            "the linker can be built with no older LLVM"
+        );
         assert!(by_hand(99)[1].contains("LLVM 23 or earlier"));
     }
 }
