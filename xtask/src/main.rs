@@ -1,1 +1,58 @@
-fn main() {}
+//! `cargo xtask`: sets up, builds, runs, tests and lints this workspace.
+//! One file per command; this one only parses the command line.
+
+mod build;
+mod lint;
+mod root;
+mod run;
+mod setup;
+mod shell;
+mod term;
+mod test;
+mod versions;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+/// Set-up, build, run, test and lint of this workspace
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Cli {
+    Setup(setup::Args),
+    Build(build::Args),
+    Run(run::Args),
+    Test(test::Args),
+    Lint(lint::Args),
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            term::error(&error);
+            root::exit_code(&error)
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<()> {
+    match cli {
+        Cli::Setup(args) => setup::command(&args),
+        Cli::Build(args) => build::command(&args),
+        Cli::Run(args) => run::command(args),
+        Cli::Test(args) => test::command(&args),
+        Cli::Lint(args) => lint::command(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        super::Cli::command().debug_assert();
+    }
+}

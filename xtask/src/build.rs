@@ -1,0 +1,111 @@
+//! `cargo xtask build`: the set-up, then `sgctl` with the packet path inside it.
+//! Tells where the binary is.
+
+use std::{path::PathBuf, process::Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use clap::ArgAction;
+use serde_json::Value;
+
+use crate::{
+    setup, shell,
+    term::{self, Colour},
+};
+
+const BINARY: &str = "sgctl";
+
+/// Build sgctl, with the packet path inside it
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// With optimisations; `--release=false` builds faster
+    #[arg(
+        long,
+        value_name = "BOOL",
+        action = ArgAction::Set,
+        default_value_t = true,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+    )]
+    release: bool,
+}
+
+pub(crate) fn command(args: &Args) -> Result<()> {
+    let path = binary(args.release)?;
+    println!("{}", path.display());
+    Ok(())
+}
+
+/// Sets up, builds, and returns the path of the binary.
+pub(crate) fn binary(release: bool) -> Result<PathBuf> {
+    setup::ensure(setup::Needs::Build)?;
+
+    let mut command = shell::cargo(&shell::workspace()?);
+    command.args(["build", "--package", "sg-userspace", "--bin", BINARY]);
+    if release {
+        command.arg("--release");
+    }
+    term::say(Colour::Cyan, "$", shell::describe(&command));
+    // Cargo knows best where it put the binary: the target folder has many ways to move.
+    let output = command
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("{BINARY} does not build ({}), see above", output.status);
+    }
+    executable(&String::from_utf8_lossy(&output.stdout))
+        .with_context(|| format!("cargo did not tell where it put {BINARY}"))
+}
+
+/// Finds the path of the binary among cargo's messages, one JSON object a line.
+fn executable(messages: &str) -> Option<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["target"]["name"] == BINARY)
+        .find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn release_is_the_default() {
+        let cases = [
+            (vec!["build"], true),
+            (vec!["build", "--release"], true),
+            (vec!["build", "--release=true"], true),
+            (vec!["build", "--release=false"], false),
+        ];
+        for (line, expected) in cases {
+            let parsed = Line::try_parse_from(&line).unwrap();
+            assert_eq!(parsed.args.release, expected, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn cargo_tells_where_the_binary_is() {
+        let messages = concat!(
+            r#"{"reason":"compiler-artifact","target":{"name":"sg_userspace"},"executable":null}"#,
+            "\nnot json\n",
+            r#"{"reason":"compiler-artifact","target":{"name":"sgctl"},"executable":"/t/sgctl"}"#,
+            "\n",
+            r#"{"reason":"build-finished","success":true}"#,
+        );
+        assert_eq!(executable(messages).as_deref(), Some(Path::new("/t/sgctl")));
+        assert_eq!(executable(""), None);
+    }
+}

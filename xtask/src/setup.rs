@@ -1,0 +1,112 @@
+//! `cargo xtask setup`: finds what the eBPF build and the tests need, and installs what is missing.
+//! What it cannot install it says how to install by hand, all of it at once.
+
+mod apt;
+mod linker;
+mod toolchain;
+mod tools;
+
+pub(crate) use toolchain::name as toolchain;
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::term::{self, Colour};
+
+/// Find or install what the build and the tests need
+#[derive(clap::Args)]
+pub(crate) struct Args {}
+
+pub(crate) fn command(_: &Args) -> Result<()> {
+    ensure(Needs::Tools)
+}
+
+/// How much a command needs.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Needs {
+    /// The nightly toolchain and the BPF linker.
+    Build,
+    /// And the programs that make and probe test networks.
+    Tools,
+}
+
+/// What a step found, in a few words, and whether it had to install it.
+struct Found {
+    text: String,
+    installed: bool,
+}
+
+/// What a step could not install.
+struct Missing {
+    what: String,
+    why: String,
+    by_hand: Vec<String>,
+}
+
+pub(crate) fn ensure(needs: Needs) -> Result<()> {
+    let started = Instant::now();
+    let mut apt = apt::Apt::default();
+    let mut steps = Vec::new();
+
+    match toolchain::step() {
+        Ok((found, rustc)) => {
+            steps.push(Ok(found));
+            steps.push(linker::step(&mut apt, &rustc));
+        }
+        // Which LLVM the linker must have is known only with a compiler.
+        Err(missing) => steps.push(Err(missing)),
+    }
+    if needs == Needs::Tools {
+        steps.push(tools::step(&mut apt));
+    }
+    report(steps, started)
+}
+
+/// One line when all is there; otherwise one block for each missing thing.
+fn report(steps: Vec<Result<Found, Missing>>, started: Instant) -> Result<()> {
+    let mut found = Vec::new();
+    let mut missing = 0;
+    for step in steps {
+        match step {
+            Ok(step) => found.push(step),
+            Err(step) => {
+                missing += 1;
+                step.print();
+            }
+        }
+    }
+    if missing > 0 {
+        bail!("the set-up is not complete: do the above, then run `cargo xtask setup` again");
+    }
+
+    let label = if found.iter().any(|step| step.installed) {
+        "set up"
+    } else {
+        "ready"
+    };
+    let texts: Vec<_> = found.into_iter().map(|step| step.text).collect();
+    let seconds = started.elapsed().as_secs_f64();
+    term::say(
+        Colour::Green,
+        label,
+        format!("{} ({seconds:.1} s)", texts.join(", ")),
+    );
+    Ok(())
+}
+
+impl Missing {
+    fn print(&self) {
+        term::say(Colour::Red, "missing", &self.what);
+        let mut why = self.why.lines();
+        term::say(Colour::Red, "because", why.next().unwrap_or_default());
+        why.for_each(term::more);
+        for (n, line) in self.by_hand.iter().enumerate() {
+            if n == 0 {
+                term::say(Colour::Yellow, "do", line);
+            } else {
+                term::more(line);
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Debian's packages: which are installed, which are offered, and installing them.
+//! The package lists are fetched only when a package is unknown or cannot be downloaded.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    root::{self, Way},
+    shell,
+    term::{self, Colour},
+};
+
+#[derive(Default)]
+pub(super) struct Apt {
+    lists_fetched: bool,
+}
+
+impl Apt {
+    /// Whether the package can be had, after a look at fresh lists if need be.
+    pub(super) fn offers(&mut self, package: &str) -> Result<bool> {
+        if is_offered(package)? {
+            return Ok(true);
+        }
+        self.fetch_lists()?;
+        is_offered(package)
+    }
+
+    /// Installs the packages, with fresh lists if the ones at hand are too old.
+    pub(super) fn install(&mut self, packages: &[String]) -> Result<()> {
+        for package in packages {
+            if !self.offers(package)? {
+                bail!("apt does not offer {package}, or the package lists could not be fetched");
+            }
+        }
+        let first = shell::run(&mut install(packages, &root::way())?);
+        if first.is_err() && !self.lists_fetched {
+            self.fetch_lists()?;
+            return shell::run(&mut install(packages, &root::way())?);
+        }
+        first
+    }
+
+    fn fetch_lists(&mut self) -> Result<()> {
+        if !self.lists_fetched {
+            self.lists_fetched = true;
+            let fetched = shell::run(apt_get(&root::way())?.arg("update"));
+            if let Err(error) = fetched {
+                // One broken source among several does not hide the packages of the others.
+                term::say(Colour::Yellow, "note", error);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Those of the packages that dpkg does not list as installed; none where there is no dpkg to ask.
+pub(super) fn not_installed(packages: &[String]) -> Vec<String> {
+    if shell::which("dpkg-query").is_none() {
+        return Vec::new();
+    }
+    // It fails as soon as one package is unknown, but lists the others all the same.
+    let listed = Command::new("dpkg-query")
+        .args(["--show", "--showformat", "${Package} ${Status}\n"])
+        .args(packages)
+        .output()
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        .unwrap_or_default();
+    let mut missing = packages.to_vec();
+    missing.retain(|package| !is_installed(&listed, package));
+    missing
+}
+
+fn is_installed(listed: &str, package: &str) -> bool {
+    let expected = format!("{package} install ok installed");
+    listed.lines().any(|line| line == expected)
+}
+
+fn is_offered(package: &str) -> Result<bool> {
+    if shell::which("apt-get").is_none() {
+        bail!("there is no apt-get on this machine");
+    }
+    let mut command = Command::new("apt-cache");
+    command.args(["policy", package]).env("LC_ALL", "C");
+    Ok(has_candidate(&shell::read(&mut command)?))
+}
+
+fn has_candidate(policy: &str) -> bool {
+    policy
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Candidate:"))
+        .any(|version| version.trim() != "(none)")
+}
+
+fn install(packages: &[String], way: &Way) -> Result<Command> {
+    let mut command = apt_get(way)?;
+    command
+        .args(["install", "--no-install-recommends", "-y"])
+        .args(packages);
+    Ok(command)
+}
+
+fn apt_get(way: &Way) -> Result<Command> {
+    const QUIET: &str = "DEBIAN_FRONTEND=noninteractive";
+    let mut command = match way {
+        Way::Already => Command::new("env"),
+        Way::Sudo(sudo) => {
+            let mut command = Command::new(sudo);
+            command.arg("env");
+            command
+        }
+        Way::Closed => None.context("installing packages needs root, and there is no sudo")?,
+    };
+    // Another package manager at work, such as an unattended upgrade, is waited for.
+    command.args([QUIET, "apt-get", "-o", "DPkg::Lock::Timeout=120"]);
+    Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn only_a_complete_install_counts() {
+        let listed = "llvm-22-dev install ok installed\nzlib1g-dev deinstall ok config-files\n";
+        assert!(is_installed(listed, "llvm-22-dev"));
+        assert!(!is_installed(listed, "zlib1g-dev"));
+        assert!(!is_installed(listed, "llvm-22"));
+    }
+
+    #[test]
+    fn a_package_without_a_candidate_is_not_offered() {
+        assert!(has_candidate(
+            "nftables:\n  Installed: (none)\n  Candidate: 1.0.6-2\n"
+        ));
+        assert!(!has_candidate(
+            "rustup:\n  Installed: (none)\n  Candidate: (none)\n"
+        ));
+        assert!(!has_candidate(""));
+    }
+
+    #[test]
+    fn installing_asks_no_questions() {
+        let packages = ["nftables".to_owned()];
+        let line = |way| install(&packages, &way).map(|command| shell::describe(&command));
+        let apt = "env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 \
+                   install --no-install-recommends -y nftables";
+        assert_eq!(line(Way::Already).unwrap(), apt);
+        let sudo = Way::Sudo(PathBuf::from("/usr/bin/sudo"));
+        assert_eq!(line(sudo).unwrap(), format!("/usr/bin/sudo {apt}"));
+        assert!(line(Way::Closed).is_err());
+    }
+}

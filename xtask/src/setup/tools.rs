@@ -1,0 +1,121 @@
+//! The programs that the tests and the lab make networks and traffic with.
+//! The enforcer itself calls none of them.
+
+use std::process::Command;
+
+use super::{Found, Missing, apt::Apt};
+use crate::{
+    shell,
+    term::{self, Colour},
+};
+
+struct Tool {
+    program: &'static str,
+    /// Debian's package that has it.
+    package: &'static str,
+    why: &'static str,
+}
+
+const TOOLS: [Tool; 5] = [
+    Tool {
+        program: "ip",
+        package: "iproute2",
+        why: "makes namespaces and veth pairs",
+    },
+    Tool {
+        program: "tc",
+        package: "iproute2",
+        why: "puts other programs on an interface, to share it with",
+    },
+    Tool {
+        program: "nft",
+        package: "nftables",
+        why: "the reference that the agreement tests compare verdicts with",
+    },
+    Tool {
+        program: "nc",
+        package: "netcat-openbsd",
+        why: "opens and answers real connections (the OpenBSD version)",
+    },
+    Tool {
+        program: "ping",
+        package: "iputils-ping",
+        why: "sends real ICMP",
+    },
+];
+
+pub(super) fn step(apt: &mut Apt) -> Result<Found, Missing> {
+    let text = TOOLS.map(|tool| tool.program).join(" ");
+    let missing = missing();
+    if missing.is_empty() {
+        return Ok(Found {
+            text,
+            installed: false,
+        });
+    }
+
+    for tool in &missing {
+        let line = format!("{} is not here: {}", tool.program, tool.why);
+        term::say(Colour::Yellow, "setup", line);
+    }
+    let packages = packages(&missing);
+    let why = match apt.install(&packages) {
+        Ok(()) if self::missing().is_empty() => {
+            return Ok(Found {
+                text,
+                installed: true,
+            });
+        }
+        Ok(()) => "the packages are installed, but the programs are not on the PATH".to_owned(),
+        Err(error) => format!("{error:#}"),
+    };
+    let programs: Vec<_> = missing.iter().map(|tool| tool.program).collect();
+    Err(Missing {
+        what: format!("{}, for the tests", programs.join(" ")),
+        why,
+        by_hand: vec![
+            "install them; on Debian and Ubuntu, as root:".to_owned(),
+            format!("  apt-get install {}", packages.join(" ")),
+        ],
+    })
+}
+
+fn missing() -> Vec<&'static Tool> {
+    TOOLS.iter().filter(|tool| !is_there(tool)).collect()
+}
+
+fn is_there(tool: &Tool) -> bool {
+    let Some(path) = shell::which(tool.program) else {
+        return false;
+    };
+    if tool.program != "nc" {
+        return true;
+    }
+    // The several programs of this name disagree about their options.
+    Command::new(path).arg("-h").output().is_ok_and(|output| {
+        [output.stdout, output.stderr]
+            .iter()
+            .any(|said| String::from_utf8_lossy(said).contains("OpenBSD"))
+    })
+}
+
+/// The packages of the tools, each once.
+fn packages(tools: &[&Tool]) -> Vec<String> {
+    let mut packages: Vec<_> = tools.iter().map(|tool| tool.package.to_owned()).collect();
+    packages.dedup();
+    packages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_with_two_tools_is_installed_once() {
+        let all: Vec<_> = TOOLS.iter().collect();
+        assert_eq!(
+            packages(&all),
+            ["iproute2", "nftables", "netcat-openbsd", "iputils-ping"]
+        );
+    }
+}

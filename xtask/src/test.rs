@@ -1,0 +1,185 @@
+//! `cargo xtask test`: the set-up, then every test of the workspace, as root.
+//! Says at the end whether the tests that read real data did.
+
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    root::{self, NotPermitted, Way},
+    setup::{self, Needs},
+    shell,
+    term::{self, Colour},
+    versions::Rustc,
+};
+
+/// `test` is the dev profile; `release` takes longer to build and less to run.
+const PROFILE: &str = "test";
+
+/// Names the folder of real rule sets and address lists.
+const DATA: &str = "SG_DATA";
+
+/// Run all tests; those that load programs into the kernel need root
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only tests whose name contains one of these
+    #[arg(value_name = "FILTER")]
+    filters: Vec<String>,
+
+    /// Options for the test binaries, such as `--nocapture`
+    #[arg(value_name = "OPTION", last = true)]
+    options: Vec<String>,
+}
+
+pub(crate) fn command(args: &Args) -> Result<()> {
+    let data = data_folder(env::var_os(DATA), &env::current_dir()?)?;
+    let way = root::way();
+    if way == Way::Closed {
+        return Err(NotPermitted(
+            "the tests load programs into the kernel, which needs root, and there is no sudo\n\
+             run this command as root"
+                .to_owned(),
+        )
+        .into());
+    }
+    setup::ensure(Needs::Tools)?;
+
+    let workspace = shell::workspace()?;
+    let mut command = tests(&workspace, args, data.as_deref());
+    if let Way::Sudo(sudo) = way {
+        command.env(runner_variable(&host()?), runner(&sudo));
+    }
+    let result = shell::run(&mut command);
+
+    match data {
+        Some(folder) => term::say(
+            Colour::Green,
+            "data",
+            format_args!("the real-data tests read {}", folder.display()),
+        ),
+        None => term::say(
+            Colour::Yellow,
+            "note",
+            format_args!("{DATA} is not set: the real-data tests were not run"),
+        ),
+    }
+    result
+}
+
+fn tests(workspace: &Path, args: &Args, data: Option<&Path>) -> Command {
+    let mut command = shell::cargo(workspace);
+    command
+        .args(["test", "--workspace", "--exclude", "sg-ebpf"])
+        .args(["--profile", PROFILE]);
+    if !args.filters.is_empty() || !args.options.is_empty() {
+        // Cargo takes one filter, the test binaries any number.
+        command.arg("--").args(&args.filters).args(&args.options);
+    }
+    match data {
+        Some(folder) => command.env(DATA, folder),
+        None => command.env_remove(DATA),
+    };
+    command
+}
+
+/// The folder that SG_DATA names, made absolute: each package's tests run in its own folder.
+fn data_folder(variable: Option<OsString>, here: &Path) -> Result<Option<PathBuf>> {
+    let Some(named) = variable.filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    let named = PathBuf::from(named);
+    let folder = here.join(&named);
+    if !folder.is_dir() {
+        bail!(
+            "{DATA} names {}, which is no folder\ncorrect it, or unset it to leave the real-data tests out",
+            named.display()
+        );
+    }
+    let folder = folder
+        .canonicalize()
+        .with_context(|| format!("cannot resolve {}", folder.display()))?;
+    Ok(Some(folder))
+}
+
+fn host() -> Result<String> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let text = shell::read(Command::new(rustc).arg("-vV"))?;
+    let rustc = Rustc::parse(&text).context("`rustc -vV` does not tell the host")?;
+    Ok(rustc.host)
+}
+
+/// The variable by which cargo learns how to start binaries for this target.
+fn runner_variable(host: &str) -> String {
+    let target = host.to_uppercase().replace(['-', '.'], "_");
+    format!("CARGO_TARGET_{target}_RUNNER")
+}
+
+/// Keeps the environment: the tests read variables that cargo and this command set.
+fn runner(sudo: &Path) -> String {
+    format!("{} -E", sudo.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn filters_and_options_reach_the_test_binaries() {
+        let all = "cargo test --workspace --exclude sg-ebpf --profile test";
+        let cases = [
+            (vec!["test"], all.to_owned()),
+            (vec!["test", "a", "b"], format!("{all} -- a b")),
+            (
+                vec!["test", "a", "--", "--nocapture"],
+                format!("{all} -- a --nocapture"),
+            ),
+            (
+                vec!["test", "--", "--ignored"],
+                format!("{all} -- --ignored"),
+            ),
+        ];
+        for (typed, expected) in cases {
+            let line = Line::try_parse_from(&typed).unwrap();
+            let command = super::tests(Path::new("."), &line.args, None);
+            assert_eq!(shell::describe(&command), expected);
+        }
+    }
+
+    #[test]
+    fn the_data_folder_is_made_absolute() {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .canonicalize()
+            .unwrap();
+        let folder = |name: &str| data_folder(Some(name.into()), &here);
+        assert_eq!(folder("src").unwrap(), Some(here.join("src")));
+        assert_eq!(folder("src/../src").unwrap(), Some(here.join("src")));
+        assert_eq!(folder("").unwrap(), None);
+        assert_eq!(data_folder(None, &here).unwrap(), None);
+        for wrong in ["no-such-folder", "Cargo.toml"] {
+            let error = folder(wrong).unwrap_err().to_string();
+            assert!(error.contains(wrong), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_runner_is_named_after_the_host() {
+        assert_eq!(
+            runner_variable("x86_64-unknown-linux-gnu"),
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER"
+        );
+        assert_eq!(runner(Path::new("/usr/bin/sudo")), "/usr/bin/sudo -E");
+    }
+}
