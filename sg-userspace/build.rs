@@ -2,8 +2,17 @@
 
 use aya_build::{Package, Toolchain, build_ebpf};
 
+/// Names another toolchain than `nightly`; `cargo xtask setup` honours it too.
+const TOOLCHAIN_VARIABLE: &str = "SG_BPF_TOOLCHAIN";
+
 fn main() {
     println!("cargo:rerun-if-changed=../sg-common/src");
+    println!("cargo:rerun-if-env-changed={TOOLCHAIN_VARIABLE}");
+    let name = std::env::var(TOOLCHAIN_VARIABLE).unwrap_or_default();
+    let toolchain = match name.as_str() {
+        "" => Toolchain::Nightly,
+        name => Toolchain::Custom(name),
+    };
     // The inner build's progress would come out as warnings; real warnings still do.
     // SAFETY: a build script has one thread.
     unsafe { std::env::set_var("CARGO_TERM_QUIET", "true") };
@@ -12,7 +21,7 @@ fn main() {
         root_dir: "../sg-ebpf",
         ..Default::default()
     };
-    if let Err(error) = build_ebpf([package], Toolchain::default()) {
+    if let Err(error) = build_ebpf([package], toolchain) {
         panic!(
             "the BPF object did not build: {error:#}\n\
              `cargo xtask setup` installs what it needs, or says what to install by hand"

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,7 +16,7 @@ use super::pins::{InterfacePins, PinTree};
 use super::programs::{Generation, Programs, SharedMaps};
 use super::slots::{self, SlotUse};
 use super::state::{PolicyRecord, State, open_map};
-use super::{KernelError, bpffs, interfaces, netns, sys};
+use super::{KernelError, bpffs, interfaces, netns};
 use crate::compile::{Budget, TableSizes, compile};
 use crate::observe::counters::raw_counters;
 use crate::policy::{Established, Policy};
@@ -163,6 +162,9 @@ fn apply_locked(
         outbound_program: 0,
         counter_maps,
         max_flows,
+        essential: policy.essential,
+        timeouts: policy.timeouts,
+        default_class6: compiled.default_class6,
         rules: assignment.rules,
         retired: assignment.retired,
         forgotten: assignment.forgotten,
@@ -210,9 +212,7 @@ fn apply_locked(
 /// that is gone, are removed first.
 fn previous_state(pins: &InterfacePins) -> Result<Option<State>, KernelError> {
     let has_live_link = [pins.xdp_link(), pins.tcx_link()].iter().any(|path| {
-        sys::open_pin(path)
-            .and_then(|link| sys::link_ifindex(link.as_fd()))
-            .is_ok_and(|index| index != 0)
+        super::link_ifindex(path).is_some_and(|index| index != 0)
     });
     if !has_live_link {
         if pins.exists() {

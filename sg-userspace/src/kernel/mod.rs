@@ -10,9 +10,18 @@ pub mod programs;
 mod slots;
 pub mod state;
 mod sys;
+pub mod tables;
 
 pub use attach::{
     Applied, ApplyOptions, DEFAULT_MAX_FLOWS, EgressHook, XdpMode, apply, detach,
 };
 pub use error::KernelError;
 pub(crate) use slots::{add as add_counts, since as counts_since};
+
+/// The interface index of the link pinned at `path`: zero when the interface is gone, `None` when
+/// there is no such link.
+pub(crate) fn link_ifindex(path: &std::path::Path) -> Option<u32> {
+    use std::os::fd::AsFd;
+    let link = sys::open_pin(path).ok()?;
+    sys::link_ifindex(link.as_fd()).ok()
+}

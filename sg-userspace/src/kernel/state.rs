@@ -13,6 +13,7 @@ use aya::maps::{Map, MapData, MapInfo};
 use serde::{Deserialize, Serialize};
 use sg_common::LAYOUT_VERSION;
 use sg_common::counters::SlotCounters;
+use sg_common::flow::TIMEOUTS;
 use sg_common::verdict::{Action, Direction};
 use sha2::{Digest, Sha256};
 
@@ -44,6 +45,10 @@ pub struct State {
     pub outbound_program: u32,
     pub counter_maps: usize,
     pub max_flows: u32,
+    /// As the programs were told: see [`crate::policy::Policy`] and [`crate::compile::Compiled`].
+    pub essential: bool,
+    pub timeouts: [u32; TIMEOUTS],
+    pub default_class6: u32,
     /// Rules of the policy in force, inbound first, in order of position.
     pub rules: Vec<SlotOwner>,
     /// Rules of earlier policies whose slots flows may still name, or which have counted packets.
@@ -244,6 +249,9 @@ mod tests {
             outbound_program: 2,
             counter_maps: 1,
             max_flows: 10,
+            essential: true,
+            timeouts: sg_common::flow::Timeout::defaults(),
+            default_class6: 0,
             rules: vec![SlotOwner {
                 slot: 32,
                 direction: Direction::Inbound,

@@ -67,6 +67,14 @@ impl MapMemory {
     }
 }
 
+impl MapMemory {
+    /// The same as 32-bit words; bytes beyond the last whole word are left out.
+    pub(super) fn words(&self) -> &[u32] {
+        // SAFETY: mappings begin at a page, so the alignment holds; otherwise as in `bytes`.
+        unsafe { std::slice::from_raw_parts(self.address.cast(), self.len / size_of::<u32>()) }
+    }
+}
+
 impl Drop for MapMemory {
     fn drop(&mut self) {
         // SAFETY: exactly the range that `mmap` returned.

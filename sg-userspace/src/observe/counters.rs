@@ -1,11 +1,177 @@
 //! Counters per rule and per reason, from the pinned maps (SPEC section 4).
 
 use aya::maps::PerCpuArray;
+use serde::Serialize;
 use sg_common::counters::SlotCounters;
+use sg_common::verdict::{Action, Direction, Reason, reason_slot};
 
-use crate::kernel::KernelError;
+use super::attached::{Attached, PolicyStatus};
 use crate::kernel::pins::InterfacePins;
-use crate::kernel::state::open_map;
+use crate::kernel::state::{SlotOwner, open_map};
+use crate::kernel::{KernelError, add_counts, counts_since};
+
+/// `counters --json` of one interface (SPEC A4).
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Counters {
+    pub interface: String,
+    pub netns: Option<String>,
+    pub policy: PolicyStatus,
+    /// Rules in force, inbound first, in order; then those of earlier policies that have counted
+    /// packets, without a position.
+    pub rules: Vec<RuleCounters>,
+    pub reasons: Vec<ReasonCounters>,
+    pub totals: Vec<Totals>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RuleCounters {
+    pub direction: &'static str,
+    /// Counts from 1 within the direction; null for a rule that is no longer in the policy.
+    pub position: Option<u32>,
+    pub group: String,
+    pub action: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    pub summary: String,
+    pub description: Option<String>,
+    pub packets: u64,
+    pub bytes: u64,
+    pub reply_packets: u64,
+    pub reply_bytes: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ReasonCounters {
+    pub direction: &'static str,
+    pub reason: &'static str,
+    pub action: &'static str,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// Every packet that reached the hook. The kernel counts each packet once, under its rule or its
+/// reason; a total is the sum of those, taken from the same reading (SPEC A2).
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Totals {
+    pub direction: &'static str,
+    pub packets: u64,
+    pub bytes: u64,
+    pub accepted: u64,
+    pub dropped: u64,
+}
+
+/// Reads the counters of an interface.
+pub fn counters(attached: &Attached) -> Result<Counters, KernelError> {
+    let state = attached.state()?;
+    let raw = raw_counters(&attached.pins, state.counter_maps)?;
+    let of_slot = |slot: u32| raw.get(slot as usize).copied().unwrap_or_default();
+    let of_owner = |owner: &SlotOwner| counts_since(of_slot(owner.slot), owner.base);
+
+    let mut rules: Vec<RuleCounters> = state
+        .rules
+        .iter()
+        .map(|owner| rule_row(owner, Some(owner.position), of_owner(owner)))
+        .collect();
+    for owner in &state.retired {
+        let counts = of_owner(owner);
+        if counts != SlotCounters::default() {
+            rules.push(rule_row(owner, None, counts));
+        }
+    }
+    for gone in &state.forgotten {
+        rules.push(RuleCounters {
+            direction: gone.direction.name(),
+            position: None,
+            group: String::new(),
+            action: gone.action.name(),
+            name: None,
+            summary: "rules of earlier policies".into(),
+            description: None,
+            packets: gone.counts.packets,
+            bytes: gone.counts.bytes,
+            reply_packets: gone.counts.reply_packets,
+            reply_bytes: gone.counts.reply_bytes,
+        });
+    }
+
+    let reasons: Vec<ReasonCounters> = Direction::BOTH
+        .into_iter()
+        .flat_map(|direction| Reason::ALL.map(|reason| (direction, reason)))
+        .map(|(direction, reason)| {
+            let counts = of_slot(reason_slot(direction, reason));
+            ReasonCounters {
+                direction: direction.name(),
+                reason: reason.name(),
+                action: reason.action().name(),
+                packets: counts.packets,
+                bytes: counts.bytes,
+            }
+        })
+        .collect();
+    let totals = Direction::BOTH
+        .into_iter()
+        .map(|direction| total(direction, &rules, &reasons))
+        .collect();
+    Ok(Counters {
+        interface: state.interface.clone(),
+        netns: state.netns.clone(),
+        policy: attached.status()?.policy,
+        rules,
+        reasons,
+        totals,
+    })
+}
+
+fn rule_row(owner: &SlotOwner, position: Option<u32>, counts: SlotCounters) -> RuleCounters {
+    RuleCounters {
+        direction: owner.direction.name(),
+        position,
+        group: owner.group.clone(),
+        action: owner.action.name(),
+        name: owner.name.clone(),
+        summary: owner.summary.clone(),
+        description: owner.description.clone(),
+        packets: counts.packets,
+        bytes: counts.bytes,
+        reply_packets: counts.reply_packets,
+        reply_bytes: counts.reply_bytes,
+    }
+}
+
+/// Sums up one direction. A rule's replies are packets of the other direction, and accepted.
+fn total(direction: Direction, rules: &[RuleCounters], reasons: &[ReasonCounters]) -> Totals {
+    let mut total = Totals {
+        direction: direction.name(),
+        packets: 0,
+        bytes: 0,
+        accepted: 0,
+        dropped: 0,
+    };
+    let mut add = |packets: u64, bytes: u64, action: &str| {
+        total.packets += packets;
+        total.bytes += bytes;
+        if action == Action::Accept.name() {
+            total.accepted += packets;
+        } else {
+            total.dropped += packets;
+        }
+    };
+    for rule in rules {
+        if rule.direction == direction.name() {
+            add(rule.packets, rule.bytes, rule.action);
+        } else {
+            add(rule.reply_packets, rule.reply_bytes, Action::Accept.name());
+        }
+    }
+    for reason in reasons.iter().filter(|r| r.direction == direction.name()) {
+        add(reason.packets, reason.bytes, reason.action);
+    }
+    total
+}
 
 /// Every slot's counts since its map was created, summed over CPUs and over the interface's
 /// `maps` counter maps.
@@ -19,14 +185,12 @@ pub(crate) fn raw_counters(
         let map = open_map(&path)?;
         let opening = |e| KernelError::bpf(format!("reading {}", path.display()), e);
         let array: PerCpuArray<_, SlotCounters> = PerCpuArray::try_from(&map).map_err(opening)?;
-        sums.resize(
-            sums.len().max(array.len() as usize),
-            SlotCounters::default(),
-        );
+        let len = sums.len().max(array.len() as usize);
+        sums.resize(len, SlotCounters::default());
         for slot in 0..array.len() {
             let sum = &mut sums[slot as usize];
             for cpu in array.get(&slot, 0).map_err(opening)?.iter() {
-                *sum = crate::kernel::add_counts(*sum, *cpu);
+                *sum = add_counts(*sum, *cpu);
             }
         }
     }

@@ -1,3 +1,6 @@
 //! Reads what the kernel has counted and remembers. Nothing here changes anything.
 
+pub mod attached;
 pub mod counters;
+pub mod explain;
+pub mod flows;

@@ -1,0 +1,209 @@
+//! Which rule decides a packet, and why: of a policy by the oracle, of an interface by its tables.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+use sg_common::tables::{
+    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, icmp_number,
+    other_number,
+};
+use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT};
+
+use super::attached::Attached;
+use crate::kernel::KernelError;
+use crate::kernel::tables::LiveTables;
+use crate::oracle;
+use crate::policy::Policy;
+
+/// A packet that opens a flow, as `explain` is asked about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    pub direction: Direction,
+    pub transport: Transport,
+    pub remote: IpAddr,
+    pub remote_port: Option<u16>,
+    pub local: IpAddr,
+    pub local_port: Option<u16>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Neither IPv4 nor IPv6: ARP and the like.
+    NonIp,
+    /// ICMP or ICMPv6, by the family of the addresses.
+    Icmp { kind: u8, code: u8 },
+    /// Any other IANA protocol number.
+    Protocol(u8),
+}
+
+/// `explain --json` (SPEC section 3).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Explanation {
+    pub verdict: &'static str,
+    pub direction: &'static str,
+    pub rule: Option<ExplainedRule>,
+    /// `rule`, or the reason under which the packet is counted.
+    pub reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ExplainedRule {
+    pub group: String,
+    pub position: u32,
+    pub summary: String,
+    pub description: Option<String>,
+}
+
+/// Asks the rules of `policy`, walking them in order.
+pub fn explain_policy(policy: &Policy, question: &Question) -> Explanation {
+    if let Some(early) = before_the_rules(question, policy.essential) {
+        return early;
+    }
+    let packet = oracle::Packet {
+        direction: question.direction,
+        remote: question.remote,
+        protocol: question.protocol(),
+        port: question.destination_port(),
+        icmp: question.icmp(),
+    };
+    match oracle::first_match(policy, &packet).map(|i| &policy.rules[i]) {
+        None => no_match(question),
+        Some(rule) => by_rule(
+            question,
+            rule.action,
+            ExplainedRule {
+                group: rule.group.clone(),
+                position: rule.position,
+                summary: rule.summary.clone(),
+                description: rule.description.clone(),
+            },
+        ),
+    }
+}
+
+/// Asks the tables that the interface enforces at this moment.
+pub fn explain_attached(
+    attached: &Attached,
+    question: &Question,
+) -> Result<Explanation, KernelError> {
+    let state = attached.state()?;
+    if let Some(early) = before_the_rules(question, state.essential) {
+        return Ok(early);
+    }
+    let tables = LiveTables::open(&attached.pins, state)?;
+    let (kind, number) = question.lookup();
+    let verdict = tables.decide(question.direction, question.remote, kind, number);
+    if verdict.slot() < FIRST_RULE_SLOT {
+        return Ok(no_match(question));
+    }
+    let Some(owner) = state.rules.iter().find(|o| o.slot == verdict.slot()) else {
+        return Err(KernelError::DamagedState {
+            path: attached.pins.state(),
+            reason: format!("no rule owns counter slot {}", verdict.slot()),
+        });
+    };
+    Ok(by_rule(
+        question,
+        owner.action,
+        ExplainedRule {
+            group: owner.group.clone(),
+            position: owner.position,
+            summary: owner.summary.clone(),
+            description: owner.description.clone(),
+        },
+    ))
+}
+
+fn before_the_rules(question: &Question, essential: bool) -> Option<Explanation> {
+    let reason = if question.transport == Transport::NonIp {
+        "non-ip"
+    } else if essential && question.is_essential() {
+        "essential"
+    } else {
+        return None;
+    };
+    Some(Explanation {
+        verdict: Action::Accept.name(),
+        direction: question.direction.name(),
+        rule: None,
+        reason,
+    })
+}
+
+fn no_match(question: &Question) -> Explanation {
+    Explanation {
+        verdict: Action::Drop.name(),
+        direction: question.direction.name(),
+        rule: None,
+        reason: "no-match",
+    }
+}
+
+fn by_rule(question: &Question, action: Action, rule: ExplainedRule) -> Explanation {
+    Explanation {
+        verdict: action.name(),
+        direction: question.direction.name(),
+        rule: Some(rule),
+        reason: "rule",
+    }
+}
+
+impl Question {
+    /// Destination port of the packet: the local one inbound, the remote one outbound.
+    fn destination_port(&self) -> u16 {
+        let port = match self.direction {
+            Direction::Inbound => self.local_port,
+            Direction::Outbound => self.remote_port,
+        };
+        port.unwrap_or(0)
+    }
+
+    fn protocol(&self) -> u8 {
+        match self.transport {
+            Transport::NonIp => 0,
+            Transport::Icmp { .. } if self.remote.is_ipv4() => IPPROTO_ICMP,
+            Transport::Icmp { .. } => IPPROTO_ICMPV6,
+            Transport::Protocol(number) => number,
+        }
+    }
+
+    fn icmp(&self) -> (u8, u8) {
+        match self.transport {
+            Transport::Icmp { kind, code } => (kind, code),
+            _ => (0, 0),
+        }
+    }
+
+    /// Kind and number of the table lookup.
+    fn lookup(&self) -> (Kind, u16) {
+        match self.transport {
+            Transport::Icmp { kind, code } => (Kind::Icmp, icmp_number(kind, code)),
+            Transport::Protocol(IPPROTO_TCP) => (Kind::Tcp, self.destination_port()),
+            Transport::Protocol(IPPROTO_UDP) => (Kind::Udp, self.destination_port()),
+            Transport::Protocol(IPPROTO_SCTP) => (Kind::Sctp, self.destination_port()),
+            Transport::Protocol(other) => (Kind::Other, other_number(other)),
+            Transport::NonIp => (Kind::Other, 0),
+        }
+    }
+
+    /// SPEC K5, taking neighbour discovery to have the hop limit it must have.
+    fn is_essential(&self) -> bool {
+        let (source, source_port, destination_port) = match self.direction {
+            Direction::Inbound => (self.remote, self.remote_port, self.local_port),
+            Direction::Outbound => (self.local, self.local_port, self.remote_port),
+        };
+        let ports = (source_port, destination_port);
+        match (self.transport, source) {
+            (Transport::Protocol(IPPROTO_UDP), IpAddr::V4(_)) => ports == (Some(67), Some(68)),
+            (Transport::Protocol(IPPROTO_UDP), IpAddr::V6(_)) => ports == (Some(547), Some(546)),
+            (Transport::Icmp { kind, .. }, IpAddr::V6(source)) => match kind {
+                133..=137 => true,
+                130..=132 | 143 => source.is_unicast_link_local(),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+}
