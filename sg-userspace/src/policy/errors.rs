@@ -1,7 +1,7 @@
 //! What is wrong with a policy: every error with its place, what was expected and a remedy.
 //! Errors are collected in a [`Report`] so that one reading finds all of them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use miette::{
@@ -225,6 +225,12 @@ impl Report {
 
     /// The collected errors, or `Ok` when there are none.
     pub(crate) fn finish(mut self) -> Result<(), PolicyErrors> {
+        let mut files: HashMap<String, usize> = HashMap::new();
+        self.errors.sort_by_cached_key(|error| {
+            let next = files.len();
+            let file = *files.entry(error.file.clone()).or_insert(next);
+            (file, error.line, error.column)
+        });
         if let (Some(last), 1..) = (self.errors.last(), self.omitted) {
             let mut last = last.clone();
             last.message = format!("{} more errors are not listed", self.omitted);

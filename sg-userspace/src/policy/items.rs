@@ -61,12 +61,12 @@ pub(crate) fn meaning<K: Kind>(text: &str) -> Result<Meaning<K::Literal>, Proble
     K::parse(text).map(Meaning::Literal)
 }
 
-/// The elements of a scalar or of a list of scalars. `None` when one of them is wrong.
+/// The elements of a scalar or of a list of scalars, and whether all of them could be read.
 pub(crate) fn read<'n, K: Kind>(
     ctx: &mut Ctx<'_>,
     node: &'n Node<'_>,
     what: &str,
-) -> Option<Vec<Item<'n, K::Literal>>> {
+) -> (Vec<Item<'n, K::Literal>>, bool) {
     let mut items = Vec::new();
     let mut good = true;
     match &node.value {
@@ -79,7 +79,7 @@ pub(crate) fn read<'n, K: Kind>(
         }
         _ => good = scalar::<K>(ctx, node, &format_args!("{what}"), &mut items),
     }
-    good.then_some(items)
+    (items, good)
 }
 
 fn scalar<'n, K: Kind>(
@@ -138,8 +138,9 @@ pub(crate) fn article<K: Kind>() -> String {
 /// from how it is written (escapes, line breaks), the place of the scalar.
 fn within(ctx: &Ctx<'_>, node: &Node<'_>, offset: usize, word: &str) -> At {
     let at = node.at;
-    let found = [0, 1].into_iter().find_map(|quote| {
-        let start = (at.start as usize).checked_add(offset + quote)?;
+    let quoted = matches!(node.value, Value::Scalar { quoted: true, .. });
+    let found = || {
+        let start = (at.start as usize).checked_add(offset + usize::from(quoted))?;
         let end = start.checked_add(word.len())?;
         let written = ctx.source.text.get(start..end)?;
         let before = ctx.source.text.get(at.start as usize..start)?;
@@ -149,8 +150,8 @@ fn within(ctx: &Ctx<'_>, node: &Node<'_>, offset: usize, word: &str) -> At {
             start: start as u32,
             end: end as u32,
         })
-    });
-    found.unwrap_or(at)
+    };
+    found().unwrap_or(at)
 }
 
 #[cfg(test)]

@@ -182,8 +182,8 @@ fn list<K: Kind>(
     node: &Node<'_>,
     what: &str,
 ) -> Option<Listed<K>> {
-    let items = items::read::<K>(ctx, node, what)?;
-    if items.is_empty() {
+    let (items, mut good) = items::read::<K>(ctx, node, what);
+    if items.is_empty() && good {
         let problem = Problem::new(format!("{what} is an empty list, which matches nothing"))
             .expected(format!(
                 "at least one literal or the name of {} set",
@@ -193,7 +193,6 @@ fn list<K: Kind>(
         ctx.error(node.at, problem);
         return None;
     }
-    let mut good = true;
     let (mut literals, mut parts, mut names) = (Vec::new(), Vec::new(), Vec::new());
     let mut canonical = Vec::with_capacity(items.len());
     let written = items.iter().map(|item| item.text).collect::<Vec<_>>();

@@ -33,6 +33,8 @@ enum Content<K: Kind> {
     Entries {
         literals: Vec<K::Literal>,
         names: Vec<(At, String)>,
+        /// False when an element was wrong; its names are looked at all the same.
+        good: bool,
     },
     File(At, String),
     Ready(Arc<K::Value>),
@@ -125,9 +127,14 @@ impl<K: Kind> Sets<K> {
                 continue;
             };
             let content = match std::mem::replace(&mut slot.content, Content::Broken) {
-                Content::Entries { literals, names } => {
+                Content::Entries {
+                    literals,
+                    names,
+                    good,
+                } => {
                     let at = slot.at;
-                    self.join(ctx, at, literals, names)
+                    let joined = self.join(ctx, at, literals, names);
+                    joined.filter(|_| good)
                 }
                 Content::File(at, path) => setfile::load::<K>(ctx, at, &path),
                 Content::Ready(value) => Some(value),
@@ -298,9 +305,7 @@ fn definition<K: Kind>(ctx: &mut Ctx<'_>, name: &str, node: &Node<'_>) -> Conten
         ctx.error(node.at, problem);
         return Content::Broken;
     }
-    let Some(items) = items::read::<K>(ctx, node, &what) else {
-        return Content::Broken;
-    };
+    let (items, good) = items::read::<K>(ctx, node, &what);
     let (mut literals, mut names) = (Vec::with_capacity(items.len()), Vec::new());
     for item in items {
         match item.meaning {
@@ -308,7 +313,11 @@ fn definition<K: Kind>(ctx: &mut Ctx<'_>, name: &str, node: &Node<'_>) -> Conten
             Meaning::Named(name) => names.push((item.at, name)),
         }
     }
-    Content::Entries { literals, names }
+    Content::Entries {
+        literals,
+        names,
+        good,
+    }
 }
 
 /// The contents that `--set` gives: literals only.
@@ -336,11 +345,9 @@ fn overriding<K: Kind>(ctx: &mut Ctx<'_>, given: &SetOverride) -> Content<K> {
             }
         }
     }
-    match good {
-        true => Content::Entries {
-            literals,
-            names: Vec::new(),
-        },
-        false => Content::Broken,
+    Content::Entries {
+        literals,
+        names: Vec::new(),
+        good,
     }
 }
