@@ -1,0 +1,108 @@
+//! The digest of a policy: SHA-256 over the resolved rules and options in a canonical form.
+//! Comments, formatting and paths do not reach it; a set counts by what it resolves to.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::model::{Established, Policy, Protocol, Remote};
+
+/// Bumped when the canonical form changes.
+const FORM: &str = "sg-policy 1";
+
+/// Lower-case hex digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Every part is preceded by its length, so that no two policies share a form.
+struct Form(Sha256);
+
+impl Form {
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.0.update(bytes);
+    }
+
+    fn number(&mut self, number: u64) {
+        self.0.update(number.to_le_bytes());
+    }
+
+    fn text(&mut self, text: Option<&str>) {
+        self.number(u64::from(text.is_some()));
+        self.bytes(text.unwrap_or_default().as_bytes());
+    }
+}
+
+/// `sha256:` and 64 hex digits. `group_of` gives for a rule's group its number, and its name if
+/// the policy gives one (a name made up from a path does not count).
+pub(crate) fn of<'p>(
+    policy: &'p Policy,
+    group_of: impl Fn(&'p str) -> (u64, Option<&'p str>),
+) -> String {
+    let mut form = Form(Sha256::new());
+    form.bytes(FORM.as_bytes());
+    form.number(u64::from(policy.essential));
+    form.number(match policy.established {
+        Established::Revalidate => 0,
+        Established::Keep => 1,
+        Established::Flush => 2,
+    });
+    for seconds in policy.timeouts {
+        form.number(u64::from(seconds));
+    }
+    let mut remotes: HashMap<*const Remote, [u8; 32]> = HashMap::new();
+    form.number(policy.rules.len() as u64);
+    for rule in &policy.rules {
+        let (number, name) = group_of(&rule.group);
+        form.number(number);
+        form.text(name);
+        form.number(rule.direction as u64);
+        form.text(rule.name.as_deref());
+        form.text(rule.description.as_deref());
+        form.number(match rule.protocol {
+            Protocol::All => 256,
+            Protocol::Number(number) => u64::from(number),
+        });
+        form.number(u64::from(rule.ports.is_some()));
+        let ports = rule.ports.as_deref().unwrap_or_default();
+        form.number(ports.len() as u64);
+        for (first, last) in ports {
+            form.number(u64::from(*first) << 16 | u64::from(*last));
+        }
+        let icmp = rule.icmp.map(|icmp| (u64::from(icmp.kind), icmp.code));
+        form.number(icmp.map_or(256, |(kind, _)| kind));
+        form.number(icmp.and_then(|(_, code)| code).map_or(256, u64::from));
+        let remote = remotes
+            .entry(Arc::as_ptr(&rule.remote))
+            .or_insert_with(|| of_remote(&rule.remote));
+        form.bytes(remote);
+        form.number(rule.action as u64);
+        form.number(u64::from(rule.log));
+    }
+    format!("sha256:{}", hex(&form.0.finalize()))
+}
+
+fn of_remote(remote: &Remote) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    let mut block = Vec::with_capacity(1 << 16);
+    hasher.update((remote.v4.len() as u64).to_le_bytes());
+    for prefixes in remote.v4.chunks(4096) {
+        block.clear();
+        for prefix in prefixes {
+            block.extend_from_slice(&prefix.bits.to_le_bytes());
+            block.push(prefix.len);
+        }
+        hasher.update(&block);
+    }
+    for prefixes in remote.v6.chunks(2048) {
+        block.clear();
+        for prefix in prefixes {
+            block.extend_from_slice(&prefix.bits.to_le_bytes());
+            block.push(prefix.len);
+        }
+        hasher.update(&block);
+    }
+    hasher.finalize().into()
+}

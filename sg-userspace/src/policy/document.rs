@@ -1,0 +1,281 @@
+//! One policy file: its options, sets and groups, each checked as far as one file can be.
+
+use std::collections::HashMap;
+
+use sg_common::flow::{TIMEOUTS, Timeout};
+
+use super::duration;
+use super::errors::{At, Problem};
+use super::fields::{self, Fields};
+use super::finding::{Finding, Location};
+use super::input::SetOverride;
+use super::loading::Ctx;
+use super::matching::Scope;
+use super::model::{Direction, Established};
+use super::read::Source;
+use super::rules::{self, Draft};
+use super::sets::Sets;
+use super::yaml::{self, Node};
+
+/// What a trailing "drop everything" of a group that is not the last means (SPEC P3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TrailingDeny {
+    Defer,
+    Honour,
+}
+
+/// A value and where it was given.
+#[derive(Clone, Debug)]
+pub(crate) struct Given<T> {
+    pub(crate) value: T,
+    pub(crate) at: At,
+    pub(crate) location: Location,
+}
+
+/// The options of a file, absent ones as `None`.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    pub(crate) trailing_deny: Option<Given<TrailingDeny>>,
+    pub(crate) essential: Option<Given<bool>>,
+    pub(crate) established: Option<Given<Established>>,
+    /// Seconds, by index of `Timeout`.
+    pub(crate) timeouts: [Option<Given<u32>>; TIMEOUTS],
+}
+
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) name: String,
+    /// False when the name was made up from the file's.
+    pub(crate) is_named: bool,
+    pub(crate) at: At,
+    pub(crate) location: Location,
+    pub(crate) inbound: Vec<Draft>,
+    pub(crate) outbound: Vec<Draft>,
+}
+
+/// A policy file that was walked.
+#[derive(Debug)]
+pub(crate) struct Document {
+    pub(crate) name: String,
+    pub(crate) options: Options,
+    pub(crate) groups: Vec<Group>,
+    /// Names of sets, for `--set`.
+    pub(crate) sets: Vec<String>,
+    pub(crate) findings: Vec<Finding>,
+}
+
+const KEYS: &[&str] = &[
+    "name",
+    "description",
+    "trailing-deny",
+    "essential",
+    "established",
+    "timeouts",
+    "address-sets",
+    "port-sets",
+    "inbound",
+    "outbound",
+    "groups",
+];
+const GROUP_KEYS: &[&str] = &["name", "description", "inbound", "outbound"];
+
+/// Walks a policy text. `None` when it has no shape to walk; errors are in the report.
+pub(crate) fn read(ctx: &mut Ctx<'_>, overrides: &[SetOverride]) -> Option<Document> {
+    let source: &Source = ctx.source;
+    let root = match yaml::parse(source) {
+        Ok(root) => root,
+        Err((at, problem)) => {
+            ctx.error(at, problem);
+            return None;
+        }
+    };
+    let file = Fields::read(ctx, &root, "the policy", KEYS)?;
+    let named = file
+        .get("name")
+        .and_then(|n| fields::name(ctx, n, "`name`"));
+    if let Some(node) = file.get("description") {
+        fields::description(ctx, node);
+    }
+    let options = options(ctx, &file);
+    let mut scope = sets(ctx, &file, overrides);
+    let is_named = named.is_some();
+    let name = named.unwrap_or_else(|| source.stem.clone());
+    let groups = groups(ctx, &mut scope, &file, &name, is_named);
+    let mut findings = std::mem::take(&mut scope.findings);
+    let unused = scope.addresses.unused().chain(scope.ports.unused());
+    findings.extend(unused.take(20).map(|(name, at)| {
+        Finding::note("unused-set", format!("no rule uses the set `{name}`"))
+            .help("remove it, or name it in a rule")
+            .at(&ctx.location(at))
+    }));
+    let names = scope.addresses.names().chain(scope.ports.names());
+    Some(Document {
+        name,
+        options,
+        groups,
+        sets: names.map(str::to_owned).collect(),
+        findings,
+    })
+}
+
+fn given<T>(ctx: &Ctx<'_>, at: At, value: T) -> Given<T> {
+    Given {
+        value,
+        at,
+        location: ctx.location(at),
+    }
+}
+
+fn options(ctx: &mut Ctx<'_>, file: &Fields<'_, '_>) -> Options {
+    let mut options = Options::default();
+    if let Some((at, node)) = file.entry("trailing-deny") {
+        let known = [
+            ("defer", TrailingDeny::Defer),
+            ("honour", TrailingDeny::Honour),
+        ];
+        options.trailing_deny =
+            fields::choice(ctx, node, "`trailing-deny`", &known).map(|v| given(ctx, at, v));
+    }
+    if let Some((at, node)) = file.entry("essential") {
+        options.essential = fields::boolean(ctx, node, "`essential`").map(|v| given(ctx, at, v));
+    }
+    if let Some((at, node)) = file.entry("established") {
+        let known = [
+            ("revalidate", Established::Revalidate),
+            ("keep", Established::Keep),
+            ("flush", Established::Flush),
+        ];
+        options.established =
+            fields::choice(ctx, node, "`established`", &known).map(|v| given(ctx, at, v));
+    }
+    if let Some(node) = file.get("timeouts") {
+        timeouts(ctx, node, &mut options);
+    }
+    options
+}
+
+fn timeouts(ctx: &mut Ctx<'_>, node: &Node<'_>, options: &mut Options) {
+    let names = Timeout::ALL.map(Timeout::name);
+    let Some(fields) = Fields::read(ctx, node, "`timeouts`", &names) else {
+        return;
+    };
+    for (name, slot) in names.into_iter().zip(&mut options.timeouts) {
+        let Some((at, node)) = fields.entry(name) else {
+            continue;
+        };
+        let Some(text) = fields::scalar(ctx, node, &format!("`{name}`"), "a duration") else {
+            continue;
+        };
+        match duration::parse(text) {
+            Ok(seconds) => *slot = Some(given(ctx, at, seconds)),
+            Err(problem) => ctx.error(node.at, problem),
+        }
+    }
+}
+
+fn sets(ctx: &mut Ctx<'_>, file: &Fields<'_, '_>, overrides: &[SetOverride]) -> Scope {
+    let mut scope = Scope::default();
+    if let Some(node) = file.get("address-sets") {
+        scope.addresses = Sets::define(ctx, node, overrides);
+    }
+    if let Some(node) = file.get("port-sets") {
+        scope.ports = Sets::define(ctx, node, overrides);
+    }
+    let both: Vec<(String, At)> = scope
+        .ports
+        .names()
+        .filter(|name| scope.addresses.defined_at(name).is_some())
+        .filter_map(|name| Some((name.to_owned(), scope.ports.defined_at(name)?)))
+        .collect();
+    for (name, at) in both {
+        let problem = Problem::new(format!("`{name}` is both an address set and a port set"))
+            .expected("different names, so that `--set` knows which is meant")
+            .help("rename one of them");
+        ctx.error(at, problem);
+    }
+    scope.addresses.resolve(ctx);
+    scope.ports.resolve(ctx);
+    scope
+}
+
+fn groups(
+    ctx: &mut Ctx<'_>,
+    scope: &mut Scope,
+    file: &Fields<'_, '_>,
+    name: &str,
+    is_named: bool,
+) -> Vec<Group> {
+    let Some((at, node)) = file.entry("groups") else {
+        let (inbound, outbound) = directions(ctx, scope, file);
+        return vec![Group {
+            name: name.to_owned(),
+            is_named,
+            at: file.at,
+            location: ctx.location(file.at),
+            inbound,
+            outbound,
+        }];
+    };
+    if file.entry("inbound").or(file.entry("outbound")).is_some() {
+        let problem = Problem::new("`groups` beside top-level `inbound` or `outbound`")
+            .expected("one or the other")
+            .help("move the top-level rules into a group of their own");
+        ctx.error(at, problem);
+        // Their rules are looked at all the same.
+        directions(ctx, scope, file);
+    }
+    let Some(list) = fields::list(ctx, node, "`groups`", "[]") else {
+        return Vec::new();
+    };
+    let mut groups = Vec::new();
+    let mut names: HashMap<String, At> = HashMap::new();
+    for node in list {
+        let Some(fields) = Fields::read(ctx, node, "the group", GROUP_KEYS) else {
+            continue;
+        };
+        if let Some(node) = fields.get("description") {
+            fields::description(ctx, node);
+        }
+        let (inbound, outbound) = directions(ctx, scope, &fields);
+        let Some(name_node) = fields.get("name") else {
+            let problem = Problem::new("the group has no `name`")
+                .expected("a name that no other group of the policy has")
+                .help("counters and errors call the group by it");
+            ctx.error(node.at, problem);
+            continue;
+        };
+        let Some(name) = fields::name(ctx, name_node, "the group's `name`") else {
+            continue;
+        };
+        if let Some(first) = names.insert(name.clone(), name_node.at) {
+            let problem = Problem::new(format!(
+                "a second group `{name}`; the first is at line {}",
+                first.line
+            ))
+            .expected("each group's name once")
+            .help("rename one of them");
+            ctx.error(name_node.at, problem);
+        }
+        groups.push(Group {
+            name,
+            is_named: true,
+            at: name_node.at,
+            location: ctx.location(name_node.at),
+            inbound,
+            outbound,
+        });
+    }
+    groups
+}
+
+fn directions(
+    ctx: &mut Ctx<'_>,
+    scope: &mut Scope,
+    fields: &Fields<'_, '_>,
+) -> (Vec<Draft>, Vec<Draft>) {
+    let mut of = |direction: Direction| match fields.get(direction.name()) {
+        Some(node) => rules::read_list(ctx, scope, direction, node),
+        None => Vec::new(),
+    };
+    (of(Direction::Inbound), of(Direction::Outbound))
+}

@@ -1,0 +1,375 @@
+//! What is wrong with a policy: every error with its place, what was expected and a remedy.
+//! Errors are collected in a [`Report`] so that one reading finds all of them.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+use miette::{
+    Diagnostic, GraphicalReportHandler, LabeledSpan, MietteError, MietteSpanContents, SourceCode,
+    SourceSpan, SpanContents,
+};
+use serde::Serialize;
+
+use super::read::Source;
+
+/// How many errors are printed; the rest is counted.
+pub const PRINTED: usize = 50;
+/// How many errors are kept; the rest is counted. Bounds memory on a hopeless file.
+const KEPT: usize = 1000;
+/// How much of a long line is quoted on either side of an error, in bytes.
+const QUOTED: usize = 160;
+
+/// A place in a text: 1-based line and column (in characters), and the byte range it covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct At {
+    pub(crate) line: u32,
+    pub(crate) column: u32,
+    pub(crate) start: u32,
+    pub(crate) end: u32,
+}
+
+impl At {
+    /// The place of an error that is about a whole file.
+    pub(crate) const FIRST: At = At {
+        line: 1,
+        column: 1,
+        start: 0,
+        end: 0,
+    };
+}
+
+/// What is wrong, before it is known where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    pub(crate) message: String,
+    pub(crate) expected: Option<String>,
+    pub(crate) help: Option<String>,
+}
+
+impl Problem {
+    pub(crate) fn new(message: impl Into<String>) -> Problem {
+        Problem {
+            message: message.into(),
+            expected: None,
+            help: None,
+        }
+    }
+
+    pub(crate) fn expected(mut self, expected: impl Into<String>) -> Problem {
+        self.expected = Some(expected.into());
+        self
+    }
+
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Problem {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// One error of a policy. `line` and `column` count from 1 (column in characters); an error about
+/// a file as a whole stands at 1:1. For an error in a `--set` argument, `file` is `--set` and
+/// `column` counts within `NAME=VALUE`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PolicyError {
+    pub file: String,
+    pub line: u32,
+    pub column: u32,
+    /// What is wrong.
+    pub message: String,
+    /// What may stand there instead.
+    pub expected: Option<String>,
+    /// What to do about it.
+    pub help: Option<String>,
+    #[serde(skip)]
+    excerpt: Option<Excerpt>,
+}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}:{}:{}: {}",
+            self.file, self.line, self.column, self.message
+        )?;
+        if let Some(expected) = &self.expected {
+            write!(f, "; expected {expected}")?;
+        }
+        if let Some(help) = &self.help {
+            write!(f, "\n  help: {help}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for PolicyError {}
+
+impl Diagnostic for PolicyError {
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        let help = self.help.as_ref()?;
+        Some(Box::new(help))
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        let excerpt = self.excerpt.as_ref()?;
+        Some(excerpt)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let excerpt = self.excerpt.as_ref()?;
+        let label = match &self.expected {
+            Some(expected) => format!("expected {expected}"),
+            None => "here".to_owned(),
+        };
+        let span = LabeledSpan::new_with_span(Some(label), excerpt.marked);
+        Some(Box::new(std::iter::once(span)))
+    }
+}
+
+/// Every error that was found, in the order of the files and of the places in each.
+#[derive(Clone, Debug, Serialize)]
+#[serde(transparent)]
+pub struct PolicyErrors(pub Vec<PolicyError>);
+
+impl PolicyErrors {
+    /// Each error with its lines of the file, as `handler` draws them; at most [`PRINTED`].
+    pub fn pretty(&self, handler: &GraphicalReportHandler) -> String {
+        let mut out = String::new();
+        for error in self.0.iter().take(PRINTED) {
+            if handler.render_report(&mut out, error).is_err() {
+                out.push_str(&error.to_string());
+            }
+            out.push('\n');
+        }
+        self.more(&mut out).ok();
+        out
+    }
+
+    fn more(&self, f: &mut dyn fmt::Write) -> fmt::Result {
+        match self.0.len().saturating_sub(PRINTED) {
+            0 => Ok(()),
+            more => writeln!(f, "and {more} more"),
+        }
+    }
+}
+
+impl fmt::Display for PolicyErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, error) in self.0.iter().take(PRINTED).enumerate() {
+            if i > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{error}")?;
+        }
+        if self.0.len() > PRINTED {
+            writeln!(f)?;
+        }
+        self.more(f)
+    }
+}
+
+impl std::error::Error for PolicyErrors {}
+
+impl Diagnostic for PolicyErrors {
+    fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn Diagnostic> + 'a>> {
+        Some(Box::new(
+            self.0.iter().take(PRINTED).map(|e| e as &dyn Diagnostic),
+        ))
+    }
+}
+
+/// Collects errors.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    errors: Vec<PolicyError>,
+    omitted: usize,
+    seen: HashSet<(String, u32, u32, String)>,
+}
+
+impl Report {
+    /// True when further errors are only counted, so that no effort need go into their wording.
+    pub(crate) fn is_full(&self) -> bool {
+        self.errors.len() >= KEPT
+    }
+
+    /// The number of errors so far; two equal numbers mean that nothing went wrong between them.
+    pub(crate) fn count(&self) -> usize {
+        self.errors.len() + self.omitted
+    }
+
+    /// Adds an error unless the same was said of the same place (an alias is read repeatedly).
+    pub(crate) fn push(&mut self, source: &Source, at: At, problem: Problem) {
+        if self.is_full() {
+            self.omitted += 1;
+            return;
+        }
+        let key = (
+            source.name.clone(),
+            at.line,
+            at.column,
+            problem.message.clone(),
+        );
+        if !self.seen.insert(key) {
+            return;
+        }
+        self.errors.push(PolicyError {
+            file: source.name.clone(),
+            line: at.line,
+            column: at.column,
+            message: problem.message,
+            expected: problem.expected,
+            help: problem.help,
+            excerpt: Excerpt::around(source, at),
+        });
+    }
+
+    /// The collected errors, or `Ok` when there are none.
+    pub(crate) fn finish(mut self) -> Result<(), PolicyErrors> {
+        let mut files: HashMap<String, usize> = HashMap::new();
+        self.errors.sort_by_cached_key(|error| {
+            let next = files.len();
+            let file = *files.entry(error.file.clone()).or_insert(next);
+            (file, error.line, error.column)
+        });
+        if let (Some(last), 1..) = (self.errors.last(), self.omitted) {
+            let mut last = last.clone();
+            last.message = format!("{} more errors are not listed", self.omitted);
+            last.expected = None;
+            last.help = Some("mend these first".to_owned());
+            self.errors.push(last);
+        }
+        match self.errors.is_empty() {
+            true => Ok(()),
+            false => Err(PolicyErrors(self.errors)),
+        }
+    }
+}
+
+/// The line an error is about and its neighbours, cut out of the file.
+#[derive(Clone, Debug)]
+struct Excerpt {
+    name: String,
+    text: String,
+    first_line: usize,
+    /// What the error is about, in bytes of `text`.
+    marked: SourceSpan,
+}
+
+impl Excerpt {
+    fn around(source: &Source, at: At) -> Option<Excerpt> {
+        let text = source.text.as_str();
+        if text.is_empty() {
+            return None;
+        }
+        let start = floor(text, (at.start as usize).min(text.len()));
+        let line_start = text.get(..start)?.rfind('\n').map_or(0, |n| n + 1);
+        let (mut from, mut first_line) = (line_start, at.line as usize);
+        if let Some(before) = line_start.checked_sub(1) {
+            let previous = text.get(..before)?.rfind('\n').map_or(0, |n| n + 1);
+            if before - previous <= QUOTED {
+                (from, first_line) = (previous, first_line.saturating_sub(1));
+            }
+        }
+        if start - from > 2 * QUOTED {
+            (from, first_line) = (floor(text, start - QUOTED), at.line as usize);
+        }
+        let end = text.get(start..)?;
+        let line_end = start + end.find('\n').unwrap_or(end.len());
+        let to = floor(text, line_end.min(start + QUOTED));
+        let marked_end = floor(text, at.end as usize).clamp(start, to);
+        Some(Excerpt {
+            name: source.name.clone(),
+            text: text.get(from..to)?.to_owned(),
+            first_line,
+            marked: (start - from, marked_end - start).into(),
+        })
+    }
+}
+
+/// The nearest character boundary at or before `at`.
+fn floor(text: &str, at: usize) -> usize {
+    let at = at.min(text.len());
+    (0..=at)
+        .rev()
+        .find(|i| text.is_char_boundary(*i))
+        .unwrap_or(0)
+}
+
+impl SourceCode for Excerpt {
+    fn read_span<'a>(
+        &'a self,
+        span: &SourceSpan,
+        before: usize,
+        after: usize,
+    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        let inner = self.text.as_str().read_span(span, before, after)?;
+        Ok(Box::new(MietteSpanContents::new_named(
+            self.name.clone(),
+            inner.data(),
+            *inner.span(),
+            inner.line() + self.first_line.saturating_sub(1),
+            inner.column(),
+            inner.line_count(),
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(text: &str) -> Source {
+        Source::of_text("p.yaml", text)
+    }
+
+    /// Proves P8.
+    #[test]
+    fn an_error_prints_its_place_what_was_expected_and_a_remedy() {
+        let mut report = Report::default();
+        let at = At {
+            line: 2,
+            column: 3,
+            start: 6,
+            end: 9,
+        };
+        let problem = Problem::new("bad").expected("good").help("mend it");
+        report.push(&source("abc\n  def\nghi"), at, problem);
+        let errors = report.finish().unwrap_err();
+        assert_eq!(
+            errors.to_string(),
+            "p.yaml:2:3: bad; expected good\n  help: mend it"
+        );
+        let drawn = errors.pretty(&GraphicalReportHandler::new_themed(
+            miette::GraphicalTheme::none(),
+        ));
+        assert!(drawn.contains("p.yaml:2:3"), "{drawn}");
+        assert!(drawn.contains("def"), "{drawn}");
+    }
+
+    /// Proves P8.
+    #[test]
+    fn a_flood_of_errors_is_counted_and_not_kept() {
+        let mut report = Report::default();
+        for line in 1..=5000 {
+            let at = At { line, ..At::FIRST };
+            report.push(&source("x"), at, Problem::new("bad"));
+        }
+        let errors = report.finish().unwrap_err();
+        assert_eq!(errors.0.len(), KEPT + 1);
+        assert!(errors.0[KEPT].message.starts_with("4000 more"));
+        assert!(errors.to_string().ends_with("and 951 more\n"));
+    }
+
+    #[test]
+    fn an_excerpt_of_a_huge_line_is_short_and_stays_on_character_boundaries() {
+        let text = "é".repeat(100_000);
+        let at = At {
+            line: 1,
+            column: 50_001,
+            start: 100_001,
+            end: 100_009,
+        };
+        let excerpt = Excerpt::around(&source(&text), at).unwrap();
+        assert!(excerpt.text.len() < 1000);
+    }
+}

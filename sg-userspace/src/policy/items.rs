@@ -1,0 +1,174 @@
+//! The elements of a list of addresses or ports: literals and the names of sets, with their
+//! places. One scalar may hold several, separated by commas.
+
+use super::errors::{At, Problem};
+use super::fields;
+use super::kind::Kind;
+use super::loading::Ctx;
+use super::yaml::{Node, Value, clip};
+
+/// Words that would be taken for something else.
+const KEYWORDS: [&str; 12] = [
+    "any", "all", "none", "file", "true", "false", "yes", "no", "on", "off", "null", "nobody",
+];
+/// The longest name of a set, in characters.
+const SET_NAME: usize = 64;
+
+/// One element: where it stands, how it is spelled, what it means.
+#[derive(Debug)]
+pub(crate) struct Item<'n, L> {
+    pub(crate) at: At,
+    pub(crate) text: &'n str,
+    pub(crate) meaning: Meaning<L>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Meaning<L> {
+    Literal(L),
+    Named(String),
+}
+
+/// True for `[a-z][a-z0-9_-]*` that is no keyword.
+pub(crate) fn is_set_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.len() <= SET_NAME
+        && text
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
+        && !KEYWORDS.contains(&text)
+}
+
+/// What is wrong with the name of a set.
+pub(crate) fn bad_set_name(text: &str) -> Problem {
+    let problem = Problem::new(format!("`{}` cannot name a set", clip(text)));
+    if KEYWORDS.contains(&text) {
+        return problem
+            .expected("a word that has no meaning of its own")
+            .help("choose another name");
+    }
+    problem
+        .expected(format!(
+            "a lower-case letter, then lower-case letters, digits, `-` and `_`, at most {SET_NAME} in all"
+        ))
+        .help("choose such a name; sets are told from literals by it")
+}
+
+/// Reads one element: a literal starts with a digit, has a `:`, or is `any`; all else is a name.
+pub(crate) fn meaning<K: Kind>(text: &str) -> Result<Meaning<K::Literal>, Problem> {
+    if is_set_name(text) {
+        return Ok(Meaning::Named(text.to_owned()));
+    }
+    K::parse(text).map(Meaning::Literal)
+}
+
+/// The elements of a scalar or of a list of scalars, and whether all of them could be read.
+pub(crate) fn read<'n, K: Kind>(
+    ctx: &mut Ctx<'_>,
+    node: &'n Node<'_>,
+    what: &str,
+) -> (Vec<Item<'n, K::Literal>>, bool) {
+    let mut items = Vec::new();
+    let mut good = true;
+    match &node.value {
+        Value::List(list) => {
+            items.reserve(list.len());
+            for element in list {
+                let what = format_args!("an element of {what}");
+                good &= scalar::<K>(ctx, element, &what, &mut items);
+            }
+        }
+        _ => good = scalar::<K>(ctx, node, &format_args!("{what}"), &mut items),
+    }
+    (items, good)
+}
+
+fn scalar<'n, K: Kind>(
+    ctx: &mut Ctx<'_>,
+    node: &'n Node<'_>,
+    what: &std::fmt::Arguments<'_>,
+    items: &mut Vec<Item<'n, K::Literal>>,
+) -> bool {
+    let Some(text) = node.text().filter(|_| !node.is_null()) else {
+        let expected = format!("a literal or the name of {} set", article::<K>());
+        let what = what.to_string();
+        // Reports the shape; lists in lists and mappings end here.
+        fields::scalar(ctx, node, &what, &expected);
+        return false;
+    };
+    let mut good = true;
+    let mut offset = 0;
+    for part in text.split(',') {
+        let word = part.trim();
+        let at = within(
+            ctx,
+            node,
+            offset + (part.len() - part.trim_start().len()),
+            word,
+        );
+        offset += part.len() + 1;
+        let read = match word {
+            "" => Err(Problem::new("an element is missing here")
+                .expected(format!("a literal or the name of {} set", article::<K>()))
+                .help("remove the comma that is too many")),
+            word => meaning::<K>(word),
+        };
+        match read {
+            Ok(meaning) => items.push(Item {
+                at,
+                text: word,
+                meaning,
+            }),
+            Err(problem) => {
+                good = false;
+                ctx.error(at, problem);
+            }
+        }
+    }
+    good
+}
+
+pub(crate) fn article<K: Kind>() -> String {
+    match K::NOUN {
+        "address" => "an address".to_owned(),
+        noun => format!("a {noun}"),
+    }
+}
+
+/// The place of `word`, which stands `offset` bytes into the scalar `node`. When the text differs
+/// from how it is written (escapes, line breaks), the place of the scalar.
+fn within(ctx: &Ctx<'_>, node: &Node<'_>, offset: usize, word: &str) -> At {
+    let at = node.at;
+    let quoted = matches!(node.value, Value::Scalar { quoted: true, .. });
+    let found = || {
+        let start = (at.start as usize).checked_add(offset + usize::from(quoted))?;
+        let end = start.checked_add(word.len())?;
+        let written = ctx.source.text.get(start..end)?;
+        let before = ctx.source.text.get(at.start as usize..start)?;
+        (written == word && !before.contains('\n')).then(|| At {
+            line: at.line,
+            column: at.column + before.chars().count() as u32,
+            start: start as u32,
+            end: end as u32,
+        })
+    };
+    found().unwrap_or(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Proves P6.
+    #[test]
+    fn names_are_told_from_literals_by_their_spelling() {
+        for name in ["pods", "node-ports", "a_1", "feed"] {
+            assert!(is_set_name(name), "{name}");
+        }
+        for other in [
+            "any", "all", "yes", "Pods", "1a", "a:b", "-a", "a.b", "", "é",
+        ] {
+            assert!(!is_set_name(other), "{other}");
+        }
+        assert!(!is_set_name(&"a".repeat(65)));
+    }
+}

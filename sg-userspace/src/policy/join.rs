@@ -1,0 +1,230 @@
+//! Groups of all files → one list of rules: options reconciled, trailing denies deferred or
+//! honoured, positions and identities given.
+
+use std::collections::HashMap;
+
+use sg_common::flow::Timeout;
+
+use super::cover;
+use super::digest;
+use super::document::{Document, Given, Group, TrailingDeny};
+use super::errors::Problem;
+use super::finding::{Finding, Location};
+use super::loading::Loading;
+use super::model::{Action, Direction, Policy, Protocol, Rule, SourceLine};
+use super::read::Source;
+use super::rules::Draft;
+
+/// A policy, and the place of each of its rules.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    pub(crate) policy: Policy,
+    pub(crate) places: Vec<Location>,
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// Joins the documents in binding order.
+pub(crate) fn join(loading: &mut Loading, documents: Vec<(Source, Document)>) -> Joined {
+    distinct_groups(loading, &documents);
+    let trailing_deny = agree(loading, &documents, "trailing-deny", |d| {
+        d.options.trailing_deny.as_ref()
+    });
+    let essential = agree(loading, &documents, "essential", |d| {
+        d.options.essential.as_ref()
+    });
+    let established = agree(loading, &documents, "established", |d| {
+        d.options.established.as_ref()
+    });
+    let mut timeouts = Timeout::defaults();
+    for (index, (timeout, slot)) in Timeout::ALL.into_iter().zip(&mut timeouts).enumerate() {
+        let key = format!("timeouts: {}", timeout.name());
+        let given = agree(loading, &documents, &key, |d| {
+            d.options.timeouts.get(index).and_then(Option::as_ref)
+        });
+        *slot = given.unwrap_or(*slot);
+    }
+    let names: Vec<&str> = documents.iter().map(|(_, d)| d.name.as_str()).collect();
+    let name = names.join("+");
+    let mut findings = Vec::new();
+    let mut groups = Vec::new();
+    for (_, mut document) in documents {
+        findings.append(&mut document.findings);
+        groups.append(&mut document.groups);
+    }
+    let mode = trailing_deny.unwrap_or(TrailingDeny::Defer);
+    trailing(&mut groups, mode, &mut findings);
+    let mut numbers: HashMap<String, (u64, bool)> = HashMap::new();
+    for (number, group) in (0..).zip(&groups) {
+        numbers.insert(group.name.clone(), (number, group.is_named));
+    }
+    let (rules, places) = number(groups);
+    let mut policy = Policy {
+        name,
+        digest: String::new(),
+        rules,
+        essential: essential.unwrap_or(true),
+        established: established.unwrap_or_default(),
+        timeouts,
+        sources: loading.files.clone(),
+    };
+    policy.digest = digest::of(&policy, |group| match numbers.get(group) {
+        Some((number, true)) => (*number, Some(group)),
+        Some((number, false)) => (*number, None),
+        None => (0, None),
+    });
+    Joined {
+        policy,
+        places,
+        findings,
+    }
+}
+
+/// The value of an option that several files may give, if they agree.
+fn agree<T: Copy + PartialEq>(
+    loading: &mut Loading,
+    documents: &[(Source, Document)],
+    key: &str,
+    option: impl Fn(&Document) -> Option<&Given<T>>,
+) -> Option<T> {
+    let mut first: Option<&Given<T>> = None;
+    for (source, document) in documents {
+        match (first, option(document)) {
+            (Some(first), Some(other)) if first.value != other.value => {
+                let problem = Problem::new(format!(
+                    "`{key}` is given differently here and at {}",
+                    first.location
+                ))
+                .expected("one value, since both files make one policy")
+                .help("make them equal, or leave one out");
+                loading.report.push(source, other.at, problem);
+            }
+            (None, given) => first = given,
+            _ => {}
+        }
+    }
+    first.map(|given| given.value)
+}
+
+/// Reports groups of the same name in different files.
+fn distinct_groups(loading: &mut Loading, documents: &[(Source, Document)]) {
+    let mut seen: HashMap<&str, (usize, &Location)> = HashMap::new();
+    for (index, (source, document)) in documents.iter().enumerate() {
+        for group in &document.groups {
+            match seen.get(group.name.as_str()) {
+                Some((first, location)) if *first != index => {
+                    let problem = Problem::new(format!(
+                        "a second group `{}`; the first is at {location}",
+                        group.name
+                    ))
+                    .expected("each group's name once, over all files")
+                    .help("give this one another `name`, or bind the file once");
+                    loading.report.push(source, group.at, problem);
+                }
+                Some(_) => {}
+                None => {
+                    seen.insert(&group.name, (index, &group.location));
+                }
+            }
+        }
+    }
+}
+
+/// Leaves the trailing denies of all groups but the last out, or keeps them, and says so.
+fn trailing(groups: &mut [Group], mode: TrailingDeny, findings: &mut Vec<Finding>) {
+    let Some((_, others)) = groups.split_last_mut() else {
+        return;
+    };
+    for group in others {
+        for direction in Direction::BOTH {
+            let rules = match direction {
+                Direction::Inbound => &mut group.inbound,
+                Direction::Outbound => &mut group.outbound,
+            };
+            let denies = |rule: &&Draft| {
+                rule.protocol == Protocol::All
+                    && rule.action == Action::Drop
+                    && cover::is_whole_family(&rule.remote)
+            };
+            let kept = rules.len() - rules.iter().rev().take_while(denies).count();
+            let Some(first) = rules.get(kept) else {
+                continue;
+            };
+            let what = format!(
+                "group `{}` ends its {} rules with `{}` drop and is not the last group",
+                group.name,
+                direction.name(),
+                first.spelling.summary
+            );
+            let location = first.location.clone();
+            let finding = match mode {
+                TrailingDeny::Defer => {
+                    rules.truncate(kept);
+                    Finding::warning(
+                        "trailing-deny-deferred",
+                        format!("{what}: it takes effect only in the last group and is left out here"),
+                    )
+                    .help("write `trailing-deny: honour` to take it literally, or remove the rule")
+                }
+                TrailingDeny::Honour => Finding::warning(
+                    "trailing-deny-honoured",
+                    format!("{what}: it is taken literally, and the groups after it are dead for what it covers"),
+                )
+                .help("write `trailing-deny: defer` to let the later groups decide, or remove the rule"),
+            };
+            findings.push(finding.at(&location));
+        }
+    }
+}
+
+/// Gives every rule its position and identity.
+fn number(groups: Vec<Group>) -> (Vec<Rule>, Vec<Location>) {
+    let mut occurrences: HashMap<String, u32> = HashMap::new();
+    let (mut inbound, mut outbound) = (Vec::new(), Vec::new());
+    for group in groups {
+        let name = group.name;
+        inbound.extend(group.inbound.into_iter().map(|draft| (name.clone(), draft)));
+        outbound.extend(
+            group
+                .outbound
+                .into_iter()
+                .map(|draft| (name.clone(), draft)),
+        );
+    }
+    let (mut rules, mut places) = (Vec::new(), Vec::new());
+    for drafts in [inbound, outbound] {
+        for (position, (group, draft)) in (1..).zip(drafts) {
+            let mut identity = format!(
+                "{group}|{}|{}|{}",
+                draft.direction.name(),
+                draft.spelling.canonical,
+                draft.action.name()
+            );
+            let count = occurrences.entry(identity.clone()).or_default();
+            *count += 1;
+            if *count > 1 {
+                identity.push_str(&format!("#{count}"));
+            }
+            rules.push(Rule {
+                direction: draft.direction,
+                position,
+                group,
+                name: draft.name,
+                description: draft.description,
+                protocol: draft.protocol,
+                ports: draft.ports,
+                icmp: draft.icmp,
+                remote: draft.remote,
+                action: draft.action,
+                log: draft.log,
+                summary: draft.spelling.summary,
+                identity,
+                source: SourceLine {
+                    file: draft.location.file.clone(),
+                    line: draft.location.line,
+                },
+            });
+            places.push(draft.location);
+        }
+    }
+    (rules, places)
+}

@@ -1,0 +1,157 @@
+//! The two kinds of sets, addresses and ports: how a literal is added and what a set becomes.
+//! Everything about names, nesting and files is common to both and lives in `sets`.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::address::{self, Address};
+use super::errors::Problem;
+use super::loading::{Loading, PORT_RANGES, PREFIXES, PortRanges};
+use super::model::{Prefix, Remote};
+use super::ports::{self, Ports};
+
+pub(crate) trait Kind: Sized {
+    /// As in "unknown address set".
+    const NOUN: &'static str;
+    /// The key of the sets in the file.
+    const KEY: &'static str;
+    type Literal: Copy + std::fmt::Display + std::fmt::Debug;
+    type Value: Clone + Default + std::fmt::Debug;
+
+    fn parse(text: &str) -> Result<Self::Literal, Problem>;
+    fn add(value: &mut Self::Value, literal: Self::Literal);
+    fn merge(value: &mut Self::Value, other: &Self::Value);
+    /// Sorts and removes duplicates.
+    fn finish(value: &mut Self::Value);
+    fn size(value: &Self::Value) -> usize;
+    fn limit() -> usize;
+    /// The count of what all sets and rules hold so far.
+    fn used(loading: &mut Loading) -> &mut usize;
+    /// Values of set files that were read already.
+    fn files(loading: &mut Loading) -> &mut HashMap<PathBuf, Option<Arc<Self::Value>>>;
+}
+
+/// Counts `value` against the limit of one load.
+pub(crate) fn charge<K: Kind>(loading: &mut Loading, value: &K::Value) -> Result<(), Problem> {
+    let used = K::used(loading);
+    *used = used.saturating_add(K::size(value));
+    if *used <= K::limit() {
+        return Ok(());
+    }
+    Err(too_many::<K>())
+}
+
+/// The error of a policy that grows beyond the limit.
+pub(crate) fn too_many<K: Kind>() -> Problem {
+    Problem::new(format!(
+        "the policy's {} sets and lists add up to too much",
+        K::NOUN
+    ))
+    .expected(format!("at most {} entries in all", K::limit()))
+    .help("name one set in many rules instead of repeating long lists; a range counts as the prefixes it splits into")
+}
+
+#[derive(Debug)]
+pub(crate) struct Addresses;
+
+impl Kind for Addresses {
+    const NOUN: &'static str = "address";
+    const KEY: &'static str = "address-sets";
+    type Literal = Address;
+    type Value = Remote;
+
+    fn parse(text: &str) -> Result<Address, Problem> {
+        address::parse(text)
+    }
+
+    fn add(value: &mut Remote, literal: Address) {
+        match literal {
+            Address::Any => {
+                value.v4.push(Prefix { bits: 0, len: 0 });
+                value.v6.push(Prefix { bits: 0, len: 0 });
+            }
+            Address::Prefix4(prefix) => value.v4.push(prefix),
+            Address::Prefix6(prefix) => value.v6.push(prefix),
+            Address::Range4(a, b) => {
+                address::split(u128::from(a), u128::from(b), 32, |bits, len| {
+                    let bits = bits as u32;
+                    value.v4.push(Prefix { bits, len });
+                });
+            }
+            Address::Range6(a, b) => {
+                address::split(a, b, 128, |bits, len| value.v6.push(Prefix { bits, len }));
+            }
+        }
+    }
+
+    fn merge(value: &mut Remote, other: &Remote) {
+        value.v4.extend_from_slice(&other.v4);
+        value.v6.extend_from_slice(&other.v6);
+    }
+
+    fn finish(value: &mut Remote) {
+        value.v4.sort_unstable();
+        value.v4.dedup();
+        value.v6.sort_unstable();
+        value.v6.dedup();
+    }
+
+    fn size(value: &Remote) -> usize {
+        value.v4.len() + value.v6.len()
+    }
+
+    fn limit() -> usize {
+        PREFIXES
+    }
+
+    fn used(loading: &mut Loading) -> &mut usize {
+        &mut loading.prefixes
+    }
+
+    fn files(loading: &mut Loading) -> &mut HashMap<PathBuf, Option<Arc<Remote>>> {
+        &mut loading.address_files
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct PortKind;
+
+impl Kind for PortKind {
+    const NOUN: &'static str = "port";
+    const KEY: &'static str = "port-sets";
+    type Literal = Ports;
+    type Value = PortRanges;
+
+    fn parse(text: &str) -> Result<Ports, Problem> {
+        ports::parse(text)
+    }
+
+    fn add(value: &mut Self::Value, literal: Ports) {
+        value.push((literal.0, literal.1));
+    }
+
+    fn merge(value: &mut Self::Value, other: &Self::Value) {
+        value.extend_from_slice(other);
+    }
+
+    fn finish(value: &mut Self::Value) {
+        ports::normalise(value);
+    }
+
+    fn size(value: &Self::Value) -> usize {
+        value.len()
+    }
+
+    fn limit() -> usize {
+        PORT_RANGES
+    }
+
+    fn used(loading: &mut Loading) -> &mut usize {
+        &mut loading.port_ranges
+    }
+
+    fn files(loading: &mut Loading) -> &mut HashMap<PathBuf, Option<Arc<Self::Value>>> {
+        &mut loading.port_files
+    }
+}

@@ -1,0 +1,196 @@
+//! What is worth saying about a valid policy: what it leaves open, what it never lets through,
+//! and rules that do nothing.
+
+use super::cover::is_whole_family;
+use super::finding::{Finding, Location};
+use super::model::{Action, Direction, Policy, Protocol, Rule};
+use super::shadow;
+
+/// Findings of one code that are listed one by one; the rest is counted.
+const LISTED: usize = 20;
+/// The first and last port that Kubernetes gives to services by default.
+const NODE_PORTS: (u16, u16) = (30000, 32767);
+/// The first port that Linux gives to outgoing connections by default.
+const EPHEMERAL: u16 = 32768;
+
+/// Lints a policy. `places` holds the place of each rule.
+pub(crate) fn lint(policy: &Policy, places: &[Location]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let shadowed = shadow::find(policy);
+    let mut is_shadowed = vec![false; policy.rules.len()];
+    for (index, _) in &shadowed {
+        if let Some(flag) = is_shadowed.get_mut(*index) {
+            *flag = true;
+        }
+    }
+    let live = policy.rules.iter().zip(places).zip(&is_shadowed);
+    let live = live.filter(|(_, shadowed)| !**shadowed);
+    for ((rule, place), _) in live {
+        findings.extend(open(rule).map(|finding| finding.at(place)));
+    }
+    limit(&mut findings);
+    shadows(policy, places, &shadowed, &mut findings);
+    denied(policy, &mut findings);
+    findings
+}
+
+/// What an inbound accept rule leaves open to everybody.
+fn open(rule: &Rule) -> Option<Finding> {
+    let everybody = rule.direction == Direction::Inbound
+        && rule.action == Action::Accept
+        && is_whole_family(&rule.remote);
+    if !everybody {
+        return None;
+    }
+    let who = match (rule.remote.v4.is_empty(), rule.remote.v6.is_empty()) {
+        (false, true) => "every IPv4 address",
+        (true, false) => "every IPv6 address",
+        _ => "every address",
+    };
+    let includes = |port: u16| {
+        let ports = rule.ports.as_deref();
+        ports.is_none_or(|p| p.iter().any(|(a, b)| (*a..=*b).contains(&port)))
+    };
+    let is = |number: u8| rule.protocol == Protocol::Number(number);
+    if rule.protocol == Protocol::All {
+        let message = format!("everything is open to {who}, SSH included");
+        return Some(
+            Finding::warning("inbound-open", message)
+                .help("accept the protocols and ports that are needed"),
+        );
+    }
+    if is(6) && includes(22) {
+        let message = format!("SSH (tcp 22) is open to {who}");
+        return Some(
+            Finding::warning("ssh-open", message)
+                .help("name the addresses that administer the node in `from`"),
+        );
+    }
+    let overreach = |(first, last): &(u16, u16)| {
+        *first <= NODE_PORTS.0 && *last >= EPHEMERAL && (*first, *last) != (0, u16::MAX)
+    };
+    let range = rule.ports.iter().flatten().find(|range| overreach(range));
+    if let Some((first, last)) = range.filter(|_| is(6) || is(17)) {
+        let message = format!(
+            "`{}` opens {first}-{last}: {EPHEMERAL} lies outside Kubernetes' NodePort range {}-{} and inside Linux' ephemeral range 32768-60999",
+            rule.summary, NODE_PORTS.0, NODE_PORTS.1
+        );
+        let help = format!("end the range at {}", NODE_PORTS.1);
+        return Some(Finding::note("node-port-range", message).help(help));
+    }
+    None
+}
+
+/// Keeps the first findings of each code and counts the others.
+fn limit(findings: &mut Vec<Finding>) {
+    for code in ["inbound-open", "ssh-open", "node-port-range"] {
+        let mut count = 0;
+        findings.retain(|finding| {
+            count += usize::from(finding.code == code);
+            finding.code != code || count <= LISTED
+        });
+        if let Some(more @ 1..) = count.checked_sub(LISTED) {
+            findings.push(Finding::warning(
+                code,
+                format!("and {more} more rules like these"),
+            ));
+        }
+    }
+}
+
+fn shadows(
+    policy: &Policy,
+    places: &[Location],
+    shadowed: &[(usize, usize)],
+    findings: &mut Vec<Finding>,
+) {
+    for (index, by) in shadowed.iter().take(LISTED) {
+        let rules = policy.rules.get(*index).zip(policy.rules.get(*by));
+        let (Some((rule, first)), Some(place)) = (rules, places.get(*index)) else {
+            continue;
+        };
+        let message = format!(
+            "`{}` {} can never match: {} rule {} (`{}` {}, {}:{}) covers it",
+            rule.summary,
+            rule.action.name(),
+            first.direction.name(),
+            first.position,
+            first.summary,
+            first.action.name(),
+            first.source.file,
+            first.source.line,
+        );
+        let finding = match rule.action == first.action {
+            true => Finding::note("shadowed-rule", message).help("remove it"),
+            false => Finding::warning("shadowed-rule", message)
+                .help("move it before that rule, or remove it"),
+        };
+        findings.push(finding.at(place));
+    }
+    if let Some(more @ 1..) = shadowed.len().checked_sub(LISTED) {
+        let message = format!("and {more} more rules that can never match");
+        findings.push(Finding::warning("shadowed-rule", message));
+    }
+}
+
+/// What no accept rule lets through.
+fn denied(policy: &Policy, findings: &mut Vec<Finding>) {
+    let accepts = |direction: Direction| {
+        policy.rules_of(direction).any(|rule| {
+            rule.action == Action::Accept
+                && !(rule.remote.v4.is_empty() && rule.remote.v6.is_empty())
+        })
+    };
+    let family = |is_empty: fn(&Rule) -> bool| {
+        let accepting = |rule: &&Rule| rule.action == Action::Accept;
+        policy
+            .rules
+            .iter()
+            .filter(accepting)
+            .any(|rule| !is_empty(rule))
+    };
+    match (accepts(Direction::Inbound), accepts(Direction::Outbound)) {
+        (false, false) => {
+            let message = "no rule accepts anything: everything is denied in both directions";
+            findings.push(
+                Finding::warning("denies-everything", message)
+                    .help("add rules with `action: accept`"),
+            );
+            return;
+        }
+        (true, false) => findings.push(
+            Finding::warning(
+                "denies-outbound",
+                "no outbound rule accepts anything: the node can open no connection, and only answers",
+            )
+            .help("add an outbound rule, such as `protocol: all` to `any`"),
+        ),
+        (false, true) => findings.push(Finding::note(
+            "denies-inbound",
+            "no inbound rule accepts anything: only answers to the node's own connections arrive",
+        )),
+        (true, true) => {}
+    }
+    for (code, name, every, accepted) in [
+        (
+            "ipv4-denied",
+            "IPv4",
+            "0.0.0.0/0",
+            family(|rule| rule.remote.v4.is_empty()),
+        ),
+        (
+            "ipv6-denied",
+            "IPv6",
+            "::/0",
+            family(|rule| rule.remote.v6.is_empty()),
+        ),
+    ] {
+        if !accepted {
+            let message = format!("no rule accepts any {name} address: {name} is wholly denied");
+            let help = format!(
+                "add rules with {name} addresses (`{every}`, or `any` for both families) if the node uses {name}"
+            );
+            findings.push(Finding::warning(code, message).help(help));
+        }
+    }
+}

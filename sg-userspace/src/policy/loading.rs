@@ -1,0 +1,62 @@
+//! What one load carries from file to file: the errors, the limits and what has been read.
+//! A [`Ctx`] is that plus the text at hand, so that an error is one call.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::errors::{At, Problem, Report};
+use super::finding::Location;
+use super::model::Remote;
+use super::read::Source;
+
+/// Rules of one load.
+pub const RULES: usize = 100_000;
+/// Address prefixes of one load, over all sets and rules (a shared one counts once).
+pub const PREFIXES: usize = 16 << 20;
+/// Port ranges of one load, over all sets and rules.
+pub const PORT_RANGES: usize = 8 << 20;
+
+/// Sorted, disjoint, inclusive ranges.
+pub(crate) type PortRanges = Vec<(u16, u16)>;
+
+#[derive(Debug, Default)]
+pub(crate) struct Loading {
+    pub(crate) report: Report,
+    /// Every file that was read.
+    pub(crate) files: Vec<PathBuf>,
+    /// Set files by path, for many sets may name one file; `None` is one with errors.
+    pub(crate) address_files: HashMap<PathBuf, Option<Arc<Remote>>>,
+    pub(crate) port_files: HashMap<PathBuf, Option<Arc<PortRanges>>>,
+    pub(crate) prefixes: usize,
+    pub(crate) port_ranges: usize,
+    pub(crate) rules: usize,
+}
+
+impl Loading {
+    pub(crate) fn add_file(&mut self, path: PathBuf) {
+        if !self.files.contains(&path) {
+            self.files.push(path);
+        }
+    }
+}
+
+/// One text being walked.
+pub(crate) struct Ctx<'a> {
+    pub(crate) source: &'a Source,
+    pub(crate) loading: &'a mut Loading,
+}
+
+impl Ctx<'_> {
+    pub(crate) fn error(&mut self, at: At, problem: Problem) {
+        self.loading.report.push(self.source, at, problem);
+    }
+
+    pub(crate) fn location(&self, at: At) -> Location {
+        Location {
+            file: self.source.name.clone(),
+            line: at.line,
+            column: at.column,
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Protocols and ICMP types by name or number, and which address families each can be seen with.
+
+use super::address::decimal;
+use super::errors::Problem;
+use super::fields::{suggest, words};
+use super::model::Protocol;
+use super::yaml::clip;
+
+pub(crate) const ICMP: u8 = 1;
+pub(crate) const ICMPV6: u8 = 58;
+
+const NAMES: [(&str, u8); 8] = [
+    ("tcp", 6),
+    ("udp", 17),
+    ("sctp", 132),
+    ("icmp", ICMP),
+    ("icmpv6", ICMPV6),
+    ("gre", 47),
+    ("esp", 50),
+    ("ah", 51),
+];
+
+/// Hop-by-hop, routing, fragment, AH and destination options are headers on the way to the
+/// protocol in IPv6, never the protocol itself.
+const IPV6_EXTENSIONS: [u8; 5] = [0, 43, 44, 51, 60];
+
+/// Parses a `protocol:` value.
+pub(crate) fn parse(text: &str) -> Result<Protocol, Problem> {
+    if text == "all" {
+        return Ok(Protocol::All);
+    }
+    if let Some((_, number)) = NAMES.iter().find(|(name, _)| *name == text) {
+        return Ok(Protocol::Number(*number));
+    }
+    if let Some(number) = decimal(text).and_then(|n| u8::try_from(n).ok()) {
+        return Ok(Protocol::Number(number));
+    }
+    let all = || NAMES.iter().map(|(name, _)| *name).chain(["all"]);
+    let lower = text.to_lowercase();
+    let meant = match lower.as_str() {
+        "any" | "*" | "-1" | "ip" => Some("all"),
+        "icmp6" | "ipv6-icmp" | "icmp-v6" => Some("icmpv6"),
+        "ipsec" => Some("esp"),
+        _ => suggest(&lower, all()),
+    };
+    let problem = Problem::new(format!("unknown protocol `{}`", clip(text))).expected(format!(
+        "{}, or a protocol number from 0 to 255",
+        words(all())
+    ));
+    Err(match meant {
+        Some(meant) => problem.help(format!("did you mean `{meant}`?")),
+        None => problem.help("look the number up in IANA's list of protocol numbers"),
+    })
+}
+
+/// The name in summaries: a known name, else the number.
+pub(crate) fn name(protocol: Protocol) -> String {
+    match protocol {
+        Protocol::All => "all".to_owned(),
+        Protocol::Number(number) => match NAMES.iter().find(|(_, n)| *n == number) {
+            Some((name, _)) => (*name).to_owned(),
+            None => number.to_string(),
+        },
+    }
+}
+
+/// True for protocols with ports.
+pub(crate) fn has_ports(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::Number(6 | 17 | 132))
+}
+
+/// The families whose packets can carry the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Families {
+    pub(crate) v4: bool,
+    pub(crate) v6: bool,
+}
+
+impl Families {
+    pub(crate) const BOTH: Families = Families { v4: true, v6: true };
+}
+
+pub(crate) fn families(protocol: Protocol) -> Families {
+    let Protocol::Number(number) = protocol else {
+        return Families::BOTH;
+    };
+    Families {
+        v4: number != ICMPV6,
+        v6: number != ICMP && !IPV6_EXTENSIONS.contains(&number),
+    }
+}
+
+const ICMP_TYPES: [(&str, u8); 11] = [
+    ("echo-reply", 0),
+    ("destination-unreachable", 3),
+    ("source-quench", 4),
+    ("redirect", 5),
+    ("echo-request", 8),
+    ("router-advertisement", 9),
+    ("router-solicitation", 10),
+    ("time-exceeded", 11),
+    ("parameter-problem", 12),
+    ("timestamp-request", 13),
+    ("timestamp-reply", 14),
+];
+
+const ICMPV6_TYPES: [(&str, u8); 16] = [
+    ("destination-unreachable", 1),
+    ("packet-too-big", 2),
+    ("time-exceeded", 3),
+    ("parameter-problem", 4),
+    ("echo-request", 128),
+    ("echo-reply", 129),
+    ("mld-query", 130),
+    ("mld-report", 131),
+    ("mld-done", 132),
+    ("router-solicitation", 133),
+    ("router-advertisement", 134),
+    ("neighbour-solicitation", 135),
+    ("neighbor-solicitation", 135),
+    ("neighbour-advertisement", 136),
+    ("neighbor-advertisement", 136),
+    ("redirect", 137),
+];
+
+/// Parses an ICMP (`v6` false) or ICMPv6 type.
+pub(crate) fn icmp_type(text: &str, v6: bool) -> Result<u8, Problem> {
+    let known: &[(&str, u8)] = if v6 { &ICMPV6_TYPES } else { &ICMP_TYPES };
+    if let Some((_, number)) = known.iter().find(|(name, _)| *name == text) {
+        return Ok(*number);
+    }
+    if let Some(number) = decimal(text).and_then(|n| u8::try_from(n).ok()) {
+        return Ok(number);
+    }
+    let all = || known.iter().map(|(name, _)| *name);
+    let problem = Problem::new(format!("unknown ICMP type `{}`", clip(text)))
+        .expected(format!("a number from 0 to 255 or one of {}", words(all())));
+    let meant = match text {
+        "ping" => Some("echo-request"),
+        "pong" => Some("echo-reply"),
+        _ => suggest(text, all()),
+    };
+    Err(match meant {
+        Some(meant) => problem.help(format!("did you mean `{meant}`?")),
+        None => problem.help("write the number"),
+    })
+}
+
+/// Parses an ICMP code.
+pub(crate) fn icmp_code(text: &str) -> Result<u8, Problem> {
+    decimal(text)
+        .and_then(|n| u8::try_from(n).ok())
+        .ok_or_else(|| {
+            Problem::new(format!("`{}` is not an ICMP code", clip(text)))
+                .expected("a number from 0 to 255")
+                .help("leave `code` out to match every code")
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Proves P4.
+    #[test]
+    fn a_number_and_its_name_are_the_same_protocol() {
+        for (name, number) in NAMES {
+            assert_eq!(parse(name).unwrap(), parse(&number.to_string()).unwrap());
+            assert_eq!(super::name(Protocol::Number(number)), name);
+        }
+        assert_eq!(parse("255").unwrap(), Protocol::Number(255));
+        assert!(parse("256").is_err() && parse("06").is_err());
+        assert!(parse("TCP").unwrap_err().help.unwrap().contains("`tcp`"));
+        assert!(parse("any").unwrap_err().help.unwrap().contains("`all`"));
+    }
+
+    /// Proves P5.
+    #[test]
+    fn each_icmp_has_its_own_family_and_extension_headers_are_ipv4_only() {
+        let of = |n| families(Protocol::Number(n));
+        assert_eq!(
+            of(1),
+            Families {
+                v4: true,
+                v6: false
+            }
+        );
+        assert_eq!(
+            of(58),
+            Families {
+                v4: false,
+                v6: true
+            }
+        );
+        for number in IPV6_EXTENSIONS {
+            assert_eq!(
+                of(number),
+                Families {
+                    v4: true,
+                    v6: false
+                }
+            );
+        }
+        assert_eq!(of(6), Families { v4: true, v6: true });
+    }
+}

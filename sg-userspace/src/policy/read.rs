@@ -1,0 +1,149 @@
+//! Reads texts: policy files, set files and standard input, never more than a limit allows.
+//! What cannot be read at all becomes a [`Problem`] here.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use super::errors::{At, Problem};
+
+/// The largest policy file, in bytes.
+pub const POLICY_BYTES: u64 = 16 << 20;
+/// The largest set file, in bytes.
+pub const SET_BYTES: u64 = 64 << 20;
+
+/// A text and what errors call it.
+#[derive(Debug)]
+pub(crate) struct Source {
+    /// The path as given, `<stdin>`, `builtin:NAME` or `--set`.
+    pub(crate) name: String,
+    pub(crate) text: String,
+    /// Where `file:` paths start; `None` where there may be none (a built-in).
+    pub(crate) base: Option<PathBuf>,
+    /// The policy's name when the text gives none.
+    pub(crate) stem: String,
+}
+
+impl Source {
+    pub(crate) fn of_text(name: &str, text: &str) -> Source {
+        Source {
+            name: name.to_owned(),
+            text: text.to_owned(),
+            base: None,
+            stem: stem_of(Path::new(name)),
+        }
+    }
+}
+
+/// The file name without its extension, made fit to be the name of a policy.
+pub(crate) fn stem_of(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let bad = |c: char| c.is_control() || c == '|';
+    let name: String = stem
+        .chars()
+        .map(|c| if bad(c) { '-' } else { c })
+        .take(128)
+        .collect();
+    match name.trim() {
+        "" => "policy".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+/// A text that could not be read, and where in it the trouble is.
+#[derive(Debug)]
+pub(crate) struct Unreadable {
+    pub(crate) at: At,
+    pub(crate) problem: Problem,
+}
+
+impl From<Problem> for Unreadable {
+    fn from(problem: Problem) -> Unreadable {
+        Unreadable {
+            at: At::FIRST,
+            problem,
+        }
+    }
+}
+
+/// Reads a regular file of at most `limit` bytes as UTF-8. `what` names its role in errors.
+pub(crate) fn read_file(path: &Path, limit: u64, what: &str) -> Result<String, Unreadable> {
+    // Looked at before it is opened: opening a FIFO would wait for a writer.
+    let metadata = fs::metadata(path).map_err(|e| unreadable(&e, what))?;
+    let file_type = metadata.file_type();
+    if file_type.is_dir() {
+        return Err(Problem::new(format!("the {what} is a directory"))
+            .expected("a regular file")
+            .help("name the file in it")
+            .into());
+    }
+    if !file_type.is_file() {
+        return Err(Problem::new(format!(
+            "the {what} is a pipe, socket or device, not a regular file"
+        ))
+        .expected("a regular file")
+        .help("write it to a file first, or pass a policy on standard input as `-`")
+        .into());
+    }
+    if metadata.len() > limit {
+        return Err(too_big(what, limit).into());
+    }
+    let file = File::open(path).map_err(|e| unreadable(&e, what))?;
+    read_limited(file, limit, what)
+}
+
+/// Reads standard input to its end, at most `limit` bytes.
+pub(crate) fn read_stdin(limit: u64, what: &str) -> Result<String, Unreadable> {
+    read_limited(io::stdin().lock(), limit, what)
+}
+
+fn read_limited(reader: impl Read, limit: u64, what: &str) -> Result<String, Unreadable> {
+    let mut bytes = Vec::new();
+    reader
+        .take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| unreadable(&e, what))?;
+    if bytes.len() as u64 > limit {
+        return Err(too_big(what, limit).into());
+    }
+    if bytes.is_empty() {
+        return Err(Problem::new(format!("the {what} is empty"))
+            .help("a write may have been cut short; a file that is empty on purpose says so in a `#` comment, and a policy without rules is `inbound: []`")
+            .into());
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let valid = e.utf8_error().valid_up_to();
+        let head = String::from_utf8_lossy(e.as_bytes().get(..valid).unwrap_or_default());
+        let line_start = head.rfind('\n').map_or(0, |n| n + 1);
+        let column = head.get(line_start..).unwrap_or_default().chars().count() + 1;
+        let line = head.bytes().filter(|b| *b == b'\n').count() + 1;
+        Unreadable {
+            at: At {
+                line: line as u32,
+                column: column as u32,
+                start: valid as u32,
+                end: valid as u32,
+            },
+            problem: Problem::new(format!("the {what} is not UTF-8 text"))
+                .expected("UTF-8")
+                .help("save it as UTF-8; it may be a binary or a compressed file"),
+        }
+    })
+}
+
+fn too_big(what: &str, limit: u64) -> Problem {
+    Problem::new(format!("the {what} is larger than {} MiB", limit >> 20))
+        .expected(format!("at most {limit} bytes"))
+        .help("split it, or check that it is the right file")
+}
+
+fn unreadable(error: &io::Error, what: &str) -> Problem {
+    let problem = Problem::new(format!("cannot read the {what}: {error}"));
+    match error.kind() {
+        io::ErrorKind::NotFound => problem.help(
+            "check the path: a set file is looked up from the directory of the policy file that names it",
+        ),
+        io::ErrorKind::PermissionDenied => problem.help("make it readable for this user"),
+        _ => problem.help("check the path and the file system"),
+    }
+}

@@ -1,0 +1,230 @@
+//! One rule: the walk over its keys, and what makes it a rule that can match something.
+//! A rule with an error is left out; every key is still looked at.
+
+use std::sync::Arc;
+
+use super::errors::Problem;
+use super::fields::{self, Fields};
+use super::finding::{Finding, Location};
+use super::kind::{self, Addresses, Kind, PortKind};
+use super::loading::{Ctx, RULES};
+use super::matching::{Resolved, Scope, read_ports, read_remote};
+use super::model::{Action, Direction, IcmpMatch, Protocol, Remote};
+use super::protocol;
+use super::spelling::Spelling;
+use super::yaml::Node;
+
+/// A rule before it has a position.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub(crate) location: Location,
+    pub(crate) direction: Direction,
+    pub(crate) name: Option<String>,
+    pub(crate) description: Option<String>,
+    pub(crate) protocol: Protocol,
+    pub(crate) ports: Option<Vec<(u16, u16)>>,
+    pub(crate) icmp: Option<IcmpMatch>,
+    pub(crate) remote: Arc<Remote>,
+    pub(crate) action: Action,
+    pub(crate) log: bool,
+    pub(crate) spelling: Spelling,
+}
+
+const KEYS: &[&str] = &[
+    "protocol",
+    "ports",
+    "icmp",
+    "from",
+    "to",
+    "action",
+    "description",
+    "log",
+    "name",
+];
+
+/// Reads the rules under `inbound` or `outbound`.
+pub(crate) fn read_list(
+    ctx: &mut Ctx<'_>,
+    scope: &mut Scope,
+    direction: Direction,
+    node: &Node<'_>,
+) -> Vec<Draft> {
+    let what = format!("`{}`", direction.name());
+    let Some(list) = fields::list(ctx, node, &what, "[]") else {
+        return Vec::new();
+    };
+    let mut drafts = Vec::with_capacity(list.len().min(RULES));
+    for rule in list {
+        ctx.loading.rules += 1;
+        if ctx.loading.rules > RULES {
+            let problem = Problem::new("the policy has too many rules")
+                .expected(format!("at most {RULES} rules in all"))
+                .help("join rules that differ only in ports or addresses: both may be lists");
+            ctx.error(rule.at, problem);
+            break;
+        }
+        drafts.extend(read(ctx, scope, direction, rule));
+    }
+    drafts
+}
+
+/// Reads one rule.
+fn read(
+    ctx: &mut Ctx<'_>,
+    scope: &mut Scope,
+    direction: Direction,
+    node: &Node<'_>,
+) -> Option<Draft> {
+    let errors = ctx.loading.report.count();
+    let rule = Fields::read(ctx, node, "the rule", KEYS)?;
+    let protocol = read_protocol(ctx, &rule);
+    let ports = read_ports(ctx, scope, &rule, protocol);
+    let icmp = read_icmp(ctx, &rule, protocol);
+    let remote = read_remote(ctx, scope, &rule, direction, protocol);
+    let action = read_action(ctx, &rule);
+    let log = rule
+        .get("log")
+        .and_then(|n| fields::boolean(ctx, n, "`log`"));
+    let name = rule
+        .get("name")
+        .and_then(|n| fields::name(ctx, n, "`name`"));
+    let description = rule
+        .get("description")
+        .and_then(|n| fields::description(ctx, n));
+    if ctx.loading.report.count() != errors {
+        return None;
+    }
+    let (protocol, remote, action) = (protocol?, remote?, action?);
+    let location = ctx.location(node.at);
+    let whole = |p: &Resolved<Vec<(u16, u16)>>| p.value.as_slice() == [(0, u16::MAX)];
+    let written = ports.as_ref().filter(|p| !whole(p) || !p.names.is_empty());
+    let written = written.map(|p| &p.written);
+    let spelling = Spelling::new(protocol, written, icmp, direction, &remote.written);
+    let mut value = remote.value;
+    if Addresses::size(&value) == 0 {
+        empty_sets(scope, &remote.names, Addresses::NOUN, &spelling, &location);
+    }
+    if let Some(ports) = ports.as_ref().filter(|p| p.value.is_empty()) {
+        empty_sets(scope, &ports.names, PortKind::NOUN, &spelling, &location);
+        // Nobody's port: no address either, so that nothing downstream can match the rule.
+        value = Arc::new(Remote::default());
+    }
+    let ports = ports.filter(|p| !whole(p)).map(|p| p.value);
+    if let Some(problem) = ports
+        .as_ref()
+        .and_then(|p| kind::charge::<PortKind>(ctx.loading, p).err())
+    {
+        ctx.error(node.at, problem);
+        return None;
+    }
+    Some(Draft {
+        location,
+        direction,
+        name,
+        description,
+        protocol,
+        ports: ports.map(Arc::unwrap_or_clone),
+        icmp,
+        remote: value,
+        action,
+        log: log.unwrap_or(false),
+        spelling,
+    })
+}
+
+/// Says once of each empty set that rules which name it match nothing.
+fn empty_sets(
+    scope: &mut Scope,
+    names: &[String],
+    kind: &str,
+    spelling: &Spelling,
+    location: &Location,
+) {
+    for name in names {
+        if !scope.empty.insert(name.clone()) {
+            continue;
+        }
+        let message = format!(
+            "the {kind} set `{name}` is empty, so that `{}` matches nothing",
+            spelling.summary
+        );
+        let finding = Finding::note("empty-set", message)
+            .help(format!(
+                "fill it, for example with `--set {name}=…`, if that is not meant"
+            ))
+            .at(location);
+        scope.findings.push(finding);
+    }
+}
+
+fn read_protocol(ctx: &mut Ctx<'_>, rule: &Fields<'_, '_>) -> Option<Protocol> {
+    const EXPECTED: &str = "`all`, a protocol's name, or its number";
+    let Some(node) = rule.get("protocol") else {
+        let problem = Problem::new("the rule has no `protocol`")
+            .expected(EXPECTED)
+            .help("write `protocol: all` to match every protocol");
+        ctx.error(rule.at, problem);
+        return None;
+    };
+    let text = fields::scalar(ctx, node, "`protocol`", EXPECTED)?;
+    protocol::parse(text)
+        .map_err(|problem| ctx.error(node.at, problem))
+        .ok()
+}
+
+fn read_action(ctx: &mut Ctx<'_>, rule: &Fields<'_, '_>) -> Option<Action> {
+    match rule.get("action") {
+        Some(node) => {
+            let known = [("accept", Action::Accept), ("drop", Action::Drop)];
+            fields::choice(ctx, node, "`action`", &known)
+        }
+        None => {
+            let problem = Problem::new("the rule has no `action`")
+                .expected("`accept` or `drop`")
+                .help("write `action: accept` or `action: drop`");
+            ctx.error(rule.at, problem);
+            None
+        }
+    }
+}
+
+fn read_icmp(
+    ctx: &mut Ctx<'_>,
+    rule: &Fields<'_, '_>,
+    protocol: Option<Protocol>,
+) -> Option<IcmpMatch> {
+    let (key, node) = rule.entry("icmp")?;
+    let is_icmp = |p: &Protocol| {
+        matches!(
+            p,
+            Protocol::Number(protocol::ICMP) | Protocol::Number(protocol::ICMPV6)
+        )
+    };
+    if let Some(protocol) = protocol.filter(|p| !is_icmp(p)) {
+        let name = protocol::name(protocol);
+        let problem = Problem::new(format!("`icmp` on protocol `{name}`"))
+            .expected("`icmp` only with protocol icmp or icmpv6")
+            .help("remove `icmp`, or change `protocol`");
+        ctx.error(key, problem);
+    }
+    let fields = Fields::read(ctx, node, "`icmp`", &["type", "code"])?;
+    let code = fields.get("code").and_then(|node| {
+        let text = fields::scalar(ctx, node, "`code`", "an ICMP code")?;
+        protocol::icmp_code(text)
+            .map_err(|problem| ctx.error(node.at, problem))
+            .ok()
+    });
+    let Some(node) = fields.get("type") else {
+        let problem = Problem::new("`icmp` has no `type`")
+            .expected("`type`, and `code` if only one code is meant")
+            .help("remove `icmp` to match every type");
+        ctx.error(fields.at, problem);
+        return None;
+    };
+    let text = fields::scalar(ctx, node, "`type`", "an ICMP type")?;
+    let v6 = protocol == Some(Protocol::Number(protocol::ICMPV6));
+    let kind = protocol::icmp_type(text, v6)
+        .map_err(|problem| ctx.error(node.at, problem))
+        .ok()?;
+    Some(IcmpMatch { kind, code })
+}

@@ -1,0 +1,124 @@
+//! Set files: one entry on a line, `#` comments, blank lines.
+//! An error names the set file, the line and the column.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::errors::{At, Problem};
+use super::items::is_set_name;
+use super::kind::{self, Kind};
+use super::loading::Ctx;
+use super::read::{self, SET_BYTES, Source};
+use super::yaml::clip;
+
+/// Reads the file `path` (as written at `at`) as a set. `None` after an error.
+pub(crate) fn load<K: Kind>(ctx: &mut Ctx<'_>, at: At, path: &str) -> Option<Arc<K::Value>> {
+    let Some(base) = &ctx.source.base else {
+        let problem = Problem::new("this policy is built in and cannot read files")
+            .help("give the entries in a list, or with `--set`");
+        ctx.error(at, problem);
+        return None;
+    };
+    let full = base.join(path);
+    if let Some(known) = K::files(ctx.loading).get(&full) {
+        return known.clone();
+    }
+    let value = read_file::<K>(ctx, at, &full);
+    K::files(ctx.loading).insert(full, value.clone());
+    value
+}
+
+fn read_file<K: Kind>(ctx: &mut Ctx<'_>, at: At, path: &Path) -> Option<Arc<K::Value>> {
+    ctx.loading.add_file(path.to_owned());
+    let what = format!("{} set file `{}`", K::NOUN, clip(&path.to_string_lossy()));
+    let text = match read::read_file(path, SET_BYTES, &what) {
+        Ok(text) => text,
+        // What is inside the file is reported there, all else where the file is named.
+        Err(e) if e.at == At::FIRST => {
+            ctx.error(at, e.problem);
+            return None;
+        }
+        Err(e) => {
+            let source = named(path, String::new());
+            ctx.loading.report.push(&source, e.at, e.problem);
+            return None;
+        }
+    };
+    let source = named(path, text);
+    let mut file = Ctx {
+        source: &source,
+        loading: ctx.loading,
+    };
+    let mut value = entries::<K>(&mut file)?;
+    K::finish(&mut value);
+    if let Err(problem) = kind::charge::<K>(file.loading, &value) {
+        file.error(At::FIRST, problem);
+        return None;
+    }
+    Some(Arc::new(value))
+}
+
+fn named(path: &Path, text: String) -> Source {
+    Source {
+        name: path.to_string_lossy().into_owned(),
+        text,
+        base: path.parent().map(PathBuf::from),
+        stem: String::new(),
+    }
+}
+
+fn entries<K: Kind>(ctx: &mut Ctx<'_>) -> Option<K::Value> {
+    let source = ctx.source;
+    let errors = ctx.loading.report.count();
+    let mut value = K::Value::default();
+    let mut start = 0;
+    for (line, raw) in (1..).zip(source.text.split('\n')) {
+        let content = raw.split('#').next().unwrap_or_default();
+        let content = match line {
+            1 => content.trim_start_matches('\u{feff}'),
+            _ => content,
+        };
+        let word = content.trim();
+        if !word.is_empty() {
+            match parse::<K>(word) {
+                Ok(literal) => K::add(&mut value, literal),
+                Err(problem) => {
+                    let indent = raw.find(word).unwrap_or_default();
+                    let before = raw.get(..indent).unwrap_or_default();
+                    let at = At {
+                        line,
+                        column: before.chars().count() as u32 + 1,
+                        start: (start + indent) as u32,
+                        end: (start + indent + word.len()) as u32,
+                    };
+                    ctx.error(at, problem);
+                }
+            }
+            if K::size(&value) > K::limit() {
+                let at = At { line, ..At::FIRST };
+                ctx.error(at, kind::too_many::<K>());
+                return None;
+            }
+        }
+        start += raw.len() + 1;
+    }
+    (ctx.loading.report.count() == errors).then_some(value)
+}
+
+fn parse<K: Kind>(word: &str) -> Result<K::Literal, Problem> {
+    let problem = match word {
+        word if word.contains([',', ' ', '\t', ';']) && !word.contains('-') => {
+            Problem::new(format!("`{}` is more than one entry", clip(word)))
+                .expected("one entry on each line")
+                .help("put each on a line of its own; comments start with `#`")
+        }
+        word if is_set_name(word) => Problem::new(format!(
+            "`{}` is a name, and a set file holds none",
+            clip(word)
+        ))
+        .expected("a literal on each line")
+        .help("nest sets in the policy file: name both in one list"),
+        word => return K::parse(word),
+    };
+    Err(problem)
+}
