@@ -427,7 +427,7 @@ fn transport<H: Hook, const V6: bool>(
         }
         _ if protocol == (if V6 { IPPROTO_ICMPV6 } else { IPPROTO_ICMP }) => {
             fits(Icmpv4Hdr::LEN)?;
-            icmp::<V6>(at(hook, at_offset)?, out);
+            icmp::<H, V6>(at(hook, at_offset)?, out);
             Icmpv4Hdr::LEN
         }
         _ => {
@@ -458,10 +458,14 @@ fn ports<H: Hook>(kind: Kind, header: *const Ports, out: &mut Packet) {
     out.return_number = source;
 }
 
+/// Set in the remote port of an ICMP flow whose requests come in: pings in both directions with
+/// the same identifier are two flows, and a request is never taken for an answer.
+const ASKED_INBOUND: u16 = 1 << 8;
+
 /// Queries and their answers form a flow by identifier (local port) and request type (remote
 /// port); no other message belongs to a flow of its own.
 #[inline(always)]
-fn icmp<const V6: bool>(header: *const Icmpv4Hdr, out: &mut Packet) {
+fn icmp<H: Hook, const V6: bool>(header: *const Icmpv4Hdr, out: &mut Packet) {
     let (kind, code) = (field!(header, type_ as u8), field!(header, code as u8));
     let query = icmp_query(V6, kind);
     let (request, is_request) = query.unwrap_or((0, false));
@@ -474,7 +478,12 @@ fn icmp<const V6: bool>(header: *const Icmpv4Hdr, out: &mut Packet) {
     out.number = icmp_number(kind, code);
     out.return_number = icmp_number(return_kind, 0);
     out.local_port = u16::from_be(field!(header, data as u16));
-    out.remote_port = request.into();
+    let is_inbound = matches!(H::DIRECTION, Direction::Inbound);
+    out.remote_port = if is_inbound == is_request {
+        u16::from(request) | ASKED_INBOUND
+    } else {
+        request.into()
+    };
     out.is_trackable = query.is_some().into();
     out.opens = is_request.into();
 }

@@ -7,3 +7,5 @@ pub mod kernel;
 pub mod observe;
 pub mod oracle;
 pub mod policy;
+#[doc(hidden)]
+pub mod testing;
