@@ -1,5 +1,7 @@
 //! Tests that load the real programs into the real kernel. They need root, and say so.
 
+mod agreement;
 mod frames;
 mod packets;
+mod sandbox;
 mod support;
