@@ -121,10 +121,6 @@ impl Frame {
         &self.0
     }
 
-    pub(crate) fn raw(bytes: Vec<u8>) -> Frame {
-        Frame(bytes)
-    }
-
     /// Puts a VLAN tag behind the addresses.
     pub(crate) fn vlan(mut self, tpid: u16, id: u16) -> Frame {
         let mut tag = tpid.to_be_bytes().to_vec();

@@ -68,10 +68,6 @@ impl Enforcer {
         }
     }
 
-    pub(crate) fn programs(&mut self) -> &mut Programs {
-        &mut self.programs
-    }
-
     /// Runs the hook of `direction` on `frame`, without looking at the counters. True if accepted.
     pub(crate) fn run(&mut self, direction: Direction, frame: &[u8]) -> bool {
         let options = TestRunOptions {
@@ -124,17 +120,6 @@ impl Enforcer {
             packets,
             bytes,
         }
-    }
-
-    /// Packets that each rule has decided, in the order of the policy's list.
-    pub(crate) fn rule_packets(&self) -> Vec<u64> {
-        (FIRST_RULE_SLOT..self.slots)
-            .map(|slot| self.slot(slot).packets)
-            .collect()
-    }
-
-    pub(crate) fn reason_packets(&self, direction: Direction, reason: Reason) -> u64 {
-        self.slot(reason_slot(direction, reason)).packets
     }
 
     fn slot(&self, slot: u32) -> SlotCounters {
