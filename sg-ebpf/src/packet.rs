@@ -96,7 +96,8 @@ pub(crate) struct Packet {
     pub(crate) is_trackable: u8,
     /// 1 if it may open a flow (an answer or a reset never does).
     pub(crate) opens: u8,
-    pub(crate) zero: u8,
+    /// 1 for IPv6.
+    pub(crate) v6: u8,
 }
 
 impl Packet {
@@ -115,9 +116,15 @@ impl Packet {
         is_fragment: 0,
         is_trackable: 0,
         opens: 0,
-        zero: 0,
+        v6: 0,
     };
 
+    #[inline(always)]
+    pub(crate) fn is_v6(&self) -> bool {
+        self.v6 != 0
+    }
+
+    #[inline(always)]
     pub(crate) fn is_kind(&self, kind: Kind) -> bool {
         self.kind == kind as u8
     }
@@ -127,8 +134,8 @@ impl Packet {
 pub(crate) mod parsed {
     use sg_common::verdict::Reason;
 
-    pub(crate) const V4: u32 = 0;
-    pub(crate) const V6: u32 = 1;
+    /// IPv4 or IPv6.
+    pub(crate) const IP: u32 = 0;
     /// Neither IPv4 nor IPv6.
     pub(crate) const OTHER: u32 = 2;
     /// Headers lie outside the readable bytes.
@@ -189,7 +196,7 @@ fn parse_into<H: Hook>(hook: &H, out: *mut Packet) -> u32 {
     }
     // SAFETY: not null, and the only caller passes a whole `Packet` on its stack.
     match parse(hook, unsafe { &mut *out }) {
-        Ok(family) => family,
+        Ok(found) => found,
         Err(stop) => stop,
     }
 }
@@ -207,8 +214,8 @@ fn parse<H: Hook>(hook: &H, out: &mut Packet) -> Result<u32, Stop> {
         offset = EthHdr::LEN + (skipped >> 16) as usize % 16;
     }
     match ether_type {
-        ETH_P_IP => ipv4(hook, offset, out).map(|()| parsed::V4),
-        ETH_P_IPV6 => ipv6(hook, offset, out).map(|()| parsed::V6),
+        ETH_P_IP => ipv4(hook, offset, out).map(|()| parsed::IP),
+        ETH_P_IPV6 => ipv6(hook, offset, out).map(|()| parsed::IP),
         // An IP packet behind a third tag must not pass as "not IP".
         other if is_vlan(other) => Err(MALFORMED),
         _ => Ok(parsed::OTHER),
@@ -399,6 +406,7 @@ fn transport<H: Hook, const V6: bool>(
     out: &mut Packet,
 ) -> Result<(), Stop> {
     let fits = |size: usize| if len < size { Err(MALFORMED) } else { Ok(()) };
+    out.v6 = V6.into();
     out.is_trackable = 1;
     out.opens = 1;
     let header_len = match protocol {
