@@ -3,6 +3,7 @@
 #![no_std]
 
 pub mod counters;
+pub mod event;
 pub mod flow;
 pub mod tables;
 pub mod tcp;

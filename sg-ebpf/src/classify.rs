@@ -4,7 +4,7 @@
 use sg_common::{
     tables::{Kind, judge},
     tcp,
-    verdict::{Direction, Reason, Verdict, reason_slot},
+    verdict::{Action, Direction, Reason, Verdict, reason_slot},
 };
 
 use crate::{
@@ -20,6 +20,8 @@ pub(crate) struct Outcome {
     pub(crate) slot: u32,
     /// Counted as a reply of the slot's rule.
     pub(crate) is_reply: bool,
+    /// A rule that asks for events decided it.
+    pub(crate) is_logged: bool,
     /// Bytes of all headers, or zero where they are not known.
     pub(crate) headers: u32,
 }
@@ -28,9 +30,10 @@ impl Outcome {
     #[inline(always)]
     pub(crate) fn reason(direction: Direction, reason: Reason) -> Self {
         Outcome {
-            accept: matches!(reason.action(), sg_common::verdict::Action::Accept),
+            accept: matches!(reason.action(), Action::Accept),
             slot: reason_slot(direction, reason),
             is_reply: false,
+            is_logged: false,
             headers: 0,
         }
     }
@@ -48,6 +51,7 @@ pub(crate) fn judge_packet(direction: Direction, p: &Packet) -> Outcome {
             accept: verdict.is_accept(),
             slot: verdict.slot(),
             is_reply: false,
+            is_logged: verdict.is_logged(),
             headers: 0,
         })
     };
@@ -106,12 +110,14 @@ pub(crate) fn judge_packet(direction: Direction, p: &Packet) -> Outcome {
             accept: true,
             slot,
             is_reply: true,
+            is_logged: false,
             headers: 0,
         }),
         Found::Kept(slot) => with_headers(Outcome {
             accept: true,
             slot,
             is_reply: false,
+            is_logged: false,
             headers: 0,
         }),
         Found::Revoked => reason(Reason::Revoked),

@@ -5,15 +5,15 @@ use sg_common::counters::SlotCounters;
 use crate::{classify::Outcome, hook::Hook, maps::COUNTERS};
 
 /// Adds the frame to its slot, as the wire sees it: an offloaded packet counts as its segments,
-/// each with a copy of the headers.
+/// each with a copy of the headers. Returns its bytes.
 #[inline(always)]
-pub(crate) fn count<H: Hook>(hook: &H, outcome: &Outcome) {
+pub(crate) fn count<H: Hook>(hook: &H, outcome: &Outcome) -> u64 {
     let segments = u64::from(hook.segments());
     let readable = (hook.end() - hook.start()) as u64;
     let len = H::counted_len(hook, readable);
     let bytes = len + (segments - 1) * u64::from(outcome.headers);
     let Some(counters) = COUNTERS.get_ptr_mut(outcome.slot) else {
-        return;
+        return bytes;
     };
     // SAFETY: the value belongs to this CPU, and BPF programs of one hook do not nest on it.
     let counters: &mut SlotCounters = unsafe { &mut *counters };
@@ -24,4 +24,5 @@ pub(crate) fn count<H: Hook>(hook: &H, outcome: &Outcome) {
         counters.packets += segments;
         counters.bytes += bytes;
     }
+    bytes
 }

@@ -1,10 +1,12 @@
 //! The packet path: packet → class → verdict → count. Two entry points, one for each direction.
-//! Order of the rooms: `packet` parses, `classify` asks the rules, `flows` remembers, `count` counts.
+//! Order of the rooms: `packet` parses, `classify` asks the rules, `flows` remembers, `count` counts,
+//! `events` tells.
 #![no_std]
 #![no_main]
 
 mod classify;
 mod count;
+mod events;
 mod family;
 mod flows;
 mod hook;
@@ -28,13 +30,9 @@ use crate::{
 /// Inbound: at the driver, before the kernel has spent a socket buffer on the packet.
 #[xdp(frags)]
 pub(crate) fn sg_inbound(ctx: XdpContext) -> u32 {
-    let outcome = decide(&ctx);
-    count::count(&ctx, &outcome);
-    if outcome.accept {
-        trace!(&ctx, "inbound accept, slot {}", outcome.slot);
+    if is_accepted(&ctx) {
         xdp_action::XDP_PASS
     } else {
-        trace!(&ctx, "inbound drop, slot {}", outcome.slot);
         xdp_action::XDP_DROP
     }
 }
@@ -42,14 +40,10 @@ pub(crate) fn sg_inbound(ctx: XdpContext) -> u32 {
 /// Outbound: after routing and source NAT, so that both hooks see the addresses on the wire.
 #[classifier]
 pub(crate) fn sg_outbound(ctx: TcContext) -> i32 {
-    let outcome = decide(&ctx);
-    count::count(&ctx, &outcome);
-    if outcome.accept {
-        trace!(&ctx, "outbound accept, slot {}", outcome.slot);
+    if is_accepted(&ctx) {
         // Not TC_ACT_OK: programs that others put on the same hook still get the packet.
         TC_ACT_UNSPEC
     } else {
-        trace!(&ctx, "outbound drop, slot {}", outcome.slot);
         TC_ACT_SHOT
     }
 }
@@ -58,20 +52,38 @@ pub(crate) fn sg_outbound(ctx: TcContext) -> i32 {
 /// Ethernet with two tags and the longest IPv4 and TCP headers take.
 const PULL: u32 = 256;
 
+/// Decides a frame, counts it, and writes its event if it is to have one.
+#[inline(always)]
+fn is_accepted<H: Hook>(hook: &H) -> bool {
+    let mut packet = Packet::EMPTY;
+    let outcome = decide(hook, &mut packet);
+    let bytes = count::count(hook, &outcome);
+    if maps::has_logging_rules() && outcome.is_logged {
+        events::emit(&packet, H::DIRECTION, &outcome, bytes);
+    }
+    trace!(
+        hook,
+        "direction {} accept {} slot {}",
+        H::DIRECTION as u8,
+        u8::from(outcome.accept),
+        outcome.slot
+    );
+    outcome.accept
+}
+
 /// Every frame ends in exactly one outcome.
 #[inline(always)]
-fn decide<H: Hook>(hook: &H) -> Outcome {
-    let mut packet = Packet::EMPTY;
-    let mut found = hook.parse(&mut packet);
+fn decide<H: Hook>(hook: &H, packet: &mut Packet) -> Outcome {
+    let mut found = hook.parse(packet);
     if found == parsed::UNREADABLE {
         found = if hook.pull(PULL) {
-            hook.parse(&mut packet)
+            hook.parse(packet)
         } else {
             parsed::MALFORMED
         };
     }
     match found {
-        parsed::IP => classify::judge_packet(H::DIRECTION, &packet),
+        parsed::IP => classify::judge_packet(H::DIRECTION, packet),
         parsed::OTHER => Outcome::reason(H::DIRECTION, Reason::NonIp),
         parsed::FRAGMENT => Outcome::reason(H::DIRECTION, Reason::Fragment),
         _ => Outcome::reason(H::DIRECTION, Reason::Malformed),

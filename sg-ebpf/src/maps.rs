@@ -3,10 +3,11 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, LpmTrie, LruHashMap, PerCpuArray},
+    maps::{Array, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use sg_common::{
     counters::SlotCounters,
+    event::EventLimit,
     flow::{FlowKey4, FlowKey6, FlowValue, TIMEOUTS},
     tables::{Block, Node, Root, Row, Tables},
 };
@@ -43,6 +44,13 @@ pub(crate) static FLOWS4: LruHashMap<FlowKey4, FlowValue> = LruHashMap::with_max
 #[map(name = "sg_flows6")]
 pub(crate) static FLOWS6: LruHashMap<FlowKey6, FlowValue> = LruHashMap::with_max_entries(1, 0);
 
+/// Events of rules with `log`, read by whoever watches the interface.
+#[map(name = "sg_events")]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+#[map(name = "sg_event_limit")]
+pub(crate) static EVENT_LIMIT: PerCpuArray<EventLimit> = PerCpuArray::with_max_entries(1, 0);
+
 /// Constants that the loader writes before the verifier sees the program; branches on them that
 /// a policy does not need are removed there.
 macro_rules! constants {
@@ -62,6 +70,8 @@ constants! {
     SG_ESSENTIAL: u8 = 1;
     /// 1 keeps flows of earlier generations as they are; 0 judges them again.
     SG_KEEP_FLOWS: u8 = 0;
+    /// 1 when some rule asks for events.
+    SG_LOGS: u8 = 1;
     /// Class of every IPv6 address that no prefix names.
     SG_DEFAULT_CLASS6: u32 = 0;
     /// 0 when the policy names no IPv6 prefix at all: the trie is then never asked.
@@ -89,6 +99,10 @@ pub(crate) fn keeps_flows() -> bool {
 
 pub(crate) fn accepts_essential() -> bool {
     constant!(SG_ESSENTIAL) != 0
+}
+
+pub(crate) fn has_logging_rules() -> bool {
+    constant!(SG_LOGS) != 0
 }
 
 pub(crate) fn generation() -> u32 {

@@ -177,6 +177,8 @@ fn apply_locked(
             counters: Some(pins.counters(counter_maps - 1)),
             flows4: Some(pins.flows4()),
             flows6: Some(pins.flows6()),
+            events: Some(pins.events()),
+            event_limit: Some(pins.event_limit()),
             counter_slots: assignment.capacity,
             max_flows,
         };

@@ -174,6 +174,14 @@ impl InterfacePins {
         self.dir.join("flows6")
     }
 
+    pub fn events(&self) -> PathBuf {
+        self.dir.join("events")
+    }
+
+    pub fn event_limit(&self) -> PathBuf {
+        self.dir.join("event_limit")
+    }
+
     /// Counter maps are added, never replaced, when more slots are needed: the counts of a slot
     /// are the sum over all of them.
     pub fn counters(&self, index: usize) -> PathBuf {

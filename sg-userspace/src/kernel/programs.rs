@@ -9,6 +9,7 @@ use aya::programs::links::FdLink;
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use sg_common::counters::SlotCounters;
+use sg_common::event::EventLimit;
 use sg_common::flow::{FlowKey4, FlowKey6, FlowValue, TIMEOUTS};
 
 use super::{KernelError, sys};
@@ -16,6 +17,10 @@ use crate::compile::Compiled;
 use crate::policy::{Established, Policy};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sg-ebpf"));
+
+/// Room for 3,600 events, which a reader that looks ten times a second never lets fill up under
+/// the rate limit of a few CPUs.
+const EVENT_RING_BYTES: u32 = 256 << 10;
 
 const INBOUND: &str = "sg_inbound";
 const OUTBOUND: &str = "sg_outbound";
@@ -27,6 +32,8 @@ pub struct SharedMaps {
     pub counters: Option<PathBuf>,
     pub flows4: Option<PathBuf>,
     pub flows6: Option<PathBuf>,
+    pub events: Option<PathBuf>,
+    pub event_limit: Option<PathBuf>,
     /// Slots of a counter map that has to be created.
     pub counter_slots: u32,
     /// Entries of each flow table that has to be created.
@@ -40,6 +47,8 @@ pub struct Generation {
     pub essential: bool,
     pub keep_flows: bool,
     pub timeouts: [u32; TIMEOUTS],
+    /// Some rule asks for events.
+    pub has_logging_rules: bool,
     /// Log level of the packet path (1 error … 5 trace); zero removes logging from it.
     pub log_level: u8,
 }
@@ -51,6 +60,7 @@ impl Generation {
             essential: policy.essential,
             keep_flows: policy.established == Established::Keep,
             timeouts: policy.timeouts,
+            has_logging_rules: policy.rules.iter().any(|rule| rule.log),
             log_level: 0,
         }
     }
@@ -76,6 +86,7 @@ impl Programs {
         timeouts[..TIMEOUTS].copy_from_slice(&generation.timeouts);
         let essential = u8::from(generation.essential);
         let keep_flows = u8::from(generation.keep_flows);
+        let logs = u8::from(generation.has_logging_rules);
         let has_prefixes6 = u8::from(!compiled.prefixes6.is_empty());
         let entries = |len: usize| u32::try_from(len.max(1)).unwrap_or(u32::MAX);
 
@@ -86,6 +97,7 @@ impl Programs {
             .override_global("SG_GENERATION", &generation.number, true)
             .override_global("SG_ESSENTIAL", &essential, true)
             .override_global("SG_KEEP_FLOWS", &keep_flows, true)
+            .override_global("SG_LOGS", &logs, true)
             .override_global("SG_DEFAULT_CLASS6", &compiled.default_class6, true)
             .override_global("SG_HAS_PREFIXES6", &has_prefixes6, true)
             .override_global("SG_TIMEOUTS", &timeouts[..], true)
@@ -95,6 +107,7 @@ impl Programs {
             .map_max_entries("sg_rows", entries(compiled.rows.len()))
             .map_max_entries("sg_prefixes6", entries(compiled.prefixes6.len()))
             .map_max_entries("sg_counters", shared.counter_slots.max(1))
+            .map_max_entries("sg_events", EVENT_RING_BYTES)
             .map_max_entries("sg_flows4", shared.max_flows.max(1))
             .map_max_entries("sg_flows6", shared.max_flows.max(1));
         if generation.log_level == 0 {
@@ -105,6 +118,8 @@ impl Programs {
             ("sg_counters", &shared.counters, Layout::COUNTERS),
             ("sg_flows4", &shared.flows4, Layout::FLOWS4),
             ("sg_flows6", &shared.flows6, Layout::FLOWS6),
+            ("sg_events", &shared.events, Layout::EVENTS),
+            ("sg_event_limit", &shared.event_limit, Layout::EVENT_LIMIT),
         ] {
             if let Some(path) = path {
                 if path.exists() {
@@ -186,6 +201,17 @@ impl Layout {
         map_type: MapType::LruHash,
         key: size_of::<FlowKey6>(),
         value: size_of::<FlowValue>(),
+    };
+
+    const EVENTS: Layout = Layout {
+        map_type: MapType::RingBuf,
+        key: 0,
+        value: 0,
+    };
+    const EVENT_LIMIT: Layout = Layout {
+        map_type: MapType::PerCpuArray,
+        key: size_of::<u32>(),
+        value: size_of::<EventLimit>(),
     };
 
     /// Compares the map pinned at `path`; aya itself takes any.

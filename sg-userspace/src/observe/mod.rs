@@ -2,5 +2,6 @@
 
 pub mod attached;
 pub mod counters;
+pub mod events;
 pub mod explain;
 pub mod flows;
