@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 use std::process::ExitCode;
 
+use miette::GraphicalReportHandler;
 use sg_userspace::lab::{self, AnswerBy, Attempt, Options, Report};
 use sg_userspace::policy::{self, PolicyInput, SetOverride};
 
@@ -40,7 +41,11 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> ExitCode {
     let loaded = match policy::load(&args.policies, &args.sets) {
         Ok(loaded) => loaded,
-        Err(errors) => return failed(errors.into(), 1),
+        Err(errors) => {
+            let text = errors.pretty(&GraphicalReportHandler::new());
+            let _ = io::stderr().write_all(text.as_bytes());
+            return ExitCode::from(1);
+        }
     };
     let mut options = Options::new(loaded.policy);
     if io::stderr().is_terminal() {
@@ -261,13 +266,19 @@ fn counters(out: &mut String, report: &Report, paint: Paint) {
         }
     }
     for total in &counters.totals {
-        let nic = report
-            .interface
-            .iter()
-            .find(|c| c.direction == total.direction);
-        let nic = nic.map(|c| match total.direction {
-            "inbound" => format!("; {} itself received {}", counters.interface, c.packets),
-            _ => format!("; {} itself sent {}", counters.interface, c.packets),
+        let mut interface = report.interface.iter();
+        let nic = interface.find(|c| c.direction == total.direction);
+        let nic = nic.map(|c| {
+            let did = if c.direction == "inbound" {
+                "received"
+            } else {
+                "sent"
+            };
+            let early = match c.uncertain {
+                0 => String::new(),
+                n => format!(", {n} of them while it was being attached to"),
+            };
+            format!("; {} itself {did} {}{early}", counters.interface, c.packets)
         });
         let _ = writeln!(
             out,
