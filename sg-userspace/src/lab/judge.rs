@@ -100,8 +100,9 @@ pub(super) fn differing_counts(attempts: &[Attempt], counters: &Counters) -> Vec
         };
         if counted.is_none_or(|counted| counted < least) {
             differences.push(format!(
-                "{direction} {name} decided {least} attempts but counted {} packets",
-                counted.unwrap_or(0),
+                "{direction} {name} decided {} but counted {}",
+                number(least, "attempt"),
+                number(counted.unwrap_or(0), "packet"),
             ));
         }
     }
@@ -110,12 +111,18 @@ pub(super) fn differing_counts(attempts: &[Attempt], counters: &Counters) -> Vec
         if counted < least {
             let name = position.map_or_else(|| "essential".into(), |p| format!("rule {p}"));
             differences.push(format!(
-                "{direction} {name} admitted {least} flows that were answered but counted \
-                 {counted} replies",
+                "{direction} {name} admitted {} that answers came to but counted {}",
+                number(least, "flow"),
+                number(counted, "reply packet"),
             ));
         }
     }
     differences
+}
+
+fn number(count: u64, of: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {of}{plural}")
 }
 
 /// SPEC A2, summed up here from the rows alone.
@@ -186,4 +193,119 @@ pub(super) fn differing_interface(counts: &[InterfaceCount]) -> impl Iterator<It
             c.direction, c.counted
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::attached::PolicyStatus;
+    use crate::observe::counters::{ReasonCounters, RuleCounters, Totals};
+    use crate::policy::rules_from_lines;
+
+    /// One outbound rule with 5 packets and 4 replies, one dropped inbound packet.
+    fn counters() -> Counters {
+        let total = |direction, packets, accepted, dropped| Totals {
+            direction,
+            packets,
+            bytes: 0,
+            accepted,
+            dropped,
+        };
+        Counters {
+            interface: "eth0".into(),
+            netns: None,
+            policy: PolicyStatus {
+                name: "lines".into(),
+                digest: String::new(),
+                generation: 1,
+                applied_at: String::new(),
+            },
+            rules: vec![RuleCounters {
+                direction: "outbound",
+                position: Some(1),
+                group: "lines".into(),
+                action: "accept",
+                name: None,
+                summary: String::new(),
+                description: None,
+                packets: 5,
+                bytes: 0,
+                reply_packets: 4,
+                reply_bytes: 0,
+            }],
+            reasons: vec![ReasonCounters {
+                direction: "inbound",
+                reason: "no-match",
+                action: "drop",
+                packets: 1,
+                bytes: 0,
+            }],
+            totals: vec![total("inbound", 5, 4, 1), total("outbound", 5, 5, 0)],
+        }
+    }
+
+    /// Proves A2 for what the lab calls a difference.
+    #[test]
+    fn sums_are_summed_up_again() {
+        let mut counters = counters();
+        assert!(differing_sums(&counters).is_empty());
+        counters.rules[0].reply_packets = 3;
+        assert_eq!(
+            differing_sums(&counters),
+            [
+                "inbound: rules, replies and reasons add up to 4 packets, the total is 5 \
+                 (4 accepted, 1 dropped)"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_interface_has_a_say() {
+        let nic = |received, sent| NicCounts { received, sent };
+        let told = |before, after, end| {
+            let counts = interface_counts(&counters(), before, after, end);
+            differing_interface(&counts).collect::<Vec<_>>()
+        };
+        assert!(told(nic(10, 10), nic(10, 10), nic(15, 15)).is_empty());
+        assert!(told(nic(10, 10), nic(11, 11), nic(15, 16)).is_empty());
+        assert_eq!(
+            told(nic(10, 10), nic(10, 11), nic(16, 17)),
+            [
+                "inbound: the interface counted 6 packets, the enforcer 5",
+                "outbound: the interface counted 6 to 7 packets, the enforcer 5",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_answer_that_needs_the_flow_table_must_be_counted_as_one() {
+        let policy = rules_from_lines("out all to any accept");
+        let tries = super::super::plan::tries(true);
+        let is_outbound = |t: &&Try| t.direction == Direction::Outbound;
+        let tried = tries.iter().find(is_outbound).unwrap();
+        let answered = attempt(&policy, tried, &Outcome::Answered(Some(40000)));
+        assert!(answered.as_policy_says);
+        assert_eq!(answered.answer, Some(AnswerBy::FlowTable));
+        let mut counters = counters();
+        let attempts = [answered];
+        assert!(differing_counts(&attempts, &counters).is_empty());
+        counters.rules[0].reply_packets = 0;
+        counters.rules[0].packets = 0;
+        assert_eq!(
+            differing_counts(&attempts, &counters),
+            [
+                "outbound rule 1 decided 1 attempt but counted 0 packets",
+                "outbound rule 1 admitted 1 flow that answers came to but counted 0 reply packets",
+            ]
+        );
+
+        let silent = attempt(&policy, tried, &Outcome::Silence);
+        assert!(!silent.as_policy_says && silent.answer.is_none());
+        let odd = attempt(
+            &rules_from_lines(""),
+            tried,
+            &Outcome::Odd("refused".into()),
+        );
+        assert!(!odd.as_policy_says, "a refusal is not silence");
+    }
 }
