@@ -109,7 +109,7 @@ impl Timeout {
 
 /// IPv4 flow key. An address is the word whose bytes in memory are those on the wire; ports are
 /// host order. For ICMP queries `local_port` is the identifier and `remote_port` the type of the
-/// request; protocols without ports have zero in both.
+/// request, plus 256 if requests come in; protocols without ports have zero in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct FlowKey4 {

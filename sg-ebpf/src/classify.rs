@@ -8,9 +8,8 @@ use sg_common::{
 };
 
 use crate::{
-    family::Family,
+    family,
     flows::{self, Found},
-    hook::Hook,
     maps::{self, KernelTables},
     packet::Packet,
 };
@@ -38,12 +37,12 @@ impl Outcome {
 }
 
 #[inline(always)]
-pub(crate) fn judge_packet<H: Hook, F: Family>(p: &Packet) -> Outcome {
+pub(crate) fn judge_packet(direction: Direction, p: &Packet) -> Outcome {
     let with_headers = |outcome: Outcome| Outcome {
         headers: p.headers,
         ..outcome
     };
-    let reason = |reason| with_headers(Outcome::reason(H::DIRECTION, reason));
+    let reason = |reason| with_headers(Outcome::reason(direction, reason));
     let by_rule = |verdict: Verdict| {
         with_headers(Outcome {
             accept: verdict.is_accept(),
@@ -54,21 +53,21 @@ pub(crate) fn judge_packet<H: Hook, F: Family>(p: &Packet) -> Outcome {
     };
 
     if maps::accepts_essential() && p.is_fragment == 0 {
-        let (source, source_port, destination_port) = match H::DIRECTION {
+        let (source, source_port, destination_port) = match direction {
             Direction::Inbound => (&p.remote, p.remote_port, p.local_port),
             Direction::Outbound => (&p.local, p.local_port, p.remote_port),
         };
-        if F::is_essential(p, source, (source_port, destination_port)) {
+        if family::is_essential(p, source, (source_port, destination_port)) {
             return reason(Reason::Essential);
         }
     }
 
     // Tables without an entry for this address cannot be: fail closed.
-    let Some(row) = F::class(p).and_then(maps::row) else {
+    let Some(row) = family::class(p).and_then(maps::row) else {
         return reason(Reason::NoMatch);
     };
     let kind = p.kind;
-    let verdict = judge(&KernelTables, row, H::DIRECTION, kind, p.number);
+    let verdict = judge(&KernelTables, row, direction, kind, p.number);
 
     if verdict.is_accept() {
         if p.is_trackable != 0 {
@@ -76,12 +75,12 @@ pub(crate) fn judge_packet<H: Hook, F: Family>(p: &Packet) -> Outcome {
             let replies = judge(
                 &KernelTables,
                 row,
-                H::DIRECTION.opposite(),
+                direction.opposite(),
                 kind,
                 p.return_number,
             );
             if !replies.is_accept() {
-                flows::remember::<F>(p, H::DIRECTION, verdict.slot());
+                flows::remember(p, direction, verdict.slot());
             }
         }
         return by_rule(verdict);
@@ -97,12 +96,12 @@ pub(crate) fn judge_packet<H: Hook, F: Family>(p: &Packet) -> Outcome {
         judge(
             &KernelTables,
             row,
-            H::DIRECTION.opposite(),
+            direction.opposite(),
             kind,
             p.return_number,
         )
     };
-    match flows::find::<F>(p, H::DIRECTION, rejudge) {
+    match flows::find(p, direction, rejudge) {
         Found::Reply(slot) => with_headers(Outcome {
             accept: true,
             slot,

@@ -1,10 +1,7 @@
 //! The flow table: what admitted flows leave behind, and how their replies find it.
 //! Only packets whose replies no rule would pass are remembered (SPEC K7).
 
-use aya_ebpf::{
-    bindings::BPF_NOEXIST,
-    helpers::generated::bpf_ktime_get_coarse_ns,
-};
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use sg_common::{
     flow::{FlowValue, TOUCH_INTERVAL_NS, Timeout, is_expired},
     tables::Kind,
@@ -13,7 +10,7 @@ use sg_common::{
 };
 
 use crate::{
-    family::Family,
+    family,
     maps,
     packet::Packet,
 };
@@ -78,9 +75,8 @@ fn touch(flow: &mut FlowValue, now: u64, state: u8) {
 
 /// Enters or refreshes the flow of a packet that the rules accept.
 #[inline(always)]
-pub(crate) fn remember<F: Family>(p: &Packet, direction: Direction, slot: u32) {
+pub(crate) fn remember(p: &Packet, direction: Direction, slot: u32) {
     let now = now();
-    let key = F::key(p);
     let fresh = FlowValue {
         created: now,
         last_seen: now,
@@ -90,11 +86,9 @@ pub(crate) fn remember<F: Family>(p: &Packet, direction: Direction, slot: u32) {
         state: first_state(p) as u8,
         zero: [0; 6],
     };
-    let Some(flow) = F::flows().get_ptr_mut(key) else {
+    let Some(flow) = family::flow(p) else {
         if p.opens != 0 {
-            // When another CPU was faster its entry serves as well; a full table evicts. Neither
-            // is a reason to drop a packet that the rules accept.
-            let _ = F::flows().insert(key, fresh, BPF_NOEXIST.into());
+            family::insert_flow(p, &fresh);
         }
         return;
     };
@@ -121,20 +115,19 @@ pub(crate) fn remember<F: Family>(p: &Packet, direction: Direction, slot: u32) {
 /// Looks up the flow of a packet that no rule accepts. `rejudge` asks the rules of the opposite
 /// direction about the packet that would answer this one.
 #[inline(always)]
-pub(crate) fn find<F: Family>(
+pub(crate) fn find(
     p: &Packet,
     direction: Direction,
     rejudge: impl FnOnce() -> Verdict,
 ) -> Found {
-    let key = F::key(p);
-    let Some(flow) = F::flows().get_ptr_mut(key) else {
+    let Some(flow) = family::flow(p) else {
         return Found::Nothing;
     };
     // SAFETY: as in `remember`.
     let flow = unsafe { &mut *flow };
     let now = now();
     if is_expired(now, flow.last_seen, maps::timeout(flow.state)) {
-        let _ = F::flows().remove(key);
+        family::remove_flow(p);
         return Found::Nothing;
     }
     let from_opener = flow.opened_by(direction);
@@ -146,7 +139,7 @@ pub(crate) fn find<F: Family>(
             Some(rejudge()).filter(|v| v.is_accept())
         };
         let Some(verdict) = verdict else {
-            let _ = F::flows().remove(key);
+            family::remove_flow(p);
             return Found::Revoked;
         };
         flow.slot = verdict.slot();

@@ -21,7 +21,6 @@ use sg_common::verdict::Reason;
 
 use crate::{
     classify::Outcome,
-    family::{V4, V6},
     hook::Hook,
     packet::{Packet, parsed},
 };
@@ -72,8 +71,7 @@ fn decide<H: Hook>(hook: &H) -> Outcome {
         };
     }
     match found {
-        parsed::V4 => classify::judge_packet::<H, V4>(&packet),
-        parsed::V6 => classify::judge_packet::<H, V6>(&packet),
+        parsed::IP => classify::judge_packet(H::DIRECTION, &packet),
         parsed::OTHER => Outcome::reason(H::DIRECTION, Reason::NonIp),
         parsed::FRAGMENT => Outcome::reason(H::DIRECTION, Reason::Fragment),
         _ => Outcome::reason(H::DIRECTION, Reason::Malformed),

@@ -96,7 +96,8 @@ pub(crate) struct Packet {
     pub(crate) is_trackable: u8,
     /// 1 if it may open a flow (an answer or a reset never does).
     pub(crate) opens: u8,
-    pub(crate) zero: u8,
+    /// 1 for IPv6.
+    pub(crate) v6: u8,
 }
 
 impl Packet {
@@ -115,9 +116,15 @@ impl Packet {
         is_fragment: 0,
         is_trackable: 0,
         opens: 0,
-        zero: 0,
+        v6: 0,
     };
 
+    #[inline(always)]
+    pub(crate) fn is_v6(&self) -> bool {
+        self.v6 != 0
+    }
+
+    #[inline(always)]
     pub(crate) fn is_kind(&self, kind: Kind) -> bool {
         self.kind == kind as u8
     }
@@ -127,8 +134,8 @@ impl Packet {
 pub(crate) mod parsed {
     use sg_common::verdict::Reason;
 
-    pub(crate) const V4: u32 = 0;
-    pub(crate) const V6: u32 = 1;
+    /// IPv4 or IPv6.
+    pub(crate) const IP: u32 = 0;
     /// Neither IPv4 nor IPv6.
     pub(crate) const OTHER: u32 = 2;
     /// Headers lie outside the readable bytes.
@@ -189,7 +196,7 @@ fn parse_into<H: Hook>(hook: &H, out: *mut Packet) -> u32 {
     }
     // SAFETY: not null, and the only caller passes a whole `Packet` on its stack.
     match parse(hook, unsafe { &mut *out }) {
-        Ok(family) => family,
+        Ok(found) => found,
         Err(stop) => stop,
     }
 }
@@ -207,8 +214,8 @@ fn parse<H: Hook>(hook: &H, out: &mut Packet) -> Result<u32, Stop> {
         offset = EthHdr::LEN + (skipped >> 16) as usize % 16;
     }
     match ether_type {
-        ETH_P_IP => ipv4(hook, offset, out).map(|()| parsed::V4),
-        ETH_P_IPV6 => ipv6(hook, offset, out).map(|()| parsed::V6),
+        ETH_P_IP => ipv4(hook, offset, out).map(|()| parsed::IP),
+        ETH_P_IPV6 => ipv6(hook, offset, out).map(|()| parsed::IP),
         // An IP packet behind a third tag must not pass as "not IP".
         other if is_vlan(other) => Err(MALFORMED),
         _ => Ok(parsed::OTHER),
@@ -399,6 +406,7 @@ fn transport<H: Hook, const V6: bool>(
     out: &mut Packet,
 ) -> Result<(), Stop> {
     let fits = |size: usize| if len < size { Err(MALFORMED) } else { Ok(()) };
+    out.v6 = V6.into();
     out.is_trackable = 1;
     out.opens = 1;
     let header_len = match protocol {
@@ -427,7 +435,7 @@ fn transport<H: Hook, const V6: bool>(
         }
         _ if protocol == (if V6 { IPPROTO_ICMPV6 } else { IPPROTO_ICMP }) => {
             fits(Icmpv4Hdr::LEN)?;
-            icmp::<V6>(at(hook, at_offset)?, out);
+            icmp::<H, V6>(at(hook, at_offset)?, out);
             Icmpv4Hdr::LEN
         }
         _ => {
@@ -458,10 +466,14 @@ fn ports<H: Hook>(kind: Kind, header: *const Ports, out: &mut Packet) {
     out.return_number = source;
 }
 
+/// Set in the remote port of an ICMP flow whose requests come in: pings in both directions with
+/// the same identifier are two flows, and a request is never taken for an answer.
+const ASKED_INBOUND: u16 = 1 << 8;
+
 /// Queries and their answers form a flow by identifier (local port) and request type (remote
 /// port); no other message belongs to a flow of its own.
 #[inline(always)]
-fn icmp<const V6: bool>(header: *const Icmpv4Hdr, out: &mut Packet) {
+fn icmp<H: Hook, const V6: bool>(header: *const Icmpv4Hdr, out: &mut Packet) {
     let (kind, code) = (field!(header, type_ as u8), field!(header, code as u8));
     let query = icmp_query(V6, kind);
     let (request, is_request) = query.unwrap_or((0, false));
@@ -474,7 +486,12 @@ fn icmp<const V6: bool>(header: *const Icmpv4Hdr, out: &mut Packet) {
     out.number = icmp_number(kind, code);
     out.return_number = icmp_number(return_kind, 0);
     out.local_port = u16::from_be(field!(header, data as u16));
-    out.remote_port = request.into();
+    let is_inbound = matches!(H::DIRECTION, Direction::Inbound);
+    out.remote_port = if is_inbound == is_request {
+        u16::from(request) | ASKED_INBOUND
+    } else {
+        request.into()
+    };
     out.is_trackable = query.is_some().into();
     out.opens = is_request.into();
 }

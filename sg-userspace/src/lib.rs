@@ -8,3 +8,5 @@ pub mod lab;
 pub mod observe;
 pub mod oracle;
 pub mod policy;
+#[doc(hidden)]
+pub mod testing;

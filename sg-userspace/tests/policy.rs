@@ -913,7 +913,67 @@ fn a_bomb_of_nested_sets_is_stopped() {
     );
 }
 
+/// Proves P8.
+#[test]
+fn files_made_to_be_slow_end_soon() {
+    let million = 1 << 20;
+    let cycle: String = (1..50_000)
+        .map(|i| format!("  s{i}: [s{}, s0]\n", i - 1))
+        .collect();
+    let alias: String = "- {protocol: tcp, ports: *p, from: any, action: drop}\n".repeat(90_000);
+    let ports: Vec<String> = (0..60_000).map(|p| p.to_string()).collect();
+    let same = "- {protocol: tcp, ports: 5, from: any, action: drop}\n".repeat(90_000);
+    let nested: String = (0..20_000u32)
+        .map(|i| {
+            format!(
+                "- {{protocol: tcp, ports: {}, from: [10.0.0.0/8, 192.0.{}.{}], action: drop}}\n",
+                i,
+                i / 256,
+                i % 256
+            )
+        })
+        .collect();
+    for (name, policy) in [
+        (
+            "small values",
+            format!("inbound: [{}]", "1,".repeat(8 * million - 10)),
+        ),
+        (
+            "commas",
+            format!("address-sets:\n  a: '{}1'", "1.1.1.1,".repeat(million)),
+        ),
+        (
+            "bad commas",
+            format!("address-sets:\n  a: '{}1'", "x!,".repeat(5 * million)),
+        ),
+        (
+            "names",
+            format!("address-sets:\n  a: '{}b'", "b,".repeat(million - 5)),
+        ),
+        ("cycles", format!("address-sets:\n  s0: [s49999]\n{cycle}")),
+        (
+            "aliases",
+            format!("description: &p '{}'\ninbound:\n{alias}", ports.join(",")),
+        ),
+        ("keys", (0..million).map(|i| format!("k{i}: 1\n")).collect()),
+        (
+            "one long line",
+            format!("inbound: [{}]", "{a: b},".repeat(2 * million)),
+        ),
+        ("equal rules", format!("inbound:\n{same}")),
+        ("nested remotes", format!("inbound:\n{nested}")),
+    ] {
+        let started = Instant::now();
+        let loaded = text(&policy);
+        let elapsed = started.elapsed();
+        println!("{name}: {elapsed:?} {}", loaded.is_ok());
+        assert!(elapsed < Duration::from_secs(20), "{name}: {elapsed:?}");
+    }
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     /// Proves P8.
     #[test]
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {

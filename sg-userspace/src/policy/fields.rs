@@ -75,6 +75,8 @@ impl<'n, 't> Fields<'n, 't> {
         for (key, at, value) in pairs {
             match known.iter().find(|k| **k == key) {
                 Some(known) => entries.push((*known, at, value)),
+                // Counted, without the effort of wording it.
+                None if ctx.loading.report.is_full() => ctx.error(at, Problem::new("unknown key")),
                 None => {
                     let mut problem =
                         Problem::new(format!("unknown key `{}` in {what}", clip(key)))

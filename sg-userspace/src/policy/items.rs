@@ -11,6 +11,8 @@ use super::yaml::{Node, Value, clip};
 const KEYWORDS: [&str; 12] = [
     "any", "all", "none", "file", "true", "false", "yes", "no", "on", "off", "null", "nobody",
 ];
+/// Elements of one list.
+const ITEMS: usize = 1 << 20;
 /// The longest name of a set, in characters.
 const SET_NAME: usize = 64;
 
@@ -96,16 +98,17 @@ fn scalar<'n, K: Kind>(
         return false;
     };
     let mut good = true;
-    let mut offset = 0;
+    let mut place = Places::new(ctx, node, text);
     for part in text.split(',') {
         let word = part.trim();
-        let at = within(
-            ctx,
-            node,
-            offset + (part.len() - part.trim_start().len()),
-            word,
-        );
-        offset += part.len() + 1;
+        let at = place.next(part, word);
+        if items.len() >= ITEMS {
+            let problem = Problem::new("the list is too long")
+                .expected(format!("at most {ITEMS} elements"))
+                .help("move it to a set file");
+            ctx.error(at, problem);
+            return false;
+        }
         let read = match word {
             "" => Err(Problem::new("an element is missing here")
                 .expected(format!("a literal or the name of {} set", article::<K>()))
@@ -134,24 +137,44 @@ pub(crate) fn article<K: Kind>() -> String {
     }
 }
 
-/// The place of `word`, which stands `offset` bytes into the scalar `node`. When the text differs
-/// from how it is written (escapes, line breaks), the place of the scalar.
-fn within(ctx: &Ctx<'_>, node: &Node<'_>, offset: usize, word: &str) -> At {
-    let at = node.at;
-    let quoted = matches!(node.value, Value::Scalar { quoted: true, .. });
-    let found = || {
-        let start = (at.start as usize).checked_add(offset + usize::from(quoted))?;
-        let end = start.checked_add(word.len())?;
-        let written = ctx.source.text.get(start..end)?;
-        let before = ctx.source.text.get(at.start as usize..start)?;
-        (written == word && !before.contains('\n')).then(|| At {
-            line: at.line,
-            column: at.column + before.chars().count() as u32,
-            start: start as u32,
-            end: end as u32,
-        })
-    };
-    found().unwrap_or(at)
+/// The places of the parts of a scalar, one after the other.
+struct Places {
+    scalar: At,
+    /// Where the next part starts. `None` when the scalar is not written as it reads (escapes,
+    /// line breaks): then every part stands where the scalar does.
+    next: Option<(u32, u32)>,
+}
+
+impl Places {
+    fn new(ctx: &Ctx<'_>, node: &Node<'_>, text: &str) -> Places {
+        let quote = u32::from(matches!(node.value, Value::Scalar { quoted: true, .. }));
+        let (start, column) = (node.at.start + quote, node.at.column + quote);
+        let range = start as usize..start as usize + text.len();
+        let as_written = ctx.source.text.get(range) == Some(text) && !text.contains('\n');
+        Places {
+            scalar: node.at,
+            next: as_written.then_some((start, column)),
+        }
+    }
+
+    /// The place of `word` in the next part.
+    fn next(&mut self, part: &str, word: &str) -> At {
+        let Some((start, column)) = self.next else {
+            return self.scalar;
+        };
+        let characters = part.chars().count() as u32;
+        self.next = Some((start + part.len() as u32 + 1, column + characters + 1));
+        // Blanks in front of the word; all of one byte or not, they count as characters.
+        let front = part.len() - part.trim_start().len();
+        let blanks = part.chars().take_while(|c| c.is_whitespace()).count();
+        let start = start + front as u32;
+        At {
+            line: self.scalar.line,
+            column: column + blanks as u32,
+            start,
+            end: start + word.len() as u32,
+        }
+    }
 }
 
 #[cfg(test)]

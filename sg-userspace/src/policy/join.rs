@@ -65,7 +65,7 @@ pub(crate) fn join(loading: &mut Loading, documents: Vec<(Source, Document)>) ->
         essential: essential.unwrap_or(true),
         established: established.unwrap_or_default(),
         timeouts,
-        sources: loading.files.clone(),
+        sources: loading.take_files(),
     };
     policy.digest = digest::of(&policy, |group| match numbers.get(group) {
         Some((number, true)) => (*number, Some(group)),

@@ -1,7 +1,7 @@
 //! What one load carries from file to file: the errors, the limits and what has been read.
 //! A [`Ctx`] is that plus the text at hand, so that an error is one call.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -34,10 +34,12 @@ pub(crate) struct Loading {
 }
 
 impl Loading {
-    pub(crate) fn add_file(&mut self, path: PathBuf) {
-        if !self.files.contains(&path) {
-            self.files.push(path);
-        }
+    /// Every file that was read, once.
+    pub(crate) fn take_files(&mut self) -> Vec<PathBuf> {
+        let mut seen = HashSet::new();
+        let mut files = std::mem::take(&mut self.files);
+        files.retain(|file| seen.insert(file.clone()));
+        files
     }
 }
 

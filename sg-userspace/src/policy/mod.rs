@@ -114,7 +114,7 @@ pub fn load_text(
 fn read_input(loading: &mut Loading, input: &PolicyInput) -> Result<Source, Unreadable> {
     let (text, base, stem) = match input {
         PolicyInput::File(path) => {
-            loading.add_file(path.clone());
+            loading.files.push(path.clone());
             let text = read::read_file(path, POLICY_BYTES, "policy file")?;
             let base = path.parent().unwrap_or(Path::new("")).to_owned();
             (text, Some(base), stem_of(path))

@@ -29,7 +29,7 @@ pub(crate) fn load<K: Kind>(ctx: &mut Ctx<'_>, at: At, path: &str) -> Option<Arc
 }
 
 fn read_file<K: Kind>(ctx: &mut Ctx<'_>, at: At, path: &Path) -> Option<Arc<K::Value>> {
-    ctx.loading.add_file(path.to_owned());
+    ctx.loading.files.push(path.to_owned());
     let what = format!("{} set file `{}`", K::NOUN, clip(&path.to_string_lossy()));
     let text = match read::read_file(path, SET_BYTES, &what) {
         Ok(text) => text,

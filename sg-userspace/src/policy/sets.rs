@@ -171,6 +171,7 @@ impl<K: Kind> Sets<K> {
                 };
                 match done.get(inner.as_str()) {
                     Some(true) => {}
+                    Some(false) if ctx.loading.report.is_full() => {}
                     Some(false) => {
                         let cycle = path.iter().map(|(name, _)| *name);
                         let cycle = cycle

@@ -122,8 +122,10 @@ impl<'t> Builder<'t> {
         match event {
             Event::Scalar(text, style, anchor, _) => {
                 let quoted = style != granit_parser::ScalarStyle::Plain;
+                // A scalar may be a list with commas, and costs what a list would.
+                let weight = 1 + text.len() / 256 + text.matches(',').count();
                 let value = Value::Scalar { text, quoted };
-                self.complete(at, value, 1, anchor)
+                self.complete(at, value, weight, anchor)
             }
             Event::SequenceStart(_, anchor, _) => self.start(at, anchor, false),
             Event::MappingStart(_, anchor, _) => self.start(at, anchor, true),

@@ -1,0 +1,186 @@
+//! Seeded generators of rules and packets for tests and benchmarks. Rules come as lines of text,
+//! so that a failing case can be read and pasted.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use fastrand::Rng;
+use sg_common::verdict::Direction;
+
+use crate::oracle;
+use crate::policy::{Policy, Prefix, Protocol};
+
+/// What a generated rule list is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub rules: usize,
+    /// Share of IPv6 rules, in percent.
+    pub ipv6: u8,
+    /// Only inbound rules, of protocols whose packets nftables can match just as well.
+    pub inbound_only: bool,
+}
+
+/// Random rules: nested and overlapping prefixes, port lists and ranges, every protocol, accept
+/// and drop mixed.
+pub fn rules(rng: &mut Rng, shape: Shape) -> String {
+    let mut text = String::new();
+    // A few networks that most rules are inside of, so that they nest and overlap.
+    let seeds4: Vec<u32> = (0..8).map(|_| rng.u32(..)).collect();
+    let seeds6: Vec<u128> = (0..4)
+        .map(|_| 0x2001_0db8 << 96 | u128::from(rng.u64(..)) << 32)
+        .collect();
+    for _ in 0..shape.rules {
+        let inbound = shape.inbound_only || rng.u8(..3) < 2;
+        let v6 = rng.u8(..100) < shape.ipv6;
+        let remote = match rng.u8(..12) {
+            0 => "any".to_owned(),
+            1 if v6 => "::/0".to_owned(),
+            1 => "0.0.0.0/0".to_owned(),
+            _ if v6 => prefix6(rng, &seeds6),
+            _ => prefix4(rng, &seeds4),
+        };
+        let protocol = match rng.u8(..12) {
+            0..=4 => format!("tcp{}", ports(rng)),
+            5..=7 => format!("udp{}", ports(rng)),
+            8 => format!("sctp{}", ports(rng)),
+            9 => icmp(rng, v6),
+            10 => "all".to_owned(),
+            _ => rng.choice(["gre", "esp", "47", "89", "112"]).unwrap_or("gre").to_owned(),
+        };
+        let _ = writeln!(
+            text,
+            "{} {protocol} {} {remote} {}",
+            if inbound { "in" } else { "out" },
+            if inbound { "from" } else { "to" },
+            if rng.bool() { "accept" } else { "drop" },
+        );
+    }
+    text
+}
+
+fn prefix4(rng: &mut Rng, seeds: &[u32]) -> String {
+    let seed = seeds[rng.usize(..seeds.len())];
+    let len = *rng.choice(&[6, 8, 12, 15, 16, 17, 20, 23, 24, 25, 28, 31, 32]).unwrap_or(&24);
+    // Keep the first bits of the seed, so that shorter prefixes contain longer ones.
+    let noise = rng.u32(..).checked_shr(rng.u32(4..32)).unwrap_or(0);
+    let bits = (seed ^ noise) & u32::MAX.checked_shl(32 - len).unwrap_or(0);
+    format!("{}/{len}", Ipv4Addr::from(bits))
+}
+
+fn prefix6(rng: &mut Rng, seeds: &[u128]) -> String {
+    let seed = seeds[rng.usize(..seeds.len())];
+    let len = *rng.choice(&[16, 32, 48, 56, 64, 65, 96, 127, 128]).unwrap_or(&64);
+    let noise = rng.u128(..).checked_shr(rng.u32(24..128)).unwrap_or(0);
+    let bits = (seed ^ noise) & u128::MAX.checked_shl(128 - len).unwrap_or(0);
+    format!("{}/{len}", Ipv6Addr::from(bits))
+}
+
+fn ports(rng: &mut Rng) -> String {
+    let mut list = Vec::new();
+    for _ in 0..rng.usize(..4) {
+        let first = port(rng);
+        match rng.u8(..3) {
+            0 => list.push(first.to_string()),
+            1 => list.push(format!("{first}-{}", first.saturating_add(rng.u16(..20)))),
+            _ => list.push(format!("{first}-{}", rng.u16(first..))),
+        }
+    }
+    match list.as_slice() {
+        [] => String::new(),
+        list => format!(" {}", list.join(",")),
+    }
+}
+
+/// A port, mostly one of a few, and sometimes an extreme.
+fn port(rng: &mut Rng) -> u16 {
+    match rng.u8(..4) {
+        0 => *rng.choice(&[0, 1, 22, 53, 80, 255, 256, 443, 65535]).unwrap_or(&22),
+        1 => rng.u16(1..1024),
+        _ => rng.u16(..),
+    }
+}
+
+fn icmp(rng: &mut Rng, v6: bool) -> String {
+    let name = if v6 { "icmpv6" } else { "icmp" };
+    match rng.u8(..3) {
+        0 => name.to_owned(),
+        1 => format!("{name} {}", rng.u8(..20)),
+        _ => format!("{name} {}/{}", rng.u8(..20), rng.u8(..4)),
+    }
+}
+
+/// A random packet, most of the time at or just beyond the edge of some rule.
+pub fn packet(rng: &mut Rng, policy: &Policy) -> oracle::Packet {
+    let rule = match policy.rules.len() {
+        0 => None,
+        n => Some(&policy.rules[rng.usize(..n)]),
+    };
+    let direction = match rule {
+        Some(rule) if rng.u8(..8) != 0 => rule.direction,
+        _ if rng.bool() => Direction::Inbound,
+        _ => Direction::Outbound,
+    };
+    let remote = rule
+        .filter(|_| rng.u8(..8) != 0)
+        .and_then(|rule| {
+            let (v4, v6) = (&rule.remote.v4, &rule.remote.v6);
+            match (v4.is_empty(), v6.is_empty()) {
+                (true, true) => None,
+                (false, true) => Some(IpAddr::from(Ipv4Addr::from(edge4(rng, v4)))),
+                (true, false) => Some(IpAddr::from(Ipv6Addr::from(edge6(rng, v6)))),
+                (false, false) if rng.bool() => Some(Ipv4Addr::from(edge4(rng, v4)).into()),
+                (false, false) => Some(Ipv6Addr::from(edge6(rng, v6)).into()),
+            }
+        })
+        .unwrap_or_else(|| Ipv4Addr::from(rng.u32(..)).into());
+    let protocol = match rule.map(|r| r.protocol) {
+        Some(Protocol::Number(number)) if rng.u8(..8) != 0 => number,
+        _ => *rng.choice(&[6, 17, 132, 1, 58, 47, 50, 89]).unwrap_or(&6),
+    };
+    let ports = rule
+        .and_then(|r| r.ports.as_ref())
+        .filter(|ports| !ports.is_empty() && rng.u8(..8) != 0);
+    let port = match ports {
+        None => rng.u16(..),
+        Some(ports) => {
+            let (first, last) = ports[rng.usize(..ports.len())];
+            *rng.choice(&[first, last, first.wrapping_sub(1), last.wrapping_add(1)])
+                .unwrap_or(&first)
+        }
+    };
+    let icmp = match rule.and_then(|r| r.icmp) {
+        Some(m) if rng.u8(..8) != 0 => (m.kind, m.code.unwrap_or_else(|| rng.u8(..4))),
+        _ => (rng.u8(..20), rng.u8(..4)),
+    };
+    oracle::Packet {
+        direction,
+        remote,
+        protocol,
+        port,
+        icmp,
+    }
+}
+
+fn edge4(rng: &mut Rng, prefixes: &[Prefix<u32>]) -> u32 {
+    let p = prefixes[rng.usize(..prefixes.len())];
+    let size = u32::MAX.checked_shr(p.len.into()).unwrap_or(0);
+    match rng.u8(..5) {
+        0 => p.bits,
+        1 => p.bits | size,
+        2 => p.bits.wrapping_sub(1),
+        3 => (p.bits | size).wrapping_add(1),
+        _ => p.bits | rng.u32(..=size),
+    }
+}
+
+fn edge6(rng: &mut Rng, prefixes: &[Prefix<u128>]) -> u128 {
+    let p = prefixes[rng.usize(..prefixes.len())];
+    let size = u128::MAX.checked_shr(p.len.into()).unwrap_or(0);
+    match rng.u8(..5) {
+        0 => p.bits,
+        1 => p.bits | size,
+        2 => p.bits.wrapping_sub(1),
+        3 => (p.bits | size).wrapping_add(1),
+        _ => p.bits | rng.u128(..=size),
+    }
+}

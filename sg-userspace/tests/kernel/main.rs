@@ -1,0 +1,8 @@
+//! Tests that load the real programs into the real kernel. They need root, and say so.
+
+mod agreement;
+mod attach;
+mod frames;
+mod packets;
+mod sandbox;
+mod support;

@@ -1,0 +1,143 @@
+//! A network namespace, a mount namespace and a BPF file system for one test, all of which vanish
+//! with the test's thread, whether it passes or fails.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use sg_userspace::kernel::ApplyOptions;
+
+use crate::support::require_root;
+
+pub(crate) struct Sandbox {
+    bpffs: tempfile::TempDir,
+}
+
+/// Runs `test` on a thread of its own, inside fresh namespaces.
+pub(crate) fn sandbox(test: impl FnOnce(&Sandbox) + Send) {
+    require_root();
+    let outcome = std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
+                    .expect("root may have namespaces of its own");
+                // Nothing mounted from here on is seen outside.
+                let none: Option<&str> = None;
+                mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+                    .expect("mounts can be made private");
+                let bpffs = tempfile::tempdir().expect("a directory for the BPF file system");
+                mount(Some("bpf"), bpffs.path(), Some("bpf"), MsFlags::empty(), none)
+                    .expect("a BPF file system of our own");
+                let sandbox = Sandbox { bpffs };
+                test(&sandbox);
+                nix::mount::umount(sandbox.bpffs.path()).expect("nothing is open in it");
+            })
+            .join()
+    });
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+impl Sandbox {
+    pub(crate) fn bpffs(&self) -> &Path {
+        self.bpffs.path()
+    }
+
+    pub(crate) fn pins(&self) -> PathBuf {
+        self.bpffs.path().join("sgctl")
+    }
+
+    /// Options for `interface` in this sandbox.
+    pub(crate) fn options(&self, interface: &str) -> ApplyOptions {
+        ApplyOptions {
+            bpffs: self.bpffs.path().to_owned(),
+            max_flows: 4096,
+            ..ApplyOptions::new(interface)
+        }
+    }
+
+    /// A veth pair, both ends here and up. Without IPv6, so that nobody but the test sends.
+    pub(crate) fn veth(&self, a: &str, b: &str) {
+        ip(&["link", "add", a, "type", "veth", "peer", "name", b]);
+        for end in [a, b] {
+            // The sysctl tree of this thread's namespace; /proc/sys/net follows the reader.
+            let path = format!("/proc/sys/net/ipv6/conf/{end}/disable_ipv6");
+            std::fs::write(&path, "1").unwrap_or_else(|e| panic!("{path}: {e}"));
+            ip(&["link", "set", end, "up"]);
+        }
+    }
+}
+
+/// Runs `ip` in the calling thread's network namespace.
+pub(crate) fn ip(arguments: &[&str]) {
+    run("ip", arguments);
+}
+
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|e| panic!("{program}: {e}; `cargo xtask setup` installs it"));
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A raw socket that sends whole frames out of one interface.
+pub(crate) struct RawSender {
+    socket: OwnedFd,
+    address: libc::sockaddr_ll,
+}
+
+impl RawSender {
+    pub(crate) fn new(interface: &str) -> Self {
+        // SAFETY: no pointers; the result is checked.
+        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+        assert!(fd >= 0, "raw socket: {}", io::Error::last_os_error());
+        // SAFETY: the kernel just returned this descriptor to us alone.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        let name = CString::new(interface).expect("a name without NUL");
+        // SAFETY: a NUL-terminated string.
+        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+        assert!(index != 0, "no interface {interface}");
+        // SAFETY: plain integers, for which zero is valid.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_ifindex = index as i32;
+        RawSender { socket, address }
+    }
+
+    /// Sends one frame. False if the outbound hook dropped it, which the kernel reports as a lack
+    /// of buffers.
+    pub(crate) fn send(&self, frame: &[u8]) -> bool {
+        // SAFETY: buffer and address are valid for the lengths given.
+        let sent = unsafe {
+            libc::sendto(
+                self.socket.as_raw_fd(),
+                frame.as_ptr().cast(),
+                frame.len(),
+                0,
+                (&raw const self.address).cast(),
+                size_of::<libc::sockaddr_ll>() as u32,
+            )
+        };
+        if sent == frame.len() as isize {
+            return true;
+        }
+        let error = io::Error::last_os_error();
+        assert!(
+            error.raw_os_error() == Some(libc::ENOBUFS),
+            "sending {} bytes: {error}",
+            frame.len()
+        );
+        false
+    }
+}
