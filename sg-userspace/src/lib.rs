@@ -4,6 +4,7 @@
 
 pub mod compile;
 pub mod kernel;
+pub mod lab;
 pub mod observe;
 pub mod oracle;
 pub mod policy;

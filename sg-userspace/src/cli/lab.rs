@@ -1,0 +1,321 @@
+//! `sgctl lab`: real traffic in throw-away network namespaces, beside what the policy says.
+//! Prints the report of [`sg_userspace::lab`] as tables or as JSON.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write as _};
+use std::process::ExitCode;
+
+use miette::GraphicalReportHandler;
+use sg_userspace::lab::{self, AnswerBy, Attempt, Options, Report};
+use sg_userspace::policy::{self, PolicyInput, SetOverride};
+
+/// Try a policy with real traffic in throw-away network namespaces
+///
+/// Joins a node, a client outside, a client inside 10.0.0.0/8 and an IPv6 neighbour, enforces the
+/// policy on the node's interface, tries connections in both directions, and compares what got
+/// through, and what was counted, with what the policy says. Touches no interface of this machine
+/// and leaves nothing behind.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sgctl lab
+  sgctl lab my-policy.yaml
+  sgctl lab builtin:tke-minimal --set admin=203.0.113.0/24
+  sgctl lab --json | jq '.attempts[] | select(.got == \"drop\")'
+
+Exit codes: 0 all as the policy says, 1 a difference or a bad policy, 3 not permitted here")]
+pub(crate) struct Args {
+    /// Files, `-` for standard input, or `builtin:NAME`; several are bound in this order
+    #[arg(value_name = "POLICY", default_value = "builtin:tke")]
+    policies: Vec<PolicyInput>,
+
+    /// Replace a named set of the policy
+    #[arg(long = "set", value_name = "NAME=VALUE[,VALUE…]")]
+    sets: Vec<SetOverride>,
+
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: Args) -> ExitCode {
+    let loaded = match policy::load(&args.policies, &args.sets) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            let text = errors.pretty(&GraphicalReportHandler::new());
+            let _ = io::stderr().write_all(text.as_bytes());
+            return ExitCode::from(1);
+        }
+    };
+    let mut options = Options::new(loaded.policy);
+    if io::stderr().is_terminal() {
+        options.progress = |phase| {
+            let _ = writeln!(io::stderr(), "\x1b[2m… {phase}\x1b[0m");
+        };
+    }
+    let report = match lab::run(&options) {
+        Ok(report) => report,
+        Err(error) => {
+            let code = error.exit_code();
+            return failed(error.into(), code);
+        }
+    };
+    let text = if args.json {
+        match serde_json::to_string_pretty(&report) {
+            Ok(json) => json + "\n",
+            Err(error) => return failed(miette::miette!("writing JSON: {error}"), 1),
+        }
+    } else {
+        let is_coloured = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        render(&report, Paint { is_coloured })
+    };
+    // Whoever closes the pipe early has read enough; the exit code still tells.
+    let _ = io::stdout().write_all(text.as_bytes());
+    match report.ok {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(1),
+    }
+}
+
+fn failed(error: miette::Report, code: u8) -> ExitCode {
+    let _ = writeln!(io::stderr(), "{error:?}");
+    ExitCode::from(code)
+}
+
+/// Colours, on a terminal only.
+#[derive(Clone, Copy)]
+struct Paint {
+    is_coloured: bool,
+}
+
+impl Paint {
+    fn with(self, code: &str, text: &str) -> String {
+        match self.is_coloured && !text.is_empty() {
+            true => format!("\x1b[{code}m{text}\x1b[0m"),
+            false => text.to_owned(),
+        }
+    }
+
+    fn good(self, text: &str) -> String {
+        self.with("32", text)
+    }
+
+    fn bad(self, text: &str) -> String {
+        self.with("1;31", text)
+    }
+
+    fn quiet(self, text: &str) -> String {
+        self.with("2", text)
+    }
+
+    fn title(self, text: &str) -> String {
+        self.with("1", text)
+    }
+
+    /// Green, or yellow for what is dropped.
+    fn action(self, action: &str, text: &str) -> String {
+        self.with(if action == "accept" { "32" } else { "33" }, text)
+    }
+}
+
+fn render(report: &Report, paint: Paint) -> String {
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "{}  {}",
+        paint.title(&format!(
+            "Policy {} on the node's {}",
+            report.counters.policy.name, report.counters.interface
+        )),
+        paint.quiet(&format!(
+            "inbound XDP {}, outbound {}",
+            report.enforcer.xdp_mode, report.enforcer.egress_hook
+        )),
+    );
+    attempts(&mut out, &report.attempts, paint);
+    counters(&mut out, report, paint);
+    verdict(&mut out, report, paint);
+    out
+}
+
+fn past(action: &str) -> &'static str {
+    if action == "accept" {
+        "accepted"
+    } else {
+        "dropped"
+    }
+}
+
+fn what(attempt: &Attempt) -> String {
+    match attempt.port {
+        Some(port) => format!("{} {port}", attempt.transport),
+        None if attempt.transport == "icmp" => "ping".to_owned(),
+        None => "ping (v6)".to_owned(),
+    }
+}
+
+fn decided_by(attempt: &Attempt) -> String {
+    match &attempt.rule {
+        Some(rule) => format!("{} {:>2}", attempt.direction, rule.position),
+        None => attempt.direction.to_owned(),
+    }
+}
+
+fn attempts(out: &mut String, attempts: &[Attempt], paint: Paint) {
+    let summary = |a: &Attempt| match &a.rule {
+        Some(rule) => rule.summary.clone(),
+        None => a.reason.to_owned(),
+    };
+    let width = |of: &dyn Fn(&Attempt) -> String| {
+        attempts
+            .iter()
+            .map(|a| of(a).chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let (whats, by, summaries) = (width(&what), width(&decided_by), width(&summary).min(48));
+    let mut pair = (String::new(), String::new());
+    for a in attempts {
+        let ends = (a.from_address.clone(), a.to_address.clone());
+        if ends != pair {
+            let title = format!("{} → {}", a.from, a.to);
+            let addresses = format!("{} → {}", a.from_address, a.to_address);
+            let _ = writeln!(
+                out,
+                "\n{}  {}",
+                paint.title(&title),
+                paint.quiet(&addresses)
+            );
+            pair = ends;
+        }
+        let mark = if a.as_policy_says {
+            paint.good("✓")
+        } else {
+            paint.bad("✗")
+        };
+        let got = paint.action(a.got, &format!("{:8}", past(a.got)));
+        let answer = match a.answer {
+            Some(AnswerBy::FlowTable) => "answer by flow table",
+            Some(AnswerBy::Rules) => "answer by rules",
+            None => "",
+        };
+        let _ = write!(
+            out,
+            "  {mark} {:whats$}  {got}  {}  {:summaries$}",
+            what(a),
+            paint.quiet(&format!("{:by$}", decided_by(a))),
+            summary(a),
+        );
+        if a.as_policy_says {
+            let _ = write!(out, "  {}", paint.quiet(answer));
+        } else {
+            let note = a
+                .note
+                .as_ref()
+                .map(|n| format!(" ({n})"))
+                .unwrap_or_default();
+            let expected = format!("expected: {}{note}", past(a.expected));
+            let _ = write!(out, "  {}", paint.bad(&expected));
+        }
+        out.truncate(out.trim_end().len());
+        out.push('\n');
+    }
+}
+
+fn counters(out: &mut String, report: &Report, paint: Paint) {
+    let counters = &report.counters;
+    let line = |out: &mut String,
+                direction: &str,
+                number: &str,
+                action: &str,
+                rest: [u64; 3],
+                name: &str| {
+        let [packets, bytes, replies] = rest;
+        let replies = if replies == 0 {
+            String::new()
+        } else {
+            replies.to_string()
+        };
+        let text = format!(
+            "  {direction:8}  {number:>3}  {action:6}  {packets:>7}  {bytes:>8}  {replies:>7}  {name}"
+        );
+        let is_idle = packets == 0 && replies.is_empty();
+        let _ = writeln!(out, "{}", if is_idle { paint.quiet(&text) } else { text });
+    };
+    let head = format!(
+        "  {:8}  {:>3}  {:6}  {:>7}  {:>8}  {:>7}  {}",
+        "", "#", "", "packets", "bytes", "replies", "rule or reason"
+    );
+    let _ = writeln!(out, "\n{}\n{}", paint.title("Counters"), paint.quiet(&head));
+    for direction in ["inbound", "outbound"] {
+        for r in counters.rules.iter().filter(|r| r.direction == direction) {
+            let number = r.position.map(|p| p.to_string()).unwrap_or_default();
+            let counts = [r.packets, r.bytes, r.reply_packets];
+            line(out, direction, &number, r.action, counts, &r.summary);
+        }
+        let reasons = counters.reasons.iter();
+        for r in reasons.filter(|r| r.direction == direction && r.packets > 0) {
+            line(
+                out,
+                direction,
+                "",
+                r.action,
+                [r.packets, r.bytes, 0],
+                r.reason,
+            );
+        }
+    }
+    for total in &counters.totals {
+        let mut interface = report.interface.iter();
+        let nic = interface.find(|c| c.direction == total.direction);
+        let nic = nic.map(|c| {
+            let did = if c.direction == "inbound" {
+                "received"
+            } else {
+                "sent"
+            };
+            let early = match c.uncertain {
+                0 => String::new(),
+                n => format!(", {n} of them while it was being attached to"),
+            };
+            format!("; {} itself {did} {}{early}", counters.interface, c.packets)
+        });
+        let _ = writeln!(
+            out,
+            "  {:8}  total {} packets: {} accepted, {} dropped{}",
+            total.direction,
+            total.packets,
+            total.accepted,
+            total.dropped,
+            nic.unwrap_or_default(),
+        );
+    }
+}
+
+fn verdict(out: &mut String, report: &Report, paint: Paint) {
+    out.push('\n');
+    for note in &report.notes {
+        let _ = writeln!(out, "note: {note}");
+    }
+    for difference in &report.differences {
+        let _ = writeln!(out, "{} {difference}", paint.bad("✗"));
+    }
+    let through = report.attempts.iter().filter(|a| a.got == "accept").count();
+    let tried = report.attempts.len();
+    let said = match report.differences.len() {
+        0 => paint.good(&format!(
+            "✓ {tried} attempts, {through} accepted and {} dropped, all as the policy says; the \
+             counters agree",
+            tried - through
+        )),
+        1 => paint.bad("✗ 1 difference between what happened and what the policy says"),
+        n => paint.bad(&format!(
+            "✗ {n} differences between what happened and what the policy says"
+        )),
+    };
+    let _ = writeln!(
+        out,
+        "{said}  {}",
+        paint.quiet(&format!("{:.1} s", report.seconds))
+    );
+}

@@ -1,0 +1,203 @@
+//! What the lab tries: who talks to whom, and about which packets the policy is asked.
+//! The addresses are those of documentation (RFC 5737, RFC 3849) and of private networks.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use sg_common::tables::{IPPROTO_TCP, IPPROTO_UDP};
+use sg_common::verdict::Direction;
+
+use crate::observe::explain::{Question, Transport};
+
+/// A host that is not the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Outside,
+    Inside,
+    /// The next hop, which is also on the node's own link.
+    Neighbour,
+}
+
+impl Place {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Place::Outside => "outside",
+            Place::Inside => "inside",
+            Place::Neighbour => "neighbour",
+        }
+    }
+}
+
+/// One address of such a host, and the node's address of the same kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Peer {
+    pub(super) place: Place,
+    pub(super) address: IpAddr,
+    pub(super) node: IpAddr,
+}
+
+pub(super) const NODE: Ipv4Addr = Ipv4Addr::new(10, 10, 0, 2);
+pub(super) const NODE_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 10, 0, 1);
+pub(super) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+pub(super) const OUTSIDE_GATEWAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+pub(super) const INSIDE: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 10);
+pub(super) const INSIDE_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 1);
+/// Global and unique local.
+pub(super) const NODE6: [Ipv6Addr; 2] = [
+    Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2),
+    Ipv6Addr::new(0xfd00, 0xdb8, 0, 0, 0, 0, 0, 2),
+];
+pub(super) const NEIGHBOUR6: [Ipv6Addr; 2] = [
+    Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10),
+    Ipv6Addr::new(0xfd00, 0xdb8, 0, 0, 0, 0, 0, 0x10),
+];
+
+const PEERS: [Peer; 4] = [
+    Peer {
+        place: Place::Outside,
+        address: IpAddr::V4(OUTSIDE),
+        node: IpAddr::V4(NODE),
+    },
+    Peer {
+        place: Place::Inside,
+        address: IpAddr::V4(INSIDE),
+        node: IpAddr::V4(NODE),
+    },
+    Peer {
+        place: Place::Neighbour,
+        address: IpAddr::V6(NEIGHBOUR6[0]),
+        node: IpAddr::V6(NODE6[0]),
+    },
+    Peer {
+        place: Place::Neighbour,
+        address: IpAddr::V6(NEIGHBOUR6[1]),
+        node: IpAddr::V6(NODE6[1]),
+    },
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    Tcp(u16),
+    Udp(u16),
+    Ping,
+}
+
+/// SSH, a NodePort, a database, and the port after the NodePorts; a NodePort and a name server.
+const TO_NODE: [What; 7] = [
+    What::Tcp(22),
+    What::Tcp(30080),
+    What::Tcp(3306),
+    What::Tcp(32768),
+    What::Udp(30053),
+    What::Udp(53),
+    What::Ping,
+];
+
+/// A registry, a mail server (which many policies forbid) and a name server.
+const FROM_NODE: [What; 4] = [What::Tcp(443), What::Tcp(25), What::Udp(53), What::Ping];
+
+/// One attempt to get an answer through the node's interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Try {
+    /// Unique in the lab, and the identifier of its echo requests.
+    pub(super) number: u16,
+    /// Inbound: the peer opens; outbound: the node does.
+    pub(super) direction: Direction,
+    pub(super) peer: Peer,
+    pub(super) what: What,
+}
+
+/// Everything that is tried.
+pub(super) fn tries(has_ipv6: bool) -> Vec<Try> {
+    let directions = [
+        (Direction::Inbound, &TO_NODE[..]),
+        (Direction::Outbound, &FROM_NODE[..]),
+    ];
+    let mut tries = Vec::new();
+    for (direction, list) in directions {
+        for peer in PEERS {
+            if peer.address.is_ipv6() && !has_ipv6 {
+                continue;
+            }
+            for what in list {
+                tries.push(Try {
+                    number: tries.len() as u16 + 1,
+                    direction,
+                    peer,
+                    what: *what,
+                });
+            }
+        }
+    }
+    tries
+}
+
+impl Try {
+    pub(super) fn from(&self) -> (&'static str, IpAddr) {
+        match self.direction {
+            Direction::Inbound => (self.peer.place.name(), self.peer.address),
+            Direction::Outbound => ("node", self.peer.node),
+        }
+    }
+
+    pub(super) fn to(&self) -> (&'static str, IpAddr) {
+        match self.direction {
+            Direction::Inbound => ("node", self.peer.node),
+            Direction::Outbound => (self.peer.place.name(), self.peer.address),
+        }
+    }
+
+    pub(super) const fn port(&self) -> Option<u16> {
+        match self.what {
+            What::Tcp(port) | What::Udp(port) => Some(port),
+            What::Ping => None,
+        }
+    }
+
+    pub(super) fn transport(&self) -> &'static str {
+        match self.what {
+            What::Tcp(_) => "tcp",
+            What::Udp(_) => "udp",
+            What::Ping if self.peer.address.is_ipv4() => "icmp",
+            What::Ping => "icmpv6",
+        }
+    }
+
+    /// The packet that opens it.
+    pub(super) fn question(&self) -> Question {
+        let kind = if self.peer.address.is_ipv4() { 8 } else { 128 };
+        self.packet(self.direction, kind, None)
+    }
+
+    /// The first packet of the answer, given the port that the opener happened to get.
+    pub(super) fn answer(&self, own_port: Option<u16>) -> Question {
+        let kind = if self.peer.address.is_ipv4() { 0 } else { 129 };
+        self.packet(self.direction.opposite(), kind, own_port)
+    }
+
+    fn packet(&self, direction: Direction, kind: u8, own_port: Option<u16>) -> Question {
+        let (remote_port, local_port) = match self.direction {
+            Direction::Inbound => (own_port, self.port()),
+            Direction::Outbound => (self.port(), own_port),
+        };
+        Question {
+            direction,
+            transport: match self.what {
+                What::Tcp(_) => Transport::Protocol(IPPROTO_TCP),
+                What::Udp(_) => Transport::Protocol(IPPROTO_UDP),
+                What::Ping => Transport::Icmp { kind, code: 0 },
+            },
+            remote: self.peer.address,
+            remote_port,
+            local: self.peer.node,
+            local_port,
+        }
+    }
+}
+
+/// What has to listen at the node (`Inbound`) or at the other hosts (`Outbound`).
+pub(super) fn services(direction: Direction) -> &'static [What] {
+    match direction {
+        Direction::Inbound => &TO_NODE,
+        Direction::Outbound => &FROM_NODE,
+    }
+}
