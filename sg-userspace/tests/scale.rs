@@ -1,0 +1,199 @@
+//! Large and awkward rule sets through policy and compiler: they compile in bounded time and
+//! memory, and decide what the oracle decides. Sets from `SG_DATA` are read where it is set.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use sg_common::tables::{Kind, icmp_number, other_number};
+use sg_common::verdict::FIRST_RULE_SLOT;
+use sg_userspace::compile::{Budget, Compiled, compile};
+use sg_userspace::oracle;
+use sg_userspace::policy::{Policy, load_text, rules_from_lines};
+use sg_userspace::testing;
+
+fn compiled(policy: &Policy) -> (Compiled, Duration) {
+    let slots: Vec<u32> = (0..policy.rules.len() as u32)
+        .map(|i| FIRST_RULE_SLOT + i)
+        .collect();
+    let started = Instant::now();
+    let compiled = compile(policy, &slots, Budget::default()).unwrap_or_else(|e| panic!("{e}"));
+    (compiled, started.elapsed())
+}
+
+/// Compares verdict and rule for random packets at the edges of the rules.
+fn agrees(policy: &Policy, compiled: &Compiled, packets: usize, seed: u64) {
+    let mut rng = Rng::with_seed(seed);
+    for _ in 0..packets {
+        let packet = testing::packet(&mut rng, policy);
+        let icmp = if packet.remote.is_ipv4() { 1 } else { 58 };
+        let (kind, number) = match packet.protocol {
+            6 => (Kind::Tcp, packet.port),
+            17 => (Kind::Udp, packet.port),
+            132 => (Kind::Sctp, packet.port),
+            p if p == icmp => (Kind::Icmp, icmp_number(packet.icmp.0, packet.icmp.1)),
+            p => (Kind::Other, other_number(p)),
+        };
+        let verdict = compiled.decide(packet.direction, packet.remote, kind, number);
+        let rule = verdict.slot().checked_sub(FIRST_RULE_SLOT);
+        let expected = oracle::first_match(policy, &packet);
+        assert_eq!(rule.map(|r| r as usize), expected, "{packet:?}");
+    }
+}
+
+fn network(rng: &mut Rng, len: u32) -> String {
+    let bits = rng.u32(..) & u32::MAX.checked_shl(32 - len).unwrap_or(0);
+    format!("{}/{len}", Ipv4Addr::from(bits))
+}
+
+/// A limit that a debug build on a busy machine still keeps.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[test]
+fn ten_thousand_rules_each_with_its_own_prefix_and_ports() {
+    let mut rng = Rng::with_seed(1);
+    let mut text = String::new();
+    for i in 0..10_000 {
+        let len = rng.u32(16..=32);
+        let first = rng.u16(..);
+        let last = rng.u16(first..);
+        let action = if i % 2 == 0 { "accept" } else { "drop" };
+        let _ = writeln!(text, "in tcp {first}-{last} from {} {action}", network(&mut rng, len));
+    }
+    let policy = rules_from_lines(&text);
+    let (compiled, time) = compiled(&policy);
+    assert!(time < PATIENCE, "{time:?}");
+    agrees(&policy, &compiled, 2000, 1);
+}
+
+#[test]
+fn prefixes_nested_as_deep_as_they_go() {
+    let mut rng = Rng::with_seed(2);
+    let mut text = String::new();
+    for chain in 0..100 {
+        let address = rng.u32(..);
+        for len in (1..=32).rev() {
+            let bits = address & u32::MAX.checked_shl(32 - len).unwrap_or(0);
+            let port = rng.u16(..);
+            let action = if (chain + len) % 2 == 0 { "accept" } else { "drop" };
+            let _ = writeln!(text, "in udp {port} from {}/{len} {action}", Ipv4Addr::from(bits));
+        }
+    }
+    let policy = rules_from_lines(&text);
+    let (compiled, time) = compiled(&policy);
+    assert!(time < PATIENCE, "{time:?}");
+    agrees(&policy, &compiled, 2000, 2);
+}
+
+#[test]
+fn thousands_of_ports_above_thousands_of_networks() {
+    let mut rng = Rng::with_seed(3);
+    let mut text = String::new();
+    for i in 0..2000u32 {
+        let _ = writeln!(text, "in tcp {} from any accept", i * 30 + 1);
+        let _ = writeln!(text, "in tcp {}-{} from {} drop", i * 7, i * 7 + 40, network(&mut rng, 24));
+    }
+    let policy = rules_from_lines(&text);
+    let (compiled, time) = compiled(&policy);
+    assert!(time < PATIENCE, "{time:?}");
+    agrees(&policy, &compiled, 1000, 3);
+}
+
+#[test]
+fn a_list_of_a_hundred_thousand_addresses_is_two_classes() {
+    let mut rng = Rng::with_seed(4);
+    let mut yaml = String::from("name: list\naddress-sets:\n  bad:\n");
+    for _ in 0..100_000 {
+        let _ = writeln!(yaml, "    - {}", Ipv4Addr::from(rng.u32(..)));
+    }
+    yaml.push_str(
+        "inbound:\n- {protocol: all, from: bad, action: drop}\n\
+         - {protocol: tcp, ports: 22, from: any, action: accept}\noutbound: []\n",
+    );
+    let policy = load_text("list.yaml", &yaml, None, &[])
+        .unwrap_or_else(|e| panic!("{e}"))
+        .policy;
+    let (compiled, time) = compiled(&policy);
+    assert!(time < PATIENCE, "{time:?}");
+    assert_eq!(compiled.sizes().address_classes, 2);
+    agrees(&policy, &compiled, 50, 4);
+}
+
+/// The folder of real data, if there is one; `cargo xtask test` says when there is not.
+fn data() -> Option<PathBuf> {
+    std::env::var_os("SG_DATA").map(PathBuf::from)
+}
+
+fn read(path: PathBuf) -> String {
+    std::fs::read_to_string(&path)
+        .unwrap_or_else(|e| panic!("SG_DATA is set, but {}: {e}", path.display()))
+}
+
+#[test]
+fn every_classbench_set_of_the_data_folder() {
+    let Some(data) = data() else { return };
+    let mut seen = 0;
+    let entries = std::fs::read_dir(data.join("classbench")).expect("SG_DATA has classbench");
+    for path in entries.filter_map(Result::ok).map(|e| e.path()) {
+        let mut text = String::new();
+        for (i, line) in read(path.clone()).lines().enumerate() {
+            let words: Vec<&str> = line.trim_start_matches('@').split_whitespace().collect();
+            let [source, _, _, ":", _, first, ":", last, protocol, ..] = words[..] else {
+                panic!("{}:{}: unexpected columns", path.display(), i + 1);
+            };
+            let action = if i % 3 == 0 { "drop" } else { "accept" };
+            let number = u8::from_str_radix(protocol[2..].split('/').next().unwrap_or(""), 16);
+            let protocol = match (protocol, number) {
+                ("0x00/0x00", _) => "all".to_owned(),
+                (_, Ok(6)) => format!("tcp {first}-{last}"),
+                (_, Ok(17)) => format!("udp {first}-{last}"),
+                (_, Ok(number)) => number.to_string(),
+                (other, _) => panic!("{}:{}: protocol {other}", path.display(), i + 1),
+            };
+            let _ = writeln!(text, "in {protocol} from {source} {action}");
+        }
+        let policy = rules_from_lines(&text);
+        let (compiled, time) = compiled(&policy);
+        assert!(time < PATIENCE, "{}: {time:?}", path.display());
+        agrees(&policy, &compiled, 500, seen);
+        seen += 1;
+    }
+    assert!(seen > 0, "no rule sets in SG_DATA");
+}
+
+#[test]
+fn the_blocklist_and_the_countries_of_the_data_folder() {
+    let Some(data) = data() else { return };
+    let file = |name: &str| data.join(name).display().to_string();
+    let yaml = format!(
+        "name: real
+address-sets:
+  bad: {{file: {}}}
+  france: [fr4, fr6]
+  fr4: {{file: {}}}
+  fr6: {{file: {}}}
+inbound:
+- {{protocol: all, from: bad, action: drop}}
+- {{protocol: tcp, ports: 443, from: france, action: accept}}
+outbound: []
+",
+        file("ipsum.txt"),
+        file("country/fr-ipv4.txt"),
+        file("country/fr-ipv6.txt")
+    );
+    let policy = load_text("real.yaml", &yaml, Some(&data), &[])
+        .unwrap_or_else(|e| panic!("{e}"))
+        .policy;
+    let (compiled, time) = compiled(&policy);
+    assert!(time < PATIENCE, "{time:?}");
+    // Every listed address is dropped by the first rule.
+    for line in read(data.join("ipsum.txt")).lines().filter(|l| !l.starts_with('#')).take(5000) {
+        let address: IpAddr = line.parse().unwrap_or_else(|e| panic!("{line}: {e}"));
+        let direction = sg_common::verdict::Direction::Inbound;
+        let verdict = compiled.decide(direction, address, Kind::Tcp, 443);
+        assert_eq!(verdict.slot(), FIRST_RULE_SLOT, "{address}");
+    }
+    agrees(&policy, &compiled, 100, 6);
+}
