@@ -1,11 +1,14 @@
 //! Events of rules with `log`: a typed record in a ring buffer, limited in rate.
 
 use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ktime_get_coarse_ns};
-use sg_common::{event::Event, verdict::{Action, Direction}};
+use sg_common::{
+    event::Event,
+    verdict::{Action, Direction},
+};
 
 use crate::{
     classify::Outcome,
-    maps::{EVENTS, EVENT_LIMIT},
+    maps::{EVENT_LIMIT, EVENTS},
     packet::Packet,
 };
 

@@ -9,11 +9,7 @@ use sg_common::{
     verdict::{Direction, Verdict},
 };
 
-use crate::{
-    family,
-    maps,
-    packet::Packet,
-};
+use crate::{family, maps, packet::Packet};
 
 /// What the flow table says of a packet that no rule accepts.
 pub(crate) enum Found {
@@ -115,11 +111,7 @@ pub(crate) fn remember(p: &Packet, direction: Direction, slot: u32) {
 /// Looks up the flow of a packet that no rule accepts. `rejudge` asks the rules of the opposite
 /// direction about the packet that would answer this one.
 #[inline(always)]
-pub(crate) fn find(
-    p: &Packet,
-    direction: Direction,
-    rejudge: impl FnOnce() -> Verdict,
-) -> Found {
+pub(crate) fn find(p: &Packet, direction: Direction, rejudge: impl FnOnce() -> Verdict) -> Found {
     let Some(flow) = family::flow(p) else {
         return Found::Nothing;
     };

@@ -92,7 +92,6 @@ macro_rules! constant {
     };
 }
 
-
 pub(crate) fn keeps_flows() -> bool {
     constant!(SG_KEEP_FLOWS) != 0
 }

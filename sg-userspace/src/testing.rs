@@ -45,7 +45,10 @@ pub fn rules(rng: &mut Rng, shape: Shape) -> String {
             8 => format!("sctp{}", ports(rng)),
             9 => icmp(rng, v6),
             10 => "all".to_owned(),
-            _ => rng.choice(["gre", "esp", "47", "89", "112"]).unwrap_or("gre").to_owned(),
+            _ => rng
+                .choice(["gre", "esp", "47", "89", "112"])
+                .unwrap_or("gre")
+                .to_owned(),
         };
         let _ = writeln!(
             text,
@@ -60,7 +63,9 @@ pub fn rules(rng: &mut Rng, shape: Shape) -> String {
 
 fn prefix4(rng: &mut Rng, seeds: &[u32]) -> String {
     let seed = seeds[rng.usize(..seeds.len())];
-    let len = *rng.choice(&[6, 8, 12, 15, 16, 17, 20, 23, 24, 25, 28, 31, 32]).unwrap_or(&24);
+    let len = *rng
+        .choice(&[6, 8, 12, 15, 16, 17, 20, 23, 24, 25, 28, 31, 32])
+        .unwrap_or(&24);
     // Keep the first bits of the seed, so that shorter prefixes contain longer ones.
     let noise = rng.u32(..).checked_shr(rng.u32(4..32)).unwrap_or(0);
     let bits = (seed ^ noise) & u32::MAX.checked_shl(32 - len).unwrap_or(0);
@@ -69,7 +74,9 @@ fn prefix4(rng: &mut Rng, seeds: &[u32]) -> String {
 
 fn prefix6(rng: &mut Rng, seeds: &[u128]) -> String {
     let seed = seeds[rng.usize(..seeds.len())];
-    let len = *rng.choice(&[16, 32, 48, 56, 64, 65, 96, 127, 128]).unwrap_or(&64);
+    let len = *rng
+        .choice(&[16, 32, 48, 56, 64, 65, 96, 127, 128])
+        .unwrap_or(&64);
     let noise = rng.u128(..).checked_shr(rng.u32(24..128)).unwrap_or(0);
     let bits = (seed ^ noise) & u128::MAX.checked_shl(128 - len).unwrap_or(0);
     format!("{}/{len}", Ipv6Addr::from(bits))
@@ -94,7 +101,9 @@ fn ports(rng: &mut Rng) -> String {
 /// A port, mostly one of a few, and sometimes an extreme.
 fn port(rng: &mut Rng) -> u16 {
     match rng.u8(..4) {
-        0 => *rng.choice(&[0, 1, 22, 53, 80, 255, 256, 443, 65535]).unwrap_or(&22),
+        0 => *rng
+            .choice(&[0, 1, 22, 53, 80, 255, 256, 443, 65535])
+            .unwrap_or(&22),
         1 => rng.u16(1..1024),
         _ => rng.u16(..),
     }

@@ -60,7 +60,11 @@ fn ten_thousand_rules_each_with_its_own_prefix_and_ports() {
         let first = rng.u16(..);
         let last = rng.u16(first..);
         let action = if i % 2 == 0 { "accept" } else { "drop" };
-        let _ = writeln!(text, "in tcp {first}-{last} from {} {action}", network(&mut rng, len));
+        let _ = writeln!(
+            text,
+            "in tcp {first}-{last} from {} {action}",
+            network(&mut rng, len)
+        );
     }
     let policy = rules_from_lines(&text);
     let (compiled, time) = compiled(&policy);
@@ -77,8 +81,16 @@ fn prefixes_nested_as_deep_as_they_go() {
         for len in (1..=32).rev() {
             let bits = address & u32::MAX.checked_shl(32 - len).unwrap_or(0);
             let port = rng.u16(..);
-            let action = if (chain + len) % 2 == 0 { "accept" } else { "drop" };
-            let _ = writeln!(text, "in udp {port} from {}/{len} {action}", Ipv4Addr::from(bits));
+            let action = if (chain + len) % 2 == 0 {
+                "accept"
+            } else {
+                "drop"
+            };
+            let _ = writeln!(
+                text,
+                "in udp {port} from {}/{len} {action}",
+                Ipv4Addr::from(bits)
+            );
         }
     }
     let policy = rules_from_lines(&text);
@@ -93,7 +105,13 @@ fn thousands_of_ports_above_thousands_of_networks() {
     let mut text = String::new();
     for i in 0..2000u32 {
         let _ = writeln!(text, "in tcp {} from any accept", i * 30 + 1);
-        let _ = writeln!(text, "in tcp {}-{} from {} drop", i * 7, i * 7 + 40, network(&mut rng, 24));
+        let _ = writeln!(
+            text,
+            "in tcp {}-{} from {} drop",
+            i * 7,
+            i * 7 + 40,
+            network(&mut rng, 24)
+        );
     }
     let policy = rules_from_lines(&text);
     let (compiled, time) = compiled(&policy);
@@ -189,7 +207,11 @@ outbound: []
     let (compiled, time) = compiled(&policy);
     assert!(time < PATIENCE, "{time:?}");
     // Every listed address is dropped by the first rule.
-    for line in read(data.join("ipsum.txt")).lines().filter(|l| !l.starts_with('#')).take(5000) {
+    for line in read(data.join("ipsum.txt"))
+        .lines()
+        .filter(|l| !l.starts_with('#'))
+        .take(5000)
+    {
         let address: IpAddr = line.parse().unwrap_or_else(|e| panic!("{line}: {e}"));
         let direction = sg_common::verdict::Direction::Inbound;
         let verdict = compiled.decide(direction, address, Kind::Tcp, 443);

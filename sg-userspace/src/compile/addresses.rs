@@ -196,9 +196,9 @@ pub(super) fn classes_of<T: Address>(
             .map_or((default_set, default_class), |(_, set, class)| {
                 (*set, *class)
             });
-        let set = here
-            .iter()
-            .fold(parent_set, |set, (_, remote)| sets.with_remote(set, *remote));
+        let set = here.iter().fold(parent_set, |set, (_, remote)| {
+            sets.with_remote(set, *remote)
+        });
         if set == parent_set {
             continue;
         }

@@ -127,13 +127,7 @@ impl Compiled {
     }
 
     /// What the kernel would decide by the rules alone.
-    pub fn decide(
-        &self,
-        direction: Direction,
-        remote: IpAddr,
-        kind: Kind,
-        number: u16,
-    ) -> Verdict {
+    pub fn decide(&self, direction: Direction, remote: IpAddr, kind: Kind, number: u16) -> Verdict {
         match self.rows.get(self.class(remote) as usize) {
             Some(row) => judge(self, row, direction, kind as u8, number),
             None => Verdict::no_match(direction),

@@ -165,9 +165,7 @@ impl Claims {
             {
                 open.pop();
             }
-            let verdict = open
-                .peek()
-                .map_or(default, |Reverse(i)| self.ranges[*i].2);
+            let verdict = open.peek().map_or(default, |Reverse(i)| self.ranges[*i].2);
             if steps.last().is_none_or(|(_, last)| *last != verdict.0) {
                 steps.push((at, verdict.0));
             }

@@ -130,7 +130,12 @@ fn apply_locked(
         0 => 0,
         n => map_entries(&pins.counters(n - 1))?,
     };
-    let assignment = slots::assign(policy, previous.as_ref(), capacity, &PinnedUse { pins, maps });
+    let in_use = PinnedUse {
+        pins,
+        maps,
+        counters: std::cell::OnceCell::new(),
+    };
+    let assignment = slots::assign(policy, previous.as_ref(), capacity, &in_use);
     let counter_maps = maps + usize::from(assignment.capacity > capacity);
 
     let started = Instant::now();
@@ -213,9 +218,9 @@ fn apply_locked(
 /// The record of what is attached; leftovers of an attempt that was killed, or of an interface
 /// that is gone, are removed first.
 fn previous_state(pins: &InterfacePins) -> Result<Option<State>, KernelError> {
-    let has_live_link = [pins.xdp_link(), pins.tcx_link()].iter().any(|path| {
-        super::link_ifindex(path).is_some_and(|index| index != 0)
-    });
+    let has_live_link = [pins.xdp_link(), pins.tcx_link()]
+        .iter()
+        .any(|path| super::link_ifindex(path).is_some_and(|index| index != 0));
     if !has_live_link {
         if pins.exists() {
             pins.remove()?;
@@ -502,7 +507,10 @@ fn in_namespace_of(
         return act();
     }
     let elsewhere = || KernelError::Refused {
-        what: format!("detaching from {} in another network namespace", state.interface),
+        what: format!(
+            "detaching from {} in another network namespace",
+            state.interface
+        ),
         reason: "a clsact filter can only be removed from inside its namespace".into(),
         help: "name the namespace with --netns".into(),
     };
@@ -586,6 +594,8 @@ fn flush(pins: &InterfacePins) -> Result<(), KernelError> {
 struct PinnedUse<'a> {
     pins: &'a InterfacePins,
     maps: usize,
+    /// Read when it is first asked for, which most replacements never do.
+    counters: std::cell::OnceCell<Vec<SlotCounters>>,
 }
 
 impl SlotUse for PinnedUse<'_> {
@@ -604,9 +614,10 @@ impl SlotUse for PinnedUse<'_> {
     }
 
     fn raw(&self, slot: u32) -> SlotCounters {
-        raw_counters(self.pins, self.maps)
-            .ok()
-            .and_then(|all| all.get(slot as usize).copied())
+        self.counters
+            .get_or_init(|| raw_counters(self.pins, self.maps).unwrap_or_default())
+            .get(slot as usize)
+            .copied()
             .unwrap_or_default()
     }
 }
@@ -617,9 +628,7 @@ fn map_entries(path: &Path) -> Result<u32, KernelError> {
         .map_err(|e| KernelError::bpf(format!("opening {}", path.display()), e))
 }
 
-fn program_id(
-    info: Result<aya::programs::ProgramInfo, ProgramError>,
-) -> Result<u32, KernelError> {
+fn program_id(info: Result<aya::programs::ProgramInfo, ProgramError>) -> Result<u32, KernelError> {
     info.map(|i| i.id())
         .map_err(|e| KernelError::bpf("asking for a program's id", e))
 }

@@ -30,7 +30,9 @@ pub enum KernelError {
     NoInterface { name: String, known: String },
 
     #[error("no network namespace `{name}`: {reason}")]
-    #[diagnostic(help("`ip netns list` shows the named ones; a path such as /proc/PID/ns/net works too"))]
+    #[diagnostic(help(
+        "`ip netns list` shows the named ones; a path such as /proc/PID/ns/net works too"
+    ))]
     NoNetns { name: String, reason: String },
 
     #[error("interface `{interface}` already runs the XDP program `{program}` (id {id})")]
@@ -87,7 +89,9 @@ pub enum KernelError {
     DamagedState { path: PathBuf, reason: String },
 
     #[error("nothing is attached to {scope}")]
-    #[diagnostic(help("`sgctl apply POLICY --iface IF` attaches, `sgctl status` shows what is where"))]
+    #[diagnostic(help(
+        "`sgctl apply POLICY --iface IF` attaches, `sgctl status` shows what is where"
+    ))]
     NotAttached { scope: String },
 
     #[error("another sgctl holds the lock on {path} for more than {seconds} s")]

@@ -28,9 +28,10 @@ pub fn names() -> Vec<String> {
 
 /// The name of the interface with this index, if it exists here.
 pub fn name_of(index: u32) -> Option<String> {
-    nix::net::if_::if_nameindex().ok()?.iter().find_map(|i| {
-        (i.index() == index).then(|| i.name().to_string_lossy().into_owned())
-    })
+    nix::net::if_::if_nameindex()
+        .ok()?
+        .iter()
+        .find_map(|i| (i.index() == index).then(|| i.name().to_string_lossy().into_owned()))
 }
 
 /// The id of the XDP program that an interface runs, if any, whoever attached it.
@@ -58,22 +59,25 @@ pub fn delete_clsact(name: &str) -> Result<(), KernelError> {
     use rtnetlink::packet_route::tc::TcHandle;
 
     let index = index_of(name)? as i32;
-    netlink(format!("removing the clsact qdisc of {name}"), async |handle| {
-        let filters = || handle.traffic_filter(index).get();
-        let ingress = filters().ingress().execute().try_next().await?;
-        let egress = filters().egress().execute().try_next().await?;
-        if ingress.is_some() || egress.is_some() {
-            return Ok(());
-        }
-        let mut request = handle.qdisc().del(index);
-        let header = &mut request.message_mut().header;
-        header.parent = TcHandle::CLSACT;
-        header.handle = TcHandle {
-            major: TcHandle::CLSACT.major,
-            minor: 0,
-        };
-        request.execute().await
-    })
+    netlink(
+        format!("removing the clsact qdisc of {name}"),
+        async |handle| {
+            let filters = || handle.traffic_filter(index).get();
+            let ingress = filters().ingress().execute().try_next().await?;
+            let egress = filters().egress().execute().try_next().await?;
+            if ingress.is_some() || egress.is_some() {
+                return Ok(());
+            }
+            let mut request = handle.qdisc().del(index);
+            let header = &mut request.message_mut().header;
+            header.parent = TcHandle::CLSACT;
+            header.handle = TcHandle {
+                major: TcHandle::CLSACT.major,
+                minor: 0,
+            };
+            request.execute().await
+        },
+    )
 }
 
 /// Runs one netlink conversation to its end.

@@ -254,11 +254,20 @@ mod tests {
                 capacity,
                 &Used::default(),
             );
-            let mut slots: Vec<u32> = now.rules.iter().chain(&now.retired).map(|o| o.slot).collect();
+            let mut slots: Vec<u32> = now
+                .rules
+                .iter()
+                .chain(&now.retired)
+                .map(|o| o.slot)
+                .collect();
             slots.sort_unstable();
             slots.dedup();
             assert_eq!(slots.len(), now.rules.len() + now.retired.len());
-            assert!(slots.iter().all(|s| (FIRST_RULE_SLOT..now.capacity).contains(s)));
+            assert!(
+                slots
+                    .iter()
+                    .all(|s| (FIRST_RULE_SLOT..now.capacity).contains(s))
+            );
             previous = Some(now);
         }
         // 150 rules come and go in each round; their slots are used again.
@@ -269,14 +278,24 @@ mod tests {
     fn a_slot_is_used_again_only_when_no_flow_names_it_and_its_counts_are_kept() {
         let none = Used::default();
         let first = assign(&ports(1, 500), None, 0, &none);
-        let second = assign(&ports(1000, 400), Some(&state(&first)), first.capacity, &none);
+        let second = assign(
+            &ports(1000, 400),
+            Some(&state(&first)),
+            first.capacity,
+            &none,
+        );
         assert_eq!(second.retired.len(), 500);
         let named = first.rules[7].slot;
         let used = Used {
             named: HashSet::from([named]),
             raw: first.rules.iter().map(|o| (o.slot, 3)).collect(),
         };
-        let third = assign(&ports(2000, 500), Some(&state(&second)), second.capacity, &used);
+        let third = assign(
+            &ports(2000, 500),
+            Some(&state(&second)),
+            second.capacity,
+            &used,
+        );
         assert_eq!(third.capacity, second.capacity, "no growth was needed");
         assert!(third.rules.iter().all(|o| o.slot != named));
         assert!(third.retired.iter().any(|o| o.slot == named));
@@ -296,7 +315,12 @@ mod tests {
     fn a_slot_retired_just_now_is_not_used_again_at_once() {
         let none = Used::default();
         let first = assign(&ports(1, 900), None, 0, &none);
-        let second = assign(&ports(2000, 900), Some(&state(&first)), first.capacity, &none);
+        let second = assign(
+            &ports(2000, 900),
+            Some(&state(&first)),
+            first.capacity,
+            &none,
+        );
         assert!(second.capacity > first.capacity);
         assert_eq!(second.retired.len(), 900);
     }

@@ -120,7 +120,11 @@ macro_rules! by_name {
     };
 }
 
-by_name!(direction_name, Direction, [Direction::Inbound, Direction::Outbound]);
+by_name!(
+    direction_name,
+    Direction,
+    [Direction::Inbound, Direction::Outbound]
+);
 by_name!(action_name, Action, [Action::Accept, Action::Drop]);
 
 mod counts {
@@ -219,9 +223,8 @@ fn parse(bytes: &[u8]) -> Result<State, String> {
 
 /// Opens a pinned map of the interface.
 pub(crate) fn open_map(path: &Path) -> Result<Map, KernelError> {
-    let opening = |e: aya::maps::MapError| {
-        KernelError::bpf(format!("opening {}", path.display()), e)
-    };
+    let opening =
+        |e: aya::maps::MapError| KernelError::bpf(format!("opening {}", path.display()), e);
     Map::from_map_data(MapData::from_pin(path).map_err(opening)?).map_err(opening)
 }
 

@@ -102,6 +102,48 @@ pub(super) fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
     bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attr).map(drop)
 }
 
+/// All values of a per-CPU array map of `entries` values, `cpus` times `value_len` bytes each, in
+/// the order of the keys: one system call for a thousand values instead of one for each.
+pub(super) fn read_per_cpu_array(
+    map: BorrowedFd<'_>,
+    entries: u32,
+    value_len: usize,
+    cpus: usize,
+) -> io::Result<Vec<u8>> {
+    const BATCH: u32 = 4096;
+    let stride = value_len.next_multiple_of(8) * cpus;
+    let mut values = vec![0u8; stride * entries as usize];
+    let mut keys = vec![0u32; BATCH as usize];
+    // The kernel's cursor: for an array it is the last key of the batch before.
+    let mut cursor = 0u32;
+    let mut done = 0u32;
+    while done < entries {
+        let mut attr = zeroed();
+        // The cursor is read before it is written.
+        let position = &raw mut cursor as u64;
+        attr.batch.in_batch = if done == 0 { 0 } else { position };
+        attr.batch.out_batch = position;
+        attr.batch.keys = keys.as_mut_ptr() as u64;
+        attr.batch.values = values[done as usize * stride..].as_mut_ptr() as u64;
+        attr.batch.count = BATCH.min(entries - done);
+        attr.batch.map_fd = map.as_raw_fd() as u32;
+        let result = bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
+        // SAFETY: the kernel leaves the number of values in the same view of the union.
+        let count = unsafe { attr.batch.count };
+        match result {
+            Ok(_) => {}
+            // The end of the map; what was copied before it counts.
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) && count > 0 => {}
+            Err(e) => return Err(e),
+        }
+        if count == 0 {
+            return Err(io::Error::other("the kernel returned an empty batch"));
+        }
+        done += count;
+    }
+    Ok(values)
+}
+
 /// Creates an array map with one value of `len` bytes that can be mapped into memory.
 pub(super) fn create_blob(name: &str, len: u32) -> io::Result<OwnedFd> {
     let mut attr = zeroed();
@@ -163,7 +205,8 @@ pub(super) fn netns_cookie() -> io::Result<u64> {
         .or_else(|_| {
             // A namespace whose loopback is down cannot bind; an unbound socket does as well.
             // SAFETY: no pointers; the result is checked.
-            let fd = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+            let fd =
+                unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
             if fd < 0 {
                 return Err(io::Error::last_os_error());
             }

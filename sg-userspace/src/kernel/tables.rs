@@ -68,13 +68,7 @@ impl LiveTables {
     }
 
     /// The verdict of the rules in force.
-    pub fn decide(
-        &self,
-        direction: Direction,
-        remote: IpAddr,
-        kind: Kind,
-        number: u16,
-    ) -> Verdict {
+    pub fn decide(&self, direction: Direction, remote: IpAddr, kind: Kind, number: u16) -> Verdict {
         let class = match remote {
             IpAddr::V4(a) => {
                 let a = u32::from(a);

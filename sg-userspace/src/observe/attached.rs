@@ -163,9 +163,7 @@ impl Attached {
             _ => None,
         };
         match (running(&inbound), outbound) {
-            (Some(i), Some(o))
-                if i == state.inbound_program && o == state.outbound_program =>
-            {
+            (Some(i), Some(o)) if i == state.inbound_program && o == state.outbound_program => {
                 Health::Enforcing
             }
             (Some(_), Some(_)) => Health::Interrupted,

@@ -1,14 +1,13 @@
 //! Counters per rule and per reason, from the pinned maps (SPEC section 4).
 
-use aya::maps::PerCpuArray;
 use serde::Serialize;
 use sg_common::counters::SlotCounters;
 use sg_common::verdict::{Action, Direction, Reason, reason_slot};
 
 use super::attached::{Attached, PolicyStatus};
 use crate::kernel::pins::InterfacePins;
-use crate::kernel::state::{SlotOwner, open_map};
-use crate::kernel::{KernelError, add_counts, counts_since};
+use crate::kernel::state::SlotOwner;
+use crate::kernel::{KernelError, add_counts, counts_since, read_counters};
 
 /// `counters --json` of one interface (SPEC A4).
 #[derive(Clone, Debug, Serialize)]
@@ -181,17 +180,11 @@ pub(crate) fn raw_counters(
 ) -> Result<Vec<SlotCounters>, KernelError> {
     let mut sums: Vec<SlotCounters> = Vec::new();
     for index in 0..maps {
-        let path = pins.counters(index);
-        let map = open_map(&path)?;
-        let opening = |e| KernelError::bpf(format!("reading {}", path.display()), e);
-        let array: PerCpuArray<_, SlotCounters> = PerCpuArray::try_from(&map).map_err(opening)?;
-        let len = sums.len().max(array.len() as usize);
+        let counts = read_counters(&pins.counters(index))?;
+        let len = sums.len().max(counts.len());
         sums.resize(len, SlotCounters::default());
-        for slot in 0..array.len() {
-            let sum = &mut sums[slot as usize];
-            for cpu in array.get(&slot, 0).map_err(opening)?.iter() {
-                *sum = add_counts(*sum, *cpu);
-            }
+        for (sum, more) in sums.iter_mut().zip(counts) {
+            *sum = add_counts(*sum, more);
         }
     }
     Ok(sums)

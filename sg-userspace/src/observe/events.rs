@@ -170,7 +170,11 @@ impl fmt::Display for LoggedPacket {
             IPPROTO_ICMPV6 => "icmpv6".to_owned(),
             other => format!("protocol {other}"),
         };
-        write!(f, "{} {} {protocol} {from} → {to}", self.verdict, self.direction)?;
+        write!(
+            f,
+            "{} {} {protocol} {from} → {to}",
+            self.verdict, self.direction
+        )?;
         if let (Some(kind), Some(code)) = (self.icmp_type, self.icmp_code) {
             write!(f, " type {kind}/{code}")?;
         }

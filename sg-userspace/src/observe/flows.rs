@@ -93,11 +93,25 @@ pub fn flows(attached: &Attached) -> Result<Vec<Flow>, KernelError> {
     };
     each::<FlowKey4>(&attached.pins.flows4(), |k, v| {
         let (local, remote) = k.addresses();
-        push(local.into(), remote.into(), k.local_port, k.remote_port, k.protocol, v);
+        push(
+            local.into(),
+            remote.into(),
+            k.local_port,
+            k.remote_port,
+            k.protocol,
+            v,
+        );
     })?;
     each::<FlowKey6>(&attached.pins.flows6(), |k, v| {
         let (local, remote) = k.addresses();
-        push(local.into(), remote.into(), k.local_port, k.remote_port, k.protocol, v);
+        push(
+            local.into(),
+            remote.into(),
+            k.local_port,
+            k.remote_port,
+            k.protocol,
+            v,
+        );
     })?;
     found.sort_by_key(|f| (f.idle_seconds, f.remote, f.remote_port, f.local_port));
     Ok(found)

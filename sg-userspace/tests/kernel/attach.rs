@@ -234,9 +234,16 @@ fn what_a_removed_rule_has_counted_stays() {
         apply_rules(sandbox, "in tcp 22 from any accept", &options);
         let counted = read(sandbox, "sg0");
         assert_adds_up(&counted, 7, 0);
-        let gone: Vec<_> = counted.rules.iter().filter(|r| r.position.is_none()).collect();
+        let gone: Vec<_> = counted
+            .rules
+            .iter()
+            .filter(|r| r.position.is_none())
+            .collect();
         assert_eq!(gone.len(), 1);
-        assert_eq!((gone[0].summary.as_str(), gone[0].packets), ("all from 10.0.0.0/8", 7));
+        assert_eq!(
+            (gone[0].summary.as_str(), gone[0].packets),
+            ("all from 10.0.0.0/8", 7)
+        );
     });
 }
 
@@ -250,7 +257,12 @@ fn counters_survive_more_rules_than_there_were_slots() {
         let numbered = |round: usize, rules: usize| {
             let mut text = String::from("in tcp 22 from any accept\n");
             for i in 0..rules {
-                text.push_str(&format!("in udp {} from 10.{round}.{}.{} accept\n", i + 1, i / 250, i % 250));
+                text.push_str(&format!(
+                    "in udp {} from 10.{round}.{}.{} accept\n",
+                    i + 1,
+                    i / 250,
+                    i % 250
+                ));
             }
             text
         };
@@ -288,7 +300,9 @@ fn live_flows_are_judged_again_kept_or_flushed() {
             let (peer, node) = (RawSender::new("sg1"), RawSender::new("sg0"));
             for port in [5000, 5001] {
                 node.send(frame(&format!("tcp 192.0.2.1:{port} > 198.51.100.7:443 syn")).bytes());
-                peer.send(frame(&format!("tcp 198.51.100.7:443 > 192.0.2.1:{port} syn ack")).bytes());
+                peer.send(
+                    frame(&format!("tcp 198.51.100.7:443 > 192.0.2.1:{port} syn ack")).bytes(),
+                );
             }
             read_when(sandbox, "sg0", |c| c.totals[0].packets == 2);
             let mut next = rules_from_lines("out tcp 80 to any accept");
@@ -340,7 +354,10 @@ fn a_flow_moves_to_the_rule_that_admits_it_now() {
         assert_eq!(flows.len(), 1);
         assert_eq!(flows[0].state, "tcp-syn-recv");
         assert_eq!(flows[0].generation, 2);
-        assert_eq!(flows[0].rule.as_ref().unwrap().summary, "all to 198.51.100.0/24");
+        assert_eq!(
+            flows[0].rule.as_ref().unwrap().summary,
+            "all to 198.51.100.0/24"
+        );
     });
 }
 
@@ -367,7 +384,10 @@ fn detaching_leaves_nothing_behind() {
                 EgressHook::Clsact => ("generic", "clsact"),
                 _ => ("native", "tcx"),
             };
-            assert_eq!((status.xdp_mode.as_str(), status.egress_hook.as_str()), expected);
+            assert_eq!(
+                (status.xdp_mode.as_str(), status.egress_hook.as_str()),
+                expected
+            );
             // Both directions work in every mode.
             let (peer, node) = (RawSender::new("sg1"), RawSender::new("sg0"));
             peer.send(frame("tcp 198.51.100.1:4000 > 192.0.2.1:80 syn").bytes());
@@ -468,11 +488,17 @@ fn a_pinned_map_of_another_shape_is_refused() {
         std::fs::remove_file(pins.flows4()).unwrap();
         map.pin(pins.flows4()).unwrap();
         let before = only(sandbox, "sg0").status().unwrap();
-        let error = apply(&rules_from_lines("in tcp 1 from any accept"), &sandbox.options("sg0"));
+        let error = apply(
+            &rules_from_lines("in tcp 1 from any accept"),
+            &sandbox.options("sg0"),
+        );
         let error = error.unwrap_err();
         assert!(matches!(&error, KernelError::OtherMap { .. }), "{error}");
         let after = only(sandbox, "sg0").status().unwrap();
-        assert_eq!(after.policy.digest, before.policy.digest, "nothing has changed");
+        assert_eq!(
+            after.policy.digest, before.policy.digest,
+            "nothing has changed"
+        );
         assert_eq!(after.health, Health::Enforcing);
     });
 }
@@ -495,13 +521,19 @@ fn a_damaged_state_record_is_an_error_until_detached() {
             apply(&rules_from_lines(NODE), &options).unwrap_err(),
             counters(&only(sandbox, "sg0")).unwrap_err(),
         ] {
-            assert!(matches!(&error, KernelError::DamagedState { .. }), "{error}");
+            assert!(
+                matches!(&error, KernelError::DamagedState { .. }),
+                "{error}"
+            );
             assert_eq!(error.exit_code(), 1);
         }
         assert_eq!(interfaces::xdp_program(pins.ifindex).unwrap(), running);
         detach(sandbox.bpffs(), &pins).unwrap();
         apply_rules(sandbox, NODE, &options);
-        assert_eq!(only(sandbox, "sg0").status().unwrap().health, Health::Enforcing);
+        assert_eq!(
+            only(sandbox, "sg0").status().unwrap().health,
+            Health::Enforcing
+        );
     });
 }
 
@@ -670,7 +702,8 @@ fn the_recommended_policy_is_applied_and_replaced() {
 fn logged_packets_come_out_of_the_ring() {
     sandbox(|sandbox| {
         sandbox.veth("sg0", "sg1");
-        let rules = "in tcp 22 from any accept\nin all from any drop log\nout all to any accept log";
+        let rules =
+            "in tcp 22 from any accept\nin all from any drop log\nout all to any accept log";
         apply_rules(sandbox, rules, &sandbox.options("sg0"));
         let mut events = Events::open(&only(sandbox, "sg0")).unwrap_or_else(|e| panic!("{e}"));
         let (peer, node) = (RawSender::new("sg1"), RawSender::new("sg0"));

@@ -24,7 +24,8 @@ fn parse(text: &str) -> Option<Frame> {
     let words: Vec<&str> = text.split_whitespace().collect();
     match words.as_slice() {
         ["tcp", source, ">", destination, flags @ ..] => {
-            let (s, d): (SocketAddr, SocketAddr) = (source.parse().ok()?, destination.parse().ok()?);
+            let (s, d): (SocketAddr, SocketAddr) =
+                (source.parse().ok()?, destination.parse().ok()?);
             let mut header = TcpHeader::new(s.port(), d.port(), 1000, 65535);
             for flag in flags {
                 match *flag {
@@ -41,14 +42,16 @@ fn parse(text: &str) -> Option<Frame> {
             Some(Frame(bytes))
         }
         ["udp", source, ">", destination] => {
-            let (s, d): (SocketAddr, SocketAddr) = (source.parse().ok()?, destination.parse().ok()?);
+            let (s, d): (SocketAddr, SocketAddr) =
+                (source.parse().ok()?, destination.parse().ok()?);
             let builder = ip(s.ip(), d.ip()).udp(s.port(), d.port());
             let mut bytes = Vec::new();
             builder.write(&mut bytes, &PAYLOAD).ok()?;
             Some(Frame(bytes))
         }
         ["sctp", source, ">", destination] => {
-            let (s, d): (SocketAddr, SocketAddr) = (source.parse().ok()?, destination.parse().ok()?);
+            let (s, d): (SocketAddr, SocketAddr) =
+                (source.parse().ok()?, destination.parse().ok()?);
             let mut payload = Vec::new();
             payload.extend_from_slice(&s.port().to_be_bytes());
             payload.extend_from_slice(&d.port().to_be_bytes());

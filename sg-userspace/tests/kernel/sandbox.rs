@@ -30,8 +30,14 @@ pub(crate) fn sandbox(test: impl FnOnce(&Sandbox) + Send) {
                 mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
                     .expect("mounts can be made private");
                 let bpffs = tempfile::tempdir().expect("a directory for the BPF file system");
-                mount(Some("bpf"), bpffs.path(), Some("bpf"), MsFlags::empty(), none)
-                    .expect("a BPF file system of our own");
+                mount(
+                    Some("bpf"),
+                    bpffs.path(),
+                    Some("bpf"),
+                    MsFlags::empty(),
+                    none,
+                )
+                .expect("a BPF file system of our own");
                 let sandbox = Sandbox { bpffs };
                 test(&sandbox);
                 nix::mount::umount(sandbox.bpffs.path()).expect("nothing is open in it");
