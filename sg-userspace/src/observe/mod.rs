@@ -4,3 +4,4 @@ pub mod attached;
 pub mod counters;
 pub mod explain;
 pub mod flows;
+pub mod watch;
