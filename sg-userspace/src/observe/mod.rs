@@ -5,3 +5,4 @@ pub mod counters;
 pub mod events;
 pub mod explain;
 pub mod flows;
+pub mod watch;

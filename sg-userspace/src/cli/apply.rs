@@ -1,0 +1,132 @@
+//! `sgctl apply`: compiles a policy, attaches it or replaces the one that is attached, and returns.
+//! On any error nothing has changed.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+use serde_json::json;
+use sg_userspace::kernel::{self, Applied};
+use sg_userspace::policy::{Finding, Severity};
+
+use super::failure::Failure;
+use super::policy_args::{Attach, Policies};
+use super::screen::{Paint, Screen};
+use super::units::{bytes, count, short_digest};
+use super::{Context, Json};
+
+/// Attach a policy to an interface, or replace the one that is attached, and return
+#[derive(Args)]
+#[command(after_help = "\
+Enforcement outlives the process: everything is pinned under the BPF file system. A policy that is
+attached already is replaced without a gap; counters and flows carry over.
+
+Examples:
+  sgctl apply builtin:tke --iface eth0
+  sgctl apply base.yaml team.yaml --iface eth0 --set admin=198.51.100.7
+  sgctl --netns node1 apply policy.yaml --iface eth0
+
+Exit codes: 0 done, 1 the policy, the interface or the state is wrong, 2 usage, 3 not permitted or
+the kernel refused. On an error nothing has changed.")]
+pub(super) struct Apply {
+    #[command(flatten)]
+    policies: Policies,
+    #[command(flatten)]
+    attach: Attach,
+    #[command(flatten)]
+    json: Json,
+}
+
+impl Apply {
+    pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        let loaded = self.policies.load()?;
+        let applied = kernel::apply(&loaded.policy, &self.attach.options(context))?;
+        if self.json.json {
+            return context.out.json(&as_json(&applied));
+        }
+        let mut out = text(&context.out, &applied);
+        out.push_str(&findings(&loaded.findings, &self.policies));
+        context.out.print(&out)
+    }
+}
+
+/// What was done, for scripts; the policy as `status` and `counters` print it.
+pub(super) fn as_json(applied: &Applied) -> serde_json::Value {
+    let state = &applied.state;
+    json!({
+        "interface": state.interface,
+        "netns": state.netns,
+        "replaced": !applied.is_first,
+        "xdp-mode": state.xdp_mode,
+        "egress-hook": state.egress_hook,
+        "policy": state.policy,
+        "rules": state.rules.len(),
+        "tables": applied.sizes,
+        "compile-seconds": applied.compile_time.as_secs_f64(),
+        "load-seconds": applied.load_time.as_secs_f64(),
+        "mounted": applied.mounted,
+    })
+}
+
+pub(super) fn text(screen: &Screen, applied: &Applied) -> String {
+    let mut out = String::new();
+    if let Some(path) = &applied.mounted {
+        let _ = writeln!(out, "mounted a BPF file system at {}", path.display());
+    }
+    let state = &applied.state;
+    let _ = writeln!(
+        out,
+        "{} {}  {}",
+        screen.paint(Paint::Green, "applied"),
+        summary(screen, applied),
+        screen.paint(
+            Paint::Dim,
+            format!("sha256:{}", short_digest(&state.policy.digest))
+        ),
+    );
+    let _ = writeln!(
+        out,
+        "  {} XDP inbound, {} outbound",
+        state.xdp_mode, state.egress_hook
+    );
+    let milliseconds = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    let _ = writeln!(
+        out,
+        "  {} in {} of lookup tables, compiled in {:.1} ms, loaded in {:.1} ms",
+        count(state.rules.len(), "rule"),
+        bytes(applied.sizes.bytes as u64),
+        milliseconds(applied.compile_time),
+        milliseconds(applied.load_time),
+    );
+    out
+}
+
+/// `tke on eth0, generation 3, in place of generation 2`.
+pub(super) fn summary(screen: &Screen, applied: &Applied) -> String {
+    let state = &applied.state;
+    let generation = state.policy.generation;
+    let mut out = format!(
+        "{} on {}, generation {generation}",
+        screen.paint(Paint::Bold, &state.policy.name),
+        screen.paint(Paint::Bold, &state.interface),
+    );
+    if !applied.is_first {
+        let _ = write!(out, ", in place of generation {}", generation.saturating_sub(1));
+    }
+    out
+}
+
+/// Warnings do not keep a policy from being applied, but they should not go unnoticed.
+pub(super) fn findings(findings: &[Finding], policies: &Policies) -> String {
+    let warnings = findings
+        .iter()
+        .filter(|finding| finding.severity == Severity::Warning)
+        .count();
+    match warnings {
+        0 => String::new(),
+        n => format!(
+            "  {}: see `sgctl check {}`\n",
+            count(n, "warning"),
+            policies.spelled()
+        ),
+    }
+}

@@ -1,0 +1,184 @@
+//! `sgctl check`: is the policy valid, how large are its tables, and what should its author know.
+//! Attaches nothing and needs no privilege.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+use serde::Serialize;
+use serde_json::{Value, json};
+use sg_common::verdict::{Direction, FIRST_RULE_SLOT};
+use sg_userspace::compile::{TableSizes, compile};
+use sg_userspace::kernel::KernelError;
+use sg_userspace::policy::{Finding, Loaded, Severity};
+
+use super::failure::Failure;
+use super::policy_args::{Policies, TableMemory};
+use super::screen::{Paint, Screen};
+use super::units::{bytes, count, short_digest};
+use super::{Context, Json};
+
+/// Validate a policy and say what is odd about it; attaches nothing and needs no privilege
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  sgctl check policy.yaml
+  sgctl check builtin:tke-minimal --set admin=198.51.100.7 --set pods=172.16.0.0/16
+  sgctl check base.yaml team.yaml --json
+
+Exit codes: 0 valid (warnings and notes included), 1 not valid, 2 usage.")]
+pub(super) struct Check {
+    #[command(flatten)]
+    policies: Policies,
+    #[command(flatten)]
+    memory: TableMemory,
+    #[command(flatten)]
+    json: Json,
+}
+
+#[derive(Serialize)]
+struct Report {
+    valid: bool,
+    policy: Option<PolicyHead>,
+    tables: Option<TableSizes>,
+    findings: Vec<Finding>,
+    errors: Value,
+}
+
+#[derive(Serialize)]
+struct PolicyHead {
+    name: String,
+    digest: String,
+    rules: usize,
+}
+
+impl Check {
+    pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        let json = self.json.json;
+        let loaded = match self.policies.load() {
+            Ok(loaded) => loaded,
+            Err(errors) if json => {
+                return not_valid(&context.out, None, Vec::new(), json!(errors));
+            }
+            Err(errors) => return Err(errors.into()),
+        };
+        let head = PolicyHead {
+            name: loaded.policy.name.clone(),
+            digest: loaded.policy.digest.clone(),
+            rules: loaded.policy.rules.len(),
+        };
+        // Which slot a rule counts in changes nothing about the sizes.
+        let slots: Vec<u32> = (FIRST_RULE_SLOT..).take(loaded.policy.rules.len()).collect();
+        let sizes = match compile(&loaded.policy, &slots, self.memory.budget()) {
+            Ok(compiled) => compiled.sizes(),
+            Err(error) if json => {
+                let error = KernelError::from(error);
+                let help = miette::Diagnostic::help(&error).map(|help| help.to_string());
+                let errors = json!([{
+                    "file": null, "line": null, "column": null,
+                    "message": error.to_string(), "expected": null, "help": help,
+                }]);
+                return not_valid(&context.out, Some(head), loaded.findings, errors);
+            }
+            Err(error) => return Err(KernelError::from(error).into()),
+        };
+        if !json {
+            return context.out.print(&text(&context.out, &loaded, sizes));
+        }
+        context.out.json(&Report {
+            valid: true,
+            policy: Some(head),
+            tables: Some(sizes),
+            findings: loaded.findings,
+            errors: json!([]),
+        })
+    }
+}
+
+fn not_valid(
+    screen: &Screen,
+    policy: Option<PolicyHead>,
+    findings: Vec<Finding>,
+    errors: Value,
+) -> Result<(), Failure> {
+    screen.json(&Report {
+        valid: false,
+        policy,
+        tables: None,
+        findings,
+        errors,
+    })?;
+    Err(Failure::Told(1))
+}
+
+fn text(screen: &Screen, loaded: &Loaded, sizes: TableSizes) -> String {
+    let policy = &loaded.policy;
+    let rules = |direction| policy.rules_of(direction).count();
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "{} {}  {}",
+        screen.paint(Paint::Green, "valid"),
+        screen.paint(Paint::Bold, &policy.name),
+        screen.paint(Paint::Dim, format!("sha256:{}", short_digest(&policy.digest))),
+    );
+    let _ = writeln!(
+        out,
+        "  {}: {} inbound, {} outbound",
+        count(policy.rules.len(), "rule"),
+        rules(Direction::Inbound),
+        rules(Direction::Outbound),
+    );
+    let _ = writeln!(
+        out,
+        "  {} of lookup tables: {}, {}, {}, {}",
+        bytes(sizes.bytes as u64),
+        classes(sizes.address_classes),
+        count(sizes.blocks, "block"),
+        count(sizes.nodes, "node"),
+        prefixes(sizes.ipv6_prefixes),
+    );
+    if !loaded.findings.is_empty() {
+        out.push('\n');
+    }
+    for finding in &loaded.findings {
+        out.push_str(&finding_text(screen, finding));
+    }
+    out
+}
+
+fn classes(number: usize) -> String {
+    match number {
+        1 => "1 address class".to_owned(),
+        n => format!("{} address classes", super::units::thousands(n as u64)),
+    }
+}
+
+fn prefixes(number: usize) -> String {
+    match number {
+        1 => "1 IPv6 prefix".to_owned(),
+        n => format!("{} IPv6 prefixes", super::units::thousands(n as u64)),
+    }
+}
+
+/// One finding: what it is, what it is about, and a remedy.
+fn finding_text(screen: &Screen, finding: &Finding) -> String {
+    let paint = match finding.severity {
+        Severity::Warning => Paint::Yellow,
+        Severity::Note => Paint::Dim,
+    };
+    let mut out = String::new();
+    if let Some(location) = &finding.location {
+        let _ = write!(out, "{location}: ");
+    }
+    let _ = writeln!(
+        out,
+        "{}: {} {}",
+        screen.paint(paint, finding.severity.name()),
+        finding.message,
+        screen.paint(Paint::Dim, format!("[{}]", finding.code)),
+    );
+    if let Some(help) = &finding.help {
+        let _ = writeln!(out, "  help: {help}");
+    }
+    out
+}

@@ -1,0 +1,91 @@
+//! `sgctl detach`: removes everything the enforcer put on an interface, or on the machine.
+//! A damaged record keeps nobody from detaching, nor does one interface that cannot be detached.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+use serde_json::json;
+use sg_userspace::kernel;
+use sg_userspace::observe::attached::{Attached, attached};
+
+use super::failure::Failure;
+use super::screen::Paint;
+use super::status::{name_of, place_of};
+use super::units::ago;
+use super::{Context, Json};
+
+/// End enforcement and remove every trace of it
+#[derive(Args)]
+#[command(after_help = "\
+Without --iface everything goes: in the namespace that --netns names, else on the whole machine.
+
+Examples:
+  sgctl detach
+  sgctl detach --iface eth0
+  sgctl --netns node1 detach
+
+Exit codes: 0 done (nothing was attached included), 1 the named interface is not attached or the
+state is wrong, 2 usage, 3 not permitted or the kernel refused.")]
+pub(super) struct Detach {
+    /// Only this interface
+    #[arg(long, value_name = "IF")]
+    iface: Option<String>,
+    #[command(flatten)]
+    json: Json,
+}
+
+impl Detach {
+    pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        let found = attached(&context.bpffs, &context.everywhere(self.iface.as_ref()))?;
+        let mut out = String::new();
+        let mut gone = Vec::new();
+        let mut worst = 0;
+        for one in &found {
+            // Afterwards there is nothing left to name it by.
+            let (name, place) = (name_of(one), place_of(one));
+            match kernel::detach(&context.bpffs, &one.pins) {
+                Ok(()) => {
+                    gone.push(json!({"interface": name, "netns": place, "policy": policy_of(one)}));
+                    let _ = writeln!(
+                        out,
+                        "{} {}",
+                        context.out.paint(Paint::Green, "detached"),
+                        sentence(one, &name, place.as_deref())
+                    );
+                }
+                Err(error) => {
+                    let failure = Failure::from(error);
+                    worst = worst.max(failure.exit_code());
+                    failure.report(&context.err);
+                }
+            }
+        }
+        if found.is_empty() {
+            out.push_str("nothing is attached\n");
+        }
+        match self.json.json {
+            true => context.out.json(&gone)?,
+            false => context.out.print(&out)?,
+        }
+        match worst {
+            0 => Ok(()),
+            code => Err(Failure::Told(code)),
+        }
+    }
+}
+
+fn policy_of(one: &Attached) -> Option<&str> {
+    one.state.as_ref().ok().map(|state| state.policy.name.as_str())
+}
+
+fn sentence(one: &Attached, name: &str, place: Option<&str>) -> String {
+    let place = place.map(|p| format!(" in namespace {p}")).unwrap_or_default();
+    match &one.state {
+        Ok(state) => format!(
+            "{} from {name}{place}, attached {}",
+            state.policy.name,
+            ago(&state.attached_at)
+        ),
+        Err(_) => format!("a damaged attachment from {name}{place}"),
+    }
+}

@@ -1,0 +1,107 @@
+//! `sgctl explain`: which rule decides a packet that opens a flow, and why.
+//! A policy is asked by walking its rules, an interface by the tables it enforces.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use sg_common::verdict::Direction;
+use sg_userspace::kernel::KernelError;
+use sg_userspace::observe::attached::attached;
+use sg_userspace::observe::explain::{Explanation, Question, explain_attached, explain_policy};
+use sg_userspace::policy::{Policy, load};
+
+use super::Context;
+use super::counters::about;
+use super::explain_args::{Asked, Explain};
+use super::failure::Failure;
+use super::screen::{Paint, Screen};
+
+impl Explain {
+    pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        let asked = self.asked().map_err(|e| Failure::usage("explain", e))?;
+        let (explanation, place) = match &self.iface {
+            None => {
+                let loaded = load(&asked.policies, &self.sets.sets)?;
+                let explanation = explain_policy(&loaded.policy, &asked.question);
+                let place = place_of(&loaded.policy, &explanation);
+                (explanation, place)
+            }
+            Some(iface) => {
+                let found = attached(&context.bpffs, &context.here(Some(iface)))?;
+                let one = found.first().ok_or_else(|| KernelError::NotAttached {
+                    scope: format!("`{iface}`"),
+                })?;
+                (explain_attached(one, &asked.question)?, None)
+            }
+        };
+        match self.json.json {
+            true => context.out.json(&explanation),
+            false => context.out.print(&text(
+                &context.out,
+                &asked,
+                &explanation,
+                place.as_deref(),
+            )),
+        }
+    }
+}
+
+/// Where the rule stands in its file.
+fn place_of(policy: &Policy, explanation: &Explanation) -> Option<String> {
+    let wanted = explanation.rule.as_ref()?.position;
+    let rule = policy
+        .rules
+        .iter()
+        .find(|r| r.direction.name() == explanation.direction && r.position == wanted)?;
+    Some(format!("{}:{}", rule.source.file, rule.source.line))
+}
+
+fn text(screen: &Screen, asked: &Asked, explanation: &Explanation, place: Option<&str>) -> String {
+    let mut out = format!(
+        "{}  {}\n",
+        screen.action(explanation.verdict),
+        packet(&asked.question, &asked.protocol)
+    );
+    match &explanation.rule {
+        Some(rule) => {
+            let _ = writeln!(
+                out,
+                "  by {} rule {} of {}: {}",
+                explanation.direction,
+                rule.position,
+                screen.paint(Paint::Bold, &rule.group),
+                rule.summary
+            );
+            if let Some(description) = &rule.description {
+                let _ = writeln!(out, "  {description}");
+            }
+            if let Some(place) = place {
+                let _ = writeln!(out, "  {}", screen.paint(Paint::Dim, place));
+            }
+        }
+        None => {
+            let _ = writeln!(
+                out,
+                "  by no rule, counted as {}: {}",
+                screen.paint(Paint::Bold, explanation.reason),
+                about(explanation.reason)
+            );
+        }
+    }
+    out
+}
+
+/// `inbound tcp 203.0.113.9 → 10.0.0.5:22`
+fn packet(question: &Question, protocol: &str) -> String {
+    let end = |address: IpAddr, port: Option<u16>| match port {
+        Some(port) => SocketAddr::new(address, port).to_string(),
+        None => address.to_string(),
+    };
+    let remote = end(question.remote, question.remote_port);
+    let local = end(question.local, question.local_port);
+    let (from, to) = match question.direction {
+        Direction::Inbound => (remote, local),
+        Direction::Outbound => (local, remote),
+    };
+    format!("{} {protocol} {from} → {to}", question.direction.name())
+}

@@ -1,0 +1,265 @@
+//! The question of `sgctl explain`: direction, protocol and the two ends, read from the last four
+//! words. Words before them are policies.
+
+use std::net::{IpAddr, SocketAddr};
+
+use clap::Args;
+use sg_common::tables::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
+use sg_common::verdict::Direction;
+use sg_userspace::observe::explain::{Question, Transport};
+use sg_userspace::policy::PolicyInput;
+
+use super::Json;
+use super::policy_args::Sets;
+
+const ECHO_REQUEST: u8 = 8;
+const ECHO_REQUEST_V6: u8 = 128;
+
+/// Which rule decides a packet, and why
+#[derive(Args)]
+#[command(
+    override_usage = "sgctl explain [OPTIONS] POLICY... DIRECTION PROTO REMOTE[:PORT] LOCAL[:PORT]\n       \
+                      sgctl explain [OPTIONS] --iface IF DIRECTION PROTO REMOTE[:PORT] LOCAL[:PORT]",
+    after_help = "\
+  POLICY     a file, `-`, or builtin:NAME; with --iface the policy in force is asked instead
+  DIRECTION  inbound or outbound (in, out)
+  PROTO      tcp, udp, sctp, icmp[:TYPE[/CODE]], icmpv6[:TYPE[/CODE]] (an echo request unless said
+             otherwise), gre, esp, ah, a number 0-255, or arp for what is not IP
+  REMOTE     the address at the other end: source of an inbound packet, destination of an outbound
+  LOCAL      the node's own address
+  PORT       the destination port is needed for tcp, udp and sctp; [2001:db8::1]:443 for IPv6
+
+The packet is one that opens a flow: replies of an admitted flow pass whatever the rules say.
+
+Examples:
+  sgctl explain builtin:tke inbound tcp 203.0.113.9 10.0.0.5:22
+  sgctl explain policy.yaml outbound udp 192.0.2.53:53 10.0.0.5
+  sgctl explain --iface eth0 inbound icmpv6:128 2001:db8::9 2001:db8::5 --json
+
+Exit codes: 0 answered (accept and drop alike), 1 the policy or the state is wrong, 2 usage, 3 not
+permitted."
+)]
+pub(super) struct Explain {
+    /// Ask what this interface enforces at this moment
+    #[arg(long, value_name = "IF")]
+    pub(super) iface: Option<String>,
+
+    #[command(flatten)]
+    pub(super) sets: Sets,
+
+    #[command(flatten)]
+    pub(super) json: Json,
+
+    /// Policies, then the packet
+    #[arg(required = true, value_name = "WORD", hide = true)]
+    words: Vec<String>,
+}
+
+/// What is asked, and of which policies (none of them means the interface).
+pub(super) struct Asked {
+    pub(super) policies: Vec<PolicyInput>,
+    pub(super) question: Question,
+    /// The protocol as it was written.
+    pub(super) protocol: String,
+}
+
+impl Explain {
+    /// The words taken apart, or what is wrong with them.
+    pub(super) fn asked(&self) -> Result<Asked, String> {
+        let wanted = "expected DIRECTION PROTO REMOTE[:PORT] LOCAL[:PORT] at the end, such as \
+                      `inbound tcp 203.0.113.9 10.0.0.5:22`";
+        let count = self.words.len();
+        let (policies, packet) = self
+            .words
+            .split_at_checked(count.wrapping_sub(4))
+            .ok_or_else(|| format!("{count} words are too few: {wanted}"))?;
+        let [direction, protocol, remote, local] = packet else {
+            return Err(wanted.to_owned());
+        };
+        match (&self.iface, policies) {
+            (Some(_), [policy, ..]) => {
+                return Err(format!(
+                    "`{policy}` is one word too many: with --iface the policy in force is asked, \
+                     and only DIRECTION PROTO REMOTE LOCAL are given"
+                ));
+            }
+            (Some(_), []) if !self.sets.sets.is_empty() => {
+                return Err("--set fits a POLICY, and with --iface there is none".into());
+            }
+            (None, []) => {
+                return Err(
+                    "nothing to ask: name a POLICY before DIRECTION, or an interface with --iface"
+                        .into(),
+                );
+            }
+            _ => {}
+        }
+        Ok(Asked {
+            policies: policies.iter().map(|p| PolicyInput::from(p.as_str())).collect(),
+            question: question(direction, protocol, remote, local)?,
+            protocol: protocol.clone(),
+        })
+    }
+}
+
+fn question(direction: &str, protocol: &str, remote: &str, local: &str) -> Result<Question, String> {
+    let direction = match direction {
+        "inbound" | "in" => Direction::Inbound,
+        "outbound" | "out" => Direction::Outbound,
+        other => return Err(format!("`{other}` is no DIRECTION: expected inbound or outbound")),
+    };
+    let (remote, remote_port) = end("REMOTE", remote)?;
+    let (local, local_port) = end("LOCAL", local)?;
+    if remote.is_ipv4() != local.is_ipv4() {
+        return Err(format!(
+            "REMOTE {remote} and LOCAL {local} are of different families: a packet is either IPv4 \
+             or IPv6"
+        ));
+    }
+    let transport = transport(protocol, remote)?;
+    let has_ports = matches!(
+        transport,
+        Transport::Protocol(IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP)
+    );
+    let (destination, name, address) = match direction {
+        Direction::Inbound => (local_port, "LOCAL", local),
+        Direction::Outbound => (remote_port, "REMOTE", remote),
+    };
+    if has_ports && destination.is_none() {
+        let example = SocketAddr::new(address, 443);
+        return Err(format!(
+            "{protocol} needs the destination port, which is {name}'s when the packet is {}: \
+             write it like {example}",
+            direction.name()
+        ));
+    }
+    if !has_ports && (remote_port.is_some() || local_port.is_some()) {
+        return Err(format!("{protocol} has no ports: give the addresses alone"));
+    }
+    Ok(Question {
+        direction,
+        transport,
+        remote,
+        remote_port,
+        local,
+        local_port,
+    })
+}
+
+/// An address with or without a port.
+fn end(what: &str, text: &str) -> Result<(IpAddr, Option<u16>), String> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok((address, None));
+    }
+    if let Ok(end) = text.parse::<SocketAddr>() {
+        return Ok((end.ip(), Some(end.port())));
+    }
+    if let Some(inner) = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'))
+        && let Ok(address) = inner.parse::<IpAddr>()
+    {
+        return Ok((address, None));
+    }
+    Err(format!(
+        "`{text}` is no {what}: expected an address such as 192.0.2.1 or 2001:db8::1, with a port \
+         192.0.2.1:443 or [2001:db8::1]:443 (0-65535)"
+    ))
+}
+
+fn transport(protocol: &str, address: IpAddr) -> Result<Transport, String> {
+    let (name, detail) = match protocol.split_once(':') {
+        Some((name, detail)) => (name, Some(detail)),
+        None => (protocol, None),
+    };
+    let number = match name {
+        "arp" | "non-ip" if detail.is_none() => return Ok(Transport::NonIp),
+        "tcp" => IPPROTO_TCP,
+        "udp" => IPPROTO_UDP,
+        "sctp" => IPPROTO_SCTP,
+        "icmp" => IPPROTO_ICMP,
+        "icmpv6" => IPPROTO_ICMPV6,
+        "gre" => 47,
+        "esp" => 50,
+        "ah" => 51,
+        other => other.parse().map_err(|_| {
+            format!(
+                "`{protocol}` is no PROTO: expected tcp, udp, sctp, icmp, icmpv6, gre, esp, ah, a \
+                 number 0-255, or arp"
+            )
+        })?,
+    };
+    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    match (number, address, detail) {
+        (IPPROTO_ICMP, IpAddr::V4(_), detail) => icmp(detail, ECHO_REQUEST),
+        (IPPROTO_ICMPV6, IpAddr::V6(_), detail) => icmp(detail, ECHO_REQUEST_V6),
+        (IPPROTO_ICMP, _, _) if name == "icmp" => Err(format!(
+            "icmp is never in {family} packets: write icmpv6, or IPv4 addresses"
+        )),
+        (IPPROTO_ICMPV6, _, _) if name == "icmpv6" => Err(format!(
+            "icmpv6 is never in {family} packets: write icmp, or IPv6 addresses"
+        )),
+        (_, _, Some(_)) => Err(format!(
+            "`{protocol}` is no PROTO: only icmp and icmpv6 have a type, and ports belong to the \
+             addresses"
+        )),
+        (number, _, None) => Ok(Transport::Protocol(number)),
+    }
+}
+
+fn icmp(detail: Option<&str>, echo_request: u8) -> Result<Transport, String> {
+    let Some(detail) = detail else {
+        return Ok(Transport::Icmp {
+            kind: echo_request,
+            code: 0,
+        });
+    };
+    let (kind, code) = detail.split_once('/').unwrap_or((detail, "0"));
+    match (kind.parse(), code.parse()) {
+        (Ok(kind), Ok(code)) => Ok(Transport::Icmp { kind, code }),
+        _ => Err(format!(
+            "`{detail}` is no ICMP type: expected TYPE or TYPE/CODE, each 0-255, such as 3/4"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fails(direction: &str, protocol: &str, remote: &str, local: &str) -> String {
+        question(direction, protocol, remote, local).unwrap_err()
+    }
+
+    #[test]
+    fn ends_and_protocols_are_read() {
+        let q = question("in", "tcp", "[2001:db8::1]:5", "[2001:db8::2]:443").unwrap();
+        assert_eq!(q.direction, Direction::Inbound);
+        assert_eq!((q.remote_port, q.local_port), (Some(5), Some(443)));
+        let of = |protocol, address: &str| {
+            let q = question("out", protocol, address, address).unwrap();
+            q.transport
+        };
+        let icmp = |kind, code| Transport::Icmp { kind, code };
+        assert_eq!(of("icmp", "192.0.2.1"), icmp(8, 0));
+        assert_eq!(of("icmp:3/4", "192.0.2.1"), icmp(3, 4));
+        assert_eq!(of("1", "192.0.2.1"), icmp(8, 0));
+        assert_eq!(of("icmpv6", "2001:db8::1"), icmp(128, 0));
+        assert_eq!(of("1", "2001:db8::1"), Transport::Protocol(1));
+        assert_eq!(of("gre", "[2001:db8::1]"), Transport::Protocol(47));
+        assert_eq!(of("arp", "192.0.2.1"), Transport::NonIp);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let (a, b) = ("192.0.2.1", "192.0.2.2");
+        assert!(fails("sideways", "tcp", a, b).contains("expected inbound or outbound"));
+        assert!(fails("in", "tcp", a, b).contains("like 192.0.2.2:443"));
+        assert!(fails("out", "udp", a, b).contains("like 192.0.2.1:443"));
+        assert!(fails("in", "icmp", a, "192.0.2.2:1").contains("no ports"));
+        assert!(fails("in", "icmp", "::1", "::2").contains("write icmpv6"));
+        assert!(fails("in", "icmp:256", a, b).contains("no ICMP type"));
+        assert!(fails("in", "tcp:22", a, b).contains("ports belong"));
+        assert!(fails("in", "256", a, b).contains("no PROTO"));
+        assert!(fails("in", "tcp", "::1", b).contains("different families"));
+        assert!(fails("in", "tcp", a, "192.0.2.2:70000").contains("0-65535"));
+    }
+}

@@ -1,0 +1,112 @@
+//! What a command can fail with, the exit code that it means, and how it is told: with the lines
+//! of the policy drawn on a terminal, as `file:line:column: message` otherwise.
+
+use std::io;
+
+use clap::error::ErrorKind;
+use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
+use sg_userspace::kernel::KernelError;
+use sg_userspace::policy::PolicyErrors;
+
+use super::screen::Screen;
+
+/// The widest that an error is drawn, however wide the terminal is.
+const WIDEST: usize = 100;
+
+#[derive(Debug)]
+pub(super) enum Failure {
+    Policy(PolicyErrors),
+    Kernel(KernelError),
+    /// Arguments that clap could not judge alone.
+    Usage(Box<clap::Error>),
+    /// The reader of standard output has gone, which is no error.
+    BrokenPipe,
+    Io {
+        what: &'static str,
+        source: io::Error,
+    },
+    /// Everything has been said already.
+    Told(u8),
+}
+
+impl From<PolicyErrors> for Failure {
+    fn from(errors: PolicyErrors) -> Self {
+        Failure::Policy(errors)
+    }
+}
+
+impl From<KernelError> for Failure {
+    fn from(error: KernelError) -> Self {
+        Failure::Kernel(error)
+    }
+}
+
+impl Failure {
+    /// A usage error of `command`.
+    pub(super) fn usage(command: &str, message: impl std::fmt::Display) -> Failure {
+        use clap::CommandFactory;
+        let mut root = super::Cli::command();
+        root.build();
+        let error = match root.find_subcommand_mut(command) {
+            Some(sub) => sub.error(ErrorKind::ValueValidation, message),
+            None => root.error(ErrorKind::ValueValidation, message),
+        };
+        Failure::Usage(Box::new(error))
+    }
+
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            Failure::Policy(_) | Failure::Io { .. } => 1,
+            Failure::Kernel(error) => error.exit_code(),
+            Failure::Usage(_) => 2,
+            Failure::BrokenPipe => 0,
+            Failure::Told(code) => *code,
+        }
+    }
+
+    /// Prints the failure to standard error.
+    pub(super) fn report(&self, screen: &Screen) {
+        // Nowhere is left to complain about a failure to write this.
+        let _ = match self {
+            Failure::Usage(error) => error.print(),
+            other => screen.write(&other.text(screen)),
+        };
+    }
+
+    /// The failure as `report` prints it.
+    pub(super) fn text(&self, screen: &Screen) -> String {
+        match self {
+            Failure::Policy(errors) if screen.terminal => errors.pretty(&handler(screen)),
+            Failure::Policy(errors) => format!("{errors}\n"),
+            Failure::Kernel(error) => kernel_text(error, screen),
+            Failure::Usage(error) => error.to_string(),
+            Failure::Io { what, source } => format!("error: {what}: {source}\n"),
+            Failure::BrokenPipe | Failure::Told(_) => String::new(),
+        }
+    }
+}
+
+fn kernel_text(error: &KernelError, screen: &Screen) -> String {
+    if screen.terminal {
+        let mut drawn = String::new();
+        if handler(screen).render_report(&mut drawn, error).is_ok() {
+            return drawn;
+        }
+    }
+    let mut text = format!("error: {error}\n");
+    if let Some(help) = error.help() {
+        text.push_str(&format!("  help: {help}\n"));
+    }
+    text
+}
+
+fn handler(screen: &Screen) -> GraphicalReportHandler {
+    let theme = match screen.color {
+        true => GraphicalTheme::unicode(),
+        false => GraphicalTheme::unicode_nocolor(),
+    };
+    let width = screen.width.unwrap_or(WIDEST).min(WIDEST);
+    GraphicalReportHandler::new_themed(theme)
+        .with_width(width)
+        .with_links(false)
+}

@@ -1,0 +1,166 @@
+//! `sgctl flows`: the flow table, most recently seen first.
+//! On a screen the list is limited unless asked otherwise, for a table may hold many thousands.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use clap::Args;
+use serde::Serialize;
+use sg_userspace::observe::attached::Attached;
+use sg_userspace::observe::flows::{Flow, flows};
+
+use super::counters::find;
+use super::failure::Failure;
+use super::screen::{Paint, Screen};
+use super::status::name_of;
+use super::table::{Column, Table};
+use super::units::{span, thousands};
+use super::{Context, Json};
+
+const SHOWN: usize = 100;
+
+/// The flow table: flows that the policy admitted and whose replies need it
+#[derive(Args)]
+#[command(after_help = "\
+A flow has no entry when the rules of the other direction accept its replies anyway.
+
+Examples:
+  sgctl flows
+  sgctl flows --iface eth0 --limit 0 --json
+
+Exit codes: 0 done, 1 nothing is attached or the state is wrong, 2 usage, 3 not permitted.")]
+pub(super) struct Flows {
+    /// Only this interface; else all of the network namespace
+    #[arg(long, value_name = "IF")]
+    iface: Option<String>,
+    /// The most flows to print, 0 for all; 100 unless --json is given
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    #[command(flatten)]
+    json: Json,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Listed {
+    interface: String,
+    netns: Option<String>,
+    /// How many there are, whatever the limit.
+    total: usize,
+    flows: Vec<Flow>,
+}
+
+impl Flows {
+    pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        let found = find(context, self.iface.as_ref())?;
+        let limit = match (self.limit, self.json.json) {
+            (Some(0), _) | (None, true) => usize::MAX,
+            (Some(n), _) => n,
+            (None, false) => SHOWN,
+        };
+        let mut listed = Vec::new();
+        for one in &found {
+            listed.push(list(one, limit)?);
+        }
+        if !self.json.json {
+            return context.out.print(&text(&context.out, &listed));
+        }
+        match listed.as_slice() {
+            [one] => context.out.json(one),
+            several => context.out.json(&several),
+        }
+    }
+}
+
+fn list(one: &Attached, limit: usize) -> Result<Listed, Failure> {
+    let mut all = flows(one)?;
+    let total = all.len();
+    all.truncate(limit);
+    Ok(Listed {
+        interface: name_of(one),
+        netns: one.state()?.netns.clone(),
+        total,
+        flows: all,
+    })
+}
+
+fn text(screen: &Screen, listed: &[Listed]) -> String {
+    let mut out = String::new();
+    for (i, one) in listed.iter().enumerate() {
+        if i > 0 {
+            out.push('\n');
+        }
+        let _ = writeln!(
+            out,
+            "{}  {}",
+            screen.paint(Paint::Bold, &one.interface),
+            super::units::count(one.total, "flow")
+        );
+        if one.flows.is_empty() {
+            continue;
+        }
+        let columns = [
+            Column::Text("PROTO"),
+            Column::Text("LOCAL"),
+            Column::Text("REMOTE"),
+            Column::Text("OPENED"),
+            Column::Text("STATE"),
+            Column::Number("AGE"),
+            Column::Number("IDLE"),
+            Column::Flexible("RULE"),
+        ];
+        let mut table = Table::new(screen, &columns);
+        for flow in &one.flows {
+            table.row(cells(flow));
+        }
+        out.push_str(&table.render());
+        if let more @ 1.. = one.total - one.flows.len() {
+            let _ = writeln!(
+                out,
+                "and {} more; --limit 0 prints all",
+                thousands(more as u64)
+            );
+        }
+    }
+    out
+}
+
+fn cells(flow: &Flow) -> Vec<(String, Option<Paint>)> {
+    let rule = flow.rule.as_ref().map(|rule| match rule.position {
+        Some(position) => format!("{position}  {}", rule.summary),
+        None => format!("-  {}", rule.summary),
+    });
+    vec![
+        (protocol_name(flow.protocol), None),
+        (endpoint(flow.local, flow.local_port, flow.icmp_id), None),
+        (endpoint(flow.remote, flow.remote_port, None), None),
+        (flow.opened.to_owned(), None),
+        (flow.state.to_owned(), None),
+        (span(flow.age_seconds), None),
+        (span(flow.idle_seconds), None),
+        (rule.unwrap_or_else(|| "-".into()), Some(Paint::Dim)),
+    ]
+}
+
+fn endpoint(address: IpAddr, port: Option<u16>, icmp_id: Option<u16>) -> String {
+    match (port, icmp_id) {
+        (Some(port), _) => SocketAddr::new(address, port).to_string(),
+        (None, Some(id)) => format!("{address} id {id}"),
+        (None, None) => address.to_string(),
+    }
+}
+
+fn protocol_name(number: u8) -> String {
+    let name = match number {
+        1 => "icmp",
+        6 => "tcp",
+        17 => "udp",
+        47 => "gre",
+        50 => "esp",
+        51 => "ah",
+        58 => "icmpv6",
+        132 => "sctp",
+        other => return other.to_string(),
+    };
+    name.to_owned()
+}

@@ -1,0 +1,183 @@
+//! The command line: one module per command, which reads its arguments, calls the library and
+//! prints. What they share: the arguments of several commands, the screen, failures and units.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use sg_userspace::kernel::{bpffs, netns::Netns};
+use sg_userspace::observe::attached::Scope;
+
+mod apply;
+mod check;
+mod completions;
+mod counters;
+mod detach;
+mod explain;
+mod explain_args;
+mod failure;
+mod flows;
+mod policy_args;
+mod rates;
+mod reload;
+mod run;
+mod run_log;
+mod screen;
+mod status;
+mod table;
+mod templates;
+mod units;
+
+use failure::Failure;
+use screen::{ColorChoice, Screen};
+
+const ABOUT: &str = "Cloud security groups enforced on a node's own interface";
+
+const AFTER_HELP: &str = "\
+Examples:
+  sgctl check builtin:tke                     what the recommended cluster policy says
+  sgctl apply policy.yaml --iface eth0        enforce it; enforcement outlives the process
+  sgctl counters --iface eth0 --watch         packets by rule, with rates
+  sgctl explain policy.yaml inbound tcp 203.0.113.9 10.0.0.5:22
+  sgctl detach                                remove everything from the machine
+
+POLICY is a file, `-` for standard input, or builtin:NAME (see `sgctl templates`).
+
+Exit codes: 0 done, 1 the input or the state is wrong, 2 usage, 3 not permitted or the kernel
+refused.";
+
+#[derive(Parser)]
+#[command(
+    name = "sgctl",
+    version,
+    about = ABOUT,
+    after_help = AFTER_HELP,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct Global {
+    /// Work in this network namespace: a name of `ip netns`, or a path such as /proc/PID/ns/net
+    #[arg(long, global = true, value_name = "NAME|PATH", help_heading = "Global options")]
+    netns: Option<String>,
+
+    /// The BPF file system that holds all state
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = bpffs::DEFAULT_PATH,
+        help_heading = "Global options"
+    )]
+    bpffs: PathBuf,
+
+    /// When to colour; NO_COLOR is honoured
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "WHEN",
+        default_value_t = ColorChoice::Auto,
+        help_heading = "Global options"
+    )]
+    color: ColorChoice,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Templates(templates::Templates),
+    Check(check::Check),
+    Explain(explain_args::Explain),
+    Apply(apply::Apply),
+    Run(run::Run),
+    Status(status::Status),
+    Counters(counters::CountersCommand),
+    Flows(flows::Flows),
+    Detach(detach::Detach),
+    Completions(completions::Completions),
+}
+
+/// `--json`, of every command that reads.
+#[derive(Args)]
+struct Json {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What every command needs to know.
+struct Context {
+    netns: Option<String>,
+    bpffs: PathBuf,
+    out: Screen,
+    err: Screen,
+}
+
+impl Context {
+    /// The named interface, else all of the current namespace.
+    fn here(&self, iface: Option<&String>) -> Scope {
+        iface.map_or(Scope::Namespace, |name| Scope::Interface(name.clone()))
+    }
+
+    /// The named interface, else all of the namespace that --netns named, else all there are.
+    fn everywhere(&self, iface: Option<&String>) -> Scope {
+        match (iface, &self.netns) {
+            (None, None) => Scope::Machine,
+            _ => self.here(iface),
+        }
+    }
+}
+
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let context = Context {
+        netns: cli.global.netns,
+        bpffs: cli.global.bpffs,
+        out: Screen::stdout(cli.global.color),
+        err: Screen::stderr(cli.global.color),
+    };
+    match enter_and_run(cli.command, &context) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.report(&context.err);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn enter_and_run(command: Command, context: &Context) -> Result<(), Failure> {
+    // Threads inherit the namespace of the thread that starts them, and none runs yet.
+    if let Some(name) = &context.netns {
+        Netns::from(name.as_str()).enter()?;
+    }
+    match command {
+        Command::Templates(command) => command.run(context),
+        Command::Check(command) => command.run(context),
+        Command::Explain(command) => command.run(context),
+        Command::Apply(command) => command.run(context),
+        Command::Run(command) => command.run(context),
+        Command::Status(command) => command.run(context),
+        Command::Counters(command) => command.run(context),
+        Command::Flows(command) => command.run(context),
+        Command::Detach(command) => command.run(context),
+        Command::Completions(command) => command.run::<Cli>(context),
+    }
+}
+
+/// Help and version are no errors; everything else that clap says is a usage error.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Whoever closed the pipe does not want to read it.
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+}

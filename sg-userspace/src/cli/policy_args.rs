@@ -1,0 +1,130 @@
+//! The arguments that name and fit policies, shared by `check`, `apply` and `run`, and those that
+//! say how to attach.
+
+use clap::{Args, ValueEnum};
+use sg_userspace::compile::Budget;
+use sg_userspace::kernel::{self, ApplyOptions, DEFAULT_MAX_FLOWS};
+use sg_userspace::policy::{Loaded, PolicyErrors, PolicyInput, SetOverride, load};
+
+use super::Context;
+
+#[derive(Args, Clone)]
+pub(super) struct Policies {
+    /// A file, `-` for standard input, or builtin:NAME; several bind their groups in this order
+    #[arg(required = true, value_name = "POLICY")]
+    policies: Vec<PolicyInput>,
+
+    #[command(flatten)]
+    pub(super) sets: Sets,
+}
+
+#[derive(Args, Clone)]
+pub(super) struct Sets {
+    /// Replace the contents of a named set; `NAME=` empties it
+    #[arg(long = "set", value_name = "NAME=VALUE[,VALUE…]")]
+    pub(super) sets: Vec<SetOverride>,
+}
+
+impl Policies {
+    pub(super) fn load(&self) -> Result<Loaded, PolicyErrors> {
+        load(&self.policies, &self.sets.sets)
+    }
+
+    /// Standard input can be read only once.
+    pub(super) fn are_from_stdin(&self) -> bool {
+        self.policies.contains(&PolicyInput::Stdin)
+    }
+
+    /// As the user wrote them, for a command to copy.
+    pub(super) fn spelled(&self) -> String {
+        let spelled = self.policies.iter().map(|input| match input {
+            PolicyInput::Stdin => "-".to_owned(),
+            other => other.to_string(),
+        });
+        spelled.collect::<Vec<_>>().join(" ")
+    }
+}
+
+#[derive(Args, Clone, Copy)]
+pub(super) struct TableMemory {
+    /// The most kernel memory that the lookup tables may take
+    #[arg(
+        long = "table-memory",
+        value_name = "MiB",
+        default_value_t = (Budget::default().table_bytes >> 20) as u32,
+        value_parser = clap::value_parser!(u32).range(1..=1 << 20)
+    )]
+    table_memory: u32,
+}
+
+impl TableMemory {
+    pub(super) fn budget(self) -> Budget {
+        Budget {
+            table_bytes: (self.table_memory as usize).saturating_mul(1 << 20),
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum XdpMode {
+    /// Native where the driver has it, else generic
+    Auto,
+    Native,
+    Generic,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum EgressHook {
+    /// tcx where the kernel has it (Linux 6.6), else a clsact filter
+    Auto,
+    Tcx,
+    Clsact,
+}
+
+#[derive(Args, Clone)]
+pub(super) struct Attach {
+    /// The interface to enforce the policy on
+    #[arg(long, value_name = "IF")]
+    pub(super) iface: String,
+
+    /// Entries of each flow table (IPv4 and IPv6), when it is created
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = DEFAULT_MAX_FLOWS,
+        value_parser = clap::value_parser!(u32).range(1..=1 << 26)
+    )]
+    max_flows: u32,
+
+    /// Where in the receive path inbound packets are judged
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = XdpMode::Auto)]
+    xdp_mode: XdpMode,
+
+    /// What outbound packets are judged at
+    #[arg(long, value_enum, value_name = "HOOK", default_value_t = EgressHook::Auto)]
+    egress_hook: EgressHook,
+
+    #[command(flatten)]
+    memory: TableMemory,
+}
+
+impl Attach {
+    pub(super) fn options(&self, context: &Context) -> ApplyOptions {
+        let mut options = ApplyOptions::new(&self.iface);
+        options.netns.clone_from(&context.netns);
+        options.bpffs.clone_from(&context.bpffs);
+        options.xdp_mode = match self.xdp_mode {
+            XdpMode::Auto => kernel::XdpMode::Auto,
+            XdpMode::Native => kernel::XdpMode::Native,
+            XdpMode::Generic => kernel::XdpMode::Generic,
+        };
+        options.egress_hook = match self.egress_hook {
+            EgressHook::Auto => kernel::EgressHook::Auto,
+            EgressHook::Tcx => kernel::EgressHook::Tcx,
+            EgressHook::Clsact => kernel::EgressHook::Clsact,
+        };
+        options.max_flows = self.max_flows;
+        options.budget = self.memory.budget();
+        options
+    }
+}

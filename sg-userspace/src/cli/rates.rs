@@ -1,0 +1,123 @@
+//! Packets and bytes per second of each row, from two readings of the counters.
+//! A row is known again by what the rule is, since its position changes across reloads.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use sg_userspace::observe::counters::{Counters, ReasonCounters, RuleCounters, Totals};
+
+/// What one row had counted.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    packets: u64,
+    bytes: u64,
+}
+
+#[derive(Clone, Copy, Default)]
+pub(super) struct Rate {
+    pub(super) packets: f64,
+    pub(super) bytes: f64,
+}
+
+/// One reading, to compare the next one with.
+pub(super) struct Reading {
+    at: Instant,
+    rows: HashMap<String, Seen>,
+}
+
+/// The rates between two readings.
+pub(super) struct Rates {
+    before: Option<Reading>,
+    seconds: f64,
+}
+
+impl Reading {
+    pub(super) fn of(all: &[Counters]) -> Self {
+        let mut rows = HashMap::new();
+        for one in all {
+            for (key, packets, bytes) in rows_of(one) {
+                // Rules that are alike in every respect count in the order of their rows.
+                let seen: &mut Seen = rows.entry(key).or_default();
+                seen.packets += packets;
+                seen.bytes += bytes;
+            }
+        }
+        Reading {
+            at: Instant::now(),
+            rows,
+        }
+    }
+}
+
+impl Rates {
+    pub(super) fn since(before: Option<Reading>) -> Self {
+        let seconds = before
+            .as_ref()
+            .map_or(0.0, |reading| reading.at.elapsed().as_secs_f64());
+        Rates { before, seconds }
+    }
+
+    fn rate(&self, key: &str, packets: u64, bytes: u64) -> Rate {
+        let Some(before) = &self.before else {
+            return Rate::default();
+        };
+        if self.seconds <= 0.0 {
+            return Rate::default();
+        }
+        // A row that was not there before began at zero; one that counts less has begun anew.
+        let seen = before.rows.get(key).copied().unwrap_or_default();
+        Rate {
+            packets: packets.saturating_sub(seen.packets) as f64 / self.seconds,
+            bytes: bytes.saturating_sub(seen.bytes) as f64 / self.seconds,
+        }
+    }
+
+    pub(super) fn of_rule(&self, one: &Counters, rule: &RuleCounters) -> Rate {
+        self.rate(&rule_key(one, rule), rule.packets, rule.bytes)
+    }
+
+    pub(super) fn of_reason(&self, one: &Counters, reason: &ReasonCounters) -> Rate {
+        self.rate(&reason_key(one, reason), reason.packets, reason.bytes)
+    }
+
+    pub(super) fn of_total(&self, one: &Counters, total: &Totals) -> Rate {
+        self.rate(&total_key(one, total), total.packets, total.bytes)
+    }
+}
+
+fn rows_of(one: &Counters) -> impl Iterator<Item = (String, u64, u64)> {
+    let rules = one
+        .rules
+        .iter()
+        .map(move |r| (rule_key(one, r), r.packets, r.bytes));
+    let reasons = one
+        .reasons
+        .iter()
+        .map(move |r| (reason_key(one, r), r.packets, r.bytes));
+    let totals = one
+        .totals
+        .iter()
+        .map(move |t| (total_key(one, t), t.packets, t.bytes));
+    rules.chain(reasons).chain(totals)
+}
+
+fn rule_key(one: &Counters, rule: &RuleCounters) -> String {
+    let place = place(one);
+    let name = rule.name.as_deref().unwrap_or_default();
+    format!(
+        "{place}\0rule\0{}\0{}\0{}\0{}\0{name}",
+        rule.direction, rule.group, rule.action, rule.summary
+    )
+}
+
+fn reason_key(one: &Counters, reason: &ReasonCounters) -> String {
+    format!("{}\0reason\0{}\0{}", place(one), reason.direction, reason.reason)
+}
+
+fn total_key(one: &Counters, total: &Totals) -> String {
+    format!("{}\0total\0{}", place(one), total.direction)
+}
+
+fn place(one: &Counters) -> String {
+    format!("{}\0{}", one.netns.as_deref().unwrap_or_default(), one.interface)
+}

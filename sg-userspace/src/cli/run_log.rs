@@ -1,0 +1,156 @@
+//! What `run` prints: events as they happen, and the counters. On a terminal the events scroll by
+//! above a table drawn in place; elsewhere each is a line, and so is a summary of the counters.
+
+use std::fmt::Write as _;
+
+use sg_userspace::kernel::Applied;
+use sg_userspace::observe::counters::{Counters, Totals};
+use sg_userspace::policy::PolicyErrors;
+use serde_json::{Value, json};
+
+use super::Context;
+use super::apply;
+use super::counters;
+use super::failure::Failure;
+use super::rates::{Rates, Reading};
+use super::screen::{Frame, Paint, Screen};
+use super::units::{packet_rate, thousands};
+
+pub(super) struct Log {
+    out: Screen,
+    err: Screen,
+    json: bool,
+    frame: Frame,
+    before: Option<Reading>,
+    interface: String,
+}
+
+impl Log {
+    pub(super) fn new(context: &Context, json: bool, interface: &str) -> Self {
+        Log {
+            out: context.out,
+            err: context.err,
+            json,
+            frame: Frame::new(context.out),
+            before: None,
+            interface: interface.to_owned(),
+        }
+    }
+
+    fn is_live(&self) -> bool {
+        self.out.terminal && !self.json
+    }
+
+    /// An event that is one line.
+    pub(super) fn event(&mut self, name: &str, line: &str, details: Value) {
+        if self.json {
+            let mut event = json!({"event": name, "at": jiff::Timestamp::now().to_string()});
+            if let (Value::Object(event), Value::Object(details)) = (&mut event, details) {
+                event.extend(details);
+            }
+            // Whoever read this may be gone; enforcement and reloading go on.
+            let _ = self.out.json_line(&event);
+            return;
+        }
+        let line = match self.is_live() {
+            true => {
+                let now = jiff::Zoned::now().strftime("%H:%M:%S").to_string();
+                format!("{} {line}\n", self.out.paint(Paint::Dim, now))
+            }
+            false => format!("{line}\n"),
+        };
+        let _ = self.above(&line);
+    }
+
+    /// Writes where the table stood; it is drawn again with the next counters.
+    fn above(&mut self, text: &str) -> Result<(), Failure> {
+        if self.is_live() {
+            self.frame.clear()?;
+        }
+        self.out.print(text)
+    }
+
+    pub(super) fn applied(&mut self, name: &str, applied: &Applied, warnings: &str) {
+        let paint = self.out.paint(Paint::Green, name);
+        let line = format!("{paint} {}", apply::summary(&self.out, applied));
+        self.event(name, &line, apply::as_json(applied));
+        if !warnings.is_empty() && !self.json {
+            let _ = self.above(warnings);
+        }
+    }
+
+    pub(super) fn unchanged(&mut self) {
+        let line = format!(
+            "unchanged: the files of the policy were written, but {} enforces what they say already",
+            self.interface
+        );
+        self.event("unchanged", &line, json!({}));
+    }
+
+    /// A reload that came to nothing.
+    pub(super) fn invalid(&mut self, errors: PolicyErrors, generation: u32) {
+        let details = json!({"generation": generation, "errors": errors});
+        self.failed(&Failure::Policy(errors), generation, details);
+    }
+
+    pub(super) fn refused(&mut self, failure: &Failure, generation: u32) {
+        let plain = self.err.plain();
+        let details = json!({
+            "generation": generation,
+            "errors": [{"message": failure.text(&plain).trim_end()}],
+        });
+        self.failed(failure, generation, details);
+    }
+
+    fn failed(&mut self, failure: &Failure, generation: u32, details: Value) {
+        let line = format!(
+            "{}: generation {generation} stays in force",
+            self.out.paint(Paint::Red, "reload failed")
+        );
+        self.event("reload-failed", &line, details);
+        if !self.json {
+            failure.report(&self.err);
+        }
+    }
+
+    /// The counters, with what has changed since they were shown last.
+    pub(super) fn counters(&mut self, now: &Counters) {
+        let rates = Rates::since(self.before.take());
+        let all = std::slice::from_ref(now);
+        let _ = if self.json {
+            let mut event = json!({"event": "counters", "at": jiff::Timestamp::now().to_string()});
+            event["counters"] = json!(now);
+            self.out.json_line(&event)
+        } else if self.is_live() {
+            let screen = self.frame.screen();
+            let text = counters::text(&screen, all, Some(&rates), false);
+            self.frame.draw(&text)
+        } else {
+            self.out.print(&summary(now, &rates))
+        };
+        self.before = Some(Reading::of(all));
+    }
+}
+
+/// `eth0: inbound 1,234 packets (12/s), 3 dropped; outbound …`
+fn summary(now: &Counters, rates: &Rates) -> String {
+    let mut out = format!("{}:", now.interface);
+    for (i, total) in now.totals.iter().enumerate() {
+        let Totals {
+            direction,
+            packets,
+            dropped,
+            ..
+        } = total;
+        let _ = write!(
+            out,
+            "{} {direction} {} packets ({}), {} dropped",
+            if i > 0 { ";" } else { "" },
+            thousands(*packets),
+            packet_rate(rates.of_total(now, total).packets),
+            thousands(*dropped),
+        );
+    }
+    out.push('\n');
+    out
+}

@@ -1,0 +1,213 @@
+//! Standard output and standard error: whether they are a terminal, how wide, and coloured or not.
+//! Text is written whole, so that a reader that goes away is noticed and never a panic.
+
+use std::fmt::Display;
+use std::io::{self, ErrorKind, IsTerminal, Write};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::Failure;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum ColorChoice {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Clone, Copy)]
+enum Stream {
+    Out,
+    Err,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Screen {
+    stream: Stream,
+    pub(super) terminal: bool,
+    pub(super) color: bool,
+    /// Columns of the terminal; `None` where nothing limits a line.
+    pub(super) width: Option<usize>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Paint {
+    Bold,
+    Dim,
+    Red,
+    Green,
+    Yellow,
+}
+
+impl Screen {
+    pub(super) fn stdout(choice: ColorChoice) -> Self {
+        Screen::new(Stream::Out, io::stdout().is_terminal(), choice)
+    }
+
+    pub(super) fn stderr(choice: ColorChoice) -> Self {
+        Screen::new(Stream::Err, io::stderr().is_terminal(), choice)
+    }
+
+    fn new(stream: Stream, terminal: bool, choice: ColorChoice) -> Self {
+        let wanted = || {
+            let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+            let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+            terminal && !no_color && !dumb
+        };
+        let mut screen = Screen {
+            stream,
+            terminal,
+            color: match choice {
+                ColorChoice::Auto => wanted(),
+                ColorChoice::Always => true,
+                ColorChoice::Never => false,
+            },
+            width: None,
+        };
+        screen.measure();
+        screen
+    }
+
+    /// The same without what only a terminal understands.
+    pub(super) fn plain(self) -> Self {
+        Screen {
+            terminal: false,
+            color: false,
+            width: None,
+            ..self
+        }
+    }
+
+    /// Asks the terminal for its size again, and returns its lines.
+    pub(super) fn measure(&mut self) -> Option<usize> {
+        let size = match self.stream {
+            Stream::Out => terminal_size::terminal_size_of(io::stdout()),
+            Stream::Err => terminal_size::terminal_size_of(io::stderr()),
+        };
+        let size = size.filter(|_| self.terminal);
+        self.width = size.map(|(width, _)| usize::from(width.0).max(20));
+        size.map(|(_, height)| usize::from(height.0))
+    }
+
+    pub(super) fn paint(&self, paint: Paint, text: impl Display) -> String {
+        let code = match paint {
+            Paint::Bold => 1,
+            Paint::Dim => 2,
+            Paint::Red => 31,
+            Paint::Green => 32,
+            Paint::Yellow => 33,
+        };
+        match self.color {
+            true => format!("\x1b[{code}m{text}\x1b[0m"),
+            false => text.to_string(),
+        }
+    }
+
+    /// Green where packets pass, red where they do not.
+    pub(super) fn action(&self, action: &str) -> String {
+        self.paint(paint_of(action), action)
+    }
+
+    pub(super) fn write(&self, text: &str) -> io::Result<()> {
+        match self.stream {
+            Stream::Out => write_to(io::stdout().lock(), text),
+            Stream::Err => write_to(io::stderr().lock(), text),
+        }
+    }
+
+    pub(super) fn print(&self, text: &str) -> Result<(), Failure> {
+        self.write(text).map_err(|source| match source.kind() {
+            ErrorKind::BrokenPipe => Failure::BrokenPipe,
+            _ => Failure::Io {
+                what: "writing to standard output",
+                source,
+            },
+        })
+    }
+
+    /// One JSON value, indented.
+    pub(super) fn json(&self, value: &impl Serialize) -> Result<(), Failure> {
+        self.print(&format!("{}\n", rendered(serde_json::to_string_pretty(value))?))
+    }
+
+    /// One JSON value on one line, for streams of them.
+    pub(super) fn json_line(&self, value: &impl Serialize) -> Result<(), Failure> {
+        self.print(&format!("{}\n", rendered(serde_json::to_string(value))?))
+    }
+}
+
+pub(super) fn paint_of(action: &str) -> Paint {
+    match action {
+        "accept" => Paint::Green,
+        _ => Paint::Red,
+    }
+}
+
+fn rendered(json: serde_json::Result<String>) -> Result<String, Failure> {
+    json.map_err(|e| Failure::Io {
+        what: "writing JSON",
+        source: e.into(),
+    })
+}
+
+fn write_to(mut stream: impl Write, text: &str) -> io::Result<()> {
+    stream.write_all(text.as_bytes())?;
+    stream.flush()
+}
+
+/// A block of lines at the bottom of a terminal that is drawn again and again in place.
+pub(super) struct Frame {
+    screen: Screen,
+    /// How many lines of it stand above the cursor.
+    drawn: usize,
+}
+
+impl Frame {
+    pub(super) fn new(screen: Screen) -> Self {
+        Frame { screen, drawn: 0 }
+    }
+
+    /// The screen as wide as the terminal is now.
+    pub(super) fn screen(&mut self) -> Screen {
+        self.screen.measure();
+        self.screen
+    }
+
+    /// Draws `text` over what was drawn before. Lines that the terminal has no room for are left
+    /// out, for those that have scrolled away cannot be drawn again.
+    pub(super) fn draw(&mut self, text: &str) -> Result<(), Failure> {
+        let room = self.screen.measure().unwrap_or(24).saturating_sub(2).max(1);
+        let count = text.lines().count();
+        let mut out = self.home();
+        let shown = if count > room { room - 1 } else { count };
+        for line in text.lines().take(shown) {
+            out.push_str(line);
+            out.push_str("\x1b[K\n");
+        }
+        self.drawn = shown;
+        if shown < count {
+            let more = format!("… {} more lines", count - shown);
+            out.push_str(&self.screen.paint(Paint::Dim, more));
+            out.push_str("\x1b[K\n");
+            self.drawn += 1;
+        }
+        out.push_str("\x1b[J");
+        self.screen.print(&out)
+    }
+
+    /// Takes the block away, so that something can be written where it stood.
+    pub(super) fn clear(&mut self) -> Result<(), Failure> {
+        let out = format!("{}\x1b[J", self.home());
+        self.drawn = 0;
+        self.screen.print(&out)
+    }
+
+    fn home(&self) -> String {
+        match self.drawn {
+            0 => String::new(),
+            n => format!("\x1b[{n}A\r"),
+        }
+    }
+}

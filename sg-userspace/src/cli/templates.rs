@@ -1,0 +1,118 @@
+//! `sgctl templates`: lists the built-in policies and prints one.
+//! What `show` prints is a policy file, to be edited and applied.
+
+use std::fmt::Write as _;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use sg_userspace::policy::{Builtin, PolicyInput, builtins, load};
+
+use super::failure::Failure;
+use super::screen::Paint;
+use super::table::{Column, Table};
+use super::{Context, Json};
+
+/// List the built-in policies, or print one
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  sgctl templates
+  sgctl templates show tke > policy.yaml
+  sgctl apply builtin:tke --iface eth0")]
+pub(super) struct Templates {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    json: Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print a built-in policy as a file
+    Show {
+        /// As `sgctl templates` lists it
+        name: String,
+        #[command(flatten)]
+        json: Json,
+    },
+}
+
+#[derive(Serialize)]
+struct Listed {
+    name: &'static str,
+    description: &'static str,
+    rules: usize,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    name: &'static str,
+    description: &'static str,
+    text: &'static str,
+}
+
+impl Templates {
+    pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        match self.command {
+            None => list(context, self.json.json),
+            Some(Command::Show { name, json }) => show(context, &name, json.json || self.json.json),
+        }
+    }
+}
+
+fn list(context: &Context, json: bool) -> Result<(), Failure> {
+    let mut listed = Vec::new();
+    for builtin in builtins() {
+        let loaded = load(&[PolicyInput::Builtin(builtin.name.to_owned())], &[])?;
+        listed.push(Listed {
+            name: builtin.name,
+            description: builtin.summary,
+            rules: loaded.policy.rules.len(),
+        });
+    }
+    let screen = &context.out;
+    if json {
+        return screen.json(&listed);
+    }
+    let columns = [
+        Column::Text("NAME"),
+        Column::Number("RULES"),
+        Column::Flexible("DESCRIPTION"),
+    ];
+    let mut table = Table::new(screen, &columns);
+    for one in listed {
+        table.row(vec![
+            (one.name.to_owned(), Some(Paint::Bold)),
+            (one.rules.to_string(), None),
+            (one.description.to_owned(), None),
+        ]);
+    }
+    let mut out = table.render();
+    let _ = write!(
+        out,
+        "\n`sgctl templates show NAME` prints one; `builtin:NAME` names it wherever a policy is asked for\n"
+    );
+    screen.print(&out)
+}
+
+fn show(context: &Context, name: &str, json: bool) -> Result<(), Failure> {
+    let name = name.strip_prefix("builtin:").unwrap_or(name);
+    let Some(builtin) = sg_userspace::policy::builtin(name) else {
+        // The library knows which names there are and which one was meant.
+        load(&[PolicyInput::Builtin(name.to_owned())], &[])?;
+        return Ok(());
+    };
+    let Builtin {
+        name,
+        summary,
+        text,
+    } = *builtin;
+    match json {
+        false => context.out.print(text),
+        true => context.out.json(&Shown {
+            name,
+            description: summary,
+            text,
+        }),
+    }
+}

@@ -1,0 +1,131 @@
+//! Numbers for people: thousands, bytes, rates, lengths of time.
+//! JSON has the exact numbers instead.
+
+use jiff::Timestamp;
+
+/// `1234567` as `1,234,567`.
+pub(super) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Three significant digits and a binary unit: `1.21 MiB`.
+pub(super) fn bytes(number: u64) -> String {
+    if number < 1024 {
+        return format!("{number} B");
+    }
+    scaled(number as f64, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"])
+}
+
+/// Packets per second: `1.21 k/s`.
+pub(super) fn packet_rate(rate: f64) -> String {
+    match rate {
+        r if r < 1000.0 => format!("{r:.0}/s"),
+        r => format!("{}/s", scaled(r, 1000.0, &["", "k", "M", "G", "T"])),
+    }
+}
+
+/// Bits per second, as links are sold: `1.21 Mbit/s`.
+pub(super) fn bit_rate(bytes_per_second: f64) -> String {
+    let units = ["bit/s", "kbit/s", "Mbit/s", "Gbit/s", "Tbit/s"];
+    match bytes_per_second * 8.0 {
+        r if r < 1000.0 => format!("{r:.0} bit/s"),
+        r => scaled(r, 1000.0, &units),
+    }
+}
+
+fn scaled(mut value: f64, step: f64, units: &[&str]) -> String {
+    let mut units = units.iter();
+    let mut unit = units.next().copied().unwrap_or_default();
+    // What would be printed as 1000 is one of the next unit.
+    while value >= step.min(999.5) {
+        match units.next() {
+            Some(next) => (value, unit) = (value / step, next),
+            None => break,
+        }
+    }
+    match value {
+        v if v < 9.995 => format!("{v:.2} {unit}"),
+        v if v < 99.95 => format!("{v:.1} {unit}"),
+        v => format!("{v:.0} {unit}"),
+    }
+}
+
+/// A length of time in its largest unit: `3 min`.
+pub(super) fn span(seconds: u64) -> String {
+    match seconds {
+        s @ 0..120 => format!("{s} s"),
+        s @ 120..7200 => format!("{} min", s / 60),
+        s @ 7200..172_800 => format!("{} h", s / 3600),
+        s => format!("{} d", s / 86_400),
+    }
+}
+
+/// How long ago `at` (RFC 3339) was: `3 min ago`; as it stands when it is no such time.
+pub(super) fn ago(at: &str) -> String {
+    match at.parse::<Timestamp>() {
+        Err(_) => at.to_owned(),
+        Ok(time) => match Timestamp::now().as_second() - time.as_second() {
+            // A clock that was set back since.
+            ..1 => "just now".to_owned(),
+            seconds => format!("{} ago", span(seconds.unsigned_abs())),
+        },
+    }
+}
+
+/// `1 rule`, `2 rules`.
+pub(super) fn count(number: usize, what: &str) -> String {
+    let number = number as u64;
+    match number {
+        1 => format!("1 {what}"),
+        n => format!("{} {what}s", thousands(n)),
+    }
+}
+
+/// The first digits of a digest, as many as tell policies apart by eye.
+pub(super) fn short_digest(digest: &str) -> &str {
+    let hex = digest.strip_prefix("sha256:").unwrap_or(digest);
+    hex.get(..12).unwrap_or(hex)
+}
+
+/// Text from policies and the kernel without what would move the cursor or break a line.
+pub(super) fn clean(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short_and_right() {
+        assert_eq!(thousands(0), "0");
+        assert_eq!(thousands(999), "999");
+        assert_eq!(thousands(1_234_567), "1,234,567");
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(1024), "1.00 KiB");
+        assert_eq!(bytes(1 << 20), "1.00 MiB");
+        assert_eq!(bytes(1_022_976), "0.98 MiB");
+        assert_eq!(bytes(u64::MAX), "16.0 EiB");
+        assert_eq!(packet_rate(12.4), "12/s");
+        assert_eq!(packet_rate(1_210_000.0), "1.21 M/s");
+        assert_eq!(bit_rate(125_000.0), "1.00 Mbit/s");
+        assert_eq!(span(119), "119 s");
+        assert_eq!(span(7199), "119 min");
+        assert_eq!(span(400_000), "4 d");
+    }
+
+    #[test]
+    fn text_cannot_move_the_cursor() {
+        assert_eq!(clean("a\x1b[2Jb\nc"), "a [2Jb c");
+    }
+}
