@@ -69,8 +69,13 @@ pub(crate) fn run(args: Args) -> ExitCode {
         let is_coloured = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         render(&report, Paint { is_coloured })
     };
-    // Whoever closes the pipe early has read enough; the exit code still tells.
-    let _ = io::stdout().write_all(text.as_bytes());
+    match io::stdout().write_all(text.as_bytes()) {
+        // Whoever closes the pipe early has read enough; the exit code still tells.
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            return failed(miette::miette!("writing the report: {e}"), 1);
+        }
+        _ => {}
+    }
     match report.ok {
         true => ExitCode::SUCCESS,
         false => ExitCode::from(1),
@@ -156,7 +161,7 @@ fn what(attempt: &Attempt) -> String {
 
 fn decided_by(attempt: &Attempt) -> String {
     match &attempt.rule {
-        Some(rule) => format!("{} {:>2}", attempt.direction, rule.position),
+        Some(rule) => format!("{} #{}", attempt.direction, rule.position),
         None => attempt.direction.to_owned(),
     }
 }

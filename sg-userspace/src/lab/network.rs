@@ -5,10 +5,13 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, State};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use tokio::time::sleep;
 
 use super::LabError;
 use super::namespace::Namespace;
@@ -21,6 +24,9 @@ pub(super) const INTERFACE: &str = "eth0";
 
 const PREFIX4: u8 = 24;
 const PREFIX6: u8 = 64;
+
+const CARRIER_POLL: Duration = Duration::from_millis(5);
+const CARRIER_POLLS: usize = 300;
 
 pub(super) struct Network {
     pub(super) node: Namespace,
@@ -89,6 +95,10 @@ impl Network {
             };
             let settled = namespace.start(settle(host)).wait()?;
             settled.map_err(|e| LabError::setup("configuring a host of the lab", e))?;
+        }
+        for namespace in network.all() {
+            let carried = namespace.start(wait_for_carrier()).wait()?;
+            carried.map_err(|e| LabError::setup("waiting for the lab's cables", e))?;
         }
         Ok(network)
     }
@@ -186,6 +196,27 @@ async fn settle(host: Host) -> io::Result<()> {
         .execute()
         .await
         .map_err(to_io)
+}
+
+/// Waits until every interface here is said to be up, though not for long: until then the kernel
+/// throws away what is sent, and whoever sent it tries again only after a second.
+async fn wait_for_carrier() -> io::Result<()> {
+    let handle = netlink()?;
+    for _ in 0..CARRIER_POLLS {
+        let links = handle.link().get().execute();
+        let links: Vec<LinkMessage> = links.try_collect().await.map_err(to_io)?;
+        let is_waiting = |link: &LinkMessage| {
+            link.header.flags.contains(LinkFlags::Up)
+                && !link
+                    .attributes
+                    .contains(&LinkAttribute::OperState(State::Up))
+        };
+        if !links.iter().any(is_waiting) {
+            break;
+        }
+        sleep(CARRIER_POLL).await;
+    }
+    Ok(())
 }
 
 fn to_io(error: rtnetlink::Error) -> io::Error {
