@@ -6,6 +6,7 @@ use std::io;
 use clap::error::ErrorKind;
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 use sg_userspace::kernel::KernelError;
+use sg_userspace::lab::LabError;
 use sg_userspace::policy::PolicyErrors;
 
 use super::screen::Screen;
@@ -17,6 +18,7 @@ const WIDEST: usize = 100;
 pub(super) enum Failure {
     Policy(PolicyErrors),
     Kernel(KernelError),
+    Lab(LabError),
     /// Arguments that clap could not judge alone.
     Usage(Box<clap::Error>),
     /// The reader of standard output has gone, which is no error.
@@ -41,6 +43,12 @@ impl From<KernelError> for Failure {
     }
 }
 
+impl From<LabError> for Failure {
+    fn from(error: LabError) -> Self {
+        Failure::Lab(error)
+    }
+}
+
 impl Failure {
     /// A usage error of `command`.
     pub(super) fn usage(command: &str, message: impl std::fmt::Display) -> Failure {
@@ -58,6 +66,7 @@ impl Failure {
         match self {
             Failure::Policy(_) | Failure::Io { .. } => 1,
             Failure::Kernel(error) => error.exit_code(),
+            Failure::Lab(error) => error.exit_code(),
             Failure::Usage(_) => 2,
             Failure::BrokenPipe => 0,
             Failure::Told(code) => *code,
@@ -78,7 +87,8 @@ impl Failure {
         match self {
             Failure::Policy(errors) if screen.terminal => errors.pretty(&handler(screen)),
             Failure::Policy(errors) => format!("{errors}\n"),
-            Failure::Kernel(error) => kernel_text(error, screen),
+            Failure::Kernel(error) => diagnostic_text(error, screen),
+            Failure::Lab(error) => diagnostic_text(error, screen),
             Failure::Usage(error) => error.to_string(),
             Failure::Io { what, source } => format!("error: {what}: {source}\n"),
             Failure::BrokenPipe | Failure::Told(_) => String::new(),
@@ -86,7 +96,7 @@ impl Failure {
     }
 }
 
-fn kernel_text(error: &KernelError, screen: &Screen) -> String {
+fn diagnostic_text(error: &dyn Diagnostic, screen: &Screen) -> String {
     if screen.terminal {
         let mut drawn = String::new();
         if handler(screen).render_report(&mut drawn, error).is_ok() {

@@ -2,12 +2,15 @@
 //! Prints the report of [`sg_userspace::lab`] as tables or as JSON.
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write as _};
-use std::process::ExitCode;
+use std::io::{self, Write as _};
 
-use miette::GraphicalReportHandler;
+use clap::Args;
 use sg_userspace::lab::{self, AnswerBy, Attempt, Options, Report};
-use sg_userspace::policy::{self, PolicyInput, SetOverride};
+use sg_userspace::policy::{self, PolicyInput};
+
+use super::failure::Failure;
+use super::policy_args::Sets;
+use super::{Context, Json};
 
 /// Try a policy with real traffic in throw-away network namespaces
 ///
@@ -15,7 +18,7 @@ use sg_userspace::policy::{self, PolicyInput, SetOverride};
 /// policy on the node's interface, tries connections in both directions, and compares what got
 /// through, and what was counted, with what the policy says. Touches no interface of this machine
 /// and leaves nothing behind.
-#[derive(Debug, clap::Args)]
+#[derive(Args)]
 #[command(after_help = "\
 Examples:
   sgctl lab
@@ -24,67 +27,40 @@ Examples:
   sgctl lab --json | jq '.attempts[] | select(.got == \"drop\")'
 
 Exit codes: 0 all as the policy says, 1 a difference or a bad policy, 3 not permitted here")]
-pub(crate) struct Args {
-    /// Files, `-` for standard input, or `builtin:NAME`; several are bound in this order
+pub(super) struct Lab {
+    /// Files, `-` for standard input, or builtin:NAME; several are bound in this order
     #[arg(value_name = "POLICY", default_value = "builtin:tke")]
     policies: Vec<PolicyInput>,
 
-    /// Replace a named set of the policy
-    #[arg(long = "set", value_name = "NAME=VALUE[,VALUE…]")]
-    sets: Vec<SetOverride>,
+    #[command(flatten)]
+    sets: Sets,
 
-    /// Print the report as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    json: Json,
 }
 
-pub(crate) fn run(args: Args) -> ExitCode {
-    let loaded = match policy::load(&args.policies, &args.sets) {
-        Ok(loaded) => loaded,
-        Err(errors) => {
-            let text = errors.pretty(&GraphicalReportHandler::new());
-            let _ = io::stderr().write_all(text.as_bytes());
-            return ExitCode::from(1);
+impl Lab {
+    pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        let mut options = Options::new(policy::load(&self.policies, &self.sets.sets)?.policy);
+        if context.err.terminal {
+            options.progress = |phase| {
+                let _ = writeln!(io::stderr(), "… {phase}");
+            };
         }
-    };
-    let mut options = Options::new(loaded.policy);
-    if io::stderr().is_terminal() {
-        options.progress = |phase| {
-            let _ = writeln!(io::stderr(), "\x1b[2m… {phase}\x1b[0m");
-        };
+        let report = lab::run(&options)?;
+        if self.json.json {
+            context.out.json(&report)?;
+        } else {
+            let paint = Paint {
+                is_coloured: context.out.color,
+            };
+            context.out.print(&render(&report, paint))?;
+        }
+        match report.ok {
+            true => Ok(()),
+            false => Err(Failure::Told(1)),
+        }
     }
-    let report = match lab::run(&options) {
-        Ok(report) => report,
-        Err(error) => {
-            let code = error.exit_code();
-            return failed(error.into(), code);
-        }
-    };
-    let text = if args.json {
-        match serde_json::to_string_pretty(&report) {
-            Ok(json) => json + "\n",
-            Err(error) => return failed(miette::miette!("writing JSON: {error}"), 1),
-        }
-    } else {
-        let is_coloured = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        render(&report, Paint { is_coloured })
-    };
-    match io::stdout().write_all(text.as_bytes()) {
-        // Whoever closes the pipe early has read enough; the exit code still tells.
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
-            return failed(miette::miette!("writing the report: {e}"), 1);
-        }
-        _ => {}
-    }
-    match report.ok {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::from(1),
-    }
-}
-
-fn failed(error: miette::Report, code: u8) -> ExitCode {
-    let _ = writeln!(io::stderr(), "{error:?}");
-    ExitCode::from(code)
 }
 
 /// Colours, on a terminal only.

@@ -17,6 +17,7 @@ mod explain;
 mod explain_args;
 mod failure;
 mod flows;
+mod lab;
 mod policy_args;
 mod rates;
 mod reload;
@@ -102,6 +103,7 @@ enum Command {
     Counters(counters::CountersCommand),
     Flows(flows::Flows),
     Detach(detach::Detach),
+    Lab(lab::Lab),
     Completions(completions::Completions),
 }
 
@@ -171,6 +173,7 @@ fn enter_and_run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Counters(command) => command.run(context),
         Command::Flows(command) => command.run(context),
         Command::Detach(command) => command.run(context),
+        Command::Lab(command) => command.run(context),
         Command::Completions(command) => command.run::<Cli>(context),
     }
 }

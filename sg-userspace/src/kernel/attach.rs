@@ -599,26 +599,24 @@ struct PinnedUse<'a> {
 }
 
 impl SlotUse for PinnedUse<'_> {
-    fn named_by_flows(&self) -> HashSet<u32> {
-        fn slots<K: aya::Pod>(path: &Path, into: &mut HashSet<u32>) {
-            if let Ok(map) = open_map(path)
-                && let Ok(flows) = BpfHashMap::<_, K, FlowValue>::try_from(&map)
-            {
-                into.extend(flows.iter().filter_map(Result::ok).map(|(_, f)| f.slot));
-            }
+    fn named_by_flows(&self) -> Option<HashSet<u32>> {
+        fn slots<K: aya::Pod>(path: &Path, into: &mut HashSet<u32>) -> Option<()> {
+            let map = open_map(path).ok()?;
+            let flows = BpfHashMap::<_, K, FlowValue>::try_from(&map).ok()?;
+            into.extend(flows.iter().filter_map(Result::ok).map(|(_, f)| f.slot));
+            Some(())
         }
         let mut named = HashSet::new();
-        slots::<FlowKey4>(&self.pins.flows4(), &mut named);
-        slots::<FlowKey6>(&self.pins.flows6(), &mut named);
-        named
+        slots::<FlowKey4>(&self.pins.flows4(), &mut named)?;
+        slots::<FlowKey6>(&self.pins.flows6(), &mut named)?;
+        Some(named)
     }
 
-    fn raw(&self, slot: u32) -> SlotCounters {
+    fn raw(&self, slot: u32) -> Option<SlotCounters> {
         self.counters
             .get_or_init(|| raw_counters(self.pins, self.maps).unwrap_or_default())
             .get(slot as usize)
             .copied()
-            .unwrap_or_default()
     }
 }
 

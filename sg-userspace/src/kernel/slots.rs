@@ -29,12 +29,13 @@ impl Assignment {
     }
 }
 
-/// What is known of the slots when there are not enough of them.
+/// What is known of the slots when there are not enough of them; `None` when it cannot be read, and
+/// then no slot is used again.
 pub(super) trait SlotUse {
     /// Slots that a flow names.
-    fn named_by_flows(&self) -> HashSet<u32>;
+    fn named_by_flows(&self) -> Option<HashSet<u32>>;
     /// What a slot has counted since its map was created.
-    fn raw(&self, slot: u32) -> SlotCounters;
+    fn raw(&self, slot: u32) -> Option<SlotCounters>;
 }
 
 /// Assigns slots for `policy`, after `previous` with `capacity` slots (zero at first).
@@ -75,18 +76,24 @@ pub(super) fn assign(
         // A slot retired just now may still be counted by a program run that has not ended.
         let named = in_use.named_by_flows();
         let (reused, stay): (Vec<_>, Vec<_>) = retired.into_iter().partition(|o| {
-            let reuse = short > 0 && retired_before.contains(&o.slot) && !named.contains(&o.slot);
-            short -= usize::from(reuse);
-            reuse
+            let is_free = named.as_ref().is_some_and(|n| !n.contains(&o.slot));
+            let may_reuse = short > 0 && is_free && retired_before.contains(&o.slot);
+            match in_use.raw(o.slot).filter(|_| may_reuse) {
+                Some(raw) => {
+                    short -= 1;
+                    bases.insert(o.slot, raw);
+                    true
+                }
+                None => false,
+            }
         });
         retired = stay;
         // No more of them than will be given away just below: a free slot that has counted would
         // start its next owner with somebody else's packets.
         for owner in reused {
-            let raw = in_use.raw(owner.slot);
+            let raw = bases.get(&owner.slot).copied().unwrap_or_default();
             forget(&mut forgotten, &owner, since(raw, owner.base));
             taken.remove(&owner.slot);
-            bases.insert(owner.slot, raw);
         }
     }
     // A policy without rules needs a map as well, for the reasons.
@@ -176,15 +183,15 @@ mod tests {
     }
 
     impl SlotUse for Used {
-        fn named_by_flows(&self) -> HashSet<u32> {
-            self.named.clone()
+        fn named_by_flows(&self) -> Option<HashSet<u32>> {
+            Some(self.named.clone())
         }
 
-        fn raw(&self, slot: u32) -> SlotCounters {
-            SlotCounters {
+        fn raw(&self, slot: u32) -> Option<SlotCounters> {
+            Some(SlotCounters {
                 packets: self.raw.get(&slot).copied().unwrap_or(0),
                 ..Default::default()
-            }
+            })
         }
     }
 
