@@ -90,9 +90,8 @@ impl Programs {
         let has_prefixes6 = u8::from(!compiled.prefixes6.is_empty());
         let entries = |len: usize| u32::try_from(len.max(1)).unwrap_or(u32::MAX);
 
-        let mut loader = EbpfLoader::new();
+        let mut loader = loader_without_btf();
         loader
-            .btf(None)
             .verifier_log_level(VerifierLogLevel::DISABLE)
             .override_global("SG_GENERATION", &generation.number, true)
             .override_global("SG_ESSENTIAL", &essential, true)
@@ -177,6 +176,27 @@ impl Programs {
         map.and_then(|m| PerCpuArray::try_from(m).ok())
             .ok_or_else(|| broken_object("sg_counters"))
     }
+}
+
+/// A loader that has not parsed the kernel's own type information.
+///
+/// aya reads and parses all of it (5 MB) whenever a loader is made, which is half the time that
+/// loading takes, and our programs have no use for it: they touch no kernel structure but their
+/// contexts. There is no way to say so, but where the file cannot be seen aya goes on without it;
+/// so the loader is made by a thread whose root directory is an empty one.
+fn loader_without_btf() -> EbpfLoader<'static> {
+    std::thread::scope(|scope| {
+        let blind = scope.spawn(|| {
+            // Only this thread's view of the file system changes. Without the privilege the
+            // loader is merely slower.
+            let _ = nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)
+                .and_then(|()| nix::unistd::chroot("/proc/self/fdinfo"));
+            let mut loader = EbpfLoader::new();
+            loader.btf(None);
+            loader
+        });
+        blind.join().unwrap_or_else(|_| EbpfLoader::new())
+    })
 }
 
 /// What a map that is reused from a pin must look like.
