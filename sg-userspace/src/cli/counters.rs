@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use sg_userspace::kernel::KernelError;
-use sg_userspace::observe::attached::{Attached, attached};
+use sg_userspace::observe::attached::{Attached, attached, other_layouts};
 use sg_userspace::observe::counters::{Counters, RuleCounters, Totals, counters};
 
 use super::failure::Failure;
@@ -108,7 +108,11 @@ impl CountersCommand {
 
 /// The attached interfaces that a reading command is about: at least one.
 pub(super) fn find(context: &Context, iface: Option<&String>) -> Result<Vec<Attached>, Failure> {
-    let found = attached(&context.bpffs, &context.here(iface))?;
+    let scope = context.here(iface);
+    let found = attached(&context.bpffs, &scope)?;
+    if let Some(other) = other_layouts(&context.bpffs, &scope)?.into_iter().next() {
+        return Err(other.into());
+    }
     match found.is_empty() {
         false => Ok(found),
         true => Err(KernelError::NotAttached {
