@@ -280,9 +280,9 @@ impl Rows<'_> {
         cells.push((description, bold));
         cells.push((String::new(), None));
         cells.push((thousands(total.packets), bold));
-        cells.extend(rate.map(|rate| (packet_rate(rate.packets), bold)));
+        cells.extend(rate.map(|rate| (steady_packets(rate), bold)));
         cells.push((bytes(total.bytes), bold));
-        cells.extend(rate.map(|rate| (bit_rate(rate.bytes), bold)));
+        cells.extend(rate.map(|rate| (steady_bits(rate), bold)));
         cells.push((String::new(), None));
         self.table.row(cells);
     }
@@ -302,12 +302,21 @@ impl Rows<'_> {
         cells.push((row.what, plain));
         cells.push((row.description, Some(Paint::Dim)));
         cells.push((thousands(row.packets), plain));
-        cells.extend(row.rate.map(|rate| (packet_rate(rate.packets), plain)));
+        cells.extend(row.rate.map(|rate| (steady_packets(rate), plain)));
         cells.push((bytes(row.bytes), plain));
-        cells.extend(row.rate.map(|rate| (bit_rate(rate.bytes), plain)));
+        cells.extend(row.rate.map(|rate| (steady_bits(rate), plain)));
         cells.push((row.replies.map(thousands).unwrap_or_default(), plain));
         self.table.row(cells);
     }
+}
+
+/// As wide as rates get, so that columns stand still while numbers change.
+fn steady_packets(rate: Rate) -> String {
+    format!("{:>8}", packet_rate(rate.packets))
+}
+
+fn steady_bits(rate: Rate) -> String {
+    format!("{:>11}", bit_rate(rate.bytes))
 }
 
 /// What a reason means.
