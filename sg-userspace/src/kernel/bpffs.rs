@@ -21,8 +21,8 @@ pub struct Bpffs {
     pub just_mounted: bool,
 }
 
-/// For commands that read: the file system at `path`, or `None` where there is none, which means
-/// that nothing is pinned.
+/// For commands that read: the file system at `path`, or `None` where the usual place has none,
+/// which means that nothing is pinned. Any other place was named by somebody who expects one there.
 pub fn find(path: &Path) -> Result<Option<Bpffs>, KernelError> {
     if is_bpffs(path) {
         return Ok(Some(Bpffs {
@@ -37,6 +37,11 @@ pub fn find(path: &Path) -> Result<Option<Bpffs>, KernelError> {
             path: path.to_owned(),
         });
     }
+    if path != Path::new(DEFAULT_PATH) {
+        return Err(KernelError::NotBpffs {
+            path: path.to_owned(),
+        });
+    }
     Ok(None)
 }
 
@@ -44,11 +49,6 @@ pub fn find(path: &Path) -> Result<Option<Bpffs>, KernelError> {
 pub fn find_or_mount(path: &Path) -> Result<Bpffs, KernelError> {
     if let Some(found) = find(path)? {
         return Ok(found);
-    }
-    if path != Path::new(DEFAULT_PATH) {
-        return Err(KernelError::NotBpffs {
-            path: path.to_owned(),
-        });
     }
     mount(
         Some("bpf"),
