@@ -84,7 +84,8 @@ pub(super) fn assign(
             bases.insert(owner.slot, raw);
         }
     }
-    while missing > free(&taken, capacity) {
+    // A policy without rules still needs the slots of the reasons.
+    while capacity == 0 || missing > free(&taken, capacity) {
         capacity = (capacity * 2).max(MIN_CAPACITY);
     }
 
