@@ -133,7 +133,11 @@ pub(super) fn summary(screen: &Screen, applied: &Applied) -> String {
         screen.paint(Paint::Bold, &state.interface),
     );
     if !applied.is_first {
-        let _ = write!(out, ", in place of generation {}", generation.saturating_sub(1));
+        let _ = write!(
+            out,
+            ", in place of generation {}",
+            generation.saturating_sub(1)
+        );
     }
     out
 }

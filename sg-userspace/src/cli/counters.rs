@@ -185,7 +185,11 @@ fn table(screen: &Screen, one: &Counters, rates: Option<&Rates>, all_reasons: bo
         .rules
         .iter()
         .any(|rule| rule.position.is_some() && rule.group != one.rules[0].group);
-    let mut columns = vec![Column::Text("DIR"), Column::Number("#"), Column::Text("ACTION")];
+    let mut columns = vec![
+        Column::Text("DIR"),
+        Column::Number("#"),
+        Column::Text("ACTION"),
+    ];
     if has_groups {
         columns.push(Column::Text("GROUP"));
     }
@@ -208,7 +212,11 @@ fn table(screen: &Screen, one: &Counters, rates: Option<&Rates>, all_reasons: bo
         for rule in one.rules.iter().filter(|r| r.direction == total.direction) {
             rows.rule(one, rule);
         }
-        for reason in one.reasons.iter().filter(|r| r.direction == total.direction) {
+        for reason in one
+            .reasons
+            .iter()
+            .filter(|r| r.direction == total.direction)
+        {
             if all_reasons || reason.packets > 0 {
                 let rate = rates.map(|rates| rates.of_reason(one, reason));
                 rows.push(Row {
@@ -290,7 +298,11 @@ impl Rows<'_> {
     fn push(&mut self, row: Row<'_>) {
         let idle = row.packets == 0 && row.replies.unwrap_or(0) == 0;
         let plain = idle.then_some(Paint::Dim);
-        let action = if idle { Paint::Dim } else { paint_of(row.action) };
+        let action = if idle {
+            Paint::Dim
+        } else {
+            paint_of(row.action)
+        };
         let mut cells = vec![
             (row.direction.to_owned(), plain),
             (row.number, plain),

@@ -90,11 +90,16 @@ impl Detach {
 }
 
 fn policy_of(one: &Attached) -> Option<&str> {
-    one.state.as_ref().ok().map(|state| state.policy.name.as_str())
+    one.state
+        .as_ref()
+        .ok()
+        .map(|state| state.policy.name.as_str())
 }
 
 fn sentence(one: &Attached, name: &str, place: Option<&str>) -> String {
-    let place = place.map(|p| format!(" in namespace {p}")).unwrap_or_default();
+    let place = place
+        .map(|p| format!(" in namespace {p}"))
+        .unwrap_or_default();
     match &one.state {
         Ok(state) => format!(
             "{} from {name}{place}, attached {}",

@@ -3,11 +3,11 @@
 
 use std::fmt::Write as _;
 
+use serde::Serialize;
+use serde_json::json;
 use sg_userspace::kernel::Applied;
 use sg_userspace::observe::counters::{Counters, Totals};
 use sg_userspace::policy::PolicyErrors;
-use serde::Serialize;
-use serde_json::json;
 
 use super::Context;
 use super::apply;
@@ -87,12 +87,12 @@ impl Log {
     }
 
     pub(super) fn applied(&mut self, name: &'static str, applied: &Applied, warnings: &str) {
-        let paint = self.out.paint(Paint::Green, name);
-        let line = format!("{paint} {}", apply::summary(&self.out, applied));
-        self.event(name, &line, apply::Done::from(applied));
-        if !warnings.is_empty() && !self.json {
-            let _ = self.above(warnings);
+        let mut line = self.out.paint(Paint::Green, name);
+        let _ = write!(line, " {}", apply::summary(&self.out, applied));
+        if !warnings.is_empty() {
+            let _ = write!(line, " ({})", warnings.trim());
         }
+        self.event(name, &line, apply::Done::from(applied));
     }
 
     pub(super) fn unchanged(&mut self) {

@@ -47,7 +47,11 @@ impl Status {
         } else if !found.is_empty() || others.is_empty() {
             context.out.print(&text(context, &found)?)?;
         }
-        for error in found.iter().filter_map(|one| one.state().err()).chain(others) {
+        for error in found
+            .iter()
+            .filter_map(|one| one.state().err())
+            .chain(others)
+        {
             Failure::from(error).report(&context.err);
         }
         match is_wrong {
@@ -139,7 +143,10 @@ fn rest_of(row: &Row) -> Vec<(String, Option<Paint>)> {
         (row.egress_hook.clone(), None),
         (ago(&row.attached_at), None),
         (row.policy.name.clone(), None),
-        (short_digest(&row.policy.digest).to_owned(), Some(Paint::Dim)),
+        (
+            short_digest(&row.policy.digest).to_owned(),
+            Some(Paint::Dim),
+        ),
         (row.policy.generation.to_string(), None),
         (ago(&row.policy.applied_at), None),
     ]

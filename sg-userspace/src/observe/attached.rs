@@ -117,13 +117,12 @@ pub fn attached(bpffs: &Path, scope: &Scope) -> Result<Vec<Attached>, KernelErro
         })
         .collect::<Result<Vec<Attached>, KernelError>>()?;
     match scope {
-        Scope::Interface(name) if found.is_empty() => {
-            Err(other_layouts(bpffs, scope)?.into_iter().next().unwrap_or(
-                KernelError::NotAttached {
-                    scope: format!("`{name}`"),
-                },
-            ))
-        }
+        Scope::Interface(name) if found.is_empty() => Err(other_layouts(bpffs, scope)?
+            .into_iter()
+            .next()
+            .unwrap_or(KernelError::NotAttached {
+                scope: format!("`{name}`"),
+            })),
         _ => Ok(found),
     }
 }
@@ -199,9 +198,7 @@ impl Attached {
             _ => None,
         };
         match (running(&inbound), outbound) {
-            (Some(i), Some(o))
-                if i == state.inbound_program && o == state.outbound_program =>
-            {
+            (Some(i), Some(o)) if i == state.inbound_program && o == state.outbound_program => {
                 Health::Enforcing
             }
             (Some(_), Some(_)) => Health::Interrupted,
