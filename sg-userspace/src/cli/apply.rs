@@ -2,9 +2,12 @@
 //! On any error nothing has changed.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
+use sg_userspace::compile::TableSizes;
+use sg_userspace::kernel::state::PolicyRecord;
 use sg_userspace::kernel::{self, Applied};
 use sg_userspace::policy::{Finding, Severity};
 
@@ -41,7 +44,7 @@ impl Apply {
         let loaded = self.policies.load()?;
         let applied = kernel::apply(&loaded.policy, &self.attach.options(context))?;
         if self.json.json {
-            return context.out.json(&as_json(&applied));
+            return context.out.json(&Done::from(&applied));
         }
         let mut out = text(&context.out, &applied);
         out.push_str(&findings(&loaded.findings, &self.policies));
@@ -50,21 +53,41 @@ impl Apply {
 }
 
 /// What was done, for scripts; the policy as `status` and `counters` print it.
-pub(super) fn as_json(applied: &Applied) -> serde_json::Value {
-    let state = &applied.state;
-    json!({
-        "interface": state.interface,
-        "netns": state.netns,
-        "replaced": !applied.is_first,
-        "xdp-mode": state.xdp_mode,
-        "egress-hook": state.egress_hook,
-        "policy": state.policy,
-        "rules": state.rules.len(),
-        "tables": applied.sizes,
-        "compile-seconds": applied.compile_time.as_secs_f64(),
-        "load-seconds": applied.load_time.as_secs_f64(),
-        "mounted": applied.mounted,
-    })
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Done<'a> {
+    interface: &'a str,
+    netns: Option<&'a str>,
+    /// A policy was there and has been replaced.
+    replaced: bool,
+    xdp_mode: &'a str,
+    egress_hook: &'a str,
+    policy: &'a PolicyRecord,
+    rules: usize,
+    tables: TableSizes,
+    compile_seconds: f64,
+    load_seconds: f64,
+    /// Where a BPF file system had to be mounted.
+    mounted: Option<&'a Path>,
+}
+
+impl<'a> From<&'a Applied> for Done<'a> {
+    fn from(applied: &'a Applied) -> Self {
+        let state = &applied.state;
+        Done {
+            interface: &state.interface,
+            netns: state.netns.as_deref(),
+            replaced: !applied.is_first,
+            xdp_mode: &state.xdp_mode,
+            egress_hook: &state.egress_hook,
+            policy: &state.policy,
+            rules: state.rules.len(),
+            tables: applied.sizes,
+            compile_seconds: applied.compile_time.as_secs_f64(),
+            load_seconds: applied.load_time.as_secs_f64(),
+            mounted: applied.mounted.as_deref(),
+        }
+    }
 }
 
 pub(super) fn text(screen: &Screen, applied: &Applied) -> String {
@@ -110,7 +133,11 @@ pub(super) fn summary(screen: &Screen, applied: &Applied) -> String {
         screen.paint(Paint::Bold, &state.interface),
     );
     if !applied.is_first {
-        let _ = write!(out, ", in place of generation {}", generation.saturating_sub(1));
+        let _ = write!(
+            out,
+            ", in place of generation {}",
+            generation.saturating_sub(1)
+        );
     }
     out
 }

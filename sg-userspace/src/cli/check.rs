@@ -67,7 +67,9 @@ impl Check {
             rules: loaded.policy.rules.len(),
         };
         // Which slot a rule counts in changes nothing about the sizes.
-        let slots: Vec<u32> = (FIRST_RULE_SLOT..).take(loaded.policy.rules.len()).collect();
+        let slots: Vec<u32> = (FIRST_RULE_SLOT..)
+            .take(loaded.policy.rules.len())
+            .collect();
         let sizes = match compile(&loaded.policy, &slots, self.memory.budget()) {
             Ok(compiled) => compiled.sizes(),
             Err(error) if json => {
@@ -119,7 +121,10 @@ fn text(screen: &Screen, loaded: &Loaded, sizes: TableSizes) -> String {
         "{} {}  {}",
         screen.paint(Paint::Green, "valid"),
         screen.paint(Paint::Bold, &policy.name),
-        screen.paint(Paint::Dim, format!("sha256:{}", short_digest(&policy.digest))),
+        screen.paint(
+            Paint::Dim,
+            format!("sha256:{}", short_digest(&policy.digest))
+        ),
     );
     let _ = writeln!(
         out,

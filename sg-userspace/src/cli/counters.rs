@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use sg_userspace::kernel::KernelError;
-use sg_userspace::observe::attached::{Attached, attached};
+use sg_userspace::observe::attached::{Attached, attached, other_layouts};
 use sg_userspace::observe::counters::{Counters, RuleCounters, Totals, counters};
 
 use super::failure::Failure;
@@ -108,7 +108,11 @@ impl CountersCommand {
 
 /// The attached interfaces that a reading command is about: at least one.
 pub(super) fn find(context: &Context, iface: Option<&String>) -> Result<Vec<Attached>, Failure> {
-    let found = attached(&context.bpffs, &context.here(iface))?;
+    let scope = context.here(iface);
+    let found = attached(&context.bpffs, &scope)?;
+    if let Some(other) = other_layouts(&context.bpffs, &scope)?.into_iter().next() {
+        return Err(other.into());
+    }
     match found.is_empty() {
         false => Ok(found),
         true => Err(KernelError::NotAttached {
@@ -181,7 +185,11 @@ fn table(screen: &Screen, one: &Counters, rates: Option<&Rates>, all_reasons: bo
         .rules
         .iter()
         .any(|rule| rule.position.is_some() && rule.group != one.rules[0].group);
-    let mut columns = vec![Column::Text("DIR"), Column::Number("#"), Column::Text("ACTION")];
+    let mut columns = vec![
+        Column::Text("DIR"),
+        Column::Number("#"),
+        Column::Text("ACTION"),
+    ];
     if has_groups {
         columns.push(Column::Text("GROUP"));
     }
@@ -204,7 +212,11 @@ fn table(screen: &Screen, one: &Counters, rates: Option<&Rates>, all_reasons: bo
         for rule in one.rules.iter().filter(|r| r.direction == total.direction) {
             rows.rule(one, rule);
         }
-        for reason in one.reasons.iter().filter(|r| r.direction == total.direction) {
+        for reason in one
+            .reasons
+            .iter()
+            .filter(|r| r.direction == total.direction)
+        {
             if all_reasons || reason.packets > 0 {
                 let rate = rates.map(|rates| rates.of_reason(one, reason));
                 rows.push(Row {
@@ -276,9 +288,9 @@ impl Rows<'_> {
         cells.push((description, bold));
         cells.push((String::new(), None));
         cells.push((thousands(total.packets), bold));
-        cells.extend(rate.map(|rate| (packet_rate(rate.packets), bold)));
+        cells.extend(rate.map(|rate| (steady_packets(rate), bold)));
         cells.push((bytes(total.bytes), bold));
-        cells.extend(rate.map(|rate| (bit_rate(rate.bytes), bold)));
+        cells.extend(rate.map(|rate| (steady_bits(rate), bold)));
         cells.push((String::new(), None));
         self.table.row(cells);
     }
@@ -286,7 +298,11 @@ impl Rows<'_> {
     fn push(&mut self, row: Row<'_>) {
         let idle = row.packets == 0 && row.replies.unwrap_or(0) == 0;
         let plain = idle.then_some(Paint::Dim);
-        let action = if idle { Paint::Dim } else { paint_of(row.action) };
+        let action = if idle {
+            Paint::Dim
+        } else {
+            paint_of(row.action)
+        };
         let mut cells = vec![
             (row.direction.to_owned(), plain),
             (row.number, plain),
@@ -298,12 +314,21 @@ impl Rows<'_> {
         cells.push((row.what, plain));
         cells.push((row.description, Some(Paint::Dim)));
         cells.push((thousands(row.packets), plain));
-        cells.extend(row.rate.map(|rate| (packet_rate(rate.packets), plain)));
+        cells.extend(row.rate.map(|rate| (steady_packets(rate), plain)));
         cells.push((bytes(row.bytes), plain));
-        cells.extend(row.rate.map(|rate| (bit_rate(rate.bytes), plain)));
+        cells.extend(row.rate.map(|rate| (steady_bits(rate), plain)));
         cells.push((row.replies.map(thousands).unwrap_or_default(), plain));
         self.table.row(cells);
     }
+}
+
+/// As wide as rates get, so that columns stand still while numbers change.
+fn steady_packets(rate: Rate) -> String {
+    format!("{:>8}", packet_rate(rate.packets))
+}
+
+fn steady_bits(rate: Rate) -> String {
+    format!("{:>11}", bit_rate(rate.bytes))
 }
 
 /// What a reason means.

@@ -4,9 +4,9 @@
 use std::fmt::Write as _;
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 use sg_userspace::kernel;
-use sg_userspace::observe::attached::{Attached, attached};
+use sg_userspace::observe::attached::{Attached, attached, other_layouts};
 
 use super::failure::Failure;
 use super::screen::Paint;
@@ -34,18 +34,33 @@ pub(super) struct Detach {
     json: Json,
 }
 
+/// An interface that is free again.
+#[derive(Serialize)]
+struct Gone<'a> {
+    interface: String,
+    netns: Option<String>,
+    policy: Option<&'a str>,
+}
+
 impl Detach {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
-        let found = attached(&context.bpffs, &context.everywhere(self.iface.as_ref()))?;
+        let scope = context.everywhere(self.iface.as_ref());
+        let found = attached(&context.bpffs, &scope)?;
+        // Looked for before ours are gone, since the name of an interface leads to both.
+        let others = other_layouts(&context.bpffs, &scope)?;
         let mut out = String::new();
         let mut gone = Vec::new();
-        let mut worst = 0;
+        let mut failures = Vec::new();
         for one in &found {
             // Afterwards there is nothing left to name it by.
             let (name, place) = (name_of(one), place_of(one));
             match kernel::detach(&context.bpffs, &one.pins) {
                 Ok(()) => {
-                    gone.push(json!({"interface": name, "netns": place, "policy": policy_of(one)}));
+                    gone.push(Gone {
+                        interface: name.clone(),
+                        netns: place.clone(),
+                        policy: policy_of(one),
+                    });
                     let _ = writeln!(
                         out,
                         "{} {}",
@@ -53,33 +68,38 @@ impl Detach {
                         sentence(one, &name, place.as_deref())
                     );
                 }
-                Err(error) => {
-                    let failure = Failure::from(error);
-                    worst = worst.max(failure.exit_code());
-                    failure.report(&context.err);
-                }
+                Err(error) => failures.push(Failure::from(error)),
             }
         }
-        if found.is_empty() {
+        failures.extend(others.into_iter().map(Failure::from));
+        if found.is_empty() && failures.is_empty() {
             out.push_str("nothing is attached\n");
         }
         match self.json.json {
             true => context.out.json(&gone)?,
             false => context.out.print(&out)?,
         }
-        match worst {
-            0 => Ok(()),
-            code => Err(Failure::Told(code)),
+        for failure in &failures {
+            failure.report(&context.err);
+        }
+        match failures.iter().map(Failure::exit_code).max() {
+            None => Ok(()),
+            Some(code) => Err(Failure::Told(code)),
         }
     }
 }
 
 fn policy_of(one: &Attached) -> Option<&str> {
-    one.state.as_ref().ok().map(|state| state.policy.name.as_str())
+    one.state
+        .as_ref()
+        .ok()
+        .map(|state| state.policy.name.as_str())
 }
 
 fn sentence(one: &Attached, name: &str, place: Option<&str>) -> String {
-    let place = place.map(|p| format!(" in namespace {p}")).unwrap_or_default();
+    let place = place
+        .map(|p| format!(" in namespace {p}"))
+        .unwrap_or_default();
     match &one.state {
         Ok(state) => format!(
             "{} from {name}{place}, attached {}",

@@ -36,12 +36,9 @@ impl Explain {
         };
         match self.json.json {
             true => context.out.json(&explanation),
-            false => context.out.print(&text(
-                &context.out,
-                &asked,
-                &explanation,
-                place.as_deref(),
-            )),
+            false => context
+                .out
+                .print(&text(&context.out, &asked, &explanation, place.as_deref())),
         }
     }
 }

@@ -95,18 +95,30 @@ impl Explain {
             _ => {}
         }
         Ok(Asked {
-            policies: policies.iter().map(|p| PolicyInput::from(p.as_str())).collect(),
+            policies: policies
+                .iter()
+                .map(|p| PolicyInput::from(p.as_str()))
+                .collect(),
             question: question(direction, protocol, remote, local)?,
             protocol: protocol.clone(),
         })
     }
 }
 
-fn question(direction: &str, protocol: &str, remote: &str, local: &str) -> Result<Question, String> {
+fn question(
+    direction: &str,
+    protocol: &str,
+    remote: &str,
+    local: &str,
+) -> Result<Question, String> {
     let direction = match direction {
         "inbound" | "in" => Direction::Inbound,
         "outbound" | "out" => Direction::Outbound,
-        other => return Err(format!("`{other}` is no DIRECTION: expected inbound or outbound")),
+        other => {
+            return Err(format!(
+                "`{other}` is no DIRECTION: expected inbound or outbound"
+            ));
+        }
     };
     let (remote, remote_port) = end("REMOTE", remote)?;
     let (local, local_port) = end("LOCAL", local)?;

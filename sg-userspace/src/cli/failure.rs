@@ -1,13 +1,14 @@
 //! What a command can fail with, the exit code that it means, and how it is told: with the lines
 //! of the policy drawn on a terminal, as `file:line:column: message` otherwise.
 
+use std::fmt;
 use std::io;
 
 use clap::error::ErrorKind;
-use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
+use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, SourceCode};
 use sg_userspace::kernel::KernelError;
 use sg_userspace::lab::LabError;
-use sg_userspace::policy::PolicyErrors;
+use sg_userspace::policy::{PRINTED, PolicyError, PolicyErrors};
 
 use super::screen::Screen;
 
@@ -85,7 +86,7 @@ impl Failure {
     /// The failure as `report` prints it.
     pub(super) fn text(&self, screen: &Screen) -> String {
         match self {
-            Failure::Policy(errors) if screen.terminal => errors.pretty(&handler(screen)),
+            Failure::Policy(errors) if screen.terminal => drawn(errors, screen),
             Failure::Policy(errors) => format!("{errors}\n"),
             Failure::Kernel(error) => diagnostic_text(error, screen),
             Failure::Lab(error) => diagnostic_text(error, screen),
@@ -94,6 +95,58 @@ impl Failure {
             Failure::BrokenPipe | Failure::Told(_) => String::new(),
         }
     }
+}
+
+/// An error with its lines of the file. Their heading has the place, and the remedy follows them,
+/// so that the first line need not repeat either.
+#[derive(Debug)]
+struct Drawn<'a>(&'a PolicyError);
+
+impl fmt::Display for Drawn<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let error = self.0;
+        if error.source_code().is_none() {
+            write!(f, "{}: ", error.file)?;
+        }
+        f.write_str(&error.message)?;
+        match (&error.expected, error.source_code()) {
+            (Some(expected), None) => write!(f, "; expected {expected}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Drawn<'_> {}
+
+impl Diagnostic for Drawn<'_> {
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.0.help()
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        self.0.source_code()
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        self.0.labels()
+    }
+}
+
+fn drawn(PolicyErrors(errors): &PolicyErrors, screen: &Screen) -> String {
+    let handler = handler(screen);
+    let mut out = String::new();
+    for error in errors.iter().take(PRINTED) {
+        let mut one = String::new();
+        match handler.render_report(&mut one, &Drawn(error)) {
+            Ok(()) => out.push_str(&one),
+            Err(fmt::Error) => out.push_str(&format!("{error}\n")),
+        }
+        out.push('\n');
+    }
+    if let more @ 1.. = errors.len().saturating_sub(PRINTED) {
+        out.push_str(&format!("and {more} more\n"));
+    }
+    out
 }
 
 fn diagnostic_text(error: &dyn Diagnostic, screen: &Screen) -> String {

@@ -67,7 +67,12 @@ struct Cli {
 #[derive(Args)]
 struct Global {
     /// Work in this network namespace: a name of `ip netns`, or a path such as /proc/PID/ns/net
-    #[arg(long, global = true, value_name = "NAME|PATH", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME|PATH",
+        help_heading = "Global options"
+    )]
     netns: Option<String>,
 
     /// The BPF file system that holds all state

@@ -111,7 +111,12 @@ fn rule_key(one: &Counters, rule: &RuleCounters) -> String {
 }
 
 fn reason_key(one: &Counters, reason: &ReasonCounters) -> String {
-    format!("{}\0reason\0{}\0{}", place(one), reason.direction, reason.reason)
+    format!(
+        "{}\0reason\0{}\0{}",
+        place(one),
+        reason.direction,
+        reason.reason
+    )
 }
 
 fn total_key(one: &Counters, total: &Totals) -> String {
@@ -119,5 +124,9 @@ fn total_key(one: &Counters, total: &Totals) -> String {
 }
 
 fn place(one: &Counters) -> String {
-    format!("{}\0{}", one.netns.as_deref().unwrap_or_default(), one.interface)
+    format!(
+        "{}\0{}",
+        one.netns.as_deref().unwrap_or_default(),
+        one.interface
+    )
 }

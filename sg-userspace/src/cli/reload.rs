@@ -70,7 +70,11 @@ impl Reloader {
     /// Applies the policy again if its files mean another one now, or if `forced`.
     pub(super) fn check(&mut self, forced: bool) -> Outcome {
         if self.policies.are_from_stdin() {
-            return if forced { Outcome::NotReadable } else { Outcome::Nothing };
+            return if forced {
+                Outcome::NotReadable
+            } else {
+                Outcome::Nothing
+            };
         }
         let stamp = Stamp::of(&self.files);
         let is_due = matches!(&self.trouble, Some((_, at)) if at.elapsed() >= TRY_AGAIN);

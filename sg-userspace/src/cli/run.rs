@@ -152,7 +152,11 @@ impl Run {
         let mut log = Log::new(context, self.json.json, iface);
         let (mut reloader, applied, findings) =
             Reloader::start(self.policies.clone(), self.attach.options(context))?;
-        log.applied("applied", &applied, &apply::findings(&findings, &self.policies));
+        log.applied(
+            "applied",
+            &applied,
+            &apply::findings(&findings, &self.policies),
+        );
         events.watch(reloader.files());
         let pins = attached(&context.bpffs, &Scope::Interface(iface.clone()))?
             .into_iter()
@@ -172,7 +176,9 @@ impl Run {
                 let line = format!(
                     "stays attached to {iface}: `sgctl detach --iface {iface}` ends enforcement"
                 );
-                session.log.event("left", &line, json!({"interface": iface}));
+                session
+                    .log
+                    .event("left", &line, json!({"interface": iface}));
                 Ok(())
             }
             Ok(why) => session.detach(pins.as_ref(), why),
@@ -263,7 +269,8 @@ impl Session<'_> {
             Err(error) => {
                 let text = error.to_string();
                 if self.trouble.as_ref() != Some(&text) {
-                    self.log.event("error", "the counters cannot be read:", json!({}));
+                    self.log
+                        .event("error", "the counters cannot be read:", json!({}));
                     Failure::from(error).report(&self.context.err);
                 }
                 self.trouble = Some(text);

@@ -3,10 +3,11 @@
 
 use std::fmt::Write as _;
 
+use serde::Serialize;
+use serde_json::json;
 use sg_userspace::kernel::Applied;
 use sg_userspace::observe::counters::{Counters, Totals};
 use sg_userspace::policy::PolicyErrors;
-use serde_json::{Value, json};
 
 use super::Context;
 use super::apply;
@@ -15,6 +16,25 @@ use super::failure::Failure;
 use super::rates::{Rates, Reading};
 use super::screen::{Frame, Paint, Screen};
 use super::units::{packet_rate, thousands};
+
+/// An event in JSON: a line with its name, its time and what there is to say about it.
+#[derive(Serialize)]
+struct Event<T> {
+    event: &'static str,
+    at: String,
+    #[serde(flatten)]
+    details: T,
+}
+
+impl<T> Event<T> {
+    fn new(event: &'static str, details: T) -> Self {
+        Event {
+            event,
+            at: jiff::Timestamp::now().to_string(),
+            details,
+        }
+    }
+}
 
 pub(super) struct Log {
     out: Screen,
@@ -42,14 +62,10 @@ impl Log {
     }
 
     /// An event that is one line.
-    pub(super) fn event(&mut self, name: &str, line: &str, details: Value) {
+    pub(super) fn event(&mut self, event: &'static str, line: &str, details: impl Serialize) {
         if self.json {
-            let mut event = json!({"event": name, "at": jiff::Timestamp::now().to_string()});
-            if let (Value::Object(event), Value::Object(details)) = (&mut event, details) {
-                event.extend(details);
-            }
             // Whoever read this may be gone; enforcement and reloading go on.
-            let _ = self.out.json_line(&event);
+            let _ = self.out.json_line(&Event::new(event, details));
             return;
         }
         let line = match self.is_live() {
@@ -70,13 +86,13 @@ impl Log {
         self.out.print(text)
     }
 
-    pub(super) fn applied(&mut self, name: &str, applied: &Applied, warnings: &str) {
-        let paint = self.out.paint(Paint::Green, name);
-        let line = format!("{paint} {}", apply::summary(&self.out, applied));
-        self.event(name, &line, apply::as_json(applied));
-        if !warnings.is_empty() && !self.json {
-            let _ = self.above(warnings);
+    pub(super) fn applied(&mut self, name: &'static str, applied: &Applied, warnings: &str) {
+        let mut line = self.out.paint(Paint::Green, name);
+        let _ = write!(line, " {}", apply::summary(&self.out, applied));
+        if !warnings.is_empty() {
+            let _ = write!(line, " ({})", warnings.trim());
         }
+        self.event(name, &line, apply::Done::from(applied));
     }
 
     pub(super) fn unchanged(&mut self) {
@@ -102,7 +118,7 @@ impl Log {
         self.failed(failure, generation, details);
     }
 
-    fn failed(&mut self, failure: &Failure, generation: u32, details: Value) {
+    fn failed(&mut self, failure: &Failure, generation: u32, details: serde_json::Value) {
         let line = format!(
             "{}: generation {generation} stays in force",
             self.out.paint(Paint::Red, "reload failed")
@@ -118,9 +134,7 @@ impl Log {
         let rates = Rates::since(self.before.take());
         let all = std::slice::from_ref(now);
         let _ = if self.json {
-            let mut event = json!({"event": "counters", "at": jiff::Timestamp::now().to_string()});
-            event["counters"] = json!(now);
-            self.out.json_line(&event)
+            self.out.json_line(&Event::new("counters", now))
         } else if self.is_live() {
             let screen = self.frame.screen();
             let text = counters::text(&screen, all, Some(&rates), false);

@@ -129,7 +129,10 @@ impl Screen {
 
     /// One JSON value, indented.
     pub(super) fn json(&self, value: &impl Serialize) -> Result<(), Failure> {
-        self.print(&format!("{}\n", rendered(serde_json::to_string_pretty(value))?))
+        self.print(&format!(
+            "{}\n",
+            rendered(serde_json::to_string_pretty(value))?
+        ))
     }
 
     /// One JSON value on one line, for streams of them.

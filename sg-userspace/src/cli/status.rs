@@ -2,9 +2,9 @@
 //! An interface whose record is damaged has its row too, with the reason.
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Serialize;
 use sg_userspace::kernel::{interfaces, netns};
-use sg_userspace::observe::attached::{Attached, Health, Status as Row, attached};
+use sg_userspace::observe::attached::{Attached, Health, Status as Row, attached, other_layouts};
 
 use super::failure::Failure;
 use super::screen::Paint;
@@ -37,37 +37,60 @@ pub(super) struct Status {
 
 impl Status {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
-        let found = attached(&context.bpffs, &context.everywhere(self.iface.as_ref()))?;
-        let damaged = found.iter().any(|one| one.state.is_err());
+        let scope = context.everywhere(self.iface.as_ref());
+        let found = attached(&context.bpffs, &scope)?;
+        let others = other_layouts(&context.bpffs, &scope)?;
+        let is_wrong = !others.is_empty() || found.iter().any(|one| one.state.is_err());
         if self.json.json {
-            let rows = found.iter().map(as_json).collect::<Result<Vec<_>, _>>()?;
+            let rows = found.iter().map(json_row).collect::<Result<Vec<_>, _>>()?;
             context.out.json(&rows)?;
-        } else {
+        } else if !found.is_empty() || others.is_empty() {
             context.out.print(&text(context, &found)?)?;
-            for one in &found {
-                if let Err(error) = one.state() {
-                    Failure::from(error).report(&context.err);
-                }
-            }
         }
-        match damaged {
+        for error in found
+            .iter()
+            .filter_map(|one| one.state().err())
+            .chain(others)
+        {
+            Failure::from(error).report(&context.err);
+        }
+        match is_wrong {
             false => Ok(()),
             true => Err(Failure::Told(1)),
         }
     }
 }
 
-fn as_json(one: &Attached) -> Result<Value, Failure> {
+/// A row of `status --json`.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum JsonRow {
+    Readable(Box<Row>),
+    Damaged(Damaged),
+}
+
+/// What is known of an interface whose record cannot be read.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Damaged {
+    interface: Option<String>,
+    ifindex: u32,
+    netns_cookie: u64,
+    health: &'static str,
+    reason: String,
+    pins: String,
+}
+
+fn json_row(one: &Attached) -> Result<JsonRow, Failure> {
     match &one.state {
-        Ok(_) => Ok(json!(one.status()?)),
-        Err(reason) => Ok(json!({
-            "interface": interface_here(one),
-            "ifindex": one.pins.ifindex,
-            "netns": null,
-            "netns-cookie": one.pins.netns_cookie,
-            "health": "damaged",
-            "reason": reason,
-            "pins": one.pins.dir.display().to_string(),
+        Ok(_) => Ok(JsonRow::Readable(Box::new(one.status()?))),
+        Err(reason) => Ok(JsonRow::Damaged(Damaged {
+            interface: interface_here(one),
+            ifindex: one.pins.ifindex,
+            netns_cookie: one.pins.netns_cookie,
+            health: "damaged",
+            reason: reason.clone(),
+            pins: one.pins.dir.display().to_string(),
         })),
     }
 }
@@ -120,7 +143,10 @@ fn rest_of(row: &Row) -> Vec<(String, Option<Paint>)> {
         (row.egress_hook.clone(), None),
         (ago(&row.attached_at), None),
         (row.policy.name.clone(), None),
-        (short_digest(&row.policy.digest).to_owned(), Some(Paint::Dim)),
+        (
+            short_digest(&row.policy.digest).to_owned(),
+            Some(Paint::Dim),
+        ),
         (row.policy.generation.to_string(), None),
         (ago(&row.policy.applied_at), None),
     ]

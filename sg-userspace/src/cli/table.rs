@@ -96,7 +96,8 @@ impl Table {
             }
         }
         let left = width.saturating_sub(fixed);
-        self.inner.set_width(u16::try_from(width).unwrap_or(u16::MAX));
+        self.inner
+            .set_width(u16::try_from(width).unwrap_or(u16::MAX));
         self.inner
             .set_content_arrangement(ContentArrangement::Dynamic);
         for (index, column) in self.columns.iter().enumerate() {

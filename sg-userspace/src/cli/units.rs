@@ -21,7 +21,11 @@ pub(super) fn bytes(number: u64) -> String {
     if number < 1024 {
         return format!("{number} B");
     }
-    scaled(number as f64, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"])
+    scaled(
+        number as f64,
+        1024.0,
+        &["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"],
+    )
 }
 
 /// Packets per second: `1.21 k/s`.

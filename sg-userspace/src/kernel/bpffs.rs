@@ -21,8 +21,8 @@ pub struct Bpffs {
     pub just_mounted: bool,
 }
 
-/// For commands that read: the file system at `path`, or `None` where there is none, which means
-/// that nothing is pinned.
+/// For commands that read: the file system at `path`, or `None` where the usual place has none,
+/// which means that nothing is pinned. Any other place was named by somebody who expects one there.
 pub fn find(path: &Path) -> Result<Option<Bpffs>, KernelError> {
     if is_bpffs(path) {
         return Ok(Some(Bpffs {
@@ -37,6 +37,11 @@ pub fn find(path: &Path) -> Result<Option<Bpffs>, KernelError> {
             path: path.to_owned(),
         });
     }
+    if path != Path::new(DEFAULT_PATH) {
+        return Err(KernelError::NotBpffs {
+            path: path.to_owned(),
+        });
+    }
     Ok(None)
 }
 
@@ -44,11 +49,6 @@ pub fn find(path: &Path) -> Result<Option<Bpffs>, KernelError> {
 pub fn find_or_mount(path: &Path) -> Result<Bpffs, KernelError> {
     if let Some(found) = find(path)? {
         return Ok(found);
-    }
-    if path != Path::new(DEFAULT_PATH) {
-        return Err(KernelError::NotBpffs {
-            path: path.to_owned(),
-        });
     }
     mount(
         Some("bpf"),
@@ -75,10 +75,27 @@ fn is_bpffs(path: &Path) -> bool {
 
 /// True in a mount namespace of one's own, which is what `ip netns exec` gives each command.
 fn has_private_mounts() -> bool {
-    let namespace = |pid: &str| fs::metadata(format!("/proc/{pid}/ns/mnt")).map(|m| m.ino());
-    match (namespace("self"), namespace("1")) {
-        (Ok(own), Ok(first)) => own != first,
-        // Without permission to look at process 1 there is none to mount either.
-        _ => false,
+    let namespace = |pid: u32| fs::metadata(format!("/proc/{pid}/ns/mnt")).map(|m| m.ino());
+    let Ok(own) = namespace(std::process::id()) else {
+        return false;
+    };
+    if let Ok(first) = namespace(1) {
+        return own != first;
     }
+    // Not even root may look at process 1 in some containers: then whoever started us, and whoever
+    // started them, tell whether somebody on the way moved.
+    let mut pid = std::process::id();
+    while let Some(parent) = parent_of(pid).filter(|parent| *parent > 1) {
+        if namespace(parent).is_ok_and(|theirs| theirs != own) {
+            return true;
+        }
+        pid = parent;
+    }
+    false
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    line.trim().parse().ok()
 }

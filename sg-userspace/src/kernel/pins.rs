@@ -70,6 +70,32 @@ impl PinTree {
         Ok(found)
     }
 
+    /// Every interface that has pins of another layout version, with that version.
+    pub fn other_layouts(&self) -> Result<Vec<(String, InterfacePins)>, KernelError> {
+        let mut found = Vec::new();
+        for version in names_in(&self.root)? {
+            let dir = self.root.join(&version);
+            if dir == self.version_dir() {
+                continue;
+            }
+            for netns_cookie in numbers_in(&dir)? {
+                let dir = dir.join(netns_cookie.to_string());
+                for index in numbers_in(&dir)? {
+                    if let Ok(ifindex) = u32::try_from(index) {
+                        let pins = InterfacePins {
+                            dir: dir.join(index.to_string()),
+                            netns_cookie,
+                            ifindex,
+                        };
+                        found.push((version.trim_start_matches('v').to_owned(), pins));
+                    }
+                }
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
     /// Fails when another layout version has pins for this interface.
     pub fn refuse_other_layouts(&self, pins: &InterfacePins) -> Result<(), KernelError> {
         for version in names_in(&self.root)? {

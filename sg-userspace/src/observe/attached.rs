@@ -74,41 +74,76 @@ pub struct PolicyStatus {
     pub applied_at: String,
 }
 
+/// Which pins a scope asks for.
+struct Wanted(Option<(u64, Option<u32>)>);
+
+impl Wanted {
+    fn of(scope: &Scope) -> Result<Wanted, KernelError> {
+        Ok(Wanted(match scope {
+            Scope::Machine => None,
+            Scope::Namespace => Some((netns::cookie()?, None)),
+            Scope::Interface(name) => Some((netns::cookie()?, Some(interfaces::index_of(name)?))),
+        }))
+    }
+
+    fn has(&self, pins: &InterfacePins) -> bool {
+        self.0.is_none_or(|(cookie, index)| {
+            pins.netns_cookie == cookie && index.is_none_or(|index| pins.ifindex == index)
+        })
+    }
+}
+
 /// The attached interfaces in `scope`, in the order of namespace and index. Naming one that is not
 /// attached is an error; finding none otherwise is an empty list.
 pub fn attached(bpffs: &Path, scope: &Scope) -> Result<Vec<Attached>, KernelError> {
-    let wanted = match scope {
-        Scope::Machine => None,
-        Scope::Namespace => Some((netns::cookie()?, None)),
-        Scope::Interface(name) => Some((netns::cookie()?, Some(interfaces::index_of(name)?))),
-    };
+    let wanted = Wanted::of(scope)?;
     let found = match bpffs::find(bpffs)? {
         None => Vec::new(),
         Some(found) => PinTree::new(&found.path).interfaces()?,
     };
-    let found: Vec<Attached> = found
+    let found = found
         .into_iter()
-        .filter(|pins| match wanted {
-            None => true,
-            Some((cookie, index)) => {
-                pins.netns_cookie == cookie && index.is_none_or(|index| pins.ifindex == index)
-            }
-        })
+        .filter(|pins| wanted.has(pins))
         .map(|pins| {
             let state = match State::read(&pins) {
                 Ok(Some(state)) => Ok(state),
                 Ok(None) => Err("the state record is missing".to_owned()),
+                Err(KernelError::DamagedState { reason, .. }) => Err(reason),
+                // Not to be taken for damage.
+                Err(error @ KernelError::NotPermitted { .. }) => return Err(error),
                 Err(error) => Err(error.to_string()),
             };
-            Attached { pins, state }
+            Ok(Attached { pins, state })
         })
-        .collect();
+        .collect::<Result<Vec<Attached>, KernelError>>()?;
     match scope {
-        Scope::Interface(name) if found.is_empty() => Err(KernelError::NotAttached {
-            scope: format!("`{name}`"),
-        }),
+        Scope::Interface(name) if found.is_empty() => Err(other_layouts(bpffs, scope)?
+            .into_iter()
+            .next()
+            .unwrap_or(KernelError::NotAttached {
+                scope: format!("`{name}`"),
+            })),
         _ => Ok(found),
     }
+}
+
+/// What another layout version has attached in `scope`, each as the error that says what to do
+/// about it: this program can neither read nor remove it, but must not call it nothing.
+pub fn other_layouts(bpffs: &Path, scope: &Scope) -> Result<Vec<KernelError>, KernelError> {
+    let wanted = Wanted::of(scope)?;
+    let Some(bpffs) = bpffs::find(bpffs)? else {
+        return Ok(Vec::new());
+    };
+    let found = PinTree::new(&bpffs.path).other_layouts()?;
+    Ok(found
+        .into_iter()
+        .filter(|(_, pins)| wanted.has(pins))
+        .map(|(version, pins)| KernelError::OtherLayout {
+            path: pins.dir,
+            found: version,
+            ours: sg_common::LAYOUT_VERSION,
+        })
+        .collect())
 }
 
 impl Attached {

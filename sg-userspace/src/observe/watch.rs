@@ -34,7 +34,10 @@ impl FileWatch {
         let (sender, events) = unbounded_channel();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // An error (an overflow, say) may hide a change.
-            if event.as_ref().map_or(true, |event| may_be_a_change(event.kind)) {
+            if event
+                .as_ref()
+                .map_or(true, |event| may_be_a_change(event.kind))
+            {
                 // Nobody listens once the watch is being dropped.
                 let _ = sender.send(());
             }
@@ -55,7 +58,11 @@ impl FileWatch {
         }
         for dir in files.iter().flat_map(|file| directories_of(file)) {
             // What cannot be watched is still noticed by its stamp, only later.
-            if self.watcher.watch(&dir, RecursiveMode::NonRecursive).is_ok() {
+            if self
+                .watcher
+                .watch(&dir, RecursiveMode::NonRecursive)
+                .is_ok()
+            {
                 self.watched.insert(dir);
             }
         }

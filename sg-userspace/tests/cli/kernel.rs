@@ -1,0 +1,241 @@
+//! The commands that touch the kernel, from `apply` to `detach`, on a veth of their own.
+
+use super::world::{Ran, World, assert_shown, file, ip};
+
+const DROP_PING: &str = "\
+name: quiet
+inbound:
+  - {protocol: tcp, ports: 22, from: any, action: accept, description: shell}
+  - {protocol: icmp, from: 192.0.2.0/24, action: drop, description: no echo}
+outbound: [{protocol: all, to: any, action: accept}]
+";
+
+#[test]
+fn apply_status_counters_and_detach_tell_one_story() {
+    let world = World::new();
+    assert_shown!("status_nothing", world.run(&["status"]).all());
+    assert_eq!(
+        world.run(&["status", "--json"]).ok().json(),
+        serde_json::json!([])
+    );
+    assert_shown!("detach_nothing", world.run(&["detach"]).all());
+    world.run(&["counters"]).fails(1, "nothing is attached");
+    world
+        .run(&["flows", "--json"])
+        .fails(1, "nothing is attached");
+
+    let policy = file(world.dir.path(), "quiet.yaml", DROP_PING);
+    let applied = world.run(&["apply", &policy, "--iface", "nic"]).ok();
+    assert_shown!("apply", applied.out);
+    assert!(world.has_xdp());
+    world.ping_node(3);
+    assert_shown!("status", world.run(&["status"]).ok().out);
+    assert_shown!("status_json", world.run(&["status", "--json"]).ok().out);
+
+    let counters = world.run(&["counters", "--json"]).ok().json();
+    assert_eq!(counters["interface"], "nic");
+    assert_eq!(counters["rules"][1]["packets"], 3, "{counters}");
+    let human = world.run(&["counters"]).ok().out;
+    let line = human
+        .lines()
+        .find(|line| line.contains("no echo"))
+        .unwrap_or_default();
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let expected = [
+        "inbound",
+        "2",
+        "drop",
+        "icmp",
+        "from",
+        "192.0.2.0/24",
+        "no",
+        "echo",
+        "3",
+        "294",
+        "B",
+        "0",
+    ];
+    assert_eq!(words, expected, "{human}");
+    assert!(!human.contains("malformed"), "{human}");
+    let all = world.run(&["counters", "--all"]).ok().out;
+    assert!(all.contains("malformed"), "{all}");
+
+    let detached = world.run(&["detach"]).ok();
+    assert_shown!("detach", detached.out);
+    world.assert_untouched();
+    world
+        .run(&["detach", "--iface", "nic"])
+        .fails(1, "nothing is attached to `nic`");
+}
+
+#[test]
+fn a_second_apply_replaces_and_keeps_counting() {
+    let world = World::new();
+    let policy = file(world.dir.path(), "quiet.yaml", DROP_PING);
+    world.run(&["apply", &policy, "--iface", "nic"]).ok();
+    world.ping_node(2);
+    let ran = world
+        .run(&["apply", &policy, "builtin:tke", "--iface", "nic", "--json"])
+        .ok();
+    let json = ran.json();
+    assert_eq!(json["replaced"], true);
+    assert_eq!(json["policy"]["generation"], 2);
+    assert_eq!(json["policy"]["name"], "quiet+tke");
+    world.ping_node(2);
+    let counters = world
+        .run(&["counters", "--iface", "nic", "--json"])
+        .ok()
+        .json();
+    assert_eq!(counters["rules"][1]["packets"], 4, "{counters}");
+    // Two groups need a column to be told apart.
+    let human = world.run(&["counters"]).ok().out;
+    assert!(
+        human.lines().nth(1).is_some_and(|l| l.contains("GROUP")),
+        "{human}"
+    );
+    let asked = world.run(&[
+        "explain",
+        "--iface",
+        "nic",
+        "in",
+        "icmp",
+        "192.0.2.2",
+        "192.0.2.1",
+    ]);
+    assert_shown!("explain_iface", asked.ok().out);
+}
+
+/// Proves P2: no rules deny everything.
+#[test]
+fn a_policy_without_rules_drops_all() {
+    let world = World::new();
+    let policy = file(world.dir.path(), "empty.yaml", "name: empty\ninbound: []\n");
+    world.run(&["apply", &policy, "--iface", "nic"]).ok();
+    world.ping_node(2);
+    let counters = world.run(&["counters", "--all"]).ok().out;
+    let line = counters
+        .lines()
+        .find(|line| line.contains("no-match"))
+        .unwrap_or_default();
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(
+        words[..4],
+        ["inbound", "-", "drop", "no-match"],
+        "{counters}"
+    );
+    assert!(
+        words
+            .iter()
+            .any(|word| word.parse::<u32>().is_ok_and(|n| n >= 2)),
+        "{counters}"
+    );
+    world.run(&["apply", "builtin:tke", "--iface", "nic"]).ok();
+}
+
+#[test]
+fn several_interfaces_are_an_array_and_detach_takes_all() {
+    let world = World::new();
+    ip(&[
+        "-n",
+        &world.node,
+        "link",
+        "add",
+        "second",
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "third",
+    ]);
+    for name in ["nic", "second"] {
+        world
+            .run(&[
+                "apply",
+                "builtin:tke",
+                "--iface",
+                name,
+                "--egress-hook",
+                "clsact",
+            ])
+            .ok();
+    }
+    let json = world.run(&["counters", "--json"]).ok().json();
+    assert_eq!(json.as_array().map(Vec::len), Some(2));
+    assert!(
+        world
+            .run(&["counters", "--iface", "second", "--json"])
+            .json()
+            .is_object()
+    );
+    assert!(world.run(&["flows", "--json"]).ok().json().is_array());
+    // From outside, without --netns: the whole BPF file system.
+    let bpffs = world.bpffs.display().to_string();
+    let status = super::world::run(&["status", "--bpffs", &bpffs]).ok();
+    assert_eq!(status.out.matches("clsact").count(), 2, "{}", status.out);
+    let detached = super::world::run(&["detach", "--bpffs", &bpffs]).ok();
+    assert_eq!(
+        detached.out.matches("detached").count(),
+        2,
+        "{}",
+        detached.out
+    );
+    world.assert_untouched();
+}
+
+#[test]
+fn a_damaged_record_is_shown_and_detached() {
+    let world = World::new();
+    world.run(&["apply", "builtin:tke", "--iface", "nic"]).ok();
+    // A map that is no record in the place of the record.
+    let dir = world.pin_dir();
+    std::fs::remove_file(dir.join("state")).unwrap();
+    std::fs::rename(dir.join("flows4"), dir.join("state")).unwrap();
+
+    let status = world.run(&["status"]);
+    assert_shown!("status_damaged", status.all());
+    let json = world.run(&["status", "--json"]);
+    assert_eq!(
+        (json.code, &json.json()[0]["health"]),
+        (1, &"damaged".into())
+    );
+    world.run(&["counters"]).fails(1, "is damaged");
+    world
+        .run(&["apply", "builtin:tke", "--iface", "nic"])
+        .fails(1, "is damaged");
+    assert!(world.has_xdp(), "enforcement goes on");
+    let detached: Ran = world.run(&["detach", "--iface", "nic"]).ok();
+    assert!(
+        detached.out.contains("a damaged attachment from nic"),
+        "{}",
+        detached.out
+    );
+    world.assert_untouched();
+}
+
+#[test]
+fn watching_prints_a_block_or_a_line_each_time() {
+    let world = World::new();
+    world.run(&["apply", "builtin:tke", "--iface", "nic"]).ok();
+    let watch = |more: &[&str]| {
+        let mut words = vec!["counters", "--watch", "0.2"];
+        words.extend(more);
+        let mut child = world
+            .command(&words)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(900));
+        child.kill().unwrap();
+        Ran::of(&child.wait_with_output().unwrap()).out
+    };
+    let blocks = watch(&[]);
+    assert!(blocks.matches("RATE").count() >= 4, "{blocks}");
+    let lines = watch(&["--json"]);
+    assert!(lines.lines().count() >= 2, "{lines}");
+    for line in lines.lines() {
+        assert!(
+            serde_json::from_str::<serde_json::Value>(line).is_ok(),
+            "{line}"
+        );
+    }
+}

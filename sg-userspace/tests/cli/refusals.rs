@@ -1,0 +1,182 @@
+//! What `sgctl` refuses, each with its message and exit code, and the kernel as it was.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use super::world::{Ran, World, file, ip, sgctl};
+
+#[test]
+fn an_interface_that_does_not_exist() {
+    let world = World::new();
+    let ran = world.run(&["apply", "builtin:tke", "--iface", "eth7"]);
+    let ran = ran.fails(1, "there is no interface `eth7`");
+    assert!(
+        ran.err.contains("help: interfaces here: lo, nic"),
+        "{}",
+        ran.err
+    );
+    world
+        .run(&["detach", "--iface", "eth7"])
+        .fails(1, "no interface `eth7`");
+    world
+        .run(&["counters", "--iface", "eth7"])
+        .fails(1, "no interface `eth7`");
+    world.assert_untouched();
+}
+
+#[test]
+fn a_namespace_that_does_not_exist() {
+    let ran = super::world::run(&["--netns", "no-such-netns", "status"]);
+    ran.fails(1, "no network namespace `no-such-netns`");
+}
+
+/// Proves P8: a bad policy changes nothing.
+#[test]
+fn a_bad_policy() {
+    let world = World::new();
+    let good = file(world.dir.path(), "p.yaml", "inbound: []\n");
+    world.run(&["apply", &good, "--iface", "nic"]).ok();
+    file(
+        world.dir.path(),
+        "p.yaml",
+        "inbound: [{protocol: tcp, ports: 9-3}]\n",
+    );
+    let ran = world.run(&["apply", &good, "--iface", "nic"]);
+    assert!(
+        ran.code == 1 && ran.err.contains("p.yaml:1:"),
+        "{}",
+        ran.all()
+    );
+    let status = world.run(&["status", "--json"]).ok().json();
+    assert_eq!(status[0]["policy"]["generation"], 1);
+}
+
+#[test]
+fn no_privilege() {
+    let world = World::new();
+    // Nobody may not look into the directory of the build.
+    let copy = world.dir.path().join("sgctl");
+    std::fs::copy(env!("CARGO_BIN_EXE_sgctl"), &copy).unwrap();
+    open_to_all(&copy);
+    open_to_all(world.dir.path());
+    let run = |words: &[&str], netns: bool| {
+        let mut command = Command::new(&copy);
+        if netns {
+            command.args(["--netns", &world.node]);
+        }
+        command.arg("--bpffs").arg(&world.bpffs).args(words);
+        command.uid(65534).gid(65534);
+        Ran::of(&command.output().unwrap())
+    };
+    run(&["apply", "builtin:tke", "--iface", "nic"], true).fails(3, "not permitted");
+    run(&["apply", "builtin:tke", "--iface", "lo"], false).fails(3, "not permitted");
+    run(&["run", "builtin:tke", "--iface", "lo"], false).fails(3, "not permitted");
+    world.run(&["apply", "builtin:tke", "--iface", "nic"]).ok();
+    for words in [&["status"], &["detach"], &["counters"]] {
+        let ran = run(words, false).fails(3, "not permitted");
+        assert!(ran.err.contains("help: run it as root"), "{}", ran.err);
+    }
+    assert!(world.has_xdp());
+    assert_eq!(run(&["check", "builtin:tke"], false).code, 0);
+}
+
+fn open_to_all(path: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn another_xdp_program_on_the_interface() {
+    let world = World::new();
+    // Ours, but pinned where this one cannot know of it.
+    let other = world.dir.path().join("other");
+    world.make_bpffs(&other);
+    let elsewhere = other.display().to_string();
+    let apply = [
+        "--netns",
+        &world.node,
+        "--bpffs",
+        &elsewhere,
+        "apply",
+        "builtin:tke",
+    ];
+    super::world::run(&[&apply[..], &["--iface", "nic"]].concat()).ok();
+    let ran = world.run(&["apply", "builtin:tke", "--iface", "nic"]);
+    let ran = ran.fails(1, "already runs the XDP program `sg_inbound`");
+    assert!(
+        ran.err.contains("ip link set dev nic xdp off"),
+        "{}",
+        ran.err
+    );
+    assert_eq!(world.pins(), Vec::<std::path::PathBuf>::new());
+    assert!(world.has_xdp(), "the other one stays");
+}
+
+#[test]
+fn pins_of_another_layout_version() {
+    let world = World::new();
+    world.run(&["apply", "builtin:tke", "--iface", "nic"]).ok();
+    let ours = world.pin_dir();
+    let netns = ours.parent().unwrap();
+    let version = netns.parent().unwrap();
+    let theirs = version
+        .with_file_name("v0")
+        .join(netns.file_name().unwrap());
+    let theirs = theirs.join(ours.file_name().unwrap());
+    world.run(&["detach"]).ok();
+    std::fs::create_dir_all(&theirs).unwrap();
+    let commands: [&[&str]; 5] = [
+        &["apply", "builtin:tke", "--iface", "nic"],
+        &["status"],
+        &["counters"],
+        &["detach"],
+        &["detach", "--iface", "nic"],
+    ];
+    for words in commands {
+        let ran = world.run(words).fails(1, "holds pins of layout version 0");
+        assert_eq!(ran.out, "", "{words:?}");
+    }
+    assert!(theirs.exists());
+    assert!(!world.has_xdp());
+}
+
+#[test]
+fn private_mounts_as_ip_netns_exec_makes_them() {
+    let world = World::new();
+    for words in [&["apply", "builtin:tke", "--iface", "nic"][..], &["status"]] {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &world.node]);
+        command.arg(env!("CARGO_BIN_EXE_sgctl")).args(words);
+        let ran = Ran::of(&command.output().unwrap());
+        let ran = ran.fails(1, "has a private mount namespace");
+        assert!(ran.err.contains("sgctl --netns NAME"), "{}", ran.err);
+    }
+    world.assert_untouched();
+}
+
+#[test]
+fn a_place_that_is_no_bpf_file_system() {
+    let world = World::new();
+    let dir = world.dir.path().display().to_string();
+    for words in [
+        &["apply", "builtin:tke", "--iface", "lo"][..],
+        &["status"],
+        &["detach"],
+    ] {
+        let ran = sgctl(&["--netns", &world.node, "--bpffs", &dir])
+            .args(words)
+            .output();
+        Ran::of(&ran.unwrap()).fails(1, "is not a BPF file system");
+    }
+}
+
+#[test]
+fn an_interface_that_went_away_leaves_something_to_detach() {
+    let world = World::new();
+    world.run(&["apply", "builtin:tke", "--iface", "nic"]).ok();
+    ip(&["-n", &world.node, "link", "del", "nic"]);
+    let status = world.run(&["status"]).ok();
+    assert!(status.out.contains("interface gone"), "{}", status.out);
+    world.run(&["detach"]).ok();
+    assert_eq!(world.pins(), Vec::<std::path::PathBuf>::new());
+}

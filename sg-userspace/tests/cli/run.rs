@@ -1,0 +1,203 @@
+//! `sgctl run`: reloading when files change in all the ways that files change, and how it ends.
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::symlink;
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::world::{World, file};
+
+fn policy(port: u16) -> String {
+    format!(
+        "name: p{port}\ninbound: [{{protocol: tcp, ports: {port}, from: any, action: accept}}]\n"
+    )
+}
+
+/// A `run` in the background and the lines that it prints.
+struct Running {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Running {
+    fn start(world: &World, words: &[&str]) -> Running {
+        let mut child = world
+            .command(&["run", "--iface", "nic"])
+            .args(words)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, lines) = channel();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        Running { child, lines }
+    }
+
+    /// Waits for a line with `words`.
+    #[track_caller]
+    fn says(&self, words: &str) {
+        let mut seen = Vec::new();
+        while let Ok(line) = self.lines.recv_timeout(Duration::from_secs(15)) {
+            if line.contains(words) {
+                return;
+            }
+            seen.push(line);
+        }
+        panic!("`{words}` was not said, only {seen:?}");
+    }
+
+    /// Nothing but counters is printed for a while.
+    #[track_caller]
+    fn is_quiet(&self) {
+        while let Ok(line) = self.lines.recv_timeout(Duration::from_millis(800)) {
+            assert!(line.contains("packets ("), "{line}");
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = i32::try_from(self.child.id()).unwrap();
+        kill(Pid::from_raw(id), signal).unwrap();
+    }
+
+    /// The exit code and standard error after `signal`.
+    fn end(mut self, signal: Signal) -> (Option<i32>, String) {
+        self.signal(signal);
+        let mut err = String::new();
+        let mut stderr = self.child.stderr.take().unwrap();
+        stderr.read_to_string(&mut err).unwrap();
+        (self.child.wait().unwrap().code(), err)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Only when a test has failed is it still there.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn in_force(world: &World) -> (String, u64) {
+    let json = world.run(&["status", "--iface", "nic", "--json"]).json();
+    let policy = &json[0]["policy"];
+    let name = policy["name"].as_str().unwrap_or_default().to_owned();
+    (name, policy["generation"].as_u64().unwrap_or_default())
+}
+
+#[test]
+fn it_reloads_when_the_policy_or_a_set_file_changes_and_detaches_at_the_end() {
+    let world = World::new();
+    let dir = world.dir.path();
+    let set = file(dir, "office.txt", "192.0.2.7\n");
+    let text = "name: a\naddress-sets: {office: {file: office.txt}}\n\
+                inbound: [{protocol: all, from: office, action: accept}]\n";
+    let path = file(dir, "p.yaml", text);
+    let running = Running::start(&world, &[&path]);
+    running.says("applied a on nic, generation 1");
+    assert_eq!(in_force(&world), ("a".to_owned(), 1));
+
+    std::fs::write(&set, "192.0.2.8\n").unwrap();
+    running.says("reloaded a on nic, generation 2");
+    // As editors save: another file, renamed.
+    file(dir, "p.new", &policy(22));
+    std::fs::rename(dir.join("p.new"), &path).unwrap();
+    running.says("reloaded p22 on nic, generation 3");
+    // The set file is nobody's business any more, nor is any other file there.
+    std::fs::write(&set, "192.0.2.9\n").unwrap();
+    file(dir, "unrelated", "x");
+    running.is_quiet();
+    std::fs::write(&path, format!("# the same rules\n{}", policy(22))).unwrap();
+    running.says("unchanged");
+    running.signal(Signal::SIGHUP);
+    running.says("reloaded p22 on nic, generation 4");
+
+    let (code, err) = running.end(Signal::SIGINT);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    world.assert_untouched();
+}
+
+#[test]
+fn a_config_map_volume_that_is_swapped_is_noticed() {
+    let world = World::new();
+    let volume = world.dir.path().join("volume");
+    for (name, port) in [("..one", 1), ("..two", 2)] {
+        std::fs::create_dir_all(volume.join(name)).unwrap();
+        file(&volume.join(name), "policy.yaml", &policy(port));
+    }
+    symlink("..one", volume.join("..data")).unwrap();
+    symlink("..data/policy.yaml", volume.join("policy.yaml")).unwrap();
+    let path = volume.join("policy.yaml").display().to_string();
+    let running = Running::start(&world, &[&path]);
+    running.says("applied p1");
+    let swap = |target: &str| {
+        symlink(target, volume.join("..data_tmp")).unwrap();
+        std::fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();
+    };
+    swap("..two");
+    running.says("reloaded p2");
+    std::fs::remove_dir_all(volume.join("..one")).unwrap();
+    // And once more, through directories that were not there at the start.
+    std::fs::create_dir(volume.join("..three")).unwrap();
+    file(&volume.join("..three"), "policy.yaml", &policy(3));
+    swap("..three");
+    running.says("reloaded p3");
+    assert_eq!(running.end(Signal::SIGTERM).0, Some(0));
+    world.assert_untouched();
+}
+
+#[test]
+fn a_bad_or_missing_file_keeps_the_policy_in_force() {
+    let world = World::new();
+    let path = file(world.dir.path(), "p.yaml", &policy(1));
+    let running = Running::start(&world, &[&path, "--persist"]);
+    running.says("applied p1");
+    std::fs::write(&path, "inbound: [{protocol: tcp, ports: 70000}]\nfoo: 1\n").unwrap();
+    running.says("reload failed: generation 1 stays in force");
+    assert_eq!(in_force(&world), ("p1".to_owned(), 1));
+    std::fs::remove_file(&path).unwrap();
+    running.says("reload failed: generation 1 stays in force");
+    // It names a file that nobody watches, and that comes later.
+    let names = "name: late\naddress-sets: {s: {file: sub/late.txt}}\n\
+                 inbound: [{protocol: all, from: s, action: accept}]\n";
+    std::fs::write(&path, names).unwrap();
+    running.says("reload failed: generation 1 stays in force");
+    std::fs::create_dir(world.dir.path().join("sub")).unwrap();
+    file(&world.dir.path().join("sub"), "late.txt", "192.0.2.7\n");
+    running.says("reloaded late on nic, generation 2");
+
+    let (code, err) = running.end(Signal::SIGTERM);
+    assert_eq!(code, Some(0));
+    for words in ["p.yaml:1:", "unknown key `foo`", "No such file", "late.txt"] {
+        assert!(err.contains(words), "{words}: {err}");
+    }
+    assert_eq!(in_force(&world), ("late".to_owned(), 2));
+}
+
+#[test]
+fn it_ends_when_somebody_else_detaches() {
+    let world = World::new();
+    let mut running = Running::start(&world, &["builtin:tke", "--interval", "0.2", "--json"]);
+    running.says(r#""event":"applied""#);
+    running.says(r#""event":"counters""#);
+    world.run(&["detach", "--iface", "nic"]).ok();
+    assert_eq!(running.child.wait().unwrap().code(), Some(1));
+    let mut err = String::new();
+    running
+        .child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut err)
+        .unwrap();
+    assert!(err.contains("nothing is attached to `nic`"), "{err}");
+    world.assert_untouched();
+}

@@ -1,0 +1,216 @@
+//! What needs no privilege: help, templates, `check`, `explain`, usage errors.
+//! Snapshots, so that a change of any word is seen.
+
+use super::world::{assert_shown, file, run, run_with, sgctl};
+
+#[test]
+fn help_has_examples_and_exit_codes() {
+    let commands = [
+        "",
+        "templates",
+        "check",
+        "explain",
+        "apply",
+        "run",
+        "status",
+        "counters",
+        "flows",
+        "detach",
+        "completions",
+    ];
+    for command in commands {
+        let arguments: Vec<&str> = match command {
+            "" => vec!["--help"],
+            command => vec![command, "--help"],
+        };
+        let ran = run(&arguments).ok();
+        assert!(ran.out.contains("Examples:"), "{}", ran.out);
+        let name = if command.is_empty() { "sgctl" } else { command };
+        assert_shown!(format!("help_{name}"), ran.out);
+    }
+}
+
+#[test]
+fn templates_are_listed_and_shown() {
+    assert_shown!("templates", run(&["templates"]).ok().out);
+    let shown = run(&["templates", "show", "tke"]).ok();
+    assert_eq!(shown.out, include_str!("../../templates/tke.yaml"));
+    let json = run(&["templates", "show", "tke-minimal", "--json"]).json();
+    assert_eq!(
+        json["text"],
+        include_str!("../../templates/tke-minimal.yaml")
+    );
+    run(&["templates", "show", "tk"]).fails(1, "did you mean");
+}
+
+/// Proves P7 where `check` speaks of it.
+#[test]
+fn check_says_what_the_recommended_policy_does() {
+    assert_shown!("check_tke", run(&["check", "builtin:tke"]).all());
+    assert_shown!(
+        "check_tke_json",
+        run(&["check", "builtin:tke", "--json"]).all()
+    );
+}
+
+/// Proves P8: every error, each with its place, and a remedy.
+#[test]
+fn check_prints_every_error_of_a_bad_policy() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = file(
+        dir.path(),
+        "bad.yaml",
+        "inbound:\n  - protocol: tcp\n    ports: 70000\n    from: 10.1.2.3/8\n    acton: drop\n  \
+         - protocol: icmp\n    ports: 22\n    from: officee\n    action: accept\n",
+    );
+    assert_shown!("check_bad", run(&["check", &bad]).all());
+    let ran = run(&["check", &bad, "--json"]);
+    assert_eq!((ran.code, ran.err.as_str()), (1, ""));
+    let json = ran.json();
+    assert_eq!(json["valid"], false);
+    assert_eq!(json["errors"].as_array().map(Vec::len), Some(6), "{json}");
+    assert_eq!(json["errors"][0]["line"], 2);
+}
+
+#[test]
+fn check_reads_standard_input_and_says_when_tables_are_too_large() {
+    let policy = "inbound: [{protocol: tcp, ports: 22, from: 192.0.2.7, action: accept}]";
+    let ran = run_with(&["check", "-", "--json"], policy);
+    assert_eq!(ran.json()["policy"]["rules"], 1);
+    let many: String = (0..4000u32)
+        .map(|n| {
+            let (a, b) = (n / 200, n % 200);
+            let port = 1 + n * 16;
+            format!("  - {{protocol: tcp, ports: {port}, from: 10.{a}.{b}.7, action: accept}}\n")
+        })
+        .collect();
+    let many = format!("inbound:\n{many}");
+    let ran = run_with(&["check", "-", "--table-memory", "1"], &many);
+    ran.fails(1, "raise --table-memory");
+    let json = run_with(&["check", "-", "--table-memory", "1", "--json"], &many).json();
+    assert_eq!(json["valid"], false);
+    assert_eq!(json["policy"]["rules"], 4000);
+}
+
+/// Proves the answers of SPEC section 3 for `explain`.
+#[test]
+fn explain_names_the_rule_and_the_reason() {
+    let questions = [
+        ("ssh", "inbound tcp 203.0.113.9 10.0.0.5:22"),
+        ("database", "inbound tcp 203.0.113.9:40000 10.0.0.5:3306"),
+        ("pods", "in udp 172.16.9.9 10.0.0.5:3306"),
+        ("outbound", "outbound udp 192.0.2.53:53 10.0.0.5"),
+        ("ping", "inbound icmp 203.0.113.9 10.0.0.5"),
+        ("ipv6", "inbound tcp 2001:db8::9 [2001:db8::5]:22"),
+        ("neighbours", "inbound icmpv6:135 fe80::9 fe80::5"),
+        ("dhcp", "inbound udp 203.0.113.1:67 203.0.113.9:68"),
+        ("arp", "inbound arp 203.0.113.9 10.0.0.5"),
+        ("gre", "outbound gre 203.0.113.9 10.0.0.5"),
+    ];
+    for (name, question) in questions {
+        let words = |json| {
+            let start = ["explain", "builtin:tke"].into_iter();
+            start
+                .chain(question.split(' '))
+                .chain(json)
+                .collect::<Vec<_>>()
+        };
+        let human = run(&words(None)).ok().out;
+        let json = run(&words(Some("--json"))).ok().out;
+        assert_shown!(format!("explain_{name}"), format!("{human}{json}"));
+    }
+}
+
+#[test]
+fn several_policies_are_asked_in_their_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let rule = |name: &str, action: &str| {
+        let text = format!(
+            "name: {name}\naddress-sets: {{office: [192.0.2.0/24]}}\ninbound:\n  - {{protocol: \
+             tcp, ports: 22, from: office, action: {action}}}\n"
+        );
+        file(dir.path(), &format!("{name}.yaml"), &text)
+    };
+    let (first, second) = (rule("first", "accept"), rule("second", "drop"));
+    let question = ["in", "tcp", "192.0.2.7", "10.0.0.5:22", "--json"];
+    for (a, b, group, verdict) in [
+        (&first, &second, "first", "accept"),
+        (&second, &first, "second", "drop"),
+    ] {
+        let mut words = vec!["explain", a.as_str(), b.as_str()];
+        words.extend(question);
+        let json = run(&words).ok().json();
+        assert_eq!(
+            (&json["rule"]["group"], &json["verdict"]),
+            (&group.into(), &verdict.into())
+        );
+    }
+}
+
+#[test]
+fn usage_errors_exit_with_two_and_say_what_was_expected() {
+    let cases: [(&str, &str); 14] = [
+        ("", "Usage: sgctl"),
+        ("frobnicate", "unrecognized subcommand"),
+        ("check", "<POLICY>"),
+        ("apply builtin:tke", "--iface <IF>"),
+        ("check builtin:tke --set admin", "write NAME=VALUE"),
+        ("apply builtin:tke --iface nic --max-flows 0", "0 is not in"),
+        ("counters --watch 0", "expected seconds from 0.1"),
+        (
+            "run builtin:tke --iface nic --interval nan",
+            "expected seconds from 0.1",
+        ),
+        ("explain in tcp 192.0.2.1", "3 words are too few"),
+        (
+            "explain in tcp 192.0.2.1 192.0.2.2:22",
+            "name a POLICY before DIRECTION",
+        ),
+        (
+            "explain builtin:tke in tcp 192.0.2.1 192.0.2.2",
+            "like 192.0.2.2:443",
+        ),
+        (
+            "explain builtin:tke out tcp 2001:db8::1 ::1",
+            "like [2001:db8::1]:443",
+        ),
+        (
+            "explain --iface nic p.yaml in icmp 192.0.2.1 192.0.2.2",
+            "one word too many",
+        ),
+        ("completions cmd", "possible values: bash"),
+    ];
+    for (words, message) in cases {
+        let ran = run(&words.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(ran.code, 2, "{words}: {}", ran.all());
+        assert!(ran.err.contains(message), "{words}: {}", ran.all());
+        assert_eq!(ran.out, "", "{words}");
+    }
+}
+
+#[test]
+fn completions_know_the_commands() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let ran = run(&["completions", shell]).ok();
+        assert!(ran.out.contains("counters"), "{shell}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let mut child = sgctl(&["templates", "show", "tke"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let ran = super::world::Ran::of(&child.wait_with_output().unwrap());
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+}
+
+#[test]
+fn colours_are_for_terminals_unless_asked_for() {
+    assert!(!run(&["check", "builtin:tke"]).out.contains('\x1b'));
+    let always = run(&["check", "builtin:tke", "--color", "always"]).out;
+    assert!(always.contains("\x1b[32mvalid\x1b[0m"), "{always}");
+}

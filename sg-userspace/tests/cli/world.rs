@@ -1,0 +1,264 @@
+//! Runs `sgctl`, and makes the small world that a privileged test runs it in: two network
+//! namespaces joined by a veth, and a BPF file system. Everything goes when the test ends.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// What a command printed and how it ended.
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Ran {
+    pub(crate) fn of(output: &Output) -> Ran {
+        Ran {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// All of it, for a snapshot.
+    pub(crate) fn all(&self) -> String {
+        let mut all = format!("exit {}\n", self.code);
+        for (name, text) in [("stdout", &self.out), ("stderr", &self.err)] {
+            if !text.is_empty() {
+                all.push_str(&format!("--- {name}\n{text}"));
+            }
+        }
+        all
+    }
+
+    #[track_caller]
+    pub(crate) fn ok(self) -> Ran {
+        assert_eq!(self.code, 0, "{}", self.all());
+        assert_eq!(self.err, "", "nothing on standard error");
+        self
+    }
+
+    /// Fails with `code` and says `words`, once and on standard error.
+    #[track_caller]
+    pub(crate) fn fails(self, code: i32, words: &str) -> Ran {
+        assert_eq!(self.code, code, "{}", self.all());
+        assert_eq!(self.err.matches(words).count(), 1, "{}", self.all());
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e} in {}", self.all()))
+    }
+}
+
+/// `sgctl` with nothing of the environment that changes what it prints.
+pub(crate) fn sgctl(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sgctl"));
+    command
+        .args(arguments)
+        .env_remove("NO_COLOR")
+        .env_remove("COLUMNS")
+        .stdin(Stdio::null());
+    command
+}
+
+pub(crate) fn run(arguments: &[&str]) -> Ran {
+    Ran::of(&sgctl(arguments).output().expect("sgctl starts"))
+}
+
+/// Runs `sgctl` with `input` on its standard input.
+pub(crate) fn run_with(arguments: &[&str], input: &str) -> Ran {
+    let mut child = sgctl(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("sgctl starts");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    stdin.write_all(input.as_bytes()).expect("sgctl reads it");
+    drop(stdin);
+    Ran::of(&child.wait_with_output().expect("sgctl ends"))
+}
+
+/// A file in `dir`.
+pub(crate) fn file(dir: &Path, name: &str, text: &str) -> String {
+    let path = dir.join(name);
+    std::fs::write(&path, text).expect("the directory is writable");
+    path.display().to_string()
+}
+
+/// Two namespaces, `node` with the interface `nic` (192.0.2.1) and `peer` (192.0.2.2), and a BPF
+/// file system.
+pub(crate) struct World {
+    pub(crate) node: String,
+    pub(crate) peer: String,
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) bpffs: PathBuf,
+}
+
+impl World {
+    /// # Panics
+    /// Without root: a test that cannot run has not passed.
+    pub(crate) fn new() -> World {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "this test makes network namespaces and loads BPF programs, which needs root: run the \
+             tests with `cargo xtask test`"
+        );
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("sgcli-{}-{number}", std::process::id());
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let world = World {
+            node: format!("{name}-node"),
+            peer: format!("{name}-peer"),
+            bpffs: dir.path().join("bpf"),
+            dir,
+        };
+        world.make_bpffs(&world.bpffs);
+        ip(&["netns", "add", &world.node]);
+        ip(&["netns", "add", &world.peer]);
+        world.add_veth();
+        world
+    }
+
+    pub(crate) fn make_bpffs(&self, path: &Path) {
+        std::fs::create_dir(path).expect("the directory is writable");
+        nix::mount::mount(
+            Some("bpf"),
+            path,
+            Some("bpf"),
+            nix::mount::MsFlags::empty(),
+            Some("mode=0700"),
+        )
+        .expect("the kernel has BPF file systems");
+    }
+
+    pub(crate) fn add_veth(&self) {
+        let World { node, peer, .. } = self;
+        let words = format!("link add nic netns {node} type veth peer name nic netns {peer}");
+        ip(&words.split(' ').collect::<Vec<_>>());
+        for (netns, address) in [(node, "192.0.2.1/24"), (peer, "192.0.2.2/24")] {
+            ip(&["-n", netns, "addr", "add", address, "dev", "nic"]);
+            ip(&["-n", netns, "link", "set", "nic", "up"]);
+        }
+    }
+
+    /// `sgctl` in the node's namespace.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = sgctl(&["--netns", &self.node, "--bpffs"]);
+        command.arg(&self.bpffs).args(arguments);
+        command
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
+        Ran::of(&self.command(arguments).output().expect("sgctl starts"))
+    }
+
+    /// Echo requests to the node from outside.
+    pub(crate) fn ping_node(&self, count: u32) {
+        let count = count.to_string();
+        // Whether they are answered is the policy's business.
+        let _ = Command::new("ip")
+            .args([
+                "netns", "exec", &self.peer, "ping", "-q", "-i", "0.01", "-W", "0.1",
+            ])
+            .args(["-c", &count, "192.0.2.1"])
+            .output();
+    }
+
+    /// True when the node's interface runs an XDP program.
+    pub(crate) fn has_xdp(&self) -> bool {
+        let shown = Command::new("ip")
+            .args(["-n", &self.node, "link", "show", "dev", "nic"])
+            .output()
+            .expect("ip starts");
+        String::from_utf8_lossy(&shown.stdout).contains("prog/xdp")
+    }
+
+    /// Everything pinned; the file system itself has two files that end in `.debug`.
+    pub(crate) fn pins(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut todo = vec![self.bpffs.clone()];
+        while let Some(dir) = todo.pop() {
+            for entry in std::fs::read_dir(dir).expect("it is readable").flatten() {
+                if entry.path().extension().is_none() {
+                    found.push(entry.path());
+                }
+                if entry.path().is_dir() {
+                    todo.push(entry.path());
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    /// The directory of the pins of `nic`.
+    pub(crate) fn pin_dir(&self) -> PathBuf {
+        let state = self
+            .pins()
+            .into_iter()
+            .find(|path| path.ends_with("inbound_link"))
+            .expect("nic is attached");
+        state.parent().expect("it is in a directory").to_owned()
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_untouched(&self) {
+        assert!(!self.has_xdp(), "an XDP program is attached");
+        assert_eq!(self.pins(), Vec::<PathBuf>::new());
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for netns in [&self.node, &self.peer] {
+            let _ = Command::new("ip").args(["netns", "del", netns]).output();
+        }
+        for name in ["bpf", "other"] {
+            let _ = nix::mount::umount2(
+                &self.dir.path().join(name),
+                nix::mount::MntFlags::MNT_DETACH,
+            );
+        }
+    }
+}
+
+/// Runs `ip`.
+#[track_caller]
+pub(crate) fn ip(words: &[&str]) {
+    let ran = Command::new("ip").args(words).output();
+    let ran = Ran::of(&ran.expect("the tests need iproute2"));
+    assert_eq!(ran.code, 0, "ip {}: {}", words.join(" "), ran.all());
+}
+
+/// Compares with a snapshot in which times, digests and numbers of the moment are named.
+macro_rules! assert_shown {
+    ($name:expr, $text:expr) => {
+        insta::with_settings!({
+            filters => vec![
+                (r"[0-9a-f]{64}", "[digest]"),
+                (r"\b[0-9a-f]{12}\b", "[digest]"),
+                (r"just now|\d+ (s|min) ago", "[ago]"),
+                (r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "[time]"),
+                (r"\d+\.\d+ ms", "[ms]"),
+                (r"[\d.]+ [KM]iB of lookup", "[size] of lookup"),
+                (r#""(bytes|ifindex|netns-cookie)": [1-9]\d*"#, r#""$1": [number]"#),
+                (r"sgcli-\d+-\d+", "[netns]"),
+                (r"/tmp/\.tmp\w+", "[dir]"),
+                (r"/v\d+/\d+/\d+", "/[pins]"),
+                (r" +\n", "\n"),
+                (r"  +", "  "),
+            ],
+            omit_expression => true,
+            prepend_module_to_snapshot => false,
+        }, {
+            insta::assert_snapshot!($name, $text);
+        })
+    };
+}
+pub(crate) use assert_shown;
