@@ -25,6 +25,8 @@ pub struct FileWatch {
     watcher: RecommendedWatcher,
     watched: BTreeSet<PathBuf>,
     events: UnboundedReceiver<()>,
+    /// Something has happened that nobody has been told of, and when they must be at the latest.
+    pending: Option<Instant>,
 }
 
 impl FileWatch {
@@ -46,6 +48,7 @@ impl FileWatch {
             watcher,
             watched: BTreeSet::new(),
             events,
+            pending: None,
         })
     }
 
@@ -68,20 +71,27 @@ impl FileWatch {
         }
     }
 
-    /// Returns once something has happened and it has been quiet for a while since.
+    /// Returns once something has happened and it has been quiet for a while since. Giving up
+    /// waiting loses nothing: the next call goes on.
     pub async fn changed(&mut self) {
-        if self.events.recv().await.is_none() {
-            // The watcher has given up, and nothing will ever come.
-            return std::future::pending().await;
-        }
-        let last = Instant::now() + LONGEST;
+        let last = match self.pending {
+            Some(last) => last,
+            None => {
+                if self.events.recv().await.is_none() {
+                    // The watcher has given up, and nothing will ever come.
+                    return std::future::pending().await;
+                }
+                *self.pending.insert(Instant::now() + LONGEST)
+            }
+        };
         loop {
             let quiet = (Instant::now() + QUIET).min(last);
             match timeout_at(quiet, self.events.recv()).await {
                 Ok(Some(())) if Instant::now() < last => {}
-                _ => return,
+                _ => break,
             }
         }
+        self.pending = None;
     }
 }
 
@@ -200,6 +210,22 @@ mod tests {
             directories_of(Path::new("no-such-file")),
             BTreeSet::from([PathBuf::from(".")])
         );
+    }
+
+    #[tokio::test]
+    async fn a_change_is_told_even_to_those_who_wait_in_bits() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = FileWatch::new().unwrap();
+        watch.set(&[dir.path().join("a")]);
+        fs::write(dir.path().join("a"), "1").unwrap();
+        let told = async {
+            // Shorter than it has to be quiet.
+            while timeout_at(Instant::now() + QUIET / 4, watch.changed())
+                .await
+                .is_err()
+            {}
+        };
+        tokio::time::timeout(LONGEST * 2, told).await.unwrap();
     }
 
     #[test]
