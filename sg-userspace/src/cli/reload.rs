@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use sg_userspace::kernel::{self, Applied, ApplyOptions};
 use sg_userspace::observe::watch::Stamp;
-use sg_userspace::policy::{Finding, PolicyErrors};
+use sg_userspace::policy::{Finding, Loaded, PolicyErrors};
 
 use super::failure::Failure;
 use super::policy_args::Policies;
@@ -20,8 +20,8 @@ pub(super) struct Reloader {
     options: ApplyOptions,
     /// Files of the policy in force, which are what is looked at.
     files: Vec<PathBuf>,
-    /// As of before they were read last; `None` when some were read before they were known.
-    stamp: Option<Stamp>,
+    /// As of before they were read last.
+    stamp: Stamp,
     digest: String,
     /// What was wrong at the last attempt, so as to say it once.
     trouble: Option<(String, Instant)>,
@@ -44,17 +44,12 @@ impl Reloader {
         policies: Policies,
         options: ApplyOptions,
     ) -> Result<(Reloader, Box<Applied>, Vec<Finding>), Failure> {
-        let loaded = policies.load()?;
+        let (loaded, files, stamp) = read(&policies, &[]).map_err(|(errors, _)| errors)?;
         let applied = kernel::apply(&loaded.policy, &options)?;
-        let files = if policies.are_from_stdin() {
-            Vec::new()
-        } else {
-            loaded.policy.sources.clone()
-        };
         let reloader = Reloader {
             policies,
             options,
-            stamp: None,
+            stamp,
             files,
             digest: loaded.policy.digest,
             trouble: None,
@@ -76,27 +71,24 @@ impl Reloader {
                 Outcome::Nothing
             };
         }
-        let stamp = Stamp::of(&self.files);
         let is_due = matches!(&self.trouble, Some((_, at)) if at.elapsed() >= TRY_AGAIN);
-        let is_new = forced || self.stamp.as_ref().is_some_and(|before| *before != stamp);
-        if !is_new && self.stamp.is_some() && !is_due {
+        let is_new = forced || Stamp::of(&self.files) != self.stamp;
+        if !is_new && !is_due {
             return Outcome::Nothing;
         }
-        self.stamp = Some(stamp);
-        let loaded = match self.policies.load() {
-            Ok(loaded) => loaded,
-            Err(errors) => {
+        let loaded = match read(&self.policies, &self.files) {
+            Ok((loaded, files, stamp)) => {
+                (self.files, self.stamp) = (files, stamp);
+                loaded
+            }
+            Err((errors, stamp)) => {
+                self.stamp = stamp;
                 return match self.is_said(errors.to_string(), is_new) {
                     true => Outcome::Nothing,
                     false => Outcome::Invalid(errors),
                 };
             }
         };
-        if loaded.policy.sources != self.files {
-            self.files.clone_from(&loaded.policy.sources);
-            // What is new among them may have changed while it was read: read it once more.
-            self.stamp = None;
-        }
         if loaded.policy.digest == self.digest && !forced {
             let was_wrong = self.trouble.take().is_some();
             return match was_wrong || is_new {
@@ -122,5 +114,28 @@ impl Reloader {
         let same = matches!(&self.trouble, Some((before, _)) if *before == trouble);
         self.trouble = Some((trouble, Instant::now()));
         same && !is_new
+    }
+}
+
+/// Reads the policy, with the files it is made of and their stamp from before they were read, so
+/// that no later change goes unnoticed. `known` are the files as far as they are known; on errors
+/// the stamp is theirs.
+fn read(
+    policies: &Policies,
+    known: &[PathBuf],
+) -> Result<(Loaded, Vec<PathBuf>, Stamp), (PolicyErrors, Stamp)> {
+    let mut known = known.to_vec();
+    loop {
+        let stamp = Stamp::of(&known);
+        let loaded = match policies.load() {
+            Ok(loaded) => loaded,
+            Err(errors) => return Err((errors, stamp)),
+        };
+        // Standard input cannot be read twice, and its files are not looked at.
+        if policies.are_from_stdin() || loaded.policy.sources == known {
+            return Ok((loaded, known, stamp));
+        }
+        // Files that were not known have no stamp from before: once more, with theirs.
+        known.clone_from(&loaded.policy.sources);
     }
 }

@@ -11,6 +11,7 @@ use sg_userspace::kernel::pins::InterfacePins;
 use sg_userspace::kernel::{self, KernelError};
 use sg_userspace::observe::attached::{Attached, Scope, attached};
 use sg_userspace::observe::counters::counters;
+use sg_userspace::observe::events::Events as LoggedPackets;
 use sg_userspace::observe::watch::FileWatch;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -25,13 +26,16 @@ use super::{Context, Json, apply};
 /// What inotify cannot tell (a network file system, a directory made anew) is found by looking.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// How long a logged packet may wait in the ring before it is printed.
+const DRAIN: Duration = Duration::from_millis(300);
+
 /// Enforce a policy in the foreground: live counters, reload when its files change
 #[derive(Args)]
 #[command(after_help = "\
 The policy file and its set files are watched; when they change and mean another policy, it replaces
 the one in force without a gap. A file with errors changes nothing: the errors are printed and the
 policy in force stays. SIGHUP applies the policy again at once. Ctrl-C and SIGTERM detach from the
-interface, unless --persist is given.
+interface, unless --persist is given. Packets of rules with `log: true` are printed as they come.
 
 Examples:
   sgctl run policy.yaml --iface eth0
@@ -59,6 +63,7 @@ enum Event {
     Reload,
     FilesChanged,
     Look,
+    Drain,
     Show,
 }
 
@@ -71,6 +76,7 @@ struct Events {
     hangup: Signal,
     files: Option<FileWatch>,
     look: tokio::time::Interval,
+    drain: tokio::time::Interval,
     show: tokio::time::Interval,
 }
 
@@ -85,7 +91,7 @@ impl Events {
             timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             timer
         };
-        let (look, show) = (every(LOOK), every(interval));
+        let (look, drain, show) = (every(LOOK), every(DRAIN), every(interval));
         let (interrupt, terminate, hangup) = (
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
@@ -99,6 +105,7 @@ impl Events {
             hangup,
             files: FileWatch::new().ok(),
             look,
+            drain,
             show,
         })
     }
@@ -117,6 +124,7 @@ impl Events {
             hangup,
             files,
             look,
+            drain,
             show,
         } = self;
         runtime.block_on(async {
@@ -133,6 +141,7 @@ impl Events {
                 _ = hangup.recv() => Event::Reload,
                 _ = changed => Event::FilesChanged,
                 _ = look.tick() => Event::Look,
+                _ = drain.tick() => Event::Drain,
                 _ = show.tick() => Event::Show,
             }
         })
@@ -158,19 +167,22 @@ impl Run {
             &apply::findings(&findings, &self.policies),
         );
         events.watch(reloader.files());
-        let pins = attached(&context.bpffs, &Scope::Interface(iface.clone()))?
+        let one = attached(&context.bpffs, &Scope::Interface(iface.clone()))?
             .into_iter()
-            .map(|one| one.pins)
             .next();
+        let packets = one.as_ref().map(LoggedPackets::open).transpose()?;
+        let pins = one.map(|one| one.pins);
         let mut session = Session {
             context,
             policies: &self.policies,
             iface,
             log,
+            packets,
             generation: applied.state.policy.generation,
             trouble: None,
         };
         let ended = session.attend(&mut events, &mut reloader);
+        session.log.close();
         match ended {
             Ok(_) if self.persist => {
                 let line = format!(
@@ -198,6 +210,7 @@ struct Session<'a> {
     policies: &'a Policies,
     iface: &'a str,
     log: Log,
+    packets: Option<LoggedPackets>,
     /// Of the policy in force.
     generation: u32,
     /// Why the counters could not be read last time, so as to say it once.
@@ -215,6 +228,7 @@ impl Session<'_> {
             match events.next() {
                 Event::Stop(why) => return Ok(why),
                 Event::Show => self.show()?,
+                Event::Drain => self.drain(),
                 event => {
                     let outcome = reloader.check(matches!(event, Event::Reload));
                     let is_quiet = matches!(outcome, Outcome::Nothing);
@@ -228,6 +242,14 @@ impl Session<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Prints the packets of rules with `log`.
+    fn drain(&mut self) {
+        // Where they cannot be read, reading the counters says why.
+        if let Some(Ok((packets, held_back))) = self.packets.as_mut().map(LoggedPackets::drain) {
+            self.log.packets(&packets, held_back);
         }
     }
 
@@ -271,7 +293,7 @@ impl Session<'_> {
                 if self.trouble.as_ref() != Some(&text) {
                     self.log
                         .event("error", "the counters cannot be read:", json!({}));
-                    Failure::from(error).report(&self.context.err);
+                    self.log.failure(&error.into());
                 }
                 self.trouble = Some(text);
             }

@@ -165,11 +165,16 @@ pub(super) struct Frame {
     screen: Screen,
     /// How many lines of it stand above the cursor.
     drawn: usize,
+    last: String,
 }
 
 impl Frame {
     pub(super) fn new(screen: Screen) -> Self {
-        Frame { screen, drawn: 0 }
+        Frame {
+            screen,
+            drawn: 0,
+            last: String::new(),
+        }
     }
 
     /// The screen as wide as the terminal is now.
@@ -197,7 +202,20 @@ impl Frame {
             self.drawn += 1;
         }
         out.push_str("\x1b[J");
+        text.clone_into(&mut self.last);
         self.screen.print(&out)
+    }
+
+    /// Puts the block back after something was written where it stood.
+    pub(super) fn redraw(&mut self) -> Result<(), Failure> {
+        let last = std::mem::take(&mut self.last);
+        self.draw(&last)
+    }
+
+    /// Leaves the block as it stands, and goes on below it.
+    pub(super) fn leave(&mut self) {
+        self.drawn = 0;
+        self.last.clear();
     }
 
     /// Takes the block away, so that something can be written where it stood.
