@@ -13,7 +13,7 @@ use super::failure::Failure;
 use super::rates::{Rate, Rates, Reading};
 use super::screen::{Frame, Paint, Screen, paint_of};
 use super::table::{Column, Table};
-use super::units::{ago, bit_rate, bytes, packet_rate, short_digest, thousands};
+use super::units::{ago, bit_rate, bytes, clean, packet_rate, short_digest, thousands};
 use super::{Context, Json};
 
 /// Packets and bytes by rule and by reason
@@ -153,23 +153,26 @@ pub(super) fn text(
 
 fn heading(screen: &Screen, one: &Counters) -> String {
     let policy = &one.policy;
-    let mut out = screen.paint(Paint::Bold, &one.interface);
-    if let Some(netns) = &one.netns {
-        let _ = write!(out, " in {netns}");
-    }
-    let rest = format!(
+    let place = one.netns.as_ref().map(|netns| format!(" in {netns}"));
+    let place = clean(&place.unwrap_or_default());
+    let (interface, name) = (clean(&one.interface), clean(&policy.name));
+    let mut rest = format!(
         "sha256:{}, generation {}, applied {}",
         short_digest(&policy.digest),
         policy.generation,
         ago(&policy.applied_at)
     );
-    let _ = writeln!(
-        out,
-        "  {}  {}",
-        screen.paint(Paint::Bold, &policy.name),
+    let taken = format!("{interface}{place}  {name}  ").chars().count();
+    // A line that wraps could not be drawn again in place.
+    if let Some(width) = screen.width {
+        rest = rest.chars().take(width.saturating_sub(taken)).collect();
+    }
+    format!(
+        "{}{place}  {}  {}\n",
+        screen.paint(Paint::Bold, interface),
+        screen.paint(Paint::Bold, name),
         screen.paint(Paint::Dim, rest)
-    );
-    out
+    )
 }
 
 /// What the rows of one interface are made with.

@@ -302,6 +302,8 @@ impl Session<'_> {
     }
 
     fn detach(mut self, pins: Option<&InterfacePins>, why: &str) -> Result<(), Failure> {
+        // Whatever is still open here would be waited for.
+        self.packets = None;
         if let Some(pins) = pins {
             kernel::detach(&self.context.bpffs, pins)?;
         }

@@ -14,7 +14,7 @@ pub(super) enum Column {
     Text(&'static str),
     /// Aligned to the right.
     Number(&'static str),
-    /// Shortened first where the terminal is too narrow, and left out where that is not enough.
+    /// Shortened where the terminal is too narrow, and left out where that is not enough.
     Flexible(&'static str),
 }
 
@@ -38,10 +38,13 @@ impl Table {
         } else {
             inner.force_no_tty();
         }
-        inner.set_header(columns.iter().map(|column| {
+        let heading = columns.iter().map(|column| {
             let (Column::Text(name) | Column::Number(name) | Column::Flexible(name)) = column;
             painted(screen, name, Some(Paint::Dim))
-        }));
+        });
+        let mut heading = Row::from(heading.collect::<Vec<Cell>>());
+        heading.max_height(1);
+        inner.set_header(heading);
         Table {
             inner,
             columns: columns.to_vec(),
@@ -88,14 +91,24 @@ impl Table {
         };
         let widths = self.inner.column_max_content_widths();
         let gaps = usize::from(GAP) * self.columns.len().saturating_sub(1);
-        let (mut fixed, mut flexible) = (gaps, 0);
+        let mut fixed = gaps;
+        let mut flexible: Vec<usize> = Vec::new();
         for (column, content) in self.columns.iter().zip(&widths) {
             match column {
-                Column::Flexible(_) => flexible += usize::from(*content),
+                Column::Flexible(_) => flexible.push(usize::from(*content)),
                 _ => fixed += usize::from(*content),
             }
         }
-        let left = width.saturating_sub(fixed);
+        // The last one goes first.
+        let is_too_narrow = |flexible: &[usize], fixed: usize| {
+            let left = width.saturating_sub(fixed);
+            flexible.iter().sum::<usize>() > left && left < SHORTEST * flexible.len()
+        };
+        while is_too_narrow(&flexible, fixed) {
+            flexible.pop();
+            fixed = fixed.saturating_sub(usize::from(GAP));
+        }
+        let mut shown = flexible.len();
         self.inner
             .set_width(u16::try_from(width).unwrap_or(u16::MAX));
         self.inner
@@ -105,10 +118,10 @@ impl Table {
                 continue;
             };
             match column {
-                Column::Flexible(_) if flexible > left && left < SHORTEST => {
+                Column::Flexible(_) if shown == 0 => {
                     set.set_constraint(ColumnConstraint::Hidden);
                 }
-                Column::Flexible(_) => {}
+                Column::Flexible(_) => shown -= 1,
                 Column::Number(_) => {
                     set.set_constraint(ColumnConstraint::ContentWidth);
                 }
