@@ -1,7 +1,6 @@
 //! `sgctl counters`: packets and bytes by rule and by reason, once or again and again.
 //! The table that `run` shows while it is in the foreground is drawn here too.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use clap::Args;
