@@ -112,10 +112,16 @@ fn apply_locked(
     pins: &InterfacePins,
 ) -> Result<Applied, KernelError> {
     let previous = previous_state(pins)?;
-    if previous.is_none()
-        && let Some(id) = interfaces::xdp_program(pins.ifindex)?
-    {
-        return Err(other_xdp(&options.interface, id));
+    if previous.is_none() {
+        let link = interfaces::inspect(pins.ifindex)?;
+        if !link.is_ethernet {
+            return Err(KernelError::NotEthernet {
+                interface: options.interface.clone(),
+            });
+        }
+        if let Some(id) = link.xdp_program {
+            return Err(other_xdp(&options.interface, id));
+        }
     }
 
     let maps = previous.as_ref().map_or(0, |s| s.counter_maps);
@@ -236,16 +242,21 @@ fn undo(pins: &InterfacePins, previous: Option<&State>, attempted: &State) {
             let _ = pins.remove();
         }
         Some(state) => {
-            // Neither link was swapped, or the inbound one was: either way the slots of both
-            // policies are in the attempted record; only if it was never written is there nothing
-            // to repair.
+            // Once a link has been swapped the attempted record is the one that knows the slots of
+            // what runs; before that, the previous one is still the truth.
             let running = |path: &Path| {
                 PinnedLink::from_pin(path)
                     .ok()
                     .and_then(|link| FdLink::from(link).info().ok())
                     .map(|info| info.program_id())
             };
-            if running(&pins.xdp_link()) == Some(state.inbound_program) {
+            let outbound = match state.egress_hook.as_str() {
+                "tcx" => running(&pins.tcx_link()),
+                // A filter is replaced as the last step that can fail before the inbound swap.
+                _ => Some(state.outbound_program),
+            };
+            let inbound = running(&pins.xdp_link());
+            if inbound == Some(state.inbound_program) && outbound == Some(state.outbound_program) {
                 let _ = state.write(pins);
                 if attempted.counter_maps > state.counter_maps {
                     let _ = std::fs::remove_file(pins.counters(attempted.counter_maps - 1));

@@ -20,6 +20,8 @@ const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// Swaps the programs into the pinned links, or attaches and pins where there is no link yet. The
 /// record is written first, so that the slots of both generations are known at every moment.
+/// Outbound comes first: what the node opens from then on is remembered when inbound packets begin
+/// to be judged.
 pub(super) fn put_in_place(
     programs: &mut Programs,
     state: &mut State,
@@ -30,25 +32,27 @@ pub(super) fn put_in_place(
     if let Some(previous) = previous {
         state.xdp_mode.clone_from(&previous.xdp_mode);
         state.egress_hook.clone_from(&previous.egress_hook);
-        state.write(pins)?;
-        swap_inbound(programs, &pins.xdp_link())?;
-        if state.egress_hook == "tcx" && pins.tcx_link().exists() {
-            return swap_outbound(programs, &pins.tcx_link());
-        }
-        return attach_outbound(programs, state, pins, options);
     }
-    attach_inbound(programs, state, options)?;
-    state.egress_hook = "unattached".into();
     state.write(pins)?;
-    pin_inbound(programs, pins)?;
-    attach_outbound(programs, state, pins, options)?;
+    if pins.tcx_link().exists() {
+        swap_outbound(programs, &pins.tcx_link())?;
+    } else {
+        attach_outbound(programs, state, pins, options)?;
+    }
+    if pins.xdp_link().exists() {
+        swap_inbound(programs, &pins.xdp_link())?;
+    } else {
+        attach_inbound(programs, state, pins, options)?;
+    }
+    // Now with how they are attached.
     state.write(pins)
 }
 
-/// Attaches the XDP program and leaves the link with it, to be pinned.
+/// Attaches the XDP program and pins its link.
 fn attach_inbound(
     programs: &mut Programs,
     state: &mut State,
+    pins: &InterfacePins,
     options: &ApplyOptions,
 ) -> Result<(), KernelError> {
     use aya::programs::XdpMode as Flag;
@@ -71,7 +75,8 @@ fn attach_inbound(
                 let link: FdLink = link.try_into().map_err(|e| {
                     KernelError::bpf("the kernel has no BPF links for XDP (Linux 5.9)", e)
                 })?;
-                programs.inbound_link = Some(link);
+                link.pin(pins.xdp_link())
+                    .map_err(|e| KernelError::bpf("pinning the XDP link", e))?;
                 state.xdp_mode = (*mode).to_owned();
                 return Ok(());
             }
@@ -90,14 +95,6 @@ fn attach_inbound(
         Some(error) => KernelError::bpf(what, error),
         None => KernelError::io(what, io::Error::other("no mode to try")),
     })
-}
-
-fn pin_inbound(programs: &mut Programs, pins: &InterfacePins) -> Result<(), KernelError> {
-    if let Some(link) = programs.inbound_link.take() {
-        link.pin(pins.xdp_link())
-            .map_err(|e| KernelError::bpf("pinning the XDP link", e))?;
-    }
-    Ok(())
 }
 
 fn swap_inbound(programs: &mut Programs, pin: &Path) -> Result<(), KernelError> {
