@@ -36,7 +36,7 @@ const FETCH: Duration = Duration::from_millis(100);
 The policy file and its set files are watched; when they change and mean another policy, it replaces
 the one in force without a gap. A file with errors changes nothing: the errors are printed and the
 policy in force stays. SIGHUP applies the policy again at once. Ctrl-C and SIGTERM detach from the
-interface, unless --persist is given.
+interface, unless --persist is given. Packets of rules with `log: true` are printed as they come.
 
 Examples:
   sgctl run policy.yaml --iface eth0
@@ -266,14 +266,7 @@ impl Session<'_> {
     /// counters, which come from the same place.
     fn fetch(&mut self) {
         if let Some(Ok((packets, held_back))) = self.packets.as_mut().map(PacketLog::drain) {
-            for packet in packets {
-                self.log.event("packet", &packet.to_string(), &packet);
-            }
-            if held_back > 0 {
-                let line = format!("{held_back} more logged packets were not written");
-                self.log
-                    .event("packets-held-back", &line, json!({"packets": held_back}));
-            }
+            self.log.packets(&packets, held_back);
         }
         if self.traces {
             self.fetch_trace();

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 use sg_userspace::kernel::Applied;
 use sg_userspace::observe::counters::{Counters, Totals};
+use sg_userspace::observe::events::LoggedPacket;
 use sg_userspace::policy::PolicyErrors;
 
 use super::Context;
@@ -15,7 +16,7 @@ use super::counters;
 use super::failure::Failure;
 use super::rates::{Rates, Reading};
 use super::screen::{Frame, Paint, Screen};
-use super::units::{packet_rate, thousands};
+use super::units::{clean, packet_rate, thousands};
 
 /// An event in JSON: a line with its name, its time and what there is to say about it.
 #[derive(Serialize)]
@@ -126,6 +127,23 @@ impl Log {
         self.event("reload-failed", &line, details);
         if !self.json {
             failure.report(&self.err);
+        }
+    }
+
+    /// Packets of rules with `log`, and how many more there were.
+    pub(super) fn packets(&mut self, packets: &[LoggedPacket], held_back: u64) {
+        for packet in packets {
+            let line = clean(&packet.to_string());
+            let rest = line.strip_prefix(packet.verdict).unwrap_or(&line);
+            let line = format!("{}{rest}", self.out.action(packet.verdict));
+            self.event("packet", &line, packet);
+        }
+        if held_back > 0 {
+            let line = format!(
+                "{} more logged packets were over the rate limit",
+                thousands(held_back)
+            );
+            self.event("held-back", &line, json!({"packets": held_back}));
         }
     }
 

@@ -107,10 +107,10 @@ fn text(context: &Context, found: &[Attached]) -> Result<String, Failure> {
         Column::Text("XDP"),
         Column::Text("EGRESS"),
         Column::Text("SINCE"),
-        Column::Flexible("POLICY"),
-        Column::Text("DIGEST"),
+        Column::Text("POLICY"),
+        Column::Flexible("DIGEST"),
         Column::Number("GEN"),
-        Column::Text("APPLIED"),
+        Column::Flexible("APPLIED"),
     ];
     let mut table = Table::new(screen, &columns);
     for one in found {

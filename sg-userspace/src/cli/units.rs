@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(bytes(1024), "1.00 KiB");
         assert_eq!(bytes(1 << 20), "1.00 MiB");
-        assert_eq!(bytes(1_022_976), "0.98 MiB");
+        assert_eq!(bytes(1_024_000), "0.98 MiB");
         assert_eq!(bytes(u64::MAX), "16.0 EiB");
         assert_eq!(packet_rate(12.4), "12/s");
         assert_eq!(packet_rate(1_210_000.0), "1.21 M/s");

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::symlink;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -46,7 +46,9 @@ impl Running {
     #[track_caller]
     fn says(&self, words: &str) {
         let mut seen = Vec::new();
-        while let Ok(line) = self.lines.recv_timeout(Duration::from_secs(15)) {
+        let deadline = Instant::now() + Duration::from_secs(15);
+        let left = || deadline.saturating_duration_since(Instant::now());
+        while let Ok(line) = self.lines.recv_timeout(left()) {
             if line.contains(words) {
                 return;
             }
@@ -180,6 +182,22 @@ fn a_bad_or_missing_file_keeps_the_policy_in_force() {
         assert!(err.contains(words), "{words}: {err}");
     }
     assert_eq!(in_force(&world), ("late".to_owned(), 2));
+}
+
+#[test]
+fn packets_of_rules_with_log_are_printed() {
+    let world = World::new();
+    let text = "name: p\ninbound: [{protocol: icmp, from: any, action: drop, log: true}]\n";
+    let path = file(world.dir.path(), "p.yaml", text);
+    let running = Running::start(&world, &[&path]);
+    running.says("applied p on nic");
+    world.ping_node(1);
+    running.says("drop inbound icmp 192.0.2.2 → 192.0.2.1 type 8/0, 98 bytes, by rule 1 of p");
+    // The ring outlives the policy.
+    std::fs::write(&path, text.replace("name: p", "name: q")).unwrap();
+    running.says("reloaded q");
+    world.ping_node(1);
+    running.says("by rule 1 of q");
 }
 
 #[test]

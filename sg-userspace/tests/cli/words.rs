@@ -16,6 +16,7 @@ fn help_has_examples_and_exit_codes() {
         "counters",
         "flows",
         "detach",
+        "lab",
         "completions",
     ];
     for command in commands {
