@@ -25,6 +25,15 @@ pub struct FileWatch {
     watcher: RecommendedWatcher,
     watched: BTreeSet<PathBuf>,
     events: UnboundedReceiver<()>,
+    burst: Option<Burst>,
+}
+
+/// Events that nobody has been told of yet. Kept here and not in the future of [`FileWatch::changed`],
+/// which may be dropped in the middle of waiting.
+#[derive(Clone, Copy)]
+struct Burst {
+    first: Instant,
+    last: Instant,
 }
 
 impl FileWatch {
@@ -46,6 +55,7 @@ impl FileWatch {
             watcher,
             watched: BTreeSet::new(),
             events,
+            burst: None,
         })
     }
 
@@ -68,18 +78,29 @@ impl FileWatch {
         }
     }
 
-    /// Returns once something has happened and it has been quiet for a while since.
+    /// Returns once something has happened and it has been quiet for a while since. May be dropped
+    /// at any await and called again: no event is lost.
     pub async fn changed(&mut self) {
-        if self.events.recv().await.is_none() {
-            // The watcher has given up, and nothing will ever come.
-            return std::future::pending().await;
-        }
-        let last = Instant::now() + LONGEST;
         loop {
-            let quiet = (Instant::now() + QUIET).min(last);
-            match timeout_at(quiet, self.events.recv()).await {
-                Ok(Some(())) if Instant::now() < last => {}
-                _ => return,
+            let Some(burst) = &mut self.burst else {
+                if self.events.recv().await.is_none() {
+                    // The watcher has given up, and nothing will ever come.
+                    return std::future::pending().await;
+                }
+                let now = Instant::now();
+                self.burst = Some(Burst {
+                    first: now,
+                    last: now,
+                });
+                continue;
+            };
+            let until = (burst.last + QUIET).min(burst.first + LONGEST);
+            match timeout_at(until, self.events.recv()).await {
+                Ok(Some(())) if Instant::now() < until => burst.last = Instant::now(),
+                _ => {
+                    self.burst = None;
+                    return;
+                }
             }
         }
     }
@@ -186,6 +207,28 @@ mod tests {
         let found: BTreeSet<PathBuf> = found.iter().map(|d| d.canonicalize().unwrap()).collect();
         let expected = [root.join("etc"), volume.clone(), volume.join("..one")];
         assert_eq!(found, BTreeSet::from(expected));
+    }
+
+    /// `run` waits for several things at once, and starts anew whenever one of them happens.
+    #[test]
+    fn waiting_that_is_broken_off_loses_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a");
+        fs::write(&file, "1").unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut watch = FileWatch::new().unwrap();
+            watch.set(std::slice::from_ref(&file));
+            fs::write(&file, "2").unwrap();
+            let deadline = Instant::now() + Duration::from_secs(5);
+            let tick = Duration::from_millis(50);
+            while tokio::time::timeout(tick, watch.changed()).await.is_err() {
+                assert!(Instant::now() < deadline, "the change was not told");
+            }
+        });
     }
 
     #[test]
