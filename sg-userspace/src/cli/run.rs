@@ -8,10 +8,11 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 use sg_userspace::kernel::pins::InterfacePins;
-use sg_userspace::kernel::{self, KernelError};
+use sg_userspace::kernel::{self, ApplyOptions, KernelError};
 use sg_userspace::observe::attached::{Attached, Scope, attached};
 use sg_userspace::observe::counters::counters;
-use sg_userspace::observe::events::Events as LoggedPackets;
+use sg_userspace::observe::events::Events as PacketLog;
+use sg_userspace::observe::trace::{PacketTrace, TRACE};
 use sg_userspace::observe::watch::FileWatch;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -26,8 +27,8 @@ use super::{Context, Json, apply};
 /// What inotify cannot tell (a network file system, a directory made anew) is found by looking.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// How long a logged packet may wait in the ring before it is printed.
-const DRAIN: Duration = Duration::from_millis(300);
+/// How often logged packets are fetched; the kernel wakes nobody up for them.
+const FETCH: Duration = Duration::from_millis(100);
 
 /// Enforce a policy in the foreground: live counters, reload when its files change
 #[derive(Args)]
@@ -54,6 +55,9 @@ pub(super) struct Run {
     /// Show the counters every so many seconds; 1 on a terminal, else 10
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     interval: Option<Duration>,
+    /// Print what the packet path says of every packet: for development, and slow
+    #[arg(long, hide_short_help = true)]
+    trace: bool,
     #[command(flatten)]
     json: Json,
 }
@@ -63,8 +67,8 @@ enum Event {
     Reload,
     FilesChanged,
     Look,
-    Drain,
     Show,
+    Fetch,
 }
 
 /// Everything that wakes `run` up. Only waiting is asynchronous: the library is called between
@@ -76,8 +80,8 @@ struct Events {
     hangup: Signal,
     files: Option<FileWatch>,
     look: tokio::time::Interval,
-    drain: tokio::time::Interval,
     show: tokio::time::Interval,
+    fetch: tokio::time::Interval,
 }
 
 impl Events {
@@ -91,7 +95,7 @@ impl Events {
             timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             timer
         };
-        let (look, drain, show) = (every(LOOK), every(DRAIN), every(interval));
+        let (look, show, fetch) = (every(LOOK), every(interval), every(FETCH));
         let (interrupt, terminate, hangup) = (
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
@@ -105,8 +109,8 @@ impl Events {
             hangup,
             files: FileWatch::new().ok(),
             look,
-            drain,
             show,
+            fetch,
         })
     }
 
@@ -124,8 +128,8 @@ impl Events {
             hangup,
             files,
             look,
-            drain,
             show,
+            fetch,
         } = self;
         runtime.block_on(async {
             let changed = async {
@@ -141,14 +145,22 @@ impl Events {
                 _ = hangup.recv() => Event::Reload,
                 _ = changed => Event::FilesChanged,
                 _ = look.tick() => Event::Look,
-                _ = drain.tick() => Event::Drain,
                 _ = show.tick() => Event::Show,
+                _ = fetch.tick() => Event::Fetch,
             }
         })
     }
 }
 
 impl Run {
+    fn options(&self, context: &Context) -> ApplyOptions {
+        let mut options = self.attach.options(context);
+        if self.trace {
+            options.log_level = TRACE;
+        }
+        options
+    }
+
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let usual = if context.out.terminal { 1 } else { 10 };
         let interval = self.interval.unwrap_or(Duration::from_secs(usual));
@@ -160,7 +172,7 @@ impl Run {
         let iface = &self.attach.iface;
         let mut log = Log::new(context, self.json.json, iface);
         let (mut reloader, applied, findings) =
-            Reloader::start(self.policies.clone(), self.attach.options(context))?;
+            Reloader::start(self.policies.clone(), self.options(context))?;
         log.applied(
             "applied",
             &applied,
@@ -170,16 +182,18 @@ impl Run {
         let one = attached(&context.bpffs, &Scope::Interface(iface.clone()))?
             .into_iter()
             .next();
-        let packets = one.as_ref().map(LoggedPackets::open).transpose()?;
+        let packets = one.as_ref().map(PacketLog::open).transpose()?;
         let pins = one.map(|one| one.pins);
         let mut session = Session {
             context,
             policies: &self.policies,
             iface,
             log,
-            packets,
             generation: applied.state.policy.generation,
             trouble: None,
+            packets,
+            trace: None,
+            traces: self.trace,
         };
         let ended = session.attend(&mut events, &mut reloader);
         session.log.close();
@@ -210,11 +224,15 @@ struct Session<'a> {
     policies: &'a Policies,
     iface: &'a str,
     log: Log,
-    packets: Option<LoggedPackets>,
     /// Of the policy in force.
     generation: u32,
     /// Why the counters could not be read last time, so as to say it once.
     trouble: Option<String>,
+    /// Packets of rules with `log`.
+    packets: Option<PacketLog>,
+    /// The packet path's own log of the generation in force, with `--trace`.
+    trace: Option<PacketTrace>,
+    traces: bool,
 }
 
 impl Session<'_> {
@@ -228,7 +246,7 @@ impl Session<'_> {
             match events.next() {
                 Event::Stop(why) => return Ok(why),
                 Event::Show => self.show()?,
-                Event::Drain => self.drain(),
+                Event::Fetch => self.fetch(),
                 event => {
                     let outcome = reloader.check(matches!(event, Event::Reload));
                     let is_quiet = matches!(outcome, Outcome::Nothing);
@@ -245,11 +263,26 @@ impl Session<'_> {
         }
     }
 
-    /// Prints the packets of rules with `log`.
-    fn drain(&mut self) {
-        // Where they cannot be read, reading the counters says why.
-        if let Some(Ok((packets, held_back))) = self.packets.as_mut().map(LoggedPackets::drain) {
+    /// Prints the packets that rules with `log` have decided. What cannot be read is told with the
+    /// counters, which come from the same place.
+    fn fetch(&mut self) {
+        if let Some(Ok((packets, held_back))) = self.packets.as_mut().map(PacketLog::drain) {
             self.log.packets(&packets, held_back);
+        }
+        if self.traces {
+            self.fetch_trace();
+        }
+    }
+
+    fn fetch_trace(&mut self) {
+        if self.trace.as_ref().map(PacketTrace::generation) != Some(self.generation) {
+            let scope = Scope::Interface(self.iface.to_owned());
+            let found = attached(&self.context.bpffs, &scope).unwrap_or_default();
+            self.trace = found.first().and_then(|one| PacketTrace::open(one).ok());
+        }
+        let lines = self.trace.as_mut().map(PacketTrace::drain);
+        for line in lines.unwrap_or_default() {
+            self.log.event("trace", &line, json!({"text": line}));
         }
     }
 
@@ -303,7 +336,7 @@ impl Session<'_> {
 
     fn detach(mut self, pins: Option<&InterfacePins>, why: &str) -> Result<(), Failure> {
         // Whatever is still open here would be waited for.
-        self.packets = None;
+        (self.packets, self.trace) = (None, None);
         if let Some(pins) = pins {
             kernel::detach(&self.context.bpffs, pins)?;
         }

@@ -29,6 +29,13 @@ pub enum KernelError {
     #[diagnostic(help("interfaces here: {known}; another namespace is named with --netns"))]
     NoInterface { name: String, known: String },
 
+    #[error("interface `{interface}` carries no Ethernet frames")]
+    #[diagnostic(help(
+        "tunnels such as WireGuard and tun have no link-layer header to find the packet behind; \
+         enforce on the Ethernet interface that the tunnel runs over"
+    ))]
+    NotEthernet { interface: String },
+
     #[error("no network namespace `{name}`: {reason}")]
     #[diagnostic(help(
         "`ip netns list` shows the named ones; a path such as /proc/PID/ns/net works too"

@@ -34,24 +34,45 @@ pub fn name_of(index: u32) -> Option<String> {
         .find_map(|i| (i.index() == index).then(|| i.name().to_string_lossy().into_owned()))
 }
 
+/// What the kernel says of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its frames begin with an Ethernet header.
+    pub is_ethernet: bool,
+    /// The id of the XDP program that it runs, whoever attached it.
+    pub xdp_program: Option<u32>,
+}
+
+/// Asks the kernel about the interface with this index.
+pub fn inspect(index: u32) -> Result<Link, KernelError> {
+    use rtnetlink::packet_route::link::{LinkAttribute, LinkLayerType, LinkXdp};
+
+    netlink(format!("asking about interface {index}"), async |handle| {
+        let mut links = handle.link().get().match_index(index).execute();
+        let Some(link) = links.try_next().await? else {
+            return Ok(Link {
+                is_ethernet: false,
+                xdp_program: None,
+            });
+        };
+        let xdp_program = link.attributes.iter().find_map(|a| match a {
+            LinkAttribute::Xdp(xdp) => xdp.iter().find_map(|x| match x {
+                LinkXdp::ProgId(id) if *id != 0 => Some(*id),
+                _ => None,
+            }),
+            _ => None,
+        });
+        let layer = link.header.link_layer_type;
+        Ok(Link {
+            is_ethernet: matches!(layer, LinkLayerType::Ether | LinkLayerType::Loopback),
+            xdp_program,
+        })
+    })
+}
+
 /// The id of the XDP program that an interface runs, if any, whoever attached it.
 pub fn xdp_program(index: u32) -> Result<Option<u32>, KernelError> {
-    use rtnetlink::packet_route::link::{LinkAttribute, LinkXdp};
-
-    let what = format!("asking for the XDP program of interface {index}");
-    netlink(what, async |handle| {
-        let mut links = handle.link().get().match_index(index).execute();
-        let link = links.try_next().await?;
-        Ok(link.and_then(|link| {
-            link.attributes.iter().find_map(|a| match a {
-                LinkAttribute::Xdp(xdp) => xdp.iter().find_map(|x| match x {
-                    LinkXdp::ProgId(id) if *id != 0 => Some(*id),
-                    _ => None,
-                }),
-                _ => None,
-            })
-        }))
-    })
+    inspect(index).map(|link| link.xdp_program)
 }
 
 /// Removes the clsact qdisc of an interface, unless somebody's filters hang on it.

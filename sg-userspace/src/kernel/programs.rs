@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Map, MapData, MapInfo, MapType, PerCpuArray};
-use aya::programs::links::FdLink;
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use sg_common::counters::SlotCounters;
@@ -69,8 +68,6 @@ impl Generation {
 /// A loaded generation. Dropping it frees whatever no link holds.
 pub struct Programs {
     ebpf: Ebpf,
-    /// The XDP link between attaching and pinning.
-    pub(super) inbound_link: Option<FdLink>,
     pub load_time: Duration,
 }
 
@@ -110,8 +107,8 @@ impl Programs {
             .map_max_entries("sg_flows4", shared.max_flows.max(1))
             .map_max_entries("sg_flows6", shared.max_flows.max(1));
         if generation.log_level == 0 {
-            // Nothing writes to it: the smallest ring there can be.
-            loader.map_max_entries("AYA_LOGS", 4096);
+            // Nothing writes to it: the smallest ring there can be, which is a page.
+            loader.map_max_entries("AYA_LOGS", page_size());
         }
         for (name, path, layout) in [
             ("sg_counters", &shared.counters, Layout::COUNTERS),
@@ -139,7 +136,6 @@ impl Programs {
 
         let mut programs = Programs {
             ebpf,
-            inbound_link: None,
             load_time: Duration::ZERO,
         };
         programs
@@ -261,6 +257,14 @@ impl Layout {
         }
         Ok(())
     }
+}
+
+fn page_size() -> u32 {
+    nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+        .ok()
+        .flatten()
+        .and_then(|size| u32::try_from(size).ok())
+        .unwrap_or(4096)
 }
 
 fn broken_object(what: &str) -> KernelError {

@@ -5,9 +5,8 @@ use sg_common::counters::SlotCounters;
 use sg_common::verdict::{Action, Direction, Reason, reason_slot};
 
 use super::attached::{Attached, PolicyStatus};
-use crate::kernel::pins::InterfacePins;
 use crate::kernel::state::SlotOwner;
-use crate::kernel::{KernelError, add_counts, counts_since, read_counters};
+use crate::kernel::{KernelError, counts_since, raw_counters};
 
 /// `counters --json` of one interface (SPEC A4).
 #[derive(Clone, Debug, Serialize)]
@@ -170,22 +169,4 @@ fn total(direction: Direction, rules: &[RuleCounters], reasons: &[ReasonCounters
         add(reason.packets, reason.bytes, reason.action);
     }
     total
-}
-
-/// Every slot's counts since its map was created, summed over CPUs and over the interface's
-/// `maps` counter maps.
-pub(crate) fn raw_counters(
-    pins: &InterfacePins,
-    maps: usize,
-) -> Result<Vec<SlotCounters>, KernelError> {
-    let mut sums: Vec<SlotCounters> = Vec::new();
-    for index in 0..maps {
-        let counts = read_counters(&pins.counters(index))?;
-        let len = sums.len().max(counts.len());
-        sums.resize(len, SlotCounters::default());
-        for (sum, more) in sums.iter_mut().zip(counts) {
-            *sum = add_counts(*sum, more);
-        }
-    }
-    Ok(sums)
 }

@@ -68,13 +68,16 @@ impl Events {
     /// Everything in the ring, oldest first, and how many events have been held back since the
     /// last call (over the rate limit, or no room).
     pub fn drain(&mut self) -> Result<(Vec<LoggedPacket>, u64), KernelError> {
-        let state = State::read(&self.pins)?;
-        let mut packets = Vec::new();
+        let mut events = Vec::new();
         while let Some(item) = self.ring.next() {
-            if let Some(event) = parse(&item) {
-                packets.push(logged(&event, state.as_ref()));
-            }
+            events.extend(parse(&item));
         }
+        // Only who has something to name needs the names.
+        let state = match events.is_empty() {
+            true => None,
+            false => State::read(&self.pins)?,
+        };
+        let packets = events.iter().map(|e| logged(e, state.as_ref())).collect();
         let suppressed = self.suppressed_in_all()?;
         let held_back = suppressed.saturating_sub(self.suppressed);
         self.suppressed = suppressed;

@@ -5,4 +5,5 @@ pub mod counters;
 pub mod events;
 pub mod explain;
 pub mod flows;
+pub mod trace;
 pub mod watch;

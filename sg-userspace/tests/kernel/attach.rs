@@ -739,3 +739,13 @@ fn logged_packets_come_out_of_the_ring() {
         assert!(packets.len() < 9_000, "{} written", packets.len());
     });
 }
+
+#[test]
+fn an_interface_without_ethernet_frames_is_refused() {
+    sandbox(|sandbox| {
+        ip(&["tuntap", "add", "dev", "tun9", "mode", "tun"]);
+        let error = apply(&rules_from_lines(NODE), &sandbox.options("tun9")).unwrap_err();
+        assert!(matches!(&error, KernelError::NotEthernet { .. }), "{error}");
+        assert!(!sandbox.pins().exists());
+    });
+}

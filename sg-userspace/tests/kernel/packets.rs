@@ -1,5 +1,8 @@
 //! Packet tables: a sentence, a packet, the verdict and the counter that must move.
 
+// A row is one line, so that the tables read as tables.
+#![cfg_attr(rustfmt, rustfmt_skip)]
+
 use crate::frames::{Frame, frame, non_ip};
 use crate::support::{Enforcer, rows_of, table};
 
@@ -17,108 +20,23 @@ fn inbound_packets_are_judged_by_the_first_rule_that_matches() {
     table(
         NODE,
         &[
-            (
-                "the service's port is open",
-                "in",
-                frame("tcp 198.51.100.1:40000 > 192.0.2.1:22 syn"),
-                "accept in 1",
-            ),
-            (
-                "over IPv6 too",
-                "in",
-                frame("tcp [2001:db8::9]:40000 > [2001:db8::1]:22 syn"),
-                "accept in 1",
-            ),
-            (
-                "the port below is not",
-                "in",
-                frame("tcp 198.51.100.1:40000 > 192.0.2.1:21 syn"),
-                "drop no-match",
-            ),
-            (
-                "the port above is not",
-                "in",
-                frame("tcp 198.51.100.1:40000 > 192.0.2.1:23 syn"),
-                "drop no-match",
-            ),
-            (
-                "ports are the destination's",
-                "in",
-                frame("tcp 198.51.100.1:22 > 192.0.2.1:40000 syn"),
-                "drop no-match",
-            ),
-            (
-                "a rule for one protocol leaves others alone",
-                "in",
-                frame("udp 198.51.100.1:40000 > 192.0.2.1:22"),
-                "drop no-match",
-            ),
-            (
-                "0.0.0.0/0 is IPv4",
-                "in",
-                frame("udp 198.51.100.1:40000 > 192.0.2.1:53"),
-                "accept in 2",
-            ),
-            (
-                "0.0.0.0/0 is not IPv6",
-                "in",
-                frame("udp [2001:db8::9]:40000 > [2001:db8::1]:53"),
-                "drop no-match",
-            ),
-            (
-                "the private network may do anything",
-                "in",
-                frame("tcp 10.255.255.255:1 > 192.0.2.1:3306 syn"),
-                "accept in 3",
-            ),
-            (
-                "SCTP included",
-                "in",
-                frame("sctp 10.0.0.0:1 > 192.0.2.1:36412"),
-                "accept in 3",
-            ),
-            (
-                "and GRE",
-                "in",
-                frame("proto 47 10.0.0.1 > 192.0.2.1"),
-                "accept in 3",
-            ),
-            (
-                "its neighbour may not",
-                "in",
-                frame("tcp 11.0.0.0:1 > 192.0.2.1:3306 syn"),
-                "drop no-match",
-            ),
-            (
-                "an earlier accept beats a later drop",
-                "in",
-                frame("tcp 203.0.113.5:1 > 192.0.2.1:22 syn"),
-                "accept in 1",
-            ),
-            (
-                "the drop counts what it drops",
-                "in",
-                frame("tcp 203.0.113.5:1 > 192.0.2.1:80 syn"),
-                "drop in 5",
-            ),
-            (
-                "echo requests of one network",
-                "in",
-                frame("icmp 198.51.100.1 > 192.0.2.1 8/0 id 7"),
-                "accept in 4",
-            ),
-            (
-                "of no other type",
-                "in",
-                frame("icmp 198.51.100.1 > 192.0.2.1 13/0 id 7"),
-                "drop no-match",
-            ),
-            (
-                "nor code",
-                "in",
-                frame("icmp 198.51.100.1 > 192.0.2.1 8/1 id 7"),
-                "drop no-match",
-            ),
+            ("the service's port is open", "in", frame("tcp 198.51.100.1:40000 > 192.0.2.1:22 syn"), "accept in 1"),
+            ("over IPv6 too", "in", frame("tcp [2001:db8::9]:40000 > [2001:db8::1]:22 syn"), "accept in 1"),
+            ("the port below is not", "in", frame("tcp 198.51.100.1:40000 > 192.0.2.1:21 syn"), "drop no-match"),
+            ("the port above is not", "in", frame("tcp 198.51.100.1:40000 > 192.0.2.1:23 syn"), "drop no-match"),
+            ("ports are the destination's", "in", frame("tcp 198.51.100.1:22 > 192.0.2.1:40000 syn"), "drop no-match"),
+            ("a rule for one protocol leaves others alone", "in", frame("udp 198.51.100.1:40000 > 192.0.2.1:22"), "drop no-match"),
+            ("0.0.0.0/0 is IPv4", "in", frame("udp 198.51.100.1:40000 > 192.0.2.1:53"), "accept in 2"),
+            ("0.0.0.0/0 is not IPv6", "in", frame("udp [2001:db8::9]:40000 > [2001:db8::1]:53"), "drop no-match"),
+            ("the private network may do anything", "in", frame("tcp 10.255.255.255:1 > 192.0.2.1:3306 syn"), "accept in 3"),
+            ("SCTP included", "in", frame("sctp 10.0.0.0:1 > 192.0.2.1:36412"), "accept in 3"),
+            ("and GRE", "in", frame("proto 47 10.0.0.1 > 192.0.2.1"), "accept in 3"),
+            ("its neighbour may not", "in", frame("tcp 11.0.0.0:1 > 192.0.2.1:3306 syn"), "drop no-match"),
+            ("an earlier accept beats a later drop", "in", frame("tcp 203.0.113.5:1 > 192.0.2.1:22 syn"), "accept in 1"),
+            ("the drop counts what it drops", "in", frame("tcp 203.0.113.5:1 > 192.0.2.1:80 syn"), "drop in 5"),
+            ("echo requests of one network", "in", frame("icmp 198.51.100.1 > 192.0.2.1 8/0 id 7"), "accept in 4"),
+            ("of no other type", "in", frame("icmp 198.51.100.1 > 192.0.2.1 13/0 id 7"), "drop no-match"),
+            ("nor code", "in", frame("icmp 198.51.100.1 > 192.0.2.1 8/1 id 7"), "drop no-match"),
         ],
     );
 }
@@ -131,36 +49,11 @@ fn outbound_packets_are_judged_by_destination() {
          out udp 53 to any accept
          out all to 10.0.0.0/8 accept",
         &[
-            (
-                "to the named network and port",
-                "out",
-                frame("tcp 192.0.2.1:40000 > 198.51.100.1:443 syn"),
-                "accept out 1",
-            ),
-            (
-                "to another network",
-                "out",
-                frame("tcp 192.0.2.1:40000 > 203.0.113.1:443 syn"),
-                "drop no-match",
-            ),
-            (
-                "from that port",
-                "out",
-                frame("tcp 192.0.2.1:443 > 198.51.100.1:40000 syn"),
-                "drop no-match",
-            ),
-            (
-                "to any name server",
-                "out",
-                frame("udp [2001:db8::1]:5000 > [2001:db8::53]:53"),
-                "accept out 2",
-            ),
-            (
-                "to the private network",
-                "out",
-                frame("icmp 192.0.2.1 > 10.1.1.1 8/0 id 1"),
-                "accept out 3",
-            ),
+            ("to the named network and port", "out", frame("tcp 192.0.2.1:40000 > 198.51.100.1:443 syn"), "accept out 1"),
+            ("to another network", "out", frame("tcp 192.0.2.1:40000 > 203.0.113.1:443 syn"), "drop no-match"),
+            ("from that port", "out", frame("tcp 192.0.2.1:443 > 198.51.100.1:40000 syn"), "drop no-match"),
+            ("to any name server", "out", frame("udp [2001:db8::1]:5000 > [2001:db8::53]:53"), "accept out 2"),
+            ("to the private network", "out", frame("icmp 192.0.2.1 > 10.1.1.1 8/0 id 1"), "accept out 3"),
         ],
     );
 }
@@ -171,114 +64,24 @@ fn replies_of_an_admitted_flow_pass_and_are_counted_for_its_rule() {
     table(
         NODE,
         &[
-            (
-                "a stranger's answer is dropped",
-                "in",
-                frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn ack"),
-                "drop no-match",
-            ),
-            (
-                "the node opens a connection",
-                "out",
-                frame("tcp 192.0.2.1:50000 > 198.51.100.7:443 syn"),
-                "accept out 1",
-            ),
-            (
-                "and is answered",
-                "in",
-                frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn ack"),
-                "accept out 1 reply",
-            ),
-            (
-                "it goes on",
-                "out",
-                frame("tcp 192.0.2.1:50000 > 198.51.100.7:443 ack"),
-                "accept out 1",
-            ),
-            (
-                "in both directions",
-                "in",
-                frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 ack"),
-                "accept out 1 reply",
-            ),
-            (
-                "another port of that host is no answer",
-                "in",
-                frame("tcp 198.51.100.7:444 > 192.0.2.1:50000 ack"),
-                "drop no-match",
-            ),
-            (
-                "nor is another port of the node",
-                "in",
-                frame("tcp 198.51.100.7:443 > 192.0.2.1:50001 ack"),
-                "drop no-match",
-            ),
-            (
-                "nor another host",
-                "in",
-                frame("tcp 198.51.100.8:443 > 192.0.2.1:50000 ack"),
-                "drop no-match",
-            ),
-            (
-                "nor UDP on the same ports",
-                "in",
-                frame("udp 198.51.100.7:443 > 192.0.2.1:50000"),
-                "drop no-match",
-            ),
-            (
-                "UDP has flows of its own",
-                "out",
-                frame("udp 192.0.2.1:50000 > 198.51.100.7:123"),
-                "accept out 1",
-            ),
-            (
-                "whose answers pass",
-                "in",
-                frame("udp 198.51.100.7:123 > 192.0.2.1:50000"),
-                "accept out 1 reply",
-            ),
-            (
-                "over IPv6",
-                "out",
-                frame("udp [2001:db8::1]:50000 > [2001:db8::7]:123"),
-                "accept out 1",
-            ),
-            (
-                "too",
-                "in",
-                frame("udp [2001:db8::7]:123 > [2001:db8::1]:50000"),
-                "accept out 1 reply",
-            ),
-            (
-                "SCTP likewise",
-                "out",
-                frame("sctp 192.0.2.1:5000 > 198.51.100.7:36412"),
-                "accept out 1",
-            ),
-            (
-                "and back",
-                "in",
-                frame("sctp 198.51.100.7:36412 > 192.0.2.1:5000"),
-                "accept out 1 reply",
-            ),
-            (
-                "GRE by addresses",
-                "out",
-                frame("proto 47 192.0.2.1 > 198.51.100.7"),
-                "accept out 1",
-            ),
-            (
-                "and back",
-                "in",
-                frame("proto 47 198.51.100.7 > 192.0.2.1"),
-                "accept out 1 reply",
-            ),
-            (
-                "but not ESP",
-                "in",
-                frame("proto 50 198.51.100.7 > 192.0.2.1"),
-                "drop no-match",
-            ),
+            ("a stranger's answer is dropped", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn ack"), "drop no-match"),
+            ("the node opens a connection", "out", frame("tcp 192.0.2.1:50000 > 198.51.100.7:443 syn"), "accept out 1"),
+            ("and is answered", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn ack"), "accept out 1 reply"),
+            ("it goes on", "out", frame("tcp 192.0.2.1:50000 > 198.51.100.7:443 ack"), "accept out 1"),
+            ("in both directions", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 ack"), "accept out 1 reply"),
+            ("another port of that host is no answer", "in", frame("tcp 198.51.100.7:444 > 192.0.2.1:50000 ack"), "drop no-match"),
+            ("nor is another port of the node", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50001 ack"), "drop no-match"),
+            ("nor another host", "in", frame("tcp 198.51.100.8:443 > 192.0.2.1:50000 ack"), "drop no-match"),
+            ("nor UDP on the same ports", "in", frame("udp 198.51.100.7:443 > 192.0.2.1:50000"), "drop no-match"),
+            ("UDP has flows of its own", "out", frame("udp 192.0.2.1:50000 > 198.51.100.7:123"), "accept out 1"),
+            ("whose answers pass", "in", frame("udp 198.51.100.7:123 > 192.0.2.1:50000"), "accept out 1 reply"),
+            ("over IPv6", "out", frame("udp [2001:db8::1]:50000 > [2001:db8::7]:123"), "accept out 1"),
+            ("too", "in", frame("udp [2001:db8::7]:123 > [2001:db8::1]:50000"), "accept out 1 reply"),
+            ("SCTP likewise", "out", frame("sctp 192.0.2.1:5000 > 198.51.100.7:36412"), "accept out 1"),
+            ("and back", "in", frame("sctp 198.51.100.7:36412 > 192.0.2.1:5000"), "accept out 1 reply"),
+            ("GRE by addresses", "out", frame("proto 47 192.0.2.1 > 198.51.100.7"), "accept out 1"),
+            ("and back", "in", frame("proto 47 198.51.100.7 > 192.0.2.1"), "accept out 1 reply"),
+            ("but not ESP", "in", frame("proto 50 198.51.100.7 > 192.0.2.1"), "drop no-match"),
         ],
     );
 }
@@ -289,48 +92,13 @@ fn echo_replies_pass_by_identifier() {
     table(
         NODE,
         &[
-            (
-                "the node pings",
-                "out",
-                frame("icmp 192.0.2.1 > 203.0.113.9 8/0 id 77"),
-                "accept out 1",
-            ),
-            (
-                "and is answered",
-                "in",
-                frame("icmp 203.0.113.9 > 192.0.2.1 0/0 id 77"),
-                "accept out 1 reply",
-            ),
-            (
-                "another identifier is no answer",
-                "in",
-                frame("icmp 203.0.113.9 > 192.0.2.1 0/0 id 78"),
-                "drop in 5",
-            ),
-            (
-                "a request is no answer",
-                "in",
-                frame("icmp 203.0.113.9 > 192.0.2.1 8/0 id 77"),
-                "drop in 5",
-            ),
-            (
-                "nor another kind of reply",
-                "in",
-                frame("icmp 203.0.113.9 > 192.0.2.1 14/0 id 77"),
-                "drop in 5",
-            ),
-            (
-                "over IPv6 the node pings",
-                "out",
-                frame("icmp 2001:db8::1 > 2001:db8::9 128/0 id 5"),
-                "accept out 1",
-            ),
-            (
-                "and is answered",
-                "in",
-                frame("icmp 2001:db8::9 > 2001:db8::1 129/0 id 5"),
-                "accept out 1 reply",
-            ),
+            ("the node pings", "out", frame("icmp 192.0.2.1 > 203.0.113.9 8/0 id 77"), "accept out 1"),
+            ("and is answered", "in", frame("icmp 203.0.113.9 > 192.0.2.1 0/0 id 77"), "accept out 1 reply"),
+            ("another identifier is no answer", "in", frame("icmp 203.0.113.9 > 192.0.2.1 0/0 id 78"), "drop in 5"),
+            ("a request is no answer", "in", frame("icmp 203.0.113.9 > 192.0.2.1 8/0 id 77"), "drop in 5"),
+            ("nor another kind of reply", "in", frame("icmp 203.0.113.9 > 192.0.2.1 14/0 id 77"), "drop in 5"),
+            ("over IPv6 the node pings", "out", frame("icmp 2001:db8::1 > 2001:db8::9 128/0 id 5"), "accept out 1"),
+            ("and is answered", "in", frame("icmp 2001:db8::9 > 2001:db8::1 129/0 id 5"), "accept out 1 reply"),
         ],
     );
 }
@@ -341,30 +109,10 @@ fn a_bare_syn_never_matches_a_flow() {
     table(
         NODE,
         &[
-            (
-                "the node opens a connection",
-                "out",
-                frame("tcp 192.0.2.1:50000 > 198.51.100.7:443 syn"),
-                "accept out 1",
-            ),
-            (
-                "a SYN back on the same ports is dropped",
-                "in",
-                frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn"),
-                "drop no-match",
-            ),
-            (
-                "with FIN as well",
-                "in",
-                frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn fin"),
-                "drop no-match",
-            ),
-            (
-                "the answer still passes",
-                "in",
-                frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn ack"),
-                "accept out 1 reply",
-            ),
+            ("the node opens a connection", "out", frame("tcp 192.0.2.1:50000 > 198.51.100.7:443 syn"), "accept out 1"),
+            ("a SYN back on the same ports is dropped", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn"), "drop no-match"),
+            ("with FIN as well", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn fin"), "drop no-match"),
+            ("the answer still passes", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn ack"), "accept out 1 reply"),
         ],
     );
 }
@@ -375,30 +123,10 @@ fn the_answers_of_a_service_need_no_outbound_rule() {
     table(
         "in tcp 22 from any accept",
         &[
-            (
-                "the node may open nothing",
-                "out",
-                frame("tcp 192.0.2.1:22 > 198.51.100.1:40000 ack"),
-                "drop no-match",
-            ),
-            (
-                "a client comes",
-                "in",
-                frame("tcp 198.51.100.1:40000 > 192.0.2.1:22 syn"),
-                "accept in 1",
-            ),
-            (
-                "and is answered",
-                "out",
-                frame("tcp 192.0.2.1:22 > 198.51.100.1:40000 syn ack"),
-                "accept in 1 reply",
-            ),
-            (
-                "nobody else is",
-                "out",
-                frame("tcp 192.0.2.1:22 > 198.51.100.2:40000 syn ack"),
-                "drop no-match",
-            ),
+            ("the node may open nothing", "out", frame("tcp 192.0.2.1:22 > 198.51.100.1:40000 ack"), "drop no-match"),
+            ("a client comes", "in", frame("tcp 198.51.100.1:40000 > 192.0.2.1:22 syn"), "accept in 1"),
+            ("and is answered", "out", frame("tcp 192.0.2.1:22 > 198.51.100.1:40000 syn ack"), "accept in 1 reply"),
+            ("nobody else is", "out", frame("tcp 192.0.2.1:22 > 198.51.100.2:40000 syn ack"), "drop no-match"),
         ],
     );
 }
@@ -412,60 +140,16 @@ fn tags_are_skipped_and_other_frames_pass() {
         NODE,
         &[
             ("one tag", "in", ssh().vlan(0x8100, 7), "accept in 1"),
-            (
-                "one tag, closed port",
-                "in",
-                mysql().vlan(0x8100, 7),
-                "drop no-match",
-            ),
-            (
-                "two tags",
-                "in",
-                ssh().vlan(0x8100, 7).vlan(0x88a8, 8),
-                "accept in 1",
-            ),
-            (
-                "two tags, closed port",
-                "in",
-                mysql().vlan(0x8100, 7).vlan(0x88a8, 8),
-                "drop no-match",
-            ),
-            (
-                "two tags, outbound",
-                "out",
-                frame("tcp 192.0.2.1:1 > 198.51.100.1:2 syn")
-                    .vlan(0x8100, 7)
-                    .vlan(0x8100, 8),
-                "accept out 1",
-            ),
-            (
-                "three tags hide what is behind them",
-                "in",
-                ssh().vlan(0x8100, 7).vlan(0x8100, 8).vlan(0x88a8, 9),
-                "drop malformed",
-            ),
+            ("one tag, closed port", "in", mysql().vlan(0x8100, 7), "drop no-match"),
+            ("two tags", "in", ssh().vlan(0x8100, 7).vlan(0x88a8, 8), "accept in 1"),
+            ("two tags, closed port", "in", mysql().vlan(0x8100, 7).vlan(0x88a8, 8), "drop no-match"),
+            ("two tags, outbound", "out", frame("tcp 192.0.2.1:1 > 198.51.100.1:2 syn").vlan(0x8100, 7).vlan(0x8100, 8), "accept out 1"),
+            ("three tags hide what is behind them", "in", ssh().vlan(0x8100, 7).vlan(0x8100, 8).vlan(0x88a8, 9), "drop malformed"),
             ("ARP", "in", non_ip(0x0806), "accept non-ip"),
             ("LLDP", "out", non_ip(0x88cc), "accept non-ip"),
-            (
-                "a length instead of a type, as in STP",
-                "in",
-                non_ip(38),
-                "accept non-ip",
-            ),
-            (
-                "ARP behind a tag",
-                "in",
-                non_ip(0x0806).vlan(0x8100, 7),
-                "accept non-ip",
-            ),
-            (
-                "IPv6 in an IPv4 frame",
-                "in",
-                frame("tcp [2001:db8::9]:1 > [2001:db8::1]:22 syn")
-                    .set(0, &[0x65])
-                    .ethertype(0x0800),
-                "drop malformed",
-            ),
+            ("a length instead of a type, as in STP", "in", non_ip(38), "accept non-ip"),
+            ("ARP behind a tag", "in", non_ip(0x0806).vlan(0x8100, 7), "accept non-ip"),
+            ("IPv6 in an IPv4 frame", "in", frame("tcp [2001:db8::9]:1 > [2001:db8::1]:22 syn").set(0, &[0x65]).ethertype(0x0800), "drop malformed"),
         ],
     );
 }
@@ -477,91 +161,21 @@ fn ipv4_options_are_skipped_and_broken_headers_dropped() {
     table(
         NODE,
         &[
-            (
-                "with options",
-                "in",
-                ssh().ipv4_options(&[1; 4]),
-                "accept in 1",
-            ),
-            (
-                "with as many as fit",
-                "in",
-                ssh().ipv4_options(&[1; 40]),
-                "accept in 1",
-            ),
-            (
-                "a closed port behind options",
-                "in",
-                frame("tcp 198.51.100.1:22 > 192.0.2.1:3306 syn").ipv4_options(&[1; 8]),
-                "drop no-match",
-            ),
+            ("with options", "in", ssh().ipv4_options(&[1; 4]), "accept in 1"),
+            ("with as many as fit", "in", ssh().ipv4_options(&[1; 40]), "accept in 1"),
+            ("a closed port behind options", "in", frame("tcp 198.51.100.1:22 > 192.0.2.1:3306 syn").ipv4_options(&[1; 8]), "drop no-match"),
             ("version 5", "in", ssh().set(0, &[0x55]), "drop malformed"),
-            (
-                "a header of four words",
-                "in",
-                ssh().set(0, &[0x44]),
-                "drop malformed",
-            ),
-            (
-                "a header longer than the packet",
-                "in",
-                ssh().set(0, &[0x4f]).set(2, &[0, 44]),
-                "drop malformed",
-            ),
-            (
-                "a length shorter than the header",
-                "in",
-                ssh().set(2, &[0, 19]),
-                "drop malformed",
-            ),
-            (
-                "a length beyond the frame",
-                "in",
-                ssh().set(2, &[0xff, 0xff]),
-                "drop malformed",
-            ),
-            (
-                "a TCP header cut off by the length",
-                "in",
-                ssh().set(2, &[0, 39]),
-                "drop malformed",
-            ),
-            (
-                "a TCP data offset of four words",
-                "in",
-                ssh().set(32, &[0x40]),
-                "drop malformed",
-            ),
-            (
-                "a TCP data offset beyond the packet",
-                "in",
-                ssh().set(32, &[0xf0]),
-                "drop malformed",
-            ),
-            (
-                "a UDP header cut off by the length",
-                "in",
-                frame("udp 10.0.0.1:1 > 192.0.2.1:53").set(2, &[0, 27]),
-                "drop malformed",
-            ),
-            (
-                "an ICMP header cut off by the length",
-                "in",
-                frame("icmp 10.0.0.1 > 192.0.2.1 8/0").set(2, &[0, 27]),
-                "drop malformed",
-            ),
-            (
-                "an SCTP header cut off by the length",
-                "in",
-                frame("sctp 10.0.0.1:1 > 192.0.2.1:2").set(2, &[0, 31]),
-                "drop malformed",
-            ),
-            (
-                "padding behind the packet is no harm",
-                "in",
-                ssh().padded(20),
-                "accept in 1",
-            ),
+            ("a header of four words", "in", ssh().set(0, &[0x44]), "drop malformed"),
+            ("a header longer than the packet", "in", ssh().set(0, &[0x4f]).set(2, &[0, 44]), "drop malformed"),
+            ("a length shorter than the header", "in", ssh().set(2, &[0, 19]), "drop malformed"),
+            ("a length beyond the frame", "in", ssh().set(2, &[0xff, 0xff]), "drop malformed"),
+            ("a TCP header cut off by the length", "in", ssh().set(2, &[0, 39]), "drop malformed"),
+            ("a TCP data offset of four words", "in", ssh().set(32, &[0x40]), "drop malformed"),
+            ("a TCP data offset beyond the packet", "in", ssh().set(32, &[0xf0]), "drop malformed"),
+            ("a UDP header cut off by the length", "in", frame("udp 10.0.0.1:1 > 192.0.2.1:53").set(2, &[0, 27]), "drop malformed"),
+            ("an ICMP header cut off by the length", "in", frame("icmp 10.0.0.1 > 192.0.2.1 8/0").set(2, &[0, 27]), "drop malformed"),
+            ("an SCTP header cut off by the length", "in", frame("sctp 10.0.0.1:1 > 192.0.2.1:2").set(2, &[0, 31]), "drop malformed"),
+            ("padding behind the packet is no harm", "in", ssh().padded(20), "accept in 1"),
         ],
     );
 }
@@ -617,90 +231,22 @@ fn ipv6_extension_headers_are_walked() {
     table(
         NODE,
         &[
-            (
-                "hop-by-hop",
-                "in",
-                ssh().extension(0, options(0)),
-                "accept in 1",
-            ),
-            (
-                "hop-by-hop, closed port",
-                "in",
-                mysql().extension(0, options(0)),
-                "drop no-match",
-            ),
-            (
-                "routing",
-                "in",
-                ssh().extension(43, options(2)),
-                "accept in 1",
-            ),
-            (
-                "destination options of 2 KiB",
-                "in",
-                ssh().extension(60, options(255)),
-                "accept in 1",
-            ),
-            (
-                "authentication, whose length is in words",
-                "in",
-                ssh().extension(51, authentication()),
-                "accept in 1",
-            ),
-            (
-                "authentication, closed port",
-                "in",
-                mysql().extension(51, authentication()),
-                "drop no-match",
-            ),
-            (
-                "an atomic fragment",
-                "in",
-                ssh().extension(44, vec![0; 8]),
-                "accept in 1",
-            ),
-            (
-                "several",
-                "in",
-                ssh()
-                    .extension(51, authentication())
-                    .extension(43, options(1))
-                    .extension(0, options(0)),
-                "accept in 1",
-            ),
+            ("hop-by-hop", "in", ssh().extension(0, options(0)), "accept in 1"),
+            ("hop-by-hop, closed port", "in", mysql().extension(0, options(0)), "drop no-match"),
+            ("routing", "in", ssh().extension(43, options(2)), "accept in 1"),
+            ("destination options of 2 KiB", "in", ssh().extension(60, options(255)), "accept in 1"),
+            ("authentication, whose length is in words", "in", ssh().extension(51, authentication()), "accept in 1"),
+            ("authentication, closed port", "in", mysql().extension(51, authentication()), "drop no-match"),
+            ("an atomic fragment", "in", ssh().extension(44, vec![0; 8]), "accept in 1"),
+            ("several", "in", ssh().extension(51, authentication()).extension(43, options(1)).extension(0, options(0)), "accept in 1"),
             ("eight", "in", eight(ssh()), "accept in 1"),
             ("eight, closed port", "in", eight(mysql()), "drop no-match"),
-            (
-                "nine",
-                "in",
-                eight(ssh()).extension(60, options(0)),
-                "drop malformed",
-            ),
-            (
-                "one that ends behind the packet",
-                "in",
-                ssh().extension(60, options(0)).set(41, &[200]),
-                "drop malformed",
-            ),
+            ("nine", "in", eight(ssh()).extension(60, options(0)), "drop malformed"),
+            ("one that ends behind the packet", "in", ssh().extension(60, options(0)).set(41, &[200]), "drop malformed"),
             ("version 4", "in", ssh().set(0, &[0x40]), "drop malformed"),
-            (
-                "a payload beyond the frame",
-                "in",
-                ssh().set(4, &[0xff, 0]),
-                "drop malformed",
-            ),
-            (
-                "a TCP header cut off by the length",
-                "in",
-                ssh().set(4, &[0, 19]),
-                "drop malformed",
-            ),
-            (
-                "ICMP for IPv4 is no echo here",
-                "in",
-                frame("proto 1 2001:db8::9 > 2001:db8::1"),
-                "drop no-match",
-            ),
+            ("a payload beyond the frame", "in", ssh().set(4, &[0xff, 0]), "drop malformed"),
+            ("a TCP header cut off by the length", "in", ssh().set(4, &[0, 19]), "drop malformed"),
+            ("ICMP for IPv4 is no echo here", "in", frame("proto 1 2001:db8::9 > 2001:db8::1"), "drop no-match"),
         ],
     );
 }
@@ -714,49 +260,14 @@ fn first_fragments_are_judged_and_later_ones_dropped() {
     table(
         NODE,
         &[
-            (
-                "a first fragment, by its ports",
-                "in",
-                ssh().set(6, &[0x20, 0]),
-                "accept in 1",
-            ),
-            (
-                "a later one",
-                "in",
-                dns().set(6, &[0x20, 3]),
-                "drop fragment",
-            ),
+            ("a first fragment, by its ports", "in", ssh().set(6, &[0x20, 0]), "accept in 1"),
+            ("a later one", "in", dns().set(6, &[0x20, 3]), "drop fragment"),
             ("the last one", "in", dns().set(6, &[0, 3]), "drop fragment"),
-            (
-                "\"don't fragment\" is no fragment",
-                "in",
-                ssh().set(6, &[0x40, 0]),
-                "accept in 1",
-            ),
-            (
-                "one that overlaps the TCP header",
-                "in",
-                ssh().set(6, &[0, 1]),
-                "drop malformed",
-            ),
-            (
-                "an IPv6 first fragment",
-                "in",
-                ssh6().extension(44, vec![0, 0, 0, 1, 0, 0, 0, 9]),
-                "accept in 1",
-            ),
-            (
-                "an IPv6 later fragment",
-                "in",
-                ssh6().extension(44, vec![0, 0, 0x10, 0, 0, 0, 0, 9]),
-                "drop fragment",
-            ),
-            (
-                "an IPv6 fragment that overlaps the TCP header",
-                "in",
-                ssh6().extension(44, vec![0, 0, 0, 8, 0, 0, 0, 9]),
-                "drop malformed",
-            ),
+            ("\"don't fragment\" is no fragment", "in", ssh().set(6, &[0x40, 0]), "accept in 1"),
+            ("one that overlaps the TCP header", "in", ssh().set(6, &[0, 1]), "drop malformed"),
+            ("an IPv6 first fragment", "in", ssh6().extension(44, vec![0, 0, 0, 1, 0, 0, 0, 9]), "accept in 1"),
+            ("an IPv6 later fragment", "in", ssh6().extension(44, vec![0, 0, 0x10, 0, 0, 0, 0, 9]), "drop fragment"),
+            ("an IPv6 fragment that overlaps the TCP header", "in", ssh6().extension(44, vec![0, 0, 0, 8, 0, 0, 0, 9]), "drop malformed"),
         ],
     );
 }
@@ -765,111 +276,34 @@ fn first_fragments_are_judged_and_later_ones_dropped() {
 #[test]
 fn essential_traffic_passes_whatever_the_rules_say() {
     let nd = |kind: u8| frame(&format!("icmp fe80::9 > ff02::1 {kind}/0")).set(7, &[255]);
-    let mld =
-        |source: &str, kind: u8| frame(&format!("icmp {source} > ff02::16 {kind}/0")).set(7, &[1]);
+    let mld = |source: &str, kind: u8| frame(&format!("icmp {source} > ff02::16 {kind}/0")).set(7, &[1]);
     let first_fragment = || nd(135).extension(44, vec![0, 0, 0, 1, 0, 0, 0, 9]);
     let rows = [
         ("a router solicitation", "out", nd(133), "accept essential"),
         ("a router advertisement", "in", nd(134), "accept essential"),
-        (
-            "a neighbour solicitation",
-            "in",
-            nd(135),
-            "accept essential",
-        ),
-        (
-            "a neighbour advertisement",
-            "out",
-            nd(136),
-            "accept essential",
-        ),
+        ("a neighbour solicitation", "in", nd(135), "accept essential"),
+        ("a neighbour advertisement", "out", nd(136), "accept essential"),
         ("a redirect", "in", nd(137), "accept essential"),
-        (
-            "one that was forwarded",
-            "in",
-            nd(135).set(7, &[254]),
-            "drop no-match",
-        ),
-        (
-            "one in fragments (RFC 6980)",
-            "in",
-            first_fragment(),
-            "drop no-match",
-        ),
+        ("one that was forwarded", "in", nd(135).set(7, &[254]), "drop no-match"),
+        ("one in fragments (RFC 6980)", "in", first_fragment(), "drop no-match"),
         ("the types around them", "in", nd(138), "drop no-match"),
-        (
-            "an MLD query",
-            "in",
-            mld("fe80::1", 130),
-            "accept essential",
-        ),
-        (
-            "an MLDv2 report",
-            "out",
-            mld("fe80::1", 143),
-            "accept essential",
-        ),
-        (
-            "an MLD query from afar",
-            "in",
-            mld("2001:db8::1", 130),
-            "drop no-match",
-        ),
-        (
-            "at the end of link-local",
-            "in",
-            mld("febf:ffff::1", 131),
-            "accept essential",
-        ),
-        (
-            "beyond link-local",
-            "in",
-            mld("fec0::1", 131),
-            "drop no-match",
-        ),
-        (
-            "a DHCP server's answer",
-            "in",
-            frame("udp 192.0.2.254:67 > 192.0.2.1:68"),
-            "accept essential",
-        ),
-        (
-            "not to another port",
-            "in",
-            frame("udp 192.0.2.254:67 > 192.0.2.1:69"),
-            "drop no-match",
-        ),
-        (
-            "not from another port",
-            "in",
-            frame("udp 192.0.2.254:66 > 192.0.2.1:68"),
-            "drop no-match",
-        ),
-        (
-            "not TCP",
-            "in",
-            frame("tcp 192.0.2.254:67 > 192.0.2.1:68 syn"),
-            "drop no-match",
-        ),
-        (
-            "a DHCPv6 server's answer",
-            "in",
-            frame("udp [fe80::1]:547 > [fe80::2]:546"),
-            "accept essential",
-        ),
-        (
-            "DHCPv6 ports over IPv4",
-            "in",
-            frame("udp 192.0.2.254:547 > 192.0.2.1:546"),
-            "drop no-match",
-        ),
+        ("an MLD query", "in", mld("fe80::1", 130), "accept essential"),
+        ("an MLDv2 report", "out", mld("fe80::1", 143), "accept essential"),
+        ("an MLD query from afar", "in", mld("2001:db8::1", 130), "drop no-match"),
+        ("at the end of link-local", "in", mld("febf:ffff::1", 131), "accept essential"),
+        ("beyond link-local", "in", mld("fec0::1", 131), "drop no-match"),
+        ("a DHCP server's answer", "in", frame("udp 192.0.2.254:67 > 192.0.2.1:68"), "accept essential"),
+        ("not to another port", "in", frame("udp 192.0.2.254:67 > 192.0.2.1:69"), "drop no-match"),
+        ("not from another port", "in", frame("udp 192.0.2.254:66 > 192.0.2.1:68"), "drop no-match"),
+        ("not TCP", "in", frame("tcp 192.0.2.254:67 > 192.0.2.1:68 syn"), "drop no-match"),
+        ("a DHCPv6 server's answer", "in", frame("udp [fe80::1]:547 > [fe80::2]:546"), "accept essential"),
+        ("DHCPv6 ports over IPv4", "in", frame("udp 192.0.2.254:547 > 192.0.2.1:546"), "drop no-match"),
     ];
     table("", &rows);
 
     let mut off = sg_userspace::policy::rules_from_lines("");
     off.essential = false;
-    let off_rows =
-        rows.map(|(sentence, direction, frame, _)| (sentence, direction, frame, "drop no-match"));
+    let off_rows = rows.map(|(sentence, direction, frame, _)| (sentence, direction, frame, "drop no-match"));
     rows_of(&mut Enforcer::of(off), &off_rows);
 }
 
@@ -879,30 +313,10 @@ fn icmp_rules_keep_to_their_family() {
     table(
         "in icmp from any accept\nin icmpv6 128 from any accept",
         &[
-            (
-                "ICMP",
-                "in",
-                frame("icmp 192.0.2.9 > 192.0.2.1 8/0"),
-                "accept in 1",
-            ),
-            (
-                "ICMPv6",
-                "in",
-                frame("icmp 2001:db8::9 > 2001:db8::1 128/0"),
-                "accept in 2",
-            ),
-            (
-                "another type of ICMPv6",
-                "in",
-                frame("icmp 2001:db8::9 > 2001:db8::1 1/0"),
-                "drop no-match",
-            ),
-            (
-                "protocol 58 over IPv4",
-                "in",
-                frame("proto 58 192.0.2.9 > 192.0.2.1"),
-                "drop no-match",
-            ),
+            ("ICMP", "in", frame("icmp 192.0.2.9 > 192.0.2.1 8/0"), "accept in 1"),
+            ("ICMPv6", "in", frame("icmp 2001:db8::9 > 2001:db8::1 128/0"), "accept in 2"),
+            ("another type of ICMPv6", "in", frame("icmp 2001:db8::9 > 2001:db8::1 1/0"), "drop no-match"),
+            ("protocol 58 over IPv4", "in", frame("proto 58 192.0.2.9 > 192.0.2.1"), "drop no-match"),
         ],
     );
 }

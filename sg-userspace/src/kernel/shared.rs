@@ -1,0 +1,120 @@
+//! The maps that outlive a policy: what they have counted, which slots are in use, and forgetting
+//! flows.
+
+use std::collections::HashSet;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use aya::maps::{HashMap as BpfHashMap, MapInfo};
+use sg_common::counters::SlotCounters;
+use sg_common::flow::{FlowKey4, FlowKey6, FlowValue};
+
+use super::pins::InterfacePins;
+use super::slots::{SlotUse, add};
+use super::state::open_map;
+use super::{KernelError, sys};
+
+/// Forgets every flow.
+pub(super) fn flush(pins: &InterfacePins) -> Result<(), KernelError> {
+    fn clear<K: aya::Pod>(path: &Path) -> Result<(), KernelError> {
+        let mut map = open_map(path)?;
+        let mut flows: BpfHashMap<_, K, FlowValue> = BpfHashMap::try_from(&mut map)
+            .map_err(|e| KernelError::bpf("opening the flow table", e))?;
+        let keys: Vec<K> = flows.keys().filter_map(Result::ok).collect();
+        for key in keys {
+            // Gone already is as good.
+            let _ = flows.remove(&key);
+        }
+        Ok(())
+    }
+    clear::<FlowKey4>(&pins.flows4())?;
+    clear::<FlowKey6>(&pins.flows6())
+}
+
+/// Slots of the pinned maps.
+pub(super) struct PinnedUse<'a> {
+    pins: &'a InterfacePins,
+    maps: usize,
+    /// Read when it is first asked for, which most replacements never do.
+    counters: std::cell::OnceCell<Vec<SlotCounters>>,
+}
+
+impl<'a> PinnedUse<'a> {
+    pub(super) fn new(pins: &'a InterfacePins, maps: usize) -> Self {
+        PinnedUse {
+            pins,
+            maps,
+            counters: std::cell::OnceCell::new(),
+        }
+    }
+}
+
+impl SlotUse for PinnedUse<'_> {
+    fn named_by_flows(&self) -> Option<HashSet<u32>> {
+        fn slots<K: aya::Pod>(path: &Path, into: &mut HashSet<u32>) -> Option<()> {
+            let map = open_map(path).ok()?;
+            let flows = BpfHashMap::<_, K, FlowValue>::try_from(&map).ok()?;
+            into.extend(flows.iter().filter_map(Result::ok).map(|(_, f)| f.slot));
+            Some(())
+        }
+        let mut named = HashSet::new();
+        slots::<FlowKey4>(&self.pins.flows4(), &mut named)?;
+        slots::<FlowKey6>(&self.pins.flows6(), &mut named)?;
+        Some(named)
+    }
+
+    fn raw(&self, slot: u32) -> Option<SlotCounters> {
+        self.counters
+            .get_or_init(|| raw_counters(self.pins, self.maps).unwrap_or_default())
+            .get(slot as usize)
+            .copied()
+    }
+}
+
+/// Every slot's counts since its map was created, summed over CPUs and over the interface's
+/// `maps` counter maps.
+pub(crate) fn raw_counters(
+    pins: &InterfacePins,
+    maps: usize,
+) -> Result<Vec<SlotCounters>, KernelError> {
+    let mut sums: Vec<SlotCounters> = Vec::new();
+    for index in 0..maps {
+        let counts = read_counters(&pins.counters(index))?;
+        let len = sums.len().max(counts.len());
+        sums.resize(len, SlotCounters::default());
+        for (sum, more) in sums.iter_mut().zip(counts) {
+            *sum = add(*sum, more);
+        }
+    }
+    Ok(sums)
+}
+
+/// Every value of a pinned counter map, summed over CPUs, in the order of the slots.
+fn read_counters(path: &Path) -> Result<Vec<SlotCounters>, KernelError> {
+    let what = || format!("reading {}", path.display());
+    let info = MapInfo::from_pin(path).map_err(|e| KernelError::bpf(what(), e))?;
+    let cpus = aya::util::nr_cpus().map_err(|(file, e)| KernelError::io(file, e))?;
+    let map = sys::open_pin(path).map_err(|e| KernelError::io(what(), e))?;
+    const LEN: usize = size_of::<SlotCounters>();
+    let bytes = sys::read_per_cpu_array(map.as_fd(), info.max_entries(), LEN, cpus)
+        .map_err(|e| KernelError::io(what(), e))?;
+    let (words, _) = bytes.as_chunks::<8>();
+    let (cpus_of_slots, _) = words.as_chunks::<{ LEN / 8 }>();
+    Ok(cpus_of_slots
+        .chunks_exact(cpus)
+        .map(|slot| {
+            slot.iter().fold(SlotCounters::default(), |sum, cpu| {
+                let [packets, bytes, reply_packets, reply_bytes] = cpu.map(u64::from_ne_bytes);
+                add(
+                    sum,
+                    SlotCounters {
+                        packets,
+                        bytes,
+                        reply_packets,
+                        reply_bytes,
+                    },
+                )
+            })
+        })
+        .collect())
+}

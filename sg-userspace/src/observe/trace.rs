@@ -1,0 +1,64 @@
+//! The packet path's own log, for development: aya-log's records of programs that were loaded with
+//! a log level. Without one the verifier has removed every trace of it.
+
+use std::sync::Mutex;
+
+use aya_log::EbpfLogger;
+
+use super::attached::Attached;
+use crate::kernel::KernelError;
+
+/// Level at which every record of the packet path is written (`aya_log::Level::Trace`).
+pub const TRACE: u8 = 5;
+
+/// Reads the records of one generation's programs.
+pub struct PacketTrace {
+    generation: u32,
+    reader: EbpfLogger<Lines>,
+}
+
+/// Collects records as lines.
+struct Lines(&'static Mutex<Vec<String>>);
+
+static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+impl log::Log for Lines {
+    fn enabled(&self, _metadata: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if let Ok(mut lines) = self.0.lock() {
+            lines.push(record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+impl PacketTrace {
+    /// Opens the log of the programs that `attached` runs now. Both write to one ring.
+    pub fn open(attached: &Attached) -> Result<Self, KernelError> {
+        let state = attached.state()?;
+        let reader = EbpfLogger::init_from_id_with_logger(state.inbound_program, Lines(&LINES))
+            .map_err(|e| KernelError::bpf("opening the packet path's log", e))?;
+        Ok(PacketTrace {
+            generation: state.policy.generation,
+            reader,
+        })
+    }
+
+    /// The generation whose programs this reads; another one has a ring of its own.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// What has been written since the last call.
+    pub fn drain(&mut self) -> Vec<String> {
+        self.reader.flush();
+        LINES
+            .lock()
+            .map(|mut lines| std::mem::take(&mut *lines))
+            .unwrap_or_default()
+    }
+}
