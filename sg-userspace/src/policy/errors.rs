@@ -5,8 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use miette::{
-    Diagnostic, GraphicalReportHandler, LabeledSpan, MietteError, MietteSpanContents, SourceCode,
-    SourceSpan, SpanContents,
+    Diagnostic, LabeledSpan, MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents,
 };
 use serde::Serialize;
 
@@ -132,19 +131,6 @@ impl Diagnostic for PolicyError {
 pub struct PolicyErrors(pub Vec<PolicyError>);
 
 impl PolicyErrors {
-    /// Each error with its lines of the file, as `handler` draws them; at most [`PRINTED`].
-    pub fn pretty(&self, handler: &GraphicalReportHandler) -> String {
-        let mut out = String::new();
-        for error in self.0.iter().take(PRINTED) {
-            if handler.render_report(&mut out, error).is_err() {
-                out.push_str(&error.to_string());
-            }
-            out.push('\n');
-        }
-        self.more(&mut out).ok();
-        out
-    }
-
     fn more(&self, f: &mut dyn fmt::Write) -> fmt::Result {
         match self.0.len().saturating_sub(PRINTED) {
             0 => Ok(()),
@@ -339,11 +325,6 @@ mod tests {
             errors.to_string(),
             "p.yaml:2:3: bad; expected good\n  help: mend it"
         );
-        let drawn = errors.pretty(&GraphicalReportHandler::new_themed(
-            miette::GraphicalTheme::none(),
-        ));
-        assert!(drawn.contains("p.yaml:2:3"), "{drawn}");
-        assert!(drawn.contains("def"), "{drawn}");
     }
 
     /// Proves P8.

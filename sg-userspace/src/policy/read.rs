@@ -140,8 +140,11 @@ fn too_big(what: &str, limit: u64) -> Problem {
 fn unreadable(error: &io::Error, what: &str) -> Problem {
     let problem = Problem::new(format!("cannot read the {what}: {error}"));
     match error.kind() {
-        io::ErrorKind::NotFound => problem.help(
+        io::ErrorKind::NotFound if what.contains("set") => problem.help(
             "check the path: a set file is looked up from the directory of the policy file that names it",
+        ),
+        io::ErrorKind::NotFound => problem.help(
+            "check the path; a built-in policy is named `builtin:NAME` (`sgctl templates` lists them)",
         ),
         io::ErrorKind::PermissionDenied => problem.help("make it readable for this user"),
         _ => problem.help("check the path and the file system"),
