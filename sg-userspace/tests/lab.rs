@@ -185,19 +185,12 @@ fn nothing_is_left_behind() {
     assert_eq!(mounts(), mounted);
 }
 
-/// Started by the next test in a process of its own.
-#[test]
-#[ignore = "only another test starts it"]
-fn lab_in_a_child() {
-    lab(policy("builtin:tke", &[]));
-}
-
 #[test]
 fn nothing_is_left_behind_when_it_is_killed() {
     // SIGTERM for Ctrl-C, which it ends like; a shell's background jobs ignore SIGINT.
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "lab_in_a_child"])
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sgctl"))
+            .arg("lab")
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
