@@ -20,20 +20,19 @@ pub fn detach(bpffs: &Path, pins: &InterfacePins) -> Result<(), KernelError> {
     // A damaged record must not keep anyone from detaching.
     let state = State::read(pins).ok().flatten();
     let leaving = Leaving::of(pins);
+    // With the interface its filters are gone.
+    let is_gone = super::link_ifindex(&pins.xdp_link()) == Some(0);
+    let by_index = |added_qdisc| match interfaces::name_of(pins.ifindex) {
+        // By its index: it may have another name by now.
+        Some(name) => remove_clsact(&name, added_qdisc),
+        None => Ok(()),
+    };
     match &state {
-        Some(state) if state.egress_hook == "clsact" => {
-            in_namespace_of(state, || {
-                remove_clsact(&state.interface, state.added_clsact)
-            })?;
+        Some(state) if state.egress_hook == "clsact" && !is_gone => {
+            in_namespace_of(state, || by_index(state.added_clsact))?;
         }
-        Some(_) => {}
-        None => {
-            if netns::cookie()? == pins.netns_cookie
-                && let Some(name) = interfaces::name_of(pins.ifindex)
-            {
-                remove_clsact(&name, false)?;
-            }
-        }
+        None if netns::cookie()? == pins.netns_cookie => by_index(false)?,
+        _ => {}
     }
     pins.remove()?;
     tree.prune();

@@ -20,7 +20,7 @@ use sg_userspace::policy::{Established, rules_from_lines};
 use sg_userspace::testing::{self, Shape};
 
 use crate::frames::{Frame, frame, non_ip};
-use crate::sandbox::{RawSender, Sandbox, ip, sandbox};
+use crate::sandbox::{RawSender, Sandbox, ip, sandbox, unmount};
 
 const NODE: &str = "in tcp 22 from any accept
      in all from 10.0.0.0/8 accept
@@ -452,7 +452,7 @@ fn another_xdp_program_is_named_and_left_alone() {
         );
         assert!(!other.path().join("sgctl").exists());
         assert_eq!(interfaces::xdp_program(index).unwrap(), theirs);
-        nix::mount::umount(other.path()).unwrap();
+        unmount(other.path());
     });
 }
 
@@ -628,14 +628,38 @@ fn concurrent_writers_take_turns() {
 
 #[test]
 fn an_interface_that_is_gone_is_told_and_can_be_detached() {
+    for hook in [EgressHook::Tcx, EgressHook::Clsact] {
+        sandbox(|sandbox| {
+            sandbox.veth("sg0", "sg1");
+            let options = ApplyOptions {
+                egress_hook: hook,
+                ..sandbox.options("sg0")
+            };
+            apply_rules(sandbox, NODE, &options);
+            ip(&["link", "del", "sg0"]);
+            let found = attached(sandbox.bpffs(), &Scope::Namespace).unwrap();
+            assert_eq!(found[0].status().unwrap().health, Health::InterfaceGone);
+            detach(sandbox.bpffs(), &found[0].pins).unwrap();
+            assert!(!sandbox.pins().exists());
+        });
+    }
+}
+
+/// The pins go by the interface's index, so a new name changes nothing.
+#[test]
+fn a_renamed_interface_is_detached_all_the_same() {
     sandbox(|sandbox| {
         sandbox.veth("sg0", "sg1");
-        apply_rules(sandbox, NODE, &sandbox.options("sg0"));
-        ip(&["link", "del", "sg0"]);
-        let found = attached(sandbox.bpffs(), &Scope::Namespace).unwrap();
-        assert_eq!(found[0].status().unwrap().health, Health::InterfaceGone);
-        detach(sandbox.bpffs(), &found[0].pins).unwrap();
-        assert!(!sandbox.pins().exists());
+        let options = ApplyOptions {
+            egress_hook: EgressHook::Clsact,
+            ..sandbox.options("sg0")
+        };
+        apply_rules(sandbox, NODE, &options);
+        ip(&["link", "set", "sg0", "down"]);
+        ip(&["link", "set", "sg0", "name", "lan0"]);
+        detach(sandbox.bpffs(), &only(sandbox, "lan0").pins).unwrap();
+        let qdiscs = crate::sandbox::run("tc", &["qdisc", "show", "dev", "lan0"]);
+        assert!(!qdiscs.contains("clsact"), "{qdiscs}");
     });
 }
 

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use sg_userspace::kernel::ApplyOptions;
 
@@ -40,12 +40,24 @@ pub(crate) fn sandbox(test: impl FnOnce(&Sandbox) + Send) {
                 .expect("a BPF file system of our own");
                 let sandbox = Sandbox { bpffs };
                 test(&sandbox);
-                nix::mount::umount(sandbox.bpffs.path()).expect("nothing is open in it");
             })
             .join()
     });
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
+    }
+}
+
+/// Takes a mount away. Lazily: a child that another test is just starting may hold a copy of a
+/// descriptor of ours until it has become `ip` or `nft`.
+pub(crate) fn unmount(path: &Path) {
+    umount2(path, MntFlags::MNT_DETACH).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+}
+
+impl Drop for Sandbox {
+    /// Before the directory is removed, also when the test has failed.
+    fn drop(&mut self) {
+        let _ = umount2(self.bpffs.path(), MntFlags::MNT_DETACH);
     }
 }
 
