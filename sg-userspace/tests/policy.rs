@@ -995,8 +995,13 @@ proptest! {
             for error in &errors.0 {
                 prop_assert!(error.line >= 1 && error.column >= 1 && error.help.is_some());
             }
+            // As a terminal shows it, with the lines of the file.
             let handler = miette::GraphicalReportHandler::new();
-            prop_assert!(!errors.pretty(&handler).is_empty());
+            for error in &errors.0 {
+                let mut drawn = String::new();
+                prop_assert!(handler.render_report(&mut drawn, error).is_ok());
+                prop_assert!(!drawn.is_empty());
+            }
         }
     }
 }
