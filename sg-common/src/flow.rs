@@ -133,23 +133,29 @@ pub struct FlowKey6 {
     pub zero: [u8; 3],
 }
 
+/// The address in a word whose bytes in memory are those on the wire.
+pub fn ipv4(word: u32) -> Ipv4Addr {
+    Ipv4Addr::from(word.to_ne_bytes())
+}
+
+/// The address in words whose bytes in memory are those on the wire.
+pub fn ipv6(words: [u32; 4]) -> Ipv6Addr {
+    let mut bytes = [0; 16];
+    for (to, word) in bytes.chunks_exact_mut(4).zip(words) {
+        to.copy_from_slice(&word.to_ne_bytes());
+    }
+    Ipv6Addr::from(bytes)
+}
+
 impl FlowKey4 {
     pub fn addresses(&self) -> (Ipv4Addr, Ipv4Addr) {
-        let address = |word: u32| Ipv4Addr::from(word.to_ne_bytes());
-        (address(self.local), address(self.remote))
+        (ipv4(self.local), ipv4(self.remote))
     }
 }
 
 impl FlowKey6 {
     pub fn addresses(&self) -> (Ipv6Addr, Ipv6Addr) {
-        let address = |words: [u32; 4]| {
-            let mut bytes = [0; 16];
-            for (to, word) in bytes.chunks_exact_mut(4).zip(words) {
-                to.copy_from_slice(&word.to_ne_bytes());
-            }
-            Ipv6Addr::from(bytes)
-        };
-        (address(self.local), address(self.remote))
+        (ipv6(self.local), ipv6(self.remote))
     }
 }
 

@@ -72,18 +72,21 @@ pub(crate) fn judge_packet(direction: Direction, p: &Packet) -> Outcome {
     };
     let kind = p.kind;
     let verdict = judge(&KernelTables, row, direction, kind, p.number);
+    // What the rules of the other direction say of the packet that would answer this one.
+    let judge_answer = || {
+        judge(
+            &KernelTables,
+            row,
+            direction.opposite(),
+            kind,
+            p.return_number,
+        )
+    };
 
     if verdict.is_accept() {
         if p.is_trackable != 0 {
             // The other direction's rules pass the replies by themselves: nothing to remember.
-            let replies = judge(
-                &KernelTables,
-                row,
-                direction.opposite(),
-                kind,
-                p.return_number,
-            );
-            if !replies.is_accept() {
+            if !judge_answer().is_accept() {
                 flows::remember(p, direction, verdict.slot());
             }
         }
@@ -96,16 +99,7 @@ pub(crate) fn judge_packet(direction: Direction, p: &Packet) -> Outcome {
     if p.is_trackable == 0 || opens_only {
         return by_rule(verdict);
     }
-    let rejudge = || {
-        judge(
-            &KernelTables,
-            row,
-            direction.opposite(),
-            kind,
-            p.return_number,
-        )
-    };
-    match flows::find(p, direction, rejudge) {
+    match flows::find(p, direction, judge_answer) {
         Found::Reply(slot) => with_headers(Outcome {
             accept: true,
             slot,

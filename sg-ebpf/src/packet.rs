@@ -163,9 +163,6 @@ fn at<T, H: Hook>(hook: &H, offset: usize) -> Result<*const T, Stop> {
 /// header has it as bytes: a BPF load takes any address, and byte by byte it would be four loads
 /// and as many shifts.
 macro_rules! field {
-    ($pointer:expr, $field:ident) => {
-        field!($pointer, $field as _)
-    };
     ($pointer:expr, $field:ident as $type:ty) => {
         // SAFETY: `at` compared the whole header with the end of the packet, which is what the
         // verifier looks for too; every field type is plain integers.

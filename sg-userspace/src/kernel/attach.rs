@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use aya::maps::MapInfo;
 use aya::programs::ProgramError;
-use aya::programs::links::{FdLink, PinnedLink};
 
 use super::hooks::{other_xdp, put_in_place, remove_clsact};
 use super::pins::{InterfacePins, PinTree};
@@ -14,7 +13,7 @@ use super::programs::{Generation, Programs, SharedMaps};
 use super::shared::{PinnedUse, flush};
 use super::slots;
 use super::state::{PolicyRecord, State};
-use super::{KernelError, bpffs, interfaces, netns};
+use super::{KernelError, bpffs, interfaces, netns, running_program};
 use crate::compile::{Budget, TableSizes, compile};
 use crate::policy::{Established, Policy};
 
@@ -244,18 +243,12 @@ fn undo(pins: &InterfacePins, previous: Option<&State>, attempted: &State) {
         Some(state) => {
             // Once a link has been swapped the attempted record is the one that knows the slots of
             // what runs; before that, the previous one is still the truth.
-            let running = |path: &Path| {
-                PinnedLink::from_pin(path)
-                    .ok()
-                    .and_then(|link| FdLink::from(link).info().ok())
-                    .map(|info| info.program_id())
-            };
             let outbound = match state.egress_hook.as_str() {
-                "tcx" => running(&pins.tcx_link()),
+                "tcx" => running_program(&pins.tcx_link()),
                 // A filter is replaced as the last step that can fail before the inbound swap.
                 _ => Some(state.outbound_program),
             };
-            let inbound = running(&pins.xdp_link());
+            let inbound = running_program(&pins.xdp_link());
             if inbound == Some(state.inbound_program) && outbound == Some(state.outbound_program) {
                 let _ = state.write(pins);
                 if attempted.counter_maps > state.counter_maps {

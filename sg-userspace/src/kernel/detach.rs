@@ -5,13 +5,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aya::maps::MapInfo;
-use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::loaded_programs;
 
 use super::hooks::remove_clsact;
 use super::pins::{InterfacePins, PinTree};
 use super::state::State;
-use super::{KernelError, interfaces, netns};
+use super::{KernelError, interfaces, link_ifindex, netns, running_program};
 
 /// Removes everything of one interface. `bpffs` is where it was found.
 pub fn detach(bpffs: &Path, pins: &InterfacePins) -> Result<(), KernelError> {
@@ -21,7 +20,7 @@ pub fn detach(bpffs: &Path, pins: &InterfacePins) -> Result<(), KernelError> {
     let state = State::read(pins).ok().flatten();
     let leaving = Leaving::of(pins);
     // With the interface its filters are gone.
-    let is_gone = super::link_ifindex(&pins.xdp_link()) == Some(0);
+    let is_gone = link_ifindex(&pins.xdp_link()) == Some(0);
     let by_index = |added_qdisc| match interfaces::name_of(pins.ifindex) {
         // By its index: it may have another name by now.
         Some(name) => remove_clsact(&name, added_qdisc),
@@ -85,10 +84,7 @@ impl Leaving {
     fn of(pins: &InterfacePins) -> Self {
         let programs: HashSet<u32> = [pins.xdp_link(), pins.tcx_link()]
             .iter()
-            .filter_map(|path| {
-                let link = FdLink::from(PinnedLink::from_pin(path).ok()?);
-                Some(link.info().ok()?.program_id())
-            })
+            .filter_map(|path| running_program(path))
             .collect();
         let maps = loaded_programs()
             .filter_map(Result::ok)

@@ -4,7 +4,7 @@
 use std::io;
 use std::path::Path;
 
-use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, loaded_programs, tc};
 
@@ -97,13 +97,19 @@ fn attach_inbound(
     })
 }
 
+/// The link pinned at `pin`. The pin keeps it when this process drops its own descriptor.
+fn pinned<L>(pin: &Path, what: &str) -> Result<L, KernelError>
+where
+    L: TryFrom<FdLink, Error = LinkError>,
+{
+    PinnedLink::from_pin(pin)
+        .and_then(|link| L::try_from(FdLink::from(link)))
+        .map_err(|e| KernelError::bpf(what, e))
+}
+
 fn swap_inbound(programs: &mut Programs, pin: &Path) -> Result<(), KernelError> {
     let what = "replacing the inbound program";
-    let link = PinnedLink::from_pin(pin).map_err(|e| KernelError::bpf(what, e))?;
-    let link = FdLink::from(link)
-        .try_into()
-        .map_err(|e| KernelError::bpf(what, e))?;
-    // The pin keeps the link when this process drops its own descriptor.
+    let link = pinned(pin, what)?;
     programs
         .inbound()?
         .attach_to_link(link)
@@ -113,10 +119,7 @@ fn swap_inbound(programs: &mut Programs, pin: &Path) -> Result<(), KernelError> 
 
 fn swap_outbound(programs: &mut Programs, pin: &Path) -> Result<(), KernelError> {
     let what = "replacing the outbound program";
-    let link = PinnedLink::from_pin(pin).map_err(|e| KernelError::bpf(what, e))?;
-    let link = FdLink::from(link)
-        .try_into()
-        .map_err(|e| KernelError::bpf(what, e))?;
+    let link = pinned(pin, what)?;
     programs
         .outbound()?
         .attach_to_link(link)

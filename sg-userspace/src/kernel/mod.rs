@@ -28,3 +28,10 @@ pub(crate) fn link_ifindex(path: &std::path::Path) -> Option<u32> {
     let link = sys::open_pin(path).ok()?;
     sys::link_ifindex(link.as_fd()).ok()
 }
+
+/// The id of the program that the link pinned at `path` runs; `None` when there is no such link.
+pub(crate) fn running_program(path: &std::path::Path) -> Option<u32> {
+    use aya::programs::links::{FdLink, PinnedLink};
+    let link = FdLink::from(PinnedLink::from_pin(path).ok()?);
+    Some(link.info().ok()?.program_id())
+}

@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
-use aya::programs::links::{FdLink, PinnedLink};
 use serde::Serialize;
 
 use crate::kernel::pins::{InterfacePins, PinTree};
 use crate::kernel::state::State;
-use crate::kernel::{KernelError, bpffs, interfaces, netns};
+use crate::kernel::{KernelError, bpffs, interfaces, link_ifindex, netns, running_program};
 
 /// Which of the attached interfaces a command is about.
 #[derive(Clone, Debug)]
@@ -181,12 +180,8 @@ impl Attached {
     }
 
     fn health(&self, state: &State) -> Health {
-        let running = |path: &Path| {
-            let link = FdLink::from(PinnedLink::from_pin(path).ok()?);
-            Some(link.info().ok()?.program_id())
-        };
         let inbound = self.pins.xdp_link();
-        match crate::kernel::link_ifindex(&inbound) {
+        match link_ifindex(&inbound) {
             Some(0) => return Health::InterfaceGone,
             Some(_) => {}
             None => return Health::Incomplete,
@@ -194,10 +189,10 @@ impl Attached {
         let outbound = match state.egress_hook.as_str() {
             // A clsact filter has no link to ask; its program goes only with the filter.
             "clsact" => Some(state.outbound_program),
-            "tcx" => running(&self.pins.tcx_link()),
+            "tcx" => running_program(&self.pins.tcx_link()),
             _ => None,
         };
-        match (running(&inbound), outbound) {
+        match (running_program(&inbound), outbound) {
             (Some(i), Some(o)) if i == state.inbound_program && o == state.outbound_program => {
                 Health::Enforcing
             }

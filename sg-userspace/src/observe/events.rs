@@ -1,11 +1,12 @@
 //! Events of rules with `log`, as they come out of an interface's ring.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
 use serde::Serialize;
 use sg_common::event::{Event, EventLimit};
+use sg_common::flow::{ipv4, ipv6};
 use sg_common::tables::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 use sg_common::verdict::{Action, Direction};
 
@@ -101,13 +102,9 @@ fn parse(bytes: &[u8]) -> Option<Event> {
 
 fn logged(event: &Event, state: Option<&State>) -> LoggedPacket {
     let address = |words: [u32; 4]| -> IpAddr {
-        let mut bytes = [0; 16];
-        for (to, word) in bytes.chunks_exact_mut(4).zip(words) {
-            to.copy_from_slice(&word.to_ne_bytes());
-        }
         match event.v6 {
-            0 => Ipv4Addr::from(words[0].to_ne_bytes()).into(),
-            _ => Ipv6Addr::from(bytes).into(),
+            0 => ipv4(words[0]).into(),
+            _ => ipv6(words).into(),
         }
     };
     let has_ports = matches!(event.protocol, IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP);
