@@ -20,17 +20,22 @@ pub enum Timeout {
     TcpLastAck = 5,
     TcpTimeWait = 6,
     TcpClose = 7,
+    /// Both sides have sent a SYN (simultaneous open).
+    TcpSynSent2 = 8,
     /// UDP that has been seen in one direction only.
-    Udp = 8,
+    Udp = 9,
     /// UDP that has been answered.
-    UdpStream = 9,
-    Sctp = 10,
-    Icmp = 11,
-    Other = 12,
+    UdpStream = 10,
+    Sctp = 11,
+    Icmp = 12,
+    Other = 13,
+    /// What is remembered of a first fragment; no flow is in this state. Default as
+    /// `net.ipv4.ipfrag_time`.
+    Fragment = 14,
 }
 
 /// Number of timeouts.
-pub const TIMEOUTS: usize = 13;
+pub const TIMEOUTS: usize = 15;
 
 impl Timeout {
     pub const ALL: [Timeout; TIMEOUTS] = [
@@ -42,14 +47,16 @@ impl Timeout {
         Timeout::TcpLastAck,
         Timeout::TcpTimeWait,
         Timeout::TcpClose,
+        Timeout::TcpSynSent2,
         Timeout::Udp,
         Timeout::UdpStream,
         Timeout::Sctp,
         Timeout::Icmp,
         Timeout::Other,
+        Timeout::Fragment,
     ];
 
-    /// The key under `timeouts:` in a policy.
+    /// The name used in policies and output.
     pub const fn name(self) -> &'static str {
         match self {
             Timeout::TcpSynSent => "tcp-syn-sent",
@@ -60,11 +67,13 @@ impl Timeout {
             Timeout::TcpLastAck => "tcp-last-ack",
             Timeout::TcpTimeWait => "tcp-time-wait",
             Timeout::TcpClose => "tcp-close",
+            Timeout::TcpSynSent2 => "tcp-syn-sent2",
             Timeout::Udp => "udp",
             Timeout::UdpStream => "udp-stream",
             Timeout::Sctp => "sctp",
             Timeout::Icmp => "icmp",
             Timeout::Other => "other",
+            Timeout::Fragment => "fragment",
         }
     }
 
@@ -79,11 +88,13 @@ impl Timeout {
             Timeout::TcpLastAck => 30,
             Timeout::TcpTimeWait => 120,
             Timeout::TcpClose => 10,
+            Timeout::TcpSynSent2 => 120,
             Timeout::Udp => 30,
             Timeout::UdpStream => 120,
             Timeout::Sctp => 210,
             Timeout::Icmp => 30,
             Timeout::Other => 600,
+            Timeout::Fragment => 30,
         }
     }
 
@@ -162,13 +173,35 @@ impl FlowKey6 {
 const _: () = assert!(size_of::<FlowKey4>() == 16);
 const _: () = assert!(size_of::<FlowKey6>() == 40);
 
+/// Which of the two tables a flow lives in. A flood of packets that open flows fills the first
+/// one only, and never takes the place of a flow that both sides have confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum FlowKind {
+    /// Not confirmed yet: a TCP handshake under way, a datagram without an answer, a ping.
+    HalfOpen = 0,
+    Established = 1,
+}
+
+impl FlowKind {
+    pub const BOTH: [FlowKind; 2] = [FlowKind::HalfOpen, FlowKind::Established];
+
+    /// The name used in JSON and tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            FlowKind::HalfOpen => "half-open",
+            FlowKind::Established => "established",
+        }
+    }
+}
+
 /// What is remembered of a flow. Times are `CLOCK_MONOTONIC` nanoseconds (coarse).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowValue {
     pub created: u64,
     pub last_seen: u64,
-    /// Counter slot of the rule that admitted the flow.
+    /// Counter slot of the rule that admitted the flow; unused in a seeded flow.
     pub slot: u32,
     /// Generation of the policy that admitted it last.
     pub generation: u32,
@@ -176,16 +209,43 @@ pub struct FlowValue {
     pub opener: u8,
     /// A [`Timeout`] index.
     pub state: u8,
-    pub zero: [u8; 6],
+    /// [`FlowValue::ANSWERED`] and [`FlowValue::SEEDED`].
+    pub flags: u8,
+    pub zero: [u8; 5],
 }
 
 const _: () = assert!(size_of::<FlowValue>() == 32);
 
 impl FlowValue {
+    /// The side that did not open the flow has sent a packet.
+    pub const ANSWERED: u8 = 1;
+    /// The flow was there before the first policy, and no rule admits it (SPEC K12).
+    pub const SEEDED: u8 = 2;
+
     #[inline(always)]
     pub const fn opened_by(&self, direction: Direction) -> bool {
         self.opener == direction as u8
     }
+
+    #[inline(always)]
+    pub const fn is_answered(&self) -> bool {
+        self.flags & Self::ANSWERED != 0
+    }
+
+    #[inline(always)]
+    pub const fn is_seeded(&self) -> bool {
+        self.flags & Self::SEEDED != 0
+    }
+}
+
+/// How many flows of one [`FlowKind`] the packet path has entered into their table and taken out
+/// of it, on one CPU. Whatever was entered, was not taken out and is not there any more was
+/// evicted: the kernel's LRU table does not say so itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowStats {
+    pub entered: u64,
+    pub left: u64,
 }
 
 /// True when a flow last seen at `last_seen` has been silent longer than `seconds` allows.
@@ -207,6 +267,9 @@ unsafe impl aya::Pod for FlowKey6 {}
 // SAFETY: as above.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for FlowValue {}
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for FlowStats {}
 
 #[cfg(test)]
 mod tests {

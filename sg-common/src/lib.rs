@@ -5,10 +5,12 @@
 pub mod counters;
 pub mod event;
 pub mod flow;
+pub mod fragment;
 pub mod tables;
 pub mod tcp;
+pub mod track;
 pub mod verdict;
 
 /// Version of every layout in this crate and of the pin directory. It changes whenever a map's
 /// key, value or meaning changes, so that two builds never read each other's maps.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;

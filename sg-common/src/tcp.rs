@@ -34,7 +34,20 @@ pub const fn first(flags: u8) -> Timeout {
     }
 }
 
-/// The state after a segment with `flags`, sent by the opener or by the other side.
+/// True when a bare SYN from the side that opened a flow in `state` begins a new connection on the
+/// same ports. The kernel's tracking waits for the answer in the three states before TIME_WAIT;
+/// without sequence numbers to compare, a flow that is closing makes room at once.
+#[inline(always)]
+pub const fn makes_room(state: Timeout) -> bool {
+    use Timeout::*;
+    matches!(
+        state,
+        TcpFinWait | TcpCloseWait | TcpLastAck | TcpTimeWait | TcpClose
+    )
+}
+
+/// The state after a segment with `flags`, sent by the opener or by the other side. A segment that
+/// has no place in a state leaves it as it is.
 #[inline(always)]
 pub const fn step(state: Timeout, from_opener: bool, flags: u8) -> Timeout {
     use Timeout::*;
@@ -44,9 +57,11 @@ pub const fn step(state: Timeout, from_opener: bool, flags: u8) -> Timeout {
     if flags & SYN != 0 {
         return match (state, flags & ACK != 0, from_opener) {
             // The answer to the opener's SYN.
-            (TcpSynSent, true, false) => TcpSynRecv,
-            // A new connection on the ports of one that is over.
-            (TcpTimeWait | TcpClose, false, true) => TcpSynSent,
+            (TcpSynSent | TcpSynSent2, true, false) => TcpSynRecv,
+            // Both have sent a SYN, and answer each other's.
+            (TcpSynSent, false, false) => TcpSynSent2,
+            (TcpSynSent2, true, true) => TcpSynRecv,
+            (_, false, true) if makes_room(state) => TcpSynSent,
             _ => state,
         };
     }
@@ -56,6 +71,9 @@ pub const fn step(state: Timeout, from_opener: bool, flags: u8) -> Timeout {
             TcpFinWait | TcpCloseWait => TcpLastAck,
             _ => state,
         };
+    }
+    if flags & ACK == 0 {
+        return state;
     }
     match (state, from_opener) {
         (TcpSynRecv, true) => TcpEstablished,
@@ -68,6 +86,67 @@ pub const fn step(state: Timeout, from_opener: bool, flags: u8) -> Timeout {
 #[cfg(test)]
 mod tests {
     use super::{Timeout::*, *};
+
+    /// Every transition: rows are segments, columns the states in this order. `=` leaves a state
+    /// as it is.
+    const STATES: [Timeout; 9] = [
+        TcpSynSent,
+        TcpSynSent2,
+        TcpSynRecv,
+        TcpEstablished,
+        TcpFinWait,
+        TcpCloseWait,
+        TcpLastAck,
+        TcpTimeWait,
+        TcpClose,
+    ];
+    const SYN_ACK: u8 = SYN | ACK;
+    #[rustfmt::skip]
+    const TRANSITIONS: [(bool, &str, u8, [&str; 9]); 14] = [
+        // opener?  segment             SS    S2    SR    ES    FW    CW    LA    TW    CL
+        (true,  "syn",     SYN,       ["=",  "=",  "=",  "=",  "SS", "SS", "SS", "SS", "SS"]),
+        (true,  "syn-ack", SYN_ACK,   ["=",  "SR", "=",  "=",  "=",  "=",  "=",  "=",  "="]),
+        (true,  "ack",     ACK,       ["=",  "=",  "ES", "=",  "CW", "=",  "TW", "=",  "="]),
+        (true,  "fin",     FIN | ACK, ["=",  "=",  "FW", "FW", "LA", "LA", "=",  "=",  "="]),
+        (true,  "rst",     RST,       ["CL", "CL", "CL", "CL", "CL", "CL", "CL", "CL", "="]),
+        (true,  "rst-ack", RST | ACK, ["CL", "CL", "CL", "CL", "CL", "CL", "CL", "CL", "="]),
+        (true,  "none",    0,         ["=",  "=",  "=",  "=",  "=",  "=",  "=",  "=",  "="]),
+        (false, "syn",     SYN,       ["S2", "=",  "=",  "=",  "=",  "=",  "=",  "=",  "="]),
+        (false, "syn-ack", SYN_ACK,   ["SR", "SR", "=",  "=",  "=",  "=",  "=",  "=",  "="]),
+        (false, "ack",     ACK,       ["=",  "=",  "=",  "=",  "CW", "=",  "TW", "=",  "="]),
+        (false, "fin",     FIN | ACK, ["=",  "=",  "FW", "FW", "LA", "LA", "=",  "=",  "="]),
+        (false, "rst",     RST,       ["CL", "CL", "CL", "CL", "CL", "CL", "CL", "CL", "="]),
+        (false, "rst-ack", RST | ACK, ["CL", "CL", "CL", "CL", "CL", "CL", "CL", "CL", "="]),
+        (false, "none",    0,         ["=",  "=",  "=",  "=",  "=",  "=",  "=",  "=",  "="]),
+    ];
+
+    /// Proves K9: each of the 126 transitions.
+    #[test]
+    fn every_segment_in_every_state() {
+        for (from_opener, segment, flags, row) in TRANSITIONS {
+            for (state, expected) in STATES.into_iter().zip(row) {
+                let expected = match expected {
+                    "=" => state,
+                    "SS" => TcpSynSent,
+                    "S2" => TcpSynSent2,
+                    "SR" => TcpSynRecv,
+                    "ES" => TcpEstablished,
+                    "FW" => TcpFinWait,
+                    "CW" => TcpCloseWait,
+                    "LA" => TcpLastAck,
+                    "TW" => TcpTimeWait,
+                    "CL" => TcpClose,
+                    other => panic!("`{other}` is no state"),
+                };
+                let side = if from_opener { "opener" } else { "other side" };
+                assert_eq!(
+                    step(state, from_opener, flags),
+                    expected,
+                    "{segment} from the {side} in {state:?}"
+                );
+            }
+        }
+    }
 
     /// Walks a whole conversation: (from opener?, flags, state expected after it).
     fn walk(first_flags: u8, steps: &[(bool, u8, Timeout)]) {
@@ -95,19 +174,25 @@ mod tests {
         );
     }
 
+    /// RFC 9293 figure 7.
+    #[test]
+    fn simultaneous_open() {
+        walk(
+            SYN,
+            &[
+                (false, SYN, TcpSynSent2),
+                (true, SYN | ACK, TcpSynRecv),
+                (false, SYN | ACK, TcpSynRecv),
+                (true, ACK, TcpEstablished),
+            ],
+        );
+    }
+
     #[test]
     fn refused_connection() {
         walk(
             SYN,
             &[(false, RST | ACK, TcpClose), (true, SYN, TcpSynSent)],
-        );
-    }
-
-    #[test]
-    fn a_syn_does_not_reopen_a_live_connection() {
-        walk(
-            ACK,
-            &[(true, SYN, TcpEstablished), (false, SYN, TcpEstablished)],
         );
     }
 
@@ -118,5 +203,13 @@ mod tests {
         assert_eq!(first(ACK), TcpEstablished);
         assert_eq!(first(FIN | ACK), TcpFinWait);
         assert_eq!(first(RST), TcpClose);
+    }
+
+    #[test]
+    fn only_a_syn_alone_is_bare() {
+        for flags in 0..=u8::MAX {
+            let expected = flags & 0x17 == 0x02;
+            assert_eq!(is_bare_syn(flags), expected, "{flags:#04x}");
+        }
     }
 }

@@ -80,7 +80,8 @@ pub(crate) fn remember(p: &Packet, direction: Direction, slot: u32) {
         generation: maps::generation(),
         opener: direction as u8,
         state: first_state(p) as u8,
-        zero: [0; 6],
+        flags: 0,
+        zero: [0; 5],
     };
     let Some(flow) = family::flow(p) else {
         if p.opens != 0 {
