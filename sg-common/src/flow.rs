@@ -217,6 +217,17 @@ pub struct FlowValue {
 const _: () = assert!(size_of::<FlowValue>() == 32);
 
 impl FlowValue {
+    pub const EMPTY: FlowValue = FlowValue {
+        created: 0,
+        last_seen: 0,
+        slot: 0,
+        generation: 0,
+        opener: 0,
+        state: 0,
+        flags: 0,
+        zero: [0; 5],
+    };
+
     /// The side that did not open the flow has sent a packet.
     pub const ANSWERED: u8 = 1;
     /// The flow was there before the first policy, and no rule admits it (SPEC K12).
@@ -251,7 +262,7 @@ pub struct FlowStats {
 /// True when a flow last seen at `last_seen` has been silent longer than `seconds` allows.
 #[inline(always)]
 pub const fn is_expired(now: u64, last_seen: u64, seconds: u32) -> bool {
-    now.saturating_sub(last_seen) > seconds as u64 * 1_000_000_000
+    now > last_seen + seconds as u64 * 1_000_000_000
 }
 
 /// The `last_seen` of a live flow is rewritten only this often: a busy flow would otherwise dirty

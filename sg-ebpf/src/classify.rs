@@ -1,120 +1,149 @@
-//! Packet → verdict: essential traffic first, then the rules, then (only if they do not accept)
+//! Packet → outcome: essential traffic first, then the rules, then (only if they do not accept)
 //! the flow table.
 
 use sg_common::{
     tables::{Kind, judge},
     tcp,
-    verdict::{Action, Direction, Reason, Verdict, reason_slot},
+    verdict::{Direction, Reason, Verdict},
 };
 
 use crate::{
     family,
     flows::{self, Found},
     maps::{self, KernelTables},
+    outcome::Outcome,
     packet::Packet,
 };
 
-/// What happens to a frame, and the one counter that says so.
-pub(crate) struct Outcome {
-    pub(crate) accept: bool,
-    pub(crate) slot: u32,
-    /// Counted as a reply of the slot's rule.
-    pub(crate) is_reply: bool,
-    /// A rule that asks for events decided it.
-    pub(crate) is_logged: bool,
-    /// Bytes of all headers, or zero where they are not known.
-    pub(crate) headers: u32,
+/// Decides an inbound packet. Exported and never inlined, so that the verifier takes it for a
+/// function of its own, behind which the outcome is plain unknown numbers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn sg_judge_inbound(p: *const Packet, out: *mut Outcome) -> u32 {
+    judge_into(Direction::Inbound, p, out)
 }
 
-impl Outcome {
-    #[inline(always)]
-    pub(crate) fn reason(direction: Direction, reason: Reason) -> Self {
-        Outcome {
-            accept: matches!(reason.action(), Action::Accept),
-            slot: reason_slot(direction, reason),
-            is_reply: false,
-            is_logged: false,
-            headers: 0,
-        }
-    }
+/// Decides an outbound packet, as [`sg_judge_inbound`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn sg_judge_outbound(p: *const Packet, out: *mut Outcome) -> u32 {
+    judge_into(Direction::Outbound, p, out)
 }
 
 #[inline(always)]
-pub(crate) fn judge_packet(direction: Direction, p: &Packet) -> Outcome {
-    let with_headers = |outcome: Outcome| Outcome {
-        headers: p.headers,
-        ..outcome
-    };
-    let reason = |reason| with_headers(Outcome::reason(direction, reason));
-    let by_rule = |verdict: Verdict| {
-        with_headers(Outcome {
-            accept: verdict.is_accept(),
-            slot: verdict.slot(),
-            is_reply: false,
-            is_logged: verdict.is_logged(),
-            headers: 0,
-        })
-    };
+fn judge_into(direction: Direction, p: *const Packet, out: *mut Outcome) -> u32 {
+    if p.is_null() || out.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and the only caller passes whole values on its stack.
+    unsafe { *out = judge_packet(direction, &*p) };
+    0
+}
 
-    if maps::accepts_essential() && p.is_fragment == 0 {
+/// The verdict of `direction`'s rules on `number` of `kind` in `class`. For the questions that only
+/// few packets ask; `judge_packet` has the same inline.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_ask_rules(class: u32, direction: u32, kind: u32, number: u32) -> u32 {
+    let direction = if direction == Direction::Inbound as u32 {
+        Direction::Inbound
+    } else {
+        Direction::Outbound
+    };
+    match maps::row(class) {
+        Some(row) => judge(&KernelTables, row, direction, kind as u8, number as u16).0,
+        None => Verdict::no_match(direction).0,
+    }
+}
+
+/// As [`sg_ask_rules`], in our own types.
+#[inline(always)]
+pub(crate) fn ask(class: u32, direction: Direction, kind: u8, number: u16) -> Verdict {
+    Verdict(sg_ask_rules(
+        class,
+        direction as u32,
+        kind.into(),
+        number.into(),
+    ))
+}
+
+#[inline(always)]
+fn judge_packet(direction: Direction, p: &Packet) -> Outcome {
+    if maps::accepts_essential() && !p.is_first_fragment() {
         let (source, source_port, destination_port) = match direction {
             Direction::Inbound => (&p.remote, p.remote_port, p.local_port),
             Direction::Outbound => (&p.local, p.local_port, p.remote_port),
         };
         if family::is_essential(p, source, (source_port, destination_port)) {
-            return reason(Reason::Essential);
+            return Outcome::reason(direction, Reason::Essential);
         }
     }
 
     // Tables without an entry for this address cannot be: fail closed.
-    let Some(row) = family::class(p).and_then(maps::row) else {
-        return reason(Reason::NoMatch);
+    let Some(class) = family::class(p) else {
+        return Outcome::reason(direction, Reason::NoMatch);
     };
-    let kind = p.kind;
-    let verdict = judge(&KernelTables, row, direction, kind, p.number);
-    // What the rules of the other direction say of the packet that would answer this one.
-    let judge_answer = || {
-        judge(
-            &KernelTables,
-            row,
-            direction.opposite(),
-            kind,
-            p.return_number,
-        )
+    let Some(row) = maps::row(class) else {
+        return Outcome::reason(direction, Reason::NoMatch);
     };
-
+    let verdict = judge(&KernelTables, row, direction, p.kind, p.number);
     if verdict.is_accept() {
         if p.is_trackable != 0 {
-            // The other direction's rules pass the replies by themselves: nothing to remember.
-            if !judge_answer().is_accept() {
-                flows::remember(p, direction, verdict.slot());
+            // Where the other direction's rules pass the replies by themselves there is nothing to
+            // remember.
+            let answer = ask(class, direction.opposite(), p.kind, p.return_number);
+            if !answer.is_accept() {
+                flows::remember(p, class, verdict);
             }
         }
-        return by_rule(verdict);
+        return Outcome::rule(verdict);
     }
 
     // A bare SYN opens a connection, so it can only be accepted by a rule: a flood of them never
     // gets as far as the flow table.
     let opens_only = p.is_kind(Kind::Tcp) && p.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
     if p.is_trackable == 0 || opens_only {
-        return by_rule(verdict);
+        return Outcome::rule(verdict);
     }
-    match flows::find(p, direction, judge_answer) {
-        Found::Reply(slot) => with_headers(Outcome {
-            accept: true,
-            slot,
-            is_reply: true,
-            is_logged: false,
-            headers: 0,
-        }),
-        Found::Kept(slot) => with_headers(Outcome {
-            accept: true,
-            slot,
-            is_reply: false,
-            is_logged: false,
-            headers: 0,
-        }),
-        Found::Revoked => reason(Reason::Revoked),
-        Found::Nothing => by_rule(verdict),
+    match flows::find(p, class, verdict) {
+        Found::Reply(slot) => Outcome::of_slot(slot, true, true),
+        Found::Kept(slot) => Outcome::of_slot(slot, true, false),
+        Found::Seeded => Outcome::reason(direction, Reason::Seeded),
+        Found::Revoked => Outcome::reason(direction, Reason::Revoked),
+        Found::Nothing => Outcome::rule(verdict),
     }
+}
+
+/// SPEC K8: whether an ICMP error that no rule accepts is about something that the node does send
+/// or receive. `quoted` is the packet in it, which travelled the other way. Not zero if so.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn sg_is_related(error: *const Packet, quoted: *const Packet) -> u32 {
+    if error.is_null() || quoted.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and the only caller passes whole values on its stack.
+    let (error, quoted) = unsafe { (&*error, &*quoted) };
+    // An error goes to whoever sent what it is about.
+    let [a, b, c, d] = error.local;
+    let [e, f, g, h] = quoted.local;
+    if (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) != 0 {
+        return 0;
+    }
+    let direction = quoted.direction();
+    let Some(class) = family::class(quoted) else {
+        return 0;
+    };
+    if ask(class, direction, quoted.kind, quoted.number).is_accept() {
+        return 1;
+    }
+    let rejudge = || {
+        ask(
+            class,
+            direction.opposite(),
+            quoted.kind,
+            quoted.return_number,
+        )
+    };
+    flows::belongs(quoted, direction, rejudge).into()
 }

@@ -2,22 +2,21 @@
 
 use sg_common::counters::SlotCounters;
 
-use crate::{classify::Outcome, hook::Hook, maps::COUNTERS};
+use crate::{hook::Hook, maps::COUNTERS, outcome::Outcome, packet::Packet};
 
 /// Adds the frame to its slot, as the wire sees it: an offloaded packet counts as its segments,
 /// each with a copy of the headers. Returns its bytes.
 #[inline(always)]
-pub(crate) fn count<H: Hook>(hook: &H, outcome: &Outcome) -> u64 {
+pub(crate) fn count<H: Hook>(hook: &H, packet: &Packet, outcome: &Outcome) -> u64 {
     let segments = u64::from(hook.segments());
-    let readable = (hook.end() - hook.start()) as u64;
-    let len = H::counted_len(hook, readable);
-    let bytes = len + (segments - 1) * u64::from(outcome.headers);
+    let len = u64::from(hook.counted_len(packet.claimed));
+    let bytes = len + (segments - 1) * u64::from(packet.headers);
     let Some(counters) = COUNTERS.get_ptr_mut(outcome.slot) else {
         return bytes;
     };
     // SAFETY: the value belongs to this CPU, and BPF programs of one hook do not nest on it.
     let counters: &mut SlotCounters = unsafe { &mut *counters };
-    if outcome.is_reply {
+    if outcome.is_reply() {
         counters.reply_packets += segments;
         counters.reply_bytes += bytes;
     } else {

@@ -1,14 +1,15 @@
 //! Events of rules with `log`: a typed record in a ring buffer, limited in rate.
 
-use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ktime_get_coarse_ns};
+use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use sg_common::{
     event::Event,
     verdict::{Action, Direction},
 };
 
 use crate::{
-    classify::Outcome,
+    clock,
     maps::{EVENT_LIMIT, EVENTS},
+    outcome::Outcome,
     packet::Packet,
 };
 
@@ -21,8 +22,7 @@ pub(crate) fn emit(p: &Packet, direction: Direction, outcome: &Outcome, bytes: u
     };
     // SAFETY: the value belongs to this CPU, and BPF programs of one hook do not nest on it.
     let limit = unsafe { &mut *limit };
-    // SAFETY: no arguments.
-    let time = unsafe { bpf_ktime_get_coarse_ns() };
+    let time = clock::now();
     if !limit.admit(time) {
         return;
     }
@@ -30,7 +30,7 @@ pub(crate) fn emit(p: &Packet, direction: Direction, outcome: &Outcome, bytes: u
         limit.suppressed += 1;
         return;
     };
-    let action = if outcome.accept {
+    let action = if outcome.is_accepted() {
         Action::Accept
     } else {
         Action::Drop

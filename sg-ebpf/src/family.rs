@@ -1,14 +1,15 @@
-//! Where IPv4 and IPv6 differ: the address lookup, the flow table, essential traffic. Everything
-//! else is written, and checked by the verifier, once.
+//! Where IPv4 and IPv6 differ: the address lookup, the keys of flows and fragments and the maps
+//! they are in, essential traffic. Everything else is written, and checked by the verifier, once.
 
-use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use sg_common::{
-    flow::{FlowKey4, FlowKey6, FlowValue},
+    flow::{FlowKey4, FlowKey6, FlowKind, FlowValue},
+    fragment::{FragmentKey4, FragmentKey6, FragmentValue},
     tables::{Kind, walk16},
 };
 
 use crate::{
-    maps::{self, FLOWS4, FLOWS6, KernelTables},
+    maps::{self, FLOWS4, FLOWS6, FRAGMENTS4, FRAGMENTS6, HALF_OPEN4, HALF_OPEN6, KernelTables},
     packet::Packet,
 };
 
@@ -57,34 +58,115 @@ fn key6(p: &Packet) -> FlowKey6 {
     }
 }
 
-/// The entry of the packet's flow.
 #[inline(always)]
-pub(crate) fn flow(p: &Packet) -> Option<*mut FlowValue> {
-    if p.is_v6() {
-        FLOWS6.get_ptr_mut(key6(p))
-    } else {
-        FLOWS4.get_ptr_mut(key4(p))
+fn fragment_key4(p: &Packet) -> FragmentKey4 {
+    FragmentKey4 {
+        local: p.local[0],
+        remote: p.remote[0],
+        identification: p.fragment_id,
+        protocol: p.fragment_protocol,
+        direction: p.direction,
+        zero: [0; 2],
     }
 }
 
-/// Enters the packet's flow. When another CPU was faster its entry serves as well; a full table
-/// evicts. Neither is a reason to drop a packet that the rules accept.
 #[inline(always)]
-pub(crate) fn insert_flow(p: &Packet, value: &FlowValue) {
-    let _ = if p.is_v6() {
-        FLOWS6.insert(key6(p), value, BPF_NOEXIST.into())
-    } else {
-        FLOWS4.insert(key4(p), value, BPF_NOEXIST.into())
-    };
+fn fragment_key6(p: &Packet) -> FragmentKey6 {
+    FragmentKey6 {
+        local: p.local,
+        remote: p.remote,
+        identification: p.fragment_id,
+        protocol: p.fragment_protocol,
+        direction: p.direction,
+        zero: [0; 2],
+    }
 }
 
-/// Forgets the packet's flow; it may be gone already.
+/// The entry of the packet's flow, and the kind of table it is in.
 #[inline(always)]
-pub(crate) fn remove_flow(p: &Packet) {
-    let _ = if p.is_v6() {
-        FLOWS6.remove(key6(p))
+pub(crate) fn flow(p: &Packet) -> Option<(*mut FlowValue, FlowKind)> {
+    let (established, half_open) = if p.is_v6() {
+        let key = key6(p);
+        match FLOWS6.get_ptr_mut(key) {
+            None => (None, HALF_OPEN6.get_ptr_mut(key)),
+            found => (found, None),
+        }
     } else {
-        FLOWS4.remove(key4(p))
+        let key = key4(p);
+        match FLOWS4.get_ptr_mut(key) {
+            None => (None, HALF_OPEN4.get_ptr_mut(key)),
+            found => (found, None),
+        }
+    };
+    match established {
+        Some(flow) => Some((flow, FlowKind::Established)),
+        None => half_open.map(|flow| (flow, FlowKind::HalfOpen)),
+    }
+}
+
+/// Enters the packet's flow. False if it is there already; a full table evicts.
+#[inline(always)]
+pub(crate) fn insert_flow(p: &Packet, kind: FlowKind, value: &FlowValue) -> bool {
+    const NEW: u64 = BPF_NOEXIST as u64;
+    let is_established = matches!(kind, FlowKind::Established);
+    let result = if p.is_v6() {
+        let key = key6(p);
+        if is_established {
+            FLOWS6.insert(key, value, NEW)
+        } else {
+            HALF_OPEN6.insert(key, value, NEW)
+        }
+    } else {
+        let key = key4(p);
+        if is_established {
+            FLOWS4.insert(key, value, NEW)
+        } else {
+            HALF_OPEN4.insert(key, value, NEW)
+        }
+    };
+    result.is_ok()
+}
+
+/// Forgets the packet's flow. False if it was gone already.
+#[inline(always)]
+pub(crate) fn remove_flow(p: &Packet, kind: FlowKind) -> bool {
+    let is_established = matches!(kind, FlowKind::Established);
+    let result = if p.is_v6() {
+        let key = key6(p);
+        if is_established {
+            FLOWS6.remove(key)
+        } else {
+            HALF_OPEN6.remove(key)
+        }
+    } else {
+        let key = key4(p);
+        if is_established {
+            FLOWS4.remove(key)
+        } else {
+            HALF_OPEN4.remove(key)
+        }
+    };
+    result.is_ok()
+}
+
+/// What is remembered of the first fragment of the packet's datagram.
+#[inline(always)]
+pub(crate) fn fragment(p: &Packet) -> Option<*mut FragmentValue> {
+    if p.is_v6() {
+        FRAGMENTS6.get_ptr_mut(fragment_key6(p))
+    } else {
+        FRAGMENTS4.get_ptr_mut(fragment_key4(p))
+    }
+}
+
+/// Remembers a first fragment, in place of an older one of that name. A table without room for it
+/// costs its datagram, and nothing else.
+#[inline(always)]
+pub(crate) fn insert_fragment(p: &Packet, value: &FragmentValue) {
+    let _ = if p.is_v6() {
+        FRAGMENTS6.insert(fragment_key6(p), value, BPF_ANY.into())
+    } else {
+        FRAGMENTS4.insert(fragment_key4(p), value, BPF_ANY.into())
     };
 }
 

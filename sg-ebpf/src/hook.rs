@@ -9,7 +9,16 @@ use aya_ebpf::{
 };
 use sg_common::verdict::Direction;
 
-use crate::packet::{self, Packet};
+use crate::{
+    classify,
+    outcome::Outcome,
+    packet::{self, Packet},
+    quoted,
+};
+
+/// A first buffer below this length has no other behind it, unless the packet says so: drivers
+/// and the kernel's own conversion fill the first one, which holds more than a usual frame.
+const SURELY_WHOLE: u32 = 1536;
 
 pub(crate) trait Hook: EbpfContext {
     const DIRECTION: Direction;
@@ -23,8 +32,8 @@ pub(crate) trait Hook: EbpfContext {
     /// Length of the whole frame, which may continue in buffers that the program cannot read.
     fn frame_len(&self) -> u32;
 
-    /// The frame's length for the byte counters, given the readable bytes.
-    fn counted_len(&self, readable: u64) -> u64;
+    /// The whole frame's length, more cheaply. `claimed` is where the IP packet in it ends, or zero.
+    fn counted_len(&self, claimed: u32) -> u32;
 
     /// Makes `len` bytes readable if the frame has them. True when that changed anything, so that
     /// parsing is worth another try.
@@ -37,7 +46,16 @@ pub(crate) trait Hook: EbpfContext {
     fn skip_vlans(&self) -> u64;
 
     /// See `packet::walk_extension_headers`.
-    fn walk_extension_headers(&self, offset: u32, protocol: u32) -> u64;
+    fn walk_extension_headers(&self, offset: u32, protocol: u32, out: *mut Packet) -> u64;
+
+    /// See `packet::extension_header`.
+    fn extension_header(&self, offset: u64, protocol: u32, out: *mut Packet) -> u64;
+
+    /// See `classify::sg_judge_inbound`.
+    fn judge(packet: &Packet, out: &mut Outcome);
+
+    /// See `quoted::is_related`.
+    fn is_related(&self, error: &Packet) -> bool;
 
     /// How many packets the wire will see: more than one for a segmentation offload packet.
     fn segments(&self) -> u32;
@@ -62,11 +80,17 @@ impl Hook for XdpContext {
         unsafe { bpf_xdp_get_buff_len(self.as_ptr().cast::<xdp_md>()) as u32 }
     }
 
-    /// The rest of a frame in several buffers is known to a helper only; asking it for each packet
-    /// would cost more than the whole lookup.
+    /// Only a helper knows the rest of a frame in several buffers, and asking it for each packet
+    /// would cost more than the whole lookup. The first of several buffers is long, or else the
+    /// packet in the frame ends behind it.
     #[inline(always)]
-    fn counted_len(&self, readable: u64) -> u64 {
-        readable
+    fn counted_len(&self, claimed: u32) -> u32 {
+        let readable = (self.end() - self.start()) as u32;
+        if readable < SURELY_WHOLE && claimed <= readable {
+            readable
+        } else {
+            self.frame_len()
+        }
     }
 
     #[inline(always)]
@@ -85,8 +109,23 @@ impl Hook for XdpContext {
     }
 
     #[inline(always)]
-    fn walk_extension_headers(&self, offset: u32, protocol: u32) -> u64 {
-        sg_walk6_xdp(self.as_ptr().cast(), offset, protocol)
+    fn walk_extension_headers(&self, offset: u32, protocol: u32, out: *mut Packet) -> u64 {
+        sg_walk6_xdp(self.as_ptr().cast(), offset, protocol, out)
+    }
+
+    #[inline(always)]
+    fn extension_header(&self, offset: u64, protocol: u32, out: *mut Packet) -> u64 {
+        sg_extension_header_xdp(self.as_ptr().cast(), offset, protocol, out)
+    }
+
+    #[inline(always)]
+    fn judge(packet: &Packet, out: &mut Outcome) {
+        classify::sg_judge_inbound(packet, out);
+    }
+
+    #[inline(always)]
+    fn is_related(&self, error: &Packet) -> bool {
+        sg_relates_xdp(self.as_ptr().cast(), error) != 0
     }
 
     #[inline(always)]
@@ -114,8 +153,8 @@ impl Hook for TcContext {
     }
 
     #[inline(always)]
-    fn counted_len(&self, _readable: u64) -> u64 {
-        u64::from(self.len())
+    fn counted_len(&self, _claimed: u32) -> u32 {
+        self.len()
     }
 
     #[inline(always)]
@@ -142,8 +181,23 @@ impl Hook for TcContext {
     }
 
     #[inline(always)]
-    fn walk_extension_headers(&self, offset: u32, protocol: u32) -> u64 {
-        sg_walk6_tc(self.as_ptr().cast(), offset, protocol)
+    fn walk_extension_headers(&self, offset: u32, protocol: u32, out: *mut Packet) -> u64 {
+        sg_walk6_tc(self.as_ptr().cast(), offset, protocol, out)
+    }
+
+    #[inline(always)]
+    fn extension_header(&self, offset: u64, protocol: u32, out: *mut Packet) -> u64 {
+        sg_extension_header_tc(self.as_ptr().cast(), offset, protocol, out)
+    }
+
+    #[inline(always)]
+    fn judge(packet: &Packet, out: &mut Outcome) {
+        classify::sg_judge_outbound(packet, out);
+    }
+
+    #[inline(always)]
+    fn is_related(&self, error: &Packet) -> bool {
+        sg_relates_tc(self.as_ptr().cast(), error) != 0
     }
 
     #[inline(always)]
@@ -171,12 +225,51 @@ extern "C" fn sg_skip_vlans_tc(ctx: *mut __sk_buff) -> u64 {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn sg_walk6_xdp(ctx: *mut xdp_md, offset: u32, protocol: u32) -> u64 {
-    packet::walk_extension_headers(&XdpContext::new(ctx), offset, protocol)
+extern "C" fn sg_walk6_xdp(ctx: *mut xdp_md, offset: u32, protocol: u32, out: *mut Packet) -> u64 {
+    packet::walk_extension_headers(&XdpContext::new(ctx), offset, protocol, out)
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn sg_walk6_tc(ctx: *mut __sk_buff, offset: u32, protocol: u32) -> u64 {
-    packet::walk_extension_headers(&TcContext::new(ctx), offset, protocol)
+extern "C" fn sg_walk6_tc(
+    ctx: *mut __sk_buff,
+    offset: u32,
+    protocol: u32,
+    out: *mut Packet,
+) -> u64 {
+    packet::walk_extension_headers(&TcContext::new(ctx), offset, protocol, out)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_extension_header_xdp(
+    ctx: *mut xdp_md,
+    offset: u64,
+    protocol: u32,
+    out: *mut Packet,
+) -> u64 {
+    packet::extension_header(&XdpContext::new(ctx), offset, protocol, out)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_extension_header_tc(
+    ctx: *mut __sk_buff,
+    offset: u64,
+    protocol: u32,
+    out: *mut Packet,
+) -> u64 {
+    packet::extension_header(&TcContext::new(ctx), offset, protocol, out)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_relates_xdp(ctx: *mut xdp_md, error: *const Packet) -> u32 {
+    quoted::is_related(&XdpContext::new(ctx), error)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_relates_tc(ctx: *mut __sk_buff, error: *const Packet) -> u32 {
+    quoted::is_related(&TcContext::new(ctx), error)
 }

@@ -1,17 +1,21 @@
 //! The packet path: packet → class → verdict → count. Two entry points, one for each direction.
-//! Order of the rooms: `packet` parses, `classify` asks the rules, `flows` remembers, `count` counts,
-//! `events` tells.
+//! Order of the rooms: `packet` parses, `classify` asks the rules, `flows` and `fragments` remember,
+//! `quoted` looks into ICMP errors, `count` counts, `events` tells.
 #![no_std]
 #![no_main]
 
 mod classify;
+mod clock;
 mod count;
 mod events;
 mod family;
 mod flows;
+mod fragments;
 mod hook;
 mod maps;
+mod outcome;
 mod packet;
+mod quoted;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
@@ -22,8 +26,8 @@ use aya_log_ebpf::trace;
 use sg_common::verdict::Reason;
 
 use crate::{
-    classify::Outcome,
     hook::Hook,
+    outcome::Outcome,
     packet::{Packet, parsed},
 };
 
@@ -50,43 +54,50 @@ pub(crate) fn sg_outbound(ctx: TcContext) -> i32 {
 
 /// Bytes made readable for a second try when headers lie outside the first buffer: more than
 /// Ethernet with two tags and the longest IPv4 and TCP headers take.
-const PULL: u32 = 256;
+pub(crate) const PULL: u32 = 256;
 
 /// Decides a frame, counts it, and writes its event if it is to have one.
 #[inline(always)]
 fn is_accepted<H: Hook>(hook: &H) -> bool {
     let mut packet = Packet::EMPTY;
-    let outcome = decide(hook, &mut packet);
-    let bytes = count::count(hook, &outcome);
-    if maps::has_logging_rules() && outcome.is_logged {
+    let mut outcome = Outcome::EMPTY;
+    decide(hook, &mut packet, &mut outcome);
+    let bytes = count::count(hook, &packet, &outcome);
+    if maps::has_logging_rules() && outcome.is_logged() {
         events::emit(&packet, H::DIRECTION, &outcome, bytes);
     }
     trace!(
         hook,
         "direction {} accept {} slot {}",
         H::DIRECTION as u8,
-        u8::from(outcome.accept),
+        u8::from(outcome.is_accepted()),
         outcome.slot
     );
-    outcome.accept
+    outcome.is_accepted()
 }
 
 /// Every frame ends in exactly one outcome.
 #[inline(always)]
-fn decide<H: Hook>(hook: &H, packet: &mut Packet) -> Outcome {
+fn decide<H: Hook>(hook: &H, packet: &mut Packet, outcome: &mut Outcome) {
     let mut found = hook.parse(packet);
-    if found == parsed::UNREADABLE {
-        found = if hook.pull(PULL) {
-            hook.parse(packet)
-        } else {
-            parsed::MALFORMED
-        };
+    if found == parsed::UNREADABLE && hook.pull(PULL) {
+        found = hook.parse(packet);
     }
     match found {
-        parsed::IP => classify::judge_packet(H::DIRECTION, packet),
-        parsed::OTHER => Outcome::reason(H::DIRECTION, Reason::NonIp),
-        parsed::FRAGMENT => Outcome::reason(H::DIRECTION, Reason::Fragment),
-        _ => Outcome::reason(H::DIRECTION, Reason::Malformed),
+        parsed::IP => {
+            H::judge(packet, outcome);
+            if packet.is_error != 0 && !outcome.is_accepted() && hook.is_related(packet) {
+                outcome.set_reason(H::DIRECTION, Reason::Related);
+            }
+            if packet.is_first_fragment() {
+                fragments::sg_keep_fragment(packet, outcome);
+            }
+        }
+        parsed::LATER_FRAGMENT => {
+            fragments::sg_follow_fragment(packet, outcome);
+        }
+        parsed::OTHER => outcome.set_reason(H::DIRECTION, Reason::NonIp),
+        _ => outcome.set_reason(H::DIRECTION, Reason::Malformed),
     }
 }
 

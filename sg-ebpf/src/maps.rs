@@ -8,7 +8,8 @@ use aya_ebpf::{
 use sg_common::{
     counters::SlotCounters,
     event::EventLimit,
-    flow::{FlowKey4, FlowKey6, FlowValue, TIMEOUTS},
+    flow::{FlowKey4, FlowKey6, FlowStats, FlowValue, TIMEOUTS, Timeout},
+    fragment::{FragmentKey4, FragmentKey6, FragmentValue},
     tables::{Block, Node, Root, Row, Tables},
 };
 
@@ -38,11 +39,32 @@ static PREFIXES6: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(1, NO_PREAL
 #[map(name = "sg_counters")]
 pub(crate) static COUNTERS: PerCpuArray<SlotCounters> = PerCpuArray::with_max_entries(1, 0);
 
+/// Established flows.
 #[map(name = "sg_flows4")]
 pub(crate) static FLOWS4: LruHashMap<FlowKey4, FlowValue> = LruHashMap::with_max_entries(1, 0);
 
 #[map(name = "sg_flows6")]
 pub(crate) static FLOWS6: LruHashMap<FlowKey6, FlowValue> = LruHashMap::with_max_entries(1, 0);
+
+/// Half-open flows, in tables of their own: a flood evicts its like.
+#[map(name = "sg_half_open4")]
+pub(crate) static HALF_OPEN4: LruHashMap<FlowKey4, FlowValue> = LruHashMap::with_max_entries(1, 0);
+
+#[map(name = "sg_half_open6")]
+pub(crate) static HALF_OPEN6: LruHashMap<FlowKey6, FlowValue> = LruHashMap::with_max_entries(1, 0);
+
+/// By flow kind.
+#[map(name = "sg_flow_stats")]
+pub(crate) static FLOW_STATS: PerCpuArray<FlowStats> = PerCpuArray::with_max_entries(2, 0);
+
+/// First fragments, for the later ones to follow.
+#[map(name = "sg_fragments4")]
+pub(crate) static FRAGMENTS4: LruHashMap<FragmentKey4, FragmentValue> =
+    LruHashMap::with_max_entries(1, 0);
+
+#[map(name = "sg_fragments6")]
+pub(crate) static FRAGMENTS6: LruHashMap<FragmentKey6, FragmentValue> =
+    LruHashMap::with_max_entries(1, 0);
 
 /// Events of rules with `log`, read by whoever watches the interface.
 #[map(name = "sg_events")]
@@ -114,6 +136,12 @@ pub(crate) fn timeout(state: u8) -> u32 {
     let index = (state & 15) as usize;
     // SAFETY: the index is masked to the length of the array.
     unsafe { core::ptr::read_volatile((&raw const SG_TIMEOUTS).cast::<u32>().add(index)) }
+}
+
+/// Seconds for which a first fragment is remembered.
+#[inline(always)]
+pub(crate) fn fragment_timeout() -> u32 {
+    timeout(Timeout::Fragment as u8)
 }
 
 /// Blocks and nodes as BPF maps.

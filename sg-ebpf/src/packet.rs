@@ -15,9 +15,10 @@ use network_types::{
     vlan::VlanHdr,
 };
 use sg_common::{
+    fragment::{LONGEST_DATAGRAM, SCTP_HEADER, TCP_HEADER},
     tables::{
         IPPROTO_AH, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind,
-        icmp_answer, icmp_number, icmp_query, other_number,
+        icmp_answer, icmp_is_error, icmp_number, icmp_query, other_number,
     },
     tcp,
     verdict::Direction,
@@ -39,13 +40,13 @@ const NEXTHDR_DEST: u8 = 60;
 /// More extension headers than this are malformed (SPEC K3).
 const MAX_EXTENSION_HEADERS: usize = 8;
 
-/// What every IPv6 extension header begins with; `fragment` is the fragment header's.
+/// What every IPv6 extension header begins with; the last two are the fragment header's.
 #[repr(C)]
 struct ExtensionHeader {
     next: u8,
     length: u8,
     fragment: u16,
-    rest: u32,
+    identification: u32,
 }
 
 /// A TCP header by its bytes: the library has offset and flags as bit fields.
@@ -85,19 +86,29 @@ pub(crate) struct Packet {
     pub(crate) remote_port: u16,
     /// Bytes of all headers, repeated in every segment of an offloaded packet.
     pub(crate) headers: u32,
+    /// Where in the frame the IP packet ends.
+    pub(crate) claimed: u32,
+    /// Of a fragment: the datagram's identification, and the protocol that belongs to its name.
+    pub(crate) fragment_id: u32,
+    pub(crate) fragment_protocol: u8,
+    /// 1 for a first fragment: it is decided by its ports, but is never essential traffic.
+    pub(crate) is_fragment: u8,
     pub(crate) protocol: u8,
     /// A [`Kind`].
     pub(crate) kind: u8,
     pub(crate) hop_limit: u8,
     pub(crate) tcp_flags: u8,
-    /// 1 for a first fragment: it is decided by its ports, but is never essential traffic.
-    pub(crate) is_fragment: u8,
     /// 1 if the packet belongs to a flow, if there is one.
     pub(crate) is_trackable: u8,
     /// 1 if it may open a flow (an answer or a reset never does).
     pub(crate) opens: u8,
     /// 1 for IPv6.
     pub(crate) v6: u8,
+    /// A [`Direction`].
+    pub(crate) direction: u8,
+    /// 1 for an ICMP error about another packet, which it quotes.
+    pub(crate) is_error: u8,
+    pub(crate) zero: [u8; 3],
 }
 
 impl Packet {
@@ -109,15 +120,35 @@ impl Packet {
         local_port: 0,
         remote_port: 0,
         headers: 0,
+        claimed: 0,
+        fragment_id: 0,
+        fragment_protocol: 0,
+        is_fragment: 0,
         protocol: 0,
         kind: 0,
         hop_limit: 0,
         tcp_flags: 0,
-        is_fragment: 0,
         is_trackable: 0,
         opens: 0,
         v6: 0,
+        direction: 0,
+        is_error: 0,
+        zero: [0; 3],
     };
+
+    #[inline(always)]
+    pub(crate) fn direction(&self) -> Direction {
+        if self.direction == Direction::Inbound as u8 {
+            Direction::Inbound
+        } else {
+            Direction::Outbound
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_first_fragment(&self) -> bool {
+        self.is_fragment != 0
+    }
 
     #[inline(always)]
     pub(crate) fn is_v6(&self) -> bool {
@@ -132,26 +163,29 @@ impl Packet {
 
 /// What parsing found, as the number that its function returns.
 pub(crate) mod parsed {
-    use sg_common::verdict::Reason;
-
     /// IPv4 or IPv6.
     pub(crate) const IP: u32 = 0;
     /// Neither IPv4 nor IPv6.
-    pub(crate) const OTHER: u32 = 2;
+    pub(crate) const OTHER: u32 = 1;
     /// Headers lie outside the readable bytes.
-    pub(crate) const UNREADABLE: u32 = 3;
-    pub(crate) const MALFORMED: u32 = 16 + Reason::Malformed as u32;
-    pub(crate) const FRAGMENT: u32 = 16 + Reason::Fragment as u32;
+    pub(crate) const UNREADABLE: u32 = 2;
+    pub(crate) const MALFORMED: u32 = 3;
+    /// A later fragment, which has no ports.
+    pub(crate) const LATER_FRAGMENT: u32 = 4;
 }
 
 /// Why parsing stopped: one of [`parsed`]'s numbers.
-type Stop = u32;
+pub(crate) type Stop = u32;
 
 use parsed::MALFORMED;
 
+/// The verifier wants every offset into a packet below 65,536, with the bytes read there. Headers
+/// cannot reach this far: twice eight extension headers of 2,048 bytes are the longest chain.
+pub(crate) const FURTHEST: u32 = 60_000;
+
 /// Where a `T` begins, if all of it is readable.
 #[inline(always)]
-fn at<T, H: Hook>(hook: &H, offset: usize) -> Result<*const T, Stop> {
+pub(crate) fn at<T, H: Hook>(hook: &H, offset: usize) -> Result<*const T, Stop> {
     let start = hook.start() + offset;
     if start + size_of::<T>() > hook.end() {
         return Err(parsed::UNREADABLE);
@@ -169,6 +203,8 @@ macro_rules! field {
         unsafe { *(&raw const (*$pointer).$field).cast::<$type>() }
     };
 }
+
+pub(crate) use field;
 
 /// Parses a frame of the XDP hook into `out`. Returns one of [`parsed`]'s numbers.
 ///
@@ -192,7 +228,11 @@ fn parse_into<H: Hook>(hook: &H, out: *mut Packet) -> u32 {
         return MALFORMED;
     }
     // SAFETY: not null, and the only caller passes a whole `Packet` on its stack.
-    match parse(hook, unsafe { &mut *out }) {
+    let out = unsafe { &mut *out };
+    out.direction = H::DIRECTION as u8;
+    // What an attempt before this one may have left.
+    out.is_fragment = 0;
+    match parse(hook, out) {
         Ok(found) => found,
         Err(stop) => stop,
     }
@@ -210,13 +250,39 @@ fn parse<H: Hook>(hook: &H, out: &mut Packet) -> Result<u32, Stop> {
         ether_type = skipped as u16;
         offset = EthHdr::LEN + (skipped >> 16) as usize % 16;
     }
-    match ether_type {
-        ETH_P_IP => ipv4(hook, offset, out).map(|()| parsed::IP),
-        ETH_P_IPV6 => ipv6(hook, offset, out).map(|()| parsed::IP),
+    // By way of memory behind a pointer, where the verifier forgets whether there was a tag: it
+    // walks the rest once instead of twice.
+    out.headers = offset as u32;
+    // SAFETY: a field of a live value.
+    let offset = (unsafe { core::ptr::read_volatile(&raw const out.headers) } & 0x1f) as usize;
+    let payload = match ether_type {
+        ETH_P_IP => ipv4(hook, offset, out)?,
+        ETH_P_IPV6 => ipv6(hook, offset, out)?,
         // An IP packet behind a third tag must not pass as "not IP".
-        other if is_vlan(other) => Err(MALFORMED),
-        _ => Ok(parsed::OTHER),
+        other if is_vlan(other) => return Err(MALFORMED),
+        _ => return Ok(parsed::OTHER),
+    };
+    // The same ranges in both families, so that the verifier walks what follows once: the masks
+    // change nothing, since headers take less than 17 KiB.
+    let (offset, len) = (payload.offset & 0x7fff, payload.len & 0xf_ffff);
+    out.claimed = (offset + len) as u32;
+    let readable = hook.end() - hook.start();
+    if offset + len > readable && offset + len > hook.frame_len() as usize {
+        return Err(MALFORMED);
     }
+    if payload.fragment_offset != 0 {
+        return later_fragment(out.fragment_protocol, payload.fragment_offset, len);
+    }
+    transport(hook, offset, len, out)?;
+    Ok(parsed::IP)
+}
+
+/// What an IP header carries: where it begins in the frame, and how long it claims to be.
+struct Payload {
+    offset: usize,
+    len: usize,
+    /// Of a later fragment, where it belongs in its datagram; zero for everything else.
+    fragment_offset: usize,
 }
 
 #[inline(always)]
@@ -243,18 +309,8 @@ pub(crate) fn skip_vlans<H: Hook>(hook: &H) -> u64 {
     (2 * VlanHdr::LEN as u64) << 16 | u64::from(ether_type)
 }
 
-/// Fails unless the frame holds the `len` bytes that the network header claims from `offset` on.
 #[inline(always)]
-fn claims<H: Hook>(hook: &H, offset: usize, len: usize) -> Result<(), Stop> {
-    let readable = hook.end() - hook.start();
-    if offset + len > readable && offset + len > hook.frame_len() as usize {
-        return Err(MALFORMED);
-    }
-    Ok(())
-}
-
-#[inline(always)]
-fn ipv4<H: Hook>(hook: &H, offset: usize, out: &mut Packet) -> Result<(), Stop> {
+fn ipv4<H: Hook>(hook: &H, offset: usize, out: &mut Packet) -> Result<Payload, Stop> {
     let header = at::<Ipv4Hdr, H>(hook, offset)?;
     let vihl = field!(header, vihl as u8);
     let header_len = ((vihl & 0x0f) as usize) * 4;
@@ -270,23 +326,24 @@ fn ipv4<H: Hook>(hook: &H, offset: usize, out: &mut Packet) -> Result<(), Stop> 
     let fragment = u16::from_be(field!(header, frags as u16));
     let source = field!(header, src_addr as u32);
     let destination = field!(header, dst_addr as u32);
-    (out.local[0], out.remote[0]) = ends::<H, _>(source, destination);
+    (out.local[0], out.remote[0]) = ends(H::DIRECTION, source, destination);
     out.protocol = protocol;
     out.hop_limit = field!(header, ttl as u8);
-    claims(hook, offset, total_len)?;
-    if fragment & IPV4_OFFSET != 0 {
-        return Err(later_fragment(
-            protocol,
-            (fragment & IPV4_OFFSET) as usize * 8,
-        ));
+    let fragment_offset = (fragment & IPV4_OFFSET) as usize * 8;
+    if fragment & (IPV4_OFFSET | IPV4_MORE_FRAGMENTS) != 0 {
+        out.fragment_id = u16::from_be(field!(header, id as u16)).into();
+        out.fragment_protocol = protocol;
+        out.is_fragment = 1;
     }
-    out.is_fragment = u8::from(fragment & IPV4_MORE_FRAGMENTS != 0);
-    let at = offset + header_len;
-    transport::<H, false>(hook, protocol, at, total_len - header_len, out)
+    Ok(Payload {
+        offset: offset + header_len,
+        len: total_len - header_len,
+        fragment_offset,
+    })
 }
 
 #[inline(always)]
-fn ipv6<H: Hook>(hook: &H, offset: usize, out: &mut Packet) -> Result<(), Stop> {
+fn ipv6<H: Hook>(hook: &H, offset: usize, out: &mut Packet) -> Result<Payload, Stop> {
     let header = at::<Ipv6Hdr, H>(hook, offset)?;
     let mut payload_len = u16::from_be(field!(header, payload_len as u16)) as usize;
     if payload_len == 0 && hook.segments() > 1 {
@@ -299,95 +356,146 @@ fn ipv6<H: Hook>(hook: &H, offset: usize, out: &mut Packet) -> Result<(), Stop> 
     out.hop_limit = field!(header, hop_limit as u8);
     let source = field!(header, src_addr as [u32; 4]);
     let destination = field!(header, dst_addr as [u32; 4]);
-    (out.local, out.remote) = ends::<H, _>(source, destination);
-    claims(hook, offset, Ipv6Hdr::LEN + payload_len)?;
-
-    let mut at = offset + Ipv6Hdr::LEN;
-    let mut rest = payload_len;
+    (out.local, out.remote) = ends(H::DIRECTION, source, destination);
+    out.v6 = 1;
+    let mut payload = Payload {
+        offset: offset + Ipv6Hdr::LEN,
+        len: payload_len,
+        fragment_offset: 0,
+    };
     if is_extension_header(protocol) {
-        let walked = H::walk_extension_headers(hook, at as u32, protocol.into());
-        if walked >> 32 != 0 {
-            return Err((walked >> 32) as u32);
-        }
-        protocol = walked as u8;
-        out.is_fragment = (walked >> 8) as u8 & 1;
-        let skipped = (walked >> 16) as usize & 0xffff;
-        if skipped > rest {
+        let walked = hook.walk_extension_headers(payload.offset as u32, protocol.into(), out);
+        let skipped = (walked >> 16) as usize & 0x7fff;
+        if skipped > payload_len {
             return Err(MALFORMED);
         }
-        rest -= skipped;
-        // Eight headers of at most 2,048 bytes: the mask changes nothing but what the verifier
-        // knows.
-        at += skipped & 0x7fff;
+        payload.offset += skipped;
+        payload.len -= skipped;
+        match (walked >> 32) as u32 {
+            0 => protocol = walked as u8,
+            // The offset is where the protocol is otherwise, in units of eight bytes.
+            parsed::LATER_FRAGMENT => payload.fragment_offset = (walked & 0x1fff) as usize * 8,
+            stop => return Err(stop),
+        }
     }
     out.protocol = protocol;
-    transport::<H, true>(hook, protocol, at, rest, out)
+    Ok(payload)
 }
 
 #[inline(always)]
-fn is_extension_header(protocol: u8) -> bool {
-    matches!(
-        protocol,
-        NEXTHDR_HOP | NEXTHDR_ROUTING | NEXTHDR_DEST | NEXTHDR_FRAGMENT | IPPROTO_AH
-    )
+pub(crate) fn is_extension_header(protocol: u8) -> bool {
+    // A set in a word: the verifier walks two branches where a list of numbers has five.
+    const SET: u64 = 1 << NEXTHDR_HOP
+        | 1 << NEXTHDR_ROUTING
+        | 1 << NEXTHDR_FRAGMENT
+        | 1 << IPPROTO_AH
+        | 1 << NEXTHDR_DEST;
+    protocol < 64 && SET >> protocol & 1 != 0
 }
 
 /// Walks the IPv6 header chain from `offset` on, where a header of type `protocol` begins. Returns
-/// in bits 0-7 the protocol behind it, in bit 8 whether this is a first fragment, in bits 16-31
-/// the bytes skipped; or one of [`parsed`]'s numbers in the high half when it cannot go on.
+/// in bits 0-7 the protocol behind it and in bits 16-31 the bytes skipped; or one of [`parsed`]'s
+/// numbers in the high half when it cannot go on. For a later fragment bits 0-12 are its offset in
+/// units of eight bytes. Of a fragment it writes the name, and whether it is a first one.
 #[inline(always)]
-pub(crate) fn walk_extension_headers<H: Hook>(hook: &H, offset: u32, protocol: u32) -> u64 {
-    let stop = |why: Stop| u64::from(why) << 32;
-    let offset = (offset & 0x7f) as usize;
-    let mut protocol = protocol as u8;
-    let mut is_fragment = 0;
-    let mut skipped = 0usize;
+pub(crate) fn walk_extension_headers<H: Hook>(
+    hook: &H,
+    offset: u32,
+    protocol: u32,
+    out: *mut Packet,
+) -> u64 {
+    let mut protocol = protocol;
+    let mut skipped = 0u32;
     for _ in 0..MAX_EXTENSION_HEADERS {
-        if !is_extension_header(protocol) {
-            break;
+        let step = hook.extension_header((offset + skipped).into(), protocol, out);
+        // Eight headers of at most 2,048 bytes: the mask changes nothing.
+        skipped = (skipped + (step >> 16) as u32) & 0x7fff;
+        protocol = step as u32 & 0xffff;
+        if step >> 32 != 0 || protocol & MORE_HEADERS == 0 {
+            return step & !(0xffff << 16) | u64::from(skipped) << 16;
         }
-        // Every extension header is at least this long, and the fragment header just this.
-        let start = match at::<ExtensionHeader, H>(hook, offset + skipped) {
-            Ok(start) => start,
-            Err(why) => return stop(why),
-        };
-        let next = field!(start, next as u8);
-        let length = field!(start, length as u8) as usize;
-        skipped += match protocol {
-            NEXTHDR_FRAGMENT => {
-                let fragment = u16::from_be(field!(start, fragment as u16));
-                if fragment & IPV6_OFFSET != 0 {
-                    return stop(later_fragment(next, (fragment & IPV6_OFFSET) as usize));
-                }
-                is_fragment |= fragment & IPV6_MORE_FRAGMENTS;
-                8
-            }
-            IPPROTO_AH => (length + 2) * 4,
-            _ => (length + 1) * 8,
-        };
-        protocol = next;
     }
-    if is_extension_header(protocol) {
+    u64::from(MALFORMED) << 32
+}
+
+/// Set beside a protocol number that is one more extension header.
+const MORE_HEADERS: u32 = 1 << 8;
+
+/// One extension header, of type `protocol` (in bits 0-7), at `offset`. Returns what
+/// [`walk_extension_headers`] does, and [`MORE_HEADERS`] if another one follows.
+#[inline(always)]
+pub(crate) fn extension_header<H: Hook>(
+    hook: &H,
+    offset: u64,
+    protocol: u32,
+    out: *mut Packet,
+) -> u64 {
+    let stop = |why: Stop| u64::from(why) << 32;
+    if out.is_null() {
         return stop(MALFORMED);
     }
-    u64::from(protocol) | u64::from(is_fragment) << 8 | (skipped as u64) << 16
+    // SAFETY: not null, and every caller passes a whole `Packet` on its stack.
+    let out = unsafe { &mut *out };
+    if offset > FURTHEST as u64 {
+        return stop(MALFORMED);
+    }
+    // Every extension header is at least this long, and the fragment header just this.
+    let start = match at::<ExtensionHeader, H>(hook, offset as usize) {
+        Ok(start) => start,
+        Err(why) => return stop(why),
+    };
+    let next = field!(start, next as u8);
+    let length = u64::from(field!(start, length as u8));
+    let skipped = match protocol as u8 {
+        NEXTHDR_FRAGMENT => {
+            const LEN: u64 = size_of::<ExtensionHeader>() as u64;
+            let fragment = u16::from_be(field!(start, fragment as u16));
+            // Neither an offset nor more to come: nothing has been cut (RFC 6946).
+            if fragment & (IPV6_OFFSET | IPV6_MORE_FRAGMENTS) != 0 {
+                if out.is_fragment != 0 {
+                    return stop(MALFORMED);
+                }
+                out.is_fragment = 1;
+                out.fragment_id = u32::from_be(field!(start, identification as u32));
+                out.fragment_protocol = next;
+            }
+            if fragment & IPV6_OFFSET != 0 {
+                return stop(parsed::LATER_FRAGMENT) | LEN << 16 | u64::from(fragment >> 3);
+            }
+            LEN
+        }
+        IPPROTO_AH => (length + 2) * 4,
+        _ => (length + 1) * 8,
+    };
+    let more = if is_extension_header(next) {
+        u64::from(MORE_HEADERS)
+    } else {
+        0
+    };
+    u64::from(next) | more | skipped << 16
 }
 
-/// A fragment that starts inside the TCP header overwrites flags that were judged already
-/// (RFC 1858 section 3); any other later fragment carries no ports to judge.
+/// What a fragment of `len` bytes is that begins at `offset`, not zero, of its datagram. One that
+/// starts inside what the first fragment was judged by would overwrite it (RFC 1858 section 3);
+/// one that ends beyond the longest datagram would overflow whoever assembles it.
 #[inline(always)]
-fn later_fragment(protocol: u8, offset: usize) -> Stop {
-    if protocol == IPPROTO_TCP && offset < TcpHdr::LEN {
-        MALFORMED
+fn later_fragment(protocol: u8, offset: usize, len: usize) -> Result<u32, Stop> {
+    let judged = match protocol {
+        IPPROTO_TCP => TCP_HEADER,
+        IPPROTO_SCTP => SCTP_HEADER,
+        _ => 0,
+    };
+    if offset < judged || offset + len > LONGEST_DATAGRAM {
+        Err(MALFORMED)
     } else {
-        parsed::FRAGMENT
+        Ok(parsed::LATER_FRAGMENT)
     }
 }
 
-/// (local, remote) of (source, destination).
+/// (local, remote) of the (source, destination) of a packet in `direction`.
 #[inline(always)]
-fn ends<H: Hook, A>(source: A, destination: A) -> (A, A) {
-    match H::DIRECTION {
+pub(crate) fn ends<A>(direction: Direction, source: A, destination: A) -> (A, A) {
+    match direction {
         Direction::Inbound => (destination, source),
         Direction::Outbound => (source, destination),
     }
@@ -395,17 +503,21 @@ fn ends<H: Hook, A>(source: A, destination: A) -> (A, A) {
 
 /// The transport header at `at_offset`, of which the IP packet claims `len` bytes.
 #[inline(always)]
-fn transport<H: Hook, const V6: bool>(
+fn transport<H: Hook>(
     hook: &H,
-    protocol: u8,
     at_offset: usize,
     len: usize,
     out: &mut Packet,
 ) -> Result<(), Stop> {
     let fits = |size: usize| if len < size { Err(MALFORMED) } else { Ok(()) };
-    out.v6 = V6.into();
     out.is_trackable = 1;
     out.opens = 1;
+    let protocol = out.protocol;
+    let icmp_protocol = if out.is_v6() {
+        IPPROTO_ICMPV6
+    } else {
+        IPPROTO_ICMP
+    };
     let header_len = match protocol {
         IPPROTO_TCP => {
             fits(TcpHdr::LEN)?;
@@ -414,7 +526,7 @@ fn transport<H: Hook, const V6: bool>(
             if header_len < TcpHdr::LEN || header_len > len {
                 return Err(MALFORMED);
             }
-            ports::<H>(Kind::Tcp, header.cast(), out);
+            ports(H::DIRECTION, Kind::Tcp, header.cast(), out);
             let flags = field!(header, flags as u8);
             out.tcp_flags = flags;
             out.opens = u8::from(flags & tcp::RST == 0);
@@ -422,23 +534,23 @@ fn transport<H: Hook, const V6: bool>(
         }
         IPPROTO_UDP => {
             fits(UdpHdr::LEN)?;
-            ports::<H>(Kind::Udp, at::<UdpHdr, H>(hook, at_offset)?.cast(), out);
+            let header = at::<UdpHdr, H>(hook, at_offset)?;
+            ports(H::DIRECTION, Kind::Udp, header.cast(), out);
             UdpHdr::LEN
         }
         IPPROTO_SCTP => {
             fits(SctpHdr::LEN)?;
-            ports::<H>(Kind::Sctp, at::<SctpHdr, H>(hook, at_offset)?.cast(), out);
+            let header = at::<SctpHdr, H>(hook, at_offset)?;
+            ports(H::DIRECTION, Kind::Sctp, header.cast(), out);
             SctpHdr::LEN
         }
-        _ if protocol == (if V6 { IPPROTO_ICMPV6 } else { IPPROTO_ICMP }) => {
+        _ if protocol == icmp_protocol => {
             fits(Icmpv4Hdr::LEN)?;
-            icmp::<H, V6>(at(hook, at_offset)?, out);
+            icmp(at(hook, at_offset)?, out);
             Icmpv4Hdr::LEN
         }
         _ => {
-            out.kind = Kind::Other as u8;
-            out.number = other_number(protocol);
-            out.return_number = other_number(protocol);
+            other(protocol, out);
             0
         }
     };
@@ -446,18 +558,26 @@ fn transport<H: Hook, const V6: bool>(
     Ok(())
 }
 
+/// A protocol of which nothing but the number is looked at.
+#[inline(always)]
+pub(crate) fn other(protocol: u8, out: &mut Packet) {
+    out.kind = Kind::Other as u8;
+    out.number = other_number(protocol);
+    out.return_number = other_number(protocol);
+}
+
 /// What TCP, UDP and SCTP all begin with.
 #[repr(C)]
-struct Ports {
+pub(crate) struct Ports {
     source: u16,
     destination: u16,
 }
 
 #[inline(always)]
-fn ports<H: Hook>(kind: Kind, header: *const Ports, out: &mut Packet) {
+pub(crate) fn ports(direction: Direction, kind: Kind, header: *const Ports, out: &mut Packet) {
     let source = u16::from_be(field!(header, source as u16));
     let destination = u16::from_be(field!(header, destination as u16));
-    (out.local_port, out.remote_port) = ends::<H, _>(source, destination);
+    (out.local_port, out.remote_port) = ends(direction, source, destination);
     out.kind = kind as u8;
     out.number = destination;
     out.return_number = source;
@@ -467,28 +587,41 @@ fn ports<H: Hook>(kind: Kind, header: *const Ports, out: &mut Packet) {
 /// the same identifier are two flows, and a request is never taken for an answer.
 const ASKED_INBOUND: u16 = 1 << 8;
 
-/// Queries and their answers form a flow by identifier (local port) and request type (remote
-/// port); no other message belongs to a flow of its own.
 #[inline(always)]
-fn icmp<H: Hook, const V6: bool>(header: *const Icmpv4Hdr, out: &mut Packet) {
+pub(crate) fn icmp(header: *const Icmpv4Hdr, out: &mut Packet) {
     let (kind, code) = (field!(header, type_ as u8), field!(header, code as u8));
-    let query = icmp_query(V6, kind);
+    out.number = icmp_number(kind, code);
+    out.local_port = u16::from_be(field!(header, data as u16));
+    sg_icmp(out);
+}
+
+/// What a message means, given its type and code (`number`), family and direction. Queries and
+/// their answers form a flow by identifier (local port) and request type (remote port); no other
+/// message belongs to a flow of its own. Checked by the verifier once, hence a function of its own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_icmp(out: *mut Packet) -> u32 {
+    if out.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and every caller passes a whole `Packet` on its stack.
+    let out = unsafe { &mut *out };
+    let kind = (out.number >> 8) as u8;
+    let v6 = out.v6;
+    let query = icmp_query(v6, kind);
     let (request, is_request) = query.unwrap_or((0, false));
     let return_kind = if is_request {
-        icmp_answer(V6, request)
+        icmp_answer(request)
     } else {
         request
     };
     out.kind = Kind::Icmp as u8;
-    out.number = icmp_number(kind, code);
     out.return_number = icmp_number(return_kind, 0);
-    out.local_port = u16::from_be(field!(header, data as u16));
-    let is_inbound = matches!(H::DIRECTION, Direction::Inbound);
-    out.remote_port = if is_inbound == is_request {
-        u16::from(request) | ASKED_INBOUND
-    } else {
-        request.into()
-    };
+    // `Inbound` is 0 and `Outbound` is 1: requests that come in and answers that go out.
+    let asked_inbound = u16::from(out.direction) ^ u16::from(is_request);
+    out.remote_port = u16::from(request) | asked_inbound * ASKED_INBOUND;
     out.is_trackable = query.is_some().into();
     out.opens = is_request.into();
+    out.is_error = icmp_is_error(v6, kind).into();
+    0
 }

@@ -7,17 +7,19 @@ use std::time::{Duration, Instant};
 use aya::maps::MapInfo;
 use aya::programs::ProgramError;
 
+use super::flow_tables::{Ledger, flush};
 use super::hooks::{other_xdp, put_in_place, remove_clsact};
 use super::pins::{InterfacePins, PinTree};
 use super::programs::{Generation, Programs, SharedMaps};
-use super::shared::{PinnedUse, flush};
+use super::shared::PinnedUse;
 use super::slots;
 use super::state::{PolicyRecord, State};
 use super::{KernelError, bpffs, interfaces, netns, running_program};
 use crate::compile::{Budget, TableSizes, compile};
 use crate::policy::{Established, Policy};
 
-/// Entries of each flow table unless asked otherwise: about 30 MiB for both families.
+/// Established flows of each family unless asked otherwise: about 35 MiB for both, with the
+/// half-open ones.
 pub const DEFAULT_MAX_FLOWS: u32 = 131_072;
 
 /// Where in the receive path the inbound program runs.
@@ -172,12 +174,10 @@ fn apply_locked(
     let is_first = previous.is_none();
     let result = (|| {
         pins.create()?;
+        Ledger::create(pins)?;
         let shared = SharedMaps {
-            counters: Some(pins.counters(counter_maps - 1)),
-            flows4: Some(pins.flows4()),
-            flows6: Some(pins.flows6()),
-            events: Some(pins.events()),
-            event_limit: Some(pins.event_limit()),
+            pins: Some(pins.clone()),
+            counter_map: counter_maps - 1,
             counter_slots: assignment.capacity,
             max_flows,
         };

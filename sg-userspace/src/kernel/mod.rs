@@ -4,6 +4,7 @@ mod attach;
 pub mod bpffs;
 mod detach;
 pub mod error;
+pub mod flow_tables;
 mod hooks;
 pub mod interfaces;
 pub mod netns;

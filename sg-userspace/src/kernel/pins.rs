@@ -200,6 +200,31 @@ impl InterfacePins {
         self.dir.join("flows6")
     }
 
+    pub fn half_open4(&self) -> PathBuf {
+        self.dir.join("half_open4")
+    }
+
+    pub fn half_open6(&self) -> PathBuf {
+        self.dir.join("half_open6")
+    }
+
+    pub fn flow_stats(&self) -> PathBuf {
+        self.dir.join("flow_stats")
+    }
+
+    /// What userspace has entered into the flow tables and taken out of them.
+    pub fn flow_ledger(&self) -> PathBuf {
+        self.dir.join("flow_ledger")
+    }
+
+    pub fn fragments4(&self) -> PathBuf {
+        self.dir.join("fragments4")
+    }
+
+    pub fn fragments6(&self) -> PathBuf {
+        self.dir.join("fragments6")
+    }
+
     pub fn events(&self) -> PathBuf {
         self.dir.join("events")
     }

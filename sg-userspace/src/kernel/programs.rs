@@ -9,8 +9,10 @@ use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use sg_common::counters::SlotCounters;
 use sg_common::event::EventLimit;
-use sg_common::flow::{FlowKey4, FlowKey6, FlowValue, TIMEOUTS};
+use sg_common::flow::{FlowKey4, FlowKey6, FlowStats, FlowValue, TIMEOUTS};
+use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
 
+use super::pins::InterfacePins;
 use super::{KernelError, sys};
 use crate::compile::Compiled;
 use crate::policy::{Established, Policy};
@@ -24,20 +26,27 @@ const EVENT_RING_BYTES: u32 = 256 << 10;
 const INBOUND: &str = "sg_inbound";
 const OUTBOUND: &str = "sg_outbound";
 
-/// The maps that outlive a policy, and where they are pinned; without paths they live as long as
-/// the programs (tests, benches).
+/// The maps that outlive a policy: where they are pinned, and their sizes where they have to be
+/// created. Without a folder they live as long as the programs (tests, benches).
 #[derive(Clone, Debug, Default)]
 pub struct SharedMaps {
-    pub counters: Option<PathBuf>,
-    pub flows4: Option<PathBuf>,
-    pub flows6: Option<PathBuf>,
-    pub events: Option<PathBuf>,
-    pub event_limit: Option<PathBuf>,
+    pub pins: Option<InterfacePins>,
+    /// Which of the interface's counter maps the programs write.
+    pub counter_map: usize,
     /// Slots of a counter map that has to be created.
     pub counter_slots: u32,
-    /// Entries of each flow table that has to be created.
+    /// Entries of each table of established flows that has to be created. The tables of half-open
+    /// flows and of fragments are smaller, see [`half_open_entries`] and [`FRAGMENT_ENTRIES`].
     pub max_flows: u32,
 }
+
+/// A quarter of the established flows: half-open ones live for seconds.
+pub fn half_open_entries(max_flows: u32) -> u32 {
+    (max_flows / 4).max(1)
+}
+
+/// Datagrams under way in fragments, of each family.
+pub const FRAGMENT_ENTRIES: u32 = 4096;
 
 /// What a generation is told at load.
 #[derive(Clone, Debug)]
@@ -105,23 +114,36 @@ impl Programs {
             .map_max_entries("sg_counters", shared.counter_slots.max(1))
             .map_max_entries("sg_events", EVENT_RING_BYTES)
             .map_max_entries("sg_flows4", shared.max_flows.max(1))
-            .map_max_entries("sg_flows6", shared.max_flows.max(1));
+            .map_max_entries("sg_flows6", shared.max_flows.max(1))
+            .map_max_entries("sg_half_open4", half_open_entries(shared.max_flows))
+            .map_max_entries("sg_half_open6", half_open_entries(shared.max_flows))
+            .map_max_entries("sg_fragments4", FRAGMENT_ENTRIES)
+            .map_max_entries("sg_fragments6", FRAGMENT_ENTRIES);
         if generation.log_level == 0 {
             // Nothing writes to it: the smallest ring there can be, which is a page.
             loader.map_max_entries("AYA_LOGS", page_size());
         }
-        for (name, path, layout) in [
-            ("sg_counters", &shared.counters, Layout::COUNTERS),
-            ("sg_flows4", &shared.flows4, Layout::FLOWS4),
-            ("sg_flows6", &shared.flows6, Layout::FLOWS6),
-            ("sg_events", &shared.events, Layout::EVENTS),
-            ("sg_event_limit", &shared.event_limit, Layout::EVENT_LIMIT),
-        ] {
-            if let Some(path) = path {
+        if let Some(pins) = &shared.pins {
+            for (name, path, layout) in [
+                (
+                    "sg_counters",
+                    pins.counters(shared.counter_map),
+                    Layout::COUNTERS,
+                ),
+                ("sg_flows4", pins.flows4(), Layout::FLOWS4),
+                ("sg_flows6", pins.flows6(), Layout::FLOWS6),
+                ("sg_half_open4", pins.half_open4(), Layout::FLOWS4),
+                ("sg_half_open6", pins.half_open6(), Layout::FLOWS6),
+                ("sg_flow_stats", pins.flow_stats(), Layout::FLOW_STATS),
+                ("sg_fragments4", pins.fragments4(), Layout::FRAGMENTS4),
+                ("sg_fragments6", pins.fragments6(), Layout::FRAGMENTS6),
+                ("sg_events", pins.events(), Layout::EVENTS),
+                ("sg_event_limit", pins.event_limit(), Layout::EVENT_LIMIT),
+            ] {
                 if path.exists() {
-                    layout.check(path)?;
+                    layout.check(&path)?;
                 }
-                loader.map_pin_path(name, path.clone());
+                loader.map_pin_path(name, path);
             }
         }
         let mut ebpf = loader
@@ -218,7 +240,21 @@ impl Layout {
         key: size_of::<FlowKey6>(),
         value: size_of::<FlowValue>(),
     };
-
+    const FLOW_STATS: Layout = Layout {
+        map_type: MapType::PerCpuArray,
+        key: size_of::<u32>(),
+        value: size_of::<FlowStats>(),
+    };
+    const FRAGMENTS4: Layout = Layout {
+        map_type: MapType::LruHash,
+        key: size_of::<FragmentKey4>(),
+        value: size_of::<FragmentValue>(),
+    };
+    const FRAGMENTS6: Layout = Layout {
+        map_type: MapType::LruHash,
+        key: size_of::<FragmentKey6>(),
+        value: size_of::<FragmentValue>(),
+    };
     const EVENTS: Layout = Layout {
         map_type: MapType::RingBuf,
         key: 0,

@@ -1,35 +1,17 @@
-//! The maps that outlive a policy: what they have counted, which slots are in use, and forgetting
-//! flows.
+//! The maps that outlive a policy: what they have counted, and which slots are in use.
+//! The flow tables themselves are read in `flow_tables`.
 
 use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use aya::maps::{HashMap as BpfHashMap, MapInfo};
+use aya::maps::MapInfo;
 use sg_common::counters::SlotCounters;
-use sg_common::flow::{FlowKey4, FlowKey6, FlowValue};
 
+use super::flow_tables::{each_flow, each_fragment_slot};
 use super::pins::InterfacePins;
 use super::slots::{SlotUse, add};
-use super::state::open_map;
 use super::{KernelError, sys};
-
-/// Forgets every flow.
-pub(super) fn flush(pins: &InterfacePins) -> Result<(), KernelError> {
-    fn clear<K: aya::Pod>(path: &Path) -> Result<(), KernelError> {
-        let mut map = open_map(path)?;
-        let mut flows: BpfHashMap<_, K, FlowValue> = BpfHashMap::try_from(&mut map)
-            .map_err(|e| KernelError::bpf("opening the flow table", e))?;
-        let keys: Vec<K> = flows.keys().filter_map(Result::ok).collect();
-        for key in keys {
-            // Gone already is as good.
-            let _ = flows.remove(&key);
-        }
-        Ok(())
-    }
-    clear::<FlowKey4>(&pins.flows4())?;
-    clear::<FlowKey6>(&pins.flows6())
-}
 
 /// Slots of the pinned maps.
 pub(super) struct PinnedUse<'a> {
@@ -51,15 +33,15 @@ impl<'a> PinnedUse<'a> {
 
 impl SlotUse for PinnedUse<'_> {
     fn named_by_flows(&self) -> Option<HashSet<u32>> {
-        fn slots<K: aya::Pod>(path: &Path, into: &mut HashSet<u32>) -> Option<()> {
-            let map = open_map(path).ok()?;
-            let flows = BpfHashMap::<_, K, FlowValue>::try_from(&map).ok()?;
-            into.extend(flows.iter().filter_map(Result::ok).map(|(_, f)| f.slot));
-            Some(())
-        }
         let mut named = HashSet::new();
-        slots::<FlowKey4>(&self.pins.flows4(), &mut named)?;
-        slots::<FlowKey6>(&self.pins.flows6(), &mut named)?;
+        each_flow(self.pins, |flow| {
+            named.insert(flow.value.slot);
+        })
+        .ok()?;
+        each_fragment_slot(self.pins, |slot| {
+            named.insert(slot);
+        })
+        .ok()?;
         Some(named)
     }
 

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_map_type};
 
@@ -60,6 +61,11 @@ impl MapMemory {
         Self::new(map, len, libc::PROT_READ)
     }
 
+    /// A view that several processes may count in.
+    pub(super) fn shared(map: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+        Self::new(map, len, libc::PROT_READ | libc::PROT_WRITE)
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         // SAFETY: the mapping is `len` bytes long and lives as long as `self`. The maps viewed
         // this way are frozen or replaced whole, never written in place.
@@ -68,6 +74,15 @@ impl MapMemory {
 }
 
 impl MapMemory {
+    /// The same as counters, for a [`MapMemory::shared`] view.
+    pub(super) fn counters(&self) -> &[AtomicU64] {
+        // SAFETY: mappings begin at a page, so the alignment holds; whoever else writes the words
+        // does it atomically too; they live as long as `self`.
+        unsafe {
+            std::slice::from_raw_parts(self.address.cast(), self.len / size_of::<AtomicU64>())
+        }
+    }
+
     /// The same as 32-bit words; bytes beyond the last whole word are left out.
     pub(super) fn words(&self) -> &[u32] {
         // SAFETY: mappings begin at a page, so the alignment holds; otherwise as in `bytes`.
@@ -142,6 +157,65 @@ pub(super) fn read_per_cpu_array(
         done += count;
     }
     Ok(values)
+}
+
+/// Visits every entry of a hash map, `batch` of them per system call. An entry that goes while the
+/// map is being read is left out, or not.
+pub(super) fn each_hash_entry<K: aya::Pod, V: aya::Pod>(
+    map: BorrowedFd<'_>,
+    batch: u32,
+    mut visit: impl FnMut(K, V),
+) -> io::Result<()> {
+    // SAFETY: both are plain data, for which zero is valid (`aya::Pod`).
+    let (no_key, no_value): (K, V) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+    let mut batch = batch;
+    let mut keys = vec![no_key; batch as usize];
+    let mut values = vec![no_value; batch as usize];
+    // The kernel's cursor: the bucket to go on with.
+    let mut cursor = 0u32;
+    let mut is_first = true;
+    loop {
+        let mut attr = zeroed();
+        let position = &raw mut cursor as u64;
+        attr.batch.in_batch = if is_first { 0 } else { position };
+        attr.batch.out_batch = position;
+        attr.batch.keys = keys.as_mut_ptr() as u64;
+        attr.batch.values = values.as_mut_ptr() as u64;
+        attr.batch.count = batch;
+        attr.batch.map_fd = map.as_raw_fd() as u32;
+        let result = bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
+        let is_last = match result {
+            Ok(_) => false,
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && batch < 1 << 20 => {
+                // One bucket holds more than a batch.
+                batch *= 2;
+                keys.resize(batch as usize, no_key);
+                values.resize(batch as usize, no_value);
+                continue;
+            }
+            Err(e) => return Err(e),
+        };
+        // SAFETY: the kernel leaves the number of entries in the same view of the union.
+        let count = unsafe { attr.batch.count } as usize;
+        for (key, value) in keys.iter().zip(&values).take(count) {
+            visit(*key, *value);
+        }
+        if is_last {
+            return Ok(());
+        }
+        is_first = false;
+    }
+}
+
+/// Removes one entry of a hash map.
+pub(super) fn delete_entry<K: aya::Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
+    let mut attr = zeroed();
+    // SAFETY: writing plain fields of the union's element view.
+    let view = unsafe { &mut attr.__bindgen_anon_2 };
+    view.map_fd = map.as_raw_fd() as u32;
+    view.key = std::ptr::from_ref(key) as u64;
+    bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr).map(drop)
 }
 
 /// Creates an array map with one value of `len` bytes that can be mapped into memory.

@@ -2,16 +2,14 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::Path;
 
-use aya::maps::HashMap as BpfHashMap;
 use serde::Serialize;
-use sg_common::flow::{FlowKey4, FlowKey6, FlowValue, Timeout, is_expired};
+use sg_common::flow::{Timeout, is_expired};
 use sg_common::verdict::Direction;
 
 use super::attached::Attached;
 use crate::kernel::KernelError;
-use crate::kernel::state::open_map;
+use crate::kernel::flow_tables::each_flow;
 
 /// One tracked flow. Ports are absent for protocols without them; an ICMP query has its
 /// identifier instead.
@@ -26,8 +24,13 @@ pub struct Flow {
     pub icmp_id: Option<u16>,
     /// Direction of the packet that opened it.
     pub opened: &'static str,
+    /// `half-open` or `established`: which table it is in.
+    pub kind: &'static str,
     /// Name of the state's timeout, e.g. `tcp-established`.
     pub state: &'static str,
+    /// It was there before the first policy, and no rule admits it.
+    #[serde(rename = "seeded")]
+    pub is_seeded: bool,
     /// Seconds since it was entered, and since its last packet (to about a quarter of a second).
     pub age_seconds: u64,
     pub idle_seconds: u64,
@@ -63,7 +66,8 @@ pub fn flows(attached: &Attached) -> Result<Vec<Flow>, KernelError> {
     let timeouts = state.timeouts;
     let now = monotonic_now();
     let mut found = Vec::new();
-    let mut push = |local, remote, lport, rport, protocol: u8, v: FlowValue| {
+    each_flow(&attached.pins, |entry| {
+        let v = entry.value;
         let seconds = timeouts.get(v.state as usize).copied().unwrap_or(0);
         if is_expired(now, v.last_seen, seconds) {
             return;
@@ -72,64 +76,34 @@ pub fn flows(attached: &Attached) -> Result<Vec<Flow>, KernelError> {
         let is_icmp = state == Some(Timeout::Icmp);
         let has_ports = !is_icmp && state != Some(Timeout::Other);
         let seconds_since = |t: u64| now.saturating_sub(t) / 1_000_000_000;
+        let rule = rules.get(&v.slot).filter(|_| !v.is_seeded());
         found.push(Flow {
-            protocol,
-            local,
-            local_port: has_ports.then_some(lport),
-            remote,
-            remote_port: has_ports.then_some(rport),
-            icmp_id: is_icmp.then_some(lport),
+            protocol: entry.protocol,
+            local: entry.local,
+            local_port: has_ports.then_some(entry.local_port),
+            remote: entry.remote,
+            remote_port: has_ports.then_some(entry.remote_port),
+            icmp_id: is_icmp.then_some(entry.local_port),
             opened: if v.opened_by(Direction::Inbound) {
                 Direction::Inbound.name()
             } else {
                 Direction::Outbound.name()
             },
+            kind: entry.kind.name(),
             state: state.map_or("unknown", Timeout::name),
+            is_seeded: v.is_seeded(),
             age_seconds: seconds_since(v.created),
             idle_seconds: seconds_since(v.last_seen),
             generation: v.generation,
-            rule: rules.get(&v.slot).cloned(),
+            rule: rule.cloned(),
         });
-    };
-    each::<FlowKey4>(&attached.pins.flows4(), |k, v| {
-        let (local, remote) = k.addresses();
-        push(
-            local.into(),
-            remote.into(),
-            k.local_port,
-            k.remote_port,
-            k.protocol,
-            v,
-        );
-    })?;
-    each::<FlowKey6>(&attached.pins.flows6(), |k, v| {
-        let (local, remote) = k.addresses();
-        push(
-            local.into(),
-            remote.into(),
-            k.local_port,
-            k.remote_port,
-            k.protocol,
-            v,
-        );
     })?;
     found.sort_by_key(|f| (f.idle_seconds, f.remote, f.remote_port, f.local_port));
     Ok(found)
 }
 
-fn each<K: aya::Pod>(path: &Path, mut visit: impl FnMut(K, FlowValue)) -> Result<(), KernelError> {
-    let map = open_map(path)?;
-    let flows: BpfHashMap<_, K, FlowValue> = BpfHashMap::try_from(&map)
-        .map_err(|e| KernelError::bpf(format!("reading {}", path.display()), e))?;
-    // An entry that goes while it is being read is left out.
-    for (key, value) in flows.iter().filter_map(Result::ok) {
-        visit(key, value);
-    }
-    Ok(())
-}
-
 /// The clock that flow times are in.
-fn monotonic_now() -> u64 {
+pub fn monotonic_now() -> u64 {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
         .map(|t| t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64)
         .unwrap_or(0)

@@ -178,6 +178,35 @@ impl Frame {
         self
     }
 
+    /// Makes an IPv4 packet a fragment of datagram `id` that begins `units` times eight bytes into
+    /// it. Its payload stays what it was.
+    pub(crate) fn fragment4(self, id: u16, units: u16, more: bool) -> Frame {
+        let word = u16::from(more) << 13 | units;
+        self.set(4, &id.to_be_bytes()).set(6, &word.to_be_bytes())
+    }
+
+    /// As [`Frame::fragment4`], by a fragment header in front of what there is.
+    pub(crate) fn fragment6(self, id: u32, units: u16, more: bool) -> Frame {
+        let mut header = vec![0; 8];
+        header[2..4].copy_from_slice(&(units << 3 | u16::from(more)).to_be_bytes());
+        header[4..].copy_from_slice(&id.to_be_bytes());
+        self.extension(44, header)
+    }
+
+    /// The ICMP error of this type and code that `router` sends to `host` about this untagged
+    /// packet, quoting `len` bytes of it.
+    pub(crate) fn error(self, router: &str, host: &str, message: (u8, u8), len: usize) -> Frame {
+        let addresses: (IpAddr, IpAddr) = match (router.parse(), host.parse()) {
+            (Ok(router), Ok(host)) => (router, host),
+            _ => panic!("`{router}` or `{host}` is no address"),
+        };
+        let packet = &self.0[ETHERNET..];
+        let mut payload = vec![message.0, message.1, 0, 0, 0, 0, 5, 0];
+        payload.extend_from_slice(&packet[..len.min(packet.len())]);
+        let protocol = if addresses.0.is_ipv4() { 1 } else { 58 };
+        other(protocol, addresses.0, addresses.1, &payload)
+    }
+
     fn grow_length(&mut self, at: usize, by: usize) {
         let len = u16::from_be_bytes([self.0[at], self.0[at + 1]]) + by as u16;
         self.0[at..at + 2].copy_from_slice(&len.to_be_bytes());

@@ -2,6 +2,7 @@
 
 mod agreement;
 mod attach;
+mod budget;
 mod frames;
 mod packets;
 mod sandbox;

@@ -251,23 +251,152 @@ fn ipv6_extension_headers_are_walked() {
     );
 }
 
-/// Proves K4, as far as fragments are judged without memory of their first one.
+/// Proves K4 for IPv4: by (source, destination, protocol, id), whatever the verdict was.
 #[test]
-fn first_fragments_are_judged_and_later_ones_dropped() {
+fn later_fragments_follow_their_first() {
     let ssh = || frame("tcp 198.51.100.1:40000 > 192.0.2.1:22 syn");
-    let dns = || frame("udp 10.0.0.1:40000 > 192.0.2.1:53");
-    let ssh6 = || frame("tcp [2001:db8::9]:40000 > [2001:db8::1]:22 syn");
+    let mysql = || frame("tcp 198.51.100.1:40000 > 192.0.2.1:3306 syn");
+    let dns = || frame("udp 198.51.100.1:40000 > 192.0.2.1:53");
+    let banned = || frame("udp 203.0.113.1:40000 > 192.0.2.1:5000");
     table(
         NODE,
         &[
-            ("a first fragment, by its ports", "in", ssh().set(6, &[0x20, 0]), "accept in 1"),
-            ("a later one", "in", dns().set(6, &[0x20, 3]), "drop fragment"),
-            ("the last one", "in", dns().set(6, &[0, 3]), "drop fragment"),
+            ("the first, by its ports", "in", ssh().fragment4(7, 0, true), "accept in 1"),
+            ("the next", "in", mysql().fragment4(7, 3, true), "accept in 1"),
+            ("the last", "in", mysql().fragment4(7, 6, false), "accept in 1"),
+            ("one of another datagram", "in", ssh().fragment4(8, 3, true), "drop fragment"),
+            ("of another protocol", "in", dns().fragment4(7, 3, true), "drop fragment"),
+            ("from another source", "in", frame("tcp 198.51.100.2:40000 > 192.0.2.1:22 ack").fragment4(7, 3, true), "drop fragment"),
+            ("to another destination", "in", frame("tcp 198.51.100.1:40000 > 192.0.2.2:22 ack").fragment4(7, 3, true), "drop fragment"),
+            ("in the other direction", "out", frame("tcp 192.0.2.1:22 > 198.51.100.1:40000 ack").fragment4(7, 3, true), "drop fragment"),
+            ("a first one that is dropped", "in", mysql().fragment4(9, 0, true), "drop no-match"),
+            ("and the next", "in", mysql().fragment4(9, 3, false), "drop no-match"),
+            ("dropped by a rule", "in", banned().fragment4(9, 0, true), "drop in 5"),
+            ("and the next", "in", banned().fragment4(9, 3, false), "drop in 5"),
+            ("the name is used again, and accepted", "in", dns().fragment4(9, 0, true), "accept in 2"),
+            ("and the next follows that", "in", dns().fragment4(9, 3, false), "accept in 2"),
             ("\"don't fragment\" is no fragment", "in", ssh().set(6, &[0x40, 0]), "accept in 1"),
-            ("one that overlaps the TCP header", "in", ssh().set(6, &[0, 1]), "drop malformed"),
-            ("an IPv6 first fragment", "in", ssh6().extension(44, vec![0, 0, 0, 1, 0, 0, 0, 9]), "accept in 1"),
-            ("an IPv6 later fragment", "in", ssh6().extension(44, vec![0, 0, 0x10, 0, 0, 0, 0, 9]), "drop fragment"),
-            ("an IPv6 fragment that overlaps the TCP header", "in", ssh6().extension(44, vec![0, 0, 0, 8, 0, 0, 0, 9]), "drop malformed"),
+            ("outbound", "out", frame("udp 192.0.2.1:5000 > 203.0.113.1:40000").fragment4(9, 0, true), "accept out 1"),
+            ("and the next", "out", frame("udp 192.0.2.1:9 > 203.0.113.1:9").fragment4(9, 3, true), "accept out 1"),
+            ("its answer, by the flow table", "in", banned().fragment4(10, 0, true), "accept out 1 reply"),
+            ("and the next", "in", frame("udp 203.0.113.1:9 > 192.0.2.1:9").fragment4(10, 3, false), "accept out 1 reply"),
+        ],
+    );
+}
+
+/// Proves K4 for IPv6: the fragment header may stand behind others, and in front of them.
+#[test]
+fn ipv6_fragments_follow_their_first() {
+    let ssh = || frame("tcp [2001:db8::9]:40000 > [2001:db8::1]:22 syn");
+    let options = || vec![0; 8];
+    table(
+        NODE,
+        &[
+            ("later, unknown", "in", ssh().fragment6(70_000, 3, true), "drop fragment"),
+            ("the first", "in", ssh().fragment6(70_000, 0, true), "accept in 1"),
+            ("the next", "in", ssh().fragment6(70_000, 3, true), "accept in 1"),
+            ("with hop-by-hop options in front", "in", ssh().fragment6(70_000, 6, false).extension(0, options()), "accept in 1"),
+            ("an id that differs above 16 bits", "in", ssh().fragment6(70_000 - 65_536, 3, true), "drop fragment"),
+            ("a first one with options behind the fragment header", "in", ssh().extension(60, options()).fragment6(5, 0, true), "accept in 1"),
+            ("its next carries no ports at all", "in", ssh().extension(60, options()).fragment6(5, 9, false), "accept in 1"),
+            ("the same id, but of plain TCP", "in", ssh().fragment6(5, 9, false), "drop fragment"),
+            ("atomic: nothing has been cut", "in", ssh().fragment6(6, 0, false), "accept in 1"),
+            ("and nothing follows it", "in", ssh().fragment6(6, 3, false), "drop fragment"),
+            ("an atomic header in front of a first fragment", "in", ssh().fragment6(11, 0, true).fragment6(10, 0, false), "accept in 1"),
+            ("a fragment of a fragment", "in", ssh().fragment6(12, 0, true).fragment6(13, 0, true), "drop malformed"),
+        ],
+    );
+}
+
+/// Proves K4 where fragments are tricks.
+#[test]
+fn fragments_that_hide_what_was_judged_are_malformed() {
+    let tcp = || frame("tcp 198.51.100.1:40000 > 192.0.2.1:22 ack");
+    let udp = || frame("udp 198.51.100.1:40000 > 192.0.2.1:53");
+    let sctp = || frame("sctp 10.0.0.1:40000 > 192.0.2.1:5000");
+    let tcp6 = || frame("tcp [2001:db8::9]:40000 > [2001:db8::1]:22 ack");
+    table(
+        NODE,
+        &[
+            ("a first fragment shorter than the TCP header", "in", tcp().fragment4(1, 0, true).set(2, &[0, 36]), "drop malformed"),
+            ("shorter than the UDP header", "in", udp().fragment4(1, 0, true).set(2, &[0, 27]), "drop malformed"),
+            ("IPv6, shorter than the TCP header", "in", tcp6().fragment6(1, 0, true).set(4, &[0, 27]), "drop malformed"),
+            ("the first", "in", tcp().fragment4(2, 0, true), "accept in 1"),
+            ("one inside the TCP header", "in", tcp().fragment4(2, 1, false), "drop malformed"),
+            ("the last byte of the TCP header", "in", tcp().fragment4(2, 2, false), "drop malformed"),
+            ("just behind it", "in", tcp().fragment4(2, 3, false), "accept in 1"),
+            ("the first of SCTP", "in", sctp().fragment4(2, 0, true), "accept in 3"),
+            ("one inside the SCTP header", "in", sctp().fragment4(2, 1, false), "drop malformed"),
+            ("just behind it", "in", sctp().fragment4(2, 2, false), "accept in 3"),
+            ("the first of UDP", "in", udp().fragment4(2, 0, true), "accept in 2"),
+            ("behind the UDP header", "in", udp().fragment4(2, 1, false), "accept in 2"),
+            ("up to the longest datagram", "in", udp().fragment4(2, 8187, false), "accept in 2"),
+            ("one that ends beyond it", "in", udp().fragment4(2, 8188, false), "drop malformed"),
+            ("IPv6, inside the TCP header", "in", tcp6().fragment6(2, 1, false), "drop malformed"),
+            ("IPv6, beyond the longest datagram", "in", tcp6().fragment6(2, 8191, false), "drop malformed"),
+        ],
+    );
+}
+
+/// Proves K8.
+#[test]
+fn icmp_errors_about_our_packets_are_related() {
+    let rules = "in tcp 22 from any accept
+         in icmp 3/1 from 10.0.0.0/8 accept
+         out tcp 443 to any accept
+         out udp to any accept
+         out icmp 8 to any accept
+         out icmpv6 128 to any accept";
+    let ours = || frame("tcp 192.0.2.1:40000 > 203.0.113.7:443 syn");
+    let ours6 = || frame("udp [2001:db8::1]:40000 > [2001:db8:7::7]:53");
+    let smtp = || frame("tcp 192.0.2.1:40000 > 203.0.113.7:25 syn");
+    let answer = || frame("tcp 192.0.2.1:22 > 203.0.113.7:50000 syn ack");
+    let router = |packet: Frame, kind, code, len| packet.error("10.9.9.9", "192.0.2.1", (kind, code), len);
+    let router6 = |packet: Frame, kind, code, len| packet.error("2001:db8:9::9", "2001:db8::1", (kind, code), len);
+    table(
+        rules,
+        &[
+            ("fragmentation needed, about what the rules accept", "in", router(ours(), 3, 4, 28), "accept related"),
+            ("port unreachable", "in", router(ours(), 3, 3, 28), "accept related"),
+            ("time exceeded", "in", router(ours(), 11, 0, 576), "accept related"),
+            ("parameter problem", "in", router(ours(), 12, 0, 28), "accept related"),
+            ("a rule is asked first", "in", router(ours(), 3, 1, 28), "accept in 2"),
+            ("a redirect is no error about a packet", "in", router(ours(), 5, 1, 28), "drop no-match"),
+            ("source quench is not used any more", "in", router(ours(), 4, 0, 28), "drop no-match"),
+            ("about what the rules drop", "in", router(smtp(), 3, 4, 28), "drop no-match"),
+            ("about an answer that no flow knows", "in", router(answer(), 3, 4, 28), "drop no-match"),
+            ("a connection from outside", "in", frame("tcp 203.0.113.7:50000 > 192.0.2.1:22 syn"), "accept in 1"),
+            ("about its answer", "in", router(answer(), 3, 4, 28), "accept related"),
+            ("sent to somebody else than the sender", "in", ours().error("10.9.9.9", "192.0.2.2", (3, 4), 28), "drop no-match"),
+            ("about a packet of somebody else", "in", router(frame("tcp 192.0.2.2:40000 > 203.0.113.7:443 syn"), 3, 4, 28), "drop no-match"),
+            ("quoting options", "in", router(ours().ipv4_options(&[1; 12]), 3, 4, 40), "accept related"),
+            ("with options itself", "in", router(ours(), 3, 4, 28).ipv4_options(&[1; 8]), "accept related"),
+            ("behind two tags", "in", router(ours(), 3, 4, 28).vlan(0x8100, 1).vlan(0x88a8, 2), "accept related"),
+            ("quoting seven bytes of the transport header", "in", router(ours(), 3, 4, 27), "drop no-match"),
+            ("quoting no transport header", "in", router(ours(), 3, 4, 20), "drop no-match"),
+            ("quoting half an IP header", "in", router(ours(), 3, 4, 10), "drop no-match"),
+            ("quoting nothing", "in", router(ours(), 3, 4, 0), "drop no-match"),
+            ("quoting version 6", "in", router(ours().set(0, &[0x65]), 3, 4, 28), "drop no-match"),
+            ("quoting a header of 16 bytes", "in", router(ours().set(0, &[0x44]), 3, 4, 28), "drop no-match"),
+            ("quoting a first fragment", "in", router(ours().fragment4(1, 0, true), 11, 1, 28), "accept related"),
+            ("quoting a later fragment", "in", router(ours().fragment4(1, 3, true), 3, 4, 28), "drop no-match"),
+            ("about a ping", "in", router(frame("icmp 192.0.2.1 > 203.0.113.7 8/0 id 5"), 11, 0, 28), "accept related"),
+            ("about an error", "in", router(frame("icmp 192.0.2.1 > 203.0.113.7 3/4"), 11, 0, 28), "drop no-match"),
+            ("a first fragment of an error", "in", router(ours(), 3, 3, 28).fragment4(77, 0, true), "accept related"),
+            ("and the next", "in", router(ours(), 3, 3, 28).fragment4(77, 3, false), "accept related"),
+            ("outbound, about what comes in", "out", frame("tcp 203.0.113.7:50000 > 192.0.2.1:22 syn").error("192.0.2.1", "203.0.113.7", (3, 10), 28), "accept related"),
+            ("outbound, about what does not", "out", frame("tcp 203.0.113.7:50000 > 192.0.2.1:23 syn").error("192.0.2.1", "203.0.113.7", (3, 10), 28), "drop no-match"),
+            ("IPv6 packet too big", "in", router6(ours6(), 2, 0, 48), "accept related"),
+            ("unreachable", "in", router6(ours6(), 1, 4, 48), "accept related"),
+            ("time exceeded", "in", router6(ours6(), 3, 0, 1232), "accept related"),
+            ("parameter problem", "in", router6(ours6(), 4, 1, 48), "accept related"),
+            ("no error message", "in", router6(ours6(), 5, 0, 48), "drop no-match"),
+            ("quoting extension headers", "in", router6(ours6().extension(60, vec![0; 8]).extension(0, vec![0; 8]), 2, 0, 64), "accept related"),
+            ("quoting a fragment header", "in", router6(ours6().fragment6(3, 0, true), 3, 1, 56), "accept related"),
+            ("quoting a later fragment", "in", router6(ours6().fragment6(3, 3, true), 3, 1, 56), "drop no-match"),
+            ("with extension headers itself", "in", router6(ours6(), 2, 0, 48).extension(60, vec![0; 8]), "accept related"),
+            ("about a ping", "in", router6(frame("icmp 2001:db8::1 > 2001:db8:7::7 128/0 id 5"), 3, 0, 48), "accept related"),
+            ("about what the rules drop", "in", router6(frame("tcp [2001:db8::1]:40000 > [2001:db8:7::7]:25 syn"), 2, 0, 60), "drop no-match"),
         ],
     );
 }

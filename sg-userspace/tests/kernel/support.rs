@@ -122,6 +122,20 @@ impl Enforcer {
         }
     }
 
+    /// Of the inbound and the outbound program.
+    pub(crate) fn verified_instructions(&mut self) -> [u32; 2] {
+        let inbound = self.programs.inbound().unwrap().info().unwrap();
+        let outbound = self.programs.outbound().unwrap().info().unwrap();
+        [inbound, outbound].map(|info| {
+            info.verified_instruction_count()
+                .expect("kernels since 5.16 tell the count")
+        })
+    }
+
+    pub(crate) fn load_time(&self) -> std::time::Duration {
+        self.programs.load_time
+    }
+
     fn slot(&self, slot: u32) -> SlotCounters {
         let counters = self.programs.counters().expect("the counters are there");
         let mut sum = SlotCounters::default();

@@ -1,0 +1,11 @@
+//! The one clock of the packet path.
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+
+/// `CLOCK_MONOTONIC` nanoseconds, as coarse as the kernel's tick: enough for timeouts in seconds,
+/// and far cheaper than an exact reading.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_coarse_ns() }
+}

@@ -1,0 +1,148 @@
+//! The packet that an ICMP error quotes: its addresses and ports, as far as routers quote it.
+//! It travelled in the opposite direction of the error, so that the ends are the other way round.
+
+use network_types::{
+    icmp::Icmpv4Hdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+};
+use sg_common::{
+    tables::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind},
+    verdict::Direction,
+};
+
+use crate::{
+    PULL, classify,
+    hook::Hook,
+    packet::{
+        FURTHEST, Packet, Stop, at, ends, field, icmp, is_extension_header, other,
+        parsed::MALFORMED, ports,
+    },
+};
+
+/// What every quotation has of a transport header (RFC 792: 64 bits).
+type FirstBytes = [u32; 2];
+
+/// Whether `error`, which no rule accepts, is about a packet of ours (SPEC K8); 1 if so. Nothing is
+/// malformed here: a quotation that cannot be read relates to nothing.
+#[inline(always)]
+pub(crate) fn is_related<H: Hook>(hook: &H, error: *const Packet) -> u32 {
+    if error.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and the only caller passes a whole packet on its stack.
+    let error = unsafe { &*error };
+    // Errors are rare: the bytes are asked for before it is known whether they are missing.
+    hook.pull(error.headers.saturating_add(PULL));
+    let mut quoted = Packet::EMPTY;
+    match parse(hook, error, &mut quoted) {
+        Ok(()) => classify::sg_is_related(error, &quoted),
+        Err(_) => 0,
+    }
+}
+
+#[inline(always)]
+fn parse<H: Hook>(hook: &H, error: &Packet, out: &mut Packet) -> Result<(), Stop> {
+    if error.headers > FURTHEST {
+        return Err(MALFORMED);
+    }
+    let offset = error.headers as usize;
+    let direction = H::DIRECTION.opposite();
+    out.direction = direction as u8;
+    let at = if error.is_v6() {
+        ipv6(hook, offset, direction, out)?
+    } else {
+        ipv4(hook, offset, direction, out)?
+    };
+    if at > FURTHEST as usize {
+        return Err(MALFORMED);
+    }
+    transport(hook, at, direction, out)
+}
+
+#[inline(always)]
+fn ipv4<H: Hook>(
+    hook: &H,
+    offset: usize,
+    direction: Direction,
+    out: &mut Packet,
+) -> Result<usize, Stop> {
+    const OFFSET: u16 = 0x1fff;
+    let header = at::<Ipv4Hdr, H>(hook, offset)?;
+    let vihl = field!(header, vihl as u8);
+    let header_len = ((vihl & 0x0f) as usize) * 4;
+    let fragment = u16::from_be(field!(header, frags as u16));
+    if vihl >> 4 != 4 || header_len < Ipv4Hdr::LEN || fragment & OFFSET != 0 {
+        return Err(MALFORMED);
+    }
+    let source = field!(header, src_addr as u32);
+    let destination = field!(header, dst_addr as u32);
+    (out.local[0], out.remote[0]) = ends(direction, source, destination);
+    out.protocol = field!(header, proto as u8);
+    Ok(offset + header_len)
+}
+
+#[inline(always)]
+fn ipv6<H: Hook>(
+    hook: &H,
+    offset: usize,
+    direction: Direction,
+    out: &mut Packet,
+) -> Result<usize, Stop> {
+    let header = at::<Ipv6Hdr, H>(hook, offset)?;
+    if field!(header, vcf as u8) >> 4 != 6 {
+        return Err(MALFORMED);
+    }
+    out.v6 = 1;
+    let source = field!(header, src_addr as [u32; 4]);
+    let destination = field!(header, dst_addr as [u32; 4]);
+    (out.local, out.remote) = ends(direction, source, destination);
+    let mut protocol = field!(header, next_hdr as u8);
+    let mut at = offset + Ipv6Hdr::LEN;
+    if is_extension_header(protocol) {
+        let walked = hook.walk_extension_headers(at as u32, protocol.into(), out);
+        let stop = (walked >> 32) as u32;
+        if stop != 0 {
+            return Err(stop);
+        }
+        protocol = walked as u8;
+        at += (walked >> 16) as usize & 0x7fff;
+    }
+    out.protocol = protocol;
+    Ok(at)
+}
+
+#[inline(always)]
+fn transport<H: Hook>(
+    hook: &H,
+    offset: usize,
+    direction: Direction,
+    out: &mut Packet,
+) -> Result<(), Stop> {
+    let header = at::<FirstBytes, H>(hook, offset)?;
+    out.is_trackable = 1;
+    let icmp_protocol = if out.is_v6() {
+        IPPROTO_ICMPV6
+    } else {
+        IPPROTO_ICMP
+    };
+    let with_ports = match out.protocol {
+        IPPROTO_TCP => Kind::Tcp,
+        IPPROTO_UDP => Kind::Udp,
+        IPPROTO_SCTP => Kind::Sctp,
+        protocol if protocol == icmp_protocol => {
+            icmp(header.cast::<Icmpv4Hdr>(), out);
+            // There are no errors about errors, and other messages belong to nothing.
+            return if out.is_trackable != 0 {
+                Ok(())
+            } else {
+                Err(MALFORMED)
+            };
+        }
+        protocol => {
+            other(protocol, out);
+            return Ok(());
+        }
+    };
+    ports(direction, with_ports, header.cast(), out);
+    Ok(())
+}

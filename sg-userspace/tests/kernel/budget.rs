@@ -1,0 +1,45 @@
+//! What the programs cost to load: instructions that the verifier walks, and the time it takes.
+//! Run with `--nocapture` for the figures.
+
+use sg_userspace::policy::rules_from_lines;
+
+use crate::support::Enforcer;
+
+/// More than this and a kernel with a slower verifier makes `apply` a thing to wait for.
+const VERIFIED_INSTRUCTIONS: u32 = 4000;
+
+/// Proves K1, as far as both programs are small enough to be loaded at any time.
+#[test]
+fn programs_stay_within_their_budget() {
+    let both = rules_from_lines(
+        "in tcp 22,80-90 from 2001:db8::/32 accept\nin udp 53 from any drop\n\
+         in all from 10.0.0.0/8 accept\nout all to any accept",
+    );
+    let logging = {
+        let mut policy = both.clone();
+        policy.rules[0].log = true;
+        policy
+    };
+    let policies = [
+        ("no rules", rules_from_lines("")),
+        (
+            "IPv4 only",
+            rules_from_lines("in tcp 22 from 10.0.0.0/8 accept\nout all to 0.0.0.0/0 accept"),
+        ),
+        ("both families", both),
+        ("logging", logging),
+    ];
+    println!("policy          inbound  outbound  load");
+    for (name, policy) in policies {
+        let mut enforcer = Enforcer::of(policy);
+        let [inbound, outbound] = enforcer.verified_instructions();
+        let load = enforcer.load_time().as_secs_f64() * 1000.0;
+        println!("{name:<15} {inbound:>7}  {outbound:>8}  {load:.1} ms");
+        for (program, count) in [("inbound", inbound), ("outbound", outbound)] {
+            assert!(
+                (1..=VERIFIED_INSTRUCTIONS).contains(&count),
+                "{name}: the verifier walks {count} instructions of the {program} program"
+            );
+        }
+    }
+}
