@@ -9,6 +9,9 @@ pub const SYN: u8 = 0x02;
 pub const RST: u8 = 0x04;
 pub const ACK: u8 = 0x10;
 
+/// Without these a segment changes nothing once a connection is established.
+pub const STATE_FLAGS: u8 = FIN | SYN | RST;
+
 /// True for the segment that opens a connection: SYN without ACK, RST or FIN.
 #[inline(always)]
 pub const fn is_bare_syn(flags: u8) -> bool {

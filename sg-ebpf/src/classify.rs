@@ -91,7 +91,8 @@ fn judge_packet(direction: Direction, p: &Packet) -> Outcome {
         if p.is_trackable != 0 {
             // Where the other direction's rules pass the replies by themselves there is nothing to
             // remember.
-            let answer = ask(class, direction.opposite(), p.kind, p.return_number);
+            let opposite = direction.opposite();
+            let answer = judge(&KernelTables, row, opposite, p.kind, p.return_number);
             if !answer.is_accept() {
                 flows::remember(p, class, verdict);
             }
@@ -131,9 +132,7 @@ pub(crate) extern "C" fn sg_is_related(error: *const Packet, quoted: *const Pack
         return 0;
     }
     let direction = quoted.direction();
-    let Some(class) = family::class(quoted) else {
-        return 0;
-    };
+    let class = family::sg_class(quoted);
     if ask(class, direction, quoted.kind, quoted.number).is_accept() {
         return 1;
     }

@@ -5,7 +5,7 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use sg_common::{
     flow::{FlowKey4, FlowKey6, FlowKind, FlowValue},
     fragment::{FragmentKey4, FragmentKey6, FragmentValue},
-    tables::{Kind, walk16},
+    tables::{Kind, POINTER, walk16},
 };
 
 use crate::{
@@ -27,11 +27,24 @@ const LINK_LOCAL: u32 = 0xfe80 >> 6;
 #[inline(always)]
 pub(crate) fn class(p: &Packet) -> Option<u32> {
     if p.is_v6() {
-        return Some(maps::class6(p.remote));
+        // The range of a leaf in the IPv4 table, so that the verifier walks what follows once.
+        return Some(maps::class6(p.remote) & !POINTER);
     }
     let address = u32::from_be(p.remote[0]);
     let entry = maps::root4()?[(address >> 16) as usize];
     walk16(&KernelTables, entry, address as u16)
+}
+
+/// As [`class`], for the questions that only few packets ask; no row has the number that stands for
+/// "the tables are not there".
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn sg_class(p: *const Packet) -> u32 {
+    if p.is_null() {
+        return u32::MAX;
+    }
+    // SAFETY: not null, and every caller passes a whole packet on its stack.
+    class(unsafe { &*p }).unwrap_or(u32::MAX)
 }
 
 #[inline(always)]

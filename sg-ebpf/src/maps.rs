@@ -172,11 +172,11 @@ pub(crate) fn row(class: u32) -> Option<&'static Row> {
 /// The class of an IPv6 address in wire order.
 #[inline(always)]
 pub(crate) fn class6(address: [u32; 4]) -> u32 {
-    if constant!(SG_HAS_PREFIXES6) == 0 {
-        return constant!(SG_DEFAULT_CLASS6);
+    let mut class = constant!(SG_DEFAULT_CLASS6);
+    if constant!(SG_HAS_PREFIXES6) != 0 {
+        if let Some(found) = PREFIXES6.get(aya_ebpf::maps::lpm_trie::Key::new(128, address)) {
+            class = *found;
+        }
     }
-    match PREFIXES6.get(aya_ebpf::maps::lpm_trie::Key::new(128, address)) {
-        Some(class) => *class,
-        None => constant!(SG_DEFAULT_CLASS6),
-    }
+    class
 }
