@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use clap::Args;
 use serde::Serialize;
+use sg_userspace::kernel::flow_tables::{FlowTableUse, table_use};
 use sg_userspace::observe::attached::Attached;
 use sg_userspace::observe::flows::{Flow, flows};
 
@@ -22,7 +23,9 @@ const SHOWN: usize = 100;
 /// The flow table: flows that the policy admitted and whose replies need it
 #[derive(Args)]
 #[command(after_help = "\
-A flow has no entry when the rules of the other direction accept its replies anyway.
+A flow has no entry when the rules of the other direction accept its replies anyway. Half-open flows
+(handshakes under way, datagrams without an answer, pings) live in a table apart from established
+ones; a full table evicts its least recently used flow, which is counted.
 
 Examples:
   sgctl flows
@@ -47,7 +50,16 @@ struct Listed {
     netns: Option<String>,
     /// How many there are, whatever the limit.
     total: usize,
+    tables: Tables,
     flows: Vec<Flow>,
+}
+
+/// How the tables are used, counted since the interface was first attached.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Tables {
+    half_open: FlowTableUse,
+    established: FlowTableUse,
 }
 
 impl Flows {
@@ -76,10 +88,15 @@ fn list(one: &Attached, limit: usize) -> Result<Listed, Failure> {
     let mut all = flows(one)?;
     let total = all.len();
     all.truncate(limit);
+    let [half_open, established] = table_use(&one.pins)?;
     Ok(Listed {
         interface: name_of(one),
         netns: one.state()?.netns.clone(),
         total,
+        tables: Tables {
+            half_open,
+            established,
+        },
         flows: all,
     })
 }
@@ -92,9 +109,10 @@ fn text(screen: &Screen, listed: &[Listed]) -> String {
         }
         let _ = writeln!(
             out,
-            "{}  {}",
+            "{}  {}{}",
             screen.paint(Paint::Bold, &one.interface),
-            super::units::count(one.total, "flow")
+            super::units::count(one.total, "flow"),
+            evicted(&one.tables)
         );
         if one.flows.is_empty() {
             continue;
@@ -125,11 +143,28 @@ fn text(screen: &Screen, listed: &[Listed]) -> String {
     out
 }
 
+/// Says when the tables are too small: flows that had to make room for others.
+fn evicted(tables: &Tables) -> String {
+    let (half_open, established) = (tables.half_open.evicted, tables.established.evicted);
+    if half_open + established == 0 {
+        return String::new();
+    }
+    format!(
+        ", and so far {} established and {} half-open evicted by a full table",
+        thousands(established),
+        thousands(half_open)
+    )
+}
+
 fn cells(flow: &Flow) -> Vec<(String, Option<Paint>)> {
     let rule = flow.rule.as_ref().map(|rule| match rule.position {
         Some(position) => format!("{position}  {}", rule.summary),
         None => format!("-  {}", rule.summary),
     });
+    let rule = match flow.is_seeded {
+        true => Some("was there before the first policy".to_owned()),
+        false => rule,
+    };
     vec![
         (protocol_name(flow.protocol), None),
         (endpoint(flow.local, flow.local_port, flow.icmp_id), None),

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
+use sg_common::flow::TIMEOUTS;
 use sg_userspace::kernel::pins::InterfacePins;
-use sg_userspace::kernel::{self, ApplyOptions, KernelError};
+use sg_userspace::kernel::{self, ApplyOptions, KernelError, flow_tables};
 use sg_userspace::observe::attached::{Attached, Scope, attached};
 use sg_userspace::observe::counters::counters;
 use sg_userspace::observe::events::Events as PacketLog;
+use sg_userspace::observe::flows::monotonic_now;
 use sg_userspace::observe::trace::{PacketTrace, TRACE};
 use sg_userspace::observe::watch::FileWatch;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -27,6 +29,9 @@ use super::{Context, Json, apply};
 /// What inotify cannot tell (a network file system, a directory made anew) is found by looking.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// How often flows that have expired are swept out of the tables.
+const SWEEP: Duration = Duration::from_secs(5);
+
 /// How often logged packets are fetched; the kernel wakes nobody up for them.
 const FETCH: Duration = Duration::from_millis(100);
 
@@ -37,6 +42,7 @@ The policy file and its set files are watched; when they change and mean another
 the one in force without a gap. A file with errors changes nothing: the errors are printed and the
 policy in force stays. SIGHUP applies the policy again at once. Ctrl-C and SIGTERM detach from the
 interface, unless --persist is given. Packets of rules with `log: true` are printed as they come.
+Flows that have expired are swept out of the flow table.
 
 Examples:
   sgctl run policy.yaml --iface eth0
@@ -69,6 +75,7 @@ enum Event {
     Look,
     Show,
     Fetch,
+    Sweep,
 }
 
 /// Everything that wakes `run` up. Only waiting is asynchronous: the library is called between
@@ -82,6 +89,7 @@ struct Events {
     look: tokio::time::Interval,
     show: tokio::time::Interval,
     fetch: tokio::time::Interval,
+    sweep: tokio::time::Interval,
 }
 
 impl Events {
@@ -95,7 +103,8 @@ impl Events {
             timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             timer
         };
-        let (look, show, fetch) = (every(LOOK), every(interval), every(FETCH));
+        let (look, show) = (every(LOOK), every(interval));
+        let (fetch, sweep) = (every(FETCH), every(SWEEP));
         let (interrupt, terminate, hangup) = (
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
@@ -111,6 +120,7 @@ impl Events {
             look,
             show,
             fetch,
+            sweep,
         })
     }
 
@@ -130,6 +140,7 @@ impl Events {
             look,
             show,
             fetch,
+            sweep,
         } = self;
         runtime.block_on(async {
             let changed = async {
@@ -147,6 +158,7 @@ impl Events {
                 _ = look.tick() => Event::Look,
                 _ = show.tick() => Event::Show,
                 _ = fetch.tick() => Event::Fetch,
+                _ = sweep.tick() => Event::Sweep,
             }
         })
     }
@@ -189,6 +201,8 @@ impl Run {
             policies: &self.policies,
             iface,
             log,
+            pins: pins.clone(),
+            timeouts: applied.state.timeouts,
             generation: applied.state.policy.generation,
             trouble: None,
             packets,
@@ -224,7 +238,9 @@ struct Session<'a> {
     policies: &'a Policies,
     iface: &'a str,
     log: Log,
+    pins: Option<InterfacePins>,
     /// Of the policy in force.
+    timeouts: [u32; TIMEOUTS],
     generation: u32,
     /// Why the counters could not be read last time, so as to say it once.
     trouble: Option<String>,
@@ -247,6 +263,7 @@ impl Session<'_> {
                 Event::Stop(why) => return Ok(why),
                 Event::Show => self.show()?,
                 Event::Fetch => self.fetch(),
+                Event::Sweep => self.sweep(),
                 event => {
                     let outcome = reloader.check(matches!(event, Event::Reload));
                     let is_quiet = matches!(outcome, Outcome::Nothing);
@@ -274,6 +291,14 @@ impl Session<'_> {
         }
     }
 
+    /// Makes room in the flow tables. Expired flows are no longer found anyway, so a failure costs
+    /// nothing but room, and whatever is wrong is told with the counters.
+    fn sweep(&mut self) {
+        if let Some(pins) = &self.pins {
+            let _ = flow_tables::sweep(pins, &self.timeouts, monotonic_now());
+        }
+    }
+
     fn fetch_trace(&mut self) {
         if self.trace.as_ref().map(PacketTrace::generation) != Some(self.generation) {
             let scope = Scope::Interface(self.iface.to_owned());
@@ -292,6 +317,7 @@ impl Session<'_> {
             Outcome::Unchanged => self.log.unchanged(),
             Outcome::Applied(applied, findings) => {
                 self.generation = applied.state.policy.generation;
+                self.timeouts = applied.state.timeouts;
                 let warnings = apply::findings(&findings, self.policies);
                 self.log.applied("reloaded", &applied, &warnings);
             }

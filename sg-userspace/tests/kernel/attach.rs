@@ -27,19 +27,19 @@ const NODE: &str = "in tcp 22 from any accept
      in all from any drop
      out all to any accept";
 
-fn only(sandbox: &Sandbox, interface: &str) -> Attached {
+pub(crate) fn only(sandbox: &Sandbox, interface: &str) -> Attached {
     let scope = Scope::Interface(interface.into());
     attached(sandbox.bpffs(), &scope)
         .unwrap_or_else(|e| panic!("{e}"))
         .remove(0)
 }
 
-fn read(sandbox: &Sandbox, interface: &str) -> Counters {
+pub(crate) fn read(sandbox: &Sandbox, interface: &str) -> Counters {
     counters(&only(sandbox, interface)).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Waits for receivers to catch up, then reads.
-fn read_when(sandbox: &Sandbox, interface: &str, done: impl Fn(&Counters) -> bool) -> Counters {
+pub(crate) fn read_when(sandbox: &Sandbox, interface: &str, done: impl Fn(&Counters) -> bool) -> Counters {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         let counted = read(sandbox, interface);
@@ -56,7 +56,7 @@ fn apply_rules(sandbox: &Sandbox, rules: &str, options: &ApplyOptions) {
 }
 
 /// SPEC A2, summed up from the listed rows without looking at how totals are made.
-fn assert_adds_up(c: &Counters, inbound: u64, outbound: u64) {
+pub(crate) fn assert_adds_up(c: &Counters, inbound: u64, outbound: u64) {
     for (direction, sent) in [("inbound", inbound), ("outbound", outbound)] {
         let rules: u64 = c
             .rules

@@ -3,6 +3,7 @@
 mod agreement;
 mod attach;
 mod budget;
+mod flows;
 mod frames;
 mod packets;
 mod sandbox;
