@@ -2,6 +2,7 @@
 //! One file per command; this one only parses the command line.
 
 mod build;
+mod clauses;
 mod lint;
 mod root;
 mod run;
@@ -25,6 +26,7 @@ enum Cli {
     Run(run::Args),
     Test(test::Args),
     Lint(lint::Args),
+    Clauses(clauses::Args),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +46,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Cli::Run(args) => run::command(args),
         Cli::Test(args) => test::command(&args),
         Cli::Lint(args) => lint::command(&args),
+        Cli::Clauses(args) => clauses::command(&args),
     }
 }
 

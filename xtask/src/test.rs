@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    clauses,
     root::{self, NotPermitted, Way},
     setup::{self, Needs},
     shell,
@@ -50,6 +51,9 @@ pub(crate) fn command(args: &Args) -> Result<()> {
     setup::ensure(Needs::Tools)?;
 
     let workspace = shell::workspace()?;
+    if args.filters.is_empty() {
+        clauses::check(&workspace)?;
+    }
     let mut command = tests(&workspace, args, data.as_deref());
     if let Way::Sudo(sudo) = way {
         command.env(runner_variable(&host()?), runner(&sudo));
