@@ -239,3 +239,88 @@ fn watching_prints_a_block_or_a_line_each_time() {
         );
     }
 }
+
+/// Proves A4: every key with its type; more may come, none may go.
+#[test]
+fn counters_json_has_its_shape() {
+    let world = World::new();
+    let policy = file(world.dir.path(), "quiet.yaml", DROP_PING);
+    world.run(&["apply", &policy, "--iface", "nic"]).ok();
+    world.ping_node(1);
+    let counters = world.run(&["counters", "--json"]).ok().json();
+    let has = |value: &serde_json::Value, shape: &[(&str, &str)]| {
+        for (key, kind) in shape {
+            let found = match &value[key] {
+                serde_json::Value::String(_) => "text",
+                serde_json::Value::Number(n) if n.is_u64() => "number",
+                serde_json::Value::Array(items) if !items.is_empty() => "list",
+                serde_json::Value::Object(_) => "object",
+                other => panic!("`{key}` is {other} in {value}"),
+            };
+            assert_eq!(found, *kind, "`{key}` in {value}");
+        }
+    };
+    has(
+        &counters,
+        &[
+            ("interface", "text"),
+            ("policy", "object"),
+            ("rules", "list"),
+            ("reasons", "list"),
+            ("totals", "list"),
+        ],
+    );
+    has(
+        &counters["policy"],
+        &[
+            ("name", "text"),
+            ("digest", "text"),
+            ("generation", "number"),
+            ("applied-at", "text"),
+        ],
+    );
+    let digest = counters["policy"]["digest"].as_str().unwrap();
+    assert!(digest.starts_with("sha256:"), "{digest}");
+    let applied = counters["policy"]["applied-at"].as_str().unwrap();
+    assert!(applied.contains('T') && applied.ends_with('Z'), "{applied}");
+    const COUNTS: [(&str, &str); 2] = [("packets", "number"), ("bytes", "number")];
+    for rule in counters["rules"].as_array().unwrap() {
+        has(rule, &COUNTS);
+        has(
+            rule,
+            &[
+                ("direction", "text"),
+                ("position", "number"),
+                ("group", "text"),
+                ("action", "text"),
+                ("summary", "text"),
+                ("reply-packets", "number"),
+                ("reply-bytes", "number"),
+            ],
+        );
+        assert!(rule.get("description").is_some(), "{rule}");
+    }
+    let mut names = std::collections::BTreeSet::new();
+    for reason in counters["reasons"].as_array().unwrap() {
+        has(reason, &COUNTS);
+        has(reason, &[("direction", "text"), ("reason", "text")]);
+        let action = reason["action"].as_str().unwrap();
+        names.insert(format!("{action} {}", reason["reason"].as_str().unwrap()));
+    }
+    let expected = [
+        "accept essential",
+        "accept non-ip",
+        "accept related",
+        "accept seeded",
+        "drop fragment",
+        "drop malformed",
+        "drop no-match",
+        "drop revoked",
+    ];
+    assert_eq!(names, expected.map(str::to_owned).into());
+    for total in counters["totals"].as_array().unwrap() {
+        has(total, &COUNTS);
+        has(total, &[("direction", "text"), ("accepted", "number")]);
+        has(total, &[("dropped", "number")]);
+    }
+}
