@@ -1,6 +1,17 @@
 //! Plain data and pure steps shared by the eBPF packet path and userspace.
 //! No allocation, no I/O, no dependency on the kernel side: everything here is tested on the host.
 #![no_std]
+// No panic is reachable from a packet, a file, a flag or the state directory.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::todo
+    )
+)]
 
 pub mod counters;
 pub mod event;

@@ -1,5 +1,16 @@
 //! `sgctl`: parses the command line and hands over to one function per command.
 //! Everything that does something is in the library; this binary reads arguments and prints.
+// No panic is reachable from a packet, a file, a flag or the state directory.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::todo
+    )
+)]
 
 mod cli;
 

@@ -68,8 +68,9 @@ impl Pool {
             let mut node = [0; NODE_ENTRIES];
             for_each_part(steps, base, 16, &mut node, |steps, base| {
                 let mut node = [0; NODE_ENTRIES];
-                for_each_part(steps, base, 1, &mut node, |_, _| {
-                    unreachable!("a range of one number has one value")
+                // A range of one number has one value: this is never asked.
+                for_each_part(steps, base, 1, &mut node, |steps, _| {
+                    Ok(steps.first().map_or(0, |step| step.1))
                 })?;
                 self.node(node)
             })?;

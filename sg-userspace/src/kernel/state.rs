@@ -174,7 +174,7 @@ impl State {
         let path = pins.state();
         let new = pins.dir.join("state_new");
         let io = |e| KernelError::io(format!("writing {}", path.display()), e);
-        let bytes = render(self);
+        let bytes = render(self).map_err(|e| io(e.into()))?;
         // A writer that was killed may have left one.
         let _ = fs::remove_file(&new);
         let len = u32::try_from(bytes.len()).map_err(|_| io(std::io::Error::other("too large")))?;
@@ -186,15 +186,15 @@ impl State {
     }
 }
 
-fn render(state: &State) -> Vec<u8> {
-    let json = serde_json::to_vec(state).expect("strings and numbers always become JSON");
+fn render(state: &State) -> serde_json::Result<Vec<u8>> {
+    let json = serde_json::to_vec(state)?;
     let mut bytes = Vec::with_capacity(HEADER + json.len());
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&LAYOUT_VERSION.to_le_bytes());
     bytes.extend_from_slice(&(json.len() as u32).to_le_bytes());
     bytes.extend_from_slice(&Sha256::digest(&json));
     bytes.extend_from_slice(&json);
-    bytes
+    Ok(bytes)
 }
 
 fn parse(bytes: &[u8]) -> Result<State, String> {
@@ -279,14 +279,14 @@ mod tests {
 
     #[test]
     fn a_record_reads_back_as_written_even_with_padding_behind_it() {
-        let mut bytes = render(&sample());
+        let mut bytes = render(&sample()).unwrap();
         bytes.extend_from_slice(&[0; 7]);
         assert_eq!(parse(&bytes), Ok(sample()));
     }
 
     #[test]
     fn a_record_cut_or_changed_anywhere_is_refused() {
-        let bytes = render(&sample());
+        let bytes = render(&sample()).unwrap();
         for len in 0..bytes.len() {
             assert!(parse(&bytes[..len]).is_err(), "cut to {len} bytes");
         }

@@ -15,6 +15,10 @@ use super::{PolicyInput, load_text};
 ///
 /// # Panics
 /// When a line is not of that form, or is not a valid rule.
+#[allow(
+    clippy::panic,
+    reason = "for tests and benchmarks, which write their own lines"
+)]
 pub fn rules_from_lines(text: &str) -> Policy {
     let (mut inbound, mut outbound) = (String::new(), String::new());
     for line in text.lines().map(str::trim) {

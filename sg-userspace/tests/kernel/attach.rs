@@ -39,7 +39,11 @@ pub(crate) fn read(sandbox: &Sandbox, interface: &str) -> Counters {
 }
 
 /// Waits for receivers to catch up, then reads.
-pub(crate) fn read_when(sandbox: &Sandbox, interface: &str, done: impl Fn(&Counters) -> bool) -> Counters {
+pub(crate) fn read_when(
+    sandbox: &Sandbox,
+    interface: &str,
+    done: impl Fn(&Counters) -> bool,
+) -> Counters {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         let counted = read(sandbox, interface);
