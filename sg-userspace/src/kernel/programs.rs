@@ -17,7 +17,9 @@ use super::{KernelError, sys};
 use crate::compile::Compiled;
 use crate::policy::{Established, Policy};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sg-ebpf"));
+/// The BPF object with both programs, as it was built.
+#[doc(hidden)]
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sg-ebpf"));
 
 /// Room for 3,600 events, which a reader that looks ten times a second never lets fill up under
 /// the rate limit of a few CPUs.

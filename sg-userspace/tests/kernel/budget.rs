@@ -1,9 +1,15 @@
 //! What the programs cost to load: instructions that the verifier walks, and the time it takes.
 //! Run with `--nocapture` for the figures.
 
+use sg_userspace::kernel::programs::OBJECT;
 use sg_userspace::policy::rules_from_lines;
 
+use crate::stack::depths;
 use crate::support::Enforcer;
+
+/// The kernel's limit for a whole chain of calls (MAX_BPF_STACK in include/linux/filter.h), less
+/// some room to grow.
+const STACK_BYTES: u32 = 480;
 
 /// More than this and a kernel with a slower verifier makes `apply` a thing to wait for.
 const VERIFIED_INSTRUCTIONS: u32 = 4000;
@@ -41,5 +47,17 @@ fn programs_stay_within_their_budget() {
                 "{name}: the verifier walks {count} instructions of the {program} program"
             );
         }
+    }
+}
+
+/// Proves K1, as far as the kernel's limit of 512 bytes is not far away by luck.
+#[test]
+fn stacks_stay_within_their_budget() {
+    let depths = depths(OBJECT);
+    let names: Vec<&str> = depths.keys().map(String::as_str).collect();
+    assert_eq!(names, ["sg_inbound", "sg_outbound"]);
+    for (program, bytes) in depths {
+        println!("{program:<12} {bytes} bytes of stack");
+        assert!((64..=STACK_BYTES).contains(&bytes), "{program}: {bytes}");
     }
 }

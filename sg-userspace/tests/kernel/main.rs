@@ -7,4 +7,5 @@ mod flows;
 mod frames;
 mod packets;
 mod sandbox;
+mod stack;
 mod support;
