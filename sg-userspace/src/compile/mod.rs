@@ -6,18 +6,20 @@
 //! rows share an address class, and a prefix whose class is its parent's disappears.
 
 mod addresses;
+mod lookup;
 mod pool;
 mod services;
 
 use std::net::IpAddr;
 
 use sg_common::{
-    tables::{Block, Kind, Node, ROOT_ENTRIES, Root, Row, Tables, judge, walk16},
+    tables::{Block, Kind, Node, ROOT_ENTRIES, Root, Row, Tables},
     verdict::{Direction, Verdict},
 };
 
 use crate::policy::{Policy, Prefix};
 use addresses::{Family, RuleSets, classes_of};
+pub use lookup::Lookup;
 use pool::Pool;
 use services::Rows;
 
@@ -54,7 +56,8 @@ pub struct Compiled {
     pub blocks: Vec<Block>,
     pub nodes: Vec<Node>,
     pub rows: Vec<Row>,
-    /// IPv6 prefixes whose class differs from that of the next shorter one.
+    /// IPv6 prefixes whose class differs from that of the next shorter one, in address order,
+    /// parents before children.
     pub prefixes6: Vec<(Prefix<u128>, u32)>,
     /// Class of IPv6 addresses that no prefix covers.
     pub default_class6: u32,
@@ -108,30 +111,14 @@ impl Tables for Compiled {
 }
 
 impl Compiled {
-    /// The address class of `remote`.
-    pub fn class(&self, remote: IpAddr) -> u32 {
-        match remote {
-            IpAddr::V4(a) => {
-                let a = u32::from(a);
-                walk16(self, self.root4[(a >> 16) as usize], a as u16).unwrap_or(u32::MAX)
-            }
-            IpAddr::V6(a) => {
-                let a = u128::from(a);
-                self.prefixes6
-                    .iter()
-                    .filter(|(p, _)| p.len == 0 || (a ^ p.bits) >> (128 - p.len) == 0)
-                    .max_by_key(|(p, _)| p.len)
-                    .map_or(self.default_class6, |(_, class)| *class)
-            }
-        }
+    /// For many questions.
+    pub fn lookup(&self) -> Lookup<'_> {
+        Lookup::new(self)
     }
 
-    /// What the kernel would decide by the rules alone.
+    /// What the kernel would decide by the rules alone, for one question.
     pub fn decide(&self, direction: Direction, remote: IpAddr, kind: Kind, number: u16) -> Verdict {
-        match self.rows.get(self.class(remote) as usize) {
-            Some(row) => judge(self, row, direction, kind as u8, number),
-            None => Verdict::no_match(direction),
-        }
+        self.lookup().decide(direction, remote, kind, number)
     }
 
     pub fn sizes(&self) -> TableSizes {
