@@ -11,6 +11,7 @@ use super::flow_tables::{Ledger, flush};
 use super::hooks::{other_xdp, put_in_place, remove_clsact};
 use super::pins::{InterfacePins, PinTree};
 use super::programs::{Generation, Programs, SharedMaps};
+use super::seed::{Seeded, Seeding};
 use super::shared::PinnedUse;
 use super::slots;
 use super::state::{PolicyRecord, State};
@@ -54,6 +55,8 @@ pub struct ApplyOptions {
     /// Entries of each flow table, when it is created.
     pub max_flows: u32,
     pub budget: Budget,
+    /// Does not keep connections that exist at a first attachment.
+    pub cut_existing: bool,
     /// See [`Generation::log_level`].
     pub log_level: u8,
 }
@@ -68,6 +71,7 @@ impl ApplyOptions {
             egress_hook: EgressHook::Auto,
             max_flows: DEFAULT_MAX_FLOWS,
             budget: Budget::default(),
+            cut_existing: false,
             log_level: 0,
         }
     }
@@ -80,6 +84,8 @@ pub struct Applied {
     pub is_first: bool,
     pub state: State,
     pub sizes: TableSizes,
+    /// What became of flows that were there; `None` unless this was a first attachment that asked.
+    pub seeded: Option<Seeded>,
     pub compile_time: Duration,
     pub load_time: Duration,
     /// Set when the BPF file system had to be mounted.
@@ -186,14 +192,21 @@ fn apply_locked(
         let mut programs = Programs::load(&compiled, &told, &shared)?;
         state.inbound_program = program_id(programs.inbound()?.info())?;
         state.outbound_program = program_id(programs.outbound()?.info())?;
+        let mut seeding = None;
+        if is_first && !options.cut_existing {
+            let rules = compiled.lookup();
+            let seeding = seeding.insert(Seeding::new(rules, generation, pins, max_flows)?);
+            seeding.before()?;
+        }
         put_in_place(&mut programs, &mut state, previous.as_ref(), pins, options)?;
-        if policy.established == Established::Flush {
+        let seeded = seeding.map(Seeding::after).transpose()?;
+        if policy.established == Established::Flush && !is_first {
             flush(pins)?;
         }
-        Ok(programs.load_time)
+        Ok((programs.load_time, seeded))
     })();
-    let load_time = match result {
-        Ok(load_time) => load_time,
+    let (load_time, seeded) = match result {
+        Ok(done) => done,
         Err(error) => {
             undo(pins, previous.as_ref(), &state);
             return Err(error);
@@ -203,6 +216,7 @@ fn apply_locked(
         is_first,
         state,
         sizes: compiled.sizes(),
+        seeded,
         compile_time,
         load_time,
         mounted: None,

@@ -42,6 +42,13 @@ pub struct FlowTableUse {
 /// Number of entries that one system call reads.
 const BATCH: u32 = 1024;
 
+/// The clock that flow times are in.
+pub fn monotonic_now() -> u64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map(|t| t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64)
+        .unwrap_or(0)
+}
+
 /// A flow may come back to life between the look at it and its removal. One that has been expired
 /// for this long has been silent for longer than a batch takes by far.
 const GRACE_NS: u64 = 1_000_000_000;
@@ -86,7 +93,7 @@ fn remove_where<K: aya::Pod, V: aya::Pod>(
 }
 
 /// The pinned tables of one kind, IPv4 and IPv6.
-fn pins_of(pins: &InterfacePins, kind: FlowKind) -> [std::path::PathBuf; 2] {
+pub(super) fn pins_of(pins: &InterfacePins, kind: FlowKind) -> [std::path::PathBuf; 2] {
     match kind {
         FlowKind::HalfOpen => [pins.half_open4(), pins.half_open6()],
         FlowKind::Established => [pins.flows4(), pins.flows6()],
@@ -273,7 +280,6 @@ impl Ledger {
         self.read(2 + kind as usize)
     }
 
-    #[allow(dead_code, reason = "the seeding of existing flows enters them")]
     pub(super) fn add_entered(&self, kind: FlowKind, count: u64) {
         self.add(kind as usize, count);
     }

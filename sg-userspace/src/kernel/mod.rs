@@ -10,6 +10,7 @@ pub mod interfaces;
 pub mod netns;
 pub mod pins;
 pub mod programs;
+pub mod seed;
 mod shared;
 mod slots;
 pub mod state;
@@ -19,6 +20,7 @@ pub mod tables;
 pub use attach::{Applied, ApplyOptions, DEFAULT_MAX_FLOWS, EgressHook, XdpMode, apply};
 pub use detach::detach;
 pub use error::KernelError;
+pub use seed::Seeded;
 pub(crate) use shared::raw_counters;
 pub(crate) use slots::since as counts_since;
 

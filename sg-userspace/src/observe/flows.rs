@@ -10,6 +10,7 @@ use sg_common::verdict::Direction;
 use super::attached::Attached;
 use crate::kernel::KernelError;
 use crate::kernel::flow_tables::each_flow;
+pub use crate::kernel::flow_tables::monotonic_now;
 
 /// One tracked flow. Ports are absent for protocols without them; an ICMP query has its
 /// identifier instead.
@@ -100,11 +101,4 @@ pub fn flows(attached: &Attached) -> Result<Vec<Flow>, KernelError> {
     })?;
     found.sort_by_key(|f| (f.idle_seconds, f.remote, f.remote_port, f.local_port));
     Ok(found)
-}
-
-/// The clock that flow times are in.
-pub fn monotonic_now() -> u64 {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-        .map(|t| t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64)
-        .unwrap_or(0)
 }

@@ -1,0 +1,230 @@
+//! The kernel's connection tracking table (ctnetlink), as flows: what the host forwards, and what
+//! it translates on the way.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::{fs, io};
+
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use sg_common::flow::Timeout;
+use sg_common::tables::{Kind, icmp_query};
+use sg_common::verdict::Direction;
+
+use super::existing::{Existing, Key};
+use super::netlink::{self, attribute};
+
+/// How many entries the current network namespace has; there is no such file where the kernel does
+/// not track connections.
+const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
+
+// include/uapi/linux/netfilter/nfnetlink.h and nfnetlink_conntrack.h.
+const NFNL_SUBSYS_CTNETLINK: u16 = 1;
+const IPCTNL_MSG_CT_GET: u16 = 1;
+/// `struct nfgenmsg`: family (zero asks for all), version, resource.
+const FAMILY_HEADER: usize = 4;
+
+const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_STATUS: u16 = 3;
+const CTA_PROTOINFO: u16 = 4;
+const CTA_TIMEOUT: u16 = 7;
+
+const CTA_TUPLE_IP: u16 = 1;
+const CTA_TUPLE_PROTO: u16 = 2;
+
+const CTA_IP_V4_SRC: u16 = 1;
+const CTA_IP_V4_DST: u16 = 2;
+const CTA_IP_V6_SRC: u16 = 3;
+const CTA_IP_V6_DST: u16 = 4;
+
+const CTA_PROTO_NUM: u16 = 1;
+const CTA_PROTO_SRC_PORT: u16 = 2;
+const CTA_PROTO_DST_PORT: u16 = 3;
+const CTA_PROTO_ICMP_ID: u16 = 4;
+const CTA_PROTO_ICMP_TYPE: u16 = 5;
+const CTA_PROTO_ICMPV6_ID: u16 = 7;
+const CTA_PROTO_ICMPV6_TYPE: u16 = 8;
+
+const CTA_PROTOINFO_TCP: u16 = 1;
+const CTA_PROTOINFO_TCP_STATE: u16 = 1;
+
+// include/uapi/linux/netfilter/nf_conntrack_common.h.
+const IPS_SEEN_REPLY: u32 = 1 << 1;
+const IPS_DYING: u32 = 1 << 9;
+
+/// Set in the remote port of an ICMP flow whose requests come in: see `FlowKey4`.
+const ASKED_INBOUND: u16 = 1 << 8;
+
+/// The packets of one direction of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tuple {
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    source_port: u16,
+    destination_port: u16,
+    icmp_id: u16,
+    icmp_type: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    original: Tuple,
+    reply: Tuple,
+    status: u32,
+    tcp_state: Option<u8>,
+    /// Seconds until it is forgotten.
+    expires: u32,
+}
+
+/// Every entry of the current network namespace. None where connections are not tracked: asking
+/// the kernel would load the module, for nothing.
+pub(super) fn list() -> io::Result<Vec<Entry>> {
+    let count = fs::read_to_string(COUNT).unwrap_or_default();
+    let mut entries = Vec::new();
+    if !matches!(count.trim(), "" | "0") {
+        let get = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET;
+        netlink::dump(NETLINK_NETFILTER, get, &[0; FAMILY_HEADER], |payload| {
+            entries.extend(read(payload));
+        })?;
+    }
+    Ok(entries)
+}
+
+/// Reads one answer; `None` where it is not what it should be.
+fn read(payload: &[u8]) -> Option<Entry> {
+    let attributes = payload.get(FAMILY_HEADER..)?;
+    let number = |kind| attribute(attributes, kind)?.first_chunk().copied();
+    let tcp_state = attribute(attributes, CTA_PROTOINFO)
+        .and_then(|info| attribute(info, CTA_PROTOINFO_TCP))
+        .and_then(|tcp| attribute(tcp, CTA_PROTOINFO_TCP_STATE))
+        .and_then(|state| state.first().copied());
+    Some(Entry {
+        original: tuple(attribute(attributes, CTA_TUPLE_ORIG)?)?,
+        reply: tuple(attribute(attributes, CTA_TUPLE_REPLY)?)?,
+        status: u32::from_be_bytes(number(CTA_STATUS)?),
+        tcp_state,
+        expires: number(CTA_TIMEOUT).map_or(0, u32::from_be_bytes),
+    })
+}
+
+fn tuple(attributes: &[u8]) -> Option<Tuple> {
+    let addresses = attribute(attributes, CTA_TUPLE_IP)?;
+    let protocol = attribute(attributes, CTA_TUPLE_PROTO)?;
+    let address = |v4, v6| match attribute(addresses, v4) {
+        Some(v4) => Some(IpAddr::from(*v4.first_chunk::<4>()?)),
+        None => Some(IpAddr::from(
+            *attribute(addresses, v6)?.first_chunk::<16>()?,
+        )),
+    };
+    let port = |kind| {
+        let value = attribute(protocol, kind).and_then(|v| v.first_chunk());
+        value.map_or(0, |v| u16::from_be_bytes(*v))
+    };
+    let byte = |kind| attribute(protocol, kind).and_then(|v| v.first().copied());
+    let either = |v4, v6| byte(v4).or_else(|| byte(v6)).unwrap_or(0);
+    Some(Tuple {
+        source: address(CTA_IP_V4_SRC, CTA_IP_V6_SRC)?,
+        destination: address(CTA_IP_V4_DST, CTA_IP_V6_DST)?,
+        protocol: byte(CTA_PROTO_NUM)?,
+        source_port: port(CTA_PROTO_SRC_PORT),
+        destination_port: port(CTA_PROTO_DST_PORT),
+        icmp_id: port(CTA_PROTO_ICMP_ID) | port(CTA_PROTO_ICMPV6_ID),
+        icmp_type: either(CTA_PROTO_ICMP_TYPE, CTA_PROTO_ICMPV6_TYPE),
+    })
+}
+
+/// What one entry looks like on the interface.
+///
+/// A connection that came in by the interface is seen there before its destination is translated,
+/// as the original tuple says; one that goes out by it, after its source was translated: the
+/// reply tuple the other way round. Which of the two it is (or both, where it leaves by the
+/// interface it came in by) depends on routes that may change, so both are entered, except that
+/// one of the host's own addresses is never the remote end. The wrong one is the connection as
+/// another interface sees it: no packet of this interface has its addresses, unless it were forged
+/// to the last port, and then it could as well be forged into the right one.
+///
+/// A connection without an answer yet is a request of ours that awaits one, or anybody's
+/// attempt to get in. The first goes on; the second is for the rules to decide.
+pub(super) fn flows(entry: &Entry, own: &HashSet<IpAddr>) -> impl Iterator<Item = Existing> {
+    let is_answered = entry.status & IPS_SEEN_REPLY != 0;
+    let inbound = is_answered.then(|| flow(entry, Direction::Inbound));
+    let outbound = flow(entry, Direction::Outbound);
+    [inbound.flatten(), outbound]
+        .into_iter()
+        .flatten()
+        .filter(|flow| flow.key.can_be_on_the_wire(own))
+}
+
+fn flow(entry: &Entry, opener: Direction) -> Option<Existing> {
+    if entry.status & IPS_DYING != 0 {
+        return None;
+    }
+    let original = &entry.original;
+    let (tuple, local, remote) = match opener {
+        Direction::Inbound => (original, original.destination, original.source),
+        Direction::Outbound => (&entry.reply, entry.reply.destination, entry.reply.source),
+    };
+    let is_answered = entry.status & IPS_SEEN_REPLY != 0;
+    let mut key = Key {
+        local,
+        remote,
+        local_port: tuple.destination_port,
+        remote_port: tuple.source_port,
+        protocol: tuple.protocol,
+    };
+    if key.local.is_ipv4() != key.remote.is_ipv4() {
+        return None;
+    }
+    let state = match key.kind() {
+        Kind::Tcp => tcp_state(entry.tcp_state)?,
+        Kind::Udp if is_answered => Timeout::UdpStream,
+        Kind::Udp => Timeout::Udp,
+        Kind::Sctp => Timeout::Sctp,
+        Kind::Icmp => {
+            // The original packets are the requests, whatever the interface.
+            let (request, true) = icmp_query(key.remote.is_ipv6().into(), original.icmp_type)?
+            else {
+                return None;
+            };
+            key.local_port = tuple.icmp_id;
+            key.remote_port = match opener {
+                Direction::Inbound => u16::from(request) | ASKED_INBOUND,
+                Direction::Outbound => request.into(),
+            };
+            Timeout::Icmp
+        }
+        Kind::Other => {
+            // By address pair: what the kernel has for ports (the keys of GRE) is not looked at.
+            (key.local_port, key.remote_port) = (0, 0);
+            Timeout::Other
+        }
+    };
+    Some(Existing {
+        key,
+        opener,
+        state,
+        is_answered,
+        recency: entry.expires,
+    })
+}
+
+/// A TCP state of the kernel's (`enum tcp_conntrack`). One that is not there belongs to a connection
+/// whose packets bypass the tracking.
+fn tcp_state(state: Option<u8>) -> Option<Timeout> {
+    Some(match state {
+        None | Some(3) => Timeout::TcpEstablished,
+        Some(1) => Timeout::TcpSynSent,
+        Some(2) => Timeout::TcpSynRecv,
+        Some(4) => Timeout::TcpFinWait,
+        Some(5) => Timeout::TcpCloseWait,
+        Some(6) => Timeout::TcpLastAck,
+        Some(7) => Timeout::TcpTimeWait,
+        Some(9) => Timeout::TcpSynSent2,
+        // NONE, CLOSE, and states that no connection is in.
+        Some(_) => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,241 @@
+//! Whether a flow that was there before gets an entry, and as whose flow. Pure.
+
+use std::net::IpAddr;
+
+use sg_common::flow::{FlowKind, FlowValue};
+use sg_common::tables::Kind;
+use sg_common::track::kind_of_flow;
+use sg_common::verdict::{Direction, Verdict};
+
+use super::existing::Existing;
+
+/// The table and the entry of `flow`, if it gets one. `judge` asks the rules of a direction about a remote address and the number of a kind, as the
+/// packet path does; `generation` is the policy's, `now` the time on the monotonic clock.
+///
+/// - The rules accept both the packets of the flow and their answers: nothing is remembered of it,
+///   as of any flow of that sort (SPEC K7).
+/// - One direction's rules accept their side: the flow is that rule's, as if the next packet in that
+///   direction had opened it. Where somebody else opened it, the rule admits it all the same.
+/// - Neither accepts: it is seeded.
+pub(super) fn decide(
+    flow: &Existing,
+    judge: impl Fn(Direction, IpAddr, Kind, u16) -> Verdict,
+    generation: u32,
+    now: u64,
+) -> Option<(FlowKind, FlowValue)> {
+    let key = &flow.key;
+    let kind = key.kind();
+    let by_rule = |direction| {
+        let number = key.number(direction, flow.opener);
+        Some(judge(direction, key.remote, kind, number)).filter(|verdict| verdict.is_accept())
+    };
+    let mut flags = if flow.is_answered {
+        FlowValue::ANSWERED
+    } else {
+        0
+    };
+    let (opener, slot) = match Direction::BOTH.map(by_rule) {
+        [Some(_), Some(_)] => return None,
+        [Some(inbound), None] => (Direction::Inbound, inbound.slot()),
+        [None, Some(outbound)] => (Direction::Outbound, outbound.slot()),
+        [None, None] => {
+            flags |= FlowValue::SEEDED;
+            (flow.opener, 0)
+        }
+    };
+    let value = FlowValue {
+        created: now,
+        last_seen: now,
+        slot,
+        generation,
+        opener: opener as u8,
+        state: flow.state as u8,
+        flags,
+        zero: [0; 5],
+    };
+    let table = kind_of_flow(kind as u8, flow.state as u8, flow.is_answered);
+    Some((table, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use sg_common::flow::Timeout;
+    use sg_common::tables::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
+    use sg_common::verdict::FIRST_RULE_SLOT;
+
+    use super::super::existing::Key;
+    use super::*;
+    use crate::compile::{Budget, compile};
+    use crate::policy::rules_from_lines;
+
+    /// A flow of `local` port 22 with `remote` port 5000, unless it is a ping.
+    fn flow(remote: &str, protocol: u8, opener: Direction, state: Timeout) -> Existing {
+        let remote: IpAddr = remote.parse().unwrap();
+        let local = match remote {
+            IpAddr::V4(_) => "192.0.2.1",
+            IpAddr::V6(_) => "2001:db8::1",
+        };
+        let asked_inbound = if opener == Direction::Inbound { 256 } else { 0 };
+        let (local_port, remote_port) = match protocol {
+            IPPROTO_ICMP => (77, 8 + asked_inbound),
+            IPPROTO_ICMPV6 => (77, 128 + asked_inbound),
+            47 => (0, 0),
+            _ => (22, 5000),
+        };
+        Existing {
+            key: Key {
+                local: local.parse().unwrap(),
+                remote,
+                local_port,
+                remote_port,
+                protocol,
+            },
+            opener,
+            state,
+            is_answered: !matches!(state, Timeout::TcpSynSent | Timeout::Udp),
+            recency: 0,
+        }
+    }
+
+    /// `nothing`, or `seeded` or the rule's direction and position, the opener and the table.
+    fn decided(rules: &str, flow: &Existing) -> String {
+        let policy = rules_from_lines(rules);
+        let slots: Vec<u32> = (0..).take(policy.rules.len()).collect();
+        let slots: Vec<u32> = slots.iter().map(|i| FIRST_RULE_SLOT + i).collect();
+        let tables = compile(&policy, &slots, Budget::default()).unwrap();
+        let judge =
+            |direction, remote, kind, number| tables.decide(direction, remote, kind, number);
+        let Some((kind, value)) = decide(flow, judge, 7, 1000) else {
+            return "nothing".into();
+        };
+        assert_eq!(
+            (value.created, value.last_seen, value.generation),
+            (1000, 1000, 7)
+        );
+        assert_eq!(value.state, flow.state as u8);
+        assert_eq!(value.is_answered(), flow.is_answered);
+        let opener = Direction::BOTH[usize::from(value.opener)].name();
+        let whose = match value.is_seeded() {
+            true => "seeded".to_owned(),
+            false => {
+                let rule = &policy.rules[(value.slot - FIRST_RULE_SLOT) as usize];
+                format!("{} {}", rule.direction.name(), rule.position)
+            }
+        };
+        format!("{whose}, opened {opener}, {}", kind.name())
+    }
+
+    /// Proves K12, A1: who admits a flow that was there, or that nobody does.
+    #[test]
+    fn a_flow_is_a_rules_or_seeded_or_needs_no_entry() {
+        use Direction::{Inbound, Outbound};
+        const V4: &str = "198.51.100.7";
+        const V6: &str = "2001:db8::7";
+        let ssh = |opener| flow(V4, IPPROTO_TCP, opener, Timeout::TcpEstablished);
+        let ssh6 = |opener| flow(V6, IPPROTO_TCP, opener, Timeout::TcpEstablished);
+        let ping = |opener| flow(V4, IPPROTO_ICMP, opener, Timeout::Icmp);
+        let ping6 = |opener| flow(V6, IPPROTO_ICMPV6, opener, Timeout::Icmp);
+        for (rules, flow, expected) in [
+            ("", ssh(Inbound), "seeded, opened inbound, established"),
+            ("", ssh(Outbound), "seeded, opened outbound, established"),
+            ("", ssh6(Outbound), "seeded, opened outbound, established"),
+            (
+                "in tcp 22 from any accept",
+                ssh(Inbound),
+                "inbound 1, opened inbound, established",
+            ),
+            (
+                "in tcp 22 from any accept",
+                ssh6(Inbound),
+                "inbound 1, opened inbound, established",
+            ),
+            (
+                "in tcp 22 from 198.51.100.7 drop\nin all from any accept",
+                ssh(Inbound),
+                "seeded, opened inbound, established",
+            ),
+            // Whoever opened it, the rules let this side in.
+            (
+                "in tcp 22 from any accept",
+                ssh(Outbound),
+                "inbound 1, opened inbound, established",
+            ),
+            (
+                "out all to any accept",
+                ssh(Inbound),
+                "outbound 1, opened outbound, established",
+            ),
+            // Both sides pass by the rules.
+            (
+                "in tcp 22 from any accept\nout all to any accept",
+                ssh(Inbound),
+                "nothing",
+            ),
+            (
+                "in tcp 22 from any accept\nout tcp 5000 to any accept",
+                ssh(Inbound),
+                "nothing",
+            ),
+            (
+                "in tcp 22 from any accept\nout tcp 22 to any accept",
+                ssh(Inbound),
+                "inbound 1, opened inbound, established",
+            ),
+            // A handshake under way stays apart.
+            (
+                "",
+                flow(V4, IPPROTO_TCP, Outbound, Timeout::TcpSynSent),
+                "seeded, opened outbound, half-open",
+            ),
+            (
+                "",
+                flow(V4, IPPROTO_TCP, Inbound, Timeout::TcpTimeWait),
+                "seeded, opened inbound, half-open",
+            ),
+            (
+                "",
+                flow(V4, IPPROTO_UDP, Outbound, Timeout::UdpStream),
+                "seeded, opened outbound, established",
+            ),
+            (
+                "",
+                flow(V4, IPPROTO_UDP, Outbound, Timeout::Udp),
+                "seeded, opened outbound, half-open",
+            ),
+            // The request is asked about in one direction, the answer in the other.
+            ("", ping(Outbound), "seeded, opened outbound, half-open"),
+            (
+                "out icmp 8 to any accept",
+                ping(Outbound),
+                "outbound 1, opened outbound, half-open",
+            ),
+            (
+                "out icmp 8 to any accept",
+                ping(Inbound),
+                "seeded, opened inbound, half-open",
+            ),
+            (
+                "in icmp 8 from any accept\nout icmp 0 to any accept",
+                ping(Inbound),
+                "nothing",
+            ),
+            (
+                "in icmpv6 128 from any accept",
+                ping6(Inbound),
+                "inbound 1, opened inbound, half-open",
+            ),
+            (
+                "out icmpv6 129 to any accept",
+                ping6(Inbound),
+                "outbound 1, opened outbound, half-open",
+            ),
+            (
+                "in gre from any accept",
+                flow(V4, 47, Outbound, Timeout::Other),
+                "inbound 1, opened inbound, established",
+            ),
+        ] {
+            assert_eq!(decided(rules, &flow), expected, "{rules}\n{flow:?}");
+        }
+    }
+}

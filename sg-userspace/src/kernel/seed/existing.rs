@@ -1,0 +1,72 @@
+//! A flow that was there before the enforcer, as it looks on the wire of the node's interface.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use sg_common::flow::Timeout;
+use sg_common::tables::{
+    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, icmp_answer,
+    icmp_number, other_number,
+};
+use sg_common::verdict::Direction;
+
+/// What names a flow in the flow tables, of either family. Both addresses are of one family, and
+/// the fields mean what they mean in [`sg_common::flow::FlowKey4`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) local: IpAddr,
+    pub(super) remote: IpAddr,
+    pub(super) local_port: u16,
+    pub(super) remote_port: u16,
+    pub(super) protocol: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Existing {
+    pub(super) key: Key,
+    /// Direction of the packet that opened it, as far as that can be known.
+    pub(super) opener: Direction,
+    pub(super) state: Timeout,
+    pub(super) is_answered: bool,
+    /// Where there are more flows than the table holds, the higher ones are kept.
+    pub(super) recency: u32,
+}
+
+impl Key {
+    pub(super) fn kind(&self) -> Kind {
+        match self.protocol {
+            IPPROTO_TCP => Kind::Tcp,
+            IPPROTO_UDP => Kind::Udp,
+            IPPROTO_SCTP => Kind::Sctp,
+            IPPROTO_ICMP if self.remote.is_ipv4() => Kind::Icmp,
+            IPPROTO_ICMPV6 if self.remote.is_ipv6() => Kind::Icmp,
+            _ => Kind::Other,
+        }
+    }
+
+    /// The number by which the rules of `direction` look up this flow's packets.
+    pub(super) fn number(&self, direction: Direction, opener: Direction) -> u16 {
+        match self.kind() {
+            Kind::Tcp | Kind::Udp | Kind::Sctp => match direction {
+                Direction::Inbound => self.local_port,
+                Direction::Outbound => self.remote_port,
+            },
+            Kind::Icmp => {
+                let request = self.remote_port as u8;
+                let kind = match direction == opener {
+                    true => request,
+                    false => icmp_answer(request),
+                };
+                icmp_number(kind, 0)
+            }
+            Kind::Other => other_number(self.protocol),
+        }
+    }
+
+    /// False for what never crosses an interface to somebody else: `own` are the addresses of this
+    /// network namespace.
+    pub(super) fn can_be_on_the_wire(&self, own: &HashSet<IpAddr>) -> bool {
+        let is_somewhere = |a: IpAddr| !a.is_unspecified() && !a.is_loopback();
+        is_somewhere(self.local) && is_somewhere(self.remote) && !own.contains(&self.remote)
+    }
+}

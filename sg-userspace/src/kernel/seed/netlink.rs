@@ -1,0 +1,172 @@
+//! One netlink dump: a request, and every message of the kernel's answer. Whatever the bytes say,
+//! reading them never goes beyond their end.
+
+use std::io;
+
+use netlink_packet_core::{
+    NLA_F_NESTED, NLA_F_NET_BYTEORDER, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    NLMSG_NOOP, NetlinkBuffer,
+};
+use netlink_sys::{Socket, SocketAddr};
+
+const HEADER: usize = 16;
+
+/// As much as the kernel ever puts into one answer (net/netlink/af_netlink.c: 32 KiB), twice.
+const ANSWER: usize = 64 << 10;
+
+/// Asks `protocol` of the current network namespace, and shows `visit` the payload of each message.
+pub(super) fn dump(
+    protocol: isize,
+    message_type: u16,
+    request: &[u8],
+    mut visit: impl FnMut(&[u8]),
+) -> io::Result<()> {
+    let mut socket = Socket::new(protocol)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut message = vec![0; HEADER + request.len()];
+    message[HEADER..].copy_from_slice(request);
+    let mut header = NetlinkBuffer::new(&mut message[..]);
+    header.set_length((HEADER + request.len()) as u32);
+    header.set_message_type(message_type);
+    header.set_flags(NLM_F_REQUEST | NLM_F_DUMP);
+    socket.send(&message, 0)?;
+    let mut answer = vec![0; ANSWER];
+    loop {
+        let len = socket.recv(&mut &mut answer[..], 0)?;
+        let answer = answer.get(..len).unwrap_or(&[]);
+        if messages(answer, &mut visit)? == Progress::Done {
+            return Ok(());
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    More,
+    Done,
+}
+
+/// Shows `visit` the payload of each whole message in `bytes`, up to the one that ends the dump.
+fn messages(mut bytes: &[u8], visit: &mut impl FnMut(&[u8])) -> io::Result<Progress> {
+    let cut = || io::Error::other("the kernel's answer is cut off");
+    if bytes.is_empty() {
+        return Err(cut());
+    }
+    while !bytes.is_empty() {
+        let message = NetlinkBuffer::new_checked(bytes).map_err(|_| cut())?;
+        let len = message.length() as usize;
+        match message.message_type() {
+            NLMSG_NOOP => {}
+            NLMSG_DONE | NLMSG_ERROR => {
+                // Both begin with a negated error number, or zero.
+                let code = message.payload().first_chunk().ok_or_else(cut)?;
+                return match i32::from_ne_bytes(*code) {
+                    0.. => Ok(Progress::Done),
+                    code => Err(io::Error::from_raw_os_error(code.saturating_neg())),
+                };
+            }
+            _ => visit(message.payload()),
+        }
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or(&[]);
+    }
+    Ok(Progress::More)
+}
+
+/// The value of the first attribute of `kind`; `None` also where a broken one comes before it.
+pub(super) fn attribute(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    // Two bits of the kind say how the value is made.
+    const KIND: u16 = !(NLA_F_NESTED | NLA_F_NET_BYTEORDER);
+    loop {
+        let [len, found] = attributes.first_chunk::<4>()?.as_chunks().0 else {
+            return None;
+        };
+        let len = usize::from(u16::from_ne_bytes(*len));
+        let value = attributes.get(4..len)?;
+        if u16::from_ne_bytes(*found) & KIND == kind {
+            return Some(value);
+        }
+        attributes = attributes.get(len.next_multiple_of(4)..)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; (HEADER + payload.len()).next_multiple_of(4)];
+        bytes[HEADER..HEADER + payload.len()].copy_from_slice(payload);
+        let mut header = NetlinkBuffer::new(&mut bytes[..]);
+        header.set_length((HEADER + payload.len()) as u32);
+        header.set_message_type(kind);
+        bytes
+    }
+
+    fn read(bytes: &[u8]) -> (Vec<Vec<u8>>, io::Result<Progress>) {
+        let mut seen = Vec::new();
+        let progress = messages(bytes, &mut |payload| seen.push(payload.to_vec()));
+        (seen, progress)
+    }
+
+    #[test]
+    fn messages_end_with_done() {
+        let both = [message(20, b"one"), message(20, b"three")].concat();
+        let (seen, progress) = read(&both);
+        assert_eq!(seen, [b"one".to_vec(), b"three".to_vec()]);
+        assert_eq!(progress.unwrap(), Progress::More);
+
+        let last = [message(20, b"one"), message(NLMSG_DONE, &[0; 4])].concat();
+        let (seen, progress) = read(&last);
+        assert_eq!((seen.len(), progress.unwrap()), (1, Progress::Done));
+    }
+
+    #[test]
+    fn errors_are_the_kernels() {
+        for kind in [NLMSG_DONE, NLMSG_ERROR] {
+            let mut payload = (-libc::ENOENT).to_ne_bytes().to_vec();
+            payload.extend([0; 16]);
+            let (_, progress) = read(&message(kind, &payload));
+            assert_eq!(progress.unwrap_err().raw_os_error(), Some(libc::ENOENT));
+        }
+    }
+
+    #[test]
+    fn cut_answers_are_errors_and_never_read_beyond() {
+        let first = message(20, b"four");
+        let whole = [first.clone(), message(20, b"twelve bytes")].concat();
+        for end in 0..whole.len() {
+            let (seen, progress) = read(&whole[..end]);
+            assert_eq!(progress.is_ok(), end == first.len(), "{end} bytes");
+            assert_eq!(seen.len(), usize::from(end >= first.len()), "{end} bytes");
+        }
+        // Every length that a message could claim of itself.
+        for length in 0..64u32 {
+            let mut bytes = message(20, b"one");
+            bytes[..4].copy_from_slice(&length.to_ne_bytes());
+            let (seen, _) = read(&bytes);
+            assert!(seen.iter().all(|payload| payload.len() <= 4), "{length}");
+        }
+    }
+
+    #[test]
+    fn an_attribute_is_found_by_its_kind() {
+        #[rustfmt::skip]
+        let bytes = [
+            5, 0, 1, 0, 7, 0, 0, 0,
+            8, 0, 2, 0x80, 1, 2, 3, 4,
+        ];
+        assert_eq!(attribute(&bytes, 1), Some(&[7][..]));
+        assert_eq!(attribute(&bytes, 2), Some(&[1, 2, 3, 4][..]));
+        assert_eq!(attribute(&bytes, 3), None);
+        for end in 0..bytes.len() {
+            assert_eq!(attribute(&bytes[..end], 2), None, "{end} bytes");
+        }
+        for length in [0, 1, 3, 4, 9, 200] {
+            let mut broken = bytes;
+            broken[8] = length;
+            let value = attribute(&broken, 2).unwrap_or(&[]);
+            assert!(value.len() < 4, "length {length}");
+        }
+    }
+}

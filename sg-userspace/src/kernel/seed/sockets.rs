@@ -1,0 +1,293 @@
+//! The host's connected TCP and UDP sockets (sock_diag(7)), as flows.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::IpAddr;
+
+use netlink_packet_core::{Emitable, Parseable};
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, SOCK_DIAG_BY_FAMILY};
+use netlink_packet_sock_diag::inet::{
+    ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags,
+};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use sg_common::flow::Timeout;
+use sg_common::tables::{IPPROTO_TCP, IPPROTO_UDP};
+use sg_common::verdict::Direction;
+
+use super::existing::{Existing, Key};
+use super::netlink;
+
+/// Socket states (include/net/tcp_states.h). A UDP socket is ESTABLISHED when connected, else CLOSE.
+mod state {
+    pub(super) const ESTABLISHED: u8 = 1;
+    pub(super) const SYN_SENT: u8 = 2;
+    pub(super) const SYN_RECV: u8 = 3;
+    pub(super) const FIN_WAIT1: u8 = 4;
+    pub(super) const FIN_WAIT2: u8 = 5;
+    pub(super) const TIME_WAIT: u8 = 6;
+    pub(super) const CLOSE: u8 = 7;
+    pub(super) const CLOSE_WAIT: u8 = 8;
+    pub(super) const LAST_ACK: u8 = 9;
+    pub(super) const LISTEN: u8 = 10;
+    pub(super) const CLOSING: u8 = 11;
+    pub(super) const NEW_SYN_RECV: u8 = 12;
+}
+
+/// One socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Socket {
+    protocol: u8,
+    state: u8,
+    local: (IpAddr, u16),
+    remote: (IpAddr, u16),
+}
+
+/// The sockets of `protocol` in the current network namespace, of both families.
+pub(super) fn list(protocol: u8) -> io::Result<Vec<Socket>> {
+    let mut sockets = Vec::new();
+    for (family, socket_id) in [
+        (AF_INET, SocketId::new_v4()),
+        (AF_INET6, SocketId::new_v6()),
+    ] {
+        let request = InetRequest {
+            family,
+            protocol,
+            extensions: ExtensionFlags::empty(),
+            states: StateFlags::from_bits_retain((1 << (state::NEW_SYN_RECV + 1)) - 1),
+            socket_id,
+        };
+        let mut bytes = vec![0; request.buffer_len()];
+        request.emit(&mut bytes);
+        netlink::dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, &bytes, |payload| {
+            sockets.extend(read(protocol, payload));
+        })?;
+    }
+    Ok(sockets)
+}
+
+/// Reads one answer; `None` where it is not what it should be.
+fn read(protocol: u8, payload: &[u8]) -> Option<Socket> {
+    let header = InetResponseHeader::parse(payload).ok()?;
+    let id = header.socket_id;
+    // What a socket of both families has to do with IPv4 is IPv4 on the wire.
+    Some(Socket {
+        protocol,
+        state: header.state,
+        local: (id.source_address.to_canonical(), id.source_port),
+        remote: (id.destination_address.to_canonical(), id.destination_port),
+    })
+}
+
+/// The flows of those sockets that have a peer. `own` are the host's addresses.
+pub(super) fn flows(sockets: &[Socket], own: &HashSet<IpAddr>) -> Vec<Existing> {
+    let serves = |s: &&Socket| match s.protocol {
+        IPPROTO_TCP => s.state == state::LISTEN,
+        _ => s.state == state::CLOSE && s.local.1 != 0,
+    };
+    // By port alone: a listener may be bound to every address, or to either family.
+    let served: HashSet<(u8, u16)> = sockets
+        .iter()
+        .filter(serves)
+        .map(|s| (s.protocol, s.local.1))
+        .collect();
+    sockets
+        .iter()
+        .filter_map(|socket| {
+            let state = timeout(socket)?;
+            let key = Key {
+                local: socket.local.0,
+                remote: socket.remote.0,
+                local_port: socket.local.1,
+                remote_port: socket.remote.1,
+                protocol: socket.protocol,
+            };
+            let is_one_family = key.local.is_ipv4() == key.remote.is_ipv4();
+            if !is_one_family || !key.can_be_on_the_wire(own) {
+                return None;
+            }
+            let opener = match state {
+                Timeout::TcpSynSent => Direction::Outbound,
+                Timeout::TcpSynRecv => Direction::Inbound,
+                _ if served.contains(&(key.protocol, key.local_port)) => Direction::Inbound,
+                _ => Direction::Outbound,
+            };
+            Some(Existing {
+                key,
+                opener,
+                state,
+                is_answered: state != Timeout::TcpSynSent,
+                // Somebody holds it open at this moment.
+                recency: u32::MAX,
+            })
+        })
+        .collect()
+}
+
+/// The state of a connected socket's flow, by the names of the kernel's connection tracking: they
+/// say which segments were seen, not which side has sent them.
+fn timeout(socket: &Socket) -> Option<Timeout> {
+    if socket.protocol == IPPROTO_UDP {
+        return (socket.state == state::ESTABLISHED).then_some(Timeout::UdpStream);
+    }
+    Some(match socket.state {
+        state::ESTABLISHED => Timeout::TcpEstablished,
+        state::SYN_SENT => Timeout::TcpSynSent,
+        state::SYN_RECV | state::NEW_SYN_RECV => Timeout::TcpSynRecv,
+        state::FIN_WAIT1 => Timeout::TcpFinWait,
+        // One side has ended, and the other has acknowledged that.
+        state::FIN_WAIT2 | state::CLOSE_WAIT => Timeout::TcpCloseWait,
+        state::LAST_ACK | state::CLOSING => Timeout::TcpLastAck,
+        state::TIME_WAIT => Timeout::TcpTimeWait,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket(protocol: u8, state: u8, local: &str, remote: &str) -> Socket {
+        let end = |text: &str| {
+            let end: std::net::SocketAddr = text.parse().unwrap();
+            (end.ip(), end.port())
+        };
+        Socket {
+            protocol,
+            state,
+            local: end(local),
+            remote: end(remote),
+        }
+    }
+
+    fn own() -> HashSet<IpAddr> {
+        ["192.0.2.1", "2001:db8::1", "127.0.0.1", "::1"]
+            .map(|a| a.parse().unwrap())
+            .into()
+    }
+
+    /// Proves K12: which sockets are flows, in which state, and who opened them.
+    #[test]
+    fn connected_sockets_are_flows() {
+        const TCP: u8 = IPPROTO_TCP;
+        const UDP: u8 = IPPROTO_UDP;
+        let listeners = [
+            socket(TCP, state::LISTEN, "[::]:22", "[::]:0"),
+            socket(UDP, state::CLOSE, "0.0.0.0:443", "0.0.0.0:0"),
+            socket(UDP, state::CLOSE, "0.0.0.0:0", "0.0.0.0:0"),
+        ];
+        let v4 = ("192.0.2.1:5000", "198.51.100.7:443");
+        for (protocol, number, (local, remote), expected) in [
+            (TCP, state::ESTABLISHED, v4, Some("out tcp-established")),
+            (TCP, state::SYN_SENT, v4, Some("out tcp-syn-sent")),
+            (TCP, state::SYN_RECV, v4, Some("in tcp-syn-recv")),
+            (TCP, state::NEW_SYN_RECV, v4, Some("in tcp-syn-recv")),
+            (TCP, state::FIN_WAIT1, v4, Some("out tcp-fin-wait")),
+            (TCP, state::FIN_WAIT2, v4, Some("out tcp-close-wait")),
+            (TCP, state::CLOSE_WAIT, v4, Some("out tcp-close-wait")),
+            (TCP, state::LAST_ACK, v4, Some("out tcp-last-ack")),
+            (TCP, state::CLOSING, v4, Some("out tcp-last-ack")),
+            (TCP, state::TIME_WAIT, v4, Some("out tcp-time-wait")),
+            (TCP, state::CLOSE, v4, None),
+            (TCP, state::LISTEN, v4, None),
+            (TCP, 77, v4, None),
+            (UDP, state::ESTABLISHED, v4, Some("out udp-stream")),
+            (UDP, state::CLOSE, v4, None),
+            // A listener on the same port, of whatever address.
+            (
+                TCP,
+                state::ESTABLISHED,
+                ("192.0.2.1:22", "198.51.100.7:5000"),
+                Some("in tcp-established"),
+            ),
+            (
+                TCP,
+                state::ESTABLISHED,
+                ("[2001:db8::1]:22", "[2001:db8::7]:5000"),
+                Some("in tcp-established"),
+            ),
+            (
+                UDP,
+                state::ESTABLISHED,
+                ("192.0.2.1:443", "198.51.100.7:5000"),
+                Some("in udp-stream"),
+            ),
+            (
+                UDP,
+                state::ESTABLISHED,
+                ("192.0.2.1:22", "198.51.100.7:5000"),
+                Some("out udp-stream"),
+            ),
+            // What never leaves the host.
+            (
+                TCP,
+                state::ESTABLISHED,
+                ("127.0.0.1:5000", "127.0.0.1:80"),
+                None,
+            ),
+            (TCP, state::ESTABLISHED, ("[::1]:5000", "[::1]:80"), None),
+            (
+                TCP,
+                state::ESTABLISHED,
+                ("192.0.2.1:5000", "192.0.2.1:80"),
+                None,
+            ),
+            (
+                TCP,
+                state::ESTABLISHED,
+                ("[2001:db8::2]:5000", "[2001:db8::1]:80"),
+                None,
+            ),
+            (UDP, state::ESTABLISHED, ("0.0.0.0:5000", "0.0.0.0:0"), None),
+        ] {
+            let mut sockets = listeners.to_vec();
+            sockets.push(socket(protocol, number, local, remote));
+            let found: Vec<String> = flows(&sockets, &own())
+                .iter()
+                .map(|f| {
+                    assert_eq!(f.is_answered, f.state != Timeout::TcpSynSent);
+                    let opener = match f.opener {
+                        Direction::Inbound => "in",
+                        Direction::Outbound => "out",
+                    };
+                    format!("{opener} {}", f.state.name())
+                })
+                .collect();
+            let about = format!("protocol {protocol} state {number} {local} {remote}");
+            assert_eq!(found, Vec::from_iter(expected), "{about}");
+        }
+    }
+
+    /// An answer as the kernel sent it: 72 bytes, of a connection that a socket of both families
+    /// has accepted over IPv4.
+    #[rustfmt::skip]
+    const MAPPED: [u8; 72] = [
+        10, 1, 0, 0,
+        0x00, 0x16, 0x13, 0x88,
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 1,
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 198, 51, 100, 7,
+        0, 0, 0, 0, 1, 0x10, 0, 0, 0, 0, 0, 0,
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x2a, 0, 0, 0,
+    ];
+
+    /// Proves K12: IPv4 on a socket of both families is an IPv4 flow.
+    #[test]
+    fn a_mapped_address_is_ipv4() {
+        let expected = socket(
+            IPPROTO_TCP,
+            state::ESTABLISHED,
+            "192.0.2.1:22",
+            "198.51.100.7:5000",
+        );
+        assert_eq!(read(IPPROTO_TCP, &MAPPED), Some(expected));
+    }
+
+    #[test]
+    fn cut_answers_are_no_sockets() {
+        for end in 0..MAPPED.len() {
+            assert_eq!(read(IPPROTO_TCP, &MAPPED[..end]), None, "{end} bytes");
+        }
+        let mut unknown = MAPPED;
+        unknown[0] = 17;
+        assert_eq!(read(IPPROTO_TCP, &unknown), None);
+    }
+}

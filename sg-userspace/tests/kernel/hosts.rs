@@ -1,0 +1,195 @@
+//! More hosts for a test: network namespaces with nothing in them, cables between them and the
+//! sandbox, and connections over these.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::sandbox::{ip, run};
+
+/// How long something that must arrive may take, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// After how long silence counts as dropped.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// A network namespace, which goes with the last of its sockets.
+pub(crate) struct Host {
+    namespace: File,
+}
+
+impl Host {
+    pub(crate) fn new() -> Self {
+        let made = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("root may have namespaces of its own");
+            let namespace = File::open("/proc/thread-self/ns/net").expect("the namespace");
+            ip(&["link", "set", "lo", "up"]);
+            namespace
+        });
+        Host {
+            namespace: made.join().expect("a namespace"),
+        }
+    }
+
+    /// Runs `work` in the namespace. Sockets stay there wherever they are used.
+    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                setns(&self.namespace, CloneFlags::CLONE_NEWNET).expect("the host's namespace");
+                work()
+            });
+            inside
+                .join()
+                .unwrap_or_else(|e| std::panic::resume_unwind(e))
+        })
+    }
+
+    /// A cable: `here` stays in the calling thread's namespace, `there` is the host's.
+    pub(crate) fn connect(&self, here: &str, there: &str) {
+        let process = std::process::id();
+        let namespace = format!("/proc/{process}/fd/{}", self.namespace.as_raw_fd());
+        ip(&["link", "add", here, "type", "veth", "peer", "name", there]);
+        ip(&["link", "set", there, "netns", &namespace]);
+        ip(&["link", "set", here, "up"]);
+        self.inside(|| ip(&["link", "set", there, "up"]));
+    }
+}
+
+/// Gives an interface of the calling thread's namespace an address that can be used at once.
+pub(crate) fn address(interface: &str, address: &str) {
+    let mut arguments = vec!["address", "add", address, "dev", interface];
+    if address.contains(':') {
+        arguments.push("nodad");
+    }
+    ip(&arguments);
+}
+
+pub(crate) fn gateway(address: &str) {
+    let family = if address.contains(':') { "-6" } else { "-4" };
+    ip(&[family, "route", "add", "default", "via", address]);
+}
+
+/// Sets a sysctl of the calling thread's network namespace.
+pub(crate) fn sysctl(name: &str, value: &str) {
+    let path = format!("/proc/sys/net/{name}");
+    std::fs::write(&path, value).unwrap_or_else(|e| panic!("{path}: {e}"));
+}
+
+/// Loads a ruleset into the calling thread's network namespace.
+pub(crate) fn nft(ruleset: &str) {
+    run("nft", &[ruleset]);
+}
+
+/// A listener in the calling thread's namespace.
+pub(crate) fn listen(at: &str) -> TcpListener {
+    TcpListener::bind(at).unwrap_or_else(|e| panic!("listening at {at}: {e}"))
+}
+
+fn parse(address: &str) -> SocketAddr {
+    address.parse().unwrap_or_else(|e| panic!("{address}: {e}"))
+}
+
+/// Tries to connect from the calling thread's namespace.
+pub(crate) fn reaches(to: &str) -> bool {
+    match TcpStream::connect_timeout(&parse(to), SILENCE) {
+        Ok(_) => true,
+        Err(e) if e.kind() == io::ErrorKind::TimedOut => false,
+        Err(e) => panic!("connecting to {to}: {e}"),
+    }
+}
+
+/// Both ends of a connection.
+pub(crate) struct Pair {
+    what: String,
+    ends: Ends,
+}
+
+enum Ends {
+    Tcp([TcpStream; 2]),
+    Udp([UdpSocket; 2]),
+}
+
+impl Pair {
+    /// From the calling thread's namespace to `listener`, which is at `to`.
+    pub(crate) fn tcp(listener: &TcpListener, to: &str) -> Pair {
+        let what = format!("tcp to {to}");
+        let client = TcpStream::connect_timeout(&parse(to), PATIENCE)
+            .unwrap_or_else(|e| panic!("{what}: {e}"));
+        let (server, _) = listener.accept().unwrap_or_else(|e| panic!("{what}: {e}"));
+        Pair {
+            what,
+            ends: Ends::Tcp([client, server]),
+        }
+    }
+
+    /// From the calling thread's namespace to `server`, which is at `to` and answers only us.
+    pub(crate) fn udp(server: UdpSocket, to: &str) -> Pair {
+        let what = format!("udp to {to}");
+        let any: IpAddr = match parse(to) {
+            SocketAddr::V4(_) => [0; 4].into(),
+            SocketAddr::V6(_) => [0; 16].into(),
+        };
+        let failed = |e: io::Error| -> UdpSocket { panic!("{what}: {e}") };
+        let client = UdpSocket::bind((any, 0)).unwrap_or_else(failed);
+        client.connect(to).unwrap_or_else(|e| panic!("{what}: {e}"));
+        client.send(b"!").unwrap_or_else(|e| panic!("{what}: {e}"));
+        server.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let (_, from) = server
+            .recv_from(&mut [0; 8])
+            .unwrap_or_else(|e| panic!("{what}: {e}"));
+        server
+            .connect(from)
+            .unwrap_or_else(|e| panic!("{what}: {e}"));
+        let pair = Pair {
+            what: what.clone(),
+            ends: Ends::Udp([client, server]),
+        };
+        pair.goes_on();
+        pair
+    }
+
+    /// Sends a byte each way; fails the test unless both arrive.
+    pub(crate) fn goes_on(&self) {
+        for from in 0..2 {
+            let arrived = self.send(from, PATIENCE);
+            assert!(arrived, "{}: nothing from end {from} arrives", self.what);
+        }
+    }
+
+    /// Sends a byte each way; fails the test if one arrives.
+    pub(crate) fn is_cut(&self) {
+        for from in 0..2 {
+            let arrived = self.send(from, SILENCE);
+            assert!(!arrived, "{}: a byte from end {from} arrives", self.what);
+        }
+    }
+
+    fn send(&self, from: usize, patience: Duration) -> bool {
+        let failed = |e: io::Error| -> usize { panic!("{}: {e}", self.what) };
+        let mut byte = [0];
+        let got = match &self.ends {
+            Ends::Tcp(ends) => {
+                let (mut from, mut to) = (&ends[from], &ends[1 - from]);
+                if let Err(e) = from.write_all(b"x") {
+                    failed(e);
+                }
+                to.set_read_timeout(Some(patience)).expect("a timeout");
+                to.read(&mut byte)
+            }
+            Ends::Udp(ends) => {
+                let (from, to) = (&ends[from], &ends[1 - from]);
+                from.send(b"x").unwrap_or_else(failed);
+                to.set_read_timeout(Some(patience)).expect("a timeout");
+                to.recv(&mut byte)
+            }
+        };
+        match got {
+            Ok(count) => count == 1,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => false,
+            Err(e) => panic!("{}: {e}", self.what),
+        }
+    }
+}

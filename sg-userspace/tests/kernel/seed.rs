@@ -1,0 +1,401 @@
+//! Connections that are there before the enforcer: real sockets, real forwarding, real NAT.
+
+use std::net::{TcpListener, UdpSocket};
+use std::time::{Duration, Instant};
+
+use sg_common::flow::{FlowKind, Timeout};
+use sg_userspace::kernel::flow_tables::{monotonic_now, sweep, table_use};
+use sg_userspace::kernel::{Applied, ApplyOptions, Seeded, apply};
+use sg_userspace::observe::attached::{Attached, Scope, attached};
+use sg_userspace::observe::counters::{Counters, counters};
+use sg_userspace::observe::flows::{Flow, flows};
+use sg_userspace::policy::{Established, Policy, rules_from_lines};
+
+use crate::hosts::{Host, Pair, address, gateway, listen, nft, reaches, sysctl};
+use crate::sandbox::{Sandbox, sandbox};
+
+pub(crate) const NOBODY: &str = "";
+
+/// The node is the sandbox, and a peer is on its interface `nic`.
+pub(crate) struct Node<'a> {
+    sandbox: &'a Sandbox,
+    pub(crate) peer: Host,
+    /// At port 22 of the node, and at port 443 of the peer.
+    pub(crate) listeners: [TcpListener; 2],
+}
+
+pub(crate) const NODE4: &str = "192.0.2.1";
+pub(crate) const NODE6: &str = "2001:db8::1";
+pub(crate) const PEER4: &str = "192.0.2.2";
+pub(crate) const PEER6: &str = "2001:db8::2";
+
+pub(crate) fn at(address: &str, port: u16) -> String {
+    match address.contains(':') {
+        true => format!("[{address}]:{port}"),
+        false => format!("{address}:{port}"),
+    }
+}
+
+impl<'a> Node<'a> {
+    pub(crate) fn new(sandbox: &'a Sandbox) -> Self {
+        let peer = Host::new();
+        peer.connect("nic", "eth0");
+        address("nic", &format!("{NODE4}/24"));
+        address("nic", &format!("{NODE6}/64"));
+        let there = peer.inside(|| {
+            address("eth0", &format!("{PEER4}/24"));
+            address("eth0", &format!("{PEER6}/64"));
+            listen("[::]:443")
+        });
+        // Of both families: IPv4 comes in as a mapped address.
+        let here = listen("[::]:22");
+        Node {
+            sandbox,
+            peer,
+            listeners: [here, there],
+        }
+    }
+
+    pub(crate) fn inbound(&self, node: &str) -> Pair {
+        let to = at(node, 22);
+        self.peer.inside(|| Pair::tcp(&self.listeners[0], &to))
+    }
+
+    pub(crate) fn outbound(&self, peer: &str) -> Pair {
+        Pair::tcp(&self.listeners[1], &at(peer, 443))
+    }
+
+    pub(crate) fn udp(&self, peer: &str) -> Pair {
+        let to = at(peer, 53);
+        let server = self.peer.inside(|| UdpSocket::bind(&to)).expect("port 53");
+        Pair::udp(server, &to)
+    }
+
+    fn options(&self) -> ApplyOptions {
+        self.sandbox.options("nic")
+    }
+
+    pub(crate) fn apply(&self, policy: &Policy) -> Applied {
+        apply(policy, &self.options()).unwrap_or_else(|e| panic!("apply: {e}"))
+    }
+
+    fn attached(&self) -> Attached {
+        let scope = Scope::Interface("nic".into());
+        let found = attached(self.sandbox.bpffs(), &scope);
+        found.unwrap_or_else(|e| panic!("{e}")).remove(0)
+    }
+
+    fn flows(&self) -> Vec<Flow> {
+        flows(&self.attached()).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    fn counters(&self) -> Counters {
+        counters(&self.attached()).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// Inbound and outbound packets under a reason.
+    fn counted(&self, reason: &str) -> [u64; 2] {
+        counted(&self.counters(), reason)
+    }
+}
+
+fn counted(counters: &Counters, reason: &str) -> [u64; 2] {
+    ["inbound", "outbound"].map(|direction| {
+        let mut rows = counters.reasons.iter();
+        let row = rows.find(|r| r.direction == direction && r.reason == reason);
+        row.expect("every reason is listed").packets
+    })
+}
+
+pub(crate) fn seeded(entered: usize, without_rule: usize) -> Option<Seeded> {
+    Some(Seeded {
+        entered,
+        without_rule,
+        left_out: 0,
+    })
+}
+
+/// Proves K12 and A1: a policy that denies everything cuts nobody off.
+#[test]
+fn connections_that_exist_go_on_and_no_new_ones_are_made() {
+    sandbox(|sandbox| {
+        let node = Node::new(sandbox);
+        let pairs = [
+            node.inbound(NODE4),
+            node.inbound(NODE6),
+            node.outbound(PEER4),
+            node.outbound(PEER6),
+            node.udp(PEER4),
+            node.udp(PEER6),
+        ];
+        let applied = node.apply(&rules_from_lines(NOBODY));
+        assert_eq!(applied.seeded, seeded(6, 6));
+
+        let mut listed: Vec<String> = node.flows().iter().map(line).collect();
+        listed.sort();
+        let expected = [
+            "6 192.0.2.1 22 opened inbound tcp-established established seeded true",
+            "6 192.0.2.1 opened outbound tcp-established established seeded true",
+            "6 2001:db8::1 22 opened inbound tcp-established established seeded true",
+            "6 2001:db8::1 opened outbound tcp-established established seeded true",
+            "17 192.0.2.1 opened outbound udp-stream established seeded true",
+            "17 2001:db8::1 opened outbound udp-stream established seeded true",
+        ];
+        let mut expected: Vec<_> = expected.map(String::from).into();
+        expected.sort();
+        assert_eq!(listed, expected);
+
+        let [before_in, before_out] = node.counted("seeded");
+        for (done, pair) in (1..).zip(&pairs) {
+            pair.goes_on();
+            // Each way at least the byte itself.
+            let [inbound, outbound] = node.counted("seeded");
+            assert!(inbound >= before_in + done, "{inbound} inbound");
+            assert!(outbound >= before_out + done, "{outbound} outbound");
+        }
+        let use_ = table_use(&node.attached().pins).unwrap_or_else(|e| panic!("{e}"));
+        let established = use_[FlowKind::Established as usize];
+        assert_eq!(
+            (established.live, established.entered, established.evicted),
+            (6, 6, 0)
+        );
+
+        assert!(!reaches(&at(PEER4, 443)));
+        assert!(!reaches(&at(PEER6, 443)));
+        assert!(!node.peer.inside(|| reaches(&at(NODE4, 22))));
+        assert!(!node.peer.inside(|| reaches(&at(NODE6, 22))));
+        let [inbound, outbound] = node.counted("no-match");
+        assert!(inbound >= 2 && outbound >= 2, "{inbound} and {outbound}");
+        pairs.iter().for_each(Pair::goes_on);
+    });
+}
+
+/// A flow without its remote end and, unless it is the listener's, without its local port.
+fn line(flow: &Flow) -> String {
+    let port = match flow.local_port {
+        Some(22) => " 22",
+        _ => "",
+    };
+    format!(
+        "{} {}{port} opened {} {} {} seeded {}",
+        flow.protocol, flow.local, flow.opened, flow.state, flow.kind, flow.is_seeded
+    )
+}
+
+/// Proves K12: unless they are to be cut.
+#[test]
+fn connections_are_cut_where_that_is_asked_for() {
+    sandbox(|sandbox| {
+        let node = Node::new(sandbox);
+        let pairs = [node.inbound(NODE4), node.outbound(PEER6), node.udp(PEER4)];
+        let options = ApplyOptions {
+            cut_existing: true,
+            ..node.options()
+        };
+        let applied = apply(&rules_from_lines(NOBODY), &options).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(applied.seeded, None);
+        pairs.iter().for_each(Pair::is_cut);
+        assert_eq!(node.counted("seeded"), [0, 0]);
+        assert_eq!(node.flows().len(), 0);
+    });
+}
+
+/// Proves K12: a flow that a rule admits is that rule's, and one whose both sides pass by the
+/// rules is in no table.
+#[test]
+fn what_a_rule_admits_is_not_seeded() {
+    sandbox(|sandbox| {
+        let node = Node::new(sandbox);
+        let ours = node.outbound(PEER4);
+        let theirs = node.inbound(NODE6);
+        let stranger = node.udp(PEER4);
+        let applied = node.apply(&rules_from_lines(
+            "in tcp 22 from any accept
+             out tcp 443 to any accept",
+        ));
+        assert_eq!(applied.seeded, seeded(3, 1));
+        ours.goes_on();
+        theirs.goes_on();
+        let c = node.counters();
+        let counts: Vec<_> = c
+            .rules
+            .iter()
+            .map(|r| (r.packets, r.reply_packets))
+            .collect();
+        let [(inbound, its_replies), (outbound, replies)] = counts[..] else {
+            panic!("two rules, not {counts:?}");
+        };
+        assert!(inbound > 0 && its_replies > 0, "{counts:?}");
+        assert!(outbound > 0 && replies > 0, "{counts:?}");
+        assert_eq!(node.counted("seeded"), [0, 0]);
+        let of_rules = node.flows().iter().filter(|f| f.rule.is_some()).count();
+        assert_eq!(of_rules, 2);
+        stranger.goes_on();
+        let [inbound, outbound] = node.counted("seeded");
+        assert!(inbound > 0 && outbound > 0);
+    });
+    sandbox(|sandbox| {
+        let node = Node::new(sandbox);
+        let pair = node.inbound(NODE4);
+        let applied = node.apply(&rules_from_lines(
+            "in all from any accept
+             out all to any accept",
+        ));
+        assert_eq!(applied.seeded, seeded(0, 0));
+        pair.goes_on();
+        assert_eq!(node.flows().len(), 0);
+    });
+}
+
+/// Proves K11 of seeded flows: only `flush` ends them.
+#[test]
+fn a_new_policy_ends_seeded_flows_only_by_flush() {
+    sandbox(|sandbox| {
+        let node = Node::new(sandbox);
+        let pairs = [node.inbound(NODE4), node.outbound(PEER6), node.udp(PEER4)];
+        let mut policy = rules_from_lines(NOBODY);
+        // Also where the first policy flushes: there was none before it.
+        policy.established = Established::Flush;
+        assert_eq!(node.apply(&policy).seeded, seeded(3, 3));
+        pairs.iter().for_each(Pair::goes_on);
+        let mut next = rules_from_lines("in tcp 9 from any accept");
+        for established in [Established::Revalidate, Established::Keep] {
+            next.established = established;
+            assert_eq!(node.apply(&next).seeded, None);
+            pairs.iter().for_each(Pair::goes_on);
+            assert_eq!(node.counted("revoked"), [0, 0]);
+        }
+        next.established = Established::Flush;
+        node.apply(&next);
+        assert_eq!(node.flows().len(), 0);
+        pairs.iter().for_each(Pair::is_cut);
+    });
+}
+
+/// Proves K11, K12: a seeded flow ends as any other does.
+#[test]
+fn a_seeded_flow_is_gone_after_its_end_and_its_timeout() {
+    sandbox(|sandbox| {
+        let node = Node::new(sandbox);
+        let closing = node.inbound(NODE4);
+        let staying = node.outbound(PEER4);
+        let silent = node.udp(PEER4);
+        let mut policy = rules_from_lines(NOBODY);
+        for state in Timeout::ALL {
+            let is_closing = !matches!(state, Timeout::TcpEstablished);
+            policy.timeouts[state as usize] = if is_closing { 1 } else { 600 };
+        }
+        assert_eq!(node.apply(&policy).seeded, seeded(3, 3));
+        closing.goes_on();
+        staying.goes_on();
+        silent.goes_on();
+        drop(closing);
+        let pins = node.attached().pins;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let live = |kind: FlowKind| {
+            sweep(&pins, &policy.timeouts, monotonic_now()).unwrap_or_else(|e| panic!("{e}"));
+            table_use(&pins).unwrap_or_else(|e| panic!("{e}"))[kind as usize].live
+        };
+        while live(FlowKind::Established) > 1 {
+            assert!(Instant::now() < deadline, "{:#?}", node.flows());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert_eq!(live(FlowKind::HalfOpen), 0);
+        silent.is_cut();
+        staying.goes_on();
+    });
+}
+
+/// Proves K12: the flows seen last are kept where there are too many, and the rest is told.
+#[test]
+fn no_more_flows_are_seeded_than_the_table_holds() {
+    sandbox(|sandbox| {
+        let node = Node::new(sandbox);
+        // The peer's link-layer address is known from here on, and no packet waits for it.
+        drop(node.udp(PEER4));
+        let to = at(PEER4, 53);
+        let sockets: Vec<UdpSocket> = (0..300)
+            .map(|_| {
+                let socket = UdpSocket::bind((NODE4, 0)).expect("a socket");
+                socket.connect(&to).expect("a connected socket");
+                socket
+            })
+            .collect();
+        let options = ApplyOptions {
+            max_flows: 256,
+            ..node.options()
+        };
+        let applied = apply(&rules_from_lines(NOBODY), &options).unwrap_or_else(|e| panic!("{e}"));
+        let expected = Seeded {
+            entered: 256,
+            without_rule: 256,
+            left_out: 44,
+        };
+        assert_eq!(applied.seeded, Some(expected));
+        assert_eq!(node.flows().len(), 256);
+        for socket in &sockets {
+            socket
+                .send(b"x")
+                .expect("a socket does not see what the hook drops");
+        }
+        assert_eq!(node.counted("seeded")[1], 256);
+        assert_eq!(node.counted("no-match")[1], 44);
+    });
+}
+
+/// Proves K12: what the host forwards and translates goes on, seen from either side of it.
+#[test]
+fn forwarded_connections_go_on() {
+    sandbox(|sandbox| {
+        let (inner, outer) = (Host::new(), Host::new());
+        inner.connect("lan", "eth0");
+        outer.connect("nic", "eth0");
+        address("lan", "10.0.0.1/24");
+        address("lan", "fd00:a::1/64");
+        address("nic", "198.51.100.1/24");
+        address("nic", "2001:db8::1/64");
+        sysctl("ipv4/ip_forward", "1");
+        sysctl("ipv6/conf/all/forwarding", "1");
+        nft(
+            "table inet nat { chain post { type nat hook postrouting priority 100; \
+             oifname \"nic\" masquerade; }; }",
+        );
+        let to = ["198.51.100.7", "2001:db8::7"];
+        let (listener, server) = outer.inside(|| {
+            address("eth0", "198.51.100.7/24");
+            address("eth0", "2001:db8::7/64");
+            (
+                listen("[::]:443"),
+                UdpSocket::bind(at(to[0], 53)).expect("port 53"),
+            )
+        });
+        let pairs = inner.inside(|| {
+            address("eth0", "10.0.0.2/24");
+            address("eth0", "fd00:a::2/64");
+            gateway("10.0.0.1");
+            gateway("fd00:a::1");
+            [
+                Pair::tcp(&listener, &at(to[0], 443)),
+                Pair::tcp(&listener, &at(to[1], 443)),
+                Pair::udp(server, &at(to[0], 53)),
+            ]
+        });
+        for interface in ["nic", "lan"] {
+            let options = sandbox.options(interface);
+            let applied = apply(&rules_from_lines(NOBODY), &options);
+            let applied = applied.unwrap_or_else(|e| panic!("{interface}: {e}"));
+            // Of each connection, what it is inside and what it is outside.
+            assert_eq!(applied.seeded, seeded(6, 6));
+            pairs.iter().for_each(Pair::goes_on);
+            let scope = Scope::Interface(interface.into());
+            let one = attached(sandbox.bpffs(), &scope).unwrap().remove(0);
+            let read = counters(&one).unwrap_or_else(|e| panic!("{e}"));
+            let packets = counted(&read, "seeded");
+            assert!(packets.iter().all(|p| *p >= 3), "{interface}: {packets:?}");
+        }
+        inner.inside(|| {
+            assert!(!reaches(&at(to[0], 443)));
+            assert!(!reaches(&at(to[1], 443)));
+        });
+    });
+}

@@ -1,0 +1,163 @@
+//! Connections that are made while the enforcer is being attached.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use sg_common::flow::FlowKind;
+use sg_userspace::compile::{Budget, compile};
+use sg_userspace::kernel::flow_tables::{FlowEntry, each_flow};
+use sg_userspace::kernel::pins::PinTree;
+use sg_userspace::kernel::programs::{Generation, Programs, SharedMaps};
+use sg_userspace::kernel::seed::Seeding;
+use sg_userspace::policy::rules_from_lines;
+use socket2::{Domain, Socket, Type};
+
+use crate::hosts::nft;
+use crate::sandbox::sandbox;
+use crate::seed::{NOBODY, NODE4, Node, PEER4, PEER6, at, seeded};
+
+/// Proves K12: nor is anybody cut off who connects while the enforcer is being attached.
+#[test]
+fn connections_made_meanwhile_go_on() {
+    sandbox(|sandbox| {
+        let node = Node::new(sandbox);
+        let listener = &node.listeners[0];
+        listener.set_nonblocking(true).expect("a listener");
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let connecting = || {
+            let to: SocketAddr = at(NODE4, 22).parse().expect("an address");
+            let mut made = Vec::new();
+            // Until the hook drops one.
+            while let Ok(stream) = TcpStream::connect_timeout(&to, Duration::from_millis(300)) {
+                made.push(stream);
+                let _ = begun.send(());
+                assert!(made.len() < 20_000, "nothing ends it");
+            }
+            made
+        };
+        let is_over = AtomicBool::new(false);
+        let (clients, servers) = std::thread::scope(|scope| {
+            let clients = scope.spawn(|| node.peer.inside(connecting));
+            let accepting = scope.spawn(|| {
+                let mut accepted = Vec::new();
+                loop {
+                    match listener.accept() {
+                        Ok((stream, _)) => accepted.push(stream),
+                        Err(_) if is_over.load(Ordering::Relaxed) => return accepted,
+                        Err(_) => std::thread::sleep(Duration::from_micros(50)),
+                    }
+                }
+            });
+            for _ in 0..20 {
+                has_begun.recv().expect("connections are being made");
+            }
+            node.apply(&rules_from_lines(NOBODY));
+            let clients = clients.join().expect("the connecting side");
+            is_over.store(true, Ordering::Relaxed);
+            (clients, accepting.join().expect("the accepting side"))
+        });
+        assert!(clients.len() >= 20);
+        // One whose last segment was dropped is accepted when that is sent again.
+        let mut clients: Vec<_> = clients.iter().collect();
+        for client in &mut clients {
+            client.write_all(b"x").expect("a connected socket");
+        }
+        let mut waiting = servers;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut heard = 0;
+        while heard < clients.len() {
+            assert!(
+                Instant::now() < deadline,
+                "{heard} of {} are heard",
+                clients.len()
+            );
+            waiting.extend(std::iter::from_fn(|| Some(listener.accept().ok()?.0)));
+            waiting.retain_mut(|stream| {
+                stream.set_nonblocking(true).expect("a socket");
+                let is_silent = stream.read(&mut [0]).is_err();
+                heard += usize::from(!is_silent);
+                is_silent
+            });
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+}
+
+/// Begins to connect, and does not wait.
+fn attempt(to: &str) -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_nonblocking(true).expect("a socket");
+    let to: SocketAddr = to.parse().expect("an address");
+    socket.connect(&to.into()).expect_err("no connection yet");
+    socket
+}
+
+/// Proves K12: what was opened between the look at the sockets and the attachment is found after
+/// it, nothing is overwritten, and what may have begun after it stays out.
+#[test]
+fn a_second_look_adds_what_is_new() {
+    sandbox(|sandbox| {
+        let node = Node::new(sandbox);
+        let policy = rules_from_lines(NOBODY);
+        let tables = compile(&policy, &[], Budget::default()).expect("tables of no rules");
+        let pins = PinTree::new(sandbox.bpffs()).interface(1, 1);
+        pins.create().unwrap_or_else(|e| panic!("{e}"));
+        let shared = SharedMaps {
+            pins: Some(pins.clone()),
+            counter_map: 0,
+            counter_slots: 64,
+            max_flows: 256,
+        };
+        let _programs = Programs::load(&tables, &Generation::of(&policy, 1), &shared)
+            .unwrap_or_else(|e| panic!("{e}"));
+        let entries = |kind: FlowKind| {
+            let mut found: Vec<FlowEntry> = Vec::new();
+            each_flow(&pins, |flow| found.push(flow)).unwrap_or_else(|e| panic!("{e}"));
+            found.retain(|flow| flow.kind == kind);
+            found.sort_by_key(|f| f.value.created);
+            found
+        };
+
+        let known = node.outbound(PEER4);
+        node.peer.inside(|| {
+            nft(
+                "table inet late { chain in { type filter hook input priority 0; \
+                 tcp dport 443 drop; }; }",
+            )
+        });
+        let late = attempt(&at(PEER4, 443));
+        let mut seeding =
+            Seeding::new(tables.lookup(), 1, &pins, 256).unwrap_or_else(|e| panic!("{e}"));
+        seeding.before().unwrap_or_else(|e| panic!("{e}"));
+        let established = entries(FlowKind::Established);
+        assert_eq!(established.len(), 1);
+        assert!(established[0].value.is_answered());
+        let half_open = entries(FlowKind::HalfOpen);
+        assert_eq!(half_open.len(), 1);
+        assert!(!half_open[0].value.is_answered());
+
+        // The peer answers when the request is sent again, a second later.
+        node.peer.inside(|| nft("delete table inet late"));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while late.peer_addr().is_err() {
+            assert!(Instant::now() < deadline, "the peer never answers");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let meanwhile = [node.inbound(NODE4), node.outbound(PEER6)];
+        let _socket = node.udp(PEER4);
+        // Nobody has this address.
+        let _attempt = attempt("192.0.2.99:443");
+        let found = seeding.after().unwrap_or_else(|e| panic!("{e}"));
+        // The late one twice: before and after it was answered.
+        assert_eq!(Some(found), seeded(5, 5));
+        let now = entries(FlowKind::Established);
+        assert_eq!((now.len(), now[0]), (4, established[0]));
+        assert!(now.iter().all(|f| f.protocol == 6 && f.value.is_answered()));
+        let is_late = |f: &&FlowEntry| f.local_port == half_open[0].local_port;
+        assert_eq!(now.iter().filter(is_late).count(), 1);
+        assert_eq!(entries(FlowKind::HalfOpen), half_open);
+        drop((known, meanwhile));
+    });
+}
