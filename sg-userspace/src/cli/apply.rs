@@ -8,20 +8,22 @@ use clap::Args;
 use serde::Serialize;
 use sg_userspace::compile::TableSizes;
 use sg_userspace::kernel::state::PolicyRecord;
-use sg_userspace::kernel::{self, Applied};
+use sg_userspace::kernel::{self, Applied, Seeded};
 use sg_userspace::policy::{Finding, Severity};
 
 use super::failure::Failure;
 use super::policy_args::{Attach, Policies};
 use super::screen::{Paint, Screen};
-use super::units::{bytes, count, short_digest};
+use super::units::{bytes, count, short_digest, thousands};
 use super::{Context, Json};
 
 /// Attach a policy to an interface, or replace the one that is attached, and return
 #[derive(Args)]
 #[command(after_help = "\
 Enforcement outlives the process: everything is pinned under the BPF file system. A policy that is
-attached already is replaced without a gap; counters and flows carry over.
+attached already is replaced without a gap; counters and flows carry over. Where there is none yet,
+connections of this host that exist already go on even if no rule admits them: they are counted as
+`seeded`, and end by themselves (or with --cut-existing at once).
 
 Examples:
   sgctl apply builtin:tke --iface eth0
@@ -65,6 +67,8 @@ pub(super) struct Done<'a> {
     policy: &'a PolicyRecord,
     rules: usize,
     tables: TableSizes,
+    /// What became of flows that were there; null unless this was the first policy.
+    seeded: Option<Seeded>,
     compile_seconds: f64,
     load_seconds: f64,
     /// Where a BPF file system had to be mounted.
@@ -83,6 +87,7 @@ impl<'a> From<&'a Applied> for Done<'a> {
             policy: &state.policy,
             rules: state.rules.len(),
             tables: applied.sizes,
+            seeded: applied.seeded,
             compile_seconds: applied.compile_time.as_secs_f64(),
             load_seconds: applied.load_time.as_secs_f64(),
             mounted: applied.mounted.as_deref(),
@@ -120,7 +125,36 @@ pub(super) fn text(screen: &Screen, applied: &Applied) -> String {
         milliseconds(applied.compile_time),
         milliseconds(applied.load_time),
     );
+    if let Some(seeded) = seeded(applied) {
+        let _ = writeln!(out, "  {seeded}");
+    }
     out
+}
+
+/// `kept 12 flows that were there (3 that no rule admits)`, if there were any.
+pub(super) fn seeded(applied: &Applied) -> Option<String> {
+    let Seeded {
+        entered,
+        without_rule,
+        left_out,
+    } = applied.seeded?;
+    if entered + left_out == 0 {
+        return None;
+    }
+    let were = if entered == 1 { "was" } else { "were" };
+    let mut out = format!("kept {} that {were} there", count(entered, "flow"));
+    if without_rule > 0 {
+        let without_rule = thousands(without_rule as u64);
+        let _ = write!(out, " ({without_rule} that no rule admits)");
+    }
+    if left_out > 0 {
+        let left_out = thousands(left_out as u64);
+        let _ = write!(
+            out,
+            "; the table (--max-flows) had no room for {left_out} more"
+        );
+    }
+    Some(out)
 }
 
 /// `tke on eth0, generation 3, in place of generation 2`.

@@ -96,6 +96,10 @@ pub(super) struct Attach {
     )]
     max_flows: u32,
 
+    /// Cut connections that exist when the first policy is attached, unless its rules pass them
+    #[arg(long)]
+    cut_existing: bool,
+
     /// Where in the receive path inbound packets are judged
     #[arg(long, value_enum, value_name = "MODE", default_value_t = XdpMode::Auto)]
     xdp_mode: XdpMode,
@@ -124,6 +128,7 @@ impl Attach {
             EgressHook::Clsact => kernel::EgressHook::Clsact,
         };
         options.max_flows = self.max_flows;
+        options.cut_existing = self.cut_existing;
         options.budget = self.memory.budget();
         options
     }

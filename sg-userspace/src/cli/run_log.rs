@@ -112,6 +112,9 @@ impl Log {
     pub(super) fn applied(&mut self, name: &'static str, applied: &Applied, warnings: &str) {
         let mut line = self.out.paint(Paint::Green, name);
         let _ = write!(line, " {}", apply::summary(&self.out, applied));
+        if let Some(seeded) = apply::seeded(applied) {
+            let _ = write!(line, ", {seeded}");
+        }
         if !warnings.is_empty() {
             let _ = write!(line, " ({})", warnings.trim());
         }

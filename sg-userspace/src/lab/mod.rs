@@ -294,6 +294,8 @@ impl<'a> Enforced<'a> {
     fn new(node: &'a Namespace, policy: &Policy, bpffs: &'a Path) -> Result<Self, LabError> {
         let mut options = ApplyOptions::new(INTERFACE);
         options.bpffs = bpffs.to_owned();
+        // What the attempts without a policy have left behind is not to let anything through.
+        options.cut_existing = true;
         let applied = node.inside(|| apply(policy, &options))??;
         let mut enforced = Enforced {
             node,

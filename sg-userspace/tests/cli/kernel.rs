@@ -1,5 +1,9 @@
 //! The commands that touch the kernel, from `apply` to `detach`, on a veth of their own.
 
+use std::net::UdpSocket;
+
+use sg_userspace::kernel::netns::Netns;
+
 use super::world::{Ran, World, assert_shown, file, ip};
 
 const DROP_PING: &str = "\
@@ -103,6 +107,35 @@ fn a_second_apply_replaces_and_keeps_counting() {
         "192.0.2.1",
     ]);
     assert_shown!("explain_iface", asked.ok().out);
+}
+
+/// Proves K12: what is kept is told, and can be left.
+#[test]
+fn apply_says_what_it_keeps() {
+    let world = World::new();
+    let namespace = Netns::from(world.node.as_str());
+    let connected = std::thread::spawn(move || {
+        namespace.enter().expect("the node's namespace");
+        let socket = UdpSocket::bind("192.0.2.1:5000").expect("a socket");
+        socket.connect("192.0.2.2:53").expect("a connected socket");
+        socket
+    });
+    let _socket = connected.join().expect("a socket of the node");
+    let policy = file(world.dir.path(), "empty.yaml", "name: empty\ninbound: []\n");
+    let apply = ["apply", &policy, "--iface", "nic"];
+    let kept = "kept 1 flow that was there (1 that no rule admits)";
+    let said = world.run(&apply).ok().out;
+    assert_eq!(said.matches(kept).count(), 1, "{said}");
+    let again = world.run(&apply).ok().out;
+    assert!(!again.contains("kept"), "{again}");
+    let seeded = |more: &[&str]| {
+        world.run(&["detach"]).ok();
+        let arguments = [&apply[..], &["--json"], more].concat();
+        world.run(&arguments).ok().json()["seeded"].take()
+    };
+    let expected = serde_json::json!({"entered": 1, "without-rule": 1, "left-out": 0});
+    assert_eq!(seeded(&[]), expected);
+    assert_eq!(seeded(&["--cut-existing"]), serde_json::Value::Null);
 }
 
 /// Proves P2: no rules deny everything.
