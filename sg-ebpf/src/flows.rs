@@ -92,11 +92,11 @@ extern "C" fn sg_enter_flow(p: *const Packet, value: *const FlowValue, kind: u32
     }
     // SAFETY: not null, and every caller passes whole values on its stack.
     let (p, value) = unsafe { (&*p, &*value) };
-    if family::insert_flow(p, kind_of(kind), value) {
-        if let Some(stats) = maps::FLOW_STATS.get_ptr_mut(kind) {
-            // SAFETY: the value belongs to this CPU, and BPF programs of one hook do not nest.
-            unsafe { (*stats).entered += 1 };
-        }
+    if family::insert_flow(p, kind_of(kind), value)
+        && let Some(stats) = maps::FLOW_STATS.get_ptr_mut(kind)
+    {
+        // SAFETY: the value belongs to this CPU, and BPF programs of one hook do not nest.
+        unsafe { (*stats).entered += 1 };
     }
     0
 }
@@ -110,11 +110,11 @@ extern "C" fn sg_forget_flow(p: *const Packet, kind: u32) -> u32 {
     }
     // SAFETY: not null, and every caller passes a whole packet on its stack.
     let p = unsafe { &*p };
-    if family::remove_flow(p, kind_of(kind)) {
-        if let Some(stats) = maps::FLOW_STATS.get_ptr_mut(kind) {
-            // SAFETY: as in `sg_enter_flow`.
-            unsafe { (*stats).left += 1 };
-        }
+    if family::remove_flow(p, kind_of(kind))
+        && let Some(stats) = maps::FLOW_STATS.get_ptr_mut(kind)
+    {
+        // SAFETY: as in `sg_enter_flow`.
+        unsafe { (*stats).left += 1 };
     }
     0
 }

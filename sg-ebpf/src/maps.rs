@@ -173,10 +173,10 @@ pub(crate) fn row(class: u32) -> Option<&'static Row> {
 #[inline(always)]
 pub(crate) fn class6(address: [u32; 4]) -> u32 {
     let mut class = constant!(SG_DEFAULT_CLASS6);
-    if constant!(SG_HAS_PREFIXES6) != 0 {
-        if let Some(found) = PREFIXES6.get(aya_ebpf::maps::lpm_trie::Key::new(128, address)) {
-            class = *found;
-        }
+    if constant!(SG_HAS_PREFIXES6) != 0
+        && let Some(found) = PREFIXES6.get(aya_ebpf::maps::lpm_trie::Key::new(128, address))
+    {
+        class = *found;
     }
     class
 }

@@ -619,7 +619,7 @@ extern "C" fn sg_icmp(out: *mut Packet) -> u32 {
     out.return_number = icmp_number(return_kind, 0);
     // `Inbound` is 0 and `Outbound` is 1: requests that come in and answers that go out.
     let asked_inbound = u16::from(out.direction) ^ u16::from(is_request);
-    out.remote_port = u16::from(request) | asked_inbound * ASKED_INBOUND;
+    out.remote_port = u16::from(request) | (asked_inbound * ASKED_INBOUND);
     out.is_trackable = query.is_some().into();
     out.opens = is_request.into();
     out.is_error = icmp_is_error(v6, kind).into();

@@ -153,6 +153,9 @@ pub(crate) fn command(args: &Args) -> Result<()> {
     }
     let text = page(&proofs(&workspace)?)?;
     let path = workspace.join(FILE);
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     term::say(Colour::Green, "written", FILE);
     Ok(())
