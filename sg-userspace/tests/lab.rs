@@ -217,7 +217,8 @@ fn programs_of(child: &mut Child) -> Vec<u32> {
             let state = states
                 .filter_map(|a| a.state.ok())
                 .find(|s| s.interface == "eth0");
-            if let Some(state) = state.filter(|s| s.egress_hook == "tcx") {
+            // The record is written once more with the hooks when both programs run.
+            if let Some(state) = state.filter(|s| !s.egress_hook.is_empty()) {
                 return vec![state.inbound_program, state.outbound_program];
             }
         }

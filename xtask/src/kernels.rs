@@ -62,7 +62,7 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     let mut failures = Vec::new();
     for version in &versions {
         let image = image::ready(version, &cache)?;
-        match run(&image, &suites, &binaries, &cache.join(version)) {
+        match run(&image, &suites, &binaries, &cache) {
             Ok(column) => columns.push(column),
             Err(error) => {
                 term::error(&error);
@@ -106,17 +106,19 @@ fn run(
     image: &Image,
     suites: &[Suite],
     binaries: &binaries::Binaries,
-    base: &Path,
+    cache: &Path,
 ) -> Result<table::Column> {
     let started = Instant::now();
-    let initramfs = base.with_extension("initramfs");
+    let file = |name: &str| cache.join(format!("{}.{name}", image.version));
+    let initramfs = file("initramfs");
     let modules = modules::gather(&image.modules, &modules::NEEDED)?;
     filesystem::write(&initramfs, &modules, binaries, suites)?;
 
     let guest = Guest {
         image,
         initramfs: &initramfs,
-        console: &base.with_extension("console"),
+        console: &file("console"),
+        complaints: &file("emulator"),
     };
     let tests: usize = suites.iter().map(|suite| suite.tests.len()).sum();
     let mut accelerator = Accelerator::best();
@@ -137,11 +139,11 @@ fn run(
     };
     let problems = protocol.problems(suites, ended, &image.release);
     if !problems.is_empty() {
-        let console = guest.console_end();
+        let release = &image.release;
         bail!(
-            "Linux {}:\n{}\nits console ended with:\n{console}",
-            image.release,
-            problems.join("\n")
+            "Linux {release}:\n{}\n{}",
+            problems.join("\n"),
+            guest.last_words()
         );
     }
     let line = format!(

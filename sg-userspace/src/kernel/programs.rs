@@ -80,6 +80,8 @@ impl Generation {
 pub struct Programs {
     ebpf: Ebpf,
     pub load_time: Duration,
+    /// What the kernel took of that to verify and translate the programs, the inbound one first.
+    pub verify_times: [Duration; 2],
 }
 
 impl Programs {
@@ -161,16 +163,20 @@ impl Programs {
         let mut programs = Programs {
             ebpf,
             load_time: Duration::ZERO,
+            verify_times: [Duration::ZERO; 2],
         };
+        let filled = started.elapsed();
         programs
             .inbound()?
             .load()
             .map_err(|e| KernelError::bpf("loading the inbound program", e))?;
+        let half = started.elapsed();
         programs
             .outbound()?
             .load()
             .map_err(|e| KernelError::bpf("loading the outbound program", e))?;
         programs.load_time = started.elapsed();
+        programs.verify_times = [half - filled, programs.load_time - half];
         Ok(programs)
     }
 

@@ -2,8 +2,8 @@
 //! The first serial port is the kernel's console, which goes to a file.
 
 use std::{
-    fmt, fs,
-    fs::OpenOptions,
+    fmt,
+    fs::{self, File, OpenOptions},
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
@@ -22,11 +22,11 @@ const TO_END: Duration = Duration::from_secs(280);
 
 /// Pairs of network interfaces, each joined by a cable of its own. The tests know them by these
 /// addresses: the last two digits are the pair and the end.
-const PAIRS: usize = 2;
+const PAIRS: usize = 3;
 const ADDRESS: &str = "52:54:00:5e:";
 
-/// Lines of the console that an error quotes.
-const CONSOLE_LINES: usize = 15;
+/// Lines of each log that an error quotes.
+const LAST_LINES: usize = 12;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Accelerator {
@@ -76,7 +76,10 @@ pub(super) enum Ended {
 pub(super) struct Guest<'a> {
     pub(super) image: &'a Image,
     pub(super) initramfs: &'a Path,
+    /// Where the kernel's messages go.
     pub(super) console: &'a Path,
+    /// Where the emulator's own messages go.
+    pub(super) complaints: &'a Path,
 }
 
 /// Ends the emulator with us, however we end.
@@ -96,10 +99,13 @@ impl Guest<'_> {
         mut each: impl FnMut(&str),
     ) -> Result<Ended> {
         let _ = fs::remove_file(self.console);
+        let complaints = File::create(self.complaints)
+            .with_context(|| format!("cannot write {}", self.complaints.display()))?;
         let mut command = self.command(accelerator);
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(complaints)
             .spawn()
             .context("cannot start the emulator")?;
         let mut emulator = Emulator(child);
@@ -137,7 +143,7 @@ impl Guest<'_> {
         let mut command = Command::new("qemu-system-x86_64");
         match accelerator {
             Accelerator::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
-            Accelerator::None => command.args(["-accel", "tcg,thread=multi"]),
+            Accelerator::None => command.args(["-accel", "tcg,thread=single"]),
         };
         command
             .args(["-m", "2G", "-smp", "2", "-no-reboot"])
@@ -165,17 +171,20 @@ impl Guest<'_> {
         command
     }
 
-    /// The last lines of the kernel's console, for an error.
-    pub(super) fn console_end(&self) -> String {
-        let text = fs::read(self.console).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<_> = text.lines().map(str::trim_end).collect();
-        let first = lines.len().saturating_sub(CONSOLE_LINES);
-        format!(
-            "{}\n(all of it is in {})",
-            lines[first..].join("\n"),
-            self.console.display()
-        )
+    /// The last lines of what the kernel and the emulator said, for an error.
+    pub(super) fn last_words(&self) -> String {
+        let files = [self.console, self.complaints].map(|file| {
+            let text = fs::read(file).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let lines: Vec<_> = text.lines().map(str::trim_end).collect();
+            let first = lines.len().saturating_sub(LAST_LINES);
+            format!(
+                "{} ends with:\n{}",
+                file.display(),
+                lines[first..].join("\n")
+            )
+        });
+        files.join("\n")
     }
 }
 
@@ -203,6 +212,7 @@ mod tests {
             image: &image,
             initramfs: Path::new("i"),
             console: Path::new("c"),
+            complaints: Path::new("e"),
         };
         let line = crate::shell::describe(&guest.command(Accelerator::None));
         for (cable, address) in [

@@ -78,7 +78,7 @@ fn download(version: &str, folder: &Path) -> Result<()> {
         format!("downloading {package}, about 30 MB"),
     );
     // Whoever interrupts this finds no half a kernel next time.
-    let unfinished = folder.with_extension("unfinished");
+    let unfinished = folder.with_file_name(format!("{version}.unfinished"));
     let _ = fs::remove_dir_all(&unfinished);
     fs::create_dir_all(&unfinished)
         .with_context(|| format!("cannot create {}", unfinished.display()))?;

@@ -50,7 +50,10 @@ impl Protocol {
             ["guest", "done"] => self.is_done = true,
             ["guest", ..] => {}
             ["failures:"] => self.is_explaining = true,
-            ["successes:"] => self.is_explaining = false,
+            ["successes:"] => {
+                self.is_explaining = false;
+                return None;
+            }
             ["fact", ..] => self.facts.extend(fact(line)),
             _ => {
                 let suite = self.running.clone()?;
