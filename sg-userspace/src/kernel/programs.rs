@@ -102,7 +102,8 @@ impl Programs {
 
         let mut loader = loader_without_btf();
         loader
-            .verifier_log_level(VerifierLogLevel::DISABLE)
+            // Asked for only when a program is refused.
+            .verifier_log_level(VerifierLogLevel::DEBUG)
             .override_global("SG_GENERATION", &generation.number, true)
             .override_global("SG_ESSENTIAL", &essential, true)
             .override_global("SG_KEEP_FLOWS", &keep_flows, true)
