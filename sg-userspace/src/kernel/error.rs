@@ -175,7 +175,11 @@ fn shortened(text: &str) -> String {
     if lines.len() <= LAST + 1 {
         return lines.join("\n");
     }
-    format!("{}\n…\n{}", lines[0], lines[lines.len() - LAST..].join("\n"))
+    format!(
+        "{}\n…\n{}",
+        lines[0],
+        lines[lines.len() - LAST..].join("\n")
+    )
 }
 
 #[cfg(test)]

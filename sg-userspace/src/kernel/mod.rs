@@ -11,6 +11,7 @@ pub mod netns;
 pub mod pins;
 pub mod programs;
 pub mod seed;
+mod room;
 mod shared;
 mod slots;
 pub mod state;

@@ -13,6 +13,7 @@ use sg_common::flow::{FlowKey4, FlowKey6, FlowStats, FlowValue, TIMEOUTS};
 use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
 
 use super::pins::InterfacePins;
+use super::room::with_room;
 use super::{KernelError, sys};
 use crate::compile::Compiled;
 use crate::policy::{Established, Policy};
@@ -342,7 +343,7 @@ fn fill_prefixes6(ebpf: &mut Ebpf, compiled: &Compiled) -> Result<(), KernelErro
         LpmTrie::try_from(map).map_err(|e| KernelError::bpf("opening the IPv6 table", e))?;
     for (prefix, class) in &compiled.prefixes6 {
         let key = Key::new(u32::from(prefix.len), prefix.bits.to_be_bytes());
-        trie.insert(&key, class, 0)
+        with_room(|| trie.insert(&key, class, 0))
             .map_err(|e| KernelError::bpf("filling the IPv6 table", e))?;
     }
     Ok(())
