@@ -10,7 +10,7 @@ mod modules;
 mod protocol;
 mod table;
 
-use std::{fs, path::Path, time::Instant};
+use std::{fs, path::Path, thread, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -58,11 +58,26 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     let cache = binaries::target_folder(&workspace)?.join("kernels");
     fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
 
+    let images = versions
+        .iter()
+        .map(|version| image::ready(version, &cache))
+        .collect::<Result<Vec<_>>>()?;
+    // All at once: an emulator keeps one processor busy.
+    let outcomes: Vec<_> = thread::scope(|scope| {
+        let run = |image| run(image, &suites, &binaries, &cache);
+        let guests: Vec<_> = images
+            .iter()
+            .map(|image| scope.spawn(move || run(image)))
+            .collect();
+        guests
+            .into_iter()
+            .map(|guest| guest.join().expect("errors are returned"))
+            .collect()
+    });
     let mut columns = Vec::new();
     let mut failures = Vec::new();
-    for version in &versions {
-        let image = image::ready(version, &cache)?;
-        match run(&image, &suites, &binaries, &cache) {
+    for (version, outcome) in versions.iter().zip(outcomes) {
+        match outcome {
             Ok(column) => columns.push(column),
             Err(error) => {
                 term::error(&error);

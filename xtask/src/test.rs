@@ -11,8 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    clauses,
-    kernels,
+    clauses, kernels,
     root::{self, NotPermitted, Way},
     setup::{self, Needs},
     shell,

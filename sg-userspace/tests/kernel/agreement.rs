@@ -210,7 +210,7 @@ fn same_as_nftables(policy: &Policy, packets: usize, seed: u64) {
             counters(&attached[0]).expect("counters can be read")
         };
         let mut counted = read();
-        for _ in 0..200 {
+        for _ in 0..3000 {
             let inbound = &counted.totals[0];
             if inbound.packets == packets as u64 {
                 break;

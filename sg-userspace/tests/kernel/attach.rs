@@ -45,7 +45,8 @@ pub(crate) fn read_when(
     interface: &str,
     done: impl Fn(&Counters) -> bool,
 ) -> Counters {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    // Emulated processors that others use as well may need some of it.
+    let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let counted = read(sandbox, interface);
         if done(&counted) || Instant::now() > deadline {

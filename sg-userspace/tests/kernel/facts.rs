@@ -36,7 +36,7 @@ pub(crate) fn fact(what: &str, value: &str) {
 #[test]
 fn what_this_kernel_offers() {
     require_root();
-    fact("Linux", &kernel_release());
+    fact("Linux", &version());
     sandbox(|sandbox| {
         sandbox.veth("sg0", "sg1");
         apply(&rules_from_lines(""), &sandbox.options("sg0")).unwrap_or_else(|e| panic!("{e}"));
@@ -59,6 +59,22 @@ fn what_this_kernel_offers() {
         .policy;
     verified("`tke`", &tke);
     verified("everything on", &rules_from_lines(EVERYTHING));
+}
+
+/// The kernel's version. Debian's releases are named after the first version that was compatible
+/// with them, and tell only behind that what they are.
+fn version() -> String {
+    let path = "/proc/sys/kernel/version";
+    let built = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    let debian = built
+        .split_once("Debian ")
+        .map(|(_, version)| version.to_owned());
+    let version = debian.clone().unwrap_or_else(kernel_release);
+    let number = version.split(['-', '+', ' ']).next().unwrap_or_default();
+    match debian {
+        Some(_) => format!("{number} (Debian)"),
+        None => number.to_owned(),
+    }
 }
 
 /// Finds out up to which MTU the driver of `interface` runs the inbound program.

@@ -3,8 +3,8 @@
 mod agreement;
 mod attach;
 mod budget;
-mod flows;
 mod facts;
+mod flows;
 mod frames;
 mod hosts;
 mod guest;
