@@ -20,13 +20,17 @@ use crate::support::is_guest;
 const PATIENCE: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_millis(700);
 
-/// A pair of virtio interfaces that no other test uses, in the calling thread's namespace. The
-/// guest's network cards say by their addresses which pair and end they are.
-fn virtio(pair: u8) -> [String; 2] {
+fn require_guest() {
     assert!(
         is_guest(),
         "this test needs the guest of `cargo xtask test --kernels`, which runs it"
     );
+}
+
+/// A pair of virtio interfaces that no other test uses, in the calling thread's namespace. The
+/// guest's network cards say by their addresses which pair and end they are.
+fn virtio(pair: u8) -> [String; 2] {
+    require_guest();
     let here = Namespace::here();
     let ends = Namespace::of_the_machine().inside(|| {
         [0, 1].map(|end| {
@@ -191,6 +195,7 @@ fn virtio_judges_jumbo_frames() {
 #[test]
 #[ignore = "needs the guest of cargo xtask test --kernels"]
 fn connections_through_a_vlan_are_judged() {
+    require_guest();
     for mode in [XdpMode::Native, XdpMode::Generic] {
         sandbox(|sandbox| {
             sandbox.veth("sg0", "sg1");
