@@ -115,7 +115,7 @@ pub(crate) fn native_xdp(driver: &str, interface: &str, peer: &str) -> u32 {
     good
 }
 
-/// How much the verifier looks at, and how long loading takes: the median of a few times.
+/// How much the verifier looks at, and how long that takes at least.
 fn verified(name: &str, policy: &Policy) {
     let mut times: [Vec<Duration>; 2] = Default::default();
     let mut counts = [0; 2];
@@ -134,9 +134,10 @@ fn verified(name: &str, policy: &Policy) {
             times[i].push(programs.verify_times[i]);
         }
     }
-    let [inbound, outbound] = times.map(|mut times| {
-        times.sort();
-        times[times.len() / 2].as_secs_f64() * 1000.0
+    // What the other processes of a busy machine take is no part of it.
+    let [inbound, outbound] = times.map(|times| {
+        let shortest = times.into_iter().min().unwrap_or_default();
+        shortest.as_secs_f64() * 1000.0
     });
     let both = |inbound: &str, outbound: &str| format!("{inbound} inbound, {outbound} outbound");
     fact(
