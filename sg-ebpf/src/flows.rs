@@ -90,9 +90,10 @@ extern "C" fn sg_enter_flow(p: *const Packet, value: *const FlowValue, kind: u32
     if p.is_null() || value.is_null() {
         return 0;
     }
-    // SAFETY: not null, and every caller passes whole values on its stack.
-    let (p, value) = unsafe { (&*p, &*value) };
-    if family::insert_flow(p, kind_of(kind), value)
+    // SAFETY: not null, and every caller passes whole values on its stack. A copy, because Linux 6.1
+    // takes no value for a map from behind an argument.
+    let (p, value) = unsafe { (&*p, *value) };
+    if family::insert_flow(p, kind_of(kind), &value)
         && let Some(stats) = maps::FLOW_STATS.get_ptr_mut(kind)
     {
         // SAFETY: the value belongs to this CPU, and BPF programs of one hook do not nest.

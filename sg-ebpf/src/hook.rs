@@ -17,8 +17,9 @@ use crate::{
 };
 
 /// A first buffer below this length has no other behind it, unless the packet says so: drivers
-/// and the kernel's own conversion fill the first one, which holds more than a usual frame.
-const SURELY_WHOLE: u32 = 1536;
+/// and the kernel's own conversion fill the first one, which holds more than a usual frame. The
+/// smallest is virtio_net's, whose buffers of 1536 bytes begin with a header of 12.
+const SURELY_WHOLE: u32 = 1536 - 12;
 
 pub(crate) trait Hook: EbpfContext {
     const DIRECTION: Direction;

@@ -3,6 +3,7 @@
 
 mod build;
 mod clauses;
+mod kernels;
 mod lint;
 mod root;
 mod run;

@@ -6,7 +6,9 @@ mod linker;
 mod toolchain;
 mod tools;
 
+pub(crate) use apt::Apt;
 pub(crate) use toolchain::name as toolchain;
+pub(crate) use tools::test_programs;
 
 use std::time::Instant;
 
@@ -29,6 +31,8 @@ pub(crate) enum Needs {
     Build,
     /// And the programs that make and probe test networks.
     Tools,
+    /// And what boots older kernels.
+    Kernels,
 }
 
 /// What a step found, in a few words, and whether it had to install it.
@@ -46,7 +50,7 @@ struct Missing {
 
 pub(crate) fn ensure(needs: Needs) -> Result<()> {
     let started = Instant::now();
-    let mut apt = apt::Apt::default();
+    let mut apt = Apt::default();
     let mut steps = Vec::new();
 
     match toolchain::step() {
@@ -57,8 +61,8 @@ pub(crate) fn ensure(needs: Needs) -> Result<()> {
         // Which LLVM the linker must have is known only with a compiler.
         Err(missing) => steps.push(Err(missing)),
     }
-    if needs == Needs::Tools {
-        steps.push(tools::step(&mut apt));
+    if needs != Needs::Build {
+        steps.push(tools::step(&mut apt, needs));
     }
     report(steps, started)
 }

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    clauses,
+    clauses, kernels,
     root::{self, NotPermitted, Way},
     setup::{self, Needs},
     shell,
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// `test` is the dev profile; `release` takes longer to build and less to run.
-const PROFILE: &str = "test";
+pub(crate) const PROFILE: &str = "test";
 
 /// Names the folder of real rule sets and address lists.
 const DATA: &str = "SG_DATA";
@@ -35,9 +35,32 @@ pub(crate) struct Args {
     /// Options for the test binaries, such as `--nocapture`
     #[arg(value_name = "OPTION", last = true)]
     options: Vec<String>,
+
+    /// Boot older kernels in an emulator and run the kernel tests in them, instead of all tests in
+    /// this kernel; `--kernels=6.1` boots only that one
+    #[arg(
+        long,
+        value_name = "VERSION",
+        num_args = 0..,
+        require_equals = true,
+        value_delimiter = ',',
+        conflicts_with = "options",
+    )]
+    kernels: Option<Vec<String>>,
+
+    /// With --kernels: write the table of what each kernel offers to docs/kernels.md
+    #[arg(long, requires = "kernels")]
+    write_table: bool,
 }
 
 pub(crate) fn command(args: &Args) -> Result<()> {
+    if let Some(versions) = &args.kernels {
+        return kernels::command(&kernels::Options {
+            versions,
+            filters: &args.filters,
+            write_table: args.write_table,
+        });
+    }
     let data = data_folder(env::var_os(DATA), &env::current_dir()?)?;
     let way = root::way();
     if way == Way::Closed {
@@ -159,6 +182,34 @@ mod tests {
             let line = Line::try_parse_from(&typed).unwrap();
             let command = super::tests(Path::new("."), &line.args, None);
             assert_eq!(shell::describe(&command), expected);
+        }
+    }
+
+    #[test]
+    fn kernels_are_all_or_some_and_need_the_equals_sign() {
+        let cases = [
+            (vec!["test"], None, vec![]),
+            (vec!["test", "--kernels"], Some(vec![]), vec![]),
+            (vec!["test", "--kernels", "a"], Some(vec![]), vec!["a"]),
+            (vec!["test", "--kernels=6.1"], Some(vec!["6.1"]), vec![]),
+            (
+                vec!["test", "--kernels=6.1,6.12", "a"],
+                Some(vec!["6.1", "6.12"]),
+                vec!["a"],
+            ),
+        ];
+        for (typed, kernels, filters) in cases {
+            let args = Line::try_parse_from(&typed).unwrap().args;
+            let found = args.kernels.as_ref();
+            let found = found.map(|names| names.iter().map(String::as_str).collect());
+            assert_eq!(found, kernels, "{typed:?}");
+            assert_eq!(args.filters, filters, "{typed:?}");
+        }
+        for wrong in [
+            vec!["test", "--kernels", "--", "--nocapture"],
+            vec!["test", "--write-table"],
+        ] {
+            assert!(Line::try_parse_from(&wrong).is_err(), "{wrong:?}");
         }
     }
 

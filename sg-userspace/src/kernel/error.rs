@@ -142,7 +142,7 @@ impl KernelError {
     /// Any error of aya, with the operating system's reason and the verifier's word dug out.
     pub(crate) fn bpf(what: impl Into<String>, error: impl std::error::Error + 'static) -> Self {
         let what = what.into();
-        let mut reasons = vec![error.to_string()];
+        let mut reasons = vec![shortened(&error.to_string())];
         let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
         while let Some(e) = source {
             if let Some(io) = e.downcast_ref::<io::Error>()
@@ -151,7 +151,7 @@ impl KernelError {
             {
                 return KernelError::NotPermitted { what };
             }
-            let text = e.to_string();
+            let text = shortened(&e.to_string());
             if !reasons.iter().any(|r| r.contains(&text)) {
                 reasons.push(text);
             }
@@ -164,5 +164,37 @@ impl KernelError {
                    what is attached, docs list the kernel versions)"
                 .into(),
         }
+    }
+}
+
+/// The first line and the last ones: the verifier tells of every instruction it came by, and why it
+/// refuses a program at the very end.
+fn shortened(text: &str) -> String {
+    const LAST: usize = 8;
+    let lines: Vec<&str> = text.trim_end().lines().collect();
+    if lines.len() <= LAST + 1 {
+        return lines.join("\n");
+    }
+    format!(
+        "{}\n…\n{}",
+        lines[0],
+        lines[lines.len() - LAST..].join("\n")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_long_report_the_end_is_kept() {
+        assert_eq!(shortened("one line\n"), "one line");
+        let few: Vec<String> = (0..9).map(|i| i.to_string()).collect();
+        assert_eq!(shortened(&few.join("\n")), few.join("\n"));
+        let many: Vec<String> = (0..900).map(|i| i.to_string()).collect();
+        assert_eq!(
+            shortened(&many.join("\n")),
+            "0\n…\n892\n893\n894\n895\n896\n897\n898\n899"
+        );
     }
 }

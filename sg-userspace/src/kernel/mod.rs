@@ -10,6 +10,7 @@ pub mod interfaces;
 pub mod netns;
 pub mod pins;
 pub mod programs;
+mod room;
 pub mod seed;
 mod shared;
 mod slots;

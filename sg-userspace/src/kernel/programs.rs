@@ -13,6 +13,7 @@ use sg_common::flow::{FlowKey4, FlowKey6, FlowStats, FlowValue, TIMEOUTS};
 use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
 
 use super::pins::InterfacePins;
+use super::room::with_room;
 use super::{KernelError, sys};
 use crate::compile::Compiled;
 use crate::policy::{Established, Policy};
@@ -80,6 +81,8 @@ impl Generation {
 pub struct Programs {
     ebpf: Ebpf,
     pub load_time: Duration,
+    /// What the kernel took of that to verify and translate the programs, the inbound one first.
+    pub verify_times: [Duration; 2],
 }
 
 impl Programs {
@@ -100,7 +103,8 @@ impl Programs {
 
         let mut loader = loader_without_btf();
         loader
-            .verifier_log_level(VerifierLogLevel::DISABLE)
+            // Asked for only when a program is refused.
+            .verifier_log_level(VerifierLogLevel::DEBUG)
             .override_global("SG_GENERATION", &generation.number, true)
             .override_global("SG_ESSENTIAL", &essential, true)
             .override_global("SG_KEEP_FLOWS", &keep_flows, true)
@@ -161,16 +165,20 @@ impl Programs {
         let mut programs = Programs {
             ebpf,
             load_time: Duration::ZERO,
+            verify_times: [Duration::ZERO; 2],
         };
+        let filled = started.elapsed();
         programs
             .inbound()?
             .load()
             .map_err(|e| KernelError::bpf("loading the inbound program", e))?;
+        let half = started.elapsed();
         programs
             .outbound()?
             .load()
             .map_err(|e| KernelError::bpf("loading the outbound program", e))?;
         programs.load_time = started.elapsed();
+        programs.verify_times = [half - filled, programs.load_time - half];
         Ok(programs)
     }
 
@@ -335,7 +343,7 @@ fn fill_prefixes6(ebpf: &mut Ebpf, compiled: &Compiled) -> Result<(), KernelErro
         LpmTrie::try_from(map).map_err(|e| KernelError::bpf("opening the IPv6 table", e))?;
     for (prefix, class) in &compiled.prefixes6 {
         let key = Key::new(u32::from(prefix.len), prefix.bits.to_be_bytes());
-        trie.insert(&key, class, 0)
+        with_room(|| trie.insert(&key, class, 0))
             .map_err(|e| KernelError::bpf("filling the IPv6 table", e))?;
     }
     Ok(())

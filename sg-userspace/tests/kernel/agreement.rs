@@ -14,7 +14,7 @@ use sg_userspace::testing::{self, Shape};
 
 use crate::frames::{Frame, frame, other};
 use crate::sandbox::{RawSender, run, sandbox};
-use crate::support::Enforcer;
+use crate::support::{Enforcer, rounds};
 
 /// A frame of what `packet` says, to or from a local address that no other frame of the test has,
 /// so that it belongs to no flow.
@@ -66,7 +66,7 @@ fn expected(policy: &Policy, packet: &oracle::Packet) -> (bool, String) {
 /// families, are those of the first rule that matches.
 #[test]
 fn the_kernel_decides_random_packets_as_the_oracle_does() {
-    for seed in 0..60 {
+    for seed in 0..rounds(60) as u64 {
         let mut rng = Rng::with_seed(seed);
         let shape = Shape {
             rules: rng.usize(..40),
@@ -210,7 +210,7 @@ fn same_as_nftables(policy: &Policy, packets: usize, seed: u64) {
             counters(&attached[0]).expect("counters can be read")
         };
         let mut counted = read();
-        for _ in 0..200 {
+        for _ in 0..3000 {
             let inbound = &counted.totals[0];
             if inbound.packets == packets as u64 {
                 break;
@@ -250,7 +250,7 @@ fn each_rule_counts_what_the_same_rule_in_nftables_counts() {
         };
         let mut policy = rules_from_lines(&testing::rules(&mut rng, shape));
         policy.essential = false;
-        same_as_nftables(&policy, 20_000, seed);
+        same_as_nftables(&policy, rounds(20_000), seed);
     }
 }
 

@@ -3,9 +3,12 @@
 mod agreement;
 mod attach;
 mod budget;
+mod facts;
 mod flows;
 mod frames;
+mod guest;
 mod hosts;
+mod namespace;
 mod packets;
 mod sandbox;
 mod seed;

@@ -83,12 +83,17 @@ impl Sandbox {
     pub(crate) fn veth(&self, a: &str, b: &str) {
         ip(&["link", "add", a, "type", "veth", "peer", "name", b]);
         for end in [a, b] {
-            // The sysctl tree of this thread's namespace; /proc/sys/net follows the reader.
-            let path = format!("/proc/sys/net/ipv6/conf/{end}/disable_ipv6");
-            std::fs::write(&path, "1").unwrap_or_else(|e| panic!("{path}: {e}"));
-            ip(&["link", "set", end, "up"]);
+            silent_and_up(end);
         }
     }
+}
+
+/// Sets an interface up, without IPv6.
+pub(crate) fn silent_and_up(interface: &str) {
+    // The sysctl tree of this thread's namespace; /proc/sys/net follows the reader.
+    let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
+    std::fs::write(&path, "1").unwrap_or_else(|e| panic!("{path}: {e}"));
+    ip(&["link", "set", interface, "up"]);
 }
 
 /// Runs `ip` in the calling thread's network namespace.

@@ -7,6 +7,7 @@ use aya::programs::{TestRun, TestRunOptions};
 use sg_common::counters::SlotCounters;
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
 use sg_userspace::compile::{Budget, compile};
+use sg_userspace::kernel::EgressHook;
 use sg_userspace::kernel::programs::{Generation, Programs, SharedMaps};
 use sg_userspace::policy::{Policy, rules_from_lines};
 
@@ -16,6 +17,41 @@ pub(crate) fn require_root() {
         nix::unistd::geteuid().is_root(),
         "this test loads BPF programs and needs root: run it through `cargo xtask test`"
     );
+}
+
+/// Whether this runs in a guest of `cargo xtask test --kernels`, whose processors are emulated.
+pub(crate) fn is_guest() -> bool {
+    std::env::var_os("SG_GUEST").is_some()
+}
+
+/// How often to repeat something random: less often where processors are emulated.
+pub(crate) fn rounds(usual: usize) -> usize {
+    if is_guest() { usual.div_ceil(4) } else { usual }
+}
+
+/// The running kernel, as `uname -r` prints it.
+pub(crate) fn kernel_release() -> String {
+    let path = "/proc/sys/kernel/osrelease";
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    text.trim().to_owned()
+}
+
+/// Whether the running kernel is this version or a later one.
+pub(crate) fn is_kernel_since(major: u32, minor: u32) -> bool {
+    let release = kernel_release();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut next = || numbers.next().and_then(|digits| digits.parse::<u32>().ok());
+    let version = next().zip(next());
+    version.unwrap_or_else(|| panic!("`{release}` has no version")) >= (major, minor)
+}
+
+/// The outbound hooks of the running kernel, the one that it prefers first.
+pub(crate) fn egress_hooks() -> &'static [EgressHook] {
+    if is_kernel_since(6, 6) {
+        &[EgressHook::Tcx, EgressHook::Clsact]
+    } else {
+        &[EgressHook::Clsact]
+    }
 }
 
 /// A policy in the kernel, attached to nothing.

@@ -1,7 +1,11 @@
-//! Debian's packages: which are installed, which are offered, and installing them.
+//! Debian's packages: which are installed, which are offered, installing and downloading them.
 //! The package lists are fetched only when a package is unknown or cannot be downloaded.
 
-use std::process::Command;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -12,7 +16,7 @@ use crate::{
 };
 
 #[derive(Default)]
-pub(super) struct Apt {
+pub(crate) struct Apt {
     lists_fetched: bool,
 }
 
@@ -39,6 +43,31 @@ impl Apt {
             return shell::run(&mut install(packages, &root::way())?);
         }
         first
+    }
+
+    /// The packages whose names match, after a look at fresh lists if there are none.
+    pub(crate) fn search(&mut self, pattern: &str) -> Result<Vec<String>> {
+        let found = search(pattern)?;
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        self.fetch_lists()?;
+        search(pattern)
+    }
+
+    /// Downloads the package into the folder, which is empty, and installs nothing.
+    pub(crate) fn download(&mut self, package: &str, folder: &Path) -> Result<PathBuf> {
+        let first = shell::run(&mut download(package, folder));
+        if first.is_err() {
+            self.fetch_lists()?;
+            shell::run(&mut download(package, folder))?;
+        }
+        let mut files = fs::read_dir(folder)
+            .with_context(|| format!("cannot list {}", folder.display()))?
+            .filter_map(|file| Some(file.ok()?.path()));
+        files
+            .find(|file| file.extension().is_some_and(|extension| extension == "deb"))
+            .with_context(|| format!("apt-get left no package in {}", folder.display()))
     }
 
     fn fetch_lists(&mut self) -> Result<()> {
@@ -92,6 +121,31 @@ fn has_candidate(policy: &str) -> bool {
         .any(|version| version.trim() != "(none)")
 }
 
+fn search(pattern: &str) -> Result<Vec<String>> {
+    if shell::which("apt-cache").is_none() {
+        bail!("there is no apt-cache on this machine");
+    }
+    let mut command = Command::new("apt-cache");
+    command.args(["search", "--names-only", pattern]);
+    Ok(names(&shell::read(&mut command)?))
+}
+
+/// `name - description`, a line each.
+fn names(search: &str) -> Vec<String> {
+    let names = search.lines().filter_map(|line| line.split_once(" - "));
+    names.map(|(name, _)| name.to_owned()).collect()
+}
+
+fn download(package: &str, folder: &Path) -> Command {
+    let mut command = Command::new("apt-get");
+    // Apt's own user could not write to our folder.
+    command
+        .args(["-o", "APT::Sandbox::User=root", "--quiet", "download"])
+        .arg(package)
+        .current_dir(folder);
+    command
+}
+
 fn install(packages: &[String], way: &Way) -> Result<Command> {
     let mut command = apt_get(way)?;
     command
@@ -139,6 +193,13 @@ mod tests {
             "rustup:\n  Installed: (none)\n  Candidate: (none)\n"
         ));
         assert!(!has_candidate(""));
+    }
+
+    #[test]
+    fn a_search_gives_names() {
+        let found = "linux-image-6.1.0-9-cloud-amd64 - Linux 6.1 - for clouds\nx - y\n";
+        assert_eq!(names(found), ["linux-image-6.1.0-9-cloud-amd64", "x"]);
+        assert_eq!(names(""), [""; 0]);
     }
 
     #[test]

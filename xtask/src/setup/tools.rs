@@ -1,9 +1,9 @@
-//! The programs that the tests and the lab make networks and traffic with.
-//! The enforcer itself calls none of them.
+//! The programs that the tests and the lab make networks and traffic with, and those that boot
+//! older kernels. The enforcer itself calls none of them.
 
 use std::process::Command;
 
-use super::{Found, Missing, apt::Apt};
+use super::{Apt, Found, Missing, Needs};
 use crate::{
     shell,
     term::{self, Colour},
@@ -44,9 +44,33 @@ const TOOLS: [Tool; 5] = [
     },
 ];
 
-pub(super) fn step(apt: &mut Apt) -> Result<Found, Missing> {
-    let text = TOOLS.map(|tool| tool.program).join(" ");
-    let missing = missing();
+const KERNEL_TOOLS: [Tool; 3] = [
+    Tool {
+        program: "qemu-system-x86_64",
+        package: "qemu-system-x86",
+        why: "boots older kernels",
+    },
+    Tool {
+        program: "busybox",
+        package: "busybox-static",
+        why: "is the first process of a guest",
+    },
+    Tool {
+        program: "xz",
+        package: "xz-utils",
+        why: "unpacks kernel modules",
+    },
+];
+
+/// The programs that tests call.
+pub(crate) fn test_programs() -> impl Iterator<Item = &'static str> {
+    TOOLS.iter().map(|tool| tool.program)
+}
+
+pub(super) fn step(apt: &mut Apt, needs: Needs) -> Result<Found, Missing> {
+    let programs: Vec<_> = needed(needs).map(|tool| tool.program).collect();
+    let text = programs.join(" ");
+    let missing = missing(needs);
     if missing.is_empty() {
         return Ok(Found {
             text,
@@ -60,7 +84,7 @@ pub(super) fn step(apt: &mut Apt) -> Result<Found, Missing> {
     }
     let packages = packages(&missing);
     let why = match apt.install(&packages) {
-        Ok(()) if self::missing().is_empty() => {
+        Ok(()) if self::missing(needs).is_empty() => {
             return Ok(Found {
                 text,
                 installed: true,
@@ -80,8 +104,16 @@ pub(super) fn step(apt: &mut Apt) -> Result<Found, Missing> {
     })
 }
 
-fn missing() -> Vec<&'static Tool> {
-    TOOLS.iter().filter(|tool| !is_there(tool)).collect()
+fn needed(needs: Needs) -> impl Iterator<Item = &'static Tool> {
+    let for_kernels: &[Tool] = match needs {
+        Needs::Kernels => &KERNEL_TOOLS,
+        Needs::Build | Needs::Tools => &[],
+    };
+    TOOLS.iter().chain(for_kernels)
+}
+
+fn missing(needs: Needs) -> Vec<&'static Tool> {
+    needed(needs).filter(|tool| !is_there(tool)).collect()
 }
 
 fn is_there(tool: &Tool) -> bool {

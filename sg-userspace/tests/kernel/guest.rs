@@ -1,0 +1,319 @@
+//! Tests that only a guest of `cargo xtask test --kernels` can run, which has interfaces of virtio,
+//! joined in pairs by cables, and the kernel module for VLANs. Elsewhere they are ignored.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use sg_userspace::kernel::{ApplyOptions, XdpMode, apply};
+use sg_userspace::observe::counters::{Counters, RuleCounters};
+use sg_userspace::policy::rules_from_lines;
+
+use crate::attach::{assert_adds_up, only, read, read_when};
+use crate::facts::{fact, native_xdp};
+use crate::frames::{Frame, frame, non_ip};
+use crate::namespace::Namespace;
+use crate::sandbox::{RawSender, Sandbox, ip, run, sandbox, silent_and_up};
+use crate::support::is_guest;
+
+/// How long a connection may take that is to come about, and one that is not.
+const PATIENCE: Duration = Duration::from_secs(20);
+const SILENCE: Duration = Duration::from_millis(700);
+
+fn require_guest() {
+    assert!(
+        is_guest(),
+        "this test needs the guest of `cargo xtask test --kernels`, which runs it"
+    );
+}
+
+/// A pair of virtio interfaces that no other test uses, in the calling thread's namespace. The
+/// guest's network cards say by their addresses which pair and end they are.
+fn virtio(pair: u8) -> [String; 2] {
+    require_guest();
+    let here = Namespace::here();
+    let ends = Namespace::of_the_machine().inside(|| {
+        [0, 1].map(|end| {
+            let name = with_address(&format!("52:54:00:5e:{pair:02x}:{end:02x}"));
+            here.take(&name);
+            name
+        })
+    });
+    for end in &ends {
+        silent_and_up(end);
+        // The tests' frames are for an address that the card would not listen to.
+        ip(&["link", "set", "dev", end, "promisc", "on"]);
+    }
+    ends
+}
+
+/// The interface of this address among those that /sys shows, which are the machine's own.
+fn with_address(address: &str) -> String {
+    let interfaces = std::fs::read_dir("/sys/class/net").expect("/sys is mounted");
+    for interface in interfaces {
+        let path = interface.expect("it can be listed").path();
+        if std::fs::read_to_string(path.join("address")).is_ok_and(|a| a.trim() == address) {
+            let name = path.file_name().expect("it has a name");
+            return name.to_string_lossy().into_owned();
+        }
+    }
+    panic!("the guest has no interface with the address {address}")
+}
+
+fn apply_in(mode: XdpMode, sandbox: &Sandbox, interface: &str, rules: &str) {
+    let options = ApplyOptions {
+        xdp_mode: mode,
+        ..sandbox.options(interface)
+    };
+    apply(&rules_from_lines(rules), &options).unwrap_or_else(|e| panic!("{interface}: {e}"));
+}
+
+/// The kernel says `xdp` of a program in the driver and `xdpgeneric` of one behind it.
+fn assert_in_driver(sandbox: &Sandbox, interface: &str) {
+    let shown = run("ip", &["link", "show", "dev", interface]);
+    let words: Vec<&str> = shown.split_whitespace().collect();
+    assert!(words.contains(&"xdp"), "{shown}");
+    assert!(!words.contains(&"xdpgeneric"), "{shown}");
+    let status = only(sandbox, interface).status().unwrap();
+    assert_eq!(status.xdp_mode, "native");
+}
+
+/// What was counted, without what was not: `inbound 1: 20`, `outbound 1: 6, replies 6`,
+/// `inbound no-match: 5`.
+fn counted(c: &Counters) -> Vec<String> {
+    let rules = c.rules.iter().filter(|r| r.packets + r.reply_packets > 0);
+    let rules = rules.map(|r| {
+        let position = r.position.expect("every rule is in the policy");
+        let replies = match r.reply_packets {
+            0 => String::new(),
+            n => format!(", replies {n}"),
+        };
+        format!("{} {position}: {}{replies}", r.direction, r.packets)
+    });
+    let reasons = c.reasons.iter().filter(|r| r.packets > 0);
+    let reasons = reasons.map(|r| format!("{} {}: {}", r.direction, r.reason, r.packets));
+    rules.chain(reasons).collect()
+}
+
+/// Proves K1 and A2 on a driver of a real network card's kind.
+#[test]
+#[ignore = "needs the guest of cargo xtask test --kernels"]
+fn virtio_runs_the_inbound_program_in_its_driver() {
+    sandbox(|sandbox| {
+        let [node, peer] = virtio(0);
+        let rules = "in tcp 22 from any accept
+             in all from 203.0.113.0/24 drop
+             out udp 53 to any accept";
+        apply_in(XdpMode::Native, sandbox, &node, rules);
+        assert_in_driver(sandbox, &node);
+        let (from_peer, from_node) = (RawSender::new(&peer), RawSender::new(&node));
+
+        let ssh = || frame("tcp 198.51.100.1:4000 > 192.0.2.1:22 syn");
+        let arriving: [(u64, Frame); 7] = [
+            (20, ssh()),
+            (3, frame("tcp [2001:db8::9]:4000 > [2001:db8::1]:22 syn")),
+            (2, ssh().vlan(0x8100, 7)),
+            (10, frame("tcp 203.0.113.5:4000 > 192.0.2.1:80 syn")),
+            (5, frame("udp 198.51.100.1:4000 > 192.0.2.1:123")),
+            (4, non_ip(0x88cc)),
+            (1, ssh().set(0, &[0x40])),
+        ];
+        let mut sent = 0;
+        for (times, frame) in &arriving {
+            for _ in 0..*times {
+                from_peer.send(frame.bytes());
+                sent += 1;
+            }
+        }
+        let question = frame("udp 192.0.2.1:5000 > 198.51.100.7:53");
+        let answer = frame("udp 198.51.100.7:53 > 192.0.2.1:5000");
+        for _ in 0..6 {
+            assert!(from_node.send(question.bytes()));
+            from_peer.send(answer.bytes());
+            sent += 1;
+        }
+        for _ in 0..2 {
+            assert!(!from_node.send(frame("tcp 192.0.2.1:5000 > 198.51.100.7:443 syn").bytes()));
+        }
+        let c = read_when(sandbox, &node, |c| c.totals[0].packets >= sent);
+        assert_eq!(
+            counted(&c),
+            [
+                "inbound 1: 25",
+                "inbound 2: 10",
+                "outbound 1: 6, replies 6",
+                "inbound non-ip: 4",
+                "inbound no-match: 5",
+                "inbound malformed: 1",
+                "outbound no-match: 2",
+            ]
+        );
+        assert_adds_up(&c, sent, 8);
+
+        // Another policy takes its place in the driver.
+        apply_in(XdpMode::Native, sandbox, &node, "in tcp 22 from any drop");
+        assert_in_driver(sandbox, &node);
+        from_peer.send(ssh().bytes());
+        let c = read_when(sandbox, &node, |c| c.totals[0].packets > sent);
+        let now = c.rules.iter().find(|r| r.position == Some(1));
+        assert_eq!(now.map(|r| (r.action, r.packets)), Some(("drop", 1)));
+        assert_adds_up(&c, sent + 1, 8);
+    });
+}
+
+/// Frames that need several buffers of the driver are judged and counted whole; where the driver
+/// cannot show them to a program, the generic path does.
+#[test]
+#[ignore = "needs the guest of cargo xtask test --kernels"]
+fn virtio_judges_jumbo_frames() {
+    sandbox(|sandbox| {
+        let [node, peer] = virtio(2);
+        let limit = native_xdp("virtio_net", &node, &peer);
+        for end in [&node, &peer] {
+            ip(&["link", "set", "dev", end, "mtu", "9000"]);
+        }
+        apply_in(XdpMode::Auto, sandbox, &node, "in tcp 22 from any accept");
+        let mode = only(sandbox, &node).status().unwrap().xdp_mode;
+        assert_eq!(mode, if limit >= 9000 { "native" } else { "generic" });
+        fact("XDP on virtio_net with MTU 9000", &mode);
+        let from_peer = RawSender::new(&peer);
+        let jumbo = |port: u16| {
+            frame(&format!("tcp 198.51.100.1:4000 > 192.0.2.1:{port} syn")).padded(8000)
+        };
+        let bytes = jumbo(22).bytes().len() as u64;
+        for port in [22, 22, 22, 80] {
+            from_peer.send(jumbo(port).bytes());
+        }
+        let c = read_when(sandbox, &node, |c| c.totals[0].packets >= 4);
+        assert_eq!(counted(&c), ["inbound 1: 3", "inbound no-match: 1"]);
+        assert_eq!(c.totals[0].bytes, 4 * bytes);
+    });
+}
+
+/// Proves K2: connections through VLAN interfaces, of one tag and of two, are judged on the link
+/// below.
+#[test]
+#[ignore = "needs the guest of cargo xtask test --kernels"]
+fn connections_through_a_vlan_are_judged() {
+    require_guest();
+    for mode in [XdpMode::Native, XdpMode::Generic] {
+        sandbox(|sandbox| {
+            sandbox.veth("sg0", "sg1");
+            judges_vlans(sandbox, "sg0", "sg1", mode);
+        });
+    }
+    sandbox(|sandbox| {
+        let [node, peer] = virtio(1);
+        judges_vlans(sandbox, &node, &peer, XdpMode::Native);
+    });
+}
+
+/// The networks behind one tag and behind two; the node has host 1 in each, the peer host 2.
+const NETWORKS: [(&str, [&str; 2]); 2] = [
+    ("one", ["192.0.2.", "2001:db8:1::"]),
+    ("two", ["198.51.100.", "2001:db8:2::"]),
+];
+
+/// Puts VLAN interfaces on `link`: one of IEEE 802.1Q, and one inside another of IEEE 802.1ad.
+fn add_vlans(link: &str, host: u8) {
+    let add = |below: &str, name: &str, protocol: &str, id: &str| {
+        ip(&[
+            "link", "add", "link", below, "name", name, "type", "vlan", "proto", protocol, "id", id,
+        ]);
+        ip(&["link", "set", name, "up"]);
+    };
+    add(link, "one", "802.1q", "5");
+    add(link, "outer", "802.1ad", "7");
+    add("outer", "two", "802.1q", "8");
+    for (name, [v4, v6]) in NETWORKS {
+        ip(&["address", "add", &format!("{v4}{host}/24"), "dev", name]);
+        let v6 = format!("{v6}{host}/64");
+        ip(&["address", "add", &v6, "dev", name, "nodad"]);
+    }
+}
+
+fn judges_vlans(sandbox: &Sandbox, node: &str, peer: &str, mode: XdpMode) {
+    let (here, there) = (Namespace::here(), Namespace::new());
+    there.take(peer);
+    there.inside(|| {
+        silent_and_up(peer);
+        add_vlans(peer, 2);
+    });
+    add_vlans(node, 1);
+    let rules = "in tcp 7000 from any accept
+         in all from any drop
+         out tcp 443 to any accept";
+    apply_in(mode, sandbox, node, rules);
+
+    let address = |network: &str, host: u8, port: u16| -> SocketAddr {
+        let host = format!("{network}{host}");
+        let host = host.parse().unwrap_or_else(|e| panic!("{host}: {e}"));
+        SocketAddr::new(host, port)
+    };
+    let mut silent = Vec::new();
+    for network in NETWORKS.iter().flat_map(|(_, networks)| networks) {
+        talk(&there, &here, address(network, 1, 7000));
+        talk(&here, &there, address(network, 2, 443));
+        silent.push((&there, address(network, 1, 7001)));
+        silent.push((&here, address(network, 2, 444)));
+    }
+    std::thread::scope(|scope| {
+        for (client, address) in &silent {
+            scope.spawn(move || assert_silent(client, *address));
+        }
+    });
+
+    let c = read(sandbox, node);
+    let rule = |direction: &str, position: u32| {
+        let is_it = |r: &&RuleCounters| r.direction == direction && r.position == Some(position);
+        c.rules.iter().find(is_it).expect("the rule is listed")
+    };
+    let reason = |direction: &str, name: &str| {
+        let mut reasons = c.reasons.iter();
+        reasons.find(|r| r.direction == direction && r.reason == name)
+    };
+    let networks = 4;
+    let handshake = 3;
+    for opened in [rule("inbound", 1), rule("outbound", 1)] {
+        assert!(opened.packets >= networks * handshake, "{opened:?}");
+        assert!(opened.reply_packets >= networks, "{opened:?}");
+    }
+    assert!(rule("inbound", 2).packets >= networks, "{c:#?}");
+    for (direction, name, least) in [
+        ("outbound", "no-match", networks),
+        // ARP, for IPv4 in both VLANs, and neighbour discovery.
+        ("inbound", "non-ip", 2),
+        ("inbound", "essential", 2),
+    ] {
+        let packets = reason(direction, name).map_or(0, |r| r.packets);
+        assert!(packets >= least, "{direction} {name}: {packets}");
+    }
+    assert_eq!(reason("inbound", "malformed").map_or(0, |r| r.packets), 0);
+}
+
+/// A connection to `address`, which is the server's, with a question and an answer.
+fn talk(client: &Namespace, server: &Namespace, address: SocketAddr) {
+    let failed = |e: std::io::Error| -> ! { panic!("{address}: {e}") };
+    let listener = server.inside(|| TcpListener::bind(address).unwrap_or_else(|e| failed(e)));
+    let mut asking = client
+        .inside(|| TcpStream::connect_timeout(&address, PATIENCE).unwrap_or_else(|e| failed(e)));
+    let (mut answering, _) = listener.accept().unwrap_or_else(|e| failed(e));
+    let mut heard = [0; 5];
+    for stream in [&asking, &answering] {
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    }
+    asking.write_all(b"ready").unwrap_or_else(|e| failed(e));
+    answering
+        .read_exact(&mut heard)
+        .unwrap_or_else(|e| failed(e));
+    answering.write_all(&heard).unwrap_or_else(|e| failed(e));
+    asking.read_exact(&mut heard).unwrap_or_else(|e| failed(e));
+    assert_eq!(&heard, b"ready");
+}
+
+/// Nobody listens at `address`: if the packet got there, the connection would be refused.
+fn assert_silent(client: &Namespace, address: SocketAddr) {
+    let result = client.inside(|| TcpStream::connect_timeout(&address, SILENCE));
+    let error = result.expect_err("nobody listens").kind();
+    assert_eq!(error, ErrorKind::TimedOut, "{address}");
+}

@@ -1,0 +1,189 @@
+//! The test binaries that go into the guest, and the tests in them, asked of the binaries themselves.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use super::protocol::Suite;
+use crate::{
+    shell,
+    term::{self, Colour},
+};
+
+/// The test that prints what the table of kernels is made of.
+pub(super) const FACTS: &str = "facts::what_this_kernel_offers";
+
+/// The module of tests that only a guest can run, and that are ignored elsewhere.
+const GUEST_ONLY: &str = "guest::";
+
+/// Tests that mean nothing in a guest.
+const LEFT_OUT: [&str; 1] = [
+    // Reads data that lies outside the repository.
+    "agreement::classbench_rules_count_as_in_nftables",
+];
+
+pub(super) struct Binaries {
+    pub(super) kernel: PathBuf,
+    pub(super) lab: PathBuf,
+    /// The tests find it under the path that it has here.
+    pub(super) sgctl: PathBuf,
+}
+
+/// Builds as `cargo xtask test` does, so that nothing is built twice.
+pub(super) fn build(workspace: &Path) -> Result<Binaries> {
+    let mut command = shell::cargo(workspace);
+    command
+        .args(["test", "--workspace", "--exclude", "sg-ebpf"])
+        .args(["--profile", crate::test::PROFILE])
+        .args(["--test", "kernel", "--test", "lab", "--no-run"]);
+    term::say(Colour::Cyan, "$", shell::describe(&command));
+    let output = command
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("the tests do not build ({}), see above", output.status);
+    }
+    let mut found = executables(&String::from_utf8_lossy(&output.stdout));
+    let mut take = |name: &str| {
+        found
+            .remove(name)
+            .with_context(|| format!("cargo did not tell where it put {name}"))
+    };
+    Ok(Binaries {
+        kernel: take("kernel")?,
+        lab: take("lab")?,
+        sgctl: take("sgctl")?,
+    })
+}
+
+/// The binaries among cargo's messages, one JSON object a line.
+fn executables(messages: &str) -> BTreeMap<String, PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter_map(|message| {
+            let name = message["target"]["name"].as_str()?;
+            let path = message["executable"].as_str()?;
+            Some((name.to_owned(), PathBuf::from(path)))
+        })
+        .collect()
+}
+
+pub(super) fn target_folder(workspace: &Path) -> Result<PathBuf> {
+    let mut command = shell::cargo(workspace);
+    command.args([
+        "metadata",
+        "--no-deps",
+        "--offline",
+        "--format-version",
+        "1",
+    ]);
+    let metadata: Value =
+        serde_json::from_str(&shell::read(&mut command)?).context("cargo's metadata is no JSON")?;
+    metadata["target_directory"]
+        .as_str()
+        .map(PathBuf::from)
+        .context("cargo does not tell its target folder")
+}
+
+impl Binaries {
+    /// Every test that the guest is to run, by name: what it then does not report has not run.
+    pub(super) fn suites(&self, filters: &[String]) -> Result<Vec<Suite>> {
+        let kernel = tests_of(&self.kernel, &[])?;
+        let ignored = tests_of(&self.kernel, &["--ignored"])?;
+        let lab = &tests_of(&self.lab, &[])? - &tests_of(&self.lab, &["--ignored"])?;
+        let chosen = |tests: BTreeSet<String>| select(tests, filters);
+        let suites = [
+            ("kernel", "kernel", chosen(&kernel - &ignored), false),
+            ("guest", "kernel", chosen(guest_only(ignored)), true),
+            ("lab", "lab", chosen(lab), false),
+        ];
+        Ok(suites
+            .map(|(name, binary, tests, are_ignored)| Suite {
+                name,
+                binary,
+                tests,
+                are_ignored,
+            })
+            .into_iter()
+            .filter(|suite| !suite.tests.is_empty())
+            .collect())
+    }
+}
+
+fn select(mut tests: BTreeSet<String>, filters: &[String]) -> BTreeSet<String> {
+    tests.retain(|test| {
+        let wanted = filters.is_empty() || filters.iter().any(|filter| test.contains(filter));
+        wanted && !LEFT_OUT.contains(&test.as_str())
+    });
+    tests
+}
+
+fn guest_only(mut tests: BTreeSet<String>) -> BTreeSet<String> {
+    tests.retain(|test| test.starts_with(GUEST_ONLY));
+    tests
+}
+
+fn tests_of(binary: &Path, options: &[&str]) -> Result<BTreeSet<String>> {
+    let mut command = Command::new(binary);
+    command.args(["--list", "--format", "terse"]).args(options);
+    Ok(listed(&shell::read(&mut command)?))
+}
+
+fn listed(text: &str) -> BTreeSet<String> {
+    text.lines()
+        .filter_map(|line| line.strip_suffix(": test"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn tests_are_read_from_the_list() {
+        let text = "a::b: test\nc: test\nd: benchmark\n\n2 tests, 1 benchmark\n";
+        assert_eq!(listed(text), set(&["a::b", "c"]));
+        assert_eq!(listed(""), set(&[]));
+    }
+
+    #[test]
+    fn names_choose_tests_and_what_is_left_out_stays_out() {
+        let all = set(&["packets::a", "attach::b", LEFT_OUT[0]]);
+        let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+        assert_eq!(select(all.clone(), &[]), set(&["attach::b", "packets::a"]));
+        assert_eq!(select(all.clone(), &words(&["pack"])), set(&["packets::a"]));
+        assert_eq!(select(all, &words(&["agreement", "x"])), set(&[]));
+        assert_eq!(
+            guest_only(set(&["guest::a", "soak::b"])),
+            set(&["guest::a"])
+        );
+    }
+
+    #[test]
+    fn cargo_tells_where_the_binaries_are() {
+        let messages = concat!(
+            r#"{"reason":"compiler-artifact","target":{"name":"sg_userspace"},"executable":null}"#,
+            "\nnot json\n",
+            r#"{"reason":"compiler-artifact","target":{"name":"sgctl"},"executable":"/t/sgctl"}"#,
+            "\n",
+            r#"{"reason":"compiler-artifact","target":{"name":"lab"},"executable":"/t/deps/lab-1"}"#,
+        );
+        let found = executables(messages);
+        assert_eq!(found.len(), 2);
+        assert_eq!(found["sgctl"], Path::new("/t/sgctl"));
+        assert_eq!(found["lab"], Path::new("/t/deps/lab-1"));
+    }
+}
