@@ -11,7 +11,13 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use sg_userspace::kernel::ApplyOptions;
 
-use crate::support::require_root;
+/// Fails the test, with the remedy, where it cannot run.
+pub(crate) fn require_root() {
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "this test loads BPF programs and needs root: run it through `cargo xtask test`"
+    );
+}
 
 pub(crate) struct Sandbox {
     bpffs: tempfile::TempDir,

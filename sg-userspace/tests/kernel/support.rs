@@ -11,13 +11,7 @@ use sg_userspace::kernel::EgressHook;
 use sg_userspace::kernel::programs::{Generation, Programs, SharedMaps};
 use sg_userspace::policy::{Policy, rules_from_lines};
 
-/// Fails the test, with the remedy, where it cannot run.
-pub(crate) fn require_root() {
-    assert!(
-        nix::unistd::geteuid().is_root(),
-        "this test loads BPF programs and needs root: run it through `cargo xtask test`"
-    );
-}
+use crate::sandbox::require_root;
 
 /// Whether this runs in a guest of `cargo xtask test --kernels`, whose processors are emulated.
 pub(crate) fn is_guest() -> bool {

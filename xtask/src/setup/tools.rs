@@ -16,7 +16,7 @@ struct Tool {
     why: &'static str,
 }
 
-const TOOLS: [Tool; 5] = [
+const TOOLS: [Tool; 10] = [
     Tool {
         program: "ip",
         package: "iproute2",
@@ -41,6 +41,31 @@ const TOOLS: [Tool; 5] = [
         program: "ping",
         package: "iputils-ping",
         why: "sends real ICMP",
+    },
+    Tool {
+        program: "traceroute",
+        package: "traceroute",
+        why: "provokes the errors of real routers",
+    },
+    Tool {
+        program: "nmap",
+        package: "nmap",
+        why: "scans all ports of a node from outside",
+    },
+    Tool {
+        program: "ethtool",
+        package: "ethtool",
+        why: "turns on the offloads that real interfaces have",
+    },
+    Tool {
+        program: "dnsmasq",
+        package: "dnsmasq-base",
+        why: "gives out addresses and advertises a router, beside a node",
+    },
+    Tool {
+        program: "dhcpcd",
+        package: "dhcpcd-base",
+        why: "asks for an address, on a node",
     },
 ];
 
@@ -147,7 +172,17 @@ mod tests {
         let all: Vec<_> = TOOLS.iter().collect();
         assert_eq!(
             packages(&all),
-            ["iproute2", "nftables", "netcat-openbsd", "iputils-ping"]
+            [
+                "iproute2",
+                "nftables",
+                "netcat-openbsd",
+                "iputils-ping",
+                "traceroute",
+                "nmap",
+                "ethtool",
+                "dnsmasq-base",
+                "dhcpcd-base"
+            ]
         );
     }
 }

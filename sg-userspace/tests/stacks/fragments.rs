@@ -1,0 +1,147 @@
+//! Datagrams and pings that need several fragments: all of them follow the first, in both directions
+//! and families, or none of them passes.
+
+use std::net::{SocketAddr, UdpSocket};
+
+use sg_userspace::policy::rules_from_lines;
+
+use crate::enforced::Enforced;
+use crate::host::Host;
+use crate::line::{Family, Line};
+use crate::sandbox::sandbox;
+use crate::service::{PATIENCE, SILENCE, Service, Transport, any, is_answered_over_udp};
+use crate::tools::tool;
+
+const SIZE: usize = 9000;
+/// Of an echo message with so much data, at an MTU of 1,500, in each family.
+const FRAGMENTS: u64 = 7;
+const PINGS: u64 = 2;
+
+/// How many of some large pings were answered.
+#[track_caller]
+fn ping(host: &Host, line: &Line, family: Family) -> u64 {
+    let is_node = std::ptr::eq(host, &raw const line.node);
+    let to = match is_node {
+        true => line.remote_address(family),
+        false => line.node_address(family),
+    };
+    let (size, pings, to) = (SIZE.to_string(), PINGS.to_string(), to.to_string());
+    let arguments = [
+        "-n", "-q", "-i", "0.2", "-W", "1", "-s", &size, "-c", &pings, &to,
+    ];
+    let said = tool(host, "ping", &arguments).text;
+    let (before, _) = said.split_once(" received").expect(&said);
+    let (_, received) = before.rsplit_once(' ').expect(&said);
+    received.parse().expect(&said)
+}
+
+/// Packets that a rule or an ICMP error's relation let pass, in both directions.
+fn passed(enforced: &Enforced) -> u64 {
+    let counters = enforced.counters();
+    let accepted: u64 = counters.totals.iter().map(|total| total.accepted).sum();
+    let passing = counters.reasons.iter().filter(|row| {
+        // The hosts look for each other.
+        ["non-ip", "essential"].contains(&row.reason)
+    });
+    accepted - passing.map(|row| row.packets).sum::<u64>()
+}
+
+/// Proves K4 and K6: of a ping in fragments all pass by the rule, and all of its answer with it.
+#[test]
+fn pings_in_fragments_pass_with_their_answers() {
+    let outbound = "out icmp 8 to any accept\nout icmpv6 128 to any accept";
+    let inbound = "in icmp 8 from any accept\nin icmpv6 128 from any accept";
+    for (rules, direction) in [(outbound, "out"), (inbound, "in")] {
+        sandbox(|sandbox| {
+            let line = Line::new(0);
+            let enforced = line.enforce(sandbox, &rules_from_lines(rules));
+            let asking = if direction == "out" {
+                &line.node
+            } else {
+                &line.remote
+            };
+            for (position, family) in (1..).zip(Family::BOTH) {
+                assert_eq!(ping(asking, &line, family), PINGS, "{direction} {family:?}");
+                let rule = enforced.rule(&format!("{direction} {position}"));
+                let fragments = PINGS * FRAGMENTS;
+                let counted = (rule.packets, rule.reply_packets);
+                assert_eq!(counted, (fragments, fragments), "{direction} {family:?}");
+            }
+            enforced.assert_adds_up();
+        });
+    }
+}
+
+/// Proves K4 and P2: of what no rule accepts no fragment passes, inbound or outbound.
+#[test]
+fn pings_in_fragments_that_no_rule_accepts_do_not_pass() {
+    sandbox(|sandbox| {
+        let line = Line::new(0);
+        let rules = "in udp from any accept\nout udp to any accept";
+        let enforced = line.enforce(sandbox, &rules_from_lines(rules));
+        for (n, family) in (1..).zip(Family::BOTH) {
+            assert_eq!(ping(&line.remote, &line, family), 0, "inbound {family:?}");
+            assert_eq!(passed(&enforced), 0, "{family:?}");
+            let dropped = enforced.reason("in no-match") + enforced.reason("in fragment");
+            assert_eq!(dropped, n * PINGS * FRAGMENTS, "{family:?}");
+            assert!(enforced.reason("in no-match") >= n * PINGS, "{family:?}");
+        }
+        for family in Family::BOTH {
+            // The stack sends no more fragments of a packet once it is told that one was dropped.
+            assert_eq!(ping(&line.node, &line, family), 0, "outbound {family:?}");
+            assert_eq!(passed(&enforced), 0, "{family:?}");
+        }
+        assert!(enforced.reason("out no-match") >= 2 * PINGS);
+        enforced.assert_adds_up();
+    });
+}
+
+/// Proves K4: datagrams are judged by the port that only their first fragment has, many at a time.
+#[test]
+fn datagrams_in_fragments_are_judged_by_their_port() {
+    const OPEN: u16 = 5001;
+    const CLOSED: u16 = 5002;
+    sandbox(|sandbox| {
+        let line = Line::new(0);
+        let rules = format!("in udp {OPEN} from any accept\nout udp {OPEN} to any accept");
+        let enforced = line.enforce(sandbox, &rules_from_lines(&rules));
+        let ports = [OPEN, CLOSED].map(|port| (Transport::Udp, port));
+        let _services = [&line.node, &line.remote].map(|host| Service::start(host, &ports));
+        for family in Family::BOTH {
+            let (node, remote) = (line.node_address(family), line.remote_address(family));
+            for (from, to) in [(&line.node, remote), (&line.remote, node)] {
+                let closed = SocketAddr::new(to, CLOSED);
+                let before = passed(&enforced);
+                let words = vec![0x5a; SIZE];
+                assert!(
+                    !from.inside(|| is_answered_over_udp(closed, &words, SILENCE)),
+                    "{closed}"
+                );
+                assert_eq!(passed(&enforced), before, "{closed}");
+                from.inside(|| echo_many(SocketAddr::new(to, OPEN)));
+            }
+        }
+        enforced.assert_adds_up();
+    });
+}
+
+/// Has many large datagrams echoed, a few at a time so that no socket's buffer overflows; all of
+/// them must come back.
+fn echo_many(to: SocketAddr) {
+    const AT_A_TIME: usize = 4;
+    let socket = UdpSocket::bind(any(to.ip())).expect("a free port");
+    socket.connect(to).expect("a route");
+    socket.set_read_timeout(Some(PATIENCE)).expect("an option");
+    let mut answer = vec![0; 2 * SIZE];
+    for round in 0..25 {
+        let words = vec![round; SIZE];
+        for _ in 0..AT_A_TIME {
+            socket.send(&words).expect("it leaves");
+        }
+        for n in 0..AT_A_TIME {
+            let len = socket.recv(&mut answer);
+            let len = len.unwrap_or_else(|e| panic!("answer {n} of round {round} of {to}: {e}"));
+            assert!(answer[..len] == words, "the echo is what was said");
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! The enforcer between real network stacks: real sockets, routers and tools in network namespaces
+//! that each test makes for itself. They need root and a few Debian packages, and say so.
+
+mod dhcp;
+mod enforced;
+mod errors;
+mod fragments;
+mod host;
+mod line;
+mod neighbours;
+mod path_mtu;
+mod reuse;
+#[path = "../kernel/sandbox.rs"]
+#[expect(dead_code, reason = "the tests of one interface use more of it")]
+mod sandbox;
+mod scan;
+mod service;
+mod timeouts;
+mod tools;
+mod traceroute;
+mod transfer;
+mod verdicts;

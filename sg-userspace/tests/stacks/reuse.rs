@@ -1,0 +1,145 @@
+//! Connections that end in every way that real ones do, and at once begin again from the same port.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread::{scope, spawn};
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt::TcpRepair};
+use sg_userspace::policy::rules_from_lines;
+use socket2::SockRef;
+
+use crate::host::Host;
+use crate::line::{Family, Line};
+use crate::sandbox::sandbox;
+use crate::service::{PATIENCE, connect_from, talk};
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The client closes first, and remembers the connection for a while.
+    ClientCloses,
+    /// The server closes first, and remembers.
+    ServerCloses,
+    ClientResets,
+    ServerResets,
+    /// The client forgets the connection without a word, as when its machine loses power.
+    ClientForgets,
+    /// There was none: nobody listened.
+    Refused,
+}
+
+impl End {
+    const ALL: [End; 6] = [
+        End::ClientCloses,
+        End::ServerCloses,
+        End::ClientResets,
+        End::ServerResets,
+        End::ClientForgets,
+        End::Refused,
+    ];
+}
+
+/// Proves K6 and K9 for flows that the node opens: nothing but what answers them comes in.
+#[test]
+fn outbound_connections_begin_again_from_the_same_port() {
+    assert_reused("out tcp to any accept", true);
+}
+
+/// Proves K6 and K9 for flows that are opened from outside: nothing but answers leaves.
+#[test]
+fn inbound_connections_begin_again_from_the_same_port() {
+    assert_reused("in tcp from any accept", false);
+}
+
+/// Each end in each family, all at the same time on ports of their own.
+#[track_caller]
+fn assert_reused(rules: &str, is_node_client: bool) {
+    sandbox(|sandbox| {
+        let line = Line::new(0);
+        let enforced = line.enforce(sandbox, &rules_from_lines(rules));
+        let (client, server) = match is_node_client {
+            true => (&line.node, &line.remote),
+            false => (&line.remote, &line.node),
+        };
+        // A connection that the client has closed may begin again after a millisecond.
+        client.set("net/ipv4/tcp_tw_reuse", "1");
+        client.set("net/ipv4/tcp_tw_reuse_delay", "1");
+        let address = |family| match is_node_client {
+            true => line.remote_address(family),
+            false => line.node_address(family),
+        };
+        scope(|scope| {
+            let pairs = Family::BOTH.map(|family| End::ALL.map(|end| (family, end)));
+            for (port, (family, end)) in (6001..).zip(pairs.into_iter().flatten()) {
+                let at = SocketAddr::new(address(family), port);
+                scope.spawn(move || again_and_again(client, server, at, end));
+            }
+        });
+        enforced.assert_adds_up();
+    });
+}
+
+fn again_and_again(client: &Host, server: &Host, at: SocketAddr, end: End) {
+    let own_port = at.port() + 1000;
+    let connect = || client.inside(|| connect_from(own_port, at, PATIENCE));
+    let mut forgotten = Vec::new();
+    for round in 1..=4 {
+        if end == End::Refused {
+            let error = connect().expect_err("nobody listens");
+            let refused = std::io::ErrorKind::ConnectionRefused;
+            assert_eq!(
+                error.kind(),
+                refused,
+                "{at} {end:?}, round {round}: {error}"
+            );
+        }
+        let listener = server
+            .inside(|| TcpListener::bind(at))
+            .expect("a free port");
+        let serving = spawn(move || serve(&listener, end));
+        let connected = connect();
+        let mut stream =
+            connected.unwrap_or_else(|e| panic!("{at} {end:?}, round {round}: connecting: {e}"));
+        talk(&mut stream).unwrap_or_else(|e| panic!("{at} {end:?}, round {round}: {e}"));
+        finish(stream, end);
+        forgotten.extend(serving.join().expect("the server has served"));
+    }
+}
+
+/// The client's part of the end.
+fn finish(mut stream: TcpStream, end: End) {
+    match end {
+        End::ServerCloses | End::ServerResets => {
+            let _ = stream.read(&mut [0]);
+        }
+        End::ClientResets | End::Refused => reset(&stream),
+        End::ClientForgets => setsockopt(&stream, TcpRepair, &1).expect("root may repair"),
+        End::ClientCloses => {}
+    }
+}
+
+/// Echoes once over one connection, and does the server's part of its end. Returns what the client
+/// has forgotten and the server has not.
+fn serve(listener: &TcpListener, end: End) -> Option<TcpStream> {
+    let (mut stream, _) = listener.accept().expect("a client");
+    stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+    let mut words = [0; 64];
+    let len = stream.read(&mut words).expect("words");
+    stream.write_all(&words[..len]).expect("a connection");
+    match end {
+        End::ServerCloses => {}
+        End::ServerResets => reset(&stream),
+        End::ClientForgets => return Some(stream),
+        _ => {
+            let _ = stream.read(&mut [0]);
+        }
+    }
+    None
+}
+
+/// Makes closing a reset.
+fn reset(stream: &TcpStream) {
+    let linger = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+    linger.expect("an option");
+}

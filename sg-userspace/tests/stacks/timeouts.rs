@@ -1,0 +1,186 @@
+//! What silence does to a flow: UDP conversations that pause, TCP connections that are idle or half
+//! closed, with short timeouts and with the default ones.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread::{scope, sleep};
+use std::time::Duration;
+
+use crate::enforced::policy;
+use crate::host::Host;
+use crate::line::{Family, Line};
+use crate::sandbox::sandbox;
+use crate::service::{PATIENCE, SILENCE, talk};
+
+const PORT: u16 = 7000;
+
+/// The node may open whatever it likes, and everything that comes back needs a flow.
+fn rules(timeouts: &str) -> String {
+    format!(
+        "{{timeouts: {{{timeouts}}}, inbound: [],
+        outbound: [{{protocol: all, to: any, action: accept}}]}}"
+    )
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Proves K6 and K9 for UDP: answers pass while the flow lives, longer once it has been answered,
+/// and not afterwards; a new question brings it back.
+#[test]
+fn udp_answers_pass_until_their_flow_has_timed_out() {
+    sandbox(|sandbox| {
+        let line = Line::new(0);
+        let enforced = line.enforce(sandbox, &policy(&rules("udp: 1s, udp-stream: 4s")));
+        scope(|scope| {
+            for family in Family::BOTH {
+                let line = &line;
+                scope.spawn(move || {
+                    let talk = UdpTalk::new(line, family);
+                    talk.ask();
+                    sleep(SECOND * 2);
+                    assert!(!talk.is_heard(), "{family:?}: an answer after udp");
+
+                    talk.ask();
+                    assert!(talk.is_heard(), "{family:?}: an answer at once");
+                    sleep(SECOND * 2);
+                    assert!(
+                        talk.is_heard(),
+                        "{family:?}: an answer after udp, before udp-stream"
+                    );
+                    sleep(SECOND * 5);
+                    assert!(!talk.is_heard(), "{family:?}: an answer after udp-stream");
+
+                    talk.ask();
+                    assert!(talk.is_heard(), "{family:?}: an answer to a new question");
+                });
+            }
+        });
+        assert_eq!(enforced.rule("out 1").reply_packets, 2 * 3);
+        assert_eq!(enforced.reason("in no-match"), 2 * 2);
+        enforced.assert_adds_up();
+    });
+}
+
+/// A socket of the node and one of the remote.
+struct UdpTalk {
+    node: UdpSocket,
+    remote: UdpSocket,
+}
+
+impl UdpTalk {
+    fn new(line: &Line, family: Family) -> UdpTalk {
+        let node = SocketAddr::new(line.node_address(family), PORT);
+        let remote = SocketAddr::new(line.remote_address(family), PORT);
+        let socket = |host: &Host, own: SocketAddr, peer: SocketAddr| {
+            let socket = host.inside(|| UdpSocket::bind(own)).expect("a free port");
+            socket.connect(peer).expect("a route");
+            socket
+        };
+        UdpTalk {
+            node: socket(&line.node, node, remote),
+            remote: socket(&line.remote, remote, node),
+        }
+    }
+
+    fn ask(&self) {
+        let remote = &self.remote;
+        remote.set_read_timeout(Some(PATIENCE)).expect("an option");
+        self.node.send(b"?").expect("it leaves");
+        remote.recv(&mut [0]).expect("a question");
+    }
+
+    /// Answers, and tells whether the node heard it.
+    fn is_heard(&self) -> bool {
+        let node = &self.node;
+        node.set_read_timeout(Some(SILENCE)).expect("an option");
+        self.remote.send(b"!").expect("it leaves");
+        node.recv(&mut [0]).is_ok()
+    }
+}
+
+/// What both ends of a connection do before they pause.
+#[derive(Clone, Copy, Debug)]
+enum Pause {
+    /// Nothing.
+    Idle,
+    /// The node says that it will send no more, which the remote acknowledges.
+    HalfClosed,
+}
+
+/// Proves K9: a TCP flow lives as long as the timeout of its state says, and of no other: with the
+/// default timeouts a connection outlives a pause, idle or half closed.
+#[test]
+fn tcp_flows_live_as_long_as_their_state() {
+    let cases = [
+        ("", Pause::Idle, true),
+        ("", Pause::HalfClosed, true),
+        ("tcp-established: 1s", Pause::Idle, false),
+        (
+            "tcp-fin-wait: 1s, tcp-close-wait: 1s",
+            Pause::HalfClosed,
+            false,
+        ),
+        // The timeouts of other states change nothing.
+        ("tcp-established: 1s", Pause::HalfClosed, true),
+        (
+            "tcp-syn-sent: 1s, tcp-syn-recv: 1s, tcp-fin-wait: 1s, tcp-close-wait: 1s, \
+             tcp-last-ack: 1s, tcp-time-wait: 1s, tcp-close: 1s, udp: 1s, udp-stream: 1s",
+            Pause::Idle,
+            true,
+        ),
+    ];
+    scope(|scope| {
+        for (timeouts, pause, is_heard) in cases {
+            scope.spawn(move || {
+                sandbox(|sandbox| {
+                    let line = Line::new(0);
+                    let enforced = line.enforce(sandbox, &policy(&rules(timeouts)));
+                    let heard = scope_both(&line, pause);
+                    assert_eq!(heard, [is_heard; 2], "{timeouts}: {pause:?}");
+                    assert_eq!(enforced.reason("in no-match") == 0, is_heard);
+                    enforced.assert_adds_up();
+                });
+            });
+        }
+    });
+}
+
+/// Whether what the remote says after a pause is heard, over connections in both families.
+fn scope_both(line: &Line, pause: Pause) -> [bool; 2] {
+    scope(|scope| {
+        let asked = Family::BOTH.map(|family| scope.spawn(move || outlives(line, family, pause)));
+        asked.map(|thread| thread.join().expect("the connection is made"))
+    })
+}
+
+fn outlives(line: &Line, family: Family, pause: Pause) -> bool {
+    let at = SocketAddr::new(line.remote_address(family), PORT);
+    let (mut node, mut remote) = connection(&line.node, &line.remote, at);
+    if let Pause::HalfClosed = pause {
+        node.shutdown(Shutdown::Write).expect("it is open");
+        assert_eq!(remote.read(&mut [0]).expect("it is told"), 0);
+    }
+    sleep(SECOND * 3);
+    remote.write_all(b"are you there?").expect("it is open");
+    node.set_read_timeout(Some(SECOND)).expect("an option");
+    node.read(&mut [0; 14]).is_ok_and(|len| len > 0)
+}
+
+/// Both ends of a connection over which both have spoken.
+fn connection(client: &Host, server: &Host, at: SocketAddr) -> (TcpStream, TcpStream) {
+    let listener = server.inside(|| TcpListener::bind(at));
+    let listener = listener.expect("a free port");
+    let opened = client.inside(|| TcpStream::connect_timeout(&at, PATIENCE));
+    let mut opened = opened.unwrap_or_else(|e| panic!("connecting to {at}: {e}"));
+    let (mut accepted, _) = listener.accept().expect("a connection that is open");
+    scope(|scope| {
+        let echo = scope.spawn(|| {
+            let mut words = [0; 64];
+            let len = accepted.read(&mut words)?;
+            accepted.write_all(&words[..len])
+        });
+        talk(&mut opened).expect("an answer");
+        echo.join().expect("it speaks").expect("the words come");
+    });
+    (opened, accepted)
+}

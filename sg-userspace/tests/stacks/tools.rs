@@ -1,0 +1,101 @@
+//! Programs that others wrote, run on a host for a bounded time.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _};
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::host::Host;
+
+/// No tool runs longer than this, nor survives the tests for longer.
+const SECONDS: &str = "50";
+
+fn bounded(program: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=1", SECONDS, program]);
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// What a tool said, and whether it called that a success.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) is_success: bool,
+    pub(crate) text: String,
+}
+
+/// Runs a tool to its end. Both its outputs are returned as one text.
+#[track_caller]
+pub(crate) fn tool(host: &Host, program: &str, arguments: &[&str]) -> Said {
+    let output = host.inside(|| bounded(program, arguments).output());
+    let output = output.unwrap_or_else(|e| panic!("timeout: {e}"));
+    assert_is_there(program, output.status.code());
+    let said = [output.stdout, output.stderr].concat();
+    Said {
+        is_success: output.status.success(),
+        text: String::from_utf8_lossy(&said).into_owned(),
+    }
+}
+
+/// `timeout` ends with this code when there is no such program.
+#[track_caller]
+fn assert_is_there(program: &str, code: Option<i32>) {
+    let is_missing = code == Some(127);
+    assert!(!is_missing, "no {program}: `cargo xtask setup` installs it");
+}
+
+/// A tool that runs until it is dropped. What it said is printed when the test has failed by then.
+pub(crate) struct Daemon {
+    program: &'static str,
+    child: Child,
+    said: File,
+}
+
+impl Daemon {
+    pub(crate) fn start(host: &Host, program: &'static str, arguments: &[&str]) -> Daemon {
+        let said = tempfile::tempfile().expect("a file for what it says");
+        let copy = || said.try_clone().expect("a descriptor");
+        let child = host.inside(|| {
+            let mut command = bounded(program, arguments);
+            command.stdout(copy()).stderr(copy()).spawn()
+        });
+        let child = child.unwrap_or_else(|e| panic!("timeout: {e}"));
+        Daemon {
+            program,
+            child,
+            said,
+        }
+    }
+
+    /// Everything said so far. Fails the test if the tool has ended.
+    #[track_caller]
+    pub(crate) fn said(&mut self) -> String {
+        if let Some(status) = self.child.try_wait().expect("a child can be asked for") {
+            assert_is_there(self.program, status.code());
+            panic!("{} ended too early, with {status}", self.program);
+        }
+        self.read()
+    }
+
+    fn read(&mut self) -> String {
+        let mut said = String::new();
+        let rewound = self.said.rewind();
+        let read = rewound.and_then(|()| self.said.read_to_string(&mut said));
+        read.expect("what a tool says is text");
+        said
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // To `timeout`, which tells the tool.
+        let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let said = self.read();
+            println!("{} said:\n{said}", self.program);
+        }
+    }
+}
