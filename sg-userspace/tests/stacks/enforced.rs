@@ -82,7 +82,7 @@ impl Enforced {
         of_reason(&self.counters(), name) - before
     }
 
-    /// Proves A2 for what has passed: waits until nothing more does, and compares.
+    /// SPEC A2 for everything that has passed: waits until nothing more does, and compares.
     #[track_caller]
     pub(crate) fn assert_adds_up(&self) {
         let (counted, kernel) = self.at_rest();

@@ -7,6 +7,7 @@ mod errors;
 mod fragments;
 mod host;
 mod line;
+mod nat;
 mod neighbours;
 mod path_mtu;
 mod reuse;

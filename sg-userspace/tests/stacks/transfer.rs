@@ -123,7 +123,7 @@ fn large_transfers_arrive_whole_and_are_counted_whole() {
     });
 }
 
-/// Proves K3, K6 and A2 for packets whose length is more than an IP header can say, which the
+/// Proves K6 and A2 for packets whose length is more than an IP header can say, which the
 /// kernel makes for devices that segment them (BIG TCP).
 #[test]
 fn large_transfers_arrive_whole_with_big_tcp() {
