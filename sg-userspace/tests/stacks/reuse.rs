@@ -2,13 +2,13 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::thread::{scope, spawn};
+use std::thread::{scope, sleep, spawn};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt::TcpRepair};
-use sg_userspace::policy::rules_from_lines;
 use socket2::SockRef;
 
+use crate::enforced::policy;
 use crate::host::Host;
 use crate::line::{Family, Line};
 use crate::sandbox::sandbox;
@@ -40,16 +40,28 @@ impl End {
     ];
 }
 
+/// Nothing but an established connection outlives the pause of the last one.
+const OVER_SOON: &str = "timeouts: {tcp-syn-sent: 1s, tcp-syn-recv: 1s, tcp-fin-wait: 1s, \
+                         tcp-close-wait: 1s, tcp-last-ack: 1s, tcp-time-wait: 1s, tcp-close: 1s}";
+const PAUSE: Duration = Duration::from_secs(2);
+const ROUNDS: u32 = 4;
+
 /// Proves K6 and K9 for flows that the node opens: nothing but what answers them comes in.
 #[test]
 fn outbound_connections_begin_again_from_the_same_port() {
-    assert_reused("out tcp to any accept", true);
+    assert_reused(
+        "outbound: [{protocol: tcp, to: any, action: accept}]\ninbound: []",
+        true,
+    );
 }
 
 /// Proves K6 and K9 for flows that are opened from outside: nothing but answers leaves.
 #[test]
 fn inbound_connections_begin_again_from_the_same_port() {
-    assert_reused("in tcp from any accept", false);
+    assert_reused(
+        "inbound: [{protocol: tcp, from: any, action: accept}]\noutbound: []",
+        false,
+    );
 }
 
 /// Each end in each family, all at the same time on ports of their own.
@@ -57,7 +69,7 @@ fn inbound_connections_begin_again_from_the_same_port() {
 fn assert_reused(rules: &str, is_node_client: bool) {
     sandbox(|sandbox| {
         let line = Line::new(0);
-        let enforced = line.enforce(sandbox, &rules_from_lines(rules));
+        let enforced = line.enforce(sandbox, &policy(&format!("{OVER_SOON}\n{rules}")));
         let (client, server) = match is_node_client {
             true => (&line.node, &line.remote),
             false => (&line.remote, &line.node),
@@ -84,7 +96,7 @@ fn again_and_again(client: &Host, server: &Host, at: SocketAddr, end: End) {
     let own_port = at.port() + 1000;
     let connect = || client.inside(|| connect_from(own_port, at, PATIENCE));
     let mut forgotten = Vec::new();
-    for round in 1..=4 {
+    for round in 1..=ROUNDS {
         if end == End::Refused {
             let error = connect().expect_err("nobody listens");
             let refused = std::io::ErrorKind::ConnectionRefused;
@@ -97,11 +109,15 @@ fn again_and_again(client: &Host, server: &Host, at: SocketAddr, end: End) {
         let listener = server
             .inside(|| TcpListener::bind(at))
             .expect("a free port");
-        let serving = spawn(move || serve(&listener, end));
+        let serving = spawn(move || serve(&listener, end, round == ROUNDS));
         let connected = connect();
         let mut stream =
             connected.unwrap_or_else(|e| panic!("{at} {end:?}, round {round}: connecting: {e}"));
         talk(&mut stream).unwrap_or_else(|e| panic!("{at} {end:?}, round {round}: {e}"));
+        if round == ROUNDS {
+            let heard = stream.read(&mut [0; 64]);
+            heard.unwrap_or_else(|e| panic!("{at} {end:?}, after a pause: {e}"));
+        }
         finish(stream, end);
         forgotten.extend(serving.join().expect("the server has served"));
     }
@@ -119,14 +135,18 @@ fn finish(mut stream: TcpStream, end: End) {
     }
 }
 
-/// Echoes once over one connection, and does the server's part of its end. Returns what the client
-/// has forgotten and the server has not.
-fn serve(listener: &TcpListener, end: End) -> Option<TcpStream> {
+/// Echoes once over one connection, says something unasked after a pause if it is the last, and does
+/// the server's part of its end. Returns what the client has forgotten and the server has not.
+fn serve(listener: &TcpListener, end: End, is_last: bool) -> Option<TcpStream> {
     let (mut stream, _) = listener.accept().expect("a client");
     stream.set_read_timeout(Some(PATIENCE)).expect("an option");
     let mut words = [0; 64];
     let len = stream.read(&mut words).expect("words");
     stream.write_all(&words[..len]).expect("a connection");
+    if is_last {
+        sleep(PAUSE);
+        stream.write_all(b"are you there?").expect("a connection");
+    }
     match end {
         End::ServerCloses => {}
         End::ServerResets => reset(&stream),
