@@ -10,7 +10,7 @@ use crate::enforced::Enforced;
 use crate::host::Host;
 use crate::line::{Family, Line};
 use crate::sandbox::sandbox;
-use crate::service::{PATIENCE, SILENCE, Service, Transport, any, is_answered_over_udp};
+use crate::service::{PATIENCE, SILENCE, Service, Transport, again, any, is_answered_over_udp};
 use crate::tools::tool;
 
 const SIZE: usize = 9000;
@@ -143,7 +143,7 @@ fn echo_many(to: SocketAddr) {
             socket.send(&words).expect("it leaves");
         }
         for n in 0..AT_A_TIME {
-            let len = socket.recv(&mut answer);
+            let len = again(|| socket.recv(&mut answer));
             let len = len.unwrap_or_else(|e| panic!("answer {n} of round {round} of {to}: {e}"));
             assert!(answer[..len] == words, "the echo is what was said");
         }

@@ -1,9 +1,10 @@
 //! Connections that end in every way that real ones do, and at once begin again from the same port.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::ErrorKind::{AddrInUse, AddrNotAvailable, ConnectionRefused};
+use std::io::{self, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread::{scope, sleep, spawn};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt::TcpRepair};
 use socket2::SockRef;
@@ -12,7 +13,7 @@ use crate::enforced::policy;
 use crate::host::Host;
 use crate::line::{Family, Line};
 use crate::sandbox::sandbox;
-use crate::service::{PATIENCE, connect_from, talk};
+use crate::service::{PATIENCE, again, connect_from, talk};
 
 /// How a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,17 +95,13 @@ fn assert_reused(rules: &str, is_node_client: bool) {
 
 fn again_and_again(client: &Host, server: &Host, at: SocketAddr, end: End) {
     let own_port = at.port() + 1000;
-    let connect = || client.inside(|| connect_from(own_port, at, PATIENCE));
+    let connect = || client.inside(|| connect_when_free(own_port, at));
     let mut forgotten = Vec::new();
     for round in 1..=ROUNDS {
         if end == End::Refused {
             let error = connect().expect_err("nobody listens");
-            let refused = std::io::ErrorKind::ConnectionRefused;
-            assert_eq!(
-                error.kind(),
-                refused,
-                "{at} {end:?}, round {round}: {error}"
-            );
+            let kind = error.kind();
+            assert_eq!(kind, ConnectionRefused, "{at}, round {round}: {error}");
         }
         let listener = server
             .inside(|| TcpListener::bind(at))
@@ -115,11 +112,31 @@ fn again_and_again(client: &Host, server: &Host, at: SocketAddr, end: End) {
             connected.unwrap_or_else(|e| panic!("{at} {end:?}, round {round}: connecting: {e}"));
         talk(&mut stream).unwrap_or_else(|e| panic!("{at} {end:?}, round {round}: {e}"));
         if round == ROUNDS {
-            let heard = stream.read(&mut [0; 64]);
-            heard.unwrap_or_else(|e| panic!("{at} {end:?}, after a pause: {e}"));
+            let heard = again(|| stream.read(&mut [0; 64]));
+            assert!(
+                heard.is_ok_and(|len| len > 0),
+                "{at} {end:?}, after a pause"
+            );
         }
         finish(stream, end);
         forgotten.extend(serving.join().expect("the server has served"));
+    }
+}
+
+/// Connects as soon as the client itself has finished with the port: the last acknowledgement may be
+/// on its way, and a tool that another test starts holds copies of all sockets for a moment.
+fn connect_when_free(own_port: u16, at: SocketAddr) -> io::Result<TcpStream> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match connect_from(own_port, at, PATIENCE) {
+            Err(e)
+                if [AddrInUse, AddrNotAvailable].contains(&e.kind())
+                    && Instant::now() < deadline =>
+            {
+                sleep(Duration::from_millis(1));
+            }
+            result => return result,
+        }
     }
 }
 
@@ -127,7 +144,7 @@ fn again_and_again(client: &Host, server: &Host, at: SocketAddr, end: End) {
 fn finish(mut stream: TcpStream, end: End) {
     match end {
         End::ServerCloses | End::ServerResets => {
-            let _ = stream.read(&mut [0]);
+            let _ = again(|| stream.read(&mut [0]));
         }
         End::ClientResets | End::Refused => reset(&stream),
         End::ClientForgets => setsockopt(&stream, TcpRepair, &1).expect("root may repair"),
@@ -139,9 +156,12 @@ fn finish(mut stream: TcpStream, end: End) {
 /// the server's part of its end. Returns what the client has forgotten and the server has not.
 fn serve(listener: &TcpListener, end: End, is_last: bool) -> Option<TcpStream> {
     let (mut stream, _) = listener.accept().expect("a client");
+    // Not by closing alone, see `connect_when_free`.
+    let closed = SockRef::from(listener).shutdown(Shutdown::Both);
+    closed.expect("it listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("an option");
     let mut words = [0; 64];
-    let len = stream.read(&mut words).expect("words");
+    let len = again(|| stream.read(&mut words)).expect("words");
     stream.write_all(&words[..len]).expect("a connection");
     if is_last {
         sleep(PAUSE);
@@ -152,7 +172,7 @@ fn serve(listener: &TcpListener, end: End, is_last: bool) -> Option<TcpStream> {
         End::ServerResets => reset(&stream),
         End::ClientForgets => return Some(stream),
         _ => {
-            let _ = stream.read(&mut [0]);
+            let _ = again(|| stream.read(&mut [0]));
         }
     }
     None

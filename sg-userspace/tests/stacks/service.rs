@@ -74,7 +74,7 @@ fn echo_tcp(listener: &TcpListener, is_over: &AtomicBool) {
             let mut buffer = [0; 1024];
             let _ = stream.set_nonblocking(false);
             let _ = stream.set_read_timeout(Some(PATIENCE));
-            while let Ok(len @ 1..) = stream.read(&mut buffer) {
+            while let Ok(len @ 1..) = again(|| stream.read(&mut buffer)) {
                 if stream.write_all(&buffer[..len]).is_err() {
                     break;
                 }
@@ -142,12 +142,23 @@ pub(crate) fn is_answered_over_udp(to: SocketAddr, words: &[u8], patience: Durat
     while Instant::now() < deadline {
         // What the outbound hook drops looks like an error to some, and like success to others.
         let _ = socket.send(words);
-        if let Ok(len) = socket.recv(&mut answer) {
+        if let Ok(len) = again(|| socket.recv(&mut answer)) {
             assert!(answer[..len] == *words, "the echo is what was said");
             return true;
         }
     }
     false
+}
+
+/// Reads again when a signal came in between: a child of another test that ends can wake any thread,
+/// and a read that has a timeout is not taken up again by itself.
+pub(crate) fn again<T>(mut read: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match read() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
 
 /// Any port of any own address, to speak with `peer`.

@@ -10,7 +10,7 @@ use crate::enforced::policy;
 use crate::host::Host;
 use crate::line::{Family, Line};
 use crate::sandbox::sandbox;
-use crate::service::{PATIENCE, SILENCE, talk};
+use crate::service::{PATIENCE, SILENCE, again, talk};
 
 const PORT: u16 = 7000;
 
@@ -86,7 +86,7 @@ impl UdpTalk {
         let remote = &self.remote;
         remote.set_read_timeout(Some(PATIENCE)).expect("an option");
         self.node.send(b"?").expect("it leaves");
-        remote.recv(&mut [0]).expect("a question");
+        again(|| remote.recv(&mut [0])).expect("a question");
     }
 
     /// Answers, and tells whether the node heard it.
@@ -94,7 +94,7 @@ impl UdpTalk {
         let node = &self.node;
         node.set_read_timeout(Some(SILENCE)).expect("an option");
         self.remote.send(b"!").expect("it leaves");
-        node.recv(&mut [0]).is_ok()
+        again(|| node.recv(&mut [0])).is_ok()
     }
 }
 
@@ -137,7 +137,8 @@ fn tcp_flows_live_as_long_as_their_state() {
                     let enforced = line.enforce(sandbox, &policy(&rules(timeouts)));
                     let heard = scope_both(&line, pause);
                     assert_eq!(heard, [is_heard; 2], "{timeouts}: {pause:?}");
-                    assert_eq!(enforced.reason("in no-match") == 0, is_heard);
+                    // Those that are not heard were dropped by the enforcer and by nobody else.
+                    assert!(is_heard || enforced.reason("in no-match") > 0);
                     enforced.assert_adds_up();
                 });
             });
@@ -158,12 +159,12 @@ fn outlives(line: &Line, family: Family, pause: Pause) -> bool {
     let (mut node, mut remote) = connection(&line.node, &line.remote, at);
     if let Pause::HalfClosed = pause {
         node.shutdown(Shutdown::Write).expect("it is open");
-        assert_eq!(remote.read(&mut [0]).expect("it is told"), 0);
+        assert_eq!(again(|| remote.read(&mut [0])).expect("it is told"), 0);
     }
     sleep(SECOND * 3);
     remote.write_all(b"are you there?").expect("it is open");
     node.set_read_timeout(Some(SECOND)).expect("an option");
-    node.read(&mut [0; 14]).is_ok_and(|len| len > 0)
+    again(|| node.read(&mut [0; 14])).is_ok_and(|len| len > 0)
 }
 
 /// Both ends of a connection over which both have spoken.
@@ -176,7 +177,7 @@ fn connection(client: &Host, server: &Host, at: SocketAddr) -> (TcpStream, TcpSt
     scope(|scope| {
         let echo = scope.spawn(|| {
             let mut words = [0; 64];
-            let len = accepted.read(&mut words)?;
+            let len = again(|| accepted.read(&mut words))?;
             accepted.write_all(&words[..len])
         });
         talk(&mut opened).expect("an answer");

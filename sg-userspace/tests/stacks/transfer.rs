@@ -12,7 +12,7 @@ use crate::enforced::Counter;
 use crate::host::Host;
 use crate::line::{Family, Line, NIC};
 use crate::sandbox::{run, sandbox};
-use crate::service::PATIENCE;
+use crate::service::{PATIENCE, again};
 
 const SIZE: usize = 50_000_000;
 const BLOCK: usize = 65_536;
@@ -73,7 +73,7 @@ fn receive(mut stream: TcpStream, at: SocketAddr) -> usize {
         // Whole blocks, so that the sender's sequence can be made again.
         let mut filled = 0;
         while filled < BLOCK {
-            match stream.read(&mut block[filled..]) {
+            match again(|| stream.read(&mut block[filled..])) {
                 Ok(len @ 1..) => filled += len,
                 _ => break,
             }
