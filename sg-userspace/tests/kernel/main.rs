@@ -3,12 +3,17 @@
 mod agreement;
 mod attach;
 mod budget;
+mod flow_model;
 mod flows;
 mod frames;
+mod fuzz;
 mod hosts;
 mod packets;
+mod reference;
 mod sandbox;
 mod seed;
 mod seed_meanwhile;
 mod stack;
 mod support;
+mod traffic;
+mod world;
