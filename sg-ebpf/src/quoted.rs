@@ -55,7 +55,8 @@ fn parse<H: Hook>(hook: &H, error: &Packet, out: &mut Packet) -> Result<(), Stop
     } else {
         ipv4(hook, offset, direction, out)?
     };
-    if at > FURTHEST as usize {
+    // Behind the error's end there may be padding, which quotes nothing.
+    if at > FURTHEST as usize || at + size_of::<FirstBytes>() > error.claimed as usize {
         return Err(MALFORMED);
     }
     transport(hook, at, direction, out)

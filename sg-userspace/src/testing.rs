@@ -20,8 +20,8 @@ pub struct Shape {
     pub inbound_only: bool,
 }
 
-/// Random rules: nested and overlapping prefixes, port lists and ranges, every protocol, accept
-/// and drop mixed.
+/// Random rules: nested and overlapping prefixes, ranges and lists of them, port lists and ranges,
+/// every protocol, accept and drop mixed.
 pub fn rules(rng: &mut Rng, shape: Shape) -> String {
     let mut text = String::new();
     // A few networks that most rules are inside of, so that they nest and overlap.
@@ -32,19 +32,26 @@ pub fn rules(rng: &mut Rng, shape: Shape) -> String {
     for _ in 0..shape.rules {
         let inbound = shape.inbound_only || rng.u8(..3) < 2;
         let v6 = rng.u8(..100) < shape.ipv6;
-        let remote = match rng.u8(..12) {
-            0 => "any".to_owned(),
-            1 if v6 => "::/0".to_owned(),
-            1 => "0.0.0.0/0".to_owned(),
-            _ if v6 => prefix6(rng, &seeds6),
-            _ => prefix4(rng, &seeds4),
-        };
+        let mut remotes = remote(rng, v6, &seeds4, &seeds6);
+        if remotes != "any" && rng.u8(..8) == 0 {
+            let another = remote(rng, v6, &seeds4, &seeds6);
+            if another != "any" && another != remotes {
+                remotes = format!("{remotes},{another}");
+            }
+        }
         let protocol = match rng.u8(..12) {
             0..=4 => format!("tcp{}", ports(rng)),
             5..=7 => format!("udp{}", ports(rng)),
             8 => format!("sctp{}", ports(rng)),
             9 => icmp(rng, v6),
             10 => "all".to_owned(),
+            _ if !shape.inbound_only && rng.bool() => match rng.u8(..) {
+                // ICMP has rules of its own above.
+                1 | 58 => "esp".to_owned(),
+                // In IPv6 these are extension headers and never the protocol.
+                0 | 43 | 44 | 51 | 60 if v6 => "esp".to_owned(),
+                number => number.to_string(),
+            },
             _ => rng
                 .choice(["gre", "esp", "47", "89", "112"])
                 .unwrap_or("gre")
@@ -52,13 +59,24 @@ pub fn rules(rng: &mut Rng, shape: Shape) -> String {
         };
         let _ = writeln!(
             text,
-            "{} {protocol} {} {remote} {}",
+            "{} {protocol} {} {remotes} {}",
             if inbound { "in" } else { "out" },
             if inbound { "from" } else { "to" },
             if rng.bool() { "accept" } else { "drop" },
         );
     }
     text
+}
+
+fn remote(rng: &mut Rng, v6: bool, seeds4: &[u32], seeds6: &[u128]) -> String {
+    match rng.u8(..12) {
+        0 => "any".to_owned(),
+        1 if v6 => "::/0".to_owned(),
+        1 => "0.0.0.0/0".to_owned(),
+        2 if !v6 => range4(rng, seeds4),
+        _ if v6 => prefix6(rng, seeds6),
+        _ => prefix4(rng, seeds4),
+    }
 }
 
 fn prefix4(rng: &mut Rng, seeds: &[u32]) -> String {
@@ -70,6 +88,15 @@ fn prefix4(rng: &mut Rng, seeds: &[u32]) -> String {
     let noise = rng.u32(..).checked_shr(rng.u32(4..32)).unwrap_or(0);
     let bits = (seed ^ noise) & u32::MAX.checked_shl(32 - len).unwrap_or(0);
     format!("{}/{len}", Ipv4Addr::from(bits))
+}
+
+/// A range that is no prefix as a rule.
+fn range4(rng: &mut Rng, seeds: &[u32]) -> String {
+    let noise = rng.u32(..).checked_shr(rng.u32(4..32)).unwrap_or(0);
+    let first = seeds[rng.usize(..seeds.len())] ^ noise;
+    let len = rng.u32(..).checked_shr(rng.u32(8..32)).unwrap_or(0);
+    let last = first.saturating_add(len);
+    format!("{}-{}", Ipv4Addr::from(first), Ipv4Addr::from(last))
 }
 
 fn prefix6(rng: &mut Rng, seeds: &[u128]) -> String {
@@ -141,7 +168,10 @@ pub fn packet(rng: &mut Rng, policy: &Policy) -> oracle::Packet {
                 (false, false) => Some(Ipv6Addr::from(edge6(rng, v6)).into()),
             }
         })
-        .unwrap_or_else(|| Ipv4Addr::from(rng.u32(..)).into());
+        .unwrap_or_else(|| match rng.u8(..4) {
+            0 => Ipv6Addr::from(rng.u128(..)).into(),
+            _ => Ipv4Addr::from(rng.u32(..)).into(),
+        });
     let protocol = match rule.map(|r| r.protocol) {
         Some(Protocol::Number(number)) if rng.u8(..8) != 0 => number,
         _ => *rng.choice(&[6, 17, 132, 1, 58, 47, 50, 89]).unwrap_or(&6),

@@ -1,8 +1,9 @@
-//! `cargo xtask`: sets up, builds, runs, tests and lints this workspace.
+//! `cargo xtask`: sets up, builds, runs, tests, fuzzes and lints this workspace.
 //! One file per command; this one only parses the command line.
 
 mod build;
 mod clauses;
+mod fuzz;
 mod kernels;
 mod lint;
 mod root;
@@ -26,6 +27,7 @@ enum Cli {
     Build(build::Args),
     Run(run::Args),
     Test(test::Args),
+    Fuzz(fuzz::Args),
     Lint(lint::Args),
     Clauses(clauses::Args),
 }
@@ -46,6 +48,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Cli::Build(args) => build::command(&args),
         Cli::Run(args) => run::command(args),
         Cli::Test(args) => test::command(&args),
+        Cli::Fuzz(args) => fuzz::command(&args),
         Cli::Lint(args) => lint::command(&args),
         Cli::Clauses(args) => clauses::command(&args),
     }

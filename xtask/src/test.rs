@@ -62,15 +62,7 @@ pub(crate) fn command(args: &Args) -> Result<()> {
         });
     }
     let data = data_folder(env::var_os(DATA), &env::current_dir()?)?;
-    let way = root::way();
-    if way == Way::Closed {
-        return Err(NotPermitted(
-            "the tests load programs into the kernel, which needs root, and there is no sudo\n\
-             run this command as root"
-                .to_owned(),
-        )
-        .into());
-    }
+    let way = way_to_root()?;
     setup::ensure(Needs::Tools)?;
 
     let workspace = shell::workspace()?;
@@ -78,9 +70,7 @@ pub(crate) fn command(args: &Args) -> Result<()> {
         clauses::check(&workspace)?;
     }
     let mut command = tests(&workspace, args, data.as_deref());
-    if let Way::Sudo(sudo) = way {
-        command.env(runner_variable(&host()?), runner(&sudo));
-    }
+    run_as_root(&mut command, &way)?;
     let result = shell::run(&mut command);
 
     match data {
@@ -96,6 +86,27 @@ pub(crate) fn command(args: &Args) -> Result<()> {
         ),
     }
     result
+}
+
+/// How the test binaries get the rights of root, or the error that says they cannot.
+pub(crate) fn way_to_root() -> Result<Way> {
+    match root::way() {
+        Way::Closed => Err(NotPermitted(
+            "the tests load programs into the kernel, which needs root, and there is no sudo\n\
+             run this command as root"
+                .to_owned(),
+        )
+        .into()),
+        way => Ok(way),
+    }
+}
+
+/// Makes `command`, which is cargo, start the test binaries in that way.
+pub(crate) fn run_as_root(command: &mut Command, way: &Way) -> Result<()> {
+    if let Way::Sudo(sudo) = way {
+        command.env(runner_variable(&host()?), runner(sudo));
+    }
+    Ok(())
 }
 
 fn tests(workspace: &Path, args: &Args, data: Option<&Path>) -> Command {

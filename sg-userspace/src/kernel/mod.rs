@@ -22,6 +22,7 @@ pub use attach::{Applied, ApplyOptions, DEFAULT_MAX_FLOWS, EgressHook, XdpMode, 
 pub use detach::detach;
 pub use error::KernelError;
 pub use seed::Seeded;
+pub use shared::CounterReader;
 pub(crate) use shared::raw_counters;
 pub(crate) use slots::since as counts_since;
 

@@ -1,10 +1,11 @@
 //! Loads one generation: the pair of programs, its own frozen tables, the maps that all share.
 
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Map, MapData, MapInfo, MapType, PerCpuArray};
+use aya::maps::{Map, MapInfo, MapType};
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use sg_common::counters::SlotCounters;
@@ -14,6 +15,7 @@ use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
 
 use super::pins::InterfacePins;
 use super::room::with_room;
+use super::shared::CounterReader;
 use super::{KernelError, sys};
 use crate::compile::Compiled;
 use crate::policy::{Established, Policy};
@@ -198,11 +200,19 @@ impl Programs {
             .ok_or_else(|| broken_object(OUTBOUND))
     }
 
-    /// The counters these programs write.
-    pub fn counters(&self) -> Result<PerCpuArray<&MapData, SlotCounters>, KernelError> {
-        let map = self.ebpf.map("sg_counters");
-        map.and_then(|m| PerCpuArray::try_from(m).ok())
-            .ok_or_else(|| broken_object("sg_counters"))
+    /// A reader of the counters that these programs write.
+    pub fn counters(&self) -> Result<CounterReader, KernelError> {
+        const NAME: &str = "sg_counters";
+        let Some(Map::PerCpuArray(map)) = self.ebpf.map(NAME) else {
+            return Err(broken_object(NAME));
+        };
+        let read = |e| KernelError::bpf("opening the counters", e);
+        let slots = map.info().map_err(read)?.max_entries();
+        let fd = map.fd().as_fd().try_clone_to_owned();
+        CounterReader::new(
+            fd.map_err(|e| KernelError::io("opening the counters", e))?,
+            slots,
+        )
     }
 }
 
@@ -330,7 +340,7 @@ fn fill(ebpf: &Ebpf, name: &'static str, bytes: &[u8]) -> Result<(), KernelError
     let Some(Map::Array(map)) = ebpf.map(name) else {
         return Err(broken_object(name));
     };
-    let fd = std::os::fd::AsFd::as_fd(map.fd());
+    let fd = map.fd().as_fd();
     sys::fill_array(fd, bytes)
         .and_then(|()| sys::freeze(fd))
         .map_err(|e| KernelError::io(format!("filling the table {name}"), e))

@@ -2,7 +2,7 @@
 //! The flow tables themselves are read in `flow_tables`.
 
 use std::collections::HashSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use aya::maps::MapInfo;
@@ -75,28 +75,62 @@ pub(crate) fn raw_counters(
 fn read_counters(path: &Path) -> Result<Vec<SlotCounters>, KernelError> {
     let what = || format!("reading {}", path.display());
     let info = MapInfo::from_pin(path).map_err(|e| KernelError::bpf(what(), e))?;
-    let cpus = aya::util::nr_cpus().map_err(|(file, e)| KernelError::io(file, e))?;
     let map = sys::open_pin(path).map_err(|e| KernelError::io(what(), e))?;
-    const LEN: usize = size_of::<SlotCounters>();
-    let bytes = sys::read_per_cpu_array(map.as_fd(), info.max_entries(), LEN, cpus)
-        .map_err(|e| KernelError::io(what(), e))?;
-    let (words, _) = bytes.as_chunks::<8>();
-    let (cpus_of_slots, _) = words.as_chunks::<{ LEN / 8 }>();
-    Ok(cpus_of_slots
-        .chunks_exact(cpus)
-        .map(|slot| {
-            slot.iter().fold(SlotCounters::default(), |sum, cpu| {
-                let [packets, bytes, reply_packets, reply_bytes] = cpu.map(u64::from_ne_bytes);
-                add(
-                    sum,
-                    SlotCounters {
-                        packets,
-                        bytes,
-                        reply_packets,
-                        reply_bytes,
-                    },
-                )
-            })
+    CounterReader::new(map, info.max_entries())?.all()
+}
+
+/// Reads a counter map: all of it in a few system calls, or one slot in one.
+pub struct CounterReader {
+    map: OwnedFd,
+    slots: u32,
+    cpus: usize,
+    /// One slot's values, one for each possible CPU.
+    values: Vec<u8>,
+}
+
+/// Bytes of one CPU's value.
+const LEN: usize = size_of::<SlotCounters>();
+
+impl CounterReader {
+    pub(super) fn new(map: OwnedFd, slots: u32) -> Result<Self, KernelError> {
+        let cpus = aya::util::nr_cpus().map_err(|(file, e)| KernelError::io(file, e))?;
+        Ok(CounterReader {
+            map,
+            slots,
+            cpus,
+            values: vec![0; cpus * LEN],
         })
-        .collect())
+    }
+
+    /// Every slot, summed over CPUs.
+    pub fn all(&self) -> Result<Vec<SlotCounters>, KernelError> {
+        let bytes = sys::read_per_cpu_array(self.map.as_fd(), self.slots, LEN, self.cpus)
+            .map_err(|e| KernelError::io("reading the counters", e))?;
+        Ok(bytes.chunks_exact(self.cpus * LEN).map(sum).collect())
+    }
+
+    /// One slot, summed over CPUs.
+    pub fn slot(&mut self, slot: u32) -> Result<SlotCounters, KernelError> {
+        sys::lookup(self.map.as_fd(), &slot, &mut self.values)
+            .map_err(|e| KernelError::io("reading a counter", e))?;
+        Ok(sum(&self.values))
+    }
+}
+
+/// The sum of one slot's values, one for each CPU.
+fn sum(values: &[u8]) -> SlotCounters {
+    let (words, _) = values.as_chunks::<8>();
+    let (cpus, _) = words.as_chunks::<{ LEN / 8 }>();
+    cpus.iter().fold(SlotCounters::default(), |sum, cpu| {
+        let [packets, bytes, reply_packets, reply_bytes] = cpu.map(u64::from_ne_bytes);
+        add(
+            sum,
+            SlotCounters {
+                packets,
+                bytes,
+                reply_packets,
+                reply_bytes,
+            },
+        )
+    })
 }

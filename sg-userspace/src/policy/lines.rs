@@ -1,5 +1,9 @@
 //! Rules written as one line of text each: a short spelling for tests and benchmarks.
 //! Panics on a line it cannot read.
+#![allow(
+    clippy::panic,
+    reason = "for tests and benchmarks, which write their own lines"
+)]
 
 use super::model::Policy;
 use super::{PolicyInput, load_text};
@@ -15,32 +19,77 @@ use super::{PolicyInput, load_text};
 ///
 /// # Panics
 /// When a line is not of that form, or is not a valid rule.
-#[allow(
-    clippy::panic,
-    reason = "for tests and benchmarks, which write their own lines"
-)]
 pub fn rules_from_lines(text: &str) -> Policy {
-    let (mut inbound, mut outbound) = (String::new(), String::new());
-    for line in text.lines().map(str::trim) {
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let (out, rule) = rule(&words).unwrap_or_else(|| panic!("cannot read the rule `{line}`"));
-        if out { &mut outbound } else { &mut inbound }.push_str(&rule);
+    let mut group = Group::default();
+    for line in lines(text) {
+        group.push(line);
     }
-    let list = |rules: &str| match rules {
-        "" => " []\n".to_owned(),
-        rules => format!("\n{rules}"),
-    };
-    let yaml = format!(
-        "name: lines\ninbound:{}outbound:{}",
-        list(&inbound),
-        list(&outbound)
-    );
-    match load_text(&PolicyInput::Stdin.to_string(), &yaml, None, &[]) {
+    policy(&format!("name: lines\n{}", group.yaml("")), text)
+}
+
+/// Reads several groups: `group NAME` begins one, `option KEY: VALUE` sets an option of the policy,
+/// every other line is a rule as in [`rules_from_lines`].
+///
+/// # Panics
+/// When a line is none of these, or the policy is not valid.
+pub fn groups_from_lines(text: &str) -> Policy {
+    let mut yaml = String::from("name: lines\n");
+    let mut groups: Vec<(&str, Group)> = Vec::new();
+    for line in lines(text) {
+        if let Some(name) = line.strip_prefix("group ") {
+            groups.push((name, Group::default()));
+        } else if let Some(option) = line.strip_prefix("option ") {
+            yaml.push_str(&format!("{option}\n"));
+        } else {
+            let (_, group) = groups
+                .last_mut()
+                .unwrap_or_else(|| panic!("the rule `{line}` stands before the first group"));
+            group.push(line);
+        }
+    }
+    yaml.push_str("groups:\n");
+    for (name, group) in groups {
+        yaml.push_str(&format!("- name: {name}\n{}", group.yaml("  ")));
+    }
+    policy(&yaml, text)
+}
+
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+}
+
+fn policy(yaml: &str, text: &str) -> Policy {
+    match load_text(&PolicyInput::Stdin.to_string(), yaml, None, &[]) {
         Ok(loaded) => loaded.policy,
         Err(errors) => panic!("{errors}\nin rules:\n{text}"),
+    }
+}
+
+/// The rules of one group, as elements of YAML lists.
+#[derive(Default)]
+struct Group {
+    inbound: Vec<String>,
+    outbound: Vec<String>,
+}
+
+impl Group {
+    fn push(&mut self, line: &str) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (out, rule) = rule(&words).unwrap_or_else(|| panic!("cannot read the rule `{line}`"));
+        match out {
+            true => self.outbound.push(rule),
+            false => self.inbound.push(rule),
+        }
+    }
+
+    fn yaml(&self, indent: &str) -> String {
+        let list = |key: &str, rules: &[String]| match rules {
+            [] => format!("{indent}{key}: []\n"),
+            rules => format!("{indent}{key}:\n{indent}{}", rules.join(indent)),
+        };
+        list("inbound", &self.inbound) + &list("outbound", &self.outbound)
     }
 }
 

@@ -41,7 +41,7 @@ pub use errors::{PRINTED, PolicyError, PolicyErrors};
 pub use finding::{Finding, Location, Severity};
 pub use input::{PolicyInput, SetOverride, SetOverrideError};
 #[doc(hidden)]
-pub use lines::rules_from_lines;
+pub use lines::{groups_from_lines, rules_from_lines};
 pub use loading::{PORT_RANGES, PREFIXES, RULES};
 pub use model::*;
 pub use read::{POLICY_BYTES, SET_BYTES};

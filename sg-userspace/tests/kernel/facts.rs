@@ -11,8 +11,9 @@ use sg_userspace::kernel::{apply, interfaces};
 use sg_userspace::observe::attached::{Scope, attached};
 use sg_userspace::policy::{Policy, PolicyInput, load, rules_from_lines};
 
+use crate::sandbox::require_root;
 use crate::sandbox::{ip, sandbox};
-use crate::support::{kernel_release, require_root};
+use crate::support::kernel_release;
 
 /// The largest that an interface of the kernel can have.
 const LARGEST_MTU: u32 = 65535;

@@ -1,12 +1,11 @@
 //! Loads a policy's programs without attaching them, and pushes frames through them by
 //! `BPF_PROG_TEST_RUN`, watching which counter moves.
 
-use std::collections::HashMap;
-
 use aya::programs::{TestRun, TestRunOptions};
 use sg_common::counters::SlotCounters;
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
 use sg_userspace::compile::{Budget, compile};
+use sg_userspace::kernel::CounterReader;
 use sg_userspace::kernel::EgressHook;
 use sg_userspace::kernel::programs::{Generation, Programs, SharedMaps};
 use sg_userspace::policy::{Policy, rules_from_lines};
@@ -52,8 +51,8 @@ pub(crate) fn egress_hooks() -> &'static [EgressHook] {
 pub(crate) struct Enforcer {
     pub(crate) policy: Policy,
     programs: Programs,
-    last: HashMap<u32, SlotCounters>,
-    slots: u32,
+    counters: CounterReader,
+    last: Vec<SlotCounters>,
 }
 
 /// What happened to a frame.
@@ -82,54 +81,37 @@ impl Enforcer {
         let rules = policy.rules.len() as u32;
         let slots: Vec<u32> = (FIRST_RULE_SLOT..FIRST_RULE_SLOT + rules).collect();
         let compiled = compile(&policy, &slots, Budget::default()).expect("tables fit");
-        let slots = FIRST_RULE_SLOT + rules;
         let shared = SharedMaps {
-            counter_slots: slots,
+            counter_slots: FIRST_RULE_SLOT + rules,
             max_flows: 4096,
             ..shared
         };
         let programs = Programs::load(&compiled, &Generation::of(&policy, generation), &shared)
             .unwrap_or_else(|e| panic!("the programs do not load: {e}"));
+        let counters = programs.counters().expect("the counters are there");
         Enforcer {
             policy,
             programs,
-            last: HashMap::new(),
-            slots,
+            last: counters.all().expect("the counters can be read"),
+            counters,
         }
     }
 
     /// Runs the hook of `direction` on `frame`, without looking at the counters. True if accepted.
     pub(crate) fn run(&mut self, direction: Direction, frame: &[u8]) -> bool {
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            ..Default::default()
-        };
-        let result = match direction {
-            Direction::Inbound => self.programs.inbound().unwrap().test_run(options),
-            Direction::Outbound => self.programs.outbound().unwrap().test_run(options),
-        };
-        let value = result
-            .unwrap_or_else(|e| panic!("test run of {} bytes: {e:?}", frame.len()))
-            .return_value as i32;
-        // XDP_DROP 1, XDP_PASS 2; TC_ACT_UNSPEC -1, TC_ACT_SHOT 2.
-        match (direction, value) {
-            (Direction::Inbound, 1) | (Direction::Outbound, 2) => false,
-            (Direction::Inbound, 2) | (Direction::Outbound, -1) => true,
-            other => panic!("the hook answered {other:?}"),
-        }
+        run_hook(&mut self.programs, direction, frame, 1).unwrap_or_else(|e| panic!("{e:?}"))
     }
 
     /// Runs the hook and finds the one counter that moved.
     pub(crate) fn send(&mut self, direction: Direction, frame: &[u8]) -> Decision {
         let accept = self.run(direction, frame);
-        let mut moved = Vec::new();
-        for slot in 0..self.slots {
-            let now = self.slot(slot);
-            let before = self.last.insert(slot, now).unwrap_or_default();
-            if now != before {
-                moved.push((slot, before, now));
-            }
-        }
+        let counted = self.counters.all().expect("the counters can be read");
+        let before = std::mem::replace(&mut self.last, counted);
+        let moved: Vec<(u32, SlotCounters, SlotCounters)> = (0..)
+            .zip(before.into_iter().zip(self.last.iter().copied()))
+            .filter(|(_, (before, now))| before != now)
+            .map(|(slot, (before, now))| (slot, before, now))
+            .collect();
         let [(slot, before, now)] = moved[..] else {
             panic!("one counter should have moved, not {moved:?}");
         };
@@ -166,18 +148,6 @@ impl Enforcer {
         self.programs.load_time
     }
 
-    fn slot(&self, slot: u32) -> SlotCounters {
-        let counters = self.programs.counters().expect("the counters are there");
-        let mut sum = SlotCounters::default();
-        for cpu in counters.get(&slot, 0).expect("the slot exists").iter() {
-            sum.packets += cpu.packets;
-            sum.bytes += cpu.bytes;
-            sum.reply_packets += cpu.reply_packets;
-            sum.reply_bytes += cpu.reply_bytes;
-        }
-        sum
-    }
-
     fn counter_name(&self, slot: u32) -> String {
         if let Some(index) = slot.checked_sub(FIRST_RULE_SLOT) {
             let rule = &self.policy.rules[index as usize];
@@ -195,6 +165,52 @@ impl Enforcer {
             }
         }
         format!("slot {slot} of nobody")
+    }
+}
+
+/// Why a program was not run.
+#[derive(Debug)]
+pub(crate) enum TestRunFailed {
+    /// The kernel makes no socket buffer of so few bytes.
+    TooShort,
+}
+
+/// Below this the kernel may refuse to make a socket buffer of an IP packet.
+const SHORTEST_SKB: usize = 14 + 40;
+
+/// Runs the hook of `direction` on a frame that the wire carries as `segments` packets. True if it
+/// was accepted.
+pub(crate) fn run_hook(
+    programs: &mut Programs,
+    direction: Direction,
+    frame: &[u8],
+    segments: u32,
+) -> Result<bool, TestRunFailed> {
+    // `struct __sk_buff` (include/uapi/linux/bpf.h), of which only `gso_segs` is set.
+    const GSO_SEGS: usize = 164;
+    let mut context = [0u8; 192];
+    context[GSO_SEGS..GSO_SEGS + 4].copy_from_slice(&segments.to_ne_bytes());
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        ctx_in: (segments > 1).then_some(&context),
+        ..Default::default()
+    };
+    let result = match direction {
+        Direction::Inbound => programs.inbound().unwrap().test_run(options),
+        Direction::Outbound => programs.outbound().unwrap().test_run(options),
+    };
+    let value = match result {
+        Ok(result) => result.return_value as i32,
+        Err(_) if direction == Direction::Outbound && frame.len() < SHORTEST_SKB => {
+            return Err(TestRunFailed::TooShort);
+        }
+        Err(e) => panic!("test run of {} bytes: {e:?}", frame.len()),
+    };
+    // XDP_DROP 1, XDP_PASS 2; TC_ACT_UNSPEC -1, TC_ACT_SHOT 2.
+    match (direction, value) {
+        (Direction::Inbound, 1) | (Direction::Outbound, 2) => Ok(false),
+        (Direction::Inbound, 2) | (Direction::Outbound, -1) => Ok(true),
+        other => panic!("the hook answered {other:?}"),
     }
 }
 

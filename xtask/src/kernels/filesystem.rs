@@ -46,6 +46,15 @@ pub(super) fn write(
         archive.file(&library.to_string_lossy(), &content(library)?);
     }
 
+    // The tests look for them where they were built.
+    let cases = shell::workspace()?.join("sg-userspace/tests/cases");
+    let entries =
+        fs::read_dir(&cases).with_context(|| format!("cannot read {}", cases.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        archive.file(&path.to_string_lossy(), &content(&path)?);
+    }
+
     let order: Vec<&str> = modules.iter().map(|module| &*module.name).collect();
     archive.file("/modules/order", (order.join("\n") + "\n").as_bytes());
     for module in modules {

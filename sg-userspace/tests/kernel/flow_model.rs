@@ -1,0 +1,110 @@
+//! Flows against a model: interleaved conversations, a clock that is turned, policies replaced,
+//! tables that are too small. After every step the kernel's tables hold what the reference holds.
+
+use std::sync::Mutex;
+
+use fastrand::Rng;
+
+use crate::agreement::Tally;
+use crate::sandbox::{Sandbox, sandbox};
+use crate::support::is_guest;
+use crate::traffic::talks::{Talks, policy};
+use crate::world::hunt::{self, Manner};
+use crate::world::script::Step;
+
+const STEPS: usize = 1200;
+/// Scripts of the normal test run, on each of two threads.
+const SCRIPTS: u64 = 40;
+/// More than the flows of a script by far; reading a table takes as long as it is large.
+const ROOM: u32 = 1024;
+const THREADS: u64 = 2;
+/// Scripts on each thread where processors are emulated.
+const SCRIPTS_OF_A_GUEST: u64 = 4;
+
+/// One in three scripts has tables that are too small for its flows.
+fn script(seed: u64) -> Vec<Step> {
+    let mut rng = Rng::with_seed(seed);
+    let is_tiny = rng.u8(..3) == 0;
+    let (max_flows, count) = match is_tiny {
+        true => (rng.u32(4..64), rng.usize(40..80)),
+        false => (ROOM, rng.usize(2..12)),
+    };
+    let first = policy(&mut rng, max_flows);
+    let mut talks = Talks::new(rng, count);
+    let mut steps = vec![Step::Policy(first)];
+    if talks.rng().u8(..3) == 0 {
+        for _ in 0..4 {
+            steps.extend(talks.seed().map(Step::Seed));
+        }
+    }
+    for _ in 0..STEPS {
+        let rng = talks.rng();
+        steps.push(match rng.u8(..150) {
+            0 => Step::Policy(policy(rng, max_flows)),
+            1..7 => Step::Wait(rng.u32(1..45)),
+            _ => Step::Frame(talks.next()),
+        });
+    }
+    steps
+}
+
+pub(crate) fn round(sandbox: &Sandbox, seed: u64, tally: &Mutex<Tally>) {
+    let manner = Manner {
+        exact: true,
+        ..Manner::default()
+    };
+    let world = hunt::check(sandbox, &manner, "flows", seed, &script(seed));
+    tally
+        .lock()
+        .expect("no other thread has failed")
+        .add(&world);
+}
+
+/// Every way that a frame of these scripts can go.
+const WAYS: &[&str] = &[
+    "related to a flow",
+    "related to what the rules accept",
+    "no-match",
+    "drop",
+    "reply",
+    "kept",
+    "revoked",
+    "seeded",
+    "accept, in a flow",
+    "accept, opens a flow",
+    "accept, opens nothing",
+    "fragment follows an accept",
+    "fragment follows a reply",
+];
+
+/// Proves K4, K6, K7, K8, K9, K10, K11, A1 and A2 packet by packet: what is remembered of each flow
+/// (kind, state, opener, rule, generation, times) is what the reference remembers, over time-outs,
+/// new policies that revalidate, keep or flush, and evictions, which the counters explain.
+#[test]
+fn flows_are_remembered_as_the_model_remembers_them() {
+    let tally = Mutex::new(Tally::default());
+    let scripts = match is_guest() {
+        true => SCRIPTS_OF_A_GUEST,
+        false => SCRIPTS,
+    };
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let tally = &tally;
+            scope.spawn(move || {
+                sandbox(|sandbox| {
+                    for round in 0..scripts {
+                        self::round(sandbox, thread * scripts + round, tally);
+                    }
+                });
+            });
+        }
+    });
+    let tally = tally.into_inner().expect("all threads have ended");
+    println!("{tally:#?}");
+    let (least_evicted, least) = if is_guest() { (1, 1) } else { (1000, 50) };
+    assert!(tally.evicted > least_evicted, "{} evicted", tally.evicted);
+    for way in WAYS {
+        let count = tally.ways.get(way).copied().unwrap_or(0);
+        assert!(count >= least, "`{way}` was tried {count} times only");
+    }
+}

@@ -1,0 +1,229 @@
+//! What the enforcer remembers of flows (SPEC K6-K11): half-open and established ones, with a
+//! clock that is handed in.
+
+use std::collections::HashMap;
+
+use sg_common::flow::{FlowKind, TIMEOUTS, Timeout};
+use sg_common::verdict::Direction;
+use sg_common::{tables::Kind, tcp, track};
+
+use super::identity::{FlowKey, Seen};
+use super::parse::Transport;
+
+pub(crate) const SECOND: u64 = 1_000_000_000;
+
+/// A flow that is seen again this soon need not say so.
+pub(crate) const TOUCH: u64 = SECOND / 4;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Flow {
+    pub(crate) kind: FlowKind,
+    pub(crate) created: u64,
+    pub(crate) last_seen: u64,
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+    pub(crate) opener: Direction,
+    /// A [`Timeout`] as a number.
+    pub(crate) state: u8,
+    pub(crate) answered: bool,
+    pub(crate) seeded: bool,
+}
+
+/// What the policy in force says about flows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) generation: u32,
+    pub(crate) keep: bool,
+    pub(crate) timeouts: [u32; TIMEOUTS],
+}
+
+/// What a flow has to say about a packet that no rule accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Nothing,
+    Reply(u32),
+    Kept(u32),
+    Seeded,
+    Revoked,
+}
+
+/// Flows of one kind that were entered into their table, and that were taken out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Moves {
+    pub(crate) entered: u64,
+    pub(crate) left: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Flows {
+    pub(crate) entries: HashMap<FlowKey, Flow>,
+    /// In the order of `FlowKind::BOTH`.
+    pub(crate) moves: [Moves; 2],
+}
+
+/// The protocols as the state steps number them.
+fn number(transport: Transport) -> u8 {
+    let kind = match transport {
+        Transport::Tcp { .. } => Kind::Tcp,
+        Transport::Udp { .. } => Kind::Udp,
+        Transport::Sctp { .. } => Kind::Sctp,
+        Transport::Icmp { .. } => Kind::Icmp,
+        Transport::Other => Kind::Other,
+    };
+    kind as u8
+}
+
+pub(crate) fn has_expired(flow: &Flow, now: u64, terms: &Terms) -> bool {
+    let seconds = terms.timeouts[usize::from(flow.state)];
+    now.saturating_sub(flow.last_seen) > u64::from(seconds) * SECOND
+}
+
+impl Flows {
+    fn enter(&mut self, key: FlowKey, flow: Flow) {
+        let before = self.entries.insert(key, flow);
+        assert_eq!(before, None, "{key:?} was entered twice");
+        self.moves[flow.kind as usize].entered += 1;
+    }
+
+    fn remove(&mut self, key: &FlowKey) {
+        let flow = self.entries.remove(key).expect("only what is there leaves");
+        self.moves[flow.kind as usize].left += 1;
+    }
+
+    /// The packet is accepted by the rule of `slot`, and its answer may need the flow table.
+    pub(crate) fn remember(
+        &mut self,
+        seen: &Seen,
+        key: FlowKey,
+        slot: u32,
+        now: u64,
+        terms: &Terms,
+    ) -> &'static str {
+        if let Some(flow) = self.entries.get_mut(&key) {
+            let is_expired = has_expired(flow, now, terms);
+            let is_new_connection = tcp::is_bare_syn(seen.tcp_flags())
+                && Timeout::from_index(flow.state).is_some_and(tcp::makes_room);
+            if !is_expired && !is_new_connection {
+                let from_opener = flow.opener == seen.direction;
+                let is_judged_anew =
+                    from_opener && !flow.seeded && flow.generation != terms.generation;
+                if is_judged_anew {
+                    flow.slot = slot;
+                    flow.generation = terms.generation;
+                }
+                self.go_on(seen, key, now, is_judged_anew);
+                return "accept, in a flow";
+            }
+            self.remove(&key);
+        }
+        if !seen.may_open() {
+            return "accept, opens nothing";
+        }
+        let flow = Flow {
+            kind: FlowKind::HalfOpen,
+            created: now,
+            last_seen: now,
+            slot,
+            generation: terms.generation,
+            opener: seen.direction,
+            state: track::first(number(seen.transport), seen.tcp_flags()) as u8,
+            answered: false,
+            seeded: false,
+        };
+        self.enter(key, flow);
+        "accept, opens a flow"
+    }
+
+    /// The flow of `key` has one more packet.
+    fn go_on(&mut self, seen: &Seen, key: FlowKey, now: u64, is_judged_anew: bool) {
+        let flow = self.entries.get_mut(&key).expect("it was found");
+        let before = *flow;
+        let protocol = number(seen.transport);
+        let from_opener = flow.opener == seen.direction;
+        flow.state = track::next(protocol, flow.state, from_opener, seen.tcp_flags());
+        flow.answered |= !from_opener;
+        if *flow == before && !is_judged_anew && now.saturating_sub(flow.last_seen) <= TOUCH {
+            return;
+        }
+        flow.last_seen = now;
+        let flow = *flow;
+        let belongs = track::kind_of_flow(protocol, flow.state, flow.answered);
+        if flow.kind == FlowKind::HalfOpen && belongs == FlowKind::Established {
+            self.remove(&key);
+            self.enter(
+                key,
+                Flow {
+                    kind: belongs,
+                    ..flow
+                },
+            );
+        }
+    }
+
+    /// No rule accepts the packet. `accepts_answer` is what the rules of the other direction say
+    /// of the packet that would answer this one: the slot, if they accept.
+    pub(crate) fn find(
+        &mut self,
+        seen: &Seen,
+        key: FlowKey,
+        now: u64,
+        terms: &Terms,
+        accepts_answer: impl FnOnce() -> Option<u32>,
+    ) -> Found {
+        let Some(flow) = self.entries.get_mut(&key) else {
+            return Found::Nothing;
+        };
+        if has_expired(flow, now, terms) {
+            self.remove(&key);
+            return Found::Nothing;
+        }
+        let from_opener = flow.opener == seen.direction;
+        let is_current = flow.generation == terms.generation;
+        if flow.seeded {
+            self.go_on(seen, key, now, false);
+            return Found::Seeded;
+        }
+        if from_opener && is_current {
+            return Found::Nothing;
+        }
+        let mut is_judged_anew = false;
+        if !is_current && !terms.keep {
+            // The rules of the opener's direction have the word: from the opener itself they have
+            // just not accepted.
+            let slot = if from_opener { None } else { accepts_answer() };
+            let Some(slot) = slot else {
+                self.remove(&key);
+                return Found::Revoked;
+            };
+            flow.slot = slot;
+            flow.generation = terms.generation;
+            is_judged_anew = true;
+        }
+        let slot = flow.slot;
+        self.go_on(seen, key, now, is_judged_anew);
+        if from_opener {
+            Found::Kept(slot)
+        } else {
+            Found::Reply(slot)
+        }
+    }
+
+    /// SPEC K8: a packet that the rules do not accept, quoted in an error, belongs to a flow that
+    /// the policy in force admits.
+    pub(crate) fn has(
+        &self,
+        quoted: &Seen,
+        now: u64,
+        terms: &Terms,
+        accepts_answer: impl FnOnce() -> Option<u32>,
+    ) -> bool {
+        let flow = quoted.flow_key().and_then(|key| self.entries.get(&key));
+        let Some(flow) = flow.filter(|flow| !has_expired(flow, now, terms)) else {
+            return false;
+        };
+        flow.seeded
+            || terms.keep
+            || flow.generation == terms.generation
+            || (flow.opener != quoted.direction && accepts_answer().is_some())
+    }
+}

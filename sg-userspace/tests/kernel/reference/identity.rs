@@ -1,0 +1,207 @@
+//! What names a flow (SPEC K6), and what the rules are asked about a packet and about its answer.
+
+use std::net::IpAddr;
+
+use sg_common::verdict::Direction;
+use sg_userspace::oracle;
+
+use super::parse::{Datagram, Transport};
+
+/// Names a flow, seen from the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct FlowKey {
+    pub(crate) local: IpAddr,
+    pub(crate) remote: IpAddr,
+    pub(crate) protocol: u8,
+    pub(crate) by: By,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum By {
+    Ports {
+        local: u16,
+        remote: u16,
+    },
+    /// ICMP queries: the request's type, who asks, and the identifier.
+    Query {
+        request: u8,
+        asked_inbound: bool,
+        identifier: u16,
+    },
+    Addresses,
+}
+
+/// A packet as the node sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    pub(crate) direction: Direction,
+    pub(crate) local: IpAddr,
+    pub(crate) remote: IpAddr,
+    pub(crate) protocol: u8,
+    pub(crate) transport: Transport,
+}
+
+/// (local, remote) of the (source, destination) of a packet in `direction`.
+pub(crate) fn ends<T>(direction: Direction, source: T, destination: T) -> (T, T) {
+    match direction {
+        Direction::Inbound => (destination, source),
+        Direction::Outbound => (source, destination),
+    }
+}
+
+/// RFC 792, RFC 950, RFC 4443, RFC 4620: requests and their answers.
+const QUERIES: [(bool, u8, u8); 6] = [
+    (false, 8, 0),
+    (false, 13, 14),
+    (false, 15, 16),
+    (false, 17, 18),
+    (true, 128, 129),
+    (true, 139, 140),
+];
+
+impl Seen {
+    pub(crate) fn new(
+        direction: Direction,
+        source: IpAddr,
+        destination: IpAddr,
+        protocol: u8,
+        transport: Transport,
+    ) -> Self {
+        let (local, remote) = ends(direction, source, destination);
+        Seen {
+            direction,
+            local,
+            remote,
+            protocol,
+            transport,
+        }
+    }
+
+    /// The request's type, the answer's, and whether this is the request.
+    fn query(&self) -> Option<(u8, u8, bool)> {
+        let Transport::Icmp { kind, .. } = self.transport else {
+            return None;
+        };
+        QUERIES
+            .into_iter()
+            .filter(|(v6, ..)| *v6 == self.remote.is_ipv6())
+            .find(|(_, request, answer)| kind == *request || kind == *answer)
+            .map(|(_, request, answer)| (request, answer, kind == request))
+    }
+
+    /// `None` for what belongs to no flow: ICMP that neither asks nor answers.
+    pub(crate) fn flow_key(&self) -> Option<FlowKey> {
+        let by = match self.transport {
+            Transport::Tcp {
+                source,
+                destination,
+                ..
+            }
+            | Transport::Udp {
+                source,
+                destination,
+            }
+            | Transport::Sctp {
+                source,
+                destination,
+            } => {
+                let (local, remote) = ends(self.direction, source, destination);
+                By::Ports { local, remote }
+            }
+            Transport::Icmp { identifier, .. } => {
+                let (request, _, is_request) = self.query()?;
+                By::Query {
+                    request,
+                    asked_inbound: (self.direction == Direction::Inbound) == is_request,
+                    identifier,
+                }
+            }
+            Transport::Other => By::Addresses,
+        };
+        Some(FlowKey {
+            local: self.local,
+            remote: self.remote,
+            protocol: self.protocol,
+            by,
+        })
+    }
+
+    pub(crate) fn tcp_flags(&self) -> u8 {
+        match self.transport {
+            Transport::Tcp { flags, .. } => flags,
+            _ => 0,
+        }
+    }
+
+    /// SPEC K9: an answer or a reset begins nothing.
+    pub(crate) fn may_open(&self) -> bool {
+        const RST: u8 = 4;
+        match self.transport {
+            Transport::Icmp { .. } => self.query().is_some_and(|(.., is_request)| is_request),
+            _ => self.tcp_flags() & RST == 0,
+        }
+    }
+
+    /// What the rules of this packet's direction are asked.
+    pub(crate) fn question(&self) -> oracle::Packet {
+        let (port, icmp) = match self.transport {
+            Transport::Tcp { destination, .. }
+            | Transport::Udp { destination, .. }
+            | Transport::Sctp { destination, .. } => (destination, (0, 0)),
+            Transport::Icmp { kind, code, .. } => (0, (kind, code)),
+            Transport::Other => (0, (0, 0)),
+        };
+        oracle::Packet {
+            direction: self.direction,
+            remote: self.remote,
+            protocol: self.protocol,
+            port,
+            icmp,
+        }
+    }
+
+    /// What the rules of the other direction would be asked, were this packet answered.
+    pub(crate) fn answers_question(&self) -> oracle::Packet {
+        let (port, icmp) = match self.transport {
+            Transport::Tcp { source, .. }
+            | Transport::Udp { source, .. }
+            | Transport::Sctp { source, .. } => (source, (0, 0)),
+            Transport::Icmp { .. } => match self.query() {
+                Some((_, answer, true)) => (0, (answer, 0)),
+                Some((request, _, false)) => (0, (request, 0)),
+                None => (0, (0, 0)),
+            },
+            Transport::Other => (0, (0, 0)),
+        };
+        oracle::Packet {
+            direction: self.direction.opposite(),
+            remote: self.remote,
+            protocol: self.protocol,
+            port,
+            icmp,
+        }
+    }
+}
+
+/// Names the datagram of a fragment that crosses the interface in one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct FragmentKey {
+    pub(crate) direction: Direction,
+    pub(crate) local: IpAddr,
+    pub(crate) remote: IpAddr,
+    pub(crate) identification: u32,
+    pub(crate) protocol: u8,
+}
+
+impl FragmentKey {
+    pub(crate) fn new(direction: Direction, datagram: Datagram) -> Self {
+        let (local, remote) = ends(direction, datagram.source, datagram.destination);
+        FragmentKey {
+            direction,
+            local,
+            remote,
+            identification: datagram.identification,
+            protocol: datagram.protocol,
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The fate of a whole packet, written slowly and plainly from SPEC K2-K11: what the kernel's
+//! programs must agree with. It shares no code with them but the pure state steps of `sg-common`
+//! (`tcp`, `track`), each transition of which has a test of its own.
+//!
+//! bytes → headers (`parse`, `quoted`) → what names a flow and what the rules are asked
+//! (`identity`) → the rules (`rules`) → what is remembered (`flows`, and fragments here).
+
+pub(crate) mod flows;
+pub(crate) mod identity;
+pub(crate) mod parse;
+mod quoted;
+pub(crate) mod rules;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use sg_common::flow::Timeout;
+use sg_common::verdict::{Action, Direction, Reason, reason_slot};
+
+use flows::{Flows, Found, SECOND, Terms};
+use identity::{FragmentKey, Seen};
+use parse::{Frame, Packet, Transport};
+use rules::{Rules, Ruling};
+
+/// What happens to a frame, and the counter that says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fate {
+    pub(crate) accept: bool,
+    pub(crate) slot: u32,
+    pub(crate) is_reply: bool,
+    pub(crate) packets: u64,
+    /// `None` where nobody can say how many there are: segments of a frame without known headers.
+    pub(crate) bytes: Option<u64>,
+}
+
+/// Verdict and counter, before it is known how much is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) accept: bool,
+    pub(crate) slot: u32,
+    pub(crate) is_reply: bool,
+}
+
+/// What is remembered of a first fragment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct First {
+    pub(crate) seen: u64,
+    pub(crate) outcome: Outcome,
+}
+
+pub(crate) struct Reference {
+    pub(crate) rules: Rules,
+    pub(crate) terms: Terms,
+    pub(crate) essential: bool,
+    pub(crate) flows: Flows,
+    pub(crate) fragments: HashMap<FragmentKey, First>,
+    /// How many frames went which way.
+    pub(crate) ways: BTreeMap<&'static str, u64>,
+    /// A mistake made on purpose, to see that it is found: packets to this port are accepted.
+    pub(crate) sabotaged_port: Option<u16>,
+}
+
+impl Outcome {
+    fn reason(direction: Direction, reason: Reason) -> Self {
+        Outcome {
+            accept: reason.action() == Action::Accept,
+            slot: reason_slot(direction, reason),
+            is_reply: false,
+        }
+    }
+
+    fn rule(ruling: Ruling) -> Self {
+        Outcome {
+            accept: ruling.accept,
+            slot: ruling.slot,
+            is_reply: false,
+        }
+    }
+}
+
+impl Reference {
+    /// Decides a frame at `now`; the wire carries it as `segments` packets.
+    pub(crate) fn decide(
+        &mut self,
+        direction: Direction,
+        frame: &[u8],
+        segments: u32,
+        now: u64,
+    ) -> Fate {
+        let (outcome, headers) = match parse::parse(frame, segments) {
+            Frame::NonIp => (self.reason(direction, Reason::NonIp), None),
+            Frame::Malformed(why) => {
+                *self.ways.entry(why).or_default() += 1;
+                (self.reason(direction, Reason::Malformed), None)
+            }
+            Frame::LaterFragment(datagram) => {
+                let key = FragmentKey::new(direction, datagram);
+                (self.follow(direction, key, now), None)
+            }
+            Frame::Packet(packet) => {
+                let outcome = self.judge(direction, &packet, now);
+                if let Some(datagram) = packet.first_fragment_of {
+                    self.went("first fragment");
+                    let first = First { seen: now, outcome };
+                    self.fragments
+                        .insert(FragmentKey::new(direction, datagram), first);
+                }
+                (outcome, Some(packet.headers))
+            }
+        };
+        let len = frame.len() as u64;
+        let copies = u64::from(segments - 1);
+        Fate {
+            accept: outcome.accept,
+            slot: outcome.slot,
+            is_reply: outcome.is_reply,
+            packets: u64::from(segments),
+            bytes: match headers {
+                _ if copies == 0 => Some(len),
+                headers => headers.map(|headers| len + copies * headers as u64),
+            },
+        }
+    }
+
+    fn went(&mut self, way: &'static str) {
+        *self.ways.entry(way).or_default() += 1;
+    }
+
+    fn reason(&mut self, direction: Direction, reason: Reason) -> Outcome {
+        self.went(reason.name());
+        Outcome::reason(direction, reason)
+    }
+
+    /// SPEC K4.
+    fn follow(&mut self, direction: Direction, key: FragmentKey, now: u64) -> Outcome {
+        let seconds = self.terms.timeouts[Timeout::Fragment as usize];
+        let first = self.fragments.get(&key).copied();
+        match first.filter(|f| now.saturating_sub(f.seen) <= u64::from(seconds) * SECOND) {
+            Some(first) => {
+                self.went(match first.outcome {
+                    Outcome { is_reply: true, .. } => "fragment follows a reply",
+                    Outcome { accept: true, .. } => "fragment follows an accept",
+                    _ => "fragment follows a drop",
+                });
+                first.outcome
+            }
+            None => self.reason(direction, Reason::Fragment),
+        }
+    }
+
+    fn judge(&mut self, direction: Direction, packet: &Packet, now: u64) -> Outcome {
+        if self.essential && packet.first_fragment_of.is_none() && is_essential(packet) {
+            return self.reason(direction, Reason::Essential);
+        }
+        let seen = Seen::new(
+            direction,
+            packet.source,
+            packet.destination,
+            packet.protocol,
+            packet.transport,
+        );
+        if self.sabotaged_port == Some(seen.question().port) {
+            return Outcome::reason(direction, Reason::NonIp);
+        }
+        let ruling = self.rules.ask(&seen.question());
+        if ruling.accept {
+            self.open(&seen, ruling, now);
+            return Outcome::rule(ruling);
+        }
+        if let Some(outcome) = self.look_up(&seen, now) {
+            return outcome;
+        }
+        if self.is_related(&seen, packet, now) {
+            return self.reason(direction, Reason::Related);
+        }
+        if ruling.slot == reason_slot(direction, Reason::NoMatch) {
+            return self.reason(direction, Reason::NoMatch);
+        }
+        self.went("drop");
+        Outcome::rule(ruling)
+    }
+
+    /// SPEC K7: remembers an accepted packet's flow, unless its answers pass by the rules anyway.
+    fn open(&mut self, seen: &Seen, ruling: Ruling, now: u64) {
+        let way = match seen.flow_key() {
+            None => "accept, of no flow",
+            Some(_) if self.rules.ask(&seen.answers_question()).accept => {
+                "accept, answers by the rules"
+            }
+            Some(key) => self
+                .flows
+                .remember(seen, key, ruling.slot, now, &self.terms),
+        };
+        self.went(way);
+    }
+
+    /// SPEC K6: what the flow table says of a packet that no rule accepts.
+    fn look_up(&mut self, seen: &Seen, now: u64) -> Option<Outcome> {
+        const SYN: u8 = 2;
+        const ACK: u8 = 16;
+        let key = seen.flow_key()?;
+        if seen.tcp_flags() & (SYN | ACK) == SYN {
+            return None;
+        }
+        let rules = &self.rules;
+        let accepts_answer = || rules.accepting_slot(&seen.answers_question());
+        let found = self.flows.find(seen, key, now, &self.terms, accepts_answer);
+        let direction = seen.direction;
+        match found {
+            Found::Nothing => None,
+            Found::Seeded => Some(self.reason(direction, Reason::Seeded)),
+            Found::Revoked => Some(self.reason(direction, Reason::Revoked)),
+            Found::Reply(slot) => {
+                self.went("reply");
+                Some(Outcome {
+                    accept: true,
+                    slot,
+                    is_reply: true,
+                })
+            }
+            Found::Kept(slot) => {
+                self.went("kept");
+                Some(Outcome {
+                    accept: true,
+                    slot,
+                    is_reply: false,
+                })
+            }
+        }
+    }
+
+    /// SPEC K8.
+    fn is_related(&mut self, error: &Seen, packet: &Packet, now: u64) -> bool {
+        let Transport::Icmp { kind, .. } = error.transport else {
+            return false;
+        };
+        if !quoted::is_error(error.remote, kind) {
+            return false;
+        }
+        let is_v6 = error.remote.is_ipv6();
+        let other_way = error.direction.opposite();
+        let Some(quoted) = quoted::quoted(is_v6, other_way, &packet.icmp_payload) else {
+            self.went("an error with an unreadable quotation");
+            return false;
+        };
+        if quoted.local != error.local {
+            self.went("an error about somebody else's packet");
+            return false;
+        }
+        if self.rules.ask(&quoted.question()).accept {
+            self.went("related to what the rules accept");
+            return true;
+        }
+        let rules = &self.rules;
+        let accepts_answer = || rules.accepting_slot(&quoted.answers_question());
+        let is_related = self.flows.has(&quoted, now, &self.terms, accepts_answer);
+        self.went(match is_related {
+            true => "related to a flow",
+            false => "an error about nothing that is admitted",
+        });
+        is_related
+    }
+}
+
+/// SPEC K5.
+fn is_essential(packet: &Packet) -> bool {
+    match (packet.source, packet.transport) {
+        (
+            IpAddr::V4(_),
+            Transport::Udp {
+                source,
+                destination,
+            },
+        ) => (source, destination) == (67, 68),
+        (
+            IpAddr::V6(_),
+            Transport::Udp {
+                source,
+                destination,
+            },
+        ) => (source, destination) == (547, 546),
+        (IpAddr::V6(source), Transport::Icmp { kind, .. }) => match kind {
+            133..=137 => packet.hop_limit == 255,
+            130..=132 | 143 => source.is_unicast_link_local(),
+            _ => false,
+        },
+        _ => false,
+    }
+}

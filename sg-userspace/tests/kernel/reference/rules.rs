@@ -1,0 +1,77 @@
+//! The rules of a policy, asked twice: the oracle, which walks the list, and the tables that the
+//! compiler has made of it, evaluated on the host. They must answer alike (SPEC P2).
+
+use std::cell::RefCell;
+
+use sg_common::tables::{
+    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, icmp_number,
+    other_number,
+};
+use sg_common::verdict::{Action, Reason, reason_slot};
+use sg_userspace::compile::Compiled;
+use sg_userspace::oracle;
+use sg_userspace::policy::Policy;
+
+/// What the rules of one direction say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ruling {
+    pub(crate) accept: bool,
+    /// Counter slot of the rule, or of "no match".
+    pub(crate) slot: u32,
+}
+
+pub(crate) struct Rules {
+    /// What the oracle walks.
+    pub(crate) policy: Policy,
+    pub(crate) compiled: Compiled,
+    /// Of each rule of `policy`.
+    pub(crate) slots: Vec<u32>,
+    /// The first question that the two have answered differently.
+    pub(crate) disagreement: RefCell<Option<String>>,
+}
+
+impl Rules {
+    pub(crate) fn ask(&self, question: &oracle::Packet) -> Ruling {
+        let by_oracle = match oracle::first_match(&self.policy, question) {
+            None => Ruling {
+                accept: false,
+                slot: reason_slot(question.direction, Reason::NoMatch),
+            },
+            Some(rule) => Ruling {
+                accept: self.policy.rules[rule].action == Action::Accept,
+                slot: self.slots[rule],
+            },
+        };
+        let icmp = match question.remote.is_ipv4() {
+            true => IPPROTO_ICMP,
+            false => IPPROTO_ICMPV6,
+        };
+        let (kind, number) = match question.protocol {
+            IPPROTO_TCP => (Kind::Tcp, question.port),
+            IPPROTO_UDP => (Kind::Udp, question.port),
+            IPPROTO_SCTP => (Kind::Sctp, question.port),
+            p if p == icmp => (Kind::Icmp, icmp_number(question.icmp.0, question.icmp.1)),
+            p => (Kind::Other, other_number(p)),
+        };
+        let verdict = self
+            .compiled
+            .decide(question.direction, question.remote, kind, number);
+        let by_tables = Ruling {
+            accept: verdict.is_accept(),
+            slot: verdict.slot(),
+        };
+        if by_tables != by_oracle {
+            self.disagreement.borrow_mut().get_or_insert_with(|| {
+                format!("{question:?}: oracle {by_oracle:?}, compiled tables {by_tables:?}")
+            });
+        }
+        by_oracle
+    }
+
+    /// The slot of the rule that accepts, if one does.
+    pub(crate) fn accepting_slot(&self, question: &oracle::Packet) -> Option<u32> {
+        Some(self.ask(question))
+            .filter(|ruling| ruling.accept)
+            .map(|ruling| ruling.slot)
+    }
+}

@@ -1,0 +1,270 @@
+//! Traffic that follows from what has been sent before: more of a flow, answers, fragments, errors;
+//! and the wrapping that any packet may come in.
+
+use sg_common::verdict::Direction;
+
+use super::draft::{Draft, Extension, Fragment};
+use super::{MEMORY, Traffic};
+use crate::reference::parse::{TCP, Transport, icmp_of};
+
+/// First fragments that later ones may follow.
+const FIRSTS: usize = 12;
+
+impl Traffic {
+    pub(super) fn remember(&mut self, draft: Draft) -> Draft {
+        if self.past.len() < MEMORY {
+            self.past.push(draft.clone());
+        } else {
+            let place = self.rng.usize(..MEMORY);
+            self.past[place] = draft.clone();
+        }
+        draft
+    }
+
+    fn earlier(&mut self) -> Draft {
+        match self.rng.choice(&self.past) {
+            Some(draft) => draft.clone(),
+            None => self.fresh(),
+        }
+    }
+
+    /// More of an earlier packet's flow, in either direction, and sometimes almost of it.
+    pub(super) fn following(&mut self) -> Draft {
+        let earlier = self.earlier();
+        let mut draft = match self.rng.u8(..10) {
+            0..3 => earlier,
+            _ => answer(&earlier),
+        };
+        if let Transport::Tcp { flags, .. } = &mut draft.transport {
+            *flags = self.tcp_flags();
+        }
+        match (&mut draft.transport, self.rng.u8(..16)) {
+            (
+                Transport::Tcp { destination, .. }
+                | Transport::Udp { destination, .. }
+                | Transport::Sctp { destination, .. },
+                0,
+            ) => *destination ^= 1,
+            (Transport::Icmp { identifier, .. }, 0) => *identifier ^= 1,
+            (Transport::Icmp { code, .. }, 1) => *code ^= 1,
+            (_, 2) => draft.protocol ^= 1,
+            _ => {}
+        }
+        if draft.protocol != protocol_of(&draft) {
+            draft.transport = Transport::Other;
+        }
+        draft
+    }
+
+    /// An ICMP error about an earlier packet, to whoever sent it.
+    pub(super) fn error(&mut self) -> Draft {
+        let mut about = self.earlier();
+        if self.rng.u8(..4) == 0 {
+            // About an answer that was perhaps never sent.
+            about = answer(&about);
+        }
+        if self.rng.u8(..6) == 0 {
+            self.wrap(&mut about);
+        }
+        about.tags.clear();
+        let is_v4 = about.source.is_ipv4();
+        let mut quotation = about.packet();
+        match self.rng.u8(..8) {
+            // At least as much as RFC 792 asks for.
+            0..4 => quotation.truncate(if is_v4 { 28 } else { 48 }),
+            4 => quotation.truncate(self.rng.usize(..=quotation.len())),
+            5 => {
+                let at = self.rng.usize(..quotation.len());
+                quotation[at] ^= 1 << self.rng.u8(..8);
+            }
+            _ => {}
+        }
+        let router = self.local(is_v4);
+        let (source, destination) = match self.rng.u8(..8) {
+            0 => (about.destination, self.local(is_v4)),
+            1..4 => (router, about.source),
+            _ => (about.destination, about.source),
+        };
+        let kinds: &[u8] = match is_v4 {
+            true => &[3, 3, 11, 12, 4, 5],
+            false => &[1, 2, 3, 4, 5, 127],
+        };
+        let transport = Transport::Icmp {
+            kind: *self.rng.choice(kinds).unwrap_or(&3),
+            code: self.rng.u8(..5),
+            identifier: 0,
+        };
+        let direction = match self.rng.u8(..12) {
+            0 => about.direction,
+            _ => about.direction.opposite(),
+        };
+        let mut draft = Draft::new(direction, source, destination, icmp_of(source), transport);
+        draft.payload = quotation;
+        draft
+    }
+
+    /// Wraps a packet and builds its bytes.
+    pub(super) fn dressed(&mut self, mut draft: Draft) -> (Direction, Vec<u8>) {
+        if draft.payload.is_empty() {
+            let len = match self.rng.u8(..40) {
+                0 => self.rng.usize(..1400),
+                // More than the first of several buffers holds.
+                1 if draft.direction == Direction::Inbound => self.rng.usize(3000..6000),
+                _ => self.rng.usize(..40),
+            };
+            draft.payload = vec![0x5a; len];
+        }
+        if draft.fragment.is_none() && self.rng.u8(..3) == 0 {
+            self.wrap(&mut draft);
+        }
+        if self.rng.u8(..60) == 0 {
+            draft.cut = Some(self.rng.usize(..24));
+        }
+        if matches!(
+            draft.fragment,
+            Some(Fragment {
+                offset: 0,
+                more: true,
+                ..
+            })
+        ) {
+            if self.firsts.len() == FIRSTS {
+                self.firsts.remove(0);
+            }
+            self.firsts.push(draft.clone());
+        }
+        (draft.direction, draft.frame())
+    }
+
+    /// A later fragment of a datagram whose first one was sent, and sometimes almost of it.
+    pub(super) fn later_fragment(&mut self) -> Draft {
+        let Some(first) = self.rng.choice(&self.firsts) else {
+            return self.fresh();
+        };
+        let mut draft = first.clone();
+        let rng = &mut self.rng;
+        draft.cut = None;
+        draft.payload = vec![0x5a; 8 * rng.usize(1..6)];
+        if let Some(fragment) = &mut draft.fragment {
+            fragment.offset = *rng.choice(&[1, 2, 3, 50, 50, 50, 8000]).unwrap_or(&50);
+            fragment.more = rng.bool();
+            if rng.u8(..12) == 0 {
+                fragment.identification += 1;
+            }
+        }
+        match rng.u8(..24) {
+            0 => draft.protocol ^= 1,
+            1 => draft.direction = draft.direction.opposite(),
+            2 => draft = answer(&draft),
+            _ => {}
+        }
+        draft
+    }
+
+    fn wrap(&mut self, draft: &mut Draft) {
+        let rng = &mut self.rng;
+        if rng.u8(..3) == 0 {
+            let tags = *rng.choice(&[1, 1, 1, 2, 2, 3]).unwrap_or(&1);
+            let tag = |rng: &mut fastrand::Rng| *rng.choice(&[0x8100, 0x88a8]).unwrap_or(&0x8100);
+            draft.tags = (0..tags).map(|_| tag(rng)).collect();
+        }
+        if rng.u8(..4) == 0 {
+            draft.options = vec![1; 4 * rng.usize(..=10)];
+        }
+        if draft.protocol == TCP && rng.u8(..4) == 0 {
+            draft.tcp_options = rng.u8(..=10);
+        }
+        if rng.u8(..3) == 0 {
+            draft.fragment = Some(Fragment {
+                identification: rng.u32(..1000),
+                offset: *rng
+                    .choice(&[0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 1000, 8191])
+                    .unwrap_or(&0),
+                more: rng.u8(..4) > 0,
+            });
+        }
+        if rng.u8(..2) == 0 {
+            let count = match rng.u8(..4) {
+                0 => rng.usize(..10),
+                _ => rng.usize(..4),
+            };
+            draft.extensions = (0..count).map(|_| extension(rng)).collect();
+        }
+    }
+}
+
+fn extension(rng: &mut fastrand::Rng) -> Extension {
+    match rng.u8(..10) {
+        0 => Extension::Fragment,
+        1 => Extension::AtomicFragment,
+        2 | 3 => Extension::Authentication(rng.u8(1..5)),
+        4 => Extension::Generic(60, rng.u8(..20)),
+        _ => {
+            let number = *rng.choice(&[0, 43, 60]).unwrap_or(&0);
+            Extension::Generic(number, rng.u8(..3))
+        }
+    }
+}
+
+/// The packet that would answer this one.
+pub(super) fn answer(draft: &Draft) -> Draft {
+    let transport = match draft.transport {
+        Transport::Tcp {
+            source,
+            destination,
+            flags,
+        } => Transport::Tcp {
+            source: destination,
+            destination: source,
+            flags,
+        },
+        Transport::Udp {
+            source,
+            destination,
+        } => Transport::Udp {
+            source: destination,
+            destination: source,
+        },
+        Transport::Sctp {
+            source,
+            destination,
+        } => Transport::Sctp {
+            source: destination,
+            destination: source,
+        },
+        Transport::Icmp {
+            kind,
+            code,
+            identifier,
+        } => Transport::Icmp {
+            kind: match kind {
+                8 => 0,
+                0 => 8,
+                13 | 15 | 17 | 128 | 139 => kind + 1,
+                14 | 16 | 18 | 129 | 140 => kind - 1,
+                other => other,
+            },
+            code,
+            identifier,
+        },
+        Transport::Other => Transport::Other,
+    };
+    Draft {
+        direction: draft.direction.opposite(),
+        source: draft.destination,
+        destination: draft.source,
+        transport,
+        ..draft.clone()
+    }
+}
+
+/// The protocol that a draft's transport header belongs to.
+fn protocol_of(draft: &Draft) -> u8 {
+    match draft.transport {
+        Transport::Tcp { .. } => 6,
+        Transport::Udp { .. } => 17,
+        Transport::Sctp { .. } => 132,
+        Transport::Icmp { .. } => icmp_of(draft.source),
+        Transport::Other => draft.protocol,
+    }
+}

@@ -1,0 +1,73 @@
+//! Random policies: several groups with and without trailing denies, overlapping rules of every
+//! kind, and every option that bears on a packet's fate.
+
+use fastrand::Rng;
+use sg_userspace::testing::{self, Shape};
+
+use crate::world::script::{Group, MAX_FLOWS, PolicyText};
+
+/// A policy of up to `rules` random rules, and some more that make flows worth remembering.
+pub(crate) fn policy(rng: &mut Rng, rules: usize) -> PolicyText {
+    let shape = Shape {
+        rules: rng.usize(..=rules),
+        ipv6: 40,
+        inbound_only: false,
+    };
+    let text = testing::rules(rng, shape);
+    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let count = rng.usize(1..=4);
+    let mut groups: Vec<Group> = (0..count)
+        .map(|number| Group {
+            name: format!("g{number}"),
+            rules: Vec::new(),
+        })
+        .collect();
+    for (position, line) in lines.into_iter().enumerate() {
+        groups[position * count / shape.rules].rules.push(line);
+    }
+    for group in &mut groups {
+        close(rng, group);
+    }
+    if let Some(last) = groups.last_mut() {
+        // Where one direction accepts everything and the other little, flows are remembered.
+        if rng.u8(..3) == 0 {
+            last.rules.push("out all to any accept".to_owned());
+        } else if rng.u8(..4) == 0 {
+            last.rules.push("in all from any accept".to_owned());
+        }
+    }
+    let mut options = Vec::new();
+    if rng.bool() {
+        options.push("essential: false".to_owned());
+    }
+    match rng.u8(..4) {
+        0 => options.push("trailing-deny: honour".to_owned()),
+        1 => options.push("trailing-deny: defer".to_owned()),
+        _ => {}
+    }
+    PolicyText {
+        max_flows: MAX_FLOWS,
+        options,
+        groups,
+    }
+}
+
+/// Ends a group with rules that drop everything, or almost.
+fn close(rng: &mut Rng, group: &mut Group) {
+    for _ in 0..rng.usize(..3) {
+        let rule = *rng
+            .choice(&[
+                "in all from any drop",
+                "in all from 0.0.0.0/0 drop",
+                "in all from ::/0 drop",
+                "in all from 0.0.0.0/0,::/0 drop",
+                "out all to any drop",
+                "out all to ::/0 drop",
+                "in all from 128.0.0.0/1 drop",
+                "in tcp from any drop",
+                "in all from any accept",
+            ])
+            .unwrap_or(&"in all from any drop");
+        group.rules.push(rule.to_owned());
+    }
+}

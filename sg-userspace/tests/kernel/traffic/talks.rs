@@ -1,0 +1,252 @@
+//! A handful of conversations, in both directions at once and out of order: what flows are made of.
+
+use std::net::SocketAddr;
+
+use fastrand::Rng;
+use sg_common::flow::Timeout;
+use sg_common::verdict::Direction;
+use sg_userspace::policy::groups_from_lines;
+
+use super::Traffic;
+use super::draft::{Draft, Fragment};
+use super::follow::answer;
+use crate::reference::parse::Transport;
+use crate::world::script::{Group, PolicyText, Seed, Sent};
+
+pub(crate) struct Talks {
+    traffic: Traffic,
+    /// The opening packet of each, and how far it has come.
+    talks: Vec<(Draft, usize)>,
+}
+
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+const FIN: u8 = 0x01;
+
+/// A TCP connection as it should be: who sends (the opener?), and which flags.
+const CONVERSATION: [(bool, u8); 11] = [
+    (true, SYN),
+    (false, SYN | ACK),
+    (true, ACK),
+    (true, ACK),
+    (false, ACK),
+    (true, ACK),
+    (false, ACK),
+    (true, FIN | ACK),
+    (false, ACK),
+    (false, FIN | ACK),
+    (true, ACK),
+];
+
+impl Talks {
+    pub(crate) fn new(mut rng: Rng, count: usize) -> Self {
+        let openings: Vec<Draft> = (0..count).map(|_| opening(&mut rng)).collect();
+        let mut traffic = Traffic::new(rng, groups_from_lines("group none"));
+        traffic.past.clone_from(&openings);
+        Talks {
+            traffic,
+            talks: openings.into_iter().map(|opening| (opening, 0)).collect(),
+        }
+    }
+
+    pub(crate) fn rng(&mut self) -> &mut Rng {
+        &mut self.traffic.rng
+    }
+
+    /// The next packet of some conversation, or one that is out of order, a fragment, an error.
+    pub(crate) fn next(&mut self) -> Sent {
+        let draft = match self.rng().u8(..20) {
+            0..2 => self.traffic.error(),
+            2..4 => self.traffic.later_fragment(),
+            4..6 => self.traffic.following(),
+            6 => Draft {
+                fragment: Some(Fragment {
+                    identification: self.rng().u32(..8),
+                    offset: 0,
+                    more: true,
+                }),
+                ..self.packet()
+            },
+            _ => self.packet(),
+        };
+        // Mostly as they are.
+        let is_plain = draft.fragment.is_none() && self.rng().u8(..8) > 0;
+        let (direction, bytes) = match is_plain {
+            true => (draft.direction, draft.frame()),
+            false => self.traffic.dressed(draft),
+        };
+        Sent {
+            direction,
+            segments: 1,
+            bytes,
+            expected: None,
+        }
+    }
+
+    fn packet(&mut self) -> Draft {
+        let count = self.talks.len();
+        let (opening, progress) = &mut self.talks[self.traffic.rng.usize(..count)];
+        let (from_opener, flags) = CONVERSATION[*progress % CONVERSATION.len()];
+        let is_orderly = self.traffic.rng.u8(..8) > 0;
+        if is_orderly {
+            *progress += 1;
+        }
+        let from_opener = match opening.transport {
+            Transport::Tcp { .. } if is_orderly => from_opener,
+            _ => self.traffic.rng.bool(),
+        };
+        let mut draft = match from_opener {
+            true => opening.clone(),
+            false => answer(opening),
+        };
+        if let Transport::Tcp { flags: sent, .. } = &mut draft.transport {
+            *sent = match self.traffic.rng.u8(..24) {
+                0 => RST,
+                _ if is_orderly => flags,
+                _ => self.traffic.tcp_flags(),
+            };
+        }
+        draft
+    }
+
+    /// A connection that was there before.
+    pub(crate) fn seed(&mut self) -> Option<Seed> {
+        let count = self.talks.len();
+        let (opening, progress) = &mut self.talks[self.traffic.rng.usize(..count)];
+        let Transport::Tcp {
+            source,
+            destination,
+            ..
+        } = opening.transport
+        else {
+            return None;
+        };
+        // It goes on in the middle.
+        *progress = 3;
+        let source = SocketAddr::new(opening.source, source);
+        let destination = SocketAddr::new(opening.destination, destination);
+        let (local, remote) = match opening.direction {
+            Direction::Inbound => (destination, source),
+            Direction::Outbound => (source, destination),
+        };
+        Some(Seed {
+            local,
+            remote,
+            opener: opening.direction,
+        })
+    }
+}
+
+const LOCALS: [&str; 4] = ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"];
+const REMOTES: [&str; 4] = [
+    "198.51.100.7",
+    "203.0.113.9",
+    "2001:db8:51::7",
+    "2001:db8:113::9",
+];
+const SERVICES: [u16; 4] = [22, 53, 443, 8080];
+
+/// The first packet of a conversation.
+fn opening(rng: &mut Rng) -> Draft {
+    let address = |text: &str| text.parse().expect("written as an address");
+    let family = 2 * rng.usize(..2);
+    let local = address(LOCALS[family + rng.usize(..2)]);
+    let remote = address(REMOTES[family + rng.usize(..2)]);
+    let (direction, source, destination) = match rng.bool() {
+        true => (Direction::Inbound, remote, local),
+        false => (Direction::Outbound, local, remote),
+    };
+    let ports = (40000 + rng.u16(..8), SERVICES[rng.usize(..4)]);
+    let (protocol, transport) = match rng.u8(..10) {
+        0..5 => (
+            6,
+            Transport::Tcp {
+                source: ports.0,
+                destination: ports.1,
+                flags: SYN,
+            },
+        ),
+        5..7 => (
+            17,
+            Transport::Udp {
+                source: ports.0,
+                destination: ports.1,
+            },
+        ),
+        7 => (
+            132,
+            Transport::Sctp {
+                source: ports.0,
+                destination: ports.1,
+            },
+        ),
+        8 => {
+            let (protocol, kind) = match family {
+                0 => (1, *rng.choice(&[8, 8, 13]).unwrap_or(&8)),
+                _ => (58, 128),
+            };
+            let identifier = rng.u16(..4);
+            let query = Transport::Icmp {
+                kind,
+                code: 0,
+                identifier,
+            };
+            (protocol, query)
+        }
+        _ => (*rng.choice(&[47, 50]).unwrap_or(&47), Transport::Other),
+    };
+    Draft::new(direction, source, destination, protocol, transport)
+}
+
+/// Rules about those conversations, of which a policy has some.
+const RULES: [&str; 22] = [
+    "out all to any accept",
+    "out all to 203.0.113.0/24 drop",
+    "out all to 2001:db8:113::/48 drop",
+    "out tcp 443,8080 to any accept",
+    "out tcp 22 to any drop",
+    "out udp 53 to any accept",
+    "out sctp to any accept",
+    "out icmp 8 to any accept",
+    "out icmpv6 128 to any accept",
+    "out gre to any accept",
+    "out tcp 40000-40003 to any accept",
+    "in all from 198.51.100.0/24 accept",
+    "in all from 2001:db8:51::/48 accept",
+    "in tcp 22,443 from any accept",
+    "in tcp 8080 from 203.0.113.0/24 accept",
+    "in udp from 0.0.0.0/0 accept",
+    "in sctp from any accept",
+    "in icmp from any accept",
+    "in icmpv6 128 from any accept",
+    "in esp from any accept",
+    "in tcp 40004-40007 from any accept",
+    "in all from any drop",
+];
+
+/// A policy of a few of the rules, with short time-outs, since a test's clock begins at boot.
+pub(crate) fn policy(rng: &mut Rng, max_flows: u32) -> PolicyText {
+    let mut rules: Vec<String> = RULES.map(str::to_owned).into();
+    rng.shuffle(&mut rules);
+    rules.truncate(rng.usize(2..14));
+    let established = *rng
+        .choice(&["revalidate", "revalidate", "keep", "keep", "flush"])
+        .unwrap_or(&"revalidate");
+    let timeouts: Vec<String> = Timeout::ALL
+        .into_iter()
+        .map(|t| format!("{}: {}s", t.name(), rng.u32(5..40)))
+        .collect();
+    PolicyText {
+        max_flows,
+        options: vec![
+            "essential: false".to_owned(),
+            format!("established: {established}"),
+            format!("timeouts: {{{}}}", timeouts.join(", ")),
+        ],
+        groups: vec![Group {
+            name: "talks".to_owned(),
+            rules,
+        }],
+    }
+}

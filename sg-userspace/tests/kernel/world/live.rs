@@ -1,0 +1,77 @@
+//! A policy in force: programs and tables in the kernel, the reference beside them, and the clock
+//! that both go by.
+
+use sg_common::flow::Timeout;
+use sg_userspace::kernel::CounterReader;
+use sg_userspace::kernel::programs::Programs;
+
+use super::tables::Tables;
+use crate::reference::Reference;
+use crate::reference::flows::SECOND;
+
+/// No step is taken while an entry is this close to expiring: kernel and reference read the clock
+/// at different moments.
+const MARGIN: u64 = 2 * SECOND;
+
+pub(super) struct Live {
+    pub(super) programs: Programs,
+    pub(super) tables: Tables,
+    pub(super) counters: CounterReader,
+    pub(super) reference: Reference,
+    /// Nothing expires before this.
+    pub(super) quiet_until: u64,
+    /// Entries have been rewritten since the tables were last compared.
+    pub(super) was_rewritten: bool,
+}
+
+pub(super) fn now() -> u64 {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .expect("the clock can be read");
+    time.tv_sec() as u64 * SECOND + time.tv_nsec() as u64
+}
+
+impl Live {
+    /// Lets time pass: what is remembered becomes older.
+    pub(super) fn age(&mut self, nanoseconds: u64) {
+        self.was_rewritten = true;
+        self.tables.age(nanoseconds);
+        for flow in self.reference.flows.entries.values_mut() {
+            flow.created = flow.created.saturating_sub(nanoseconds);
+            flow.last_seen = flow.last_seen.saturating_sub(nanoseconds);
+        }
+        for first in self.reference.fragments.values_mut() {
+            first.seen = first.seen.saturating_sub(nanoseconds);
+        }
+        self.quiet_until = 0;
+    }
+
+    /// Lets time pass while something is about to expire.
+    pub(super) fn keep_away_from_edges(&mut self) {
+        loop {
+            let time = now();
+            if time < self.quiet_until {
+                return;
+            }
+            let timeouts = self.reference.terms.timeouts;
+            let expiry = |from: u64, state: u8| {
+                from.saturating_add(u64::from(timeouts[usize::from(state)]) * SECOND)
+            };
+            let flows = self.reference.flows.entries.values();
+            let fragments = self.reference.fragments.values();
+            // Whatever is entered or seen from now on expires after the shortest time-out.
+            let shortest = timeouts.iter().min().copied().unwrap_or(0);
+            let next = flows
+                .map(|f| expiry(f.last_seen, f.state))
+                .chain(fragments.map(|f| expiry(f.seen, Timeout::Fragment as u8)))
+                .filter(|expiry| *expiry + MARGIN > time)
+                .chain([time + u64::from(shortest) * SECOND])
+                .min()
+                .unwrap_or(u64::MAX);
+            if next.saturating_sub(MARGIN) > time {
+                self.quiet_until = next - MARGIN;
+                return;
+            }
+            self.age(3 * MARGIN);
+        }
+    }
+}

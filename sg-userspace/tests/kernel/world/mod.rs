@@ -1,0 +1,370 @@
+//! One enforcer in the kernel and the reference beside it, taken through the same steps; after each
+//! of them verdict, counter and (where asked) every remembered flow are compared.
+
+mod compare;
+pub(crate) mod hunt;
+mod live;
+pub(crate) mod script;
+pub(crate) mod tables;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use sg_common::counters::SlotCounters;
+use sg_common::flow::{FlowKind, Timeout};
+use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
+use sg_userspace::compile::{Budget, compile};
+use sg_userspace::kernel::pins::{InterfacePins, PinTree};
+use sg_userspace::kernel::programs::{Generation, Programs, SharedMaps};
+use sg_userspace::policy::{Established, Policy, groups_from_lines};
+
+use crate::reference::flows::{Flow, Flows, SECOND, Terms};
+use crate::reference::identity::{By, FlowKey};
+use crate::reference::rules::Rules;
+use crate::reference::{Fate, Reference};
+use crate::sandbox::Sandbox;
+use crate::support::{TestRunFailed, run_hook};
+use compare::Account;
+use live::{Live, now};
+use script::{PolicyText, Seed, Sent, Step};
+use tables::Tables;
+
+/// Counter slots for the rules of all policies of a script.
+const SLOTS: u32 = 2048;
+/// How closely an entry's times must agree while every step is compared, besides what the step took.
+const SLACK: u64 = SECOND / 2;
+/// Tables below this size are expected to evict.
+const TINY: u32 = 256;
+
+pub(crate) struct World {
+    pins: InterfacePins,
+    live: Option<Live>,
+    /// Of each rule that there has been.
+    slots: HashMap<String, u32>,
+    /// Of the rules in force: `in 1`.
+    names: HashMap<u32, String>,
+    generation: u32,
+    expected: Vec<SlotCounters>,
+    exact: bool,
+    steps: u64,
+    sabotaged_port: Option<u16>,
+    /// What the reference says of the last frame.
+    pub(crate) last: Option<String>,
+    accounts: [Account; 2],
+    is_tiny: bool,
+    pub(crate) frames: u64,
+    /// Frames that the kernel does not run programs on: too short to be skbs.
+    pub(crate) refused: u64,
+    pub(crate) evicted: u64,
+}
+
+/// Why kernel and reference differ.
+pub(crate) type Disagreement = String;
+
+impl World {
+    /// `exact`: compares the tables after every step, and not only at the end (those of fragments
+    /// after some steps, since they are large).
+    pub(crate) fn new(sandbox: &Sandbox, exact: bool) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let tree = PinTree::new(sandbox.bpffs());
+        let pins = tree.interface(1, NEXT.fetch_add(1, Ordering::Relaxed));
+        pins.create().expect("a folder for the pins");
+        World {
+            pins,
+            live: None,
+            slots: HashMap::new(),
+            names: HashMap::new(),
+            generation: 0,
+            expected: vec![SlotCounters::default(); SLOTS as usize],
+            exact,
+            steps: 0,
+            sabotaged_port: None,
+            last: None,
+            accounts: Default::default(),
+            is_tiny: false,
+            frames: 0,
+            refused: 0,
+            evicted: 0,
+        }
+    }
+
+    /// Makes the reference err, see [`Reference::sabotaged_port`].
+    pub(crate) fn sabotage(&mut self, port: Option<u16>) {
+        self.sabotaged_port = port;
+    }
+
+    pub(crate) fn reference(&self) -> Option<&Reference> {
+        self.live.as_ref().map(|live| &live.reference)
+    }
+
+    pub(crate) fn step(&mut self, step: &Step) -> Result<(), Disagreement> {
+        self.last = None;
+        let started = now();
+        match step {
+            Step::Policy(text) => self.put_in_force(text)?,
+            Step::Frame(sent) => self.send(sent)?,
+            Step::Wait(seconds) => self.live().age(u64::from(*seconds) * SECOND),
+            Step::Seed(seed) => self.seed(seed),
+        }
+        if self.exact {
+            let slack = SLACK + (now() - started);
+            self.compare_flows(slack)?;
+            self.steps += 1;
+            if self.steps.is_multiple_of(8) {
+                // Seen some steps ago.
+                self.compare_fragments(slack + 3 * SECOND)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares what is only compared at the end: every counter, and the tables.
+    pub(crate) fn finish(&mut self) -> Result<(), Disagreement> {
+        let Some(live) = &self.live else {
+            return Ok(());
+        };
+        let counted = live.counters.all().expect("the counters can be read");
+        let moved = self.differences(&counted);
+        if !moved.is_empty() {
+            return Err(format!("counters differ at the end: {}", moved.join(", ")));
+        }
+        // Entries are touched now and then, at moments that the reference cannot know.
+        self.compare_flows(u64::MAX)?;
+        self.compare_fragments(u64::MAX)
+    }
+
+    fn live(&mut self) -> &mut Live {
+        self.live.as_mut().expect("a script begins with a policy")
+    }
+
+    fn put_in_force(&mut self, text: &PolicyText) -> Result<(), Disagreement> {
+        let policy = groups_from_lines(&text.lines());
+        let flat = groups_from_lines(&text.flattened());
+        same_rules(&policy, &flat)?;
+        self.generation += 1;
+        let mut slots = Vec::new();
+        self.names.clear();
+        for rule in &policy.rules {
+            let next = FIRST_RULE_SLOT + self.slots.len() as u32;
+            let slot = *self.slots.entry(rule.identity.clone()).or_insert(next);
+            assert!(slot < SLOTS, "too many rules for one script");
+            slots.push(slot);
+            let name = script::direction_name(rule.direction);
+            self.names.insert(slot, format!("{name} {}", rule.position));
+        }
+        let compiled = compile(&policy, &slots, Budget::default()).expect("tables fit");
+        let shared = SharedMaps {
+            pins: Some(self.pins.clone()),
+            counter_map: 0,
+            counter_slots: SLOTS,
+            max_flows: text.max_flows,
+        };
+        let programs = Programs::load(
+            &compiled,
+            &Generation::of(&policy, self.generation),
+            &shared,
+        )
+        .unwrap_or_else(|e| panic!("the programs do not load: {e}"));
+        let rules = Rules {
+            policy: flat,
+            compiled,
+            slots,
+            disagreement: Default::default(),
+        };
+        let terms = Terms {
+            generation: self.generation,
+            keep: policy.established == Established::Keep,
+            timeouts: policy.timeouts,
+        };
+        match &mut self.live {
+            Some(live) => {
+                live.programs = programs;
+                live.reference.rules = rules;
+                live.reference.terms = terms;
+                live.reference.essential = policy.essential;
+                live.quiet_until = 0;
+            }
+            None => {
+                self.is_tiny = text.max_flows < TINY;
+                self.live = Some(Live {
+                    tables: Tables::open(&self.pins),
+                    counters: programs.counters().expect("the counters are there"),
+                    programs,
+                    reference: Reference {
+                        rules,
+                        terms,
+                        essential: policy.essential,
+                        flows: Flows::default(),
+                        fragments: HashMap::new(),
+                        ways: Default::default(),
+                        sabotaged_port: self.sabotaged_port,
+                    },
+                    quiet_until: 0,
+                    was_rewritten: false,
+                });
+            }
+        }
+        if policy.established == Established::Flush {
+            let live = self.live.as_mut().expect("it was set just now");
+            for flow in live.reference.flows.entries.values() {
+                self.accounts[flow.kind as usize].flushed += 1;
+            }
+            live.reference.flows.entries.clear();
+            live.reference.fragments.clear();
+            live.tables.flush();
+        }
+        Ok(())
+    }
+
+    fn seed(&mut self, seed: &Seed) {
+        let key = FlowKey {
+            local: seed.local.ip(),
+            remote: seed.remote.ip(),
+            protocol: 6,
+            by: By::Ports {
+                local: seed.local.port(),
+                remote: seed.remote.port(),
+            },
+        };
+        let live = self.live();
+        if live.reference.flows.entries.contains_key(&key) {
+            return;
+        }
+        let time = now();
+        let flow = Flow {
+            kind: FlowKind::Established,
+            created: time,
+            last_seen: time,
+            slot: 0,
+            generation: 0,
+            opener: seed.opener,
+            state: Timeout::TcpEstablished as u8,
+            answered: true,
+            seeded: true,
+        };
+        live.tables.seed(&key, &flow);
+        live.reference.flows.entries.insert(key, flow);
+        live.quiet_until = 0;
+        self.accounts[FlowKind::Established as usize].seeded += 1;
+    }
+
+    fn send(&mut self, sent: &Sent) -> Result<(), Disagreement> {
+        let live = self.live();
+        live.keep_away_from_edges();
+        let time = now();
+        let accepted = match run_hook(
+            &mut live.programs,
+            sent.direction,
+            &sent.bytes,
+            sent.segments,
+        ) {
+            Ok(accepted) => accepted,
+            Err(TestRunFailed::TooShort) => {
+                self.refused += 1;
+                return Ok(());
+            }
+        };
+        let fate = live
+            .reference
+            .decide(sent.direction, &sent.bytes, sent.segments, time);
+        if let Some(why) = live.reference.rules.disagreement.take() {
+            return Err(format!("the compiled tables and the oracle differ: {why}"));
+        }
+        let counted = live.counters.slot(fate.slot).expect("the slot is there");
+        self.frames += 1;
+        let expected = &mut self.expected[fate.slot as usize];
+        let (packets, bytes, found) = match fate.is_reply {
+            true => (
+                &mut expected.reply_packets,
+                &mut expected.reply_bytes,
+                counted.reply_bytes,
+            ),
+            false => (&mut expected.packets, &mut expected.bytes, counted.bytes),
+        };
+        *packets += fate.packets;
+        *bytes = fate.bytes.map_or(found, |more| *bytes + more);
+        let name = self.name_of(&fate);
+        self.last = Some(name.clone());
+        if accepted != fate.accept || counted != self.expected[fate.slot as usize] {
+            let verdict = if accepted { "accepts" } else { "drops" };
+            let counted = self
+                .live()
+                .counters
+                .all()
+                .expect("the counters can be read");
+            let moved = self.differences(&counted).join(", ");
+            return Err(format!(
+                "{} frame of {} bytes: the reference says `{name}` ({} packets, {:?} bytes); the \
+                 kernel {verdict}, and counters differ: {moved}",
+                sent.direction.name(),
+                sent.bytes.len(),
+                fate.packets,
+                fate.bytes
+            ));
+        }
+        match &sent.expected {
+            Some(said) if *said != name => Err(format!(
+                "the case says `{said}`, kernel and reference `{name}`"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn name_of(&self, fate: &Fate) -> String {
+        let verdict = if fate.accept { "accept" } else { "drop" };
+        let reply = if fate.is_reply { " reply" } else { "" };
+        format!("{verdict} {}{reply}", self.slot_name(fate.slot))
+    }
+
+    fn slot_name(&self, slot: u32) -> String {
+        if let Some(name) = self.names.get(&slot) {
+            return name.clone();
+        }
+        for direction in Direction::BOTH {
+            for reason in Reason::ALL {
+                if reason_slot(direction, reason) == slot {
+                    return reason.name().to_owned();
+                }
+            }
+        }
+        // A rule that is not in force any more, by the order of appearance.
+        format!("former {}", slot.saturating_sub(FIRST_RULE_SLOT))
+    }
+
+    /// Says which counters are not as expected.
+    fn differences(&self, counted: &[SlotCounters]) -> Vec<String> {
+        (0u32..)
+            .zip(counted.iter().zip(&self.expected))
+            .filter(|(_, (found, expected))| found != expected)
+            .map(|(slot, (found, expected))| {
+                format!("`{}` is {found:?}, not {expected:?}", self.slot_name(slot))
+            })
+            .collect()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.live = None;
+        // The mount goes with the test in any case.
+        let _ = self.pins.remove();
+    }
+}
+
+/// SPEC P3: what the policy's reader leaves of the groups is what the text says.
+fn same_rules(policy: &Policy, flat: &Policy) -> Result<(), Disagreement> {
+    let list = |policy: &Policy| -> Vec<String> {
+        policy
+            .rules
+            .iter()
+            .map(|r| format!("{} {} {}", r.direction.name(), r.summary, r.action.name()))
+            .collect()
+    };
+    let (read, expected) = (list(policy), list(flat));
+    if read != expected {
+        return Err(format!(
+            "the groups are read as {read:#?}, not {expected:#?}"
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,330 @@
+//! What is done to an enforcer, step by step, and how that is written down: the form of the files
+//! in `tests/cases`.
+//!
+//! ```text
+//! # Why this case is here.
+//! policy max-flows 4096
+//!   option essential: false
+//!   group web
+//!     in tcp 22 from 10.0.0.0/8 accept
+//! end
+//! seed tcp 192.0.2.1:50000 198.51.100.7:443 outbound
+//! in accept in 1 = 020000000001…
+//! out x3 accept in 1 reply = 020000000002…
+//! wait 31
+//! ```
+//!
+//! `policy` puts a policy in force (a second one replaces the first), `seed` enters a flow that was
+//! there before, `in` and `out` send a frame (`x3`: one that the wire carries as three packets) and
+//! say what becomes of it, `wait` lets seconds pass.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use sg_common::verdict::Direction;
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Step {
+    Policy(PolicyText),
+    Seed(Seed),
+    Frame(Sent),
+    /// Seconds.
+    Wait(u32),
+}
+
+/// A policy as lines of text.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct PolicyText {
+    /// Size of the flow tables; that of the first policy counts.
+    pub(crate) max_flows: u32,
+    /// Lines of the form `KEY: VALUE`.
+    pub(crate) options: Vec<String>,
+    pub(crate) groups: Vec<Group>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Group {
+    pub(crate) name: String,
+    pub(crate) rules: Vec<String>,
+}
+
+/// A TCP connection that was there before the first policy.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Seed {
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) opener: Direction,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Sent {
+    pub(crate) direction: Direction,
+    /// Packets that the wire sees; more than one is for outbound frames.
+    pub(crate) segments: u32,
+    pub(crate) bytes: Vec<u8>,
+    /// What a case file says of it.
+    pub(crate) expected: Option<String>,
+}
+
+pub(crate) const MAX_FLOWS: u32 = 16_384;
+
+impl PolicyText {
+    /// The lines that the policy's reader takes.
+    pub(crate) fn lines(&self) -> String {
+        let mut text = String::new();
+        for option in &self.options {
+            let _ = writeln!(text, "option {option}");
+        }
+        for group in &self.groups {
+            let _ = writeln!(text, "group {}\n{}", group.name, group.rules.join("\n"));
+        }
+        text
+    }
+
+    /// The same rules as one group, with SPEC P3 applied to the text: what is left of each group
+    /// but the last when its trailing denies take no effect.
+    pub(crate) fn flattened(&self) -> String {
+        let is_literal = self.options.iter().any(|o| o == "trailing-deny: honour");
+        let mut text = String::new();
+        for option in &self.options {
+            let _ = writeln!(text, "option {option}");
+        }
+        let _ = writeln!(text, "group all");
+        let last = self.groups.len().saturating_sub(1);
+        for (number, group) in self.groups.iter().enumerate() {
+            for side in ["in ", "out "] {
+                let mut rules: Vec<&str> = group
+                    .rules
+                    .iter()
+                    .map(String::as_str)
+                    .filter(|rule| rule.starts_with(side))
+                    .collect();
+                while number != last
+                    && !is_literal
+                    && rules.last().is_some_and(|r| drops_everything(r))
+                {
+                    rules.pop();
+                }
+                for rule in rules {
+                    let _ = writeln!(text, "{rule}");
+                }
+            }
+        }
+        text
+    }
+}
+
+/// All protocols, all sources (of one family at least), drop.
+fn drops_everything(rule: &str) -> bool {
+    let words: Vec<&str> = rule.split_whitespace().collect();
+    let [_, "all", _, remotes, "drop"] = words[..] else {
+        return false;
+    };
+    remotes
+        .split(',')
+        .any(|remote| ["any", "0.0.0.0/0", "::/0"].contains(&remote))
+}
+
+pub(crate) fn direction_name(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Inbound => "in",
+        Direction::Outbound => "out",
+    }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+pub(crate) fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits: Vec<u32> = text
+        .chars()
+        .map(|c| c.to_digit(16))
+        .collect::<Option<_>>()?;
+    let (pairs, []) = digits.as_chunks::<2>() else {
+        return None;
+    };
+    Some(pairs.iter().map(|[a, b]| (a * 16 + b) as u8).collect())
+}
+
+/// Writes a script as a case file; `comment` says why it is there.
+pub(crate) fn write(comment: &str, steps: &[Step]) -> String {
+    let mut text = String::new();
+    for line in comment.lines() {
+        let _ = writeln!(text, "# {line}");
+    }
+    for step in steps {
+        match step {
+            Step::Policy(policy) => {
+                let _ = writeln!(text, "policy max-flows {}", policy.max_flows);
+                for option in &policy.options {
+                    let _ = writeln!(text, "  option {option}");
+                }
+                for group in &policy.groups {
+                    let _ = writeln!(text, "  group {}", group.name);
+                    for rule in &group.rules {
+                        let _ = writeln!(text, "    {rule}");
+                    }
+                }
+                text.push_str("end\n");
+            }
+            Step::Seed(seed) => {
+                let _ = writeln!(
+                    text,
+                    "seed tcp {} {} {}",
+                    seed.local,
+                    seed.remote,
+                    seed.opener.name()
+                );
+            }
+            Step::Frame(sent) => {
+                let times = match sent.segments {
+                    1 => String::new(),
+                    n => format!("x{n} "),
+                };
+                let _ = writeln!(
+                    text,
+                    "{} {times}{} = {}",
+                    direction_name(sent.direction),
+                    sent.expected.as_deref().unwrap_or("?"),
+                    hex(&sent.bytes)
+                );
+            }
+            Step::Wait(seconds) => {
+                let _ = writeln!(text, "wait {seconds}");
+            }
+        }
+    }
+    text
+}
+
+/// Reads a case file.
+pub(crate) fn read(text: &str) -> Result<Vec<Step>, String> {
+    let mut steps = Vec::new();
+    let mut policy: Option<PolicyText> = None;
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim();
+        let unreadable = || format!("line {number}: cannot read `{line}`");
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        if let Some(open) = &mut policy {
+            if line == "end" {
+                steps.extend(policy.take().map(Step::Policy));
+            } else if let Some(option) = line.strip_prefix("option ") {
+                open.options.push(option.to_owned());
+            } else if let Some(name) = line.strip_prefix("group ") {
+                let name = name.to_owned();
+                let rules = Vec::new();
+                open.groups.push(Group { name, rules });
+            } else {
+                let group = open.groups.last_mut().ok_or_else(unreadable)?;
+                group.rules.push(line.to_owned());
+            }
+            continue;
+        }
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["policy", "max-flows", max_flows] => {
+                policy = Some(PolicyText {
+                    max_flows: max_flows.parse().map_err(|_| unreadable())?,
+                    ..PolicyText::default()
+                });
+            }
+            ["wait", seconds] => {
+                steps.push(Step::Wait(seconds.parse().map_err(|_| unreadable())?));
+            }
+            ["seed", "tcp", local, remote, opener] => steps.push(Step::Seed(Seed {
+                local: local.parse().map_err(|_| unreadable())?,
+                remote: remote.parse().map_err(|_| unreadable())?,
+                opener: Direction::BOTH
+                    .into_iter()
+                    .find(|d| d.name() == opener)
+                    .ok_or_else(unreadable)?,
+            })),
+            ["in" | "out", ..] => steps.push(Step::Frame(sent(line).ok_or_else(unreadable)?)),
+            _ => return Err(unreadable()),
+        }
+    }
+    match policy {
+        Some(_) => Err("a policy without `end`".to_owned()),
+        None => Ok(steps),
+    }
+}
+
+fn sent(line: &str) -> Option<Sent> {
+    let (what, bytes) = line.split_once(" = ")?;
+    let (direction, expected) = what.split_once(' ')?;
+    let (segments, expected) = match expected.strip_prefix('x') {
+        Some(rest) => {
+            let (n, rest) = rest.split_once(' ')?;
+            (n.parse().ok()?, rest)
+        }
+        None => (1, expected),
+    };
+    Some(Sent {
+        direction: match direction {
+            "in" => Direction::Inbound,
+            _ => Direction::Outbound,
+        },
+        segments,
+        bytes: from_hex(bytes.trim())?,
+        expected: Some(expected.trim().to_owned()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_is_read_as_it_was_written() {
+        let steps = vec![
+            Step::Policy(PolicyText {
+                max_flows: 8,
+                options: vec!["essential: false".into()],
+                groups: vec![Group {
+                    name: "web".into(),
+                    rules: vec!["in tcp 22 from any accept".into()],
+                }],
+            }),
+            Step::Seed(Seed {
+                local: "192.0.2.1:5".parse().unwrap(),
+                remote: "198.51.100.1:6".parse().unwrap(),
+                opener: Direction::Outbound,
+            }),
+            Step::Frame(Sent {
+                direction: Direction::Outbound,
+                segments: 3,
+                bytes: vec![0, 0xff, 0x10],
+                expected: Some("accept in 1 reply".into()),
+            }),
+            Step::Wait(31),
+        ];
+        let text = write("why", &steps);
+        assert_eq!(read(&text).unwrap(), steps, "{text}");
+        assert!(read("in accept = 0g").is_err());
+        assert!(read("policy max-flows 1").is_err());
+    }
+
+    #[test]
+    fn trailing_denies_of_other_groups_are_left_out_unless_they_are_literal() {
+        let group = |name: &str, rules: &[&str]| Group {
+            name: name.into(),
+            rules: rules.iter().map(|r| (*r).to_owned()).collect(),
+        };
+        let mut policy = PolicyText {
+            groups: vec![
+                group("a", &["in tcp 22 from any accept", "in all from any drop"]),
+                group("b", &["in all from any drop"]),
+            ],
+            ..PolicyText::default()
+        };
+        assert_eq!(policy.flattened().lines().count(), 3);
+        policy.options.push("trailing-deny: honour".into());
+        assert_eq!(policy.flattened().lines().count(), 5);
+    }
+}
