@@ -141,8 +141,9 @@ fn a_million_frames_have_the_fate_that_the_reference_gives_them() {
     let tally = tally.into_inner().expect("all threads have ended");
     println!("{tally:#?}");
     let wanted = policies * THREADS * FRAMES as u64;
-    assert_eq!(tally.frames, wanted);
-    assert!(is_guest() || wanted >= 1_000_000);
+    // The kernel refuses to make a packet of some of the shortest.
+    assert_eq!(tally.frames + tally.refused, wanted);
+    assert!(is_guest() || tally.frames >= 1_000_000, "{}", tally.frames);
     assert!(
         tally.refused < tally.frames / 100,
         "{} refused",
