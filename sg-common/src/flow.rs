@@ -259,15 +259,22 @@ pub struct FlowStats {
     pub left: u64,
 }
 
+/// Nanoseconds from `then` to `now`. Negative when the clock that set `then` was ahead; right also
+/// for a `then` before the clock's zero, which wraps around it.
+#[inline(always)]
+pub const fn elapsed(now: u64, then: u64) -> i64 {
+    now.wrapping_sub(then) as i64
+}
+
 /// True when a flow last seen at `last_seen` has been silent longer than `seconds` allows.
 #[inline(always)]
 pub const fn is_expired(now: u64, last_seen: u64, seconds: u32) -> bool {
-    now > last_seen + seconds as u64 * 1_000_000_000
+    elapsed(now, last_seen) > seconds as i64 * 1_000_000_000
 }
 
 /// The `last_seen` of a live flow is rewritten only this often: a busy flow would otherwise dirty
 /// its cache line at every packet.
-pub const TOUCH_INTERVAL_NS: u64 = 250_000_000;
+pub const TOUCH_INTERVAL_NS: i64 = 250_000_000;
 
 // SAFETY: integers and byte arrays without padding; every bit pattern is valid.
 #[cfg(feature = "user")]
@@ -301,5 +308,8 @@ mod tests {
         assert!(!is_expired(31 * second, second, 30));
         assert!(is_expired(31 * second + 1, second, 30));
         assert!(!is_expired(5, 10, 0));
+        let before_zero = 5u64.wrapping_sub(31 * second);
+        assert!(is_expired(6, before_zero, 31));
+        assert!(!is_expired(5, before_zero, 31));
     }
 }

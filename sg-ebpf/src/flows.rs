@@ -2,7 +2,7 @@
 //! Only packets whose replies no rule would pass are remembered (SPEC K7).
 
 use sg_common::{
-    flow::{FlowKind, FlowValue, TOUCH_INTERVAL_NS, Timeout, is_expired},
+    flow::{FlowKind, FlowValue, TOUCH_INTERVAL_NS, Timeout, elapsed, is_expired},
     tables::Kind,
     tcp, track,
     verdict::{Direction, Verdict},
@@ -161,7 +161,7 @@ extern "C" fn sg_go_on(p: *const Packet, flow: *mut FlowValue, how: u32, now: u6
         flags |= FlowValue::ANSWERED;
     }
     let is_changed = how & IS_CHANGED != 0 || state != flow.state || flags != flow.flags;
-    if !is_changed && now <= flow.last_seen + TOUCH_INTERVAL_NS {
+    if !is_changed && elapsed(now, flow.last_seen) <= TOUCH_INTERVAL_NS {
         return 0;
     }
     flow.state = state;
@@ -290,7 +290,7 @@ extern "C" fn sg_track(p: *const Packet, class: u32, verdict: u32) -> u64 {
     let disturbances = (how & !FROM_OPENER ^ FlowKind::Established as u32)
         | u32::from(p.tcp_flags & tcp::STATE_FLAGS)
         | track::disturbs(flow.state);
-    let is_steady = disturbances == 0 && now <= flow.last_seen + TOUCH_INTERVAL_NS;
+    let is_steady = disturbances == 0 && elapsed(now, flow.last_seen) <= TOUCH_INTERVAL_NS;
     if !is_steady {
         sg_go_on(p, &mut flow, how, now);
     }

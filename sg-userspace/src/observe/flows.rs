@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use serde::Serialize;
-use sg_common::flow::{Timeout, is_expired};
+use sg_common::flow::{Timeout, elapsed, is_expired};
 use sg_common::verdict::Direction;
 
 use super::attached::Attached;
@@ -76,7 +76,7 @@ pub fn flows(attached: &Attached) -> Result<Vec<Flow>, KernelError> {
         let state = Timeout::from_index(v.state);
         let is_icmp = state == Some(Timeout::Icmp);
         let has_ports = !is_icmp && state != Some(Timeout::Other);
-        let seconds_since = |t: u64| now.saturating_sub(t) / 1_000_000_000;
+        let seconds_since = |t: u64| elapsed(now, t).max(0) as u64 / 1_000_000_000;
         let rule = rules.get(&v.slot).filter(|_| !v.is_seeded());
         found.push(Flow {
             protocol: entry.protocol,

@@ -15,6 +15,12 @@ pub(crate) const SECOND: u64 = 1_000_000_000;
 /// A flow that is seen again this soon need not say so.
 pub(crate) const TOUCH: u64 = SECOND / 4;
 
+/// Nanoseconds from `then` to `now`, also when `then` lies before the clock's zero: tests turn it
+/// back further than a machine that was just started has run.
+pub(crate) fn elapsed(now: u64, then: u64) -> i64 {
+    now.wrapping_sub(then) as i64
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Flow {
     pub(crate) kind: FlowKind,
@@ -75,7 +81,7 @@ fn number(transport: Transport) -> u8 {
 
 pub(crate) fn has_expired(flow: &Flow, now: u64, terms: &Terms) -> bool {
     let seconds = terms.timeouts[usize::from(flow.state)];
-    now.saturating_sub(flow.last_seen) > u64::from(seconds) * SECOND
+    elapsed(now, flow.last_seen) > i64::from(seconds) * SECOND as i64
 }
 
 impl Flows {
@@ -142,7 +148,7 @@ impl Flows {
         let from_opener = flow.opener == seen.direction;
         flow.state = track::next(protocol, flow.state, from_opener, seen.tcp_flags());
         flow.answered |= !from_opener;
-        if *flow == before && !is_judged_anew && now.saturating_sub(flow.last_seen) <= TOUCH {
+        if *flow == before && !is_judged_anew && elapsed(now, flow.last_seen) <= TOUCH as i64 {
             return;
         }
         flow.last_seen = now;

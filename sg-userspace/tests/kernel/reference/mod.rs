@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use sg_common::flow::Timeout;
 use sg_common::verdict::{Action, Direction, Reason, reason_slot};
 
-use flows::{Flows, Found, SECOND, Terms};
+use flows::{Flows, Found, SECOND, Terms, elapsed};
 use identity::{FragmentKey, Seen};
 use parse::{Frame, Packet, Transport};
 use rules::{Rules, Ruling};
@@ -135,7 +135,7 @@ impl Reference {
     fn follow(&mut self, direction: Direction, key: FragmentKey, now: u64) -> Outcome {
         let seconds = self.terms.timeouts[Timeout::Fragment as usize];
         let first = self.fragments.get(&key).copied();
-        match first.filter(|f| now.saturating_sub(f.seen) <= u64::from(seconds) * SECOND) {
+        match first.filter(|f| elapsed(now, f.seen) <= i64::from(seconds) * SECOND as i64) {
             Some(first) => {
                 self.went(match first.outcome {
                     Outcome { is_reply: true, .. } => "fragment follows a reply",

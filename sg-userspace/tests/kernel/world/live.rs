@@ -7,7 +7,7 @@ use sg_userspace::kernel::programs::Programs;
 
 use super::tables::Tables;
 use crate::reference::Reference;
-use crate::reference::flows::SECOND;
+use crate::reference::flows::{SECOND, elapsed};
 
 /// No step is taken while an entry is this close to expiring: kernel and reference read the clock
 /// at different moments.
@@ -36,11 +36,11 @@ impl Live {
         self.was_rewritten = true;
         self.tables.age(nanoseconds);
         for flow in self.reference.flows.entries.values_mut() {
-            flow.created = flow.created.saturating_sub(nanoseconds);
-            flow.last_seen = flow.last_seen.saturating_sub(nanoseconds);
+            flow.created = flow.created.wrapping_sub(nanoseconds);
+            flow.last_seen = flow.last_seen.wrapping_sub(nanoseconds);
         }
         for first in self.reference.fragments.values_mut() {
-            first.seen = first.seen.saturating_sub(nanoseconds);
+            first.seen = first.seen.wrapping_sub(nanoseconds);
         }
         self.quiet_until = 0;
     }
@@ -53,22 +53,25 @@ impl Live {
                 return;
             }
             let timeouts = self.reference.terms.timeouts;
-            let expiry = |from: u64, state: u8| {
-                from.saturating_add(u64::from(timeouts[usize::from(state)]) * SECOND)
+            let margin = MARGIN as i64;
+            // Nanoseconds until something expires, less than zero if it has.
+            let left = |from: u64, state: u8| {
+                let timeout = u64::from(timeouts[usize::from(state)]) * SECOND;
+                timeout as i64 - elapsed(time, from)
             };
             let flows = self.reference.flows.entries.values();
             let fragments = self.reference.fragments.values();
             // Whatever is entered or seen from now on expires after the shortest time-out.
             let shortest = timeouts.iter().min().copied().unwrap_or(0);
             let next = flows
-                .map(|f| expiry(f.last_seen, f.state))
-                .chain(fragments.map(|f| expiry(f.seen, Timeout::Fragment as u8)))
-                .filter(|expiry| *expiry + MARGIN > time)
-                .chain([time + u64::from(shortest) * SECOND])
+                .map(|f| left(f.last_seen, f.state))
+                .chain(fragments.map(|f| left(f.seen, Timeout::Fragment as u8)))
+                .filter(|left| *left + margin > 0)
+                .chain([i64::from(shortest) * SECOND as i64])
                 .min()
-                .unwrap_or(u64::MAX);
-            if next.saturating_sub(MARGIN) > time {
-                self.quiet_until = next - MARGIN;
+                .unwrap_or(i64::MAX);
+            if next > margin {
+                self.quiet_until = time + (next - margin) as u64;
                 return;
             }
             self.age(3 * MARGIN);

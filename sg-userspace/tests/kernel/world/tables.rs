@@ -110,11 +110,12 @@ impl Tables {
         })
     }
 
-    /// Moves every time that is remembered `nanoseconds` into the past.
+    /// Moves every time that is remembered `nanoseconds` into the past, which may be before the
+    /// machine was started.
     pub(crate) fn age(&mut self, nanoseconds: u64) {
         let back = |value: FlowValue| FlowValue {
-            created: value.created.saturating_sub(nanoseconds),
-            last_seen: value.last_seen.saturating_sub(nanoseconds),
+            created: value.created.wrapping_sub(nanoseconds),
+            last_seen: value.last_seen.wrapping_sub(nanoseconds),
             ..value
         };
         for table in &mut self.flows4 {
@@ -124,7 +125,7 @@ impl Tables {
             rewrite(table, back);
         }
         let back = |value: FragmentValue| FragmentValue {
-            seen: value.seen.saturating_sub(nanoseconds),
+            seen: value.seen.wrapping_sub(nanoseconds),
             ..value
         };
         rewrite(&mut self.fragments4, back);
