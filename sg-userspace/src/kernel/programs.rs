@@ -8,6 +8,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Map, MapInfo, MapType};
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use nix::sys::signal::{SigSet, SigmaskHow};
 use sg_common::counters::SlotCounters;
 use sg_common::event::EventLimit;
 use sg_common::flow::{FlowKey4, FlowKey6, FlowStats, FlowValue, TIMEOUTS};
@@ -154,8 +155,7 @@ impl Programs {
                 loader.map_pin_path(name, path);
             }
         }
-        let mut ebpf = loader
-            .load(OBJECT)
+        let mut ebpf = undisturbed(|| loader.load(OBJECT))
             .map_err(|e| KernelError::bpf("creating the BPF maps", e))?;
 
         fill(&ebpf, "sg_root4", bytes_of(&compiled.root4[..]))?;
@@ -170,14 +170,12 @@ impl Programs {
             verify_times: [Duration::ZERO; 2],
         };
         let filled = started.elapsed();
-        programs
-            .inbound()?
-            .load()
+        let inbound = programs.inbound()?;
+        undisturbed(|| inbound.load())
             .map_err(|e| KernelError::bpf("loading the inbound program", e))?;
         let half = started.elapsed();
-        programs
-            .outbound()?
-            .load()
+        let outbound = programs.outbound()?;
+        undisturbed(|| outbound.load())
             .map_err(|e| KernelError::bpf("loading the outbound program", e))?;
         programs.load_time = started.elapsed();
         programs.verify_times = [half - filled, programs.load_time - half];
@@ -214,6 +212,18 @@ impl Programs {
             slots,
         )
     }
+}
+
+/// Runs `load` while this thread's signals wait: the verifier gives up with EAGAIN when one comes,
+/// be it a resized terminal's or that of a child which has ended. aya tries once more, and takes its
+/// small programs that find out what the kernel can do for refused.
+fn undisturbed<T>(load: impl FnOnce() -> T) -> T {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    let result = load();
+    if let Ok(before) = before {
+        let _ = before.thread_set_mask();
+    }
+    result
 }
 
 /// A loader that has not parsed the kernel's own type information.

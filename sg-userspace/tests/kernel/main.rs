@@ -16,6 +16,7 @@ mod reference;
 mod sandbox;
 mod seed;
 mod seed_meanwhile;
+mod signals;
 mod stack;
 mod support;
 mod traffic;
