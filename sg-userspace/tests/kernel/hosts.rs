@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use crate::sandbox::{ip, run};
 
 /// How long something that must arrive may take, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// After how long silence counts as dropped.
 const SILENCE: Duration = Duration::from_millis(300);
 

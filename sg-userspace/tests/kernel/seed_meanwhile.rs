@@ -33,12 +33,15 @@ fn connections_made_meanwhile_go_on() {
             while let Ok(stream) = TcpStream::connect_timeout(&to, Duration::from_millis(300)) {
                 made.push(stream);
                 let _ = begun.send(());
+                // All tests of this process together may have a thousand open files in many places.
+                std::thread::sleep(Duration::from_millis(3));
                 assert!(made.len() < 20_000, "nothing ends it");
             }
             made
         };
         let is_over = AtomicBool::new(false);
         let (clients, servers) = std::thread::scope(|scope| {
+            let over = Over(&is_over);
             let clients = scope.spawn(|| node.peer.inside(connecting));
             let accepting = scope.spawn(|| {
                 let mut accepted = Vec::new();
@@ -55,7 +58,7 @@ fn connections_made_meanwhile_go_on() {
             }
             node.apply(&rules_from_lines(NOBODY));
             let clients = clients.join().expect("the connecting side");
-            is_over.store(true, Ordering::Relaxed);
+            drop(over);
             (clients, accepting.join().expect("the accepting side"))
         });
         assert!(clients.len() >= 20);
@@ -83,6 +86,15 @@ fn connections_made_meanwhile_go_on() {
             std::thread::sleep(Duration::from_millis(5));
         }
     });
+}
+
+/// Ends what would otherwise go on for ever, also when the test fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Begins to connect, and does not wait.

@@ -14,6 +14,9 @@ mount -t bpf bpf /sys/fs/bpf
 mount -t tracefs tracefs /sys/kernel/tracing
 mkdir -p /run/netns
 
+# As much as a service gets elsewhere.
+ulimit -n 65536
+
 exec > /dev/ttyS1 2>&1 < /dev/null
 echo "guest booted $(uname -r)"
 while read -r module; do
