@@ -8,9 +8,9 @@ use sg_userspace::kernel::flow_tables::{FlowTableUse, sweep, table_use};
 use sg_userspace::observe::flows::{flows, monotonic_now};
 use sg_userspace::policy::{Policy, rules_from_lines};
 
-use crate::attach::{assert_adds_up, only, read_when};
 use crate::frames::{Frame, frame};
 use crate::sandbox::{RawSender, Sandbox, sandbox};
+use crate::watching::{assert_adds_up, only, read_when};
 
 /// Nothing goes out by a rule, so that every answer needs the flow table.
 const WEB: &str = "in tcp 80 from any accept\nin udp 53 from any accept";

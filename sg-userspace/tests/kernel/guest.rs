@@ -9,12 +9,12 @@ use sg_userspace::kernel::{ApplyOptions, XdpMode, apply};
 use sg_userspace::observe::counters::{Counters, RuleCounters};
 use sg_userspace::policy::rules_from_lines;
 
-use crate::attach::{assert_adds_up, only, read, read_when};
 use crate::facts::{fact, native_xdp};
 use crate::frames::{Frame, frame, non_ip};
 use crate::namespace::Namespace;
 use crate::sandbox::{RawSender, Sandbox, ip, run, sandbox, silent_and_up};
 use crate::support::is_guest;
+use crate::watching::{assert_adds_up, only, read, read_when};
 
 /// How long a connection may take that is to come about, and one that is not.
 const PATIENCE: Duration = Duration::from_secs(20);

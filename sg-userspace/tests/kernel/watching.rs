@@ -1,0 +1,74 @@
+//! Looks at an attached interface: what is there, what has been counted, and that it adds up.
+//! Every test that attaches something uses it.
+
+use std::time::{Duration, Instant};
+
+use sg_userspace::kernel::{ApplyOptions, apply};
+use sg_userspace::observe::attached::{Attached, Scope, attached};
+use sg_userspace::observe::counters::{Counters, counters};
+use sg_userspace::policy::rules_from_lines;
+
+use crate::sandbox::Sandbox;
+
+/// The rules of a usual node.
+pub(crate) const NODE: &str = "in tcp 22 from any accept
+     in all from 10.0.0.0/8 accept
+     in all from any drop
+     out all to any accept";
+
+pub(crate) fn only(sandbox: &Sandbox, interface: &str) -> Attached {
+    let scope = Scope::Interface(interface.into());
+    attached(sandbox.bpffs(), &scope)
+        .unwrap_or_else(|e| panic!("{e}"))
+        .remove(0)
+}
+
+pub(crate) fn read(sandbox: &Sandbox, interface: &str) -> Counters {
+    counters(&only(sandbox, interface)).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Waits for receivers to catch up, then reads.
+pub(crate) fn read_when(
+    sandbox: &Sandbox,
+    interface: &str,
+    done: impl Fn(&Counters) -> bool,
+) -> Counters {
+    // Emulated processors that others use as well may need some of it.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let counted = read(sandbox, interface);
+        if done(&counted) || Instant::now() > deadline {
+            return counted;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub(crate) fn apply_rules(sandbox: &Sandbox, rules: &str, options: &ApplyOptions) {
+    let _ = sandbox;
+    apply(&rules_from_lines(rules), options).unwrap_or_else(|e| panic!("apply: {e}"));
+}
+
+/// SPEC A2, summed up from the listed rows without looking at how totals are made.
+pub(crate) fn assert_adds_up(c: &Counters, inbound: u64, outbound: u64) {
+    for (direction, sent) in [("inbound", inbound), ("outbound", outbound)] {
+        let rules: u64 = c
+            .rules
+            .iter()
+            .map(|r| match r.direction == direction {
+                true => r.packets,
+                false => r.reply_packets,
+            })
+            .sum();
+        let reasons: u64 = c
+            .reasons
+            .iter()
+            .filter(|r| r.direction == direction)
+            .map(|r| r.packets)
+            .sum();
+        let total = c.totals.iter().find(|t| t.direction == direction).unwrap();
+        assert_eq!(rules + reasons, sent, "{direction} packets counted");
+        assert_eq!(total.packets, sent, "{direction} total");
+        assert_eq!(total.accepted + total.dropped, sent, "{direction} verdicts");
+    }
+}
