@@ -339,7 +339,10 @@ fn no_more_flows_are_seeded_than_the_table_holds() {
                 .expect("a socket does not see what the hook drops");
         }
         assert_eq!(node.counted("seeded")[1], 256);
-        assert_eq!(node.counted("no-match")[1], 44);
+        // The interface tells its multicast groups some time after it is set up, and without an
+        // address while its own is still being checked: that is no essential traffic (K5).
+        let others = node.counted("no-match")[1];
+        assert!((44..=46).contains(&others), "{others} of 44");
     });
 }
 
