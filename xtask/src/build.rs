@@ -1,16 +1,13 @@
 //! `cargo xtask build`: the set-up, then `sgctl` with the packet path inside it.
 //! Tells where the binary is.
 
-use std::{path::PathBuf, process::Stdio};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::ArgAction;
 use serde_json::Value;
 
-use crate::{
-    setup, shell,
-    term::{self, Colour},
-};
+use crate::{setup, shell};
 
 const BINARY: &str = "sgctl";
 
@@ -45,18 +42,8 @@ pub(crate) fn binary(release: bool) -> Result<PathBuf> {
     if release {
         command.arg("--release");
     }
-    term::say(Colour::Cyan, "$", shell::describe(&command));
-    // Cargo knows best where it put the binary: the target folder has many ways to move.
-    let output = command
-        .arg("--message-format=json-render-diagnostics")
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot start cargo")?;
-    if !output.status.success() {
-        bail!("{BINARY} does not build ({}), see above", output.status);
-    }
-    executable(&String::from_utf8_lossy(&output.stdout))
-        .with_context(|| format!("cargo did not tell where it put {BINARY}"))
+    let messages = shell::cargo_messages(command, &format!("{BINARY} does not build"))?;
+    executable(&messages).with_context(|| format!("cargo did not tell where it put {BINARY}"))
 }
 
 /// Finds the path of the binary among cargo's messages, one JSON object a line.

@@ -34,6 +34,21 @@ pub(crate) fn cargo(workspace: &Path) -> Command {
     command
 }
 
+/// Runs cargo and returns its messages, one JSON object a line: cargo knows best where it put what
+/// it built, since the target folder has many ways to move.
+pub(crate) fn cargo_messages(mut command: Command, what_fails: &str) -> Result<String> {
+    term::say(Colour::Cyan, "$", describe(&command));
+    let output = command
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("{what_fails} ({}), see above", output.status);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// A program of another toolchain. Rustup finds it; what cargo set for its own is taken away.
 pub(crate) fn of_toolchain(toolchain: &str, program: &str) -> Command {
     let mut command = rustup();

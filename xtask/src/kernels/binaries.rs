@@ -3,17 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::protocol::Suite;
-use crate::{
-    shell,
-    term::{self, Colour},
-};
+use crate::shell;
 
 /// The test that prints what the table of kernels is made of.
 pub(super) const FACTS: &str = "facts::what_this_kernel_offers";
@@ -43,16 +40,8 @@ pub(super) fn build(workspace: &Path) -> Result<Binaries> {
         .args(["test", "--workspace", "--exclude", "sg-ebpf"])
         .args(["--profile", crate::test::PROFILE])
         .args(["--test", "kernel", "--test", "lab", "--no-run"]);
-    term::say(Colour::Cyan, "$", shell::describe(&command));
-    let output = command
-        .arg("--message-format=json-render-diagnostics")
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot start cargo")?;
-    if !output.status.success() {
-        bail!("the tests do not build ({}), see above", output.status);
-    }
-    let mut found = executables(&String::from_utf8_lossy(&output.stdout));
+    let messages = shell::cargo_messages(command, "the tests do not build")?;
+    let mut found = executables(&messages);
     let mut take = |name: &str| {
         found
             .remove(name)
