@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use sg_common::flow::FlowKind;
 
 use super::{Disagreement, World};
-use crate::reference::flows::Flow;
+use crate::reference::flows::{Flow, elapsed};
 use crate::reference::identity::FlowKey;
 
 /// Where the flows of one kind went that the programs do not know about.
@@ -16,6 +16,12 @@ pub(super) struct Account {
     evicted: u64,
     /// What had been entered when the tables were last compared.
     entered: u64,
+}
+
+/// Nanoseconds between two times, also across the clock's zero: on a machine that has just started
+/// a script turns times back beyond it.
+fn apart(a: u64, b: u64) -> u64 {
+    elapsed(a, b).unsigned_abs()
 }
 
 impl World {
@@ -44,8 +50,8 @@ impl World {
                 ..in_kernel
             };
             if same != *ours
-                || in_kernel.created.abs_diff(ours.created) > slack
-                || in_kernel.last_seen.abs_diff(ours.last_seen) > slack
+                || apart(in_kernel.created, ours.created) > slack
+                || apart(in_kernel.last_seen, ours.last_seen) > slack
             {
                 return Err(format!(
                     "{key:?}: the kernel remembers {in_kernel:?}, the reference {ours:?}"
@@ -116,7 +122,7 @@ impl World {
             match ours.get_mut(&key) {
                 Some(first)
                     if first.outcome == in_kernel.outcome
-                        && first.seen.abs_diff(in_kernel.seen) <= slack =>
+                        && apart(first.seen, in_kernel.seen) <= slack =>
                 {
                     first.seen = in_kernel.seen;
                 }
