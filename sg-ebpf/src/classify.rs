@@ -40,8 +40,8 @@ fn judge_into(direction: Direction, p: *const Packet, out: *mut Outcome) -> u32 
     0
 }
 
-/// The verdict of `direction`'s rules on `number` of `kind` in `class`. For the questions that only
-/// few packets ask; `judge_packet` has the same inline.
+/// The verdict of `direction`'s rules on `number` of `kind` in `class`; without tables for it, which
+/// cannot be, nothing is accepted.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sg_ask_rules(class: u32, direction: u32, kind: u32, number: u32) -> u32 {
@@ -79,31 +79,34 @@ fn judge_packet(direction: Direction, p: &Packet) -> Outcome {
         }
     }
 
-    // Tables without an entry for this address cannot be: fail closed.
-    let Some(class) = family::class(p) else {
-        return Outcome::reason(direction, Reason::NoMatch);
+    let class = family::sg_class(p);
+    let verdict = ask(class, direction, p.kind, p.number);
+    let decided_by_rules = if verdict.is_accept() {
+        // Where the other direction's rules pass the replies by themselves there is nothing to
+        // remember.
+        ask(class, direction.opposite(), p.kind, p.return_number).is_accept()
+    } else {
+        // A bare SYN opens a connection, so it can only be accepted by a rule: a flood of them
+        // never gets as far as the flow table.
+        p.is_kind(Kind::Tcp) && p.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
     };
-    let Some(row) = maps::row(class) else {
-        return Outcome::reason(direction, Reason::NoMatch);
-    };
-    let verdict = judge(&KernelTables, row, direction, p.kind, p.number);
-    if verdict.is_accept() {
-        if p.is_trackable != 0 {
-            // Where the other direction's rules pass the replies by themselves there is nothing to
-            // remember.
-            let opposite = direction.opposite();
-            let answer = judge(&KernelTables, row, opposite, p.kind, p.return_number);
-            if !answer.is_accept() {
-                flows::remember(p, class, verdict);
-            }
-        }
+    if p.is_trackable == 0 || decided_by_rules {
         return Outcome::rule(verdict);
     }
+    with_flows(direction, p, class, verdict)
+}
 
-    // A bare SYN opens a connection, so it can only be accepted by a rule: a flood of them never
-    // gets as far as the flow table.
-    let opens_only = p.is_kind(Kind::Tcp) && p.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
-    if p.is_trackable == 0 || opens_only {
+/// Decides a packet of a flow, given the rules' verdict: remembers what they accept, and looks for
+/// the flow of what they do not.
+#[inline(always)]
+pub(crate) fn with_flows(
+    direction: Direction,
+    p: &Packet,
+    class: u32,
+    verdict: Verdict,
+) -> Outcome {
+    if verdict.is_accept() {
+        flows::remember(p, class, verdict);
         return Outcome::rule(verdict);
     }
     match flows::find(p, class, verdict) {

@@ -2,15 +2,16 @@
 
 use sg_common::counters::SlotCounters;
 
-use crate::{hook::Hook, maps::COUNTERS, outcome::Outcome, packet::Packet};
+use crate::{hook::Hook, maps::COUNTERS, outcome::Outcome};
 
 /// Adds the frame to its slot, as the wire sees it: an offloaded packet counts as its segments,
-/// each with a copy of the headers. Returns its bytes.
+/// each with a copy of its `headers` bytes of headers. `claimed` is where the IP packet in it ends,
+/// or zero. Returns the frame's bytes.
 #[inline(always)]
-pub(crate) fn count<H: Hook>(hook: &H, packet: &Packet, outcome: &Outcome) -> u64 {
+pub(crate) fn count<H: Hook>(hook: &H, claimed: u32, headers: u32, outcome: &Outcome) -> u64 {
     let segments = u64::from(hook.segments());
-    let len = u64::from(hook.counted_len(packet.claimed));
-    let bytes = len + (segments - 1) * u64::from(packet.headers);
+    let len = u64::from(hook.counted_len(claimed));
+    let bytes = len + (segments - 1) * u64::from(headers);
     let Some(counters) = COUNTERS.get_ptr_mut(outcome.slot) else {
         return bytes;
     };

@@ -23,20 +23,21 @@ const MLD2_REPORT: u8 = 143;
 /// First ten bits of fe80::/10.
 const LINK_LOCAL: u32 = 0xfe80 >> 6;
 
-/// The class of the remote address; `None` if the tables are not there.
+/// The class of an IPv4 address; `None` if the tables are not there.
 #[inline(always)]
-pub(crate) fn class(p: &Packet) -> Option<u32> {
-    if p.is_v6() {
-        // The range of a leaf in the IPv4 table, so that the verifier walks what follows once.
-        return Some(maps::class6(p.remote) & !POINTER);
-    }
-    let address = u32::from_be(p.remote[0]);
+pub(crate) fn class4(address: u32) -> Option<u32> {
     let entry = maps::root4()?[(address >> 16) as usize];
     walk16(&KernelTables, entry, address as u16)
 }
 
-/// As [`class`], for the questions that only few packets ask; no row has the number that stands for
-/// "the tables are not there".
+/// The class of an IPv6 address in wire order, in the range of a leaf of the IPv4 table, so that the
+/// verifier walks what follows once for both.
+#[inline(always)]
+pub(crate) fn class6(address: [u32; 4]) -> u32 {
+    maps::class6(address) & !POINTER
+}
+
+/// The class of the remote address; no row has the number that stands for "the tables are not there".
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn sg_class(p: *const Packet) -> u32 {
@@ -44,7 +45,11 @@ pub(crate) extern "C" fn sg_class(p: *const Packet) -> u32 {
         return u32::MAX;
     }
     // SAFETY: not null, and every caller passes a whole packet on its stack.
-    class(unsafe { &*p }).unwrap_or(u32::MAX)
+    let p = unsafe { &*p };
+    if p.is_v6() {
+        return class6(p.remote);
+    }
+    class4(u32::from_be(p.remote[0])).unwrap_or(u32::MAX)
 }
 
 #[inline(always)]

@@ -13,7 +13,7 @@ use crate::{
     classify,
     outcome::Outcome,
     packet::{self, Packet},
-    quoted,
+    quick, quoted,
 };
 
 /// A first buffer below this length has no other behind it, unless the packet says so: drivers
@@ -39,6 +39,12 @@ pub(crate) trait Hook: EbpfContext {
     /// Makes `len` bytes readable if the frame has them. True when that changed anything, so that
     /// parsing is worth another try.
     fn pull(&self, len: u32) -> bool;
+
+    /// See `decide_thoroughly`.
+    fn decide_thoroughly(&self) -> bool;
+
+    /// See `quick::flow`.
+    fn plain_flow(&self, class: u32, verdict: u32) -> u64;
 
     /// See `packet::sg_parse_xdp`.
     fn parse(&self, out: &mut Packet) -> u32;
@@ -97,6 +103,16 @@ impl Hook for XdpContext {
     #[inline(always)]
     fn pull(&self, _len: u32) -> bool {
         false
+    }
+
+    #[inline(always)]
+    fn decide_thoroughly(&self) -> bool {
+        sg_decide_xdp(self.as_ptr().cast()) != 0
+    }
+
+    #[inline(always)]
+    fn plain_flow(&self, class: u32, verdict: u32) -> u64 {
+        sg_plain_flow_xdp(self.as_ptr().cast(), class, verdict)
     }
 
     #[inline(always)]
@@ -172,6 +188,16 @@ impl Hook for TcContext {
     }
 
     #[inline(always)]
+    fn decide_thoroughly(&self) -> bool {
+        sg_decide_tc(self.as_ptr().cast()) != 0
+    }
+
+    #[inline(always)]
+    fn plain_flow(&self, class: u32, verdict: u32) -> u64 {
+        sg_plain_flow_tc(self.as_ptr().cast(), class, verdict)
+    }
+
+    #[inline(always)]
     fn parse(&self, out: &mut Packet) -> u32 {
         packet::sg_parse_tc(self.as_ptr().cast(), out)
     }
@@ -207,6 +233,30 @@ impl Hook for TcContext {
         let segments = unsafe { (*self.skb.skb).gso_segs };
         if segments == 0 { 1 } else { segments }
     }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_decide_xdp(ctx: *mut xdp_md) -> u32 {
+    crate::decide_thoroughly(&XdpContext::new(ctx)).into()
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_decide_tc(ctx: *mut __sk_buff) -> u32 {
+    crate::decide_thoroughly(&TcContext::new(ctx)).into()
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_plain_flow_xdp(ctx: *mut xdp_md, class: u32, verdict: u32) -> u64 {
+    quick::flow(&XdpContext::new(ctx), class, verdict)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_plain_flow_tc(ctx: *mut __sk_buff, class: u32, verdict: u32) -> u64 {
+    quick::flow(&TcContext::new(ctx), class, verdict)
 }
 
 // Rare headers are walked in functions of their own, which the verifier checks once instead of

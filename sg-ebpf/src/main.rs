@@ -1,6 +1,7 @@
 //! The packet path: packet → class → verdict → count. Two entry points, one for each direction.
-//! Order of the rooms: `packet` parses, `classify` asks the rules, `flows` and `fragments` remember,
-//! `quoted` looks into ICMP errors, `count` counts, `events` tells.
+//! Order of the rooms: `quick` decides plain packets by itself; for all others `packet` parses,
+//! `classify` asks the rules, `flows` and `fragments` remember, `quoted` looks into ICMP errors,
+//! `count` counts, `events` tells.
 #![no_std]
 #![no_main]
 
@@ -15,7 +16,9 @@ mod hook;
 mod maps;
 mod outcome;
 mod packet;
+mod quick;
 mod quoted;
+mod verifier;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
@@ -59,10 +62,20 @@ pub(crate) const PULL: u32 = 256;
 /// Decides a frame, counts it, and writes its event if it is to have one.
 #[inline(always)]
 fn is_accepted<H: Hook>(hook: &H) -> bool {
+    match quick::decide(hook) {
+        quick::ACCEPTED => true,
+        quick::DROPPED => false,
+        _ => hook.decide_thoroughly(),
+    }
+}
+
+/// The long way, of any frame.
+#[inline(always)]
+pub(crate) fn decide_thoroughly<H: Hook>(hook: &H) -> bool {
     let mut packet = Packet::EMPTY;
     let mut outcome = Outcome::EMPTY;
     decide(hook, &mut packet, &mut outcome);
-    let bytes = count::count(hook, &packet, &outcome);
+    let bytes = count::count(hook, packet.claimed, packet.headers, &outcome);
     if maps::has_logging_rules() && outcome.is_logged() {
         events::emit(&packet, H::DIRECTION, &outcome, bytes);
     }

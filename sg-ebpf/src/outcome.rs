@@ -47,6 +47,20 @@ impl Outcome {
         outcome
     }
 
+    /// As one number, which functions can return.
+    #[inline(always)]
+    pub(crate) fn pack(self) -> u64 {
+        u64::from(self.flags) << 32 | u64::from(self.slot)
+    }
+
+    #[inline(always)]
+    pub(crate) fn unpack(packed: u64) -> Self {
+        Outcome {
+            slot: packed as u32,
+            flags: (packed >> 32) as u32,
+        }
+    }
+
     #[inline(always)]
     pub(crate) fn is_accepted(&self) -> bool {
         self.flags & ACCEPT != 0

@@ -27,8 +27,8 @@ use sg_common::{
 use crate::hook::Hook;
 
 // IEEE 802 numbers, as include/uapi/linux/if_ether.h has them.
-const ETH_P_IP: u16 = 0x0800;
-const ETH_P_IPV6: u16 = 0x86dd;
+pub(crate) const ETH_P_IP: u16 = 0x0800;
+pub(crate) const ETH_P_IPV6: u16 = 0x86dd;
 const ETH_P_8021Q: u16 = 0x8100;
 const ETH_P_8021AD: u16 = 0x88a8;
 
@@ -108,7 +108,9 @@ pub(crate) struct Packet {
     pub(crate) direction: u8,
     /// 1 for an ICMP error about another packet, which it quotes.
     pub(crate) is_error: u8,
-    pub(crate) zero: [u8; 3],
+    pub(crate) zero: u8,
+    /// Of a later fragment, where it belongs in its datagram, in units of eight bytes.
+    pub(crate) fragment_offset: u16,
 }
 
 impl Packet {
@@ -133,7 +135,8 @@ impl Packet {
         v6: 0,
         direction: 0,
         is_error: 0,
-        zero: [0; 3],
+        zero: 0,
+        fragment_offset: 0,
     };
 
     #[inline(always)]
@@ -262,16 +265,26 @@ fn parse<H: Hook>(hook: &H, out: &mut Packet) -> Result<u32, Stop> {
         other if is_vlan(other) => return Err(MALFORMED),
         _ => return Ok(parsed::OTHER),
     };
-    // The same ranges in both families, so that the verifier walks what follows once: the masks
-    // change nothing, since headers take less than 17 KiB.
-    let (offset, len) = (payload.offset & 0x7fff, payload.len & 0xf_ffff);
-    out.claimed = (offset + len) as u32;
+    // By way of memory again, for the two families. The masks change nothing, since headers take
+    // less than 17 KiB.
+    out.headers = payload.offset as u32;
+    out.claimed = (payload.offset + payload.len) as u32;
+    out.fragment_offset = (payload.fragment_offset / 8) as u16;
+    // SAFETY: fields of a live value.
+    let (offset, end, fragment_offset) = unsafe {
+        (
+            (core::ptr::read_volatile(&raw const out.headers) & 0x7fff) as usize,
+            core::ptr::read_volatile(&raw const out.claimed) as usize,
+            core::ptr::read_volatile(&raw const out.fragment_offset) as usize * 8,
+        )
+    };
+    let len = end.wrapping_sub(offset) & 0xf_ffff;
     let readable = hook.end() - hook.start();
-    if offset + len > readable && offset + len > hook.frame_len() as usize {
+    if end > readable && end > hook.frame_len() as usize {
         return Err(MALFORMED);
     }
-    if payload.fragment_offset != 0 {
-        return later_fragment(out.fragment_protocol, payload.fragment_offset, len);
+    if fragment_offset != 0 {
+        return later_fragment(out.fragment_protocol, fragment_offset, len);
     }
     transport(hook, offset, len, out)?;
     Ok(parsed::IP)
