@@ -10,7 +10,7 @@ use aya_ebpf::{
 use sg_common::verdict::Direction;
 
 use crate::{
-    classify,
+    classify, extension,
     outcome::Outcome,
     packet::{self, Packet},
     quick, quoted,
@@ -52,10 +52,10 @@ pub(crate) trait Hook: EbpfContext {
     /// See `packet::skip_vlans`.
     fn skip_vlans(&self) -> u64;
 
-    /// See `packet::walk_extension_headers`.
+    /// See `extension::walk_extension_headers`.
     fn walk_extension_headers(&self, offset: u32, protocol: u32, out: *mut Packet) -> u64;
 
-    /// See `packet::extension_header`.
+    /// See `extension::extension_header`.
     fn extension_header(&self, offset: u64, protocol: u32, out: *mut Packet) -> u64;
 
     /// See `classify::sg_judge_inbound`.
@@ -277,7 +277,7 @@ extern "C" fn sg_skip_vlans_tc(ctx: *mut __sk_buff) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sg_walk6_xdp(ctx: *mut xdp_md, offset: u32, protocol: u32, out: *mut Packet) -> u64 {
-    packet::walk_extension_headers(&XdpContext::new(ctx), offset, protocol, out)
+    extension::walk_extension_headers(&XdpContext::new(ctx), offset, protocol, out)
 }
 
 #[unsafe(no_mangle)]
@@ -288,7 +288,7 @@ extern "C" fn sg_walk6_tc(
     protocol: u32,
     out: *mut Packet,
 ) -> u64 {
-    packet::walk_extension_headers(&TcContext::new(ctx), offset, protocol, out)
+    extension::walk_extension_headers(&TcContext::new(ctx), offset, protocol, out)
 }
 
 #[unsafe(no_mangle)]
@@ -299,7 +299,7 @@ extern "C" fn sg_extension_header_xdp(
     protocol: u32,
     out: *mut Packet,
 ) -> u64 {
-    packet::extension_header(&XdpContext::new(ctx), offset, protocol, out)
+    extension::extension_header(&XdpContext::new(ctx), offset, protocol, out)
 }
 
 #[unsafe(no_mangle)]
@@ -310,7 +310,7 @@ extern "C" fn sg_extension_header_tc(
     protocol: u32,
     out: *mut Packet,
 ) -> u64 {
-    packet::extension_header(&TcContext::new(ctx), offset, protocol, out)
+    extension::extension_header(&TcContext::new(ctx), offset, protocol, out)
 }
 
 #[unsafe(no_mangle)]

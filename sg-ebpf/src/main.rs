@@ -9,6 +9,7 @@ mod classify;
 mod clock;
 mod count;
 mod events;
+mod extension;
 mod family;
 mod flows;
 mod fragments;

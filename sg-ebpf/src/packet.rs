@@ -1,4 +1,4 @@
-//! Bytes → headers: Ethernet with up to two VLAN tags, IPv4, the IPv6 header chain, transport.
+//! Bytes → headers: Ethernet with up to two VLAN tags, IPv4, IPv6, transport.
 //! A frame that cannot be parsed is an error with its reason; nothing unparsable goes on.
 
 use aya_ebpf::{
@@ -17,37 +17,20 @@ use network_types::{
 use sg_common::{
     fragment::{LONGEST_DATAGRAM, SCTP_HEADER, TCP_HEADER},
     tables::{
-        IPPROTO_AH, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind,
-        icmp_answer, icmp_is_error, icmp_number, icmp_query, other_number,
+        IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, icmp_answer,
+        icmp_is_error, icmp_number, icmp_query, other_number,
     },
     tcp,
     verdict::Direction,
 };
 
-use crate::hook::Hook;
+use crate::{extension::is_extension_header, hook::Hook};
 
 // IEEE 802 numbers, as include/uapi/linux/if_ether.h has them.
 pub(crate) const ETH_P_IP: u16 = 0x0800;
 pub(crate) const ETH_P_IPV6: u16 = 0x86dd;
 const ETH_P_8021Q: u16 = 0x8100;
 const ETH_P_8021AD: u16 = 0x88a8;
-
-// IPv6 extension headers (RFC 8200 section 4; AH: RFC 4302).
-const NEXTHDR_HOP: u8 = 0;
-const NEXTHDR_ROUTING: u8 = 43;
-const NEXTHDR_FRAGMENT: u8 = 44;
-const NEXTHDR_DEST: u8 = 60;
-/// More extension headers than this are malformed (SPEC K3).
-const MAX_EXTENSION_HEADERS: usize = 8;
-
-/// What every IPv6 extension header begins with; the last two are the fragment header's.
-#[repr(C)]
-struct ExtensionHeader {
-    next: u8,
-    length: u8,
-    fragment: u16,
-    identification: u32,
-}
 
 /// A TCP header by its bytes: the library has offset and flags as bit fields.
 #[repr(C)]
@@ -63,9 +46,6 @@ const _: () = assert!(size_of::<TcpStart>() == TcpHdr::LEN);
 
 const IPV4_MORE_FRAGMENTS: u16 = 0x2000;
 const IPV4_OFFSET: u16 = 0x1fff;
-const IPV6_MORE_FRAGMENTS: u16 = 1;
-const IPV6_OFFSET: u16 = 0xfff8;
-
 /// What the rules and the flow table need of an IP packet.
 ///
 /// Parsing writes it through a pointer, from a function that the verifier checks once by itself:
@@ -393,99 +373,6 @@ fn ipv6<H: Hook>(hook: &H, offset: usize, out: &mut Packet) -> Result<Payload, S
     }
     out.protocol = protocol;
     Ok(payload)
-}
-
-#[inline(always)]
-pub(crate) fn is_extension_header(protocol: u8) -> bool {
-    // A set in a word: the verifier walks two branches where a list of numbers has five.
-    const SET: u64 = 1 << NEXTHDR_HOP
-        | 1 << NEXTHDR_ROUTING
-        | 1 << NEXTHDR_FRAGMENT
-        | 1 << IPPROTO_AH
-        | 1 << NEXTHDR_DEST;
-    protocol < 64 && SET >> protocol & 1 != 0
-}
-
-/// Walks the IPv6 header chain from `offset` on, where a header of type `protocol` begins. Returns
-/// in bits 0-7 the protocol behind it and in bits 16-31 the bytes skipped; or one of [`parsed`]'s
-/// numbers in the high half when it cannot go on. For a later fragment bits 0-12 are its offset in
-/// units of eight bytes. Of a fragment it writes the name, and whether it is a first one.
-#[inline(always)]
-pub(crate) fn walk_extension_headers<H: Hook>(
-    hook: &H,
-    offset: u32,
-    protocol: u32,
-    out: *mut Packet,
-) -> u64 {
-    let mut protocol = protocol;
-    let mut skipped = 0u32;
-    for _ in 0..MAX_EXTENSION_HEADERS {
-        let step = hook.extension_header((offset + skipped).into(), protocol, out);
-        // Eight headers of at most 2,048 bytes: the mask changes nothing.
-        skipped = (skipped + (step >> 16) as u32) & 0x7fff;
-        protocol = step as u32 & 0xffff;
-        if step >> 32 != 0 || protocol & MORE_HEADERS == 0 {
-            return step & !(0xffff << 16) | u64::from(skipped) << 16;
-        }
-    }
-    u64::from(MALFORMED) << 32
-}
-
-/// Set beside a protocol number that is one more extension header.
-const MORE_HEADERS: u32 = 1 << 8;
-
-/// One extension header, of type `protocol` (in bits 0-7), at `offset`. Returns what
-/// [`walk_extension_headers`] does, and [`MORE_HEADERS`] if another one follows.
-#[inline(always)]
-pub(crate) fn extension_header<H: Hook>(
-    hook: &H,
-    offset: u64,
-    protocol: u32,
-    out: *mut Packet,
-) -> u64 {
-    let stop = |why: Stop| u64::from(why) << 32;
-    if out.is_null() {
-        return stop(MALFORMED);
-    }
-    // SAFETY: not null, and every caller passes a whole `Packet` on its stack.
-    let out = unsafe { &mut *out };
-    if offset > FURTHEST as u64 {
-        return stop(MALFORMED);
-    }
-    // Every extension header is at least this long, and the fragment header just this.
-    let start = match at::<ExtensionHeader, H>(hook, offset as usize) {
-        Ok(start) => start,
-        Err(why) => return stop(why),
-    };
-    let next = field!(start, next as u8);
-    let length = u64::from(field!(start, length as u8));
-    let skipped = match protocol as u8 {
-        NEXTHDR_FRAGMENT => {
-            const LEN: u64 = size_of::<ExtensionHeader>() as u64;
-            let fragment = u16::from_be(field!(start, fragment as u16));
-            // Neither an offset nor more to come: nothing has been cut (RFC 6946).
-            if fragment & (IPV6_OFFSET | IPV6_MORE_FRAGMENTS) != 0 {
-                if out.is_fragment != 0 {
-                    return stop(MALFORMED);
-                }
-                out.is_fragment = 1;
-                out.fragment_id = u32::from_be(field!(start, identification as u32));
-                out.fragment_protocol = next;
-            }
-            if fragment & IPV6_OFFSET != 0 {
-                return stop(parsed::LATER_FRAGMENT) | LEN << 16 | u64::from(fragment >> 3);
-            }
-            LEN
-        }
-        IPPROTO_AH => (length + 2) * 4,
-        _ => (length + 1) * 8,
-    };
-    let more = if is_extension_header(next) {
-        u64::from(MORE_HEADERS)
-    } else {
-        0
-    };
-    u64::from(next) | more | skipped << 16
 }
 
 /// What a fragment of `len` bytes is that begins at `offset`, not zero, of its datagram. One that

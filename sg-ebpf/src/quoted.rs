@@ -12,11 +12,9 @@ use sg_common::{
 
 use crate::{
     PULL, classify,
+    extension::is_extension_header,
     hook::Hook,
-    packet::{
-        FURTHEST, Packet, Stop, at, ends, field, icmp, is_extension_header, other,
-        parsed::MALFORMED, ports,
-    },
+    packet::{FURTHEST, Packet, Stop, at, ends, field, icmp, other, parsed::MALFORMED, ports},
 };
 
 /// What every quotation has of a transport header (RFC 792: 64 bits).
