@@ -90,7 +90,7 @@ fn judge_packet(direction: Direction, p: &Packet) -> Outcome {
         // never gets as far as the flow table.
         p.is_kind(Kind::Tcp) && p.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
     };
-    if p.is_trackable == 0 || decided_by_rules {
+    if !maps::has_flows() || p.is_trackable == 0 || decided_by_rules {
         return Outcome::rule(verdict);
     }
     with_flows(direction, p, class, verdict)

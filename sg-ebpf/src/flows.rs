@@ -302,7 +302,7 @@ extern "C" fn sg_track(p: *const Packet, class: u32, verdict: u32) -> u64 {
 #[inline(always)]
 pub(crate) fn belongs(p: &Packet, direction: Direction, rejudge: impl FnOnce() -> Verdict) -> bool {
     let mut flow = FlowValue::EMPTY;
-    if sg_read_flow(p, &mut flow) == NOWHERE {
+    if !maps::has_flows() || sg_read_flow(p, &mut flow) == NOWHERE {
         return false;
     }
     if has_expired(&flow, clock::now()) {

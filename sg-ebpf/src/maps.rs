@@ -92,6 +92,8 @@ constants! {
     SG_ESSENTIAL: u8 = 1;
     /// 1 keeps flows of earlier generations as they are; 0 judges them again.
     SG_KEEP_FLOWS: u8 = 0;
+    /// 0 when there is no flow and none can come about.
+    SG_HAS_FLOWS: u8 = 1;
     /// 1 when some rule asks for events.
     SG_LOGS: u8 = 1;
     /// Class of every IPv6 address that no prefix names.
@@ -120,6 +122,10 @@ pub(crate) fn keeps_flows() -> bool {
 
 pub(crate) fn accepts_essential() -> bool {
     constant!(SG_ESSENTIAL) != 0
+}
+
+pub(crate) fn has_flows() -> bool {
+    constant!(SG_HAS_FLOWS) != 0
 }
 
 pub(crate) fn has_logging_rules() -> bool {

@@ -108,16 +108,17 @@ fn plain<H: Hook>(hook: &H) -> Result<u32, Stop> {
     if maps::has_logging_rules() && verdict.is_logged() {
         return Err(NO);
     }
-    let needs_flow = if verdict.is_accept() {
-        // Where the other direction's rules pass the replies by themselves there is nothing to
-        // remember.
-        let answer = judge(&KernelTables, row, direction.opposite(), kind as u8, source);
-        !answer.is_accept()
-    } else {
-        flags & (tcp::SYN | tcp::ACK) != tcp::SYN
-    };
+    let needs_flow = maps::has_flows()
+        && if verdict.is_accept() {
+            // Where the other direction's rules pass the replies by themselves there is nothing to
+            // remember.
+            let answer = judge(&KernelTables, row, direction.opposite(), kind as u8, source);
+            !answer.is_accept()
+        } else {
+            flags & (tcp::SYN | tcp::ACK) != tcp::SYN
+        };
     let mut outcome = Outcome::rule(verdict);
-    if forget(needs_flow.into(), unknown) & 1 != 0 {
+    if maps::has_flows() && forget(needs_flow.into(), unknown) & 1 != 0 {
         outcome = Outcome::unpack(hook.plain_flow(ip.class, verdict.0));
     }
     count::count(hook, end as u32, headers as u32, &outcome);

@@ -13,7 +13,7 @@ mod services;
 use std::net::IpAddr;
 
 use sg_common::{
-    tables::{Block, Kind, Node, ROOT_ENTRIES, Root, Row, Tables},
+    tables::{Block, Kind, Node, POINTER, ROOT_ENTRIES, Root, Row, Tables, row_index},
     verdict::{Direction, Verdict},
 };
 
@@ -111,6 +111,22 @@ impl Tables for Compiled {
 }
 
 impl Compiled {
+    /// Whether some packet that the rules accept could have an answer that they do not accept, so
+    /// that flows have to be remembered. A port table counts as accepting some of its numbers.
+    pub fn opens_flows(&self) -> bool {
+        let accepts_all = |entry: u32| entry & POINTER == 0 && Verdict(entry).is_accept();
+        let may_accept = |entry: u32| entry & POINTER != 0 || Verdict(entry).is_accept();
+        self.rows.iter().any(|row| {
+            Direction::BOTH.into_iter().any(|direction| {
+                Kind::ALL.into_iter().any(|kind| {
+                    let asked = row[row_index(direction, kind as u8)];
+                    let answer = row[row_index(direction.opposite(), kind as u8)];
+                    may_accept(asked) && !accepts_all(answer)
+                })
+            })
+        })
+    }
+
     /// For many questions.
     pub fn lookup(&self) -> Lookup<'_> {
         Lookup::new(self)

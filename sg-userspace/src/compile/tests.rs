@@ -100,6 +100,36 @@ fn an_earlier_wide_rule_beats_a_later_narrow_one_and_the_other_way_round() {
     assert_eq!(decide("10.2.0.0", 443), None);
 }
 
+/// Proves K7: only where an answer might not pass by itself are flows remembered.
+#[test]
+fn flows_are_opened_where_answers_do_not_pass() {
+    for (rules, opens) in [
+        ("", false),
+        ("in all from any drop\nout all to any drop", false),
+        ("in all from any accept\nout all to any accept", false),
+        ("in all from any accept", true),
+        ("in tcp 22 from any accept\nout all to any accept", true),
+        ("in tcp 22 from any accept\nout tcp to any accept", true),
+        ("in tcp from any accept\nout tcp to any accept", false),
+        (
+            "in all from 10.0.0.0/8 accept\nout all to 10.0.0.0/8 accept",
+            false,
+        ),
+        (
+            "in all from 10.0.0.0/8 accept\nout all to 10.0.0.0/9 accept",
+            true,
+        ),
+        (
+            "in all from 2001:db8::/32 accept\nout udp to any accept",
+            true,
+        ),
+    ] {
+        let policy = rules_from_lines(rules);
+        let compiled = compile(&policy, &slots(&policy), Budget::default()).unwrap();
+        assert_eq!(compiled.opens_flows(), opens, "{rules}");
+    }
+}
+
 #[test]
 fn a_long_blocklist_adds_one_class() {
     let mut rng = Rng::with_seed(1);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use aya::maps::MapInfo;
 use aya::programs::ProgramError;
 
-use super::flow_tables::{Ledger, flush};
+use super::flow_tables::{Ledger, each_flow, flush};
 use super::hooks::{other_xdp, put_in_place, remove_clsact};
 use super::pins::{InterfacePins, PinTree};
 use super::programs::{Generation, Programs, SharedMaps};
@@ -144,6 +144,14 @@ fn apply_locked(
     let compiled = compile(policy, &assignment.slots(), options.budget)?;
     let compile_time = started.elapsed();
 
+    let opens_flows = compiled.opens_flows();
+    let has_flows = opens_flows
+        || match &previous {
+            // What is there already may be entered.
+            None => !options.cut_existing,
+            // Where the policy before opened none, what is not there will not come.
+            Some(s) => s.has_flows && (s.opens_flows || has_any_flow(pins)),
+        };
     let generation = previous.as_ref().map_or(0, |s| s.policy.generation) + 1;
     let max_flows = previous.as_ref().map_or(options.max_flows, |s| s.max_flows);
     let now = jiff::Timestamp::now().round(jiff::Unit::Second);
@@ -172,6 +180,8 @@ fn apply_locked(
         essential: policy.essential,
         timeouts: policy.timeouts,
         default_class6: compiled.default_class6,
+        opens_flows,
+        has_flows,
         rules: assignment.rules,
         retired: assignment.retired,
         forgotten: assignment.forgotten,
@@ -189,6 +199,7 @@ fn apply_locked(
         };
         let mut told = Generation::of(policy, generation);
         told.log_level = options.log_level;
+        told.has_flows = has_flows;
         let mut programs = Programs::load(&compiled, &told, &shared)?;
         state.inbound_program = program_id(programs.inbound()?.info())?;
         state.outbound_program = program_id(programs.outbound()?.info())?;
@@ -271,6 +282,12 @@ fn undo(pins: &InterfacePins, previous: Option<&State>, attempted: &State) {
             }
         }
     }
+}
+
+/// Whether there is a flow in the tables; where they cannot be read, there may be.
+fn has_any_flow(pins: &InterfacePins) -> bool {
+    let mut has_any = false;
+    each_flow(pins, |_| has_any = true).is_err() || has_any
 }
 
 fn map_entries(path: &Path) -> Result<u32, KernelError> {

@@ -61,6 +61,8 @@ pub struct Generation {
     pub essential: bool,
     pub keep_flows: bool,
     pub timeouts: [u32; TIMEOUTS],
+    /// Flows are looked up and remembered. Without them there must be none in the tables.
+    pub has_flows: bool,
     /// Some rule asks for events.
     pub has_logging_rules: bool,
     /// Log level of the packet path (1 error … 5 trace); zero removes logging from it.
@@ -74,6 +76,7 @@ impl Generation {
             essential: policy.essential,
             keep_flows: policy.established == Established::Keep,
             timeouts: policy.timeouts,
+            has_flows: true,
             has_logging_rules: policy.rules.iter().any(|rule| rule.log),
             log_level: 0,
         }
@@ -100,6 +103,7 @@ impl Programs {
         timeouts[..TIMEOUTS].copy_from_slice(&generation.timeouts);
         let essential = u8::from(generation.essential);
         let keep_flows = u8::from(generation.keep_flows);
+        let has_flows = u8::from(generation.has_flows);
         let logs = u8::from(generation.has_logging_rules);
         let has_prefixes6 = u8::from(!compiled.prefixes6.is_empty());
         let entries = |len: usize| u32::try_from(len.max(1)).unwrap_or(u32::MAX);
@@ -111,6 +115,7 @@ impl Programs {
             .override_global("SG_GENERATION", &generation.number, true)
             .override_global("SG_ESSENTIAL", &essential, true)
             .override_global("SG_KEEP_FLOWS", &keep_flows, true)
+            .override_global("SG_HAS_FLOWS", &has_flows, true)
             .override_global("SG_LOGS", &logs, true)
             .override_global("SG_DEFAULT_CLASS6", &compiled.default_class6, true)
             .override_global("SG_HAS_PREFIXES6", &has_prefixes6, true)

@@ -218,6 +218,8 @@ mod tests {
             essential: true,
             timeouts: sg_common::flow::Timeout::defaults(),
             default_class6: 0,
+            opens_flows: true,
+            has_flows: true,
             rules: assignment.rules.clone(),
             retired: assignment.retired.clone(),
             forgotten: assignment.forgotten.clone(),

@@ -49,6 +49,10 @@ pub struct State {
     pub essential: bool,
     pub timeouts: [u32; TIMEOUTS],
     pub default_class6: u32,
+    /// Packets that the policy accepts may open flows.
+    pub opens_flows: bool,
+    /// The programs look at the flow tables; otherwise there is nothing in them.
+    pub has_flows: bool,
     /// Rules of the policy in force, inbound first, in order of position.
     pub rules: Vec<SlotOwner>,
     /// Rules of earlier policies whose slots flows may still name, or which have counted packets.
@@ -255,6 +259,8 @@ mod tests {
             essential: true,
             timeouts: sg_common::flow::Timeout::defaults(),
             default_class6: 0,
+            opens_flows: true,
+            has_flows: true,
             rules: vec![SlotOwner {
                 slot: 32,
                 direction: Direction::Inbound,

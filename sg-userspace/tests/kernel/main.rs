@@ -19,6 +19,7 @@ mod sandbox;
 mod seed;
 mod seed_meanwhile;
 mod signals;
+mod specialised;
 mod stack;
 mod support;
 mod traffic;

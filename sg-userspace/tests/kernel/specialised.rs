@@ -1,0 +1,135 @@
+//! What a policy does not use is not in its programs: fewer instructions, the same verdicts, and
+//! back again when another policy needs it.
+
+use sg_userspace::compile::{Budget, compile};
+use sg_userspace::kernel::programs::{Generation, Programs, SharedMaps};
+use sg_userspace::observe::attached::Attached;
+use sg_userspace::observe::flows::flows;
+use sg_userspace::policy::rules_from_lines;
+
+use crate::frames::frame;
+use crate::sandbox::{RawSender, Sandbox, require_root, sandbox};
+use crate::watching::{apply_rules, assert_adds_up, only, read_when};
+
+/// Accepts answers wherever it accepts packets.
+const SYMMETRIC: &str = "in all from 203.0.113.0/24 drop
+     in all from any accept
+     out all to 203.0.113.0/24 drop
+     out all to any accept";
+const ASYMMETRIC: &str = "in tcp 22 from any accept
+     out udp 53 to any accept";
+
+fn count(rules: &str, change: impl FnOnce(&mut Generation)) -> [u32; 2] {
+    let policy = rules_from_lines(rules);
+    let slots: Vec<u32> = (32..32 + policy.rules.len() as u32).collect();
+    let compiled = compile(&policy, &slots, Budget::default()).unwrap_or_else(|e| panic!("{e}"));
+    let mut generation = Generation::of(&policy, 1);
+    change(&mut generation);
+    let shared = SharedMaps {
+        counter_slots: 64,
+        max_flows: 64,
+        ..SharedMaps::default()
+    };
+    let mut programs =
+        Programs::load(&compiled, &generation, &shared).unwrap_or_else(|e| panic!("{e}"));
+    let inbound = programs.inbound().unwrap().info().unwrap();
+    let outbound = programs.outbound().unwrap().info().unwrap();
+    [inbound, outbound].map(|info| {
+        info.verified_instruction_count()
+            .expect("kernels since 5.16 tell the count")
+    })
+}
+
+/// Run with `--nocapture` for the figures.
+#[test]
+fn what_a_policy_does_not_use_is_not_in_its_programs() {
+    require_root();
+    const V6: &str = "in all from 2001:db8::/32 accept\nout all to any accept";
+    let everything = count(V6, |g| g.has_logging_rules = true);
+    println!("everything       {everything:?}");
+    let v4 = "in all from 198.51.100.0/24 accept\nout all to any accept";
+    for (what, counts) in [
+        ("no events", count(V6, |_| ())),
+        (
+            "no IPv6 prefixes",
+            count(v4, |g| g.has_logging_rules = true),
+        ),
+        (
+            "no flows",
+            count(V6, |g| (g.has_logging_rules, g.has_flows) = (true, false)),
+        ),
+        ("none of them", count(v4, |g| g.has_flows = false)),
+    ] {
+        println!("{what:<16} {counts:?}");
+        for (less, all) in counts.iter().zip(everything) {
+            assert!(*less < all, "{what}: {less} of {all} instructions");
+        }
+    }
+}
+
+fn has_flows(attached: &Attached) -> bool {
+    attached.state().unwrap_or_else(|e| panic!("{e}")).has_flows
+}
+
+fn applied(sandbox: &Sandbox, rules: &str, cut_existing: bool) -> Attached {
+    let mut options = sandbox.options("sg0");
+    options.cut_existing = cut_existing;
+    apply_rules(sandbox, rules, &options);
+    only(sandbox, "sg0")
+}
+
+/// Proves K6 and K7 where one policy opens flows and the next one does not.
+#[test]
+fn flows_are_looked_for_only_where_there_may_be_some() {
+    sandbox(|sandbox| {
+        sandbox.veth("sg0", "sg1");
+        let (peer, node) = (RawSender::new("sg1"), RawSender::new("sg0"));
+        let query = frame("udp 192.0.2.1:5000 > 198.51.100.7:53");
+        let answer = frame("udp 198.51.100.7:53 > 192.0.2.1:5000");
+        let blocked = frame("udp 203.0.113.9:53 > 192.0.2.1:5000");
+
+        let attached = applied(sandbox, SYMMETRIC, true);
+        assert!(!has_flows(&attached));
+        for frame in [&answer, &blocked] {
+            peer.send(frame.bytes());
+        }
+        assert!(node.send(query.bytes()));
+        let counted = read_when(sandbox, "sg0", |c| c.totals[0].packets == 2);
+        assert_adds_up(&counted, 2, 1);
+        let packets: Vec<u64> = counted.rules.iter().map(|r| r.packets).collect();
+        assert_eq!(packets, [1, 1, 0, 1]);
+        assert_eq!(flows(&attached).unwrap().len(), 0);
+
+        let attached = applied(sandbox, ASYMMETRIC, false);
+        assert!(has_flows(&attached));
+        assert!(node.send(query.bytes()));
+        peer.send(answer.bytes());
+        let counted = read_when(sandbox, "sg0", |c| c.rules[1].reply_packets == 1);
+        assert_eq!(counted.rules[1].reply_packets, 1);
+        assert_eq!(flows(&attached).unwrap().len(), 1);
+
+        // The flow is still there, and has its say until it is gone.
+        let attached = applied(sandbox, SYMMETRIC, false);
+        assert!(has_flows(&attached));
+        peer.send(answer.bytes());
+        let counted = read_when(sandbox, "sg0", |c| c.totals[0].packets == 4);
+        assert_adds_up(&counted, 4, 2);
+    });
+}
+
+/// Proves K12: what may have been entered at first is looked for, and no longer than it is there.
+#[test]
+fn the_second_symmetric_policy_in_a_row_finds_no_flow() {
+    sandbox(|sandbox| {
+        sandbox.veth("sg0", "sg1");
+        let attached = applied(sandbox, SYMMETRIC, false);
+        assert!(has_flows(&attached), "existing flows may have been entered");
+        assert_eq!(flows(&attached).unwrap().len(), 0);
+        assert!(!has_flows(&applied(sandbox, SYMMETRIC, false)));
+        assert!(has_flows(&applied(sandbox, ASYMMETRIC, false)));
+        assert!(
+            has_flows(&applied(sandbox, SYMMETRIC, false)),
+            "the policy before may open a flow at any time until it is replaced"
+        );
+    });
+}
