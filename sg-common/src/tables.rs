@@ -31,6 +31,25 @@ pub type Node = [u32; NODE_ENTRIES];
 /// What an address class decides: entry `direction * 8 + kind`.
 pub type Row = [u32; 16];
 
+// Powers of two, so that an index can be masked instead of compared.
+pub const NEAR_ROWS: usize = 1 << 14;
+pub const NEAR_BLOCKS: usize = 1 << 10;
+pub const NEAR_NODES: usize = 1 << 14;
+
+/// What the program finds at an address that it knows: the first level of IPv4 always, and the other
+/// tables if all of them fit. Otherwise those are maps, where each step is a lookup of a dozen
+/// instructions.
+#[repr(C)]
+pub struct NearTables {
+    pub root4: Root,
+    /// 1 if the following three are in use.
+    pub has_all: u32,
+    pub unused: [u32; 15],
+    pub rows: [Row; NEAR_ROWS],
+    pub nodes: [Node; NEAR_NODES],
+    pub blocks: [Block; NEAR_BLOCKS],
+}
+
 /// What the 16-bit number of a port table means, by protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]

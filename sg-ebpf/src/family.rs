@@ -26,7 +26,7 @@ const LINK_LOCAL: u32 = 0xfe80 >> 6;
 /// The class of an IPv4 address; `None` if the tables are not there.
 #[inline(always)]
 pub(crate) fn class4(address: u32) -> Option<u32> {
-    let entry = maps::root4()?[(address >> 16) as usize];
+    let entry = maps::root4()[(address >> 16) as usize];
     walk16(&KernelTables, entry, address as u16)
 }
 

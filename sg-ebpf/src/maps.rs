@@ -1,6 +1,8 @@
 //! Every map and load-time constant of the packet path.
 //! Tables belong to one generation of a policy; counters and flows are shared by all of them.
 
+use core::cell::UnsafeCell;
+
 use aya_ebpf::{
     macros::map,
     maps::{Array, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
@@ -10,7 +12,10 @@ use sg_common::{
     event::EventLimit,
     flow::{FlowKey4, FlowKey6, FlowStats, FlowValue, TIMEOUTS, Timeout},
     fragment::{FragmentKey4, FragmentKey6, FragmentValue},
-    tables::{Block, Node, Root, Row, Tables},
+    tables::{
+        BLOCK_ENTRIES, Block, NEAR_BLOCKS, NEAR_NODES, NEAR_ROWS, NODE_ENTRIES, NearTables, Node,
+        ROOT_ENTRIES, Root, Row, Tables,
+    },
 };
 
 /// `BPF_F_MMAPABLE` (uapi/linux/bpf.h): userspace fills the tables by writing to memory.
@@ -18,10 +23,31 @@ const MMAPABLE: u32 = 1 << 10;
 /// `BPF_F_NO_PREALLOC` (uapi/linux/bpf.h), which the kernel demands of an LPM trie.
 const NO_PREALLOC: u32 = 1;
 
-// The loader sets the sizes of everything but the root.
+/// Plain memory of the program, which userspace fills before it is loaded.
+#[repr(transparent)]
+struct Filled<T>(UnsafeCell<T>);
 
-#[map(name = "sg_root4")]
-static ROOT4: Array<Root> = Array::with_max_entries(1, MMAPABLE);
+// SAFETY: nothing writes it once the program is loaded.
+unsafe impl<T> Sync for Filled<T> {}
+
+/// Exported, or the compiler would take it for the zeros that it is here.
+#[unsafe(no_mangle)]
+static SG_NEAR_TABLES: Filled<NearTables> = Filled(UnsafeCell::new(NearTables {
+    root4: [0; ROOT_ENTRIES],
+    has_all: 0,
+    unused: [0; 15],
+    rows: [[0; 16]; NEAR_ROWS],
+    nodes: [[0; NODE_ENTRIES]; NEAR_NODES],
+    blocks: [[0; BLOCK_ENTRIES]; NEAR_BLOCKS],
+}));
+
+#[inline(always)]
+fn near() -> &'static NearTables {
+    // SAFETY: always there, of that type, and never written.
+    unsafe { &*SG_NEAR_TABLES.0.get() }
+}
+
+// The loader sets the sizes of the tables that are maps.
 
 #[map(name = "sg_blocks")]
 static BLOCKS: Array<Block> = Array::with_max_entries(1, MMAPABLE);
@@ -94,6 +120,8 @@ constants! {
     SG_KEEP_FLOWS: u8 = 0;
     /// 0 when there is no flow and none can come about.
     SG_HAS_FLOWS: u8 = 1;
+    /// 1 when all tables but those of IPv6 addresses are in `SG_NEAR_TABLES`.
+    SG_HAS_NEAR_TABLES: u8 = 1;
     /// 1 when some rule asks for events.
     SG_LOGS: u8 = 1;
     /// Class of every IPv6 address that no prefix names.
@@ -156,22 +184,31 @@ pub(crate) struct KernelTables;
 impl Tables for KernelTables {
     #[inline(always)]
     fn block(&self, index: u32) -> Option<&Block> {
+        if constant!(SG_HAS_NEAR_TABLES) != 0 {
+            return Some(&near().blocks[index as usize & (NEAR_BLOCKS - 1)]);
+        }
         BLOCKS.get(index)
     }
 
     #[inline(always)]
     fn node(&self, index: u32) -> Option<&Node> {
+        if constant!(SG_HAS_NEAR_TABLES) != 0 {
+            return Some(&near().nodes[index as usize & (NEAR_NODES - 1)]);
+        }
         NODES.get(index)
     }
 }
 
 #[inline(always)]
-pub(crate) fn root4() -> Option<&'static Root> {
-    ROOT4.get(0)
+pub(crate) fn root4() -> &'static Root {
+    &near().root4
 }
 
 #[inline(always)]
 pub(crate) fn row(class: u32) -> Option<&'static Row> {
+    if constant!(SG_HAS_NEAR_TABLES) != 0 {
+        return Some(&near().rows[class as usize & (NEAR_ROWS - 1)]);
+    }
     ROWS.get(class)
 }
 

@@ -1,5 +1,6 @@
 //! Loads one generation: the pair of programs, its own frozen tables, the maps that all share.
 
+use std::mem::offset_of;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use sg_common::counters::SlotCounters;
 use sg_common::event::EventLimit;
 use sg_common::flow::{FlowKey4, FlowKey6, FlowStats, FlowValue, TIMEOUTS};
 use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
+use sg_common::tables::{NEAR_BLOCKS, NEAR_NODES, NEAR_ROWS, NearTables};
 
 use super::pins::InterfacePins;
 use super::room::with_room;
@@ -63,6 +65,9 @@ pub struct Generation {
     pub timeouts: [u32; TIMEOUTS],
     /// Flows are looked up and remembered. Without them there must be none in the tables.
     pub has_flows: bool,
+    /// Tables that fit are put where the programs find them without a lookup. False only to try the
+    /// other way.
+    pub may_be_near: bool,
     /// Some rule asks for events.
     pub has_logging_rules: bool,
     /// Log level of the packet path (1 error … 5 trace); zero removes logging from it.
@@ -77,6 +82,7 @@ impl Generation {
             keep_flows: policy.established == Established::Keep,
             timeouts: policy.timeouts,
             has_flows: true,
+            may_be_near: true,
             has_logging_rules: policy.rules.iter().any(|rule| rule.log),
             log_level: 0,
         }
@@ -107,6 +113,10 @@ impl Programs {
         let logs = u8::from(generation.has_logging_rules);
         let has_prefixes6 = u8::from(!compiled.prefixes6.is_empty());
         let entries = |len: usize| u32::try_from(len.max(1)).unwrap_or(u32::MAX);
+        let is_near = generation.may_be_near && fits_near(compiled);
+        let near = u8::from(is_near);
+        // What is near has no map.
+        let far = |len: usize| if is_near { 1 } else { entries(len) };
 
         let mut loader = loader_without_btf();
         loader
@@ -116,14 +126,15 @@ impl Programs {
             .override_global("SG_ESSENTIAL", &essential, true)
             .override_global("SG_KEEP_FLOWS", &keep_flows, true)
             .override_global("SG_HAS_FLOWS", &has_flows, true)
+            .override_global("SG_HAS_NEAR_TABLES", &near, true)
             .override_global("SG_LOGS", &logs, true)
             .override_global("SG_DEFAULT_CLASS6", &compiled.default_class6, true)
             .override_global("SG_HAS_PREFIXES6", &has_prefixes6, true)
             .override_global("SG_TIMEOUTS", &timeouts[..], true)
             .override_global(aya_log::LEVEL, &generation.log_level, true)
-            .map_max_entries("sg_blocks", entries(compiled.blocks.len()))
-            .map_max_entries("sg_nodes", entries(compiled.nodes.len()))
-            .map_max_entries("sg_rows", entries(compiled.rows.len()))
+            .map_max_entries("sg_blocks", far(compiled.blocks.len()))
+            .map_max_entries("sg_nodes", far(compiled.nodes.len()))
+            .map_max_entries("sg_rows", far(compiled.rows.len()))
             .map_max_entries("sg_prefixes6", entries(compiled.prefixes6.len()))
             .map_max_entries("sg_counters", shared.counter_slots.max(1))
             .map_max_entries("sg_events", EVENT_RING_BYTES)
@@ -163,10 +174,12 @@ impl Programs {
         let mut ebpf = undisturbed(|| loader.load(OBJECT))
             .map_err(|e| KernelError::bpf("creating the BPF maps", e))?;
 
-        fill(&ebpf, "sg_root4", bytes_of(&compiled.root4[..]))?;
-        fill(&ebpf, "sg_blocks", bytes_of(compiled.blocks.as_flattened()))?;
-        fill(&ebpf, "sg_nodes", bytes_of(compiled.nodes.as_flattened()))?;
-        fill(&ebpf, "sg_rows", bytes_of(compiled.rows.as_flattened()))?;
+        fill_near(&ebpf, compiled, is_near)?;
+        if !is_near {
+            fill(&ebpf, "sg_blocks", bytes_of(compiled.blocks.as_flattened()))?;
+            fill(&ebpf, "sg_nodes", bytes_of(compiled.nodes.as_flattened()))?;
+            fill(&ebpf, "sg_rows", bytes_of(compiled.rows.as_flattened()))?;
+        }
         fill_prefixes6(&mut ebpf, compiled)?;
 
         let mut programs = Programs {
@@ -359,6 +372,38 @@ fn fill(ebpf: &Ebpf, name: &'static str, bytes: &[u8]) -> Result<(), KernelError
     sys::fill_array(fd, bytes)
         .and_then(|()| sys::freeze(fd))
         .map_err(|e| KernelError::io(format!("filling the table {name}"), e))
+}
+
+/// The section of the programs' plain memory, as the loader names its map.
+pub(super) const NEAR: &str = ".bss";
+
+fn fits_near(compiled: &Compiled) -> bool {
+    compiled.rows.len() <= NEAR_ROWS
+        && compiled.nodes.len() <= NEAR_NODES
+        && compiled.blocks.len() <= NEAR_BLOCKS
+}
+
+/// Writes [`NearTables`]: the first level of IPv4, and if `has_all` the other tables.
+fn fill_near(ebpf: &Ebpf, compiled: &Compiled, has_all: bool) -> Result<(), KernelError> {
+    let Some(Map::Array(map)) = ebpf.map(NEAR) else {
+        return Err(broken_object(NEAR));
+    };
+    let mut words = vec![0u32; size_of::<NearTables>() / 4];
+    let mut write = |at: usize, from: &[u32]| words[at / 4..][..from.len()].copy_from_slice(from);
+    write(offset_of!(NearTables, root4), &compiled.root4[..]);
+    if has_all {
+        write(offset_of!(NearTables, has_all), &[1]);
+        write(offset_of!(NearTables, rows), compiled.rows.as_flattened());
+        write(offset_of!(NearTables, nodes), compiled.nodes.as_flattened());
+        write(
+            offset_of!(NearTables, blocks),
+            compiled.blocks.as_flattened(),
+        );
+    }
+    let fd = map.fd().as_fd();
+    sys::write_value(fd, &0, bytes_of(&words))
+        .and_then(|()| sys::freeze(fd))
+        .map_err(|e| KernelError::io("filling the tables", e))
 }
 
 fn fill_prefixes6(ebpf: &mut Ebpf, compiled: &Compiled) -> Result<(), KernelError> {

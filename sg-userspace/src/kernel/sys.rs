@@ -186,6 +186,17 @@ pub(super) fn lookup(map: BorrowedFd<'_>, key: &u32, value: &mut [u8]) -> io::Re
     bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr).map(drop)
 }
 
+/// Writes the value under `key` of an array map, whole.
+pub(super) fn write_value(map: BorrowedFd<'_>, key: &u32, value: &[u8]) -> io::Result<()> {
+    let mut attr = zeroed();
+    // SAFETY: writing plain fields of the union's element view.
+    let view = unsafe { &mut attr.__bindgen_anon_2 };
+    view.map_fd = map.as_raw_fd() as u32;
+    view.key = std::ptr::from_ref(key) as u64;
+    view.__bindgen_anon_1.value = value.as_ptr() as u64;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
 /// Visits every entry of a hash map, `batch` of them per system call. An entry that goes while the
 /// map is being read is left out, or not.
 pub(super) fn each_hash_entry<K: aya::Pod, V: aya::Pod>(
