@@ -4,6 +4,7 @@
 //! `count` counts, `events` tells.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod classify;
 mod clock;

@@ -38,10 +38,12 @@ const NO: Stop = parsed::MALFORMED;
 const DHCP_CLIENT: u16 = 68;
 const DHCPV6_CLIENT: u16 = 546;
 
-/// As much of a TCP header as has fields to look at. Nearly every UDP packet is as long; a shorter
-/// one goes the long way.
-#[repr(C)]
-struct Transport {
+/// The frame of a plain packet with its header of type `I`, as far as there are fields to look at.
+/// Nearly every UDP packet is that long; a shorter one goes the long way.
+#[repr(C, packed)]
+struct Frame<I> {
+    ethernet: EthHdr,
+    ip: I,
     source: u16,
     destination: u16,
     numbers: [u8; 8],
@@ -49,12 +51,17 @@ struct Transport {
     flags: u8,
 }
 
-/// What the IP header says.
-struct Ip {
+/// What the headers say.
+struct Plain {
     class: u32,
-    protocol: u8,
-    /// Bytes behind the header.
-    payload: u16,
+    /// 0 for TCP, 1 for UDP: the numbers of `Kind`.
+    kind: usize,
+    source: u16,
+    destination: u16,
+    /// TCP's, or none.
+    flags: u8,
+    /// Bytes of all headers.
+    headers: usize,
 }
 
 #[inline(always)]
@@ -66,45 +73,16 @@ pub(crate) fn decide<H: Hook>(hook: &H) -> u32 {
 fn plain<H: Hook>(hook: &H) -> Result<u32, Stop> {
     let direction = H::DIRECTION;
     let ethernet = at::<EthHdr, H>(hook, 0)?;
+    // Whatever the kernel does not know when it loads the program.
     let unknown = u64::from(field!(ethernet, dst_addr as u32));
-    let ether_type = u16::from_be(field!(ethernet, ether_type as u16));
-    let ip = match ether_type {
-        ETH_P_IP => ipv4(hook)?,
-        ETH_P_IPV6 => ipv6(hook)?,
+    let p = match u16::from_be(field!(ethernet, ether_type as u16)) {
+        ETH_P_IP => ipv4(hook, unknown)?,
+        ETH_P_IPV6 => ipv6(hook, unknown)?,
         _ => return Err(NO),
     };
-    // 1 for IPv6, whose type alone has this bit.
-    let v6 = forget(u64::from(ether_type >> 15), unknown) as usize & 1;
-    let offset = EthHdr::LEN + Ipv4Hdr::LEN + v6 * (Ipv6Hdr::LEN - Ipv4Hdr::LEN);
-    let end = offset + usize::from(ip.payload);
 
-    // A set in a word, after which the verifier does not know which of the two it is.
-    const SET: u64 = 1 << IPPROTO_TCP | 1 << IPPROTO_UDP;
-    let protocol = ip.protocol;
-    if protocol >= 64 || SET >> protocol & 1 == 0 {
-        return Err(NO);
-    }
-    // 0 for TCP, which is 6, and 1 for UDP, which is 17: the numbers of `Kind`.
-    let kind = usize::from(protocol >> 4 & 1);
-    let is_tcp = kind.wrapping_sub(1);
-    let header = at::<Transport, H>(hook, offset)?;
-    let source = u16::from_be(field!(header, source as u16));
-    let destination = u16::from_be(field!(header, destination as u16));
-    let data_offset = (field!(header, data_offset as u8) >> 4) as usize * 4;
-    let header_len = data_offset & is_tcp | UdpHdr::LEN & !is_tcp;
-    let shortest = TcpHdr::LEN & is_tcp | UdpHdr::LEN & !is_tcp;
-    let flags = field!(header, flags as u8) & is_tcp as u8;
-    let headers = offset + header_len;
-    if header_len < shortest || headers > end || end > hook.end() - hook.start() {
-        return Err(NO);
-    }
-    let dhcp_client = DHCP_CLIENT + v6 as u16 * (DHCPV6_CLIENT - DHCP_CLIENT);
-    if maps::accepts_essential() && kind != 0 && destination == dhcp_client {
-        return Err(NO);
-    }
-
-    let row = maps::row(ip.class).ok_or(NO)?;
-    let verdict = judge(&KernelTables, row, direction, kind as u8, destination);
+    let row = maps::row(p.class).ok_or(NO)?;
+    let verdict = judge(&KernelTables, row, direction, p.kind as u8, p.destination);
     if maps::has_logging_rules() && verdict.is_logged() {
         return Err(NO);
     }
@@ -112,16 +90,17 @@ fn plain<H: Hook>(hook: &H) -> Result<u32, Stop> {
         && if verdict.is_accept() {
             // Where the other direction's rules pass the replies by themselves there is nothing to
             // remember.
-            let answer = judge(&KernelTables, row, direction.opposite(), kind as u8, source);
-            !answer.is_accept()
+            let opposite = direction.opposite();
+            !judge(&KernelTables, row, opposite, p.kind as u8, p.source).is_accept()
         } else {
-            flags & (tcp::SYN | tcp::ACK) != tcp::SYN
+            p.flags & (tcp::SYN | tcp::ACK) != tcp::SYN
         };
     let mut outcome = Outcome::rule(verdict);
     if maps::has_flows() && forget(needs_flow.into(), unknown) & 1 != 0 {
-        outcome = Outcome::unpack(hook.plain_flow(ip.class, verdict.0));
+        outcome = Outcome::unpack(hook.plain_flow(p.class, verdict.0));
     }
-    count::count(hook, end as u32, headers as u32, &outcome);
+    // That the whole packet can be read was looked at.
+    count::count(hook, 0, p.headers as u32, &outcome);
     Ok(if outcome.is_accepted() {
         ACCEPTED
     } else {
@@ -130,42 +109,89 @@ fn plain<H: Hook>(hook: &H) -> Result<u32, Stop> {
 }
 
 #[inline(always)]
-fn ipv4<H: Hook>(hook: &H) -> Result<Ip, Stop> {
+fn ipv4<H: Hook>(hook: &H, unknown: u64) -> Result<Plain, Stop> {
     /// Version 4, and no options.
     const PLAIN: u8 = 0x45;
     /// More fragments, or an offset.
     const FRAGMENT: u16 = 0x3fff_u16.to_be();
-    let header = at::<Ipv4Hdr, H>(hook, EthHdr::LEN)?;
-    let total = u16::from_be(field!(header, tot_len as u16));
-    if field!(header, vihl as u8) != PLAIN
-        || field!(header, frags as u16) & FRAGMENT != 0
-        || usize::from(total) < Ipv4Hdr::LEN
-    {
+    let frame = at::<Frame<Ipv4Hdr>, H>(hook, 0)?;
+    // SAFETY: an address inside what `at` has compared with the end of the packet.
+    let header = unsafe { &raw const (*frame).ip };
+    if field!(header, vihl as u8) != PLAIN || field!(header, frags as u16) & FRAGMENT != 0 {
         return Err(NO);
     }
-    let source = field!(header, src_addr as u32);
-    let destination = field!(header, dst_addr as u32);
-    let (_, remote) = ends(H::DIRECTION, source, destination);
-    Ok(Ip {
-        class: family::class4(u32::from_be(remote)).ok_or(NO)?,
-        protocol: field!(header, proto as u8),
-        payload: total - Ipv4Hdr::LEN as u16,
-    })
+    let end = EthHdr::LEN + usize::from(u16::from_be(field!(header, tot_len as u16)));
+    let protocol = field!(header, proto as u8);
+    let (_, remote) = ends(
+        H::DIRECTION,
+        field!(header, src_addr as u32),
+        field!(header, dst_addr as u32),
+    );
+    let mut p = transport(hook, frame, protocol, end, DHCP_CLIENT, unknown)?;
+    p.class = family::class4(u32::from_be(remote)).ok_or(NO)?;
+    Ok(p)
 }
 
 #[inline(always)]
-fn ipv6<H: Hook>(hook: &H) -> Result<Ip, Stop> {
-    let header = at::<Ipv6Hdr, H>(hook, EthHdr::LEN)?;
+fn ipv6<H: Hook>(hook: &H, unknown: u64) -> Result<Plain, Stop> {
+    let frame = at::<Frame<Ipv6Hdr>, H>(hook, 0)?;
+    // SAFETY: an address inside what `at` has compared with the end of the packet.
+    let header = unsafe { &raw const (*frame).ip };
     if field!(header, vcf as u8) >> 4 != 6 {
         return Err(NO);
     }
-    let source = field!(header, src_addr as [u32; 4]);
-    let destination = field!(header, dst_addr as [u32; 4]);
-    let (_, remote) = ends(H::DIRECTION, source, destination);
-    Ok(Ip {
-        class: family::class6(remote),
-        protocol: field!(header, next_hdr as u8),
-        payload: u16::from_be(field!(header, payload_len as u16)),
+    let payload = usize::from(u16::from_be(field!(header, payload_len as u16)));
+    let end = EthHdr::LEN + Ipv6Hdr::LEN + payload;
+    let protocol = field!(header, next_hdr as u8);
+    let (_, remote) = ends(
+        H::DIRECTION,
+        field!(header, src_addr as [u32; 4]),
+        field!(header, dst_addr as [u32; 4]),
+    );
+    let mut p = transport(hook, frame, protocol, end, DHCPV6_CLIENT, unknown)?;
+    p.class = family::class6(remote);
+    Ok(p)
+}
+
+/// The transport header of a packet that ends at `end`; the class is yet to be found.
+#[inline(always)]
+fn transport<I, H: Hook>(
+    hook: &H,
+    frame: *const Frame<I>,
+    protocol: u8,
+    end: usize,
+    dhcp_client: u16,
+    unknown: u64,
+) -> Result<Plain, Stop> {
+    let offset = EthHdr::LEN + size_of::<I>();
+    // TCP is 6, UDP is 17.
+    let kind = forget(u64::from(protocol >> 4), unknown) as usize & 1;
+    let destination = u16::from_be(field!(frame, destination as u16));
+    let (header_len, flags) = if protocol == IPPROTO_TCP {
+        let header_len = (field!(frame, data_offset as u8) >> 4) as usize * 4;
+        if header_len < TcpHdr::LEN {
+            return Err(NO);
+        }
+        (header_len, field!(frame, flags as u8))
+    } else if protocol == IPPROTO_UDP {
+        if destination == dhcp_client && maps::accepts_essential() {
+            return Err(NO);
+        }
+        (UdpHdr::LEN, 0)
+    } else {
+        return Err(NO);
+    };
+    let headers = offset + header_len;
+    if headers > end || end > hook.end() - hook.start() {
+        return Err(NO);
+    }
+    Ok(Plain {
+        class: 0,
+        kind,
+        source: u16::from_be(field!(frame, source as u16)),
+        destination,
+        flags: forget(flags.into(), unknown) as u8,
+        headers: forget(headers as u64, unknown) as usize,
     })
 }
 
@@ -184,36 +210,44 @@ pub(crate) fn flow<H: Hook>(hook: &H, class: u32, verdict: u32) -> u64 {
 #[inline(always)]
 fn read<H: Hook>(hook: &H, packet: &mut Packet) -> Result<(), Stop> {
     let ether_type = u16::from_be(field!(at::<EthHdr, H>(hook, 0)?, ether_type as u16));
-    let (header, protocol);
     if ether_type == ETH_P_IP {
-        let ip = at::<Ipv4Hdr, H>(hook, EthHdr::LEN)?;
-        let source = field!(ip, src_addr as u32);
-        let destination = field!(ip, dst_addr as u32);
+        let frame = at::<Frame<Ipv4Hdr>, H>(hook, 0)?;
+        // SAFETY: an address inside what `at` has compared with the end of the packet.
+        let header = unsafe { &raw const (*frame).ip };
+        let source = field!(header, src_addr as u32);
+        let destination = field!(header, dst_addr as u32);
         (packet.local[0], packet.remote[0]) = ends(H::DIRECTION, source, destination);
-        protocol = field!(ip, proto as u8);
-        header = at::<Transport, H>(hook, EthHdr::LEN + Ipv4Hdr::LEN)?;
+        packet.protocol = field!(header, proto as u8);
+        read_transport::<_, H>(frame, packet);
     } else {
-        let ip = at::<Ipv6Hdr, H>(hook, EthHdr::LEN)?;
-        let source = field!(ip, src_addr as [u32; 4]);
-        let destination = field!(ip, dst_addr as [u32; 4]);
+        let frame = at::<Frame<Ipv6Hdr>, H>(hook, 0)?;
+        // SAFETY: as above.
+        let header = unsafe { &raw const (*frame).ip };
+        let source = field!(header, src_addr as [u32; 4]);
+        let destination = field!(header, dst_addr as [u32; 4]);
         (packet.local, packet.remote) = ends(H::DIRECTION, source, destination);
         packet.v6 = 1;
-        protocol = field!(ip, next_hdr as u8);
-        header = at::<Transport, H>(hook, EthHdr::LEN + Ipv6Hdr::LEN)?;
+        packet.protocol = field!(header, next_hdr as u8);
+        read_transport::<_, H>(frame, packet);
     }
-    let source = u16::from_be(field!(header, source as u16));
-    let destination = u16::from_be(field!(header, destination as u16));
+    packet.is_trackable = 1;
+    packet.direction = H::DIRECTION as u8;
+    Ok(())
+}
+
+#[inline(always)]
+fn read_transport<I, H: Hook>(frame: *const Frame<I>, packet: &mut Packet) {
+    let source = u16::from_be(field!(frame, source as u16));
+    let destination = u16::from_be(field!(frame, destination as u16));
     (packet.local_port, packet.remote_port) = ends(H::DIRECTION, source, destination);
     packet.number = destination;
     packet.return_number = source;
-    packet.protocol = protocol;
     // TCP is 6 and UDP 17.
-    packet.kind = protocol >> 4;
-    if packet.kind == Kind::Tcp as u8 {
-        packet.tcp_flags = field!(header, flags as u8);
-    }
-    packet.is_trackable = 1;
+    packet.kind = packet.protocol >> 4;
+    packet.tcp_flags = if packet.kind == Kind::Tcp as u8 {
+        field!(frame, flags as u8)
+    } else {
+        0
+    };
     packet.opens = packet.tcp_flags >> 2 & 1 ^ 1;
-    packet.direction = H::DIRECTION as u8;
-    Ok(())
 }

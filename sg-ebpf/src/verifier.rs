@@ -5,8 +5,16 @@
 /// it walks the rest once. `unknown` is any number that it knows nothing about.
 #[inline(always)]
 pub(crate) fn forget(value: u64, unknown: u64) -> u64 {
-    let again = unknown;
-    // SAFETY: a live local. Volatile, so that the compiler does not see that both are the same.
-    let again = unsafe { core::ptr::read_volatile(&raw const again) };
-    (value ^ unknown) ^ again
+    let mut value = value;
+    // SAFETY: arithmetic between two registers, which leaves the value as it was.
+    unsafe {
+        core::arch::asm!(
+            "{value} ^= {unknown}",
+            "{value} ^= {unknown}",
+            value = inout(reg) value,
+            unknown = in(reg) unknown,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    value
 }
