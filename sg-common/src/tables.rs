@@ -142,7 +142,7 @@ pub trait Tables {
 
 /// Looks at the bit as part of a wider number: without 32-bit arithmetic a sign costs two shifts.
 #[inline(always)]
-const fn is_pointer(entry: u32) -> bool {
+pub const fn is_pointer(entry: u32) -> bool {
     entry as u64 >> 31 != 0
 }
 

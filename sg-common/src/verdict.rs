@@ -134,6 +134,12 @@ impl Verdict {
         self.0 & Self::ACCEPT_BIT != 0
     }
 
+    /// 1 for accept, 0 for drop.
+    #[inline(always)]
+    pub const fn accept_bit(self) -> u32 {
+        self.0 / Self::ACCEPT_BIT & 1
+    }
+
     #[inline(always)]
     pub const fn is_logged(self) -> bool {
         self.0 & Self::LOG_BIT != 0

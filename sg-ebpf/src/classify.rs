@@ -8,8 +8,7 @@ use sg_common::{
 };
 
 use crate::{
-    family,
-    flows::{self, Found},
+    family, flows,
     maps::{self, KernelTables},
     outcome::Outcome,
     packet::Packet,
@@ -93,29 +92,7 @@ fn judge_packet(direction: Direction, p: &Packet) -> Outcome {
     if !maps::has_flows() || p.is_trackable == 0 || decided_by_rules {
         return Outcome::rule(verdict);
     }
-    with_flows(direction, p, class, verdict)
-}
-
-/// Decides a packet of a flow, given the rules' verdict: remembers what they accept, and looks for
-/// the flow of what they do not.
-#[inline(always)]
-pub(crate) fn with_flows(
-    direction: Direction,
-    p: &Packet,
-    class: u32,
-    verdict: Verdict,
-) -> Outcome {
-    if verdict.is_accept() {
-        flows::remember(p, class, verdict);
-        return Outcome::rule(verdict);
-    }
-    match flows::find(p, class, verdict) {
-        Found::Reply(slot) => Outcome::of_slot(slot, true, true),
-        Found::Kept(slot) => Outcome::of_slot(slot, true, false),
-        Found::Seeded => Outcome::reason(direction, Reason::Seeded),
-        Found::Revoked => Outcome::reason(direction, Reason::Revoked),
-        Found::Nothing => Outcome::rule(verdict),
-    }
+    flows::decide(p, class, verdict)
 }
 
 /// SPEC K8: whether an ICMP error that no rule accepts is about something that the node does send

@@ -1,15 +1,15 @@
 //! Where IPv4 and IPv6 differ: the address lookup, the keys of flows and fragments and the maps
 //! they are in, essential traffic. Everything else is written, and checked by the verifier, once.
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use aya_ebpf::bindings::BPF_ANY;
 use sg_common::{
-    flow::{FlowKey4, FlowKey6, FlowKind, FlowValue},
+    flow::{FlowKey4, FlowKey6},
     fragment::{FragmentKey4, FragmentKey6, FragmentValue},
     tables::{Kind, POINTER, walk16},
 };
 
 use crate::{
-    maps::{self, FLOWS4, FLOWS6, FRAGMENTS4, FRAGMENTS6, HALF_OPEN4, HALF_OPEN6, KernelTables},
+    maps::{self, FRAGMENTS4, FRAGMENTS6, KernelTables},
     packet::Packet,
 };
 
@@ -53,7 +53,7 @@ pub(crate) extern "C" fn sg_class(p: *const Packet) -> u32 {
 }
 
 #[inline(always)]
-fn key4(p: &Packet) -> FlowKey4 {
+pub(crate) fn key4(p: &Packet) -> FlowKey4 {
     FlowKey4 {
         local: p.local[0],
         remote: p.remote[0],
@@ -65,7 +65,7 @@ fn key4(p: &Packet) -> FlowKey4 {
 }
 
 #[inline(always)]
-fn key6(p: &Packet) -> FlowKey6 {
+pub(crate) fn key6(p: &Packet) -> FlowKey6 {
     FlowKey6 {
         local: p.local,
         remote: p.remote,
@@ -100,72 +100,23 @@ fn fragment_key6(p: &Packet) -> FragmentKey6 {
     }
 }
 
-/// The entry of the packet's flow, and the kind of table it is in.
-#[inline(always)]
-pub(crate) fn flow(p: &Packet) -> Option<(*mut FlowValue, FlowKind)> {
-    let (established, half_open) = if p.is_v6() {
-        let key = key6(p);
-        match FLOWS6.get_ptr_mut(key) {
-            None => (None, HALF_OPEN6.get_ptr_mut(key)),
-            found => (found, None),
-        }
-    } else {
-        let key = key4(p);
-        match FLOWS4.get_ptr_mut(key) {
-            None => (None, HALF_OPEN4.get_ptr_mut(key)),
-            found => (found, None),
+/// Runs `$body` with the packet's flow key and the tables of its family: established flows and
+/// half-open ones. A macro, since the tables differ in type.
+macro_rules! with_flow_tables {
+    ($packet:expr, |$key:ident, $established:ident, $half_open:ident| $body:expr) => {
+        if $packet.is_v6() {
+            let $key = &$crate::family::key6($packet);
+            let ($established, $half_open) = (&$crate::maps::FLOWS6, &$crate::maps::HALF_OPEN6);
+            $body
+        } else {
+            let $key = &$crate::family::key4($packet);
+            let ($established, $half_open) = (&$crate::maps::FLOWS4, &$crate::maps::HALF_OPEN4);
+            $body
         }
     };
-    match established {
-        Some(flow) => Some((flow, FlowKind::Established)),
-        None => half_open.map(|flow| (flow, FlowKind::HalfOpen)),
-    }
 }
 
-/// Enters the packet's flow. False if it is there already; a full table evicts.
-#[inline(always)]
-pub(crate) fn insert_flow(p: &Packet, kind: FlowKind, value: &FlowValue) -> bool {
-    const NEW: u64 = BPF_NOEXIST as u64;
-    let is_established = matches!(kind, FlowKind::Established);
-    let result = if p.is_v6() {
-        let key = key6(p);
-        if is_established {
-            FLOWS6.insert(key, value, NEW)
-        } else {
-            HALF_OPEN6.insert(key, value, NEW)
-        }
-    } else {
-        let key = key4(p);
-        if is_established {
-            FLOWS4.insert(key, value, NEW)
-        } else {
-            HALF_OPEN4.insert(key, value, NEW)
-        }
-    };
-    result.is_ok()
-}
-
-/// Forgets the packet's flow. False if it was gone already.
-#[inline(always)]
-pub(crate) fn remove_flow(p: &Packet, kind: FlowKind) -> bool {
-    let is_established = matches!(kind, FlowKind::Established);
-    let result = if p.is_v6() {
-        let key = key6(p);
-        if is_established {
-            FLOWS6.remove(key)
-        } else {
-            HALF_OPEN6.remove(key)
-        }
-    } else {
-        let key = key4(p);
-        if is_established {
-            FLOWS4.remove(key)
-        } else {
-            HALF_OPEN4.remove(key)
-        }
-    };
-    result.is_ok()
-}
+pub(crate) use with_flow_tables;
 
 /// What is remembered of the first fragment of the packet's datagram.
 #[inline(always)]

@@ -1,123 +1,112 @@
 //! The flow table: what admitted flows leave behind, and how their replies find it.
 //! Only packets whose replies no rule would pass are remembered (SPEC K7).
 
+use aya_ebpf::bindings::BPF_NOEXIST;
 use sg_common::{
     flow::{FlowKind, FlowValue, TOUCH_INTERVAL_NS, Timeout, elapsed, is_expired},
     tables::Kind,
     tcp, track,
-    verdict::{Direction, Verdict},
+    verdict::{Action, Direction, Reason, Verdict, reason_slot},
 };
 
-use crate::{classify::ask, clock, family, maps, packet::Packet};
+use crate::{
+    classify::ask, clock, family::with_flow_tables, maps, outcome::Outcome, packet::Packet,
+};
 
-/// What the flow table says of a packet that no rule accepts.
-pub(crate) enum Found {
-    Nothing,
-    /// It answers a flow that the rule with this slot admitted.
-    Reply(u32),
-    /// It goes on in the direction of a flow that an earlier policy admitted and this one keeps.
-    Kept(u32),
-    /// It belongs to a flow that was there before the first policy.
-    Seeded,
-    /// Its flow was admitted by an earlier policy and this one takes that back.
-    Revoked,
-}
+// What touches the maps is in one function, which the verifier checks once: whatever followed in
+// the same function would be checked for each of the four maps. It is exported and never inlined, or
+// the compiler would undo that. A flow is copied out, changed as plain data, and written back when
+// that is worth a second lookup, a few times a second.
 
-// What touches the maps is in functions of its own, which the verifier checks once: each of them
-// chooses one of four maps, and whatever followed in the same function would be checked for each.
-// They are exported and never inlined, or the compiler would undo that. A flow is copied out,
-// changed as plain data, and written back when that is worth a second lookup, a few times a second.
-
-/// Where [`sg_read_flow`] found a flow: nowhere, or one more than the [`FlowKind`].
+/// Where [`READ`] found a flow: nowhere, or one more than the [`FlowKind`].
 const NOWHERE: u32 = 0;
 const HALF_OPEN: u32 = 1 + FlowKind::HalfOpen as u32;
 
-#[inline(always)]
-fn kind_of(number: u32) -> FlowKind {
-    if number == FlowKind::HalfOpen as u32 {
-        FlowKind::HalfOpen
-    } else {
-        FlowKind::Established
-    }
-}
+// What `sg_flow` is to do, in its low bits; for `ENTER` and `FORGET` a [`FlowKind`] above them.
+/// Copies the flow out; returns where it was found.
+const READ: u32 = 0;
+/// Writes back when the flow was last seen.
+const TOUCH: u32 = 1;
+/// Writes back all of it.
+const WRITE: u32 = 2;
+/// Enters it into the table of a kind. When another CPU was faster its entry serves as well; a full
+/// table evicts. Neither is a reason to drop a packet that the rules accept.
+const ENTER: u32 = 3;
+/// Takes it out of the table of a kind; it may be gone already.
+const FORGET: u32 = 4;
+const TO_DO: u32 = 7;
+const KIND_SHIFT: u32 = 3;
 
+/// Does one of the above with the packet's flow.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn sg_read_flow(p: *const Packet, out: *mut FlowValue) -> u32 {
-    if p.is_null() || out.is_null() {
+extern "C" fn sg_flow(p: *const Packet, value: *mut FlowValue, what: u32) -> u32 {
+    if p.is_null() || value.is_null() {
         return NOWHERE;
     }
     // SAFETY: not null, and every caller passes whole values on its stack.
-    let (p, out) = unsafe { (&*p, &mut *out) };
-    match family::flow(p) {
-        None => NOWHERE,
-        Some((flow, kind)) => {
-            // SAFETY: a map value lives until after this program run; CPUs may race on its
-            // fields, and each of them is valid at any time.
-            *out = unsafe { *flow };
-            1 + kind as u32
-        }
-    }
-}
-
-/// Writes the flow back: only when it was last seen, or (`everything` not zero) all of it.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sg_write_flow(p: *const Packet, value: *const FlowValue, everything: u32) -> u32 {
-    if p.is_null() || value.is_null() {
-        return 0;
-    }
-    // SAFETY: not null, and every caller passes whole values on its stack.
-    let (p, value) = unsafe { (&*p, &*value) };
-    if let Some((flow, _)) = family::flow(p) {
-        // SAFETY: as in `sg_read_flow`.
-        let flow = unsafe { &mut *flow };
-        if everything != 0 {
-            *flow = *value;
+    let (p, value) = unsafe { (&*p, &mut *value) };
+    let (to_do, kind) = (what & TO_DO, what >> KIND_SHIFT);
+    let is_established = kind == FlowKind::Established as u32;
+    let is_counted = with_flow_tables!(p, |key, established, half_open| {
+        if to_do == ENTER {
+            // A copy, because Linux 6.1 takes no value for a map from behind an argument.
+            let value = *value;
+            let table = if is_established {
+                established
+            } else {
+                half_open
+            };
+            table.insert(key, &value, BPF_NOEXIST.into()).is_ok()
+        } else if to_do == FORGET {
+            let table = if is_established {
+                established
+            } else {
+                half_open
+            };
+            table.remove(key).is_ok()
         } else {
-            flow.last_seen = value.last_seen;
+            let (found, place) = match established.get_ptr_mut(key) {
+                None => (half_open.get_ptr_mut(key), HALF_OPEN),
+                found => (found, 1 + FlowKind::Established as u32),
+            };
+            let Some(found) = found else {
+                return NOWHERE;
+            };
+            // SAFETY: a map value lives until after this program run; CPUs may race on its fields,
+            // and each of them is valid at any time.
+            let found = unsafe { &mut *found };
+            if to_do == READ {
+                *value = *found;
+            } else if to_do == TOUCH {
+                found.last_seen = value.last_seen;
+            } else {
+                *found = *value;
+            }
+            return place;
+        }
+    });
+    if is_counted && let Some(stats) = maps::FLOW_STATS.get_ptr_mut(kind) {
+        // SAFETY: the value belongs to this CPU, and BPF programs of one hook do not nest.
+        let stats = unsafe { &mut *stats };
+        if to_do == ENTER {
+            stats.entered += 1;
+        } else {
+            stats.left += 1;
         }
     }
-    0
+    NOWHERE
 }
 
-/// Enters the packet's flow into the table of `kind` (a [`FlowKind`]). When another CPU was faster
-/// its entry serves as well; a full table evicts. Neither is a reason to drop a packet that the
-/// rules accept.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sg_enter_flow(p: *const Packet, value: *const FlowValue, kind: u32) -> u32 {
-    if p.is_null() || value.is_null() {
-        return 0;
-    }
-    // SAFETY: not null, and every caller passes whole values on its stack. A copy, because Linux 6.1
-    // takes no value for a map from behind an argument.
-    let (p, value) = unsafe { (&*p, *value) };
-    if family::insert_flow(p, kind_of(kind), &value)
-        && let Some(stats) = maps::FLOW_STATS.get_ptr_mut(kind)
-    {
-        // SAFETY: the value belongs to this CPU, and BPF programs of one hook do not nest.
-        unsafe { (*stats).entered += 1 };
-    }
-    0
+#[inline(always)]
+fn enter(p: &Packet, flow: &mut FlowValue, kind: FlowKind) {
+    sg_flow(p, flow, ENTER | (kind as u32) << KIND_SHIFT);
 }
 
-/// Takes the packet's flow out of the table of `kind`; it may be gone already.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sg_forget_flow(p: *const Packet, kind: u32) -> u32 {
-    if p.is_null() {
-        return 0;
-    }
-    // SAFETY: not null, and every caller passes a whole packet on its stack.
-    let p = unsafe { &*p };
-    if family::remove_flow(p, kind_of(kind))
-        && let Some(stats) = maps::FLOW_STATS.get_ptr_mut(kind)
-    {
-        // SAFETY: as in `sg_enter_flow`.
-        unsafe { (*stats).left += 1 };
-    }
-    0
+/// `kind` is a [`FlowKind`] as a number. The flow is not looked at.
+#[inline(always)]
+fn forget(p: &Packet, flow: &mut FlowValue, kind: u32) {
+    sg_flow(p, flow, FORGET | kind << KIND_SHIFT);
 }
 
 #[inline(always)]
@@ -171,58 +160,56 @@ extern "C" fn sg_go_on(p: *const Packet, flow: *mut FlowValue, how: u32, now: u6
     let is_half_open = how & 1 == FlowKind::HalfOpen as u32;
     if is_half_open && matches!(belongs, FlowKind::Established) {
         // First in, then out: a packet on another CPU finds it in one of the two.
-        sg_enter_flow(p, flow, FlowKind::Established as u32);
-        sg_forget_flow(p, FlowKind::HalfOpen as u32);
+        enter(p, flow, FlowKind::Established);
+        forget(p, flow, FlowKind::HalfOpen as u32);
     } else {
-        sg_write_flow(p, flow, is_changed.into());
+        sg_flow(p, flow, if is_changed { WRITE } else { TOUCH });
     }
     0
 }
 
-/// What [`sg_track`] returns in its high half; in the low half is the slot.
-const NOTHING: u32 = 0;
-const REPLY: u32 = 1;
-const KEPT: u32 = 2;
-const SEEDED: u32 = 3;
-const REVOKED: u32 = 4;
-
-/// Enters or refreshes the flow of a packet whose remote address is in `class` and which the rules
-/// accept with `verdict`.
+/// Decides a packet whose remote address is in `class`, given the rules' verdict: remembers what they
+/// accept, and looks for the flow of what they do not.
 #[inline(always)]
-pub(crate) fn remember(p: &Packet, class: u32, verdict: Verdict) {
-    sg_track(p, class, verdict.0);
+pub(crate) fn decide(p: &Packet, class: u32, verdict: Verdict) -> Outcome {
+    Outcome::unpack(sg_track(p, class, verdict.0))
 }
 
-/// Looks up the flow of a packet that the rules do not accept.
+/// The outcome of a reason. Arithmetic where [`Outcome::reason`] would branch by direction.
 #[inline(always)]
-pub(crate) fn find(p: &Packet, class: u32, verdict: Verdict) -> Found {
-    let found = sg_track(p, class, verdict.0);
-    let slot = found as u32;
-    match (found >> 32) as u32 {
-        REPLY => Found::Reply(slot),
-        KEPT => Found::Kept(slot),
-        SEEDED => Found::Seeded,
-        REVOKED => Found::Revoked,
-        _ => Found::Nothing,
-    }
+fn reason(p: &Packet, reason: Reason) -> u64 {
+    let accept = matches!(reason.action(), Action::Accept);
+    let outcome = Outcome::of_slot(reason_slot(Direction::Inbound, reason), accept, false);
+    outcome.pack() + u64::from(p.direction & 1) * REASONS_APART
 }
 
+/// What lies between the slots of a reason in the two directions.
+const REASONS_APART: u64 = (reason_slot(Direction::Outbound, Reason::NonIp)
+    - reason_slot(Direction::Inbound, Reason::NonIp)) as u64;
+
+/// It answers a flow that the slot's rule admitted.
+const REPLY: u64 = Outcome::of_slot(0, true, true).pack();
+/// It goes on in the direction of a flow that an earlier policy admitted and this one keeps.
+const KEPT: u64 = Outcome::of_slot(0, true, false).pack();
+
+/// The outcome of [`decide`], packed.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sg_track(p: *const Packet, class: u32, verdict: u32) -> u64 {
-    let found = |what: u32, slot: u32| u64::from(what) << 32 | u64::from(slot);
     if p.is_null() {
-        return found(NOTHING, 0);
+        return Outcome::rule(Verdict(verdict)).pack();
     }
     // SAFETY: not null, and every caller passes a whole packet on its stack.
     let p = unsafe { &*p };
     let verdict = Verdict(verdict);
     let is_accepted = verdict.is_accept();
-    let may_enter = is_accepted && p.opens != 0;
+    // A number, for the verifier's sake: conditions in a row are ways to walk.
+    let may_enter = verdict.accept_bit() & u32::from(p.opens) != 0;
     let now = clock::now();
+    let by_rules = Outcome::rule(verdict).pack();
 
     let mut flow = FlowValue::EMPTY;
-    let place = sg_read_flow(p, &mut flow);
+    let place = sg_flow(p, &mut flow, READ);
     let kind = place.wrapping_sub(HALF_OPEN);
     let reopens = may_enter
         && p.is_kind(Kind::Tcp)
@@ -230,7 +217,7 @@ extern "C" fn sg_track(p: *const Packet, class: u32, verdict: u32) -> u64 {
         && Timeout::from_index(flow.state).is_some_and(tcp::makes_room);
     if place == NOWHERE || reopens || has_expired(&flow, now) {
         if place != NOWHERE {
-            sg_forget_flow(p, kind);
+            forget(p, &mut flow, kind);
         }
         if may_enter {
             flow.created = now;
@@ -240,20 +227,22 @@ extern "C" fn sg_track(p: *const Packet, class: u32, verdict: u32) -> u64 {
             flow.opener = p.direction;
             flow.state = sg_next_state(p.kind.into(), NO_STATE, 1, p.tcp_flags.into()) as u8;
             flow.flags = 0;
-            sg_enter_flow(p, &flow, FlowKind::HalfOpen as u32);
+            enter(p, &mut flow, FlowKind::HalfOpen);
         }
-        return found(NOTHING, 0);
+        return by_rules;
     }
 
     let from_opener = flow.opener == p.direction;
     let is_older = flow.generation != maps::generation();
-    let mut result = NOTHING;
+    let mut result = by_rules;
+    // All bits set where the packet counts for the flow's rule: the slot is then put in.
+    let mut has_slot = 0;
     // The verdict that admits the flow under this policy, where an earlier one did.
     let mut admission = 0;
-    if flow.is_seeded() {
-        result = SEEDED;
+    if flow.is_seeded() && !is_accepted {
+        result = reason(p, Reason::Seeded);
     } else if is_accepted {
-        if from_opener && is_older {
+        if from_opener && is_older && !flow.is_seeded() {
             admission = verdict.0;
         }
     } else if is_older && !maps::keeps_flows() {
@@ -263,17 +252,17 @@ extern "C" fn sg_track(p: *const Packet, class: u32, verdict: u32) -> u64 {
             admission = ask(class, p.direction().opposite(), p.kind, p.return_number).0;
         }
         if !Verdict(admission).is_accept() {
-            sg_forget_flow(p, kind);
-            return found(REVOKED, 0);
+            forget(p, &mut flow, kind);
+            return reason(p, Reason::Revoked);
         }
-        result = REPLY;
+        (result, has_slot) = (REPLY, u32::MAX);
     } else if !from_opener {
-        result = REPLY;
+        (result, has_slot) = (REPLY, u32::MAX);
     } else if is_older {
-        result = KEPT;
+        (result, has_slot) = (KEPT, u32::MAX);
     } else {
         // Same key, other match (an ICMP code): the rules have the word.
-        return found(NOTHING, 0);
+        return by_rules;
     }
     let mut how = kind;
     if from_opener {
@@ -284,7 +273,7 @@ extern "C" fn sg_track(p: *const Packet, class: u32, verdict: u32) -> u64 {
         flow.generation = maps::generation();
         how |= IS_CHANGED;
     }
-    let slot = flow.slot;
+    let slot = flow.slot & has_slot;
     // Nearly every packet of a busy flow changes nothing that is worth writing. One number instead
     // of four branches, for the verifier's sake.
     let disturbances = (how & !FROM_OPENER ^ FlowKind::Established as u32)
@@ -294,15 +283,16 @@ extern "C" fn sg_track(p: *const Packet, class: u32, verdict: u32) -> u64 {
     if !is_steady {
         sg_go_on(p, &mut flow, how, now);
     }
-    found(result, slot)
+    result | u64::from(slot)
 }
 
 /// True when `p`, a packet that was quoted and that the rules do not accept, belongs to a live
-/// flow which the policy admits. Changes nothing. `rejudge` as in [`find`].
+/// flow which the policy admits. Changes nothing. `rejudge` is
+/// the verdict of the rules on the packet that it answers.
 #[inline(always)]
 pub(crate) fn belongs(p: &Packet, direction: Direction, rejudge: impl FnOnce() -> Verdict) -> bool {
     let mut flow = FlowValue::EMPTY;
-    if !maps::has_flows() || sg_read_flow(p, &mut flow) == NOWHERE {
+    if !maps::has_flows() || sg_flow(p, &mut flow, READ) == NOWHERE {
         return false;
     }
     if has_expired(&flow, clock::now()) {

@@ -21,7 +21,7 @@ impl Outcome {
     pub(crate) const EMPTY: Outcome = Outcome { slot: 0, flags: 0 };
 
     #[inline(always)]
-    pub(crate) fn of_slot(slot: u32, accept: bool, is_reply: bool) -> Self {
+    pub(crate) const fn of_slot(slot: u32, accept: bool, is_reply: bool) -> Self {
         let mut flags = 0;
         if accept {
             flags |= ACCEPT;
@@ -49,8 +49,8 @@ impl Outcome {
 
     /// As one number, which functions can return.
     #[inline(always)]
-    pub(crate) fn pack(self) -> u64 {
-        u64::from(self.flags) << 32 | u64::from(self.slot)
+    pub(crate) const fn pack(self) -> u64 {
+        (self.flags as u64) << 32 | self.slot as u64
     }
 
     #[inline(always)]

@@ -12,13 +12,13 @@ use network_types::{
     udp::UdpHdr,
 };
 use sg_common::{
-    tables::{IPPROTO_TCP, IPPROTO_UDP, Kind, judge},
+    tables::{IPPROTO_TCP, IPPROTO_UDP, Kind, Row, is_pointer, judge, row_index},
     tcp,
-    verdict::Verdict,
+    verdict::{Direction, Verdict},
 };
 
 use crate::{
-    classify, count, family,
+    classify, count, family, flows,
     hook::Hook,
     maps::{self, KernelTables},
     outcome::Outcome,
@@ -88,10 +88,7 @@ fn plain<H: Hook>(hook: &H) -> Result<u32, Stop> {
     }
     let needs_flow = maps::has_flows()
         && if verdict.is_accept() {
-            // Where the other direction's rules pass the replies by themselves there is nothing to
-            // remember.
-            let opposite = direction.opposite();
-            !judge(&KernelTables, row, opposite, p.kind as u8, p.source).is_accept()
+            !passes_answer(row, &p, direction.opposite())
         } else {
             p.flags & (tcp::SYN | tcp::ACK) != tcp::SYN
         };
@@ -106,6 +103,17 @@ fn plain<H: Hook>(hook: &H) -> Result<u32, Stop> {
     } else {
         DROPPED
     })
+}
+
+/// Whether the other direction's rules pass the replies by themselves: then there is nothing to
+/// remember. Most such rules say so for all ports.
+#[inline(always)]
+fn passes_answer(row: &Row, p: &Plain, opposite: Direction) -> bool {
+    let entry = row[row_index(opposite, p.kind as u8)];
+    if is_pointer(entry) {
+        return classify::ask(p.class, opposite, p.kind as u8, p.source).is_accept();
+    }
+    Verdict(entry).is_accept()
 }
 
 #[inline(always)]
@@ -201,7 +209,7 @@ fn transport<I, H: Hook>(
 pub(crate) fn flow<H: Hook>(hook: &H, class: u32, verdict: u32) -> u64 {
     let mut packet = Packet::EMPTY;
     match read(hook, &mut packet) {
-        Ok(()) => classify::with_flows(H::DIRECTION, &packet, class, Verdict(verdict)).pack(),
+        Ok(()) => flows::decide(&packet, class, Verdict(verdict)).pack(),
         Err(_) => Outcome::rule(Verdict(verdict)).pack(),
     }
 }
