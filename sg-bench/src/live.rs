@@ -1,15 +1,17 @@
 //! Rows measured over a veth pair: floor and variants in turn, several times.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::cores::Cores;
 use crate::enforcer::{Enforcer, Fates};
+use crate::nftables;
 use crate::object::{Floors, Writer};
 use crate::policies::{self, Workload};
 use crate::progress::Progress;
-use crate::rig::{Rig, Window, World};
+use crate::rig::{Rig, Tally, Window, World};
 use crate::settings::Settings;
 use crate::statistics::{Record, median};
 
@@ -133,6 +135,32 @@ const GROUPS: &[&[Case]] = &[
             policies::flow(1_000_000)
         }),
     ],
+    &[
+        case("live/nft/tke/drop", Floor::Drop, |_| {
+            policies::nft_tke_drop()
+        }),
+        case("live/nft/rules/10", Floor::Drop, |_| {
+            policies::nft_rules(10)
+        }),
+        case("live/nft/rules/1k", Floor::Drop, |_| {
+            policies::nft_rules(1000)
+        }),
+        case("live/nft/rules/10k", Floor::Drop, |_| {
+            policies::nft_rules(10_000)
+        }),
+        case("live/nft/prefixes/10", Floor::Drop, |i| {
+            policies::nft_prefixes(10, i.folder)
+        }),
+        case("live/nft/prefixes/1k", Floor::Drop, |i| {
+            policies::nft_prefixes(1000, i.folder)
+        }),
+        case("live/nft/prefixes/100k", Floor::Drop, |i| {
+            policies::nft_prefixes(100_000, i.folder)
+        }),
+        case("live/nft/ipsum", Floor::Drop, |i| {
+            policies::nft_ipsum(i.data()?, i.folder)
+        }),
+    ],
     &[Case {
         name: "live/flood/syn",
         floor: Floor::Drop,
@@ -149,229 +177,214 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
         .map(|case| case.name)
 }
 
+/// What stands between generator and sink.
+enum Filter {
+    Enforcer(Enforcer),
+    /// A ruleset on the ingress hook of a line of its own.
+    Nftables(Rig),
+}
+
 /// A row under measurement.
 struct Loaded {
     case: &'static Case,
-    enforcer: Enforcer,
+    filter: Filter,
     writer: Writer,
+    /// Sends the same through the floor.
+    floor_writer: Writer,
     windows: Vec<Window>,
+    floors: Vec<Window>,
+    tally: Tally,
     fates: Fates,
     note: String,
 }
 
 pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record>> {
     let wanted = |case: &&'static Case| settings.wants(case.name);
-    if !GROUPS
-        .iter()
-        .any(|group| group.iter().any(|case| wanted(&case)))
-    {
+    let is_wanted = |group: &&&'static [Case]| group.iter().any(|case| wanted(&case));
+    let groups: Vec<_> = GROUPS.iter().filter(is_wanted).collect();
+    if groups.is_empty() {
         return Ok(Vec::new());
     }
-    let cores = Cores::find()?;
-    let world = World::enter()?;
-    let mut floors = Floors::new()?;
-    let folder = tempfile::tempdir().context("a folder for set files")?;
-    let inputs = Inputs {
-        folder: folder.path(),
-        data: settings.data.as_deref(),
+    let bench = Bench {
+        cores: Cores::find()?,
+        world: World::enter()?,
+        folder: tempfile::tempdir().context("a folder for set files")?,
+        settings,
+        progress,
     };
     let mut records = Vec::new();
-    for group in GROUPS {
+    for group in groups {
         let cases: Vec<&'static Case> = group.iter().filter(wanted).collect();
-        if cases.is_empty() {
-            continue;
-        }
-        let mut rig = Rig::new(&world, cores, &mut floors)?;
-        records.extend(run_group(
-            &mut rig,
-            &mut floors,
-            &cases,
-            &inputs,
-            settings,
-            progress,
-        )?);
+        records.extend(bench.group(&cases)?);
     }
     Ok(records)
 }
 
-fn run_group(
-    rig: &mut Rig,
-    floors: &mut Floors,
-    cases: &[&'static Case],
-    inputs: &Inputs<'_>,
-    settings: &Settings,
-    progress: &Progress,
-) -> Result<Vec<Record>> {
-    let mut records = Vec::new();
-    let mut loaded = Vec::new();
-    for case in cases {
-        progress.say(format!("{}: compiling and loading", case.name));
-        let workload = match (case.build)(inputs) {
-            Err(e) if e.to_string() == NO_DATA => {
-                records.push(Record::left_out(case.name, NO_DATA));
-                continue;
+struct Bench<'a> {
+    cores: Cores,
+    world: World,
+    folder: tempfile::TempDir,
+    settings: &'a Settings,
+    progress: &'a Progress,
+}
+
+impl Bench<'_> {
+    /// Measures rows in turn, each beside its floor.
+    fn group(&self, cases: &[&'static Case]) -> Result<Vec<Record>> {
+        let mut floors = Floors::new()?;
+        let mut rig = Rig::new(&self.world, self.cores, "")?;
+        rig.end_in(floors.sink()?)?;
+        let mut records = Vec::new();
+        let mut loaded = Vec::new();
+        for case in cases {
+            self.progress
+                .say(format!("{}: compiling and loading", case.name));
+            match self.load(case, &rig, loaded.len()) {
+                Err(e) if e.to_string() == NO_DATA => {
+                    records.push(Record::left_out(case.name, NO_DATA));
+                }
+                variant => loaded.push(variant.with_context(|| case.name)?),
             }
-            built => built.with_context(|| case.name)?,
+        }
+        let Some(first) = loaded.first_mut() else {
+            return Ok(records);
         };
-        let variant = load(case, workload, rig.sender(), progress).with_context(|| case.name)?;
-        loaded.push(variant);
-    }
-    if loaded.is_empty() {
-        return Ok(records);
+
+        rig.attach(floors.drop()?)?;
+        let packets = calibrate(&rig, &mut first.floor_writer, self.settings.window)?;
+        let bar = self
+            .progress
+            .bar((self.settings.rounds * loaded.len()) as u64);
+        for _ in 0..self.settings.rounds {
+            for variant in &mut loaded {
+                bar.at(variant.case.name);
+                rig.attach(match variant.case.floor {
+                    Floor::Drop => floors.drop()?,
+                    Floor::Pass => floors.pass()?,
+                })?;
+                let tally = &mut variant.tally;
+                let floor = rig.warm_window(&mut variant.floor_writer, packets, tally)?;
+                variant.floors.push(floor);
+                let rig = match &mut variant.filter {
+                    Filter::Enforcer(enforcer) => {
+                        rig.attach(enforcer.inbound()?)?;
+                        &rig
+                    }
+                    Filter::Nftables(own) => own,
+                };
+                let window = rig.warm_window(&mut variant.writer, packets, tally)?;
+                variant.windows.push(window);
+                bar.step();
+            }
+        }
+        bar.finish();
+        for mut variant in loaded {
+            records.push(record(&mut variant).with_context(|| variant.case.name)?);
+        }
+        Ok(records)
     }
 
-    let mut plain = Writer::new(&policies::uniform(), rig.sender(), 1)?;
-    let packets = calibrate(rig, floors, &mut plain, settings)?;
-    let mut drops = Vec::new();
-    let mut passes = Vec::new();
-    let steps = settings.rounds as u64 * (loaded.len() as u64 + 1);
-    let bar = progress.bar(steps);
-    for _ in 0..settings.rounds {
-        if loaded
-            .iter()
-            .any(|variant| variant.case.floor == Floor::Drop)
-        {
-            bar.at("floor: XDP_DROP");
-            rig.attach(floors.drop()?)?;
-            drops.push(warm_window(rig, &mut plain, packets)?);
-        }
-        if loaded
-            .iter()
-            .any(|variant| variant.case.floor == Floor::Pass)
-        {
-            bar.at("floor: XDP_PASS");
-            rig.attach(floors.pass()?)?;
-            passes.push(warm_window(rig, &mut plain, packets)?);
-        }
-        bar.step();
-        for variant in &mut loaded {
-            bar.at(variant.case.name);
-            rig.attach(variant.enforcer.inbound()?)?;
-            let window = warm_window(rig, &mut variant.writer, packets)?;
-            variant.windows.push(window);
-            bar.step();
-        }
-    }
-    bar.finish();
-
-    let tally = rig.tally();
-    let mut thrown = format!("; cores {:.0} ns apart", median(&tally.distances));
-    match (tally.far, tally.kept_far) {
-        (0, 0) => {}
-        (far, 0) => thrown += &format!(", {far} far windows thrown away"),
-        (far, kept) => thrown += &format!(", {far} far windows thrown away, {kept} kept"),
-    }
-    for (name, floor) in [("live/floor/drop", &drops), ("live/floor/pass", &passes)] {
-        if !floor.is_empty() {
-            let values: Vec<f64> = floor.iter().map(|window| window.nanoseconds).collect();
-            let note = format!("beside {}; {}{thrown}", cases[0].name, rate(floor));
-            records.push(Record::of(name, "ns", &values, None).noted(note));
-        }
-    }
-    for mut variant in loaded {
-        let floor = match variant.case.floor {
-            Floor::Drop => &drops,
-            Floor::Pass => &passes,
+    fn load(&self, case: &'static Case, rig: &Rig, index: usize) -> Result<Loaded> {
+        let inputs = Inputs {
+            folder: self.folder.path(),
+            data: self.settings.data.as_deref(),
         };
-        let above = variant.windows.iter().zip(floor);
-        let above: Vec<f64> = above
-            .map(|(window, floor)| window.nanoseconds - floor.nanoseconds)
-            .collect();
-        let floor: Vec<f64> = floor.iter().map(|window| window.nanoseconds).collect();
-        let note = finish(&mut variant)?;
-        records.push(Record::of(variant.case.name, "ns", &above, Some(median(&floor))).noted(note));
+        const SEED: u64 = 0x5eed;
+        let workload = (case.build)(&inputs)?;
+        let mut note = workload.note;
+        let mut fates = Fates::default();
+        let mut sender = rig.sender();
+        let filter = match workload.ruleset {
+            Some(ruleset) => {
+                let letter = char::from(b'a' + index as u8);
+                let own = Rig::new(&self.world, self.cores, &letter.to_string())?;
+                nftables::install(&ruleset, own.receiver(), self.folder.path())?;
+                sender = own.sender();
+                Filter::Nftables(own)
+            }
+            None => {
+                let mut enforcer = Enforcer::load(workload.policy, case.max_flows)?;
+                if case.flows > 0 {
+                    enforcer.open_flows(case.flows, |done| {
+                        let (name, flows) = (case.name, case.flows);
+                        self.progress
+                            .say(format!("{name}: opening flows, {done} of {flows}"));
+                    })?;
+                    note = format!("{note}, tables for {}", case.max_flows);
+                }
+                fates = enforcer.fates()?;
+                Filter::Enforcer(enforcer)
+            }
+        };
+        Ok(Loaded {
+            case,
+            writer: Writer::new(&workload.traffic, sender, SEED)?,
+            floor_writer: Writer::new(&workload.traffic, rig.sender(), SEED)?,
+            filter,
+            windows: Vec::new(),
+            floors: Vec::new(),
+            tally: Tally::default(),
+            fates,
+            note,
+        })
     }
-    Ok(records)
-}
-
-fn load(
-    case: &'static Case,
-    workload: Workload,
-    sender: u32,
-    progress: &Progress,
-) -> Result<Loaded> {
-    let mut enforcer = Enforcer::load(workload.policy, case.max_flows)?;
-    let mut note = workload.note;
-    if case.flows > 0 {
-        enforcer.open_flows(case.flows, |done| {
-            progress.say(format!(
-                "{}: opening flows, {done} of {}",
-                case.name, case.flows
-            ));
-        })?;
-        note = format!("{note}, tables for {}", case.max_flows);
-    }
-    Ok(Loaded {
-        case,
-        writer: Writer::new(&workload.traffic, sender, 0x5eed)?,
-        windows: Vec::new(),
-        fates: enforcer.fates()?,
-        enforcer,
-        note,
-    })
 }
 
 /// How many packets fill a window.
-fn calibrate(
-    rig: &mut Rig,
-    floors: &mut Floors,
-    plain: &mut Writer,
-    settings: &Settings,
-) -> Result<u32> {
-    rig.attach(floors.drop()?)?;
+fn calibrate(rig: &Rig, writer: &mut Writer, window: Duration) -> Result<u32> {
     const FEW: u32 = 400_000;
-    rig.send(plain, FEW)?;
-    let started = std::time::Instant::now();
-    rig.send(plain, FEW)?;
+    rig.send(writer, FEW)?;
+    let started = Instant::now();
+    rig.send(writer, FEW)?;
     let a_second = f64::from(FEW) / started.elapsed().as_secs_f64();
-    Ok((a_second * settings.window.as_secs_f64()) as u32)
+    Ok((a_second * window.as_secs_f64()) as u32)
 }
 
-/// A window after which code and tables are as warm as they get.
-fn warm_window(rig: &mut Rig, writer: &mut Writer, packets: u32) -> Result<Window> {
-    rig.send(writer, packets / 4)?;
-    rig.window(writer, packets)
+fn record(variant: &mut Loaded) -> Result<Record> {
+    let above = variant.windows.iter().zip(&variant.floors);
+    let above: Vec<f64> = above
+        .map(|(window, floor)| window.nanoseconds - floor.nanoseconds)
+        .collect();
+    let floors: Vec<f64> = variant.floors.iter().map(|w| w.nanoseconds).collect();
+    let rates: Vec<f64> = variant.windows.iter().map(|w| w.rate / 1e6).collect();
+    let checked = check(variant)?;
+    let note = format!(
+        "{:.1} Mpps; {}{checked}; {}",
+        median(&rates),
+        variant.note,
+        variant.tally.describe()
+    );
+    Ok(Record::of(variant.case.name, "ns", &above, Some(median(&floors))).noted(note))
 }
 
-/// Checks that the row measured what its name says, and says what there is to say about it.
-fn finish(variant: &mut Loaded) -> Result<String> {
-    let name = variant.case.name;
+/// Checks that the row measured what its name says, and says by how much it did not.
+fn check(variant: &mut Loaded) -> Result<String> {
+    let Filter::Enforcer(enforcer) = &mut variant.filter else {
+        return Ok(String::new());
+    };
     let before = variant.fates;
-    let after = variant.enforcer.fates()?;
+    let after = enforcer.fates()?;
     let accepted = (after.accepted - before.accepted) as f64;
     let dropped = (after.dropped - before.dropped) as f64;
-    let share = match variant.case.floor {
-        Floor::Drop => dropped,
-        Floor::Pass => accepted,
-    } / (accepted + dropped).max(1.0);
-    let fate = match variant.case.floor {
-        Floor::Drop => "dropped",
-        Floor::Pass => "accepted",
+    let (right, fate) = match variant.case.floor {
+        Floor::Drop => (dropped, "dropped"),
+        Floor::Pass => (accepted, "accepted"),
     };
+    let share = right / (accepted + dropped).max(1.0);
     if share < 0.8 {
-        bail!(
-            "{name}: only {:.1} % of the packets were {fate}",
-            share * 100.0
-        );
+        bail!("only {:.1} % of the packets were {fate}", share * 100.0);
     }
-    let mut note = format!("{}; {}", variant.note, rate(&variant.windows));
+    let mut note = String::new();
     if share < 0.9999 {
-        note = format!("{note}; {:.2} % {fate}", share * 100.0);
+        note = format!("; {:.2} % {fate}", share * 100.0);
     }
     if variant.case.floor == Floor::Drop && variant.case.flows > 0 {
-        let lost = variant.enforcer.lost_flows(variant.case.flows)?;
+        let flows = variant.case.flows;
+        let lost = enforcer.lost_flows(flows)?;
         if lost > 0 {
-            bail!(
-                "{name}: {lost} of {} flows were lost in the flood",
-                variant.case.flows
-            );
+            bail!("{lost} of {flows} flows were lost in the flood");
         }
-        note = format!("{note}; all {} flows still there", variant.case.flows);
+        note = format!("{note}; all {flows} flows still there");
     }
     Ok(note)
-}
-
-fn rate(windows: &[Window]) -> String {
-    let rates: Vec<f64> = windows.iter().map(|window| window.rate / 1e6).collect();
-    format!("{:.1} Mpps", median(&rates))
 }

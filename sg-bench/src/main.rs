@@ -4,6 +4,7 @@ mod cores;
 mod enforcer;
 mod frames;
 mod live;
+mod nftables;
 mod object;
 mod policies;
 mod progress;

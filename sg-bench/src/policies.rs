@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use fastrand::Rng;
 use sg_bench_ebpf::Target;
-use sg_userspace::policy::{Policy, PolicyInput, load, load_text, rules_from_lines};
+use sg_userspace::policy::{Direction, Policy, PolicyInput, load, load_text, rules_from_lines};
 
 use crate::frames::{TCP, UDP};
+use crate::nftables::{self, Ruleset};
 use crate::object::Traffic;
 
 /// All ports.
@@ -28,6 +29,8 @@ pub(crate) struct Workload {
     pub(crate) policy: Policy,
     pub(crate) traffic: Traffic,
     pub(crate) note: String,
+    /// Measure this ruleset of nftables in place of the policy.
+    pub(crate) ruleset: Option<Ruleset>,
 }
 
 /// UDP from anywhere to any port.
@@ -75,6 +78,7 @@ pub(crate) fn tke_drop() -> Result<Workload> {
     Ok(Workload {
         policy: builtin("tke")?,
         traffic: public((1000, 29_000), UDP),
+        ruleset: None,
         note: "UDP, public sources, ports 1000-29999".into(),
     })
 }
@@ -83,6 +87,7 @@ pub(crate) fn tke_accept() -> Result<Workload> {
     Ok(Workload {
         policy: builtin("tke")?,
         traffic: public((30_000, 2768), UDP),
+        ruleset: None,
         note: "UDP, public sources, ports 30000-32767".into(),
     })
 }
@@ -92,6 +97,7 @@ pub(crate) fn flood() -> Result<Workload> {
     Ok(Workload {
         policy: builtin("tke")?,
         traffic: public((1000, 29_000), TCP),
+        ruleset: None,
         note: "TCP SYN, public sources, ports 1000-29999".into(),
     })
 }
@@ -124,7 +130,63 @@ pub(crate) fn rules(count: u32) -> Result<Workload> {
             targets,
             share: HALF,
         },
+        ruleset: None,
         note: "UDP, half from inside some rule's CIDR, all to ports of no rule".into(),
+    })
+}
+
+/// nftables' best form of [`rules`]: all of them in one set of addresses and ports.
+pub(crate) fn nft_rules(count: u32) -> Result<Workload> {
+    let workload = rules(count)?;
+    let inbound = workload.policy.rules_of(Direction::Inbound);
+    let elements: Vec<String> = inbound
+        .filter_map(|rule| {
+            let prefix = rule.remote.v4.first()?;
+            let (first, last) = *rule.ports.as_ref()?.first()?;
+            let network = Ipv4Addr::from(prefix.bits);
+            Some(format!("{network}/{} . {first}-{last}", prefix.len))
+        })
+        .collect();
+    let rule = "ip saddr . udp dport @listed counter accept";
+    Ok(Workload {
+        ruleset: Some(nftables::set("ipv4_addr . inet_service", &elements, rule)),
+        ..workload
+    })
+}
+
+/// One set of addresses that are dropped, as nftables has it.
+fn nft_blocklist(workload: Workload) -> Workload {
+    let lists = workload.policy.rules_of(Direction::Inbound);
+    let prefixes = lists.flat_map(|rule| &rule.remote.v4);
+    let elements: Vec<String> = prefixes
+        .map(|prefix| format!("{}/{}", Ipv4Addr::from(prefix.bits), prefix.len))
+        .collect();
+    let rule = "ip saddr @listed counter drop";
+    Workload {
+        ruleset: Some(nftables::set("ipv4_addr", &elements, rule)),
+        ..workload
+    }
+}
+
+pub(crate) fn nft_prefixes(count: u32, folder: &Path) -> Result<Workload> {
+    Ok(nft_blocklist(prefixes(count, folder)?))
+}
+
+pub(crate) fn nft_ipsum(data: &Path, folder: &Path) -> Result<Workload> {
+    Ok(nft_blocklist(ipsum(data, folder)?))
+}
+
+pub(crate) fn nft_tke_drop() -> Result<Workload> {
+    Ok(Workload {
+        ruleset: Some(nftables::list(
+            "tcp dport 30000-32768 counter accept\n\
+             udp dport 30000-32768 counter accept\n\
+             ip saddr 10.0.0.0/8 counter accept\n\
+             ip saddr 172.16.0.0/12 counter accept\n\
+             ip saddr 192.168.0.0/16 counter accept\n\
+             tcp dport 22 counter accept",
+        )),
+        ..tke_drop()?
     })
 }
 
@@ -142,6 +204,7 @@ pub(crate) fn prefixes(count: u32, folder: &Path) -> Result<Workload> {
     Ok(Workload {
         policy: blocklist(folder, &format!("prefixes-{count}"), &text)?,
         traffic: uniform(),
+        ruleset: None,
         note: "UDP, sources over all of IPv4; /16 to /32, all lengths alike".into(),
     })
 }
@@ -156,6 +219,7 @@ pub(crate) fn hosts(count: u32, folder: &Path) -> Result<Workload> {
     Ok(Workload {
         policy: blocklist(folder, &format!("hosts-{count}"), &text)?,
         traffic: uniform(),
+        ruleset: None,
         note: "UDP, sources over all of IPv4; scattered /32".into(),
     })
 }
@@ -192,6 +256,7 @@ pub(crate) fn prefixes6(count: u32, folder: &Path) -> Result<Workload> {
             targets,
             share: HALF,
         },
+        ruleset: None,
         note: "UDP, half from inside some prefix, half from 2000::/3; /32 to /64, a quarter /128"
             .into(),
     })
@@ -202,6 +267,7 @@ pub(crate) fn flow(flows: u32) -> Result<Workload> {
     Ok(Workload {
         policy: rules_from_lines(&format!("in tcp 22 from any accept\n{OUTBOUND}")),
         traffic: Traffic::Reply4 { flows },
+        ruleset: None,
         note: format!("UDP answers of {flows} flows at random"),
     })
 }
@@ -217,6 +283,7 @@ pub(crate) fn ipsum(data: &Path, folder: &Path) -> Result<Workload> {
         .map(|address| inside4(address.into(), 32, 0, PORTS, 0, UDP))
         .collect();
     Ok(Workload {
+        ruleset: None,
         note: format!("UDP, half from one of {} listed addresses", targets.len()),
         policy: blocklist(folder, "ipsum", &text)?,
         traffic: Traffic::Random4 {
@@ -268,6 +335,7 @@ pub(crate) fn classbench(name: &str, data: &Path) -> Result<Workload> {
         ));
     }
     Ok(Workload {
+        ruleset: None,
         note: format!(
             "{} rules; half of the packets match one; TCP as SYN",
             targets.len()

@@ -10,12 +10,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use aya::programs::tc::TcAttachType;
 use aya::programs::xdp::{XdpLink, XdpMode};
-use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::cores::{self, Cores};
-use crate::object::{Floors, Writer};
+use crate::object::Writer;
+use crate::statistics::median;
 
 /// Frames that the generator's system call sends between two looks at signals.
 const BATCH: u32 = 128;
@@ -66,7 +67,6 @@ pub(crate) struct Rig {
     packets: PathBuf,
     thread: i32,
     link: Option<XdpLink>,
-    tally: Tally,
 }
 
 /// Windows that were measured, and those that were thrown away.
@@ -79,6 +79,17 @@ pub(crate) struct Tally {
     pub(crate) kept_far: u32,
 }
 
+impl Tally {
+    pub(crate) fn describe(&self) -> String {
+        let near = format!("cores {:.0} ns apart", median(&self.distances));
+        match (self.far, self.kept_far) {
+            (0, 0) => near,
+            (far, 0) => format!("{near}, {far} far windows thrown away"),
+            (far, kept) => format!("{near}, {far} far windows thrown away, {kept} kept"),
+        }
+    }
+}
+
 /// What one window measured.
 #[derive(Clone, Copy)]
 pub(crate) struct Window {
@@ -89,10 +100,10 @@ pub(crate) struct Window {
 }
 
 impl Rig {
-    pub(crate) fn new(world: &World, cores: Cores, floors: &mut Floors) -> Result<Self> {
+    pub(crate) fn new(world: &World, cores: Cores, letter: &str) -> Result<Self> {
         // The thread is found by the name of the interface, of which it shows nine letters.
         let id = std::process::id();
-        let (sender, receiver) = (format!("t{id}"), format!("r{id}"));
+        let (sender, receiver) = (format!("t{id}{letter}"), format!("r{id}{letter}"));
         let mac = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
         let words = format!(
             "link add {sender} numtxqueues 1 numrxqueues 1 type veth peer name {receiver} \
@@ -118,9 +129,6 @@ impl Rig {
         let thread = find_thread(&receiver)?;
         cores::pin(thread, cores.receiver).context("pinning the receiving thread")?;
 
-        let sink = floors.sink()?;
-        sink.attach(&receiver, TcAttachType::Ingress)
-            .context("attaching the sink (tcx, Linux 6.6)")?;
         let index = fs::read_to_string(world.interface(&sender).join("ifindex"))?;
         Ok(Rig {
             cores,
@@ -129,7 +137,6 @@ impl Rig {
             receiver,
             thread,
             link: None,
-            tally: Tally::default(),
         })
     }
 
@@ -138,8 +145,15 @@ impl Rig {
         self.sender_index
     }
 
-    pub(crate) fn tally(&self) -> &Tally {
-        &self.tally
+    pub(crate) fn receiver(&self) -> &str {
+        &self.receiver
+    }
+
+    /// Drops whatever a program of the driver lets pass, before the network stack sees it.
+    pub(crate) fn end_in(&self, sink: &mut SchedClassifier) -> Result<()> {
+        sink.attach(&self.receiver, TcAttachType::Ingress)
+            .context("attaching the sink (tcx, Linux 6.6)")?;
+        Ok(())
     }
 
     /// Puts `program` on the receiving end, in place of the one that is there.
@@ -153,14 +167,25 @@ impl Rig {
         Ok(())
     }
 
+    /// A window, after another one in which code and tables become as warm as they get.
+    pub(crate) fn warm_window(
+        &self,
+        writer: &mut Writer,
+        packets: u32,
+        tally: &mut Tally,
+    ) -> Result<Window> {
+        self.send(writer, packets / 4)?;
+        self.window(writer, packets, tally)
+    }
+
     /// Sends that many packets, and says what they cost the receiver. Far windows are measured
     /// again, a few times.
-    pub(crate) fn window(&mut self, writer: &mut Writer, packets: u32) -> Result<Window> {
+    fn window(&self, writer: &mut Writer, packets: u32, tally: &mut Tally) -> Result<Window> {
         const ATTEMPTS: u32 = 24;
         for attempt in 1.. {
             let before = cores::distance(self.cores)?;
             if before > FAR && attempt < ATTEMPTS {
-                self.tally.far += 1;
+                tally.far += 1;
                 std::thread::sleep(Duration::from_millis(100));
                 continue;
             }
@@ -168,11 +193,11 @@ impl Rig {
             let distance = before.max(cores::distance(self.cores)?);
             let is_far = distance > FAR;
             if is_far && attempt < ATTEMPTS {
-                self.tally.far += 1;
+                tally.far += 1;
                 continue;
             }
-            self.tally.kept_far += u32::from(is_far);
-            self.tally.distances.push(distance);
+            tally.kept_far += u32::from(is_far);
+            tally.distances.push(distance);
             return Ok(window);
         }
         bail!("no window was measured")
