@@ -23,27 +23,29 @@ enum Floor {
 }
 
 /// One row.
-struct Case {
-    name: &'static str,
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
     floor: Floor,
-    build: fn(&Inputs<'_>) -> Result<Workload>,
+    pub(crate) build: fn(&Inputs<'_>) -> Result<Workload>,
     /// Flows that are opened before, and entries of the tables they are opened in.
-    flows: u32,
-    max_flows: u32,
+    pub(crate) flows: u32,
+    pub(crate) max_flows: u32,
 }
 
-struct Inputs<'a> {
-    folder: &'a Path,
-    data: Option<&'a Path>,
+pub(crate) struct Inputs<'a> {
+    pub(crate) folder: &'a Path,
+    pub(crate) data: Option<&'a Path>,
 }
 
 impl Inputs<'_> {
-    fn data(&self) -> Result<&Path> {
+    /// The folder of real data.
+    pub(crate) fn data(&self) -> Result<&Path> {
         self.data.context(NO_DATA)
     }
 }
 
-const NO_DATA: &str = "SG_DATA is not set";
+/// Why a row is left out.
+pub(crate) const NO_DATA: &str = "SG_DATA is not set";
 
 const fn case(
     name: &'static str,
@@ -170,11 +172,12 @@ const GROUPS: &[&[Case]] = &[
     }],
 ];
 
+pub(crate) fn cases() -> impl Iterator<Item = &'static Case> {
+    GROUPS.iter().flat_map(|group| group.iter())
+}
+
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-    GROUPS
-        .iter()
-        .flat_map(|group| group.iter())
-        .map(|case| case.name)
+    cases().map(|case| case.name)
 }
 
 /// What stands between generator and sink.

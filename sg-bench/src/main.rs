@@ -1,5 +1,7 @@
 //! The benchmarks; `cargo xtask bench` builds and runs this. One file for each kind of row.
 
+mod apply;
+mod code;
 mod cores;
 mod enforcer;
 mod frames;
@@ -31,7 +33,9 @@ fn main() -> ExitCode {
 }
 
 fn bench(settings: &Settings) -> Result<()> {
-    let names: Vec<&str> = live::names().collect();
+    let mut names: Vec<String> = live::names().map(str::to_owned).collect();
+    names.extend(code::names());
+    names.extend(apply::names().map(str::to_owned));
     if settings.list {
         names.iter().for_each(|name| println!("{name}"));
         return Ok(());
@@ -43,7 +47,9 @@ fn bench(settings: &Settings) -> Result<()> {
         bail!("measuring loads programs into the kernel, which needs root: run it as root");
     }
     let progress = Progress::new();
-    let records = live::run(settings, &progress)?;
+    let mut records = live::run(settings, &progress)?;
+    records.extend(code::run(settings, &progress)?);
+    records.extend(apply::run(settings, &progress)?);
     report::print(&records);
     if let Some(path) = &settings.json {
         let text = serde_json::to_string_pretty(&records)? + "\n";

@@ -297,6 +297,47 @@ pub(crate) fn ipsum(data: &Path, folder: &Path) -> Result<Workload> {
 /// A rule set of the data folder: source, destination ports and protocol of each line. All of them
 /// drop, so that there is one floor.
 pub(crate) fn classbench(name: &str, data: &Path) -> Result<Workload> {
+    let (rules, targets) = classbench_rules(name, data)?;
+    Ok(Workload {
+        ruleset: None,
+        note: format!(
+            "{} rules; half of the packets match one; TCP as SYN",
+            targets.len()
+        ),
+        policy: rules_from_lines(&(rules + OUTBOUND)),
+        traffic: Traffic::Random4 {
+            other: ANYWHERE,
+            targets,
+            share: HALF,
+        },
+    })
+}
+
+/// The same as a policy file.
+pub(crate) fn classbench_file(name: &str, data: &Path, folder: &Path) -> Result<PathBuf> {
+    let (rules, _) = classbench_rules(name, data)?;
+    let mut yaml = format!("name: {name}\ninbound:\n");
+    for line in rules.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let (ports, source) = match words[..] {
+            [_, _, ports, _, source, _] => (format!(", ports: {ports}"), source),
+            [_, _, _, source, _] => (String::new(), source),
+            _ => anyhow::bail!("`{line}` is no rule"),
+        };
+        let protocol = words[1];
+        let _ = writeln!(
+            yaml,
+            "- {{protocol: {protocol}{ports}, from: {source}, action: drop}}"
+        );
+    }
+    yaml.push_str("outbound:\n- {protocol: all, to: any, action: accept}\n");
+    let path = folder.join(format!("{name}.yaml"));
+    std::fs::write(&path, yaml).with_context(|| path.display().to_string())?;
+    Ok(path)
+}
+
+/// Rules as lines, and where packets that match them come from.
+fn classbench_rules(name: &str, data: &Path) -> Result<(String, Vec<Target>)> {
     let path = data.join("classbench").join(format!("{name}.rules"));
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let mut rules = String::new();
@@ -334,19 +375,7 @@ pub(crate) fn classbench(name: &str, data: &Path) -> Result<Workload> {
             protocol,
         ));
     }
-    Ok(Workload {
-        ruleset: None,
-        note: format!(
-            "{} rules; half of the packets match one; TCP as SYN",
-            targets.len()
-        ),
-        policy: rules_from_lines(&(rules + OUTBOUND)),
-        traffic: Traffic::Random4 {
-            other: ANYWHERE,
-            targets,
-            share: HALF,
-        },
-    })
+    Ok((rules, targets))
 }
 
 /// One rule that drops what is listed.

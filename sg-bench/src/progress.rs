@@ -20,6 +20,10 @@ impl Progress {
         self.line.tick();
     }
 
+    pub(crate) fn clear(&self) {
+        self.line.finish_and_clear();
+    }
+
     pub(crate) fn bar(&self, steps: u64) -> Bar<'_> {
         let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {eta:>4} left  {msg}");
         self.line

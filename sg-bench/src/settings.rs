@@ -54,13 +54,18 @@ impl Settings {
         settings
     }
 
+    /// Packets of one test run.
+    pub(crate) fn test_runs(&self) -> u32 {
+        if self.quick { 100_000 } else { 400_000 }
+    }
+
     /// Whether the row is asked for: by its name, or by the first parts of it.
     pub(crate) fn wants(&self, name: &str) -> bool {
         self.names.is_empty() || self.names.iter().any(|asked| matches(asked, name))
     }
 
     /// What was asked for and is no row.
-    pub(crate) fn unknown<'a>(&'a self, known: &[&str]) -> Option<&'a str> {
+    pub(crate) fn unknown<'a>(&'a self, known: &[String]) -> Option<&'a str> {
         let is_known = |asked: &str| known.iter().any(|name| matches(asked, name));
         self.names
             .iter()
