@@ -27,15 +27,16 @@ impl Target {
     pub const WORDS: usize = size_of::<Target>() / size_of::<u32>();
 }
 
-/// The remote address of the `index`-th flow: another for each index, and no pattern that a hash
-/// function could profit from.
+/// The remote address of the `index`-th flow, in 64.0.0.0/2: another for each index below 2³⁰, and
+/// no pattern that a hash function could profit from.
 pub const fn flow_address(index: u32) -> u32 {
-    let mut x = index;
+    const BITS: u32 = (1 << 30) - 1;
+    let mut x = index & BITS;
     x ^= x >> 16;
-    x = x.wrapping_mul(0x7feb_352d);
+    x = x.wrapping_mul(0x7feb_352d) & BITS;
     x ^= x >> 15;
-    x = x.wrapping_mul(0x846c_a68b);
-    x ^ (x >> 16)
+    x = x.wrapping_mul(0x846c_a68b) & BITS;
+    0x4000_0000 | (x ^ (x >> 16))
 }
 
 /// The local port of the flow with that remote address, above the well-known ones.

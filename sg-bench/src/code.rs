@@ -73,9 +73,20 @@ fn measure(
         above.push(whole - empty);
     }
     let [inbound, outbound] = enforcer.sizes()?;
-    let note = format!("{}; {packets} packets a run", workload.note);
-    let row = |part: &str, unit: &str, value: f64| {
-        Record::of(&format!("{name}/{part}"), unit, &[value], None)
+    let note = format!(
+        "inbound {} verified, {} B; outbound {} verified, {} B; compiled in {:.1} ms, loaded in \
+         {:.0} ms; {}",
+        inbound.0,
+        inbound.1,
+        outbound.0,
+        outbound.1,
+        enforcer.compile_time,
+        enforcer.load_time,
+        workload.note
+    );
+    let row = |part: &str, unit: &str, value: f64| Record {
+        is_detail: true,
+        ..Record::of(&format!("{name}/{part}"), unit, &[value], None)
     };
     Ok(vec![
         Record::of(name, "ns", &above, Some(median(&floor_times))).noted(note),

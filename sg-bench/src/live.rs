@@ -76,6 +76,20 @@ const fn flows(
     }
 }
 
+const fn nft_flows(
+    name: &'static str,
+    flows: u32,
+    build: fn(&Inputs<'_>) -> Result<Workload>,
+) -> Case {
+    Case {
+        name,
+        floor: Floor::Drop,
+        build,
+        flows,
+        max_flows: 0,
+    }
+}
+
 /// Rows that are measured in turn, since they are compared with each other.
 const GROUPS: &[&[Case]] = &[
     &[
@@ -163,6 +177,13 @@ const GROUPS: &[&[Case]] = &[
             policies::nft_ipsum(i.data()?, i.folder)
         }),
     ],
+    // Each in a namespace of its own, since connection tracking has one table in each.
+    &[nft_flows("live/nft/flow/1k", 1000, |_| {
+        policies::nft_flow(1000)
+    })],
+    &[nft_flows("live/nft/flow/64k", 65_536, |_| {
+        policies::nft_flow(65_536)
+    })],
     &[Case {
         name: "live/flood/syn",
         floor: Floor::Drop,
@@ -210,7 +231,6 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
     }
     let bench = Bench {
         cores: Cores::find()?,
-        world: World::enter()?,
         folder: tempfile::tempdir().context("a folder for set files")?,
         settings,
         progress,
@@ -225,7 +245,6 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
 
 struct Bench<'a> {
     cores: Cores,
-    world: World,
     folder: tempfile::TempDir,
     settings: &'a Settings,
     progress: &'a Progress,
@@ -235,14 +254,15 @@ impl Bench<'_> {
     /// Measures rows in turn, each beside its floor.
     fn group(&self, cases: &[&'static Case]) -> Result<Vec<Record>> {
         let mut floors = Floors::new()?;
-        let mut rig = Rig::new(&self.world, self.cores, "")?;
+        let world = World::enter()?;
+        let mut rig = Rig::new(&world, self.cores, "")?;
         rig.end_in(floors.sink()?)?;
         let mut records = Vec::new();
         let mut loaded = Vec::new();
         for case in cases {
             self.progress
                 .say(format!("{}: compiling and loading", case.name));
-            match self.load(case, &rig, loaded.len()) {
+            match self.load(case, &world, &rig, loaded.len()) {
                 Err(e) if e.to_string() == NO_DATA => {
                     records.push(Record::left_out(case.name, NO_DATA));
                 }
@@ -287,7 +307,7 @@ impl Bench<'_> {
         Ok(records)
     }
 
-    fn load(&self, case: &'static Case, rig: &Rig, index: usize) -> Result<Loaded> {
+    fn load(&self, case: &'static Case, world: &World, rig: &Rig, index: usize) -> Result<Loaded> {
         let inputs = Inputs {
             folder: self.folder.path(),
             data: self.settings.data.as_deref(),
@@ -300,8 +320,11 @@ impl Bench<'_> {
         let filter = match workload.ruleset {
             Some(ruleset) => {
                 let letter = char::from(b'a' + index as u8);
-                let own = Rig::new(&self.world, self.cores, &letter.to_string())?;
+                let own = Rig::new(world, self.cores, &letter.to_string())?;
                 nftables::install(&ruleset, own.receiver(), self.folder.path())?;
+                if case.flows > 0 {
+                    nftables::open_flows(case.flows, own.receiver())?;
+                }
                 sender = own.sender();
                 Filter::Nftables(own)
             }

@@ -51,6 +51,9 @@ fn bench(settings: &Settings) -> Result<()> {
     records.extend(code::run(settings, &progress)?);
     records.extend(apply::run(settings, &progress)?);
     report::print(&records);
+    if let Some(path) = &settings.write_doc {
+        report::write_doc(path, &settings.command(), &records)?;
+    }
     if let Some(path) = &settings.json {
         let text = serde_json::to_string_pretty(&records)? + "\n";
         std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;

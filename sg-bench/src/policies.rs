@@ -176,6 +176,14 @@ pub(crate) fn nft_ipsum(data: &Path, folder: &Path) -> Result<Workload> {
     Ok(nft_blocklist(ipsum(data, folder)?))
 }
 
+pub(crate) fn nft_flow(flows: u32) -> Result<Workload> {
+    Ok(Workload {
+        ruleset: Some(Ruleset::Established),
+        note: format!("UDP answers of {flows} flows at random, conntrack, dropped behind it"),
+        ..flow(flows)?
+    })
+}
+
 pub(crate) fn nft_tke_drop() -> Result<Workload> {
     Ok(Workload {
         ruleset: Some(nftables::list(

@@ -54,6 +54,17 @@ impl Settings {
         settings
     }
 
+    /// What to type for the same rows.
+    pub(crate) fn command(&self) -> String {
+        let mut words = vec!["cargo xtask bench"];
+        words.extend(self.names.iter().map(String::as_str));
+        if self.quick {
+            words.push("--quick");
+        }
+        words.push("--write-doc");
+        words.join(" ")
+    }
+
     /// Packets of one test run.
     pub(crate) fn test_runs(&self) -> u32 {
         if self.quick { 100_000 } else { 400_000 }

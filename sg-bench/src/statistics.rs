@@ -15,6 +15,9 @@ pub(crate) struct Record {
     pub(crate) floor: Option<f64>,
     pub(crate) runs: usize,
     pub(crate) note: String,
+    /// The table leaves it out: another row's note says it.
+    #[serde(skip)]
+    pub(crate) is_detail: bool,
 }
 
 impl Record {
@@ -31,6 +34,7 @@ impl Record {
             floor: floor.map(round),
             runs: sorted.len(),
             note: String::new(),
+            is_detail: false,
         }
     }
 
