@@ -181,7 +181,7 @@ fn send(written: Option<()>) -> u32 {
 fn jump(ctx: &XdpContext, written: Option<()>) -> u32 {
     if written.is_some() {
         // SAFETY: on success it does not return.
-        let _ = unsafe { PROGRAMS.tail_call(ctx, 0) };
+        unsafe { PROGRAMS.tail_call(ctx, 0) };
     }
     xdp_action::XDP_ABORTED
 }

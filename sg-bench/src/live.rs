@@ -203,7 +203,7 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 
 /// What stands between generator and sink.
 enum Filter {
-    Enforcer(Enforcer),
+    Enforcer(Box<Enforcer>),
     /// A ruleset on the ingress hook of a line of its own.
     Nftables(Rig),
 }
@@ -339,7 +339,7 @@ impl Bench<'_> {
                     note = format!("{note}, tables for {}", case.max_flows);
                 }
                 fates = enforcer.fates()?;
-                Filter::Enforcer(enforcer)
+                Filter::Enforcer(Box::new(enforcer))
             }
         };
         Ok(Loaded {
@@ -385,8 +385,16 @@ fn record(variant: &mut Loaded) -> Result<Record> {
 
 /// Checks that the row measured what its name says, and says by how much it did not.
 fn check(variant: &mut Loaded) -> Result<String> {
-    let Filter::Enforcer(enforcer) = &mut variant.filter else {
-        return Ok(String::new());
+    let enforcer = match &mut variant.filter {
+        Filter::Enforcer(enforcer) => enforcer,
+        Filter::Nftables(rig) if variant.case.flows > 0 => {
+            let share = nftables::established_share(rig.receiver())? * 100.0;
+            if share < 80.0 {
+                bail!("only {share:.1} % of the packets belonged to a flow");
+            }
+            return Ok(format!("; {share:.2} % in flows"));
+        }
+        Filter::Nftables(_) => return Ok(String::new()),
     };
     let before = variant.fates;
     let after = enforcer.fates()?;

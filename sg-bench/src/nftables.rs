@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use sg_bench_ebpf::{FLOW_REMOTE_PORT, flow_address, flow_port};
 
 use crate::frames::LOCAL4;
@@ -69,6 +69,23 @@ pub(crate) fn open_flows(flows: u32, interface: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The share of packets that belonged to an established flow.
+pub(crate) fn established_share(interface: &str) -> Result<f64> {
+    let listed = rig::read(
+        "nft",
+        &format!("list chain ip bench_{interface} prerouting"),
+    )?;
+    let counts: Vec<f64> = listed
+        .split("counter packets ")
+        .skip(1)
+        .filter_map(|rest| rest.split_whitespace().next()?.parse().ok())
+        .collect();
+    let [established, others] = counts[..] else {
+        bail!("nft lists no counters:\n{listed}");
+    };
+    Ok(established / (established + others).max(1.0))
 }
 
 /// A list of rules that are few.

@@ -297,6 +297,11 @@ fn ip(words: &str) -> Result<()> {
 
 /// Runs a program with the words of a line.
 pub(crate) fn run(program: &str, words: &str) -> Result<()> {
+    read(program, words).map(drop)
+}
+
+/// The same, and what it printed.
+pub(crate) fn read(program: &str, words: &str) -> Result<String> {
     let output = Command::new(program)
         .args(words.split_whitespace())
         .output()
@@ -305,5 +310,5 @@ pub(crate) fn run(program: &str, words: &str) -> Result<()> {
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         bail!("`{program} {words}` failed ({})\n{said}", output.status);
     }
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
