@@ -6,7 +6,8 @@ use std::fs;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -203,30 +204,46 @@ impl Node<'_> {
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         let started = Instant::now();
-        let mut child = command
+        let child = command
             .spawn()
             .with_context(|| format!("cannot start {}", self.sgctl.display()))?;
-        // SAFETY: plain integers, for which zero is valid.
-        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-        let mut status = 0;
-        // SAFETY: our own child, which nobody else waits for; both pointers are to locals.
-        let waited = unsafe { libc::wait4(child.id() as i32, &mut status, 0, &mut usage) };
-        let seconds = started.elapsed().as_secs_f64();
-        if waited < 0 {
-            return Err(std::io::Error::last_os_error()).context("waiting for sgctl");
-        }
-        if status != 0 {
-            let mut said = String::new();
-            if let Some(stderr) = &mut child.stderr {
-                std::io::Read::read_to_string(stderr, &mut said)?;
-            }
+        let status = format!("/proc/{}/status", child.id());
+        let is_over = AtomicBool::new(false);
+        // What the kernel tells of a child that has ended includes our own memory, of which it was
+        // a copy before it became sgctl.
+        let (output, seconds, peak) = std::thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                let mut peak = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    peak = resident_peak(&status).unwrap_or(0).max(peak);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                peak
+            });
+            let output = child.wait_with_output();
+            let seconds = started.elapsed().as_secs_f64();
+            is_over.store(true, Ordering::Relaxed);
+            (output, seconds, watch.join().unwrap_or(0))
+        });
+        let output = output.context("waiting for sgctl")?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
             bail!("`sgctl {}` failed\n{said}", words.join(" "));
         }
         Ok(Took {
             seconds,
-            peak_mib: usage.ru_maxrss as f64 / 1024.0,
+            peak_mib: peak as f64 / 1024.0,
         })
     }
+}
+
+/// KiB of memory that the process has had at once, if it is still there and is sgctl already.
+fn resident_peak(status: &str) -> Option<u64> {
+    let text = fs::read_to_string(status).ok()?;
+    let mut lines = text.lines();
+    (lines.next()? == "Name:\tsgctl").then_some(())?;
+    let line = lines.find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// Memory of a BPF map, as the kernel accounts for it.

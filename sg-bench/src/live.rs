@@ -275,11 +275,15 @@ impl Bench<'_> {
 
         rig.attach(floors.drop()?)?;
         let packets = calibrate(&rig, &mut first.floor_writer, self.settings.window)?;
-        let bar = self
-            .progress
-            .bar((self.settings.rounds * loaded.len()) as u64);
-        for _ in 0..self.settings.rounds {
-            for variant in &mut loaded {
+        let rounds = |case: &Case| match case.floor {
+            Floor::Drop => self.settings.rounds,
+            // The network stack's part of it varies.
+            Floor::Pass => 2 * self.settings.rounds,
+        };
+        let steps: usize = loaded.iter().map(|variant| rounds(variant.case)).sum();
+        let bar = self.progress.bar(steps as u64);
+        for round in 0..2 * self.settings.rounds {
+            for variant in loaded.iter_mut().filter(|v| round < rounds(v.case)) {
                 bar.at(variant.case.name);
                 rig.attach(match variant.case.floor {
                     Floor::Drop => floors.drop()?,
@@ -304,6 +308,7 @@ impl Bench<'_> {
         for mut variant in loaded {
             records.push(record(&mut variant).with_context(|| variant.case.name)?);
         }
+        records.sort_by_key(|record| cases.iter().position(|case| case.name == record.name));
         Ok(records)
     }
 

@@ -47,9 +47,9 @@ fn bench(settings: &Settings) -> Result<()> {
         bail!("measuring loads programs into the kernel, which needs root: run it as root");
     }
     let progress = Progress::new();
-    let mut records = live::run(settings, &progress)?;
-    records.extend(code::run(settings, &progress)?);
-    records.extend(apply::run(settings, &progress)?);
+    let mut records = apart(|| live::run(settings, &progress))?;
+    records.extend(apart(|| code::run(settings, &progress))?);
+    records.extend(apart(|| apply::run(settings, &progress))?);
     report::print(&records);
     if let Some(path) = &settings.write_doc {
         report::write_doc(path, &settings.command(), &records)?;
@@ -59,4 +59,12 @@ fn bench(settings: &Settings) -> Result<()> {
         std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())
+}
+
+/// Runs it on a thread of its own, whose core and namespaces nothing else shares.
+fn apart<T: Send>(run: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| match scope.spawn(run).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
 }

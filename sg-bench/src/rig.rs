@@ -24,7 +24,7 @@ const BATCH: u32 = 128;
 /// Cache lines that take longer come from another complex of cores, in nanoseconds.
 const FAR: f64 = 90.0;
 
-/// A fresh network namespace, and the view of it under /sys, for the rest of this process.
+/// A fresh network namespace, and the view of it under /sys, for the rest of this thread.
 pub(crate) struct World {
     sys: tempfile::TempDir,
 }
