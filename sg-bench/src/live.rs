@@ -158,6 +158,9 @@ const GROUPS: &[&[Case]] = &[
         case("live/nft/rules/10", Floor::Drop, |_| {
             policies::nft_rules(10)
         }),
+        case("live/nft/rules/100", Floor::Drop, |_| {
+            policies::nft_rules(100)
+        }),
         case("live/nft/rules/1k", Floor::Drop, |_| {
             policies::nft_rules(1000)
         }),
@@ -172,6 +175,9 @@ const GROUPS: &[&[Case]] = &[
         }),
         case("live/nft/prefixes/100k", Floor::Drop, |i| {
             policies::nft_prefixes(100_000, i.folder)
+        }),
+        case("live/nft/prefixes/1m", Floor::Drop, |i| {
+            policies::nft_prefixes(1_000_000, i.folder)
         }),
         case("live/nft/ipsum", Floor::Drop, |i| {
             policies::nft_ipsum(i.data()?, i.folder)

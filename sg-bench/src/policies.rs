@@ -184,6 +184,7 @@ pub(crate) fn nft_flow(flows: u32) -> Result<Workload> {
     })
 }
 
+/// The template's inbound rules. Without connection tracking, which the ingress hook lies before.
 pub(crate) fn nft_tke_drop() -> Result<Workload> {
     Ok(Workload {
         ruleset: Some(nftables::list(

@@ -21,8 +21,8 @@ const BINARY: &str = "sg-bench";
 /// Measure what a packet, a load and a replacement cost
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  cargo xtask bench                                  # everything: about a quarter of an hour
-  cargo xtask bench --quick                          # everything, roughly: two minutes
+  cargo xtask bench                                  # everything: less than ten minutes
+  cargo xtask bench --quick                          # everything, roughly: less than two minutes
   cargo xtask bench live/tke live/rules              # the rows whose names begin so
   SG_DATA=data cargo xtask bench live/classbench     # rows over real data
   cargo xtask bench --json rows.json --write-doc     # also into a file and docs/performance.md
