@@ -36,22 +36,26 @@ pub(crate) fn command(args: &Args) -> Result<()> {
 /// Sets up, builds, and returns the path of the binary.
 pub(crate) fn binary(release: bool) -> Result<PathBuf> {
     setup::ensure(setup::Needs::Build)?;
+    package_binary("sg-userspace", BINARY, release)
+}
 
+/// Builds one binary and returns its path.
+pub(crate) fn package_binary(package: &str, name: &str, release: bool) -> Result<PathBuf> {
     let mut command = shell::cargo(&shell::workspace()?);
-    command.args(["build", "--package", "sg-userspace", "--bin", BINARY]);
+    command.args(["build", "--package", package, "--bin", name]);
     if release {
         command.arg("--release");
     }
-    let messages = shell::cargo_messages(command, &format!("{BINARY} does not build"))?;
-    executable(&messages).with_context(|| format!("cargo did not tell where it put {BINARY}"))
+    let messages = shell::cargo_messages(command, &format!("{name} does not build"))?;
+    executable(&messages, name).with_context(|| format!("cargo did not tell where it put {name}"))
 }
 
 /// Finds the path of the binary among cargo's messages, one JSON object a line.
-fn executable(messages: &str) -> Option<PathBuf> {
+fn executable(messages: &str, name: &str) -> Option<PathBuf> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == BINARY)
+        .filter(|message| message["target"]["name"] == name)
         .find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
 }
 
@@ -92,7 +96,10 @@ mod tests {
             "\n",
             r#"{"reason":"build-finished","success":true}"#,
         );
-        assert_eq!(executable(messages).as_deref(), Some(Path::new("/t/sgctl")));
-        assert_eq!(executable(""), None);
+        assert_eq!(
+            executable(messages, BINARY).as_deref(),
+            Some(Path::new("/t/sgctl"))
+        );
+        assert_eq!(executable("", BINARY), None);
     }
 }

@@ -75,11 +75,19 @@ fn steps(workspace: &Path, toolchain: &str) -> Vec<Step> {
     };
 
     let format = cargo(&["fmt", "--all", "--check"]);
-    let mut host = cargo(&["clippy", "--workspace", "--exclude", "sg-ebpf"]);
-    host.args(["--all-targets", "--", "-D", "warnings"]);
+    let mut host = cargo(&["clippy", "--workspace", "--all-targets"]);
+    host.args(["--exclude", "sg-ebpf", "--exclude", "sg-bench-ebpf"])
+        .args(["--", "-D", "warnings"]);
     let mut bpf = shell::of_toolchain(toolchain, "cargo");
     bpf.current_dir(workspace)
-        .args(["clippy", "--package", "sg-ebpf", "--target", BPF_TARGET])
+        .args([
+            "clippy",
+            "--package",
+            "sg-ebpf",
+            "--package",
+            "sg-bench-ebpf",
+        ])
+        .args(["--target", BPF_TARGET])
         .args(["-Z", "build-std=core", "--", "-D", "warnings"]);
     let mut documentation = cargo(&["doc", "--no-deps"]);
     documentation
@@ -117,10 +125,12 @@ mod tests {
             lines,
             [
                 "cargo fmt --all --check".to_owned(),
-                "cargo clippy --workspace --exclude sg-ebpf --all-targets -- -D warnings"
+                "cargo clippy --workspace --all-targets --exclude sg-ebpf \
+                 --exclude sg-bench-ebpf -- -D warnings"
                     .to_owned(),
                 format!(
-                    "rustup run nightly cargo clippy --package sg-ebpf --target {BPF_TARGET} \
+                    "rustup run nightly cargo clippy --package sg-ebpf \
+                     --package sg-bench-ebpf --target {BPF_TARGET} \
                      -Z build-std=core -- -D warnings"
                 ),
                 "RUSTDOCFLAGS='-D warnings' cargo doc --no-deps \

@@ -1,6 +1,7 @@
-//! `cargo xtask`: sets up, builds, runs, tests, fuzzes and lints this workspace.
+//! `cargo xtask`: sets up, builds, runs, tests, measures, fuzzes and lints this workspace.
 //! One file per command; this one only parses the command line.
 
+mod bench;
 mod build;
 mod clauses;
 mod fuzz;
@@ -27,6 +28,7 @@ enum Cli {
     Build(build::Args),
     Run(run::Args),
     Test(test::Args),
+    Bench(bench::Args),
     Fuzz(fuzz::Args),
     Lint(lint::Args),
     Clauses(clauses::Args),
@@ -48,6 +50,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Cli::Build(args) => build::command(&args),
         Cli::Run(args) => run::command(args),
         Cli::Test(args) => test::command(&args),
+        Cli::Bench(args) => bench::command(&args),
         Cli::Fuzz(args) => fuzz::command(&args),
         Cli::Lint(args) => lint::command(&args),
         Cli::Clauses(args) => clauses::command(&args),

@@ -23,7 +23,7 @@ use crate::{
 pub(crate) const PROFILE: &str = "test";
 
 /// Names the folder of real rule sets and address lists.
-const DATA: &str = "SG_DATA";
+pub(crate) const DATA: &str = "SG_DATA";
 
 /// Run all tests; those that load programs into the kernel need root
 #[derive(clap::Args)]
@@ -112,7 +112,8 @@ pub(crate) fn run_as_root(command: &mut Command, way: &Way) -> Result<()> {
 fn tests(workspace: &Path, args: &Args, data: Option<&Path>) -> Command {
     let mut command = shell::cargo(workspace);
     command
-        .args(["test", "--workspace", "--exclude", "sg-ebpf"])
+        .args(["test", "--workspace"])
+        .args(["--exclude", "sg-ebpf", "--exclude", "sg-bench-ebpf"])
         .args(["--profile", PROFILE]);
     if !args.filters.is_empty() || !args.options.is_empty() {
         // Cargo takes one filter, the test binaries any number.
@@ -126,7 +127,7 @@ fn tests(workspace: &Path, args: &Args, data: Option<&Path>) -> Command {
 }
 
 /// The folder that SG_DATA names, made absolute: each package's tests run in its own folder.
-fn data_folder(variable: Option<OsString>, here: &Path) -> Result<Option<PathBuf>> {
+pub(crate) fn data_folder(variable: Option<OsString>, here: &Path) -> Result<Option<PathBuf>> {
     let Some(named) = variable.filter(|value| !value.is_empty()) else {
         return Ok(None);
     };
@@ -176,7 +177,7 @@ mod tests {
 
     #[test]
     fn filters_and_options_reach_the_test_binaries() {
-        let all = "cargo test --workspace --exclude sg-ebpf --profile test";
+        let all = "cargo test --workspace --exclude sg-ebpf --exclude sg-bench-ebpf --profile test";
         let cases = [
             (vec!["test"], all.to_owned()),
             (vec!["test", "a", "b"], format!("{all} -- a b")),

@@ -37,7 +37,8 @@ pub(super) struct Binaries {
 pub(super) fn build(workspace: &Path) -> Result<Binaries> {
     let mut command = shell::cargo(workspace);
     command
-        .args(["test", "--workspace", "--exclude", "sg-ebpf"])
+        .args(["test", "--workspace"])
+        .args(["--exclude", "sg-ebpf", "--exclude", "sg-bench-ebpf"])
         .args(["--profile", crate::test::PROFILE])
         .args(["--test", "kernel", "--test", "lab", "--no-run"]);
     let messages = shell::cargo_messages(command, "the tests do not build")?;

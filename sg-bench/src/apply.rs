@@ -1,0 +1,285 @@
+//! Rows about `sgctl apply` as a whole process: how long it takes on a bare interface and in place
+//! of a policy, the memory it needs meanwhile, and the memory that the kernel keeps.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use crate::live::{Inputs, NO_DATA};
+use crate::policies;
+use crate::progress::Progress;
+use crate::rig::{self, World};
+use crate::settings::Settings;
+use crate::statistics::Record;
+
+/// A row, and how its policy is named to sgctl.
+struct Case {
+    name: &'static str,
+    policy: fn(&Inputs<'_>) -> Result<PathBuf>,
+}
+
+const CASES: &[Case] = &[
+    Case {
+        name: "apply/tke",
+        policy: |_| Ok("builtin:tke".into()),
+    },
+    Case {
+        name: "apply/classbench_8k",
+        policy: |i| policies::classbench_file("acl1_8k", i.data()?, i.folder),
+    },
+    Case {
+        name: "apply/ipsum",
+        policy: |i| {
+            policies::ipsum(i.data()?, i.folder)?;
+            Ok(i.folder.join("ipsum.yaml"))
+        },
+    },
+    Case {
+        name: "apply/1m",
+        policy: |i| {
+            policies::prefixes(1_000_000, i.folder)?;
+            Ok(i.folder.join("prefixes-1000000.yaml"))
+        },
+    },
+    Case {
+        name: "apply/hosts_1m",
+        policy: |i| {
+            policies::hosts(1_000_000, i.folder)?;
+            Ok(i.folder.join("hosts-1000000.yaml"))
+        },
+    },
+];
+
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    CASES.iter().map(|case| case.name)
+}
+
+const INTERFACE: &str = "bench0";
+
+pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record>> {
+    let wanted: Vec<&Case> = CASES
+        .iter()
+        .filter(|case| settings.wants(case.name))
+        .collect();
+    let mut records = Vec::new();
+    if wanted.is_empty() {
+        return Ok(records);
+    }
+    let Some(sgctl) = &settings.sgctl else {
+        let why = "no --sgctl; `cargo xtask bench` gives it";
+        return Ok(wanted
+            .iter()
+            .map(|case| Record::left_out(case.name, why))
+            .collect());
+    };
+    let _world = World::enter()?;
+    rig::run(
+        "ip",
+        &format!("link add {INTERFACE} type veth peer name bench1"),
+    )?;
+    rig::run("ip", &format!("link set {INTERFACE} up"))?;
+    let bpffs = BpfFs::mount()?;
+    let folder = tempfile::tempdir().context("a folder for set files")?;
+    let inputs = Inputs {
+        folder: folder.path(),
+        data: settings.data.as_deref(),
+    };
+    for case in wanted {
+        progress.say(case.name.to_owned());
+        match (case.policy)(&inputs) {
+            Err(e) if e.to_string() == NO_DATA => {
+                records.push(Record::left_out(case.name, NO_DATA));
+            }
+            policy => {
+                let node = Node {
+                    sgctl,
+                    bpffs: &bpffs.0,
+                };
+                records.extend(
+                    node.measure(case.name, &policy?, settings)
+                        .context(case.name)?,
+                );
+            }
+        }
+    }
+    progress.clear();
+    Ok(records)
+}
+
+struct BpfFs(tempfile::TempDir);
+
+impl BpfFs {
+    fn mount() -> Result<Self> {
+        let folder = tempfile::tempdir().context("a folder for the BPF file system")?;
+        let none: Option<&str> = None;
+        mount(
+            Some("bpf"),
+            folder.path(),
+            Some("bpf"),
+            MsFlags::empty(),
+            none,
+        )
+        .context("mounting a BPF file system")?;
+        Ok(BpfFs(folder))
+    }
+}
+
+impl Drop for BpfFs {
+    fn drop(&mut self) {
+        let _ = umount2(self.0.path(), MntFlags::MNT_DETACH);
+    }
+}
+
+struct Node<'a> {
+    sgctl: &'a Path,
+    bpffs: &'a tempfile::TempDir,
+}
+
+/// What one process took.
+struct Took {
+    seconds: f64,
+    peak_mib: f64,
+}
+
+impl Node<'_> {
+    fn measure(&self, name: &str, policy: &Path, settings: &Settings) -> Result<Vec<Record>> {
+        let mut first = Vec::new();
+        let mut replacement = Vec::new();
+        let mut peaks = Vec::new();
+        let mut kernel = Vec::new();
+        let mut kernel_tables = Vec::new();
+        for _ in 0..settings.rounds.div_ceil(4).max(2) {
+            let before = maps()?;
+            let took =
+                self.sgctl(&["apply", &policy.display().to_string(), "--iface", INTERFACE])?;
+            first.push(took.seconds);
+            peaks.push(took.peak_mib);
+            let mut after = maps()?;
+            after.retain(|id, _| !before.contains_key(id));
+            kernel.push(mebibytes(after.values().map(|map| map.bytes).sum()));
+            let tables = after.values().filter(|map| !map.is_shared);
+            kernel_tables.push(mebibytes(tables.map(|map| map.bytes).sum()));
+            let took =
+                self.sgctl(&["apply", &policy.display().to_string(), "--iface", INTERFACE])?;
+            replacement.push(took.seconds);
+            peaks.push(took.peak_mib);
+            self.sgctl(&["detach", "--iface", INTERFACE])?;
+        }
+        let row = |part: &str, unit: &str, values: &[f64], note: &str| {
+            Record::of(&format!("{name}/{part}"), unit, values, None).noted(note)
+        };
+        Ok(vec![
+            row("first", "s", &first, "on a bare interface"),
+            row("replace", "s", &replacement, "in place of the same policy"),
+            row(
+                "peak",
+                "MiB",
+                &peaks,
+                "resident memory of the process at its highest",
+            ),
+            row(
+                "kernel",
+                "MiB",
+                &kernel,
+                "all maps, tables for 131072 flows among them",
+            ),
+            row("tables", "MiB", &kernel_tables, "the policy's own maps"),
+        ])
+    }
+
+    fn sgctl(&self, words: &[&str]) -> Result<Took> {
+        let mut command = Command::new(self.sgctl);
+        command
+            .arg("--bpffs")
+            .arg(self.bpffs.path())
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let started = Instant::now();
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.sgctl.display()))?;
+        let status = format!("/proc/{}/status", child.id());
+        let is_over = AtomicBool::new(false);
+        // What the kernel tells of a child that has ended includes our own memory, of which it was
+        // a copy before it became sgctl.
+        let (output, seconds, peak) = std::thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                let mut peak = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    peak = resident_peak(&status).unwrap_or(0).max(peak);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                peak
+            });
+            let output = child.wait_with_output();
+            let seconds = started.elapsed().as_secs_f64();
+            is_over.store(true, Ordering::Relaxed);
+            (output, seconds, watch.join().unwrap_or(0))
+        });
+        let output = output.context("waiting for sgctl")?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("`sgctl {}` failed\n{said}", words.join(" "));
+        }
+        Ok(Took {
+            seconds,
+            peak_mib: peak as f64 / 1024.0,
+        })
+    }
+}
+
+/// KiB of memory that the process has had at once, if it is still there and is sgctl already.
+fn resident_peak(status: &str) -> Option<u64> {
+    let text = fs::read_to_string(status).ok()?;
+    let mut lines = text.lines();
+    (lines.next()? == "Name:\tsgctl").then_some(())?;
+    let line = lines.find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// Memory of a BPF map, as the kernel accounts for it.
+struct MapMemory {
+    bytes: u64,
+    /// It outlives policies.
+    is_shared: bool,
+}
+
+/// Every map of the machine, by its id.
+fn maps() -> Result<HashMap<u32, MapMemory>> {
+    let mut maps = HashMap::new();
+    for map in aya::maps::loaded_maps() {
+        // One that has gone meanwhile is none.
+        let Ok(map) = map else { continue };
+        let Ok(fd) = map.fd() else { continue };
+        let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+        let text = fs::read_to_string(&path).context(path)?;
+        let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+        let bytes = line
+            .and_then(|bytes| bytes.trim().parse().ok())
+            .unwrap_or(0);
+        let name = String::from_utf8_lossy(map.name()).into_owned();
+        const SHARED: [&str; 5] = [
+            "sg_counters",
+            "sg_flow",
+            "sg_half_open",
+            "sg_fragments",
+            "sg_event",
+        ];
+        let is_shared = SHARED.iter().any(|shared| name.starts_with(shared));
+        maps.insert(map.id(), MapMemory { bytes, is_shared });
+    }
+    Ok(maps)
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}

@@ -1,0 +1,117 @@
+//! Rows measured on one core, by `BPF_PROG_TEST_RUN`: a prologue rewrites the packet before each run
+//! and jumps to the program, or to an empty one. Also how large programs are and how long they load.
+
+use anyhow::{Context as _, Result};
+use aya::programs::{ProgramFd, TestRun as _, TestRunOptions};
+
+use crate::cores::{self, Cores};
+use crate::enforcer::Enforcer;
+use crate::live::{Case, Inputs, NO_DATA};
+use crate::object::{Floors, Writer};
+use crate::progress::Progress;
+use crate::settings::Settings;
+use crate::statistics::{Record, median};
+
+/// Every live row of the enforcer, by its name here.
+fn cases() -> impl Iterator<Item = (String, &'static Case)> {
+    let cases = crate::live::cases().filter(|case| !case.name.starts_with("live/nft/"));
+    cases.map(|case| (case.name.replacen("live/", "code/", 1), case))
+}
+
+pub(crate) fn names() -> impl Iterator<Item = String> {
+    cases().map(|(name, _)| name)
+}
+
+pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record>> {
+    let wanted: Vec<_> = cases().filter(|(name, _)| settings.wants(name)).collect();
+    let mut records = Vec::new();
+    if wanted.is_empty() {
+        return Ok(records);
+    }
+    let folder = tempfile::tempdir().context("a folder for set files")?;
+    let inputs = Inputs {
+        folder: folder.path(),
+        data: settings.data.as_deref(),
+    };
+    let mut floors = Floors::new()?;
+    if let Ok(cores) = Cores::find() {
+        cores::pin(0, cores.receiver)?;
+    }
+    for (name, case) in wanted {
+        progress.say(name.clone());
+        match measure(&name, case, &inputs, &mut floors, settings) {
+            Err(e) if e.to_string() == NO_DATA => records.push(Record::left_out(&name, NO_DATA)),
+            measured => records.extend(measured.context(name)?),
+        }
+    }
+    progress.clear();
+    Ok(records)
+}
+
+fn measure(
+    name: &str,
+    case: &Case,
+    inputs: &Inputs<'_>,
+    floors: &mut Floors,
+    settings: &Settings,
+) -> Result<Vec<Record>> {
+    let workload = (case.build)(inputs)?;
+    let mut enforcer = Enforcer::load(workload.policy, case.max_flows)?;
+    enforcer.open_flows(case.flows, |_| ())?;
+    const NO_INTERFACE: u32 = 0;
+    let mut writer = Writer::new(&workload.traffic, NO_INTERFACE, 0x5eed)?;
+    let program = enforcer.inbound()?.fd()?.try_clone()?;
+    let floor = floors.drop()?.fd()?.try_clone()?;
+
+    let packets = settings.test_runs();
+    let mut above = Vec::new();
+    let mut floor_times = Vec::new();
+    for _ in 0..settings.rounds {
+        let empty = time(&mut writer, &floor, packets)?;
+        let whole = time(&mut writer, &program, packets)?;
+        floor_times.push(empty);
+        above.push(whole - empty);
+    }
+    let [inbound, outbound] = enforcer.sizes()?;
+    let note = format!(
+        "inbound {} verified, {} B; outbound {} verified, {} B; compiled in {:.1} ms, loaded in \
+         {:.0} ms; {}",
+        inbound.0,
+        inbound.1,
+        outbound.0,
+        outbound.1,
+        enforcer.compile_time,
+        enforcer.load_time,
+        workload.note
+    );
+    let row = |part: &str, unit: &str, value: f64| Record {
+        is_detail: true,
+        ..Record::of(&format!("{name}/{part}"), unit, &[value], None)
+    };
+    Ok(vec![
+        Record::of(name, "ns", &above, Some(median(&floor_times))).noted(note),
+        row("verified-inbound", "insns", inbound.0.into()),
+        row("verified-outbound", "insns", outbound.0.into()),
+        row("jitted-inbound", "bytes", inbound.1.into()),
+        row("jitted-outbound", "bytes", outbound.1.into()),
+        row("compile", "ms", enforcer.compile_time),
+        row("load", "ms", enforcer.load_time),
+    ])
+}
+
+/// Nanoseconds that a packet takes through prologue and `program`.
+fn time(writer: &mut Writer, program: &ProgramFd, packets: u32) -> Result<f64> {
+    let frame = writer.frame.clone();
+    let prologue = writer.prologue(program)?;
+    let run = |repeat| {
+        let options = TestRunOptions {
+            data_in: Some(&frame),
+            repeat,
+            ..TestRunOptions::new()
+        };
+        prologue.test_run(options).context("running the program")
+    };
+    run(packets / 4)?;
+    // In whole nanoseconds, which is why the packets are many runs and not one.
+    Ok(run(packets)?.duration.as_nanos() as f64)
+}

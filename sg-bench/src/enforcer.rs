@@ -1,0 +1,151 @@
+//! A policy loaded into the kernel, attached to nothing: what is measured.
+
+use anyhow::{Context as _, Result, bail};
+use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use sg_bench_ebpf::{FLOW_REMOTE_PORT, flow_address, flow_port};
+use sg_common::counters::SlotCounters;
+use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT, Reason, reason_slot};
+use sg_userspace::compile::{Budget, Compiled, compile};
+use sg_userspace::kernel::CounterReader;
+use sg_userspace::kernel::programs::{Generation, Programs, SharedMaps};
+use sg_userspace::policy::Policy;
+
+use crate::frames;
+
+/// `enum xdp_action` (uapi/linux/bpf.h).
+const XDP_PASS: u32 = 2;
+
+pub(crate) struct Enforcer {
+    policy: Policy,
+    programs: Programs,
+    counters: CounterReader,
+    /// Milliseconds.
+    pub(crate) compile_time: f64,
+    pub(crate) load_time: f64,
+}
+
+/// Inbound packets that were accepted and dropped since the programs were loaded.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Fates {
+    pub(crate) accepted: u64,
+    pub(crate) dropped: u64,
+}
+
+impl Enforcer {
+    pub(crate) fn load(policy: Policy, max_flows: u32) -> Result<Self> {
+        let started = std::time::Instant::now();
+        let rules = u32::try_from(policy.rules.len()).context("too many rules")?;
+        let slots: Vec<u32> = (FIRST_RULE_SLOT..FIRST_RULE_SLOT + rules).collect();
+        let compiled: Compiled = compile(&policy, &slots, Budget::default())?;
+        let compile_time = started.elapsed().as_secs_f64() * 1e3;
+        let shared = SharedMaps {
+            counter_slots: FIRST_RULE_SLOT + rules,
+            max_flows,
+            ..SharedMaps::default()
+        };
+        let mut generation = Generation::of(&policy, 1);
+        generation.has_flows = compiled.opens_flows();
+        let programs = Programs::load(&compiled, &generation, &shared)?;
+        Ok(Enforcer {
+            counters: programs.counters()?,
+            load_time: programs.load_time.as_secs_f64() * 1e3,
+            policy,
+            programs,
+            compile_time,
+        })
+    }
+
+    pub(crate) fn inbound(&mut self) -> Result<&mut Xdp> {
+        Ok(self.programs.inbound()?)
+    }
+
+    /// Opens flows from inside, and lets each be answered once.
+    pub(crate) fn open_flows(&mut self, flows: u32, mut progress: impl FnMut(u32)) -> Result<()> {
+        for index in 0..flows {
+            let remote = flow_address(index);
+            let ports = [flow_port(remote), FLOW_REMOTE_PORT];
+            let request = frames::flow4(remote, ports, false);
+            let reply = frames::flow4(remote, [ports[1], ports[0]], true);
+            let run = |frame| TestRunOptions {
+                data_in: Some(frame),
+                ..TestRunOptions::new()
+            };
+            self.programs
+                .outbound()?
+                .test_run(run(&request))
+                .context("opening a flow")?;
+            let result = self
+                .programs
+                .inbound()?
+                .test_run(run(&reply))
+                .context("answering it")?;
+            if result.return_value != XDP_PASS {
+                bail!("the answer of the {index}th flow was dropped when the flow had just begun");
+            }
+            if index % 1024 == 0 {
+                progress(index);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many of the flows are no longer answered.
+    pub(crate) fn lost_flows(&mut self, flows: u32) -> Result<u32> {
+        let mut lost = 0;
+        for index in 0..flows {
+            let remote = flow_address(index);
+            let reply = frames::flow4(remote, [FLOW_REMOTE_PORT, flow_port(remote)], true);
+            let options = TestRunOptions {
+                data_in: Some(&reply),
+                ..TestRunOptions::new()
+            };
+            let result = self
+                .programs
+                .inbound()?
+                .test_run(options)
+                .context("answering a flow")?;
+            lost += u32::from(result.return_value != XDP_PASS);
+        }
+        Ok(lost)
+    }
+
+    /// What became of inbound packets so far.
+    pub(crate) fn fates(&self) -> Result<Fates> {
+        let counts = self.counters.all()?;
+        let mut fates = Fates::default();
+        let mut add = |action, count: &SlotCounters| match action {
+            Action::Accept => fates.accepted += count.packets,
+            Action::Drop => fates.dropped += count.packets,
+        };
+        for reason in Reason::ALL {
+            let slot = reason_slot(Direction::Inbound, reason) as usize;
+            add(
+                reason.action(),
+                counts.get(slot).context("a reason has no counter")?,
+            );
+        }
+        let rules = counts.get(FIRST_RULE_SLOT as usize..).unwrap_or_default();
+        let mut replies = 0;
+        for (rule, count) in self.policy.rules.iter().zip(rules) {
+            match rule.direction {
+                Direction::Inbound => add(rule.action, count),
+                Direction::Outbound => replies += count.reply_packets,
+            }
+        }
+        fates.accepted += replies;
+        Ok(fates)
+    }
+
+    /// Verified instructions of the inbound and the outbound program, and their bytes of machine
+    /// code.
+    pub(crate) fn sizes(&mut self) -> Result<[(u32, u32); 2]> {
+        let inbound = self.programs.inbound()?.info()?;
+        let outbound = self.programs.outbound()?.info()?;
+        Ok([inbound, outbound].map(|info| {
+            (
+                info.verified_instruction_count().unwrap_or(0),
+                info.size_jitted(),
+            )
+        }))
+    }
+}

@@ -1,0 +1,70 @@
+//! The benchmarks; `cargo xtask bench` builds and runs this. One file for each kind of row.
+
+mod apply;
+mod code;
+mod cores;
+mod enforcer;
+mod frames;
+mod live;
+mod nftables;
+mod object;
+mod policies;
+mod progress;
+mod report;
+mod rig;
+mod settings;
+mod statistics;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+
+use progress::Progress;
+use settings::Settings;
+
+fn main() -> ExitCode {
+    match bench(&Settings::from_environment()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(settings: &Settings) -> Result<()> {
+    let mut names: Vec<String> = live::names().map(str::to_owned).collect();
+    names.extend(code::names());
+    names.extend(apply::names().map(str::to_owned));
+    if settings.list {
+        names.iter().for_each(|name| println!("{name}"));
+        return Ok(());
+    }
+    if let Some(unknown) = settings.unknown(&names) {
+        bail!("no row is called `{unknown}` or begins like that; `--list` names them all");
+    }
+    if !nix::unistd::geteuid().is_root() {
+        bail!("measuring loads programs into the kernel, which needs root: run it as root");
+    }
+    let progress = Progress::new();
+    let mut records = apart(|| live::run(settings, &progress))?;
+    records.extend(apart(|| code::run(settings, &progress))?);
+    records.extend(apart(|| apply::run(settings, &progress))?);
+    report::print(&records);
+    if let Some(path) = &settings.write_doc {
+        report::write_doc(path, &settings.command(), &records)?;
+    }
+    if let Some(path) = &settings.json {
+        let text = serde_json::to_string_pretty(&records)? + "\n";
+        std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Runs it on a thread of its own, whose core and namespaces nothing else shares.
+fn apart<T: Send>(run: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| match scope.spawn(run).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}

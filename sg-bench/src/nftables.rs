@@ -1,0 +1,114 @@
+//! The same policies for nftables, each in the form that suits it best: on the ingress hook of the
+//! interface, before the network stack, addresses and ports in one set, counted where the policy
+//! counts; flows behind its connection tracking.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use sg_bench_ebpf::{FLOW_REMOTE_PORT, flow_address, flow_port};
+
+use crate::frames::LOCAL4;
+use crate::rig;
+
+/// What nftables does in place of the enforcer.
+pub(crate) enum Ruleset {
+    /// On the ingress hook: rules, and the sets that they name. What no rule decides is dropped.
+    Ingress { sets: String, rules: String },
+    /// Connection tracking, and one rule for established flows, right behind it. They end there too:
+    /// what comes after is no business of the filter.
+    Established,
+}
+
+/// Loads the ruleset onto the receiving interface.
+pub(crate) fn install(ruleset: &Ruleset, interface: &str, folder: &Path) -> Result<()> {
+    let text = match ruleset {
+        Ruleset::Ingress { sets, rules } => format!(
+            "table netdev bench_{interface} {{\n{sets}\n\
+             chain ingress {{\n\
+             type filter hook ingress device {interface} priority 0; policy drop;\n\
+             {rules}\ncounter drop\n}}\n}}\n"
+        ),
+        Ruleset::Established => format!(
+            "table ip bench_{interface} {{\n\
+             chain prerouting {{\n\
+             type filter hook prerouting priority -150; policy drop;\n\
+             ct state established counter drop\ncounter drop\n}}\n}}\n"
+        ),
+    };
+    let path = folder.join(format!("{interface}.nft"));
+    std::fs::write(&path, text).with_context(|| path.display().to_string())?;
+    rig::run("nft", &format!("-f {}", path.display()))
+}
+
+/// Sends the first packet of each flow out of the receiving interface, past connection tracking.
+pub(crate) fn open_flows(flows: u32, interface: &str) -> Result<()> {
+    let local = Ipv4Addr::from(LOCAL4);
+    let router = Ipv4Addr::new(10, 10, 0, 1);
+    let mac = "02:00:00:00:00:01";
+    rig::run("ip", &format!("address add {local}/24 dev {interface}"))?;
+    rig::run(
+        "ip",
+        &format!("neighbour add {router} lladdr {mac} dev {interface} nud permanent"),
+    )?;
+    rig::run(
+        "ip",
+        &format!("route add default via {router} dev {interface}"),
+    )?;
+    // By their local ports, each of which is opened once.
+    let mut remotes: BTreeMap<u16, Vec<u32>> = BTreeMap::new();
+    for remote in (0..flows).map(flow_address) {
+        remotes.entry(flow_port(remote)).or_default().push(remote);
+    }
+    for (port, remotes) in remotes {
+        let socket = UdpSocket::bind((local, port)).context("opening a flow")?;
+        for remote in remotes {
+            let to = (Ipv4Addr::from(remote), FLOW_REMOTE_PORT);
+            socket.send_to(&[0; 18], to).context("opening a flow")?;
+        }
+    }
+    Ok(())
+}
+
+/// The share of packets that belonged to an established flow.
+pub(crate) fn established_share(interface: &str) -> Result<f64> {
+    let listed = rig::read(
+        "nft",
+        &format!("list chain ip bench_{interface} prerouting"),
+    )?;
+    let counts: Vec<f64> = listed
+        .split("counter packets ")
+        .skip(1)
+        .filter_map(|rest| rest.split_whitespace().next()?.parse().ok())
+        .collect();
+    let [established, others] = counts[..] else {
+        bail!("nft lists no counters:\n{listed}");
+    };
+    Ok(established / (established + others).max(1.0))
+}
+
+/// A list of rules that are few.
+pub(crate) fn list(rules: &str) -> Ruleset {
+    Ruleset::Ingress {
+        sets: String::new(),
+        rules: rules.to_owned(),
+    }
+}
+
+/// One set, and what happens to what it contains.
+pub(crate) fn set(kind: &str, elements: &[String], rule: &str) -> Ruleset {
+    Ruleset::Ingress {
+        sets: format!(
+            "set listed {{\ntype {kind}; flags interval; {}\nelements = {{ {} }}\n}}",
+            // A concatenation cannot be merged, and need not be.
+            if kind.contains(" . ") {
+                ""
+            } else {
+                "auto-merge;"
+            },
+            elements.join(",\n")
+        ),
+        rules: rule.to_owned(),
+    }
+}

@@ -1,0 +1,439 @@
+//! The policies that are measured, and the packets that each is measured with. Everything is drawn
+//! from seeds, apart from the rows that read `SG_DATA`.
+
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use fastrand::Rng;
+use sg_bench_ebpf::Target;
+use sg_userspace::policy::{Direction, Policy, PolicyInput, load, load_text, rules_from_lines};
+
+use crate::frames::{TCP, UDP};
+use crate::nftables::{self, Ruleset};
+use crate::object::Traffic;
+
+/// All ports.
+const PORTS: u32 = 1 << 16;
+/// Half of the packets.
+const HALF: u32 = 1 << 15;
+const ALWAYS: u32 = 1 << 16;
+
+/// What the rows have in common behind their rules: nodes may open connections, so that the
+/// programs are stateful.
+const OUTBOUND: &str = "out all to any accept\n";
+
+/// A policy, and what arrives.
+pub(crate) struct Workload {
+    pub(crate) policy: Policy,
+    pub(crate) traffic: Traffic,
+    pub(crate) note: String,
+    /// Measure this ruleset of nftables in place of the policy.
+    pub(crate) ruleset: Option<Ruleset>,
+}
+
+/// UDP from anywhere to any port.
+pub(crate) const ANYWHERE: Target = Target {
+    base: [0; 4],
+    mask: [u32::MAX; 4],
+    port_base: 0,
+    port_span: PORTS,
+    port_or: 0,
+    protocol: UDP,
+};
+
+pub(crate) fn uniform() -> Traffic {
+    Traffic::Random4 {
+        other: ANYWHERE,
+        targets: Vec::new(),
+        share: 0,
+    }
+}
+
+/// Sources that no private network contains.
+fn public(ports: (u32, u32), protocol: u32) -> Traffic {
+    let blocks = [(16, 4), (32, 3), (64, 2), (128, 3), (208, 4)];
+    let targets = blocks.map(|(first, len): (u32, u32)| Target {
+        base: [first << 24, 0, 0, 0],
+        mask: [u32::MAX >> len, 0, 0, 0],
+        port_base: ports.0,
+        port_span: ports.1,
+        port_or: 0,
+        protocol,
+    });
+    Traffic::Random4 {
+        other: ANYWHERE,
+        targets: targets.to_vec(),
+        share: ALWAYS,
+    }
+}
+
+fn builtin(name: &str) -> Result<Policy> {
+    let loaded = load(&[PolicyInput::Builtin(name.into())], &[]);
+    Ok(loaded.map_err(|e| anyhow::anyhow!("{e}"))?.policy)
+}
+
+pub(crate) fn tke_drop() -> Result<Workload> {
+    Ok(Workload {
+        policy: builtin("tke")?,
+        traffic: public((1000, 29_000), UDP),
+        ruleset: None,
+        note: "UDP, public sources, ports 1000-29999".into(),
+    })
+}
+
+pub(crate) fn tke_accept() -> Result<Workload> {
+    Ok(Workload {
+        policy: builtin("tke")?,
+        traffic: public((30_000, 2768), UDP),
+        ruleset: None,
+        note: "UDP, public sources, ports 30000-32767".into(),
+    })
+}
+
+/// Bare SYNs that the template drops.
+pub(crate) fn flood() -> Result<Workload> {
+    Ok(Workload {
+        policy: builtin("tke")?,
+        traffic: public((1000, 29_000), TCP),
+        ruleset: None,
+        note: "TCP SYN, public sources, ports 1000-29999".into(),
+    })
+}
+
+/// Each rule with a CIDR and a range of ports of its own. Half of the packets come from inside some
+/// rule's CIDR, and none has a port of its rule: everything ends in the final drop.
+pub(crate) fn rules(count: u32) -> Result<Workload> {
+    let mut rng = Rng::with_seed(0x0072_756c_6573 + u64::from(count));
+    let mut text = String::new();
+    let mut targets = Vec::new();
+    for _ in 0..count {
+        let (network, len) = prefix4(&mut rng, 16..=32);
+        // Ranges lie in the lower half of each thousand of ports, packets in the upper one.
+        let first = rng.u16(..) & !0x3ff | rng.u16(..256);
+        let last = first + rng.u16(1..256);
+        let _ = writeln!(
+            text,
+            "in udp {first}-{last} from {}/{len} accept",
+            Ipv4Addr::from(network)
+        );
+        targets.push(inside4(network, len, 0, PORTS, 0x200, UDP));
+    }
+    Ok(Workload {
+        policy: rules_from_lines(&(text + OUTBOUND)),
+        traffic: Traffic::Random4 {
+            other: Target {
+                port_or: 0x200,
+                ..ANYWHERE
+            },
+            targets,
+            share: HALF,
+        },
+        ruleset: None,
+        note: "UDP, half from inside some rule's CIDR, all to ports of no rule".into(),
+    })
+}
+
+/// nftables' best form of [`rules`]: all of them in one set of addresses and ports.
+pub(crate) fn nft_rules(count: u32) -> Result<Workload> {
+    let workload = rules(count)?;
+    let inbound = workload.policy.rules_of(Direction::Inbound);
+    let elements: Vec<String> = inbound
+        .filter_map(|rule| {
+            let prefix = rule.remote.v4.first()?;
+            let (first, last) = *rule.ports.as_ref()?.first()?;
+            let network = Ipv4Addr::from(prefix.bits);
+            Some(format!("{network}/{} . {first}-{last}", prefix.len))
+        })
+        .collect();
+    let rule = "ip saddr . udp dport @listed counter accept";
+    Ok(Workload {
+        ruleset: Some(nftables::set("ipv4_addr . inet_service", &elements, rule)),
+        ..workload
+    })
+}
+
+/// One set of addresses that are dropped, as nftables has it.
+fn nft_blocklist(workload: Workload) -> Workload {
+    let lists = workload.policy.rules_of(Direction::Inbound);
+    let prefixes = lists.flat_map(|rule| &rule.remote.v4);
+    let elements: Vec<String> = prefixes
+        .map(|prefix| format!("{}/{}", Ipv4Addr::from(prefix.bits), prefix.len))
+        .collect();
+    let rule = "ip saddr @listed counter drop";
+    Workload {
+        ruleset: Some(nftables::set("ipv4_addr", &elements, rule)),
+        ..workload
+    }
+}
+
+pub(crate) fn nft_prefixes(count: u32, folder: &Path) -> Result<Workload> {
+    Ok(nft_blocklist(prefixes(count, folder)?))
+}
+
+pub(crate) fn nft_ipsum(data: &Path, folder: &Path) -> Result<Workload> {
+    Ok(nft_blocklist(ipsum(data, folder)?))
+}
+
+pub(crate) fn nft_flow(flows: u32) -> Result<Workload> {
+    Ok(Workload {
+        ruleset: Some(Ruleset::Established),
+        note: format!("UDP answers of {flows} flows at random, conntrack, dropped behind it"),
+        ..flow(flows)?
+    })
+}
+
+/// The template's inbound rules. Without connection tracking, which the ingress hook lies before.
+pub(crate) fn nft_tke_drop() -> Result<Workload> {
+    Ok(Workload {
+        ruleset: Some(nftables::list(
+            "tcp dport 30000-32768 counter accept\n\
+             udp dport 30000-32768 counter accept\n\
+             ip saddr 10.0.0.0/8 counter accept\n\
+             ip saddr 172.16.0.0/12 counter accept\n\
+             ip saddr 192.168.0.0/16 counter accept\n\
+             tcp dport 22 counter accept",
+        )),
+        ..tke_drop()?
+    })
+}
+
+/// One rule with that many prefixes.
+pub(crate) fn prefixes(count: u32, folder: &Path) -> Result<Workload> {
+    let mut rng = Rng::with_seed(0x7072_6566 + u64::from(count));
+    let mut seen = std::collections::HashSet::new();
+    let mut text = String::new();
+    while seen.len() < count as usize {
+        let (network, len) = prefix4(&mut rng, 16..=32);
+        if seen.insert((network, len)) {
+            let _ = writeln!(text, "{}/{len}", Ipv4Addr::from(network));
+        }
+    }
+    Ok(Workload {
+        policy: blocklist(folder, &format!("prefixes-{count}"), &text)?,
+        traffic: uniform(),
+        ruleset: None,
+        note: "UDP, sources over all of IPv4; /16 to /32, all lengths alike".into(),
+    })
+}
+
+/// The same of single addresses: nothing to aggregate.
+pub(crate) fn hosts(count: u32, folder: &Path) -> Result<Workload> {
+    let mut rng = Rng::with_seed(0x686f_7374 + u64::from(count));
+    let mut text = String::new();
+    for _ in 0..count {
+        let _ = writeln!(text, "{}", Ipv4Addr::from(rng.u32(..)));
+    }
+    Ok(Workload {
+        policy: blocklist(folder, &format!("hosts-{count}"), &text)?,
+        traffic: uniform(),
+        ruleset: None,
+        note: "UDP, sources over all of IPv4; scattered /32".into(),
+    })
+}
+
+pub(crate) fn prefixes6(count: u32, folder: &Path) -> Result<Workload> {
+    let mut rng = Rng::with_seed(0x7072_6536 + u64::from(count));
+    let mut text = String::new();
+    let mut targets = Vec::new();
+    for _ in 0..count {
+        let len = if rng.u8(..4) == 0 {
+            128
+        } else {
+            rng.u32(32..=64)
+        };
+        let bits = 0x2 << 124 | rng.u128(..) >> 3;
+        let bits = bits & u128::MAX << (128 - len);
+        let _ = writeln!(text, "{}/{len}", Ipv6Addr::from(bits));
+        let host = u128::MAX.checked_shr(len).unwrap_or(0);
+        targets.push(Target {
+            base: words6(bits),
+            mask: words6(host),
+            ..ANYWHERE
+        });
+    }
+    let other = Target {
+        base: words6(0x2 << 124),
+        mask: words6(u128::MAX >> 3),
+        ..ANYWHERE
+    };
+    Ok(Workload {
+        policy: blocklist(folder, &format!("prefixes6-{count}"), &text)?,
+        traffic: Traffic::Random6 {
+            other,
+            targets,
+            share: HALF,
+        },
+        ruleset: None,
+        note: "UDP, half from inside some prefix, half from 2000::/3; /32 to /64, a quarter /128"
+            .into(),
+    })
+}
+
+/// Answers of flows that nodes opened: the rules do not accept them.
+pub(crate) fn flow(flows: u32) -> Result<Workload> {
+    Ok(Workload {
+        policy: rules_from_lines(&format!("in tcp 22 from any accept\n{OUTBOUND}")),
+        traffic: Traffic::Reply4 { flows },
+        ruleset: None,
+        note: format!("UDP answers of {flows} flows at random"),
+    })
+}
+
+/// The blocklist of the data folder.
+pub(crate) fn ipsum(data: &Path, folder: &Path) -> Result<Workload> {
+    let path = data.join("ipsum.txt");
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let addresses = text
+        .lines()
+        .filter_map(|line| line.trim().parse::<Ipv4Addr>().ok());
+    let targets: Vec<Target> = addresses
+        .map(|address| inside4(address.into(), 32, 0, PORTS, 0, UDP))
+        .collect();
+    Ok(Workload {
+        ruleset: None,
+        note: format!("UDP, half from one of {} listed addresses", targets.len()),
+        policy: blocklist(folder, "ipsum", &text)?,
+        traffic: Traffic::Random4 {
+            other: ANYWHERE,
+            targets,
+            share: HALF,
+        },
+    })
+}
+
+/// A rule set of the data folder: source, destination ports and protocol of each line. All of them
+/// drop, so that there is one floor.
+pub(crate) fn classbench(name: &str, data: &Path) -> Result<Workload> {
+    let (rules, targets) = classbench_rules(name, data)?;
+    Ok(Workload {
+        ruleset: None,
+        note: format!(
+            "{} rules; half of the packets match one; TCP as SYN",
+            targets.len()
+        ),
+        policy: rules_from_lines(&(rules + OUTBOUND)),
+        traffic: Traffic::Random4 {
+            other: ANYWHERE,
+            targets,
+            share: HALF,
+        },
+    })
+}
+
+/// The same as a policy file.
+pub(crate) fn classbench_file(name: &str, data: &Path, folder: &Path) -> Result<PathBuf> {
+    let (rules, _) = classbench_rules(name, data)?;
+    let mut yaml = format!("name: {name}\ninbound:\n");
+    for line in rules.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let (ports, source) = match words[..] {
+            [_, _, ports, _, source, _] => (format!(", ports: {ports}"), source),
+            [_, _, _, source, _] => (String::new(), source),
+            _ => anyhow::bail!("`{line}` is no rule"),
+        };
+        let protocol = words[1];
+        let _ = writeln!(
+            yaml,
+            "- {{protocol: {protocol}{ports}, from: {source}, action: drop}}"
+        );
+    }
+    yaml.push_str("outbound:\n- {protocol: all, to: any, action: accept}\n");
+    let path = folder.join(format!("{name}.yaml"));
+    std::fs::write(&path, yaml).with_context(|| path.display().to_string())?;
+    Ok(path)
+}
+
+/// Rules as lines, and where packets that match them come from.
+fn classbench_rules(name: &str, data: &Path) -> Result<(String, Vec<Target>)> {
+    let path = data.join("classbench").join(format!("{name}.rules"));
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let mut rules = String::new();
+    let mut targets = Vec::new();
+    for (line, number) in text.lines().zip(1..) {
+        let place = || format!("{}:{number}: unexpected columns", path.display());
+        let words: Vec<&str> = line.trim_start_matches('@').split_whitespace().collect();
+        let [source, _, _, ":", _, first, ":", last, protocol, ..] = words[..] else {
+            anyhow::bail!(place());
+        };
+        let (value, mask) = protocol.split_once('/').with_context(place)?;
+        let value = u32::from_str_radix(value.trim_start_matches("0x"), 16).with_context(place)?;
+        let ports: (u32, u32) = (first.parse()?, last.parse()?);
+        let (network, len) = source.split_once('/').with_context(place)?;
+        let network: u32 = network.parse::<Ipv4Addr>().with_context(place)?.into();
+        let len: u32 = len.parse().with_context(place)?;
+        let service = match (mask, value) {
+            ("0x00", _) => "all".to_owned(),
+            (_, TCP) => format!("tcp {first}-{last}"),
+            (_, UDP) => format!("udp {first}-{last}"),
+            (_, number) => number.to_string(),
+        };
+        let _ = writeln!(rules, "in {service} from {source} drop");
+        let protocol = if value == TCP && mask != "0x00" {
+            TCP
+        } else {
+            UDP
+        };
+        targets.push(inside4(
+            network,
+            len,
+            ports.0,
+            ports.1 - ports.0 + 1,
+            0,
+            protocol,
+        ));
+    }
+    Ok((rules, targets))
+}
+
+/// One rule that drops what is listed.
+fn blocklist(folder: &Path, name: &str, list: &str) -> Result<Policy> {
+    let (file, yaml) = blocklist_files(folder, name, list)?;
+    let loaded = load_text(&file.display().to_string(), &yaml, Some(folder), &[]);
+    Ok(loaded.map_err(|e| anyhow::anyhow!("{e}"))?.policy)
+}
+
+/// Writes the list, and the policy that names it.
+pub(crate) fn blocklist_files(folder: &Path, name: &str, list: &str) -> Result<(PathBuf, String)> {
+    let set = folder.join(format!("{name}.txt"));
+    std::fs::write(&set, list).with_context(|| set.display().to_string())?;
+    let yaml = format!(
+        "name: {name}\n\
+         address-sets:\n  blocked: {{file: {name}.txt}}\n\
+         inbound:\n\
+         - {{protocol: all, from: blocked, action: drop}}\n\
+         outbound:\n\
+         - {{protocol: all, to: any, action: accept}}\n"
+    );
+    let file = folder.join(format!("{name}.yaml"));
+    std::fs::write(&file, &yaml).with_context(|| file.display().to_string())?;
+    Ok((file, yaml))
+}
+
+fn prefix4(rng: &mut Rng, lens: std::ops::RangeInclusive<u32>) -> (u32, u32) {
+    let len = rng.u32(lens);
+    (rng.u32(..) & u32::MAX << (32 - len), len)
+}
+
+fn inside4(
+    network: u32,
+    len: u32,
+    port_base: u32,
+    port_span: u32,
+    port_or: u32,
+    protocol: u32,
+) -> Target {
+    Target {
+        base: [network, 0, 0, 0],
+        mask: [u32::MAX.checked_shr(len).unwrap_or(0), 0, 0, 0],
+        port_base,
+        port_span,
+        port_or,
+        protocol,
+    }
+}
+
+fn words6(bits: u128) -> [u32; 4] {
+    [96, 64, 32, 0].map(|shift| (bits >> shift) as u32)
+}

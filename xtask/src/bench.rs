@@ -1,0 +1,143 @@
+//! `cargo xtask bench`: builds the benchmarks and sgctl with optimisations, then runs the former as
+//! root. What is measured and how is theirs to know; this hands the arguments on.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    build,
+    root::{NotPermitted, Way, way},
+    setup::{self, Needs},
+    shell, test,
+};
+
+const BINARY: &str = "sg-bench";
+
+/// Measure what a packet, a load and a replacement cost
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask bench                                  # everything: less than ten minutes
+  cargo xtask bench --quick                          # everything, roughly: less than two minutes
+  cargo xtask bench live/tke live/rules              # the rows whose names begin so
+  SG_DATA=data cargo xtask bench live/classbench     # rows over real data
+  cargo xtask bench --json rows.json --write-doc     # also into a file and docs/performance.md
+
+Rows: `cargo xtask bench --list`. Leave the machine alone meanwhile: two cores are measured.")]
+pub(crate) struct Args {
+    /// Rows, or the first parts of their names; all when none is named
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+
+    /// Fewer and shorter windows
+    #[arg(long)]
+    quick: bool,
+
+    /// Also write the rows to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// Also write the rows into the table of docs/performance.md
+    #[arg(long)]
+    write_doc: bool,
+
+    /// Only say which rows there are
+    #[arg(long)]
+    list: bool,
+}
+
+pub(crate) fn command(args: &Args) -> Result<()> {
+    let way = way();
+    // Said before a build that would be for nothing.
+    if way == Way::Closed && !args.list {
+        return Err(NotPermitted(
+            "measuring loads programs into the kernel, which needs root, and there is no sudo\n\
+             run this command as root"
+                .to_owned(),
+        )
+        .into());
+    }
+    let data = test::data_folder(env::var_os(test::DATA), &env::current_dir()?)?;
+    setup::ensure(Needs::Tools)?;
+    let sgctl = build::binary(true)?;
+    let binary = build::package_binary(BINARY, BINARY, true)?;
+
+    let workspace = shell::workspace()?;
+    let mut command = match (&way, args.list) {
+        (Way::Sudo(sudo), false) => {
+            let mut command = Command::new(sudo);
+            command.arg("-E").arg(&binary);
+            command
+        }
+        _ => Command::new(&binary),
+    };
+    hand_on(&mut command, args, &sgctl, &workspace);
+    match data {
+        Some(folder) => command.env(test::DATA, folder),
+        None => command.env_remove(test::DATA),
+    };
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {}", binary.display()))?;
+    if !status.success() {
+        anyhow::bail!("the benchmarks failed ({status}), see above");
+    }
+    Ok(())
+}
+
+fn hand_on(command: &mut Command, args: &Args, sgctl: &Path, workspace: &Path) {
+    command.arg("--sgctl").arg(sgctl);
+    if args.quick {
+        command.arg("--quick");
+    }
+    if let Some(file) = &args.json {
+        command.arg("--json").arg(file);
+    }
+    if args.write_doc {
+        let doc = workspace.join("docs/performance.md");
+        command.arg("--write-doc").arg(doc);
+    }
+    if args.list {
+        command.arg("--list");
+    }
+    command.args(&args.names);
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn check(typed: &str, expected: &str) {
+        let line = Line::try_parse_from(["bench"].into_iter().chain(typed.split_whitespace()))
+            .unwrap_or_else(|error| panic!("{typed}: {error}"));
+        let mut command = Command::new("sg-bench");
+        hand_on(
+            &mut command,
+            &line.args,
+            Path::new("t/sgctl"),
+            Path::new("/w"),
+        );
+        let expected = format!("sg-bench --sgctl t/sgctl {expected}");
+        assert_eq!(shell::describe(&command), expected.trim_end(), "{typed}");
+    }
+
+    #[test]
+    fn arguments_are_handed_on() {
+        check("", "");
+        check("live/tke code --quick", "--quick live/tke code");
+        check("--json a.json --list", "--json a.json --list");
+        check("--write-doc", "--write-doc /w/docs/performance.md");
+    }
+}
