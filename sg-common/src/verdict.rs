@@ -137,7 +137,7 @@ impl Verdict {
     /// 1 for accept, 0 for drop.
     #[inline(always)]
     pub const fn accept_bit(self) -> u32 {
-        self.0 / Self::ACCEPT_BIT & 1
+        (self.0 / Self::ACCEPT_BIT) & 1
     }
 
     #[inline(always)]
