@@ -17,6 +17,7 @@ pub mod counters;
 pub mod event;
 pub mod flow;
 pub mod fragment;
+pub mod lookup;
 pub mod tables;
 pub mod tcp;
 pub mod track;

@@ -1,54 +1,5 @@
-//! Geometry of the lookup tables and the one walk through them, shared by kernel and host.
-//!
-//! A table entry is 32 bits: bit 31 set means "pointer", the rest then being the index of a block
-//! or node; clear means "leaf", the rest being the payload (an address class, or a [`Verdict`]).
-//!
-//! Both the low half of an IPv4 address and a port are 16-bit numbers, so both are resolved by the
-//! same walk: 8 bits in a 256-entry block, then 4 and 4 bits in 16-entry nodes (one cache line
-//! each), stopping at the first leaf.
-//!
-//! ```text
-//! IPv4 address ─ high 16 bits → root ─┬─ leaf ────────────────────────────→ class
-//!                                     └─ low 16 bits → block → node → node → class
-//! class → row of 16 entries: one for each direction and port kind
-//! row entry ─┬─ leaf ──────────────────────────────────────────────→ verdict
-//!            └─ port (or ICMP type and code, or protocol) → block → node → node → verdict
-//! ```
-
-use crate::verdict::{Direction, Verdict};
-
-/// Set in an entry that points to a block or node.
-pub const POINTER: u32 = 1 << 31;
-
-pub const ROOT_ENTRIES: usize = 1 << 16;
-pub const BLOCK_ENTRIES: usize = 256;
-pub const NODE_ENTRIES: usize = 16;
-
-/// First level: one entry for each /16 of IPv4.
-pub type Root = [u32; ROOT_ENTRIES];
-pub type Block = [u32; BLOCK_ENTRIES];
-pub type Node = [u32; NODE_ENTRIES];
-/// What an address class decides: entry `direction * 8 + kind`.
-pub type Row = [u32; 16];
-
-// Powers of two, so that an index can be masked instead of compared.
-pub const NEAR_ROWS: usize = 1 << 14;
-pub const NEAR_BLOCKS: usize = 1 << 10;
-pub const NEAR_NODES: usize = 1 << 14;
-
-/// What the program finds at an address that it knows: the first level of IPv4 always, and the other
-/// tables if all of them fit. Otherwise those are maps, where each step is a lookup of a dozen
-/// instructions.
-#[repr(C)]
-pub struct NearTables {
-    pub root4: Root,
-    /// 1 if the following three are in use.
-    pub has_all: u32,
-    pub unused: [u32; 15],
-    pub rows: [Row; NEAR_ROWS],
-    pub nodes: [Node; NEAR_NODES],
-    pub blocks: [Block; NEAR_BLOCKS],
-}
+//! Protocol numbers and the 16-bit numbers by which packets are looked up: ports, ICMP messages,
+//! protocols. Plain facts of the RFCs, shared by kernel and host.
 
 /// What the 16-bit number of a port table means, by protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -74,13 +25,6 @@ pub const IPPROTO_UDP: u8 = 17;
 pub const IPPROTO_AH: u8 = 51;
 pub const IPPROTO_ICMPV6: u8 = 58;
 pub const IPPROTO_SCTP: u8 = 132;
-
-/// Index of a row's entry; `kind` is a [`Kind`] as a number, masked so that the verifier sees that
-/// the index is inside the row.
-#[inline(always)]
-pub const fn row_index(direction: Direction, kind: u8) -> usize {
-    direction as usize * 8 + (kind & 7) as usize
-}
 
 /// The number by which a protocol other than TCP, UDP, SCTP and ICMP is looked up.
 #[inline(always)]
@@ -131,51 +75,6 @@ pub const fn icmp_answer(request: u8) -> u8 {
 pub const fn icmp_is_error(v6: u8, kind: u8) -> bool {
     const ERRORS: u64 = 1 << 3 | 1 << 11 | 1 << 12 | (1 << 1 | 1 << 2 | 1 << 3 | 1 << 4) << 32;
     kind < 32 && ERRORS >> (kind | (v6 & 1) << 5) & 1 != 0
-}
-
-/// Read access to blocks and nodes. `None` means the index lies outside the table, which the
-/// compiler never produces and the walk treats as "nothing accepts this".
-pub trait Tables {
-    fn block(&self, index: u32) -> Option<&Block>;
-    fn node(&self, index: u32) -> Option<&Node>;
-}
-
-/// Looks at the bit as part of a wider number: without 32-bit arithmetic a sign costs two shifts.
-#[inline(always)]
-pub const fn is_pointer(entry: u32) -> bool {
-    entry as u64 >> 31 != 0
-}
-
-/// Resolves the 16-bit `number` below `entry` to a leaf's payload: at most three loads.
-#[inline(always)]
-pub fn walk16<T: Tables>(tables: &T, entry: u32, number: u16) -> Option<u32> {
-    if !is_pointer(entry) {
-        return Some(entry);
-    }
-    let entry = tables.block(entry & !POINTER)?[(number >> 8) as usize];
-    if !is_pointer(entry) {
-        return Some(entry);
-    }
-    let entry = tables.node(entry & !POINTER)?[(number >> 4 & 15) as usize];
-    if !is_pointer(entry) {
-        return Some(entry);
-    }
-    Some(tables.node(entry & !POINTER)?[(number & 15) as usize] & !POINTER)
-}
-
-/// The verdict of one direction's rules for `number` of `kind` (a [`Kind`] as a number), given the class's row.
-#[inline(always)]
-pub fn judge<T: Tables>(
-    tables: &T,
-    row: &Row,
-    direction: Direction,
-    kind: u8,
-    number: u16,
-) -> Verdict {
-    match walk16(tables, row[row_index(direction, kind)], number) {
-        Some(leaf) => Verdict(leaf),
-        None => Verdict::no_match(direction),
-    }
 }
 
 #[cfg(test)]

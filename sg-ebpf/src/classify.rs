@@ -2,7 +2,8 @@
 //! the flow table.
 
 use sg_common::{
-    tables::{Kind, judge},
+    lookup::judge,
+    tables::Kind,
     tcp,
     verdict::{Direction, Reason, Verdict},
 };
@@ -49,10 +50,7 @@ extern "C" fn sg_ask_rules(class: u32, direction: u32, kind: u32, number: u32) -
     } else {
         Direction::Outbound
     };
-    match maps::row(class) {
-        Some(row) => judge(&KernelTables, row, direction, kind as u8, number as u16).0,
-        None => Verdict::no_match(direction).0,
-    }
+    judge(&KernelTables, class, direction, kind as u8, number as u16).0
 }
 
 /// As [`sg_ask_rules`], in our own types.

@@ -5,11 +5,12 @@ use aya_ebpf::bindings::BPF_ANY;
 use sg_common::{
     flow::{FlowKey4, FlowKey6},
     fragment::{FragmentKey4, FragmentKey6, FragmentValue},
-    tables::{Kind, POINTER, walk16},
+    lookup::{self, POINTER},
+    tables::Kind,
 };
 
 use crate::{
-    maps::{self, FRAGMENTS4, FRAGMENTS6, KernelTables},
+    maps::{FRAGMENTS4, FRAGMENTS6, KernelTables},
     packet::Packet,
 };
 
@@ -26,15 +27,16 @@ const LINK_LOCAL: u32 = 0xfe80 >> 6;
 /// The class of an IPv4 address; `None` if the tables are not there.
 #[inline(always)]
 pub(crate) fn class4(address: u32) -> Option<u32> {
-    let entry = maps::root4()[(address >> 16) as usize];
-    walk16(&KernelTables, entry, address as u16)
+    lookup::class4(&KernelTables, address)
 }
 
 /// The class of an IPv6 address in wire order, in the range of a leaf of the IPv4 table, so that the
 /// verifier walks what follows once for both.
 #[inline(always)]
-pub(crate) fn class6(address: [u32; 4]) -> u32 {
-    maps::class6(address) & !POINTER
+pub(crate) fn class6(address: [u32; 4]) -> Option<u32> {
+    let half = |high, low| u64::from(u32::from_be(high)) << 32 | u64::from(u32::from_be(low));
+    let [a, b, c, d] = address;
+    Some(lookup::class6(&KernelTables, half(a, b), half(c, d))? & !POINTER)
 }
 
 /// The class of the remote address; no row has the number that stands for "the tables are not there".
@@ -47,7 +49,7 @@ pub(crate) extern "C" fn sg_class(p: *const Packet) -> u32 {
     // SAFETY: not null, and every caller passes a whole packet on its stack.
     let p = unsafe { &*p };
     if p.is_v6() {
-        return class6(p.remote);
+        return class6(p.remote).unwrap_or(u32::MAX);
     }
     class4(u32::from_be(p.remote[0])).unwrap_or(u32::MAX)
 }

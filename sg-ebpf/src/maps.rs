@@ -5,23 +5,18 @@ use core::cell::UnsafeCell;
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, LruHashMap, PerCpuArray, RingBuf},
 };
 use sg_common::{
     counters::SlotCounters,
     event::EventLimit,
     flow::{FlowKey4, FlowKey6, FlowStats, FlowValue, TIMEOUTS, Timeout},
     fragment::{FragmentKey4, FragmentKey6, FragmentValue},
-    tables::{
-        BLOCK_ENTRIES, Block, NEAR_BLOCKS, NEAR_NODES, NEAR_ROWS, NODE_ENTRIES, NearTables, Node,
-        ROOT_ENTRIES, Root, Row, Tables,
-    },
+    lookup::{COLUMNS, Forms, Line, NEAR_LINES, NearTables, ROOT_ENTRIES, Tables},
 };
 
 /// `BPF_F_MMAPABLE` (uapi/linux/bpf.h): userspace fills the tables by writing to memory.
 const MMAPABLE: u32 = 1 << 10;
-/// `BPF_F_NO_PREALLOC` (uapi/linux/bpf.h), which the kernel demands of an LPM trie.
-const NO_PREALLOC: u32 = 1;
 
 /// Plain memory of the program, which userspace fills before it is loaded.
 #[repr(transparent)]
@@ -34,11 +29,7 @@ unsafe impl<T> Sync for Filled<T> {}
 #[unsafe(no_mangle)]
 static SG_NEAR_TABLES: Filled<NearTables> = Filled(UnsafeCell::new(NearTables {
     root4: [0; ROOT_ENTRIES],
-    has_all: 0,
-    unused: [0; 15],
-    rows: [[0; 16]; NEAR_ROWS],
-    nodes: [[0; NODE_ENTRIES]; NEAR_NODES],
-    blocks: [[0; BLOCK_ENTRIES]; NEAR_BLOCKS],
+    lines: [Line::EMPTY; NEAR_LINES],
 }));
 
 #[inline(always)]
@@ -47,20 +38,9 @@ fn near() -> &'static NearTables {
     unsafe { &*SG_NEAR_TABLES.0.get() }
 }
 
-// The loader sets the sizes of the tables that are maps.
-
-#[map(name = "sg_blocks")]
-static BLOCKS: Array<Block> = Array::with_max_entries(1, MMAPABLE);
-
-#[map(name = "sg_nodes")]
-static NODES: Array<Node> = Array::with_max_entries(1, MMAPABLE);
-
-#[map(name = "sg_rows")]
-static ROWS: Array<Row> = Array::with_max_entries(1, MMAPABLE);
-
-/// IPv6 prefix → class. The key's address bytes are in wire order.
-#[map(name = "sg_prefixes6")]
-static PREFIXES6: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(1, NO_PREALLOC);
+/// The lines of a policy whose lines are too many to be near; the loader sets the size.
+#[map(name = "sg_lines")]
+static LINES: Array<Line> = Array::with_max_entries(1, MMAPABLE);
 
 #[map(name = "sg_counters")]
 pub(crate) static COUNTERS: PerCpuArray<SlotCounters> = PerCpuArray::with_max_entries(1, 0);
@@ -120,14 +100,17 @@ constants! {
     SG_KEEP_FLOWS: u8 = 0;
     /// 0 when there is no flow and none can come about.
     SG_HAS_FLOWS: u8 = 1;
-    /// 1 when all tables but those of IPv6 addresses are in `SG_NEAR_TABLES`.
+    /// 1 when all lines are in `SG_NEAR_TABLES`.
     SG_HAS_NEAR_TABLES: u8 = 1;
     /// 1 when some rule asks for events.
     SG_LOGS: u8 = 1;
-    /// Class of every IPv6 address that no prefix names.
-    SG_DEFAULT_CLASS6: u32 = 0;
-    /// 0 when the policy names no IPv6 prefix at all: the trie is then never asked.
-    SG_HAS_PREFIXES6: u8 = 1;
+    // Where things are in the lines, and which forms they have: see `sg_common::lookup::Shape`.
+    SG_COLUMNS: [u32; COLUMNS] = [0; COLUMNS];
+    SG_ROOTS6: [u32; 2] = [0; 2];
+    SG_DEPTH6: u32 = 8;
+    SG_LOW_DEPTH6: u32 = 8;
+    SG_ADDRESS_FORMS: Forms = 15;
+    SG_PORT_FORMS: Forms = 15;
     /// Idle seconds by `sg_common::flow::Timeout`, padded to a power of two so that an index can
     /// be masked.
     SG_TIMEOUTS: [u32; 16] = [0; 16];
@@ -142,6 +125,16 @@ macro_rules! constant {
         // SAFETY: a live static of plain data; nothing writes it once the program is loaded.
         unsafe { core::ptr::read_volatile(&raw const crate::maps::$name) }
     };
+}
+
+/// An item of a constant list; `$index` is below its length, a power of two.
+macro_rules! constant_item {
+    ($name:ident, $index:expr) => {{
+        let first = (&raw const $name).cast::<u32>();
+        let len = size_of_val(&$name) / size_of::<u32>();
+        // SAFETY: the index is masked to the length of the list; otherwise as `constant`.
+        unsafe { core::ptr::read_volatile(first.add($index & (len - 1))) }
+    }};
 }
 
 pub(crate) fn keeps_flows() -> bool {
@@ -167,9 +160,7 @@ pub(crate) fn generation() -> u32 {
 /// Idle seconds allowed in `state`.
 #[inline(always)]
 pub(crate) fn timeout(state: u8) -> u32 {
-    let index = (state & 15) as usize;
-    // SAFETY: the index is masked to the length of the array.
-    unsafe { core::ptr::read_volatile((&raw const SG_TIMEOUTS).cast::<u32>().add(index)) }
+    constant_item!(SG_TIMEOUTS, state as usize)
 }
 
 /// Seconds for which a first fragment is remembered.
@@ -178,48 +169,50 @@ pub(crate) fn fragment_timeout() -> u32 {
     timeout(Timeout::Fragment as u8)
 }
 
-/// Blocks and nodes as BPF maps.
+/// The tables in the programs' memory or in their map.
 pub(crate) struct KernelTables;
 
 impl Tables for KernelTables {
     #[inline(always)]
-    fn block(&self, index: u32) -> Option<&Block> {
-        if constant!(SG_HAS_NEAR_TABLES) != 0 {
-            return Some(&near().blocks[index as usize & (NEAR_BLOCKS - 1)]);
-        }
-        BLOCKS.get(index)
+    fn root4(&self, high: u16) -> u32 {
+        near().root4[high as usize]
     }
 
     #[inline(always)]
-    fn node(&self, index: u32) -> Option<&Node> {
+    fn line(&self, index: u32) -> Option<&Line> {
         if constant!(SG_HAS_NEAR_TABLES) != 0 {
-            return Some(&near().nodes[index as usize & (NEAR_NODES - 1)]);
+            return Some(&near().lines[index as usize & (NEAR_LINES - 1)]);
         }
-        NODES.get(index)
+        LINES.get(index)
     }
-}
 
-#[inline(always)]
-pub(crate) fn root4() -> &'static Root {
-    &near().root4
-}
-
-#[inline(always)]
-pub(crate) fn row(class: u32) -> Option<&'static Row> {
-    if constant!(SG_HAS_NEAR_TABLES) != 0 {
-        return Some(&near().rows[class as usize & (NEAR_ROWS - 1)]);
+    #[inline(always)]
+    fn column(&self, index: usize) -> u32 {
+        constant_item!(SG_COLUMNS, index)
     }
-    ROWS.get(class)
-}
 
-/// The class of an IPv6 address in wire order.
-#[inline(always)]
-pub(crate) fn class6(address: [u32; 4]) -> u32 {
-    let mut class = constant!(SG_DEFAULT_CLASS6);
-    if constant!(SG_HAS_PREFIXES6) != 0
-        && let Some(found) = PREFIXES6.get(aya_ebpf::maps::lpm_trie::Key::new(128, address))
-    {
-        class = *found;
+    #[inline(always)]
+    fn root6(&self, index: usize) -> u32 {
+        constant_item!(SG_ROOTS6, index)
     }
-    class
+
+    #[inline(always)]
+    fn depth6(&self) -> u32 {
+        constant!(SG_DEPTH6)
+    }
+
+    #[inline(always)]
+    fn low_depth6(&self) -> u32 {
+        constant!(SG_LOW_DEPTH6)
+    }
+
+    #[inline(always)]
+    fn address_forms(&self) -> Forms {
+        constant!(SG_ADDRESS_FORMS)
+    }
+
+    #[inline(always)]
+    fn port_forms(&self) -> Forms {
+        constant!(SG_PORT_FORMS)
+    }
 }

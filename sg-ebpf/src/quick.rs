@@ -12,7 +12,8 @@ use network_types::{
     udp::UdpHdr,
 };
 use sg_common::{
-    tables::{IPPROTO_TCP, IPPROTO_UDP, Kind, Row, is_pointer, judge, row_index},
+    lookup::{column_entry, is_pointer, verdict_below},
+    tables::{IPPROTO_TCP, IPPROTO_UDP, Kind},
     tcp,
     verdict::{Direction, Verdict},
 };
@@ -81,14 +82,14 @@ fn plain<H: Hook>(hook: &H) -> Result<u32, Stop> {
         _ => return Err(NO),
     };
 
-    let row = maps::row(p.class).ok_or(NO)?;
-    let verdict = judge(&KernelTables, row, direction, p.kind as u8, p.destination);
+    let entry = column_entry(&KernelTables, p.class, direction, p.kind as u8).ok_or(NO)?;
+    let verdict = verdict_below(&KernelTables, entry, direction, p.destination);
     if maps::has_logging_rules() && verdict.is_logged() {
         return Err(NO);
     }
     let needs_flow = maps::has_flows()
         && if verdict.is_accept() {
-            !passes_answer(row, &p, direction.opposite())
+            !passes_answer(&p, direction.opposite())
         } else {
             p.flags & (tcp::SYN | tcp::ACK) != tcp::SYN
         };
@@ -108,8 +109,10 @@ fn plain<H: Hook>(hook: &H) -> Result<u32, Stop> {
 /// Whether the other direction's rules pass the replies by themselves: then there is nothing to
 /// remember. Most such rules say so for all ports.
 #[inline(always)]
-fn passes_answer(row: &Row, p: &Plain, opposite: Direction) -> bool {
-    let entry = row[row_index(opposite, p.kind as u8)];
+fn passes_answer(p: &Plain, opposite: Direction) -> bool {
+    let Some(entry) = column_entry(&KernelTables, p.class, opposite, p.kind as u8) else {
+        return false;
+    };
     if is_pointer(entry) {
         return classify::ask(p.class, opposite, p.kind as u8, p.source).is_accept();
     }
@@ -157,7 +160,7 @@ fn ipv6<H: Hook>(hook: &H, unknown: u64) -> Result<Plain, Stop> {
         field!(header, dst_addr as [u32; 4]),
     );
     let mut p = transport(hook, frame, protocol, end, DHCPV6_CLIENT, unknown)?;
-    p.class = family::class6(remote);
+    p.class = family::class6(remote).ok_or(NO)?;
     Ok(p)
 }
 

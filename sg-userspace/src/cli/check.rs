@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT};
-use sg_userspace::compile::{TableSizes, compile};
+use sg_userspace::compile::{TableForm, TableSizes, compile};
 use sg_userspace::kernel::KernelError;
 use sg_userspace::policy::{Finding, Loaded, Severity};
 
@@ -135,12 +135,22 @@ fn text(screen: &Screen, loaded: &Loaded, sizes: TableSizes) -> String {
     );
     let _ = writeln!(
         out,
-        "  {} of lookup tables: {}, {}, {}, {}",
+        "  {} of lookup tables {}: {}, {}, {}, {}",
         bytes(sizes.bytes as u64),
+        match sizes.form {
+            TableForm::Near => "in the programs' own memory",
+            TableForm::Far => "in a map of their own",
+        },
         classes(sizes.address_classes),
         count(sizes.blocks, "block"),
         count(sizes.nodes, "node"),
         prefixes(sizes.ipv6_prefixes),
+    );
+    let _ = writeln!(
+        out,
+        "  a lookup takes at most {} for IPv4, {} for IPv6",
+        count(sizes.ipv4_steps, "step"),
+        count(sizes.ipv6_steps, "step"),
     );
     if !loaded.findings.is_empty() {
         out.push('\n');

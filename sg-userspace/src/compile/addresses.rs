@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{TooLarge, pool::Pool, services::Rows};
+use super::{TooLarge, arena::Arena, services::Rows};
 use crate::policy::{Policy, Prefix, Protocol, Remote};
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -17,10 +17,12 @@ pub(super) trait Address: Copy + Ord {
     fn prefixes(remote: &Remote) -> &[Prefix<Self>];
     /// The last address of `prefix`.
     fn last(prefix: Prefix<Self>) -> Self;
+    const ZERO: Self;
     fn next(self) -> Option<Self>;
 }
 
 impl Address for u32 {
+    const ZERO: u32 = 0;
     fn prefixes(remote: &Remote) -> &[Prefix<u32>] {
         &remote.v4
     }
@@ -33,6 +35,7 @@ impl Address for u32 {
 }
 
 impl Address for u128 {
+    const ZERO: u128 = 0;
     fn prefixes(remote: &Remote) -> &[Prefix<u128>] {
         &remote.v6
     }
@@ -146,7 +149,7 @@ impl RuleSets {
 
 /// The classes of one family's address space.
 pub(super) struct Classes<T> {
-    pub(super) default_class: u32,
+    default_class: u32,
     /// Prefixes in address order, parents before children, whose class is not their parent's.
     prefixes: Vec<(Prefix<T>, u32)>,
 }
@@ -157,7 +160,7 @@ pub(super) fn classes_of<T: Address>(
     policy: &Policy,
     sets: &mut RuleSets,
     rows: &mut Rows,
-    pool: &mut Pool,
+    arena: &mut Arena,
 ) -> Result<Classes<T>, TooLarge> {
     let mut named: Vec<(Prefix<T>, u32)> = Vec::new();
     for (index, (remote, _)) in sets.remotes.iter().enumerate() {
@@ -170,7 +173,7 @@ pub(super) fn classes_of<T: Address>(
         .iter()
         .take_while(|(p, _)| p.len == 0)
         .fold(0, |set, (_, remote)| sets.with_remote(set, *remote));
-    let default_class = rows.class_of(policy, sets, default_set, pool)?;
+    let default_class = rows.class_of(policy, sets, default_set, arena)?;
     let mut classes = Classes {
         default_class,
         prefixes: Vec::new(),
@@ -202,7 +205,7 @@ pub(super) fn classes_of<T: Address>(
         if set == parent_set {
             continue;
         }
-        let class = rows.class_of(policy, sets, set, pool)?;
+        let class = rows.class_of(policy, sets, set, arena)?;
         if class != parent_class {
             classes.prefixes.push((prefix, class));
         }
@@ -212,16 +215,14 @@ pub(super) fn classes_of<T: Address>(
 }
 
 impl<T: Address> Classes<T> {
-    pub(super) fn into_prefixes(self) -> Vec<(Prefix<T>, u32)> {
-        self.prefixes
+    pub(super) fn prefixes(&self) -> usize {
+        self.prefixes.len()
     }
-}
 
-impl Classes<u32> {
-    /// The class of every IPv4 address, as steps.
-    pub(super) fn steps(&self) -> Vec<(u32, u32)> {
-        let mut steps: Vec<(u32, u32)> = vec![(0, self.default_class)];
-        let mut set = |start: u32, class: u32| {
+    /// The class of every address, as steps.
+    pub(super) fn steps(&self) -> Vec<(T, u32)> {
+        let mut steps: Vec<(T, u32)> = vec![(T::ZERO, self.default_class)];
+        let mut set = |start: T, class: u32| {
             match steps.last_mut() {
                 Some(last) if last.0 == start => last.1 = class,
                 _ => steps.push((start, class)),
@@ -233,8 +234,8 @@ impl Classes<u32> {
                 steps.pop();
             }
         };
-        let mut around: Vec<(u32, u32)> = Vec::new();
-        let leave = |around: &mut Vec<(u32, u32)>, set: &mut dyn FnMut(u32, u32)| {
+        let mut around: Vec<(T, u32)> = Vec::new();
+        let leave = |around: &mut Vec<(T, u32)>, set: &mut dyn FnMut(T, u32)| {
             if let Some((last, _)) = around.pop()
                 && let Some(next) = last.next()
             {
@@ -246,7 +247,7 @@ impl Classes<u32> {
                 leave(&mut around, &mut set);
             }
             set(prefix.bits, *class);
-            around.push((u32::last(*prefix), *class));
+            around.push((T::last(*prefix), *class));
         }
         while !around.is_empty() {
             leave(&mut around, &mut set);

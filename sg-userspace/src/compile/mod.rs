@@ -6,22 +6,25 @@
 //! rows share an address class, and a prefix whose class is its parent's disappears.
 
 mod addresses;
-mod lookup;
-mod pool;
+mod arena;
 mod services;
+mod tree;
 
 use std::net::IpAddr;
 
 use sg_common::{
-    tables::{Block, Kind, Node, POINTER, ROOT_ENTRIES, Root, Row, Tables, row_index},
+    lookup::{
+        Line, NEAR_LINES, POINTER, Plain, ROOT_ENTRIES, Root, SHAPE_LINES, Shape, Tables, class4,
+        class6, column_index, judge,
+    },
+    tables::Kind,
     verdict::{Direction, Verdict},
 };
 
-use crate::policy::{Policy, Prefix};
+use crate::policy::Policy;
 use addresses::{Family, RuleSets, classes_of};
-pub use lookup::Lookup;
-use pool::Pool;
-use services::Rows;
+use arena::{Arena, Built};
+use services::{Row, Rows};
 
 /// How much kernel memory the tables of one policy may take, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -53,102 +56,168 @@ pub struct TooLarge {
 #[derive(Clone, Debug)]
 pub struct Compiled {
     pub root4: Box<Root>,
-    pub blocks: Vec<Block>,
-    pub nodes: Vec<Node>,
-    pub rows: Vec<Row>,
-    /// IPv6 prefixes whose class differs from that of the next shorter one, in address order,
-    /// parents before children.
-    pub prefixes6: Vec<(Prefix<u128>, u32)>,
-    /// Class of IPv6 addresses that no prefix covers.
-    pub default_class6: u32,
+    pub lines: Vec<Line>,
+    pub shape: Shape,
+    sizes: TableSizes,
+    opens_flows: bool,
 }
 
-/// Sizes that `check` prints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+/// Sizes and costs that `check` prints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct TableSizes {
     pub address_classes: usize,
+    /// Tables of 256 entries.
     pub blocks: usize,
+    /// Smaller tables, and nodes of trees.
     pub nodes: usize,
     pub ipv6_prefixes: usize,
-    /// Bytes of the array tables plus an estimate of 96 bytes for each IPv6 prefix in the trie.
     pub bytes: usize,
+    pub form: TableForm,
+    /// Memory accesses that depend on each other, at most, from a packet to its verdict by the rules.
+    pub ipv4_steps: usize,
+    pub ipv6_steps: usize,
+}
+
+/// Where the programs find the tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TableForm {
+    /// In their own memory.
+    #[default]
+    Near,
+    /// In an array map as long as it has to be; each step compares an index with its length.
+    Far,
 }
 
 /// Compiles `policy`; `slots[i]` is the counter slot of `policy.rules[i]`.
 pub fn compile(policy: &Policy, slots: &[u32], budget: Budget) -> Result<Compiled, TooLarge> {
     assert_eq!(policy.rules.len(), slots.len(), "one slot for each rule");
-    let mut pool = Pool::new(budget);
+    let mut arena = Arena::new(budget);
     let mut rows = Rows::new(policy, slots);
 
     let mut sets = RuleSets::new(policy, Family::V4);
-    let v4 = classes_of::<u32>(policy, &mut sets, &mut rows, &mut pool)?;
+    let v4 = classes_of::<u32>(policy, &mut sets, &mut rows, &mut arena)?;
     let mut root4 = Box::new([0u32; ROOT_ENTRIES]);
-    pool.fill_root(&mut root4, &v4.steps())?;
+    let mut addresses = Built::default();
+    arena.fill_root(&mut root4, &v4.steps(), &mut addresses)?;
 
     let mut sets = RuleSets::new(policy, Family::V6);
-    let v6 = classes_of::<u128>(policy, &mut sets, &mut rows, &mut pool)?;
+    let v6 = classes_of::<u128>(policy, &mut sets, &mut rows, &mut arena)?;
+    let trees = tree::build(&mut arena, &v6.steps())?;
 
-    let (blocks, nodes) = pool.into_parts();
+    let shape = Shape {
+        columns: rows.store(&mut arena)?,
+        roots6: trees.roots,
+        depth6: trees.depth,
+        low_depth6: trees.low_depth,
+        address_forms: addresses.forms,
+        port_forms: rows.built.forms,
+        classes: rows.rows().len() as u32,
+    };
+    let [few, several, parts, blocks] = arena.counts;
+    let mut lines = arena.into_lines();
+    lines[..SHAPE_LINES].copy_from_slice(&shape.to_lines());
+    // A column and what is below it.
+    let ports = 1 + rows.built.steps;
+    // A tree ends in its leaf, and the last bit of an address may make a difference.
+    let low_steps = match trees.low_depth {
+        0 => 0,
+        depth => depth as usize + 2,
+    };
+    let tree_steps = match trees.depth {
+        0 => 0,
+        depth => depth as usize + 1 + low_steps,
+    };
+    let sizes = TableSizes {
+        address_classes: rows.rows().len(),
+        blocks,
+        nodes: few + several + parts + trees.nodes,
+        ipv6_prefixes: v6.prefixes(),
+        bytes: size_of::<Root>() + size_of_val(&lines[..]),
+        form: match lines.len() <= NEAR_LINES {
+            true => TableForm::Near,
+            false => TableForm::Far,
+        },
+        ipv4_steps: 1 + addresses.steps + ports,
+        ipv6_steps: tree_steps + ports,
+    };
     Ok(Compiled {
         root4,
-        blocks,
-        nodes,
-        rows: rows.into_rows(),
-        default_class6: v6.default_class,
-        prefixes6: v6.into_prefixes(),
+        lines,
+        shape,
+        sizes,
+        opens_flows: opens_flows(rows.rows()),
     })
 }
 
-impl Tables for Compiled {
-    fn block(&self, index: u32) -> Option<&Block> {
-        self.blocks.get(index as usize)
-    }
-
-    fn node(&self, index: u32) -> Option<&Node> {
-        self.nodes.get(index as usize)
-    }
+/// Whether some packet that the rules accept could have an answer that they do not accept. A port
+/// table counts as accepting some of its numbers.
+fn opens_flows(rows: &[Row]) -> bool {
+    let accepts_all = |entry: u32| entry & POINTER == 0 && Verdict(entry).is_accept();
+    let may_accept = |entry: u32| entry & POINTER != 0 || Verdict(entry).is_accept();
+    rows.iter().any(|row| {
+        Direction::BOTH.into_iter().any(|direction| {
+            Kind::ALL.into_iter().any(|kind| {
+                let asked = row[column_index(direction, kind as u8)];
+                let answer = row[column_index(direction.opposite(), kind as u8)];
+                may_accept(asked) && !accepts_all(answer)
+            })
+        })
+    })
 }
 
 impl Compiled {
-    /// Whether some packet that the rules accept could have an answer that they do not accept, so
-    /// that flows have to be remembered. A port table counts as accepting some of its numbers.
+    /// Whether flows have to be remembered.
     pub fn opens_flows(&self) -> bool {
-        let accepts_all = |entry: u32| entry & POINTER == 0 && Verdict(entry).is_accept();
-        let may_accept = |entry: u32| entry & POINTER != 0 || Verdict(entry).is_accept();
-        self.rows.iter().any(|row| {
-            Direction::BOTH.into_iter().any(|direction| {
-                Kind::ALL.into_iter().any(|kind| {
-                    let asked = row[row_index(direction, kind as u8)];
-                    let answer = row[row_index(direction.opposite(), kind as u8)];
-                    may_accept(asked) && !accepts_all(answer)
-                })
-            })
-        })
+        self.opens_flows
     }
 
-    /// For many questions.
-    pub fn lookup(&self) -> Lookup<'_> {
-        Lookup::new(self)
+    fn tables(&self) -> Plain<'_> {
+        Plain {
+            root4: &self.root4[..],
+            lines: &self.lines,
+            shape: &self.shape,
+        }
     }
 
-    /// What the kernel would decide by the rules alone, for one question.
+    /// The address class of `remote`.
+    pub fn class(&self, remote: IpAddr) -> Option<u32> {
+        class_of(&self.tables(), remote)
+    }
+
+    /// What the kernel would decide by the rules alone.
     pub fn decide(&self, direction: Direction, remote: IpAddr, kind: Kind, number: u16) -> Verdict {
-        self.lookup().decide(direction, remote, kind, number)
+        decide(&self.tables(), direction, remote, kind, number)
     }
 
     pub fn sizes(&self) -> TableSizes {
-        TableSizes {
-            address_classes: self.rows.len(),
-            blocks: self.blocks.len(),
-            nodes: self.nodes.len(),
-            ipv6_prefixes: self.prefixes6.len(),
-            bytes: size_of::<Root>()
-                + size_of_val(&self.blocks[..])
-                + size_of_val(&self.nodes[..])
-                + size_of_val(&self.rows[..])
-                + self.prefixes6.len() * 96,
+        self.sizes
+    }
+}
+
+/// The address class of `remote` in any tables.
+pub fn class_of(tables: &impl Tables, remote: IpAddr) -> Option<u32> {
+    match remote {
+        IpAddr::V4(address) => class4(tables, address.into()),
+        IpAddr::V6(address) => {
+            let address = u128::from(address);
+            class6(tables, (address >> 64) as u64, address as u64)
         }
+    }
+}
+
+/// The verdict of the rules in any tables.
+pub fn decide(
+    tables: &impl Tables,
+    direction: Direction,
+    remote: IpAddr,
+    kind: Kind,
+    number: u16,
+) -> Verdict {
+    match class_of(tables, remote) {
+        Some(class) => judge(tables, class, direction, kind as u8, number),
+        None => Verdict::no_match(direction),
     }
 }
 

@@ -4,9 +4,10 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
 use sg_common::{
+    lookup::{COLUMNS, LINE_WORDS, column_index},
     tables::{
-        IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, Row,
-        icmp_number, other_number, row_index,
+        IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, icmp_number,
+        other_number,
     },
     verdict::{Direction, Verdict},
 };
@@ -14,9 +15,12 @@ use sg_common::{
 use super::{
     TooLarge,
     addresses::{Family, RuleSets, SetId},
-    pool::Pool,
+    arena::{Arena, Built},
 };
 use crate::policy::{Policy, Protocol, Rule};
+
+/// What an address class decides: an entry for each column.
+pub(super) type Row = [u32; COLUMNS];
 
 /// The distinct rows so far; a row's index is an address class.
 pub(super) struct Rows {
@@ -24,6 +28,7 @@ pub(super) struct Rows {
     rows: Vec<Row>,
     classes: HashMap<Row, u32>,
     of_set: HashMap<(Family, SetId), u32>,
+    pub(super) built: Built,
 }
 
 impl Rows {
@@ -38,11 +43,33 @@ impl Rows {
             rows: Vec::new(),
             classes: HashMap::new(),
             of_set: HashMap::new(),
+            built: Built::default(),
         }
     }
 
-    pub(super) fn into_rows(self) -> Vec<Row> {
-        self.rows
+    pub(super) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// Stores the rows column by column, equal ones once: a packet's direction and kind have all
+    /// their entries side by side. Returns the word at which each column begins.
+    pub(super) fn store(&self, arena: &mut Arena) -> Result<[u32; COLUMNS], TooLarge> {
+        let mut begins = [0; COLUMNS];
+        let mut known: HashMap<Vec<u32>, u32> = HashMap::new();
+        for (index, begin) in begins.iter_mut().enumerate() {
+            let column: Vec<u32> = self.rows.iter().map(|row| row[index]).collect();
+            if let Some(stored) = known.get(&column) {
+                *begin = *stored;
+                continue;
+            }
+            let line = arena.take_lines(column.len().div_ceil(LINE_WORDS))?;
+            for (word, entry) in arena.words_mut(line).zip(&column) {
+                *word = *entry;
+            }
+            *begin = line * LINE_WORDS as u32;
+            known.insert(column, *begin);
+        }
+        Ok(begins)
     }
 
     /// The class of addresses covered by exactly the rules of `set`.
@@ -51,12 +78,12 @@ impl Rows {
         policy: &Policy,
         sets: &RuleSets,
         set: SetId,
-        pool: &mut Pool,
+        arena: &mut Arena,
     ) -> Result<u32, TooLarge> {
         if let Some(&class) = self.of_set.get(&(sets.family, set)) {
             return Ok(class);
         }
-        let row = self.row(policy, &sets.rules(set), sets.family, pool)?;
+        let row = self.row(policy, &sets.rules(set), sets.family, arena)?;
         let next = self.rows.len() as u32;
         let class = *self.classes.entry(row).or_insert(next);
         if class == next {
@@ -67,11 +94,11 @@ impl Rows {
     }
 
     fn row(
-        &self,
+        &mut self,
         policy: &Policy,
         rules: &[u32],
         family: Family,
-        pool: &mut Pool,
+        arena: &mut Arena,
     ) -> Result<Row, TooLarge> {
         let mut row = Row::default();
         for direction in Direction::BOTH {
@@ -84,7 +111,8 @@ impl Rows {
                     }
                 }
                 let steps = claims.into_steps(Verdict::no_match(direction));
-                row[row_index(direction, kind as u8)] = pool.table16(&steps, 0)?;
+                row[column_index(direction, kind as u8)] =
+                    arena.table16(&steps, 0, &mut self.built)?;
             }
         }
         Ok(row)

@@ -179,7 +179,6 @@ fn apply_locked(
         max_flows,
         essential: policy.essential,
         timeouts: policy.timeouts,
-        default_class6: compiled.default_class6,
         opens_flows,
         has_flows,
         rules: assignment.rules,
@@ -205,7 +204,7 @@ fn apply_locked(
         state.outbound_program = program_id(programs.outbound()?.info())?;
         let mut seeding = None;
         if is_first && !options.cut_existing {
-            let rules = compiled.lookup();
+            let rules = &compiled;
             let seeding = seeding.insert(Seeding::new(rules, generation, pins, max_flows)?);
             seeding.before()?;
         }

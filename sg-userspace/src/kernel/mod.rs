@@ -10,7 +10,6 @@ pub mod interfaces;
 pub mod netns;
 pub mod pins;
 pub mod programs;
-mod room;
 pub mod seed;
 mod shared;
 mod slots;

@@ -5,7 +5,6 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Map, MapInfo, MapType};
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
@@ -14,10 +13,9 @@ use sg_common::counters::SlotCounters;
 use sg_common::event::EventLimit;
 use sg_common::flow::{FlowKey4, FlowKey6, FlowStats, FlowValue, TIMEOUTS};
 use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
-use sg_common::tables::{NEAR_BLOCKS, NEAR_NODES, NEAR_ROWS, NearTables};
+use sg_common::lookup::{LINE_WORDS, Line, NEAR_LINES, NearTables};
 
 use super::pins::InterfacePins;
-use super::room::with_room;
 use super::shared::CounterReader;
 use super::{KernelError, sys};
 use crate::compile::Compiled;
@@ -111,12 +109,11 @@ impl Programs {
         let keep_flows = u8::from(generation.keep_flows);
         let has_flows = u8::from(generation.has_flows);
         let logs = u8::from(generation.has_logging_rules);
-        let has_prefixes6 = u8::from(!compiled.prefixes6.is_empty());
-        let entries = |len: usize| u32::try_from(len.max(1)).unwrap_or(u32::MAX);
-        let is_near = generation.may_be_near && fits_near(compiled);
+        let shape = &compiled.shape;
+        let is_near = generation.may_be_near && compiled.lines.len() <= NEAR_LINES;
         let near = u8::from(is_near);
-        // What is near has no map.
-        let far = |len: usize| if is_near { 1 } else { entries(len) };
+        // What is near needs no map.
+        let far_lines = if is_near { 1 } else { compiled.lines.len() };
 
         let mut loader = loader_without_btf();
         loader
@@ -128,14 +125,15 @@ impl Programs {
             .override_global("SG_HAS_FLOWS", &has_flows, true)
             .override_global("SG_HAS_NEAR_TABLES", &near, true)
             .override_global("SG_LOGS", &logs, true)
-            .override_global("SG_DEFAULT_CLASS6", &compiled.default_class6, true)
-            .override_global("SG_HAS_PREFIXES6", &has_prefixes6, true)
+            .override_global("SG_COLUMNS", &shape.columns[..], true)
+            .override_global("SG_ROOTS6", &shape.roots6[..], true)
+            .override_global("SG_DEPTH6", &shape.depth6, true)
+            .override_global("SG_LOW_DEPTH6", &shape.low_depth6, true)
+            .override_global("SG_ADDRESS_FORMS", &shape.address_forms, true)
+            .override_global("SG_PORT_FORMS", &shape.port_forms, true)
             .override_global("SG_TIMEOUTS", &timeouts[..], true)
             .override_global(aya_log::LEVEL, &generation.log_level, true)
-            .map_max_entries("sg_blocks", far(compiled.blocks.len()))
-            .map_max_entries("sg_nodes", far(compiled.nodes.len()))
-            .map_max_entries("sg_rows", far(compiled.rows.len()))
-            .map_max_entries("sg_prefixes6", entries(compiled.prefixes6.len()))
+            .map_max_entries(FAR, u32::try_from(far_lines).unwrap_or(u32::MAX))
             .map_max_entries("sg_counters", shared.counter_slots.max(1))
             .map_max_entries("sg_events", EVENT_RING_BYTES)
             .map_max_entries("sg_flows4", shared.max_flows.max(1))
@@ -171,16 +169,13 @@ impl Programs {
                 loader.map_pin_path(name, path);
             }
         }
-        let mut ebpf = undisturbed(|| loader.load(OBJECT))
+        let ebpf = undisturbed(|| loader.load(OBJECT))
             .map_err(|e| KernelError::bpf("creating the BPF maps", e))?;
 
         fill_near(&ebpf, compiled, is_near)?;
         if !is_near {
-            fill(&ebpf, "sg_blocks", bytes_of(compiled.blocks.as_flattened()))?;
-            fill(&ebpf, "sg_nodes", bytes_of(compiled.nodes.as_flattened()))?;
-            fill(&ebpf, "sg_rows", bytes_of(compiled.rows.as_flattened()))?;
+            fill(&ebpf, FAR, bytes_of(words_of(&compiled.lines)))?;
         }
-        fill_prefixes6(&mut ebpf, compiled)?;
 
         let mut programs = Programs {
             ebpf,
@@ -374,16 +369,17 @@ fn fill(ebpf: &Ebpf, name: &'static str, bytes: &[u8]) -> Result<(), KernelError
         .map_err(|e| KernelError::io(format!("filling the table {name}"), e))
 }
 
-/// The section of the programs' plain memory, as the loader names its map.
-pub(super) const NEAR: &str = ".bss";
-
-fn fits_near(compiled: &Compiled) -> bool {
-    compiled.rows.len() <= NEAR_ROWS
-        && compiled.nodes.len() <= NEAR_NODES
-        && compiled.blocks.len() <= NEAR_BLOCKS
+fn words_of(lines: &[Line]) -> &[u32] {
+    // SAFETY: a line is so many words and nothing else, and lines in a slice follow each other.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LINE_WORDS) }
 }
 
-/// Writes [`NearTables`]: the first level of IPv4, and if `has_all` the other tables.
+/// The section of the programs' plain memory, as the loader names its map.
+pub(super) const NEAR: &str = ".bss";
+/// The map of all lines that are not near.
+pub(super) const FAR: &str = "sg_lines";
+
+/// Writes [`NearTables`]: the first level of IPv4, and if `has_all` the lines too.
 fn fill_near(ebpf: &Ebpf, compiled: &Compiled, has_all: bool) -> Result<(), KernelError> {
     let Some(Map::Array(map)) = ebpf.map(NEAR) else {
         return Err(broken_object(NEAR));
@@ -392,29 +388,10 @@ fn fill_near(ebpf: &Ebpf, compiled: &Compiled, has_all: bool) -> Result<(), Kern
     let mut write = |at: usize, from: &[u32]| words[at / 4..][..from.len()].copy_from_slice(from);
     write(offset_of!(NearTables, root4), &compiled.root4[..]);
     if has_all {
-        write(offset_of!(NearTables, has_all), &[1]);
-        write(offset_of!(NearTables, rows), compiled.rows.as_flattened());
-        write(offset_of!(NearTables, nodes), compiled.nodes.as_flattened());
-        write(
-            offset_of!(NearTables, blocks),
-            compiled.blocks.as_flattened(),
-        );
+        write(offset_of!(NearTables, lines), words_of(&compiled.lines));
     }
     let fd = map.fd().as_fd();
     sys::write_value(fd, &0, bytes_of(&words))
         .and_then(|()| sys::freeze(fd))
         .map_err(|e| KernelError::io("filling the tables", e))
-}
-
-fn fill_prefixes6(ebpf: &mut Ebpf, compiled: &Compiled) -> Result<(), KernelError> {
-    const NAME: &str = "sg_prefixes6";
-    let map = ebpf.map_mut(NAME).ok_or_else(|| broken_object(NAME))?;
-    let mut trie: LpmTrie<_, [u8; 16], u32> =
-        LpmTrie::try_from(map).map_err(|e| KernelError::bpf("opening the IPv6 table", e))?;
-    for (prefix, class) in &compiled.prefixes6 {
-        let key = Key::new(u32::from(prefix.len), prefix.bits.to_be_bytes());
-        with_room(|| trie.insert(&key, class, 0))
-            .map_err(|e| KernelError::bpf("filling the IPv6 table", e))?;
-    }
-    Ok(())
 }

@@ -217,7 +217,6 @@ mod tests {
             max_flows: 1,
             essential: true,
             timeouts: sg_common::flow::Timeout::defaults(),
-            default_class6: 0,
             opens_flows: true,
             has_flows: true,
             rules: assignment.rules.clone(),

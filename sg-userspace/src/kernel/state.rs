@@ -48,7 +48,6 @@ pub struct State {
     /// As the programs were told: see [`crate::policy::Policy`] and [`crate::compile::Compiled`].
     pub essential: bool,
     pub timeouts: [u32; TIMEOUTS],
-    pub default_class6: u32,
     /// Packets that the policy accepts may open flows.
     pub opens_flows: bool,
     /// The programs look at the flow tables; otherwise there is nothing in them.
@@ -258,7 +257,6 @@ mod tests {
             max_flows: 10,
             essential: true,
             timeouts: sg_common::flow::Timeout::defaults(),
-            default_class6: 0,
             opens_flows: true,
             has_flows: true,
             rules: vec![SlotOwner {

@@ -110,21 +110,6 @@ pub(super) fn fill_array(map: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes `bytes` of memory and gives them back. Unlike what the kernel allocates for a map entry,
-/// this waits for memory that has to be reclaimed first; what was, is free afterwards.
-pub(super) fn reclaim(bytes: usize) {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
-    // SAFETY: a new mapping at an address of the kernel's choice, which nothing but the `munmap`
-    // of the same range refers to.
-    unsafe {
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let memory = libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0);
-        if memory != libc::MAP_FAILED {
-            libc::munmap(memory, bytes);
-        }
-    }
-}
-
 /// Forbids further writes from userspace.
 pub(super) fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = zeroed();

@@ -92,7 +92,7 @@ pub fn explain_attached(
     if let Some(early) = before_the_rules(question, state.essential) {
         return Ok(early);
     }
-    let tables = LiveTables::open(&attached.pins, state)?;
+    let tables = LiveTables::open(&attached.pins)?;
     let (kind, number) = question.lookup();
     let verdict = tables.decide(question.direction, question.remote, kind, number);
     if verdict.slot() < FIRST_RULE_SLOT {

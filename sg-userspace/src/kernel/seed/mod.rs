@@ -19,7 +19,7 @@ use sg_common::tables::{IPPROTO_TCP, IPPROTO_UDP};
 use super::KernelError;
 use super::flow_tables::{Ledger, monotonic_now};
 use super::pins::InterfacePins;
-use crate::compile::Lookup;
+use crate::compile::Compiled;
 use decide::decide;
 use existing::{Existing, Key};
 use tables::FlowTables;
@@ -38,7 +38,7 @@ pub struct Seeded {
 
 /// The seeding around a first attachment: [`Seeding::before`] it and [`Seeding::after`] it.
 pub struct Seeding<'a> {
-    rules: Lookup<'a>,
+    rules: &'a Compiled,
     generation: u32,
     tables: FlowTables,
     /// The addresses of this network namespace.
@@ -59,7 +59,7 @@ struct Entry {
 impl<'a> Seeding<'a> {
     /// The flow tables pinned at `pins`, with room for `max_flows`, must be there and empty.
     pub fn new(
-        rules: Lookup<'a>,
+        rules: &'a Compiled,
         generation: u32,
         pins: &InterfacePins,
         max_flows: u32,

@@ -1,0 +1,494 @@
+//! Geometry of the lookup tables and the walks through them, shared by kernel and host: address →
+//! class → entry of a column → verdict.
+//!
+//! Everything but the first level of IPv4 is one list of *lines* of 64 bytes, so that a step costs
+//! one cache line. An *entry* is 32 bits: a leaf (bit 31 clear; an address class or a [`Verdict`]),
+//! or a pointer to what decides further:
+//!
+//! ```text
+//!  31  30-29  28-27  26-0
+//!   1   form  shift  position, in quarters of a line
+//!        0    -      few:   up to 2 keys and 3 leaves in a quarter of a line
+//!        1    -      several: up to 10 keys and 11 leaves in a line
+//!        2    n      part:  a line of 16 entries, by the 4 bits of the number from bit 4n on
+//!        3    -      block: 16 lines of 256 entries, by the high 8 bits of the number
+//! ```
+//!
+//! The low half of an IPv4 address and a port are both 16-bit numbers, so both are resolved by the
+//! same walk. *Few* and *several* divide the numbers at their keys, by arithmetic instead of branches:
+//! which side of a key a random packet lies on cannot be predicted.
+//!
+//! ```text
+//! IPv4 address ─ high 16 bits → root ─┬─ leaf ──────────────────────────→ class
+//!                                     └─ low 16 bits → (block) → (part …) → few or several → class
+//! IPv6 address ─ high 64 bits → tree ─┬─ leaf ──────────────────────────→ class
+//!                                     └─ low 64 bits → tree ────────────→ class
+//! class, direction, kind → column ─┬─ leaf ─────────────────────────────→ verdict
+//!                                  └─ port, ICMP type and code, protocol → (block) → … → verdict
+//! ```
+//!
+//! A *tree* divides 63-bit numbers. A node is a line: seven keys, and where its children begin; the
+//! last level's children are entries. All branches are equally deep, and the depth is known when a
+//! program is loaded. The topmost bit chooses between two trees for the high half of an address; the
+//! lowest one chooses last, where it matters, for the low half.
+
+use crate::verdict::{Direction, Verdict};
+
+/// Set in an entry that is no leaf.
+pub const POINTER: u32 = 1 << 31;
+
+pub const ROOT_ENTRIES: usize = 1 << 16;
+pub const LINE_WORDS: usize = 16;
+pub const BLOCK_ENTRIES: usize = 256;
+
+/// First level of IPv4: an entry for each /16.
+pub type Root = [u32; ROOT_ENTRIES];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C, align(64))]
+pub struct Line(pub [u32; LINE_WORDS]);
+
+impl Line {
+    pub const EMPTY: Line = Line([0; LINE_WORDS]);
+
+    #[inline(always)]
+    pub fn pairs(&self) -> &[u64; LINE_WORDS / 2] {
+        // SAFETY: a line is as long as eight of these and aligned to more; all bits are valid.
+        unsafe { &*(&raw const *self).cast() }
+    }
+
+    #[inline(always)]
+    pub fn pairs_mut(&mut self) -> &mut [u64; LINE_WORDS / 2] {
+        // SAFETY: as above.
+        unsafe { &mut *(&raw mut *self).cast() }
+    }
+}
+
+/// What a pointer points to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Form {
+    Few = 0,
+    Several = 1,
+    Part = 2,
+    Block = 3,
+}
+
+/// Sets of forms, as bits: what a policy's tables do not use is removed from the programs.
+pub type Forms = u32;
+
+impl Form {
+    pub const ALL: [Form; 4] = [Form::Few, Form::Several, Form::Part, Form::Block];
+
+    pub const fn bit(self) -> Forms {
+        1 << self as u32
+    }
+
+    /// The top three bits of an entry of this form.
+    const fn head(self) -> u32 {
+        4 | self as u32
+    }
+}
+
+pub const FEW_KEYS: usize = 2;
+pub const SEVERAL_KEYS: usize = 10;
+/// Words of keys in front of the leaves.
+pub const FEW_LEAVES_AT: usize = 1;
+pub const SEVERAL_LEAVES_AT: usize = 5;
+
+pub const POSITION_MASK: u32 = (1 << 27) - 1;
+const SHIFT_AT: u32 = 27;
+
+/// An entry that points to `position`, in quarters of a line. `shift` is the first bit of the number
+/// that a part looks at; other forms have none.
+pub const fn pointer(form: Form, shift: u32, position: u32) -> u32 {
+    POINTER | (form as u32) << 29 | (shift / 4) << SHIFT_AT | position
+}
+
+/// How a key is stored: a number plus this carries out of 16 bits from the key on. A key is never
+/// zero, so zero is no key.
+pub const fn stored_key(key: u16) -> u16 {
+    key.wrapping_neg()
+}
+
+/// Deepest tree. Eight levels of eight children divide more than a policy can name.
+pub const MAX_DEPTH: u32 = 8;
+pub const NODE_KEYS: usize = 7;
+/// The word of a node that says where its children begin: the number of a line, or on the last level
+/// that of a word.
+pub const NODE_CHILDREN: usize = 14;
+/// Stored for a key that a node does not have: beyond every number.
+pub const NO_KEY: u64 = 1 << 63;
+
+/// What the 16-bit number of a port table means, by protocol; with the direction it names a column.
+pub const COLUMNS: usize = 16;
+
+/// Index of a column; `kind` is a [`crate::tables::Kind`] as a number, masked so that the verifier
+/// sees that the index is inside the list.
+#[inline(always)]
+pub const fn column_index(direction: Direction, kind: u8) -> usize {
+    direction as usize * 8 + (kind & 7) as usize
+}
+
+/// Where things are in the lines: constants of a generation, kept in [`SHAPE_LINES`] too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Shape {
+    /// The word at which each column begins: an entry for each class.
+    pub columns: [u32; COLUMNS],
+    /// Lines of the two trees for the high half of IPv6 addresses; their leaves, if they have no depth.
+    pub roots6: [u32; 2],
+    pub depth6: u32,
+    /// Depth of the trees for low halves; zero when no prefix is longer than 64 bits.
+    pub low_depth6: u32,
+    pub address_forms: Forms,
+    pub port_forms: Forms,
+    /// Number of address classes.
+    pub classes: u32,
+}
+
+/// The first lines hold the [`Shape`].
+pub const SHAPE_LINES: usize = 2;
+
+/// Lines that the programs find at an address they know, if all of a policy's fit: elsewhere a step
+/// is an array lookup of a dozen instructions. A power of two, so that an index can be masked.
+pub const NEAR_LINES: usize = 1 << 14;
+
+/// The programs' own memory.
+#[repr(C, align(64))]
+pub struct NearTables {
+    pub root4: Root,
+    pub lines: [Line; NEAR_LINES],
+}
+
+/// Read access to the tables. `None` means that an index lies outside of them, which the compiler
+/// never produces and every caller takes for "nothing accepts this".
+pub trait Tables {
+    fn root4(&self, high: u16) -> u32;
+    fn line(&self, index: u32) -> Option<&Line>;
+    fn column(&self, index: usize) -> u32;
+    fn root6(&self, index: usize) -> u32;
+    fn depth6(&self) -> u32;
+    fn low_depth6(&self) -> u32;
+    fn address_forms(&self) -> Forms;
+    fn port_forms(&self) -> Forms;
+}
+
+/// Tables in plain memory, as the host reads them.
+#[derive(Clone, Copy)]
+pub struct Plain<'a> {
+    /// [`ROOT_ENTRIES`] of them.
+    pub root4: &'a [u32],
+    pub lines: &'a [Line],
+    pub shape: &'a Shape,
+}
+
+impl Tables for Plain<'_> {
+    fn root4(&self, high: u16) -> u32 {
+        self.root4.get(usize::from(high)).copied().unwrap_or(0)
+    }
+
+    fn line(&self, index: u32) -> Option<&Line> {
+        self.lines.get(index as usize)
+    }
+
+    fn column(&self, index: usize) -> u32 {
+        self.shape.columns[index]
+    }
+
+    fn root6(&self, index: usize) -> u32 {
+        self.shape.roots6[index & 1]
+    }
+
+    fn depth6(&self) -> u32 {
+        self.shape.depth6
+    }
+
+    fn low_depth6(&self) -> u32 {
+        self.shape.low_depth6
+    }
+
+    fn address_forms(&self) -> Forms {
+        self.shape.address_forms
+    }
+
+    fn port_forms(&self) -> Forms {
+        self.shape.port_forms
+    }
+}
+
+impl Shape {
+    /// As the first lines hold it.
+    pub fn to_lines(&self) -> [Line; SHAPE_LINES] {
+        let mut lines = [Line::EMPTY; SHAPE_LINES];
+        let [first, second] = &mut lines;
+        first.0 = self.columns;
+        second.0[..2].copy_from_slice(&self.roots6);
+        second.0[2] = self.depth6;
+        second.0[3] = self.low_depth6;
+        second.0[4] = self.address_forms;
+        second.0[5] = self.port_forms;
+        second.0[6] = self.classes;
+        lines
+    }
+
+    /// Whether these lines hold no shape, since all lines are in the other place.
+    pub fn is_elsewhere(lines: &[Line]) -> bool {
+        // A policy has one class at least.
+        Shape::from_lines(lines).is_none_or(|shape| shape.classes == 0)
+    }
+
+    pub fn from_lines(lines: &[Line]) -> Option<Shape> {
+        let [first, second, ..] = lines else {
+            return None;
+        };
+        Some(Shape {
+            columns: first.0,
+            roots6: [second.0[0], second.0[1]],
+            depth6: second.0[2],
+            low_depth6: second.0[3],
+            address_forms: second.0[4],
+            port_forms: second.0[5],
+            classes: second.0[6],
+        })
+    }
+}
+
+/// Looks at the bit as part of a wider number: without 32-bit arithmetic a sign costs two shifts.
+#[inline(always)]
+pub const fn is_pointer(entry: u32) -> bool {
+    entry as u64 >> 31 != 0
+}
+
+#[inline(always)]
+const fn has_form(entry: u32, form: Form) -> bool {
+    entry >> 29 == form.head()
+}
+
+#[inline(always)]
+fn word<T: Tables>(tables: &T, index: u32) -> Option<u32> {
+    Some(tables.line(index >> 4)?.0[(index & 15) as usize])
+}
+
+/// The leaf for `number` below `entry`: at most five steps.
+#[inline(always)]
+pub fn walk16<T: Tables>(tables: &T, forms: Forms, entry: u32, number: u16) -> Option<u32> {
+    if !is_pointer(entry) {
+        return Some(entry);
+    }
+    let number = u64::from(number);
+    let mut entry = entry;
+    if forms & Form::Block.bit() != 0 && has_form(entry, Form::Block) {
+        let position = entry & POSITION_MASK;
+        entry = word(tables, position * 4 + (number >> 8) as u32)?;
+    }
+    if forms & Form::Part.bit() != 0 {
+        for _ in 0..4 {
+            if !has_form(entry, Form::Part) {
+                break;
+            }
+            let line = (entry & POSITION_MASK) >> 2;
+            let shift = (entry >> SHIFT_AT & 3) * 4;
+            entry = tables.line(line)?.0[(number >> shift & 15) as usize];
+        }
+    }
+    if forms & (Form::Block.bit() | Form::Part.bit()) != 0 && !is_pointer(entry) {
+        return Some(entry);
+    }
+    let position = entry & POSITION_MASK;
+    let line = tables.line(position >> 2)?;
+    let has_few = forms & Form::Few.bit() != 0;
+    let has_several = forms & Form::Several.bit() != 0;
+    if has_few && (!has_several || has_form(entry, Form::Few)) {
+        return Some(few(line, position & 3, number));
+    }
+    if has_several {
+        return Some(several(line, number));
+    }
+    None
+}
+
+#[inline(always)]
+fn few(line: &Line, quarter: u32, number: u64) -> u32 {
+    let at = quarter as usize * 4;
+    let keys = u64::from(line.0[at]);
+    let index = ((number + (keys & 0xffff)) >> 16) + ((number + (keys >> 16)) >> 16);
+    line.0[(at + FEW_LEAVES_AT + index as usize) & 15]
+}
+
+#[inline(always)]
+fn several(line: &Line, number: u64) -> u32 {
+    const ONES: u64 = 0x0001_0001_0001_0001;
+    const TOPS: u64 = ONES << 15;
+    let number = number * ONES;
+    let low = number & !TOPS;
+    // Four additions of 16 bits at once, of which only the carries are wanted.
+    let carries = |keys: u64| {
+        let sums = (keys & !TOPS) + low;
+        ((keys & number | (keys | number) & sums) & TOPS) >> 15
+    };
+    let pairs = line.pairs();
+    let counts = carries(pairs[0]) + carries(pairs[1]) + carries(u64::from(line.0[4]));
+    let index = counts.wrapping_mul(ONES) >> 48;
+    line.0[(SEVERAL_LEAVES_AT + index as usize) & 15]
+}
+
+/// The child of a tree that `number` (63 bits) is in.
+#[inline(always)]
+fn descend<T: Tables>(tables: &T, root: u32, depth: u32, number: u64) -> Option<u32> {
+    let mut at = root;
+    for level in 0..MAX_DEPTH {
+        if level == depth {
+            break;
+        }
+        let node = tables.line(at)?;
+        let pairs = node.pairs();
+        let mut before = 0;
+        for key in &pairs[..NODE_KEYS] {
+            before += number.wrapping_sub(*key) >> 63;
+        }
+        at = node.0[NODE_CHILDREN]
+            .wrapping_add(NODE_KEYS as u32)
+            .wrapping_sub(before as u32);
+    }
+    Some(at)
+}
+
+/// The class of an IPv4 address.
+#[inline(always)]
+pub fn class4<T: Tables>(tables: &T, address: u32) -> Option<u32> {
+    let entry = tables.root4((address >> 16) as u16);
+    walk16(tables, tables.address_forms(), entry, address as u16)
+}
+
+/// The class of an IPv6 address, given as its two halves.
+#[inline(always)]
+pub fn class6<T: Tables>(tables: &T, high: u64, low: u64) -> Option<u32> {
+    let depth = tables.depth6();
+    let root = tables.root6((high >> 63) as usize);
+    if depth == 0 {
+        return Some(root);
+    }
+    let at = descend(tables, root, depth, high & !(1 << 63))?;
+    let mut entry = word(tables, at)?;
+    let low_depth = tables.low_depth6();
+    if low_depth != 0 && is_pointer(entry) {
+        let at = descend(tables, entry & !POINTER, low_depth, low >> 1)?;
+        entry = word(tables, at)?;
+        if is_pointer(entry) {
+            entry = word(tables, (entry & !POINTER) + (low & 1) as u32)?;
+        }
+    }
+    Some(entry)
+}
+
+/// The entry of `class` in a column.
+#[inline(always)]
+pub fn column_entry<T: Tables>(
+    tables: &T,
+    class: u32,
+    direction: Direction,
+    kind: u8,
+) -> Option<u32> {
+    let begin = tables.column(column_index(direction, kind));
+    word(tables, begin.wrapping_add(class))
+}
+
+/// The verdict below an entry of a column.
+#[inline(always)]
+pub fn verdict_below<T: Tables>(
+    tables: &T,
+    entry: u32,
+    direction: Direction,
+    number: u16,
+) -> Verdict {
+    match walk16(tables, tables.port_forms(), entry, number) {
+        Some(leaf) => Verdict(leaf),
+        None => Verdict::no_match(direction),
+    }
+}
+
+/// The verdict of one direction's rules for `number` of `kind` (a [`crate::tables::Kind`] as a
+/// number), for a remote address of `class`.
+#[inline(always)]
+pub fn judge<T: Tables>(
+    tables: &T,
+    class: u32,
+    direction: Direction,
+    kind: u8,
+    number: u16,
+) -> Verdict {
+    match column_entry(tables, class, direction, kind) {
+        Some(entry) => verdict_below(tables, entry, direction, number),
+        None => Verdict::no_match(direction),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(keys: &[u16]) -> Line {
+        let mut line = Line::EMPTY;
+        for (i, key) in keys.iter().enumerate() {
+            line.0[i / 2] |= u32::from(stored_key(*key)) << (i % 2 * 16);
+        }
+        line
+    }
+
+    /// Every number against every key, counted the plain way.
+    #[test]
+    fn few_and_several_count_the_keys_that_a_number_has_reached() {
+        let lists: [&[u16]; 6] = [
+            &[1],
+            &[65535],
+            &[22, 23],
+            &[1, 32767, 32768, 65535],
+            &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
+            &[
+                1000, 2000, 30000, 32767, 32768, 32769, 40000, 50000, 65534, 65535,
+            ],
+        ];
+        for keys in lists {
+            let mut several_line = line(keys);
+            for (i, leaf) in several_line.0[SEVERAL_LEAVES_AT..].iter_mut().enumerate() {
+                *leaf = i as u32;
+            }
+            for number in 0..=u16::MAX {
+                let reached = keys.iter().filter(|&&key| number >= key).count() as u32;
+                assert_eq!(
+                    several(&several_line, number.into()),
+                    reached,
+                    "{keys:?} {number}"
+                );
+                if keys.len() > FEW_KEYS {
+                    continue;
+                }
+                for quarter in 0..4 {
+                    let mut few_line = Line::EMPTY;
+                    let at = quarter as usize * 4;
+                    few_line.0[at] = line(keys).0[0];
+                    few_line.0[at + 1..at + 4].copy_from_slice(&[0, 1, 2]);
+                    assert_eq!(few(&few_line, quarter, number.into()), reached);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_entry_keeps_its_parts() {
+        for form in Form::ALL {
+            for shift in [0, 4, 8, 12] {
+                let entry = pointer(form, shift, POSITION_MASK);
+                assert!(is_pointer(entry));
+                assert!(
+                    Form::ALL
+                        .iter()
+                        .all(|&other| has_form(entry, other) == (other == form))
+                );
+                assert_eq!((entry >> SHIFT_AT & 3) * 4, shift);
+                assert_eq!(entry & POSITION_MASK, POSITION_MASK);
+            }
+        }
+    }
+}
