@@ -21,16 +21,19 @@
 //! ```text
 //! IPv4 address ─ high 16 bits → root ─┬─ leaf ──────────────────────────→ class
 //!                                     └─ low 16 bits → (block) → (part …) → few or several → class
+//!              └ hash → eight hosts ─── if it is one of them ───────────→ class instead
 //! IPv6 address ─ high 64 bits → tree ─┬─ leaf ──────────────────────────→ class
 //!                                     └─ low 64 bits → tree ────────────→ class
 //! class, direction, kind → column ─┬─ leaf ─────────────────────────────→ verdict
 //!                                  └─ port, ICMP type and code, protocol → (block) → … → verdict
 //! ```
 //!
-//! A *tree* divides 63-bit numbers. A node is a line: seven keys, and where its children begin; the
-//! last level's children are entries. All branches are equally deep, and the depth is known when a
-//! program is loaded. The topmost bit chooses between two trees for the high half of an address; the
-//! lowest one chooses last, where it matters, for the low half.
+//! A *tree* divides numbers of at most 63 bits. A node is a line: seven keys, and where its children
+//! begin; a node of the last level has five keys and six leaves. All branches are equally deep, and
+//! the depth is known when a program is loaded. The topmost two bits of an address choose one of four
+//! trees for the rest of its high half; where the first of these would be deep, an index by the next
+//! 16 bits takes its place, with a tree for each. The lowest bit of the low half chooses last, where
+//! it matters.
 
 use crate::verdict::{Direction, Verdict};
 
@@ -111,14 +114,35 @@ pub const fn stored_key(key: u16) -> u16 {
     key.wrapping_neg()
 }
 
-/// Deepest tree. Eight levels of eight children divide more than a policy can name.
+/// Deepest tree: more than a policy can name.
 pub const MAX_DEPTH: u32 = 8;
 pub const NODE_KEYS: usize = 7;
-/// The word of a node that says where its children begin: the number of a line, or on the last level
-/// that of a word.
+/// The word of a node that says in which line its first child is.
 pub const NODE_CHILDREN: usize = 14;
+pub const LAST_KEYS: usize = 5;
+/// The word of a node of the last level where its leaves begin.
+pub const LAST_LEAVES: usize = 10;
 /// Stored for a key that a node does not have: beyond every number.
 pub const NO_KEY: u64 = 1 << 63;
+
+/// Trees for the high half of an IPv6 address, by its topmost bits.
+pub const TREES6: usize = 4;
+/// What is left of the high half.
+pub const TREE_BITS6: u32 = 62;
+/// The bits below those by which the first tree is indexed.
+pub const INDEX_BITS6: u32 = 16;
+
+/// Hosts in a line: eight addresses, then their classes.
+pub const HOSTS: usize = 8;
+
+/// The line of `buckets` in which a host is, if it is in one.
+#[inline(always)]
+pub const fn host_bucket(address: u32, buckets: u32) -> u32 {
+    // 2^64 divided by the golden ratio, as Knuth has it.
+    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let hash = (address as u64).wrapping_mul(SPREAD) >> 32;
+    ((hash * buckets as u64) >> 32) as u32
+}
 
 /// What the 16-bit number of a port table means, by protocol; with the direction it names a column.
 pub const COLUMNS: usize = 16;
@@ -136,13 +160,18 @@ pub const fn column_index(direction: Direction, kind: u8) -> usize {
 pub struct Shape {
     /// The word at which each column begins: an entry for each class.
     pub columns: [u32; COLUMNS],
-    /// Lines of the two trees for the high half of IPv6 addresses; their leaves, if they have no depth.
-    pub roots6: [u32; 2],
+    /// Lines of the trees for the high half of IPv6 addresses; their leaves, if they have no depth.
+    pub roots6: [u32; TREES6],
     pub depth6: u32,
+    /// The word at which the index in place of the first tree begins, or zero.
+    pub index6: u32,
     /// Depth of the trees for low halves; zero when no prefix is longer than 64 bits.
     pub low_depth6: u32,
     pub address_forms: Forms,
     pub port_forms: Forms,
+    /// Where the lines of hosts begin, and how many there are.
+    pub hosts_at: u32,
+    pub host_buckets: u32,
     /// Number of address classes.
     pub classes: u32,
 }
@@ -152,7 +181,7 @@ pub const SHAPE_LINES: usize = 2;
 
 /// Lines that the programs find at an address they know, if all of a policy's fit: elsewhere a step
 /// is an array lookup of a dozen instructions. A power of two, so that an index can be masked.
-pub const NEAR_LINES: usize = 1 << 14;
+pub const NEAR_LINES: usize = 1 << 15;
 
 /// The programs' own memory.
 #[repr(C, align(64))]
@@ -169,7 +198,10 @@ pub trait Tables {
     fn column(&self, index: usize) -> u32;
     fn root6(&self, index: usize) -> u32;
     fn depth6(&self) -> u32;
+    fn index6(&self) -> u32;
     fn low_depth6(&self) -> u32;
+    fn hosts_at(&self) -> u32;
+    fn host_buckets(&self) -> u32;
     fn address_forms(&self) -> Forms;
     fn port_forms(&self) -> Forms;
 }
@@ -197,15 +229,27 @@ impl Tables for Plain<'_> {
     }
 
     fn root6(&self, index: usize) -> u32 {
-        self.shape.roots6[index & 1]
+        self.shape.roots6[index & (TREES6 - 1)]
     }
 
     fn depth6(&self) -> u32 {
         self.shape.depth6
     }
 
+    fn index6(&self) -> u32 {
+        self.shape.index6
+    }
+
     fn low_depth6(&self) -> u32 {
         self.shape.low_depth6
+    }
+
+    fn hosts_at(&self) -> u32 {
+        self.shape.hosts_at
+    }
+
+    fn host_buckets(&self) -> u32 {
+        self.shape.host_buckets
     }
 
     fn address_forms(&self) -> Forms {
@@ -223,12 +267,18 @@ impl Shape {
         let mut lines = [Line::EMPTY; SHAPE_LINES];
         let [first, second] = &mut lines;
         first.0 = self.columns;
-        second.0[..2].copy_from_slice(&self.roots6);
-        second.0[2] = self.depth6;
-        second.0[3] = self.low_depth6;
-        second.0[4] = self.address_forms;
-        second.0[5] = self.port_forms;
-        second.0[6] = self.classes;
+        second.0[..TREES6].copy_from_slice(&self.roots6);
+        let numbers = [
+            self.depth6,
+            self.index6,
+            self.low_depth6,
+            self.address_forms,
+            self.port_forms,
+            self.hosts_at,
+            self.host_buckets,
+            self.classes,
+        ];
+        second.0[TREES6..][..numbers.len()].copy_from_slice(&numbers);
         lines
     }
 
@@ -242,14 +292,18 @@ impl Shape {
         let [first, second, ..] = lines else {
             return None;
         };
+        let [a, b, c, d, numbers @ ..] = second.0;
         Some(Shape {
             columns: first.0,
-            roots6: [second.0[0], second.0[1]],
-            depth6: second.0[2],
-            low_depth6: second.0[3],
-            address_forms: second.0[4],
-            port_forms: second.0[5],
-            classes: second.0[6],
+            roots6: [a, b, c, d],
+            depth6: numbers[0],
+            index6: numbers[1],
+            low_depth6: numbers[2],
+            address_forms: numbers[3],
+            port_forms: numbers[4],
+            hosts_at: numbers[5],
+            host_buckets: numbers[6],
+            classes: numbers[7],
         })
     }
 }
@@ -261,7 +315,7 @@ pub const fn is_pointer(entry: u32) -> bool {
 }
 
 #[inline(always)]
-const fn has_form(entry: u32, form: Form) -> bool {
+pub const fn has_form(entry: u32, form: Form) -> bool {
     entry >> 29 == form.head()
 }
 
@@ -333,48 +387,79 @@ fn several(line: &Line, number: u64) -> u32 {
     line.0[(SEVERAL_LEAVES_AT + index as usize) & 15]
 }
 
-/// The child of a tree that `number` (63 bits) is in.
+/// How many of `keys` lie beyond `number`; both have 63 bits at most, so that a difference has a sign.
 #[inline(always)]
-fn descend<T: Tables>(tables: &T, root: u32, depth: u32, number: u64) -> Option<u32> {
+fn beyond(keys: &[u64], number: u64) -> usize {
+    let mut count = 0;
+    for key in keys {
+        count += number.wrapping_sub(*key) >> 63;
+    }
+    count as usize
+}
+
+/// The leaf of a tree that `number` is in.
+#[inline(always)]
+fn leaf_of<T: Tables>(tables: &T, root: u32, depth: u32, number: u64) -> Option<u32> {
     let mut at = root;
-    for level in 0..MAX_DEPTH {
-        if level == depth {
+    for level in 1..MAX_DEPTH {
+        if level >= depth {
             break;
         }
         let node = tables.line(at)?;
-        let pairs = node.pairs();
-        let mut before = 0;
-        for key in &pairs[..NODE_KEYS] {
-            before += number.wrapping_sub(*key) >> 63;
-        }
-        at = node.0[NODE_CHILDREN]
-            .wrapping_add(NODE_KEYS as u32)
-            .wrapping_sub(before as u32);
+        let child = NODE_KEYS - beyond(&node.pairs()[..NODE_KEYS], number);
+        at = node.0[NODE_CHILDREN].wrapping_add(child as u32);
     }
-    Some(at)
+    let last = tables.line(at)?;
+    let child = LAST_KEYS - beyond(&last.pairs()[..LAST_KEYS], number);
+    Some(last.0[(LAST_LEAVES + child) & 15])
+}
+
+/// The class of a host that has one of its own, else `class`. Without branches, since half of the
+/// packets may come from listed hosts.
+#[inline(always)]
+fn class_of_host<T: Tables>(tables: &T, address: u32, class: u32) -> Option<u32> {
+    let bucket = host_bucket(address, tables.host_buckets());
+    let line = tables.line(tables.hosts_at().wrapping_add(bucket))?;
+    let mut found = 0;
+    for (i, host) in line.0[..HOSTS].iter().enumerate() {
+        let is_it = u64::from(*host ^ address).wrapping_sub(1) >> 63;
+        found += is_it * (i as u64 + 1);
+    }
+    // One to eight, or zero for none.
+    let own = u64::from(line.0[(found as usize + HOSTS - 1) & 15]);
+    let is_found = (found + HOSTS as u64 - 1) >> 3;
+    let class = u64::from(class);
+    Some((class ^ ((class ^ own) & 0u64.wrapping_sub(is_found))) as u32)
 }
 
 /// The class of an IPv4 address.
 #[inline(always)]
 pub fn class4<T: Tables>(tables: &T, address: u32) -> Option<u32> {
     let entry = tables.root4((address >> 16) as u16);
-    walk16(tables, tables.address_forms(), entry, address as u16)
+    let class = walk16(tables, tables.address_forms(), entry, address as u16)?;
+    if tables.host_buckets() == 0 {
+        return Some(class);
+    }
+    class_of_host(tables, address, class)
 }
 
 /// The class of an IPv6 address, given as its two halves.
 #[inline(always)]
 pub fn class6<T: Tables>(tables: &T, high: u64, low: u64) -> Option<u32> {
+    let tree = high >> TREE_BITS6;
+    let mut root = tables.root6(tree as usize);
     let depth = tables.depth6();
-    let root = tables.root6((high >> 63) as usize);
     if depth == 0 {
         return Some(root);
     }
-    let at = descend(tables, root, depth, high & !(1 << 63))?;
-    let mut entry = word(tables, at)?;
+    if tables.index6() != 0 && tree == 0 {
+        let index = high >> (TREE_BITS6 - INDEX_BITS6);
+        root = word(tables, tables.index6().wrapping_add(index as u32))?;
+    }
+    let mut entry = leaf_of(tables, root, depth, high & ((1 << TREE_BITS6) - 1))?;
     let low_depth = tables.low_depth6();
     if low_depth != 0 && is_pointer(entry) {
-        let at = descend(tables, entry & !POINTER, low_depth, low >> 1)?;
-        entry = word(tables, at)?;
+        entry = leaf_of(tables, entry & !POINTER, low_depth, low >> 1)?;
         if is_pointer(entry) {
             entry = word(tables, (entry & !POINTER) + (low & 1) as u32)?;
         }

@@ -12,7 +12,7 @@ use sg_common::{
     event::EventLimit,
     flow::{FlowKey4, FlowKey6, FlowStats, FlowValue, TIMEOUTS, Timeout},
     fragment::{FragmentKey4, FragmentKey6, FragmentValue},
-    lookup::{COLUMNS, Forms, Line, NEAR_LINES, NearTables, ROOT_ENTRIES, Tables},
+    lookup::{COLUMNS, Forms, Line, NEAR_LINES, NearTables, ROOT_ENTRIES, TREES6, Tables},
 };
 
 /// `BPF_F_MMAPABLE` (uapi/linux/bpf.h): userspace fills the tables by writing to memory.
@@ -106,9 +106,12 @@ constants! {
     SG_LOGS: u8 = 1;
     // Where things are in the lines, and which forms they have: see `sg_common::lookup::Shape`.
     SG_COLUMNS: [u32; COLUMNS] = [0; COLUMNS];
-    SG_ROOTS6: [u32; 2] = [0; 2];
+    SG_ROOTS6: [u32; TREES6] = [0; TREES6];
     SG_DEPTH6: u32 = 8;
+    SG_INDEX6: u32 = 0;
     SG_LOW_DEPTH6: u32 = 8;
+    SG_HOSTS_AT: u32 = 0;
+    SG_HOST_BUCKETS: u32 = 0;
     SG_ADDRESS_FORMS: Forms = 15;
     SG_PORT_FORMS: Forms = 15;
     /// Idle seconds by `sg_common::flow::Timeout`, padded to a power of two so that an index can
@@ -199,6 +202,21 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn depth6(&self) -> u32 {
         constant!(SG_DEPTH6)
+    }
+
+    #[inline(always)]
+    fn index6(&self) -> u32 {
+        constant!(SG_INDEX6)
+    }
+
+    #[inline(always)]
+    fn hosts_at(&self) -> u32 {
+        constant!(SG_HOSTS_AT)
+    }
+
+    #[inline(always)]
+    fn host_buckets(&self) -> u32 {
+        constant!(SG_HOST_BUCKETS)
     }
 
     #[inline(always)]

@@ -214,6 +214,26 @@ pub(super) fn classes_of<T: Address>(
     Ok(classes)
 }
 
+impl Classes<u32> {
+    /// Takes single addresses out, in the order of addresses.
+    pub(super) fn take_hosts(&mut self) -> Vec<(u32, u32)> {
+        let hosts = self.prefixes.extract_if(.., |(prefix, _)| prefix.len == 32);
+        hosts.map(|(prefix, class)| (prefix.bits, class)).collect()
+    }
+
+    /// Puts some of them back.
+    pub(super) fn put_back(&mut self, hosts: Vec<(u32, u32)>) {
+        if hosts.is_empty() {
+            return;
+        }
+        let hosts = hosts.into_iter();
+        self.prefixes
+            .extend(hosts.map(|(bits, class)| (Prefix { bits, len: 32 }, class)));
+        self.prefixes
+            .sort_by_key(|(prefix, _)| (prefix.bits, prefix.len));
+    }
+}
+
 impl<T: Address> Classes<T> {
     pub(super) fn prefixes(&self) -> usize {
         self.prefixes.len()

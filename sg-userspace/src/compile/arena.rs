@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use sg_common::lookup::{
     BLOCK_ENTRIES, FEW_KEYS, FEW_LEAVES_AT, Form, Forms, LINE_WORDS, Line, POSITION_MASK, Root,
-    SEVERAL_KEYS, SEVERAL_LEAVES_AT, SHAPE_LINES, pointer, stored_key,
+    SEVERAL_KEYS, SEVERAL_LEAVES_AT, SHAPE_LINES, has_form, pointer, stored_key,
 };
 
 use super::{Budget, TooLarge};
@@ -24,7 +24,10 @@ const BLOCK_STEPS: usize = 96;
 /// Which forms tables have, and how deep they go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Built {
+    /// All of them, once the top is done.
     pub(super) forms: Forms,
+    /// Below the top, where nothing is evened out.
+    pub(super) forms_below: Forms,
     /// Steps from an entry to its leaf, at most.
     pub(super) steps: usize,
 }
@@ -157,7 +160,9 @@ impl Arena {
         } else {
             Form::Part
         };
-        built.forms |= form.bit();
+        if above > 0 {
+            built.forms_below |= form.bit();
+        }
         let mut shift = 0;
         let position = match form {
             Form::Few => self.store(form, &divided::<QUARTER>(steps, origin, FEW_LEAVES_AT))?,
@@ -193,7 +198,59 @@ impl Arena {
     ) -> Result<(), TooLarge> {
         for_each_part(steps, 0, 1 << 16, root, |steps, base| {
             self.table16(steps, base, built)
-        })
+        })?;
+        built.forms = self.even_out(root)? | built.forms_below;
+        Ok(())
+    }
+}
+
+/// Fewer tables than this in a list of entries, and nearly every packet meets a leaf there.
+const WORTH_EVENING: usize = 64;
+
+impl Arena {
+    /// Gives the leaves and small tables in a long list of entries one form, so that a packet's way
+    /// does not branch by what a random address happens to meet there: a mispredicted branch costs
+    /// more than a table that need not be. Returns the forms at the top of the list.
+    pub(super) fn even_out(&mut self, entries: &mut [u32]) -> Result<Forms, TooLarge> {
+        let mut counts = [0; Form::ALL.len()];
+        let form_of = |entry: u32| Form::ALL.into_iter().find(|&form| has_form(entry, form));
+        for form in entries.iter().copied().filter_map(form_of) {
+            counts[form as usize] += 1;
+        }
+        let [few, several, _, _] = counts;
+        if counts.iter().sum::<usize>() >= WORTH_EVENING {
+            let target = match several * 8 > few {
+                true => Form::Several,
+                false => Form::Few,
+            };
+            for entry in entries.iter_mut() {
+                *entry = match form_of(*entry) {
+                    None => self.divided_once(target, &[0, *entry, 0, 0])?,
+                    Some(Form::Few) if target == Form::Several => {
+                        let words: Vec<u32> =
+                            self.words_at(*entry & POSITION_MASK, QUARTER).collect();
+                        self.divided_once(target, &words)?
+                    }
+                    Some(_) => continue,
+                };
+            }
+        }
+        let forms = entries.iter().copied().filter_map(form_of);
+        Ok(forms.fold(0, |forms, form| forms | form.bit()))
+    }
+
+    /// A table of the form from the words of a few: their keys, then their leaves.
+    fn divided_once(&mut self, form: Form, few: &[u32]) -> Result<u32, TooLarge> {
+        let position = match form {
+            Form::Several => {
+                let mut words = [0; LINE_WORDS];
+                words[0] = few[0];
+                words[SEVERAL_LEAVES_AT..][..FEW_KEYS + 1].copy_from_slice(&few[FEW_LEAVES_AT..]);
+                self.store(form, &words)?
+            }
+            _ => self.store(form, few)?,
+        };
+        Ok(pointer(form, 0, position))
     }
 }
 

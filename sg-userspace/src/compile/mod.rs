@@ -7,6 +7,7 @@
 
 mod addresses;
 mod arena;
+mod hosts;
 mod services;
 mod tree;
 
@@ -97,7 +98,10 @@ pub fn compile(policy: &Policy, slots: &[u32], budget: Budget) -> Result<Compile
     let mut rows = Rows::new(policy, slots);
 
     let mut sets = RuleSets::new(policy, Family::V4);
-    let v4 = classes_of::<u32>(policy, &mut sets, &mut rows, &mut arena)?;
+    let mut v4 = classes_of::<u32>(policy, &mut sets, &mut rows, &mut arena)?;
+    let mut listed = v4.take_hosts();
+    let hosts = hosts::store(&mut arena, &mut listed)?;
+    v4.put_back(listed);
     let mut root4 = Box::new([0u32; ROOT_ENTRIES]);
     let mut addresses = Built::default();
     arena.fill_root(&mut root4, &v4.steps(), &mut addresses)?;
@@ -110,9 +114,12 @@ pub fn compile(policy: &Policy, slots: &[u32], budget: Budget) -> Result<Compile
         columns: rows.store(&mut arena)?,
         roots6: trees.roots,
         depth6: trees.depth,
+        index6: trees.index,
         low_depth6: trees.low_depth,
         address_forms: addresses.forms,
         port_forms: rows.built.forms,
+        hosts_at: hosts.at,
+        host_buckets: hosts.buckets,
         classes: rows.rows().len() as u32,
     };
     let [few, several, parts, blocks] = arena.counts;
@@ -120,15 +127,13 @@ pub fn compile(policy: &Policy, slots: &[u32], budget: Budget) -> Result<Compile
     lines[..SHAPE_LINES].copy_from_slice(&shape.to_lines());
     // A column and what is below it.
     let ports = 1 + rows.built.steps;
-    // A tree ends in its leaf, and the last bit of an address may make a difference.
+    // The last bit of an address may make a difference.
     let low_steps = match trees.low_depth {
         0 => 0,
-        depth => depth as usize + 2,
+        depth => depth as usize + 1,
     };
-    let tree_steps = match trees.depth {
-        0 => 0,
-        depth => depth as usize + 1 + low_steps,
-    };
+    let tree_steps = usize::from(trees.index != 0) + trees.depth as usize + low_steps;
+    let host_steps = usize::from(hosts.buckets != 0);
     let sizes = TableSizes {
         address_classes: rows.rows().len(),
         blocks,
@@ -139,7 +144,7 @@ pub fn compile(policy: &Policy, slots: &[u32], budget: Budget) -> Result<Compile
             true => TableForm::Near,
             false => TableForm::Far,
         },
-        ipv4_steps: 1 + addresses.steps + ports,
+        ipv4_steps: 1 + addresses.steps + host_steps + ports,
         ipv6_steps: tree_steps + ports,
     };
     Ok(Compiled {

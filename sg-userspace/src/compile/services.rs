@@ -53,7 +53,7 @@ impl Rows {
 
     /// Stores the rows column by column, equal ones once: a packet's direction and kind have all
     /// their entries side by side. Returns the word at which each column begins.
-    pub(super) fn store(&self, arena: &mut Arena) -> Result<[u32; COLUMNS], TooLarge> {
+    pub(super) fn store(&mut self, arena: &mut Arena) -> Result<[u32; COLUMNS], TooLarge> {
         let mut begins = [0; COLUMNS];
         let mut known: HashMap<Vec<u32>, u32> = HashMap::new();
         for (index, begin) in begins.iter_mut().enumerate() {
@@ -62,8 +62,10 @@ impl Rows {
                 *begin = *stored;
                 continue;
             }
+            let mut even = column.clone();
+            self.built.forms |= arena.even_out(&mut even)? | self.built.forms_below;
             let line = arena.take_lines(column.len().div_ceil(LINE_WORDS))?;
-            for (word, entry) in arena.words_mut(line).zip(&column) {
+            for (word, entry) in arena.words_mut(line).zip(&even) {
                 *word = *entry;
             }
             *begin = line * LINE_WORDS as u32;

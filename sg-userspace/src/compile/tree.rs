@@ -3,12 +3,18 @@
 
 use std::collections::HashMap;
 
-use sg_common::lookup::{Form, LINE_WORDS, MAX_DEPTH, NO_KEY, NODE_CHILDREN, NODE_KEYS, POINTER};
+use sg_common::lookup::{
+    Form, INDEX_BITS6, LAST_KEYS, LAST_LEAVES, LINE_WORDS, MAX_DEPTH, NO_KEY, NODE_CHILDREN,
+    NODE_KEYS, POINTER, TREE_BITS6, TREES6,
+};
 
 use super::{TooLarge, arena::Arena};
 
 const CHILDREN: usize = NODE_KEYS + 1;
-const TOP: u64 = 1 << 63;
+const LEAVES: usize = LAST_KEYS + 1;
+
+/// A first tree of more levels than this gets an index instead.
+const DEEP: u32 = 2;
 
 /// A function over 64-bit numbers as its steps, from zero on.
 type Steps = Vec<(u64, u32)>;
@@ -16,8 +22,9 @@ type Steps = Vec<(u64, u32)>;
 /// Where the trees begin; see `Shape`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Trees {
-    pub(super) roots: [u32; 2],
+    pub(super) roots: [u32; TREES6],
     pub(super) depth: u32,
+    pub(super) index: u32,
     pub(super) low_depth: u32,
     /// Nodes, for those who want to know the size.
     pub(super) nodes: usize,
@@ -62,7 +69,7 @@ pub(super) fn build(arena: &mut Arena, steps: &[(u128, u32)]) -> Result<Trees, T
         }
     }
     if high.len() < 2 {
-        trees.roots = [class; 2];
+        trees.roots = [class; TREES6];
         return Ok(trees);
     }
     let low_roots = lows.build(arena, &mut trees)?;
@@ -72,25 +79,64 @@ pub(super) fn build(arena: &mut Arena, steps: &[(u128, u32)]) -> Result<Trees, T
         }
     }
 
-    let middle = high.partition_point(|(start, _)| *start < TOP);
-    let (lower, upper) = high.split_at(middle);
-    let mut halves = [
-        lower.to_vec(),
-        upper.iter().map(|&(s, v)| (s & !TOP, v)).collect(),
-    ];
-    if halves[1].first().is_none_or(|(start, _)| *start != 0) {
-        let last = lower.last().map_or(0, |(_, value)| *value);
-        halves[1].insert(0, (0, last));
+    let quarters = split(&high, TREE_BITS6, TREES6);
+    let depth = |parts: &[Steps]| parts.iter().map(|steps| depth_of(steps)).max().unwrap_or(1);
+    trees.depth = depth(&quarters);
+    if trees.depth > DEEP {
+        let shift = TREE_BITS6 - INDEX_BITS6;
+        let cells = split(&quarters[0], shift, 1 << INDEX_BITS6);
+        trees.depth = depth(&cells).max(depth(&quarters[1..]));
+        let index = arena.take_lines(cells.len() / LINE_WORDS)?;
+        let mut of_class: HashMap<u32, u32> = HashMap::new();
+        for (i, cell) in cells.iter().enumerate() {
+            let known = match cell[..] {
+                [(_, class)] => of_class.get(&class).copied(),
+                _ => None,
+            };
+            let root = match known {
+                Some(root) => root,
+                None => tree(arena, cell, trees.depth, &mut trees.nodes)?,
+            };
+            if let [(_, class)] = cell[..] {
+                of_class.insert(class, root);
+            }
+            arena.line_mut(index + (i / LINE_WORDS) as u32).0[i % LINE_WORDS] = root;
+        }
+        trees.index = index * LINE_WORDS as u32;
+    } else {
+        trees.roots[0] = tree(arena, &quarters[0], trees.depth, &mut trees.nodes)?;
     }
-    trees.depth = halves
-        .iter()
-        .map(|steps| depth_of(steps))
-        .max()
-        .unwrap_or(1);
-    for (root, steps) in trees.roots.iter_mut().zip(&halves) {
+    for (root, steps) in trees.roots.iter_mut().zip(&quarters).skip(1) {
         *root = tree(arena, steps, trees.depth, &mut trees.nodes)?;
     }
     Ok(trees)
+}
+
+/// Cuts a function into `parts` of 2^`bits` numbers each. The first part keeps its numbers, and so
+/// do all others, without the bits above.
+fn split(steps: &Steps, bits: u32, parts: usize) -> Vec<Steps> {
+    let mut rest = steps.as_slice();
+    let mut value = 0;
+    let part = |i: usize| {
+        let begin = (i as u64) << bits;
+        let here = rest.partition_point(|(start, _)| start >> bits <= i as u64);
+        let (here, after) = rest.split_at(here);
+        rest = after;
+        let mut part = vec![(begin, value)];
+        for &(start, v) in here {
+            set(&mut part, start, v);
+            value = v;
+        }
+        part
+    };
+    let mut cut: Vec<Steps> = (0..parts).map(part).collect();
+    if bits == TREE_BITS6 {
+        // Numbers of trees have no bits above.
+        for (start, _) in cut.iter_mut().flatten() {
+            *start &= (1 << bits) - 1;
+        }
+    }
+    cut
 }
 
 /// Functions over low halves, each once.
@@ -150,7 +196,7 @@ fn without_last_bit(arena: &mut Arena, steps: &Steps) -> Result<Steps, TooLarge>
                 start >> 1,
                 POINTER | position * (LINE_WORDS as u32 / 4),
             );
-            if start >> 1 < TOP - 1 {
+            if start >> 1 < NO_KEY - 1 {
                 set(&mut out, (start >> 1) + 1, class);
             }
         }
@@ -162,7 +208,7 @@ fn without_last_bit(arena: &mut Arena, steps: &Steps) -> Result<Steps, TooLarge>
 /// Levels that so many steps take.
 fn depth_of(steps: &[(u64, u32)]) -> u32 {
     let mut depth = 1;
-    let mut room = CHILDREN;
+    let mut room = LEAVES;
     while room < steps.len() {
         room = room.saturating_mul(CHILDREN);
         depth += 1;
@@ -180,27 +226,35 @@ fn tree(
     if depth > MAX_DEPTH {
         return Err(arena.too_large("too many IPv6 prefixes"));
     }
-    // The leaves, eight to a node, wherever they begin in a line.
-    let parents = steps.len().div_ceil(CHILDREN);
-    let leaves = arena.take_lines((parents * CHILDREN).div_ceil(LINE_WORDS))?;
-    for (word, (_, value)) in arena.words_mut(leaves).zip(steps) {
-        *word = *value;
+    let count = steps.len().div_ceil(LEAVES);
+    let mut level = arena.take_lines(count)?;
+    *nodes += count;
+    let mut starts = Vec::with_capacity(count);
+    for (line, children) in (level..).zip(steps.chunks(LEAVES)) {
+        starts.push(children[0].0);
+        let node = arena.line_mut(line);
+        let mut keys = [NO_KEY; LAST_KEYS];
+        for (key, (start, _)) in keys.iter_mut().zip(&children[1..]) {
+            *key = *start;
+        }
+        node.pairs_mut()[..LAST_KEYS].copy_from_slice(&keys);
+        for (word, (_, value)) in node.0[LAST_LEAVES..].iter_mut().zip(children) {
+            *word = *value;
+        }
     }
-    let mut first_child = leaves * LINE_WORDS as u32;
-    let mut starts: Vec<u64> = steps.iter().map(|(start, _)| *start).collect();
-    for _ in 0..depth {
+    for _ in 1..depth {
+        let below = level;
         let count = starts.len().div_ceil(CHILDREN);
-        let level = arena.take_lines(count)?;
+        level = arena.take_lines(count)?;
         *nodes += count;
         for (i, children) in starts.chunks(CHILDREN).enumerate() {
             let node = arena.line_mut(level + i as u32);
             let mut keys = [NO_KEY; NODE_KEYS];
             keys[..children.len() - 1].copy_from_slice(&children[1..]);
             node.pairs_mut()[..NODE_KEYS].copy_from_slice(&keys);
-            node.0[NODE_CHILDREN] = first_child + (i * CHILDREN) as u32;
+            node.0[NODE_CHILDREN] = below + (i * CHILDREN) as u32;
         }
         starts = starts.into_iter().step_by(CHILDREN).collect();
-        first_child = level;
     }
-    Ok(first_child)
+    Ok(level)
 }
