@@ -88,8 +88,8 @@ impl Form {
     }
 
     /// The top three bits of an entry of this form.
-    const fn head(self) -> u32 {
-        4 | self as u32
+    const fn head(self) -> u64 {
+        4 | self as u64
     }
 }
 
@@ -100,12 +100,15 @@ pub const FEW_LEAVES_AT: usize = 1;
 pub const SEVERAL_LEAVES_AT: usize = 5;
 
 pub const POSITION_MASK: u32 = (1 << 27) - 1;
+const FORM_AT: u32 = 29;
 const SHIFT_AT: u32 = 27;
+/// Words of a quarter of a line.
+const QUARTER_WORDS: u64 = LINE_WORDS as u64 / 4;
 
 /// An entry that points to `position`, in quarters of a line. `shift` is the first bit of the number
 /// that a part looks at; other forms have none.
 pub const fn pointer(form: Form, shift: u32, position: u32) -> u32 {
-    POINTER | (form as u32) << 29 | (shift / 4) << SHIFT_AT | position
+    POINTER | (form as u32) << FORM_AT | (shift / 4) << SHIFT_AT | position
 }
 
 /// How a key is stored: a number plus this carries out of 16 bits from the key on. A key is never
@@ -195,6 +198,7 @@ pub struct NearTables {
 pub trait Tables {
     fn root4(&self, high: u16) -> u32;
     fn line(&self, index: u32) -> Option<&Line>;
+    fn word(&self, index: u32) -> Option<u32>;
     fn column(&self, index: usize) -> u32;
     fn root6(&self, index: usize) -> u32;
     fn depth6(&self) -> u32;
@@ -222,6 +226,11 @@ impl Tables for Plain<'_> {
 
     fn line(&self, index: u32) -> Option<&Line> {
         self.lines.get(index as usize)
+    }
+
+    fn word(&self, index: u32) -> Option<u32> {
+        let words = &self.line(index / LINE_WORDS as u32)?.0;
+        words.get(index as usize % LINE_WORDS).copied()
     }
 
     fn column(&self, index: usize) -> u32 {
@@ -308,52 +317,60 @@ impl Shape {
     }
 }
 
-/// Looks at the bit as part of a wider number: without 32-bit arithmetic a sign costs two shifts.
 #[inline(always)]
-pub const fn is_pointer(entry: u32) -> bool {
-    entry as u64 >> 31 != 0
+pub fn is_pointer(entry: u32) -> bool {
+    wide(entry) > 0x7fff_ffff
 }
 
+/// The same number, of which the compiler does not know that it has 32 bits: it would compare its
+/// sign, which takes two shifts without 32-bit arithmetic.
 #[inline(always)]
-pub const fn has_form(entry: u32, form: Form) -> bool {
-    entry >> 29 == form.head()
-}
-
-#[inline(always)]
-fn word<T: Tables>(tables: &T, index: u32) -> Option<u32> {
-    Some(tables.line(index >> 4)?.0[(index & 15) as usize])
+fn wide(number: u32) -> u64 {
+    #[cfg_attr(
+        not(target_arch = "bpf"),
+        expect(unused_mut, reason = "changed by assembly")
+    )]
+    let mut number = u64::from(number);
+    // SAFETY: moves a register to itself. Without any instruction the kernel would refuse the line
+    // information, which would have two lines for one place.
+    #[cfg(target_arch = "bpf")]
+    unsafe {
+        core::arch::asm!("{0} = {0}", inout(reg) number, options(pure, nomem, nostack, preserves_flags));
+    }
+    number
 }
 
 /// The leaf for `number` below `entry`: at most five steps.
 #[inline(always)]
 pub fn walk16<T: Tables>(tables: &T, forms: Forms, entry: u32, number: u16) -> Option<u32> {
-    if !is_pointer(entry) {
-        return Some(entry);
-    }
+    const POSITION: u64 = POSITION_MASK as u64;
     let number = u64::from(number);
-    let mut entry = entry;
-    if forms & Form::Block.bit() != 0 && has_form(entry, Form::Block) {
-        let position = entry & POSITION_MASK;
-        entry = word(tables, position * 4 + (number >> 8) as u32)?;
+    let mut entry = wide(entry);
+    if entry < POINTER.into() {
+        return Some(entry as u32);
+    }
+    if forms & Form::Block.bit() != 0 && entry >> FORM_AT == Form::Block.head() {
+        let index = (entry & POSITION) * QUARTER_WORDS + (number >> 8);
+        entry = wide(tables.word(index as u32)?);
     }
     if forms & Form::Part.bit() != 0 {
         for _ in 0..4 {
-            if !has_form(entry, Form::Part) {
+            if entry >> FORM_AT != Form::Part.head() {
                 break;
             }
-            let line = (entry & POSITION_MASK) >> 2;
             let shift = (entry >> SHIFT_AT & 3) * 4;
-            entry = tables.line(line)?.0[(number >> shift & 15) as usize];
+            let index = (entry & POSITION) * QUARTER_WORDS + (number >> shift & 15);
+            entry = wide(tables.word(index as u32)?);
         }
     }
-    if forms & (Form::Block.bit() | Form::Part.bit()) != 0 && !is_pointer(entry) {
-        return Some(entry);
+    if forms & (Form::Block.bit() | Form::Part.bit()) != 0 && entry < POINTER.into() {
+        return Some(entry as u32);
     }
-    let position = entry & POSITION_MASK;
+    let position = (entry & POSITION) as u32;
     let line = tables.line(position >> 2)?;
     let has_few = forms & Form::Few.bit() != 0;
     let has_several = forms & Form::Several.bit() != 0;
-    if has_few && (!has_several || has_form(entry, Form::Few)) {
+    if has_few && (!has_several || entry >> FORM_AT == Form::Few.head()) {
         return Some(few(line, position & 3, number));
     }
     if has_several {
@@ -422,8 +439,9 @@ fn class_of_host<T: Tables>(tables: &T, address: u32, class: u32) -> Option<u32>
     let line = tables.line(tables.hosts_at().wrapping_add(bucket))?;
     let mut found = 0;
     for (i, host) in line.0[..HOSTS].iter().enumerate() {
-        let is_it = u64::from(*host ^ address).wrapping_sub(1) >> 63;
-        found += is_it * (i as u64 + 1);
+        // The carry of an addition: a comparison would be compiled to a branch.
+        let is_other = (u64::from(*host ^ address) + 0xffff_ffff) >> 32;
+        found += (is_other ^ 1) * (i as u64 + 1);
     }
     // One to eight, or zero for none.
     let own = u64::from(line.0[(found as usize + HOSTS - 1) & 15]);
@@ -454,14 +472,14 @@ pub fn class6<T: Tables>(tables: &T, high: u64, low: u64) -> Option<u32> {
     }
     if tables.index6() != 0 && tree == 0 {
         let index = high >> (TREE_BITS6 - INDEX_BITS6);
-        root = word(tables, tables.index6().wrapping_add(index as u32))?;
+        root = tables.word(tables.index6().wrapping_add(index as u32))?;
     }
     let mut entry = leaf_of(tables, root, depth, high & ((1 << TREE_BITS6) - 1))?;
     let low_depth = tables.low_depth6();
     if low_depth != 0 && is_pointer(entry) {
         entry = leaf_of(tables, entry & !POINTER, low_depth, low >> 1)?;
         if is_pointer(entry) {
-            entry = word(tables, (entry & !POINTER) + (low & 1) as u32)?;
+            entry = tables.word((entry & !POINTER) + (low & 1) as u32)?;
         }
     }
     Some(entry)
@@ -476,7 +494,7 @@ pub fn column_entry<T: Tables>(
     kind: u8,
 ) -> Option<u32> {
     let begin = tables.column(column_index(direction, kind));
-    word(tables, begin.wrapping_add(class))
+    tables.word(begin.wrapping_add(class))
 }
 
 /// The verdict below an entry of a column.
@@ -566,11 +584,7 @@ mod tests {
             for shift in [0, 4, 8, 12] {
                 let entry = pointer(form, shift, POSITION_MASK);
                 assert!(is_pointer(entry));
-                assert!(
-                    Form::ALL
-                        .iter()
-                        .all(|&other| has_form(entry, other) == (other == form))
-                );
+                assert_eq!(u64::from(entry) >> FORM_AT, form.head());
                 assert_eq!((entry >> SHIFT_AT & 3) * 4, shift);
                 assert_eq!(entry & POSITION_MASK, POSITION_MASK);
             }

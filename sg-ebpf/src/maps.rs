@@ -12,7 +12,9 @@ use sg_common::{
     event::EventLimit,
     flow::{FlowKey4, FlowKey6, FlowStats, FlowValue, TIMEOUTS, Timeout},
     fragment::{FragmentKey4, FragmentKey6, FragmentValue},
-    lookup::{COLUMNS, Forms, Line, NEAR_LINES, NearTables, ROOT_ENTRIES, TREES6, Tables},
+    lookup::{
+        COLUMNS, Forms, LINE_WORDS, Line, NEAR_LINES, NearTables, ROOT_ENTRIES, TREES6, Tables,
+    },
 };
 
 /// `BPF_F_MMAPABLE` (uapi/linux/bpf.h): userspace fills the tables by writing to memory.
@@ -187,6 +189,17 @@ impl Tables for KernelTables {
             return Some(&near().lines[index as usize & (NEAR_LINES - 1)]);
         }
         LINES.get(index)
+    }
+
+    #[inline(always)]
+    fn word(&self, index: u32) -> Option<u32> {
+        if constant!(SG_HAS_NEAR_TABLES) != 0 {
+            let words = near().lines.as_ptr().cast::<u32>();
+            let index = index as usize & (NEAR_LINES * LINE_WORDS - 1);
+            // SAFETY: the index is masked to the number of words, a power of two.
+            return Some(unsafe { *words.add(index) });
+        }
+        Some(LINES.get(index / LINE_WORDS as u32)?.0[index as usize % LINE_WORDS])
     }
 
     #[inline(always)]

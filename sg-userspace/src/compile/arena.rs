@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use sg_common::lookup::{
     BLOCK_ENTRIES, FEW_KEYS, FEW_LEAVES_AT, Form, Forms, LINE_WORDS, Line, POSITION_MASK, Root,
-    SEVERAL_KEYS, SEVERAL_LEAVES_AT, SHAPE_LINES, has_form, pointer, stored_key,
+    SEVERAL_KEYS, SEVERAL_LEAVES_AT, SHAPE_LINES, pointer, stored_key,
 };
 
 use super::{Budget, TooLarge};
@@ -24,16 +24,37 @@ const BLOCK_STEPS: usize = 96;
 /// Which forms tables have, and how deep they go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Built {
-    /// All of them, once the top is done.
     pub(super) forms: Forms,
-    /// Below the top, where nothing is evened out.
-    pub(super) forms_below: Forms,
     /// Steps from an entry to its leaf, at most.
     pub(super) steps: usize,
 }
 
+/// So many tables of ports begin with a block: a policy with few of them has the cache to itself, and
+/// looking one of 256 entries up takes fewer instructions than dividing by keys.
+const ROOMY_TABLES: usize = 16;
+
+/// What smaller tables are chosen for.
+#[derive(Clone, Copy)]
+enum Room {
+    /// Fewer instructions.
+    Much,
+    /// Less memory.
+    Little,
+}
+
+/// A range of numbers that differ in their low `bits` only, in a table over 16-bit numbers whose
+/// zero is `origin`; `above` steps lead there.
+#[derive(Clone, Copy)]
+struct Part {
+    origin: u32,
+    bits: u32,
+    above: usize,
+}
+
 pub(super) struct Arena {
     budget: Budget,
+    /// Tables that may still have room.
+    roomy: usize,
     lines: Vec<Line>,
     /// The next free quarter of the line that quarters are taken from.
     quarter: u32,
@@ -47,6 +68,7 @@ impl Arena {
     pub(super) fn new(budget: Budget) -> Self {
         Arena {
             budget,
+            roomy: ROOMY_TABLES,
             lines: vec![Line::EMPTY; SHAPE_LINES],
             quarter: 0,
             by_hash: HashMap::new(),
@@ -125,44 +147,63 @@ impl Arena {
         Ok(position)
     }
 
-    /// Entry for `steps` over the 65,536 numbers from `base` on.
-    pub(super) fn table16(
-        &mut self,
-        steps: &Steps,
-        base: u32,
-        built: &mut Built,
-    ) -> Result<u32, TooLarge> {
-        self.table(steps, base, base, 16, 0, built)
+    /// Entry for `steps` over the ports from zero on.
+    pub(super) fn ports(&mut self, steps: &Steps, built: &mut Built) -> Result<u32, TooLarge> {
+        let room = if self.roomy > 0 {
+            Room::Much
+        } else {
+            Room::Little
+        };
+        let blocks = self.counts[Form::Block as usize];
+        let entry = self.table(
+            steps,
+            0,
+            Part {
+                origin: 0,
+                bits: 16,
+                above: 0,
+            },
+            room,
+            built,
+        )?;
+        if self.counts[Form::Block as usize] > blocks {
+            self.roomy = self.roomy.saturating_sub(1);
+        }
+        Ok(entry)
     }
 
-    /// Entry for `steps` over the numbers from `base` on that differ in the low `bits` only; `origin`
-    /// is zero of the 16-bit numbers. `above` steps lead here.
+    /// Entry for `steps` over the numbers from `base` on that `part` leaves.
     fn table(
         &mut self,
         steps: &Steps,
         base: u32,
-        origin: u32,
-        bits: u32,
-        above: usize,
+        part: Part,
+        room: Room,
         built: &mut Built,
     ) -> Result<u32, TooLarge> {
+        let Part {
+            origin,
+            bits,
+            above,
+        } = part;
+        let below = |bits| Part {
+            origin,
+            bits,
+            above: above + 1,
+        };
         if let [(_, only)] = steps {
             return Ok(*only);
         }
         let keys = steps.len() - 1;
         built.steps = built.steps.max(above + 1);
-        let form = if keys <= FEW_KEYS {
-            Form::Few
-        } else if keys <= SEVERAL_KEYS {
-            Form::Several
-        } else if bits == 16 && steps.len() > BLOCK_STEPS {
-            Form::Block
-        } else {
-            Form::Part
+        let form = match room {
+            Room::Much if bits == 16 => Form::Block,
+            _ if keys <= FEW_KEYS => Form::Few,
+            Room::Little if keys <= SEVERAL_KEYS => Form::Several,
+            _ if bits == 16 && steps.len() > BLOCK_STEPS => Form::Block,
+            _ => Form::Part,
         };
-        if above > 0 {
-            built.forms_below |= form.bit();
-        }
+        built.forms |= form.bit();
         let mut shift = 0;
         let position = match form {
             Form::Few => self.store(form, &divided::<QUARTER>(steps, origin, FEW_LEAVES_AT))?,
@@ -174,14 +215,14 @@ impl Arena {
                 shift = bits - 4;
                 let mut entries = [0; LINE_WORDS];
                 for_each_part(steps, base, 1 << shift, &mut entries, |steps, base| {
-                    self.table(steps, base, origin, shift, above + 1, built)
+                    self.table(steps, base, below(shift), room, built)
                 })?;
                 self.store(form, &entries)?
             }
             Form::Block => {
                 let mut entries = [0; BLOCK_ENTRIES];
                 for_each_part(steps, base, 256, &mut entries, |steps, base| {
-                    self.table(steps, base, origin, 8, above + 1, built)
+                    self.table(steps, base, below(8), room, built)
                 })?;
                 self.store(form, &entries)?
             }
@@ -197,60 +238,13 @@ impl Arena {
         built: &mut Built,
     ) -> Result<(), TooLarge> {
         for_each_part(steps, 0, 1 << 16, root, |steps, base| {
-            self.table16(steps, base, built)
-        })?;
-        built.forms = self.even_out(root)? | built.forms_below;
-        Ok(())
-    }
-}
-
-/// Fewer tables than this in a list of entries, and nearly every packet meets a leaf there.
-const WORTH_EVENING: usize = 64;
-
-impl Arena {
-    /// Gives the leaves and small tables in a long list of entries one form, so that a packet's way
-    /// does not branch by what a random address happens to meet there: a mispredicted branch costs
-    /// more than a table that need not be. Returns the forms at the top of the list.
-    pub(super) fn even_out(&mut self, entries: &mut [u32]) -> Result<Forms, TooLarge> {
-        let mut counts = [0; Form::ALL.len()];
-        let form_of = |entry: u32| Form::ALL.into_iter().find(|&form| has_form(entry, form));
-        for form in entries.iter().copied().filter_map(form_of) {
-            counts[form as usize] += 1;
-        }
-        let [few, several, _, _] = counts;
-        if counts.iter().sum::<usize>() >= WORTH_EVENING {
-            let target = match several * 8 > few {
-                true => Form::Several,
-                false => Form::Few,
+            let part = Part {
+                origin: base,
+                bits: 16,
+                above: 0,
             };
-            for entry in entries.iter_mut() {
-                *entry = match form_of(*entry) {
-                    None => self.divided_once(target, &[0, *entry, 0, 0])?,
-                    Some(Form::Few) if target == Form::Several => {
-                        let words: Vec<u32> =
-                            self.words_at(*entry & POSITION_MASK, QUARTER).collect();
-                        self.divided_once(target, &words)?
-                    }
-                    Some(_) => continue,
-                };
-            }
-        }
-        let forms = entries.iter().copied().filter_map(form_of);
-        Ok(forms.fold(0, |forms, form| forms | form.bit()))
-    }
-
-    /// A table of the form from the words of a few: their keys, then their leaves.
-    fn divided_once(&mut self, form: Form, few: &[u32]) -> Result<u32, TooLarge> {
-        let position = match form {
-            Form::Several => {
-                let mut words = [0; LINE_WORDS];
-                words[0] = few[0];
-                words[SEVERAL_LEAVES_AT..][..FEW_KEYS + 1].copy_from_slice(&few[FEW_LEAVES_AT..]);
-                self.store(form, &words)?
-            }
-            _ => self.store(form, few)?,
-        };
-        Ok(pointer(form, 0, position))
+            self.table(steps, base, part, Room::Little, built)
+        })
     }
 }
 

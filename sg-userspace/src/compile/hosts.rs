@@ -6,7 +6,7 @@ use sg_common::lookup::{HOSTS, Line, host_bucket};
 use super::{TooLarge, arena::Arena};
 
 /// Fewer than this are as well off among the prefixes, and every other packet is better off.
-const LEAST: usize = 512;
+const LEAST: usize = 1 << 18;
 /// Hosts to a line on average; a line has room for twice as many.
 const LOAD: usize = 4;
 

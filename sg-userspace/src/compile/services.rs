@@ -53,7 +53,7 @@ impl Rows {
 
     /// Stores the rows column by column, equal ones once: a packet's direction and kind have all
     /// their entries side by side. Returns the word at which each column begins.
-    pub(super) fn store(&mut self, arena: &mut Arena) -> Result<[u32; COLUMNS], TooLarge> {
+    pub(super) fn store(&self, arena: &mut Arena) -> Result<[u32; COLUMNS], TooLarge> {
         let mut begins = [0; COLUMNS];
         let mut known: HashMap<Vec<u32>, u32> = HashMap::new();
         for (index, begin) in begins.iter_mut().enumerate() {
@@ -62,10 +62,8 @@ impl Rows {
                 *begin = *stored;
                 continue;
             }
-            let mut even = column.clone();
-            self.built.forms |= arena.even_out(&mut even)? | self.built.forms_below;
             let line = arena.take_lines(column.len().div_ceil(LINE_WORDS))?;
-            for (word, entry) in arena.words_mut(line).zip(&even) {
+            for (word, entry) in arena.words_mut(line).zip(&column) {
                 *word = *entry;
             }
             *begin = line * LINE_WORDS as u32;
@@ -113,8 +111,7 @@ impl Rows {
                     }
                 }
                 let steps = claims.into_steps(Verdict::no_match(direction));
-                row[column_index(direction, kind as u8)] =
-                    arena.table16(&steps, 0, &mut self.built)?;
+                row[column_index(direction, kind as u8)] = arena.ports(&steps, &mut self.built)?;
             }
         }
         Ok(row)
