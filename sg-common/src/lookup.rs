@@ -7,12 +7,17 @@
 //!
 //! ```text
 //!  31  30-29  28-27  26-0
-//!   1   form  shift  position, in quarters of a line
-//!        0    -      few:   up to 2 keys and 3 leaves in a quarter of a line
-//!        1    -      several: up to 10 keys and 11 leaves in a line
-//!        2    n      part:  a line of 16 entries, by the 4 bits of the number from bit 4n on
-//!        3    -      block: 16 lines of 256 entries, by the high 8 bits of the number
+//!   1   form  shift  position, in units of eight bytes
+//!        0    -      few:     2 keys and 3 leaves in two units
+//!        1    -      several: 10 keys and 11 leaves in a line
+//!        2    n      part:    a line of 16 entries, by the 4 bits of the number from bit 4n on
+//!        3    -      block:   16 lines of 256 entries, by the high 8 bits of the number
 //! ```
+//!
+//! Where a policy has no more than 16 classes of IPv4 addresses, a leaf there takes 4 bits (it is
+//! *narrow*): few are then 3 keys and 4 leaves in one unit, several 12 keys and 13 leaves in half a
+//! line. Lists of a million prefixes have two classes, and what does not fit a core's cache costs a
+//! hundred nanoseconds a step.
 //!
 //! The low half of an IPv4 address and a port are both 16-bit numbers, so both are resolved by the
 //! same walk. *Few* and *several* divide the numbers at their keys, by arithmetic instead of branches:
@@ -93,19 +98,76 @@ impl Form {
     }
 }
 
-pub const FEW_KEYS: usize = 2;
-pub const SEVERAL_KEYS: usize = 10;
-/// Words of keys in front of the leaves.
-pub const FEW_LEAVES_AT: usize = 1;
-pub const SEVERAL_LEAVES_AT: usize = 5;
+/// How *few* and *several* are laid out: the number of keys, where the leaves are, in words, and how
+/// many words it is together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    pub keys: usize,
+    pub leaves_at: usize,
+    pub words: usize,
+    /// Bits of a leaf.
+    pub leaf_bits: u32,
+    /// Bits in front of the first leaf, in its first word.
+    pub leaf_shift: u32,
+}
+
+impl Layout {
+    pub const FEW: Layout = Layout {
+        keys: 2,
+        leaves_at: 1,
+        words: 4,
+        leaf_bits: 32,
+        leaf_shift: 0,
+    };
+    pub const SEVERAL: Layout = Layout {
+        keys: 10,
+        leaves_at: 5,
+        words: 16,
+        leaf_bits: 32,
+        leaf_shift: 0,
+    };
+    pub const NARROW_FEW: Layout = Layout {
+        keys: 3,
+        leaves_at: 1,
+        words: 2,
+        leaf_bits: NARROW_BITS,
+        leaf_shift: 16,
+    };
+    pub const NARROW_SEVERAL: Layout = Layout {
+        keys: 12,
+        leaves_at: 6,
+        words: 8,
+        leaf_bits: NARROW_BITS,
+        leaf_shift: 0,
+    };
+}
+
+/// Bits of a narrow leaf.
+pub const NARROW_BITS: u32 = 4;
+
+impl Layout {
+    /// Writes it to the front of `words`; there is one leaf more than keys.
+    pub fn write(self, words: &mut [u32], keys: &[u16], leaves: &[u32]) {
+        words[..self.words].fill(0);
+        for (i, key) in keys.iter().enumerate() {
+            words[i / 2] |= u32::from(stored_key(*key)) << (i % 2 * 16);
+        }
+        for (i, leaf) in leaves.iter().enumerate() {
+            let bit = self.leaf_shift + i as u32 * self.leaf_bits;
+            words[self.leaves_at + bit as usize / 32] |= leaf << (bit % 32);
+        }
+    }
+}
 
 pub const POSITION_MASK: u32 = (1 << 27) - 1;
 const FORM_AT: u32 = 29;
 const SHIFT_AT: u32 = 27;
-/// Words of a quarter of a line.
-const QUARTER_WORDS: u64 = LINE_WORDS as u64 / 4;
+/// Words of a unit, in which positions are counted.
+pub const UNIT_WORDS: usize = 2;
+/// Units of a line.
+const LINE_UNITS: u32 = (LINE_WORDS / UNIT_WORDS) as u32;
 
-/// An entry that points to `position`, in quarters of a line. `shift` is the first bit of the number
+/// An entry that points to `position`, in units. `shift` is the first bit of the number
 /// that a part looks at; other forms have none.
 pub const fn pointer(form: Form, shift: u32, position: u32) -> u32 {
     POINTER | (form as u32) << FORM_AT | (shift / 4) << SHIFT_AT | position
@@ -172,6 +234,8 @@ pub struct Shape {
     pub low_depth6: u32,
     pub address_forms: Forms,
     pub port_forms: Forms,
+    /// 1 when leaves of IPv4 addresses are narrow.
+    pub narrow: u32,
     /// Where the lines of hosts begin, and how many there are.
     pub hosts_at: u32,
     pub host_buckets: u32,
@@ -199,6 +263,7 @@ pub trait Tables {
     fn root4(&self, high: u16) -> u32;
     fn line(&self, index: u32) -> Option<&Line>;
     fn word(&self, index: u32) -> Option<u32>;
+    fn unit(&self, index: u32) -> Option<u64>;
     fn column(&self, index: usize) -> u32;
     fn root6(&self, index: usize) -> u32;
     fn depth6(&self) -> u32;
@@ -208,6 +273,7 @@ pub trait Tables {
     fn host_buckets(&self) -> u32;
     fn address_forms(&self) -> Forms;
     fn port_forms(&self) -> Forms;
+    fn is_narrow(&self) -> bool;
 }
 
 /// Tables in plain memory, as the host reads them.
@@ -231,6 +297,11 @@ impl Tables for Plain<'_> {
     fn word(&self, index: u32) -> Option<u32> {
         let words = &self.line(index / LINE_WORDS as u32)?.0;
         words.get(index as usize % LINE_WORDS).copied()
+    }
+
+    fn unit(&self, index: u32) -> Option<u64> {
+        let units = self.line(index / LINE_UNITS)?.pairs();
+        units.get((index % LINE_UNITS) as usize).copied()
     }
 
     fn column(&self, index: usize) -> u32 {
@@ -268,6 +339,10 @@ impl Tables for Plain<'_> {
     fn port_forms(&self) -> Forms {
         self.shape.port_forms
     }
+
+    fn is_narrow(&self) -> bool {
+        self.shape.narrow != 0
+    }
 }
 
 impl Shape {
@@ -283,6 +358,7 @@ impl Shape {
             self.low_depth6,
             self.address_forms,
             self.port_forms,
+            self.narrow,
             self.hosts_at,
             self.host_buckets,
             self.classes,
@@ -310,9 +386,10 @@ impl Shape {
             low_depth6: numbers[2],
             address_forms: numbers[3],
             port_forms: numbers[4],
-            hosts_at: numbers[5],
-            host_buckets: numbers[6],
-            classes: numbers[7],
+            narrow: numbers[5],
+            hosts_at: numbers[6],
+            host_buckets: numbers[7],
+            classes: numbers[8],
         })
     }
 }
@@ -342,15 +419,22 @@ fn wide(number: u32) -> u64 {
 
 /// The leaf for `number` below `entry`: at most five steps.
 #[inline(always)]
-pub fn walk16<T: Tables>(tables: &T, forms: Forms, entry: u32, number: u16) -> Option<u32> {
-    const POSITION: u64 = POSITION_MASK as u64;
+pub fn walk16<T: Tables>(
+    tables: &T,
+    forms: Forms,
+    is_narrow: bool,
+    entry: u32,
+    number: u16,
+) -> Option<u32> {
     let number = u64::from(number);
     let mut entry = wide(entry);
     if entry < POINTER.into() {
         return Some(entry as u32);
     }
+    // The first word of what an entry points to.
+    let words = |entry| (entry & u64::from(POSITION_MASK)) * UNIT_WORDS as u64;
     if forms & Form::Block.bit() != 0 && entry >> FORM_AT == Form::Block.head() {
-        let index = (entry & POSITION) * QUARTER_WORDS + (number >> 8);
+        let index = words(entry) + (number >> 8);
         entry = wide(tables.word(index as u32)?);
     }
     if forms & Form::Part.bit() != 0 {
@@ -359,49 +443,89 @@ pub fn walk16<T: Tables>(tables: &T, forms: Forms, entry: u32, number: u16) -> O
                 break;
             }
             let shift = (entry >> SHIFT_AT & 3) * 4;
-            let index = (entry & POSITION) * QUARTER_WORDS + (number >> shift & 15);
+            let index = words(entry) + (number >> shift & 15);
             entry = wide(tables.word(index as u32)?);
         }
     }
     if forms & (Form::Block.bit() | Form::Part.bit()) != 0 && entry < POINTER.into() {
         return Some(entry as u32);
     }
-    let position = (entry & POSITION) as u32;
-    let line = tables.line(position >> 2)?;
+    let position = (entry & u64::from(POSITION_MASK)) as u32;
     let has_few = forms & Form::Few.bit() != 0;
     let has_several = forms & Form::Several.bit() != 0;
     if has_few && (!has_several || entry >> FORM_AT == Form::Few.head()) {
-        return Some(few(line, position & 3, number));
+        if is_narrow {
+            return Some(narrow_few(tables.unit(position)?, number));
+        }
+        let line = tables.line(position / LINE_UNITS)?;
+        return Some(few(line, position % LINE_UNITS, number));
     }
-    if has_several {
-        return Some(several(line, number));
+    if !has_several {
+        return None;
     }
-    None
+    let line = tables.line(position / LINE_UNITS)?;
+    if is_narrow {
+        return Some(narrow_several(line, position % LINE_UNITS, number));
+    }
+    Some(several(line, number))
+}
+
+/// 1 if a number has reached a stored key, the low 16 bits of `key`.
+#[inline(always)]
+fn reached(key: u64, number: u64) -> u64 {
+    (number + (key & 0xffff)) >> 16
 }
 
 #[inline(always)]
-fn few(line: &Line, quarter: u32, number: u64) -> u32 {
-    let at = quarter as usize * 4;
-    let keys = u64::from(line.0[at]);
-    let index = ((number + (keys & 0xffff)) >> 16) + ((number + (keys >> 16)) >> 16);
-    line.0[(at + FEW_LEAVES_AT + index as usize) & 15]
+fn few(line: &Line, unit: u32, number: u64) -> u32 {
+    let at = unit as usize * UNIT_WORDS;
+    let keys = u64::from(line.0[at & 15]);
+    let index = reached(keys, number) + reached(keys >> 16, number);
+    line.0[(at + Layout::FEW.leaves_at + index as usize) & 15]
+}
+
+#[inline(always)]
+fn narrow_few(unit: u64, number: u64) -> u32 {
+    let index = reached(unit, number) + reached(unit >> 16, number) + reached(unit >> 32, number);
+    ((unit >> 48) >> (index * u64::from(NARROW_BITS))) as u32 & 15
+}
+
+const ONES: u64 = 0x0001_0001_0001_0001;
+const TOPS: u64 = ONES << 15;
+
+/// Four times [`reached`] at once: additions of 16 bits of which only the carries are wanted.
+/// `number` is four times the number.
+#[inline(always)]
+fn four_reached(keys: u64, number: u64) -> u64 {
+    let sums = (keys & !TOPS) + (number & !TOPS);
+    ((keys & number | (keys | number) & sums) & TOPS) >> 15
+}
+
+/// The sum of four numbers.
+#[inline(always)]
+fn sum(four: u64) -> u64 {
+    four.wrapping_mul(ONES) >> 48
 }
 
 #[inline(always)]
 fn several(line: &Line, number: u64) -> u32 {
-    const ONES: u64 = 0x0001_0001_0001_0001;
-    const TOPS: u64 = ONES << 15;
     let number = number * ONES;
-    let low = number & !TOPS;
-    // Four additions of 16 bits at once, of which only the carries are wanted.
-    let carries = |keys: u64| {
-        let sums = (keys & !TOPS) + low;
-        ((keys & number | (keys | number) & sums) & TOPS) >> 15
-    };
-    let pairs = line.pairs();
-    let counts = carries(pairs[0]) + carries(pairs[1]) + carries(u64::from(line.0[4]));
-    let index = counts.wrapping_mul(ONES) >> 48;
-    line.0[(SEVERAL_LEAVES_AT + index as usize) & 15]
+    let keys = line.pairs();
+    let counts = four_reached(keys[0], number)
+        + four_reached(keys[1], number)
+        + four_reached(u64::from(line.0[4]), number);
+    line.0[(Layout::SEVERAL.leaves_at + sum(counts) as usize) & 15]
+}
+
+#[inline(always)]
+fn narrow_several(line: &Line, unit: u32, number: u64) -> u32 {
+    let number = number * ONES;
+    let at = (unit & 4) as usize;
+    let keys = line.pairs();
+    let counts = four_reached(keys[at], number)
+        + four_reached(keys[at + 1], number)
+        + four_reached(keys[at + 2], number);
+    (keys[at + 3] >> (sum(counts) * u64::from(NARROW_BITS))) as u32 & 15
 }
 
 /// How many of `keys` lie beyond `number`; both have 63 bits at most, so that a difference has a sign.
@@ -454,7 +578,13 @@ fn class_of_host<T: Tables>(tables: &T, address: u32, class: u32) -> Option<u32>
 #[inline(always)]
 pub fn class4<T: Tables>(tables: &T, address: u32) -> Option<u32> {
     let entry = tables.root4((address >> 16) as u16);
-    let class = walk16(tables, tables.address_forms(), entry, address as u16)?;
+    let class = walk16(
+        tables,
+        tables.address_forms(),
+        tables.is_narrow(),
+        entry,
+        address as u16,
+    )?;
     if tables.host_buckets() == 0 {
         return Some(class);
     }
@@ -505,7 +635,7 @@ pub fn verdict_below<T: Tables>(
     direction: Direction,
     number: u16,
 ) -> Verdict {
-    match walk16(tables, tables.port_forms(), entry, number) {
+    match walk16(tables, tables.port_forms(), false, entry, number) {
         Some(leaf) => Verdict(leaf),
         None => Verdict::no_match(direction),
     }
@@ -531,49 +661,50 @@ pub fn judge<T: Tables>(
 mod tests {
     use super::*;
 
-    fn line(keys: &[u16]) -> Line {
-        let mut line = Line::EMPTY;
-        for (i, key) in keys.iter().enumerate() {
-            line.0[i / 2] |= u32::from(stored_key(*key)) << (i % 2 * 16);
-        }
-        line
-    }
-
-    /// Every number against every key, counted the plain way.
+    /// Every number against every key, counted the plain way; what lies beside it is not looked at.
     #[test]
     fn few_and_several_count_the_keys_that_a_number_has_reached() {
-        let lists: [&[u16]; 6] = [
+        let lists: [&[u16]; 8] = [
             &[1],
             &[65535],
             &[22, 23],
+            &[1, 32768, 65535],
             &[1, 32767, 32768, 65535],
             &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
             &[
                 1000, 2000, 30000, 32767, 32768, 32769, 40000, 50000, 65534, 65535,
             ],
+            &[
+                1, 2, 1000, 2000, 30000, 32767, 32768, 32769, 40000, 50000, 65534, 65535,
+            ],
         ];
         for keys in lists {
-            let mut several_line = line(keys);
-            for (i, leaf) in several_line.0[SEVERAL_LEAVES_AT..].iter_mut().enumerate() {
-                *leaf = i as u32;
-            }
+            let leaves: [u32; 13] = core::array::from_fn(|i| i as u32);
+            let leaves = &leaves[..=keys.len()];
+            let place = |layout: Layout, unit: usize| {
+                let mut line = Line([u32::MAX; LINE_WORDS]);
+                layout.write(&mut line.0[unit * UNIT_WORDS..], keys, leaves);
+                line
+            };
             for number in 0..=u16::MAX {
-                let reached = keys.iter().filter(|&&key| number >= key).count() as u32;
-                assert_eq!(
-                    several(&several_line, number.into()),
-                    reached,
-                    "{keys:?} {number}"
-                );
-                if keys.len() > FEW_KEYS {
-                    continue;
-                }
-                for quarter in 0..4 {
-                    let mut few_line = Line::EMPTY;
-                    let at = quarter as usize * 4;
-                    few_line.0[at] = line(keys).0[0];
-                    few_line.0[at + 1..at + 4].copy_from_slice(&[0, 1, 2]);
-                    assert_eq!(few(&few_line, quarter, number.into()), reached);
-                }
+                let expected = keys.iter().filter(|&&key| number >= key).count() as u32;
+                let number = u64::from(number);
+                let check = |layout: Layout, units: &[usize], ask: fn(&Line, u32, u64) -> u32| {
+                    if keys.len() <= layout.keys {
+                        for &unit in units {
+                            let found = ask(&place(layout, unit), unit as u32, number);
+                            assert_eq!(found, expected, "{layout:?} {keys:?} {number}");
+                        }
+                    }
+                };
+                check(Layout::FEW, &[0, 2, 4, 6], few);
+                check(Layout::SEVERAL, &[0], |line, _, number| {
+                    several(line, number)
+                });
+                check(Layout::NARROW_FEW, &[0, 1, 7], |line, unit, number| {
+                    narrow_few(line.pairs()[unit as usize], number)
+                });
+                check(Layout::NARROW_SEVERAL, &[0, 4], narrow_several);
             }
         }
     }

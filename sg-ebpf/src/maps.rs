@@ -14,6 +14,7 @@ use sg_common::{
     fragment::{FragmentKey4, FragmentKey6, FragmentValue},
     lookup::{
         COLUMNS, Forms, LINE_WORDS, Line, NEAR_LINES, NearTables, ROOT_ENTRIES, TREES6, Tables,
+        UNIT_WORDS,
     },
 };
 
@@ -116,6 +117,7 @@ constants! {
     SG_HOST_BUCKETS: u32 = 0;
     SG_ADDRESS_FORMS: Forms = 15;
     SG_PORT_FORMS: Forms = 15;
+    SG_NARROW: u32 = 0;
     /// Idle seconds by `sg_common::flow::Timeout`, padded to a power of two so that an index can
     /// be masked.
     SG_TIMEOUTS: [u32; 16] = [0; 16];
@@ -203,6 +205,19 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
+    fn unit(&self, index: u32) -> Option<u64> {
+        const UNITS: usize = LINE_WORDS / UNIT_WORDS;
+        if constant!(SG_HAS_NEAR_TABLES) != 0 {
+            let units = near().lines.as_ptr().cast::<u64>();
+            let index = index as usize & (NEAR_LINES * UNITS - 1);
+            // SAFETY: the index is masked to the number of units, a power of two.
+            return Some(unsafe { *units.add(index) });
+        }
+        let line = LINES.get(index / UNITS as u32)?;
+        Some(line.pairs()[index as usize % UNITS])
+    }
+
+    #[inline(always)]
     fn column(&self, index: usize) -> u32 {
         constant_item!(SG_COLUMNS, index)
     }
@@ -240,6 +255,11 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn address_forms(&self) -> Forms {
         constant!(SG_ADDRESS_FORMS)
+    }
+
+    #[inline(always)]
+    fn is_narrow(&self) -> bool {
+        constant!(SG_NARROW) != 0
     }
 
     #[inline(always)]

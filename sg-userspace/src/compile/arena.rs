@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use sg_common::lookup::{
-    BLOCK_ENTRIES, FEW_KEYS, FEW_LEAVES_AT, Form, Forms, LINE_WORDS, Line, POSITION_MASK, Root,
-    SEVERAL_KEYS, SEVERAL_LEAVES_AT, SHAPE_LINES, pointer, stored_key,
+    BLOCK_ENTRIES, Form, Forms, LINE_WORDS, Layout, Line, NARROW_BITS, POSITION_MASK, Root,
+    SHAPE_LINES, UNIT_WORDS, pointer,
 };
 
 use super::{Budget, TooLarge};
@@ -15,8 +15,8 @@ use super::{Budget, TooLarge};
 /// start. Sorted, the first start is at or below the range of interest.
 pub(super) type Steps = [(u32, u32)];
 
-/// Words of a quarter of a line, in which positions are counted.
-const QUARTER: usize = LINE_WORDS / 4;
+/// Units of a line.
+const LINE_UNITS: u32 = (LINE_WORDS / UNIT_WORDS) as u32;
 
 /// A range of 16 bits with more steps than this becomes a block: parts would be as large and deeper.
 const BLOCK_STEPS: usize = 96;
@@ -49,6 +49,8 @@ struct Part {
     origin: u32,
     bits: u32,
     above: usize,
+    /// Leaves below 16 are all that there are.
+    is_narrow: bool,
 }
 
 pub(super) struct Arena {
@@ -56,8 +58,8 @@ pub(super) struct Arena {
     /// Tables that may still have room.
     roomy: usize,
     lines: Vec<Line>,
-    /// The next free quarter of the line that quarters are taken from.
-    quarter: u32,
+    /// The next free unit of the line that pieces of 1, 2 and 4 units are taken from.
+    open: [u32; 3],
     /// Positions of what was stored, by the hash of its words.
     by_hash: HashMap<u64, u32>,
     /// How many of each form; trees are not among them.
@@ -70,7 +72,7 @@ impl Arena {
             budget,
             roomy: ROOMY_TABLES,
             lines: vec![Line::EMPTY; SHAPE_LINES],
-            quarter: 0,
+            open: [0; 3],
             by_hash: HashMap::new(),
             counts: [0; Form::ALL.len()],
         }
@@ -84,7 +86,7 @@ impl Arena {
     pub(super) fn take_lines(&mut self, count: usize) -> Result<u32, TooLarge> {
         let first = self.lines.len();
         let after = first + count;
-        let fits = after <= (POSITION_MASK / QUARTER as u32) as usize;
+        let fits = after <= (POSITION_MASK / LINE_UNITS) as usize;
         if after * size_of::<Line>() > self.budget.table_bytes || !fits {
             return Err(self.too_large("too many different address blocks and port ranges"));
         }
@@ -111,12 +113,12 @@ impl Arena {
     }
 
     fn words_at(&self, position: u32, len: usize) -> impl Iterator<Item = u32> + '_ {
-        let first = position as usize * QUARTER;
+        let first = position as usize * UNIT_WORDS;
         (first..first + len).map(|at| self.lines[at / LINE_WORDS].0[at % LINE_WORDS])
     }
 
-    /// Stores `words`, a quarter of a line or whole lines, where they are not stored yet; returns
-    /// their position in quarters.
+    /// Stores `words`, a half, quarter or eighth of a line or whole lines, where they are not stored
+    /// yet; returns their position in units.
     pub(super) fn store(&mut self, form: Form, words: &[u32]) -> Result<u32, TooLarge> {
         let mut hasher = DefaultHasher::new();
         words.hash(&mut hasher);
@@ -128,16 +130,18 @@ impl Arena {
         {
             return Ok(position);
         }
-        let position = if words.len() == QUARTER {
-            if self.quarter.is_multiple_of(4) {
-                self.quarter = self.take_lines(1)? * 4;
+        let units = (words.len() / UNIT_WORDS) as u32;
+        let position = if units < LINE_UNITS {
+            let open = units.ilog2() as usize;
+            if self.open[open].is_multiple_of(LINE_UNITS) {
+                self.open[open] = self.take_lines(1)? * LINE_UNITS;
             }
-            self.quarter += 1;
-            self.quarter - 1
+            self.open[open] += units;
+            self.open[open] - units
         } else {
-            self.take_lines(words.len() / LINE_WORDS)? * 4
+            self.take_lines(words.len() / LINE_WORDS)? * LINE_UNITS
         };
-        let first = position as usize * QUARTER;
+        let first = position as usize * UNIT_WORDS;
         for (at, word) in (first..).zip(words) {
             self.lines[at / LINE_WORDS].0[at % LINE_WORDS] = *word;
         }
@@ -162,6 +166,7 @@ impl Arena {
                 origin: 0,
                 bits: 16,
                 above: 0,
+                is_narrow: false,
             },
             room,
             built,
@@ -198,19 +203,16 @@ impl Arena {
         built.steps = built.steps.max(above + 1);
         let form = match room {
             Room::Much if bits == 16 => Form::Block,
-            _ if keys <= FEW_KEYS => Form::Few,
-            Room::Little if keys <= SEVERAL_KEYS => Form::Several,
+            _ if keys <= few.keys => Form::Few,
+            Room::Little if keys <= several.keys => Form::Several,
             _ if bits == 16 && steps.len() > BLOCK_STEPS => Form::Block,
             _ => Form::Part,
         };
         built.forms |= form.bit();
         let mut shift = 0;
         let position = match form {
-            Form::Few => self.store(form, &divided::<QUARTER>(steps, origin, FEW_LEAVES_AT))?,
-            Form::Several => self.store(
-                form,
-                &divided::<LINE_WORDS>(steps, origin, SEVERAL_LEAVES_AT),
-            )?,
+            Form::Few => self.divided(form, few, steps, origin)?,
+            Form::Several => self.divided(form, several, steps, origin)?,
             Form::Part => {
                 shift = bits - 4;
                 let mut entries = [0; LINE_WORDS];
@@ -230,35 +232,41 @@ impl Arena {
         Ok(pointer(form, shift, position))
     }
 
-    /// Fills the /16 table of IPv4 with `steps` over all addresses.
+    /// Stores keys and leaves of a range with few steps.
+    fn divided(
+        &mut self,
+        form: Form,
+        layout: Layout,
+        steps: &Steps,
+        origin: u32,
+    ) -> Result<u32, TooLarge> {
+        let keys = steps[1..].iter().map(|(start, _)| (start - origin) as u16);
+        let keys: Vec<u16> = keys.collect();
+        let leaves: Vec<u32> = steps.iter().map(|(_, leaf)| *leaf).collect();
+        let mut words = [0; LINE_WORDS];
+        layout.write(&mut words, &keys, &leaves);
+        self.store(form, &words[..layout.words])
+    }
+
+    /// Fills the /16 table of IPv4 with `steps` over all addresses; says whether leaves are narrow.
     pub(super) fn fill_root(
         &mut self,
         root: &mut Root,
         steps: &Steps,
         built: &mut Built,
-    ) -> Result<(), TooLarge> {
+    ) -> Result<bool, TooLarge> {
+        let is_narrow = steps.iter().all(|(_, class)| class >> NARROW_BITS == 0);
         for_each_part(steps, 0, 1 << 16, root, |steps, base| {
             let part = Part {
                 origin: base,
                 bits: 16,
                 above: 0,
+                is_narrow,
             };
             self.table(steps, base, part, Room::Little, built)
-        })
+        })?;
+        Ok(is_narrow)
     }
-}
-
-/// Keys and leaves of a range with few steps.
-fn divided<const N: usize>(steps: &Steps, origin: u32, leaves_at: usize) -> [u32; N] {
-    let mut words = [0; N];
-    for (i, (start, _)) in steps[1..].iter().enumerate() {
-        let key = stored_key((start - origin) as u16);
-        words[i / 2] |= u32::from(key) << (i % 2 * 16);
-    }
-    for (word, (_, leaf)) in words[leaves_at..].iter_mut().zip(steps) {
-        *word = *leaf;
-    }
-    words
 }
 
 /// Splits the numbers from `base` on into `entries.len()` parts of `width`; a part with one value

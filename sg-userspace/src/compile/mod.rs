@@ -104,7 +104,7 @@ pub fn compile(policy: &Policy, slots: &[u32], budget: Budget) -> Result<Compile
     v4.put_back(listed);
     let mut root4 = Box::new([0u32; ROOT_ENTRIES]);
     let mut addresses = Built::default();
-    arena.fill_root(&mut root4, &v4.steps(), &mut addresses)?;
+    let is_narrow = arena.fill_root(&mut root4, &v4.steps(), &mut addresses)?;
 
     let mut sets = RuleSets::new(policy, Family::V6);
     let v6 = classes_of::<u128>(policy, &mut sets, &mut rows, &mut arena)?;
@@ -118,6 +118,7 @@ pub fn compile(policy: &Policy, slots: &[u32], budget: Budget) -> Result<Compile
         low_depth6: trees.low_depth,
         address_forms: addresses.forms,
         port_forms: rows.built.forms,
+        narrow: is_narrow.into(),
         hosts_at: hosts.at,
         host_buckets: hosts.buckets,
         classes: rows.rows().len() as u32,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use sg_common::lookup::{
     Form, INDEX_BITS6, LAST_KEYS, LAST_LEAVES, LINE_WORDS, MAX_DEPTH, NO_KEY, NODE_CHILDREN,
-    NODE_KEYS, POINTER, TREE_BITS6, TREES6,
+    NODE_KEYS, POINTER, TREE_BITS6, TREES6, UNIT_WORDS,
 };
 
 use super::{TooLarge, arena::Arena};
@@ -13,8 +13,11 @@ use super::{TooLarge, arena::Arena};
 const CHILDREN: usize = NODE_KEYS + 1;
 const LEAVES: usize = LAST_KEYS + 1;
 
-/// A first tree of more levels than this gets an index instead.
+/// A first tree of more levels than this gets an index instead,
 const DEEP: u32 = 2;
+/// unless there are so many steps that the index and the nodes below it, which it leaves half empty,
+/// would not stay in a core's cache.
+const INDEXED_STEPS: usize = 1 << 13;
 
 /// A function over 64-bit numbers as its steps, from zero on.
 type Steps = Vec<(u64, u32)>;
@@ -82,7 +85,7 @@ pub(super) fn build(arena: &mut Arena, steps: &[(u128, u32)]) -> Result<Trees, T
     let quarters = split(&high, TREE_BITS6, TREES6);
     let depth = |parts: &[Steps]| parts.iter().map(|steps| depth_of(steps)).max().unwrap_or(1);
     trees.depth = depth(&quarters);
-    if trees.depth > DEEP {
+    if trees.depth > DEEP && quarters[0].len() <= INDEXED_STEPS {
         let shift = TREE_BITS6 - INDEX_BITS6;
         let cells = split(&quarters[0], shift, 1 << INDEX_BITS6);
         trees.depth = depth(&cells).max(depth(&quarters[1..]));
@@ -190,12 +193,8 @@ fn without_last_bit(arena: &mut Arena, steps: &Steps) -> Result<Steps, TooLarge>
                 Some(&(last, value)) if last == start >> 1 => value,
                 _ => before,
             };
-            let position = arena.store(Form::Few, &[even, class, 0, 0])?;
-            set(
-                &mut out,
-                start >> 1,
-                POINTER | position * (LINE_WORDS as u32 / 4),
-            );
+            let position = arena.store(Form::Few, &[even, class])?;
+            set(&mut out, start >> 1, POINTER | position * UNIT_WORDS as u32);
             if start >> 1 < NO_KEY - 1 {
                 set(&mut out, (start >> 1) + 1, class);
             }

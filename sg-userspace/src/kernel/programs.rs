@@ -133,6 +133,7 @@ impl Programs {
             .override_global("SG_HOST_BUCKETS", &shape.host_buckets, true)
             .override_global("SG_LOW_DEPTH6", &shape.low_depth6, true)
             .override_global("SG_ADDRESS_FORMS", &shape.address_forms, true)
+            .override_global("SG_NARROW", &shape.narrow, true)
             .override_global("SG_PORT_FORMS", &shape.port_forms, true)
             .override_global("SG_TIMEOUTS", &timeouts[..], true)
             .override_global(aya_log::LEVEL, &generation.log_level, true)
