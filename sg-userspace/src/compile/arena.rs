@@ -190,11 +190,16 @@ impl Arena {
             origin,
             bits,
             above,
+            is_narrow,
         } = part;
         let below = |bits| Part {
-            origin,
             bits,
             above: above + 1,
+            ..part
+        };
+        let (few, several) = match is_narrow {
+            true => (Layout::NARROW_FEW, Layout::NARROW_SEVERAL),
+            false => (Layout::FEW, Layout::SEVERAL),
         };
         if let [(_, only)] = steps {
             return Ok(*only);
