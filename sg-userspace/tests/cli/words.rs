@@ -81,8 +81,10 @@ fn check_reads_standard_input_and_says_when_tables_are_too_large() {
     let many: String = (0..4000u32)
         .map(|n| {
             let (a, b) = (n / 200, n % 200);
-            let port = 1 + n * 16;
-            format!("  - {{protocol: tcp, ports: {port}, from: 10.{a}.{b}.7, action: accept}}\n")
+            // Eleven ports for each address, which no other has.
+            let ports: Vec<String> = (0..11).map(|i| (1 + n + i * 5000).to_string()).collect();
+            let ports = ports.join(", ");
+            format!("  - {{protocol: tcp, ports: [{ports}], from: 10.{a}.{b}.7, action: accept}}\n")
         })
         .collect();
     let many = format!("inbound:\n{many}");

@@ -6,6 +6,7 @@ mod budget;
 mod facts;
 mod flow_model;
 mod flows;
+mod forms;
 mod frames;
 mod fuzz;
 mod guest;

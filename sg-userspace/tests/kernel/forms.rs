@@ -1,0 +1,287 @@
+//! Every form that the lookup tables can take, each on purpose, in both places where they can be:
+//! kernel, compiled tables and oracle agree on packets at the edges of the rules, rule by rule.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use fastrand::Rng;
+use sg_common::lookup::{Form, Shape};
+use sg_common::tables::Kind;
+use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
+use sg_userspace::compile::{Budget, Compiled, compile};
+use sg_userspace::kernel::programs::{Generation, Programs, SharedMaps};
+use sg_userspace::oracle;
+use sg_userspace::policy::{Policy, rules_from_lines};
+use sg_userspace::testing;
+
+use crate::frames::frame;
+use crate::sandbox::require_root;
+use crate::support::{rounds, run_hook};
+
+/// Packets for each policy in each place.
+const PACKETS: usize = 1500;
+
+/// Prefixes in 10.77.0.0/16.
+fn in_one_16(rng: &mut Rng, len: u8, count: usize) -> String {
+    let one = |rng: &mut Rng| {
+        let bits = 0x0a4d_0000 | rng.u32(..1 << 16);
+        let bits = bits & u32::MAX << (32 - u32::from(len));
+        format!("{}/{len}", Ipv4Addr::from(bits))
+    };
+    let list: Vec<String> = (0..count).map(|_| one(rng)).collect();
+    list.join(",")
+}
+
+fn anywhere(rng: &mut Rng, lens: std::ops::RangeInclusive<u32>, count: usize) -> Vec<String> {
+    let one = |rng: &mut Rng| {
+        let len = rng.u32(lens.clone());
+        let bits = rng.u32(..) & u32::MAX << (32 - len);
+        format!("{}/{len}", Ipv4Addr::from(bits))
+    };
+    (0..count).map(|_| one(rng)).collect()
+}
+
+fn anywhere6(rng: &mut Rng, lens: std::ops::RangeInclusive<u32>, count: usize) -> Vec<String> {
+    let one = |rng: &mut Rng| {
+        let len = rng.u32(lens.clone());
+        let bits = 0x2 << 124 | rng.u128(..) >> 3;
+        let bits = bits & u128::MAX << (128 - len);
+        format!("{}/{len}", Ipv6Addr::from(bits))
+    };
+    (0..count).map(|_| one(rng)).collect()
+}
+
+/// One rule for each prefix, each with ports of its own.
+fn rules_of_their_own(rng: &mut Rng, prefixes: &[String], ports: usize) -> String {
+    let mut text = String::new();
+    for prefix in prefixes {
+        let ports: Vec<String> = (0..ports).map(|_| rng.u16(..).to_string()).collect();
+        let action = if rng.bool() { "accept" } else { "drop" };
+        let _ = writeln!(text, "in udp {} from {prefix} {action}", ports.join(","));
+    }
+    text + "in tcp from any accept\n"
+}
+
+fn blocklist(prefixes: &[String]) -> String {
+    format!(
+        "in all from {} drop\nin udp from any accept\n",
+        prefixes.join(",")
+    )
+}
+
+fn has(forms: u32, form: Form) -> bool {
+    forms & form.bit() != 0
+}
+
+/// A sentence, the rules, and whether their tables have the form that the sentence names.
+type Case = (&'static str, fn(&mut Rng) -> String, fn(&Shape) -> bool);
+
+const CASES: &[Case] = &[
+    (
+        "addresses by few keys, leaves narrow",
+        |rng| blocklist(&anywhere(rng, 20..=32, 40)),
+        |s| s.address_forms == Form::Few.bit() && s.narrow == 1,
+    ),
+    (
+        "addresses by several keys, leaves narrow",
+        |rng| blocklist(&[in_one_16(rng, 30, 5)]),
+        |s| s.address_forms == Form::Several.bit() && s.narrow == 1,
+    ),
+    (
+        "addresses in parts, leaves narrow",
+        |rng| blocklist(&[in_one_16(rng, 28, 30)]),
+        |s| has(s.address_forms, Form::Part) && s.narrow == 1,
+    ),
+    (
+        "addresses in a block, leaves narrow",
+        |rng| blocklist(&[in_one_16(rng, 32, 300)]),
+        |s| has(s.address_forms, Form::Block) && s.narrow == 1,
+    ),
+    (
+        "more classes than narrow leaves can tell",
+        |rng| {
+            let prefixes = anywhere(rng, 17..=32, 60);
+            rules_of_their_own(rng, &prefixes, 1)
+        },
+        |s| s.narrow == 0 && has(s.address_forms, Form::Few),
+    ),
+    (
+        "many classes in one /16",
+        |rng| {
+            let prefixes: Vec<String> = (0..80).map(|_| in_one_16(rng, 30, 1)).collect();
+            rules_of_their_own(rng, &prefixes, 2)
+        },
+        |s| s.narrow == 0 && has(s.address_forms, Form::Block),
+    ),
+    (
+        "many classes in some /16s",
+        |rng| {
+            let mut prefixes: Vec<String> = (0..4).map(|_| in_one_16(rng, 30, 1)).collect();
+            prefixes.extend(anywhere(rng, 17..=32, 40));
+            rules_of_their_own(rng, &prefixes, 1)
+        },
+        |s| s.narrow == 0 && has(s.address_forms, Form::Several),
+    ),
+    (
+        "ports in blocks with room",
+        |rng| {
+            let prefixes = anywhere(rng, 8..=16, 5);
+            rules_of_their_own(rng, &prefixes, 3)
+        },
+        |s| has(s.port_forms, Form::Block) && !has(s.port_forms, Form::Several),
+    ),
+    (
+        "ports of many tables",
+        |rng| {
+            let prefixes = anywhere(rng, 12..=24, 50);
+            rules_of_their_own(rng, &prefixes, 4)
+        },
+        |s| has(s.port_forms, Form::Several) && has(s.port_forms, Form::Few),
+    ),
+    (
+        "many ports of many tables",
+        |rng| {
+            let prefixes = anywhere(rng, 12..=24, 30);
+            rules_of_their_own(rng, &prefixes, 20)
+        },
+        |s| has(s.port_forms, Form::Part),
+    ),
+    (
+        "hosts",
+        |rng| blocklist(&anywhere(rng, 32..=32, 270_000)),
+        |s| s.host_buckets > 0,
+    ),
+    (
+        "hosts of several classes, inside of prefixes",
+        |rng| {
+            let hosts = anywhere(rng, 32..=32, 270_000);
+            let (some, others) = hosts.split_at(130_000);
+            format!(
+                "in udp 1-100 from {} accept\n\
+                 in udp 50-200 from {} drop\n\
+                 in udp from {} accept\n",
+                some.join(","),
+                others.join(","),
+                anywhere(rng, 8..=20, 100).join(",")
+            )
+        },
+        |s| s.host_buckets > 0 && s.narrow == 1,
+    ),
+    (
+        "a tree of one level",
+        |_| "in udp from 2001:db8::/32,2001:db9::/64 accept\n".into(),
+        |s| (s.depth6, s.index6, s.low_depth6) == (1, 0, 0),
+    ),
+    (
+        "a tree of two levels, in every quarter of the addresses",
+        |rng| {
+            let mut prefixes = anywhere6(rng, 32..=64, 12);
+            for quarter in ["1000::/5", "4000::/3", "9000::/6", "fc00::/7", "fe80::/10"] {
+                prefixes.push(quarter.into());
+            }
+            blocklist(&prefixes)
+        },
+        |s| (s.depth6, s.index6, s.low_depth6) == (2, 0, 0),
+    ),
+    (
+        "an index",
+        |rng| blocklist(&anywhere6(rng, 24..=64, 800)),
+        |s| s.index6 != 0 && s.depth6 >= 1,
+    ),
+    (
+        "a deep tree",
+        |rng| blocklist(&anywhere6(rng, 32..=64, 9000)),
+        |s| s.index6 == 0 && s.depth6 >= 5,
+    ),
+    (
+        "trees for low halves, down to the last bit",
+        |rng| {
+            let mut prefixes = anywhere6(rng, 65..=128, 100);
+            for tail in ["1/128", "2/128", "4/127", "8/126", "fffe/127", "ffff/128"] {
+                prefixes.push(format!("2001:db8::{tail}"));
+            }
+            prefixes.push("2001:db8:0:1:ffff:ffff:ffff:ffff/128".into());
+            blocklist(&prefixes)
+        },
+        |s| s.low_depth6 >= 2,
+    ),
+    (
+        "rules of their own for IPv6",
+        |rng| {
+            let mut prefixes = anywhere6(rng, 32..=128, 200);
+            prefixes.extend(anywhere(rng, 8..=32, 20));
+            rules_of_their_own(rng, &prefixes, 2)
+        },
+        |s| s.index6 != 0 && s.low_depth6 >= 1,
+    ),
+];
+
+/// Proves P2 of every form: the first match decides, whatever the tables look like.
+#[test]
+fn every_form_decides_as_the_oracle_does() {
+    require_root();
+    for (i, (what, rules, is_there)) in (0..).zip(CASES) {
+        let mut rng = Rng::with_seed(i);
+        let policy = rules_from_lines(&rules(&mut rng));
+        let slots: Vec<u32> = (FIRST_RULE_SLOT..).take(policy.rules.len()).collect();
+        let compiled = compile(&policy, &slots, Budget::default());
+        let compiled = compiled.unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert!(is_there(&compiled.shape), "{what}: {:?}", compiled.shape);
+        for is_near in [true, false] {
+            agree(what, &policy, &compiled, is_near, &mut rng);
+        }
+    }
+}
+
+/// Sends UDP packets, which only rules can accept, and compares each verdict and then all counters.
+fn agree(what: &str, policy: &Policy, compiled: &Compiled, is_near: bool, rng: &mut Rng) {
+    let shared = SharedMaps {
+        counter_slots: FIRST_RULE_SLOT + policy.rules.len() as u32,
+        max_flows: 64,
+        ..SharedMaps::default()
+    };
+    let mut generation = Generation::of(policy, 1);
+    generation.may_be_near = is_near;
+    let programs = Programs::load(compiled, &generation, &shared);
+    let mut programs = programs.unwrap_or_else(|e| panic!("{what}: {e}"));
+    let counters = programs
+        .counters()
+        .unwrap_or_else(|e| panic!("{what}: {e}"));
+    let mut expected = vec![0u64; shared.counter_slots as usize];
+    for number in 0..rounds(PACKETS) {
+        let mut packet = testing::packet(rng, policy);
+        packet.direction = Direction::Inbound;
+        packet.protocol = 17;
+        let port = rng.u16(1024..);
+        let text = match packet.remote {
+            IpAddr::V4(remote) => format!("udp {remote}:{port} > 192.0.2.1:{}", packet.port),
+            IpAddr::V6(remote) => format!("udp [{remote}]:{port} > [2001:db8::1]:{}", packet.port),
+        };
+        // A DHCP answer is essential.
+        if matches!(packet.port, 68 | 546) {
+            continue;
+        }
+        let rule = oracle::first_match(policy, &packet);
+        let slot = match rule {
+            Some(rule) => FIRST_RULE_SLOT + rule as u32,
+            None => reason_slot(Direction::Inbound, Reason::NoMatch),
+        };
+        let by_tables = compiled.decide(packet.direction, packet.remote, Kind::Udp, packet.port);
+        assert_eq!(by_tables.slot(), slot, "{what}, tables: {text}");
+        let accepted = run_hook(&mut programs, Direction::Inbound, frame(&text).bytes(), 1);
+        let accepted = accepted.unwrap_or_else(|e| panic!("{what}: {e:?}"));
+        assert_eq!(
+            accepted,
+            by_tables.is_accept(),
+            "{what}, near {is_near}, packet {number}: {text}"
+        );
+        expected[slot as usize] += 1;
+    }
+    let counted = counters.all().unwrap_or_else(|e| panic!("{what}: {e}"));
+    for (slot, (counted, expected)) in counted.iter().zip(&expected).enumerate() {
+        assert_eq!(
+            counted.packets, *expected,
+            "{what}, near {is_near}: slot {slot}"
+        );
+    }
+}
