@@ -3,6 +3,7 @@
 mod agreement;
 mod attach;
 mod budget;
+mod buffers;
 mod facts;
 mod flow_model;
 mod flows;
