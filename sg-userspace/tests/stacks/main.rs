@@ -6,6 +6,7 @@ mod enforced;
 mod errors;
 mod fragments;
 mod host;
+mod jumbo;
 mod line;
 mod nat;
 mod neighbours;
