@@ -7,6 +7,7 @@ mod buffers;
 mod facts;
 mod flow_model;
 mod flows;
+mod fragments;
 mod frames;
 mod fuzz;
 mod guest;

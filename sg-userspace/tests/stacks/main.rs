@@ -17,6 +17,7 @@ mod reuse;
 mod sandbox;
 mod scan;
 mod service;
+mod simultaneous;
 mod timeouts;
 mod tools;
 mod traceroute;
