@@ -15,6 +15,7 @@ use super::seed::{Seeded, Seeding};
 use super::shared::PinnedUse;
 use super::slots;
 use super::state::{PolicyRecord, State};
+use super::tables::LiveTables;
 use super::{KernelError, bpffs, interfaces, netns, running_program};
 use crate::compile::{Budget, TableSizes, compile};
 use crate::policy::{Established, Policy};
@@ -55,7 +56,8 @@ pub struct ApplyOptions {
     /// Entries of each flow table, when it is created.
     pub max_flows: u32,
     pub budget: Budget,
-    /// Does not keep connections that exist at a first attachment.
+    /// Does not keep connections that exist at a first attachment, nor those that the policy which is
+    /// replaced passed by its rules alone.
     pub cut_existing: bool,
     /// See [`Generation::log_level`].
     pub log_level: u8,
@@ -197,13 +199,25 @@ fn apply_locked(
             counter_slots: assignment.capacity,
             max_flows,
         };
+        let mut seeding = None;
+        if let Some(replaced) = &previous
+            && !options.cut_existing
+            && policy.established != Established::Flush
+        {
+            let rules = compiled.lookup();
+            let mut carrying = Seeding::new(rules, generation, pins, max_flows)?;
+            let tables = LiveTables::open(pins, replaced)?;
+            let entered = carrying.before_replacing(tables, replaced.policy.generation)?;
+            state.has_flows |= entered > 0;
+            // Where there are no flows nobody would look for one that came about meanwhile.
+            seeding = Some(carrying).filter(|_| state.has_flows);
+        }
         let mut told = Generation::of(policy, generation);
         told.log_level = options.log_level;
-        told.has_flows = has_flows;
+        told.has_flows = state.has_flows;
         let mut programs = Programs::load(&compiled, &told, &shared)?;
         state.inbound_program = program_id(programs.inbound()?.info())?;
         state.outbound_program = program_id(programs.outbound()?.info())?;
-        let mut seeding = None;
         if is_first && !options.cut_existing {
             let rules = compiled.lookup();
             let seeding = seeding.insert(Seeding::new(rules, generation, pins, max_flows)?);
@@ -211,6 +225,7 @@ fn apply_locked(
         }
         put_in_place(&mut programs, &mut state, previous.as_ref(), pins, options)?;
         let seeded = seeding.map(Seeding::after).transpose()?;
+        let seeded = seeded.filter(|_| is_first);
         if policy.established == Established::Flush && !is_first {
             flush(pins)?;
         }

@@ -25,5 +25,6 @@ mod specialised;
 mod stack;
 mod support;
 mod traffic;
+mod unremembered;
 mod watching;
 mod world;
