@@ -203,6 +203,8 @@ fn apply_locked(
         if let Some(replaced) = &previous
             && !options.cut_existing
             && policy.established != Established::Flush
+            // Otherwise it is not what has been enforced.
+            && running_program(&pins.xdp_link()) == Some(replaced.inbound_program)
         {
             let rules = compiled.lookup();
             let mut carrying = Seeding::new(rules, generation, pins, max_flows)?;
