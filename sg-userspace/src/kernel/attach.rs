@@ -17,7 +17,7 @@ use super::slots;
 use super::state::{PolicyRecord, State};
 use super::tables::LiveTables;
 use super::{KernelError, bpffs, interfaces, netns, running_program};
-use crate::compile::{Budget, TableSizes, compile};
+use crate::compile::{Budget, Compiled, TableSizes, compile};
 use crate::policy::{Established, Policy};
 
 /// Established flows of each family unless asked otherwise: about 35 MiB for both, with the
@@ -199,21 +199,16 @@ fn apply_locked(
             counter_slots: assignment.capacity,
             max_flows,
         };
-        let mut seeding = None;
-        if let Some(replaced) = &previous
-            && !options.cut_existing
-            && policy.established != Established::Flush
-            // Otherwise it is not what has been enforced.
-            && running_program(&pins.xdp_link()) == Some(replaced.inbound_program)
-        {
-            let rules = compiled.lookup();
-            let mut carrying = Seeding::new(rules, generation, pins, max_flows)?;
-            let tables = LiveTables::open(pins, replaced)?;
-            let entered = carrying.before_replacing(tables, replaced.policy.generation)?;
-            state.has_flows |= entered > 0;
-            // Where there are no flows nobody would look for one that came about meanwhile.
-            seeding = Some(carrying).filter(|_| state.has_flows);
-        }
+        let mut seeding = match &previous {
+            Some(replaced) if !options.cut_existing && policy.established != Established::Flush => {
+                carry_over(&compiled, replaced, generation, pins)?
+            }
+            _ => None,
+        };
+        // Where there are no flows nobody would look for one that came about meanwhile.
+        let entered = seeding.as_ref().map_or(0, Seeding::entered);
+        state.has_flows |= entered > 0;
+        seeding = seeding.filter(|_| state.has_flows);
         let mut told = Generation::of(policy, generation);
         told.log_level = options.log_level;
         told.has_flows = state.has_flows;
@@ -249,6 +244,27 @@ fn apply_locked(
         load_time,
         mounted: None,
     })
+}
+
+/// Enters what the policy that is to be replaced passes without an entry, and this one does not. None
+/// where an attachment is damaged: applying again is what puts it right.
+fn carry_over<'a>(
+    compiled: &'a Compiled,
+    replaced: &State,
+    generation: u32,
+    pins: &InterfacePins,
+) -> Result<Option<Seeding<'a>>, KernelError> {
+    if running_program(&pins.xdp_link()) != Some(replaced.inbound_program) {
+        return Ok(None);
+    }
+    let seeding = Seeding::new(compiled.lookup(), generation, pins, replaced.max_flows);
+    let mut seeding = match seeding {
+        Err(KernelError::MissingPin { .. }) => return Ok(None),
+        seeding => seeding?,
+    };
+    let tables = LiveTables::open(pins, replaced)?;
+    seeding.before_replacing(tables, replaced.policy.generation)?;
+    Ok(Some(seeding))
 }
 
 /// The record of what is attached; leftovers of an attempt that was killed, or of an interface

@@ -183,7 +183,9 @@ impl KernelError {
 
 /// Whoever opens a pin says so, with its path.
 fn opens_a_pin(what: &str) -> bool {
-    what.starts_with("opening /") || what.starts_with("reading /")
+    ["opening /", "reading /", "entering flows into /"]
+        .iter()
+        .any(|beginning| what.starts_with(beginning))
 }
 
 /// The first line and the last ones: the verifier tells of every instruction it came by, and why it

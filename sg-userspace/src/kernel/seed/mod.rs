@@ -117,12 +117,12 @@ impl<'a> Seeding<'a> {
     }
 
     /// While the programs of the policy that is replaced run, whose rules are `tables`: what they pass
-    /// without an entry and the new rules will not. Returns how many flows were entered.
+    /// without an entry and the new rules will not.
     pub fn before_replacing(
         &mut self,
         tables: LiveTables,
         generation: u32,
-    ) -> Result<usize, KernelError> {
+    ) -> Result<(), KernelError> {
         self.replaced = Some((tables, generation));
         let found = self.found(&[IPPROTO_TCP, IPPROTO_UDP])?;
         let mut entries = self.entries(found);
@@ -137,7 +137,12 @@ impl<'a> Seeding<'a> {
                 self.seeded.entered += usize::from(is_new);
             }
         }
-        Ok(self.seeded.entered)
+        Ok(())
+    }
+
+    /// How many flows have been entered so far.
+    pub fn entered(&self) -> usize {
+        self.seeded.entered
     }
 
     /// After the programs are attached: what was opened in between. They write to the tables now,
