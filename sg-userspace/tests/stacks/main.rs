@@ -22,4 +22,5 @@ mod timeouts;
 mod tools;
 mod traceroute;
 mod transfer;
+mod tunnel;
 mod verdicts;
