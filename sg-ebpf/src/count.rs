@@ -5,13 +5,14 @@ use sg_common::counters::SlotCounters;
 use crate::{hook::Hook, maps::COUNTERS, outcome::Outcome};
 
 /// Adds the frame to its slot, as the wire sees it: an offloaded packet counts as its segments,
-/// each with a copy of its `headers` bytes of headers. `claimed` is where the IP packet in it ends,
+/// each with a copy of its `headers` bytes of headers, and of those inside a tunnel, of which only
+/// the kernel knows. `claimed` is where the IP packet in it ends,
 /// or zero. Returns the frame's bytes.
 #[inline(always)]
 pub(crate) fn count<H: Hook>(hook: &H, claimed: u32, headers: u32, outcome: &Outcome) -> u64 {
     let segments = u64::from(hook.segments());
     let len = u64::from(hook.counted_len(claimed));
-    let bytes = len + (segments - 1) * u64::from(headers);
+    let bytes = (len + (segments - 1) * u64::from(headers)).max(hook.wire_len().into());
     let Some(counters) = COUNTERS.get_ptr_mut(outcome.slot) else {
         return bytes;
     };

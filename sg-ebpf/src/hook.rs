@@ -66,6 +66,9 @@ pub(crate) trait Hook: EbpfContext {
 
     /// How many packets the wire will see: more than one for a segmentation offload packet.
     fn segments(&self) -> u32;
+
+    /// How many bytes these have, as the kernel reckons; zero where it does not.
+    fn wire_len(&self) -> u32;
 }
 
 impl Hook for XdpContext {
@@ -148,6 +151,11 @@ impl Hook for XdpContext {
     #[inline(always)]
     fn segments(&self) -> u32 {
         1
+    }
+
+    #[inline(always)]
+    fn wire_len(&self) -> u32 {
+        0
     }
 }
 
@@ -232,6 +240,12 @@ impl Hook for TcContext {
         // SAFETY: reading a field of the context the kernel passed in.
         let segments = unsafe { (*self.skb.skb).gso_segs };
         if segments == 0 { 1 } else { segments }
+    }
+
+    #[inline(always)]
+    fn wire_len(&self) -> u32 {
+        // SAFETY: reading a field of the context the kernel passed in.
+        unsafe { (*self.skb.skb).wire_len }
     }
 }
 

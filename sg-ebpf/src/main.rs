@@ -57,9 +57,9 @@ pub(crate) fn sg_outbound(ctx: TcContext) -> i32 {
     }
 }
 
-/// Bytes made readable for a second try when headers lie outside the first buffer: more than
-/// Ethernet with two tags and the longest IPv4 and TCP headers take.
-pub(crate) const PULL: u32 = 256;
+/// Bytes made readable for a second try when headers lie outside the first buffer: more than the
+/// longest chain of eight IPv6 extension headers takes. Few frames have their headers there.
+pub(crate) const PULL: u32 = 17 << 10;
 
 /// Decides a frame, counts it, and writes its event if it is to have one.
 #[inline(always)]

@@ -8,6 +8,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use aya::programs::loaded_programs;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sg_userspace::lab::{AnswerBy, Attempt, Options, Report, run};
@@ -177,15 +179,34 @@ fn policy_of_one_rule_each() -> Policy {
 
 #[test]
 fn nothing_is_left_behind() {
-    let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let (names, mounted) = (names_in(Path::new("/run/netns")), mounts());
-    let report = lab(policy("builtin:tke", &[]));
-    assert_gone(&[
-        report.enforcer.inbound_program,
-        report.enforcer.outbound_program,
-    ]);
-    assert_eq!(names_in(Path::new("/run/netns")), names);
-    assert_eq!(mounts(), mounted);
+    alone(|| {
+        let mounts = || std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let (names, mounted) = (names_in(Path::new("/run/netns")), mounts());
+        let report = lab(policy("builtin:tke", &[]));
+        assert_gone(&[
+            report.enforcer.inbound_program,
+            report.enforcer.outbound_program,
+        ]);
+        assert_eq!(names_in(Path::new("/run/netns")), names);
+        assert_eq!(mounts(), mounted);
+    });
+}
+
+/// Runs `test` where the names and mounts that other tests make meanwhile are not seen.
+fn alone(test: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let none: Option<&str> = None;
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+            mount(none, "/run", Some("tmpfs"), MsFlags::empty(), none).unwrap();
+            std::fs::create_dir("/run/netns").unwrap();
+            test();
+        });
+        thread
+            .join()
+            .unwrap_or_else(|e| std::panic::resume_unwind(e));
+    });
 }
 
 #[test]

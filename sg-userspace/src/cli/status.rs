@@ -113,13 +113,20 @@ fn text(context: &Context, found: &[Attached]) -> Result<String, Failure> {
         Column::Flexible("APPLIED"),
     ];
     let mut table = Table::new(screen, &columns);
+    let mut notes = String::new();
     for one in found {
         let mut cells = vec![
             (name_of(one), Some(Paint::Bold)),
             (place_of(one).unwrap_or_else(|| "-".into()), None),
         ];
         match &one.state {
-            Ok(_) => cells.extend(rest_of(&one.status()?)),
+            Ok(_) => {
+                let row = one.status()?;
+                if let Some(remedy) = remedy(row.health) {
+                    notes.push_str(&format!("{}: {remedy}\n", name_of(one)));
+                }
+                cells.extend(rest_of(&row));
+            }
             Err(_) => {
                 cells.push(("damaged".to_owned(), Some(Paint::Red)));
                 cells.resize(columns.len(), ("-".to_owned(), Some(Paint::Dim)));
@@ -127,7 +134,19 @@ fn text(context: &Context, found: &[Attached]) -> Result<String, Failure> {
         }
         table.row(cells);
     }
-    Ok(table.render())
+    Ok(table.render() + &notes)
+}
+
+/// What is wrong, and what to do about it.
+fn remedy(health: Health) -> Option<&'static str> {
+    match health {
+        Health::Enforcing => None,
+        Health::Interrupted => Some("an apply was cut short; apply again"),
+        Health::Incomplete => {
+            Some("a direction has lost its program, so that its packets pass unjudged; apply again")
+        }
+        Health::InterfaceGone => Some("the interface was deleted; `sgctl detach` removes the rest"),
+    }
 }
 
 fn rest_of(row: &Row) -> Vec<(String, Option<Paint>)> {

@@ -15,8 +15,9 @@ use super::seed::{Seeded, Seeding};
 use super::shared::PinnedUse;
 use super::slots;
 use super::state::{PolicyRecord, State};
+use super::tables::LiveTables;
 use super::{KernelError, bpffs, interfaces, netns, running_program};
-use crate::compile::{Budget, TableSizes, compile};
+use crate::compile::{Budget, Compiled, TableSizes, compile};
 use crate::policy::{Established, Policy};
 
 /// Established flows of each family unless asked otherwise: about 35 MiB for both, with the
@@ -55,7 +56,8 @@ pub struct ApplyOptions {
     /// Entries of each flow table, when it is created.
     pub max_flows: u32,
     pub budget: Budget,
-    /// Does not keep connections that exist at a first attachment.
+    /// Does not keep connections that exist at a first attachment, nor those that the policy which is
+    /// replaced passed by its rules alone.
     pub cut_existing: bool,
     /// See [`Generation::log_level`].
     pub log_level: u8,
@@ -196,13 +198,22 @@ fn apply_locked(
             counter_slots: assignment.capacity,
             max_flows,
         };
+        let mut seeding = match &previous {
+            Some(replaced) if !options.cut_existing && policy.established != Established::Flush => {
+                carry_over(&compiled, replaced, generation, pins)?
+            }
+            _ => None,
+        };
+        // Where there are no flows nobody would look for one that came about meanwhile.
+        let entered = seeding.as_ref().map_or(0, Seeding::entered);
+        state.has_flows |= entered > 0;
+        seeding = seeding.filter(|_| state.has_flows);
         let mut told = Generation::of(policy, generation);
         told.log_level = options.log_level;
-        told.has_flows = has_flows;
+        told.has_flows = state.has_flows;
         let mut programs = Programs::load(&compiled, &told, &shared)?;
         state.inbound_program = program_id(programs.inbound()?.info())?;
         state.outbound_program = program_id(programs.outbound()?.info())?;
-        let mut seeding = None;
         if is_first && !options.cut_existing {
             let rules = &compiled;
             let seeding = seeding.insert(Seeding::new(rules, generation, pins, max_flows)?);
@@ -210,6 +221,7 @@ fn apply_locked(
         }
         put_in_place(&mut programs, &mut state, previous.as_ref(), pins, options)?;
         let seeded = seeding.map(Seeding::after).transpose()?;
+        let seeded = seeded.filter(|_| is_first);
         if policy.established == Established::Flush && !is_first {
             flush(pins)?;
         }
@@ -231,6 +243,27 @@ fn apply_locked(
         load_time,
         mounted: None,
     })
+}
+
+/// Enters what the policy that is to be replaced passes without an entry, and this one does not. None
+/// where an attachment is damaged: applying again is what puts it right.
+fn carry_over<'a>(
+    compiled: &'a Compiled,
+    replaced: &State,
+    generation: u32,
+    pins: &InterfacePins,
+) -> Result<Option<Seeding<'a>>, KernelError> {
+    if running_program(&pins.xdp_link()) != Some(replaced.inbound_program) {
+        return Ok(None);
+    }
+    let seeding = Seeding::new(compiled, generation, pins, replaced.max_flows);
+    let mut seeding = match seeding {
+        Err(KernelError::MissingPin { .. }) => return Ok(None),
+        seeding => seeding?,
+    };
+    let tables = LiveTables::open(pins)?;
+    seeding.before_replacing(tables, replaced.policy.generation)?;
+    Ok(Some(seeding))
 }
 
 /// The record of what is attached; leftovers of an attempt that was killed, or of an interface

@@ -88,6 +88,13 @@ pub enum KernelError {
     #[diagnostic(help("`sgctl detach` removes it and ends enforcement; then apply again"))]
     OtherMap { path: PathBuf, difference: String },
 
+    #[error("{what}: it is not there")]
+    #[diagnostic(help(
+        "somebody has removed a part of what sgctl pinned; where applying again does not put it \
+         back, `sgctl detach` removes the rest and ends enforcement; then apply again"
+    ))]
+    MissingPin { what: String },
+
     #[error("the state record {path} is damaged: {reason}")]
     #[diagnostic(help(
         "the policy is still enforced, but rules and counters can no longer be told apart; \
@@ -135,6 +142,7 @@ impl KernelError {
         let what = what.into();
         match source.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => KernelError::NotPermitted { what },
+            Some(libc::ENOENT) if opens_a_pin(&what) => KernelError::MissingPin { what },
             _ => KernelError::Io { what, source },
         }
     }
@@ -145,6 +153,12 @@ impl KernelError {
         let mut reasons = vec![shortened(&error.to_string())];
         let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
         while let Some(e) = source {
+            if let Some(io) = e.downcast_ref::<io::Error>()
+                && io.raw_os_error() == Some(libc::ENOENT)
+                && opens_a_pin(&what)
+            {
+                return KernelError::MissingPin { what };
+            }
             if let Some(io) = e.downcast_ref::<io::Error>()
                 && matches!(io.raw_os_error(), Some(libc::EPERM | libc::EACCES))
                 && !reasons.iter().any(|r| r.contains("processed"))
@@ -165,6 +179,13 @@ impl KernelError {
                 .into(),
         }
     }
+}
+
+/// Whoever opens a pin says so, with its path.
+fn opens_a_pin(what: &str) -> bool {
+    ["opening /", "reading /", "entering flows into /"]
+        .iter()
+        .any(|beginning| what.starts_with(beginning))
 }
 
 /// The first line and the last ones: the verifier tells of every instruction it came by, and why it

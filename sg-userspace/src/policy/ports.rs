@@ -19,12 +19,19 @@ impl fmt::Display for Ports {
     }
 }
 
+const EXPECTED: &str = "a port from 0 to 65535, a range `a-b`, or a port set's name";
+
 /// Parses a port or a range `a-b`.
 pub(crate) fn parse(text: &str) -> Result<Ports, Problem> {
     let Some((first, last)) = text.split_once('-') else {
         let port = port(text)?;
         return Ok(Ports(port, port));
     };
+    if first.trim().is_empty() || last.trim().is_empty() {
+        return Err(Problem::new(format!("`{}` is not a port", clip(text)))
+            .expected(EXPECTED)
+            .help("a range has both ends: `1024-65535`; no port is negative"));
+    }
     let (first, last) = (port(first.trim())?, port(last.trim())?);
     if first > last {
         return Err(
@@ -40,15 +47,12 @@ fn port(text: &str) -> Result<u16, Problem> {
     if let Some(port) = decimal(text).and_then(|n| u16::try_from(n).ok()) {
         return Ok(port);
     }
-    let problem = Problem::new(format!("`{}` is not a port", clip(text)))
-        .expected("a port from 0 to 65535, a range `a-b`, or a port set's name");
+    let problem = Problem::new(format!("`{}` is not a port", clip(text))).expected(EXPECTED);
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     Err(if digits && text.len() > 1 && text.starts_with('0') {
         problem.help("write it without leading zeros (they look octal)")
     } else if digits {
         problem.help("ports end at 65535")
-    } else if text.is_empty() {
-        problem.help("a range has both ends: `1024-65535`")
     } else if text.contains(':') {
         problem.help("a range is written with a dash: `22-80`")
     } else if text.starts_with("0x") || text.starts_with("0o") {
@@ -88,8 +92,10 @@ mod tests {
             ("22-", "both ends"),
             ("-1", "both ends"),
         ] {
-            let help = parse(text).unwrap_err().help.unwrap();
+            let problem = parse(text).unwrap_err();
+            let help = problem.help.unwrap();
             assert!(help.contains(needle), "{text}: {help}");
+            assert!(!problem.message.contains("``"), "{}", problem.message);
         }
         assert_eq!(parse("0-65535").unwrap(), Ports(0, 65535));
     }

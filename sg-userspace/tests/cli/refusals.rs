@@ -180,3 +180,50 @@ fn an_interface_that_went_away_leaves_something_to_detach() {
     world.run(&["detach"]).ok();
     assert_eq!(world.pins(), Vec::<std::path::PathBuf>::new());
 }
+
+/// Whatever pin is gone, every command says so or does its work, and `apply` and `detach` put it
+/// right.
+#[test]
+fn pins_that_somebody_has_removed() {
+    let world = World::new();
+    let apply = ["apply", "builtin:tke", "--iface", "nic"];
+    world.run(&apply).ok();
+    let names: Vec<_> = std::fs::read_dir(world.pin_dir())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != "state")
+        .collect();
+    assert!(names.len() > 4, "{names:?}");
+    for name in names {
+        let pin = world.pin_dir().join(&name);
+        std::fs::remove_file(&pin).unwrap();
+        for words in [&["status"][..], &["counters"], &["flows"]] {
+            let ran = world.run(words);
+            let is_told = ran.code == 1 && ran.err.contains("help: ");
+            assert!(is_told || ran.code == 0, "{name}: {words:?}: {}", ran.all());
+        }
+        let is_link = name.ends_with("_link");
+        let status = world.run(&["status"]).ok();
+        assert_eq!(
+            status.out.contains("apply again"),
+            is_link,
+            "{name}: {}",
+            status.out
+        );
+        if name.starts_with("counters_") {
+            // The programs go on counting where nobody can read it: no way leads back.
+            world.run(&apply).fails(1, "`sgctl detach` removes");
+            world.run(&["detach"]).ok();
+        }
+        world.run(&apply).ok();
+        let pin = world.pin_dir().join(&name);
+        assert!(pin.exists(), "{name}");
+        let status = world.run(&["status"]).ok();
+        assert!(status.out.contains("enforcing"), "{name}: {}", status.out);
+        for words in [&["counters"][..], &["flows"]] {
+            world.run(words).ok();
+        }
+    }
+    world.run(&["detach"]).ok();
+    world.assert_untouched();
+}

@@ -159,6 +159,11 @@ impl Pair {
         }
     }
 
+    /// Whether a byte from one end arrives at the other: 0 is the end that has connected.
+    pub(crate) fn carries_from(&self, end: usize) -> bool {
+        self.send(end, SILENCE)
+    }
+
     /// Sends a byte each way; fails the test if one arrives.
     pub(crate) fn is_cut(&self) {
         for from in 0..2 {

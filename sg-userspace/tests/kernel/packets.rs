@@ -113,6 +113,28 @@ fn a_bare_syn_never_matches_a_flow() {
             ("a SYN back on the same ports is dropped", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn"), "drop no-match"),
             ("with FIN as well", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn fin"), "drop no-match"),
             ("the answer still passes", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn ack"), "accept out 1 reply"),
+            ("over IPv6 the node opens a connection", "out", frame("tcp [2001:db8::1]:50000 > [2001:db8::7]:443 syn"), "accept out 1"),
+            ("a SYN back is dropped", "in", frame("tcp [2001:db8::7]:443 > [2001:db8::1]:50000 syn"), "drop no-match"),
+            ("behind a tag too", "in", frame("tcp [2001:db8::7]:443 > [2001:db8::1]:50000 syn").vlan(0x8100, 7), "drop no-match"),
+            ("and behind an extension header", "in", frame("tcp [2001:db8::7]:443 > [2001:db8::1]:50000 syn").extension(60, vec![0; 8]), "drop no-match"),
+        ],
+    );
+}
+
+/// Proves K9: a reset ends a flow and opens none; a SYN begins it again.
+#[test]
+fn resets_end_flows_and_open_none() {
+    table(
+        NODE,
+        &[
+            ("a reset leaves the node", "out", frame("tcp 192.0.2.1:50000 > 198.51.100.7:443 rst"), "accept out 1"),
+            ("and nothing answers it", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 ack"), "drop no-match"),
+            ("nor does a reset", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 rst"), "drop no-match"),
+            ("the node opens a connection", "out", frame("tcp 192.0.2.1:50000 > 198.51.100.7:443 syn"), "accept out 1"),
+            ("which is refused", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 rst ack"), "accept out 1 reply"),
+            ("a SYN back is no answer", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn"), "drop no-match"),
+            ("the node tries again from the same port", "out", frame("tcp 192.0.2.1:50000 > 198.51.100.7:443 syn"), "accept out 1"),
+            ("and is answered", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn ack"), "accept out 1 reply"),
         ],
     );
 }
@@ -352,6 +374,12 @@ fn icmp_errors_about_our_packets_are_related() {
     let smtp = || frame("tcp 192.0.2.1:40000 > 203.0.113.7:25 syn");
     let answer = || frame("tcp 192.0.2.1:22 > 203.0.113.7:50000 syn ack");
     let router = |packet: Frame, kind, code, len| packet.error("10.9.9.9", "192.0.2.1", (kind, code), len);
+    let authentication = || {
+        let mut header = vec![0; 24];
+        header[1] = 4;
+        header
+    };
+    let headers = |count: u32| (0..count).fold(ours6(), |f, _| f.extension(60, vec![0; 8]));
     let router6 = |packet: Frame, kind, code, len| packet.error("2001:db8:9::9", "2001:db8::1", (kind, code), len);
     table(
         rules,
@@ -392,6 +420,11 @@ fn icmp_errors_about_our_packets_are_related() {
             ("parameter problem", "in", router6(ours6(), 4, 1, 48), "accept related"),
             ("no error message", "in", router6(ours6(), 5, 0, 48), "drop no-match"),
             ("quoting extension headers", "in", router6(ours6().extension(60, vec![0; 8]).extension(0, vec![0; 8]), 2, 0, 64), "accept related"),
+            ("quoting an authentication header", "in", router6(ours6().extension(51, authentication()), 2, 0, 72), "accept related"),
+            ("quoting eight extension headers", "in", router6(headers(8), 2, 0, 112), "accept related"),
+            ("quoting nine", "in", router6(headers(9), 2, 0, 120), "drop no-match"),
+            ("quoting more than it has", "in", router6(ours6().extension(60, vec![17, 200, 0, 0, 0, 0, 0, 0]), 2, 0, 64), "drop no-match"),
+            ("behind two tags", "in", router6(ours6(), 2, 0, 48).vlan(0x8100, 1).vlan(0x88a8, 2), "accept related"),
             ("quoting a fragment header", "in", router6(ours6().fragment6(3, 0, true), 3, 1, 56), "accept related"),
             ("quoting a later fragment", "in", router6(ours6().fragment6(3, 3, true), 3, 1, 56), "drop no-match"),
             ("with extension headers itself", "in", router6(ours6(), 2, 0, 48).extension(60, vec![0; 8]), "accept related"),

@@ -85,16 +85,16 @@ impl<'a> Node<'a> {
         found.unwrap_or_else(|e| panic!("{e}")).remove(0)
     }
 
-    fn flows(&self) -> Vec<Flow> {
+    pub(crate) fn flows(&self) -> Vec<Flow> {
         flows(&self.attached()).unwrap_or_else(|e| panic!("{e}"))
     }
 
-    fn counters(&self) -> Counters {
+    pub(crate) fn counters(&self) -> Counters {
         counters(&self.attached()).unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// Inbound and outbound packets under a reason.
-    fn counted(&self, reason: &str) -> [u64; 2] {
+    pub(crate) fn counted(&self, reason: &str) -> [u64; 2] {
         counted(&self.counters(), reason)
     }
 }

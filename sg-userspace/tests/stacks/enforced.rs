@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use sg_userspace::kernel::detach;
-use sg_userspace::observe::attached::{Attached, Scope, attached};
+use sg_userspace::observe::attached::{Attached, Scope, Status, attached};
 use sg_userspace::observe::counters::{Counters, RuleCounters, counters};
 use sg_userspace::policy::{Policy, load_text};
 
@@ -53,6 +53,10 @@ impl Enforced {
         attached(&self.bpffs, &Scope::Interface(NIC.into()))
             .unwrap_or_else(|e| panic!("{e}"))
             .remove(0)
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        self.attached().status().unwrap_or_else(|e| panic!("{e}"))
     }
 
     pub(crate) fn counters(&self) -> Counters {

@@ -148,7 +148,7 @@ fn large_transfers_arrive_whole_with_big_tcp() {
 
 /// All of it was counted, in packets of the link's MTU and an Ethernet header at most.
 #[track_caller]
-fn assert_on_the_wire(rule: &RuleCounters, size: usize, largest: u64) {
+pub(crate) fn assert_on_the_wire(rule: &RuleCounters, size: usize, largest: u64) {
     assert!(rule.bytes > size as u64, "{rule:?}");
     assert!(rule.bytes <= rule.packets * largest, "{rule:?}");
     assert!(rule.reply_packets > 0, "{rule:?}");

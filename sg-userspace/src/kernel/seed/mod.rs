@@ -1,6 +1,8 @@
 //! Enters flows that are there before the enforcer into its flow tables, so that turning it on cuts
-//! nobody off (SPEC K12): what the host's sockets and its connection tracking know of.
+//! nobody off (SPEC K12): what the host's sockets and its connection tracking know of. Likewise, when
+//! a policy is replaced, flows that needed no entry so far (SPEC K7, K11).
 
+mod carry;
 mod conntrack;
 mod decide;
 mod existing;
@@ -19,7 +21,9 @@ use sg_common::tables::{IPPROTO_TCP, IPPROTO_UDP};
 use super::KernelError;
 use super::flow_tables::{Ledger, monotonic_now};
 use super::pins::InterfacePins;
+use super::tables::LiveTables;
 use crate::compile::Compiled;
+use carry::carry;
 use decide::decide;
 use existing::{Existing, Key};
 use tables::FlowTables;
@@ -36,10 +40,13 @@ pub struct Seeded {
     pub left_out: usize,
 }
 
-/// The seeding around a first attachment: [`Seeding::before`] it and [`Seeding::after`] it.
+/// The seeding around a first attachment: [`Seeding::before`] it and [`Seeding::after`] it. Around a
+/// replacement it begins with [`Seeding::before_replacing`].
 pub struct Seeding<'a> {
     rules: &'a Compiled,
     generation: u32,
+    /// The policy that is replaced, and its generation.
+    replaced: Option<(LiveTables, u32)>,
     tables: FlowTables,
     /// The addresses of this network namespace.
     own: HashSet<IpAddr>,
@@ -70,6 +77,7 @@ impl<'a> Seeding<'a> {
         Ok(Seeding {
             rules,
             generation,
+            replaced: None,
             tables: FlowTables::open(pins, max_flows)?,
             own: interfaces.filter_map(|i| address(&i.address?)).collect(),
             known: HashMap::new(),
@@ -106,6 +114,35 @@ impl<'a> Seeding<'a> {
         self.seeded.entered += flows.len();
         self.seeded.without_rule += flows.iter().filter(|(_, v)| v.is_seeded()).count();
         Ok(())
+    }
+
+    /// While the programs of the policy that is replaced run, whose rules are `tables`: what they pass
+    /// without an entry and the new rules will not.
+    pub fn before_replacing(
+        &mut self,
+        tables: LiveTables,
+        generation: u32,
+    ) -> Result<(), KernelError> {
+        self.replaced = Some((tables, generation));
+        let found = self.found(&[IPPROTO_TCP, IPPROTO_UDP])?;
+        let mut entries = self.entries(found);
+        // The last ones are evicted last.
+        entries.sort_unstable_by_key(|e| e.recency);
+        for kind in FlowKind::BOTH {
+            let of_kind: Vec<&Entry> = entries.iter().filter(|e| e.kind == kind).collect();
+            let too_many = of_kind.len().saturating_sub(self.tables.room(kind));
+            self.seeded.left_out += too_many;
+            for entry in &of_kind[too_many..] {
+                let is_new = self.tables.enter(kind, &entry.key, &entry.value)?;
+                self.seeded.entered += usize::from(is_new);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many flows have been entered so far.
+    pub fn entered(&self) -> usize {
+        self.seeded.entered
     }
 
     /// After the programs are attached: what was opened in between. They write to the tables now,
@@ -161,7 +198,13 @@ impl<'a> Seeding<'a> {
         let rules = &self.rules;
         let judge = |direction, remote, kind, number| rules.decide(direction, remote, kind, number);
         let entry = |flow: Existing| {
-            let (kind, value) = decide(&flow, judge, self.generation, now)?;
+            let (kind, value) = match &self.replaced {
+                None => decide(&flow, judge, self.generation, now)?,
+                Some((tables, generation)) => {
+                    let before = |d, remote, kind, number| tables.decide(d, remote, kind, number);
+                    carry(&flow, before, judge, *generation, now)?
+                }
+            };
             Some(Entry {
                 key: flow.key,
                 recency: flow.recency,

@@ -1,0 +1,127 @@
+//! Which flows get an entry when a policy replaces another one that passed them without. Pure.
+
+use std::net::IpAddr;
+
+use sg_common::flow::{FlowKind, FlowValue};
+use sg_common::tables::Kind;
+use sg_common::track::kind_of_flow;
+use sg_common::verdict::{Direction, Verdict};
+
+use super::existing::Existing;
+
+/// The table and the entry of `flow`, if it gets one. `before` and `after` ask the rules of the two
+/// policies, as the packet path does; `generation` is the earlier one's.
+///
+/// The earlier rules accepted both the flow's packets and their answers, so that nothing was
+/// remembered of it (SPEC K7), and the later ones do not. It is now written down as the earlier
+/// policy's flow: whether it is kept or judged again is decided where that is decided of all others
+/// (SPEC K11).
+pub(super) fn carry(
+    flow: &Existing,
+    before: impl Fn(Direction, IpAddr, Kind, u16) -> Verdict,
+    after: impl Fn(Direction, IpAddr, Kind, u16) -> Verdict,
+    generation: u32,
+    now: u64,
+) -> Option<(FlowKind, FlowValue)> {
+    let key = &flow.key;
+    let kind = key.kind();
+    let number = |direction| key.number(direction, flow.opener);
+    let was = |direction| before(direction, key.remote, kind, number(direction));
+    let is = |direction| after(direction, key.remote, kind, number(direction));
+    let admission = was(flow.opener);
+    if !admission.is_accept() || !was(flow.opener.opposite()).is_accept() {
+        return None;
+    }
+    if Direction::BOTH.iter().all(|&d| is(d).is_accept()) {
+        return None;
+    }
+    let flags = if flow.is_answered {
+        FlowValue::ANSWERED
+    } else {
+        0
+    };
+    let value = FlowValue {
+        created: now,
+        last_seen: now,
+        slot: admission.slot(),
+        generation,
+        opener: flow.opener as u8,
+        state: flow.state as u8,
+        flags,
+        zero: [0; 5],
+    };
+    let table = kind_of_flow(kind as u8, flow.state as u8, flow.is_answered);
+    Some((table, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use sg_common::flow::Timeout;
+    use sg_common::tables::IPPROTO_TCP;
+    use sg_common::verdict::FIRST_RULE_SLOT;
+
+    use super::super::existing::Key;
+    use super::*;
+    use crate::compile::{Budget, Compiled, compile};
+    use crate::policy::rules_from_lines;
+
+    fn compiled(rules: &str) -> Compiled {
+        let policy = rules_from_lines(rules);
+        let slots: Vec<u32> = (FIRST_RULE_SLOT..).take(policy.rules.len()).collect();
+        compile(&policy, &slots, Budget::default()).unwrap()
+    }
+
+    /// Proves K7 and K11: what needed no entry gets one when it begins to need one.
+    #[test]
+    fn what_passed_by_rules_is_written_down_when_it_no_longer_does() {
+        use Direction::{Inbound, Outbound};
+        const BOTH: &str = "in tcp 22 from any accept\nout all to any accept";
+        for (before, after, opener, expected) in [
+            (BOTH, "", Inbound, Some(0)),
+            (BOTH, "", Outbound, Some(1)),
+            (BOTH, "out all to any accept", Inbound, Some(0)),
+            (BOTH, "in all from any accept", Outbound, Some(1)),
+            // It still needs none.
+            (BOTH, BOTH, Inbound, None),
+            (
+                BOTH,
+                "in all from any accept\nout tcp 5000 to any accept",
+                Outbound,
+                None,
+            ),
+            // It had one, or was never admitted.
+            ("in tcp 22 from any accept", "", Inbound, None),
+            ("out all to any accept", "", Outbound, None),
+            ("", "in tcp 22 from any accept", Inbound, None),
+        ] {
+            let flow = Existing {
+                key: Key {
+                    local: "192.0.2.1".parse().unwrap(),
+                    remote: "198.51.100.7".parse().unwrap(),
+                    local_port: 22,
+                    remote_port: 5000,
+                    protocol: IPPROTO_TCP,
+                },
+                opener,
+                state: Timeout::TcpEstablished,
+                is_answered: true,
+                recency: 0,
+            };
+            let [old, new] = [before, after].map(compiled);
+            let found = carry(
+                &flow,
+                |direction, remote, kind, number| old.decide(direction, remote, kind, number),
+                |direction, remote, kind, number| new.decide(direction, remote, kind, number),
+                6,
+                1000,
+            );
+            let slot = found.map(|(kind, value)| {
+                assert_eq!(kind, FlowKind::Established);
+                assert_eq!((value.generation, value.last_seen), (6, 1000));
+                assert_eq!((value.opener, value.is_seeded()), (opener as u8, false));
+                value.slot - FIRST_RULE_SLOT
+            });
+            assert_eq!(slot, expected, "{before:?} → {after:?}, opened {opener:?}");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! How long first fragments are remembered, and how many of them.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use sg_common::flow::Timeout;
+use sg_common::verdict::Direction::Inbound;
+use sg_userspace::kernel::programs::FRAGMENT_ENTRIES;
+use sg_userspace::policy::rules_from_lines;
+
+use crate::frames::{Frame, frame};
+use crate::support::Enforcer;
+
+const RULES: &str = "in udp 53 from any accept";
+
+/// A fragment of datagram `id` in each family; the first has the port, the last one has none.
+fn fragments(id: u16, is_first: bool) -> [Frame; 2] {
+    let (units, more) = if is_first { (0, true) } else { (4, false) };
+    [
+        frame("udp 198.51.100.1:4000 > 192.0.2.1:53").fragment4(id, units, more),
+        frame("udp [2001:db8::9]:4000 > [2001:db8::1]:53").fragment6(id.into(), units, more),
+    ]
+}
+
+/// Proves K4: what follows its first too late is dropped.
+#[test]
+fn a_first_fragment_is_forgotten_after_a_while() {
+    let mut policy = rules_from_lines(RULES);
+    policy.timeouts[Timeout::Fragment as usize] = 1;
+    let mut enforcer = Enforcer::of(policy);
+    let mut check = |is_first: bool, expected: &str, when: &str| {
+        for frame in fragments(7, is_first) {
+            let decision = enforcer.send(Inbound, frame.bytes());
+            assert_eq!(decision.counter, expected, "{when}");
+        }
+    };
+    check(true, "in 1", "the first");
+    check(false, "in 1", "at once");
+    sleep(Duration::from_millis(1300));
+    check(false, "fragment", "too late");
+    check(true, "in 1", "another datagram of that name");
+    check(false, "in 1", "which it follows");
+}
+
+/// Proves K4: a flood of first fragments takes no more memory than there is for them, the latest of
+/// them are remembered, and no first fragment is dropped for want of room.
+#[test]
+fn a_flood_of_first_fragments_is_bounded() {
+    const FLOOD: u16 = 4 * FRAGMENT_ENTRIES as u16;
+    let mut enforcer = Enforcer::new(RULES);
+    for id in 0..FLOOD {
+        for frame in fragments(id, true) {
+            assert!(enforcer.run(Inbound, frame.bytes()), "first of {id}");
+        }
+    }
+    for frame in fragments(FLOOD - 1, false) {
+        assert!(enforcer.run(Inbound, frame.bytes()), "the last one");
+    }
+    let mut remembered = [0; 2];
+    for id in 0..FLOOD {
+        for (count, frame) in remembered.iter_mut().zip(fragments(id, false)) {
+            *count += u32::from(enforcer.run(Inbound, frame.bytes()));
+        }
+    }
+    for count in remembered {
+        assert!(
+            (FRAGMENT_ENTRIES / 4..=FRAGMENT_ENTRIES).contains(&count),
+            "{count} remembered"
+        );
+    }
+}

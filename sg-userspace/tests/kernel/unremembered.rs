@@ -1,0 +1,104 @@
+//! Connections that needed no flow entry, because the rules passed both their sides, when a policy
+//! comes that passes them no longer.
+
+use sg_userspace::policy::{Established, rules_from_lines};
+
+use crate::hosts::Pair;
+use crate::sandbox::sandbox;
+use crate::seed::{NODE4, NODE6, Node, PEER4, PEER6};
+
+/// Of the connections to the node no answer needs an entry, nor of those from it.
+const BOTH_WAYS: &str = "in tcp 22 from any accept
+    in all from 192.0.2.0/24 accept
+    in all from 2001:db8::/64 accept
+    out all to any accept";
+
+/// The end of a connection that has connected, and the other.
+const CLIENT: usize = 0;
+const SERVER: usize = 1;
+
+/// Opens connections under one policy and puts `next` in its place; `check` says whether one that
+/// came in and one that went out carry what their remote says first, and then the node.
+#[track_caller]
+fn assert_becomes(next: &str, established: Established, inbound: [bool; 2], outbound: [bool; 2]) {
+    sandbox(|sandbox| {
+        let node = Node::new(sandbox);
+        node.apply(&rules_from_lines(BOTH_WAYS));
+        let incoming = [NODE4, NODE6].map(|address| node.inbound(address));
+        let outgoing = [PEER4, PEER6].map(|address| node.outbound(address));
+        let datagrams = [PEER4, PEER6].map(|address| node.udp(address));
+        assert_eq!(node.flows().len(), 0, "none needs an entry");
+
+        let mut policy = rules_from_lines(next);
+        policy.established = established;
+        node.apply(&policy);
+        let carries = |pair: &Pair, ends: [usize; 2]| ends.map(|end| pair.carries_from(end));
+        for pair in &incoming {
+            let found = carries(pair, [CLIENT, SERVER]);
+            assert_eq!(found, inbound, "inbound, {established:?}, {next:?}");
+        }
+        for pair in outgoing.iter().chain(&datagrams) {
+            let found = carries(pair, [SERVER, CLIENT]);
+            assert_eq!(found, outbound, "outbound, {established:?}, {next:?}");
+        }
+        assert_eq!(node.counted("seeded"), [0, 0]);
+    });
+}
+
+/// Proves K7 and K11: connections that needed no entry run out as any other.
+#[test]
+fn connections_without_entries_are_kept() {
+    let all = [true; 2];
+    assert_becomes("", Established::Keep, all, all);
+    assert_becomes("out all to any accept", Established::Keep, all, all);
+    assert_becomes("in all from any accept", Established::Keep, all, all);
+}
+
+/// Proves K7 and K11: they are judged again by the direction that opened them, whoever speaks first.
+#[test]
+fn connections_without_entries_are_judged_again() {
+    let (all, none) = ([true; 2], [false; 2]);
+    assert_becomes("", Established::Revalidate, none, none);
+    assert_becomes(
+        "in tcp 22 from any accept",
+        Established::Revalidate,
+        all,
+        none,
+    );
+    assert_becomes(
+        "out tcp 443 to any accept\nout udp to any accept",
+        Established::Revalidate,
+        none,
+        all,
+    );
+}
+
+/// Proves K7 and K11: they are forgotten where all are.
+#[test]
+fn connections_without_entries_are_flushed() {
+    let none = [false; 2];
+    assert_becomes("", Established::Flush, none, none);
+    // What the remote says first is no flow's; the node's own packet opens one.
+    assert_becomes(
+        "out all to any accept",
+        Established::Flush,
+        [false, true],
+        [false, true],
+    );
+}
+
+/// Proves K7: what passes by rules alone before and after needs no entry.
+#[test]
+fn connections_that_still_need_no_entry_get_none() {
+    sandbox(|sandbox| {
+        let node = Node::new(sandbox);
+        let all = rules_from_lines("in all from any accept\nout all to any accept");
+        node.apply(&all);
+        let pairs = [node.inbound(NODE4), node.outbound(PEER6), node.udp(PEER4)];
+        let applied = node.apply(&all);
+        assert_eq!(applied.seeded, None);
+        assert!(!applied.state.has_flows, "nothing is looked for");
+        assert_eq!(node.flows().len(), 0);
+        pairs.iter().for_each(Pair::goes_on);
+    });
+}
