@@ -148,9 +148,14 @@ pub const NARROW_BITS: u32 = 4;
 impl Layout {
     /// Writes it to the front of `words`; there is one leaf more than keys.
     pub fn write(self, words: &mut [u32], keys: &[u16], leaves: &[u32]) {
-        words[..self.words].fill(0);
+        let words = &mut words[..self.words];
+        words.fill(0);
         for (i, key) in keys.iter().enumerate() {
             words[i / 2] |= u32::from(stored_key(*key)) << (i % 2 * 16);
+        }
+        if self.leaf_bits == u32::BITS {
+            words[self.leaves_at..][..leaves.len()].copy_from_slice(leaves);
+            return;
         }
         for (i, leaf) in leaves.iter().enumerate() {
             let bit = self.leaf_shift + i as u32 * self.leaf_bits;

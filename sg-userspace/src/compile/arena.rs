@@ -2,7 +2,7 @@
 //! of the smallest form for a function over 16-bit numbers.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use sg_common::lookup::{
     BLOCK_ENTRIES, Form, Forms, LINE_WORDS, Layout, Line, NARROW_BITS, POSITION_MASK, Root,
@@ -14,6 +14,9 @@ use super::{Budget, TooLarge};
 /// A function over 32-bit numbers as its steps: each value holds from its start up to the next
 /// start. Sorted, the first start is at or below the range of interest.
 pub(super) type Steps = [(u32, u32)];
+
+/// More steps than *several* has in any layout.
+const MOST_STEPS: usize = LINE_WORDS;
 
 /// Units of a line.
 const LINE_UNITS: u32 = (LINE_WORDS / UNIT_WORDS) as u32;
@@ -61,7 +64,7 @@ pub(super) struct Arena {
     /// The next free unit of the line that pieces of 1, 2 and 4 units are taken from.
     open: [u32; 3],
     /// Positions of what was stored, by the hash of its words.
-    by_hash: HashMap<u64, u32>,
+    by_hash: HashMap<u64, u32, BuildHasherDefault<AsItIs>>,
     /// How many of each form; trees are not among them.
     pub(super) counts: [usize; Form::ALL.len()],
 }
@@ -73,7 +76,7 @@ impl Arena {
             roomy: ROOMY_TABLES,
             lines: vec![Line::EMPTY; SHAPE_LINES],
             open: [0; 3],
-            by_hash: HashMap::new(),
+            by_hash: HashMap::default(),
             counts: [0; Form::ALL.len()],
         }
     }
@@ -112,21 +115,25 @@ impl Arena {
             .flat_map(|line| line.0.iter_mut())
     }
 
-    fn words_at(&self, position: u32, len: usize) -> impl Iterator<Item = u32> + '_ {
-        let first = position as usize * UNIT_WORDS;
-        (first..first + len).map(|at| self.lines[at / LINE_WORDS].0[at % LINE_WORDS])
+    /// Whether these words are stored there.
+    fn holds(&self, position: u32, words: &[u32]) -> bool {
+        let (line, at) = place(position);
+        if let Some(part) = self.lines[line].0[at..].get(..words.len()) {
+            return part == words;
+        }
+        let lines = self.lines[line..].iter();
+        words
+            .chunks(LINE_WORDS)
+            .zip(lines)
+            .all(|(words, line)| line.0 == words)
     }
 
     /// Stores `words`, a half, quarter or eighth of a line or whole lines, where they are not stored
     /// yet; returns their position in units.
     pub(super) fn store(&mut self, form: Form, words: &[u32]) -> Result<u32, TooLarge> {
-        let mut hasher = DefaultHasher::new();
-        words.hash(&mut hasher);
-        let hash = hasher.finish();
+        let hash = hash(words);
         if let Some(&position) = self.by_hash.get(&hash)
-            && self
-                .words_at(position, words.len())
-                .eq(words.iter().copied())
+            && self.holds(position, words)
         {
             return Ok(position);
         }
@@ -141,9 +148,9 @@ impl Arena {
         } else {
             self.take_lines(words.len() / LINE_WORDS)? * LINE_UNITS
         };
-        let first = position as usize * UNIT_WORDS;
-        for (at, word) in (first..).zip(words) {
-            self.lines[at / LINE_WORDS].0[at % LINE_WORDS] = *word;
+        let (line, at) = place(position);
+        for (line, words) in self.lines[line..].iter_mut().zip(words.chunks(LINE_WORDS)) {
+            line.0[at..][..words.len()].copy_from_slice(words);
         }
         // Of two with one hash the first is found again, the second stored as often as it occurs.
         self.by_hash.entry(hash).or_insert(position);
@@ -245,11 +252,15 @@ impl Arena {
         steps: &Steps,
         origin: u32,
     ) -> Result<u32, TooLarge> {
-        let keys = steps[1..].iter().map(|(start, _)| (start - origin) as u16);
-        let keys: Vec<u16> = keys.collect();
-        let leaves: Vec<u32> = steps.iter().map(|(_, leaf)| *leaf).collect();
+        let mut keys = [0; MOST_STEPS];
+        let mut leaves = [0; MOST_STEPS];
+        for (i, (start, leaf)) in steps.iter().enumerate() {
+            // The first one begins at or before the range, and has no key.
+            keys[i] = start.wrapping_sub(origin) as u16;
+            leaves[i] = *leaf;
+        }
         let mut words = [0; LINE_WORDS];
-        layout.write(&mut words, &keys, &leaves);
+        layout.write(&mut words, &keys[1..steps.len()], &leaves[..steps.len()]);
         self.store(form, &words[..layout.words])
     }
 
@@ -271,6 +282,41 @@ impl Arena {
             self.table(steps, base, part, Room::Little, built)
         })?;
         Ok(is_narrow)
+    }
+}
+
+/// The line of a position, and the word in it.
+fn place(position: u32) -> (usize, usize) {
+    let word = position as usize * UNIT_WORDS;
+    (word / LINE_WORDS, word % LINE_WORDS)
+}
+
+/// Quick, and good enough: a collision costs the memory of what could have been shared.
+fn hash(words: &[u32]) -> u64 {
+    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let step =
+        |hash: u64, word: &u32| (hash.rotate_left(25) ^ u64::from(*word)).wrapping_mul(SPREAD);
+    let hash = words.iter().fold(words.len() as u64, step);
+    hash ^ hash >> 32
+}
+
+/// The hasher of numbers that are hashes.
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes
+            .iter()
+            .fold(self.0, |hash, byte| hash << 8 | u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
