@@ -18,11 +18,12 @@ use sg_common::{
 };
 
 use crate::{
-    classify, count, family, flows,
+    classify, count, family, flow_maps, flows,
     hook::Hook,
     maps::{self, KernelTables},
     outcome::Outcome,
     packet::{ETH_P_IP, ETH_P_IPV6, Packet, Stop, at, ends, field, parsed},
+    quick_flow,
     verifier::forget,
 };
 
@@ -94,7 +95,10 @@ fn plain<H: Hook>(hook: &H) -> Result<u32, Stop> {
         };
     let mut outcome = Outcome::rule(verdict);
     if maps::has_flows() && forget(needs_flow.into(), unknown) & 1 != 0 {
-        outcome = Outcome::unpack(hook.plain_flow(p.class, verdict.0));
+        let hash = quick_flow::hash(hook, unknown)?;
+        if verdict.is_accept() || flow_maps::may_be_there(hash) {
+            outcome = Outcome::unpack(hook.plain_flow(p.class, verdict.0, hash));
+        }
     }
     // That the whole packet can be read was looked at.
     count::count(hook, 0, p.headers as u32, &outcome);
@@ -203,7 +207,7 @@ fn transport<I, H: Hook>(
     })
 }
 
-/// Last stage, for packets whose fate the flow table knows or that it has to remember. Returns an
+/// The long way of packets whose fate the flow table knows or that it has to remember. Returns an
 /// [`Outcome`], packed.
 #[inline(always)]
 pub(crate) fn flow<H: Hook>(hook: &H, class: u32, verdict: u32) -> u64 {

@@ -19,8 +19,7 @@ use super::{KernelError, bpffs, interfaces, netns, running_program};
 use crate::compile::{Budget, TableSizes, compile};
 use crate::policy::{Established, Policy};
 
-/// Established flows of each family unless asked otherwise: about 35 MiB for both, with the
-/// half-open ones.
+/// Established flows unless asked otherwise: about 22 MiB, with the half-open ones.
 pub const DEFAULT_MAX_FLOWS: u32 = 131_072;
 
 /// Where in the receive path the inbound program runs.
@@ -52,7 +51,7 @@ pub struct ApplyOptions {
     pub bpffs: PathBuf,
     pub xdp_mode: XdpMode,
     pub egress_hook: EgressHook,
-    /// Entries of each flow table, when it is created.
+    /// Established flows for which the flow table has room, when it is created.
     pub max_flows: u32,
     pub budget: Budget,
     /// Does not keep connections that exist at a first attachment.
@@ -206,7 +205,7 @@ fn apply_locked(
         let mut seeding = None;
         if is_first && !options.cut_existing {
             let rules = compiled.lookup();
-            let seeding = seeding.insert(Seeding::new(rules, generation, pins, max_flows)?);
+            let seeding = seeding.insert(Seeding::new(rules, generation, pins, max_flows, &policy.timeouts)?);
             seeding.before()?;
         }
         put_in_place(&mut programs, &mut state, previous.as_ref(), pins, options)?;
