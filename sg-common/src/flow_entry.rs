@@ -18,38 +18,54 @@ pub const CREATED: usize = 7;
 pub const ENTRY_WORDS: usize = 8;
 
 /// What names a flow: (local, remote), never (source, destination). The hook knows its direction, so
-/// one key serves both directions and nothing is ever swapped. Of IPv4 the first address word holds both addresses, the local one in its
-/// lower half; of IPv6 the first two are the local address, the others the remote one. Bytes in
-/// memory are those on the wire.
+/// one key serves both directions and nothing is ever swapped. The first two address words are the
+/// local address, the others the remote one; IPv4's take half of the first word each. Bytes in memory
+/// are those on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct FlowKey {
-    /// The local port in bits 0-15, the remote one in bits 16-31, the protocol in bits 32-39, and
-    /// bit 40 for IPv6. Ports are host order. For ICMP queries the local port is the identifier and
-    /// the remote one the type of the request, plus 256 if requests come in; protocols without ports
-    /// have zero in both.
-    pub name: u64,
     pub addresses: [u64; 4],
+    /// In memory the local port and the remote one, two bytes each, the protocol, 1 for IPv6, and two
+    /// zeros. Ports are host order. For ICMP queries the local port is the identifier and the remote
+    /// one the type of the request, plus 256 if requests come in; protocols without ports have zero in
+    /// both.
+    pub name: u64,
 }
 
 impl FlowKey {
-    pub const V6: u64 = 1 << 40;
-
     #[inline(always)]
     pub const fn name(local_port: u16, remote_port: u16, protocol: u8, is_v6: bool) -> u64 {
-        let ports = local_port as u64 | (remote_port as u64) << 16;
-        ports | (protocol as u64) << 32 | if is_v6 { Self::V6 } else { 0 }
+        let [a, b] = local_port.to_ne_bytes();
+        let [c, d] = remote_port.to_ne_bytes();
+        u64::from_ne_bytes([a, b, c, d, protocol, is_v6 as u8, 0, 0])
     }
 
-    /// Two words of an address, or the two addresses of IPv4, as one.
     #[inline(always)]
-    pub const fn pair(first: u32, second: u32) -> u64 {
-        first as u64 | (second as u64) << 32
+    pub const fn local_port(&self) -> u16 {
+        let [a, b, ..] = self.name.to_ne_bytes();
+        u16::from_ne_bytes([a, b])
+    }
+
+    #[inline(always)]
+    pub const fn remote_port(&self) -> u16 {
+        let [_, _, c, d, ..] = self.name.to_ne_bytes();
+        u16::from_ne_bytes([c, d])
+    }
+
+    #[inline(always)]
+    pub const fn protocol(&self) -> u8 {
+        self.name.to_ne_bytes()[4]
     }
 
     #[inline(always)]
     pub const fn is_v6(&self) -> bool {
-        self.name & Self::V6 != 0
+        self.name.to_ne_bytes()[5] != 0
+    }
+
+    /// Two words of an address as one.
+    #[inline(always)]
+    pub const fn pair(first: u32, second: u32) -> u64 {
+        first as u64 | (second as u64) << 32
     }
 }
 
@@ -57,9 +73,9 @@ impl FlowKey {
 /// the name.
 pub const HASH_KEYS: usize = 11;
 
-/// A hash of `words` (32 bits each) with one of `keys` for each: its upper half is strongly universal
-/// (Lemire and Kaser, "Strongly universal string hashing is fast"), so that whoever does not know the
-/// keys cannot choose where a flow goes.
+/// Adds `word` to a hash, by one multiplier for each half of it. The upper half of such a sum is
+/// strongly universal (Lemire and Kaser, "Strongly universal string hashing is fast"), so that whoever
+/// does not know the multipliers cannot choose where a flow goes.
 #[inline(always)]
 pub const fn hash_step(sum: u64, word: u64, key_low: u64, key_high: u64) -> u64 {
     let low = (word & 0xffff_ffff).wrapping_mul(key_low);
@@ -67,15 +83,20 @@ pub const fn hash_step(sum: u64, word: u64, key_low: u64, key_high: u64) -> u64 
     sum.wrapping_add(low).wrapping_add(high)
 }
 
-/// The hash of a flow's key. Words that are zero, as three of IPv4's are, add nothing.
+/// The hash of a flow's key; `key_at` gives the [`HASH_KEYS`] multipliers.
 #[inline(always)]
-pub const fn hash(key: &FlowKey, keys: &[u64; HASH_KEYS]) -> u32 {
-    let [a, b, c, d] = key.addresses;
-    let mut sum = hash_step(keys[0], a, keys[1], keys[2]);
-    sum = hash_step(sum, b, keys[3], keys[4]);
-    sum = hash_step(sum, c, keys[5], keys[6]);
-    sum = hash_step(sum, d, keys[7], keys[8]);
-    sum = hash_step(sum, key.name, keys[9], keys[10]);
+pub fn hash(key: &FlowKey, key_at: impl Fn(usize) -> u64) -> u32 {
+    let mut sum = key_at(0);
+    let words = [
+        key.addresses[0],
+        key.addresses[1],
+        key.addresses[2],
+        key.addresses[3],
+        key.name,
+    ];
+    for (i, word) in words.into_iter().enumerate() {
+        sum = hash_step(sum, word, key_at(2 * i + 1), key_at(2 * i + 2));
+    }
     (sum >> 32) as u32
 }
 

@@ -14,8 +14,8 @@
 //!   claimed by a compare-and-swap of the whole word, which succeeds only if nothing in the word has
 //!   changed since it was looked through. So is a new flow's tag published: of two CPUs that enter
 //!   the same flow at once into one word the later one finds the other, and gives its way back. Where
-//!   they have chosen different words, each looks into the other's after publishing, and whoever sees
-//!   both takes out the one in the later word.
+//!   they have chosen different words, each looks into both after publishing, and whoever sees it
+//!   twice takes out the one in the second word.
 //! - An entry's head has another version for each flow, and is marked while it is written. A reader
 //!   takes what it has read only if the head is then still of the flow that it began with; whoever
 //!   changes a head does so from the value that it has read.
@@ -48,7 +48,7 @@ const LOW_BITS: u64 = 0x0101_0101_0101_0101;
 const HIGH_BITS: u64 = LOW_BITS << 7;
 
 /// Attempts before a contended word is given up.
-const ATTEMPTS: u32 = 4;
+const ATTEMPTS: u64 = 4;
 
 /// Groups of a table in which `flows` established flows find room: it has twice as many ways.
 pub const fn groups_for(flows: u32) -> u32 {
@@ -69,6 +69,19 @@ pub trait Word {
     fn replace(&self, old: u64, new: u64) -> bool;
     /// Adds, and tells nothing.
     fn add(&self, value: u64);
+
+    /// Hides from the compiler what it knows of a number. It then leaves arithmetic as it is written,
+    /// instead of making branches of it which are two ways for the verifier, and loops as well.
+    #[inline(always)]
+    fn opaque(value: u64) -> u64 {
+        value
+    }
+
+    /// Hides that a key has been read before: the compiler would keep all of it on a short stack.
+    #[inline(always)]
+    fn unread(key: &FlowKey) -> &FlowKey {
+        key
+    }
 }
 
 #[cfg(not(target_arch = "bpf"))]
@@ -211,6 +224,13 @@ impl Found {
         at: 0,
     };
 
+    /// Completes what has been found in a way of a word.
+    #[inline(always)]
+    pub const fn set_place(&mut self, group: u32, word: u32, way: u32) {
+        self.group = group;
+        self.at = word * WAYS as u32 + way;
+    }
+
     #[inline(always)]
     pub const fn word(&self) -> u32 {
         self.at / WAYS as u32
@@ -230,20 +250,8 @@ impl Found {
     }
 }
 
-/// What became of a flow that was to be entered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Entered {
-    /// It was not there, and is now.
-    pub is_new: bool,
-    /// Another flow has gone for it.
-    pub evicted: bool,
-    /// The same flow was there twice, since another CPU entered it elsewhere at the same time; one
-    /// was taken out.
-    pub was_double: bool,
-}
-
-/// The memory of a table, and what else the algorithm has to ask for. `find_in` and `victim` loop over
-/// the ways of a word: the packet path overrides them, to have each verified once.
+/// The memory of a table, and what else the algorithm has to ask for. `find_in`, `has` and `victim` loop
+/// over the ways of a word: the packet path overrides them, to have each verified once.
 pub trait Table {
     type Word: Word;
 
@@ -254,17 +262,30 @@ pub trait Table {
     /// The age at which a flow in `state` has expired: see [`crate::flow_entry::time_out`].
     fn time_out(&self, state: u8) -> u32;
 
-    /// Hides from the compiler what it knows of a number, so that it leaves arithmetic as it is
-    /// written instead of making branches of it, each of which is two ways for the verifier.
+    /// Looks for `key` among the `candidates` of one word, a result of [`matches`]: its way, or
+    /// [`NO_WAY`].
     #[inline(always)]
-    fn opaque(value: u64) -> u64 {
-        value
+    fn find_in(
+        &self,
+        group: u32,
+        word: u32,
+        candidates: u64,
+        key: &FlowKey,
+        out: &mut Contents,
+    ) -> u32 {
+        match look(self, group, word, candidates, key) {
+            Some((way, contents)) => {
+                *out = contents;
+                way
+            }
+            None => NO_WAY,
+        }
     }
 
-    /// Looks for `key` among the ways of one word.
+    /// Whether `key` is there.
     #[inline(always)]
-    fn find_in(&self, group: u32, word: u32, tag: u64, key: &FlowKey, out: &mut Found) -> bool {
-        find_in(self, group, word, tag, key, out)
+    fn has(&self, group: u32, word: u32, candidates: u64, key: &FlowKey) -> bool {
+        look(self, group, word, candidates, key).is_some()
     }
 
     /// The way of a word whose flow has to go, or [`NO_WAY`].
@@ -297,19 +318,20 @@ fn entry_of<W>(page: &Page<W>, word: u32, way: u32) -> &Entry<W> {
 #[inline(always)]
 pub fn read<W: Word>(entry: &Entry<W>, key: &FlowKey) -> Option<Contents> {
     let before = entry[HEAD].load();
+    let key = W::unread(key);
     let [a, b, c, d] = key.addresses;
     let mut differs = entry[NAME].load_after(before) ^ key.name;
     differs |= entry[ADDRESSES].load_after(before) ^ a;
     differs |= entry[ADDRESSES + 1].load_after(before) ^ b;
     differs |= entry[ADDRESSES + 2].load_after(before) ^ c;
     differs |= entry[ADDRESSES + 3].load_after(before) ^ d;
-    if differs != 0 {
+    if W::opaque(differs) != 0 {
         return None;
     }
     let rule = entry[RULE].load_after(before);
     let created = entry[CREATED].load_after(before);
     let after = Head(entry[HEAD].load_after(rule ^ created ^ differs));
-    if after.is_busy() || !after.is_same_flow(Head(before)) {
+    if !after.is_same_flow(Head(before)) || after.is_busy() {
         return None;
     }
     Some(Contents {
@@ -349,37 +371,27 @@ pub fn choose(spot: &Spot, first: u64, second: u64) -> Option<(u32, u32)> {
     Some((spot.first + is_second * (spot.second - spot.first), way as u32))
 }
 
-/// See [`Table::find_in`].
+/// Which of the `candidates` of a word holds `key`, and what is in it.
 #[inline(always)]
-pub fn find_in<T: Table + ?Sized>(
+pub fn look<T: Table + ?Sized>(
     table: &T,
     group: u32,
     word: u32,
-    tag: u64,
+    candidates: u64,
     key: &FlowKey,
-    out: &mut Found,
-) -> bool {
-    let (Some(line), Some(page)) = (table.line(group), table.page(group)) else {
-        return false;
-    };
-    let tags = word_of(line, word).load();
-    let mut candidates = matches(tags, spread(tag));
-    for _ in 0..WAYS {
-        if candidates == 0 {
-            return false;
-        }
+) -> Option<(u32, Contents)> {
+    let page = table.page(group)?;
+    let mut candidates = candidates;
+    let mut left = T::Word::opaque(WAYS as u64);
+    while left != 0 && candidates != 0 {
+        left -= 1;
         let way = lowest(candidates);
         candidates &= candidates.wrapping_sub(1);
         if let Some(contents) = read(entry_of(page, word, way), key) {
-            *out = Found {
-                contents,
-                group,
-                at: word * WAYS as u32 + way,
-            };
-            return true;
+            return Some((way, contents));
         }
     }
-    false
+    None
 }
 
 /// Looks for a flow, for an established one first: while a flow goes from one kind to the other it is
@@ -390,14 +402,51 @@ pub fn find<T: Table + ?Sized>(table: &T, spot: &Spot, key: &FlowKey, out: &mut 
         return false;
     };
     let tags = spread(spot.tag);
-    for word in [spot.first, spot.second, spot.half_open] {
-        if has_match(word_of(line, word).load(), tags) != 0
-            && table.find_in(spot.group, word, spot.tag, key, out)
-        {
+    // One number for the three of them, four bits for each, in their order.
+    let mut words = 0u64;
+    for word in [spot.half_open, spot.second, spot.first] {
+        words = words << 4 | word as u64;
+    }
+    let mut left = T::Word::opaque(3);
+    while left != 0 {
+        left -= 1;
+        let word = words as u32 & 7;
+        words >>= 4;
+        let candidates = matches(word_of(line, word).load(), tags);
+        if candidates == 0 {
+            continue;
+        }
+        let way = table.find_in(spot.group, word, candidates, key, &mut out.contents);
+        if way != NO_WAY {
+            out.set_place(spot.group, word, way);
             return true;
         }
     }
     false
+}
+
+/// Looks for a flow among those of one kind.
+pub fn find_kind<T: Table + ?Sized>(
+    table: &T,
+    spot: &Spot,
+    key: &FlowKey,
+    kind: FlowKind,
+) -> Option<Found> {
+    let words: &[u32] = match kind {
+        FlowKind::Established => &[spot.first, spot.second],
+        FlowKind::HalfOpen => &[spot.half_open],
+    };
+    let line = table.line(spot.group)?;
+    let mut found = Found::NOTHING;
+    for &word in words {
+        let candidates = matches(word_of(line, word).load(), spread(spot.tag));
+        let way = table.find_in(spot.group, word, candidates, key, &mut found.contents);
+        if way != NO_WAY {
+            found.set_place(spot.group, word, way);
+            return Some(found);
+        }
+    }
+    None
 }
 
 /// See [`Table::victim`]: a flow that has expired, else the one seen least recently.
@@ -410,12 +459,15 @@ pub fn victim<T: Table + ?Sized>(table: &T, group: u32, word: u32, clock: u32) -
     };
     let tags = word_of(line, word).load();
     let mut best = 0;
-    for way in 0..WAYS as u64 {
+    let mut next = T::Word::opaque(0);
+    while next < WAYS as u64 {
+        let way = next;
+        next += 1;
         let head = Head(entry_of(page, word, way as u32)[HEAD].load());
         let age = age(clock, head.last_seen()) as u64;
         // All bits set if the left one is less than the right one.
         let less = |left: u64, right: u64| {
-            0u64.wrapping_sub(T::opaque(left.wrapping_sub(right)) >> 63)
+            0u64.wrapping_sub(T::Word::opaque(left.wrapping_sub(right)) >> 63)
         };
         let expired = less(table.time_out(head.state()) as u64, age);
         // None that somebody is writing: its tag is less than any flow's.
@@ -430,70 +482,93 @@ pub fn victim<T: Table + ?Sized>(table: &T, group: u32, word: u32, clock: u32) -
 
 /// The word for an established flow: the emptier one.
 #[inline(always)]
-fn roomier<W: Word>(line: &Line<W>, spot: &Spot) -> (u32, u32) {
+fn roomier<W: Word>(line: &Line<W>, spot: &Spot) -> u32 {
     let free = |word| count(matches(word_of(line, word).load(), 0));
     if free(spot.first) >= free(spot.second) {
-        (spot.first, spot.second)
+        spot.first
     } else {
-        (spot.second, spot.first)
+        spot.second
     }
 }
 
-/// Enters a flow among those of a kind, unless it is there.
+/// A way that has been claimed, and belongs to whoever claimed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub group: u32,
+    pub tag: u64,
+    pub word: u32,
+    pub way: u32,
+    /// Another flow has gone for it.
+    pub evicted: bool,
+}
+
+/// Claims a way for a flow, unless it is in the word that it would go to. Then [`publish`] is to be
+/// called, and nothing else.
 #[inline(always)]
-pub fn enter<T: Table + ?Sized>(
+pub fn claim<T: Table + ?Sized>(
     table: &T,
     spot: &Spot,
     key: &FlowKey,
-    contents: &Contents,
     kind: FlowKind,
     clock: u32,
-) -> Entered {
-    let mut result = Entered::default();
+) -> Option<Claim> {
     let group = spot.group;
-    let (Some(line), Some(page)) = (table.line(group), table.page(group)) else {
-        return result;
-    };
-    let (word, other) = match kind {
+    let line = table.line(group)?;
+    let word = match kind {
         FlowKind::Established => roomier(line, spot),
-        FlowKind::HalfOpen => (spot.half_open, spot.half_open),
+        FlowKind::HalfOpen => spot.half_open,
     };
     let tags = word_of(line, word);
-    let spread = spread(spot.tag);
-    let mut found = Found::NOTHING;
-    if has_match(word_of(line, other).load(), spread) != 0
-        && table.find_in(group, other, spot.tag, key, &mut found)
-    {
-        return result;
-    }
-
-    let mut way = NO_WAY;
-    for _ in 0..ATTEMPTS {
+    // The tag itself need not be kept, then.
+    let spread = T::Word::opaque(spread(spot.tag));
+    let mut left = T::Word::opaque(ATTEMPTS);
+    while left != 0 {
+        left -= 1;
         let seen = tags.load();
-        if has_match(seen, spread) != 0 && table.find_in(group, word, spot.tag, key, &mut found) {
-            return result;
+        let candidates = matches(seen, spread);
+        if candidates != 0 && table.has(group, word, candidates, key) {
+            return None;
         }
         let free = matches(seen, 0);
-        let wanted = if free != 0 {
+        let way = if free != 0 {
             lowest(free)
         } else {
             table.victim(group, word, clock)
         };
-        if wanted == NO_WAY {
-            return result;
+        if way == NO_WAY {
+            return None;
         }
-        let shift = wanted % WAYS as u32 * 8;
+        let shift = way % WAYS as u32 * 8;
         if tags.replace(seen, seen & !(0xff << shift) | BUSY << shift) {
-            way = wanted;
-            result.evicted = free == 0;
-            break;
+            return Some(Claim {
+                group,
+                tag: spread & 0xff,
+                word,
+                way,
+                evicted: free == 0,
+            });
         }
     }
-    if way == NO_WAY {
-        return result;
-    }
+    None
+}
 
-    // From here on the way is ours, and has to be published or given back.
+/// Writes a flow into the way that was claimed for it; false if another CPU was faster, or if too many
+/// others write to the word. The way has been given back then. After an established flow [`settle`] is
+/// to be called.
+#[inline(always)]
+pub fn publish<T: Table + ?Sized>(
+    table: &T,
+    claim: &Claim,
+    key: &FlowKey,
+    contents: &Contents,
+) -> bool {
+    let Claim {
+        group, word, way, ..
+    } = *claim;
+    let (Some(line), Some(page)) = (table.line(group), table.page(group)) else {
+        return false;
+    };
+    let tags = word_of(line, word);
     let shift = way % WAYS as u32 * 8;
     let entry = entry_of(page, word, way);
     let busy = Head(entry[HEAD].load()).next_busy();
@@ -507,33 +582,44 @@ pub fn enter<T: Table + ?Sized>(
     entry[ADDRESSES + 3].store(d);
     entry[CREATED].store(contents.created);
     entry[HEAD].swap(contents.head.of_version(busy).0);
-    for _ in 0..ATTEMPTS {
+    let mut left = T::Word::opaque(ATTEMPTS);
+    while left != 0 {
+        left -= 1;
         let seen = tags.load();
-        if has_match(seen, spread) != 0 && table.find_in(group, word, spot.tag, key, &mut found) {
+        let candidates = matches(seen, spread(claim.tag));
+        if candidates != 0 && table.has(group, word, candidates, key) {
             break;
         }
-        if tags.replace(seen, seen.wrapping_add((spot.tag - BUSY) << shift)) {
-            result.is_new = true;
-            break;
+        if tags.replace(seen, seen.wrapping_add((claim.tag - BUSY) << shift)) {
+            return true;
         }
     }
-    if !result.is_new {
-        entry[HEAD].swap(busy.0);
-        tags.add((BUSY << shift).wrapping_neg());
-        return result;
+    // Looked up again, or the packet path would run out of stack to keep it on.
+    if let Some(page) = table.page(group) {
+        let head = &entry_of(page, word, way)[HEAD];
+        head.swap(Head(head.load()).next_busy().0);
     }
-    if word != other
-        && has_match(word_of(line, other).load(), spread) != 0
-        && table.find_in(group, other, spot.tag, key, &mut found)
-    {
-        // The one in the later word goes.
-        if word > other {
-            found.contents.head = contents.head.of_version(busy);
-            found.at = word * WAYS as u32 + way;
-        }
-        result.was_double = remove(table, &found);
+    tags.add((BUSY << shift).wrapping_neg());
+    false
+}
+
+/// Of an established flow that two CPUs have entered into both its words at once, takes out the one in
+/// the second; true if it did. Each of them calls this after it has entered its own, so that the last
+/// one sees both.
+#[inline(always)]
+pub fn settle<T: Table + ?Sized>(table: &T, spot: &Spot, key: &FlowKey) -> bool {
+    let mut found = Found::NOTHING;
+    let Some(line) = table.line(spot.group) else {
+        return false;
+    };
+    let candidates = |word| matches(word_of(line, word).load(), spread(spot.tag));
+    let (first, second) = (candidates(spot.first), candidates(spot.second));
+    if first == 0 || second == 0 || !table.has(spot.group, spot.first, first, key) {
+        return false;
     }
-    result
+    let way = table.find_in(spot.group, spot.second, second, key, &mut found.contents);
+    found.set_place(spot.group, spot.second, way);
+    way != NO_WAY && remove(table, &found)
 }
 
 /// Takes a flow out; false if it has gone by itself, or if too many others write to its word.
@@ -546,7 +632,9 @@ pub fn remove<T: Table + ?Sized>(table: &T, found: &Found) -> bool {
     let tags = word_of(line, word);
     let shift = way * 8;
     let entry = entry_of(page, word, way);
-    for _ in 0..ATTEMPTS {
+    let mut left = T::Word::opaque(ATTEMPTS);
+    while left != 0 {
+        left -= 1;
         let seen = tags.load();
         let tag = seen >> shift & 0xff;
         let is_there = || Head(entry[HEAD].load()).is_same_flow(found.contents.head);

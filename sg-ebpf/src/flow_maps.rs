@@ -8,13 +8,11 @@ use aya_ebpf::{
 use sg_common::{
     flow::{FlowKind, FlowStats},
     flow_entry::{Contents, FlowKey, HASH_KEYS, clock, hash},
-    flow_table::{self, Found, Line, Page, Spot, Table, spread},
+    flow_table::{self, Claim, Found, LINE_WORDS, Line, NO_WAY, Page, Spot, Table, WAYS, spread},
 };
 
 use crate::{
     maps::{MMAPABLE, constant, constants},
-    packet::Packet,
-    verifier::forget,
     word::SharedWord,
 };
 
@@ -76,13 +74,20 @@ impl Table for Flows {
     }
 
     #[inline(always)]
-    fn opaque(value: u64) -> u64 {
-        forget(value, value)
+    fn find_in(
+        &self,
+        group: u32,
+        word: u32,
+        candidates: u64,
+        key: &FlowKey,
+        out: &mut Contents,
+    ) -> u32 {
+        sg_flow_find(group, word, candidates, key, out)
     }
 
     #[inline(always)]
-    fn find_in(&self, group: u32, word: u32, tag: u64, key: &FlowKey, out: &mut Found) -> bool {
-        sg_flow_find(group, word, tag, key, out) != 0
+    fn has(&self, group: u32, word: u32, candidates: u64, key: &FlowKey) -> bool {
+        sg_flow_find(group, word, candidates, key, core::ptr::null_mut()) != NO_WAY
     }
 
     #[inline(always)]
@@ -96,16 +101,23 @@ impl Table for Flows {
 extern "C" fn sg_flow_find(
     group: u32,
     word: u32,
-    tag: u64,
+    candidates: u64,
     key: *const FlowKey,
-    out: *mut Found,
+    out: *mut Contents,
 ) -> u32 {
-    if key.is_null() || out.is_null() {
-        return 0;
+    if key.is_null() {
+        return NO_WAY;
     }
-    // SAFETY: not null, and every caller passes whole values on its stack.
-    let (key, out) = unsafe { (&*key, &mut *out) };
-    flow_table::find_in(&Flows, group, word, tag, key, out).into()
+    // SAFETY: not null, and every caller passes a whole key on its stack.
+    let key = unsafe { &*key };
+    let Some((way, contents)) = flow_table::look(&Flows, group, word, candidates, key) else {
+        return NO_WAY;
+    };
+    if !out.is_null() {
+        // SAFETY: not null, and every caller passes a whole value on its stack.
+        unsafe { *out = contents };
+    }
+    way
 }
 
 #[unsafe(no_mangle)]
@@ -114,32 +126,10 @@ extern "C" fn sg_flow_victim(group: u32, word: u32, clock: u32) -> u32 {
     flow_table::victim(&Flows, group, word, clock)
 }
 
-/// The key of a packet's flow.
-#[inline(always)]
-pub(crate) fn key(p: &Packet) -> FlowKey {
-    let [a, b, c, d] = p.local;
-    let [e, f, g, h] = p.remote;
-    let addresses = if p.is_v6() {
-        let pair = FlowKey::pair;
-        [pair(a, b), pair(c, d), pair(e, f), pair(g, h)]
-    } else {
-        [FlowKey::pair(a, e), 0, 0, 0]
-    };
-    FlowKey {
-        name: FlowKey::name(p.local_port, p.remote_port, p.protocol, p.is_v6()),
-        addresses,
-    }
-}
-
+/// The hash of a flow's key.
 #[inline(always)]
 pub(crate) fn hash_of(key: &FlowKey) -> u32 {
-    let mut keys = [0; HASH_KEYS];
-    let mut i = 0;
-    while i < HASH_KEYS {
-        keys[i] = hash_key(i);
-        i += 1;
-    }
-    hash(key, &keys)
+    hash(key, hash_key)
 }
 
 /// Whether a flow of that hash may be there: false is certain, and known from one cache line.
@@ -154,40 +144,119 @@ pub(crate) fn may_be_there(hash: u32) -> bool {
     tagged(spot.first) | tagged(spot.second) | tagged(spot.half_open) != 0
 }
 
-/// Looks for the flow of `key`. True if it is there.
+/// Looks for a flow. True if it is there.
 #[inline(always)]
-pub(crate) fn find(key: &FlowKey, found: &mut Found) -> bool {
-    flow_table::find(&Flows, &spot(hash_of(key)), key, found)
+pub(crate) fn find(key: &FlowKey, hash: u32, found: &mut Found) -> bool {
+    sg_flow_look_up(key, hash, found) != 0
+}
+
+/// As [`find`], without a function of its own: for who is called from so deep that the stack is short.
+#[inline(always)]
+pub(crate) fn find_here(key: &FlowKey, hash: u32, found: &mut Found) -> bool {
+    flow_table::find(&Flows, &spot(hash), key, found)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_flow_look_up(key: *const FlowKey, hash: u32, found: *mut Found) -> u32 {
+    if key.is_null() || found.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and every caller passes whole values on its stack.
+    let (key, found) = unsafe { (&*key, &mut *found) };
+    flow_table::find(&Flows, &spot(hash), key, found).into()
 }
 
 /// Enters a flow into the table, among those of a kind. When another CPU was faster its entry serves
 /// as well; a full word evicts. Neither is a reason to drop a packet that the rules accept.
+#[inline(always)]
+pub(crate) fn enter(key: &FlowKey, hash: u32, contents: &Contents, kind: FlowKind, now: u64) {
+    let claimed = sg_flow_claim(key, hash, kind as u32, now);
+    if claimed == NOT_CLAIMED {
+        return;
+    }
+    let entered = sg_flow_publish(key, contents, claimed);
+    sg_flow_tally(kind as u32, entered | claimed as u32 & EVICTED);
+}
+
+/// What [`sg_flow_claim`] returns instead of a way in bits 0-2, its word in bits 3-5, [`EVICTED`] if
+/// another flow has gone for it, the tag in bits 16-23 and the group in bits 32-63.
+const NOT_CLAIMED: u64 = 0;
+const EVICTED: u32 = 1 << 8;
+const ENTERED: u32 = 1;
+const LEFT: u32 = 2;
+
+/// Counts flows of a kind: any of the above.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn sg_flow_enter(
+extern "C" fn sg_flow_tally(kind: u32, what: u32) -> u32 {
+    if let Some(stats) = STATS.get_ptr_mut(kind) {
+        // SAFETY: the value belongs to this CPU, and BPF programs of one hook do not nest.
+        let stats = unsafe { &mut *stats };
+        stats.entered += u64::from(what & ENTERED);
+        stats.left += u64::from(what / LEFT & 1);
+        stats.evicted += u64::from(what / EVICTED & 1);
+    }
+    0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_flow_claim(key: *const FlowKey, hash: u32, kind: u32, now: u64) -> u64 {
+    if key.is_null() {
+        return NOT_CLAIMED;
+    }
+    // SAFETY: not null, and every caller passes a whole key on its stack.
+    let key = unsafe { &*key };
+    let of_kind = if kind == FlowKind::Established as u32 {
+        FlowKind::Established
+    } else {
+        FlowKind::HalfOpen
+    };
+    match flow_table::claim(&Flows, &spot(hash), key, of_kind, clock(now)) {
+        Some(claim) => {
+            let evicted = if claim.evicted { EVICTED } else { 0 };
+            let at = claim.word * WAYS as u32 + claim.way;
+            u64::from(claim.group) << 32 | claim.tag << 16 | u64::from(evicted | at)
+        }
+        None => NOT_CLAIMED,
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_flow_publish(
     key: *const FlowKey,
     contents: *const Contents,
-    kind: u32,
-    now: u64,
+    claimed: u64,
 ) -> u32 {
     if key.is_null() || contents.is_null() {
         return 0;
     }
     // SAFETY: not null, and every caller passes whole values on its stack.
     let (key, contents) = unsafe { (&*key, &*contents) };
-    let spot = spot(hash_of(key));
-    let of_kind = if kind == FlowKind::Established as u32 {
-        FlowKind::Established
-    } else {
-        FlowKind::HalfOpen
+    let at = claimed as u32;
+    let claim = Claim {
+        group: (claimed >> 32) as u32,
+        tag: claimed >> 16 & 0xff,
+        word: at / WAYS as u32 % LINE_WORDS as u32,
+        way: at % WAYS as u32,
+        evicted: false,
     };
-    let entered = flow_table::enter(&Flows, &spot, key, contents, of_kind, clock(now));
-    if let Some(stats) = STATS.get_ptr_mut(kind) {
-        // SAFETY: the value belongs to this CPU, and BPF programs of one hook do not nest.
-        let stats = unsafe { &mut *stats };
-        stats.entered += u64::from(entered.is_new);
-        stats.evicted += u64::from(entered.evicted);
-        stats.left += u64::from(entered.was_double);
+    flow_table::publish(&Flows, &claim, key, contents).into()
+}
+
+/// To be called after an established flow has been entered: see `flow_table::settle`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn sg_flow_settle(key: *const FlowKey, hash: u32) -> u32 {
+    if key.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and every caller passes a whole key on its stack.
+    let key = unsafe { &*key };
+    if flow_table::settle(&Flows, &spot(hash), key) {
+        sg_flow_tally(FlowKind::Established as u32, LEFT);
     }
     0
 }
@@ -201,11 +270,8 @@ pub(crate) extern "C" fn sg_flow_forget(found: *const Found) -> u32 {
     }
     // SAFETY: not null, and every caller passes a whole value on its stack.
     let found = unsafe { &*found };
-    if flow_table::remove(&Flows, found)
-        && let Some(stats) = STATS.get_ptr_mut(found.kind() as u32)
-    {
-        // SAFETY: as above.
-        unsafe { (*stats).left += 1 };
+    if flow_table::remove(&Flows, found) {
+        sg_flow_tally(found.kind() as u32, LEFT);
     }
     0
 }

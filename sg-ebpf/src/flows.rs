@@ -3,8 +3,10 @@
 
 use sg_common::{
     flow::{FlowKind, Timeout},
-    flow_entry::{Contents, Head, TOUCH_AGE, age, clock, generation_of, rule_word, slot_of, tick},
-    flow_table::{Found, Table as _, change, change_rule},
+    flow_entry::{
+        Contents, FlowKey, Head, TOUCH_AGE, age, clock, generation_of, rule_word, slot_of, tick,
+    },
+    flow_table::{Found, Table as _, Word as _, change, change_rule},
     tables::Kind,
     tcp, track,
     verdict::{Action, Direction, Reason, Verdict, reason_slot},
@@ -13,10 +15,11 @@ use sg_common::{
 use crate::{
     classify::ask,
     clock::now,
-    flow_maps::{Flows, find, key, sg_flow_enter, sg_flow_forget},
+    flow_maps::{Flows, enter, find, find_here, hash_of, sg_flow_forget, sg_flow_settle},
     maps,
     outcome::Outcome,
     packet::Packet,
+    word::SharedWord,
 };
 
 #[inline(always)]
@@ -29,7 +32,7 @@ const FROM_OPENER: u32 = 2;
 const IS_CHANGED: u32 = 4;
 
 /// How often a step is taken again from what another CPU has made of the flow meanwhile.
-const ATTEMPTS: u32 = 3;
+const ATTEMPTS: u64 = 3;
 
 /// Instead of a state, for a flow that begins.
 const NO_STATE: u32 = u8::MAX as u32;
@@ -46,30 +49,28 @@ extern "C" fn sg_next_state(kind: u32, state: u32, from_opener: u32, tcp_flags: 
 }
 
 /// Takes the flow one packet further, and writes back what that changes: a busy flow's line is
-/// dirtied a few times a second, not per packet. `rule` is whose it is now, if `IS_CHANGED`.
+/// dirtied a few times a second, not per packet. `rule` is whose it is now, if `IS_CHANGED`. Not zero
+/// if it goes to the established flows: as what is then in `found`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn sg_go_on(
-    p: *const Packet,
-    found: *mut Found,
-    how: u32,
-    now: u64,
-    rule: u64,
-) -> u32 {
-    if p.is_null() || found.is_null() {
+extern "C" fn sg_go_on(found: *mut Found, traits: u64, how: u32, now: u64, rule: u64) -> u32 {
+    if found.is_null() {
         return 0;
     }
-    // SAFETY: not null, and the only caller passes whole values on its stack.
-    let (p, found) = unsafe { (&*p, &mut *found) };
+    // SAFETY: not null, and the only caller passes a whole value on its stack.
+    let found = unsafe { &mut *found };
     if how & IS_CHANGED != 0 {
         change_rule(&Flows, found, rule);
         found.contents.rule = rule;
     }
+    let traits = Traits(traits);
     let from_opener = how & FROM_OPENER;
     let is_half_open = how & 1 == FlowKind::HalfOpen as u32;
-    for _ in 0..ATTEMPTS {
+    let mut left = SharedWord::opaque(ATTEMPTS);
+    while left != 0 {
+        left -= 1;
         let head = found.contents.head;
-        let (kind, flags) = (p.kind.into(), p.tcp_flags.into());
+        let (kind, flags) = (traits.kind().into(), traits.tcp_flags().into());
         let state = sg_next_state(kind, head.state().into(), from_opener, flags) as u8;
         let mut next = head.in_state(state);
         if from_opener == 0 {
@@ -80,16 +81,10 @@ extern "C" fn sg_go_on(
             return 0;
         }
         let next = next.seen_at(tick(now));
-        let belongs = track::kind_of_flow(p.kind, state, next.is_answered());
+        let belongs = track::kind_of_flow(traits.kind(), state, next.is_answered());
         if is_half_open && matches!(belongs, FlowKind::Established) {
-            // First in, then out: a packet on another CPU finds it among one of the two.
-            let contents = Contents {
-                head: next,
-                ..found.contents
-            };
-            sg_flow_enter(&key(p), &contents, FlowKind::Established as u32, now);
-            sg_flow_forget(found);
-            return 0;
+            found.contents.head = next;
+            return 1;
         }
         let Some(current) = change(&Flows, found, next) else {
             return 0;
@@ -102,19 +97,77 @@ extern "C" fn sg_go_on(
     0
 }
 
+/// What tracking has to know of a packet besides its key, in one number: its kind in bits 0-7, TCP's
+/// flags in 8-15, its direction in bit 16, whether it may open a flow in bit 17, and from bit 32 on
+/// the number that the other direction's rules are asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Traits(u64);
+
+impl Traits {
+    #[inline(always)]
+    pub(crate) fn new(kind: u8, tcp_flags: u8, direction: u8, opens: u8, return_number: u16) -> Self {
+        let low = u64::from(kind) | u64::from(tcp_flags) << 8;
+        let bits = u64::from(direction) << 16 | u64::from(opens) << 17;
+        Traits(low | bits | u64::from(return_number) << 32)
+    }
+
+    #[inline(always)]
+    fn of(p: &Packet) -> Self {
+        Traits::new(p.kind, p.tcp_flags, p.direction, p.opens, p.return_number)
+    }
+
+    #[inline(always)]
+    fn kind(self) -> u8 {
+        self.0 as u8
+    }
+
+    #[inline(always)]
+    pub(crate) fn tcp_flags(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+
+    #[inline(always)]
+    pub(crate) fn direction(self) -> u8 {
+        (self.0 >> 16) as u8 & 1
+    }
+
+    #[inline(always)]
+    fn opens(self) -> u32 {
+        (self.0 >> 17) as u32 & 1
+    }
+
+    #[inline(always)]
+    fn return_number(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+}
+
 /// Decides a packet whose remote address is in `class`, given the rules' verdict: remembers what they
 /// accept, and looks for the flow of what they do not.
 #[inline(always)]
 pub(crate) fn decide(p: &Packet, class: u32, verdict: Verdict) -> Outcome {
-    Outcome::unpack(sg_track(p, class, verdict.0))
+    let key = p.flow_key();
+    Outcome::unpack(track(key, hash_of(key), Traits::of(p), class, verdict))
+}
+
+/// The outcome of [`decide`], packed, for a packet of that key.
+#[inline(always)]
+pub(crate) fn track(
+    key: &FlowKey,
+    hash: u32,
+    traits: Traits,
+    class: u32,
+    verdict: Verdict,
+) -> u64 {
+    sg_track(key, hash, traits.0, class, verdict.0)
 }
 
 /// The outcome of a reason. Arithmetic where [`Outcome::reason`] would branch by direction.
 #[inline(always)]
-fn reason(p: &Packet, reason: Reason) -> u64 {
+fn reason(direction: u8, reason: Reason) -> u64 {
     let accept = matches!(reason.action(), Action::Accept);
     let outcome = Outcome::of_slot(reason_slot(Direction::Inbound, reason), accept, false);
-    outcome.pack() + u64::from(p.direction & 1) * REASONS_APART
+    outcome.pack() + u64::from(direction) * REASONS_APART
 }
 
 /// What lies between the slots of a reason in the two directions.
@@ -126,47 +179,53 @@ pub(crate) const REPLY: u64 = Outcome::of_slot(0, true, true).pack();
 /// It goes on in the direction of a flow that an earlier policy admitted and this one keeps.
 const KEPT: u64 = Outcome::of_slot(0, true, false).pack();
 
-/// The outcome of [`decide`], packed.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn sg_track(p: *const Packet, class: u32, verdict: u32) -> u64 {
-    if p.is_null() {
-        return Outcome::rule(Verdict(verdict)).pack();
-    }
-    // SAFETY: not null, and every caller passes a whole packet on its stack.
-    let p = unsafe { &*p };
+extern "C" fn sg_track(
+    key: *const FlowKey,
+    hash: u32,
+    traits: u64,
+    class: u32,
+    verdict: u32,
+) -> u64 {
     let verdict = Verdict(verdict);
+    let by_rules = Outcome::rule(verdict).pack();
+    if key.is_null() {
+        return by_rules;
+    }
+    // SAFETY: not null, and every caller passes a whole key on its stack.
+    let key = unsafe { &*key };
+    let traits = Traits(traits);
     let is_accepted = verdict.is_accept();
     // A number, for the verifier's sake: conditions in a row are ways to walk.
-    let may_enter = verdict.accept_bit() & u32::from(p.opens) != 0;
+    let may_enter = verdict.accept_bit() & traits.opens() != 0;
     let now = now();
-    let by_rules = Outcome::rule(verdict).pack();
 
-    let key = key(p);
     let mut found = Found::NOTHING;
-    let is_there = find(&key, &mut found);
+    let is_there = find(key, hash, &mut found);
     let head = found.contents.head;
     let reopens = may_enter
-        && p.is_kind(Kind::Tcp)
-        && tcp::is_bare_syn(p.tcp_flags)
+        && traits.kind() == Kind::Tcp as u8
+        && tcp::is_bare_syn(traits.tcp_flags())
         && Timeout::from_index(head.state()).is_some_and(tcp::makes_room);
     if !is_there || reopens || has_expired(head, now) {
         if is_there {
             sg_flow_forget(&found);
         }
         if may_enter {
-            let state = sg_next_state(p.kind.into(), NO_STATE, 1, p.tcp_flags.into()) as u8;
-            let contents = Contents {
-                head: Head::new(tick(now), state, p.direction),
+            let flags = traits.tcp_flags().into();
+            let state = sg_next_state(traits.kind().into(), NO_STATE, 1, flags) as u8;
+            found.contents = Contents {
+                head: Head::new(tick(now), state, traits.direction()),
                 rule: rule_word(verdict.slot(), maps::generation()),
                 created: now,
             };
-            sg_flow_enter(&key, &contents, FlowKind::HalfOpen as u32, now);
+            enter(key, hash, &found.contents, FlowKind::HalfOpen, now);
         }
         return by_rules;
     }
 
-    let from_opener = head.opener() == p.direction;
+    let from_opener = head.opener() == traits.direction();
     let mut rule = found.contents.rule;
     let is_older = generation_of(rule) != maps::generation();
     let mut result = by_rules;
@@ -175,7 +234,7 @@ extern "C" fn sg_track(p: *const Packet, class: u32, verdict: u32) -> u64 {
     // The verdict that admits the flow under this policy, where an earlier one did.
     let mut admission = 0;
     if head.is_seeded() && !is_accepted {
-        result = reason(p, Reason::Seeded);
+        result = reason(traits.direction(), Reason::Seeded);
     } else if is_accepted {
         if from_opener && is_older && !head.is_seeded() {
             admission = verdict.0;
@@ -184,11 +243,12 @@ extern "C" fn sg_track(p: *const Packet, class: u32, verdict: u32) -> u64 {
         // Of an opener's packet the rules of its own direction were asked just now, and did not
         // accept.
         if !from_opener {
-            admission = ask(class, p.direction().opposite(), p.kind, p.return_number).0;
+            let opposite = Direction::BOTH[usize::from(traits.direction() ^ 1)];
+            admission = ask(class, opposite, traits.kind(), traits.return_number()).0;
         }
         if !Verdict(admission).is_accept() {
             sg_flow_forget(&found);
-            return reason(p, Reason::Revoked);
+            return reason(traits.direction(), Reason::Revoked);
         }
         (result, has_slot) = (REPLY, u32::MAX);
     } else if !from_opener {
@@ -207,25 +267,41 @@ extern "C" fn sg_track(p: *const Packet, class: u32, verdict: u32) -> u64 {
         rule = rule_word(Verdict(admission).slot(), maps::generation());
         how |= IS_CHANGED;
     }
-    sg_go_on(p, &mut found, how, now, rule);
+    if sg_go_on(&mut found, traits.0, how, now, rule) != 0 {
+        // First in, then out: a packet on another CPU finds it among one of the two kinds.
+        enter(key, hash, &found.contents, FlowKind::Established, now);
+        sg_flow_settle(key, hash);
+        sg_flow_forget(&found);
+    }
     result | u64::from(slot_of(rule) & has_slot)
 }
 
-/// True when `p`, a packet that was quoted and that the rules do not accept, belongs to a live
-/// flow which the policy admits. Changes nothing. `rejudge` is
-/// the verdict of the rules on the packet that it answers.
-#[inline(always)]
-pub(crate) fn belongs(p: &Packet, direction: Direction, rejudge: impl FnOnce() -> Verdict) -> bool {
+/// Whether `p`, a packet that was quoted and that the rules do not accept, belongs to a live flow which
+/// the policy admits; 1 if so. Changes nothing.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn sg_belongs(p: *const Packet, class: u32) -> u32 {
+    if p.is_null() || !maps::has_flows() {
+        return 0;
+    }
+    // SAFETY: not null, and the only caller passes a whole packet on its stack.
+    let p = unsafe { &*p };
     let mut found = Found::NOTHING;
-    if !maps::has_flows() || !find(&key(p), &mut found) {
-        return false;
+    let key = p.flow_key();
+    if !find_here(key, hash_of(key), &mut found) {
+        return 0;
     }
     let Contents { head, rule, .. } = found.contents;
     if has_expired(head, now()) {
-        return false;
+        return 0;
     }
     if head.is_seeded() || generation_of(rule) == maps::generation() || maps::keeps_flows() {
-        return true;
+        return 1;
     }
-    head.opener() != direction as u8 && rejudge().is_accept()
+    if head.opener() == p.direction {
+        return 0;
+    }
+    // The rules on the packet that it answers.
+    let opposite = p.direction().opposite();
+    ask(class, opposite, p.kind, p.return_number).accept_bit()
 }

@@ -59,7 +59,7 @@ pub(crate) trait Hook: EbpfContext {
     fn extension_header(&self, offset: u64, protocol: u32, out: *mut Packet) -> u64;
 
     /// See `classify::sg_judge_inbound`.
-    fn judge(packet: &Packet, out: &mut Outcome);
+    fn judge(packet: &Packet, out: &mut Outcome) -> u64;
 
     /// See `quoted::is_related`.
     fn is_related(&self, error: &Packet) -> bool;
@@ -136,8 +136,8 @@ impl Hook for XdpContext {
     }
 
     #[inline(always)]
-    fn judge(packet: &Packet, out: &mut Outcome) {
-        classify::sg_judge_inbound(packet, out);
+    fn judge(packet: &Packet, out: &mut Outcome) -> u64 {
+        classify::sg_judge_inbound(packet, out)
     }
 
     #[inline(always)]
@@ -218,8 +218,8 @@ impl Hook for TcContext {
     }
 
     #[inline(always)]
-    fn judge(packet: &Packet, out: &mut Outcome) {
-        classify::sg_judge_outbound(packet, out);
+    fn judge(packet: &Packet, out: &mut Outcome) -> u64 {
+        classify::sg_judge_outbound(packet, out)
     }
 
     #[inline(always)]

@@ -106,7 +106,8 @@ fn decide<H: Hook>(hook: &H, packet: &mut Packet, outcome: &mut Outcome) {
     }
     match found {
         parsed::IP => {
-            H::judge(packet, outcome);
+            let rest = H::judge(packet, outcome);
+            classify::finish(packet, rest, outcome);
             if packet.is_error != 0 && !outcome.is_accepted() && hook.is_related(packet) {
                 outcome.set_reason(H::DIRECTION, Reason::Related);
             }

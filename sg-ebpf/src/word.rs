@@ -7,7 +7,7 @@ use core::{
     intrinsics::{AtomicOrdering::SeqCst, atomic_cxchg, atomic_xadd, atomic_xchg},
 };
 
-use sg_common::flow_table::Word;
+use sg_common::{flow_entry::FlowKey, flow_table::Word};
 
 #[repr(transparent)]
 pub(crate) struct SharedWord(UnsafeCell<u64>);
@@ -61,5 +61,25 @@ impl Word for SharedWord {
     fn add(&self, value: u64) {
         // SAFETY: as above. The instruction that returns the sum does not link, hence no result.
         unsafe { atomic_xadd::<u64, u64, { SeqCst }>(self.0.get(), value) };
+    }
+    #[inline(always)]
+    fn opaque(value: u64) -> u64 {
+        let mut value = value;
+        // SAFETY: a register that is copied to itself. Without any instruction there would be two
+        // lines of source for the next one, which the kernel does not take.
+        unsafe {
+            asm!("{0} = {0}", inout(reg) value, options(pure, nomem, nostack, preserves_flags));
+        }
+        value
+    }
+
+    #[inline(always)]
+    fn unread(key: &FlowKey) -> &FlowKey {
+        let mut key = core::ptr::from_ref(key);
+        // SAFETY: as above; the same pointer.
+        unsafe {
+            asm!("{0} = {0}", inout(reg) key, options(nostack, preserves_flags));
+            &*key
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! packet path uses too, so that nothing waits for anybody.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
@@ -14,8 +14,8 @@ use sg_common::flow_entry::{
     Contents, ENTRY_WORDS, FlowKey, HASH_KEYS, HEAD, Head, clock, hash, time_out,
 };
 use sg_common::flow_table::{
-    BUSY, Entered, Found, LINE_WORDS, Line, Page, Place, Spot, Table, WAYS, enter, find,
-    kind_of_word, read_any, reclaim, remove, tags_of,
+    BUSY, Found, LINE_WORDS, Line, Page, Place, Spot, Table, WAYS, claim, find, find_kind,
+    kind_of_word, publish, read_any, reclaim, remove, settle, tags_of,
 };
 
 use super::pins::InterfacePins;
@@ -102,6 +102,16 @@ pub struct FlowTable {
     ages: [u32; 16],
 }
 
+/// What became of a flow that was to be entered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    pub is_new: bool,
+    /// Another flow has gone for it.
+    pub evicted: bool,
+    /// A CPU has entered it at the same time, and one of the two was taken out.
+    pub is_double: bool,
+}
+
 impl Table for FlowTable {
     type Word = AtomicU64;
 
@@ -143,7 +153,7 @@ impl FlowTable {
     }
 
     pub(super) fn spot(&self, key: &FlowKey) -> Spot {
-        Spot::of(hash(key, &self.keys), self.groups)
+        Spot::of(hash(key, |i| self.keys[i % HASH_KEYS]), self.groups)
     }
 
     /// Visits every way that is not free: its tag, and where it is.
@@ -202,16 +212,22 @@ impl FlowTable {
         live
     }
 
-    /// Enters a flow, unless it is there.
-    pub fn enter(&self, key: &FlowKey, value: &FlowValue, kind: FlowKind, now: u64) -> Entered {
-        enter(
-            self,
-            &self.spot(key),
-            key,
-            &Contents::of(value),
-            kind,
-            clock(now),
-        )
+    /// Enters a flow among those of a kind, unless it is there.
+    pub fn enter(&self, key: &FlowKey, value: &FlowValue, kind: FlowKind, now: u64) -> Written {
+        let spot = self.spot(key);
+        let contents = Contents::of(value);
+        if find_kind(self, &spot, key, kind).is_some() {
+            return Written::default();
+        }
+        let Some(claim) = claim(self, &spot, key, kind, clock(now)) else {
+            return Written::default();
+        };
+        let is_new = publish(self, &claim, key, &contents);
+        Written {
+            is_new,
+            evicted: claim.evicted,
+            is_double: kind == FlowKind::Established && settle(self, &spot, key),
+        }
     }
 
     /// Takes out the flows of `is_over`, and returns how many of each kind there were.
@@ -285,9 +301,7 @@ pub fn key_of(
     };
     let addresses = match (local, remote) {
         (IpAddr::V4(local), IpAddr::V4(remote)) => {
-            let (local, remote) = (local.octets(), remote.octets());
-            let half = |octets| u32::from_ne_bytes(octets);
-            [FlowKey::pair(half(local), half(remote)), 0, 0, 0]
+            [word(&local.octets()), 0, word(&remote.octets()), 0]
         }
         (local, remote) => {
             let (local, remote) = (v6(local).octets(), v6(remote).octets());
@@ -320,16 +334,16 @@ fn entry_of(key: &FlowKey, found: &Found, now: u64) -> FlowEntry {
         };
         (address(a, b), address(c, d))
     } else {
-        let address = |word: u32| Ipv4Addr::from(word.to_ne_bytes()).into();
-        (address(a as u32), address((a >> 32) as u32))
+        let address = |word: u64| sg_common::flow::ipv4(word as u32).into();
+        (address(a), address(c))
     };
     FlowEntry {
         kind: found.kind(),
         local,
         remote,
-        local_port: key.name as u16,
-        remote_port: (key.name >> 16) as u16,
-        protocol: (key.name >> 32) as u8,
+        local_port: key.local_port(),
+        remote_port: key.remote_port(),
+        protocol: key.protocol(),
         value: found.contents.value(now),
         place: found.place(),
     }
@@ -361,8 +375,8 @@ mod tests {
             1,
         );
         assert_eq!(
-            bytes.addresses[0].to_ne_bytes(),
-            [1, 2, 3, 4, 5, 6, 7, 8],
+            bytes.addresses.map(u64::to_ne_bytes),
+            [[1, 2, 3, 4, 0, 0, 0, 0], [0; 8], [5, 6, 7, 8, 0, 0, 0, 0], [0; 8]],
             "as on the wire"
         );
     }

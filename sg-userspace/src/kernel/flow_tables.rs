@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 use sg_common::flow::{FlowKind, FlowStats, TIMEOUTS, Timeout, is_expired};
 use sg_common::flow_entry::{Contents, age, clock};
-use sg_common::flow_table::{Entered, Table as _};
+use sg_common::flow_table::Table as _;
 use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
 
-pub use super::flow_memory::{FlowEntry, FlowTable, key_of};
+pub use super::flow_memory::{FlowEntry, FlowTable, Written, key_of};
 use super::flow_memory::failed;
 use super::pins::InterfacePins;
 use super::{KernelError, sys};
@@ -224,9 +224,9 @@ impl Ledger {
         }
     }
 
-    pub(super) fn add_entered(&self, kind: FlowKind, entered: Entered) {
+    pub(super) fn add_entered(&self, kind: FlowKind, entered: Written) {
         self.add(ENTERED, kind, entered.is_new.into());
         self.add(EVICTED, kind, entered.evicted.into());
-        self.add(LEFT, kind, entered.was_double.into());
+        self.add(LEFT, kind, entered.is_double.into());
     }
 }
