@@ -232,6 +232,13 @@ impl Head {
         (self.0 ^ other.0) & (Self::VERSION | Self::BUSY) == 0
     }
 
+    /// Zero if what was read between two readings of a head belongs to one flow: nobody has written the
+    /// entry meanwhile, or does now.
+    #[inline(always)]
+    pub const fn moved(before: u64, after: u64) -> u64 {
+        (before ^ after) & Self::VERSION | (before | after) & Self::BUSY
+    }
+
     /// While the entry's next owner writes it.
     #[inline(always)]
     pub const fn next_busy(self) -> Head {

@@ -48,7 +48,11 @@ const LOW_BITS: u64 = 0x0101_0101_0101_0101;
 const HIGH_BITS: u64 = LOW_BITS << 7;
 
 /// Attempts before a contended word is given up.
-const ATTEMPTS: u64 = 4;
+const ATTEMPTS: u64 = 2;
+
+/// How many flows of one word may have the same tag, so that looking among them is soon over. A fourth
+/// one, which there is once in some ten thousand full words, takes the place of another.
+const SAME_TAG: u64 = 3;
 
 /// Groups of a table in which `flows` established flows find room: it has twice as many ways.
 pub const fn groups_for(flows: u32) -> u32 {
@@ -74,6 +78,13 @@ pub trait Word {
     /// instead of making branches of it which are two ways for the verifier, and loops as well.
     #[inline(always)]
     fn opaque(value: u64) -> u64 {
+        value
+    }
+
+    /// As [`Word::opaque`], and the verifier too loses what it knows. `unknown` is any number of which it
+    /// knows nothing.
+    #[inline(always)]
+    fn forget(value: u64, _unknown: u64) -> u64 {
         value
     }
 
@@ -325,17 +336,16 @@ pub fn read<W: Word>(entry: &Entry<W>, key: &FlowKey) -> Option<Contents> {
     differs |= entry[ADDRESSES + 1].load_after(before) ^ b;
     differs |= entry[ADDRESSES + 2].load_after(before) ^ c;
     differs |= entry[ADDRESSES + 3].load_after(before) ^ d;
+    let rule = entry[RULE].load_after(before);
+    let created = entry[CREATED].load_after(before);
+    let after = entry[HEAD].load_after(rule ^ created ^ differs);
+    // One condition for all of it: the verifier walks each way.
+    differs |= Head::moved(before, after);
     if W::opaque(differs) != 0 {
         return None;
     }
-    let rule = entry[RULE].load_after(before);
-    let created = entry[CREATED].load_after(before);
-    let after = Head(entry[HEAD].load_after(rule ^ created ^ differs));
-    if !after.is_same_flow(Head(before)) || after.is_busy() {
-        return None;
-    }
     Some(Contents {
-        head: after,
+        head: Head(after),
         rule,
         created,
     })
@@ -382,7 +392,7 @@ pub fn look<T: Table + ?Sized>(
 ) -> Option<(u32, Contents)> {
     let page = table.page(group)?;
     let mut candidates = candidates;
-    let mut left = T::Word::opaque(WAYS as u64);
+    let mut left = T::Word::opaque(SAME_TAG);
     while left != 0 && candidates != 0 {
         left -= 1;
         let way = lowest(candidates);
@@ -467,7 +477,8 @@ pub fn victim<T: Table + ?Sized>(table: &T, group: u32, word: u32, clock: u32) -
         let age = age(clock, head.last_seen()) as u64;
         // All bits set if the left one is less than the right one.
         let less = |left: u64, right: u64| {
-            0u64.wrapping_sub(T::Word::opaque(left.wrapping_sub(right)) >> 63)
+            let sign = T::Word::opaque(left.wrapping_sub(right)) >> 63;
+            0u64.wrapping_sub(T::Word::opaque(sign))
         };
         let expired = less(table.time_out(head.state()) as u64, age);
         // None that somebody is writing: its tag is less than any flow's.
@@ -480,15 +491,16 @@ pub fn victim<T: Table + ?Sized>(table: &T, group: u32, word: u32, clock: u32) -
     if best == 0 { NO_WAY } else { best as u32 & 7 }
 }
 
-/// The word for an established flow: the emptier one.
+/// The word for a new flow: of an established one the emptier of two. By arithmetic, for the verifier's
+/// sake.
 #[inline(always)]
-fn roomier<W: Word>(line: &Line<W>, spot: &Spot) -> u32 {
+fn word_for<W: Word>(line: &Line<W>, spot: &Spot, kind: u32) -> u32 {
     let free = |word| count(matches(word_of(line, word).load(), 0));
-    if free(spot.first) >= free(spot.second) {
-        spot.first
-    } else {
-        spot.second
-    }
+    let (first, second) = (free(spot.first), free(spot.second));
+    let is_second = W::opaque(W::opaque(first.wrapping_sub(second)) >> 63) as u32;
+    let emptier = spot.first + is_second * (spot.second - spot.first);
+    let half_open = spot.half_open;
+    half_open.wrapping_sub((half_open - emptier).wrapping_mul(kind))
 }
 
 /// A way that has been claimed, and belongs to whoever claimed it.
@@ -502,23 +514,21 @@ pub struct Claim {
     pub evicted: bool,
 }
 
-/// Claims a way for a flow, unless it is in the word that it would go to. Then [`publish`] is to be
+/// Claims a way for a flow of `kind` (a [`FlowKind`] as a number), unless it is in the word that it would go to. Then [`publish`] is to be
 /// called, and nothing else.
 #[inline(always)]
 pub fn claim<T: Table + ?Sized>(
     table: &T,
     spot: &Spot,
     key: &FlowKey,
-    kind: FlowKind,
+    kind: u32,
     clock: u32,
 ) -> Option<Claim> {
     let group = spot.group;
     let line = table.line(group)?;
-    let word = match kind {
-        FlowKind::Established => roomier(line, spot),
-        FlowKind::HalfOpen => spot.half_open,
-    };
+    let word = word_for(line, spot, kind);
     let tags = word_of(line, word);
+    let word = T::Word::forget(word.into(), tags.load()) as u32;
     // The tag itself need not be kept, then.
     let spread = T::Word::opaque(spread(spot.tag));
     let mut left = T::Word::opaque(ATTEMPTS);
@@ -529,12 +539,16 @@ pub fn claim<T: Table + ?Sized>(
         if candidates != 0 && table.has(group, word, candidates, key) {
             return None;
         }
-        let free = matches(seen, 0);
-        let way = if free != 0 {
+        let is_crowded = count(candidates) >= SAME_TAG;
+        let free = if is_crowded { 0 } else { matches(seen, 0) };
+        let way = if is_crowded {
+            lowest(candidates)
+        } else if free != 0 {
             lowest(free)
         } else {
             table.victim(group, word, clock)
         };
+        let way = T::Word::forget(way.into(), seen) as u32;
         if way == NO_WAY {
             return None;
         }
@@ -587,7 +601,9 @@ pub fn publish<T: Table + ?Sized>(
         left -= 1;
         let seen = tags.load();
         let candidates = matches(seen, spread(claim.tag));
-        if candidates != 0 && table.has(group, word, candidates, key) {
+        if count(candidates) >= SAME_TAG
+            || candidates != 0 && table.has(group, word, candidates, key)
+        {
             break;
         }
         if tags.replace(seen, seen.wrapping_add((claim.tag - BUSY) << shift)) {
@@ -603,23 +619,24 @@ pub fn publish<T: Table + ?Sized>(
     false
 }
 
-/// Of an established flow that two CPUs have entered into both its words at once, takes out the one in
-/// the second; true if it did. Each of them calls this after it has entered its own, so that the last
+/// Of an established flow that two CPUs have entered into both its words at once, the one in the second
+/// word, which is then to be removed. Each of them asks after it has entered its own, so that the last
 /// one sees both.
 #[inline(always)]
-pub fn settle<T: Table + ?Sized>(table: &T, spot: &Spot, key: &FlowKey) -> bool {
+pub fn settle<T: Table + ?Sized>(table: &T, spot: &Spot, key: &FlowKey) -> Option<Found> {
     let mut found = Found::NOTHING;
-    let Some(line) = table.line(spot.group) else {
-        return false;
-    };
+    let line = table.line(spot.group)?;
     let candidates = |word| matches(word_of(line, word).load(), spread(spot.tag));
     let (first, second) = (candidates(spot.first), candidates(spot.second));
     if first == 0 || second == 0 || !table.has(spot.group, spot.first, first, key) {
-        return false;
+        return None;
     }
     let way = table.find_in(spot.group, spot.second, second, key, &mut found.contents);
+    if way == NO_WAY {
+        return None;
+    }
     found.set_place(spot.group, spot.second, way);
-    way != NO_WAY && remove(table, &found)
+    Some(found)
 }
 
 /// Takes a flow out; false if it has gone by itself, or if too many others write to its word.

@@ -208,12 +208,7 @@ extern "C" fn sg_flow_claim(key: *const FlowKey, hash: u32, kind: u32, now: u64)
     }
     // SAFETY: not null, and every caller passes a whole key on its stack.
     let key = unsafe { &*key };
-    let of_kind = if kind == FlowKind::Established as u32 {
-        FlowKind::Established
-    } else {
-        FlowKind::HalfOpen
-    };
-    match flow_table::claim(&Flows, &spot(hash), key, of_kind, clock(now)) {
+    match flow_table::claim(&Flows, &spot(hash), key, kind & 1, clock(now)) {
         Some(claim) => {
             let evicted = if claim.evicted { EVICTED } else { 0 };
             let at = claim.word * WAYS as u32 + claim.way;
@@ -255,8 +250,8 @@ pub(crate) extern "C" fn sg_flow_settle(key: *const FlowKey, hash: u32) -> u32 {
     }
     // SAFETY: not null, and every caller passes a whole key on its stack.
     let key = unsafe { &*key };
-    if flow_table::settle(&Flows, &spot(hash), key) {
-        sg_flow_tally(FlowKind::Established as u32, LEFT);
+    if let Some(found) = flow_table::settle(&Flows, &spot(hash), key) {
+        sg_flow_forget(&found);
     }
     0
 }

@@ -32,20 +32,33 @@ const FROM_OPENER: u32 = 2;
 const IS_CHANGED: u32 = 4;
 
 /// How often a step is taken again from what another CPU has made of the flow meanwhile.
-const ATTEMPTS: u64 = 3;
+const ATTEMPTS: u64 = 2;
 
 /// Instead of a state, for a flow that begins.
 const NO_STATE: u32 = u8::MAX as u32;
 
+/// What [`sg_next_state`] adds to a state if the flow belongs to the established ones.
+const ESTABLISHED: u32 = 1 << 8;
+
 /// The state after one more packet: [`track::next`], or [`track::first`] after [`NO_STATE`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn sg_next_state(kind: u32, state: u32, from_opener: u32, tcp_flags: u32) -> u32 {
+extern "C" fn sg_next_state(
+    kind: u32,
+    state: u32,
+    from_opener: u32,
+    tcp_flags: u32,
+    answered: u32,
+) -> u32 {
     let (kind, tcp_flags) = (kind as u8, tcp_flags as u8);
     if state == NO_STATE {
         return track::first(kind, tcp_flags) as u32;
     }
-    track::next(kind, state as u8, from_opener != 0, tcp_flags).into()
+    let state = track::next(kind, state as u8, from_opener != 0, tcp_flags);
+    match track::kind_of_flow(kind, state, answered != 0) {
+        FlowKind::Established => u32::from(state) | ESTABLISHED,
+        FlowKind::HalfOpen => state.into(),
+    }
 }
 
 /// Takes the flow one packet further, and writes back what that changes: a busy flow's line is
@@ -71,18 +84,17 @@ extern "C" fn sg_go_on(found: *mut Found, traits: u64, how: u32, now: u64, rule:
         left -= 1;
         let head = found.contents.head;
         let (kind, flags) = (traits.kind().into(), traits.tcp_flags().into());
-        let state = sg_next_state(kind, head.state().into(), from_opener, flags) as u8;
-        let mut next = head.in_state(state);
-        if from_opener == 0 {
-            next.0 |= Head::ANSWERED;
-        }
+        // Set if it comes from the other side.
+        let answered = (from_opener ^ FROM_OPENER) / FROM_OPENER | u32::from(head.is_answered());
+        let state = sg_next_state(kind, head.state().into(), from_opener, flags, answered);
+        let mut next = head.in_state(state as u8);
+        next.0 |= u64::from(answered) * Head::ANSWERED;
         let is_step = next != head;
         if how & IS_CHANGED == 0 && !is_step && age(clock(now), head.last_seen()) < TOUCH_AGE {
             return 0;
         }
         let next = next.seen_at(tick(now));
-        let belongs = track::kind_of_flow(traits.kind(), state, next.is_answered());
-        if is_half_open && matches!(belongs, FlowKind::Established) {
+        if is_half_open && state & ESTABLISHED != 0 {
             found.contents.head = next;
             return 1;
         }
@@ -214,7 +226,7 @@ extern "C" fn sg_track(
         }
         if may_enter {
             let flags = traits.tcp_flags().into();
-            let state = sg_next_state(traits.kind().into(), NO_STATE, 1, flags) as u8;
+            let state = sg_next_state(traits.kind().into(), NO_STATE, 1, flags, 0) as u8;
             found.contents = Contents {
                 head: Head::new(tick(now), state, traits.direction()),
                 rule: rule_word(verdict.slot(), maps::generation()),

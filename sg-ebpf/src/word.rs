@@ -9,6 +9,8 @@ use core::{
 
 use sg_common::{flow_entry::FlowKey, flow_table::Word};
 
+use crate::verifier::forget;
+
 #[repr(transparent)]
 pub(crate) struct SharedWord(UnsafeCell<u64>);
 
@@ -71,6 +73,11 @@ impl Word for SharedWord {
             asm!("{0} = {0}", inout(reg) value, options(pure, nomem, nostack, preserves_flags));
         }
         value
+    }
+
+    #[inline(always)]
+    fn forget(value: u64, unknown: u64) -> u64 {
+        forget(value, unknown)
     }
 
     #[inline(always)]

@@ -219,14 +219,18 @@ impl FlowTable {
         if find_kind(self, &spot, key, kind).is_some() {
             return Written::default();
         }
-        let Some(claim) = claim(self, &spot, key, kind, clock(now)) else {
+        let Some(claim) = claim(self, &spot, key, kind as u32, clock(now)) else {
             return Written::default();
         };
         let is_new = publish(self, &claim, key, &contents);
+        let double = match kind {
+            FlowKind::Established => settle(self, &spot, key),
+            FlowKind::HalfOpen => None,
+        };
         Written {
             is_new,
             evicted: claim.evicted,
-            is_double: kind == FlowKind::Established && settle(self, &spot, key),
+            is_double: double.is_some_and(|double| remove(self, &double)),
         }
     }
 
