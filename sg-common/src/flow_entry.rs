@@ -331,7 +331,13 @@ mod tests {
     fn a_flow_expires_after_its_time_out_and_not_before() {
         const SECOND: u64 = 1_000_000_000;
         for seconds in [1, 10, 30, 432_000, 365 * 24 * 3600] {
-            for then in [0u64, 7, SECOND * 1000, (1 << 56) - 1, (1 << 56) + 12_345_678] {
+            for then in [
+                0u64,
+                7,
+                SECOND * 1000,
+                (1 << 56) - 1,
+                (1 << 56) + 12_345_678,
+            ] {
                 let expires = |after: u64| {
                     let clock = clock(then.wrapping_add(after));
                     age(clock, tick(then)) > time_out(seconds)

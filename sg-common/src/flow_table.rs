@@ -378,7 +378,10 @@ pub fn choose(spot: &Spot, first: u64, second: u64) -> Option<(u32, u32)> {
     let in_second = lowest >> 1 & LOW_BITS;
     let way = ((lowest & LOW_BITS) | in_second).wrapping_mul(0x0001_0203_0405_0607) >> 56;
     let is_second = (in_second.wrapping_mul(LOW_BITS) >> 56) as u32;
-    Some((spot.first + is_second * (spot.second - spot.first), way as u32))
+    Some((
+        spot.first + is_second * (spot.second - spot.first),
+        way as u32,
+    ))
 }
 
 /// Which of the `candidates` of a word holds `key`, and what is in it.
@@ -497,7 +500,9 @@ pub fn victim<T: Table + ?Sized>(table: &T, group: u32, word: u32, clock: u32) -
 fn word_for<W: Word>(line: &Line<W>, spot: &Spot, kind: u32) -> u32 {
     let free = |word| count(matches(word_of(line, word).load(), 0));
     let (first, second) = (free(spot.first), free(spot.second));
-    let is_second = W::opaque(W::opaque(first.wrapping_sub(second)) >> 63) as u32;
+    // Where both are as full, half of the flows go to either.
+    let second = 2 * second + (spot.tag & 1);
+    let is_second = W::opaque(W::opaque((2 * first).wrapping_sub(second)) >> 63) as u32;
     let emptier = spot.first + is_second * (spot.second - spot.first);
     let half_open = spot.half_open;
     half_open.wrapping_sub((half_open - emptier).wrapping_mul(kind))

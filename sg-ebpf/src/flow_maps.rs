@@ -220,11 +220,7 @@ extern "C" fn sg_flow_claim(key: *const FlowKey, hash: u32, kind: u32, now: u64)
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn sg_flow_publish(
-    key: *const FlowKey,
-    contents: *const Contents,
-    claimed: u64,
-) -> u32 {
+extern "C" fn sg_flow_publish(key: *const FlowKey, contents: *const Contents, claimed: u64) -> u32 {
     if key.is_null() || contents.is_null() {
         return 0;
     }

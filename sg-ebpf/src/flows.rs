@@ -117,7 +117,13 @@ pub(crate) struct Traits(u64);
 
 impl Traits {
     #[inline(always)]
-    pub(crate) fn new(kind: u8, tcp_flags: u8, direction: u8, opens: u8, return_number: u16) -> Self {
+    pub(crate) fn new(
+        kind: u8,
+        tcp_flags: u8,
+        direction: u8,
+        opens: u8,
+        return_number: u16,
+    ) -> Self {
         let low = u64::from(kind) | u64::from(tcp_flags) << 8;
         let bits = u64::from(direction) << 16 | u64::from(opens) << 17;
         Traits(low | bits | u64::from(return_number) << 32)
@@ -164,13 +170,7 @@ pub(crate) fn decide(p: &Packet, class: u32, verdict: Verdict) -> Outcome {
 
 /// The outcome of [`decide`], packed, for a packet of that key.
 #[inline(always)]
-pub(crate) fn track(
-    key: &FlowKey,
-    hash: u32,
-    traits: Traits,
-    class: u32,
-    verdict: Verdict,
-) -> u64 {
+pub(crate) fn track(key: &FlowKey, hash: u32, traits: Traits, class: u32, verdict: Verdict) -> u64 {
     sg_track(key, hash, traits.0, class, verdict.0)
 }
 

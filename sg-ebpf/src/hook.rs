@@ -255,12 +255,7 @@ extern "C" fn sg_plain_flow_xdp(ctx: *mut xdp_md, class: u32, verdict: u32, hash
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn sg_plain_flow_tc(
-    ctx: *mut __sk_buff,
-    class: u32,
-    verdict: u32,
-    hash: u32,
-) -> u64 {
+extern "C" fn sg_plain_flow_tc(ctx: *mut __sk_buff, class: u32, verdict: u32, hash: u32) -> u64 {
     quick_flow::flow(&TcContext::new(ctx), class, verdict, hash)
 }
 

@@ -205,7 +205,13 @@ fn apply_locked(
         let mut seeding = None;
         if is_first && !options.cut_existing {
             let rules = compiled.lookup();
-            let seeding = seeding.insert(Seeding::new(rules, generation, pins, max_flows, &policy.timeouts)?);
+            let seeding = seeding.insert(Seeding::new(
+                rules,
+                generation,
+                pins,
+                max_flows,
+                &policy.timeouts,
+            )?);
             seeding.before()?;
         }
         put_in_place(&mut programs, &mut state, previous.as_ref(), pins, options)?;

@@ -292,15 +292,12 @@ impl FlowTable {
 }
 
 /// The key of a flow between two addresses of one family.
-pub fn key_of(
-    local: IpAddr,
-    remote: IpAddr,
-    ports: (u16, u16),
-    protocol: u8,
-) -> FlowKey {
+pub fn key_of(local: IpAddr, remote: IpAddr, ports: (u16, u16), protocol: u8) -> FlowKey {
     let word = |bytes: &[u8]| {
         let mut word = [0; 8];
-        word.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        word.iter_mut()
+            .zip(bytes)
+            .for_each(|(to, from)| *to = *from);
         u64::from_ne_bytes(word)
     };
     let addresses = match (local, remote) {
@@ -380,7 +377,12 @@ mod tests {
         );
         assert_eq!(
             bytes.addresses.map(u64::to_ne_bytes),
-            [[1, 2, 3, 4, 0, 0, 0, 0], [0; 8], [5, 6, 7, 8, 0, 0, 0, 0], [0; 8]],
+            [
+                [1, 2, 3, 4, 0, 0, 0, 0],
+                [0; 8],
+                [5, 6, 7, 8, 0, 0, 0, 0],
+                [0; 8]
+            ],
             "as on the wire"
         );
     }

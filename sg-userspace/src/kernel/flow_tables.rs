@@ -11,8 +11,8 @@ use sg_common::flow_entry::{Contents, age, clock};
 use sg_common::flow_table::Table as _;
 use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
 
-pub use super::flow_memory::{FlowEntry, FlowTable, Written, key_of};
 use super::flow_memory::failed;
+pub use super::flow_memory::{FlowEntry, FlowTable, Written, key_of};
 use super::pins::InterfacePins;
 use super::{KernelError, sys};
 
@@ -77,10 +77,7 @@ fn remove_where<K: aya::Pod, V: aya::Pod>(
 }
 
 /// Visits every flow of the interface.
-pub fn each_flow(
-    pins: &InterfacePins,
-    visit: impl FnMut(FlowEntry),
-) -> Result<(), KernelError> {
+pub fn each_flow(pins: &InterfacePins, visit: impl FnMut(FlowEntry)) -> Result<(), KernelError> {
     let table = FlowTable::open(pins, &Timeout::defaults())?;
     table.each(monotonic_now(), visit);
     Ok(())

@@ -168,8 +168,16 @@ impl Programs {
                     pins.counters(shared.counter_map),
                     Layout::COUNTERS,
                 ),
-                ("sg_flow_tags", pins.flow_tags(), Layout::flow_table(size_of::<Line<u64>>(), groups)),
-                ("sg_flow_pages", pins.flow_pages(), Layout::flow_table(size_of::<Page<u64>>(), groups)),
+                (
+                    "sg_flow_tags",
+                    pins.flow_tags(),
+                    Layout::flow_table(size_of::<Line<u64>>(), groups),
+                ),
+                (
+                    "sg_flow_pages",
+                    pins.flow_pages(),
+                    Layout::flow_table(size_of::<Page<u64>>(), groups),
+                ),
                 ("sg_flow_stats", pins.flow_stats(), Layout::FLOW_STATS),
                 ("sg_fragments4", pins.fragments4(), Layout::FRAGMENTS4),
                 ("sg_fragments6", pins.fragments6(), Layout::FRAGMENTS6),

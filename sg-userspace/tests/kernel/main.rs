@@ -5,6 +5,7 @@ mod attach;
 mod budget;
 mod facts;
 mod flow_model;
+mod flow_race;
 mod flows;
 mod frames;
 mod fuzz;
