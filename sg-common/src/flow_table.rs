@@ -152,7 +152,7 @@ impl Spot {
         let group = hash as u64 * groups as u64;
         let first = (group & LEFT) * HALF as u64;
         let second = (first & LEFT) * HALF as u64;
-        let tag = (second & LEFT) * (TAGS * HALF_OPEN_WORDS) as u64 >> 32;
+        let tag = ((second & LEFT) * (TAGS * HALF_OPEN_WORDS) as u64) >> 32;
         Spot {
             group: (group >> 32) as u32,
             tag: FIRST_TAG as u64 + (tag >> 1),
@@ -193,14 +193,14 @@ pub const fn has_match(word: u64, spread: u64) -> u64 {
     differs.wrapping_sub(LOW_BITS) & !differs & HIGH_BITS
 }
 
-/// The number of the lowest byte in a result of [`matches`] that is not zero.
+/// The number of the lowest byte in a result of [`matches()`] that is not zero.
 #[inline(always)]
 pub const fn lowest(matches: u64) -> u32 {
     let bit = (matches & matches.wrapping_neg()) >> 7;
     (bit.wrapping_mul(0x0001_0203_0405_0607) >> 56) as u32
 }
 
-/// How many bytes a result of [`matches`] has.
+/// How many bytes a result of [`matches()`] has.
 #[inline(always)]
 const fn count(matches: u64) -> u64 {
     (matches >> 7).wrapping_mul(LOW_BITS) >> 56
@@ -273,7 +273,7 @@ pub trait Table {
     /// The age at which a flow in `state` has expired: see [`crate::flow_entry::time_out`].
     fn time_out(&self, state: u8) -> u32;
 
-    /// Looks for `key` among the `candidates` of one word, a result of [`matches`]: its way, or
+    /// Looks for `key` among the `candidates` of one word, a result of [`matches()`]: its way, or
     /// [`NO_WAY`].
     #[inline(always)]
     fn find_in(
