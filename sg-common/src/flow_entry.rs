@@ -361,7 +361,7 @@ mod tests {
     #[test]
     fn a_head_keeps_its_parts() {
         let head = Head(Head::new(77, 11, 1).0 | Head::ANSWERED);
-        let busy = Head(u64::MAX & !Head::BUSY).next_busy();
+        let busy = Head(!Head::BUSY).next_busy();
         let head = head.of_version(busy);
         assert_eq!((head.last_seen(), head.state(), head.opener()), (77, 11, 1));
         assert!(head.is_answered() && !head.is_seeded() && !head.is_busy());

@@ -194,8 +194,8 @@ extern "C" fn sg_flow_tally(kind: u32, what: u32) -> u32 {
         // SAFETY: the value belongs to this CPU, and BPF programs of one hook do not nest.
         let stats = unsafe { &mut *stats };
         stats.entered += u64::from(what & ENTERED);
-        stats.left += u64::from(what / LEFT & 1);
-        stats.evicted += u64::from(what / EVICTED & 1);
+        stats.left += u64::from((what / LEFT) & 1);
+        stats.evicted += u64::from((what / EVICTED) & 1);
     }
     0
 }

@@ -85,7 +85,7 @@ extern "C" fn sg_go_on(found: *mut Found, traits: u64, how: u32, now: u64, rule:
         let head = found.contents.head;
         let (kind, flags) = (traits.kind().into(), traits.tcp_flags().into());
         // Set if it comes from the other side.
-        let answered = (from_opener ^ FROM_OPENER) / FROM_OPENER | u32::from(head.is_answered());
+        let answered = ((from_opener ^ FROM_OPENER) / FROM_OPENER) | u32::from(head.is_answered());
         let state = sg_next_state(kind, head.state().into(), from_opener, flags, answered);
         let mut next = head.in_state(state as u8);
         next.0 |= u64::from(answered) * Head::ANSWERED;
