@@ -1,6 +1,5 @@
-//! Flow keys and values, and the idle timeouts.
-//! Keys are (local, remote), never (source, destination): the hook knows its direction, so one key
-//! serves both directions and nothing is ever swapped (DESIGN of the table: see ARCHITECTURE.md).
+//! What is remembered of a flow, and the idle timeouts. How it lies in the flow table is said in
+//! `flow_entry`.
 
 use core::net::{Ipv4Addr, Ipv6Addr};
 
@@ -118,32 +117,6 @@ impl Timeout {
     }
 }
 
-/// IPv4 flow key. An address is the word whose bytes in memory are those on the wire; ports are
-/// host order. For ICMP queries `local_port` is the identifier and `remote_port` the type of the
-/// request, plus 256 if requests come in; protocols without ports have zero in both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(C)]
-pub struct FlowKey4 {
-    pub local: u32,
-    pub remote: u32,
-    pub local_port: u16,
-    pub remote_port: u16,
-    pub protocol: u8,
-    pub zero: [u8; 3],
-}
-
-/// IPv6 flow key; fields as in [`FlowKey4`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(C)]
-pub struct FlowKey6 {
-    pub local: [u32; 4],
-    pub remote: [u32; 4],
-    pub local_port: u16,
-    pub remote_port: u16,
-    pub protocol: u8,
-    pub zero: [u8; 3],
-}
-
 /// The address in a word whose bytes in memory are those on the wire.
 pub fn ipv4(word: u32) -> Ipv4Addr {
     Ipv4Addr::from(word.to_ne_bytes())
@@ -158,23 +131,8 @@ pub fn ipv6(words: [u32; 4]) -> Ipv6Addr {
     Ipv6Addr::from(bytes)
 }
 
-impl FlowKey4 {
-    pub fn addresses(&self) -> (Ipv4Addr, Ipv4Addr) {
-        (ipv4(self.local), ipv4(self.remote))
-    }
-}
-
-impl FlowKey6 {
-    pub fn addresses(&self) -> (Ipv6Addr, Ipv6Addr) {
-        (ipv6(self.local), ipv6(self.remote))
-    }
-}
-
-const _: () = assert!(size_of::<FlowKey4>() == 16);
-const _: () = assert!(size_of::<FlowKey6>() == 40);
-
-/// Which of the two tables a flow lives in. A flood of packets that open flows fills the first
-/// one only, and never takes the place of a flow that both sides have confirmed.
+/// Which part of the table a flow lives in. A flood of packets that open flows fills the first one
+/// only, and never takes the place of a flow that both sides have confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum FlowKind {
@@ -195,7 +153,7 @@ impl FlowKind {
     }
 }
 
-/// What is remembered of a flow. Times are `CLOCK_MONOTONIC` nanoseconds (coarse).
+/// What is remembered of a flow, as userspace reads it. Times are `CLOCK_MONOTONIC` nanoseconds (coarse).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowValue {
@@ -249,14 +207,14 @@ impl FlowValue {
     }
 }
 
-/// How many flows of one [`FlowKind`] the packet path has entered into their table and taken out
-/// of it, on one CPU. Whatever was entered, was not taken out and is not there any more was
-/// evicted: the kernel's LRU table does not say so itself.
+/// How many flows of one [`FlowKind`] the packet path has entered into the table, taken out of it,
+/// and evicted for others, on one CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowStats {
     pub entered: u64,
     pub left: u64,
+    pub evicted: u64,
 }
 
 /// Nanoseconds from `then` to `now`. Negative when the clock that set `then` was ahead; right also
@@ -276,16 +234,7 @@ pub const fn is_expired(now: u64, last_seen: u64, seconds: u32) -> bool {
 /// its cache line at every packet.
 pub const TOUCH_INTERVAL_NS: i64 = 250_000_000;
 
-// SAFETY: integers and byte arrays without padding; every bit pattern is valid.
-#[cfg(feature = "user")]
-unsafe impl aya::Pod for FlowKey4 {}
-// SAFETY: as above.
-#[cfg(feature = "user")]
-unsafe impl aya::Pod for FlowKey6 {}
-// SAFETY: as above.
-#[cfg(feature = "user")]
-unsafe impl aya::Pod for FlowValue {}
-// SAFETY: as above.
+// SAFETY: integers without padding; every bit pattern is valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for FlowStats {}
 

@@ -19,25 +19,41 @@ use crate::{
 /// function of its own, behind which the outcome is plain unknown numbers.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn sg_judge_inbound(p: *const Packet, out: *mut Outcome) -> u32 {
+pub(crate) extern "C" fn sg_judge_inbound(p: *const Packet, out: *mut Outcome) -> u64 {
     judge_into(Direction::Inbound, p, out)
 }
 
 /// Decides an outbound packet, as [`sg_judge_inbound`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn sg_judge_outbound(p: *const Packet, out: *mut Outcome) -> u32 {
+pub(crate) extern "C" fn sg_judge_outbound(p: *const Packet, out: *mut Outcome) -> u64 {
     judge_into(Direction::Outbound, p, out)
 }
 
 #[inline(always)]
-fn judge_into(direction: Direction, p: *const Packet, out: *mut Outcome) -> u32 {
+fn judge_into(direction: Direction, p: *const Packet, out: *mut Outcome) -> u64 {
     if p.is_null() || out.is_null() {
-        return 0;
+        return DECIDED;
     }
     // SAFETY: not null, and the only caller passes whole values on its stack.
-    unsafe { *out = judge_packet(direction, &*p) };
-    0
+    let (outcome, rest) = judge_packet(direction, unsafe { &*p });
+    // SAFETY: as above.
+    unsafe { *out = outcome };
+    rest
+}
+
+/// What [`sg_judge_inbound`] returns unless the flow table is to be asked: then it is the class and
+/// the verdict of the rules, and the caller asks, for the stack is short.
+const DECIDED: u64 = 0;
+const ASK_FLOWS: u64 = 1 << 63;
+
+/// What is left to do after judging.
+#[inline(always)]
+pub(crate) fn finish(p: &Packet, rest: u64, outcome: &mut Outcome) {
+    if rest != DECIDED {
+        let class = (rest >> 32) as u32 & !(1 << 31);
+        *outcome = flows::decide(p, class, Verdict(rest as u32));
+    }
 }
 
 /// The verdict of `direction`'s rules on `number` of `kind` in `class`; without tables for it, which
@@ -65,14 +81,14 @@ pub(crate) fn ask(class: u32, direction: Direction, kind: u8, number: u16) -> Ve
 }
 
 #[inline(always)]
-fn judge_packet(direction: Direction, p: &Packet) -> Outcome {
+fn judge_packet(direction: Direction, p: &Packet) -> (Outcome, u64) {
     if maps::accepts_essential() && !p.is_first_fragment() {
         let (source, source_port, destination_port) = match direction {
             Direction::Inbound => (&p.remote, p.remote_port, p.local_port),
             Direction::Outbound => (&p.local, p.local_port, p.remote_port),
         };
         if family::is_essential(p, source, (source_port, destination_port)) {
-            return Outcome::reason(direction, Reason::Essential);
+            return (Outcome::reason(direction, Reason::Essential), DECIDED);
         }
     }
 
@@ -88,16 +104,18 @@ fn judge_packet(direction: Direction, p: &Packet) -> Outcome {
         p.is_kind(Kind::Tcp) && p.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
     };
     if !maps::has_flows() || p.is_trackable == 0 || decided_by_rules {
-        return Outcome::rule(verdict);
+        return (Outcome::rule(verdict), DECIDED);
     }
-    flows::decide(p, class, verdict)
+    let rest = ASK_FLOWS | u64::from(class) << 32 | u64::from(verdict.0);
+    (Outcome::rule(verdict), rest)
 }
 
 /// SPEC K8: whether an ICMP error that no rule accepts is about something that the node does send
-/// or receive. `quoted` is the packet in it, which travelled the other way. Not zero if so.
+/// or receive. `quoted` is the packet in it, which travelled the other way. 1 if so, 0 if not, or else
+/// [`ASK_WHETHER_IT_BELONGS`] and the class.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn sg_is_related(error: *const Packet, quoted: *const Packet) -> u32 {
+pub(crate) extern "C" fn sg_is_related(error: *const Packet, quoted: *const Packet) -> u64 {
     if error.is_null() || quoted.is_null() {
         return 0;
     }
@@ -114,13 +132,8 @@ pub(crate) extern "C" fn sg_is_related(error: *const Packet, quoted: *const Pack
     if ask(class, direction, quoted.kind, quoted.number).is_accept() {
         return 1;
     }
-    let rejudge = || {
-        ask(
-            class,
-            direction.opposite(),
-            quoted.kind,
-            quoted.return_number,
-        )
-    };
-    flows::belongs(quoted, direction, rejudge).into()
+    ASK_WHETHER_IT_BELONGS | u64::from(class)
 }
+
+/// What [`sg_is_related`] returns above a class unless it knows.
+pub(crate) const ASK_WHETHER_IT_BELONGS: u64 = 1 << 32;

@@ -1,9 +1,8 @@
-//! Where IPv4 and IPv6 differ: the address lookup, the keys of flows and fragments and the maps
-//! they are in, essential traffic. Everything else is written, and checked by the verifier, once.
+//! Where IPv4 and IPv6 differ: the address lookup, the keys of fragments and the maps they
+//! are in, essential traffic. Everything else is written, and checked by the verifier, once.
 
 use aya_ebpf::bindings::BPF_ANY;
 use sg_common::{
-    flow::{FlowKey4, FlowKey6},
     fragment::{FragmentKey4, FragmentKey6, FragmentValue},
     lookup::{self, POINTER},
     tables::Kind,
@@ -55,30 +54,6 @@ pub(crate) extern "C" fn sg_class(p: *const Packet) -> u32 {
 }
 
 #[inline(always)]
-pub(crate) fn key4(p: &Packet) -> FlowKey4 {
-    FlowKey4 {
-        local: p.local[0],
-        remote: p.remote[0],
-        local_port: p.local_port,
-        remote_port: p.remote_port,
-        protocol: p.protocol,
-        zero: [0; 3],
-    }
-}
-
-#[inline(always)]
-pub(crate) fn key6(p: &Packet) -> FlowKey6 {
-    FlowKey6 {
-        local: p.local,
-        remote: p.remote,
-        local_port: p.local_port,
-        remote_port: p.remote_port,
-        protocol: p.protocol,
-        zero: [0; 3],
-    }
-}
-
-#[inline(always)]
 fn fragment_key4(p: &Packet) -> FragmentKey4 {
     FragmentKey4 {
         local: p.local[0],
@@ -101,24 +76,6 @@ fn fragment_key6(p: &Packet) -> FragmentKey6 {
         zero: [0; 2],
     }
 }
-
-/// Runs `$body` with the packet's flow key and the tables of its family: established flows and
-/// half-open ones. A macro, since the tables differ in type.
-macro_rules! with_flow_tables {
-    ($packet:expr, |$key:ident, $established:ident, $half_open:ident| $body:expr) => {
-        if $packet.is_v6() {
-            let $key = &$crate::family::key6($packet);
-            let ($established, $half_open) = (&$crate::maps::FLOWS6, &$crate::maps::HALF_OPEN6);
-            $body
-        } else {
-            let $key = &$crate::family::key4($packet);
-            let ($established, $half_open) = (&$crate::maps::FLOWS4, &$crate::maps::HALF_OPEN4);
-            $body
-        }
-    };
-}
-
-pub(crate) use with_flow_tables;
 
 /// What is remembered of the first fragment of the packet's datagram.
 #[inline(always)]

@@ -1,186 +1,185 @@
 //! The flow table: what admitted flows leave behind, and how their replies find it.
 //! Only packets whose replies no rule would pass are remembered (SPEC K7).
 
-use aya_ebpf::bindings::BPF_NOEXIST;
 use sg_common::{
-    flow::{FlowKind, FlowValue, TOUCH_INTERVAL_NS, Timeout, elapsed, is_expired},
+    flow::{FlowKind, Timeout},
+    flow_entry::{
+        Contents, FlowKey, Head, TOUCH_AGE, age, clock, generation_of, rule_word, slot_of, tick,
+    },
+    flow_table::{Found, Table as _, Word as _, change, change_rule},
     tables::Kind,
     tcp, track,
     verdict::{Action, Direction, Reason, Verdict, reason_slot},
 };
 
 use crate::{
-    classify::ask, clock, family::with_flow_tables, maps, outcome::Outcome, packet::Packet,
+    classify::ask,
+    clock::now,
+    flow_maps::{Flows, enter, find, find_here, hash_of, sg_flow_forget, sg_flow_settle},
+    maps,
+    outcome::Outcome,
+    packet::Packet,
+    word::SharedWord,
 };
 
-// What touches the maps is in one function, which the verifier checks once: whatever followed in
-// the same function would be checked for each of the four maps. It is exported and never inlined, or
-// the compiler would undo that. A flow is copied out, changed as plain data, and written back when
-// that is worth a second lookup, a few times a second.
-
-/// Where [`READ`] found a flow: nowhere, or one more than the [`FlowKind`].
-const NOWHERE: u32 = 0;
-const HALF_OPEN: u32 = 1 + FlowKind::HalfOpen as u32;
-
-// What `sg_flow` is to do, in its low bits; for `ENTER` and `FORGET` a [`FlowKind`] above them.
-/// Copies the flow out; returns where it was found.
-const READ: u32 = 0;
-/// Writes back when the flow was last seen.
-const TOUCH: u32 = 1;
-/// Writes back all of it.
-const WRITE: u32 = 2;
-/// Enters it into the table of a kind. When another CPU was faster its entry serves as well; a full
-/// table evicts. Neither is a reason to drop a packet that the rules accept.
-const ENTER: u32 = 3;
-/// Takes it out of the table of a kind; it may be gone already.
-const FORGET: u32 = 4;
-const TO_DO: u32 = 7;
-const KIND_SHIFT: u32 = 3;
-
-/// Does one of the above with the packet's flow.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sg_flow(p: *const Packet, value: *mut FlowValue, what: u32) -> u32 {
-    if p.is_null() || value.is_null() {
-        return NOWHERE;
-    }
-    // SAFETY: not null, and every caller passes whole values on its stack.
-    let (p, value) = unsafe { (&*p, &mut *value) };
-    let (to_do, kind) = (what & TO_DO, what >> KIND_SHIFT);
-    let is_established = kind == FlowKind::Established as u32;
-    let is_counted = with_flow_tables!(p, |key, established, half_open| {
-        if to_do == ENTER {
-            // A copy, because Linux 6.1 takes no value for a map from behind an argument.
-            let value = *value;
-            let table = if is_established {
-                established
-            } else {
-                half_open
-            };
-            table.insert(key, &value, BPF_NOEXIST.into()).is_ok()
-        } else if to_do == FORGET {
-            let table = if is_established {
-                established
-            } else {
-                half_open
-            };
-            table.remove(key).is_ok()
-        } else {
-            let (found, place) = match established.get_ptr_mut(key) {
-                None => (half_open.get_ptr_mut(key), HALF_OPEN),
-                found => (found, 1 + FlowKind::Established as u32),
-            };
-            let Some(found) = found else {
-                return NOWHERE;
-            };
-            // SAFETY: a map value lives until after this program run; CPUs may race on its fields,
-            // and each of them is valid at any time.
-            let found = unsafe { &mut *found };
-            if to_do == READ {
-                *value = *found;
-            } else if to_do == TOUCH {
-                found.last_seen = value.last_seen;
-            } else {
-                *found = *value;
-            }
-            return place;
-        }
-    });
-    if is_counted && let Some(stats) = maps::FLOW_STATS.get_ptr_mut(kind) {
-        // SAFETY: the value belongs to this CPU, and BPF programs of one hook do not nest.
-        let stats = unsafe { &mut *stats };
-        if to_do == ENTER {
-            stats.entered += 1;
-        } else {
-            stats.left += 1;
-        }
-    }
-    NOWHERE
-}
-
 #[inline(always)]
-fn enter(p: &Packet, flow: &mut FlowValue, kind: FlowKind) {
-    sg_flow(p, flow, ENTER | (kind as u32) << KIND_SHIFT);
-}
-
-/// `kind` is a [`FlowKind`] as a number. The flow is not looked at.
-#[inline(always)]
-fn forget(p: &Packet, flow: &mut FlowValue, kind: u32) {
-    sg_flow(p, flow, FORGET | kind << KIND_SHIFT);
-}
-
-#[inline(always)]
-fn has_expired(flow: &FlowValue, now: u64) -> bool {
-    is_expired(now, flow.last_seen, maps::timeout(flow.state))
+fn has_expired(head: Head, now: u64) -> bool {
+    age(clock(now), head.last_seen()) > Flows.time_out(head.state())
 }
 
 // What `sg_go_on` is told besides the `FlowKind`, which is bit 0.
 const FROM_OPENER: u32 = 2;
 const IS_CHANGED: u32 = 4;
 
+/// How often a step is taken again from what another CPU has made of the flow meanwhile.
+const ATTEMPTS: u64 = 2;
+
 /// Instead of a state, for a flow that begins.
 const NO_STATE: u32 = u8::MAX as u32;
+
+/// What [`sg_next_state`] adds to a state if the flow belongs to the established ones.
+const ESTABLISHED: u32 = 1 << 8;
 
 /// The state after one more packet: [`track::next`], or [`track::first`] after [`NO_STATE`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn sg_next_state(kind: u32, state: u32, from_opener: u32, tcp_flags: u32) -> u32 {
+extern "C" fn sg_next_state(
+    kind: u32,
+    state: u32,
+    from_opener: u32,
+    tcp_flags: u32,
+    answered: u32,
+) -> u32 {
     let (kind, tcp_flags) = (kind as u8, tcp_flags as u8);
     if state == NO_STATE {
         return track::first(kind, tcp_flags) as u32;
     }
-    track::next(kind, state as u8, from_opener != 0, tcp_flags).into()
+    let state = track::next(kind, state as u8, from_opener != 0, tcp_flags);
+    match track::kind_of_flow(kind, state, answered != 0) {
+        FlowKind::Established => u32::from(state) | ESTABLISHED,
+        FlowKind::HalfOpen => state.into(),
+    }
 }
 
 /// Takes the flow one packet further, and writes back what that changes: a busy flow's line is
-/// dirtied a few times a second, not per packet.
+/// dirtied a few times a second, not per packet. `rule` is whose it is now, if `IS_CHANGED`. Not zero
+/// if it goes to the established flows: as what is then in `found`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn sg_go_on(p: *const Packet, flow: *mut FlowValue, how: u32, now: u64) -> u32 {
-    if p.is_null() || flow.is_null() {
+extern "C" fn sg_go_on(found: *mut Found, traits: u64, how: u32, now: u64, rule: u64) -> u32 {
+    if found.is_null() {
         return 0;
     }
-    // SAFETY: not null, and the only caller passes whole values on its stack.
-    let (p, flow) = unsafe { (&*p, &mut *flow) };
+    // SAFETY: not null, and the only caller passes a whole value on its stack.
+    let found = unsafe { &mut *found };
+    if how & IS_CHANGED != 0 {
+        change_rule(&Flows, found, rule);
+        found.contents.rule = rule;
+    }
+    let traits = Traits(traits);
     let from_opener = how & FROM_OPENER;
-    let tcp_flags = p.tcp_flags.into();
-    let state = sg_next_state(p.kind.into(), flow.state.into(), from_opener, tcp_flags) as u8;
-    let mut flags = flow.flags;
-    if from_opener == 0 {
-        flags |= FlowValue::ANSWERED;
-    }
-    let is_changed = how & IS_CHANGED != 0 || state != flow.state || flags != flow.flags;
-    if !is_changed && elapsed(now, flow.last_seen) <= TOUCH_INTERVAL_NS {
-        return 0;
-    }
-    flow.state = state;
-    flow.flags = flags;
-    flow.last_seen = now;
-    let belongs = track::kind_of_flow(p.kind, state, flow.is_answered());
     let is_half_open = how & 1 == FlowKind::HalfOpen as u32;
-    if is_half_open && matches!(belongs, FlowKind::Established) {
-        // First in, then out: a packet on another CPU finds it in one of the two.
-        enter(p, flow, FlowKind::Established);
-        forget(p, flow, FlowKind::HalfOpen as u32);
-    } else {
-        sg_flow(p, flow, if is_changed { WRITE } else { TOUCH });
+    let mut left = SharedWord::opaque(ATTEMPTS);
+    while left != 0 {
+        left -= 1;
+        let head = found.contents.head;
+        let (kind, flags) = (traits.kind().into(), traits.tcp_flags().into());
+        // Set if it comes from the other side.
+        let answered = ((from_opener ^ FROM_OPENER) / FROM_OPENER) | u32::from(head.is_answered());
+        let state = sg_next_state(kind, head.state().into(), from_opener, flags, answered);
+        let mut next = head.in_state(state as u8);
+        next.0 |= u64::from(answered) * Head::ANSWERED;
+        let is_step = next != head;
+        if how & IS_CHANGED == 0 && !is_step && age(clock(now), head.last_seen()) < TOUCH_AGE {
+            return 0;
+        }
+        let next = next.seen_at(tick(now));
+        if is_half_open && state & ESTABLISHED != 0 {
+            found.contents.head = next;
+            return 1;
+        }
+        let Some(current) = change(&Flows, found, next) else {
+            return 0;
+        };
+        if !is_step || !current.is_same_flow(head) {
+            return 0;
+        }
+        found.contents.head = current;
     }
     0
+}
+
+/// What tracking has to know of a packet besides its key, in one number: its kind in bits 0-7, TCP's
+/// flags in 8-15, its direction in bit 16, whether it may open a flow in bit 17, and from bit 32 on
+/// the number that the other direction's rules are asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Traits(u64);
+
+impl Traits {
+    #[inline(always)]
+    pub(crate) fn new(
+        kind: u8,
+        tcp_flags: u8,
+        direction: u8,
+        opens: u8,
+        return_number: u16,
+    ) -> Self {
+        let low = u64::from(kind) | u64::from(tcp_flags) << 8;
+        let bits = u64::from(direction) << 16 | u64::from(opens) << 17;
+        Traits(low | bits | u64::from(return_number) << 32)
+    }
+
+    #[inline(always)]
+    fn of(p: &Packet) -> Self {
+        Traits::new(p.kind, p.tcp_flags, p.direction, p.opens, p.return_number)
+    }
+
+    #[inline(always)]
+    fn kind(self) -> u8 {
+        self.0 as u8
+    }
+
+    #[inline(always)]
+    pub(crate) fn tcp_flags(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+
+    #[inline(always)]
+    pub(crate) fn direction(self) -> u8 {
+        (self.0 >> 16) as u8 & 1
+    }
+
+    #[inline(always)]
+    fn opens(self) -> u32 {
+        (self.0 >> 17) as u32 & 1
+    }
+
+    #[inline(always)]
+    fn return_number(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
 }
 
 /// Decides a packet whose remote address is in `class`, given the rules' verdict: remembers what they
 /// accept, and looks for the flow of what they do not.
 #[inline(always)]
 pub(crate) fn decide(p: &Packet, class: u32, verdict: Verdict) -> Outcome {
-    Outcome::unpack(sg_track(p, class, verdict.0))
+    let key = p.flow_key();
+    Outcome::unpack(track(key, hash_of(key), Traits::of(p), class, verdict))
+}
+
+/// The outcome of [`decide`], packed, for a packet of that key.
+#[inline(always)]
+pub(crate) fn track(key: &FlowKey, hash: u32, traits: Traits, class: u32, verdict: Verdict) -> u64 {
+    sg_track(key, hash, traits.0, class, verdict.0)
 }
 
 /// The outcome of a reason. Arithmetic where [`Outcome::reason`] would branch by direction.
 #[inline(always)]
-fn reason(p: &Packet, reason: Reason) -> u64 {
+fn reason(direction: u8, reason: Reason) -> u64 {
     let accept = matches!(reason.action(), Action::Accept);
     let outcome = Outcome::of_slot(reason_slot(Direction::Inbound, reason), accept, false);
-    outcome.pack() + u64::from(p.direction & 1) * REASONS_APART
+    outcome.pack() + u64::from(direction) * REASONS_APART
 }
 
 /// What lies between the slots of a reason in the two directions.
@@ -188,72 +187,80 @@ const REASONS_APART: u64 = (reason_slot(Direction::Outbound, Reason::NonIp)
     - reason_slot(Direction::Inbound, Reason::NonIp)) as u64;
 
 /// It answers a flow that the slot's rule admitted.
-const REPLY: u64 = Outcome::of_slot(0, true, true).pack();
+pub(crate) const REPLY: u64 = Outcome::of_slot(0, true, true).pack();
 /// It goes on in the direction of a flow that an earlier policy admitted and this one keeps.
 const KEPT: u64 = Outcome::of_slot(0, true, false).pack();
 
-/// The outcome of [`decide`], packed.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn sg_track(p: *const Packet, class: u32, verdict: u32) -> u64 {
-    if p.is_null() {
-        return Outcome::rule(Verdict(verdict)).pack();
-    }
-    // SAFETY: not null, and every caller passes a whole packet on its stack.
-    let p = unsafe { &*p };
+extern "C" fn sg_track(
+    key: *const FlowKey,
+    hash: u32,
+    traits: u64,
+    class: u32,
+    verdict: u32,
+) -> u64 {
     let verdict = Verdict(verdict);
+    let by_rules = Outcome::rule(verdict).pack();
+    if key.is_null() {
+        return by_rules;
+    }
+    // SAFETY: not null, and every caller passes a whole key on its stack.
+    let key = unsafe { &*key };
+    let traits = Traits(traits);
     let is_accepted = verdict.is_accept();
     // A number, for the verifier's sake: conditions in a row are ways to walk.
-    let may_enter = verdict.accept_bit() & u32::from(p.opens) != 0;
-    let now = clock::now();
-    let by_rules = Outcome::rule(verdict).pack();
+    let may_enter = verdict.accept_bit() & traits.opens() != 0;
+    let now = now();
 
-    let mut flow = FlowValue::EMPTY;
-    let place = sg_flow(p, &mut flow, READ);
-    let kind = place.wrapping_sub(HALF_OPEN);
+    let mut found = Found::NOTHING;
+    let is_there = find(key, hash, &mut found);
+    let head = found.contents.head;
     let reopens = may_enter
-        && p.is_kind(Kind::Tcp)
-        && tcp::is_bare_syn(p.tcp_flags)
-        && Timeout::from_index(flow.state).is_some_and(tcp::makes_room);
-    if place == NOWHERE || reopens || has_expired(&flow, now) {
-        if place != NOWHERE {
-            forget(p, &mut flow, kind);
+        && traits.kind() == Kind::Tcp as u8
+        && tcp::is_bare_syn(traits.tcp_flags())
+        && Timeout::from_index(head.state()).is_some_and(tcp::makes_room);
+    if !is_there || reopens || has_expired(head, now) {
+        if is_there {
+            sg_flow_forget(&found);
         }
         if may_enter {
-            flow.created = now;
-            flow.last_seen = now;
-            flow.slot = verdict.slot();
-            flow.generation = maps::generation();
-            flow.opener = p.direction;
-            flow.state = sg_next_state(p.kind.into(), NO_STATE, 1, p.tcp_flags.into()) as u8;
-            flow.flags = 0;
-            enter(p, &mut flow, FlowKind::HalfOpen);
+            let flags = traits.tcp_flags().into();
+            let state = sg_next_state(traits.kind().into(), NO_STATE, 1, flags, 0) as u8;
+            found.contents = Contents {
+                head: Head::new(tick(now), state, traits.direction()),
+                rule: rule_word(verdict.slot(), maps::generation()),
+                created: now,
+            };
+            enter(key, hash, &found.contents, FlowKind::HalfOpen, now);
         }
         return by_rules;
     }
 
-    let from_opener = flow.opener == p.direction;
-    let is_older = flow.generation != maps::generation();
+    let from_opener = head.opener() == traits.direction();
+    let mut rule = found.contents.rule;
+    let is_older = generation_of(rule) != maps::generation();
     let mut result = by_rules;
     // All bits set where the packet counts for the flow's rule: the slot is then put in.
     let mut has_slot = 0;
     // The verdict that admits the flow under this policy, where an earlier one did.
     let mut admission = 0;
-    if flow.is_seeded() && !is_accepted {
-        result = reason(p, Reason::Seeded);
+    if head.is_seeded() && !is_accepted {
+        result = reason(traits.direction(), Reason::Seeded);
     } else if is_accepted {
-        if from_opener && is_older && !flow.is_seeded() {
+        if from_opener && is_older && !head.is_seeded() {
             admission = verdict.0;
         }
     } else if is_older && !maps::keeps_flows() {
         // Of an opener's packet the rules of its own direction were asked just now, and did not
         // accept.
         if !from_opener {
-            admission = ask(class, p.direction().opposite(), p.kind, p.return_number).0;
+            let opposite = Direction::BOTH[usize::from(traits.direction() ^ 1)];
+            admission = ask(class, opposite, traits.kind(), traits.return_number()).0;
         }
         if !Verdict(admission).is_accept() {
-            forget(p, &mut flow, kind);
-            return reason(p, Reason::Revoked);
+            sg_flow_forget(&found);
+            return reason(traits.direction(), Reason::Revoked);
         }
         (result, has_slot) = (REPLY, u32::MAX);
     } else if !from_opener {
@@ -264,42 +271,49 @@ extern "C" fn sg_track(p: *const Packet, class: u32, verdict: u32) -> u64 {
         // Same key, other match (an ICMP code): the rules have the word.
         return by_rules;
     }
-    let mut how = kind;
+    let mut how = found.kind() as u32;
     if from_opener {
         how |= FROM_OPENER;
     }
     if admission != 0 {
-        flow.slot = Verdict(admission).slot();
-        flow.generation = maps::generation();
+        rule = rule_word(Verdict(admission).slot(), maps::generation());
         how |= IS_CHANGED;
     }
-    let slot = flow.slot & has_slot;
-    // Nearly every packet of a busy flow changes nothing that is worth writing. One number instead
-    // of four branches, for the verifier's sake.
-    let disturbances = (how & !FROM_OPENER ^ FlowKind::Established as u32)
-        | u32::from(p.tcp_flags & tcp::STATE_FLAGS)
-        | track::disturbs(flow.state);
-    let is_steady = disturbances == 0 && elapsed(now, flow.last_seen) <= TOUCH_INTERVAL_NS;
-    if !is_steady {
-        sg_go_on(p, &mut flow, how, now);
+    if sg_go_on(&mut found, traits.0, how, now, rule) != 0 {
+        // First in, then out: a packet on another CPU finds it among one of the two kinds.
+        enter(key, hash, &found.contents, FlowKind::Established, now);
+        sg_flow_settle(key, hash);
+        sg_flow_forget(&found);
     }
-    result | u64::from(slot)
+    result | u64::from(slot_of(rule) & has_slot)
 }
 
-/// True when `p`, a packet that was quoted and that the rules do not accept, belongs to a live
-/// flow which the policy admits. Changes nothing. `rejudge` is
-/// the verdict of the rules on the packet that it answers.
-#[inline(always)]
-pub(crate) fn belongs(p: &Packet, direction: Direction, rejudge: impl FnOnce() -> Verdict) -> bool {
-    let mut flow = FlowValue::EMPTY;
-    if !maps::has_flows() || sg_flow(p, &mut flow, READ) == NOWHERE {
-        return false;
+/// Whether `p`, a packet that was quoted and that the rules do not accept, belongs to a live flow which
+/// the policy admits; 1 if so. Changes nothing.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn sg_belongs(p: *const Packet, class: u32) -> u32 {
+    if p.is_null() || !maps::has_flows() {
+        return 0;
     }
-    if has_expired(&flow, clock::now()) {
-        return false;
+    // SAFETY: not null, and the only caller passes a whole packet on its stack.
+    let p = unsafe { &*p };
+    let mut found = Found::NOTHING;
+    let key = p.flow_key();
+    if !find_here(key, hash_of(key), &mut found) {
+        return 0;
     }
-    if flow.is_seeded() || flow.generation == maps::generation() || maps::keeps_flows() {
-        return true;
+    let Contents { head, rule, .. } = found.contents;
+    if has_expired(head, now()) {
+        return 0;
     }
-    !flow.opened_by(direction) && rejudge().is_accept()
+    if head.is_seeded() || generation_of(rule) == maps::generation() || maps::keeps_flows() {
+        return 1;
+    }
+    if head.opener() == p.direction {
+        return 0;
+    }
+    // The rules on the packet that it answers.
+    let opposite = p.direction().opposite();
+    ask(class, opposite, p.kind, p.return_number).accept_bit()
 }

@@ -13,7 +13,7 @@ use crate::{
     classify, extension,
     outcome::Outcome,
     packet::{self, Packet},
-    quick, quoted,
+    quick_flow, quoted,
 };
 
 /// A first buffer below this length has no other behind it, unless the packet says so: drivers
@@ -43,8 +43,8 @@ pub(crate) trait Hook: EbpfContext {
     /// See `decide_thoroughly`.
     fn decide_thoroughly(&self) -> bool;
 
-    /// See `quick::flow`.
-    fn plain_flow(&self, class: u32, verdict: u32) -> u64;
+    /// See `quick_flow::flow`.
+    fn plain_flow(&self, class: u32, verdict: u32, hash: u32) -> u64;
 
     /// See `packet::sg_parse_xdp`.
     fn parse(&self, out: &mut Packet) -> u32;
@@ -59,7 +59,7 @@ pub(crate) trait Hook: EbpfContext {
     fn extension_header(&self, offset: u64, protocol: u32, out: *mut Packet) -> u64;
 
     /// See `classify::sg_judge_inbound`.
-    fn judge(packet: &Packet, out: &mut Outcome);
+    fn judge(packet: &Packet, out: &mut Outcome) -> u64;
 
     /// See `quoted::is_related`.
     fn is_related(&self, error: &Packet) -> bool;
@@ -114,8 +114,8 @@ impl Hook for XdpContext {
     }
 
     #[inline(always)]
-    fn plain_flow(&self, class: u32, verdict: u32) -> u64 {
-        sg_plain_flow_xdp(self.as_ptr().cast(), class, verdict)
+    fn plain_flow(&self, class: u32, verdict: u32, hash: u32) -> u64 {
+        sg_plain_flow_xdp(self.as_ptr().cast(), class, verdict, hash)
     }
 
     #[inline(always)]
@@ -139,8 +139,8 @@ impl Hook for XdpContext {
     }
 
     #[inline(always)]
-    fn judge(packet: &Packet, out: &mut Outcome) {
-        classify::sg_judge_inbound(packet, out);
+    fn judge(packet: &Packet, out: &mut Outcome) -> u64 {
+        classify::sg_judge_inbound(packet, out)
     }
 
     #[inline(always)]
@@ -201,8 +201,8 @@ impl Hook for TcContext {
     }
 
     #[inline(always)]
-    fn plain_flow(&self, class: u32, verdict: u32) -> u64 {
-        sg_plain_flow_tc(self.as_ptr().cast(), class, verdict)
+    fn plain_flow(&self, class: u32, verdict: u32, hash: u32) -> u64 {
+        sg_plain_flow_tc(self.as_ptr().cast(), class, verdict, hash)
     }
 
     #[inline(always)]
@@ -226,8 +226,8 @@ impl Hook for TcContext {
     }
 
     #[inline(always)]
-    fn judge(packet: &Packet, out: &mut Outcome) {
-        classify::sg_judge_outbound(packet, out);
+    fn judge(packet: &Packet, out: &mut Outcome) -> u64 {
+        classify::sg_judge_outbound(packet, out)
     }
 
     #[inline(always)]
@@ -263,14 +263,14 @@ extern "C" fn sg_decide_tc(ctx: *mut __sk_buff) -> u32 {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn sg_plain_flow_xdp(ctx: *mut xdp_md, class: u32, verdict: u32) -> u64 {
-    quick::flow(&XdpContext::new(ctx), class, verdict)
+extern "C" fn sg_plain_flow_xdp(ctx: *mut xdp_md, class: u32, verdict: u32, hash: u32) -> u64 {
+    quick_flow::flow(&XdpContext::new(ctx), class, verdict, hash)
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn sg_plain_flow_tc(ctx: *mut __sk_buff, class: u32, verdict: u32) -> u64 {
-    quick::flow(&TcContext::new(ctx), class, verdict)
+extern "C" fn sg_plain_flow_tc(ctx: *mut __sk_buff, class: u32, verdict: u32, hash: u32) -> u64 {
+    quick_flow::flow(&TcContext::new(ctx), class, verdict, hash)
 }
 
 // Rare headers are walked in functions of their own, which the verifier checks once instead of

@@ -1,10 +1,13 @@
 //! The packet path: packet → class → verdict → count. Two entry points, one for each direction.
 //! Order of the rooms: `quick` decides plain packets by itself; for all others `packet` parses,
-//! `classify` asks the rules, `flows` and `fragments` remember, `quoted` looks into ICMP errors,
-//! `count` counts, `events` tells.
+//! `classify` asks the rules, `flows` (in the table of `flow_maps`) and `fragments` remember, `quoted`
+//! looks into ICMP errors, `count` counts, `events` tells.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+// Only `word.rs` uses them: nothing else makes atomic instructions for this target.
+#![allow(internal_features)]
+#![feature(core_intrinsics)]
 
 mod classify;
 mod clock;
@@ -12,6 +15,7 @@ mod count;
 mod events;
 mod extension;
 mod family;
+mod flow_maps;
 mod flows;
 mod fragments;
 mod hook;
@@ -19,8 +23,10 @@ mod maps;
 mod outcome;
 mod packet;
 mod quick;
+mod quick_flow;
 mod quoted;
 mod verifier;
+mod word;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
@@ -100,7 +106,8 @@ fn decide<H: Hook>(hook: &H, packet: &mut Packet, outcome: &mut Outcome) {
     }
     match found {
         parsed::IP => {
-            H::judge(packet, outcome);
+            let rest = H::judge(packet, outcome);
+            classify::finish(packet, rest, outcome);
             if packet.is_error != 0 && !outcome.is_accepted() && hook.is_related(packet) {
                 outcome.set_reason(H::DIRECTION, Reason::Related);
             }

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use sg_common::{
     counters::SlotCounters,
     event::EventLimit,
-    flow::{FlowKey4, FlowKey6, FlowStats, FlowValue, TIMEOUTS, Timeout},
+    flow::{TIMEOUTS, Timeout},
     fragment::{FragmentKey4, FragmentKey6, FragmentValue},
     lookup::{
         COLUMNS, Forms, LINE_WORDS, Line, NEAR_LINES, NearTables, ROOT_ENTRIES, TREES6, Tables,
@@ -19,7 +19,7 @@ use sg_common::{
 };
 
 /// `BPF_F_MMAPABLE` (uapi/linux/bpf.h): userspace fills the tables by writing to memory.
-const MMAPABLE: u32 = 1 << 10;
+pub(crate) const MMAPABLE: u32 = 1 << 10;
 
 /// Plain memory of the program, which userspace fills before it is loaded.
 #[repr(transparent)]
@@ -48,24 +48,6 @@ static LINES: Array<Line> = Array::with_max_entries(1, MMAPABLE);
 #[map(name = "sg_counters")]
 pub(crate) static COUNTERS: PerCpuArray<SlotCounters> = PerCpuArray::with_max_entries(1, 0);
 
-/// Established flows.
-#[map(name = "sg_flows4")]
-pub(crate) static FLOWS4: LruHashMap<FlowKey4, FlowValue> = LruHashMap::with_max_entries(1, 0);
-
-#[map(name = "sg_flows6")]
-pub(crate) static FLOWS6: LruHashMap<FlowKey6, FlowValue> = LruHashMap::with_max_entries(1, 0);
-
-/// Half-open flows, in tables of their own: a flood evicts its like.
-#[map(name = "sg_half_open4")]
-pub(crate) static HALF_OPEN4: LruHashMap<FlowKey4, FlowValue> = LruHashMap::with_max_entries(1, 0);
-
-#[map(name = "sg_half_open6")]
-pub(crate) static HALF_OPEN6: LruHashMap<FlowKey6, FlowValue> = LruHashMap::with_max_entries(1, 0);
-
-/// By flow kind.
-#[map(name = "sg_flow_stats")]
-pub(crate) static FLOW_STATS: PerCpuArray<FlowStats> = PerCpuArray::with_max_entries(2, 0);
-
 /// First fragments, for the later ones to follow.
 #[map(name = "sg_fragments4")]
 pub(crate) static FRAGMENTS4: LruHashMap<FragmentKey4, FragmentValue> =
@@ -93,6 +75,8 @@ macro_rules! constants {
         )*
     };
 }
+
+pub(crate) use constants;
 
 constants! {
     /// Generation of the policy that these programs enforce.
@@ -130,9 +114,11 @@ const _: () = assert!(TIMEOUTS <= 16);
 macro_rules! constant {
     ($name:ident) => {
         // SAFETY: a live static of plain data; nothing writes it once the program is loaded.
-        unsafe { core::ptr::read_volatile(&raw const crate::maps::$name) }
+        unsafe { core::ptr::read_volatile(&raw const $name) }
     };
 }
+
+pub(crate) use constant;
 
 /// An item of a constant list; `$index` is below its length, a power of two.
 macro_rules! constant_item {

@@ -1,6 +1,8 @@
 //! Bytes → headers: Ethernet with up to two VLAN tags, IPv4, IPv6, transport.
 //! A frame that cannot be parsed is an error with its reason; nothing unparsable goes on.
 
+use core::mem::offset_of;
+
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
     programs::{TcContext, XdpContext},
@@ -15,6 +17,7 @@ use network_types::{
     vlan::VlanHdr,
 };
 use sg_common::{
+    flow_entry::FlowKey,
     fragment::{LONGEST_DATAGRAM, SCTP_HEADER, TCP_HEADER},
     tables::{
         IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, icmp_answer,
@@ -52,18 +55,22 @@ const IPV4_OFFSET: u16 = 0x1fff;
 /// everything behind parsing then sees plain unknown numbers, and is checked once too instead of
 /// once for each way in which a packet can be built.
 #[derive(Clone, Copy)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub(crate) struct Packet {
     /// Addresses as words whose bytes in memory are those on the wire; IPv4 uses the first.
     pub(crate) local: [u32; 4],
     pub(crate) remote: [u32; 4],
+    pub(crate) local_port: u16,
+    pub(crate) remote_port: u16,
+    pub(crate) protocol: u8,
+    /// 1 for IPv6.
+    pub(crate) v6: u8,
+    zero: u16,
     /// The number that the rules of this packet's direction are asked for: the destination port,
     /// the ICMP type and code, or the protocol.
     pub(crate) number: u16,
     /// The number that the rules of the other direction are asked for, were this packet answered.
     pub(crate) return_number: u16,
-    pub(crate) local_port: u16,
-    pub(crate) remote_port: u16,
     /// Bytes of all headers, repeated in every segment of an offloaded packet.
     pub(crate) headers: u32,
     /// Where in the frame the IP packet ends.
@@ -73,7 +80,6 @@ pub(crate) struct Packet {
     pub(crate) fragment_protocol: u8,
     /// 1 for a first fragment: it is decided by its ports, but is never essential traffic.
     pub(crate) is_fragment: u8,
-    pub(crate) protocol: u8,
     /// A [`Kind`].
     pub(crate) kind: u8,
     pub(crate) hop_limit: u8,
@@ -82,40 +88,57 @@ pub(crate) struct Packet {
     pub(crate) is_trackable: u8,
     /// 1 if it may open a flow (an answer or a reset never does).
     pub(crate) opens: u8,
-    /// 1 for IPv6.
-    pub(crate) v6: u8,
     /// A [`Direction`].
     pub(crate) direction: u8,
     /// 1 for an ICMP error about another packet, which it quotes.
     pub(crate) is_error: u8,
-    pub(crate) zero: u8,
     /// Of a later fragment, where it belongs in its datagram, in units of eight bytes.
     pub(crate) fragment_offset: u16,
 }
 
+// A packet begins with the key of its flow, so that there is no copy of that on the stack.
+const _: () = assert!(
+    offset_of!(Packet, local) == 0
+        && offset_of!(Packet, remote) == offset_of!(FlowKey, addresses) + 16
+        && offset_of!(Packet, local_port) == offset_of!(FlowKey, name)
+        && offset_of!(Packet, remote_port) == offset_of!(FlowKey, name) + 2
+        && offset_of!(Packet, protocol) == offset_of!(FlowKey, name) + 4
+        && offset_of!(Packet, v6) == offset_of!(FlowKey, name) + 5
+        && offset_of!(Packet, zero) == offset_of!(FlowKey, name) + 6
+        && align_of::<Packet>() == align_of::<FlowKey>()
+);
+
 impl Packet {
+    /// The key of the packet's flow.
+    #[inline(always)]
+    pub(crate) fn flow_key(&self) -> &FlowKey {
+        // SAFETY: `repr(C)`, and the fields of the key come first, as was asserted above; plain
+        // integers.
+        unsafe { &*core::ptr::from_ref(self).cast::<FlowKey>() }
+    }
+
     pub(crate) const EMPTY: Packet = Packet {
         local: [0; 4],
         remote: [0; 4],
-        number: 0,
-        return_number: 0,
         local_port: 0,
         remote_port: 0,
+        protocol: 0,
+        v6: 0,
+        zero: 0,
+        number: 0,
+        return_number: 0,
         headers: 0,
         claimed: 0,
         fragment_id: 0,
         fragment_protocol: 0,
         is_fragment: 0,
-        protocol: 0,
         kind: 0,
         hop_limit: 0,
         tcp_flags: 0,
         is_trackable: 0,
         opens: 0,
-        v6: 0,
         direction: 0,
         is_error: 0,
-        zero: 0,
         fragment_offset: 0,
     };
 

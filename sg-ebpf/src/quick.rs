@@ -2,8 +2,8 @@
 //! options. Decides and counts them as the long way would, in fewer steps, or leaves them alone.
 //!
 //! Everything stays in registers, and nothing is a call: where the kernel guards returns against
-//! speculation, each costs as much as reading all headers. Only packets of flows are written down as
-//! a `Packet`, in a function of its own.
+//! speculation, each costs as much as reading all headers. Only packets of flows go on to a function
+//! of their own.
 
 use network_types::{
     eth::EthHdr,
@@ -13,17 +13,18 @@ use network_types::{
 };
 use sg_common::{
     lookup::{column_entry, is_pointer, verdict_below},
-    tables::{IPPROTO_TCP, IPPROTO_UDP, Kind},
+    tables::{IPPROTO_TCP, IPPROTO_UDP},
     tcp,
     verdict::{Direction, Verdict},
 };
 
 use crate::{
-    classify, count, family, flows,
+    classify, count, family, flow_maps,
     hook::Hook,
     maps::{self, KernelTables},
     outcome::Outcome,
-    packet::{ETH_P_IP, ETH_P_IPV6, Packet, Stop, at, ends, field, parsed},
+    packet::{ETH_P_IP, ETH_P_IPV6, Stop, at, ends, field, parsed},
+    quick_flow,
     verifier::forget,
 };
 
@@ -95,7 +96,10 @@ fn plain<H: Hook>(hook: &H) -> Result<u32, Stop> {
         };
     let mut outcome = Outcome::rule(verdict);
     if maps::has_flows() && forget(needs_flow.into(), unknown) & 1 != 0 {
-        outcome = Outcome::unpack(hook.plain_flow(p.class, verdict.0));
+        let hash = quick_flow::hash(hook, unknown)?;
+        if verdict.is_accept() || flow_maps::may_be_there(hash) {
+            outcome = Outcome::unpack(hook.plain_flow(p.class, verdict.0, hash));
+        }
     }
     // That the whole packet can be read was looked at.
     count::count(hook, 0, p.headers as u32, &outcome);
@@ -204,61 +208,4 @@ fn transport<I, H: Hook>(
         flags: forget(flags.into(), unknown) as u8,
         headers: forget(headers as u64, unknown) as usize,
     })
-}
-
-/// Last stage, for packets whose fate the flow table knows or that it has to remember. Returns an
-/// [`Outcome`], packed.
-#[inline(always)]
-pub(crate) fn flow<H: Hook>(hook: &H, class: u32, verdict: u32) -> u64 {
-    let mut packet = Packet::EMPTY;
-    match read(hook, &mut packet) {
-        Ok(()) => flows::decide(&packet, class, Verdict(verdict)).pack(),
-        Err(_) => Outcome::rule(Verdict(verdict)).pack(),
-    }
-}
-
-/// Writes down a packet that is known to be plain.
-#[inline(always)]
-fn read<H: Hook>(hook: &H, packet: &mut Packet) -> Result<(), Stop> {
-    let ether_type = u16::from_be(field!(at::<EthHdr, H>(hook, 0)?, ether_type as u16));
-    if ether_type == ETH_P_IP {
-        let frame = at::<Frame<Ipv4Hdr>, H>(hook, 0)?;
-        // SAFETY: an address inside what `at` has compared with the end of the packet.
-        let header = unsafe { &raw const (*frame).ip };
-        let source = field!(header, src_addr as u32);
-        let destination = field!(header, dst_addr as u32);
-        (packet.local[0], packet.remote[0]) = ends(H::DIRECTION, source, destination);
-        packet.protocol = field!(header, proto as u8);
-        read_transport::<_, H>(frame, packet);
-    } else {
-        let frame = at::<Frame<Ipv6Hdr>, H>(hook, 0)?;
-        // SAFETY: as above.
-        let header = unsafe { &raw const (*frame).ip };
-        let source = field!(header, src_addr as [u32; 4]);
-        let destination = field!(header, dst_addr as [u32; 4]);
-        (packet.local, packet.remote) = ends(H::DIRECTION, source, destination);
-        packet.v6 = 1;
-        packet.protocol = field!(header, next_hdr as u8);
-        read_transport::<_, H>(frame, packet);
-    }
-    packet.is_trackable = 1;
-    packet.direction = H::DIRECTION as u8;
-    Ok(())
-}
-
-#[inline(always)]
-fn read_transport<I, H: Hook>(frame: *const Frame<I>, packet: &mut Packet) {
-    let source = u16::from_be(field!(frame, source as u16));
-    let destination = u16::from_be(field!(frame, destination as u16));
-    (packet.local_port, packet.remote_port) = ends(H::DIRECTION, source, destination);
-    packet.number = destination;
-    packet.return_number = source;
-    // TCP is 6 and UDP 17.
-    packet.kind = packet.protocol >> 4;
-    packet.tcp_flags = if packet.kind == Kind::Tcp as u8 {
-        field!(frame, flags as u8)
-    } else {
-        0
-    };
-    packet.opens = packet.tcp_flags >> 2 & 1 ^ 1;
 }

@@ -13,6 +13,7 @@ use sg_common::{
 use crate::{
     PULL, classify,
     extension::is_extension_header,
+    flows,
     hook::Hook,
     packet::{FURTHEST, Packet, Stop, at, ends, field, icmp, other, parsed::MALFORMED, ports},
 };
@@ -35,7 +36,12 @@ pub(crate) fn is_related<H: Hook>(hook: &H, error: *const Packet) -> u32 {
     hook.pull((error.headers & 0x7fff) + PULL);
     let mut quoted = Packet::EMPTY;
     match parse(hook, error, &mut quoted) {
-        Ok(()) => classify::sg_is_related(error, &quoted),
+        Ok(()) => match classify::sg_is_related(error, &quoted) {
+            rest if rest & classify::ASK_WHETHER_IT_BELONGS != 0 => {
+                flows::sg_belongs(&quoted, rest as u32)
+            }
+            known => known as u32,
+        },
         Err(_) => 0,
     }
 }

@@ -87,7 +87,7 @@ pub(super) struct Attach {
     #[arg(long, value_name = "IF")]
     pub(super) iface: String,
 
-    /// Entries of each flow table (IPv4 and IPv6), when it is created
+    /// Established flows for which the flow table has room, when it is created
     #[arg(
         long,
         value_name = "N",

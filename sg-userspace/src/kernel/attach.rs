@@ -20,8 +20,7 @@ use super::{KernelError, bpffs, interfaces, netns, running_program};
 use crate::compile::{Budget, Compiled, TableSizes, compile};
 use crate::policy::{Established, Policy};
 
-/// Established flows of each family unless asked otherwise: about 35 MiB for both, with the
-/// half-open ones.
+/// Established flows unless asked otherwise: about 22 MiB, with the half-open ones.
 pub const DEFAULT_MAX_FLOWS: u32 = 131_072;
 
 /// Where in the receive path the inbound program runs.
@@ -53,7 +52,7 @@ pub struct ApplyOptions {
     pub bpffs: PathBuf,
     pub xdp_mode: XdpMode,
     pub egress_hook: EgressHook,
-    /// Entries of each flow table, when it is created.
+    /// Established flows for which the flow table has room, when it is created.
     pub max_flows: u32,
     pub budget: Budget,
     /// Does not keep connections that exist at a first attachment, nor those that the policy which is
@@ -215,8 +214,9 @@ fn apply_locked(
         state.inbound_program = program_id(programs.inbound()?.info())?;
         state.outbound_program = program_id(programs.outbound()?.info())?;
         if is_first && !options.cut_existing {
-            let rules = &compiled;
-            let seeding = seeding.insert(Seeding::new(rules, generation, pins, max_flows)?);
+            let timeouts = &policy.timeouts;
+            let new = Seeding::new(&compiled, generation, pins, max_flows, timeouts)?;
+            let seeding = seeding.insert(new);
             seeding.before()?;
         }
         put_in_place(&mut programs, &mut state, previous.as_ref(), pins, options)?;
@@ -256,7 +256,8 @@ fn carry_over<'a>(
     if running_program(&pins.xdp_link()) != Some(replaced.inbound_program) {
         return Ok(None);
     }
-    let seeding = Seeding::new(compiled, generation, pins, replaced.max_flows);
+    let timeouts = &replaced.timeouts;
+    let seeding = Seeding::new(compiled, generation, pins, replaced.max_flows, timeouts);
     let mut seeding = match seeding {
         Err(KernelError::MissingPin { .. }) => return Ok(None),
         seeding => seeding?,

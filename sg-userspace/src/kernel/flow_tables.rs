@@ -1,38 +1,26 @@
-//! An interface's flow tables from userspace: reading, sweeping what has expired, forgetting all,
-//! and how many flows were evicted. Everything goes in batches, bucket by bucket, so that the
-//! packet path never waits for more than one bucket.
+//! An interface's flow table from outside: reading, sweeping what has expired, forgetting all, and how
+//! it is used. Fragments are swept and forgotten along with the flows.
 
-use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
-use sg_common::flow::{
-    FlowKey4, FlowKey6, FlowKind, FlowStats, FlowValue, TIMEOUTS, Timeout, is_expired,
-};
+use sg_common::flow::{FlowKind, FlowStats, TIMEOUTS, Timeout, is_expired};
+use sg_common::flow_entry::{Contents, age, clock};
+use sg_common::flow_table::Table as _;
 use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
 
+use super::flow_memory::failed;
+pub use super::flow_memory::{FlowEntry, FlowTable, Written, key_of};
 use super::pins::InterfacePins;
 use super::{KernelError, sys};
 
-/// One entry, whatever its family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlowEntry {
-    pub kind: FlowKind,
-    pub local: IpAddr,
-    pub remote: IpAddr,
-    pub local_port: u16,
-    pub remote_port: u16,
-    pub protocol: u8,
-    pub value: FlowValue,
-}
-
-/// What the tables of one kind of flow have seen since the first policy, both families together.
+/// What the table has seen of one kind of flow since the first policy, both families together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FlowTableUse {
-    /// Flows in the tables now, those included that have expired and not been swept.
+    /// Flows in the table now, those included that have expired and not been swept.
     pub live: u64,
     pub entered: u64,
     /// Least recently used flows that made room for new ones.
@@ -49,13 +37,9 @@ pub fn monotonic_now() -> u64 {
         .unwrap_or(0)
 }
 
-/// A flow may come back to life between the look at it and its removal. One that has been expired
+/// A fragment may come back to life between the look at it and its removal. One that has been expired
 /// for this long has been silent for longer than a batch takes by far.
 const GRACE_NS: u64 = 1_000_000_000;
-
-fn failed(path: &Path, doing: &str, error: std::io::Error) -> KernelError {
-    KernelError::io(format!("{doing} {}", path.display()), error)
-}
 
 fn open(path: &Path) -> Result<OwnedFd, KernelError> {
     sys::open_pin(path).map_err(|e| failed(path, "opening", e))
@@ -92,46 +76,10 @@ fn remove_where<K: aya::Pod, V: aya::Pod>(
     Ok(removed)
 }
 
-/// The pinned tables of one kind, IPv4 and IPv6.
-pub(super) fn pins_of(pins: &InterfacePins, kind: FlowKind) -> [std::path::PathBuf; 2] {
-    match kind {
-        FlowKind::HalfOpen => [pins.half_open4(), pins.half_open6()],
-        FlowKind::Established => [pins.flows4(), pins.flows6()],
-    }
-}
-
 /// Visits every flow of the interface.
-pub fn each_flow(
-    pins: &InterfacePins,
-    mut visit: impl FnMut(FlowEntry),
-) -> Result<(), KernelError> {
-    for kind in FlowKind::BOTH {
-        let [v4, v6] = pins_of(pins, kind);
-        each(&v4, |k: FlowKey4, value| {
-            let (local, remote) = k.addresses();
-            visit(FlowEntry {
-                kind,
-                local: local.into(),
-                remote: remote.into(),
-                local_port: k.local_port,
-                remote_port: k.remote_port,
-                protocol: k.protocol,
-                value,
-            });
-        })?;
-        each(&v6, |k: FlowKey6, value| {
-            let (local, remote) = k.addresses();
-            visit(FlowEntry {
-                kind,
-                local: local.into(),
-                remote: remote.into(),
-                local_port: k.local_port,
-                remote_port: k.remote_port,
-                protocol: k.protocol,
-                value,
-            });
-        })?;
-    }
+pub fn each_flow(pins: &InterfacePins, visit: impl FnMut(FlowEntry)) -> Result<(), KernelError> {
+    let table = FlowTable::open(pins, &Timeout::defaults())?;
+    table.each(monotonic_now(), visit);
     Ok(())
 }
 
@@ -148,61 +96,57 @@ pub(super) fn each_fragment_slot(
     })
 }
 
-/// Removes the flows and fragments that have expired at `now` (`CLOCK_MONOTONIC` nanoseconds), a
-/// second or more ago. Returns how many flows that were.
+/// Removes the flows that have expired at `now` (`CLOCK_MONOTONIC` nanoseconds), and the fragments
+/// that have a second or more ago. Returns how many flows that were.
 pub fn sweep(
     pins: &InterfacePins,
     timeouts: &[u32; TIMEOUTS],
     now: u64,
 ) -> Result<u64, KernelError> {
-    let now = now.saturating_sub(GRACE_NS);
+    let before = now.saturating_sub(GRACE_NS);
     let fragment = timeouts[Timeout::Fragment as usize];
-    let is_over = |v: &FragmentValue| is_expired(now, v.seen, fragment);
+    let is_over = |v: &FragmentValue| is_expired(before, v.seen, fragment);
     remove_where::<FragmentKey4, _>(&pins.fragments4(), is_over)?;
     remove_where::<FragmentKey6, _>(&pins.fragments6(), is_over)?;
-    remove_flows(pins, |flow| {
-        let seconds = timeouts.get(flow.state as usize).copied().unwrap_or(0);
-        is_expired(now, flow.last_seen, seconds)
-    })
+    let table = FlowTable::open(pins, timeouts)?;
+    table.reclaim();
+    let has_expired = |flow: &Contents| {
+        age(clock(now), flow.head.last_seen()) > table.time_out(flow.head.state())
+    };
+    remove_flows(pins, &table, has_expired)
 }
 
 /// Forgets every flow and every fragment.
 pub(super) fn flush(pins: &InterfacePins) -> Result<(), KernelError> {
     remove_where::<FragmentKey4, FragmentValue>(&pins.fragments4(), |_| true)?;
     remove_where::<FragmentKey6, FragmentValue>(&pins.fragments6(), |_| true)?;
-    remove_flows(pins, |_| true).map(drop)
+    let table = FlowTable::open(pins, &Timeout::defaults())?;
+    remove_flows(pins, &table, |_| true).map(drop)
 }
 
 fn remove_flows(
     pins: &InterfacePins,
-    is_over: impl Fn(&FlowValue) -> bool,
+    table: &FlowTable,
+    is_over: impl Fn(&Contents) -> bool,
 ) -> Result<u64, KernelError> {
     let ledger = Ledger::open(pins)?;
-    let mut removed = 0;
+    let removed = table.remove_where(is_over);
     for kind in FlowKind::BOTH {
-        let [v4, v6] = pins_of(pins, kind);
-        let of_kind = remove_where::<FlowKey4, _>(&v4, &is_over)?
-            + remove_where::<FlowKey6, _>(&v6, &is_over)?;
-        ledger.add_left(kind, of_kind);
-        removed += of_kind;
+        ledger.add(LEFT, kind, removed[kind as usize]);
     }
-    Ok(removed)
+    Ok(removed.iter().sum())
 }
 
-/// How the tables of both kinds are used, in the order of [`FlowKind::BOTH`]. Whatever was entered,
-/// was not taken out and is not there any more was evicted.
+/// How the table is used by both kinds, in the order of [`FlowKind::BOTH`].
 pub fn table_use(pins: &InterfacePins) -> Result<[FlowTableUse; 2], KernelError> {
     let ledger = Ledger::open(pins)?;
+    let live = FlowTable::open(pins, &Timeout::defaults())?.live();
     let mut result = [FlowTableUse::default(); 2];
     for (kind, found) in FlowKind::BOTH.into_iter().zip(&mut result) {
-        // Entries first: what is entered or leaves while we look must not turn up as evicted.
-        let [v4, v6] = pins_of(pins, kind);
-        each(&v4, |_: FlowKey4, _: FlowValue| found.live += 1)?;
-        each(&v6, |_: FlowKey6, _: FlowValue| found.live += 1)?;
         let counted = packet_path_stats(pins, kind)?;
-        found.entered = counted.entered + ledger.entered(kind);
-        let left = counted.left + ledger.left(kind);
-        found.evicted = found.entered.saturating_sub(left + found.live);
+        found.live = live[kind as usize];
+        found.entered = counted.entered + ledger.read(ENTERED, kind);
+        found.evicted = counted.evicted + ledger.read(EVICTED, kind);
     }
     Ok(result)
 }
@@ -221,22 +165,26 @@ fn packet_path_stats(pins: &InterfacePins, kind: FlowKind) -> Result<FlowStats, 
     .map_err(|e| failed(&path, "reading", e))?;
     let (words, _) = bytes.as_chunks::<8>();
     let mut sum = FlowStats::default();
-    let of_kind = words.chunks_exact(2 * cpus).nth(kind as usize);
-    for [entered, left] in of_kind.unwrap_or_default().as_chunks::<2>().0 {
+    let of_kind = words.chunks_exact(3 * cpus).nth(kind as usize);
+    for [entered, left, evicted] in of_kind.unwrap_or_default().as_chunks::<3>().0 {
         sum.entered += u64::from_ne_bytes(*entered);
         sum.left += u64::from_ne_bytes(*left);
+        sum.evicted += u64::from_ne_bytes(*evicted);
     }
     Ok(sum)
 }
 
-/// What userspace has entered into the tables and taken out of them: pinned beside them, so that
+/// What userspace has entered into the table, taken out of it and evicted: pinned beside it, so that
 /// it adds up over processes.
 pub(super) struct Ledger {
     memory: sys::MapMemory,
 }
 
-/// `entered` of both kinds, then `left` of both.
-const LEDGER_WORDS: usize = 4;
+// What the ledger counts, each of both kinds.
+const ENTERED: usize = 0;
+const LEFT: usize = 1;
+const EVICTED: usize = 2;
+const LEDGER_WORDS: usize = 6;
 
 impl Ledger {
     /// Creates the ledger where there is none.
@@ -258,33 +206,24 @@ impl Ledger {
             .map_err(|e| failed(&path, "opening", e))
     }
 
-    fn word(&self, index: usize) -> Option<&AtomicU64> {
-        self.memory.counters().get(index)
+    fn word(&self, what: usize, kind: FlowKind) -> Option<&AtomicU64> {
+        self.memory.counters().get(2 * what + kind as usize)
     }
 
-    fn read(&self, index: usize) -> u64 {
-        self.word(index).map_or(0, |w| w.load(Ordering::Relaxed))
+    fn read(&self, what: usize, kind: FlowKind) -> u64 {
+        self.word(what, kind)
+            .map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
-    fn add(&self, index: usize, count: u64) {
-        if let Some(word) = self.word(index) {
+    fn add(&self, what: usize, kind: FlowKind, count: u64) {
+        if let Some(word) = self.word(what, kind) {
             word.fetch_add(count, Ordering::Relaxed);
         }
     }
 
-    fn entered(&self, kind: FlowKind) -> u64 {
-        self.read(kind as usize)
-    }
-
-    fn left(&self, kind: FlowKind) -> u64 {
-        self.read(2 + kind as usize)
-    }
-
-    pub(super) fn add_entered(&self, kind: FlowKind, count: u64) {
-        self.add(kind as usize, count);
-    }
-
-    fn add_left(&self, kind: FlowKind, count: u64) {
-        self.add(2 + kind as usize, count);
+    pub(super) fn add_entered(&self, kind: FlowKind, entered: Written) {
+        self.add(ENTERED, kind, entered.is_new.into());
+        self.add(EVICTED, kind, entered.evicted.into());
+        self.add(LEFT, kind, entered.is_double.into());
     }
 }

@@ -192,27 +192,26 @@ impl InterfacePins {
         self.dir.join("state")
     }
 
-    pub fn flows4(&self) -> PathBuf {
-        self.dir.join("flows4")
+    /// The tags of the flow table.
+    pub fn flow_tags(&self) -> PathBuf {
+        self.dir.join("flow_tags")
     }
 
-    pub fn flows6(&self) -> PathBuf {
-        self.dir.join("flows6")
+    /// Its entries.
+    pub fn flow_pages(&self) -> PathBuf {
+        self.dir.join("flow_pages")
     }
 
-    pub fn half_open4(&self) -> PathBuf {
-        self.dir.join("half_open4")
-    }
-
-    pub fn half_open6(&self) -> PathBuf {
-        self.dir.join("half_open6")
+    /// The secret by which flows are spread over it.
+    pub fn flow_keys(&self) -> PathBuf {
+        self.dir.join("flow_keys")
     }
 
     pub fn flow_stats(&self) -> PathBuf {
         self.dir.join("flow_stats")
     }
 
-    /// What userspace has entered into the flow tables and taken out of them.
+    /// What userspace has entered into the flow table and taken out of it.
     pub fn flow_ledger(&self) -> PathBuf {
         self.dir.join("flow_ledger")
     }

@@ -11,10 +11,12 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use sg_common::counters::SlotCounters;
 use sg_common::event::EventLimit;
-use sg_common::flow::{FlowKey4, FlowKey6, FlowStats, FlowValue, TIMEOUTS};
+use sg_common::flow::{FlowStats, TIMEOUTS};
+use sg_common::flow_table::{self, Page, groups_for};
 use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
 use sg_common::lookup::{LINE_WORDS, Line, NEAR_LINES, NearTables};
 
+use super::flow_memory::{ages, groups_at, keys_of};
 use super::pins::InterfacePins;
 use super::shared::CounterReader;
 use super::{KernelError, sys};
@@ -41,12 +43,13 @@ pub struct SharedMaps {
     pub counter_map: usize,
     /// Slots of a counter map that has to be created.
     pub counter_slots: u32,
-    /// Entries of each table of established flows that has to be created. The tables of half-open
-    /// flows and of fragments are smaller, see [`half_open_entries`] and [`FRAGMENT_ENTRIES`].
+    /// Established flows, of both families, for which a flow table that has to be created has room;
+    /// it has twice as many entries, and some for half-open flows besides.
     pub max_flows: u32,
 }
 
-/// A quarter of the established flows: half-open ones live for seconds.
+/// Half-open flows for which there is room at any rate, a quarter of the established ones: they live
+/// for seconds.
 pub fn half_open_entries(max_flows: u32) -> u32 {
     (max_flows / 4).max(1)
 }
@@ -105,6 +108,15 @@ impl Programs {
         let started = Instant::now();
         let mut timeouts = [0u32; 16];
         timeouts[..TIMEOUTS].copy_from_slice(&generation.timeouts);
+        let flow_timeouts = ages(&generation.timeouts);
+        let mut flow_keys = [0u64; 16];
+        let keys = keys_of(shared.pins.as_ref())?;
+        flow_keys[..keys.len()].copy_from_slice(&keys);
+        let groups = match &shared.pins {
+            // The table that is there, however large it is.
+            Some(pins) if pins.flow_tags().exists() => groups_at(&pins.flow_tags())?,
+            _ => groups_for(shared.max_flows),
+        };
         let essential = u8::from(generation.essential);
         let keep_flows = u8::from(generation.keep_flows);
         let has_flows = u8::from(generation.has_flows);
@@ -136,14 +148,15 @@ impl Programs {
             .override_global("SG_NARROW", &shape.narrow, true)
             .override_global("SG_PORT_FORMS", &shape.port_forms, true)
             .override_global("SG_TIMEOUTS", &timeouts[..], true)
+            .override_global("SG_FLOW_GROUPS", &groups, true)
+            .override_global("SG_FLOW_KEYS", &flow_keys[..], true)
+            .override_global("SG_FLOW_TIMEOUTS", &flow_timeouts[..], true)
             .override_global(aya_log::LEVEL, &generation.log_level, true)
             .map_max_entries(FAR, u32::try_from(far_lines).unwrap_or(u32::MAX))
             .map_max_entries("sg_counters", shared.counter_slots.max(1))
             .map_max_entries("sg_events", EVENT_RING_BYTES)
-            .map_max_entries("sg_flows4", shared.max_flows.max(1))
-            .map_max_entries("sg_flows6", shared.max_flows.max(1))
-            .map_max_entries("sg_half_open4", half_open_entries(shared.max_flows))
-            .map_max_entries("sg_half_open6", half_open_entries(shared.max_flows))
+            .map_max_entries("sg_flow_tags", groups)
+            .map_max_entries("sg_flow_pages", groups)
             .map_max_entries("sg_fragments4", FRAGMENT_ENTRIES)
             .map_max_entries("sg_fragments6", FRAGMENT_ENTRIES);
         if generation.log_level == 0 {
@@ -157,10 +170,16 @@ impl Programs {
                     pins.counters(shared.counter_map),
                     Layout::COUNTERS,
                 ),
-                ("sg_flows4", pins.flows4(), Layout::FLOWS4),
-                ("sg_flows6", pins.flows6(), Layout::FLOWS6),
-                ("sg_half_open4", pins.half_open4(), Layout::FLOWS4),
-                ("sg_half_open6", pins.half_open6(), Layout::FLOWS6),
+                (
+                    "sg_flow_tags",
+                    pins.flow_tags(),
+                    Layout::flow_table(size_of::<flow_table::Line<u64>>(), groups),
+                ),
+                (
+                    "sg_flow_pages",
+                    pins.flow_pages(),
+                    Layout::flow_table(size_of::<Page<u64>>(), groups),
+                ),
                 ("sg_flow_stats", pins.flow_stats(), Layout::FLOW_STATS),
                 ("sg_fragments4", pins.fragments4(), Layout::FRAGMENTS4),
                 ("sg_fragments6", pins.fragments6(), Layout::FRAGMENTS6),
@@ -269,48 +288,55 @@ struct Layout {
     map_type: MapType,
     key: usize,
     value: usize,
+    /// Where userspace maps it into memory, and so relies on its size: the number of entries.
+    mapped: Option<u32>,
 }
 
 impl Layout {
+    const fn flow_table(value: usize, groups: u32) -> Layout {
+        Layout {
+            map_type: MapType::Array,
+            key: size_of::<u32>(),
+            value,
+            mapped: Some(groups),
+        }
+    }
+
     const COUNTERS: Layout = Layout {
         map_type: MapType::PerCpuArray,
         key: size_of::<u32>(),
         value: size_of::<SlotCounters>(),
-    };
-    const FLOWS4: Layout = Layout {
-        map_type: MapType::LruHash,
-        key: size_of::<FlowKey4>(),
-        value: size_of::<FlowValue>(),
-    };
-    const FLOWS6: Layout = Layout {
-        map_type: MapType::LruHash,
-        key: size_of::<FlowKey6>(),
-        value: size_of::<FlowValue>(),
+        mapped: None,
     };
     const FLOW_STATS: Layout = Layout {
         map_type: MapType::PerCpuArray,
         key: size_of::<u32>(),
         value: size_of::<FlowStats>(),
+        mapped: None,
     };
     const FRAGMENTS4: Layout = Layout {
         map_type: MapType::LruHash,
         key: size_of::<FragmentKey4>(),
         value: size_of::<FragmentValue>(),
+        mapped: None,
     };
     const FRAGMENTS6: Layout = Layout {
         map_type: MapType::LruHash,
         key: size_of::<FragmentKey6>(),
         value: size_of::<FragmentValue>(),
+        mapped: None,
     };
     const EVENTS: Layout = Layout {
         map_type: MapType::RingBuf,
         key: 0,
         value: 0,
+        mapped: None,
     };
     const EVENT_LIMIT: Layout = Layout {
         map_type: MapType::PerCpuArray,
         key: size_of::<u32>(),
         value: size_of::<EventLimit>(),
+        mapped: None,
     };
 
     /// Compares the map pinned at `path`; aya itself takes any.
@@ -336,6 +362,15 @@ impl Layout {
                 return Err(other(format!(
                     "its {part} is {found} bytes long, not {expected}"
                 )));
+            }
+        }
+        if let Some(entries) = self.mapped {
+            if info.max_entries() != entries {
+                let found = info.max_entries();
+                return Err(other(format!("it has {found} entries, not {entries}")));
+            }
+            if info.map_flags() & aya_obj::generated::BPF_F_MMAPABLE == 0 {
+                return Err(other("it cannot be mapped into memory".into()));
             }
         }
         Ok(())

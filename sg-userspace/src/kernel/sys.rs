@@ -110,6 +110,19 @@ pub(super) fn fill_array(map: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Numbers that nobody can guess.
+pub(super) fn random<const N: usize>() -> io::Result<[u64; N]> {
+    let mut words = [0u64; N];
+    let len = size_of_val(&words);
+    // SAFETY: `words` is `len` bytes long.
+    let got = unsafe { libc::getrandom(words.as_mut_ptr().cast(), len, 0) };
+    // Fewer than 256 bytes are never cut short.
+    if got < 0 || got as usize != len {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(words)
+}
+
 /// Forbids further writes from userspace.
 pub(super) fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = zeroed();
@@ -239,52 +252,6 @@ pub(super) fn delete_entry<K: aya::Pod>(map: BorrowedFd<'_>, key: &K) -> io::Res
     view.map_fd = map.as_raw_fd() as u32;
     view.key = std::ptr::from_ref(key) as u64;
     bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr).map(drop)
-}
-
-/// Adds one entry to a hash map. False if there is one under this key, which then stays.
-pub(super) fn add_entry<K: aya::Pod, V: aya::Pod>(
-    map: BorrowedFd<'_>,
-    key: &K,
-    value: &V,
-) -> io::Result<bool> {
-    let mut attr = zeroed();
-    // SAFETY: writing plain fields of the union's element view.
-    let view = unsafe { &mut attr.__bindgen_anon_2 };
-    view.map_fd = map.as_raw_fd() as u32;
-    view.key = std::ptr::from_ref(key) as u64;
-    view.__bindgen_anon_1.value = std::ptr::from_ref(value) as u64;
-    view.flags = aya_obj::generated::BPF_NOEXIST.into();
-    match bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr) {
-        Ok(_) => Ok(true),
-        Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(false),
-        Err(e) => Err(e),
-    }
-}
-
-/// Writes `values` under `keys`, in their order, in one system call. Replaces what is there: the
-/// kernel knows no `BPF_NOEXIST` for batches.
-pub(super) fn update_batch<K: aya::Pod, V: aya::Pod>(
-    map: BorrowedFd<'_>,
-    keys: &[K],
-    values: &[V],
-) -> io::Result<()> {
-    let len = keys.len().min(values.len());
-    let mut done = 0;
-    while done < len {
-        let mut attr = zeroed();
-        attr.batch.keys = keys[done..].as_ptr() as u64;
-        attr.batch.values = values[done..].as_ptr() as u64;
-        attr.batch.count = u32::try_from(len - done).unwrap_or(u32::MAX);
-        attr.batch.map_fd = map.as_raw_fd() as u32;
-        bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr)?;
-        // SAFETY: the kernel leaves the number of entries in the same view of the union.
-        let count = unsafe { attr.batch.count } as usize;
-        if count == 0 {
-            return Err(io::Error::other("the kernel took an empty batch"));
-        }
-        done += count;
-    }
-    Ok(())
 }
 
 /// Creates an array map with one value of `len` bytes that can be mapped into memory.

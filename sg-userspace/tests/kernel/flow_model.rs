@@ -26,7 +26,7 @@ fn script(seed: u64) -> Vec<Step> {
     let mut rng = Rng::with_seed(seed);
     let is_tiny = rng.u8(..3) == 0;
     let (max_flows, count) = match is_tiny {
-        true => (rng.u32(4..64), rng.usize(40..80)),
+        true => (rng.u32(4..48), rng.usize(80..160)),
         false => (ROOM, rng.usize(2..12)),
     };
     let first = policy(&mut rng, max_flows);

@@ -95,7 +95,8 @@ fn a_syn_flood_evicts_no_established_flow() {
         link.wait();
         let [half_open, established] = link.table_use();
         assert_eq!(half_open.entered, (CONNECTIONS + FLOOD) as u64);
-        assert!(half_open.live <= 1024, "a quarter of --max-flows 4096");
+        // Of `--max-flows 4096` the table has 171 groups with 16 half-open ways each.
+        assert!(half_open.live <= 171 * 16, "{}", half_open.live);
         assert_eq!(half_open.evicted, FLOOD as u64 - half_open.live);
         assert_eq!((established.live, established.evicted), (50, 0));
         for n in 0..CONNECTIONS {

@@ -6,6 +6,7 @@ mod budget;
 mod buffers;
 mod facts;
 mod flow_model;
+mod flow_race;
 mod flows;
 mod forms;
 mod fragments;

@@ -66,8 +66,8 @@ fn a_pinned_map_of_another_shape_is_refused() {
         let pins = only(sandbox, "sg0").pins;
         // The state map in place of the flow table.
         let map = aya::maps::MapData::from_pin(pins.state()).unwrap();
-        std::fs::remove_file(pins.flows4()).unwrap();
-        map.pin(pins.flows4()).unwrap();
+        std::fs::remove_file(pins.flow_tags()).unwrap();
+        map.pin(pins.flow_tags()).unwrap();
         let before = only(sandbox, "sg0").status().unwrap();
         let error = apply(
             &rules_from_lines("in tcp 1 from any accept"),
@@ -93,7 +93,7 @@ fn a_damaged_state_record_is_an_error_until_detached() {
         let pins = only(sandbox, "sg0").pins;
         // Another map in the record's place is a record cut off before its first byte.
         std::fs::remove_file(pins.state()).unwrap();
-        aya::maps::MapData::from_pin(pins.flows4())
+        aya::maps::MapData::from_pin(pins.flow_tags())
             .unwrap()
             .pin(pins.state())
             .unwrap();

@@ -140,7 +140,8 @@ fn a_second_look_adds_what_is_new() {
             )
         });
         let late = attempt(&at(PEER4, 443));
-        let mut seeding = Seeding::new(&tables, 1, &pins, 256).unwrap_or_else(|e| panic!("{e}"));
+        let mut seeding = Seeding::new(&tables, 1, &pins, 256, &policy.timeouts)
+            .unwrap_or_else(|e| panic!("{e}"));
         seeding.before().unwrap_or_else(|e| panic!("{e}"));
         let established = entries(FlowKind::Established);
         assert_eq!(established.len(), 1);

@@ -52,7 +52,7 @@ const CTA_PROTOINFO_TCP_STATE: u16 = 1;
 const IPS_SEEN_REPLY: u32 = 1 << 1;
 const IPS_DYING: u32 = 1 << 9;
 
-/// Set in the remote port of an ICMP flow whose requests come in: see `FlowKey4`.
+/// Set in the remote port of an ICMP flow whose requests come in: see `FlowKey`.
 const ASKED_INBOUND: u16 = 1 << 8;
 
 /// The packets of one direction of a connection.

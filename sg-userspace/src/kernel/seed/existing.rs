@@ -11,7 +11,7 @@ use sg_common::tables::{
 use sg_common::verdict::Direction;
 
 /// What names a flow in the flow tables, of either family. Both addresses are of one family, and
-/// the fields mean what they mean in [`sg_common::flow::FlowKey4`].
+/// the fields mean what they mean in [`sg_common::flow_entry::FlowKey`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) local: IpAddr,

@@ -15,7 +15,7 @@ use std::io;
 use std::net::IpAddr;
 
 use serde::Serialize;
-use sg_common::flow::{FlowKind, FlowValue};
+use sg_common::flow::{FlowKind, FlowValue, TIMEOUTS};
 use sg_common::tables::{IPPROTO_TCP, IPPROTO_UDP};
 
 use super::KernelError;
@@ -26,7 +26,7 @@ use crate::compile::Compiled;
 use carry::carry;
 use decide::decide;
 use existing::{Existing, Key};
-use tables::FlowTables;
+use tables::SeededTable;
 
 /// What became of the flows that were there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -47,7 +47,7 @@ pub struct Seeding<'a> {
     generation: u32,
     /// The policy that is replaced, and its generation.
     replaced: Option<(LiveTables, u32)>,
-    tables: FlowTables,
+    table: SeededTable,
     /// The addresses of this network namespace.
     own: HashSet<IpAddr>,
     /// What has been looked at, and whether it had been answered.
@@ -64,12 +64,13 @@ struct Entry {
 }
 
 impl<'a> Seeding<'a> {
-    /// The flow tables pinned at `pins`, with room for `max_flows`, must be there and empty.
+    /// The flow table pinned at `pins`, with room for `max_flows`, must be there and empty.
     pub fn new(
         rules: &'a Compiled,
         generation: u32,
         pins: &InterfacePins,
         max_flows: u32,
+        timeouts: &[u32; TIMEOUTS],
     ) -> Result<Self, KernelError> {
         let interfaces = nix::ifaddrs::getifaddrs()
             .map_err(|e| KernelError::io("listing this host's addresses", e.into()))?;
@@ -78,42 +79,35 @@ impl<'a> Seeding<'a> {
             rules,
             generation,
             replaced: None,
-            tables: FlowTables::open(pins, max_flows)?,
+            table: SeededTable::open(pins, max_flows, timeouts)?,
             own: interfaces.filter_map(|i| address(&i.address?)).collect(),
             known: HashMap::new(),
             seeded: Seeded::default(),
         })
     }
 
-    /// Before any program is attached: the tables are empty, and nobody else writes to them.
+    /// Before any program is attached: the table is empty, and nobody else writes to it.
     pub fn before(&mut self) -> Result<(), KernelError> {
         let found = self.found(&[IPPROTO_TCP, IPPROTO_UDP])?;
         let entries = self.entries(found);
         for kind in FlowKind::BOTH {
-            for is_v6 in [false, true] {
-                let belongs = |e: &&Entry| e.kind == kind && e.key.remote.is_ipv6() == is_v6;
-                self.fill(kind, is_v6, entries.iter().filter(belongs).collect())?;
-            }
+            self.fill(kind, entries.iter().filter(|e| e.kind == kind).collect());
         }
         Ok(())
     }
 
     /// The most recent of `flows`, if there are more than the table has room for.
-    fn fill(
-        &mut self,
-        kind: FlowKind,
-        is_v6: bool,
-        mut flows: Vec<&Entry>,
-    ) -> Result<(), KernelError> {
+    fn fill(&mut self, kind: FlowKind, mut flows: Vec<&Entry>) {
         // The last ones are evicted last, too.
         flows.sort_unstable_by_key(|e| e.recency);
-        let too_many = flows.len().saturating_sub(self.tables.room(kind));
-        let flows: Vec<_> = flows[too_many..].iter().map(|e| (e.key, e.value)).collect();
-        self.tables.fill(kind, is_v6, &flows)?;
+        let too_many = flows.len().saturating_sub(self.table.room(kind));
         self.seeded.left_out += too_many;
-        self.seeded.entered += flows.len();
-        self.seeded.without_rule += flows.iter().filter(|(_, v)| v.is_seeded()).count();
-        Ok(())
+        for entry in &flows[too_many..] {
+            let seeding = self.table.enter(kind, &entry.key, &entry.value);
+            self.seeded.entered += usize::from(seeding.is_new);
+            self.seeded.without_rule += usize::from(seeding.is_new && entry.value.is_seeded());
+            self.seeded.left_out += usize::from(seeding.evicted || !seeding.is_new);
+        }
     }
 
     /// While the programs of the policy that is replaced run, whose rules are `tables`: what they pass
@@ -130,11 +124,11 @@ impl<'a> Seeding<'a> {
         entries.sort_unstable_by_key(|e| e.recency);
         for kind in FlowKind::BOTH {
             let of_kind: Vec<&Entry> = entries.iter().filter(|e| e.kind == kind).collect();
-            let too_many = of_kind.len().saturating_sub(self.tables.room(kind));
+            let too_many = of_kind.len().saturating_sub(self.table.room(kind));
             self.seeded.left_out += too_many;
             for entry in &of_kind[too_many..] {
-                let is_new = self.tables.enter(kind, &entry.key, &entry.value)?;
-                self.seeded.entered += usize::from(is_new);
+                let seeding = self.table.enter(kind, &entry.key, &entry.value);
+                self.seeded.entered += usize::from(seeding.is_new);
             }
         }
         Ok(())
@@ -145,7 +139,7 @@ impl<'a> Seeding<'a> {
         self.seeded.entered
     }
 
-    /// After the programs are attached: what was opened in between. They write to the tables now,
+    /// After the programs are attached: what was opened in between. They write to the table now,
     /// and what they have entered is left alone.
     ///
     /// Only what has been answered counts: any other flow may have begun after its first packet
@@ -157,7 +151,7 @@ impl<'a> Seeding<'a> {
             key, kind, value, ..
         } in self.entries(found)
         {
-            if self.tables.enter(kind, &key, &value)? {
+            if self.table.enter(kind, &key, &value).is_new {
                 self.seeded.entered += 1;
                 self.seeded.without_rule += usize::from(value.is_seeded());
             }

@@ -53,11 +53,13 @@ pub(crate) enum Found {
     Revoked,
 }
 
-/// Flows of one kind that were entered into their table, and that were taken out.
+/// Flows of one kind that were entered into the table, that were taken out, and that had to make
+/// room for others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Moves {
     pub(crate) entered: u64,
     pub(crate) left: u64,
+    pub(crate) evicted: u64,
 }
 
 #[derive(Clone, Debug, Default)]

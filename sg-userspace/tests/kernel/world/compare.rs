@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 
 use sg_common::flow::FlowKind;
+use sg_common::flow_table::Place;
 
+use super::live::now;
 use super::{Disagreement, World};
-use crate::reference::flows::{Flow, elapsed};
+use crate::reference::flows::{Flow, elapsed, has_expired};
 use crate::reference::identity::FlowKey;
 
 /// Where the flows of one kind went that the programs do not know about.
@@ -13,10 +15,15 @@ use crate::reference::identity::FlowKey;
 pub(super) struct Account {
     pub(super) seeded: u64,
     pub(super) flushed: u64,
+    pub(super) evicted_by_seeds: u64,
+    seeded_before: u64,
     evicted: u64,
     /// What had been entered when the tables were last compared.
     entered: u64,
 }
+
+/// Ways of a word of the table: the flows among which one is evicted.
+const WAYS: usize = 8;
 
 /// Nanoseconds between two times, also across the clock's zero: on a machine that has just started
 /// a script turns times back beyond it.
@@ -32,13 +39,17 @@ impl World {
         };
         let found = live.tables.flows();
         let moves = live.tables.moves();
-        // Rewriting an entry takes a second one for a moment.
-        let was_rewritten = std::mem::take(&mut live.was_rewritten);
+        let terms = live.reference.terms;
+        let time = now();
+        let before = std::mem::take(&mut live.places);
         let flows = &mut live.reference.flows;
         let mut present = [0; 2];
         let mut seen: HashMap<FlowKey, Flow> = HashMap::new();
-        for (key, in_kernel) in found {
+        // What the reference knew of their times when nobody had gone yet.
+        let times: HashMap<FlowKey, Flow> = flows.entries.clone();
+        for (key, in_kernel, place) in found {
             present[in_kernel.kind as usize] += 1;
+            live.places.insert(key, place);
             let Some(ours) = flows.entries.get_mut(&key) else {
                 return Err(format!(
                     "the kernel remembers {key:?} as {in_kernel:?}; the reference does not"
@@ -75,15 +86,43 @@ impl World {
                 continue;
             };
             let account = &mut self.accounts[flow.kind as usize];
-            let had_to_make_room =
-                was_rewritten || moves[flow.kind as usize].entered > account.entered;
+            let had_to_make_room = account.seeded > account.seeded_before
+                || moves[flow.kind as usize].entered > account.entered;
             if !self.is_tiny || !had_to_make_room {
                 return Err(format!(
                     "the reference remembers {key:?} as {flow:?}; the kernel does not"
                 ));
             }
+            if self.exact {
+                // SPEC K10, whatever the hash: a full word has lost one that had expired, or the
+                // one seen least recently; which has its way now.
+                let place = before.get(&key).ok_or_else(|| {
+                    format!("{key:?} was evicted by what was entered before it: {flow:?}")
+                })?;
+                let word = |p: &Place| (p.group, p.word) == (place.group, place.word);
+                let neighbours: Vec<&Flow> = before
+                    .iter()
+                    .filter(|(other, p)| word(p) && **other != key)
+                    .filter_map(|(other, _)| times.get(other))
+                    .collect();
+                let expired = |f: &Flow| has_expired(f, time, &terms);
+                let is_oldest = neighbours
+                    .iter()
+                    .all(|f| !expired(f) && elapsed(f.last_seen, flow.last_seen) >= 0);
+                let successor = live.places.values().any(|p| p == place);
+                if neighbours.len() + 1 < WAYS || !(expired(&flow) || is_oldest) || !successor {
+                    return Err(format!(
+                        "{key:?} at {place:?} was evicted as {flow:?}, out of {neighbours:#?}"
+                    ));
+                }
+            }
             account.evicted += 1;
             self.evicted += 1;
+        }
+        for kind in FlowKind::BOTH {
+            // Whom the reference cannot know, but the tables have shown.
+            let account = &self.accounts[kind as usize];
+            flows.moves[kind as usize].evicted = account.evicted - account.evicted_by_seeds;
         }
         if moves != flows.moves {
             return Err(format!(
@@ -103,6 +142,7 @@ impl World {
                 ));
             }
             account.entered = moves.entered;
+            account.seeded_before = account.seeded;
         }
         Ok(())
     }

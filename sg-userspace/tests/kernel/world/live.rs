@@ -1,13 +1,17 @@
 //! A policy in force: programs and tables in the kernel, the reference beside them, and the clock
 //! that both go by.
 
+use std::collections::HashMap;
+
 use sg_common::flow::Timeout;
+use sg_common::flow_table::Place;
 use sg_userspace::kernel::CounterReader;
 use sg_userspace::kernel::programs::Programs;
 
 use super::tables::Tables;
 use crate::reference::Reference;
 use crate::reference::flows::{SECOND, elapsed};
+use crate::reference::identity::FlowKey;
 
 /// No step is taken while an entry is this close to expiring: kernel and reference read the clock
 /// at different moments.
@@ -20,8 +24,8 @@ pub(super) struct Live {
     pub(super) reference: Reference,
     /// Nothing expires before this.
     pub(super) quiet_until: u64,
-    /// Entries have been rewritten since the tables were last compared.
-    pub(super) was_rewritten: bool,
+    /// Where the flows were when the tables were last compared.
+    pub(super) places: HashMap<FlowKey, Place>,
 }
 
 pub(super) fn now() -> u64 {
@@ -33,7 +37,6 @@ pub(super) fn now() -> u64 {
 impl Live {
     /// Lets time pass: what is remembered becomes older.
     pub(super) fn age(&mut self, nanoseconds: u64) {
-        self.was_rewritten = true;
         self.tables.age(nanoseconds);
         for flow in self.reference.flows.entries.values_mut() {
             flow.created = flow.created.wrapping_sub(nanoseconds);

@@ -5,11 +5,15 @@ use std::net::IpAddr;
 
 use aya::Pod;
 use aya::maps::{HashMap, Map, MapData, PerCpuArray};
-use sg_common::flow::{FlowKey4, FlowKey6, FlowKind, FlowStats, FlowValue};
+use sg_common::flow::{FlowKind, FlowStats, FlowValue, Timeout};
+use sg_common::flow_entry::{Contents, TICK_SHIFT};
+use sg_common::flow_table::Place;
 use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
 use sg_common::verdict::Direction;
+use sg_userspace::kernel::flow_tables::{FlowTable, key_of};
 use sg_userspace::kernel::pins::InterfacePins;
 
+use super::live::now;
 use crate::reference::flows::{Flow, Moves};
 use crate::reference::identity::{By, FlowKey, FragmentKey};
 use crate::reference::{First, Outcome};
@@ -17,9 +21,7 @@ use crate::reference::{First, Outcome};
 type Table<K, V> = HashMap<MapData, K, V>;
 
 pub(crate) struct Tables {
-    /// In the order of `FlowKind::BOTH`.
-    flows4: [Table<FlowKey4, FlowValue>; 2],
-    flows6: [Table<FlowKey6, FlowValue>; 2],
+    flow_table: FlowTable,
     fragments4: Table<FragmentKey4, FragmentValue>,
     fragments6: Table<FragmentKey6, FragmentValue>,
     stats: PerCpuArray<MapData, FlowStats>,
@@ -43,8 +45,8 @@ fn entries<K: Pod, V: Pod>(table: &Table<K, V>) -> Vec<(K, V)> {
 impl Tables {
     pub(crate) fn open(pins: &InterfacePins) -> Self {
         Tables {
-            flows4: [table(pins.half_open4()), table(pins.flows4())],
-            flows6: [table(pins.half_open6()), table(pins.flows6())],
+            // Time-outs only say whom userspace evicts first.
+            flow_table: FlowTable::open(pins, &Timeout::defaults()).expect("the layout is known"),
             fragments4: table(pins.fragments4()),
             fragments6: table(pins.fragments6()),
             stats: PerCpuArray::try_from(Map::PerCpuArray(pinned(pins.flow_stats())))
@@ -52,22 +54,14 @@ impl Tables {
         }
     }
 
-    pub(crate) fn flows(&self) -> Vec<(FlowKey, Flow)> {
+    /// Every flow, and where it is.
+    pub(crate) fn flows(&self) -> Vec<(FlowKey, Flow, Place)> {
         let mut flows = Vec::new();
-        for kind in FlowKind::BOTH {
-            for (key, value) in entries(&self.flows4[kind as usize]) {
-                let (local, remote) = key.addresses();
-                let ports = (key.local_port, key.remote_port);
-                let key = flow_key(local.into(), remote.into(), key.protocol, ports);
-                flows.push((key, flow(kind, &value)));
-            }
-            for (key, value) in entries(&self.flows6[kind as usize]) {
-                let (local, remote) = key.addresses();
-                let ports = (key.local_port, key.remote_port);
-                let key = flow_key(local.into(), remote.into(), key.protocol, ports);
-                flows.push((key, flow(kind, &value)));
-            }
-        }
+        self.flow_table.each(now(), |e| {
+            let ports = (e.local_port, e.remote_port);
+            let key = flow_key(e.local, e.remote, e.protocol, ports);
+            flows.push((key, flow(e.kind, &e.value), e.place));
+        });
         flows
     }
 
@@ -106,6 +100,7 @@ impl Tables {
             stats.iter().fold(Moves::default(), |sum, cpu| Moves {
                 entered: sum.entered + cpu.entered,
                 left: sum.left + cpu.left,
+                evicted: sum.evicted + cpu.evicted,
             })
         })
     }
@@ -113,17 +108,14 @@ impl Tables {
     /// Moves every time that is remembered `nanoseconds` into the past, which may be before the
     /// machine was started.
     pub(crate) fn age(&mut self, nanoseconds: u64) {
-        let back = |value: FlowValue| FlowValue {
-            created: value.created.wrapping_sub(nanoseconds),
-            last_seen: value.last_seen.wrapping_sub(nanoseconds),
-            ..value
-        };
-        for table in &mut self.flows4 {
-            rewrite(table, back);
-        }
-        for table in &mut self.flows6 {
-            rewrite(table, back);
-        }
+        self.flow_table.rewrite(|flow| {
+            let ticks = (nanoseconds >> TICK_SHIFT) as u32;
+            Contents {
+                head: flow.head.seen_at(flow.head.last_seen().wrapping_sub(ticks)),
+                created: flow.created.wrapping_sub(nanoseconds),
+                ..flow
+            }
+        });
         let back = |value: FragmentValue| FragmentValue {
             seen: value.seen.wrapping_sub(nanoseconds),
             ..value
@@ -134,14 +126,14 @@ impl Tables {
 
     /// Forgets everything, as `established: flush` does when a policy is put in force.
     pub(crate) fn flush(&mut self) {
-        self.flows4.iter_mut().for_each(clear);
-        self.flows6.iter_mut().for_each(clear);
+        self.flow_table.remove_where(|_| true);
         clear(&mut self.fragments4);
         clear(&mut self.fragments6);
     }
 
     /// Enters a flow as it is entered for a connection that was there before the first policy.
-    pub(crate) fn seed(&mut self, key: &FlowKey, flow: &Flow) {
+    /// True if it took the place of another one.
+    pub(crate) fn seed(&mut self, key: &FlowKey, flow: &Flow) -> bool {
         let By::Ports { local, remote } = key.by else {
             panic!("only flows with ports are seeded");
         };
@@ -155,39 +147,11 @@ impl Tables {
             flags: FlowValue::SEEDED | FlowValue::ANSWERED,
             ..FlowValue::EMPTY
         };
-        let kind = flow.kind as usize;
-        let result = match (key.local, key.remote) {
-            (IpAddr::V4(l), IpAddr::V4(r)) => {
-                let key = FlowKey4 {
-                    local: u32::from_ne_bytes(l.octets()),
-                    remote: u32::from_ne_bytes(r.octets()),
-                    local_port: local,
-                    remote_port: remote,
-                    protocol: key.protocol,
-                    zero: [0; 3],
-                };
-                self.flows4[kind].insert(key, value, 0)
-            }
-            (IpAddr::V6(l), IpAddr::V6(r)) => {
-                let key = FlowKey6 {
-                    local: words(l.octets()),
-                    remote: words(r.octets()),
-                    local_port: local,
-                    remote_port: remote,
-                    protocol: key.protocol,
-                    zero: [0; 3],
-                };
-                self.flows6[kind].insert(key, value, 0)
-            }
-            _ => panic!("{key:?} is of two families"),
-        };
-        result.expect("entering a flow");
+        let key = key_of(key.local, key.remote, (local, remote), key.protocol);
+        let entered = self.flow_table.enter(&key, &value, flow.kind, now());
+        assert!(entered.is_new, "entering a flow: {entered:?}");
+        entered.evicted
     }
-}
-
-fn words(octets: [u8; 16]) -> [u32; 4] {
-    let (words, _) = octets.as_chunks::<4>();
-    std::array::from_fn(|i| u32::from_ne_bytes(words[i]))
 }
 
 fn rewrite<K: Pod, V: Pod>(table: &mut Table<K, V>, change: impl Fn(V) -> V) {
@@ -195,7 +159,7 @@ fn rewrite<K: Pod, V: Pod>(table: &mut Table<K, V>, change: impl Fn(V) -> V) {
     for (key, value) in entries(table) {
         match table.insert(key, change(value), EXISTING) {
             Ok(()) => {}
-            // Rewriting takes a second entry for a moment, for which a full table evicts.
+            // Rewriting takes a second entry for a moment, for which a full map evicts.
             Err(aya::maps::MapError::SyscallError(e))
                 if e.io_error.raw_os_error() == Some(libc::ENOENT) => {}
             Err(e) => panic!("rewriting an entry: {e:?}"),

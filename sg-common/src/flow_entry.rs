@@ -1,0 +1,399 @@
+//! One flow as eight words of shared memory, the hash that says where it lives, and its clock.
+//! Layouts and pure arithmetic; what is done with them is in `flow_table`.
+
+use crate::flow::FlowValue;
+
+// The words of an entry. All that changes from packet to packet is in `HEAD`, so that one
+// compare-and-swap changes it whole; an entry is one cache line.
+/// A [`Head`].
+pub const HEAD: usize = 0;
+/// Ports, protocol and family: see [`FlowKey::name`].
+pub const NAME: usize = 1;
+/// The rule that admitted the flow: see [`rule_word`].
+pub const RULE: usize = 2;
+/// The first of four words with both addresses.
+pub const ADDRESSES: usize = 3;
+/// `CLOCK_MONOTONIC` nanoseconds at which it was entered.
+pub const CREATED: usize = 7;
+pub const ENTRY_WORDS: usize = 8;
+
+/// What names a flow: (local, remote), never (source, destination). The hook knows its direction, so
+/// one key serves both directions and nothing is ever swapped. The first two address words are the
+/// local address, the others the remote one; IPv4's take half of the first word each. Bytes in memory
+/// are those on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FlowKey {
+    pub addresses: [u64; 4],
+    /// In memory the local port and the remote one, two bytes each, the protocol, 1 for IPv6, and two
+    /// zeros. Ports are host order. For ICMP queries the local port is the identifier and the remote
+    /// one the type of the request, plus 256 if requests come in; protocols without ports have zero in
+    /// both.
+    pub name: u64,
+}
+
+impl FlowKey {
+    #[inline(always)]
+    pub const fn name(local_port: u16, remote_port: u16, protocol: u8, is_v6: bool) -> u64 {
+        let [a, b] = local_port.to_ne_bytes();
+        let [c, d] = remote_port.to_ne_bytes();
+        u64::from_ne_bytes([a, b, c, d, protocol, is_v6 as u8, 0, 0])
+    }
+
+    #[inline(always)]
+    pub const fn local_port(&self) -> u16 {
+        let [a, b, ..] = self.name.to_ne_bytes();
+        u16::from_ne_bytes([a, b])
+    }
+
+    #[inline(always)]
+    pub const fn remote_port(&self) -> u16 {
+        let [_, _, c, d, ..] = self.name.to_ne_bytes();
+        u16::from_ne_bytes([c, d])
+    }
+
+    #[inline(always)]
+    pub const fn protocol(&self) -> u8 {
+        self.name.to_ne_bytes()[4]
+    }
+
+    #[inline(always)]
+    pub const fn is_v6(&self) -> bool {
+        self.name.to_ne_bytes()[5] != 0
+    }
+
+    /// Two words of an address as one.
+    #[inline(always)]
+    pub const fn pair(first: u32, second: u32) -> u64 {
+        first as u64 | (second as u64) << 32
+    }
+}
+
+/// Secret multipliers of the hash: one that is added, one for each half of the address words and of
+/// the name.
+pub const HASH_KEYS: usize = 11;
+
+/// Adds `word` to a hash, by one multiplier for each half of it. The upper half of such a sum is
+/// strongly universal (Lemire and Kaser, "Strongly universal string hashing is fast"), so that whoever
+/// does not know the multipliers cannot choose where a flow goes.
+#[inline(always)]
+pub const fn hash_step(sum: u64, word: u64, key_low: u64, key_high: u64) -> u64 {
+    let low = (word & 0xffff_ffff).wrapping_mul(key_low);
+    let high = (word >> 32).wrapping_mul(key_high);
+    sum.wrapping_add(low).wrapping_add(high)
+}
+
+/// The hash of a flow's key; `key_at` gives the [`HASH_KEYS`] multipliers.
+#[inline(always)]
+pub fn hash(key: &FlowKey, key_at: impl Fn(usize) -> u64) -> u32 {
+    let mut sum = key_at(0);
+    let words = [
+        key.addresses[0],
+        key.addresses[1],
+        key.addresses[2],
+        key.addresses[3],
+        key.name,
+    ];
+    for (i, word) in words.into_iter().enumerate() {
+        sum = hash_step(sum, word, key_at(2 * i + 1), key_at(2 * i + 2));
+    }
+    (sum >> 32) as u32
+}
+
+/// The clock of flows: ticks of 2²⁴ nanoseconds (about 17 ms), which wrap after two years.
+pub const TICK_SHIFT: u32 = 24;
+
+/// A flow that was seen this far in the future was seen just now: clocks of CPUs differ a little.
+const AHEAD: u32 = 1 << 28;
+
+/// The longest time-out that the clock can express: over 2 years.
+pub const LONGEST_TICKS: u32 = u32::MAX - AHEAD - 1;
+
+/// The time in ticks, so many ticks ahead that ages are never negative.
+#[inline(always)]
+pub const fn clock(now: u64) -> u32 {
+    ((now >> TICK_SHIFT) as u32).wrapping_add(AHEAD)
+}
+
+/// The tick in which `now` lies.
+#[inline(always)]
+pub const fn tick(now: u64) -> u32 {
+    (now >> TICK_SHIFT) as u32
+}
+
+/// How long ago `last_seen` is, by [`clock`]: comparable with other ages, [`of_ticks`] and nothing else.
+#[inline(always)]
+pub const fn age(clock: u32, last_seen: u32) -> u32 {
+    clock.wrapping_sub(last_seen)
+}
+
+/// The age of what was seen so many ticks ago.
+#[inline(always)]
+pub const fn of_ticks(ticks: u32) -> u32 {
+    AHEAD + ticks
+}
+
+/// The ticks since then of an [`age`].
+#[inline(always)]
+pub const fn ticks_of(age: u32) -> u32 {
+    age.saturating_sub(AHEAD)
+}
+
+/// The age beyond which a flow has been silent for more than `seconds`: never too early, and at most
+/// two ticks late.
+pub const fn time_out(seconds: u32) -> u32 {
+    let nanoseconds = seconds as u64 * 1_000_000_000;
+    let ticks = nanoseconds.div_ceil(1 << TICK_SHIFT);
+    of_ticks(if ticks > LONGEST_TICKS as u64 {
+        LONGEST_TICKS
+    } else {
+        ticks as u32
+    })
+}
+
+/// A live flow's time is rewritten only when it has this age: see
+/// [`crate::flow::TOUCH_INTERVAL_NS`].
+pub const TOUCH_AGE: u32 = of_ticks((crate::flow::TOUCH_INTERVAL_NS >> TICK_SHIFT) as u32 + 1);
+
+/// The word of an entry that packets change.
+///
+/// Bits 0-31: the tick in which the flow was seen last. 32-35: state. 36: direction of the opener.
+/// 37: answered. 38: seeded. 39: being written, or nobody's. 40-63: version, another one for each
+/// flow that the entry has held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Head(pub u64);
+
+impl Head {
+    const STATE: u32 = 32;
+    const OPENER: u32 = 36;
+    pub const ANSWERED: u64 = 1 << 37;
+    pub const SEEDED: u64 = 1 << 38;
+    pub const BUSY: u64 = 1 << 39;
+    const VERSION: u64 = !0 << 40;
+
+    /// Of no version.
+    #[inline(always)]
+    pub const fn new(last_seen: u32, state: u8, opener: u8) -> Head {
+        let (state, opener) = ((state & 15) as u64, (opener & 1) as u64);
+        Head(last_seen as u64 | state << Self::STATE | opener << Self::OPENER)
+    }
+
+    #[inline(always)]
+    pub const fn last_seen(self) -> u32 {
+        self.0 as u32
+    }
+
+    #[inline(always)]
+    pub const fn state(self) -> u8 {
+        (self.0 >> Self::STATE) as u8 & 15
+    }
+
+    #[inline(always)]
+    pub const fn opener(self) -> u8 {
+        (self.0 >> Self::OPENER) as u8 & 1
+    }
+
+    #[inline(always)]
+    pub const fn is_answered(self) -> bool {
+        self.0 & Self::ANSWERED != 0
+    }
+
+    #[inline(always)]
+    pub const fn is_seeded(self) -> bool {
+        self.0 & Self::SEEDED != 0
+    }
+
+    #[inline(always)]
+    pub const fn is_busy(self) -> bool {
+        self.0 & Self::BUSY != 0
+    }
+
+    /// Everything but the time: what makes an entry worth writing at once.
+    #[inline(always)]
+    pub const fn without_time(self) -> u64 {
+        self.0 >> 32
+    }
+
+    #[inline(always)]
+    pub const fn seen_at(self, tick: u32) -> Head {
+        Head(self.0 & (!0 << 32) | tick as u64)
+    }
+
+    #[inline(always)]
+    pub const fn in_state(self, state: u8) -> Head {
+        let rest = self.0 & !(15 << Self::STATE);
+        Head(rest | ((state & 15) as u64) << Self::STATE)
+    }
+
+    /// The same flow: not another one that has taken its place, nor one that is leaving.
+    #[inline(always)]
+    pub const fn is_same_flow(self, other: Head) -> bool {
+        (self.0 ^ other.0) & (Self::VERSION | Self::BUSY) == 0
+    }
+
+    /// Zero if what was read between two readings of a head belongs to one flow: nobody has written the
+    /// entry meanwhile, or does now.
+    #[inline(always)]
+    pub const fn moved(before: u64, after: u64) -> u64 {
+        (before ^ after) & Self::VERSION | (before | after) & Self::BUSY
+    }
+
+    /// While the entry's next owner writes it.
+    #[inline(always)]
+    pub const fn next_busy(self) -> Head {
+        Head((self.0 & Self::VERSION).wrapping_add(1 << 40) | Self::BUSY)
+    }
+
+    /// This head, of the version that `busy` has announced.
+    #[inline(always)]
+    pub const fn of_version(self, busy: Head) -> Head {
+        Head(self.0 & !(Self::VERSION | Self::BUSY) | busy.0 & Self::VERSION)
+    }
+}
+
+/// The counter slot of the rule that admitted a flow, and the generation that did.
+#[inline(always)]
+pub const fn rule_word(slot: u32, generation: u32) -> u64 {
+    slot as u64 | (generation as u64) << 32
+}
+
+#[inline(always)]
+pub const fn slot_of(rule: u64) -> u32 {
+    rule as u32
+}
+
+#[inline(always)]
+pub const fn generation_of(rule: u64) -> u32 {
+    (rule >> 32) as u32
+}
+
+/// What an entry says besides its key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Contents {
+    pub head: Head,
+    pub rule: u64,
+    pub created: u64,
+}
+
+impl Contents {
+    /// The words for `value`.
+    pub const fn of(value: &FlowValue) -> Contents {
+        let mut head = Head::new(tick(value.last_seen), value.state, value.opener);
+        if value.is_answered() {
+            head.0 |= Head::ANSWERED;
+        }
+        if value.is_seeded() {
+            head.0 |= Head::SEEDED;
+        }
+        Contents {
+            head,
+            rule: rule_word(value.slot, value.generation),
+            created: value.created,
+        }
+    }
+
+    /// The other way round, as of `now`. A time is that of the beginning of its tick, and never later
+    /// than now.
+    pub const fn value(&self, now: u64) -> FlowValue {
+        let ticks = ticks_of(age(clock(now), self.head.last_seen())) as u64;
+        let mut flags = 0;
+        if self.head.is_answered() {
+            flags |= FlowValue::ANSWERED;
+        }
+        if self.head.is_seeded() {
+            flags |= FlowValue::SEEDED;
+        }
+        FlowValue {
+            created: self.created,
+            last_seen: (now >> TICK_SHIFT << TICK_SHIFT).wrapping_sub(ticks << TICK_SHIFT),
+            slot: slot_of(self.rule),
+            generation: generation_of(self.rule),
+            opener: self.head.opener(),
+            state: self.head.state(),
+            flags,
+            zero: [0; 5],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{TIMEOUTS, Timeout};
+
+    const _: () = assert!(TIMEOUTS <= 16, "a state has four bits");
+
+    /// Proves K9: a flow is forgotten after its time-out and never before, across the clock's zero
+    /// and its wrap.
+    #[test]
+    fn a_flow_expires_after_its_time_out_and_not_before() {
+        const SECOND: u64 = 1_000_000_000;
+        for seconds in [1, 10, 30, 432_000, 365 * 24 * 3600] {
+            for then in [
+                0u64,
+                7,
+                SECOND * 1000,
+                (1 << 56) - 1,
+                (1 << 56) + 12_345_678,
+            ] {
+                let expires = |after: u64| {
+                    let clock = clock(then.wrapping_add(after));
+                    age(clock, tick(then)) > time_out(seconds)
+                };
+                let timeout = u64::from(seconds) * SECOND;
+                assert!(!expires(0) && !expires(timeout));
+                assert!(expires(timeout + (3 << TICK_SHIFT)), "{seconds} s, {then}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_lags_makes_nothing_old() {
+        let then = tick(500 << TICK_SHIFT);
+        let before = age(clock(400 << TICK_SHIFT), then);
+        assert_eq!(ticks_of(before), 0);
+        assert!(before < TOUCH_AGE && before < time_out(0));
+        assert_eq!(time_out(u32::MAX), of_ticks(LONGEST_TICKS));
+    }
+
+    #[test]
+    fn a_head_keeps_its_parts() {
+        let head = Head(Head::new(77, 11, 1).0 | Head::ANSWERED);
+        let busy = Head(!Head::BUSY).next_busy();
+        let head = head.of_version(busy);
+        assert_eq!((head.last_seen(), head.state(), head.opener()), (77, 11, 1));
+        assert!(head.is_answered() && !head.is_seeded() && !head.is_busy());
+        assert!(!head.is_same_flow(busy), "it is being written");
+        let later = head.seen_at(99).in_state(3);
+        assert_eq!((later.last_seen(), later.state()), (99, 3));
+        assert!(later.is_same_flow(head));
+        let next = head.of_version(head.next_busy());
+        assert!(!next.is_same_flow(head));
+        assert_eq!((next.last_seen(), next.state()), (77, 11));
+    }
+
+    #[test]
+    fn contents_read_back_as_written() {
+        let now = 5_000_000_000;
+        for state in Timeout::ALL {
+            for flags in 0..4 {
+                let value = FlowValue {
+                    created: 1234,
+                    last_seen: now - (100 << TICK_SHIFT),
+                    slot: u32::MAX,
+                    generation: u32::MAX - 1,
+                    opener: flags & 1,
+                    state: state as u8,
+                    flags,
+                    zero: [0; 5],
+                };
+                let back = Contents::of(&value).value(now);
+                assert!(value.last_seen - back.last_seen < 1 << TICK_SHIFT);
+                let last_seen = value.last_seen;
+                assert_eq!(FlowValue { last_seen, ..back }, value);
+            }
+        }
+    }
+}

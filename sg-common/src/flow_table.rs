@@ -1,0 +1,719 @@
+//! The flow table: set-associative, in two arrays, without locks. One algorithm for the packet path,
+//! for userspace and for the tests; each brings its own atomic words.
+//!
+//! A *group* is one cache line of tags and one page of entries. Its eight words hold eight one-byte
+//! tags each: six words for established flows, two for half-open ones, so that a flood of opening
+//! packets evicts its like only. A flow's hash names its group, one word of each half of the
+//! established ones, of which the emptier is taken (two choices even the load out: with twice the
+//! room that flows need, next to none is evicted), a half-open word, and the tag. That there is no
+//! flow is known from one line of tags.
+//!
+//! Who may write an entry is decided by its tag alone:
+//!
+//! - 0 is free, [`BUSY`] belongs to whoever swapped it in, any other is the tag of a flow. A way is
+//!   claimed by a compare-and-swap of the whole word, which succeeds only if nothing in the word has
+//!   changed since it was looked through. So is a new flow's tag published: of two CPUs that enter
+//!   the same flow at once into one word the later one finds the other, and gives its way back. Where
+//!   they have chosen different words, each looks into both after publishing, and whoever sees it
+//!   twice takes out the one in the second word.
+//! - An entry's head has another version for each flow, and is marked while it is written. A reader
+//!   takes what it has read only if the head is then still of the flow that it began with; whoever
+//!   changes a head does so from the value that it has read.
+//!
+//! Nothing waits: every loop is bounded, and who loses goes without an entry.
+
+#[cfg(not(target_arch = "bpf"))]
+use core::sync::atomic::Ordering::{Acquire, Release, SeqCst};
+
+use crate::flow::FlowKind;
+use crate::flow_entry::{
+    ADDRESSES, CREATED, Contents, ENTRY_WORDS, FlowKey, HEAD, Head, NAME, RULE, age,
+};
+
+/// Words of a line of tags.
+pub const LINE_WORDS: usize = 8;
+/// Entries of a word.
+pub const WAYS: usize = 8;
+const ESTABLISHED_WORDS: usize = 6;
+const HALF: u32 = ESTABLISHED_WORDS as u32 / 2;
+const HALF_OPEN_WORDS: u32 = (LINE_WORDS - ESTABLISHED_WORDS) as u32;
+
+/// The tag of a way that is being written.
+pub const BUSY: u64 = 1;
+/// Tags of flows begin here.
+const FIRST_TAG: u32 = 2;
+const TAGS: u32 = 256 - FIRST_TAG;
+
+const LOW_BITS: u64 = 0x0101_0101_0101_0101;
+const HIGH_BITS: u64 = LOW_BITS << 7;
+
+/// Attempts before a contended word is given up.
+const ATTEMPTS: u64 = 2;
+
+/// How many flows of one word may have the same tag, so that looking among them is soon over. A fourth
+/// one, which there is once in some ten thousand full words, takes the place of another.
+const SAME_TAG: u64 = 3;
+
+/// Groups of a table in which `flows` established flows find room: it has twice as many ways.
+pub const fn groups_for(flows: u32) -> u32 {
+    const WAYS_OF_GROUP: u64 = (ESTABLISHED_WORDS * WAYS) as u64;
+    let groups = (2 * flows as u64).div_ceil(WAYS_OF_GROUP);
+    if groups == 0 { 1 } else { groups as u32 }
+}
+
+/// A word of memory that several CPUs read and write.
+pub trait Word {
+    fn load(&self) -> u64;
+    /// A load that does not overtake the one which returned `earlier`.
+    fn load_after(&self, earlier: u64) -> u64;
+    fn store(&self, value: u64);
+    /// Swaps, as a full barrier.
+    fn swap(&self, value: u64) -> u64;
+    /// Writes `new` where `old` is, as a full barrier; true if it was.
+    fn replace(&self, old: u64, new: u64) -> bool;
+    /// Adds, and tells nothing.
+    fn add(&self, value: u64);
+
+    /// Hides from the compiler what it knows of a number. It then leaves arithmetic as it is written,
+    /// instead of making branches of it which are two ways for the verifier, and loops as well.
+    #[inline(always)]
+    fn opaque(value: u64) -> u64 {
+        value
+    }
+
+    /// As [`Word::opaque`], and the verifier too loses what it knows. `unknown` is any number of which it
+    /// knows nothing.
+    #[inline(always)]
+    fn forget(value: u64, _unknown: u64) -> u64 {
+        value
+    }
+
+    /// Hides that a key has been read before: the compiler would keep all of it on a short stack.
+    #[inline(always)]
+    fn unread(key: &FlowKey) -> &FlowKey {
+        key
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+impl Word for core::sync::atomic::AtomicU64 {
+    #[inline]
+    fn load(&self) -> u64 {
+        self.load(Acquire)
+    }
+
+    #[inline]
+    fn load_after(&self, _earlier: u64) -> u64 {
+        self.load(Acquire)
+    }
+
+    #[inline]
+    fn store(&self, value: u64) {
+        self.store(value, Release);
+    }
+
+    #[inline]
+    fn swap(&self, value: u64) -> u64 {
+        self.swap(value, SeqCst)
+    }
+
+    #[inline]
+    fn replace(&self, old: u64, new: u64) -> bool {
+        self.compare_exchange(old, new, SeqCst, SeqCst).is_ok()
+    }
+
+    #[inline]
+    fn add(&self, value: u64) {
+        self.fetch_add(value, SeqCst);
+    }
+}
+
+pub type Line<W> = [W; LINE_WORDS];
+pub type Entry<W> = [W; ENTRY_WORDS];
+/// The entries of a group.
+pub type Page<W> = [[Entry<W>; WAYS]; LINE_WORDS];
+
+/// Where a flow may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spot {
+    pub group: u32,
+    pub tag: u64,
+    /// Words of the line: two for an established flow, one in each half, and one for a half-open one.
+    pub first: u32,
+    pub second: u32,
+    pub half_open: u32,
+}
+
+impl Spot {
+    /// Each step takes what is left of the hash below the last one, so that all are independent.
+    #[inline(always)]
+    pub const fn of(hash: u32, groups: u32) -> Spot {
+        const LEFT: u64 = 0xffff_ffff;
+        let group = hash as u64 * groups as u64;
+        let first = (group & LEFT) * HALF as u64;
+        let second = (first & LEFT) * HALF as u64;
+        let tag = ((second & LEFT) * (TAGS * HALF_OPEN_WORDS) as u64) >> 32;
+        Spot {
+            group: (group >> 32) as u32,
+            tag: FIRST_TAG as u64 + (tag >> 1),
+            first: (first >> 32) as u32,
+            second: HALF + (second >> 32) as u32,
+            half_open: ESTABLISHED_WORDS as u32 + (tag as u32 & 1),
+        }
+    }
+}
+
+/// Which kind of flow a word holds.
+#[inline(always)]
+pub const fn kind_of_word(word: u32) -> FlowKind {
+    if word < ESTABLISHED_WORDS as u32 {
+        FlowKind::Established
+    } else {
+        FlowKind::HalfOpen
+    }
+}
+
+/// `tag` in every byte.
+#[inline(always)]
+pub const fn spread(tag: u64) -> u64 {
+    tag * LOW_BITS
+}
+
+/// The high bit of every byte of `word` that equals that of `spread`, and no other bit.
+#[inline(always)]
+pub const fn matches(word: u64, spread: u64) -> u64 {
+    let differs = word ^ spread;
+    !(((differs & !HIGH_BITS) + !HIGH_BITS) | differs) & HIGH_BITS
+}
+
+/// Not zero if any byte of `word` equals that of `spread`; which ones it does not say.
+#[inline(always)]
+pub const fn has_match(word: u64, spread: u64) -> u64 {
+    let differs = word ^ spread;
+    differs.wrapping_sub(LOW_BITS) & !differs & HIGH_BITS
+}
+
+/// The number of the lowest byte in a result of [`matches()`] that is not zero.
+#[inline(always)]
+pub const fn lowest(matches: u64) -> u32 {
+    let bit = (matches & matches.wrapping_neg()) >> 7;
+    (bit.wrapping_mul(0x0001_0203_0405_0607) >> 56) as u32
+}
+
+/// How many bytes a result of [`matches()`] has.
+#[inline(always)]
+const fn count(matches: u64) -> u64 {
+    (matches >> 7).wrapping_mul(LOW_BITS) >> 56
+}
+
+/// A way of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    pub group: u32,
+    pub word: u32,
+    pub way: u32,
+}
+
+/// A flow that was found, as it was then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Found {
+    pub contents: Contents,
+    pub group: u32,
+    /// The word times [`WAYS`], and the way.
+    pub at: u32,
+}
+
+impl Found {
+    pub const NOTHING: Found = Found {
+        contents: Contents {
+            head: Head(0),
+            rule: 0,
+            created: 0,
+        },
+        group: 0,
+        at: 0,
+    };
+
+    /// Completes what has been found in a way of a word.
+    #[inline(always)]
+    pub const fn set_place(&mut self, group: u32, word: u32, way: u32) {
+        self.group = group;
+        self.at = word * WAYS as u32 + way;
+    }
+
+    #[inline(always)]
+    pub const fn word(&self) -> u32 {
+        self.at / WAYS as u32
+    }
+
+    #[inline(always)]
+    pub const fn kind(&self) -> FlowKind {
+        kind_of_word(self.word())
+    }
+
+    pub const fn place(&self) -> Place {
+        Place {
+            group: self.group,
+            word: self.word(),
+            way: self.at % WAYS as u32,
+        }
+    }
+}
+
+/// The memory of a table, and what else the algorithm has to ask for. `find_in`, `has` and `victim` loop
+/// over the ways of a word: the packet path overrides them, to have each verified once.
+pub trait Table {
+    type Word: Word;
+
+    /// The tags of a group; `None` where there is no such group.
+    fn line(&self, group: u32) -> Option<&Line<Self::Word>>;
+    fn page(&self, group: u32) -> Option<&Page<Self::Word>>;
+
+    /// The age at which a flow in `state` has expired: see [`crate::flow_entry::time_out`].
+    fn time_out(&self, state: u8) -> u32;
+
+    /// Looks for `key` among the `candidates` of one word, a result of [`matches()`]: its way, or
+    /// [`NO_WAY`].
+    #[inline(always)]
+    fn find_in(
+        &self,
+        group: u32,
+        word: u32,
+        candidates: u64,
+        key: &FlowKey,
+        out: &mut Contents,
+    ) -> u32 {
+        match look(self, group, word, candidates, key) {
+            Some((way, contents)) => {
+                *out = contents;
+                way
+            }
+            None => NO_WAY,
+        }
+    }
+
+    /// Whether `key` is there.
+    #[inline(always)]
+    fn has(&self, group: u32, word: u32, candidates: u64, key: &FlowKey) -> bool {
+        look(self, group, word, candidates, key).is_some()
+    }
+
+    /// The way of a word whose flow has to go, or [`NO_WAY`].
+    #[inline(always)]
+    fn victim(&self, group: u32, word: u32, clock: u32) -> u32 {
+        victim(self, group, word, clock)
+    }
+}
+
+/// Instead of a way.
+pub const NO_WAY: u32 = WAYS as u32;
+
+/// One word of a line.
+#[inline(always)]
+pub fn tags_of<W: Word>(line: &Line<W>, word: u32) -> u64 {
+    word_of(line, word).load()
+}
+
+#[inline(always)]
+fn word_of<W>(line: &Line<W>, word: u32) -> &W {
+    &line[(word % LINE_WORDS as u32) as usize]
+}
+
+#[inline(always)]
+fn entry_of<W>(page: &Page<W>, word: u32, way: u32) -> &Entry<W> {
+    &page[(word % LINE_WORDS as u32) as usize][(way % WAYS as u32) as usize]
+}
+
+/// Reads an entry if it holds `key`. What is returned belongs together.
+#[inline(always)]
+pub fn read<W: Word>(entry: &Entry<W>, key: &FlowKey) -> Option<Contents> {
+    let before = entry[HEAD].load();
+    let key = W::unread(key);
+    let [a, b, c, d] = key.addresses;
+    let mut differs = entry[NAME].load_after(before) ^ key.name;
+    differs |= entry[ADDRESSES].load_after(before) ^ a;
+    differs |= entry[ADDRESSES + 1].load_after(before) ^ b;
+    differs |= entry[ADDRESSES + 2].load_after(before) ^ c;
+    differs |= entry[ADDRESSES + 3].load_after(before) ^ d;
+    let rule = entry[RULE].load_after(before);
+    let created = entry[CREATED].load_after(before);
+    let after = entry[HEAD].load_after(rule ^ created ^ differs);
+    // One condition for all of it: the verifier walks each way.
+    differs |= Head::moved(before, after);
+    if W::opaque(differs) != 0 {
+        return None;
+    }
+    Some(Contents {
+        head: Head(after),
+        rule,
+        created,
+    })
+}
+
+/// Reads whatever flow an entry holds, if it can be read whole.
+pub fn read_any<W: Word>(entry: &Entry<W>) -> Option<(FlowKey, Contents)> {
+    let key = FlowKey {
+        name: entry[NAME].load(),
+        addresses: [
+            entry[ADDRESSES].load(),
+            entry[ADDRESSES + 1].load(),
+            entry[ADDRESSES + 2].load(),
+            entry[ADDRESSES + 3].load(),
+        ],
+    };
+    Some((key, read(entry, &key)?))
+}
+
+/// The first way of the two words for an established flow that may hold it: no other one does in all
+/// but one of fifty cases. Without a branch, since either word is as likely.
+#[inline(always)]
+pub fn choose(spot: &Spot, first: u64, second: u64) -> Option<(u32, u32)> {
+    let spread = spread(spot.tag);
+    let both = matches(first, spread) >> 7 | matches(second, spread) >> 6;
+    if both == 0 {
+        return None;
+    }
+    let lowest = both & both.wrapping_neg();
+    let in_second = lowest >> 1 & LOW_BITS;
+    let way = ((lowest & LOW_BITS) | in_second).wrapping_mul(0x0001_0203_0405_0607) >> 56;
+    let is_second = (in_second.wrapping_mul(LOW_BITS) >> 56) as u32;
+    Some((
+        spot.first + is_second * (spot.second - spot.first),
+        way as u32,
+    ))
+}
+
+/// Which of the `candidates` of a word holds `key`, and what is in it.
+#[inline(always)]
+pub fn look<T: Table + ?Sized>(
+    table: &T,
+    group: u32,
+    word: u32,
+    candidates: u64,
+    key: &FlowKey,
+) -> Option<(u32, Contents)> {
+    let page = table.page(group)?;
+    let mut candidates = candidates;
+    let mut left = T::Word::opaque(SAME_TAG);
+    while left != 0 && candidates != 0 {
+        left -= 1;
+        let way = lowest(candidates);
+        candidates &= candidates.wrapping_sub(1);
+        if let Some(contents) = read(entry_of(page, word, way), key) {
+            return Some((way, contents));
+        }
+    }
+    None
+}
+
+/// Looks for a flow, for an established one first: while a flow goes from one kind to the other it is
+/// there twice.
+#[inline(always)]
+pub fn find<T: Table + ?Sized>(table: &T, spot: &Spot, key: &FlowKey, out: &mut Found) -> bool {
+    let Some(line) = table.line(spot.group) else {
+        return false;
+    };
+    let tags = spread(spot.tag);
+    // One number for the three of them, four bits for each, in their order.
+    let mut words = 0u64;
+    for word in [spot.half_open, spot.second, spot.first] {
+        words = words << 4 | word as u64;
+    }
+    let mut left = T::Word::opaque(3);
+    while left != 0 {
+        left -= 1;
+        let word = words as u32 & 7;
+        words >>= 4;
+        let candidates = matches(word_of(line, word).load(), tags);
+        if candidates == 0 {
+            continue;
+        }
+        let way = table.find_in(spot.group, word, candidates, key, &mut out.contents);
+        if way != NO_WAY {
+            out.set_place(spot.group, word, way);
+            return true;
+        }
+    }
+    false
+}
+
+/// Looks for a flow among those of one kind.
+pub fn find_kind<T: Table + ?Sized>(
+    table: &T,
+    spot: &Spot,
+    key: &FlowKey,
+    kind: FlowKind,
+) -> Option<Found> {
+    let words: &[u32] = match kind {
+        FlowKind::Established => &[spot.first, spot.second],
+        FlowKind::HalfOpen => &[spot.half_open],
+    };
+    let line = table.line(spot.group)?;
+    let mut found = Found::NOTHING;
+    for &word in words {
+        let candidates = matches(word_of(line, word).load(), spread(spot.tag));
+        let way = table.find_in(spot.group, word, candidates, key, &mut found.contents);
+        if way != NO_WAY {
+            found.set_place(spot.group, word, way);
+            return Some(found);
+        }
+    }
+    None
+}
+
+/// See [`Table::victim`]: a flow that has expired, else the one seen least recently.
+#[inline(always)]
+pub fn victim<T: Table + ?Sized>(table: &T, group: u32, word: u32, clock: u32) -> u32 {
+    /// More than any age.
+    const EXPIRED: u64 = 1 << 33;
+    let (Some(line), Some(page)) = (table.line(group), table.page(group)) else {
+        return NO_WAY;
+    };
+    let tags = word_of(line, word).load();
+    let mut best = 0;
+    let mut next = T::Word::opaque(0);
+    while next < WAYS as u64 {
+        let way = next;
+        next += 1;
+        let head = Head(entry_of(page, word, way as u32)[HEAD].load());
+        let age = age(clock, head.last_seen()) as u64;
+        // All bits set if the left one is less than the right one.
+        let less = |left: u64, right: u64| {
+            let sign = T::Word::opaque(left.wrapping_sub(right)) >> 63;
+            0u64.wrapping_sub(T::Word::opaque(sign))
+        };
+        let expired = less(table.time_out(head.state()) as u64, age);
+        // None that somebody is writing: its tag is less than any flow's.
+        let tag = tags >> (way * 8) & 0xff;
+        let is_taken = !less(tag, FIRST_TAG as u64);
+        let rank = ((age + 1 + (expired & EXPIRED)) << 3 | way) & is_taken;
+        let is_better = less(best, rank);
+        best = best & !is_better | rank & is_better;
+    }
+    if best == 0 { NO_WAY } else { best as u32 & 7 }
+}
+
+/// The word for a new flow: of an established one the emptier of two. By arithmetic, for the verifier's
+/// sake.
+#[inline(always)]
+fn word_for<W: Word>(line: &Line<W>, spot: &Spot, kind: u32) -> u32 {
+    let free = |word| count(matches(word_of(line, word).load(), 0));
+    let (first, second) = (free(spot.first), free(spot.second));
+    // Where both are as full, half of the flows go to either.
+    let second = 2 * second + (spot.tag & 1);
+    let is_second = W::opaque(W::opaque((2 * first).wrapping_sub(second)) >> 63) as u32;
+    let emptier = spot.first + is_second * (spot.second - spot.first);
+    let half_open = spot.half_open;
+    half_open.wrapping_sub((half_open - emptier).wrapping_mul(kind))
+}
+
+/// A way that has been claimed, and belongs to whoever claimed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub group: u32,
+    pub tag: u64,
+    pub word: u32,
+    pub way: u32,
+    /// Another flow has gone for it.
+    pub evicted: bool,
+}
+
+/// Claims a way for a flow of `kind` (a [`FlowKind`] as a number), unless it is in the word that it would go to. Then [`publish`] is to be
+/// called, and nothing else.
+#[inline(always)]
+pub fn claim<T: Table + ?Sized>(
+    table: &T,
+    spot: &Spot,
+    key: &FlowKey,
+    kind: u32,
+    clock: u32,
+) -> Option<Claim> {
+    let group = spot.group;
+    let line = table.line(group)?;
+    let word = word_for(line, spot, kind);
+    let tags = word_of(line, word);
+    let word = T::Word::forget(word.into(), tags.load()) as u32;
+    // The tag itself need not be kept, then.
+    let spread = T::Word::opaque(spread(spot.tag));
+    let mut left = T::Word::opaque(ATTEMPTS);
+    while left != 0 {
+        left -= 1;
+        let seen = tags.load();
+        let candidates = matches(seen, spread);
+        if candidates != 0 && table.has(group, word, candidates, key) {
+            return None;
+        }
+        let is_crowded = count(candidates) >= SAME_TAG;
+        let free = if is_crowded { 0 } else { matches(seen, 0) };
+        let way = if is_crowded {
+            lowest(candidates)
+        } else if free != 0 {
+            lowest(free)
+        } else {
+            table.victim(group, word, clock)
+        };
+        let way = T::Word::forget(way.into(), seen) as u32;
+        if way == NO_WAY {
+            return None;
+        }
+        let shift = way % WAYS as u32 * 8;
+        if tags.replace(seen, seen & !(0xff << shift) | BUSY << shift) {
+            return Some(Claim {
+                group,
+                tag: spread & 0xff,
+                word,
+                way,
+                evicted: free == 0,
+            });
+        }
+    }
+    None
+}
+
+/// Writes a flow into the way that was claimed for it; false if another CPU was faster, or if too many
+/// others write to the word. The way has been given back then. After an established flow [`settle`] is
+/// to be called.
+#[inline(always)]
+pub fn publish<T: Table + ?Sized>(
+    table: &T,
+    claim: &Claim,
+    key: &FlowKey,
+    contents: &Contents,
+) -> bool {
+    let Claim {
+        group, word, way, ..
+    } = *claim;
+    let (Some(line), Some(page)) = (table.line(group), table.page(group)) else {
+        return false;
+    };
+    let tags = word_of(line, word);
+    let shift = way % WAYS as u32 * 8;
+    let entry = entry_of(page, word, way);
+    let busy = Head(entry[HEAD].load()).next_busy();
+    entry[HEAD].swap(busy.0);
+    entry[NAME].store(key.name);
+    entry[RULE].store(contents.rule);
+    let [a, b, c, d] = key.addresses;
+    entry[ADDRESSES].store(a);
+    entry[ADDRESSES + 1].store(b);
+    entry[ADDRESSES + 2].store(c);
+    entry[ADDRESSES + 3].store(d);
+    entry[CREATED].store(contents.created);
+    entry[HEAD].swap(contents.head.of_version(busy).0);
+    let mut left = T::Word::opaque(ATTEMPTS);
+    while left != 0 {
+        left -= 1;
+        let seen = tags.load();
+        let candidates = matches(seen, spread(claim.tag));
+        if count(candidates) >= SAME_TAG
+            || candidates != 0 && table.has(group, word, candidates, key)
+        {
+            break;
+        }
+        if tags.replace(seen, seen.wrapping_add((claim.tag - BUSY) << shift)) {
+            return true;
+        }
+    }
+    // Looked up again, or the packet path would run out of stack to keep it on.
+    if let Some(page) = table.page(group) {
+        let head = &entry_of(page, word, way)[HEAD];
+        head.swap(Head(head.load()).next_busy().0);
+    }
+    tags.add((BUSY << shift).wrapping_neg());
+    false
+}
+
+/// Of an established flow that two CPUs have entered into both its words at once, the one in the second
+/// word, which is then to be removed. Each of them asks after it has entered its own, so that the last
+/// one sees both.
+#[inline(always)]
+pub fn settle<T: Table + ?Sized>(table: &T, spot: &Spot, key: &FlowKey) -> Option<Found> {
+    let mut found = Found::NOTHING;
+    let line = table.line(spot.group)?;
+    let candidates = |word| matches(word_of(line, word).load(), spread(spot.tag));
+    let (first, second) = (candidates(spot.first), candidates(spot.second));
+    if first == 0 || second == 0 || !table.has(spot.group, spot.first, first, key) {
+        return None;
+    }
+    let way = table.find_in(spot.group, spot.second, second, key, &mut found.contents);
+    if way == NO_WAY {
+        return None;
+    }
+    found.set_place(spot.group, spot.second, way);
+    Some(found)
+}
+
+/// Takes a flow out; false if it has gone by itself, or if too many others write to its word.
+#[inline(always)]
+pub fn remove<T: Table + ?Sized>(table: &T, found: &Found) -> bool {
+    let (Some(line), Some(page)) = (table.line(found.group), table.page(found.group)) else {
+        return false;
+    };
+    let (word, way) = (found.word(), found.at % WAYS as u32);
+    let tags = word_of(line, word);
+    let shift = way * 8;
+    let entry = entry_of(page, word, way);
+    let mut left = T::Word::opaque(ATTEMPTS);
+    while left != 0 {
+        left -= 1;
+        let seen = tags.load();
+        let tag = seen >> shift & 0xff;
+        let is_there = || Head(entry[HEAD].load()).is_same_flow(found.contents.head);
+        if tag <= BUSY || !is_there() {
+            return false;
+        }
+        if !tags.replace(seen, seen & !(0xff << shift) | BUSY << shift) {
+            continue;
+        }
+        // Ours; unless the word has come to hold the same tags again in between.
+        if !is_there() {
+            tags.add((tag - BUSY) << shift);
+            return false;
+        }
+        entry[HEAD].swap(found.contents.head.next_busy().0);
+        tags.add((BUSY << shift).wrapping_neg());
+        return true;
+    }
+    false
+}
+
+/// Changes a flow's head from what was found; `None` if it was, or else what it is now.
+#[inline(always)]
+pub fn change<T: Table + ?Sized>(table: &T, found: &Found, head: Head) -> Option<Head> {
+    let page = table.page(found.group)?;
+    let word = &entry_of(page, found.word(), found.at)[HEAD];
+    if word.replace(found.contents.head.0, head.0) {
+        return None;
+    }
+    Some(Head(word.load()))
+}
+
+/// Gives back a way whose owner is gone: a process that was killed. `was_busy` is what its head was
+/// some time ago, when the way was busy already; no living owner takes that long.
+pub fn reclaim<T: Table + ?Sized>(table: &T, place: Place, was_busy: Head) -> bool {
+    let (Some(line), Some(page)) = (table.line(place.group), table.page(place.group)) else {
+        return false;
+    };
+    let tags = word_of(line, place.word);
+    let shift = place.way % WAYS as u32 * 8;
+    let entry = entry_of(page, place.word, place.way);
+    let seen = tags.load();
+    seen >> shift & 0xff == BUSY
+        && entry[HEAD].load() == was_busy.0
+        && tags.replace(seen, seen & !(0xff << shift))
+}
+
+/// Changes the head of an entry, if it still is what was read.
+#[inline(always)]
+pub fn change_head<W: Word>(entry: &Entry<W>, from: Head, to: Head) {
+    entry[HEAD].replace(from.0, to.0);
+}
+
+/// Puts another rule in the place of the one that was found.
+#[inline(always)]
+pub fn change_rule<T: Table + ?Sized>(table: &T, found: &Found, rule: u64) {
+    if let Some(page) = table.page(found.group) {
+        entry_of(page, found.word(), found.at)[RULE].replace(found.contents.rule, rule);
+    }
+}

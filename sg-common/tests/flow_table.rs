@@ -1,0 +1,215 @@
+//! The flow table under several threads at once, so small that they are in each other's way all the
+//! time: no flow twice, none lost that was not counted, none mixed up with another.
+
+use std::collections::HashSet;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use sg_common::flow::FlowKind;
+use sg_common::flow_entry::{
+    Contents, FlowKey, HASH_KEYS, HEAD, Head, clock, hash, rule_word, tick, time_out,
+};
+use sg_common::flow_table::{
+    BUSY, Found, Line, Page, Spot, Table, change, claim, find, publish, read_any, remove, settle,
+    tags_of,
+};
+
+struct Memory {
+    lines: Vec<Line<AtomicU64>>,
+    pages: Vec<Page<AtomicU64>>,
+    keys: [u64; HASH_KEYS],
+}
+
+impl Table for Memory {
+    type Word = AtomicU64;
+
+    fn line(&self, group: u32) -> Option<&Line<AtomicU64>> {
+        self.lines.get(group as usize)
+    }
+
+    fn page(&self, group: u32) -> Option<&Page<AtomicU64>> {
+        self.pages.get(group as usize)
+    }
+
+    fn time_out(&self, _state: u8) -> u32 {
+        time_out(1000)
+    }
+}
+
+#[derive(Default)]
+struct Moves {
+    entered: AtomicU64,
+    left: AtomicU64,
+    evicted: AtomicU64,
+}
+
+/// Numbers without pattern (splitmix64).
+fn random(seed: &mut u64) -> u64 {
+    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *seed;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+impl Memory {
+    fn new(groups: u32, seed: u64) -> Self {
+        let mut seed = seed;
+        Memory {
+            lines: (0..groups).map(|_| Default::default()).collect(),
+            pages: (0..groups).map(|_| Default::default()).collect(),
+            keys: std::array::from_fn(|_| random(&mut seed)),
+        }
+    }
+
+    fn spot(&self, key: &FlowKey) -> Spot {
+        let groups = self.lines.len() as u32;
+        Spot::of(hash(key, |i| self.keys[i]), groups)
+    }
+
+    fn find(&self, key: &FlowKey) -> Option<Found> {
+        let mut found = Found::NOTHING;
+        find(self, &self.spot(key), key, &mut found).then_some(found)
+    }
+
+    fn enter(&self, number: u64, kind: FlowKind, now: u64, moves: &[Moves; 2]) {
+        let key = key(number);
+        let spot = self.spot(&key);
+        let contents = Contents {
+            head: Head::new(tick(now), 2, 1),
+            rule: rule_word(number as u32, 7),
+            created: number,
+        };
+        let count = &moves[kind as usize];
+        let Some(claim) = claim(self, &spot, &key, kind as u32, clock(now)) else {
+            return;
+        };
+        count.evicted.fetch_add(claim.evicted.into(), Relaxed);
+        let entered = publish(self, &claim, &key, &contents);
+        count.entered.fetch_add(entered.into(), Relaxed);
+        if kind == FlowKind::Established
+            && let Some(double) = settle(self, &spot, &key)
+        {
+            count.left.fetch_add(remove(self, &double).into(), Relaxed);
+        }
+    }
+
+    /// Each flow that is there, by its number and word. Panics if an entry is not whole.
+    fn flows(&self) -> Vec<(u64, u32)> {
+        let mut flows = Vec::new();
+        for (line, page) in self.lines.iter().zip(&self.pages) {
+            for word in 0..8 {
+                for way in 0..8 {
+                    let tag = tags_of(line, word) >> (way * 8) & 0xff;
+                    assert_ne!(tag, BUSY, "nobody writes any more");
+                    if tag == 0 {
+                        continue;
+                    }
+                    let entry = &page[word as usize][way as usize];
+                    let (found, contents) = read_any(entry).expect("nobody writes any more");
+                    let number = contents.created;
+                    assert_eq!(found, key(number));
+                    assert_eq!(contents.rule, rule_word(number as u32, 7));
+                    assert_eq!(tag, self.spot(&found).tag, "{}", entry[HEAD].load(Relaxed));
+                    flows.push((number, word));
+                }
+            }
+        }
+        flows
+    }
+}
+
+fn key(number: u64) -> FlowKey {
+    FlowKey {
+        addresses: [number, !number, number.rotate_left(17), number ^ 0x5555],
+        name: FlowKey::name(number as u16, 443, 6, true),
+    }
+}
+
+const THREADS: u64 = 4;
+const KINDS: [FlowKind; 2] = FlowKind::BOTH;
+
+/// Proves K9 and K10: whatever several CPUs do at once, each flow is there once and whole, and what was
+/// entered is there, has left or was evicted, by the counts.
+#[test]
+fn flows_are_neither_lost_nor_doubled_by_a_race() {
+    for (round, flows, groups) in [(0, 24, 1), (1, 90, 1), (2, 400, 2), (3, 64, 3)] {
+        let table = Memory::new(groups, round);
+        let moves: [Moves; 2] = Default::default();
+        let begin = Barrier::new(THREADS as usize);
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let (table, moves, begin) = (&table, &moves, &begin);
+                scope.spawn(move || {
+                    let mut seed = round * 100 + thread;
+                    begin.wait();
+                    for step in 0..60_000u64 {
+                        let chosen = random(&mut seed);
+                        let number = chosen % flows;
+                        let kind = KINDS[(number & 1) as usize];
+                        let now = step << 24;
+                        match (table.find(&key(number)), chosen >> 61) {
+                            (Some(found), 0) => {
+                                let left = remove(table, &found);
+                                moves[kind as usize].left.fetch_add(left.into(), Relaxed);
+                            }
+                            (Some(found), _) => {
+                                assert_eq!(found.contents.created, number);
+                                assert_eq!(found.kind(), kind);
+                                let head = found.contents.head.seen_at(tick(now));
+                                change(table, &found, head);
+                            }
+                            (None, _) => table.enter(number, kind, now, moves),
+                        }
+                    }
+                });
+            }
+        });
+        let found = table.flows();
+        let distinct: HashSet<u64> = found.iter().map(|(number, _)| *number).collect();
+        assert_eq!(distinct.len(), found.len(), "a flow is there twice");
+        for kind in KINDS {
+            let is_of_kind = |number: &u64| KINDS[(number & 1) as usize] == kind;
+            let live = distinct.iter().filter(|n| is_of_kind(n)).count() as u64;
+            let count = &moves[kind as usize];
+            let read = |word: &AtomicU64| word.load(Relaxed);
+            let (entered, left) = (read(&count.entered), read(&count.left));
+            assert_eq!(entered, left + read(&count.evicted) + live, "{kind:?}");
+            assert!(entered > 1000, "{entered} were entered");
+        }
+        for number in &distinct {
+            assert!(table.find(&key(*number)).is_some(), "{number} is not found");
+        }
+    }
+}
+
+/// Proves K9 and K10: a table holds as many established flows as it was made for, of twice as many a
+/// full word loses the one seen least recently, and neither costs a half-open flow its place.
+#[test]
+fn a_table_holds_what_it_was_made_for() {
+    use sg_common::flow_table::groups_for;
+    const FLOWS: u32 = 20_000;
+    let table = Memory::new(groups_for(FLOWS), 5);
+    let moves: [Moves; 2] = Default::default();
+    for number in 0..u64::from(FLOWS) {
+        table.enter(number, FlowKind::Established, number << 20, &moves);
+        if number % 8 == 0 {
+            let other = number | 1 << 40;
+            table.enter(other, FlowKind::HalfOpen, number << 20, &moves);
+        }
+    }
+    let evicted = |kind: FlowKind| moves[kind as usize].evicted.load(Relaxed);
+    let lost = evicted(FlowKind::Established);
+    assert!(lost < 10, "{lost} of {FLOWS} established flows evicted");
+    let before = evicted(FlowKind::HalfOpen);
+    for number in u64::from(FLOWS)..4 * u64::from(FLOWS) {
+        table.enter(number, FlowKind::Established, number << 20, &moves);
+    }
+    assert!(evicted(FlowKind::Established) > u64::from(FLOWS));
+    assert_eq!(evicted(FlowKind::HalfOpen), before);
+    let newest = (3 * u64::from(FLOWS)..4 * u64::from(FLOWS))
+        .filter(|n| table.find(&key(*n)).is_some())
+        .count();
+    // Of the last as many as it was made for, those that were evicted were the oldest of a full word.
+    assert!(newest as u32 > FLOWS * 9 / 10, "{newest} of the newest");
+}

@@ -1,0 +1,268 @@
+//! The flow table in the packet path: its maps, its constants, and the functions that the verifier
+//! checks once. How it works is said in `sg_common::flow_table`.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, PerCpuArray},
+};
+use sg_common::{
+    flow::{FlowKind, FlowStats},
+    flow_entry::{Contents, FlowKey, HASH_KEYS, clock, hash},
+    flow_table::{self, Claim, Found, LINE_WORDS, Line, NO_WAY, Page, Spot, Table, WAYS, spread},
+};
+
+use crate::{
+    maps::{MMAPABLE, constant, constants},
+    word::SharedWord,
+};
+
+// Both families share the groups: the loader sets how many.
+
+#[map(name = "sg_flow_tags")]
+static TAGS: Array<Line<SharedWord>> = Array::with_max_entries(1, MMAPABLE);
+
+#[map(name = "sg_flow_pages")]
+static PAGES: Array<Page<SharedWord>> = Array::with_max_entries(1, MMAPABLE);
+
+/// By flow kind.
+#[map(name = "sg_flow_stats")]
+static STATS: PerCpuArray<FlowStats> = PerCpuArray::with_max_entries(2, 0);
+
+constants! {
+    /// Groups of the flow table.
+    SG_FLOW_GROUPS: u32 = 1;
+    /// The secret of the hash, padded to a power of two.
+    SG_FLOW_KEYS: [u64; 16] = [0; 16];
+    /// Ages at which flows expire, by state: see `sg_common::flow_entry::time_out`.
+    SG_FLOW_TIMEOUTS: [u32; 16] = [0; 16];
+}
+
+const _: () = assert!(HASH_KEYS <= 16);
+
+/// One multiplier of the hash.
+#[inline(always)]
+pub(crate) fn hash_key(index: usize) -> u64 {
+    // SAFETY: the index is masked to the length of the array.
+    unsafe { core::ptr::read_volatile((&raw const SG_FLOW_KEYS).cast::<u64>().add(index & 15)) }
+}
+
+#[inline(always)]
+pub(crate) fn spot(hash: u32) -> Spot {
+    Spot::of(hash, constant!(SG_FLOW_GROUPS))
+}
+
+pub(crate) struct Flows;
+
+impl Table for Flows {
+    type Word = SharedWord;
+
+    #[inline(always)]
+    fn line(&self, group: u32) -> Option<&Line<SharedWord>> {
+        TAGS.get(group)
+    }
+
+    #[inline(always)]
+    fn page(&self, group: u32) -> Option<&Page<SharedWord>> {
+        PAGES.get(group)
+    }
+
+    #[inline(always)]
+    fn time_out(&self, state: u8) -> u32 {
+        let index = (state & 15) as usize;
+        // SAFETY: the index is masked to the length of the array.
+        unsafe { core::ptr::read_volatile((&raw const SG_FLOW_TIMEOUTS).cast::<u32>().add(index)) }
+    }
+
+    #[inline(always)]
+    fn find_in(
+        &self,
+        group: u32,
+        word: u32,
+        candidates: u64,
+        key: &FlowKey,
+        out: &mut Contents,
+    ) -> u32 {
+        sg_flow_find(group, word, candidates, key, out)
+    }
+
+    #[inline(always)]
+    fn has(&self, group: u32, word: u32, candidates: u64, key: &FlowKey) -> bool {
+        sg_flow_find(group, word, candidates, key, core::ptr::null_mut()) != NO_WAY
+    }
+
+    #[inline(always)]
+    fn victim(&self, group: u32, word: u32, clock: u32) -> u32 {
+        sg_flow_victim(group, word, clock)
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_flow_find(
+    group: u32,
+    word: u32,
+    candidates: u64,
+    key: *const FlowKey,
+    out: *mut Contents,
+) -> u32 {
+    if key.is_null() {
+        return NO_WAY;
+    }
+    // SAFETY: not null, and every caller passes a whole key on its stack.
+    let key = unsafe { &*key };
+    let Some((way, contents)) = flow_table::look(&Flows, group, word, candidates, key) else {
+        return NO_WAY;
+    };
+    if !out.is_null() {
+        // SAFETY: not null, and every caller passes a whole value on its stack.
+        unsafe { *out = contents };
+    }
+    way
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_flow_victim(group: u32, word: u32, clock: u32) -> u32 {
+    flow_table::victim(&Flows, group, word, clock)
+}
+
+/// The hash of a flow's key.
+#[inline(always)]
+pub(crate) fn hash_of(key: &FlowKey) -> u32 {
+    hash(key, hash_key)
+}
+
+/// Whether a flow of that hash may be there: false is certain, and known from one cache line.
+#[inline(always)]
+pub(crate) fn may_be_there(hash: u32) -> bool {
+    let spot = spot(hash);
+    let Some(line) = Flows.line(spot.group) else {
+        return false;
+    };
+    let tags = spread(spot.tag);
+    let tagged = |word: u32| flow_table::has_match(flow_table::tags_of(line, word), tags);
+    tagged(spot.first) | tagged(spot.second) | tagged(spot.half_open) != 0
+}
+
+/// Looks for a flow. True if it is there.
+#[inline(always)]
+pub(crate) fn find(key: &FlowKey, hash: u32, found: &mut Found) -> bool {
+    sg_flow_look_up(key, hash, found) != 0
+}
+
+/// As [`find`], without a function of its own: for who is called from so deep that the stack is short.
+#[inline(always)]
+pub(crate) fn find_here(key: &FlowKey, hash: u32, found: &mut Found) -> bool {
+    flow_table::find(&Flows, &spot(hash), key, found)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_flow_look_up(key: *const FlowKey, hash: u32, found: *mut Found) -> u32 {
+    if key.is_null() || found.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and every caller passes whole values on its stack.
+    let (key, found) = unsafe { (&*key, &mut *found) };
+    flow_table::find(&Flows, &spot(hash), key, found).into()
+}
+
+/// Enters a flow into the table, among those of a kind. When another CPU was faster its entry serves
+/// as well; a full word evicts. Neither is a reason to drop a packet that the rules accept.
+#[inline(always)]
+pub(crate) fn enter(key: &FlowKey, hash: u32, contents: &Contents, kind: FlowKind, now: u64) {
+    let claimed = sg_flow_claim(key, hash, kind as u32, now);
+    if claimed == NOT_CLAIMED {
+        return;
+    }
+    let entered = sg_flow_publish(key, contents, claimed);
+    sg_flow_tally(kind as u32, entered | claimed as u32 & EVICTED);
+}
+
+/// What [`sg_flow_claim`] returns instead of a way in bits 0-2, its word in bits 3-5, [`EVICTED`] if
+/// another flow has gone for it, the tag in bits 16-23 and the group in bits 32-63.
+const NOT_CLAIMED: u64 = 0;
+const EVICTED: u32 = 1 << 8;
+const ENTERED: u32 = 1;
+const LEFT: u32 = 2;
+
+/// Counts flows of a kind: any of the above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_flow_tally(kind: u32, what: u32) -> u32 {
+    if let Some(stats) = STATS.get_ptr_mut(kind) {
+        // SAFETY: the value belongs to this CPU, and BPF programs of one hook do not nest.
+        let stats = unsafe { &mut *stats };
+        stats.entered += u64::from(what & ENTERED);
+        stats.left += u64::from((what / LEFT) & 1);
+        stats.evicted += u64::from((what / EVICTED) & 1);
+    }
+    0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_flow_claim(key: *const FlowKey, hash: u32, kind: u32, now: u64) -> u64 {
+    if key.is_null() {
+        return NOT_CLAIMED;
+    }
+    // SAFETY: not null, and every caller passes a whole key on its stack.
+    let key = unsafe { &*key };
+    match flow_table::claim(&Flows, &spot(hash), key, kind & 1, clock(now)) {
+        Some(claim) => {
+            let evicted = if claim.evicted { EVICTED } else { 0 };
+            let at = claim.word * WAYS as u32 + claim.way;
+            u64::from(claim.group) << 32 | claim.tag << 16 | u64::from(evicted | at)
+        }
+        None => NOT_CLAIMED,
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_flow_publish(key: *const FlowKey, contents: *const Contents, claimed: u64) -> u32 {
+    if key.is_null() || contents.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and every caller passes whole values on its stack.
+    let (key, contents) = unsafe { (&*key, &*contents) };
+    let at = claimed as u32;
+    let claim = Claim {
+        group: (claimed >> 32) as u32,
+        tag: claimed >> 16 & 0xff,
+        word: at / WAYS as u32 % LINE_WORDS as u32,
+        way: at % WAYS as u32,
+        evicted: false,
+    };
+    flow_table::publish(&Flows, &claim, key, contents).into()
+}
+
+/// To be called after an established flow has been entered: see `flow_table::settle`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn sg_flow_settle(key: *const FlowKey, hash: u32) -> u32 {
+    if key.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and every caller passes a whole key on its stack.
+    let key = unsafe { &*key };
+    if let Some(found) = flow_table::settle(&Flows, &spot(hash), key) {
+        sg_flow_forget(&found);
+    }
+    0
+}
+
+/// Takes a flow out of the table; it may be gone already.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn sg_flow_forget(found: *const Found) -> u32 {
+    if found.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and every caller passes a whole value on its stack.
+    let found = unsafe { &*found };
+    if flow_table::remove(&Flows, found) {
+        sg_flow_tally(found.kind() as u32, LEFT);
+    }
+    0
+}

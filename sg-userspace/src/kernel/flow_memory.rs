@@ -1,0 +1,389 @@
+//! The flow table as userspace has it: the maps mapped into memory, worked on by the algorithm that the
+//! packet path uses too, so that nothing waits for anybody.
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use aya::maps::MapInfo;
+use sg_common::flow::{FlowKind, FlowValue, TIMEOUTS};
+use sg_common::flow_entry::{
+    Contents, ENTRY_WORDS, FlowKey, HASH_KEYS, HEAD, Head, clock, hash, time_out,
+};
+use sg_common::flow_table::{
+    BUSY, Found, LINE_WORDS, Line, Page, Place, Spot, Table, WAYS, claim, find, find_kind,
+    kind_of_word, publish, read_any, reclaim, remove, settle, tags_of,
+};
+
+use super::pins::InterfacePins;
+use super::{KernelError, sys};
+
+/// One flow, whatever its family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowEntry {
+    pub kind: FlowKind,
+    pub local: IpAddr,
+    pub remote: IpAddr,
+    /// Of an ICMP query the identifier; zero without ports.
+    pub local_port: u16,
+    pub remote_port: u16,
+    pub protocol: u8,
+    pub value: FlowValue,
+    pub place: Place,
+}
+
+/// The multipliers of the hash, pinned beside the table: whoever knows them can aim at a bucket.
+pub(super) type FlowKeys = [u64; HASH_KEYS];
+
+/// Reads the keys of an interface, or makes them where there are none.
+pub(super) fn keys_of(pins: Option<&InterfacePins>) -> Result<FlowKeys, KernelError> {
+    let making = |e| KernelError::io("making the flow table's secret", e);
+    let Some(pins) = pins else {
+        return sys::random().map_err(making);
+    };
+    let path = pins.flow_keys();
+    if path.exists() {
+        return read_keys(&path);
+    }
+    let keys: FlowKeys = sys::random().map_err(making)?;
+    let bytes = keys.map(u64::to_ne_bytes);
+    sys::create_blob("sg_flow_keys", size_of::<FlowKeys>() as u32)
+        .and_then(|map| {
+            sys::fill_array(map.as_fd(), bytes.as_flattened())?;
+            sys::freeze(map.as_fd())?;
+            sys::pin(map.as_fd(), &path)
+        })
+        .map_err(making)?;
+    Ok(keys)
+}
+
+fn read_keys(path: &Path) -> Result<FlowKeys, KernelError> {
+    let failed = |e| failed(path, "opening", e);
+    let map = sys::open_pin(path).map_err(failed)?;
+    let memory = sys::MapMemory::read_only(map.as_fd(), size_of::<FlowKeys>()).map_err(failed)?;
+    let (words, _) = memory.bytes().as_chunks::<8>();
+    let mut keys = [0; HASH_KEYS];
+    for (key, word) in keys.iter_mut().zip(words) {
+        *key = u64::from_ne_bytes(*word);
+    }
+    Ok(keys)
+}
+
+/// The ages at which flows expire, by state.
+pub(super) fn ages(timeouts: &[u32; TIMEOUTS]) -> [u32; 16] {
+    let mut ages = [0; 16];
+    for (age, seconds) in ages.iter_mut().zip(timeouts) {
+        *age = time_out(*seconds);
+    }
+    ages
+}
+
+/// Groups of the table pinned at `path`.
+pub(super) fn groups_at(path: &Path) -> Result<u32, KernelError> {
+    MapInfo::from_pin(path)
+        .map(|info| info.max_entries())
+        .map_err(|e| KernelError::bpf(format!("opening {}", path.display()), e))
+}
+
+pub(super) fn failed(path: &Path, doing: &str, error: io::Error) -> KernelError {
+    KernelError::io(format!("{doing} {}", path.display()), error)
+}
+
+/// An interface's flow table.
+pub struct FlowTable {
+    tags: sys::MapMemory,
+    pages: sys::MapMemory,
+    groups: u32,
+    keys: FlowKeys,
+    /// Which flows have to go first where there is no room.
+    ages: [u32; 16],
+}
+
+/// What became of a flow that was to be entered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    pub is_new: bool,
+    /// Another flow has gone for it.
+    pub evicted: bool,
+    /// A CPU has entered it at the same time, and one of the two was taken out.
+    pub is_double: bool,
+}
+
+impl Table for FlowTable {
+    type Word = AtomicU64;
+
+    fn line(&self, group: u32) -> Option<&Line<AtomicU64>> {
+        let (lines, _) = self.tags.counters().as_chunks::<LINE_WORDS>();
+        lines.get(group as usize)
+    }
+
+    fn page(&self, group: u32) -> Option<&Page<AtomicU64>> {
+        let (entries, _) = self.pages.counters().as_chunks::<ENTRY_WORDS>();
+        let (words, _) = entries.as_chunks::<WAYS>();
+        words.as_chunks::<LINE_WORDS>().0.get(group as usize)
+    }
+
+    fn time_out(&self, state: u8) -> u32 {
+        self.ages[usize::from(state & 15)]
+    }
+}
+
+impl FlowTable {
+    /// Opens the table of an interface. `timeouts` say which flows have expired.
+    pub fn open(pins: &InterfacePins, timeouts: &[u32; TIMEOUTS]) -> Result<Self, KernelError> {
+        let open = |path: &Path| -> Result<OwnedFd, KernelError> {
+            sys::open_pin(path).map_err(|e| failed(path, "opening", e))
+        };
+        let (tags, pages) = (pins.flow_tags(), pins.flow_pages());
+        let groups = groups_at(&tags)?.min(groups_at(&pages)?);
+        let view = |path: &Path, bytes: usize| {
+            sys::MapMemory::shared(open(path)?.as_fd(), groups as usize * bytes)
+                .map_err(|e| failed(path, "opening", e))
+        };
+        Ok(FlowTable {
+            tags: view(&tags, size_of::<Line<u64>>())?,
+            pages: view(&pages, size_of::<Page<u64>>())?,
+            groups,
+            keys: read_keys(&pins.flow_keys())?,
+            ages: ages(timeouts),
+        })
+    }
+
+    pub(super) fn spot(&self, key: &FlowKey) -> Spot {
+        Spot::of(hash(key, |i| self.keys[i % HASH_KEYS]), self.groups)
+    }
+
+    /// Visits every way that is not free: its tag, and where it is.
+    fn each_tag(&self, mut visit: impl FnMut(u64, Place)) {
+        for group in 0..self.groups {
+            let Some(line) = self.line(group) else {
+                return;
+            };
+            for word in 0..LINE_WORDS as u32 {
+                let tags = tags_of(line, word);
+                let taken = (0..WAYS as u32).filter(|way| tags >> (way * 8) & 0xff != 0);
+                for way in taken {
+                    visit(tags >> (way * 8) & 0xff, Place { group, word, way });
+                }
+            }
+        }
+    }
+
+    fn entry(&self, place: Place) -> Option<&[AtomicU64; ENTRY_WORDS]> {
+        let words = self.page(place.group)?.get(place.word as usize)?;
+        words.get(place.way as usize)
+    }
+
+    /// Visits every flow that stays while it is read.
+    pub(super) fn each_found(&self, mut visit: impl FnMut(FlowKey, Found)) {
+        self.each_tag(|tag, place| {
+            let read = self.entry(place).filter(|_| tag != BUSY).and_then(read_any);
+            if let Some((key, contents)) = read {
+                let at = place.word * WAYS as u32 + place.way;
+                let group = place.group;
+                visit(
+                    key,
+                    Found {
+                        contents,
+                        group,
+                        at,
+                    },
+                );
+            }
+        });
+    }
+
+    /// Visits every flow, with its times as of `now`.
+    pub fn each(&self, now: u64, mut visit: impl FnMut(FlowEntry)) {
+        self.each_found(|key, found| visit(entry_of(&key, &found, now)));
+    }
+
+    /// Flows of each kind, in the order of [`FlowKind::BOTH`].
+    pub(super) fn live(&self) -> [u64; 2] {
+        let mut live = [0; 2];
+        self.each_tag(|tag, place| {
+            if tag != BUSY {
+                live[kind_of_word(place.word) as usize] += 1;
+            }
+        });
+        live
+    }
+
+    /// Enters a flow among those of a kind, unless it is there.
+    pub fn enter(&self, key: &FlowKey, value: &FlowValue, kind: FlowKind, now: u64) -> Written {
+        let spot = self.spot(key);
+        let contents = Contents::of(value);
+        if find_kind(self, &spot, key, kind).is_some() {
+            return Written::default();
+        }
+        let Some(claim) = claim(self, &spot, key, kind as u32, clock(now)) else {
+            return Written::default();
+        };
+        let is_new = publish(self, &claim, key, &contents);
+        let double = match kind {
+            FlowKind::Established => settle(self, &spot, key),
+            FlowKind::HalfOpen => None,
+        };
+        Written {
+            is_new,
+            evicted: claim.evicted,
+            is_double: double.is_some_and(|double| remove(self, &double)),
+        }
+    }
+
+    /// Takes out the flows of `is_over`, and returns how many of each kind there were.
+    pub fn remove_where(&self, is_over: impl Fn(&Contents) -> bool) -> [u64; 2] {
+        let mut removed = [0; 2];
+        self.each_found(|_, found| {
+            if is_over(&found.contents) && remove(self, &found) {
+                removed[found.kind() as usize] += 1;
+            }
+        });
+        removed
+    }
+
+    /// Gives back the ways that a process was writing when it was killed.
+    pub(super) fn reclaim(&self) {
+        /// Far longer than writing an entry takes, also where its processor is taken away meanwhile.
+        const TOO_LONG: Duration = Duration::from_millis(100);
+        let busy = || {
+            let mut busy = Vec::new();
+            self.each_tag(|tag, place| {
+                if tag == BUSY
+                    && let Some(entry) = self.entry(place)
+                {
+                    busy.push((place, Head(sg_common::flow_table::Word::load(&entry[HEAD]))));
+                }
+            });
+            busy
+        };
+        let found = busy();
+        if found.is_empty() {
+            return;
+        }
+        std::thread::sleep(TOO_LONG);
+        for (place, head) in found {
+            reclaim(self, place, head);
+        }
+    }
+
+    /// Finds a flow.
+    pub fn find(&self, key: &FlowKey) -> Option<Found> {
+        let mut found = Found::NOTHING;
+        find(self, &self.spot(key), key, &mut found).then_some(found)
+    }
+
+    /// Writes over the flows that are there, which nobody else may use meanwhile: how tests turn the
+    /// clock.
+    #[doc(hidden)]
+    pub fn rewrite(&self, change: impl Fn(Contents) -> Contents) {
+        self.each_found(|_, found| {
+            if let Some(entry) = self.entry(found.place()) {
+                let new = change(found.contents);
+                entry[HEAD].store(new.head.0, std::sync::atomic::Ordering::SeqCst);
+                entry[sg_common::flow_entry::CREATED]
+                    .store(new.created, std::sync::atomic::Ordering::SeqCst);
+            }
+        });
+    }
+}
+
+/// The key of a flow between two addresses of one family.
+pub fn key_of(local: IpAddr, remote: IpAddr, ports: (u16, u16), protocol: u8) -> FlowKey {
+    let word = |bytes: &[u8]| {
+        let mut word = [0; 8];
+        word.iter_mut()
+            .zip(bytes)
+            .for_each(|(to, from)| *to = *from);
+        u64::from_ne_bytes(word)
+    };
+    let addresses = match (local, remote) {
+        (IpAddr::V4(local), IpAddr::V4(remote)) => {
+            [word(&local.octets()), 0, word(&remote.octets()), 0]
+        }
+        (local, remote) => {
+            let (local, remote) = (v6(local).octets(), v6(remote).octets());
+            let (a, b) = local.split_at(8);
+            let (c, d) = remote.split_at(8);
+            [word(a), word(b), word(c), word(d)]
+        }
+    };
+    FlowKey {
+        name: FlowKey::name(ports.0, ports.1, protocol, remote.is_ipv6()),
+        addresses,
+    }
+}
+
+fn v6(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(a) => a.to_ipv6_mapped(),
+        IpAddr::V6(a) => a,
+    }
+}
+
+fn entry_of(key: &FlowKey, found: &Found, now: u64) -> FlowEntry {
+    let [a, b, c, d] = key.addresses;
+    let (local, remote): (IpAddr, IpAddr) = if key.is_v6() {
+        let address = |first: u64, second: u64| {
+            let mut octets = [0; 16];
+            let words = [first.to_ne_bytes(), second.to_ne_bytes()];
+            octets.copy_from_slice(words.as_flattened());
+            Ipv6Addr::from(octets).into()
+        };
+        (address(a, b), address(c, d))
+    } else {
+        let address = |word: u64| sg_common::flow::ipv4(word as u32).into();
+        (address(a), address(c))
+    };
+    FlowEntry {
+        kind: found.kind(),
+        local,
+        remote,
+        local_port: key.local_port(),
+        remote_port: key.remote_port(),
+        protocol: key.protocol(),
+        value: found.contents.value(now),
+        place: found.place(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_names_both_ends() {
+        for (local, remote) in [
+            ("192.0.2.1", "198.51.100.7"),
+            ("2001:db8::1", "2001:db8:5::7"),
+        ] {
+            let (local, remote): (IpAddr, IpAddr) =
+                (local.parse().unwrap(), remote.parse().unwrap());
+            let key = key_of(local, remote, (22, 5000), 6);
+            let found = entry_of(&key, &Found::NOTHING, 0);
+            assert_eq!((found.local, found.remote), (local, remote));
+            let rest = (found.local_port, found.remote_port, found.protocol);
+            assert_eq!(rest, (22, 5000, 6));
+            assert_ne!(key, key_of(remote, local, (22, 5000), 6));
+        }
+        let bytes = key_of(
+            "1.2.3.4".parse().unwrap(),
+            "5.6.7.8".parse().unwrap(),
+            (0, 0),
+            1,
+        );
+        assert_eq!(
+            bytes.addresses.map(u64::to_ne_bytes),
+            [
+                [1, 2, 3, 4, 0, 0, 0, 0],
+                [0; 8],
+                [5, 6, 7, 8, 0, 0, 0, 0],
+                [0; 8]
+            ],
+            "as on the wire"
+        );
+    }
+}
