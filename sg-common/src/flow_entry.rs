@@ -25,41 +25,42 @@ pub const ENTRY_WORDS: usize = 8;
 #[repr(C)]
 pub struct FlowKey {
     pub addresses: [u64; 4],
-    /// In memory the local port and the remote one, two bytes each, the protocol, 1 for IPv6, and two
-    /// zeros. Ports are host order. For ICMP queries the local port is the identifier and the remote
+    /// From the lowest bit on: the local port and the remote one, 16 bits each, the protocol, 8 bits,
+    /// and 1 for IPv6. For ICMP queries the local port is the identifier and the remote
     /// one the type of the request, plus 256 if requests come in; protocols without ports have zero in
     /// both.
     pub name: u64,
 }
 
 impl FlowKey {
+    /// Set in the name of an IPv6 flow.
+    pub const IS_V6: u64 = 1 << 40;
+
     #[inline(always)]
     pub const fn name(local_port: u16, remote_port: u16, protocol: u8, is_v6: bool) -> u64 {
-        let [a, b] = local_port.to_ne_bytes();
-        let [c, d] = remote_port.to_ne_bytes();
-        u64::from_ne_bytes([a, b, c, d, protocol, is_v6 as u8, 0, 0])
+        let ports = local_port as u64 | (remote_port as u64) << 16;
+        let family = if is_v6 { Self::IS_V6 } else { 0 };
+        ports | (protocol as u64) << 32 | family
     }
 
     #[inline(always)]
     pub const fn local_port(&self) -> u16 {
-        let [a, b, ..] = self.name.to_ne_bytes();
-        u16::from_ne_bytes([a, b])
+        self.name as u16
     }
 
     #[inline(always)]
     pub const fn remote_port(&self) -> u16 {
-        let [_, _, c, d, ..] = self.name.to_ne_bytes();
-        u16::from_ne_bytes([c, d])
+        (self.name >> 16) as u16
     }
 
     #[inline(always)]
     pub const fn protocol(&self) -> u8 {
-        self.name.to_ne_bytes()[4]
+        (self.name >> 32) as u8
     }
 
     #[inline(always)]
     pub const fn is_v6(&self) -> bool {
-        self.name.to_ne_bytes()[5] != 0
+        self.name & Self::IS_V6 != 0
     }
 
     /// Two words of an address as one.

@@ -39,11 +39,27 @@ constants! {
 
 const _: () = assert!(HASH_KEYS <= 16);
 
-/// One multiplier of the hash.
-#[inline(always)]
-pub(crate) fn hash_key(index: usize) -> u64 {
-    // SAFETY: the index is masked to the length of the array.
-    unsafe { core::ptr::read_volatile((&raw const SG_FLOW_KEYS).cast::<u64>().add(index & 15)) }
+/// The multipliers of the hash.
+#[derive(Clone, Copy)]
+pub(crate) struct HashKeys(*const u64);
+
+impl HashKeys {
+    /// Hides from the compiler where they are: it would name the place anew, in ten bytes, for each.
+    #[inline(always)]
+    pub(crate) fn get() -> Self {
+        let mut keys = (&raw const SG_FLOW_KEYS).cast::<u64>();
+        // SAFETY: moves a register to itself.
+        unsafe {
+            core::arch::asm!("{0} = {0}", inout(reg) keys, options(pure, nomem, nostack, preserves_flags));
+        }
+        HashKeys(keys)
+    }
+
+    #[inline(always)]
+    pub(crate) fn at(self, index: usize) -> u64 {
+        // SAFETY: the index is masked to the length of the array.
+        unsafe { core::ptr::read_volatile(self.0.add(index & 15)) }
+    }
 }
 
 #[inline(always)]
@@ -129,7 +145,8 @@ extern "C" fn sg_flow_victim(group: u32, word: u32, clock: u32) -> u32 {
 /// The hash of a flow's key.
 #[inline(always)]
 pub(crate) fn hash_of(key: &FlowKey) -> u32 {
-    hash(key, hash_key)
+    let keys = HashKeys::get();
+    hash(key, |index| keys.at(index))
 }
 
 /// Whether a flow of that hash may be there: false is certain, and known from one cache line.

@@ -12,6 +12,7 @@ use network_types::{
     udp::UdpHdr,
 };
 use sg_common::{
+    flow_entry::FlowKey,
     lookup::{column_entry, is_pointer, verdict_below},
     tables::{IPPROTO_TCP, IPPROTO_UDP},
     tcp,
@@ -64,6 +65,10 @@ struct Plain {
     flags: u8,
     /// Bytes of all headers.
     headers: usize,
+    /// What is known of the hash of its flow: the sum over the addresses of IPv4 (those of IPv6 are too
+    /// many to be kept for it), and what else names it.
+    sum: u64,
+    name: u64,
 }
 
 #[inline(always)]
@@ -96,7 +101,11 @@ fn plain<H: Hook>(hook: &H) -> Result<u32, Stop> {
         };
     let mut outcome = Outcome::rule(verdict);
     if maps::has_flows() && forget(needs_flow.into(), unknown) & 1 != 0 {
-        let hash = quick_flow::hash(hook, unknown)?;
+        let sum = match p.name & FlowKey::IS_V6 {
+            0 => p.sum,
+            _ => quick_flow::sum6(hook)?,
+        };
+        let hash = quick_flow::hash(forget(sum, unknown), p.name);
         if verdict.is_accept() || flow_maps::may_be_there(hash) {
             outcome = Outcome::unpack(hook.plain_flow(p.class, verdict.0, hash));
         }
@@ -137,12 +146,17 @@ fn ipv4<H: Hook>(hook: &H, unknown: u64) -> Result<Plain, Stop> {
     }
     let end = EthHdr::LEN + usize::from(u16::from_be(field!(header, tot_len as u16)));
     let protocol = field!(header, proto as u8);
-    let (_, remote) = ends(
+    let (local, remote) = ends(
         H::DIRECTION,
         field!(header, src_addr as u32),
         field!(header, dst_addr as u32),
     );
-    let mut p = transport(hook, frame, protocol, end, DHCP_CLIENT, unknown)?;
+    let mut sum = 0;
+    if maps::has_flows() {
+        sum = forget(quick_flow::sum4(local, remote), unknown);
+    }
+    let mut p = transport(hook, frame, protocol, end, false, unknown)?;
+    p.sum = sum;
     p.class = family::class4(u32::from_be(remote)).ok_or(NO)?;
     Ok(p)
 }
@@ -163,7 +177,7 @@ fn ipv6<H: Hook>(hook: &H, unknown: u64) -> Result<Plain, Stop> {
         field!(header, src_addr as [u32; 4]),
         field!(header, dst_addr as [u32; 4]),
     );
-    let mut p = transport(hook, frame, protocol, end, DHCPV6_CLIENT, unknown)?;
+    let mut p = transport(hook, frame, protocol, end, true, unknown)?;
     p.class = family::class6(remote).ok_or(NO)?;
     Ok(p)
 }
@@ -175,7 +189,7 @@ fn transport<I, H: Hook>(
     frame: *const Frame<I>,
     protocol: u8,
     end: usize,
-    dhcp_client: u16,
+    is_v6: bool,
     unknown: u64,
 ) -> Result<Plain, Stop> {
     let offset = EthHdr::LEN + size_of::<I>();
@@ -189,6 +203,7 @@ fn transport<I, H: Hook>(
         }
         (header_len, field!(frame, flags as u8))
     } else if protocol == IPPROTO_UDP {
+        let dhcp_client = if is_v6 { DHCPV6_CLIENT } else { DHCP_CLIENT };
         if destination == dhcp_client && maps::accepts_essential() {
             return Err(NO);
         }
@@ -200,12 +215,20 @@ fn transport<I, H: Hook>(
     if headers > end || end > hook.end() - hook.start() {
         return Err(NO);
     }
+    let source = u16::from_be(field!(frame, source as u16));
+    let (local, remote) = ends(H::DIRECTION, source, destination);
+    let name = match maps::has_flows() {
+        true => FlowKey::name(local, remote, protocol, is_v6),
+        false => 0,
+    };
     Ok(Plain {
         class: 0,
         kind,
-        source: u16::from_be(field!(frame, source as u16)),
+        source,
         destination,
         flags: forget(flags.into(), unknown) as u8,
         headers: forget(headers as u64, unknown) as usize,
+        sum: 0,
+        name: forget(name, unknown),
     })
 }

@@ -15,13 +15,12 @@ use sg_common::{
 
 use crate::{
     clock::now,
-    flow_maps::{Flows, hash_key, spot},
+    flow_maps::{Flows, HashKeys, spot},
     flows::{self, REPLY, Traits},
     hook::Hook,
     maps,
     outcome::Outcome,
     packet::{ETH_P_IP, Stop, at, ends, field},
-    verifier::forget,
 };
 
 /// What names the flow of a plain packet with a header of type `I`.
@@ -86,25 +85,30 @@ fn is_v4<H: Hook>(hook: &H) -> Result<bool, Stop> {
     Ok(u16::from_be(field!(ethernet, ether_type as u16)) == ETH_P_IP)
 }
 
-/// The hash of a plain packet's flow, as `flow_entry::hash` has it.
+// The hash of a plain packet's flow, as `flow_entry::hash` has it: the part of the addresses is added
+// up where they are at hand, the rest where the hash is wanted.
+
 #[inline(always)]
-pub(crate) fn hash<H: Hook>(hook: &H, unknown: u64) -> Result<u32, Stop> {
-    let sum = hash_key(0);
-    let (sum, name) = if is_v4(hook)? {
-        let key = key4(hook)?;
-        let sum = hash_step(sum, key.addresses[0], hash_key(1), 0);
-        (hash_step(sum, key.addresses[2], hash_key(5), 0), key.name)
-    } else {
-        let key = key6(hook)?;
-        let [a, b, c, d] = key.addresses;
-        let sum = hash_step(sum, a, hash_key(1), hash_key(2));
-        let sum = hash_step(sum, b, hash_key(3), hash_key(4));
-        let sum = hash_step(sum, c, hash_key(5), hash_key(6));
-        (hash_step(sum, d, hash_key(7), hash_key(8)), key.name)
-    };
-    let name = forget(name, unknown);
-    let sum = hash_step(forget(sum, unknown), name, hash_key(9), hash_key(10));
-    Ok((forget(sum, unknown) >> 32) as u32)
+pub(crate) fn sum4(local: u32, remote: u32) -> u64 {
+    let keys = HashKeys::get();
+    let sum = hash_step(keys.at(0), local.into(), keys.at(1), 0);
+    hash_step(sum, remote.into(), keys.at(5), 0)
+}
+
+#[inline(always)]
+pub(crate) fn sum6<H: Hook>(hook: &H) -> Result<u64, Stop> {
+    let keys = HashKeys::get();
+    let mut sum = keys.at(0);
+    for (i, word) in (0..).zip(key6(hook)?.addresses) {
+        sum = hash_step(sum, word, keys.at(2 * i + 1), keys.at(2 * i + 2));
+    }
+    Ok(sum)
+}
+
+#[inline(always)]
+pub(crate) fn hash(sum: u64, name: u64) -> u32 {
+    let keys = HashKeys::get();
+    (hash_step(sum, name, keys.at(9), keys.at(10)) >> 32) as u32
 }
 
 /// Last stage, for packets whose fate the flow table knows or that it has to remember. Returns an
