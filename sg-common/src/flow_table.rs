@@ -465,33 +465,34 @@ pub fn find_kind<T: Table + ?Sized>(
 /// See [`Table::victim`]: a flow that has expired, else the one seen least recently.
 #[inline(always)]
 pub fn victim<T: Table + ?Sized>(table: &T, group: u32, word: u32, clock: u32) -> u32 {
-    /// More than any age.
-    const EXPIRED: u64 = 1 << 33;
     let (Some(line), Some(page)) = (table.line(group), table.page(group)) else {
         return NO_WAY;
     };
     let tags = word_of(line, word).load();
-    let mut best = 0;
+    // None that is free, or that somebody is writing: its tag is less than any flow's.
+    let mut unfit = (matches(tags, 0) | matches(tags, spread(BUSY))) >> 7;
+    let mut best = 0u64;
     let mut next = T::Word::opaque(0);
     while next < WAYS as u64 {
-        let way = next;
-        next += 1;
-        let head = Head(entry_of(page, word, way as u32)[HEAD].load());
+        let head = Head(entry_of(page, word, next as u32)[HEAD].load());
         let age = age(clock, head.last_seen()) as u64;
-        // All bits set if the left one is less than the right one.
-        let less = |left: u64, right: u64| {
-            let sign = T::Word::opaque(left.wrapping_sub(right)) >> 63;
-            0u64.wrapping_sub(T::Word::opaque(sign))
-        };
-        let expired = less(table.time_out(head.state()) as u64, age);
-        // None that somebody is writing: its tag is less than any flow's.
-        let tag = tags >> (way * 8) & 0xff;
-        let is_taken = !less(tag, FIRST_TAG as u64);
-        let rank = ((age + 1 + (expired & EXPIRED)) << 3 | way) & is_taken;
-        let is_better = less(best, rank);
-        best = best & !is_better | rank & is_better;
+        let left = (table.time_out(head.state()) as u64).wrapping_sub(age);
+        let expired = T::Word::opaque(left) >> 63;
+        // From the highest bit on: expired or not, its age, and the way, with 1 for there being one.
+        let is_fit = T::Word::opaque((unfit & 1).wrapping_sub(1));
+        let rank = (expired << 36 | age << 4 | WAYS as u64 | next) & is_fit;
+        unfit >>= 8;
+        next += 1;
+        // The larger one of two numbers below 2^63.
+        let less = best.wrapping_sub(rank);
+        let is_less = T::Word::opaque((less as i64 >> 63) as u64);
+        best = best.wrapping_sub(less & is_less);
     }
-    if best == 0 { NO_WAY } else { best as u32 & 7 }
+    if best == 0 {
+        NO_WAY
+    } else {
+        best as u32 % WAYS as u32
+    }
 }
 
 /// The word for a new flow: of an established one the emptier of two. By arithmetic, for the verifier's
@@ -505,6 +506,7 @@ fn word_for<W: Word>(line: &Line<W>, spot: &Spot, kind: u32) -> u32 {
     let is_second = W::opaque(W::opaque((2 * first).wrapping_sub(second)) >> 63) as u32;
     let emptier = spot.first + is_second * (spot.second - spot.first);
     let half_open = spot.half_open;
+    let kind = W::opaque(kind.into()) as u32;
     half_open.wrapping_sub((half_open - emptier).wrapping_mul(kind))
 }
 
@@ -515,13 +517,21 @@ pub struct Claim {
     pub tag: u64,
     pub word: u32,
     pub way: u32,
-    /// Another flow has gone for it.
-    pub evicted: bool,
+    /// 1 if another flow has gone for it.
+    pub evicted: u32,
 }
 
-/// Claims a way for a flow of `kind` (a [`FlowKind`] as a number), unless it is in the word that it would go to. Then [`publish`] is to be
-/// called, and nothing else.
-#[inline(always)]
+/// Why no way has been claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unclaimed {
+    /// The flow is there, or there is no room for it.
+    Settled,
+    /// Another CPU has changed the word meanwhile: it is worth another attempt.
+    Raced,
+}
+
+/// Claims a way for a flow of `kind` (a [`FlowKind`] as a number), unless it is in the word that it
+/// would go to. Then [`publish`] is to be called, and nothing else.
 pub fn claim<T: Table + ?Sized>(
     table: &T,
     spot: &Spot,
@@ -529,46 +539,63 @@ pub fn claim<T: Table + ?Sized>(
     kind: u32,
     clock: u32,
 ) -> Option<Claim> {
-    let group = spot.group;
-    let line = table.line(group)?;
-    let word = word_for(line, spot, kind);
-    let tags = word_of(line, word);
-    let word = T::Word::forget(word.into(), tags.load()) as u32;
-    // The tag itself need not be kept, then.
-    let spread = T::Word::opaque(spread(spot.tag));
-    let mut left = T::Word::opaque(ATTEMPTS);
-    while left != 0 {
-        left -= 1;
-        let seen = tags.load();
-        let candidates = matches(seen, spread);
-        if candidates != 0 && table.has(group, word, candidates, key) {
-            return None;
-        }
-        let is_crowded = count(candidates) >= SAME_TAG;
-        let free = if is_crowded { 0 } else { matches(seen, 0) };
-        let way = if is_crowded {
-            lowest(candidates)
-        } else if free != 0 {
-            lowest(free)
-        } else {
-            table.victim(group, word, clock)
-        };
-        let way = T::Word::forget(way.into(), seen) as u32;
-        if way == NO_WAY {
-            return None;
-        }
-        let shift = way % WAYS as u32 * 8;
-        if tags.replace(seen, seen & !(0xff << shift) | BUSY << shift) {
-            return Some(Claim {
-                group,
-                tag: spread & 0xff,
-                word,
-                way,
-                evicted: free == 0,
-            });
+    for _ in 0..ATTEMPTS {
+        match try_claim(table, spot, key, kind, clock) {
+            Ok(claim) => return Some(claim),
+            Err(Unclaimed::Settled) => return None,
+            Err(Unclaimed::Raced) => (),
         }
     }
     None
+}
+
+/// One attempt of [`claim`].
+#[inline(always)]
+pub fn try_claim<T: Table + ?Sized>(
+    table: &T,
+    spot: &Spot,
+    key: &FlowKey,
+    kind: u32,
+    clock: u32,
+) -> Result<Claim, Unclaimed> {
+    let group = spot.group;
+    let line = table.line(group).ok_or(Unclaimed::Settled)?;
+    let word = word_for(line, spot, kind);
+    let tags = word_of(line, word);
+    // The tag itself need not be kept, then.
+    let spread = T::Word::opaque(spread(spot.tag));
+    let seen = tags.load();
+    let candidates = matches(seen, spread);
+    if candidates != 0 && table.has(group, word, candidates, key) {
+        return Err(Unclaimed::Settled);
+    }
+    // By arithmetic, for the verifier's sake: of the flows with the same tag if they are too many, else
+    // of the free ways. All bits set if they are.
+    const _: () = assert!(SAME_TAG + 5 == WAYS as u64 && WAYS == 8);
+    let is_crowded = 0u64.wrapping_sub((count(candidates) + 5) >> 3);
+    let free = matches(seen, 0) & !is_crowded;
+    let choice = T::Word::forget(free | candidates & is_crowded, seen);
+    let way = if choice != 0 {
+        lowest(choice)
+    } else {
+        table.victim(group, word, clock)
+    };
+    let way = T::Word::forget(way.into(), seen) as u32;
+    if way == NO_WAY {
+        return Err(Unclaimed::Settled);
+    }
+    let shift = way % WAYS as u32 * 8;
+    if !tags.replace(seen, seen & !(0xff << shift) | BUSY << shift) {
+        return Err(Unclaimed::Raced);
+    }
+    let is_free = T::Word::opaque(free >> shift >> 7) as u32 & 1;
+    Ok(Claim {
+        group,
+        tag: spread & 0xff,
+        word,
+        way,
+        evicted: is_free ^ 1,
+    })
 }
 
 /// Writes a flow into the way that was claimed for it; false if another CPU was faster, or if too many

@@ -13,6 +13,7 @@ use crate::{
     maps::{self, KernelTables},
     outcome::Outcome,
     packet::Packet,
+    verifier::call,
 };
 
 /// Decides an inbound packet. Exported and never inlined, so that the verifier takes it for a
@@ -72,12 +73,12 @@ extern "C" fn sg_ask_rules(class: u32, direction: u32, kind: u32, number: u32) -
 /// As [`sg_ask_rules`], in our own types.
 #[inline(always)]
 pub(crate) fn ask(class: u32, direction: Direction, kind: u8, number: u16) -> Verdict {
-    Verdict(sg_ask_rules(
+    Verdict(call!(sg_ask_rules(
         class,
         direction as u32,
         kind.into(),
         number.into(),
-    ))
+    )))
 }
 
 #[inline(always)]
@@ -92,7 +93,7 @@ fn judge_packet(direction: Direction, p: &Packet) -> (Outcome, u64) {
         }
     }
 
-    let class = family::sg_class(p);
+    let class = call!(family::sg_class(p));
     let verdict = ask(class, direction, p.kind, p.number);
     let decided_by_rules = if verdict.is_accept() {
         // Where the other direction's rules pass the replies by themselves there is nothing to
@@ -128,7 +129,7 @@ pub(crate) extern "C" fn sg_is_related(error: *const Packet, quoted: *const Pack
         return 0;
     }
     let direction = quoted.direction();
-    let class = family::sg_class(quoted);
+    let class = call!(family::sg_class(quoted));
     if ask(class, direction, quoted.kind, quoted.number).is_accept() {
         return 1;
     }

@@ -8,11 +8,14 @@ use aya_ebpf::{
 use sg_common::{
     flow::{FlowKind, FlowStats},
     flow_entry::{Contents, FlowKey, HASH_KEYS, clock, hash},
-    flow_table::{self, Claim, Found, LINE_WORDS, Line, NO_WAY, Page, Spot, Table, WAYS, spread},
+    flow_table::{
+        self, Claim, Found, LINE_WORDS, Line, NO_WAY, Page, Spot, Table, Unclaimed, WAYS, spread,
+    },
 };
 
 use crate::{
     maps::{MMAPABLE, constant, constants},
+    verifier::call,
     word::SharedWord,
 };
 
@@ -98,17 +101,23 @@ impl Table for Flows {
         key: &FlowKey,
         out: &mut Contents,
     ) -> u32 {
-        sg_flow_find(group, word, candidates, key, out)
+        call!(sg_flow_find(group, word, candidates, key, out))
     }
 
     #[inline(always)]
     fn has(&self, group: u32, word: u32, candidates: u64, key: &FlowKey) -> bool {
-        sg_flow_find(group, word, candidates, key, core::ptr::null_mut()) != NO_WAY
+        call!(sg_flow_find(
+            group,
+            word,
+            candidates,
+            key,
+            core::ptr::null_mut()
+        )) != NO_WAY
     }
 
     #[inline(always)]
     fn victim(&self, group: u32, word: u32, clock: u32) -> u32 {
-        sg_flow_victim(group, word, clock)
+        call!(sg_flow_victim(group, word, clock))
     }
 }
 
@@ -161,10 +170,10 @@ pub(crate) fn may_be_there(hash: u32) -> bool {
     tagged(spot.first) | tagged(spot.second) | tagged(spot.half_open) != 0
 }
 
-/// Looks for a flow. True if it is there.
+/// Looks for a flow: 1 if it is there, else 0.
 #[inline(always)]
-pub(crate) fn find(key: &FlowKey, hash: u32, found: &mut Found) -> bool {
-    sg_flow_look_up(key, hash, found) != 0
+pub(crate) fn find(key: &FlowKey, hash: u32, found: &mut Found) -> u32 {
+    call!(sg_flow_look_up(key, hash, found)) & 1
 }
 
 /// As [`find`], without a function of its own: for who is called from so deep that the stack is short.
@@ -188,17 +197,25 @@ extern "C" fn sg_flow_look_up(key: *const FlowKey, hash: u32, found: *mut Found)
 /// as well; a full word evicts. Neither is a reason to drop a packet that the rules accept.
 #[inline(always)]
 pub(crate) fn enter(key: &FlowKey, hash: u32, contents: &Contents, kind: FlowKind, now: u64) {
-    let claimed = sg_flow_claim(key, hash, kind as u32, now);
-    if claimed == NOT_CLAIMED {
+    let mut claimed = call!(sg_flow_claim(key, hash, kind as u32, now));
+    if claimed == RACED {
+        claimed = call!(sg_flow_claim(key, hash, kind as u32, now));
+    }
+    if claimed <= RACED {
         return;
     }
-    let entered = sg_flow_publish(key, contents, claimed);
-    sg_flow_tally(kind as u32, entered | claimed as u32 & EVICTED);
+    let entered = call!(sg_flow_publish(key, contents, claimed));
+    call!(sg_flow_tally(
+        kind as u32,
+        entered | claimed as u32 & EVICTED
+    ));
 }
 
 /// What [`sg_flow_claim`] returns instead of a way in bits 0-2, its word in bits 3-5, [`EVICTED`] if
 /// another flow has gone for it, the tag in bits 16-23 and the group in bits 32-63.
 const NOT_CLAIMED: u64 = 0;
+/// No tag is as small: nothing is claimed, but may be by another attempt.
+const RACED: u64 = 1;
 const EVICTED: u32 = 1 << 8;
 const ENTERED: u32 = 1;
 const LEFT: u32 = 2;
@@ -225,13 +242,14 @@ extern "C" fn sg_flow_claim(key: *const FlowKey, hash: u32, kind: u32, now: u64)
     }
     // SAFETY: not null, and every caller passes a whole key on its stack.
     let key = unsafe { &*key };
-    match flow_table::claim(&Flows, &spot(hash), key, kind & 1, clock(now)) {
-        Some(claim) => {
-            let evicted = if claim.evicted { EVICTED } else { 0 };
+    match flow_table::try_claim(&Flows, &spot(hash), key, kind & 1, clock(now)) {
+        Ok(claim) => {
             let at = claim.word * WAYS as u32 + claim.way;
-            u64::from(claim.group) << 32 | claim.tag << 16 | u64::from(evicted | at)
+            let low = claim.evicted * EVICTED + at;
+            u64::from(claim.group) << 32 | claim.tag << 16 | u64::from(low)
         }
-        None => NOT_CLAIMED,
+        Err(Unclaimed::Settled) => NOT_CLAIMED,
+        Err(Unclaimed::Raced) => RACED,
     }
 }
 
@@ -249,7 +267,7 @@ extern "C" fn sg_flow_publish(key: *const FlowKey, contents: *const Contents, cl
         tag: claimed >> 16 & 0xff,
         word: at / WAYS as u32 % LINE_WORDS as u32,
         way: at % WAYS as u32,
-        evicted: false,
+        evicted: 0,
     };
     flow_table::publish(&Flows, &claim, key, contents).into()
 }
@@ -264,7 +282,7 @@ pub(crate) extern "C" fn sg_flow_settle(key: *const FlowKey, hash: u32) -> u32 {
     // SAFETY: not null, and every caller passes a whole key on its stack.
     let key = unsafe { &*key };
     if let Some(found) = flow_table::settle(&Flows, &spot(hash), key) {
-        sg_flow_forget(&found);
+        call!(sg_flow_forget(&found));
     }
     0
 }
@@ -279,7 +297,7 @@ pub(crate) extern "C" fn sg_flow_forget(found: *const Found) -> u32 {
     // SAFETY: not null, and every caller passes a whole value on its stack.
     let found = unsafe { &*found };
     if flow_table::remove(&Flows, found) {
-        sg_flow_tally(found.kind() as u32, LEFT);
+        call!(sg_flow_tally(found.kind() as u32, LEFT));
     }
     0
 }

@@ -2,7 +2,7 @@
 //! Only packets whose replies no rule would pass are remembered (SPEC K7).
 
 use sg_common::{
-    flow::{FlowKind, Timeout},
+    flow::FlowKind,
     flow_entry::{
         Contents, FlowKey, Head, TOUCH_AGE, age, clock, generation_of, rule_word, slot_of, tick,
     },
@@ -19,20 +19,20 @@ use crate::{
     maps,
     outcome::Outcome,
     packet::Packet,
+    verifier::call,
     word::SharedWord,
 };
 
+/// 1 if it has, else 0.
 #[inline(always)]
-fn has_expired(head: Head, now: u64) -> bool {
-    age(clock(now), head.last_seen()) > Flows.time_out(head.state())
+fn has_expired(head: Head, now: u64) -> u64 {
+    let age = age(clock(now), head.last_seen());
+    u64::from(Flows.time_out(head.state())).wrapping_sub(age.into()) >> 63
 }
 
 // What `sg_go_on` is told besides the `FlowKind`, which is bit 0.
 const FROM_OPENER: u32 = 2;
 const IS_CHANGED: u32 = 4;
-
-/// How often a step is taken again from what another CPU has made of the flow meanwhile.
-const ATTEMPTS: u64 = 2;
 
 /// Instead of a state, for a flow that begins.
 const NO_STATE: u32 = u8::MAX as u32;
@@ -61,14 +61,21 @@ extern "C" fn sg_next_state(
     }
 }
 
+// What `sg_go_on` returns.
+const DONE: u32 = 0;
+/// It goes to the established flows: as what is then in `found`.
+const IS_CONFIRMED: u32 = 1;
+/// Another CPU has taken the flow further meanwhile, to what is then in `found`: the step is to be
+/// taken again from there.
+const RACED: u32 = 2;
+
 /// Takes the flow one packet further, and writes back what that changes: a busy flow's line is
-/// dirtied a few times a second, not per packet. `rule` is whose it is now, if `IS_CHANGED`. Not zero
-/// if it goes to the established flows: as what is then in `found`.
+/// dirtied a few times a second, not per packet. `rule` is whose it is now, if `IS_CHANGED`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sg_go_on(found: *mut Found, traits: u64, how: u32, now: u64, rule: u64) -> u32 {
     if found.is_null() {
-        return 0;
+        return DONE;
     }
     // SAFETY: not null, and the only caller passes a whole value on its stack.
     let found = unsafe { &mut *found };
@@ -76,37 +83,40 @@ extern "C" fn sg_go_on(found: *mut Found, traits: u64, how: u32, now: u64, rule:
         change_rule(&Flows, found, rule);
         found.contents.rule = rule;
     }
+    let how = SharedWord::opaque(how.into()) as u32;
     let traits = Traits(traits);
     let from_opener = how & FROM_OPENER;
-    let is_half_open = how & 1 == FlowKind::HalfOpen as u32;
-    let mut left = SharedWord::opaque(ATTEMPTS);
-    while left != 0 {
-        left -= 1;
-        let head = found.contents.head;
-        let (kind, flags) = (traits.kind().into(), traits.tcp_flags().into());
-        // Set if it comes from the other side.
-        let answered = ((from_opener ^ FROM_OPENER) / FROM_OPENER) | u32::from(head.is_answered());
-        let state = sg_next_state(kind, head.state().into(), from_opener, flags, answered);
-        let mut next = head.in_state(state as u8);
-        next.0 |= u64::from(answered) * Head::ANSWERED;
-        let is_step = next != head;
-        if how & IS_CHANGED == 0 && !is_step && age(clock(now), head.last_seen()) < TOUCH_AGE {
-            return 0;
-        }
-        let next = next.seen_at(tick(now));
-        if is_half_open && state & ESTABLISHED != 0 {
-            found.contents.head = next;
-            return 1;
-        }
-        let Some(current) = change(&Flows, found, next) else {
-            return 0;
-        };
-        if !is_step || !current.is_same_flow(head) {
-            return 0;
-        }
-        found.contents.head = current;
+    let head = found.contents.head;
+    let (kind, flags) = (traits.kind().into(), traits.tcp_flags().into());
+    // Set if it comes from the other side.
+    let answered = ((from_opener ^ FROM_OPENER) / FROM_OPENER) | u32::from(head.is_answered());
+    let old = head.state().into();
+    let state = call!(sg_next_state(kind, old, from_opener, flags, answered));
+    let mut next = head.in_state(state as u8);
+    next.0 |= u64::from(answered) * Head::ANSWERED;
+    // Numbers: conditions in a row are ways to walk.
+    let is_step = next.0 ^ head.0;
+    let age = u64::from(age(clock(now), head.last_seen()));
+    let is_stale = u64::from(TOUCH_AGE - 1).wrapping_sub(age) >> 63;
+    if SharedWord::opaque(is_step | is_stale | u64::from(how & IS_CHANGED)) == 0 {
+        return DONE;
     }
-    0
+    let next = next.seen_at(tick(now));
+    // 1 if it is half-open and belongs to the established ones now.
+    let is_half_open = how & 1 ^ FlowKind::Established as u32;
+    if SharedWord::opaque((is_half_open & state / ESTABLISHED).into()) != 0 {
+        found.contents.head = next;
+        return IS_CONFIRMED;
+    }
+    let Some(current) = change(&Flows, found, next) else {
+        return DONE;
+    };
+    found.contents.head = current;
+    if is_step != 0 && current.is_same_flow(head) {
+        RACED
+    } else {
+        DONE
+    }
 }
 
 /// What tracking has to know of a packet besides its key, in one number: its kind in bits 0-7, TCP's
@@ -171,7 +181,7 @@ pub(crate) fn decide(p: &Packet, class: u32, verdict: Verdict) -> Outcome {
 /// The outcome of [`decide`], packed, for a packet of that key.
 #[inline(always)]
 pub(crate) fn track(key: &FlowKey, hash: u32, traits: Traits, class: u32, verdict: Verdict) -> u64 {
-    sg_track(key, hash, traits.0, class, verdict.0)
+    call!(sg_track(key, hash, traits.0, class, verdict.0))
 }
 
 /// The outcome of a reason. Arithmetic where [`Outcome::reason`] would branch by direction.
@@ -201,32 +211,32 @@ extern "C" fn sg_track(
     verdict: u32,
 ) -> u64 {
     let verdict = Verdict(verdict);
-    let by_rules = Outcome::rule(verdict).pack();
     if key.is_null() {
-        return by_rules;
+        return Outcome::rule(verdict).pack();
     }
     // SAFETY: not null, and every caller passes a whole key on its stack.
     let key = unsafe { &*key };
     let traits = Traits(traits);
     let is_accepted = verdict.is_accept();
-    // A number, for the verifier's sake: conditions in a row are ways to walk.
-    let may_enter = verdict.accept_bit() & traits.opens() != 0;
+    // Numbers, for the verifier's sake: conditions in a row are ways to walk.
+    let may_enter = verdict.accept_bit() & traits.opens();
     let now = now();
 
     let mut found = Found::NOTHING;
     let is_there = find(key, hash, &mut found);
     let head = found.contents.head;
-    let reopens = may_enter
-        && traits.kind() == Kind::Tcp as u8
-        && tcp::is_bare_syn(traits.tcp_flags())
-        && Timeout::from_index(head.state()).is_some_and(tcp::makes_room);
-    if !is_there || reopens || has_expired(head, now) {
-        if is_there {
-            sg_flow_forget(&found);
+    let continues = may_enter ^ 1
+        | u32::from(traits.kind() ^ Kind::Tcp as u8)
+        | tcp::keeps_room(head.state(), traits.tcp_flags());
+    let reopens = u64::from(continues).wrapping_sub(1) >> 63;
+    let has_gone = reopens | has_expired(head, now) | u64::from(is_there ^ 1);
+    if SharedWord::opaque(has_gone) != 0 {
+        if SharedWord::opaque(is_there.into()) != 0 {
+            call!(sg_flow_forget(&found));
         }
-        if may_enter {
+        if SharedWord::opaque(may_enter.into()) != 0 {
             let flags = traits.tcp_flags().into();
-            let state = sg_next_state(traits.kind().into(), NO_STATE, 1, flags, 0) as u8;
+            let state = call!(sg_next_state(traits.kind().into(), NO_STATE, 1, flags, 0)) as u8;
             found.contents = Contents {
                 head: Head::new(tick(now), state, traits.direction()),
                 rule: rule_word(verdict.slot(), maps::generation()),
@@ -234,12 +244,15 @@ extern "C" fn sg_track(
             };
             enter(key, hash, &found.contents, FlowKind::HalfOpen, now);
         }
-        return by_rules;
+        // From what there is, for the stack is short.
+        let verdict = Verdict(SharedWord::opaque(verdict.0.into()) as u32);
+        return Outcome::rule(verdict).pack();
     }
 
     let from_opener = head.opener() == traits.direction();
     let mut rule = found.contents.rule;
     let is_older = generation_of(rule) != maps::generation();
+    let by_rules = Outcome::rule(verdict).pack();
     let mut result = by_rules;
     // All bits set where the packet counts for the flow's rule: the slot is then put in.
     let mut has_slot = 0;
@@ -259,7 +272,7 @@ extern "C" fn sg_track(
             admission = ask(class, opposite, traits.kind(), traits.return_number()).0;
         }
         if !Verdict(admission).is_accept() {
-            sg_flow_forget(&found);
+            call!(sg_flow_forget(&found));
             return reason(traits.direction(), Reason::Revoked);
         }
         (result, has_slot) = (REPLY, u32::MAX);
@@ -271,21 +284,24 @@ extern "C" fn sg_track(
         // Same key, other match (an ICMP code): the rules have the word.
         return by_rules;
     }
-    let mut how = found.kind() as u32;
-    if from_opener {
-        how |= FROM_OPENER;
-    }
+    let mut how = found.kind() as u32 | u32::from(from_opener) * FROM_OPENER;
     if admission != 0 {
         rule = rule_word(Verdict(admission).slot(), maps::generation());
         how |= IS_CHANGED;
     }
-    if sg_go_on(&mut found, traits.0, how, now, rule) != 0 {
+    let result = result | u64::from(slot_of(rule) & has_slot);
+    let mut step = call!(sg_go_on(&mut found, traits.0, how, now, rule));
+    if step == RACED {
+        // Whose it is now was said.
+        step = call!(sg_go_on(&mut found, traits.0, how & !IS_CHANGED, now, 0));
+    }
+    if step == IS_CONFIRMED {
         // First in, then out: a packet on another CPU finds it among one of the two kinds.
         enter(key, hash, &found.contents, FlowKind::Established, now);
-        sg_flow_settle(key, hash);
-        sg_flow_forget(&found);
+        call!(sg_flow_settle(key, hash));
+        call!(sg_flow_forget(&found));
     }
-    result | u64::from(slot_of(rule) & has_slot)
+    result
 }
 
 /// Whether `p`, a packet that was quoted and that the rules do not accept, belongs to a live flow which
@@ -304,7 +320,7 @@ pub(crate) extern "C" fn sg_belongs(p: *const Packet, class: u32) -> u32 {
         return 0;
     }
     let Contents { head, rule, .. } = found.contents;
-    if has_expired(head, now()) {
+    if has_expired(head, now()) != 0 {
         return 0;
     }
     if head.is_seeded() || generation_of(rule) == maps::generation() || maps::keeps_flows() {

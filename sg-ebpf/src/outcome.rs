@@ -1,5 +1,6 @@
 //! What happens to a frame, and the one counter that says so.
 
+use crate::verifier::call;
 use sg_common::verdict::{Action, Direction, Reason, Verdict, reason_slot};
 
 /// Written through a pointer by the functions that decide, so that the verifier sees plain unknown
@@ -94,6 +95,10 @@ impl Outcome {
     #[inline(always)]
     pub(crate) fn set_reason(&mut self, direction: Direction, reason: Reason) {
         let accept = matches!(reason.action(), Action::Accept);
-        sg_set_reason(self, reason_slot(direction, reason), accept.into());
+        call!(sg_set_reason(
+            self,
+            reason_slot(direction, reason),
+            accept.into()
+        ));
     }
 }

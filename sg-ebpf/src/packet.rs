@@ -27,7 +27,7 @@ use sg_common::{
     verdict::Direction,
 };
 
-use crate::{extension::is_extension_header, hook::Hook};
+use crate::{extension::is_extension_header, hook::Hook, verifier::call};
 
 // IEEE 802 numbers, as include/uapi/linux/if_ether.h has them.
 pub(crate) const ETH_P_IP: u16 = 0x0800;
@@ -449,7 +449,7 @@ fn transport<H: Hook>(
             if header_len < TcpHdr::LEN || header_len > len {
                 return Err(MALFORMED);
             }
-            ports(H::DIRECTION, Kind::Tcp, header.cast(), out);
+            ports(H::DIRECTION, Kind::Tcp as u8, header.cast(), out);
             let flags = field!(header, flags as u8);
             out.tcp_flags = flags;
             out.opens = u8::from(flags & tcp::RST == 0);
@@ -458,13 +458,13 @@ fn transport<H: Hook>(
         IPPROTO_UDP => {
             fits(UdpHdr::LEN)?;
             let header = at::<UdpHdr, H>(hook, at_offset)?;
-            ports(H::DIRECTION, Kind::Udp, header.cast(), out);
+            ports(H::DIRECTION, Kind::Udp as u8, header.cast(), out);
             UdpHdr::LEN
         }
         IPPROTO_SCTP => {
             fits(SctpHdr::LEN)?;
             let header = at::<SctpHdr, H>(hook, at_offset)?;
-            ports(H::DIRECTION, Kind::Sctp, header.cast(), out);
+            ports(H::DIRECTION, Kind::Sctp as u8, header.cast(), out);
             SctpHdr::LEN
         }
         _ if protocol == icmp_protocol => {
@@ -497,11 +497,11 @@ pub(crate) struct Ports {
 }
 
 #[inline(always)]
-pub(crate) fn ports(direction: Direction, kind: Kind, header: *const Ports, out: &mut Packet) {
+pub(crate) fn ports(direction: Direction, kind: u8, header: *const Ports, out: &mut Packet) {
     let source = u16::from_be(field!(header, source as u16));
     let destination = u16::from_be(field!(header, destination as u16));
     (out.local_port, out.remote_port) = ends(direction, source, destination);
-    out.kind = kind as u8;
+    out.kind = kind;
     out.number = destination;
     out.return_number = source;
 }
@@ -515,7 +515,7 @@ pub(crate) fn icmp(header: *const Icmpv4Hdr, out: &mut Packet) {
     let (kind, code) = (field!(header, type_ as u8), field!(header, code as u8));
     out.number = icmp_number(kind, code);
     out.local_port = u16::from_be(field!(header, data as u16));
-    sg_icmp(out);
+    call!(sg_icmp(out));
 }
 
 /// What a message means, given its type and code (`number`), family and direction. Queries and

@@ -13,6 +13,7 @@ use network_types::{
 };
 use sg_common::{
     flow_entry::FlowKey,
+    flow_table::Word as _,
     lookup::{column_entry, is_pointer, verdict_below},
     tables::{IPPROTO_TCP, IPPROTO_UDP},
     tcp,
@@ -27,6 +28,7 @@ use crate::{
     packet::{ETH_P_IP, ETH_P_IPV6, Stop, at, ends, field, parsed},
     quick_flow,
     verifier::forget,
+    word::SharedWord,
 };
 
 /// What [`decide`] returns: nothing decided, or what became of the packet.
@@ -80,8 +82,8 @@ pub(crate) fn decide<H: Hook>(hook: &H) -> u32 {
 fn plain<H: Hook>(hook: &H) -> Result<u32, Stop> {
     let direction = H::DIRECTION;
     let ethernet = at::<EthHdr, H>(hook, 0)?;
-    // Whatever the kernel does not know when it loads the program.
-    let unknown = u64::from(field!(ethernet, dst_addr as u32));
+    // Whatever the kernel does not know when it loads the program: all 64 bits of it.
+    let unknown = field!(ethernet, dst_addr as u64);
     let p = match u16::from_be(field!(ethernet, ether_type as u16)) {
         ETH_P_IP => ipv4(hook, unknown)?,
         ETH_P_IPV6 => ipv6(hook, unknown)?,
@@ -99,6 +101,8 @@ fn plain<H: Hook>(hook: &H) -> Result<u32, Stop> {
         } else {
             p.flags & (tcp::SYN | tcp::ACK) != tcp::SYN
         };
+    // Whether it accepts was asked, and is asked again below: two ways to walk between.
+    let verdict = Verdict(SharedWord::opaque(verdict.0.into()) as u32);
     let mut outcome = Outcome::rule(verdict);
     if maps::has_flows() && forget(needs_flow.into(), unknown) & 1 != 0 {
         let sum = match p.name & FlowKey::IS_V6 {
@@ -193,8 +197,10 @@ fn transport<I, H: Hook>(
     unknown: u64,
 ) -> Result<Plain, Stop> {
     let offset = EthHdr::LEN + size_of::<I>();
+    // Without what the comparisons below tell the verifier, which walks what follows them once then.
+    let named = forget(protocol.into(), unknown);
     // TCP is 6, UDP is 17.
-    let kind = forget(u64::from(protocol >> 4), unknown) as usize & 1;
+    let kind = (named >> 4) as usize & 1;
     let destination = u16::from_be(field!(frame, destination as u16));
     let (header_len, flags) = if protocol == IPPROTO_TCP {
         let header_len = (field!(frame, data_offset as u8) >> 4) as usize * 4;
@@ -211,14 +217,15 @@ fn transport<I, H: Hook>(
     } else {
         return Err(NO);
     };
-    let headers = offset + header_len;
+    let headers = offset + forget(header_len as u64, unknown) as usize;
+    let flags = forget(flags.into(), unknown) as u8;
     if headers > end || end > hook.end() - hook.start() {
         return Err(NO);
     }
     let source = u16::from_be(field!(frame, source as u16));
     let (local, remote) = ends(H::DIRECTION, source, destination);
     let name = match maps::has_flows() {
-        true => FlowKey::name(local, remote, protocol, is_v6),
+        true => FlowKey::name(local, remote, named as u8, is_v6),
         false => 0,
     };
     Ok(Plain {
@@ -226,8 +233,8 @@ fn transport<I, H: Hook>(
         kind,
         source,
         destination,
-        flags: forget(flags.into(), unknown) as u8,
-        headers: forget(headers as u64, unknown) as usize,
+        flags,
+        headers,
         sum: 0,
         name: forget(name, unknown),
     })

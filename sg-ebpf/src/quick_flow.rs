@@ -21,6 +21,7 @@ use crate::{
     maps,
     outcome::Outcome,
     packet::{ETH_P_IP, Stop, at, ends, field},
+    verifier::forget,
 };
 
 /// What names the flow of a plain packet with a header of type `I`.
@@ -79,12 +80,6 @@ fn key6<H: Hook>(hook: &H) -> Result<FlowKey, Stop> {
     })
 }
 
-#[inline(always)]
-fn is_v4<H: Hook>(hook: &H) -> Result<bool, Stop> {
-    let ethernet = at::<EthHdr, H>(hook, 0)?;
-    Ok(u16::from_be(field!(ethernet, ether_type as u16)) == ETH_P_IP)
-}
-
 // The hash of a plain packet's flow, as `flow_entry::hash` has it: the part of the addresses is added
 // up where they are at hand, the rest where the hash is wanted.
 
@@ -129,13 +124,19 @@ pub(crate) fn flow<H: Hook>(hook: &H, class: u32, verdict: u32, hash: u32) -> u6
 
 #[inline(always)]
 fn read_key<H: Hook>(hook: &H, key: &mut FlowKey) -> Result<Traits, Stop> {
-    let flags = if is_v4(hook)? {
+    let ethernet = at::<EthHdr, H>(hook, 0)?;
+    // Whatever the verifier knows nothing about: what follows is walked once for both families.
+    let unknown = field!(ethernet, dst_addr as u64);
+    let is_v4 = u16::from_be(field!(ethernet, ether_type as u16)) == ETH_P_IP;
+    let flags = if is_v4 {
         *key = key4(hook)?;
         tcp_flags::<Ipv4Hdr, H>(hook, key.protocol())?
     } else {
         *key = key6(hook)?;
         tcp_flags::<Ipv6Hdr, H>(hook, key.protocol())?
     };
+    key.name = forget(key.name, unknown);
+    let flags = forget(flags.into(), unknown) as u8;
     // TCP is 6 and UDP 17; what resets a connection opens none.
     let kind = key.protocol() >> 4;
     let opens = flags >> 2 & 1 ^ 1;

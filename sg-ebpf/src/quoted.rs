@@ -16,6 +16,8 @@ use crate::{
     flows,
     hook::Hook,
     packet::{FURTHEST, Packet, Stop, at, ends, field, icmp, other, parsed::MALFORMED, ports},
+    verifier::call,
+    verifier::forget,
 };
 
 /// What every quotation has of a transport header (RFC 792: 64 bits).
@@ -36,9 +38,9 @@ pub(crate) fn is_related<H: Hook>(hook: &H, error: *const Packet) -> u32 {
     hook.pull((error.headers & 0x7fff) + PULL);
     let mut quoted = Packet::EMPTY;
     match parse(hook, error, &mut quoted) {
-        Ok(()) => match classify::sg_is_related(error, &quoted) {
+        Ok(()) => match call!(classify::sg_is_related(error, &quoted)) {
             rest if rest & classify::ASK_WHETHER_IT_BELONGS != 0 => {
-                flows::sg_belongs(&quoted, rest as u32)
+                call!(flows::sg_belongs(&quoted, rest as u32))
             }
             known => known as u32,
         },
@@ -126,6 +128,8 @@ fn transport<H: Hook>(
     out: &mut Packet,
 ) -> Result<(), Stop> {
     let header = at::<FirstBytes, H>(hook, offset)?;
+    // SAFETY: `at` has compared all of it with the end of the packet.
+    let unknown = unsafe { *header.cast::<u64>() };
     out.is_trackable = 1;
     let icmp_protocol = if out.is_v6() {
         IPPROTO_ICMPV6
@@ -150,6 +154,8 @@ fn transport<H: Hook>(
             return Ok(());
         }
     };
-    ports(direction, with_ports, header.cast(), out);
+    // Three ways for the verifier to walk, but for this.
+    let kind = forget(with_ports as u64, unknown) as u8;
+    ports(direction, kind, header.cast(), out);
     Ok(())
 }

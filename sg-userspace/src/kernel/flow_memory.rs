@@ -229,7 +229,7 @@ impl FlowTable {
         };
         Written {
             is_new,
-            evicted: claim.evicted,
+            evicted: claim.evicted != 0,
             is_double: double.is_some_and(|double| remove(self, &double)),
         }
     }

@@ -13,7 +13,7 @@ const STACK_BYTES: u32 = 512;
 
 /// More than this and a kernel with a slower verifier makes `apply` a thing to wait for. About half of
 /// it is the flow table, whose loops are walked once for each time round.
-const VERIFIED_INSTRUCTIONS: u32 = 8600;
+const VERIFIED_INSTRUCTIONS: u32 = 7200;
 
 /// Proves K1, as far as both programs are small enough to be loaded at any time.
 #[test]
