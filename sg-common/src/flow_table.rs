@@ -469,7 +469,7 @@ pub fn victim<T: Table + ?Sized>(table: &T, group: u32, word: u32, clock: u32) -
         return NO_WAY;
     };
     let tags = word_of(line, word).load();
-    // None that is free, or that somebody is writing: its tag is less than any flow's.
+    // Not one that is free, or that somebody is writing: its tag is less than any flow's.
     let mut unfit = (matches(tags, 0) | matches(tags, spread(BUSY))) >> 7;
     let mut best = 0u64;
     let mut next = T::Word::opaque(0);

@@ -2,7 +2,8 @@
 //! the flow table.
 
 use sg_common::{
-    lookup::judge,
+    flow_table::Word as _,
+    lookup::{Tables as _, column_index, verdict_below},
     tables::Kind,
     tcp,
     verdict::{Direction, Reason, Verdict},
@@ -13,7 +14,7 @@ use crate::{
     maps::{self, KernelTables},
     outcome::Outcome,
     packet::Packet,
-    verifier::call,
+    word::SharedWord,
 };
 
 /// Decides an inbound packet. Exported and never inlined, so that the verifier takes it for a
@@ -62,23 +63,28 @@ pub(crate) fn finish(p: &Packet, rest: u64, outcome: &mut Outcome) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sg_ask_rules(class: u32, direction: u32, kind: u32, number: u32) -> u32 {
-    let direction = if direction == Direction::Inbound as u32 {
-        Direction::Inbound
-    } else {
-        Direction::Outbound
+    // As `lookup::judge`, but that the direction is a number: a condition would be two ways to walk.
+    const APART: u32 = column_index(Direction::Outbound, 0) as u32;
+    let column = SharedWord::opaque(((direction & 1) * APART + (kind & 7)).into());
+    let begin = KernelTables.column(column as usize);
+    let entry = KernelTables.word(begin.wrapping_add(class));
+    let direction = Direction::BOTH[SharedWord::opaque(direction.into()) as usize & 1];
+    let verdict = match entry {
+        Some(entry) => verdict_below(&KernelTables, entry, direction, number as u16),
+        None => Verdict::no_match(direction),
     };
-    judge(&KernelTables, class, direction, kind as u8, number as u16).0
+    verdict.0
 }
 
 /// As [`sg_ask_rules`], in our own types.
 #[inline(always)]
 pub(crate) fn ask(class: u32, direction: Direction, kind: u8, number: u16) -> Verdict {
-    Verdict(call!(sg_ask_rules(
+    Verdict(sg_ask_rules(
         class,
         direction as u32,
         kind.into(),
         number.into(),
-    )))
+    ))
 }
 
 #[inline(always)]
@@ -93,7 +99,7 @@ fn judge_packet(direction: Direction, p: &Packet) -> (Outcome, u64) {
         }
     }
 
-    let class = call!(family::sg_class(p));
+    let class = family::sg_class(p);
     let verdict = ask(class, direction, p.kind, p.number);
     let decided_by_rules = if verdict.is_accept() {
         // Where the other direction's rules pass the replies by themselves there is nothing to
@@ -129,7 +135,7 @@ pub(crate) extern "C" fn sg_is_related(error: *const Packet, quoted: *const Pack
         return 0;
     }
     let direction = quoted.direction();
-    let class = call!(family::sg_class(quoted));
+    let class = family::sg_class(quoted);
     if ask(class, direction, quoted.kind, quoted.number).is_accept() {
         return 1;
     }

@@ -15,7 +15,6 @@ use sg_common::{
 
 use crate::{
     maps::{MMAPABLE, constant, constants},
-    verifier::call,
     word::SharedWord,
 };
 
@@ -101,23 +100,17 @@ impl Table for Flows {
         key: &FlowKey,
         out: &mut Contents,
     ) -> u32 {
-        call!(sg_flow_find(group, word, candidates, key, out))
+        sg_flow_find(group, word, candidates, key, out)
     }
 
     #[inline(always)]
     fn has(&self, group: u32, word: u32, candidates: u64, key: &FlowKey) -> bool {
-        call!(sg_flow_find(
-            group,
-            word,
-            candidates,
-            key,
-            core::ptr::null_mut()
-        )) != NO_WAY
+        sg_flow_find(group, word, candidates, key, core::ptr::null_mut()) != NO_WAY
     }
 
     #[inline(always)]
     fn victim(&self, group: u32, word: u32, clock: u32) -> u32 {
-        call!(sg_flow_victim(group, word, clock))
+        sg_flow_victim(group, word, clock)
     }
 }
 
@@ -173,7 +166,7 @@ pub(crate) fn may_be_there(hash: u32) -> bool {
 /// Looks for a flow: 1 if it is there, else 0.
 #[inline(always)]
 pub(crate) fn find(key: &FlowKey, hash: u32, found: &mut Found) -> u32 {
-    call!(sg_flow_look_up(key, hash, found)) & 1
+    sg_flow_look_up(key, hash, found) & 1
 }
 
 /// As [`find`], without a function of its own: for who is called from so deep that the stack is short.
@@ -197,18 +190,15 @@ extern "C" fn sg_flow_look_up(key: *const FlowKey, hash: u32, found: *mut Found)
 /// as well; a full word evicts. Neither is a reason to drop a packet that the rules accept.
 #[inline(always)]
 pub(crate) fn enter(key: &FlowKey, hash: u32, contents: &Contents, kind: FlowKind, now: u64) {
-    let mut claimed = call!(sg_flow_claim(key, hash, kind as u32, now));
+    let mut claimed = sg_flow_claim(key, hash, kind as u32, now);
     if claimed == RACED {
-        claimed = call!(sg_flow_claim(key, hash, kind as u32, now));
+        claimed = sg_flow_claim(key, hash, kind as u32, now);
     }
     if claimed <= RACED {
         return;
     }
-    let entered = call!(sg_flow_publish(key, contents, claimed));
-    call!(sg_flow_tally(
-        kind as u32,
-        entered | claimed as u32 & EVICTED
-    ));
+    let entered = sg_flow_publish(key, contents, claimed);
+    sg_flow_tally(kind as u32, entered | claimed as u32 & EVICTED);
 }
 
 /// What [`sg_flow_claim`] returns instead of a way in bits 0-2, its word in bits 3-5, [`EVICTED`] if
@@ -282,7 +272,7 @@ pub(crate) extern "C" fn sg_flow_settle(key: *const FlowKey, hash: u32) -> u32 {
     // SAFETY: not null, and every caller passes a whole key on its stack.
     let key = unsafe { &*key };
     if let Some(found) = flow_table::settle(&Flows, &spot(hash), key) {
-        call!(sg_flow_forget(&found));
+        sg_flow_forget(&found);
     }
     0
 }
@@ -297,7 +287,7 @@ pub(crate) extern "C" fn sg_flow_forget(found: *const Found) -> u32 {
     // SAFETY: not null, and every caller passes a whole value on its stack.
     let found = unsafe { &*found };
     if flow_table::remove(&Flows, found) {
-        call!(sg_flow_tally(found.kind() as u32, LEFT));
+        sg_flow_tally(found.kind() as u32, LEFT);
     }
     0
 }

@@ -19,7 +19,6 @@ use crate::{
     maps,
     outcome::Outcome,
     packet::Packet,
-    verifier::call,
     word::SharedWord,
 };
 
@@ -91,7 +90,7 @@ extern "C" fn sg_go_on(found: *mut Found, traits: u64, how: u32, now: u64, rule:
     // Set if it comes from the other side.
     let answered = ((from_opener ^ FROM_OPENER) / FROM_OPENER) | u32::from(head.is_answered());
     let old = head.state().into();
-    let state = call!(sg_next_state(kind, old, from_opener, flags, answered));
+    let state = sg_next_state(kind, old, from_opener, flags, answered);
     let mut next = head.in_state(state as u8);
     next.0 |= u64::from(answered) * Head::ANSWERED;
     // Numbers: conditions in a row are ways to walk.
@@ -181,7 +180,7 @@ pub(crate) fn decide(p: &Packet, class: u32, verdict: Verdict) -> Outcome {
 /// The outcome of [`decide`], packed, for a packet of that key.
 #[inline(always)]
 pub(crate) fn track(key: &FlowKey, hash: u32, traits: Traits, class: u32, verdict: Verdict) -> u64 {
-    call!(sg_track(key, hash, traits.0, class, verdict.0))
+    sg_track(key, hash, traits.0, class, verdict.0)
 }
 
 /// The outcome of a reason. Arithmetic where [`Outcome::reason`] would branch by direction.
@@ -232,11 +231,11 @@ extern "C" fn sg_track(
     let has_gone = reopens | has_expired(head, now) | u64::from(is_there ^ 1);
     if SharedWord::opaque(has_gone) != 0 {
         if SharedWord::opaque(is_there.into()) != 0 {
-            call!(sg_flow_forget(&found));
+            sg_flow_forget(&found);
         }
         if SharedWord::opaque(may_enter.into()) != 0 {
             let flags = traits.tcp_flags().into();
-            let state = call!(sg_next_state(traits.kind().into(), NO_STATE, 1, flags, 0)) as u8;
+            let state = sg_next_state(traits.kind().into(), NO_STATE, 1, flags, 0) as u8;
             found.contents = Contents {
                 head: Head::new(tick(now), state, traits.direction()),
                 rule: rule_word(verdict.slot(), maps::generation()),
@@ -272,7 +271,7 @@ extern "C" fn sg_track(
             admission = ask(class, opposite, traits.kind(), traits.return_number()).0;
         }
         if !Verdict(admission).is_accept() {
-            call!(sg_flow_forget(&found));
+            sg_flow_forget(&found);
             return reason(traits.direction(), Reason::Revoked);
         }
         (result, has_slot) = (REPLY, u32::MAX);
@@ -290,16 +289,16 @@ extern "C" fn sg_track(
         how |= IS_CHANGED;
     }
     let result = result | u64::from(slot_of(rule) & has_slot);
-    let mut step = call!(sg_go_on(&mut found, traits.0, how, now, rule));
+    let mut step = sg_go_on(&mut found, traits.0, how, now, rule);
     if step == RACED {
         // Whose it is now was said.
-        step = call!(sg_go_on(&mut found, traits.0, how & !IS_CHANGED, now, 0));
+        step = sg_go_on(&mut found, traits.0, how & !IS_CHANGED, now, 0);
     }
     if step == IS_CONFIRMED {
         // First in, then out: a packet on another CPU finds it among one of the two kinds.
         enter(key, hash, &found.contents, FlowKind::Established, now);
-        call!(sg_flow_settle(key, hash));
-        call!(sg_flow_forget(&found));
+        sg_flow_settle(key, hash);
+        sg_flow_forget(&found);
     }
     result
 }

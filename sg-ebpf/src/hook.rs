@@ -14,7 +14,6 @@ use crate::{
     outcome::Outcome,
     packet::{self, Packet},
     quick_flow, quoted,
-    verifier::call,
 };
 
 /// A first buffer below this length has no other behind it, unless the packet says so: drivers
@@ -111,52 +110,42 @@ impl Hook for XdpContext {
 
     #[inline(always)]
     fn decide_thoroughly(&self) -> bool {
-        call!(sg_decide_xdp(self.as_ptr().cast())) != 0
+        sg_decide_xdp(self.as_ptr().cast()) != 0
     }
 
     #[inline(always)]
     fn plain_flow(&self, class: u32, verdict: u32, hash: u32) -> u64 {
-        call!(sg_plain_flow_xdp(
-            self.as_ptr().cast(),
-            class,
-            verdict,
-            hash
-        ))
+        sg_plain_flow_xdp(self.as_ptr().cast(), class, verdict, hash)
     }
 
     #[inline(always)]
     fn parse(&self, out: &mut Packet) -> u32 {
-        call!(packet::sg_parse_xdp(self.as_ptr().cast(), out))
+        packet::sg_parse_xdp(self.as_ptr().cast(), out)
     }
 
     #[inline(always)]
     fn skip_vlans(&self) -> u64 {
-        call!(sg_skip_vlans_xdp(self.as_ptr().cast()))
+        sg_skip_vlans_xdp(self.as_ptr().cast())
     }
 
     #[inline(always)]
     fn walk_extension_headers(&self, offset: u32, protocol: u32, out: *mut Packet) -> u64 {
-        call!(sg_walk6_xdp(self.as_ptr().cast(), offset, protocol, out))
+        sg_walk6_xdp(self.as_ptr().cast(), offset, protocol, out)
     }
 
     #[inline(always)]
     fn extension_header(&self, offset: u64, protocol: u32, out: *mut Packet) -> u64 {
-        call!(sg_extension_header_xdp(
-            self.as_ptr().cast(),
-            offset,
-            protocol,
-            out
-        ))
+        sg_extension_header_xdp(self.as_ptr().cast(), offset, protocol, out)
     }
 
     #[inline(always)]
     fn judge(packet: &Packet, out: &mut Outcome) -> u64 {
-        call!(classify::sg_judge_inbound(packet, out))
+        classify::sg_judge_inbound(packet, out)
     }
 
     #[inline(always)]
     fn is_related(&self, error: &Packet) -> bool {
-        call!(sg_relates_xdp(self.as_ptr().cast(), error)) != 0
+        sg_relates_xdp(self.as_ptr().cast(), error) != 0
     }
 
     #[inline(always)]
@@ -208,47 +197,42 @@ impl Hook for TcContext {
 
     #[inline(always)]
     fn decide_thoroughly(&self) -> bool {
-        call!(sg_decide_tc(self.as_ptr().cast())) != 0
+        sg_decide_tc(self.as_ptr().cast()) != 0
     }
 
     #[inline(always)]
     fn plain_flow(&self, class: u32, verdict: u32, hash: u32) -> u64 {
-        call!(sg_plain_flow_tc(self.as_ptr().cast(), class, verdict, hash))
+        sg_plain_flow_tc(self.as_ptr().cast(), class, verdict, hash)
     }
 
     #[inline(always)]
     fn parse(&self, out: &mut Packet) -> u32 {
-        call!(packet::sg_parse_tc(self.as_ptr().cast(), out))
+        packet::sg_parse_tc(self.as_ptr().cast(), out)
     }
 
     #[inline(always)]
     fn skip_vlans(&self) -> u64 {
-        call!(sg_skip_vlans_tc(self.as_ptr().cast()))
+        sg_skip_vlans_tc(self.as_ptr().cast())
     }
 
     #[inline(always)]
     fn walk_extension_headers(&self, offset: u32, protocol: u32, out: *mut Packet) -> u64 {
-        call!(sg_walk6_tc(self.as_ptr().cast(), offset, protocol, out))
+        sg_walk6_tc(self.as_ptr().cast(), offset, protocol, out)
     }
 
     #[inline(always)]
     fn extension_header(&self, offset: u64, protocol: u32, out: *mut Packet) -> u64 {
-        call!(sg_extension_header_tc(
-            self.as_ptr().cast(),
-            offset,
-            protocol,
-            out
-        ))
+        sg_extension_header_tc(self.as_ptr().cast(), offset, protocol, out)
     }
 
     #[inline(always)]
     fn judge(packet: &Packet, out: &mut Outcome) -> u64 {
-        call!(classify::sg_judge_outbound(packet, out))
+        classify::sg_judge_outbound(packet, out)
     }
 
     #[inline(always)]
     fn is_related(&self, error: &Packet) -> bool {
-        call!(sg_relates_tc(self.as_ptr().cast(), error)) != 0
+        sg_relates_tc(self.as_ptr().cast(), error) != 0
     }
 
     #[inline(always)]

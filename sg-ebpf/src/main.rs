@@ -40,7 +40,6 @@ use crate::{
     hook::Hook,
     outcome::Outcome,
     packet::{Packet, parsed},
-    verifier::call,
 };
 
 /// Inbound: at the driver, before the kernel has spent a socket buffer on the packet.
@@ -113,11 +112,11 @@ fn decide<H: Hook>(hook: &H, packet: &mut Packet, outcome: &mut Outcome) {
                 outcome.set_reason(H::DIRECTION, Reason::Related);
             }
             if packet.is_first_fragment() {
-                call!(fragments::sg_keep_fragment(packet, outcome));
+                fragments::sg_keep_fragment(packet, outcome);
             }
         }
         parsed::LATER_FRAGMENT => {
-            call!(fragments::sg_follow_fragment(packet, outcome));
+            fragments::sg_follow_fragment(packet, outcome);
         }
         parsed::OTHER => outcome.set_reason(H::DIRECTION, Reason::NonIp),
         _ => outcome.set_reason(H::DIRECTION, Reason::Malformed),

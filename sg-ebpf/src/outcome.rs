@@ -1,6 +1,5 @@
 //! What happens to a frame, and the one counter that says so.
 
-use crate::verifier::call;
 use sg_common::verdict::{Action, Direction, Reason, Verdict, reason_slot};
 
 /// Written through a pointer by the functions that decide, so that the verifier sees plain unknown
@@ -95,10 +94,6 @@ impl Outcome {
     #[inline(always)]
     pub(crate) fn set_reason(&mut self, direction: Direction, reason: Reason) {
         let accept = matches!(reason.action(), Action::Accept);
-        call!(sg_set_reason(
-            self,
-            reason_slot(direction, reason),
-            accept.into()
-        ));
+        sg_set_reason(self, reason_slot(direction, reason), accept.into());
     }
 }

@@ -27,7 +27,7 @@ use sg_common::{
     verdict::Direction,
 };
 
-use crate::{extension::is_extension_header, hook::Hook, verifier::call};
+use crate::{extension::is_extension_header, hook::Hook};
 
 // IEEE 802 numbers, as include/uapi/linux/if_ether.h has them.
 pub(crate) const ETH_P_IP: u16 = 0x0800;
@@ -515,7 +515,7 @@ pub(crate) fn icmp(header: *const Icmpv4Hdr, out: &mut Packet) {
     let (kind, code) = (field!(header, type_ as u8), field!(header, code as u8));
     out.number = icmp_number(kind, code);
     out.local_port = u16::from_be(field!(header, data as u16));
-    call!(sg_icmp(out));
+    sg_icmp(out);
 }
 
 /// What a message means, given its type and code (`number`), family and direction. Queries and

@@ -16,7 +16,6 @@ use crate::{
     flows,
     hook::Hook,
     packet::{FURTHEST, Packet, Stop, at, ends, field, icmp, other, parsed::MALFORMED, ports},
-    verifier::call,
     verifier::forget,
 };
 
@@ -38,9 +37,9 @@ pub(crate) fn is_related<H: Hook>(hook: &H, error: *const Packet) -> u32 {
     hook.pull((error.headers & 0x7fff) + PULL);
     let mut quoted = Packet::EMPTY;
     match parse(hook, error, &mut quoted) {
-        Ok(()) => match call!(classify::sg_is_related(error, &quoted)) {
+        Ok(()) => match classify::sg_is_related(error, &quoted) {
             rest if rest & classify::ASK_WHETHER_IT_BELONGS != 0 => {
-                call!(flows::sg_belongs(&quoted, rest as u32))
+                flows::sg_belongs(&quoted, rest as u32)
             }
             known => known as u32,
         },
