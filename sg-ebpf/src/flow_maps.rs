@@ -52,7 +52,7 @@ impl HashKeys {
         let mut keys = (&raw const SG_FLOW_KEYS).cast::<u64>();
         // SAFETY: moves a register to itself.
         unsafe {
-            core::arch::asm!("{0} = {0}", inout(reg) keys, options(pure, nomem, nostack, preserves_flags));
+            core::arch::asm!("{0} = {0}", inout(reg) keys, options(pure, readonly, nostack, preserves_flags));
         }
         HashKeys(keys)
     }

@@ -103,7 +103,7 @@ extern "C" fn sg_go_on(found: *mut Found, traits: u64, how: u32, now: u64, rule:
     let next = next.seen_at(tick(now));
     // 1 if it is half-open and belongs to the established ones now.
     let is_half_open = how & 1 ^ FlowKind::Established as u32;
-    if SharedWord::opaque((is_half_open & state / ESTABLISHED).into()) != 0 {
+    if SharedWord::opaque((is_half_open & (state / ESTABLISHED)).into()) != 0 {
         found.contents.head = next;
         return IS_CONFIRMED;
     }
@@ -283,7 +283,7 @@ extern "C" fn sg_track(
         // Same key, other match (an ICMP code): the rules have the word.
         return by_rules;
     }
-    let mut how = found.kind() as u32 | u32::from(from_opener) * FROM_OPENER;
+    let mut how = found.kind() as u32 + u32::from(from_opener) * FROM_OPENER;
     if admission != 0 {
         rule = rule_word(Verdict(admission).slot(), maps::generation());
         how |= IS_CHANGED;

@@ -11,10 +11,10 @@ use crate::support::Enforcer;
 /// (MAX_BPF_STACK in include/linux/filter.h).
 const STACK_BYTES: u32 = 480;
 
-/// More than this and a kernel with a slower verifier makes `apply` a thing to wait for. The programs
-/// themselves have about 5,000; the rest is walked more than once, most of it the loops over the ways of
-/// the flow table.
-const VERIFIED_INSTRUCTIONS: u32 = 7000;
+/// More than this and a kernel with a slower verifier makes `apply` a thing to wait for. Linux 6.1 walks
+/// the most. The programs themselves have about 5,000 instructions; what is walked more than once is
+/// mostly the loops over the ways of the flow table.
+const VERIFIED_INSTRUCTIONS: u32 = 7600;
 
 /// Proves K1, as far as both programs are small enough to be loaded at any time.
 #[test]
