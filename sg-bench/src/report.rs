@@ -8,7 +8,10 @@ use anyhow::{Context as _, Result};
 
 use crate::statistics::Record;
 
-const HEADER: [&str; 7] = ["name", "value", "unit", "min", "max", "floor", "nftables"];
+const COLUMNS: usize = 8;
+const HEADER: [&str; COLUMNS] = [
+    "name", "value", "unit", "aim", "min", "max", "floor", "nftables",
+];
 
 /// Prints the table; with colours only where somebody sees them.
 pub(crate) fn print(records: &[Record]) {
@@ -17,7 +20,7 @@ pub(crate) fn print(records: &[Record]) {
         true => format!("\x1b[{code}m{text}\x1b[0m"),
         false => text,
     };
-    let rows: Vec<[String; 7]> = shown(records)
+    let rows: Vec<[String; COLUMNS]> = shown(records)
         .map(|record| cells(record, records))
         .collect();
     let mut widths = HEADER.map(str::len);
@@ -26,7 +29,7 @@ pub(crate) fn print(records: &[Record]) {
             *width = (*width).max(cell.chars().count());
         }
     }
-    let line = |row: &[String; 7]| {
+    let line = |row: &[String; COLUMNS]| {
         let mut text = String::new();
         for (index, (cell, width)) in row.iter().zip(widths).enumerate() {
             // Names and units read from the left, figures from the right.
@@ -55,12 +58,16 @@ fn shown(records: &[Record]) -> impl Iterator<Item = &Record> {
     records.iter().filter(|record| !record.is_detail)
 }
 
-fn cells(record: &Record, all: &[Record]) -> [String; 7] {
+fn cells(record: &Record, all: &[Record]) -> [String; COLUMNS] {
     let figure = |value| figure(value, &record.unit);
     [
         record.name.clone(),
         figure(record.value),
         record.unit.clone(),
+        match record.aim {
+            Some(aim) => format!("≤ {aim}"),
+            None => String::new(),
+        },
         figure(record.min),
         figure(record.max),
         figure(record.floor),
@@ -116,7 +123,7 @@ fn document(command: &str, records: &[Record]) -> String {
         machine(),
         HEADER.join(" | ")
     );
-    text.push_str("|---|--:|---|--:|--:|--:|--:|---|\n");
+    text.push_str("|---|--:|---|--:|--:|--:|--:|--:|---|\n");
     for record in shown(records) {
         let [name, rest @ ..] = cells(record, records);
         let _ = writeln!(
@@ -174,7 +181,9 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("| `live/tke/drop` | 10.0 | ns | 10.0 | 10.0 | 80.0 | ×5.0 |  |\n"),
+            text.contains(
+                "| `live/tke/drop` | 10.0 | ns | ≤ 10 | 10.0 | 10.0 | 80.0 | ×5.0 |  |\n"
+            ),
             "{text}"
         );
         assert!(
