@@ -1,5 +1,6 @@
 //! The benchmarks; `cargo xtask bench` builds and runs this. One file for each kind of row.
 
+mod aims;
 mod apply;
 mod code;
 mod cores;

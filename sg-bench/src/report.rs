@@ -8,25 +8,49 @@ use anyhow::{Context as _, Result};
 
 use crate::statistics::Record;
 
-const HEADER: [&str; 7] = ["name", "value", "unit", "min", "max", "floor", "nftables"];
+const COLUMNS: usize = 8;
+const HEADER: [&str; COLUMNS] = [
+    "name", "value", "unit", "aim", "min", "max", "floor", "nftables",
+];
 
-/// Prints the table; with colours only where somebody sees them.
+/// The two tables: what packets cost live, and everything else.
+fn tables(records: &[Record]) -> impl Iterator<Item = (&'static str, Vec<&Record>)> {
+    let (live, other): (Vec<_>, Vec<_>) = records
+        .iter()
+        .filter(|record| !record.is_detail)
+        .partition(|record| record.name.starts_with("live/"));
+    [
+        ("Packets over a veth pair", live),
+        ("Code, loading, memory", other),
+    ]
+    .into_iter()
+    .filter(|(_, rows)| !rows.is_empty())
+}
+
+/// Prints the tables; with colours only where somebody sees them.
 pub(crate) fn print(records: &[Record]) {
+    for (index, (_, table)) in tables(records).enumerate() {
+        if index > 0 {
+            println!();
+        }
+        print_table(&table, records);
+    }
+}
+
+fn print_table(table: &[&Record], records: &[Record]) {
     let paint = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let coloured = |code: &str, text: String| match paint {
         true => format!("\x1b[{code}m{text}\x1b[0m"),
         false => text,
     };
-    let rows: Vec<[String; 7]> = shown(records)
-        .map(|record| cells(record, records))
-        .collect();
+    let rows: Vec<[String; COLUMNS]> = table.iter().map(|record| cells(record, records)).collect();
     let mut widths = HEADER.map(str::len);
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
-    let line = |row: &[String; 7]| {
+    let line = |row: &[String; COLUMNS]| {
         let mut text = String::new();
         for (index, (cell, width)) in row.iter().zip(widths).enumerate() {
             // Names and units read from the left, figures from the right.
@@ -38,7 +62,7 @@ pub(crate) fn print(records: &[Record]) {
         text
     };
     println!("{}note", coloured("1", line(&HEADER.map(str::to_owned))));
-    for (record, row) in shown(records).zip(&rows) {
+    for (record, row) in table.iter().zip(&rows) {
         let code = match record.value {
             Some(_) => "0",
             None => "33",
@@ -51,16 +75,16 @@ pub(crate) fn print(records: &[Record]) {
     }
 }
 
-fn shown(records: &[Record]) -> impl Iterator<Item = &Record> {
-    records.iter().filter(|record| !record.is_detail)
-}
-
-fn cells(record: &Record, all: &[Record]) -> [String; 7] {
+fn cells(record: &Record, all: &[Record]) -> [String; COLUMNS] {
     let figure = |value| figure(value, &record.unit);
     [
         record.name.clone(),
         figure(record.value),
         record.unit.clone(),
+        match record.aim {
+            Some(aim) => format!("≤ {aim}"),
+            None => String::new(),
+        },
         figure(record.min),
         figure(record.max),
         figure(record.floor),
@@ -111,20 +135,22 @@ pub(crate) fn write_doc(path: &Path, command: &str, records: &[Record]) -> Resul
 
 /// Where it was measured, and the rows as a table in Markdown.
 fn document(command: &str, records: &[Record]) -> String {
-    let mut text = format!(
-        "Made by `{command}` on {}.\n\n| {} | note |\n",
-        machine(),
-        HEADER.join(" | ")
-    );
-    text.push_str("|---|--:|---|--:|--:|--:|--:|---|\n");
-    for record in shown(records) {
-        let [name, rest @ ..] = cells(record, records);
-        let _ = writeln!(
+    let mut text = format!("Made by `{command}` on {}.\n", machine());
+    for (title, table) in tables(records) {
+        let _ = write!(
             text,
-            "| `{name}` | {} | {} |",
-            rest.join(" | "),
-            record.note
+            "\n### {title}\n\n| {} | note |\n|---|--:|---|--:|--:|--:|--:|--:|---|\n",
+            HEADER.join(" | ")
         );
+        for record in table {
+            let [name, rest @ ..] = cells(record, records);
+            let _ = writeln!(
+                text,
+                "| `{name}` | {} | {} |",
+                rest.join(" | "),
+                record.note
+            );
+        }
     }
     text
 }
@@ -174,7 +200,9 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("| `live/tke/drop` | 10.0 | ns | 10.0 | 10.0 | 80.0 | ×5.0 |  |\n"),
+            text.contains(
+                "| `live/tke/drop` | 10.0 | ns | ≤ 10 | 10.0 | 10.0 | 80.0 | ×5.0 |  |\n"
+            ),
             "{text}"
         );
         assert!(

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::aims;
+
 /// One row, as `--json` writes it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Record {
@@ -11,6 +13,8 @@ pub(crate) struct Record {
     pub(crate) value: Option<f64>,
     pub(crate) min: Option<f64>,
     pub(crate) max: Option<f64>,
+    /// Where it should stand.
+    pub(crate) aim: Option<f64>,
     /// What the same run measured with an empty program.
     pub(crate) floor: Option<f64>,
     pub(crate) runs: usize,
@@ -31,6 +35,7 @@ impl Record {
             value: (!sorted.is_empty()).then(|| round(median(&sorted))),
             min: sorted.first().copied().map(round),
             max: sorted.last().copied().map(round),
+            aim: aims::aim(name),
             floor: floor.map(round),
             runs: sorted.len(),
             note: String::new(),

@@ -37,14 +37,13 @@ pub struct FragmentValue {
     /// Counter slot that it was counted in.
     pub slot: u32,
     /// [`FragmentValue::ACCEPT`] and [`FragmentValue::REPLY`].
-    pub flags: u8,
-    pub zero: [u8; 3],
+    pub flags: u32,
 }
 
 impl FragmentValue {
-    pub const ACCEPT: u8 = 1;
+    pub const ACCEPT: u32 = 1;
     /// Counted as a reply of the slot's rule.
-    pub const REPLY: u8 = 2;
+    pub const REPLY: u32 = 2;
 }
 
 /// Bytes that a later fragment must leave to the first one: what TCP (RFC 9293 section 3.1) and

@@ -145,6 +145,12 @@ impl Layout {
 /// Bits of a narrow leaf.
 pub const NARROW_BITS: u32 = 4;
 
+// A unit's first word is its low half.
+const _: () = assert!(
+    cfg!(target_endian = "little"),
+    "big-endian machines are not supported"
+);
+
 impl Layout {
     /// Writes it to the front of `words`; there is one leaf more than keys.
     pub fn write(self, words: &mut [u32], keys: &[u16], leaves: &[u32]) {

@@ -29,7 +29,6 @@ pub(crate) extern "C" fn sg_keep_fragment(p: *const Packet, outcome: *const Outc
         seen: clock::now(),
         slot: outcome.slot,
         flags,
-        zero: [0; 3],
     };
     family::insert_fragment(p, &value);
     0

@@ -120,6 +120,66 @@ fn thousands_of_ports_above_thousands_of_networks() {
 }
 
 #[test]
+fn every_port_has_a_rule_of_its_own() {
+    let mut text = String::new();
+    for port in 0..=u16::MAX {
+        let action = if port % 3 == 0 { "drop" } else { "accept" };
+        let _ = writeln!(text, "in udp {port} from any {action}");
+    }
+    let policy = rules_from_lines(&text);
+    let (compiled, time) = compiled(&policy);
+    assert!(time < PATIENCE, "{time:?}");
+    assert!(compiled.sizes().bytes < 1 << 20, "{:?}", compiled.sizes());
+    agrees(&policy, &compiled, 500, 5);
+}
+
+/// Each class has all the ports, and something between them that no other class has.
+#[test]
+fn classes_and_ports_multiply() {
+    let mut rng = Rng::with_seed(6);
+    let mut text = String::new();
+    for _ in 0..1500 {
+        let _ = writeln!(text, "in tcp {} from any accept", rng.u16(..));
+    }
+    for _ in 0..1500 {
+        let first = rng.u16(..);
+        let last = rng.u16(first..);
+        let network = network(&mut rng, 24);
+        let _ = writeln!(text, "in tcp {first}-{last} from {network} drop");
+    }
+    let policy = rules_from_lines(&text);
+    let (compiled, time) = compiled(&policy);
+    assert!(time < PATIENCE, "{time:?}");
+    agrees(&policy, &compiled, 500, 6);
+    // Where that is too much it is said, and not attempted to the end.
+    let slots: Vec<u32> = (FIRST_RULE_SLOT..).take(policy.rules.len()).collect();
+    let budget = Budget {
+        table_bytes: 1 << 20,
+    };
+    let refused = compile(&policy, &slots, budget).expect_err("it takes more than a mebibyte");
+    assert!(refused.to_string().contains("1 MiB"), "{refused}");
+}
+
+#[test]
+fn tens_of_thousands_of_ipv6_prefixes_of_all_lengths() {
+    let mut rng = Rng::with_seed(7);
+    let mut rules = Vec::new();
+    for (action, count) in [("drop", 20_000), ("accept", 10_000)] {
+        let mut prefixes = Vec::new();
+        for _ in 0..count {
+            let len = rng.u32(8..=128);
+            let bits = rng.u128(..) & u128::MAX << (128 - len);
+            prefixes.push(format!("{}/{len}", std::net::Ipv6Addr::from(bits)));
+        }
+        rules.push(format!("in all from {} {action}", prefixes.join(",")));
+    }
+    let policy = rules_from_lines(&rules.join("\n"));
+    let (compiled, time) = compiled(&policy);
+    assert!(time < PATIENCE, "{time:?}");
+    agrees(&policy, &compiled, 100, 7);
+}
+
+#[test]
 fn a_list_of_a_hundred_thousand_addresses_is_two_classes() {
     let mut rng = Rng::with_seed(4);
     let mut yaml = String::from("name: list\naddress-sets:\n  bad:\n");

@@ -12,6 +12,7 @@ use sg_userspace::kernel::{self, Applied, Seeded};
 use sg_userspace::policy::{Finding, Severity};
 
 use super::failure::Failure;
+use super::patience::Patience;
 use super::policy_args::{Attach, Policies};
 use super::screen::{Paint, Screen};
 use super::units::{bytes, count, short_digest, thousands};
@@ -43,8 +44,10 @@ pub(super) struct Apply {
 
 impl Apply {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        let patience = Patience::with("reading and applying the policy");
         let loaded = self.policies.load()?;
         let applied = kernel::apply(&loaded.policy, &self.attach.options(context))?;
+        drop(patience);
         if self.json.json {
             return context.out.json(&Done::from(&applied));
         }

@@ -12,6 +12,7 @@ use sg_userspace::kernel::KernelError;
 use sg_userspace::policy::{Finding, Loaded, Severity};
 
 use super::failure::Failure;
+use super::patience::Patience;
 use super::policy_args::{Policies, TableMemory};
 use super::screen::{Paint, Screen};
 use super::units::{bytes, count, short_digest};
@@ -54,6 +55,7 @@ struct PolicyHead {
 impl Check {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let json = self.json.json;
+        let patience = Patience::with("reading and compiling the policy");
         let loaded = match self.policies.load() {
             Ok(loaded) => loaded,
             Err(errors) if json => {
@@ -83,6 +85,7 @@ impl Check {
             }
             Err(error) => return Err(KernelError::from(error).into()),
         };
+        drop(patience);
         if !json {
             return context.out.print(&text(&context.out, &loaded, sizes));
         }

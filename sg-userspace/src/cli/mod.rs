@@ -18,6 +18,7 @@ mod explain_args;
 mod failure;
 mod flows;
 mod lab;
+mod patience;
 mod policy_args;
 mod rates;
 mod reload;

@@ -9,6 +9,7 @@ use sg_userspace::observe::watch::Stamp;
 use sg_userspace::policy::{Finding, Loaded, PolicyErrors};
 
 use super::failure::Failure;
+use super::patience::Patience;
 use super::policy_args::Policies;
 
 /// A policy with errors may come to life by a file that it names for the first time, and so that
@@ -44,8 +45,10 @@ impl Reloader {
         policies: Policies,
         options: ApplyOptions,
     ) -> Result<(Reloader, Box<Applied>, Vec<Finding>), Failure> {
+        let patience = Patience::with("reading and applying the policy");
         let (loaded, files, stamp) = read(&policies, &[]).map_err(|(errors, _)| errors)?;
         let applied = kernel::apply(&loaded.policy, &options)?;
+        drop(patience);
         let reloader = Reloader {
             policies,
             options,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{TooLarge, arena::Arena, services::Rows};
+use super::{TooLarge, arena::Arena, services::Rows, steps::set};
 use crate::policy::{Policy, Prefix, Protocol, Remote};
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -242,35 +242,24 @@ impl<T: Address> Classes<T> {
     /// The class of every address, as steps.
     pub(super) fn steps(&self) -> Vec<(T, u32)> {
         let mut steps: Vec<(T, u32)> = vec![(T::ZERO, self.default_class)];
-        let mut set = |start: T, class: u32| {
-            match steps.last_mut() {
-                Some(last) if last.0 == start => last.1 = class,
-                _ => steps.push((start, class)),
-            }
-            // Merge with the step before when that came out equal.
-            if let [.., before, last] = steps.as_slice()
-                && before.1 == last.1
-            {
-                steps.pop();
-            }
-        };
         let mut around: Vec<(T, u32)> = Vec::new();
-        let leave = |around: &mut Vec<(T, u32)>, set: &mut dyn FnMut(T, u32)| {
+        let leave = |around: &mut Vec<(T, u32)>, steps: &mut Vec<(T, u32)>| {
             if let Some((last, _)) = around.pop()
                 && let Some(next) = last.next()
             {
-                set(next, around.last().map_or(self.default_class, |(_, c)| *c));
+                let class = around.last().map_or(self.default_class, |(_, c)| *c);
+                set(steps, next, class);
             }
         };
         for (prefix, class) in &self.prefixes {
             while around.last().is_some_and(|(last, _)| *last < prefix.bits) {
-                leave(&mut around, &mut set);
+                leave(&mut around, &mut steps);
             }
-            set(prefix.bits, *class);
+            set(&mut steps, prefix.bits, *class);
             around.push((T::last(*prefix), *class));
         }
         while !around.is_empty() {
-            leave(&mut around, &mut set);
+            leave(&mut around, &mut steps);
         }
         steps
     }

@@ -9,6 +9,7 @@ mod addresses;
 mod arena;
 mod hosts;
 mod services;
+mod steps;
 mod tree;
 
 use std::net::IpAddr;

@@ -8,7 +8,7 @@ use sg_common::lookup::{
     NODE_KEYS, POINTER, TREE_BITS6, TREES6, UNIT_WORDS,
 };
 
-use super::{TooLarge, arena::Arena};
+use super::{TooLarge, arena::Arena, steps::set};
 
 const CHILDREN: usize = NODE_KEYS + 1;
 const LEAVES: usize = LAST_KEYS + 1;
@@ -31,19 +31,6 @@ pub(super) struct Trees {
     pub(super) low_depth: u32,
     /// Nodes, for those who want to know the size.
     pub(super) nodes: usize,
-}
-
-/// Appends a step, or changes the last one if it begins there too; equal neighbours become one.
-fn set<T: PartialEq>(steps: &mut Vec<(T, u32)>, start: T, value: u32) {
-    match steps.last_mut() {
-        Some(last) if last.0 == start => last.1 = value,
-        _ => steps.push((start, value)),
-    }
-    if let [.., before, last] = steps.as_slice()
-        && before.1 == last.1
-    {
-        steps.pop();
-    }
 }
 
 /// Builds the trees of a function over all IPv6 addresses, given as its steps.

@@ -197,6 +197,7 @@ fn apply_locked(
             counter_slots: assignment.capacity,
             max_flows,
         };
+        shared.check()?;
         let mut seeding = match &previous {
             Some(replaced) if !options.cut_existing && policy.established != Established::Flush => {
                 carry_over(&compiled, replaced, generation, pins)?

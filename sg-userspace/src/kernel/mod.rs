@@ -8,6 +8,7 @@ mod flow_memory;
 pub mod flow_tables;
 mod hooks;
 pub mod interfaces;
+mod layout;
 pub mod netns;
 pub mod pins;
 pub mod programs;

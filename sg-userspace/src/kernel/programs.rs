@@ -2,21 +2,16 @@
 
 use std::mem::offset_of;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use aya::maps::{Map, MapInfo, MapType};
+use aya::maps::Map;
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::sys::signal::{SigSet, SigmaskHow};
-use sg_common::counters::SlotCounters;
-use sg_common::event::EventLimit;
-use sg_common::flow::{FlowStats, TIMEOUTS};
-use sg_common::flow_table::{self, Page, groups_for};
-use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
+use sg_common::flow::TIMEOUTS;
 use sg_common::lookup::{LINE_WORDS, Line, NEAR_LINES, NearTables};
 
-use super::flow_memory::{ages, groups_at, keys_of};
+use super::flow_memory::{ages, keys_of};
 use super::pins::InterfacePins;
 use super::shared::CounterReader;
 use super::{KernelError, sys};
@@ -112,11 +107,7 @@ impl Programs {
         let mut flow_keys = [0u64; 16];
         let keys = keys_of(shared.pins.as_ref())?;
         flow_keys[..keys.len()].copy_from_slice(&keys);
-        let groups = match &shared.pins {
-            // The table that is there, however large it is.
-            Some(pins) if pins.flow_tags().exists() => groups_at(&pins.flow_tags())?,
-            _ => groups_for(shared.max_flows),
-        };
+        let groups = shared.groups()?;
         let essential = u8::from(generation.essential);
         let keep_flows = u8::from(generation.keep_flows);
         let has_flows = u8::from(generation.has_flows);
@@ -163,34 +154,9 @@ impl Programs {
             // Nothing writes to it: the smallest ring there can be, which is a page.
             loader.map_max_entries("AYA_LOGS", page_size());
         }
-        if let Some(pins) = &shared.pins {
-            for (name, path, layout) in [
-                (
-                    "sg_counters",
-                    pins.counters(shared.counter_map),
-                    Layout::COUNTERS,
-                ),
-                (
-                    "sg_flow_tags",
-                    pins.flow_tags(),
-                    Layout::flow_table(size_of::<flow_table::Line<u64>>(), groups),
-                ),
-                (
-                    "sg_flow_pages",
-                    pins.flow_pages(),
-                    Layout::flow_table(size_of::<Page<u64>>(), groups),
-                ),
-                ("sg_flow_stats", pins.flow_stats(), Layout::FLOW_STATS),
-                ("sg_fragments4", pins.fragments4(), Layout::FRAGMENTS4),
-                ("sg_fragments6", pins.fragments6(), Layout::FRAGMENTS6),
-                ("sg_events", pins.events(), Layout::EVENTS),
-                ("sg_event_limit", pins.event_limit(), Layout::EVENT_LIMIT),
-            ] {
-                if path.exists() {
-                    layout.check(&path)?;
-                }
-                loader.map_pin_path(name, path);
-            }
+        shared.check()?;
+        for (name, path) in shared.pinned()? {
+            loader.map_pin_path(name, path);
         }
         let ebpf = undisturbed(|| loader.load(OBJECT))
             .map_err(|e| KernelError::bpf("creating the BPF maps", e))?;
@@ -281,100 +247,6 @@ fn loader_without_btf() -> EbpfLoader<'static> {
         });
         blind.join().unwrap_or_else(|_| EbpfLoader::new())
     })
-}
-
-/// What a map that is reused from a pin must look like.
-struct Layout {
-    map_type: MapType,
-    key: usize,
-    value: usize,
-    /// Where userspace maps it into memory, and so relies on its size: the number of entries.
-    mapped: Option<u32>,
-}
-
-impl Layout {
-    const fn flow_table(value: usize, groups: u32) -> Layout {
-        Layout {
-            map_type: MapType::Array,
-            key: size_of::<u32>(),
-            value,
-            mapped: Some(groups),
-        }
-    }
-
-    const COUNTERS: Layout = Layout {
-        map_type: MapType::PerCpuArray,
-        key: size_of::<u32>(),
-        value: size_of::<SlotCounters>(),
-        mapped: None,
-    };
-    const FLOW_STATS: Layout = Layout {
-        map_type: MapType::PerCpuArray,
-        key: size_of::<u32>(),
-        value: size_of::<FlowStats>(),
-        mapped: None,
-    };
-    const FRAGMENTS4: Layout = Layout {
-        map_type: MapType::LruHash,
-        key: size_of::<FragmentKey4>(),
-        value: size_of::<FragmentValue>(),
-        mapped: None,
-    };
-    const FRAGMENTS6: Layout = Layout {
-        map_type: MapType::LruHash,
-        key: size_of::<FragmentKey6>(),
-        value: size_of::<FragmentValue>(),
-        mapped: None,
-    };
-    const EVENTS: Layout = Layout {
-        map_type: MapType::RingBuf,
-        key: 0,
-        value: 0,
-        mapped: None,
-    };
-    const EVENT_LIMIT: Layout = Layout {
-        map_type: MapType::PerCpuArray,
-        key: size_of::<u32>(),
-        value: size_of::<EventLimit>(),
-        mapped: None,
-    };
-
-    /// Compares the map pinned at `path`; aya itself takes any.
-    fn check(&self, path: &PathBuf) -> Result<(), KernelError> {
-        let other = |difference: String| KernelError::OtherMap {
-            path: path.clone(),
-            difference,
-        };
-        let info = MapInfo::from_pin(path)
-            .map_err(|e| KernelError::bpf(format!("opening {}", path.display()), e))?;
-        let map_type = info.map_type().map_err(|e| other(e.to_string()))?;
-        if map_type != self.map_type {
-            return Err(other(format!(
-                "its type is {map_type:?}, not {:?}",
-                self.map_type
-            )));
-        }
-        for (part, found, expected) in [
-            ("key", info.key_size() as usize, self.key),
-            ("value", info.value_size() as usize, self.value),
-        ] {
-            if found != expected {
-                return Err(other(format!(
-                    "its {part} is {found} bytes long, not {expected}"
-                )));
-            }
-        }
-        if let Some(entries) = self.mapped {
-            if info.max_entries() != entries {
-                let found = info.max_entries();
-                return Err(other(format!("it has {found} entries, not {entries}")));
-            }
-            if info.map_flags() & aya_obj::generated::BPF_F_MMAPABLE == 0 {
-                return Err(other("it cannot be mapped into memory".into()));
-            }
-        }
-        Ok(())
-    }
 }
 
 fn page_size() -> u32 {

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use sg_common::flow::{FlowKind, FlowValue};
 use sg_common::tables::Kind;
-use sg_common::track::kind_of_flow;
 use sg_common::verdict::{Direction, Verdict};
 
+use super::decide::{entry, kind_of};
 use super::existing::Existing;
 
 /// The table and the entry of `flow`, if it gets one. `before` and `after` ask the rules of the two
@@ -35,23 +35,13 @@ pub(super) fn carry(
     if Direction::BOTH.iter().all(|&d| is(d).is_accept()) {
         return None;
     }
-    let flags = if flow.is_answered {
-        FlowValue::ANSWERED
-    } else {
-        0
-    };
     let value = FlowValue {
-        created: now,
-        last_seen: now,
         slot: admission.slot(),
         generation,
         opener: flow.opener as u8,
-        state: flow.state as u8,
-        flags,
-        zero: [0; 5],
+        ..entry(flow, now)
     };
-    let table = kind_of_flow(kind as u8, flow.state as u8, flow.is_answered);
-    Some((table, value))
+    Some((kind_of(flow, kind), value))
 }
 
 #[cfg(test)]

@@ -9,8 +9,9 @@ use sg_common::verdict::{Direction, Verdict};
 
 use super::existing::Existing;
 
-/// The table and the entry of `flow`, if it gets one. `judge` asks the rules of a direction about a remote address and the number of a kind, as the
-/// packet path does; `generation` is the policy's, `now` the time on the monotonic clock.
+/// The table and the entry of `flow`, if it gets one. `judge` asks the rules of a direction about a
+/// remote address and the number of a kind, as the packet path does; `generation` is the policy's,
+/// `now` the time on the monotonic clock.
 ///
 /// - The rules accept both the packets of the flow and their answers: nothing is remembered of it,
 ///   as of any flow of that sort (SPEC K7).
@@ -29,11 +30,8 @@ pub(super) fn decide(
         let number = key.number(direction, flow.opener);
         Some(judge(direction, key.remote, kind, number)).filter(|verdict| verdict.is_accept())
     };
-    let mut flags = if flow.is_answered {
-        FlowValue::ANSWERED
-    } else {
-        0
-    };
+    let entry = entry(flow, now);
+    let mut flags = entry.flags;
     let (opener, slot) = match Direction::BOTH.map(by_rule) {
         [Some(_), Some(_)] => return None,
         [Some(inbound), None] => (Direction::Inbound, inbound.slot()),
@@ -44,17 +42,31 @@ pub(super) fn decide(
         }
     };
     let value = FlowValue {
-        created: now,
-        last_seen: now,
         slot,
         generation,
         opener: opener as u8,
-        state: flow.state as u8,
         flags,
-        zero: [0; 5],
+        ..entry
     };
-    let table = kind_of_flow(kind as u8, flow.state as u8, flow.is_answered);
-    Some((table, value))
+    Some((kind_of(flow, kind), value))
+}
+
+/// The entry of a flow that is there `now`, but for whose it is.
+pub(super) fn entry(flow: &Existing, now: u64) -> FlowValue {
+    FlowValue {
+        created: now,
+        last_seen: now,
+        state: flow.state as u8,
+        flags: match flow.is_answered {
+            true => FlowValue::ANSWERED,
+            false => 0,
+        },
+        ..FlowValue::EMPTY
+    }
+}
+
+pub(super) fn kind_of(flow: &Existing, kind: Kind) -> FlowKind {
+    kind_of_flow(kind as u8, flow.state as u8, flow.is_answered)
 }
 
 #[cfg(test)]

@@ -1,0 +1,161 @@
+//! The maps that outlive a policy: under which names the programs know them, where they are pinned,
+//! and what they must look like to be taken from a pin.
+
+use std::path::{Path, PathBuf};
+
+use aya::maps::{MapInfo, MapType};
+use sg_common::counters::SlotCounters;
+use sg_common::event::EventLimit;
+use sg_common::flow::FlowStats;
+use sg_common::flow_table::{Line, Page, groups_for};
+use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
+
+use super::KernelError;
+use super::flow_memory::groups_at;
+use super::programs::SharedMaps;
+
+impl SharedMaps {
+    /// Groups of the flow table: as it is where it is pinned, else as many as `max_flows` take.
+    pub(super) fn groups(&self) -> Result<u32, KernelError> {
+        match &self.pins {
+            Some(pins) if pins.flow_tags().exists() => groups_at(&pins.flow_tags()),
+            _ => Ok(groups_for(self.max_flows)),
+        }
+    }
+
+    /// Every map that is pinned or will be: its name in the programs, and where.
+    pub(super) fn pinned(&self) -> Result<Vec<(&'static str, PathBuf)>, KernelError> {
+        let maps = self.layouts()?.into_iter();
+        Ok(maps.map(|(name, path, _)| (name, path)).collect())
+    }
+
+    /// Compares the maps that are pinned with what they must look like; aya itself takes any.
+    pub(super) fn check(&self) -> Result<(), KernelError> {
+        let maps = self.layouts()?;
+        let mut there = maps.iter().filter(|(_, path, _)| path.exists());
+        there.try_for_each(|(_, path, layout)| layout.check(path))
+    }
+
+    fn layouts(&self) -> Result<Vec<(&'static str, PathBuf, Layout)>, KernelError> {
+        let Some(pins) = &self.pins else {
+            return Ok(Vec::new());
+        };
+        let groups = self.groups()?;
+        Ok(vec![
+            (
+                "sg_counters",
+                pins.counters(self.counter_map),
+                Layout::COUNTERS,
+            ),
+            (
+                "sg_flow_tags",
+                pins.flow_tags(),
+                Layout::flow_table(size_of::<Line<u64>>(), groups),
+            ),
+            (
+                "sg_flow_pages",
+                pins.flow_pages(),
+                Layout::flow_table(size_of::<Page<u64>>(), groups),
+            ),
+            ("sg_flow_stats", pins.flow_stats(), Layout::FLOW_STATS),
+            ("sg_fragments4", pins.fragments4(), Layout::FRAGMENTS4),
+            ("sg_fragments6", pins.fragments6(), Layout::FRAGMENTS6),
+            ("sg_events", pins.events(), Layout::EVENTS),
+            ("sg_event_limit", pins.event_limit(), Layout::EVENT_LIMIT),
+        ])
+    }
+}
+
+/// What a map that is reused from a pin must look like.
+struct Layout {
+    map_type: MapType,
+    key: usize,
+    value: usize,
+    /// Where userspace maps it into memory, and so relies on its size: the number of entries.
+    mapped: Option<u32>,
+}
+
+impl Layout {
+    const fn flow_table(value: usize, groups: u32) -> Layout {
+        Layout {
+            map_type: MapType::Array,
+            key: size_of::<u32>(),
+            value,
+            mapped: Some(groups),
+        }
+    }
+
+    const COUNTERS: Layout = Layout {
+        map_type: MapType::PerCpuArray,
+        key: size_of::<u32>(),
+        value: size_of::<SlotCounters>(),
+        mapped: None,
+    };
+    const FLOW_STATS: Layout = Layout {
+        map_type: MapType::PerCpuArray,
+        key: size_of::<u32>(),
+        value: size_of::<FlowStats>(),
+        mapped: None,
+    };
+    const FRAGMENTS4: Layout = Layout {
+        map_type: MapType::LruHash,
+        key: size_of::<FragmentKey4>(),
+        value: size_of::<FragmentValue>(),
+        mapped: None,
+    };
+    const FRAGMENTS6: Layout = Layout {
+        map_type: MapType::LruHash,
+        key: size_of::<FragmentKey6>(),
+        value: size_of::<FragmentValue>(),
+        mapped: None,
+    };
+    const EVENTS: Layout = Layout {
+        map_type: MapType::RingBuf,
+        key: 0,
+        value: 0,
+        mapped: None,
+    };
+    const EVENT_LIMIT: Layout = Layout {
+        map_type: MapType::PerCpuArray,
+        key: size_of::<u32>(),
+        value: size_of::<EventLimit>(),
+        mapped: None,
+    };
+
+    /// Compares the map pinned at `path`.
+    fn check(&self, path: &Path) -> Result<(), KernelError> {
+        let other = |difference: String| KernelError::OtherMap {
+            path: path.to_owned(),
+            difference,
+        };
+        let info = MapInfo::from_pin(path)
+            .map_err(|e| KernelError::bpf(format!("opening {}", path.display()), e))?;
+        let map_type = info.map_type().map_err(|e| other(e.to_string()))?;
+        if map_type != self.map_type {
+            return Err(other(format!(
+                "its type is {map_type:?}, not {:?}",
+                self.map_type
+            )));
+        }
+        for (part, found, expected) in [
+            ("key", info.key_size() as usize, self.key),
+            ("value", info.value_size() as usize, self.value),
+        ] {
+            if found != expected {
+                return Err(other(format!(
+                    "its {part} is {found} bytes long, not {expected}"
+                )));
+            }
+        }
+        if let Some(entries) = self.mapped {
+            if info.max_entries() != entries {
+                let found = info.max_entries();
+                return Err(other(format!("it has {found} entries, not {entries}")));
+            }
+            if info.map_flags() & aya_obj::generated::BPF_F_MMAPABLE == 0 {
+                return Err(other("it cannot be mapped into memory".into()));
+            }
+        }
+        Ok(())
+    }
+}
