@@ -299,6 +299,13 @@ pub trait Table {
         look(self, group, word, candidates, key).is_some()
     }
 
+    /// Gives back a way that was claimed and written. Rarely asked for: the packet path has it apart,
+    /// for the stack is short.
+    #[inline(always)]
+    fn give_back(&self, group: u32, word: u32, way: u32) {
+        give_back(self, group, word, way);
+    }
+
     /// The way of a word whose flow has to go, or [`NO_WAY`].
     #[inline(always)]
     fn victim(&self, group: u32, word: u32, clock: u32) -> u32 {
@@ -642,13 +649,20 @@ pub fn publish<T: Table + ?Sized>(
             return true;
         }
     }
-    // Looked up again, or the packet path would run out of stack to keep it on.
-    if let Some(page) = table.page(group) {
-        let head = &entry_of(page, word, way)[HEAD];
-        head.swap(Head(head.load()).next_busy().0);
-    }
-    tags.add((BUSY << shift).wrapping_neg());
+    table.give_back(group, word, way);
     false
+}
+
+/// See [`Table::give_back`].
+#[inline(always)]
+pub fn give_back<T: Table + ?Sized>(table: &T, group: u32, word: u32, way: u32) {
+    let (Some(line), Some(page)) = (table.line(group), table.page(group)) else {
+        return;
+    };
+    let head = &entry_of(page, word, way)[HEAD];
+    head.swap(Head(head.load()).next_busy().0);
+    let shift = way % WAYS as u32 * 8;
+    word_of(line, word).add((BUSY << shift).wrapping_neg());
 }
 
 /// Of an established flow that two CPUs have entered into both its words at once, the one in the second

@@ -51,8 +51,13 @@ impl HashKeys {
     pub(crate) fn get() -> Self {
         let mut keys = (&raw const SG_FLOW_KEYS).cast::<u64>();
         // SAFETY: moves a register to itself.
+        #[allow(
+            unknown_lints,
+            clippy::pointers_in_nomem_asm_block,
+            reason = "reads no memory"
+        )]
         unsafe {
-            core::arch::asm!("{0} = {0}", inout(reg) keys, options(pure, readonly, nostack, preserves_flags));
+            core::arch::asm!("{0} = {0}", inout(reg) keys, options(pure, nomem, nostack, preserves_flags));
         }
         HashKeys(keys)
     }
@@ -109,6 +114,11 @@ impl Table for Flows {
     }
 
     #[inline(always)]
+    fn give_back(&self, group: u32, word: u32, way: u32) {
+        sg_flow_give_back(group, word, way);
+    }
+
+    #[inline(always)]
     fn victim(&self, group: u32, word: u32, clock: u32) -> u32 {
         sg_flow_victim(group, word, clock)
     }
@@ -136,6 +146,13 @@ extern "C" fn sg_flow_find(
         unsafe { *out = contents };
     }
     way
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_flow_give_back(group: u32, word: u32, way: u32) -> u32 {
+    flow_table::give_back(&Flows, group, word, way);
+    0
 }
 
 #[unsafe(no_mangle)]
