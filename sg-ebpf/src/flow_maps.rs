@@ -48,14 +48,13 @@ pub(crate) struct HashKeys(*const u64);
 impl HashKeys {
     /// Hides from the compiler where they are: it would name the place anew, in ten bytes, for each.
     #[inline(always)]
+    #[expect(
+        clippy::pointers_in_nomem_asm_block,
+        reason = "the pointer is copied, and nothing read by it"
+    )]
     pub(crate) fn get() -> Self {
         let mut keys = (&raw const SG_FLOW_KEYS).cast::<u64>();
         // SAFETY: moves a register to itself.
-        #[allow(
-            unknown_lints,
-            clippy::pointers_in_nomem_asm_block,
-            reason = "reads no memory"
-        )]
         unsafe {
             core::arch::asm!("{0} = {0}", inout(reg) keys, options(pure, nomem, nostack, preserves_flags));
         }
