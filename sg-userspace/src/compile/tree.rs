@@ -181,7 +181,8 @@ fn without_last_bit(arena: &mut Arena, steps: &Steps) -> Result<Steps, TooLarge>
                 _ => before,
             };
             let position = arena.store(Form::Few, &[even, class])?;
-            set(&mut out, start >> 1, POINTER | position * UNIT_WORDS as u32);
+            let word = position * UNIT_WORDS as u32;
+            set(&mut out, start >> 1, POINTER | word);
             if start >> 1 < NO_KEY - 1 {
                 set(&mut out, (start >> 1) + 1, class);
             }
