@@ -21,7 +21,7 @@ pub mod flow_entry;
 pub mod flow_table;
 pub mod fragment;
 pub mod lookup;
-pub mod tables;
+pub mod protocol;
 pub mod tcp;
 pub mod track;
 pub mod verdict;

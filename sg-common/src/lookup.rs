@@ -223,7 +223,7 @@ pub const fn host_bucket(address: u32, buckets: u32) -> u32 {
 /// What the 16-bit number of a port table means, by protocol; with the direction it names a column.
 pub const COLUMNS: usize = 16;
 
-/// Index of a column; `kind` is a [`crate::tables::Kind`] as a number, masked so that the verifier
+/// Index of a column; `kind` is a [`crate::protocol::Kind`] as a number, masked so that the verifier
 /// sees that the index is inside the list.
 #[inline(always)]
 pub const fn column_index(direction: Direction, kind: u8) -> usize {
@@ -652,7 +652,7 @@ pub fn verdict_below<T: Tables>(
     }
 }
 
-/// The verdict of one direction's rules for `number` of `kind` (a [`crate::tables::Kind`] as a
+/// The verdict of one direction's rules for `number` of `kind` (a [`crate::protocol::Kind`] as a
 /// number), for a remote address of `class`.
 #[inline(always)]
 pub fn judge<T: Tables>(

@@ -2,7 +2,7 @@
 //! tests ask the same ones.
 
 use crate::flow::{FlowKind, Timeout};
-use crate::tables::Kind;
+use crate::protocol::Kind;
 use crate::tcp;
 
 const TCP: u8 = Kind::Tcp as u8;

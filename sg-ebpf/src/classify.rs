@@ -4,7 +4,7 @@
 use sg_common::{
     flow_table::Word as _,
     lookup::{Tables as _, column_index, verdict_below},
-    tables::Kind,
+    protocol::Kind,
     tcp,
     verdict::{Direction, Reason, Verdict},
 };

@@ -1,7 +1,7 @@
 //! The IPv6 header chain: from the fixed header to the transport, over at most eight extension
 //! headers.
 
-use sg_common::tables::IPPROTO_AH;
+use sg_common::protocol::IPPROTO_AH;
 
 use crate::{
     hook::Hook,

@@ -5,7 +5,7 @@ use aya_ebpf::bindings::BPF_ANY;
 use sg_common::{
     fragment::{FragmentKey4, FragmentKey6, FragmentValue},
     lookup::{self, POINTER},
-    tables::Kind,
+    protocol::Kind,
 };
 
 use crate::{

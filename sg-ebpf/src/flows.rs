@@ -7,7 +7,7 @@ use sg_common::{
         Contents, FlowKey, Head, TOUCH_AGE, age, clock, generation_of, rule_word, slot_of, tick,
     },
     flow_table::{Found, Table as _, Word as _, change, change_rule},
-    tables::Kind,
+    protocol::Kind,
     tcp, track,
     verdict::{Action, Direction, Reason, Verdict, reason_slot},
 };

@@ -19,7 +19,7 @@ use network_types::{
 use sg_common::{
     flow_entry::FlowKey,
     fragment::{LONGEST_DATAGRAM, SCTP_HEADER, TCP_HEADER},
-    tables::{
+    protocol::{
         IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, icmp_answer,
         icmp_is_error, icmp_number, icmp_query, other_number,
     },

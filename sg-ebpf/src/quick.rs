@@ -15,7 +15,7 @@ use sg_common::{
     flow_entry::FlowKey,
     flow_table::Word as _,
     lookup::{column_entry, is_pointer, verdict_below},
-    tables::{IPPROTO_TCP, IPPROTO_UDP},
+    protocol::{IPPROTO_TCP, IPPROTO_UDP},
     tcp,
     verdict::{Direction, Verdict},
 };

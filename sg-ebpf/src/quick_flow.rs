@@ -8,7 +8,7 @@ use network_types::{
 use sg_common::{
     flow_entry::{FlowKey, Head, TOUCH_AGE, age, clock, generation_of, hash_step, slot_of, tick},
     flow_table::{Table as _, WAYS, change_head, choose, read, tags_of},
-    tables::IPPROTO_TCP,
+    protocol::IPPROTO_TCP,
     tcp, track,
     verdict::Verdict,
 };

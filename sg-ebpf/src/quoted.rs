@@ -6,7 +6,7 @@ use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
 };
 use sg_common::{
-    tables::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind},
+    protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind},
     verdict::Direction,
 };
 

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use sg_common::{
-    tables::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP},
+    protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP},
     verdict::Direction,
 };
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use sg_common::tables::{Kind, icmp_number, other_number};
+use sg_common::protocol::{Kind, icmp_number, other_number};
 use sg_common::verdict::FIRST_RULE_SLOT;
 use sg_userspace::compile::{Budget, Compiled, compile};
 use sg_userspace::oracle;

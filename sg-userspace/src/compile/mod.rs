@@ -19,7 +19,7 @@ use sg_common::{
         Line, NEAR_LINES, POINTER, Plain, ROOT_ENTRIES, Root, SHAPE_LINES, Shape, Tables, class4,
         class6, column_index, judge,
     },
-    tables::Kind,
+    protocol::Kind,
     verdict::{Direction, Verdict},
 };
 

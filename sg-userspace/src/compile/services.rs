@@ -5,7 +5,7 @@ use std::collections::{BinaryHeap, HashMap};
 
 use sg_common::{
     lookup::{COLUMNS, LINE_WORDS, column_index},
-    tables::{
+    protocol::{
         IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, icmp_number,
         other_number,
     },

@@ -1,7 +1,7 @@
 //! The compiled tables against the naive oracle, on random policies and by hand.
 
 use fastrand::Rng;
-use sg_common::tables::{
+use sg_common::protocol::{
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, icmp_number,
     other_number,
 };

@@ -9,7 +9,7 @@ use aya::maps::{MapData, MapError, MapInfo};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::loaded_programs;
 use sg_common::lookup::{LINE_WORDS, Line, NearTables, Plain, ROOT_ENTRIES, Shape};
-use sg_common::tables::Kind;
+use sg_common::protocol::Kind;
 use sg_common::verdict::{Direction, Verdict};
 
 use super::pins::InterfacePins;

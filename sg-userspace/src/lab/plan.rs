@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use sg_common::tables::{IPPROTO_TCP, IPPROTO_UDP};
+use sg_common::protocol::{IPPROTO_TCP, IPPROTO_UDP};
 use sg_common::verdict::Direction;
 
 use crate::observe::explain::{Question, Transport};

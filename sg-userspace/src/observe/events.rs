@@ -7,7 +7,7 @@ use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
 use serde::Serialize;
 use sg_common::event::{Event, EventLimit};
 use sg_common::flow::{ipv4, ipv6};
-use sg_common::tables::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
+use sg_common::protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 use sg_common::verdict::{Action, Direction};
 
 use super::attached::Attached;

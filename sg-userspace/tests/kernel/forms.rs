@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use fastrand::Rng;
 use sg_common::lookup::{Form, Shape};
-use sg_common::tables::Kind;
+use sg_common::protocol::Kind;
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
 use sg_userspace::compile::{Budget, Compiled, compile};
 use sg_userspace::kernel::programs::{Generation, Programs, SharedMaps};

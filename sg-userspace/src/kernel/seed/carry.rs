@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use sg_common::flow::{FlowKind, FlowValue};
-use sg_common::tables::Kind;
+use sg_common::protocol::Kind;
 use sg_common::verdict::{Direction, Verdict};
 
 use super::decide::{entry, kind_of};
@@ -47,7 +47,7 @@ pub(super) fn carry(
 #[cfg(test)]
 mod tests {
     use sg_common::flow::Timeout;
-    use sg_common::tables::IPPROTO_TCP;
+    use sg_common::protocol::IPPROTO_TCP;
     use sg_common::verdict::FIRST_RULE_SLOT;
 
     use super::super::existing::Key;

@@ -7,7 +7,7 @@ use std::{fs, io};
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use sg_common::flow::Timeout;
-use sg_common::tables::{Kind, icmp_query};
+use sg_common::protocol::{Kind, icmp_query};
 use sg_common::verdict::Direction;
 
 use super::existing::{Existing, Key};

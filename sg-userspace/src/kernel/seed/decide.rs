@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use sg_common::flow::{FlowKind, FlowValue};
-use sg_common::tables::Kind;
+use sg_common::protocol::Kind;
 use sg_common::track::kind_of_flow;
 use sg_common::verdict::{Direction, Verdict};
 
@@ -72,7 +72,7 @@ pub(super) fn kind_of(flow: &Existing, kind: Kind) -> FlowKind {
 #[cfg(test)]
 mod tests {
     use sg_common::flow::Timeout;
-    use sg_common::tables::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
+    use sg_common::protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
     use sg_common::verdict::FIRST_RULE_SLOT;
 
     use super::super::existing::Key;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use sg_common::flow::Timeout;
-use sg_common::tables::{
+use sg_common::protocol::{
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, icmp_answer,
     icmp_number, other_number,
 };

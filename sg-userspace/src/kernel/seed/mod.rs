@@ -16,7 +16,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 use sg_common::flow::{FlowKind, FlowValue, TIMEOUTS};
-use sg_common::tables::{IPPROTO_TCP, IPPROTO_UDP};
+use sg_common::protocol::{IPPROTO_TCP, IPPROTO_UDP};
 
 use super::KernelError;
 use super::flow_tables::{Ledger, monotonic_now};

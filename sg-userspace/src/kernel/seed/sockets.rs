@@ -11,7 +11,7 @@ use netlink_packet_sock_diag::inet::{
 };
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use sg_common::flow::Timeout;
-use sg_common::tables::{IPPROTO_TCP, IPPROTO_UDP};
+use sg_common::protocol::{IPPROTO_TCP, IPPROTO_UDP};
 use sg_common::verdict::Direction;
 
 use super::existing::{Existing, Key};

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use sg_common::flow::{FlowKind, TIMEOUTS, Timeout};
 use sg_common::verdict::Direction;
-use sg_common::{tables::Kind, tcp, track};
+use sg_common::{protocol::Kind, tcp, track};
 
 use super::identity::{FlowKey, Seen};
 use super::parse::Transport;
