@@ -210,12 +210,6 @@ impl Head {
         self.0 & Self::BUSY != 0
     }
 
-    /// Everything but the time: what makes an entry worth writing at once.
-    #[inline(always)]
-    pub const fn without_time(self) -> u64 {
-        self.0 >> 32
-    }
-
     #[inline(always)]
     pub const fn seen_at(self, tick: u32) -> Head {
         Head(self.0 & (!0 << 32) | tick as u64)

@@ -10,7 +10,6 @@ use aya_ebpf::{
 use sg_common::{
     counters::SlotCounters,
     event::EventLimit,
-    flow::{TIMEOUTS, Timeout},
     fragment::{FragmentKey4, FragmentKey6, FragmentValue},
     lookup::{
         COLUMNS, Forms, LINE_WORDS, Line, NEAR_LINES, NearTables, ROOT_ENTRIES, TREES6, Tables,
@@ -102,12 +101,9 @@ constants! {
     SG_ADDRESS_FORMS: Forms = 15;
     SG_PORT_FORMS: Forms = 15;
     SG_NARROW: u32 = 0;
-    /// Idle seconds by `sg_common::flow::Timeout`, padded to a power of two so that an index can
-    /// be masked.
-    SG_TIMEOUTS: [u32; 16] = [0; 16];
+    /// Seconds for which a first fragment is remembered.
+    SG_FRAGMENT_TIMEOUT: u32 = 0;
 }
-
-const _: () = assert!(TIMEOUTS <= 16);
 
 /// Reads a load-time constant. Volatile, because the compiler would otherwise fold in the default
 /// that the loader replaces.
@@ -150,16 +146,10 @@ pub(crate) fn generation() -> u32 {
     constant!(SG_GENERATION)
 }
 
-/// Idle seconds allowed in `state`.
-#[inline(always)]
-pub(crate) fn timeout(state: u8) -> u32 {
-    constant_item!(SG_TIMEOUTS, state as usize)
-}
-
 /// Seconds for which a first fragment is remembered.
 #[inline(always)]
 pub(crate) fn fragment_timeout() -> u32 {
-    timeout(Timeout::Fragment as u8)
+    constant!(SG_FRAGMENT_TIMEOUT)
 }
 
 /// The tables in the programs' memory or in their map.

@@ -8,7 +8,7 @@ use aya::maps::Map;
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::sys::signal::{SigSet, SigmaskHow};
-use sg_common::flow::TIMEOUTS;
+use sg_common::flow::{TIMEOUTS, Timeout};
 use sg_common::lookup::{LINE_WORDS, Line, NEAR_LINES, NearTables};
 
 use super::flow_memory::{ages, keys_of};
@@ -101,8 +101,7 @@ impl Programs {
         shared: &SharedMaps,
     ) -> Result<Self, KernelError> {
         let started = Instant::now();
-        let mut timeouts = [0u32; 16];
-        timeouts[..TIMEOUTS].copy_from_slice(&generation.timeouts);
+        let fragment_timeout = generation.timeouts[Timeout::Fragment as usize];
         let flow_timeouts = ages(&generation.timeouts);
         let mut flow_keys = [0u64; 16];
         let keys = keys_of(shared.pins.as_ref())?;
@@ -138,7 +137,7 @@ impl Programs {
             .override_global("SG_ADDRESS_FORMS", &shape.address_forms, true)
             .override_global("SG_NARROW", &shape.narrow, true)
             .override_global("SG_PORT_FORMS", &shape.port_forms, true)
-            .override_global("SG_TIMEOUTS", &timeouts[..], true)
+            .override_global("SG_FRAGMENT_TIMEOUT", &fragment_timeout, true)
             .override_global("SG_FLOW_GROUPS", &groups, true)
             .override_global("SG_FLOW_KEYS", &flow_keys[..], true)
             .override_global("SG_FLOW_TIMEOUTS", &flow_timeouts[..], true)
