@@ -72,14 +72,16 @@ fn measure(
         floor_times.push(empty);
         above.push(whole - empty);
     }
-    let [inbound, outbound] = enforcer.sizes()?;
+    let sizes = enforcer.sizes()?;
+    let verified = sizes.iter().map(|size| size.verified);
+    let jitted: u32 = sizes.iter().map(|size| size.jitted).sum();
     let note = format!(
-        "inbound {} verified, {} B; outbound {} verified, {} B; compiled in {:.1} ms, loaded in \
-         {:.0} ms; {}",
-        inbound.0,
-        inbound.1,
-        outbound.0,
-        outbound.1,
+        "{} instructions verified, {} at most in one of {} programs, {} B of machine code; compiled in \
+         {:.1} ms, loaded in {:.0} ms; {}",
+        verified.clone().sum::<u32>(),
+        verified.max().unwrap_or(0),
+        sizes.len(),
+        jitted,
         enforcer.compile_time,
         enforcer.load_time,
         workload.note
@@ -88,15 +90,17 @@ fn measure(
         is_detail: true,
         ..Record::of(&format!("{name}/{part}"), unit, &[value], None)
     };
-    Ok(vec![
+    let mut records = vec![
         Record::of(name, "ns", &above, Some(median(&floor_times))).noted(note),
-        row("verified-inbound", "insns", inbound.0.into()),
-        row("verified-outbound", "insns", outbound.0.into()),
-        row("jitted-inbound", "bytes", inbound.1.into()),
-        row("jitted-outbound", "bytes", outbound.1.into()),
         row("compile", "ms", enforcer.compile_time),
         row("load", "ms", enforcer.load_time),
-    ])
+    ];
+    for size in sizes {
+        let part = |what| format!("{what}/{}", size.program);
+        records.push(row(&part("verified"), "insns", size.verified.into()));
+        records.push(row(&part("jitted"), "bytes", size.jitted.into()));
+    }
+    Ok(records)
 }
 
 /// Nanoseconds that a packet takes through prologue and `program`.

@@ -24,6 +24,13 @@ pub(crate) struct Enforcer {
     pub(crate) load_time: f64,
 }
 
+/// How large a program is: instructions that the verifier walked, and bytes of machine code.
+pub(crate) struct Size {
+    pub(crate) program: String,
+    pub(crate) verified: u32,
+    pub(crate) jitted: u32,
+}
+
 /// Inbound packets that were accepted and dropped since the programs were loaded.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Fates {
@@ -136,16 +143,16 @@ impl Enforcer {
         Ok(fates)
     }
 
-    /// Verified instructions of the inbound and the outbound program, and their bytes of machine
-    /// code.
-    pub(crate) fn sizes(&mut self) -> Result<[(u32, u32); 2]> {
-        let inbound = self.programs.inbound()?.info()?;
-        let outbound = self.programs.outbound()?.info()?;
-        Ok([inbound, outbound].map(|info| {
-            (
-                info.verified_instruction_count().unwrap_or(0),
-                info.size_jitted(),
-            )
-        }))
+    /// Of every program.
+    pub(crate) fn sizes(&self) -> Result<Vec<Size>> {
+        let infos = self.programs.infos()?;
+        Ok(infos
+            .iter()
+            .map(|(name, info)| Size {
+                program: (*name).to_owned(),
+                verified: info.verified_instruction_count().unwrap_or(0),
+                jitted: info.size_jitted(),
+            })
+            .collect())
     }
 }

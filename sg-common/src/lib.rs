@@ -22,6 +22,7 @@ pub mod flow_table;
 pub mod fragment;
 pub mod lookup;
 pub mod protocol;
+pub mod stage;
 pub mod tcp;
 pub mod track;
 pub mod verdict;

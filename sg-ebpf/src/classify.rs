@@ -10,7 +10,7 @@ use sg_common::{
 };
 
 use crate::{
-    family, flows,
+    family,
     maps::{self, KernelTables},
     outcome::Outcome,
     packet::Packet,
@@ -45,17 +45,14 @@ fn judge_into(direction: Direction, p: *const Packet, out: *mut Outcome) -> u64 
 }
 
 /// What [`sg_judge_inbound`] returns unless the flow table is to be asked: then it is the class and
-/// the verdict of the rules, and the caller asks, for the stack is short.
-const DECIDED: u64 = 0;
+/// the verdict of the rules.
+pub(crate) const DECIDED: u64 = 0;
 const ASK_FLOWS: u64 = 1 << 63;
 
-/// What is left to do after judging.
+/// The class and the verdict in what [`sg_judge_inbound`] returns.
 #[inline(always)]
-pub(crate) fn finish(p: &Packet, rest: u64, outcome: &mut Outcome) {
-    if rest != DECIDED {
-        let class = (rest >> 32) as u32 & !(1 << 31);
-        *outcome = flows::decide(p, class, Verdict(rest as u32));
-    }
+pub(crate) fn class_and_verdict(rest: u64) -> (u32, u32) {
+    ((rest >> 32) as u32 & !(1 << 31), rest as u32)
 }
 
 /// The verdict of `direction`'s rules on `number` of `kind` in `class`; without tables for it, which
@@ -89,14 +86,9 @@ pub(crate) fn ask(class: u32, direction: Direction, kind: u8, number: u16) -> Ve
 
 #[inline(always)]
 fn judge_packet(direction: Direction, p: &Packet) -> (Outcome, u64) {
-    if maps::accepts_essential() && !p.is_first_fragment() {
-        let (source, source_port, destination_port) = match direction {
-            Direction::Inbound => (&p.remote, p.remote_port, p.local_port),
-            Direction::Outbound => (&p.local, p.local_port, p.remote_port),
-        };
-        if family::is_essential(p, source, (source_port, destination_port)) {
-            return (Outcome::reason(direction, Reason::Essential), DECIDED);
-        }
+    let may_be_essential = maps::accepts_essential() && !p.is_first_fragment();
+    if may_be_essential && family::sg_is_essential(p, direction as u32) != 0 {
+        return (Outcome::reason(direction, Reason::Essential), DECIDED);
     }
 
     let class = family::sg_class(p);

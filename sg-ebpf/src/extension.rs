@@ -50,33 +50,32 @@ pub(crate) fn walk_extension_headers<H: Hook>(
     protocol: u32,
     out: *mut Packet,
 ) -> u64 {
-    let mut protocol = protocol;
-    let mut skipped = 0u32;
+    let mut walked = u64::from(protocol);
     for _ in 0..MAX_EXTENSION_HEADERS {
-        let step = hook.extension_header((offset + skipped).into(), protocol, out);
-        // Eight headers of at most 2,048 bytes: the mask changes nothing.
-        skipped = (skipped + (step >> 16) as u32) & 0x7fff;
-        protocol = step as u32 & 0xffff;
-        if step >> 32 != 0 || protocol & MORE_HEADERS == 0 {
-            return step & !(0xffff << 16) | u64::from(skipped) << 16;
+        walked = hook.extension_header(offset, walked, out);
+        if walked & MORE_HEADERS == 0 {
+            return walked;
         }
     }
     u64::from(MALFORMED) << 32
 }
 
-/// Set beside a protocol number that is one more extension header.
-const MORE_HEADERS: u32 = 1 << 8;
+/// Set beside a result of [`walk_extension_headers`] whose protocol is one more extension header.
+const MORE_HEADERS: u64 = 1 << 63;
 
-/// One extension header, of type `protocol` (in bits 0-7), at `offset`. Returns what
-/// [`walk_extension_headers`] does, and [`MORE_HEADERS`] if another one follows.
+/// One more extension header, of the type and as far behind `offset` as what was `walked` says. Returns
+/// what [`walk_extension_headers`] does, and [`MORE_HEADERS`] if another one follows.
 #[inline(always)]
 pub(crate) fn extension_header<H: Hook>(
     hook: &H,
-    offset: u64,
-    protocol: u32,
+    offset: u32,
+    walked: u64,
     out: *mut Packet,
 ) -> u64 {
     let stop = |why: Stop| u64::from(why) << 32;
+    // Eight headers of at most 2,048 bytes: the mask changes nothing.
+    let before = (walked >> 16) & 0x7fff;
+    let (protocol, offset) = (walked as u8, u64::from(offset) + before);
     if out.is_null() {
         return stop(MALFORMED);
     }
@@ -92,7 +91,7 @@ pub(crate) fn extension_header<H: Hook>(
     };
     let next = field!(start, next as u8);
     let length = u64::from(field!(start, length as u8));
-    let skipped = match protocol as u8 {
+    let length = match protocol {
         NEXTHDR_FRAGMENT => {
             const LEN: u64 = size_of::<ExtensionHeader>() as u64;
             let fragment = u16::from_be(field!(start, fragment as u16));
@@ -106,17 +105,14 @@ pub(crate) fn extension_header<H: Hook>(
                 out.fragment_protocol = next;
             }
             if fragment & IPV6_OFFSET != 0 {
-                return stop(parsed::LATER_FRAGMENT) | LEN << 16 | u64::from(fragment >> 3);
+                let skipped = before + LEN;
+                return stop(parsed::LATER_FRAGMENT) | skipped << 16 | u64::from(fragment >> 3);
             }
             LEN
         }
         IPPROTO_AH => (length + 2) * 4,
         _ => (length + 1) * 8,
     };
-    let more = if is_extension_header(next) {
-        u64::from(MORE_HEADERS)
-    } else {
-        0
-    };
-    u64::from(next) | more | skipped << 16
+    let more = u64::from(is_extension_header(next)) * MORE_HEADERS;
+    u64::from(next) | more | ((before + length) & 0x7fff) << 16
 }

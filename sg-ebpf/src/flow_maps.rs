@@ -147,6 +147,20 @@ extern "C" fn sg_flow_find(
     way
 }
 
+/// Makes `rule` the one that a flow counts for.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn sg_flow_change_rule(found: *mut Found, rule: u64) -> u32 {
+    if found.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and the only caller passes a whole value on its stack.
+    let found = unsafe { &mut *found };
+    flow_table::change_rule(&Flows, found, rule);
+    found.contents.rule = rule;
+    0
+}
+
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sg_flow_give_back(group: u32, word: u32, way: u32) -> u32 {
@@ -183,12 +197,6 @@ pub(crate) fn may_be_there(hash: u32) -> bool {
 #[inline(always)]
 pub(crate) fn find(key: &FlowKey, hash: u32, found: &mut Found) -> u32 {
     sg_flow_look_up(key, hash, found) & 1
-}
-
-/// As [`find`], without a function of its own: for who is called from so deep that the stack is short.
-#[inline(always)]
-pub(crate) fn find_here(key: &FlowKey, hash: u32, found: &mut Found) -> bool {
-    flow_table::find(&Flows, &spot(hash), key, found)
 }
 
 #[unsafe(no_mangle)]

@@ -6,7 +6,7 @@ use sg_common::{
     flow_entry::{
         Contents, FlowKey, Head, TOUCH_AGE, age, clock, generation_of, rule_word, slot_of, tick,
     },
-    flow_table::{Found, Table as _, Word as _, change, change_rule},
+    flow_table::{Found, HALF_OPEN_AT, Table as _, Word as _, change},
     protocol::Kind,
     tcp, track,
     verdict::{Action, Direction, Reason, Verdict, reason_slot},
@@ -15,7 +15,7 @@ use sg_common::{
 use crate::{
     classify::ask,
     clock::now,
-    flow_maps::{Flows, enter, find, find_here, hash_of, sg_flow_forget, sg_flow_settle},
+    flow_maps::{Flows, enter, find, hash_of, sg_flow_change_rule, sg_flow_forget, sg_flow_settle},
     maps,
     outcome::Outcome,
     packet::Packet,
@@ -26,7 +26,9 @@ use crate::{
 #[inline(always)]
 fn has_expired(head: Head, now: u64) -> u64 {
     let age = age(clock(now), head.last_seen());
-    u64::from(Flows.time_out(head.state())).wrapping_sub(age.into()) >> 63
+    let left = u64::from(Flows.time_out(head.state())).wrapping_sub(age.into());
+    // A number, and not two ways to walk.
+    SharedWord::opaque(left) >> 63
 }
 
 // What `sg_go_on` is told besides the `FlowKind`, which is bit 0.
@@ -69,20 +71,15 @@ const IS_CONFIRMED: u32 = 1;
 const RACED: u32 = 2;
 
 /// Takes the flow one packet further, and writes back what that changes: a busy flow's line is
-/// dirtied a few times a second, not per packet. `rule` is whose it is now, if `IS_CHANGED`.
+/// dirtied a few times a second, not per packet.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn sg_go_on(found: *mut Found, traits: u64, how: u32, now: u64, rule: u64) -> u32 {
+extern "C" fn sg_go_on(found: *mut Found, traits: u64, how: u32, now: u64) -> u32 {
     if found.is_null() {
         return DONE;
     }
-    // SAFETY: not null, and the only caller passes a whole value on its stack.
+    // SAFETY: not null, and every caller passes a whole value on its stack.
     let found = unsafe { &mut *found };
-    if how & IS_CHANGED != 0 {
-        change_rule(&Flows, found, rule);
-        found.contents.rule = rule;
-    }
-    let how = SharedWord::opaque(how.into()) as u32;
     let traits = Traits(traits);
     let from_opener = how & FROM_OPENER;
     let head = found.contents.head;
@@ -96,7 +93,7 @@ extern "C" fn sg_go_on(found: *mut Found, traits: u64, how: u32, now: u64, rule:
     // Numbers: conditions in a row are ways to walk.
     let is_step = next.0 ^ head.0;
     let age = u64::from(age(clock(now), head.last_seen()));
-    let is_stale = u64::from(TOUCH_AGE - 1).wrapping_sub(age) >> 63;
+    let is_stale = SharedWord::opaque(u64::from(TOUCH_AGE - 1).wrapping_sub(age)) >> 63;
     if SharedWord::opaque(is_step | is_stale | u64::from(how & IS_CHANGED)) == 0 {
         return DONE;
     }
@@ -118,11 +115,20 @@ extern "C" fn sg_go_on(found: *mut Found, traits: u64, how: u32, now: u64, rule:
     }
 }
 
+/// A [`FlowKind`] as a number, for the verifier's sake.
+#[inline(always)]
+fn is_established(found: &Found) -> u32 {
+    const _: () = assert!(FlowKind::Established as u32 == 1);
+    let below = u64::from(found.at).wrapping_sub(HALF_OPEN_AT.into());
+    (SharedWord::opaque(below) >> 63) as u32
+}
+
 /// What tracking has to know of a packet besides its key, in one number: its kind in bits 0-7, TCP's
 /// flags in 8-15, its direction in bit 16, whether it may open a flow in bit 17, and from bit 32 on
 /// the number that the other direction's rules are asked for.
 #[derive(Clone, Copy)]
-pub(crate) struct Traits(u64);
+#[repr(transparent)]
+pub(crate) struct Traits(pub(crate) u64);
 
 impl Traits {
     #[inline(always)]
@@ -139,7 +145,7 @@ impl Traits {
     }
 
     #[inline(always)]
-    fn of(p: &Packet) -> Self {
+    pub(crate) fn of(p: &Packet) -> Self {
         Traits::new(p.kind, p.tcp_flags, p.direction, p.opens, p.return_number)
     }
 
@@ -169,20 +175,6 @@ impl Traits {
     }
 }
 
-/// Decides a packet whose remote address is in `class`, given the rules' verdict: remembers what they
-/// accept, and looks for the flow of what they do not.
-#[inline(always)]
-pub(crate) fn decide(p: &Packet, class: u32, verdict: Verdict) -> Outcome {
-    let key = p.flow_key();
-    Outcome::unpack(track(key, hash_of(key), Traits::of(p), class, verdict))
-}
-
-/// The outcome of [`decide`], packed, for a packet of that key.
-#[inline(always)]
-pub(crate) fn track(key: &FlowKey, hash: u32, traits: Traits, class: u32, verdict: Verdict) -> u64 {
-    sg_track(key, hash, traits.0, class, verdict.0)
-}
-
 /// The outcome of a reason. Arithmetic where [`Outcome::reason`] would branch by direction.
 #[inline(always)]
 fn reason(direction: u8, reason: Reason) -> u64 {
@@ -200,9 +192,20 @@ pub(crate) const REPLY: u64 = Outcome::of_slot(0, true, true).pack();
 /// It goes on in the direction of a flow that an earlier policy admitted and this one keeps.
 const KEPT: u64 = Outcome::of_slot(0, true, false).pack();
 
+/// 1 if the packet opens a connection anew where one has ended, else 0.
+#[inline(always)]
+fn reopens(head: Head, traits: Traits, may_enter: u32) -> u64 {
+    let continues = may_enter ^ 1
+        | u32::from(traits.kind() ^ Kind::Tcp as u8)
+        | tcp::keeps_room(head.state(), traits.tcp_flags());
+    SharedWord::opaque(continues.into()).wrapping_sub(1) >> 63
+}
+
+/// Decides a packet whose remote address is in `class`, given the rules' verdict: remembers what they
+/// accept, and looks for the flow of what they do not. Returns an [`Outcome`], packed.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn sg_track(
+pub(crate) extern "C" fn sg_track(
     key: *const FlowKey,
     hash: u32,
     traits: u64,
@@ -213,7 +216,7 @@ extern "C" fn sg_track(
     if key.is_null() {
         return Outcome::rule(verdict).pack();
     }
-    // SAFETY: not null, and every caller passes a whole key on its stack.
+    // SAFETY: not null, and the only caller passes a whole key on its stack.
     let key = unsafe { &*key };
     let traits = Traits(traits);
     let is_accepted = verdict.is_accept();
@@ -224,11 +227,8 @@ extern "C" fn sg_track(
     let mut found = Found::NOTHING;
     let is_there = find(key, hash, &mut found);
     let head = found.contents.head;
-    let continues = may_enter ^ 1
-        | u32::from(traits.kind() ^ Kind::Tcp as u8)
-        | tcp::keeps_room(head.state(), traits.tcp_flags());
-    let reopens = u64::from(continues).wrapping_sub(1) >> 63;
-    let has_gone = reopens | has_expired(head, now) | u64::from(is_there ^ 1);
+    let has_gone =
+        reopens(head, traits, may_enter) | has_expired(head, now) | u64::from(is_there ^ 1);
     if SharedWord::opaque(has_gone) != 0 {
         if SharedWord::opaque(is_there.into()) != 0 {
             sg_flow_forget(&found);
@@ -283,16 +283,17 @@ extern "C" fn sg_track(
         // Same key, other match (an ICMP code): the rules have the word.
         return by_rules;
     }
-    let mut how = found.kind() as u32 + u32::from(from_opener) * FROM_OPENER;
+    let mut how =
+        is_established(&found) + SharedWord::opaque(from_opener.into()) as u32 * FROM_OPENER;
     if admission != 0 {
         rule = rule_word(Verdict(admission).slot(), maps::generation());
         how |= IS_CHANGED;
+        sg_flow_change_rule(&mut found, rule);
     }
     let result = result | u64::from(slot_of(rule) & has_slot);
-    let mut step = sg_go_on(&mut found, traits.0, how, now, rule);
+    let mut step = sg_go_on(&mut found, traits.0, how, now);
     if step == RACED {
-        // Whose it is now was said.
-        step = sg_go_on(&mut found, traits.0, how & !IS_CHANGED, now, 0);
+        step = sg_go_on(&mut found, traits.0, how & !IS_CHANGED, now);
     }
     if step == IS_CONFIRMED {
         // First in, then out: a packet on another CPU finds it among one of the two kinds.
@@ -315,7 +316,7 @@ pub(crate) extern "C" fn sg_belongs(p: *const Packet, class: u32) -> u32 {
     let p = unsafe { &*p };
     let mut found = Found::NOTHING;
     let key = p.flow_key();
-    if !find_here(key, hash_of(key), &mut found) {
+    if find(key, hash_of(key), &mut found) == 0 {
         return 0;
     }
     let Contents { head, rule, .. } = found.contents;

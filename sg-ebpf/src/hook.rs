@@ -7,13 +7,14 @@ use aya_ebpf::{
     helpers::generated::{bpf_skb_pull_data, bpf_xdp_get_buff_len},
     programs::{TcContext, XdpContext},
 };
-use sg_common::verdict::Direction;
+use sg_common::{stage::Stage, verdict::Direction};
 
 use crate::{
     classify, extension,
+    maps::{INBOUND_STAGES, OUTBOUND_STAGES},
     outcome::Outcome,
     packet::{self, Packet},
-    quick_flow, quoted,
+    quoted,
 };
 
 /// A first buffer below this length has no other behind it, unless the packet says so: drivers
@@ -30,6 +31,9 @@ pub(crate) trait Hook: EbpfContext {
     /// Address after the last byte that the program may read.
     fn end(&self) -> usize;
 
+    /// A number of 32 bits of which the verifier knows nothing.
+    fn unknown(&self) -> u64;
+
     /// Length of the whole frame, which may continue in buffers that the program cannot read.
     fn frame_len(&self) -> u32;
 
@@ -40,11 +44,8 @@ pub(crate) trait Hook: EbpfContext {
     /// parsing is worth another try.
     fn pull(&self, len: u32) -> bool;
 
-    /// See `decide_thoroughly`.
-    fn decide_thoroughly(&self) -> bool;
-
-    /// See `quick_flow::flow`.
-    fn plain_flow(&self, class: u32, verdict: u32, hash: u32) -> u64;
+    /// Goes on with another program of this hook. Returns only if that is not there.
+    fn jump(&self, stage: Stage);
 
     /// See `packet::sg_parse_xdp`.
     fn parse(&self, out: &mut Packet) -> u32;
@@ -56,7 +57,7 @@ pub(crate) trait Hook: EbpfContext {
     fn walk_extension_headers(&self, offset: u32, protocol: u32, out: *mut Packet) -> u64;
 
     /// See `extension::extension_header`.
-    fn extension_header(&self, offset: u64, protocol: u32, out: *mut Packet) -> u64;
+    fn extension_header(&self, offset: u32, walked: u64, out: *mut Packet) -> u64;
 
     /// See `classify::sg_judge_inbound`.
     fn judge(packet: &Packet, out: &mut Outcome) -> u64;
@@ -85,6 +86,12 @@ impl Hook for XdpContext {
     }
 
     #[inline(always)]
+    fn unknown(&self) -> u64 {
+        // SAFETY: reading a field of the context the kernel passed in.
+        unsafe { (*self.as_ptr().cast::<xdp_md>()).ingress_ifindex.into() }
+    }
+
+    #[inline(always)]
     fn frame_len(&self) -> u32 {
         // SAFETY: the context pointer is the one the kernel passed in.
         unsafe { bpf_xdp_get_buff_len(self.as_ptr().cast::<xdp_md>()) as u32 }
@@ -109,13 +116,9 @@ impl Hook for XdpContext {
     }
 
     #[inline(always)]
-    fn decide_thoroughly(&self) -> bool {
-        sg_decide_xdp(self.as_ptr().cast()) != 0
-    }
-
-    #[inline(always)]
-    fn plain_flow(&self, class: u32, verdict: u32, hash: u32) -> u64 {
-        sg_plain_flow_xdp(self.as_ptr().cast(), class, verdict, hash)
+    fn jump(&self, stage: Stage) {
+        // SAFETY: whatever is in the array has the type of this program; it does not return.
+        unsafe { INBOUND_STAGES.tail_call(self, stage as u32) };
     }
 
     #[inline(always)]
@@ -134,8 +137,8 @@ impl Hook for XdpContext {
     }
 
     #[inline(always)]
-    fn extension_header(&self, offset: u64, protocol: u32, out: *mut Packet) -> u64 {
-        sg_extension_header_xdp(self.as_ptr().cast(), offset, protocol, out)
+    fn extension_header(&self, offset: u32, walked: u64, out: *mut Packet) -> u64 {
+        sg_extension_header_xdp(self.as_ptr().cast(), offset, walked, out)
     }
 
     #[inline(always)]
@@ -173,6 +176,11 @@ impl Hook for TcContext {
     }
 
     #[inline(always)]
+    fn unknown(&self) -> u64 {
+        self.len().into()
+    }
+
+    #[inline(always)]
     fn frame_len(&self) -> u32 {
         self.len()
     }
@@ -196,13 +204,9 @@ impl Hook for TcContext {
     }
 
     #[inline(always)]
-    fn decide_thoroughly(&self) -> bool {
-        sg_decide_tc(self.as_ptr().cast()) != 0
-    }
-
-    #[inline(always)]
-    fn plain_flow(&self, class: u32, verdict: u32, hash: u32) -> u64 {
-        sg_plain_flow_tc(self.as_ptr().cast(), class, verdict, hash)
+    fn jump(&self, stage: Stage) {
+        // SAFETY: as above.
+        unsafe { OUTBOUND_STAGES.tail_call(self, stage as u32) };
     }
 
     #[inline(always)]
@@ -221,8 +225,8 @@ impl Hook for TcContext {
     }
 
     #[inline(always)]
-    fn extension_header(&self, offset: u64, protocol: u32, out: *mut Packet) -> u64 {
-        sg_extension_header_tc(self.as_ptr().cast(), offset, protocol, out)
+    fn extension_header(&self, offset: u32, walked: u64, out: *mut Packet) -> u64 {
+        sg_extension_header_tc(self.as_ptr().cast(), offset, walked, out)
     }
 
     #[inline(always)]
@@ -247,30 +251,6 @@ impl Hook for TcContext {
         // SAFETY: reading a field of the context the kernel passed in.
         unsafe { (*self.skb.skb).wire_len }
     }
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sg_decide_xdp(ctx: *mut xdp_md) -> u32 {
-    crate::decide_thoroughly(&XdpContext::new(ctx)).into()
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sg_decide_tc(ctx: *mut __sk_buff) -> u32 {
-    crate::decide_thoroughly(&TcContext::new(ctx)).into()
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sg_plain_flow_xdp(ctx: *mut xdp_md, class: u32, verdict: u32, hash: u32) -> u64 {
-    quick_flow::flow(&XdpContext::new(ctx), class, verdict, hash)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sg_plain_flow_tc(ctx: *mut __sk_buff, class: u32, verdict: u32, hash: u32) -> u64 {
-    quick_flow::flow(&TcContext::new(ctx), class, verdict, hash)
 }
 
 // Rare headers are walked in functions of their own, which the verifier checks once instead of
@@ -309,22 +289,22 @@ extern "C" fn sg_walk6_tc(
 #[inline(never)]
 extern "C" fn sg_extension_header_xdp(
     ctx: *mut xdp_md,
-    offset: u64,
-    protocol: u32,
+    offset: u32,
+    walked: u64,
     out: *mut Packet,
 ) -> u64 {
-    extension::extension_header(&XdpContext::new(ctx), offset, protocol, out)
+    extension::extension_header(&XdpContext::new(ctx), offset, walked, out)
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sg_extension_header_tc(
     ctx: *mut __sk_buff,
-    offset: u64,
-    protocol: u32,
+    offset: u32,
+    walked: u64,
     out: *mut Packet,
 ) -> u64 {
-    extension::extension_header(&TcContext::new(ctx), offset, protocol, out)
+    extension::extension_header(&TcContext::new(ctx), offset, walked, out)
 }
 
 #[unsafe(no_mangle)]

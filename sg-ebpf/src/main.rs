@@ -1,7 +1,7 @@
-//! The packet path: packet → class → verdict → count. Two entry points, one for each direction.
-//! Order of the rooms: `quick` decides plain packets by itself; for all others `packet` parses,
-//! `classify` asks the rules, `flows` (in the table of `flow_maps`) and `fragments` remember, `quoted`
-//! looks into ICMP errors, `count` counts, `events` tells.
+//! The packet path: packet → class → verdict → count. Four programs for each direction, one of which
+//! is attached. Order of the rooms: `quick` decides plain packets by itself; for all others `packet`
+//! parses, `classify` asks the rules, `flows` (in the table of `flow_maps`) and `fragments` remember,
+//! `quoted` looks into ICMP errors, `count` counts, `events` tells.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -25,6 +25,7 @@ mod packet;
 mod quick;
 mod quick_flow;
 mod quoted;
+mod relay;
 mod verifier;
 mod word;
 
@@ -34,28 +35,72 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use aya_log_ebpf::trace;
-use sg_common::verdict::Reason;
+use sg_common::{stage::Stage, verdict::Reason};
 
 use crate::{
+    flows::Traits,
     hook::Hook,
     outcome::Outcome,
     packet::{Packet, parsed},
+    relay::Relay,
 };
 
-/// Inbound: at the driver, before the kernel has spent a socket buffer on the packet.
+// Inbound: at the driver, before the kernel has spent a socket buffer on the packet.
+
 #[xdp(frags)]
 pub(crate) fn sg_inbound(ctx: XdpContext) -> u32 {
-    if is_accepted(&ctx) {
+    xdp_answer(decide(&ctx))
+}
+
+#[xdp(frags)]
+pub(crate) fn sg_in_long(ctx: XdpContext) -> u32 {
+    xdp_answer(decide_any(&ctx))
+}
+
+#[xdp(frags)]
+pub(crate) fn sg_in_track(ctx: XdpContext) -> u32 {
+    xdp_answer(track(&ctx))
+}
+
+#[xdp(frags)]
+pub(crate) fn sg_in_related(ctx: XdpContext) -> u32 {
+    xdp_answer(relate(&ctx))
+}
+
+// Outbound: after routing and source NAT, so that both hooks see the addresses on the wire.
+
+#[classifier]
+pub(crate) fn sg_outbound(ctx: TcContext) -> i32 {
+    tc_answer(decide(&ctx))
+}
+
+#[classifier]
+pub(crate) fn sg_out_long(ctx: TcContext) -> i32 {
+    tc_answer(decide_any(&ctx))
+}
+
+#[classifier]
+pub(crate) fn sg_out_track(ctx: TcContext) -> i32 {
+    tc_answer(track(&ctx))
+}
+
+#[classifier]
+pub(crate) fn sg_out_related(ctx: TcContext) -> i32 {
+    tc_answer(relate(&ctx))
+}
+
+#[inline(always)]
+fn xdp_answer(is_accepted: bool) -> u32 {
+    if is_accepted {
         xdp_action::XDP_PASS
     } else {
         xdp_action::XDP_DROP
     }
 }
 
-/// Outbound: after routing and source NAT, so that both hooks see the addresses on the wire.
-#[classifier]
-pub(crate) fn sg_outbound(ctx: TcContext) -> i32 {
-    if is_accepted(&ctx) {
+#[inline(always)]
+fn tc_answer(is_accepted: bool) -> i32 {
+    if is_accepted {
         // Not TC_ACT_OK: programs that others put on the same hook still get the packet.
         TC_ACT_UNSPEC
     } else {
@@ -67,25 +112,106 @@ pub(crate) fn sg_outbound(ctx: TcContext) -> i32 {
 /// longest chain of eight IPv6 extension headers takes. Few frames have their headers there.
 pub(crate) const PULL: u32 = 17 << 10;
 
-/// Decides a frame, counts it, and writes its event if it is to have one.
+/// The first program: plain packets, which are nearly all.
 #[inline(always)]
-fn is_accepted<H: Hook>(hook: &H) -> bool {
+fn decide<H: Hook>(hook: &H) -> bool {
     match quick::decide(hook) {
-        quick::ACCEPTED => true,
-        quick::DROPPED => false,
-        _ => hook.decide_thoroughly(),
+        quick::ACCEPTED => return true,
+        quick::DROPPED => return false,
+        quick::IS_TO_TRACK => hook.jump(Stage::Track),
+        _ => hook.jump(Stage::Long),
+    }
+    // The loader pins what is jumped to: somebody has removed it. Nothing unknown passes.
+    let outcome = Outcome::reason(H::DIRECTION, Reason::Malformed);
+    count::count(hook, 0, 0, &outcome);
+    false
+}
+
+/// [`Stage::Long`]: any frame.
+#[inline(always)]
+fn decide_any<H: Hook>(hook: &H) -> bool {
+    let Some(relay) = relay::get::<H>() else {
+        return false;
+    };
+    let Relay {
+        packet, outcome, ..
+    } = relay;
+    *packet = Packet::EMPTY;
+    match parse(hook, packet) {
+        parsed::IP => {
+            let rest = H::judge(packet, outcome);
+            if rest != classify::DECIDED {
+                relay.traits = Traits::of(packet);
+                relay.hash = flow_maps::hash_of(packet.flow_key());
+                (relay.class, relay.verdict) = classify::class_and_verdict(rest);
+                hook.jump(Stage::Track);
+            }
+            if packet.is_error != 0 && !outcome.is_accepted() {
+                hook.jump(Stage::Related);
+            }
+            keep_if_first(packet, outcome);
+        }
+        parsed::LATER_FRAGMENT => {
+            fragments::sg_follow_fragment(packet, outcome);
+        }
+        parsed::OTHER => outcome.set_reason(H::DIRECTION, Reason::NonIp),
+        _ => outcome.set_reason(H::DIRECTION, Reason::Malformed),
+    }
+    settle(hook, packet, outcome)
+}
+
+/// [`Stage::Track`]: a packet whose fate the flow table knows, or that it has to remember.
+#[inline(always)]
+fn track<H: Hook>(hook: &H) -> bool {
+    let Some(relay) = relay::get::<H>() else {
+        return false;
+    };
+    let (packet, traits) = (&relay.packet, relay.traits.0);
+    let key = packet.flow_key();
+    let packed = flows::sg_track(key, relay.hash, traits, relay.class, relay.verdict);
+    relay.outcome = Outcome::unpack(packed);
+    keep_if_first(packet, &relay.outcome);
+    settle(hook, packet, &relay.outcome)
+}
+
+/// [`Stage::Related`]: an ICMP error that no rule accepts.
+#[inline(always)]
+fn relate<H: Hook>(hook: &H) -> bool {
+    let Some(relay) = relay::get::<H>() else {
+        return false;
+    };
+    let (packet, outcome) = (&relay.packet, &mut relay.outcome);
+    if hook.is_related(packet) {
+        outcome.set_reason(H::DIRECTION, Reason::Related);
+    }
+    keep_if_first(packet, outcome);
+    settle(hook, packet, outcome)
+}
+
+/// Parses a frame, one of whose headers may have to be fetched first.
+#[inline(always)]
+fn parse<H: Hook>(hook: &H, packet: &mut Packet) -> u32 {
+    let mut found = hook.parse(packet);
+    if found == parsed::UNREADABLE && hook.pull(PULL) {
+        found = hook.parse(packet);
+    }
+    // What the comparison has told the verifier, it need not know.
+    verifier::forget(found.into(), hook.unknown()) as u32
+}
+
+#[inline(always)]
+fn keep_if_first(packet: &Packet, outcome: &Outcome) {
+    if packet.is_first_fragment() {
+        fragments::sg_keep_fragment(packet, outcome);
     }
 }
 
-/// The long way, of any frame.
+/// Every frame ends in exactly one outcome: counts it, and writes its event if it is to have one.
 #[inline(always)]
-pub(crate) fn decide_thoroughly<H: Hook>(hook: &H) -> bool {
-    let mut packet = Packet::EMPTY;
-    let mut outcome = Outcome::EMPTY;
-    decide(hook, &mut packet, &mut outcome);
-    let bytes = count::count(hook, packet.claimed, packet.headers, &outcome);
+fn settle<H: Hook>(hook: &H, packet: &Packet, outcome: &Outcome) -> bool {
+    let bytes = count::count(hook, packet.claimed, packet.headers, outcome);
     if maps::has_logging_rules() && outcome.is_logged() {
-        events::emit(&packet, H::DIRECTION, &outcome, bytes);
+        events::emit(packet, H::DIRECTION, outcome, bytes);
     }
     trace!(
         hook,
@@ -95,32 +221,6 @@ pub(crate) fn decide_thoroughly<H: Hook>(hook: &H) -> bool {
         outcome.slot
     );
     outcome.is_accepted()
-}
-
-/// Every frame ends in exactly one outcome.
-#[inline(always)]
-fn decide<H: Hook>(hook: &H, packet: &mut Packet, outcome: &mut Outcome) {
-    let mut found = hook.parse(packet);
-    if found == parsed::UNREADABLE && hook.pull(PULL) {
-        found = hook.parse(packet);
-    }
-    match found {
-        parsed::IP => {
-            let rest = H::judge(packet, outcome);
-            classify::finish(packet, rest, outcome);
-            if packet.is_error != 0 && !outcome.is_accepted() && hook.is_related(packet) {
-                outcome.set_reason(H::DIRECTION, Reason::Related);
-            }
-            if packet.is_first_fragment() {
-                fragments::sg_keep_fragment(packet, outcome);
-            }
-        }
-        parsed::LATER_FRAGMENT => {
-            fragments::sg_follow_fragment(packet, outcome);
-        }
-        parsed::OTHER => outcome.set_reason(H::DIRECTION, Reason::NonIp),
-        _ => outcome.set_reason(H::DIRECTION, Reason::Malformed),
-    }
 }
 
 #[cfg(not(test))]

@@ -5,7 +5,7 @@ use core::cell::UnsafeCell;
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use sg_common::{
     counters::SlotCounters,
@@ -15,6 +15,7 @@ use sg_common::{
         COLUMNS, Forms, LINE_WORDS, Line, NEAR_LINES, NearTables, ROOT_ENTRIES, TREES6, Tables,
         UNIT_WORDS,
     },
+    stage::Stage,
 };
 
 /// `BPF_F_MMAPABLE` (uapi/linux/bpf.h): userspace fills the tables by writing to memory.
@@ -55,6 +56,16 @@ pub(crate) static FRAGMENTS4: LruHashMap<FragmentKey4, FragmentValue> =
 #[map(name = "sg_fragments6")]
 pub(crate) static FRAGMENTS6: LruHashMap<FragmentKey6, FragmentValue> =
     LruHashMap::with_max_entries(1, 0);
+
+// The programs that go on where others stop, by [`Stage`]. One array cannot hold those of both hooks.
+
+#[map(name = "sg_in_stages")]
+pub(crate) static INBOUND_STAGES: ProgramArray =
+    ProgramArray::with_max_entries(Stage::ALL.len() as u32, 0);
+
+#[map(name = "sg_out_stages")]
+pub(crate) static OUTBOUND_STAGES: ProgramArray =
+    ProgramArray::with_max_entries(Stage::ALL.len() as u32, 0);
 
 /// Events of rules with `log`, read by whoever watches the interface.
 #[map(name = "sg_events")]

@@ -5,7 +5,7 @@ use sg_common::verdict::{Action, Direction, Reason, Verdict, reason_slot};
 /// Written through a pointer by the functions that decide, so that the verifier sees plain unknown
 /// numbers behind them (as with `Packet`); hence no `bool`.
 #[derive(Clone, Copy)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub(crate) struct Outcome {
     pub(crate) slot: u32,
     flags: u32,
@@ -18,8 +18,6 @@ const REPLY: u32 = 2;
 const LOG: u32 = 4;
 
 impl Outcome {
-    pub(crate) const EMPTY: Outcome = Outcome { slot: 0, flags: 0 };
-
     #[inline(always)]
     pub(crate) const fn of_slot(slot: u32, accept: bool, is_reply: bool) -> Self {
         let mut flags = 0;

@@ -27,7 +27,7 @@ use sg_common::{
     verdict::Direction,
 };
 
-use crate::{extension::is_extension_header, hook::Hook};
+use crate::{extension::is_extension_header, hook::Hook, verifier::forget};
 
 // IEEE 802 numbers, as include/uapi/linux/if_ether.h has them.
 pub(crate) const ETH_P_IP: u16 = 0x0800;
@@ -115,6 +115,17 @@ impl Packet {
         // SAFETY: `repr(C)`, and the fields of the key come first, as was asserted above; plain
         // integers.
         unsafe { &*core::ptr::from_ref(self).cast::<FlowKey>() }
+    }
+
+    /// Makes it a plain packet with that flow's key and so many bytes of headers; whatever only the rules
+    /// ask for is left as it is.
+    #[inline(always)]
+    pub(crate) fn set_plain(&mut self, key: &FlowKey, headers: u32) {
+        // SAFETY: as in `flow_key`.
+        unsafe { *core::ptr::from_mut(self).cast::<FlowKey>() = *key };
+        self.headers = headers;
+        self.claimed = 0;
+        self.is_fragment = 0;
     }
 
     pub(crate) const EMPTY: Packet = Packet {
@@ -335,12 +346,14 @@ fn ipv4<H: Hook>(hook: &H, offset: usize, out: &mut Packet) -> Result<Payload, S
         // Segmentation offload beyond 64 KiB leaves the field zero (BIG TCP).
         total_len = hook.frame_len() as usize - offset;
     }
+    let source = field!(header, src_addr as u32);
+    // Both ways to it are one for the verifier.
+    let total_len = forget(total_len as u64, source.into()) as usize;
     if vihl >> 4 != 4 || header_len < Ipv4Hdr::LEN || total_len < header_len {
         return Err(MALFORMED);
     }
     let protocol = field!(header, proto as u8);
     let fragment = u16::from_be(field!(header, frags as u16));
-    let source = field!(header, src_addr as u32);
     let destination = field!(header, dst_addr as u32);
     (out.local[0], out.remote[0]) = ends(H::DIRECTION, source, destination);
     out.protocol = protocol;
@@ -365,12 +378,13 @@ fn ipv6<H: Hook>(hook: &H, offset: usize, out: &mut Packet) -> Result<Payload, S
     if payload_len == 0 && hook.segments() > 1 {
         payload_len = hook.frame_len() as usize - offset - Ipv6Hdr::LEN;
     }
+    let source = field!(header, src_addr as [u32; 4]);
+    let payload_len = forget(payload_len as u64, source[0].into()) as usize;
     if field!(header, vcf as u8) >> 4 != 6 {
         return Err(MALFORMED);
     }
     let mut protocol = field!(header, next_hdr as u8);
     out.hop_limit = field!(header, hop_limit as u8);
-    let source = field!(header, src_addr as [u32; 4]);
     let destination = field!(header, dst_addr as [u32; 4]);
     (out.local, out.remote) = ends(H::DIRECTION, source, destination);
     out.v6 = 1;

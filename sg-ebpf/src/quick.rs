@@ -1,9 +1,8 @@
 //! The quick way of plain packets: TCP or UDP right behind an IPv4 or IPv6 header, without tags or
 //! options. Decides and counts them as the long way would, in fewer steps, or leaves them alone.
 //!
-//! Everything stays in registers, and nothing is a call: where the kernel guards returns against
-//! speculation, each costs as much as reading all headers. Only packets of flows go on to a function
-//! of their own.
+//! Nearly nothing is a call: where the kernel guards returns against speculation, each costs as much as
+//! reading all headers.
 
 use network_types::{
     eth::EthHdr,
@@ -22,19 +21,21 @@ use sg_common::{
 
 use crate::{
     classify, count, family, flow_maps,
+    flows::Traits,
     hook::Hook,
     maps::{self, KernelTables},
     outcome::Outcome,
     packet::{ETH_P_IP, ETH_P_IPV6, Stop, at, ends, field, parsed},
-    quick_flow,
+    quick_flow::{self, Step},
     verifier::forget,
     word::SharedWord,
 };
 
-/// What [`decide`] returns: nothing decided, or what became of the packet.
+/// What [`decide`] returns: nothing decided, or what became of the packet, or which program goes on.
 pub(crate) const NOT_PLAIN: u32 = 0;
 pub(crate) const DROPPED: u32 = 1;
 pub(crate) const ACCEPTED: u32 = 2;
+pub(crate) const IS_TO_TRACK: u32 = 3;
 
 /// Whatever is not plain goes the long way, malformed packets too.
 const NO: Stop = parsed::MALFORMED;
@@ -111,7 +112,21 @@ fn plain<H: Hook>(hook: &H) -> Result<u32, Stop> {
         };
         let hash = quick_flow::hash(forget(sum, unknown), p.name);
         if verdict.is_accept() || flow_maps::may_be_there(hash) {
-            outcome = Outcome::unpack(hook.plain_flow(p.class, verdict.0, hash));
+            // What resets a connection opens none.
+            let opens = p.flags >> 2 & 1 ^ 1;
+            let step = Step {
+                name: p.name,
+                hash,
+                // Where the answer goes: the port that this packet comes from.
+                traits: Traits::new(p.kind as u8, p.flags, direction as u8, opens, p.source),
+                class: p.class,
+                verdict,
+                headers: p.headers as u32,
+            };
+            match quick_flow::flow(hook, &step, unknown)? {
+                Some(packed) => outcome = Outcome::unpack(packed),
+                None => return Ok(IS_TO_TRACK),
+            }
         }
     }
     // That the whole packet can be read was looked at.

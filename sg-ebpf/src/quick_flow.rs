@@ -1,5 +1,5 @@
-//! Flows of plain packets: that there is none is known from one cache line and without a call; that a
-//! flow goes on as it did, from two lines and by one call. All else goes the long way.
+//! Flows of plain packets: that there is none is known from one cache line; that a flow goes on as it
+//! did, from two lines and the time. All else is handed on to be tracked.
 
 use network_types::{
     eth::EthHdr,
@@ -8,7 +8,6 @@ use network_types::{
 use sg_common::{
     flow_entry::{FlowKey, Head, TOUCH_AGE, age, clock, generation_of, hash_step, slot_of, tick},
     flow_table::{Table as _, WAYS, change_head, choose, read, tags_of},
-    protocol::IPPROTO_TCP,
     tcp, track,
     verdict::Verdict,
 };
@@ -16,33 +15,26 @@ use sg_common::{
 use crate::{
     clock::now,
     flow_maps::{Flows, HashKeys, spot},
-    flows::{self, REPLY, Traits},
+    flows::{REPLY, Traits},
     hook::Hook,
     maps,
     outcome::Outcome,
-    packet::{ETH_P_IP, Stop, at, ends, field},
+    packet::{Stop, at, ends, field, parsed},
+    relay,
     verifier::forget,
 };
 
-/// What names the flow of a plain packet with a header of type `I`.
+/// A plain packet up to its addresses, in a header of type `I`.
 #[repr(C, packed)]
-struct Named<I> {
+struct Addressed<I> {
     ethernet: EthHdr,
     ip: I,
-    ports: u32,
 }
 
-/// The name of a flow with these ports, as they are on the wire: the source's and the destination's.
+/// The addresses of a key.
 #[inline(always)]
-fn name<H: Hook>(ports: u32, protocol: u8, is_v6: bool) -> u64 {
-    let ports = u32::from_be(ports);
-    let (local, remote) = ends(H::DIRECTION, (ports >> 16) as u16, ports as u16);
-    FlowKey::name(local, remote, protocol, is_v6)
-}
-
-#[inline(always)]
-fn key4<H: Hook>(hook: &H) -> Result<FlowKey, Stop> {
-    let frame = at::<Named<Ipv4Hdr>, H>(hook, 0)?;
+fn addresses4<H: Hook>(hook: &H) -> Result<[u64; 4], Stop> {
+    let frame = at::<Addressed<Ipv4Hdr>, H>(hook, 0)?;
     // SAFETY: an address inside what `at` has compared with the end of the packet.
     let header = unsafe { &raw const (*frame).ip };
     let (local, remote) = ends(
@@ -50,16 +42,12 @@ fn key4<H: Hook>(hook: &H) -> Result<FlowKey, Stop> {
         field!(header, src_addr as u32),
         field!(header, dst_addr as u32),
     );
-    let protocol = field!(header, proto as u8);
-    Ok(FlowKey {
-        addresses: [local.into(), 0, remote.into(), 0],
-        name: name::<H>(field!(frame, ports as u32), protocol, false),
-    })
+    Ok([local.into(), 0, remote.into(), 0])
 }
 
 #[inline(always)]
-fn key6<H: Hook>(hook: &H) -> Result<FlowKey, Stop> {
-    let frame = at::<Named<Ipv6Hdr>, H>(hook, 0)?;
+fn addresses6<H: Hook>(hook: &H) -> Result<[u64; 4], Stop> {
+    let frame = at::<Addressed<Ipv6Hdr>, H>(hook, 0)?;
     // SAFETY: as above.
     let header = unsafe { &raw const (*frame).ip };
     let (local, remote) = ends(
@@ -67,17 +55,13 @@ fn key6<H: Hook>(hook: &H) -> Result<FlowKey, Stop> {
         field!(header, src_addr as [u32; 4]),
         field!(header, dst_addr as [u32; 4]),
     );
-    let protocol = field!(header, next_hdr as u8);
     let pair = FlowKey::pair;
-    Ok(FlowKey {
-        name: name::<H>(field!(frame, ports as u32), protocol, true),
-        addresses: [
-            pair(local[0], local[1]),
-            pair(local[2], local[3]),
-            pair(remote[0], remote[1]),
-            pair(remote[2], remote[3]),
-        ],
-    })
+    Ok([
+        pair(local[0], local[1]),
+        pair(local[2], local[3]),
+        pair(remote[0], remote[1]),
+        pair(remote[2], remote[3]),
+    ])
 }
 
 // The hash of a plain packet's flow, as `flow_entry::hash` has it: the part of the addresses is added
@@ -94,7 +78,7 @@ pub(crate) fn sum4(local: u32, remote: u32) -> u64 {
 pub(crate) fn sum6<H: Hook>(hook: &H) -> Result<u64, Stop> {
     let keys = HashKeys::get();
     let mut sum = keys.at(0);
-    for (i, word) in (0..).zip(key6(hook)?.addresses) {
+    for (i, word) in (0..).zip(addresses6(hook)?) {
         sum = hash_step(sum, word, keys.at(2 * i + 1), keys.at(2 * i + 2));
     }
     Ok(sum)
@@ -106,50 +90,46 @@ pub(crate) fn hash(sum: u64, name: u64) -> u32 {
     (hash_step(sum, name, keys.at(9), keys.at(10)) >> 32) as u32
 }
 
-/// Last stage, for packets whose fate the flow table knows or that it has to remember. Returns an
-/// [`Outcome`], packed.
-#[inline(always)]
-pub(crate) fn flow<H: Hook>(hook: &H, class: u32, verdict: u32, hash: u32) -> u64 {
-    let verdict = Verdict(verdict);
-    let mut key = FlowKey::default();
-    // That the headers are there was looked at before.
-    let Ok(traits) = read_key(hook, &mut key) else {
-        return Outcome::rule(verdict).pack();
-    };
-    match steady(&key, traits, verdict, hash) {
-        Some(outcome) => outcome,
-        None => flows::track(&key, hash, traits, class, verdict),
-    }
+/// What is known of a plain packet whose fate the flow table knows, or that it has to remember.
+pub(crate) struct Step {
+    pub(crate) name: u64,
+    pub(crate) hash: u32,
+    pub(crate) traits: Traits,
+    pub(crate) class: u32,
+    pub(crate) verdict: Verdict,
+    /// Bytes of all headers.
+    pub(crate) headers: u32,
 }
 
+/// Its outcome, packed; `None` after it was handed on to be tracked.
 #[inline(always)]
-fn read_key<H: Hook>(hook: &H, key: &mut FlowKey) -> Result<Traits, Stop> {
-    let ethernet = at::<EthHdr, H>(hook, 0)?;
-    // Whatever the verifier knows nothing about: what follows is walked once for both families.
-    let unknown = field!(ethernet, dst_addr as u64);
-    let is_v4 = u16::from_be(field!(ethernet, ether_type as u16)) == ETH_P_IP;
-    let flags = if is_v4 {
-        *key = key4(hook)?;
-        // Each by another number: two that the verifier knows to be equal are not like any other two.
+pub(crate) fn flow<H: Hook>(hook: &H, step: &Step, unknown: u64) -> Result<Option<u64>, Stop> {
+    let mut key = FlowKey {
+        name: step.name,
+        ..FlowKey::default()
+    };
+    if step.name & FlowKey::IS_V6 == 0 {
+        key.addresses = addresses4(hook)?;
+        // What follows is walked once for both families. Each by another number: two that the verifier
+        // knows to be equal are not like any other two.
         let mut unknown = unknown;
         for word in &mut key.addresses {
             *word = forget(*word, unknown);
             unknown = unknown.wrapping_add(1);
         }
-        tcp_flags::<Ipv4Hdr, H>(hook, key.protocol())?
     } else {
-        *key = key6(hook)?;
-        tcp_flags::<Ipv6Hdr, H>(hook, key.protocol())?
-    };
-    key.name = forget(key.name, unknown);
-    let flags = forget(flags.into(), unknown) as u8;
-    // TCP is 6 and UDP 17; what resets a connection opens none.
-    let kind = key.protocol() >> 4;
-    let opens = flags >> 2 & 1 ^ 1;
-    // Where the answer goes: the port that this packet comes from.
-    let (return_number, _) = ends(H::DIRECTION, key.local_port(), key.remote_port());
-    let direction = H::DIRECTION as u8;
-    Ok(Traits::new(kind, flags, direction, opens, return_number))
+        key.addresses = addresses6(hook)?;
+    }
+    if let Some(outcome) = steady(&key, step.traits, step.verdict, step.hash) {
+        return Ok(Some(outcome));
+    }
+    let relay = relay::get::<H>().ok_or(parsed::MALFORMED)?;
+    relay.packet.set_plain(&key, step.headers);
+    relay.traits = step.traits;
+    relay.hash = step.hash;
+    relay.class = step.class;
+    relay.verdict = step.verdict.0;
+    Ok(None)
 }
 
 /// The outcome of a packet that changes nothing about its flow, which this policy admitted and which
@@ -188,22 +168,4 @@ fn steady(key: &FlowKey, traits: Traits, verdict: Verdict, hash: u32) -> Option<
     } else {
         REPLY | u64::from(slot_of(rule))
     })
-}
-
-/// TCP's flags, or none.
-#[inline(always)]
-fn tcp_flags<I, H: Hook>(hook: &H, protocol: u8) -> Result<u8, Stop> {
-    /// The headers up to the flags.
-    #[repr(C, packed)]
-    struct Flagged<I> {
-        ethernet: EthHdr,
-        ip: I,
-        start: [u8; 13],
-        flags: u8,
-    }
-    if protocol != IPPROTO_TCP {
-        return Ok(0);
-    }
-    let frame = at::<Flagged<I>, H>(hook, 0)?;
-    Ok(field!(frame, flags as u8))
 }

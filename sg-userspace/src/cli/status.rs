@@ -18,9 +18,9 @@ use super::{Context, Json};
 Without --netns all network namespaces are shown.
 
 Health: `enforcing` is as it should be; `interrupted` means that an apply was cut short (apply
-again); `incomplete` means that a direction has lost its program (apply again); `interface gone` is
-what is left of a deleted interface (detach removes it); `damaged` means that the record cannot be
-read (detach, then apply).
+again); `incomplete` means that a direction has lost programs, and passes packets unjudged or drops
+them (apply again); `interface gone` is what is left of a deleted interface (detach removes it);
+`damaged` means that the record cannot be read (detach, then apply).
 
 Examples:
   sgctl status
@@ -142,9 +142,9 @@ fn remedy(health: Health) -> Option<&'static str> {
     match health {
         Health::Enforcing => None,
         Health::Interrupted => Some("an apply was cut short; apply again"),
-        Health::Incomplete => {
-            Some("a direction has lost its program, so that its packets pass unjudged; apply again")
-        }
+        Health::Incomplete => Some(
+            "a direction has lost programs: packets pass unjudged, or are dropped; apply again",
+        ),
         Health::InterfaceGone => Some("the interface was deleted; `sgctl detach` removes the rest"),
     }
 }

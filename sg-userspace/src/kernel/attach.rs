@@ -16,7 +16,7 @@ use super::shared::PinnedUse;
 use super::slots;
 use super::state::{PolicyRecord, State};
 use super::tables::LiveTables;
-use super::{KernelError, bpffs, interfaces, netns, running_program};
+use super::{KernelError, bpffs, interfaces, netns, running_program, stages};
 use crate::compile::{Budget, Compiled, TableSizes, compile};
 use crate::policy::{Established, Policy};
 
@@ -220,7 +220,9 @@ fn apply_locked(
             let seeding = seeding.insert(new);
             seeding.before()?;
         }
+        programs.pin_stages(pins, generation)?;
         put_in_place(&mut programs, &mut state, previous.as_ref(), pins, options)?;
+        stages::leave_only(pins, generation)?;
         let seeded = seeding.map(Seeding::after).transpose()?;
         let seeded = seeded.filter(|_| is_first);
         if policy.established == Established::Flush && !is_first {
@@ -310,6 +312,7 @@ fn undo(pins: &InterfacePins, previous: Option<&State>, attempted: &State) {
             let inbound = running_program(&pins.xdp_link());
             if inbound == Some(state.inbound_program) && outbound == Some(state.outbound_program) {
                 let _ = state.write(pins);
+                let _ = stages::forget(pins, attempted.policy.generation);
                 if attempted.counter_maps > state.counter_maps {
                     let _ = std::fs::remove_file(pins.counters(attempted.counter_maps - 1));
                 }

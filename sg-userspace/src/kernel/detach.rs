@@ -10,7 +10,7 @@ use aya::programs::loaded_programs;
 use super::hooks::remove_clsact;
 use super::pins::{InterfacePins, PinTree};
 use super::state::State;
-use super::{KernelError, interfaces, link_ifindex, netns, running_program};
+use super::{KernelError, interfaces, link_ifindex, netns, running_program, stages};
 
 /// Removes everything of one interface. `bpffs` is where it was found.
 pub fn detach(bpffs: &Path, pins: &InterfacePins) -> Result<(), KernelError> {
@@ -85,6 +85,7 @@ impl Leaving {
         let programs: HashSet<u32> = [pins.xdp_link(), pins.tcx_link()]
             .iter()
             .filter_map(|path| running_program(path))
+            .chain(stages::program_ids(pins))
             .collect();
         let maps = loaded_programs()
             .filter_map(Result::ok)

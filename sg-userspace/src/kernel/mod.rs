@@ -15,6 +15,7 @@ pub mod programs;
 pub mod seed;
 mod shared;
 mod slots;
+pub(crate) mod stages;
 pub mod state;
 mod sys;
 pub mod tables;

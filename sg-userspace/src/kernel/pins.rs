@@ -11,6 +11,10 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::KernelError;
 use sg_common::LAYOUT_VERSION;
+use sg_common::verdict::Direction;
+
+/// Between a direction and a generation.
+const STAGES: &str = "_stages_";
 
 const LOCK_SECONDS: u64 = 10;
 
@@ -230,6 +234,19 @@ impl InterfacePins {
 
     pub fn event_limit(&self) -> PathBuf {
         self.dir.join("event_limit")
+    }
+
+    /// The further programs of a hook in a generation: see `stages`.
+    pub fn stages(&self, direction: Direction, generation: u32) -> PathBuf {
+        self.dir
+            .join(format!("{}{STAGES}{generation}", direction.name()))
+    }
+
+    /// Those of every generation that are there.
+    pub(super) fn all_stages(&self) -> Result<Vec<PathBuf>, KernelError> {
+        let mut names = names_in(&self.dir)?;
+        names.retain(|name| name.contains(STAGES));
+        Ok(names.iter().map(|name| self.dir.join(name)).collect())
     }
 
     /// Counter maps are added, never replaced, when more slots are needed: the counts of a slot

@@ -1,11 +1,13 @@
-//! Loads one generation: the pair of programs, its own frozen tables, the maps that all share.
+//! Loads one generation: the programs of both hooks, its own frozen tables, the maps that all share.
 
+use std::collections::BTreeMap;
 use std::mem::offset_of;
 use std::os::fd::AsFd;
+use std::panic::resume_unwind;
 use std::time::{Duration, Instant};
 
 use aya::maps::Map;
-use aya::programs::{SchedClassifier, Xdp};
+use aya::programs::{Program, ProgramError, ProgramInfo, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use sg_common::flow::{TIMEOUTS, Timeout};
@@ -14,11 +16,11 @@ use sg_common::lookup::{LINE_WORDS, Line, NEAR_LINES, NearTables};
 use super::flow_memory::{ages, keys_of};
 use super::pins::InterfacePins;
 use super::shared::CounterReader;
-use super::{KernelError, sys};
+use super::{KernelError, stages, sys};
 use crate::compile::Compiled;
 use crate::policy::{Established, Policy};
 
-/// The BPF object with both programs, as it was built.
+/// The BPF object with all programs, as it was built.
 #[doc(hidden)]
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sg-ebpf"));
 
@@ -89,12 +91,12 @@ impl Generation {
 pub struct Programs {
     ebpf: Ebpf,
     pub load_time: Duration,
-    /// What the kernel took of that to verify and translate the programs, the inbound one first.
+    /// What the kernel took of that to verify and translate the programs of each hook, inbound first.
     pub verify_times: [Duration; 2],
 }
 
 impl Programs {
-    /// Loads both programs and fills and freezes their tables. Nothing is attached.
+    /// Loads all programs and fills and freezes their tables. Nothing is attached.
     pub fn load(
         compiled: &Compiled,
         generation: &Generation,
@@ -170,20 +172,60 @@ impl Programs {
             load_time: Duration::ZERO,
             verify_times: [Duration::ZERO; 2],
         };
-        let filled = started.elapsed();
-        let inbound = programs.inbound()?;
-        undisturbed(|| inbound.load())
-            .map_err(|e| KernelError::bpf("loading the inbound program", e))?;
-        let half = started.elapsed();
-        let outbound = programs.outbound()?;
-        undisturbed(|| outbound.load())
-            .map_err(|e| KernelError::bpf("loading the outbound program", e))?;
+        programs.verify_times = programs.verify()?;
+        stages::connect(&mut programs.ebpf)?;
         programs.load_time = started.elapsed();
-        programs.verify_times = [half - filled, programs.load_time - half];
         Ok(programs)
     }
 
-    /// The XDP program.
+    /// Has the kernel verify and translate all programs, those of the two hooks side by side. Returns
+    /// how long each of the two took.
+    fn verify(&mut self) -> Result<[Duration; 2], KernelError> {
+        let started = Instant::now();
+        let load = |programs: Vec<(&str, &mut Program)>| -> Result<Duration, KernelError> {
+            for (name, program) in programs {
+                match program {
+                    Program::Xdp(program) => program.load(),
+                    Program::SchedClassifier(program) => program.load(),
+                    _ => return Err(broken_object(name)),
+                }
+                .map_err(|e| KernelError::bpf(format!("loading the program {name}"), e))?;
+            }
+            Ok(started.elapsed())
+        };
+        let (inbound, outbound) = self
+            .ebpf
+            .programs_mut()
+            .partition(|(_, program)| matches!(program, Program::Xdp(_)));
+        undisturbed(|| {
+            std::thread::scope(|scope| {
+                let outbound = scope.spawn(|| load(outbound));
+                let inbound = load(inbound)?;
+                let outbound = outbound.join().unwrap_or_else(|e| resume_unwind(e))?;
+                Ok([inbound, outbound])
+            })
+        })
+    }
+
+    /// Pins what the programs jump to: see `stages`.
+    pub(super) fn pin_stages(
+        &self,
+        pins: &InterfacePins,
+        generation: u32,
+    ) -> Result<(), KernelError> {
+        stages::pin(&self.ebpf, pins, generation)
+    }
+
+    /// What the kernel tells of every program, by name.
+    pub fn infos(&self) -> Result<BTreeMap<&str, ProgramInfo>, KernelError> {
+        let programs = self.ebpf.programs();
+        let infos = programs.map(|(name, program)| Ok((name, program.info()?)));
+        infos
+            .collect::<Result<_, ProgramError>>()
+            .map_err(|e| KernelError::bpf("asking about the programs", e))
+    }
+
+    /// The XDP program that is attached.
     pub fn inbound(&mut self) -> Result<&mut Xdp, KernelError> {
         let program = self.ebpf.program_mut(INBOUND);
         program
@@ -191,7 +233,7 @@ impl Programs {
             .ok_or_else(|| broken_object(INBOUND))
     }
 
-    /// The tc program.
+    /// The tc program that is attached.
     pub fn outbound(&mut self) -> Result<&mut SchedClassifier, KernelError> {
         let program = self.ebpf.program_mut(OUTBOUND);
         program
@@ -256,7 +298,7 @@ fn page_size() -> u32 {
         .unwrap_or(4096)
 }
 
-fn broken_object(what: &str) -> KernelError {
+pub(super) fn broken_object(what: &str) -> KernelError {
     KernelError::Refused {
         what: "reading the embedded BPF object".into(),
         reason: format!("it has no usable `{what}`"),

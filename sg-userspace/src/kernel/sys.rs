@@ -293,6 +293,24 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// Waits until no packet is any more in a program that was replaced before: programs run inside
+/// read-side sections of RCU, and the kernel's global membarrier waits for all that have begun
+/// (kernel/sched/membarrier.c). Where it cannot, longer than any such section lasts.
+pub(super) fn wait_for_programs() {
+    // SAFETY: no pointers.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_membarrier,
+            libc::MEMBARRIER_CMD_GLOBAL as libc::c_long,
+            0 as libc::c_long,
+            0 as libc::c_long,
+        )
+    };
+    if result != 0 {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+}
+
 /// The interface index that a pinned XDP or tcx link is attached to; zero once the interface is
 /// gone.
 pub(super) fn link_ifindex(link: BorrowedFd<'_>) -> io::Result<u32> {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::kernel::pins::{InterfacePins, PinTree};
 use crate::kernel::state::State;
-use crate::kernel::{KernelError, bpffs, interfaces, link_ifindex, netns, running_program};
+use crate::kernel::{KernelError, bpffs, interfaces, link_ifindex, netns, running_program, stages};
 
 /// Which of the attached interfaces a command is about.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ pub enum Health {
     /// `apply` was interrupted between the record and the swap of the programs; another `apply`
     /// puts it right.
     Interrupted,
-    /// A direction has no program any more.
+    /// A direction has no program any more, or not all of them.
     Incomplete,
     /// The interface no longer exists; `detach` removes what is left.
     InterfaceGone,
@@ -194,7 +194,11 @@ impl Attached {
         };
         match (running_program(&inbound), outbound) {
             (Some(i), Some(o)) if i == state.inbound_program && o == state.outbound_program => {
-                Health::Enforcing
+                if stages::are_pinned(&self.pins, state.policy.generation) {
+                    Health::Enforcing
+                } else {
+                    Health::Incomplete
+                }
             }
             (Some(_), Some(_)) => Health::Interrupted,
             _ => Health::Incomplete,

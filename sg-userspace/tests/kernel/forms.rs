@@ -14,6 +14,7 @@ use sg_userspace::oracle;
 use sg_userspace::policy::{Policy, rules_from_lines};
 use sg_userspace::testing;
 
+use crate::budget::stays_within_budget;
 use crate::frames::frame;
 use crate::sandbox::require_root;
 use crate::support::{rounds, run_hook};
@@ -244,6 +245,7 @@ fn agree(what: &str, policy: &Policy, compiled: &Compiled, is_near: bool, rng: &
     generation.may_be_near = is_near;
     let programs = Programs::load(compiled, &generation, &shared);
     let mut programs = programs.unwrap_or_else(|e| panic!("{what}: {e}"));
+    stays_within_budget(what, &programs);
     let counters = programs
         .counters()
         .unwrap_or_else(|e| panic!("{what}: {e}"));

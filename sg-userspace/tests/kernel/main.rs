@@ -25,6 +25,7 @@ mod seed_meanwhile;
 mod signals;
 mod specialised;
 mod stack;
+mod stages;
 mod support;
 mod traffic;
 mod unremembered;

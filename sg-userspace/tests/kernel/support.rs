@@ -1,7 +1,9 @@
 //! Loads a policy's programs without attaching them, and pushes frames through them by
 //! `BPF_PROG_TEST_RUN`, watching which counter moves.
 
-use aya::programs::{TestRun, TestRunOptions};
+use std::collections::BTreeMap;
+
+use aya::programs::{ProgramInfo, TestRun, TestRunOptions};
 use sg_common::counters::SlotCounters;
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
 use sg_userspace::compile::{Budget, compile};
@@ -50,7 +52,7 @@ pub(crate) fn egress_hooks() -> &'static [EgressHook] {
 /// A policy in the kernel, attached to nothing.
 pub(crate) struct Enforcer {
     pub(crate) policy: Policy,
-    programs: Programs,
+    pub(crate) programs: Programs,
     counters: CounterReader,
     last: Vec<SlotCounters>,
 }
@@ -134,16 +136,6 @@ impl Enforcer {
         }
     }
 
-    /// Of the inbound and the outbound program.
-    pub(crate) fn verified_instructions(&mut self) -> [u32; 2] {
-        let inbound = self.programs.inbound().unwrap().info().unwrap();
-        let outbound = self.programs.outbound().unwrap().info().unwrap();
-        [inbound, outbound].map(|info| {
-            info.verified_instruction_count()
-                .expect("kernels since 5.16 tell the count")
-        })
-    }
-
     pub(crate) fn load_time(&self) -> std::time::Duration {
         self.programs.load_time
     }
@@ -166,6 +158,19 @@ impl Enforcer {
         }
         format!("slot {slot} of nobody")
     }
+}
+
+/// How many instructions the verifier has walked of every program, by name.
+pub(crate) fn verified_instructions(programs: &Programs) -> BTreeMap<String, u32> {
+    let infos = programs.infos().unwrap_or_else(|e| panic!("{e}"));
+    let count = |info: &ProgramInfo| {
+        info.verified_instruction_count()
+            .expect("kernels since 5.16 tell the count")
+    };
+    infos
+        .iter()
+        .map(|(name, info)| ((*name).to_owned(), count(info)))
+        .collect()
 }
 
 /// Why a program was not run.

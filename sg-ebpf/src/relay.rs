@@ -1,0 +1,33 @@
+//! What one program of a hook hands to the next about a frame: there is one place for it on each CPU,
+//! since programs of one hook do not nest there.
+
+use aya_ebpf::{macros::map, maps::PerCpuArray};
+
+use crate::{flows::Traits, hook::Hook, outcome::Outcome, packet::Packet};
+
+#[repr(C)]
+pub(crate) struct Relay {
+    pub(crate) packet: Packet,
+    pub(crate) outcome: Outcome,
+    pub(crate) traits: Traits,
+    /// Of the packet's flow.
+    pub(crate) hash: u32,
+    /// Of the remote address.
+    pub(crate) class: u32,
+    /// The rules' verdict.
+    pub(crate) verdict: u32,
+    zero: u32,
+}
+
+/// By direction.
+#[map(name = "sg_relay")]
+static RELAYS: PerCpuArray<Relay> = PerCpuArray::with_max_entries(2, 0);
+
+/// This CPU's; always there.
+#[inline(always)]
+pub(crate) fn get<H: Hook>() -> Option<&'static mut Relay> {
+    let relay = RELAYS.get_ptr_mut(H::DIRECTION as u32)?;
+    // SAFETY: plain numbers, whose place belongs to this CPU and to the one frame that the programs of
+    // this hook have under way there; each program asks for it once.
+    Some(unsafe { &mut *relay })
+}

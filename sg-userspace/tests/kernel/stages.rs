@@ -1,0 +1,126 @@
+//! The programs that go on where the attached ones stop: that they are there for as long as a packet may
+//! want them, and what is said and done where somebody has removed them.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use sg_common::verdict::Direction;
+use sg_userspace::observe::attached::Health;
+use sg_userspace::observe::counters::Counters;
+
+use crate::frames::{frame, non_ip};
+use crate::sandbox::{RawSender, sandbox};
+use crate::support::rounds;
+use crate::watching::{NODE, apply_rules, assert_adds_up, only, read, read_when};
+
+/// Packets of a direction that ended for a reason.
+fn ended(counted: &Counters, direction: Direction, reason: &str) -> u64 {
+    let mut reasons = counted.reasons.iter();
+    reasons
+        .find(|r| r.direction == direction.name() && r.reason == reason)
+        .map_or(0, |r| r.packets)
+}
+
+/// Proves A3: packets that the first program cannot decide are decided as ever while the policy is
+/// replaced, in both directions, and none meets a program whose further ones are gone.
+#[test]
+fn packets_under_way_keep_their_programs() {
+    const REPLACEMENTS: usize = 20;
+    sandbox(|sandbox| {
+        sandbox.veth("sg0", "sg1");
+        let options = sandbox.options("sg0");
+        apply_rules(sandbox, NODE, &options);
+        let frame = non_ip(0x88cc);
+        let is_over = AtomicBool::new(false);
+        let sender = |interface: &str| {
+            let socket = RawSender::new(interface);
+            || {
+                let socket = socket;
+                let mut sent = 0u64;
+                while !is_over.load(Relaxed) {
+                    assert!(socket.send(frame.bytes()), "dropped after {sent}");
+                    sent += 1;
+                }
+                sent
+            }
+        };
+        let (from_peer, from_node) = (sender("sg1"), sender("sg0"));
+        let sent = std::thread::scope(|scope| {
+            let senders = [scope.spawn(from_peer), scope.spawn(from_node)];
+            for _ in 0..rounds(REPLACEMENTS) {
+                apply_rules(sandbox, NODE, &options);
+            }
+            is_over.store(true, Relaxed);
+            senders.map(|sender| sender.join().unwrap())
+        });
+        let counted = read_when(sandbox, "sg0", |c| c.totals[0].packets >= sent[0]);
+        assert_adds_up(&counted, sent[0], sent[1]);
+        for (direction, sent) in Direction::BOTH.into_iter().zip(sent) {
+            assert!(sent > 1000, "{sent} packets are too few to tell");
+            assert_eq!(ended(&counted, direction, "non-ip"), sent, "{direction:?}");
+        }
+    });
+}
+
+/// Only what runs is pinned: replaced programs do not pile up.
+#[test]
+fn a_replaced_policy_leaves_no_stage_behind() {
+    sandbox(|sandbox| {
+        sandbox.veth("sg0", "sg1");
+        for generation in 1..4 {
+            apply_rules(sandbox, NODE, &sandbox.options("sg0"));
+            let pins = only(sandbox, "sg0").pins;
+            let names = fs::read_dir(&pins.dir).unwrap();
+            let names = names.map(|entry| entry.unwrap().path());
+            let mut stages: Vec<_> = names
+                .filter(|p| p.to_str().unwrap().contains("stages"))
+                .collect();
+            stages.sort();
+            let expected = Direction::BOTH.map(|d| pins.stages(d, generation));
+            assert_eq!(stages, expected);
+        }
+    });
+}
+
+/// Proves K1 where it is hardest: a packet that nobody is left to decide is dropped and counted.
+#[test]
+fn without_its_stages_an_interface_is_incomplete_and_passes_nothing_unknown() {
+    sandbox(|sandbox| {
+        sandbox.veth("sg0", "sg1");
+        let options = sandbox.options("sg0");
+        apply_rules(sandbox, NODE, &options);
+        let attached = only(sandbox, "sg0");
+        let health = || only(sandbox, "sg0").status().unwrap().health;
+        assert_eq!(health(), Health::Enforcing);
+        for direction in Direction::BOTH {
+            fs::remove_file(attached.pins.stages(direction, 1)).unwrap();
+        }
+        assert_eq!(health(), Health::Incomplete);
+        // The kernel empties them some time later.
+        let (peer, node) = (RawSender::new("sg1"), RawSender::new("sg0"));
+        let (lldp, ssh) = (
+            non_ip(0x88cc),
+            frame("tcp 198.51.100.1:1 > 192.0.2.1:22 syn"),
+        );
+        let mut sent = [0, 0];
+        let is_gone = |sent: [u64; 2]| {
+            let counted = read_when(sandbox, "sg0", |c| c.totals[0].packets >= sent[0]);
+            Direction::BOTH.map(|d| ended(&counted, d, "malformed") > 0) == [true; 2]
+        };
+        while !is_gone(sent) {
+            assert!(sent[0] < 10_000, "the stages are still there");
+            peer.send(lldp.bytes());
+            node.send(lldp.bytes());
+            sent = sent.map(|sent| sent + 1);
+        }
+        assert!(!node.send(lldp.bytes()), "an unknown packet passes");
+        peer.send(ssh.bytes());
+        let counted = read_when(sandbox, "sg0", |c| c.rules[0].packets == 1);
+        assert_adds_up(&counted, sent[0] + 1, sent[1] + 1);
+
+        apply_rules(sandbox, NODE, &options);
+        assert_eq!(health(), Health::Enforcing);
+        assert!(node.send(lldp.bytes()));
+        assert_adds_up(&read(sandbox, "sg0"), sent[0] + 1, sent[1] + 2);
+    });
+}
