@@ -150,6 +150,7 @@ const GROUPS: &[&[Case]] = &[
         flows("live/flow/1m", 1_000_000, 2_097_152, |_| {
             policies::flow(1_000_000)
         }),
+        case("live/flow/new", Floor::Pass, |_| policies::new_flows()),
     ],
     &[
         case("live/nft/tke/drop", Floor::Drop, |_| {

@@ -102,6 +102,16 @@ pub(crate) fn flood() -> Result<Workload> {
     })
 }
 
+/// Every packet begins a flow, and finds the table full of others that nobody has answered.
+pub(crate) fn new_flows() -> Result<Workload> {
+    Ok(Workload {
+        policy: rules_from_lines("in udp from any accept"),
+        traffic: uniform(),
+        ruleset: None,
+        note: "UDP from anywhere, each packet of a new flow that takes another's place".into(),
+    })
+}
+
 /// Each rule with a CIDR and a range of ports of its own. Half of the packets come from inside some
 /// rule's CIDR, and none has a port of its rule: everything ends in the final drop.
 pub(crate) fn rules(count: u32) -> Result<Workload> {
