@@ -3,18 +3,22 @@
 
 use std::collections::HashSet;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use fastrand::Rng;
 use sg_common::flow::FlowKind;
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
 use sg_userspace::compile::{Budget, compile};
+use sg_userspace::kernel::flow_tables::{monotonic_now, sweep};
 use sg_userspace::kernel::pins::PinTree;
 use sg_userspace::kernel::programs::{Generation, Programs, SharedMaps};
+use sg_userspace::kernel::{ApplyOptions, apply};
 use sg_userspace::policy::rules_from_lines;
 
 use crate::frames::frame;
 use crate::sandbox::sandbox;
 use crate::support::{rounds, run_hook};
+use crate::watching::only;
 use crate::world::tables::Tables;
 
 const THREADS: usize = 2;
@@ -116,5 +120,77 @@ fn packets_of_all_cpus_share_one_table() {
             assert_eq!(moves.entered, moves.left + moves.evicted + live as u64);
             assert!(moves.evicted > 100, "{moves:?}");
         }
+    });
+}
+
+/// Proves K9: while expired flows are swept, flows are opened, answered and go on as ever. The time by
+/// which they are swept lies far ahead, so that every flow has always expired.
+#[test]
+fn a_sweep_holds_up_no_packet() {
+    const ROOM: u32 = 200_000;
+    sandbox(|sandbox| {
+        let policy = rules_from_lines("out udp 53 to any accept");
+        let tables = compile(&policy, &[FIRST_RULE_SLOT], Budget::default()).expect("tables fit");
+        sandbox.veth("sg0", "sg1");
+        let options = ApplyOptions {
+            max_flows: ROOM,
+            ..sandbox.options("sg0")
+        };
+        apply(&policy, &options).unwrap_or_else(|e| panic!("{e}"));
+        let pins = only(sandbox, "sg0").pins;
+        let shared = SharedMaps {
+            pins: Some(pins.clone()),
+            counter_map: 0,
+            counter_slots: 64,
+            max_flows: ROOM,
+        };
+        let mut programs = Programs::load(&tables, &Generation::of(&policy, 1), &shared)
+            .unwrap_or_else(|e| panic!("{e}"));
+        let mut hook = |direction, bytes: &[u8]| {
+            run_hook(&mut programs, direction, bytes, 1).unwrap_or_else(|e| panic!("{e:?}"))
+        };
+        // Odd while a sweep is under way.
+        let sweeps = AtomicU64::new(0);
+        let is_over = AtomicBool::new(false);
+        let sweep = || {
+            let mut swept = 0;
+            while !is_over.load(SeqCst) {
+                sweeps.fetch_add(1, SeqCst);
+                let far_ahead = monotonic_now() + 1_000_000_000_000_000;
+                swept +=
+                    sweep(&pins, &policy.timeouts, far_ahead).unwrap_or_else(|e| panic!("{e}"));
+                sweeps.fetch_add(1, SeqCst);
+            }
+            swept
+        };
+        let (mut meanwhile, mut kept, opened) = (0, 0, rounds(20_000));
+        let swept = std::thread::scope(|scope| {
+            let sweeper = scope.spawn(sweep);
+            for i in 0..opened {
+                let (host, port) = (i / 50_000, 5000 + i % 50_000);
+                let request = frame(&format!("udp 192.0.2.1:{port} > 198.51.100.{host}:53"));
+                let answer = frame(&format!("udp 198.51.100.{host}:53 > 192.0.2.1:{port}"));
+                let before = sweeps.load(SeqCst);
+                assert!(hook(Direction::Outbound, request.bytes()));
+                kept += u64::from(hook(Direction::Inbound, answer.bytes()));
+                let is_within_one = before % 2 == 1 && sweeps.load(SeqCst) == before;
+                meanwhile += u64::from(is_within_one);
+            }
+            is_over.store(true, SeqCst);
+            sweeper.join().expect("it ends")
+        });
+        println!("{meanwhile} of {opened} flows were opened and answered within one sweep");
+        assert!(meanwhile > 100, "{meanwhile} of {opened}");
+        assert!(
+            kept > 0 && swept > 0,
+            "{kept} answers came in, {swept} flows were swept"
+        );
+        let (live, moves) = (
+            Tables::open(&pins).flows().len(),
+            Tables::open(&pins).moves(),
+        );
+        let entered: u64 = moves.iter().map(|m| m.entered).sum();
+        let left: u64 = moves.iter().map(|m| m.left + m.evicted).sum();
+        assert_eq!(entered, left + swept + live as u64);
     });
 }
