@@ -56,7 +56,7 @@ fn measure(
     settings: &Settings,
 ) -> Result<Vec<Record>> {
     let workload = (case.build)(inputs)?;
-    let mut enforcer = Enforcer::load(workload.policy, case.max_flows)?;
+    let mut enforcer = Enforcer::load(&workload.policy, case.max_flows)?;
     enforcer.open_flows(case.flows, |_| ())?;
     const NO_INTERFACE: u32 = 0;
     let mut writer = Writer::new(&workload.traffic, NO_INTERFACE, 0x5eed)?;

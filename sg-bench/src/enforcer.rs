@@ -38,27 +38,48 @@ pub(crate) struct Fates {
     pub(crate) dropped: u64,
 }
 
-impl Enforcer {
-    pub(crate) fn load(policy: Policy, max_flows: u32) -> Result<Self> {
-        let started = std::time::Instant::now();
-        let rules = u32::try_from(policy.rules.len()).context("too many rules")?;
-        let slots: Vec<u32> = (FIRST_RULE_SLOT..FIRST_RULE_SLOT + rules).collect();
-        let compiled: Compiled = compile(&policy, &slots, Budget::default())?;
-        let compile_time = started.elapsed().as_secs_f64() * 1e3;
-        let shared = SharedMaps {
-            counter_slots: FIRST_RULE_SLOT + rules,
-            max_flows,
-            ..SharedMaps::default()
-        };
-        let mut generation = Generation::of(&policy, 1);
-        generation.has_flows = compiled.opens_flows();
-        let programs = Programs::load(&compiled, &generation, &shared)?;
+/// A policy compiled, and not loaded yet.
+pub(crate) struct Ready<'a> {
+    policy: &'a Policy,
+    compiled: Compiled,
+    shared: SharedMaps,
+    compile_time: f64,
+}
+
+impl Ready<'_> {
+    pub(crate) fn load(&self) -> Result<Enforcer> {
+        let mut generation = Generation::of(self.policy, 1);
+        generation.has_flows = self.compiled.opens_flows();
+        let programs = Programs::load(&self.compiled, &generation, &self.shared)?;
         Ok(Enforcer {
             counters: programs.counters()?,
             load_time: programs.load_time.as_secs_f64() * 1e3,
-            policy,
+            policy: self.policy.clone(),
             programs,
-            compile_time,
+            compile_time: self.compile_time,
+        })
+    }
+}
+
+impl Enforcer {
+    pub(crate) fn load(policy: &Policy, max_flows: u32) -> Result<Self> {
+        Self::ready(policy, max_flows)?.load()
+    }
+
+    pub(crate) fn ready(policy: &Policy, max_flows: u32) -> Result<Ready<'_>> {
+        let started = std::time::Instant::now();
+        let rules = u32::try_from(policy.rules.len()).context("too many rules")?;
+        let slots: Vec<u32> = (FIRST_RULE_SLOT..FIRST_RULE_SLOT + rules).collect();
+        let compiled = compile(policy, &slots, Budget::default())?;
+        Ok(Ready {
+            policy,
+            compiled,
+            shared: SharedMaps {
+                counter_slots: FIRST_RULE_SLOT + rules,
+                max_flows,
+                ..SharedMaps::default()
+            },
+            compile_time: started.elapsed().as_secs_f64() * 1e3,
         })
     }
 

@@ -341,7 +341,7 @@ impl Bench<'_> {
                 Filter::Nftables(own)
             }
             None => {
-                let mut enforcer = Enforcer::load(workload.policy, case.max_flows)?;
+                let mut enforcer = Enforcer::load(&workload.policy, case.max_flows)?;
                 if case.flows > 0 {
                     enforcer.open_flows(case.flows, |done| {
                         let (name, flows) = (case.name, case.flows);

@@ -11,6 +11,7 @@ mod nftables;
 mod object;
 mod policies;
 mod progress;
+mod replace;
 mod report;
 mod rig;
 mod settings;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
 fn bench(settings: &Settings) -> Result<()> {
     let mut names: Vec<String> = live::names().map(str::to_owned).collect();
     names.extend(code::names());
+    names.extend(replace::names().map(str::to_owned));
     names.extend(apply::names().map(str::to_owned));
     if settings.list {
         names.iter().for_each(|name| println!("{name}"));
@@ -50,6 +52,7 @@ fn bench(settings: &Settings) -> Result<()> {
     let progress = Progress::new();
     let mut records = apart(|| live::run(settings, &progress))?;
     records.extend(apart(|| code::run(settings, &progress))?);
+    records.extend(apart(|| replace::run(settings, &progress))?);
     records.extend(apart(|| apply::run(settings, &progress))?);
     report::print(&records);
     if let Some(path) = &settings.write_doc {
