@@ -21,7 +21,6 @@ use sg_common::{
 
 use crate::{
     classify, count, family, flow_maps,
-    flows::Traits,
     hook::Hook,
     maps::{self, KernelTables},
     outcome::Outcome,
@@ -112,13 +111,9 @@ fn plain<H: Hook>(hook: &H) -> Result<u32, Stop> {
         };
         let hash = quick_flow::hash(forget(sum, unknown), p.name);
         if verdict.is_accept() || flow_maps::may_be_there(hash) {
-            // What resets a connection opens none.
-            let opens = p.flags >> 2 & 1 ^ 1;
             let step = Step {
                 name: p.name,
                 hash,
-                // Where the answer goes: the port that this packet comes from.
-                traits: Traits::new(p.kind as u8, p.flags, direction as u8, opens, p.source),
                 class: p.class,
                 verdict,
                 headers: p.headers as u32,

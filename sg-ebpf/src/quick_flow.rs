@@ -8,6 +8,7 @@ use network_types::{
 use sg_common::{
     flow_entry::{FlowKey, Head, TOUCH_AGE, age, clock, generation_of, hash_step, slot_of, tick},
     flow_table::{Table as _, WAYS, change_head, choose, read, tags_of},
+    protocol::IPPROTO_TCP,
     tcp, track,
     verdict::Verdict,
 };
@@ -94,21 +95,21 @@ pub(crate) fn hash(sum: u64, name: u64) -> u32 {
 pub(crate) struct Step {
     pub(crate) name: u64,
     pub(crate) hash: u32,
-    pub(crate) traits: Traits,
     pub(crate) class: u32,
     pub(crate) verdict: Verdict,
     /// Bytes of all headers.
     pub(crate) headers: u32,
 }
 
-/// Its outcome, packed; `None` after it was handed on to be tracked.
+/// Its outcome, packed; `None` after it was handed on to be tracked. What can be read again is: the packets
+/// of no flow, which are more, would have to keep it for nothing.
 #[inline(always)]
 pub(crate) fn flow<H: Hook>(hook: &H, step: &Step, unknown: u64) -> Result<Option<u64>, Stop> {
     let mut key = FlowKey {
         name: step.name,
         ..FlowKey::default()
     };
-    if step.name & FlowKey::IS_V6 == 0 {
+    let flags = if step.name & FlowKey::IS_V6 == 0 {
         key.addresses = addresses4(hook)?;
         // What follows is walked once for both families. Each by another number: two that the verifier
         // knows to be equal are not like any other two.
@@ -117,15 +118,24 @@ pub(crate) fn flow<H: Hook>(hook: &H, step: &Step, unknown: u64) -> Result<Optio
             *word = forget(*word, unknown);
             unknown = unknown.wrapping_add(1);
         }
+        tcp_flags::<Ipv4Hdr, H>(hook, key.protocol())?
     } else {
         key.addresses = addresses6(hook)?;
-    }
-    if let Some(outcome) = steady(&key, step.traits, step.verdict, step.hash) {
+        tcp_flags::<Ipv6Hdr, H>(hook, key.protocol())?
+    };
+    let flags = forget(flags.into(), unknown) as u8;
+    // TCP is 6 and UDP 17; what resets a connection opens none.
+    let kind = key.protocol() >> 4;
+    let opens = flags >> 2 & 1 ^ 1;
+    // Where the answer goes: the port that this packet comes from.
+    let (return_number, _) = ends(H::DIRECTION, key.local_port(), key.remote_port());
+    let traits = Traits::new(kind, flags, H::DIRECTION as u8, opens, return_number);
+    if let Some(outcome) = steady(&key, traits, step.verdict, step.hash) {
         return Ok(Some(outcome));
     }
     let relay = relay::get::<H>().ok_or(parsed::MALFORMED)?;
     relay.packet.set_plain(&key, step.headers);
-    relay.traits = step.traits;
+    relay.traits = traits;
     relay.hash = step.hash;
     relay.class = step.class;
     relay.verdict = step.verdict.0;
@@ -168,4 +178,22 @@ fn steady(key: &FlowKey, traits: Traits, verdict: Verdict, hash: u32) -> Option<
     } else {
         REPLY | u64::from(slot_of(rule))
     })
+}
+
+/// TCP's flags, or none.
+#[inline(always)]
+fn tcp_flags<I, H: Hook>(hook: &H, protocol: u8) -> Result<u8, Stop> {
+    /// The headers up to the flags.
+    #[repr(C, packed)]
+    struct Flagged<I> {
+        ethernet: EthHdr,
+        ip: I,
+        start: [u8; 13],
+        flags: u8,
+    }
+    if protocol != IPPROTO_TCP {
+        return Ok(0);
+    }
+    let frame = at::<Flagged<I>, H>(hook, 0)?;
+    Ok(field!(frame, flags as u8))
 }
