@@ -160,6 +160,26 @@ fn classes_and_ports_multiply() {
     assert!(refused.to_string().contains("1 MiB"), "{refused}");
 }
 
+/// As many rules as ever multiply: most of the tables are parts that other classes have as well.
+#[test]
+fn five_thousand_ports_above_five_thousand_networks_with_ranges() {
+    let mut rng = Rng::with_seed(8);
+    let mut text = String::new();
+    for _ in 0..5000 {
+        let _ = writeln!(text, "in tcp {} from any accept", rng.u16(..));
+    }
+    for _ in 0..5000 {
+        let first = rng.u16(..);
+        let last = rng.u16(first..);
+        let network = network(&mut rng, 24);
+        let _ = writeln!(text, "in tcp {first}-{last} from {network} drop");
+    }
+    let policy = rules_from_lines(&text);
+    let (compiled, time) = compiled(&policy);
+    assert!(time < PATIENCE, "{time:?}");
+    agrees(&policy, &compiled, 300, 8);
+}
+
 #[test]
 fn tens_of_thousands_of_ipv6_prefixes_of_all_lengths() {
     let mut rng = Rng::with_seed(7);

@@ -8,8 +8,8 @@ use crate::policy::{Policy, Prefix, Protocol, Remote};
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Family {
-    V4,
-    V6,
+    V4 = 0,
+    V6 = 1,
 }
 
 /// An address as an integer of one family.
@@ -157,7 +157,6 @@ pub(super) struct Classes<T> {
 /// Walks the family's prefixes from the outside in, giving each the class of all rules that cover
 /// it.
 pub(super) fn classes_of<T: Address>(
-    policy: &Policy,
     sets: &mut RuleSets,
     rows: &mut Rows,
     arena: &mut Arena,
@@ -173,7 +172,7 @@ pub(super) fn classes_of<T: Address>(
         .iter()
         .take_while(|(p, _)| p.len == 0)
         .fold(0, |set, (_, remote)| sets.with_remote(set, *remote));
-    let default_class = rows.class_of(policy, sets, default_set, arena)?;
+    let default_class = rows.class_of(sets, default_set, arena)?;
     let mut classes = Classes {
         default_class,
         prefixes: Vec::new(),
@@ -205,7 +204,7 @@ pub(super) fn classes_of<T: Address>(
         if set == parent_set {
             continue;
         }
-        let class = rows.class_of(policy, sets, set, arena)?;
+        let class = rows.class_of(sets, set, arena)?;
         if class != parent_class {
             classes.prefixes.push((prefix, class));
         }

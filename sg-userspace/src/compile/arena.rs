@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use sg_common::lookup::{
-    BLOCK_ENTRIES, Form, Forms, LINE_WORDS, Layout, Line, NARROW_BITS, POSITION_MASK, Root,
-    SHAPE_LINES, UNIT_WORDS, pointer,
+    BLOCK_ENTRIES, COLUMNS, Form, Forms, LINE_WORDS, Layout, Line, NARROW_BITS, POSITION_MASK,
+    Root, SHAPE_LINES, UNIT_WORDS, pointer,
 };
 
 use super::{Budget, TooLarge};
@@ -21,7 +21,7 @@ const MOST_STEPS: usize = LINE_WORDS;
 /// Units of a line.
 const LINE_UNITS: u32 = (LINE_WORDS / UNIT_WORDS) as u32;
 
-/// A range of 16 bits with more steps than this becomes a block: parts would be as large and deeper.
+/// A range of 16 bits with more steps than this becomes a block in any case: parts would be as large and deeper.
 const BLOCK_STEPS: usize = 96;
 
 /// Which forms tables have, and how deep they go.
@@ -30,6 +30,14 @@ pub(super) struct Built {
     pub(super) forms: Forms,
     /// Steps from an entry to its leaf, at most.
     pub(super) steps: usize,
+}
+
+impl Built {
+    /// A table of that form, behind so many others.
+    fn note(&mut self, form: Form, above: usize) {
+        self.forms |= form.bit();
+        self.steps = self.steps.max(above + 1);
+    }
 }
 
 /// So many tables of ports begin with a block: a policy with few of them has the cache to itself, and
@@ -43,6 +51,14 @@ enum Room {
     Much,
     /// Less memory.
     Little,
+}
+
+/// Whether a range of 16 bits becomes a block.
+fn is_block(steps: &Steps, room: Room) -> bool {
+    match room {
+        Room::Much => steps.len() > 1,
+        Room::Little => steps.len() > BLOCK_STEPS,
+    }
 }
 
 /// A range of numbers that differ in their low `bits` only, in a table over 16-bit numbers whose
@@ -65,8 +81,30 @@ pub(super) struct Arena {
     open: [u32; 3],
     /// Positions of what was stored, by the hash of its words.
     by_hash: HashMap<u64, u32, BuildHasherDefault<AsItIs>>,
+    /// By column: tables of ports that others are likely to resemble.
+    known: [Vec<Known>; COLUMNS],
     /// How many of each form; trees are not among them.
     pub(super) counts: [usize; Form::ALL.len()],
+}
+
+/// A table of ports that is a block, and what it was made of.
+struct Known {
+    steps: Vec<(u32, u32)>,
+    entries: [u32; BLOCK_ENTRIES],
+}
+
+impl Known {
+    /// The entry of the numbers from `base` on that one entry of a block is for, if they have `steps` here
+    /// too.
+    fn entry(&self, steps: &Steps, base: u32) -> Option<u32> {
+        let first = self.steps.partition_point(|(start, _)| *start <= base) - 1;
+        let here = self.steps[first..].get(..steps.len())?;
+        let after = self.steps.get(first + steps.len());
+        let is_same = here[0].1 == steps[0].1
+            && here[1..] == steps[1..]
+            && after.is_none_or(|(start, _)| *start > base + 0xff);
+        is_same.then(|| self.entries[(base >> 8) as usize])
+    }
 }
 
 impl Arena {
@@ -77,6 +115,7 @@ impl Arena {
             lines: vec![Line::EMPTY; SHAPE_LINES],
             open: [0; 3],
             by_hash: HashMap::default(),
+            known: Default::default(),
             counts: [0; Form::ALL.len()],
         }
     }
@@ -158,30 +197,70 @@ impl Arena {
         Ok(position)
     }
 
-    /// Entry for `steps` over the ports from zero on.
-    pub(super) fn ports(&mut self, steps: &Steps, built: &mut Built) -> Result<u32, TooLarge> {
+    /// Entry for `steps` over the ports from zero on, in a column.
+    pub(super) fn ports(
+        &mut self,
+        column: usize,
+        steps: &Steps,
+        built: &mut Built,
+    ) -> Result<u32, TooLarge> {
         let room = if self.roomy > 0 {
             Room::Much
         } else {
             Room::Little
         };
+        let part = Part {
+            origin: 0,
+            bits: 16,
+            above: 0,
+            is_narrow: false,
+        };
+        if !is_block(steps, room) {
+            return self.table(steps, 0, part, room, built);
+        }
         let blocks = self.counts[Form::Block as usize];
-        let entry = self.table(
-            steps,
-            0,
-            Part {
-                origin: 0,
-                bits: 16,
-                above: 0,
-                is_narrow: false,
-            },
-            room,
-            built,
-        )?;
+        let mut known = std::mem::take(&mut self.known[column]);
+        let reuse = |steps: &Steps, base| known.iter().find_map(|k| k.entry(steps, base));
+        let entries = self.block(steps, 0, part, room, built, reuse)?;
+        built.note(Form::Block, 0);
+        let position = self.store(Form::Block, &entries)?;
         if self.counts[Form::Block as usize] > blocks {
             self.roomy = self.roomy.saturating_sub(1);
         }
-        Ok(entry)
+        // Those of all others, and the one before, which may be of addresses around these.
+        known.truncate(1);
+        known.push(Known {
+            steps: steps.to_vec(),
+            entries,
+        });
+        self.known[column] = known;
+        Ok(pointer(Form::Block, 0, position))
+    }
+
+    /// The entries of a block over the 16-bit numbers from `base` on; of those that `reuse` knows, what it
+    /// says.
+    fn block(
+        &mut self,
+        steps: &Steps,
+        base: u32,
+        part: Part,
+        room: Room,
+        built: &mut Built,
+        reuse: impl Fn(&Steps, u32) -> Option<u32>,
+    ) -> Result<[u32; BLOCK_ENTRIES], TooLarge> {
+        let below = Part {
+            bits: 8,
+            above: part.above + 1,
+            ..part
+        };
+        let mut entries = [0; BLOCK_ENTRIES];
+        for_each_part(steps, base, 256, &mut entries, |steps, base| {
+            match reuse(steps, base) {
+                Some(entry) => Ok(entry),
+                None => self.table(steps, base, below, room, built),
+            }
+        })?;
+        Ok(entries)
     }
 
     /// Entry for `steps` over the numbers from `base` on that `part` leaves.
@@ -212,15 +291,13 @@ impl Arena {
             return Ok(*only);
         }
         let keys = steps.len() - 1;
-        built.steps = built.steps.max(above + 1);
         let form = match room {
-            Room::Much if bits == 16 => Form::Block,
+            _ if bits == 16 && is_block(steps, room) => Form::Block,
             _ if keys <= few.keys => Form::Few,
             Room::Little if keys <= several.keys => Form::Several,
-            _ if bits == 16 && steps.len() > BLOCK_STEPS => Form::Block,
             _ => Form::Part,
         };
-        built.forms |= form.bit();
+        built.note(form, above);
         let mut shift = 0;
         let position = match form {
             Form::Few => self.divided(form, few, steps, origin)?,
@@ -234,10 +311,7 @@ impl Arena {
                 self.store(form, &entries)?
             }
             Form::Block => {
-                let mut entries = [0; BLOCK_ENTRIES];
-                for_each_part(steps, base, 256, &mut entries, |steps, base| {
-                    self.table(steps, base, below(8), room, built)
-                })?;
+                let entries = self.block(steps, base, part, room, built, |_, _| None)?;
                 self.store(form, &entries)?
             }
         };

@@ -99,7 +99,7 @@ pub fn compile(policy: &Policy, slots: &[u32], budget: Budget) -> Result<Compile
     let mut rows = Rows::new(policy, slots);
 
     let mut sets = RuleSets::new(policy, Family::V4);
-    let mut v4 = classes_of::<u32>(policy, &mut sets, &mut rows, &mut arena)?;
+    let mut v4 = classes_of::<u32>(&mut sets, &mut rows, &mut arena)?;
     let mut listed = v4.take_hosts();
     let hosts = hosts::store(&mut arena, &mut listed)?;
     v4.put_back(listed);
@@ -108,7 +108,7 @@ pub fn compile(policy: &Policy, slots: &[u32], budget: Budget) -> Result<Compile
     let is_narrow = arena.fill_root(&mut root4, &v4.steps(), &mut addresses)?;
 
     let mut sets = RuleSets::new(policy, Family::V6);
-    let v6 = classes_of::<u128>(policy, &mut sets, &mut rows, &mut arena)?;
+    let v6 = classes_of::<u128>(&mut sets, &mut rows, &mut arena)?;
     let trees = tree::build(&mut arena, &v6.steps())?;
 
     let shape = Shape {

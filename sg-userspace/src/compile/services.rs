@@ -25,9 +25,12 @@ pub(super) type Row = [u32; COLUMNS];
 /// The distinct rows so far; a row's index is an address class.
 pub(super) struct Rows {
     verdicts: Vec<Verdict>,
+    /// By family.
+    claims: [RuleClaims; 2],
     rows: Vec<Row>,
     classes: HashMap<Row, u32>,
     of_set: HashMap<(Family, SetId), u32>,
+    painting: Painting,
     pub(super) built: Built,
 }
 
@@ -40,9 +43,11 @@ impl Rows {
                 .zip(slots)
                 .map(|(rule, &slot)| Verdict::new(rule.action, slot, rule.log))
                 .collect(),
+            claims: [Family::V4, Family::V6].map(|family| RuleClaims::new(policy, family)),
             rows: Vec::new(),
             classes: HashMap::new(),
             of_set: HashMap::new(),
+            painting: Painting::default(),
             built: Built::default(),
         }
     }
@@ -75,7 +80,6 @@ impl Rows {
     /// The class of addresses covered by exactly the rules of `set`.
     pub(super) fn class_of(
         &mut self,
-        policy: &Policy,
         sets: &RuleSets,
         set: SetId,
         arena: &mut Arena,
@@ -83,7 +87,7 @@ impl Rows {
         if let Some(&class) = self.of_set.get(&(sets.family, set)) {
             return Ok(class);
         }
-        let row = self.row(policy, &sets.rules(set), sets.family, arena)?;
+        let row = self.row(&sets.rules(set), sets.family, arena)?;
         let next = self.rows.len() as u32;
         let class = *self.classes.entry(row).or_insert(next);
         if class == next {
@@ -93,28 +97,100 @@ impl Rows {
         Ok(class)
     }
 
-    fn row(
-        &mut self,
-        policy: &Policy,
-        rules: &[u32],
-        family: Family,
-        arena: &mut Arena,
-    ) -> Result<Row, TooLarge> {
+    fn row(&mut self, rules: &[u32], family: Family, arena: &mut Arena) -> Result<Row, TooLarge> {
+        let mut claims: [Claims; COLUMNS] = Default::default();
+        let all = &self.claims[family as usize];
+        for &index in rules {
+            let verdict = self.verdicts[index as usize];
+            for &(column, first, last) in all.of(index) {
+                claims[usize::from(column)]
+                    .ranges
+                    .push((first, last, verdict));
+            }
+        }
         let mut row = Row::default();
         for direction in Direction::BOTH {
             for kind in Kind::ALL {
-                let mut claims = Claims::default();
-                for &index in rules {
-                    let rule = &policy.rules[index as usize];
-                    if rule.direction == direction {
-                        claims.add(rule, kind, family, self.verdicts[index as usize]);
-                    }
-                }
-                let steps = claims.into_steps(Verdict::no_match(direction));
-                row[column_index(direction, kind as u8)] = arena.ports(&steps, &mut self.built)?;
+                let column = column_index(direction, kind as u8);
+                let claims = std::mem::take(&mut claims[column]);
+                let steps = claims.into_steps(Verdict::no_match(direction), &mut self.painting);
+                row[column] = arena.ports(column, &steps, &mut self.built)?;
             }
         }
         Ok(row)
+    }
+}
+
+/// How the numbers of a protocol are told apart.
+fn kind_of(number: u8, family: Family) -> Kind {
+    let icmp = match family {
+        Family::V4 => IPPROTO_ICMP,
+        Family::V6 => IPPROTO_ICMPV6,
+    };
+    match number {
+        IPPROTO_TCP => Kind::Tcp,
+        IPPROTO_UDP => Kind::Udp,
+        IPPROTO_SCTP => Kind::Sctp,
+        number if number == icmp => Kind::Icmp,
+        _ => Kind::Other,
+    }
+}
+
+/// What every rule of a policy claims in one family: columns, and the first and last numbers there. In one
+/// list, since it is gone through for each class.
+struct RuleClaims {
+    claims: Vec<(u8, u16, u16)>,
+    /// Where the claims of each rule end.
+    ends: Vec<u32>,
+}
+
+impl RuleClaims {
+    fn new(policy: &Policy, family: Family) -> Self {
+        let mut claims = Vec::new();
+        let mut ends = Vec::new();
+        for rule in &policy.rules {
+            match rule.protocol {
+                Protocol::All => {
+                    let columns = Kind::ALL.map(|kind| column_index(rule.direction, kind as u8));
+                    claims.extend(columns.map(|column| (column as u8, 0, u16::MAX)));
+                }
+                Protocol::Number(number) => {
+                    let kind = kind_of(number, family);
+                    let column = column_index(rule.direction, kind as u8) as u8;
+                    each_range(rule, number, kind, |first, last| {
+                        claims.push((column, first, last));
+                    });
+                }
+            }
+            ends.push(claims.len() as u32);
+        }
+        RuleClaims { claims, ends }
+    }
+
+    fn of(&self, rule: u32) -> &[(u8, u16, u16)] {
+        let first = match rule {
+            0 => 0,
+            _ => self.ends[rule as usize - 1],
+        };
+        &self.claims[first as usize..self.ends[rule as usize] as usize]
+    }
+}
+
+/// Visits the numbers that a rule of protocol `number`, which is of `kind`, claims.
+fn each_range(rule: &Rule, number: u8, kind: Kind, mut visit: impl FnMut(u16, u16)) {
+    match kind {
+        Kind::Other => visit(other_number(number), other_number(number) | 0xff),
+        Kind::Icmp => match rule.icmp {
+            None => visit(0, u16::MAX),
+            Some(m) => match m.code {
+                None => visit(icmp_number(m.kind, 0), icmp_number(m.kind, u8::MAX)),
+                Some(code) => visit(icmp_number(m.kind, code), icmp_number(m.kind, code)),
+            },
+        },
+        _ => match &rule.ports {
+            None => visit(0, u16::MAX),
+            Some(ranges) => ranges.iter().for_each(|&(first, last)| visit(first, last)),
+        },
     }
 }
 
@@ -125,47 +201,15 @@ struct Claims {
     ranges: Vec<(u16, u16, Verdict)>,
 }
 
-impl Claims {
-    fn add(&mut self, rule: &Rule, kind: Kind, family: Family, verdict: Verdict) {
-        let mut claim = |first, last| self.ranges.push((first, last, verdict));
-        let number = match rule.protocol {
-            Protocol::All => return claim(0, u16::MAX),
-            Protocol::Number(n) => n,
-        };
-        let icmp = match family {
-            Family::V4 => IPPROTO_ICMP,
-            Family::V6 => IPPROTO_ICMPV6,
-        };
-        let is_kind = match kind {
-            Kind::Tcp => number == IPPROTO_TCP,
-            Kind::Udp => number == IPPROTO_UDP,
-            Kind::Sctp => number == IPPROTO_SCTP,
-            Kind::Icmp => number == icmp,
-            Kind::Other => {
-                !matches!(number, IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP) && number != icmp
-            }
-        };
-        if !is_kind {
-            return;
-        }
-        match kind {
-            Kind::Other => claim(other_number(number), other_number(number) | 0xff),
-            Kind::Icmp => match rule.icmp {
-                None => claim(0, u16::MAX),
-                Some(m) => match m.code {
-                    None => claim(icmp_number(m.kind, 0), icmp_number(m.kind, u8::MAX)),
-                    Some(code) => claim(icmp_number(m.kind, code), icmp_number(m.kind, code)),
-                },
-            },
-            _ => match &rule.ports {
-                None => claim(0, u16::MAX),
-                Some(ranges) => ranges.iter().for_each(|&(a, b)| claim(a, b)),
-            },
-        }
-    }
+/// With more ranges than this it is quicker to look at every number than to sort.
+const MANY_RANGES: usize = 256;
 
+impl Claims {
     /// The function that gives each number the verdict of the first claim on it.
-    fn into_steps(self, default: Verdict) -> Vec<(u32, u32)> {
+    fn into_steps(self, default: Verdict, painting: &mut Painting) -> Vec<(u32, u32)> {
+        if self.ranges.len() > MANY_RANGES {
+            return painting.steps(&self.ranges, default);
+        }
         let mut order: Vec<usize> = (0..self.ranges.len()).collect();
         order.sort_by_key(|&i| self.ranges[i].0);
         let mut boundaries: Vec<u32> = self
@@ -198,5 +242,83 @@ impl Claims {
             }
         }
         steps
+    }
+}
+
+/// The verdict of every number, for claims in great numbers.
+#[derive(Default)]
+struct Painting {
+    verdicts: Vec<u32>,
+    /// For each number, and one more, one that is not below the next which nobody has claimed yet.
+    unclaimed: Vec<u32>,
+}
+
+impl Painting {
+    const NUMBERS: u32 = 1 << 16;
+
+    /// What [`Claims::into_steps`] returns.
+    fn steps(&mut self, ranges: &[(u16, u16, Verdict)], default: Verdict) -> Vec<(u32, u32)> {
+        self.verdicts.clear();
+        self.verdicts.resize(Self::NUMBERS as usize, default.0);
+        self.unclaimed.clear();
+        self.unclaimed.extend(0..=Self::NUMBERS);
+        for &(first, last, verdict) in ranges {
+            let mut number = self.next_unclaimed(first.into());
+            while number <= last.into() {
+                self.verdicts[number as usize] = verdict.0;
+                self.unclaimed[number as usize] = number + 1;
+                number = self.next_unclaimed(number + 1);
+            }
+        }
+        let mut steps: Vec<(u32, u32)> = Vec::new();
+        for (number, &verdict) in (0..).zip(&self.verdicts) {
+            if steps.last().is_none_or(|(_, last)| *last != verdict) {
+                steps.push((number, verdict));
+            }
+        }
+        steps
+    }
+
+    /// The next number from `number` on that nobody has claimed; shortens the way there for the next time.
+    fn next_unclaimed(&mut self, number: u32) -> u32 {
+        let mut number = number;
+        loop {
+            let next = self.unclaimed[number as usize];
+            if next == number {
+                return number;
+            }
+            let further = self.unclaimed[next as usize];
+            self.unclaimed[number as usize] = further;
+            number = further;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fastrand::Rng;
+    use sg_common::verdict::{Action, FIRST_RULE_SLOT};
+
+    /// Both ways to steps are the same function.
+    #[test]
+    fn painting_gives_the_steps_that_sorting_gives() {
+        let mut rng = Rng::with_seed(1);
+        let mut painting = Painting::default();
+        for round in 0..200 {
+            let ranges: Vec<_> = (0..rng.u32(1..=MANY_RANGES as u32))
+                .map(|i| {
+                    let (a, b) = (rng.u16(..), rng.u16(..));
+                    let last = if rng.bool() { a } else { a.max(b) };
+                    // Few verdicts, so that neighbours are often equal.
+                    let slot = FIRST_RULE_SLOT + if rng.bool() { i } else { round % 3 };
+                    (a, last, Verdict::new(Action::Accept, slot, false))
+                })
+                .collect();
+            let default = Verdict::no_match(Direction::Inbound);
+            let painted = painting.steps(&ranges, default);
+            let sorted = Claims { ranges }.into_steps(default, &mut painting);
+            assert_eq!(painted, sorted);
+        }
     }
 }
