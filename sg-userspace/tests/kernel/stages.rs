@@ -21,7 +21,7 @@ fn ended(counted: &Counters, direction: Direction, reason: &str) -> u64 {
         .map_or(0, |r| r.packets)
 }
 
-/// Proves A3: packets that the first program cannot decide are decided as ever while the policy is
+/// Proves K2 and A2: packets that the first program cannot decide are decided as ever while the policy is
 /// replaced, in both directions, and none meets a program whose further ones are gone.
 #[test]
 fn packets_under_way_keep_their_programs() {
