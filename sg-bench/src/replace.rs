@@ -14,7 +14,7 @@ use crate::live::Inputs;
 use crate::policies::{self, Workload};
 use crate::progress::Progress;
 use crate::settings::Settings;
-use crate::statistics::Record;
+use crate::statistics::{Record, median};
 
 /// One packet of so many is slower than what is reported.
 const ONE_OF: usize = 10_000;
@@ -98,7 +98,7 @@ fn measure(name: &str, workload: &Workload, cores: Cores, settings: &Settings) -
         measured.and(replaced)
     })?;
     let above: Vec<f64> = busy.iter().zip(&quiet).map(|(b, q)| b - q).collect();
-    let floor = crate::statistics::median(&quiet);
+    let floor = median(&quiet);
     let count = replacements.load(SeqCst);
     Ok(Record::of(name, "us", &above, Some(floor)).noted(format!(
         "system call included, one packet of {ONE_OF} takes longer than the floor, and than so much above \

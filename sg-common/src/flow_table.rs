@@ -38,9 +38,6 @@ const ESTABLISHED_WORDS: usize = 6;
 const HALF: u32 = ESTABLISHED_WORDS as u32 / 2;
 const HALF_OPEN_WORDS: u32 = (LINE_WORDS - ESTABLISHED_WORDS) as u32;
 
-/// [`Found::at`] of the first way for half-open flows; those below are for established ones.
-pub const HALF_OPEN_AT: u32 = (ESTABLISHED_WORDS * WAYS) as u32;
-
 /// The tag of a way that is being written.
 pub const BUSY: u64 = 1;
 /// Tags of flows begin here.

@@ -37,7 +37,7 @@ fn judge_into(direction: Direction, p: *const Packet, out: *mut Outcome) -> u64 
     if p.is_null() || out.is_null() {
         return DECIDED;
     }
-    // SAFETY: not null, and the only caller passes whole values on its stack.
+    // SAFETY: not null, and the only caller passes whole values.
     let (outcome, rest) = judge_packet(direction, unsafe { &*p });
     // SAFETY: as above.
     unsafe { *out = outcome };
@@ -86,9 +86,14 @@ pub(crate) fn ask(class: u32, direction: Direction, kind: u8, number: u16) -> Ve
 
 #[inline(always)]
 fn judge_packet(direction: Direction, p: &Packet) -> (Outcome, u64) {
-    let may_be_essential = maps::accepts_essential() && !p.is_first_fragment();
-    if may_be_essential && family::sg_is_essential(p, direction as u32) != 0 {
-        return (Outcome::reason(direction, Reason::Essential), DECIDED);
+    if maps::accepts_essential() && !p.is_first_fragment() {
+        let (source, source_port, destination_port) = match direction {
+            Direction::Inbound => (&p.remote, p.remote_port, p.local_port),
+            Direction::Outbound => (&p.local, p.local_port, p.remote_port),
+        };
+        if family::is_essential(p, source, (source_port, destination_port)) {
+            return (Outcome::reason(direction, Reason::Essential), DECIDED);
+        }
     }
 
     let class = family::sg_class(p);
@@ -118,7 +123,7 @@ pub(crate) extern "C" fn sg_is_related(error: *const Packet, quoted: *const Pack
     if error.is_null() || quoted.is_null() {
         return 0;
     }
-    // SAFETY: not null, and the only caller passes whole values on its stack.
+    // SAFETY: not null, and the only caller passes whole values.
     let (error, quoted) = unsafe { (&*error, &*quoted) };
     // An error goes to whoever sent what it is about.
     let [a, b, c, d] = error.local;

@@ -79,7 +79,7 @@ pub(crate) fn extension_header<H: Hook>(
     if out.is_null() {
         return stop(MALFORMED);
     }
-    // SAFETY: not null, and every caller passes a whole `Packet` on its stack.
+    // SAFETY: not null, and every caller passes a whole `Packet`.
     let out = unsafe { &mut *out };
     if offset > FURTHEST as u64 {
         return stop(MALFORMED);

@@ -6,7 +6,6 @@ use sg_common::{
     fragment::{FragmentKey4, FragmentKey6, FragmentValue},
     lookup::{self, POINTER},
     protocol::Kind,
-    verdict::Direction,
 };
 
 use crate::{
@@ -46,7 +45,7 @@ pub(crate) extern "C" fn sg_class(p: *const Packet) -> u32 {
     if p.is_null() {
         return u32::MAX;
     }
-    // SAFETY: not null, and every caller passes a whole packet on its stack.
+    // SAFETY: not null, and every caller passes a whole packet.
     let p = unsafe { &*p };
     if p.is_v6() {
         return class6(p.remote).unwrap_or(u32::MAX);
@@ -104,7 +103,7 @@ pub(crate) fn insert_fragment(p: &Packet, value: &FragmentValue) {
 /// MLD from a link-local address. `source` is the sender's address, `ports` are the sender's and
 /// the receiver's.
 #[inline(always)]
-fn is_essential(p: &Packet, source: &[u32; 4], ports: (u16, u16)) -> bool {
+pub(crate) fn is_essential(p: &Packet, source: &[u32; 4], ports: (u16, u16)) -> bool {
     if p.is_kind(Kind::Udp) {
         return ports == if p.is_v6() { (547, 546) } else { (67, 68) };
     }
@@ -115,21 +114,4 @@ fn is_essential(p: &Packet, source: &[u32; 4], ports: (u16, u16)) -> bool {
             MLD_QUERY..=MLD_DONE | MLD2_REPORT => u32::from_be(source[0]) >> 22 == LINK_LOCAL,
             _ => false,
         }
-}
-
-/// 1 if `p` is essential traffic, else 0.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn sg_is_essential(p: *const Packet, direction: u32) -> u32 {
-    if p.is_null() {
-        return 0;
-    }
-    // SAFETY: not null, and the only caller passes a whole packet on its stack.
-    let p = unsafe { &*p };
-    let (source, ports) = if direction == Direction::Inbound as u32 {
-        (&p.remote, (p.remote_port, p.local_port))
-    } else {
-        (&p.local, (p.local_port, p.remote_port))
-    };
-    is_essential(p, source, ports).into()
 }

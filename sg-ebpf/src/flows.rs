@@ -6,7 +6,7 @@ use sg_common::{
     flow_entry::{
         Contents, FlowKey, Head, TOUCH_AGE, age, clock, generation_of, rule_word, slot_of, tick,
     },
-    flow_table::{Found, HALF_OPEN_AT, Table as _, Word as _, change},
+    flow_table::{Found, Table as _, Word as _, change},
     protocol::Kind,
     tcp, track,
     verdict::{Action, Direction, Reason, Verdict, reason_slot},
@@ -26,9 +26,7 @@ use crate::{
 #[inline(always)]
 fn has_expired(head: Head, now: u64) -> u64 {
     let age = age(clock(now), head.last_seen());
-    let left = u64::from(Flows.time_out(head.state())).wrapping_sub(age.into());
-    // A number, and not two ways to walk.
-    SharedWord::opaque(left) >> 63
+    u64::from(Flows.time_out(head.state())).wrapping_sub(age.into()) >> 63
 }
 
 // What `sg_go_on` is told besides the `FlowKind`, which is bit 0.
@@ -78,7 +76,7 @@ extern "C" fn sg_go_on(found: *mut Found, traits: u64, how: u32, now: u64) -> u3
     if found.is_null() {
         return DONE;
     }
-    // SAFETY: not null, and every caller passes a whole value on its stack.
+    // SAFETY: not null, and the only caller passes a whole value on its stack.
     let found = unsafe { &mut *found };
     let traits = Traits(traits);
     let from_opener = how & FROM_OPENER;
@@ -93,7 +91,7 @@ extern "C" fn sg_go_on(found: *mut Found, traits: u64, how: u32, now: u64) -> u3
     // Numbers: conditions in a row are ways to walk.
     let is_step = next.0 ^ head.0;
     let age = u64::from(age(clock(now), head.last_seen()));
-    let is_stale = SharedWord::opaque(u64::from(TOUCH_AGE - 1).wrapping_sub(age)) >> 63;
+    let is_stale = u64::from(TOUCH_AGE - 1).wrapping_sub(age) >> 63;
     if SharedWord::opaque(is_step | is_stale | u64::from(how & IS_CHANGED)) == 0 {
         return DONE;
     }
@@ -113,14 +111,6 @@ extern "C" fn sg_go_on(found: *mut Found, traits: u64, how: u32, now: u64) -> u3
     } else {
         DONE
     }
-}
-
-/// A [`FlowKind`] as a number, for the verifier's sake.
-#[inline(always)]
-fn is_established(found: &Found) -> u32 {
-    const _: () = assert!(FlowKind::Established as u32 == 1);
-    let below = u64::from(found.at).wrapping_sub(HALF_OPEN_AT.into());
-    (SharedWord::opaque(below) >> 63) as u32
 }
 
 /// What tracking has to know of a packet besides its key, in one number: its kind in bits 0-7, TCP's
@@ -192,15 +182,6 @@ pub(crate) const REPLY: u64 = Outcome::of_slot(0, true, true).pack();
 /// It goes on in the direction of a flow that an earlier policy admitted and this one keeps.
 const KEPT: u64 = Outcome::of_slot(0, true, false).pack();
 
-/// 1 if the packet opens a connection anew where one has ended, else 0.
-#[inline(always)]
-fn reopens(head: Head, traits: Traits, may_enter: u32) -> u64 {
-    let continues = may_enter ^ 1
-        | u32::from(traits.kind() ^ Kind::Tcp as u8)
-        | tcp::keeps_room(head.state(), traits.tcp_flags());
-    SharedWord::opaque(continues.into()).wrapping_sub(1) >> 63
-}
-
 /// Decides a packet whose remote address is in `class`, given the rules' verdict: remembers what they
 /// accept, and looks for the flow of what they do not. Returns an [`Outcome`], packed.
 #[unsafe(no_mangle)]
@@ -216,7 +197,7 @@ pub(crate) extern "C" fn sg_track(
     if key.is_null() {
         return Outcome::rule(verdict).pack();
     }
-    // SAFETY: not null, and the only caller passes a whole key on its stack.
+    // SAFETY: not null, and the only caller passes the whole key of its packet.
     let key = unsafe { &*key };
     let traits = Traits(traits);
     let is_accepted = verdict.is_accept();
@@ -227,8 +208,11 @@ pub(crate) extern "C" fn sg_track(
     let mut found = Found::NOTHING;
     let is_there = find(key, hash, &mut found);
     let head = found.contents.head;
-    let has_gone =
-        reopens(head, traits, may_enter) | has_expired(head, now) | u64::from(is_there ^ 1);
+    let continues = may_enter ^ 1
+        | u32::from(traits.kind() ^ Kind::Tcp as u8)
+        | tcp::keeps_room(head.state(), traits.tcp_flags());
+    let reopens = u64::from(continues).wrapping_sub(1) >> 63;
+    let has_gone = reopens | has_expired(head, now) | u64::from(is_there ^ 1);
     if SharedWord::opaque(has_gone) != 0 {
         if SharedWord::opaque(is_there.into()) != 0 {
             sg_flow_forget(&found);
@@ -283,8 +267,7 @@ pub(crate) extern "C" fn sg_track(
         // Same key, other match (an ICMP code): the rules have the word.
         return by_rules;
     }
-    let mut how =
-        is_established(&found) + SharedWord::opaque(from_opener.into()) as u32 * FROM_OPENER;
+    let mut how = found.kind() as u32 + u32::from(from_opener) * FROM_OPENER;
     if admission != 0 {
         rule = rule_word(Verdict(admission).slot(), maps::generation());
         how |= IS_CHANGED;

@@ -16,7 +16,7 @@ pub(crate) extern "C" fn sg_keep_fragment(p: *const Packet, outcome: *const Outc
     if p.is_null() || outcome.is_null() {
         return 0;
     }
-    // SAFETY: not null, and the only caller passes whole values on its stack.
+    // SAFETY: not null, and the only caller passes whole values.
     let (p, outcome) = unsafe { (&*p, &*outcome) };
     let mut flags = 0;
     if outcome.is_accepted() {
@@ -41,7 +41,7 @@ pub(crate) extern "C" fn sg_follow_fragment(p: *const Packet, out: *mut Outcome)
     if p.is_null() || out.is_null() {
         return 0;
     }
-    // SAFETY: not null, and the only caller passes whole values on its stack.
+    // SAFETY: not null, and the only caller passes whole values.
     let (p, out) = unsafe { (&*p, &mut *out) };
     let direction = if p.direction == Direction::Inbound as u8 {
         Direction::Inbound

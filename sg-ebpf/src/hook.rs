@@ -31,9 +31,6 @@ pub(crate) trait Hook: EbpfContext {
     /// Address after the last byte that the program may read.
     fn end(&self) -> usize;
 
-    /// A number of 32 bits of which the verifier knows nothing.
-    fn unknown(&self) -> u64;
-
     /// Length of the whole frame, which may continue in buffers that the program cannot read.
     fn frame_len(&self) -> u32;
 
@@ -83,12 +80,6 @@ impl Hook for XdpContext {
     #[inline(always)]
     fn end(&self) -> usize {
         self.data_end()
-    }
-
-    #[inline(always)]
-    fn unknown(&self) -> u64 {
-        // SAFETY: reading a field of the context the kernel passed in.
-        unsafe { (*self.as_ptr().cast::<xdp_md>()).ingress_ifindex.into() }
     }
 
     #[inline(always)]
@@ -173,11 +164,6 @@ impl Hook for TcContext {
     #[inline(always)]
     fn end(&self) -> usize {
         self.data_end()
-    }
-
-    #[inline(always)]
-    fn unknown(&self) -> u64 {
-        self.len().into()
     }
 
     #[inline(always)]

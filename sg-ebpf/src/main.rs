@@ -191,12 +191,11 @@ fn relate<H: Hook>(hook: &H) -> bool {
 /// Parses a frame, one of whose headers may have to be fetched first.
 #[inline(always)]
 fn parse<H: Hook>(hook: &H, packet: &mut Packet) -> u32 {
-    let mut found = hook.parse(packet);
+    let found = hook.parse(packet);
     if found == parsed::UNREADABLE && hook.pull(PULL) {
-        found = hook.parse(packet);
+        return hook.parse(packet);
     }
-    // What the comparison has told the verifier, it need not know.
-    verifier::forget(found.into(), hook.unknown()) as u32
+    found
 }
 
 #[inline(always)]

@@ -3,7 +3,8 @@
 use sg_common::verdict::{Action, Direction, Reason, Verdict, reason_slot};
 
 /// Written through a pointer by the functions that decide, so that the verifier sees plain unknown
-/// numbers behind them (as with `Packet`); hence no `bool`.
+/// numbers behind them (as with `Packet`); hence no `bool`. Aligned, since it may be on a stack, where one
+/// word is written for both halves.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 pub(crate) struct Outcome {
@@ -83,7 +84,7 @@ pub(crate) extern "C" fn sg_set_reason(out: *mut Outcome, slot: u32, accept: u32
     if out.is_null() {
         return 0;
     }
-    // SAFETY: not null, and every caller passes a whole `Outcome` on its stack.
+    // SAFETY: not null, and every caller passes a whole `Outcome`.
     unsafe { *out = Outcome::of_slot(slot, accept != 0, false) };
     0
 }

@@ -27,7 +27,7 @@ use sg_common::{
     verdict::Direction,
 };
 
-use crate::{extension::is_extension_header, hook::Hook, verifier::forget};
+use crate::{extension::is_extension_header, hook::Hook};
 
 // IEEE 802 numbers, as include/uapi/linux/if_ether.h has them.
 pub(crate) const ETH_P_IP: u16 = 0x0800;
@@ -244,7 +244,7 @@ fn parse_into<H: Hook>(hook: &H, out: *mut Packet) -> u32 {
     if out.is_null() {
         return MALFORMED;
     }
-    // SAFETY: not null, and the only caller passes a whole `Packet` on its stack.
+    // SAFETY: not null, and the only caller passes a whole `Packet`.
     let out = unsafe { &mut *out };
     out.direction = H::DIRECTION as u8;
     // What an attempt before this one may have left.
@@ -346,14 +346,12 @@ fn ipv4<H: Hook>(hook: &H, offset: usize, out: &mut Packet) -> Result<Payload, S
         // Segmentation offload beyond 64 KiB leaves the field zero (BIG TCP).
         total_len = hook.frame_len() as usize - offset;
     }
-    let source = field!(header, src_addr as u32);
-    // Both ways to it are one for the verifier.
-    let total_len = forget(total_len as u64, source.into()) as usize;
     if vihl >> 4 != 4 || header_len < Ipv4Hdr::LEN || total_len < header_len {
         return Err(MALFORMED);
     }
     let protocol = field!(header, proto as u8);
     let fragment = u16::from_be(field!(header, frags as u16));
+    let source = field!(header, src_addr as u32);
     let destination = field!(header, dst_addr as u32);
     (out.local[0], out.remote[0]) = ends(H::DIRECTION, source, destination);
     out.protocol = protocol;
@@ -378,13 +376,12 @@ fn ipv6<H: Hook>(hook: &H, offset: usize, out: &mut Packet) -> Result<Payload, S
     if payload_len == 0 && hook.segments() > 1 {
         payload_len = hook.frame_len() as usize - offset - Ipv6Hdr::LEN;
     }
-    let source = field!(header, src_addr as [u32; 4]);
-    let payload_len = forget(payload_len as u64, source[0].into()) as usize;
     if field!(header, vcf as u8) >> 4 != 6 {
         return Err(MALFORMED);
     }
     let mut protocol = field!(header, next_hdr as u8);
     out.hop_limit = field!(header, hop_limit as u8);
+    let source = field!(header, src_addr as [u32; 4]);
     let destination = field!(header, dst_addr as [u32; 4]);
     (out.local, out.remote) = ends(H::DIRECTION, source, destination);
     out.v6 = 1;
@@ -541,7 +538,7 @@ extern "C" fn sg_icmp(out: *mut Packet) -> u32 {
     if out.is_null() {
         return 0;
     }
-    // SAFETY: not null, and every caller passes a whole `Packet` on its stack.
+    // SAFETY: not null, and every caller passes a whole `Packet`.
     let out = unsafe { &mut *out };
     let kind = (out.number >> 8) as u8;
     let v6 = out.v6;

@@ -29,7 +29,7 @@ pub(crate) fn is_related<H: Hook>(hook: &H, error: *const Packet) -> u32 {
     if error.is_null() {
         return 0;
     }
-    // SAFETY: not null, and the only caller passes a whole packet on its stack.
+    // SAFETY: not null, and the only caller passes a whole packet.
     let error = unsafe { &*error };
     // Errors are rare: the bytes are asked for before it is known whether they are missing. The mask
     // changes nothing, since headers take less than 17 KiB; the verifier of Linux 6.12 loses the

@@ -133,21 +133,26 @@ fn every_port_has_a_rule_of_its_own() {
     agrees(&policy, &compiled, 500, 5);
 }
 
-/// Each class has all the ports, and something between them that no other class has.
-#[test]
-fn classes_and_ports_multiply() {
-    let mut rng = Rng::with_seed(6);
+/// So many ports that are accepted from anywhere, above as many networks with a range each that is dropped.
+fn ports_above_ranges(seed: u64, count: usize) -> Policy {
+    let mut rng = Rng::with_seed(seed);
     let mut text = String::new();
-    for _ in 0..1500 {
+    for _ in 0..count {
         let _ = writeln!(text, "in tcp {} from any accept", rng.u16(..));
     }
-    for _ in 0..1500 {
+    for _ in 0..count {
         let first = rng.u16(..);
         let last = rng.u16(first..);
         let network = network(&mut rng, 24);
         let _ = writeln!(text, "in tcp {first}-{last} from {network} drop");
     }
-    let policy = rules_from_lines(&text);
+    rules_from_lines(&text)
+}
+
+/// Each class has all the ports, and something between them that no other class has.
+#[test]
+fn classes_and_ports_multiply() {
+    let policy = ports_above_ranges(6, 1500);
     let (compiled, time) = compiled(&policy);
     assert!(time < PATIENCE, "{time:?}");
     agrees(&policy, &compiled, 500, 6);
@@ -163,18 +168,7 @@ fn classes_and_ports_multiply() {
 /// As many rules as ever multiply: most of the tables are parts that other classes have as well.
 #[test]
 fn five_thousand_ports_above_five_thousand_networks_with_ranges() {
-    let mut rng = Rng::with_seed(8);
-    let mut text = String::new();
-    for _ in 0..5000 {
-        let _ = writeln!(text, "in tcp {} from any accept", rng.u16(..));
-    }
-    for _ in 0..5000 {
-        let first = rng.u16(..);
-        let last = rng.u16(first..);
-        let network = network(&mut rng, 24);
-        let _ = writeln!(text, "in tcp {first}-{last} from {network} drop");
-    }
-    let policy = rules_from_lines(&text);
+    let policy = ports_above_ranges(8, 5000);
     let (compiled, time) = compiled(&policy);
     assert!(time < PATIENCE, "{time:?}");
     agrees(&policy, &compiled, 300, 8);

@@ -21,7 +21,8 @@ const MOST_STEPS: usize = LINE_WORDS;
 /// Units of a line.
 const LINE_UNITS: u32 = (LINE_WORDS / UNIT_WORDS) as u32;
 
-/// A range of 16 bits with more steps than this becomes a block in any case: parts would be as large and deeper.
+/// A range of 16 bits with more steps than this becomes a block in any case: parts would be as large and
+/// deeper.
 const BLOCK_STEPS: usize = 96;
 
 /// Which forms tables have, and how deep they go.
@@ -30,14 +31,6 @@ pub(super) struct Built {
     pub(super) forms: Forms,
     /// Steps from an entry to its leaf, at most.
     pub(super) steps: usize,
-}
-
-impl Built {
-    /// A table of that form, behind so many others.
-    fn note(&mut self, form: Form, above: usize) {
-        self.forms |= form.bit();
-        self.steps = self.steps.max(above + 1);
-    }
 }
 
 /// So many tables of ports begin with a block: a policy with few of them has the cache to itself, and
@@ -87,23 +80,21 @@ pub(super) struct Arena {
     pub(super) counts: [usize; Form::ALL.len()],
 }
 
-/// A table of ports that is a block, and what it was made of.
+/// A table of ports that is a block: what it was made of, and its position.
 struct Known {
     steps: Vec<(u32, u32)>,
-    entries: [u32; BLOCK_ENTRIES],
+    position: u32,
 }
 
 impl Known {
-    /// The entry of the numbers from `base` on that one entry of a block is for, if they have `steps` here
-    /// too.
-    fn entry(&self, steps: &Steps, base: u32) -> Option<u32> {
+    /// Whether the numbers from `base` on that one entry of a block is for have `steps` here too.
+    fn has(&self, steps: &Steps, base: u32) -> bool {
         let first = self.steps.partition_point(|(start, _)| *start <= base) - 1;
-        let here = self.steps[first..].get(..steps.len())?;
         let after = self.steps.get(first + steps.len());
-        let is_same = here[0].1 == steps[0].1
-            && here[1..] == steps[1..]
-            && after.is_none_or(|(start, _)| *start > base + 0xff);
-        is_same.then(|| self.entries[(base >> 8) as usize])
+        self.steps[first..]
+            .get(..steps.len())
+            .is_some_and(|here| here[0].1 == steps[0].1 && here[1..] == steps[1..])
+            && after.is_none_or(|(start, _)| *start > base + 0xff)
     }
 }
 
@@ -215,61 +206,39 @@ impl Arena {
             above: 0,
             is_narrow: false,
         };
-        if !is_block(steps, room) {
-            return self.table(steps, 0, part, room, built);
-        }
         let blocks = self.counts[Form::Block as usize];
         let mut known = std::mem::take(&mut self.known[column]);
-        let reuse = |steps: &Steps, base| known.iter().find_map(|k| k.entry(steps, base));
-        let entries = self.block(steps, 0, part, room, built, reuse)?;
-        built.note(Form::Block, 0);
-        let position = self.store(Form::Block, &entries)?;
+        let entry = self.table(steps, 0, part, room, &known, built)?;
         if self.counts[Form::Block as usize] > blocks {
             self.roomy = self.roomy.saturating_sub(1);
         }
-        // Those of all others, and the one before, which may be of addresses around these.
-        known.truncate(1);
-        known.push(Known {
-            steps: steps.to_vec(),
-            entries,
-        });
+        if is_block(steps, room) {
+            // Those of all others, and the one before, which may be of addresses around these.
+            known.truncate(1);
+            known.push(Known {
+                steps: steps.to_vec(),
+                position: entry & POSITION_MASK,
+            });
+        }
         self.known[column] = known;
-        Ok(pointer(Form::Block, 0, position))
+        Ok(entry)
     }
 
-    /// The entries of a block over the 16-bit numbers from `base` on; of those that `reuse` knows, what it
-    /// says.
-    fn block(
-        &mut self,
-        steps: &Steps,
-        base: u32,
-        part: Part,
-        room: Room,
-        built: &mut Built,
-        reuse: impl Fn(&Steps, u32) -> Option<u32>,
-    ) -> Result<[u32; BLOCK_ENTRIES], TooLarge> {
-        let below = Part {
-            bits: 8,
-            above: part.above + 1,
-            ..part
-        };
-        let mut entries = [0; BLOCK_ENTRIES];
-        for_each_part(steps, base, 256, &mut entries, |steps, base| {
-            match reuse(steps, base) {
-                Some(entry) => Ok(entry),
-                None => self.table(steps, base, below, room, built),
-            }
-        })?;
-        Ok(entries)
+    /// An entry of a block.
+    fn entry_of(&self, position: u32, index: usize) -> u32 {
+        let (line, _) = place(position);
+        self.lines[line + index / LINE_WORDS].0[index % LINE_WORDS]
     }
 
-    /// Entry for `steps` over the numbers from `base` on that `part` leaves.
+    /// Entry for `steps` over the numbers from `base` on that `part` leaves. A block takes over what it has in
+    /// common with those that are `known`.
     fn table(
         &mut self,
         steps: &Steps,
         base: u32,
         part: Part,
         room: Room,
+        known: &[Known],
         built: &mut Built,
     ) -> Result<u32, TooLarge> {
         let Part {
@@ -291,13 +260,14 @@ impl Arena {
             return Ok(*only);
         }
         let keys = steps.len() - 1;
+        built.steps = built.steps.max(above + 1);
         let form = match room {
             _ if bits == 16 && is_block(steps, room) => Form::Block,
             _ if keys <= few.keys => Form::Few,
             Room::Little if keys <= several.keys => Form::Several,
             _ => Form::Part,
         };
-        built.note(form, above);
+        built.forms |= form.bit();
         let mut shift = 0;
         let position = match form {
             Form::Few => self.divided(form, few, steps, origin)?,
@@ -306,12 +276,18 @@ impl Arena {
                 shift = bits - 4;
                 let mut entries = [0; LINE_WORDS];
                 for_each_part(steps, base, 1 << shift, &mut entries, |steps, base| {
-                    self.table(steps, base, below(shift), room, built)
+                    self.table(steps, base, below(shift), room, &[], built)
                 })?;
                 self.store(form, &entries)?
             }
             Form::Block => {
-                let entries = self.block(steps, base, part, room, built, |_, _| None)?;
+                let mut entries = [0; BLOCK_ENTRIES];
+                for_each_part(steps, base, 256, &mut entries, |steps, base| {
+                    match known.iter().find(|block| block.has(steps, base)) {
+                        Some(block) => Ok(self.entry_of(block.position, (base >> 8) as usize)),
+                        None => self.table(steps, base, below(8), room, &[], built),
+                    }
+                })?;
                 self.store(form, &entries)?
             }
         };
@@ -353,7 +329,7 @@ impl Arena {
                 above: 0,
                 is_narrow,
             };
-            self.table(steps, base, part, Room::Little, built)
+            self.table(steps, base, part, Room::Little, &[], built)
         })?;
         Ok(is_narrow)
     }

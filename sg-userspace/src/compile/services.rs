@@ -270,13 +270,14 @@ impl Painting {
                 number = self.next_unclaimed(number + 1);
             }
         }
-        let mut steps: Vec<(u32, u32)> = Vec::new();
-        for (number, &verdict) in (0..).zip(&self.verdicts) {
-            if steps.last().is_none_or(|(_, last)| *last != verdict) {
-                steps.push((number, verdict));
-            }
-        }
-        steps
+        let mut start = 0;
+        let runs = self.verdicts.chunk_by(|a, b| a == b);
+        runs.map(|run| {
+            let step = (start, run[0]);
+            start += run.len() as u32;
+            step
+        })
+        .collect()
     }
 
     /// The next number from `number` on that nobody has claimed; shortens the way there for the next time.

@@ -312,7 +312,7 @@ fn undo(pins: &InterfacePins, previous: Option<&State>, attempted: &State) {
             let inbound = running_program(&pins.xdp_link());
             if inbound == Some(state.inbound_program) && outbound == Some(state.outbound_program) {
                 let _ = state.write(pins);
-                let _ = stages::forget(pins, attempted.policy.generation);
+                stages::forget(pins, attempted.policy.generation);
                 if attempted.counter_maps > state.counter_maps {
                     let _ = std::fs::remove_file(pins.counters(attempted.counter_maps - 1));
                 }

@@ -257,18 +257,23 @@ impl InterfacePins {
 
     /// Every pin of the interface.
     pub fn remove(&self) -> Result<(), KernelError> {
-        let what = |path: &Path| format!("removing {}", path.display());
         for name in names_in(&self.dir)? {
-            let path = self.dir.join(name);
-            fs::remove_file(&path).map_err(|e| KernelError::io(what(&path), e))?;
+            unpin(&self.dir.join(name))?;
         }
         match fs::remove_dir(&self.dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(KernelError::io(what(&self.dir), e))
-            }
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(not_removed(&self.dir, e)),
             _ => Ok(()),
         }
     }
+}
+
+/// Removes one pin.
+pub(super) fn unpin(path: &Path) -> Result<(), KernelError> {
+    fs::remove_file(path).map_err(|e| not_removed(path, e))
+}
+
+fn not_removed(path: &Path, error: io::Error) -> KernelError {
+    KernelError::io(format!("removing {}", path.display()), error)
 }
 
 fn create_dir(path: &Path) -> Result<(), KernelError> {

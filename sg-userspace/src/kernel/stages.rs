@@ -9,12 +9,11 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use aya::Ebpf;
-use aya::maps::ProgramArray;
-use aya::programs::{Program, ProgramError, ProgramFd};
+use aya::maps::{Map, ProgramArray};
 use sg_common::stage::Stage;
 use sg_common::verdict::Direction;
 
-use super::pins::InterfacePins;
+use super::pins::{InterfacePins, unpin};
 use super::programs::broken_object;
 use super::{KernelError, sys};
 
@@ -27,7 +26,7 @@ const fn array(direction: Direction) -> &'static str {
 }
 
 /// The program of a stage.
-pub(super) const fn program(direction: Direction, stage: Stage) -> &'static str {
+const fn program(direction: Direction, stage: Stage) -> &'static str {
     match (direction, stage) {
         (Direction::Inbound, Stage::Long) => "sg_in_long",
         (Direction::Inbound, Stage::Track) => "sg_in_track",
@@ -43,35 +42,30 @@ pub(super) fn connect(ebpf: &mut Ebpf) -> Result<(), KernelError> {
     for direction in Direction::BOTH {
         for stage in Stage::ALL {
             let name = program(direction, stage);
-            let failed = |e: ProgramError| KernelError::bpf(format!("connecting {name}"), e);
+            let what = || format!("connecting {name}");
             let program = ebpf.program(name).ok_or_else(|| broken_object(name))?;
-            let fd = fd(program)
-                .map_err(failed)?
-                .try_clone()
-                .map_err(|e| KernelError::io(format!("connecting {name}"), e))?;
+            let fd = program.fd().map_err(|e| KernelError::bpf(what(), e))?;
+            let fd = fd.try_clone().map_err(|e| KernelError::io(what(), e))?;
             let array = array(direction);
             let map = ebpf.map_mut(array).ok_or_else(|| broken_object(array))?;
             ProgramArray::try_from(map)
                 .and_then(|mut array| array.set(stage as u32, &fd, 0))
-                .map_err(|e| KernelError::bpf(format!("connecting {name}"), e))?;
+                .map_err(|e| KernelError::bpf(what(), e))?;
         }
     }
     Ok(())
 }
 
-fn fd(program: &Program) -> Result<&ProgramFd, ProgramError> {
-    match program {
-        Program::Xdp(program) => program.fd(),
-        Program::SchedClassifier(program) => program.fd(),
-        _ => Err(ProgramError::UnexpectedProgramType),
-    }
+/// The pins of a generation.
+fn paths(pins: &InterfacePins, generation: u32) -> [PathBuf; 2] {
+    Direction::BOTH.map(|direction| pins.stages(direction, generation))
 }
 
 /// Pins the arrays of a generation, before its programs are attached.
 pub(super) fn pin(ebpf: &Ebpf, pins: &InterfacePins, generation: u32) -> Result<(), KernelError> {
     for direction in Direction::BOTH {
         let name = array(direction);
-        let Some(aya::maps::Map::ProgramArray(map)) = ebpf.map(name) else {
+        let Some(Map::ProgramArray(map)) = ebpf.map(name) else {
             return Err(broken_object(name));
         };
         let path = pins.stages(direction, generation);
@@ -85,40 +79,27 @@ pub(super) fn pin(ebpf: &Ebpf, pins: &InterfacePins, generation: u32) -> Result<
 
 /// Whether a generation has all its pins.
 pub(crate) fn are_pinned(pins: &InterfacePins, generation: u32) -> bool {
-    let mut paths = Direction::BOTH.map(|direction| pins.stages(direction, generation));
-    paths.iter_mut().all(|path| path.exists())
+    paths(pins, generation).iter().all(|path| path.exists())
 }
 
 /// Removes the pins of all generations but one, which runs, once no packet is under way in the programs
 /// of another.
 pub(super) fn leave_only(pins: &InterfacePins, generation: u32) -> Result<(), KernelError> {
-    let kept = Direction::BOTH.map(|direction| pins.stages(direction, generation));
+    let kept = paths(pins, generation);
     let mut others = pins.all_stages()?;
     others.retain(|path| !kept.contains(path));
     if others.is_empty() {
         return Ok(());
     }
     sys::wait_for_programs();
-    remove(&others)
+    others.iter().try_for_each(|path| unpin(path))
 }
 
-/// Removes the pins of a generation that was never attached.
-pub(super) fn forget(pins: &InterfacePins, generation: u32) -> Result<(), KernelError> {
-    let mut paths = pins.all_stages()?;
-    paths.retain(|path| {
-        Direction::BOTH
-            .map(|d| pins.stages(d, generation))
-            .contains(path)
-    });
-    remove(&paths)
-}
-
-fn remove(paths: &[PathBuf]) -> Result<(), KernelError> {
-    for path in paths {
-        fs::remove_file(path)
-            .map_err(|e| KernelError::io(format!("removing {}", path.display()), e))?;
+/// Removes the pins of a generation that was never attached, as far as there are any.
+pub(super) fn forget(pins: &InterfacePins, generation: u32) {
+    for path in paths(pins, generation) {
+        let _ = fs::remove_file(path);
     }
-    Ok(())
 }
 
 /// The ids of all programs in the pinned arrays.

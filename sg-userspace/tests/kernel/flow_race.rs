@@ -185,10 +185,8 @@ fn a_sweep_holds_up_no_packet() {
             kept > 0 && swept > 0,
             "{kept} answers came in, {swept} flows were swept"
         );
-        let (live, moves) = (
-            Tables::open(&pins).flows().len(),
-            Tables::open(&pins).moves(),
-        );
+        let tables = Tables::open(&pins);
+        let (live, moves) = (tables.flows().len(), tables.moves());
         let entered: u64 = moves.iter().map(|m| m.entered).sum();
         let left: u64 = moves.iter().map(|m| m.left + m.evicted).sum();
         assert_eq!(entered, left + swept + live as u64);

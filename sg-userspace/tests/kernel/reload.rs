@@ -12,7 +12,7 @@ use sg_userspace::testing::{self, Shape};
 use crate::frames::{Frame, frame, non_ip};
 use crate::sandbox::{RawSender, Sandbox, sandbox};
 use crate::support::egress_hooks;
-use crate::watching::{NODE, apply_rules, assert_adds_up, only, read, read_when};
+use crate::watching::{NODE, apply_rules, assert_adds_up, only, read, read_when, under};
 
 /// Proves A2: exactly, after 100,000 mixed packets in both directions with reloads in between.
 #[test]
@@ -243,20 +243,14 @@ fn live_flows_are_judged_again_kept_or_flushed() {
             peer.send(frame("tcp 198.51.100.7:443 > 192.0.2.1:5001 ack").bytes());
             let c = read_when(sandbox, "sg0", |c| c.totals[0].packets == 3);
             assert_adds_up(&c, 3, 3);
-            let reason = |direction: &str, name: &str| {
-                c.reasons
-                    .iter()
-                    .find(|r| r.direction == direction && r.reason == name)
-                    .unwrap()
-                    .packets
-            };
+            let [revoked_in, revoked_out] = under(&c, "revoked");
             let old = c.rules.iter().find(|r| r.position.is_none()).unwrap();
-            let opener = match (reason("outbound", "revoked"), old.packets) {
+            let opener = match (revoked_out, old.packets) {
                 (1, 2) => "revoked",
                 (0, 3) => "kept",
                 _ => "dropped",
             };
-            let reply = match (reason("inbound", "revoked"), old.reply_packets) {
+            let reply = match (revoked_in, old.reply_packets) {
                 (1, 2) => "revoked",
                 (0, 3) => "reply",
                 _ => "dropped",

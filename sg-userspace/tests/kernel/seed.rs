@@ -13,6 +13,7 @@ use sg_userspace::policy::{Established, Policy, rules_from_lines};
 
 use crate::hosts::{Host, Pair, address, gateway, listen, nft, reaches, sysctl};
 use crate::sandbox::{Sandbox, sandbox};
+use crate::watching::under;
 
 pub(crate) const NOBODY: &str = "";
 
@@ -95,16 +96,8 @@ impl<'a> Node<'a> {
 
     /// Inbound and outbound packets under a reason.
     pub(crate) fn counted(&self, reason: &str) -> [u64; 2] {
-        counted(&self.counters(), reason)
+        under(&self.counters(), reason)
     }
-}
-
-fn counted(counters: &Counters, reason: &str) -> [u64; 2] {
-    ["inbound", "outbound"].map(|direction| {
-        let mut rows = counters.reasons.iter();
-        let row = rows.find(|r| r.direction == direction && r.reason == reason);
-        row.expect("every reason is listed").packets
-    })
 }
 
 pub(crate) fn seeded(entered: usize, without_rule: usize) -> Option<Seeded> {
@@ -393,7 +386,7 @@ fn forwarded_connections_go_on() {
             let scope = Scope::Interface(interface.into());
             let one = attached(sandbox.bpffs(), &scope).unwrap().remove(0);
             let read = counters(&one).unwrap_or_else(|e| panic!("{e}"));
-            let packets = counted(&read, "seeded");
+            let packets = under(&read, "seeded");
             assert!(packets.iter().all(|p| *p >= 3), "{interface}: {packets:?}");
         }
         inner.inside(|| {

@@ -136,10 +136,6 @@ impl Enforcer {
         }
     }
 
-    pub(crate) fn load_time(&self) -> std::time::Duration {
-        self.programs.load_time
-    }
-
     fn counter_name(&self, slot: u32) -> String {
         if let Some(index) = slot.checked_sub(FIRST_RULE_SLOT) {
             let rule = &self.policy.rules[index as usize];

@@ -49,6 +49,15 @@ pub(crate) fn apply_rules(sandbox: &Sandbox, rules: &str, options: &ApplyOptions
     apply(&rules_from_lines(rules), options).unwrap_or_else(|e| panic!("apply: {e}"));
 }
 
+/// Inbound and outbound packets under a reason.
+pub(crate) fn under(counters: &Counters, reason: &str) -> [u64; 2] {
+    ["inbound", "outbound"].map(|direction| {
+        let mut rows = counters.reasons.iter();
+        let row = rows.find(|r| r.direction == direction && r.reason == reason);
+        row.expect("every reason is listed").packets
+    })
+}
+
 /// SPEC A2, summed up from the listed rows without looking at how totals are made.
 pub(crate) fn assert_adds_up(c: &Counters, inbound: u64, outbound: u64) {
     for (direction, sent) in [("inbound", inbound), ("outbound", outbound)] {
