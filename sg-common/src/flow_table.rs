@@ -306,10 +306,10 @@ pub trait Table {
         give_back(self, group, word, way);
     }
 
-    /// The way of a word whose flow has to go, or [`NO_WAY`].
+    /// The way of a word, which holds these tags, whose flow has to go, or [`NO_WAY`].
     #[inline(always)]
-    fn victim(&self, group: u32, word: u32, clock: u32) -> u32 {
-        victim(self, group, word, clock)
+    fn victim(&self, group: u32, word: u32, tags: u64, clock: u32) -> u32 {
+        victim(self, group, word, tags, clock)
     }
 }
 
@@ -471,12 +471,12 @@ pub fn find_kind<T: Table + ?Sized>(
 
 /// See [`Table::victim`]: a flow that has expired, else the one seen least recently.
 #[inline(always)]
-pub fn victim<T: Table + ?Sized>(table: &T, group: u32, word: u32, clock: u32) -> u32 {
-    let (Some(line), Some(page)) = (table.line(group), table.page(group)) else {
+pub fn victim<T: Table + ?Sized>(table: &T, group: u32, word: u32, tags: u64, clock: u32) -> u32 {
+    let Some(page) = table.page(group) else {
         return NO_WAY;
     };
-    let tags = word_of(line, word).load();
-    // Not one that is free, or that somebody is writing: its tag is less than any flow's.
+    // Not one that is free, or that somebody is writing: its tag is less than any flow's. By the tags that
+    // the claim will compare: with others, a way that somebody is writing could be claimed again.
     let mut unfit = (matches(tags, 0) | matches(tags, spread(BUSY))) >> 7;
     let mut best = 0u64;
     let mut next = T::Word::opaque(0);
@@ -585,7 +585,7 @@ pub fn try_claim<T: Table + ?Sized>(
     let way = if choice != 0 {
         lowest(choice)
     } else {
-        table.victim(group, word, clock)
+        table.victim(group, word, seen, clock)
     };
     let way = T::Word::forget(way.into(), seen) as u32;
     if way == NO_WAY {

@@ -126,7 +126,8 @@ fn key(number: u64) -> FlowKey {
     }
 }
 
-const THREADS: u64 = 4;
+/// More than there are cores, so that threads are taken away in the middle of a step.
+const THREADS: u64 = 16;
 const KINDS: [FlowKind; 2] = FlowKind::BOTH;
 
 /// Proves K9 and K10: whatever several CPUs do at once, each flow is there once and whole, and what was
@@ -143,7 +144,7 @@ fn flows_are_neither_lost_nor_doubled_by_a_race() {
                 scope.spawn(move || {
                     let mut seed = round * 100 + thread;
                     begin.wait();
-                    for step in 0..60_000u64 {
+                    for step in 0..120_000u64 {
                         let chosen = random(&mut seed);
                         let number = chosen % flows;
                         let kind = KINDS[(number & 1) as usize];

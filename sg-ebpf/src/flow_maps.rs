@@ -118,8 +118,8 @@ impl Table for Flows {
     }
 
     #[inline(always)]
-    fn victim(&self, group: u32, word: u32, clock: u32) -> u32 {
-        sg_flow_victim(group, word, clock)
+    fn victim(&self, group: u32, word: u32, tags: u64, clock: u32) -> u32 {
+        sg_flow_victim(group, word, tags, clock)
     }
 }
 
@@ -170,8 +170,8 @@ extern "C" fn sg_flow_give_back(group: u32, word: u32, way: u32) -> u32 {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn sg_flow_victim(group: u32, word: u32, clock: u32) -> u32 {
-    flow_table::victim(&Flows, group, word, clock)
+extern "C" fn sg_flow_victim(group: u32, word: u32, tags: u64, clock: u32) -> u32 {
+    flow_table::victim(&Flows, group, word, tags, clock)
 }
 
 /// The hash of a flow's key.
