@@ -79,8 +79,13 @@ pub const HASH_KEYS: usize = 11;
 /// does not know the multipliers cannot choose where a flow goes.
 #[inline(always)]
 pub const fn hash_step(sum: u64, word: u64, key_low: u64, key_high: u64) -> u64 {
-    let low = (word & 0xffff_ffff).wrapping_mul(key_low);
-    let high = (word >> 32).wrapping_mul(key_high);
+    hash_halves(sum, word & 0xffff_ffff, word >> 32, key_low, key_high)
+}
+
+/// The same, for a word that is at hand in halves.
+#[inline(always)]
+pub const fn hash_halves(sum: u64, low: u64, high: u64, key_low: u64, key_high: u64) -> u64 {
+    let (low, high) = (low.wrapping_mul(key_low), high.wrapping_mul(key_high));
     sum.wrapping_add(low).wrapping_add(high)
 }
 

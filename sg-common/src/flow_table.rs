@@ -8,6 +8,10 @@
 //! room that flows need, next to none is evicted), a half-open word, and the tag. That there is no
 //! flow is known from one line of tags.
 //!
+//! Behind the lines of all groups come lines of *counts*: a byte for each group, how many of its ways are
+//! taken, or a little more. Where few flows are for the room there is, they say from a few lines that
+//! stay in the nearest cache that there is none.
+//!
 //! Who may write an entry is decided by its tag alone:
 //!
 //! - 0 is free, [`BUSY`] belongs to whoever swapped it in, any other is the tag of a flow. A way is
@@ -16,6 +20,8 @@
 //!   the same flow at once into one word the later one finds the other, and gives its way back. Where
 //!   they have chosen different words, each looks into both after publishing, and whoever sees it
 //!   twice takes out the one in the second word.
+//! - A way is counted before it is claimed, and no longer after it is free: a count that is zero is true.
+//!   Who is killed between leaves one that is too high, which costs time and nothing else.
 //! - An entry's head has another version for each flow, and is marked while it is written. A reader
 //!   takes what it has read only if the head is then still of the flow that it began with; whoever
 //!   changes a head does so from the value that it has read.
@@ -59,6 +65,14 @@ pub const fn groups_for(flows: u32) -> u32 {
     const WAYS_OF_GROUP: u64 = (ESTABLISHED_WORDS * WAYS) as u64;
     let groups = (2 * flows as u64).div_ceil(WAYS_OF_GROUP);
     if groups == 0 { 1 } else { groups as u32 }
+}
+
+/// Groups whose counts are in one line, a byte each.
+pub const COUNTS: u32 = (LINE_WORDS * size_of::<u64>()) as u32;
+
+/// Lines of a table: one for each group, then those of the counts.
+pub const fn lines_for(groups: u32) -> u32 {
+    groups + groups.div_ceil(COUNTS)
 }
 
 /// A word of memory that several CPUs read and write.
@@ -266,9 +280,20 @@ impl Found {
 pub trait Table {
     type Word: Word;
 
-    /// The tags of a group; `None` where there is no such group.
-    fn line(&self, group: u32) -> Option<&Line<Self::Word>>;
+    fn groups(&self) -> u32;
+
+    /// The tags of a group, or a line of counts; `None` where there is no such line.
+    fn line(&self, index: u32) -> Option<&Line<Self::Word>>;
     fn page(&self, group: u32) -> Option<&Page<Self::Word>>;
+
+    /// How many ways of a group are taken, or more.
+    #[inline(always)]
+    fn taken(&self, group: u32) -> u64 {
+        match count_of(self, group) {
+            Some((counts, shift)) => counts.load() >> shift & 0xff,
+            None => 0,
+        }
+    }
 
     /// The age at which a flow in `state` has expired: see [`crate::flow_entry::time_out`].
     fn time_out(&self, state: u8) -> u32;
@@ -332,19 +357,30 @@ fn entry_of<W>(page: &Page<W>, word: u32, way: u32) -> &Entry<W> {
     &page[(word % LINE_WORDS as u32) as usize][(way % WAYS as u32) as usize]
 }
 
-/// Reads an entry if it holds `key`. What is returned belongs together.
+/// The words of an entry, as they were after its head was read.
+pub struct Words<'a, W> {
+    entry: &'a Entry<W>,
+    before: u64,
+}
+
+impl<W: Word> Words<'_, W> {
+    #[inline(always)]
+    pub fn get(&self, index: usize) -> u64 {
+        self.entry[index].load_after(self.before)
+    }
+}
+
+/// Reads an entry if `differs` finds in its words what it looks for, and says zero. What is returned belongs
+/// together.
 #[inline(always)]
-pub fn read<W: Word>(entry: &Entry<W>, key: &FlowKey) -> Option<Contents> {
+pub fn read_if<W: Word>(
+    entry: &Entry<W>,
+    differs: impl FnOnce(&Words<'_, W>) -> u64,
+) -> Option<Contents> {
     let before = entry[HEAD].load();
-    let key = W::unread(key);
-    let [a, b, c, d] = key.addresses;
-    let mut differs = entry[NAME].load_after(before) ^ key.name;
-    differs |= entry[ADDRESSES].load_after(before) ^ a;
-    differs |= entry[ADDRESSES + 1].load_after(before) ^ b;
-    differs |= entry[ADDRESSES + 2].load_after(before) ^ c;
-    differs |= entry[ADDRESSES + 3].load_after(before) ^ d;
-    let rule = entry[RULE].load_after(before);
-    let created = entry[CREATED].load_after(before);
+    let words = Words { entry, before };
+    let mut differs = differs(&words);
+    let (rule, created) = (words.get(RULE), words.get(CREATED));
     let after = entry[HEAD].load_after(rule ^ created ^ differs);
     // One condition for all of it: the verifier walks each way.
     differs |= Head::moved(before, after);
@@ -355,6 +391,19 @@ pub fn read<W: Word>(entry: &Entry<W>, key: &FlowKey) -> Option<Contents> {
         head: Head(after),
         rule,
         created,
+    })
+}
+
+/// Reads an entry if it holds `key`.
+#[inline(always)]
+pub fn read<W: Word>(entry: &Entry<W>, key: &FlowKey) -> Option<Contents> {
+    read_if(entry, |words| {
+        let key = W::unread(key);
+        let mut differs = words.get(NAME) ^ key.name;
+        for (i, address) in key.addresses.into_iter().enumerate() {
+            differs |= words.get(ADDRESSES + i) ^ address;
+        }
+        differs
     })
 }
 
@@ -372,23 +421,25 @@ pub fn read_any<W: Word>(entry: &Entry<W>) -> Option<(FlowKey, Contents)> {
     Some((key, read(entry, &key)?))
 }
 
-/// The first way of the two words for an established flow that may hold it: no other one does in all
-/// but one of fifty cases. Without a branch, since either word is as likely.
+/// Ways of the two words for an established flow that have its tag: one bit of each byte for those of the
+/// first word, the next one for those of the second.
 #[inline(always)]
-pub fn choose(spot: &Spot, first: u64, second: u64) -> Option<(u32, u32)> {
-    let spread = spread(spot.tag);
-    let both = matches(first, spread) >> 7 | matches(second, spread) >> 6;
-    if both == 0 {
-        return None;
-    }
+pub fn in_both(first: u64, second: u64, spread: u64) -> u64 {
+    matches(first, spread) >> 7 | matches(second, spread) >> 6
+}
+
+/// The first way of a result of [`in_both`] that is not zero, and its word: it holds the flow, or no other
+/// one does in all but one of fifty cases. Without a branch, since either word is as likely.
+#[inline(always)]
+pub fn choose(spot: &Spot, both: u64) -> (u32, u32) {
     let lowest = both & both.wrapping_neg();
     let in_second = lowest >> 1 & LOW_BITS;
     let way = ((lowest & LOW_BITS) | in_second).wrapping_mul(0x0001_0203_0405_0607) >> 56;
     let is_second = (in_second.wrapping_mul(LOW_BITS) >> 56) as u32;
-    Some((
+    (
         spot.first + is_second * (spot.second - spot.first),
         way as u32,
-    ))
+    )
 }
 
 /// Which of the `candidates` of a word holds `key`, and what is in it.
@@ -412,6 +463,21 @@ pub fn look<T: Table + ?Sized>(
         }
     }
     None
+}
+
+/// Where the count of a group is: its word, and its first bit there.
+#[inline(always)]
+fn count_of<T: Table + ?Sized>(table: &T, group: u32) -> Option<(&T::Word, u32)> {
+    let line = table.line(table.groups() + group / COUNTS)?;
+    Some((word_of(line, group % COUNTS / 8), group % 8 * 8))
+}
+
+/// One way of a group is no longer taken.
+#[inline(always)]
+fn uncount<T: Table + ?Sized>(table: &T, group: u32) {
+    if let Some((counts, shift)) = count_of(table, group) {
+        counts.add((1u64 << shift).wrapping_neg());
+    }
 }
 
 /// Looks for a flow, for an established one first: while a flow goes from one kind to the other it is
@@ -567,6 +633,7 @@ pub fn try_claim<T: Table + ?Sized>(
 ) -> Result<Claim, Unclaimed> {
     let group = spot.group;
     let line = table.line(group).ok_or(Unclaimed::Settled)?;
+    let (counts, count_shift) = count_of(table, group).ok_or(Unclaimed::Settled)?;
     let word = word_for(line, spot, kind);
     let tags = word_of(line, word);
     // The tag itself need not be kept, then.
@@ -592,16 +659,19 @@ pub fn try_claim<T: Table + ?Sized>(
         return Err(Unclaimed::Settled);
     }
     let shift = way % WAYS as u32 * 8;
+    let is_free = T::Word::opaque(free >> shift >> 7) & 1;
+    let one = is_free << count_shift;
+    counts.add(one);
     if !tags.replace(seen, seen & !(0xff << shift) | BUSY << shift) {
+        counts.add(one.wrapping_neg());
         return Err(Unclaimed::Raced);
     }
-    let is_free = T::Word::opaque(free >> shift >> 7) as u32 & 1;
     Ok(Claim {
         group,
         tag: spread & 0xff,
         word,
         way,
-        evicted: is_free ^ 1,
+        evicted: is_free as u32 ^ 1,
     })
 }
 
@@ -663,6 +733,7 @@ pub fn give_back<T: Table + ?Sized>(table: &T, group: u32, word: u32, way: u32) 
     head.swap(Head(head.load()).next_busy().0);
     let shift = way % WAYS as u32 * 8;
     word_of(line, word).add((BUSY << shift).wrapping_neg());
+    uncount(table, group);
 }
 
 /// Of an established flow that two CPUs have entered into both its words at once, the one in the second
@@ -714,6 +785,7 @@ pub fn remove<T: Table + ?Sized>(table: &T, found: &Found) -> bool {
         }
         entry[HEAD].swap(found.contents.head.next_busy().0);
         tags.add((BUSY << shift).wrapping_neg());
+        uncount(table, found.group);
         return true;
     }
     false
@@ -740,9 +812,13 @@ pub fn reclaim<T: Table + ?Sized>(table: &T, place: Place, was_busy: Head) -> bo
     let shift = place.way % WAYS as u32 * 8;
     let entry = entry_of(page, place.word, place.way);
     let seen = tags.load();
-    seen >> shift & 0xff == BUSY
+    let is_free = seen >> shift & 0xff == BUSY
         && entry[HEAD].load() == was_busy.0
-        && tags.replace(seen, seen & !(0xff << shift))
+        && tags.replace(seen, seen & !(0xff << shift));
+    if is_free {
+        uncount(table, place.group);
+    }
+    is_free
 }
 
 /// Changes the head of an entry, if it still is what was read.

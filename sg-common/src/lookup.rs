@@ -40,6 +40,7 @@
 //! 16 bits takes its place, with a tree for each. The lowest bit of the low half chooses last, where
 //! it matters.
 
+use crate::flow_entry::HASH_KEYS;
 use crate::verdict::{Direction, Verdict};
 
 /// Set in an entry that is no leaf.
@@ -261,9 +262,15 @@ pub const SHAPE_LINES: usize = 2;
 /// is an array lookup of a dozen instructions. A power of two, so that an index can be masked.
 pub const NEAR_LINES: usize = 1 << 15;
 
+/// Room for the [`HASH_KEYS`]: a power of two, so that an index can be masked.
+pub const HASH_KEY_ROOM: usize = HASH_KEYS.next_power_of_two();
+
 /// The programs' own memory.
 #[repr(C, align(64))]
 pub struct NearTables {
+    /// The secret of the flows' hash. Here, since the verifier would walk other ways for each secret if it
+    /// knew it, as it knows constants.
+    pub flow_keys: [u64; HASH_KEY_ROOM],
     pub root4: Root,
     pub lines: [Line; NEAR_LINES],
 }
@@ -428,20 +435,49 @@ fn wide(number: u32) -> u64 {
     number
 }
 
-/// The leaf for `number` below `entry`: at most five steps.
+/// What 16-bit numbers stand for, and so which forms decide them.
+trait Numbers {
+    fn forms<T: Tables>(tables: &T) -> Forms;
+    fn is_narrow<T: Tables>(tables: &T) -> bool;
+}
+
+/// The low halves of IPv4 addresses.
+struct Addresses;
+/// Ports, and what other protocols have instead.
+struct Ports;
+
+impl Numbers for Addresses {
+    #[inline(always)]
+    fn forms<T: Tables>(tables: &T) -> Forms {
+        tables.address_forms()
+    }
+
+    #[inline(always)]
+    fn is_narrow<T: Tables>(tables: &T) -> bool {
+        tables.is_narrow()
+    }
+}
+
+impl Numbers for Ports {
+    #[inline(always)]
+    fn forms<T: Tables>(tables: &T) -> Forms {
+        tables.port_forms()
+    }
+
+    #[inline(always)]
+    fn is_narrow<T: Tables>(_tables: &T) -> bool {
+        false
+    }
+}
+
+/// The leaf for `number`, which has 16 bits, below `entry`: at most five steps.
 #[inline(always)]
-pub fn walk16<T: Tables>(
-    tables: &T,
-    forms: Forms,
-    is_narrow: bool,
-    entry: u32,
-    number: u16,
-) -> Option<u32> {
-    let number = u64::from(number);
+fn walk16<T: Tables, N: Numbers>(tables: &T, entry: u32, number: u64) -> Option<u32> {
     let mut entry = wide(entry);
     if entry < POINTER.into() {
         return Some(entry as u32);
     }
+    let forms = N::forms(tables);
     // The first word of what an entry points to.
     let words = |entry| (entry & u64::from(POSITION_MASK)) * UNIT_WORDS as u64;
     if forms & Form::Block.bit() != 0 && entry >> FORM_AT == Form::Block.head() {
@@ -465,7 +501,7 @@ pub fn walk16<T: Tables>(
     let has_few = forms & Form::Few.bit() != 0;
     let has_several = forms & Form::Several.bit() != 0;
     if has_few && (!has_several || entry >> FORM_AT == Form::Few.head()) {
-        if is_narrow {
+        if N::is_narrow(tables) {
             return Some(narrow_few(tables.unit(position)?, number));
         }
         let line = tables.line(position / LINE_UNITS)?;
@@ -475,7 +511,7 @@ pub fn walk16<T: Tables>(
         return None;
     }
     let line = tables.line(position / LINE_UNITS)?;
-    if is_narrow {
+    if N::is_narrow(tables) {
         return Some(narrow_several(line, position % LINE_UNITS, number));
     }
     Some(several(line, number))
@@ -589,13 +625,7 @@ fn class_of_host<T: Tables>(tables: &T, address: u32, class: u32) -> Option<u32>
 #[inline(always)]
 pub fn class4<T: Tables>(tables: &T, address: u32) -> Option<u32> {
     let entry = tables.root4((address >> 16) as u16);
-    let class = walk16(
-        tables,
-        tables.address_forms(),
-        tables.is_narrow(),
-        entry,
-        address as u16,
-    )?;
+    let class = walk16::<T, Addresses>(tables, entry, u64::from(address) & 0xffff)?;
     if tables.host_buckets() == 0 {
         return Some(class);
     }
@@ -638,15 +668,15 @@ pub fn column_entry<T: Tables>(
     tables.word(begin.wrapping_add(class))
 }
 
-/// The verdict below an entry of a column.
+/// The verdict below an entry of a column; `number` has 16 bits.
 #[inline(always)]
 pub fn verdict_below<T: Tables>(
     tables: &T,
     entry: u32,
     direction: Direction,
-    number: u16,
+    number: u64,
 ) -> Verdict {
-    match walk16(tables, tables.port_forms(), false, entry, number) {
+    match walk16::<T, Ports>(tables, entry, number) {
         Some(leaf) => Verdict(leaf),
         None => Verdict::no_match(direction),
     }
@@ -663,7 +693,7 @@ pub fn judge<T: Tables>(
     number: u16,
 ) -> Verdict {
     match column_entry(tables, class, direction, kind) {
-        Some(entry) => verdict_below(tables, entry, direction, number),
+        Some(entry) => verdict_below(tables, entry, direction, number.into()),
         None => Verdict::no_match(direction),
     }
 }

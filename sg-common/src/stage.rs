@@ -1,4 +1,4 @@
-//! The programs of a hook. The first one, which is attached, decides what it can and jumps to
+//! The programs of a hook, and the forms of the first. The first one, which is attached, decides what it can and jumps to
 //! another for the rest: each is checked by the verifier, and has a stack, for itself.
 
 /// What a hook's further programs are for: their indices in its program array.
@@ -15,3 +15,11 @@ pub enum Stage {
 impl Stage {
     pub const ALL: [Stage; 3] = [Stage::Long, Stage::Track, Stage::Related];
 }
+
+// What the first program is made for, as bits of one constant: there is a form of it for each set of them,
+// of which the verifier leaves one.
+
+/// There may be flows.
+pub const HAS_FLOWS: u8 = 1;
+/// All lines of the tables are in the programs' own memory.
+pub const HAS_NEAR_TABLES: u8 = 2;

@@ -10,8 +10,8 @@ use sg_common::flow_entry::{
     Contents, FlowKey, HASH_KEYS, HEAD, Head, clock, hash, rule_word, tick, time_out,
 };
 use sg_common::flow_table::{
-    BUSY, Found, Line, Page, Spot, Table, change, claim, find, publish, read_any, remove, settle,
-    tags_of,
+    BUSY, Found, Line, Page, Spot, Table, change, claim, find, lines_for, publish, read_any,
+    remove, settle, tags_of,
 };
 
 struct Memory {
@@ -23,8 +23,12 @@ struct Memory {
 impl Table for Memory {
     type Word = AtomicU64;
 
-    fn line(&self, group: u32) -> Option<&Line<AtomicU64>> {
-        self.lines.get(group as usize)
+    fn groups(&self) -> u32 {
+        self.pages.len() as u32
+    }
+
+    fn line(&self, index: u32) -> Option<&Line<AtomicU64>> {
+        self.lines.get(index as usize)
     }
 
     fn page(&self, group: u32) -> Option<&Page<AtomicU64>> {
@@ -56,15 +60,14 @@ impl Memory {
     fn new(groups: u32, seed: u64) -> Self {
         let mut seed = seed;
         Memory {
-            lines: (0..groups).map(|_| Default::default()).collect(),
+            lines: (0..lines_for(groups)).map(|_| Default::default()).collect(),
             pages: (0..groups).map(|_| Default::default()).collect(),
             keys: std::array::from_fn(|_| random(&mut seed)),
         }
     }
 
     fn spot(&self, key: &FlowKey) -> Spot {
-        let groups = self.lines.len() as u32;
-        Spot::of(hash(key, |i| self.keys[i]), groups)
+        Spot::of(hash(key, |i| self.keys[i]), self.groups())
     }
 
     fn find(&self, key: &FlowKey) -> Option<Found> {
@@ -94,10 +97,12 @@ impl Memory {
         }
     }
 
-    /// Each flow that is there, by its number and word. Panics if an entry is not whole.
+    /// Each flow that is there, by its number and word. Panics if an entry is not whole, or if a count is
+    /// wrong.
     fn flows(&self) -> Vec<(u64, u32)> {
         let mut flows = Vec::new();
-        for (line, page) in self.lines.iter().zip(&self.pages) {
+        for (group, (line, page)) in (0..).zip(self.lines.iter().zip(&self.pages)) {
+            let before = flows.len();
             for word in 0..8 {
                 for way in 0..8 {
                     let tag = tags_of(line, word) >> (way * 8) & 0xff;
@@ -110,10 +115,13 @@ impl Memory {
                     let number = contents.created;
                     assert_eq!(found, key(number));
                     assert_eq!(contents.rule, rule_word(number as u32, 7));
-                    assert_eq!(tag, self.spot(&found).tag, "{}", entry[HEAD].load(Relaxed));
+                    let spot = self.spot(&found);
+                    assert_eq!(tag, spot.tag, "{}", entry[HEAD].load(Relaxed));
+                    assert_ne!(self.taken(spot.group), 0, "{number}");
                     flows.push((number, word));
                 }
             }
+            assert_eq!(self.taken(group) as usize, flows.len() - before, "{group}");
         }
         flows
     }
@@ -128,23 +136,32 @@ fn key(number: u64) -> FlowKey {
 
 /// More than there are cores, so that threads are taken away in the middle of a step.
 const THREADS: u64 = 16;
+/// More than any other, and established.
+const STAYING: u64 = 1 << 32 | FlowKind::Established as u64;
 const KINDS: [FlowKind; 2] = FlowKind::BOTH;
 
 /// Proves K9 and K10: whatever several CPUs do at once, each flow is there once and whole, and what was
 /// entered is there, has left or was evicted, by the counts.
 #[test]
 fn flows_are_neither_lost_nor_doubled_by_a_race() {
-    for (round, flows, groups) in [(0, 24, 1), (1, 90, 1), (2, 400, 2), (3, 64, 3)] {
+    for (round, flows, groups) in [(0, 24, 1), (1, 90, 1), (2, 400, 2), (3, 64, 3), (4, 3, 1)] {
         let table = Memory::new(groups, round);
         let moves: [Moves; 2] = Default::default();
+        // One that nobody touches, though it may be evicted.
+        table.enter(STAYING, FlowKind::Established, 0, &moves);
+        let staying = table.spot(&key(STAYING));
+        let (missed, staying_missed) = (AtomicU64::new(0), AtomicU64::new(0));
         let begin = Barrier::new(THREADS as usize);
         std::thread::scope(|scope| {
             for thread in 0..THREADS {
                 let (table, moves, begin) = (&table, &moves, &begin);
+                let (missed, staying_missed) = (&missed, &staying_missed);
                 scope.spawn(move || {
                     let mut seed = round * 100 + thread;
                     begin.wait();
                     for step in 0..120_000u64 {
+                        let is_missed = table.taken(staying.group) == 0;
+                        staying_missed.fetch_add(is_missed.into(), Relaxed);
                         let chosen = random(&mut seed);
                         let number = chosen % flows;
                         let kind = KINDS[(number & 1) as usize];
@@ -157,6 +174,13 @@ fn flows_are_neither_lost_nor_doubled_by_a_race() {
                             (Some(found), _) => {
                                 assert_eq!(found.contents.created, number);
                                 assert_eq!(found.kind(), kind);
+                                if table.taken(found.group) == 0 {
+                                    let again = table.find(&key(number));
+                                    let was = found.contents.head;
+                                    let stayed =
+                                        again.is_some_and(|f| f.contents.head.is_same_flow(was));
+                                    missed.fetch_add(stayed.into(), Relaxed);
+                                }
                                 let head = found.contents.head.seen_at(tick(now));
                                 change(table, &found, head);
                             }
@@ -166,6 +190,12 @@ fn flows_are_neither_lost_nor_doubled_by_a_race() {
                 });
             }
         });
+        let stayed = table.find(&key(STAYING)).is_some();
+        if !stayed {
+            staying_missed.store(0, Relaxed);
+        }
+        let missed = missed.into_inner() + staying_missed.into_inner();
+        assert_eq!(missed, 0, "flows were there and not seen");
         let found = table.flows();
         let distinct: HashSet<u64> = found.iter().map(|(number, _)| *number).collect();
         assert_eq!(distinct.len(), found.len(), "a flow is there twice");

@@ -11,7 +11,7 @@ use sg_common::{
 
 use crate::{
     family,
-    maps::{self, KernelTables},
+    maps::{self, AsLoaded, KernelTables},
     outcome::Outcome,
     packet::Packet,
     word::SharedWord,
@@ -63,11 +63,12 @@ extern "C" fn sg_ask_rules(class: u32, direction: u32, kind: u32, number: u32) -
     // As `lookup::judge`, but that the direction is a number: a condition would be two ways to walk.
     const APART: u32 = column_index(Direction::Outbound, 0) as u32;
     let column = SharedWord::opaque(((direction & 1) * APART + (kind & 7)).into());
-    let begin = KernelTables.column(column as usize);
-    let entry = KernelTables.word(begin.wrapping_add(class));
+    let tables = KernelTables::<AsLoaded>::GET;
+    let begin = tables.column(column as usize);
+    let entry = tables.word(begin.wrapping_add(class));
     let direction = Direction::BOTH[SharedWord::opaque(direction.into()) as usize & 1];
     let verdict = match entry {
-        Some(entry) => verdict_below(&KernelTables, entry, direction, number as u16),
+        Some(entry) => verdict_below(&tables, entry, direction, u64::from(number) & 0xffff),
         None => Verdict::no_match(direction),
     };
     verdict.0

@@ -10,14 +10,10 @@ use crate::{hook::Hook, maps::COUNTERS, outcome::Outcome};
 /// or zero. Returns the frame's bytes.
 #[inline(always)]
 pub(crate) fn count<H: Hook>(hook: &H, claimed: u32, headers: u32, outcome: &Outcome) -> u64 {
-    let segments = u64::from(hook.segments());
-    let len = u64::from(hook.counted_len(claimed));
-    let bytes = (len + (segments - 1) * u64::from(headers)).max(hook.wire_len().into());
-    let Some(counters) = COUNTERS.get_ptr_mut(outcome.slot) else {
+    let (segments, bytes) = measure(hook, claimed, headers.into());
+    let Some(counters) = slot(outcome.slot) else {
         return bytes;
     };
-    // SAFETY: the value belongs to this CPU, and BPF programs of one hook do not nest on it.
-    let counters: &mut SlotCounters = unsafe { &mut *counters };
     if outcome.is_reply() {
         counters.reply_packets += segments;
         counters.reply_bytes += bytes;
@@ -26,4 +22,31 @@ pub(crate) fn count<H: Hook>(hook: &H, claimed: u32, headers: u32, outcome: &Out
         counters.bytes += bytes;
     }
     bytes
+}
+
+/// As [`count`] does, for a plain packet that `slot` decided and that is no reply.
+#[inline(always)]
+pub(crate) fn count_plain<H: Hook>(hook: &H, headers: u64, in_slot: u32) {
+    let (segments, bytes) = measure(hook, 0, headers);
+    if let Some(counters) = slot(in_slot) {
+        counters.packets += segments;
+        counters.bytes += bytes;
+    }
+}
+
+/// Packets on the wire, and their bytes.
+#[inline(always)]
+fn measure<H: Hook>(hook: &H, claimed: u32, headers: u64) -> (u64, u64) {
+    let segments = u64::from(hook.segments());
+    let len = hook.counted_len(claimed);
+    let bytes = (len + (segments - 1) * headers).max(hook.wire_len().into());
+    (segments, bytes)
+}
+
+#[inline(always)]
+fn slot(number: u32) -> Option<&'static mut SlotCounters> {
+    let counters = COUNTERS.get_ptr_mut(number)?;
+    // SAFETY: the value belongs to this CPU, and BPF programs of one hook do not nest on it; each frame
+    // is counted once.
+    Some(unsafe { &mut *counters })
 }

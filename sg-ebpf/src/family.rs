@@ -9,7 +9,7 @@ use sg_common::{
 };
 
 use crate::{
-    maps::{FRAGMENTS4, FRAGMENTS6, KernelTables},
+    maps::{AsLoaded, FRAGMENTS4, FRAGMENTS6, KernelTables, Place},
     packet::Packet,
 };
 
@@ -25,17 +25,18 @@ const LINK_LOCAL: u32 = 0xfe80 >> 6;
 
 /// The class of an IPv4 address; `None` if the tables are not there.
 #[inline(always)]
-pub(crate) fn class4(address: u32) -> Option<u32> {
-    lookup::class4(&KernelTables, address)
+pub(crate) fn class4<P: Place>(address: u32) -> Option<u32> {
+    lookup::class4(&KernelTables::<P>::GET, address)
 }
 
 /// The class of an IPv6 address in wire order, in the range of a leaf of the IPv4 table, so that the
 /// verifier walks what follows once for both.
 #[inline(always)]
-pub(crate) fn class6(address: [u32; 4]) -> Option<u32> {
+pub(crate) fn class6<P: Place>(address: [u32; 4]) -> Option<u32> {
     let half = |high, low| u64::from(u32::from_be(high)) << 32 | u64::from(u32::from_be(low));
     let [a, b, c, d] = address;
-    Some(lookup::class6(&KernelTables, half(a, b), half(c, d))? & !POINTER)
+    let tables = KernelTables::<P>::GET;
+    Some(lookup::class6(&tables, half(a, b), half(c, d))? & !POINTER)
 }
 
 /// The class of the remote address; no row has the number that stands for "the tables are not there".
@@ -48,9 +49,9 @@ pub(crate) extern "C" fn sg_class(p: *const Packet) -> u32 {
     // SAFETY: not null, and every caller passes a whole packet.
     let p = unsafe { &*p };
     if p.is_v6() {
-        return class6(p.remote).unwrap_or(u32::MAX);
+        return class6::<AsLoaded>(p.remote).unwrap_or(u32::MAX);
     }
-    class4(u32::from_be(p.remote[0])).unwrap_or(u32::MAX)
+    class4::<AsLoaded>(u32::from_be(p.remote[0])).unwrap_or(u32::MAX)
 }
 
 #[inline(always)]

@@ -20,7 +20,7 @@ use crate::{
 /// A first buffer below this length has no other behind it, unless the packet says so: drivers
 /// and the kernel's own conversion fill the first one, which holds more than a usual frame. The
 /// smallest is virtio_net's, whose buffers of 1536 bytes begin with a header of 12.
-const SURELY_WHOLE: u32 = 1536 - 12;
+const SURELY_WHOLE: u64 = 1536 - 12;
 
 pub(crate) trait Hook: EbpfContext {
     const DIRECTION: Direction;
@@ -35,7 +35,7 @@ pub(crate) trait Hook: EbpfContext {
     fn frame_len(&self) -> u32;
 
     /// The whole frame's length, more cheaply. `claimed` is where the IP packet in it ends, or zero.
-    fn counted_len(&self, claimed: u32) -> u32;
+    fn counted_len(&self, claimed: u32) -> u64;
 
     /// Makes `len` bytes readable if the frame has them. True when that changed anything, so that
     /// parsing is worth another try.
@@ -92,12 +92,12 @@ impl Hook for XdpContext {
     /// would cost more than the whole lookup. The first of several buffers is long, or else the
     /// packet in the frame ends behind it.
     #[inline(always)]
-    fn counted_len(&self, claimed: u32) -> u32 {
-        let readable = (self.end() - self.start()) as u32;
-        if readable < SURELY_WHOLE && claimed <= readable {
+    fn counted_len(&self, claimed: u32) -> u64 {
+        let readable = (self.end() - self.start()) as u64;
+        if readable < SURELY_WHOLE && u64::from(claimed) <= readable {
             readable
         } else {
-            self.frame_len()
+            self.frame_len().into()
         }
     }
 
@@ -172,8 +172,8 @@ impl Hook for TcContext {
     }
 
     #[inline(always)]
-    fn counted_len(&self, _claimed: u32) -> u32 {
-        self.len()
+    fn counted_len(&self, _claimed: u32) -> u64 {
+        self.len().into()
     }
 
     #[inline(always)]

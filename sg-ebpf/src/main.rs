@@ -48,6 +48,7 @@ use crate::{
 // Inbound: at the driver, before the kernel has spent a socket buffer on the packet.
 
 #[xdp(frags)]
+#[inline(always)]
 pub(crate) fn sg_inbound(ctx: XdpContext) -> u32 {
     xdp_answer(decide(&ctx))
 }
@@ -70,6 +71,7 @@ pub(crate) fn sg_in_related(ctx: XdpContext) -> u32 {
 // Outbound: after routing and source NAT, so that both hooks see the addresses on the wire.
 
 #[classifier]
+#[inline(always)]
 pub(crate) fn sg_outbound(ctx: TcContext) -> i32 {
     tc_answer(decide(&ctx))
 }

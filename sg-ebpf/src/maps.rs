@@ -1,7 +1,7 @@
 //! Every map and load-time constant of the packet path.
 //! Tables belong to one generation of a policy; counters and flows are shared by all of them.
 
-use core::cell::UnsafeCell;
+use core::{cell::UnsafeCell, marker::PhantomData};
 
 use aya_ebpf::{
     macros::map,
@@ -12,10 +12,10 @@ use sg_common::{
     event::EventLimit,
     fragment::{FragmentKey4, FragmentKey6, FragmentValue},
     lookup::{
-        COLUMNS, Forms, LINE_WORDS, Line, NEAR_LINES, NearTables, ROOT_ENTRIES, TREES6, Tables,
-        UNIT_WORDS,
+        COLUMNS, Forms, HASH_KEY_ROOM, LINE_WORDS, Line, NEAR_LINES, NearTables, ROOT_ENTRIES,
+        TREES6, Tables, UNIT_WORDS,
     },
-    stage::Stage,
+    stage::{HAS_FLOWS, HAS_NEAR_TABLES, Stage},
 };
 
 /// `BPF_F_MMAPABLE` (uapi/linux/bpf.h): userspace fills the tables by writing to memory.
@@ -31,12 +31,13 @@ unsafe impl<T> Sync for Filled<T> {}
 /// Exported, or the compiler would take it for the zeros that it is here.
 #[unsafe(no_mangle)]
 static SG_NEAR_TABLES: Filled<NearTables> = Filled(UnsafeCell::new(NearTables {
+    flow_keys: [0; HASH_KEY_ROOM],
     root4: [0; ROOT_ENTRIES],
     lines: [Line::EMPTY; NEAR_LINES],
 }));
 
 #[inline(always)]
-fn near() -> &'static NearTables {
+pub(crate) fn near() -> &'static NearTables {
     // SAFETY: always there, of that type, and never written.
     unsafe { &*SG_NEAR_TABLES.0.get() }
 }
@@ -95,10 +96,8 @@ constants! {
     SG_ESSENTIAL: u8 = 1;
     /// 1 keeps flows of earlier generations as they are; 0 judges them again.
     SG_KEEP_FLOWS: u8 = 0;
-    /// 0 when there is no flow and none can come about.
-    SG_HAS_FLOWS: u8 = 1;
-    /// 1 when all lines are in `SG_NEAR_TABLES`.
-    SG_HAS_NEAR_TABLES: u8 = 1;
+    /// What there is: bits of `sg_common::stage`.
+    SG_HAS: u8 = HAS_FLOWS | HAS_NEAR_TABLES;
     /// 1 when some rule asks for events.
     SG_LOGS: u8 = 1;
     // Where things are in the lines, and which forms they have: see `sg_common::lookup::Shape`.
@@ -116,13 +115,33 @@ constants! {
     SG_FRAGMENT_TIMEOUT: u32 = 0;
 }
 
-/// Reads a load-time constant. Volatile, because the compiler would otherwise fold in the default
-/// that the loader replaces.
+/// Where a load-time constant is. The compiler must not see which one, or it would fold in the default
+/// that the loader replaces; what it reads there and does not need, it may leave out.
+macro_rules! constant_at {
+    ($name:ident as $type:ty) => {{
+        let place: *const $type;
+        // SAFETY: loads an address.
+        unsafe {
+            core::arch::asm!(
+                "{0} = {1} ll",
+                out(reg) place,
+                sym $name,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        place
+    }};
+}
+
+pub(crate) use constant_at;
+
+/// Reads a load-time constant.
 macro_rules! constant {
-    ($name:ident) => {
+    ($name:ident as $type:ty) => {{
+        let place = $crate::maps::constant_at!($name as $type);
         // SAFETY: a live static of plain data; nothing writes it once the program is loaded.
-        unsafe { core::ptr::read_volatile(&raw const $name) }
-    };
+        unsafe { *place }
+    }};
 }
 
 pub(crate) use constant;
@@ -130,43 +149,91 @@ pub(crate) use constant;
 /// An item of a constant list; `$index` is below its length, a power of two.
 macro_rules! constant_item {
     ($name:ident, $index:expr) => {{
-        let first = (&raw const $name).cast::<u32>();
+        let first = $crate::maps::constant_at!($name as u32);
         let len = size_of_val(&$name) / size_of::<u32>();
         // SAFETY: the index is masked to the length of the list; otherwise as `constant`.
-        unsafe { core::ptr::read_volatile(first.add($index & (len - 1))) }
+        unsafe { *first.add($index & (len - 1)) }
     }};
 }
 
+pub(crate) use constant_item;
+
 pub(crate) fn keeps_flows() -> bool {
-    constant!(SG_KEEP_FLOWS) != 0
+    constant!(SG_KEEP_FLOWS as u8) != 0
 }
 
 pub(crate) fn accepts_essential() -> bool {
-    constant!(SG_ESSENTIAL) != 0
+    constant!(SG_ESSENTIAL as u8) != 0
+}
+
+/// A set of bits of `sg_common::stage`.
+pub(crate) fn has() -> u8 {
+    constant!(SG_HAS as u8)
 }
 
 pub(crate) fn has_flows() -> bool {
-    constant!(SG_HAS_FLOWS) != 0
+    has() & HAS_FLOWS != 0
 }
 
 pub(crate) fn has_logging_rules() -> bool {
-    constant!(SG_LOGS) != 0
+    constant!(SG_LOGS as u8) != 0
 }
 
 pub(crate) fn generation() -> u32 {
-    constant!(SG_GENERATION)
+    constant!(SG_GENERATION as u32)
 }
 
 /// Seconds for which a first fragment is remembered.
 #[inline(always)]
 pub(crate) fn fragment_timeout() -> u32 {
-    constant!(SG_FRAGMENT_TIMEOUT)
+    constant!(SG_FRAGMENT_TIMEOUT as u32)
 }
 
-/// The tables in the programs' memory or in their map.
-pub(crate) struct KernelTables;
+/// Where the lines of a policy are.
+pub(crate) trait Place {
+    fn is_near() -> bool;
+}
 
-impl Tables for KernelTables {
+/// In the programs' own memory.
+pub(crate) struct Near;
+/// In the map.
+pub(crate) struct Far;
+/// As the loader says, which is asked anew at each step.
+pub(crate) struct AsLoaded;
+
+impl Place for Near {
+    #[inline(always)]
+    fn is_near() -> bool {
+        true
+    }
+}
+
+impl Place for Far {
+    #[inline(always)]
+    fn is_near() -> bool {
+        false
+    }
+}
+
+impl Place for AsLoaded {
+    #[inline(always)]
+    fn is_near() -> bool {
+        has_near_tables()
+    }
+}
+
+pub(crate) fn has_near_tables() -> bool {
+    has() & HAS_NEAR_TABLES != 0
+}
+
+/// The tables of the generation.
+pub(crate) struct KernelTables<P: Place>(PhantomData<P>);
+
+impl<P: Place> KernelTables<P> {
+    pub(crate) const GET: Self = Self(PhantomData);
+}
+
+impl<P: Place> Tables for KernelTables<P> {
     #[inline(always)]
     fn root4(&self, high: u16) -> u32 {
         near().root4[high as usize]
@@ -174,7 +241,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn line(&self, index: u32) -> Option<&Line> {
-        if constant!(SG_HAS_NEAR_TABLES) != 0 {
+        if P::is_near() {
             return Some(&near().lines[index as usize & (NEAR_LINES - 1)]);
         }
         LINES.get(index)
@@ -182,7 +249,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn word(&self, index: u32) -> Option<u32> {
-        if constant!(SG_HAS_NEAR_TABLES) != 0 {
+        if P::is_near() {
             let words = near().lines.as_ptr().cast::<u32>();
             let index = index as usize & (NEAR_LINES * LINE_WORDS - 1);
             // SAFETY: the index is masked to the number of words, a power of two.
@@ -194,7 +261,7 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn unit(&self, index: u32) -> Option<u64> {
         const UNITS: usize = LINE_WORDS / UNIT_WORDS;
-        if constant!(SG_HAS_NEAR_TABLES) != 0 {
+        if P::is_near() {
             let units = near().lines.as_ptr().cast::<u64>();
             let index = index as usize & (NEAR_LINES * UNITS - 1);
             // SAFETY: the index is masked to the number of units, a power of two.
@@ -216,41 +283,41 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn depth6(&self) -> u32 {
-        constant!(SG_DEPTH6)
+        constant!(SG_DEPTH6 as u32)
     }
 
     #[inline(always)]
     fn index6(&self) -> u32 {
-        constant!(SG_INDEX6)
+        constant!(SG_INDEX6 as u32)
     }
 
     #[inline(always)]
     fn hosts_at(&self) -> u32 {
-        constant!(SG_HOSTS_AT)
+        constant!(SG_HOSTS_AT as u32)
     }
 
     #[inline(always)]
     fn host_buckets(&self) -> u32 {
-        constant!(SG_HOST_BUCKETS)
+        constant!(SG_HOST_BUCKETS as u32)
     }
 
     #[inline(always)]
     fn low_depth6(&self) -> u32 {
-        constant!(SG_LOW_DEPTH6)
+        constant!(SG_LOW_DEPTH6 as u32)
     }
 
     #[inline(always)]
     fn address_forms(&self) -> Forms {
-        constant!(SG_ADDRESS_FORMS)
+        constant!(SG_ADDRESS_FORMS as Forms)
     }
 
     #[inline(always)]
     fn is_narrow(&self) -> bool {
-        constant!(SG_NARROW) != 0
+        constant!(SG_NARROW as u32) != 0
     }
 
     #[inline(always)]
     fn port_forms(&self) -> Forms {
-        constant!(SG_PORT_FORMS)
+        constant!(SG_PORT_FORMS as Forms)
     }
 }

@@ -1,14 +1,15 @@
-//! Flows of plain packets: that there is none is known from one cache line; that a flow goes on as it
-//! did, from two lines and the time. All else is handed on to be tracked.
+//! Flows of plain packets: that there is none is known from a byte or a cache line; that a flow goes on as
+//! it did, from two lines and the time. All else is handed on to be tracked.
 
-use network_types::{
-    eth::EthHdr,
-    ip::{Ipv4Hdr, Ipv6Hdr},
-};
+use network_types::{eth::EthHdr, ip::Ipv6Hdr};
 use sg_common::{
-    flow_entry::{FlowKey, Head, TOUCH_AGE, age, clock, generation_of, hash_step, slot_of, tick},
-    flow_table::{Table as _, WAYS, change_head, choose, read, tags_of},
-    protocol::IPPROTO_TCP,
+    flow_entry::{
+        ADDRESSES, FlowKey, Head, NAME, TOUCH_AGE, age, clock, generation_of, hash_halves,
+        hash_step, slot_of, tick,
+    },
+    flow_table::{
+        Spot, Table as _, WAYS, change_head, choose, has_match, in_both, read_if, spread, tags_of,
+    },
     tcp, track,
     verdict::Verdict,
 };
@@ -25,31 +26,18 @@ use crate::{
     verifier::forget,
 };
 
-/// A plain packet up to its addresses, in a header of type `I`.
+/// A plain packet of IPv6 up to its addresses.
 #[repr(C, packed)]
-struct Addressed<I> {
+struct Addressed {
     ethernet: EthHdr,
-    ip: I,
+    ip: Ipv6Hdr,
 }
 
 /// The addresses of a key.
 #[inline(always)]
-fn addresses4<H: Hook>(hook: &H) -> Result<[u64; 4], Stop> {
-    let frame = at::<Addressed<Ipv4Hdr>, H>(hook, 0)?;
-    // SAFETY: an address inside what `at` has compared with the end of the packet.
-    let header = unsafe { &raw const (*frame).ip };
-    let (local, remote) = ends(
-        H::DIRECTION,
-        field!(header, src_addr as u32),
-        field!(header, dst_addr as u32),
-    );
-    Ok([local.into(), 0, remote.into(), 0])
-}
-
-#[inline(always)]
 fn addresses6<H: Hook>(hook: &H) -> Result<[u64; 4], Stop> {
-    let frame = at::<Addressed<Ipv6Hdr>, H>(hook, 0)?;
-    // SAFETY: as above.
+    let frame = at::<Addressed, H>(hook, 0)?;
+    // SAFETY: an address inside what `at` has compared with the end of the packet.
     let header = unsafe { &raw const (*frame).ip };
     let (local, remote) = ends(
         H::DIRECTION,
@@ -65,18 +53,17 @@ fn addresses6<H: Hook>(hook: &H) -> Result<[u64; 4], Stop> {
     ])
 }
 
-// The hash of a plain packet's flow, as `flow_entry::hash` has it: the part of the addresses is added
-// up where they are at hand, the rest where the hash is wanted.
+// The hash of a plain packet's flow, as `flow_entry::hash` has it.
 
 #[inline(always)]
-pub(crate) fn sum4(local: u32, remote: u32) -> u64 {
+fn sum4([local, remote]: [u64; 2]) -> u64 {
     let keys = HashKeys::get();
-    let sum = hash_step(keys.at(0), local.into(), keys.at(1), 0);
-    hash_step(sum, remote.into(), keys.at(5), 0)
+    let sum = hash_halves(keys.at(0), local, 0, keys.at(1), 0);
+    hash_halves(sum, remote, 0, keys.at(5), 0)
 }
 
 #[inline(always)]
-pub(crate) fn sum6<H: Hook>(hook: &H) -> Result<u64, Stop> {
+fn sum6<H: Hook>(hook: &H) -> Result<u64, Stop> {
     let keys = HashKeys::get();
     let mut sum = keys.at(0);
     for (i, word) in (0..).zip(addresses6(hook)?) {
@@ -85,87 +72,119 @@ pub(crate) fn sum6<H: Hook>(hook: &H) -> Result<u64, Stop> {
     Ok(sum)
 }
 
+/// From the sum over the addresses and the halves of the name.
 #[inline(always)]
-pub(crate) fn hash(sum: u64, name: u64) -> u32 {
+fn hash(sum: u64, [low, high]: [u64; 2]) -> u32 {
     let keys = HashKeys::get();
-    (hash_step(sum, name, keys.at(9), keys.at(10)) >> 32) as u32
+    (hash_halves(sum, low, high, keys.at(9), keys.at(10)) >> 32) as u32
 }
 
-/// What is known of a plain packet whose fate the flow table knows, or that it has to remember.
+/// What names the flow of a plain packet.
+#[derive(Clone, Copy)]
+pub(crate) struct Names {
+    /// The halves of [`FlowKey::name`].
+    pub(crate) name: [u64; 2],
+    /// The addresses of IPv4, local and remote, in wire order. Those of IPv6 are too many to be kept.
+    pub(crate) addresses4: [u64; 2],
+}
+
+/// [`FlowKey::IS_V6`] in the upper half of a name.
+pub(crate) const IS_V6: u64 = FlowKey::IS_V6 >> 32;
+
+impl Names {
+    #[inline(always)]
+    fn is_v6(&self) -> bool {
+        self.name[1] & IS_V6 != 0
+    }
+
+    #[inline(always)]
+    fn name(&self) -> u64 {
+        self.name[0] | self.name[1] << 32
+    }
+}
+
+/// What else is known of it.
 pub(crate) struct Step {
-    pub(crate) name: u64,
-    pub(crate) hash: u32,
     pub(crate) class: u32,
     pub(crate) verdict: Verdict,
+    pub(crate) is_drop: bool,
+    /// TCP's, or none.
+    pub(crate) flags: u64,
     /// Bytes of all headers.
-    pub(crate) headers: u32,
+    pub(crate) headers: u64,
 }
 
-/// Its outcome, packed; `None` after it was handed on to be tracked. What can be read again is: the packets
-/// of no flow, which are more, would have to keep it for nothing.
+/// What becomes of a packet that flows may have a say in.
+pub(crate) enum Fate {
+    /// What the rules say.
+    ByRules,
+    /// This outcome, packed.
+    ByFlow(u64),
+    /// It has been handed on to be tracked.
+    Unknown,
+}
+
+/// Looks for its flow. Only a packet that is to be dropped may be none of a flow's: any other one opens it.
 #[inline(always)]
-pub(crate) fn flow<H: Hook>(hook: &H, step: &Step, unknown: u64) -> Result<Option<u64>, Stop> {
-    let mut key = FlowKey {
-        name: step.name,
-        ..FlowKey::default()
+pub(crate) fn ask<H: Hook>(hook: &H, names: &Names, step: &Step) -> Result<Fate, Stop> {
+    let sum = match names.is_v6() {
+        false => sum4(names.addresses4),
+        true => sum6(hook)?,
     };
-    let flags = if step.name & FlowKey::IS_V6 == 0 {
-        key.addresses = addresses4(hook)?;
-        // What follows is walked once for both families. Each by another number: two that the verifier
-        // knows to be equal are not like any other two.
-        let mut unknown = unknown;
-        for word in &mut key.addresses {
-            *word = forget(*word, unknown);
-            unknown = unknown.wrapping_add(1);
-        }
-        tcp_flags::<Ipv4Hdr, H>(hook, key.protocol())?
-    } else {
-        key.addresses = addresses6(hook)?;
-        tcp_flags::<Ipv6Hdr, H>(hook, key.protocol())?
-    };
-    let flags = forget(flags.into(), unknown) as u8;
-    // TCP is 6 and UDP 17; what resets a connection opens none.
-    let kind = key.protocol() >> 4;
-    let opens = flags >> 2 & 1 ^ 1;
-    // Where the answer goes: the port that this packet comes from.
-    let (return_number, _) = ends(H::DIRECTION, key.local_port(), key.remote_port());
-    let traits = Traits::new(kind, flags, H::DIRECTION as u8, opens, return_number);
-    if let Some(outcome) = steady(&key, traits, step.verdict, step.hash) {
-        return Ok(Some(outcome));
+    let hash = hash(sum, names.name);
+    let spot = spot(hash);
+    if step.is_drop && Flows.taken(spot.group) == 0 {
+        return Ok(Fate::ByRules);
     }
-    let relay = relay::get::<H>().ok_or(parsed::MALFORMED)?;
-    relay.packet.set_plain(&key, step.headers);
-    relay.traits = traits;
-    relay.hash = step.hash;
-    relay.class = step.class;
-    relay.verdict = step.verdict.0;
-    Ok(None)
+    let line = Flows.line(spot.group).ok_or(parsed::MALFORMED)?;
+    let tags = spread(spot.tag);
+    let both = in_both(tags_of(line, spot.first), tags_of(line, spot.second), tags);
+    if step.is_drop && both | has_match(tags_of(line, spot.half_open), tags) == 0 {
+        return Ok(Fate::ByRules);
+    }
+    if both != 0
+        && let Some(outcome) = steady(hook, names, step, &spot, both)
+    {
+        return Ok(Fate::ByFlow(outcome));
+    }
+    hand_on(hook, names, step, hash)?;
+    Ok(Fate::Unknown)
 }
 
 /// The outcome of a packet that changes nothing about its flow, which this policy admitted and which
 /// is established.
 #[inline(always)]
-fn steady(key: &FlowKey, traits: Traits, verdict: Verdict, hash: u32) -> Option<u64> {
-    let spot = spot(hash);
-    let line = Flows.line(spot.group)?;
+fn steady<H: Hook>(hook: &H, names: &Names, step: &Step, spot: &Spot, both: u64) -> Option<u64> {
     let page = Flows.page(spot.group)?;
-    let (first, second) = (tags_of(line, spot.first), tags_of(line, spot.second));
-    let (word, way) = choose(&spot, first, second)?;
+    let (word, way) = choose(spot, both);
     let entry = &page[word as usize & 7][way as usize % WAYS];
-    let contents = read(entry, key)?;
+    let contents = read_if(entry, |words| {
+        let name = words.get(NAME) ^ names.name();
+        // Of the other family there is none of that name.
+        name | if names.is_v6() {
+            let Ok([a, b, c, d]) = addresses6(hook) else {
+                return 1;
+            };
+            let local = (words.get(ADDRESSES) ^ a) | (words.get(ADDRESSES + 1) ^ b);
+            local | (words.get(ADDRESSES + 2) ^ c) | (words.get(ADDRESSES + 3) ^ d)
+        } else {
+            let [local, remote] = names.addresses4;
+            (words.get(ADDRESSES) ^ local) | (words.get(ADDRESSES + 2) ^ remote)
+        }
+    })?;
     let (head, rule) = (contents.head, contents.rule);
     let now = now();
     let age = age(clock(now), head.last_seen());
     let differs = u64::from(generation_of(rule) ^ maps::generation())
-        | u64::from(traits.tcp_flags() & tcp::STATE_FLAGS)
+        | (step.flags & u64::from(tcp::STATE_FLAGS))
         | u64::from(track::disturbs(head.state()))
         | head.0 & Head::SEEDED;
     if differs != 0 || age > Flows.time_out(head.state()) {
         return None;
     }
-    let by_rules = Outcome::rule(verdict).pack();
-    let from_opener = head.opener() == traits.direction();
-    if from_opener && !verdict.is_accept() {
+    let by_rules = Outcome::rule(step.verdict).pack();
+    let from_opener = head.opener() == H::DIRECTION as u8;
+    if from_opener && step.is_drop {
         // Same key, other match: the rules have the word.
         return Some(by_rules);
     }
@@ -173,27 +192,45 @@ fn steady(key: &FlowKey, traits: Traits, verdict: Verdict, hash: u32) -> Option<
         // Where it fails somebody else has just done the same.
         change_head(entry, head, head.seen_at(tick(now)));
     }
-    Some(if verdict.is_accept() {
-        by_rules
-    } else {
+    Some(if step.is_drop {
         REPLY | u64::from(slot_of(rule))
+    } else {
+        by_rules
     })
 }
 
-/// TCP's flags, or none.
+/// Leaves for the next program what is known.
 #[inline(always)]
-fn tcp_flags<I, H: Hook>(hook: &H, protocol: u8) -> Result<u8, Stop> {
-    /// The headers up to the flags.
-    #[repr(C, packed)]
-    struct Flagged<I> {
-        ethernet: EthHdr,
-        ip: I,
-        start: [u8; 13],
-        flags: u8,
+fn hand_on<H: Hook>(hook: &H, names: &Names, step: &Step, hash: u32) -> Result<(), Stop> {
+    // All of its 64 bits.
+    let mut unknown = field!(at::<EthHdr, H>(hook, 0)?, dst_addr as u64);
+    let mut addresses = if names.is_v6() {
+        addresses6(hook)?
+    } else {
+        let [local, remote] = names.addresses4;
+        [local, 0, remote, 0]
+    };
+    // What follows is walked once for both families. Each by another number: two that the verifier
+    // knows to be equal are not like any other two.
+    for word in &mut addresses {
+        *word = forget(*word, unknown);
+        unknown = unknown.wrapping_add(1);
     }
-    if protocol != IPPROTO_TCP {
-        return Ok(0);
-    }
-    let frame = at::<Flagged<I>, H>(hook, 0)?;
-    Ok(field!(frame, flags as u8))
+    let key = FlowKey {
+        name: names.name(),
+        addresses,
+    };
+    let flags = step.flags as u8;
+    // TCP is 6 and UDP 17; what resets a connection opens none.
+    let kind = key.protocol() >> 4;
+    let opens = flags >> 2 & 1 ^ 1;
+    // Where the answer goes: the port that this packet comes from.
+    let (return_number, _) = ends(H::DIRECTION, key.local_port(), key.remote_port());
+    let relay = relay::get::<H>().ok_or(parsed::MALFORMED)?;
+    relay.packet.set_plain(&key, step.headers as u32);
+    relay.traits = Traits::new(kind, flags, H::DIRECTION as u8, opens, return_number);
+    relay.hash = hash;
+    relay.class = step.class;
+    relay.verdict = step.verdict.0;
+    Ok(())
 }

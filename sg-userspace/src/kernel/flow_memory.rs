@@ -15,7 +15,7 @@ use sg_common::flow_entry::{
 };
 use sg_common::flow_table::{
     BUSY, Found, LINE_WORDS, Line, Page, Place, Spot, Table, WAYS, claim, find, find_kind,
-    kind_of_word, publish, read_any, reclaim, remove, settle, tags_of,
+    kind_of_word, lines_for, publish, read_any, reclaim, remove, settle, tags_of,
 };
 
 use super::pins::InterfacePins;
@@ -81,7 +81,7 @@ pub(super) fn ages(timeouts: &[u32; TIMEOUTS]) -> [u32; 16] {
     ages
 }
 
-/// Groups of the table pinned at `path`.
+/// Groups of the table whose pages are pinned at `path`.
 pub(super) fn groups_at(path: &Path) -> Result<u32, KernelError> {
     MapInfo::from_pin(path)
         .map(|info| info.max_entries())
@@ -115,9 +115,13 @@ pub struct Written {
 impl Table for FlowTable {
     type Word = AtomicU64;
 
-    fn line(&self, group: u32) -> Option<&Line<AtomicU64>> {
+    fn groups(&self) -> u32 {
+        self.groups
+    }
+
+    fn line(&self, index: u32) -> Option<&Line<AtomicU64>> {
         let (lines, _) = self.tags.counters().as_chunks::<LINE_WORDS>();
-        lines.get(group as usize)
+        lines.get(index as usize)
     }
 
     fn page(&self, group: u32) -> Option<&Page<AtomicU64>> {
@@ -138,14 +142,14 @@ impl FlowTable {
             sys::open_pin(path).map_err(|e| failed(path, "opening", e))
         };
         let (tags, pages) = (pins.flow_tags(), pins.flow_pages());
-        let groups = groups_at(&tags)?.min(groups_at(&pages)?);
-        let view = |path: &Path, bytes: usize| {
-            sys::MapMemory::shared(open(path)?.as_fd(), groups as usize * bytes)
+        let groups = groups_at(&pages)?;
+        let view = |path: &Path, items: u32, bytes: usize| {
+            sys::MapMemory::shared(open(path)?.as_fd(), items as usize * bytes)
                 .map_err(|e| failed(path, "opening", e))
         };
         Ok(FlowTable {
-            tags: view(&tags, size_of::<Line<u64>>())?,
-            pages: view(&pages, size_of::<Page<u64>>())?,
+            tags: view(&tags, lines_for(groups), size_of::<Line<u64>>())?,
+            pages: view(&pages, groups, size_of::<Page<u64>>())?,
             groups,
             keys: read_keys(&pins.flow_keys())?,
             ages: ages(timeouts),

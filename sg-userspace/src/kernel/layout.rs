@@ -7,7 +7,7 @@ use aya::maps::{MapInfo, MapType};
 use sg_common::counters::SlotCounters;
 use sg_common::event::EventLimit;
 use sg_common::flow::FlowStats;
-use sg_common::flow_table::{Line, Page, groups_for};
+use sg_common::flow_table::{Line, Page, groups_for, lines_for};
 use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
 
 use super::KernelError;
@@ -18,7 +18,7 @@ impl SharedMaps {
     /// Groups of the flow table: as it is where it is pinned, else as many as `max_flows` take.
     pub(super) fn groups(&self) -> Result<u32, KernelError> {
         match &self.pins {
-            Some(pins) if pins.flow_tags().exists() => groups_at(&pins.flow_tags()),
+            Some(pins) if pins.flow_pages().exists() => groups_at(&pins.flow_pages()),
             _ => Ok(groups_for(self.max_flows)),
         }
     }
@@ -50,7 +50,7 @@ impl SharedMaps {
             (
                 "sg_flow_tags",
                 pins.flow_tags(),
-                Layout::flow_table(size_of::<Line<u64>>(), groups),
+                Layout::flow_table(size_of::<Line<u64>>(), lines_for(groups)),
             ),
             (
                 "sg_flow_pages",
@@ -76,12 +76,12 @@ struct Layout {
 }
 
 impl Layout {
-    const fn flow_table(value: usize, groups: u32) -> Layout {
+    const fn flow_table(value: usize, entries: u32) -> Layout {
         Layout {
             map_type: MapType::Array,
             key: size_of::<u32>(),
             value,
-            mapped: Some(groups),
+            mapped: Some(entries),
         }
     }
 

@@ -11,9 +11,11 @@ use aya::programs::{Program, ProgramError, ProgramInfo, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use sg_common::flow::{TIMEOUTS, Timeout};
+use sg_common::flow_table::lines_for;
 use sg_common::lookup::{LINE_WORDS, Line, NEAR_LINES, NearTables};
+use sg_common::stage::{HAS_FLOWS, HAS_NEAR_TABLES};
 
-use super::flow_memory::{ages, keys_of};
+use super::flow_memory::{FlowKeys, ages, keys_of};
 use super::pins::InterfacePins;
 use super::shared::CounterReader;
 use super::{KernelError, stages, sys};
@@ -105,17 +107,16 @@ impl Programs {
         let started = Instant::now();
         let fragment_timeout = generation.timeouts[Timeout::Fragment as usize];
         let flow_timeouts = ages(&generation.timeouts);
-        let mut flow_keys = [0u64; 16];
-        let keys = keys_of(shared.pins.as_ref())?;
-        flow_keys[..keys.len()].copy_from_slice(&keys);
+        let flow_keys = keys_of(shared.pins.as_ref())?;
         let groups = shared.groups()?;
         let essential = u8::from(generation.essential);
         let keep_flows = u8::from(generation.keep_flows);
-        let has_flows = u8::from(generation.has_flows);
         let logs = u8::from(generation.has_logging_rules);
         let shape = &compiled.shape;
         let is_near = generation.may_be_near && compiled.lines.len() <= NEAR_LINES;
-        let near = u8::from(is_near);
+        let is_near_bit = if is_near { HAS_NEAR_TABLES } else { 0 };
+        let has_flows_bit = if generation.has_flows { HAS_FLOWS } else { 0 };
+        let has = is_near_bit | has_flows_bit;
         // What is near needs no map.
         let far_lines = if is_near { 1 } else { compiled.lines.len() };
 
@@ -126,8 +127,7 @@ impl Programs {
             .override_global("SG_GENERATION", &generation.number, true)
             .override_global("SG_ESSENTIAL", &essential, true)
             .override_global("SG_KEEP_FLOWS", &keep_flows, true)
-            .override_global("SG_HAS_FLOWS", &has_flows, true)
-            .override_global("SG_HAS_NEAR_TABLES", &near, true)
+            .override_global("SG_HAS", &has, true)
             .override_global("SG_LOGS", &logs, true)
             .override_global("SG_COLUMNS", &shape.columns[..], true)
             .override_global("SG_ROOTS6", &shape.roots6[..], true)
@@ -141,13 +141,12 @@ impl Programs {
             .override_global("SG_PORT_FORMS", &shape.port_forms, true)
             .override_global("SG_FRAGMENT_TIMEOUT", &fragment_timeout, true)
             .override_global("SG_FLOW_GROUPS", &groups, true)
-            .override_global("SG_FLOW_KEYS", &flow_keys[..], true)
             .override_global("SG_FLOW_TIMEOUTS", &flow_timeouts[..], true)
             .override_global(aya_log::LEVEL, &generation.log_level, true)
             .map_max_entries(FAR, u32::try_from(far_lines).unwrap_or(u32::MAX))
             .map_max_entries("sg_counters", shared.counter_slots.max(1))
             .map_max_entries("sg_events", EVENT_RING_BYTES)
-            .map_max_entries("sg_flow_tags", groups)
+            .map_max_entries("sg_flow_tags", lines_for(groups))
             .map_max_entries("sg_flow_pages", groups)
             .map_max_entries("sg_fragments4", FRAGMENT_ENTRIES)
             .map_max_entries("sg_fragments6", FRAGMENT_ENTRIES);
@@ -162,7 +161,7 @@ impl Programs {
         let ebpf = undisturbed(|| loader.load(OBJECT))
             .map_err(|e| KernelError::bpf("creating the BPF maps", e))?;
 
-        fill_near(&ebpf, compiled, is_near)?;
+        fill_near(&ebpf, &flow_keys, compiled, is_near)?;
         if !is_near {
             fill(&ebpf, FAR, bytes_of(words_of(&compiled.lines)))?;
         }
@@ -331,19 +330,27 @@ pub(super) const NEAR: &str = ".bss";
 /// The map of all lines that are not near.
 pub(super) const FAR: &str = "sg_lines";
 
-/// Writes [`NearTables`]: the first level of IPv4, and if `has_all` the lines too.
-fn fill_near(ebpf: &Ebpf, compiled: &Compiled, has_all: bool) -> Result<(), KernelError> {
+/// Writes [`NearTables`]: the flows' secret, the first level of IPv4, and if `has_all` the lines too.
+fn fill_near(
+    ebpf: &Ebpf,
+    flow_keys: &FlowKeys,
+    compiled: &Compiled,
+    has_all: bool,
+) -> Result<(), KernelError> {
     let Some(Map::Array(map)) = ebpf.map(NEAR) else {
         return Err(broken_object(NEAR));
     };
-    let mut words = vec![0u32; size_of::<NearTables>() / 4];
-    let mut write = |at: usize, from: &[u32]| words[at / 4..][..from.len()].copy_from_slice(from);
-    write(offset_of!(NearTables, root4), &compiled.root4[..]);
+    let mut bytes = vec![0u8; size_of::<NearTables>()];
+    let mut write = |at: usize, from: &[u8]| bytes[at..][..from.len()].copy_from_slice(from);
+    let keys = flow_keys.map(u64::to_ne_bytes);
+    write(offset_of!(NearTables, flow_keys), keys.as_flattened());
+    write(offset_of!(NearTables, root4), bytes_of(&compiled.root4[..]));
     if has_all {
-        write(offset_of!(NearTables, lines), words_of(&compiled.lines));
+        let lines = bytes_of(words_of(&compiled.lines));
+        write(offset_of!(NearTables, lines), lines);
     }
     let fd = map.fd().as_fd();
-    sys::write_value(fd, &0, bytes_of(&words))
+    sys::write_value(fd, &0, &bytes)
         .and_then(|()| sys::freeze(fd))
         .map_err(|e| KernelError::io("filling the tables", e))
 }

@@ -57,9 +57,10 @@ impl LiveTables {
         }
         sys::lookup(near.fd().as_fd(), &0, &mut bytes).map_err(|e| KernelError::io(what, e))?;
         let (words, _) = bytes.as_chunks::<4>();
-        let mut words = words.iter().map(|w| u32::from_ne_bytes(*w));
-        const { assert!(offset_of!(NearTables, root4) == 0) };
-        const { assert!(offset_of!(NearTables, lines) == ROOT_ENTRIES * 4) };
+        const ROOT_AT: usize = offset_of!(NearTables, root4);
+        const { assert!(offset_of!(NearTables, lines) == ROOT_AT + ROOT_ENTRIES * 4) };
+        let words = words.iter().skip(ROOT_AT / 4);
+        let mut words = words.map(|w| u32::from_ne_bytes(*w));
         let root4: Vec<u32> = words.by_ref().take(ROOT_ENTRIES).collect();
 
         let info = find(FAR)?;
