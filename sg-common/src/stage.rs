@@ -16,8 +16,8 @@ impl Stage {
     pub const ALL: [Stage; 3] = [Stage::Long, Stage::Track, Stage::Related];
 }
 
-// What the first program is made for, as bits of one constant: there is a form of it for each set of them,
-// of which the verifier leaves one.
+// What the first program is made for, as bits of one constant: there is a form of it for all of them, and
+// one that asks.
 
 /// There may be flows.
 pub const HAS_FLOWS: u8 = 1;

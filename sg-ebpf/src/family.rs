@@ -9,7 +9,7 @@ use sg_common::{
 };
 
 use crate::{
-    maps::{AsLoaded, FRAGMENTS4, FRAGMENTS6, KernelTables, Place},
+    maps::{AsLoaded, FRAGMENTS4, FRAGMENTS6, Form, KernelTables},
     packet::Packet,
 };
 
@@ -25,17 +25,17 @@ const LINK_LOCAL: u32 = 0xfe80 >> 6;
 
 /// The class of an IPv4 address; `None` if the tables are not there.
 #[inline(always)]
-pub(crate) fn class4<P: Place>(address: u32) -> Option<u32> {
-    lookup::class4(&KernelTables::<P>::GET, address)
+pub(crate) fn class4<F: Form>(address: u32) -> Option<u32> {
+    lookup::class4(&KernelTables::<F>::GET, address)
 }
 
 /// The class of an IPv6 address in wire order, in the range of a leaf of the IPv4 table, so that the
 /// verifier walks what follows once for both.
 #[inline(always)]
-pub(crate) fn class6<P: Place>(address: [u32; 4]) -> Option<u32> {
+pub(crate) fn class6<F: Form>(address: [u32; 4]) -> Option<u32> {
     let half = |high, low| u64::from(u32::from_be(high)) << 32 | u64::from(u32::from_be(low));
     let [a, b, c, d] = address;
-    let tables = KernelTables::<P>::GET;
+    let tables = KernelTables::<F>::GET;
     Some(lookup::class6(&tables, half(a, b), half(c, d))? & !POINTER)
 }
 

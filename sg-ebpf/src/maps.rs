@@ -189,51 +189,51 @@ pub(crate) fn fragment_timeout() -> u32 {
     constant!(SG_FRAGMENT_TIMEOUT as u32)
 }
 
-/// Where the lines of a policy are.
-pub(crate) trait Place {
-    fn is_near() -> bool;
+/// What a form of the first program is made for.
+pub(crate) trait Form {
+    /// See [`HAS_NEAR_TABLES`].
+    fn has_near_tables() -> bool;
+    /// See [`HAS_FLOWS`].
+    fn has_flows() -> bool;
 }
 
-/// In the programs' own memory.
-pub(crate) struct Near;
-/// In the map.
-pub(crate) struct Far;
+/// Both, as with nearly every policy.
+pub(crate) struct Usual;
 /// As the loader says, which is asked anew at each step.
 pub(crate) struct AsLoaded;
 
-impl Place for Near {
+impl Form for Usual {
     #[inline(always)]
-    fn is_near() -> bool {
+    fn has_near_tables() -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn has_flows() -> bool {
         true
     }
 }
 
-impl Place for Far {
+impl Form for AsLoaded {
     #[inline(always)]
-    fn is_near() -> bool {
-        false
+    fn has_near_tables() -> bool {
+        has() & HAS_NEAR_TABLES != 0
     }
-}
 
-impl Place for AsLoaded {
     #[inline(always)]
-    fn is_near() -> bool {
-        has_near_tables()
+    fn has_flows() -> bool {
+        has_flows()
     }
-}
-
-pub(crate) fn has_near_tables() -> bool {
-    has() & HAS_NEAR_TABLES != 0
 }
 
 /// The tables of the generation.
-pub(crate) struct KernelTables<P: Place>(PhantomData<P>);
+pub(crate) struct KernelTables<F: Form>(PhantomData<F>);
 
-impl<P: Place> KernelTables<P> {
+impl<F: Form> KernelTables<F> {
     pub(crate) const GET: Self = Self(PhantomData);
 }
 
-impl<P: Place> Tables for KernelTables<P> {
+impl<F: Form> Tables for KernelTables<F> {
     #[inline(always)]
     fn root4(&self, high: u16) -> u32 {
         near().root4[high as usize]
@@ -241,7 +241,7 @@ impl<P: Place> Tables for KernelTables<P> {
 
     #[inline(always)]
     fn line(&self, index: u32) -> Option<&Line> {
-        if P::is_near() {
+        if F::has_near_tables() {
             return Some(&near().lines[index as usize & (NEAR_LINES - 1)]);
         }
         LINES.get(index)
@@ -249,7 +249,7 @@ impl<P: Place> Tables for KernelTables<P> {
 
     #[inline(always)]
     fn word(&self, index: u32) -> Option<u32> {
-        if P::is_near() {
+        if F::has_near_tables() {
             let words = near().lines.as_ptr().cast::<u32>();
             let index = index as usize & (NEAR_LINES * LINE_WORDS - 1);
             // SAFETY: the index is masked to the number of words, a power of two.
@@ -261,7 +261,7 @@ impl<P: Place> Tables for KernelTables<P> {
     #[inline(always)]
     fn unit(&self, index: u32) -> Option<u64> {
         const UNITS: usize = LINE_WORDS / UNIT_WORDS;
-        if P::is_near() {
+        if F::has_near_tables() {
             let units = near().lines.as_ptr().cast::<u64>();
             let index = index as usize & (NEAR_LINES * UNITS - 1);
             // SAFETY: the index is masked to the number of units, a power of two.

@@ -22,7 +22,7 @@ use sg_common::{
 use crate::{
     classify, count, family,
     hook::Hook,
-    maps::{self, Far, KernelTables, Near, Place},
+    maps::{self, AsLoaded, Form, KernelTables, Usual},
     outcome::Outcome,
     packet::{ETH_P_IP, ETH_P_IPV6, Stop, at, ends, field, parsed},
     quick_flow::{self, Fate, IS_V6, Names, Step},
@@ -92,20 +92,18 @@ const UDP: u64 = IPPROTO_UDP as u64;
 
 #[inline(always)]
 pub(crate) fn decide<H: Hook>(hook: &H) -> u32 {
-    const BOTH: u8 = HAS_FLOWS | HAS_NEAR_TABLES;
-    // Written once for each, and the kernel removes all but the one that the constants choose: it cannot
-    // remove a question whose answers go on at one place.
-    let decided = match maps::has() {
-        BOTH => plain::<H, Near, true>(hook),
-        HAS_FLOWS => plain::<H, Far, true>(hook),
-        HAS_NEAR_TABLES => plain::<H, Near, false>(hook),
-        _ => plain::<H, Far, false>(hook),
+    // Written twice, and the kernel removes the form that the constant does not choose: it cannot remove a
+    // question whose answers go on at one place.
+    let decided = if maps::has() == HAS_FLOWS | HAS_NEAR_TABLES {
+        plain::<H, Usual>(hook)
+    } else {
+        plain::<H, AsLoaded>(hook)
     };
     decided.unwrap_or(NOT_PLAIN)
 }
 
 #[inline(always)]
-fn plain<H: Hook, P: Place, const HAS_FLOWS: bool>(hook: &H) -> Result<u32, Stop> {
+fn plain<H: Hook, F: Form>(hook: &H) -> Result<u32, Stop> {
     const IP: u16 = ETH_P_IP.to_be();
     const IPV6: u16 = ETH_P_IPV6.to_be();
     let direction = H::DIRECTION;
@@ -113,12 +111,12 @@ fn plain<H: Hook, P: Place, const HAS_FLOWS: bool>(hook: &H) -> Result<u32, Stop
     // SAFETY: an address inside what `at` has compared with the end of the packet.
     let ethernet = unsafe { &raw const (*frame).ethernet };
     let p = match field!(ethernet, ether_type as u16) {
-        IP => ipv4::<H, P>(hook, frame)?,
-        IPV6 => ipv6::<H, P>(hook)?,
+        IP => ipv4::<H, F>(hook, frame)?,
+        IPV6 => ipv6::<H, F>(hook)?,
         _ => return Err(NO),
     };
 
-    let tables = KernelTables::<P>::GET;
+    let tables = KernelTables::<F>::GET;
     let entry = column_entry(&tables, p.class, direction, p.kind as u8).ok_or(NO)?;
     let verdict = verdict_below(&tables, entry, direction, p.destination);
     // Less than its bits: it drops, and asks for no event.
@@ -127,7 +125,7 @@ fn plain<H: Hook, P: Place, const HAS_FLOWS: bool>(hook: &H) -> Result<u32, Stop
     if !is_drop && verdict.is_logged() {
         return Err(NO);
     }
-    if HAS_FLOWS && is_for_flows::<H, P>(&p, is_drop) {
+    if F::has_flows() && is_for_flows::<H, F>(&p, is_drop) {
         let names = Names {
             name: p.name(direction),
             addresses4: [p.local, p.remote],
@@ -161,22 +159,22 @@ const fn answer(is_accepted: bool) -> u32 {
 
 /// Whether the flow table has to be asked, or told.
 #[inline(always)]
-fn is_for_flows<H: Hook, P: Place>(p: &Plain, is_drop: bool) -> bool {
+fn is_for_flows<H: Hook, F: Form>(p: &Plain, is_drop: bool) -> bool {
     const HANDSHAKE: u64 = (tcp::SYN | tcp::ACK) as u64;
     const BARE_SYN: u64 = tcp::SYN as u64;
     if is_drop {
         p.flags & HANDSHAKE != BARE_SYN
     } else {
-        !passes_answer::<P>(p, H::DIRECTION.opposite())
+        !passes_answer::<F>(p, H::DIRECTION.opposite())
     }
 }
 
 /// Whether the other direction's rules pass the replies by themselves: then there is nothing to
 /// remember. Most such rules say so for all ports.
 #[inline(always)]
-fn passes_answer<P: Place>(p: &Plain, opposite: Direction) -> bool {
+fn passes_answer<F: Form>(p: &Plain, opposite: Direction) -> bool {
     let kind = p.kind as u8;
-    let Some(entry) = column_entry(&KernelTables::<P>::GET, p.class, opposite, kind) else {
+    let Some(entry) = column_entry(&KernelTables::<F>::GET, p.class, opposite, kind) else {
         return false;
     };
     if is_pointer(entry) {
@@ -186,7 +184,7 @@ fn passes_answer<P: Place>(p: &Plain, opposite: Direction) -> bool {
 }
 
 #[inline(always)]
-fn ipv4<H: Hook, P: Place>(hook: &H, frame: *const Frame<Ipv4Hdr>) -> Result<Plain, Stop> {
+fn ipv4<H: Hook, F: Form>(hook: &H, frame: *const Frame<Ipv4Hdr>) -> Result<Plain, Stop> {
     /// Version 4, and no options.
     const PLAIN: u8 = 0x45;
     /// More fragments, or an offset.
@@ -205,12 +203,12 @@ fn ipv4<H: Hook, P: Place>(hook: &H, frame: *const Frame<Ipv4Hdr>) -> Result<Pla
     );
     let mut p = transport(hook, frame, protocol, end, DHCP_CLIENT)?;
     (p.local, p.remote) = (local.into(), remote.into());
-    p.class = family::class4::<P>(u32::from_be(remote)).ok_or(NO)?;
+    p.class = family::class4::<F>(u32::from_be(remote)).ok_or(NO)?;
     Ok(p)
 }
 
 #[inline(always)]
-fn ipv6<H: Hook, P: Place>(hook: &H) -> Result<Plain, Stop> {
+fn ipv6<H: Hook, F: Form>(hook: &H) -> Result<Plain, Stop> {
     let frame = at::<Frame<Ipv6Hdr>, H>(hook, 0)?;
     // SAFETY: an address inside what `at` has compared with the end of the packet.
     let header = unsafe { &raw const (*frame).ip };
@@ -226,7 +224,7 @@ fn ipv6<H: Hook, P: Place>(hook: &H) -> Result<Plain, Stop> {
         field!(header, dst_addr as [u32; 4]),
     );
     let mut p = transport(hook, frame, protocol, end, DHCPV6_CLIENT)?;
-    p.class = family::class6::<P>(remote).ok_or(NO)?;
+    p.class = family::class6::<F>(remote).ok_or(NO)?;
     Ok(p)
 }
 
