@@ -11,7 +11,7 @@ use crate::nftables;
 use crate::object::{Floors, Writer};
 use crate::policies::{self, Workload};
 use crate::progress::Progress;
-use crate::rig::{Rig, Tally, Window, World};
+use crate::rig::{Patience, Rig, Tally, Window, World};
 use crate::settings::Settings;
 use crate::statistics::{Record, median};
 
@@ -238,6 +238,7 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
     }
     let bench = Bench {
         cores: Cores::find()?,
+        patience: Patience::new(settings.patience),
         folder: tempfile::tempdir().context("a folder for set files")?,
         settings,
         progress,
@@ -252,6 +253,7 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
 
 struct Bench<'a> {
     cores: Cores,
+    patience: Patience,
     folder: tempfile::TempDir,
     settings: &'a Settings,
     progress: &'a Progress,
@@ -262,7 +264,7 @@ impl Bench<'_> {
     fn group(&self, cases: &[&'static Case]) -> Result<Vec<Record>> {
         let mut floors = Floors::new()?;
         let world = World::enter()?;
-        let mut rig = Rig::new(&world, self.cores, "")?;
+        let mut rig = Rig::new(&world, self.cores, &self.patience, "")?;
         rig.end_in(floors.sink()?)?;
         let mut records = Vec::new();
         let mut loaded = Vec::new();
@@ -332,7 +334,7 @@ impl Bench<'_> {
         let filter = match workload.ruleset {
             Some(ruleset) => {
                 let letter = char::from(b'a' + index as u8);
-                let own = Rig::new(world, self.cores, &letter.to_string())?;
+                let own = Rig::new(world, self.cores, &self.patience, &letter.to_string())?;
                 nftables::install(&ruleset, own.receiver(), self.folder.path())?;
                 if case.flows > 0 {
                     nftables::open_flows(case.flows, own.receiver())?;

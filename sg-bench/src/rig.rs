@@ -2,9 +2,11 @@
 //! kernel thread of the receiving end, on the other core, is all that runs there. What a packet
 //! costs is that thread's processor time.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -59,9 +61,28 @@ impl Drop for World {
     }
 }
 
+/// How many more far windows are thrown away before all are kept: there are machines whose cores are never
+/// near, and a run has to end there too. Shared by all rigs of a run.
+#[derive(Clone)]
+pub(crate) struct Patience(Rc<Cell<u32>>);
+
+impl Patience {
+    pub(crate) fn new(windows: u32) -> Self {
+        Patience(Rc::new(Cell::new(windows)))
+    }
+
+    /// False when it is at an end.
+    fn take(&self) -> bool {
+        let left = self.0.get();
+        self.0.set(left.saturating_sub(1));
+        left > 0
+    }
+}
+
 /// A veth pair with a receiving thread.
 pub(crate) struct Rig {
     cores: Cores,
+    patience: Patience,
     receiver: String,
     sender_index: u32,
     packets: PathBuf,
@@ -100,7 +121,12 @@ pub(crate) struct Window {
 }
 
 impl Rig {
-    pub(crate) fn new(world: &World, cores: Cores, letter: &str) -> Result<Self> {
+    pub(crate) fn new(
+        world: &World,
+        cores: Cores,
+        patience: &Patience,
+        letter: &str,
+    ) -> Result<Self> {
         // The thread is found by the name of the interface, of which it shows nine letters.
         let id = std::process::id();
         let (sender, receiver) = (format!("t{id}{letter}"), format!("r{id}{letter}"));
@@ -132,6 +158,7 @@ impl Rig {
         let index = fs::read_to_string(world.interface(&sender).join("ifindex"))?;
         Ok(Rig {
             cores,
+            patience: patience.clone(),
             sender_index: index.trim().parse()?,
             packets: world.interface(&receiver).join("statistics/rx_packets"),
             receiver,
@@ -184,7 +211,7 @@ impl Rig {
         const ATTEMPTS: u32 = 24;
         for attempt in 1.. {
             let before = cores::distance(self.cores)?;
-            if before > FAR && attempt < ATTEMPTS {
+            if before > FAR && attempt < ATTEMPTS && self.patience.take() {
                 tally.far += 1;
                 std::thread::sleep(Duration::from_millis(100));
                 continue;
@@ -192,7 +219,7 @@ impl Rig {
             let window = self.measure(writer, packets)?;
             let distance = before.max(cores::distance(self.cores)?);
             let is_far = distance > FAR;
-            if is_far && attempt < ATTEMPTS {
+            if is_far && attempt < ATTEMPTS && self.patience.take() {
                 tally.far += 1;
                 continue;
             }

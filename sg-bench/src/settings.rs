@@ -37,6 +37,9 @@ pub(crate) struct Settings {
     pub(crate) rounds: usize,
     #[arg(skip)]
     pub(crate) window: Duration,
+    /// Far windows that are thrown away in all: see `rig::Patience`.
+    #[arg(skip)]
+    pub(crate) patience: u32,
     /// The folder of real data.
     #[arg(skip)]
     pub(crate) data: Option<PathBuf>,
@@ -47,9 +50,9 @@ impl Settings {
         let mut settings = Settings::parse();
         let data = std::env::var_os("SG_DATA").filter(|value| !value.is_empty());
         settings.data = data.map(PathBuf::from);
-        (settings.rounds, settings.window) = match settings.quick {
-            true => (4, Duration::from_millis(80)),
-            false => (12, Duration::from_millis(200)),
+        (settings.rounds, settings.window, settings.patience) = match settings.quick {
+            true => (4, Duration::from_millis(60), 30),
+            false => (12, Duration::from_millis(200), 1000),
         };
         settings
     }
