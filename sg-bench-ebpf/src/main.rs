@@ -221,6 +221,22 @@ pub(crate) fn floor_drop(_: XdpContext) -> u32 {
     xdp_action::XDP_DROP
 }
 
+/// Drops every packet too, but looks at its addresses first.
+#[xdp(frags)]
+pub(crate) fn touch(ctx: XdpContext) -> u32 {
+    let Some(frame) = frame(&ctx, SOURCE4 + 8) else {
+        return xdp_action::XDP_PASS;
+    };
+    // SAFETY: `frame` has compared it with the end of the packet, where BPF may read at any address.
+    let addresses = unsafe { frame.add(SOURCE4).cast::<u64>().read_unaligned() };
+    // No packet has none.
+    if addresses == 0 {
+        xdp_action::XDP_PASS
+    } else {
+        xdp_action::XDP_DROP
+    }
+}
+
 #[xdp(frags)]
 pub(crate) fn floor_pass(_: XdpContext) -> u32 {
     xdp_action::XDP_PASS

@@ -90,9 +90,13 @@ const fn nft_flows(
     }
 }
 
+/// The row of a program that does nothing but look at the packet: what every other one pays too.
+pub(crate) const TOUCH: &str = "live/touch";
+
 /// Rows that are measured in turn, since they are compared with each other.
 const GROUPS: &[&[Case]] = &[
     &[
+        case(TOUCH, Floor::Drop, |_| policies::tke_drop()),
         case("live/tke/drop", Floor::Drop, |_| policies::tke_drop()),
         case("live/tke/accept", Floor::Pass, |_| policies::tke_accept()),
     ],
@@ -213,6 +217,8 @@ enum Filter {
     Enforcer(Box<Enforcer>),
     /// A ruleset on the ingress hook of a line of its own.
     Nftables(Rig),
+    /// See [`TOUCH`].
+    Touch,
 }
 
 /// A row under measurement.
@@ -306,6 +312,10 @@ impl Bench<'_> {
                         rig.attach(enforcer.inbound()?)?;
                         &rig
                     }
+                    Filter::Touch => {
+                        rig.attach(floors.touch()?)?;
+                        &rig
+                    }
                     Filter::Nftables(own) => own,
                 };
                 let window = rig.warm_window(&mut variant.writer, packets, tally)?;
@@ -342,6 +352,7 @@ impl Bench<'_> {
                 sender = own.sender();
                 Filter::Nftables(own)
             }
+            None if case.name == TOUCH => Filter::Touch,
             None => {
                 let mut enforcer = Enforcer::load(&workload.policy, case.max_flows)?;
                 if case.flows > 0 {
@@ -408,7 +419,7 @@ fn check(variant: &mut Loaded) -> Result<String> {
             }
             return Ok(format!("; {share:.2} % in flows"));
         }
-        Filter::Nftables(_) => return Ok(String::new()),
+        Filter::Nftables(_) | Filter::Touch => return Ok(String::new()),
     };
     let before = variant.fates;
     let after = enforcer.fates()?;

@@ -163,6 +163,11 @@ impl Floors {
         xdp(&mut self.0, "floor_drop")
     }
 
+    /// Drops after a look at the packet.
+    pub(crate) fn touch(&mut self) -> Result<&mut Xdp> {
+        xdp(&mut self.0, "touch")
+    }
+
     pub(crate) fn pass(&mut self) -> Result<&mut Xdp> {
         xdp(&mut self.0, "floor_pass")
     }
