@@ -156,7 +156,8 @@ impl FlowTable {
         })
     }
 
-    pub(super) fn spot(&self, key: &FlowKey) -> Spot {
+    #[doc(hidden)]
+    pub fn spot(&self, key: &FlowKey) -> Spot {
         Spot::of(hash(key, |i| self.keys[i % HASH_KEYS]), self.groups)
     }
 

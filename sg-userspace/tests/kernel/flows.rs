@@ -1,10 +1,11 @@
 //! The flow tables on a real interface: who lives where, who is evicted, who is swept.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use sg_common::flow::Timeout;
+use sg_common::flow::{FlowKind, Timeout};
 use sg_userspace::kernel::apply;
-use sg_userspace::kernel::flow_tables::{FlowTableUse, sweep, table_use};
+use sg_userspace::kernel::flow_tables::{FlowTable, FlowTableUse, key_of, sweep, table_use};
 use sg_userspace::observe::flows::{flows, monotonic_now};
 use sg_userspace::policy::{Policy, rules_from_lines};
 
@@ -66,6 +67,82 @@ impl<'a> Link<'a> {
 
 fn client(n: usize) -> String {
     format!("198.51.{}.{}:40000", n >> 8, n & 255)
+}
+
+/// Proves K9: an entry answers for its own flow only. Every part of a key counts, also where another flow
+/// has its place and its tag, which one in hundreds has.
+#[test]
+fn another_flow_of_the_same_tag_is_another_flow() {
+    sandbox(|sandbox| {
+        sandbox.veth("sg0", "sg1");
+        let mut options = sandbox.options("sg0");
+        options.max_flows = 1;
+        let policy = rules_from_lines("out udp 53 to any accept");
+        apply(&policy, &options).unwrap_or_else(|e| panic!("apply: {e}"));
+        let pins = only(sandbox, "sg0").pins;
+        let table = FlowTable::open(&pins, &Timeout::defaults()).unwrap_or_else(|e| panic!("{e}"));
+        let (peer, node) = (RawSender::new("sg1"), RawSender::new("sg0"));
+        let mut inbound = 0;
+        for (answers, ends) in [
+            (1, ["192.0.2.1", "198.51.100.7"]),
+            (2, ["2001:db8::1", "2001:db8:5::7"]),
+        ] {
+            let ends = ends.map(|end| end.parse::<IpAddr>().unwrap());
+            let key = |[local, remote]: [IpAddr; 2], ports| key_of(local, remote, ports, 17);
+            let answer = |[local, remote]: [IpAddr; 2], (to, from): (u16, u16)| {
+                let [local, remote] = [(local, to), (remote, from)].map(SocketAddr::from);
+                frame(&format!("udp {remote} > {local}"))
+            };
+            let ports = (5000, 53);
+            let [local, remote] = [(ends[0], 5000), (ends[1], 53)].map(SocketAddr::from);
+            assert!(node.send(frame(&format!("udp {local} > {remote}")).bytes()));
+            peer.send(answer(ends, ports).bytes());
+            inbound += 1;
+            read_when(sandbox, "sg0", |c| c.rules[0].reply_packets == answers);
+            let found = table
+                .find(&key(ends, ports))
+                .expect("the flow that was opened");
+            assert_eq!(found.kind(), FlowKind::Established);
+            let tag = table.spot(&key(ends, ports)).tag;
+            let looks_alike = |ends, ports| {
+                let spot = table.spot(&key(ends, ports));
+                spot.tag == tag && [spot.first, spot.second].contains(&found.word())
+            };
+            let with = |end: usize, bits: u128| {
+                let mut ends = ends;
+                ends[end] = match ends[end] {
+                    IpAddr::V4(a) => Ipv4Addr::from_bits(a.to_bits() ^ bits as u32).into(),
+                    IpAddr::V6(a) => Ipv6Addr::from_bits(a.to_bits() ^ bits).into(),
+                };
+                ends
+            };
+            // The numbers of bits in front of the one half of an address that another one differs in.
+            let halves: &[u32] = if ends[0].is_ipv4() { &[0] } else { &[0, 64] };
+            let mut others = Vec::new();
+            for (end, half) in [0, 1]
+                .into_iter()
+                .flat_map(|end| halves.iter().map(move |h| (end, *h)))
+            {
+                let mut all = (1..1 << 20).map(|n| with(end, n << half));
+                let other = all.find(|ends| looks_alike(*ends, ports));
+                others.push(answer(other.expect("one in hundreds"), ports));
+            }
+            let mut all = (1..u16::MAX).map(|n| (5000 ^ n, 53));
+            let other = all.find(|ports| looks_alike(ends, *ports));
+            others.push(answer(ends, other.expect("one in hundreds")));
+            let mut all = (1..u16::MAX).map(|n| (5000, 53 ^ n));
+            let other = all.find(|ports| looks_alike(ends, *ports));
+            others.push(answer(ends, other.expect("one in hundreds")));
+
+            for other in &others {
+                peer.send(other.bytes());
+            }
+            inbound += others.len() as u64;
+            let counted = read_when(sandbox, "sg0", |c| c.totals[0].packets == inbound);
+            assert_eq!(counted.rules[0].reply_packets, answers, "{ends:?}");
+            assert_adds_up(&counted, inbound, answers);
+        }
+    });
 }
 
 /// Proves K9 and K10: 20,000 SYNs that a rule accepts evict their like, and are counted; every
