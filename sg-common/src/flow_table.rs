@@ -280,6 +280,7 @@ impl Found {
 pub trait Table {
     type Word: Word;
 
+    /// How many groups there are; their lines come first, and then those of the counts.
     fn groups(&self) -> u32;
 
     /// The tags of a group, or a line of counts; `None` where there is no such line.

@@ -119,8 +119,8 @@ fn plain<H: Hook, F: Form>(hook: &H) -> Result<u32, Stop> {
     let tables = KernelTables::<F>::GET;
     let entry = column_entry(&tables, p.class, direction, p.kind as u8).ok_or(NO)?;
     let verdict = verdict_below(&tables, entry, direction, p.destination);
-    // Less than its bits: it drops, and asks for no event.
     let verdict = Verdict(verdict.0 & !POINTER);
+    // Below both of its flags: it neither accepts nor asks for an event.
     let is_drop = verdict.0 < Verdict::LOG_BIT;
     if !is_drop && verdict.is_logged() {
         return Err(NO);

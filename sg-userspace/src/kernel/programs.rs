@@ -114,9 +114,8 @@ impl Programs {
         let logs = u8::from(generation.has_logging_rules);
         let shape = &compiled.shape;
         let is_near = generation.may_be_near && compiled.lines.len() <= NEAR_LINES;
-        let is_near_bit = if is_near { HAS_NEAR_TABLES } else { 0 };
-        let has_flows_bit = if generation.has_flows { HAS_FLOWS } else { 0 };
-        let has = is_near_bit | has_flows_bit;
+        let has =
+            (u8::from(is_near) * HAS_NEAR_TABLES) | (u8::from(generation.has_flows) * HAS_FLOWS);
         // What is near needs no map.
         let far_lines = if is_near { 1 } else { compiled.lines.len() };
 
