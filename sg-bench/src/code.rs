@@ -14,7 +14,7 @@ use crate::statistics::{Record, median};
 
 /// Every live row of the enforcer, by its name here.
 fn cases() -> impl Iterator<Item = (String, &'static Case)> {
-    let is_ours = |case: &&Case| !case.name.starts_with("live/nft/") && case.name != TOUCH;
+    let is_ours = |case: &&Case| !case.is_peer() && case.name != TOUCH;
     let cases = crate::live::cases().filter(is_ours);
     cases.map(|case| (case.name.replacen("live/", "code/", 1), case))
 }

@@ -9,11 +9,12 @@ use crate::cores::Cores;
 use crate::enforcer::{Enforcer, Fates};
 use crate::nftables;
 use crate::object::{Floors, Writer};
-use crate::policies::{self, Workload};
+use crate::policies::{self, Peer, Workload};
 use crate::progress::Progress;
 use crate::rig::{Patience, Rig, Tally, Window, World};
 use crate::settings::Settings;
 use crate::statistics::{Record, median};
+use crate::xdp_filter::{self, XdpFilter};
 
 /// With what a row is compared: an empty program that drops or passes every packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,15 @@ pub(crate) struct Case {
     /// Flows that are opened before, and entries of the tables they are opened in.
     pub(crate) flows: u32,
     pub(crate) max_flows: u32,
+}
+
+impl Case {
+    /// Whether something else than the enforcer is measured.
+    pub(crate) fn is_peer(&self) -> bool {
+        ["live/nft/", "live/xdp-filter/"]
+            .iter()
+            .any(|begin| self.name.starts_with(begin))
+    }
 }
 
 pub(crate) struct Inputs<'a> {
@@ -105,6 +115,15 @@ const GROUPS: &[&[Case]] = &[
         case("live/rules/100", Floor::Drop, |_| policies::rules(100)),
         case("live/rules/1k", Floor::Drop, |_| policies::rules(1000)),
         case("live/rules/10k", Floor::Drop, |_| policies::rules(10_000)),
+        case("live/xdp-filter/10", Floor::Drop, |_| {
+            policies::xdp_filter(10)
+        }),
+        case("live/xdp-filter/1k", Floor::Drop, |_| {
+            policies::xdp_filter(1000)
+        }),
+        case("live/xdp-filter/10k", Floor::Drop, |_| {
+            policies::xdp_filter(10_000)
+        }),
     ],
     &[
         case("live/prefixes/10", Floor::Drop, |i| {
@@ -217,6 +236,8 @@ enum Filter {
     Enforcer(Box<Enforcer>),
     /// A ruleset on the ingress hook of a line of its own.
     Nftables(Rig),
+    /// On a line of its own too.
+    XdpFilter(Rig, XdpFilter),
     /// See [`TOUCH`].
     Touch,
 }
@@ -278,8 +299,8 @@ impl Bench<'_> {
             self.progress
                 .say(format!("{}: compiling and loading", case.name));
             match self.load(case, &world, &rig, loaded.len()) {
-                Err(e) if e.to_string() == NO_DATA => {
-                    records.push(Record::left_out(case.name, NO_DATA));
+                Err(e) if is_left_out(&e) => {
+                    records.push(Record::left_out(case.name, &e.to_string()));
                 }
                 variant => loaded.push(variant.with_context(|| case.name)?),
             }
@@ -316,7 +337,7 @@ impl Bench<'_> {
                         rig.attach(floors.touch()?)?;
                         &rig
                     }
-                    Filter::Nftables(own) => own,
+                    Filter::Nftables(own) | Filter::XdpFilter(own, _) => own,
                 };
                 let window = rig.warm_window(&mut variant.writer, packets, tally)?;
                 variant.windows.push(window);
@@ -341,16 +362,28 @@ impl Bench<'_> {
         let mut note = workload.note;
         let mut fates = Fates::default();
         let mut sender = rig.sender();
-        let filter = match workload.ruleset {
-            Some(ruleset) => {
-                let letter = char::from(b'a' + index as u8);
-                let own = Rig::new(world, self.cores, &self.patience, &letter.to_string())?;
+        let own_rig = || {
+            let letter = char::from(b'a' + index as u8);
+            Rig::new(world, self.cores, &self.patience, &letter.to_string())
+        };
+        let filter = match workload.peer {
+            Some(Peer::Nftables(ruleset)) => {
+                let own = own_rig()?;
                 nftables::install(&ruleset, own.receiver(), self.folder.path())?;
                 if case.flows > 0 {
                     nftables::open_flows(case.flows, own.receiver())?;
                 }
                 sender = own.sender();
                 Filter::Nftables(own)
+            }
+            Some(Peer::XdpFilter(addresses)) => {
+                if !xdp_filter::is_installed() {
+                    bail!(xdp_filter::NOT_INSTALLED);
+                }
+                let own = own_rig()?;
+                let installed = XdpFilter::install(&addresses, own.receiver())?;
+                sender = own.sender();
+                Filter::XdpFilter(own, installed)
             }
             None if case.name == TOUCH => Filter::Touch,
             None => {
@@ -379,6 +412,11 @@ impl Bench<'_> {
             note,
         })
     }
+}
+
+/// Whether a row cannot be measured here, and the others can.
+fn is_left_out(error: &anyhow::Error) -> bool {
+    [NO_DATA, xdp_filter::NOT_INSTALLED].contains(&error.to_string().as_str())
 }
 
 /// How many packets fill a window.
@@ -418,6 +456,13 @@ fn check(variant: &mut Loaded) -> Result<String> {
                 bail!("only {share:.1} % of the packets belonged to a flow");
             }
             return Ok(format!("; {share:.2} % in flows"));
+        }
+        Filter::XdpFilter(_, installed) => {
+            let share = installed.dropped_share()? * 100.0;
+            if share < 99.9 {
+                bail!("only {share:.1} % of the packets were dropped");
+            }
+            return Ok(String::new());
         }
         Filter::Nftables(_) | Filter::Touch => return Ok(String::new()),
     };

@@ -16,6 +16,7 @@ mod report;
 mod rig;
 mod settings;
 mod statistics;
+mod xdp_filter;
 
 use std::process::ExitCode;
 

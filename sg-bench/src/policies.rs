@@ -29,8 +29,15 @@ pub(crate) struct Workload {
     pub(crate) policy: Policy,
     pub(crate) traffic: Traffic,
     pub(crate) note: String,
-    /// Measure this ruleset of nftables in place of the policy.
-    pub(crate) ruleset: Option<Ruleset>,
+    /// Measure this in place of the policy.
+    pub(crate) peer: Option<Peer>,
+}
+
+/// What is measured in place of the enforcer.
+pub(crate) enum Peer {
+    Nftables(Ruleset),
+    /// xdp-filter with these addresses.
+    XdpFilter(Vec<Ipv4Addr>),
 }
 
 /// UDP from anywhere to any port.
@@ -78,7 +85,7 @@ pub(crate) fn tke_drop() -> Result<Workload> {
     Ok(Workload {
         policy: builtin("tke")?,
         traffic: public((1000, 29_000), UDP),
-        ruleset: None,
+        peer: None,
         note: "UDP, public sources, ports 1000-29999".into(),
     })
 }
@@ -87,7 +94,7 @@ pub(crate) fn tke_accept() -> Result<Workload> {
     Ok(Workload {
         policy: builtin("tke")?,
         traffic: public((30_000, 2768), UDP),
-        ruleset: None,
+        peer: None,
         note: "UDP, public sources, ports 30000-32767".into(),
     })
 }
@@ -97,7 +104,7 @@ pub(crate) fn flood() -> Result<Workload> {
     Ok(Workload {
         policy: builtin("tke")?,
         traffic: public((1000, 29_000), TCP),
-        ruleset: None,
+        peer: None,
         note: "TCP SYN, public sources, ports 1000-29999".into(),
     })
 }
@@ -107,7 +114,7 @@ pub(crate) fn new_flows() -> Result<Workload> {
     Ok(Workload {
         policy: rules_from_lines("in udp from any accept"),
         traffic: uniform(),
-        ruleset: None,
+        peer: None,
         note: "UDP from anywhere, each packet of a new flow that takes another's place".into(),
     })
 }
@@ -140,7 +147,7 @@ pub(crate) fn rules(count: u32) -> Result<Workload> {
             targets,
             share: HALF,
         },
-        ruleset: None,
+        peer: None,
         note: "UDP, half from inside some rule's CIDR, all to ports of no rule".into(),
     })
 }
@@ -159,8 +166,24 @@ pub(crate) fn nft_rules(count: u32) -> Result<Workload> {
         .collect();
     let rule = "ip saddr . udp dport @listed counter accept";
     Ok(Workload {
-        ruleset: Some(nftables::set("ipv4_addr . inet_service", &elements, rule)),
+        peer: Some(Peer::Nftables(nftables::set(
+            "ipv4_addr . inet_service",
+            &elements,
+            rule,
+        ))),
         ..workload
+    })
+}
+
+/// As many addresses for xdp-filter, which knows no prefixes and no ranges, and the packets of [`rules`]. It
+/// finds none of them in its list, which is its shortest way.
+pub(crate) fn xdp_filter(count: u32) -> Result<Workload> {
+    let mut rng = Rng::with_seed(0x0078_6470 + u64::from(count));
+    let addresses = (0..count).map(|_| rng.u32(..).into()).collect();
+    Ok(Workload {
+        peer: Some(Peer::XdpFilter(addresses)),
+        note: "the packets of live/rules, single addresses in place of rules, stateless".into(),
+        ..rules(count)?
     })
 }
 
@@ -173,7 +196,7 @@ fn nft_blocklist(workload: Workload) -> Workload {
         .collect();
     let rule = "ip saddr @listed counter drop";
     Workload {
-        ruleset: Some(nftables::set("ipv4_addr", &elements, rule)),
+        peer: Some(Peer::Nftables(nftables::set("ipv4_addr", &elements, rule))),
         ..workload
     }
 }
@@ -188,7 +211,7 @@ pub(crate) fn nft_ipsum(data: &Path, folder: &Path) -> Result<Workload> {
 
 pub(crate) fn nft_flow(flows: u32) -> Result<Workload> {
     Ok(Workload {
-        ruleset: Some(Ruleset::Established),
+        peer: Some(Peer::Nftables(Ruleset::Established)),
         note: format!("UDP answers of {flows} flows at random, conntrack, dropped behind it"),
         ..flow(flows)?
     })
@@ -197,14 +220,14 @@ pub(crate) fn nft_flow(flows: u32) -> Result<Workload> {
 /// The template's inbound rules. Without connection tracking, which the ingress hook lies before.
 pub(crate) fn nft_tke_drop() -> Result<Workload> {
     Ok(Workload {
-        ruleset: Some(nftables::list(
+        peer: Some(Peer::Nftables(nftables::list(
             "tcp dport 30000-32768 counter accept\n\
              udp dport 30000-32768 counter accept\n\
              ip saddr 10.0.0.0/8 counter accept\n\
              ip saddr 172.16.0.0/12 counter accept\n\
              ip saddr 192.168.0.0/16 counter accept\n\
              tcp dport 22 counter accept",
-        )),
+        ))),
         ..tke_drop()?
     })
 }
@@ -223,7 +246,7 @@ pub(crate) fn prefixes(count: u32, folder: &Path) -> Result<Workload> {
     Ok(Workload {
         policy: blocklist(folder, &format!("prefixes-{count}"), &text)?,
         traffic: uniform(),
-        ruleset: None,
+        peer: None,
         note: "UDP, sources over all of IPv4; /16 to /32, all lengths alike".into(),
     })
 }
@@ -238,7 +261,7 @@ pub(crate) fn hosts(count: u32, folder: &Path) -> Result<Workload> {
     Ok(Workload {
         policy: blocklist(folder, &format!("hosts-{count}"), &text)?,
         traffic: uniform(),
-        ruleset: None,
+        peer: None,
         note: "UDP, sources over all of IPv4; scattered /32".into(),
     })
 }
@@ -275,7 +298,7 @@ pub(crate) fn prefixes6(count: u32, folder: &Path) -> Result<Workload> {
             targets,
             share: HALF,
         },
-        ruleset: None,
+        peer: None,
         note: "UDP, half from inside some prefix, half from 2000::/3; /32 to /64, a quarter /128"
             .into(),
     })
@@ -286,7 +309,7 @@ pub(crate) fn flow(flows: u32) -> Result<Workload> {
     Ok(Workload {
         policy: rules_from_lines(&format!("in tcp 22 from any accept\n{OUTBOUND}")),
         traffic: Traffic::Reply4 { flows },
-        ruleset: None,
+        peer: None,
         note: format!("UDP answers of {flows} flows at random"),
     })
 }
@@ -302,7 +325,7 @@ pub(crate) fn ipsum(data: &Path, folder: &Path) -> Result<Workload> {
         .map(|address| inside4(address.into(), 32, 0, PORTS, 0, UDP))
         .collect();
     Ok(Workload {
-        ruleset: None,
+        peer: None,
         note: format!("UDP, half from one of {} listed addresses", targets.len()),
         policy: blocklist(folder, "ipsum", &text)?,
         traffic: Traffic::Random4 {
@@ -318,7 +341,7 @@ pub(crate) fn ipsum(data: &Path, folder: &Path) -> Result<Workload> {
 pub(crate) fn classbench(name: &str, data: &Path) -> Result<Workload> {
     let (rules, targets) = classbench_rules(name, data)?;
     Ok(Workload {
-        ruleset: None,
+        peer: None,
         note: format!(
             "{} rules; half of the packets match one; TCP as SYN",
             targets.len()
