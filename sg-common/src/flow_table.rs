@@ -8,9 +8,7 @@
 //! room that flows need, next to none is evicted), a half-open word, and the tag. That there is no
 //! flow is known from one line of tags.
 //!
-//! Behind the lines of all groups come lines of *counts*: a byte for each group, how many of its ways are
-//! taken, or a little more. Where few flows are for the room there is, they say from a few lines that
-//! stay in the nearest cache that there is none.
+//! Beside them there are counts of flows by their local ports: see `flow_ports`.
 //!
 //! Who may write an entry is decided by its tag alone:
 //!
@@ -20,8 +18,6 @@
 //!   the same flow at once into one word the later one finds the other, and gives its way back. Where
 //!   they have chosen different words, each looks into both after publishing, and whoever sees it
 //!   twice takes out the one in the second word.
-//! - A way is counted before it is claimed, and no longer after it is free: a count that is zero is true.
-//!   Who is killed between leaves one that is too high, which costs time and nothing else.
 //! - An entry's head has another version for each flow, and is marked while it is written. A reader
 //!   takes what it has read only if the head is then still of the flow that it began with; whoever
 //!   changes a head does so from the value that it has read.
@@ -35,6 +31,7 @@ use crate::flow::FlowKind;
 use crate::flow_entry::{
     ADDRESSES, CREATED, Contents, ENTRY_WORDS, FlowKey, HEAD, Head, NAME, RULE, age,
 };
+use crate::flow_ports::{PORT_COUNTS, count_of};
 
 /// Words of a line of tags.
 pub const LINE_WORDS: usize = 8;
@@ -65,14 +62,6 @@ pub const fn groups_for(flows: u32) -> u32 {
     const WAYS_OF_GROUP: u64 = (ESTABLISHED_WORDS * WAYS) as u64;
     let groups = (2 * flows as u64).div_ceil(WAYS_OF_GROUP);
     if groups == 0 { 1 } else { groups as u32 }
-}
-
-/// Groups whose counts are in one line, a byte each.
-pub const COUNTS: u32 = (LINE_WORDS * size_of::<u64>()) as u32;
-
-/// Lines of a table: one for each group, then those of the counts.
-pub const fn lines_for(groups: u32) -> u32 {
-    groups + groups.div_ceil(COUNTS)
 }
 
 /// A word of memory that several CPUs read and write.
@@ -280,21 +269,12 @@ impl Found {
 pub trait Table {
     type Word: Word;
 
-    /// How many groups there are; their lines come first, and then those of the counts.
-    fn groups(&self) -> u32;
-
-    /// The tags of a group, or a line of counts; `None` where there is no such line.
-    fn line(&self, index: u32) -> Option<&Line<Self::Word>>;
+    /// The tags of a group; `None` where there is no such group.
+    fn line(&self, group: u32) -> Option<&Line<Self::Word>>;
     fn page(&self, group: u32) -> Option<&Page<Self::Word>>;
 
-    /// How many ways of a group are taken, or more.
-    #[inline(always)]
-    fn taken(&self, group: u32) -> u64 {
-        match count_of(self, group) {
-            Some((counts, shift)) => counts.load() >> shift & 0xff,
-            None => 0,
-        }
-    }
+    /// How many flows there are at which local ports, or more: see `flow_ports`.
+    fn port_counts(&self) -> Option<&[Self::Word; PORT_COUNTS]>;
 
     /// The age at which a flow in `state` has expired: see [`crate::flow_entry::time_out`].
     fn time_out(&self, state: u8) -> u32;
@@ -466,18 +446,31 @@ pub fn look<T: Table + ?Sized>(
     None
 }
 
-/// Where the count of a group is: its word, and its first bit there.
+/// Whether there may be a flow at a local port.
 #[inline(always)]
-fn count_of<T: Table + ?Sized>(table: &T, group: u32) -> Option<(&T::Word, u32)> {
-    let line = table.line(table.groups() + group / COUNTS)?;
-    Some((word_of(line, group % COUNTS / 8), group % 8 * 8))
+pub fn may_have<T: Table + ?Sized>(table: &T, local_port: u64) -> bool {
+    match table.port_counts() {
+        Some(counts) => counts[count_of(local_port)].load() != 0,
+        None => true,
+    }
 }
 
-/// One way of a group is no longer taken.
+/// A flow of this name comes.
 #[inline(always)]
-fn uncount<T: Table + ?Sized>(table: &T, group: u32) {
-    if let Some((counts, shift)) = count_of(table, group) {
-        counts.add((1u64 << shift).wrapping_neg());
+fn count_in<T: Table + ?Sized>(table: &T, name: u64) {
+    add_to_count(table, name, 1);
+}
+
+/// A flow of this name has gone, or has not come.
+#[inline(always)]
+fn count_out<T: Table + ?Sized>(table: &T, name: u64) {
+    add_to_count(table, name, 1u64.wrapping_neg());
+}
+
+#[inline(always)]
+fn add_to_count<T: Table + ?Sized>(table: &T, name: u64, number: u64) {
+    if let Some(counts) = table.port_counts() {
+        counts[count_of(name)].add(number);
     }
 }
 
@@ -634,7 +627,6 @@ pub fn try_claim<T: Table + ?Sized>(
 ) -> Result<Claim, Unclaimed> {
     let group = spot.group;
     let line = table.line(group).ok_or(Unclaimed::Settled)?;
-    let (counts, count_shift) = count_of(table, group).ok_or(Unclaimed::Settled)?;
     let word = word_for(line, spot, kind);
     let tags = word_of(line, word);
     // The tag itself need not be kept, then.
@@ -661,11 +653,15 @@ pub fn try_claim<T: Table + ?Sized>(
     }
     let shift = way % WAYS as u32 * 8;
     let is_free = T::Word::opaque(free >> shift >> 7) & 1;
-    let one = is_free << count_shift;
-    counts.add(one);
+    let page = table.page(group).ok_or(Unclaimed::Settled)?;
+    count_in(table, key.name);
     if !tags.replace(seen, seen & !(0xff << shift) | BUSY << shift) {
-        counts.add(one.wrapping_neg());
+        count_out(table, key.name);
         return Err(Unclaimed::Raced);
+    }
+    if is_free == 0 {
+        // Still that of the flow which had the way.
+        count_out(table, entry_of(page, word, way)[NAME].load());
     }
     Ok(Claim {
         group,
@@ -730,11 +726,12 @@ pub fn give_back<T: Table + ?Sized>(table: &T, group: u32, word: u32, way: u32) 
     let (Some(line), Some(page)) = (table.line(group), table.page(group)) else {
         return;
     };
-    let head = &entry_of(page, word, way)[HEAD];
+    let entry = entry_of(page, word, way);
+    let (head, name) = (&entry[HEAD], entry[NAME].load());
     head.swap(Head(head.load()).next_busy().0);
     let shift = way % WAYS as u32 * 8;
     word_of(line, word).add((BUSY << shift).wrapping_neg());
-    uncount(table, group);
+    count_out(table, name);
 }
 
 /// Of an established flow that two CPUs have entered into both its words at once, the one in the second
@@ -784,9 +781,10 @@ pub fn remove<T: Table + ?Sized>(table: &T, found: &Found) -> bool {
             tags.add((tag - BUSY) << shift);
             return false;
         }
+        let name = entry[NAME].load();
         entry[HEAD].swap(found.contents.head.next_busy().0);
         tags.add((BUSY << shift).wrapping_neg());
-        uncount(table, found.group);
+        count_out(table, name);
         return true;
     }
     false
@@ -804,7 +802,8 @@ pub fn change<T: Table + ?Sized>(table: &T, found: &Found, head: Head) -> Option
 }
 
 /// Gives back a way whose owner is gone: a process that was killed. `was_busy` is what its head was
-/// some time ago, when the way was busy already; no living owner takes that long.
+/// some time ago, when the way was busy already; no living owner takes that long. Which flows it has counted
+/// nobody knows, so that a count stays too high.
 pub fn reclaim<T: Table + ?Sized>(table: &T, place: Place, was_busy: Head) -> bool {
     let (Some(line), Some(page)) = (table.line(place.group), table.page(place.group)) else {
         return false;
@@ -813,13 +812,9 @@ pub fn reclaim<T: Table + ?Sized>(table: &T, place: Place, was_busy: Head) -> bo
     let shift = place.way % WAYS as u32 * 8;
     let entry = entry_of(page, place.word, place.way);
     let seen = tags.load();
-    let is_free = seen >> shift & 0xff == BUSY
+    seen >> shift & 0xff == BUSY
         && entry[HEAD].load() == was_busy.0
-        && tags.replace(seen, seen & !(0xff << shift));
-    if is_free {
-        uncount(table, place.group);
-    }
-    is_free
+        && tags.replace(seen, seen & !(0xff << shift))
 }
 
 /// Changes the head of an entry, if it still is what was read.

@@ -18,6 +18,7 @@ pub mod counters;
 pub mod event;
 pub mod flow;
 pub mod flow_entry;
+pub mod flow_ports;
 pub mod flow_table;
 pub mod fragment;
 pub mod lookup;
@@ -29,4 +30,4 @@ pub mod verdict;
 
 /// Version of every layout in this crate and of the pin directory. It changes whenever a map's
 /// key, value or meaning changes, so that two builds never read each other's maps.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;

@@ -8,8 +8,9 @@ use aya_ebpf::{
 use sg_common::{
     flow::{FlowKind, FlowStats},
     flow_entry::{Contents, FlowKey, clock, hash},
+    flow_ports::PORT_COUNTS,
     flow_table::{
-        self, COUNTS, Claim, Found, LINE_WORDS, Line, NO_WAY, Page, Spot, Table, Unclaimed, WAYS,
+        self, Claim, Found, LINE_WORDS, Line, NO_WAY, Page, Spot, Table, Unclaimed, WAYS,
     },
     lookup::HASH_KEY_ROOM,
 };
@@ -21,12 +22,17 @@ use crate::{
 
 // Both families share the groups: the loader sets how many.
 
-/// And their counts.
 #[map(name = "sg_flow_tags")]
 static TAGS: Array<Line<SharedWord>> = Array::with_max_entries(1, MMAPABLE);
 
 #[map(name = "sg_flow_pages")]
 static PAGES: Array<Page<SharedWord>> = Array::with_max_entries(1, MMAPABLE);
+
+/// In plain memory, where a packet finds them without a look-up. The section is a map by itself, which the
+/// loader puts in place of this one.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.flow_ports")]
+static SG_FLOW_PORTS: [SharedWord; PORT_COUNTS] = [const { SharedWord::ZERO }; PORT_COUNTS];
 
 /// By flow kind.
 #[map(name = "sg_flow_stats")]
@@ -57,7 +63,7 @@ impl HashKeys {
 
 #[inline(always)]
 pub(crate) fn spot(hash: u32) -> Spot {
-    Spot::of(hash, Flows.groups())
+    Spot::of(hash, constant!(SG_FLOW_GROUPS as u32))
 }
 
 pub(crate) struct Flows;
@@ -66,13 +72,8 @@ impl Table for Flows {
     type Word = SharedWord;
 
     #[inline(always)]
-    fn groups(&self) -> u32 {
-        constant!(SG_FLOW_GROUPS as u32)
-    }
-
-    #[inline(always)]
-    fn line(&self, index: u32) -> Option<&Line<SharedWord>> {
-        TAGS.get(index)
+    fn line(&self, group: u32) -> Option<&Line<SharedWord>> {
+        TAGS.get(group)
     }
 
     #[inline(always)]
@@ -80,15 +81,9 @@ impl Table for Flows {
         PAGES.get(group)
     }
 
-    /// As a byte, which takes one instruction instead of six.
     #[inline(always)]
-    fn taken(&self, group: u32) -> u64 {
-        let Some(line) = self.line(self.groups() + group / COUNTS) else {
-            return 0;
-        };
-        let counts = core::ptr::from_ref(line).cast::<u8>();
-        // SAFETY: the index is below the bytes of a line.
-        unsafe { counts.add((group % COUNTS) as usize).read_volatile().into() }
+    fn port_counts(&self) -> Option<&[SharedWord; PORT_COUNTS]> {
+        Some(&SG_FLOW_PORTS)
     }
 
     #[inline(always)]

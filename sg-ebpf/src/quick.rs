@@ -11,7 +11,7 @@ use network_types::{
     udp::UdpHdr,
 };
 use sg_common::{
-    flow_table::Word as _,
+    flow_table::{Word as _, may_have},
     lookup::{POINTER, column_entry, is_pointer, verdict_below},
     protocol::{IPPROTO_TCP, IPPROTO_UDP},
     stage::{HAS_FLOWS, HAS_NEAR_TABLES},
@@ -21,6 +21,7 @@ use sg_common::{
 
 use crate::{
     classify, count, family,
+    flow_maps::Flows,
     hook::Hook,
     maps::{self, AsLoaded, Form, KernelTables, Usual},
     outcome::Outcome,
@@ -163,7 +164,8 @@ fn is_for_flows<H: Hook, F: Form>(p: &Plain, is_drop: bool) -> bool {
     const HANDSHAKE: u64 = (tcp::SYN | tcp::ACK) as u64;
     const BARE_SYN: u64 = tcp::SYN as u64;
     if is_drop {
-        p.flags & HANDSHAKE != BARE_SYN
+        let (local_port, _) = ends(H::DIRECTION, p.source, p.destination);
+        p.flags & HANDSHAKE != BARE_SYN && may_have(&Flows, local_port)
     } else {
         !passes_answer::<F>(p, H::DIRECTION.opposite())
     }

@@ -1,5 +1,5 @@
-//! Flows of plain packets: that there is none is known from a byte or a cache line; that a flow goes on as
-//! it did, from two lines and the time. All else is handed on to be tracked.
+//! Flows of plain packets: that there is none is known from a cache line; that a flow goes on as it did, from
+//! two lines and the time. All else is handed on to be tracked.
 
 use network_types::{eth::EthHdr, ip::Ipv6Hdr};
 use sg_common::{
@@ -133,9 +133,6 @@ pub(crate) fn ask<H: Hook>(hook: &H, names: &Names, step: &Step) -> Result<Fate,
     };
     let hash = hash(sum, names.name);
     let spot = spot(hash);
-    if step.is_drop && Flows.taken(spot.group) == 0 {
-        return Ok(Fate::ByRules);
-    }
     let line = Flows.line(spot.group).ok_or(parsed::MALFORMED)?;
     let tags = spread(spot.tag);
     let both = in_both(tags_of(line, spot.first), tags_of(line, spot.second), tags);

@@ -14,6 +14,10 @@ use crate::verifier::forget;
 #[repr(transparent)]
 pub(crate) struct SharedWord(UnsafeCell<u64>);
 
+impl SharedWord {
+    pub(crate) const ZERO: Self = SharedWord(UnsafeCell::new(0));
+}
+
 // SAFETY: every access below is one instruction on an aligned word.
 unsafe impl Sync for SharedWord {}
 

@@ -13,11 +13,13 @@ use sg_common::flow::{FlowKind, FlowValue, TIMEOUTS};
 use sg_common::flow_entry::{
     Contents, ENTRY_WORDS, FlowKey, HASH_KEYS, HEAD, Head, clock, hash, time_out,
 };
+use sg_common::flow_ports::PORT_COUNTS;
 use sg_common::flow_table::{
     BUSY, Found, LINE_WORDS, Line, Page, Place, Spot, Table, WAYS, claim, find, find_kind,
-    kind_of_word, lines_for, publish, read_any, reclaim, remove, settle, tags_of,
+    kind_of_word, publish, read_any, reclaim, remove, settle, tags_of,
 };
 
+use super::layout::PORT_COUNTS_LEN;
 use super::pins::InterfacePins;
 use super::{KernelError, sys};
 
@@ -72,6 +74,17 @@ fn read_keys(path: &Path) -> Result<FlowKeys, KernelError> {
     Ok(keys)
 }
 
+/// Opens the counts of flows by local port, or makes them where there are none.
+pub(super) fn port_counts(pins: &InterfacePins) -> Result<OwnedFd, KernelError> {
+    let path = pins.flow_ports();
+    if path.exists() {
+        return sys::open_pin(&path).map_err(|e| failed(&path, "opening", e));
+    }
+    sys::create_blob("sg_flow_ports", PORT_COUNTS_LEN as u32)
+        .and_then(|map| sys::pin(map.as_fd(), &path).map(|()| map))
+        .map_err(|e| failed(&path, "creating", e))
+}
+
 /// The ages at which flows expire, by state.
 pub(super) fn ages(timeouts: &[u32; TIMEOUTS]) -> [u32; 16] {
     let mut ages = [0; 16];
@@ -96,6 +109,7 @@ pub(super) fn failed(path: &Path, doing: &str, error: io::Error) -> KernelError 
 pub struct FlowTable {
     tags: sys::MapMemory,
     pages: sys::MapMemory,
+    port_counts: sys::MapMemory,
     groups: u32,
     keys: FlowKeys,
     /// Which flows have to go first where there is no room.
@@ -115,19 +129,19 @@ pub struct Written {
 impl Table for FlowTable {
     type Word = AtomicU64;
 
-    fn groups(&self) -> u32 {
-        self.groups
-    }
-
-    fn line(&self, index: u32) -> Option<&Line<AtomicU64>> {
+    fn line(&self, group: u32) -> Option<&Line<AtomicU64>> {
         let (lines, _) = self.tags.counters().as_chunks::<LINE_WORDS>();
-        lines.get(index as usize)
+        lines.get(group as usize)
     }
 
     fn page(&self, group: u32) -> Option<&Page<AtomicU64>> {
         let (entries, _) = self.pages.counters().as_chunks::<ENTRY_WORDS>();
         let (words, _) = entries.as_chunks::<WAYS>();
         words.as_chunks::<LINE_WORDS>().0.get(group as usize)
+    }
+
+    fn port_counts(&self) -> Option<&[AtomicU64; PORT_COUNTS]> {
+        self.port_counts.counters().first_chunk()
     }
 
     fn time_out(&self, state: u8) -> u32 {
@@ -148,8 +162,9 @@ impl FlowTable {
                 .map_err(|e| failed(path, "opening", e))
         };
         Ok(FlowTable {
-            tags: view(&tags, lines_for(groups), size_of::<Line<u64>>())?,
+            tags: view(&tags, groups, size_of::<Line<u64>>())?,
             pages: view(&pages, groups, size_of::<Page<u64>>())?,
+            port_counts: view(&pins.flow_ports(), 1, PORT_COUNTS_LEN)?,
             groups,
             keys: read_keys(&pins.flow_keys())?,
             ages: ages(timeouts),

@@ -7,7 +7,8 @@ use aya::maps::{MapInfo, MapType};
 use sg_common::counters::SlotCounters;
 use sg_common::event::EventLimit;
 use sg_common::flow::FlowStats;
-use sg_common::flow_table::{Line, Page, groups_for, lines_for};
+use sg_common::flow_ports::PORT_COUNTS;
+use sg_common::flow_table::{Line, Page, groups_for};
 use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
 
 use super::KernelError;
@@ -23,9 +24,11 @@ impl SharedMaps {
         }
     }
 
-    /// Every map that is pinned or will be: its name in the programs, and where.
+    /// Every map that the loader is to take from a pin or to pin: its name in the programs, and where.
     pub(super) fn pinned(&self) -> Result<Vec<(&'static str, PathBuf)>, KernelError> {
         let maps = self.layouts()?.into_iter();
+        // The loader would empty it.
+        let maps = maps.filter(|(name, ..)| *name != FLOW_PORTS);
         Ok(maps.map(|(name, path, _)| (name, path)).collect())
     }
 
@@ -50,12 +53,17 @@ impl SharedMaps {
             (
                 "sg_flow_tags",
                 pins.flow_tags(),
-                Layout::flow_table(size_of::<Line<u64>>(), lines_for(groups)),
+                Layout::flow_table(size_of::<Line<u64>>(), groups),
             ),
             (
                 "sg_flow_pages",
                 pins.flow_pages(),
                 Layout::flow_table(size_of::<Page<u64>>(), groups),
+            ),
+            (
+                FLOW_PORTS,
+                pins.flow_ports(),
+                Layout::flow_table(PORT_COUNTS_LEN, 1),
             ),
             ("sg_flow_stats", pins.flow_stats(), Layout::FLOW_STATS),
             ("sg_fragments4", pins.fragments4(), Layout::FRAGMENTS4),
@@ -65,6 +73,10 @@ impl SharedMaps {
         ])
     }
 }
+
+/// Counts of flows by local port: a section of the programs' memory, as the loader names its map.
+pub(super) const FLOW_PORTS: &str = ".bss.flow_ports";
+pub(super) const PORT_COUNTS_LEN: usize = PORT_COUNTS * size_of::<u64>();
 
 /// What a map that is reused from a pin must look like.
 struct Layout {

@@ -206,6 +206,11 @@ impl InterfacePins {
         self.dir.join("flow_pages")
     }
 
+    /// How many flows there are at which local ports.
+    pub fn flow_ports(&self) -> PathBuf {
+        self.dir.join("flow_ports")
+    }
+
     /// The secret by which flows are spread over it.
     pub fn flow_keys(&self) -> PathBuf {
         self.dir.join("flow_keys")

@@ -11,11 +11,11 @@ use aya::programs::{Program, ProgramError, ProgramInfo, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use sg_common::flow::{TIMEOUTS, Timeout};
-use sg_common::flow_table::lines_for;
 use sg_common::lookup::{LINE_WORDS, Line, NEAR_LINES, NearTables};
 use sg_common::stage::{HAS_FLOWS, HAS_NEAR_TABLES};
 
-use super::flow_memory::{FlowKeys, ages, keys_of};
+use super::flow_memory::{FlowKeys, ages, keys_of, port_counts};
+use super::layout::FLOW_PORTS;
 use super::pins::InterfacePins;
 use super::shared::CounterReader;
 use super::{KernelError, stages, sys};
@@ -145,7 +145,7 @@ impl Programs {
             .map_max_entries(FAR, u32::try_from(far_lines).unwrap_or(u32::MAX))
             .map_max_entries("sg_counters", shared.counter_slots.max(1))
             .map_max_entries("sg_events", EVENT_RING_BYTES)
-            .map_max_entries("sg_flow_tags", lines_for(groups))
+            .map_max_entries("sg_flow_tags", groups)
             .map_max_entries("sg_flow_pages", groups)
             .map_max_entries("sg_fragments4", FRAGMENT_ENTRIES)
             .map_max_entries("sg_fragments6", FRAGMENT_ENTRIES);
@@ -160,6 +160,9 @@ impl Programs {
         let ebpf = undisturbed(|| loader.load(OBJECT))
             .map_err(|e| KernelError::bpf("creating the BPF maps", e))?;
 
+        if let Some(pins) = &shared.pins {
+            share_port_counts(&ebpf, pins)?;
+        }
         fill_near(&ebpf, &flow_keys, compiled, is_near)?;
         if !is_near {
             fill(&ebpf, FAR, bytes_of(words_of(&compiled.lines)))?;
@@ -322,6 +325,17 @@ fn fill(ebpf: &Ebpf, name: &'static str, bytes: &[u8]) -> Result<(), KernelError
 fn words_of(lines: &[Line]) -> &[u32] {
     // SAFETY: a line is so many words and nothing else, and lines in a slice follow each other.
     unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LINE_WORDS) }
+}
+
+/// Has the programs count flows in the map that all generations share. The loader makes a map of its own of
+/// that section and writes it, also where it is taken from a pin; so the descriptor that the programs are
+/// about to be loaded with is made to mean the other map.
+fn share_port_counts(ebpf: &Ebpf, pins: &InterfacePins) -> Result<(), KernelError> {
+    let Some(Map::Array(map)) = ebpf.map(FLOW_PORTS) else {
+        return Err(broken_object(FLOW_PORTS));
+    };
+    sys::redirect(map.fd().as_fd(), port_counts(pins)?.as_fd())
+        .map_err(|e| KernelError::io("sharing the counts of flows", e))
 }
 
 /// The section of the programs' plain memory, as the loader names its map.

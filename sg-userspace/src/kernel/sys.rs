@@ -283,6 +283,17 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
 }
 
+/// Makes `descriptor`, whoever owns it, mean what `other` means.
+pub(super) fn redirect(descriptor: BorrowedFd<'_>, other: BorrowedFd<'_>) -> io::Result<()> {
+    let (from, to) = (other.as_raw_fd(), descriptor.as_raw_fd());
+    // SAFETY: both are open, and `descriptor` stays open and its owner's.
+    let result = unsafe { libc::dup3(from, to, libc::O_CLOEXEC) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Opens what is pinned at `path`.
 pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
