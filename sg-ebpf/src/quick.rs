@@ -49,8 +49,7 @@ const DHCPV6_CLIENT: u64 = 546;
 struct Frame<I> {
     ethernet: EthHdr,
     ip: I,
-    source: u16,
-    destination: u16,
+    ports: u32,
     numbers: [u8; 8],
     data_offset: u8,
     flags: u8,
@@ -59,33 +58,67 @@ struct Frame<I> {
 /// What the headers say.
 struct Plain {
     class: u32,
+    /// Of the transport header.
+    transport: Transport,
+}
+
+struct Transport {
     /// 0 for TCP, 1 for UDP: the numbers of `Kind`.
     kind: u64,
-    /// Ports, here and in all that follows wide and with no known history: the compiler would combine
+    /// The source port, and below it the destination, with no known history: the compiler would combine
     /// swaps and shifts to what takes more instructions.
-    source: u64,
-    destination: u64,
+    ports: u64,
     /// TCP's, or none.
     flags: u64,
     /// Bytes of all headers.
     headers: u64,
-    /// In wire order.
-    ether_type: u64,
-    /// The addresses of IPv4 in wire order. Those of IPv6 are too many to be kept.
-    local: u64,
-    remote: u64,
 }
 
-impl Plain {
-    /// The halves of its flow's name.
+impl Transport {
     #[inline(always)]
-    fn name(&self, direction: Direction) -> [u64; 2] {
-        const _: () = assert!(ETH_P_IP.to_be() >> 7 & 1 == 0 && ETH_P_IPV6.to_be() >> 7 & 1 == 1);
-        let is_v6 = self.ether_type >> 7 & 1;
-        let (local, remote) = ends(direction, self.source, self.destination);
-        let protocol = TCP + self.kind * (UDP - TCP);
-        [local | remote << 16, protocol | (is_v6 * IS_V6)]
+    fn destination(&self) -> u64 {
+        self.ports & 0xffff
     }
+
+    #[inline(always)]
+    fn source(&self) -> u64 {
+        self.ports >> 16
+    }
+
+    /// The lower half of its flow's name.
+    #[inline(always)]
+    fn name(&self, direction: Direction) -> u64 {
+        match direction {
+            Direction::Inbound => self.ports,
+            Direction::Outbound => self.source() | self.destination() << 16,
+        }
+    }
+}
+
+/// What names the flow of the packet. Read anew, as most packets are decided without.
+#[inline(always)]
+fn names<H: Hook>(hook: &H, transport: &Transport) -> Result<Names, Stop> {
+    const _: () = assert!(ETH_P_IP.to_be() >> 7 & 1 == 0 && ETH_P_IPV6.to_be() >> 7 & 1 == 1);
+    let frame = at::<Frame<Ipv4Hdr>, H>(hook, 0)?;
+    // SAFETY: addresses inside what `at` has compared with the end of the packet. The verifier knows what the
+    // one was compared with, hence another reading, and both families go on together.
+    let (ethernet, header) = unsafe { (&raw const (*frame).ethernet, &raw const (*frame).ip) };
+    let ether_type = unsafe {
+        (&raw const (*ethernet).ether_type)
+            .cast::<u16>()
+            .read_volatile()
+    };
+    let is_v6 = u64::from(ether_type) >> 7 & 1;
+    let protocol = TCP + transport.kind * (UDP - TCP);
+    let (local, remote) = ends(
+        H::DIRECTION,
+        field!(header, src_addr as u32),
+        field!(header, dst_addr as u32),
+    );
+    Ok(Names {
+        name: [transport.name(H::DIRECTION), protocol | (is_v6 * IS_V6)],
+        addresses4: [local.into(), remote.into()],
+    })
 }
 
 const TCP: u64 = IPPROTO_TCP as u64;
@@ -118,8 +151,9 @@ fn plain<H: Hook, F: Form>(hook: &H) -> Result<u32, Stop> {
     };
 
     let tables = KernelTables::<F>::GET;
-    let entry = column_entry(&tables, p.class, direction, p.kind as u8).ok_or(NO)?;
-    let verdict = verdict_below(&tables, entry, direction, p.destination);
+    let t = &p.transport;
+    let entry = column_entry(&tables, p.class, direction, t.kind as u8).ok_or(NO)?;
+    let verdict = verdict_below(&tables, entry, direction, t.destination());
     let verdict = Verdict(verdict.0 & !POINTER);
     // Below both of its flags: it neither accepts nor asks for an event.
     let is_drop = verdict.0 < Verdict::LOG_BIT;
@@ -127,29 +161,26 @@ fn plain<H: Hook, F: Form>(hook: &H) -> Result<u32, Stop> {
         return Err(NO);
     }
     if F::has_flows() && is_for_flows::<H, F>(&p, is_drop) {
-        let names = Names {
-            name: p.name(direction),
-            addresses4: [p.local, p.remote],
-        };
+        let names = names(hook, t)?;
         let step = Step {
             class: p.class,
             verdict,
             is_drop,
-            flags: p.flags,
-            headers: p.headers,
+            flags: t.flags,
+            headers: t.headers,
         };
         match quick_flow::ask(hook, &names, &step)? {
             Fate::ByRules => (),
             Fate::ByFlow(packed) => {
                 let outcome = Outcome::unpack(packed);
-                count::count(hook, 0, p.headers as u32, &outcome);
+                count::count(hook, 0, t.headers as u32, &outcome);
                 return Ok(answer(outcome.is_accepted()));
             }
             Fate::Unknown => return Ok(IS_TO_TRACK),
         }
     }
     // That the whole packet can be read was looked at.
-    count::count_plain(hook, p.headers, verdict.slot());
+    count::count_plain(hook, t.headers, verdict.slot());
     Ok(answer(!is_drop))
 }
 
@@ -164,8 +195,8 @@ fn is_for_flows<H: Hook, F: Form>(p: &Plain, is_drop: bool) -> bool {
     const HANDSHAKE: u64 = (tcp::SYN | tcp::ACK) as u64;
     const BARE_SYN: u64 = tcp::SYN as u64;
     if is_drop {
-        let (local_port, _) = ends(H::DIRECTION, p.source, p.destination);
-        p.flags & HANDSHAKE != BARE_SYN && may_have(&Flows, local_port)
+        let name = p.transport.name(H::DIRECTION);
+        p.transport.flags & HANDSHAKE != BARE_SYN && may_have(&Flows, name)
     } else {
         !passes_answer::<F>(p, H::DIRECTION.opposite())
     }
@@ -175,12 +206,12 @@ fn is_for_flows<H: Hook, F: Form>(p: &Plain, is_drop: bool) -> bool {
 /// remember. Most such rules say so for all ports.
 #[inline(always)]
 fn passes_answer<F: Form>(p: &Plain, opposite: Direction) -> bool {
-    let kind = p.kind as u8;
+    let kind = p.transport.kind as u8;
     let Some(entry) = column_entry(&KernelTables::<F>::GET, p.class, opposite, kind) else {
         return false;
     };
     if is_pointer(entry) {
-        return classify::ask(p.class, opposite, kind, p.source as u16).is_accept();
+        return classify::ask(p.class, opposite, kind, p.transport.source() as u16).is_accept();
     }
     Verdict(entry).is_accept()
 }
@@ -198,15 +229,14 @@ fn ipv4<H: Hook, F: Form>(hook: &H, frame: *const Frame<Ipv4Hdr>) -> Result<Plai
     }
     let end = EthHdr::LEN as u64 + u64::from(u16::from_be(field!(header, tot_len as u16)));
     let protocol = field!(header, proto as u8);
-    let (local, remote) = ends(
+    let (_, remote) = ends(
         H::DIRECTION,
         field!(header, src_addr as u32),
         field!(header, dst_addr as u32),
     );
-    let mut p = transport(hook, frame, protocol, end, DHCP_CLIENT)?;
-    (p.local, p.remote) = (local.into(), remote.into());
-    p.class = family::class4::<F>(u32::from_be(remote)).ok_or(NO)?;
-    Ok(p)
+    let transport = transport(hook, frame, protocol, end, DHCP_CLIENT)?;
+    let class = family::class4::<F>(u32::from_be(remote)).ok_or(NO)?;
+    Ok(Plain { class, transport })
 }
 
 #[inline(always)]
@@ -225,13 +255,12 @@ fn ipv6<H: Hook, F: Form>(hook: &H) -> Result<Plain, Stop> {
         field!(header, src_addr as [u32; 4]),
         field!(header, dst_addr as [u32; 4]),
     );
-    let mut p = transport(hook, frame, protocol, end, DHCPV6_CLIENT)?;
-    p.class = family::class6::<F>(remote).ok_or(NO)?;
-    Ok(p)
+    let transport = transport(hook, frame, protocol, end, DHCPV6_CLIENT)?;
+    let class = family::class6::<F>(remote).ok_or(NO)?;
+    Ok(Plain { class, transport })
 }
 
-/// The transport header of a packet that ends at `end`; the class is yet to be found. Which of the two it
-/// is decides by arithmetic: traffic is mixed, and a wrong guess of the processor dear.
+/// The transport header of a packet that ends at `end`.
 #[inline(always)]
 fn transport<I, H: Hook>(
     hook: &H,
@@ -239,47 +268,35 @@ fn transport<I, H: Hook>(
     protocol: u8,
     end: u64,
     dhcp_client: u64,
-) -> Result<Plain, Stop> {
-    // 6 and 17: the fifth bit tells them apart.
-    let number = u64::from(protocol);
-    let kind = SharedWord::opaque(number >> 4 & 1);
-    if number != TCP + kind * (UDP - TCP) {
-        return Err(NO);
-    }
-    let destination = u16::from_be(field!(frame, destination as u16));
-    let destination = SharedWord::opaque(destination.into());
-    if destination == dhcp_client && maps::accepts_essential() {
-        return Err(NO);
-    }
-    // All ones for TCP, or zero.
-    let is_tcp = kind.wrapping_sub(1);
-    let tcp_len = u64::from(field!(frame, data_offset as u8)) >> 2 & 0x3c & is_tcp;
-    if tcp_len + kind * (TcpHdr::LEN as u64) < TcpHdr::LEN as u64 {
-        return Err(NO);
-    }
+) -> Result<Transport, Stop> {
+    let ports = SharedWord::opaque(u32::from_be(field!(frame, ports as u32)).into());
     let offset = (EthHdr::LEN + size_of::<I>()) as u64;
-    let headers = offset + tcp_len + kind * UdpHdr::LEN as u64;
-    let flags = SharedWord::opaque(u64::from(field!(frame, flags as u8)) & is_tcp);
-    if headers > end || end > (hook.end() - hook.start()) as u64 {
+    let mut transport = Transport {
+        kind: 0,
+        ports,
+        flags: 0,
+        headers: offset,
+    };
+    // TCP first: of UDP, whose numbers are among those that it may have, the verifier then walks nothing more.
+    if protocol == IPPROTO_TCP {
+        let len = u64::from(field!(frame, data_offset as u8)) >> 2 & 0x3c;
+        if len < TcpHdr::LEN as u64 {
+            return Err(NO);
+        }
+        transport.headers += len;
+        transport.flags = field!(frame, flags as u8).into();
+        transport.kind = SharedWord::forget(0, ports);
+    } else if protocol == IPPROTO_UDP {
+        if transport.destination() == dhcp_client && maps::accepts_essential() {
+            return Err(NO);
+        }
+        transport.headers += UdpHdr::LEN as u64;
+        transport.kind = 1;
+    } else {
         return Err(NO);
     }
-    let source = u16::from_be(field!(frame, source as u16));
-    // SAFETY: `at` has compared it with the end of the packet. Read anew, since the verifier knows what it
-    // was compared with, and both families go on together.
-    let ether_type = unsafe {
-        (&raw const (*frame).ethernet.ether_type)
-            .cast::<u16>()
-            .read_volatile()
-    };
-    Ok(Plain {
-        class: 0,
-        kind,
-        source: SharedWord::opaque(source.into()),
-        destination,
-        flags,
-        headers,
-        ether_type: ether_type.into(),
-        local: 0,
-        remote: 0,
-    })
+    if transport.headers > end || end > (hook.end() - hook.start()) as u64 {
+        return Err(NO);
+    }
+    Ok(transport)
 }
