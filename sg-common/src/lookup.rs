@@ -97,6 +97,11 @@ impl Form {
     const fn head(self) -> u64 {
         4 | self as u64
     }
+
+    /// Entries of this form, or of a later one, are not below it.
+    const fn first(self) -> u64 {
+        self.head() << FORM_AT
+    }
 }
 
 /// How *few* and *several* are laid out: the number of keys, where the leaves are, in words, and how
@@ -277,10 +282,12 @@ pub struct NearTables {
 
 /// Read access to the tables. `None` means that an index lies outside of them, which the compiler
 /// never produces and every caller takes for "nothing accepts this".
+///
+/// Entries are 32 bits in 64: without 32-bit arithmetic a narrower number is made so by two shifts.
 pub trait Tables {
-    fn root4(&self, high: u16) -> u32;
+    fn root4(&self, high: u16) -> u64;
     fn line(&self, index: u32) -> Option<&Line>;
-    fn word(&self, index: u32) -> Option<u32>;
+    fn word(&self, index: u32) -> Option<u64>;
     fn unit(&self, index: u32) -> Option<u64>;
     fn column(&self, index: usize) -> u32;
     fn root6(&self, index: usize) -> u32;
@@ -304,17 +311,23 @@ pub struct Plain<'a> {
 }
 
 impl Tables for Plain<'_> {
-    fn root4(&self, high: u16) -> u32 {
-        self.root4.get(usize::from(high)).copied().unwrap_or(0)
+    fn root4(&self, high: u16) -> u64 {
+        self.root4
+            .get(usize::from(high))
+            .copied()
+            .unwrap_or(0)
+            .into()
     }
 
     fn line(&self, index: u32) -> Option<&Line> {
         self.lines.get(index as usize)
     }
 
-    fn word(&self, index: u32) -> Option<u32> {
+    fn word(&self, index: u32) -> Option<u64> {
         let words = &self.line(index / LINE_WORDS as u32)?.0;
-        words.get(index as usize % LINE_WORDS).copied()
+        words
+            .get(index as usize % LINE_WORDS)
+            .map(|&word| word.into())
     }
 
     fn unit(&self, index: u32) -> Option<u64> {
@@ -413,26 +426,8 @@ impl Shape {
 }
 
 #[inline(always)]
-pub fn is_pointer(entry: u32) -> bool {
-    wide(entry) > 0x7fff_ffff
-}
-
-/// The same number, of which the compiler does not know that it has 32 bits: it would compare its
-/// sign, which takes two shifts without 32-bit arithmetic.
-#[inline(always)]
-fn wide(number: u32) -> u64 {
-    #[cfg_attr(
-        not(target_arch = "bpf"),
-        expect(unused_mut, reason = "changed by assembly")
-    )]
-    let mut number = u64::from(number);
-    // SAFETY: moves a register to itself. Without any instruction the kernel would refuse the line
-    // information, which would have two lines for one place.
-    #[cfg(target_arch = "bpf")]
-    unsafe {
-        core::arch::asm!("{0} = {0}", inout(reg) number, options(pure, nomem, nostack, preserves_flags));
-    }
-    number
+pub fn is_pointer(entry: u64) -> bool {
+    entry >= POINTER.into()
 }
 
 /// What 16-bit numbers stand for, and so which forms decide them.
@@ -472,18 +467,22 @@ impl Numbers for Ports {
 
 /// The leaf for `number`, which has 16 bits, below `entry`: at most five steps.
 #[inline(always)]
-fn walk16<T: Tables, N: Numbers>(tables: &T, entry: u32, number: u64) -> Option<u32> {
-    let mut entry = wide(entry);
-    if entry < POINTER.into() {
-        return Some(entry as u32);
+fn walk16<T: Tables, N: Numbers>(tables: &T, entry: u64, number: u64) -> Option<u64> {
+    let mut entry = entry;
+    if !is_pointer(entry) {
+        return Some(entry);
     }
-    let forms = N::forms(tables);
     // The first word of what an entry points to.
     let words = |entry| (entry & u64::from(POSITION_MASK)) * UNIT_WORDS as u64;
-    if forms & Form::Block.bit() != 0 && entry >> FORM_AT == Form::Block.head() {
+    // Without a look at which forms there are, which takes longer; a leaf is what is mostly found.
+    if entry >= Form::Block.first() {
         let index = words(entry) + (number >> 8);
-        entry = wide(tables.word(index as u32)?);
+        entry = tables.word(index as u32)?;
+        if !is_pointer(entry) {
+            return Some(entry);
+        }
     }
+    let forms = N::forms(tables);
     if forms & Form::Part.bit() != 0 {
         for _ in 0..4 {
             if entry >> FORM_AT != Form::Part.head() {
@@ -491,11 +490,11 @@ fn walk16<T: Tables, N: Numbers>(tables: &T, entry: u32, number: u64) -> Option<
             }
             let shift = (entry >> SHIFT_AT & 3) * 4;
             let index = words(entry) + (number >> shift & 15);
-            entry = wide(tables.word(index as u32)?);
+            entry = tables.word(index as u32)?;
         }
-    }
-    if forms & (Form::Block.bit() | Form::Part.bit()) != 0 && entry < POINTER.into() {
-        return Some(entry as u32);
+        if !is_pointer(entry) {
+            return Some(entry);
+        }
     }
     let position = (entry & u64::from(POSITION_MASK)) as u32;
     let has_few = forms & Form::Few.bit() != 0;
@@ -524,17 +523,17 @@ fn reached(key: u64, number: u64) -> u64 {
 }
 
 #[inline(always)]
-fn few(line: &Line, unit: u32, number: u64) -> u32 {
+fn few(line: &Line, unit: u32, number: u64) -> u64 {
     let at = unit as usize * UNIT_WORDS;
     let keys = u64::from(line.0[at & 15]);
     let index = reached(keys, number) + reached(keys >> 16, number);
-    line.0[(at + Layout::FEW.leaves_at + index as usize) & 15]
+    line.0[(at + Layout::FEW.leaves_at + index as usize) & 15].into()
 }
 
 #[inline(always)]
-fn narrow_few(unit: u64, number: u64) -> u32 {
+fn narrow_few(unit: u64, number: u64) -> u64 {
     let index = reached(unit, number) + reached(unit >> 16, number) + reached(unit >> 32, number);
-    ((unit >> 48) >> (index * u64::from(NARROW_BITS))) as u32 & 15
+    (unit >> 48) >> (index * u64::from(NARROW_BITS)) & 15
 }
 
 const ONES: u64 = 0x0001_0001_0001_0001;
@@ -555,24 +554,24 @@ fn sum(four: u64) -> u64 {
 }
 
 #[inline(always)]
-fn several(line: &Line, number: u64) -> u32 {
+fn several(line: &Line, number: u64) -> u64 {
     let number = number * ONES;
     let keys = line.pairs();
     let counts = four_reached(keys[0], number)
         + four_reached(keys[1], number)
         + four_reached(u64::from(line.0[4]), number);
-    line.0[(Layout::SEVERAL.leaves_at + sum(counts) as usize) & 15]
+    line.0[(Layout::SEVERAL.leaves_at + sum(counts) as usize) & 15].into()
 }
 
 #[inline(always)]
-fn narrow_several(line: &Line, unit: u32, number: u64) -> u32 {
+fn narrow_several(line: &Line, unit: u32, number: u64) -> u64 {
     let number = number * ONES;
     let at = (unit & 4) as usize;
     let keys = line.pairs();
     let counts = four_reached(keys[at], number)
         + four_reached(keys[at + 1], number)
         + four_reached(keys[at + 2], number);
-    (keys[at + 3] >> (sum(counts) * u64::from(NARROW_BITS))) as u32 & 15
+    keys[at + 3] >> (sum(counts) * u64::from(NARROW_BITS)) & 15
 }
 
 /// How many of `keys` lie beyond `number`; both have 63 bits at most, so that a difference has a sign.
@@ -587,7 +586,7 @@ fn beyond(keys: &[u64], number: u64) -> usize {
 
 /// The leaf of a tree that `number` is in.
 #[inline(always)]
-fn leaf_of<T: Tables>(tables: &T, root: u32, depth: u32, number: u64) -> Option<u32> {
+fn leaf_of<T: Tables>(tables: &T, root: u32, depth: u32, number: u64) -> Option<u64> {
     let mut at = root;
     for level in 1..MAX_DEPTH {
         if level >= depth {
@@ -599,7 +598,7 @@ fn leaf_of<T: Tables>(tables: &T, root: u32, depth: u32, number: u64) -> Option<
     }
     let last = tables.line(at)?;
     let child = LAST_KEYS - beyond(&last.pairs()[..LAST_KEYS], number);
-    Some(last.0[(LAST_LEAVES + child) & 15])
+    Some(last.0[(LAST_LEAVES + child) & 15].into())
 }
 
 /// The class of a host that has one of its own, else `class`. Without branches, since half of the
@@ -625,7 +624,7 @@ fn class_of_host<T: Tables>(tables: &T, address: u32, class: u32) -> Option<u32>
 #[inline(always)]
 pub fn class4<T: Tables>(tables: &T, address: u32) -> Option<u32> {
     let entry = tables.root4((address >> 16) as u16);
-    let class = walk16::<T, Addresses>(tables, entry, u64::from(address) & 0xffff)?;
+    let class = walk16::<T, Addresses>(tables, entry, u64::from(address) & 0xffff)? as u32;
     if tables.host_buckets() == 0 {
         return Some(class);
     }
@@ -643,17 +642,17 @@ pub fn class6<T: Tables>(tables: &T, high: u64, low: u64) -> Option<u32> {
     }
     if tables.index6() != 0 && tree == 0 {
         let index = high >> (TREE_BITS6 - INDEX_BITS6);
-        root = tables.word(tables.index6().wrapping_add(index as u32))?;
+        root = tables.word(tables.index6().wrapping_add(index as u32))? as u32;
     }
     let mut entry = leaf_of(tables, root, depth, high & ((1 << TREE_BITS6) - 1))?;
     let low_depth = tables.low_depth6();
     if low_depth != 0 && is_pointer(entry) {
-        entry = leaf_of(tables, entry & !POINTER, low_depth, low >> 1)?;
+        entry = leaf_of(tables, entry as u32 & !POINTER, low_depth, low >> 1)?;
         if is_pointer(entry) {
-            entry = tables.word((entry & !POINTER) + (low & 1) as u32)?;
+            entry = tables.word((entry as u32 & !POINTER) + (low & 1) as u32)?;
         }
     }
-    Some(entry)
+    Some(entry as u32)
 }
 
 /// The entry of `class` in a column.
@@ -663,7 +662,7 @@ pub fn column_entry<T: Tables>(
     class: u32,
     direction: Direction,
     kind: u8,
-) -> Option<u32> {
+) -> Option<u64> {
     let begin = tables.column(column_index(direction, kind));
     tables.word(begin.wrapping_add(class))
 }
@@ -672,12 +671,12 @@ pub fn column_entry<T: Tables>(
 #[inline(always)]
 pub fn verdict_below<T: Tables>(
     tables: &T,
-    entry: u32,
+    entry: u64,
     direction: Direction,
     number: u64,
 ) -> Verdict {
     match walk16::<T, Ports>(tables, entry, number) {
-        Some(leaf) => Verdict(leaf),
+        Some(leaf) => Verdict(leaf as u32),
         None => Verdict::no_match(direction),
     }
 }
@@ -728,9 +727,9 @@ mod tests {
                 line
             };
             for number in 0..=u16::MAX {
-                let expected = keys.iter().filter(|&&key| number >= key).count() as u32;
+                let expected = keys.iter().filter(|&&key| number >= key).count() as u64;
                 let number = u64::from(number);
-                let check = |layout: Layout, units: &[usize], ask: fn(&Line, u32, u64) -> u32| {
+                let check = |layout: Layout, units: &[usize], ask: fn(&Line, u32, u64) -> u64| {
                     if keys.len() <= layout.keys {
                         for &unit in units {
                             let found = ask(&place(layout, unit), unit as u32, number);
@@ -755,7 +754,9 @@ mod tests {
         for form in Form::ALL {
             for shift in [0, 4, 8, 12] {
                 let entry = pointer(form, shift, POSITION_MASK);
-                assert!(is_pointer(entry));
+                assert!(is_pointer(entry.into()));
+                let form_first = u64::from(entry) & !0 << FORM_AT;
+                assert_eq!(form_first, form.first());
                 assert_eq!(u64::from(entry) >> FORM_AT, form.head());
                 assert_eq!((entry >> SHIFT_AT & 3) * 4, shift);
                 assert_eq!(entry & POSITION_MASK, POSITION_MASK);

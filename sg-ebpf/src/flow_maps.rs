@@ -52,7 +52,7 @@ pub(crate) struct HashKeys(&'static [u64; HASH_KEY_ROOM]);
 impl HashKeys {
     #[inline(always)]
     pub(crate) fn get() -> Self {
-        HashKeys(&maps::near().flow_keys)
+        HashKeys(maps::flow_keys())
     }
 
     #[inline(always)]

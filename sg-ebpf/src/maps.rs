@@ -36,10 +36,30 @@ static SG_NEAR_TABLES: Filled<NearTables> = Filled(UnsafeCell::new(NearTables {
     lines: [Line::EMPTY; NEAR_LINES],
 }));
 
+/// Where a field of the near tables begins, in one instruction: the compiler would take another one for the
+/// offset, and keep the sum on the stack for the next time.
+macro_rules! near_at {
+    ($field:ident as $type:ty) => {{
+        let place: *const $type;
+        // SAFETY: loads an address.
+        unsafe {
+            core::arch::asm!(
+                "{0} = {1} + {2} ll",
+                out(reg) place,
+                sym SG_NEAR_TABLES,
+                const core::mem::offset_of!(NearTables, $field),
+                options(nomem, nostack, preserves_flags)
+            );
+        }
+        place
+    }};
+}
+
+/// The multipliers of the flows' hash.
 #[inline(always)]
-pub(crate) fn near() -> &'static NearTables {
+pub(crate) fn flow_keys() -> &'static [u64; HASH_KEY_ROOM] {
     // SAFETY: always there, of that type, and never written.
-    unsafe { &*SG_NEAR_TABLES.0.get() }
+    unsafe { &(*SG_NEAR_TABLES.0.get()).flow_keys }
 }
 
 /// The lines of a policy whose lines are too many to be near; the loader sets the size.
@@ -126,7 +146,7 @@ macro_rules! constant_at {
                 "{0} = {1} ll",
                 out(reg) place,
                 sym $name,
-                options(pure, nomem, nostack, preserves_flags)
+                options(nomem, nostack, preserves_flags)
             );
         }
         place
@@ -226,6 +246,23 @@ impl Form for AsLoaded {
     }
 }
 
+/// An entry, of which the compiler does not know that it has 32 bits: it would compare its sign, which
+/// takes two shifts.
+#[inline(always)]
+fn load(entry: &u32) -> u64 {
+    let wide: u64;
+    // SAFETY: loads what the reference refers to.
+    unsafe {
+        core::arch::asm!(
+            "{wide} = *(u32 *)({entry} + 0)",
+            wide = lateout(reg) wide,
+            entry = in(reg) entry,
+            options(pure, readonly, nostack, preserves_flags)
+        );
+    }
+    wide
+}
+
 /// The tables of the generation.
 pub(crate) struct KernelTables<F: Form>(PhantomData<F>);
 
@@ -235,34 +272,39 @@ impl<F: Form> KernelTables<F> {
 
 impl<F: Form> Tables for KernelTables<F> {
     #[inline(always)]
-    fn root4(&self, high: u16) -> u32 {
-        near().root4[high as usize]
+    fn root4(&self, high: u16) -> u64 {
+        let root = near_at!(root4 as u32);
+        // SAFETY: the list is as long as there are numbers of 16 bits.
+        load(unsafe { &*root.add(high.into()) })
     }
 
     #[inline(always)]
     fn line(&self, index: u32) -> Option<&Line> {
         if F::has_near_tables() {
-            return Some(&near().lines[index as usize & (NEAR_LINES - 1)]);
+            let lines = near_at!(lines as Line);
+            // SAFETY: the index is masked to the number of lines, a power of two.
+            return Some(unsafe { &*lines.add(index as usize & (NEAR_LINES - 1)) });
         }
         LINES.get(index)
     }
 
     #[inline(always)]
-    fn word(&self, index: u32) -> Option<u32> {
+    fn word(&self, index: u32) -> Option<u64> {
         if F::has_near_tables() {
-            let words = near().lines.as_ptr().cast::<u32>();
+            let words = near_at!(lines as u32);
             let index = index as usize & (NEAR_LINES * LINE_WORDS - 1);
             // SAFETY: the index is masked to the number of words, a power of two.
-            return Some(unsafe { *words.add(index) });
+            return Some(load(unsafe { &*words.add(index) }));
         }
-        Some(LINES.get(index / LINE_WORDS as u32)?.0[index as usize % LINE_WORDS])
+        let line = LINES.get(index / LINE_WORDS as u32)?;
+        Some(load(&line.0[index as usize % LINE_WORDS]))
     }
 
     #[inline(always)]
     fn unit(&self, index: u32) -> Option<u64> {
         const UNITS: usize = LINE_WORDS / UNIT_WORDS;
         if F::has_near_tables() {
-            let units = near().lines.as_ptr().cast::<u64>();
+            let units = near_at!(lines as u64);
             let index = index as usize & (NEAR_LINES * UNITS - 1);
             // SAFETY: the index is masked to the number of units, a power of two.
             return Some(unsafe { *units.add(index) });

@@ -157,7 +157,8 @@ fn plain<H: Hook, F: Form>(hook: &H) -> Result<u32, Stop> {
     let verdict = Verdict(verdict.0 & !POINTER);
     // Below both of its flags: it neither accepts nor asks for an event.
     let is_drop = verdict.0 < Verdict::LOG_BIT;
-    if !is_drop && verdict.is_logged() {
+    // The compiler would look at that flag of what is dropped too.
+    if !is_drop && SharedWord::opaque(verdict.0.into()) & u64::from(Verdict::LOG_BIT) != 0 {
         return Err(NO);
     }
     if F::has_flows() && is_for_flows::<H, F>(&p, is_drop) {
@@ -213,7 +214,7 @@ fn passes_answer<F: Form>(p: &Plain, opposite: Direction) -> bool {
     if is_pointer(entry) {
         return classify::ask(p.class, opposite, kind, p.transport.source() as u16).is_accept();
     }
-    Verdict(entry).is_accept()
+    Verdict(entry as u32).is_accept()
 }
 
 #[inline(always)]
