@@ -136,13 +136,12 @@ pub(crate) fn ask<H: Hook>(hook: &H, names: &Names, step: &Step) -> Result<Fate,
     let line = Flows.line(spot.group).ok_or(parsed::MALFORMED)?;
     let tags = spread(spot.tag);
     let both = in_both(tags_of(line, spot.first), tags_of(line, spot.second), tags);
-    if step.is_drop && both | has_match(tags_of(line, spot.half_open), tags) == 0 {
+    if both != 0 {
+        if let Some(outcome) = steady(hook, names, step, &spot, both) {
+            return Ok(Fate::ByFlow(outcome));
+        }
+    } else if step.is_drop && has_match(tags_of(line, spot.half_open), tags) == 0 {
         return Ok(Fate::ByRules);
-    }
-    if both != 0
-        && let Some(outcome) = steady(hook, names, step, &spot, both)
-    {
-        return Ok(Fate::ByFlow(outcome));
     }
     hand_on(hook, names, step, hash)?;
     Ok(Fate::Unknown)
