@@ -237,7 +237,7 @@ enum Filter {
     /// A ruleset on the ingress hook of a line of its own.
     Nftables(Rig),
     /// On a line of its own too.
-    XdpFilter(Rig, XdpFilter),
+    Neighbour(Rig, XdpFilter),
     /// See [`TOUCH`].
     Touch,
 }
@@ -337,7 +337,7 @@ impl Bench<'_> {
                         rig.attach(floors.touch()?)?;
                         &rig
                     }
-                    Filter::Nftables(own) | Filter::XdpFilter(own, _) => own,
+                    Filter::Nftables(own) | Filter::Neighbour(own, _) => own,
                 };
                 let window = rig.warm_window(&mut variant.writer, packets, tally)?;
                 variant.windows.push(window);
@@ -383,7 +383,7 @@ impl Bench<'_> {
                 let own = own_rig()?;
                 let installed = XdpFilter::install(&addresses, own.receiver())?;
                 sender = own.sender();
-                Filter::XdpFilter(own, installed)
+                Filter::Neighbour(own, installed)
             }
             None if case.name == TOUCH => Filter::Touch,
             None => {
@@ -457,7 +457,7 @@ fn check(variant: &mut Loaded) -> Result<String> {
             }
             return Ok(format!("; {share:.2} % in flows"));
         }
-        Filter::XdpFilter(_, installed) => {
+        Filter::Neighbour(_, installed) => {
             let share = installed.dropped_share()? * 100.0;
             if share < 99.9 {
                 bail!("only {share:.1} % of the packets were dropped");

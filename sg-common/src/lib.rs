@@ -1,7 +1,6 @@
 //! Plain data and pure steps shared by the eBPF packet path and userspace.
 //! No allocation, no I/O, no dependency on the kernel side: everything here is tested on the host.
 #![no_std]
-#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 // No panic is reachable from a packet, a file, a flag or the state directory.
 #![cfg_attr(
     not(test),

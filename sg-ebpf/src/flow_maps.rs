@@ -28,11 +28,11 @@ static TAGS: Array<Line<SharedWord>> = Array::with_max_entries(1, MMAPABLE);
 #[map(name = "sg_flow_pages")]
 static PAGES: Array<Page<SharedWord>> = Array::with_max_entries(1, MMAPABLE);
 
-/// In plain memory, where a packet finds them without a look-up. The section is a map by itself, which the
-/// loader puts in place of this one.
+/// In plain memory, where a packet finds them without a look-up. The section is a map by itself, so that all
+/// generations can share it.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".bss.flow_ports")]
-static SG_FLOW_PORTS: [SharedWord; PORT_COUNTS] = [const { SharedWord::ZERO }; PORT_COUNTS];
+static SG_FLOW_PORTS: [SharedWord; PORT_COUNTS] = [const { SharedWord::zero() }; PORT_COUNTS];
 
 /// By flow kind.
 #[map(name = "sg_flow_stats")]

@@ -340,6 +340,10 @@ impl<F: Form> Tables for KernelTables<F> {
 
     #[inline(always)]
     fn host_buckets(&self) -> u32 {
+        // They are many, and what is near is little.
+        if F::has_near_tables() {
+            return 0;
+        }
         constant!(SG_HOST_BUCKETS as u32)
     }
 

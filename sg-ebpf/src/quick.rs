@@ -58,10 +58,10 @@ struct Frame<I> {
 /// What the headers say.
 struct Plain {
     class: u32,
-    /// Of the transport header.
     transport: Transport,
 }
 
+/// TCP's header or UDP's.
 struct Transport {
     /// 0 for TCP, 1 for UDP: the numbers of `Kind`.
     kind: u64,
@@ -70,7 +70,7 @@ struct Transport {
     ports: u64,
     /// TCP's, or none.
     flags: u64,
-    /// Bytes of all headers.
+    /// Bytes of all headers up to its end.
     headers: u64,
 }
 
@@ -100,9 +100,10 @@ impl Transport {
 fn names<H: Hook>(hook: &H, transport: &Transport) -> Result<Names, Stop> {
     const _: () = assert!(ETH_P_IP.to_be() >> 7 & 1 == 0 && ETH_P_IPV6.to_be() >> 7 & 1 == 1);
     let frame = at::<Frame<Ipv4Hdr>, H>(hook, 0)?;
-    // SAFETY: addresses inside what `at` has compared with the end of the packet. The verifier knows what the
-    // one was compared with, hence another reading, and both families go on together.
+    // SAFETY: addresses inside what `at` has compared with the end of the packet.
     let (ethernet, header) = unsafe { (&raw const (*frame).ethernet, &raw const (*frame).ip) };
+    // SAFETY: as above. A reading of its own, since the verifier knows what the first one was compared with,
+    // and both families go on together.
     let ether_type = unsafe {
         (&raw const (*ethernet).ether_type)
             .cast::<u16>()

@@ -15,7 +15,9 @@ use crate::verifier::forget;
 pub(crate) struct SharedWord(UnsafeCell<u64>);
 
 impl SharedWord {
-    pub(crate) const ZERO: Self = SharedWord(UnsafeCell::new(0));
+    pub(crate) const fn zero() -> Self {
+        SharedWord(UnsafeCell::new(0))
+    }
 }
 
 // SAFETY: every access below is one instruction on an aligned word.

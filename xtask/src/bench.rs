@@ -63,6 +63,9 @@ pub(crate) fn command(args: &Args) -> Result<()> {
     }
     let data = test::data_folder(env::var_os(test::DATA), &env::current_dir()?)?;
     setup::ensure(Needs::Tools)?;
+    if asks_for_peer(&args.names) && !args.list {
+        setup::ensure_peer();
+    }
     let sgctl = build::binary(true)?;
     let binary = build::package_binary(BINARY, BINARY, true)?;
 
@@ -87,6 +90,13 @@ pub(crate) fn command(args: &Args) -> Result<()> {
         anyhow::bail!("the benchmarks failed ({status}), see above");
     }
     Ok(())
+}
+
+/// Whether rows of another filter, which the tests have no use for, are among those that are named.
+fn asks_for_peer(names: &[String]) -> bool {
+    const PEER: &str = "live/xdp-filter";
+    let overlaps = |name: &String| PEER.starts_with(name.as_str()) || name.starts_with(PEER);
+    names.is_empty() || names.iter().any(overlaps)
 }
 
 fn hand_on(command: &mut Command, args: &Args, sgctl: &Path, workspace: &Path) {
@@ -131,6 +141,16 @@ mod tests {
         );
         let expected = format!("sg-bench --sgctl t/sgctl {expected}");
         assert_eq!(shell::describe(&command), expected.trim_end(), "{typed}");
+    }
+
+    #[test]
+    fn the_other_filter_is_wanted_where_its_rows_are() {
+        let asks = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            asks_for_peer(&names)
+        };
+        assert!(asks(&[]) && asks(&["live"]) && asks(&["code", "live/xdp-filter/10"]));
+        assert!(!asks(&["live/tke"]) && !asks(&["code"]));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
+use crate::shell;
 use crate::term::{self, Colour};
 
 /// Find or install what the build and the tests need
@@ -65,6 +66,20 @@ pub(crate) fn ensure(needs: Needs) -> Result<()> {
         steps.push(tools::step(&mut apt, needs));
     }
     report(steps, started)
+}
+
+/// Installs the filter that the benchmarks compare with, if it is not here. Without it its rows are left out.
+pub(crate) fn ensure_peer() {
+    const PROGRAM: &str = "xdp-filter";
+    if shell::which(PROGRAM).is_some() {
+        return;
+    }
+    let line = format!("{PROGRAM} is not here: it is measured beside ours");
+    term::say(Colour::Yellow, "setup", line);
+    if let Err(error) = Apt::default().install(&["xdp-tools".to_owned()]) {
+        let line = format!("its rows will be left out: {error:#}");
+        term::say(Colour::Yellow, "note", line);
+    }
 }
 
 /// One line when all is there; otherwise one block for each missing thing.

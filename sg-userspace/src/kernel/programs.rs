@@ -113,7 +113,8 @@ impl Programs {
         let keep_flows = u8::from(generation.keep_flows);
         let logs = u8::from(generation.has_logging_rules);
         let shape = &compiled.shape;
-        let is_near = generation.may_be_near && compiled.lines.len() <= NEAR_LINES;
+        let is_near =
+            generation.may_be_near && compiled.lines.len() <= NEAR_LINES && shape.host_buckets == 0;
         let has =
             (u8::from(is_near) * HAS_NEAR_TABLES) | (u8::from(generation.has_flows) * HAS_FLOWS);
         // What is near needs no map.
