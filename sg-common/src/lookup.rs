@@ -432,6 +432,9 @@ pub fn is_pointer(entry: u64) -> bool {
 
 /// What 16-bit numbers stand for, and so which forms decide them.
 trait Numbers {
+    /// Whether walks mostly begin with a block, as the first port tables do whatever they need.
+    const BEGIN_WITH_BLOCKS: bool;
+
     fn forms<T: Tables>(tables: &T) -> Forms;
     fn is_narrow<T: Tables>(tables: &T) -> bool;
 }
@@ -442,6 +445,8 @@ struct Addresses;
 struct Ports;
 
 impl Numbers for Addresses {
+    const BEGIN_WITH_BLOCKS: bool = false;
+
     #[inline(always)]
     fn forms<T: Tables>(tables: &T) -> Forms {
         tables.address_forms()
@@ -454,6 +459,8 @@ impl Numbers for Addresses {
 }
 
 impl Numbers for Ports {
+    const BEGIN_WITH_BLOCKS: bool = true;
+
     #[inline(always)]
     fn forms<T: Tables>(tables: &T) -> Forms {
         tables.port_forms()
@@ -474,15 +481,23 @@ fn walk16<T: Tables, N: Numbers>(tables: &T, entry: u64, number: u64) -> Option<
     }
     // The first word of what an entry points to.
     let words = |entry| (entry & u64::from(POSITION_MASK)) * UNIT_WORDS as u64;
-    // Without a look at which forms there are, which takes longer; a leaf is what is mostly found.
-    if entry >= Form::Block.first() {
-        let index = words(entry) + (number >> 8);
-        entry = tables.word(index as u32)?;
-        if !is_pointer(entry) {
-            return Some(entry);
+    let in_block = |entry| tables.word((words(entry) + (number >> 8)) as u32);
+    let forms = if N::BEGIN_WITH_BLOCKS {
+        // Without a look at which forms there are, which takes longer; a leaf is what is mostly found.
+        if entry >= Form::Block.first() {
+            entry = in_block(entry)?;
+            if !is_pointer(entry) {
+                return Some(entry);
+            }
         }
-    }
-    let forms = N::forms(tables);
+        N::forms(tables) & !Form::Block.bit()
+    } else {
+        let forms = N::forms(tables);
+        if forms & Form::Block.bit() != 0 && entry >= Form::Block.first() {
+            entry = in_block(entry)?;
+        }
+        forms
+    };
     if forms & Form::Part.bit() != 0 {
         for _ in 0..4 {
             if entry >> FORM_AT != Form::Part.head() {
@@ -492,9 +507,9 @@ fn walk16<T: Tables, N: Numbers>(tables: &T, entry: u64, number: u64) -> Option<
             let index = words(entry) + (number >> shift & 15);
             entry = tables.word(index as u32)?;
         }
-        if !is_pointer(entry) {
-            return Some(entry);
-        }
+    }
+    if forms & (Form::Block.bit() | Form::Part.bit()) != 0 && !is_pointer(entry) {
+        return Some(entry);
     }
     let position = (entry & u64::from(POSITION_MASK)) as u32;
     let has_few = forms & Form::Few.bit() != 0;
