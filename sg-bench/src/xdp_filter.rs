@@ -27,9 +27,7 @@ pub(crate) const NOT_INSTALLED: &str = "xdp-filter is not installed";
 
 pub(crate) fn is_installed() -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    // Debian has it where only root's path leads.
-    let mut folders = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
-    folders.any(|folder| folder.join("xdp-filter").is_file())
+    std::env::split_paths(&path).any(|folder| folder.join("xdp-filter").is_file())
 }
 
 /// One instance with maps of its own.

@@ -36,23 +36,36 @@ static SG_NEAR_TABLES: Filled<NearTables> = Filled(UnsafeCell::new(NearTables {
     lines: [Line::EMPTY; NEAR_LINES],
 }));
 
-/// Where a field of the near tables begins, in one instruction: the compiler would take another one for the
-/// offset, and keep the sum on the stack for the next time.
-macro_rules! near_at {
-    ($field:ident as $type:ty) => {{
+/// Where a static begins, or what is at an offset in it, in one instruction. Of no static does the compiler see
+/// which it is: it would fold in the default of a constant that the loader replaces, and take another
+/// instruction for an offset. It asks anew each time, instead of keeping an address on the stack.
+macro_rules! address_of {
+    ($name:ident + $offset:expr, $type:ty) => {{
         let place: *const $type;
         // SAFETY: loads an address.
         unsafe {
             core::arch::asm!(
                 "{0} = {1} + {2} ll",
                 out(reg) place,
-                sym SG_NEAR_TABLES,
-                const core::mem::offset_of!(NearTables, $field),
+                sym $name,
+                const $offset,
                 options(nomem, nostack, preserves_flags)
             );
         }
         place
     }};
+}
+
+pub(crate) use address_of;
+
+/// Where a field of the near tables begins.
+macro_rules! near_at {
+    ($field:ident as $type:ty) => {
+        address_of!(
+            SG_NEAR_TABLES + core::mem::offset_of!(NearTables, $field),
+            $type
+        )
+    };
 }
 
 /// The multipliers of the flows' hash.
@@ -135,30 +148,10 @@ constants! {
     SG_FRAGMENT_TIMEOUT: u32 = 0;
 }
 
-/// Where a load-time constant is. The compiler must not see which one, or it would fold in the default
-/// that the loader replaces; what it reads there and does not need, it may leave out.
-macro_rules! constant_at {
-    ($name:ident as $type:ty) => {{
-        let place: *const $type;
-        // SAFETY: loads an address.
-        unsafe {
-            core::arch::asm!(
-                "{0} = {1} ll",
-                out(reg) place,
-                sym $name,
-                options(nomem, nostack, preserves_flags)
-            );
-        }
-        place
-    }};
-}
-
-pub(crate) use constant_at;
-
 /// Reads a load-time constant.
 macro_rules! constant {
     ($name:ident as $type:ty) => {{
-        let place = $crate::maps::constant_at!($name as $type);
+        let place = $crate::maps::address_of!($name + 0, $type);
         // SAFETY: a live static of plain data; nothing writes it once the program is loaded.
         unsafe { *place }
     }};
@@ -169,7 +162,7 @@ pub(crate) use constant;
 /// An item of a constant list; `$index` is below its length, a power of two.
 macro_rules! constant_item {
     ($name:ident, $index:expr) => {{
-        let first = $crate::maps::constant_at!($name as u32);
+        let first = $crate::maps::address_of!($name + 0, u32);
         let len = size_of_val(&$name) / size_of::<u32>();
         // SAFETY: the index is masked to the length of the list; otherwise as `constant`.
         unsafe { *first.add($index & (len - 1)) }
