@@ -19,6 +19,9 @@ pub(super) trait Address: Copy + Ord {
     fn last(prefix: Prefix<Self>) -> Self;
     const ZERO: Self;
     fn next(self) -> Option<Self>;
+    /// Whether `prefix` has a node of its own, given the first addresses of the prefixes before and after
+    /// it.
+    fn is_alone(prefix: Prefix<Self>, neighbours: [Option<Self>; 2]) -> bool;
 }
 
 impl Address for u32 {
@@ -32,6 +35,11 @@ impl Address for u32 {
     fn next(self) -> Option<u32> {
         self.checked_add(1)
     }
+    /// Each /16 has an entry of the first level.
+    fn is_alone(prefix: Prefix<u32>, neighbours: [Option<u32>; 2]) -> bool {
+        let mut neighbours = neighbours.into_iter().flatten();
+        prefix.len > 16 && neighbours.all(|bits| bits >> 16 != prefix.bits >> 16)
+    }
 }
 
 impl Address for u128 {
@@ -44,6 +52,10 @@ impl Address for u128 {
     }
     fn next(self) -> Option<u128> {
         self.checked_add(1)
+    }
+    /// A node of a tree has several prefixes.
+    fn is_alone(_: Prefix<u128>, _: [Option<u128>; 2]) -> bool {
+        false
     }
 }
 
@@ -172,13 +184,14 @@ pub(super) fn classes_of<T: Address>(
         .iter()
         .take_while(|(p, _)| p.len == 0)
         .fold(0, |set, (_, remote)| sets.with_remote(set, *remote));
-    let default_class = rows.class_of(sets, default_set, arena)?;
+    let default_class = rows.class_of(sets, default_set, false, arena)?;
     let mut classes = Classes {
         default_class,
         prefixes: Vec::new(),
     };
     // The prefixes around the current one: last address, set, class.
     let mut around: Vec<(T, SetId, u32)> = Vec::new();
+    let mut before: Option<T> = None;
     let mut rest = named.as_slice();
     while let Some(&(prefix, _)) = rest.first() {
         let same = rest.iter().take_while(|(p, _)| *p == prefix).count();
@@ -204,7 +217,9 @@ pub(super) fn classes_of<T: Address>(
         if set == parent_set {
             continue;
         }
-        let class = rows.class_of(sets, set, arena)?;
+        let is_alone = T::is_alone(prefix, [before, after.first().map(|(p, _)| p.bits)]);
+        before = Some(prefix.bits);
+        let class = rows.class_of(sets, set, is_alone, arena)?;
         if class != parent_class {
             classes.prefixes.push((prefix, class));
         }

@@ -1,7 +1,7 @@
 //! The lines that tables are made of, each part stored once however often it occurs, and the choice
 //! of the smallest form for a function over 16-bit numbers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use sg_common::lookup::{
@@ -9,7 +9,7 @@ use sg_common::lookup::{
     Root, SHAPE_LINES, UNIT_WORDS, pointer,
 };
 
-use super::{Budget, TooLarge};
+use super::{Budget, TooLarge, services::Row};
 
 /// A function over 32-bit numbers as its steps: each value holds from its start up to the next
 /// start. Sorted, the first start is at or below the range of interest.
@@ -54,15 +54,27 @@ fn is_block(steps: &Steps, room: Room) -> bool {
     }
 }
 
+/// What lies in the same line as a *few*. Where each prefix has ports of its own, neither its node nor their
+/// table is in a core's cache, and one line brings both.
+#[derive(Clone, Copy)]
+enum Beside<'a> {
+    Anything,
+    /// Room for one more.
+    Room,
+    /// The table of ports that one of its leaves leads to by its row, if there is room beside that.
+    PortsOf(&'a [Row]),
+}
+
 /// A range of numbers that differ in their low `bits` only, in a table over 16-bit numbers whose
 /// zero is `origin`; `above` steps lead there.
 #[derive(Clone, Copy)]
-struct Part {
+struct Part<'a> {
     origin: u32,
     bits: u32,
     above: usize,
     /// Leaves below 16 are all that there are.
     is_narrow: bool,
+    beside: Beside<'a>,
 }
 
 pub(super) struct Arena {
@@ -72,6 +84,8 @@ pub(super) struct Arena {
     lines: Vec<Line>,
     /// The next free unit of the line that pieces of 1, 2 and 4 units are taken from.
     open: [u32; 3],
+    /// Positions of tables of ports beside which there is room for a *few*.
+    roomy_fews: BTreeSet<u32>,
     /// Positions of what was stored, by the hash of its words.
     by_hash: HashMap<u64, u32, BuildHasherDefault<AsItIs>>,
     /// By column: tables of ports that others are likely to resemble.
@@ -105,6 +119,7 @@ impl Arena {
             roomy: ROOMY_TABLES,
             lines: vec![Line::EMPTY; SHAPE_LINES],
             open: [0; 3],
+            roomy_fews: BTreeSet::new(),
             by_hash: HashMap::default(),
             known: Default::default(),
             counts: [0; Form::ALL.len()],
@@ -161,6 +176,17 @@ impl Arena {
     /// Stores `words`, a half, quarter or eighth of a line or whole lines, where they are not stored
     /// yet; returns their position in units.
     pub(super) fn store(&mut self, form: Form, words: &[u32]) -> Result<u32, TooLarge> {
+        self.store_beside(Beside::Anything, form, words, &[])
+    }
+
+    /// The same, with something beside it if it has to be stored. `steps` are what it is made of.
+    fn store_beside(
+        &mut self,
+        beside: Beside,
+        form: Form,
+        words: &[u32],
+        steps: &Steps,
+    ) -> Result<u32, TooLarge> {
         let hash = hash(words);
         if let Some(&position) = self.by_hash.get(&hash)
             && self.holds(position, words)
@@ -168,15 +194,17 @@ impl Arena {
             return Ok(position);
         }
         let units = (words.len() / UNIT_WORDS) as u32;
-        let position = if units < LINE_UNITS {
-            let open = units.ilog2() as usize;
-            if self.open[open].is_multiple_of(LINE_UNITS) {
-                self.open[open] = self.take_lines(1)? * LINE_UNITS;
+        let position = match beside {
+            Beside::Anything => self.take_units(units)?,
+            Beside::Room => {
+                let position = self.take_units(2 * units)?;
+                self.roomy_fews.insert(position);
+                position
             }
-            self.open[open] += units;
-            self.open[open] - units
-        } else {
-            self.take_lines(words.len() / LINE_WORDS)? * LINE_UNITS
+            Beside::PortsOf(rows) => match self.take_beside_ports(steps, rows) {
+                Some(ports) => ports + units,
+                None => self.take_units(units)?,
+            },
         };
         let (line, at) = place(position);
         for (line, words) in self.lines[line..].iter_mut().zip(words.chunks(LINE_WORDS)) {
@@ -188,11 +216,40 @@ impl Arena {
         Ok(position)
     }
 
-    /// Entry for `steps` over the ports from zero on, in a column.
+    /// Takes a half, quarter or eighth of a line or whole lines; returns their position.
+    fn take_units(&mut self, units: u32) -> Result<u32, TooLarge> {
+        if units >= LINE_UNITS {
+            return Ok(self.take_lines((units / LINE_UNITS) as usize)? * LINE_UNITS);
+        }
+        let open = units.ilog2() as usize;
+        if self.open[open].is_multiple_of(LINE_UNITS) {
+            self.open[open] = self.take_lines(1)? * LINE_UNITS;
+        }
+        self.open[open] += units;
+        Ok(self.open[open] - units)
+    }
+
+    /// Takes the room beside a table of ports of these classes.
+    fn take_beside_ports(&mut self, classes: &Steps, rows: &[Row]) -> Option<u32> {
+        let few = classes
+            .iter()
+            .flat_map(|&(_, class)| rows[class as usize])
+            .filter(|&entry| {
+                entry >= pointer(Form::Few, 0, 0) && entry < pointer(Form::Several, 0, 0)
+            })
+            .map(|entry| entry & POSITION_MASK)
+            .find(|few| self.roomy_fews.contains(few))?;
+        self.roomy_fews.remove(&few);
+        Some(few)
+    }
+
+    /// Entry for `steps` over the ports from zero on, in a column; if asked for, with room beside the table for
+    /// the node of a prefix.
     pub(super) fn ports(
         &mut self,
         column: usize,
         steps: &Steps,
+        with_room: bool,
         built: &mut Built,
     ) -> Result<u32, TooLarge> {
         let room = if self.roomy > 0 {
@@ -205,6 +262,10 @@ impl Arena {
             bits: 16,
             above: 0,
             is_narrow: false,
+            beside: match with_room {
+                true => Beside::Room,
+                false => Beside::Anything,
+            },
         };
         let blocks = self.counts[Form::Block as usize];
         let mut known = std::mem::take(&mut self.known[column]);
@@ -246,10 +307,12 @@ impl Arena {
             bits,
             above,
             is_narrow,
+            beside,
         } = part;
         let below = |bits| Part {
             bits,
             above: above + 1,
+            beside: Beside::Anything,
             ..part
         };
         let (few, several) = match is_narrow {
@@ -270,8 +333,8 @@ impl Arena {
         built.forms |= form.bit();
         let mut shift = 0;
         let position = match form {
-            Form::Few => self.divided(form, few, steps, origin)?,
-            Form::Several => self.divided(form, several, steps, origin)?,
+            Form::Few => self.divided(form, few, steps, origin, beside)?,
+            Form::Several => self.divided(form, several, steps, origin, Beside::Anything)?,
             Form::Part => {
                 shift = bits - 4;
                 let mut entries = [0; LINE_WORDS];
@@ -301,6 +364,7 @@ impl Arena {
         layout: Layout,
         steps: &Steps,
         origin: u32,
+        beside: Beside,
     ) -> Result<u32, TooLarge> {
         let mut keys = [0; MOST_STEPS];
         let mut leaves = [0; MOST_STEPS];
@@ -311,14 +375,15 @@ impl Arena {
         }
         let mut words = [0; LINE_WORDS];
         layout.write(&mut words, &keys[1..steps.len()], &leaves[..steps.len()]);
-        self.store(form, &words[..layout.words])
+        self.store_beside(beside, form, &words[..layout.words], steps)
     }
 
-    /// Fills the /16 table of IPv4 with `steps` over all addresses; says whether leaves are narrow.
+    /// Fills the /16 table of IPv4 with `steps` over all addresses, whose classes have `rows`; says whether leaves are narrow.
     pub(super) fn fill_root(
         &mut self,
         root: &mut Root,
         steps: &Steps,
+        rows: &[Row],
         built: &mut Built,
     ) -> Result<bool, TooLarge> {
         let is_narrow = steps.iter().all(|(_, class)| class >> NARROW_BITS == 0);
@@ -328,6 +393,10 @@ impl Arena {
                 bits: 16,
                 above: 0,
                 is_narrow,
+                beside: match is_narrow {
+                    true => Beside::Anything,
+                    false => Beside::PortsOf(rows),
+                },
             };
             self.table(steps, base, part, Room::Little, &[], built)
         })?;

@@ -105,7 +105,7 @@ pub fn compile(policy: &Policy, slots: &[u32], budget: Budget) -> Result<Compile
     v4.put_back(listed);
     let mut root4 = Box::new([0u32; ROOT_ENTRIES]);
     let mut addresses = Built::default();
-    let is_narrow = arena.fill_root(&mut root4, &v4.steps(), &mut addresses)?;
+    let is_narrow = arena.fill_root(&mut root4, &v4.steps(), rows.rows(), &mut addresses)?;
 
     let mut sets = RuleSets::new(policy, Family::V6);
     let v6 = classes_of::<u128>(&mut sets, &mut rows, &mut arena)?;

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
 use sg_common::{
-    lookup::{COLUMNS, LINE_WORDS, column_index},
+    lookup::{COLUMNS, LINE_WORDS, POINTER, column_index},
     protocol::{
         IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, icmp_number,
         other_number,
@@ -77,17 +77,19 @@ impl Rows {
         Ok(begins)
     }
 
-    /// The class of addresses covered by exactly the rules of `set`.
+    /// The class of addresses covered by exactly the rules of `set`. Where they are of a prefix that is
+    /// alone, its node will lie beside a table of ports.
     pub(super) fn class_of(
         &mut self,
         sets: &RuleSets,
         set: SetId,
+        is_alone: bool,
         arena: &mut Arena,
     ) -> Result<u32, TooLarge> {
         if let Some(&class) = self.of_set.get(&(sets.family, set)) {
             return Ok(class);
         }
-        let row = self.row(&sets.rules(set), sets.family, arena)?;
+        let row = self.row(&sets.rules(set), sets.family, is_alone, arena)?;
         let next = self.rows.len() as u32;
         let class = *self.classes.entry(row).or_insert(next);
         if class == next {
@@ -97,7 +99,13 @@ impl Rows {
         Ok(class)
     }
 
-    fn row(&mut self, rules: &[u32], family: Family, arena: &mut Arena) -> Result<Row, TooLarge> {
+    fn row(
+        &mut self,
+        rules: &[u32],
+        family: Family,
+        is_alone: bool,
+        arena: &mut Arena,
+    ) -> Result<Row, TooLarge> {
         let mut claims: [Claims; COLUMNS] = Default::default();
         let all = &self.claims[family as usize];
         for &index in rules {
@@ -114,7 +122,10 @@ impl Rows {
                 let column = column_index(direction, kind as u8);
                 let claims = std::mem::take(&mut claims[column]);
                 let steps = claims.into_steps(Verdict::no_match(direction), &mut self.painting);
-                row[column] = arena.ports(column, &steps, &mut self.built)?;
+                // A line has room for one of them.
+                let is_first = row.iter().all(|entry| entry & POINTER == 0);
+                let with_room = is_alone && is_first;
+                row[column] = arena.ports(column, &steps, with_room, &mut self.built)?;
             }
         }
         Ok(row)

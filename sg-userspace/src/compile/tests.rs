@@ -1,6 +1,7 @@
 //! The compiled tables against the naive oracle, on random policies and by hand.
 
 use fastrand::Rng;
+use sg_common::lookup::{LINE_WORDS, POSITION_MASK, UNIT_WORDS};
 use sg_common::protocol::{
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, icmp_number,
     other_number,
@@ -143,6 +144,43 @@ fn a_long_blocklist_adds_one_class() {
     let compiled = compile(&policy, &slots(&policy), Budget::default()).unwrap();
     // Listed IPv4, other IPv4, and IPv6, which shares the row of other IPv4.
     assert_eq!(compiled.sizes().address_classes, 2);
+}
+
+/// A packet to such a prefix waits for one line of nodes instead of two.
+#[test]
+fn the_node_of_a_lone_prefix_lies_beside_its_ports() {
+    let mut rng = Rng::with_seed(1);
+    let rules: String = (0..1000)
+        .map(|i| {
+            let network = std::net::Ipv4Addr::from(i << 17 | rng.u32(1..0xff) << 8);
+            let first = rng.u16(1..1000);
+            format!(
+                "in udp {first}-{} from {network}/24 accept\n",
+                first + 7 + i as u16
+            )
+        })
+        .collect();
+    let policy = rules_from_lines(&rules);
+    let compiled = compile(&policy, &slots(&policy), Budget::default()).unwrap();
+    let line_of = |entry: u32| {
+        assert_ne!(entry & POINTER, 0);
+        (entry & POSITION_MASK) as usize * UNIT_WORDS / LINE_WORDS
+    };
+    let column = compiled.shape.columns[column_index(Direction::Inbound, Kind::Udp as u8)] as usize;
+    let is_beside = |remote: u32| {
+        let node = compiled.root4[remote as usize >> 16];
+        let class = compiled.class(IpAddr::V4(remote.into())).unwrap() as usize;
+        let word = column + class;
+        let ports = compiled.lines[word / LINE_WORDS].0[word % LINE_WORDS];
+        line_of(node) == line_of(ports)
+    };
+    let beside = policy
+        .rules
+        .iter()
+        .filter(|rule| is_beside(rule.remote.v4[0].bits))
+        .count();
+    // The first tables of ports are blocks.
+    assert_eq!(beside, 1000 - 16);
 }
 
 #[test]
