@@ -1,0 +1,105 @@
+//! The built-in templates.
+
+use sg_userspace::policy::*;
+
+use crate::{builtin_policy, codes};
+
+/// Proves P7.
+#[test]
+fn the_tke_template_is_the_table_row_by_row() {
+    let loaded = builtin_policy("tke", &[]);
+    let rows: Vec<String> = loaded
+        .policy
+        .rules
+        .iter()
+        .map(|r| {
+            format!(
+                "{} {} {} | {} | {} | {}",
+                r.group,
+                r.direction.name(),
+                r.position,
+                r.summary,
+                r.action.name(),
+                r.description.as_deref().unwrap_or("-")
+            )
+        })
+        .collect();
+    assert_eq!(
+        rows,
+        [
+            "tke inbound 1 | tcp 30000-32768 from 0.0.0.0/0 | accept | NodePort services over TCP",
+            "tke inbound 2 | udp 30000-32768 from 0.0.0.0/0 | accept | NodePort services over UDP",
+            "tke inbound 3 | all from 10.0.0.0/8 | accept | private network: pods and nodes",
+            "tke inbound 4 | all from 172.16.0.0/12 | accept | private network: pods and nodes",
+            "tke inbound 5 | all from 192.168.0.0/16 | accept | private network: pods and nodes",
+            "tke inbound 6 | tcp 22 from 0.0.0.0/0 | accept | SSH to the node",
+            "tke inbound 7 | all from 0.0.0.0/0 | drop | everything else",
+            "tke outbound 1 | all to 0.0.0.0/0 | accept | all outbound traffic",
+        ]
+    );
+    assert_eq!(loaded.policy.name, "tke");
+    assert!(
+        loaded.policy.rules.iter().all(|r| r.remote.v6.is_empty()),
+        "IPv4 only (P5)"
+    );
+    assert_eq!(loaded.policy.rules[0].source.file, "builtin:tke");
+}
+
+/// Proves P7.
+#[test]
+fn checking_the_tke_template_notes_its_weak_points_and_nothing_else() {
+    let loaded = builtin_policy("tke", &[]);
+    assert_eq!(
+        codes(&loaded),
+        [
+            "node-port-range",
+            "node-port-range",
+            "ssh-open",
+            "ipv6-denied"
+        ]
+    );
+    let text = loaded.findings[0].to_string();
+    for part in ["32768", "30000-32767", "ephemeral", "builtin:tke:8:5"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let json = serde_json::to_value(&loaded.findings[3]).unwrap();
+    assert_eq!(json["severity"], "warning");
+    assert_eq!(json["code"], "ipv6-denied");
+}
+
+/// Proves P7.
+#[test]
+fn the_minimal_template_has_its_sets_and_lets_nobody_reach_ssh() {
+    let loaded = builtin_policy("tke-minimal", &[]);
+    assert_eq!(codes(&loaded), ["empty-set", "empty-set"]);
+    let ssh = |loaded: &Loaded| {
+        let rules = loaded.policy.rules.clone();
+        rules
+            .into_iter()
+            .find(|r| r.ports.as_deref() == Some(&[(22, 22)]))
+            .unwrap()
+    };
+    assert!(ssh(&loaded).remote.v4.is_empty() && ssh(&loaded).remote.v6.is_empty());
+    let sets = [
+        "admin=192.0.2.7,2001:db8::7",
+        "pods=172.16.0.0/16",
+        "nodes=10.0.1.0/24",
+        "peer-clusters=10.9.0.0/16",
+        "node-ports=30000-30100",
+    ];
+    let loaded = builtin_policy("tke-minimal", &sets);
+    assert_eq!(codes(&loaded), Vec::<&str>::new());
+    assert!(ssh(&loaded).remote.contains("2001:db8::7".parse().unwrap()));
+    let closed = builtin_policy("tke-minimal", &["node-ports="]);
+    let rule = closed
+        .policy
+        .rules
+        .iter()
+        .find(|r| r.summary.contains("node-ports"))
+        .unwrap();
+    assert_eq!(rule.ports.as_deref(), Some(&[][..]));
+    assert!(
+        rule.remote.v4.is_empty(),
+        "a rule without ports matches nothing"
+    );
+}
