@@ -59,9 +59,9 @@ fn is_block(steps: &Steps, room: Room) -> bool {
 #[derive(Clone, Copy)]
 enum Beside<'a> {
     Anything,
-    /// Room for one more.
-    Room,
-    /// The table of ports that one of its leaves leads to by its row, if there is room beside that.
+    /// A place for one more.
+    FreePlace,
+    /// The table of ports that one of its leaves leads to by its row, if a place beside that is free.
     PortsOf(&'a [Row]),
 }
 
@@ -84,8 +84,8 @@ pub(super) struct Arena {
     lines: Vec<Line>,
     /// The next free unit of the line that pieces of 1, 2 and 4 units are taken from.
     open: [u32; 3],
-    /// Positions of tables of ports beside which there is room for a *few*.
-    roomy_fews: BTreeSet<u32>,
+    /// Positions of tables of ports that have a free place beside them, for another *few*.
+    fews_with_place: BTreeSet<u32>,
     /// Positions of what was stored, by the hash of its words.
     by_hash: HashMap<u64, u32, BuildHasherDefault<AsItIs>>,
     /// By column: tables of ports that others are likely to resemble.
@@ -119,7 +119,7 @@ impl Arena {
             roomy: ROOMY_TABLES,
             lines: vec![Line::EMPTY; SHAPE_LINES],
             open: [0; 3],
-            roomy_fews: BTreeSet::new(),
+            fews_with_place: BTreeSet::new(),
             by_hash: HashMap::default(),
             known: Default::default(),
             counts: [0; Form::ALL.len()],
@@ -196,9 +196,9 @@ impl Arena {
         let units = (words.len() / UNIT_WORDS) as u32;
         let position = match beside {
             Beside::Anything => self.take_units(units)?,
-            Beside::Room => {
+            Beside::FreePlace => {
                 let position = self.take_units(2 * units)?;
-                self.roomy_fews.insert(position);
+                self.fews_with_place.insert(position);
                 position
             }
             Beside::PortsOf(rows) => match self.take_beside_ports(steps, rows) {
@@ -229,7 +229,7 @@ impl Arena {
         Ok(self.open[open] - units)
     }
 
-    /// Takes the room beside a table of ports of these classes.
+    /// Takes the free place beside a table of ports of these classes.
     fn take_beside_ports(&mut self, classes: &Steps, rows: &[Row]) -> Option<u32> {
         let few = classes
             .iter()
@@ -238,18 +238,18 @@ impl Arena {
                 entry >= pointer(Form::Few, 0, 0) && entry < pointer(Form::Several, 0, 0)
             })
             .map(|entry| entry & POSITION_MASK)
-            .find(|few| self.roomy_fews.contains(few))?;
-        self.roomy_fews.remove(&few);
+            .find(|few| self.fews_with_place.contains(few))?;
+        self.fews_with_place.remove(&few);
         Some(few)
     }
 
-    /// Entry for `steps` over the ports from zero on, in a column; if asked for, with room beside the table for
-    /// the node of a prefix.
+    /// Entry for `steps` over the ports from zero on, in a column; if asked for, with a free place beside
+    /// the table for the node of a prefix.
     pub(super) fn ports(
         &mut self,
         column: usize,
         steps: &Steps,
-        with_room: bool,
+        with_place: bool,
         built: &mut Built,
     ) -> Result<u32, TooLarge> {
         let room = if self.roomy > 0 {
@@ -262,8 +262,8 @@ impl Arena {
             bits: 16,
             above: 0,
             is_narrow: false,
-            beside: match with_room {
-                true => Beside::Room,
+            beside: match with_place {
+                true => Beside::FreePlace,
                 false => Beside::Anything,
             },
         };
@@ -378,7 +378,8 @@ impl Arena {
         self.store_beside(beside, form, &words[..layout.words], steps)
     }
 
-    /// Fills the /16 table of IPv4 with `steps` over all addresses, whose classes have `rows`; says whether leaves are narrow.
+    /// Fills the /16 table of IPv4 with `steps` over all addresses, whose classes have `rows`; says
+    /// whether leaves are narrow.
     pub(super) fn fill_root(
         &mut self,
         root: &mut Root,

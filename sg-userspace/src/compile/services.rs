@@ -122,10 +122,10 @@ impl Rows {
                 let column = column_index(direction, kind as u8);
                 let claims = std::mem::take(&mut claims[column]);
                 let steps = claims.into_steps(Verdict::no_match(direction), &mut self.painting);
-                // A line has room for one of them.
+                // One of them is enough: the node is one.
                 let is_first = row.iter().all(|entry| entry & POINTER == 0);
-                let with_room = is_alone && is_first;
-                row[column] = arena.ports(column, &steps, with_room, &mut self.built)?;
+                let with_place = is_alone && is_first;
+                row[column] = arena.ports(column, &steps, with_place, &mut self.built)?;
             }
         }
         Ok(row)
