@@ -1,12 +1,12 @@
 //! The lines that tables are made of, each part stored once however often it occurs, and the choice
 //! of the smallest form for a function over 16-bit numbers.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use sg_common::lookup::{
-    BLOCK_ENTRIES, COLUMNS, Form, Forms, LINE_WORDS, Layout, Line, NARROW_BITS, POSITION_MASK,
-    Root, SHAPE_LINES, UNIT_WORDS, pointer,
+    BLOCK_ENTRIES, COLUMNS, Form, Forms, LINE_WORDS, Layout, Line, NARROW_BITS, POINTER,
+    POSITION_MASK, Root, SHAPE_LINES, UNIT_WORDS, pointer,
 };
 
 use super::{Budget, TooLarge, services::Row};
@@ -61,8 +61,11 @@ enum Beside<'a> {
     Anything,
     /// A place for one more.
     FreePlace,
-    /// The table of ports that one of its leaves leads to by its row, if a place beside that is free.
-    PortsOf(&'a [Row]),
+    /// The table of ports that one of its classes leads to by its row, if a place beside that is free.
+    PortsOf {
+        classes: &'a Steps,
+        rows: &'a [Row],
+    },
 }
 
 /// A range of numbers that differ in their low `bits` only, in a table over 16-bit numbers whose
@@ -85,7 +88,7 @@ pub(super) struct Arena {
     /// The next free unit of the line that pieces of 1, 2 and 4 units are taken from.
     open: [u32; 3],
     /// Positions of tables of ports that have a free place beside them, for another *few*.
-    fews_with_place: BTreeSet<u32>,
+    fews_with_place: HashSet<u32>,
     /// Positions of what was stored, by the hash of its words.
     by_hash: HashMap<u64, u32, BuildHasherDefault<AsItIs>>,
     /// By column: tables of ports that others are likely to resemble.
@@ -119,7 +122,7 @@ impl Arena {
             roomy: ROOMY_TABLES,
             lines: vec![Line::EMPTY; SHAPE_LINES],
             open: [0; 3],
-            fews_with_place: BTreeSet::new(),
+            fews_with_place: HashSet::new(),
             by_hash: HashMap::default(),
             known: Default::default(),
             counts: [0; Form::ALL.len()],
@@ -176,17 +179,11 @@ impl Arena {
     /// Stores `words`, a half, quarter or eighth of a line or whole lines, where they are not stored
     /// yet; returns their position in units.
     pub(super) fn store(&mut self, form: Form, words: &[u32]) -> Result<u32, TooLarge> {
-        self.store_beside(Beside::Anything, form, words, &[])
+        self.store_beside(Beside::Anything, form, words)
     }
 
-    /// The same, with something beside it if it has to be stored. `steps` are what it is made of.
-    fn store_beside(
-        &mut self,
-        beside: Beside,
-        form: Form,
-        words: &[u32],
-        steps: &Steps,
-    ) -> Result<u32, TooLarge> {
+    /// The same, with something beside it if it has to be stored.
+    fn store_beside(&mut self, beside: Beside, form: Form, words: &[u32]) -> Result<u32, TooLarge> {
         let hash = hash(words);
         if let Some(&position) = self.by_hash.get(&hash)
             && self.holds(position, words)
@@ -201,7 +198,7 @@ impl Arena {
                 self.fews_with_place.insert(position);
                 position
             }
-            Beside::PortsOf(rows) => match self.take_beside_ports(steps, rows) {
+            Beside::PortsOf { classes, rows } => match self.take_beside_ports(classes, rows) {
                 Some(ports) => ports + units,
                 None => self.take_units(units)?,
             },
@@ -234,9 +231,7 @@ impl Arena {
         let few = classes
             .iter()
             .flat_map(|&(_, class)| rows[class as usize])
-            .filter(|&entry| {
-                entry >= pointer(Form::Few, 0, 0) && entry < pointer(Form::Several, 0, 0)
-            })
+            .filter(|entry| entry & POINTER != 0)
             .map(|entry| entry & POSITION_MASK)
             .find(|few| self.fews_with_place.contains(few))?;
         self.fews_with_place.remove(&few);
@@ -375,7 +370,7 @@ impl Arena {
         }
         let mut words = [0; LINE_WORDS];
         layout.write(&mut words, &keys[1..steps.len()], &leaves[..steps.len()]);
-        self.store_beside(beside, form, &words[..layout.words], steps)
+        self.store_beside(beside, form, &words[..layout.words])
     }
 
     /// Fills the /16 table of IPv4 with `steps` over all addresses, whose classes have `rows`; says
@@ -396,7 +391,10 @@ impl Arena {
                 is_narrow,
                 beside: match is_narrow {
                     true => Beside::Anything,
-                    false => Beside::PortsOf(rows),
+                    false => Beside::PortsOf {
+                        classes: steps,
+                        rows,
+                    },
                 },
             };
             self.table(steps, base, part, Room::Little, &[], built)
@@ -406,7 +404,7 @@ impl Arena {
 }
 
 /// The line of a position, and the word in it.
-fn place(position: u32) -> (usize, usize) {
+pub(super) fn place(position: u32) -> (usize, usize) {
     let word = position as usize * UNIT_WORDS;
     (word / LINE_WORDS, word % LINE_WORDS)
 }

@@ -1,7 +1,7 @@
 //! The compiled tables against the naive oracle, on random policies and by hand.
 
 use fastrand::Rng;
-use sg_common::lookup::{LINE_WORDS, POSITION_MASK, UNIT_WORDS};
+use sg_common::lookup::{POSITION_MASK, column_entry};
 use sg_common::protocol::{
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, icmp_number,
     other_number,
@@ -164,15 +164,14 @@ fn the_node_of_a_lone_prefix_lies_beside_its_ports() {
     let compiled = compile(&policy, &slots(&policy), Budget::default()).unwrap();
     let line_of = |entry: u32| {
         assert_ne!(entry & POINTER, 0);
-        (entry & POSITION_MASK) as usize * UNIT_WORDS / LINE_WORDS
+        arena::place(entry & POSITION_MASK).0
     };
-    let column = compiled.shape.columns[column_index(Direction::Inbound, Kind::Udp as u8)] as usize;
     let is_beside = |remote: u32| {
         let node = compiled.root4[remote as usize >> 16];
-        let class = compiled.class(IpAddr::V4(remote.into())).unwrap() as usize;
-        let word = column + class;
-        let ports = compiled.lines[word / LINE_WORDS].0[word % LINE_WORDS];
-        line_of(node) == line_of(ports)
+        let class = compiled.class(IpAddr::V4(remote.into())).unwrap();
+        let tables = compiled.tables();
+        let ports = column_entry(&tables, class, Direction::Inbound, Kind::Udp as u8).unwrap();
+        line_of(node) == line_of(ports as u32)
     };
     let beside = policy
         .rules
