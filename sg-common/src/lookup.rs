@@ -104,6 +104,9 @@ impl Form {
     }
 }
 
+/// *Few* as they lie in a line, at a multiple of their length.
+pub type FewWords = [u32; Layout::FEW.words];
+
 /// How *few* and *several* are laid out: the number of keys, where the leaves are, in words, and how
 /// many words it is together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -289,6 +292,8 @@ pub trait Tables {
     fn line(&self, index: u32) -> Option<&Line>;
     fn word(&self, index: u32) -> Option<u64>;
     fn unit(&self, index: u32) -> Option<u64>;
+    /// What an entry points to that has few.
+    fn few(&self, entry: u64) -> Option<&FewWords>;
     fn column(&self, index: usize) -> u32;
     fn root6(&self, index: usize) -> u32;
     fn depth6(&self) -> u32;
@@ -333,6 +338,12 @@ impl Tables for Plain<'_> {
     fn unit(&self, index: u32) -> Option<u64> {
         let units = self.line(index / LINE_UNITS)?.pairs();
         units.get((index % LINE_UNITS) as usize).copied()
+    }
+
+    fn few(&self, entry: u64) -> Option<&FewWords> {
+        let first = first_word(entry) as usize;
+        let line = self.line((first / LINE_WORDS) as u32)?;
+        line.0.get(first % LINE_WORDS..)?.first_chunk()
     }
 
     fn column(&self, index: usize) -> u32 {
@@ -473,62 +484,62 @@ impl Numbers for Ports {
 }
 
 /// The leaf for `number`, which has 16 bits, below `entry`: at most five steps.
+///
+/// What is usual is asked of the entry alone: which forms there are is known when a program is loaded, but asking
+/// takes instructions all the same, so only what is rare asks, for the verifier not to walk what is not there.
 #[inline(always)]
 fn walk16<T: Tables, N: Numbers>(tables: &T, entry: u64, number: u64) -> Option<u64> {
+    let in_block = |entry| tables.word((first_word(entry) + (number >> 8)) as u32);
     let mut entry = entry;
+    if N::BEGIN_WITH_BLOCKS && entry >= Form::Block.first() {
+        entry = in_block(entry)?;
+    }
     if !is_pointer(entry) {
         return Some(entry);
     }
-    // The first word of what an entry points to.
-    let words = |entry| (entry & u64::from(POSITION_MASK)) * UNIT_WORDS as u64;
-    let in_block = |entry| tables.word((words(entry) + (number >> 8)) as u32);
-    let forms = if N::BEGIN_WITH_BLOCKS {
-        // Without a look at which forms there are, which takes longer; a leaf is what is mostly found.
-        if entry >= Form::Block.first() {
-            entry = in_block(entry)?;
+    if entry >= Form::Several.first() {
+        if entry >= Form::Part.first() {
+            let forms = N::forms(tables);
+            if !N::BEGIN_WITH_BLOCKS
+                && forms & Form::Block.bit() != 0
+                && entry >= Form::Block.first()
+            {
+                entry = in_block(entry)?;
+            }
+            if forms & Form::Part.bit() != 0 {
+                for _ in 0..4 {
+                    if entry >> FORM_AT != Form::Part.head() {
+                        break;
+                    }
+                    let shift = (entry >> SHIFT_AT & 3) * 4;
+                    let index = first_word(entry) + (number >> shift & 15);
+                    entry = tables.word(index as u32)?;
+                }
+            }
             if !is_pointer(entry) {
                 return Some(entry);
             }
         }
-        N::forms(tables) & !Form::Block.bit()
-    } else {
-        let forms = N::forms(tables);
-        if forms & Form::Block.bit() != 0 && entry >= Form::Block.first() {
-            entry = in_block(entry)?;
-        }
-        forms
-    };
-    if forms & Form::Part.bit() != 0 {
-        for _ in 0..4 {
-            if entry >> FORM_AT != Form::Part.head() {
-                break;
+        if entry >= Form::Several.first() {
+            let position = (entry & u64::from(POSITION_MASK)) as u32;
+            let line = tables.line(position / LINE_UNITS)?;
+            if N::is_narrow(tables) {
+                return Some(narrow_several(line, position % LINE_UNITS, number));
             }
-            let shift = (entry >> SHIFT_AT & 3) * 4;
-            let index = words(entry) + (number >> shift & 15);
-            entry = tables.word(index as u32)?;
+            return Some(several(line, number));
         }
     }
-    if forms & (Form::Block.bit() | Form::Part.bit()) != 0 && !is_pointer(entry) {
-        return Some(entry);
-    }
-    let position = (entry & u64::from(POSITION_MASK)) as u32;
-    let has_few = forms & Form::Few.bit() != 0;
-    let has_several = forms & Form::Several.bit() != 0;
-    if has_few && (!has_several || entry >> FORM_AT == Form::Few.head()) {
-        if N::is_narrow(tables) {
-            return Some(narrow_few(tables.unit(position)?, number));
-        }
-        let line = tables.line(position / LINE_UNITS)?;
-        return Some(few(line, position % LINE_UNITS, number));
-    }
-    if !has_several {
-        return None;
-    }
-    let line = tables.line(position / LINE_UNITS)?;
     if N::is_narrow(tables) {
-        return Some(narrow_several(line, position % LINE_UNITS, number));
+        let position = (entry & u64::from(POSITION_MASK)) as u32;
+        return Some(narrow_few(tables.unit(position)?, number));
     }
-    Some(several(line, number))
+    Some(few(tables.few(entry)?, number))
+}
+
+/// The first word of what an entry points to.
+#[inline(always)]
+const fn first_word(entry: u64) -> u64 {
+    (entry & POSITION_MASK as u64) * UNIT_WORDS as u64
 }
 
 /// 1 if a number has reached a stored key, the low 16 bits of `key`.
@@ -538,11 +549,10 @@ fn reached(key: u64, number: u64) -> u64 {
 }
 
 #[inline(always)]
-fn few(line: &Line, unit: u32, number: u64) -> u64 {
-    let at = unit as usize * UNIT_WORDS;
-    let keys = u64::from(line.0[at & 15]);
-    let index = reached(keys, number) + reached(keys >> 16, number);
-    line.0[(at + Layout::FEW.leaves_at + index as usize) & 15].into()
+fn few(words: &FewWords, number: u64) -> u64 {
+    let keys = u64::from(words[0]);
+    let index = reached(keys >> 16, number) + reached(keys, number);
+    words[(Layout::FEW.leaves_at + index as usize) & (words.len() - 1)].into()
 }
 
 #[inline(always)]
@@ -752,7 +762,10 @@ mod tests {
                         }
                     }
                 };
-                check(Layout::FEW, &[0, 2, 4, 6], few);
+                check(Layout::FEW, &[0, 2, 4, 6], |line, unit, number| {
+                    let words = &line.0[unit as usize * UNIT_WORDS..];
+                    few(words.first_chunk().unwrap(), number)
+                });
                 check(Layout::SEVERAL, &[0], |line, _, number| {
                     several(line, number)
                 });

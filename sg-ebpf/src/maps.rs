@@ -12,8 +12,8 @@ use sg_common::{
     event::EventLimit,
     fragment::{FragmentKey4, FragmentKey6, FragmentValue},
     lookup::{
-        COLUMNS, Forms, HASH_KEY_ROOM, LINE_WORDS, Line, NEAR_LINES, NearTables, ROOT_ENTRIES,
-        TREES6, Tables, UNIT_WORDS,
+        COLUMNS, FewWords, Forms, HASH_KEY_ROOM, LINE_WORDS, Line, NEAR_LINES, NearTables,
+        POSITION_MASK, ROOT_ENTRIES, TREES6, Tables, UNIT_WORDS,
     },
     stage::{HAS_FLOWS, HAS_NEAR_TABLES, Stage},
 };
@@ -60,12 +60,15 @@ pub(crate) use address_of;
 
 /// Where a field of the near tables begins.
 macro_rules! near_at {
-    ($field:ident as $type:ty) => {
-        address_of!(
+    ($field:ident as $type:ty) => {{
+        let place = address_of!(
             SG_NEAR_TABLES + core::mem::offset_of!(NearTables, $field),
             $type
-        )
-    };
+        );
+        // SAFETY: no static is at address zero, for which the compiler would look.
+        unsafe { core::hint::assert_unchecked(!place.is_null()) };
+        place
+    }};
 }
 
 /// The multipliers of the flows' hash.
@@ -256,6 +259,9 @@ fn load(entry: &u32) -> u64 {
     wide
 }
 
+/// Units of a line.
+const UNITS: u32 = (LINE_WORDS / UNIT_WORDS) as u32;
+
 /// The tables of the generation.
 pub(crate) struct KernelTables<F: Form>(PhantomData<F>);
 
@@ -295,15 +301,30 @@ impl<F: Form> Tables for KernelTables<F> {
 
     #[inline(always)]
     fn unit(&self, index: u32) -> Option<u64> {
-        const UNITS: usize = LINE_WORDS / UNIT_WORDS;
         if F::has_near_tables() {
             let units = near_at!(lines as u64);
-            let index = index as usize & (NEAR_LINES * UNITS - 1);
+            let index = index as usize & (NEAR_LINES * UNITS as usize - 1);
             // SAFETY: the index is masked to the number of units, a power of two.
             return Some(unsafe { *units.add(index) });
         }
-        let line = LINES.get(index / UNITS as u32)?;
-        Some(line.pairs()[index as usize % UNITS])
+        let line = LINES.get(index / UNITS)?;
+        Some(line.pairs()[(index % UNITS) as usize])
+    }
+
+    #[inline(always)]
+    fn few(&self, entry: u64) -> Option<&FewWords> {
+        const LEN: usize = size_of::<FewWords>();
+        let offset = entry as usize * (UNIT_WORDS * size_of::<u32>());
+        if F::has_near_tables() {
+            let few = near_at!(lines as FewWords);
+            let offset = offset & (NEAR_LINES * size_of::<Line>() - LEN);
+            // SAFETY: the offset is masked to the length of all lines, a power of two, and to what few begin at.
+            return Some(unsafe { &*few.byte_add(offset) });
+        }
+        let line = LINES.get((entry & u64::from(POSITION_MASK)) as u32 / UNITS)?;
+        let few = core::ptr::from_ref(line).cast::<FewWords>();
+        // SAFETY: as above, with one line.
+        Some(unsafe { &*few.byte_add(offset & (size_of::<Line>() - LEN)) })
     }
 
     #[inline(always)]

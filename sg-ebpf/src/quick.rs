@@ -12,7 +12,7 @@ use network_types::{
 };
 use sg_common::{
     flow_table::{Word as _, may_have},
-    lookup::{POINTER, column_entry, is_pointer, verdict_below},
+    lookup::{column_entry, is_pointer, verdict_below},
     protocol::{IPPROTO_TCP, IPPROTO_UDP},
     stage::{HAS_FLOWS, HAS_NEAR_TABLES},
     tcp,
@@ -155,13 +155,16 @@ fn plain<H: Hook, F: Form>(hook: &H) -> Result<u32, Stop> {
     let t = &p.transport;
     let entry = column_entry(&tables, p.class, direction, t.kind as u8).ok_or(NO)?;
     let verdict = verdict_below(&tables, entry, direction, t.destination());
-    let verdict = Verdict(verdict.0 & !POINTER);
+    // There are many ways to a verdict, and the verifier would walk what follows once for each.
+    let wide_verdict = SharedWord::forget(verdict.0.into(), t.ports);
+    const LOG_BIT: u64 = Verdict::LOG_BIT as u64;
     // Below both of its flags: it neither accepts nor asks for an event.
-    let is_drop = verdict.0 < Verdict::LOG_BIT;
+    let is_drop = wide_verdict < LOG_BIT;
     // The compiler would look at that flag of what is dropped too.
-    if !is_drop && SharedWord::opaque(verdict.0.into()) & u64::from(Verdict::LOG_BIT) != 0 {
+    if !is_drop && SharedWord::opaque(wide_verdict) & LOG_BIT != 0 {
         return Err(NO);
     }
+    let verdict = Verdict(wide_verdict as u32);
     if F::has_flows() && is_for_flows::<H, F>(&p, is_drop) {
         let names = names(hook, t)?;
         let step = Step {
