@@ -10,7 +10,7 @@ use crate::{hook::Hook, maps::COUNTERS, outcome::Outcome};
 /// or zero. Returns the frame's bytes.
 #[inline(always)]
 pub(crate) fn count<H: Hook>(hook: &H, claimed: u32, headers: u32, outcome: &Outcome) -> u64 {
-    let (segments, bytes) = measure(hook, claimed, headers.into());
+    let (segments, bytes) = measure(hook, claimed, || headers.into());
     let Some(counters) = slot(outcome.slot) else {
         return bytes;
     };
@@ -26,7 +26,7 @@ pub(crate) fn count<H: Hook>(hook: &H, claimed: u32, headers: u32, outcome: &Out
 
 /// As [`count`] does, for a plain packet that `slot` decided and that is no reply.
 #[inline(always)]
-pub(crate) fn count_plain<H: Hook>(hook: &H, headers: u64, in_slot: u32) {
+pub(crate) fn count_plain<H: Hook>(hook: &H, headers: impl FnOnce() -> u64, in_slot: u32) {
     let (segments, bytes) = measure(hook, 0, headers);
     if let Some(counters) = slot(in_slot) {
         counters.packets += segments;
@@ -36,10 +36,13 @@ pub(crate) fn count_plain<H: Hook>(hook: &H, headers: u64, in_slot: u32) {
 
 /// Packets on the wire, and their bytes.
 #[inline(always)]
-fn measure<H: Hook>(hook: &H, claimed: u32, headers: u64) -> (u64, u64) {
+fn measure<H: Hook>(hook: &H, claimed: u32, headers: impl FnOnce() -> u64) -> (u64, u64) {
     let segments = u64::from(hook.segments());
-    let len = hook.counted_len(claimed);
-    let bytes = (len + (segments - 1) * headers).max(hook.wire_len().into());
+    let mut len = hook.counted_len(claimed);
+    if segments > 1 {
+        len += (segments - 1) * headers();
+    }
+    let bytes = len.max(hook.wire_len().into());
     (segments, bytes)
 }
 

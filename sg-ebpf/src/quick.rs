@@ -12,7 +12,7 @@ use network_types::{
 };
 use sg_common::{
     flow_table::{Word as _, may_have},
-    lookup::{column_entry, is_pointer, verdict_below},
+    lookup::{Tables as _, column_entry, column_index, is_pointer, verdict_below},
     protocol::{IPPROTO_TCP, IPPROTO_UDP},
     stage::{HAS_FLOWS, HAS_NEAR_TABLES},
     tcp,
@@ -61,17 +61,15 @@ struct Plain {
     transport: Transport,
 }
 
-/// TCP's header or UDP's.
+/// TCP's header or UDP's, as far as every packet needs it: there are few registers. The rest is [`Rest`].
 struct Transport {
     /// 0 for TCP, 1 for UDP: the numbers of `Kind`.
     kind: u64,
     /// The source port, and below it the destination, with no known history: the compiler would combine
     /// swaps and shifts to what takes more instructions.
     ports: u64,
-    /// TCP's, or none.
-    flags: u64,
-    /// Bytes of all headers up to its end.
-    headers: u64,
+    /// Where the column of this kind begins.
+    column: u32,
 }
 
 impl Transport {
@@ -95,21 +93,57 @@ impl Transport {
     }
 }
 
-/// What names the flow of the packet. Read anew, as most packets are decided without.
+/// What only few packets need, and so is read anew.
+struct Rest {
+    is_v6: u64,
+    /// TCP's, or none.
+    flags: u64,
+    /// Bytes of all headers up to its end.
+    headers: u64,
+}
+
+/// The start of TCP's header. What of it no UDP header has, a plain frame has all the same.
+#[repr(C, packed)]
+struct Beginning {
+    ports: u32,
+    numbers: [u8; 8],
+    data_offset: u8,
+    flags: u8,
+}
+
+impl Rest {
+    #[inline(always)]
+    fn of<H: Hook>(hook: &H, kind: u64) -> Result<Self, Stop> {
+        const _: () = assert!(ETH_P_IP.to_be() >> 7 & 1 == 0 && ETH_P_IPV6.to_be() >> 7 & 1 == 1);
+        let frame = at::<Frame<Ipv4Hdr>, H>(hook, 0)?;
+        // SAFETY: an address inside what `at` has compared with the end of the packet. A reading of its own, since
+        // the verifier knows what the first one was compared with, and both families go on together.
+        let ether_type = unsafe {
+            (&raw const (*frame).ethernet.ether_type)
+                .cast::<u16>()
+                .read_volatile()
+        };
+        let is_v6 = u64::from(ether_type) >> 7 & 1;
+        let ip_end =
+            (EthHdr::LEN + Ipv4Hdr::LEN) as u64 + is_v6 * (Ipv6Hdr::LEN - Ipv4Hdr::LEN) as u64;
+        let header = at::<Beginning, H>(hook, ip_end as usize)?;
+        // All ones for TCP.
+        let of_tcp = kind.wrapping_sub(1);
+        let data_offset = u64::from(field!(header, data_offset as u8)) >> 2 & 0x3c;
+        Ok(Rest {
+            is_v6,
+            flags: u64::from(field!(header, flags as u8)) & of_tcp,
+            headers: ip_end + (data_offset & of_tcp | UdpHdr::LEN as u64 & !of_tcp),
+        })
+    }
+}
+
+/// What names the flow of the packet.
 #[inline(always)]
-fn names<H: Hook>(hook: &H, transport: &Transport) -> Result<Names, Stop> {
-    const _: () = assert!(ETH_P_IP.to_be() >> 7 & 1 == 0 && ETH_P_IPV6.to_be() >> 7 & 1 == 1);
+fn names<H: Hook>(hook: &H, transport: &Transport, is_v6: u64) -> Result<Names, Stop> {
     let frame = at::<Frame<Ipv4Hdr>, H>(hook, 0)?;
-    // SAFETY: addresses inside what `at` has compared with the end of the packet.
-    let (ethernet, header) = unsafe { (&raw const (*frame).ethernet, &raw const (*frame).ip) };
-    // SAFETY: as above. A reading of its own, since the verifier knows what the first one was compared with,
-    // and both families go on together.
-    let ether_type = unsafe {
-        (&raw const (*ethernet).ether_type)
-            .cast::<u16>()
-            .read_volatile()
-    };
-    let is_v6 = u64::from(ether_type) >> 7 & 1;
+    // SAFETY: an address inside what `at` has compared with the end of the packet.
+    let header = unsafe { &raw const (*frame).ip };
     let protocol = TCP + transport.kind * (UDP - TCP);
     let (local, remote) = ends(
         H::DIRECTION,
@@ -153,7 +187,7 @@ fn plain<H: Hook, F: Form>(hook: &H) -> Result<u32, Stop> {
 
     let tables = KernelTables::<F>::GET;
     let t = &p.transport;
-    let entry = column_entry(&tables, p.class, direction, t.kind as u8).ok_or(NO)?;
+    let entry = tables.word(t.column.wrapping_add(p.class)).ok_or(NO)?;
     let verdict = verdict_below(&tables, entry, direction, t.destination());
     // There are many ways to a verdict, and the verifier would walk what follows once for each.
     let wide_verdict = SharedWord::forget(verdict.0.into(), t.ports);
@@ -165,27 +199,34 @@ fn plain<H: Hook, F: Form>(hook: &H) -> Result<u32, Stop> {
         return Err(NO);
     }
     let verdict = Verdict(wide_verdict as u32);
-    if F::has_flows() && is_for_flows::<H, F>(&p, is_drop) {
-        let names = names(hook, t)?;
+    if F::has_flows() && may_be_for_flows::<H, F>(&p, is_drop) {
+        let rest = Rest::of(hook, t.kind)?;
+        // A bare SYN opens a connection: only rules accept it.
+        if is_drop && rest.flags & HANDSHAKE == BARE_SYN {
+            count::count_plain(hook, || rest.headers, verdict.slot());
+            return Ok(DROPPED);
+        }
+        let names = names(hook, t, rest.is_v6)?;
         let step = Step {
             class: p.class,
             verdict,
             is_drop,
-            flags: t.flags,
-            headers: t.headers,
+            flags: rest.flags,
+            headers: rest.headers,
         };
         match quick_flow::ask(hook, &names, &step)? {
             Fate::ByRules => (),
             Fate::ByFlow(packed) => {
                 let outcome = Outcome::unpack(packed);
-                count::count(hook, 0, t.headers as u32, &outcome);
+                count::count(hook, 0, rest.headers as u32, &outcome);
                 return Ok(answer(outcome.is_accepted()));
             }
             Fate::Unknown => return Ok(IS_TO_TRACK),
         }
     }
     // That the whole packet can be read was looked at.
-    count::count_plain(hook, t.headers, verdict.slot());
+    let headers = || Rest::of(hook, t.kind).map_or(0, |rest| rest.headers);
+    count::count_plain(hook, headers, verdict.slot());
     Ok(answer(!is_drop))
 }
 
@@ -194,14 +235,14 @@ const fn answer(is_accepted: bool) -> u32 {
     if is_accepted { ACCEPTED } else { DROPPED }
 }
 
-/// Whether the flow table has to be asked, or told.
+const HANDSHAKE: u64 = (tcp::SYN | tcp::ACK) as u64;
+const BARE_SYN: u64 = tcp::SYN as u64;
+
+/// Whether the flow table has to be asked, or told, unless the packet is a bare SYN.
 #[inline(always)]
-fn is_for_flows<H: Hook, F: Form>(p: &Plain, is_drop: bool) -> bool {
-    const HANDSHAKE: u64 = (tcp::SYN | tcp::ACK) as u64;
-    const BARE_SYN: u64 = tcp::SYN as u64;
+fn may_be_for_flows<H: Hook, F: Form>(p: &Plain, is_drop: bool) -> bool {
     if is_drop {
-        let name = p.transport.name(H::DIRECTION);
-        p.transport.flags & HANDSHAKE != BARE_SYN && may_have(&Flows, name)
+        may_have(&Flows, p.transport.name(H::DIRECTION))
     } else {
         !passes_answer::<F>(p, H::DIRECTION.opposite())
     }
@@ -275,32 +316,35 @@ fn transport<I, H: Hook>(
     dhcp_client: u64,
 ) -> Result<Transport, Stop> {
     let ports = SharedWord::opaque(u32::from_be(field!(frame, ports as u32)).into());
-    let offset = (EthHdr::LEN + size_of::<I>()) as u64;
-    let mut transport = Transport {
-        kind: 0,
-        ports,
-        flags: 0,
-        headers: offset,
-    };
+    let mut headers = (EthHdr::LEN + size_of::<I>()) as u64;
+    let column = |kind| KernelTables::<AsLoaded>::GET.column(column_index(H::DIRECTION, kind));
+    let transport;
     // TCP first: of UDP, whose numbers are among those that it may have, the verifier then walks nothing more.
     if protocol == IPPROTO_TCP {
         let len = u64::from(field!(frame, data_offset as u8)) >> 2 & 0x3c;
         if len < TcpHdr::LEN as u64 {
             return Err(NO);
         }
-        transport.headers += len;
-        transport.flags = field!(frame, flags as u8).into();
-        transport.kind = SharedWord::forget(0, ports);
+        headers += len;
+        transport = Transport {
+            kind: SharedWord::forget(0, ports),
+            ports,
+            column: SharedWord::forget(column(0).into(), ports) as u32,
+        };
     } else if protocol == IPPROTO_UDP {
+        transport = Transport {
+            kind: 1,
+            ports,
+            column: column(1),
+        };
         if transport.destination() == dhcp_client && maps::accepts_essential() {
             return Err(NO);
         }
-        transport.headers += UdpHdr::LEN as u64;
-        transport.kind = 1;
+        headers += UdpHdr::LEN as u64;
     } else {
         return Err(NO);
     }
-    if transport.headers > end || end > (hook.end() - hook.start()) as u64 {
+    if headers > end || end > (hook.end() - hook.start()) as u64 {
         return Err(NO);
     }
     Ok(transport)
