@@ -83,7 +83,7 @@ pub enum Form {
     Block = 3,
 }
 
-/// Sets of forms, as bits: what a policy's tables do not use is removed from the programs.
+/// Sets of forms, as bits: parts and blocks that a policy's tables do not have are removed from the programs.
 pub type Forms = u32;
 
 impl Form {

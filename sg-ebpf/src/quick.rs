@@ -112,6 +112,8 @@ struct Beginning {
 }
 
 impl Rest {
+    /// Of a frame that has been taken for plain, with a transport header of `kind`. Without branches, so that
+    /// there is one way on for the verifier.
     #[inline(always)]
     fn of<H: Hook>(hook: &H, kind: u64) -> Result<Self, Stop> {
         const _: () = assert!(ETH_P_IP.to_be() >> 7 & 1 == 0 && ETH_P_IPV6.to_be() >> 7 & 1 == 1);

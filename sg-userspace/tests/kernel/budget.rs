@@ -7,7 +7,7 @@ use sg_userspace::kernel::programs::{OBJECT, Programs};
 use sg_userspace::policy::rules_from_lines;
 
 use crate::stack::depths;
-use crate::support::{Enforcer, is_guest, is_kernel_since, verified_instructions};
+use crate::support::{Enforcer, is_guest, verified_instructions};
 
 /// What entering a flow takes. The kernel's limit for a whole chain of calls is 512 (MAX_BPF_STACK in
 /// include/linux/filter.h).
@@ -15,9 +15,6 @@ const STACK_BYTES: u32 = 384;
 
 /// More than this in one program and a kernel with a slower verifier makes `apply` a thing to wait for.
 const VERIFIED_INSTRUCTIONS: u32 = 4000;
-
-/// The verifier of Linux 6.1 walks more ways to the same place, most of them where addresses have parts.
-const VERIFIED_BY_OLD_KERNELS: u32 = 4500;
 
 /// More than this, and loading is what applying a small policy takes. Of the whole load on a machine with
 /// two processors, several times what it takes where nothing else runs.
@@ -56,16 +53,12 @@ fn programs_stay_within_their_budget() {
 /// Fails if a program of a policy has more instructions to verify than it may have.
 pub(crate) fn stays_within_budget(policy: &str, programs: &Programs) {
     let counts = verified_instructions(programs);
-    let budget = match is_kernel_since(6, 12) {
-        true => VERIFIED_INSTRUCTIONS,
-        false => VERIFIED_BY_OLD_KERNELS,
-    };
     let names: Vec<&str> = counts.keys().map(String::as_str).collect();
     assert_eq!(names, PROGRAMS);
     for (program, count) in counts {
         println!("  {program:<14} {count:>5}");
         assert!(
-            (1..=budget).contains(&count),
+            (1..=VERIFIED_INSTRUCTIONS).contains(&count),
             "{policy}: the verifier walks {count} instructions of {program}"
         );
     }
