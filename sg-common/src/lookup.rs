@@ -185,7 +185,7 @@ const SHIFT_AT: u32 = 27;
 /// Words of a unit, in which positions are counted.
 pub const UNIT_WORDS: usize = 2;
 /// Units of a line.
-const LINE_UNITS: u32 = (LINE_WORDS / UNIT_WORDS) as u32;
+pub const LINE_UNITS: u32 = (LINE_WORDS / UNIT_WORDS) as u32;
 
 /// An entry that points to `position`, in units. `shift` is the first bit of the number
 /// that a part looks at; other forms have none.
@@ -292,8 +292,8 @@ pub trait Tables {
     fn line(&self, index: u32) -> Option<&Line>;
     fn word(&self, index: u32) -> Option<u64>;
     fn unit(&self, index: u32) -> Option<u64>;
-    /// What an entry points to that has few.
-    fn few(&self, entry: u64) -> Option<&FewWords>;
+    /// *Few* that begin at a unit.
+    fn few(&self, index: u32) -> Option<&FewWords>;
     fn column(&self, index: usize) -> u32;
     fn root6(&self, index: usize) -> u32;
     fn depth6(&self) -> u32;
@@ -340,10 +340,10 @@ impl Tables for Plain<'_> {
         units.get((index % LINE_UNITS) as usize).copied()
     }
 
-    fn few(&self, entry: u64) -> Option<&FewWords> {
-        let first = first_word(entry) as usize;
-        let line = self.line((first / LINE_WORDS) as u32)?;
-        line.0.get(first % LINE_WORDS..)?.first_chunk()
+    fn few(&self, index: u32) -> Option<&FewWords> {
+        let first = (index % LINE_UNITS) as usize * UNIT_WORDS;
+        let words = &self.line(index / LINE_UNITS)?.0;
+        words.get(first..)?.first_chunk()
     }
 
     fn column(&self, index: usize) -> u32 {
@@ -489,39 +489,22 @@ impl Numbers for Ports {
 /// takes instructions all the same, so only what is rare asks, for the verifier not to walk what is not there.
 #[inline(always)]
 fn walk16<T: Tables, N: Numbers>(tables: &T, entry: u64, number: u64) -> Option<u64> {
-    let in_block = |entry| tables.word((first_word(entry) + (number >> 8)) as u32);
     let mut entry = entry;
     if N::BEGIN_WITH_BLOCKS && entry >= Form::Block.first() {
-        entry = in_block(entry)?;
+        entry = in_block(tables, entry, number)?;
     }
     if !is_pointer(entry) {
         return Some(entry);
     }
     if entry >= Form::Several.first() {
         if entry >= Form::Part.first() {
-            let forms = N::forms(tables);
-            if !N::BEGIN_WITH_BLOCKS
-                && forms & Form::Block.bit() != 0
-                && entry >= Form::Block.first()
-            {
-                entry = in_block(entry)?;
-            }
-            if forms & Form::Part.bit() != 0 {
-                for _ in 0..4 {
-                    if entry >> FORM_AT != Form::Part.head() {
-                        break;
-                    }
-                    let shift = (entry >> SHIFT_AT & 3) * 4;
-                    let index = first_word(entry) + (number >> shift & 15);
-                    entry = tables.word(index as u32)?;
-                }
-            }
+            entry = below_parts::<T, N>(tables, entry, number)?;
             if !is_pointer(entry) {
                 return Some(entry);
             }
         }
         if entry >= Form::Several.first() {
-            let position = (entry & u64::from(POSITION_MASK)) as u32;
+            let position = position(entry) as u32;
             let line = tables.line(position / LINE_UNITS)?;
             if N::is_narrow(tables) {
                 return Some(narrow_several(line, position % LINE_UNITS, number));
@@ -529,17 +512,49 @@ fn walk16<T: Tables, N: Numbers>(tables: &T, entry: u64, number: u64) -> Option<
             return Some(several(line, number));
         }
     }
+    let position = position(entry) as u32;
     if N::is_narrow(tables) {
-        let position = (entry & u64::from(POSITION_MASK)) as u32;
         return Some(narrow_few(tables.unit(position)?, number));
     }
-    Some(few(tables.few(entry)?, number))
+    Some(few(tables.few(position)?, number))
+}
+
+/// What parts, and for addresses the block before them, lead to.
+#[inline(always)]
+fn below_parts<T: Tables, N: Numbers>(tables: &T, entry: u64, number: u64) -> Option<u64> {
+    let forms = N::forms(tables);
+    let mut entry = entry;
+    if !N::BEGIN_WITH_BLOCKS && forms & Form::Block.bit() != 0 && entry >= Form::Block.first() {
+        entry = in_block(tables, entry, number)?;
+    }
+    if forms & Form::Part.bit() != 0 {
+        for _ in 0..4 {
+            if entry >> FORM_AT != Form::Part.head() {
+                break;
+            }
+            let shift = (entry >> SHIFT_AT & 3) * 4;
+            let index = first_word(entry) + (number >> shift & 15);
+            entry = tables.word(index as u32)?;
+        }
+    }
+    Some(entry)
+}
+
+#[inline(always)]
+fn in_block<T: Tables>(tables: &T, entry: u64, number: u64) -> Option<u64> {
+    tables.word((first_word(entry) + (number >> 8)) as u32)
+}
+
+/// Where what an entry points to begins, in units.
+#[inline(always)]
+const fn position(entry: u64) -> u64 {
+    entry & POSITION_MASK as u64
 }
 
 /// The first word of what an entry points to.
 #[inline(always)]
 const fn first_word(entry: u64) -> u64 {
-    (entry & POSITION_MASK as u64) * UNIT_WORDS as u64
+    position(entry) * UNIT_WORDS as u64
 }
 
 /// 1 if a number has reached a stored key, the low 16 bits of `key`.

@@ -12,6 +12,12 @@ pub const ACK: u8 = 0x10;
 /// Without these a segment changes nothing once a connection is established.
 pub const STATE_FLAGS: u8 = FIN | SYN | RST;
 
+/// True for whatever has SYN and no ACK: only rules accept it, no flow does.
+#[inline(always)]
+pub const fn is_syn_without_ack(flags: u8) -> bool {
+    flags & (SYN | ACK) == SYN
+}
+
 /// True for the segment that opens a connection: SYN without ACK, RST or FIN.
 #[inline(always)]
 pub const fn is_bare_syn(flags: u8) -> bool {

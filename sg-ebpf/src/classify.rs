@@ -106,7 +106,7 @@ fn judge_packet(direction: Direction, p: &Packet) -> (Outcome, u64) {
     } else {
         // A bare SYN opens a connection, so it can only be accepted by a rule: a flood of them
         // never gets as far as the flow table.
-        p.is_kind(Kind::Tcp) && p.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+        p.is_kind(Kind::Tcp) && tcp::is_syn_without_ack(p.tcp_flags)
     };
     if !maps::has_flows() || p.is_trackable == 0 || decided_by_rules {
         return (Outcome::rule(verdict), DECIDED);

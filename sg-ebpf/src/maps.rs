@@ -12,8 +12,8 @@ use sg_common::{
     event::EventLimit,
     fragment::{FragmentKey4, FragmentKey6, FragmentValue},
     lookup::{
-        COLUMNS, FewWords, Forms, HASH_KEY_ROOM, LINE_WORDS, Line, NEAR_LINES, NearTables,
-        POSITION_MASK, ROOT_ENTRIES, TREES6, Tables, UNIT_WORDS,
+        COLUMNS, FewWords, Forms, HASH_KEY_ROOM, LINE_UNITS, LINE_WORDS, Line, NEAR_LINES,
+        NearTables, ROOT_ENTRIES, TREES6, Tables,
     },
     stage::{HAS_FLOWS, HAS_NEAR_TABLES, Stage},
 };
@@ -259,9 +259,6 @@ fn load(entry: &u32) -> u64 {
     wide
 }
 
-/// Units of a line.
-const UNITS: u32 = (LINE_WORDS / UNIT_WORDS) as u32;
-
 /// The tables of the generation.
 pub(crate) struct KernelTables<F: Form>(PhantomData<F>);
 
@@ -303,26 +300,25 @@ impl<F: Form> Tables for KernelTables<F> {
     fn unit(&self, index: u32) -> Option<u64> {
         if F::has_near_tables() {
             let units = near_at!(lines as u64);
-            let index = index as usize & (NEAR_LINES * UNITS as usize - 1);
+            let index = index as usize & (NEAR_LINES * LINE_UNITS as usize - 1);
             // SAFETY: the index is masked to the number of units, a power of two.
             return Some(unsafe { *units.add(index) });
         }
-        let line = LINES.get(index / UNITS)?;
-        Some(line.pairs()[(index % UNITS) as usize])
+        let line = LINES.get(index / LINE_UNITS)?;
+        Some(line.pairs()[(index % LINE_UNITS) as usize])
     }
 
     #[inline(always)]
-    fn few(&self, entry: u64) -> Option<&FewWords> {
+    fn few(&self, index: u32) -> Option<&FewWords> {
         const LEN: usize = size_of::<FewWords>();
-        let offset = entry as usize * (UNIT_WORDS * size_of::<u32>());
+        let offset = index as usize * size_of::<u64>();
         if F::has_near_tables() {
             let few = near_at!(lines as FewWords);
             let offset = offset & (NEAR_LINES * size_of::<Line>() - LEN);
             // SAFETY: the offset is masked to the length of all lines, a power of two, and to what few begin at.
             return Some(unsafe { &*few.byte_add(offset) });
         }
-        let line = LINES.get((entry & u64::from(POSITION_MASK)) as u32 / UNITS)?;
-        let few = core::ptr::from_ref(line).cast::<FewWords>();
+        let few = core::ptr::from_ref(LINES.get(index / LINE_UNITS)?).cast::<FewWords>();
         // SAFETY: as above, with one line.
         Some(unsafe { &*few.byte_add(offset & (size_of::<Line>() - LEN)) })
     }

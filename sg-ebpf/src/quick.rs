@@ -15,7 +15,6 @@ use sg_common::{
     lookup::{Tables as _, column_entry, column_index, is_pointer, verdict_below},
     protocol::{IPPROTO_TCP, IPPROTO_UDP},
     stage::{HAS_FLOWS, HAS_NEAR_TABLES},
-    tcp,
     verdict::{Direction, Verdict},
 };
 
@@ -49,10 +48,24 @@ const DHCPV6_CLIENT: u64 = 546;
 struct Frame<I> {
     ethernet: EthHdr,
     ip: I,
+    transport: Beginning,
+}
+
+/// The start of TCP's header. What of it no UDP header has, a plain frame has all the same.
+#[repr(C, packed)]
+struct Beginning {
     ports: u32,
     numbers: [u8; 8],
     data_offset: u8,
     flags: u8,
+}
+
+impl Beginning {
+    /// TCP's length.
+    #[inline(always)]
+    fn len(header: *const Self) -> u64 {
+        u64::from(field!(header, data_offset as u8)) >> 2 & 0x3c
+    }
 }
 
 /// What the headers say.
@@ -102,15 +115,6 @@ struct Rest {
     headers: u64,
 }
 
-/// The start of TCP's header. What of it no UDP header has, a plain frame has all the same.
-#[repr(C, packed)]
-struct Beginning {
-    ports: u32,
-    numbers: [u8; 8],
-    data_offset: u8,
-    flags: u8,
-}
-
 impl Rest {
     /// Of a frame that has been taken for plain, with a transport header of `kind`. Without branches, so that
     /// there is one way on for the verifier.
@@ -131,11 +135,10 @@ impl Rest {
         let header = at::<Beginning, H>(hook, ip_end as usize)?;
         // All ones for TCP.
         let of_tcp = kind.wrapping_sub(1);
-        let data_offset = u64::from(field!(header, data_offset as u8)) >> 2 & 0x3c;
         Ok(Rest {
             is_v6,
             flags: u64::from(field!(header, flags as u8)) & of_tcp,
-            headers: ip_end + (data_offset & of_tcp | UdpHdr::LEN as u64 & !of_tcp),
+            headers: ip_end + (Beginning::len(header) & of_tcp | UdpHdr::LEN as u64 & !of_tcp),
         })
     }
 }
@@ -203,11 +206,6 @@ fn plain<H: Hook, F: Form>(hook: &H) -> Result<u32, Stop> {
     let verdict = Verdict(wide_verdict as u32);
     if F::has_flows() && may_be_for_flows::<H, F>(&p, is_drop) {
         let rest = Rest::of(hook, t.kind)?;
-        // A bare SYN opens a connection: only rules accept it.
-        if is_drop && rest.flags & HANDSHAKE == BARE_SYN {
-            count::count_plain(hook, || rest.headers, verdict.slot());
-            return Ok(DROPPED);
-        }
         let names = names(hook, t, rest.is_v6)?;
         let step = Step {
             class: p.class,
@@ -237,10 +235,7 @@ const fn answer(is_accepted: bool) -> u32 {
     if is_accepted { ACCEPTED } else { DROPPED }
 }
 
-const HANDSHAKE: u64 = (tcp::SYN | tcp::ACK) as u64;
-const BARE_SYN: u64 = tcp::SYN as u64;
-
-/// Whether the flow table has to be asked, or told, unless the packet is a bare SYN.
+/// Whether the flow table may have to be asked, or told.
 #[inline(always)]
 fn may_be_for_flows<H: Hook, F: Form>(p: &Plain, is_drop: bool) -> bool {
     if is_drop {
@@ -317,13 +312,15 @@ fn transport<I, H: Hook>(
     end: u64,
     dhcp_client: u64,
 ) -> Result<Transport, Stop> {
-    let ports = SharedWord::opaque(u32::from_be(field!(frame, ports as u32)).into());
+    // SAFETY: an address inside what `at` has compared with the end of the packet.
+    let header = unsafe { &raw const (*frame).transport };
+    let ports = SharedWord::opaque(u32::from_be(field!(header, ports as u32)).into());
     let mut headers = (EthHdr::LEN + size_of::<I>()) as u64;
     let column = |kind| KernelTables::<AsLoaded>::GET.column(column_index(H::DIRECTION, kind));
     let transport;
     // TCP first: of UDP, whose numbers are among those that it may have, the verifier then walks nothing more.
     if protocol == IPPROTO_TCP {
-        let len = u64::from(field!(frame, data_offset as u8)) >> 2 & 0x3c;
+        let len = Beginning::len(header);
         if len < TcpHdr::LEN as u64 {
             return Err(NO);
         }

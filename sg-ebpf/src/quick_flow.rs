@@ -127,6 +127,9 @@ pub(crate) enum Fate {
 /// Looks for its flow. Only a packet that is to be dropped may be none of a flow's: any other one opens it.
 #[inline(always)]
 pub(crate) fn ask<H: Hook>(hook: &H, names: &Names, step: &Step) -> Result<Fate, Stop> {
+    if step.is_drop && tcp::is_syn_without_ack(step.flags as u8) {
+        return Ok(Fate::ByRules);
+    }
     let sum = match names.is_v6() {
         false => sum4(names.addresses4),
         true => sum6(hook)?,
