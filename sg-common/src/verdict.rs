@@ -56,10 +56,15 @@ pub enum Reason {
     Malformed = 5,
     Fragment = 6,
     Revoked = 7,
+    /// A tail call found no target: the enforcer's own programs are damaged.
+    Incomplete = 8,
+    /// As [`Reason::NonIp`], where the policy lets only ARP pass (SPEC P10). The two have one name and
+    /// differ by their action.
+    NonIpDropped = 9,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 8] = [
+    pub const ALL: [Reason; 10] = [
         Reason::NonIp,
         Reason::Essential,
         Reason::Related,
@@ -68,11 +73,13 @@ impl Reason {
         Reason::Malformed,
         Reason::Fragment,
         Reason::Revoked,
+        Reason::Incomplete,
+        Reason::NonIpDropped,
     ];
 
     pub const fn name(self) -> &'static str {
         match self {
-            Reason::NonIp => "non-ip",
+            Reason::NonIp | Reason::NonIpDropped => "non-ip",
             Reason::Essential => "essential",
             Reason::Related => "related",
             Reason::Seeded => "seeded",
@@ -80,15 +87,19 @@ impl Reason {
             Reason::Malformed => "malformed",
             Reason::Fragment => "fragment",
             Reason::Revoked => "revoked",
+            Reason::Incomplete => "incomplete",
         }
     }
 
     pub const fn action(self) -> Action {
         match self {
             Reason::NonIp | Reason::Essential | Reason::Related | Reason::Seeded => Action::Accept,
-            Reason::NoMatch | Reason::Malformed | Reason::Fragment | Reason::Revoked => {
-                Action::Drop
-            }
+            Reason::NoMatch
+            | Reason::Malformed
+            | Reason::Fragment
+            | Reason::Revoked
+            | Reason::Incomplete
+            | Reason::NonIpDropped => Action::Drop,
         }
     }
 }
@@ -164,6 +175,16 @@ mod tests {
                 assert!(slot < FIRST_RULE_SLOT);
                 assert!(!core::mem::replace(&mut seen[slot as usize], true));
             }
+        }
+    }
+
+    /// Proves A1: a row of the counters is known by its direction, reason and action.
+    #[test]
+    fn no_two_reasons_share_name_and_action() {
+        for (number, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, number);
+            let of = |reason: Reason| (reason.name(), reason.action());
+            assert!(Reason::ALL[..number].iter().all(|r| of(*r) != of(reason)));
         }
     }
 

@@ -123,8 +123,8 @@ fn decide<H: Hook>(hook: &H) -> bool {
         quick::IS_TO_TRACK => hook.jump(Stage::Track),
         _ => hook.jump(Stage::Long),
     }
-    // The loader pins what is jumped to: somebody has removed it. Nothing unknown passes.
-    let outcome = Outcome::reason(H::DIRECTION, Reason::Malformed);
+    // Not by way of the per-CPU scratch: there is no packet in it.
+    let outcome = Outcome::reason(H::DIRECTION, Reason::Incomplete);
     count::count(hook, 0, 0, &outcome);
     false
 }
@@ -147,16 +147,22 @@ fn decide_any<H: Hook>(hook: &H) -> bool {
                 relay.hash = flow_maps::hash_of(packet.flow_key());
                 (relay.class, relay.verdict) = classify::class_and_verdict(rest);
                 hook.jump(Stage::Track);
-            }
-            if packet.is_error != 0 && !outcome.is_accepted() {
+                // Behind a tail call is only what happens when its target is missing (SPEC A1). The
+                // rules' verdict does not count then: an accepted packet would open no flow.
+                outcome.set_reason(H::DIRECTION, Reason::Incomplete);
+            } else if packet.is_error != 0 && !outcome.is_accepted() {
                 hook.jump(Stage::Related);
+                outcome.set_reason(H::DIRECTION, Reason::Incomplete);
             }
             keep_if_first(packet, outcome);
         }
         parsed::LATER_FRAGMENT => {
             fragments::sg_follow_fragment(packet, outcome);
         }
-        parsed::OTHER => outcome.set_reason(H::DIRECTION, Reason::NonIp),
+        parsed::OTHER if maps::passes_only_arp() => {
+            outcome.set_reason(H::DIRECTION, Reason::NonIpDropped);
+        }
+        parsed::OTHER | parsed::ARP => outcome.set_reason(H::DIRECTION, Reason::NonIp),
         _ => outcome.set_reason(H::DIRECTION, Reason::Malformed),
     }
     settle(hook, packet, outcome)

@@ -130,6 +130,8 @@ constants! {
     SG_GENERATION: u32 = 0;
     /// 1 accepts essential traffic whatever the rules say.
     SG_ESSENTIAL: u8 = 1;
+    /// 1 drops what is neither IPv4 nor IPv6, nor ARP (SPEC P10).
+    SG_ARP_ONLY: u8 = 0;
     /// 1 keeps flows of earlier generations as they are; 0 judges them again.
     SG_KEEP_FLOWS: u8 = 0;
     /// What there is: bits of `sg_common::stage`.
@@ -180,6 +182,10 @@ pub(crate) fn keeps_flows() -> bool {
 
 pub(crate) fn accepts_essential() -> bool {
     constant!(SG_ESSENTIAL as u8) != 0
+}
+
+pub(crate) fn passes_only_arp() -> bool {
+    constant!(SG_ARP_ONLY as u8) != 0
 }
 
 /// A set of bits of `sg_common::stage`.

@@ -32,6 +32,7 @@ use crate::{extension::is_extension_header, hook::Hook};
 // IEEE 802 numbers, as include/uapi/linux/if_ether.h has them.
 pub(crate) const ETH_P_IP: u16 = 0x0800;
 pub(crate) const ETH_P_IPV6: u16 = 0x86dd;
+const ETH_P_ARP: u16 = 0x0806;
 const ETH_P_8021Q: u16 = 0x8100;
 const ETH_P_8021AD: u16 = 0x88a8;
 
@@ -182,13 +183,14 @@ impl Packet {
 pub(crate) mod parsed {
     /// IPv4 or IPv6.
     pub(crate) const IP: u32 = 0;
-    /// Neither IPv4 nor IPv6.
+    /// Neither IPv4 nor IPv6, nor ARP.
     pub(crate) const OTHER: u32 = 1;
     /// Headers lie outside the readable bytes.
     pub(crate) const UNREADABLE: u32 = 2;
     pub(crate) const MALFORMED: u32 = 3;
     /// A later fragment, which has no ports.
     pub(crate) const LATER_FRAGMENT: u32 = 4;
+    pub(crate) const ARP: u32 = 5;
 }
 
 /// Why parsing stopped: one of [`parsed`]'s numbers.
@@ -277,6 +279,7 @@ fn parse<H: Hook>(hook: &H, out: &mut Packet) -> Result<u32, Stop> {
         ETH_P_IPV6 => ipv6(hook, offset, out)?,
         // An IP packet behind a third tag must not pass as "not IP".
         other if is_vlan(other) => return Err(MALFORMED),
+        ETH_P_ARP => return Ok(parsed::ARP),
         _ => return Ok(parsed::OTHER),
     };
     // By way of memory again, for the two families. The masks change nothing, since headers take

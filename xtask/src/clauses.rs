@@ -31,7 +31,7 @@ pub(crate) struct Args {
 }
 
 /// The promises, by the numbers that tests and comments use.
-const CLAUSES: [(&str, &str); 24] = [
+const CLAUSES: [(&str, &str); 25] = [
     (
         "P1",
         "A policy is an ordered list of groups; a group has ordered inbound and outbound rules.",
@@ -65,12 +65,16 @@ const CLAUSES: [(&str, &str); 24] = [
         "A policy is compiled whole before anything changes; every error is told with its place.",
     ),
     (
+        "P10",
+        "`non-ip: accept` or `arp-only` says what happens to frames that are neither IPv4 nor IPv6.",
+    ),
+    (
         "K1",
         "Inbound is decided in XDP, outbound at tc egress (tcx, else clsact), by the addresses on the wire.",
     ),
     (
         "K2",
-        "Two VLAN tags are skipped; what is not IP is accepted and counted as `non-ip`.",
+        "Two VLAN tags are skipped; what is neither IPv4 nor IPv6 is counted as `non-ip`.",
     ),
     (
         "K3",

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT};
 use sg_userspace::compile::{TableForm, TableSizes, compile};
 use sg_userspace::kernel::KernelError;
-use sg_userspace::policy::{Finding, Loaded, Severity};
+use sg_userspace::policy::{Finding, Loaded, NonIp, Severity};
 
 use super::failure::Failure;
 use super::patience::Patience;
@@ -50,6 +50,7 @@ struct PolicyHead {
     name: String,
     digest: String,
     rules: usize,
+    non_ip: NonIp,
 }
 
 impl Check {
@@ -67,6 +68,7 @@ impl Check {
             name: loaded.policy.name.clone(),
             digest: loaded.policy.digest.clone(),
             rules: loaded.policy.rules.len(),
+            non_ip: loaded.policy.non_ip,
         };
         // Which slot a rule counts in changes nothing about the sizes.
         let slots: Vec<u32> = (FIRST_RULE_SLOT..)
@@ -136,6 +138,9 @@ fn text(screen: &Screen, loaded: &Loaded, sizes: TableSizes) -> String {
         rules(Direction::Inbound),
         rules(Direction::Outbound),
     );
+    if policy.non_ip == NonIp::ArpOnly {
+        let _ = writeln!(out, "  of what is neither IPv4 nor IPv6, only ARP passes");
+    }
     let _ = writeln!(
         out,
         "  {} of lookup tables {}: {}, {}, {}, {}",

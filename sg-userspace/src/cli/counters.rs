@@ -344,6 +344,7 @@ pub(super) fn about(reason: &str) -> &'static str {
         "malformed" => "headers that do not parse",
         "fragment" => "fragments whose first one is unknown",
         "revoked" => "flows that the new policy no longer admits",
+        "incomplete" => "programs of the enforcer are missing: apply the policy again",
         _ => "",
     }
 }

@@ -183,7 +183,8 @@ fn transport(protocol: &str, address: IpAddr) -> Result<Transport, String> {
         None => (protocol, None),
     };
     let number = match name {
-        "arp" | "non-ip" if detail.is_none() => return Ok(Transport::NonIp),
+        "arp" if detail.is_none() => return Ok(Transport::Arp),
+        "non-ip" if detail.is_none() => return Ok(Transport::NonIp),
         "tcp" => IPPROTO_TCP,
         "udp" => IPPROTO_UDP,
         "sctp" => IPPROTO_SCTP,
@@ -195,7 +196,7 @@ fn transport(protocol: &str, address: IpAddr) -> Result<Transport, String> {
         other => other.parse().map_err(|_| {
             format!(
                 "`{protocol}` is no PROTO: expected tcp, udp, sctp, icmp, icmpv6, gre, esp, ah, a \
-                 number 0-255, or arp"
+                 number 0-255, arp or non-ip"
             )
         })?,
     };
@@ -257,7 +258,8 @@ mod tests {
         assert_eq!(of("icmpv6", "2001:db8::1"), icmp(128, 0));
         assert_eq!(of("1", "2001:db8::1"), Transport::Protocol(1));
         assert_eq!(of("gre", "[2001:db8::1]"), Transport::Protocol(47));
-        assert_eq!(of("arp", "192.0.2.1"), Transport::NonIp);
+        assert_eq!(of("arp", "192.0.2.1"), Transport::Arp);
+        assert_eq!(of("non-ip", "192.0.2.1"), Transport::NonIp);
     }
 
     #[test]

@@ -179,6 +179,7 @@ fn apply_locked(
         counter_maps,
         max_flows,
         essential: policy.essential,
+        non_ip: policy.non_ip,
         timeouts: policy.timeouts,
         opens_flows,
         has_flows,

@@ -20,7 +20,7 @@ use super::pins::InterfacePins;
 use super::shared::CounterReader;
 use super::{KernelError, stages, sys};
 use crate::compile::Compiled;
-use crate::policy::{Established, Policy};
+use crate::policy::{Established, NonIp, Policy};
 
 /// The BPF object with all programs, as it was built.
 #[doc(hidden)]
@@ -61,6 +61,7 @@ pub const FRAGMENT_ENTRIES: u32 = 4096;
 pub struct Generation {
     pub number: u32,
     pub essential: bool,
+    pub non_ip: NonIp,
     pub keep_flows: bool,
     pub timeouts: [u32; TIMEOUTS],
     /// Flows are looked up and remembered. Without them there must be none in the tables.
@@ -79,6 +80,7 @@ impl Generation {
         Generation {
             number,
             essential: policy.essential,
+            non_ip: policy.non_ip,
             keep_flows: policy.established == Established::Keep,
             timeouts: policy.timeouts,
             has_flows: true,
@@ -110,6 +112,7 @@ impl Programs {
         let flow_keys = keys_of(shared.pins.as_ref())?;
         let groups = shared.groups()?;
         let essential = u8::from(generation.essential);
+        let arp_only = u8::from(generation.non_ip == NonIp::ArpOnly);
         let keep_flows = u8::from(generation.keep_flows);
         let logs = u8::from(generation.has_logging_rules);
         let shape = &compiled.shape;
@@ -126,6 +129,7 @@ impl Programs {
             .verifier_log_level(VerifierLogLevel::DEBUG)
             .override_global("SG_GENERATION", &generation.number, true)
             .override_global("SG_ESSENTIAL", &essential, true)
+            .override_global("SG_ARP_ONLY", &arp_only, true)
             .override_global("SG_KEEP_FLOWS", &keep_flows, true)
             .override_global("SG_HAS", &has, true)
             .override_global("SG_LOGS", &logs, true)

@@ -216,6 +216,7 @@ mod tests {
             counter_maps: 1,
             max_flows: 1,
             essential: true,
+            non_ip: Default::default(),
             timeouts: sg_common::flow::Timeout::defaults(),
             opens_flows: true,
             has_flows: true,

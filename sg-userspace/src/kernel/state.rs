@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 
 use super::pins::InterfacePins;
 use super::{KernelError, sys};
+use crate::policy::NonIp;
 
 const MAGIC: &[u8; 8] = b"SGSTATE\0";
 const HEADER: usize = 8 + 4 + 4 + 32;
@@ -47,6 +48,7 @@ pub struct State {
     pub max_flows: u32,
     /// As the programs were told: see [`crate::policy::Policy`] and [`crate::compile::Compiled`].
     pub essential: bool,
+    pub non_ip: NonIp,
     pub timeouts: [u32; TIMEOUTS],
     /// Packets that the policy accepts may open flows.
     pub opens_flows: bool,
@@ -256,6 +258,7 @@ mod tests {
             counter_maps: 1,
             max_flows: 10,
             essential: true,
+            non_ip: NonIp::Accept,
             timeouts: sg_common::flow::Timeout::defaults(),
             opens_flows: true,
             has_flows: true,

@@ -7,13 +7,13 @@ use sg_common::protocol::{
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, icmp_number,
     other_number,
 };
-use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT};
+use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT, Reason};
 
 use super::attached::Attached;
 use crate::kernel::KernelError;
 use crate::kernel::tables::LiveTables;
 use crate::oracle;
-use crate::policy::Policy;
+use crate::policy::{NonIp, Policy};
 
 /// A packet that opens a flow, as `explain` is asked about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,10 +28,14 @@ pub struct Question {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// Neither IPv4 nor IPv6: ARP and the like.
+    Arp,
+    /// Neither IPv4 nor IPv6, nor ARP.
     NonIp,
     /// ICMP or ICMPv6, by the family of the addresses.
-    Icmp { kind: u8, code: u8 },
+    Icmp {
+        kind: u8,
+        code: u8,
+    },
     /// Any other IANA protocol number.
     Protocol(u8),
 }
@@ -58,7 +62,7 @@ pub struct ExplainedRule {
 
 /// Asks the rules of `policy`, walking them in order.
 pub fn explain_policy(policy: &Policy, question: &Question) -> Explanation {
-    if let Some(early) = before_the_rules(question, policy.essential) {
+    if let Some(early) = before_the_rules(question, policy.essential, policy.non_ip) {
         return early;
     }
     let packet = oracle::Packet {
@@ -89,7 +93,7 @@ pub fn explain_attached(
     question: &Question,
 ) -> Result<Explanation, KernelError> {
     let state = attached.state()?;
-    if let Some(early) = before_the_rules(question, state.essential) {
+    if let Some(early) = before_the_rules(question, state.essential, state.non_ip) {
         return Ok(early);
     }
     let tables = LiveTables::open(&attached.pins)?;
@@ -116,19 +120,18 @@ pub fn explain_attached(
     ))
 }
 
-fn before_the_rules(question: &Question, essential: bool) -> Option<Explanation> {
-    let reason = if question.transport == Transport::NonIp {
-        "non-ip"
-    } else if essential && question.is_essential() {
-        "essential"
-    } else {
-        return None;
+fn before_the_rules(question: &Question, essential: bool, non_ip: NonIp) -> Option<Explanation> {
+    let reason = match (question.transport, non_ip) {
+        (Transport::NonIp, NonIp::ArpOnly) => Reason::NonIpDropped,
+        (Transport::NonIp | Transport::Arp, _) => Reason::NonIp,
+        _ if essential && question.is_essential() => Reason::Essential,
+        _ => return None,
     };
     Some(Explanation {
-        verdict: Action::Accept.name(),
+        verdict: reason.action().name(),
         direction: question.direction.name(),
         rule: None,
-        reason,
+        reason: reason.name(),
     })
 }
 
@@ -162,7 +165,7 @@ impl Question {
 
     fn protocol(&self) -> u8 {
         match self.transport {
-            Transport::NonIp => 0,
+            Transport::Arp | Transport::NonIp => 0,
             Transport::Icmp { .. } if self.remote.is_ipv4() => IPPROTO_ICMP,
             Transport::Icmp { .. } => IPPROTO_ICMPV6,
             Transport::Protocol(number) => number,
@@ -184,7 +187,7 @@ impl Question {
             Transport::Protocol(IPPROTO_UDP) => (Kind::Udp, self.destination_port()),
             Transport::Protocol(IPPROTO_SCTP) => (Kind::Sctp, self.destination_port()),
             Transport::Protocol(other) => (Kind::Other, other_number(other)),
-            Transport::NonIp => (Kind::Other, 0),
+            Transport::Arp | Transport::NonIp => (Kind::Other, 0),
         }
     }
 

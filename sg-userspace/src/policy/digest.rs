@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::model::{Established, Policy, Protocol, Remote};
+use super::model::{Established, NonIp, Policy, Protocol, Remote};
 
 /// Bumped when the canonical form changes.
-const FORM: &str = "sg-policy 1";
+const FORM: &str = "sg-policy 2";
 
 /// Lower-case hex digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -44,6 +44,10 @@ pub(crate) fn of<'p>(
     let mut form = Form(Sha256::new());
     form.bytes(FORM.as_bytes());
     form.number(u64::from(policy.essential));
+    form.number(match policy.non_ip {
+        NonIp::Accept => 0,
+        NonIp::ArpOnly => 1,
+    });
     form.number(match policy.established {
         Established::Revalidate => 0,
         Established::Keep => 1,

@@ -11,7 +11,7 @@ use super::finding::{Finding, Location};
 use super::input::SetOverride;
 use super::loading::Ctx;
 use super::matching::Scope;
-use super::model::{Direction, Established};
+use super::model::{Direction, Established, NonIp};
 use super::read::Source;
 use super::rules::{self, Draft};
 use super::sets::Sets;
@@ -37,6 +37,7 @@ pub(crate) struct Given<T> {
 pub(crate) struct Options {
     pub(crate) trailing_deny: Option<Given<TrailingDeny>>,
     pub(crate) essential: Option<Given<bool>>,
+    pub(crate) non_ip: Option<Given<NonIp>>,
     pub(crate) established: Option<Given<Established>>,
     /// Seconds, by index of `Timeout`.
     pub(crate) timeouts: [Option<Given<u32>>; TIMEOUTS],
@@ -69,6 +70,7 @@ const KEYS: &[&str] = &[
     "description",
     "trailing-deny",
     "essential",
+    "non-ip",
     "established",
     "timeouts",
     "address-sets",
@@ -138,6 +140,10 @@ fn options(ctx: &mut Ctx<'_>, file: &Fields<'_, '_>) -> Options {
     }
     if let Some((at, node)) = file.entry("essential") {
         options.essential = fields::boolean(ctx, node, "`essential`").map(|v| given(ctx, at, v));
+    }
+    if let Some((at, node)) = file.entry("non-ip") {
+        let known = [NonIp::Accept, NonIp::ArpOnly].map(|value| (value.name(), value));
+        options.non_ip = fields::choice(ctx, node, "`non-ip`", &known).map(|v| given(ctx, at, v));
     }
     if let Some((at, node)) = file.entry("established") {
         let known = [

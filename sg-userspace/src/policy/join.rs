@@ -32,6 +32,7 @@ pub(crate) fn join(loading: &mut Loading, documents: Vec<(Source, Document)>) ->
     let essential = agree(loading, &documents, "essential", |d| {
         d.options.essential.as_ref()
     });
+    let non_ip = agree(loading, &documents, "non-ip", |d| d.options.non_ip.as_ref());
     let established = agree(loading, &documents, "established", |d| {
         d.options.established.as_ref()
     });
@@ -63,6 +64,7 @@ pub(crate) fn join(loading: &mut Loading, documents: Vec<(Source, Document)>) ->
         digest: String::new(),
         rules,
         essential: essential.unwrap_or(true),
+        non_ip: non_ip.unwrap_or_default(),
         established: established.unwrap_or_default(),
         timeouts,
         sources: loading.take_files(),

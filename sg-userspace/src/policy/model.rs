@@ -104,6 +104,26 @@ pub enum Established {
     Flush,
 }
 
+/// What happens to frames that are neither IPv4 nor IPv6 (SPEC P10).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NonIp {
+    #[default]
+    Accept,
+    /// ARP passes, behind up to two VLAN tags too; everything else is dropped.
+    ArpOnly,
+}
+
+impl NonIp {
+    /// The word that a policy writes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            NonIp::Accept => "accept",
+            NonIp::ArpOnly => "arp-only",
+        }
+    }
+}
+
 /// A policy ready to be explained, checked against the oracle, or compiled.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -115,6 +135,7 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// Accept neighbour discovery, MLD and DHCP replies whatever the rules say (SPEC K5).
     pub essential: bool,
+    pub non_ip: NonIp,
     pub established: Established,
     /// Idle seconds after which a flow is forgotten, indexed by `sg_common::flow::Timeout`.
     pub timeouts: [u32; sg_common::flow::TIMEOUTS],

@@ -346,8 +346,10 @@ fn counters_json_has_its_shape() {
         "accept related",
         "accept seeded",
         "drop fragment",
+        "drop incomplete",
         "drop malformed",
         "drop no-match",
+        "drop non-ip",
         "drop revoked",
     ];
     assert_eq!(names, expected.map(str::to_owned).into());

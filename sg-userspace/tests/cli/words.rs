@@ -124,6 +124,41 @@ fn explain_names_the_rule_and_the_reason() {
     }
 }
 
+/// Proves P10 for `check` and `explain`.
+#[test]
+fn what_happens_to_other_frames_than_ip_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |option: &str| file(dir.path(), "p.yaml", &format!("{option}inbound: []\n"));
+    for (option, word, other) in [
+        ("", "accept", "accept"),
+        ("non-ip: accept\n", "accept", "accept"),
+        ("non-ip: arp-only\n", "arp-only", "drop"),
+    ] {
+        let policy = of(option);
+        let checked = run(&["check", &policy, "--json"]).ok().json();
+        assert_eq!(checked["policy"]["non_ip"], word);
+        let human = run(&["check", &policy]).ok().out;
+        assert_eq!(
+            human.contains("only ARP passes"),
+            other == "drop",
+            "{human}"
+        );
+        for (protocol, verdict) in [("arp", "accept"), ("non-ip", other)] {
+            for direction in ["inbound", "outbound"] {
+                let (remote, local) = ("203.0.113.9", "10.0.0.5");
+                let words = [
+                    "explain", &policy, direction, protocol, remote, local, "--json",
+                ];
+                let json = run(&words).ok().json();
+                assert_eq!(json["verdict"], verdict, "{option}{direction} {protocol}");
+                assert_eq!(json["reason"], "non-ip");
+            }
+        }
+    }
+    let bad = of("non-ip: drop\n");
+    run(&["check", &bad]).fails(1, "expected one of accept, arp-only");
+}
+
 #[test]
 fn several_policies_are_asked_in_their_order() {
     let dir = tempfile::tempdir().unwrap();

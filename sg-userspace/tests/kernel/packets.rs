@@ -3,6 +3,8 @@
 // A row is one line, so that the tables read as tables.
 #![cfg_attr(rustfmt, rustfmt_skip)]
 
+use sg_userspace::policy::NonIp;
+
 use crate::frames::{Frame, frame, non_ip};
 use crate::support::{Enforcer, rows_of, table};
 
@@ -171,7 +173,34 @@ fn tags_are_skipped_and_other_frames_pass() {
             ("LLDP", "out", non_ip(0x88cc), "accept non-ip"),
             ("a length instead of a type, as in STP", "in", non_ip(38), "accept non-ip"),
             ("ARP behind a tag", "in", non_ip(0x0806).vlan(0x8100, 7), "accept non-ip"),
+            ("ARP behind two", "out", non_ip(0x0806).vlan(0x8100, 7).vlan(0x88a8, 8), "accept non-ip"),
+            ("ARP behind three", "in", non_ip(0x0806).vlan(0x8100, 7).vlan(0x8100, 8).vlan(0x88a8, 9), "drop malformed"),
             ("IPv6 in an IPv4 frame", "in", frame("tcp [2001:db8::9]:1 > [2001:db8::1]:22 syn").set(0, &[0x65]).ethertype(0x0800), "drop malformed"),
+        ],
+    );
+}
+
+/// Proves P10: of what is not IP only ARP passes, in both directions, behind tags too.
+#[test]
+fn other_frames_than_arp_are_dropped_where_the_policy_says_so() {
+    let mut policy = sg_userspace::policy::rules_from_lines(NODE);
+    policy.non_ip = NonIp::ArpOnly;
+    rows_of(
+        &mut Enforcer::of(policy),
+        &[
+            ("ARP", "in", non_ip(0x0806), "accept non-ip"),
+            ("ARP, outbound", "out", non_ip(0x0806), "accept non-ip"),
+            ("ARP behind a tag", "in", non_ip(0x0806).vlan(0x8100, 7), "accept non-ip"),
+            ("ARP behind two", "in", non_ip(0x0806).vlan(0x8100, 7).vlan(0x88a8, 8), "accept non-ip"),
+            ("ARP behind three", "in", non_ip(0x0806).vlan(0x8100, 7).vlan(0x8100, 8).vlan(0x88a8, 9), "drop malformed"),
+            ("reverse ARP is another protocol", "in", non_ip(0x8035), "drop non-ip"),
+            ("LLDP", "out", non_ip(0x88cc), "drop non-ip"),
+            ("LLDP behind a tag", "in", non_ip(0x88cc).vlan(0x8100, 7), "drop non-ip"),
+            ("a length instead of a type, as in STP", "in", non_ip(38), "drop non-ip"),
+            ("PPPoE, which may carry IP", "in", non_ip(0x8864), "drop non-ip"),
+            ("a tag of an old type", "in", frame("tcp 198.51.100.1:40000 > 192.0.2.1:22 syn").vlan(0x9100, 7), "drop non-ip"),
+            ("the service's port is open all the same", "in", frame("tcp 198.51.100.1:40000 > 192.0.2.1:22 syn"), "accept in 1"),
+            ("and essential traffic is", "in", frame("icmp fe80::9 > ff02::1 135/0").set(7, &[255]), "accept essential"),
         ],
     );
 }

@@ -49,12 +49,14 @@ pub(crate) fn apply_rules(sandbox: &Sandbox, rules: &str, options: &ApplyOptions
     apply(&rules_from_lines(rules), options).unwrap_or_else(|e| panic!("apply: {e}"));
 }
 
-/// Inbound and outbound packets under a reason.
+/// Inbound and outbound packets under a reason, whatever its action.
 pub(crate) fn under(counters: &Counters, reason: &str) -> [u64; 2] {
     ["inbound", "outbound"].map(|direction| {
-        let mut rows = counters.reasons.iter();
-        let row = rows.find(|r| r.direction == direction && r.reason == reason);
-        row.expect("every reason is listed").packets
+        let rows = counters.reasons.iter();
+        let rows = rows.filter(|r| r.direction == direction && r.reason == reason);
+        let packets: Vec<u64> = rows.map(|row| row.packets).collect();
+        assert!(!packets.is_empty(), "every reason is listed");
+        packets.iter().sum()
     })
 }
 

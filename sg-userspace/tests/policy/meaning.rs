@@ -189,6 +189,7 @@ fn the_digest_counts_meaning_and_not_spelling_or_paths() {
         plain.replace("22-23", "22-24"),
         plain.replace("10.0.0.0-", "10.0.0.1-"),
         plain.replace("inbound", "essential: false\ninbound"),
+        plain.replace("inbound", "non-ip: arp-only\ninbound"),
         plain.replace("inbound", "timeouts: {udp: 31}\ninbound"),
         plain.replace("}", ", log: true}"),
         plain.replace("inbound", "name: x\ninbound"),

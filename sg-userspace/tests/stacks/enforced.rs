@@ -158,9 +158,11 @@ impl Enforced {
 #[track_caller]
 fn of_reason(counters: &Counters, name: &str) -> u64 {
     let (direction, reason) = name.split_once(' ').expect("a direction and a reason");
-    let mut rows = counters.reasons.iter();
-    let row = rows.find(|row| row.direction.starts_with(direction) && row.reason == reason);
-    row.unwrap_or_else(|| panic!("no reason {name}")).packets
+    let rows = counters.reasons.iter();
+    let rows = rows.filter(|row| row.direction.starts_with(direction) && row.reason == reason);
+    let packets: Vec<u64> = rows.map(|row| row.packets).collect();
+    assert!(!packets.is_empty(), "no reason {name}");
+    packets.iter().sum()
 }
 
 /// The listed rows of one direction, summed up.

@@ -77,6 +77,9 @@ pub(crate) fn round(sandbox: &Sandbox, seed: u64, tally: &Mutex<Tally>) {
 /// Every way that a frame can go in a policy's first generation.
 const WAYS: &[&str] = &[
     "non-ip",
+    "non-ip, dropped",
+    "ARP",
+    "ARP and nothing else",
     "essential",
     "related",
     "no-match",

@@ -16,6 +16,7 @@ use std::net::IpAddr;
 
 use sg_common::flow::Timeout;
 use sg_common::verdict::{Action, Direction, Reason, reason_slot};
+use sg_userspace::policy::NonIp;
 
 use flows::{Flows, Found, SECOND, Terms, elapsed};
 use identity::{FragmentKey, Seen};
@@ -52,6 +53,7 @@ pub(crate) struct Reference {
     pub(crate) rules: Rules,
     pub(crate) terms: Terms,
     pub(crate) essential: bool,
+    pub(crate) non_ip: NonIp,
     pub(crate) flows: Flows,
     pub(crate) fragments: HashMap<FragmentKey, First>,
     /// How many frames went which way.
@@ -88,7 +90,18 @@ impl Reference {
         now: u64,
     ) -> Fate {
         let (outcome, headers) = match parse::parse(frame, segments) {
+            Frame::NonIp if self.non_ip == NonIp::ArpOnly => {
+                self.went("non-ip, dropped");
+                (Outcome::reason(direction, Reason::NonIpDropped), None)
+            }
             Frame::NonIp => (self.reason(direction, Reason::NonIp), None),
+            Frame::Arp => {
+                self.went(match self.non_ip {
+                    NonIp::Accept => "ARP",
+                    NonIp::ArpOnly => "ARP and nothing else",
+                });
+                (Outcome::reason(direction, Reason::NonIp), None)
+            }
             Frame::Malformed(why) => {
                 *self.ways.entry(why).or_default() += 1;
                 (self.reason(direction, Reason::Malformed), None)

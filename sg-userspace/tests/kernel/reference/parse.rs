@@ -11,7 +11,8 @@ use etherparse::{
 /// What a frame turns out to be.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Frame {
-    /// Neither IPv4 nor IPv6.
+    Arp,
+    /// Neither IPv4 nor IPv6, nor ARP.
     NonIp,
     /// With what is wrong.
     Malformed(&'static str),
@@ -112,6 +113,7 @@ pub(crate) fn parse(frame: &[u8], segments: u32) -> Frame {
     let parsed = match ether_type {
         0x0800 => ipv4(rest, segments),
         0x86dd => ipv6(rest, segments),
+        0x0806 => return Frame::Arp,
         _ => return Frame::NonIp,
     };
     match parsed {

@@ -40,6 +40,9 @@ pub(crate) fn policy(rng: &mut Rng, rules: usize) -> PolicyText {
     if rng.bool() {
         options.push("essential: false".to_owned());
     }
+    if rng.bool() {
+        options.push("non-ip: arp-only".to_owned());
+    }
     match rng.u8(..4) {
         0 => options.push("trailing-deny: honour".to_owned()),
         1 => options.push("trailing-deny: defer".to_owned()),

@@ -182,6 +182,7 @@ impl World {
                 live.reference.rules = rules;
                 live.reference.terms = terms;
                 live.reference.essential = policy.essential;
+                live.reference.non_ip = policy.non_ip;
                 live.quiet_until = 0;
             }
             None => {
@@ -194,6 +195,7 @@ impl World {
                         rules,
                         terms,
                         essential: policy.essential,
+                        non_ip: policy.non_ip,
                         flows: Flows::default(),
                         fragments: HashMap::new(),
                         ways: Default::default(),
