@@ -1,4 +1,4 @@
-//! The TCP state step as one pure function, shared by the kernel and the tests.
+//! The TCP state step as one pure function, for kernel and host.
 //! Sources: RFC 9293 section 3.3.2, and the transition table in the kernel's
 //! net/netfilter/nf_conntrack_proto_tcp.c, whose state names and timeouts are used here.
 

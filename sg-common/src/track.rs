@@ -1,5 +1,5 @@
-//! How a flow of any protocol goes from state to state, as pure functions: the kernel and the
-//! tests ask the same ones.
+//! How a flow of any protocol goes from state to state, as pure functions for kernel and host. The tests
+//! have a table of their own (`tests/kernel/reference/states.rs`) and compare.
 
 use crate::flow::{FlowKind, Timeout};
 use crate::protocol::Kind;

@@ -27,6 +27,7 @@ mod specialised;
 mod stack;
 mod stages;
 mod support;
+mod tcp_steps;
 mod traffic;
 mod unremembered;
 mod watching;

@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 
-use sg_common::flow::{FlowKind, TIMEOUTS, Timeout};
+use sg_common::flow::{FlowKind, TIMEOUTS};
 use sg_common::verdict::Direction;
-use sg_common::{protocol::Kind, tcp, track};
 
 use super::identity::{FlowKey, Seen};
 use super::parse::Transport;
+use super::states::{self, State, Taken};
 
 pub(crate) const SECOND: u64 = 1_000_000_000;
 
@@ -29,8 +29,7 @@ pub(crate) struct Flow {
     pub(crate) slot: u32,
     pub(crate) generation: u32,
     pub(crate) opener: Direction,
-    /// A [`Timeout`] as a number.
-    pub(crate) state: u8,
+    pub(crate) state: State,
     pub(crate) answered: bool,
     pub(crate) seeded: bool,
 }
@@ -41,6 +40,13 @@ pub(crate) struct Terms {
     pub(crate) generation: u32,
     pub(crate) keep: bool,
     pub(crate) timeouts: [u32; TIMEOUTS],
+}
+
+impl Terms {
+    /// How long a flow in `state` may be silent.
+    pub(crate) fn seconds(&self, state: State) -> u32 {
+        self.timeouts[state.timeout() as usize]
+    }
 }
 
 /// What a flow has to say about a packet that no rule accepts.
@@ -67,22 +73,12 @@ pub(crate) struct Flows {
     pub(crate) entries: HashMap<FlowKey, Flow>,
     /// In the order of `FlowKind::BOTH`.
     pub(crate) moves: [Moves; 2],
-}
-
-/// The protocols as the state steps number them.
-fn number(transport: Transport) -> u8 {
-    let kind = match transport {
-        Transport::Tcp { .. } => Kind::Tcp,
-        Transport::Udp { .. } => Kind::Udp,
-        Transport::Sctp { .. } => Kind::Sctp,
-        Transport::Icmp { .. } => Kind::Icmp,
-        Transport::Other => Kind::Other,
-    };
-    kind as u8
+    /// TCP's steps.
+    pub(crate) taken: Taken,
 }
 
 pub(crate) fn has_expired(flow: &Flow, now: u64, terms: &Terms) -> bool {
-    let seconds = terms.timeouts[usize::from(flow.state)];
+    let seconds = terms.seconds(flow.state);
     elapsed(now, flow.last_seen) > i64::from(seconds) * SECOND as i64
 }
 
@@ -91,6 +87,13 @@ impl Flows {
         let before = self.entries.insert(key, flow);
         assert_eq!(before, None, "{key:?} was entered twice");
         self.moves[flow.kind as usize].entered += 1;
+    }
+
+    fn took(&mut self, seen: &Seen, state: Option<State>, from_opener: bool) {
+        if let Transport::Tcp { flags, .. } = seen.transport {
+            let step = (state, from_opener, states::segment(flags));
+            *self.taken.entry(step).or_default() += 1;
+        }
     }
 
     fn remove(&mut self, key: &FlowKey) {
@@ -109,8 +112,7 @@ impl Flows {
     ) -> &'static str {
         if let Some(flow) = self.entries.get_mut(&key) {
             let is_expired = has_expired(flow, now, terms);
-            let is_new_connection = tcp::is_bare_syn(seen.tcp_flags())
-                && Timeout::from_index(flow.state).is_some_and(tcp::makes_room);
+            let is_new_connection = states::begins_anew(flow.state, seen);
             if !is_expired && !is_new_connection {
                 let from_opener = flow.opener == seen.direction;
                 let is_judged_anew =
@@ -134,11 +136,12 @@ impl Flows {
             slot,
             generation: terms.generation,
             opener: seen.direction,
-            state: track::first(number(seen.transport), seen.tcp_flags()) as u8,
+            state: states::begin(seen),
             answered: false,
             seeded: false,
         };
         self.enter(key, flow);
+        self.took(seen, None, true);
         "accept, opens a flow"
     }
 
@@ -146,25 +149,22 @@ impl Flows {
     fn go_on(&mut self, seen: &Seen, key: FlowKey, now: u64, is_judged_anew: bool) {
         let flow = self.entries.get_mut(&key).expect("it was found");
         let before = *flow;
-        let protocol = number(seen.transport);
         let from_opener = flow.opener == seen.direction;
-        flow.state = track::next(protocol, flow.state, from_opener, seen.tcp_flags());
+        let state = flow.state;
+        flow.state = states::after(state, from_opener, seen);
         flow.answered |= !from_opener;
+        self.took(seen, Some(state), from_opener);
+        let flow = self.entries.get_mut(&key).expect("it was found");
         if *flow == before && !is_judged_anew && elapsed(now, flow.last_seen) <= TOUCH as i64 {
             return;
         }
         flow.last_seen = now;
         let flow = *flow;
-        let belongs = track::kind_of_flow(protocol, flow.state, flow.answered);
-        if flow.kind == FlowKind::HalfOpen && belongs == FlowKind::Established {
+        let is_assured = states::is_assured(flow.state, flow.answered);
+        if flow.kind == FlowKind::HalfOpen && is_assured {
             self.remove(&key);
-            self.enter(
-                key,
-                Flow {
-                    kind: belongs,
-                    ..flow
-                },
-            );
+            let kind = FlowKind::Established;
+            self.enter(key, Flow { kind, ..flow });
         }
     }
 

@@ -1,15 +1,15 @@
 //! The fate of a whole packet, written slowly and plainly from SPEC K2-K11: what the kernel's
-//! programs must agree with. It shares no code with them but the pure state steps of `sg-common`
-//! (`tcp`, `track`), each transition of which has a test of its own.
+//! programs must agree with. It shares no code with them, only the names of what both write down.
 //!
 //! bytes → headers (`parse`, `quoted`) → what names a flow and what the rules are asked
-//! (`identity`) → the rules (`rules`) → what is remembered (`flows`, and fragments here).
+//! (`identity`) → the rules (`rules`) → what is remembered (`flows`, `states`, and fragments here).
 
 pub(crate) mod flows;
 pub(crate) mod identity;
 pub(crate) mod parse;
 mod quoted;
 pub(crate) mod rules;
+pub(crate) mod states;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -209,10 +209,8 @@ impl Reference {
 
     /// SPEC K6: what the flow table says of a packet that no rule accepts.
     fn look_up(&mut self, seen: &Seen, now: u64) -> Option<Outcome> {
-        const SYN: u8 = 2;
-        const ACK: u8 = 16;
         let key = seen.flow_key()?;
-        if seen.tcp_flags() & (SYN | ACK) == SYN {
+        if states::asks_to_open(seen) {
             return None;
         }
         let rules = &self.rules;

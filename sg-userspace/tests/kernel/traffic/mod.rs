@@ -130,12 +130,12 @@ impl Traffic {
     }
 
     fn tcp_flags(&mut self) -> u8 {
-        // SYN, SYN-ACK, ACK, PSH-ACK, FIN-ACK, RST, RST-ACK, none, SYN-FIN, SYN-RST, "Christmas".
+        // SYN, SYN-ACK, ACK, PSH-ACK, FIN-ACK, FIN, RST, RST-ACK, none, SYN-FIN, SYN-RST, "Christmas".
         *self
             .rng
             .choice(&[
-                0x02, 0x02, 0x12, 0x10, 0x10, 0x18, 0x11, 0x04, 0x14, 0x00, 0x03, 0x06, 0x3f, 0xc2,
-                0x52,
+                0x02, 0x02, 0x12, 0x10, 0x10, 0x18, 0x11, 0x01, 0x04, 0x14, 0x00, 0x03, 0x06, 0x3f,
+                0xc2, 0x52,
             ])
             .unwrap_or(&0x10)
     }

@@ -58,8 +58,8 @@ impl Live {
             let timeouts = self.reference.terms.timeouts;
             let margin = MARGIN as i64;
             // Nanoseconds until something expires, less than zero if it has.
-            let left = |from: u64, state: u8| {
-                let timeout = u64::from(timeouts[usize::from(state)]) * SECOND;
+            let left = |from: u64, timeout: Timeout| {
+                let timeout = u64::from(timeouts[timeout as usize]) * SECOND;
                 timeout as i64 - elapsed(time, from)
             };
             let flows = self.reference.flows.entries.values();
@@ -67,8 +67,8 @@ impl Live {
             // Whatever is entered or seen from now on expires after the shortest time-out.
             let shortest = timeouts.iter().min().copied().unwrap_or(0);
             let next = flows
-                .map(|f| left(f.last_seen, f.state))
-                .chain(fragments.map(|f| left(f.seen, Timeout::Fragment as u8)))
+                .map(|f| left(f.last_seen, f.state.timeout()))
+                .chain(fragments.map(|f| left(f.seen, Timeout::Fragment)))
                 .filter(|left| *left + margin > 0)
                 .chain([i64::from(shortest) * SECOND as i64])
                 .min()

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use sg_common::counters::SlotCounters;
-use sg_common::flow::{FlowKind, Timeout};
+use sg_common::flow::FlowKind;
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
 use sg_userspace::compile::{Budget, compile};
 use sg_userspace::kernel::pins::{InterfacePins, PinTree};
@@ -21,6 +21,7 @@ use sg_userspace::policy::{Established, Policy, groups_from_lines};
 use crate::reference::flows::{Flow, Flows, SECOND, Terms};
 use crate::reference::identity::{By, FlowKey};
 use crate::reference::rules::Rules;
+use crate::reference::states::State;
 use crate::reference::{Fate, Reference};
 use crate::sandbox::Sandbox;
 use crate::support::{TestRunFailed, run_hook};
@@ -240,7 +241,7 @@ impl World {
             slot: 0,
             generation: 0,
             opener: seed.opener,
-            state: Timeout::TcpEstablished as u8,
+            state: State::Established,
             answered: true,
             seeded: true,
         };

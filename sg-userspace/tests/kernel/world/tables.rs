@@ -16,6 +16,7 @@ use sg_userspace::kernel::pins::InterfacePins;
 use super::live::now;
 use crate::reference::flows::{Flow, Moves};
 use crate::reference::identity::{By, FlowKey, FragmentKey};
+use crate::reference::states::State;
 use crate::reference::{First, Outcome};
 
 type Table<K, V> = HashMap<MapData, K, V>;
@@ -143,7 +144,7 @@ impl Tables {
             slot: flow.slot,
             generation: flow.generation,
             opener: flow.opener as u8,
-            state: flow.state,
+            state: flow.state.timeout() as u8,
             flags: FlowValue::SEEDED | FlowValue::ANSWERED,
             ..FlowValue::EMPTY
         };
@@ -215,7 +216,7 @@ fn flow(kind: FlowKind, value: &FlowValue) -> Flow {
         slot: value.slot,
         generation: value.generation,
         opener: direction(value.opener),
-        state: value.state,
+        state: State::of_number(value.state),
         answered: value.is_answered(),
         seeded: value.is_seeded(),
     }

@@ -1,0 +1,231 @@
+//! Every step of TCP's table, each on purpose: a flow is led to each state, and there each segment comes
+//! from each side. After every step the kernel's table holds what the reference holds.
+
+use std::collections::BTreeSet;
+
+use sg_common::verdict::Direction;
+
+use crate::frames::frame;
+use crate::reference::states::{Segment, State};
+use crate::sandbox::sandbox;
+use crate::world::hunt::{self, Manner};
+use crate::world::script::{Group, PolicyText, Sent, Step};
+
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+
+/// Every set of flags that means something of its own, those that no stack sends too.
+const FLAGS: [u8; 12] = [
+    SYN,
+    SYN | FIN,
+    SYN | ACK,
+    SYN | ACK | FIN,
+    SYN | RST,
+    FIN | ACK,
+    FIN,
+    ACK,
+    RST,
+    RST | ACK,
+    RST | FIN,
+    0,
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    /// It sends outbound.
+    Opener,
+    Other,
+}
+
+use Side::{Opener, Other};
+
+const SIDES: [Side; 2] = [Opener, Other];
+
+/// How a connection comes to a state, from its first segment on.
+const PATHS: [(State, &[(Side, u8)]); 9] = [
+    (State::SynSent, &[(Opener, SYN)]),
+    (State::BothSyn, &[(Opener, SYN), (Other, SYN)]),
+    (State::SynReceived, &[(Opener, SYN), (Other, SYN | ACK)]),
+    (
+        State::Established,
+        &[(Opener, SYN), (Other, SYN | ACK), (Opener, ACK)],
+    ),
+    (
+        State::FinWait,
+        &[
+            (Opener, SYN),
+            (Other, SYN | ACK),
+            (Opener, ACK),
+            (Opener, FIN | ACK),
+        ],
+    ),
+    (
+        State::CloseWait,
+        &[
+            (Opener, SYN),
+            (Other, SYN | ACK),
+            (Opener, ACK),
+            (Opener, FIN | ACK),
+            (Other, ACK),
+        ],
+    ),
+    (
+        State::LastAck,
+        &[
+            (Opener, SYN),
+            (Other, SYN | ACK),
+            (Opener, ACK),
+            (Other, FIN | ACK),
+            (Opener, FIN | ACK),
+        ],
+    ),
+    (
+        State::TimeWait,
+        &[
+            (Opener, SYN),
+            (Other, SYN | ACK),
+            (Opener, ACK),
+            (Other, FIN | ACK),
+            (Opener, FIN | ACK),
+            (Other, ACK),
+        ],
+    ),
+    (State::Closed, &[(Opener, SYN), (Other, RST | ACK)]),
+];
+
+/// A connection as both stacks see it: what each side sends next has the numbers that it should have.
+struct Connection {
+    port: u16,
+    /// Of the opener and of the other side.
+    next: [u32; 2],
+}
+
+/// Bytes behind the headers of each frame.
+const PAYLOAD: u32 = 24;
+
+impl Connection {
+    fn send(&mut self, side: Side, flags: u8) -> Step {
+        let port = self.port;
+        let (text, direction, own) = match side {
+            Opener => (
+                format!("tcp 192.0.2.1:{port} > 198.51.100.7:443"),
+                Direction::Outbound,
+                0,
+            ),
+            Other => (
+                format!("tcp 198.51.100.7:443 > 192.0.2.1:{port}"),
+                Direction::Inbound,
+                1,
+            ),
+        };
+        let acknowledges = match flags & ACK {
+            0 => 0,
+            _ => self.next[1 - own],
+        };
+        let frame = frame(&text)
+            .set(24, &self.next[own].to_be_bytes())
+            .set(28, &acknowledges.to_be_bytes())
+            .set(33, &[flags]);
+        let flags = u32::from(flags);
+        self.next[own] += PAYLOAD + (flags & 1) + (flags >> 1 & 1);
+        Step::Frame(Sent {
+            direction,
+            segments: 1,
+            bytes: frame.bytes().to_vec(),
+            expected: None,
+        })
+    }
+}
+
+fn policy(rules: [&str; 2]) -> Step {
+    Step::Policy(PolicyText {
+        max_flows: 8192,
+        options: vec!["established: keep".to_owned()],
+        groups: vec![Group {
+            name: "steps".to_owned(),
+            rules: rules.map(str::to_owned).into(),
+        }],
+    })
+}
+
+/// What the rules accept is remembered, and what they do not is looked for; a SYN is only ever the
+/// rules'. So each segment comes once while the rules accept what the opener sends, and once while they
+/// accept what the other side sends and the flow is kept.
+fn steps(rules_at_last_for: Side) -> Vec<Step> {
+    let for_opener = || policy(["out tcp to any accept", "in all from any drop"]);
+    let for_other = || policy(["in tcp from any accept", "out all to any drop"]);
+    let (mut paths, mut other_syns, mut last) = (vec![for_opener()], vec![for_other()], Vec::new());
+    let mut port = 1024;
+    let mut connection = || {
+        port += 1;
+        Connection {
+            port,
+            next: [1000, 7000],
+        }
+    };
+    let each_segment = || SIDES.into_iter().flat_map(|s| FLAGS.map(|f| (s, f)));
+    for (_, path) in PATHS {
+        for (side, flags) in each_segment() {
+            let mut connection = connection();
+            for &(side, flags) in path {
+                let step = connection.send(side, flags);
+                match (side, flags) {
+                    (Other, SYN) => other_syns.push(step),
+                    _ => paths.push(step),
+                }
+            }
+            last.push(connection.send(side, flags));
+        }
+    }
+    for first in FLAGS {
+        for (side, flags) in each_segment() {
+            let mut connection = connection();
+            paths.push(connection.send(Opener, first));
+            last.push(connection.send(side, flags));
+        }
+    }
+    if rules_at_last_for == Opener {
+        other_syns.push(for_opener());
+    }
+    [paths, other_syns, last].concat()
+}
+
+/// Proves K9: from each state each segment of each side leads to where connection tracking's table has
+/// it, in the kernel and over a change of policy, and each segment begins what it should.
+#[test]
+fn every_step_is_taken() {
+    let manner = Manner {
+        exact: true,
+        ..Manner::default()
+    };
+    let mut taken = BTreeSet::new();
+    sandbox(|sandbox| {
+        for (seed, side) in (0..).zip(SIDES) {
+            let world = hunt::check(sandbox, &manner, "tcp-steps", seed, &steps(side));
+            let reference = world.reference().expect("a policy is in force");
+            taken.extend(reference.flows.taken.keys().copied());
+        }
+    });
+    let segments = [
+        Segment::Syn,
+        Segment::SynAck,
+        Segment::Fin,
+        Segment::Ack,
+        Segment::Rst,
+        Segment::Nothing,
+    ];
+    for segment in segments {
+        let begins = taken.contains(&(None, true, segment));
+        assert_eq!(begins, segment != Segment::Rst, "{segment:?} begins a flow");
+        for (state, _) in PATHS {
+            for from_opener in [true, false] {
+                assert!(
+                    taken.contains(&(Some(state), from_opener, segment)),
+                    "{segment:?} in {state:?}, from the opener: {from_opener}"
+                );
+            }
+        }
+    }
+}
