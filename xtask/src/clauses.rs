@@ -130,7 +130,7 @@ const CLAUSES: [(&str, &str); 25] = [
     ),
     (
         "A4",
-        "`counters --json` has a fixed shape, which only grows.",
+        "JSON has a fixed shape, which only grows; lists are arrays, streams an object a line.",
     ),
 ];
 

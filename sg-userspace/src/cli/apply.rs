@@ -59,7 +59,6 @@ impl Apply {
 
 /// What was done, for scripts; the policy as `status` and `counters` print it.
 #[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub(super) struct Done<'a> {
     interface: &'a str,
     netns: Option<&'a str>,

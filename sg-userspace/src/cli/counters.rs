@@ -22,12 +22,12 @@ use super::{Context, Json};
     after_help = "\
 Every packet that reached the interface is counted once: under the rule that decided it, as a reply
 of a rule of the other direction, or under a reason. A total is the sum of those. Reasons that have
-counted nothing are left out unless --all is given; JSON has all of them, and exact numbers.
+counted nothing are left out unless --all is given; JSON has all of them, and exact numbers: an array with\nan object for each interface; with --watch an object a line.
 
 Examples:
   sgctl counters --iface eth0
   sgctl counters --watch 2
-  sgctl counters --iface eth0 --json | jq '.totals'
+  sgctl counters --iface eth0 --json | jq '.[].totals'
 
 Exit codes: 0 done, 1 nothing is attached or the state is wrong, 2 usage, 3 not permitted."
 )]
@@ -73,10 +73,7 @@ impl CountersCommand {
         if !self.json.json {
             return context.out.print(&text(&context.out, &all, None, self.all));
         }
-        match all.as_slice() {
-            [one] => context.out.json(one),
-            several => context.out.json(&several),
-        }
+        context.out.json(&all)
     }
 
     fn watch(&self, context: &Context, interval: Duration) -> Result<(), Failure> {
@@ -85,9 +82,8 @@ impl CountersCommand {
         loop {
             let all = read(context, self.iface.as_ref())?;
             if self.json.json {
-                match all.as_slice() {
-                    [one] => context.out.json_line(one)?,
-                    several => context.out.json_line(&several)?,
+                for one in &all {
+                    context.out.json_line(one)?;
                 }
             } else {
                 let rates = Rates::since(before.take());

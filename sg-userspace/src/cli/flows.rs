@@ -44,7 +44,6 @@ pub(super) struct Flows {
 }
 
 #[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
 struct Listed {
     interface: String,
     netns: Option<String>,
@@ -56,7 +55,6 @@ struct Listed {
 
 /// How the tables are used, counted since the interface was first attached.
 #[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
 struct Tables {
     half_open: FlowTableUse,
     established: FlowTableUse,
@@ -77,10 +75,7 @@ impl Flows {
         if !self.json.json {
             return context.out.print(&text(&context.out, &listed));
         }
-        match listed.as_slice() {
-            [one] => context.out.json(one),
-            several => context.out.json(&several),
-        }
+        context.out.json(&listed)
     }
 }
 

@@ -216,9 +216,7 @@ impl Run {
                 let line = format!(
                     "stays attached to {iface}: `sgctl detach --iface {iface}` ends enforcement"
                 );
-                session
-                    .log
-                    .event("left", &line, json!({"interface": iface}));
+                session.log.event("left", &line, json!({}));
                 Ok(())
             }
             Ok(why) => session.detach(pins.as_ref(), why),
@@ -326,7 +324,7 @@ impl Session<'_> {
             Outcome::NotReadable => {
                 let line = "not reloaded: the policy came from standard input, which can be read \
                             only once; apply a file instead";
-                self.log.event("not-reloaded", line, json!({}));
+                self.log.event("not_reloaded", line, json!({}));
             }
         }
     }
@@ -368,11 +366,7 @@ impl Session<'_> {
         }
         let painted = self.context.out.paint(Paint::Green, "detached");
         let line = format!("{painted} from {} ({why})", self.iface);
-        self.log.event(
-            "detached",
-            &line,
-            json!({"interface": self.iface, "why": why}),
-        );
+        self.log.event("detached", &line, json!({"why": why}));
         Ok(())
     }
 }

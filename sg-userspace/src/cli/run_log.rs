@@ -20,18 +20,22 @@ use super::units::{clean, packet_rate, thousands};
 
 /// An event in JSON: a line with its name, its time and what there is to say about it.
 #[derive(Serialize)]
-struct Event<T> {
+struct Event<'a, T> {
     event: &'static str,
     at: String,
+    /// Left out where the details name it themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interface: Option<&'a str>,
     #[serde(flatten)]
     details: T,
 }
 
-impl<T> Event<T> {
-    fn new(event: &'static str, details: T) -> Self {
+impl<'a, T> Event<'a, T> {
+    fn new(event: &'static str, interface: Option<&'a str>, details: T) -> Self {
         Event {
             event,
             at: jiff::Timestamp::now().to_string(),
+            interface,
             details,
         }
     }
@@ -62,13 +66,18 @@ impl Log {
         self.out.terminal && !self.json
     }
 
-    /// An event that is one line.
+    /// An event that is one line, about the interface.
     pub(super) fn event(&mut self, event: &'static str, line: &str, details: impl Serialize) {
         if self.json {
             // Whoever read this may be gone; enforcement and reloading go on.
-            let _ = self.out.json_line(&Event::new(event, details));
+            let event = Event::new(event, Some(&self.interface), details);
+            let _ = self.out.json_line(&event);
             return;
         }
+        self.line(line);
+    }
+
+    fn line(&mut self, line: &str) {
         let line = match self.is_live() {
             true => {
                 let now = jiff::Zoned::now().strftime("%H:%M:%S").to_string();
@@ -118,7 +127,12 @@ impl Log {
         if !warnings.is_empty() {
             let _ = write!(line, " ({})", warnings.trim());
         }
-        self.event(name, &line, apply::Done::from(applied));
+        if self.json {
+            let event = Event::new(name, None, apply::Done::from(applied));
+            let _ = self.out.json_line(&event);
+        } else {
+            self.line(&line);
+        }
     }
 
     pub(super) fn unchanged(&mut self) {
@@ -149,7 +163,7 @@ impl Log {
             "{}: generation {generation} stays in force",
             self.out.paint(Paint::Red, "reload failed")
         );
-        self.event("reload-failed", &line, details);
+        self.event("reload_failed", &line, details);
         if !self.json {
             self.failure(failure);
         }
@@ -168,7 +182,7 @@ impl Log {
                 "{} more logged packets were over the rate limit",
                 thousands(held_back)
             );
-            self.event("held-back", &line, json!({"packets": held_back}));
+            self.event("held_back", &line, json!({"packets": held_back}));
         }
     }
 
@@ -177,7 +191,7 @@ impl Log {
         let rates = Rates::since(self.before.take());
         let all = std::slice::from_ref(now);
         let _ = if self.json {
-            self.out.json_line(&Event::new("counters", now))
+            self.out.json_line(&Event::new("counters", None, now))
         } else if self.is_live() {
             let screen = self.frame.screen();
             let text = counters::text(&screen, all, Some(&rates), false);

@@ -71,7 +71,6 @@ enum JsonRow {
 
 /// What is known of an interface whose record cannot be read.
 #[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
 struct Damaged {
     interface: Option<String>,
     ifindex: u32,

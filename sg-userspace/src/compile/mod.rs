@@ -66,7 +66,6 @@ pub struct Compiled {
 
 /// Sizes and costs that `check` prints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct TableSizes {
     pub address_classes: usize,
     /// Tables of 256 entries.

@@ -18,7 +18,6 @@ use super::{KernelError, sys};
 
 /// What the table has seen of one kind of flow since the first policy, both families together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct FlowTableUse {
     /// Flows in the table now, those included that have expired and not been swept.
     pub live: u64,

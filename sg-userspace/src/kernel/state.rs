@@ -26,7 +26,6 @@ const HEADER: usize = 8 + 4 + 4 + 32;
 
 /// Everything about an attached interface that the kernel does not know itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct State {
     pub interface: String,
     pub ifindex: u32,
@@ -63,7 +62,6 @@ pub struct State {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct PolicyRecord {
     pub name: String,
     pub digest: String,
@@ -74,7 +72,6 @@ pub struct PolicyRecord {
 
 /// A rule and the counter slot that is its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct SlotOwner {
     pub slot: u32,
     #[serde(with = "direction_name")]
@@ -94,7 +91,6 @@ pub struct SlotOwner {
 
 /// Counts of rules that have lost their slots, summed up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Forgotten {
     #[serde(with = "direction_name")]
     pub direction: Direction,

@@ -214,6 +214,7 @@ mod tests {
         Counters {
             interface: "eth0".into(),
             netns: None,
+            sampled_at: String::new(),
             policy: PolicyStatus {
                 name: "lines".into(),
                 digest: String::new(),

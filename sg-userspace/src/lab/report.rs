@@ -7,7 +7,6 @@ use crate::observe::explain::ExplainedRule;
 
 /// `lab --json`.
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Report {
     /// Everything was as the policy says.
     pub ok: bool,
@@ -25,7 +24,6 @@ pub struct Report {
 
 /// How the policy was enforced.
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Enforcer {
     /// `native` or `generic`.
     pub xdp_mode: String,
@@ -38,7 +36,6 @@ pub struct Enforcer {
 
 /// One attempt to get an answer through the node's interface.
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Attempt {
     pub from: &'static str,
     pub from_address: String,
@@ -74,7 +71,6 @@ pub enum AnswerBy {
 
 /// The interface's own count beside the enforcer's.
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct InterfaceCount {
     pub direction: &'static str,
     /// Inbound every packet that arrived; outbound those that left, which are the accepted ones.

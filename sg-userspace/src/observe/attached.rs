@@ -44,7 +44,6 @@ pub enum Health {
 
 /// A row of `status`.
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Status {
     pub interface: String,
     pub ifindex: u32,
@@ -65,7 +64,6 @@ pub struct Status {
 }
 
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct PolicyStatus {
     pub name: String,
     pub digest: String,

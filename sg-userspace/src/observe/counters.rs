@@ -10,10 +10,11 @@ use crate::kernel::{KernelError, counts_since, raw_counters};
 
 /// `counters --json` of one interface (SPEC A4).
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Counters {
     pub interface: String,
     pub netns: Option<String>,
+    /// When the counters were read, RFC 3339.
+    pub sampled_at: String,
     pub policy: PolicyStatus,
     /// Rules in force, inbound first, in order; then those of earlier policies that have counted
     /// packets, without a position.
@@ -23,14 +24,12 @@ pub struct Counters {
 }
 
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct RuleCounters {
     pub direction: &'static str,
     /// Counts from 1 within the direction; null for a rule that is no longer in the policy.
     pub position: Option<u32>,
     pub group: String,
     pub action: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     pub summary: String,
     pub description: Option<String>,
@@ -41,7 +40,6 @@ pub struct RuleCounters {
 }
 
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct ReasonCounters {
     pub direction: &'static str,
     pub reason: &'static str,
@@ -53,7 +51,6 @@ pub struct ReasonCounters {
 /// Every packet that reached the hook. The kernel counts each packet once, under its rule or its
 /// reason; a total is the sum of those, taken from the same reading (SPEC A2).
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Totals {
     pub direction: &'static str,
     pub packets: u64,
@@ -65,6 +62,7 @@ pub struct Totals {
 /// Reads the counters of an interface.
 pub fn counters(attached: &Attached) -> Result<Counters, KernelError> {
     let state = attached.state()?;
+    let sampled_at = jiff::Timestamp::now().to_string();
     let raw = raw_counters(&attached.pins, state.counter_maps)?;
     let of_slot = |slot: u32| raw.get(slot as usize).copied().unwrap_or_default();
     let of_owner = |owner: &SlotOwner| counts_since(of_slot(owner.slot), owner.base);
@@ -117,6 +115,7 @@ pub fn counters(attached: &Attached) -> Result<Counters, KernelError> {
     Ok(Counters {
         interface: state.interface.clone(),
         netns: state.netns.clone(),
+        sampled_at,
         policy: attached.status()?.policy,
         rules,
         reasons,

@@ -25,7 +25,6 @@ pub struct Events {
 
 /// One logged packet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct LoggedPacket {
     pub direction: &'static str,
     pub verdict: &'static str,
@@ -42,7 +41,6 @@ pub struct LoggedPacket {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct LoggingRule {
     pub group: String,
     pub position: u32,

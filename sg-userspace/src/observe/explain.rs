@@ -42,8 +42,9 @@ pub enum Transport {
 
 /// `explain --json` (SPEC section 3).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Explanation {
+    /// Whose tables were asked; null when a policy was.
+    pub interface: Option<String>,
     pub verdict: &'static str,
     pub direction: &'static str,
     pub rule: Option<ExplainedRule>,
@@ -52,7 +53,6 @@ pub struct Explanation {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct ExplainedRule {
     pub group: String,
     pub position: u32,
@@ -93,14 +93,18 @@ pub fn explain_attached(
     question: &Question,
 ) -> Result<Explanation, KernelError> {
     let state = attached.state()?;
+    let of_interface = |explanation| Explanation {
+        interface: Some(state.interface.clone()),
+        ..explanation
+    };
     if let Some(early) = before_the_rules(question, state.essential, state.non_ip) {
-        return Ok(early);
+        return Ok(of_interface(early));
     }
     let tables = LiveTables::open(&attached.pins)?;
     let (kind, number) = question.lookup();
     let verdict = tables.decide(question.direction, question.remote, kind, number);
     if verdict.slot() < FIRST_RULE_SLOT {
-        return Ok(no_match(question));
+        return Ok(of_interface(no_match(question)));
     }
     let Some(owner) = state.rules.iter().find(|o| o.slot == verdict.slot()) else {
         return Err(KernelError::DamagedState {
@@ -108,7 +112,7 @@ pub fn explain_attached(
             reason: format!("no rule owns counter slot {}", verdict.slot()),
         });
     };
-    Ok(by_rule(
+    Ok(of_interface(by_rule(
         question,
         owner.action,
         ExplainedRule {
@@ -117,7 +121,7 @@ pub fn explain_attached(
             summary: owner.summary.clone(),
             description: owner.description.clone(),
         },
-    ))
+    )))
 }
 
 fn before_the_rules(question: &Question, essential: bool, non_ip: NonIp) -> Option<Explanation> {
@@ -128,6 +132,7 @@ fn before_the_rules(question: &Question, essential: bool, non_ip: NonIp) -> Opti
         _ => return None,
     };
     Some(Explanation {
+        interface: None,
         verdict: reason.action().name(),
         direction: question.direction.name(),
         rule: None,
@@ -137,6 +142,7 @@ fn before_the_rules(question: &Question, essential: bool, non_ip: NonIp) -> Opti
 
 fn no_match(question: &Question) -> Explanation {
     Explanation {
+        interface: None,
         verdict: Action::Drop.name(),
         direction: question.direction.name(),
         rule: None,
@@ -146,6 +152,7 @@ fn no_match(question: &Question) -> Explanation {
 
 fn by_rule(question: &Question, action: Action, rule: ExplainedRule) -> Explanation {
     Explanation {
+        interface: None,
         verdict: action.name(),
         direction: question.direction.name(),
         rule: Some(rule),

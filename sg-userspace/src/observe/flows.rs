@@ -15,7 +15,6 @@ pub use crate::kernel::flow_tables::monotonic_now;
 /// One tracked flow. Ports are absent for protocols without them; an ICMP query has its
 /// identifier instead.
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Flow {
     pub protocol: u8,
     pub local: IpAddr,
@@ -42,7 +41,6 @@ pub struct Flow {
 }
 
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct FlowRule {
     pub group: String,
     pub position: Option<u32>,

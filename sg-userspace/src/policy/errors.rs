@@ -69,7 +69,6 @@ impl Problem {
 /// a file as a whole stands at 1:1. For an error in a `--set` argument, `file` is `--set` and
 /// `column` counts within `NAME=VALUE`.
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct PolicyError {
     pub file: String,
     pub line: u32,

@@ -26,7 +26,6 @@ impl Severity {
 
 /// A place in a policy file; line and column count from 1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Location {
     pub file: String,
     pub line: u32,
@@ -42,7 +41,6 @@ impl fmt::Display for Location {
 /// One finding. `code` is kebab-case and stable; `location` is absent when the finding is about
 /// the policy as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Finding {
     pub severity: Severity,
     pub code: &'static str,

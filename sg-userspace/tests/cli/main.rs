@@ -4,5 +4,6 @@
 mod kernel;
 mod refusals;
 mod run;
+mod schema;
 mod words;
 mod world;

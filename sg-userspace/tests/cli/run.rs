@@ -18,13 +18,13 @@ fn policy(port: u16) -> String {
 }
 
 /// A `run` in the background and the lines that it prints.
-struct Running {
+pub(super) struct Running {
     child: Child,
     lines: Receiver<String>,
 }
 
 impl Running {
-    fn start(world: &World, words: &[&str]) -> Running {
+    pub(super) fn start(world: &World, words: &[&str]) -> Running {
         let mut child = world
             .command(&["run", "--iface", "nic"])
             .args(words)
@@ -45,12 +45,18 @@ impl Running {
     /// Waits for a line with `words`.
     #[track_caller]
     fn says(&self, words: &str) {
+        self.line(words);
+    }
+
+    /// The next line with `words`.
+    #[track_caller]
+    pub(super) fn line(&self, words: &str) -> String {
         let mut seen = Vec::new();
         let deadline = Instant::now() + Duration::from_secs(15);
         let left = || deadline.saturating_duration_since(Instant::now());
         while let Ok(line) = self.lines.recv_timeout(left()) {
             if line.contains(words) {
-                return;
+                return line;
             }
             seen.push(line);
         }
@@ -71,7 +77,7 @@ impl Running {
     }
 
     /// The exit code and standard error after `signal`.
-    fn end(mut self, signal: Signal) -> (Option<i32>, String) {
+    pub(super) fn end(mut self, signal: Signal) -> (Option<i32>, String) {
         self.signal(signal);
         let mut err = String::new();
         let mut stderr = self.child.stderr.take().unwrap();
@@ -218,7 +224,7 @@ fn expired_flows_are_swept() {
     world.ping_node(3);
     let half_open = || {
         let flows = world.run(&["flows", "--json"]).json();
-        let count = |what: &str| flows["tables"]["half-open"][what].as_u64().unwrap();
+        let count = |what: &str| flows[0]["tables"]["half_open"][what].as_u64().unwrap();
         (count("live"), count("entered"), count("evicted"))
     };
     assert_eq!(half_open(), (1, 1, 0));

@@ -247,7 +247,7 @@ macro_rules! assert_shown {
                 (r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "[time]"),
                 (r"\d+\.\d+ ms", "[ms]"),
                 (r"[\d.]+ [KM]iB of lookup", "[size] of lookup"),
-                (r#""(bytes|ifindex|netns-cookie)": [1-9]\d*"#, r#""$1": [number]"#),
+                (r#""(bytes|ifindex|netns_cookie)": [1-9]\d*"#, r#""$1": [number]"#),
                 (r"sgcli-\d+-\d+", "[netns]"),
                 (r"/tmp/\.tmp\w+", "[dir]"),
                 (r"/v\d+/\d+/\d+", "/[pins]"),

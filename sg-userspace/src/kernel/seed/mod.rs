@@ -30,7 +30,6 @@ use tables::SeededTable;
 
 /// What became of the flows that were there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Seeded {
     /// Flows that were entered. Those that the rules pass in both directions need no entry.
     pub entered: usize,

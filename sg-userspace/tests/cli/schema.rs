@@ -1,0 +1,379 @@
+//! The JSON of every command against expectations written by hand (SPEC A4). A key that is missing,
+//! one that nobody expects, and a value of another kind fail; so does a list that should hold
+//! something and does not.
+//!
+//! An expectation is JSON too. A text in it names a kind: `text`, `number` (a whole one, not
+//! negative), `real`, `bool`, `time` (RFC 3339, UTC), `digest`, `address`, `a|b|c` for one of some
+//! words; with `?` behind it, or null. `[x]` is a list of at least one x, `["*", x]` of any number
+//! of them; `["?", x]` is x or null; an object has exactly the keys of its expectation.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::run::Running;
+use super::world::{World, file, run, run_with};
+
+/// Why `value` is not as `expected`, and where.
+fn differs(expected: &Value, value: &Value, at: &str) -> Option<String> {
+    match expected {
+        Value::String(kind) => {
+            let is_right = is_kind(kind, value);
+            (!is_right).then(|| format!("{at} is {value} and not {kind}"))
+        }
+        Value::Array(inner) => match (inner.as_slice(), value) {
+            ([Value::String(mark), _], Value::Null) if mark == "?" => None,
+            ([Value::String(mark), one], value) if mark == "?" => differs(one, value, at),
+            ([Value::String(mark), one], Value::Array(all)) if mark == "*" => each(one, all, at),
+            ([one], Value::Array(all)) if !all.is_empty() => each(one, all, at),
+            _ => Some(format!("{at} is {value} and no list with something in it")),
+        },
+        Value::Object(keys) => {
+            let Value::Object(found) = value else {
+                return Some(format!("{at} is {value} and no object"));
+            };
+            if let Some(key) = found.keys().find(|key| !keys.contains_key(*key)) {
+                return Some(format!("{at} has a key `{key}` that nobody expects"));
+            }
+            keys.iter()
+                .find_map(|(key, expected)| match found.get(key) {
+                    None => Some(format!("{at} has no `{key}`")),
+                    Some(value) => differs(expected, value, &format!("{at}.{key}")),
+                })
+        }
+        other => panic!("{other} is no expectation"),
+    }
+}
+
+fn each(one: &Value, all: &[Value], at: &str) -> Option<String> {
+    let mut numbered = all.iter().enumerate();
+    numbered.find_map(|(i, value)| differs(one, value, &format!("{at}[{i}]")))
+}
+
+fn is_kind(kind: &str, value: &Value) -> bool {
+    if let Some(kind) = kind.strip_suffix('?') {
+        return value.is_null() || is_kind(kind, value);
+    }
+    let text = value.as_str();
+    match kind {
+        "text" => text.is_some_and(|text| !text.is_empty()),
+        "number" => value.is_u64(),
+        "real" => value.is_f64(),
+        "bool" => value.is_boolean(),
+        "time" => text.is_some_and(is_time),
+        "address" => text.is_some_and(|text| text.parse::<std::net::IpAddr>().is_ok()),
+        "digest" => text
+            .and_then(|text| text.strip_prefix("sha256:"))
+            .is_some_and(|hex| {
+                hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+            }),
+        words => text.is_some_and(|text| words.split('|').any(|word| word == text)),
+    }
+}
+
+/// `2026-01-31T10:20:30.123Z`, and a moment that exists.
+fn is_time(text: &str) -> bool {
+    let shape = |(i, c): (usize, char)| match i {
+        4 | 7 => c == '-',
+        10 => c == 'T',
+        13 | 16 => c == ':',
+        _ if i < 19 => c.is_ascii_digit(),
+        _ => c.is_ascii_digit() || c == '.' || c == 'Z',
+    };
+    text.len() >= 20
+        && text.ends_with('Z')
+        && text.chars().enumerate().all(shape)
+        && text.parse::<jiff::Timestamp>().is_ok()
+}
+
+#[track_caller]
+fn assert_shape(expected: &Value, value: &Value) {
+    if let Some(why) = differs(expected, value, "it") {
+        panic!("{why}:\n{value:#}");
+    }
+}
+
+fn policy_status() -> Value {
+    json!({"name": "text", "digest": "digest", "generation": "number", "applied_at": "time"})
+}
+
+fn counters_of_one() -> Value {
+    const DIRECTION: &str = "inbound|outbound";
+    json!({
+        "interface": "nic",
+        "netns": "text",
+        "sampled_at": "time",
+        "policy": policy_status(),
+        "rules": [{
+            "direction": DIRECTION, "position": "number?", "group": "text", "name": "text?",
+            "action": "accept|drop", "summary": "text", "description": "text?",
+            "packets": "number", "bytes": "number",
+            "reply_packets": "number", "reply_bytes": "number",
+        }],
+        "reasons": [{
+            "direction": DIRECTION, "reason": "text", "action": "accept|drop",
+            "packets": "number", "bytes": "number",
+        }],
+        "totals": [{
+            "direction": DIRECTION, "packets": "number", "bytes": "number",
+            "accepted": "number", "dropped": "number",
+        }],
+    })
+}
+
+/// Each reason with its action.
+const REASONS: [&str; 10] = [
+    "accept essential",
+    "accept non-ip",
+    "accept related",
+    "accept seeded",
+    "drop fragment",
+    "drop incomplete",
+    "drop malformed",
+    "drop no-match",
+    "drop non-ip",
+    "drop revoked",
+];
+
+fn reasons(counters: &Value) -> BTreeSet<String> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let reasons = counters["reasons"].as_array().unwrap().iter();
+    reasons
+        .map(|row| format!("{} {}", text(&row["action"]), text(&row["reason"])))
+        .collect()
+}
+
+fn applied() -> Value {
+    json!({
+        "interface": "nic", "netns": "text", "replaced": "bool",
+        "xdp_mode": "native|generic", "egress_hook": "tcx|clsact",
+        "policy": policy_status(), "rules": "number", "tables": tables(),
+        "seeded": ["?", {"entered": "number", "without_rule": "number", "left_out": "number"}],
+        "compile_seconds": "real", "load_seconds": "real", "mounted": "text?",
+    })
+}
+
+fn tables() -> Value {
+    json!({
+        "address_classes": "number", "blocks": "number", "nodes": "number",
+        "ipv6_prefixes": "number", "bytes": "number", "form": "near|far",
+        "ipv4_steps": "number", "ipv6_steps": "number",
+    })
+}
+
+fn explained(rule: Value, interface: &str) -> Value {
+    json!({
+        "interface": interface, "verdict": "accept|drop", "direction": "inbound|outbound",
+        "rule": rule, "reason": "text",
+    })
+}
+
+fn explained_rule() -> Value {
+    json!({"group": "text", "position": "number", "summary": "text", "description": "text?"})
+}
+
+/// The expectations can fail: else the tests below say nothing.
+#[test]
+fn what_differs_is_seen() {
+    let expected = json!({
+        "a": "text", "b": ["number"], "c": ["?", {"d": "x|y"}], "t": "time", "n": "number?",
+    });
+    let right = json!({
+        "a": "z", "b": [1], "c": {"d": "y"}, "t": "2026-01-31T10:20:30.5Z", "n": null,
+    });
+    assert_eq!(differs(&expected, &right, "it"), None);
+    let with = |key: &str, value: Value| {
+        let mut changed = right.clone();
+        changed[key] = value;
+        changed
+    };
+    let mut without = right.clone();
+    without.as_object_mut().unwrap().remove("n");
+    let wrong = [
+        (without, "has no `n`"),
+        (with("more", json!(1)), "`more` that nobody expects"),
+        (with("a", json!(1)), "it.a"),
+        (with("a", json!("")), "it.a"),
+        (with("b", json!([])), "no list with something"),
+        (with("b", json!(1)), "no list"),
+        (with("b", json!([1, -1])), "it.b[1]"),
+        (with("b", json!({"0": 1})), "no list"),
+        (with("c", json!({"d": "z"})), "it.c.d"),
+        (with("c", json!({"d": "x", "e": 1})), "`e` that nobody"),
+        (with("c", json!([])), "no object"),
+        (with("t", json!("2026-01-31 10:20:30Z")), "it.t"),
+        (with("t", json!("2026-13-31T10:20:30Z")), "it.t"),
+        (with("t", json!("2026-01-31T10:20:30+01:00")), "it.t"),
+        (with("n", json!("1")), "it.n"),
+        (json!([right]), "no object"),
+    ];
+    for (value, says) in wrong {
+        let why = differs(&expected, &value, "it").unwrap_or_default();
+        assert!(why.contains(says), "`{why}` of {value}");
+    }
+}
+
+/// Proves A4 for what needs no privilege.
+#[test]
+fn policies_and_answers() {
+    let templates = run(&["templates", "--json"]).ok().json();
+    let template = json!({"name": "text", "description": "text", "rules": "number"});
+    assert_shape(&json!([template]), &templates);
+    let shown = run(&["templates", "show", "tke", "--json"]).ok().json();
+    let template = json!({"name": "tke", "description": "text", "text": "text"});
+    assert_shape(&template, &shown);
+
+    let ask = |more: &[&str]| {
+        let words = [&["explain", "builtin:tke", "--json", "in"][..], more].concat();
+        run(&words).ok().json()
+    };
+    let by_rule = ask(&["tcp", "192.0.2.9", "10.0.0.5:22"]);
+    assert_shape(&explained(explained_rule(), "none?"), &by_rule);
+    let by_none = ask(&["tcp", "2001:db8::1", "[2001:db8::2]:22"]);
+    assert_shape(&explained(json!("none?"), "none?"), &by_none);
+    assert_eq!(by_none["rule"], Value::Null);
+}
+
+/// Proves A4: a list of one is a list, and so is one of none.
+#[test]
+fn what_is_attached() {
+    let world = World::new();
+    assert_eq!(world.run(&["status", "--json"]).ok().json(), json!([]));
+    assert_eq!(world.run(&["detach", "--json"]).ok().json(), json!([]));
+    let text = "name: p\noutbound: [{protocol: udp, to: any, action: accept, name: out}]\n\
+                inbound: [{protocol: icmp, from: any, action: accept, description: pings}]\n";
+    let path = file(world.dir.path(), "p.yaml", text);
+    let apply = ["apply", &path, "--iface", "nic", "--json"];
+    assert_shape(&applied(), &world.run(&apply).ok().json());
+    let other = file(
+        world.dir.path(),
+        "q.yaml",
+        &text.replace("any", "0.0.0.0/0"),
+    );
+    let apply = ["apply", &other, "--iface", "nic", "--json"];
+    let replaced = world.run(&apply).ok().json();
+    assert_shape(&applied(), &replaced);
+    assert_eq!(replaced["replaced"], true);
+    world.ping_node(1);
+
+    let status = json!([{
+        "interface": "nic", "ifindex": "number", "netns": "text", "netns_cookie": "number",
+        "health": "enforcing", "xdp_mode": "native|generic", "egress_hook": "tcx|clsact",
+        "attached_at": "time", "policy": policy_status(), "rules": "number",
+        "max_flows": "number", "pins": "text",
+    }]);
+    let iface = ["--iface", "nic"];
+    for more in [&[][..], &iface] {
+        let json = |command: &str| {
+            let words = [&[command, "--json"][..], more].concat();
+            world.run(&words).ok().json()
+        };
+        assert_shape(&status, &json("status"));
+        let counters = json("counters");
+        assert_shape(&json!([counters_of_one()]), &counters);
+        assert_eq!(counters.as_array().unwrap().len(), 1);
+        assert_eq!(reasons(&counters[0]), REASONS.map(str::to_owned).into());
+        assert_shape(&json!([flows_of_one()]), &json("flows"));
+    }
+    let words = [
+        "explain",
+        "--json",
+        "--iface",
+        "nic",
+        "in",
+        "icmp",
+        "192.0.2.2",
+        "192.0.2.1",
+    ];
+    assert_shape(
+        &explained(explained_rule(), "nic"),
+        &world.run(&words).ok().json(),
+    );
+    let detached = json!([{"interface": "nic", "netns": "text", "policy": "text"}]);
+    assert_shape(&detached, &world.run(&["detach", "--json"]).ok().json());
+}
+
+fn flows_of_one() -> Value {
+    let used = json!({"live": "number", "entered": "number", "evicted": "number"});
+    json!({
+        "interface": "nic", "netns": "text", "total": "number",
+        "tables": {"half_open": used, "established": used},
+        "flows": [{
+            "protocol": "number", "local": "address", "local_port": "number?",
+            "remote": "address", "remote_port": "number?", "icmp_id": "number?",
+            "opened": "inbound|outbound", "kind": "half-open|established", "state": "text",
+            "seeded": "bool", "age_seconds": "number", "idle_seconds": "number",
+            "generation": "number",
+            "rule": ["?", {"group": "text", "position": "number?", "summary": "text"}],
+        }],
+    })
+}
+
+/// Proves A4: a stream is one object a line, and each names its interface and its time.
+#[test]
+fn streams() {
+    let world = World::new();
+    let text = "name: p\ninbound: [{protocol: icmp, from: any, action: drop, log: true}]\n";
+    let path = file(world.dir.path(), "p.yaml", text);
+    let running = Running::start(&world, &[&path, "--json", "--interval", "0.2"]);
+    let event = |name: &str, mut expected: Value| {
+        expected["event"] = name.into();
+        expected["at"] = "time".into();
+        expected["interface"] = "nic".into();
+        let line = running.line(&format!(r#""event":"{name}""#));
+        let value: Value = serde_json::from_str(&line).unwrap();
+        assert_shape(&expected, &value);
+        value
+    };
+    event("applied", applied());
+    event("counters", counters_of_one());
+    world.ping_node(1);
+    let rule = json!({"group": "p", "position": "number", "summary": "text"});
+    let packet = json!({
+        "direction": "inbound", "verdict": "drop", "protocol": "number",
+        "local": "address", "local_port": "number?", "remote": "address", "remote_port": "number?",
+        "icmp_type": "number?", "icmp_code": "number?", "bytes": "number", "rule": rule,
+    });
+    event("packet", packet);
+    std::fs::write(&path, text.replace("name: p", "name: q")).unwrap();
+    event("reloaded", applied());
+
+    let mut watching = world
+        .command(&["counters", "--watch", "0.2", "--json"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let out = std::io::BufReader::new(watching.stdout.take().unwrap());
+    let lines: Vec<String> = std::io::BufRead::lines(out)
+        .take(2)
+        .map(Result::unwrap)
+        .collect();
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+    for line in lines {
+        assert_shape(&counters_of_one(), &serde_json::from_str(&line).unwrap());
+    }
+    let (code, err) = running.end(nix::sys::signal::Signal::SIGINT);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+}
+
+/// Proves A4 for `check`.
+#[test]
+fn reports_of_check() {
+    let finding = json!({
+        "severity": "warning|note", "code": "text", "message": "text", "help": "text?",
+        "location": ["?", {"file": "text", "line": "number", "column": "number"}],
+    });
+    let report = json!({
+        "valid": "bool", "policy": {
+            "name": "text", "digest": "digest", "rules": "number", "non_ip": "accept|arp-only",
+        },
+        "tables": tables(), "findings": [finding], "errors": ["*", "text"],
+    });
+    assert_shape(
+        &report,
+        &run(&["check", "builtin:tke", "--json"]).ok().json(),
+    );
+    let bad = run_with(&["check", "-", "--json"], "inbuond: []\n").json();
+    assert_eq!(bad["valid"], false);
+}
