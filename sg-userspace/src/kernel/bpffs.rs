@@ -1,14 +1,14 @@
 //! The BPF file system: finding it, mounting it where it is missing, refusing where pins would
-//! vanish with the process.
+//! vanish with the process, where others could change them, or where nothing can be written.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::sys::statvfs::FsFlags;
 
-use super::KernelError;
+use super::lifetime::{self, Lifetime};
+use super::{KernelError, trust};
 
 /// Where the kernel's documentation, systemd and every other tool mount it.
 pub const DEFAULT_PATH: &str = "/sys/fs/bpf";
@@ -24,25 +24,27 @@ pub struct Bpffs {
 /// For commands that read: the file system at `path`, or `None` where the usual place has none,
 /// which means that nothing is pinned. Any other place was named by somebody who expects one there.
 pub fn find(path: &Path) -> Result<Option<Bpffs>, KernelError> {
-    if is_bpffs(path) {
-        return Ok(Some(Bpffs {
-            path: path.to_owned(),
-            just_mounted: false,
-        }));
+    if !is_bpffs(path) {
+        return match lifetime::of_new_mounts() {
+            // Not "nothing attached": whatever is attached was pinned in a mount namespace that this
+            // process cannot see.
+            Lifetime::Mounts | Lifetime::Container => Err(short_lived(path, false)),
+            Lifetime::Machine if path == Path::new(DEFAULT_PATH) => Ok(None),
+            Lifetime::Machine => Err(KernelError::NotBpffs {
+                path: path.to_owned(),
+            }),
+        };
     }
-    if has_private_mounts() {
-        // Not "nothing attached": whatever is attached was pinned in a mount namespace that this
-        // process cannot see.
-        return Err(KernelError::PrivateMount {
-            path: path.to_owned(),
-        });
+    trust::check(path)?;
+    // Where it has pins of ours, `apply` has once found it good. Where it has none, "nothing is
+    // attached" would be said of one that only this container has.
+    if !path.join(trust::ROOT).exists() {
+        refuse_short_lived(path)?;
     }
-    if path != Path::new(DEFAULT_PATH) {
-        return Err(KernelError::NotBpffs {
-            path: path.to_owned(),
-        });
-    }
-    Ok(None)
+    Ok(Some(Bpffs {
+        path: path.to_owned(),
+        just_mounted: false,
+    }))
 }
 
 /// For commands that attach: the file system at `path`, mounted if need be.
@@ -69,33 +71,33 @@ pub fn find_or_mount(path: &Path) -> Result<Bpffs, KernelError> {
     })
 }
 
+/// Refuses the usual place when what is mounted there ends with this container or this process's
+/// mounts. Another place was mounted and named on purpose.
+fn refuse_short_lived(path: &Path) -> Result<(), KernelError> {
+    if path == Path::new(DEFAULT_PATH) && lifetime::of_mounted(path) != Lifetime::Machine {
+        return Err(short_lived(path, true));
+    }
+    Ok(())
+}
+
+fn short_lived(path: &Path, is_mounted: bool) -> KernelError {
+    let path = path.to_owned();
+    match lifetime::of_new_mounts() {
+        Lifetime::Container => KernelError::Container { path, is_mounted },
+        _ => KernelError::PrivateMount { path, is_mounted },
+    }
+}
+
+/// Fails where nothing can be pinned or removed, because it is mounted read-only.
+pub(super) fn check_writable(path: &Path) -> Result<(), KernelError> {
+    match statfs(path) {
+        Ok(found) if found.flags().contains(FsFlags::ST_RDONLY) => Err(KernelError::ReadOnly {
+            path: path.to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|s| s.filesystem_type() == BPF_FS_MAGIC)
-}
-
-/// True in a mount namespace of one's own, which is what `ip netns exec` gives each command.
-fn has_private_mounts() -> bool {
-    let namespace = |pid: u32| fs::metadata(format!("/proc/{pid}/ns/mnt")).map(|m| m.ino());
-    let Ok(own) = namespace(std::process::id()) else {
-        return false;
-    };
-    if let Ok(first) = namespace(1) {
-        return own != first;
-    }
-    // Not even root may look at process 1 in some containers: then whoever started us, and whoever
-    // started them, tell whether somebody on the way moved.
-    let mut pid = std::process::id();
-    while let Some(parent) = parent_of(pid).filter(|parent| *parent > 1) {
-        if namespace(parent).is_ok_and(|theirs| theirs != own) {
-            return true;
-        }
-        pid = parent;
-    }
-    false
-}
-
-fn parent_of(pid: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
-    line.trim().parse().ok()
 }

@@ -54,23 +54,72 @@ pub enum KernelError {
     },
 
     #[error(
-        "this process has a private mount namespace without a BPF file system at {path}: what is \
-         pinned there would vanish with the process, and enforcement with it"
+        "this process has a private mount namespace {}: what is pinned there would vanish with the \
+         process, and enforcement with it",
+        mounted_or_not(*.is_mounted, path)
     )]
     #[diagnostic(help(
         "instead of running sgctl under `ip netns exec NAME`, run `sgctl --netns NAME …` from \
-         outside; to pin in this mount namespace on purpose, mount a BPF file system there first \
-         (`mount -t bpf bpf {}`)",
-        path.display()
+         outside; to pin in this mount namespace on purpose, mount a BPF file system elsewhere \
+         (`mount -t bpf -o mode=0700 bpf DIR`) and name it with --bpffs DIR"
     ))]
-    PrivateMount { path: PathBuf },
+    PrivateMount { path: PathBuf, is_mounted: bool },
+
+    #[error(
+        "this container has process ids of its own {}, and the machine's mounts cannot be seen: as far \
+         as can be known, what is pinned there would vanish with the container, and enforcement with it",
+        mounted_or_not(*.is_mounted, path)
+    )]
+    #[diagnostic(help(
+        "give the container the machine's BPF file system with mount propagation: \
+         `-v /sys/fs/bpf:/sys/fs/bpf:rslave` in Docker and Podman, a hostPath volume with \
+         `mountPropagation: HostToContainer` in Kubernetes; where the machine has none, mount it there \
+         first (`mount -t bpf -o mode=0700 bpf /sys/fs/bpf`). Or let the container see the machine's \
+         processes (`--pid=host`, `hostPID: true`). To have enforcement end with the container on \
+         purpose, mount one elsewhere in it and name it with --bpffs DIR"
+    ))]
+    Container { path: PathBuf, is_mounted: bool },
 
     #[error("{path} is not a BPF file system")]
     #[diagnostic(help(
-        "`mount -t bpf bpf {}` makes it one, or name another with --bpffs",
+        "`mount -t bpf -o mode=0700 bpf {}` makes it one, or name another with --bpffs",
         path.display()
     ))]
     NotBpffs { path: PathBuf },
+
+    #[error(
+        "the BPF file system at {path} is mounted read-only: nothing can be changed through it"
+    )]
+    #[diagnostic(help(
+        "run this where it is mounted for writing, or mount it so (`mount -o remount,rw {}`); commands \
+         that only read work as it is",
+        path.display()
+    ))]
+    ReadOnly { path: PathBuf },
+
+    #[error("{path} belongs to user {owner}, who can put there what they like: it is not believed")]
+    #[diagnostic(help(
+        "sgctl's directory has to be root's; look at who made this one, remove it (`rm -r {}`) if it \
+         is not yours, and mount the BPF file system with `mount -t bpf -o mode=0700`, so that \
+         others cannot write to it",
+        path.display()
+    ))]
+    OthersDirectory { path: PathBuf, owner: u32 },
+
+    #[error("others than root can write to {path} (mode {mode:04o}): it is not believed")]
+    #[diagnostic(help(
+        "look at what is in it; `chmod 0700 {}` closes it, and `mount -t bpf -o mode=0700` mounts a BPF \
+         file system that way",
+        path.display()
+    ))]
+    WritableByOthers { path: PathBuf, mode: u32 },
+
+    #[error("{path} is not a directory: it was not made by sgctl, and is not believed")]
+    #[diagnostic(help(
+        "look at who made it, remove it, and mount the BPF file system with `mount -t bpf -o \
+         mode=0700`, so that others cannot write to it"
+    ))]
+    NotOurs { path: PathBuf },
 
     #[error("{path} holds pins of layout version {found}, this sgctl speaks version {ours}")]
     #[diagnostic(help(
@@ -178,6 +227,14 @@ impl KernelError {
                    what is attached, docs list the kernel versions)"
                 .into(),
         }
+    }
+}
+
+fn mounted_or_not(is_mounted: bool, path: &std::path::Path) -> String {
+    let path = path.display();
+    match is_mounted {
+        true => format!("with a BPF file system of its own at {path}"),
+        false => format!("without a BPF file system at {path}"),
     }
 }
 

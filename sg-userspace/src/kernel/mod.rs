@@ -9,6 +9,7 @@ pub mod flow_tables;
 mod hooks;
 pub mod interfaces;
 mod layout;
+mod lifetime;
 pub mod netns;
 pub mod pins;
 pub mod programs;
@@ -19,6 +20,7 @@ pub(crate) mod stages;
 pub mod state;
 mod sys;
 pub mod tables;
+mod trust;
 
 pub use attach::{Applied, ApplyOptions, DEFAULT_MAX_FLOWS, EgressHook, XdpMode, apply};
 pub use detach::detach;

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::KernelError;
+use super::trust::{self, create_dir};
+use super::{KernelError, bpffs, lifetime};
 use sg_common::LAYOUT_VERSION;
 use sg_common::verdict::Direction;
 
@@ -21,6 +22,7 @@ const LOCK_SECONDS: u64 = 10;
 /// The tree of pins on one BPF file system.
 #[derive(Clone, Debug)]
 pub struct PinTree {
+    bpffs: PathBuf,
     root: PathBuf,
 }
 
@@ -40,7 +42,8 @@ pub struct WriteLock {
 impl PinTree {
     pub fn new(bpffs: &Path) -> Self {
         PinTree {
-            root: bpffs.join("sgctl"),
+            bpffs: bpffs.to_owned(),
+            root: bpffs.join(trust::ROOT),
         }
     }
 
@@ -126,12 +129,13 @@ impl PinTree {
     pub fn lock(&self) -> Result<WriteLock, KernelError> {
         let what = || format!("locking {}", self.root.display());
         let deadline = Instant::now() + Duration::from_secs(LOCK_SECONDS);
+        bpffs::check_writable(&self.bpffs)?;
+        trust::check(&self.bpffs)?;
         loop {
-            create_dir(&self.root)?;
-            let file = match fs::File::open(&self.root) {
-                Ok(file) => file,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                Err(e) => return Err(KernelError::io(what(), e)),
+            lifetime::keeping_time(&self.bpffs, || create_dir(&self.root))?;
+            let Some(file) = trust::open_for_us_alone(&self.root)? else {
+                // The holder before us may have removed it just now.
+                continue;
             };
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) => {
@@ -163,7 +167,9 @@ impl PinTree {
         }
         // These fail while something is in them, which is the point.
         let _ = fs::remove_dir(self.version_dir());
-        let _ = fs::remove_dir(&self.root);
+        lifetime::keeping_time(&self.bpffs, || {
+            let _ = fs::remove_dir(&self.root);
+        });
     }
 }
 
@@ -279,15 +285,6 @@ pub(super) fn unpin(path: &Path) -> Result<(), KernelError> {
 
 fn not_removed(path: &Path, error: io::Error) -> KernelError {
     KernelError::io(format!("removing {}", path.display()), error)
-}
-
-fn create_dir(path: &Path) -> Result<(), KernelError> {
-    match fs::create_dir(path) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-            Err(KernelError::io(format!("creating {}", path.display()), e))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The names in a directory; none where it does not exist.

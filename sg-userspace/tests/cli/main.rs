@@ -1,6 +1,7 @@
 //! What `sgctl` prints and how it exits, by running the real binary. Whatever touches the kernel
 //! happens in network namespaces and BPF file systems that each test makes for itself.
 
+mod bpffs;
 mod kernel;
 mod refusals;
 mod run;

@@ -1,0 +1,105 @@
+//! Who else could have made or changed what is pinned. A plain `mount -t bpf` gives every user the
+//! right to create entries; whoever owns our directory, or may write to it, holds the lock and decides
+//! what the enforcer believes.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use super::KernelError;
+
+/// Our directory in a BPF file system.
+pub(super) const ROOT: &str = "sgctl";
+
+const GROUP_OR_OTHERS_WRITE: u32 = 0o022;
+const STICKY: u32 = 0o1000;
+
+/// Refuses a BPF file system in which somebody else made our directory, may write to it, or could
+/// move it away and put another in its place.
+pub(super) fn check(bpffs: &Path) -> Result<(), KernelError> {
+    let found = fs::metadata(bpffs).map_err(|e| looking_at(bpffs, e))?;
+    check_owner(bpffs, &found)?;
+    // In a sticky directory only the owner of an entry renames or removes it (rename(2)).
+    if found.mode() & GROUP_OR_OTHERS_WRITE != 0 && found.mode() & STICKY == 0 {
+        return Err(KernelError::WritableByOthers {
+            path: bpffs.to_owned(),
+            mode: found.mode() & 0o7777,
+        });
+    }
+    let root = bpffs.join(ROOT);
+    match fs::symlink_metadata(&root) {
+        Ok(found) => check_directory(&root, &found),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(looking_at(&root, e)),
+    }
+}
+
+/// Opens our directory, which nobody but its owner can open from then on: whoever can open it can
+/// hold its lock. `None` when there is none.
+pub(super) fn open_for_us_alone(root: &Path) -> Result<Option<File>, KernelError> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(root);
+    let file = match opened {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ELOOP | libc::ENOTDIR)) => {
+            return Err(not_a_directory(root));
+        }
+        Err(e) => return Err(KernelError::io(format!("locking {}", root.display()), e)),
+    };
+    let found = file.metadata().map_err(|e| looking_at(root, e))?;
+    check_directory(root, &found)?;
+    if found.mode() & 0o077 != 0 {
+        file.set_permissions(Permissions::from_mode(0o700))
+            .map_err(|e| KernelError::io(format!("closing {} to others", root.display()), e))?;
+    }
+    Ok(Some(file))
+}
+
+/// Creates a directory for us alone, unless there is one.
+pub(super) fn create_dir(path: &Path) -> Result<(), KernelError> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            Err(KernelError::io(format!("creating {}", path.display()), e))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_directory(path: &Path, found: &fs::Metadata) -> Result<(), KernelError> {
+    if !found.is_dir() {
+        return Err(not_a_directory(path));
+    }
+    check_owner(path, found)?;
+    if found.mode() & GROUP_OR_OTHERS_WRITE != 0 {
+        return Err(KernelError::WritableByOthers {
+            path: path.to_owned(),
+            mode: found.mode() & 0o7777,
+        });
+    }
+    Ok(())
+}
+
+fn check_owner(path: &Path, found: &fs::Metadata) -> Result<(), KernelError> {
+    let ours = [0, nix::unistd::geteuid().as_raw()];
+    if ours.contains(&found.uid()) {
+        return Ok(());
+    }
+    Err(KernelError::OthersDirectory {
+        path: path.to_owned(),
+        owner: found.uid(),
+    })
+}
+
+fn not_a_directory(path: &Path) -> KernelError {
+    KernelError::NotOurs {
+        path: path.to_owned(),
+    }
+}
+
+fn looking_at(path: &Path, error: io::Error) -> KernelError {
+    KernelError::io(format!("looking at {}", path.display()), error)
+}
