@@ -137,8 +137,16 @@ fn apply_locked(
         0 => 0,
         n => map_entries(&pins.counters(n - 1))?,
     };
-    let in_use = PinnedUse::new(pins, maps);
-    let assignment = slots::assign(policy, previous.as_ref(), capacity, &in_use);
+    let runs_alone = previous.as_ref().is_some_and(|state| {
+        let outbound = match state.egress_hook.as_str() {
+            "tcx" => running_program(&pins.tcx_link()),
+            _ => Some(state.outbound_program),
+        };
+        running_program(&pins.xdp_link()) == Some(state.inbound_program)
+            && outbound == Some(state.outbound_program)
+    });
+    let in_use = PinnedUse::new(pins, previous.as_ref(), runs_alone);
+    let assignment = slots::assign(policy, previous.as_ref(), capacity, &in_use)?;
     let counter_maps = maps + usize::from(assignment.capacity > capacity);
 
     let started = Instant::now();

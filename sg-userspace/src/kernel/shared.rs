@@ -8,31 +8,37 @@ use std::path::Path;
 use aya::maps::MapInfo;
 use sg_common::counters::SlotCounters;
 
-use super::flow_tables::{each_flow, each_fragment_slot};
+use super::flow_tables::{each_flow, each_fragment_slot, monotonic_now, sweep};
 use super::pins::InterfacePins;
 use super::slots::{SlotUse, add};
+use super::state::State;
 use super::{KernelError, sys};
 
 /// Slots of the pinned maps.
 pub(super) struct PinnedUse<'a> {
     pins: &'a InterfacePins,
-    maps: usize,
-    /// Read when it is first asked for, which most replacements never do.
-    counters: std::cell::OnceCell<Vec<SlotCounters>>,
+    /// The record of what runs; none at first.
+    state: Option<&'a State>,
+    /// The programs of that record, and no others, run in both directions: those of an earlier one would
+    /// still count in slots that the record calls retired.
+    runs_alone: bool,
 }
 
 impl<'a> PinnedUse<'a> {
-    pub(super) fn new(pins: &'a InterfacePins, maps: usize) -> Self {
+    pub(super) fn new(pins: &'a InterfacePins, state: Option<&'a State>, runs_alone: bool) -> Self {
         PinnedUse {
             pins,
-            maps,
-            counters: std::cell::OnceCell::new(),
+            state,
+            runs_alone,
         }
     }
 }
 
 impl SlotUse for PinnedUse<'_> {
     fn named_by_flows(&self) -> Option<HashSet<u32>> {
+        let state = self.state.filter(|_| self.runs_alone)?;
+        // Taken out, and not left out: under longer time-outs they would be alive again.
+        sweep(self.pins, &state.timeouts, monotonic_now()).ok()?;
         let mut named = HashSet::new();
         each_flow(self.pins, |flow| {
             named.insert(flow.value.slot);
@@ -45,11 +51,8 @@ impl SlotUse for PinnedUse<'_> {
         Some(named)
     }
 
-    fn raw(&self, slot: u32) -> Option<SlotCounters> {
-        self.counters
-            .get_or_init(|| raw_counters(self.pins, self.maps).unwrap_or_default())
-            .get(slot as usize)
-            .copied()
+    fn counted(&self) -> Result<Vec<SlotCounters>, KernelError> {
+        raw_counters(self.pins, self.state.map_or(0, |state| state.counter_maps))
     }
 }
 

@@ -1,11 +1,14 @@
 //! Gives every rule its counter slot. A slot belongs to a rule's identity for as long as it can be
-//! named: across reloads, and after the rule is gone while a flow may still point at it.
+//! named: across reloads, and after the rule is gone while a flow may still point at it. What a rule
+//! that nobody can name any more has counted goes into one sum for each direction and action, so that
+//! totals stay exact and neither the record nor the counter maps grow with the number of reloads.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use sg_common::counters::SlotCounters;
 use sg_common::verdict::FIRST_RULE_SLOT;
 
+use super::KernelError;
 use super::state::{Forgotten, SlotOwner, State};
 use crate::policy::Policy;
 
@@ -29,13 +32,13 @@ impl Assignment {
     }
 }
 
-/// What is known of the slots when there are not enough of them; `None` when it cannot be read, and
-/// then no slot is used again.
+/// What is known of the slots.
 pub(super) trait SlotUse {
-    /// Slots that a flow names.
+    /// Slots that a flow names, those of flows that have expired left out: they must not come back to
+    /// life. `None` when that cannot be known, and then no slot is taken away from a rule.
     fn named_by_flows(&self) -> Option<HashSet<u32>>;
-    /// What a slot has counted since its map was created.
-    fn raw(&self, slot: u32) -> Option<SlotCounters>;
+    /// What every slot has counted since its map was created.
+    fn counted(&self) -> Result<Vec<SlotCounters>, KernelError>;
 }
 
 /// Assigns slots for `policy`, after `previous` with `capacity` slots (zero at first).
@@ -44,7 +47,7 @@ pub(super) fn assign(
     previous: Option<&State>,
     capacity: u32,
     in_use: &dyn SlotUse,
-) -> Assignment {
+) -> Result<Assignment, KernelError> {
     let mut known: HashMap<&str, &SlotOwner> = HashMap::new();
     let mut forgotten = Vec::new();
     let mut retired_before = HashSet::new();
@@ -55,49 +58,46 @@ pub(super) fn assign(
             known.insert(&owner.identity, owner);
         }
     }
-    let mut taken: BTreeSet<u32> = known.values().map(|o| o.slot).collect();
-
     let kept: Vec<Option<&SlotOwner>> = policy
         .rules
         .iter()
         .map(|rule| known.remove(rule.identity.as_str()))
         .collect();
-    let mut retired: Vec<SlotOwner> = known.into_values().cloned().collect();
-    retired.sort_by_key(|owner| owner.slot);
-
-    let missing = kept.iter().filter(|o| o.is_none()).count();
-    let mut capacity = capacity;
-    let free = |taken: &BTreeSet<u32>, capacity: u32| {
-        (capacity.saturating_sub(FIRST_RULE_SLOT) as usize).saturating_sub(taken.len())
+    // A slot retired just now is still counted by the programs that are about to be replaced.
+    let (gone, mut retired): (Vec<SlotOwner>, Vec<SlotOwner>) = known
+        .into_values()
+        .cloned()
+        .partition(|owner| retired_before.contains(&owner.slot));
+    // Before the counters are read: what a flow has counted until it expired is among them.
+    let named = match gone.is_empty() {
+        true => None,
+        false => in_use.named_by_flows(),
     };
-    let mut bases: HashMap<u32, SlotCounters> = HashMap::new();
-    let mut short = missing.saturating_sub(free(&taken, capacity));
-    if short > 0 {
-        // A slot retired just now may still be counted by a program run that has not ended.
-        let named = in_use.named_by_flows();
-        let (reused, stay): (Vec<_>, Vec<_>) = retired.into_iter().partition(|o| {
-            let is_free = named.as_ref().is_some_and(|n| !n.contains(&o.slot));
-            let may_reuse = short > 0 && is_free && retired_before.contains(&o.slot);
-            match in_use.raw(o.slot).filter(|_| may_reuse) {
-                Some(raw) => {
-                    short -= 1;
-                    bases.insert(o.slot, raw);
-                    true
-                }
-                None => false,
+    let missing = kept.iter().filter(|owner| owner.is_none()).count();
+    let counted = match named.is_some() || missing > 0 {
+        true => in_use.counted()?,
+        false => Vec::new(),
+    };
+    let counted = |slot: u32| counted.get(slot as usize).copied().unwrap_or_default();
+    for owner in gone {
+        match &named {
+            Some(named) if !named.contains(&owner.slot) => {
+                let counts = since(counted(owner.slot), owner.base);
+                forget(&mut forgotten, &owner, counts);
             }
-        });
-        retired = stay;
-        // No more of them than will be given away just below: a free slot that has counted would
-        // start its next owner with somebody else's packets.
-        for owner in reused {
-            let raw = bases.get(&owner.slot).copied().unwrap_or_default();
-            forget(&mut forgotten, &owner, since(raw, owner.base));
-            taken.remove(&owner.slot);
+            _ => retired.push(owner),
         }
     }
+    retired.sort_by_key(|owner| owner.slot);
+
+    let mut taken: BTreeSet<u32> = kept.iter().flatten().map(|owner| owner.slot).collect();
+    taken.extend(retired.iter().map(|owner| owner.slot));
+    let free = |capacity: u32| {
+        (capacity.saturating_sub(FIRST_RULE_SLOT) as usize).saturating_sub(taken.len())
+    };
     // A policy without rules needs a map as well, for the reasons.
-    while capacity == 0 || missing > free(&taken, capacity) {
+    let mut capacity = capacity;
+    while capacity == 0 || missing > free(capacity) {
         capacity = (capacity * 2).max(MIN_CAPACITY);
     }
 
@@ -114,7 +114,8 @@ pub(super) fn assign(
                         next += 1;
                     }
                     taken.insert(next);
-                    (next, bases.get(&next).copied().unwrap_or_default())
+                    // Whoever had the slot before may have left counts in it.
+                    (next, counted(next))
                 }
             };
             SlotOwner {
@@ -131,15 +132,19 @@ pub(super) fn assign(
             }
         })
         .collect();
-    Assignment {
+    Ok(Assignment {
         rules,
         retired,
         forgotten,
         capacity,
-    }
+    })
 }
 
+/// Adds what a rule has counted to the sum of its direction and action.
 fn forget(forgotten: &mut Vec<Forgotten>, owner: &SlotOwner, counts: SlotCounters) {
+    if counts == SlotCounters::default() {
+        return;
+    }
     let same = |f: &&mut Forgotten| f.direction == owner.direction && f.action == owner.action;
     match forgotten.iter_mut().find(same) {
         Some(f) => f.counts = add(f.counts, counts),
@@ -175,11 +180,37 @@ mod tests {
     use super::*;
     use crate::kernel::state::PolicyRecord;
     use crate::policy::rules_from_lines;
+    use sg_common::verdict::{Action, Direction};
 
+    /// Slots that flows name, and what every slot has counted.
     #[derive(Default)]
     struct Used {
         named: HashSet<u32>,
-        raw: HashMap<u32, u64>,
+        counted: HashMap<u32, SlotCounters>,
+    }
+
+    impl Used {
+        fn count(&mut self, owner: &SlotOwner, packets: u64) {
+            self.counted.entry(owner.slot).or_default().packets += packets;
+        }
+
+        /// What an owner's row shows.
+        fn of(&self, owner: &SlotOwner) -> u64 {
+            let counted = self.counted.get(&owner.slot).copied().unwrap_or_default();
+            since(counted, owner.base).packets
+        }
+
+        /// Packets of everything that is listed, by direction and action.
+        fn listed(&self, now: &Assignment) -> HashMap<(Direction, Action), u64> {
+            let mut sums = HashMap::new();
+            for owner in now.rules.iter().chain(&now.retired) {
+                *sums.entry((owner.direction, owner.action)).or_default() += self.of(owner);
+            }
+            for gone in &now.forgotten {
+                *sums.entry((gone.direction, gone.action)).or_default() += gone.counts.packets;
+            }
+            sums
+        }
     }
 
     impl SlotUse for Used {
@@ -187,12 +218,30 @@ mod tests {
             Some(self.named.clone())
         }
 
-        fn raw(&self, slot: u32) -> Option<SlotCounters> {
-            Some(SlotCounters {
-                packets: self.raw.get(&slot).copied().unwrap_or(0),
-                ..Default::default()
-            })
+        fn counted(&self) -> Result<Vec<SlotCounters>, KernelError> {
+            let len = self.counted.keys().max().map_or(0, |slot| slot + 1);
+            let of = |slot| self.counted.get(&slot).copied().unwrap_or_default();
+            Ok((0..len).map(of).collect())
         }
+    }
+
+    /// Nothing can be learned of the flows.
+    struct Unknown;
+
+    impl SlotUse for Unknown {
+        fn named_by_flows(&self) -> Option<HashSet<u32>> {
+            None
+        }
+
+        fn counted(&self) -> Result<Vec<SlotCounters>, KernelError> {
+            Ok(Vec::new())
+        }
+    }
+
+    fn assign(policy: &Policy, previous: Option<&Assignment>, in_use: &dyn SlotUse) -> Assignment {
+        let state = previous.map(state);
+        let capacity = previous.map_or(0, |a| a.capacity);
+        super::assign(policy, state.as_ref(), capacity, in_use).unwrap()
     }
 
     fn state(assignment: &Assignment) -> State {
@@ -238,16 +287,16 @@ mod tests {
     #[test]
     fn a_rule_keeps_its_slot_wherever_it_moves() {
         let none = Used::default();
-        let first = assign(&ports(10, 3), None, 0, &none);
+        let first = assign(&ports(10, 3), None, &none);
         let moved = rules_from_lines(
             "in tcp 12 from any accept\nin udp 1 from any drop\nin tcp 10 from any accept",
         );
-        let second = assign(&moved, Some(&state(&first)), first.capacity, &none);
+        let second = assign(&moved, Some(&first), &none);
         assert_eq!(second.rules[0].slot, first.rules[2].slot);
         assert_eq!(second.rules[2].slot, first.rules[0].slot);
         assert_eq!(second.retired, [first.rules[1].clone()]);
         // And gets it back.
-        let third = assign(&ports(10, 3), Some(&state(&second)), second.capacity, &none);
+        let third = assign(&ports(10, 3), Some(&second), &none);
         assert_eq!(third.slots(), first.slots());
     }
 
@@ -255,12 +304,9 @@ mod tests {
     fn no_two_rules_ever_share_a_slot() {
         let mut previous: Option<Assignment> = None;
         for round in 0..12 {
-            let capacity = previous.as_ref().map_or(0, |a| a.capacity);
-            let before = previous.as_ref().map(state);
             let now = assign(
                 &ports(round * 150, 400),
-                before.as_ref(),
-                capacity,
+                previous.as_ref(),
                 &Used::default(),
             );
             let mut slots: Vec<u32> = now
@@ -277,6 +323,7 @@ mod tests {
                     .iter()
                     .all(|s| (FIRST_RULE_SLOT..now.capacity).contains(s))
             );
+            assert!(now.retired.len() <= 150, "those of the last change");
             previous = Some(now);
         }
         // 150 rules come and go in each round; their slots are used again.
@@ -284,53 +331,102 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_is_used_again_only_when_no_flow_names_it_and_its_counts_are_kept() {
-        let none = Used::default();
-        let first = assign(&ports(1, 500), None, 0, &none);
-        let second = assign(
-            &ports(1000, 400),
-            Some(&state(&first)),
-            first.capacity,
-            &none,
-        );
-        assert_eq!(second.retired.len(), 500);
-        let named = first.rules[7].slot;
-        let used = Used {
-            named: HashSet::from([named]),
-            raw: first.rules.iter().map(|o| (o.slot, 3)).collect(),
-        };
-        let third = assign(
-            &ports(2000, 500),
-            Some(&state(&second)),
-            second.capacity,
-            &used,
-        );
+    fn a_rule_is_forgotten_only_when_no_flow_names_it_and_its_counts_are_kept() {
+        let mut used = Used::default();
+        let first = assign(&ports(1, 500), None, &used);
+        for owner in &first.rules {
+            used.count(owner, 3);
+        }
+        let second = assign(&ports(1000, 400), Some(&first), &used);
+        assert_eq!(second.retired.len(), 500, "just now");
+        assert_eq!(second.forgotten, []);
+        let named = first.rules[7].clone();
+        used.named.insert(named.slot);
+        let third = assign(&ports(2000, 500), Some(&second), &used);
         assert_eq!(third.capacity, second.capacity, "no growth was needed");
-        assert!(third.rules.iter().all(|o| o.slot != named));
-        assert!(third.retired.iter().any(|o| o.slot == named));
-        // As many as were short gave up 3 packets each; whoever has one of them starts from there.
-        let reused: Vec<_> = third
-            .rules
-            .iter()
-            .filter(|o| first.rules.iter().any(|f| f.slot == o.slot))
-            .collect();
-        assert_eq!(reused.len(), 32 + 900 + 500 - third.capacity as usize);
-        assert!(reused.iter().all(|o| o.base.packets == 3));
+        assert!(third.rules.iter().all(|o| o.slot != named.slot));
+        assert!(third.retired.contains(&named));
+        assert_eq!(third.retired.len(), 401);
+        let reused = third.rules.iter().filter(|o| o.base.packets == 3).count();
+        assert_eq!(
+            reused, 499,
+            "the slots that are free again, with what they counted"
+        );
         assert_eq!(third.forgotten.len(), 1);
-        assert_eq!(third.forgotten[0].counts.packets, reused.len() as u64 * 3);
+        assert_eq!(third.forgotten[0].counts.packets, 499 * 3);
+        // The flow is gone as well.
+        used.named.clear();
+        let fourth = assign(&ports(2000, 500), Some(&third), &used);
+        assert_eq!((fourth.retired.len(), fourth.forgotten.len()), (0, 1));
+        assert_eq!(fourth.forgotten[0].counts.packets, 500 * 3);
+        // What has never counted leaves nothing to add up.
+        let quiet = Used::default();
+        let first = assign(&ports(1, 5), None, &quiet);
+        let second = assign(&ports(10, 5), Some(&first), &quiet);
+        let third = assign(&ports(20, 5), Some(&second), &quiet);
+        assert_eq!((third.retired.len(), third.forgotten.len()), (5, 0));
+    }
+
+    #[test]
+    fn where_flows_cannot_be_read_nothing_is_forgotten() {
+        let mut last = assign(&ports(0, 100), None, &Unknown);
+        for round in 1..8 {
+            last = assign(&ports(round * 100, 100), Some(&last), &Unknown);
+            assert_eq!(last.retired.len(), round * 100);
+            assert_eq!(last.forgotten, []);
+        }
     }
 
     #[test]
     fn a_slot_retired_just_now_is_not_used_again_at_once() {
         let none = Used::default();
-        let first = assign(&ports(1, 900), None, 0, &none);
-        let second = assign(
-            &ports(2000, 900),
-            Some(&state(&first)),
-            first.capacity,
-            &none,
-        );
+        let first = assign(&ports(1, 900), None, &none);
+        let second = assign(&ports(2000, 900), Some(&first), &none);
         assert!(second.capacity > first.capacity);
         assert_eq!(second.retired.len(), 900);
+    }
+
+    /// Proves A2 for slots that have had several owners, of either action and direction: nothing that was
+    /// counted is lost, moves to another direction or action, or is shown as another rule's.
+    #[test]
+    fn a_slot_that_has_counted_may_be_used_again_and_again() {
+        let rules = |round: usize| {
+            let both = ["accept", "drop"][round % 2];
+            let other = ["drop", "accept"][round % 2];
+            let lines: Vec<String> = (0..10)
+                .flat_map(|i| {
+                    let port = round * 100 + i;
+                    [
+                        format!("in tcp {port} from any {both}"),
+                        format!("in udp {port} from any {other}"),
+                        format!("out tcp {port} to any {other}"),
+                        format!("out udp {port} to any {both}"),
+                    ]
+                })
+                .collect();
+            rules_from_lines(&lines.join("\n"))
+        };
+        let mut used = Used::default();
+        let mut last: Option<Assignment> = None;
+        let mut sent: HashMap<(Direction, Action), u64> = HashMap::new();
+        let mut owners: HashMap<u32, usize> = HashMap::new();
+        for round in 0..9 {
+            let now = assign(&rules(round), last.as_ref(), &used);
+            for (i, owner) in (1..).zip(&now.rules) {
+                assert_eq!(used.of(owner), 0, "a new rule has counted nothing");
+                *owners.entry(owner.slot).or_default() += 1;
+                used.count(owner, i);
+                *sent.entry((owner.direction, owner.action)).or_default() += i;
+                assert_eq!(used.of(owner), i);
+            }
+            assert_eq!(used.listed(&now), sent, "round {round}");
+            assert!(
+                now.forgotten.len() <= 4,
+                "one for each direction and action"
+            );
+            assert_eq!(now.capacity, MIN_CAPACITY);
+            last = Some(now);
+        }
+        assert!(owners.values().any(|count| *count >= 3), "{owners:?}");
     }
 }

@@ -71,6 +71,17 @@ pub struct PolicyStatus {
     pub applied_at: String,
 }
 
+impl PolicyStatus {
+    pub fn of(state: &State) -> Self {
+        PolicyStatus {
+            name: state.policy.name.clone(),
+            digest: state.policy.digest.clone(),
+            generation: state.policy.generation,
+            applied_at: state.policy.applied_at.clone(),
+        }
+    }
+}
+
 /// Which pins a scope asks for.
 struct Wanted(Option<(u64, Option<u32>)>);
 
@@ -165,12 +176,7 @@ impl Attached {
             xdp_mode: state.xdp_mode.clone(),
             egress_hook: state.egress_hook.clone(),
             attached_at: state.attached_at.clone(),
-            policy: PolicyStatus {
-                name: state.policy.name.clone(),
-                digest: state.policy.digest.clone(),
-                generation: state.policy.generation,
-                applied_at: state.policy.applied_at.clone(),
-            },
+            policy: PolicyStatus::of(state),
             rules: state.rules.len(),
             max_flows: state.max_flows,
             pins: self.pins.dir.display().to_string(),

@@ -5,7 +5,7 @@ use sg_common::counters::SlotCounters;
 use sg_common::verdict::{Action, Direction, Reason, reason_slot};
 
 use super::attached::{Attached, PolicyStatus};
-use crate::kernel::state::SlotOwner;
+use crate::kernel::state::{SlotOwner, State};
 use crate::kernel::{KernelError, counts_since, raw_counters};
 
 /// `counters --json` of one interface (SPEC A4).
@@ -61,9 +61,7 @@ pub struct Totals {
 
 /// Reads the counters of an interface.
 pub fn counters(attached: &Attached) -> Result<Counters, KernelError> {
-    let state = attached.state()?;
-    let sampled_at = jiff::Timestamp::now().to_string();
-    let raw = raw_counters(&attached.pins, state.counter_maps)?;
+    let (state, sampled_at, raw) = read_together(attached)?;
     let of_slot = |slot: u32| raw.get(slot as usize).copied().unwrap_or_default();
     let of_owner = |owner: &SlotOwner| counts_since(of_slot(owner.slot), owner.base);
 
@@ -116,11 +114,26 @@ pub fn counters(attached: &Attached) -> Result<Counters, KernelError> {
         interface: state.interface.clone(),
         netns: state.netns.clone(),
         sampled_at,
-        policy: attached.status()?.policy,
+        policy: PolicyStatus::of(&state),
         rules,
         reasons,
         totals,
     })
+}
+
+/// The record, and when its slots had counted what. While a policy is being replaced a slot may get another
+/// owner: then what was read before the record changed is read again.
+fn read_together(attached: &Attached) -> Result<(State, String, Vec<SlotCounters>), KernelError> {
+    let mut state = attached.state()?.clone();
+    loop {
+        let sampled_at = jiff::Timestamp::now().to_string();
+        let raw = raw_counters(&attached.pins, state.counter_maps)?;
+        match State::read(&attached.pins)? {
+            Some(now) if now != state => state = now,
+            // Somebody detaches: it was right when it was read.
+            _ => return Ok((state, sampled_at, raw)),
+        }
+    }
 }
 
 fn rule_row(owner: &SlotOwner, position: Option<u32>, counts: SlotCounters) -> RuleCounters {

@@ -12,6 +12,7 @@ mod forms;
 mod fragments;
 mod frames;
 mod fuzz;
+mod growth;
 mod guest;
 mod hosts;
 mod namespace;
