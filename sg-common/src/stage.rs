@@ -23,3 +23,7 @@ impl Stage {
 pub const HAS_FLOWS: u8 = 1;
 /// All lines of the tables are in the programs' own memory.
 pub const HAS_NEAR_TABLES: u8 = 2;
+/// The programs do not enforce yet. They run the whole path, so that flows which the rules admit are entered and
+/// taken further, but pass every frame, and count and log none: for the moment of attaching, in which one
+/// direction is judged before the other.
+pub const REMEMBERS: u8 = 4;

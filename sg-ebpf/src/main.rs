@@ -123,6 +123,9 @@ fn decide<H: Hook>(hook: &H) -> bool {
         quick::IS_TO_TRACK => hook.jump(Stage::Track),
         _ => hook.jump(Stage::Long),
     }
+    if maps::only_remembers() {
+        return true;
+    }
     // Not by way of the per-CPU scratch: there is no packet in it.
     let outcome = Outcome::reason(H::DIRECTION, Reason::Incomplete);
     count::count(hook, 0, 0, &outcome);
@@ -133,7 +136,7 @@ fn decide<H: Hook>(hook: &H) -> bool {
 #[inline(always)]
 fn decide_any<H: Hook>(hook: &H) -> bool {
     let Some(relay) = relay::get::<H>() else {
-        return false;
+        return maps::only_remembers();
     };
     let Relay {
         packet, outcome, ..
@@ -172,7 +175,7 @@ fn decide_any<H: Hook>(hook: &H) -> bool {
 #[inline(always)]
 fn track<H: Hook>(hook: &H) -> bool {
     let Some(relay) = relay::get::<H>() else {
-        return false;
+        return maps::only_remembers();
     };
     let (packet, traits) = (&relay.packet, relay.traits.0);
     let key = packet.flow_key();
@@ -186,7 +189,7 @@ fn track<H: Hook>(hook: &H) -> bool {
 #[inline(always)]
 fn relate<H: Hook>(hook: &H) -> bool {
     let Some(relay) = relay::get::<H>() else {
-        return false;
+        return maps::only_remembers();
     };
     let (packet, outcome) = (&relay.packet, &mut relay.outcome);
     if hook.is_related(packet) {
@@ -213,9 +216,12 @@ fn keep_if_first(packet: &Packet, outcome: &Outcome) {
     }
 }
 
-/// Every frame ends in exactly one outcome: counts it, and writes its event if it is to have one.
+/// Every frame that is enforced ends in exactly one outcome: counts it, and writes its event if it is to have one.
 #[inline(always)]
 fn settle<H: Hook>(hook: &H, packet: &Packet, outcome: &Outcome) -> bool {
+    if maps::only_remembers() {
+        return true;
+    }
     let bytes = count::count(hook, packet.claimed, packet.headers, outcome);
     if maps::has_logging_rules() && outcome.is_logged() {
         events::emit(packet, H::DIRECTION, outcome, bytes);

@@ -15,7 +15,7 @@ use sg_common::{
         COLUMNS, FewWords, Forms, HASH_KEY_ROOM, LINE_UNITS, LINE_WORDS, Line, NEAR_LINES,
         NearTables, ROOT_ENTRIES, TREES6, Tables,
     },
-    stage::{HAS_FLOWS, HAS_NEAR_TABLES, Stage},
+    stage::{HAS_FLOWS, HAS_NEAR_TABLES, REMEMBERS, Stage},
 };
 
 /// `BPF_F_MMAPABLE` (uapi/linux/bpf.h): userspace fills the tables by writing to memory.
@@ -197,6 +197,11 @@ pub(crate) fn has_flows() -> bool {
     has() & HAS_FLOWS != 0
 }
 
+/// See [`REMEMBERS`].
+pub(crate) fn only_remembers() -> bool {
+    has() & REMEMBERS != 0
+}
+
 pub(crate) fn has_logging_rules() -> bool {
     constant!(SG_LOGS as u8) != 0
 }
@@ -217,6 +222,8 @@ pub(crate) trait Form {
     fn has_near_tables() -> bool;
     /// See [`HAS_FLOWS`].
     fn has_flows() -> bool;
+    /// See [`REMEMBERS`].
+    fn only_remembers() -> bool;
 }
 
 /// Both, as with nearly every policy.
@@ -234,6 +241,11 @@ impl Form for Usual {
     fn has_flows() -> bool {
         true
     }
+
+    #[inline(always)]
+    fn only_remembers() -> bool {
+        false
+    }
 }
 
 impl Form for AsLoaded {
@@ -245,6 +257,11 @@ impl Form for AsLoaded {
     #[inline(always)]
     fn has_flows() -> bool {
         has_flows()
+    }
+
+    #[inline(always)]
+    fn only_remembers() -> bool {
+        only_remembers()
     }
 }
 

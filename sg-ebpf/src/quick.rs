@@ -216,6 +216,7 @@ fn plain<H: Hook, F: Form>(hook: &H) -> Result<u32, Stop> {
         };
         match quick_flow::ask(hook, &names, &step)? {
             Fate::ByRules => (),
+            Fate::ByFlow(_) if F::only_remembers() => return Ok(ACCEPTED),
             Fate::ByFlow(packed) => {
                 let outcome = Outcome::unpack(packed);
                 count::count(hook, 0, rest.headers as u32, &outcome);
@@ -223,6 +224,9 @@ fn plain<H: Hook, F: Form>(hook: &H) -> Result<u32, Stop> {
             }
             Fate::Unknown => return Ok(IS_TO_TRACK),
         }
+    }
+    if F::only_remembers() {
+        return Ok(ACCEPTED);
     }
     // That the whole packet can be read was looked at.
     let headers = || Rest::of(hook, t.kind).map_or(0, |rest| rest.headers);

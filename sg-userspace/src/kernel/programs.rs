@@ -12,7 +12,7 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use sg_common::flow::{TIMEOUTS, Timeout};
 use sg_common::lookup::{LINE_WORDS, Line, NEAR_LINES, NearTables};
-use sg_common::stage::{HAS_FLOWS, HAS_NEAR_TABLES};
+use sg_common::stage::{HAS_FLOWS, HAS_NEAR_TABLES, REMEMBERS};
 
 use super::flow_memory::{FlowKeys, ages, keys_of, port_counts};
 use super::layout::FLOW_PORTS;
@@ -66,6 +66,8 @@ pub struct Generation {
     pub timeouts: [u32; TIMEOUTS],
     /// Flows are looked up and remembered. Without them there must be none in the tables.
     pub has_flows: bool,
+    /// They pass everything and only remember what the rules admit: see [`REMEMBERS`].
+    pub only_remembers: bool,
     /// Tables that fit are put where the programs find them without a lookup. False only to try the
     /// other way.
     pub may_be_near: bool,
@@ -84,6 +86,7 @@ impl Generation {
             keep_flows: policy.established == Established::Keep,
             timeouts: policy.timeouts,
             has_flows: true,
+            only_remembers: false,
             may_be_near: true,
             has_logging_rules: policy.rules.iter().any(|rule| rule.log),
             log_level: 0,
@@ -118,8 +121,9 @@ impl Programs {
         let shape = &compiled.shape;
         let is_near =
             generation.may_be_near && compiled.lines.len() <= NEAR_LINES && shape.host_buckets == 0;
-        let has =
-            (u8::from(is_near) * HAS_NEAR_TABLES) | (u8::from(generation.has_flows) * HAS_FLOWS);
+        let has = (u8::from(is_near) * HAS_NEAR_TABLES)
+            | (u8::from(generation.has_flows) * HAS_FLOWS)
+            | (u8::from(generation.only_remembers) * REMEMBERS);
         // What is near needs no map.
         let far_lines = if is_near { 1 } else { compiled.lines.len() };
 

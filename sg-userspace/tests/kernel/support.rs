@@ -79,6 +79,12 @@ impl Enforcer {
 
     /// A later generation, with the maps of an earlier one where they are pinned.
     pub(crate) fn sharing(policy: Policy, generation: u32, shared: SharedMaps) -> Self {
+        let told = Generation::of(&policy, generation);
+        Self::told(policy, &told, shared)
+    }
+
+    /// Loaded as `generation` says.
+    pub(crate) fn told(policy: Policy, generation: &Generation, shared: SharedMaps) -> Self {
         require_root();
         let rules = policy.rules.len() as u32;
         let slots: Vec<u32> = (FIRST_RULE_SLOT..FIRST_RULE_SLOT + rules).collect();
@@ -88,7 +94,7 @@ impl Enforcer {
             max_flows: 4096,
             ..shared
         };
-        let programs = Programs::load(&compiled, &Generation::of(&policy, generation), &shared)
+        let programs = Programs::load(&compiled, generation, &shared)
             .unwrap_or_else(|e| panic!("the programs do not load: {e}"));
         let counters = programs.counters().expect("the counters are there");
         Enforcer {
@@ -134,6 +140,12 @@ impl Enforcer {
             packets,
             bytes,
         }
+    }
+
+    /// Fails if a counter has moved since the last frame that was sent.
+    pub(crate) fn assert_counted_nothing(&self) {
+        let counted = self.counters.all().expect("the counters can be read");
+        assert_eq!(counted, self.last);
     }
 
     fn counter_name(&self, slot: u32) -> String {
