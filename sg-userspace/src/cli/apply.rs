@@ -23,8 +23,9 @@ use super::{Context, Json};
 #[command(after_help = "\
 Enforcement outlives the process: everything is pinned under the BPF file system. A policy that is
 attached already is replaced without a gap; counters and flows carry over. Where there is none yet,
-connections of this host that exist already go on even if no rule admits them: they are counted as
-`seeded`, and end by themselves (or with --cut-existing at once).
+connections that this host's sockets and its connection tracking know of go on even if no rule
+admits them: they are counted as `seeded`, and end by themselves (or with --cut-existing at once).
+What kinds of connections could not be seen, and so may be cut, is printed.
 
 Examples:
   sgctl apply builtin:tke --iface eth0
@@ -70,7 +71,7 @@ pub(super) struct Done<'a> {
     rules: usize,
     tables: TableSizes,
     /// What became of flows that were there; null unless this was the first policy.
-    seeded: Option<Seeded>,
+    seeded: Option<&'a Seeded>,
     compile_seconds: f64,
     load_seconds: f64,
     /// Where a BPF file system had to be mounted.
@@ -89,7 +90,7 @@ impl<'a> From<&'a Applied> for Done<'a> {
             policy: &state.policy,
             rules: state.rules.len(),
             tables: applied.sizes,
-            seeded: applied.seeded,
+            seeded: applied.seeded.as_ref(),
             compile_seconds: applied.compile_time.as_secs_f64(),
             load_seconds: applied.load_time.as_secs_f64(),
             mounted: applied.mounted.as_deref(),
@@ -130,6 +131,9 @@ pub(super) fn text(screen: &Screen, applied: &Applied) -> String {
     if let Some(seeded) = seeded(applied) {
         let _ = writeln!(out, "  {seeded}");
     }
+    for unseen in unseen(applied) {
+        let _ = writeln!(out, "  {unseen}");
+    }
     out
 }
 
@@ -139,7 +143,8 @@ pub(super) fn seeded(applied: &Applied) -> Option<String> {
         entered,
         without_rule,
         left_out,
-    } = applied.seeded?;
+        ..
+    } = *applied.seeded.as_ref()?;
     if entered + left_out == 0 {
         return None;
     }
@@ -157,6 +162,12 @@ pub(super) fn seeded(applied: &Applied) -> Option<String> {
         );
     }
     Some(out)
+}
+
+/// `not looked for: …`, of each kind of connections that may exist and that nothing here knows of.
+pub(super) fn unseen(applied: &Applied) -> impl Iterator<Item = String> {
+    let unseen = applied.seeded.iter().flat_map(|seeded| &seeded.unseen);
+    unseen.map(|unseen| format!("could not see {}", unseen.message))
 }
 
 /// `tke on eth0, generation 3, in place of generation 2`.

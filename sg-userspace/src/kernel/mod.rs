@@ -25,7 +25,7 @@ mod trust;
 pub use attach::{Applied, ApplyOptions, DEFAULT_MAX_FLOWS, EgressHook, XdpMode, apply};
 pub use detach::detach;
 pub use error::KernelError;
-pub use seed::Seeded;
+pub use seed::{Seeded, Unseen, UnseenKind};
 pub use shared::CounterReader;
 pub(crate) use shared::raw_counters;
 pub(crate) use slots::since as counts_since;

@@ -133,8 +133,19 @@ fn apply_says_what_it_keeps() {
         let arguments = [&apply[..], &["--json"], more].concat();
         world.run(&arguments).ok().json()["seeded"].take()
     };
-    let expected = serde_json::json!({"entered": 1, "without_rule": 1, "left_out": 0});
-    assert_eq!(seeded(&[]), expected);
+    let mut first = seeded(&[]);
+    let unseen = first["unseen"].take();
+    let expected = serde_json::json!({
+        "entered": 1, "without_rule": 1, "left_out": 0, "unseen": null
+    });
+    assert_eq!(first, expected);
+    // Nothing in this namespace asks for connection tracking.
+    let unseen = unseen.as_array().expect("a list");
+    assert!(
+        unseen.iter().any(|u| u["kind"] == "untracked"),
+        "{unseen:?}"
+    );
+    assert_eq!(said.matches("could not see requests").count(), 1, "{said}");
     assert_eq!(seeded(&["--cut-existing"]), serde_json::Value::Null);
 }
 

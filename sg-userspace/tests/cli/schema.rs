@@ -148,7 +148,10 @@ fn applied() -> Value {
         "interface": "nic", "netns": "text", "replaced": "bool",
         "xdp_mode": "native|generic", "egress_hook": "tcx|clsact",
         "policy": policy_status(), "rules": "number", "tables": tables(),
-        "seeded": ["?", {"entered": "number", "without_rule": "number", "left_out": "number"}],
+        "seeded": ["?", {
+            "entered": "number", "without_rule": "number", "left_out": "number",
+            "unseen": [{"kind": "forwarded|bridged|untracked|namespaces|sctp", "message": "text"}],
+        }],
         "compile_seconds": "real", "load_seconds": "real", "mounted": "text?",
     })
 }

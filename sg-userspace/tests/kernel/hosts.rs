@@ -47,12 +47,17 @@ impl Host {
         })
     }
 
-    /// A cable: `here` stays in the calling thread's namespace, `there` is the host's.
-    pub(crate) fn connect(&self, here: &str, there: &str) {
+    /// Moves an interface of the calling thread's namespace to the host.
+    pub(crate) fn take(&self, interface: &str) {
         let process = std::process::id();
         let namespace = format!("/proc/{process}/fd/{}", self.namespace.as_raw_fd());
+        ip(&["link", "set", interface, "netns", &namespace]);
+    }
+
+    /// A cable: `here` stays in the calling thread's namespace, `there` is the host's.
+    pub(crate) fn connect(&self, here: &str, there: &str) {
         ip(&["link", "add", here, "type", "veth", "peer", "name", there]);
-        ip(&["link", "set", there, "netns", &namespace]);
+        self.take(there);
         ip(&["link", "set", here, "up"]);
         self.inside(|| ip(&["link", "set", there, "up"]));
     }
@@ -101,6 +106,17 @@ pub(crate) fn reaches(to: &str) -> bool {
     }
 }
 
+/// Reads again when a signal came in between: a child of another test that ends can wake any thread,
+/// and a read that has a timeout is not taken up again by itself.
+pub(crate) fn again<T>(mut read: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match read() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
 /// Both ends of a connection.
 pub(crate) struct Pair {
     what: String,
@@ -118,7 +134,7 @@ impl Pair {
         let what = format!("tcp to {to}");
         let client = TcpStream::connect_timeout(&parse(to), PATIENCE)
             .unwrap_or_else(|e| panic!("{what}: {e}"));
-        let (server, _) = listener.accept().unwrap_or_else(|e| panic!("{what}: {e}"));
+        let (server, _) = again(|| listener.accept()).unwrap_or_else(|e| panic!("{what}: {e}"));
         Pair {
             what,
             ends: Ends::Tcp([client, server]),
@@ -137,9 +153,8 @@ impl Pair {
         client.connect(to).unwrap_or_else(|e| panic!("{what}: {e}"));
         client.send(b"!").unwrap_or_else(|e| panic!("{what}: {e}"));
         server.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        let (_, from) = server
-            .recv_from(&mut [0; 8])
-            .unwrap_or_else(|e| panic!("{what}: {e}"));
+        let (_, from) =
+            again(|| server.recv_from(&mut [0; 8])).unwrap_or_else(|e| panic!("{what}: {e}"));
         server
             .connect(from)
             .unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -182,13 +197,13 @@ impl Pair {
                     failed(e);
                 }
                 to.set_read_timeout(Some(patience)).expect("a timeout");
-                to.read(&mut byte)
+                again(|| to.read(&mut byte))
             }
             Ends::Udp(ends) => {
                 let (from, to) = (&ends[from], &ends[1 - from]);
                 from.send(b"x").unwrap_or_else(failed);
                 to.set_read_timeout(Some(patience)).expect("a timeout");
-                to.recv(&mut byte)
+                again(|| to.recv(&mut byte))
             }
         };
         match got {

@@ -16,7 +16,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::hosts::nft;
 use crate::sandbox::sandbox;
-use crate::seed::{NOBODY, NODE4, Node, PEER4, PEER6, at, seeded};
+use crate::seed::{NOBODY, NODE4, Node, PEER4, PEER6, at, kept, seeded};
 
 /// Proves K12: nor is anybody cut off who connects while the enforcer is being attached.
 #[test]
@@ -163,7 +163,7 @@ fn a_second_look_adds_what_is_new() {
         let _attempt = attempt("192.0.2.99:443");
         let found = seeding.after().unwrap_or_else(|e| panic!("{e}"));
         // The late one twice: before and after it was answered.
-        assert_eq!(Some(found), seeded(5, 5));
+        assert_eq!(kept(&Some(found)), seeded(5, 5));
         let now = entries(FlowKind::Established);
         assert_eq!((now.len(), now[0]), (4, established[0]));
         assert!(now.iter().all(|f| f.protocol == 6 && f.value.is_answered()));

@@ -95,6 +95,7 @@ mod tests {
                 opener,
                 state: Timeout::TcpEstablished,
                 is_answered: true,
+                is_ours: false,
                 recency: 0,
             };
             let [old, new] = [before, after].map(compiled);

@@ -144,19 +144,20 @@ fn tuple(attributes: &[u8]) -> Option<Tuple> {
 /// another interface sees it: no packet of this interface has its addresses, unless it were forged
 /// to the last port, and then it could as well be forged into the right one.
 ///
-/// A connection without an answer yet is a request of ours that awaits one, or anybody's
-/// attempt to get in. The first goes on; the second is for the rules to decide.
+/// A connection without an answer yet is a request that awaits one, or anybody's attempt to get in: the
+/// rules are asked about it, whichever it is ([`super::decide`]). Only where the request has one of the host's
+/// own addresses as its source is it known to be the host's: the kernel takes no packet from outside that
+/// claims to come from here.
 pub(super) fn flows(entry: &Entry, own: &HashSet<IpAddr>) -> impl Iterator<Item = Existing> {
-    let is_answered = entry.status & IPS_SEEN_REPLY != 0;
-    let inbound = is_answered.then(|| flow(entry, Direction::Inbound));
-    let outbound = flow(entry, Direction::Outbound);
-    [inbound.flatten(), outbound]
+    let is_ours = own.contains(&entry.original.source);
+    Direction::BOTH
+        .map(|opener| flow(entry, opener, is_ours))
         .into_iter()
         .flatten()
         .filter(|flow| flow.key.can_be_on_the_wire(own))
 }
 
-fn flow(entry: &Entry, opener: Direction) -> Option<Existing> {
+fn flow(entry: &Entry, opener: Direction, is_ours: bool) -> Option<Existing> {
     if entry.status & IPS_DYING != 0 {
         return None;
     }
@@ -205,6 +206,7 @@ fn flow(entry: &Entry, opener: Direction) -> Option<Existing> {
         opener,
         state,
         is_answered,
+        is_ours,
         recency: entry.expires,
     })
 }

@@ -18,6 +18,9 @@ use super::existing::Existing;
 /// - One direction's rules accept their side: the flow is that rule's, as if the next packet in that
 ///   direction had opened it. Where somebody else opened it, the rule admits it all the same.
 /// - Neither accepts: it is seeded.
+///
+/// A request that nobody has answered may have a forged sender. It gets what a rule gives it at this moment,
+/// the rule of the direction in which it went, and nothing else, unless it is known to be the host's own.
 pub(super) fn decide(
     flow: &Existing,
     judge: impl Fn(Direction, IpAddr, Kind, u16) -> Verdict,
@@ -32,7 +35,9 @@ pub(super) fn decide(
     };
     let entry = entry(flow, now);
     let mut flags = entry.flags;
+    let is_vouched_for = flow.is_answered || flow.is_ours || by_rule(flow.opener).is_some();
     let (opener, slot) = match Direction::BOTH.map(by_rule) {
+        _ if !is_vouched_for => return None,
         [Some(_), Some(_)] => return None,
         [Some(inbound), None] => (Direction::Inbound, inbound.slot()),
         [None, Some(outbound)] => (Direction::Outbound, outbound.slot()),
@@ -105,7 +110,15 @@ mod tests {
             opener,
             state,
             is_answered: !matches!(state, Timeout::TcpSynSent | Timeout::Udp),
+            is_ours: opener == Direction::Outbound,
             recency: 0,
+        }
+    }
+
+    fn forwarded(flow: Existing) -> Existing {
+        Existing {
+            is_ours: false,
+            ..flow
         }
     }
 
@@ -213,6 +226,38 @@ mod tests {
                 "",
                 flow(V4, IPPROTO_UDP, Outbound, Timeout::Udp),
                 "seeded, opened outbound, half-open",
+            ),
+            // Nobody has answered yet: the sender may be forged, unless it is the host.
+            ("", flow(V4, IPPROTO_UDP, Inbound, Timeout::Udp), "nothing"),
+            (
+                "",
+                flow(V4, IPPROTO_TCP, Inbound, Timeout::TcpSynSent),
+                "nothing",
+            ),
+            (
+                "out all to any accept",
+                flow(V4, IPPROTO_UDP, Inbound, Timeout::Udp),
+                "nothing",
+            ),
+            (
+                "in udp 22 from any accept",
+                flow(V4, IPPROTO_UDP, Inbound, Timeout::Udp),
+                "inbound 1, opened inbound, half-open",
+            ),
+            (
+                "out udp 5000 to any accept",
+                forwarded(flow(V4, IPPROTO_UDP, Outbound, Timeout::Udp)),
+                "outbound 1, opened outbound, half-open",
+            ),
+            (
+                "in all from any accept",
+                forwarded(flow(V4, IPPROTO_UDP, Outbound, Timeout::Udp)),
+                "nothing",
+            ),
+            (
+                "",
+                forwarded(flow(V4, IPPROTO_UDP, Outbound, Timeout::UdpStream)),
+                "seeded, opened outbound, established",
             ),
             // The request is asked about in one direction, the answer in the other.
             ("", ping(Outbound), "seeded, opened outbound, half-open"),

@@ -1,22 +1,25 @@
 //! Enters flows that are there before the enforcer into its flow tables, so that turning it on cuts
-//! nobody off (SPEC K12): what the host's sockets and its connection tracking know of. Likewise, when
-//! a policy is replaced, flows that needed no entry so far (SPEC K7, K11).
+//! nobody off (SPEC K12): what the host's sockets and its connection tracking know of, and those of the network
+//! namespaces whose packets cross its interfaces. Likewise, when a policy is replaced, flows that needed no
+//! entry so far (SPEC K7, K11). What nothing here knows of is said.
 
 mod carry;
 mod conntrack;
 mod decide;
 mod existing;
+mod namespaces;
 mod netlink;
+mod sctp;
 mod sockets;
 mod tables;
+mod unseen;
+mod view;
 
-use std::collections::{HashMap, HashSet};
-use std::io;
-use std::net::IpAddr;
+use std::collections::HashMap;
 
 use serde::Serialize;
 use sg_common::flow::{FlowKind, FlowValue, TIMEOUTS};
-use sg_common::protocol::{IPPROTO_TCP, IPPROTO_UDP};
+use sg_common::verdict::Direction;
 
 use super::KernelError;
 use super::flow_tables::{Ledger, monotonic_now};
@@ -27,9 +30,11 @@ use carry::carry;
 use decide::decide;
 use existing::{Existing, Key};
 use tables::SeededTable;
+pub use unseen::{Unseen, UnseenKind};
+use view::{Extent, View};
 
 /// What became of the flows that were there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Seeded {
     /// Flows that were entered. Those that the rules pass in both directions need no entry.
     pub entered: usize,
@@ -37,6 +42,8 @@ pub struct Seeded {
     pub without_rule: usize,
     /// Flows for which the tables had no room.
     pub left_out: usize,
+    /// What there may be besides, and nothing here knows of.
+    pub unseen: Vec<Unseen>,
 }
 
 /// The seeding around a first attachment: [`Seeding::before`] it and [`Seeding::after`] it. Around a
@@ -47,8 +54,7 @@ pub struct Seeding<'a> {
     /// The policy that is replaced, and its generation.
     replaced: Option<(LiveTables, u32)>,
     table: SeededTable,
-    /// The addresses of this network namespace.
-    own: HashSet<IpAddr>,
+    ifindex: u32,
     /// What has been looked at, and whether it had been answered.
     known: HashMap<Key, bool>,
     seeded: Seeded,
@@ -71,15 +77,13 @@ impl<'a> Seeding<'a> {
         max_flows: u32,
         timeouts: &[u32; TIMEOUTS],
     ) -> Result<Self, KernelError> {
-        let interfaces = nix::ifaddrs::getifaddrs()
-            .map_err(|e| KernelError::io("listing this host's addresses", e.into()))?;
         Ledger::create(pins)?;
         Ok(Seeding {
             rules,
             generation,
             replaced: None,
             table: SeededTable::open(pins, max_flows, timeouts)?,
-            own: interfaces.filter_map(|i| address(&i.address?)).collect(),
+            ifindex: pins.ifindex,
             known: HashMap::new(),
             seeded: Seeded::default(),
         })
@@ -87,7 +91,7 @@ impl<'a> Seeding<'a> {
 
     /// Before any program is attached: the table is empty, and nobody else writes to it.
     pub fn before(&mut self) -> Result<(), KernelError> {
-        let found = self.found(&[IPPROTO_TCP, IPPROTO_UDP])?;
+        let found = self.found(Extent::All)?;
         let entries = self.entries(found);
         for kind in FlowKind::BOTH {
             self.fill(kind, entries.iter().filter(|e| e.kind == kind).collect());
@@ -117,7 +121,7 @@ impl<'a> Seeding<'a> {
         generation: u32,
     ) -> Result<(), KernelError> {
         self.replaced = Some((tables, generation));
-        let found = self.found(&[IPPROTO_TCP, IPPROTO_UDP])?;
+        let found = self.found(Extent::All)?;
         let mut entries = self.entries(found);
         // The last ones are evicted last.
         entries.sort_unstable_by_key(|e| e.recency);
@@ -141,11 +145,10 @@ impl<'a> Seeding<'a> {
     /// After the programs are attached: what was opened in between. They write to the table now,
     /// and what they have entered is left alone.
     ///
-    /// Only what has been answered counts: any other flow may have begun after its first packet
-    /// was refused. A connected UDP socket does not tell.
+    /// Only what surely began before counts. A connected UDP socket does not tell.
     pub fn after(mut self) -> Result<Seeded, KernelError> {
-        let mut found = self.found(&[IPPROTO_TCP])?;
-        found.retain(|flow| flow.is_answered);
+        let mut found = self.found(Extent::Tcp)?;
+        found.retain(is_surely_from_before);
         for Entry {
             key, kind, value, ..
         } in self.entries(found)
@@ -160,13 +163,16 @@ impl<'a> Seeding<'a> {
 
     /// What is there and has not been looked at yet, or not since it was answered. Of what both
     /// know, connection tracking has seen the packets and so knows for certain who opened it.
-    fn found(&mut self, protocols: &[u8]) -> Result<Vec<Existing>, KernelError> {
-        let mut sockets = Vec::new();
-        for &protocol in protocols {
-            sockets.extend(sockets::list(protocol).map_err(cannot_list_sockets)?);
+    fn found(&mut self, extent: Extent) -> Result<Vec<Existing>, KernelError> {
+        let View {
+            tracked,
+            sockets,
+            unseen,
+            ..
+        } = View::take(self.ifindex, extent)?;
+        if extent == Extent::All {
+            self.seeded.unseen = unseen;
         }
-        let tracked = conntrack::list().map_err(cannot_list_connections)?;
-        let sockets = sockets::flows(&sockets, &self.own);
         let mut sockets: HashMap<Key, Existing> = sockets.iter().map(|f| (f.key, *f)).collect();
         let known = &mut self.known;
         known.reserve(tracked.len() + sockets.len());
@@ -175,12 +181,15 @@ impl<'a> Seeding<'a> {
             before.is_none_or(|was_answered| !was_answered && flow.is_answered)
         };
         let mut found = Vec::with_capacity(tracked.len() + sockets.len());
-        for flow in tracked.iter().flat_map(|e| conntrack::flows(e, &self.own)) {
-            if is_new(&flow) {
-                let socket = sockets.remove(&flow.key);
-                let recency = socket.map_or(flow.recency, |s| s.recency);
-                found.push(Existing { recency, ..flow });
-            }
+        for flow in tracked.into_iter().filter(|flow| is_new(flow)) {
+            found.push(match sockets.remove(&flow.key) {
+                Some(socket) => Existing {
+                    recency: socket.recency,
+                    is_ours: flow.is_ours || socket.is_ours,
+                    ..flow
+                },
+                None => flow,
+            });
         }
         found.extend(sockets.into_values().filter(is_new));
         Ok(found)
@@ -209,39 +218,9 @@ impl<'a> Seeding<'a> {
     }
 }
 
-fn address(storage: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
-    let v4 = storage.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
-    v4.or_else(|| storage.as_sockaddr_in6().map(|a| IpAddr::from(a.ip())))
-}
-
-fn cannot_list_sockets(error: io::Error) -> KernelError {
-    cannot_list(
-        "the host's sockets",
-        "kernel modules tcp_diag and udp_diag",
-        error,
-    )
-}
-
-fn cannot_list_connections(error: io::Error) -> KernelError {
-    cannot_list(
-        "tracked connections",
-        "kernel module nf_conntrack_netlink",
-        error,
-    )
-}
-
-/// What is not known cannot be kept, and whoever attaches should know that before.
-fn cannot_list(what: &str, needs: &str, error: io::Error) -> KernelError {
-    let what = format!("listing {what}, to keep existing connections");
-    match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => KernelError::NotPermitted { what },
-        _ => KernelError::Refused {
-            what,
-            reason: error.to_string(),
-            help: format!(
-                "it needs the {needs}; or attach with --cut-existing, which cuts those \
-                 connections off unless the rules pass them"
-            ),
-        },
-    }
+/// Whether a flow that is found after the programs were attached began before, or with a packet that they have
+/// accepted. What came in and is tracked has passed the inbound program, which runs before tracking. The outbound
+/// program runs after it, and may have refused the packet of which tracking knows.
+fn is_surely_from_before(flow: &Existing) -> bool {
+    flow.is_answered || (flow.opener == Direction::Inbound && !flow.is_ours)
 }

@@ -21,16 +21,7 @@ pub(super) fn dump(
     request: &[u8],
     mut visit: impl FnMut(&[u8]),
 ) -> io::Result<()> {
-    let mut socket = Socket::new(protocol)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let mut message = vec![0; HEADER + request.len()];
-    message[HEADER..].copy_from_slice(request);
-    let mut header = NetlinkBuffer::new(&mut message[..]);
-    header.set_length((HEADER + request.len()) as u32);
-    header.set_message_type(message_type);
-    header.set_flags(NLM_F_REQUEST | NLM_F_DUMP);
-    socket.send(&message, 0)?;
+    let socket = send(protocol, message_type, NLM_F_REQUEST | NLM_F_DUMP, request)?;
     let mut answer = vec![0; ANSWER];
     loop {
         let len = socket.recv(&mut &mut answer[..], 0)?;
@@ -39,6 +30,32 @@ pub(super) fn dump(
             return Ok(());
         }
     }
+}
+
+/// Asks `protocol` of the current network namespace for one thing, and returns the payload of the answer.
+pub(super) fn ask(protocol: isize, message_type: u16, request: &[u8]) -> io::Result<Vec<u8>> {
+    let socket = send(protocol, message_type, NLM_F_REQUEST, request)?;
+    let mut answer = vec![0; ANSWER];
+    let len = socket.recv(&mut &mut answer[..], 0)?;
+    let mut found = Vec::new();
+    messages(answer.get(..len).unwrap_or(&[]), &mut |payload| {
+        found = payload.to_vec();
+    })?;
+    Ok(found)
+}
+
+fn send(protocol: isize, message_type: u16, flags: u16, request: &[u8]) -> io::Result<Socket> {
+    let mut socket = Socket::new(protocol)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut message = vec![0; HEADER + request.len()];
+    message[HEADER..].copy_from_slice(request);
+    let mut header = NetlinkBuffer::new(&mut message[..]);
+    header.set_length((HEADER + request.len()) as u32);
+    header.set_message_type(message_type);
+    header.set_flags(flags);
+    socket.send(&message, 0)?;
+    Ok(socket)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

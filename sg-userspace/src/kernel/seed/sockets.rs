@@ -116,6 +116,7 @@ pub(super) fn flows(sockets: &[Socket], own: &HashSet<IpAddr>) -> Vec<Existing> 
                 opener,
                 state,
                 is_answered: state != Timeout::TcpSynSent,
+                is_ours: opener == Direction::Outbound,
                 // Somebody holds it open at this moment.
                 recency: u32::MAX,
             })

@@ -62,7 +62,11 @@ fn seen(entry: &Entry, own: &HashSet<IpAddr>) -> Vec<String> {
             Direction::Inbound => "in",
             Direction::Outbound => "out",
         };
-        let answered = if f.is_answered { " answered" } else { "" };
+        let answered = match (f.is_answered, f.is_ours) {
+            (true, _) => " answered",
+            (false, true) => " ours",
+            (false, false) => "",
+        };
         let Key {
             local,
             remote,
@@ -104,7 +108,10 @@ fn an_entry_is_what_either_side_sees_of_it() {
         ),
         (
             UDP4_UNANSWERED,
-            &["out 198.51.100.1 5354 198.51.100.7 99 udp"],
+            &[
+                "in 198.51.100.7 99 10.0.0.2 5354 udp",
+                "out 198.51.100.1 5354 198.51.100.7 99 udp",
+            ],
         ),
         (
             PING4,
@@ -138,10 +145,9 @@ fn one_of_our_own_addresses_is_never_the_remote_end() {
     assert_eq!(client, [outbound]);
 }
 
-/// Proves K12: what awaits an answer from outside goes on, what nobody has answered here does
-/// not, and what is over is over.
+/// Proves K12: what awaits an answer is there, from either side of the host, and what is over is over.
 #[test]
-fn attempts_and_remains_are_left_out() {
+fn attempts_are_flows_and_remains_are_not() {
     let none = HashSet::new();
     let entry = read(&bytes(TCP4)).expect("an entry");
     for (number, expected) in [
@@ -167,7 +173,11 @@ fn attempts_and_remains_are_left_out() {
     let mut attempt = entry;
     attempt.status &= !IPS_SEEN_REPLY;
     let openers: Vec<_> = flows(&attempt, &none).map(|f| f.opener).collect();
-    assert_eq!(openers, [Direction::Outbound]);
+    assert_eq!(openers, Direction::BOTH);
+    assert!(flows(&attempt, &none).all(|f| !f.is_answered && !f.is_ours));
+    let ours: Vec<_> = flows(&attempt, &own(&["10.0.0.2"])).collect();
+    assert_eq!(ours.len(), 1);
+    assert!(ours[0].is_ours && ours[0].opener == Direction::Outbound);
     let mut dying = entry;
     dying.status |= IPS_DYING;
     assert_eq!(flows(&dying, &none).count(), 0);

@@ -1,0 +1,228 @@
+//! The network namespaces whose packets may cross an interface of this one: what a pod or a container has open is
+//! known in its own namespace, and its packets come through a veth, a bridge, or an interface on top of the
+//! node's (macvlan, ipvlan).
+//!
+//! A namespace belongs to this one if it has an interface that is joined to one here, or in another
+//! namespace that belongs to this one. Those that do not are left alone: what has the same addresses there is
+//! something else.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+use nix::sched::{CloneFlags, setns};
+
+use super::netlink::{self, attribute};
+
+// include/uapi/linux/rtnetlink.h, if_link.h and net_namespace.h.
+const RTM_GETLINK: u16 = 18;
+const RTM_GETNSID: u16 = 90;
+/// `struct ifinfomsg`.
+const LINK_HEADER: usize = 16;
+/// `struct rtgenmsg`, padded.
+const NSID_HEADER: usize = 4;
+/// By which number the namespace of an interface's other end goes here.
+const IFLA_LINK_NETNSID: u16 = 37;
+const NETNSA_NSID: u16 = 1;
+const NETNSA_FD: u16 = 3;
+
+/// The kernel's own namespace of process ids (`PROC_PID_INIT_INO` in include/linux/proc_ns.h).
+const ALL_PROCESSES: u64 = 0xeffffffc;
+
+/// What became of the search.
+#[derive(Debug)]
+pub(super) struct Search<T> {
+    /// What was found in each namespace that belongs to this one.
+    pub(super) found: Vec<T>,
+    /// Namespaces that could not be looked into, whether they belong here or not.
+    pub(super) closed: usize,
+    /// Processes that do not show their namespace.
+    pub(super) hidden: usize,
+    /// There may be more, of processes that cannot be seen.
+    pub(super) may_be_more: bool,
+}
+
+impl<T> Default for Search<T> {
+    fn default() -> Self {
+        Search {
+            found: Vec::new(),
+            closed: 0,
+            hidden: 0,
+            may_be_more: false,
+        }
+    }
+}
+
+/// A namespace, and by which numbers the other ends of its interfaces go in it.
+struct Place {
+    path: PathBuf,
+    joined_to: HashSet<i32>,
+}
+
+/// Runs `look` in each network namespace that belongs to the calling thread's. In a thread of its own, which moves
+/// from one to the next.
+pub(super) fn look_into<T: Send>(look: impl Fn() -> io::Result<T> + Send) -> io::Result<Search<T>> {
+    let here = File::open("/proc/thread-self/ns/net")?;
+    std::thread::scope(|scope| {
+        let walk = scope.spawn(|| walk(here, look));
+        walk.join().unwrap_or_else(|e| std::panic::resume_unwind(e))
+    })
+}
+
+fn walk<T>(here: File, look: impl Fn() -> io::Result<T>) -> io::Result<Search<T>> {
+    let (candidates, hidden) = others(here.metadata()?.ino());
+    let mut search = Search {
+        hidden,
+        may_be_more: fs::metadata("/proc/self/ns/pid")?.ino() != ALL_PROCESSES,
+        ..Search::default()
+    };
+    // What belongs here by the last step, whose neighbours belong here by the next.
+    let mut last = vec![here];
+    let mut places = Vec::new();
+    for path in candidates {
+        match enter(&path).and_then(|_| joined_to()) {
+            Ok(joined_to) if joined_to.is_empty() => {}
+            Ok(joined_to) => places.push(Place { path, joined_to }),
+            Err(e) if is_gone(&e) => {}
+            Err(_) => search.closed += 1,
+        }
+    }
+    while !last.is_empty() {
+        let mut next = Vec::new();
+        let mut others = Vec::new();
+        for place in places {
+            // Whoever has gone meanwhile has no packets either.
+            let Ok(namespace) = enter(&place.path) else {
+                continue;
+            };
+            let is_joined = |to: &File| {
+                number_of(to.as_fd()).is_ok_and(|number| place.joined_to.contains(&number))
+            };
+            if last.iter().any(is_joined) {
+                match look() {
+                    Ok(seen) => search.found.push(seen),
+                    Err(_) => search.closed += 1,
+                }
+                next.push(namespace);
+            } else {
+                others.push(place);
+            }
+        }
+        (last, places) = (next, others);
+    }
+    Ok(search)
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+fn enter(path: &Path) -> io::Result<File> {
+    let namespace = File::open(path)?;
+    setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+    Ok(namespace)
+}
+
+/// Where each other network namespace of this machine is to be found, each once, and how many processes do not
+/// show theirs: those of processes, and those that are mounted by a name and may have none.
+fn others(here: u64) -> (Vec<PathBuf>, usize) {
+    let mut found = BTreeMap::new();
+    let mut hidden = 0;
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let is_process = entry.file_name().to_string_lossy().parse::<u32>().is_ok();
+        if is_process {
+            let path = entry.path().join("ns/net");
+            match fs::metadata(&path) {
+                Ok(of) => drop(found.entry(of.ino()).or_insert(path)),
+                Err(e) if is_gone(&e) => {}
+                Err(_) => hidden += 1,
+            }
+        }
+    }
+    let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+    for (inode, path) in mounts.lines().filter_map(mounted) {
+        found.entry(inode).or_insert(path);
+    }
+    found.remove(&here);
+    (found.into_values().collect(), hidden)
+}
+
+/// The network namespace that a line of mountinfo is about: see proc_pid_mountinfo(5).
+fn mounted(line: &str) -> Option<(u64, PathBuf)> {
+    let mut words = line.split(' ').skip(3);
+    let inode = words.next()?.strip_prefix("net:[")?.strip_suffix(']')?;
+    Some((inode.parse().ok()?, unescaped(words.next()?)))
+}
+
+/// A path in which a blank is `\040`.
+fn unescaped(path: &str) -> PathBuf {
+    let mut bytes = Vec::new();
+    let mut rest = path.as_bytes();
+    while let Some((&first, behind)) = rest.split_first() {
+        let number = rest
+            .get(1..4)
+            .and_then(|digits| str::from_utf8(digits).ok());
+        let number = number.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        (rest, _) = match number {
+            Some(byte) if first == b'\\' => (&rest[4..], bytes.push(byte)),
+            _ => (behind, bytes.push(first)),
+        };
+    }
+    std::ffi::OsString::from_vec(bytes).into()
+}
+
+/// The numbers of the namespaces to which interfaces of the current one are joined.
+fn joined_to() -> io::Result<HashSet<i32>> {
+    let mut numbers = HashSet::new();
+    netlink::dump(NETLINK_ROUTE, RTM_GETLINK, &[0; LINK_HEADER], |link| {
+        let attributes = link.get(LINK_HEADER..).unwrap_or(&[]);
+        let number = attribute(attributes, IFLA_LINK_NETNSID).and_then(|n| n.first_chunk());
+        numbers.extend(number.map(|number| i32::from_ne_bytes(*number)));
+    })?;
+    Ok(numbers)
+}
+
+/// By which number `namespace` goes in the current one; negative where it has none.
+fn number_of(namespace: BorrowedFd<'_>) -> io::Result<i32> {
+    let mut request = [0; NSID_HEADER + 8];
+    request[NSID_HEADER..][..2].copy_from_slice(&8_u16.to_ne_bytes());
+    request[NSID_HEADER + 2..][..2].copy_from_slice(&NETNSA_FD.to_ne_bytes());
+    request[NSID_HEADER + 4..].copy_from_slice(&namespace.as_raw_fd().to_ne_bytes());
+    let answer = netlink::ask(NETLINK_ROUTE, RTM_GETNSID, &request)?;
+    let attributes = answer.get(NSID_HEADER..).unwrap_or(&[]);
+    let number = attribute(attributes, NETNSA_NSID).and_then(|n| n.first_chunk());
+    Ok(number.map_or(-1, |number| i32::from_ne_bytes(*number)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_are_found_where_they_are_mounted() {
+        for (line, expected) in [
+            (
+                "120 25 0:4 net:[4026532301] /run/netns/node\\0401 rw shared:4 - nsfs nsfs rw",
+                Some((4026532301, "/run/netns/node 1")),
+            ),
+            (
+                "120 25 0:4 net:[4026532301] /run/a\\134b\\0 rw shared:4 - nsfs nsfs rw",
+                Some((4026532301, "/run/a\\b\\0")),
+            ),
+            ("121 25 0:4 mnt:[4026532302] /run/x rw - nsfs nsfs rw", None),
+            (
+                "25 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw",
+                None,
+            ),
+            ("", None),
+        ] {
+            let expected = expected.map(|(inode, path)| (inode, PathBuf::from(path)));
+            assert_eq!(mounted(line), expected, "{line}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The host's SCTP associations, as flows: read from /proc, where the kernel lists them without another module.
+//! An association has several addresses at either end, and each pair of them is a flow of its own.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::{fs, io};
+
+use sg_common::flow::Timeout;
+use sg_common::protocol::IPPROTO_SCTP;
+use sg_common::verdict::Direction;
+
+use super::existing::{Existing, Key};
+
+// Of the calling thread's network namespace. net/sctp/proc.c writes them.
+const ASSOCIATIONS: &str = "/proc/thread-self/net/sctp/assocs";
+const ENDPOINTS: &str = "/proc/thread-self/net/sctp/eps";
+/// Names every protocol for which sockets can be made.
+const PROTOCOLS: &str = "/proc/thread-self/net/protocols";
+
+/// States of an association (`enum sctp_state` in include/net/sctp/constants.h).
+const COOKIE_WAIT: u8 = 1;
+const SHUTDOWN_ACK_SENT: u8 = 7;
+
+/// `SCTP_SS_LISTENING` (include/net/sctp/constants.h): TCP's.
+const LISTENING: &str = "10";
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Association {
+    state: u8,
+    ports: [u16; 2],
+    local: Vec<IpAddr>,
+    remote: Vec<IpAddr>,
+}
+
+/// The associations of the current network namespace, and the ports at which it serves. None where the kernel has
+/// no SCTP; an error where it has, and does not list them.
+pub(super) fn list() -> io::Result<(Vec<Association>, HashSet<u16>)> {
+    let read = || -> io::Result<(String, String)> {
+        Ok((
+            fs::read_to_string(ASSOCIATIONS)?,
+            fs::read_to_string(ENDPOINTS)?,
+        ))
+    };
+    match read() {
+        Ok((associations, endpoints)) => Ok((
+            associations.lines().filter_map(association).collect(),
+            endpoints.lines().filter_map(served).collect(),
+        )),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !kernel_has_sctp()? => {
+            Ok(Default::default())
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn kernel_has_sctp() -> io::Result<bool> {
+    let protocols = fs::read_to_string(PROTOCOLS)?;
+    Ok(protocols.lines().any(|line| line.starts_with("SCTP")))
+}
+
+/// Reads a line of the associations; `None` of the one that names the columns.
+fn association(line: &str) -> Option<Association> {
+    // ASSOC SOCK STY SST ST HBKT ASSOC-ID TX_QUEUE RX_QUEUE UID INODE LPORT RPORT LADDRS <-> RADDRS …
+    let mut words = line.split_ascii_whitespace().skip(4);
+    let state = words.next()?.parse().ok()?;
+    let mut words = words.skip(6);
+    let ports = [words.next()?.parse().ok()?, words.next()?.parse().ok()?];
+    // The one in use has an asterisk.
+    let address = |word: &str| -> Option<IpAddr> { word.trim_start_matches('*').parse().ok() };
+    let local = words.by_ref().take_while(|word| *word != "<->");
+    let local: Vec<IpAddr> = local.filter_map(address).collect();
+    let remote: Vec<IpAddr> = words.map_while(address).collect();
+    Some(Association {
+        state,
+        ports,
+        local,
+        remote,
+    })
+}
+
+/// The port of a line of the endpoints, if it is one that listens.
+fn served(line: &str) -> Option<u16> {
+    // ENDPT SOCK STY SST HBKT LPORT UID INODE LADDRS
+    let mut words = line.split_ascii_whitespace().skip(3);
+    let state = words.next()?;
+    let port = words.nth(1)?.parse().ok()?;
+    (state == LISTENING).then_some(port)
+}
+
+/// The flows of associations that have begun and not ended. `own` are the host's addresses.
+pub(super) fn flows(
+    associations: &[Association],
+    served: &HashSet<u16>,
+    own: &HashSet<IpAddr>,
+) -> Vec<Existing> {
+    let mut flows = Vec::new();
+    for association in associations {
+        if !(COOKIE_WAIT..=SHUTDOWN_ACK_SENT).contains(&association.state) {
+            continue;
+        }
+        let [local_port, remote_port] = association.ports;
+        let opener = match served.contains(&local_port) {
+            true => Direction::Inbound,
+            false => Direction::Outbound,
+        };
+        for &local in &association.local {
+            for &remote in &association.remote {
+                // IPv4 on a socket of both families is IPv4 on the wire.
+                let key = Key {
+                    local: local.to_canonical(),
+                    remote: remote.to_canonical(),
+                    local_port,
+                    remote_port,
+                    protocol: IPPROTO_SCTP,
+                };
+                let is_one_family = key.local.is_ipv4() == key.remote.is_ipv4();
+                if is_one_family && key.can_be_on_the_wire(own) {
+                    flows.push(Existing {
+                        key,
+                        opener,
+                        state: Timeout::Sctp,
+                        // Only who has sent the first chunk waits for a cookie.
+                        is_answered: association.state != COOKIE_WAIT,
+                        is_ours: association.state == COOKIE_WAIT || opener == Direction::Outbound,
+                        recency: u32::MAX,
+                    });
+                }
+            }
+        }
+    }
+    flows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As Linux 6.12 writes them: an association of a client with two addresses of either family, and one that a
+    /// server has accepted.
+    const LISTED: &str = " ASSOC     SOCK   STY SST ST HBKT ASSOC-ID TX_QUEUE RX_QUEUE UID INODE LPORT RPORT \
+        LADDRS <-> RADDRS HBINT INS OUTS MAXRT T1X T2X RTXC wmema wmemq sndbuf rcvbuf\n\
+        0000000000000000 0000000000000000 2   1   3  0       5        0        0       0 21377 40000  9899  \
+        *192.0.2.1 127.0.0.1 2001:0db8:0000:0000:0000:0000:0000:0001 <-> \
+        *198.51.100.7 2001:0db8:0000:0000:0000:0000:0000:0007 \t    7500    10    10   10    0    0        0        \
+        1        0   212992   212992\n\
+        0000000000000000 0000000000000000 2   1   1  0       6        0        0       0 21378 36412  5000  \
+        *192.0.2.1 <-> *198.51.100.7 \t    7500    10    10   10    0    0        0        1        0   212992   \
+        212992\n";
+    const SERVED: &str = " ENDPT     SOCK   STY SST HBKT LPORT   UID INODE LADDRS\n\
+        0000000000000000 0000000000000000 2   10  17   36412     0 21379 0.0.0.0 \n\
+        0000000000000000 0000000000000000 2   7   18   40000     0 21377 192.0.2.1 127.0.0.1 \n";
+
+    /// Proves K12: each pair of addresses of an association is a flow.
+    #[test]
+    fn associations_are_flows() {
+        let associations: Vec<Association> = LISTED.lines().filter_map(association).collect();
+        assert_eq!(associations.len(), 2);
+        let served: HashSet<u16> = SERVED.lines().filter_map(served).collect();
+        assert_eq!(served, HashSet::from([36412]));
+        let own = ["192.0.2.1", "2001:db8::1", "127.0.0.1"].map(|a| a.parse().unwrap());
+        let found: Vec<String> = flows(&associations, &served, &own.into())
+            .iter()
+            .map(|f| {
+                let opener = f.opener.name();
+                let answered = if f.is_answered { " answered" } else { "" };
+                let Key {
+                    local,
+                    remote,
+                    local_port,
+                    remote_port,
+                    protocol,
+                } = f.key;
+                format!("{opener} {protocol} {local} {local_port} {remote} {remote_port}{answered}")
+            })
+            .collect();
+        assert_eq!(
+            found,
+            [
+                "outbound 132 192.0.2.1 40000 198.51.100.7 9899 answered",
+                "outbound 132 2001:db8::1 40000 2001:db8::7 9899 answered",
+                "inbound 132 192.0.2.1 36412 198.51.100.7 5000",
+            ]
+        );
+    }
+
+    #[test]
+    fn cut_lines_are_no_associations_with_other_ends() {
+        let line = LISTED.lines().nth(1).unwrap();
+        let whole = association(line).unwrap();
+        for end in 0..line.len() {
+            let Some(found) = association(&line[..end]) else {
+                continue;
+            };
+            assert!(found.local.len() <= whole.local.len(), "{end} bytes");
+            assert!(found.remote.len() <= whole.remote.len(), "{end} bytes");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! What kinds of connections seeding cannot know of on this machine. Whoever attaches is told, since those may be
+//! cut off.
+
+use std::fs;
+use std::path::Path;
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+use serde::Serialize;
+
+use super::netlink::{self, attribute};
+
+/// Connections that may exist and that nothing here knows of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnseenKind {
+    /// This host forwards, and tracks no connection.
+    Forwarded,
+    /// Behind a bridge, or an interface on top of this one, whose other side is no namespace of this machine.
+    Bridged,
+    /// Of sockets without a peer, and of protocols without sockets: only connection tracking knows of those.
+    Untracked,
+    /// Of network namespaces that could not be looked into.
+    Namespaces,
+    /// SCTP associations, of which the kernel shows no list.
+    Sctp,
+}
+
+/// One kind, and what keeps it from being seen.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Unseen {
+    pub kind: UnseenKind,
+    pub message: String,
+}
+
+impl Unseen {
+    pub(super) fn forwarded() -> Self {
+        Unseen {
+            kind: UnseenKind::Forwarded,
+            message: "forwarded connections: this host forwards, and tracks no connection".into(),
+        }
+    }
+
+    pub(super) fn bridged(by: &str) -> Self {
+        Unseen {
+            kind: UnseenKind::Bridged,
+            message: format!(
+                "connections of machines behind `{by}`, which has them beside this host's"
+            ),
+        }
+    }
+
+    pub(super) fn untracked() -> Self {
+        Unseen {
+            kind: UnseenKind::Untracked,
+            message: "requests under way of UDP sockets without a peer, and protocols other than TCP, UDP and \
+                      SCTP: this host tracks no connection"
+                .into(),
+        }
+    }
+
+    pub(super) fn closed(namespaces: usize) -> Self {
+        Self::in_namespaces(format!(
+            "{namespaces} network namespaces could not be entered"
+        ))
+    }
+
+    pub(super) fn hidden(processes: usize) -> Self {
+        Self::in_namespaces(format!(
+            "{processes} processes do not show their network namespace"
+        ))
+    }
+
+    pub(super) fn of_other_processes() -> Self {
+        Self::in_namespaces("the host's other processes cannot be seen from this container".into())
+    }
+
+    fn in_namespaces(reason: String) -> Self {
+        Unseen {
+            kind: UnseenKind::Namespaces,
+            message: format!("connections of pods and containers: {reason}"),
+        }
+    }
+
+    pub(super) fn sctp(reason: &std::io::Error) -> Self {
+        Unseen {
+            kind: UnseenKind::Sctp,
+            message: format!("SCTP associations: the kernel does not list them ({reason})"),
+        }
+    }
+
+    /// About sockets of the namespace itself, and not of what it passes on.
+    pub(super) fn is_of_sockets(&self) -> bool {
+        self.kind == UnseenKind::Sctp
+    }
+}
+
+// include/uapi/linux/rtnetlink.h and if_link.h.
+const RTM_GETLINK: u16 = 18;
+/// `struct ifinfomsg`, in which the interface's index is at the offset 4.
+const LINK_HEADER: usize = 16;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+
+/// An interface of the current network namespace, as far as it tells who else is on the wire.
+struct Link {
+    index: u32,
+    name: String,
+    /// `bridge`, `tun`, `veth`; empty for hardware.
+    kind: String,
+    master: Option<u32>,
+    on_top_of: Option<u32>,
+}
+
+impl Link {
+    fn read(payload: &[u8]) -> Option<Link> {
+        let (header, attributes) = payload.split_at_checked(LINK_HEADER)?;
+        let number = |kind| {
+            let value = attribute(attributes, kind)?.first_chunk()?;
+            Some(u32::from_ne_bytes(*value))
+        };
+        let text = |bytes: &[u8]| {
+            let text = bytes.split(|byte| *byte == 0).next().unwrap_or(&[]);
+            String::from_utf8_lossy(text).into_owned()
+        };
+        let kind = attribute(attributes, IFLA_LINKINFO)
+            .and_then(|info| attribute(info, IFLA_INFO_KIND))
+            .map_or_else(String::new, text);
+        Some(Link {
+            index: u32::from_ne_bytes(*header.get(4..)?.first_chunk()?),
+            name: attribute(attributes, IFLA_IFNAME).map_or_else(String::new, text),
+            kind,
+            master: number(IFLA_MASTER),
+            on_top_of: number(IFLA_LINK),
+        })
+    }
+}
+
+/// The bridge, or the interface on top of this one, through which the interface `ifindex` serves machines that are
+/// no namespaces of this one: virtual machines, or another wire.
+pub(super) fn bridged(ifindex: u32) -> Option<String> {
+    let mut links = Vec::new();
+    let read = |payload: &[u8]| links.extend(Link::read(payload));
+    // Where it cannot be read nothing is said of it: what is there may well be seen.
+    netlink::dump(NETLINK_ROUTE, RTM_GETLINK, &[0; LINK_HEADER], read).ok()?;
+    behind(&links, ifindex)
+}
+
+fn behind(links: &[Link], ifindex: u32) -> Option<String> {
+    let of = |index| links.iter().find(|link| link.index == index);
+    let nic = of(ifindex)?;
+    let master = nic.master.and_then(of).unwrap_or(nic);
+    let serves_others = |link: &&Link| {
+        // The other end of a veth is in a namespace, which is looked into by itself.
+        link.index != ifindex && link.master == Some(master.index) && link.kind != "veth"
+    };
+    if master.kind == "bridge" && links.iter().any(|link| serves_others(&link)) {
+        return Some(master.name.clone());
+    }
+    let is_tap = |link: &&Link| link.kind == "macvtap" && link.on_top_of == Some(ifindex);
+    links.iter().find(is_tap).map(|link| link.name.clone())
+}
+
+/// Whether the calling thread's network namespace forwards between any interfaces.
+pub(super) fn forwards() -> bool {
+    let is_on = |path: &Path| {
+        fs::read_to_string(path.join("forwarding")).is_ok_and(|value| value.trim() == "1")
+    };
+    ["/proc/sys/net/ipv4/conf", "/proc/sys/net/ipv6/conf"]
+        .iter()
+        .filter_map(|family| fs::read_dir(family).ok())
+        .flatten()
+        .flatten()
+        .any(|interface| is_on(&interface.path()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(index: u32, name: &str, kind: &str, master: u32, on_top_of: u32) -> Link {
+        let some = |index| (index != 0).then_some(index);
+        Link {
+            index,
+            name: name.into(),
+            kind: kind.into(),
+            master: some(master),
+            on_top_of: some(on_top_of),
+        }
+    }
+
+    /// Proves K12: who else is behind the interface.
+    #[test]
+    fn machines_behind_a_bridge_are_said() {
+        let bridge = |others: Vec<Link>| {
+            let mut links = vec![link(2, "eth0", "", 3, 0), link(3, "br0", "bridge", 0, 0)];
+            links.extend(others);
+            links
+        };
+        for (links, expected) in [
+            (vec![], None),
+            (vec![link(2, "eth0", "", 0, 0)], None),
+            (bridge(vec![]), None),
+            (bridge(vec![link(4, "pod", "veth", 3, 9)]), None),
+            (bridge(vec![link(4, "tap0", "tun", 3, 0)]), Some("br0")),
+            (bridge(vec![link(4, "eth1", "", 3, 0)]), Some("br0")),
+            (bridge(vec![link(4, "tap0", "tun", 0, 0)]), None),
+            // A bond has no others behind it.
+            (
+                vec![
+                    link(2, "eth0", "", 3, 0),
+                    link(3, "bond0", "bond", 0, 0),
+                    link(4, "eth1", "", 3, 0),
+                ],
+                None,
+            ),
+            (
+                vec![link(2, "eth0", "", 0, 0), link(4, "vm", "macvtap", 0, 2)],
+                Some("vm"),
+            ),
+            (
+                vec![link(2, "eth0", "", 0, 0), link(4, "vm", "macvtap", 0, 3)],
+                None,
+            ),
+        ] {
+            assert_eq!(behind(&links, 2).as_deref(), expected);
+        }
+        // The interface may be the bridge itself.
+        let links = bridge(vec![]);
+        assert_eq!(
+            behind(&links, 3).as_deref(),
+            Some("br0"),
+            "eth0 is behind it"
+        );
+    }
+}

@@ -1,0 +1,163 @@
+//! What one network namespace knows of its connections: its sockets, and its connection tracking. And how the
+//! namespaces that belong to it know more.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::IpAddr;
+
+use sg_common::protocol::{IPPROTO_TCP, IPPROTO_UDP};
+
+use super::super::KernelError;
+use super::existing::Existing;
+use super::namespaces::{Search, look_into};
+use super::unseen::{Unseen, bridged, forwards};
+use super::{conntrack, sctp, sockets};
+
+/// Which sockets are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// All of this namespace, and of those that belong to it.
+    All,
+    /// The TCP sockets of this namespace: a look that takes little time.
+    Tcp,
+}
+
+/// What is there.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    /// The addresses of this namespace.
+    pub(super) own: HashSet<IpAddr>,
+    /// By connection tracking, which has seen the packets and so knows who sent the first one.
+    pub(super) tracked: Vec<Existing>,
+    pub(super) sockets: Vec<Existing>,
+    /// What cannot be seen.
+    pub(super) unseen: Vec<Unseen>,
+}
+
+impl View {
+    /// Of the current network namespace, in which the interface has the index `ifindex`.
+    pub(super) fn take(ifindex: u32, extent: Extent) -> Result<View, KernelError> {
+        let mut view = View::here(extent).map_err(Blind::error)?;
+        if extent == Extent::Tcp {
+            return Ok(view);
+        }
+        // Whatever is known of them keeps a connection; what is not is said.
+        let others = look_into(|| View::here(extent).map_err(io::Error::from));
+        let others = others.unwrap_or_else(|_| Search {
+            closed: 1,
+            ..Search::default()
+        });
+        for other in others.found {
+            // What has the host's own address at its other end does not cross its interface.
+            let is_outside = |flow: &Existing| flow.key.can_be_on_the_wire(&view.own);
+            view.tracked
+                .extend(other.tracked.into_iter().filter(is_outside));
+            view.sockets
+                .extend(other.sockets.into_iter().filter(is_outside));
+            let of_sockets = Unseen::is_of_sockets;
+            view.unseen
+                .extend(other.unseen.into_iter().filter(of_sockets));
+        }
+        let unseen = &mut view.unseen;
+        unseen.extend((others.closed > 0).then(|| Unseen::closed(others.closed)));
+        unseen.extend((others.hidden > 0).then(|| Unseen::hidden(others.hidden)));
+        unseen.extend(others.may_be_more.then(Unseen::of_other_processes));
+        if let Some(by) = bridged(ifindex) {
+            view.unseen.push(Unseen::bridged(&by));
+        }
+        view.unseen.sort();
+        view.unseen.dedup();
+        Ok(view)
+    }
+
+    /// Of the calling thread's network namespace alone.
+    fn here(extent: Extent) -> Result<View, Blind> {
+        let interfaces = nix::ifaddrs::getifaddrs().map_err(|e| Blind::Addresses(e.into()))?;
+        let own = interfaces.filter_map(|i| address(&i.address?)).collect();
+        let mut view = View {
+            own,
+            ..View::default()
+        };
+        let protocols: &[u8] = match extent {
+            Extent::All => &[IPPROTO_TCP, IPPROTO_UDP],
+            Extent::Tcp => &[IPPROTO_TCP],
+        };
+        let mut listed = Vec::new();
+        for &protocol in protocols {
+            listed.extend(sockets::list(protocol).map_err(Blind::Sockets)?);
+        }
+        view.sockets = sockets::flows(&listed, &view.own);
+        // Last, since it alone knows what has begun a moment ago for certain.
+        let tracked = conntrack::list().map_err(Blind::Connections)?;
+        let flows = tracked.iter().flat_map(|e| conntrack::flows(e, &view.own));
+        view.tracked = flows.collect();
+        if extent == Extent::All {
+            match sctp::list() {
+                Ok((associations, served)) => {
+                    let flows = sctp::flows(&associations, &served, &view.own);
+                    view.sockets.extend(flows);
+                }
+                Err(e) => view.unseen.push(Unseen::sctp(&e)),
+            }
+            if tracked.is_empty() {
+                view.unseen.push(Unseen::untracked());
+                if forwards() {
+                    view.unseen.push(Unseen::forwarded());
+                }
+            }
+        }
+        Ok(view)
+    }
+}
+
+/// Why a namespace's connections cannot be listed.
+#[derive(Debug)]
+enum Blind {
+    Addresses(io::Error),
+    Sockets(io::Error),
+    Connections(io::Error),
+}
+
+impl From<Blind> for io::Error {
+    fn from(blind: Blind) -> io::Error {
+        match blind {
+            Blind::Addresses(e) | Blind::Sockets(e) | Blind::Connections(e) => e,
+        }
+    }
+}
+
+impl Blind {
+    /// What is not known cannot be kept, and whoever attaches should know that before.
+    fn error(self) -> KernelError {
+        let (what, needs, error) = match self {
+            Blind::Addresses(e) => return KernelError::io("listing this host's addresses", e),
+            Blind::Sockets(e) => (
+                "the host's sockets",
+                "kernel modules tcp_diag and udp_diag",
+                e,
+            ),
+            Blind::Connections(e) => (
+                "tracked connections",
+                "kernel module nf_conntrack_netlink",
+                e,
+            ),
+        };
+        let what = format!("listing {what}, to keep existing connections");
+        match error.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => KernelError::NotPermitted { what },
+            _ => KernelError::Refused {
+                what,
+                reason: error.to_string(),
+                help: format!(
+                    "it needs the {needs}; or attach with --cut-existing, which cuts those \
+                     connections off unless the rules pass them"
+                ),
+            },
+        }
+    }
+}
+
+fn address(storage: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
+    let v4 = storage.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
+    v4.or_else(|| storage.as_sockaddr_in6().map(|a| IpAddr::from(a.ip())))
+}

@@ -1,0 +1,195 @@
+//! Connections of other network namespaces whose packets cross the node's interface, without connection tracking:
+//! behind an interface on top of it, a bridge, and a namespace in between.
+
+use std::net::UdpSocket;
+use std::process::{Child, Command};
+
+use sg_userspace::kernel::{Seeded, UnseenKind, apply};
+use sg_userspace::observe::attached::{Scope, attached};
+use sg_userspace::observe::flows::flows;
+use sg_userspace::policy::rules_from_lines;
+
+use crate::hosts::{Host, Pair, address, gateway, listen, sysctl};
+use crate::sandbox::{Sandbox, ip, sandbox};
+use crate::seed::{NOBODY, NODE4, PEER4, PEER6, at};
+
+/// A process that lives in a host's namespace, by which that is found.
+struct Process(Child);
+
+impl Process {
+    fn of(host: &Host) -> Process {
+        let sleep = || Command::new("sleep").arg("600").spawn();
+        Process(host.inside(sleep).expect("coreutils are there"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A host at the other end of the node's `nic`, whose port 443 is served.
+fn outside() -> (Host, std::net::TcpListener) {
+    let outside = Host::new();
+    outside.connect("nic", "eth0");
+    let listener = outside.inside(|| {
+        address("eth0", &format!("{PEER4}/24"));
+        address("eth0", &format!("{PEER6}/64"));
+        listen("[::]:443")
+    });
+    (outside, listener)
+}
+
+fn udp(from: &Host, to: &Host) -> Pair {
+    let at = at(PEER4, 53);
+    let server = to.inside(|| UdpSocket::bind(&at)).expect("port 53");
+    from.inside(|| Pair::udp(server, &at))
+}
+
+fn enforce(sandbox: &Sandbox, rules: &str) -> Seeded {
+    let applied = apply(&rules_from_lines(rules), &sandbox.options("nic"));
+    let applied = applied.unwrap_or_else(|e| panic!("{e}"));
+    applied.seeded.expect("it is the first policy")
+}
+
+/// The local addresses of all flows.
+fn locals(sandbox: &Sandbox) -> Vec<String> {
+    let scope = Scope::Interface("nic".into());
+    let found = attached(sandbox.bpffs(), &scope).unwrap_or_else(|e| panic!("{e}"));
+    let flows = flows(&found[0]).unwrap_or_else(|e| panic!("{e}"));
+    let mut locals: Vec<String> = flows.iter().map(|flow| flow.local.to_string()).collect();
+    locals.sort();
+    locals
+}
+
+/// What could not be seen, but for namespaces: a container hides some of its host's.
+fn kinds(seeded: &Seeded) -> Vec<UnseenKind> {
+    let mut kinds: Vec<UnseenKind> = seeded.unseen.iter().map(|unseen| unseen.kind).collect();
+    kinds.retain(|kind| *kind != UnseenKind::Namespaces);
+    kinds.dedup();
+    kinds
+}
+
+/// Proves K12: of a container that has an interface on top of the node's.
+#[test]
+fn connections_on_top_of_the_interface_go_on() {
+    sandbox(|sandbox| {
+        let (outside, listener) = outside();
+        address("nic", &format!("{NODE4}/24"));
+        let pod = Host::new();
+        let _process = Process::of(&pod);
+        ip(&[
+            "link", "add", "mac0", "link", "nic", "type", "macvlan", "mode", "bridge",
+        ]);
+        pod.take("mac0");
+        let pairs = pod.inside(|| {
+            ip(&["link", "set", "mac0", "up"]);
+            address("mac0", "192.0.2.10/24");
+            address("mac0", "2001:db8::10/64");
+            [
+                Pair::tcp(&listener, &at(PEER4, 443)),
+                Pair::tcp(&listener, &at(PEER6, 443)),
+            ]
+        });
+        let datagrams = udp(&pod, &outside);
+
+        // Nothing joins this one to the node: what has these addresses is somebody else.
+        let stranger = Host::new();
+        let _stranger = Process::of(&stranger);
+        let _socket = stranger.inside(|| {
+            ip(&[
+                "link", "add", "eth0", "type", "veth", "peer", "name", "eth1",
+            ]);
+            ip(&["link", "set", "eth0", "up"]);
+            address("eth0", "192.0.2.77/24");
+            let socket = UdpSocket::bind("192.0.2.77:5000").expect("a socket");
+            socket.connect(at(PEER4, 53)).expect("a connected socket");
+            socket
+        });
+
+        let seeded = enforce(sandbox, NOBODY);
+        assert_eq!((seeded.entered, seeded.without_rule), (3, 3));
+        assert_eq!(kinds(&seeded), [UnseenKind::Untracked]);
+        assert_eq!(
+            locals(sandbox),
+            ["192.0.2.10", "192.0.2.10", "2001:db8::10"]
+        );
+        pairs.iter().for_each(Pair::goes_on);
+        datagrams.goes_on();
+    });
+}
+
+/// Proves K12: of pods that the node forwards without translating or tracking, also of one behind a namespace in
+/// between; and that forwarded connections of others cannot be known is said.
+#[test]
+fn connections_that_are_routed_to_pods_go_on() {
+    sandbox(|sandbox| {
+        let (outside, listener) = outside();
+        address("nic", &format!("{NODE4}/24"));
+        sysctl("ipv4/ip_forward", "1");
+        let (middle, pod) = (Host::new(), Host::new());
+        let _processes = [Process::of(&middle), Process::of(&pod)];
+        middle.connect("mid", "eth0");
+        address("mid", "10.244.0.1/24");
+        ip(&["route", "add", "10.244.1.0/24", "via", "10.244.0.2"]);
+        outside.inside(|| gateway(NODE4));
+        middle.inside(|| {
+            address("eth0", "10.244.0.2/24");
+            gateway("10.244.0.1");
+            sysctl("ipv4/ip_forward", "1");
+            pod.connect("pod", "inner");
+            address("pod", "10.244.1.1/24");
+        });
+        pod.inside(|| {
+            address("inner", "10.244.1.2/24");
+            gateway("10.244.1.1");
+        });
+        let pairs =
+            [&middle, &pod].map(|host| host.inside(|| Pair::tcp(&listener, &at(PEER4, 443))));
+
+        let seeded = enforce(sandbox, NOBODY);
+        assert_eq!((seeded.entered, seeded.without_rule), (2, 2));
+        assert_eq!(locals(sandbox), ["10.244.0.2", "10.244.1.2"]);
+        let expected = [UnseenKind::Forwarded, UnseenKind::Untracked];
+        assert_eq!(kinds(&seeded), expected);
+        pairs.iter().for_each(Pair::goes_on);
+    });
+}
+
+/// Proves K12: of pods on a bridge of which the interface is a port; and machines behind another port cannot be
+/// known, which is said.
+#[test]
+fn connections_through_a_bridge_go_on() {
+    sandbox(|sandbox| {
+        let (_outside, listener) = outside();
+        let pod = Host::new();
+        let _process = Process::of(&pod);
+        ip(&["link", "add", "br0", "type", "bridge"]);
+        ip(&["link", "set", "br0", "up"]);
+        pod.connect("pod", "eth0");
+        for port in ["nic", "pod"] {
+            ip(&["link", "set", port, "master", "br0"]);
+        }
+        let pair = pod.inside(|| {
+            address("eth0", "192.0.2.10/24");
+            Pair::tcp(&listener, &at(PEER4, 443))
+        });
+        let seeded = enforce(sandbox, NOBODY);
+        assert_eq!(seeded.entered, 1);
+        assert_eq!(kinds(&seeded), [UnseenKind::Untracked]);
+        pair.goes_on();
+    });
+    sandbox(|sandbox| {
+        let _outside = outside();
+        ip(&["link", "add", "br0", "type", "bridge"]);
+        ip(&["link", "set", "nic", "master", "br0"]);
+        ip(&["tuntap", "add", "tap0", "mode", "tap"]);
+        ip(&["link", "set", "tap0", "master", "br0"]);
+        let seeded = enforce(sandbox, NOBODY);
+        let said: Vec<&str> = seeded.unseen.iter().map(|u| u.message.as_str()).collect();
+        assert_eq!(kinds(&seeded), [UnseenKind::Bridged, UnseenKind::Untracked]);
+        assert!(said[0].contains("`br0`"), "{said:?}");
+    });
+}
