@@ -141,6 +141,14 @@ impl Pair {
         }
     }
 
+    /// Of sockets that are connected with each other: the one that has connected first.
+    pub(crate) fn of(what: &str, ends: [TcpStream; 2]) -> Pair {
+        Pair {
+            what: what.to_owned(),
+            ends: Ends::Tcp(ends),
+        }
+    }
+
     /// From the calling thread's namespace to `server`, which is at `to` and answers only us.
     pub(crate) fn udp(server: UdpSocket, to: &str) -> Pair {
         let what = format!("udp to {to}");

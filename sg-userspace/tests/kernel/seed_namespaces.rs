@@ -1,13 +1,15 @@
 //! Connections of other network namespaces whose packets cross the node's interface, without connection tracking:
 //! behind an interface on top of it, a bridge, and a namespace in between.
 
-use std::net::UdpSocket;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command};
 
 use sg_userspace::kernel::{Seeded, UnseenKind, apply};
 use sg_userspace::observe::attached::{Scope, attached};
 use sg_userspace::observe::flows::flows;
 use sg_userspace::policy::rules_from_lines;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::hosts::{Host, Pair, address, gateway, listen, sysctl};
 use crate::sandbox::{Sandbox, ip, sandbox};
@@ -191,5 +193,45 @@ fn connections_through_a_bridge_go_on() {
         let said: Vec<&str> = seeded.unseen.iter().map(|u| u.message.as_str()).collect();
         assert_eq!(kinds(&seeded), [UnseenKind::Bridged, UnseenKind::Untracked]);
         assert!(said[0].contains("`br0`"), "{said:?}");
+    });
+}
+
+/// A socket of SCTP's that works as one of TCP's; an error where the kernel has no SCTP.
+fn sctp() -> io::Result<Socket> {
+    Socket::new(
+        Domain::IPV4,
+        Type::STREAM,
+        Some(Protocol::from(libc::IPPROTO_SCTP)),
+    )
+}
+
+/// Proves K12: SCTP's associations are listed where the kernel has them; where it has none, none is missed.
+#[test]
+fn associations_go_on() {
+    sandbox(|sandbox| {
+        let (outside, _listener) = outside();
+        address("nic", &format!("{NODE4}/24"));
+        let Ok(client) = sctp() else {
+            let seeded = enforce(sandbox, NOBODY);
+            assert_eq!(kinds(&seeded), [UnseenKind::Untracked]);
+            assert_eq!(seeded.entered, 0);
+            return;
+        };
+        let to: SocketAddr = at(PEER4, 9899).parse().expect("an address");
+        let listener: TcpListener = outside.inside(|| {
+            let socket = sctp().expect("a socket");
+            socket.bind(&to.into()).expect("a free port");
+            socket.listen(4).expect("a listener");
+            socket.into()
+        });
+        client.connect(&to.into()).expect("an association");
+        let client: TcpStream = client.into();
+        let (server, _) = listener.accept().expect("an association");
+        let pair = Pair::of("sctp", [client, server]);
+        pair.goes_on();
+        let seeded = enforce(sandbox, NOBODY);
+        assert!(seeded.entered >= 1, "{seeded:?}");
+        assert_eq!(kinds(&seeded), [UnseenKind::Untracked]);
+        pair.goes_on();
     });
 }

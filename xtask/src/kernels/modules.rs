@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 /// What the tests need; what a kernel has built in is passed over.
-pub(super) const NEEDED: [&str; 19] = [
+pub(super) const NEEDED: [&str; 22] = [
     // The network interfaces.
     "virtio_pci",
     "virtio_net",
@@ -19,6 +19,10 @@ pub(super) const NEEDED: [&str; 19] = [
     "tun",
     "dummy",
     "8021q",
+    "macvlan",
+    "bridge",
+    // Another protocol with sockets.
+    "sctp",
     // The outbound hook where there is no tcx.
     "sch_ingress",
     "cls_bpf",
