@@ -103,7 +103,20 @@ pub fn hash(key: &FlowKey, key_at: impl Fn(usize) -> u64) -> u32 {
     for (i, word) in words.into_iter().enumerate() {
         sum = hash_step(sum, word, key_at(2 * i + 1), key_at(2 * i + 2));
     }
-    (sum >> 32) as u32
+    finish(sum)
+}
+
+/// What a sum of [`hash_step`]s comes to: its upper half, mixed. In the sums themselves, keys in a row (the
+/// ports of one client, the hosts of one network) lie equally far apart, and for some secrets so that they share
+/// a few words of the table. Each step is reversible, so that the hash is as universal as the sum. Of the result
+/// the upper bits are used, which the last product has mixed best.
+#[inline(always)]
+pub const fn finish(sum: u64) -> u32 {
+    /// Odd, and without a pattern of bits: 2³² divided by the golden ratio.
+    const FACTOR: u32 = 0x9e37_79b1;
+    let half = (sum >> 32) as u32;
+    let half = (half ^ half >> 16).wrapping_mul(FACTOR);
+    (half ^ half >> 15).wrapping_mul(FACTOR)
 }
 
 /// The clock of flows: ticks of 2²⁴ nanoseconds (about 17 ms), which wrap after two years.

@@ -32,6 +32,7 @@ use crate::flow_entry::{
     ADDRESSES, CREATED, Contents, ENTRY_WORDS, FlowKey, HEAD, Head, NAME, RULE, age,
 };
 use crate::flow_ports::{PORT_COUNTS, count_of};
+use crate::tcp;
 
 /// Words of a line of tags.
 pub const LINE_WORDS: usize = 8;
@@ -529,7 +530,8 @@ pub fn find_kind<T: Table + ?Sized>(
     None
 }
 
-/// See [`Table::victim`]: a flow that has expired, else the one seen least recently.
+/// See [`Table::victim`]: a flow that has expired, else one that is closing, and of several such, or else of
+/// all, the one seen least recently.
 #[inline(always)]
 pub fn victim<T: Table + ?Sized>(table: &T, group: u32, word: u32, tags: u64, clock: u32) -> u32 {
     let Some(page) = table.page(group) else {
@@ -545,9 +547,11 @@ pub fn victim<T: Table + ?Sized>(table: &T, group: u32, word: u32, tags: u64, cl
         let age = age(clock, head.last_seen()) as u64;
         let left = (table.time_out(head.state()) as u64).wrapping_sub(age);
         let expired = T::Word::opaque(left) >> 63;
-        // From the highest bit on: expired or not, its age, and the way, with 1 for there being one.
+        // From the highest bit on: expired or not, closing or not, its age, and the way, with 1 for there being
+        // one.
         let is_fit = T::Word::opaque((unfit & 1).wrapping_sub(1));
-        let rank = (expired << 36 | age << 4 | WAYS as u64 | next) & is_fit;
+        let closing = u64::from(tcp::is_closing(head.state()));
+        let rank = (expired << 37 | closing << 36 | age << 4 | WAYS as u64 | next) & is_fit;
         unfit >>= 8;
         next += 1;
         // The larger one of two numbers below 2^63.

@@ -48,10 +48,16 @@ pub const fn first(flags: u8) -> Timeout {
 /// without sequence numbers to compare, a flow that is closing makes room at once.
 #[inline(always)]
 pub const fn makes_room(state: Timeout) -> bool {
-    MAKES_ROOM >> state as u8 & 1 != 0
+    CLOSING >> state as u8 & 1 != 0
 }
 
-const MAKES_ROOM: u32 = 1 << Timeout::TcpFinWait as u8
+/// 1 for a flow in `state` (a [`Timeout`] as a number) that is closing or closed, else 0.
+#[inline(always)]
+pub const fn is_closing(state: u8) -> u32 {
+    CLOSING >> (state & 31) & 1
+}
+
+const CLOSING: u32 = 1 << Timeout::TcpFinWait as u8
     | 1 << Timeout::TcpCloseWait as u8
     | 1 << Timeout::TcpLastAck as u8
     | 1 << Timeout::TcpTimeWait as u8
@@ -62,7 +68,7 @@ const MAKES_ROOM: u32 = 1 << Timeout::TcpFinWait as u8
 #[inline(always)]
 pub const fn keeps_room(state: u8, flags: u8) -> u32 {
     let other_flags = (flags & (SYN | ACK | RST | FIN)) ^ SYN;
-    other_flags as u32 | !MAKES_ROOM >> (state & 31) & 1
+    other_flags as u32 | is_closing(state) ^ 1
 }
 
 /// The state after a segment with `flags`, sent by the opener or by the other side. A segment that

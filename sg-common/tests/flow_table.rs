@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use sg_common::flow::FlowKind;
+use sg_common::flow::{FlowKind, Timeout};
 use sg_common::flow_entry::{
     Contents, FlowKey, HASH_KEYS, HEAD, Head, clock, hash, rule_word, tick, time_out,
 };
@@ -37,8 +37,13 @@ impl Table for Memory {
         Some(&self.port_counts)
     }
 
-    fn time_out(&self, _state: u8) -> u32 {
-        time_out(1000)
+    /// No flow expires before this, but handshakes under way.
+    fn time_out(&self, state: u8) -> u32 {
+        time_out(if state == Timeout::TcpSynSent as u8 {
+            10
+        } else {
+            1000
+        })
     }
 }
 
@@ -98,6 +103,26 @@ impl Memory {
         {
             count.left.fetch_add(remove(self, &double).into(), Relaxed);
         }
+    }
+
+    /// Enters a half-open flow that was seen last in that tick, at the time `now` in ticks.
+    fn place(&self, number: u64, state: Timeout, last_seen: u32, now: u32) {
+        let key = key(number);
+        let contents = Contents {
+            head: Head::new(last_seen, state as u8, 1),
+            rule: rule_word(number as u32, 7),
+            created: number,
+        };
+        let clock = clock(u64::from(now) << 24);
+        let claim = claim(
+            self,
+            &self.spot(&key),
+            &key,
+            FlowKind::HalfOpen as u32,
+            clock,
+        );
+        let claim = claim.expect("a way that is free, or a flow that has to go");
+        assert!(publish(self, &claim, &key, &contents));
     }
 
     /// Each flow that is there, by its number and word. Panics if an entry is not whole, or if a count is
@@ -247,4 +272,57 @@ fn a_table_holds_what_it_was_made_for() {
         .count();
     // Of the last as many as it was made for, those that were evicted were the oldest of a full word.
     assert!(newest as u32 > FLOWS * 9 / 10, "{newest} of the newest");
+}
+
+/// Proves K10: of a full word an expired flow has to go first, then a closing one, however recently it was
+/// seen, and then the one seen least recently.
+#[test]
+fn the_victim_has_expired_or_is_closing_or_is_the_oldest() {
+    use Timeout::*;
+    const NOW: u32 = 1 << 20;
+    // More than ten seconds, in ticks.
+    const LONG: u32 = 700;
+    let closing = [TcpFinWait, TcpCloseWait, TcpLastAck, TcpTimeWait, TcpClose];
+    let mut cases = vec![
+        // What seven flows are, and the eighth; states and ages. The eighth has to go, or the first one.
+        ((TcpEstablished, 100), (TcpEstablished, 101), true),
+        ((TcpEstablished, 100), (TcpEstablished, 99), false),
+        ((TcpEstablished, LONG), (TcpSynSent, LONG - 10), true),
+        ((TcpTimeWait, LONG), (TcpSynSent, LONG - 10), true),
+        ((TcpSynSent, LONG), (TcpTimeWait, 5000), false),
+        ((TcpTimeWait, 3), (TcpTimeWait, 4), true),
+        ((TcpTimeWait, 3), (TcpTimeWait, 2), false),
+        ((TcpTimeWait, 3), (UdpStream, 5000), false),
+    ];
+    let steady = [
+        TcpEstablished,
+        TcpSynRecv,
+        UdpStream,
+        Udp,
+        Sctp,
+        Icmp,
+        Other,
+    ];
+    for state in closing {
+        cases.extend(steady.map(|other| ((other, 5000), (state, 0), true)));
+    }
+    for (seven, eighth, is_eighth) in cases {
+        let table = Memory::new(1, 9);
+        let is_in_word = |number: &u64| table.spot(&key(*number)).half_open == 6;
+        let numbers: Vec<u64> = (1..).filter(is_in_word).take(9).collect();
+        for (i, number) in numbers.iter().enumerate() {
+            let (state, age) = match i {
+                // By a tick older than the next six.
+                0 => (seven.0, seven.1 + u32::from(!is_eighth)),
+                7 => eighth,
+                8 => (TcpEstablished, 0),
+                _ => seven,
+            };
+            table.place(*number, state, NOW - age, NOW);
+        }
+        let is_gone = |i: &usize| table.find(&key(numbers[*i])).is_none();
+        let gone: Vec<usize> = (0..9).filter(is_gone).collect();
+        let expected = if is_eighth { 7 } else { 0 };
+        assert_eq!(gone, [expected], "{seven:?}, {eighth:?}");
+    }
 }

@@ -4,7 +4,7 @@
 use network_types::{eth::EthHdr, ip::Ipv6Hdr};
 use sg_common::{
     flow_entry::{
-        ADDRESSES, FlowKey, Head, NAME, TOUCH_AGE, age, clock, generation_of, hash_halves,
+        ADDRESSES, FlowKey, Head, NAME, TOUCH_AGE, age, clock, finish, generation_of, hash_halves,
         hash_step, slot_of, tick,
     },
     flow_table::{
@@ -76,7 +76,7 @@ fn sum6<H: Hook>(hook: &H) -> Result<u64, Stop> {
 #[inline(always)]
 fn hash(sum: u64, [low, high]: [u64; 2]) -> u32 {
     let keys = HashKeys::get();
-    (hash_halves(sum, low, high, keys.at(9), keys.at(10)) >> 32) as u32
+    finish(hash_halves(sum, low, high, keys.at(9), keys.at(10)))
 }
 
 /// What names the flow of a plain packet.

@@ -169,8 +169,7 @@ pub(crate) fn begins_anew(state: State, seen: &Seen) -> bool {
         return false;
     };
     let is_opening = flags & (FLAG_SYN | FLAG_ACK | FLAG_RST | FLAG_FIN) == FLAG_SYN;
-    let is_over = matches!(state, FinWait | CloseWait | LastAck | TimeWait | Closed);
-    is_opening && is_over
+    is_opening && state.is_closing()
 }
 
 /// Whether no flow answers for this packet, only rules (SPEC K9): whatever has SYN and not ACK.
@@ -198,6 +197,11 @@ impl State {
         Icmp,
         Other,
     ];
+
+    /// One side has sent a FIN or a reset.
+    pub(crate) fn is_closing(self) -> bool {
+        matches!(self, FinWait | CloseWait | LastAck | TimeWait | Closed)
+    }
 
     /// What a policy calls the time that a flow in this state has, and what the kernel's table says of it.
     pub(crate) fn timeout(self) -> Timeout {

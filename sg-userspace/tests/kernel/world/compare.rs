@@ -94,8 +94,8 @@ impl World {
                 ));
             }
             if self.exact {
-                // SPEC K10, whatever the hash: a full word has lost one that had expired, or the
-                // one seen least recently; which has its way now.
+                // SPEC K10, whatever the hash: a full word has lost one that had expired, or one that
+                // was closing, or the one seen least recently; which has its way now.
                 let place = before.get(&key).ok_or_else(|| {
                     format!("{key:?} was evicted by what was entered before it: {flow:?}")
                 })?;
@@ -106,11 +106,13 @@ impl World {
                     .filter_map(|(other, _)| times.get(other))
                     .collect();
                 let expired = |f: &Flow| has_expired(f, time, &terms);
-                let is_oldest = neighbours
-                    .iter()
-                    .all(|f| !expired(f) && elapsed(f.last_seen, flow.last_seen) >= 0);
+                let is_first = neighbours.iter().all(|f| {
+                    let [ours, theirs] = [flow.state, f.state].map(|s| s.is_closing());
+                    let is_older = elapsed(f.last_seen, flow.last_seen) >= 0;
+                    !expired(f) && (ours && !theirs || ours == theirs && is_older)
+                });
                 let successor = live.places.values().any(|p| p == place);
-                if neighbours.len() + 1 < WAYS || !(expired(&flow) || is_oldest) || !successor {
+                if neighbours.len() + 1 < WAYS || !(expired(&flow) || is_first) || !successor {
                     return Err(format!(
                         "{key:?} at {place:?} was evicted as {flow:?}, out of {neighbours:#?}"
                     ));
