@@ -27,3 +27,7 @@ pub const HAS_NEAR_TABLES: u8 = 2;
 /// taken further, but pass every frame, and count and log none: for the moment of attaching, in which one
 /// direction is judged before the other.
 pub const REMEMBERS: u8 = 4;
+/// Some packets are to be logged.
+pub const HAS_LOGS: u8 = 8;
+/// The packet path writes a record of every packet for whoever develops it: all take the slow path.
+pub const HAS_TRACE: u8 = 16;

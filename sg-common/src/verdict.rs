@@ -140,6 +140,11 @@ impl Verdict {
         Verdict::new(Action::Drop, reason_slot(direction, Reason::NoMatch), false)
     }
 
+    /// The same, asking for an event if `log`.
+    pub const fn logged(self, log: bool) -> Self {
+        Verdict(self.0 | if log { Self::LOG_BIT } else { 0 })
+    }
+
     #[inline(always)]
     pub const fn is_accept(self) -> bool {
         self.0 & Self::ACCEPT_BIT != 0

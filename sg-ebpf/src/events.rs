@@ -1,33 +1,39 @@
-//! Events of rules with `log`: a typed record in a ring buffer, limited in rate.
+//! Events of rules with `log`, and of what no rule matches where that is logged: a typed record in a
+//! ring of the CPU's own, limited in rate.
 
-use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
+use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use sg_common::{
-    event::Event,
+    event::EVENT_WORDS,
+    flow_table::Word as _,
     verdict::{Action, Direction},
 };
 
 use crate::{
     clock,
-    maps::{EVENT_LIMIT, EVENTS},
+    maps::{self, EVENT_RINGS, EVENT_SLOTS},
     outcome::Outcome,
     packet::Packet,
 };
 
-/// Writes the event of a packet that a rule decided. Losing one is counted, and no reason to treat
-/// the packet otherwise.
+/// Writes the event of a packet, over the oldest one. That it is not written is counted, and no reason
+/// to treat the packet otherwise.
 #[inline(always)]
-pub(crate) fn emit(p: &Packet, direction: Direction, outcome: &Outcome, bytes: u64) {
-    let Some(limit) = EVENT_LIMIT.get_ptr_mut(0) else {
+pub(crate) fn emit(p: &Packet, direction: Direction, outcome: &Outcome, bytes: u64, ifindex: u32) {
+    // SAFETY: no arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
+    // BPF programs of one hook do not nest on a CPU, and neither hook runs inside the other.
+    let Some(ring) = EVENT_RINGS.get(cpu) else {
         return;
     };
-    // SAFETY: the value belongs to this CPU, and BPF programs of one hook do not nest on it.
-    let limit = unsafe { &mut *limit };
     let time = clock::now();
-    if !limit.admit(time) {
+    if !ring.admit(time) {
         return;
     }
-    let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
-        limit.suppressed += 1;
+    let number = ring.written.load();
+    let slots = maps::event_slots();
+    let index = cpu * slots + (number as u32 & (slots.wrapping_sub(1)));
+    let Some(slot) = EVENT_SLOTS.get(index) else {
+        ring.suppress();
         return;
     };
     let action = if outcome.is_accepted() {
@@ -35,23 +41,21 @@ pub(crate) fn emit(p: &Packet, direction: Direction, outcome: &Outcome, bytes: u
     } else {
         Action::Drop
     };
-    entry.write(Event {
+    let [local, local2, remote, remote2, name] = p.flow_key_words();
+    // As `sg_common::event::Event`, whose test has the same words.
+    let words: [u64; EVENT_WORDS] = [
         time,
-        slot: outcome.slot,
-        bytes: bytes as u32,
-        local: p.local,
-        remote: p.remote,
-        local_port: p.local_port,
-        remote_port: p.remote_port,
-        icmp: p.number,
-        protocol: p.protocol,
-        v6: p.v6,
-        direction: direction as u8,
-        action: action as u8,
-        tcp_flags: p.tcp_flags,
-        zero: [0; 5],
-    });
-    // The reader looks several times a second; waking it for each event would cost far more than
-    // the event.
-    entry.submit(BPF_RB_NO_WAKEUP.into());
+        u64::from(outcome.slot) | bytes << 32,
+        local,
+        local2,
+        remote,
+        remote2,
+        name | u64::from(p.number) << 48,
+        u64::from(maps::generation())
+            | (direction as u64) << 32
+            | (action as u64) << 40
+            | u64::from(p.tcp_flags) << 48,
+        ifindex.into(),
+    ];
+    ring.write(number, slot, &words);
 }

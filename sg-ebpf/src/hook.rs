@@ -67,6 +67,9 @@ pub(crate) trait Hook: EbpfContext {
 
     /// How many bytes these have, as the kernel reckons; zero where it does not.
     fn wire_len(&self) -> u32;
+
+    /// The interface that the frame crosses.
+    fn ifindex(&self) -> u32;
 }
 
 impl Hook for XdpContext {
@@ -150,6 +153,12 @@ impl Hook for XdpContext {
     #[inline(always)]
     fn wire_len(&self) -> u32 {
         0
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: reading a field of the context the kernel passed in.
+        unsafe { (*self.as_ptr().cast::<xdp_md>()).ingress_ifindex }
     }
 }
 
@@ -236,6 +245,12 @@ impl Hook for TcContext {
     fn wire_len(&self) -> u32 {
         // SAFETY: reading a field of the context the kernel passed in.
         unsafe { (*self.skb.skb).wire_len }
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: reading a field of the context the kernel passed in.
+        unsafe { (*self.skb.skb).ifindex }
     }
 }
 

@@ -224,7 +224,7 @@ fn settle<H: Hook>(hook: &H, packet: &Packet, outcome: &Outcome) -> bool {
     }
     let bytes = count::count(hook, packet.claimed, packet.headers, outcome);
     if maps::has_logging_rules() && outcome.is_logged() {
-        events::emit(packet, H::DIRECTION, outcome, bytes);
+        events::emit(packet, H::DIRECTION, outcome, bytes, hook.ifindex());
     }
     trace!(
         hook,

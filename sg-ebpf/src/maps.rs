@@ -5,18 +5,20 @@ use core::{cell::UnsafeCell, marker::PhantomData};
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
+    maps::{Array, LruHashMap, PerCpuArray, ProgramArray},
 };
 use sg_common::{
     counters::SlotCounters,
-    event::EventLimit,
+    event::{EventRing, EventSlot},
     fragment::{FragmentKey4, FragmentKey6, FragmentValue},
     lookup::{
         COLUMNS, FewWords, Forms, HASH_KEY_ROOM, LINE_UNITS, LINE_WORDS, Line, NEAR_LINES,
         NearTables, ROOT_ENTRIES, TREES6, Tables,
     },
-    stage::{HAS_FLOWS, HAS_NEAR_TABLES, REMEMBERS, Stage},
+    stage::{HAS_FLOWS, HAS_LOGS, HAS_NEAR_TABLES, HAS_TRACE, REMEMBERS, Stage},
 };
+
+use crate::word::SharedWord;
 
 /// `BPF_F_MMAPABLE` (uapi/linux/bpf.h): userspace fills the tables by writing to memory.
 pub(crate) const MMAPABLE: u32 = 1 << 10;
@@ -104,12 +106,13 @@ pub(crate) static INBOUND_STAGES: ProgramArray =
 pub(crate) static OUTBOUND_STAGES: ProgramArray =
     ProgramArray::with_max_entries(Stage::ALL.len() as u32, 0);
 
-/// Events of rules with `log`, read by whoever watches the interface.
-#[map(name = "sg_events")]
-pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
+/// What each CPU has done with its events; the loader sets the number of CPUs.
+#[map(name = "sg_event_rings")]
+pub(crate) static EVENT_RINGS: Array<EventRing<SharedWord>> = Array::with_max_entries(1, MMAPABLE);
 
-#[map(name = "sg_event_limit")]
-pub(crate) static EVENT_LIMIT: PerCpuArray<EventLimit> = PerCpuArray::with_max_entries(1, 0);
+/// The events of all CPUs, as many for each as [`event_slots`] says.
+#[map(name = "sg_event_slots")]
+pub(crate) static EVENT_SLOTS: Array<EventSlot<SharedWord>> = Array::with_max_entries(1, MMAPABLE);
 
 /// Constants that the loader writes before the verifier sees the program; branches on them that
 /// a policy does not need are removed there.
@@ -136,8 +139,8 @@ constants! {
     SG_KEEP_FLOWS: u8 = 0;
     /// What there is: bits of `sg_common::stage`.
     SG_HAS: u8 = HAS_FLOWS | HAS_NEAR_TABLES;
-    /// 1 when some rule asks for events.
-    SG_LOGS: u8 = 1;
+    /// Events that a CPU's ring has room for, a power of two.
+    SG_EVENT_SLOTS: u32 = 1;
     // Where things are in the lines, and which forms they have: see `sg_common::lookup::Shape`.
     SG_COLUMNS: [u32; COLUMNS] = [0; COLUMNS];
     SG_ROOTS6: [u32; TREES6] = [0; TREES6];
@@ -203,7 +206,17 @@ pub(crate) fn only_remembers() -> bool {
 }
 
 pub(crate) fn has_logging_rules() -> bool {
-    constant!(SG_LOGS as u8) != 0
+    has() & HAS_LOGS != 0
+}
+
+pub(crate) fn is_traced() -> bool {
+    has() & HAS_TRACE != 0
+}
+
+/// Events that a CPU's ring has room for.
+#[inline(always)]
+pub(crate) fn event_slots() -> u32 {
+    constant!(SG_EVENT_SLOTS as u32)
 }
 
 pub(crate) fn generation() -> u32 {
@@ -224,9 +237,11 @@ pub(crate) trait Form {
     fn has_flows() -> bool;
     /// See [`REMEMBERS`].
     fn only_remembers() -> bool;
+    /// See [`HAS_LOGS`].
+    fn has_logs() -> bool;
 }
 
-/// Both, as with nearly every policy.
+/// Flows and near tables, and nothing to be logged, as with nearly every policy.
 pub(crate) struct Usual;
 /// As the loader says, which is asked anew at each step.
 pub(crate) struct AsLoaded;
@@ -246,6 +261,11 @@ impl Form for Usual {
     fn only_remembers() -> bool {
         false
     }
+
+    #[inline(always)]
+    fn has_logs() -> bool {
+        false
+    }
 }
 
 impl Form for AsLoaded {
@@ -262,6 +282,11 @@ impl Form for AsLoaded {
     #[inline(always)]
     fn only_remembers() -> bool {
         only_remembers()
+    }
+
+    #[inline(always)]
+    fn has_logs() -> bool {
+        has_logging_rules()
     }
 }
 

@@ -118,6 +118,14 @@ impl Packet {
         unsafe { &*core::ptr::from_ref(self).cast::<FlowKey>() }
     }
 
+    /// The words of that key, which fill the front of a packet.
+    #[inline(always)]
+    pub(crate) fn flow_key_words(&self) -> [u64; 5] {
+        const _: () = assert!(size_of::<FlowKey>() == size_of::<[u64; 5]>());
+        // SAFETY: as above.
+        unsafe { *core::ptr::from_ref(self).cast() }
+    }
+
     /// Makes it a plain packet with that flow's key and so many bytes of headers; whatever only the rules
     /// ask for is left as it is.
     #[inline(always)]

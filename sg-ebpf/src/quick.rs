@@ -170,6 +170,8 @@ pub(crate) fn decide<H: Hook>(hook: &H) -> u32 {
     // question whose answers go on at one place.
     let decided = if maps::has() == HAS_FLOWS | HAS_NEAR_TABLES {
         plain::<H, Usual>(hook)
+    } else if maps::is_traced() {
+        Err(NO)
     } else {
         plain::<H, AsLoaded>(hook)
     };
@@ -196,11 +198,13 @@ fn plain<H: Hook, F: Form>(hook: &H) -> Result<u32, Stop> {
     let verdict = verdict_below(&tables, entry, direction, t.destination());
     // There are many ways to a verdict, and the verifier would walk what follows once for each.
     let wide_verdict = SharedWord::forget(verdict.0.into(), t.ports);
+    const ACCEPT_BIT: u64 = Verdict::ACCEPT_BIT as u64;
     const LOG_BIT: u64 = Verdict::LOG_BIT as u64;
-    // Below both of its flags: it neither accepts nor asks for an event.
-    let is_drop = wide_verdict < LOG_BIT;
-    // The compiler would look at that flag of what is dropped too.
-    if !is_drop && SharedWord::opaque(wide_verdict) & LOG_BIT != 0 {
+    const { assert!(ACCEPT_BIT > LOG_BIT) };
+    let is_drop = wide_verdict < ACCEPT_BIT;
+    let is_logged = F::has_logs() && SharedWord::opaque(wide_verdict) & LOG_BIT != 0;
+    // The slow path writes its event. What is dropped may still belong to a flow, which has none.
+    if is_logged && !is_drop {
         return Err(NO);
     }
     let verdict = Verdict(wide_verdict as u32);
@@ -219,14 +223,22 @@ fn plain<H: Hook, F: Form>(hook: &H) -> Result<u32, Stop> {
             Fate::ByFlow(_) if F::only_remembers() => return Ok(ACCEPTED),
             Fate::ByFlow(packed) => {
                 let outcome = Outcome::unpack(packed);
+                if F::has_logs() && outcome.is_logged() {
+                    return Err(NO);
+                }
                 count::count(hook, 0, rest.headers as u32, &outcome);
                 return Ok(answer(outcome.is_accepted()));
             }
+            // What its event tells is not all there.
+            Fate::Unknown if is_logged => return Err(NO),
             Fate::Unknown => return Ok(IS_TO_TRACK),
         }
     }
     if F::only_remembers() {
         return Ok(ACCEPTED);
+    }
+    if is_logged {
+        return Err(NO);
     }
     // That the whole packet can be read was looked at.
     let headers = || Rest::of(hook, t.kind).map_or(0, |rest| rest.headers);

@@ -31,7 +31,7 @@ pub(crate) struct Args {
 }
 
 /// The promises, by the numbers that tests and comments use.
-const CLAUSES: [(&str, &str); 25] = [
+const CLAUSES: [(&str, &str); 28] = [
     (
         "P1",
         "A policy is an ordered list of groups; a group has ordered inbound and outbound rules.",
@@ -63,6 +63,10 @@ const CLAUSES: [(&str, &str); 25] = [
     (
         "P8",
         "A policy is compiled whole before anything changes; every error is told with its place.",
+    ),
+    (
+        "P9",
+        "`log-no-match` logs what no rule matches, a deferred trailing deny keeps its log, and a rule is shown with its name.",
     ),
     (
         "P10",
@@ -131,6 +135,14 @@ const CLAUSES: [(&str, &str); 25] = [
     (
         "A4",
         "JSON has a fixed shape, which only grows; lists are arrays, streams an object a line.",
+    ),
+    (
+        "O1",
+        "What is not shown of the events is counted: delivered, lost and suppressed are all that were to be logged.",
+    ),
+    (
+        "O2",
+        "An event has the time at which its packet was judged, and says what it was and what decided it.",
     ),
 ];
 

@@ -7,6 +7,7 @@ use clap::Args;
 use sg_userspace::kernel::KernelError;
 use sg_userspace::observe::attached::{Attached, attached, other_layouts};
 use sg_userspace::observe::counters::{Counters, RuleCounters, Totals, counters};
+use sg_userspace::policy::titled;
 
 use super::failure::Failure;
 use super::rates::{Rate, Rates, Reading};
@@ -260,7 +261,7 @@ impl Rows<'_> {
             number: rule.position.map_or_else(|| "-".into(), |p| p.to_string()),
             action: rule.action,
             group: &rule.group,
-            what: rule.summary.clone(),
+            what: titled(rule.name.as_deref(), &rule.summary),
             description: format!("{gone}{}", rule.description.as_deref().unwrap_or_default()),
             packets: rule.packets,
             bytes: rule.bytes,

@@ -8,7 +8,7 @@ use sg_common::verdict::Direction;
 use sg_userspace::kernel::KernelError;
 use sg_userspace::observe::attached::attached;
 use sg_userspace::observe::explain::{Explanation, Question, explain_attached, explain_policy};
-use sg_userspace::policy::{Policy, load};
+use sg_userspace::policy::{Policy, load, titled};
 
 use super::Context;
 use super::counters::about;
@@ -67,7 +67,7 @@ fn text(screen: &Screen, asked: &Asked, explanation: &Explanation, place: Option
                 explanation.direction,
                 rule.position,
                 screen.paint(Paint::Bold, &rule.group),
-                rule.summary
+                titled(rule.name.as_deref(), &rule.summary)
             );
             if let Some(description) = &rule.description {
                 let _ = writeln!(out, "  {description}");

@@ -9,6 +9,7 @@ use serde::Serialize;
 use sg_userspace::kernel::flow_tables::{FlowTableUse, table_use};
 use sg_userspace::observe::attached::Attached;
 use sg_userspace::observe::flows::{Flow, flows};
+use sg_userspace::policy::titled;
 
 use super::counters::find;
 use super::failure::Failure;
@@ -152,9 +153,12 @@ fn evicted(tables: &Tables) -> String {
 }
 
 fn cells(flow: &Flow) -> Vec<(String, Option<Paint>)> {
-    let rule = flow.rule.as_ref().map(|rule| match rule.position {
-        Some(position) => format!("{position}  {}", rule.summary),
-        None => format!("-  {}", rule.summary),
+    let rule = flow.rule.as_ref().map(|rule| {
+        let title = titled(rule.name.as_deref(), &rule.summary);
+        match rule.position {
+            Some(position) => format!("{position}  {title}"),
+            None => format!("-  {title}"),
+        }
     });
     let rule = match flow.is_seeded {
         true => Some("was there before the first policy".to_owned()),

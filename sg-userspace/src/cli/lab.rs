@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 
 use clap::Args;
 use sg_userspace::lab::{self, AnswerBy, Attempt, Options, Report};
-use sg_userspace::policy::{self, PolicyInput};
+use sg_userspace::policy::{self, PolicyInput, titled};
 
 use super::failure::Failure;
 use super::policy_args::Sets;
@@ -144,7 +144,7 @@ fn decided_by(attempt: &Attempt) -> String {
 
 fn attempts(out: &mut String, attempts: &[Attempt], paint: Paint) {
     let summary = |a: &Attempt| match &a.rule {
-        Some(rule) => rule.summary.clone(),
+        Some(rule) => titled(rule.name.as_deref(), &rule.summary),
         None => a.reason.to_owned(),
     };
     let width = |of: &dyn Fn(&Attempt) -> String| {
@@ -232,7 +232,8 @@ fn counters(out: &mut String, report: &Report, paint: Paint) {
         for r in counters.rules.iter().filter(|r| r.direction == direction) {
             let number = r.position.map(|p| p.to_string()).unwrap_or_default();
             let counts = [r.packets, r.bytes, r.reply_packets];
-            line(out, direction, &number, r.action, counts, &r.summary);
+            let title = titled(r.name.as_deref(), &r.summary);
+            line(out, direction, &number, r.action, counts, &title);
         }
         let reasons = counters.reasons.iter();
         for r in reasons.filter(|r| r.direction == direction && r.packets > 0) {

@@ -185,16 +185,20 @@ impl Run {
         let mut log = Log::new(context, self.json.json, iface);
         let (mut reloader, applied, findings) =
             Reloader::start(self.policies.clone(), self.options(context))?;
+        let one = attached(&context.bpffs, &Scope::Interface(iface.clone()))?
+            .into_iter()
+            .next();
+        let follow = match applied.is_first {
+            true => PacketLog::from_the_first,
+            false => PacketLog::open,
+        };
+        let packets = one.as_ref().map(follow).transpose()?;
         log.applied(
             "applied",
             &applied,
             &apply::findings(&findings, &self.policies),
         );
         events.watch(reloader.files());
-        let one = attached(&context.bpffs, &Scope::Interface(iface.clone()))?
-            .into_iter()
-            .next();
-        let packets = one.as_ref().map(PacketLog::open).transpose()?;
         let pins = one.map(|one| one.pins);
         let mut session = Session {
             context,
@@ -281,8 +285,8 @@ impl Session<'_> {
     /// Prints the packets that rules with `log` have decided. What cannot be read is told with the
     /// counters, which come from the same place.
     fn fetch(&mut self) {
-        if let Some(Ok((packets, held_back))) = self.packets.as_mut().map(PacketLog::drain) {
-            self.log.packets(&packets, held_back);
+        if let Some(Ok(logged)) = self.packets.as_mut().map(PacketLog::drain) {
+            self.log.packets(&logged);
         }
         if self.traces {
             self.fetch_trace();

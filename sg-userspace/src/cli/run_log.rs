@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 use sg_userspace::kernel::Applied;
 use sg_userspace::observe::counters::{Counters, Totals};
-use sg_userspace::observe::events::LoggedPacket;
+use sg_userspace::observe::events::Logged;
 use sg_userspace::policy::PolicyErrors;
 
 use super::Context;
@@ -22,8 +22,9 @@ use super::units::{clean, packet_rate, thousands};
 #[derive(Serialize)]
 struct Event<'a, T> {
     event: &'static str,
-    at: String,
-    /// Left out where the details name it themselves.
+    /// Left out where the details have it, as the interface is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     interface: Option<&'a str>,
     #[serde(flatten)]
@@ -34,7 +35,7 @@ impl<'a, T> Event<'a, T> {
     fn new(event: &'static str, interface: Option<&'a str>, details: T) -> Self {
         Event {
             event,
-            at: jiff::Timestamp::now().to_string(),
+            at: Some(jiff::Timestamp::now().to_string()),
             interface,
             details,
         }
@@ -86,6 +87,33 @@ impl Log {
             false => format!("{line}\n"),
         };
         let _ = self.above(&line);
+    }
+
+    /// As [`Log::event`], of something that happened before it is told. `details` have the time too.
+    fn event_at(
+        &mut self,
+        event: &'static str,
+        at: jiff::Timestamp,
+        line: &str,
+        details: impl Serialize,
+    ) {
+        if self.json {
+            let (at, interface) = (None, None);
+            let event = Event {
+                event,
+                at,
+                interface,
+                details,
+            };
+            let _ = self.out.json_line(&event);
+            return;
+        }
+        let local = at.to_zoned(jiff::tz::TimeZone::system());
+        let at = match self.is_live() {
+            true => local.strftime("%H:%M:%S%.3f").to_string(),
+            false => local.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string(),
+        };
+        let _ = self.above(&format!("{} {line}\n", self.out.paint(Paint::Dim, at)));
     }
 
     /// Writes where the table stood, and the table below it.
@@ -169,20 +197,19 @@ impl Log {
         }
     }
 
-    /// Packets of rules with `log`, and how many more there were.
-    pub(super) fn packets(&mut self, packets: &[LoggedPacket], held_back: u64) {
-        for packet in packets {
+    /// Packets that were to be logged, and how many more there were.
+    pub(super) fn packets(&mut self, logged: &Logged) {
+        for packet in &logged.packets {
             let line = clean(&packet.to_string());
             let rest = line.strip_prefix(packet.verdict).unwrap_or(&line);
             let line = format!("{}{rest}", self.out.action(packet.verdict));
-            self.event("packet", &line, packet);
+            self.event_at("packet", packet.at, &line, packet);
         }
-        if held_back > 0 {
-            let line = format!(
-                "{} more logged packets were over the rate limit",
-                thousands(held_back)
-            );
-            self.event("held_back", &line, json!({"packets": held_back}));
+        let (lost, suppressed) = (logged.lost, logged.suppressed);
+        if lost + suppressed > 0 {
+            let line = not_shown(lost, suppressed);
+            let details = json!({"lost": lost, "suppressed": suppressed});
+            self.event("not_shown", &line, details);
         }
     }
 
@@ -224,4 +251,21 @@ fn summary(now: &Counters, rates: &Rates) -> String {
     }
     out.push('\n');
     out
+}
+
+/// `3,000 more packets were to be logged: 2,900 over the rate limit, 100 overwritten before they were
+/// read`.
+fn not_shown(lost: u64, suppressed: u64) -> String {
+    let mut why = Vec::new();
+    if suppressed > 0 {
+        why.push(format!("{} over the rate limit", thousands(suppressed)));
+    }
+    if lost > 0 {
+        why.push(format!(
+            "{} overwritten before they were read",
+            thousands(lost)
+        ));
+    }
+    let all = thousands(lost + suppressed);
+    format!("{all} more packets were to be logged: {}", why.join(", "))
 }

@@ -25,6 +25,8 @@ pub(super) type Row = [u32; COLUMNS];
 /// The distinct rows so far; a row's index is an address class.
 pub(super) struct Rows {
     verdicts: Vec<Verdict>,
+    /// Where no rule matches, by direction.
+    no_match: [Verdict; 2],
     /// By family.
     claims: [RuleClaims; 2],
     rows: Vec<Row>,
@@ -43,6 +45,9 @@ impl Rows {
                 .zip(slots)
                 .map(|(rule, &slot)| Verdict::new(rule.action, slot, rule.log))
                 .collect(),
+            no_match: Direction::BOTH.map(|direction| {
+                Verdict::no_match(direction).logged(policy.log_no_match[direction as usize])
+            }),
             claims: [Family::V4, Family::V6].map(|family| RuleClaims::new(policy, family)),
             rows: Vec::new(),
             classes: HashMap::new(),
@@ -121,7 +126,8 @@ impl Rows {
             for kind in Kind::ALL {
                 let column = column_index(direction, kind as u8);
                 let claims = std::mem::take(&mut claims[column]);
-                let steps = claims.into_steps(Verdict::no_match(direction), &mut self.painting);
+                let steps =
+                    claims.into_steps(self.no_match[direction as usize], &mut self.painting);
                 // One of them is enough: the node is one.
                 let is_first = row.iter().all(|entry| entry & POINTER == 0);
                 let with_place = is_alone && is_first;

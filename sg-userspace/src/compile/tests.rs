@@ -40,7 +40,10 @@ fn expected(policy: &Policy, packet: &oracle::Packet) -> Verdict {
             let rule = &policy.rules[i];
             Verdict::new(rule.action, FIRST_RULE_SLOT + i as u32, rule.log)
         }
-        None => Verdict::no_match(packet.direction),
+        None => {
+            let log = policy.log_no_match[packet.direction as usize];
+            Verdict::no_match(packet.direction).logged(log)
+        }
     }
 }
 

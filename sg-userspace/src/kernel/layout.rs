@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{MapInfo, MapType};
 use sg_common::counters::SlotCounters;
-use sg_common::event::EventLimit;
+use sg_common::event::{EventRing, EventSlot};
 use sg_common::flow::FlowStats;
 use sg_common::flow_ports::PORT_COUNTS;
 use sg_common::flow_table::{Line, Page, groups_for};
 use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
 
 use super::KernelError;
+use super::event_ring::{self, possible_cpus};
 use super::flow_memory::groups_at;
 use super::programs::SharedMaps;
 
@@ -21,6 +22,15 @@ impl SharedMaps {
         match &self.pins {
             Some(pins) if pins.flow_pages().exists() => groups_at(&pins.flow_pages()),
             _ => Ok(groups_for(self.max_flows)),
+        }
+    }
+
+    /// Events for which a CPU has room: as many as where the rings are pinned.
+    pub(super) fn event_slots(&self) -> Result<u32, KernelError> {
+        let cpus = possible_cpus()?;
+        match &self.pins {
+            Some(pins) if pins.event_slots().exists() => event_ring::slots_at(pins),
+            _ => Ok(event_ring::slots_for(cpus)),
         }
     }
 
@@ -44,6 +54,8 @@ impl SharedMaps {
             return Ok(Vec::new());
         };
         let groups = self.groups()?;
+        let cpus = possible_cpus()?;
+        let slots = self.event_slots()?;
         Ok(vec![
             (
                 "sg_counters",
@@ -53,23 +65,31 @@ impl SharedMaps {
             (
                 "sg_flow_tags",
                 pins.flow_tags(),
-                Layout::flow_table(size_of::<Line<u64>>(), groups),
+                Layout::memory(size_of::<Line<u64>>(), groups),
             ),
             (
                 "sg_flow_pages",
                 pins.flow_pages(),
-                Layout::flow_table(size_of::<Page<u64>>(), groups),
+                Layout::memory(size_of::<Page<u64>>(), groups),
             ),
             (
                 FLOW_PORTS,
                 pins.flow_ports(),
-                Layout::flow_table(PORT_COUNTS_LEN, 1),
+                Layout::memory(PORT_COUNTS_LEN, 1),
             ),
             ("sg_flow_stats", pins.flow_stats(), Layout::FLOW_STATS),
             ("sg_fragments4", pins.fragments4(), Layout::FRAGMENTS4),
             ("sg_fragments6", pins.fragments6(), Layout::FRAGMENTS6),
-            ("sg_events", pins.events(), Layout::EVENTS),
-            ("sg_event_limit", pins.event_limit(), Layout::EVENT_LIMIT),
+            (
+                "sg_event_rings",
+                pins.event_rings(),
+                Layout::memory(size_of::<EventRing<u64>>(), cpus),
+            ),
+            (
+                "sg_event_slots",
+                pins.event_slots(),
+                Layout::memory(size_of::<EventSlot<u64>>(), cpus * slots),
+            ),
         ])
     }
 }
@@ -88,7 +108,8 @@ struct Layout {
 }
 
 impl Layout {
-    const fn flow_table(value: usize, entries: u32) -> Layout {
+    /// Mapped into memory by userspace.
+    const fn memory(value: usize, entries: u32) -> Layout {
         Layout {
             map_type: MapType::Array,
             key: size_of::<u32>(),
@@ -119,18 +140,6 @@ impl Layout {
         map_type: MapType::LruHash,
         key: size_of::<FragmentKey6>(),
         value: size_of::<FragmentValue>(),
-        mapped: None,
-    };
-    const EVENTS: Layout = Layout {
-        map_type: MapType::RingBuf,
-        key: 0,
-        value: 0,
-        mapped: None,
-    };
-    const EVENT_LIMIT: Layout = Layout {
-        map_type: MapType::PerCpuArray,
-        key: size_of::<u32>(),
-        value: size_of::<EventLimit>(),
         mapped: None,
     };
 

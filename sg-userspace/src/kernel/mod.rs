@@ -4,6 +4,7 @@ mod attach;
 pub mod bpffs;
 mod detach;
 pub mod error;
+pub mod event_ring;
 mod flow_memory;
 pub mod flow_tables;
 mod hooks;

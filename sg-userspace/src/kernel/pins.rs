@@ -239,12 +239,14 @@ impl InterfacePins {
         self.dir.join("fragments6")
     }
 
-    pub fn events(&self) -> PathBuf {
-        self.dir.join("events")
+    /// What each CPU has done with its events.
+    pub fn event_rings(&self) -> PathBuf {
+        self.dir.join("event_rings")
     }
 
-    pub fn event_limit(&self) -> PathBuf {
-        self.dir.join("event_limit")
+    /// The events themselves.
+    pub fn event_slots(&self) -> PathBuf {
+        self.dir.join("event_slots")
     }
 
     /// The further programs of a hook in a generation: see `stages`.

@@ -12,8 +12,9 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use sg_common::flow::{TIMEOUTS, Timeout};
 use sg_common::lookup::{LINE_WORDS, Line, NEAR_LINES, NearTables};
-use sg_common::stage::{HAS_FLOWS, HAS_NEAR_TABLES, REMEMBERS};
+use sg_common::stage::{HAS_FLOWS, HAS_LOGS, HAS_NEAR_TABLES, HAS_TRACE, REMEMBERS};
 
+use super::event_ring::possible_cpus;
 use super::flow_memory::{FlowKeys, ages, keys_of, port_counts};
 use super::layout::FLOW_PORTS;
 use super::pins::InterfacePins;
@@ -25,10 +26,6 @@ use crate::policy::{Established, NonIp, Policy};
 /// The BPF object with all programs, as it was built.
 #[doc(hidden)]
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sg-ebpf"));
-
-/// Room for 3,600 events, which a reader that looks ten times a second never lets fill up under
-/// the rate limit of a few CPUs.
-const EVENT_RING_BYTES: u32 = 256 << 10;
 
 const INBOUND: &str = "sg_inbound";
 const OUTBOUND: &str = "sg_outbound";
@@ -71,7 +68,7 @@ pub struct Generation {
     /// Tables that fit are put where the programs find them without a lookup. False only to try the
     /// other way.
     pub may_be_near: bool,
-    /// Some rule asks for events.
+    /// Some rule asks for events, or what no rule matches is logged.
     pub has_logging_rules: bool,
     /// Log level of the packet path (1 error … 5 trace); zero removes logging from it.
     pub log_level: u8,
@@ -88,7 +85,7 @@ impl Generation {
             has_flows: true,
             only_remembers: false,
             may_be_near: true,
-            has_logging_rules: policy.rules.iter().any(|rule| rule.log),
+            has_logging_rules: policy.logs(),
             log_level: 0,
         }
     }
@@ -117,13 +114,19 @@ impl Programs {
         let essential = u8::from(generation.essential);
         let arp_only = u8::from(generation.non_ip == NonIp::ArpOnly);
         let keep_flows = u8::from(generation.keep_flows);
-        let logs = u8::from(generation.has_logging_rules);
         let shape = &compiled.shape;
         let is_near =
             generation.may_be_near && compiled.lines.len() <= NEAR_LINES && shape.host_buckets == 0;
-        let has = (u8::from(is_near) * HAS_NEAR_TABLES)
-            | (u8::from(generation.has_flows) * HAS_FLOWS)
-            | (u8::from(generation.only_remembers) * REMEMBERS);
+        let has = [
+            (is_near, HAS_NEAR_TABLES),
+            (generation.has_flows, HAS_FLOWS),
+            (generation.only_remembers, REMEMBERS),
+            (generation.has_logging_rules, HAS_LOGS),
+            (generation.log_level > 0, HAS_TRACE),
+        ];
+        let bits = has.map(|(is_so, bit)| u8::from(is_so) * bit);
+        let has = bits.iter().fold(0, |bits, bit| bits | bit);
+        let (cpus, event_slots) = (possible_cpus()?, shared.event_slots()?);
         // What is near needs no map.
         let far_lines = if is_near { 1 } else { compiled.lines.len() };
 
@@ -136,7 +139,7 @@ impl Programs {
             .override_global("SG_ARP_ONLY", &arp_only, true)
             .override_global("SG_KEEP_FLOWS", &keep_flows, true)
             .override_global("SG_HAS", &has, true)
-            .override_global("SG_LOGS", &logs, true)
+            .override_global("SG_EVENT_SLOTS", &event_slots, true)
             .override_global("SG_COLUMNS", &shape.columns[..], true)
             .override_global("SG_ROOTS6", &shape.roots6[..], true)
             .override_global("SG_DEPTH6", &shape.depth6, true)
@@ -153,7 +156,8 @@ impl Programs {
             .override_global(aya_log::LEVEL, &generation.log_level, true)
             .map_max_entries(FAR, u32::try_from(far_lines).unwrap_or(u32::MAX))
             .map_max_entries("sg_counters", shared.counter_slots.max(1))
-            .map_max_entries("sg_events", EVENT_RING_BYTES)
+            .map_max_entries("sg_event_rings", cpus)
+            .map_max_entries("sg_event_slots", cpus * event_slots)
             .map_max_entries("sg_flow_tags", groups)
             .map_max_entries("sg_flow_pages", groups)
             .map_max_entries("sg_fragments4", FRAGMENT_ENTRIES)

@@ -102,6 +102,19 @@ pub(super) fn forget(pins: &InterfacePins, generation: u32) {
     }
 }
 
+/// The id of the program of a stage; `None` where it is not there.
+pub(crate) fn program_id(
+    pins: &InterfacePins,
+    direction: Direction,
+    generation: u32,
+    stage: Stage,
+) -> Option<u32> {
+    let array = sys::open_pin(&pins.stages(direction, generation)).ok()?;
+    let mut id = [0; 4];
+    sys::lookup(array.as_fd(), &(stage as u32), &mut id).ok()?;
+    Some(u32::from_ne_bytes(id))
+}
+
 /// The ids of all programs in the pinned arrays.
 pub(super) fn program_ids(pins: &InterfacePins) -> Vec<u32> {
     let mut ids = Vec::new();

@@ -7,9 +7,8 @@
 
 use std::fs;
 use std::os::fd::AsFd;
-use std::path::Path;
 
-use aya::maps::{Map, MapData, MapInfo};
+use aya::maps::{MapData, MapInfo};
 use serde::{Deserialize, Serialize};
 use sg_common::LAYOUT_VERSION;
 use sg_common::counters::SlotCounters;
@@ -220,13 +219,6 @@ fn parse(bytes: &[u8]) -> Result<State, String> {
         return Err("its checksum does not match".into());
     }
     serde_json::from_slice(json).map_err(|e| e.to_string())
-}
-
-/// Opens a pinned map of the interface.
-pub(crate) fn open_map(path: &Path) -> Result<Map, KernelError> {
-    let opening =
-        |e: aya::maps::MapError| KernelError::bpf(format!("opening {}", path.display()), e);
-    Map::from_map_data(MapData::from_pin(path).map_err(opening)?).map_err(opening)
 }
 
 #[cfg(test)]

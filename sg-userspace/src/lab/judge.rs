@@ -10,7 +10,7 @@ use super::report::{AnswerBy, Attempt, InterfaceCount};
 use super::traffic::Outcome;
 use crate::observe::counters::Counters;
 use crate::observe::explain::explain_policy;
-use crate::policy::Policy;
+use crate::policy::{Policy, titled};
 
 /// Puts an attempt beside the policy's word on it.
 pub(super) fn attempt(policy: &Policy, tried: &Try, outcome: &Outcome) -> Attempt {
@@ -52,7 +52,11 @@ pub(super) fn differing_attempts(attempts: &[Attempt]) -> impl Iterator<Item = S
     attempts.iter().filter(|a| !a.as_policy_says).map(|a| {
         let port = a.port.map(|port| format!(" {port}")).unwrap_or_default();
         let by = match &a.rule {
-            Some(rule) => format!("rule {} `{}`", rule.position, rule.summary),
+            Some(rule) => format!(
+                "rule {} `{}`",
+                rule.position,
+                titled(rule.name.as_deref(), &rule.summary)
+            ),
             None => a.reason.to_owned(),
         };
         let seen = match (&a.note, a.got) {

@@ -1,33 +1,52 @@
-//! Events of rules with `log`, as they come out of an interface's ring.
+//! Logged packets, as they come out of an interface's rings.
 
 use std::fmt;
 use std::net::IpAddr;
 
-use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
+use jiff::{SignedDuration, Timestamp};
+use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
-use sg_common::event::{Event, EventLimit};
+use sg_common::event::Event;
 use sg_common::flow::{ipv4, ipv6};
 use sg_common::protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
-use sg_common::verdict::{Action, Direction};
+use sg_common::verdict::{Action, Direction, Reason, reason_slot};
 
 use super::attached::Attached;
 use crate::kernel::KernelError;
+use crate::kernel::event_ring::EventReader;
 use crate::kernel::pins::InterfacePins;
-use crate::kernel::state::{State, open_map};
+use crate::kernel::state::{SlotOwner, State};
+use crate::policy::titled;
 
-/// Reads the ring of one interface. There should be one reader at a time: an event is given once.
+/// Follows the rings of one interface. Readers take nothing from each other.
 pub struct Events {
     pins: InterfacePins,
-    ring: RingBuf<MapData>,
-    limit: Map,
-    suppressed: u64,
+    reader: EventReader,
+}
+
+/// What has been logged since the last look. `packets`, `lost` and `suppressed` together are what was
+/// to be logged.
+#[derive(Clone, Debug, Default)]
+pub struct Logged {
+    /// Oldest first.
+    pub packets: Vec<LoggedPacket>,
+    /// Overwritten before they were read.
+    pub lost: u64,
+    /// Held back by the rate limit.
+    pub suppressed: u64,
 }
 
 /// One logged packet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LoggedPacket {
+    /// When it was judged, up to a tick of the kernel (1 to 10 ms) too early.
+    #[serde(serialize_with = "as_text")]
+    pub at: Timestamp,
+    pub interface: String,
     pub direction: &'static str,
     pub verdict: &'static str,
+    /// Of the policy that judged it.
+    pub generation: u32,
     pub protocol: u8,
     pub local: IpAddr,
     pub local_port: Option<u16>,
@@ -35,70 +54,77 @@ pub struct LoggedPacket {
     pub remote_port: Option<u16>,
     pub icmp_type: Option<u8>,
     pub icmp_code: Option<u8>,
+    /// As in the header, of TCP.
+    pub tcp_flags: Option<u8>,
     pub bytes: u32,
-    /// The rule that decided; null if it is gone since.
+    /// The rule that decided; null if none did, or if it is gone since.
     pub rule: Option<LoggingRule>,
+    /// `rule`, or the reason under which the packet is counted.
+    pub reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LoggingRule {
     pub group: String,
-    pub position: u32,
+    /// Null for a rule that is no longer in the policy.
+    pub position: Option<u32>,
+    pub name: Option<String>,
     pub summary: String,
 }
 
+fn as_text<S: serde::Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(at)
+}
+
 impl Events {
-    /// Opens the ring of an attached interface.
+    /// Follows the rings of an attached interface from now on.
     pub fn open(attached: &Attached) -> Result<Self, KernelError> {
-        let pins = attached.pins.clone();
-        let ring = RingBuf::try_from(open_map(&pins.events())?)
-            .map_err(|e| KernelError::bpf("opening the event ring", e))?;
-        let limit = open_map(&pins.event_limit())?;
-        let mut events = Events {
-            pins,
-            ring,
-            limit,
-            suppressed: 0,
-        };
-        events.suppressed = events.suppressed_in_all()?;
-        Ok(events)
+        Ok(Events {
+            pins: attached.pins.clone(),
+            reader: EventReader::open(&attached.pins)?,
+        })
     }
 
-    /// Everything in the ring, oldest first, and how many events have been held back since the
-    /// last call (over the rate limit, or no room).
-    pub fn drain(&mut self) -> Result<(Vec<LoggedPacket>, u64), KernelError> {
-        let mut events = Vec::new();
-        while let Some(item) = self.ring.next() {
-            events.extend(parse(&item));
-        }
+    /// Follows the rings of an interface that has just been attached, from the first packet on.
+    pub fn from_the_first(attached: &Attached) -> Result<Self, KernelError> {
+        Ok(Events {
+            pins: attached.pins.clone(),
+            reader: EventReader::from_the_first(&attached.pins)?,
+        })
+    }
+
+    /// Everything since the last call.
+    pub fn drain(&mut self) -> Result<Logged, KernelError> {
+        let drained = self.reader.drain();
         // Only who has something to name needs the names.
-        let state = match events.is_empty() {
+        let state = match drained.events.is_empty() {
             true => None,
             false => State::read(&self.pins)?,
         };
-        let packets = events.iter().map(|e| logged(e, state.as_ref())).collect();
-        let suppressed = self.suppressed_in_all()?;
-        let held_back = suppressed.saturating_sub(self.suppressed);
-        self.suppressed = suppressed;
-        Ok((packets, held_back))
-    }
-
-    fn suppressed_in_all(&self) -> Result<u64, KernelError> {
-        let failed = |e| KernelError::bpf("reading the event limit", e);
-        let limit: PerCpuArray<_, EventLimit> =
-            PerCpuArray::try_from(&self.limit).map_err(failed)?;
-        let cpus = limit.get(&0, 0).map_err(failed)?;
-        Ok(cpus.iter().map(|cpu| cpu.suppressed).sum())
+        let booted = booted();
+        let packets = drained.events.iter();
+        Ok(Logged {
+            packets: packets
+                .map(|event| logged(event, booted, state.as_ref()))
+                .collect(),
+            lost: drained.lost,
+            suppressed: drained.suppressed,
+        })
     }
 }
 
-fn parse(bytes: &[u8]) -> Option<Event> {
-    let bytes: &[u8; size_of::<Event>()] = bytes.try_into().ok()?;
-    // SAFETY: an event is plain integers, and the array has its size.
-    Some(unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() })
+/// When `CLOCK_MONOTONIC` was zero, by the wall clock as it is set now.
+fn booted() -> Timestamp {
+    let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map(|t| SignedDuration::new(t.tv_sec(), t.tv_nsec() as i32));
+    let now = Timestamp::now();
+    monotonic
+        .ok()
+        .and_then(|since| now.checked_sub(since).ok())
+        .unwrap_or(now)
 }
 
-fn logged(event: &Event, state: Option<&State>) -> LoggedPacket {
+fn logged(event: &Event, booted: Timestamp, state: Option<&State>) -> LoggedPacket {
     let address = |words: [u32; 4]| -> IpAddr {
         match event.v6 {
             0 => ipv4(words[0]).into(),
@@ -123,9 +149,15 @@ fn logged(event: &Event, state: Option<&State>) -> LoggedPacket {
     } else {
         Action::Drop
     };
+    let nanoseconds = i64::try_from(event.time).unwrap_or(i64::MAX);
+    let at = booted.checked_add(SignedDuration::from_nanos(nanoseconds));
+    let reason = reason_of(direction, event.slot);
     LoggedPacket {
+        at: at.unwrap_or(booted),
+        interface: state.map_or_else(String::new, |state| state.interface.clone()),
         direction: direction.name(),
         verdict: action.name(),
+        generation: event.generation,
         protocol: event.protocol,
         local: address(event.local),
         local_port: has_ports.then_some(event.local_port),
@@ -134,15 +166,32 @@ fn logged(event: &Event, state: Option<&State>) -> LoggedPacket {
         icmp_type: is_icmp.then_some(kind),
         icmp_code: is_icmp.then_some(code),
         bytes: event.bytes,
-        rule: state.and_then(|state| {
-            let owner = state.rules.iter().find(|o| o.slot == event.slot)?;
-            Some(LoggingRule {
-                group: owner.group.clone(),
-                position: owner.position,
-                summary: owner.summary.clone(),
-            })
-        }),
+        tcp_flags: (event.protocol == IPPROTO_TCP).then_some(event.tcp_flags),
+        rule: state
+            .filter(|_| reason.is_none())
+            .and_then(|state| rule_of(state, event.slot)),
+        reason: reason.map_or("rule", Reason::name),
     }
+}
+
+/// The reason that a slot counts, unless it is a rule's.
+fn reason_of(direction: Direction, slot: u32) -> Option<Reason> {
+    Reason::ALL
+        .into_iter()
+        .find(|reason| reason_slot(direction, *reason) == slot)
+}
+
+fn rule_of(state: &State, slot: u32) -> Option<LoggingRule> {
+    let of = |owners: &[SlotOwner], is_there: bool| {
+        let owner = owners.iter().find(|owner| owner.slot == slot)?;
+        Some(LoggingRule {
+            group: owner.group.clone(),
+            position: is_there.then_some(owner.position),
+            name: owner.name.clone(),
+            summary: owner.summary.clone(),
+        })
+    };
+    of(&state.rules, true).or_else(|| of(&state.retired, false))
 }
 
 /// One line, e.g. `drop inbound tcp 198.51.100.1:4000 → 192.0.2.1:3306, 60 bytes, by rule 7 of tke
@@ -178,8 +227,20 @@ impl fmt::Display for LoggedPacket {
         }
         write!(f, ", {} bytes", self.bytes)?;
         match &self.rule {
-            Some(r) => write!(f, ", by rule {} of {} ({})", r.position, r.group, r.summary),
-            None => write!(f, ", by a rule that is gone"),
+            Some(rule) => write!(f, ", by {rule}"),
+            None if self.reason == "rule" => write!(f, ", by a rule that is gone"),
+            None => write!(f, ", {}", self.reason),
         }
+    }
+}
+
+impl fmt::Display for LoggingRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.position {
+            Some(position) => write!(f, "rule {position}")?,
+            None => write!(f, "a former rule")?,
+        }
+        let title = titled(self.name.as_deref(), &self.summary);
+        write!(f, " of {} ({title})", self.group)
     }
 }

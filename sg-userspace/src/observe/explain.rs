@@ -56,6 +56,7 @@ pub struct Explanation {
 pub struct ExplainedRule {
     pub group: String,
     pub position: u32,
+    pub name: Option<String>,
     pub summary: String,
     pub description: Option<String>,
 }
@@ -80,6 +81,7 @@ pub fn explain_policy(policy: &Policy, question: &Question) -> Explanation {
             ExplainedRule {
                 group: rule.group.clone(),
                 position: rule.position,
+                name: rule.name.clone(),
                 summary: rule.summary.clone(),
                 description: rule.description.clone(),
             },
@@ -118,6 +120,7 @@ pub fn explain_attached(
         ExplainedRule {
             group: owner.group.clone(),
             position: owner.position,
+            name: owner.name.clone(),
             summary: owner.summary.clone(),
             description: owner.description.clone(),
         },

@@ -44,6 +44,7 @@ pub struct Flow {
 pub struct FlowRule {
     pub group: String,
     pub position: Option<u32>,
+    pub name: Option<String>,
     pub summary: String,
 }
 
@@ -58,6 +59,7 @@ pub fn flows(attached: &Attached) -> Result<Vec<Flow>, KernelError> {
             FlowRule {
                 group: owner.group.clone(),
                 position,
+                name: owner.name.clone(),
                 summary: owner.summary.clone(),
             },
         );

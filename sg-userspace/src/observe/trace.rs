@@ -5,8 +5,11 @@ use std::sync::Mutex;
 
 use aya_log::EbpfLogger;
 
+use sg_common::stage::Stage;
+use sg_common::verdict::Direction;
+
 use super::attached::Attached;
-use crate::kernel::KernelError;
+use crate::kernel::{KernelError, stages};
 
 /// Level at which every record of the packet path is written (`aya_log::Level::Trace`).
 pub const TRACE: u8 = 5;
@@ -37,15 +40,22 @@ impl log::Log for Lines {
 }
 
 impl PacketTrace {
-    /// Opens the log of the programs that `attached` runs now. Both write to one ring.
+    /// Opens the log of the programs that `attached` runs now. All of them write to one ring, which is
+    /// found by a tail-call target: the attached programs themselves leave every packet to those.
     pub fn open(attached: &Attached) -> Result<Self, KernelError> {
-        let state = attached.state()?;
-        let reader = EbpfLogger::init_from_id_with_logger(state.inbound_program, Lines(&LINES))
+        let generation = attached.state()?.policy.generation;
+        let stage = (Direction::Inbound, Stage::Long);
+        let program = stages::program_id(&attached.pins, stage.0, generation, stage.1).ok_or(
+            KernelError::MissingPin {
+                what: format!(
+                    "opening {}",
+                    attached.pins.stages(stage.0, generation).display()
+                ),
+            },
+        )?;
+        let reader = EbpfLogger::init_from_id_with_logger(program, Lines(&LINES))
             .map_err(|e| KernelError::bpf("opening the packet path's log", e))?;
-        Ok(PacketTrace {
-            generation: state.policy.generation,
-            reader,
-        })
+        Ok(PacketTrace { generation, reader })
     }
 
     /// The generation whose programs this reads; another one has a ring of its own.

@@ -53,6 +53,9 @@ pub(crate) fn of<'p>(
         Established::Keep => 1,
         Established::Flush => 2,
     });
+    for log in policy.log_no_match {
+        form.number(u64::from(log));
+    }
     for seconds in policy.timeouts {
         form.number(u64::from(seconds));
     }

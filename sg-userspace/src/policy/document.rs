@@ -39,6 +39,8 @@ pub(crate) struct Options {
     pub(crate) essential: Option<Given<bool>>,
     pub(crate) non_ip: Option<Given<NonIp>>,
     pub(crate) established: Option<Given<Established>>,
+    /// By direction.
+    pub(crate) log_no_match: Option<Given<[bool; 2]>>,
     /// Seconds, by index of `Timeout`.
     pub(crate) timeouts: [Option<Given<u32>>; TIMEOUTS],
 }
@@ -52,6 +54,15 @@ pub(crate) struct Group {
     pub(crate) location: Location,
     pub(crate) inbound: Vec<Draft>,
     pub(crate) outbound: Vec<Draft>,
+}
+
+impl Group {
+    pub(crate) fn rules_mut(&mut self, direction: Direction) -> &mut Vec<Draft> {
+        match direction {
+            Direction::Inbound => &mut self.inbound,
+            Direction::Outbound => &mut self.outbound,
+        }
+    }
 }
 
 /// A policy file that was walked.
@@ -72,6 +83,7 @@ const KEYS: &[&str] = &[
     "essential",
     "non-ip",
     "established",
+    "log-no-match",
     "timeouts",
     "address-sets",
     "port-sets",
@@ -153,6 +165,16 @@ fn options(ctx: &mut Ctx<'_>, file: &Fields<'_, '_>) -> Options {
         ];
         options.established =
             fields::choice(ctx, node, "`established`", &known).map(|v| given(ctx, at, v));
+    }
+    if let Some((at, node)) = file.entry("log-no-match") {
+        let known = [
+            ("true", [true, true]),
+            ("false", [false, false]),
+            ("inbound", [true, false]),
+            ("outbound", [false, true]),
+        ];
+        options.log_no_match =
+            fields::choice(ctx, node, "`log-no-match`", &known).map(|v| given(ctx, at, v));
     }
     if let Some(node) = file.get("timeouts") {
         timeouts(ctx, node, &mut options);

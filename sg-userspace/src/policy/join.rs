@@ -36,6 +36,9 @@ pub(crate) fn join(loading: &mut Loading, documents: Vec<(Source, Document)>) ->
     let established = agree(loading, &documents, "established", |d| {
         d.options.established.as_ref()
     });
+    let log_no_match = agree(loading, &documents, "log-no-match", |d| {
+        d.options.log_no_match.as_ref()
+    });
     let mut timeouts = Timeout::defaults();
     for (index, (timeout, slot)) in Timeout::ALL.into_iter().zip(&mut timeouts).enumerate() {
         let key = format!("timeouts: {}", timeout.name());
@@ -66,6 +69,7 @@ pub(crate) fn join(loading: &mut Loading, documents: Vec<(Source, Document)>) ->
         essential: essential.unwrap_or(true),
         non_ip: non_ip.unwrap_or_default(),
         established: established.unwrap_or_default(),
+        log_no_match: log_no_match.unwrap_or_default(),
         timeouts,
         sources: loading.take_files(),
     };
@@ -133,21 +137,17 @@ fn distinct_groups(loading: &mut Loading, documents: &[(Source, Document)]) {
 
 /// Leaves the trailing denies of all groups but the last out, or keeps them, and says so.
 fn trailing(groups: &mut [Group], mode: TrailingDeny, findings: &mut Vec<Finding>) {
-    let Some((_, others)) = groups.split_last_mut() else {
+    let Some((last, others)) = groups.split_last_mut() else {
         return;
     };
+    let mut deferred: [Vec<Draft>; 2] = Default::default();
     for group in others {
         for direction in Direction::BOTH {
             let rules = match direction {
                 Direction::Inbound => &mut group.inbound,
                 Direction::Outbound => &mut group.outbound,
             };
-            let denies = |rule: &&Draft| {
-                rule.protocol == Protocol::All
-                    && rule.action == Action::Drop
-                    && cover::is_whole_family(&rule.remote)
-            };
-            let kept = rules.len() - rules.iter().rev().take_while(denies).count();
+            let kept = rules.len() - trailing_denies(rules);
             let Some(first) = rules.get(kept) else {
                 continue;
             };
@@ -160,7 +160,8 @@ fn trailing(groups: &mut [Group], mode: TrailingDeny, findings: &mut Vec<Finding
             let location = first.location.clone();
             let finding = match mode {
                 TrailingDeny::Defer => {
-                    rules.truncate(kept);
+                    let left_out = rules.split_off(kept).into_iter();
+                    deferred[direction as usize].extend(left_out.filter(|rule| rule.log));
                     Finding::warning(
                         "trailing-deny-deferred",
                         format!("{what}: it takes effect only in the last group and is left out here"),
@@ -174,6 +175,36 @@ fn trailing(groups: &mut [Group], mode: TrailingDeny, findings: &mut Vec<Finding
                 .help("write `trailing-deny: defer` to let the later groups decide, or remove the rule"),
             };
             findings.push(finding.at(&location));
+        }
+    }
+    for (direction, deferred) in Direction::BOTH.into_iter().zip(deferred) {
+        keep_logs(last.rules_mut(direction), deferred);
+    }
+}
+
+/// How many rules at the end of a list drop everything, of one family or both.
+fn trailing_denies(rules: &[Draft]) -> usize {
+    let denies = |rule: &&Draft| {
+        rule.protocol == Protocol::All
+            && rule.action == Action::Drop
+            && cover::is_whole_family(&rule.remote)
+    };
+    rules.iter().rev().take_while(denies).count()
+}
+
+/// Lets deferred denies log in the last group what they would have logged (SPEC P9): by the rule there
+/// that drops the same, or else as rules in front of those that drop everything.
+fn keep_logs(last: &mut Vec<Draft>, deferred: Vec<Draft>) {
+    let denies = last.len() - trailing_denies(last);
+    let mut at = denies;
+    for rule in deferred {
+        let mut rest = last.iter_mut().skip(denies);
+        match rest.find(|other| other.remote == rule.remote) {
+            Some(same) => same.log = true,
+            None => {
+                last.insert(at, rule);
+                at += 1;
+            }
         }
     }
 }

@@ -73,7 +73,9 @@ fn open(rule: &Rule) -> Option<Finding> {
     if let Some((first, last)) = range.filter(|_| is(6) || is(17)) {
         let message = format!(
             "`{}` opens {first}-{last}: {EPHEMERAL} lies outside Kubernetes' NodePort range {}-{} and inside Linux' ephemeral range 32768-60999",
-            rule.summary, NODE_PORTS.0, NODE_PORTS.1
+            rule.title(),
+            NODE_PORTS.0,
+            NODE_PORTS.1
         );
         let help = format!("end the range at {}", NODE_PORTS.1);
         return Some(Finding::note("node-port-range", message).help(help));
@@ -111,11 +113,11 @@ fn shadows(
         };
         let message = format!(
             "`{}` {} can never match: {} rule {} (`{}` {}, {}:{}) covers it",
-            rule.summary,
+            rule.title(),
             rule.action.name(),
             first.direction.name(),
             first.position,
-            first.summary,
+            first.title(),
             first.action.name(),
             first.source.file,
             first.source.line,

@@ -137,13 +137,36 @@ pub struct Policy {
     pub essential: bool,
     pub non_ip: NonIp,
     pub established: Established,
+    /// Log what no rule matches, by direction (SPEC P9).
+    pub log_no_match: [bool; 2],
     /// Idle seconds after which a flow is forgotten, indexed by `sg_common::flow::Timeout`.
     pub timeouts: [u32; sg_common::flow::TIMEOUTS],
     /// Every file that was read (policy and set files), for `run` to watch.
     pub sources: Vec<PathBuf>,
 }
 
+/// A rule's match, with its name in front if it has one: `[ssh] tcp 22 from 192.0.2.0/24`. Wherever a
+/// rule is shown, it is shown like this.
+pub fn titled(name: Option<&str>, summary: &str) -> String {
+    match name {
+        Some(name) => format!("[{name}] {summary}"),
+        None => summary.to_owned(),
+    }
+}
+
+impl Rule {
+    /// See [`titled`].
+    pub fn title(&self) -> String {
+        titled(self.name.as_deref(), &self.summary)
+    }
+}
+
 impl Policy {
+    /// Whether there is anything to be logged.
+    pub fn logs(&self) -> bool {
+        self.log_no_match.contains(&true) || self.rules.iter().any(|rule| rule.log)
+    }
+
     /// The rules of one direction in order.
     pub fn rules_of(&self, direction: Direction) -> impl Iterator<Item = &Rule> {
         self.rules.iter().filter(move |r| r.direction == direction)

@@ -6,6 +6,5 @@ mod kernel;
 mod refusals;
 mod run;
 mod schema;
-mod shared;
 mod words;
 mod world;

@@ -196,20 +196,79 @@ fn a_bad_or_missing_file_keeps_the_policy_in_force() {
     assert_eq!(in_force(&world), ("late".to_owned(), 2));
 }
 
+/// Proves P9: with the name of the rule.
 #[test]
 fn packets_of_rules_with_log_are_printed() {
     let world = World::new();
-    let text = "name: p\ninbound: [{protocol: icmp, from: any, action: drop, log: true}]\n";
+    let text = "name: p\n\
+                inbound: [{protocol: icmp, from: any, action: drop, log: true, name: no-ping}]\n";
     let path = file(world.dir.path(), "p.yaml", text);
     let running = Running::start(&world, &[&path]);
     running.says("applied p on nic");
     world.ping_node(1);
-    running.says("drop inbound icmp 192.0.2.2 → 192.0.2.1 type 8/0, 98 bytes, by rule 1 of p");
+    running.says(
+        "drop inbound icmp 192.0.2.2 → 192.0.2.1 type 8/0, 98 bytes, by rule 1 of p ([no-ping] icmp",
+    );
     // The ring outlives the policy.
     std::fs::write(&path, text.replace("name: p", "name: q")).unwrap();
     running.says("reloaded q");
     world.ping_node(1);
     running.says("by rule 1 of q");
+    let text = "name: r\nlog-no-match: inbound\n";
+    std::fs::write(&path, text).unwrap();
+    running.says("reloaded r");
+    world.ping_node(1);
+    running.says("type 8/0, 98 bytes, no-match");
+}
+
+/// Proves O2: while the reader sleeps, packets are judged at their own times.
+#[test]
+fn a_packet_is_printed_with_its_own_time() {
+    let world = World::new();
+    let text = "inbound: [{protocol: icmp, from: any, action: drop, log: true}]\n";
+    let path = file(world.dir.path(), "p.yaml", text);
+    let running = Running::start(&world, &[&path, "--json"]);
+    running.says(r#""event":"applied""#);
+    running.signal(Signal::SIGSTOP);
+    world.ping_node(1);
+    let after = jiff::Timestamp::now();
+    std::thread::sleep(Duration::from_millis(1500));
+    running.signal(Signal::SIGCONT);
+    let line = running.line(r#""event":"packet""#);
+    let packet: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let at: jiff::Timestamp = packet["at"].as_str().unwrap().parse().unwrap();
+    assert!(at <= after, "{at} is after {after}");
+    assert!(
+        after.duration_since(at) < jiff::SignedDuration::from_secs(5),
+        "{at}"
+    );
+    assert_eq!(
+        (&packet["interface"], &packet["generation"]),
+        (&"nic".into(), &1.into())
+    );
+}
+
+/// The packet path's own log has every packet: those of the fast path, and both directions.
+#[test]
+fn trace_prints_what_the_packet_path_says_of_every_packet() {
+    let world = World::new();
+    let text = "inbound: [{protocol: icmp, from: any, action: accept}]\n\
+                outbound: [{protocol: all, to: any, action: accept}]\n";
+    let path = file(world.dir.path(), "p.yaml", text);
+    let running = Running::start(&world, &[&path, "--trace"]);
+    running.says("applied p on nic");
+    world.send_udp_to_node(9);
+    running.says("direction 0 accept 0 slot 4");
+    world.ping_node(1);
+    running.says("direction 0 accept 1 slot 32");
+    running.says("direction 1 accept 1 slot 33");
+    // Another policy has programs and a log of its own.
+    std::fs::write(&path, text.replace("icmp", "udp")).unwrap();
+    running.says("reloaded p on nic, generation 2");
+    world.send_udp_to_node(9);
+    running.says("direction 0 accept 1 slot 34");
+    assert_eq!(running.end(Signal::SIGINT).0, Some(0));
+    world.assert_untouched();
 }
 
 /// Proves K9: what has timed out leaves the table while `run` runs, without any packet.

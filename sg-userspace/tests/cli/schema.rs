@@ -172,7 +172,10 @@ fn explained(rule: Value, interface: &str) -> Value {
 }
 
 fn explained_rule() -> Value {
-    json!({"group": "text", "position": "number", "summary": "text", "description": "text?"})
+    json!({
+        "group": "text", "position": "number", "name": "text?", "summary": "text",
+        "description": "text?",
+    })
 }
 
 /// The expectations can fail: else the tests below say nothing.
@@ -307,7 +310,9 @@ fn flows_of_one() -> Value {
             "opened": "inbound|outbound", "kind": "half-open|established", "state": "text",
             "seeded": "bool", "age_seconds": "number", "idle_seconds": "number",
             "generation": "number",
-            "rule": ["?", {"group": "text", "position": "number?", "summary": "text"}],
+            "rule": ["?", {
+                "group": "text", "position": "number?", "name": "text?", "summary": "text",
+            }],
         }],
     })
 }
@@ -331,11 +336,12 @@ fn streams() {
     event("applied", applied());
     event("counters", counters_of_one());
     world.ping_node(1);
-    let rule = json!({"group": "p", "position": "number", "summary": "text"});
+    let rule = json!({"group": "p", "position": "number", "name": "text?", "summary": "text"});
     let packet = json!({
         "direction": "inbound", "verdict": "drop", "protocol": "number",
         "local": "address", "local_port": "number?", "remote": "address", "remote_port": "number?",
-        "icmp_type": "number?", "icmp_code": "number?", "bytes": "number", "rule": rule,
+        "icmp_type": "number?", "icmp_code": "number?", "tcp_flags": "number?", "bytes": "number",
+        "generation": "number", "rule": rule, "reason": "rule",
     });
     event("packet", packet);
     std::fs::write(&path, text.replace("name: p", "name: q")).unwrap();

@@ -170,6 +170,16 @@ impl World {
             .output();
     }
 
+    /// A datagram to the node from outside, to a port at which nobody listens.
+    pub(crate) fn send_udp_to_node(&self, port: u16) {
+        let send = format!("echo x > /dev/udp/192.0.2.1/{port}");
+        let ran = Command::new("ip")
+            .args(["netns", "exec", &self.peer, "bash", "-c", &send])
+            .output();
+        let ran = Ran::of(&ran.expect("the tests need iproute2"));
+        assert_eq!(ran.code, 0, "{}", ran.all());
+    }
+
     /// True when the node's interface runs an XDP program.
     pub(crate) fn has_xdp(&self) -> bool {
         let shown = Command::new("ip")

@@ -10,7 +10,6 @@ use sg_userspace::kernel::{
     ApplyOptions, EgressHook, KernelError, XdpMode, apply, detach, interfaces,
 };
 use sg_userspace::observe::attached::{Health, Scope, attached};
-use sg_userspace::observe::events::Events;
 use sg_userspace::observe::explain::{
     Explanation, Question, Transport, explain_attached, explain_policy,
 };
@@ -235,49 +234,6 @@ fn the_recommended_policy_is_applied_and_replaced() {
         let links = 1 + usize::from(egress_hooks().contains(&EgressHook::Tcx));
         assert!(loaded_links().filter_map(Result::ok).count() >= links);
         assert!(Path::new(&only(sandbox, "sg0").status().unwrap().pins).is_dir());
-    });
-}
-
-/// Rules with `log` leave an event of each packet they decide, within the rate limit.
-#[test]
-fn logged_packets_come_out_of_the_ring() {
-    sandbox(|sandbox| {
-        sandbox.veth("sg0", "sg1");
-        let rules =
-            "in tcp 22 from any accept\nin all from any drop log\nout all to any accept log";
-        apply_rules(sandbox, rules, &sandbox.options("sg0"));
-        let mut events = Events::open(&only(sandbox, "sg0")).unwrap_or_else(|e| panic!("{e}"));
-        let (peer, node) = (RawSender::new("sg1"), RawSender::new("sg0"));
-        peer.send(frame("tcp 198.51.100.1:4000 > 192.0.2.1:22 syn").bytes());
-        let dropped = frame("tcp [2001:db8::9]:4000 > [2001:db8::1]:80 syn");
-        peer.send(dropped.bytes());
-        read_when(sandbox, "sg0", |c| c.totals[0].packets == 2);
-        node.send(frame("icmp 192.0.2.1 > 198.51.100.1 8/0 id 3").bytes());
-        let (packets, held_back) = events.drain().unwrap_or_else(|e| panic!("{e}"));
-        let lines: Vec<String> = packets.iter().map(ToString::to_string).collect();
-        assert_eq!(
-            lines,
-            [
-                format!(
-                    "drop inbound tcp [2001:db8::9]:4000 → [2001:db8::1]:80, {} bytes, by rule 2 \
-                     of lines (all from any)",
-                    dropped.bytes().len()
-                ),
-                "accept outbound icmp 192.0.2.1 → 198.51.100.1 type 8/0, 66 bytes, by rule 1 of \
-                 lines (all to any)"
-                    .to_owned(),
-            ]
-        );
-        assert_eq!(held_back, 0);
-
-        // A flood is counted, not written.
-        let flood = frame("udp 192.0.2.1:1 > 198.51.100.1:2");
-        for _ in 0..10_000 {
-            node.send(flood.bytes());
-        }
-        let (packets, held_back) = events.drain().unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(packets.len() as u64 + held_back, 10_000);
-        assert!(packets.len() < 9_000, "{} written", packets.len());
     });
 }
 

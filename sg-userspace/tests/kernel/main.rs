@@ -4,6 +4,7 @@ mod agreement;
 mod attach;
 mod budget;
 mod buffers;
+mod events;
 mod facts;
 mod flow_model;
 mod flow_race;

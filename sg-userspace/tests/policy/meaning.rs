@@ -90,6 +90,74 @@ fn a_trailing_deny_is_deferred_to_the_last_group_unless_it_is_honoured() {
     assert!(!codes(&alone).iter().any(|c| c.starts_with("trailing")));
 }
 
+/// Proves P9: what no rule matches is logged where that is said, by direction.
+#[test]
+fn what_no_rule_matches_can_be_logged() {
+    for (value, expected) in [
+        ("true", [true, true]),
+        ("false", [false, false]),
+        ("inbound", [true, false]),
+        ("outbound", [false, true]),
+    ] {
+        let policy = good(&format!(
+            "log-no-match: {value}\n{}",
+            rule("protocol: tcp, from: any, action: accept")
+        ))
+        .policy;
+        assert_eq!(policy.log_no_match, expected, "{value}");
+        assert_eq!(policy.logs(), expected.contains(&true), "{value}");
+    }
+    assert!(!good("{}\n").policy.logs());
+    let error = load_text("p.yaml", "log-no-match: both\n", None, &[]).unwrap_err();
+    let printed = error.to_string();
+    assert!(
+        printed.contains("p.yaml:1:15") && printed.contains("inbound, outbound"),
+        "{printed}"
+    );
+}
+
+/// Proves P9: of a deny that is deferred, what it would have logged is logged, and nothing else.
+#[test]
+fn a_deferred_trailing_deny_keeps_its_log() {
+    let of = |first: &str, last: &str| {
+        let text = format!(
+            "groups:\n- name: base\n  inbound:\n  - {{protocol: tcp, from: any, action: accept}}\n{first}\
+             - name: team\n  inbound:\n  - {{protocol: udp, from: any, action: accept}}\n{last}"
+        );
+        let rules = good(&text).policy.rules;
+        let shown = rules.iter().map(|r| {
+            let log = if r.log { " log" } else { "" };
+            format!("{}: {} {}{log}", r.group, r.title(), r.action.name())
+        });
+        shown.collect::<Vec<_>>()
+    };
+    let deny = |from: &str, more: &str| {
+        format!("  - {{protocol: all, from: {from:?}, action: drop{more}}}\n")
+    };
+    let accepts = ["base: tcp from any accept", "team: udp from any accept"];
+    // Without a log it is left out, as ever.
+    assert_eq!(of(&deny("any", ""), ""), accepts);
+    // The last group has none of its own.
+    let logged = deny("any", ", log: true, name: rest");
+    let kept = "team: [rest] all from any drop log";
+    assert_eq!(of(&logged, ""), [accepts[0], accepts[1], kept]);
+    // The same: that one logs.
+    assert_eq!(
+        of(&logged, &deny("any", "")),
+        [accepts[0], accepts[1], "team: all from any drop log"]
+    );
+    // Another: only what was to be logged is.
+    assert_eq!(
+        of(&deny("0.0.0.0/0", ", log: true"), &deny("any", "")),
+        [
+            accepts[0],
+            accepts[1],
+            "team: all from 0.0.0.0/0 drop log",
+            "team: all from any drop"
+        ]
+    );
+}
+
 /// Proves P1, P2 and P3.
 #[test]
 fn several_files_bind_their_groups_in_order_and_must_agree() {
@@ -192,6 +260,8 @@ fn the_digest_counts_meaning_and_not_spelling_or_paths() {
         plain.replace("inbound", "non-ip: arp-only\ninbound"),
         plain.replace("inbound", "timeouts: {udp: 31}\ninbound"),
         plain.replace("}", ", log: true}"),
+        plain.replace("inbound", "log-no-match: true\ninbound"),
+        plain.replace("inbound", "log-no-match: outbound\ninbound"),
         plain.replace("inbound", "name: x\ninbound"),
     ] {
         assert_ne!(of("a.yaml", &changed), digest, "{changed}");

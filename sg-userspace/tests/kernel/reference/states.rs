@@ -241,7 +241,6 @@ mod tests {
     use sg_common::verdict::Direction;
     use sg_common::{tcp, track};
 
-    use super::super::parse::Numbers;
     use super::*;
 
     fn seen(transport: Transport) -> Seen {
@@ -254,7 +253,6 @@ mod tests {
             source: 1,
             destination: 2,
             flags,
-            numbers: Numbers::default(),
         })
     }
 

@@ -43,6 +43,13 @@ pub(crate) fn policy(rng: &mut Rng, rules: usize) -> PolicyText {
     if rng.bool() {
         options.push("non-ip: arp-only".to_owned());
     }
+    // What is logged has the same fate as what is not, by another path through the programs.
+    if rng.u8(..3) == 0 {
+        let which = rng
+            .choice(["true", "inbound", "outbound"])
+            .unwrap_or("true");
+        options.push(format!("log-no-match: {which}"));
+    }
     match rng.u8(..4) {
         0 => options.push("trailing-deny: honour".to_owned()),
         1 => options.push("trailing-deny: defer".to_owned()),
@@ -71,6 +78,7 @@ fn close(rng: &mut Rng, group: &mut Group) {
                 "in all from any accept",
             ])
             .unwrap_or(&"in all from any drop");
-        group.rules.push(rule.to_owned());
+        let log = if rng.u8(..4) == 0 { " log" } else { "" };
+        group.rules.push(format!("{rule}{log}"));
     }
 }

@@ -362,7 +362,11 @@ fn same_rules(policy: &Policy, flat: &Policy) -> Result<(), Disagreement> {
         policy
             .rules
             .iter()
-            .map(|r| format!("{} {} {}", r.direction.name(), r.summary, r.action.name()))
+            .map(|r| {
+                let log = if r.log { " log" } else { "" };
+                let (direction, action) = (r.direction.name(), r.action.name());
+                format!("{direction} {} {action}{log}", r.summary)
+            })
             .collect()
     };
     let (read, expected) = (list(policy), list(flat));

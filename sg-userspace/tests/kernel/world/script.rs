@@ -91,19 +91,35 @@ impl PolicyText {
         }
         let _ = writeln!(text, "group all");
         let last = self.groups.len().saturating_sub(1);
+        // What would have been logged by rules that take no effect, by side.
+        let mut deferred = [Vec::new(), Vec::new()];
         for (number, group) in self.groups.iter().enumerate() {
-            for side in ["in ", "out "] {
-                let mut rules: Vec<&str> = group
+            for (side, deferred) in ["in ", "out "].into_iter().zip(&mut deferred) {
+                let mut rules: Vec<String> = group
                     .rules
                     .iter()
-                    .map(String::as_str)
                     .filter(|rule| rule.starts_with(side))
+                    .cloned()
                     .collect();
-                while number != last
-                    && !is_literal
-                    && rules.last().is_some_and(|r| drops_everything(r))
-                {
-                    rules.pop();
+                let others = rules.iter().rposition(|rule| !drops_everything(rule));
+                let end = others.map_or(0, |others| others + 1);
+                if number != last && !is_literal {
+                    let left_out = rules.split_off(end).into_iter();
+                    deferred.extend(left_out.filter(|rule| rule.ends_with(" log")));
+                } else if number == last {
+                    let mut denies = rules.split_off(end);
+                    for rule in deferred.drain(..) {
+                        let same = |other: &&mut String| families(other) == families(&rule);
+                        // Those in front of the denies log already.
+                        if let Some(deny) = denies.iter_mut().find(same) {
+                            if !deny.ends_with(" log") {
+                                deny.push_str(" log");
+                            }
+                        } else if !rules[end..].iter().any(|r| families(r) == families(&rule)) {
+                            rules.push(rule);
+                        }
+                    }
+                    rules.append(&mut denies);
                 }
                 for rule in rules {
                     let _ = writeln!(text, "{rule}");
@@ -117,12 +133,22 @@ impl PolicyText {
 /// All protocols, all sources (of one family at least), drop.
 fn drops_everything(rule: &str) -> bool {
     let words: Vec<&str> = rule.split_whitespace().collect();
-    let [_, "all", _, remotes, "drop"] = words[..] else {
+    let ([_, "all", _, remotes, "drop"] | [_, "all", _, remotes, "drop", "log"]) = words[..] else {
         return false;
     };
     remotes
         .split(',')
         .any(|remote| ["any", "0.0.0.0/0", "::/0"].contains(&remote))
+}
+
+/// The remotes of a rule, with both families in place of `any`.
+fn families(rule: &str) -> std::collections::BTreeSet<&str> {
+    let remotes = rule.split_whitespace().nth(3).unwrap_or_default();
+    let both = remotes.split(',').flat_map(|remote| match remote {
+        "any" => vec!["0.0.0.0/0", "::/0"],
+        other => vec![other],
+    });
+    both.collect()
 }
 
 pub(crate) fn direction_name(direction: Direction) -> &'static str {
