@@ -236,7 +236,7 @@ fn programs_of(child: &mut Child) -> Vec<u32> {
             if mounts_of(&thread) == own {
                 continue;
             }
-            let found = attached(&thread.join("root/sys/fs/bpf"), &Scope::Machine);
+            let found = attached(&thread.join("root/sys/fs"), &Scope::Machine);
             let states = found.unwrap_or_default().into_iter();
             let state = states
                 .filter_map(|a| a.state.ok())

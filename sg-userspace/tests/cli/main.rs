@@ -6,5 +6,6 @@ mod kernel;
 mod refusals;
 mod run;
 mod schema;
+mod shared;
 mod words;
 mod world;

@@ -41,7 +41,9 @@ fn script(seed: u64) -> Vec<Step> {
         let rng = talks.rng();
         steps.push(match rng.u8(..150) {
             0 => Step::Policy(policy(rng, max_flows)),
-            1..7 => Step::Wait(rng.u32(1..45)),
+            1..4 => Step::Wait(rng.u32(1..45)),
+            // Around what decides whether a flow without a handshake is a stream.
+            4..7 => Step::Wait(rng.u32(1..4)),
             _ => Step::Frame(talks.next()),
         });
     }

@@ -63,6 +63,12 @@ fn rules_of_their_own(rng: &mut Rng, prefixes: &[String], ports: usize) -> Strin
     text + "in tcp from any accept\n"
 }
 
+/// Every other host of the first sixteen below a prefix of 24 bits: more steps than *several* has keys in
+/// each of the four parts that lead there.
+fn eight_even(prefix: &str) -> Vec<String> {
+    (0..8).map(|i| format!("{prefix}{}/32", 2 * i)).collect()
+}
+
 fn blocklist(prefixes: &[String]) -> String {
     format!(
         "in all from {} drop\nin udp from any accept\n",
@@ -97,6 +103,24 @@ const CASES: &[Case] = &[
         "addresses in a block, leaves narrow",
         |rng| blocklist(&[in_one_16(rng, 32, 300)]),
         |s| has(s.address_forms, Form::Block) && s.narrow == 1,
+    ),
+    (
+        "four parts in a row, leaves narrow",
+        |_| blocklist(&eight_even("10.77.3.")),
+        |s| s.address_forms == Form::Part.bit() && s.narrow == 1,
+    ),
+    (
+        "four parts in a row, of many classes",
+        |rng| {
+            let mut text = String::new();
+            // Each host has a class of its own.
+            for (i, host) in eight_even("10.77.3.").iter().enumerate() {
+                let _ = writeln!(text, "in udp {} from {host} accept", 100 * i + 53);
+            }
+            let others = anywhere(rng, 12..=15, 12);
+            text + &rules_of_their_own(rng, &others, 1)
+        },
+        |s| s.narrow == 0 && has(s.address_forms, Form::Part),
     ),
     (
         "more classes than narrow leaves can tell",
@@ -146,6 +170,48 @@ const CASES: &[Case] = &[
             rules_of_their_own(rng, &prefixes, 20)
         },
         |s| has(s.port_forms, Form::Part),
+    ),
+    (
+        "four parts in a row for ports",
+        |rng| {
+            let ports = [2000, 2002, 2004, 2006, 2008, 2010, 2012, 2014];
+            let mut text = String::new();
+            // More tables than may begin with a block whatever they need.
+            for (i, prefix) in anywhere(rng, 12..=24, 30).iter().enumerate() {
+                let ports: Vec<String> = ports.iter().map(|p| (p + 16 * i).to_string()).collect();
+                let _ = writeln!(text, "in udp {} from {prefix} accept", ports.join(","));
+            }
+            text
+        },
+        |s| has(s.port_forms, Form::Part),
+    ),
+    (
+        "a cell of a block that has one more step, at its last number",
+        |_| {
+            "in udp 1023 from 10.0.0.0/8 drop\n\
+             in udp 900-2000 from 10.0.0.0/8,172.16.0.0/12 accept\n"
+                .into()
+        },
+        |s| s.port_forms & Form::Block.bit() != 0,
+    ),
+    (
+        "a cell of a block that has one step less, at its last number",
+        |_| {
+            "in udp 900-2000 from 10.0.0.0/8,172.16.0.0/12 accept\n\
+             in udp 2047 from 172.16.0.0/12 accept\n\
+             in udp 1023 from 192.168.0.0/16 drop\n\
+             in udp 900-2000 from 192.168.0.0/16 accept\n"
+                .into()
+        },
+        |s| s.port_forms & Form::Block.bit() != 0,
+    ),
+    (
+        "hosts, and another class for address zero than the first",
+        |rng| {
+            let rest = "in udp 1-30000 from 0.0.0.0/7 accept\nin udp from any drop\n";
+            blocklist(&anywhere(rng, 32..=32, 270_000)).replace("in udp from any accept\n", rest)
+        },
+        |s| s.host_buckets > 0,
     ),
     (
         "hosts",
@@ -254,6 +320,12 @@ fn agree(what: &str, policy: &Policy, compiled: &Compiled, is_near: bool, rng: &
         let mut packet = testing::packet(rng, policy);
         packet.direction = Direction::Inbound;
         packet.protocol = 17;
+        // The ends of the address space are at no rule's edge.
+        match number % 50 {
+            0 => packet.remote = Ipv4Addr::UNSPECIFIED.into(),
+            1 => packet.remote = Ipv4Addr::BROADCAST.into(),
+            _ => {}
+        }
         let port = rng.u16(1024..);
         let text = match packet.remote {
             IpAddr::V4(remote) => format!("udp {remote}:{port} > 192.0.2.1:{}", packet.port),

@@ -7,7 +7,7 @@ use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice};
 use sg_common::verdict::Direction;
 
 use super::identity::Seen;
-use super::parse::{Chain, SCTP, TCP, Transport, UDP, icmp, icmp_of, ports};
+use super::parse::{Chain, Numbers, SCTP, TCP, Transport, UDP, icmp, icmp_of, ports};
 
 /// Unreachable, time exceeded, parameter problem, and for IPv6 packet too big.
 pub(crate) fn is_error(address: IpAddr, kind: u8) -> bool {
@@ -52,6 +52,7 @@ pub(crate) fn quoted(is_v6: bool, direction: Direction, bytes: &[u8]) -> Option<
                 source,
                 destination,
                 flags: 0,
+                numbers: Numbers::default(),
             },
             UDP => Transport::Udp {
                 source,

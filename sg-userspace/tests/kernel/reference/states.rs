@@ -241,6 +241,7 @@ mod tests {
     use sg_common::verdict::Direction;
     use sg_common::{tcp, track};
 
+    use super::super::parse::Numbers;
     use super::*;
 
     fn seen(transport: Transport) -> Seen {
@@ -253,6 +254,7 @@ mod tests {
             source: 1,
             destination: 2,
             flags,
+            numbers: Numbers::default(),
         })
     }
 

@@ -207,9 +207,11 @@ impl Draft {
                 source,
                 destination,
                 flags,
+                numbers,
             } => {
                 debug_assert_eq!(self.protocol, TCP);
-                let mut header = TcpHeader::new(source, destination, 1000, 65535);
+                let mut header = TcpHeader::new(source, destination, numbers.sequence, 65535);
+                header.acknowledgment_number = numbers.acknowledges;
                 let options = vec![1; usize::from(self.tcp_options) * 4];
                 header.set_options_raw(&options).expect("ten words at most");
                 let mut bytes = header.to_bytes().to_vec();

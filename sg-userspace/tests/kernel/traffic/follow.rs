@@ -35,8 +35,9 @@ impl Traffic {
             0..3 => earlier,
             _ => answer(&earlier),
         };
-        if let Transport::Tcp { flags, .. } = &mut draft.transport {
+        if let Transport::Tcp { flags, numbers, .. } = &mut draft.transport {
             *flags = self.tcp_flags();
+            *numbers = self.numbers();
         }
         match (&mut draft.transport, self.rng.u8(..16)) {
             (
@@ -213,10 +214,12 @@ pub(super) fn answer(draft: &Draft) -> Draft {
             source,
             destination,
             flags,
+            numbers,
         } => Transport::Tcp {
             source: destination,
             destination: source,
             flags,
+            numbers,
         },
         Transport::Udp {
             source,

@@ -14,7 +14,7 @@ use sg_common::verdict::Direction;
 use sg_userspace::policy::Policy;
 use sg_userspace::testing;
 
-use crate::reference::parse::{SCTP, TCP, Transport, UDP, icmp_of};
+use crate::reference::parse::{Numbers, SCTP, TCP, Transport, UDP, icmp_of};
 use crate::world::script::Sent;
 use draft::Draft;
 
@@ -140,6 +140,17 @@ impl Traffic {
             .unwrap_or(&0x10)
     }
 
+    /// One of a few, so that some acknowledge what others have sent.
+    fn numbers(&mut self) -> Numbers {
+        let rng = &mut self.rng;
+        Numbers {
+            sequence: *rng.choice(&[0, 1000, u32::MAX]).unwrap_or(&0),
+            acknowledges: *rng.choice(&[0, 1, 1000, 1001]).unwrap_or(&0),
+            // As much as the draft has when it is sent.
+            length: 0,
+        }
+    }
+
     /// A packet at the edge of some rule.
     fn fresh(&mut self) -> Draft {
         let packet = testing::packet(&mut self.rng, &self.policy);
@@ -154,6 +165,7 @@ impl Traffic {
                 source: a,
                 destination: b,
                 flags: self.tcp_flags(),
+                numbers: self.numbers(),
             },
             UDP => Transport::Udp {
                 source: a,

@@ -10,13 +10,21 @@ use sg_userspace::policy::groups_from_lines;
 use super::Traffic;
 use super::draft::{Draft, Fragment};
 use super::follow::answer;
-use crate::reference::parse::Transport;
+use crate::reference::parse::{Numbers, Transport};
 use crate::world::script::{Group, PolicyText, Seed, Sent};
 
 pub(crate) struct Talks {
     traffic: Traffic,
-    /// The opening packet of each, and how far it has come.
-    talks: Vec<(Draft, usize)>,
+    talks: Vec<Talk>,
+}
+
+struct Talk {
+    /// Its first packet.
+    opening: Draft,
+    /// How far it has come.
+    progress: usize,
+    /// The number of what comes next from the opener, and from the other side.
+    next: [u32; 2],
 }
 
 const SYN: u8 = 0x02;
@@ -46,7 +54,14 @@ impl Talks {
         traffic.past.clone_from(&openings);
         Talks {
             traffic,
-            talks: openings.into_iter().map(|opening| (opening, 0)).collect(),
+            talks: openings
+                .into_iter()
+                .map(|opening| Talk {
+                    opening,
+                    progress: 0,
+                    next: [1000, u32::MAX - 50],
+                })
+                .collect(),
         }
     }
 
@@ -86,26 +101,49 @@ impl Talks {
 
     fn packet(&mut self) -> Draft {
         let count = self.talks.len();
-        let (opening, progress) = &mut self.talks[self.traffic.rng.usize(..count)];
-        let (from_opener, flags) = CONVERSATION[*progress % CONVERSATION.len()];
-        let is_orderly = self.traffic.rng.u8(..8) > 0;
+        let talk = &mut self.talks[self.traffic.rng.usize(..count)];
+        let (from_opener, flags) = CONVERSATION[talk.progress % CONVERSATION.len()];
+        let rng = &mut self.traffic.rng;
+        let is_orderly = rng.u8(..8) > 0;
         if is_orderly {
-            *progress += 1;
+            talk.progress += 1;
         }
-        let from_opener = match opening.transport {
+        let from_opener = match talk.opening.transport {
             Transport::Tcp { .. } if is_orderly => from_opener,
-            _ => self.traffic.rng.bool(),
+            _ => rng.bool(),
         };
         let mut draft = match from_opener {
-            true => opening.clone(),
-            false => answer(opening),
+            true => talk.opening.clone(),
+            false => answer(&talk.opening),
         };
-        if let Transport::Tcp { flags: sent, .. } = &mut draft.transport {
+        let [own, other] = if from_opener { [0, 1] } else { [1, 0] };
+        if let Transport::Tcp {
+            flags: sent,
+            numbers,
+            ..
+        } = &mut draft.transport
+        {
+            let length = if rng.bool() { 0 } else { rng.u32(1..40) };
+            draft.payload = vec![0x5a; length as usize];
+            *numbers = Numbers {
+                sequence: talk.next[own],
+                // Sometimes blindly.
+                acknowledges: match rng.u8(..10) {
+                    0 => talk.next[other].wrapping_sub(1),
+                    1 => talk.next[other].wrapping_add(1),
+                    2 => rng.u32(..),
+                    _ => talk.next[other],
+                },
+                length,
+            };
+            let odd_flags = self.traffic.tcp_flags();
             *sent = match self.traffic.rng.u8(..24) {
                 0 => RST,
                 _ if is_orderly => flags,
-                _ => self.traffic.tcp_flags(),
+                _ => odd_flags,
             };
+            let counted = u32::from(*sent & SYN != 0) + u32::from(*sent & FIN != 0);
+            talk.next[own] = talk.next[own].wrapping_add(length + counted);
         }
         draft
     }
@@ -113,7 +151,8 @@ impl Talks {
     /// A connection that was there before.
     pub(crate) fn seed(&mut self) -> Option<Seed> {
         let count = self.talks.len();
-        let (opening, progress) = &mut self.talks[self.traffic.rng.usize(..count)];
+        let talk = &mut self.talks[self.traffic.rng.usize(..count)];
+        let opening = &talk.opening;
         let Transport::Tcp {
             source,
             destination,
@@ -123,7 +162,7 @@ impl Talks {
             return None;
         };
         // It goes on in the middle.
-        *progress = 3;
+        talk.progress = 3;
         let source = SocketAddr::new(opening.source, source);
         let destination = SocketAddr::new(opening.destination, destination);
         let (local, remote) = match opening.direction {
@@ -165,6 +204,7 @@ fn opening(rng: &mut Rng) -> Draft {
                 source: ports.0,
                 destination: ports.1,
                 flags: SYN,
+                numbers: Numbers::default(),
             },
         ),
         5..7 => (
