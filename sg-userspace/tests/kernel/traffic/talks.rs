@@ -227,9 +227,11 @@ fn opening(rng: &mut Rng) -> Draft {
                 _ => (58, 128),
             };
             let identifier = rng.u16(..4);
+            // Its answer has code zero whatever it says.
+            let code = *rng.choice(&[0, 0, 0, 3]).unwrap_or(&0);
             let query = Transport::Icmp {
                 kind,
-                code: 0,
+                code,
                 identifier,
             };
             (protocol, query)
@@ -240,7 +242,7 @@ fn opening(rng: &mut Rng) -> Draft {
 }
 
 /// Rules about those conversations, of which a policy has some.
-const RULES: [&str; 22] = [
+const RULES: [&str; 26] = [
     "out all to any accept",
     "out all to 203.0.113.0/24 drop",
     "out all to 2001:db8:113::/48 drop",
@@ -259,6 +261,10 @@ const RULES: [&str; 22] = [
     "in udp from 0.0.0.0/0 accept",
     "in sctp from any accept",
     "in icmp from any accept",
+    "in icmp 0/0 from any accept",
+    "in icmpv6 129/0 from any accept",
+    "out icmp 0/0 to any accept",
+    "out icmpv6 129/0 to any accept",
     "in icmpv6 128 from any accept",
     "in esp from any accept",
     "in tcp 40004-40007 from any accept",
