@@ -3,6 +3,7 @@
 
 mod limits;
 mod meaning;
+mod readme;
 mod refusals;
 mod sets;
 mod templates;
