@@ -9,7 +9,7 @@ use serde::Serialize;
 use sg_userspace::compile::TableSizes;
 use sg_userspace::kernel::state::PolicyRecord;
 use sg_userspace::kernel::{self, Applied, Seeded};
-use sg_userspace::policy::{Finding, Severity};
+use sg_userspace::policy::{Finding, Loaded, Severity};
 
 use super::failure::Failure;
 use super::patience::Patience;
@@ -45,16 +45,60 @@ pub(super) struct Apply {
 
 impl Apply {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
-        let patience = Patience::with("reading and applying the policy");
-        let loaded = self.policies.load()?;
-        let applied = kernel::apply(&loaded.policy, &self.attach.options(context))?;
-        drop(patience);
+        let done = self.apply(context);
         if self.json.json {
-            return context.out.json(&Done::from(&applied));
+            // Whether it came to anything or not, what is printed is one report.
+            context.out.json(&Report::of(&self.attach.iface, &done))?;
+        }
+        let (loaded, applied) = done?;
+        if self.json.json {
+            return Ok(());
         }
         let mut out = text(&context.out, &applied);
         out.push_str(&findings(&loaded.findings, &self.policies));
         context.out.print(&out)
+    }
+
+    fn apply(&self, context: &Context) -> Result<(Loaded, Applied), Failure> {
+        let _patience = Patience::with("reading and applying the policy");
+        let loaded = self.policies.load()?;
+        let applied = kernel::apply(&loaded.policy, &self.attach.options(context))?;
+        Ok((loaded, applied))
+    }
+}
+
+/// `apply --json`: what was done, what `check` says of the policy, and the errors. Without errors it
+/// was done.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Report<'a> {
+    Done {
+        #[serde(flatten)]
+        done: Done<'a>,
+        findings: &'a [Finding],
+        errors: [Finding; 0],
+    },
+    Failed {
+        interface: &'a str,
+        findings: [Finding; 0],
+        errors: Vec<Finding>,
+    },
+}
+
+impl<'a> Report<'a> {
+    fn of(interface: &'a str, done: &'a Result<(Loaded, Applied), Failure>) -> Report<'a> {
+        match done {
+            Ok((loaded, applied)) => Report::Done {
+                done: Done::from(applied),
+                findings: &loaded.findings,
+                errors: [],
+            },
+            Err(failure) => Report::Failed {
+                interface,
+                findings: [],
+                errors: failure.findings(),
+            },
+        }
     }
 }
 

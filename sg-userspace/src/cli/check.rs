@@ -4,12 +4,12 @@
 use std::fmt::Write as _;
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use serde::Serialize;
-use serde_json::{Value, json};
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT};
 use sg_userspace::compile::{TableForm, TableSizes, compile};
 use sg_userspace::kernel::KernelError;
-use sg_userspace::policy::{Finding, Loaded, NonIp, Severity};
+use sg_userspace::policy::{Finding, Lint, Loaded, NonIp, Severity};
 
 use super::failure::Failure;
 use super::patience::Patience;
@@ -25,15 +25,30 @@ Examples:
   sgctl check policy.yaml
   sgctl check builtin:tke-minimal --set admin=198.51.100.7 --set pods=172.16.0.0/16
   sgctl check base.yaml team.yaml --json
+  sgctl check policy.yaml --strict --deny shadowed-rule     in a pipeline
 
-Exit codes: 0 valid (warnings and notes included), 1 not valid, 2 usage.")]
+Each finding has its code in brackets. --strict makes an error of each warning, --deny CODE of each
+finding with that code. Errors are listed with their places; nothing is attached in any case.
+
+Exit codes: 0 valid (warnings and notes included), 1 not valid, or a finding is an error by --strict
+or --deny, 2 usage.")]
 pub(super) struct Check {
     #[command(flatten)]
     policies: Policies,
     #[command(flatten)]
     memory: TableMemory,
+    /// Make errors of warnings
+    #[arg(long)]
+    strict: bool,
+    /// Make errors of findings with this code; may be repeated
+    #[arg(long, value_name = "CODE", value_parser = lint_codes(), hide_possible_values = true)]
+    deny: Vec<String>,
     #[command(flatten)]
     json: Json,
+}
+
+fn lint_codes() -> PossibleValuesParser {
+    PossibleValuesParser::new(Lint::ALL.map(Lint::code))
 }
 
 #[derive(Serialize)]
@@ -41,8 +56,9 @@ struct Report {
     valid: bool,
     policy: Option<PolicyHead>,
     tables: Option<TableSizes>,
+    /// Warnings and notes.
     findings: Vec<Finding>,
-    errors: Value,
+    errors: Vec<Finding>,
 }
 
 #[derive(Serialize)]
@@ -57,13 +73,14 @@ impl Check {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let json = self.json.json;
         let patience = Patience::with("reading and compiling the policy");
-        let loaded = match self.policies.load() {
+        let mut loaded = match self.policies.load() {
             Ok(loaded) => loaded,
             Err(errors) if json => {
-                return not_valid(&context.out, None, Vec::new(), json!(errors));
+                return not_valid(&context.out, None, Vec::new(), errors.findings());
             }
             Err(errors) => return Err(errors.into()),
         };
+        self.promote(&mut loaded.findings);
         let head = PolicyHead {
             name: loaded.policy.name.clone(),
             digest: loaded.policy.digest.clone(),
@@ -77,27 +94,49 @@ impl Check {
         let sizes = match compile(&loaded.policy, &slots, self.memory.budget()) {
             Ok(compiled) => compiled.sizes(),
             Err(error) if json => {
-                let error = KernelError::from(error);
-                let help = miette::Diagnostic::help(&error).map(|help| help.to_string());
-                let errors = json!([{
-                    "file": null, "line": null, "column": null,
-                    "message": error.to_string(), "expected": null, "help": help,
-                }]);
+                let errors = Failure::from(KernelError::from(error)).findings();
                 return not_valid(&context.out, Some(head), loaded.findings, errors);
             }
             Err(error) => return Err(KernelError::from(error).into()),
         };
         drop(patience);
-        if !json {
-            return context.out.print(&text(&context.out, &loaded, sizes));
+        let errors = loaded
+            .findings
+            .iter()
+            .filter(|f| f.severity == Severity::Error);
+        let errors = errors.count();
+        if json {
+            let is_error = |finding: &Finding| finding.severity == Severity::Error;
+            let (errors, findings) = loaded.findings.into_iter().partition(is_error);
+            let errors: Vec<Finding> = errors;
+            context.out.json(&Report {
+                valid: errors.is_empty(),
+                policy: Some(head),
+                tables: Some(sizes),
+                findings,
+                errors,
+            })?;
+        } else {
+            let mut out = text(&context.out, &loaded, sizes);
+            if errors > 0 {
+                let _ = writeln!(out, "\n{} by --strict or --deny", count(errors, "error"));
+            }
+            context.out.print(&out)?;
         }
-        context.out.json(&Report {
-            valid: true,
-            policy: Some(head),
-            tables: Some(sizes),
-            findings: loaded.findings,
-            errors: json!([]),
-        })
+        match errors {
+            0 => Ok(()),
+            _ => Err(Failure::Told(1)),
+        }
+    }
+
+    /// Makes errors of the findings that were asked not to be there.
+    fn promote(&self, findings: &mut [Finding]) {
+        for finding in findings {
+            let is_denied = self.deny.iter().any(|code| code == finding.code);
+            if is_denied || (self.strict && finding.severity == Severity::Warning) {
+                finding.severity = Severity::Error;
+            }
+        }
     }
 }
 
@@ -105,7 +144,7 @@ fn not_valid(
     screen: &Screen,
     policy: Option<PolicyHead>,
     findings: Vec<Finding>,
-    errors: Value,
+    errors: Vec<Finding>,
 ) -> Result<(), Failure> {
     screen.json(&Report {
         valid: false,
@@ -124,7 +163,14 @@ fn text(screen: &Screen, loaded: &Loaded, sizes: TableSizes) -> String {
     let _ = writeln!(
         out,
         "{} {}  {}",
-        screen.paint(Paint::Green, "valid"),
+        match loaded
+            .findings
+            .iter()
+            .any(|f| f.severity == Severity::Error)
+        {
+            false => screen.paint(Paint::Green, "valid"),
+            true => screen.paint(Paint::Red, "refused"),
+        },
         screen.paint(Paint::Bold, &policy.name),
         screen.paint(
             Paint::Dim,
@@ -186,6 +232,7 @@ fn prefixes(number: usize) -> String {
 /// One finding: what it is, what it is about, and a remedy.
 fn finding_text(screen: &Screen, finding: &Finding) -> String {
     let paint = match finding.severity {
+        Severity::Error => Paint::Red,
         Severity::Warning => Paint::Yellow,
         Severity::Note => Paint::Dim,
     };

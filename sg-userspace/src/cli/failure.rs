@@ -1,5 +1,6 @@
 //! What a command can fail with, the exit code that it means, and how it is told: with the lines
-//! of the policy drawn on a terminal, as `file:line:column: message` otherwise.
+//! of the policy drawn on a terminal, as `file:line:column: message` otherwise,
+//! and as JSON where that was asked for.
 
 use std::fmt;
 use std::io;
@@ -8,7 +9,7 @@ use clap::error::ErrorKind;
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, SourceCode};
 use sg_userspace::kernel::KernelError;
 use sg_userspace::lab::LabError;
-use sg_userspace::policy::{PRINTED, PolicyError, PolicyErrors};
+use sg_userspace::policy::{Finding, PRINTED, PolicyError, PolicyErrors};
 
 use super::screen::Screen;
 
@@ -74,8 +75,35 @@ impl Failure {
         }
     }
 
+    /// The failure in the shape of all errors and findings (SPEC A4).
+    pub(super) fn findings(&self) -> Vec<Finding> {
+        let of = |code: &'static str, error: &dyn Diagnostic| {
+            let finding = Finding::error(code, error.to_string());
+            match error.help() {
+                Some(help) => vec![finding.help(help.to_string())],
+                None => vec![finding],
+            }
+        };
+        match self {
+            Failure::Policy(errors) => errors.findings(),
+            Failure::Kernel(error) => of(error.code_name(), error),
+            Failure::Lab(error) => of(error.code_name(), error),
+            Failure::Usage(error) => vec![Finding::error("usage", error.to_string().trim_end())],
+            Failure::Io { what, source } => {
+                vec![Finding::error("io", format!("{what}: {source}"))]
+            }
+            Failure::BrokenPipe | Failure::Told(_) => Vec::new(),
+        }
+    }
+
     /// Prints the failure to standard error.
     pub(super) fn report(&self, screen: &Screen) {
+        if screen.json {
+            for finding in self.findings() {
+                let _ = screen.json_line(&finding);
+            }
+            return;
+        }
         // Nowhere is left to complain about a failure to write this.
         let _ = match self {
             Failure::Usage(error) => error.print(),

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use sg_userspace::kernel::{bpffs, netns::Netns};
 use sg_userspace::observe::attached::Scope;
 
@@ -26,6 +26,7 @@ mod run;
 mod run_log;
 mod screen;
 mod status;
+mod suggestions;
 mod table;
 mod templates;
 mod units;
@@ -145,15 +146,19 @@ impl Context {
 }
 
 pub(crate) fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return usage(&error),
+    let parsed = Cli::command().try_get_matches().and_then(|matches| {
+        let cli = Cli::from_arg_matches(&matches)?;
+        Ok((cli, wants_json(&matches)))
+    });
+    let (cli, json) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => return usage(error),
     };
     let context = Context {
         netns: cli.global.netns,
         bpffs: cli.global.bpffs,
         out: Screen::stdout(cli.global.color),
-        err: Screen::stderr(cli.global.color),
+        err: Screen::stderr(cli.global.color).with_json(json),
     };
     match enter_and_run(cli.command, &context) {
         Ok(()) => ExitCode::SUCCESS,
@@ -184,8 +189,17 @@ fn enter_and_run(command: Command, context: &Context) -> Result<(), Failure> {
     }
 }
 
+/// Whether `--json` was given to the command or to one of its own.
+fn wants_json(matches: &ArgMatches) -> bool {
+    matches!(matches.try_get_one::<bool>("json"), Ok(Some(true)))
+        || matches
+            .subcommand()
+            .is_some_and(|(_, matches)| wants_json(matches))
+}
+
 /// Help and version are no errors; everything else that clap says is a usage error.
-fn usage(error: &clap::Error) -> ExitCode {
+fn usage(error: clap::Error) -> ExitCode {
+    let error = suggestions::mend(error);
     // Whoever closed the pipe does not want to read it.
     let _ = error.print();
     ExitCode::from(if error.use_stderr() { 2 } else { 0 })

@@ -173,20 +173,11 @@ impl Log {
 
     /// A reload that came to nothing.
     pub(super) fn invalid(&mut self, errors: PolicyErrors, generation: u32) {
-        let details = json!({"generation": generation, "errors": errors});
-        self.failed(&Failure::Policy(errors), generation, details);
+        self.refused(&Failure::Policy(errors), generation);
     }
 
     pub(super) fn refused(&mut self, failure: &Failure, generation: u32) {
-        let plain = self.err.plain();
-        let details = json!({
-            "generation": generation,
-            "errors": [{"message": failure.text(&plain).trim_end()}],
-        });
-        self.failed(failure, generation, details);
-    }
-
-    fn failed(&mut self, failure: &Failure, generation: u32, details: serde_json::Value) {
+        let details = json!({"generation": generation, "errors": failure.findings()});
         let line = format!(
             "{}: generation {generation} stays in force",
             self.out.paint(Paint::Red, "reload failed")

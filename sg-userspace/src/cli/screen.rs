@@ -28,6 +28,8 @@ pub(super) struct Screen {
     stream: Stream,
     pub(super) terminal: bool,
     pub(super) color: bool,
+    /// Failures are written as JSON, an object a line.
+    pub(super) json: bool,
     /// Columns of the terminal; `None` where nothing limits a line.
     pub(super) width: Option<usize>,
 }
@@ -64,20 +66,16 @@ impl Screen {
                 ColorChoice::Always => true,
                 ColorChoice::Never => false,
             },
+            json: false,
             width: None,
         };
         screen.measure();
         screen
     }
 
-    /// The same without what only a terminal understands.
-    pub(super) fn plain(self) -> Self {
-        Screen {
-            terminal: false,
-            color: false,
-            width: None,
-            ..self
-        }
+    /// The same, with failures in JSON or not.
+    pub(super) fn with_json(self, json: bool) -> Self {
+        Screen { json, ..self }
     }
 
     /// Asks the terminal for its size again, and returns its lines.

@@ -186,6 +186,33 @@ impl KernelError {
         }
     }
 
+    /// What kind of error it is, for programs: kebab-case and stable.
+    pub fn code_name(&self) -> &'static str {
+        match self {
+            KernelError::NotPermitted { .. } => "not-permitted",
+            KernelError::Refused { .. } => "refused",
+            KernelError::NoInterface { .. } => "no-interface",
+            KernelError::NotEthernet { .. } => "not-ethernet",
+            KernelError::NoNetns { .. } => "no-netns",
+            KernelError::OtherXdp { .. } => "other-xdp",
+            KernelError::PrivateMount { .. } => "private-mount",
+            KernelError::Container { .. } => "container",
+            KernelError::NotBpffs { .. } => "not-bpffs",
+            KernelError::ReadOnly { .. } => "read-only",
+            KernelError::OthersDirectory { .. } => "others-directory",
+            KernelError::WritableByOthers { .. } => "writable-by-others",
+            KernelError::NotOurs { .. } => "not-ours",
+            KernelError::OtherLayout { .. } => "other-layout",
+            KernelError::OtherMap { .. } => "other-map",
+            KernelError::MissingPin { .. } => "missing-pin",
+            KernelError::DamagedState { .. } => "damaged-state",
+            KernelError::NotAttached { .. } => "not-attached",
+            KernelError::Locked { .. } => "locked",
+            KernelError::TooLarge(_) => "tables-too-large",
+            KernelError::Io { .. } => "io",
+        }
+    }
+
     /// An operating system error, told apart by whether permission was the problem.
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
         let what = what.into();

@@ -93,6 +93,16 @@ pub enum LabError {
 }
 
 impl LabError {
+    /// What kind of error it is, for programs: kebab-case and stable.
+    pub fn code_name(&self) -> &'static str {
+        match self {
+            LabError::Kernel(error) => error.code_name(),
+            LabError::Setup { .. } => "lab-setup",
+            LabError::Baseline { .. } => "lab-baseline",
+            LabError::Lost => "lab-lost",
+        }
+    }
+
     pub fn exit_code(&self) -> u8 {
         match self {
             LabError::Kernel(error) => error.exit_code(),

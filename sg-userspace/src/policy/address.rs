@@ -4,6 +4,7 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::dialect;
 use super::errors::Problem;
 use super::model::Prefix;
 use super::yaml::clip;
@@ -41,6 +42,16 @@ const EXPECTED: &str = "an IPv4 or IPv6 address, a CIDR, a range `a-b`, `any` or
 pub(crate) fn parse(text: &str) -> Result<Address, Problem> {
     if text == "any" {
         return Ok(Address::Any);
+    }
+    if text.starts_with('!') || text.starts_with("not ") {
+        return Err(dialect::negation(&clip(text)));
+    }
+    if let Some(name) = dialect::sigil(text) {
+        return Err(
+            Problem::new("bad-address", format!("`{}` is not an address", clip(text)))
+                .expected(EXPECTED)
+                .help(format!("a set is named by its name alone: write `{name}`")),
+        );
     }
     if let Some((first, last)) = text.split_once('-') {
         return range(text, first.trim(), last.trim());
@@ -114,15 +125,25 @@ fn one(text: &str) -> Result<One, Problem> {
     if let Ok(v6) = text.parse::<Ipv6Addr>() {
         return Ok(One::V6(v6.to_bits()));
     }
-    let problem = Problem::new(format!("`{}` is not an address", clip(text))).expected(EXPECTED);
+    let problem = Problem::new("bad-address", format!("`{}` is not an address", clip(text)))
+        .expected(EXPECTED);
     let parts = text.split('.').count();
     let numeric = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    Err(if text.contains('%') {
-        problem.help("leave the zone (`%…`) out; rules match on the address alone")
+    Err(if let Some((address, _)) = text.split_once('%') {
+        problem.help(format!(
+            "write `{}`: a policy holds for one interface, and zones (`%…`) name no other",
+            clip(address)
+        ))
     } else if text.starts_with('[') || text.matches(':').count() == 1 {
         problem.help("ports stand under `ports`, and IPv6 addresses need no brackets")
     } else if text.contains(':') {
         problem.help("eight groups of up to four hex digits, `::` once for a run of zeros")
+    } else if matches!(text, "all" | "All" | "ALL" | "Any" | "ANY" | "*") {
+        problem.help("every address is `any`; every IPv4 address is `0.0.0.0/0`")
+    } else if matches!(text, "none" | "nobody") {
+        problem.help("nobody is a set that is empty: define one as `[]`, and name it")
+    } else if text.contains('*') {
+        problem.help("write the network as a CIDR, such as `192.0.2.0/24`")
     } else if !numeric {
         problem.help("host names are not looked up: write the address")
     } else if parts == 4 && text.split('.').any(|p| p.len() > 1 && p.starts_with('0')) {
@@ -146,8 +167,11 @@ fn prefix_length(text: &str, length: Option<&str>, width: u8) -> Result<u8, Prob
     {
         return Ok(len);
     }
-    let problem = Problem::new(format!("`{}` has a bad prefix length", clip(text)))
-        .expected(format!("a number from 0 to {width} after the `/`"));
+    let problem = Problem::new(
+        "bad-address",
+        format!("`{}` has a bad prefix length", clip(text)),
+    )
+    .expected(format!("a number from 0 to {width} after the `/`"));
     let mask = length.parse::<Ipv4Addr>().map(|m| m.to_bits());
     Err(match mask {
         Ok(mask) if width == 32 && mask.leading_ones() + mask.trailing_zeros() == 32 => {
@@ -171,10 +195,13 @@ pub(crate) fn decimal(text: &str) -> Option<u32> {
 }
 
 fn host_bits(text: &str, network: Address, host: Address, width: u8) -> Problem {
-    Problem::new(format!(
-        "`{}` has host bits set: they lie outside its prefix length",
-        clip(text)
-    ))
+    Problem::new(
+        "host-bits",
+        format!(
+            "`{}` has host bits set: they lie outside its prefix length",
+            clip(text)
+        ),
+    )
     .expected("a network whose host bits are zero")
     .help(format!(
         "did you mean the network `{network}` or the single address `{host}/{width}`?"
@@ -190,26 +217,33 @@ fn not_mapped(text: &str, bits: u128, len: Option<u8>) -> Result<(), Problem> {
         Some(len) => format!("{v4}/{len}"),
         None => v4.to_string(),
     };
-    Err(Problem::new(format!(
-        "`{}` is an IPv4 address in IPv6 notation; no packet on the wire carries it",
-        clip(text)
-    ))
+    Err(Problem::new(
+        "mapped-address",
+        format!(
+            "`{}` is an IPv4 address in IPv6 notation; no packet on the wire carries it",
+            clip(text)
+        ),
+    )
     .expected("the IPv4 spelling")
     .help(format!("write `{meant}`")))
 }
 
 fn range(text: &str, first: &str, last: &str) -> Result<Address, Problem> {
     if first.contains('/') || last.contains('/') {
-        return Err(
-            Problem::new(format!("`{}` is a range of networks", clip(text)))
-                .expected("a range of two addresses, `a-b`")
-                .help("write the first and the last address, or list the networks"),
-        );
+        return Err(Problem::new(
+            "bad-range",
+            format!("`{}` is a range of networks", clip(text)),
+        )
+        .expected("a range of two addresses, `a-b`")
+        .help("write the first and the last address, or list the networks"));
     }
     let reversed = |problem: Address| {
-        Problem::new(format!("the range `{}` runs backwards", clip(text)))
-            .expected("the lower address first")
-            .help(format!("did you mean `{problem}`?"))
+        Problem::new(
+            "bad-range",
+            format!("the range `{}` runs backwards", clip(text)),
+        )
+        .expected("the lower address first")
+        .help(format!("did you mean `{problem}`?"))
     };
     match (one(first)?, one(last)?) {
         (One::V4(a), One::V4(b)) if a <= b => Ok(Address::Range4(a, b)),
@@ -220,11 +254,12 @@ fn range(text: &str, first: &str, last: &str) -> Result<Address, Problem> {
             Ok(Address::Range6(a, b))
         }
         (One::V6(a), One::V6(b)) => Err(reversed(Address::Range6(b, a))),
-        _ => Err(
-            Problem::new(format!("the range `{}` mixes IPv4 and IPv6", clip(text)))
-                .expected("two addresses of one family")
-                .help("write one range for each family"),
-        ),
+        _ => Err(Problem::new(
+            "bad-range",
+            format!("the range `{}` mixes IPv4 and IPv6", clip(text)),
+        )
+        .expected("two addresses of one family")
+        .help("write one range for each family")),
     }
 }
 

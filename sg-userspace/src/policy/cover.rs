@@ -32,6 +32,32 @@ impl Cover {
         self.v6 == [(0, u128::MAX)]
     }
 
+    /// These addresses and those of `others`.
+    pub(crate) fn and(self, others: &[Cover]) -> Cover {
+        if others.is_empty() {
+            return self;
+        }
+        let (mut v4, mut v6) = (self.v4, self.v6);
+        for other in others {
+            v4.extend_from_slice(&other.v4);
+            v6.extend_from_slice(&other.v6);
+        }
+        v4.sort_unstable();
+        v6.sort_unstable();
+        Cover {
+            v4: merge(v4.into_iter()),
+            v6: merge(v6.into_iter()),
+        }
+    }
+
+    /// All other addresses.
+    pub(crate) fn complement(&self) -> Cover {
+        Cover {
+            v4: gaps(&self.v4, u128::from(u32::MAX)),
+            v6: gaps(&self.v6, u128::MAX),
+        }
+    }
+
     /// True when every address of `other` is one of these.
     pub(crate) fn covers(&self, other: &Cover) -> bool {
         holds_all(&self.v4, &other.v4) && holds_all(&self.v6, &other.v6)
@@ -47,6 +73,22 @@ fn merge(ranges: impl Iterator<Item = (u128, u128)>) -> Vec<(u128, u128)> {
             _ => out.push((first, last)),
         }
     }
+    out
+}
+
+/// What lies between `ranges`, up to `end`.
+fn gaps(ranges: &[(u128, u128)], end: u128) -> Vec<(u128, u128)> {
+    let mut out = Vec::new();
+    let mut next = Some(0);
+    for (first, last) in ranges {
+        if let Some(next) = next
+            && next < *first
+        {
+            out.push((next, first - 1));
+        }
+        next = last.checked_add(1).filter(|next| *next <= end);
+    }
+    out.extend(next.map(|next| (next, end)));
     out
 }
 
@@ -74,6 +116,24 @@ pub(crate) fn is_whole_family(remote: &Remote) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_complement_is_everything_else() {
+        let ten = Remote {
+            v4: vec![Prefix {
+                bits: 10 << 24,
+                len: 8,
+            }],
+            v6: Vec::new(),
+        };
+        let ten = Cover::of(&ten);
+        let others = ten.complement();
+        let end = u128::from(u32::MAX);
+        assert_eq!(others.v4, [(0, (10 << 24) - 1), (11 << 24, end)]);
+        assert!(others.whole_v6() && others.complement() == ten);
+        let all = ten.and(std::slice::from_ref(&others));
+        assert!(all.whole_v4() && all.complement().is_empty());
+    }
 
     #[test]
     fn two_halves_are_the_whole() {

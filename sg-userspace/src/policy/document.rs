@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use sg_common::flow::{TIMEOUTS, Timeout};
 
+use super::dialect::{self, Place};
 use super::duration;
 use super::errors::{At, Problem};
 use super::fields::{self, Fields};
-use super::finding::{Finding, Location};
+use super::finding::{Finding, Lint, Location};
 use super::input::SetOverride;
 use super::loading::Ctx;
 use super::matching::Scope;
@@ -99,11 +100,23 @@ pub(crate) fn read(ctx: &mut Ctx<'_>, overrides: &[SetOverride]) -> Option<Docum
     let root = match yaml::parse(source) {
         Ok(root) => root,
         Err((at, problem)) => {
+            let (at, problem) = match dialect::other_text(&source.text) {
+                Some(other) => (At::FIRST, other),
+                None => (at, problem),
+            };
             ctx.error(at, problem);
             return None;
         }
     };
-    let file = Fields::read(ctx, &root, "the policy", KEYS)?;
+    if let Some(problem) = dialect::other_document(&root) {
+        ctx.error(root.at, problem);
+        return None;
+    }
+    if let Some(problem) = root.text().and_then(|_| dialect::other_text(&source.text)) {
+        ctx.error(root.at, problem);
+        return None;
+    }
+    let file = Fields::read(ctx, &root, "the policy", Place::Rules, KEYS)?;
     let named = file
         .get("name")
         .and_then(|n| fields::name(ctx, n, "`name`"));
@@ -118,7 +131,7 @@ pub(crate) fn read(ctx: &mut Ctx<'_>, overrides: &[SetOverride]) -> Option<Docum
     let mut findings = std::mem::take(&mut scope.findings);
     let unused = scope.addresses.unused().chain(scope.ports.unused());
     findings.extend(unused.take(20).map(|(name, at)| {
-        Finding::note("unused-set", format!("no rule uses the set `{name}`"))
+        Finding::note(Lint::UnusedSet, format!("no rule uses the set `{name}`"))
             .help("remove it, or name it in a rule")
             .at(&ctx.location(at))
     }));
@@ -184,7 +197,7 @@ fn options(ctx: &mut Ctx<'_>, file: &Fields<'_, '_>) -> Options {
 
 fn timeouts(ctx: &mut Ctx<'_>, node: &Node<'_>, options: &mut Options) {
     let names = Timeout::ALL.map(Timeout::name);
-    let Some(fields) = Fields::read(ctx, node, "`timeouts`", &names) else {
+    let Some(fields) = Fields::read(ctx, node, "`timeouts`", Place::Timeouts, &names) else {
         return;
     };
     for (name, slot) in names.into_iter().zip(&mut options.timeouts) {
@@ -216,9 +229,12 @@ fn sets(ctx: &mut Ctx<'_>, file: &Fields<'_, '_>, overrides: &[SetOverride]) -> 
         .filter_map(|name| Some((name.to_owned(), scope.ports.defined_at(name)?)))
         .collect();
     for (name, at) in both {
-        let problem = Problem::new(format!("`{name}` is both an address set and a port set"))
-            .expected("different names, so that `--set` knows which is meant")
-            .help("rename one of them");
+        let problem = Problem::new(
+            "duplicate-name",
+            format!("`{name}` is both an address set and a port set"),
+        )
+        .expected("different names, so that `--set` knows which is meant")
+        .help("rename one of them");
         ctx.error(at, problem);
     }
     scope.addresses.resolve(ctx);
@@ -245,9 +261,12 @@ fn groups(
         }];
     };
     if file.entry("inbound").or(file.entry("outbound")).is_some() {
-        let problem = Problem::new("`groups` beside top-level `inbound` or `outbound`")
-            .expected("one or the other")
-            .help("move the top-level rules into a group of their own");
+        let problem = Problem::new(
+            "conflict",
+            "`groups` beside top-level `inbound` or `outbound`",
+        )
+        .expected("one or the other")
+        .help("move the top-level rules into a group of their own");
         ctx.error(at, problem);
         // Their rules are looked at all the same.
         directions(ctx, scope, file);
@@ -258,7 +277,7 @@ fn groups(
     let mut groups = Vec::new();
     let mut names: HashMap<String, At> = HashMap::new();
     for node in list {
-        let Some(fields) = Fields::read(ctx, node, "the group", GROUP_KEYS) else {
+        let Some(fields) = Fields::read(ctx, node, "the group", Place::Rules, GROUP_KEYS) else {
             continue;
         };
         if let Some(node) = fields.get("description") {
@@ -266,7 +285,7 @@ fn groups(
         }
         let (inbound, outbound) = directions(ctx, scope, &fields);
         let Some(name_node) = fields.get("name") else {
-            let problem = Problem::new("the group has no `name`")
+            let problem = Problem::new("missing-key", "the group has no `name`")
                 .expected("a name that no other group of the policy has")
                 .help("counters and errors call the group by it");
             ctx.error(node.at, problem);
@@ -276,10 +295,13 @@ fn groups(
             continue;
         };
         if let Some(first) = names.insert(name.clone(), name_node.at) {
-            let problem = Problem::new(format!(
-                "a second group `{name}`; the first is at line {}",
-                first.line
-            ))
+            let problem = Problem::new(
+                "duplicate-name",
+                format!(
+                    "a second group `{name}`; the first is at line {}",
+                    first.line
+                ),
+            )
             .expected("each group's name once")
             .help("rename one of them");
             ctx.error(name_node.at, problem);

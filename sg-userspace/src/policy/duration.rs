@@ -22,9 +22,28 @@ pub(crate) fn parse(text: &str) -> Result<u32, Problem> {
         .and_then(|(n, u)| n.checked_mul(u));
     match seconds {
         Some(seconds) if (1..=LONGEST).contains(&seconds) => Ok(seconds),
-        _ => Err(Problem::new(format!("`{}` is not a timeout", clip(text)))
-            .expected("seconds, or a number with a unit: `30s`, `2m`, `1h`, `5d`")
-            .help("from 1 second to 365 days")),
+        _ => Err(
+            Problem::new("bad-timeout", format!("`{}` is not a timeout", clip(text)))
+                .expected("seconds, or a number with a unit: `30s`, `2m`, `1h`, `5d`")
+                .help(remedy(digits, unit)),
+        ),
+    }
+}
+
+/// What to write instead.
+fn remedy(digits: &str, unit: Option<u32>) -> String {
+    let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    let is_zero = digits.bytes().all(|b| b == b'0');
+    match (is_number, unit) {
+        (true, Some(_)) if is_zero => "the shortest timeout is 1 second: `1s`".to_owned(),
+        (true, Some(_)) if digits.starts_with('0') => "write it without leading zeros".to_owned(),
+        (true, Some(_)) => format!(
+            "the longest timeout is {} days: `{}d`",
+            LONGEST / (24 * 3600),
+            LONGEST / (24 * 3600)
+        ),
+        (true, None) => "the units are `s`, `m`, `h` and `d`".to_owned(),
+        (false, _) => "write one whole number and one unit, such as `90m`".to_owned(),
     }
 }
 

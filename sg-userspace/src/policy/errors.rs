@@ -7,8 +7,8 @@ use std::fmt;
 use miette::{
     Diagnostic, LabeledSpan, MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents,
 };
-use serde::Serialize;
 
+use super::finding::{Finding, Location};
 use super::read::Source;
 
 /// How many errors are printed; the rest is counted.
@@ -40,14 +40,17 @@ impl At {
 /// What is wrong, before it is known where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
+    /// What kind of thing is wrong, for programs: kebab-case and stable.
+    pub(crate) code: &'static str,
     pub(crate) message: String,
     pub(crate) expected: Option<String>,
     pub(crate) help: Option<String>,
 }
 
 impl Problem {
-    pub(crate) fn new(message: impl Into<String>) -> Problem {
+    pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Problem {
         Problem {
+            code,
             message: message.into(),
             expected: None,
             help: None,
@@ -68,8 +71,9 @@ impl Problem {
 /// One error of a policy. `line` and `column` count from 1 (column in characters); an error about
 /// a file as a whole stands at 1:1. For an error in a `--set` argument, `file` is `--set` and
 /// `column` counts within `NAME=VALUE`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct PolicyError {
+    pub code: &'static str,
     pub file: String,
     pub line: u32,
     pub column: u32,
@@ -79,7 +83,6 @@ pub struct PolicyError {
     pub expected: Option<String>,
     /// What to do about it.
     pub help: Option<String>,
-    #[serde(skip)]
     excerpt: Option<Excerpt>,
 }
 
@@ -101,6 +104,25 @@ impl fmt::Display for PolicyError {
 }
 
 impl std::error::Error for PolicyError {}
+
+/// The shape that errors share with findings.
+impl From<&PolicyError> for Finding {
+    fn from(error: &PolicyError) -> Finding {
+        let message = match &error.expected {
+            Some(expected) => format!("{}; expected {expected}", error.message),
+            None => error.message.clone(),
+        };
+        Finding {
+            help: error.help.clone(),
+            location: Some(Location {
+                file: error.file.clone(),
+                line: error.line,
+                column: error.column,
+            }),
+            ..Finding::error(error.code, message)
+        }
+    }
+}
 
 impl Diagnostic for PolicyError {
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
@@ -125,11 +147,15 @@ impl Diagnostic for PolicyError {
 }
 
 /// Every error that was found, in the order of the files and of the places in each.
-#[derive(Clone, Debug, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, Debug)]
 pub struct PolicyErrors(pub Vec<PolicyError>);
 
 impl PolicyErrors {
+    /// In the shape that errors share with findings.
+    pub fn findings(&self) -> Vec<Finding> {
+        self.0.iter().map(Finding::from).collect()
+    }
+
     fn more(&self, f: &mut dyn fmt::Write) -> fmt::Result {
         match self.0.len().saturating_sub(PRINTED) {
             0 => Ok(()),
@@ -198,6 +224,7 @@ impl Report {
             return;
         }
         self.errors.push(PolicyError {
+            code: problem.code,
             file: source.name.clone(),
             line: at.line,
             column: at.column,
@@ -218,6 +245,7 @@ impl Report {
         });
         if let (Some(last), 1..) = (self.errors.last(), self.omitted) {
             let mut last = last.clone();
+            last.code = "more";
             last.message = format!("{} more errors are not listed", self.omitted);
             last.expected = None;
             last.help = Some("mend these first".to_owned());
@@ -317,7 +345,7 @@ mod tests {
             start: 6,
             end: 9,
         };
-        let problem = Problem::new("bad").expected("good").help("mend it");
+        let problem = Problem::new("bad", "bad").expected("good").help("mend it");
         report.push(&source("abc\n  def\nghi"), at, problem);
         let errors = report.finish().unwrap_err();
         assert_eq!(
@@ -332,7 +360,7 @@ mod tests {
         let mut report = Report::default();
         for line in 1..=5000 {
             let at = At { line, ..At::FIRST };
-            report.push(&source("x"), at, Problem::new("bad"));
+            report.push(&source("x"), at, Problem::new("bad", "bad"));
         }
         let errors = report.finish().unwrap_err();
         assert_eq!(errors.0.len(), KEPT + 1);

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
+use super::dialect::{self, Place};
 use super::errors::{At, Problem};
 use super::loading::Ctx;
 use super::yaml::{Node, Value, clip};
@@ -15,7 +16,7 @@ const DESCRIPTION: usize = 1024;
 /// How many candidates a suggestion is looked for among.
 const CANDIDATES: usize = 500;
 
-/// The candidate that `word` is probably a misspelling of.
+/// The candidate that `word` is probably a misspelling or the beginning of.
 pub(crate) fn suggest<'c>(
     word: &str,
     candidates: impl IntoIterator<Item = &'c str>,
@@ -28,9 +29,15 @@ pub(crate) fn suggest<'c>(
     candidates
         .into_iter()
         .take(CANDIDATES)
-        .filter(|c| c.chars().count().abs_diff(length) <= 3)
-        .map(|c| (strsim::osa_distance(&lower, c), c))
-        .filter(|(distance, c)| *distance <= 1 + c.len().min(length) / 4)
+        .filter_map(|c| {
+            let begins = length >= 3 && c.starts_with(&lower);
+            let distance = match c.chars().count().abs_diff(length) {
+                0..=3 => strsim::osa_distance(&lower, c),
+                _ => usize::MAX,
+            };
+            let is_close = distance <= 1 + c.len().min(length) / 4;
+            (is_close || begins).then_some((distance, c))
+        })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, c)| c)
 }
@@ -58,11 +65,13 @@ pub(crate) struct Fields<'n, 't> {
 }
 
 impl<'n, 't> Fields<'n, 't> {
-    /// Reads `node` as a mapping with no keys but `known`. `what` names it in errors.
+    /// Reads `node` as a mapping with no keys but `known`. `what` names it in errors, and `place`
+    /// says what other words for its keys there are.
     pub(crate) fn read(
         ctx: &mut Ctx<'_>,
         node: &'n Node<'t>,
         what: &str,
+        place: Place,
         known: &[&'static str],
     ) -> Option<Fields<'n, 't>> {
         let pairs = pairs(
@@ -76,17 +85,23 @@ impl<'n, 't> Fields<'n, 't> {
             match known.iter().find(|k| **k == key) {
                 Some(known) => entries.push((*known, at, value)),
                 // Counted, without the effort of wording it.
-                None if ctx.loading.report.is_full() => ctx.error(at, Problem::new("unknown key")),
+                None if ctx.loading.report.is_full() => {
+                    ctx.error(at, Problem::new("unknown-key", "unknown key"))
+                }
                 None => {
-                    let mut problem =
-                        Problem::new(format!("unknown key `{}` in {what}", clip(key)))
-                            .expected(format!("one of {}", words(known.iter().copied())));
+                    let mut problem = Problem::new(
+                        "unknown-key",
+                        format!("unknown key `{}` in {what}", clip(key)),
+                    )
+                    .expected(format!("one of {}", words(known.iter().copied())));
                     if key == "<<" {
                         problem = problem.help("merge keys are not supported; use a named set");
+                    } else if let Some(help) = dialect::key(place, key) {
+                        problem = problem.help(help);
                     } else if let Some(close) = suggest(key, known.iter().copied()) {
                         problem = problem.help(format!("did you mean `{close}`?"));
                     } else {
-                        problem = problem.help("remove it");
+                        problem = problem.help(dialect::unknown(place));
                     }
                     ctx.error(at, problem);
                 }
@@ -119,7 +134,7 @@ pub(crate) fn pairs<'n, 't>(
     expected: &str,
 ) -> Option<Vec<(&'n str, At, &'n Rc<Node<'t>>)>> {
     let Value::Map(pairs) = &node.value else {
-        let problem = Problem::new(format!("{what} is {}", node.kind()))
+        let problem = Problem::new("wrong-shape", format!("{what} is {}", node.kind()))
             .expected(format!("a mapping with {expected}"))
             .help("write `key: value` lines, indented alike");
         ctx.error(node.at, problem);
@@ -129,7 +144,7 @@ pub(crate) fn pairs<'n, 't>(
     let mut entries = Vec::with_capacity(pairs.len());
     for (key, value) in pairs {
         let Some(text) = key.text() else {
-            let problem = Problem::new(format!("a key of {what} is {}", key.kind()))
+            let problem = Problem::new("wrong-shape", format!("a key of {what} is {}", key.kind()))
                 .expected("a word")
                 .help("brackets and braces cannot be keys");
             ctx.error(key.at, problem);
@@ -138,9 +153,12 @@ pub(crate) fn pairs<'n, 't>(
         if seen.insert(text) {
             entries.push((text, key.at, value));
         } else {
-            let problem = Problem::new(format!("`{}` stands twice in {what}", clip(text)))
-                .expected("each key once")
-                .help("remove one of them, or join the two");
+            let problem = Problem::new(
+                "duplicate-key",
+                format!("`{}` stands twice in {what}", clip(text)),
+            )
+            .expected("each key once")
+            .help("join the two into one");
             ctx.error(key.at, problem);
         }
     }
@@ -157,7 +175,7 @@ pub(crate) fn list<'n, 't>(
     match &node.value {
         Value::List(list) => Some(list),
         _ => {
-            let problem = Problem::new(format!("{what} is {}", node.kind()))
+            let problem = Problem::new("wrong-shape", format!("{what} is {}", node.kind()))
                 .expected("a list")
                 .help(format!(
                     "start each element with `- `, or write `{empty}` for none"
@@ -178,9 +196,9 @@ pub(crate) fn scalar<'n>(
     match node.text() {
         Some(text) if !node.is_null() => Some(text),
         _ => {
-            let problem = Problem::new(format!("{what} is {}", node.kind()))
+            let problem = Problem::new("wrong-shape", format!("{what} is {}", node.kind()))
                 .expected(expected)
-                .help("give it a value, or remove the key");
+                .help(format!("write {expected}"));
             ctx.error(node.at, problem);
             None
         }
@@ -192,11 +210,14 @@ pub(crate) fn name(ctx: &mut Ctx<'_>, node: &Node<'_>, what: &str) -> Option<Str
     let text = scalar(ctx, node, what, "a name")?.trim();
     let bad = |c: char| c.is_control() || c == '|';
     if text.is_empty() || text.chars().count() > NAME || text.contains(bad) {
-        let problem = Problem::new(format!("{what} is not a name: `{}`", clip(text)))
-            .expected(format!(
-                "1 to {NAME} printable characters, none of them `|`"
-            ))
-            .help("use letters, digits and dashes");
+        let problem = Problem::new(
+            "bad-name",
+            format!("{what} is not a name: `{}`", clip(text)),
+        )
+        .expected(format!(
+            "1 to {NAME} printable characters, none of them `|`"
+        ))
+        .help("use letters, digits and dashes");
         ctx.error(node.at, problem);
         return None;
     }
@@ -207,7 +228,7 @@ pub(crate) fn name(ctx: &mut Ctx<'_>, node: &Node<'_>, what: &str) -> Option<Str
 pub(crate) fn description(ctx: &mut Ctx<'_>, node: &Node<'_>) -> Option<String> {
     let text = scalar(ctx, node, "`description`", "text")?.trim();
     if text.chars().count() > DESCRIPTION {
-        let problem = Problem::new("the description is too long")
+        let problem = Problem::new("too-large", "the description is too long")
             .expected(format!("at most {DESCRIPTION} characters"))
             .help("put the rest in a `#` comment");
         ctx.error(node.at, problem);
@@ -242,19 +263,24 @@ pub(crate) fn choice<T: Copy>(
     }
     let lower = text.to_lowercase();
     let meant = match lower.as_str() {
-        "allow" | "permit" => Some("accept"),
-        "deny" | "reject" | "block" => Some("drop"),
+        "allow" | "allowed" | "permit" | "pass" => Some("accept"),
+        "deny" | "denied" | "reject" | "block" | "discard" | "blackhole" => Some("drop"),
         "yes" | "on" | "1" => Some("true"),
         "no" | "off" | "0" => Some("false"),
         "honor" => Some("honour"),
         _ => suggest(&lower, all()),
     };
     let meant = meant.filter(|m| all().any(|word| word == *m));
-    let problem = Problem::new(format!("{what} cannot be `{}`", clip(text))).expected(expected);
+    let problem =
+        Problem::new("bad-value", format!("{what} cannot be `{}`", clip(text))).expected(expected);
     ctx.error(
         node.at,
         match meant {
+            Some(meant) if lower == "reject" => problem.help(format!(
+                "did you mean `{meant}`? Nobody is told that a packet was dropped"
+            )),
             Some(meant) => problem.help(format!("did you mean `{meant}`?")),
+            None if lower == "log" => problem.help("write `log: true` beside the action"),
             None => problem.help("write one of those words"),
         },
     );

@@ -1,5 +1,5 @@
-//! Findings: what `check` says about a policy that is valid.
-//! A finding never stops a policy from being applied.
+//! What is said about a policy, and how: errors and findings have one shape (SPEC A4). A finding is
+//! what `check` says of a policy that is valid; it never stops the policy from being applied.
 
 use std::fmt;
 
@@ -9,6 +9,8 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
+    /// Nothing is done because of it.
+    Error,
     /// Probably not what was meant.
     Warning,
     /// Worth knowing.
@@ -18,8 +20,82 @@ pub enum Severity {
 impl Severity {
     pub const fn name(self) -> &'static str {
         match self {
+            Severity::Error => "error",
             Severity::Warning => "warning",
             Severity::Note => "note",
+        }
+    }
+}
+
+/// What `check` looks for in a valid policy. The names are stable: `--deny` takes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lint {
+    ApiServerClosed,
+    DeniesEverything,
+    DeniesInbound,
+    DeniesOutbound,
+    EmptySet,
+    GlobalIpv6Closed,
+    InboundOpen,
+    Ipv4Denied,
+    Ipv6Denied,
+    NodePortRange,
+    PingClosed,
+    ShadowedRule,
+    SharedAddressesClosed,
+    SshClosed,
+    SshOpen,
+    TrailingDenyDeferred,
+    TrailingDenyHonoured,
+    UnspecifiedAddress,
+    UnusedSet,
+}
+
+impl Lint {
+    pub const ALL: [Lint; 19] = [
+        Lint::ApiServerClosed,
+        Lint::DeniesEverything,
+        Lint::DeniesInbound,
+        Lint::DeniesOutbound,
+        Lint::EmptySet,
+        Lint::GlobalIpv6Closed,
+        Lint::InboundOpen,
+        Lint::Ipv4Denied,
+        Lint::Ipv6Denied,
+        Lint::NodePortRange,
+        Lint::PingClosed,
+        Lint::ShadowedRule,
+        Lint::SharedAddressesClosed,
+        Lint::SshClosed,
+        Lint::SshOpen,
+        Lint::TrailingDenyDeferred,
+        Lint::TrailingDenyHonoured,
+        Lint::UnspecifiedAddress,
+        Lint::UnusedSet,
+    ];
+
+    /// The `code` of its findings.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Lint::ApiServerClosed => "api-server-closed",
+            Lint::DeniesEverything => "denies-everything",
+            Lint::DeniesInbound => "denies-inbound",
+            Lint::DeniesOutbound => "denies-outbound",
+            Lint::EmptySet => "empty-set",
+            Lint::GlobalIpv6Closed => "global-ipv6-closed",
+            Lint::InboundOpen => "inbound-open",
+            Lint::Ipv4Denied => "ipv4-denied",
+            Lint::Ipv6Denied => "ipv6-denied",
+            Lint::NodePortRange => "node-port-range",
+            Lint::PingClosed => "ping-closed",
+            Lint::ShadowedRule => "shadowed-rule",
+            Lint::SharedAddressesClosed => "shared-addresses-closed",
+            Lint::SshClosed => "ssh-closed",
+            Lint::SshOpen => "ssh-open",
+            Lint::TrailingDenyDeferred => "trailing-deny-deferred",
+            Lint::TrailingDenyHonoured => "trailing-deny-honoured",
+            Lint::UnspecifiedAddress => "unspecified-address",
+            Lint::UnusedSet => "unused-set",
         }
     }
 }
@@ -38,8 +114,8 @@ impl fmt::Display for Location {
     }
 }
 
-/// One finding. `code` is kebab-case and stable; `location` is absent when the finding is about
-/// the policy as a whole.
+/// One finding, or one error. `code` is kebab-case and stable; `location` is absent when it is not
+/// about a place in a policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub severity: Severity,
@@ -50,9 +126,9 @@ pub struct Finding {
 }
 
 impl Finding {
-    pub(crate) fn warning(code: &'static str, message: impl Into<String>) -> Finding {
+    pub fn error(code: &'static str, message: impl Into<String>) -> Finding {
         Finding {
-            severity: Severity::Warning,
+            severity: Severity::Error,
             code,
             message: message.into(),
             help: None,
@@ -60,14 +136,22 @@ impl Finding {
         }
     }
 
-    pub(crate) fn note(code: &'static str, message: impl Into<String>) -> Finding {
+    pub(crate) fn warning(lint: Lint, message: impl Into<String>) -> Finding {
         Finding {
-            severity: Severity::Note,
-            ..Finding::warning(code, message)
+            severity: Severity::Warning,
+            ..Finding::error(lint.code(), message)
         }
     }
 
-    pub(crate) fn help(mut self, help: impl Into<String>) -> Finding {
+    pub(crate) fn note(lint: Lint, message: impl Into<String>) -> Finding {
+        Finding {
+            severity: Severity::Note,
+            ..Finding::error(lint.code(), message)
+        }
+    }
+
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Finding {
         self.help = Some(help.into());
         self
     }

@@ -42,7 +42,10 @@ pub(crate) fn is_set_name(text: &str) -> bool {
 
 /// What is wrong with the name of a set.
 pub(crate) fn bad_set_name(text: &str) -> Problem {
-    let problem = Problem::new(format!("`{}` cannot name a set", clip(text)));
+    let problem = Problem::new(
+        "bad-set-name",
+        format!("`{}` cannot name a set", clip(text)),
+    );
     if KEYWORDS.contains(&text) {
         return problem
             .expected("a word that has no meaning of its own")
@@ -103,24 +106,29 @@ fn scalar<'n, K: Kind>(
         let word = part.trim();
         let at = place.next(part, word);
         if items.len() >= ITEMS {
-            let problem = Problem::new("the list is too long")
+            let problem = Problem::new("too-large", "the list is too long")
                 .expected(format!("at most {ITEMS} elements"))
                 .help("move it to a set file");
             ctx.error(at, problem);
             return false;
         }
         let read = match word {
-            "" => Err(Problem::new("an element is missing here")
+            "" => Err(Problem::new("missing-value", "an element is missing here")
                 .expected(format!("a literal or the name of {} set", article::<K>()))
                 .help("remove the comma that is too many")),
             word => meaning::<K>(word),
         };
         match read {
-            Ok(meaning) => items.push(Item {
-                at,
-                text: word,
-                meaning,
-            }),
+            Ok(meaning) => {
+                if let Meaning::Literal(literal) = &meaning {
+                    ctx.odd::<K>(*literal, word, || at);
+                }
+                items.push(Item {
+                    at,
+                    text: word,
+                    meaning,
+                });
+            }
             Err(problem) => {
                 good = false;
                 ctx.error(at, problem);

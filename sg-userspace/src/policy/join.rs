@@ -9,7 +9,7 @@ use super::cover;
 use super::digest;
 use super::document::{Document, Given, Group, TrailingDeny};
 use super::errors::Problem;
-use super::finding::{Finding, Location};
+use super::finding::{Finding, Lint, Location};
 use super::loading::Loading;
 use super::model::{Action, Direction, Policy, Protocol, Rule, SourceLine};
 use super::read::Source;
@@ -96,12 +96,15 @@ fn agree<T: Copy + PartialEq>(
     for (source, document) in documents {
         match (first, option(document)) {
             (Some(first), Some(other)) if first.value != other.value => {
-                let problem = Problem::new(format!(
-                    "`{key}` is given differently here and at {}",
-                    first.location
-                ))
+                let problem = Problem::new(
+                    "conflict",
+                    format!(
+                        "`{key}` is given differently here and at {}",
+                        first.location
+                    ),
+                )
                 .expected("one value, since both files make one policy")
-                .help("make them equal, or leave one out");
+                .help("make them equal");
                 loading.report.push(source, other.at, problem);
             }
             (None, given) => first = given,
@@ -118,10 +121,13 @@ fn distinct_groups(loading: &mut Loading, documents: &[(Source, Document)]) {
         for group in &document.groups {
             match seen.get(group.name.as_str()) {
                 Some((first, location)) if *first != index => {
-                    let problem = Problem::new(format!(
-                        "a second group `{}`; the first is at {location}",
-                        group.name
-                    ))
+                    let problem = Problem::new(
+                        "duplicate-name",
+                        format!(
+                            "a second group `{}`; the first is at {location}",
+                            group.name
+                        ),
+                    )
                     .expected("each group's name once, over all files")
                     .help("give this one another `name`, or bind the file once");
                     loading.report.push(source, group.at, problem);
@@ -163,16 +169,16 @@ fn trailing(groups: &mut [Group], mode: TrailingDeny, findings: &mut Vec<Finding
                     let left_out = rules.split_off(kept).into_iter();
                     deferred[direction as usize].extend(left_out.filter(|rule| rule.log));
                     Finding::warning(
-                        "trailing-deny-deferred",
+                        Lint::TrailingDenyDeferred,
                         format!("{what}: it takes effect only in the last group and is left out here"),
                     )
-                    .help("write `trailing-deny: honour` to take it literally, or remove the rule")
+                    .help("`trailing-deny: honour` takes it literally")
                 }
                 TrailingDeny::Honour => Finding::warning(
-                    "trailing-deny-honoured",
+                    Lint::TrailingDenyHonoured,
                     format!("{what}: it is taken literally, and the groups after it are dead for what it covers"),
                 )
-                .help("write `trailing-deny: defer` to let the later groups decide, or remove the rule"),
+                .help("what the later groups say counts only for what it does not cover"),
             };
             findings.push(finding.at(&location));
         }

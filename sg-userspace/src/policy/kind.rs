@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::address::{self, Address};
 use super::errors::Problem;
+use super::finding::{Finding, Lint};
 use super::loading::{Loading, PORT_RANGES, PREFIXES, PortRanges};
 use super::model::{Prefix, Remote};
 use super::ports::{self, Ports};
@@ -22,6 +23,10 @@ pub(crate) trait Kind: Sized {
     fn parse(text: &str) -> Result<Self::Literal, Problem>;
     fn add(value: &mut Self::Value, literal: Self::Literal);
     fn merge(value: &mut Self::Value, other: &Self::Value);
+    /// What to say of an unknown set that is called like something else.
+    fn hint(name: &str) -> Option<String>;
+    /// What is odd about a literal as it was written.
+    fn odd(literal: Self::Literal, text: &str) -> Option<Finding>;
     /// Sorts and removes duplicates.
     fn finish(value: &mut Self::Value);
     fn size(value: &Self::Value) -> usize;
@@ -44,7 +49,7 @@ pub(crate) fn charge<K: Kind>(loading: &mut Loading, value: &K::Value) -> Result
 
 /// The error of a policy that grows beyond the limit.
 pub(crate) fn too_many<K: Kind>() -> Problem {
-    Problem::new(format!(
+    Problem::new("too-large", format!(
         "the policy's {} sets and lists add up to too much",
         K::NOUN
     ))
@@ -83,6 +88,39 @@ impl Kind for Addresses {
                 address::split(a, b, 128, |bits, len| value.v6.push(Prefix { bits, len }));
             }
         }
+    }
+
+    fn hint(name: &str) -> Option<String> {
+        let is_id = ["sg-", "pl-", "ipm-", "ipmg-", "eks-"];
+        if is_id.iter().any(|id| name.starts_with(id)) {
+            return Some(format!(
+                "a cloud's own groups and lists are not looked up: define `{name}` under \
+                 `address-sets`"
+            ));
+        }
+        matches!(
+            name,
+            "anywhere" | "everyone" | "everybody" | "internet" | "world" | "public" | "default"
+        )
+        .then(|| "every address is `any`; every IPv4 address is `0.0.0.0/0`".to_owned())
+    }
+
+    fn odd(literal: Address, text: &str) -> Option<Finding> {
+        let (family, whole) = match literal {
+            Address::Prefix4(Prefix { bits: 0, len: 32 }) => ("IPv4", "0.0.0.0/0"),
+            Address::Prefix6(Prefix { bits: 0, len: 128 }) => ("IPv6", "::/0"),
+            _ => return None,
+        };
+        if text.contains('/') {
+            return None;
+        }
+        let width = if family == "IPv4" { 32 } else { 128 };
+        let message = format!("`{text}` is a single address, which hardly any packet carries");
+        let help = format!(
+            "every {family} address is `{whole}`; if the single address is meant, write \
+             `{text}/{width}`"
+        );
+        Some(Finding::warning(Lint::UnspecifiedAddress, message).help(help))
     }
 
     fn merge(value: &mut Remote, other: &Remote) {
@@ -129,6 +167,33 @@ impl Kind for PortKind {
 
     fn add(value: &mut Self::Value, literal: Ports) {
         value.push((literal.0, literal.1));
+    }
+
+    fn hint(name: &str) -> Option<String> {
+        const SERVICES: [(&str, u16); 14] = [
+            ("ftp", 21),
+            ("ssh", 22),
+            ("smtp", 25),
+            ("dns", 53),
+            ("domain", 53),
+            ("http", 80),
+            ("ntp", 123),
+            ("ldap", 389),
+            ("https", 443),
+            ("mysql", 3306),
+            ("rdp", 3389),
+            ("postgres", 5432),
+            ("postgresql", 5432),
+            ("redis", 6379),
+        ];
+        let (_, port) = SERVICES.iter().find(|(service, _)| *service == name)?;
+        Some(format!(
+            "service names are not looked up: write the number, which is usually {port}"
+        ))
+    }
+
+    fn odd(_: Ports, _: &str) -> Option<Finding> {
+        None
     }
 
     fn merge(value: &mut Self::Value, other: &Self::Value) {

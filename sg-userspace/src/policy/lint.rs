@@ -2,8 +2,9 @@
 //! and rules that do nothing.
 
 use super::cover::is_whole_family;
-use super::finding::{Finding, Location};
+use super::finding::{Finding, Lint, Location};
 use super::model::{Action, Direction, Policy, Protocol, Rule};
+use super::reach;
 use super::shadow;
 
 /// Findings of one code that are listed one by one; the rest is counted.
@@ -13,8 +14,9 @@ const NODE_PORTS: (u16, u16) = (30000, 32767);
 /// The first port that Linux gives to outgoing connections by default.
 const EPHEMERAL: u16 = 32768;
 
-/// Lints a policy. `places` holds the place of each rule.
-pub(crate) fn lint(policy: &Policy, places: &[Location]) -> Vec<Finding> {
+/// Lints a policy. `places` holds the place of each rule; `is_cluster` tells that it is for a node
+/// of a container cluster.
+pub(crate) fn lint(policy: &Policy, places: &[Location], is_cluster: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     let shadowed = shadow::find(policy);
     let mut is_shadowed = vec![false; policy.rules.len()];
@@ -31,6 +33,10 @@ pub(crate) fn lint(policy: &Policy, places: &[Location]) -> Vec<Finding> {
     limit(&mut findings);
     shadows(policy, places, &shadowed, &mut findings);
     denied(policy, &mut findings);
+    findings.extend(reach::ssh(policy, is_cluster));
+    if is_cluster {
+        reach::cluster(policy, &mut findings);
+    }
     findings
 }
 
@@ -55,14 +61,14 @@ fn open(rule: &Rule) -> Option<Finding> {
     if rule.protocol == Protocol::All {
         let message = format!("everything is open to {who}, SSH included");
         return Some(
-            Finding::warning("inbound-open", message)
+            Finding::warning(Lint::InboundOpen, message)
                 .help("accept the protocols and ports that are needed"),
         );
     }
     if is(6) && includes(22) {
         let message = format!("SSH (tcp 22) is open to {who}");
         return Some(
-            Finding::warning("ssh-open", message)
+            Finding::warning(Lint::SshOpen, message)
                 .help("name the addresses that administer the node in `from`"),
         );
     }
@@ -78,22 +84,23 @@ fn open(rule: &Rule) -> Option<Finding> {
             NODE_PORTS.1
         );
         let help = format!("end the range at {}", NODE_PORTS.1);
-        return Some(Finding::note("node-port-range", message).help(help));
+        return Some(Finding::note(Lint::NodePortRange, message).help(help));
     }
     None
 }
 
 /// Keeps the first findings of each code and counts the others.
 fn limit(findings: &mut Vec<Finding>) {
-    for code in ["inbound-open", "ssh-open", "node-port-range"] {
+    for lint in [Lint::InboundOpen, Lint::SshOpen, Lint::NodePortRange] {
         let mut count = 0;
         findings.retain(|finding| {
-            count += usize::from(finding.code == code);
-            finding.code != code || count <= LISTED
+            let is_one = finding.code == lint.code();
+            count += usize::from(is_one);
+            !is_one || count <= LISTED
         });
         if let Some(more @ 1..) = count.checked_sub(LISTED) {
             findings.push(Finding::warning(
-                code,
+                lint,
                 format!("and {more} more rules like these"),
             ));
         }
@@ -122,16 +129,22 @@ fn shadows(
             first.source.file,
             first.source.line,
         );
-        let finding = match rule.action == first.action {
-            true => Finding::note("shadowed-rule", message).help("remove it"),
-            false => Finding::warning("shadowed-rule", message)
-                .help("move it before that rule, or remove it"),
+        let finding = match (rule.action, first.action) {
+            (Action::Accept, Action::Accept) => {
+                Finding::note(Lint::ShadowedRule, message).help("it can be removed")
+            }
+            (Action::Drop, Action::Drop) => Finding::note(Lint::ShadowedRule, message)
+                .help("it changes nothing as long as that rule stands"),
+            (Action::Drop, Action::Accept) => Finding::warning(Lint::ShadowedRule, message)
+                .help("move it before that rule, so that it drops what it says"),
+            (Action::Accept, Action::Drop) => Finding::warning(Lint::ShadowedRule, message)
+                .help("it lets nothing through; the first rule that matches decides"),
         };
         findings.push(finding.at(place));
     }
     if let Some(more @ 1..) = shadowed.len().checked_sub(LISTED) {
         let message = format!("and {more} more rules that can never match");
-        findings.push(Finding::warning("shadowed-rule", message));
+        findings.push(Finding::warning(Lint::ShadowedRule, message));
     }
 }
 
@@ -155,44 +168,40 @@ fn denied(policy: &Policy, findings: &mut Vec<Finding>) {
         (false, false) => {
             let message = "no rule accepts anything: everything is denied in both directions";
             findings.push(
-                Finding::warning("denies-everything", message)
-                    .help("add rules with `action: accept`"),
+                Finding::warning(Lint::DeniesEverything, message)
+                    .help("if that is not meant, name what is needed in rules with `action: accept`"),
             );
             return;
         }
         (true, false) => findings.push(
             Finding::warning(
-                "denies-outbound",
+                Lint::DeniesOutbound,
                 "no outbound rule accepts anything: the node can open no connection, and only answers",
             )
-            .help("add an outbound rule, such as `protocol: all` to `any`"),
+            .help("if it needs more, name what it may open in outbound rules, such as tcp 443 to the addresses of its servers"),
         ),
         (false, true) => findings.push(Finding::note(
-            "denies-inbound",
+            Lint::DeniesInbound,
             "no inbound rule accepts anything: only answers to the node's own connections arrive",
         )),
         (true, true) => {}
     }
-    for (code, name, every, accepted) in [
+    for (lint, name, accepted) in [
         (
-            "ipv4-denied",
+            Lint::Ipv4Denied,
             "IPv4",
-            "0.0.0.0/0",
             family(|rule| rule.remote.v4.is_empty()),
         ),
         (
-            "ipv6-denied",
+            Lint::Ipv6Denied,
             "IPv6",
-            "::/0",
             family(|rule| rule.remote.v6.is_empty()),
         ),
     ] {
         if !accepted {
             let message = format!("no rule accepts any {name} address: {name} is wholly denied");
-            let help = format!(
-                "add rules with {name} addresses (`{every}`, or `any` for both families) if the node uses {name}"
-            );
-            findings.push(Finding::warning(code, message).help(help));
+            let help = format!("if the node uses {name}, name the {name} addresses that it needs");
+            findings.push(Finding::warning(lint, message).help(help));
         }
     }
 }

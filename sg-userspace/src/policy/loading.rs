@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::errors::{At, Problem, Report};
-use super::finding::Location;
+use super::finding::{Finding, Location};
+use super::kind::Kind;
 use super::model::Remote;
 use super::read::Source;
 
@@ -23,6 +24,8 @@ pub(crate) type PortRanges = Vec<(u16, u16)>;
 #[derive(Debug, Default)]
 pub(crate) struct Loading {
     pub(crate) report: Report,
+    /// What is odd about single values.
+    pub(crate) findings: Vec<Finding>,
     /// Every file that was read.
     pub(crate) files: Vec<PathBuf>,
     /// Set files by path, for many sets may name one file; `None` is one with errors.
@@ -52,6 +55,24 @@ pub(crate) struct Ctx<'a> {
 impl Ctx<'_> {
     pub(crate) fn error(&mut self, at: At, problem: Problem) {
         self.loading.report.push(self.source, at, problem);
+    }
+
+    /// Says what is odd about a literal, the first times.
+    pub(crate) fn odd<K: Kind>(
+        &mut self,
+        literal: K::Literal,
+        text: &str,
+        at: impl FnOnce() -> At,
+    ) {
+        const TOLD: usize = 20;
+        if self.loading.findings.len() < TOLD
+            && let Some(finding) = K::odd(literal, text)
+        {
+            let finding = finding.at(&self.location(at()));
+            if !self.loading.findings.contains(&finding) {
+                self.loading.findings.push(finding);
+            }
+        }
     }
 
     pub(crate) fn location(&self, at: At) -> Location {

@@ -57,11 +57,16 @@ pub(crate) fn read_ports(
     }
     if let Some(protocol) = protocol.filter(|p| !protocol::has_ports(*p)) {
         let name = protocol::name(protocol);
-        let problem = Problem::new(format!("`ports` on protocol `{name}`"))
+        let problem = Problem::new("misplaced-key", format!("`ports` on protocol `{name}`"))
             .expected("`ports` only with tcp, udp or sctp");
         let help = match protocol {
-            Protocol::All => "write one rule for tcp and one for udp, or remove `ports`",
-            _ => "remove `ports`",
+            Protocol::All => {
+                "write one rule for tcp and one for udp, each with these ports".to_owned()
+            }
+            Protocol::Number(protocol::ICMP | protocol::ICMPV6) => {
+                "ICMP has types and no ports: write `icmp: {type: …}`".to_owned()
+            }
+            _ => format!("`{name}` has no ports: change `protocol` to one that has"),
         };
         ctx.error(key, problem.help(help));
     }
@@ -86,18 +91,25 @@ pub(crate) fn read_remote(
         Direction::Outbound => ("to", "from"),
     };
     if let Some((at, _)) = rule.entry(wrong) {
-        let problem = Problem::new(format!("`{wrong}` in an {} rule", direction.name()))
-            .expected(format!("`{right}`"))
-            .help(format!(
-                "write `{right}:`; the other end is this node itself"
-            ));
+        let problem = Problem::new(
+            "misplaced-key",
+            format!("`{wrong}` in an {} rule", direction.name()),
+        )
+        .expected(format!("`{right}`"))
+        .help(match rule.entry(right) {
+            None => format!("write `{right}:`; the other end is this node itself"),
+            Some(_) => format!(
+                "the other end is this node itself, and rules match none of its addresses; a \
+                     rule without `{wrong}` matches more"
+            ),
+        });
         ctx.error(at, problem);
     }
     let Some(node) = rule.get(right) else {
         if rule.entry(wrong).is_none() {
-            let problem = Problem::new(format!("the rule has no `{right}`"))
+            let problem = Problem::new("missing-key", format!("the rule has no `{right}`"))
                 .expected("addresses, CIDRs, ranges, the name of an address set, or `any`")
-                .help(format!("write `{right}: any` to match every address"));
+                .help("name the addresses that are meant; every address is `any`");
             ctx.error(rule.at, problem);
         }
         return None;
@@ -152,7 +164,7 @@ fn reduce(
             true => ("IPv4", "IPv6"),
             false => ("IPv6", "IPv4"),
         };
-        let problem = Problem::new(format!(
+        let problem = Problem::new("matches-nothing", format!(
             "the rule can match nothing: protocol `{name}` is only seen with {sees}, and the addresses are all {has}"
         ))
         .expected(format!("an {sees} address or `any`"));
@@ -184,12 +196,15 @@ fn list<K: Kind>(
 ) -> Option<Listed<K>> {
     let (items, mut good) = items::read::<K>(ctx, node, what);
     if items.is_empty() && good {
-        let problem = Problem::new(format!("{what} is an empty list, which matches nothing"))
-            .expected(format!(
-                "at least one literal or the name of {} set",
-                items::article::<K>()
-            ))
-            .help("remove the rule, or name a set that may be empty");
+        let problem = Problem::new(
+            "matches-nothing",
+            format!("{what} is an empty list, which matches nothing"),
+        )
+        .expected(format!(
+            "at least one literal or the name of {} set",
+            items::article::<K>()
+        ))
+        .help("write what is meant, or name a set: it may be empty");
         ctx.error(node.at, problem);
         return None;
     }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 mod address;
 mod builtin;
 mod cover;
+mod dialect;
 mod digest;
 mod document;
 mod duration;
@@ -28,6 +29,7 @@ mod matching;
 pub mod model;
 mod ports;
 mod protocol;
+mod reach;
 mod read;
 mod rules;
 mod setfile;
@@ -38,7 +40,7 @@ mod yaml;
 
 pub use builtin::{Builtin, builtin, builtins};
 pub use errors::{PRINTED, PolicyError, PolicyErrors};
-pub use finding::{Finding, Location, Severity};
+pub use finding::{Finding, Lint, Location, Severity};
 pub use input::{PolicyInput, SetOverride, SetOverrideError};
 #[doc(hidden)]
 pub use lines::{groups_from_lines, rules_from_lines};
@@ -69,9 +71,9 @@ pub fn load(inputs: &[PolicyInput], overrides: &[SetOverride]) -> Result<Loaded,
     let mut sources = Vec::new();
     for (index, input) in inputs.iter().enumerate() {
         let read = match inputs.iter().take(index).any(|earlier| earlier == input) {
-            true => Err(Problem::new("this policy is named twice")
+            true => Err(Problem::new("duplicate-name", "this policy is named twice")
                 .expected("each policy once")
-                .help("remove one of them")
+                .help("name it once; groups are bound in the order of the arguments")
                 .into()),
             false => read_input(&mut loading, input),
         };
@@ -84,7 +86,7 @@ pub fn load(inputs: &[PolicyInput], overrides: &[SetOverride]) -> Result<Loaded,
         }
     }
     if inputs.is_empty() {
-        let problem = Problem::new("no policy was named")
+        let problem = Problem::new("missing-policy", "no policy was named")
             .expected("a file, `-`, or `builtin:NAME`")
             .help("`sgctl templates` lists the built-in policies");
         let source = Source::of_text("<command line>", "");
@@ -138,8 +140,11 @@ fn read_input(loading: &mut Loading, input: &PolicyInput) -> Result<Source, Unre
 
 fn unknown_builtin(name: &str) -> Problem {
     let names = || builtins().iter().map(|builtin| builtin.name);
-    let problem = Problem::new(format!("unknown built-in policy `{}`", yaml::clip(name)))
-        .expected(format!("one of {}", words(names())));
+    let problem = Problem::new(
+        "unknown-template",
+        format!("unknown built-in policy `{}`", yaml::clip(name)),
+    )
+    .expected(format!("one of {}", words(names())));
     match suggest(name, names()) {
         Some(close) => problem.help(format!("did you mean `builtin:{close}`?")),
         None => problem.help("`sgctl templates` lists them"),
@@ -165,10 +170,16 @@ fn load_sources(
         }
     }
     check_overrides(&mut loading, &documents, overrides, complete);
+    // As the template calls them, which most policies of nodes come from.
+    let has = |document: &Document, name: &str| document.sets.iter().any(|set| set == name);
+    let is_cluster = documents
+        .iter()
+        .any(|(_, document)| has(document, "pods") && has(document, "nodes"));
     let joined = join::join(&mut loading, documents);
+    let mut findings = std::mem::take(&mut loading.findings);
     loading.report.finish()?;
-    let mut findings = joined.findings;
-    findings.extend(lint::lint(&joined.policy, &joined.places));
+    findings.extend(joined.findings);
+    findings.extend(lint::lint(&joined.policy, &joined.places, is_cluster));
     Ok(Loaded {
         policy: joined.policy,
         findings,
@@ -192,15 +203,21 @@ fn check_overrides(
     let mut seen = HashSet::new();
     for given in overrides {
         if !seen.insert(given.name.as_str()) {
-            let problem = Problem::new(format!("`--set {}` is given twice", given.name))
-                .expected("each set once")
-                .help(format!("join them: `--set {}=VALUE,VALUE`", given.name));
+            let problem = Problem::new(
+                "bad-set-argument",
+                format!("`--set {}` is given twice", given.name),
+            )
+            .expected("each set once")
+            .help(format!("join them: `--set {}=VALUE,VALUE`", given.name));
             loading.report.push(&given.source(), At::FIRST, problem);
         }
         if !complete || known.binary_search(&given.name.as_str()).is_ok() {
             continue;
         }
-        let problem = Problem::new(format!("`--set` names an unknown set `{}`", given.name));
+        let problem = Problem::new(
+            "bad-set-argument",
+            format!("`--set` names an unknown set `{}`", given.name),
+        );
         let problem = match known.as_slice() {
             [] => problem
                 .expected("no `--set`: the policy has no sets")

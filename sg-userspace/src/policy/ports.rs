@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::address::decimal;
+use super::dialect;
 use super::errors::Problem;
 use super::yaml::clip;
 
@@ -28,17 +29,20 @@ pub(crate) fn parse(text: &str) -> Result<Ports, Problem> {
         return Ok(Ports(port, port));
     };
     if first.trim().is_empty() || last.trim().is_empty() {
-        return Err(Problem::new(format!("`{}` is not a port", clip(text)))
-            .expected(EXPECTED)
-            .help("a range has both ends: `1024-65535`; no port is negative"));
+        return Err(
+            Problem::new("bad-port", format!("`{}` is not a port", clip(text)))
+                .expected(EXPECTED)
+                .help("a range has both ends: `1024-65535`; no port is negative"),
+        );
     }
     let (first, last) = (port(first.trim())?, port(last.trim())?);
     if first > last {
-        return Err(
-            Problem::new(format!("the port range `{}` runs backwards", clip(text)))
-                .expected("the lower port first")
-                .help(format!("did you mean `{last}-{first}`?")),
-        );
+        return Err(Problem::new(
+            "bad-port",
+            format!("the port range `{}` runs backwards", clip(text)),
+        )
+        .expected("the lower port first")
+        .help(format!("did you mean `{last}-{first}`?")));
     }
     Ok(Ports(first, last))
 }
@@ -47,7 +51,25 @@ fn port(text: &str) -> Result<u16, Problem> {
     if let Some(port) = decimal(text).and_then(|n| u16::try_from(n).ok()) {
         return Ok(port);
     }
-    let problem = Problem::new(format!("`{}` is not a port", clip(text))).expected(EXPECTED);
+    let problem =
+        Problem::new("bad-port", format!("`{}` is not a port", clip(text))).expected(EXPECTED);
+    let lower = text.to_lowercase();
+    if matches!(lower.as_str(), "any" | "*" | "-1") {
+        return Err(problem.help("every port is `all`"));
+    }
+    if text.starts_with('!') || text.starts_with("not ") {
+        return Err(dialect::negation(&clip(text)));
+    }
+    if let Some(name) = dialect::sigil(text) {
+        let help = format!("a set is named by its name alone: write `{name}`");
+        return Err(problem.help(help));
+    }
+    if ["tcp", "udp", "sctp"]
+        .iter()
+        .any(|name| lower.contains(name))
+    {
+        return Err(problem.help("the protocol stands under `protocol`: write the port alone"));
+    }
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     Err(if digits && text.len() > 1 && text.starts_with('0') {
         problem.help("write it without leading zeros (they look octal)")

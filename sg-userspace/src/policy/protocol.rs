@@ -24,6 +24,9 @@ const NAMES: [(&str, u8); 8] = [
 /// protocol in IPv6, never the protocol itself.
 const IPV6_EXTENSIONS: [u8; 5] = [0, 43, 44, 51, 60];
 
+/// What to do for several protocols.
+pub(crate) const ONE_EACH: &str = "write one rule for each protocol; they may name the same sets";
+
 /// Parses a `protocol:` value.
 pub(crate) fn parse(text: &str) -> Result<Protocol, Problem> {
     if text == "all" {
@@ -37,16 +40,32 @@ pub(crate) fn parse(text: &str) -> Result<Protocol, Problem> {
     }
     let all = || NAMES.iter().map(|(name, _)| *name).chain(["all"]);
     let lower = text.to_lowercase();
+    let expected = format!("{}, or a protocol number from 0 to 255", words(all()));
+    let problem = Problem::new("bad-protocol", format!("unknown protocol `{}`", clip(text)))
+        .expected(expected);
+    let is_known = |word: &str| NAMES.iter().any(|(name, _)| *name == word);
+    let mut parts = lower
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|p| !p.is_empty());
+    match (parts.next(), parts.next()) {
+        (Some(first), Some(second)) if is_known(first) && is_known(second) => {
+            return Err(problem.help(ONE_EACH));
+        }
+        (Some(name), Some(port)) | (Some(port), Some(name))
+            if is_known(name) && port.starts_with(|c: char| c.is_ascii_digit()) =>
+        {
+            let help = format!("write `protocol: {name}` and `ports: {port}`");
+            return Err(problem.help(help));
+        }
+        _ => {}
+    }
     let meant = match lower.as_str() {
+        "tcpudp" | "tcpandudp" => return Err(problem.help(ONE_EACH)),
         "any" | "*" | "-1" | "ip" => Some("all"),
         "icmp6" | "ipv6-icmp" | "icmp-v6" => Some("icmpv6"),
         "ipsec" => Some("esp"),
         _ => suggest(&lower, all()),
     };
-    let problem = Problem::new(format!("unknown protocol `{}`", clip(text))).expected(format!(
-        "{}, or a protocol number from 0 to 255",
-        words(all())
-    ));
     Err(match meant {
         Some(meant) => problem.help(format!("did you mean `{meant}`?")),
         None => problem.help("look the number up in IANA's list of protocol numbers"),
@@ -133,7 +152,7 @@ pub(crate) fn icmp_type(text: &str, v6: bool) -> Result<u8, Problem> {
         return Ok(number);
     }
     let all = || known.iter().map(|(name, _)| *name);
-    let problem = Problem::new(format!("unknown ICMP type `{}`", clip(text)))
+    let problem = Problem::new("bad-icmp", format!("unknown ICMP type `{}`", clip(text)))
         .expected(format!("a number from 0 to 255 or one of {}", words(all())));
     let meant = match text {
         "ping" => Some("echo-request"),
@@ -151,9 +170,9 @@ pub(crate) fn icmp_code(text: &str) -> Result<u8, Problem> {
     decimal(text)
         .and_then(|n| u8::try_from(n).ok())
         .ok_or_else(|| {
-            Problem::new(format!("`{}` is not an ICMP code", clip(text)))
+            Problem::new("bad-icmp", format!("`{}` is not an ICMP code", clip(text)))
                 .expected("a number from 0 to 255")
-                .help("leave `code` out to match every code")
+                .help("write its number, as RFC 792 (ICMP) or RFC 4443 (ICMPv6) has it")
         })
 }
 

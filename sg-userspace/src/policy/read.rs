@@ -72,15 +72,18 @@ pub(crate) fn read_file(path: &Path, limit: u64, what: &str) -> Result<String, U
     let metadata = fs::metadata(path).map_err(|e| unreadable(&e, what))?;
     let file_type = metadata.file_type();
     if file_type.is_dir() {
-        return Err(Problem::new(format!("the {what} is a directory"))
-            .expected("a regular file")
-            .help("name the file in it")
-            .into());
+        return Err(
+            Problem::new("unreadable", format!("the {what} is a directory"))
+                .expected("a regular file")
+                .help("name the file in it")
+                .into(),
+        );
     }
     if !file_type.is_file() {
-        return Err(Problem::new(format!(
-            "the {what} is a pipe, socket or device, not a regular file"
-        ))
+        return Err(Problem::new(
+            "unreadable",
+            format!("the {what} is a pipe, socket or device, not a regular file"),
+        )
         .expected("a regular file")
         .help("write it to a file first, or pass a policy on standard input as `-`")
         .into());
@@ -107,7 +110,7 @@ fn read_limited(reader: impl Read, limit: u64, what: &str) -> Result<String, Unr
         return Err(too_big(what, limit).into());
     }
     if bytes.is_empty() {
-        return Err(Problem::new(format!("the {what} is empty"))
+        return Err(Problem::new("empty-file", format!("the {what} is empty"))
             .help("a write may have been cut short; a file that is empty on purpose says so in a `#` comment, and a policy without rules is `inbound: []`")
             .into());
     }
@@ -124,7 +127,7 @@ fn read_limited(reader: impl Read, limit: u64, what: &str) -> Result<String, Unr
                 start: valid as u32,
                 end: valid as u32,
             },
-            problem: Problem::new(format!("the {what} is not UTF-8 text"))
+            problem: Problem::new("not-utf8", format!("the {what} is not UTF-8 text"))
                 .expected("UTF-8")
                 .help("save it as UTF-8; it may be a binary or a compressed file"),
         }
@@ -132,13 +135,16 @@ fn read_limited(reader: impl Read, limit: u64, what: &str) -> Result<String, Unr
 }
 
 fn too_big(what: &str, limit: u64) -> Problem {
-    Problem::new(format!("the {what} is larger than {} MiB", limit >> 20))
-        .expected(format!("at most {limit} bytes"))
-        .help("split it, or check that it is the right file")
+    Problem::new(
+        "too-large",
+        format!("the {what} is larger than {} MiB", limit >> 20),
+    )
+    .expected(format!("at most {limit} bytes"))
+    .help("split it, or check that it is the right file")
 }
 
 fn unreadable(error: &io::Error, what: &str) -> Problem {
-    let problem = Problem::new(format!("cannot read the {what}: {error}"));
+    let problem = Problem::new("unreadable", format!("cannot read the {what}: {error}"));
     match error.kind() {
         io::ErrorKind::NotFound if what.contains("set") => problem.help(
             "check the path: a set file is looked up from the directory of the policy file that names it",

@@ -3,16 +3,17 @@
 
 use std::sync::Arc;
 
+use super::dialect::Place;
 use super::errors::Problem;
 use super::fields::{self, Fields};
-use super::finding::{Finding, Location};
+use super::finding::{Finding, Lint, Location};
 use super::kind::{self, Addresses, Kind, PortKind};
 use super::loading::{Ctx, RULES};
 use super::matching::{Resolved, Scope, read_ports, read_remote};
 use super::model::{Action, Direction, IcmpMatch, Protocol, Remote};
 use super::protocol;
 use super::spelling::Spelling;
-use super::yaml::Node;
+use super::yaml::{Node, Value, clip};
 
 /// A rule before it has a position.
 #[derive(Debug)]
@@ -57,7 +58,7 @@ pub(crate) fn read_list(
     for rule in list {
         ctx.loading.rules += 1;
         if ctx.loading.rules > RULES {
-            let problem = Problem::new("the policy has too many rules")
+            let problem = Problem::new("too-large", "the policy has too many rules")
                 .expected(format!("at most {RULES} rules in all"))
                 .help("join rules that differ only in ports or addresses: both may be lists");
             ctx.error(rule.at, problem);
@@ -76,7 +77,7 @@ fn read(
     node: &Node<'_>,
 ) -> Option<Draft> {
     let errors = ctx.loading.report.count();
-    let rule = Fields::read(ctx, node, "the rule", KEYS)?;
+    let rule = Fields::read(ctx, node, "the rule", Place::Rule(direction), KEYS)?;
     let protocol = read_protocol(ctx, &rule);
     let ports = read_ports(ctx, scope, &rule, protocol);
     let icmp = read_icmp(ctx, &rule, protocol);
@@ -148,7 +149,7 @@ fn empty_sets(
             "the {kind} set `{name}` is empty, so that `{}` matches nothing",
             spelling.summary
         );
-        let finding = Finding::note("empty-set", message)
+        let finding = Finding::note(Lint::EmptySet, message)
             .help(format!(
                 "fill it, for example with `--set {name}=…`, if that is not meant"
             ))
@@ -160,12 +161,19 @@ fn empty_sets(
 fn read_protocol(ctx: &mut Ctx<'_>, rule: &Fields<'_, '_>) -> Option<Protocol> {
     const EXPECTED: &str = "`all`, a protocol's name, or its number";
     let Some(node) = rule.get("protocol") else {
-        let problem = Problem::new("the rule has no `protocol`")
+        let problem = Problem::new("missing-key", "the rule has no `protocol`")
             .expected(EXPECTED)
-            .help("write `protocol: all` to match every protocol");
+            .help("name the protocol that is meant; every protocol is `all`");
         ctx.error(rule.at, problem);
         return None;
     };
+    if let Value::List(_) = node.value {
+        let problem = Problem::new("bad-protocol", "`protocol` is a list")
+            .expected(EXPECTED)
+            .help(protocol::ONE_EACH);
+        ctx.error(node.at, problem);
+        return None;
+    }
     let text = fields::scalar(ctx, node, "`protocol`", EXPECTED)?;
     protocol::parse(text)
         .map_err(|problem| ctx.error(node.at, problem))
@@ -179,7 +187,7 @@ fn read_action(ctx: &mut Ctx<'_>, rule: &Fields<'_, '_>) -> Option<Action> {
             fields::choice(ctx, node, "`action`", &known)
         }
         None => {
-            let problem = Problem::new("the rule has no `action`")
+            let problem = Problem::new("missing-key", "the rule has no `action`")
                 .expected("`accept` or `drop`")
                 .help("write `action: accept` or `action: drop`");
             ctx.error(rule.at, problem);
@@ -202,12 +210,19 @@ fn read_icmp(
     };
     if let Some(protocol) = protocol.filter(|p| !is_icmp(p)) {
         let name = protocol::name(protocol);
-        let problem = Problem::new(format!("`icmp` on protocol `{name}`"))
+        let problem = Problem::new("misplaced-key", format!("`icmp` on protocol `{name}`"))
             .expected("`icmp` only with protocol icmp or icmpv6")
-            .help("remove `icmp`, or change `protocol`");
+            .help("change `protocol` to `icmp` for IPv4, or to `icmpv6`");
         ctx.error(key, problem);
     }
-    let fields = Fields::read(ctx, node, "`icmp`", &["type", "code"])?;
+    if let Some(text) = node.text().filter(|_| !node.is_null()) {
+        let problem = Problem::new("wrong-shape", format!("`icmp` is `{}`", clip(text)))
+            .expected("`{type: …}`, or `{type: …, code: …}`")
+            .help(format!("write `icmp: {{type: {}}}`", clip(text)));
+        ctx.error(node.at, problem);
+        return None;
+    }
+    let fields = Fields::read(ctx, node, "`icmp`", Place::Elsewhere, &["type", "code"])?;
     let code = fields.get("code").and_then(|node| {
         let text = fields::scalar(ctx, node, "`code`", "an ICMP code")?;
         protocol::icmp_code(text)
@@ -215,9 +230,9 @@ fn read_icmp(
             .ok()
     });
     let Some(node) = fields.get("type") else {
-        let problem = Problem::new("`icmp` has no `type`")
+        let problem = Problem::new("missing-key", "`icmp` has no `type`")
             .expected("`type`, and `code` if only one code is meant")
-            .help("remove `icmp` to match every type");
+            .help("write the type too, such as `type: echo-request`");
         ctx.error(fields.at, problem);
         return None;
     };

@@ -1,4 +1,5 @@
-//! Set files: one entry on a line, `#` comments, blank lines.
+//! Set files: one entry on a line, comments that `#` or `;` begins, blank lines: public block lists
+//! can be used as they are.
 //! An error names the set file, the line and the column.
 
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use super::yaml::clip;
 /// Reads the file `path` (as written at `at`) as a set. `None` after an error.
 pub(crate) fn load<K: Kind>(ctx: &mut Ctx<'_>, at: At, path: &str) -> Option<Arc<K::Value>> {
     let Some(base) = &ctx.source.base else {
-        let problem = Problem::new("this policy is built in and cannot read files")
+        let problem = Problem::new("no-files", "this policy is built in and cannot read files")
             .help("give the entries in a list, or with `--set`");
         ctx.error(at, problem);
         return None;
@@ -73,26 +74,29 @@ fn entries<K: Kind>(ctx: &mut Ctx<'_>) -> Option<K::Value> {
     let mut value = K::Value::default();
     let mut start = 0;
     for (line, raw) in (1..).zip(source.text.split('\n')) {
-        let content = raw.split('#').next().unwrap_or_default();
+        let content = raw.split(['#', ';']).next().unwrap_or_default();
         let content = match line {
             1 => content.trim_start_matches('\u{feff}'),
             _ => content,
         };
         let word = content.trim();
         if !word.is_empty() {
-            match parse::<K>(word) {
-                Ok(literal) => K::add(&mut value, literal),
-                Err(problem) => {
-                    let indent = raw.find(word).unwrap_or_default();
-                    let before = raw.get(..indent).unwrap_or_default();
-                    let at = At {
-                        line,
-                        column: before.chars().count() as u32 + 1,
-                        start: (start + indent) as u32,
-                        end: (start + indent + word.len()) as u32,
-                    };
-                    ctx.error(at, problem);
+            let at = || {
+                let indent = raw.find(word).unwrap_or_default();
+                let before = raw.get(..indent).unwrap_or_default();
+                At {
+                    line,
+                    column: before.chars().count() as u32 + 1,
+                    start: (start + indent) as u32,
+                    end: (start + indent + word.len()) as u32,
                 }
+            };
+            match parse::<K>(word) {
+                Ok(literal) => {
+                    ctx.odd::<K>(literal, word, at);
+                    K::add(&mut value, literal);
+                }
+                Err(problem) => ctx.error(at(), problem),
             }
             if K::size(&value) > K::limit() {
                 let at = At { line, ..At::FIRST };
@@ -107,15 +111,16 @@ fn entries<K: Kind>(ctx: &mut Ctx<'_>) -> Option<K::Value> {
 
 fn parse<K: Kind>(word: &str) -> Result<K::Literal, Problem> {
     let problem = match word {
-        word if word.contains([',', ' ', '\t', ';']) && !word.contains('-') => {
-            Problem::new(format!("`{}` is more than one entry", clip(word)))
-                .expected("one entry on each line")
-                .help("put each on a line of its own; comments start with `#`")
-        }
-        word if is_set_name(word) => Problem::new(format!(
-            "`{}` is a name, and a set file holds none",
-            clip(word)
-        ))
+        word if word.contains([',', ' ', '\t']) && !word.contains('-') => Problem::new(
+            "set-file",
+            format!("`{}` is more than one entry", clip(word)),
+        )
+        .expected("one entry on each line")
+        .help("put each on a line of its own; comments start with `#` or `;`"),
+        word if is_set_name(word) => Problem::new(
+            "set-file",
+            format!("`{}` is a name, and a set file holds none", clip(word)),
+        )
         .expected("a literal on each line")
         .help("nest sets in the policy file: name both in one list"),
         word => return K::parse(word),

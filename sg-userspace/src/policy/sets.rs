@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::dialect::Place;
 use super::errors::{At, Problem};
 use super::fields::{self, Fields, suggest, words};
 use super::input::SetOverride;
@@ -182,9 +183,13 @@ impl<K: Kind> Sets<K> {
                             cycle.splice(10..cycle.len() - 9, ["…"]);
                         }
                         let cycle = cycle.join(" → ");
-                        let problem = Problem::new(format!("a set contains itself: {cycle}"))
-                            .expected("sets that nest without a cycle")
-                            .help(format!("remove `{}` here", clip(inner)));
+                        let problem =
+                            Problem::new("set-cycle", format!("a set contains itself: {cycle}"))
+                                .expected("sets that nest without a cycle")
+                                .help(format!(
+                                    "write the contents of `{}` here instead of its name",
+                                    clip(inner)
+                                ));
                         ctx.error(*at, problem);
                     }
                     None if self.slots.contains_key(inner) => {
@@ -225,9 +230,20 @@ impl<K: Kind> Sets<K> {
 
     /// The error of a name that is no set, with the names that are.
     pub(crate) fn unknown(&self, ctx: &Ctx<'_>, name: &str) -> Problem {
-        let problem = Problem::new(format!("unknown {} set `{}`", K::NOUN, clip(name)));
+        let problem = Problem::new(
+            "unknown-set",
+            format!("unknown {} set `{}`", K::NOUN, clip(name)),
+        );
         if ctx.loading.report.is_full() {
             return problem;
+        }
+        if let Some(help) = K::hint(name) {
+            return problem
+                .expected(match self.order.is_empty() {
+                    true => "a literal: no such sets are defined".to_owned(),
+                    false => format!("a literal, or one of {}", words(self.names())),
+                })
+                .help(help);
         }
         if self.order.is_empty() {
             return problem
@@ -280,9 +296,9 @@ fn definition<K: Kind>(ctx: &mut Ctx<'_>, name: &str, node: &Node<'_>) -> Conten
     let what = format!("set `{name}`");
     if let Value::Map(_) = node.value {
         let read = |ctx: &mut Ctx<'_>| {
-            let fields = Fields::read(ctx, node, &what, &["file"])?;
+            let fields = Fields::read(ctx, node, &what, Place::Elsewhere, &["file"])?;
             let Some(node) = fields.get("file") else {
-                let problem = Problem::new(format!("{what} has no `file`"))
+                let problem = Problem::new("missing-key", format!("{what} has no `file`"))
                     .expected("a list, or `file: PATH`")
                     .help("an empty set is `[]`");
                 ctx.error(fields.at, problem);
@@ -297,7 +313,7 @@ fn definition<K: Kind>(ctx: &mut Ctx<'_>, name: &str, node: &Node<'_>) -> Conten
         };
     }
     if node.is_null() {
-        let problem = Problem::new(format!("{what} has no contents"))
+        let problem = Problem::new("missing-value", format!("{what} has no contents"))
             .expected(format!(
                 "a list, {} literal, or `file: PATH`",
                 article::<K>()
@@ -328,14 +344,17 @@ fn overriding<K: Kind>(ctx: &mut Ctx<'_>, given: &SetOverride) -> Content<K> {
     let mut good = true;
     for (text, at) in given.values.iter().zip(given.places()) {
         let read = match is_set_name(text) {
-            true => Err(Problem::new(format!("`{}` is a name", clip(text)))
-                .expected(format!("{} literal", article::<K>()))
-                .help("`--set` takes literals; nest sets in the policy file")),
-            false if text.starts_with(['@', '/', '.']) => {
-                Err(Problem::new(format!("`{}` is not a literal", clip(text)))
+            true => Err(
+                Problem::new("bad-set-argument", format!("`{}` is a name", clip(text)))
                     .expected(format!("{} literal", article::<K>()))
-                    .help("`--set` reads no files; write `NAME: {file: PATH}` in the policy"))
-            }
+                    .help("`--set` takes literals; nest sets in the policy file"),
+            ),
+            false if text.starts_with(['@', '/', '.']) => Err(Problem::new(
+                "bad-set-argument",
+                format!("`{}` is not a literal", clip(text)),
+            )
+            .expected(format!("{} literal", article::<K>()))
+            .help("`--set` reads no files; write `NAME: {file: PATH}` in the policy")),
             false => K::parse(text),
         };
         match read {

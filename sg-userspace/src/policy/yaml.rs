@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use granit_parser::{ErrorKind, Event, Parser, ScanError, Span};
 
+use super::dialect;
 use super::errors::{At, Problem};
 use super::read::Source;
 
@@ -92,9 +93,12 @@ pub(crate) fn parse(source: &Source) -> Result<Rc<Node<'_>>, (At, Problem)> {
         builder.event(event, place(&span))?;
     }
     let empty = || {
-        let problem = Problem::new("the file holds no policy, only comments or blank lines")
-            .expected("a mapping with `inbound`, `outbound` or `groups`")
-            .help("a policy that denies everything is `inbound: []`");
+        let problem = Problem::new(
+            "empty-policy",
+            "the file holds no policy, only comments or blank lines",
+        )
+        .expected("a mapping with `inbound`, `outbound` or `groups`")
+        .help("a policy that denies everything is `inbound: []`");
         (At::FIRST, problem)
     };
     let root = builder.root.ok_or_else(empty)?;
@@ -114,8 +118,15 @@ struct Builder<'t> {
 
 impl<'t> Builder<'t> {
     fn event(&mut self, event: Event<'t>, at: At) -> Result<(), (At, Problem)> {
-        if event.tag().is_some() {
-            let problem = Problem::new("a YAML tag (`!…`) has no meaning in a policy")
+        if let Some(tag) = event.tag() {
+            let written = tag.to_string();
+            if let Some(negated) = written.strip_prefix('!')
+                && !negated.is_empty()
+                && !negated.starts_with(['!', '<'])
+            {
+                return Err((at, dialect::negation(&clip(&written))));
+            }
+            let problem = Problem::new("yaml", "a YAML tag (`!…`) has no meaning in a policy")
                 .help("remove the tag; quote the value if it has to be text");
             return Err((at, problem));
         }
@@ -137,13 +148,16 @@ impl<'t> Builder<'t> {
                 }
                 None => Err((
                     at,
-                    Problem::new("this alias stands inside the very node that it names")
-                        .help("write the value out"),
+                    Problem::new(
+                        "yaml",
+                        "this alias stands inside the very node that it names",
+                    )
+                    .help("write the value out"),
                 )),
             },
             Event::DocumentStart(..) if self.root.is_some() => Err((
                 at,
-                Problem::new("a second YAML document starts here")
+                Problem::new("yaml", "a second YAML document starts here")
                     .expected("one document in a file")
                     .help("put the second policy in a file of its own and name both"),
             )),
@@ -204,9 +218,11 @@ impl<'t> Builder<'t> {
         };
         parent.weight = parent.weight.saturating_add(node.weight);
         if parent.weight > NODES || self.nodes > NODES {
-            let problem = Problem::new(format!("the document has more than {NODES} values")).help(
-                "aliases count as what they stand for; move long lists to set files (`file:`)",
-            );
+            let problem = Problem::new(
+                "too-large",
+                format!("the document has more than {NODES} values"),
+            )
+            .help("aliases count as what they stand for; move long lists to set files (`file:`)");
             return Err((at, problem));
         }
         parent.children.push(node);
@@ -215,8 +231,11 @@ impl<'t> Builder<'t> {
 }
 
 fn too_deep() -> Problem {
-    Problem::new(format!("values are nested more than {DEPTH} deep"))
-        .help("a policy nests six deep at most; check the indentation and the brackets")
+    Problem::new(
+        "too-large",
+        format!("values are nested more than {DEPTH} deep"),
+    )
+    .help("a policy nests six deep at most; check the indentation and the brackets")
 }
 
 fn place(span: &Span) -> At {
@@ -245,9 +264,19 @@ fn syntax(source: &Source, error: &ScanError) -> (At, Problem) {
     if matches!(error.kind(), ErrorKind::RecursionLimitExceeded) {
         return (at, too_deep());
     }
-    let problem = Problem::new(format!("not valid YAML: {info}"));
+    let problem = Problem::new("yaml", format!("not valid YAML: {info}"));
     let line = source.text.lines().nth(mark.line().saturating_sub(1));
+    let rest = source.text.get(byte as usize..).unwrap_or_default();
+    let word = rest
+        .split([',', ']', '}', ' ', '\n', '\r'])
+        .next()
+        .unwrap_or_default();
+    if let Some(name) = dialect::sigil(word) {
+        let help = format!("a set is named by its name alone: write `{name}`");
+        return (at, problem.help(help));
+    }
     let help = match line {
+        _ if word.starts_with('*') => "every address is `any`, every port and every protocol `all`",
         Some(line) if line.trim_start().starts_with('\t') || line.starts_with('\t') => {
             "indent with spaces, YAML allows no tabs there"
         }

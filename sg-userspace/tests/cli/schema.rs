@@ -250,7 +250,7 @@ fn what_is_attached() {
                 inbound: [{protocol: icmp, from: any, action: accept, description: pings}]\n";
     let path = file(world.dir.path(), "p.yaml", text);
     let apply = ["apply", &path, "--iface", "nic", "--json"];
-    assert_shape(&applied(), &world.run(&apply).ok().json());
+    assert_shape(&applied_report(), &world.run(&apply).ok().json());
     let other = file(
         world.dir.path(),
         "q.yaml",
@@ -258,7 +258,7 @@ fn what_is_attached() {
     );
     let apply = ["apply", &other, "--iface", "nic", "--json"];
     let replaced = world.run(&apply).ok().json();
-    assert_shape(&applied(), &replaced);
+    assert_shape(&applied_report(), &replaced);
     assert_eq!(replaced["replaced"], true);
     world.ping_node(1);
 
@@ -366,23 +366,173 @@ fn streams() {
     assert_eq!((code, err.as_str()), (Some(0), ""));
 }
 
+/// A report of `apply` that came to something.
+fn applied_report() -> Value {
+    let mut report = applied();
+    report["findings"] = json!(["*", finding("warning|note")]);
+    report["errors"] = json!(["*", finding("error")]);
+    report
+}
+
+/// The one shape of errors and findings.
+fn finding(severities: &str) -> Value {
+    json!({
+        "severity": severities, "code": "text", "message": "text", "help": "text?",
+        "location": ["?", {"file": "text", "line": "number", "column": "number"}],
+    })
+}
+
+/// Proves A4: an error has one shape, whoever has it, and `--json` leaves nothing that is not JSON.
+#[test]
+fn errors() {
+    let world = World::new();
+    let bad = file(
+        world.dir.path(),
+        "bad.yaml",
+        "inbound: [{protocol: tcp, ports: 9-3, from: 10.1.2.3/8, action: accept}]\n",
+    );
+    let good = file(world.dir.path(), "good.yaml", "inbound: []\n");
+    let lines = |text: &str| -> Vec<Value> {
+        let lines = text.lines();
+        lines
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+            .collect()
+    };
+    // Command, exit code, codes of its errors.
+    let cases: [(&[&str], i32, &[&str]); 8] = [
+        (
+            &["apply", &bad, "--iface", "nic"],
+            1,
+            &["bad-port", "host-bits"],
+        ),
+        (&["apply", &good, "--iface", "eth7"], 1, &["no-interface"]),
+        (
+            &["run", &bad, "--iface", "nic"],
+            1,
+            &["bad-port", "host-bits"],
+        ),
+        (
+            &["explain", &bad, "in", "tcp", "192.0.2.1", "192.0.2.2:1"],
+            1,
+            &["bad-port", "host-bits"],
+        ),
+        (
+            &["explain", &good, "in", "tcp", "192.0.2.1", "x"],
+            2,
+            &["usage"],
+        ),
+        (&["counters"], 1, &["not-attached"]),
+        (&["flows", "--iface", "eth7"], 1, &["no-interface"]),
+        (&["detach", "--iface", "eth7"], 1, &["no-interface"]),
+    ];
+    for (words, code, codes) in cases {
+        let ran = world.run(&[words, &["--json"]].concat());
+        assert_eq!(ran.code, code, "{}", ran.all());
+        let errors = lines(&ran.err);
+        let found: Vec<&str> = errors.iter().map(|e| e["code"].as_str().unwrap()).collect();
+        assert_eq!(found, codes, "{}", ran.all());
+        for error in &errors {
+            assert_shape(&finding("error"), error);
+            let has_place = error["location"].is_object();
+            assert_eq!(
+                has_place,
+                ["bad-port", "host-bits"].contains(&error["code"].as_str().unwrap())
+            );
+        }
+        if words[0] == "apply" {
+            let report = json!({
+                "interface": "nic|eth7", "findings": ["*", "none"], "errors": [finding("error")],
+            });
+            assert_shape(&report, &ran.json());
+            assert_eq!(ran.json()["errors"], json!(errors));
+        } else if words[0] != "run" {
+            assert_eq!(ran.out, "", "{}", ran.all());
+        }
+    }
+    let place = json!({"file": bad, "line": 1, "column": 34});
+    let ran = world.run(&["apply", &bad, "--iface", "nic", "--json"]);
+    assert_eq!(ran.json()["errors"][0]["location"], place);
+
+    // A reload that fails says it in the stream.
+    let running = Running::start(&world, &[&good, "--json"]);
+    running.line(r#""event":"applied""#);
+    std::fs::write(
+        &good,
+        "inbound: [{protocol: tpc, from: any, action: accept}]\n",
+    )
+    .unwrap();
+    let line = running.line(r#""event":"reload_failed""#);
+    let failed = json!({
+        "event": "reload_failed", "at": "time", "interface": "nic", "generation": "number",
+        "errors": [finding("error")],
+    });
+    assert_shape(&failed, &serde_json::from_str(&line).unwrap());
+    running.end(nix::sys::signal::Signal::SIGINT);
+}
+
+/// Proves C8 where it speaks of `--strict` and `--deny`.
+#[test]
+fn findings_that_are_not_to_be() {
+    let tke = |more: &[&str]| run(&[&["check", "builtin:tke"], more].concat());
+    let errors_of = |more: &[&str]| {
+        let ran = tke(&[more, &["--json"]].concat());
+        let json = ran.json();
+        let codes: Vec<String> = json["errors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|error| error["code"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(ran.code, i32::from(!codes.is_empty()), "{}", ran.all());
+        assert_eq!(json["valid"], codes.is_empty());
+        let findings = json["findings"].as_array().unwrap().len();
+        assert_eq!(findings + codes.len(), 4, "each is listed once: {json}");
+        codes
+    };
+    assert_eq!(errors_of(&[]), Vec::<String>::new());
+    assert_eq!(errors_of(&["--strict"]), ["ssh-open", "ipv6-denied"]);
+    assert_eq!(errors_of(&["--deny", "ipv6-denied"]), ["ipv6-denied"]);
+    let both = ["--deny", "ipv6-denied", "--deny", "node-port-range"];
+    assert_eq!(
+        errors_of(&both),
+        ["node-port-range", "node-port-range", "ipv6-denied"]
+    );
+    assert_eq!(errors_of(&["--deny", "unused-set"]), Vec::<String>::new());
+    let human = tke(&["--strict"]);
+    assert_eq!(human.code, 1, "{}", human.all());
+    assert!(human.out.contains("error: SSH"), "{}", human.out);
+    assert!(
+        human.out.contains("2 errors by --strict or --deny"),
+        "{}",
+        human.out
+    );
+    assert_eq!(tke(&[]).code, 0);
+    let unknown = tke(&["--deny", "ssh-opne"]);
+    assert_eq!(unknown.code, 2);
+    assert!(unknown.err.contains("'ssh-open'"), "{}", unknown.err);
+}
+
 /// Proves A4 for `check`.
 #[test]
 fn reports_of_check() {
-    let finding = json!({
-        "severity": "warning|note", "code": "text", "message": "text", "help": "text?",
-        "location": ["?", {"file": "text", "line": "number", "column": "number"}],
-    });
+    let finding = finding("warning|note");
     let report = json!({
         "valid": "bool", "policy": {
             "name": "text", "digest": "digest", "rules": "number", "non_ip": "accept|arp-only",
         },
-        "tables": tables(), "findings": [finding], "errors": ["*", "text"],
+        "tables": tables(), "findings": [finding], "errors": ["*", "none"],
     });
     assert_shape(
         &report,
         &run(&["check", "builtin:tke", "--json"]).ok().json(),
     );
     let bad = run_with(&["check", "-", "--json"], "inbuond: []\n").json();
+    let report = json!({
+        "valid": "bool", "policy": "none?", "tables": "none?", "findings": ["*", "none"],
+        "errors": [self::finding("error")],
+    });
+    assert_shape(&report, &bad);
     assert_eq!(bad["valid"], false);
+    assert_eq!(bad["errors"][0]["code"], "unknown-key");
+    assert_eq!(bad["errors"][0]["location"]["file"], "<stdin>");
 }

@@ -70,7 +70,7 @@ fn check_prints_every_error_of_a_bad_policy() {
     let json = ran.json();
     assert_eq!(json["valid"], false);
     assert_eq!(json["errors"].as_array().map(Vec::len), Some(6), "{json}");
-    assert_eq!(json["errors"][0]["line"], 2);
+    assert_eq!(json["errors"][0]["location"]["line"], 2);
 }
 
 #[test]
@@ -187,9 +187,11 @@ fn several_policies_are_asked_in_their_order() {
 
 #[test]
 fn usage_errors_exit_with_two_and_say_what_was_expected() {
-    let cases: [(&str, &str); 14] = [
+    let cases: [(&str, &str); 16] = [
         ("", "Usage: sgctl"),
         ("frobnicate", "unrecognized subcommand"),
+        ("stauts", "'status'"),
+        ("trace", "'explain'"),
         ("check", "<POLICY>"),
         ("apply builtin:tke", "--iface <IF>"),
         ("check builtin:tke --set admin", "write NAME=VALUE"),
@@ -223,6 +225,8 @@ fn usage_errors_exit_with_two_and_say_what_was_expected() {
         assert_eq!(ran.code, 2, "{words}: {}", ran.all());
         assert!(ran.err.contains(message), "{words}: {}", ran.all());
         assert_eq!(ran.out, "", "{words}");
+        // Ending enforcement is no way to mend a command line.
+        assert!(!ran.err.contains("'detach'"), "{words}: {}", ran.all());
     }
 }
 

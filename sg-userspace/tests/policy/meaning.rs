@@ -221,7 +221,7 @@ fn a_policy_without_rules_denies_everything_and_check_says_so() {
     for text in ["inbound: []\n", "name: x\n", "{}\n"] {
         let loaded = good(text);
         assert!(loaded.policy.rules.is_empty());
-        assert_eq!(codes(&loaded), ["denies-everything"]);
+        assert_eq!(codes(&loaded), ["denies-everything", "ssh-closed"]);
     }
 }
 

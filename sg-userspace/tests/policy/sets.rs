@@ -130,3 +130,79 @@ inbound:
     let errors = load_text("p", policy, None, &twice).unwrap_err();
     assert!(errors.to_string().contains("given twice"), "{errors}");
 }
+
+/// Public block lists are read as they are: comments that `#` or `;` begins, alone or behind an
+/// entry, Windows line ends and a byte order mark.
+///
+/// Proves P6.
+#[test]
+fn set_files_are_read_as_block_lists_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let load = |list: &str| {
+        write(dir.path(), "a.txt", list);
+        let policy =
+            "address-sets: {a: {file: a.txt}}\ninbound: [{protocol: all, from: a, action: drop}]";
+        load_text("p", policy, Some(dir.path()), &[])
+    };
+    let list = "\u{feff}; Spamhaus DROP List\r\n; Expires: never\r\n\r\n1.10.16.0/20 ; SBL256894\r\n\
+                1.19.0.0/16;SBL434604\r\n# another kind\r\n192.0.2.7 # seen ; twice\r\n\
+                2001:db8::/32\t; v6\r\n   ;  indented\r\n198.51.100.0-198.51.100.255";
+    let remote = load(list).unwrap().policy.rules[0].remote.clone();
+    assert_eq!((remote.v4.len(), remote.v6.len()), (4, 1));
+    // What stands behind an entry and is no comment is an error, at its place.
+    let errors = load("; fine\n192.0.2.7 7\n192.0.2.8 ; x\n").unwrap_err();
+    assert_eq!(errors.0.len(), 1, "{errors}");
+    assert_eq!((errors.0[0].line, errors.0[0].column), (2, 1), "{errors}");
+    assert!(errors.to_string().contains("`#` or `;`"), "{errors}");
+    // A port list too.
+    write(dir.path(), "p.txt", "; web\r\n80;http\r\n443\r\n");
+    let policy = "port-sets: {w: {file: p.txt}}\n\
+                  inbound: [{protocol: tcp, ports: w, from: any, action: accept}]";
+    let loaded = load_text("p", policy, Some(dir.path()), &[]).unwrap();
+    assert_eq!(
+        loaded.policy.rules[0].ports.as_deref(),
+        Some(&[(80, 80), (443, 443)][..])
+    );
+}
+
+/// Proves P5: an address that is probably meant as a network is spoken of, wherever it stands.
+#[test]
+fn the_unspecified_address_is_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "a.txt", "192.0.2.1\n  0.0.0.0\n");
+    let of = |sets: &str, from: &str| {
+        let policy = format!(
+            "address-sets: {{{sets}}}\ninbound: [{{protocol: all, from: {from}, action: accept}}]"
+        );
+        load_text("p", &policy, Some(dir.path()), &[]).unwrap()
+    };
+    for (sets, from, place) in [
+        ("", "0.0.0.0", "p:2:33"),
+        ("", "[10.0.0.0/8, '::']", "p:2:47"),
+        ("a: [0.0.0.0]", "a", "p:1:20"),
+        ("a: {file: a.txt}", "a", "a.txt:2:3"),
+    ] {
+        let loaded = of(sets, from);
+        let found = loaded
+            .findings
+            .iter()
+            .find(|f| f.code == "unspecified-address");
+        let found = found.unwrap_or_else(|| panic!("nothing is said of {sets} {from}"));
+        assert!(found.to_string().contains(place), "{found}");
+        assert_eq!(found.severity, Severity::Warning);
+    }
+    for from in [
+        "0.0.0.0/0",
+        "0.0.0.0/32",
+        "'::/0'",
+        "'::/128'",
+        "0.0.0.0/8",
+        "any",
+        "0.0.0.0-0.0.0.9",
+    ] {
+        assert!(
+            !codes(&of("", from)).contains(&"unspecified-address"),
+            "{from}"
+        );
+    }
+}

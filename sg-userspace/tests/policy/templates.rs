@@ -71,7 +71,16 @@ fn checking_the_tke_template_notes_its_weak_points_and_nothing_else() {
 #[test]
 fn the_minimal_template_has_its_sets_and_lets_nobody_reach_ssh() {
     let loaded = builtin_policy("tke-minimal", &[]);
-    assert_eq!(codes(&loaded), ["empty-set", "empty-set"]);
+    let cut_off = [
+        "empty-set",
+        "empty-set",
+        "ssh-closed",
+        "shared-addresses-closed",
+        "global-ipv6-closed",
+        "api-server-closed",
+        "ping-closed",
+    ];
+    assert_eq!(codes(&loaded), cut_off);
     let ssh = |loaded: &Loaded| {
         let rules = loaded.policy.rules.clone();
         rules
@@ -88,7 +97,8 @@ fn the_minimal_template_has_its_sets_and_lets_nobody_reach_ssh() {
         "node-ports=30000-30100",
     ];
     let loaded = builtin_policy("tke-minimal", &sets);
-    assert_eq!(codes(&loaded), Vec::<&str>::new());
+    // Whoever names the cluster's ranges knows them; what else is closed is still said.
+    assert_eq!(codes(&loaded), ["api-server-closed", "ping-closed"]);
     assert!(ssh(&loaded).remote.contains("2001:db8::7".parse().unwrap()));
     let closed = builtin_policy("tke-minimal", &["node-ports="]);
     let rule = closed
@@ -102,4 +112,129 @@ fn the_minimal_template_has_its_sets_and_lets_nobody_reach_ssh() {
         rule.remote.v4.is_empty(),
         "a rule without ports matches nothing"
     );
+}
+
+/// Each note about what the minimal template cuts off is there while it is so, and goes when a rule
+/// or a set opens it.
+///
+/// Proves P7.
+#[test]
+fn what_the_minimal_template_cuts_off_is_said_while_it_is_so() {
+    let all = [
+        "shared-addresses-closed",
+        "global-ipv6-closed",
+        "api-server-closed",
+        "ping-closed",
+        "ssh-closed",
+    ];
+    let text = builtin("tke-minimal").unwrap().text;
+    let wide = "pods: [10.0.0.0/8, ";
+    let inbound = "inbound:\n";
+    let outbound = "outbound:\n";
+    let rule = |list: &str, rule: &str| text.replacen(list, &format!("{list}  - {rule}\n"), 1);
+    let ping = "{protocol: icmp, icmp: {type: 8}, from: 0.0.0.0/0, action: accept}";
+    let cases = [
+        (text.to_owned(), vec![]),
+        (
+            text.replace(wide, "pods: [100.64.0.0/16, 10.0.0.0/8, "),
+            vec!["shared-addresses-closed"],
+        ),
+        (
+            text.replace(wide, "pods: ['2001:db8::/32', 10.0.0.0/8, "),
+            vec!["global-ipv6-closed", "api-server-closed", "ping-closed"],
+        ),
+        (
+            rule(
+                outbound,
+                "{protocol: tcp, ports: 6443, to: 198.51.100.7, action: accept}",
+            ),
+            vec!["api-server-closed"],
+        ),
+        (
+            rule(
+                outbound,
+                "{protocol: tcp, ports: 6443, to: 10.0.0.0/8, action: accept}",
+            ),
+            vec![],
+        ),
+        (
+            rule(
+                inbound,
+                "{protocol: tcp, ports: 22, from: 192.0.2.7, action: accept}",
+            ),
+            vec!["ssh-closed"],
+        ),
+        // Accepted by one rule, but taken away by an earlier one.
+        (
+            rule(inbound, "{protocol: all, from: any, action: drop}").replacen(
+                "admin: []",
+                "admin: [192.0.2.7]",
+                1,
+            ),
+            vec![],
+        ),
+        (rule(inbound, ping), vec![]),
+        (
+            rule(inbound, ping).replacen(
+                outbound,
+                "outbound:\n  - {protocol: icmpv6, to: any, action: accept}\n",
+                1,
+            ),
+            vec!["ping-closed"],
+        ),
+    ];
+    for (policy, gone) in cases {
+        let loaded = load_text("p", &policy, None, &[]).unwrap_or_else(|e| panic!("{e}"));
+        let found = codes(&loaded);
+        for code in all {
+            let expected = !gone.contains(&code);
+            assert_eq!(
+                found.contains(&code),
+                expected,
+                "{code} of\n{policy}\n{found:?}"
+            );
+        }
+    }
+}
+
+/// Proves P7: SSH is spoken of when nobody can reach it, by whatever policy.
+#[test]
+fn a_policy_that_lets_nobody_reach_ssh_is_warned_of() {
+    for (rules, closed) in [
+        ("[]", true),
+        (
+            "[{protocol: tcp, ports: 80, from: any, action: accept}]",
+            true,
+        ),
+        (
+            "[{protocol: udp, ports: 22, from: any, action: accept}]",
+            true,
+        ),
+        (
+            "[{protocol: tcp, ports: 20-30, from: 192.0.2.7, action: accept}]",
+            false,
+        ),
+        (
+            "[{protocol: tcp, from: '2001:db8::/64', action: accept}]",
+            false,
+        ),
+        ("[{protocol: all, from: 10.0.0.0/8, action: accept}]", false),
+        (
+            "[{protocol: tcp, ports: 22, from: 10.0.0.0/8, action: drop}, {protocol: all, from: 10.1.0.0/16, action: accept}]",
+            true,
+        ),
+        (
+            "[{protocol: tcp, ports: 22, from: [10.0.0.0/9, 10.128.0.0/9], action: drop}, {protocol: all, from: 10.0.0.0/8, action: accept}]",
+            true,
+        ),
+        (
+            "[{protocol: tcp, ports: 22, from: 10.0.0.0/9, action: drop}, {protocol: all, from: 10.0.0.0/8, action: accept}]",
+            false,
+        ),
+    ] {
+        let policy =
+            format!("outbound: [{{protocol: all, to: any, action: accept}}]\ninbound: {rules}\n");
+        let loaded = load_text("p", &policy, None, &[]).unwrap();
+        assert_eq!(codes(&loaded).contains(&"ssh-closed"), closed, "{rules}");
+    }
 }

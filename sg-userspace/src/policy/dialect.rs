@@ -1,0 +1,504 @@
+//! Words of other tools - nftables, iptables, the clouds' security groups, Terraform, Kubernetes -
+//! and what is written here instead. A remedy never widens access: where a word that has no
+//! counterpart narrows a rule, the remedy says so, and does not tell anybody to leave it out.
+
+use sg_common::flow::Timeout;
+
+use super::errors::Problem;
+use super::model::Direction;
+use super::yaml::{Node, Value};
+
+/// Where a key stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The policy itself, or one of its groups.
+    Rules,
+    Rule(Direction),
+    Timeouts,
+    Elsewhere,
+}
+
+/// Lower case, and without what joins words: `source-ports`, `source_ports` and `SourcePorts` are
+/// one word.
+fn plain(word: &str) -> String {
+    word.chars()
+        .filter(|c| !matches!(c, '-' | '_' | ' ' | '.'))
+        .flat_map(char::to_lowercase)
+        .collect()
+}
+
+/// The remedy for an unknown key that means something elsewhere.
+pub(crate) fn key(place: Place, key: &str) -> Option<String> {
+    let word = plain(key);
+    match place {
+        Place::Rules => in_rules(&word).map(str::to_owned),
+        Place::Rule(direction) => in_rule(direction, &word),
+        Place::Timeouts => in_timeouts(&word),
+        Place::Elsewhere => None,
+    }
+}
+
+/// The remedy for any other unknown key.
+pub(crate) fn unknown(place: Place) -> &'static str {
+    match place {
+        Place::Rule(_) => {
+            "`sgctl templates show tke` prints rules to compare with; mind that a rule without this \
+             line may match more"
+        }
+        Place::Rules => "`sgctl templates show tke` prints a policy to compare with",
+        Place::Timeouts | Place::Elsewhere => "write one of those keys",
+    }
+}
+
+fn in_rules(word: &str) -> Option<&'static str> {
+    Some(match word {
+        "ingress"
+        | "ingresses"
+        | "input"
+        | "in"
+        | "inboundrules"
+        | "ingressrules"
+        | "incoming"
+        | "ippermissions"
+        | "securitygroupingress"
+        | "from" => "did you mean `inbound`?",
+        "egress"
+        | "egresses"
+        | "output"
+        | "out"
+        | "outboundrules"
+        | "egressrules"
+        | "outgoing"
+        | "ippermissionsegress"
+        | "securitygroupegress"
+        | "to" => "did you mean `outbound`?",
+        "rules" | "rule" | "chain" | "chains" | "entries" | "acl" | "acls" | "forward"
+        | "prerouting" | "postrouting" => {
+            "rules stand in the lists `inbound` and `outbound`, as packets pass the interface"
+        }
+        "sets" | "set" | "ipsets" | "ipset" | "addresses" | "addressgroups" | "addressgroup"
+        | "prefixlists" | "maps" | "elements" => "did you mean `address-sets`?",
+        "ports" | "services" | "servicegroups" | "portgroups" | "portlists" => {
+            "did you mean `port-sets`?"
+        }
+        "define" | "defines" | "variables" | "variable" | "vars" | "locals" => {
+            "named sets stand under `address-sets` and `port-sets`"
+        }
+        "policy" | "default" | "defaultaction" | "defaultpolicy" | "defaultverdict" => {
+            "what no rule matches is dropped, in both directions; nothing has to say so"
+        }
+        "securitygroup" | "securitygroups" | "tables" | "table" => "did you mean `groups`?",
+        "comment" | "comments" => "did you mean `description`?",
+        "stateful" | "conntrack" => "rules are stateful: answers need no rule",
+        "log" | "logging" => "a rule is logged with `log: true` in it",
+        _ => return None,
+    })
+}
+
+fn in_rule(direction: Direction, word: &str) -> Option<String> {
+    // Said of what narrows a rule and has no counterpart here.
+    const NARROWS: &str = "; a rule without this line matches more";
+    let (remote, local) = match direction {
+        Direction::Inbound => ("from", "destination"),
+        Direction::Outbound => ("to", "source"),
+    };
+    let did_you_mean = |key: &str| format!("did you mean `{key}`?");
+    let not_local = || {
+        format!(
+            "rules match the remote end only, `{remote}`, and no {local} of the node's own{NARROWS}"
+        )
+    };
+    Some(match word {
+        "cidr" | "cidrs" | "cidrblock" | "cidrblocks" | "cidrip" | "cidripv4" | "cidripv6"
+        | "ipv4cidr" | "ipv6cidr" | "ipv6cidrblock" | "ipv6cidrblocks" | "ipranges"
+        | "ipv6ranges" | "iprange" | "ip" | "ips" | "ipaddress" | "ipaddresses" | "ipblock"
+        | "ipblocks" | "address" | "addresses" | "addr" | "remote" | "remoteip"
+        | "remoteipprefix" | "peer" | "peers" | "prefix" | "prefixes" | "network" | "networks"
+        | "net" | "nets" | "subnet" | "subnets" | "host" | "hosts" | "addresstemplate" | "who" => {
+            did_you_mean(remote)
+        }
+        "source"
+        | "sources"
+        | "src"
+        | "srcs"
+        | "srcip"
+        | "srcaddr"
+        | "saddr"
+        | "sourceip"
+        | "sourceips"
+        | "sourceaddress"
+        | "sourceaddresses"
+        | "sourceaddressprefix"
+        | "sourcecidr"
+        | "sourcecidrs"
+        | "sourcecidrip"
+        | "sourceranges"
+        | "sourceiprange"
+        | "ipsaddr"
+        | "ip6saddr"
+        | "fromcidr"
+        | "fromcidrset" => match direction {
+            Direction::Inbound => did_you_mean("from"),
+            Direction::Outbound => not_local(),
+        },
+        "destination"
+        | "destinations"
+        | "dest"
+        | "dests"
+        | "dst"
+        | "dstip"
+        | "dstaddr"
+        | "daddr"
+        | "destinationip"
+        | "destinationaddress"
+        | "destinationaddresses"
+        | "destip"
+        | "destinationaddressprefix"
+        | "destinationcidr"
+        | "destinationcidrs"
+        | "destinationranges"
+        | "destcidrip"
+        | "ipdaddr"
+        | "ip6daddr"
+        | "tocidr"
+        | "tocidrset" => match direction {
+            Direction::Outbound => did_you_mean("to"),
+            Direction::Inbound => not_local(),
+        },
+        "port"
+        | "dport"
+        | "dports"
+        | "dstport"
+        | "dstports"
+        | "destport"
+        | "destports"
+        | "destinationport"
+        | "destinationports"
+        | "destinationportrange"
+        | "destinationportranges"
+        | "portrange"
+        | "portranges"
+        | "toports"
+        | "tcpdport"
+        | "udpdport"
+        | "servicetemplate" => did_you_mean("ports"),
+        "fromport" | "toport" | "startport" | "endport" | "portmin" | "portmax"
+        | "portrangemin" | "portrangemax" | "firstport" | "lastport" => {
+            "write both ends as one range: `ports: 8000-8099`".to_owned()
+        }
+        "sport" | "sports" | "srcport" | "srcports" | "sourceport" | "sourceports"
+        | "sourceportrange" | "sourceportranges" | "tcpsport" | "udpsport" => format!(
+            "source ports are not matched: `ports` is the destination port of the packet that \
+             opens the flow, and answers need no rule{NARROWS}"
+        ),
+        "localport" | "localports" => format!(
+            "`ports` is the destination port of the packet that opens the flow: the node's own \
+             port inbound, the remote one outbound{NARROWS}"
+        ),
+        "remoteport" | "remoteports" => format!(
+            "`ports` is the destination port of the packet that opens the flow: the remote one \
+             outbound, the node's own inbound{NARROWS}"
+        ),
+        "proto" | "protos" | "protocols" | "ipprotocol" | "ipprotocols" | "l4proto"
+        | "transport" | "nexthdr" | "protocolnumber" | "metal4proto" => did_you_mean("protocol"),
+        "verdict" | "target" | "jump" | "policy" | "effect" | "decision" | "then" | "access"
+        | "ruleaction" | "permission" | "disposition" => did_you_mean("action"),
+        "allow" | "allowed" | "accept" | "permit" => {
+            "write `action: accept`, and the matches beside it".to_owned()
+        }
+        "deny" | "denied" | "drop" | "reject" | "block" => {
+            "write `action: drop`, and the matches beside it".to_owned()
+        }
+        "comment" | "comments" | "desc" | "policydescription" | "remark" | "note" | "notes"
+        | "title" => did_you_mean("description"),
+        "id" | "sid" | "ruleid" | "rulename" | "label" => did_you_mean("name"),
+        "logging" | "logprefix" | "nflog" => did_you_mean("log"),
+        "icmptype" | "icmpcode" | "icmptypes" | "icmpv6type" | "icmpv6" | "type" | "code"
+        | "types" => "write `icmp: {type: …, code: …}`".to_owned(),
+        "service" | "services" | "application" => {
+            "write `protocol` and `ports`; service names are not looked up".to_owned()
+        }
+        "state" | "states" | "ctstate" | "ct" | "conntrack" | "stateful" | "established" => {
+            format!(
+                "rules are about the packet that opens a flow; what belongs to a flow that they \
+             accepted needs no rule{NARROWS}"
+            )
+        }
+        "except" | "not" | "exclude" | "excludes" | "excluding" | "exceptions" | "unless" => {
+            "write a rule with the other action for those addresses in front of this one".to_owned()
+        }
+        "priority" | "order" | "number" | "index" | "position" | "ruleno" | "rulenumber"
+        | "sequence" | "precedence" | "weight" => {
+            "rules are tried in the order of the file, and the first that matches decides: put \
+             the rule where it belongs"
+                .to_owned()
+        }
+        "iif" | "oif" | "iifname" | "oifname" | "interface" | "interfaces" | "iface" | "device"
+        | "dev" | "inputinterface" | "outinterface" => format!(
+            "a policy holds for the interface that `--iface` names, and its rules match none\
+             {NARROWS}"
+        ),
+        "limit" | "rate" | "ratelimit" | "quota" | "connlimit" | "hashlimit" | "burst" => {
+            format!("there are no rate limits here{NARROWS}")
+        }
+        "flags" | "tcpflags" | "syn" => format!(
+            "flags are not matched: a bare SYN opens a flow, and what belongs to one needs no \
+             rule{NARROWS}"
+        ),
+        "mac" | "macaddress" | "smac" | "macsource" | "mark" | "uid" | "gid" | "user" | "dscp"
+        | "vlan" | "time" | "schedule" | "string" | "geoip" | "country" => {
+            format!("rules match protocol, ports and the remote address, nothing else{NARROWS}")
+        }
+        "securitygroup"
+        | "securitygroups"
+        | "securitygroupid"
+        | "sourcesecuritygroup"
+        | "sourcesecuritygroupid"
+        | "useridgrouppairs"
+        | "prefixlistid"
+        | "prefixlistids"
+        | "podselector"
+        | "namespaceselector"
+        | "selector"
+        | "selectors"
+        | "endpointselector"
+        | "fromendpoints"
+        | "toendpoints"
+        | "fqdn"
+        | "tofqdns"
+        | "fqdns"
+        | "domain"
+        | "self"
+        | "toentities"
+        | "fromentities"
+        | "serviceaccount" => format!(
+            "rules match addresses: put those that are meant into an address set, and name it in \
+             `{remote}`"
+        ),
+        "enabled" | "disabled" | "active" => {
+            "a rule that stands in the file is in force".to_owned()
+        }
+        "direction" | "traffic" => {
+            "a rule's direction is the list that it stands in: `inbound` or `outbound`".to_owned()
+        }
+        "family" | "ethertype" | "addressfamily" | "ipversion" | "af" => {
+            "the addresses say it: `0.0.0.0/0` is every IPv4 address, `::/0` every IPv6 address"
+                .to_owned()
+        }
+        "counter" | "counters" => {
+            "each rule is counted as it is: `sgctl counters` shows it".to_owned()
+        }
+        _ => return None,
+    })
+}
+
+fn in_timeouts(word: &str) -> Option<String> {
+    // As the kernel's own settings for connection tracking are called.
+    let word = word
+        .replace("nfconntrack", "")
+        .replace("netnetfilter", "")
+        .replace("timeout", "");
+    let named = |name: &str| plain(name) == word || plain(name) == format!("tcp{word}");
+    if let Some(timeout) = Timeout::ALL.into_iter().find(|t| named(t.name())) {
+        return Some(format!("did you mean `{}`?", timeout.name()));
+    }
+    match word.as_str() {
+        "tcp" | "tcpidle" | "idle" => {
+            let states = Timeout::ALL.map(Timeout::name);
+            let states = states.iter().filter(|name| name.starts_with("tcp-"));
+            let states = states.map(|name| format!("`{name}`")).collect::<Vec<_>>();
+            Some(format!(
+                "TCP has a timeout for each state: {}; connections without traffic last for \
+                 `tcp-established`",
+                states.join(", ")
+            ))
+        }
+        "icmpv6" => Some("did you mean `icmp`? It is for both families".to_owned()),
+        "generic" | "gre" | "default" => Some("did you mean `other`?".to_owned()),
+        "frag" | "fragments" | "fragtime" | "ipfragtime" | "frag6" => {
+            Some("did you mean `fragment`?".to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// What is wrong with a value that negates.
+pub(crate) fn negation(text: &str) -> Problem {
+    Problem::new("negation", format!("`{text}` negates, and no rule can"))
+        .expected("what the rule is about")
+        .help(
+            "write two rules: first one with the other action for what is negated, then this one \
+             for the addresses around it",
+        )
+}
+
+/// The name in `@office`, `$office` or `${office}`, as other tools name a set.
+pub(crate) fn sigil(text: &str) -> Option<&str> {
+    let name = match text.strip_prefix(['@', '$', '%', '+']) {
+        Some(name) => name,
+        None => text
+            .strip_prefix("var.")
+            .or_else(|| text.strip_prefix("local."))?,
+    };
+    let name = name
+        .strip_prefix('{')
+        .and_then(|name| name.strip_suffix('}'))
+        .unwrap_or(name)
+        .trim();
+    super::items::is_set_name(name).then_some(name)
+}
+
+/// Says of a document that is no policy what it is, if that can be told.
+pub(crate) fn other_document(root: &Node<'_>) -> Option<Problem> {
+    let keys = match &root.value {
+        Value::Map(pairs) => pairs.as_slice(),
+        _ => return None,
+    };
+    let value = |name: &str| {
+        let mut pairs = keys.iter();
+        let (_, value) = pairs.find(|(key, _)| key.text() == Some(name))?;
+        Some(value.text().unwrap_or_default().to_owned())
+    };
+    let has = |name: &str| value(name).is_some();
+    const SHAPE: &str = "a policy: a mapping with `inbound`, `outbound` or `groups`";
+    if has("apiVersion") {
+        let kind = value("kind").filter(|kind| !kind.is_empty());
+        let kind = kind.unwrap_or_else(|| "object".to_owned());
+        let problem = Problem::new(
+            "other-format",
+            format!(
+                "this is a Kubernetes {}, and no policy of sgctl",
+                super::yaml::clip(&kind)
+            ),
+        )
+        .expected(SHAPE);
+        return Some(match kind.contains("NetworkPolicy") {
+            true => problem.help(
+                "a NetworkPolicy selects pods by their labels, and the cluster's network enforces \
+                 it; sgctl enforces addresses and ports on a node's interface: write them as \
+                 `inbound` and `outbound` rules (`sgctl templates show tke-minimal` is a start)",
+            ),
+            false => problem.help(
+                "where a ConfigMap or Secret holds a policy, name the file that it is mounted as",
+            ),
+        });
+    }
+    let (what, help) = if has("SecurityGroups") || has("SecurityGroupRules") || has("IpPermissions")
+    {
+        (
+            "an answer of the AWS API",
+            "write its rules as `inbound` and `outbound` lists of `{protocol, ports, from, action}`",
+        )
+    } else if has("SecurityGroupPolicySet") || has("Response") {
+        (
+            "an answer of the Tencent Cloud API",
+            "write its rules as `inbound` and `outbound` lists of `{protocol, ports, from, action}`",
+        )
+    } else if has("nftables") {
+        (
+            "a ruleset of nftables",
+            "write its rules as `inbound` and `outbound` lists of `{protocol, ports, from, action}`",
+        )
+    } else if has("resource") || has("terraform_version") {
+        (
+            "a Terraform document",
+            "write its rules as `inbound` and `outbound` lists of `{protocol, ports, from, action}`",
+        )
+    } else {
+        return None;
+    };
+    let problem = Problem::new(
+        "other-format",
+        format!("this is {what}, and no policy of sgctl"),
+    );
+    Some(problem.expected(SHAPE).help(help))
+}
+
+/// As [`other_document`], of a text that is no YAML mapping.
+pub(crate) fn other_text(text: &str) -> Option<Problem> {
+    let mut lines = text.lines().map(str::trim);
+    let first = lines
+        .find(|line| !line.is_empty() && (!line.starts_with('#') || line.starts_with("#!")))?;
+    let begins = |words: &[&str]| words.iter().any(|word| first.starts_with(word));
+    let what = if begins(&[
+        "table ",
+        "flush ruleset",
+        "#!/usr/sbin/nft",
+        "nft ",
+        "add table",
+        "add rule",
+    ]) {
+        "a ruleset of nftables"
+    } else if begins(&[
+        "*filter",
+        "*nat",
+        "*mangle",
+        "*raw",
+        "-A ",
+        "iptables ",
+        "ip6tables ",
+    ]) {
+        "a ruleset of iptables"
+    } else if begins(&["resource \"", "module \"", "terraform {", "provider \""]) {
+        "a Terraform document"
+    } else {
+        return None;
+    };
+    Some(
+        Problem::new("other-format", format!("this is {what}, and no policy of sgctl"))
+            .expected("a policy: a YAML mapping with `inbound`, `outbound` or `groups`")
+            .help("write its rules as `inbound` and `outbound` lists of `{protocol, ports, from, action}`"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_are_known_by_what_other_tools_put_before_their_names() {
+        for text in [
+            "@office",
+            "$office",
+            "${office}",
+            "${ office }",
+            "var.office",
+        ] {
+            assert_eq!(sigil(text), Some("office"), "{text}");
+        }
+        for text in ["office", "@", "$1", "@Office", "${}"] {
+            assert_eq!(sigil(text), None, "{text}");
+        }
+    }
+
+    /// Proves P8: no remedy for a key tells anybody to leave it out.
+    #[test]
+    fn no_remedy_for_a_key_widens_a_rule() {
+        let words = [
+            "source-ports",
+            "sport",
+            "daddr",
+            "iifname",
+            "limit",
+            "mac",
+            "state",
+            "flags",
+            "source_security_group_id",
+            "local-port",
+        ];
+        for word in words {
+            let help = key(Place::Rule(Direction::Inbound), word).unwrap();
+            assert!(
+                !help.contains("remove") && !help.contains("leave"),
+                "{word}: {help}"
+            );
+        }
+        for (direction, word) in [
+            (Direction::Inbound, "daddr"),
+            (Direction::Outbound, "saddr"),
+        ] {
+            let help = key(Place::Rule(direction), word).unwrap();
+            assert!(help.contains("matches more"), "{word}: {help}");
+        }
+    }
+}
