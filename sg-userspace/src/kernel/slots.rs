@@ -425,7 +425,17 @@ mod tests {
                 "one for each direction and action"
             );
             assert_eq!(now.capacity, MIN_CAPACITY);
-            last = Some(now);
+            // The same rules once more: they stay what they are.
+            let again = assign(&rules(round), Some(&now), &used);
+            for (i, owner) in (1..).zip(&again.rules) {
+                assert_eq!(
+                    used.of(owner),
+                    i,
+                    "a rule that stays has counted what it has"
+                );
+            }
+            assert_eq!(used.listed(&again), sent, "round {round}, again");
+            last = Some(again);
         }
         assert!(owners.values().any(|count| *count >= 3), "{owners:?}");
     }
