@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use sg_userspace::compile::TableSizes;
 use sg_userspace::kernel::state::PolicyRecord;
-use sg_userspace::kernel::{self, Applied, Seeded};
+use sg_userspace::kernel::{self, Applied, Outcome, Seeded};
 use sg_userspace::policy::{Finding, Loaded, Severity};
 
 use super::failure::Failure;
@@ -109,6 +109,8 @@ pub(super) struct Done<'a> {
     netns: Option<&'a str>,
     /// A policy was there and has been replaced.
     replaced: bool,
+    /// The same policy is in force already, so that nothing was done.
+    unchanged: bool,
     xdp_mode: &'a str,
     egress_hook: &'a str,
     policy: &'a PolicyRecord,
@@ -128,7 +130,8 @@ impl<'a> From<&'a Applied> for Done<'a> {
         Done {
             interface: &state.interface,
             netns: state.netns.as_deref(),
-            replaced: !applied.is_first,
+            unchanged: applied.outcome == Outcome::Unchanged,
+            replaced: applied.outcome == Outcome::Replaced,
             xdp_mode: &state.xdp_mode,
             egress_hook: &state.egress_hook,
             policy: &state.policy,
@@ -148,10 +151,14 @@ pub(super) fn text(screen: &Screen, applied: &Applied) -> String {
         let _ = writeln!(out, "mounted a BPF file system at {}", path.display());
     }
     let state = &applied.state;
+    let (word, paint) = match applied.outcome {
+        Outcome::Unchanged => ("unchanged", Paint::Dim),
+        Outcome::Attached | Outcome::Replaced => ("applied", Paint::Green),
+    };
     let _ = writeln!(
         out,
         "{} {}  {}",
-        screen.paint(Paint::Green, "applied"),
+        screen.paint(paint, word),
         summary(screen, applied),
         screen.paint(
             Paint::Dim,
@@ -163,6 +170,9 @@ pub(super) fn text(screen: &Screen, applied: &Applied) -> String {
         "  {} XDP inbound, {} outbound",
         state.xdp_mode, state.egress_hook
     );
+    if applied.outcome == Outcome::Unchanged {
+        return out;
+    }
     let milliseconds = |time: std::time::Duration| time.as_secs_f64() * 1e3;
     let _ = writeln!(
         out,
@@ -223,7 +233,7 @@ pub(super) fn summary(screen: &Screen, applied: &Applied) -> String {
         screen.paint(Paint::Bold, &state.policy.name),
         screen.paint(Paint::Bold, &state.interface),
     );
-    if !applied.is_first {
+    if applied.outcome == Outcome::Replaced {
         let _ = write!(
             out,
             ", in place of generation {}",

@@ -87,14 +87,17 @@ pub(super) struct Attach {
     #[arg(long, value_name = "IF")]
     pub(super) iface: String,
 
-    /// Established flows for which the flow table has room, when it is created
+    /// Established flows for which the flow table has room, fixed when it is created
     #[arg(
         long,
         value_name = "N",
-        default_value_t = DEFAULT_MAX_FLOWS,
+        help = format!(
+            "Established flows for which the flow table has room, fixed when it is created \
+             [default: {DEFAULT_MAX_FLOWS}]"
+        ),
         value_parser = clap::value_parser!(u32).range(1..=1 << 26)
     )]
-    max_flows: u32,
+    max_flows: Option<u32>,
 
     /// Cut connections that exist when the first policy is attached, unless its rules pass them
     #[arg(long)]

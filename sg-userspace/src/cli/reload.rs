@@ -103,6 +103,9 @@ impl Reloader {
             Ok(applied) => {
                 self.trouble = None;
                 self.digest = loaded.policy.digest;
+                if applied.outcome == kernel::Outcome::Unchanged {
+                    return Outcome::Unchanged;
+                }
                 Outcome::Applied(Box::new(applied), loaded.findings)
             }
             Err(error) => match self.is_said(error.to_string(), is_new) {

@@ -188,7 +188,7 @@ impl Run {
         let one = attached(&context.bpffs, &Scope::Interface(iface.clone()))?
             .into_iter()
             .next();
-        let follow = match applied.is_first {
+        let follow = match applied.is_first() {
             true => PacketLog::from_the_first,
             false => PacketLog::open,
         };

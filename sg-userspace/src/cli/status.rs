@@ -3,7 +3,7 @@
 
 use clap::Args;
 use serde::Serialize;
-use sg_userspace::kernel::{interfaces, netns};
+use sg_userspace::kernel::{Fault, interfaces, netns};
 use sg_userspace::observe::attached::{Attached, Health, Status as Row, attached, other_layouts};
 
 use super::failure::Failure;
@@ -17,16 +17,18 @@ use super::{Context, Json};
 #[command(after_help = "\
 Without --netns all network namespaces are shown.
 
-Health: `enforcing` is as it should be; `interrupted` means that an apply was cut short (apply
-again); `incomplete` means that a direction has lost programs, and passes packets unjudged or drops
-them (apply again); `interface gone` is what is left of a deleted interface (detach removes it);
-`damaged` means that the record cannot be read (detach, then apply).
+Health: `enforcing` means that in both directions the interface runs what the record names, with
+nothing before it. Anything else is a fault, and is named with its remedy: `interrupted` (an apply was
+cut short), `incomplete` (a direction has lost its program or a part of it), `preceded` (somebody
+else's program comes first), `unprotected` (the interface was deleted and made again), `interface gone`,
+`unverified` (it cannot be looked at from here), `damaged` (the record cannot be read).
 
 Examples:
   sgctl status
   sgctl --netns node1 status --json
 
-Exit codes: 0 done (nothing is attached included), 1 a record is damaged, 2 usage, 3 not permitted.")]
+Exit codes: 0 all that is listed is enforcing (also where nothing is), 1 something is not, 2 usage, 3
+not permitted.")]
 pub(super) struct Status {
     /// Only this interface
     #[arg(long, value_name = "IF")]
@@ -40,12 +42,18 @@ impl Status {
         let scope = context.everywhere(self.iface.as_ref());
         let found = attached(&context.bpffs, &scope)?;
         let others = other_layouts(&context.bpffs, &scope)?;
-        let is_wrong = !others.is_empty() || found.iter().any(|one| one.state.is_err());
+        let mut rows = Vec::new();
+        for one in &found {
+            rows.push(one.state.is_ok().then(|| one.status()).transpose()?);
+        }
+        let is_enforcing =
+            |row: &Option<Row>| row.as_ref().is_some_and(|r| r.health == Health::Enforcing);
+        let is_wrong = !others.is_empty() || !rows.iter().all(is_enforcing);
         if self.json.json {
-            let rows = found.iter().map(json_row).collect::<Result<Vec<_>, _>>()?;
+            let rows: Vec<JsonRow> = found.iter().zip(rows).map(json_row).collect();
             context.out.json(&rows)?;
         } else if !found.is_empty() || others.is_empty() {
-            context.out.print(&text(context, &found)?)?;
+            context.out.print(&text(context, &found, &rows))?;
         }
         for error in found
             .iter()
@@ -80,24 +88,24 @@ struct Damaged {
     pins: String,
 }
 
-fn json_row(one: &Attached) -> Result<JsonRow, Failure> {
-    match &one.state {
-        Ok(_) => Ok(JsonRow::Readable(Box::new(one.status()?))),
-        Err(reason) => Ok(JsonRow::Damaged(Damaged {
+fn json_row((one, row): (&Attached, Option<Row>)) -> JsonRow {
+    match row {
+        Some(row) => JsonRow::Readable(Box::new(row)),
+        None => JsonRow::Damaged(Damaged {
             interface: interface_here(one),
             ifindex: one.pins.ifindex,
             netns_cookie: one.pins.netns_cookie,
             health: "damaged",
-            reason: reason.clone(),
+            reason: one.state.as_ref().err().cloned().unwrap_or_default(),
             pins: one.pins.dir.display().to_string(),
-        })),
+        }),
     }
 }
 
-fn text(context: &Context, found: &[Attached]) -> Result<String, Failure> {
+fn text(context: &Context, found: &[Attached], rows: &[Option<Row>]) -> String {
     let screen = &context.out;
     if found.is_empty() {
-        return Ok("nothing is attached\n".to_owned());
+        return "nothing is attached\n".to_owned();
     }
     let columns = [
         Column::Text("INTERFACE"),
@@ -113,39 +121,31 @@ fn text(context: &Context, found: &[Attached]) -> Result<String, Failure> {
     ];
     let mut table = Table::new(screen, &columns);
     let mut notes = String::new();
-    for one in found {
+    for (one, row) in found.iter().zip(rows) {
+        let (name, place) = match row {
+            Some(row) => (row.interface.clone(), place_of_row(row)),
+            None => (name_of(one), place_of(one)),
+        };
         let mut cells = vec![
-            (name_of(one), Some(Paint::Bold)),
-            (place_of(one).unwrap_or_else(|| "-".into()), None),
+            (name, Some(Paint::Bold)),
+            (place.unwrap_or_else(|| "-".into()), None),
         ];
-        match &one.state {
-            Ok(_) => {
-                let row = one.status()?;
-                if let Some(remedy) = remedy(row.health) {
-                    notes.push_str(&format!("{}: {remedy}\n", name_of(one)));
+        match row {
+            Some(row) => {
+                for fault in &row.faults {
+                    let Fault { message, help, .. } = fault;
+                    notes.push_str(&format!("{}: {message}; {help}\n", row.interface));
                 }
-                cells.extend(rest_of(&row));
+                cells.extend(rest_of(row));
             }
-            Err(_) => {
+            None => {
                 cells.push(("damaged".to_owned(), Some(Paint::Red)));
                 cells.resize(columns.len(), ("-".to_owned(), Some(Paint::Dim)));
             }
         }
         table.row(cells);
     }
-    Ok(table.render() + &notes)
-}
-
-/// What is wrong, and what to do about it.
-fn remedy(health: Health) -> Option<&'static str> {
-    match health {
-        Health::Enforcing => None,
-        Health::Interrupted => Some("an apply was cut short; apply again"),
-        Health::Incomplete => Some(
-            "a direction has lost programs: packets pass unjudged, or are dropped; apply again",
-        ),
-        Health::InterfaceGone => Some("the interface was deleted; `sgctl detach` removes the rest"),
-    }
+    table.render() + &notes
 }
 
 fn rest_of(row: &Row) -> Vec<(String, Option<Paint>)> {
@@ -153,7 +153,11 @@ fn rest_of(row: &Row) -> Vec<(String, Option<Paint>)> {
         Health::Enforcing => ("enforcing", Paint::Green),
         Health::Interrupted => ("interrupted", Paint::Yellow),
         Health::Incomplete => ("incomplete", Paint::Red),
+        Health::Preceded => ("preceded", Paint::Red),
         Health::InterfaceGone => ("interface gone", Paint::Red),
+        Health::Unprotected => ("unprotected", Paint::Red),
+        Health::Unverified => ("unverified", Paint::Yellow),
+        Health::Damaged => ("damaged", Paint::Red),
     };
     vec![
         (health.to_owned(), Some(paint)),
@@ -189,6 +193,13 @@ pub(super) fn place_of(one: &Attached) -> Option<String> {
         true => None,
         false => Some(format!("cookie {}", one.pins.netns_cookie)),
     }
+}
+
+/// The same of an interface whose record can be read: where it is now.
+fn place_of_row(row: &Row) -> Option<String> {
+    let is_here = netns::cookie().is_ok_and(|cookie| cookie == row.netns_cookie);
+    let unnamed = (!is_here).then(|| format!("cookie {}", row.netns_cookie));
+    row.netns.clone().or(unnamed)
 }
 
 fn is_here(one: &Attached) -> bool {

@@ -1,77 +1,34 @@
-//! Removes every trace of an interface's enforcement, and waits until the kernel has freed it.
+//! Detaches an interface: removes every trace of its enforcement, and waits until the kernel has freed it.
 
 use std::collections::HashSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use aya::maps::MapInfo;
 use aya::programs::loaded_programs;
+use sg_common::verdict::Direction;
 
-use super::hooks::remove_clsact;
+use super::inspect::{Inspection, inspect};
 use super::pins::{InterfacePins, PinTree};
-use super::state::State;
-use super::{KernelError, interfaces, link_ifindex, netns, running_program, stages};
+use super::removal::remove;
+use super::sys::{Listed, next_id};
+use super::{KernelError, stages};
 
-/// Removes everything of one interface. `bpffs` is where it was found.
+/// Removes everything of one interface. `bpffs` is where it was found. That nothing is left to remove is
+/// success.
 pub fn detach(bpffs: &Path, pins: &InterfacePins) -> Result<(), KernelError> {
     let tree = PinTree::new(bpffs);
     let lock = tree.lock()?;
-    // A damaged record must not keep anyone from detaching.
-    let state = State::read(pins).ok().flatten();
-    let leaving = Leaving::of(pins);
-    // With the interface its filters are gone.
-    let is_gone = link_ifindex(&pins.xdp_link()) == Some(0);
-    let by_index = |added_qdisc| match interfaces::name_of(pins.ifindex) {
-        // By its index: it may have another name by now.
-        Some(name) => remove_clsact(&name, added_qdisc),
-        None => Ok(()),
-    };
-    match &state {
-        Some(state) if state.egress_hook == "clsact" && !is_gone => {
-            in_namespace_of(state, || by_index(state.added_clsact))?;
-        }
-        None if netns::cookie()? == pins.netns_cookie => by_index(false)?,
-        _ => {}
-    }
-    pins.remove()?;
+    let found = inspect(pins)?;
+    let leaving = Leaving::of(&found);
+    let removed = remove(&found);
     tree.prune();
     drop(lock);
+    removed.map_err(|error| match inspect(pins) {
+        Ok(left) => error.with_standing(left.standing()),
+        Err(_) => error,
+    })?;
     leaving.wait();
     Ok(())
-}
-
-/// Runs `act` in the network namespace that `state` belongs to.
-fn in_namespace_of(
-    state: &State,
-    act: impl FnOnce() -> Result<(), KernelError> + Send,
-) -> Result<(), KernelError> {
-    if netns::cookie()? == state.netns_cookie {
-        return act();
-    }
-    let elsewhere = || KernelError::Refused {
-        what: format!(
-            "detaching from {} in another network namespace",
-            state.interface
-        ),
-        reason: "a clsact filter can only be removed from inside its namespace".into(),
-        help: "name the namespace with --netns".into(),
-    };
-    let Some(name) = &state.netns else {
-        return Err(elsewhere());
-    };
-    // A thread of its own, since it cannot come back.
-    std::thread::scope(|scope| {
-        scope
-            .spawn(|| {
-                netns::Netns::from(name.as_str()).enter()?;
-                if netns::cookie()? != state.netns_cookie {
-                    return Err(elsewhere());
-                }
-                act()
-            })
-            .join()
-            .unwrap_or_else(|_| Err(elsewhere()))
-    })
 }
 
 /// Programs and maps that go away after their pins, some milliseconds later.
@@ -81,11 +38,12 @@ struct Leaving {
 }
 
 impl Leaving {
-    fn of(pins: &InterfacePins) -> Self {
-        let programs: HashSet<u32> = [pins.xdp_link(), pins.tcx_link()]
-            .iter()
-            .filter_map(|path| running_program(path))
-            .chain(stages::program_ids(pins))
+    fn of(found: &Inspection) -> Self {
+        let running = Direction::BOTH.map(|direction| found.running(direction));
+        let programs: HashSet<u32> = running
+            .into_iter()
+            .flatten()
+            .chain(stages::program_ids(&found.pins))
             .collect();
         let maps = loaded_programs()
             .filter_map(Result::ok)
@@ -97,18 +55,24 @@ impl Leaving {
     }
 
     /// Waits, but not for long, until the kernel has freed them: whoever lists BPF objects after
-    /// `detach` should find what was there before `apply`.
+    /// `detach` should find what was there before `apply`. Looks at ids only: a program array that is
+    /// opened while the kernel clears it stays.
     fn wait(&self) {
         let deadline = Instant::now() + Duration::from_secs(2);
         while Instant::now() < deadline {
-            let program_left = loaded_programs()
-                .filter_map(Result::ok)
-                .any(|p| self.programs.contains(&p.id()));
-            let map_left = self.maps.iter().any(|id| MapInfo::from_id(*id).is_ok());
-            if !program_left && !map_left {
+            if !is_any_left(Listed::Programs, &self.programs)
+                && !is_any_left(Listed::Maps, &self.maps)
+            {
                 return;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// Whether one of these is still listed; not where that cannot be told.
+fn is_any_left(kind: Listed, ids: &HashSet<u32>) -> bool {
+    // The one before, whose successor it is if it is there.
+    ids.iter()
+        .any(|id| next_id(kind, id - 1).ok().flatten() == Some(*id))
 }

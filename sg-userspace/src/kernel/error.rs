@@ -170,6 +170,15 @@ pub enum KernelError {
     ))]
     TooLarge(#[from] TooLarge),
 
+    /// An error, and what is in force after it.
+    #[error("{source}; {standing}")]
+    #[diagnostic(help("{}", source.help().map(|help| help.to_string()).unwrap_or_default()))]
+    Halfway {
+        #[source]
+        source: Box<KernelError>,
+        standing: String,
+    },
+
     #[error("{what}: {source}")]
     Io {
         what: String,
@@ -182,6 +191,7 @@ impl KernelError {
     pub fn exit_code(&self) -> u8 {
         match self {
             KernelError::NotPermitted { .. } | KernelError::Refused { .. } => 3,
+            KernelError::Halfway { source, .. } => source.exit_code(),
             _ => 1,
         }
     }
@@ -210,6 +220,15 @@ impl KernelError {
             KernelError::Locked { .. } => "locked",
             KernelError::TooLarge(_) => "tables-too-large",
             KernelError::Io { .. } => "io",
+            KernelError::Halfway { .. } => "halfway",
+        }
+    }
+
+    /// Says what is in force, too.
+    pub(super) fn with_standing(self, standing: String) -> KernelError {
+        KernelError::Halfway {
+            source: Box::new(self),
+            standing,
         }
     }
 
@@ -250,8 +269,8 @@ impl KernelError {
         KernelError::Refused {
             what,
             reason: reasons.join(": "),
-            help: "nothing was changed; the kernel's own message is above (`sgctl status` shows \
-                   what is attached, docs list the kernel versions)"
+            help: "the kernel's own message is above; `sgctl status` shows what is attached, docs list \
+                   the kernel versions"
                 .into(),
         }
     }

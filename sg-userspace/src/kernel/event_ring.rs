@@ -48,7 +48,12 @@ pub(super) fn slots_at(pins: &InterfacePins) -> Result<u32, KernelError> {
             .map(|info| info.max_entries())
             .map_err(|e| KernelError::bpf(format!("opening {}", path.display()), e))
     };
-    let (rings, slots) = (of(pins.event_rings())?, of(pins.event_slots())?);
+    // Where somebody has removed them, as many as are made again.
+    let rings = match pins.event_rings().exists() {
+        true => of(pins.event_rings())?,
+        false => possible_cpus()?,
+    };
+    let slots = of(pins.event_slots())?;
     let share = slots.checked_div(rings).unwrap_or(0);
     match share.is_power_of_two() && share * rings == slots {
         true => Ok(share),

@@ -1,250 +1,318 @@
-//! The two hooks of an interface: attaching a program to each, swapping programs in their links, and
-//! taking a clsact filter away.
+//! The two hooks of an interface: has each of them run a program. Where the enforcer is attached the
+//! program is swapped in at once; where it is not, it is attached, in front of all others. Every step
+//! looks at what is there, so that it can be repeated.
 
 use std::io;
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use aya::programs::links::{FdLink, LinkError, PinnedLink};
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, loaded_programs, tc};
+use sg_common::verdict::Direction;
 
-use super::attach::{ApplyOptions, EgressHook, XdpMode};
+use super::apply::{EgressHook, XdpMode};
+use super::inspect::program;
+use super::links::{self, Kind};
 use super::pins::InterfacePins;
-use super::programs::Programs;
-use super::state::State;
-use super::{KernelError, interfaces};
+use super::{KernelError, interfaces, sys, tc};
 
-/// The enforcer's place among the clsact filters of an interface.
-const CLSACT_PRIORITY: u16 = 0x5347;
-const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 1);
-
-/// Swaps the programs into the pinned links, or attaches and pins where there is no link yet. The
-/// record is written first, so that the slots of both generations are known at every moment.
-/// Outbound comes first: what the node opens from then on is remembered when inbound packets begin
-/// to be judged.
-pub(super) fn put_in_place(
-    programs: &mut Programs,
-    state: &mut State,
-    previous: Option<&State>,
-    pins: &InterfacePins,
-    options: &ApplyOptions,
-) -> Result<(), KernelError> {
-    if let Some(previous) = previous {
-        state.xdp_mode.clone_from(&previous.xdp_mode);
-        state.egress_hook.clone_from(&previous.egress_hook);
-    }
-    state.write(pins)?;
-    if pins.tcx_link().exists() {
-        swap_outbound(programs, &pins.tcx_link())?;
-    } else {
-        attach_outbound(programs, state, pins, options)?;
-    }
-    if pins.xdp_link().exists() {
-        swap_inbound(programs, &pins.xdp_link())?;
-    } else {
-        attach_inbound(programs, state, pins, options)?;
-    }
-    // Now with how they are attached.
-    state.write(pins)
+/// The hooks of an interface of the current network namespace.
+pub(super) struct Hooks<'a> {
+    pub(super) pins: &'a InterfacePins,
+    pub(super) interface: &'a str,
+    /// How to attach where nothing is attached yet.
+    pub(super) xdp_mode: XdpMode,
+    /// With `Auto`, tcx where the kernel has it.
+    pub(super) egress_hook: EgressHook,
+    /// The clsact qdisc is removed along with its filter.
+    pub(super) owns_qdisc: bool,
 }
 
-/// Attaches the XDP program and pins its link.
-fn attach_inbound(
-    programs: &mut Programs,
-    state: &mut State,
-    pins: &InterfacePins,
-    options: &ApplyOptions,
-) -> Result<(), KernelError> {
-    use aya::programs::XdpMode as Flag;
-    let interface = &options.interface;
-    let ifindex = state.ifindex;
-    let attempts: &[(Flag, &str)] = match options.xdp_mode {
-        XdpMode::Auto => &[(Flag::Driver, "native"), (Flag::Skb, "generic")],
-        XdpMode::Native => &[(Flag::Driver, "native")],
-        XdpMode::Generic => &[(Flag::Skb, "generic")],
-    };
-    let mut last = None;
-    for (flag, mode) in attempts {
-        match programs.inbound()?.attach_to_if_index(ifindex, *flag) {
-            Ok(id) => {
-                let link = programs
-                    .inbound()?
-                    .take_link(id)
-                    .map_err(|e| KernelError::bpf("keeping the XDP link", e))?;
-                // A link that fell back to netlink cannot be pinned, and would end with us.
-                let link: FdLink = link.try_into().map_err(|e| {
-                    KernelError::bpf("the kernel has no BPF links for XDP (Linux 5.9)", e)
-                })?;
-                link.pin(pins.xdp_link())
-                    .map_err(|e| KernelError::bpf("pinning the XDP link", e))?;
-                state.xdp_mode = (*mode).to_owned();
-                return Ok(());
+impl Hooks<'_> {
+    /// Has the hook of a direction run `program`.
+    pub(super) fn put(
+        &self,
+        direction: Direction,
+        program: BorrowedFd<'_>,
+    ) -> Result<(), KernelError> {
+        match direction {
+            Direction::Inbound => self.put_inbound(program),
+            Direction::Outbound => self.put_outbound(program),
+        }
+    }
+
+    fn put_inbound(&self, program: BorrowedFd<'_>) -> Result<(), KernelError> {
+        let pin = self.pins.xdp_link();
+        match links::open(&pin)? {
+            Some(link) if link.info.is_live() => {
+                let what = "replacing the inbound program";
+                links::update(link.fd.as_fd(), Direction::Inbound, program)
+                    .map_err(|e| refused(what, e))
             }
-            Err(error) => {
-                if os_error(&error) == Some(libc::EBUSY)
-                    && let Ok(Some(id)) = interfaces::xdp_program(ifindex)
-                {
-                    return Err(other_xdp(interface, id));
+            severed => {
+                if severed.is_some() {
+                    links::unpin(&pin).map_err(|e| refused("removing the severed XDP link", e))?;
                 }
-                last = Some(error);
+                let link = self.attach_inbound(program)?;
+                links::pin(link.as_fd(), &pin).map_err(|e| refused("pinning the XDP link", e))
             }
         }
     }
-    let what = format!("attaching the XDP program to {interface}");
-    Err(match last {
-        Some(error) => KernelError::bpf(what, error),
-        None => KernelError::io(what, io::Error::other("no mode to try")),
-    })
-}
 
-/// The link pinned at `pin`. The pin keeps it when this process drops its own descriptor.
-fn pinned<L>(pin: &Path, what: &str) -> Result<L, KernelError>
-where
-    L: TryFrom<FdLink, Error = LinkError>,
-{
-    PinnedLink::from_pin(pin)
-        .and_then(|link| L::try_from(FdLink::from(link)))
-        .map_err(|e| KernelError::bpf(what, e))
-}
-
-fn swap_inbound(programs: &mut Programs, pin: &Path) -> Result<(), KernelError> {
-    let what = "replacing the inbound program";
-    let link = pinned(pin, what)?;
-    programs
-        .inbound()?
-        .attach_to_link(link)
-        .map(drop)
-        .map_err(|e| KernelError::bpf(what, e))
-}
-
-fn swap_outbound(programs: &mut Programs, pin: &Path) -> Result<(), KernelError> {
-    let what = "replacing the outbound program";
-    let link = pinned(pin, what)?;
-    programs
-        .outbound()?
-        .attach_to_link(link)
-        .map(drop)
-        .map_err(|e| KernelError::bpf(what, e))
-}
-
-/// Attaches the tc program by tcx, or by clsact where that is wanted or tcx is missing.
-fn attach_outbound(
-    programs: &mut Programs,
-    state: &mut State,
-    pins: &InterfacePins,
-    options: &ApplyOptions,
-) -> Result<(), KernelError> {
-    let interface = &options.interface;
-    let what = format!("attaching the tc program to {interface}");
-    let replaces_clsact = state.egress_hook == "clsact";
-    if options.egress_hook != EgressHook::Clsact && !replaces_clsact {
-        let order = TcAttachOptions::TcxOrder(LinkOrder::default());
-        let program: &mut SchedClassifier = programs.outbound()?;
-        match program.attach_with_options(interface, TcAttachType::Egress, order) {
-            Ok(id) => {
-                let link: FdLink = program
-                    .take_link(id)
-                    .map_err(|e| KernelError::bpf(&*what, e))?
-                    .try_into()
-                    .map_err(|e| KernelError::bpf(&*what, e))?;
-                link.pin(pins.tcx_link())
-                    .map_err(|e| KernelError::bpf("pinning the tcx link", e))?;
-                state.egress_hook = "tcx".into();
-                return Ok(());
+    fn attach_inbound(&self, program: BorrowedFd<'_>) -> Result<OwnedFd, KernelError> {
+        let kinds: &[Kind] = match self.xdp_mode {
+            XdpMode::Auto => &[Kind::XdpNative, Kind::XdpGeneric],
+            XdpMode::Native => &[Kind::XdpNative],
+            XdpMode::Generic => &[Kind::XdpGeneric],
+        };
+        let ifindex = self.pins.ifindex;
+        let mut last = io::Error::other("no mode to try");
+        for kind in kinds {
+            match links::create(*kind, program, ifindex) {
+                Ok(link) => return Ok(link),
+                Err(error) => {
+                    // Of the same kind, or of the other one, which excludes ours as well.
+                    if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
+                        && let Some(id) = interfaces::xdp_program(ifindex)?
+                    {
+                        return Err(other_xdp(self.interface, id));
+                    }
+                    // Too little memory for one is too little for the other.
+                    let ends = matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOMEM));
+                    last = error;
+                    if ends {
+                        break;
+                    }
+                }
             }
+        }
+        let what = format!("attaching the XDP program to {}", self.interface);
+        Err(refused(what, last))
+    }
+
+    fn put_outbound(&self, program: BorrowedFd<'_>) -> Result<(), KernelError> {
+        if self.egress_hook == EgressHook::Clsact {
+            return self.put_clsact(program);
+        }
+        match self.put_tcx(program) {
             // The answer of kernels before 6.6, which do not know the link type.
-            Err(error)
-                if options.egress_hook == EgressHook::Auto
-                    && matches!(os_error(&error), Some(libc::EINVAL | libc::E2BIG)) => {}
-            Err(error) if os_error(&error) == Some(libc::EINVAL) => {
-                return Err(KernelError::Refused {
-                    what,
-                    reason: "this kernel has no tcx (it came with Linux 6.6)".into(),
-                    help: "leave out --egress-hook, and a clsact filter is used instead".into(),
-                });
+            Err(TcxFailed::Unknown) if self.egress_hook == EgressHook::Auto => {
+                self.put_clsact(program)
             }
-            Err(error) => return Err(KernelError::bpf(what, error)),
+            Err(TcxFailed::Unknown) => Err(KernelError::Refused {
+                what: self.attaching(),
+                reason: "this kernel has no tcx (it came with Linux 6.6)".into(),
+                help: "leave out --egress-hook, and a clsact filter is used instead".into(),
+            }),
+            Err(TcxFailed::Other(error)) => Err(error),
+            Ok(()) => Ok(()),
         }
     }
-    let program = programs.outbound()?;
-    let clsact = |e: tc::TcError| KernelError::bpf("adding the clsact qdisc", e);
-    if replaces_clsact {
-        let old = SchedClassifierLink::attached(
-            interface,
-            TcAttachType::Egress,
-            CLSACT_PRIORITY,
-            CLSACT_HANDLE,
-            None,
-        )
-        .map_err(|e| KernelError::io(&*what, e))?;
-        let id = program
-            .attach_to_link(old)
-            .map_err(|e| KernelError::bpf(&*what, e))?;
-        return keep_filter(program.take_link(id), what);
+
+    fn attaching(&self) -> String {
+        format!("attaching the tc program to {}", self.interface)
     }
-    match tc::qdisc_add_clsact(interface) {
-        Ok(()) => state.added_clsact = true,
-        Err(e) if os_error(&e) == Some(libc::EEXIST) => {}
-        Err(e) => return Err(clsact(e)),
+
+    fn put_tcx(&self, program: BorrowedFd<'_>) -> Result<(), TcxFailed> {
+        let (pin, next) = (self.pins.tcx_link(), self.pins.tcx_link_next());
+        // Of somebody who was killed.
+        links::unpin(&next).map_err(|e| refused("removing a link that was left", e))?;
+        let attach = || match links::create(Kind::TcxEgressFirst, program, self.pins.ifindex) {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::E2BIG)) => {
+                Err(TcxFailed::Unknown)
+            }
+            other => other.map_err(|e| refused(self.attaching(), e).into()),
+        };
+        let pinning = |e| refused("pinning the tcx link", e);
+        match links::open(&pin)? {
+            Some(link) if link.info.is_live() => {
+                let chain = sys::tcx_egress(self.pins.ifindex)
+                    .map_err(|e| refused("listing the tcx programs", e))?;
+                if chain.first().is_some_and(|c| c.link == link.info.id) {
+                    let what = "replacing the outbound program";
+                    links::update(link.fd.as_fd(), Direction::Outbound, program)
+                        .map_err(|e| refused(what, e))?;
+                } else {
+                    // A link cannot be moved. Until the old one goes, a moment later, both judge: packets
+                    // of that moment may be counted twice, and none passes unjudged.
+                    let new = attach()?;
+                    links::pin(new.as_fd(), &next).map_err(pinning)?;
+                    links::rename(&next, &pin).map_err(pinning)?;
+                }
+            }
+            severed => {
+                if severed.is_some() {
+                    links::unpin(&pin).map_err(|e| refused("removing the severed tcx link", e))?;
+                }
+                let link = attach()?;
+                links::pin(link.as_fd(), &pin).map_err(pinning)?;
+            }
+        }
+        Ok(())
     }
-    state.egress_hook = "clsact".into();
-    let options = TcAttachOptions::Netlink(NlOptions {
-        priority: CLSACT_PRIORITY,
-        handle: CLSACT_HANDLE,
-        classid: None,
-    });
-    let id = program
-        .attach_with_options(interface, TcAttachType::Egress, options)
-        .map_err(|e| KernelError::bpf(&*what, e))?;
-    keep_filter(program.take_link(id), what)
+
+    fn put_clsact(&self, program: BorrowedFd<'_>) -> Result<(), KernelError> {
+        let ifindex = self.pins.ifindex;
+        let there = tc::look(ifindex)?;
+        self.refuse_what_is_before(&there)?;
+        let ours: Vec<u32> = there
+            .egress
+            .iter()
+            .filter(|f| f.is_ours())
+            .map(|f| f.handle)
+            .collect();
+        let is_first = there.egress.first().is_some_and(tc::Filter::is_ours);
+        let spare = match ours.split_first() {
+            Some((first, more)) if is_first => {
+                tc::replace_filter(ifindex, *first, program)
+                    .map_err(|e| refused("replacing the outbound program", e))?;
+                more
+            }
+            _ => {
+                tc::add_qdisc(ifindex).map_err(|e| refused("adding the clsact qdisc", e))?;
+                // One that is added comes before those of the same preference that are there.
+                let handles = there.egress.iter().map(|f| f.handle);
+                let handle = handles.max().map_or(1, |highest| highest.saturating_add(1));
+                let handle = if ours.is_empty() && is_free(&there, 1) {
+                    1
+                } else {
+                    handle
+                };
+                tc::add_filter(ifindex, handle, program)
+                    .map_err(|e| refused(self.attaching(), e))?;
+                &ours[..]
+            }
+        };
+        for handle in spare {
+            tc::delete_filter(ifindex, *handle)
+                .map_err(|e| refused("removing a filter that was left", e))?;
+        }
+        Ok(())
+    }
+
+    /// Nothing that a packet meets before the filter may take it away.
+    fn refuse_what_is_before(&self, there: &tc::Clsact) -> Result<(), KernelError> {
+        let interface = self.interface;
+        let in_the_way = |reason: String, help: String| KernelError::Refused {
+            what: self.attaching(),
+            reason,
+            help,
+        };
+        if there.qdisc.as_deref() == Some("ingress") {
+            return Err(in_the_way(
+                format!(
+                    "{interface} has an ingress qdisc, which keeps a clsact qdisc from being added"
+                ),
+                format!(
+                    "have its owner use clsact, which does the same and more, or remove it with \
+                     `tc qdisc del dev {interface} ingress`"
+                ),
+            ));
+        }
+        let link = links::info(&self.pins.tcx_link())?;
+        let chain = sys::tcx_egress(self.pins.ifindex)
+            .map_err(|e| refused("listing the tcx programs", e))?;
+        let theirs = |c: &&sys::Chained| link.is_none_or(|link| link.id != c.link);
+        if let Some(first) = chain.iter().find(theirs) {
+            return Err(in_the_way(
+                format!(
+                    "the tcx program {} comes before every clsact filter and may take packets away \
+                     unjudged",
+                    program(first.program)
+                ),
+                "apply with --egress-hook tcx, which goes in front of it".into(),
+            ));
+        }
+        if let Some(filter) = there.egress.iter().find(|f| f.is_in_the_way()) {
+            return Err(in_the_way(
+                format!("{filter} comes first and may take packets away unjudged"),
+                format!(
+                    "have its owner give it a higher preference than {}, so that it sees what the \
+                     policy accepts",
+                    filter.preference
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Removes what the outbound hook that is not used any more has.
+    pub(super) fn retire_other(&self, used: EgressHook) -> Result<(), KernelError> {
+        match used {
+            EgressHook::Tcx => remove_filters(self.pins.ifindex, self.owns_qdisc),
+            EgressHook::Clsact => {
+                remove_link(&self.pins.tcx_link(), Direction::Outbound)?;
+                remove_link(&self.pins.tcx_link_next(), Direction::Outbound)
+            }
+            EgressHook::Auto => Ok(()),
+        }
+    }
+
+    /// The outbound hook in use, and where the inbound program runs, as the kernel has it.
+    pub(super) fn in_use(&self) -> Result<(EgressHook, XdpMode), KernelError> {
+        let link = links::info(&self.pins.tcx_link())?;
+        let hook = match (self.egress_hook, link.is_some_and(|l| l.is_live())) {
+            (EgressHook::Clsact, _) | (_, false) => EgressHook::Clsact,
+            _ => EgressHook::Tcx,
+        };
+        let inbound = links::info(&self.pins.xdp_link())?;
+        let interface = interfaces::inspect(self.pins.ifindex)?;
+        let place = inbound.and_then(|link| interface?.place_of(link.program));
+        let mode = match place {
+            Some(interfaces::XdpPlace::Generic) => XdpMode::Generic,
+            _ => XdpMode::Native,
+        };
+        Ok((hook, mode))
+    }
 }
 
-/// A clsact filter stays when its owner goes, unless the library's handle of it is dropped.
-fn keep_filter(
-    link: Result<SchedClassifierLink, ProgramError>,
-    what: String,
-) -> Result<(), KernelError> {
-    std::mem::forget(link.map_err(|e| KernelError::bpf(what, e))?);
+fn is_free(there: &tc::Clsact, handle: u32) -> bool {
+    there.egress.iter().all(|f| f.handle != handle)
+}
+
+enum TcxFailed {
+    /// The kernel has no tcx.
+    Unknown,
+    Other(KernelError),
+}
+
+impl From<KernelError> for TcxFailed {
+    fn from(error: KernelError) -> Self {
+        TcxFailed::Other(error)
+    }
+}
+
+/// Takes a pinned link off its interface and removes the pin. That it is not there is success.
+pub(super) fn remove_link(pin: &std::path::Path, direction: Direction) -> Result<(), KernelError> {
+    if let Some(link) = links::open(pin)? {
+        let what = || format!("detaching the link pinned at {}", pin.display());
+        links::detach(link.fd.as_fd(), direction).map_err(|e| refused(what(), e))?;
+    }
+    links::unpin(pin).map_err(|e| refused(format!("removing {}", pin.display()), e))
+}
+
+/// Deletes the enforcer's filters, and the qdisc where it is the enforcer's and nobody uses it.
+pub(super) fn remove_filters(ifindex: u32, owns_qdisc: bool) -> Result<(), KernelError> {
+    let there = tc::look(ifindex)?;
+    for filter in there.egress.iter().filter(|f| f.is_ours()) {
+        tc::delete_filter(ifindex, filter.handle)
+            .map_err(|e| refused("deleting the clsact filter", e))?;
+    }
+    if owns_qdisc {
+        tc::delete_qdisc(ifindex)?;
+    }
     Ok(())
 }
 
-pub(super) fn remove_clsact(interface: &str, added_qdisc: bool) -> Result<(), KernelError> {
-    match tc::qdisc_detach_program(interface, TcAttachType::Egress, "sg_outbound") {
-        Ok(()) => {}
-        Err(e) if os_error(&e) == Some(libc::ENOENT) => {}
-        Err(tc::TcError::IoError(e)) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(KernelError::bpf("removing the clsact filter", e)),
-    }
-    if added_qdisc {
-        interfaces::delete_clsact(interface)?;
-    }
-    Ok(())
+fn refused(what: impl Into<String>, error: io::Error) -> KernelError {
+    KernelError::bpf(what, error)
 }
 
 pub(super) fn other_xdp(interface: &str, id: u32) -> KernelError {
-    let program = loaded_programs()
-        .filter_map(Result::ok)
-        .find(|p| p.id() == id)
-        .and_then(|p| p.name_as_str().map(str::to_owned))
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "without a name".into());
+    let opened = sys::program_by_id(id).ok().flatten();
+    let name = opened.and_then(|program| sys::program_name(program.as_fd()).ok());
     KernelError::OtherXdp {
         interface: interface.to_owned(),
-        program,
+        program: name
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| "without a name".into()),
         id,
     }
-}
-
-/// The errno at the bottom of an error, if there is one.
-fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
-    let mut next = Some(error);
-    while let Some(e) = next {
-        if let Some(io) = e.downcast_ref::<io::Error>()
-            && let Some(code) = io.raw_os_error()
-        {
-            return Some(code);
-        }
-        next = e.source();
-    }
-    None
 }

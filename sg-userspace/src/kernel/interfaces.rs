@@ -1,21 +1,28 @@
-//! Interfaces of the current network namespace, by name.
+//! Interfaces of the current network namespace: by name, by index, and what the kernel says of one.
 
-use futures_util::TryStreamExt;
+use std::io;
+
+use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::KernelError;
+use super::netlink::{self, attribute, number, text};
 
 /// The index of `name`.
 pub fn index_of(name: &str) -> Result<u32, KernelError> {
-    if let Ok(index) = nix::net::if_::if_nametoindex(name) {
-        return Ok(index);
+    match nix::net::if_::if_nametoindex(name) {
+        Ok(index) => Ok(index),
+        Err(nix::errno::Errno::ENODEV) => Err(KernelError::NoInterface {
+            name: name.to_owned(),
+            known: names().join(", "),
+        }),
+        Err(errno) => Err(KernelError::io(
+            format!("looking for the interface {name}"),
+            errno.into(),
+        )),
     }
-    Err(KernelError::NoInterface {
-        name: name.to_owned(),
-        known: names().join(", "),
-    })
 }
 
-/// All names, in the kernel's order.
+/// All names, in the kernel's order; none where they cannot be listed.
 pub fn names() -> Vec<String> {
     nix::net::if_::if_nameindex()
         .map(|list| {
@@ -28,98 +35,100 @@ pub fn names() -> Vec<String> {
 
 /// The name of the interface with this index, if it exists here.
 pub fn name_of(index: u32) -> Option<String> {
-    nix::net::if_::if_nameindex()
-        .ok()?
-        .iter()
-        .find_map(|i| (i.index() == index).then(|| i.name().to_string_lossy().into_owned()))
+    inspect(index).ok().flatten().map(|link| link.name)
+}
+
+/// Where in the receive path an XDP program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpPlace {
+    Native,
+    Generic,
+    /// On the network card.
+    Offloaded,
 }
 
 /// What the kernel says of an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Link {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    pub name: String,
+    pub index: u32,
     /// Its frames begin with an Ethernet header.
     pub is_ethernet: bool,
-    /// The id of the XDP program that it runs, whoever attached it.
-    pub xdp_program: Option<u32>,
+    /// The ids of the XDP programs that it runs, whoever attached them.
+    pub xdp: Vec<(XdpPlace, u32)>,
 }
 
-/// Asks the kernel about the interface with this index.
-pub fn inspect(index: u32) -> Result<Link, KernelError> {
-    use rtnetlink::packet_route::link::{LinkAttribute, LinkLayerType, LinkXdp};
+impl Interface {
+    /// Where it runs this program.
+    pub fn place_of(&self, program: u32) -> Option<XdpPlace> {
+        let mut places = self.xdp.iter();
+        places.find_map(|(place, id)| (*id == program).then_some(*place))
+    }
+}
 
-    netlink(format!("asking about interface {index}"), async |handle| {
-        let mut links = handle.link().get().match_index(index).execute();
-        let Some(link) = links.try_next().await? else {
-            return Ok(Link {
-                is_ethernet: false,
-                xdp_program: None,
-            });
+// include/uapi/linux/rtnetlink.h, if_link.h, if_arp.h.
+const RTM_GETLINK: u16 = 18;
+const IFINFOMSG: usize = 16;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_XDP: u16 = 43;
+const IFLA_XDP_ATTACHED: u16 = 2;
+const IFLA_XDP_PROG_ID: u16 = 4;
+const XDP_ATTACHED_SKB: u8 = 2;
+const XDP_ATTACHED_HW: u8 = 3;
+/// Each kind of program has an attribute of its own since Linux 5.0.
+const EACH_KIND: [(u16, XdpPlace); 3] = [
+    (5, XdpPlace::Native),
+    (6, XdpPlace::Generic),
+    (7, XdpPlace::Offloaded),
+];
+const ARPHRD_ETHER: u16 = 1;
+const ARPHRD_LOOPBACK: u16 = 772;
+
+/// Asks the kernel about the interface with this index; `None` where there is none.
+pub fn inspect(index: u32) -> Result<Option<Interface>, KernelError> {
+    let mut request = [0u8; IFINFOMSG];
+    request[4..8].copy_from_slice(&index.to_ne_bytes());
+    let mut found = None;
+    let asked = netlink::request(NETLINK_ROUTE, RTM_GETLINK, 0, &request, |payload| {
+        found = parse(payload);
+    });
+    match asked {
+        Ok(()) if found.is_none() => Err(io::Error::other("the kernel's answer is cut off")),
+        Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        other => other.map(|()| found),
+    }
+    .map_err(|e| KernelError::io(format!("asking about interface {index}"), e))
+}
+
+fn parse(payload: &[u8]) -> Option<Interface> {
+    let (head, attributes) = payload.split_at_checked(IFINFOMSG)?;
+    let layer = u16::from_ne_bytes(*head[2..].first_chunk()?);
+    let xdp = attribute(attributes, IFLA_XDP).unwrap_or_default();
+    let mut programs: Vec<(XdpPlace, u32)> = EACH_KIND
+        .into_iter()
+        .filter_map(|(kind, place)| Some((place, number(xdp, kind)?)))
+        .filter(|(_, id)| *id != 0)
+        .collect();
+    if programs.is_empty()
+        && let Some(id) = number(xdp, IFLA_XDP_PROG_ID).filter(|id| *id != 0)
+    {
+        let place = match *attribute(xdp, IFLA_XDP_ATTACHED)?.first()? {
+            XDP_ATTACHED_SKB => XdpPlace::Generic,
+            XDP_ATTACHED_HW => XdpPlace::Offloaded,
+            _ => XdpPlace::Native,
         };
-        let xdp_program = link.attributes.iter().find_map(|a| match a {
-            LinkAttribute::Xdp(xdp) => xdp.iter().find_map(|x| match x {
-                LinkXdp::ProgId(id) if *id != 0 => Some(*id),
-                _ => None,
-            }),
-            _ => None,
-        });
-        let layer = link.header.link_layer_type;
-        Ok(Link {
-            is_ethernet: matches!(layer, LinkLayerType::Ether | LinkLayerType::Loopback),
-            xdp_program,
-        })
+        programs.push((place, id));
+    }
+    Some(Interface {
+        name: text(attributes, IFLA_IFNAME)?,
+        index: u32::from_ne_bytes(*head[4..].first_chunk()?),
+        is_ethernet: matches!(layer, ARPHRD_ETHER | ARPHRD_LOOPBACK),
+        xdp: programs,
     })
 }
 
 /// The id of the XDP program that an interface runs, if any, whoever attached it.
 pub fn xdp_program(index: u32) -> Result<Option<u32>, KernelError> {
-    inspect(index).map(|link| link.xdp_program)
-}
-
-/// Removes the clsact qdisc of an interface, unless somebody's filters hang on it.
-pub fn delete_clsact(name: &str) -> Result<(), KernelError> {
-    use rtnetlink::packet_route::tc::TcHandle;
-
-    let index = index_of(name)? as i32;
-    netlink(
-        format!("removing the clsact qdisc of {name}"),
-        async |handle| {
-            let filters = || handle.traffic_filter(index).get();
-            let ingress = filters().ingress().execute().try_next().await?;
-            let egress = filters().egress().execute().try_next().await?;
-            if ingress.is_some() || egress.is_some() {
-                return Ok(());
-            }
-            let mut request = handle.qdisc().del(index);
-            let header = &mut request.message_mut().header;
-            header.parent = TcHandle::CLSACT;
-            header.handle = TcHandle {
-                major: TcHandle::CLSACT.major,
-                minor: 0,
-            };
-            request.execute().await
-        },
-    )
-}
-
-/// Runs one netlink conversation to its end.
-fn netlink<T>(
-    what: String,
-    conversation: impl AsyncFnOnce(rtnetlink::Handle) -> Result<T, rtnetlink::Error>,
-) -> Result<T, KernelError> {
-    let failed = |source| KernelError::io(what.clone(), source);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(failed)?;
-    runtime
-        .block_on(async {
-            let (connection, handle, _) = rtnetlink::new_connection()?;
-            tokio::spawn(connection);
-            Ok(conversation(handle).await)
-        })
-        .map_err(failed)?
-        .map_err(|e| match e {
-            rtnetlink::Error::NetlinkError(message) => failed(message.to_io()),
-            other => failed(std::io::Error::other(other)),
-        })
+    let interface = inspect(index)?;
+    Ok(interface.and_then(|i| i.xdp.first().map(|(_, id)| *id)))
 }

@@ -1,6 +1,7 @@
 //! The maps that outlive a policy: under which names the programs know them, where they are pinned,
 //! and what they must look like to be taken from a pin.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{MapInfo, MapType};
@@ -14,7 +15,10 @@ use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
 use super::KernelError;
 use super::event_ring::{self, possible_cpus};
 use super::flow_memory::groups_at;
+use super::links::name_of;
+use super::pins::InterfacePins;
 use super::programs::SharedMaps;
+use super::state::State;
 
 impl SharedMaps {
     /// Groups of the flow table: as it is where it is pinned, else as many as `max_flows` take.
@@ -40,6 +44,26 @@ impl SharedMaps {
         // The loader would empty it.
         let maps = maps.filter(|(name, ..)| *name != FLOW_PORTS);
         Ok(maps.map(|(name, path, _)| (name, path)).collect())
+    }
+
+    /// Those of an attachment's pins that outlive a policy and are not there.
+    pub(super) fn missing(pins: &InterfacePins, state: &State) -> Result<Vec<String>, KernelError> {
+        let shared = SharedMaps {
+            pins: Some(pins.clone()),
+            counter_map: state.counter_maps.saturating_sub(1),
+            counter_slots: 0,
+            max_flows: state.max_flows,
+        };
+        let maps = shared.layouts()?.into_iter().map(|(_, path, _)| path);
+        let counters = (0..state.counter_maps).map(|index| pins.counters(index));
+        let all = maps
+            .chain(counters)
+            .chain([pins.flow_keys(), pins.flow_ledger()]);
+        let missing: BTreeSet<String> = all
+            .filter(|path| !path.exists())
+            .map(|path| name_of(&path))
+            .collect();
+        Ok(missing.into_iter().collect())
     }
 
     /// Compares the maps that are pinned with what they must look like; aya itself takes any.

@@ -1,19 +1,29 @@
 //! Loads, attaches, pins and swaps: the only code that talks to BPF.
 
-mod attach;
+mod apply;
 pub mod bpffs;
+mod commit;
+mod condition;
 mod detach;
 pub mod error;
 pub mod event_ring;
+mod faults;
 mod flow_memory;
 pub mod flow_tables;
 mod hooks;
+pub mod inspect;
 pub mod interfaces;
 mod layout;
 mod lifetime;
+pub mod links;
+mod netlink;
 pub mod netns;
 pub mod pins;
+mod places;
+mod plan;
+mod prepare;
 pub mod programs;
+mod removal;
 pub mod seed;
 mod shared;
 mod slots;
@@ -21,27 +31,14 @@ pub(crate) mod stages;
 pub mod state;
 mod sys;
 pub mod tables;
+pub mod tc;
 mod trust;
 
-pub use attach::{Applied, ApplyOptions, DEFAULT_MAX_FLOWS, EgressHook, XdpMode, apply};
+pub use apply::{Applied, ApplyOptions, DEFAULT_MAX_FLOWS, EgressHook, Outcome, XdpMode, apply};
+pub use condition::{Fault, FaultCode};
 pub use detach::detach;
 pub use error::KernelError;
 pub use seed::{Seeded, Unseen, UnseenKind};
 pub use shared::CounterReader;
 pub(crate) use shared::raw_counters;
 pub(crate) use slots::since as counts_since;
-
-/// The interface index of the link pinned at `path`: zero when the interface is gone, `None` when
-/// there is no such link.
-pub(crate) fn link_ifindex(path: &std::path::Path) -> Option<u32> {
-    use std::os::fd::AsFd;
-    let link = sys::open_pin(path).ok()?;
-    sys::link_ifindex(link.as_fd()).ok()
-}
-
-/// The id of the program that the link pinned at `path` runs; `None` when there is no such link.
-pub(crate) fn running_program(path: &std::path::Path) -> Option<u32> {
-    use aya::programs::links::{FdLink, PinnedLink};
-    let link = FdLink::from(PinnedLink::from_pin(path).ok()?);
-    Some(link.info().ok()?.program_id())
-}

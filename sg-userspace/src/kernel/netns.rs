@@ -34,6 +34,10 @@ impl Netns {
         &self.spelled
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Moves the calling thread into the namespace. Called before any other thread exists.
     pub fn enter(&self) -> Result<(), KernelError> {
         let no_such = |reason: io::Error| match reason.raw_os_error() {

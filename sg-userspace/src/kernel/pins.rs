@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 
+use super::faults::step;
 use super::trust::{self, create_dir};
-use super::{KernelError, bpffs, lifetime};
+use super::{KernelError, bpffs, lifetime, links};
 use sg_common::LAYOUT_VERSION;
 use sg_common::verdict::Direction;
 
@@ -73,6 +74,7 @@ impl PinTree {
                 }
             }
         }
+        found.retain(InterfacePins::exists);
         found.sort();
         Ok(found)
     }
@@ -163,7 +165,12 @@ impl PinTree {
     /// Removes the directories above `pins` that have become empty.
     pub fn prune(&self) {
         for netns in numbers_in(&self.version_dir()).unwrap_or_default() {
-            let _ = fs::remove_dir(self.version_dir().join(netns.to_string()));
+            let netns = self.version_dir().join(netns.to_string());
+            // Of somebody who was killed.
+            for ifindex in numbers_in(&netns).unwrap_or_default() {
+                let _ = fs::remove_dir(netns.join(ifindex.to_string()));
+            }
+            let _ = fs::remove_dir(netns);
         }
         // These fail while something is in them, which is the point.
         let _ = fs::remove_dir(self.version_dir());
@@ -174,20 +181,18 @@ impl PinTree {
 }
 
 impl InterfacePins {
+    /// Something is pinned there: an empty directory is what somebody who was killed has left.
     pub fn exists(&self) -> bool {
-        self.dir.is_dir()
+        fs::read_dir(&self.dir).is_ok_and(|mut names| names.next().is_some())
+    }
+
+    /// Makes the directories above.
+    pub(super) fn create_parent(&self) -> Result<(), KernelError> {
+        self.dir.parent().map_or(Ok(()), create_dirs)
     }
 
     pub fn create(&self) -> Result<(), KernelError> {
-        let mut missing: Vec<&Path> = self
-            .dir
-            .ancestors()
-            .take_while(|dir| !dir.exists())
-            .collect();
-        while let Some(dir) = missing.pop() {
-            create_dir(dir)?;
-        }
-        Ok(())
+        create_dirs(&self.dir)
     }
 
     pub fn xdp_link(&self) -> PathBuf {
@@ -200,6 +205,16 @@ impl InterfacePins {
 
     pub fn state(&self) -> PathBuf {
         self.dir.join("state")
+    }
+
+    /// The record of a policy that is being put in force.
+    pub fn state_next(&self) -> PathBuf {
+        self.dir.join("state_next")
+    }
+
+    /// Where a link is pinned that is about to take another's place.
+    pub fn tcx_link_next(&self) -> PathBuf {
+        self.dir.join("outbound_link_next")
     }
 
     /// The tags of the flow table.
@@ -268,25 +283,54 @@ impl InterfacePins {
         self.dir.join(format!("counters_{index}"))
     }
 
-    /// Every pin of the interface.
+    /// Every pin of an interface that nothing is attached to any more.
     pub fn remove(&self) -> Result<(), KernelError> {
-        for name in names_in(&self.dir)? {
-            unpin(&self.dir.join(name))?;
-        }
-        match fs::remove_dir(&self.dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(not_removed(&self.dir, e)),
+        self.remove_maps()?;
+        self.remove_records()
+    }
+
+    /// Removes every pin but the records: the links must be gone by then.
+    fn remove_maps(&self) -> Result<(), KernelError> {
+        let records = [self.state(), self.state_next()];
+        // What packets jump to goes first.
+        let (stages, rest): (Vec<_>, Vec<_>) = names_in(&self.dir)?
+            .into_iter()
+            .partition(|name| name.contains(STAGES));
+        stages
+            .iter()
+            .chain(&rest)
+            .map(|name| self.dir.join(name))
+            .filter(|path| !records.contains(path))
+            .try_for_each(|path| unpin(&path))
+    }
+
+    /// Removes the records and the directory.
+    fn remove_records(&self) -> Result<(), KernelError> {
+        unpin(&self.state_next())?;
+        unpin(&self.state())?;
+        let remove = || match fs::remove_dir(&self.dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
-        }
+        };
+        step(|| "removing the directory".into(), remove).map_err(|e| not_removed(&self.dir, e))
     }
 }
 
-/// Removes one pin.
+/// Removes one pin. That it is not there is success.
 pub(super) fn unpin(path: &Path) -> Result<(), KernelError> {
-    fs::remove_file(path).map_err(|e| not_removed(path, e))
+    links::unpin(path).map_err(|e| not_removed(path, e))
 }
 
 fn not_removed(path: &Path, error: io::Error) -> KernelError {
     KernelError::io(format!("removing {}", path.display()), error)
+}
+
+fn create_dirs(path: &Path) -> Result<(), KernelError> {
+    let mut missing: Vec<&Path> = path.ancestors().take_while(|dir| !dir.exists()).collect();
+    while let Some(dir) = missing.pop() {
+        create_dir(dir)?;
+    }
+    Ok(())
 }
 
 /// The names in a directory; none where it does not exist.

@@ -269,6 +269,7 @@ mod tests {
             timeouts: sg_common::flow::Timeout::defaults(),
             opens_flows: true,
             has_flows: true,
+            log_level: 0,
             rules: assignment.rules.clone(),
             retired: assignment.retired.clone(),
             forgotten: assignment.forgotten.clone(),

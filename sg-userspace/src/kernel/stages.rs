@@ -4,7 +4,6 @@
 //! The kernel empties a program array when nobody has it open any more and it is pinned nowhere. Hence
 //! the pins, of each generation its own: one that is replaced still has packets under way.
 
-use std::fs;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
@@ -15,7 +14,7 @@ use sg_common::verdict::Direction;
 
 use super::pins::{InterfacePins, unpin};
 use super::programs::broken_object;
-use super::{KernelError, sys};
+use super::{KernelError, links, sys};
 
 /// The program array of a hook.
 const fn array(direction: Direction) -> &'static str {
@@ -70,16 +69,21 @@ pub(super) fn pin(ebpf: &Ebpf, pins: &InterfacePins, generation: u32) -> Result<
         };
         let path = pins.stages(direction, generation);
         // One that was killed before it attached anything may have left it.
-        let _ = fs::remove_file(&path);
-        sys::pin(map.fd().as_fd(), &path)
+        unpin(&path)?;
+        links::pin(map.fd().as_fd(), &path)
             .map_err(|e| KernelError::io(format!("pinning {}", path.display()), e))?;
     }
     Ok(())
 }
 
-/// Whether a generation has all its pins.
-pub(crate) fn are_pinned(pins: &InterfacePins, generation: u32) -> bool {
-    paths(pins, generation).iter().all(|path| path.exists())
+/// Whether the array of a hook in a generation is pinned, with a program for each stage.
+pub(super) fn are_there(pins: &InterfacePins, direction: Direction, generation: u32) -> bool {
+    let Ok(map) = sys::open_pin(&pins.stages(direction, generation)) else {
+        return false;
+    };
+    let mut id = [0; 4];
+    let mut stages = Stage::ALL.into_iter();
+    stages.all(|stage| sys::lookup(map.as_fd(), &(stage as u32), &mut id).is_ok())
 }
 
 /// Removes the pins of all generations but one, which runs, once no packet is under way in the programs
@@ -98,7 +102,7 @@ pub(super) fn leave_only(pins: &InterfacePins, generation: u32) -> Result<(), Ke
 /// Removes the pins of a generation that was never attached, as far as there are any.
 pub(super) fn forget(pins: &InterfacePins, generation: u32) {
     for path in paths(pins, generation) {
-        let _ = fs::remove_file(path);
+        let _ = unpin(&path);
     }
 }
 

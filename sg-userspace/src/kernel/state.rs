@@ -2,11 +2,15 @@
 //! it lives and dies with what it describes. It is replaced whole, by renaming a new pin over the
 //! old one.
 //!
+//! While programs are being replaced there are two: `state` is of the policy that was in force before,
+//! `state_next` of the one that is to be. The programs that run say which of them counts: an `apply`
+//! that is killed leaves both, and nothing is lost of either.
+//!
 //! Layout of the map's value: magic `SGSTATE\0`, layout version (u32), length of the JSON (u32,
 //! both little-endian), SHA-256 of the JSON (32 bytes), JSON.
 
-use std::fs;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use aya::maps::{MapData, MapInfo};
 use serde::{Deserialize, Serialize};
@@ -17,7 +21,7 @@ use sg_common::verdict::{Action, Direction};
 use sha2::{Digest, Sha256};
 
 use super::pins::InterfacePins;
-use super::{KernelError, sys};
+use super::{KernelError, links, sys};
 use crate::policy::NonIp;
 
 const MAGIC: &[u8; 8] = b"SGSTATE\0";
@@ -52,6 +56,9 @@ pub struct State {
     pub opens_flows: bool,
     /// The programs look at the flow tables; otherwise there is nothing in them.
     pub has_flows: bool,
+    /// See [`crate::kernel::programs::Generation::log_level`].
+    #[serde(default)]
+    pub log_level: u8,
     /// Rules of the policy in force, inbound first, in order of position.
     pub rules: Vec<SlotOwner>,
     /// Rules of earlier policies whose slots flows may still name, or which have counted packets.
@@ -146,44 +153,135 @@ mod counts {
     }
 }
 
-impl State {
-    /// Reads the record of an interface; `None` where there is none.
-    pub fn read(pins: &InterfacePins) -> Result<Option<State>, KernelError> {
-        let path = pins.state();
-        if !path.exists() {
-            return Ok(None);
-        }
-        let damaged = |reason: &str| KernelError::DamagedState {
-            path: path.clone(),
-            reason: reason.to_owned(),
-        };
-        let opening = || format!("opening {}", path.display());
-        let info = MapInfo::from_pin(&path).map_err(|e| KernelError::bpf(opening(), e))?;
-        let len = info.value_size() as usize;
-        let map = MapData::from_pin(&path).map_err(|e| KernelError::bpf(opening(), e))?;
-        if !matches!(info.map_type(), Ok(aya::maps::MapType::Array)) || len < HEADER {
-            return Err(damaged("it is shorter than its header"));
-        }
-        let memory = sys::MapMemory::read_only(map.fd().as_fd(), len)
-            .map_err(|e| KernelError::io(format!("reading {}", path.display()), e))?;
-        parse(memory.bytes()).map(Some).map_err(|r| damaged(&r))
+/// The records that are pinned.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Records {
+    /// Of the last policy that was put in force completely.
+    pub current: Option<State>,
+    /// Of a policy that is being put in force, or was when somebody was killed.
+    pub next: Option<State>,
+}
+
+impl Records {
+    pub fn read(pins: &InterfacePins) -> Result<Records, KernelError> {
+        Ok(Records {
+            current: read_at(&pins.state())?,
+            next: read_at(&pins.state_next())?,
+        })
     }
 
-    /// Writes the record, replacing any other whole.
-    pub fn write(&self, pins: &InterfacePins) -> Result<(), KernelError> {
-        let path = pins.state();
+    /// Which generation a program belongs to.
+    pub fn generation_of(&self, direction: Direction, program: u32) -> Option<u32> {
+        [&self.next, &self.current]
+            .into_iter()
+            .flatten()
+            .find(|state| state.program(direction) == program)
+            .map(|state| state.policy.generation)
+    }
+
+    /// The record that counts while these programs run, inbound first.
+    pub fn effective(self, running: [Option<u32>; 2]) -> Option<State> {
+        let has_begun = |next: &State| {
+            Direction::BOTH
+                .into_iter()
+                .zip(running)
+                .any(|(direction, program)| program == Some(next.program(direction)))
+        };
+        match (self.current, self.next) {
+            (Some(_), Some(next)) if has_begun(&next) => Some(next),
+            (Some(current), Some(next)) => Some(taken_back(current, next)),
+            (current, next) => current.or(next),
+        }
+    }
+}
+
+/// The record of a policy that is in force again, or still, after `attempted` was to replace it: packets
+/// may have been counted in the slots of that one.
+pub(super) fn taken_back(current: State, attempted: State) -> State {
+    let is_in_force = |owner: &SlotOwner| current.rules.iter().any(|o| o.slot == owner.slot);
+    let retired = attempted.rules.into_iter().chain(attempted.retired);
+    State {
+        retired: retired.filter(|owner| !is_in_force(owner)).collect(),
+        forgotten: attempted.forgotten,
+        counter_maps: attempted.counter_maps,
+        ..current
+    }
+}
+
+impl State {
+    /// The id of the program of a direction.
+    pub fn program(&self, direction: Direction) -> u32 {
+        match direction {
+            Direction::Inbound => self.inbound_program,
+            Direction::Outbound => self.outbound_program,
+        }
+    }
+
+    /// Reads the record of an interface that counts now; `None` where there is none.
+    pub fn read(pins: &InterfacePins) -> Result<Option<State>, KernelError> {
+        let records = Records::read(pins)?;
+        if records.next.is_none() {
+            return Ok(records.current);
+        }
+        let running = super::inspect::running(pins)?;
+        Ok(records.effective(running))
+    }
+
+    /// Writes the record of what is about to be put in force.
+    pub(super) fn write_next(&self, pins: &InterfacePins) -> Result<(), KernelError> {
+        self.write_at(pins, &pins.state_next())
+    }
+
+    /// Makes the record that was written last the one in force.
+    pub(super) fn promote(pins: &InterfacePins) -> Result<(), KernelError> {
+        links::rename(&pins.state_next(), &pins.state()).map_err(|e| failed(&pins.state(), e))
+    }
+
+    /// Writes the record of what is in force, replacing any other whole.
+    pub(super) fn write(&self, pins: &InterfacePins) -> Result<(), KernelError> {
+        self.write_at(pins, &pins.state())
+    }
+
+    fn write_at(&self, pins: &InterfacePins, path: &Path) -> Result<(), KernelError> {
         let new = pins.dir.join("state_new");
-        let io = |e| KernelError::io(format!("writing {}", path.display()), e);
+        let io = |e| failed(path, e);
         let bytes = render(self).map_err(|e| io(e.into()))?;
         // A writer that was killed may have left one.
-        let _ = fs::remove_file(&new);
+        links::unpin(&new).map_err(io)?;
         let len = u32::try_from(bytes.len()).map_err(|_| io(std::io::Error::other("too large")))?;
         let map = sys::create_blob("sg_state", len).map_err(io)?;
         sys::fill_array(map.as_fd(), &bytes).map_err(io)?;
         sys::freeze(map.as_fd()).map_err(io)?;
-        sys::pin(map.as_fd(), &new).map_err(io)?;
-        fs::rename(&new, &path).map_err(io)
+        links::pin(map.as_fd(), &new).map_err(io)?;
+        links::rename(&new, path).map_err(io)
     }
+}
+
+fn failed(path: &Path, error: std::io::Error) -> KernelError {
+    KernelError::io(format!("writing {}", path.display()), error)
+}
+
+/// The record pinned at `path`; `None` when nothing is pinned there.
+fn read_at(path: &Path) -> Result<Option<State>, KernelError> {
+    let damaged = |reason: &str| KernelError::DamagedState {
+        path: path.to_owned(),
+        reason: reason.to_owned(),
+    };
+    let opening = || format!("opening {}", path.display());
+    // Only "no such pin" means that there is no record.
+    let info = match sys::open_pin(path) {
+        Ok(_) => MapInfo::from_pin(path).map_err(|e| KernelError::bpf(opening(), e))?,
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+        Err(e) => return Err(KernelError::io(opening(), e)),
+    };
+    let len = info.value_size() as usize;
+    let map = MapData::from_pin(path).map_err(|e| KernelError::bpf(opening(), e))?;
+    if !matches!(info.map_type(), Ok(aya::maps::MapType::Array)) || len < HEADER {
+        return Err(damaged("it is shorter than its header"));
+    }
+    let memory = sys::MapMemory::read_only(map.fd().as_fd(), len)
+        .map_err(|e| KernelError::io(format!("reading {}", path.display()), e))?;
+    parse(memory.bytes()).map(Some).map_err(|r| damaged(&r))
 }
 
 fn render(state: &State) -> serde_json::Result<Vec<u8>> {
@@ -250,6 +348,7 @@ mod tests {
             timeouts: sg_common::flow::Timeout::defaults(),
             opens_flows: true,
             has_flows: true,
+            log_level: 0,
             rules: vec![SlotOwner {
                 slot: 32,
                 direction: Direction::Inbound,

@@ -8,7 +8,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_map_type};
+use aya_obj::generated::{
+    BPF_F_BEFORE, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd,
+    bpf_link_info, bpf_map_type, bpf_prog_info,
+};
+
+use super::links;
 
 fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
     // SAFETY: `attr` is a whole, zero-padded attribute union; pointers in it outlive the call.
@@ -322,9 +327,8 @@ pub(super) fn wait_for_programs() {
     }
 }
 
-/// The interface index that a pinned XDP or tcx link is attached to; zero once the interface is
-/// gone.
-pub(super) fn link_ifindex(link: BorrowedFd<'_>) -> io::Result<u32> {
+/// What the kernel says of an XDP or tcx link.
+pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<links::Link> {
     // SAFETY: plain integers, for which zero is valid.
     let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
     let mut attr = zeroed();
@@ -332,8 +336,134 @@ pub(super) fn link_ifindex(link: BorrowedFd<'_>) -> io::Result<u32> {
     attr.info.info_len = size_of::<bpf_link_info>() as u32;
     attr.info.info = &raw mut info as u64;
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    // SAFETY: the XDP and tcx views both begin with the interface index.
-    Ok(unsafe { info.__bindgen_anon_1.xdp.ifindex })
+    Ok(links::Link {
+        id: info.id,
+        program: info.prog_id,
+        // SAFETY: the XDP and tcx views both begin with the interface index.
+        ifindex: unsafe { info.__bindgen_anon_1.xdp.ifindex },
+    })
+}
+
+/// Attaches `program` to an interface of the current network namespace.
+pub(super) fn link_create(
+    kind: links::Kind,
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+) -> io::Result<OwnedFd> {
+    let (attach_type, flags) = match kind {
+        links::Kind::XdpNative => (bpf_attach_type::BPF_XDP, XDP_FLAGS_DRV_MODE),
+        links::Kind::XdpGeneric => (bpf_attach_type::BPF_XDP, XDP_FLAGS_SKB_MODE),
+        // Before whatever is first now: no other program is named.
+        links::Kind::TcxEgressFirst => (bpf_attach_type::BPF_TCX_EGRESS, BPF_F_BEFORE),
+    };
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+    attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
+    attr.link_create.attach_type = attach_type as u32;
+    attr.link_create.flags = flags;
+    let fd = bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?;
+    // SAFETY: the kernel just returned this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Replaces the program of a link at once.
+pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.link_update.link_fd = link.as_raw_fd() as u32;
+    attr.link_update.__bindgen_anon_1.new_prog_fd = program.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Takes a link off its interface.
+pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.link_detach.link_fd = link.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
+/// A program of the tcx chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chained {
+    pub program: u32,
+    /// Zero where it is attached without a link.
+    pub link: u32,
+}
+
+/// The egress programs of an interface of the current network namespace, in the order in which packets
+/// meet them. None where the kernel has no tcx.
+pub(super) fn tcx_egress(ifindex: u32) -> io::Result<Vec<Chained>> {
+    // As many as a chain has at most (BPF_MPROG_MAX, include/linux/bpf_mprog.h).
+    const MOST: usize = 64;
+    let (mut programs, mut links) = ([0u32; MOST], [0u32; MOST]);
+    let mut attr = zeroed();
+    attr.query.__bindgen_anon_1.target_ifindex = ifindex;
+    attr.query.attach_type = bpf_attach_type::BPF_TCX_EGRESS as u32;
+    attr.query.prog_ids = programs.as_mut_ptr() as u64;
+    attr.query.link_ids = links.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.count = MOST as u32;
+    match bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr) {
+        Ok(_) => {}
+        // Kernels before 6.6 do not know the type, nor so large a request.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::E2BIG)) => {
+            return Ok(Vec::new());
+        }
+        Err(e) => return Err(e),
+    }
+    // SAFETY: the kernel leaves the number of programs in the same view of the union.
+    let count = unsafe { attr.query.__bindgen_anon_2.count } as usize;
+    let chained = programs.into_iter().zip(links).take(count);
+    Ok(chained
+        .map(|(program, link)| Chained { program, link })
+        .collect())
+}
+
+/// Opens a program by its id; `None` when there is none.
+pub(super) fn program_by_id(id: u32) -> io::Result<Option<OwnedFd>> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
+    match bpf(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr) {
+        // SAFETY: the kernel just returned this descriptor to us alone.
+        Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd as i32) })),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// The name of a program, which may be empty.
+pub(super) fn program_name(program: BorrowedFd<'_>) -> io::Result<String> {
+    // SAFETY: plain integers, for which zero is valid.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = program.as_raw_fd() as u32;
+    attr.info.info_len = size_of::<bpf_prog_info>() as u32;
+    attr.info.info = &raw mut info as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    let name = info.name.iter().map(|c| *c as u8);
+    let name: Vec<u8> = name.take_while(|byte| *byte != 0).collect();
+    Ok(String::from_utf8_lossy(&name).into_owned())
+}
+
+/// The id of a loaded program, map or link that follows `id`; `None` after the last one.
+pub(super) fn next_id(kind: Listed, id: u32) -> io::Result<Option<u32>> {
+    let cmd = match kind {
+        Listed::Programs => bpf_cmd::BPF_PROG_GET_NEXT_ID,
+        Listed::Maps => bpf_cmd::BPF_MAP_GET_NEXT_ID,
+    };
+    let mut attr = zeroed();
+    attr.__bindgen_anon_6.__bindgen_anon_1.start_id = id;
+    match bpf(cmd, &mut attr) {
+        // SAFETY: the kernel leaves the id in the same view of the union.
+        Ok(_) => Ok(Some(unsafe { attr.__bindgen_anon_6.next_id })),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// What can be listed by id.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Listed {
+    Programs,
+    Maps,
 }
 
 /// A number that names the current network namespace for as long as the machine runs

@@ -8,6 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::Path;
 
 use super::KernelError;
+use super::faults::step;
 
 /// Our directory in a BPF file system.
 pub(super) const ROOT: &str = "sgctl";
@@ -61,7 +62,8 @@ pub(super) fn open_for_us_alone(root: &Path) -> Result<Option<File>, KernelError
 
 /// Creates a directory for us alone, unless there is one.
 pub(super) fn create_dir(path: &Path) -> Result<(), KernelError> {
-    match DirBuilder::new().mode(0o700).create(path) {
+    let make = || DirBuilder::new().mode(0o700).create(path);
+    match step(|| "making a directory".into(), make) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
             Err(KernelError::io(format!("creating {}", path.display()), e))
         }

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::kernel::inspect::{Inspection, Place, inspect, is_attached_here};
 use crate::kernel::pins::{InterfacePins, PinTree};
 use crate::kernel::state::State;
-use crate::kernel::{KernelError, bpffs, interfaces, link_ifindex, netns, running_program, stages};
+use crate::kernel::{Fault, FaultCode, KernelError, bpffs, interfaces, netns};
 
 /// Which of the attached interfaces a command is about.
 #[derive(Clone, Debug)]
@@ -27,19 +28,46 @@ pub struct Attached {
     pub state: Result<State, String>,
 }
 
-/// Whether the programs of a record are the ones that run.
+/// How an attachment is, in a word: the first of its faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Health {
-    /// Both directions are enforced by the recorded policy.
+    /// Both directions enforce the policy of the record.
     Enforcing,
-    /// `apply` was interrupted between the record and the swap of the programs; another `apply`
-    /// puts it right.
+    /// `apply` was cut short; another `apply` puts it right.
     Interrupted,
     /// A direction has no program any more, or not all of them.
     Incomplete,
+    /// Somebody else's program comes first and may take packets away.
+    Preceded,
     /// The interface no longer exists; `detach` removes what is left.
     InterfaceGone,
+    /// The interface was deleted, and there is another one of its name.
+    Unprotected,
+    /// It cannot be looked at from here.
+    Unverified,
+    /// The record cannot be read.
+    Damaged,
+}
+
+impl Health {
+    fn of(faults: &[Fault]) -> Health {
+        let Some(first) = faults.first() else {
+            return Health::Enforcing;
+        };
+        match first.code {
+            FaultCode::InterfaceGone => Health::InterfaceGone,
+            FaultCode::Unprotected => Health::Unprotected,
+            FaultCode::Interrupted => Health::Interrupted,
+            FaultCode::NotAttached
+            | FaultCode::Severed
+            | FaultCode::OtherProgram
+            | FaultCode::Incomplete => Health::Incomplete,
+            FaultCode::Preceded => Health::Preceded,
+            FaultCode::Damaged => Health::Damaged,
+            FaultCode::Unverified => Health::Unverified,
+        }
+    }
 }
 
 /// A row of `status`.
@@ -51,6 +79,8 @@ pub struct Status {
     pub netns: Option<String>,
     pub netns_cookie: u64,
     pub health: Health,
+    /// What is wrong, each with its remedy; empty where it is enforcing.
+    pub faults: Vec<Fault>,
     /// `native` or `generic`.
     pub xdp_mode: String,
     /// `tcx` or `clsact`.
@@ -83,21 +113,71 @@ impl PolicyStatus {
 }
 
 /// Which pins a scope asks for.
-struct Wanted(Option<(u64, Option<u32>)>);
+enum Wanted {
+    Everything,
+    Namespace {
+        cookie: u64,
+    },
+    Interface {
+        cookie: u64,
+        name: String,
+        index: Option<u32>,
+    },
+}
 
 impl Wanted {
     fn of(scope: &Scope) -> Result<Wanted, KernelError> {
-        Ok(Wanted(match scope {
-            Scope::Machine => None,
-            Scope::Namespace => Some((netns::cookie()?, None)),
-            Scope::Interface(name) => Some((netns::cookie()?, Some(interfaces::index_of(name)?))),
-        }))
+        Ok(match scope {
+            Scope::Machine => Wanted::Everything,
+            Scope::Namespace => Wanted::Namespace {
+                cookie: netns::cookie()?,
+            },
+            Scope::Interface(name) => Wanted::Interface {
+                cookie: netns::cookie()?,
+                name: name.clone(),
+                index: match interfaces::index_of(name) {
+                    Ok(index) => Some(index),
+                    // It may have been moved away, or deleted.
+                    Err(KernelError::NoInterface { .. }) => None,
+                    Err(error) => return Err(error),
+                },
+            },
+        })
     }
 
+    /// By where the pins say that the interface is.
     fn has(&self, pins: &InterfacePins) -> bool {
-        self.0.is_none_or(|(cookie, index)| {
-            pins.netns_cookie == cookie && index.is_none_or(|index| pins.ifindex == index)
-        })
+        match self {
+            Wanted::Everything => true,
+            Wanted::Namespace { cookie } => pins.netns_cookie == *cookie,
+            Wanted::Interface { cookie, index, .. } => {
+                pins.netns_cookie == *cookie && *index == Some(pins.ifindex)
+            }
+        }
+    }
+
+    /// By what else is known: an interface that was moved here, or one that has gone from here and whose
+    /// name was asked for.
+    fn has_strayed(&self, one: &Attached) -> Result<bool, KernelError> {
+        match self {
+            Wanted::Everything => Ok(true),
+            Wanted::Namespace { .. } => is_attached_here(&one.pins, None),
+            Wanted::Interface {
+                cookie,
+                name,
+                index,
+            } => {
+                if let Some(index) = index
+                    && is_attached_here(&one.pins, Some(*index))?
+                {
+                    return Ok(true);
+                }
+                let is_namesake = one.pins.netns_cookie == *cookie
+                    && one.state.as_ref().is_ok_and(|s| s.interface == *name);
+                // One that has another name by now is not meant.
+                Ok(is_namesake && interfaces::inspect(one.pins.ifindex)?.is_none())
+            }
+        }
     }
 }
 
@@ -111,7 +191,6 @@ pub fn attached(bpffs: &Path, scope: &Scope) -> Result<Vec<Attached>, KernelErro
     };
     let found = found
         .into_iter()
-        .filter(|pins| wanted.has(pins))
         .map(|pins| {
             let state = match State::read(&pins) {
                 Ok(Some(state)) => Ok(state),
@@ -121,16 +200,22 @@ pub fn attached(bpffs: &Path, scope: &Scope) -> Result<Vec<Attached>, KernelErro
                 Err(error @ KernelError::NotPermitted { .. }) => return Err(error),
                 Err(error) => Err(error.to_string()),
             };
-            Ok(Attached { pins, state })
+            let is_wanted = wanted.has(&pins);
+            let one = Attached { pins, state };
+            let is_wanted = is_wanted || wanted.has_strayed(&one)?;
+            Ok(is_wanted.then_some(one))
         })
+        .filter_map(Result::transpose)
         .collect::<Result<Vec<Attached>, KernelError>>()?;
     match scope {
-        Scope::Interface(name) if found.is_empty() => Err(other_layouts(bpffs, scope)?
-            .into_iter()
-            .next()
-            .unwrap_or(KernelError::NotAttached {
+        Scope::Interface(name) if found.is_empty() => {
+            let other = other_layouts(bpffs, scope)?.into_iter().next();
+            // An interface that does not exist is said to.
+            interfaces::index_of(name)?;
+            Err(other.unwrap_or(KernelError::NotAttached {
                 scope: format!("`{name}`"),
-            })),
+            }))
+        }
         _ => Ok(found),
     }
 }
@@ -165,14 +250,32 @@ impl Attached {
             })
     }
 
+    /// Looks at what is really there.
+    pub fn inspect(&self) -> Result<Inspection, KernelError> {
+        inspect(&self.pins)
+    }
+
     pub fn status(&self) -> Result<Status, KernelError> {
         let state = self.state()?;
-        Ok(Status {
+        let (place, faults) = match self.inspect() {
+            Ok(found) => {
+                let faults = found.faults();
+                (Some(found.place), faults)
+            }
+            Err(KernelError::NotPermitted { what }) => {
+                let message = format!("{what} is not permitted");
+                let help = "run it as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN";
+                (None, vec![Fault::new(FaultCode::Unverified, message, help)])
+            }
+            Err(error) => return Err(error),
+        };
+        let mut status = Status {
             interface: state.interface.clone(),
-            ifindex: state.ifindex,
+            ifindex: self.pins.ifindex,
             netns: state.netns.clone(),
-            netns_cookie: state.netns_cookie,
-            health: self.health(state),
+            netns_cookie: self.pins.netns_cookie,
+            health: Health::of(&faults),
+            faults,
             xdp_mode: state.xdp_mode.clone(),
             egress_hook: state.egress_hook.clone(),
             attached_at: state.attached_at.clone(),
@@ -180,32 +283,18 @@ impl Attached {
             rules: state.rules.len(),
             max_flows: state.max_flows,
             pins: self.pins.dir.display().to_string(),
-        })
-    }
-
-    fn health(&self, state: &State) -> Health {
-        let inbound = self.pins.xdp_link();
-        match link_ifindex(&inbound) {
-            Some(0) => return Health::InterfaceGone,
-            Some(_) => {}
-            None => return Health::Incomplete,
-        }
-        let outbound = match state.egress_hook.as_str() {
-            // A clsact filter has no link to ask; its program goes only with the filter.
-            "clsact" => Some(state.outbound_program),
-            "tcx" => running_program(&self.pins.tcx_link()),
-            _ => None,
         };
-        match (running_program(&inbound), outbound) {
-            (Some(i), Some(o)) if i == state.inbound_program && o == state.outbound_program => {
-                if stages::are_pinned(&self.pins, state.policy.generation) {
-                    Health::Enforcing
-                } else {
-                    Health::Incomplete
-                }
+        match place {
+            Some(Place::There(at)) => status.interface = at.interface.name,
+            // Where it is, and not where it was.
+            Some(Place::Moved(at)) => {
+                status.netns = at.netns().map(str::to_owned);
+                status.interface = at.interface.name;
+                status.ifindex = at.interface.index;
+                status.netns_cookie = at.cookie;
             }
-            (Some(_), Some(_)) => Health::Interrupted,
-            _ => Health::Incomplete,
+            _ => {}
         }
+        Ok(status)
     }
 }

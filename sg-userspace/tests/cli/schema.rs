@@ -145,7 +145,7 @@ fn reasons(counters: &Value) -> BTreeSet<String> {
 
 fn applied() -> Value {
     json!({
-        "interface": "nic", "netns": "text", "replaced": "bool",
+        "interface": "nic", "netns": "text", "replaced": "bool", "unchanged": "bool",
         "xdp_mode": "native|generic", "egress_hook": "tcx|clsact",
         "policy": policy_status(), "rules": "number", "tables": tables(),
         "seeded": ["?", {
@@ -153,6 +153,12 @@ fn applied() -> Value {
             "unseen": [{"kind": "forwarded|bridged|untracked|namespaces|sctp", "message": "text"}],
         }],
         "compile_seconds": "real", "load_seconds": "real", "mounted": "text?",
+    })
+}
+
+fn fault() -> Value {
+    json!({
+        "code": "text", "direction": "text?", "message": "text", "help": "text",
     })
 }
 
@@ -265,6 +271,7 @@ fn what_is_attached() {
     let status = json!([{
         "interface": "nic", "ifindex": "number", "netns": "text", "netns_cookie": "number",
         "health": "enforcing", "xdp_mode": "native|generic", "egress_hook": "tcx|clsact",
+        "faults": ["*", fault()],
         "attached_at": "time", "policy": policy_status(), "rules": "number",
         "max_flows": "number", "pins": "text",
     }]);

@@ -225,10 +225,10 @@ fn the_recommended_policy_is_applied_and_replaced() {
         let tke = sg_userspace::policy::PolicyInput::from("builtin:tke");
         let tke = sg_userspace::policy::load(&[tke], &[]).unwrap().policy;
         let applied = apply(&tke, &sandbox.options("sg0")).unwrap_or_else(|e| panic!("{e}"));
-        assert!(applied.is_first);
+        assert!(applied.is_first());
         assert_eq!(applied.state.rules.len(), 8);
         let again = apply(&tke, &sandbox.options("sg0")).unwrap_or_else(|e| panic!("{e}"));
-        assert!(!again.is_first);
+        assert!(!again.is_first());
         assert_eq!(again.state.rules, applied.state.rules);
         // A clsact filter is no link.
         let links = 1 + usize::from(egress_hooks().contains(&EgressHook::Tcx));

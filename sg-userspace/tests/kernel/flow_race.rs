@@ -133,7 +133,7 @@ fn a_sweep_holds_up_no_packet() {
         let tables = compile(&policy, &[FIRST_RULE_SLOT], Budget::default()).expect("tables fit");
         sandbox.veth("sg0", "sg1");
         let options = ApplyOptions {
-            max_flows: ROOM,
+            max_flows: Some(ROOM),
             ..sandbox.options("sg0")
         };
         apply(&policy, &options).unwrap_or_else(|e| panic!("{e}"));

@@ -76,7 +76,7 @@ fn another_flow_of_the_same_tag_is_another_flow() {
     sandbox(|sandbox| {
         sandbox.veth("sg0", "sg1");
         let mut options = sandbox.options("sg0");
-        options.max_flows = 1;
+        options.max_flows = Some(1);
         let policy = rules_from_lines("out udp 53 to any accept");
         apply(&policy, &options).unwrap_or_else(|e| panic!("apply: {e}"));
         let pins = only(sandbox, "sg0").pins;

@@ -193,8 +193,8 @@ fn concurrent_writers_take_turns() {
                 .map(|i| {
                     let options = options.clone();
                     scope.spawn(move || {
-                        for _ in 0..applies {
-                            let rules = format!("in tcp {} from any accept", i + 1);
+                        for round in 0..applies {
+                            let rules = format!("in tcp {} from any accept", 10 * i + round + 1);
                             apply(&rules_from_lines(&rules), &options)
                                 .unwrap_or_else(|e| panic!("{e}"));
                         }

@@ -80,7 +80,7 @@ impl Sandbox {
     pub(crate) fn options(&self, interface: &str) -> ApplyOptions {
         ApplyOptions {
             bpffs: self.bpffs.path().to_owned(),
-            max_flows: 4096,
+            max_flows: Some(4096),
             ..ApplyOptions::new(interface)
         }
     }

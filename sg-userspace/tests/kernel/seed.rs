@@ -253,13 +253,16 @@ fn a_new_policy_ends_seeded_flows_only_by_flush() {
         policy.established = Established::Flush;
         assert_eq!(kept(&node.apply(&policy).seeded), seeded(3, 3));
         pairs.iter().for_each(Pair::goes_on);
-        let mut next = rules_from_lines("in tcp 9 from any accept");
-        for established in [Established::Revalidate, Established::Keep] {
+        // Another one each time: the same policy again changes nothing.
+        let next = |port: u16| rules_from_lines(&format!("in tcp {port} from any accept"));
+        for (port, established) in [(9, Established::Revalidate), (10, Established::Keep)] {
+            let mut next = next(port);
             next.established = established;
             assert_eq!(node.apply(&next).seeded, None);
             pairs.iter().for_each(Pair::goes_on);
             assert_eq!(node.counted("revoked"), [0, 0]);
         }
+        let mut next = next(11);
         next.established = Established::Flush;
         node.apply(&next);
         assert_eq!(node.flows().len(), 0);
@@ -317,7 +320,7 @@ fn no_more_flows_are_seeded_than_the_table_holds() {
             })
             .collect();
         let options = ApplyOptions {
-            max_flows: 256,
+            max_flows: Some(256),
             ..node.options()
         };
         let applied = apply(&rules_from_lines(NOBODY), &options).unwrap_or_else(|e| panic!("{e}"));

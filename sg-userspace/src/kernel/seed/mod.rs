@@ -8,7 +8,6 @@ mod conntrack;
 mod decide;
 mod existing;
 mod namespaces;
-mod netlink;
 mod sctp;
 mod sockets;
 mod tables;
@@ -23,6 +22,7 @@ use sg_common::verdict::Direction;
 
 use super::KernelError;
 use super::flow_tables::{Ledger, monotonic_now};
+use super::netlink;
 use super::pins::InterfacePins;
 use super::tables::LiveTables;
 use crate::compile::Compiled;

@@ -1,11 +1,11 @@
-//! One netlink dump: a request, and every message of the kernel's answer. Whatever the bytes say,
-//! reading them never goes beyond their end.
+//! Netlink conversations: a dump (a request, and every message of the kernel's answer) and a request
+//! that the kernel acknowledges. Whatever the bytes say, reading them never goes beyond their end.
 
 use std::io;
 
 use netlink_packet_core::{
-    NLA_F_NESTED, NLA_F_NET_BYTEORDER, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
-    NLMSG_NOOP, NetlinkBuffer,
+    NLA_F_NESTED, NLA_F_NET_BYTEORDER, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE,
+    NLMSG_ERROR, NLMSG_NOOP, NetlinkBuffer,
 };
 use netlink_sys::{Socket, SocketAddr};
 
@@ -19,9 +19,31 @@ pub(super) fn dump(
     protocol: isize,
     message_type: u16,
     request: &[u8],
+    visit: impl FnMut(&[u8]),
+) -> io::Result<()> {
+    converse(protocol, message_type, NLM_F_DUMP, request, visit)
+}
+
+/// Has `protocol` do or answer one thing, and shows `visit` the payload of what it answers before it
+/// acknowledges. `flags` are those of the message besides the ones that every request has.
+pub(super) fn request(
+    protocol: isize,
+    message_type: u16,
+    flags: u16,
+    request: &[u8],
+    visit: impl FnMut(&[u8]),
+) -> io::Result<()> {
+    converse(protocol, message_type, flags | NLM_F_ACK, request, visit)
+}
+
+fn converse(
+    protocol: isize,
+    message_type: u16,
+    flags: u16,
+    request: &[u8],
     mut visit: impl FnMut(&[u8]),
 ) -> io::Result<()> {
-    let socket = send(protocol, message_type, NLM_F_REQUEST | NLM_F_DUMP, request)?;
+    let socket = send(protocol, message_type, NLM_F_REQUEST | flags, request)?;
     let mut answer = vec![0; ANSWER];
     loop {
         let len = socket.recv(&mut &mut answer[..], 0)?;
@@ -56,6 +78,28 @@ fn send(protocol: isize, message_type: u16, flags: u16, request: &[u8]) -> io::R
     header.set_flags(flags);
     socket.send(&message, 0)?;
     Ok(socket)
+}
+
+/// Appends an attribute.
+pub(super) fn put(attributes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let len = (4 + value.len()) as u16;
+    attributes.extend_from_slice(&len.to_ne_bytes());
+    attributes.extend_from_slice(&kind.to_ne_bytes());
+    attributes.extend_from_slice(value);
+    attributes.resize(attributes.len().next_multiple_of(4), 0);
+}
+
+/// The 32-bit number that an attribute holds.
+pub(super) fn number(attributes: &[u8], kind: u16) -> Option<u32> {
+    let value = attribute(attributes, kind)?;
+    value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+/// The text that an attribute holds, up to its NUL.
+pub(super) fn text(attributes: &[u8], kind: u16) -> Option<String> {
+    let value = attribute(attributes, kind)?;
+    let end = value.iter().position(|byte| *byte == 0);
+    Some(String::from_utf8_lossy(&value[..end.unwrap_or(value.len())]).into_owned())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,170 @@
+//! The third step of `apply`: puts the loaded programs in force, one hook after the other, and tidies up.
+//! This is all that packets notice.
+//!
+//! The record of the new policy is pinned beside the old one first, so that the slots of both are known at
+//! every moment, whichever of them runs, and takes its place when both directions run it. Where the
+//! second direction cannot follow, the first goes back.
+
+use std::os::fd::AsFd;
+
+use sg_common::verdict::Direction;
+
+use super::apply::{Applied, EgressHook, Outcome, XdpMode};
+use super::flow_tables::flush;
+use super::hooks::{Hooks, remove_filters, remove_link};
+use super::inspect::{Inspection, inspect};
+use super::plan::Plan;
+use super::prepare::Prepared;
+use super::removal::remove;
+use super::state::{State, taken_back};
+use super::{KernelError, stages};
+use crate::policy::Established;
+
+/// What the node opens from then on is remembered when inbound packets begin to be judged.
+const ORDER: [Direction; 2] = [Direction::Outbound, Direction::Inbound];
+
+pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, KernelError> {
+    let hooks = Hooks {
+        pins: &plan.pins,
+        interface: &plan.options.interface,
+        xdp_mode: plan.options.xdp_mode,
+        egress_hook: plan.options.egress_hook,
+        owns_qdisc: plan.state.added_clsact,
+    };
+    let Prepared {
+        mut programs,
+        mut state,
+        seeding,
+        before,
+    } = prepared;
+    let put = state
+        .write_next(&plan.pins)
+        .and_then(|()| put_in_force(&hooks, &mut programs))
+        .and_then(|()| State::promote(&plan.pins));
+    if let Err(error) = put {
+        take_back(plan, &state, &hooks, &before);
+        return Err(halfway(plan, error));
+    }
+    let rest = (|| {
+        let (hook, mode) = hooks.in_use()?;
+        (state.egress_hook, state.xdp_mode) = (hook_name(hook), mode_name(mode));
+        state.write(&plan.pins)?;
+        hooks.retire_other(hook)?;
+        stages::leave_only(&plan.pins, state.policy.generation)?;
+        let seeded = seeding.map(|seeding| seeding.after()).transpose()?;
+        if plan.policy.established == Established::Flush && plan.replaced().is_some() {
+            flush(&plan.pins)?;
+        }
+        Ok(seeded)
+    })();
+    let is_first = plan.replaced().is_none();
+    let seeded = rest.map_err(|error| halfway(plan, error))?;
+    Ok(Applied {
+        outcome: match is_first {
+            true => Outcome::Attached,
+            false => Outcome::Replaced,
+        },
+        sizes: plan.compiled.sizes(),
+        seeded: seeded.filter(|_| is_first),
+        compile_time: plan.compile_time,
+        load_time: programs.load_time,
+        mounted: None,
+        state,
+    })
+}
+
+fn put_in_force(
+    hooks: &Hooks<'_>,
+    programs: &mut super::programs::Programs,
+) -> Result<(), KernelError> {
+    for direction in ORDER {
+        let program = match direction {
+            Direction::Inbound => programs.inbound()?.fd(),
+            Direction::Outbound => programs.outbound()?.fd(),
+        };
+        let program = program.map_err(|e| KernelError::bpf("opening the loaded program", e))?;
+        hooks.put(direction, program.as_fd())?;
+    }
+    Ok(())
+}
+
+/// Has both directions run what they ran before, as far as the kernel lets it be done. What it does not
+/// is told by looking at what is there afterwards.
+fn take_back(
+    plan: &Plan,
+    attempted: &State,
+    hooks: &Hooks<'_>,
+    before: &[Option<std::os::fd::OwnedFd>; 2],
+) {
+    let Some(replaced) = plan.replaced() else {
+        if let Ok(inspection) = inspect(&plan.pins) {
+            let _ = remove(&inspection);
+        }
+        return;
+    };
+    let old = &replaced.inspection.outbound;
+    // A hook that was not in use before is given up again.
+    let is_back = match (old.live_link().is_some(), old.filters().next().is_some()) {
+        (true, false) if hooks.egress_hook == EgressHook::Clsact => {
+            remove_filters(plan.pins.ifindex, hooks.owns_qdisc)
+        }
+        (false, true) if hooks.egress_hook == EgressHook::Tcx => {
+            remove_link(&plan.pins.tcx_link(), Direction::Outbound)
+        }
+        _ => Ok(()),
+    };
+    let mut is_back = is_back.is_ok();
+    for (direction, program) in Direction::BOTH.into_iter().zip(before) {
+        let changes_hook = direction == Direction::Outbound
+            && (old.live_link().is_some(), old.filters().next().is_some())
+                == (
+                    hooks.egress_hook == EgressHook::Clsact,
+                    hooks.egress_hook == EgressHook::Tcx,
+                )
+            && hooks.egress_hook != EgressHook::Auto;
+        if let Some(program) = program.as_ref().filter(|_| !changes_hook) {
+            is_back &= hooks.put(direction, program.as_fd()).is_ok();
+        }
+    }
+    // Only then nobody needs what the new programs jump to, and the old record is true again.
+    let runs_old = |inspection: &Inspection| {
+        Direction::BOTH
+            .into_iter()
+            .all(|d| inspection.running(d) == Some(replaced.state.program(d)))
+    };
+    let tidy = || {
+        // The counter maps stay: packets may have been counted in them.
+        taken_back(replaced.state.clone(), attempted.clone()).write(&plan.pins)?;
+        super::pins::unpin(&plan.pins.state_next())?;
+        super::sys::wait_for_programs();
+        stages::forget(&plan.pins, plan.state.policy.generation);
+        Ok::<_, KernelError>(())
+    };
+    if is_back && inspect(&plan.pins).is_ok_and(|inspection| runs_old(&inspection)) {
+        // What cannot be tidied up is found by the next command.
+        let _ = tidy();
+    }
+}
+
+/// `error`, and what is in force after it.
+fn halfway(plan: &Plan, error: KernelError) -> KernelError {
+    let standing = match inspect(&plan.pins) {
+        Ok(inspection) => inspection.standing(),
+        Err(_) => "what is in force could not be found out: see `sgctl status`".into(),
+    };
+    error.with_standing(standing)
+}
+
+fn hook_name(hook: EgressHook) -> String {
+    match hook {
+        EgressHook::Clsact => "clsact".into(),
+        EgressHook::Tcx | EgressHook::Auto => "tcx".into(),
+    }
+}
+
+fn mode_name(mode: XdpMode) -> String {
+    match mode {
+        XdpMode::Generic => "generic".into(),
+        XdpMode::Native | XdpMode::Auto => "native".into(),
+    }
+}

@@ -1,0 +1,288 @@
+//! What is wrong with an attachment, each fault with its remedy, and what is in force: conclusions from an
+//! inspection. An attachment without a fault enforces its policy in both directions (SPEC C12).
+
+use serde::Serialize;
+use sg_common::verdict::Direction;
+
+use super::KernelError;
+use super::inspect::{Inspection, Place, program};
+use super::state::State;
+
+/// What kind of fault it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultCode {
+    /// The interface no longer exists.
+    InterfaceGone,
+    /// It was deleted, and another one of its name has nothing attached.
+    Unprotected,
+    /// An `apply` was cut short: a direction runs another generation than the record says, or two
+    /// programs.
+    Interrupted,
+    /// A direction has no program.
+    NotAttached,
+    /// Somebody has taken a link off the interface.
+    Severed,
+    /// A direction runs a program that no record knows.
+    OtherProgram,
+    /// Somebody else's program or filter comes first and may take packets away.
+    Preceded,
+    /// Tail-call targets are missing, so that packets are dropped.
+    Incomplete,
+    /// The record cannot be read.
+    Damaged,
+    /// It cannot be looked at from here.
+    Unverified,
+}
+
+/// Something that keeps an attachment from enforcing its policy, or from being known to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    pub code: FaultCode,
+    /// Where it is one direction's.
+    pub direction: Option<&'static str>,
+    pub message: String,
+    pub help: String,
+}
+
+const APPLY: &str = "apply again";
+
+impl Fault {
+    pub fn new(code: FaultCode, message: impl Into<String>, help: impl Into<String>) -> Fault {
+        Fault {
+            code,
+            direction: None,
+            message: message.into(),
+            help: help.into(),
+        }
+    }
+
+    fn of(
+        direction: Direction,
+        code: FaultCode,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Fault {
+        Fault {
+            direction: Some(direction.name()),
+            ..Fault::new(code, message, help)
+        }
+    }
+}
+
+impl Inspection {
+    /// Everything that is wrong; nothing where both directions enforce the policy of the record.
+    pub fn faults(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        match &self.place {
+            Place::Gone => {
+                return vec![Fault::new(
+                    FaultCode::InterfaceGone,
+                    "the interface was deleted",
+                    "`sgctl detach` removes what is left",
+                )];
+            }
+            Place::Recreated(at) => {
+                return vec![Fault::new(
+                    FaultCode::Unprotected,
+                    format!(
+                        "the interface was deleted, and the present {} (index {}) is unprotected",
+                        at.interface.name, at.interface.index
+                    ),
+                    "apply again: counters and flows are carried over",
+                )];
+            }
+            Place::Unknown { reason } => faults.push(Fault::new(
+                FaultCode::Unverified,
+                format!("the interface cannot be looked at from here: {reason}"),
+                "run it with --netns, or with CAP_SYS_ADMIN and CAP_NET_ADMIN",
+            )),
+            Place::There(_) | Place::Moved(_) => {}
+        }
+        let state = match &self.records {
+            Ok(_) => self.state(),
+            Err(error) => {
+                let reason = match error {
+                    KernelError::DamagedState { reason, .. } => reason.clone(),
+                    other => other.to_string(),
+                };
+                faults.push(Fault::new(
+                    FaultCode::Damaged,
+                    format!("the state record cannot be read: {reason}"),
+                    "detach, then apply",
+                ));
+                return faults;
+            }
+        };
+        let Some(state) = state else {
+            faults.push(match self.is_attached() {
+                true => Fault::new(
+                    FaultCode::Damaged,
+                    "the state record is missing",
+                    "detach, then apply",
+                ),
+                false => Fault::new(
+                    FaultCode::NotAttached,
+                    "nothing is attached; an apply was cut short and has left its maps",
+                    "apply again, or detach",
+                ),
+            });
+            return faults;
+        };
+        for direction in Direction::BOTH {
+            faults.extend(self.fault_of(direction, &state));
+        }
+        for (direction, before) in [
+            (Direction::Inbound, self.before_inbound()),
+            (Direction::Outbound, self.outbound.before_ours()),
+        ] {
+            if self.running(direction).is_some() && !before.is_empty() {
+                faults.push(Fault::of(
+                    direction,
+                    FaultCode::Preceded,
+                    format!(
+                        "{} comes before the {} program and may take packets away unjudged",
+                        before.join(", "),
+                        direction.name()
+                    ),
+                    "apply again, which goes in front of it or says what stands in the way",
+                ));
+            }
+        }
+        if !self.missing.is_empty() {
+            faults.push(Fault::new(
+                FaultCode::Incomplete,
+                format!("pins have been removed: {}", self.missing.join(", ")),
+                "apply again; where that does not put them back, detach and apply",
+            ));
+        }
+        let hooks = usize::from(self.outbound.live_link().is_some())
+            + usize::from(self.outbound.next_link.is_some_and(|l| l.is_live()))
+            + self.outbound.filters().count();
+        if hooks > 1 {
+            faults.push(Fault::of(
+                Direction::Outbound,
+                FaultCode::Interrupted,
+                "outbound packets are judged twice: an apply was cut short",
+                APPLY,
+            ));
+        }
+        faults
+    }
+
+    fn fault_of(&self, direction: Direction, state: &State) -> Option<Fault> {
+        let name = direction.name();
+        let Some(running) = self.running(direction) else {
+            return self.missing(direction, state);
+        };
+        let known = self.records.as_ref().ok();
+        let generation = known.and_then(|records| records.generation_of(direction, running));
+        if running != state.program(direction) {
+            return Some(match generation {
+                Some(generation) => Fault::of(
+                    direction,
+                    FaultCode::Interrupted,
+                    format!(
+                        "an apply was cut short: {name} runs generation {generation}, not {}",
+                        state.policy.generation
+                    ),
+                    APPLY,
+                ),
+                None => Fault::of(
+                    direction,
+                    FaultCode::OtherProgram,
+                    format!(
+                        "{name} runs the program {}, which no policy belongs to",
+                        program(running)
+                    ),
+                    APPLY,
+                ),
+            });
+        }
+        let index = Direction::BOTH.iter().position(|d| *d == direction)?;
+        (self.targets[index] != Some(true)).then(|| {
+            Fault::of(
+                direction,
+                FaultCode::Incomplete,
+                format!("{name} has lost tail-call targets: packets that need them are dropped"),
+                APPLY,
+            )
+        })
+    }
+
+    /// Why a direction runs nothing of the enforcer's.
+    fn missing(&self, direction: Direction, state: &State) -> Option<Fault> {
+        let name = direction.name();
+        let unjudged = format!("{name} packets pass unjudged");
+        let link = match direction {
+            Direction::Inbound => self.inbound.link,
+            Direction::Outbound => self.outbound.link,
+        };
+        if link.is_some() {
+            return Some(Fault::of(
+                direction,
+                FaultCode::Severed,
+                format!("the {name} link was taken off the interface: {unjudged}"),
+                APPLY,
+            ));
+        }
+        let has_filter = direction == Direction::Outbound && state.egress_hook == "clsact";
+        if has_filter && self.at().is_none() {
+            // Whoever cannot look there has been told so.
+            return None;
+        }
+        let other = self.inbound.others.first();
+        let what = match other.filter(|_| direction == Direction::Inbound) {
+            Some((_, id)) => format!("the interface runs the XDP program {}", program(*id)),
+            None if has_filter && self.outbound.clsact.qdisc.is_none() => {
+                "the clsact qdisc is gone, and the filter with it".into()
+            }
+            None if has_filter => "the clsact filter is gone".into(),
+            None => format!("{name} has no program"),
+        };
+        Some(Fault::of(
+            direction,
+            FaultCode::NotAttached,
+            format!("{what}: {unjudged}"),
+            APPLY,
+        ))
+    }
+
+    fn before_inbound(&self) -> Vec<String> {
+        let others = self.inbound.others.iter();
+        others
+            .map(|(_, id)| format!("the XDP program {}", program(*id)))
+            .collect()
+    }
+
+    /// What is in force, in a sentence.
+    pub fn standing(&self) -> String {
+        let records = self.records.as_ref().ok();
+        let of = |direction| {
+            let id = self.running(direction)?;
+            let generation = records.and_then(|records| records.generation_of(direction, id));
+            Some(match generation {
+                Some(generation) => format!("generation {generation}"),
+                None => format!("the program {}", program(id)),
+            })
+        };
+        match Direction::BOTH.map(of) {
+            [None, None] => "nothing is attached".into(),
+            [Some(inbound), Some(outbound)] if inbound == outbound => {
+                format!("both directions run {inbound}")
+            }
+            both => {
+                let [inbound, outbound] = both.map(|one| one.unwrap_or_else(|| "nothing".into()));
+                format!("inbound runs {inbound}, outbound {outbound}")
+            }
+        }
+    }
+
+    /// The enforcer has added the clsact qdisc, and so removes it.
+    pub(super) fn owns_qdisc(&self) -> bool {
+        let records = self.records.as_ref().ok();
+        let states = records.map(|records| [&records.current, &records.next]);
+        let mut states = states.into_iter().flatten().flatten();
+        states.any(|state| state.added_clsact)
+    }
+}

@@ -1,0 +1,388 @@
+//! Finds out what is really there of an attachment, in both directions: the links and what they run,
+//! the clsact filters, whoever comes before them, the tail-call targets, the records, and where the
+//! interface is now. The record is believed in nothing that the kernel can be asked. `apply`, `detach`
+//! and `status` are built on this; what is wrong is named in `faults`.
+
+use std::fs::File;
+
+use sg_common::verdict::Direction;
+
+use super::interfaces::{Interface, XdpPlace};
+use super::links::{self, Link};
+use super::pins::InterfacePins;
+use super::programs::SharedMaps;
+use super::state::{Records, State};
+use super::sys::{self, Chained};
+use super::tc::{self, Clsact, Filter};
+use super::{KernelError, interfaces, netns, places, stages};
+
+/// What is there of one attachment.
+#[derive(Debug)]
+pub struct Inspection {
+    pub pins: InterfacePins,
+    /// The records, or why they cannot be read: detaching works all the same.
+    pub records: Result<Records, KernelError>,
+    pub place: Place,
+    pub inbound: Inbound,
+    pub outbound: Outbound,
+    /// Whether all tail-call targets of the running programs are there, inbound first; `None` where no
+    /// program of a known generation runs.
+    pub targets: [Option<bool>; 2],
+    /// Pins that outlive a policy and are not there, by name.
+    pub missing: Vec<String>,
+}
+
+/// Where the interface of an attachment is.
+#[derive(Debug)]
+pub enum Place {
+    /// Where the pins say.
+    There(At),
+    /// In another network namespace by now, or under another index.
+    Moved(At),
+    /// It was deleted, and there is another one of its name and in its namespace.
+    Recreated(At),
+    Gone,
+    /// It cannot be looked at from here, although something is attached to it.
+    Unknown {
+        reason: String,
+    },
+}
+
+/// An interface and the network namespace that it is in.
+#[derive(Debug)]
+pub struct At {
+    pub interface: Interface,
+    pub cookie: u64,
+    /// The namespace, unless it is that of the calling thread.
+    other: Option<(File, String)>,
+}
+
+impl At {
+    /// How its namespace is called, unless it is that of the calling thread.
+    pub fn netns(&self) -> Option<&str> {
+        self.other.as_ref().map(|(_, name)| name.as_str())
+    }
+
+    /// Does something in the namespace of the interface.
+    pub(super) fn inside<T: Send>(
+        &self,
+        act: impl FnOnce() -> Result<T, KernelError> + Send,
+    ) -> Result<T, KernelError> {
+        inside(self.other.as_ref(), act)
+    }
+}
+
+fn inside<T: Send>(
+    other: Option<&(File, String)>,
+    act: impl FnOnce() -> Result<T, KernelError> + Send,
+) -> Result<T, KernelError> {
+    match other {
+        None => act(),
+        Some((file, name)) => places::inside(file, name, act),
+    }
+}
+
+/// The inbound hook.
+#[derive(Debug, Default)]
+pub struct Inbound {
+    /// What is pinned as the inbound link.
+    pub link: Option<Link>,
+    /// The XDP programs of the interface that are not the link's.
+    pub others: Vec<(XdpPlace, u32)>,
+    /// Where the link's program runs.
+    pub mode: Option<XdpPlace>,
+}
+
+/// The outbound hook: a tcx link or a clsact filter, or both after an `apply` that was killed.
+#[derive(Debug, Default)]
+pub struct Outbound {
+    /// What is pinned as the outbound link.
+    pub link: Option<Link>,
+    /// A link that was to take its place when somebody was killed.
+    pub next_link: Option<Link>,
+    /// The programs of the interface's tcx egress, in the order in which packets meet them.
+    pub chain: Vec<Chained>,
+    pub clsact: Clsact,
+}
+
+impl Outbound {
+    /// The tcx link, if it is attached.
+    pub fn live_link(&self) -> Option<Link> {
+        self.link.filter(Link::is_live)
+    }
+
+    /// The enforcer's filters: one, unless somebody was killed.
+    pub fn filters(&self) -> impl Iterator<Item = &Filter> {
+        self.clsact.egress.iter().filter(|f| f.is_ours())
+    }
+
+    /// What packets meet before the enforcer, in its words.
+    pub fn before_ours(&self) -> Vec<String> {
+        let ours = |c: &&Chained| {
+            let links = [self.link, self.next_link];
+            links.into_iter().flatten().any(|link| link.id == c.link)
+        };
+        let mut before: Vec<String> = self
+            .chain
+            .iter()
+            .take_while(|c| !ours(c))
+            .map(|c| format!("the tcx program {}", program(c.program)))
+            .collect();
+        if self.live_link().is_none() {
+            let filters = self.clsact.egress.iter();
+            before.extend(filters.take_while(|f| !f.is_ours()).map(Filter::to_string));
+        }
+        before
+    }
+}
+
+/// `name` (id 7), as far as it can be asked for.
+pub(super) fn program(id: u32) -> String {
+    use std::os::fd::AsFd;
+    let opened = sys::program_by_id(id).ok().flatten();
+    let name = opened.and_then(|program| sys::program_name(program.as_fd()).ok());
+    match name.filter(|name| !name.is_empty()) {
+        Some(name) => format!("`{name}` (id {id})"),
+        None => format!("with the id {id}"),
+    }
+}
+
+impl Inspection {
+    /// The id of the program that a direction runs, if it runs one of the enforcer's.
+    pub fn running(&self, direction: Direction) -> Option<u32> {
+        match direction {
+            Direction::Inbound => self.inbound.link.filter(Link::is_live).map(|l| l.program),
+            Direction::Outbound => {
+                let filter = || self.outbound.filters().next().and_then(|f| f.program);
+                let link = self.outbound.live_link().map(|l| l.program);
+                link.or_else(filter)
+            }
+        }
+    }
+
+    /// The record that counts.
+    pub fn state(&self) -> Option<State> {
+        let records = self.records.as_ref().ok()?.clone();
+        records.effective(Direction::BOTH.map(|direction| self.running(direction)))
+    }
+
+    /// Something of the enforcer's is attached in some direction.
+    pub fn is_attached(&self) -> bool {
+        let links = [
+            self.inbound.link,
+            self.outbound.link,
+            self.outbound.next_link,
+        ];
+        links.into_iter().flatten().any(|link| link.is_live())
+            || self.outbound.filters().next().is_some()
+    }
+
+    /// The interface, where it can be looked at.
+    pub fn at(&self) -> Option<&At> {
+        match &self.place {
+            Place::There(at) | Place::Moved(at) => Some(at),
+            Place::Recreated(_) | Place::Gone | Place::Unknown { .. } => None,
+        }
+    }
+}
+
+/// Looks at everything that belongs to `pins`. Nothing is changed. Only "it is not there" means that
+/// something is not there: any other answer of the kernel is an error.
+pub fn inspect(pins: &InterfacePins) -> Result<Inspection, KernelError> {
+    let inbound_link = links::info(&pins.xdp_link())?;
+    let link = links::info(&pins.tcx_link())?;
+    let next_link = links::info(&pins.tcx_link_next())?;
+    let records = Records::read(pins);
+    let place = locate(pins, records.as_ref().ok(), [inbound_link, link, next_link])?;
+    let mut inspection = Inspection {
+        pins: pins.clone(),
+        records,
+        place,
+        inbound: Inbound {
+            link: inbound_link,
+            ..Default::default()
+        },
+        outbound: Outbound {
+            link,
+            next_link,
+            ..Default::default()
+        },
+        targets: [None; 2],
+        missing: Vec::new(),
+    };
+    if let Some(at) = inspection.at() {
+        let ours = inbound_link.filter(Link::is_live).map(|link| link.program);
+        let xdp = at.interface.xdp.iter().copied();
+        let others = xdp.filter(|(_, id)| Some(*id) != ours).collect();
+        let mode = ours.and_then(|id| at.interface.place_of(id));
+        let index = at.interface.index;
+        let (chain, clsact) = at.inside(|| Ok((chain(index)?, tc::look(index)?)))?;
+        (inspection.inbound.others, inspection.inbound.mode) = (others, mode);
+        (inspection.outbound.chain, inspection.outbound.clsact) = (chain, clsact);
+    }
+    inspection.targets = [Direction::Inbound, Direction::Outbound].map(|direction| {
+        let records = inspection.records.as_ref().ok()?;
+        let program = inspection.running(direction)?;
+        let generation = records.generation_of(direction, program)?;
+        Some(stages::are_there(pins, direction, generation))
+    });
+    if let Some(state) = inspection.state() {
+        inspection.missing = SharedMaps::missing(pins, &state)?;
+    }
+    Ok(inspection)
+}
+
+fn chain(index: u32) -> Result<Vec<Chained>, KernelError> {
+    sys::tcx_egress(index).map_err(|e| KernelError::io("listing the tcx programs", e))
+}
+
+/// The ids of the programs that the hooks of an attachment run, inbound first, as far as that can be
+/// told without looking for the interface elsewhere.
+pub(super) fn running(pins: &InterfacePins) -> Result<[Option<u32>; 2], KernelError> {
+    let live = |path: &std::path::Path| {
+        let link = links::info(path)?.filter(Link::is_live);
+        Ok::<_, KernelError>(link.map(|link| link.program))
+    };
+    let mut outbound = live(&pins.tcx_link())?;
+    if outbound.is_none() && netns::cookie()? == pins.netns_cookie {
+        let clsact = tc::look(pins.ifindex)?;
+        let mut filters = clsact.egress.iter();
+        outbound = filters.find(|f| f.is_ours()).and_then(|f| f.program);
+    }
+    Ok([live(&pins.xdp_link())?, outbound])
+}
+
+/// Whether a pinned attachment is attached to this interface of the current network namespace.
+pub(super) fn is_attached_to(
+    pins: &InterfacePins,
+    interface: &Interface,
+) -> Result<bool, KernelError> {
+    let links = [pins.xdp_link(), pins.tcx_link(), pins.tcx_link_next()];
+    let [inbound, outbound, next] = links.map(|path| links::info(&path));
+    is_on(interface, [inbound?, outbound?, next?])
+}
+
+/// Whether a pinned attachment is attached to an interface of the current network namespace: to the one
+/// with this index, or to any.
+pub fn is_attached_here(pins: &InterfacePins, index: Option<u32>) -> Result<bool, KernelError> {
+    let links = [pins.xdp_link(), pins.tcx_link(), pins.tcx_link_next()];
+    for link in links.map(|path| links::info(&path)) {
+        let live = link?.map_or(0, |link| link.ifindex);
+        if live != 0
+            && index.is_none_or(|index| index == live)
+            && let Some(interface) = interfaces::inspect(live)?
+            && is_attached_to(pins, &interface)?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether one of the links hangs on the interface, which is in the current network namespace.
+fn is_on(interface: &Interface, links: [Option<Link>; 3]) -> Result<bool, KernelError> {
+    let [inbound, outbound @ ..] =
+        links.map(|link| link.filter(|link| link.ifindex == interface.index));
+    // The number alone says nothing: each namespace counts for itself.
+    if inbound.is_some_and(|link| interface.place_of(link.program).is_some()) {
+        return Ok(true);
+    }
+    let outbound: Vec<Link> = outbound.into_iter().flatten().collect();
+    if outbound.is_empty() {
+        return Ok(false);
+    }
+    let chain = chain(interface.index)?;
+    let mut ids = chain.iter().map(|chained| chained.link);
+    Ok(ids.any(|id| outbound.iter().any(|link| link.id == id)))
+}
+
+fn locate(
+    pins: &InterfacePins,
+    records: Option<&Records>,
+    links: [Option<Link>; 3],
+) -> Result<Place, KernelError> {
+    let record = records.and_then(|r| r.next.as_ref().or(r.current.as_ref()));
+    let hint = record.and_then(|state| state.netns.as_deref());
+    let unknown = |error: KernelError| match error {
+        KernelError::NotPermitted { what } => Ok(Place::Unknown {
+            reason: format!("{what} is not permitted"),
+        }),
+        other => Err(other),
+    };
+    // At home first: in the namespace that the pins name.
+    let home = match netns::cookie()? == pins.netns_cookie {
+        true => Some(None),
+        false => match places::search(hint, |cookie| Ok(cookie == pins.netns_cookie)) {
+            Ok(found) => found.map(|found| Some((found.file, found.name))),
+            Err(error) => return unknown(error),
+        },
+    };
+    let live: Vec<u32> = links
+        .iter()
+        .flatten()
+        .filter(|link| link.is_live())
+        .map(|link| link.ifindex)
+        .collect();
+    if let Some(other) = home {
+        let at = |interface, other| At {
+            interface,
+            cookie: pins.netns_cookie,
+            other,
+        };
+        let present = inside(other.as_ref(), || {
+            let interface = interfaces::inspect(pins.ifindex)?;
+            match interface {
+                Some(interface) if live.is_empty() || is_on(&interface, links)? => {
+                    Ok(Some(interface))
+                }
+                _ => Ok(None),
+            }
+        })?;
+        if let Some(interface) = present {
+            return Ok(Place::There(at(interface, other)));
+        }
+        if live.is_empty() {
+            let Some(state) = record else {
+                return Ok(Place::Gone);
+            };
+            let namesake = inside(other.as_ref(), || {
+                match interfaces::index_of(&state.interface) {
+                    Ok(index) => interfaces::inspect(index),
+                    Err(KernelError::NoInterface { .. }) => Ok(None),
+                    Err(error) => Err(error),
+                }
+            })?;
+            return Ok(match namesake {
+                Some(interface) => Place::Recreated(at(interface, other)),
+                None => Place::Gone,
+            });
+        }
+    }
+    if live.is_empty() {
+        // With the namespace its interface has gone.
+        return Ok(Place::Gone);
+    }
+    let mut found_interface = None;
+    let found = places::search(hint, |_| {
+        for index in &live {
+            if let Some(interface) = interfaces::inspect(*index)?
+                && is_on(&interface, links)?
+            {
+                found_interface = Some(interface);
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    });
+    match (found, found_interface) {
+        (Ok(Some(found)), Some(interface)) => Ok(Place::Moved(At {
+            interface,
+            cookie: found.cookie,
+            other: (found.cookie != netns::cookie()?).then_some((found.file, found.name)),
+        })),
+        (Err(error), _) => unknown(error),
+        _ => Ok(Place::Unknown {
+            reason: "the network namespace that it is in is nowhere to be found".into(),
+        }),
+    }
+}

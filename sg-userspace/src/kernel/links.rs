@@ -1,0 +1,122 @@
+//! BPF links of the two hooks: made, updated, detached, pinned, and what the kernel says of one. Only
+//! "no such pin" means that there is no link: any other answer is an error.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use sg_common::verdict::Direction;
+
+use super::faults::step;
+use super::{KernelError, sys};
+
+/// What the kernel says of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub id: u32,
+    /// The id of the program that it runs, or ran until it was severed.
+    pub program: u32,
+    /// Zero when it is severed: somebody has detached it, or its interface was deleted.
+    pub ifindex: u32,
+}
+
+impl Link {
+    pub fn is_live(&self) -> bool {
+        self.ifindex != 0
+    }
+}
+
+/// An open link with what the kernel says of it.
+pub(super) struct OpenLink {
+    pub(super) fd: OwnedFd,
+    pub(super) info: Link,
+}
+
+/// Opens the link pinned at `path`; `None` when nothing is pinned there.
+pub(super) fn open(path: &Path) -> Result<Option<OpenLink>, KernelError> {
+    let failed = |e| KernelError::io(format!("opening the link pinned at {}", path.display()), e);
+    let fd = match sys::open_pin(path) {
+        Ok(fd) => fd,
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+        Err(e) => return Err(failed(e)),
+    };
+    let info = sys::link_info(fd.as_fd()).map_err(failed)?;
+    Ok(Some(OpenLink { fd, info }))
+}
+
+/// What the kernel says of the link pinned at `path`.
+pub(super) fn info(path: &Path) -> Result<Option<Link>, KernelError> {
+    Ok(open(path)?.map(|link| link.info))
+}
+
+/// Which kind of link, and in which mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    XdpNative,
+    XdpGeneric,
+    /// Before all other programs of the chain.
+    TcxEgressFirst,
+}
+
+impl Kind {
+    pub(super) fn direction(self) -> Direction {
+        match self {
+            Kind::XdpNative | Kind::XdpGeneric => Direction::Inbound,
+            Kind::TcxEgressFirst => Direction::Outbound,
+        }
+    }
+}
+
+/// Attaches `program` to the interface. The link ends with its descriptor unless it is pinned.
+pub(super) fn create(kind: Kind, program: BorrowedFd<'_>, ifindex: u32) -> io::Result<OwnedFd> {
+    let name = || format!("making the {} link", kind.direction().name());
+    step(name, || sys::link_create(kind, program, ifindex))
+}
+
+/// Has a link run `program` from now on.
+pub(super) fn update(
+    link: BorrowedFd<'_>,
+    direction: Direction,
+    program: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let name = || format!("updating the {} link", direction.name());
+    step(name, || sys::link_update(link, program))
+}
+
+/// Takes a link off its interface at once, whoever else has it open. One that is severed stays so.
+pub(super) fn detach(link: BorrowedFd<'_>, direction: Direction) -> io::Result<()> {
+    let name = || format!("detaching the {} link", direction.name());
+    step(name, || sys::link_detach(link))
+}
+
+/// Pins a link at `path`, which nothing is pinned at.
+pub(super) fn pin(link: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    step(
+        || format!("pinning {}", name_of(path)),
+        || sys::pin(link, path),
+    )
+}
+
+/// Puts what is pinned at `from` in the place of what is pinned at `to`, if anything is.
+pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    step(
+        || format!("renaming {}", name_of(from)),
+        || fs::rename(from, to),
+    )
+}
+
+/// Removes a pin. That it is not there is success.
+pub(super) fn unpin(path: &Path) -> io::Result<()> {
+    let remove = || match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    };
+    step(|| format!("unpinning {}", name_of(path)), remove)
+}
+
+/// The last part of a path, for naming a step.
+pub(super) fn name_of(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.into_owned()
+}

@@ -1,0 +1,134 @@
+//! The network namespaces of the machine, and doing something inside one of them. The kernel lists
+//! none: they are found by who is in them (/proc), by their names (/run/netns), and by their mounts.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::sched::{CloneFlags, setns};
+
+use super::{KernelError, netns};
+
+/// Runs `act` on a thread of its own inside the network namespace that `file` is open on.
+pub(super) fn inside<T: Send>(
+    file: &File,
+    name: &str,
+    act: impl FnOnce() -> Result<T, KernelError> + Send,
+) -> Result<T, KernelError> {
+    let what = || format!("entering the network namespace {name}");
+    std::thread::scope(|scope| {
+        // It cannot come back.
+        let inside = scope.spawn(|| {
+            setns(file, CloneFlags::CLONE_NEWNET)
+                .map_err(|errno| KernelError::io(what(), errno.into()))?;
+            act()
+        });
+        inside
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// A network namespace that was found.
+pub(super) struct Found {
+    pub(super) file: File,
+    /// A name of `ip netns`, or a path.
+    pub(super) name: String,
+    pub(super) cookie: u64,
+}
+
+/// Looks through all network namespaces that can be found, the likely ones first, until `probe`, which
+/// runs inside, says yes. `hint` is how somebody has named it before. `Ok(None)` when none of those that
+/// can be entered is it.
+pub(super) fn search(
+    hint: Option<&str>,
+    mut probe: impl FnMut(u64) -> Result<bool, KernelError> + Send,
+) -> Result<Option<Found>, KernelError> {
+    let mut seen = HashSet::new();
+    let mut refused = None;
+    for (path, name) in candidates(hint) {
+        // Who has ended meanwhile, and who may not be looked at, is in none that we can tell.
+        let Ok(meta) = fs::metadata(&path) else {
+            continue;
+        };
+        if !seen.insert((meta.dev(), meta.ino())) {
+            continue;
+        }
+        let Ok(file) = File::open(&path) else {
+            continue;
+        };
+        let entered = inside(&file, &name, || {
+            let cookie = netns::cookie()?;
+            Ok((cookie, probe(cookie)?))
+        });
+        match entered {
+            Ok((cookie, true)) => return Ok(Some(Found { file, name, cookie })),
+            Ok((_, false)) => {}
+            // A file that is no namespace, or one that we may not enter.
+            Err(error) => refused = Some(error),
+        }
+    }
+    match refused {
+        Some(error @ KernelError::NotPermitted { .. }) => Err(error),
+        _ => Ok(None),
+    }
+}
+
+/// Where namespaces may be found, with the name of each.
+fn candidates(hint: Option<&str>) -> impl Iterator<Item = (PathBuf, String)> {
+    let hint = hint.map(|name| {
+        let path = netns::Netns::from(name).path().to_owned();
+        (path, name.to_owned())
+    });
+    let named = entries(Path::new("/run/netns")).map(|path| {
+        let name = path.file_name().unwrap_or_default();
+        let name = name.to_string_lossy().into_owned();
+        (path, name)
+    });
+    let unnamed = std::iter::once(PathBuf::from("/proc/1/ns/net"))
+        .chain(processes().map(|process| process.join("ns/net")))
+        // A thread may be in another one than its process.
+        .chain(processes().flat_map(|process| {
+            let threads = entries(&process.join("task"));
+            threads.map(|thread| thread.join("ns/net"))
+        }))
+        .chain(mounts())
+        .chain(processes().flat_map(|process| {
+            let open = entries(&process.join("fd"));
+            open.filter(|path| {
+                fs::read_link(path).is_ok_and(|to| to.to_string_lossy().starts_with("net:["))
+            })
+        }))
+        .map(|path| {
+            let name = path.display().to_string();
+            (path, name)
+        });
+    hint.into_iter().chain(named).chain(unnamed)
+}
+
+fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+}
+
+fn processes() -> impl Iterator<Item = PathBuf> {
+    let is_number =
+        |name: &OsStr| !name.is_empty() && name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
+    entries(Path::new("/proc")).filter(move |path| path.file_name().is_some_and(is_number))
+}
+
+/// Where namespaces are mounted.
+fn mounts() -> impl Iterator<Item = PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounted = table.lines().filter_map(|line| {
+        // `… root mount-point … - type source options` (proc_pid_mountinfo(5)).
+        let (mount, file_system) = line.split_once(" - ")?;
+        let is_one = file_system.starts_with("nsfs ") && mount.contains(" net:[");
+        Some(PathBuf::from(mount.split(' ').nth(4).filter(|_| is_one)?))
+    });
+    mounted.collect::<Vec<_>>().into_iter()
+}

@@ -1,0 +1,167 @@
+//! The second step of `apply`: makes room, loads the programs, fills their tables and pins what they
+//! need, and opens what is to come back if the third step fails. No packet meets anything of it yet.
+
+use std::os::fd::OwnedFd;
+
+use aya::programs::ProgramError;
+use sg_common::verdict::Direction;
+
+use super::flow_tables::Ledger;
+use super::pins::{InterfacePins, unpin};
+use super::plan::{Plan, Start};
+use super::programs::{Generation, Programs, SharedMaps};
+use super::removal::remove;
+use super::seed::Seeding;
+use super::state::State;
+use super::tables::LiveTables;
+use super::{KernelError, faults, links, stages, sys};
+use crate::compile::Compiled;
+use crate::policy::Established;
+
+/// What is ready to be put in force.
+pub(super) struct Prepared<'a> {
+    pub(super) programs: Programs,
+    pub(super) state: State,
+    pub(super) seeding: Option<Seeding<'a>>,
+    /// The programs that are to come back if the new ones cannot be put in force, inbound first.
+    pub(super) before: [Option<OwnedFd>; 2],
+}
+
+pub(super) fn prepare(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
+    let pins = &plan.pins;
+    match &plan.start {
+        Start::First => {}
+        Start::Leftovers(inspection) => remove(inspection)?,
+        Start::Replace(replaced) => {
+            if let Some(from) = &replaced.moved_from {
+                adopt(from, pins)?;
+            }
+        }
+    }
+    let prepared = load(plan);
+    if prepared.is_err() {
+        forget(plan);
+    }
+    prepared
+}
+
+/// Removes what `prepare` has pinned of a policy that was not put in force.
+pub(super) fn forget(plan: &Plan) {
+    let pins = &plan.pins;
+    match plan.replaced() {
+        // Nothing is attached that might miss it.
+        None => {
+            let _ = pins.remove();
+        }
+        Some(replaced) => {
+            stages::forget(pins, plan.state.policy.generation);
+            for index in replaced.state.counter_maps..plan.state.counter_maps {
+                let _ = unpin(&pins.counters(index));
+            }
+        }
+    }
+}
+
+fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
+    let Plan {
+        policy,
+        options,
+        pins,
+        compiled,
+        ..
+    } = plan;
+    let mut state = plan.state.clone();
+    let generation = state.policy.generation;
+    pins.create()?;
+    Ledger::create(pins)?;
+    let shared = SharedMaps {
+        pins: Some(pins.clone()),
+        counter_map: state.counter_maps - 1,
+        counter_slots: plan.counter_slots,
+        max_flows: state.max_flows,
+    };
+    shared.check()?;
+    let mut before = [None, None];
+    let mut seeding = None;
+    if let Some(replaced) = plan.replaced() {
+        for (direction, before) in Direction::BOTH.into_iter().zip(&mut before) {
+            let running = replaced.inspection.running(direction);
+            let id = running.unwrap_or(replaced.state.program(direction));
+            *before = sys::program_by_id(id).map_err(|e| {
+                KernelError::io(
+                    "opening the running programs, to be able to go back to them",
+                    e,
+                )
+            })?;
+        }
+        if !options.cut_existing && policy.established != Established::Flush {
+            let is_intact = replaced.inspection.running(Direction::Inbound)
+                == Some(replaced.state.inbound_program);
+            if is_intact {
+                seeding = carry_over(compiled, &replaced.state, generation, pins)?;
+            }
+        }
+    }
+    // Where there are no flows nobody would look for one that came about meanwhile.
+    let entered = seeding.as_ref().map_or(0, Seeding::entered);
+    state.has_flows |= entered > 0;
+    seeding = seeding.filter(|_| state.has_flows);
+    let mut told = Generation::of(policy, generation);
+    told.log_level = options.log_level;
+    told.has_flows = state.has_flows;
+    let mut programs = faults::step(
+        || "loading the programs".into(),
+        || Ok(Programs::load(compiled, &told, &shared)),
+    )
+    .map_err(|e| KernelError::io("loading the programs", e))??;
+    state.inbound_program = program_id(programs.inbound()?.info())?;
+    state.outbound_program = program_id(programs.outbound()?.info())?;
+    if plan.replaced().is_none() && !options.cut_existing {
+        let timeouts = &policy.timeouts;
+        let new = Seeding::new(compiled, generation, pins, state.max_flows, timeouts)?;
+        seeding.insert(new).before()?;
+    }
+    programs.pin_stages(pins, generation)?;
+    Ok(Prepared {
+        programs,
+        state,
+        seeding,
+        before,
+    })
+}
+
+/// Takes the pins of an interface that was moved, or made anew, to where they belong. What is attached
+/// stays so.
+fn adopt(from: &InterfacePins, to: &InterfacePins) -> Result<(), KernelError> {
+    if to.exists() {
+        // Nothing of it is attached to the interface: it would have been found.
+        remove(&super::inspect::inspect(to)?)?;
+    }
+    to.create_parent()?;
+    links::rename(&from.dir, &to.dir)
+        .map_err(|e| KernelError::io(format!("moving {}", from.dir.display()), e))
+}
+
+/// Enters what the policy that is to be replaced passes without an entry, and this one does not. None
+/// where an attachment is damaged: applying again is what puts it right.
+fn carry_over<'a>(
+    compiled: &'a Compiled,
+    replaced: &State,
+    generation: u32,
+    pins: &InterfacePins,
+) -> Result<Option<Seeding<'a>>, KernelError> {
+    let timeouts = &replaced.timeouts;
+    let seeding = Seeding::new(compiled, generation, pins, replaced.max_flows, timeouts);
+    let mut seeding = match seeding {
+        Err(KernelError::MissingPin { .. }) => return Ok(None),
+        seeding => seeding?,
+    };
+    let tables = LiveTables::open(pins)?;
+    seeding.before_replacing(tables, replaced.policy.generation)?;
+    Ok(Some(seeding))
+}
+
+fn program_id(info: Result<aya::programs::ProgramInfo, ProgramError>) -> Result<u32, KernelError> {
+    info.map(|i| i.id())
+        .map_err(|e| KernelError::bpf("asking for a program's id", e))
+}

@@ -1,0 +1,264 @@
+//! The clsact qdisc of an interface and the filters on its egress, by rtnetlink and by interface index:
+//! listing them, and the enforcer's own filter, which comes before all others.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+use super::KernelError;
+use super::faults::step;
+use super::netlink::{self, attribute, number, put, text};
+
+/// The lowest number, which comes first.
+const PREFERENCE: u16 = 1;
+const NAME: &str = "sg_outbound";
+const KIND: &str = "bpf";
+
+// include/uapi/linux/rtnetlink.h, pkt_sched.h, pkt_cls.h, if_ether.h.
+const RTM_NEWQDISC: u16 = 36;
+const RTM_DELQDISC: u16 = 37;
+const RTM_GETQDISC: u16 = 38;
+const RTM_NEWTFILTER: u16 = 44;
+const RTM_DELTFILTER: u16 = 45;
+const RTM_GETTFILTER: u16 = 46;
+const NLM_F_EXCL: u16 = 0x200;
+const NLM_F_CREATE: u16 = 0x400;
+const TCA_KIND: u16 = 1;
+const TCA_OPTIONS: u16 = 2;
+const TCA_CHAIN: u16 = 11;
+const TCA_BPF_FD: u16 = 6;
+const TCA_BPF_NAME: u16 = 7;
+const TCA_BPF_FLAGS: u16 = 8;
+const TCA_BPF_ID: u16 = 11;
+const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
+const TC_H_CLSACT: u32 = 0xffff_fff1;
+const TC_H_INGRESS: u32 = 0xffff_fff2;
+const TC_H_EGRESS: u32 = 0xffff_fff3;
+const QDISC_HANDLE: u32 = 0xffff_0000;
+const ETH_P_ALL: u16 = 3;
+
+/// `struct tcmsg` (include/uapi/linux/rtnetlink.h).
+const TCMSG: usize = 20;
+
+/// A filter on the egress of an interface, in the order in which packets meet them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    pub preference: u16,
+    /// An EtherType, in host order.
+    pub protocol: u16,
+    pub handle: u32,
+    pub kind: String,
+    /// Of a BPF filter.
+    pub name: Option<String>,
+    pub program: Option<u32>,
+}
+
+impl Filter {
+    pub fn is_ours(&self) -> bool {
+        self.preference == PREFERENCE && self.kind == KIND && self.name.as_deref() == Some(NAME)
+    }
+
+    /// It keeps ours from being where it has to be.
+    pub(super) fn is_in_the_way(&self) -> bool {
+        self.preference == PREFERENCE && (self.kind != KIND || self.protocol != ETH_P_ALL)
+    }
+}
+
+impl std::fmt::Display for Filter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the clsact filter of preference {}", self.preference)?;
+        match &self.name {
+            Some(name) => write!(f, " ({} `{name}`)", self.kind),
+            None => write!(f, " ({})", self.kind),
+        }
+    }
+}
+
+/// What hangs on the egress of an interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Clsact {
+    /// The kind of the qdisc there is: `clsact`, or `ingress`, which has no egress.
+    pub qdisc: Option<String>,
+    pub egress: Vec<Filter>,
+}
+
+fn message(ifindex: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(TCMSG);
+    bytes.extend_from_slice(&[0; 4]);
+    for word in [ifindex, handle, parent, info] {
+        bytes.extend_from_slice(&word.to_ne_bytes());
+    }
+    bytes
+}
+
+/// Handle, parent and info of a message, and its attributes; `None` where it is of another interface
+/// or too short.
+fn read(payload: &[u8], ifindex: u32) -> Option<([u32; 3], &[u8])> {
+    let (head, attributes) = payload.split_at_checked(TCMSG)?;
+    let (words, _) = head.as_chunks::<4>();
+    let [_, index, handle, parent, info] = words else {
+        return None;
+    };
+    let of = |word: &[u8; 4]| u32::from_ne_bytes(*word);
+    (of(index) == ifindex).then(|| ([of(handle), of(parent), of(info)], attributes))
+}
+
+/// What is there, of the interface with this index in the current network namespace.
+pub(super) fn look(ifindex: u32) -> Result<Clsact, KernelError> {
+    let qdisc = qdisc(ifindex)?;
+    let egress = match &qdisc {
+        Some(_) => filters(ifindex, TC_H_EGRESS)?,
+        None => Vec::new(),
+    };
+    Ok(Clsact { qdisc, egress })
+}
+
+fn qdisc(ifindex: u32) -> Result<Option<String>, KernelError> {
+    let mut found = None;
+    let request = message(ifindex, 0, 0, 0);
+    netlink::dump(NETLINK_ROUTE, RTM_GETQDISC, &request, |payload| {
+        if let Some(([_, TC_H_CLSACT, _], attributes)) = read(payload, ifindex) {
+            found = text(attributes, TCA_KIND);
+        }
+    })
+    .map_err(|e| KernelError::io("listing the qdiscs", e))?;
+    Ok(found)
+}
+
+fn filters(ifindex: u32, parent: u32) -> Result<Vec<Filter>, KernelError> {
+    let mut found = Vec::new();
+    let request = message(ifindex, 0, parent, 0);
+    netlink::dump(NETLINK_ROUTE, RTM_GETTFILTER, &request, |payload| {
+        let Some(([handle, _, info], attributes)) = read(payload, ifindex) else {
+            return;
+        };
+        // Each kind has a line of its own, without a handle, before its filters. Other chains than the
+        // first one are met by way of it only.
+        if handle == 0 || number(attributes, TCA_CHAIN).is_some_and(|chain| chain != 0) {
+            return;
+        }
+        let options = attribute(attributes, TCA_OPTIONS).unwrap_or_default();
+        let kind = text(attributes, TCA_KIND).unwrap_or_default();
+        let is_bpf = kind == KIND;
+        found.push(Filter {
+            preference: (info >> 16) as u16,
+            protocol: u16::from_be(info as u16),
+            handle,
+            name: text(options, TCA_BPF_NAME).filter(|_| is_bpf),
+            program: number(options, TCA_BPF_ID).filter(|_| is_bpf),
+            kind,
+        });
+    })
+    .map_err(|e| KernelError::io("listing the clsact filters", e))?;
+    Ok(found)
+}
+
+/// Adds the qdisc. That it is there is success.
+pub(super) fn add_qdisc(ifindex: u32) -> io::Result<()> {
+    let mut request = message(ifindex, QDISC_HANDLE, TC_H_CLSACT, 0);
+    put(&mut request, TCA_KIND, b"clsact\0");
+    let flags = NLM_F_CREATE | NLM_F_EXCL;
+    step(
+        || "adding the clsact qdisc".into(),
+        || match netlink::request(NETLINK_ROUTE, RTM_NEWQDISC, flags, &request, |_| {}) {
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            other => other,
+        },
+    )
+}
+
+/// Removes the qdisc, unless somebody's filters hang on it. That it is not there is success.
+pub(super) fn delete_qdisc(ifindex: u32) -> Result<(), KernelError> {
+    if qdisc(ifindex)?.as_deref() != Some("clsact") {
+        return Ok(());
+    }
+    for parent in [TC_H_INGRESS, TC_H_EGRESS] {
+        if !filters(ifindex, parent)?.is_empty() {
+            return Ok(());
+        }
+    }
+    let request = message(ifindex, QDISC_HANDLE, TC_H_CLSACT, 0);
+    step(
+        || "deleting the clsact qdisc".into(),
+        || {
+            gone(netlink::request(
+                NETLINK_ROUTE,
+                RTM_DELQDISC,
+                0,
+                &request,
+                |_| {},
+            ))
+        },
+    )
+    .map_err(|e| KernelError::io("deleting the clsact qdisc", e))
+}
+
+/// Hangs `program` on the egress, before every filter that is there, under a handle that is free.
+pub(super) fn add_filter(ifindex: u32, handle: u32, program: BorrowedFd<'_>) -> io::Result<()> {
+    step(
+        || "adding the clsact filter".into(),
+        || set_filter(ifindex, handle, program, NLM_F_CREATE | NLM_F_EXCL),
+    )
+}
+
+/// Has the filter that is there run `program` from now on.
+pub(super) fn replace_filter(ifindex: u32, handle: u32, program: BorrowedFd<'_>) -> io::Result<()> {
+    step(
+        || "replacing the clsact filter".into(),
+        || set_filter(ifindex, handle, program, 0),
+    )
+}
+
+fn set_filter(ifindex: u32, handle: u32, program: BorrowedFd<'_>, flags: u16) -> io::Result<()> {
+    let mut request = message(ifindex, handle, TC_H_EGRESS, place());
+    put(&mut request, TCA_KIND, b"bpf\0");
+    let mut options = Vec::new();
+    let fd = program.as_raw_fd().to_ne_bytes();
+    put(&mut options, TCA_BPF_FD, &fd);
+    put(&mut options, TCA_BPF_NAME, format!("{NAME}\0").as_bytes());
+    let flag = TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes();
+    put(&mut options, TCA_BPF_FLAGS, &flag);
+    put(&mut request, TCA_OPTIONS | NESTED, &options);
+    netlink::request(NETLINK_ROUTE, RTM_NEWTFILTER, flags, &request, |_| {})
+}
+
+const NESTED: u16 = 1 << 15;
+
+/// Deletes one filter of ours. That it is not there is success.
+pub(super) fn delete_filter(ifindex: u32, handle: u32) -> io::Result<()> {
+    let mut request = message(ifindex, handle, TC_H_EGRESS, place());
+    put(&mut request, TCA_KIND, b"bpf\0");
+    step(
+        || "deleting the clsact filter".into(),
+        || {
+            gone(netlink::request(
+                NETLINK_ROUTE,
+                RTM_DELTFILTER,
+                0,
+                &request,
+                |_| {},
+            ))
+        },
+    )
+}
+
+/// Preference and protocol of ours, as `tcm_info` has them.
+fn place() -> u32 {
+    u32::from(PREFERENCE) << 16 | u32::from(ETH_P_ALL.to_be())
+}
+
+/// What has gone meanwhile, alone or with its qdisc or its interface, need not be removed.
+fn gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e)
+            if matches!(
+                e.raw_os_error(),
+                Some(libc::ENOENT | libc::EINVAL | libc::ENODEV)
+            ) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
