@@ -1,0 +1,496 @@
+//! What somebody else has done to an attachment: that `status` names it, and that `apply` and `detach`
+//! put it right (SPEC C12).
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use aya::programs::links::FdLink;
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::{LinkOrder, TcAttachType};
+use sg_userspace::kernel::{
+    ApplyOptions, EgressHook, FaultCode, KernelError, Outcome, XdpMode, apply, detach, interfaces,
+    netns,
+};
+use sg_userspace::observe::attached::{Health, Scope, Status, attached};
+use sg_userspace::policy::rules_from_lines;
+
+use crate::frames::{frame, non_ip};
+use crate::namespace::Namespace;
+use crate::probe::{A, B, Probe, Seen};
+use crate::sandbox::{RawSender, Sandbox, ip, run, sandbox};
+use crate::support::{Enforcer, egress_hooks};
+use crate::watching::{apply_rules, only, read_when};
+
+fn with_hook(sandbox: &Sandbox, hook: EgressHook) -> ApplyOptions {
+    ApplyOptions {
+        egress_hook: hook,
+        ..sandbox.options("sg0")
+    }
+}
+
+fn status(sandbox: &Sandbox) -> Status {
+    only(sandbox, "sg0")
+        .status()
+        .unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn codes(sandbox: &Sandbox) -> Vec<(FaultCode, Option<&'static str>)> {
+    let faults = status(sandbox).faults.into_iter();
+    faults.map(|fault| (fault.code, fault.direction)).collect()
+}
+
+/// Takes a pinned link off its interface, as `bpftool link detach pinned` does.
+fn sever(pin: &std::path::Path) {
+    use std::os::fd::AsRawFd;
+    const BPF_OBJ_GET: libc::c_long = 7;
+    const BPF_LINK_DETACH: libc::c_long = 34;
+    let path = std::ffi::CString::new(pin.to_str().unwrap()).unwrap();
+    let mut get = [0u64; 2];
+    get[0] = path.as_ptr() as u64;
+    // SAFETY: the attribute is as long as said, and the path outlives the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, get.as_mut_ptr(), 16) };
+    assert!(
+        fd >= 0,
+        "{}: {}",
+        pin.display(),
+        std::io::Error::last_os_error()
+    );
+    // SAFETY: the kernel just returned this descriptor to us alone.
+    let link: std::os::fd::OwnedFd = unsafe { std::os::fd::FromRawFd::from_raw_fd(fd as i32) };
+    let mut detach = [link.as_raw_fd() as u32];
+    // SAFETY: the attribute is as long as said.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, detach.as_mut_ptr(), 4) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// One thing that somebody does, the faults that it is, and whether the direction is open then.
+type Damage = (
+    &'static str,
+    EgressHook,
+    fn(&Sandbox),
+    &'static [(FaultCode, Option<&'static str>)],
+    [Seen; 2],
+);
+
+fn unlink(sandbox: &Sandbox, name: &str) {
+    std::fs::remove_file(only(sandbox, "sg0").pins.dir.join(name)).unwrap();
+}
+
+fn tc(words: &str) {
+    run("tc", &words.split(' ').collect::<Vec<_>>());
+}
+
+const DAMAGES: &[Damage] = &[
+    (
+        "the outbound link severed",
+        EgressHook::Tcx,
+        |s| sever(&only(s, "sg0").pins.tcx_link()),
+        &[(FaultCode::Severed, Some("outbound"))],
+        [Seen::A, Seen::Open],
+    ),
+    (
+        "the inbound link severed",
+        EgressHook::Tcx,
+        |s| sever(&only(s, "sg0").pins.xdp_link()),
+        &[(FaultCode::Severed, Some("inbound"))],
+        [Seen::Open, Seen::A],
+    ),
+    (
+        "the inbound link severed beside a filter",
+        EgressHook::Clsact,
+        |s| sever(&only(s, "sg0").pins.xdp_link()),
+        &[(FaultCode::Severed, Some("inbound"))],
+        [Seen::Open, Seen::A],
+    ),
+    (
+        "both links severed",
+        EgressHook::Tcx,
+        |s| {
+            let pins = only(s, "sg0").pins;
+            sever(&pins.xdp_link());
+            sever(&pins.tcx_link());
+        },
+        &[
+            (FaultCode::Severed, Some("inbound")),
+            (FaultCode::Severed, Some("outbound")),
+        ],
+        [Seen::Open; 2],
+    ),
+    (
+        "the filter deleted",
+        EgressHook::Clsact,
+        |_| tc("filter del dev sg0 egress"),
+        &[(FaultCode::NotAttached, Some("outbound"))],
+        [Seen::A, Seen::Open],
+    ),
+    (
+        "the qdisc deleted",
+        EgressHook::Clsact,
+        |_| tc("qdisc del dev sg0 clsact"),
+        &[(FaultCode::NotAttached, Some("outbound"))],
+        [Seen::A, Seen::Open],
+    ),
+    (
+        "the qdisc deleted and added again",
+        EgressHook::Clsact,
+        |_| {
+            tc("qdisc del dev sg0 clsact");
+            tc("qdisc add dev sg0 clsact");
+        },
+        &[(FaultCode::NotAttached, Some("outbound"))],
+        [Seen::A, Seen::Open],
+    ),
+    (
+        "half a detach",
+        EgressHook::Tcx,
+        |s| {
+            unlink(s, "inbound_link");
+            unlink(s, "outbound_link");
+        },
+        &[
+            (FaultCode::NotAttached, Some("inbound")),
+            (FaultCode::NotAttached, Some("outbound")),
+        ],
+        [Seen::Open; 2],
+    ),
+];
+
+/// Proves C12.
+#[test]
+fn what_was_taken_off_is_named_and_attached_again_or_removed() {
+    for (name, hook, damage, faults, seen) in DAMAGES {
+        if !egress_hooks().contains(hook) {
+            continue;
+        }
+        sandbox(|sandbox| {
+            sandbox.veth("sg0", "sg1");
+            let mut probe = Probe::new("sg0", "sg1");
+            let options = with_hook(sandbox, *hook);
+            // The same policy, another one, and detaching.
+            for next in [Some(A), Some(B), None] {
+                apply_rules(sandbox, A, &options);
+                assert_eq!(probe.look(), [Seen::A; 2], "{name}");
+                damage(sandbox);
+                assert_eq!(codes(sandbox), *faults, "{name}");
+                assert_ne!(status(sandbox).health, Health::Enforcing, "{name}");
+                // The kernel takes a link off some time after its last pin has gone.
+                let deadline = Instant::now() + Duration::from_secs(10);
+                while probe.look() != *seen {
+                    assert!(Instant::now() < deadline, "{name}: {:?}", probe.look());
+                }
+                if let Some(next) = next {
+                    let applied = apply(&rules_from_lines(next), &sandbox.options("sg0"));
+                    let applied = applied.unwrap_or_else(|e| panic!("{name}: {e}"));
+                    assert_eq!(applied.outcome, Outcome::Replaced, "{name}");
+                    let expected = if next == A { Seen::A } else { Seen::B };
+                    assert_eq!(probe.look(), [expected; 2], "{name}");
+                    assert_eq!(status(sandbox).health, Health::Enforcing, "{name}");
+                    let hook_now = if *hook == EgressHook::Tcx {
+                        "tcx"
+                    } else {
+                        "clsact"
+                    };
+                    assert_eq!(status(sandbox).egress_hook, hook_now, "{name}");
+                }
+                detach(sandbox.bpffs(), &only(sandbox, "sg0").pins)
+                    .unwrap_or_else(|e| panic!("{name}: {e}"));
+                assert!(!sandbox.pins().exists(), "{name}");
+                assert_eq!(probe.look(), [Seen::Open; 2], "{name}");
+            }
+        });
+    }
+}
+
+/// A program of somebody else that accepts everything and hides it from whoever comes after it: XDP_PASS
+/// is 2, TC_ACT_OK is 0.
+fn accepts_everything() -> Enforcer {
+    Enforcer::new("in all from any accept\nout all to any accept")
+}
+
+fn attach_first(theirs: &mut Enforcer) -> FdLink {
+    let program = theirs.programs.outbound().unwrap();
+    let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = program
+        .attach_with_options("sg0", TcAttachType::Egress, order)
+        .unwrap();
+    program.take_link(id).unwrap().try_into().unwrap()
+}
+
+/// Proves C12: what is there before is gone in front of, and what comes in front later is named.
+#[test]
+fn nobody_else_comes_first_unnoticed() {
+    if !egress_hooks().contains(&EgressHook::Tcx) {
+        return;
+    }
+    sandbox(|sandbox| {
+        sandbox.veth("sg0", "sg1");
+        let mut theirs = accepts_everything();
+        let before = attach_first(&mut theirs);
+        apply_rules(sandbox, A, &sandbox.options("sg0"));
+        assert_eq!(
+            status(sandbox).health,
+            Health::Enforcing,
+            "ours is in front"
+        );
+        drop(before);
+
+        let after = attach_first(&mut theirs);
+        assert_eq!(codes(sandbox), [(FaultCode::Preceded, Some("outbound"))]);
+        let said = &status(sandbox).faults[0].message;
+        assert!(said.contains("sg_outbound"), "{said}");
+        // The same policy is not `unchanged`: it goes in front.
+        let applied = apply(&rules_from_lines(A), &sandbox.options("sg0")).unwrap();
+        assert_eq!(applied.outcome, Outcome::Replaced);
+        assert_eq!(status(sandbox).health, Health::Enforcing);
+        assert_eq!(Probe::new("sg0", "sg1").look(), [Seen::A; 2]);
+        // And they still see what is accepted.
+        let mut counters = theirs.programs.counters().unwrap();
+        let node = RawSender::new("sg0");
+        let slot = sg_common::verdict::FIRST_RULE_SLOT + 1;
+        let counted = counters.slot(slot).unwrap().packets;
+        assert!(node.send(frame("udp 192.0.2.1:1 > 198.51.100.1:1000").bytes()));
+        assert!(!node.send(frame("udp 192.0.2.1:1 > 198.51.100.1:2000").bytes()));
+        assert_eq!(counters.slot(slot).unwrap().packets, counted + 1);
+        drop(after);
+    });
+}
+
+/// A filter of somebody else, which matches nothing.
+fn their_filter(preference: &str) {
+    let place = ["filter", "add", "dev", "sg0", "egress", "pref", preference];
+    let what = ["protocol", "ip", "bpf", "bytecode", "1,6 0 0 0"];
+    run("tc", &[&place[..], &what].concat());
+}
+
+/// Proves C12 for a filter: a tcx program always comes before it, and one of the same preference may.
+#[test]
+fn what_comes_before_a_filter_is_named_or_refused() {
+    sandbox(|sandbox| {
+        sandbox.veth("sg0", "sg1");
+        let options = with_hook(sandbox, EgressHook::Clsact);
+        tc("qdisc add dev sg0 clsact");
+        their_filter("1");
+        let error = apply(&rules_from_lines(A), &options).unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains("the clsact filter of preference 1"), "{said}");
+        assert!(!sandbox.pins().exists(), "nothing is left");
+        tc("filter del dev sg0 egress");
+        // Behind ours it is welcome, and the qdisc is not ours to remove.
+        their_filter("2");
+        apply_rules(sandbox, A, &options);
+        assert_eq!(Probe::new("sg0", "sg1").look(), [Seen::A; 2]);
+        assert_eq!(status(sandbox).health, Health::Enforcing);
+        if egress_hooks().contains(&EgressHook::Tcx) {
+            let mut theirs = accepts_everything();
+            let _link = attach_first(&mut theirs);
+            assert_eq!(codes(sandbox), [(FaultCode::Preceded, Some("outbound"))]);
+            let error = apply(&rules_from_lines(B), &options).unwrap_err();
+            assert!(
+                error
+                    .to_string()
+                    .contains("both directions run generation 1"),
+                "{error}"
+            );
+            // By the other hook it goes in front, without a gap.
+            apply_rules(sandbox, B, &with_hook(sandbox, EgressHook::Tcx));
+            assert_eq!(status(sandbox).health, Health::Enforcing);
+            assert_eq!(status(sandbox).egress_hook, "tcx");
+        }
+        detach(sandbox.bpffs(), &only(sandbox, "sg0").pins).unwrap();
+        let filters = run("tc", &["filter", "show", "dev", "sg0", "egress"]);
+        assert!(
+            filters.contains("bytecode") && !filters.contains("sg_outbound"),
+            "{filters}"
+        );
+    });
+}
+
+/// Proves C2.
+#[test]
+fn the_same_policy_is_unchanged_and_flags_are_not_ignored() {
+    sandbox(|sandbox| {
+        sandbox.veth("sg0", "sg1");
+        let options = sandbox.options("sg0");
+        let policy = rules_from_lines(A);
+        assert_eq!(apply(&policy, &options).unwrap().outcome, Outcome::Attached);
+        let again = apply(&policy, &options).unwrap();
+        assert_eq!(again.outcome, Outcome::Unchanged);
+        assert_eq!(again.state.policy.generation, 1);
+        assert_eq!(status(sandbox).policy.generation, 1);
+
+        let more = ApplyOptions {
+            max_flows: Some(8192),
+            ..options.clone()
+        };
+        let other_mode = ApplyOptions {
+            xdp_mode: XdpMode::Generic,
+            ..options.clone()
+        };
+        for (options, flag) in [(more, "--max-flows"), (other_mode, "--xdp-mode")] {
+            for policy in [A, B] {
+                let error = apply(&rules_from_lines(policy), &options).unwrap_err();
+                let KernelError::Refused { help, .. } = &error else {
+                    panic!("{error}");
+                };
+                assert!(help.contains(flag), "{help}");
+            }
+        }
+        assert_eq!(status(sandbox).policy.generation, 1);
+    });
+}
+
+/// Proves C2: without a gap, while packets that the policy drops are sent all the time.
+#[test]
+fn the_outbound_hook_is_changed_without_a_gap() {
+    if !egress_hooks().contains(&EgressHook::Tcx) {
+        return;
+    }
+    sandbox(|sandbox| {
+        sandbox.veth("sg0", "sg1");
+        let policy = rules_from_lines(A);
+        apply(&policy, &sandbox.options("sg0")).unwrap();
+        let is_over = AtomicBool::new(false);
+        let sender = RawSender::new("sg0");
+        std::thread::scope(|scope| {
+            let sending = scope.spawn(|| {
+                let sender = sender;
+                let dropped = frame("udp 192.0.2.1:1 > 198.51.100.1:9");
+                let mut sent = 0;
+                while !is_over.load(Relaxed) {
+                    assert!(!sender.send(dropped.bytes()), "passed after {sent}");
+                    sent += 1;
+                }
+                sent
+            });
+            for hook in [EgressHook::Clsact, EgressHook::Tcx, EgressHook::Clsact] {
+                let applied = apply(&policy, &with_hook(sandbox, hook)).unwrap();
+                assert_eq!(applied.outcome, Outcome::Replaced);
+                assert_eq!(status(sandbox).health, Health::Enforcing);
+            }
+            is_over.store(true, Relaxed);
+            assert!(sending.join().unwrap() > 100);
+        });
+        detach(sandbox.bpffs(), &only(sandbox, "sg0").pins).unwrap();
+        let qdiscs = run("tc", &["qdisc", "show", "dev", "sg0"]);
+        assert!(!qdiscs.contains("clsact"), "{qdiscs}");
+    });
+}
+
+/// Detaching loses no packet that the policy accepts, in either direction.
+#[test]
+fn detaching_loses_nothing() {
+    for &hook in egress_hooks() {
+        sandbox(|sandbox| {
+            sandbox.veth("sg0", "sg1");
+            let is_over = AtomicBool::new(false);
+            let sender = RawSender::new("sg0");
+            std::thread::scope(|scope| {
+                let sending = scope.spawn(|| {
+                    let sender = sender;
+                    // What needs the tail-call targets.
+                    let lldp = non_ip(0x88cc);
+                    let mut sent = 0;
+                    while !is_over.load(Relaxed) {
+                        assert!(sender.send(lldp.bytes()), "lost after {sent}");
+                        sent += 1;
+                    }
+                    sent
+                });
+                for _ in 0..5 {
+                    apply_rules(sandbox, A, &with_hook(sandbox, hook));
+                    detach(sandbox.bpffs(), &only(sandbox, "sg0").pins).unwrap();
+                }
+                is_over.store(true, Relaxed);
+                assert!(sending.join().unwrap() > 100);
+            });
+        });
+    }
+}
+
+/// Proves C12: an interface that was moved away is found where it is, from both namespaces.
+#[test]
+fn an_interface_that_was_moved_is_found_wherever_it_is() {
+    let hooks = egress_hooks();
+    for (&hook, from_new) in hooks
+        .iter()
+        .zip([true, false])
+        .chain(hooks.iter().zip([false, true]))
+    {
+        sandbox(|sandbox| {
+            sandbox.veth("sg0", "sg1");
+            apply_rules(sandbox, A, &with_hook(sandbox, hook));
+            let old_cookie = netns::cookie().unwrap();
+            let there = Namespace::new();
+            there.take("sg0");
+            let cookie = there.inside(|| {
+                ip(&["link", "set", "sg0", "up"]);
+                netns::cookie().unwrap()
+            });
+            // From where it was: it is listed where it is.
+            let check = || {
+                let found = attached(sandbox.bpffs(), &Scope::Namespace).unwrap();
+                let status = found[0].status().unwrap();
+                assert_eq!(status.netns_cookie, cookie);
+                // A filter goes with its qdisc when the interface moves.
+                let is_whole = hook == EgressHook::Tcx;
+                assert_eq!(status.health == Health::Enforcing, is_whole, "{status:?}");
+                found[0].pins.clone()
+            };
+            let pins = check();
+            assert_eq!(there.inside(check), pins);
+            assert_eq!(
+                attached(sandbox.bpffs(), &Scope::Interface("sg0".into())).unwrap()[0].pins,
+                pins,
+                "by the name that it had here"
+            );
+            match from_new {
+                true => there.inside(|| {
+                    // The pins come along with the next policy, and counters with them.
+                    let applied = apply(&rules_from_lines(B), &sandbox.options("sg0")).unwrap();
+                    assert_eq!(applied.outcome, Outcome::Replaced);
+                    let one = only(sandbox, "sg0");
+                    assert_eq!(one.status().unwrap().health, Health::Enforcing);
+                    assert_eq!(one.pins.netns_cookie, cookie);
+                    detach(sandbox.bpffs(), &one.pins).unwrap();
+                }),
+                false => {
+                    assert_eq!(netns::cookie().unwrap(), old_cookie);
+                    detach(sandbox.bpffs(), &pins).unwrap();
+                }
+            }
+            assert!(!sandbox.pins().exists());
+            there.inside(|| {
+                let index = interfaces::index_of("sg0").unwrap();
+                assert_eq!(interfaces::xdp_program(index).unwrap(), None);
+            });
+        });
+    }
+}
+
+/// Proves C12: another interface of the same name is not protected by what was attached to the one before.
+#[test]
+fn an_interface_made_anew_is_called_unprotected_and_takes_the_counters_over() {
+    for &hook in egress_hooks() {
+        sandbox(|sandbox| {
+            sandbox.veth("sg0", "sg1");
+            apply_rules(sandbox, A, &with_hook(sandbox, hook));
+            let peer = RawSender::new("sg1");
+            peer.send(frame("udp 198.51.100.1:1 > 192.0.2.1:1000").bytes());
+            read_when(sandbox, "sg0", |c| c.totals[0].packets == 1);
+            ip(&["link", "del", "sg0"]);
+            sandbox.veth("sg0", "sg1");
+            assert_eq!(codes(sandbox), [(FaultCode::Unprotected, None)]);
+            assert_eq!(status(sandbox).health, Health::Unprotected);
+            let mut probe = Probe::new("sg0", "sg1");
+            assert_eq!(probe.look(), [Seen::Open; 2]);
+            let applied = apply(&rules_from_lines(A), &sandbox.options("sg0")).unwrap();
+            assert_eq!(applied.outcome, Outcome::Replaced);
+            assert_eq!(status(sandbox).health, Health::Enforcing);
+            assert_eq!(probe.look(), [Seen::A; 2]);
+            // The packet from before, and those of the probe: two ports and what is no IP.
+            let counted = read_when(sandbox, "sg0", |c| c.totals[0].packets == 4);
+            assert_eq!(counted.totals[0].packets, 4);
+            assert_eq!(counted.rules[0].packets, 2);
+        });
+    }
+}
