@@ -56,7 +56,7 @@ impl Apply {
         }
         let mut out = text(&context.out, &applied);
         out.push_str(&findings(&loaded.findings, &self.policies));
-        context.out.print(&out)
+        context.out.say(&out)
     }
 
     fn apply(&self, context: &Context) -> Result<(Loaded, Applied), Failure> {

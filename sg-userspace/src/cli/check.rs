@@ -23,9 +23,9 @@ use super::{Context, Json};
 #[command(after_help = "\
 Examples:
   sgctl check policy.yaml
-  sgctl check builtin:tke-minimal --set admin=198.51.100.7 --set pods=172.16.0.0/16
+  sgctl check builtin:tke-minimal --set admin=198.51.100.7
   sgctl check base.yaml team.yaml --json
-  sgctl check policy.yaml --strict --deny shadowed-rule     in a pipeline
+  sgctl check policy.yaml --strict --deny shadowed-rule
 
 Each finding has its code in brackets. --strict makes an error of each warning, --deny CODE of each
 finding with that code. Errors are listed with their places; nothing is attached in any case.
@@ -121,7 +121,7 @@ impl Check {
             if errors > 0 {
                 let _ = writeln!(out, "\n{} by --strict or --deny", count(errors, "error"));
             }
-            context.out.print(&out)?;
+            context.out.say(&out)?;
         }
         match errors {
             0 => Ok(()),

@@ -72,7 +72,7 @@ impl CountersCommand {
     fn once(&self, context: &Context) -> Result<(), Failure> {
         let all = read(context, self.iface.as_ref())?;
         if !self.json.json {
-            return context.out.print(&text(&context.out, &all, None, self.all));
+            return context.out.say(&text(&context.out, &all, None, self.all));
         }
         context.out.json(&all)
     }
@@ -192,16 +192,16 @@ fn table(screen: &Screen, one: &Counters, rates: Option<&Rates>, all_reasons: bo
     if has_groups {
         columns.push(Column::Text("GROUP"));
     }
-    columns.extend([Column::Text("MATCH"), Column::Flexible("DESCRIPTION")]);
+    columns.extend([Column::Long("MATCH"), Column::Flexible("DESCRIPTION")]);
     columns.push(Column::Number("PACKETS"));
     if rates.is_some() {
         columns.push(Column::Number("RATE"));
     }
-    columns.push(Column::Number("BYTES"));
+    columns.push(Column::Spare("BYTES", 2));
     if rates.is_some() {
-        columns.push(Column::Number("RATE"));
+        columns.push(Column::Spare("RATE", 1));
     }
-    columns.push(Column::Number("REPLIES"));
+    columns.push(Column::Spare("REPLIES", 3));
     let mut rows = Rows {
         table: Table::new(screen, &columns),
         rates,
@@ -283,7 +283,8 @@ impl Rows<'_> {
         if self.has_groups {
             cells.push((String::new(), None));
         }
-        // In the column that never gives way, for this is what is looked for first.
+        // In a column that keeps it whole, for this is what is looked for first.
+        self.table.keep(&description);
         cells.push((description, bold));
         cells.push((String::new(), None));
         cells.push((thousands(total.packets), bold));

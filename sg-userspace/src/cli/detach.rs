@@ -77,7 +77,7 @@ impl Detach {
         }
         match self.json.json {
             true => context.out.json(&gone)?,
-            false => context.out.print(&out)?,
+            false => context.out.say(&out)?,
         }
         for failure in &failures {
             failure.report(&context.err);

@@ -38,7 +38,7 @@ impl Explain {
             true => context.out.json(&explanation),
             false => context
                 .out
-                .print(&text(&context.out, &asked, &explanation, place.as_deref())),
+                .say(&text(&context.out, &asked, &explanation, place.as_deref())),
         }
     }
 }

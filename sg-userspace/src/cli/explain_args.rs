@@ -18,16 +18,20 @@ const ECHO_REQUEST_V6: u8 = 128;
 /// Which rule decides a packet, and why
 #[derive(Args)]
 #[command(
-    override_usage = "sgctl explain [OPTIONS] POLICY... DIRECTION PROTO REMOTE[:PORT] LOCAL[:PORT]\n       \
-                      sgctl explain [OPTIONS] --iface IF DIRECTION PROTO REMOTE[:PORT] LOCAL[:PORT]",
+    override_usage = "sgctl explain [OPTIONS] POLICY... DIRECTION PROTO REMOTE LOCAL\n       \
+                      sgctl explain [OPTIONS] --iface IF DIRECTION PROTO REMOTE LOCAL",
     after_help = "\
-  POLICY     a file, `-`, or builtin:NAME; with --iface the policy in force is asked instead
+  POLICY     a file, `-`, or builtin:NAME; with --iface the policy in force is
+             asked instead
   DIRECTION  inbound or outbound (in, out)
-  PROTO      tcp, udp, sctp, icmp[:TYPE[/CODE]], icmpv6[:TYPE[/CODE]] (an echo request unless said
-             otherwise), gre, esp, ah, a number 0-255, or arp for what is not IP
-  REMOTE     the address at the other end: source of an inbound packet, destination of an outbound
-  LOCAL      the node's own address
-  PORT       the destination port is needed for tcp, udp and sctp; [2001:db8::1]:443 for IPv6
+  PROTO      tcp, udp, sctp, icmp[:TYPE[/CODE]], icmpv6[:TYPE[/CODE]] (an echo
+             request unless said otherwise), gre, esp, ah, a number 0-255, arp,
+             or non-ip for other frames that are not IP
+  REMOTE     ADDRESS[:PORT] of the other end: source of an inbound packet,
+             destination of an outbound one
+  LOCAL      ADDRESS[:PORT] of the node itself
+  PORT       the destination port is needed for tcp, udp and sctp;
+             [2001:db8::1]:443 for IPv6
 
 The packet is one that opens a flow: replies of an admitted flow pass whatever the rules say.
 

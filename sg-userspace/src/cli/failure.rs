@@ -128,17 +128,34 @@ impl Failure {
 /// An error with its lines of the file. Their heading has the place, and the remedy follows them,
 /// so that the first line need not repeat either.
 #[derive(Debug)]
-struct Drawn<'a>(&'a PolicyError);
+struct Drawn<'a> {
+    error: &'a PolicyError,
+    width: usize,
+}
+
+impl Drawn<'_> {
+    /// Whether what was expected fits beside its mark: a label is one line, whatever its length.
+    fn has_room(&self) -> bool {
+        /// The number of the line, the frame and the hook that leads to the label.
+        const FRAME: usize = 16;
+        let expected = self.error.expected.as_ref();
+        let length = expected.map_or(0, |text| text.chars().count());
+        let (_, marked) = self.error.mark().unwrap_or_default();
+        let column = self.error.column as usize + marked / 2;
+        FRAME + column + "expected ".len() + length <= self.width
+    }
+}
 
 impl fmt::Display for Drawn<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let error = self.0;
+        let error = self.error;
         if error.source_code().is_none() {
             write!(f, "{}: ", error.file)?;
         }
         f.write_str(&error.message)?;
         match (&error.expected, error.source_code()) {
             (Some(expected), None) => write!(f, "; expected {expected}"),
+            (Some(expected), _) if !self.has_room() => write!(f, "; expected {expected}"),
             _ => Ok(()),
         }
     }
@@ -148,24 +165,29 @@ impl std::error::Error for Drawn<'_> {}
 
 impl Diagnostic for Drawn<'_> {
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        self.0.help()
+        self.error.help()
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
-        self.0.source_code()
+        self.error.source_code()
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        self.0.labels()
+        if self.has_room() {
+            return self.error.labels();
+        }
+        let span = LabeledSpan::new_with_span(Some("here".to_owned()), self.error.mark()?);
+        Some(Box::new(std::iter::once(span)))
     }
 }
 
 fn drawn(PolicyErrors(errors): &PolicyErrors, screen: &Screen) -> String {
     let handler = handler(screen);
+    let width = width_of(screen);
     let mut out = String::new();
     for error in errors.iter().take(PRINTED) {
         let mut one = String::new();
-        match handler.render_report(&mut one, &Drawn(error)) {
+        match handler.render_report(&mut one, &Drawn { error, width }) {
             Ok(()) => out.push_str(&one),
             Err(fmt::Error) => out.push_str(&format!("{error}\n")),
         }
@@ -191,13 +213,16 @@ fn diagnostic_text(error: &dyn Diagnostic, screen: &Screen) -> String {
     text
 }
 
+fn width_of(screen: &Screen) -> usize {
+    screen.width.unwrap_or(WIDEST).min(WIDEST)
+}
+
 fn handler(screen: &Screen) -> GraphicalReportHandler {
     let theme = match screen.color {
         true => GraphicalTheme::unicode(),
         false => GraphicalTheme::unicode_nocolor(),
     };
-    let width = screen.width.unwrap_or(WIDEST).min(WIDEST);
     GraphicalReportHandler::new_themed(theme)
-        .with_width(width)
+        .with_width(width_of(screen))
         .with_links(false)
 }

@@ -74,7 +74,7 @@ impl Flows {
             listed.push(list(one, limit)?);
         }
         if !self.json.json {
-            return context.out.print(&text(&context.out, &listed));
+            return context.out.say(&text(&context.out, &listed));
         }
         context.out.json(&listed)
     }
@@ -119,7 +119,7 @@ fn text(screen: &Screen, listed: &[Listed]) -> String {
             Column::Text("REMOTE"),
             Column::Text("OPENED"),
             Column::Text("STATE"),
-            Column::Number("AGE"),
+            Column::Spare("AGE", 1),
             Column::Number("IDLE"),
             Column::Flexible("RULE"),
         ];

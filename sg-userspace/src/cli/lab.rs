@@ -54,7 +54,7 @@ impl Lab {
             let paint = Paint {
                 is_coloured: context.out.color,
             };
-            context.out.print(&render(&report, paint))?;
+            context.out.say(&render(&report, paint))?;
         }
         match report.ok {
             true => Ok(()),
@@ -176,8 +176,8 @@ fn attempts(out: &mut String, attempts: &[Attempt], paint: Paint) {
         };
         let got = paint.action(a.got, &format!("{:8}", past(a.got)));
         let answer = match a.answer {
-            Some(AnswerBy::FlowTable) => "answer by flow table",
-            Some(AnswerBy::Rules) => "answer by rules",
+            Some(AnswerBy::FlowTable) => "↩ flows",
+            Some(AnswerBy::Rules) => "↩ rules",
             None => "",
         };
         let _ = write!(
@@ -218,13 +218,13 @@ fn counters(out: &mut String, report: &Report, paint: Paint) {
             replies.to_string()
         };
         let text = format!(
-            "  {direction:8}  {number:>3}  {action:6}  {packets:>7}  {bytes:>8}  {replies:>7}  {name}"
+            "  {direction:8} {number:>2}  {action:6} {packets:>7} {bytes:>8} {replies:>7}  {name}"
         );
         let is_idle = packets == 0 && replies.is_empty();
         let _ = writeln!(out, "{}", if is_idle { paint.quiet(&text) } else { text });
     };
     let head = format!(
-        "  {:8}  {:>3}  {:6}  {:>7}  {:>8}  {:>7}  {}",
+        "  {:8} {:>2}  {:6} {:>7} {:>8} {:>7}  {}",
         "", "#", "", "packets", "bytes", "replies", "rule or reason"
     );
     let _ = writeln!(out, "\n{}\n{}", paint.title("Counters"), paint.quiet(&head));
@@ -275,6 +275,12 @@ fn counters(out: &mut String, report: &Report, paint: Paint) {
 }
 
 fn verdict(out: &mut String, report: &Report, paint: Paint) {
+    let answered = report.attempts.iter().any(|a| a.answer.is_some());
+    if answered {
+        let legend =
+            "↩ is what lets the answer pass: the rules of the other direction, or the flow table";
+        let _ = writeln!(out, "\n{}", paint.quiet(legend));
+    }
     out.push('\n');
     for note in &report.notes {
         let _ = writeln!(out, "note: {note}");

@@ -38,8 +38,8 @@ const ABOUT: &str = "Cloud security groups enforced on a node's own interface";
 
 const AFTER_HELP: &str = "\
 Examples:
-  sgctl check builtin:tke                     what the recommended cluster policy says
-  sgctl apply policy.yaml --iface eth0        enforce it; enforcement outlives the process
+  sgctl check builtin:tke                     what the recommended policy says
+  sgctl apply policy.yaml --iface eth0        enforce it, with no process needed
   sgctl counters --iface eth0 --watch         packets by rule, with rates
   sgctl explain policy.yaml inbound tcp 203.0.113.9 10.0.0.5:22
   sgctl detach                                remove everything from the machine
@@ -146,7 +146,7 @@ impl Context {
 }
 
 pub(crate) fn main() -> ExitCode {
-    let parsed = Cli::command().try_get_matches().and_then(|matches| {
+    let parsed = command().try_get_matches().and_then(|matches| {
         let cli = Cli::from_arg_matches(&matches)?;
         Ok((cli, wants_json(&matches)))
     });
@@ -187,6 +187,36 @@ fn enter_and_run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Lab(command) => command.run(context),
         Command::Completions(command) => command.run::<Cli>(context),
     }
+}
+
+/// The command line, its help as wide as the terminal.
+fn command() -> clap::Command {
+    let flow = |command: clap::Command| {
+        let help = command
+            .get_after_help()
+            .map(|help| flowing(&help.to_string()));
+        match help {
+            Some(help) => command.after_help(help),
+            None => command,
+        }
+    };
+    flow(Cli::command()).mut_subcommands(flow)
+}
+
+/// The text with each paragraph on one line, for clap to break where the terminal ends. Lines that
+/// are indented, and those below which such lines stand, are left alone.
+fn flowing(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut joins = false;
+    for line in text.lines() {
+        let is_paragraph = !line.is_empty() && !line.starts_with(' ');
+        if !out.is_empty() {
+            out.push(if joins && is_paragraph { ' ' } else { '\n' });
+        }
+        out.push_str(line);
+        joins = is_paragraph && !line.ends_with(':');
+    }
+    out
 }
 
 /// Whether `--json` was given to the command or to one of its own.

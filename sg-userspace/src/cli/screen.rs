@@ -125,6 +125,15 @@ impl Screen {
         })
     }
 
+    /// Text for people: lines that are too long for the terminal are broken between words, and go on
+    /// further in than they began.
+    pub(super) fn say(&self, text: &str) -> Result<(), Failure> {
+        match self.width {
+            None => self.print(text),
+            Some(width) => self.print(&wrapped(text, width)),
+        }
+    }
+
     /// One JSON value, indented.
     pub(super) fn json(&self, value: &impl Serialize) -> Result<(), Failure> {
         self.print(&format!(
@@ -144,6 +153,21 @@ pub(super) fn paint_of(action: &str) -> Paint {
         "accept" => Paint::Green,
         _ => Paint::Red,
     }
+}
+
+pub(super) fn wrapped(text: &str, width: usize) -> String {
+    let mut out = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        let line = line.trim_end_matches('\n');
+        let indent = line.len() - line.trim_start_matches(' ').len();
+        let further = " ".repeat(indent + 2);
+        let options = textwrap::Options::new(width).subsequent_indent(&further);
+        for part in textwrap::wrap(line, options) {
+            out.push_str(&part);
+            out.push('\n');
+        }
+    }
+    out
 }
 
 fn rendered(json: serde_json::Result<String>) -> Result<String, Failure> {
@@ -228,5 +252,18 @@ impl Frame {
             0 => String::new(),
             n => format!("\x1b[{n}A\r"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wrapped;
+
+    #[test]
+    fn long_lines_are_broken_between_words_and_short_ones_stay() {
+        let text = "short  line\n\n  help: one two three four\n\u{1b}[2mdim\u{1b}[0m and plain\n";
+        let expected = "short  line\n\n  help: one\n    two three\n    four\n\u{1b}[2mdim\u{1b}[0m and plain\n";
+        assert_eq!(wrapped(text, 13), expected);
+        assert_eq!(wrapped("", 13), "");
     }
 }

@@ -53,7 +53,7 @@ impl Status {
             let rows: Vec<JsonRow> = found.iter().zip(rows).map(json_row).collect();
             context.out.json(&rows)?;
         } else if !found.is_empty() || others.is_empty() {
-            context.out.print(&text(context, &found, &rows))?;
+            context.out.say(&text(context, &found, &rows))?;
         }
         for error in found
             .iter()
@@ -109,7 +109,7 @@ fn text(context: &Context, found: &[Attached], rows: &[Option<Row>]) -> String {
     }
     let columns = [
         Column::Text("INTERFACE"),
-        Column::Text("NETNS"),
+        Column::Long("NETNS"),
         Column::Text("HEALTH"),
         Column::Text("XDP"),
         Column::Text("EGRESS"),

@@ -92,7 +92,7 @@ fn list(context: &Context, json: bool) -> Result<(), Failure> {
         out,
         "\n`sgctl templates show NAME` prints one; `builtin:NAME` names it wherever a policy is asked for\n"
     );
-    screen.print(&out)
+    screen.say(&out)
 }
 
 fn show(context: &Context, name: &str, json: bool) -> Result<(), Failure> {

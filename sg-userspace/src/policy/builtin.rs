@@ -19,7 +19,7 @@ const ALL: &[Builtin] = &[
     },
     Builtin {
         name: "tke-minimal",
-        summary: "the same cluster with the least permission, in both address families",
+        summary: "the same with the least permission, for IPv4 and IPv6",
         text: include_str!("../../templates/tke-minimal.yaml"),
     },
 ];

@@ -86,6 +86,14 @@ pub struct PolicyError {
     excerpt: Option<Excerpt>,
 }
 
+impl PolicyError {
+    /// Where in the quoted lines it is, and how long, in bytes.
+    pub fn mark(&self) -> Option<(usize, usize)> {
+        let marked = self.excerpt.as_ref()?.marked;
+        Some((marked.offset(), marked.len()))
+    }
+}
+
 impl fmt::Display for PolicyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

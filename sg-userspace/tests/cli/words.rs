@@ -31,6 +31,43 @@ fn help_has_examples_and_exit_codes() {
     }
 }
 
+/// On a terminal of eighty columns no line of help is longer, and examples stay in one piece.
+#[test]
+fn help_fits_eighty_columns() {
+    let commands = [
+        "",
+        "templates",
+        "check",
+        "explain",
+        "apply",
+        "run",
+        "status",
+        "counters",
+        "flows",
+        "detach",
+        "lab",
+        "completions",
+    ];
+    for command in commands {
+        let words: Vec<&str> = [command, "--help"]
+            .into_iter()
+            .filter(|w| !w.is_empty())
+            .collect();
+        let ran = sgctl(&words).env("COLUMNS", "80").output().unwrap();
+        let help = super::world::Ran::of(&ran).ok().out;
+        for line in help.lines() {
+            assert!(line.chars().count() <= 80, "sgctl {command}: {line}");
+        }
+        let wide = run(&words).ok().out;
+        for example in wide.lines().filter(|line| line.starts_with("  sgctl ")) {
+            assert!(
+                help.lines().any(|line| line == example),
+                "sgctl {command}: {example}"
+            );
+        }
+    }
+}
+
 #[test]
 fn templates_are_listed_and_shown() {
     assert_shown!("templates", run(&["templates"]).ok().out);

@@ -60,13 +60,13 @@ impl Unseen {
 
     pub(super) fn closed(namespaces: usize) -> Self {
         Self::in_namespaces(format!(
-            "{namespaces} network namespaces could not be entered"
+            "network namespaces that could not be entered: {namespaces}"
         ))
     }
 
     pub(super) fn hidden(processes: usize) -> Self {
         Self::in_namespaces(format!(
-            "{processes} processes do not show their network namespace"
+            "processes that do not show their network namespace: {processes}"
         ))
     }
 
