@@ -31,7 +31,7 @@ pub(crate) struct Args {
 }
 
 /// The promises, by the numbers that tests and comments use.
-const CLAUSES: [(&str, &str); 28] = [
+const CLAUSES: [(&str, &str); 33] = [
     (
         "P1",
         "A policy is an ordered list of groups; a group has ordered inbound and outbound rules.",
@@ -135,6 +135,26 @@ const CLAUSES: [(&str, &str); 28] = [
     (
         "A4",
         "JSON has a fixed shape, which only grows; lists are arrays, streams an object a line.",
+    ),
+    (
+        "C1",
+        "`apply` plans, prepares and commits: on any error or kill both directions run the old policy, or both the new one.",
+    ),
+    (
+        "C2",
+        "The same policy again is `unchanged`; what an attachment fixes when it is made is changed without a gap or refused.",
+    ),
+    (
+        "C8",
+        "`check` finds rules that do nothing; `--strict` makes warnings errors.",
+    ),
+    (
+        "C11",
+        "`run` takes nothing away that it did not put there, is alone on its interface, and ends with its terminal.",
+    ),
+    (
+        "C12",
+        "`status` says `enforcing` only if what is attached is what is pinned and recorded, and nothing comes before it.",
     ),
     (
         "O1",
@@ -292,7 +312,7 @@ fn clauses_in(claim: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for word in claim.split(|c: char| !c.is_ascii_alphanumeric()) {
         let mut letters = word.chars();
-        let is_clause = matches!(letters.next(), Some('P' | 'K' | 'A'))
+        let is_clause = matches!(letters.next(), Some('P' | 'K' | 'A' | 'C' | 'O'))
             && !letters.as_str().is_empty()
             && letters.all(|c| c.is_ascii_digit());
         if is_clause && !found.iter().any(|c| c == word) {

@@ -98,20 +98,26 @@ impl Failure {
 
     /// Prints the failure to standard error.
     pub(super) fn report(&self, screen: &Screen) {
-        if screen.json {
-            for finding in self.findings() {
-                let _ = screen.json_line(&finding);
-            }
-            return;
-        }
         // Nowhere is left to complain about a failure to write this.
         let _ = match self {
-            Failure::Usage(error) => error.print(),
-            other => screen.write(&other.text(screen)),
+            Failure::Usage(error) if !screen.json => error.print(),
+            other => screen.write(&other.shown(screen)),
         };
     }
 
     /// The failure as `report` prints it.
+    pub(super) fn shown(&self, screen: &Screen) -> String {
+        if !screen.json {
+            return self.text(screen);
+        }
+        let findings = self.findings();
+        let lines = findings
+            .iter()
+            .filter_map(|finding| serde_json::to_string(finding).ok());
+        lines.map(|line| format!("{line}\n")).collect()
+    }
+
+    /// The failure as text.
     pub(super) fn text(&self, screen: &Screen) -> String {
         match self {
             Failure::Policy(errors) if screen.terminal => drawn(errors, screen),

@@ -23,12 +23,15 @@ mod policy_args;
 mod rates;
 mod reload;
 mod run;
+mod run_events;
 mod run_log;
+mod run_output;
 mod screen;
 mod status;
 mod suggestions;
 mod table;
 mod templates;
+mod terminal;
 mod units;
 
 use failure::Failure;

@@ -5,12 +5,15 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use sg_userspace::kernel::{self, Applied, ApplyOptions};
-use sg_userspace::observe::watch::Stamp;
+use sg_userspace::observe::watch::{Stamp, unfinished};
 use sg_userspace::policy::{Finding, Loaded, PolicyErrors};
 
 use super::failure::Failure;
 use super::patience::Patience;
 use super::policy_args::Policies;
+
+/// After this long somebody is told that a file is not read because it is still being written.
+const SAY_AFTER: Duration = Duration::from_secs(5);
 
 /// A policy with errors may come to life by a file that it names for the first time, and so that
 /// nobody watches.
@@ -26,10 +29,21 @@ pub(super) struct Reloader {
     digest: String,
     /// What was wrong at the last attempt, so as to say it once.
     trouble: Option<(String, Instant)>,
+    waiting: Option<Waiting>,
+}
+
+/// The files have changed, or were to be read, while somebody was writing them.
+struct Waiting {
+    since: Instant,
+    /// Somebody has asked for the policy to be applied, changed or not.
+    forced: bool,
+    is_said: bool,
 }
 
 pub(super) enum Outcome {
     Nothing,
+    /// This file is still being written, for so long that somebody should know.
+    Unfinished(PathBuf),
     /// The files have changed, but what they mean has not.
     Unchanged,
     Applied(Box<Applied>, Vec<Finding>),
@@ -56,6 +70,7 @@ impl Reloader {
             files,
             digest: loaded.policy.digest,
             trouble: None,
+            waiting: None,
         };
         Ok((reloader, Box::new(applied), loaded.findings))
     }
@@ -65,7 +80,28 @@ impl Reloader {
         &self.files
     }
 
-    /// Applies the policy again if its files mean another one now, or if `forced`.
+    /// Whether it waits for files to be whole, so that [`Reloader::check`] is to be called again soon.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// Waits for a file to be whole.
+    fn wait(&mut self, forced: bool, file: PathBuf) -> Outcome {
+        let waiting = self.waiting.get_or_insert(Waiting {
+            since: Instant::now(),
+            forced: false,
+            is_said: false,
+        });
+        waiting.forced |= forced;
+        if waiting.is_said || waiting.since.elapsed() < SAY_AFTER {
+            return Outcome::Nothing;
+        }
+        waiting.is_said = true;
+        Outcome::Unfinished(file)
+    }
+
+    /// Applies the policy again if its files mean another one now, or if `forced`. What is still being
+    /// written is left alone until it is whole.
     pub(super) fn check(&mut self, forced: bool) -> Outcome {
         if self.policies.are_from_stdin() {
             return if forced {
@@ -75,11 +111,28 @@ impl Reloader {
             };
         }
         let is_due = matches!(&self.trouble, Some((_, at)) if at.elapsed() >= TRY_AGAIN);
+        let forced = forced || self.waiting.as_ref().is_some_and(|waiting| waiting.forced);
         let is_new = forced || Stamp::of(&self.files) != self.stamp;
         if !is_new && !is_due {
+            self.waiting = None;
             return Outcome::Nothing;
         }
-        let loaded = match read(&self.policies, &self.files) {
+        if let Some(file) = unfinished(&self.files) {
+            let file = file.to_owned();
+            return self.wait(forced, file);
+        }
+        let read = read(&self.policies, &self.files);
+        let (files, before) = match &read {
+            Ok((_, files, stamp)) => (files, stamp),
+            Err((_, stamp)) => (&self.files, stamp),
+        };
+        // Somebody may have begun to write while they were read.
+        if Stamp::of(files) != *before || unfinished(files).is_some() {
+            let file = files.first().cloned().unwrap_or_default();
+            return self.wait(forced, file);
+        }
+        self.waiting = None;
+        let loaded = match read {
             Ok((loaded, files, stamp)) => {
                 (self.files, self.stamp) = (files, stamp);
                 loaded

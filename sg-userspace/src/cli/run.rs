@@ -1,54 +1,53 @@
 //! `sgctl run`: applies a policy and stays in the foreground: shows the counters, applies the policy
-//! again when its files change, and detaches at the end unless told to leave it.
+//! again when its files change, and at the end returns to what was in force before it, unless told to
+//! leave its policy.
 
-use std::io;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
 use sg_common::flow::TIMEOUTS;
+use sg_userspace::kernel::held::{Held, InForce};
 use sg_userspace::kernel::pins::InterfacePins;
-use sg_userspace::kernel::{self, ApplyOptions, KernelError, flow_tables};
+use sg_userspace::kernel::run_lock::RunLock;
+use sg_userspace::kernel::state::State;
+use sg_userspace::kernel::{self, Applied, ApplyOptions, KernelError, flow_tables, interfaces};
 use sg_userspace::observe::attached::{Attached, Scope, attached};
 use sg_userspace::observe::counters::counters;
 use sg_userspace::observe::events::Events as PacketLog;
 use sg_userspace::observe::flows::monotonic_now;
 use sg_userspace::observe::trace::{PacketTrace, TRACE};
-use sg_userspace::observe::watch::FileWatch;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::counters::seconds;
 use super::failure::Failure;
 use super::policy_args::{Attach, Policies};
 use super::reload::{Outcome, Reloader};
+use super::run_events::{Event, Events};
 use super::run_log::Log;
-use super::screen::Paint;
+use super::terminal::{Hangup, Terminal};
 use super::{Context, Json, apply};
-
-/// What inotify cannot tell (a network file system, a directory made anew) is found by looking.
-const LOOK: Duration = Duration::from_secs(2);
-
-/// How often flows that have expired are swept out of the tables.
-const SWEEP: Duration = Duration::from_secs(5);
-
-/// How often logged packets are fetched; the kernel wakes nobody up for them.
-const FETCH: Duration = Duration::from_millis(100);
 
 /// Enforce a policy in the foreground: live counters, reload when its files change
 #[derive(Args)]
 #[command(after_help = "\
-The policy file and its set files are watched; when they change and mean another policy, it replaces
-the one in force without a gap. A file with errors changes nothing: the errors are printed and the
-policy in force stays. SIGHUP applies the policy again at once. Ctrl-C and SIGTERM detach from the
-interface, unless --persist is given. Packets of rules with `log: true` are printed as they come.
-Flows that have expired are swept out of the flow table.
+The policy file and its set files are watched; when they have been written and mean another policy, it
+replaces the one in force without a gap. A file with errors changes nothing: the errors are printed and
+the policy in force stays. SIGHUP applies the policy again at once.
+
+Ctrl-C, SIGTERM and the loss of the terminal end it (for the last, start it with nohup to go on). Then
+nothing is taken away that it did not put there: it returns to the policy that was in force before it,
+or detaches where there was none, unless --persist is given; and a policy that somebody else has put in
+force meanwhile stays. An interface that is deleted and made anew under its name is attached again at
+once. One `sgctl run` looks after an interface at a time.
+
+Packets of rules with `log: true` are printed as they come. Flows that have expired are swept out of
+the flow table.
 
 Examples:
   sgctl run policy.yaml --iface eth0
   sgctl run base.yaml team.yaml --iface eth0 --persist --interval 60
 
-Exit codes: 0 ended by Ctrl-C or SIGTERM, 1 the policy, the interface or the state is wrong, 2
+Exit codes: 0 ended by Ctrl-C, SIGTERM or the loss of its terminal, 1 the policy, the interface or the state is wrong, 2
 usage, 3 not permitted or the kernel refused.")]
 pub(super) struct Run {
     #[command(flatten)]
@@ -68,102 +67,6 @@ pub(super) struct Run {
     json: Json,
 }
 
-enum Event {
-    Stop(&'static str),
-    Reload,
-    FilesChanged,
-    Look,
-    Show,
-    Fetch,
-    Sweep,
-}
-
-/// Everything that wakes `run` up. Only waiting is asynchronous: the library is called between
-/// waits, since it drives netlink with a runtime of its own.
-struct Events {
-    runtime: tokio::runtime::Runtime,
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-    files: Option<FileWatch>,
-    look: tokio::time::Interval,
-    show: tokio::time::Interval,
-    fetch: tokio::time::Interval,
-    sweep: tokio::time::Interval,
-}
-
-impl Events {
-    fn new(interval: Duration) -> io::Result<Events> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let guard = runtime.enter();
-        let every = |period| {
-            let mut timer = tokio::time::interval(period);
-            timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            timer
-        };
-        let (look, show) = (every(LOOK), every(interval));
-        let (fetch, sweep) = (every(FETCH), every(SWEEP));
-        let (interrupt, terminate, hangup) = (
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-        );
-        drop(guard);
-        Ok(Events {
-            runtime,
-            interrupt,
-            terminate,
-            hangup,
-            files: FileWatch::new().ok(),
-            look,
-            show,
-            fetch,
-            sweep,
-        })
-    }
-
-    fn watch(&mut self, files: &[PathBuf]) {
-        if let Some(watch) = &mut self.files {
-            watch.set(files);
-        }
-    }
-
-    fn next(&mut self) -> Event {
-        let Events {
-            runtime,
-            interrupt,
-            terminate,
-            hangup,
-            files,
-            look,
-            show,
-            fetch,
-            sweep,
-        } = self;
-        runtime.block_on(async {
-            let changed = async {
-                match files {
-                    Some(watch) => watch.changed().await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                biased;
-                _ = interrupt.recv() => Event::Stop("interrupted"),
-                _ = terminate.recv() => Event::Stop("terminated"),
-                _ = hangup.recv() => Event::Reload,
-                _ = changed => Event::FilesChanged,
-                _ = look.tick() => Event::Look,
-                _ = show.tick() => Event::Show,
-                _ = fetch.tick() => Event::Fetch,
-                _ = sweep.tick() => Event::Sweep,
-            }
-        })
-    }
-}
-
 impl Run {
     fn options(&self, context: &Context) -> ApplyOptions {
         let mut options = self.attach.options(context);
@@ -176,61 +79,99 @@ impl Run {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let usual = if context.out.terminal { 1 } else { 10 };
         let interval = self.interval.unwrap_or(Duration::from_secs(usual));
-        // Before anything is attached: a signal from here on ends in detaching.
-        let mut events = Events::new(interval).map_err(|source| Failure::Io {
+        let preparing = |source| Failure::Io {
             what: "preparing to wait for signals",
             source,
-        })?;
+        };
+        // Before anything is attached: a signal from here on ends in returning to what was there.
+        let mut events = Events::new(interval).map_err(preparing)?;
+        let terminal = Terminal::find();
         let iface = &self.attach.iface;
-        let mut log = Log::new(context, self.json.json, iface);
-        let (mut reloader, applied, findings) =
-            Reloader::start(self.policies.clone(), self.options(context))?;
+        let lock = RunLock::take(&context.bpffs, iface)?;
+        let mut log = Log::new(context, self.json.json, iface).map_err(preparing)?;
+        let before = before(context, iface)?;
+        let mut options = self.options(context);
+        if let InForce::Policy(held) = &before {
+            options.held_slots = held.slots();
+        }
+        let (mut reloader, mut applied, findings) =
+            Reloader::start(self.policies.clone(), options)?;
+        applied.mounted = applied.mounted.or_else(|| lock.mounted.clone());
         let one = attached(&context.bpffs, &Scope::Interface(iface.clone()))?
             .into_iter()
-            .next();
-        let follow = match applied.is_first() {
-            true => PacketLog::from_the_first,
-            false => PacketLog::open,
+            .next()
+            .ok_or_else(|| KernelError::NotAttached {
+                scope: format!("`{iface}`"),
+            })?;
+        let packets = match applied.is_first() {
+            true => PacketLog::from_the_first(&one)?,
+            false => PacketLog::open(&one)?,
         };
-        let packets = one.as_ref().map(follow).transpose()?;
         log.applied(
             "applied",
             &applied,
             &apply::findings(&findings, &self.policies),
         );
         events.watch(reloader.files());
-        let pins = one.map(|one| one.pins);
+        events.watch_pins(&one.pins.dir);
         let mut session = Session {
             context,
             policies: &self.policies,
             iface,
             log,
-            pins: pins.clone(),
+            pins: one.pins,
+            ours: Ours::of(&applied.state),
+            before,
+            current: None,
+            theirs: None,
+            is_gone: false,
             timeouts: applied.state.timeouts,
-            generation: applied.state.policy.generation,
+            terminal,
             trouble: None,
-            packets,
+            packets: Some(packets),
             trace: None,
             traces: self.trace,
         };
+        session.hold();
         let ended = session.attend(&mut events, &mut reloader);
         session.log.close();
-        match ended {
-            Ok(_) if self.persist => {
-                let line = format!(
-                    "stays attached to {iface}: `sgctl detach --iface {iface}` ends enforcement"
-                );
-                session.log.event("left", &line, json!({}));
-                Ok(())
-            }
-            Ok(why) => session.detach(pins.as_ref(), why),
-            Err(failure) => {
-                // Somebody took the interface or the pins away; what is left goes too.
-                if let Some(pins) = pins.filter(InterfacePins::exists) {
-                    kernel::detach(&context.bpffs, &pins)?;
-                }
-                Err(failure)
-            }
+        let ended = ended.and_then(|why| session.leave(self.persist, why));
+        // Standard error may stall as well.
+        let ended = ended.map_err(|failure| {
+            session.log.failure(&failure);
+            Failure::Told(failure.exit_code())
+        });
+        session.log.finish();
+        drop(lock);
+        ended
+    }
+}
+
+/// What is in force on an interface, kept open.
+fn before(context: &Context, iface: &str) -> Result<InForce, Failure> {
+    let found = match attached(&context.bpffs, &Scope::Interface(iface.to_owned())) {
+        Ok(found) => found,
+        Err(KernelError::NotAttached { .. }) => return Ok(InForce::Nothing),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(match found.first() {
+        Some(one) => InForce::find(&context.bpffs, &one.pins)?,
+        None => InForce::Nothing,
+    })
+}
+
+/// What this process has put in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ours {
+    generation: u32,
+    programs: [u32; 2],
+}
+
+impl Ours {
+    fn of(state: &State) -> Ours {
+        Ours {
+            generation: state.policy.generation,
+            programs: [state.inbound_program, state.outbound_program],
         }
     }
 }
@@ -240,13 +181,22 @@ struct Session<'a> {
     policies: &'a Policies,
     iface: &'a str,
     log: Log,
-    pins: Option<InterfacePins>,
+    pins: InterfacePins,
+    ours: Ours,
+    /// What was in force before this process, to return to.
+    before: InForce,
+    /// What is in force now, whoever has put it there, to be attached to an interface that is made anew.
+    current: Option<Box<Held>>,
+    /// What somebody else has put in force since, so as to say it once.
+    theirs: Option<Ours>,
+    /// The interface does not exist at the moment.
+    is_gone: bool,
     /// Of the policy in force.
     timeouts: [u32; TIMEOUTS],
-    generation: u32,
+    terminal: Terminal,
     /// Why the counters could not be read last time, so as to say it once.
     trouble: Option<String>,
-    /// Packets of rules with `log`.
+    /// Logged packets.
     packets: Option<PacketLog>,
     /// The packet path's own log of the generation in force, with `--trace`.
     trace: Option<PacketTrace>,
@@ -263,29 +213,65 @@ impl Session<'_> {
         loop {
             match events.next() {
                 Event::Stop(why) => return Ok(why),
+                Event::Hangup => match self.terminal.hangup() {
+                    Hangup::Lost => return Ok("the terminal has gone"),
+                    Hangup::Outlived => {}
+                    Hangup::Asked => self.reload(events, reloader, true)?,
+                },
                 Event::Show => self.show()?,
-                Event::Fetch => self.fetch(),
+                Event::Fetch => {
+                    self.fetch();
+                    if reloader.is_waiting() {
+                        self.reload(events, reloader, false)?;
+                    }
+                }
                 Event::Sweep => self.sweep(),
-                event => {
-                    let outcome = reloader.check(matches!(event, Event::Reload));
-                    let is_quiet = matches!(outcome, Outcome::Nothing);
-                    self.tell(outcome);
-                    if !is_quiet || matches!(event, Event::FilesChanged) {
-                        // A directory on the way may be another one by now.
-                        events.watch(reloader.files());
+                Event::PinsChanged => self.look_at_pins()?,
+                Event::LinksChanged => self.look_at_link(events, reloader)?,
+                Event::Look => {
+                    if self.terminal.is_lost() {
+                        return Ok("the terminal has gone");
                     }
-                    if !is_quiet {
-                        self.show()?;
-                    }
+                    self.look_at_link(events, reloader)?;
+                    self.look_at_pins()?;
+                    self.reload(events, reloader, false)?;
+                }
+                Event::FilesChanged => {
+                    self.reload(events, reloader, false)?;
+                    // A directory on the way may be another one by now.
+                    events.watch(reloader.files());
                 }
             }
         }
     }
 
-    /// Prints the packets that rules with `log` have decided. What cannot be read is told with the
-    /// counters, which come from the same place.
+    /// Applies the policy again if its files mean another one, or if `forced`.
+    fn reload(
+        &mut self,
+        events: &mut Events,
+        reloader: &mut Reloader,
+        forced: bool,
+    ) -> Result<(), Failure> {
+        if self.is_gone {
+            // There is nothing to apply it to; when there is, it is applied.
+            return Ok(());
+        }
+        let outcome = reloader.check(forced);
+        if matches!(outcome, Outcome::Nothing) {
+            return Ok(());
+        }
+        self.tell(outcome);
+        events.watch(reloader.files());
+        self.show()
+    }
+
+    /// Prints the packets that were to be logged, as long as somebody reads: else they are kept where
+    /// they are, where the newest are kept. What cannot be read is told with the counters, which come
+    /// from the same place.
     fn fetch(&mut self) {
-        if let Some(Ok(logged)) = self.packets.as_mut().map(PacketLog::drain) {
+        if self.log.has_room()
+            && let Some(Ok(logged)) = self.packets.as_mut().map(PacketLog::drain)
+        {
             self.log.packets(&logged);
         }
         if self.traces {
@@ -296,13 +282,11 @@ impl Session<'_> {
     /// Makes room in the flow tables. Expired flows are no longer found anyway, so a failure costs
     /// nothing but room, and whatever is wrong is told with the counters.
     fn sweep(&mut self) {
-        if let Some(pins) = &self.pins {
-            let _ = flow_tables::sweep(pins, &self.timeouts, monotonic_now());
-        }
+        let _ = flow_tables::sweep(&self.pins, &self.timeouts, monotonic_now());
     }
 
     fn fetch_trace(&mut self) {
-        if self.trace.as_ref().map(PacketTrace::generation) != Some(self.generation) {
+        if self.trace.as_ref().map(PacketTrace::generation) != Some(self.ours.generation) {
             let scope = Scope::Interface(self.iface.to_owned());
             let found = attached(&self.context.bpffs, &scope).unwrap_or_default();
             self.trace = found.first().and_then(|one| PacketTrace::open(one).ok());
@@ -313,18 +297,42 @@ impl Session<'_> {
         }
     }
 
+    /// Keeps open what is in force. Where that fails it can still be loaded anew when it is needed.
+    fn hold(&mut self) {
+        self.current = match InForce::find(&self.context.bpffs, &self.pins) {
+            Ok(InForce::Policy(held)) => Some(held),
+            Ok(InForce::Nothing | InForce::Damaged) | Err(_) => None,
+        };
+    }
+
+    /// Remembers what has just been put in force.
+    fn applied(&mut self, applied: &Applied) {
+        self.hold();
+        self.ours = Ours::of(&applied.state);
+        self.theirs = None;
+        self.timeouts = applied.state.timeouts;
+    }
+
     fn tell(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Nothing => {}
             Outcome::Unchanged => self.log.unchanged(),
             Outcome::Applied(applied, findings) => {
-                self.generation = applied.state.policy.generation;
-                self.timeouts = applied.state.timeouts;
+                self.applied(&applied);
                 let warnings = apply::findings(&findings, self.policies);
                 self.log.applied("reloaded", &applied, &warnings);
             }
-            Outcome::Invalid(errors) => self.log.invalid(errors, self.generation),
-            Outcome::Refused(failure) => self.log.refused(&failure, self.generation),
+            Outcome::Unfinished(file) => {
+                let file = file.display().to_string();
+                let line = format!(
+                    "waiting: {file} is still being written, and generation {} stays in force until \
+                     it is whole",
+                    self.ours.generation
+                );
+                self.log.event("waiting", &line, json!({"file": file}));
+            }
+            Outcome::Invalid(errors) => self.log.invalid(errors, self.ours.generation),
+            Outcome::Refused(failure) => self.log.refused(&failure, self.ours.generation),
             Outcome::NotReadable => {
                 let line = "not reloaded: the policy came from standard input, which can be read \
                             only once; apply a file instead";
@@ -333,8 +341,76 @@ impl Session<'_> {
         }
     }
 
+    /// Looks whether what is in force is still what this process has put there. That it has been
+    /// taken away ends the session.
+    fn look_at_pins(&mut self) -> Result<(), Failure> {
+        let state = match State::read(&self.pins) {
+            Ok(Some(state)) => state,
+            Ok(None) if !self.pins.exists() => {
+                return Err(KernelError::NotAttached {
+                    scope: format!("`{}`", self.iface),
+                }
+                .into());
+            }
+            // Somebody is in the middle of it, or it is damaged, which is told with the counters.
+            Ok(None) | Err(_) => return Ok(()),
+        };
+        let found = Ours::of(&state);
+        if found == self.ours || self.theirs.as_ref() == Some(&found) {
+            return Ok(());
+        }
+        let (name, generation) = (&state.policy.name, state.policy.generation);
+        let line = format!(
+            "somebody else has put {} in force on {}, generation {generation}, in place of \
+             generation {}: it stays until the files of this policy change or a SIGHUP comes",
+            self.log.bold(name),
+            self.iface,
+            self.ours.generation,
+        );
+        let details = json!({"policy": state.policy, "replaced": self.ours.generation});
+        self.log.event("replaced", &line, details);
+        self.timeouts = state.timeouts;
+        self.theirs = Some(found);
+        self.hold();
+        Ok(())
+    }
+
+    /// Looks whether the interface is still the one that the policy is attached to. One that is made
+    /// anew under its name has nothing attached.
+    fn look_at_link(
+        &mut self,
+        events: &mut Events,
+        reloader: &mut Reloader,
+    ) -> Result<(), Failure> {
+        let started = Instant::now();
+        let index = match interfaces::index_of(self.iface) {
+            Ok(index) => index,
+            Err(KernelError::NoInterface { .. }) => {
+                if !self.is_gone {
+                    self.is_gone = true;
+                    let line = format!(
+                        "{} has gone: its policy is attached again when it comes back",
+                        self.iface
+                    );
+                    self.log.event("gone", &line, json!({}));
+                }
+                return Ok(());
+            }
+            // Told with the counters.
+            Err(_) => return Ok(()),
+        };
+        if index == self.pins.ifindex {
+            self.is_gone = false;
+            return Ok(());
+        }
+        self.attach_again(events, reloader, started)
+    }
+
     /// Shows the counters, and ends the session when there is nothing left to count.
     fn show(&mut self) -> Result<(), Failure> {
+        if self.is_gone {
+            return Ok(());
+        }
         let scope = Scope::Interface(self.iface.to_owned());
         let one = |found: Vec<Attached>| found.into_iter().next();
         let read = attached(&self.context.bpffs, &scope)
@@ -346,8 +422,9 @@ impl Session<'_> {
                 self.log.counters(&now);
             }
             Ok(None) => {}
-            Err(error @ (KernelError::NotAttached { .. } | KernelError::NoInterface { .. })) => {
-                return Err(error.into());
+            // The interface may just have gone, or come back.
+            Err(KernelError::NotAttached { .. } | KernelError::NoInterface { .. }) => {
+                return self.look_at_pins();
             }
             Err(error) => {
                 let text = error.to_string();
@@ -362,15 +439,93 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn detach(mut self, pins: Option<&InterfacePins>, why: &str) -> Result<(), Failure> {
-        // Whatever is still open here would be waited for.
-        (self.packets, self.trace) = (None, None);
-        if let Some(pins) = pins {
-            kernel::detach(&self.context.bpffs, pins)?;
+    /// Attaches what is in force to the interface that has come back under its name.
+    fn attach_again(
+        &mut self,
+        events: &mut Events,
+        reloader: &mut Reloader,
+        started: Instant,
+    ) -> Result<(), Failure> {
+        let Some(current) = &self.current else {
+            // It could not be kept: `apply` finds what is left of it, and goes on with that.
+            self.is_gone = false;
+            return self.reload(events, reloader, true);
+        };
+        let pins = match current.attach_again(&self.context.bpffs, &self.pins, self.iface) {
+            Ok(pins) => pins,
+            Err(error @ KernelError::NotAttached { .. }) => return Err(error.into()),
+            Err(error) => {
+                let text = error.to_string();
+                if self.trouble.as_ref() != Some(&text) {
+                    let line = format!("{} has come back UNPROTECTED:", self.iface);
+                    self.log.event("error", &line, json!({}));
+                    self.log.failure(&error.into());
+                }
+                self.trouble = Some(text);
+                return Ok(());
+            }
+        };
+        let milliseconds = started.elapsed().as_secs_f64() * 1e3;
+        (self.is_gone, self.trouble) = (false, None);
+        if let Some(packets) = &mut self.packets {
+            packets.moved_to(&pins);
         }
-        let painted = self.context.out.paint(Paint::Green, "detached");
-        let line = format!("{painted} from {} ({why})", self.iface);
-        self.log.event("detached", &line, json!({"why": why}));
+        events.watch_pins(&pins.dir);
+        self.pins = pins;
+        let line = format!(
+            "{} has been made anew: its policy is attached again, {milliseconds:.1} ms after that was \
+             known, with its counters and flows",
+            self.iface
+        );
+        let details = json!({"ifindex": self.pins.ifindex, "milliseconds": milliseconds});
+        self.log.event("reattached", &line, details);
+        self.look_at_pins()
+    }
+
+    /// Returns to what was in force before, as far as what is in force is still this process's.
+    fn leave(&mut self, persist: bool, why: &str) -> Result<(), Failure> {
+        // Whatever is still open here would be waited for.
+        (self.packets, self.trace, self.current) = (None, None, None);
+        if !self.is_gone {
+            self.look_at_pins()?;
+        }
+        let iface = self.iface;
+        let bpffs = &self.context.bpffs;
+        let details = json!({"why": why});
+        let left = match &self.before {
+            _ if persist => "",
+            _ if self.theirs.is_some() => ", for it is somebody else's",
+            InForce::Damaged => ", for what was there before was damaged",
+            InForce::Policy(_) if self.is_gone => ", for the interface has gone",
+            InForce::Policy(held) if Ours::of(held.state()) == self.ours => {
+                ", for it was there before"
+            }
+            InForce::Policy(held) => {
+                let policy = &held.state().policy;
+                if held.put_back(bpffs, &self.pins, self.ours.programs)? {
+                    let line = format!(
+                        "{} to {} on {iface}, generation {}, as it was before ({why})",
+                        self.log.green("returned"),
+                        self.log.bold(&policy.name),
+                        policy.generation,
+                    );
+                    let details = json!({"why": why, "policy": policy});
+                    self.log.event("returned", &line, details);
+                    return Ok(());
+                }
+                ", for it is not what this process has put there"
+            }
+            InForce::Nothing => {
+                kernel::detach(bpffs, &self.pins)?;
+                let line = format!("{} from {iface} ({why})", self.log.green("detached"));
+                self.log.event("detached", &line, details);
+                return Ok(());
+            }
+        };
+        let line = format!(
+            "left as it is on {iface}{left} ({why}): `sgctl detach --iface {iface}` ends enforcement"
+        );
+        self.log.event("left", &line, details);
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 //! above a table drawn in place; elsewhere each is a line, and so is a summary of the counters.
 
 use std::fmt::Write as _;
+use std::io;
 
 use serde::Serialize;
 use serde_json::json;
@@ -15,7 +16,8 @@ use super::apply;
 use super::counters;
 use super::failure::Failure;
 use super::rates::{Rates, Reading};
-use super::screen::{Frame, Paint, Screen};
+use super::run_output::Output;
+use super::screen::{Paint, Screen};
 use super::units::{clean, packet_rate, thousands};
 
 /// An event in JSON: a line with its name, its time and what there is to say about it.
@@ -43,36 +45,66 @@ impl<'a, T> Event<'a, T> {
 }
 
 pub(super) struct Log {
+    /// For the form of what is written; `output` writes it.
     out: Screen,
     err: Screen,
     json: bool,
-    frame: Frame,
+    output: Output,
     before: Option<Reading>,
     interface: String,
 }
 
 impl Log {
-    pub(super) fn new(context: &Context, json: bool, interface: &str) -> Self {
-        Log {
+    pub(super) fn new(context: &Context, json: bool, interface: &str) -> io::Result<Self> {
+        let name = interface.to_owned();
+        let dropped = move |lines: u64| {
+            if json {
+                let event = Event::new("dropped", Some(&name), json!({"lines": lines}));
+                return line_of(&event);
+            }
+            let what = if lines == 1 { "line was" } else { "lines were" };
+            format!(
+                "{} {what} dropped, for nobody read them\n",
+                thousands(lines)
+            )
+        };
+        Ok(Log {
             out: context.out,
             err: context.err,
             json,
-            frame: Frame::new(context.out),
+            output: Output::new(context.out, context.err, dropped)?,
             before: None,
             interface: interface.to_owned(),
-        }
+        })
     }
 
     fn is_live(&self) -> bool {
         self.out.terminal && !self.json
     }
 
+    pub(super) fn bold(&self, text: &str) -> String {
+        self.out.paint(Paint::Bold, text)
+    }
+
+    pub(super) fn green(&self, text: &str) -> String {
+        self.out.paint(Paint::Green, text)
+    }
+
+    /// Whether logged packets may be fetched: else they are kept better where they are.
+    pub(super) fn has_room(&self) -> bool {
+        self.output.has_room()
+    }
+
+    /// Writes what waits to be written, as far as there is somebody to read it.
+    pub(super) fn finish(&self) {
+        self.output.finish();
+    }
+
     /// An event that is one line, about the interface.
     pub(super) fn event(&mut self, event: &'static str, line: &str, details: impl Serialize) {
         if self.json {
-            // Whoever read this may be gone; enforcement and reloading go on.
             let event = Event::new(event, Some(&self.interface), details);
-            let _ = self.out.json_line(&event);
+            self.output.text(line_of(&event));
             return;
         }
         self.line(line);
@@ -86,7 +118,7 @@ impl Log {
             }
             false => format!("{line}\n"),
         };
-        let _ = self.above(&line);
+        self.output.text(line);
     }
 
     /// As [`Log::event`], of something that happened before it is told. `details` have the time too.
@@ -105,7 +137,7 @@ impl Log {
                 interface,
                 details,
             };
-            let _ = self.out.json_line(&event);
+            self.output.text(line_of(&event));
             return;
         }
         let local = at.to_zoned(jiff::tz::TimeZone::system());
@@ -113,37 +145,22 @@ impl Log {
             true => local.strftime("%H:%M:%S%.3f").to_string(),
             false => local.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string(),
         };
-        let _ = self.above(&format!("{} {line}\n", self.out.paint(Paint::Dim, at)));
-    }
-
-    /// Writes where the table stood, and the table below it.
-    fn above(&mut self, text: &str) -> Result<(), Failure> {
-        if !self.is_live() {
-            return self.out.print(text);
-        }
-        self.frame.clear()?;
-        self.out.print(text)?;
-        self.frame.redraw()
+        let line = format!("{} {line}\n", self.out.paint(Paint::Dim, at));
+        self.output.text(line);
     }
 
     /// The last table stays, and what is said from now on comes after it.
     pub(super) fn close(&mut self) {
         if self.is_live() {
-            self.frame.leave();
+            self.output.leave_table();
             // Ctrl-C has left its mark on the line.
-            let _ = self.out.print("\r\x1b[K");
+            self.output.text("\r\x1b[K".into());
         }
     }
 
-    /// As `above`, for a failure, which goes to standard error.
+    /// A failure, which goes to standard error.
     pub(super) fn failure(&mut self, failure: &Failure) {
-        if !self.is_live() {
-            failure.report(&self.err);
-            return;
-        }
-        let _ = self.frame.clear();
-        failure.report(&self.err);
-        let _ = self.frame.redraw();
+        self.output.failure(failure.shown(&self.err));
     }
 
     pub(super) fn applied(&mut self, name: &'static str, applied: &Applied, warnings: &str) {
@@ -208,16 +225,25 @@ impl Log {
     pub(super) fn counters(&mut self, now: &Counters) {
         let rates = Rates::since(self.before.take());
         let all = std::slice::from_ref(now);
-        let _ = if self.json {
-            self.out.json_line(&Event::new("counters", None, now))
+        if self.json {
+            self.output
+                .counters(line_of(&Event::new("counters", None, now)));
         } else if self.is_live() {
-            let screen = self.frame.screen();
-            let text = counters::text(&screen, all, Some(&rates), false);
-            self.frame.draw(&text)
+            self.out.measure();
+            let text = counters::text(&self.out, all, Some(&rates), false);
+            self.output.table(text);
         } else {
-            self.out.print(&summary(now, &rates))
-        };
+            self.output.counters(summary(now, &rates));
+        }
         self.before = Some(Reading::of(all));
+    }
+}
+
+/// An object on a line; nothing where it cannot be rendered, which does not happen to what we have.
+fn line_of(value: &impl Serialize) -> String {
+    match serde_json::to_string(value) {
+        Ok(json) => format!("{json}\n"),
+        Err(_) => String::new(),
     }
 }
 

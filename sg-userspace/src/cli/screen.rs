@@ -199,6 +199,11 @@ impl Frame {
         }
     }
 
+    /// Whether a block stands above the cursor.
+    pub(super) fn is_drawn(&self) -> bool {
+        self.drawn > 0
+    }
+
     /// The screen as wide as the terminal is now.
     pub(super) fn screen(&mut self) -> Screen {
         self.screen.measure();

@@ -1,6 +1,7 @@
 //! Applies a policy to an interface, in three steps that each do one thing: `plan` compiles and
 //! compares, `prepare` loads and checks, and only `commit` changes what packets meet.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -53,8 +54,11 @@ pub struct ApplyOptions {
     /// Does not keep connections that exist at a first attachment, nor those that the policy which is
     /// replaced passed by its rules alone.
     pub cut_existing: bool,
-    /// See [`Generation::log_level`].
+    /// See [`super::programs::Generation::log_level`].
     pub log_level: u8,
+    /// Counter slots that stay their owners' although these are in no policy any more: of a generation
+    /// that is kept to be put in force again (see `held`).
+    pub held_slots: HashSet<u32>,
 }
 
 impl ApplyOptions {
@@ -69,6 +73,7 @@ impl ApplyOptions {
             budget: Budget::default(),
             cut_existing: false,
             log_level: 0,
+            held_slots: HashSet::new(),
         }
     }
 }

@@ -21,7 +21,7 @@ use super::{KernelError, stages};
 use crate::policy::Established;
 
 /// What the node opens from then on is remembered when inbound packets begin to be judged.
-const ORDER: [Direction; 2] = [Direction::Outbound, Direction::Inbound];
+pub(super) const ORDER: [Direction; 2] = [Direction::Outbound, Direction::Inbound];
 
 pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, KernelError> {
     let hooks = Hooks {
@@ -155,14 +155,14 @@ fn halfway(plan: &Plan, error: KernelError) -> KernelError {
     error.with_standing(standing)
 }
 
-fn hook_name(hook: EgressHook) -> String {
+pub(super) fn hook_name(hook: EgressHook) -> String {
     match hook {
         EgressHook::Clsact => "clsact".into(),
         EgressHook::Tcx | EgressHook::Auto => "tcx".into(),
     }
 }
 
-fn mode_name(mode: XdpMode) -> String {
+pub(super) fn mode_name(mode: XdpMode) -> String {
     match mode {
         XdpMode::Generic => "generic".into(),
         XdpMode::Native | XdpMode::Auto => "native".into(),

@@ -29,6 +29,12 @@ pub enum KernelError {
     #[diagnostic(help("interfaces here: {known}; another namespace is named with --netns"))]
     NoInterface { name: String, known: String },
 
+    #[error("another `sgctl run` looks after `{interface}`{by}")]
+    #[diagnostic(help(
+        "end that one first; or apply the policy with `sgctl apply`, which it will notice and leave in force"
+    ))]
+    RunsAlready { interface: String, by: String },
+
     #[error("interface `{interface}` carries no Ethernet frames")]
     #[diagnostic(help(
         "tunnels such as WireGuard and tun have no link-layer header to find the packet behind; \
@@ -203,6 +209,7 @@ impl KernelError {
             KernelError::Refused { .. } => "refused",
             KernelError::NoInterface { .. } => "no-interface",
             KernelError::NotEthernet { .. } => "not-ethernet",
+            KernelError::RunsAlready { .. } => "runs-already",
             KernelError::NoNetns { .. } => "no-netns",
             KernelError::OtherXdp { .. } => "other-xdp",
             KernelError::PrivateMount { .. } => "private-mount",

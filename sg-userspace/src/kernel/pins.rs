@@ -11,9 +11,12 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::faults::step;
 use super::trust::{self, create_dir};
-use super::{KernelError, bpffs, lifetime, links};
+use super::{KernelError, bpffs, lifetime, links, run_lock};
 use sg_common::LAYOUT_VERSION;
 use sg_common::verdict::Direction;
+
+/// In front of an interface's name: see `run_lock`.
+const RUN: &str = "run_";
 
 /// Between a direction and a generation.
 const STAGES: &str = "_stages_";
@@ -62,6 +65,28 @@ impl PinTree {
             netns_cookie,
             ifindex,
         }
+    }
+
+    /// The directory whose lock is held by who looks after an interface, made where there is none.
+    pub(super) fn run_dir(
+        &self,
+        netns_cookie: u64,
+        interface: &str,
+    ) -> Result<PathBuf, KernelError> {
+        let netns = self.version_dir().join(netns_cookie.to_string());
+        // A BPF file system has no names with a dot.
+        let name: String = interface
+            .bytes()
+            .map(|byte| match byte.is_ascii_alphanumeric() {
+                true => char::from(byte).to_string(),
+                false => format!("%{byte:02x}"),
+            })
+            .collect();
+        let dir = netns.join(format!("{RUN}{name}"));
+        for dir in [&self.root, &self.version_dir(), &netns, &dir] {
+            create_dir(dir)?;
+        }
+        Ok(dir)
     }
 
     /// Every interface that has pins of this layout version.
@@ -169,6 +194,11 @@ impl PinTree {
             // Of somebody who was killed.
             for ifindex in numbers_in(&netns).unwrap_or_default() {
                 let _ = fs::remove_dir(netns.join(ifindex.to_string()));
+            }
+            for name in names_in(&netns).unwrap_or_default() {
+                if name.starts_with(RUN) {
+                    run_lock::tidy(&netns.join(name));
+                }
             }
             let _ = fs::remove_dir(netns);
         }

@@ -109,7 +109,7 @@ pub(super) fn plan(
         Start::Replace(replaced) => runs(&replaced.inspection, &replaced.state),
         Start::First | Start::Leftovers(_) => false,
     };
-    let in_use = PinnedUse::new(found, previous, runs_alone);
+    let in_use = PinnedUse::new(found, previous, runs_alone, &options.held_slots);
     let assignment = slots::assign(policy, previous, capacity, &in_use)?;
     let started = Instant::now();
     let compiled = compile(policy, &assignment.slots(), options.budget)?;
@@ -150,7 +150,7 @@ pub(super) fn plan(
         policy: PolicyRecord {
             name: policy.name.clone(),
             digest: policy.digest.clone(),
-            generation: previous.map_or(0, |s| s.policy.generation) + 1,
+            generation: previous.map_or(0, |s| s.policy.generation.max(s.last_generation)) + 1,
             applied_at: now,
         },
         inbound_program: 0,
@@ -166,6 +166,7 @@ pub(super) fn plan(
         opens_flows,
         has_flows,
         log_level: options.log_level,
+        last_generation: 0,
         rules: assignment.rules,
         retired: assignment.retired,
         forgotten: assignment.forgotten,

@@ -132,7 +132,7 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
 
 /// Takes the pins of an interface that was moved, or made anew, to where they belong. What is attached
 /// stays so.
-fn adopt(from: &InterfacePins, to: &InterfacePins) -> Result<(), KernelError> {
+pub(super) fn adopt(from: &InterfacePins, to: &InterfacePins) -> Result<(), KernelError> {
     if to.exists() {
         // Nothing of it is attached to the interface: it would have been found.
         remove(&super::inspect::inspect(to)?)?;

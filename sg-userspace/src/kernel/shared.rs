@@ -22,14 +22,22 @@ pub(super) struct PinnedUse<'a> {
     /// The programs of that record, and no others, run in both directions: those of an earlier one would
     /// still count in slots that the record calls retired.
     runs_alone: bool,
+    /// Slots of a generation that may be put in force again.
+    held: &'a HashSet<u32>,
 }
 
 impl<'a> PinnedUse<'a> {
-    pub(super) fn new(pins: &'a InterfacePins, state: Option<&'a State>, runs_alone: bool) -> Self {
+    pub(super) fn new(
+        pins: &'a InterfacePins,
+        state: Option<&'a State>,
+        runs_alone: bool,
+        held: &'a HashSet<u32>,
+    ) -> Self {
         PinnedUse {
             pins,
             state,
             runs_alone,
+            held,
         }
     }
 }
@@ -39,7 +47,7 @@ impl SlotUse for PinnedUse<'_> {
         let state = self.state.filter(|_| self.runs_alone)?;
         // Taken out, and not left out: under longer time-outs they would be alive again.
         sweep(self.pins, &state.timeouts, monotonic_now()).ok()?;
-        let mut named = HashSet::new();
+        let mut named = self.held.clone();
         each_flow(self.pins, |flow| {
             named.insert(flow.value.slot);
         })

@@ -270,6 +270,7 @@ mod tests {
             opens_flows: true,
             has_flows: true,
             log_level: 0,
+            last_generation: 0,
             rules: assignment.rules.clone(),
             retired: assignment.retired.clone(),
             forgotten: assignment.forgotten.clone(),

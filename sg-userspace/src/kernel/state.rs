@@ -59,6 +59,10 @@ pub struct State {
     /// See [`crate::kernel::programs::Generation::log_level`].
     #[serde(default)]
     pub log_level: u8,
+    /// The latest generation that has run, where that is not the one in force: a number is used once, since
+    /// flows tell by it whether they have been judged.
+    #[serde(default)]
+    pub last_generation: u32,
     /// Rules of the policy in force, inbound first, in order of position.
     pub rules: Vec<SlotOwner>,
     /// Rules of earlier policies whose slots flows may still name, or which have counted packets.
@@ -204,6 +208,11 @@ pub(super) fn taken_back(current: State, attempted: State) -> State {
         retired: retired.filter(|owner| !is_in_force(owner)).collect(),
         forgotten: attempted.forgotten,
         counter_maps: attempted.counter_maps,
+        last_generation: attempted
+            .policy
+            .generation
+            .max(attempted.last_generation)
+            .max(current.last_generation),
         ..current
     }
 }
@@ -349,6 +358,7 @@ mod tests {
             opens_flows: true,
             has_flows: true,
             log_level: 0,
+            last_generation: 0,
             rules: vec![SlotOwner {
                 slot: 32,
                 direction: Direction::Inbound,

@@ -299,6 +299,28 @@ pub(super) fn redirect(descriptor: BorrowedFd<'_>, other: BorrowedFd<'_>) -> io:
     Ok(())
 }
 
+/// Whether somebody has the file open for writing: the kernel gives a lease for reading only where
+/// nobody has (fcntl(2)). An error where it gives none: the file system has no leases, or the file is
+/// another user's.
+///
+/// For the moment that the lease is held, somebody who opens the file for writing has to wait, and the
+/// process gets a SIGIO, which it has to have a handler for.
+pub(crate) fn is_open_for_writing(file: BorrowedFd<'_>) -> io::Result<bool> {
+    let lease = |kind: libc::c_int| {
+        // SAFETY: no pointers; the descriptor is open.
+        let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) };
+        match result {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    match lease(libc::F_RDLCK) {
+        Ok(()) => lease(libc::F_UNLCK).map(|()| false),
+        Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => Ok(true),
+        Err(e) => Err(e),
+    }
+}
+
 /// Opens what is pinned at `path`.
 pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;

@@ -93,6 +93,11 @@ impl Events {
         })
     }
 
+    /// The pins of the interface are elsewhere by now.
+    pub fn moved_to(&mut self, pins: &InterfacePins) {
+        self.pins = pins.clone();
+    }
+
     /// Everything since the last call.
     pub fn drain(&mut self) -> Result<Logged, KernelError> {
         let drained = self.reader.drain();

@@ -5,5 +5,6 @@ pub mod counters;
 pub mod events;
 pub mod explain;
 pub mod flows;
+pub mod pin_watch;
 pub mod trace;
 pub mod watch;

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +13,8 @@ use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, timeout_at};
+
+use crate::kernel::is_open_for_writing;
 
 /// As many symbolic links as the kernel follows in one path.
 const MOST_LINKS: usize = 40;
@@ -161,6 +164,25 @@ fn parts_of(path: &Path) -> Vec<OsString> {
         .map(|part| part.as_os_str().to_owned())
         .rev()
         .collect()
+}
+
+/// How long a file must not have changed to be taken for whole.
+const STILL: Duration = Duration::from_millis(200);
+
+/// The first of these files that is still being written, as far as can be told: somebody has it open for
+/// writing, or it has changed a moment ago. A file that is not there is not being written.
+///
+/// The process must have a handler for SIGIO.
+pub fn unfinished(files: &[PathBuf]) -> Option<&Path> {
+    files.iter().map(PathBuf::as_path).find(|file| {
+        let Ok(file) = fs::File::open(file) else {
+            return false;
+        };
+        let changed = file.metadata().and_then(|about| about.modified());
+        // A time in the future says nothing.
+        let age = changed.ok().and_then(|changed| changed.elapsed().ok());
+        age.is_some_and(|age| age < STILL) || is_open_for_writing(file.as_fd()).unwrap_or(false)
+    })
 }
 
 /// What tells one state of some files from another without reading them.

@@ -5,6 +5,7 @@ mod bpffs;
 mod kernel;
 mod refusals;
 mod run;
+mod run_ends;
 mod schema;
 mod shared;
 mod words;

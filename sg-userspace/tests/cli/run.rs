@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use super::world::{World, file};
 
-fn policy(port: u16) -> String {
+pub(super) fn policy(port: u16) -> String {
     format!(
         "name: p{port}\ninbound: [{{protocol: tcp, ports: {port}, from: any, action: accept}}]\n"
     )
@@ -19,8 +19,8 @@ fn policy(port: u16) -> String {
 
 /// A `run` in the background and the lines that it prints.
 pub(super) struct Running {
-    child: Child,
-    lines: Receiver<String>,
+    pub(super) child: Child,
+    pub(super) lines: Receiver<String>,
 }
 
 impl Running {
@@ -32,19 +32,13 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let (sender, lines) = channel();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        std::thread::spawn(move || {
-            for line in out.lines().map_while(Result::ok) {
-                let _ = sender.send(line);
-            }
-        });
+        let lines = lines_of(child.stdout.take().unwrap());
         Running { child, lines }
     }
 
     /// Waits for a line with `words`.
     #[track_caller]
-    fn says(&self, words: &str) {
+    pub(super) fn says(&self, words: &str) {
         self.line(words);
     }
 
@@ -65,13 +59,13 @@ impl Running {
 
     /// Nothing but counters is printed for a while.
     #[track_caller]
-    fn is_quiet(&self) {
+    pub(super) fn is_quiet(&self) {
         while let Ok(line) = self.lines.recv_timeout(Duration::from_millis(800)) {
             assert!(line.contains("packets ("), "{line}");
         }
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(super) fn signal(&self, signal: Signal) {
         let id = i32::try_from(self.child.id()).unwrap();
         kill(Pid::from_raw(id), signal).unwrap();
     }
@@ -94,7 +88,18 @@ impl Drop for Running {
     }
 }
 
-fn in_force(world: &World) -> (String, u64) {
+/// What is written, line by line, until it is closed.
+pub(super) fn lines_of(out: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(out).lines().map_while(Result::ok) {
+            let _ = sender.send(line);
+        }
+    });
+    lines
+}
+
+pub(super) fn in_force(world: &World) -> (String, u64) {
     let json = world.run(&["status", "--iface", "nic", "--json"]).json();
     let policy = &json[0]["policy"];
     let name = policy["name"].as_str().unwrap_or_default().to_owned();
@@ -300,7 +305,7 @@ fn expired_flows_are_swept() {
 #[test]
 fn it_ends_when_somebody_else_detaches() {
     let world = World::new();
-    let mut running = Running::start(&world, &["builtin:tke", "--interval", "0.2", "--json"]);
+    let mut running = Running::start(&world, &["builtin:tke", "--interval", "60", "--json"]);
     running.says(r#""event":"applied""#);
     running.says(r#""event":"counters""#);
     world.run(&["detach", "--iface", "nic"]).ok();

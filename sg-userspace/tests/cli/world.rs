@@ -172,7 +172,14 @@ impl World {
 
     /// A datagram to the node from outside, to a port at which nobody listens.
     pub(crate) fn send_udp_to_node(&self, port: u16) {
-        let send = format!("echo x > /dev/udp/192.0.2.1/{port}");
+        self.send_udp_times(port, 1);
+    }
+
+    /// So many of them, as fast as it goes.
+    pub(crate) fn send_udp_times(&self, port: u16, times: u32) {
+        let send = format!(
+            "exec 3> /dev/udp/192.0.2.1/{port}; for i in $(seq {times}); do echo x >&3; done"
+        );
         let ran = Command::new("ip")
             .args(["netns", "exec", &self.peer, "bash", "-c", &send])
             .output();

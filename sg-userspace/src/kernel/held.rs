@@ -1,0 +1,230 @@
+//! A generation that is kept open, so that it can be put in force again at once: programs, tail-call
+//! targets and record, whatever has become of its pins. Nothing has to be compiled or loaded for it, so
+//! that there is little that can fail; counters and flows are the attachment's, and go on.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use sg_common::verdict::Direction;
+
+use super::apply::{EgressHook, XdpMode};
+use super::commit::{ORDER, hook_name, mode_name};
+use super::hooks::Hooks;
+use super::inspect::{Inspection, inspect};
+use super::pins::{InterfacePins, PinTree};
+use super::prepare::adopt;
+use super::state::{State, taken_back};
+use super::{KernelError, interfaces, links, netns, stages, sys, tc};
+
+/// What was in force.
+pub struct Held {
+    state: State,
+    /// Inbound first, as everything here.
+    programs: [OwnedFd; 2],
+    targets: [OwnedFd; 2],
+}
+
+/// What is in force on an interface.
+pub enum InForce {
+    Nothing,
+    Policy(Box<Held>),
+    /// Not all of it is there, so that it cannot be put in force again.
+    Damaged,
+}
+
+impl InForce {
+    /// Finds out, and keeps it open.
+    pub fn find(bpffs: &Path, pins: &InterfacePins) -> Result<InForce, KernelError> {
+        let tree = PinTree::new(bpffs);
+        let _lock = tree.lock()?;
+        let found = inspect(pins)?;
+        if !found.is_attached() {
+            return Ok(InForce::Nothing);
+        }
+        Ok(match Held::of(&found)? {
+            Some(held) => InForce::Policy(Box::new(held)),
+            None => InForce::Damaged,
+        })
+    }
+}
+
+impl Held {
+    fn of(found: &Inspection) -> Result<Option<Held>, KernelError> {
+        let Some(state) = found.state() else {
+            return Ok(None);
+        };
+        let opening = |e| KernelError::io("opening the programs in force", e);
+        let (mut programs, mut targets) = (Vec::new(), Vec::new());
+        for direction in Direction::BOTH {
+            let id = state.program(direction);
+            if found.running(direction) != Some(id) {
+                return Ok(None);
+            }
+            let Some(program) = sys::program_by_id(id).map_err(opening)? else {
+                return Ok(None);
+            };
+            let generation = state.policy.generation;
+            if !stages::are_there(&found.pins, direction, generation) {
+                return Ok(None);
+            }
+            let path = found.pins.stages(direction, generation);
+            programs.push(program);
+            targets.push(sys::open_pin(&path).map_err(opening)?);
+        }
+        let (Ok(programs), Ok(targets)) = (programs.try_into(), targets.try_into()) else {
+            return Ok(None);
+        };
+        Ok(Some(Held {
+            state,
+            programs,
+            targets,
+        }))
+    }
+
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The counter slots that its programs write, which nobody else may be given meanwhile.
+    pub fn slots(&self) -> HashSet<u32> {
+        self.state.rules.iter().map(|owner| owner.slot).collect()
+    }
+
+    /// Puts it in force again in place of the programs `ours`, inbound first. False, and nothing is
+    /// changed, where those are not what is in force.
+    pub fn put_back(
+        &self,
+        bpffs: &Path,
+        pins: &InterfacePins,
+        ours: [u32; 2],
+    ) -> Result<bool, KernelError> {
+        let tree = PinTree::new(bpffs);
+        let _lock = tree.lock()?;
+        let found = inspect(pins)?;
+        let running = Direction::BOTH.map(|direction| found.running(direction));
+        let Some(current) = found.state().filter(|_| running == ours.map(Some)) else {
+            return Ok(false);
+        };
+        let opening = |e| KernelError::io("opening the programs in force", e);
+        let now = ours.map(sys::program_by_id);
+        let [inbound, outbound] = now;
+        let now = [inbound.map_err(opening)?, outbound.map_err(opening)?];
+        let hooks = Hooks {
+            pins,
+            interface: &current.interface,
+            xdp_mode: mode_of(&current),
+            egress_hook: match found.outbound.live_link() {
+                Some(_) => EgressHook::Tcx,
+                None => EgressHook::Clsact,
+            },
+            owns_qdisc: current.added_clsact,
+        };
+        let state = State {
+            interface: current.interface.clone(),
+            ifindex: current.ifindex,
+            netns: current.netns.clone(),
+            netns_cookie: current.netns_cookie,
+            attached_at: current.attached_at.clone(),
+            added_clsact: current.added_clsact,
+            ..taken_back(self.state.clone(), current.clone())
+        };
+        let put = self.put(state, &hooks);
+        if let Err(error) = put {
+            // Both directions again as they were, as far as the kernel lets it be done.
+            let mut is_back = true;
+            for direction in ORDER {
+                let program = &now[direction as usize];
+                let put = program.as_ref().map(|p| hooks.put(direction, p.as_fd()));
+                is_back &= put.is_some_and(|put| put.is_ok());
+            }
+            if is_back {
+                let _ = current.write(pins);
+                let _ = links::unpin(&pins.state_next());
+                let _ = stages::leave_only(pins, current.policy.generation);
+            }
+            return Err(match inspect(pins) {
+                Ok(found) => error.with_standing(found.standing()),
+                Err(_) => error,
+            });
+        }
+        Ok(true)
+    }
+
+    /// Attaches it to the interface that has been made anew under the name of the one it was attached to,
+    /// whose pins are `from`. Counters and flows go on. Returns where the pins are now.
+    pub fn attach_again(
+        &self,
+        bpffs: &Path,
+        from: &InterfacePins,
+        interface: &str,
+    ) -> Result<InterfacePins, KernelError> {
+        let tree = PinTree::new(bpffs);
+        let _lock = tree.lock()?;
+        let pins = tree.interface(netns::cookie()?, interfaces::index_of(interface)?);
+        if pins == *from || inspect(&pins)?.is_attached() {
+            // Somebody has done it.
+            return Ok(pins);
+        }
+        if !from.exists() {
+            return Err(KernelError::NotAttached {
+                scope: format!("`{interface}`"),
+            });
+        }
+        adopt(from, &pins)?;
+        let found = inspect(&pins)?;
+        if let Some((_, id)) = found.inbound.others.first() {
+            return Err(super::hooks::other_xdp(interface, *id));
+        }
+        let hooks = Hooks {
+            pins: &pins,
+            interface,
+            xdp_mode: mode_of(&self.state),
+            egress_hook: match self.state.egress_hook.as_str() {
+                "clsact" => EgressHook::Clsact,
+                _ => EgressHook::Auto,
+            },
+            owns_qdisc: tc::look(pins.ifindex)?.qdisc.is_none(),
+        };
+        let recorded = State::read(&pins)?.unwrap_or_else(|| self.state.clone());
+        let state = State {
+            ifindex: pins.ifindex,
+            added_clsact: hooks.owns_qdisc,
+            ..recorded
+        };
+        self.put(state, &hooks)?;
+        Ok(pins)
+    }
+
+    /// Has both hooks run the programs, as `commit` does.
+    fn put(&self, mut state: State, hooks: &Hooks<'_>) -> Result<(), KernelError> {
+        let pins = hooks.pins;
+        let generation = state.policy.generation;
+        for (direction, array) in Direction::BOTH.into_iter().zip(&self.targets) {
+            if stages::are_there(pins, direction, generation) {
+                continue;
+            }
+            let path = pins.stages(direction, generation);
+            links::unpin(&path)
+                .and_then(|()| links::pin(array.as_fd(), &path))
+                .map_err(|e| KernelError::io(format!("pinning {}", path.display()), e))?;
+        }
+        state.write_next(pins)?;
+        for direction in ORDER {
+            hooks.put(direction, self.programs[direction as usize].as_fd())?;
+        }
+        State::promote(pins)?;
+        let (hook, mode) = hooks.in_use()?;
+        (state.egress_hook, state.xdp_mode) = (hook_name(hook), mode_name(mode));
+        state.write(pins)?;
+        hooks.retire_other(hook)?;
+        stages::leave_only(pins, generation)
+    }
+}
+
+fn mode_of(state: &State) -> XdpMode {
+    match state.xdp_mode.as_str() {
+        "generic" => XdpMode::Generic,
+        _ => XdpMode::Auto,
+    }
+}

@@ -1,0 +1,56 @@
+//! Tells when interfaces of the current network namespace come, go or change: the kernel's own messages
+//! (rtnetlink(7), the group of links). What they say is not believed; who is told looks.
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
+use tokio::io::unix::AsyncFd;
+
+/// RTMGRP_LINK (include/uapi/linux/rtnetlink.h).
+const LINKS: u32 = 1;
+
+pub struct LinkWatch {
+    socket: AsyncFd<Socket>,
+}
+
+impl LinkWatch {
+    /// To be called inside a runtime.
+    pub fn new() -> io::Result<LinkWatch> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind(&SocketAddr::new(0, LINKS))?;
+        socket.set_non_blocking(true)?;
+        // SAFETY: the socket owns its descriptor and gives always the same one, until it is dropped with
+        // the watch.
+        let socket = unsafe { AsyncFd::register(socket) };
+        Ok(LinkWatch {
+            socket: socket.map_err(|e| io::Error::other(e.to_string()))?,
+        })
+    }
+
+    /// Returns once something may have changed: a message has come, or some were lost because there were
+    /// more than the socket holds (ENOBUFS). May be dropped at any await and called again.
+    pub async fn changed(&mut self) {
+        let Ok(mut ready) = self.socket.readable().await else {
+            // Nothing will ever come.
+            return std::future::pending().await;
+        };
+        let mut buffer = [0u8; 8192];
+        loop {
+            match recv(
+                self.socket.get_ref().as_raw_fd(),
+                &mut buffer,
+                MsgFlags::MSG_DONTWAIT,
+            ) {
+                Ok(_) | Err(Errno::ENOBUFS | Errno::EINTR) => {}
+                Err(_) => {
+                    ready.clear_ready();
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Who runs `run` on an interface: at most one process, which holds a lock on a directory of its own beside
+//! the pins. The kernel lets go of the lock with the process, however that ends; a directory that is left
+//! goes with the next command that tidies up.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::{major, minor};
+
+use super::pins::PinTree;
+use super::{KernelError, bpffs, interfaces, netns};
+
+/// Held for as long as the process looks after the interface.
+pub struct RunLock {
+    tree: PinTree,
+    dir: PathBuf,
+    /// Set when the BPF file system had to be mounted.
+    pub mounted: Option<PathBuf>,
+    _held: Flock<File>,
+}
+
+impl RunLock {
+    /// Takes the lock of an interface of the current network namespace. It belongs to the name, since the
+    /// interface may be made anew meanwhile.
+    ///
+    /// # Errors
+    /// [`KernelError::RunsAlready`] where somebody has it.
+    pub fn take(path: &Path, interface: &str) -> Result<RunLock, KernelError> {
+        interfaces::index_of(interface)?;
+        let cookie = netns::cookie()?;
+        let bpffs = bpffs::find_or_mount(path)?;
+        let tree = PinTree::new(&bpffs.path);
+        let _lock = tree.lock()?;
+        let dir = tree.run_dir(cookie, interface)?;
+        let failed = |e| KernelError::io(format!("locking {}", dir.display()), e);
+        let file = File::open(&dir).map_err(failed)?;
+        let held = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => held,
+            Err((file, Errno::EWOULDBLOCK)) => {
+                return Err(KernelError::RunsAlready {
+                    interface: interface.to_owned(),
+                    by: holder(&file).map_or_else(String::new, |pid| format!(" (process {pid})")),
+                });
+            }
+            Err((_, errno)) => return Err(failed(errno.into())),
+        };
+        Ok(RunLock {
+            tree,
+            dir,
+            mounted: bpffs.just_mounted.then_some(bpffs.path),
+            _held: held,
+        })
+    }
+}
+
+impl Drop for RunLock {
+    fn drop(&mut self) {
+        // Where it cannot be removed now, it is removed by the next one who tidies up.
+        if let Ok(_lock) = self.tree.lock() {
+            let _ = fs::remove_dir(&self.dir);
+            self.tree.prune();
+        }
+    }
+}
+
+/// Removes a lock's directory unless somebody holds it. To be called under the lock of the tree.
+pub(super) fn tidy(dir: &Path) {
+    let Ok(file) = File::open(dir) else {
+        return;
+    };
+    if let Ok(_held) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        let _ = fs::remove_dir(dir);
+    }
+}
+
+/// The process that holds the lock on a file, where /proc tells (proc_locks(5)).
+fn holder(file: &File) -> Option<u32> {
+    let about = file.metadata().ok()?;
+    let (major, minor) = (major(about.dev()), minor(about.dev()));
+    let name = format!("{major:02x}:{minor:02x}:{}", about.ino());
+    holder_in(&fs::read_to_string("/proc/locks").ok()?, &name)
+}
+
+/// `1: FLOCK  ADVISORY  WRITE 4711 00:2f:12 0 EOF`
+fn holder_in(locks: &str, name: &str) -> Option<u32> {
+    locks.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let is_flock = words.next() == Some("FLOCK");
+        let pid = words.nth(2)?.parse().ok()?;
+        (is_flock && words.next() == Some(name)).then_some(pid)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_of_a_lock_is_found_by_the_file() {
+        let locks = "1: POSIX  ADVISORY  WRITE 12 00:2f:7 0 EOF\n\
+                     1: -> FLOCK  ADVISORY  WRITE 11 00:2f:7 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 4711 00:2f:7 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 4712 00:2f:8 0 EOF\n";
+        assert_eq!(holder_in(locks, "00:2f:7"), Some(4711));
+        assert_eq!(holder_in(locks, "00:2f:8"), Some(4712));
+        assert_eq!(holder_in(locks, "00:2f:9"), None);
+    }
+}
