@@ -58,7 +58,7 @@ fn measure(
 ) -> Result<Vec<Record>> {
     let workload = (case.build)(inputs)?;
     let mut enforcer = Enforcer::load(&workload.policy, case.max_flows)?;
-    enforcer.open_flows(case.flows, |_| ())?;
+    enforcer.open_flows(case.flows, case.max_flows, |_| ())?;
     const NO_INTERFACE: u32 = 0;
     let mut writer = Writer::new(&workload.traffic, NO_INTERFACE, 0x5eed)?;
     let program = enforcer.inbound()?.fd()?.try_clone()?;

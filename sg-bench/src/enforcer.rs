@@ -1,5 +1,7 @@
 //! A policy loaded into the kernel, attached to nothing: what is measured.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, bail};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use sg_bench_ebpf::{FLOW_REMOTE_PORT, flow_address, flow_port};
@@ -61,6 +63,12 @@ impl Ready<'_> {
     }
 }
 
+/// An answer in the flow of that number.
+fn reply(index: u32) -> Vec<u8> {
+    let remote = flow_address(index);
+    frames::flow4(remote, [FLOW_REMOTE_PORT, flow_port(remote)], true)
+}
+
 impl Enforcer {
     pub(crate) fn load(policy: &Policy, max_flows: u32) -> Result<Self> {
         Self::ready(policy, max_flows)?.load()
@@ -87,52 +95,66 @@ impl Enforcer {
         Ok(self.programs.inbound()?)
     }
 
-    /// Opens flows from inside, and lets each be answered once.
-    pub(crate) fn open_flows(&mut self, flows: u32, mut progress: impl FnMut(u32)) -> Result<()> {
-        for index in 0..flows {
-            let remote = flow_address(index);
-            let ports = [flow_port(remote), FLOW_REMOTE_PORT];
-            let request = frames::flow4(remote, ports, false);
-            let reply = frames::flow4(remote, [ports[1], ports[0]], true);
-            let run = |frame| TestRunOptions {
-                data_in: Some(frame),
-                ..TestRunOptions::new()
-            };
-            self.programs
-                .outbound()?
-                .test_run(run(&request))
-                .context("opening a flow")?;
-            let result = self
-                .programs
-                .inbound()?
-                .test_run(run(&reply))
-                .context("answering it")?;
-            if result.return_value != XDP_PASS {
-                bail!("the answer of the {index}th flow was dropped when the flow had just begun");
+    /// Opens flows from inside, and lets each be answered once it is old enough for that to establish it: not all
+    /// at once, since half-open flows have little room.
+    pub(crate) fn open_flows(
+        &mut self,
+        flows: u32,
+        max_flows: u32,
+        mut progress: impl FnMut(u32),
+    ) -> Result<()> {
+        /// A little more than it takes a flow to last: see `flow_entry::LASTING_AGE`.
+        const LASTS: Duration = Duration::from_millis(2100);
+        let at_once = (max_flows / 8).max(1) as usize;
+        let mut waiting: Vec<u32> = (0..flows).rev().collect();
+        let mut attempts = 4 * flows as usize / at_once + 8;
+        while !waiting.is_empty() {
+            attempts -= 1;
+            if attempts == 0 {
+                bail!("{} flows cannot be opened", waiting.len());
             }
-            if index % 1024 == 0 {
-                progress(index);
+            progress(flows - waiting.len() as u32);
+            let batch = waiting.split_off(waiting.len().saturating_sub(at_once));
+            for index in &batch {
+                let remote = flow_address(*index);
+                let request = frames::flow4(remote, [flow_port(remote), FLOW_REMOTE_PORT], false);
+                self.outbound_accepts(&request)?;
+            }
+            std::thread::sleep(LASTS);
+            for index in batch {
+                // Another one may have taken its place.
+                if !self.inbound_accepts(&reply(index))? {
+                    waiting.push(index);
+                }
             }
         }
         Ok(())
+    }
+
+    fn outbound_accepts(&mut self, frame: &[u8]) -> Result<bool> {
+        const SHOT: u32 = 2;
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ..TestRunOptions::new()
+        };
+        let result = self.programs.outbound()?.test_run(options);
+        Ok(result.context("opening a flow")?.return_value != SHOT)
+    }
+
+    fn inbound_accepts(&mut self, frame: &[u8]) -> Result<bool> {
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ..TestRunOptions::new()
+        };
+        let result = self.programs.inbound()?.test_run(options);
+        Ok(result.context("answering a flow")?.return_value == XDP_PASS)
     }
 
     /// How many of the flows are no longer answered.
     pub(crate) fn lost_flows(&mut self, flows: u32) -> Result<u32> {
         let mut lost = 0;
         for index in 0..flows {
-            let remote = flow_address(index);
-            let reply = frames::flow4(remote, [FLOW_REMOTE_PORT, flow_port(remote)], true);
-            let options = TestRunOptions {
-                data_in: Some(&reply),
-                ..TestRunOptions::new()
-            };
-            let result = self
-                .programs
-                .inbound()?
-                .test_run(options)
-                .context("answering a flow")?;
-            lost += u32::from(result.return_value != XDP_PASS);
+            lost += u32::from(!self.inbound_accepts(&reply(index))?);
         }
         Ok(lost)
     }

@@ -389,7 +389,7 @@ impl Bench<'_> {
             None => {
                 let mut enforcer = Enforcer::load(&workload.policy, case.max_flows)?;
                 if case.flows > 0 {
-                    enforcer.open_flows(case.flows, |done| {
+                    enforcer.open_flows(case.flows, case.max_flows, |done| {
                         let (name, flows) = (case.name, case.flows);
                         self.progress
                             .say(format!("{name}: opening flows, {done} of {flows}"));

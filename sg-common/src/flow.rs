@@ -36,6 +36,34 @@ pub enum Timeout {
 /// Number of timeouts.
 pub const TIMEOUTS: usize = 15;
 
+/// The state of a TCP flow that was revoked, flushed or cut (SPEC K11): its segments are dropped in both
+/// directions, and only a SYN that the rules accept begins a new one in its place. It has no [`Timeout`] of its
+/// own: see [`seconds`].
+pub const CUT: u8 = 15;
+
+/// Seconds of silence after which a flow in `state` is forgotten. A cut one must not be back before its ends have
+/// given it up, so that a shorter timeout of established flows does not shorten its own.
+pub const fn seconds(timeouts: &[u32; TIMEOUTS], state: u8) -> u32 {
+    if (state as usize) < TIMEOUTS {
+        return timeouts[state as usize];
+    }
+    let default = Timeout::TcpEstablished.default_seconds();
+    let established = timeouts[Timeout::TcpEstablished as usize];
+    if established > default {
+        established
+    } else {
+        default
+    }
+}
+
+/// The name of a flow's state in output: its timeout's, or `tcp-cut`.
+pub const fn state_name(state: u8) -> &'static str {
+    match Timeout::from_index(state) {
+        Some(timeout) => timeout.name(),
+        None => "tcp-cut",
+    }
+}
+
 impl Timeout {
     pub const ALL: [Timeout; TIMEOUTS] = [
         Timeout::TcpSynSent,
@@ -117,6 +145,15 @@ impl Timeout {
     }
 }
 
+// What becomes of flows that an earlier policy admitted (SPEC K11), as the programs are told.
+
+/// The rules of the direction that opened them are asked, at their next packet.
+pub const JUDGE_OLD: u8 = 0;
+/// They go on.
+pub const KEEP_OLD: u8 = 1;
+/// They are flows no more: those of TCP are cut, all others as if they had never been.
+pub const FLUSH_OLD: u8 = 2;
+
 /// The address in a word whose bytes in memory are those on the wire.
 pub fn ipv4(word: u32) -> Ipv4Addr {
     Ipv4Addr::from(word.to_ne_bytes())
@@ -136,7 +173,7 @@ pub fn ipv6(words: [u32; 4]) -> Ipv6Addr {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum FlowKind {
-    /// Not confirmed yet: a TCP handshake under way, a datagram without an answer, a ping.
+    /// Not confirmed yet: a TCP handshake under way, a datagram without an answer or with early ones only, a ping.
     HalfOpen = 0,
     Established = 1,
 }
@@ -153,7 +190,7 @@ impl FlowKind {
     }
 }
 
-/// What is remembered of a flow, as userspace reads it. Times are `CLOCK_MONOTONIC` nanoseconds (coarse).
+/// What is remembered of a flow, as userspace reads it, but for the number that a handshake waits for. Times are `CLOCK_MONOTONIC` nanoseconds (coarse).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowValue {
@@ -165,7 +202,7 @@ pub struct FlowValue {
     pub generation: u32,
     /// [`Direction`] of the packet that opened it.
     pub opener: u8,
-    /// A [`Timeout`] index.
+    /// A [`Timeout`] index, or [`CUT`].
     pub state: u8,
     /// [`FlowValue::ANSWERED`] and [`FlowValue::SEEDED`].
     pub flags: u8,
@@ -185,6 +222,17 @@ impl FlowValue {
         flags: 0,
         zero: [0; 5],
     };
+
+    /// A TCP flow that is cut from `now` on, entered by whoever knows that there is a connection.
+    pub const fn cut(now: u64) -> FlowValue {
+        FlowValue {
+            created: now,
+            last_seen: now,
+            state: CUT,
+            flags: Self::ANSWERED,
+            ..Self::EMPTY
+        }
+    }
 
     /// The side that did not open the flow has sent a packet.
     pub const ANSWERED: u8 = 1;
@@ -249,6 +297,18 @@ mod tests {
             assert_eq!(Timeout::from_index(i as u8), Some(t));
         }
         assert_eq!(Timeout::from_index(TIMEOUTS as u8), None);
+    }
+
+    #[test]
+    fn a_cut_flow_outlives_an_established_one() {
+        let mut timeouts = Timeout::defaults();
+        for (established, expected) in [(1, 432_000), (432_000, 432_000), (500_000, 500_000)] {
+            timeouts[Timeout::TcpEstablished as usize] = established;
+            assert_eq!(seconds(&timeouts, CUT), expected);
+        }
+        assert_eq!(seconds(&timeouts, Timeout::Udp as u8), 30);
+        assert_eq!(state_name(CUT), "tcp-cut");
+        assert_eq!(state_name(Timeout::Udp as u8), "udp");
     }
 
     #[test]

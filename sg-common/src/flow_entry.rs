@@ -1,7 +1,7 @@
 //! One flow as eight words of shared memory, the hash that says where it lives, and its clock.
 //! Layouts and pure arithmetic; what is done with them is in `flow_table`.
 
-use crate::flow::FlowValue;
+use crate::flow::{CUT, FlowValue};
 
 // The words of an entry. All that changes from packet to packet is in `HEAD`, so that one
 // compare-and-swap changes it whole; an entry is one cache line.
@@ -13,8 +13,8 @@ pub const NAME: usize = 1;
 pub const RULE: usize = 2;
 /// The first of four words with both addresses.
 pub const ADDRESSES: usize = 3;
-/// `CLOCK_MONOTONIC` nanoseconds at which it was entered.
-pub const CREATED: usize = 7;
+/// When it was entered, and what its handshake waits for: see [`begun_word`].
+pub const BEGUN: usize = 7;
 pub const ENTRY_WORDS: usize = 8;
 
 /// What names a flow: (local, remote), never (source, destination). The hook knows its direction, so
@@ -228,6 +228,12 @@ impl Head {
         self.0 & Self::BUSY != 0
     }
 
+    /// Of a flow that is cut: nobody's any more, and whoever admitted it has no part in it.
+    #[inline(always)]
+    pub const fn cut(self) -> Head {
+        Head(self.in_state(CUT).0 & !Self::SEEDED)
+    }
+
     #[inline(always)]
     pub const fn seen_at(self, tick: u32) -> Head {
         Head(self.0 & (!0 << 32) | tick as u64)
@@ -281,13 +287,64 @@ pub const fn generation_of(rule: u64) -> u32 {
     (rule >> 32) as u32
 }
 
+/// The tick in which a flow was entered, and the *number* of its handshake: the one that acknowledges all of the
+/// last segment which the side that did not open the flow has sent. Nobody outside the path between the two can
+/// know it, so that whoever acknowledges it is no spoofer (RFC 9293 section 3.4.1 on why sequence numbers begin
+/// anywhere).
+#[inline(always)]
+pub const fn begun_word(tick: u32, number: u32) -> u64 {
+    tick as u64 | (number as u64) << 32
+}
+
+/// The number of a handshake in which the other side has sent nothing: no segment acknowledges it. Two of four
+/// billion numbers count as this one, so that what acknowledges them waits for the other side's next segment.
+pub const NO_NUMBER: u32 = 0;
+
+/// The number of a flow that was entered from outside, where nobody has seen its segments: any segment
+/// acknowledges it.
+pub const ANY_NUMBER: u32 = u32::MAX;
+
+/// The number after a segment whose last one is before `end`.
+#[inline(always)]
+pub const fn number_after(end: u32) -> u32 {
+    let is_any = ((end as u64 + 1) >> 32) as u32;
+    end & is_any.wrapping_sub(1)
+}
+
+/// The tick in which a flow was entered.
+#[inline(always)]
+pub const fn created_of(begun: u64) -> u32 {
+    begun as u32
+}
+
+/// The number that is waited for.
+#[inline(always)]
+pub const fn number_of(begun: u64) -> u32 {
+    (begun >> 32) as u32
+}
+
+/// 1 if a segment whose acknowledgement number is `acknowledged` acknowledges `number`, else 0. By arithmetic, for
+/// the verifier's sake.
+#[inline(always)]
+pub const fn acknowledges(number: u32, acknowledged: u32) -> u32 {
+    const fn is_zero(x: u32) -> u32 {
+        ((x as u64).wrapping_sub(1) >> 63) as u32
+    }
+    (is_zero(number ^ acknowledged) | is_zero(number ^ ANY_NUMBER)) & !is_zero(number ^ NO_NUMBER)
+}
+
+/// The age from which on a flow lasts: conversations that are over sooner are many, and nothing is lost with
+/// them. Two seconds, as the kernel's connection tracking has it (net/netfilter/nf_conntrack_proto_udp.c).
+pub const LASTING_AGE: u32 = of_ticks(2_000_000_000u64.div_ceil(1 << TICK_SHIFT) as u32 + 1);
+
 /// What an entry says besides its key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Contents {
     pub head: Head,
     pub rule: u64,
-    pub created: u64,
+    /// See [`begun_word`].
+    pub begun: u64,
 }
 
 impl Contents {
@@ -303,14 +360,13 @@ impl Contents {
         Contents {
             head,
             rule: rule_word(value.slot, value.generation),
-            created: value.created,
+            begun: begun_word(tick(value.created), ANY_NUMBER),
         }
     }
 
     /// The other way round, as of `now`. A time is that of the beginning of its tick, and never later
     /// than now.
     pub const fn value(&self, now: u64) -> FlowValue {
-        let ticks = ticks_of(age(clock(now), self.head.last_seen())) as u64;
         let mut flags = 0;
         if self.head.is_answered() {
             flags |= FlowValue::ANSWERED;
@@ -319,8 +375,8 @@ impl Contents {
             flags |= FlowValue::SEEDED;
         }
         FlowValue {
-            created: self.created,
-            last_seen: (now >> TICK_SHIFT << TICK_SHIFT).wrapping_sub(ticks << TICK_SHIFT),
+            created: time_of(created_of(self.begun), now),
+            last_seen: time_of(self.head.last_seen(), now),
             slot: slot_of(self.rule),
             generation: generation_of(self.rule),
             opener: self.head.opener(),
@@ -331,12 +387,52 @@ impl Contents {
     }
 }
 
+/// When a tick began, as of `now`, and never later than now.
+const fn time_of(tick: u32, now: u64) -> u64 {
+    let ticks = ticks_of(age(clock(now), tick)) as u64;
+    (now >> TICK_SHIFT << TICK_SHIFT).wrapping_sub(ticks << TICK_SHIFT)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{TIMEOUTS, Timeout};
+    use crate::flow::TIMEOUTS;
 
-    const _: () = assert!(TIMEOUTS <= 16, "a state has four bits");
+    const _: () = assert!(
+        TIMEOUTS <= CUT as usize && CUT < 16,
+        "a state has four bits"
+    );
+
+    #[test]
+    fn a_number_is_acknowledged_by_itself() {
+        for number in [1, 2, 77, 1 << 31, u32::MAX - 1] {
+            assert_eq!(acknowledges(number, number), 1);
+            for other in [0, 1, u32::MAX, 1 << 31].map(|bits| number ^ bits) {
+                assert_eq!(acknowledges(number, other), u32::from(number == other));
+            }
+        }
+        for any in [0, 1, u32::MAX] {
+            assert_eq!(acknowledges(ANY_NUMBER, any), 1);
+            assert_eq!(acknowledges(NO_NUMBER, any), 0);
+        }
+        for (end, number) in [(1, 1), (u32::MAX - 1, u32::MAX - 1)] {
+            assert_eq!(number_after(end), number);
+        }
+        assert_eq!([0, ANY_NUMBER].map(number_after), [NO_NUMBER; 2]);
+        let begun = begun_word(7, 9);
+        assert_eq!((created_of(begun), number_of(begun)), (7, 9));
+    }
+
+    /// Proves K9: two seconds, never less, whatever the moment within a tick.
+    #[test]
+    fn a_flow_lasts_after_two_seconds() {
+        const SECOND: u64 = 1_000_000_000;
+        for then in [0, 5, (1 << TICK_SHIFT) - 1, 77 * SECOND, (1 << 56) - 1] {
+            let lasts = |after: u64| age(clock(then + after), tick(then)) >= LASTING_AGE;
+            assert!(!lasts(0) && !lasts(2 * SECOND - 1));
+            assert!(lasts(2 * SECOND + (2 << TICK_SHIFT)));
+        }
+    }
 
     /// Proves K9: a flow is forgotten after its time-out and never before, across the clock's zero
     /// and its wrap.
@@ -389,23 +485,31 @@ mod tests {
 
     #[test]
     fn contents_read_back_as_written() {
-        let now = 5_000_000_000;
-        for state in Timeout::ALL {
+        let now = 50_000_000_000;
+        for state in 0..=CUT {
             for flags in 0..4 {
                 let value = FlowValue {
-                    created: 1234,
+                    created: now - (300 << TICK_SHIFT),
                     last_seen: now - (100 << TICK_SHIFT),
                     slot: u32::MAX,
                     generation: u32::MAX - 1,
                     opener: flags & 1,
-                    state: state as u8,
+                    state,
                     flags,
                     zero: [0; 5],
                 };
                 let back = Contents::of(&value).value(now);
                 assert!(value.last_seen - back.last_seen < 1 << TICK_SHIFT);
-                let last_seen = value.last_seen;
-                assert_eq!(FlowValue { last_seen, ..back }, value);
+                assert!(value.created - back.created < 1 << TICK_SHIFT);
+                let FlowValue {
+                    last_seen, created, ..
+                } = value;
+                let back = FlowValue {
+                    last_seen,
+                    created,
+                    ..back
+                };
+                assert_eq!(back, value);
             }
         }
     }

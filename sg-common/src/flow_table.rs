@@ -29,7 +29,7 @@ use core::sync::atomic::Ordering::{Acquire, Release, SeqCst};
 
 use crate::flow::FlowKind;
 use crate::flow_entry::{
-    ADDRESSES, CREATED, Contents, ENTRY_WORDS, FlowKey, HEAD, Head, NAME, RULE, age,
+    ADDRESSES, BEGUN, Contents, ENTRY_WORDS, FlowKey, HEAD, Head, NAME, RULE, age,
 };
 use crate::flow_ports::{PORT_COUNTS, count_of};
 use crate::tcp;
@@ -233,7 +233,7 @@ impl Found {
         contents: Contents {
             head: Head(0),
             rule: 0,
-            created: 0,
+            begun: 0,
         },
         group: 0,
         at: 0,
@@ -266,7 +266,8 @@ impl Found {
 }
 
 /// The memory of a table, and what else the algorithm has to ask for. `find_in`, `has` and `victim` loop
-/// over the ways of a word: the packet path overrides them, to have each verified once.
+/// over the ways of a word, and `rank` is in such a loop: the packet path overrides them, to have each verified
+/// once.
 pub trait Table {
     type Word: Word;
 
@@ -311,6 +312,12 @@ pub trait Table {
     #[inline(always)]
     fn give_back(&self, group: u32, word: u32, way: u32) {
         give_back(self, group, word, way);
+    }
+
+    /// Which flow has to go first: the one with the highest number. Zero where there is none.
+    #[inline(always)]
+    fn rank(&self, group: u32, word: u32, way: u32, clock: u32) -> u64 {
+        rank(self, group, word, way, clock)
     }
 
     /// The way of a word, which holds these tags, whose flow has to go, or [`NO_WAY`].
@@ -362,8 +369,8 @@ pub fn read_if<W: Word>(
     let before = entry[HEAD].load();
     let words = Words { entry, before };
     let mut differs = differs(&words);
-    let (rule, created) = (words.get(RULE), words.get(CREATED));
-    let after = entry[HEAD].load_after(rule ^ created ^ differs);
+    let (rule, begun) = (words.get(RULE), words.get(BEGUN));
+    let after = entry[HEAD].load_after(rule ^ begun ^ differs);
     // One condition for all of it: the verifier walks each way.
     differs |= Head::moved(before, after);
     if W::opaque(differs) != 0 {
@@ -372,7 +379,7 @@ pub fn read_if<W: Word>(
     Some(Contents {
         head: Head(after),
         rule,
-        created,
+        begun,
     })
 }
 
@@ -475,8 +482,8 @@ fn add_to_count<T: Table + ?Sized>(table: &T, name: u64, number: u64) {
     }
 }
 
-/// Looks for a flow, for an established one first: while a flow goes from one kind to the other it is
-/// there twice.
+/// Looks for a flow, for a half-open one first: when one goes from one kind to the other it is entered there before
+/// it leaves here, so that whoever does not find it here any more finds it there.
 #[inline(always)]
 pub fn find<T: Table + ?Sized>(table: &T, spot: &Spot, key: &FlowKey, out: &mut Found) -> bool {
     let Some(line) = table.line(spot.group) else {
@@ -485,7 +492,7 @@ pub fn find<T: Table + ?Sized>(table: &T, spot: &Spot, key: &FlowKey, out: &mut 
     let tags = spread(spot.tag);
     // One number for the three of them, four bits for each, in their order.
     let mut words = 0u64;
-    for word in [spot.half_open, spot.second, spot.first] {
+    for word in [spot.second, spot.first, spot.half_open] {
         words = words << 4 | word as u64;
     }
     let mut left = T::Word::opaque(3);
@@ -534,24 +541,14 @@ pub fn find_kind<T: Table + ?Sized>(
 /// all, the one seen least recently.
 #[inline(always)]
 pub fn victim<T: Table + ?Sized>(table: &T, group: u32, word: u32, tags: u64, clock: u32) -> u32 {
-    let Some(page) = table.page(group) else {
-        return NO_WAY;
-    };
     // Not one that is free, or that somebody is writing: its tag is less than any flow's. By the tags that
     // the claim will compare: with others, a way that somebody is writing could be claimed again.
     let mut unfit = (matches(tags, 0) | matches(tags, spread(BUSY))) >> 7;
     let mut best = 0u64;
     let mut next = T::Word::opaque(0);
     while next < WAYS as u64 {
-        let head = Head(entry_of(page, word, next as u32)[HEAD].load());
-        let age = age(clock, head.last_seen()) as u64;
-        let left = (table.time_out(head.state()) as u64).wrapping_sub(age);
-        let expired = T::Word::opaque(left) >> 63;
-        // From the highest bit on: expired or not, closing or not, its age, and the way, with 1 for there being
-        // one.
         let is_fit = T::Word::opaque((unfit & 1).wrapping_sub(1));
-        let closing = u64::from(tcp::is_closing(head.state()));
-        let rank = (expired << 37 | closing << 36 | age << 4 | WAYS as u64 | next) & is_fit;
+        let rank = table.rank(group, word, next as u32, clock) & is_fit;
         unfit >>= 8;
         next += 1;
         // The larger one of two numbers below 2^63.
@@ -564,6 +561,21 @@ pub fn victim<T: Table + ?Sized>(table: &T, group: u32, word: u32, tags: u64, cl
     } else {
         best as u32 % WAYS as u32
     }
+}
+
+/// See [`Table::rank`]. From the highest bit on: expired or not, closing or not, its age, and the way, with 1 for
+/// there being one.
+#[inline(always)]
+pub fn rank<T: Table + ?Sized>(table: &T, group: u32, word: u32, way: u32, clock: u32) -> u64 {
+    let Some(page) = table.page(group) else {
+        return 0;
+    };
+    let head = Head(entry_of(page, word, way)[HEAD].load());
+    let age = age(clock, head.last_seen()) as u64;
+    let left = (table.time_out(head.state()) as u64).wrapping_sub(age);
+    let expired = T::Word::opaque(left) >> 63;
+    let closing = tcp::is_closing(head.state()) as u64;
+    expired << 37 | closing << 36 | age << 4 | WAYS as u64 | (way % WAYS as u32) as u64
 }
 
 /// The word for a new flow: of an established one the emptier of two. By arithmetic, for the verifier's
@@ -704,7 +716,7 @@ pub fn publish<T: Table + ?Sized>(
     entry[ADDRESSES + 1].store(b);
     entry[ADDRESSES + 2].store(c);
     entry[ADDRESSES + 3].store(d);
-    entry[CREATED].store(contents.created);
+    entry[BEGUN].store(contents.begun);
     entry[HEAD].swap(contents.head.of_version(busy).0);
     let mut left = T::Word::opaque(ATTEMPTS);
     while left != 0 {
@@ -832,5 +844,27 @@ pub fn change_head<W: Word>(entry: &Entry<W>, from: Head, to: Head) {
 pub fn change_rule<T: Table + ?Sized>(table: &T, found: &Found, rule: u64) {
     if let Some(page) = table.page(found.group) {
         entry_of(page, found.word(), found.at)[RULE].replace(found.contents.rule, rule);
+    }
+}
+
+/// Puts another word in the place of the [`BEGUN`] that was found. The entry may be another flow's by now, and is
+/// changed all the same if that began in the same tick and waits for the same number: then nothing is wrong with
+/// it but that it waits for another segment.
+#[inline(always)]
+pub fn change_begun<T: Table + ?Sized>(table: &T, found: &Found, begun: u64) {
+    if let Some(page) = table.page(found.group) {
+        entry_of(page, found.word(), found.at)[BEGUN].replace(found.contents.begun, begun);
+    }
+}
+
+/// Makes a TCP flow a cut one, unless it has gone: see [`crate::flow::CUT`].
+pub fn cut<T: Table + ?Sized>(table: &T, found: &Found, tick: u32) {
+    let mut found = *found;
+    for _ in 0..ATTEMPTS {
+        let head = found.contents.head;
+        match change(table, &found, head.cut().seen_at(tick)) {
+            Some(current) if current.is_same_flow(head) => found.contents.head = current,
+            _ => return,
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! Sources: RFC 9293 section 3.3.2, and the transition table in the kernel's
 //! net/netfilter/nf_conntrack_proto_tcp.c, whose state names and timeouts are used here.
 
-use crate::flow::Timeout;
+use crate::flow::{CUT, Timeout};
 
 pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
@@ -21,7 +21,7 @@ pub const fn is_syn_without_ack(flags: u8) -> bool {
 /// True for the segment that opens a connection: SYN without ACK, RST or FIN.
 #[inline(always)]
 pub const fn is_bare_syn(flags: u8) -> bool {
-    flags & (SYN | ACK | RST | FIN) == SYN
+    differs_from_bare_syn(flags) == 0
 }
 
 /// State of a flow whose first tracked segment has these flags. Anything but a handshake segment
@@ -43,12 +43,13 @@ pub const fn first(flags: u8) -> Timeout {
     }
 }
 
-/// True when a bare SYN from the side that opened a flow in `state` begins a new connection on the
-/// same ports. The kernel's tracking waits for the answer in the three states before TIME_WAIT;
-/// without sequence numbers to compare, a flow that is closing makes room at once.
+/// 1 if a bare SYN that the rules accept begins a new connection on the same ports as a flow in `state` (a number,
+/// see [`crate::flow::FlowValue::state`]), else 0: where that is closing or cut. The kernel's tracking waits for
+/// the answer in the three states before TIME_WAIT; without all sequence numbers to compare, a flow that is
+/// closing makes room at once.
 #[inline(always)]
-pub const fn makes_room(state: Timeout) -> bool {
-    CLOSING >> state as u8 & 1 != 0
+pub const fn makes_room(state: u8) -> u32 {
+    (CLOSING | 1 << CUT) >> (state & 31) & 1
 }
 
 /// 1 for a flow in `state` (a [`Timeout`] as a number) that is closing or closed, else 0.
@@ -63,54 +64,111 @@ const CLOSING: u32 = 1 << Timeout::TcpFinWait as u8
     | 1 << Timeout::TcpTimeWait as u8
     | 1 << Timeout::TcpClose as u8;
 
-/// Zero if a segment with `flags` is such a SYN and a flow in `state` (a [`Timeout`] as a number) makes
-/// room for it. A number, since conditions in a row are ways for the verifier to walk.
+/// Zero for a bare SYN. A number, since conditions in a row are ways for the verifier to walk.
 #[inline(always)]
-pub const fn keeps_room(state: u8, flags: u8) -> u32 {
-    let other_flags = (flags & (SYN | ACK | RST | FIN)) ^ SYN;
-    other_flags as u32 | is_closing(state) ^ 1
+pub const fn differs_from_bare_syn(flags: u8) -> u32 {
+    ((flags & (SYN | ACK | RST | FIN)) ^ SYN) as u32
 }
 
-/// The state after a segment with `flags`, sent by the opener or by the other side. A segment that
-/// has no place in a state leaves it as it is.
+/// The state after each state, four bits each: a number, where a list would be memory, and a choice of cases one way
+/// for each of them for the verifier to walk.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Row(pub u64);
+
+impl Row {
+    pub(crate) const SAME: Row = Row::of(&[]);
+
+    /// Every other state stays as it is.
+    pub(crate) const fn of(changes: &[(Timeout, Timeout)]) -> Row {
+        let mut row = 0xfedc_ba98_7654_3210u64;
+        let mut i = 0;
+        while i < changes.len() {
+            let (from, to) = changes[i];
+            let at = 4 * from as u32;
+            row = row & !(15 << at) | (to as u64) << at;
+            i += 1;
+        }
+        Row(row)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn at(self, state: u8) -> u8 {
+        (self.0 >> (4 * (state & 15) as u32)) as u8 & 15
+    }
+}
+
+use Timeout::*;
+
+const ON_RST: Row = Row::of(&[
+    (TcpSynSent, TcpClose),
+    (TcpSynSent2, TcpClose),
+    (TcpSynRecv, TcpClose),
+    (TcpEstablished, TcpClose),
+    (TcpFinWait, TcpClose),
+    (TcpCloseWait, TcpClose),
+    (TcpLastAck, TcpClose),
+    (TcpTimeWait, TcpClose),
+]);
+/// From the opener: another connection on the ports of one that is closing.
+const ON_SYN: Row = Row::of(&[
+    (TcpFinWait, TcpSynSent),
+    (TcpCloseWait, TcpSynSent),
+    (TcpLastAck, TcpSynSent),
+    (TcpTimeWait, TcpSynSent),
+    (TcpClose, TcpSynSent),
+]);
+/// From the other side: both have sent a SYN.
+const ON_OTHER_SYN: Row = Row::of(&[(TcpSynSent, TcpSynSent2)]);
+/// From the opener: the answer to the other side's SYN, where both have sent one.
+const ON_SYN_ACK: Row = Row::of(&[(TcpSynSent2, TcpSynRecv)]);
+const ON_OTHER_SYN_ACK: Row = Row::of(&[(TcpSynSent, TcpSynRecv), (TcpSynSent2, TcpSynRecv)]);
+const ON_FIN: Row = Row::of(&[
+    (TcpSynRecv, TcpFinWait),
+    (TcpEstablished, TcpFinWait),
+    (TcpFinWait, TcpLastAck),
+    (TcpCloseWait, TcpLastAck),
+]);
+const ON_ACK: Row = Row::of(&[
+    (TcpSynRecv, TcpEstablished),
+    (TcpFinWait, TcpCloseWait),
+    (TcpLastAck, TcpTimeWait),
+]);
+const ON_OTHER_ACK: Row = Row::of(&[(TcpFinWait, TcpCloseWait), (TcpLastAck, TcpTimeWait)]);
+
+/// What a segment with `flags` in `state`, sent by the opener or by the other side, makes of each state. A segment
+/// that has no place in a state leaves it as it is. `acknowledges` says whether its acknowledgement number is the
+/// one of the handshake (see [`crate::flow_entry::begun_word`]): of what the opener sends while that is under way,
+/// nothing else but a reset changes anything.
 #[inline(always)]
-pub const fn step(state: Timeout, from_opener: bool, flags: u8) -> Timeout {
-    use Timeout::*;
+pub(crate) const fn row(state: u8, from_opener: bool, flags: u8, acknowledges: bool) -> Row {
     if flags & RST != 0 {
-        return TcpClose;
+        return ON_RST;
     }
     if flags & SYN != 0 {
-        return match (state, flags & ACK != 0, from_opener) {
-            // The answer to the opener's SYN.
-            (TcpSynSent | TcpSynSent2, true, false) => TcpSynRecv,
-            // Both have sent a SYN, and answer each other's.
-            (TcpSynSent, false, false) => TcpSynSent2,
-            (TcpSynSent2, true, true) => TcpSynRecv,
-            (_, false, true) if makes_room(state) => TcpSynSent,
-            _ => state,
+        return match (flags & ACK != 0, from_opener) {
+            (false, true) => ON_SYN,
+            (false, false) => ON_OTHER_SYN,
+            (true, true) => ON_SYN_ACK,
+            (true, false) => ON_OTHER_SYN_ACK,
         };
+    }
+    let is_awaited = acknowledges && flags & ACK != 0;
+    if state == TcpSynRecv as u8 && from_opener && !is_awaited {
+        return Row::SAME;
     }
     if flags & FIN != 0 {
-        return match state {
-            TcpSynRecv | TcpEstablished => TcpFinWait,
-            TcpFinWait | TcpCloseWait => TcpLastAck,
-            _ => state,
-        };
+        return ON_FIN;
     }
     if flags & ACK == 0 {
-        return state;
+        return Row::SAME;
     }
-    match (state, from_opener) {
-        (TcpSynRecv, true) => TcpEstablished,
-        (TcpFinWait, _) => TcpCloseWait,
-        (TcpLastAck, _) => TcpTimeWait,
-        _ => state,
-    }
+    if from_opener { ON_ACK } else { ON_OTHER_ACK }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Timeout::*, *};
+    use super::*;
 
     /// Every transition: rows are segments, columns the states in this order. `=` leaves a state
     /// as it is.
@@ -146,17 +204,20 @@ mod tests {
     ];
 
     #[test]
-    fn room_is_made_by_a_bare_syn_alone() {
+    fn what_is_closing_or_cut_makes_room() {
         for state in Timeout::ALL {
-            for flags in 0..=u8::MAX {
-                let expected = is_bare_syn(flags) && makes_room(state);
-                let found = keeps_room(state as u8, flags) == 0;
-                assert_eq!(found, expected, "{state:?} {flags:#x}");
-            }
+            let is_closing = matches!(
+                state,
+                TcpFinWait | TcpCloseWait | TcpLastAck | TcpTimeWait | TcpClose
+            );
+            assert_eq!(super::is_closing(state as u8), is_closing.into());
+            assert_eq!(makes_room(state as u8), is_closing.into());
         }
+        assert_eq!((super::is_closing(CUT), makes_room(CUT)), (0, 1));
     }
 
-    /// Proves K9: each of the 126 transitions.
+    /// Proves K9: each of the 126 transitions, and that without the handshake's number the opener can only
+    /// give it up.
     #[test]
     fn every_segment_in_every_state() {
         for (from_opener, segment, flags, row) in TRANSITIONS {
@@ -175,21 +236,28 @@ mod tests {
                     other => panic!("`{other}` is no state"),
                 };
                 let side = if from_opener { "opener" } else { "other side" };
-                assert_eq!(
-                    step(state, from_opener, flags),
-                    expected,
-                    "{segment} from the {side} in {state:?}"
-                );
+                for acknowledges in [true, false] {
+                    let is_blind = state == TcpSynRecv && from_opener && !acknowledges;
+                    let expected = match is_blind && flags & RST == 0 {
+                        true => state,
+                        false => expected,
+                    };
+                    assert_eq!(
+                        super::row(state as u8, from_opener, flags, acknowledges).at(state as u8),
+                        expected as u8,
+                        "{segment} from the {side} in {state:?}, {acknowledges}"
+                    );
+                }
             }
         }
     }
 
     /// Walks a whole conversation: (from opener?, flags, state expected after it).
     fn walk(first_flags: u8, steps: &[(bool, u8, Timeout)]) {
-        let mut state = first(first_flags);
+        let mut state = first(first_flags) as u8;
         for (i, &(from_opener, flags, expected)) in steps.iter().enumerate() {
-            state = step(state, from_opener, flags);
-            assert_eq!(state, expected, "step {i}");
+            state = row(state, from_opener, flags, true).at(state);
+            assert_eq!(state, expected as u8, "step {i}");
         }
     }
 
@@ -246,6 +314,7 @@ mod tests {
         for flags in 0..=u8::MAX {
             let expected = flags & 0x17 == 0x02;
             assert_eq!(is_bare_syn(flags), expected, "{flags:#04x}");
+            assert_eq!(differs_from_bare_syn(flags) == 0, expected, "{flags:#04x}");
         }
     }
 }

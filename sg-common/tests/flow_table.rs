@@ -89,7 +89,7 @@ impl Memory {
         let contents = Contents {
             head: Head::new(tick(now), 2, 1),
             rule: rule_word(number as u32, 7),
-            created: number,
+            begun: number,
         };
         let count = &moves[kind as usize];
         let Some(claim) = claim(self, &spot, &key, kind as u32, clock(now)) else {
@@ -111,7 +111,7 @@ impl Memory {
         let contents = Contents {
             head: Head::new(last_seen, state as u8, 1),
             rule: rule_word(number as u32, 7),
-            created: number,
+            begun: number,
         };
         let clock = clock(u64::from(now) << 24);
         let claim = claim(
@@ -140,7 +140,7 @@ impl Memory {
                     }
                     let entry = &page[word as usize][way as usize];
                     let (found, contents) = read_any(entry).expect("nobody writes any more");
-                    let number = contents.created;
+                    let number = contents.begun;
                     assert_eq!(found, key(number));
                     assert_eq!(contents.rule, rule_word(number as u32, 7));
                     let spot = self.spot(&found);
@@ -201,7 +201,7 @@ fn flows_are_neither_lost_nor_doubled_by_a_race() {
                                 moves[kind as usize].left.fetch_add(left.into(), Relaxed);
                             }
                             (Some(found), _) => {
-                                assert_eq!(found.contents.created, number);
+                                assert_eq!(found.contents.begun, number);
                                 assert_eq!(found.kind(), kind);
                                 if !may_have(table, key(number).name) {
                                     let again = table.find(&key(number));

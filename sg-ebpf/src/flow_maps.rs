@@ -6,11 +6,11 @@ use aya_ebpf::{
     maps::{Array, PerCpuArray},
 };
 use sg_common::{
-    flow::{FlowKind, FlowStats},
-    flow_entry::{Contents, FlowKey, clock, hash},
+    flow::{CUT, FlowKind, FlowStats},
+    flow_entry::{Contents, FlowKey, TOUCH_AGE, age, clock, hash, tick},
     flow_ports::PORT_COUNTS,
     flow_table::{
-        self, Claim, Found, LINE_WORDS, Line, NO_WAY, Page, Spot, Table, Unclaimed, WAYS,
+        self, Claim, Found, LINE_WORDS, Line, NO_WAY, Page, Spot, Table, Unclaimed, WAYS, Word as _,
     },
     lookup::HASH_KEY_ROOM,
 };
@@ -114,6 +114,11 @@ impl Table for Flows {
     }
 
     #[inline(always)]
+    fn rank(&self, group: u32, word: u32, way: u32, clock: u32) -> u64 {
+        sg_flow_rank(group, word, way, clock)
+    }
+
+    #[inline(always)]
     fn victim(&self, group: u32, word: u32, tags: u64, clock: u32) -> u32 {
         sg_flow_victim(group, word, tags, clock)
     }
@@ -157,11 +162,50 @@ pub(crate) extern "C" fn sg_flow_change_rule(found: *mut Found, rule: u64) -> u3
     0
 }
 
+/// Makes a flow that is there wait for another number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn sg_flow_change_begun(found: *mut Found, begun: u64) -> u32 {
+    if found.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and the only caller passes a whole value on its stack.
+    let found = unsafe { &mut *found };
+    flow_table::change_begun(&Flows, found, begun);
+    found.contents.begun = begun;
+    0
+}
+
+/// Makes a TCP flow a cut one, or notes that a cut one was seen.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn sg_flow_cut(found: *const Found, now: u64) -> u32 {
+    if found.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and every caller passes a whole value on its stack.
+    let found = unsafe { &*found };
+    let head = found.contents.head;
+    let age = u64::from(age(clock(now), head.last_seen()));
+    let is_stale = u64::from(TOUCH_AGE - 1).wrapping_sub(age) >> 63;
+    if SharedWord::opaque(is_stale | u64::from(head.state() ^ CUT)) != 0 {
+        // Where another CPU has been faster the next packet tries again, and does not pass either.
+        flow_table::change(&Flows, found, head.cut().seen_at(tick(now)));
+    }
+    0
+}
+
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sg_flow_give_back(group: u32, word: u32, way: u32) -> u32 {
     flow_table::give_back(&Flows, group, word, way);
     0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_flow_rank(group: u32, word: u32, way: u32, clock: u32) -> u64 {
+    flow_table::rank(&Flows, group, word, way, clock)
 }
 
 #[unsafe(no_mangle)]

@@ -2,23 +2,28 @@
 //! Only packets whose replies no rule would pass are remembered (SPEC K7).
 
 use sg_common::{
-    flow::FlowKind,
+    flow::{CUT, FlowKind},
     flow_entry::{
-        Contents, FlowKey, Head, TOUCH_AGE, age, clock, generation_of, rule_word, slot_of, tick,
+        Contents, Head, LASTING_AGE, NO_NUMBER, TOUCH_AGE, acknowledges, age, begun_word, clock,
+        created_of, generation_of, number_after, number_of, rule_word, slot_of, tick,
     },
     flow_table::{Found, Table as _, Word as _, change},
     protocol::Kind,
-    tcp, track,
+    tcp::{self, Row},
+    track,
     verdict::{Action, Direction, Reason, Verdict, reason_slot},
 };
 
 use crate::{
     classify::ask,
     clock::now,
-    flow_maps::{Flows, enter, find, hash_of, sg_flow_change_rule, sg_flow_forget, sg_flow_settle},
+    flow_maps::{
+        Flows, enter, find, hash_of, sg_flow_change_begun, sg_flow_change_rule, sg_flow_cut,
+        sg_flow_forget, sg_flow_settle,
+    },
     maps,
     outcome::Outcome,
-    packet::Packet,
+    packet::{Numbers, Packet},
     word::SharedWord,
 };
 
@@ -29,6 +34,13 @@ fn has_expired(head: Head, now: u64) -> u64 {
     u64::from(Flows.time_out(head.state())).wrapping_sub(age.into()) >> 63
 }
 
+/// 1 if a policy before this one has admitted the flow whose rule this is, else 0. While programs are replaced one
+/// direction's meet flows of the policy that comes, which are none of these.
+#[inline(always)]
+fn is_before(rule: u64) -> u64 {
+    u64::from(generation_of(rule)).wrapping_sub(maps::generation().into()) >> 63
+}
+
 // What `sg_go_on` is told besides the `FlowKind`, which is bit 0.
 const FROM_OPENER: u32 = 2;
 const IS_CHANGED: u32 = 4;
@@ -36,28 +48,19 @@ const IS_CHANGED: u32 = 4;
 /// Instead of a state, for a flow that begins.
 const NO_STATE: u32 = u8::MAX as u32;
 
-/// What [`sg_next_state`] adds to a state if the flow belongs to the established ones.
-const ESTABLISHED: u32 = 1 << 8;
-
 /// The state after one more packet: [`track::next`], or [`track::first`] after [`NO_STATE`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn sg_next_state(
-    kind: u32,
-    state: u32,
-    from_opener: u32,
-    tcp_flags: u32,
-    answered: u32,
-) -> u32 {
+extern "C" fn sg_next_state(kind: u32, state: u32, tcp_flags: u32, known: u32) -> u32 {
+    // Nothing is known of these, in all of its 64 bits.
+    let unknown = u64::from(known) | u64::from(tcp_flags) << 32;
     let (kind, tcp_flags) = (kind as u8, tcp_flags as u8);
     if state == NO_STATE {
         return track::first(kind, tcp_flags) as u32;
     }
-    let state = track::next(kind, state as u8, from_opener != 0, tcp_flags);
-    match track::kind_of_flow(kind, state, answered != 0) {
-        FlowKind::Established => u32::from(state) | ESTABLISHED,
-        FlowKind::HalfOpen => state.into(),
-    }
+    let row = track::row(kind, state as u8, tcp_flags, known);
+    let row = Row(SharedWord::forget(row.0, unknown));
+    track::by_row(row, kind, state as u8, tcp_flags, known)
 }
 
 // What `sg_go_on` returns.
@@ -72,23 +75,36 @@ const RACED: u32 = 2;
 /// dirtied a few times a second, not per packet.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn sg_go_on(found: *mut Found, traits: u64, how: u32, now: u64) -> u32 {
+extern "C" fn sg_go_on(found: *mut Found, traits: u64, numbers: u64, how: u32, now: u64) -> u32 {
     if found.is_null() {
         return DONE;
     }
     // SAFETY: not null, and the only caller passes a whole value on its stack.
     let found = unsafe { &mut *found };
-    let traits = Traits(traits);
-    let from_opener = how & FROM_OPENER;
-    let head = found.contents.head;
-    let (kind, flags) = (traits.kind().into(), traits.tcp_flags().into());
-    // Set if it comes from the other side.
-    let answered = ((from_opener ^ FROM_OPENER) / FROM_OPENER) | u32::from(head.is_answered());
-    let old = head.state().into();
-    let state = sg_next_state(kind, old, from_opener, flags, answered);
-    let mut next = head.in_state(state as u8);
-    next.0 |= u64::from(answered) * Head::ANSWERED;
+    let (traits, numbers) = (Traits(traits), Numbers::unpack(numbers));
+    let from_opener = (how & FROM_OPENER) / FROM_OPENER;
+    let (head, begun) = (found.contents.head, found.contents.begun);
+    let (kind, flags) = (traits.kind(), traits.tcp_flags());
+    let old = head.state();
     // Numbers: conditions in a row are ways to walk.
+    let acknowledges = acknowledges(number_of(begun), numbers.acknowledged);
+    let young =
+        u64::from(age(clock(now), created_of(begun))).wrapping_sub(LASTING_AGE.into()) >> 63;
+    let known = from_opener * track::FROM_OPENER
+        + u32::from(head.is_answered()) * track::ANSWERED
+        + acknowledges * track::ACKNOWLEDGES
+        + (young as u32 ^ 1) * track::LASTS;
+    let state = sg_next_state(kind.into(), old.into(), flags.into(), known);
+    let is_told = track::tells_number(kind, old, flags, from_opener);
+    if SharedWord::opaque(is_told.into()) != 0 {
+        // Before the state that it belongs to.
+        sg_flow_change_begun(
+            found,
+            begun_word(created_of(begun), number_after(numbers.next)),
+        );
+    }
+    let mut next = head.in_state(state as u8);
+    next.0 |= u64::from((state / track::IS_ANSWERED) & 1) * Head::ANSWERED;
     let is_step = next.0 ^ head.0;
     let age = u64::from(age(clock(now), head.last_seen()));
     let is_stale = u64::from(TOUCH_AGE - 1).wrapping_sub(age) >> 63;
@@ -98,7 +114,7 @@ extern "C" fn sg_go_on(found: *mut Found, traits: u64, how: u32, now: u64) -> u3
     let next = next.seen_at(tick(now));
     // 1 if it is half-open and belongs to the established ones now.
     let is_half_open = how & 1 ^ FlowKind::Established as u32;
-    if SharedWord::opaque((is_half_open & (state / ESTABLISHED)).into()) != 0 {
+    if SharedWord::opaque((is_half_open & (state / track::IS_ESTABLISHED)).into()) != 0 {
         found.contents.head = next;
         return IS_CONFIRMED;
     }
@@ -187,18 +203,19 @@ const KEPT: u64 = Outcome::of_slot(0, true, false).pack();
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn sg_track(
-    key: *const FlowKey,
+    packet: *const Packet,
     hash: u32,
     traits: u64,
     class: u32,
     verdict: u32,
 ) -> u64 {
     let verdict = Verdict(verdict);
-    if key.is_null() {
+    if packet.is_null() {
         return Outcome::rule(verdict).pack();
     }
-    // SAFETY: not null, and the only caller passes the whole key of its packet.
-    let key = unsafe { &*key };
+    // SAFETY: not null, and the only caller passes its whole packet.
+    let packet = unsafe { &*packet };
+    let key = packet.flow_key();
     let traits = Traits(traits);
     let is_accepted = verdict.is_accept();
     // Numbers, for the verifier's sake: conditions in a row are ways to walk.
@@ -208,22 +225,32 @@ pub(crate) extern "C" fn sg_track(
     let mut found = Found::NOTHING;
     let is_there = find(key, hash, &mut found);
     let head = found.contents.head;
-    let continues = may_enter ^ 1
-        | u32::from(traits.kind() ^ Kind::Tcp as u8)
-        | tcp::keeps_room(head.state(), traits.tcp_flags());
+    let other_kind = u32::from(traits.kind() ^ Kind::Tcp as u8);
+    // 1 if an earlier policy admitted it and this one does not: it has flushed all such, or accepts what answers in
+    // it but not what it would answer, or else nobody would have come here.
+    let is_unanswerable =
+        u64::from(verdict.accept_bit() & u32::from(head.opener() ^ traits.direction()));
+    let is_lost = maps::judges_flows() & is_unanswerable & (u64::from(head.is_seeded()) ^ 1);
+    let is_over = (is_before(found.contents.rule) & (maps::flushes_flows() | is_lost)) as u32;
+    let is_full = (tcp::makes_room(head.state()) | is_over) ^ 1;
+    let continues =
+        may_enter ^ 1 | other_kind | is_full | tcp::differs_from_bare_syn(traits.tcp_flags());
     let reopens = u64::from(continues).wrapping_sub(1) >> 63;
-    let has_gone = reopens | has_expired(head, now) | u64::from(is_there ^ 1);
+    // Only a TCP flow leaves more behind than nothing.
+    let is_tcp = u64::from(other_kind).wrapping_sub(1) >> 63;
+    let has_left = u64::from(is_over) & (is_tcp ^ 1);
+    let has_gone = reopens | has_left | has_expired(head, now) | u64::from(is_there ^ 1);
     if SharedWord::opaque(has_gone) != 0 {
         if SharedWord::opaque(is_there.into()) != 0 {
             sg_flow_forget(&found);
         }
         if SharedWord::opaque(may_enter.into()) != 0 {
             let flags = traits.tcp_flags().into();
-            let state = sg_next_state(traits.kind().into(), NO_STATE, 1, flags, 0) as u8;
+            let state = sg_next_state(traits.kind().into(), NO_STATE, flags, 0) as u8;
             found.contents = Contents {
                 head: Head::new(tick(now), state, traits.direction()),
                 rule: rule_word(verdict.slot(), maps::generation()),
-                created: now,
+                begun: begun_word(tick(now), NO_NUMBER),
             };
             enter(key, hash, &found.contents, FlowKind::HalfOpen, now);
         }
@@ -232,13 +259,19 @@ pub(crate) extern "C" fn sg_track(
         return Outcome::rule(verdict).pack();
     }
 
+    let is_cut = u64::from(is_over) | u64::from(head.state() ^ CUT).wrapping_sub(1) >> 63;
+    if SharedWord::opaque(is_cut) != 0 {
+        sg_flow_cut(&found, now);
+        return reason(traits.direction(), Reason::Revoked);
+    }
+
     let from_opener = head.opener() == traits.direction();
     let mut rule = found.contents.rule;
     let is_older = generation_of(rule) != maps::generation();
     let by_rules = Outcome::rule(verdict).pack();
     let mut result = by_rules;
     // All bits set where the packet counts for the flow's rule: the slot is then put in.
-    let mut has_slot = 0;
+    let mut has_slot = 0u32;
     // The verdict that admits the flow under this policy, where an earlier one did.
     let mut admission = 0;
     if head.is_seeded() && !is_accepted {
@@ -255,7 +288,11 @@ pub(crate) extern "C" fn sg_track(
             admission = ask(class, opposite, traits.kind(), traits.return_number()).0;
         }
         if !Verdict(admission).is_accept() {
-            sg_flow_forget(&found);
+            if SharedWord::opaque(is_tcp) != 0 {
+                sg_flow_cut(&found, now);
+            } else {
+                sg_flow_forget(&found);
+            }
             return reason(traits.direction(), Reason::Revoked);
         }
         (result, has_slot) = (REPLY, u32::MAX);
@@ -267,16 +304,23 @@ pub(crate) extern "C" fn sg_track(
         // Same key, other match (an ICMP code): the rules have the word.
         return by_rules;
     }
-    let mut how = found.kind() as u32 + u32::from(from_opener) * FROM_OPENER;
+    // All these ways go on as one.
+    rule = SharedWord::forget(rule, now);
+    let result = SharedWord::forget(result, now);
+    let has_slot = SharedWord::forget(has_slot.into(), now) as u32;
+    let admission = SharedWord::forget(admission.into(), now) as u32;
+    let mut how =
+        found.kind() as u32 + SharedWord::forget(u64::from(from_opener), now) as u32 * FROM_OPENER;
     if admission != 0 {
         rule = rule_word(Verdict(admission).slot(), maps::generation());
         how |= IS_CHANGED;
         sg_flow_change_rule(&mut found, rule);
     }
     let result = result | u64::from(slot_of(rule) & has_slot);
-    let mut step = sg_go_on(&mut found, traits.0, how, now);
+    let numbers = packet.numbers.pack();
+    let mut step = sg_go_on(&mut found, traits.0, numbers, how, now);
     if step == RACED {
-        step = sg_go_on(&mut found, traits.0, how & !IS_CHANGED, now);
+        step = sg_go_on(&mut found, traits.0, numbers, how & !IS_CHANGED, now);
     }
     if step == IS_CONFIRMED {
         // First in, then out: a packet on another CPU finds it among one of the two kinds.
@@ -303,7 +347,9 @@ pub(crate) extern "C" fn sg_belongs(p: *const Packet, class: u32) -> u32 {
         return 0;
     }
     let Contents { head, rule, .. } = found.contents;
-    if has_expired(head, now()) != 0 {
+    let is_cut = u64::from(head.state() ^ CUT).wrapping_sub(1) >> 63;
+    let is_flushed = is_before(rule) & maps::flushes_flows();
+    if SharedWord::opaque(has_expired(head, now()) | is_flushed | is_cut) != 0 {
         return 0;
     }
     if head.is_seeded() || generation_of(rule) == maps::generation() || maps::keeps_flows() {

@@ -178,8 +178,7 @@ fn track<H: Hook>(hook: &H) -> bool {
         return maps::only_remembers();
     };
     let (packet, traits) = (&relay.packet, relay.traits.0);
-    let key = packet.flow_key();
-    let packed = flows::sg_track(key, relay.hash, traits, relay.class, relay.verdict);
+    let packed = flows::sg_track(packet, relay.hash, traits, relay.class, relay.verdict);
     relay.outcome = Outcome::unpack(packed);
     keep_if_first(packet, &relay.outcome);
     settle(hook, packet, &relay.outcome)

@@ -10,6 +10,7 @@ use aya_ebpf::{
 use sg_common::{
     counters::SlotCounters,
     event::{EventRing, EventSlot},
+    flow::{FLUSH_OLD, JUDGE_OLD, KEEP_OLD},
     fragment::{FragmentKey4, FragmentKey6, FragmentValue},
     lookup::{
         COLUMNS, FewWords, Forms, HASH_KEY_ROOM, LINE_UNITS, LINE_WORDS, Line, NEAR_LINES,
@@ -135,8 +136,8 @@ constants! {
     SG_ESSENTIAL: u8 = 1;
     /// 1 drops what is neither IPv4 nor IPv6, nor ARP (SPEC P10).
     SG_ARP_ONLY: u8 = 0;
-    /// 1 keeps flows of earlier generations as they are; 0 judges them again.
-    SG_KEEP_FLOWS: u8 = 0;
+    /// What becomes of flows of earlier generations: [`JUDGE_OLD`], [`KEEP_OLD`] or [`FLUSH_OLD`].
+    SG_OLD_FLOWS: u8 = JUDGE_OLD;
     /// What there is: bits of `sg_common::stage`.
     SG_HAS: u8 = HAS_FLOWS | HAS_NEAR_TABLES;
     /// Events that a CPU's ring has room for, a power of two.
@@ -180,7 +181,19 @@ macro_rules! constant_item {
 pub(crate) use constant_item;
 
 pub(crate) fn keeps_flows() -> bool {
-    constant!(SG_KEEP_FLOWS as u8) != 0
+    constant!(SG_OLD_FLOWS as u8) == KEEP_OLD
+}
+
+/// 1 if flows of an earlier generation are judged again, else 0.
+#[inline(always)]
+pub(crate) fn judges_flows() -> u64 {
+    u64::from(constant!(SG_OLD_FLOWS as u8) == JUDGE_OLD)
+}
+
+/// 1 if flows of an earlier generation are none any more, else 0.
+#[inline(always)]
+pub(crate) fn flushes_flows() -> u64 {
+    u64::from(constant!(SG_OLD_FLOWS as u8) == FLUSH_OLD)
 }
 
 pub(crate) fn accepts_essential() -> bool {

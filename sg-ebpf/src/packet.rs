@@ -95,6 +95,51 @@ pub(crate) struct Packet {
     pub(crate) is_error: u8,
     /// Of a later fragment, where it belongs in its datagram, in units of eight bytes.
     pub(crate) fragment_offset: u16,
+    /// TCP's, of a packet whose flow may be asked for.
+    pub(crate) numbers: Numbers,
+}
+
+/// TCP's numbers, as far as a handshake is followed.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Numbers {
+    /// What the segment acknowledges.
+    pub(crate) acknowledged: u32,
+    /// What acknowledges all of the segment.
+    pub(crate) next: u32,
+}
+
+impl Numbers {
+    pub(crate) const NONE: Numbers = Numbers {
+        acknowledged: 0,
+        next: 0,
+    };
+
+    /// As one number, which functions can take.
+    #[inline(always)]
+    pub(crate) fn pack(self) -> u64 {
+        u64::from(self.acknowledged) | u64::from(self.next) << 32
+    }
+
+    #[inline(always)]
+    pub(crate) fn unpack(packed: u64) -> Self {
+        Numbers {
+            acknowledged: packed as u32,
+            next: (packed >> 32) as u32,
+        }
+    }
+
+    /// Of a segment with that header, whose numbers begin at `numbers`, and so many bytes of data.
+    #[inline(always)]
+    pub(crate) fn of(numbers: [u32; 2], flags: u8, data: u32) -> Self {
+        let [sequence, acknowledged] = numbers.map(u32::from_be);
+        // SYN is bit 1 and FIN bit 0: each takes a number of its own (RFC 9293 section 3.4).
+        let marks = u32::from((flags & tcp::SYN) / tcp::SYN) + u32::from(flags & tcp::FIN);
+        Numbers {
+            acknowledged,
+            next: sequence.wrapping_add(data).wrapping_add(marks),
+        }
+    }
 }
 
 // A packet begins with the key of its flow, so that there is no copy of that on the stack.
@@ -129,9 +174,10 @@ impl Packet {
     /// Makes it a plain packet with that flow's key and so many bytes of headers; whatever only the rules
     /// ask for is left as it is.
     #[inline(always)]
-    pub(crate) fn set_plain(&mut self, key: &FlowKey, headers: u32) {
+    pub(crate) fn set_plain(&mut self, key: &FlowKey, numbers: Numbers, headers: u32) {
         // SAFETY: as in `flow_key`.
         unsafe { *core::ptr::from_mut(self).cast::<FlowKey>() = *key };
+        self.numbers = numbers;
         self.headers = headers;
         self.claimed = 0;
         self.is_fragment = 0;
@@ -160,6 +206,7 @@ impl Packet {
         direction: 0,
         is_error: 0,
         fragment_offset: 0,
+        numbers: Numbers::NONE,
     };
 
     #[inline(always)]
@@ -473,6 +520,8 @@ fn transport<H: Hook>(
             }
             ports(H::DIRECTION, Kind::Tcp as u8, header.cast(), out);
             let flags = field!(header, flags as u8);
+            let data = (len - header_len) as u32;
+            out.numbers = Numbers::of(field!(header, numbers as [u32; 2]), flags, data);
             out.tcp_flags = flags;
             out.opens = u8::from(flags & tcp::RST == 0);
             header_len

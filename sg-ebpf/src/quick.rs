@@ -53,9 +53,9 @@ struct Frame<I> {
 
 /// The start of TCP's header. What of it no UDP header has, a plain frame has all the same.
 #[repr(C, packed)]
-struct Beginning {
+pub(crate) struct Beginning {
     ports: u32,
-    numbers: [u8; 8],
+    pub(crate) numbers: [u8; 8],
     data_offset: u8,
     flags: u8,
 }

@@ -1,7 +1,12 @@
 //! Flows of plain packets: that there is none is known from a cache line; that a flow goes on as it did, from
 //! two lines and the time. All else is handed on to be tracked.
 
-use network_types::{eth::EthHdr, ip::Ipv6Hdr};
+use core::mem::offset_of;
+
+use network_types::{
+    eth::EthHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+};
 use sg_common::{
     flow_entry::{
         ADDRESSES, FlowKey, Head, NAME, TOUCH_AGE, age, clock, finish, generation_of, hash_halves,
@@ -21,7 +26,8 @@ use crate::{
     hook::Hook,
     maps,
     outcome::Outcome,
-    packet::{Stop, at, ends, field, parsed},
+    packet::{Numbers, Stop, at, ends, field, parsed},
+    quick::Beginning,
     relay,
     verifier::forget,
 };
@@ -138,12 +144,14 @@ pub(crate) fn ask<H: Hook>(hook: &H, names: &Names, step: &Step) -> Result<Fate,
     let spot = spot(hash);
     let line = Flows.line(spot.group).ok_or(parsed::MALFORMED)?;
     let tags = spread(spot.tag);
+    // Read first: a flow that has left them meanwhile is among the others by then.
+    let half_open = tags_of(line, spot.half_open);
     let both = in_both(tags_of(line, spot.first), tags_of(line, spot.second), tags);
     if both != 0 {
         if let Some(outcome) = steady(hook, names, step, &spot, both) {
             return Ok(Fate::ByFlow(outcome));
         }
-    } else if step.is_drop && has_match(tags_of(line, spot.half_open), tags) == 0 {
+    } else if step.is_drop && has_match(half_open, tags) == 0 {
         return Ok(Fate::ByRules);
     }
     hand_on(hook, names, step, hash)?;
@@ -198,6 +206,30 @@ fn steady<H: Hook>(hook: &H, names: &Names, step: &Step, spot: &Spot, both: u64)
     })
 }
 
+/// TCP's numbers; of UDP they mean nothing. Without branches, for the verifier's sake.
+#[inline(always)]
+fn numbers<H: Hook>(hook: &H, names: &Names, step: &Step) -> Result<Numbers, Stop> {
+    const V4_END: u64 = (EthHdr::LEN + Ipv4Hdr::LEN) as u64;
+    const V6_END: u64 = (EthHdr::LEN + Ipv6Hdr::LEN) as u64;
+    // The lengths: IPv4's counts its own header, IPv6's does not.
+    const V4_LEN: u64 = (EthHdr::LEN + offset_of!(Ipv4Hdr, tot_len)) as u64;
+    const V6_LEN: u64 = (EthHdr::LEN + offset_of!(Ipv6Hdr, payload_len)) as u64;
+    let is_v6 = (names.name[1] / IS_V6) & 1;
+    let len_at = V4_LEN + is_v6 * (V6_LEN - V4_LEN);
+    // SAFETY: `at` has compared it with the end of the packet.
+    let len = unsafe { at::<u16, H>(hook, len_at as usize)?.read_unaligned() };
+    let end = EthHdr::LEN as u64 + u64::from(u16::from_be(len)) + is_v6 * Ipv6Hdr::LEN as u64;
+    let ip_end = V4_END + is_v6 * (V6_END - V4_END);
+    let header = at::<Beginning, H>(hook, ip_end as usize)?;
+    let data = end.wrapping_sub(step.headers) as u32;
+    let flags = step.flags as u8;
+    Ok(Numbers::of(
+        field!(header, numbers as [u32; 2]),
+        flags,
+        data,
+    ))
+}
+
 /// Leaves for the next program what is known.
 #[inline(always)]
 fn hand_on<H: Hook>(hook: &H, names: &Names, step: &Step, hash: u32) -> Result<(), Stop> {
@@ -220,13 +252,14 @@ fn hand_on<H: Hook>(hook: &H, names: &Names, step: &Step, hash: u32) -> Result<(
         addresses,
     };
     let flags = step.flags as u8;
+    let numbers = numbers(hook, names, step)?;
     // TCP is 6 and UDP 17; what resets a connection opens none.
     let kind = key.protocol() >> 4;
     let opens = flags >> 2 & 1 ^ 1;
     // Where the answer goes: the port that this packet comes from.
     let (return_number, _) = ends(H::DIRECTION, key.local_port(), key.remote_port());
     let relay = relay::get::<H>().ok_or(parsed::MALFORMED)?;
-    relay.packet.set_plain(&key, step.headers as u32);
+    relay.packet.set_plain(&key, numbers, step.headers as u32);
     relay.traits = Traits::new(kind, flags, H::DIRECTION as u8, opens, return_number);
     relay.hash = hash;
     relay.class = step.class;

@@ -106,15 +106,15 @@ const CLAUSES: [(&str, &str); 33] = [
     ),
     (
         "K9",
-        "TCP moves a flow and its timeout; half-open flows live apart from established ones.",
+        "TCP moves a flow and its timeout; half-open flows live apart from established ones, and nobody who spoofs addresses makes an established one.",
     ),
     (
         "K10",
-        "A full table evicts the least recently used flow of its kind and counts it; a new flow is never dropped for it.",
+        "A full table evicts a flow of the same kind, an expired one before a closing one before the least recently used, and counts it; a new flow is never dropped for it.",
     ),
     (
         "K11",
-        "A new policy takes effect on live flows: judged again, kept, or flushed.",
+        "A new policy takes effect on live flows: judged again, kept, or flushed. A TCP flow that was cut stays cut until a new SYN.",
     ),
     (
         "K12",

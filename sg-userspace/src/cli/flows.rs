@@ -25,8 +25,10 @@ const SHOWN: usize = 100;
 #[derive(Args)]
 #[command(after_help = "\
 A flow has no entry when the rules of the other direction accept its replies anyway. Half-open flows
-(handshakes under way, datagrams without an answer, pings) live in a table apart from established
-ones; a full table evicts its least recently used flow, which is counted.
+(TCP until the handshake is complete, others until they are still answered after two seconds, pings)
+live apart from established ones. Where there is no room a flow that has expired goes first, then
+one that is closing, then the one seen least recently, and is counted. `tcp-cut` is a connection that
+was revoked, flushed or cut: its segments are dropped until a new one is opened that the rules accept.
 
 Examples:
   sgctl flows

@@ -53,7 +53,7 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
         stages::leave_only(&plan.pins, state.policy.generation)?;
         let seeded = seeding.map(|seeding| seeding.after()).transpose()?;
         if plan.policy.established == Established::Flush && plan.replaced().is_some() {
-            flush(&plan.pins)?;
+            flush(&plan.pins, state.policy.generation)?;
         }
         Ok(seeded)
     })();

@@ -9,15 +9,17 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use aya::maps::MapInfo;
-use sg_common::flow::{FlowKind, FlowValue, TIMEOUTS};
+use sg_common::flow::{CUT, FlowKind, FlowValue, TIMEOUTS, Timeout, seconds};
 use sg_common::flow_entry::{
-    Contents, ENTRY_WORDS, FlowKey, HASH_KEYS, HEAD, Head, clock, hash, time_out,
+    BEGUN, Contents, ENTRY_WORDS, FlowKey, HASH_KEYS, HEAD, Head, clock, generation_of, hash, tick,
+    time_out,
 };
 use sg_common::flow_ports::PORT_COUNTS;
 use sg_common::flow_table::{
-    BUSY, Found, LINE_WORDS, Line, Page, Place, Spot, Table, WAYS, claim, find, find_kind,
+    BUSY, Found, LINE_WORDS, Line, Page, Place, Spot, Table, WAYS, claim, cut, find, find_kind,
     kind_of_word, publish, read_any, reclaim, remove, settle, tags_of,
 };
+use sg_common::protocol::IPPROTO_TCP;
 
 use super::layout::PORT_COUNTS_LEN;
 use super::pins::InterfacePins;
@@ -88,8 +90,8 @@ pub(super) fn port_counts(pins: &InterfacePins) -> Result<OwnedFd, KernelError> 
 /// The ages at which flows expire, by state.
 pub(super) fn ages(timeouts: &[u32; TIMEOUTS]) -> [u32; 16] {
     let mut ages = [0; 16];
-    for (age, seconds) in ages.iter_mut().zip(timeouts) {
-        *age = time_out(*seconds);
+    for (age, state) in ages.iter_mut().zip(0..) {
+        *age = time_out(seconds(timeouts, state));
     }
     ages
 }
@@ -124,6 +126,8 @@ pub struct Written {
     pub evicted: bool,
     /// A CPU has entered it at the same time, and one of the two was taken out.
     pub is_double: bool,
+    /// It was half-open, and is so no more.
+    pub has_replaced: bool,
 }
 
 impl Table for FlowTable {
@@ -232,26 +236,62 @@ impl FlowTable {
         live
     }
 
-    /// Enters a flow among those of a kind, unless it is there.
+    /// Enters a flow among those of a kind, unless it is there, of whichever kind. Only where its SYN is all that is
+    /// known of it there, and it has been answered since, it takes the place of that.
     pub fn enter(&self, key: &FlowKey, value: &FlowValue, kind: FlowKind, now: u64) -> Written {
         let spot = self.spot(key);
         let contents = Contents::of(value);
-        if find_kind(self, &spot, key, kind).is_some() {
+        let there = self.find(key);
+        let is_known_better = |found: &Found| {
+            let (head, now) = (found.contents.head, contents.head);
+            kind == FlowKind::Established
+                && found.kind() == FlowKind::HalfOpen
+                && head.state() == Timeout::TcpSynSent as u8
+                && now.state() != CUT
+                && now.is_answered()
+                && now.opener() == head.opener()
+        };
+        if there.is_some_and(|found| !is_known_better(&found)) {
             return Written::default();
         }
         let Some(claim) = claim(self, &spot, key, kind as u32, clock(now)) else {
             return Written::default();
         };
         let is_new = publish(self, &claim, key, &contents);
-        let double = match kind {
-            FlowKind::Established => settle(self, &spot, key),
-            FlowKind::HalfOpen => None,
+        // A packet may have opened it meanwhile, and it is known better then than from outside. It cannot have gone
+        // on to the established ones in so short a time.
+        let is_open = || find_kind(self, &spot, key, FlowKind::HalfOpen).is_some();
+        let double = match (kind, there) {
+            (FlowKind::Established, None) if is_new && is_open() => {
+                find_kind(self, &spot, key, kind)
+            }
+            (FlowKind::Established, _) => settle(self, &spot, key),
+            (FlowKind::HalfOpen, _) => None,
         };
         Written {
             is_new,
             evicted: claim.evicted != 0,
             is_double: double.is_some_and(|double| remove(self, &double)),
+            has_replaced: is_new && there.is_some_and(|found| remove(self, &found)),
         }
+    }
+
+    /// Does to the flows of earlier generations what the programs of this one do, which flushes them (SPEC K11),
+    /// at their next packet: those of TCP are cut, all others taken out. Returns how many of each kind were.
+    pub fn flush(&self, generation: u32, now: u64) -> [u64; 2] {
+        let mut removed = [0; 2];
+        self.each_found(|key, found| {
+            let is_cut = found.contents.head.state() == CUT;
+            if is_cut || generation_of(found.contents.rule) >= generation {
+                return;
+            }
+            if key.protocol() == IPPROTO_TCP {
+                cut(self, &found, tick(now));
+            } else if remove(self, &found) {
+                removed[found.kind() as usize] += 1;
+            }
+        });
+        removed
     }
 
     /// Takes out the flows of `is_over`, and returns how many of each kind there were.
@@ -304,8 +344,7 @@ impl FlowTable {
             if let Some(entry) = self.entry(found.place()) {
                 let new = change(found.contents);
                 entry[HEAD].store(new.head.0, std::sync::atomic::Ordering::SeqCst);
-                entry[sg_common::flow_entry::CREATED]
-                    .store(new.created, std::sync::atomic::Ordering::SeqCst);
+                entry[BEGUN].store(new.begun, std::sync::atomic::Ordering::SeqCst);
             }
         });
     }

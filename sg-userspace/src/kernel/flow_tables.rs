@@ -22,7 +22,7 @@ pub struct FlowTableUse {
     /// Flows in the table now, those included that have expired and not been swept.
     pub live: u64,
     pub entered: u64,
-    /// Least recently used flows that made room for new ones.
+    /// Flows that made room for new ones.
     pub evicted: u64,
 }
 
@@ -115,12 +115,15 @@ pub fn sweep(
     remove_flows(pins, &table, has_expired)
 }
 
-/// Forgets every flow and every fragment.
-pub(super) fn flush(pins: &InterfacePins) -> Result<(), KernelError> {
+/// Forgets every fragment, and every flow that a generation before this one has admitted; those of TCP stay, as
+/// cut ones. The programs of this generation do the same at a flow's next packet.
+pub(super) fn flush(pins: &InterfacePins, generation: u32) -> Result<(), KernelError> {
     remove_where::<FragmentKey4, FragmentValue>(&pins.fragments4(), |_| true)?;
     remove_where::<FragmentKey6, FragmentValue>(&pins.fragments6(), |_| true)?;
     let table = FlowTable::open(pins, &Timeout::defaults())?;
-    remove_flows(pins, &table, |_| true).map(drop)
+    let ledger = Ledger::open(pins)?;
+    ledger.add_left(table.flush(generation, monotonic_now()));
+    Ok(())
 }
 
 fn remove_flows(
@@ -130,9 +133,7 @@ fn remove_flows(
 ) -> Result<u64, KernelError> {
     let ledger = Ledger::open(pins)?;
     let removed = table.remove_where(is_over);
-    for kind in FlowKind::BOTH {
-        ledger.add(LEFT, kind, removed[kind as usize]);
-    }
+    ledger.add_left(removed);
     Ok(removed.iter().sum())
 }
 
@@ -220,9 +221,17 @@ impl Ledger {
         }
     }
 
+    /// So many of each kind, in the order of [`FlowKind::BOTH`].
+    fn add_left(&self, counts: [u64; 2]) {
+        for kind in FlowKind::BOTH {
+            self.add(LEFT, kind, counts[kind as usize]);
+        }
+    }
+
     pub(super) fn add_entered(&self, kind: FlowKind, entered: Written) {
         self.add(ENTERED, kind, entered.is_new.into());
         self.add(EVICTED, kind, entered.evicted.into());
         self.add(LEFT, kind, entered.is_double.into());
+        self.add(LEFT, FlowKind::HalfOpen, entered.has_replaced.into());
     }
 }

@@ -16,7 +16,6 @@ use super::state::State;
 use super::tables::LiveTables;
 use super::{KernelError, faults, links, stages, sys};
 use crate::compile::Compiled;
-use crate::policy::Established;
 
 /// What is ready to be put in force.
 pub(super) struct Prepared<'a> {
@@ -94,7 +93,7 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
                 )
             })?;
         }
-        if !options.cut_existing && policy.established != Established::Flush {
+        if !options.cut_existing {
             let is_intact = replaced.inspection.running(Direction::Inbound)
                 == Some(replaced.state.inbound_program);
             if is_intact {

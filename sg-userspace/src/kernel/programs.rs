@@ -10,7 +10,7 @@ use aya::maps::Map;
 use aya::programs::{Program, ProgramError, ProgramInfo, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::sys::signal::{SigSet, SigmaskHow};
-use sg_common::flow::{TIMEOUTS, Timeout};
+use sg_common::flow::{FLUSH_OLD, JUDGE_OLD, KEEP_OLD, TIMEOUTS, Timeout};
 use sg_common::lookup::{LINE_WORDS, Line, NEAR_LINES, NearTables};
 use sg_common::stage::{HAS_FLOWS, HAS_LOGS, HAS_NEAR_TABLES, HAS_TRACE, REMEMBERS};
 
@@ -59,7 +59,8 @@ pub struct Generation {
     pub number: u32,
     pub essential: bool,
     pub non_ip: NonIp,
-    pub keep_flows: bool,
+    /// What becomes of flows that earlier policies admitted.
+    pub established: Established,
     pub timeouts: [u32; TIMEOUTS],
     /// Flows are looked up and remembered. Without them there must be none in the tables.
     pub has_flows: bool,
@@ -80,7 +81,7 @@ impl Generation {
             number,
             essential: policy.essential,
             non_ip: policy.non_ip,
-            keep_flows: policy.established == Established::Keep,
+            established: policy.established,
             timeouts: policy.timeouts,
             has_flows: true,
             only_remembers: false,
@@ -113,7 +114,11 @@ impl Programs {
         let groups = shared.groups()?;
         let essential = u8::from(generation.essential);
         let arp_only = u8::from(generation.non_ip == NonIp::ArpOnly);
-        let keep_flows = u8::from(generation.keep_flows);
+        let old_flows = match generation.established {
+            Established::Revalidate => JUDGE_OLD,
+            Established::Keep => KEEP_OLD,
+            Established::Flush => FLUSH_OLD,
+        };
         let shape = &compiled.shape;
         let is_near =
             generation.may_be_near && compiled.lines.len() <= NEAR_LINES && shape.host_buckets == 0;
@@ -137,7 +142,7 @@ impl Programs {
             .override_global("SG_GENERATION", &generation.number, true)
             .override_global("SG_ESSENTIAL", &essential, true)
             .override_global("SG_ARP_ONLY", &arp_only, true)
-            .override_global("SG_KEEP_FLOWS", &keep_flows, true)
+            .override_global("SG_OLD_FLOWS", &old_flows, true)
             .override_global("SG_HAS", &has, true)
             .override_global("SG_EVENT_SLOTS", &event_slots, true)
             .override_global("SG_COLUMNS", &shape.columns[..], true)

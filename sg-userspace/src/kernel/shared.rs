@@ -7,6 +7,7 @@ use std::path::Path;
 
 use aya::maps::MapInfo;
 use sg_common::counters::SlotCounters;
+use sg_common::flow::CUT;
 
 use super::flow_tables::{each_flow, each_fragment_slot, monotonic_now, sweep};
 use super::pins::InterfacePins;
@@ -49,7 +50,10 @@ impl SlotUse for PinnedUse<'_> {
         sweep(self.pins, &state.timeouts, monotonic_now()).ok()?;
         let mut named = self.held.clone();
         each_flow(self.pins, |flow| {
-            named.insert(flow.value.slot);
+            // A cut flow counts for nothing any more.
+            if flow.value.state != CUT {
+                named.insert(flow.value.slot);
+            }
         })
         .ok()?;
         each_fragment_slot(self.pins, |slot| {

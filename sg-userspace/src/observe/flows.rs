@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use serde::Serialize;
-use sg_common::flow::{Timeout, elapsed, is_expired};
+use sg_common::flow::{CUT, Timeout, elapsed, is_expired, seconds, state_name};
 use sg_common::verdict::Direction;
 
 use super::attached::Attached;
@@ -26,7 +26,8 @@ pub struct Flow {
     pub opened: &'static str,
     /// `half-open` or `established`: which table it is in.
     pub kind: &'static str,
-    /// Name of the state's timeout, e.g. `tcp-established`.
+    /// Name of the state's timeout, e.g. `tcp-established`; or `tcp-cut`, of a connection that was revoked,
+    /// flushed or cut: its segments are dropped until a SYN that the rules accept.
     pub state: &'static str,
     /// It was there before the first policy, and no rule admits it.
     #[serde(rename = "seeded")]
@@ -36,7 +37,7 @@ pub struct Flow {
     pub idle_seconds: u64,
     /// Generation of the policy that admitted it last.
     pub generation: u32,
-    /// The rule that admitted it; null once nobody knows it any more.
+    /// The rule that admitted it; null once nobody knows it any more, and where it was seeded or cut.
     pub rule: Option<FlowRule>,
 }
 
@@ -69,15 +70,15 @@ pub fn flows(attached: &Attached) -> Result<Vec<Flow>, KernelError> {
     let mut found = Vec::new();
     each_flow(&attached.pins, |entry| {
         let v = entry.value;
-        let seconds = timeouts.get(v.state as usize).copied().unwrap_or(0);
-        if is_expired(now, v.last_seen, seconds) {
+        if is_expired(now, v.last_seen, seconds(&timeouts, v.state)) {
             return;
         }
         let state = Timeout::from_index(v.state);
         let is_icmp = state == Some(Timeout::Icmp);
         let has_ports = !is_icmp && state != Some(Timeout::Other);
         let seconds_since = |t: u64| elapsed(now, t).max(0) as u64 / 1_000_000_000;
-        let rule = rules.get(&v.slot).filter(|_| !v.is_seeded());
+        let is_nobodys = v.is_seeded() || v.state == CUT;
+        let rule = rules.get(&v.slot).filter(|_| !is_nobodys);
         found.push(Flow {
             protocol: entry.protocol,
             local: entry.local,
@@ -91,7 +92,7 @@ pub fn flows(attached: &Attached) -> Result<Vec<Flow>, KernelError> {
                 Direction::Outbound.name()
             },
             kind: entry.kind.name(),
-            state: state.map_or("unknown", Timeout::name),
+            state: state_name(v.state),
             is_seeded: v.is_seeded(),
             age_seconds: seconds_since(v.created),
             idle_seconds: seconds_since(v.last_seen),

@@ -100,7 +100,9 @@ pub enum Established {
     /// A flow is judged again by the rules of the direction that opened it, at its next packet.
     #[default]
     Revalidate,
+    /// It runs out.
     Keep,
+    /// It is none any more: of TCP it is cut, of other protocols as if it had never been.
     Flush,
 }
 

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use sg_common::flow::{FlowKind, Timeout};
+use sg_common::flow_entry::{Contents, TICK_SHIFT, begun_word, created_of, number_of};
 use sg_userspace::kernel::apply;
 use sg_userspace::kernel::flow_tables::{FlowTable, FlowTableUse, key_of, sweep, table_use};
 use sg_userspace::observe::flows::{flows, monotonic_now};
@@ -96,6 +97,7 @@ fn another_flow_of_the_same_tag_is_another_flow() {
             let ports = (5000, 53);
             let [local, remote] = [(ends[0], 5000), (ends[1], 53)].map(SocketAddr::from);
             assert!(node.send(frame(&format!("udp {local} > {remote}")).bytes()));
+            age(&table, 3 * SECOND);
             peer.send(answer(ends, ports).bytes());
             inbound += 1;
             read_when(sandbox, "sg0", |c| c.rules[0].reply_packets == answers);
@@ -194,20 +196,47 @@ fn a_syn_flood_evicts_no_established_flow() {
     });
 }
 
-/// Proves K9 for datagrams: what nobody has answered is half-open, the answer makes it established.
+/// Makes every flow older, which nobody else may use meanwhile.
+fn age(table: &FlowTable, nanoseconds: u64) {
+    let ticks = (nanoseconds >> TICK_SHIFT) as u32;
+    table.rewrite(|flow| Contents {
+        head: flow.head.seen_at(flow.head.last_seen().wrapping_sub(ticks)),
+        begun: begun_word(
+            created_of(flow.begun).wrapping_sub(ticks),
+            number_of(flow.begun),
+        ),
+        ..flow
+    });
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+/// Proves K9 for datagrams: what nobody has answered is half-open, and so is what was answered at once; an
+/// answer two seconds after the beginning makes it established.
 #[test]
-fn an_answer_establishes_a_flow() {
+fn a_flow_that_is_still_answered_is_established() {
     sandbox(|sandbox| {
         let mut link = Link::new(sandbox, &rules_from_lines(WEB));
-        link.receive(&frame("udp 198.51.100.1:5000 > 192.0.2.1:53"));
+        let pins = only(sandbox, "sg0").pins;
+        let table = FlowTable::open(&pins, &Timeout::defaults()).unwrap_or_else(|e| panic!("{e}"));
+        let question = frame("udp 198.51.100.1:5000 > 192.0.2.1:53");
+        let answer = frame("udp 192.0.2.1:53 > 198.51.100.1:5000");
+        link.receive(&question);
         link.wait();
         let kinds = || -> Vec<(&str, &str)> {
             let flows = flows(&only(sandbox, "sg0")).unwrap();
             flows.iter().map(|f| (f.kind, f.state)).collect()
         };
         assert_eq!(kinds(), [("half-open", "udp")]);
-        assert!(link.send(&frame("udp 192.0.2.1:53 > 198.51.100.1:5000")));
+        assert!(link.send(&answer));
+        assert_eq!(kinds(), [("half-open", "udp")]);
+        age(&table, 3 * SECOND);
+        link.receive(&question);
+        link.wait();
+        assert_eq!(kinds(), [("half-open", "udp")], "a question proves nothing");
+        assert!(link.send(&answer));
         assert_eq!(kinds(), [("established", "udp-stream")]);
+        assert!(link.send(&answer));
     });
 }
 
@@ -226,9 +255,11 @@ fn expired_flows_leave() {
                 "tcp [2001:db8::9]:{port} > [2001:db8::1]:80 syn"
             )));
         }
-        link.receive(&frame("udp 198.51.100.2:1 > 192.0.2.1:53"));
+        link.receive(&frame("tcp 198.51.100.2:1 > 192.0.2.1:80 syn"));
         link.wait();
-        assert!(link.send(&frame("udp 192.0.2.1:53 > 198.51.100.2:1")));
+        assert!(link.send(&frame("tcp 192.0.2.1:80 > 198.51.100.2:1 syn ack")));
+        link.receive(&frame("tcp 198.51.100.2:1 > 192.0.2.1:80 ack"));
+        link.wait();
         std::thread::sleep(Duration::from_millis(1300));
         assert!(!link.send(&frame("udp 192.0.2.1:53 > 198.51.100.1:7")));
         let [half_open, _] = link.table_use();
@@ -245,6 +276,6 @@ fn expired_flows_leave() {
             (0, 201, 0)
         );
         assert_eq!((established.live, established.evicted), (1, 0));
-        assert!(link.send(&frame("udp 192.0.2.1:53 > 198.51.100.2:1")));
+        assert!(link.send(&frame("tcp 192.0.2.1:80 > 198.51.100.2:1 ack")));
     });
 }

@@ -10,10 +10,13 @@ pub(crate) struct Frame(Vec<u8>);
 
 const ETHERNET: usize = 14;
 const PAYLOAD: [u8; 24] = [0x5a; 24];
+/// Where every TCP segment ends, and what it acknowledges.
+pub(crate) const ACKNOWLEDGED: u32 = 2000;
 
 /// Builds a frame from text:
 ///
-/// `tcp ADDRESS:PORT > ADDRESS:PORT FLAGS` with FLAGS among `syn ack fin rst`,
+/// `tcp ADDRESS:PORT > ADDRESS:PORT FLAGS` with FLAGS among `syn ack fin rst`, and `blind` for a segment that does
+/// not acknowledge what any other one of these has sent, as all do otherwise;
 /// `udp …`, `sctp …`, `icmp ADDRESS > ADDRESS TYPE/CODE [id N]` (ICMPv6 for IPv6 addresses),
 /// `proto N ADDRESS > ADDRESS`.
 pub(crate) fn frame(text: &str) -> Frame {
@@ -26,16 +29,20 @@ fn parse(text: &str) -> Option<Frame> {
         ["tcp", source, ">", destination, flags @ ..] => {
             let (s, d): (SocketAddr, SocketAddr) =
                 (source.parse().ok()?, destination.parse().ok()?);
-            let mut header = TcpHeader::new(s.port(), d.port(), 1000, 65535);
+            let mut header = TcpHeader::new(s.port(), d.port(), 0, 65535);
+            header.acknowledgment_number = ACKNOWLEDGED;
             for flag in flags {
                 match *flag {
                     "syn" => header.syn = true,
                     "ack" => header.ack = true,
                     "fin" => header.fin = true,
                     "rst" => header.rst = true,
+                    "blind" => header.acknowledgment_number = ACKNOWLEDGED + 1,
                     _ => return None,
                 }
             }
+            let len = PAYLOAD.len() as u32 + u32::from(header.syn) + u32::from(header.fin);
+            header.sequence_number = ACKNOWLEDGED - len;
             let builder = ip(s.ip(), d.ip()).tcp_header(header);
             let mut bytes = Vec::new();
             builder.write(&mut bytes, &PAYLOAD).ok()?;

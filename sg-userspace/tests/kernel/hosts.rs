@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::sandbox::{ip, run};
 
@@ -146,6 +147,33 @@ impl Pair {
         Pair {
             what: what.to_owned(),
             ends: Ends::Tcp(ends),
+        }
+    }
+
+    /// As [`Pair::tcp`], from an address and port of one's own choice, which may have been in use a moment ago.
+    pub(crate) fn tcp_from(from: SocketAddr, listener: &TcpListener, to: &str) -> Pair {
+        let what = format!("tcp from {from} to {to}");
+        let failed = |e: io::Error| -> ! { panic!("{what}: {e}") };
+        let domain = Domain::for_address(from);
+        let client = Socket::new(domain, Type::STREAM, None).unwrap_or_else(|e| failed(e));
+        client.set_reuse_address(true).unwrap_or_else(|e| failed(e));
+        client.bind(&from.into()).unwrap_or_else(|e| failed(e));
+        let connected = client.connect_timeout(&parse(to).into(), PATIENCE);
+        connected.unwrap_or_else(|e| failed(e));
+        let (server, _) = listener.accept().unwrap_or_else(|e| failed(e));
+        Pair {
+            ends: Ends::Tcp([client.into(), server]),
+            what,
+        }
+    }
+
+    /// Ends a connection without a word that either end would wait for.
+    pub(crate) fn forget(self) {
+        if let Ends::Tcp(ends) = &self.ends {
+            for end in ends {
+                let at_once = Some(Duration::ZERO);
+                SockRef::from(end).set_linger(at_once).expect("an option");
+            }
         }
     }
 

@@ -221,7 +221,7 @@ fn live_flows_are_judged_again_kept_or_flushed() {
     for (mode, after_opener, after_reply) in [
         (Established::Revalidate, "revoked", "revoked"),
         (Established::Keep, "kept", "reply"),
-        (Established::Flush, "dropped", "dropped"),
+        (Established::Flush, "revoked", "revoked"),
     ] {
         sandbox(|sandbox| {
             sandbox.veth("sg0", "sg1");

@@ -124,7 +124,9 @@ fn the_second_symmetric_policy_in_a_row_finds_no_flow() {
         let attached = applied(sandbox, SYMMETRIC, false);
         assert!(has_flows(&attached), "existing flows may have been entered");
         assert_eq!(flows(&attached).unwrap().len(), 0);
-        assert!(!has_flows(&applied(sandbox, SYMMETRIC, false)));
+        // Another one that says the same: the same one again changes nothing.
+        let again = format!("{SYMMETRIC}\nin all from any drop");
+        assert!(!has_flows(&applied(sandbox, &again, false)));
         assert!(has_flows(&applied(sandbox, ASYMMETRIC, false)));
         assert!(
             has_flows(&applied(sandbox, SYMMETRIC, false)),

@@ -1,11 +1,15 @@
 //! Connections that needed no flow entry, because the rules passed both their sides, when a policy
 //! comes that passes them no longer.
 
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
 use sg_userspace::policy::{Established, rules_from_lines};
+use socket2::{Domain, Socket, Type};
 
 use crate::hosts::Pair;
 use crate::sandbox::sandbox;
-use crate::seed::{NODE4, NODE6, Node, PEER4, PEER6};
+use crate::seed::{NODE4, NODE6, Node, PEER4, PEER6, at};
 
 /// Of the connections to the node no answer needs an entry, nor of those from it.
 const BOTH_WAYS: &str = "in tcp 22 from any accept
@@ -20,13 +24,19 @@ const SERVER: usize = 1;
 /// Opens connections under one policy and puts `next` in its place; `check` says whether one that
 /// came in and one that went out carry what their remote says first, and then the node.
 #[track_caller]
-fn assert_becomes(next: &str, established: Established, inbound: [bool; 2], outbound: [bool; 2]) {
+fn assert_becomes(
+    next: &str,
+    established: Established,
+    inbound: [bool; 2],
+    outbound: [bool; 2],
+    datagrams: [bool; 2],
+) {
     sandbox(|sandbox| {
         let node = Node::new(sandbox);
         node.apply(&rules_from_lines(BOTH_WAYS));
         let incoming = [NODE4, NODE6].map(|address| node.inbound(address));
         let outgoing = [PEER4, PEER6].map(|address| node.outbound(address));
-        let datagrams = [PEER4, PEER6].map(|address| node.udp(address));
+        let asked = [PEER4, PEER6].map(|address| node.udp(address));
         assert_eq!(node.flows().len(), 0, "none needs an entry");
 
         let mut policy = rules_from_lines(next);
@@ -37,9 +47,13 @@ fn assert_becomes(next: &str, established: Established, inbound: [bool; 2], outb
             let found = carries(pair, [CLIENT, SERVER]);
             assert_eq!(found, inbound, "inbound, {established:?}, {next:?}");
         }
-        for pair in outgoing.iter().chain(&datagrams) {
+        for pair in &outgoing {
             let found = carries(pair, [SERVER, CLIENT]);
             assert_eq!(found, outbound, "outbound, {established:?}, {next:?}");
+        }
+        for pair in &asked {
+            let found = carries(pair, [SERVER, CLIENT]);
+            assert_eq!(found, datagrams, "UDP, {established:?}, {next:?}");
         }
         assert_eq!(node.counted("seeded"), [0, 0]);
     });
@@ -49,20 +63,21 @@ fn assert_becomes(next: &str, established: Established, inbound: [bool; 2], outb
 #[test]
 fn connections_without_entries_are_kept() {
     let all = [true; 2];
-    assert_becomes("", Established::Keep, all, all);
-    assert_becomes("out all to any accept", Established::Keep, all, all);
-    assert_becomes("in all from any accept", Established::Keep, all, all);
+    assert_becomes("", Established::Keep, all, all, all);
+    assert_becomes("out all to any accept", Established::Keep, all, all, all);
+    assert_becomes("in all from any accept", Established::Keep, all, all, all);
 }
 
 /// Proves K7 and K11: they are judged again by the direction that opened them, whoever speaks first.
 #[test]
 fn connections_without_entries_are_judged_again() {
     let (all, none) = ([true; 2], [false; 2]);
-    assert_becomes("", Established::Revalidate, none, none);
+    assert_becomes("", Established::Revalidate, none, none, none);
     assert_becomes(
         "in tcp 22 from any accept",
         Established::Revalidate,
         all,
+        none,
         none,
     );
     assert_becomes(
@@ -70,19 +85,21 @@ fn connections_without_entries_are_judged_again() {
         Established::Revalidate,
         none,
         all,
+        all,
     );
 }
 
-/// Proves K7 and K11: they are forgotten where all are.
+/// Proves K7 and K11: they are flushed with all others: of TCP nothing passes any more, in whichever direction the
+/// rules would accept it, and a UDP flow may begin anew.
 #[test]
 fn connections_without_entries_are_flushed() {
     let none = [false; 2];
-    assert_becomes("", Established::Flush, none, none);
-    // What the remote says first is no flow's; the node's own packet opens one.
+    assert_becomes("", Established::Flush, none, none, none);
     assert_becomes(
         "out all to any accept",
         Established::Flush,
-        [false, true],
+        none,
+        none,
         [false, true],
     );
 }
@@ -95,10 +112,59 @@ fn connections_that_still_need_no_entry_get_none() {
         let all = rules_from_lines("in all from any accept\nout all to any accept");
         node.apply(&all);
         let pairs = [node.inbound(NODE4), node.outbound(PEER6), node.udp(PEER4)];
-        let applied = node.apply(&all);
+        // Another one that says the same.
+        let again = rules_from_lines(
+            "in all from any accept\nout tcp to any accept\nout all to any accept",
+        );
+        let applied = node.apply(&again);
         assert_eq!(applied.seeded, None);
         assert!(!applied.state.has_flows, "nothing is looked for");
         assert_eq!(node.flows().len(), 0);
         pairs.iter().for_each(Pair::goes_on);
+    });
+}
+
+/// Proves K11: a flow that is half-open in the table, and whose sockets are known too, is not entered once more when a
+/// policy comes that needs no entries, and goes. The node has another socket at that port, so that the sockets
+/// alone would say that the flow was opened from outside.
+#[test]
+fn a_half_open_flow_is_there_once() {
+    const UDP_OUT: &str = "out udp 53 to any accept";
+    const ALL: &str = "in all from any accept\nout all to any accept";
+    sandbox(|sandbox| {
+        let node = Node::new(sandbox);
+        node.apply(&rules_from_lines(UDP_OUT));
+        let there = at(PEER4, 53);
+        let server = node
+            .peer
+            .inside(|| UdpSocket::bind(&there))
+            .expect("port 53");
+        let at_port = || {
+            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
+            socket.set_reuse_port(true).expect("an option");
+            let any: SocketAddr = "0.0.0.0:5353".parse().expect("an address");
+            socket.bind(&any.into()).expect("a free port");
+            UdpSocket::from(socket)
+        };
+        let (_other, client) = (at_port(), at_port());
+        client.connect(&there).expect("a route");
+        let patience = Some(Duration::from_secs(20));
+        client.set_read_timeout(patience).expect("an option");
+        server.set_read_timeout(patience).expect("an option");
+        client.send(b"?").expect("it leaves");
+        let (_, from) = server.recv_from(&mut [0]).expect("a question");
+        let opened = |node: &Node| -> Vec<(&str, &str)> {
+            let all = node.flows().into_iter();
+            let udp = all.filter(|flow| flow.protocol == 17);
+            udp.map(|flow| (flow.kind, flow.opened)).collect()
+        };
+        assert_eq!(opened(&node), [("half-open", "outbound")]);
+        node.apply(&rules_from_lines(ALL));
+        node.apply(&rules_from_lines(UDP_OUT));
+        assert_eq!(opened(&node), [("half-open", "outbound")]);
+        server.send_to(b"!", from).expect("it leaves");
+        client.recv(&mut [0]).expect("an answer");
+        assert_eq!(node.counted("revoked"), [0, 0]);
+        assert_eq!(opened(&node), [("half-open", "outbound")]);
     });
 }

@@ -24,8 +24,8 @@ fn rules(timeouts: &str) -> String {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Proves K6 and K9 for UDP: answers pass while the flow lives, longer once it has been answered,
-/// and not afterwards; a new question brings it back.
+/// Proves K6 and K9 for UDP: answers pass while the flow lives, longer once it is still answered after two
+/// seconds, and not afterwards; a new question brings it back.
 #[test]
 fn udp_answers_pass_until_their_flow_has_timed_out() {
     sandbox(|sandbox| {
@@ -44,6 +44,18 @@ fn udp_answers_pass_until_their_flow_has_timed_out() {
                     assert!(talk.is_heard(), "{family:?}: an answer at once");
                     sleep(SECOND * 2);
                     assert!(
+                        !talk.is_heard(),
+                        "{family:?}: an answer after udp, to a flow that was answered at once only"
+                    );
+
+                    // Still answered after two seconds.
+                    for _ in 0..6 {
+                        talk.ask();
+                        assert!(talk.is_heard(), "{family:?}: an answer at once");
+                        sleep(SECOND / 2);
+                    }
+                    sleep(SECOND * 2);
+                    assert!(
                         talk.is_heard(),
                         "{family:?}: an answer after udp, before udp-stream"
                     );
@@ -55,8 +67,8 @@ fn udp_answers_pass_until_their_flow_has_timed_out() {
                 });
             }
         });
-        assert_eq!(enforced.rule("out 1").reply_packets, 2 * 3);
-        assert_eq!(enforced.reason("in no-match"), 2 * 2);
+        assert_eq!(enforced.rule("out 1").reply_packets, 2 * 9);
+        assert_eq!(enforced.reason("in no-match"), 2 * 3);
         enforced.assert_adds_up();
     });
 }

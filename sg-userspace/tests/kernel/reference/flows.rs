@@ -7,8 +7,8 @@ use sg_common::flow::{FlowKind, TIMEOUTS};
 use sg_common::verdict::Direction;
 
 use super::identity::{FlowKey, Seen};
-use super::parse::Transport;
-use super::states::{self, State, Taken};
+use super::parse::{TCP, Transport};
+use super::states::{self, Circumstances, Segment, State, Taken};
 
 pub(crate) const SECOND: u64 = 1_000_000_000;
 
@@ -32,20 +32,48 @@ pub(crate) struct Flow {
     pub(crate) state: State,
     pub(crate) answered: bool,
     pub(crate) seeded: bool,
+    /// What acknowledges the other side's last segment of a handshake; the kernel does not tell it.
+    pub(crate) number: Number,
 }
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Number {
+    /// It has sent nothing.
+    None,
+    Of(u32),
+    /// Nobody has seen what it sent.
+    Unknown,
+}
+
+/// The age from which on an answer shows that somebody is there (SPEC K9).
+pub(crate) const LASTING: u64 = 2 * SECOND;
+
+/// How a packet of a TCP flow that has been cut is dropped.
+pub(crate) const REVOKED: &str = "revoked";
 
 /// What the policy in force says about flows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
     pub(crate) generation: u32,
     pub(crate) keep: bool,
+    pub(crate) flush: bool,
     pub(crate) timeouts: [u32; TIMEOUTS],
 }
 
 impl Terms {
     /// How long a flow in `state` may be silent.
     pub(crate) fn seconds(&self, state: State) -> u32 {
-        self.timeouts[state.timeout() as usize]
+        let seconds = self.timeouts[state.timeout() as usize];
+        match state {
+            // Five days, unless the policy has longer connections.
+            State::Cut => seconds.max(432_000),
+            _ => seconds,
+        }
+    }
+
+    /// SPEC K11: it was there before this policy, which has flushed all that were.
+    fn has_flushed(&self, flow: &Flow) -> bool {
+        self.flush && flow.generation < self.generation
     }
 }
 
@@ -82,7 +110,60 @@ pub(crate) fn has_expired(flow: &Flow, now: u64, terms: &Terms) -> bool {
     elapsed(now, flow.last_seen) > i64::from(seconds) * SECOND as i64
 }
 
+/// What a TCP segment acknowledges.
+fn acknowledged(seen: &Seen) -> Option<u32> {
+    match seen.transport {
+        Transport::Tcp { numbers, .. } => Some(numbers.acknowledges),
+        _ => None,
+    }
+}
+
+/// What acknowledges all of a TCP segment: its data, and SYN and FIN, which count for one each (RFC 9293,
+/// section 3.4).
+fn end(seen: &Seen) -> u32 {
+    let Transport::Tcp { numbers, flags, .. } = seen.transport else {
+        return 0;
+    };
+    let marks = u32::from(flags & 1) + u32::from(flags >> 1 & 1);
+    numbers
+        .sequence
+        .wrapping_add(numbers.length)
+        .wrapping_add(marks)
+}
+
+fn is_tcp(key: &FlowKey) -> bool {
+    key.protocol == TCP
+}
+
+impl Flow {
+    /// SPEC K11: only a SYN that the rules accept begins a connection in its place.
+    fn cut(&mut self, now: u64) {
+        if self.state != State::Cut || elapsed(now, self.last_seen) > TOUCH as i64 {
+            self.last_seen = now;
+        }
+        self.state = State::Cut;
+        self.seeded = false;
+    }
+}
+
 impl Flows {
+    /// What `apply` does to all flows of policies before this one, and the programs to those that they meet.
+    /// Returns how many of each kind have gone.
+    pub(crate) fn flush(&mut self, now: u64, terms: &Terms) -> [u64; 2] {
+        let mut gone = [0; 2];
+        self.entries.retain(|key, flow| {
+            let is_flushed = terms.has_flushed(flow) && flow.state != State::Cut;
+            if is_flushed && is_tcp(key) {
+                flow.cut(now);
+            } else if is_flushed {
+                gone[flow.kind as usize] += 1;
+                return false;
+            }
+            true
+        });
+        gone
+    }
+
     fn enter(&mut self, key: FlowKey, flow: Flow) {
         let before = self.entries.insert(key, flow);
         assert_eq!(before, None, "{key:?} was entered twice");
@@ -111,9 +192,18 @@ impl Flows {
         terms: &Terms,
     ) -> &'static str {
         if let Some(flow) = self.entries.get_mut(&key) {
-            let is_expired = has_expired(flow, now, terms);
-            let is_new_connection = states::begins_anew(flow.state, seen);
-            if !is_expired && !is_new_connection {
+            // The rules do not pass what would answer this packet. If that is what its opener sends, they do not
+            // admit the flow any more, whichever side they are asked about.
+            let is_judged = !terms.keep && flow.generation < terms.generation && !flow.seeded;
+            let is_lost = is_judged && flow.opener != seen.direction;
+            let is_over = is_lost || terms.has_flushed(flow);
+            let has_gone = has_expired(flow, now, terms) || is_over && !is_tcp(&key);
+            let is_new_connection = states::begins_anew(flow.state, is_over, seen);
+            if !has_gone && !is_new_connection {
+                if is_over || flow.state == State::Cut {
+                    flow.cut(now);
+                    return REVOKED;
+                }
                 let from_opener = flow.opener == seen.direction;
                 let is_judged_anew =
                     from_opener && !flow.seeded && flow.generation != terms.generation;
@@ -139,6 +229,7 @@ impl Flows {
             state: states::begin(seen),
             answered: false,
             seeded: false,
+            number: Number::None,
         };
         self.enter(key, flow);
         self.took(seen, None, true);
@@ -151,16 +242,35 @@ impl Flows {
         let before = *flow;
         let from_opener = flow.opener == seen.direction;
         let state = flow.state;
-        flow.state = states::after(state, from_opener, seen);
-        flow.answered |= !from_opener;
+        let it = Circumstances {
+            from_opener,
+            acknowledges: match flow.number {
+                Number::None => false,
+                Number::Of(number) => Some(number) == acknowledged(seen),
+                Number::Unknown => true,
+            },
+            lasts: elapsed(now, flow.created) >= LASTING as i64,
+        };
+        flow.state = states::after(state, seen, it);
+        flow.answered |= states::answers(state, seen, it);
+        let is_reset = states::segment(seen.tcp_flags()) == Segment::Rst;
+        let tells = is_tcp(&key) && !from_opener && !is_reset && states::is_in_handshake(state);
         self.took(seen, Some(state), from_opener);
         let flow = self.entries.get_mut(&key).expect("it was found");
-        if *flow == before && !is_judged_anew && elapsed(now, flow.last_seen) <= TOUCH as i64 {
+        let has_moved = *flow != before;
+        if tells {
+            flow.number = match end(seen) {
+                // What the entry says when it has none, and when any will do.
+                0 | u32::MAX => Number::None,
+                end => Number::Of(end),
+            };
+        }
+        if !has_moved && !is_judged_anew && elapsed(now, flow.last_seen) <= TOUCH as i64 {
             return;
         }
         flow.last_seen = now;
         let flow = *flow;
-        let is_assured = states::is_assured(flow.state, flow.answered);
+        let is_assured = states::is_assured(flow.state, flow.answered, it);
         if flow.kind == FlowKind::HalfOpen && is_assured {
             self.remove(&key);
             let kind = FlowKind::Established;
@@ -181,9 +291,14 @@ impl Flows {
         let Some(flow) = self.entries.get_mut(&key) else {
             return Found::Nothing;
         };
-        if has_expired(flow, now, terms) {
+        let is_flushed = terms.has_flushed(flow);
+        if has_expired(flow, now, terms) || is_flushed && !is_tcp(&key) {
             self.remove(&key);
             return Found::Nothing;
+        }
+        if is_flushed || flow.state == State::Cut {
+            flow.cut(now);
+            return Found::Revoked;
         }
         let from_opener = flow.opener == seen.direction;
         let is_current = flow.generation == terms.generation;
@@ -200,7 +315,10 @@ impl Flows {
             // just not accepted.
             let slot = if from_opener { None } else { accepts_answer() };
             let Some(slot) = slot else {
-                self.remove(&key);
+                match is_tcp(&key) {
+                    true => flow.cut(now),
+                    false => self.remove(&key),
+                }
                 return Found::Revoked;
             };
             flow.slot = slot;
@@ -229,6 +347,9 @@ impl Flows {
         let Some(flow) = flow.filter(|flow| !has_expired(flow, now, terms)) else {
             return false;
         };
+        if flow.state == State::Cut || terms.has_flushed(flow) {
+            return false;
+        }
         flow.seeded
             || terms.keep
             || flow.generation == terms.generation

@@ -177,7 +177,11 @@ impl Reference {
         }
         let ruling = self.rules.ask(&seen.question());
         if ruling.accept {
-            self.open(&seen, ruling, now);
+            let way = self.open(&seen, ruling, now);
+            if way == flows::REVOKED {
+                return self.reason(direction, Reason::Revoked);
+            }
+            self.went(way);
             return Outcome::rule(ruling);
         }
         if let Some(outcome) = self.look_up(&seen, now) {
@@ -194,8 +198,8 @@ impl Reference {
     }
 
     /// SPEC K7: remembers an accepted packet's flow, unless its answers pass by the rules anyway.
-    fn open(&mut self, seen: &Seen, ruling: Ruling, now: u64) {
-        let way = match seen.flow_key() {
+    fn open(&mut self, seen: &Seen, ruling: Ruling, now: u64) -> &'static str {
+        match seen.flow_key() {
             None => "accept, of no flow",
             Some(_) if self.rules.ask(&seen.answers_question()).accept => {
                 "accept, answers by the rules"
@@ -203,8 +207,7 @@ impl Reference {
             Some(key) => self
                 .flows
                 .remember(seen, key, ruling.slot, now, &self.terms),
-        };
-        self.went(way);
+        }
     }
 
     /// SPEC K6: what the flow table says of a packet that no rule accepts.

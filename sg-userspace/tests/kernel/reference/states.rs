@@ -22,6 +22,8 @@ pub(crate) enum State {
     LastAck,
     TimeWait,
     Closed,
+    /// Revoked, flushed or cut (SPEC K11): nothing leads out of it but a new connection.
+    Cut,
     UdpOneWay,
     UdpBothWays,
     Sctp,
@@ -141,35 +143,69 @@ pub(crate) fn begin(seen: &Seen) -> State {
     }
 }
 
-/// The state of a flow in `state` after this packet of it.
-pub(crate) fn after(state: State, from_opener: bool, seen: &Seen) -> State {
+/// What else bears on a flow's next state than the state and the packet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Circumstances {
+    pub(crate) from_opener: bool,
+    /// The segment acknowledges exactly what the other side sent last.
+    pub(crate) acknowledges: bool,
+    /// The flow is two seconds old or older.
+    pub(crate) lasts: bool,
+}
+
+/// The state of a flow in `state` after this packet of it. Of the segments of its opener, the one that ends
+/// TCP's handshake has to acknowledge what the other side sent; one that does not changes nothing, unless it is
+/// a reset.
+pub(crate) fn after(state: State, seen: &Seen, it: Circumstances) -> State {
     match seen.transport {
-        Transport::Tcp { flags, .. } => tcp_step(state, from_opener, flags),
-        Transport::Udp { .. } if !from_opener => UdpBothWays,
+        Transport::Tcp { .. } if state == Cut => Cut,
+        Transport::Tcp { flags, .. } => {
+            let segment = segment(flags);
+            let is_handshake = state == SynReceived && it.from_opener && segment != Segment::Rst;
+            if is_handshake && !(it.acknowledges && flags & FLAG_ACK != 0) {
+                return state;
+            }
+            tcp_step(state, it.from_opener, flags)
+        }
+        Transport::Udp { .. } if !it.from_opener && it.lasts => UdpBothWays,
         _ => state,
     }
 }
 
-/// SPEC K9: whether a flow, once it is in `state`, is one that a flood of opening packets must not
-/// evict. Connection tracking calls it assured (`IPS_ASSURED`). A ping never is.
-pub(crate) fn is_assured(state: State, is_answered: bool) -> bool {
+/// Whether this packet of a flow in `state` is an answer: from the other side, but no SYN to a connection that
+/// was taken up in the middle.
+pub(crate) fn answers(state: State, seen: &Seen, it: Circumstances) -> bool {
+    const SYN: u8 = FLAG_SYN;
+    let is_late_syn = state == Established && seen.tcp_flags() & SYN != 0;
+    !it.from_opener && !is_late_syn
+}
+
+/// SPEC K9: whether a flow, once it is in `state` after this packet, is one that a flood of opening packets must
+/// not evict. Connection tracking calls it assured (`IPS_ASSURED`), as here: TCP after its handshake, others when
+/// they are still answered after two seconds. A ping never is.
+pub(crate) fn is_assured(state: State, is_answered: bool, it: Circumstances) -> bool {
     match state {
         Established => is_answered,
-        UdpBothWays | Sctp | Other => is_answered,
+        UdpOneWay | UdpBothWays | Sctp | Other => !it.from_opener && it.lasts,
         SynSent | BothSyn | SynReceived => false,
-        FinWait | CloseWait | LastAck | TimeWait | Closed => false,
-        UdpOneWay | Icmp => false,
+        FinWait | CloseWait | LastAck | TimeWait | Closed | Cut => false,
+        Icmp => false,
     }
 }
 
+/// Whether the other side's segment says what has to be acknowledged: while a handshake lasts.
+pub(crate) fn is_in_handshake(state: State) -> bool {
+    matches!(state, SynSent | BothSyn | SynReceived)
+}
+
 /// Whether this packet, which the rules accept, begins another connection on the ports of a flow in
-/// `state`: RFC 9293 opens with a segment that has SYN and none of ACK, RST and FIN.
-pub(crate) fn begins_anew(state: State, seen: &Seen) -> bool {
+/// `state`, which may have been flushed: RFC 9293 opens with a segment that has SYN and none of ACK, RST and FIN.
+pub(crate) fn begins_anew(state: State, is_flushed: bool, seen: &Seen) -> bool {
     let Transport::Tcp { flags, .. } = seen.transport else {
         return false;
     };
     let is_opening = flags & (FLAG_SYN | FLAG_ACK | FLAG_RST | FLAG_FIN) == FLAG_SYN;
-    is_opening && state.is_closing()
+    is_opening && (state.is_closing() || state == Cut || is_flushed)
 }
 
 /// Whether no flow answers for this packet, only rules (SPEC K9): whatever has SYN and not ACK.
@@ -181,7 +217,7 @@ pub(crate) fn asks_to_open(seen: &Seen) -> bool {
 }
 
 impl State {
-    const ALL: [State; 14] = [
+    const ALL: [State; 15] = [
         SynSent,
         BothSyn,
         SynReceived,
@@ -191,6 +227,7 @@ impl State {
         LastAck,
         TimeWait,
         Closed,
+        Cut,
         UdpOneWay,
         UdpBothWays,
         Sctp,
@@ -203,13 +240,21 @@ impl State {
         matches!(self, FinWait | CloseWait | LastAck | TimeWait | Closed)
     }
 
-    /// What a policy calls the time that a flow in this state has, and what the kernel's table says of it.
+    /// What the kernel's table says of it.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Cut => 15,
+            other => other.timeout() as u8,
+        }
+    }
+
+    /// What a policy calls the time that a flow in this state has; a cut one has it longer, see `Terms`.
     pub(crate) fn timeout(self) -> Timeout {
         match self {
             SynSent => Timeout::TcpSynSent,
             BothSyn => Timeout::TcpSynSent2,
             SynReceived => Timeout::TcpSynRecv,
-            Established => Timeout::TcpEstablished,
+            Established | Cut => Timeout::TcpEstablished,
             FinWait => Timeout::TcpFinWait,
             CloseWait => Timeout::TcpCloseWait,
             LastAck => Timeout::TcpLastAck,
@@ -227,7 +272,7 @@ impl State {
     pub(crate) fn of_number(number: u8) -> State {
         State::ALL
             .into_iter()
-            .find(|state| state.timeout() as u8 == number)
+            .find(|state| state.number() == number)
             .unwrap_or_else(|| panic!("{number} is no state of a flow"))
     }
 }
@@ -236,7 +281,6 @@ impl State {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use sg_common::flow::FlowKind;
     use sg_common::protocol::Kind;
     use sg_common::verdict::Direction;
     use sg_common::{tcp, track};
@@ -271,19 +315,35 @@ mod tests {
             }
             let is_syn = tcp::is_syn_without_ack(flags);
             assert_eq!(asks_to_open(&packet), is_syn, "{flags:#04x}");
-            for (state, ..) in TCP {
-                let number = state.timeout() as u8;
-                for from_opener in [true, false] {
-                    let ours = after(state, from_opener, &packet).timeout() as u8;
-                    let theirs = track::next(TCP_KIND, number, from_opener, flags);
-                    assert_eq!(ours, theirs, "{state:?}, {from_opener}, {flags:#04x}");
+            let states = TCP.into_iter().map(|(state, ..)| state).chain([Cut]);
+            for state in states {
+                let number = state.number();
+                for known in 0..16 {
+                    let it = circumstances(known);
+                    let is_answered = known & track::ANSWERED != 0;
+                    let ours = after(state, &packet, it);
+                    let is_answered = is_answered || answers(state, &packet, it);
+                    let mut expected = u32::from(ours.number());
+                    if is_answered {
+                        expected |= track::IS_ANSWERED;
+                    }
+                    if is_assured(ours, is_answered, it) {
+                        expected |= track::IS_ESTABLISHED;
+                    }
+                    let theirs = track::next(TCP_KIND, number, flags, known);
+                    assert_eq!(expected, theirs, "{state:?}, {it:?}, {flags:#04x}");
+                    let is_told =
+                        is_in_handshake(state) && !it.from_opener && segment(flags) != Segment::Rst;
+                    let from_opener = it.from_opener.into();
+                    let theirs = track::tells_number(TCP_KIND, number, flags, from_opener);
+                    assert_eq!(u32::from(is_told), theirs, "{state:?}, {flags:#04x}");
                 }
-                let makes_room = tcp::keeps_room(number, flags) == 0;
-                assert_eq!(
-                    begins_anew(state, &packet),
-                    makes_room,
-                    "{state:?}, {flags:#04x}"
-                );
+                for is_flushed in [false, true] {
+                    let has_room = tcp::makes_room(number) != 0 || is_flushed;
+                    let begins = has_room && tcp::differs_from_bare_syn(flags) == 0;
+                    let ours = begins_anew(state, is_flushed, &packet);
+                    assert_eq!(ours, begins, "{state:?}, {flags:#04x}");
+                }
             }
         }
         let ports = (1, 2);
@@ -317,23 +377,28 @@ mod tests {
             let packet = seen(transport);
             let mut state = begin(&packet);
             assert_eq!(state.timeout(), track::first(kind as u8, 0));
-            for from_opener in [true, false, true, false] {
-                let number = state.timeout() as u8;
-                state = after(state, from_opener, &packet);
-                let theirs = track::next(kind as u8, number, from_opener, 0);
-                assert_eq!(state.timeout() as u8, theirs, "{kind:?}");
-                let is_established =
-                    track::kind_of_flow(kind as u8, theirs, !from_opener) == FlowKind::Established;
-                assert_eq!(is_assured(state, !from_opener), is_established, "{kind:?}");
+            for known in [1, 0, 1, 0, 8, 9, 2, 10, 11, 3] {
+                let it = circumstances(known);
+                let number = state.number();
+                state = after(state, &packet, it);
+                let mut expected = u32::from(state.number());
+                if known & track::ANSWERED != 0 || answers(state, &packet, it) {
+                    expected |= track::IS_ANSWERED;
+                }
+                if is_assured(state, true, it) {
+                    expected |= track::IS_ESTABLISHED;
+                }
+                let theirs = track::next(kind as u8, number, 0, known);
+                assert_eq!(expected, theirs, "{kind:?}, {known}");
             }
         }
-        for (state, ..) in TCP {
-            for is_answered in [false, true] {
-                let number = state.timeout() as u8;
-                let kind = track::kind_of_flow(TCP_KIND, number, is_answered);
-                let is_established = kind == FlowKind::Established;
-                assert_eq!(is_assured(state, is_answered), is_established, "{state:?}");
-            }
+    }
+
+    fn circumstances(known: u32) -> Circumstances {
+        Circumstances {
+            from_opener: known & track::FROM_OPENER != 0,
+            acknowledges: known & track::ACKNOWLEDGES != 0,
+            lasts: known & track::LASTS != 0,
         }
     }
 }

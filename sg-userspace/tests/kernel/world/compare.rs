@@ -58,6 +58,7 @@ impl World {
             let same = Flow {
                 created: ours.created,
                 last_seen: ours.last_seen,
+                number: ours.number,
                 ..in_kernel
             };
             if same != *ours
@@ -68,7 +69,10 @@ impl World {
                     "{key:?}: the kernel remembers {in_kernel:?}, the reference {ours:?}"
                 ));
             }
-            *ours = in_kernel;
+            *ours = Flow {
+                number: ours.number,
+                ..in_kernel
+            };
             if let Some(twice) = seen.insert(key, in_kernel) {
                 return Err(format!(
                     "{key:?} is in two tables: {in_kernel:?}, {twice:?}"

@@ -10,12 +10,14 @@ use sg_userspace::kernel::programs::Programs;
 
 use super::tables::Tables;
 use crate::reference::Reference;
-use crate::reference::flows::{SECOND, elapsed};
+use crate::reference::flows::{LASTING, SECOND, elapsed};
 use crate::reference::identity::FlowKey;
 
 /// No step is taken while an entry is this close to expiring: kernel and reference read the clock
 /// at different moments.
 const MARGIN: u64 = 2 * SECOND;
+/// Nor while a flow is this close to lasting.
+const LASTING_MARGIN: u64 = SECOND / 2;
 
 pub(super) struct Live {
     pub(super) programs: Programs,
@@ -56,25 +58,32 @@ impl Live {
                 return;
             }
             let timeouts = self.reference.terms.timeouts;
-            let margin = MARGIN as i64;
-            // Nanoseconds until something expires, less than zero if it has.
-            let left = |from: u64, timeout: Timeout| {
-                let timeout = u64::from(timeouts[timeout as usize]) * SECOND;
-                timeout as i64 - elapsed(time, from)
+            let terms = self.reference.terms;
+            let (margin, lasting_margin) = (MARGIN as i64, LASTING_MARGIN as i64);
+            // Nanoseconds until the margin before something expires, or before a flow lasts. `None` if it has, and
+            // is by the margin behind that.
+            let left = |from: u64, time_out: u64, margin: i64| {
+                let left = time_out as i64 - elapsed(time, from);
+                (left > -margin).then_some(left - margin)
             };
+            let expires = |from, seconds: u32| left(from, u64::from(seconds) * SECOND, margin);
             let flows = self.reference.flows.entries.values();
             let fragments = self.reference.fragments.values();
             // Whatever is entered or seen from now on expires after the shortest time-out.
             let shortest = timeouts.iter().min().copied().unwrap_or(0);
             let next = flows
-                .map(|f| left(f.last_seen, f.state.timeout()))
-                .chain(fragments.map(|f| left(f.seen, Timeout::Fragment)))
-                .filter(|left| *left + margin > 0)
-                .chain([i64::from(shortest) * SECOND as i64])
+                .clone()
+                .filter_map(|f| expires(f.last_seen, terms.seconds(f.state)))
+                .chain(flows.filter_map(|f| left(f.created, LASTING, lasting_margin)))
+                .chain(
+                    fragments.filter_map(|f| expires(f.seen, timeouts[Timeout::Fragment as usize])),
+                )
+                .chain([i64::from(shortest) * SECOND as i64 - margin])
+                .chain([LASTING as i64 - lasting_margin])
                 .min()
                 .unwrap_or(i64::MAX);
-            if next > margin {
-                self.quiet_until = time + (next - margin) as u64;
+            if next > 0 {
+                self.quiet_until = time + next as u64;
                 return;
             }
             self.age(3 * MARGIN);

@@ -18,7 +18,7 @@ use sg_userspace::kernel::pins::{InterfacePins, PinTree};
 use sg_userspace::kernel::programs::{Generation, Programs, SharedMaps};
 use sg_userspace::policy::{Established, Policy, groups_from_lines};
 
-use crate::reference::flows::{Flow, Flows, SECOND, Terms};
+use crate::reference::flows::{Flow, Flows, Number, SECOND, Terms};
 use crate::reference::identity::{By, FlowKey};
 use crate::reference::rules::Rules;
 use crate::reference::states::State;
@@ -175,6 +175,7 @@ impl World {
         let terms = Terms {
             generation: self.generation,
             keep: policy.established == Established::Keep,
+            flush: policy.established == Established::Flush,
             timeouts: policy.timeouts,
         };
         match &mut self.live {
@@ -207,14 +208,15 @@ impl World {
                 });
             }
         }
-        if policy.established == Established::Flush {
+        // `apply` goes through the tables, but after the programs are there: packets come before.
+        if terms.flush && self.generation.is_multiple_of(2) {
             let live = self.live.as_mut().expect("it was set just now");
-            for flow in live.reference.flows.entries.values() {
-                self.accounts[flow.kind as usize].flushed += 1;
+            let gone = live.reference.flows.flush(now(), &terms);
+            for kind in FlowKind::BOTH {
+                self.accounts[kind as usize].flushed += gone[kind as usize];
             }
-            live.reference.flows.entries.clear();
             live.reference.fragments.clear();
-            live.tables.flush();
+            live.tables.flush(self.generation);
         }
         Ok(())
     }
@@ -244,6 +246,7 @@ impl World {
             state: State::Established,
             answered: true,
             seeded: true,
+            number: Number::Unknown,
         };
         let evicted = live.tables.seed(&key, &flow);
         live.reference.flows.entries.insert(key, flow);

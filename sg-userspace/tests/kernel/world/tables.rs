@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use aya::Pod;
 use aya::maps::{HashMap, Map, MapData, PerCpuArray};
 use sg_common::flow::{FlowKind, FlowStats, FlowValue, Timeout};
-use sg_common::flow_entry::{Contents, TICK_SHIFT};
+use sg_common::flow_entry::{Contents, TICK_SHIFT, begun_word, created_of, number_of};
 use sg_common::flow_table::Place;
 use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
 use sg_common::verdict::Direction;
@@ -14,7 +14,7 @@ use sg_userspace::kernel::flow_tables::{FlowTable, key_of};
 use sg_userspace::kernel::pins::InterfacePins;
 
 use super::live::now;
-use crate::reference::flows::{Flow, Moves};
+use crate::reference::flows::{Flow, Moves, Number};
 use crate::reference::identity::{By, FlowKey, FragmentKey};
 use crate::reference::states::State;
 use crate::reference::{First, Outcome};
@@ -113,7 +113,10 @@ impl Tables {
             let ticks = (nanoseconds >> TICK_SHIFT) as u32;
             Contents {
                 head: flow.head.seen_at(flow.head.last_seen().wrapping_sub(ticks)),
-                created: flow.created.wrapping_sub(nanoseconds),
+                begun: begun_word(
+                    created_of(flow.begun).wrapping_sub(ticks),
+                    number_of(flow.begun),
+                ),
                 ..flow
             }
         });
@@ -125,9 +128,9 @@ impl Tables {
         rewrite(&mut self.fragments6, back);
     }
 
-    /// Forgets everything, as `established: flush` does when a policy is put in force.
-    pub(crate) fn flush(&mut self) {
-        self.flow_table.remove_where(|_| true);
+    /// Does what `apply` does for `established: flush` once the policy of this generation is in force.
+    pub(crate) fn flush(&mut self, generation: u32) {
+        self.flow_table.flush(generation, now());
         clear(&mut self.fragments4);
         clear(&mut self.fragments6);
     }
@@ -144,7 +147,7 @@ impl Tables {
             slot: flow.slot,
             generation: flow.generation,
             opener: flow.opener as u8,
-            state: flow.state.timeout() as u8,
+            state: flow.state.number(),
             flags: FlowValue::SEEDED | FlowValue::ANSWERED,
             ..FlowValue::EMPTY
         };
@@ -219,6 +222,7 @@ fn flow(kind: FlowKind, value: &FlowValue) -> Flow {
         state: State::of_number(value.state),
         answered: value.is_answered(),
         seeded: value.is_seeded(),
+        number: Number::Unknown,
     }
 }
 

@@ -1,0 +1,143 @@
+//! Connections that a change of policy has cut, over real sockets: neither end can bring them back.
+
+use std::time::Duration;
+
+use sg_common::flow::Timeout;
+use sg_userspace::kernel::flow_tables::{monotonic_now, sweep};
+use sg_userspace::observe::flows::Flow;
+use sg_userspace::policy::{Established, Policy, rules_from_lines};
+
+use crate::hosts::{Pair, reaches};
+use crate::sandbox::sandbox;
+use crate::seed::{NODE4, NODE6, Node, PEER4, PEER6, at};
+
+const SSH: &str = "in tcp 22 from any accept\nout all to any accept";
+const WEB: &str = "in tcp 80 from any accept\nout all to any accept";
+const NOTHING: &str = "";
+
+/// The end of a connection that has connected, and the other.
+const CLIENT: usize = 0;
+const SERVER: usize = 1;
+
+/// Neither end is heard, whoever speaks first.
+#[track_caller]
+fn stays_cut(pair: &Pair, first: usize) {
+    for end in [first, 1 - first] {
+        assert!(!pair.carries_from(end), "{end} is heard");
+    }
+}
+
+fn with(rules: &str, established: Established) -> Policy {
+    Policy {
+        established,
+        ..rules_from_lines(rules)
+    }
+}
+
+/// Proves K11: under a policy that admits clients of port 22 and everything out, connections need no entry; the next
+/// policy admits port 80 in its place. The client's next segment is revoked, and what the server says then
+/// does not bring the connection back, although the rules accept whatever goes out.
+#[test]
+fn a_revoked_connection_is_not_brought_back_by_the_other_end() {
+    for established in [Established::Revalidate, Established::Flush] {
+        sandbox(|sandbox| {
+            let node = Node::new(sandbox);
+            node.apply(&rules_from_lines(SSH));
+            let pairs = [NODE4, NODE6, NODE4, NODE6].map(|address| node.inbound(address));
+            let staying = [PEER4, PEER6].map(|address| node.outbound(address));
+            let of_ssh = |node: &Node| -> Vec<Flow> {
+                let all = node.flows().into_iter();
+                all.filter(|flow| flow.local_port == Some(22)).collect()
+            };
+            assert_eq!(of_ssh(&node).len(), 0, "none needs an entry");
+            node.apply(&with(WEB, established));
+            let (early, late) = pairs.split_at(2);
+            early.iter().for_each(|pair| stays_cut(pair, CLIENT));
+            late.iter().for_each(|pair| stays_cut(pair, SERVER));
+            let cut = of_ssh(&node);
+            assert_eq!(cut.len(), 4, "{established:?}");
+            for flow in cut {
+                assert_eq!((flow.state, flow.kind), ("tcp-cut", "established"));
+                assert!(flow.rule.is_none());
+            }
+            let [inbound, outbound] = node.counted("revoked");
+            assert!(inbound >= 4 && outbound >= 4, "{inbound} and {outbound}");
+            for pair in &staying {
+                match established {
+                    Established::Flush => stays_cut(pair, CLIENT),
+                    _ => pair.goes_on(),
+                }
+            }
+
+            // A new connection is another matter, as far as the rules accept it.
+            assert!(!node.peer.inside(|| reaches(&at(NODE4, 22))));
+            assert!(reaches(&at(PEER4, 443)) && reaches(&at(PEER6, 443)));
+            early.iter().for_each(|pair| stays_cut(pair, SERVER));
+        });
+    }
+}
+
+/// Proves K11: a connection that a policy has cut which accepts nothing, and so opens no flows, is still cut under the
+/// one after it, whatever that keeps.
+#[test]
+fn a_connection_stays_cut_under_later_policies() {
+    for established in [Established::Revalidate, Established::Keep] {
+        sandbox(|sandbox| {
+            let node = Node::new(sandbox);
+            // Answers need an entry.
+            node.apply(&rules_from_lines("in tcp 22 from any accept"));
+            let pairs = [NODE4, NODE6].map(|address| node.inbound(address));
+            node.apply(&rules_from_lines(NOTHING));
+            pairs.iter().for_each(|pair| stays_cut(pair, CLIENT));
+            let applied = node.apply(&rules_from_lines("out icmp to any drop"));
+            assert!(applied.state.has_flows, "there are cut ones to look for");
+            pairs.iter().for_each(|pair| stays_cut(pair, CLIENT));
+            node.apply(&with("out all to any accept", established));
+            pairs.iter().for_each(|pair| stays_cut(pair, SERVER));
+            // Also where its own side is accepted again, and the other is not.
+            node.apply(&with("in tcp 22 from any accept", established));
+            pairs.iter().for_each(|pair| stays_cut(pair, CLIENT));
+            // New connections are made.
+            let new = [NODE4, NODE6].map(|address| node.inbound(address));
+            new.iter().for_each(Pair::goes_on);
+            pairs.iter().for_each(|pair| stays_cut(pair, SERVER));
+            // Sweeping takes none of them away before their time.
+            let mut timeouts = Timeout::defaults();
+            timeouts[Timeout::TcpEstablished as usize] = 1;
+            std::thread::sleep(Duration::from_secs(2));
+            sweep(&node.attached().pins, &timeouts, monotonic_now())
+                .unwrap_or_else(|e| panic!("{e}"));
+            let states: Vec<&str> = node.flows().iter().map(|flow| flow.state).collect();
+            assert_eq!(states, ["tcp-cut"; 2]);
+        });
+    }
+}
+
+/// Proves K11: a SYN that the rules accept begins a new connection on the same ports.
+#[test]
+fn a_new_connection_takes_the_place_of_a_cut_one() {
+    sandbox(|sandbox| {
+        let node = Node::new(sandbox);
+        node.apply(&rules_from_lines("in tcp 22 from any accept"));
+        let from = "0.0.0.0:40022".parse().expect("an address");
+        let to = at(NODE4, 22);
+        let first = node
+            .peer
+            .inside(|| Pair::tcp_from(from, &node.listeners[0], &to));
+        node.apply(&rules_from_lines(NOTHING));
+        stays_cut(&first, CLIENT);
+        node.apply(&rules_from_lines("in tcp 22 from any accept"));
+        stays_cut(&first, SERVER);
+        first.forget();
+        let second = node
+            .peer
+            .inside(|| Pair::tcp_from(from, &node.listeners[0], &to));
+        second.goes_on();
+        let flows = node.flows();
+        let states: Vec<_> = flows
+            .iter()
+            .map(|flow| (flow.remote_port, flow.state))
+            .collect();
+        assert_eq!(states, [(Some(40022), "tcp-established")]);
+    });
+}

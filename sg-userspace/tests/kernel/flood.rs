@@ -1,0 +1,162 @@
+//! Floods of spoofed packets against a table of the default size: whatever they are, they take no place
+//! of a connection that is idle and alive.
+
+use sg_common::flow::{FlowKind, FlowValue, Timeout};
+use sg_common::verdict::{Direction, FIRST_RULE_SLOT};
+use sg_userspace::compile::{Budget, compile};
+use sg_userspace::kernel::DEFAULT_MAX_FLOWS;
+use sg_userspace::kernel::flow_tables::{FlowTable, key_of, monotonic_now};
+use sg_userspace::kernel::pins::PinTree;
+use sg_userspace::kernel::programs::{Generation, Programs, SharedMaps};
+use sg_userspace::policy::rules_from_lines;
+
+use crate::frames::{Frame, frame};
+use crate::sandbox::sandbox;
+use crate::support::{is_guest, run_hook};
+use crate::world::tables::Tables;
+
+const FLOOD: u32 = 400_000;
+/// Enough to go round every word of the small table that is used where processors are emulated.
+const FLOOD_OF_A_GUEST: u32 = 6_000;
+const CONNECTIONS: u16 = 25;
+const SECOND: u64 = 1_000_000_000;
+
+/// A frame that comes from any address and port. Only its addresses and ports are written anew.
+struct Spoofed {
+    bytes: Vec<u8>,
+    /// Where the spoofer's address and port are.
+    at: [usize; 2],
+}
+
+impl Spoofed {
+    /// `frame` comes from the spoofer if it is inbound, else it goes there.
+    fn new(frame: &Frame, direction: Direction) -> Self {
+        let at = match direction {
+            Direction::Inbound => [26, 34],
+            Direction::Outbound => [30, 36],
+        };
+        Spoofed {
+            bytes: frame.bytes().to_vec(),
+            at,
+        }
+    }
+
+    fn of(&mut self, number: u32) -> &[u8] {
+        let [address, port] = self.at;
+        // In no order that would spread them by itself.
+        let mixed = number.wrapping_mul(0x9e37_79b1);
+        self.bytes[address + 1..address + 4].copy_from_slice(&mixed.to_be_bytes()[1..]);
+        let number = (1024 + number % 60_000) as u16;
+        self.bytes[port..port + 2].copy_from_slice(&number.to_be_bytes());
+        &self.bytes
+    }
+}
+
+/// Proves K9 and K10: after 400,000 spoofed SYNs, as many spoofed SYNs each with a blind ACK after it, and as many
+/// spoofed datagrams to a service that answers them, all of 50 connections are there which have been idle since
+/// before the flood.
+#[test]
+fn a_spoofed_flood_evicts_no_idle_connection() {
+    let (flood, max_flows) = match is_guest() {
+        true => (FLOOD_OF_A_GUEST, 512),
+        false => (FLOOD, DEFAULT_MAX_FLOWS),
+    };
+    sandbox(|sandbox| {
+        let policy = rules_from_lines("in tcp 80 from any accept\nin udp 53 from any accept");
+        let slots = [FIRST_RULE_SLOT, FIRST_RULE_SLOT + 1];
+        let compiled = compile(&policy, &slots, Budget::default()).expect("tables fit");
+        let pins = PinTree::new(sandbox.bpffs()).interface(1, 1);
+        pins.create().unwrap_or_else(|e| panic!("{e}"));
+        let shared = SharedMaps {
+            pins: Some(pins.clone()),
+            counter_map: 0,
+            counter_slots: 64,
+            max_flows,
+        };
+        let mut programs = Programs::load(&compiled, &Generation::of(&policy, 1), &shared)
+            .unwrap_or_else(|e| panic!("{e}"));
+        let mut hook = |direction, bytes: &[u8]| {
+            run_hook(&mut programs, direction, bytes, 1).unwrap_or_else(|e| panic!("{e:?}"))
+        };
+        use Direction::{Inbound, Outbound};
+
+        let client = |n| format!("198.51.100.{n}:4000");
+        for n in 0..CONNECTIONS {
+            let (client, node) = (client(n), "192.0.2.1:80");
+            assert!(hook(
+                Inbound,
+                frame(&format!("tcp {client} > {node} syn")).bytes()
+            ));
+            assert!(hook(
+                Outbound,
+                frame(&format!("tcp {node} > {client} syn ack")).bytes()
+            ));
+            assert!(hook(
+                Inbound,
+                frame(&format!("tcp {client} > {node} ack")).bytes()
+            ));
+        }
+        let table = FlowTable::open(&pins, &Timeout::defaults()).unwrap_or_else(|e| panic!("{e}"));
+        let value = FlowValue {
+            created: monotonic_now() - 3 * SECOND,
+            last_seen: monotonic_now(),
+            slot: FIRST_RULE_SLOT + 1,
+            generation: 1,
+            opener: Inbound as u8,
+            state: Timeout::Udp as u8,
+            ..FlowValue::EMPTY
+        };
+        for n in 0..CONNECTIONS {
+            let remote = format!("198.51.100.{n}").parse().expect("an address");
+            let local = "192.0.2.1".parse().expect("an address");
+            let key = key_of(local, remote, (53, 4000), 17);
+            table.enter(&key, &value, FlowKind::HalfOpen, monotonic_now());
+            let answer = frame(&format!("udp 192.0.2.1:53 > {}", client(n)));
+            assert!(hook(Outbound, answer.bytes()));
+        }
+        let established = || {
+            let flows = Tables::open(&pins).flows();
+            flows
+                .iter()
+                .filter(|(_, flow, _)| flow.kind == FlowKind::Established)
+                .count()
+        };
+        assert_eq!(established(), 2 * usize::from(CONNECTIONS));
+
+        let (spoofer, web, dns) = ("203.0.113.1:9", "192.0.2.1:80", "192.0.2.1:53");
+        let spoofed = |text: &str, direction| Spoofed::new(&frame(text), direction);
+        let mut syn = spoofed(&format!("tcp {spoofer} > {web} syn"), Inbound);
+        let mut syn_ack = spoofed(&format!("tcp {web} > {spoofer} syn ack"), Outbound);
+        let mut ack = spoofed(&format!("tcp {spoofer} > {web} ack blind"), Inbound);
+        let mut question = spoofed(&format!("udp {spoofer} > {dns}"), Inbound);
+        let mut answer = spoofed(&format!("udp {dns} > {spoofer}"), Outbound);
+        let mut refused = 0;
+        for number in 0..flood {
+            assert!(hook(Inbound, syn.of(number)));
+        }
+        for number in flood..2 * flood {
+            assert!(hook(Inbound, syn.of(number)));
+            refused += u32::from(!hook(Outbound, syn_ack.of(number)));
+            assert!(hook(Inbound, ack.of(number)));
+        }
+        for number in 0..flood {
+            assert!(hook(Inbound, question.of(number)));
+            refused += u32::from(!hook(Outbound, answer.of(number)));
+        }
+        assert_eq!(refused, 0, "what has just begun is answered");
+        let moves = Tables::open(&pins).moves();
+        println!("{moves:?}");
+        assert!(moves[FlowKind::HalfOpen as usize].evicted > u64::from(flood));
+        assert_eq!(moves[FlowKind::Established as usize].evicted, 0);
+        assert_eq!(established(), 2 * usize::from(CONNECTIONS));
+        for n in 0..CONNECTIONS {
+            let said = frame(&format!("tcp {web} > {} ack", client(n)));
+            assert!(hook(Outbound, said.bytes()), "connection {n} was cut off");
+            let said = frame(&format!("udp {dns} > {}", client(n)));
+            assert!(
+                hook(Outbound, said.bytes()),
+                "datagrams of {n} were cut off"
+            );
+        }
+    });
+}
