@@ -73,6 +73,7 @@ impl Detach {
         }
         failures.extend(others.into_iter().map(Failure::from));
         if found.is_empty() && failures.is_empty() {
+            kernel::tidy_up(&context.bpffs)?;
             out.push_str("nothing is attached\n");
         }
         match self.json.json {

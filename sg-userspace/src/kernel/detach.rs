@@ -31,6 +31,16 @@ pub fn detach(bpffs: &Path, pins: &InterfacePins) -> Result<(), KernelError> {
     Ok(())
 }
 
+/// Removes the empty directories that somebody who was killed has left.
+pub fn tidy_up(bpffs: &Path) -> Result<(), KernelError> {
+    let tree = PinTree::new(bpffs);
+    if tree.exists() {
+        let _lock = tree.lock()?;
+        tree.prune();
+    }
+    Ok(())
+}
+
 /// Programs and maps that go away after their pins, some milliseconds later.
 struct Leaving {
     programs: HashSet<u32>,

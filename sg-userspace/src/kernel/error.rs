@@ -49,14 +49,13 @@ pub enum KernelError {
     NoNetns { name: String, reason: String },
 
     #[error("interface `{interface}` already runs the XDP program `{program}` (id {id})")]
-    #[diagnostic(help(
-        "an interface runs one XDP program; remove that one with the tool that loaded it, or with \
-         `ip link set dev {interface} xdp off`, and apply again"
-    ))]
+    #[diagnostic(help("{}", how_to_free(interface, *link)))]
     OtherXdp {
         interface: String,
         program: String,
         id: u32,
+        /// The link that it is attached by, if by any.
+        link: Option<u32>,
     },
 
     #[error(
@@ -178,11 +177,13 @@ pub enum KernelError {
 
     /// An error, and what is in force after it.
     #[error("{source}; {standing}")]
-    #[diagnostic(help("{}", source.help().map(|help| help.to_string()).unwrap_or_default()))]
     Halfway {
         #[source]
         source: Box<KernelError>,
         standing: String,
+        /// That of the error.
+        #[help]
+        help: Option<String>,
     },
 
     #[error("{what}: {source}")]
@@ -233,9 +234,11 @@ impl KernelError {
 
     /// Says what is in force, too.
     pub(super) fn with_standing(self, standing: String) -> KernelError {
+        let help = miette::Diagnostic::help(&self).map(|help| help.to_string());
         KernelError::Halfway {
             source: Box::new(self),
             standing,
+            help,
         }
     }
 
@@ -288,6 +291,21 @@ fn mounted_or_not(is_mounted: bool, path: &std::path::Path) -> String {
     match is_mounted {
         true => format!("with a BPF file system of its own at {path}"),
         false => format!("without a BPF file system at {path}"),
+    }
+}
+
+/// How an interface gets rid of somebody else's XDP program.
+fn how_to_free(interface: &str, link: Option<u32>) -> String {
+    match link {
+        None => format!(
+            "an interface runs one XDP program; remove that one with the tool that loaded it, or with \
+             `ip link set dev {interface} xdp off`, and apply again"
+        ),
+        Some(link) => format!(
+            "an interface runs one XDP program; end the tool that attached that one, which it did by a \
+             link that `ip link set … xdp off` cannot remove (`bpftool link detach id {link}` can), and \
+             apply again"
+        ),
     }
 }
 

@@ -314,5 +314,7 @@ pub(super) fn other_xdp(interface: &str, id: u32) -> KernelError {
             .filter(|name| !name.is_empty())
             .unwrap_or_else(|| "without a name".into()),
         id,
+        // Where that cannot be asked, the usual advice has to do.
+        link: sys::link_of(id).unwrap_or_default(),
     }
 }

@@ -189,10 +189,13 @@ impl Inspection {
 /// Looks at everything that belongs to `pins`. Nothing is changed. Only "it is not there" means that
 /// something is not there: any other answer of the kernel is an error.
 pub fn inspect(pins: &InterfacePins) -> Result<Inspection, KernelError> {
-    let inbound_link = links::info(&pins.xdp_link())?;
-    let link = links::info(&pins.tcx_link())?;
-    let next_link = links::info(&pins.tcx_link_next())?;
     let records = Records::read(pins);
+    let [inbound_link, link, next_link] = match links_of(pins) {
+        Err(error @ KernelError::ReadOnly { .. }) => {
+            by_interface(pins, records.as_ref().ok())?.ok_or(error)?
+        }
+        links => links?,
+    };
     let place = locate(pins, records.as_ref().ok(), [inbound_link, link, next_link])?;
     let mut inspection = Inspection {
         pins: pins.clone(),
@@ -232,6 +235,46 @@ pub fn inspect(pins: &InterfacePins) -> Result<Inspection, KernelError> {
     Ok(inspection)
 }
 
+fn links_of(pins: &InterfacePins) -> Result<[Option<Link>; 3], KernelError> {
+    Ok([
+        links::info(&pins.xdp_link())?,
+        links::info(&pins.tcx_link())?,
+        links::info(&pins.tcx_link_next())?,
+    ])
+}
+
+/// The links of a file system that is mounted read-only, where none can be opened: what the interface runs
+/// of the programs that the records name. `None` where it does not run both, or is elsewhere: then it
+/// cannot be told why.
+fn by_interface(
+    pins: &InterfacePins,
+    records: Option<&Records>,
+) -> Result<Option<[Option<Link>; 3]>, KernelError> {
+    if netns::cookie()? != pins.netns_cookie {
+        return Ok(None);
+    }
+    let (Some(records), Some(interface)) = (records, interfaces::inspect(pins.ifindex)?) else {
+        return Ok(None);
+    };
+    let link = |id, program| Link {
+        id,
+        program,
+        ifindex: interface.index,
+    };
+    let knows = |direction, id| records.generation_of(direction, id).is_some();
+    let mut xdp = interface.xdp.iter();
+    let inbound = xdp.find(|(_, id)| knows(Direction::Inbound, *id));
+    let chain = chain(interface.index)?;
+    let mut chained = chain.iter();
+    let outbound = chained.find(|c| knows(Direction::Outbound, c.program));
+    let outbound = outbound.map(|c| link(c.link, c.program));
+    let mut filters = tc::look(interface.index)?.egress.into_iter();
+    let has_filter = filters.any(|f| f.is_ours());
+    let is_known = outbound.is_some() || has_filter;
+    let inbound = inbound.filter(|_| is_known).map(|(_, id)| link(0, *id));
+    Ok(inbound.map(|inbound| [Some(inbound), outbound, None]))
+}
+
 fn chain(index: u32) -> Result<Vec<Chained>, KernelError> {
     sys::tcx_egress(index).map_err(|e| KernelError::io("listing the tcx programs", e))
 }
@@ -257,17 +300,19 @@ pub(super) fn is_attached_to(
     pins: &InterfacePins,
     interface: &Interface,
 ) -> Result<bool, KernelError> {
-    let links = [pins.xdp_link(), pins.tcx_link(), pins.tcx_link_next()];
-    let [inbound, outbound, next] = links.map(|path| links::info(&path));
-    is_on(interface, [inbound?, outbound?, next?])
+    is_on(interface, links_of(pins)?)
 }
 
 /// Whether a pinned attachment is attached to an interface of the current network namespace: to the one
 /// with this index, or to any.
 pub fn is_attached_here(pins: &InterfacePins, index: Option<u32>) -> Result<bool, KernelError> {
-    let links = [pins.xdp_link(), pins.tcx_link(), pins.tcx_link_next()];
-    for link in links.map(|path| links::info(&path)) {
-        let live = link?.map_or(0, |link| link.ifindex);
+    let links = match links_of(pins) {
+        // Where it is cannot be told; what it says of itself has to do.
+        Err(KernelError::ReadOnly { .. }) => return Ok(false),
+        links => links?,
+    };
+    for link in links {
+        let live = link.map_or(0, |link| link.ifindex);
         if live != 0
             && index.is_none_or(|index| index == live)
             && let Some(interface) = interfaces::inspect(live)?

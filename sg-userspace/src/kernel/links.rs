@@ -39,6 +39,12 @@ pub(super) fn open(path: &Path) -> Result<Option<OpenLink>, KernelError> {
     let fd = match sys::open_pin(path) {
         Ok(fd) => fd,
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+        // The kernel opens links for writing only.
+        Err(e) if e.raw_os_error() == Some(libc::EROFS) => {
+            return Err(KernelError::ReadOnly {
+                path: path.to_owned(),
+            });
+        }
         Err(e) => return Err(failed(e)),
     };
     let info = sys::link_info(fd.as_fd()).map_err(failed)?;

@@ -39,7 +39,7 @@ mod trust;
 
 pub use apply::{Applied, ApplyOptions, DEFAULT_MAX_FLOWS, EgressHook, Outcome, XdpMode, apply};
 pub use condition::{Fault, FaultCode};
-pub use detach::detach;
+pub use detach::{detach, tidy_up};
 pub use error::KernelError;
 pub use seed::{Seeded, Unseen, UnseenKind};
 pub use shared::CounterReader;

@@ -51,6 +51,11 @@ impl PinTree {
         }
     }
 
+    /// Anything at all of the enforcer's is there.
+    pub(super) fn exists(&self) -> bool {
+        self.root.exists()
+    }
+
     fn version_dir(&self) -> PathBuf {
         self.root.join(format!("v{LAYOUT_VERSION}"))
     }

@@ -441,9 +441,29 @@ pub(super) fn tcx_egress(ifindex: u32) -> io::Result<Vec<Chained>> {
 
 /// Opens a program by its id; `None` when there is none.
 pub(super) fn program_by_id(id: u32) -> io::Result<Option<OwnedFd>> {
+    by_id(bpf_cmd::BPF_PROG_GET_FD_BY_ID, id)
+}
+
+/// The id of the link that attaches this program somewhere, if one does.
+pub(super) fn link_of(program: u32) -> io::Result<Option<u32>> {
+    let mut id = 0;
+    while let Some(next) = next_id(Listed::Links, id)? {
+        id = next;
+        let link = by_id(bpf_cmd::BPF_LINK_GET_FD_BY_ID, id)?;
+        if let Some(link) = link
+            && link_info(link.as_fd())?.program == program
+        {
+            return Ok(Some(id));
+        }
+    }
+    Ok(None)
+}
+
+fn by_id(cmd: bpf_cmd, id: u32) -> io::Result<Option<OwnedFd>> {
     let mut attr = zeroed();
+    // Programs and links have it in the same place.
     attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
-    match bpf(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr) {
+    match bpf(cmd, &mut attr) {
         // SAFETY: the kernel just returned this descriptor to us alone.
         Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd as i32) })),
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
@@ -470,6 +490,7 @@ pub(super) fn next_id(kind: Listed, id: u32) -> io::Result<Option<u32>> {
     let cmd = match kind {
         Listed::Programs => bpf_cmd::BPF_PROG_GET_NEXT_ID,
         Listed::Maps => bpf_cmd::BPF_MAP_GET_NEXT_ID,
+        Listed::Links => bpf_cmd::BPF_LINK_GET_NEXT_ID,
     };
     let mut attr = zeroed();
     attr.__bindgen_anon_6.__bindgen_anon_1.start_id = id;
@@ -486,6 +507,7 @@ pub(super) fn next_id(kind: Listed, id: u32) -> io::Result<Option<u32>> {
 pub(super) enum Listed {
     Programs,
     Maps,
+    Links,
 }
 
 /// A number that names the current network namespace for as long as the machine runs

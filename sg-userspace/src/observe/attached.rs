@@ -267,6 +267,11 @@ impl Attached {
                 let help = "run it as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN";
                 (None, vec![Fault::new(FaultCode::Unverified, message, help)])
             }
+            Err(error @ KernelError::ReadOnly { .. }) => {
+                let message = format!("the links cannot be looked at: {error}");
+                let help = "run it where the BPF file system is mounted for writing";
+                (None, vec![Fault::new(FaultCode::Unverified, message, help)])
+            }
             Err(error) => return Err(error),
         };
         let mut status = Status {

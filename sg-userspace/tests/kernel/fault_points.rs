@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 
 use aya::maps::MapInfo;
 use aya::programs::loaded_programs;
-use sg_userspace::kernel::pins::InterfacePins;
-use sg_userspace::kernel::{ApplyOptions, EgressHook, apply, detach, interfaces};
+use sg_userspace::kernel::{ApplyOptions, EgressHook, apply, detach, interfaces, tidy_up};
 use sg_userspace::observe::attached::{Health, Scope, attached};
 use sg_userspace::policy::rules_from_lines;
 
@@ -232,7 +231,7 @@ impl Walk<'_> {
         match found.first() {
             Some(one) => detach(sandbox.bpffs(), &one.pins),
             // What is no attachment is tidied up as well.
-            None => detach(sandbox.bpffs(), &here(sandbox)),
+            None => tidy_up(sandbox.bpffs()),
         }
         .unwrap_or_else(|e| panic!("{when}: {e}"));
         assert!(!sandbox.pins().exists(), "{when}: pins are left");
@@ -256,13 +255,6 @@ impl Walk<'_> {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-}
-
-/// Where the pins of `sg0` are.
-fn here(sandbox: &Sandbox) -> InterfacePins {
-    let index = interfaces::index_of("sg0").expect("it exists");
-    let cookie = sg_userspace::kernel::netns::cookie().expect("it can be asked for");
-    sg_userspace::kernel::pins::PinTree::new(sandbox.bpffs()).interface(cookie, index)
 }
 
 /// Programs and maps that must go.
