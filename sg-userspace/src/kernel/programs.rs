@@ -107,6 +107,30 @@ impl Programs {
         generation: &Generation,
         shared: &SharedMaps,
     ) -> Result<Self, KernelError> {
+        Self::load_with(compiled, generation, shared, None)
+    }
+
+    /// Loads programs of the same generation that only remember, see [`REMEMBERS`]. A large policy's lines are
+    /// not in memory a second time.
+    pub fn load_remembering(
+        &self,
+        compiled: &Compiled,
+        generation: &Generation,
+        shared: &SharedMaps,
+    ) -> Result<Self, KernelError> {
+        let told = Generation {
+            only_remembers: true,
+            ..generation.clone()
+        };
+        Self::load_with(compiled, &told, shared, Some(self))
+    }
+
+    fn load_with(
+        compiled: &Compiled,
+        generation: &Generation,
+        shared: &SharedMaps,
+        lines_of: Option<&Programs>,
+    ) -> Result<Self, KernelError> {
         let started = Instant::now();
         let fragment_timeout = generation.timeouts[Timeout::Fragment as usize];
         let flow_timeouts = ages(&generation.timeouts);
@@ -132,8 +156,11 @@ impl Programs {
         let bits = has.map(|(is_so, bit)| u8::from(is_so) * bit);
         let has = bits.iter().fold(0, |bits, bit| bits | bit);
         let (cpus, event_slots) = (possible_cpus()?, shared.event_slots()?);
-        // What is near needs no map.
-        let far_lines = if is_near { 1 } else { compiled.lines.len() };
+        // What is near needs no map, nor do lines that another one has.
+        let far_lines = match lines_of {
+            None if !is_near => compiled.lines.len(),
+            _ => 1,
+        };
 
         let mut loader = loader_without_btf();
         loader
@@ -182,8 +209,10 @@ impl Programs {
             share_port_counts(&ebpf, pins)?;
         }
         fill_near(&ebpf, &flow_keys, compiled, is_near)?;
-        if !is_near {
-            fill(&ebpf, FAR, bytes_of(words_of(&compiled.lines)))?;
+        match lines_of {
+            _ if is_near => {}
+            None => fill(&ebpf, FAR, bytes_of(words_of(&compiled.lines)))?,
+            Some(other) => share_lines(&ebpf, &other.ebpf)?,
         }
 
         let mut programs = Programs {
@@ -354,6 +383,15 @@ fn share_port_counts(ebpf: &Ebpf, pins: &InterfacePins) -> Result<(), KernelErro
     };
     sys::redirect(map.fd().as_fd(), port_counts(pins)?.as_fd())
         .map_err(|e| KernelError::io("sharing the counts of flows", e))
+}
+
+/// Has the programs of `ebpf` look up the lines of `other`: as in [`share_port_counts`].
+fn share_lines(ebpf: &Ebpf, other: &Ebpf) -> Result<(), KernelError> {
+    let (Some(Map::Array(map)), Some(Map::Array(other))) = (ebpf.map(FAR), other.map(FAR)) else {
+        return Err(broken_object(FAR));
+    };
+    sys::redirect(map.fd().as_fd(), other.fd().as_fd())
+        .map_err(|e| KernelError::io("sharing the tables", e))
 }
 
 /// The section of the programs' plain memory, as the loader names its map.

@@ -2,7 +2,7 @@
 
 use sg_common::verdict::Direction::{self, Inbound, Outbound};
 use sg_userspace::kernel::pins::PinTree;
-use sg_userspace::kernel::programs::{Generation, SharedMaps};
+use sg_userspace::kernel::programs::{Generation, Programs, SharedMaps};
 use sg_userspace::policy::rules_from_lines;
 
 use crate::budget::stays_within_budget;
@@ -41,10 +41,13 @@ fn what_is_admitted_is_remembered_and_everything_passes() {
                 ..SharedMaps::default()
             };
             let policy = rules_from_lines(&rules);
-            let mut remembering = Generation::of(&policy, 1);
-            remembering.only_remembers = true;
-            remembering.may_be_near = may_be_near;
-            let mut early = Enforcer::told(policy.clone(), &remembering, shared.clone());
+            let mut generation = Generation::of(&policy, 1);
+            generation.may_be_near = may_be_near;
+            let mut enforcing =
+                Enforcer::told(policy.clone(), &generation, &shared, Programs::load);
+            let mut early = Enforcer::told(policy.clone(), &generation, &shared, |c, g, s| {
+                enforcing.programs.load_remembering(c, g, s)
+            });
             stays_within_budget("remembering", &early.programs);
 
             let admitted: &[(Direction, &str)] = &[
@@ -82,7 +85,6 @@ fn what_is_admitted_is_remembered_and_everything_passes() {
             ));
             early.assert_counted_nothing();
 
-            let mut enforcing = Enforcer::sharing(policy, 1, shared);
             rows_of(
                 &mut enforcing,
                 &[

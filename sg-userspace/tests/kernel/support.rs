@@ -6,10 +6,9 @@ use std::collections::BTreeMap;
 use aya::programs::{ProgramInfo, TestRun, TestRunOptions};
 use sg_common::counters::SlotCounters;
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
-use sg_userspace::compile::{Budget, compile};
-use sg_userspace::kernel::CounterReader;
-use sg_userspace::kernel::EgressHook;
+use sg_userspace::compile::{Budget, Compiled, compile};
 use sg_userspace::kernel::programs::{Generation, Programs, SharedMaps};
+use sg_userspace::kernel::{CounterReader, EgressHook, KernelError};
 use sg_userspace::policy::{Policy, rules_from_lines};
 
 use crate::sandbox::require_root;
@@ -80,11 +79,16 @@ impl Enforcer {
     /// A later generation, with the maps of an earlier one where they are pinned.
     pub(crate) fn sharing(policy: Policy, generation: u32, shared: SharedMaps) -> Self {
         let told = Generation::of(&policy, generation);
-        Self::told(policy, &told, shared)
+        Self::told(policy, &told, &shared, Programs::load)
     }
 
-    /// Loaded as `generation` says.
-    pub(crate) fn told(policy: Policy, generation: &Generation, shared: SharedMaps) -> Self {
+    /// Loaded by `load` as `generation` says.
+    pub(crate) fn told(
+        policy: Policy,
+        generation: &Generation,
+        shared: &SharedMaps,
+        load: impl FnOnce(&Compiled, &Generation, &SharedMaps) -> Result<Programs, KernelError>,
+    ) -> Self {
         require_root();
         let rules = policy.rules.len() as u32;
         let slots: Vec<u32> = (FIRST_RULE_SLOT..FIRST_RULE_SLOT + rules).collect();
@@ -92,9 +96,9 @@ impl Enforcer {
         let shared = SharedMaps {
             counter_slots: FIRST_RULE_SLOT + rules,
             max_flows: 4096,
-            ..shared
+            ..shared.clone()
         };
-        let programs = Programs::load(&compiled, generation, &shared)
+        let programs = load(&compiled, generation, &shared)
             .unwrap_or_else(|e| panic!("the programs do not load: {e}"));
         let counters = programs.counters().expect("the counters are there");
         Enforcer {

@@ -46,8 +46,8 @@ pub struct Seeded {
     pub unseen: Vec<Unseen>,
 }
 
-/// The seeding around a first attachment: [`Seeding::before`] it and [`Seeding::after`] it. Around a
-/// replacement it begins with [`Seeding::before_replacing`].
+/// The seeding around a first attachment: [`Seeding::before`] it, [`Seeding::meanwhile`] programs only remember,
+/// and [`Seeding::after`] it. Around a replacement it begins with [`Seeding::before_replacing`].
 pub struct Seeding<'a> {
     rules: &'a Compiled,
     generation: u32,
@@ -142,23 +142,36 @@ impl<'a> Seeding<'a> {
         self.seeded.entered
     }
 
-    /// After the programs are attached: what was opened in between. They write to the table now,
+    /// While programs run that pass everything and remember what the rules admit: what was opened since the first
+    /// look. None of its packets has been refused.
+    pub fn meanwhile(&mut self) -> Result<(), KernelError> {
+        let found = self.found(Extent::All)?;
+        self.add(found);
+        Ok(())
+    }
+
+    /// After the enforcing programs are attached: what was opened since the last look. They write to the table,
     /// and what they have entered is left alone.
     ///
     /// Only what surely began before counts. A connected UDP socket does not tell.
     pub fn after(mut self) -> Result<Seeded, KernelError> {
         let mut found = self.found(Extent::Tcp)?;
         found.retain(is_surely_from_before);
-        for Entry {
-            key, kind, value, ..
-        } in self.entries(found)
-        {
+        self.add(found);
+        Ok(self.seeded)
+    }
+
+    /// Enters what is not there yet, while packets come.
+    fn add(&mut self, found: Vec<Existing>) {
+        for entry in self.entries(found) {
+            let Entry {
+                key, kind, value, ..
+            } = entry;
             if self.table.enter(kind, &key, &value).is_new {
                 self.seeded.entered += 1;
                 self.seeded.without_rule += usize::from(value.is_seeded());
             }
         }
-        Ok(self.seeded)
     }
 
     /// What is there and has not been looked at yet, or not since it was answered. Of what both
