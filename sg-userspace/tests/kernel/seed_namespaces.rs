@@ -81,7 +81,8 @@ fn connections_on_top_of_the_interface_go_on() {
         let (outside, listener) = outside();
         address("nic", &format!("{NODE4}/24"));
         let pod = Host::new();
-        let _process = Process::of(&pod);
+        // The host at the other end of the wire can be looked into, too: what it has open is not the node's.
+        let _processes = [Process::of(&pod), Process::of(&outside)];
         ip(&[
             "link", "add", "mac0", "link", "nic", "type", "macvlan", "mode", "bridge",
         ]);

@@ -7,6 +7,7 @@ mod carry;
 mod conntrack;
 mod decide;
 mod existing;
+mod link;
 mod namespaces;
 mod sctp;
 mod sockets;

@@ -3,10 +3,10 @@
 //! node's (macvlan, ipvlan).
 //!
 //! A namespace belongs to this one if it has an interface that is joined to one here, or in another
-//! namespace that belongs to this one. Those that do not are left alone: what has the same addresses there is
-//! something else.
+//! namespace that belongs to this one; but not one that is only at the other end of the interface itself, which is
+//! where the packets go. All others are left alone: what has the same addresses there is something else.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -17,17 +17,13 @@ use std::path::{Path, PathBuf};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::sched::{CloneFlags, setns};
 
+use super::link::Link;
 use super::netlink::{self, attribute};
 
-// include/uapi/linux/rtnetlink.h, if_link.h and net_namespace.h.
-const RTM_GETLINK: u16 = 18;
+// include/uapi/linux/rtnetlink.h and net_namespace.h.
 const RTM_GETNSID: u16 = 90;
-/// `struct ifinfomsg`.
-const LINK_HEADER: usize = 16;
 /// `struct rtgenmsg`, padded.
 const NSID_HEADER: usize = 4;
-/// By which number the namespace of an interface's other end goes here.
-const IFLA_LINK_NETNSID: u16 = 37;
 const NETNSA_NSID: u16 = 1;
 const NETNSA_FD: u16 = 3;
 
@@ -58,23 +54,37 @@ impl<T> Default for Search<T> {
     }
 }
 
-/// A namespace, and by which numbers the other ends of its interfaces go in it.
+/// A namespace, and its interfaces that are joined to one in another.
 struct Place {
     path: PathBuf,
-    joined_to: HashSet<i32>,
+    joints: Vec<Link>,
 }
 
-/// Runs `look` in each network namespace that belongs to the calling thread's. In a thread of its own, which moves
-/// from one to the next.
-pub(super) fn look_into<T: Send>(look: impl Fn() -> io::Result<T> + Send) -> io::Result<Search<T>> {
+impl Place {
+    /// Whether packets of this namespace come through the one that goes by `number` here, when they are on their way
+    /// to the interface `wire` of that one, if it is one of that one's.
+    fn is_behind(&self, number: i32, wire: Option<u32>) -> bool {
+        self.joints.iter().any(|joint| {
+            let is_the_wire = joint.kind == "veth" && wire.is_some() && joint.other == wire;
+            joint.namespace == Some(number) && !is_the_wire
+        })
+    }
+}
+
+/// Runs `look` in each network namespace that belongs to the calling thread's, seen from the interface `ifindex`. In
+/// a thread of its own, which moves from one to the next.
+pub(super) fn look_into<T: Send>(
+    ifindex: u32,
+    look: impl Fn() -> io::Result<T> + Send,
+) -> io::Result<Search<T>> {
     let here = File::open("/proc/thread-self/ns/net")?;
     std::thread::scope(|scope| {
-        let walk = scope.spawn(|| walk(here, look));
+        let walk = scope.spawn(|| walk(here, ifindex, look));
         walk.join().unwrap_or_else(|e| std::panic::resume_unwind(e))
     })
 }
 
-fn walk<T>(here: File, look: impl Fn() -> io::Result<T>) -> io::Result<Search<T>> {
+fn walk<T>(here: File, ifindex: u32, look: impl Fn() -> io::Result<T>) -> io::Result<Search<T>> {
     let (candidates, hidden) = others(here.metadata()?.ino());
     let mut search = Search {
         hidden,
@@ -83,11 +93,12 @@ fn walk<T>(here: File, look: impl Fn() -> io::Result<T>) -> io::Result<Search<T>
     };
     // What belongs here by the last step, whose neighbours belong here by the next.
     let mut last = vec![here];
+    let mut wire = Some(ifindex);
     let mut places = Vec::new();
     for path in candidates {
-        match enter(&path).and_then(|_| joined_to()) {
-            Ok(joined_to) if joined_to.is_empty() => {}
-            Ok(joined_to) => places.push(Place { path, joined_to }),
+        match enter(&path).and_then(|_| joints()) {
+            Ok(joints) if joints.is_empty() => {}
+            Ok(joints) => places.push(Place { path, joints }),
             Err(e) if is_gone(&e) => {}
             Err(_) => search.closed += 1,
         }
@@ -100,10 +111,9 @@ fn walk<T>(here: File, look: impl Fn() -> io::Result<T>) -> io::Result<Search<T>
             let Ok(namespace) = enter(&place.path) else {
                 continue;
             };
-            let is_joined = |to: &File| {
-                number_of(to.as_fd()).is_ok_and(|number| place.joined_to.contains(&number))
-            };
-            if last.iter().any(is_joined) {
+            let is_behind =
+                |to: &File| number_of(to.as_fd()).is_ok_and(|number| place.is_behind(number, wire));
+            if last.iter().any(is_behind) {
                 match look() {
                     Ok(seen) => search.found.push(seen),
                     Err(_) => search.closed += 1,
@@ -113,7 +123,7 @@ fn walk<T>(here: File, look: impl Fn() -> io::Result<T>) -> io::Result<Search<T>
                 others.push(place);
             }
         }
-        (last, places) = (next, others);
+        (last, places, wire) = (next, others, None);
     }
     Ok(search)
 }
@@ -176,15 +186,11 @@ fn unescaped(path: &str) -> PathBuf {
     std::ffi::OsString::from_vec(bytes).into()
 }
 
-/// The numbers of the namespaces to which interfaces of the current one are joined.
-fn joined_to() -> io::Result<HashSet<i32>> {
-    let mut numbers = HashSet::new();
-    netlink::dump(NETLINK_ROUTE, RTM_GETLINK, &[0; LINK_HEADER], |link| {
-        let attributes = link.get(LINK_HEADER..).unwrap_or(&[]);
-        let number = attribute(attributes, IFLA_LINK_NETNSID).and_then(|n| n.first_chunk());
-        numbers.extend(number.map(|number| i32::from_ne_bytes(*number)));
-    })?;
-    Ok(numbers)
+/// The interfaces of the current namespace that are joined to one in another.
+fn joints() -> io::Result<Vec<Link>> {
+    let mut links = Link::list()?;
+    links.retain(|link| link.namespace.is_some());
+    Ok(links)
 }
 
 /// By which number `namespace` goes in the current one; negative where it has none.

@@ -4,10 +4,9 @@
 use std::fs;
 use std::path::Path;
 
-use netlink_sys::protocols::NETLINK_ROUTE;
 use serde::Serialize;
 
-use super::netlink::{self, attribute};
+use super::link::Link;
 
 /// Connections that may exist and that nothing here knows of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -94,58 +93,11 @@ impl Unseen {
     }
 }
 
-// include/uapi/linux/rtnetlink.h and if_link.h.
-const RTM_GETLINK: u16 = 18;
-/// `struct ifinfomsg`, in which the interface's index is at the offset 4.
-const LINK_HEADER: usize = 16;
-const IFLA_IFNAME: u16 = 3;
-const IFLA_LINK: u16 = 5;
-const IFLA_MASTER: u16 = 10;
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_INFO_KIND: u16 = 1;
-
-/// An interface of the current network namespace, as far as it tells who else is on the wire.
-struct Link {
-    index: u32,
-    name: String,
-    /// `bridge`, `tun`, `veth`; empty for hardware.
-    kind: String,
-    master: Option<u32>,
-    on_top_of: Option<u32>,
-}
-
-impl Link {
-    fn read(payload: &[u8]) -> Option<Link> {
-        let (header, attributes) = payload.split_at_checked(LINK_HEADER)?;
-        let number = |kind| {
-            let value = attribute(attributes, kind)?.first_chunk()?;
-            Some(u32::from_ne_bytes(*value))
-        };
-        let text = |bytes: &[u8]| {
-            let text = bytes.split(|byte| *byte == 0).next().unwrap_or(&[]);
-            String::from_utf8_lossy(text).into_owned()
-        };
-        let kind = attribute(attributes, IFLA_LINKINFO)
-            .and_then(|info| attribute(info, IFLA_INFO_KIND))
-            .map_or_else(String::new, text);
-        Some(Link {
-            index: u32::from_ne_bytes(*header.get(4..)?.first_chunk()?),
-            name: attribute(attributes, IFLA_IFNAME).map_or_else(String::new, text),
-            kind,
-            master: number(IFLA_MASTER),
-            on_top_of: number(IFLA_LINK),
-        })
-    }
-}
-
 /// The bridge, or the interface on top of this one, through which the interface `ifindex` serves machines that are
 /// no namespaces of this one: virtual machines, or another wire.
 pub(super) fn bridged(ifindex: u32) -> Option<String> {
-    let mut links = Vec::new();
-    let read = |payload: &[u8]| links.extend(Link::read(payload));
-    // Where it cannot be read nothing is said of it: what is there may well be seen.
-    netlink::dump(NETLINK_ROUTE, RTM_GETLINK, &[0; LINK_HEADER], read).ok()?;
-    behind(&links, ifindex)
+    // Where they cannot be listed nothing is said of them: what is there may well be seen.
+    behind(&Link::list().ok()?, ifindex)
 }
 
 fn behind(links: &[Link], ifindex: u32) -> Option<String> {
@@ -159,7 +111,7 @@ fn behind(links: &[Link], ifindex: u32) -> Option<String> {
     if master.kind == "bridge" && links.iter().any(|link| serves_others(&link)) {
         return Some(master.name.clone());
     }
-    let is_tap = |link: &&Link| link.kind == "macvtap" && link.on_top_of == Some(ifindex);
+    let is_tap = |link: &&Link| link.kind == "macvtap" && link.other == Some(ifindex);
     links.iter().find(is_tap).map(|link| link.name.clone())
 }
 
@@ -187,7 +139,8 @@ mod tests {
             name: name.into(),
             kind: kind.into(),
             master: some(master),
-            on_top_of: some(on_top_of),
+            other: some(on_top_of),
+            namespace: None,
         }
     }
 

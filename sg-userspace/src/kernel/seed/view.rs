@@ -42,7 +42,7 @@ impl View {
             return Ok(view);
         }
         // Whatever is known of them keeps a connection; what is not is said.
-        let others = look_into(|| View::here(extent).map_err(io::Error::from));
+        let others = look_into(ifindex, || View::here(extent).map_err(io::Error::from));
         let others = others.unwrap_or_else(|_| Search {
             closed: 1,
             ..Search::default()

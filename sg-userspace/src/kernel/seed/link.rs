@@ -1,0 +1,65 @@
+//! Interfaces, as far as they tell whose packets come by which of them.
+
+use std::io;
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+use super::netlink::{self, attribute};
+
+// include/uapi/linux/rtnetlink.h and if_link.h.
+const RTM_GETLINK: u16 = 18;
+/// `struct ifinfomsg`, in which the interface's index is at the offset 4.
+const LINK_HEADER: usize = 16;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_INFO_KIND: u16 = 1;
+
+/// An interface.
+pub(super) struct Link {
+    pub(super) index: u32,
+    pub(super) name: String,
+    /// `bridge`, `tun`, `veth`; empty for hardware.
+    pub(super) kind: String,
+    pub(super) master: Option<u32>,
+    /// The other end of a veth, or the interface that this one is on top of.
+    pub(super) other: Option<u32>,
+    /// By which number the network namespace of the other one goes here, if it is not this one.
+    pub(super) namespace: Option<i32>,
+}
+
+impl Link {
+    /// Every interface of the current network namespace.
+    pub(super) fn list() -> io::Result<Vec<Link>> {
+        let mut links = Vec::new();
+        netlink::dump(NETLINK_ROUTE, RTM_GETLINK, &[0; LINK_HEADER], |payload| {
+            links.extend(Link::read(payload));
+        })?;
+        Ok(links)
+    }
+
+    fn read(payload: &[u8]) -> Option<Link> {
+        let (header, attributes) = payload.split_at_checked(LINK_HEADER)?;
+        let number = |kind| {
+            let value = attribute(attributes, kind)?.first_chunk()?;
+            Some(u32::from_ne_bytes(*value))
+        };
+        let text = |bytes: &[u8]| {
+            let text = bytes.split(|byte| *byte == 0).next().unwrap_or(&[]);
+            String::from_utf8_lossy(text).into_owned()
+        };
+        let kind = attribute(attributes, IFLA_LINKINFO)
+            .and_then(|info| attribute(info, IFLA_INFO_KIND))
+            .map_or_else(String::new, text);
+        Some(Link {
+            index: u32::from_ne_bytes(*header.get(4..)?.first_chunk()?),
+            name: attribute(attributes, IFLA_IFNAME).map_or_else(String::new, text),
+            kind,
+            master: number(IFLA_MASTER),
+            other: number(IFLA_LINK),
+            namespace: number(IFLA_LINK_NETNSID).map(u32::cast_signed),
+        })
+    }
+}
