@@ -4,6 +4,10 @@
 //! The record of the new policy is pinned beside the old one first, so that the slots of both are known at
 //! every moment, whichever of them runs, and takes its place when both directions run it. Where the
 //! second direction cannot follow, the first goes back.
+//!
+//! Where there was no policy before, one direction would judge before the other has seen anything: answers
+//! would be dropped whose requests nobody has remembered. So at first both run programs that pass everything
+//! and only remember what the rules admit, and those that enforce come in their place.
 
 use std::os::fd::AsFd;
 
@@ -16,6 +20,7 @@ use super::inspect::{Inspection, inspect};
 use super::plan::Plan;
 use super::prepare::Prepared;
 use super::removal::remove;
+use super::seed::Seeding;
 use super::state::{State, taken_back};
 use super::{KernelError, stages};
 use crate::policy::Established;
@@ -33,32 +38,44 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
     };
     let Prepared {
         mut programs,
+        remembering,
         mut state,
-        seeding,
+        mut seeding,
         before,
     } = prepared;
     let put = state
         .write_next(&plan.pins)
+        .and_then(|()| match remembering {
+            Some(mut early) => {
+                put_in_force(&hooks, &mut early)?;
+                seeding.as_mut().map_or(Ok(()), Seeding::meanwhile)
+            }
+            None => Ok(()),
+        })
         .and_then(|()| put_in_force(&hooks, &mut programs))
         .and_then(|()| State::promote(&plan.pins));
     if let Err(error) = put {
         take_back(plan, &state, &hooks, &before);
         return Err(halfway(plan, error));
     }
-    let rest = (|| {
+    // From here on the policy is in force: each of these is done whatever becomes of the others.
+    let seeded = seeding.map(Seeding::after).transpose();
+    let flushed = match plan.policy.established == Established::Flush && plan.replaced().is_some() {
+        true => flush(&plan.pins, state.policy.generation),
+        false => Ok(()),
+    };
+    state.remembering = None;
+    let tidied = (|| {
         let (hook, mode) = hooks.in_use()?;
         (state.egress_hook, state.xdp_mode) = (hook_name(hook), mode_name(mode));
         state.write(&plan.pins)?;
         hooks.retire_other(hook)?;
-        stages::leave_only(&plan.pins, state.policy.generation)?;
-        let seeded = seeding.map(|seeding| seeding.after()).transpose()?;
-        if plan.policy.established == Established::Flush && plan.replaced().is_some() {
-            flush(&plan.pins, state.policy.generation)?;
-        }
-        Ok(seeded)
+        stages::leave_only(&plan.pins, state.policy.generation)
     })();
     let is_first = plan.replaced().is_none();
-    let seeded = rest.map_err(|error| halfway(plan, error))?;
+    let seeded = seeded
+        .and_then(|seeded| flushed.and(tidied).map(|()| seeded))
+        .map_err(|error| halfway(plan, error))?;
     Ok(Applied {
         outcome: match is_first {
             true => Outcome::Attached,

@@ -177,6 +177,16 @@ impl Inspection {
         };
         let known = self.records.as_ref().ok();
         let generation = known.and_then(|records| records.generation_of(direction, running));
+        if state.only_remembers(direction, running) {
+            return Some(Fault::of(
+                direction,
+                FaultCode::Interrupted,
+                format!(
+                    "a first apply is under way, or was cut short: {name} packets pass unjudged"
+                ),
+                APPLY,
+            ));
+        }
         if running != state.program(direction) {
             return Some(match generation {
                 Some(generation) => Fault::of(
@@ -261,7 +271,11 @@ impl Inspection {
         let of = |direction| {
             let id = self.running(direction)?;
             let generation = records.and_then(|records| records.generation_of(direction, id));
+            let next = records.and_then(|records| records.next.as_ref());
             Some(match generation {
+                _ if next.is_some_and(|next| next.only_remembers(direction, id)) => {
+                    "a program that passes everything".into()
+                }
                 Some(generation) => format!("generation {generation}"),
                 None => format!("the program {}", program(id)),
             })

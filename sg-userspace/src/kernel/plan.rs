@@ -155,6 +155,7 @@ pub(super) fn plan(
         },
         inbound_program: 0,
         outbound_program: 0,
+        remembering: None,
         counter_maps: maps + usize::from(assignment.capacity > capacity),
         max_flows: match previous {
             Some(state) => state.max_flows,

@@ -17,9 +17,14 @@ use super::tables::LiveTables;
 use super::{KernelError, faults, links, stages, sys};
 use crate::compile::Compiled;
 
+/// In the place of a generation, in the names of the pins of programs that do not enforce one yet.
+const REMEMBERING: u32 = 0;
+
 /// What is ready to be put in force.
 pub(super) struct Prepared<'a> {
     pub(super) programs: Programs,
+    /// Of a first policy under which there are flows: what runs in both directions before it is enforced.
+    pub(super) remembering: Option<Programs>,
     pub(super) state: State,
     pub(super) seeding: Option<Seeding<'a>>,
     /// The programs that are to come back if the new ones cannot be put in force, inbound first.
@@ -121,8 +126,25 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
         seeding.insert(new).before()?;
     }
     programs.pin_stages(pins, generation)?;
+    // Without a rule whose flows need entries there is nothing to remember.
+    let remembers = plan.replaced().is_none() && state.opens_flows;
+    let mut remembering = None;
+    if remembers {
+        let mut early = faults::step(
+            || "loading the programs that remember".into(),
+            || Ok(programs.load_remembering(compiled, &told, &shared)),
+        )
+        .map_err(|e| KernelError::io("loading the programs that remember", e))??;
+        state.remembering = Some([
+            program_id(early.inbound()?.info())?,
+            program_id(early.outbound()?.info())?,
+        ]);
+        early.pin_stages(pins, REMEMBERING)?;
+        remembering = Some(early);
+    }
     Ok(Prepared {
         programs,
+        remembering,
         state,
         seeding,
         before,

@@ -262,6 +262,7 @@ mod tests {
             },
             inbound_program: 0,
             outbound_program: 0,
+            remembering: None,
             counter_maps: 1,
             max_flows: 1,
             essential: true,

@@ -46,6 +46,10 @@ pub struct State {
     /// interrupted between the record and the swap.
     pub inbound_program: u32,
     pub outbound_program: u32,
+    /// Ids of the programs that both directions run while this policy, the first one, is being attached: they pass
+    /// everything. `None` once it is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remembering: Option<[u32; 2]>,
     pub counter_maps: usize,
     pub max_flows: u32,
     /// As the programs were told: see [`crate::policy::Policy`] and [`crate::compile::Compiled`].
@@ -226,6 +230,12 @@ impl State {
         }
     }
 
+    /// Whether a program of this policy only remembers, and passes everything.
+    pub fn only_remembers(&self, direction: Direction, program: u32) -> bool {
+        self.remembering
+            .is_some_and(|programs| programs[direction as usize] == program)
+    }
+
     /// Reads the record of an interface that counts now; `None` where there is none.
     pub fn read(pins: &InterfacePins) -> Result<Option<State>, KernelError> {
         let records = Records::read(pins)?;
@@ -350,6 +360,7 @@ mod tests {
             },
             inbound_program: 1,
             outbound_program: 2,
+            remembering: None,
             counter_maps: 1,
             max_flows: 10,
             essential: true,

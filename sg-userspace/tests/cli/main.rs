@@ -4,6 +4,7 @@
 mod bpffs;
 mod kernel;
 mod refusals;
+mod remembering;
 mod run;
 mod run_ends;
 mod schema;

@@ -31,6 +31,7 @@ mod repair;
 mod sandbox;
 mod seed;
 mod seed_meanwhile;
+mod seed_moment;
 mod seed_namespaces;
 mod seed_requests;
 mod signals;

@@ -1,0 +1,242 @@
+//! The moment of attaching: connections and requests that are made while the first policy comes, in both
+//! directions, all of which its rules admit.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use sg_userspace::kernel::{ApplyOptions, EgressHook, XdpMode, apply, detach};
+use sg_userspace::policy::rules_from_lines;
+
+use crate::hosts::{Host, address, again, listen};
+use crate::sandbox::{Sandbox, run, sandbox, silent_and_up};
+use crate::seed::{NODE4, PEER4, at};
+use crate::support::egress_hooks;
+use crate::watching::{only, read};
+
+/// Every answer needs an entry.
+const RULES: &str = "in tcp 22 from any accept
+    in udp 22 from any accept
+    out tcp 443 to any accept
+    out udp 443 to any accept";
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Between two connections of one direction.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// How often the first policy is attached: each way of attaching as often as every other.
+const ATTACHMENTS: usize = 20;
+
+/// What is common to those who connect and to those who answer.
+#[derive(Default)]
+struct Shared {
+    /// Nobody is to connect any more.
+    is_over: AtomicBool,
+    /// Nor to answer.
+    is_silent: AtomicBool,
+    made: AtomicUsize,
+    /// Held while something is under way; taken whole where nothing may be.
+    gate: RwLock<()>,
+}
+
+/// Ends everybody, also when the test fails.
+struct Over<'a>(&'a Shared);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.is_over.store(true, Ordering::Relaxed);
+        self.0.is_silent.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A server of one port: it says again what it hears.
+struct Server {
+    listener: TcpListener,
+    socket: UdpSocket,
+}
+
+impl Server {
+    fn new(at: &str) -> Server {
+        let listener = listen(at);
+        listener.set_nonblocking(true).expect("a listener");
+        let socket = UdpSocket::bind(at).expect("a free port");
+        let soon = Some(Duration::from_millis(50));
+        socket.set_read_timeout(soon).expect("a timeout");
+        Server { listener, socket }
+    }
+
+    fn answer_connections(&self, shared: &Shared) {
+        while !shared.is_silent.load(Ordering::Relaxed) {
+            let Ok((mut stream, _)) = self.listener.accept() else {
+                std::thread::sleep(Duration::from_micros(200));
+                continue;
+            };
+            stream.set_nonblocking(false).expect("a socket");
+            stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+            let mut byte = [0];
+            // Whether it arrives is the client's to say.
+            if again(|| stream.read(&mut byte)).is_ok() {
+                let _ = stream.write_all(&byte);
+            }
+        }
+    }
+
+    fn answer_datagrams(&self, shared: &Shared) {
+        while !shared.is_silent.load(Ordering::Relaxed) {
+            if let Ok((_, from)) = self.socket.recv_from(&mut [0; 8]) {
+                let _ = self.socket.send_to(b"!", from);
+            }
+        }
+    }
+}
+
+/// SYNs that were sent again on this connection, which has carried nothing else so far.
+fn sent_again(stream: &TcpStream) -> u32 {
+    // SAFETY: integers, for which zero is valid.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the buffer is as long as is said.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut len,
+        )
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    info.tcpi_total_retrans
+}
+
+/// Connects and asks every few milliseconds, each time by a new socket. Returns what was lost.
+fn connect_on(to: &str, shared: &Shared) -> Vec<String> {
+    let to: SocketAddr = to.parse().expect("an address");
+    let mut lost = Vec::new();
+    while !shared.is_over.load(Ordering::Relaxed) {
+        let under_way = shared.gate.read();
+        let number = shared.made.fetch_add(1, Ordering::Relaxed);
+        if let Err(what) = connect(to) {
+            lost.push(format!("connection {number} to {to}: {what}"));
+        }
+        if let Err(what) = ask(to) {
+            lost.push(format!("request {number} to {to}: {what}"));
+        }
+        drop(under_way);
+        std::thread::sleep(PAUSE);
+    }
+    lost
+}
+
+fn connect(to: SocketAddr) -> Result<(), String> {
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE).map_err(|e| e.to_string())?;
+    let again_sent = sent_again(&stream);
+    if again_sent > 0 {
+        return Err(format!("its SYN was sent {again_sent} times more"));
+    }
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.write_all(b"?").map_err(|e| e.to_string())?;
+    match again(|| stream.read(&mut [0])) {
+        Ok(1) => Ok(()),
+        Ok(_) => Err("it ended".into()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+fn ask(to: SocketAddr) -> Result<(), String> {
+    let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    // One that is lost never comes.
+    let patience = Some(Duration::from_secs(3));
+    socket.set_read_timeout(patience).expect("a timeout");
+    socket.send_to(b"?", to).map_err(|e| e.to_string())?;
+    again(|| socket.recv_from(&mut [0; 8]))
+        .map(drop)
+        .map_err(|e| e.to_string())
+}
+
+/// Attaches the first policy while connections are being made, looks at what was dropped, and detaches.
+fn attach_once(sandbox: &Sandbox, shared: &Shared, options: &ApplyOptions) {
+    let wait_for = |more: usize| {
+        let enough = shared.made.load(Ordering::Relaxed) + more;
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while shared.made.load(Ordering::Relaxed) < enough {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "nobody connects any more"
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    wait_for(4);
+    let applied = apply(&rules_from_lines(RULES), options).unwrap_or_else(|e| panic!("{e}"));
+    wait_for(4);
+    // Nothing is under way while it is taken away again.
+    let _closed = shared.gate.write();
+    let counted = read(sandbox, "nic");
+    let dropped: Vec<_> = counted
+        .reasons
+        .iter()
+        .filter(|r| r.action == "drop" && r.packets > 0)
+        .collect();
+    let about = format!(
+        "{} and {}",
+        applied.state.xdp_mode, applied.state.egress_hook
+    );
+    assert!(dropped.is_empty(), "{about}: {dropped:?}");
+    let pins = only(sandbox, "nic").pins;
+    detach(sandbox.bpffs(), &pins).unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// Proves K12: nothing that the rules admit is lost at the moment of attaching, whichever side begins.
+#[test]
+fn nothing_is_lost_while_the_first_policy_is_attached() {
+    sandbox(|sandbox| {
+        let peer = Host::new();
+        peer.connect("nic", "eth0");
+        silent_and_up("nic");
+        peer.inside(|| silent_and_up("eth0"));
+        address("nic", &format!("{NODE4}/24"));
+        let there = peer.inside(|| {
+            address("eth0", &format!("{PEER4}/24"));
+            Server::new(&at(PEER4, 443))
+        });
+        let here = Server::new(&at(NODE4, 22));
+        // The kernel stops an interface for a moment when a qdisc is added to it, and drops what is sent meanwhile
+        // (`dev_deactivate` in net/sched/sch_api.c), whoever adds it. So it is there before.
+        run("tc", &["qdisc", "add", "dev", "nic", "clsact"]);
+        let shared = Shared::default();
+        let lost = std::thread::scope(|scope| {
+            let over = Over(&shared);
+            for server in [&here, &there] {
+                scope.spawn(|| server.answer_connections(&shared));
+                scope.spawn(|| server.answer_datagrams(&shared));
+            }
+            let inbound = scope.spawn(|| peer.inside(|| connect_on(&at(NODE4, 22), &shared)));
+            let outbound = scope.spawn(|| connect_on(&at(PEER4, 443), &shared));
+            let mut ways = [XdpMode::Native, XdpMode::Generic]
+                .into_iter()
+                .flat_map(|mode| egress_hooks().iter().map(move |hook| (mode, *hook)))
+                .cycle();
+            for _ in 0..ATTACHMENTS {
+                let (xdp_mode, egress_hook): (XdpMode, EgressHook) = ways.next().expect("a way");
+                let options = ApplyOptions {
+                    xdp_mode,
+                    egress_hook,
+                    ..sandbox.options("nic")
+                };
+                attach_once(sandbox, &shared, &options);
+            }
+            shared.is_over.store(true, Ordering::Relaxed);
+            let lost = [inbound, outbound].map(|side| side.join().expect("who connects"));
+            drop(over);
+            lost.concat()
+        });
+        let made = shared.made.load(Ordering::Relaxed);
+        assert!(made >= 8 * ATTACHMENTS, "{made}");
+        assert_eq!(lost, Vec::<String>::new(), "of {made}");
+    });
+}
