@@ -126,13 +126,19 @@ pub(crate) extern "C" fn sg_is_related(error: *const Packet, quoted: *const Pack
     }
     // SAFETY: not null, and the only caller passes whole values.
     let (error, quoted) = unsafe { (&*error, &*quoted) };
-    // An error goes to whoever sent what it is about.
-    let [a, b, c, d] = error.local;
-    let [e, f, g, h] = quoted.local;
+    // An error goes to whoever sent what it is about: inbound to the quoted packet's local end, outbound to
+    // its remote one. It may come from any router on the way, and outbound also from this node as a router
+    // or from what is behind it. As nf_conntrack_inet_error in net/netfilter/nf_conntrack_proto_icmp.c.
+    let direction = quoted.direction();
+    let (to, sender) = match direction {
+        Direction::Inbound => (&error.remote, &quoted.remote),
+        Direction::Outbound => (&error.local, &quoted.local),
+    };
+    let [a, b, c, d] = *to;
+    let [e, f, g, h] = *sender;
     if (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) != 0 {
         return 0;
     }
-    let direction = quoted.direction();
     let class = family::sg_class(quoted);
     if ask(class, direction, quoted.kind, quoted.number).is_accept() {
         return 1;

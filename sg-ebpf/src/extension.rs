@@ -25,6 +25,9 @@ struct ExtensionHeader {
     identification: u32,
 }
 
+/// What every authentication header has: up to its sequence number (RFC 4302 section 2).
+const SHORTEST_AUTHENTICATION: u64 = 12;
+
 const IPV6_MORE_FRAGMENTS: u16 = 1;
 const IPV6_OFFSET: u16 = 0xfff8;
 
@@ -110,7 +113,13 @@ pub(crate) fn extension_header<H: Hook>(
             }
             LEN
         }
-        IPPROTO_AH => (length + 2) * 4,
+        IPPROTO_AH => {
+            let length = (length + 2) * 4;
+            if length < SHORTEST_AUTHENTICATION {
+                return stop(MALFORMED);
+            }
+            length
+        }
         _ => (length + 1) * 8,
     };
     let more = u64::from(is_extension_header(next)) * MORE_HEADERS;

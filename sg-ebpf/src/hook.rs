@@ -65,6 +65,12 @@ pub(crate) trait Hook: EbpfContext {
     /// How many packets the wire will see: more than one for a segmentation offload packet.
     fn segments(&self) -> u32;
 
+    /// Whether the kernel is going to cut the frame into segments.
+    fn is_to_be_segmented(&self) -> bool;
+
+    /// Whether there is a VLAN tag that is not in the frame yet, since the device will put it in.
+    fn has_tag_beside(&self) -> bool;
+
     /// How many bytes these have, as the kernel reckons; zero where it does not.
     fn wire_len(&self) -> u32;
 
@@ -148,6 +154,18 @@ impl Hook for XdpContext {
     #[inline(always)]
     fn segments(&self) -> u32 {
         1
+    }
+
+    /// What the kernel has joined before XDP in the generic path has lengths that fit.
+    #[inline(always)]
+    fn is_to_be_segmented(&self) -> bool {
+        false
+    }
+
+    /// One that the device has taken out is not shown to XDP.
+    #[inline(always)]
+    fn has_tag_beside(&self) -> bool {
+        false
     }
 
     #[inline(always)]
@@ -239,6 +257,18 @@ impl Hook for TcContext {
         // SAFETY: reading a field of the context the kernel passed in.
         let segments = unsafe { (*self.skb.skb).gso_segs };
         if segments == 0 { 1 } else { segments }
+    }
+
+    #[inline(always)]
+    fn is_to_be_segmented(&self) -> bool {
+        // SAFETY: reading a field of the context the kernel passed in.
+        unsafe { (*self.skb.skb).gso_size != 0 }
+    }
+
+    #[inline(always)]
+    fn has_tag_beside(&self) -> bool {
+        // SAFETY: reading a field of the context the kernel passed in.
+        unsafe { (*self.skb.skb).vlan_present != 0 }
     }
 
     #[inline(always)]

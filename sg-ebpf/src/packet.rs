@@ -387,11 +387,33 @@ pub(crate) fn skip_vlans<H: Hook>(hook: &H) -> u64 {
     if !is_vlan(ether_type) {
         return (VlanHdr::LEN as u64) << 16 | u64::from(ether_type);
     }
+    if hook.has_tag_beside() {
+        // As if the third tag stood in the frame.
+        return (VlanHdr::LEN as u64) << 16 | u64::from(ether_type);
+    }
     let Ok(inner) = at::<VlanHdr, H>(hook, EthHdr::LEN + VlanHdr::LEN) else {
         return CUT_OFF;
     };
     let ether_type = u16::from_be(field!(inner, ether_type as u16));
     (2 * VlanHdr::LEN as u64) << 16 | u64::from(ether_type)
+}
+
+/// The most that a length field of 16 bits can say.
+const LONGEST_SAID: usize = u16::MAX as usize;
+
+/// What a length field of zero means in a frame that begins `offset` bytes before what the field counts:
+/// all the rest, if that is more than the field could say; else zero.
+///
+/// The kernel joins the segments of a TCP connection, or leaves them joined until a device segments them, to
+/// packets of up to 512 KiB (BIG TCP). It writes zero into the field then (`iph_set_totlen` in
+/// include/net/ip.h, `ipv6_gro_complete` in net/ipv6/ip6_offload.c), with or without a jumbo payload option
+/// in IPv6, and reads zero as the frame's length (`skb_ip_totlen`, `ipv6_payload_len`) if its own record says
+/// that the packet is joined. XDP does not see that record. But no wire carries frames of that length, so that
+/// the length tells the same; a short frame that claims zero comes from a wire, and is malformed.
+#[inline(always)]
+fn unsaid_len<H: Hook>(hook: &H, offset: usize) -> usize {
+    let len = (hook.frame_len() as usize).wrapping_sub(offset) & 0xf_ffff;
+    if len > LONGEST_SAID { len } else { 0 }
 }
 
 #[inline(always)]
@@ -400,9 +422,8 @@ fn ipv4<H: Hook>(hook: &H, offset: usize, out: &mut Packet) -> Result<Payload, S
     let vihl = field!(header, vihl as u8);
     let header_len = ((vihl & 0x0f) as usize) * 4;
     let mut total_len = u16::from_be(field!(header, tot_len as u16)) as usize;
-    if total_len == 0 && hook.segments() > 1 {
-        // Segmentation offload beyond 64 KiB leaves the field zero (BIG TCP).
-        total_len = hook.frame_len() as usize - offset;
+    if total_len == 0 {
+        total_len = unsaid_len(hook, offset);
     }
     if vihl >> 4 != 4 || header_len < Ipv4Hdr::LEN || total_len < header_len {
         return Err(MALFORMED);
@@ -431,8 +452,8 @@ fn ipv4<H: Hook>(hook: &H, offset: usize, out: &mut Packet) -> Result<Payload, S
 fn ipv6<H: Hook>(hook: &H, offset: usize, out: &mut Packet) -> Result<Payload, Stop> {
     let header = at::<Ipv6Hdr, H>(hook, offset)?;
     let mut payload_len = u16::from_be(field!(header, payload_len as u16)) as usize;
-    if payload_len == 0 && hook.segments() > 1 {
-        payload_len = hook.frame_len() as usize - offset - Ipv6Hdr::LEN;
+    if payload_len == 0 {
+        payload_len = unsaid_len(hook, offset + Ipv6Hdr::LEN);
     }
     if field!(header, vcf as u8) >> 4 != 6 {
         return Err(MALFORMED);
@@ -529,6 +550,10 @@ fn transport<H: Hook>(
         IPPROTO_UDP => {
             fits(UdpHdr::LEN)?;
             let header = at::<UdpHdr, H>(hook, at_offset)?;
+            let said = u16::from_be(field!(header, len as u16)) as usize;
+            if !is_udp_len(hook, said, len, out) {
+                return Err(MALFORMED);
+            }
             ports(H::DIRECTION, Kind::Udp as u8, header.cast(), out);
             UdpHdr::LEN
         }
@@ -550,6 +575,18 @@ fn transport<H: Hook>(
     };
     out.headers = (at_offset + header_len) as u32;
     Ok(())
+}
+
+/// Whether a UDP header may say that its datagram has `said` bytes, in a packet that carries `len`: as
+/// `udp_error` in net/netfilter/nf_conntrack_proto_udp.c has it, which sees datagrams once they are whole. Of
+/// a first fragment only the least is known. What the kernel will cut into segments itself may say anything,
+/// and so may a packet that is longer than the field can say (RFC 2675 section 4: zero).
+#[inline(always)]
+fn is_udp_len<H: Hook>(hook: &H, said: usize, len: usize, out: &Packet) -> bool {
+    if len > LONGEST_SAID || hook.is_to_be_segmented() {
+        return true;
+    }
+    said >= UdpHdr::LEN && (said <= len || out.is_first_fragment())
 }
 
 /// A protocol of which nothing but the number is looked at.

@@ -61,6 +61,14 @@ pub(crate) struct Beginning {
 }
 
 impl Beginning {
+    /// UDP's length, in a header that it may be.
+    #[inline(always)]
+    fn udp_len(header: *const Self) -> u64 {
+        // SAFETY: an address inside what `at` has compared with the end of the packet.
+        let len = unsafe { (&raw const (*header).numbers).cast::<u16>().read() };
+        u64::from(u16::from_be(len))
+    }
+
     /// TCP's length.
     #[inline(always)]
     fn len(header: *const Self) -> u64 {
@@ -356,6 +364,12 @@ fn transport<I, H: Hook>(
             return Err(NO);
         }
         headers += UdpHdr::LEN as u64;
+        // At least its header, and no more than the packet has: one comparison for both, unless the packet
+        // ends before, which is looked at below.
+        let beyond_header = Beginning::udp_len(header).wrapping_sub(UdpHdr::LEN as u64);
+        if beyond_header > end.wrapping_sub(headers) {
+            return Err(NO);
+        }
     } else {
         return Err(NO);
     }

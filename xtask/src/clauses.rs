@@ -82,7 +82,7 @@ const CLAUSES: [(&str, &str); 33] = [
     ),
     (
         "K3",
-        "IPv4 options and up to eight IPv6 extension headers are walked; what cannot be parsed is dropped as `malformed`.",
+        "IPv4 options and up to eight IPv6 extension headers are walked; what cannot be parsed is dropped as `malformed`; joined frames are as long as they are.",
     ),
     (
         "K4",
@@ -90,7 +90,7 @@ const CLAUSES: [(&str, &str); 33] = [
     ),
     (
         "K5",
-        "Neighbour discovery, MLD and DHCP answers are accepted whatever the rules say, unless `essential: false`.",
+        "Neighbour discovery, MLD, IGMP and DHCP answers are accepted whatever the rules say, unless `essential: false`.",
     ),
     (
         "K6",
@@ -102,7 +102,7 @@ const CLAUSES: [(&str, &str); 33] = [
     ),
     (
         "K8",
-        "An ICMP error is accepted as `related` when the packet it quotes is tracked or accepted.",
+        "An ICMP error to the sender of a packet that is tracked or accepted is accepted as `related`, whoever sends it.",
     ),
     (
         "K9",

@@ -335,7 +335,7 @@ fn steady_bits(rate: Rate) -> String {
 pub(super) fn about(reason: &str) -> &'static str {
     match reason {
         "non-ip" => "neither IPv4 nor IPv6: ARP and the like",
-        "essential" => "neighbour discovery, MLD, DHCP replies",
+        "essential" => "neighbour discovery, MLD, IGMP, DHCP replies",
         "related" => "ICMP errors about admitted traffic",
         "seeded" => "flows from before the first attachment",
         "no-match" => "no rule matched",

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 use sg_common::protocol::{
-    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, icmp_number,
-    other_number,
+    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind,
+    icmp_number, other_number,
 };
 use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT, Reason};
 
@@ -201,7 +201,7 @@ impl Question {
         }
     }
 
-    /// SPEC K5, taking neighbour discovery to have the hop limit it must have.
+    /// SPEC K5, taking neighbour discovery and IGMP to have the hop limit that they must have.
     fn is_essential(&self) -> bool {
         let (source, source_port, destination_port) = match self.direction {
             Direction::Inbound => (self.remote, self.remote_port, self.local_port),
@@ -210,10 +210,13 @@ impl Question {
         let ports = (source_port, destination_port);
         match (self.transport, source) {
             (Transport::Protocol(IPPROTO_UDP), IpAddr::V4(_)) => ports == (Some(67), Some(68)),
-            (Transport::Protocol(IPPROTO_UDP), IpAddr::V6(_)) => ports == (Some(547), Some(546)),
+            (Transport::Protocol(IPPROTO_IGMP), IpAddr::V4(_)) => true,
+            (Transport::Protocol(IPPROTO_UDP), IpAddr::V6(source)) => {
+                ports.1 == Some(546) && (ports.0 == Some(547) || source.is_unicast_link_local())
+            }
             (Transport::Icmp { kind, .. }, IpAddr::V6(source)) => match kind {
                 133..=137 => true,
-                130..=132 | 143 => source.is_unicast_link_local(),
+                130..=132 | 143 => source.is_unicast_link_local() || source.is_unspecified(),
                 _ => false,
             },
             _ => false,

@@ -135,7 +135,7 @@ pub struct Policy {
     pub digest: String,
     /// Inbound rules in order of position, then outbound rules in order of position.
     pub rules: Vec<Rule>,
-    /// Accept neighbour discovery, MLD and DHCP replies whatever the rules say (SPEC K5).
+    /// Accept neighbour discovery, MLD, IGMP and DHCP replies whatever the rules say (SPEC K5).
     pub essential: bool,
     pub non_ip: NonIp,
     pub established: Established,

@@ -145,6 +145,9 @@ fn explain_names_the_rule_and_the_reason() {
         ("neighbours", "inbound icmpv6:135 fe80::9 fe80::5"),
         ("dhcp", "inbound udp 203.0.113.1:67 203.0.113.9:68"),
         ("arp", "inbound arp 203.0.113.9 10.0.0.5"),
+        ("igmp", "inbound 2 203.0.113.1 224.0.0.1"),
+        ("mld", "outbound icmpv6:143 ff02::16 ::"),
+        ("dhcpv6", "inbound udp [fe80::1]:40000 [fe80::9]:546"),
         ("gre", "outbound gre 203.0.113.9 10.0.0.5"),
     ];
     for (name, question) in questions {

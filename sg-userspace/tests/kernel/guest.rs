@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
+use sg_common::verdict::Direction;
 use sg_userspace::kernel::{ApplyOptions, XdpMode, apply};
 use sg_userspace::observe::counters::{Counters, RuleCounters};
 use sg_userspace::policy::rules_from_lines;
@@ -14,7 +15,7 @@ use crate::frames::{Frame, frame, non_ip};
 use crate::namespace::Namespace;
 use crate::sandbox::{RawSender, Sandbox, ip, run, sandbox, silent_and_up};
 use crate::support::is_guest;
-use crate::watching::{assert_adds_up, only, read, read_when};
+use crate::watching::{assert_adds_up, only, read, read_when, under};
 
 /// How long a connection may take that is to come about, and one that is not.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -205,6 +206,42 @@ fn connections_through_a_vlan_are_judged() {
     sandbox(|sandbox| {
         let [node, peer] = virtio(1);
         judges_vlans(sandbox, &node, &peer, XdpMode::Native);
+    });
+}
+
+/// Proves K2 and K3: the tag that the kernel leaves to the device to put in counts like those in the frame,
+/// of which there may be one more, but not two.
+#[test]
+#[ignore = "needs the guest of cargo xtask test --kernels"]
+fn a_tag_that_the_device_puts_in_is_one_of_two() {
+    require_guest();
+    sandbox(|sandbox| {
+        sandbox.veth("sg0", "sg1");
+        let rules = "out all to any accept";
+        apply_in(XdpMode::Native, sandbox, "sg0", rules);
+        ip(&[
+            "link", "add", "link", "sg0", "name", "tagged", "type", "vlan", "id", "7",
+        ]);
+        silent_and_up("tagged");
+        let sender = RawSender::new("tagged");
+        let tagged = |frame: Frame| frame.vlan(0x8100, 8);
+        let opens = || frame("tcp 192.0.2.1:50000 > 198.51.100.7:443 syn");
+        let outbound = Direction::Outbound as usize;
+        let mut malformed = 0;
+        for (sent, (frame, passes)) in (1..).zip([
+            (opens(), true),
+            (tagged(opens()), true),
+            (tagged(tagged(opens())), false),
+            (non_ip(0x0806), true),
+            (tagged(non_ip(0x0806)), true),
+            (tagged(tagged(non_ip(0x0806))), false),
+        ]) {
+            sender.send(frame.bytes());
+            malformed += u64::from(!passes);
+            let c = read_when(sandbox, "sg0", |c| c.totals[outbound].packets >= sent);
+            assert_adds_up(&c, 0, sent);
+            assert_eq!(under(&c, "malformed"), [0, malformed], "{frame:?}");
+        }
     });
 }
 

@@ -227,6 +227,83 @@ fn ipv4_options_are_skipped_and_broken_headers_dropped() {
             ("an ICMP header cut off by the length", "in", frame("icmp 10.0.0.1 > 192.0.2.1 8/0").set(2, &[0, 27]), "drop malformed"),
             ("an SCTP header cut off by the length", "in", frame("sctp 10.0.0.1:1 > 192.0.2.1:2").set(2, &[0, 31]), "drop malformed"),
             ("padding behind the packet is no harm", "in", ssh().padded(20), "accept in 1"),
+            ("a length of zero in a frame that a wire may carry", "in", ssh().set(2, &[0, 0]), "drop malformed"),
+            ("outbound too", "out", ssh().set(2, &[0, 0]), "drop malformed"),
+        ],
+    );
+}
+
+/// Proves K3: what UDP's own length must be, as connection tracking has it.
+#[test]
+fn a_udp_length_that_does_not_fit_its_packet_is_malformed() {
+    let dns = || frame("udp 198.51.100.1:40000 > 192.0.2.1:53");
+    let tagged = || dns().vlan(0x8100, 7);
+    let dns6 = || frame("udp [2001:db8::1]:40000 > [2001:db8:5::1]:53");
+    let payload = u8::try_from(dns().bytes().len() - 14 - 20 - 8).unwrap();
+    // Where the length is in an untagged frame.
+    const V4: usize = 20 + 4;
+    const V6: usize = 40 + 4;
+    table(
+        NODE,
+        &[
+            ("all of the payload", "in", dns().set(V4, &[0, 8 + payload]), "accept in 2"),
+            ("less of it, the rest is padding", "in", dns().set(V4, &[0, 7 + payload]), "accept in 2"),
+            ("none of it", "in", dns().set(V4, &[0, 8]), "accept in 2"),
+            ("less than the header", "in", dns().set(V4, &[0, 7]), "drop malformed"),
+            ("zero", "in", dns().set(V4, &[0, 0]), "drop malformed"),
+            ("one byte more than there is", "in", dns().set(V4, &[0, 9 + payload]), "drop malformed"),
+            ("into the frame's padding", "in", dns().set(V4, &[0, 9 + payload]).padded(20), "drop malformed"),
+            ("the most that it can say", "in", dns().set(V4, &[0xff, 0xff]), "drop malformed"),
+            ("behind a tag, all of it", "in", tagged(), "accept in 2"),
+            ("behind a tag, more than there is", "in", dns().set(V4, &[0, 9 + payload]).vlan(0x8100, 7), "drop malformed"),
+            ("behind options", "in", dns().set(V4, &[0, 9 + payload]).ipv4_options(&[1; 8]), "drop malformed"),
+            ("a first fragment has less than it says", "in", dns().set(V4, &[0x10, 0]).fragment4(5, 0, true), "accept in 2"),
+            ("but not less than a header", "in", dns().set(V4, &[0, 7]).fragment4(6, 0, true), "drop malformed"),
+            ("which is remembered of neither", "in", dns().fragment4(6, 3, false), "drop fragment"),
+            ("IPv6", "out", dns6().set(V6, &[0, 8 + payload]), "accept out 1"),
+            ("less than the header", "out", dns6().set(V6, &[0, 7]), "drop malformed"),
+            ("zero is for jumbograms", "out", dns6().set(V6, &[0, 0]), "drop malformed"),
+            ("more than there is", "out", dns6().set(V6, &[0, 9 + payload]), "drop malformed"),
+            ("behind extension headers", "out", dns6().set(V6, &[0, 9 + payload]).extension(60, vec![0; 8]), "drop malformed"),
+            ("an IPv6 first fragment", "out", dns6().set(V6, &[0x10, 0]).fragment6(5, 0, true), "accept out 1"),
+            ("an atomic fragment is whole", "out", dns6().set(V6, &[0, 9 + payload]).extension(44, vec![0; 8]), "drop malformed"),
+        ],
+    );
+}
+
+/// Proves K3 for frames that only the kernel makes, joined of many: they are as long as the frame, whatever
+/// their lengths of 16 bits cannot say.
+#[test]
+fn a_length_of_zero_is_the_frames_in_frames_that_no_wire_carries() {
+    const LONGEST: usize = 65_535;
+    // The bytes from `from` on, in a frame that has so many of them.
+    let long = |frame: Frame, from: usize, len: usize| {
+        let there = frame.bytes().len() - 14 - from;
+        frame.padded(len - there)
+    };
+    let ssh = |len| long(frame("tcp 198.51.100.1:40000 > 192.0.2.1:22 ack").set(2, &[0, 0]), 0, len);
+    let mysql = |len| long(frame("tcp 198.51.100.1:40000 > 192.0.2.1:3306 ack").set(2, &[0, 0]), 0, len);
+    let six = |port: u16| frame(&format!("tcp [2001:db8::9]:40000 > [2001:db8::1]:{port} ack"));
+    // RFC 2675: the payload's length as an option of a hop-by-hop header.
+    let jumbo = vec![0, 0, 0xc2, 4, 0, 1, 0, 8];
+    let ssh6 = |len| long(six(22).set(4, &[0, 0]), 40, len);
+    let jumbogram = |port, len| long(six(port).extension(0, jumbo.clone()).set(4, &[0, 0]), 40, len);
+    let dns = frame("udp [2001:db8::9]:40000 > [2001:db8::1]:53").set(44, &[0, 0]).extension(0, jumbo.clone()).set(4, &[0, 0]);
+    table(
+        "in tcp 22 from any accept\nin udp 53 from any accept",
+        &[
+            ("one byte too many for the field", "in", ssh(LONGEST + 1), "accept in 1"),
+            ("as many as the field can say", "in", ssh(LONGEST), "drop malformed"),
+            ("more", "in", ssh(70_000), "accept in 1"),
+            ("a closed port", "in", mysql(70_000), "drop no-match"),
+            ("behind a tag", "in", ssh(70_000).vlan(0x8100, 7), "accept in 1"),
+            ("IPv6 without an option", "in", ssh6(LONGEST + 1), "accept in 1"),
+            ("as many as the field can say", "in", ssh6(LONGEST), "drop malformed"),
+            ("with a jumbo payload option", "in", jumbogram(22, 70_000), "accept in 1"),
+            ("a closed port", "in", jumbogram(3306, 70_000), "drop no-match"),
+            ("the option in a frame that a wire may carry", "in", jumbogram(22, 9000), "drop malformed"),
+            ("a datagram whose length says nothing either", "in", long(dns.clone(), 40, 70_000), "accept in 2"),
+            ("but not in a short frame", "in", dns, "drop malformed"),
         ],
     );
 }
@@ -288,6 +365,10 @@ fn ipv6_extension_headers_are_walked() {
             ("destination options of 2 KiB", "in", ssh().extension(60, options(255)), "accept in 1"),
             ("authentication, whose length is in words", "in", ssh().extension(51, authentication()), "accept in 1"),
             ("authentication, closed port", "in", mysql().extension(51, authentication()), "drop no-match"),
+            ("of twelve bytes, the least", "in", ssh().extension(51, vec![0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), "accept in 1"),
+            ("of eight", "in", ssh().extension(51, vec![0; 8]), "drop malformed"),
+            ("of eight, behind options", "in", ssh().extension(51, vec![0; 8]).extension(60, options(0)), "drop malformed"),
+            ("in IPv4 it is a transport protocol like others", "in", frame("proto 51 10.0.0.1 > 192.0.2.1"), "accept in 3"),
             ("an atomic fragment", "in", ssh().extension(44, vec![0; 8]), "accept in 1"),
             ("several", "in", ssh().extension(51, authentication()).extension(43, options(1)).extension(0, options(0)), "accept in 1"),
             ("eight", "in", eight(ssh()), "accept in 1"),
@@ -400,6 +481,8 @@ fn icmp_errors_about_our_packets_are_related() {
          out icmpv6 128 to any accept";
     let ours = || frame("tcp 192.0.2.1:40000 > 203.0.113.7:443 syn");
     let ours6 = || frame("udp [2001:db8::1]:40000 > [2001:db8:7::7]:53");
+    let through = || frame("tcp 203.0.113.7:50000 > 10.1.2.3:22 ack");
+    let through6 = || frame("tcp [2001:db8:7::7]:50000 > [2001:db8:1::3]:22 ack");
     let smtp = || frame("tcp 192.0.2.1:40000 > 203.0.113.7:25 syn");
     let answer = || frame("tcp 192.0.2.1:22 > 203.0.113.7:50000 syn ack");
     let router = |packet: Frame, kind, code, len| packet.error("10.9.9.9", "192.0.2.1", (kind, code), len);
@@ -442,6 +525,13 @@ fn icmp_errors_about_our_packets_are_related() {
             ("a first fragment of an error", "in", router(ours(), 3, 3, 28).fragment4(77, 0, true), "accept related"),
             ("and the next", "in", router(ours(), 3, 3, 28).fragment4(77, 3, false), "accept related"),
             ("outbound, about what comes in", "out", frame("tcp 203.0.113.7:50000 > 192.0.2.1:22 syn").error("192.0.2.1", "203.0.113.7", (3, 10), 28), "accept related"),
+            ("from the node as a router, about what goes through it", "out", through().error("192.0.2.1", "203.0.113.7", (3, 4), 28), "accept related"),
+            ("from what is behind it", "out", through().error("10.1.2.9", "203.0.113.7", (11, 0), 28), "accept related"),
+            ("to another than the sender of what it is about", "out", through().error("192.0.2.1", "203.0.113.8", (3, 4), 28), "drop no-match"),
+            ("about what does not come in", "out", frame("tcp 203.0.113.7:50000 > 10.1.2.3:23 syn").error("192.0.2.1", "203.0.113.7", (3, 4), 28), "drop no-match"),
+            ("sent to a third, from the end of what it is about", "out", through().error("10.1.2.3", "198.51.100.9", (3, 4), 28), "drop no-match"),
+            ("IPv6, from the node as a router", "out", through6().error("2001:db8::1", "2001:db8:7::7", (2, 0), 48), "accept related"),
+            ("to another than the sender", "out", through6().error("2001:db8::1", "2001:db8:7::8", (2, 0), 48), "drop no-match"),
             ("outbound, about what does not", "out", frame("tcp 203.0.113.7:50000 > 192.0.2.1:23 syn").error("192.0.2.1", "203.0.113.7", (3, 10), 28), "drop no-match"),
             ("IPv6 packet too big", "in", router6(ours6(), 2, 0, 48), "accept related"),
             ("unreachable", "in", router6(ours6(), 1, 4, 48), "accept related"),
@@ -450,6 +540,7 @@ fn icmp_errors_about_our_packets_are_related() {
             ("no error message", "in", router6(ours6(), 5, 0, 48), "drop no-match"),
             ("quoting extension headers", "in", router6(ours6().extension(60, vec![0; 8]).extension(0, vec![0; 8]), 2, 0, 64), "accept related"),
             ("quoting an authentication header", "in", router6(ours6().extension(51, authentication()), 2, 0, 72), "accept related"),
+            ("quoting an authentication header of eight bytes", "in", router6(ours6().extension(51, vec![0; 8]), 2, 0, 56), "drop no-match"),
             ("quoting eight extension headers", "in", router6(headers(8), 2, 0, 112), "accept related"),
             ("quoting nine", "in", router6(headers(9), 2, 0, 120), "drop no-match"),
             ("quoting more than it has", "in", router6(ours6().extension(60, vec![17, 200, 0, 0, 0, 0, 0, 0]), 2, 0, 64), "drop no-match"),
@@ -468,6 +559,7 @@ fn icmp_errors_about_our_packets_are_related() {
 fn essential_traffic_passes_whatever_the_rules_say() {
     let nd = |kind: u8| frame(&format!("icmp fe80::9 > ff02::1 {kind}/0")).set(7, &[255]);
     let mld = |source: &str, kind: u8| frame(&format!("icmp {source} > ff02::16 {kind}/0")).set(7, &[1]);
+    let igmp = |text: &str, ttl: u8| frame(text).set(8, &[ttl]);
     let first_fragment = || nd(135).extension(44, vec![0, 0, 0, 1, 0, 0, 0, 9]);
     let rows = [
         ("a router solicitation", "out", nd(133), "accept essential"),
@@ -480,6 +572,12 @@ fn essential_traffic_passes_whatever_the_rules_say() {
         ("the types around them", "in", nd(138), "drop no-match"),
         ("an MLD query", "in", mld("fe80::1", 130), "accept essential"),
         ("an MLDv2 report", "out", mld("fe80::1", 143), "accept essential"),
+        ("an MLD report of a host without an address", "out", mld("::", 143), "accept essential"),
+        ("an older one", "in", mld("::", 131), "accept essential"),
+        ("done", "in", mld("::", 132), "accept essential"),
+        ("from almost no address", "in", mld("::1", 131), "drop no-match"),
+        ("from the loopback of the other half", "in", mld("0:0:1::", 131), "drop no-match"),
+        ("the type above", "in", mld("fe80::1", 144), "drop no-match"),
         ("an MLD query from afar", "in", mld("2001:db8::1", 130), "drop no-match"),
         ("at the end of link-local", "in", mld("febf:ffff::1", 131), "accept essential"),
         ("beyond link-local", "in", mld("fec0::1", 131), "drop no-match"),
@@ -487,7 +585,24 @@ fn essential_traffic_passes_whatever_the_rules_say() {
         ("not to another port", "in", frame("udp 192.0.2.254:67 > 192.0.2.1:69"), "drop no-match"),
         ("not from another port", "in", frame("udp 192.0.2.254:66 > 192.0.2.1:68"), "drop no-match"),
         ("not TCP", "in", frame("tcp 192.0.2.254:67 > 192.0.2.1:68 syn"), "drop no-match"),
+        ("an IGMP report", "out", igmp("proto 2 192.0.2.1 > 224.0.0.22", 1), "accept essential"),
+        ("an IGMP query", "in", igmp("proto 2 192.0.2.254 > 224.0.0.1", 1), "accept essential"),
+        ("to one host", "in", igmp("proto 2 192.0.2.254 > 192.0.2.1", 1), "accept essential"),
+        ("one that was or will be forwarded", "in", igmp("proto 2 192.0.2.254 > 224.0.0.1", 2), "drop no-match"),
+        ("with no time left", "in", igmp("proto 2 192.0.2.254 > 224.0.0.1", 0), "drop no-match"),
+        ("in fragments", "in", igmp("proto 2 192.0.2.254 > 224.0.0.1", 1).fragment4(3, 0, true), "drop no-match"),
+        ("another protocol", "in", igmp("proto 3 192.0.2.254 > 224.0.0.1", 1), "drop no-match"),
+        ("that number over IPv6", "in", frame("proto 2 fe80::1 > ff02::1").set(7, &[1]), "drop no-match"),
         ("a DHCPv6 server's answer", "in", frame("udp [fe80::1]:547 > [fe80::2]:546"), "accept essential"),
+        ("from afar", "in", frame("udp [2001:db8::53]:547 > [2001:db8::2]:546"), "accept essential"),
+        ("from another port on this link", "in", frame("udp [fe80::1]:40000 > [fe80::2]:546"), "accept essential"),
+        ("from another port at the end of link-local", "in", frame("udp [febf:ffff::1]:1 > [fe80::2]:546"), "accept essential"),
+        ("from another port beyond it", "in", frame("udp [fec0::1]:40000 > [fe80::2]:546"), "drop no-match"),
+        ("from another port and afar", "in", frame("udp [2001:db8::53]:40000 > [2001:db8::2]:546"), "drop no-match"),
+        ("to another port", "in", frame("udp [fe80::1]:547 > [fe80::2]:547"), "drop no-match"),
+        ("to the server's port, from afar", "in", frame("udp [2001:db8::2]:546 > [2001:db8::53]:547"), "drop no-match"),
+        ("not TCP", "in", frame("tcp [fe80::1]:547 > [fe80::2]:546 syn"), "drop no-match"),
+        ("in fragments", "in", frame("udp [fe80::1]:547 > [fe80::2]:546").fragment6(3, 0, true), "drop no-match"),
         ("DHCPv6 ports over IPv4", "in", frame("udp 192.0.2.254:547 > 192.0.2.1:546"), "drop no-match"),
     ];
     table("", &rows);

@@ -203,10 +203,12 @@ pub(crate) fn run_hook(
     frame: &[u8],
     segments: u32,
 ) -> Result<bool, TestRunFailed> {
-    // `struct __sk_buff` (include/uapi/linux/bpf.h), of which only `gso_segs` is set.
+    // `struct __sk_buff` (include/uapi/linux/bpf.h), of which only what tells of segments is set.
     const GSO_SEGS: usize = 164;
+    const GSO_SIZE: usize = 176;
     let mut context = [0u8; 192];
     context[GSO_SEGS..GSO_SEGS + 4].copy_from_slice(&segments.to_ne_bytes());
+    context[GSO_SIZE..GSO_SIZE + 4].copy_from_slice(&1000u32.to_ne_bytes());
     let options = TestRunOptions {
         data_in: Some(frame),
         ctx_in: (segments > 1).then_some(&context),

@@ -71,7 +71,7 @@ fn forged(from: IpAddr, to: IpAddr) -> Vec<u8> {
 }
 
 /// Sends a packet with its IP header as it is.
-fn send_raw(packet: &[u8], to: IpAddr) {
+pub(crate) fn send_raw(packet: &[u8], to: IpAddr) {
     let to = SocketAddr::new(to, 0);
     let raw = Some(Protocol::from(libc::IPPROTO_RAW));
     let socket = Socket::new(Domain::for_address(to), Type::RAW, raw).expect("root may do this");

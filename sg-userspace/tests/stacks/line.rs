@@ -136,7 +136,12 @@ impl Line {
     /// Attaches a policy to the node's interface, which then comes up: the enforcer sees every
     /// packet that has ever passed it.
     pub(crate) fn enforce(&self, sandbox: &Sandbox, policy: &Policy) -> Enforced {
-        let mut enforced = self.enforce_bare(sandbox, policy);
+        let enforced = self.enforce_bare(sandbox, policy);
+        self.raise_node(enforced)
+    }
+
+    /// Brings the node's interface up, which has its policy.
+    pub(crate) fn raise_node(&self, mut enforced: Enforced) -> Enforced {
         self.raise(&self.node, NIC, 0, End::Near);
         for family in Family::BOTH {
             self.route_by(&self.node, address(0, End::Far, family));

@@ -100,6 +100,7 @@ const WAYS: &[&str] = &[
     "related to a flow",
     "an error about nothing that is admitted",
     "an error about somebody else's packet",
+    "an error from behind the node",
     "an error with an unreadable quotation",
     "three tags",
     "a tag is cut off",
@@ -115,6 +116,9 @@ const WAYS: &[&str] = &[
     "a fragment ends beyond the longest datagram",
     "TCP header",
     "UDP header",
+    "UDP length below the header's",
+    "UDP length beyond the packet",
+    "a short authentication header",
     "SCTP header",
     "ICMP header",
 ];

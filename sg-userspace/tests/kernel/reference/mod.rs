@@ -257,9 +257,17 @@ impl Reference {
             self.went("an error with an unreadable quotation");
             return false;
         };
-        if quoted.local != error.local {
+        // An error is sent to whoever sent what it is about.
+        let (to, about) = match error.direction {
+            Direction::Inbound => (error.local, quoted.local),
+            Direction::Outbound => (error.remote, quoted.remote),
+        };
+        if to != about {
             self.went("an error about somebody else's packet");
             return false;
+        }
+        if error.direction == Direction::Outbound && quoted.local != error.local {
+            self.went("an error from behind the node");
         }
         if self.rules.ask(&quoted.question()).accept {
             self.went("related to what the rules accept");
@@ -278,7 +286,9 @@ impl Reference {
 
 /// SPEC K5.
 fn is_essential(packet: &Packet) -> bool {
+    const IGMP: u8 = 2;
     match (packet.source, packet.transport) {
+        (IpAddr::V4(_), Transport::Other) => packet.protocol == IGMP && packet.hop_limit == 1,
         (
             IpAddr::V4(_),
             Transport::Udp {
@@ -287,15 +297,15 @@ fn is_essential(packet: &Packet) -> bool {
             },
         ) => (source, destination) == (67, 68),
         (
-            IpAddr::V6(_),
+            IpAddr::V6(sender),
             Transport::Udp {
                 source,
                 destination,
             },
-        ) => (source, destination) == (547, 546),
+        ) => destination == 546 && (source == 547 || sender.is_unicast_link_local()),
         (IpAddr::V6(source), Transport::Icmp { kind, .. }) => match kind {
             133..=137 => packet.hop_limit == 255,
-            130..=132 | 143 => source.is_unicast_link_local(),
+            130..=132 | 143 => source.is_unicast_link_local() || source.is_unspecified(),
             _ => false,
         },
         _ => false,

@@ -144,11 +144,7 @@ enum Ip {
 fn ipv4(bytes: &[u8], segments: u32) -> Result<Ip, &'static str> {
     let header = Ipv4HeaderSlice::from_slice(bytes).map_err(|_| "IPv4 header")?;
     let header_len = header.slice().len();
-    let total = match usize::from(header.total_len()) {
-        // Segmentation offload of more than 64 KiB.
-        0 if segments > 1 => bytes.len(),
-        total => total,
-    };
+    let total = length(header.total_len(), bytes);
     if total < header_len {
         return Err("IPv4 length below the header's");
     }
@@ -171,16 +167,22 @@ fn ipv4(bytes: &[u8], segments: u32) -> Result<Ip, &'static str> {
         datagram.protocol,
         header_len,
         payload,
+        segments,
     )
+}
+
+/// What a length field says of the bytes from there on: zero is all of them, where they are too many for it.
+fn length(field: u16, bytes: &[u8]) -> usize {
+    match field {
+        0 if bytes.len() > LONGEST_DATAGRAM => bytes.len(),
+        said => said.into(),
+    }
 }
 
 fn ipv6(bytes: &[u8], segments: u32) -> Result<Ip, &'static str> {
     let header = Ipv6HeaderSlice::from_slice(bytes).map_err(|_| "IPv6 header")?;
     let (_, rest) = bytes.split_at(header.slice().len());
-    let claimed = match usize::from(header.payload_length()) {
-        0 if segments > 1 => rest.len(),
-        claimed => claimed,
-    };
+    let claimed = length(header.payload_length(), rest);
     let payload = rest.get(..claimed).ok_or("IPv6 length beyond the frame")?;
     let mut chain = Chain::walk(header.next_header().0, payload)?;
     let datagram = Datagram {
@@ -200,6 +202,7 @@ fn ipv6(bytes: &[u8], segments: u32) -> Result<Ip, &'static str> {
         chain.protocol,
         header.slice().len() + chain.len,
         payload,
+        segments,
     )
 }
 
@@ -240,6 +243,7 @@ impl Chain {
             };
             let len = match chain.protocol {
                 FRAGMENT => 8,
+                AUTHENTICATION if length == 0 => return Err("a short authentication header"),
                 AUTHENTICATION => (usize::from(length) + 2) * 4,
                 _ => (usize::from(length) + 1) * 8,
             };
@@ -295,8 +299,18 @@ fn whole(
     protocol: u8,
     network_headers: usize,
     payload: &[u8],
+    segments: u32,
 ) -> Result<Ip, &'static str> {
     let (transport, len) = transport(datagram.source, protocol, payload)?;
+    if protocol == UDP && segments == 1 && payload.len() <= LONGEST_DATAGRAM {
+        match usize::from(u16::from_be_bytes([payload[4], payload[5]])) {
+            ..8 => return Err("UDP length below the header's"),
+            said if said > payload.len() && !is_fragment => {
+                return Err("UDP length beyond the packet");
+            }
+            _ => {}
+        }
+    }
     Ok(Ip::Whole(Packet {
         source: datagram.source,
         destination: datagram.destination,

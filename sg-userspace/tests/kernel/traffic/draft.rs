@@ -26,6 +26,8 @@ pub(crate) struct Draft {
     /// IPv6 extension headers.
     pub(crate) extensions: Vec<Extension>,
     pub(crate) fragment: Option<Fragment>,
+    /// By how much UDP's length is wrong.
+    pub(crate) udp_lie: i16,
     /// Words of TCP options.
     pub(crate) tcp_options: u8,
     pub(crate) payload: Vec<u8>,
@@ -39,6 +41,8 @@ pub(crate) enum Extension {
     Generic(u8, u8),
     /// Four-byte words behind the fixed part.
     Authentication(u8),
+    /// One that says that it has eight bytes.
+    ShortAuthentication,
     /// Where the draft's fragment header stands.
     Fragment,
     AtomicFragment,
@@ -71,6 +75,7 @@ impl Draft {
             options: Vec::new(),
             extensions: Vec::new(),
             fragment: None,
+            udp_lie: 0,
             tcp_options: 0,
             payload: Vec::new(),
             cut: None,
@@ -177,6 +182,7 @@ impl Draft {
                         IpAuthHeader::new(following, 1, 1, &icv).expect("a multiple of four");
                     (51, header.to_bytes().to_vec())
                 }
+                Extension::ShortAuthentication => (51, vec![next, 0, 0, 0, 0, 0, 0, 1]),
                 Extension::Fragment => {
                     let Some(fragment) = self.fragment else {
                         continue;
@@ -226,7 +232,7 @@ impl Draft {
                 let header = UdpHeader {
                     source_port: source,
                     destination_port: destination,
-                    length: 8 + self.payload.len() as u16,
+                    length: (8 + self.payload.len() as u16).wrapping_add_signed(self.udp_lie),
                     checksum: 0,
                 };
                 header.to_bytes().to_vec()

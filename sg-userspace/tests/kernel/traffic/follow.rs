@@ -118,6 +118,11 @@ impl Traffic {
         if draft.fragment.is_none() && self.rng.u8(..3) == 0 {
             self.wrap(&mut draft);
         }
+        if self.rng.u8(..12) == 0 {
+            let header = draft.payload.len() as i16 + 8;
+            let lies = [1, -1, 8, -8, 100, i16::MIN, -header, 7 - header, 8 - header];
+            draft.udp_lie = *self.rng.choice(&lies).unwrap_or(&1);
+        }
         if self.rng.u8(..60) == 0 {
             draft.cut = Some(self.rng.usize(..24));
         }
@@ -198,7 +203,8 @@ fn extension(rng: &mut fastrand::Rng) -> Extension {
     match rng.u8(..10) {
         0 => Extension::Fragment,
         1 => Extension::AtomicFragment,
-        2 | 3 => Extension::Authentication(rng.u8(1..5)),
+        2 | 3 if rng.u8(..8) == 0 => Extension::ShortAuthentication,
+        2 | 3 => Extension::Authentication(rng.u8(..5)),
         4 => Extension::Generic(60, rng.u8(..20)),
         _ => {
             let number = *rng.choice(&[0, 43, 60]).unwrap_or(&0);

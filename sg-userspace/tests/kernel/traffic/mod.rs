@@ -200,6 +200,20 @@ impl Traffic {
         } else {
             Direction::Outbound
         };
+        if rng.u8(..8) == 0 {
+            let (source, destination) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(224, 0, 0, 22));
+            let protocol = *rng.choice(&[2, 2, 2, 3]).unwrap_or(&2);
+            let other = Transport::Other;
+            let mut draft = Draft::new(
+                direction,
+                source.into(),
+                destination.into(),
+                protocol,
+                other,
+            );
+            draft.hop_limit = *rng.choice(&[1, 1, 2, 0, 255]).unwrap_or(&1);
+            return draft;
+        }
         if rng.u8(..3) == 0 {
             let is_v4 = rng.bool();
             let (source, destination): (IpAddr, IpAddr) = match is_v4 {
@@ -208,7 +222,17 @@ impl Traffic {
                     Ipv4Addr::new(192, 0, 2, 1).into(),
                 ),
                 false => (
-                    Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 9).into(),
+                    Ipv6Addr::new(
+                        *rng.choice(&[0xfe80, 0x2001]).unwrap_or(&0xfe80),
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        9,
+                    )
+                    .into(),
                     Ipv6Addr::new(0xfe80, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
                 ),
             };
@@ -228,10 +252,12 @@ impl Traffic {
             };
             return Draft::new(direction, source, destination, UDP, transport);
         }
-        let network = *rng
-            .choice(&[0xfe80, 0xfe80, 0xfebf, 0xfec0, 0x2001])
+        let source = *rng
+            .choice(&[0xfe80, 0xfe80, 0xfebf, 0xfec0, 0x2001, 0])
             .unwrap_or(&0xfe80);
-        let source = Ipv6Addr::new(network, 0, 0, 0, 0, 0, 0, 9);
+        // With no network, the unspecified address, and almost it.
+        let host = if source == 0 { rng.u16(..2) } else { 9 };
+        let source = Ipv6Addr::new(source, 0, 0, 0, 0, 0, 0, host);
         let destination = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
         let transport = Transport::Icmp {
             kind: match rng.u8(..4) {

@@ -1,0 +1,527 @@
+//! ICMP errors that nftables would call `ct state related`, and those that the enforcer lets pass as related:
+//! the same ones, for what the node sends, what it receives and what it forwards, both ways.
+//!
+//! Two equal networks have the same conversations and then see the same errors, made by hand. In one the node
+//! has the enforcer, in the other nftables with connection tracking.
+//!
+//! Left out is where they differ on purpose (SPEC K8): connection tracking relates redirects and source quench
+//! too, and knows nothing of packets that the rules would accept and that were never sent. It also takes four
+//! bytes of a quoted transport header for enough, where RFC 792 has every router quote eight.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::thread::sleep;
+use std::time::Duration;
+
+use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
+use sg_userspace::kernel::apply;
+use sg_userspace::policy::rules_from_lines;
+
+use crate::errors::send_raw;
+use crate::host::{Host, wait_for};
+use crate::line::{Family, Line, NIC};
+use crate::sandbox::{Sandbox, run, sandbox};
+use crate::service::{PATIENCE, Service, Transport, again, any, connect_from};
+
+/// What the policy accepts of each direction: nothing but the conversations, so that no error is about
+/// something else that the rules accept.
+const RULES: &str = "in tcp 22 from any accept
+    in udp 5300 from any accept
+    in icmp 8 from any accept
+    in icmpv6 128 from any accept
+    out tcp 443 to any accept
+    out udp 53 to any accept
+    out icmp 8 to any accept
+    out icmpv6 128 to any accept";
+
+/// Where those who open a conversation begin.
+const CLIENT: u16 = 40_000;
+const ECHO: u16 = 7;
+
+/// The end of a conversation that is not the remote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Local {
+    Node,
+    Pod,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Tcp,
+    Udp,
+    Echo,
+}
+
+/// A conversation, or rather one packet of it: it goes outwards or comes in, and opens or answers.
+#[derive(Clone, Copy, Debug)]
+struct Talk {
+    family: Family,
+    local: Local,
+    protocol: Protocol,
+    is_opened_inbound: bool,
+}
+
+/// What is wrong with an error, if anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Twist {
+    Nothing,
+    /// It comes from a router, not from the end of the conversation.
+    Router,
+    /// It is sent to somebody else.
+    OtherReceiver,
+    /// It quotes a packet with another port, or another identifier, at the end that it comes from.
+    OtherPort,
+    /// At the end that it goes to.
+    OtherSenderPort,
+    /// It quotes a packet to another address.
+    OtherPeer,
+    /// It quotes a packet of another host.
+    OtherSender,
+    /// It quotes a packet that went the other way.
+    Backwards,
+    /// It quotes no more than an IP header.
+    Cut,
+}
+
+const TWISTS: [Twist; 9] = [
+    Twist::Nothing,
+    Twist::Router,
+    Twist::OtherReceiver,
+    Twist::OtherPort,
+    Twist::OtherSenderPort,
+    Twist::OtherPeer,
+    Twist::OtherSender,
+    Twist::Backwards,
+    Twist::Cut,
+];
+
+/// One error about one packet.
+#[derive(Clone, Copy)]
+struct Case {
+    talk: Talk,
+    is_answer: bool,
+    message: (u8, u8),
+    twist: Twist,
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Case {
+            talk,
+            is_answer,
+            message,
+            twist,
+        } = self;
+        let part = if *is_answer { "an answer" } else { "a request" };
+        write!(f, "{message:?} about {part} of {talk:?}, {twist:?}")
+    }
+}
+
+fn parsed(address: &str) -> IpAddr {
+    address.parse().expect("an address")
+}
+
+/// Addresses that nobody has: behind the node, and beside the remote.
+fn nobody(family: Family) -> (IpAddr, IpAddr) {
+    match family {
+        Family::V4 => (parsed("10.244.0.77"), parsed("10.0.0.77")),
+        Family::V6 => (parsed("fd00:244::77"), parsed("2001:db8::77")),
+    }
+}
+
+fn pod_address(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => parsed("10.244.0.2"),
+        Family::V6 => parsed("fd00:244::2"),
+    }
+}
+
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for family in Family::BOTH {
+        let messages: &[(u8, u8)] = match family {
+            Family::V4 => &[(3, 1), (3, 3), (3, 4), (11, 0), (12, 0)],
+            Family::V6 => &[(1, 0), (1, 4), (2, 0), (3, 0), (4, 1)],
+        };
+        for local in [Local::Node, Local::Pod] {
+            for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Echo] {
+                for is_opened_inbound in [true, false] {
+                    let talk = Talk {
+                        family,
+                        local,
+                        protocol,
+                        is_opened_inbound,
+                    };
+                    for is_answer in [true, false] {
+                        for twist in TWISTS {
+                            cases.extend(messages.iter().map(|message| Case {
+                                talk,
+                                is_answer,
+                                message: *message,
+                                twist,
+                            }));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    cases
+}
+
+impl Talk {
+    fn local(&self, line: &Line) -> IpAddr {
+        match self.local {
+            Local::Node => line.node_address(self.family),
+            Local::Pod => pod_address(self.family),
+        }
+    }
+
+    /// The ports of who opens and who answers.
+    fn ports(&self) -> (u16, u16) {
+        // Each has a port of its own to begin at.
+        let client = CLIENT + self.local as u16 * 2 + u16::from(self.is_opened_inbound);
+        match (self.protocol, self.is_opened_inbound) {
+            (Protocol::Tcp, true) => (client, 22),
+            (Protocol::Tcp, false) => (client, 443),
+            (Protocol::Udp, true) => (client, 5300),
+            (Protocol::Udp, false) => (client, 53),
+            (Protocol::Echo, _) => (ECHO, ECHO),
+        }
+    }
+}
+
+/// A packet of a conversation.
+fn packet(
+    protocol: Protocol,
+    (source, destination): (IpAddr, IpAddr),
+    (from, to): (u16, u16),
+    is_answer: bool,
+) -> Vec<u8> {
+    let ip = ip(source, destination);
+    let mut bytes = Vec::new();
+    let written = match protocol {
+        Protocol::Tcp => ip.tcp(from, to, 1, 1000).ack(1).write(&mut bytes, &[0; 16]),
+        Protocol::Udp => ip.udp(from, to).write(&mut bytes, &[0; 16]),
+        Protocol::Echo => {
+            let [a, b] = from.to_be_bytes();
+            let kind = match (source.is_ipv4(), is_answer) {
+                (true, false) => 8,
+                (true, true) => 0,
+                (false, false) => 128,
+                (false, true) => 129,
+            };
+            return message(source, destination, (kind, 0), [a, b, 0, 1], &[0; 16]);
+        }
+    };
+    written.expect("a vector takes everything");
+    bytes
+}
+
+fn ip(source: IpAddr, destination: IpAddr) -> PacketBuilderStep<IpHeaders> {
+    match (source, destination) {
+        (IpAddr::V4(s), IpAddr::V4(d)) => PacketBuilder::ipv4(s.octets(), d.octets(), 64),
+        (IpAddr::V6(s), IpAddr::V6(d)) => PacketBuilder::ipv6(s.octets(), d.octets(), 64),
+        _ => panic!("two families"),
+    }
+}
+
+/// An ICMP message with a right checksum, which connection tracking looks at.
+fn message(
+    source: IpAddr,
+    destination: IpAddr,
+    (kind, code): (u8, u8),
+    word: [u8; 4],
+    payload: &[u8],
+) -> Vec<u8> {
+    let ip = ip(source, destination);
+    let mut bytes = Vec::new();
+    let written = match source {
+        IpAddr::V4(_) => ip.icmpv4_raw(kind, code, word).write(&mut bytes, payload),
+        IpAddr::V6(_) => ip.icmpv6_raw(kind, code, word).write(&mut bytes, payload),
+    };
+    written.expect("a vector takes everything");
+    bytes
+}
+
+/// The second word of the first error's header, by which they are known: no router sends such ones.
+const FIRST: u32 = 0x5a00_0000;
+
+impl Case {
+    /// The error, where it is going, and whether it comes in.
+    fn error(&self, line: &Line, number: u32) -> (Vec<u8>, IpAddr, bool) {
+        let Case { talk, twist, .. } = *self;
+        let (local, remote) = (talk.local(line), line.remote_address(talk.family));
+        let (nobody_here, nobody_there) = nobody(talk.family);
+        // Who sent the packet that the error is about, and to whom. The error comes back.
+        let is_sent_inbound = talk.is_opened_inbound != self.is_answer;
+        let (mut sender, mut peer, nobody_beside, nobody_beyond) = match is_sent_inbound {
+            true => (remote, local, nobody_there, nobody_here),
+            false => (local, remote, nobody_here, nobody_there),
+        };
+        let (client, server) = talk.ports();
+        let (mut from, mut to) = match self.is_answer {
+            true => (server, client),
+            false => (client, server),
+        };
+        let (mut source, mut destination) = (peer, sender);
+        match twist {
+            Twist::Nothing | Twist::Cut => {}
+            Twist::Router => source = nobody_beyond,
+            Twist::OtherReceiver => destination = nobody_beside,
+            Twist::OtherPort => to += 100,
+            Twist::OtherSenderPort => from += 100,
+            Twist::OtherPeer => peer = nobody_beyond,
+            Twist::OtherSender => sender = nobody_beside,
+            Twist::Backwards => {
+                (sender, peer) = (peer, sender);
+                (from, to) = (to, from);
+            }
+        }
+        if talk.protocol == Protocol::Echo && twist == Twist::OtherPort {
+            // It has but one identifier.
+            from = to;
+        }
+        let is_answer = self.is_answer != (twist == Twist::Backwards);
+        let mut quoted = packet(talk.protocol, (sender, peer), (from, to), is_answer);
+        if twist == Twist::Cut {
+            quoted.truncate(if sender.is_ipv4() { 20 } else { 40 });
+        }
+        let word = (FIRST + number).to_be_bytes();
+        let error = message(source, destination, self.message, word, &quoted);
+        (error, destination, !is_sent_inbound)
+    }
+
+    /// Whether a rule accepts what the error is about although it has never been sent: there the enforcer
+    /// says more than connection tracking knows.
+    fn is_about_something_else_that_is_accepted(&self) -> bool {
+        let accepted_by_a_rule = !self.is_answer;
+        match self.twist {
+            Twist::OtherPeer | Twist::OtherSender => {
+                accepted_by_a_rule && self.twist == Twist::OtherPeer
+            }
+            Twist::OtherSenderPort => accepted_by_a_rule,
+            Twist::OtherPort => accepted_by_a_rule && self.talk.protocol == Protocol::Echo,
+            _ => false,
+        }
+    }
+}
+
+/// A network whose node has conversations under way, and sees errors.
+struct World {
+    line: Line,
+    pod: Host,
+    _open: Vec<TcpStream>,
+    _services: Vec<Service>,
+}
+
+impl World {
+    /// The node's interface is up, under whatever decides about related errors.
+    fn new(line: Line) -> World {
+        let pod = pod(&line);
+        // For those that nobody has.
+        for (_, beyond) in Family::BOTH.map(nobody) {
+            let neighbour = "lladdr 02:00:00:00:00:77 nud permanent";
+            line.node
+                .ip(&format!("neighbour add {beyond} dev {NIC} {neighbour}"));
+        }
+        let inbound = [(Transport::Tcp, 22), (Transport::Udp, 5300)];
+        let outbound = [(Transport::Tcp, 443), (Transport::Udp, 53)];
+        let services = vec![
+            Service::start(&line.node, &inbound),
+            Service::start(&pod, &inbound),
+            Service::start(&line.remote, &outbound),
+        ];
+        let mut world = World {
+            line,
+            pod,
+            _open: Vec::new(),
+            _services: services,
+        };
+        for case in cases() {
+            let is_first = case.twist == Twist::Nothing && !case.is_answer;
+            if is_first && [(3, 1), (1, 0)].contains(&case.message) {
+                let opened = world.begin(case.talk);
+                world._open.extend(opened);
+            }
+        }
+        world
+    }
+
+    /// Has a conversation, as far as there is an answer.
+    fn begin(&self, talk: Talk) -> Option<TcpStream> {
+        let (local, remote) = (
+            talk.local(&self.line),
+            self.line.remote_address(talk.family),
+        );
+        let here = match talk.local {
+            Local::Node => &self.line.node,
+            Local::Pod => &self.pod,
+        };
+        let (client, source, destination) = match talk.is_opened_inbound {
+            true => (&self.line.remote, remote, local),
+            false => (here, local, remote),
+        };
+        let (from, to) = talk.ports();
+        let server = SocketAddr::new(destination, to);
+        match talk.protocol {
+            Protocol::Tcp => {
+                let opened = client.inside(|| connect_from(from, server, PATIENCE));
+                return Some(opened.unwrap_or_else(|e| panic!("{talk:?}: {e}")));
+            }
+            Protocol::Udp => client.inside(|| {
+                let socket = UdpSocket::bind(SocketAddr::new(any(source).ip(), from));
+                let socket = socket.expect("a free port");
+                socket.set_read_timeout(Some(PATIENCE)).expect("an option");
+                socket.connect(server).expect("a route");
+                socket.send(b"a datagram").expect("a route");
+                let answered = again(|| socket.recv(&mut [0; 16]));
+                answered.unwrap_or_else(|e| panic!("{talk:?}: {e}"));
+            }),
+            Protocol::Echo => {
+                let packet = packet(talk.protocol, (source, destination), (from, to), false);
+                client.inside(|| send_raw(&packet, destination));
+            }
+        }
+        None
+    }
+
+    /// Sends all errors; returns which of them are among the words that `seen` reads.
+    fn related(&self, seen: impl Fn() -> Vec<u32>) -> Vec<bool> {
+        let cases = cases();
+        for (number, case) in (0..).zip(&cases) {
+            let (error, to, is_inbound) = case.error(&self.line, number);
+            let from = match (is_inbound, case.talk.local, case.twist) {
+                (true, ..) => &self.line.remote,
+                (false, Local::Pod, _) => &self.pod,
+                (false, Local::Node, _) => &self.line.node,
+            };
+            from.inside(|| send_raw(&error, to));
+        }
+        // All of them are on their way; what is seen comes to rest.
+        let mut last = Vec::new();
+        wait_for("an end of the errors", PATIENCE, || {
+            sleep(Duration::from_millis(200));
+            let now = seen();
+            !now.is_empty() && std::mem::replace(&mut last, now) == last
+        });
+        let numbers = 0..cases.len() as u32;
+        numbers.map(|n| last.contains(&(FIRST + n))).collect()
+    }
+}
+
+fn pod(line: &Line) -> Host {
+    let (node, pod) = (&line.node, Host::new());
+    node.join("pod", &pod, "eth0");
+    node.ip("link set pod up");
+    pod.ip("link set eth0 up");
+    for (gateway, length) in [("10.244.0.1", 24), ("fd00:244::1", 64)] {
+        node.ip(&format!("address add {gateway}/{length} dev pod nodad"));
+        let family = if length == 24 { Family::V4 } else { Family::V6 };
+        let address = pod_address(family);
+        pod.ip(&format!("address add {address}/{length} dev eth0 nodad"));
+        pod.ip(&format!("route add default via {gateway}"));
+    }
+    node.set("net/ipv4/ip_forward", "1");
+    node.set("net/ipv6/conf/all/forwarding", "1");
+    node.wait_for_carrier("pod");
+    pod.wait_for_carrier("eth0");
+    pod
+}
+
+/// Notes errors in the calling thread's network namespace, by the second word of their header: those
+/// that match, at a hook of nftables.
+fn note(name: &str, hook: &str, expression: &str) {
+    let table = format!(
+        "table inet {name} {{
+            set words {{ typeof meta mark; size 65535; flags dynamic; }}
+            chain only {{
+                type filter hook {hook} priority 0;
+                {expression} meta l4proto {{ icmp, ipv6-icmp }} meta mark set @th,32,32 add @words {{ meta mark }};
+            }}
+        }}"
+    );
+    run("nft", &[&table]);
+}
+
+fn noted(name: &str) -> Vec<u32> {
+    let json = run("nft", &["-j", "list", "set", "inet", name, "words"]);
+    let json: serde_json::Value = serde_json::from_str(&json).expect("nft prints JSON");
+    let parts = json["nftables"].as_array().expect("a list").iter();
+    let set = parts.filter_map(|part| part["set"]["elem"].as_array());
+    let words = set.flatten().map(|word| word.as_u64().expect("a number"));
+    // A mark is in the processor's order, and what is copied into it in that of the wire.
+    let words = words.map(|word| u32::from_be_bytes((word as u32).to_ne_bytes()));
+    words.collect()
+}
+
+/// What gets through the enforcer: inbound to the node's own stack, outbound to the remote.
+fn by_the_enforcer(sandbox: &Sandbox) -> Vec<bool> {
+    let line = Line::new(0);
+    let enforced = line.enforce(sandbox, &rules_from_lines(RULES));
+    note("inwards", "prerouting", &format!("iifname {NIC}"));
+    let outwards = || note("outwards", "prerouting", &format!("iifname {NIC}"));
+    line.remote.inside(outwards);
+    let world = World::new(line);
+    let seen = || {
+        let mut words = noted("inwards");
+        words.extend(world.line.remote.inside(|| noted("outwards")));
+        words
+    };
+    let related = world.related(seen);
+    let counted = enforced.reason("in related") + enforced.reason("out related");
+    let passed = related.iter().filter(|passed| **passed).count() as u64;
+    assert_eq!(counted, passed, "each that passes is counted as related");
+    enforced.assert_adds_up();
+    related
+}
+
+/// What nftables calls related on its way in, and on its way out.
+fn by_nftables(sandbox: &Sandbox) -> Vec<bool> {
+    let line = Line::new(0);
+    let is_related = "ct state related";
+    note(
+        "inwards",
+        "prerouting",
+        &format!("iifname {NIC} {is_related}"),
+    );
+    note(
+        "outwards",
+        "postrouting",
+        &format!("oifname {NIC} {is_related}"),
+    );
+    // Its interface comes up as under a policy; one that passes everything.
+    let everything = rules_from_lines("in all from any accept\nout all to any accept");
+    let options = sandbox.options(NIC);
+    apply(&everything, &options).unwrap_or_else(|e| panic!("apply: {e}"));
+    let _enforced = line.raise_node(crate::enforced::Enforced::new(&options.bpffs));
+    let world = World::new(line);
+    world.related(|| [noted("inwards"), noted("outwards")].concat())
+}
+
+/// Proves K8 against an independent implementation.
+#[test]
+fn the_same_errors_are_related_as_in_nftables() {
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    sandbox(|sandbox| ours = by_the_enforcer(sandbox));
+    sandbox(|sandbox| theirs = by_nftables(sandbox));
+    let cases = cases();
+    let mut different = Vec::new();
+    let mut compared = [0, 0];
+    for ((case, ours), theirs) in cases.iter().zip(ours).zip(theirs) {
+        if case.is_about_something_else_that_is_accepted() {
+            continue;
+        }
+        compared[usize::from(theirs)] += 1;
+        if ours != theirs {
+            different.push(format!(
+                "{case:?}: nftables says {theirs}, the enforcer {ours}"
+            ));
+        }
+    }
+    let count = different.len();
+    assert!(count == 0, "{count} differ:\n{}", different.join("\n"));
+    // Otherwise nothing has been compared.
+    println!("{} related, {} not", compared[1], compared[0]);
+    assert!(compared.iter().all(|count| *count > 200), "{compared:?}");
+}
