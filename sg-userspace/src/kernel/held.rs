@@ -129,8 +129,7 @@ impl Held {
             added_clsact: current.added_clsact,
             ..taken_back(self.state.clone(), current.clone())
         };
-        let put = self.put(state, &hooks);
-        if let Err(error) = put {
+        if let Err(error) = self.put(&state, &hooks) {
             // Both directions again as they were, as far as the kernel lets it be done.
             let mut is_back = true;
             for direction in ORDER {
@@ -148,6 +147,12 @@ impl Held {
                 Err(_) => error,
             });
         }
+        // From here on it is in force, and nothing may be taken back: what the other programs need goes.
+        self.tidy(state, &hooks)
+            .map_err(|error| match inspect(pins) {
+                Ok(found) => error.with_standing(found.standing()),
+                Err(_) => error,
+            })?;
         Ok(true)
     }
 
@@ -162,17 +167,23 @@ impl Held {
         let tree = PinTree::new(bpffs);
         let _lock = tree.lock()?;
         let pins = tree.interface(netns::cookie()?, interfaces::index_of(interface)?);
-        if pins == *from || inspect(&pins)?.is_attached() {
-            // Somebody has done it.
-            return Ok(pins);
+        if pins != *from && from.exists() && !inspect(&pins)?.is_attached() {
+            adopt(from, &pins)?;
         }
-        if !from.exists() {
+        if !pins.exists() {
             return Err(KernelError::NotAttached {
                 scope: format!("`{interface}`"),
             });
         }
-        adopt(from, &pins)?;
         let found = inspect(&pins)?;
+        let is_theirs = |direction| {
+            let running = found.running(direction);
+            running.is_some_and(|id| id != self.state.program(direction))
+        };
+        if Direction::BOTH.into_iter().any(is_theirs) {
+            // Somebody has attached something else meanwhile.
+            return Ok(pins);
+        }
         if let Some((_, id)) = found.inbound.others.first() {
             return Err(super::hooks::other_xdp(interface, *id));
         }
@@ -192,12 +203,13 @@ impl Held {
             added_clsact: hooks.owns_qdisc,
             ..recorded
         };
-        self.put(state, &hooks)?;
+        self.put(&state, &hooks)?;
+        self.tidy(state, &hooks)?;
         Ok(pins)
     }
 
     /// Has both hooks run the programs, as `commit` does.
-    fn put(&self, mut state: State, hooks: &Hooks<'_>) -> Result<(), KernelError> {
+    fn put(&self, state: &State, hooks: &Hooks<'_>) -> Result<(), KernelError> {
         let pins = hooks.pins;
         let generation = state.policy.generation;
         for (direction, array) in Direction::BOTH.into_iter().zip(&self.targets) {
@@ -213,12 +225,17 @@ impl Held {
         for direction in ORDER {
             hooks.put(direction, self.programs[direction as usize].as_fd())?;
         }
-        State::promote(pins)?;
+        State::promote(pins)
+    }
+
+    /// Writes down how it is attached, and removes what nothing needs any more.
+    fn tidy(&self, mut state: State, hooks: &Hooks<'_>) -> Result<(), KernelError> {
+        let pins = hooks.pins;
         let (hook, mode) = hooks.in_use()?;
         (state.egress_hook, state.xdp_mode) = (hook_name(hook), mode_name(mode));
         state.write(pins)?;
         hooks.retire_other(hook)?;
-        stages::leave_only(pins, generation)
+        stages::leave_only(pins, state.policy.generation)
     }
 }
 

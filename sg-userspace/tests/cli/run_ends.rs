@@ -348,6 +348,13 @@ fn an_interface_that_is_made_anew_is_attached_again() {
     let running = Running::start(&world, &[&path, "--interval", "60", "--json"]);
     running.says(r#""event":"applied""#);
     world.ping_node(3);
+    // Under traffic, which has its own counter.
+    let flood = "for i in $(seq 20000); do echo x > /dev/udp/192.0.2.1/9; sleep 0.001; done";
+    let mut flood = std::process::Command::new("ip")
+        .args(["netns", "exec", &world.peer, "bash", "-c", flood])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let mut quickest = f64::MAX;
     for round in 1..=3 {
         ip(&["-n", &world.node, "link", "del", "nic"]);
@@ -366,6 +373,14 @@ fn an_interface_that_is_made_anew_is_attached_again() {
             "round {round}"
         );
     }
+    let _ = flood.kill();
+    let _ = flood.wait();
+    let counters = world.run(&["counters", "--iface", "nic", "--json"]).json();
+    let reasons = counters[0]["reasons"].as_array().unwrap();
+    let dropped = reasons
+        .iter()
+        .find(|row| row["reason"] == "no-match" && row["direction"] == "inbound");
+    assert!(dropped.unwrap()["packets"].as_u64() > Some(0), "{counters}");
     // One of three, on a machine that may do much else.
     assert!(quickest < 100.0, "{quickest} ms");
     // It goes on: a file that changes is applied to the new one.

@@ -4,14 +4,18 @@
 //! The points make themselves known: a run without a fault lists those that it passes.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use aya::maps::MapInfo;
 use aya::programs::loaded_programs;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use sg_userspace::kernel::{ApplyOptions, EgressHook, apply, detach, interfaces, tidy_up};
 use sg_userspace::observe::attached::{Health, Scope, attached};
 use sg_userspace::policy::rules_from_lines;
@@ -26,6 +30,8 @@ enum Scenario {
     First,
     Replace,
     Detach,
+    /// The end of `run`, which returns to the policy that was there before.
+    Return,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +47,8 @@ struct Walk<'a> {
     policy: String,
 }
 
-/// Proves C1, C2 and C12 at every point where `apply` and `detach` can be cut short.
+/// Proves C1, C2, C11 and C12 at every point where `apply` and `detach` can be cut short, and at some where
+/// the end of `run` can.
 #[test]
 fn tcx() {
     if egress_hooks().contains(&EgressHook::Tcx) {
@@ -49,7 +56,8 @@ fn tcx() {
     }
 }
 
-/// Proves C1, C2 and C12 at every point where `apply` and `detach` can be cut short.
+/// Proves C1, C2, C11 and C12 at every point where `apply` and `detach` can be cut short, and at some where
+/// the end of `run` can.
 #[test]
 fn clsact() {
     walk(EgressHook::Clsact);
@@ -80,9 +88,20 @@ fn walk(hook: EgressHook) {
         // Processors of a guest are emulated: a point in so many.
         let every = if is_guest() { 12 } else { 1 };
         let mut tried = 0usize;
-        for scenario in [Scenario::First, Scenario::Replace, Scenario::Detach] {
+        let scenarios = [
+            Scenario::First,
+            Scenario::Replace,
+            Scenario::Detach,
+            Scenario::Return,
+        ];
+        for scenario in scenarios {
             let points = walk.points(scenario, dir.path());
             assert!(points.len() >= 10, "{scenario:?} has only {points:?}");
+            // A `run` takes longer than the others.
+            let every = match scenario {
+                Scenario::Return if !everything => every * 6,
+                _ => every,
+            };
             for (number, point) in points.iter().enumerate().step_by(every) {
                 for (kind, kind_number) in [("kill", 0), ("fail", 1)] {
                     for (then, then_number) in [(Then::Apply, 0), (Then::Detach, 1)] {
@@ -129,25 +148,47 @@ impl Walk<'_> {
                 "64",
             ]),
             Scenario::Replace => command.args(["apply", &self.policy, "--iface", "sg0"]),
+            Scenario::Return => command.args(["run", &self.policy, "--iface", "sg0"]),
         };
         command
+    }
+
+    /// Runs the command to its end, with a variable for the fault points. Says which points it had passed
+    /// before what is to be cut short began.
+    fn output(&self, scenario: Scenario, variable: &str, value: &OsStr) -> (Output, usize) {
+        let mut command = self.command(scenario);
+        command.env(variable, value);
+        if scenario != Scenario::Return {
+            return (command.output().expect("sgctl starts"), 0);
+        }
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("sgctl starts");
+        let mut out = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut line = String::new();
+        out.read_line(&mut line).expect("it can be read");
+        assert!(line.contains("applied"), "{line}");
+        let passed = fs::read_to_string(value).map_or(0, |points| points.lines().count());
+        let id = Pid::from_raw(child.id().cast_signed());
+        kill(id, Signal::SIGTERM).expect("it runs");
+        // The rest, so that it does not wait for a reader.
+        std::io::copy(&mut out, &mut std::io::sink()).expect("it can be read");
+        (child.wait_with_output().expect("it ends"), passed)
     }
 
     /// The points that a command passes where nothing goes wrong.
     fn points(&mut self, scenario: Scenario, dir: &Path) -> Vec<String> {
         self.set_up(scenario);
         let trace = dir.join(format!("{scenario:?}"));
-        let output = self
-            .command(scenario)
-            .env("SG_FAULT_TRACE", &trace)
-            .output()
-            .expect("sgctl starts");
+        let (output, before) = self.output(scenario, "SG_FAULT_TRACE", trace.as_os_str());
         assert!(output.status.success(), "{output:?}");
         self.clean_up("no fault");
         let points = fs::read_to_string(&trace).unwrap_or_else(|e| {
             panic!("{e}: this sgctl has no fault points; it needs debug assertions")
         });
-        points.lines().map(str::to_owned).collect()
+        points.lines().skip(before).map(str::to_owned).collect()
     }
 
     fn one(&mut self, scenario: Scenario, fault: &str, then: Then) {
@@ -156,8 +197,7 @@ impl Walk<'_> {
             self.options.egress_hook
         );
         self.set_up(scenario);
-        let output = self.command(scenario).env("SG_FAULT", fault).output();
-        let output = output.expect("sgctl starts");
+        let (output, _) = self.output(scenario, "SG_FAULT", OsStr::new(fault));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         if fault.starts_with("kill") {
             assert_eq!(output.status.signal(), Some(9), "{when}: {said}");
@@ -166,7 +206,7 @@ impl Walk<'_> {
         let seen = self.probe.look();
         let allowed: &[Seen] = match scenario {
             Scenario::First => &[Seen::Open, Seen::B],
-            Scenario::Replace => &[Seen::A, Seen::B],
+            Scenario::Replace | Scenario::Return => &[Seen::A, Seen::B],
             Scenario::Detach => &[Seen::A, Seen::Open],
         };
         assert!(
@@ -175,7 +215,11 @@ impl Walk<'_> {
         );
         if fault.starts_with("fail") && scenario != Scenario::Detach {
             assert_eq!(seen[0], seen[1], "{when}: half of a policy: {said}");
-            let done = seen == [Seen::B; 2];
+            let new = match scenario {
+                Scenario::Return => Seen::A,
+                _ => Seen::B,
+            };
+            let done = seen == [new; 2];
             assert!(output.status.success() <= done, "{when}: {seen:?} {said}");
         }
         self.status_is_true(seen, &when);
