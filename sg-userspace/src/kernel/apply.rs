@@ -114,6 +114,7 @@ impl Applied {
 /// force before is in force still, unless the error says otherwise.
 pub fn apply(policy: &Policy, options: &ApplyOptions) -> Result<Applied, KernelError> {
     let ifindex = interfaces::index_of(&options.interface)?;
+    KernelError::unless_may_enforce(&options.interface)?;
     let cookie = netns::cookie()?;
     let bpffs = bpffs::find_or_mount(&options.bpffs)?;
     let tree = PinTree::new(&bpffs.path);

@@ -3,10 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::sys::statvfs::FsFlags;
 
+use super::capabilities::TO_ENTER_AND_MOUNT;
 use super::lifetime::{self, Lifetime};
 use super::{KernelError, trust};
 
@@ -60,10 +62,11 @@ pub fn find_or_mount(path: &Path) -> Result<Bpffs, KernelError> {
         Some("mode=0700"),
     )
     .map_err(|errno| {
-        KernelError::io(
-            format!("mounting a BPF file system at {}", path.display()),
-            errno.into(),
-        )
+        let what = format!("mounting a BPF file system at {}", path.display());
+        match errno {
+            Errno::EPERM | Errno::EACCES => KernelError::not_permitted(what, TO_ENTER_AND_MOUNT),
+            _ => KernelError::io(what, errno.into()),
+        }
     })?;
     Ok(Bpffs {
         path: path.to_owned(),

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::capabilities::{Capability, TO_ENFORCE, missing, remedy};
 use crate::compile::TooLarge;
 
 /// An error of the kernel side. `exit_code` is 1 where the input or the state is wrong and 3 where
@@ -10,12 +11,8 @@ use crate::compile::TooLarge;
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum KernelError {
     #[error("{what}: not permitted")]
-    #[diagnostic(help(
-        "run it as root, or with the capabilities CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and \
-         CAP_SYS_ADMIN (the last for --netns, for mounting the BPF file system and for reading \
-         programs by id)"
-    ))]
-    NotPermitted { what: String },
+    #[diagnostic(help("{help}"))]
+    NotPermitted { what: String, help: String },
 
     #[error("{what}: {reason}")]
     #[diagnostic(help("{help}"))]
@@ -242,11 +239,30 @@ impl KernelError {
         }
     }
 
+    /// Something that needs these capabilities was refused.
+    pub(crate) fn not_permitted(what: impl Into<String>, needed: &[Capability]) -> Self {
+        KernelError::NotPermitted {
+            what: what.into(),
+            help: remedy(needed),
+        }
+    }
+
+    /// Fails, before anything is touched, when this process cannot load or attach programs.
+    pub(super) fn unless_may_enforce(interface: &str) -> Result<(), Self> {
+        match missing(TO_ENFORCE).is_empty() {
+            true => Ok(()),
+            false => {
+                let what = format!("attaching programs to {interface}");
+                Err(KernelError::not_permitted(what, TO_ENFORCE))
+            }
+        }
+    }
+
     /// An operating system error, told apart by whether permission was the problem.
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
         let what = what.into();
         match source.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) => KernelError::NotPermitted { what },
+            Some(libc::EPERM | libc::EACCES) => KernelError::not_permitted(what, TO_ENFORCE),
             Some(libc::ENOENT) if opens_a_pin(&what) => KernelError::MissingPin { what },
             _ => KernelError::Io { what, source },
         }
@@ -268,7 +284,7 @@ impl KernelError {
                 && matches!(io.raw_os_error(), Some(libc::EPERM | libc::EACCES))
                 && !reasons.iter().any(|r| r.contains("processed"))
             {
-                return KernelError::NotPermitted { what };
+                return KernelError::not_permitted(what, TO_ENFORCE);
             }
             let text = shortened(&e.to_string());
             if !reasons.iter().any(|r| r.contains(&text)) {

@@ -44,9 +44,10 @@ fn highest(list: &str) -> Option<u32> {
 /// Events for which a CPU has room where the rings are pinned.
 pub(super) fn slots_at(pins: &InterfacePins) -> Result<u32, KernelError> {
     let of = |path: std::path::PathBuf| {
-        MapInfo::from_pin(&path)
-            .map(|info| info.max_entries())
-            .map_err(|e| KernelError::bpf(format!("opening {}", path.display()), e))
+        sys::open_pin_to_read(&path)
+            .and_then(|map| sys::map_shape(map.as_fd()))
+            .map(|shape| shape.entries)
+            .map_err(|e| KernelError::io(format!("opening {}", path.display()), e))
     };
     // Where somebody has removed them, as many as are made again.
     let rings = match pins.event_rings().exists() {

@@ -8,7 +8,6 @@ use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use aya::maps::MapInfo;
 use sg_common::flow::{CUT, FlowKind, FlowValue, TIMEOUTS, Timeout, seconds};
 use sg_common::flow_entry::{
     BEGUN, Contents, ENTRY_WORDS, FlowKey, HASH_KEYS, HEAD, Head, clock, generation_of, hash, tick,
@@ -65,11 +64,16 @@ pub(super) fn keys_of(pins: Option<&InterfacePins>) -> Result<FlowKeys, KernelEr
 }
 
 fn read_keys(path: &Path) -> Result<FlowKeys, KernelError> {
-    let failed = |e| failed(path, "opening", e);
-    let map = sys::open_pin(path).map_err(failed)?;
-    let memory = sys::MapMemory::read_only(map.as_fd(), size_of::<FlowKeys>()).map_err(failed)?;
-    let (words, _) = memory.bytes().as_chunks::<8>();
+    let bytes = sys::read_blob(path).map_err(|e| failed(path, "opening", e))?;
+    let bytes = bytes.unwrap_or_default();
+    let (words, _) = bytes.as_chunks::<8>();
     let mut keys = [0; HASH_KEYS];
+    if words.len() != HASH_KEYS {
+        return Err(KernelError::OtherMap {
+            path: path.to_owned(),
+            difference: format!("it has {} keys, not {HASH_KEYS}", words.len()),
+        });
+    }
     for (key, word) in keys.iter_mut().zip(words) {
         *key = u64::from_ne_bytes(*word);
     }
@@ -98,13 +102,33 @@ pub(super) fn ages(timeouts: &[u32; TIMEOUTS]) -> [u32; 16] {
 
 /// Groups of the table whose pages are pinned at `path`.
 pub(super) fn groups_at(path: &Path) -> Result<u32, KernelError> {
-    MapInfo::from_pin(path)
-        .map(|info| info.max_entries())
-        .map_err(|e| KernelError::bpf(format!("opening {}", path.display()), e))
+    sys::open_pin_to_read(path)
+        .and_then(|map| sys::map_shape(map.as_fd()))
+        .map(|shape| shape.entries)
+        .map_err(|e| failed(path, "opening", e))
 }
 
 pub(super) fn failed(path: &Path, doing: &str, error: io::Error) -> KernelError {
     KernelError::io(format!("{doing} {}", path.display()), error)
+}
+
+/// The values of a pinned array map, to work on with everybody else.
+pub(super) fn shared_memory(path: &Path, items: u32, bytes: usize) -> io::Result<sys::MapMemory> {
+    sys::MapMemory::shared(sys::open_pin(path)?.as_fd(), items as usize * bytes)
+}
+
+/// The same to look at: as they are while they are read, or else a copy.
+pub(super) fn memory_to_read(path: &Path, items: u32, bytes: usize) -> io::Result<sys::MapMemory> {
+    let shared = shared_memory(path, items, bytes);
+    let Err(error) = shared else {
+        return shared;
+    };
+    match error.raw_os_error() {
+        Some(libc::EROFS | libc::EACCES | libc::EPERM) => {
+            sys::MapMemory::copied(sys::open_pin_to_read(path)?.as_fd(), items, bytes)
+        }
+        _ => Err(error),
+    }
 }
 
 /// An interface's flow table.
@@ -156,14 +180,26 @@ impl Table for FlowTable {
 impl FlowTable {
     /// Opens the table of an interface. `timeouts` say which flows have expired.
     pub fn open(pins: &InterfacePins, timeouts: &[u32; TIMEOUTS]) -> Result<Self, KernelError> {
-        let open = |path: &Path| -> Result<OwnedFd, KernelError> {
-            sys::open_pin(path).map_err(|e| failed(path, "opening", e))
-        };
+        Self::view(pins, timeouts, shared_memory)
+    }
+
+    /// The same for those that only look: a copy, where the file system allows no more than reading.
+    pub fn open_to_read(
+        pins: &InterfacePins,
+        timeouts: &[u32; TIMEOUTS],
+    ) -> Result<Self, KernelError> {
+        Self::view(pins, timeouts, memory_to_read)
+    }
+
+    fn view(
+        pins: &InterfacePins,
+        timeouts: &[u32; TIMEOUTS],
+        open: impl Fn(&Path, u32, usize) -> io::Result<sys::MapMemory>,
+    ) -> Result<Self, KernelError> {
         let (tags, pages) = (pins.flow_tags(), pins.flow_pages());
         let groups = groups_at(&pages)?;
         let view = |path: &Path, items: u32, bytes: usize| {
-            sys::MapMemory::shared(open(path)?.as_fd(), items as usize * bytes)
-                .map_err(|e| failed(path, "opening", e))
+            open(path, items, bytes).map_err(|e| failed(path, "opening", e))
         };
         Ok(FlowTable {
             tags: view(&tags, groups, size_of::<Line<u64>>())?,

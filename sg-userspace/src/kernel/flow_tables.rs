@@ -1,6 +1,7 @@
 //! An interface's flow table from outside: reading, sweeping what has expired, forgetting all, and how
 //! it is used. Fragments are swept and forgotten along with the flows.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,8 +12,8 @@ use sg_common::flow_entry::{Contents, age, clock};
 use sg_common::flow_table::Table as _;
 use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
 
-use super::flow_memory::failed;
 pub use super::flow_memory::{FlowEntry, FlowTable, Written, key_of};
+use super::flow_memory::{failed, memory_to_read, shared_memory};
 use super::pins::InterfacePins;
 use super::{KernelError, sys};
 
@@ -44,9 +45,13 @@ fn open(path: &Path) -> Result<OwnedFd, KernelError> {
     sys::open_pin(path).map_err(|e| failed(path, "opening", e))
 }
 
+fn open_to_read(path: &Path) -> Result<OwnedFd, KernelError> {
+    sys::open_pin_to_read(path).map_err(|e| failed(path, "opening", e))
+}
+
 /// Visits every entry of the hash map pinned at `path`.
 fn each<K: aya::Pod, V: aya::Pod>(path: &Path, visit: impl FnMut(K, V)) -> Result<(), KernelError> {
-    let map = open(path)?;
+    let map = open_to_read(path)?;
     sys::each_hash_entry(map.as_fd(), BATCH, visit).map_err(|e| failed(path, "reading", e))
 }
 
@@ -77,7 +82,7 @@ fn remove_where<K: aya::Pod, V: aya::Pod>(
 
 /// Visits every flow of the interface.
 pub fn each_flow(pins: &InterfacePins, visit: impl FnMut(FlowEntry)) -> Result<(), KernelError> {
-    let table = FlowTable::open(pins, &Timeout::defaults())?;
+    let table = FlowTable::open_to_read(pins, &Timeout::defaults())?;
     table.each(monotonic_now(), visit);
     Ok(())
 }
@@ -139,8 +144,8 @@ fn remove_flows(
 
 /// How the table is used by both kinds, in the order of [`FlowKind::BOTH`].
 pub fn table_use(pins: &InterfacePins) -> Result<[FlowTableUse; 2], KernelError> {
-    let ledger = Ledger::open(pins)?;
-    let live = FlowTable::open(pins, &Timeout::defaults())?.live();
+    let ledger = Ledger::open_to_read(pins)?;
+    let live = FlowTable::open_to_read(pins, &Timeout::defaults())?.live();
     let mut result = [FlowTableUse::default(); 2];
     for (kind, found) in FlowKind::BOTH.into_iter().zip(&mut result) {
         let counted = packet_path_stats(pins, kind)?;
@@ -154,7 +159,7 @@ pub fn table_use(pins: &InterfacePins) -> Result<[FlowTableUse; 2], KernelError>
 /// What the packet path has counted, over all CPUs.
 fn packet_path_stats(pins: &InterfacePins, kind: FlowKind) -> Result<FlowStats, KernelError> {
     let path = pins.flow_stats();
-    let map = open(&path)?;
+    let map = open_to_read(&path)?;
     let cpus = aya::util::nr_cpus().map_err(|(file, e)| KernelError::io(file, e))?;
     let bytes = sys::read_per_cpu_array(
         map.as_fd(),
@@ -199,11 +204,20 @@ impl Ledger {
     }
 
     pub(super) fn open(pins: &InterfacePins) -> Result<Self, KernelError> {
-        let path = pins.flow_ledger();
-        let map = open(&path)?;
-        sys::MapMemory::shared(map.as_fd(), LEDGER_WORDS * 8)
+        Self::view(&pins.flow_ledger(), shared_memory)
+    }
+
+    fn open_to_read(pins: &InterfacePins) -> Result<Self, KernelError> {
+        Self::view(&pins.flow_ledger(), memory_to_read)
+    }
+
+    fn view(
+        path: &Path,
+        open: impl Fn(&Path, u32, usize) -> io::Result<sys::MapMemory>,
+    ) -> Result<Self, KernelError> {
+        open(path, 1, LEDGER_WORDS * 8)
             .map(|memory| Ledger { memory })
-            .map_err(|e| failed(&path, "opening", e))
+            .map_err(|e| failed(path, "opening", e))
     }
 
     fn word(&self, what: usize, kind: FlowKind) -> Option<&AtomicU64> {

@@ -3,7 +3,7 @@
 //! that there is little that can fail; counters and flows are the attachment's, and go on.
 
 use std::collections::HashSet;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use sg_common::verdict::Direction;
@@ -14,15 +14,15 @@ use super::hooks::Hooks;
 use super::inspect::{Inspection, inspect};
 use super::pins::{InterfacePins, PinTree};
 use super::prepare::adopt;
+use super::stages::PinnedGeneration;
 use super::state::{State, taken_back};
-use super::{KernelError, interfaces, links, netns, stages, sys, tc};
+use super::{KernelError, interfaces, links, netns, stages, tc};
 
 /// What was in force.
 pub struct Held {
     state: State,
-    /// Inbound first, as everything here.
-    programs: [OwnedFd; 2],
-    targets: [OwnedFd; 2],
+    /// Everything that was pinned of it.
+    generation: PinnedGeneration,
 }
 
 /// What is in force on an interface.
@@ -54,32 +54,23 @@ impl Held {
         let Some(state) = found.state() else {
             return Ok(None);
         };
-        let opening = |e| KernelError::io("opening the programs in force", e);
-        let (mut programs, mut targets) = (Vec::new(), Vec::new());
+        let number = state.policy.generation;
         for direction in Direction::BOTH {
-            let id = state.program(direction);
-            if found.running(direction) != Some(id) {
+            let is_whole = found.running(direction) == Some(state.program(direction))
+                && stages::are_there(&found.pins, direction, number);
+            if !is_whole {
                 return Ok(None);
             }
-            let Some(program) = sys::program_by_id(id).map_err(opening)? else {
-                return Ok(None);
-            };
-            let generation = state.policy.generation;
-            if !stages::are_there(&found.pins, direction, generation) {
-                return Ok(None);
-            }
-            let path = found.pins.stages(direction, generation);
-            programs.push(program);
-            targets.push(sys::open_pin(&path).map_err(opening)?);
         }
-        let (Ok(programs), Ok(targets)) = (programs.try_into(), targets.try_into()) else {
+        let Some(generation) = stages::open(&found.pins, number)? else {
             return Ok(None);
         };
-        Ok(Some(Held {
-            state,
-            programs,
-            targets,
-        }))
+        for direction in Direction::BOTH {
+            if generation.program_id(direction)? != state.program(direction) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Held { state, generation }))
     }
 
     pub fn state(&self) -> &State {
@@ -106,10 +97,11 @@ impl Held {
         let Some(current) = found.state().filter(|_| running == ours.map(Some)) else {
             return Ok(false);
         };
-        let opening = |e| KernelError::io("opening the programs in force", e);
-        let now = ours.map(sys::program_by_id);
-        let [inbound, outbound] = now;
-        let now = [inbound.map_err(opening)?, outbound.map_err(opening)?];
+        let [inbound, outbound] = ours;
+        let now = [
+            stages::program_in_force(pins, Direction::Inbound, inbound)?,
+            stages::program_in_force(pins, Direction::Outbound, outbound)?,
+        ];
         let hooks = Hooks {
             pins,
             interface: &current.interface,
@@ -211,19 +203,10 @@ impl Held {
     /// Has both hooks run the programs, as `commit` does.
     fn put(&self, state: &State, hooks: &Hooks<'_>) -> Result<(), KernelError> {
         let pins = hooks.pins;
-        let generation = state.policy.generation;
-        for (direction, array) in Direction::BOTH.into_iter().zip(&self.targets) {
-            if stages::are_there(pins, direction, generation) {
-                continue;
-            }
-            let path = pins.stages(direction, generation);
-            links::unpin(&path)
-                .and_then(|()| links::pin(array.as_fd(), &path))
-                .map_err(|e| KernelError::io(format!("pinning {}", path.display()), e))?;
-        }
+        self.generation.pin(pins, state.policy.generation)?;
         state.write_next(pins)?;
         for direction in ORDER {
-            hooks.put(direction, self.programs[direction as usize].as_fd())?;
+            hooks.put(direction, self.generation.program(direction))?;
         }
         State::promote(pins)
     }

@@ -7,6 +7,7 @@ use std::fs::File;
 
 use sg_common::verdict::Direction;
 
+use super::capabilities::TO_LIST;
 use super::interfaces::{Interface, XdpPlace};
 use super::links::{self, Link};
 use super::pins::InterfacePins;
@@ -231,6 +232,8 @@ pub fn inspect(pins: &InterfacePins) -> Result<Inspection, KernelError> {
     });
     if let Some(state) = inspection.state() {
         inspection.missing = SharedMaps::missing(pins, &state)?;
+        let generation = stages::missing(pins, state.policy.generation);
+        inspection.missing.extend(generation);
     }
     Ok(inspection)
 }
@@ -276,7 +279,11 @@ fn by_interface(
 }
 
 fn chain(index: u32) -> Result<Vec<Chained>, KernelError> {
-    sys::tcx_egress(index).map_err(|e| KernelError::io("listing the tcx programs", e))
+    const WHAT: &str = "listing the tcx programs";
+    sys::tcx_egress(index).map_err(|e| match e.raw_os_error() {
+        Some(libc::EPERM) => KernelError::not_permitted(WHAT, TO_LIST),
+        _ => KernelError::io(WHAT, e),
+    })
 }
 
 /// The ids of the programs that the hooks of an attachment run, inbound first, as far as that can be
@@ -349,7 +356,7 @@ fn locate(
     let record = records.and_then(|r| r.next.as_ref().or(r.current.as_ref()));
     let hint = record.and_then(|state| state.netns.as_deref());
     let unknown = |error: KernelError| match error {
-        KernelError::NotPermitted { what } => Ok(Place::Unknown {
+        KernelError::NotPermitted { what, .. } => Ok(Place::Unknown {
             reason: format!("{what} is not permitted"),
         }),
         other => Err(other),

@@ -2,6 +2,7 @@
 
 mod apply;
 pub mod bpffs;
+pub(crate) mod capabilities;
 mod commit;
 mod condition;
 mod detach;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns};
 
+use super::capabilities::TO_ENTER_AND_MOUNT;
 use super::{KernelError, sys};
 
 /// A network namespace as the user wrote it: a name under /run/netns, or a path.
@@ -41,9 +42,10 @@ impl Netns {
     /// Moves the calling thread into the namespace. Called before any other thread exists.
     pub fn enter(&self) -> Result<(), KernelError> {
         let no_such = |reason: io::Error| match reason.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) => KernelError::NotPermitted {
-                what: format!("entering the network namespace `{}`", self.spelled),
-            },
+            Some(libc::EPERM | libc::EACCES) => {
+                let what = format!("entering the network namespace `{}`", self.spelled);
+                KernelError::not_permitted(what, TO_ENTER_AND_MOUNT)
+            }
             _ => KernelError::NoNetns {
                 name: self.spelled.clone(),
                 reason: reason.to_string(),

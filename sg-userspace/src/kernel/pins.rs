@@ -20,6 +20,9 @@ const RUN: &str = "run_";
 
 /// Between a direction and a generation.
 const STAGES: &str = "_stages_";
+const PROGRAM: &str = "_program_";
+/// Between where the tables are and a generation.
+const TABLES: &str = "_tables_";
 
 const LOCK_SECONDS: u64 = 10;
 
@@ -305,10 +308,44 @@ impl InterfacePins {
             .join(format!("{}{STAGES}{generation}", direction.name()))
     }
 
-    /// Those of every generation that are there.
+    /// The program that a hook runs in a generation.
+    pub fn program(&self, direction: Direction, generation: u32) -> PathBuf {
+        self.dir
+            .join(format!("{}{PROGRAM}{generation}", direction.name()))
+    }
+
+    /// What a generation looks up: see `tables`.
+    pub fn tables(&self, place: &str, generation: u32) -> PathBuf {
+        self.dir.join(format!("{place}{TABLES}{generation}"))
+    }
+
+    /// The program arrays of every generation that are there.
     pub(super) fn all_stages(&self) -> Result<Vec<PathBuf>, KernelError> {
+        self.all_with(&[STAGES])
+    }
+
+    /// The pins of every generation that are there.
+    pub(super) fn all_of_generations(&self) -> Result<Vec<PathBuf>, KernelError> {
+        self.all_with(&[STAGES, PROGRAM, TABLES])
+    }
+
+    /// The programs that a hook has run, with their generations.
+    pub(super) fn programs(
+        &self,
+        direction: Direction,
+    ) -> Result<Vec<(u32, PathBuf)>, KernelError> {
+        let names = names_in(&self.dir)?.into_iter();
+        let of_hook = names.filter_map(|name| {
+            let rest = name.strip_prefix(direction.name())?;
+            let generation = rest.strip_prefix(PROGRAM)?.parse().ok()?;
+            Some((generation, self.dir.join(name)))
+        });
+        Ok(of_hook.collect())
+    }
+
+    fn all_with(&self, parts: &[&str]) -> Result<Vec<PathBuf>, KernelError> {
         let mut names = names_in(&self.dir)?;
-        names.retain(|name| name.contains(STAGES));
+        names.retain(|name| parts.iter().any(|part| name.contains(part)));
         Ok(names.iter().map(|name| self.dir.join(name)).collect())
     }
 

@@ -14,7 +14,7 @@ use super::removal::remove;
 use super::seed::Seeding;
 use super::state::State;
 use super::tables::LiveTables;
-use super::{KernelError, faults, links, stages, sys};
+use super::{KernelError, faults, links, stages};
 use crate::compile::Compiled;
 
 /// In the place of a generation, in the names of the pins of programs that do not enforce one yet.
@@ -91,12 +91,7 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
         for (direction, before) in Direction::BOTH.into_iter().zip(&mut before) {
             let running = replaced.inspection.running(direction);
             let id = running.unwrap_or(replaced.state.program(direction));
-            *before = sys::program_by_id(id).map_err(|e| {
-                KernelError::io(
-                    "opening the running programs, to be able to go back to them",
-                    e,
-                )
-            })?;
+            *before = stages::program_in_force(pins, direction, id)?;
         }
         if !options.cut_existing {
             let is_intact = replaced.inspection.running(Direction::Inbound)
@@ -177,7 +172,10 @@ fn carry_over<'a>(
         Err(KernelError::MissingPin { .. }) => return Ok(None),
         seeding => seeding?,
     };
-    let tables = LiveTables::open(pins)?;
+    let tables = match LiveTables::open(pins, replaced.inbound_program) {
+        Err(KernelError::MissingPin { .. } | KernelError::Refused { .. }) => return Ok(None),
+        tables => tables?,
+    };
     seeding.before_replacing(tables, replaced.policy.generation)?;
     Ok(Some(seeding))
 }

@@ -27,8 +27,8 @@ use crate::policy::{Established, NonIp, Policy};
 #[doc(hidden)]
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sg-ebpf"));
 
-const INBOUND: &str = "sg_inbound";
-const OUTBOUND: &str = "sg_outbound";
+pub(super) const INBOUND: &str = "sg_inbound";
+pub(super) const OUTBOUND: &str = "sg_outbound";
 
 /// The maps that outlive a policy: where they are pinned, and their sizes where they have to be
 /// created. Without a folder they live as long as the programs (tests, benches).

@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use aya::maps::MapInfo;
 use sg_common::counters::SlotCounters;
 use sg_common::flow::CUT;
 
@@ -89,9 +88,9 @@ pub(crate) fn raw_counters(
 /// Every value of a pinned counter map, summed over CPUs, in the order of the slots.
 fn read_counters(path: &Path) -> Result<Vec<SlotCounters>, KernelError> {
     let what = || format!("reading {}", path.display());
-    let info = MapInfo::from_pin(path).map_err(|e| KernelError::bpf(what(), e))?;
-    let map = sys::open_pin(path).map_err(|e| KernelError::io(what(), e))?;
-    CounterReader::new(map, info.max_entries())?.all()
+    let map = sys::open_pin_to_read(path).map_err(|e| KernelError::io(what(), e))?;
+    let shape = sys::map_shape(map.as_fd()).map_err(|e| KernelError::io(what(), e))?;
+    CounterReader::new(map, shape.entries)?.all()
 }
 
 /// Reads a counter map: all of it in a few system calls, or one slot in one.

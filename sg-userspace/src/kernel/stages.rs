@@ -4,8 +4,8 @@
 //! The kernel empties a program array when nobody has it open any more and it is pinned nowhere. Hence
 //! the pins, of each generation its own: one that is replaced still has packets under way.
 
-use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::maps::{Map, ProgramArray};
@@ -13,7 +13,8 @@ use sg_common::stage::Stage;
 use sg_common::verdict::Direction;
 
 use super::pins::{InterfacePins, unpin};
-use super::programs::broken_object;
+use super::programs::{FAR, INBOUND, NEAR, OUTBOUND, broken_object};
+use super::tables::{FAR_PLACE, NEAR_PLACE};
 use super::{KernelError, links, sys};
 
 /// The program array of a hook.
@@ -21,6 +22,14 @@ const fn array(direction: Direction) -> &'static str {
     match direction {
         Direction::Inbound => "sg_in_stages",
         Direction::Outbound => "sg_out_stages",
+    }
+}
+
+/// The program that a hook runs first.
+const fn entry(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Inbound => INBOUND,
+        Direction::Outbound => OUTBOUND,
     }
 }
 
@@ -56,29 +65,72 @@ pub(super) fn connect(ebpf: &mut Ebpf) -> Result<(), KernelError> {
 }
 
 /// The pins of a generation.
-fn paths(pins: &InterfacePins, generation: u32) -> [PathBuf; 2] {
-    Direction::BOTH.map(|direction| pins.stages(direction, generation))
+fn paths(pins: &InterfacePins, generation: u32) -> [PathBuf; 6] {
+    let [inbound, outbound] = Direction::BOTH;
+    [
+        pins.stages(inbound, generation),
+        pins.stages(outbound, generation),
+        pins.program(inbound, generation),
+        pins.program(outbound, generation),
+        pins.tables(NEAR_PLACE, generation),
+        pins.tables(FAR_PLACE, generation),
+    ]
 }
 
-/// Pins the arrays of a generation, before its programs are attached.
+/// Pins a generation, before its programs are attached: the arrays, the programs of the hooks, which are
+/// to come back if a later generation cannot be put in force, and the tables, which `explain` and a later
+/// `apply` read. What is not pinned can be opened by its id alone, which takes CAP_SYS_ADMIN.
 pub(super) fn pin(ebpf: &Ebpf, pins: &InterfacePins, generation: u32) -> Result<(), KernelError> {
     for direction in Direction::BOTH {
         let name = array(direction);
         let Some(Map::ProgramArray(map)) = ebpf.map(name) else {
             return Err(broken_object(name));
         };
-        let path = pins.stages(direction, generation);
-        // One that was killed before it attached anything may have left it.
-        unpin(&path)?;
-        links::pin(map.fd().as_fd(), &path)
-            .map_err(|e| KernelError::io(format!("pinning {}", path.display()), e))?;
+        pin_at(map.fd().as_fd(), &pins.stages(direction, generation))?;
+        let name = entry(direction);
+        let program = ebpf.program(name).ok_or_else(|| broken_object(name))?;
+        let fd = program
+            .fd()
+            .map_err(|e| KernelError::bpf("opening the loaded program", e))?;
+        pin_at(fd.as_fd(), &pins.program(direction, generation))?;
+    }
+    for (name, place) in [(NEAR, NEAR_PLACE), (FAR, FAR_PLACE)] {
+        let Some(Map::Array(map)) = ebpf.map(name) else {
+            return Err(broken_object(name));
+        };
+        pin_at(map.fd().as_fd(), &pins.tables(place, generation))?;
     }
     Ok(())
 }
 
+fn pin_at(object: BorrowedFd<'_>, path: &Path) -> Result<(), KernelError> {
+    // One that was killed before it attached anything may have left it.
+    unpin(path)?;
+    links::pin(object, path).map_err(|e| KernelError::io(format!("pinning {}", path.display()), e))
+}
+
+/// The program with an id, if it is among the pinned ones of a hook, and its generation.
+pub(super) fn pinned_program(
+    pins: &InterfacePins,
+    direction: Direction,
+    id: u32,
+) -> Result<Option<(u32, OwnedFd)>, KernelError> {
+    for (generation, path) in pins.programs(direction)? {
+        let opened = sys::open_pin_to_read(&path)
+            .and_then(|fd| Ok((sys::program_number(fd.as_fd())?, fd)))
+            .map_err(|e| KernelError::io(format!("opening {}", path.display()), e));
+        match opened {
+            Ok((found, fd)) if found == id => return Ok(Some((generation, fd))),
+            Ok(_) | Err(KernelError::MissingPin { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
 /// Whether the array of a hook in a generation is pinned, with a program for each stage.
 pub(super) fn are_there(pins: &InterfacePins, direction: Direction, generation: u32) -> bool {
-    let Ok(map) = sys::open_pin(&pins.stages(direction, generation)) else {
+    let Ok(map) = sys::open_pin_to_read(&pins.stages(direction, generation)) else {
         return false;
     };
     let mut id = [0; 4];
@@ -86,11 +138,85 @@ pub(super) fn are_there(pins: &InterfacePins, direction: Direction, generation: 
     stages.all(|stage| sys::lookup(map.as_fd(), &(stage as u32), &mut id).is_ok())
 }
 
+/// The program that a hook runs, to go back to it; by its id where it is not pinned.
+pub(super) fn program_in_force(
+    pins: &InterfacePins,
+    direction: Direction,
+    id: u32,
+) -> Result<Option<OwnedFd>, KernelError> {
+    if let Some((_, program)) = pinned_program(pins, direction, id)? {
+        return Ok(Some(program));
+    }
+    sys::program_by_id(id).map_err(|e| {
+        let what = "opening the running programs, to be able to go back to them";
+        KernelError::io(what, e)
+    })
+}
+
+/// Everything that is pinned of a generation, kept open.
+pub(super) struct PinnedGeneration {
+    /// In the order of `paths`.
+    objects: Vec<OwnedFd>,
+}
+
+/// Opens a generation; `None` where something of it is missing.
+pub(super) fn open(
+    pins: &InterfacePins,
+    generation: u32,
+) -> Result<Option<PinnedGeneration>, KernelError> {
+    let mut objects = Vec::new();
+    for path in paths(pins, generation) {
+        match sys::open_pin(&path) {
+            Ok(object) => objects.push(object),
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            Err(e) => {
+                return Err(KernelError::io(format!("opening {}", path.display()), e));
+            }
+        }
+    }
+    Ok(Some(PinnedGeneration { objects }))
+}
+
+impl PinnedGeneration {
+    /// The program that a hook runs first.
+    pub(super) fn program(&self, direction: Direction) -> BorrowedFd<'_> {
+        // Behind the arrays of both directions.
+        self.objects[Direction::BOTH.len() + direction as usize].as_fd()
+    }
+
+    pub(super) fn program_id(&self, direction: Direction) -> Result<u32, KernelError> {
+        sys::program_number(self.program(direction))
+            .map_err(|e| KernelError::io("asking for a program's id", e))
+    }
+
+    /// Pins what is no longer pinned.
+    pub(super) fn pin(&self, pins: &InterfacePins, generation: u32) -> Result<(), KernelError> {
+        let are_there = Direction::BOTH.map(|d| are_there(pins, d, generation));
+        let paths = paths(pins, generation);
+        for (i, (path, object)) in paths.iter().zip(&self.objects).enumerate() {
+            // An array may be there and empty.
+            if are_there.get(i).copied().unwrap_or_else(|| path.exists()) {
+                continue;
+            }
+            pin_at(object.as_fd(), path)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a generation lacks besides its arrays. Packets do not need it, but the next `apply` does, and
+/// whoever reads.
+pub(super) fn missing(pins: &InterfacePins, generation: u32) -> Vec<String> {
+    let [_, _, rest @ ..] = paths(pins, generation);
+    let gone = rest.iter().filter(|path| !path.exists());
+    gone.map(|path| links::name_of(path)).collect()
+}
+
 /// Removes the pins of all generations but one, which runs, once no packet is under way in the programs
 /// of another.
 pub(super) fn leave_only(pins: &InterfacePins, generation: u32) -> Result<(), KernelError> {
     let kept = paths(pins, generation);
-    let mut others = pins.all_stages()?;
+    let mut others = pins.all_of_generations()?;
     others.retain(|path| !kept.contains(path));
     if others.is_empty() {
         return Ok(());
@@ -113,7 +239,7 @@ pub(crate) fn program_id(
     generation: u32,
     stage: Stage,
 ) -> Option<u32> {
-    let array = sys::open_pin(&pins.stages(direction, generation)).ok()?;
+    let array = sys::open_pin_to_read(&pins.stages(direction, generation)).ok()?;
     let mut id = [0; 4];
     sys::lookup(array.as_fd(), &(stage as u32), &mut id).ok()?;
     Some(u32::from_ne_bytes(id))
@@ -123,7 +249,7 @@ pub(crate) fn program_id(
 pub(super) fn program_ids(pins: &InterfacePins) -> Vec<u32> {
     let mut ids = Vec::new();
     for path in pins.all_stages().unwrap_or_default() {
-        let Ok(map) = sys::open_pin(&path) else {
+        let Ok(map) = sys::open_pin_to_read(&path) else {
             continue;
         };
         for stage in Stage::ALL {

@@ -12,7 +12,6 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use aya::maps::{MapData, MapInfo};
 use serde::{Deserialize, Serialize};
 use sg_common::LAYOUT_VERSION;
 use sg_common::counters::SlotCounters;
@@ -286,21 +285,16 @@ fn read_at(path: &Path) -> Result<Option<State>, KernelError> {
         path: path.to_owned(),
         reason: reason.to_owned(),
     };
-    let opening = || format!("opening {}", path.display());
     // Only "no such pin" means that there is no record.
-    let info = match sys::open_pin(path) {
-        Ok(_) => MapInfo::from_pin(path).map_err(|e| KernelError::bpf(opening(), e))?,
+    let bytes = match sys::read_blob(path) {
+        Ok(bytes) => bytes,
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
-        Err(e) => return Err(KernelError::io(opening(), e)),
+        Err(e) => return Err(KernelError::io(format!("opening {}", path.display()), e)),
     };
-    let len = info.value_size() as usize;
-    let map = MapData::from_pin(path).map_err(|e| KernelError::bpf(opening(), e))?;
-    if !matches!(info.map_type(), Ok(aya::maps::MapType::Array)) || len < HEADER {
+    let Some(bytes) = bytes.filter(|bytes| bytes.len() >= HEADER) else {
         return Err(damaged("it is shorter than its header"));
-    }
-    let memory = sys::MapMemory::read_only(map.fd().as_fd(), len)
-        .map_err(|e| KernelError::io(format!("reading {}", path.display()), e))?;
-    parse(memory.bytes()).map(Some).map_err(|r| damaged(&r))
+    };
+    parse(&bytes).map(Some).map_err(|r| damaged(&r))
 }
 
 fn render(state: &State) -> serde_json::Result<Vec<u8>> {

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU64;
 
 use aya_obj::generated::{
     BPF_F_BEFORE, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd,
-    bpf_link_info, bpf_map_type, bpf_prog_info,
+    bpf_link_info, bpf_map_info, bpf_map_type, bpf_prog_info,
 };
 
 use super::links;
@@ -71,27 +71,42 @@ impl MapMemory {
         Self::new(map, len, libc::PROT_READ | libc::PROT_WRITE)
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
-        // SAFETY: the mapping is `len` bytes long and lives as long as `self`. The maps viewed
-        // this way are frozen or replaced whole, never written in place.
-        unsafe { std::slice::from_raw_parts(self.address.cast(), self.len) }
+    /// A copy of the `entries` values of an array map, of which nothing reaches the map: what is open for
+    /// reading alone the kernel does not map (`bpf_map_mmap` wants `VM_SHARED`). Whatever is written
+    /// meanwhile may be copied in part.
+    pub(super) fn copied(map: BorrowedFd<'_>, entries: u32, value_len: usize) -> io::Result<Self> {
+        let bytes = read_per_cpu_array(map, entries, value_len, 1)?;
+        // SAFETY: a fresh mapping chosen by the kernel, of nothing that exists; the result is checked.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes.len().max(1),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the mapping is writable, as long as `bytes`, and nobody else's.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address.cast(), bytes.len()) };
+        Ok(MapMemory {
+            address,
+            len: bytes.len().max(1),
+        })
     }
 }
 
 impl MapMemory {
-    /// The same as counters, for a [`MapMemory::shared`] view.
+    /// The values as counters, which others may write meanwhile.
     pub(super) fn counters(&self) -> &[AtomicU64] {
         // SAFETY: mappings begin at a page, so the alignment holds; whoever else writes the words
         // does it atomically too; they live as long as `self`.
         unsafe {
             std::slice::from_raw_parts(self.address.cast(), self.len / size_of::<AtomicU64>())
         }
-    }
-
-    /// The same as 32-bit words; bytes beyond the last whole word are left out.
-    pub(super) fn words(&self) -> &[u32] {
-        // SAFETY: mappings begin at a page, so the alignment holds; otherwise as in `bytes`.
-        unsafe { std::slice::from_raw_parts(self.address.cast(), self.len / size_of::<u32>()) }
     }
 }
 
@@ -331,6 +346,53 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// Opens the map or program that is pinned at `path` for reading alone, which needs no more than the
+/// right to read the pin and works where the file system is mounted read-only. Links do not open so.
+pub(super) fn open_pin_to_read(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.file_flags = aya_obj::generated::BPF_F_RDONLY;
+    let fd = bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?;
+    // SAFETY: the kernel just returned this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// What a map is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MapShape {
+    pub(super) is_array: bool,
+    pub(super) value_len: usize,
+    pub(super) entries: u32,
+}
+
+pub(super) fn map_shape(map: BorrowedFd<'_>) -> io::Result<MapShape> {
+    // SAFETY: plain integers, for which zero is valid.
+    let mut info: bpf_map_info = unsafe { std::mem::zeroed() };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = map.as_raw_fd() as u32;
+    attr.info.info_len = size_of::<bpf_map_info>() as u32;
+    attr.info.info = &raw mut info as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(MapShape {
+        is_array: info.type_ == bpf_map_type::BPF_MAP_TYPE_ARRAY as u32,
+        value_len: info.value_size as usize,
+        entries: info.max_entries,
+    })
+}
+
+/// The first value of the array map that is pinned at `path`, whole; `None` for another kind of map.
+pub(super) fn read_blob(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let map = open_pin_to_read(path)?;
+    let shape = map_shape(map.as_fd())?;
+    if !shape.is_array || shape.entries == 0 {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; shape.value_len];
+    lookup(map.as_fd(), &0, &mut bytes)?;
+    Ok(Some(bytes))
+}
+
 /// Waits until no packet is any more in a program that was replaced before: programs run inside
 /// read-side sections of RCU, and the kernel's global membarrier waits for all that have begun
 /// (kernel/sched/membarrier.c). Where it cannot, longer than any such section lasts.
@@ -471,8 +533,7 @@ fn by_id(cmd: bpf_cmd, id: u32) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// The name of a program, which may be empty.
-pub(super) fn program_name(program: BorrowedFd<'_>) -> io::Result<String> {
+fn program_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
     // SAFETY: plain integers, for which zero is valid.
     let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
     let mut attr = zeroed();
@@ -480,6 +541,17 @@ pub(super) fn program_name(program: BorrowedFd<'_>) -> io::Result<String> {
     attr.info.info_len = size_of::<bpf_prog_info>() as u32;
     attr.info.info = &raw mut info as u64;
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info)
+}
+
+/// The id of a program.
+pub(super) fn program_number(program: BorrowedFd<'_>) -> io::Result<u32> {
+    program_info(program).map(|info| info.id)
+}
+
+/// The name of a program, which may be empty.
+pub(super) fn program_name(program: BorrowedFd<'_>) -> io::Result<String> {
+    let info = program_info(program)?;
     let name = info.name.iter().map(|c| *c as u8);
     let name: Vec<u8> = name.take_while(|byte| *byte != 0).collect();
     Ok(String::from_utf8_lossy(&name).into_owned())

@@ -4,17 +4,15 @@
 use std::mem::offset_of;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
-use aya::maps::{MapData, MapError, MapInfo};
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::loaded_programs;
 use sg_common::lookup::{LINE_WORDS, Line, NearTables, Plain, ROOT_ENTRIES, Shape};
 use sg_common::protocol::Kind;
 use sg_common::verdict::{Direction, Verdict};
 
 use super::pins::InterfacePins;
-use super::programs::{FAR, NEAR};
-use super::{KernelError, sys};
+use super::state::State;
+use super::{KernelError, inspect, stages, sys};
 use crate::compile::decide;
 
 /// A copy of what a running program looks up.
@@ -24,38 +22,46 @@ pub struct LiveTables {
     shape: Shape,
 }
 
+/// Where tables are, as their pins are called: in the programs' own memory, or in a map of their own.
+pub(super) const NEAR_PLACE: &str = "near";
+pub(super) const FAR_PLACE: &str = "far";
+
 impl LiveTables {
-    /// Reads the tables of the program that the interface's inbound link runs.
-    pub fn open(pins: &InterfacePins) -> Result<Self, KernelError> {
+    /// Reads the tables of what the interface runs now; where nothing is attached, of what the record says.
+    pub fn of_running(pins: &InterfacePins, state: &State) -> Result<Self, KernelError> {
+        let inbound = match inspect::running(pins) {
+            Ok([inbound, _]) => inbound,
+            // Links cannot be opened there.
+            Err(KernelError::ReadOnly { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        Self::open(pins, inbound.unwrap_or(state.inbound_program))
+    }
+
+    /// Reads the tables of the generation whose inbound program has the id `program`.
+    pub(super) fn open(pins: &InterfacePins, program: u32) -> Result<Self, KernelError> {
         let what = "reading the tables of the running policy";
-        let failed = |e: MapError| KernelError::bpf(what, e);
-        let missing = |name: &str| KernelError::Refused {
+        let unknown = |reason: String| KernelError::Refused {
             what: what.into(),
-            reason: format!("the running program has no map `{name}`"),
+            reason,
             help: "apply the policy again".into(),
         };
-        let link = PinnedLink::from_pin(pins.xdp_link()).map_err(|e| KernelError::bpf(what, e))?;
-        let id = FdLink::from(link)
-            .info()
-            .map_err(|e| KernelError::bpf(what, e))?
-            .program_id();
-        let maps = loaded_programs()
-            .filter_map(Result::ok)
-            .find(|p| p.id() == id)
-            .and_then(|p| p.map_ids().ok().flatten())
-            .unwrap_or_default();
-        let find = |name: &str| {
-            maps.iter()
-                .filter_map(|id| MapInfo::from_id(*id).ok())
-                .find(|info| info.name_as_str() == Some(name))
-                .ok_or_else(|| missing(name))
+        let found = stages::pinned_program(pins, Direction::Inbound, program)?;
+        let Some((generation, _)) = found else {
+            return Err(unknown("the running program is not pinned".into()));
         };
-        let near = MapData::from_id(find(NEAR)?.id()).map_err(failed)?;
-        let mut bytes = vec![0u8; size_of::<NearTables>()];
-        if near.info().map_err(failed)?.value_size() as usize != bytes.len() {
-            return Err(missing("of this layout"));
-        }
-        sys::lookup(near.fd().as_fd(), &0, &mut bytes).map_err(|e| KernelError::io(what, e))?;
+        let read = |path: PathBuf| {
+            let map = sys::open_pin_to_read(&path)?;
+            let shape = sys::map_shape(map.as_fd())?;
+            sys::read_per_cpu_array(map.as_fd(), shape.entries, shape.value_len, 1)
+        };
+        let failed = |path: &Path, e| KernelError::io(format!("opening {}", path.display()), e);
+        let path = pins.tables(NEAR_PLACE, generation);
+        let bytes = read(path.clone()).map_err(|e| failed(&path, e))?;
+        let other_layout = || unknown("its tables have another layout".into());
+        let bytes = bytes
+            .get(..size_of::<NearTables>())
+            .ok_or_else(other_layout)?;
         let (words, _) = bytes.as_chunks::<4>();
         const ROOT_AT: usize = offset_of!(NearTables, root4);
         const { assert!(offset_of!(NearTables, lines) == ROOT_AT + ROOT_ENTRIES * 4) };
@@ -63,16 +69,14 @@ impl LiveTables {
         let mut words = words.map(|w| u32::from_ne_bytes(*w));
         let root4: Vec<u32> = words.by_ref().take(ROOT_ENTRIES).collect();
 
-        let info = find(FAR)?;
         let mut lines = lines_of(words);
         if Shape::is_elsewhere(&lines) {
-            let map = MapData::from_id(info.id()).map_err(failed)?;
-            let len = info.value_size() as usize * info.max_entries() as usize;
-            let memory = sys::MapMemory::read_only(map.fd().as_fd(), len)
-                .map_err(|e| KernelError::io(what, e))?;
-            lines = lines_of(memory.words().iter().copied());
+            let path = pins.tables(FAR_PLACE, generation);
+            let bytes = read(path.clone()).map_err(|e| failed(&path, e))?;
+            let (words, _) = bytes.as_chunks::<4>();
+            lines = lines_of(words.iter().map(|w| u32::from_ne_bytes(*w)));
         }
-        let shape = Shape::from_lines(&lines).ok_or_else(|| missing("of this layout"))?;
+        let shape = Shape::from_lines(&lines).ok_or_else(other_layout)?;
         Ok(LiveTables {
             root4,
             lines,

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use sg_common::verdict::{Action, Direction};
 
+use crate::kernel::capabilities::TO_ENTER_AND_MOUNT;
 use crate::kernel::pins::InterfacePins;
 use crate::kernel::{Applied, ApplyOptions, KernelError, apply, detach};
 use crate::observe::attached::{Scope, attached};
@@ -113,7 +114,9 @@ impl LabError {
     fn setup(what: impl Into<String>, source: io::Error) -> LabError {
         let what = what.into();
         match source.kind() {
-            io::ErrorKind::PermissionDenied => KernelError::NotPermitted { what }.into(),
+            io::ErrorKind::PermissionDenied => {
+                KernelError::not_permitted(what, TO_ENTER_AND_MOUNT).into()
+            }
             _ => LabError::Setup { what, source },
         }
     }

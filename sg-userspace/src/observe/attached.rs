@@ -262,9 +262,8 @@ impl Attached {
                 let faults = found.faults();
                 (Some(found.place), faults)
             }
-            Err(KernelError::NotPermitted { what }) => {
+            Err(KernelError::NotPermitted { what, help }) => {
                 let message = format!("{what} is not permitted");
-                let help = "run it as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN";
                 (None, vec![Fault::new(FaultCode::Unverified, message, help)])
             }
             Err(error @ KernelError::ReadOnly { .. }) => {

@@ -102,7 +102,7 @@ pub fn explain_attached(
     if let Some(early) = before_the_rules(question, state.essential, state.non_ip) {
         return Ok(of_interface(early));
     }
-    let tables = LiveTables::open(&attached.pins)?;
+    let tables = LiveTables::of_running(&attached.pins, state)?;
     let (kind, number) = question.lookup();
     let verdict = tables.decide(question.direction, question.remote, kind, number);
     if verdict.slot() < FIRST_RULE_SLOT {

@@ -15,6 +15,16 @@ const NOBODY: u32 = 65534;
 
 const APPLY: [&str; 4] = ["apply", "builtin:tke", "--iface", "nic"];
 
+const EXPLAIN: [&str; 7] = [
+    "explain",
+    "--iface",
+    "nic",
+    "in",
+    "tcp",
+    "198.51.100.9",
+    "192.0.2.1:22",
+];
+
 fn chmod(path: &Path, mode: u32) {
     std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
 }
@@ -136,6 +146,16 @@ fn a_read_only_one_is_said_to_be_read_only() {
             assert!(ran.err.contains("remount,rw"), "{}", ran.err);
         }
         assert!(world.has_xdp());
+        let status = world.run(&["status"]).ok();
+        assert!(status.out.contains("enforcing"), "{}", status.out);
+        for command in [
+            &["counters"][..],
+            &["flows"],
+            &["flows", "--json"],
+            &EXPLAIN,
+        ] {
+            world.run(command).ok();
+        }
         remount(read_only & MsFlags::MS_BIND);
         world.run(&["detach"]).ok();
         world.assert_untouched();

@@ -2,6 +2,7 @@
 //! happens in network namespaces and BPF file systems that each test makes for itself.
 
 mod bpffs;
+mod capabilities;
 mod kernel;
 mod refusals;
 mod remembering;

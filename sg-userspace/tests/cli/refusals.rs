@@ -197,9 +197,13 @@ fn pins_that_somebody_has_removed() {
     let names: BTreeSet<String> = all_names()
         .iter()
         .filter(|name| *name != "state")
-        .map(|name| match name.split_once("_stages_") {
-            Some((direction, _)) => format!("{direction}_stages_"),
-            None => name.clone(),
+        .map(|name| {
+            let of_generations = ["_stages_", "_program_", "_tables_"];
+            let part = of_generations.iter().find(|part| name.contains(*part));
+            match part.and_then(|part| name.split_once(part)) {
+                Some((before, _)) => format!("{before}{}", part.unwrap_or(&"")),
+                None => name.clone(),
+            }
         })
         .collect();
     assert!(names.len() > 4, "{names:?}");

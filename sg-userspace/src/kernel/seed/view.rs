@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use sg_common::protocol::{IPPROTO_TCP, IPPROTO_UDP};
 
 use super::super::KernelError;
+use super::super::capabilities::TO_ENFORCE;
 use super::existing::Existing;
 use super::namespaces::{Search, look_into};
 use super::unseen::{Unseen, bridged, forwards};
@@ -144,7 +145,7 @@ impl Blind {
         };
         let what = format!("listing {what}, to keep existing connections");
         match error.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) => KernelError::NotPermitted { what },
+            Some(libc::EPERM | libc::EACCES) => KernelError::not_permitted(what, TO_ENFORCE),
             _ => KernelError::Refused {
                 what,
                 reason: error.to_string(),

@@ -1,0 +1,133 @@
+//! `sgctl` as root that lacks a capability, one at a time: each command does its work or names the
+//! capability, and no other; and reading takes none at all.
+
+use std::process::Command;
+
+use super::world::{Ran, World, file, ip};
+
+const APPLY: [&str; 4] = ["apply", "builtin:tke", "--iface", "nic"];
+const REPLACE: [&str; 4] = ["apply", "builtin:tke-minimal", "--iface", "nic"];
+
+const READING: [&[&str]; 3] = [
+    &["counters", "--iface", "nic"],
+    &["flows", "--json"],
+    &[
+        "explain",
+        "--iface",
+        "nic",
+        "in",
+        "tcp",
+        "198.51.100.9",
+        "192.0.2.1:22",
+    ],
+];
+
+/// Runs `sgctl` in the node's namespace, already entered, without some capabilities.
+fn without(world: &World, dropped: &str, words: &[&str]) -> Ran {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net=/run/netns/{}", world.node));
+    command.args(["setpriv", "--bounding-set", dropped, "--inh-caps", dropped]);
+    command
+        .arg(env!("CARGO_BIN_EXE_sgctl"))
+        .arg("--bpffs")
+        .arg(&world.bpffs);
+    let output = command.args(words).output();
+    Ran::of(&output.expect("util-linux is there"))
+}
+
+fn names(text: &str) -> Vec<&str> {
+    let all = ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_SYS_ADMIN"];
+    all.into_iter().filter(|name| text.contains(name)).collect()
+}
+
+#[test]
+fn what_is_missing_is_named_and_nothing_is_touched() {
+    let world = World::new();
+    for (dropped, name) in [
+        ("-bpf,-sys_admin", "CAP_BPF"),
+        ("-perfmon,-sys_admin", "CAP_PERFMON"),
+        ("-net_admin,-sys_admin", "CAP_NET_ADMIN"),
+        ("-net_admin", "CAP_NET_ADMIN"),
+    ] {
+        for command in ["apply", "run"] {
+            let words = [command, "builtin:tke", "--iface", "nic"];
+            let ran = without(&world, dropped, &words).fails(3, "not permitted");
+            assert_eq!(names(&ran.err), [name], "{dropped}: {}", ran.err);
+        }
+        world.assert_untouched();
+    }
+    let words = [&["--netns", world.node.as_str()][..], &APPLY].concat();
+    let ran = without(&world, "-sys_admin", &words).fails(3, "not permitted");
+    assert_eq!(names(&ran.err), ["CAP_SYS_ADMIN"], "{}", ran.err);
+    // All are there, and something else refuses it.
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "--inject=bpf:error=EPERM"]);
+    let sgctl = world.command(&APPLY);
+    let ran = strace
+        .arg(sgctl.get_program())
+        .args(sgctl.get_args())
+        .output();
+    let ran = Ran::of(&ran.expect("the tests need strace")).fails(3, "not permitted");
+    assert!(names(&ran.err).is_empty(), "{}", ran.err);
+    assert!(ran.err.contains("seccomp"), "{}", ran.err);
+    world.assert_untouched();
+}
+
+/// Without CAP_SYS_ADMIN nothing can be found by its id: everything is pinned.
+#[test]
+fn enforcing_and_replacing_need_no_cap_sys_admin() {
+    let world = World::new();
+    let policies = [APPLY, REPLACE, APPLY];
+    for hook in ["tcx", "clsact"] {
+        for words in policies {
+            let words = [&words[..], &["--egress-hook", hook]].concat();
+            without(&world, "-sys_admin", &words).ok();
+            let status = without(&world, "-sys_admin", &["status"]).ok();
+            assert!(status.out.contains("enforcing"), "{hook}: {}", status.out);
+        }
+        without(&world, "-sys_admin", &["detach"]).ok();
+        world.assert_untouched();
+    }
+}
+
+#[test]
+fn reading_needs_no_capability() {
+    let world = World::new();
+    let policy = "name: p\ninbound: [{protocol: tcp, ports: 22, from: any, action: accept}]\n\
+                  outbound: [{protocol: udp, to: any, action: accept}]\n";
+    let policy = file(world.dir.path(), "p.yaml", policy);
+    for hook in ["tcx", "clsact"] {
+        let apply = ["apply", &policy, "--iface", "nic", "--egress-hook", hook];
+        world.run(&apply).ok();
+        // So that there is a flow.
+        ip(&[
+            "netns",
+            "exec",
+            &world.node,
+            "sh",
+            "-c",
+            "echo x | nc -u -w1 -q0 192.0.2.2 9",
+        ]);
+        for words in READING {
+            let everything = world.run(words).ok();
+            let nothing = without(&world, "-all", words).ok();
+            assert_eq!(
+                nothing.out.lines().count(),
+                everything.out.lines().count(),
+                "{words:?}"
+            );
+        }
+        // Who else is on the interface is asked of the kernel, which tells only some.
+        let status = without(&world, "-all,+net_admin", &["status"]).ok();
+        assert!(status.out.contains("enforcing"), "{hook}: {}", status.out);
+        if hook == "tcx" {
+            let status = without(&world, "-all", &["status"]);
+            assert_eq!(status.code, 1, "{}", status.all());
+            assert!(status.out.contains("unverified"), "{}", status.out);
+            assert_eq!(names(&status.out), ["CAP_NET_ADMIN"], "{}", status.out);
+        }
+        let flows = without(&world, "-all", &["flows", "--json"]).ok().json();
+        assert_eq!(flows.as_array().map(Vec::len), Some(1), "{flows}");
+        world.run(&["detach"]).ok();
+    }
+}
