@@ -22,6 +22,9 @@ use crate::{
 /// `test` is the dev profile; `release` takes longer to build and less to run.
 pub(crate) const PROFILE: &str = "test";
 
+/// Has the tests of `tests/cli/faults` try every system call, and not a sample.
+const FAULTS: &str = "SG_FAULTS";
+
 /// Names the folder of real rule sets and address lists.
 pub(crate) const DATA: &str = "SG_DATA";
 
@@ -35,6 +38,11 @@ pub(crate) struct Args {
     /// Options for the test binaries, such as `--nocapture`
     #[arg(value_name = "OPTION", last = true)]
     options: Vec<String>,
+
+    /// Let every system call of apply, detach and run fail, one at a time, instead of all tests; takes up
+    /// to 15 minutes (all tests include a sample of it)
+    #[arg(long, conflicts_with = "kernels")]
+    faults: bool,
 
     /// Boot older kernels in an emulator and run the kernel tests in them, instead of all tests in
     /// this kernel; `--kernels=6.1` boots only that one
@@ -66,7 +74,7 @@ pub(crate) fn command(args: &Args) -> Result<()> {
     setup::ensure(Needs::Tools)?;
 
     let workspace = shell::workspace()?;
-    if args.filters.is_empty() {
+    if args.filters.is_empty() && !args.faults {
         clauses::check(&workspace)?;
     }
     let mut command = tests(&workspace, args, data.as_deref());
@@ -111,11 +119,22 @@ pub(crate) fn run_as_root(command: &mut Command, way: &Way) -> Result<()> {
 
 fn tests(workspace: &Path, args: &Args, data: Option<&Path>) -> Command {
     let mut command = shell::cargo(workspace);
-    command
-        .args(["test", "--workspace"])
-        .args(["--exclude", "sg-ebpf", "--exclude", "sg-bench-ebpf"])
-        .args(["--profile", PROFILE]);
-    if !args.filters.is_empty() || !args.options.is_empty() {
+    command.arg("test");
+    match args.faults {
+        true => command
+            .args(["--package", "sg-userspace", "--test", "cli"])
+            .env(FAULTS, "all"),
+        false => command
+            .args(["--workspace"])
+            .args(["--exclude", "sg-ebpf", "--exclude", "sg-bench-ebpf"])
+            .env_remove(FAULTS),
+    };
+    command.args(["--profile", PROFILE]);
+    if args.faults {
+        // All at once: most of their time they wait, and each takes as long as it may.
+        command.args(["--", "faults::", "--nocapture", "--test-threads=8"]);
+        command.args(&args.options);
+    } else if !args.filters.is_empty() || !args.options.is_empty() {
         // Cargo takes one filter, the test binaries any number.
         command.arg("--").args(&args.filters).args(&args.options);
     }
@@ -189,6 +208,11 @@ mod tests {
                 vec!["test", "--", "--ignored"],
                 format!("{all} -- --ignored"),
             ),
+            (
+                vec!["test", "--faults"],
+                "SG_FAULTS=all cargo test --package sg-userspace --test cli --profile test -- faults:: --nocapture --test-threads=8"
+                    .to_owned(),
+            ),
         ];
         for (typed, expected) in cases {
             let line = Line::try_parse_from(&typed).unwrap();
@@ -220,6 +244,7 @@ mod tests {
         for wrong in [
             vec!["test", "--kernels", "--", "--nocapture"],
             vec!["test", "--write-table"],
+            vec!["test", "--faults", "--kernels"],
         ] {
             assert!(Line::try_parse_from(&wrong).is_err(), "{wrong:?}");
         }

@@ -3,6 +3,7 @@
 
 mod bpffs;
 mod capabilities;
+mod faults;
 mod kernel;
 mod refusals;
 mod remembering;

@@ -16,7 +16,7 @@ struct Tool {
     why: &'static str,
 }
 
-const TOOLS: [Tool; 10] = [
+const TOOLS: [Tool; 11] = [
     Tool {
         program: "ip",
         package: "iproute2",
@@ -66,6 +66,11 @@ const TOOLS: [Tool; 10] = [
         program: "dhcpcd",
         package: "dhcpcd-base",
         why: "asks for an address, on a node",
+    },
+    Tool {
+        program: "strace",
+        package: "strace",
+        why: "lets single system calls fail",
     },
 ];
 
@@ -181,7 +186,8 @@ mod tests {
                 "nmap",
                 "ethtool",
                 "dnsmasq-base",
-                "dhcpcd-base"
+                "dhcpcd-base",
+                "strace"
             ]
         );
     }

@@ -1,0 +1,383 @@
+//! What becomes of packets when a system call of `sgctl` fails: `strace` lets one call at a time fail, as
+//! a container's seccomp filter, a security module or a lack of memory does. Real packets in both
+//! directions then tell what is enforced; `status` has to agree with them, and the next `apply` and,
+//! separately, the next `detach` have to put everything right.
+//!
+//! The usual run takes a sample. `cargo xtask test --faults` takes every call.
+
+mod strace;
+mod traffic;
+
+use std::time::{Duration, Instant};
+
+use super::world::{Ran, World, file};
+use strace::{Calls, Fault, attached_objects, traced};
+use traffic::{Fate, Traffic};
+
+/// Set by `cargo xtask test --faults`: every call and no sample.
+const ALL: &str = "SG_FAULTS";
+
+/// The calls that change the kernel or the pins, and those by which it is asked.
+const CALLS: [&str; 10] = [
+    "bpf", "sendto", "sendmsg", "recvfrom", "recvmsg", "unlink", "unlinkat", "mkdir", "mkdirat",
+    "rename",
+];
+
+const ERRORS: [&str; 4] = ["EPERM", "ENOMEM", "EBUSY", "ENOBUFS"];
+
+/// The tests of a full run are at work side by side, each for no longer than this.
+const LIMIT: Duration = Duration::from_secs(14 * 60);
+
+/// Of a sample, calls of each kind.
+const SAMPLE: u32 = 5;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum During {
+    /// `apply` where nothing is attached.
+    First,
+    /// `apply` over another policy.
+    Replace,
+    Detach,
+    /// `run` where nothing is attached, and its end.
+    Run,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Apply,
+    Detach,
+}
+
+/// Everything that the cases of one test share.
+struct Bench {
+    world: World,
+    traffic: Traffic,
+    hook: &'static str,
+    during: During,
+}
+
+impl Bench {
+    fn new(during: During, hook: &'static str) -> Bench {
+        let world = World::new();
+        for (i, name) in [(1, "a"), (2, "b"), (3, "c")] {
+            let text = format!(
+                "name: {name}\n\
+                 inbound: [{{protocol: udp, ports: {}, from: any, action: accept}}]\n\
+                 outbound: [{{protocol: udp, ports: {}, to: any, action: accept}}]\n",
+                traffic::INBOUND + i,
+                traffic::OUTBOUND + i,
+            );
+            file(world.dir.path(), name, &text);
+        }
+        let traffic = Traffic::between(&world);
+        Bench {
+            world,
+            traffic,
+            hook,
+            during,
+        }
+    }
+
+    fn policy(&self, name: &str) -> String {
+        self.world.dir.path().join(name).display().to_string()
+    }
+
+    fn apply(&self, name: &str) -> Ran {
+        let policy = self.policy(name);
+        let words = [
+            "apply",
+            &policy,
+            "--iface",
+            "nic",
+            "--egress-hook",
+            self.hook,
+        ];
+        self.world.run(&words)
+    }
+
+    /// The command in which a call fails.
+    fn words(&self) -> Vec<String> {
+        let policy = self.policy("b");
+        let words = match self.during {
+            During::First | During::Replace => {
+                vec![
+                    "apply",
+                    &policy,
+                    "--iface",
+                    "nic",
+                    "--egress-hook",
+                    self.hook,
+                ]
+            }
+            During::Run => {
+                vec!["run", &policy, "--iface", "nic", "--egress-hook", self.hook]
+            }
+            During::Detach => vec!["detach", "--iface", "nic"],
+        };
+        words.into_iter().map(str::to_owned).collect()
+    }
+
+    fn has_policy_before(&self) -> bool {
+        matches!(self.during, During::Replace | During::Detach)
+    }
+
+    fn start(&self) -> Result<(), String> {
+        if self.has_policy_before() {
+            expect(self.apply("a"), "setting up")?;
+        }
+        Ok(())
+    }
+
+    /// The command with one failing call, if it has so many calls; and how it ended.
+    fn fail(&self, fault: Fault) -> Result<Option<Ran>, String> {
+        let runs = self.during == During::Run;
+        let (ran, calls) = traced(&self.world, &self.words(), Some(fault), runs)?;
+        Ok(calls.injected.then_some(ran))
+    }
+
+    /// One case. `Ok(false)` when the command has no such call.
+    fn case(&self, fault: Fault, next: Next) -> Result<bool, String> {
+        self.start()?;
+        let Some(ran) = self.fail(fault)? else {
+            self.clean_up()?;
+            return Ok(false);
+        };
+        let after = |what: String| format!("{what}; the command: {}", ran.all());
+        let allowed = |fates: (Fate, Fate)| self.is_allowed(ran.code, fates);
+        let fates = self.traffic.fates(allowed);
+        if !allowed(fates) {
+            return Err(after(format!("packets then showed {fates:?}")));
+        }
+        if ran.code != 0 && !ran.err.contains("error") {
+            return Err(after("nothing was said".into()));
+        }
+        self.check_status(fates).map_err(after)?;
+        let objects = attached_objects(&self.world);
+        if next == Next::Apply {
+            let put_right = expect(self.apply("c"), "the next apply").map_err(after)?;
+            let is_c = |fates| fates == (Fate::Policy('c'), Fate::Policy('c'));
+            let now = self.traffic.fates(is_c);
+            if !is_c(now) {
+                let said = put_right.all();
+                return Err(after(format!(
+                    "after the next apply {now:?}; it said {said}"
+                )));
+            }
+            self.check_status(now).map_err(after)?;
+        }
+        let objects = objects.join(attached_objects(&self.world));
+        self.clean_up().map_err(after)?;
+        objects.wait_until_gone().map_err(after)?;
+        Ok(true)
+    }
+
+    /// What packets may show after a command that ended with `code`, inbound and outbound.
+    fn is_allowed(&self, code: i32, (inbound, outbound): (Fate, Fate)) -> bool {
+        let (old, new) = (Fate::Policy('a'), Fate::Policy('b'));
+        let both = |fate| (inbound, outbound) == (fate, fate);
+        match (self.during, code) {
+            (During::First | During::Replace, 0) => both(new),
+            (During::First, _) => both(Fate::Open) || both(new),
+            (During::Replace, _) => both(old) || both(new),
+            (During::Detach, 0) => both(Fate::Open),
+            // One direction after the other lets go.
+            (During::Detach, _) => [inbound, outbound]
+                .iter()
+                .all(|fate| [Fate::Open, old].contains(fate)),
+            (During::Run, 0) => both(Fate::Open),
+            (During::Run, _) => both(Fate::Open) || both(new),
+        }
+    }
+
+    fn check_status(&self, (inbound, outbound): (Fate, Fate)) -> Result<(), String> {
+        let ran = self.world.run(&["status", "--json"]);
+        let wrong = |what: &str| {
+            let all = ran.all();
+            Err(format!(
+                "status {what} at {inbound:?} in, {outbound:?} out: {all}"
+            ))
+        };
+        let Ok(rows) = serde_json::from_str::<Vec<serde_json::Value>>(&ran.out) else {
+            return wrong("is no list");
+        };
+        let enforced = match (inbound, outbound) {
+            (Fate::Policy(one), Fate::Policy(other)) if one == other => Some(one.to_string()),
+            _ => None,
+        };
+        match rows.as_slice() {
+            [] if (inbound, outbound) != (Fate::Open, Fate::Open) => wrong("shows nothing"),
+            [] if ran.code != 0 => wrong("fails"),
+            [] => Ok(()),
+            [row] if row["health"] == "enforcing" => {
+                if enforced.as_deref() != row["policy"]["name"].as_str() {
+                    return wrong("says that it enforces");
+                }
+                if ran.code != 0 {
+                    wrong("fails")
+                } else {
+                    Ok(())
+                }
+            }
+            [_] if ran.code != 1 => wrong("does not exit with 1"),
+            [_] => Ok(()),
+            _ => wrong("shows several"),
+        }
+    }
+
+    /// Detaches, and looks whether anything is left.
+    fn clean_up(&self) -> Result<(), String> {
+        expect(self.world.run(&["detach"]), "the next detach")?;
+        let open = |fates| fates == (Fate::Open, Fate::Open);
+        let fates = self.traffic.fates(open);
+        if !open(fates) {
+            return Err(format!("after the next detach packets showed {fates:?}"));
+        }
+        let pins = self.world.pins();
+        if !pins.is_empty() || self.world.has_xdp() {
+            return Err(format!(
+                "after the next detach there is {pins:?} or an XDP program"
+            ));
+        }
+        let filters = strace::tc(&self.world, &["filter", "show", "dev", "nic", "egress"]);
+        let queues = strace::tc(&self.world, &["qdisc", "show", "dev", "nic"]);
+        if !filters.is_empty() || queues.contains("clsact") {
+            return Err(format!("after the next detach there is {filters} {queues}"));
+        }
+        Ok(())
+    }
+}
+
+fn expect(ran: Ran, what: &str) -> Result<Ran, String> {
+    match ran.code {
+        0 => Ok(ran),
+        _ => Err(format!("{what}: {}", ran.all())),
+    }
+}
+
+/// The faults to try, in an order in which a run that is cut short has seen some of everything.
+fn faults(calls: &Calls, is_full: bool) -> Vec<Fault> {
+    let mut all = Vec::new();
+    for (kind, call) in CALLS.into_iter().enumerate() {
+        let count = calls.count(call);
+        let chosen: Vec<u32> = match is_full {
+            true => (1..=count).collect(),
+            // The last ones are those that change something.
+            false => (1..=SAMPLE.min(count))
+                .map(|i| count * i / SAMPLE.min(count))
+                .collect(),
+        };
+        for nth in chosen {
+            let rotated = ERRORS[(nth as usize + kind) % ERRORS.len()];
+            for error in ERRORS {
+                if error == rotated || is_full && call != "bpf" {
+                    all.push(Fault { call, nth, error });
+                }
+            }
+        }
+    }
+    let stride = 7;
+    (0..stride)
+        .flat_map(|first| all.iter().skip(first).step_by(stride).copied())
+        .collect()
+}
+
+/// Tries every fault, or a sample of them, and fails with all that went wrong.
+fn try_all(during: During, hook: &'static str) {
+    let is_full = std::env::var_os(ALL).is_some();
+    let started = Instant::now();
+    let mut bench = Bench::new(during, hook);
+    let calls = {
+        bench.start().unwrap_or_else(|e| panic!("{e}"));
+        let runs = during == During::Run;
+        let counted = traced(&bench.world, &bench.words(), None, runs);
+        let (ran, calls) = counted.unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(ran.code, 0, "{}", ran.all());
+        bench.clean_up().unwrap_or_else(|e| panic!("{e}"));
+        calls
+    };
+    let faults = faults(&calls, is_full);
+    assert!(faults.len() > 5, "strace has seen {calls:?}");
+    let (mut tried, mut wrong) = (0, Vec::new());
+    for (i, fault) in faults.iter().enumerate() {
+        if started.elapsed() > LIMIT {
+            break;
+        }
+        let both = [Next::Apply, Next::Detach];
+        // Of a sample each case is followed by one of the two.
+        let next = if is_full {
+            &both[..]
+        } else {
+            &both[i % 2..=i % 2]
+        };
+        for next in next {
+            let mut result = bench.case(*fault, *next);
+            // Whoever on the machine opens a program array by its id while the kernel clears it keeps it
+            // from being freed. What the command itself leaves is left again.
+            if matches!(&result, Err(what) if what.starts_with(strace::LEFT)) {
+                bench = Bench::new(during, hook);
+                result = bench.case(*fault, *next);
+            }
+            if let Err(what) = result {
+                wrong.push(format!(
+                    "{during:?} with {hook}, {} number {} fails with {}, then {next:?}: {what}",
+                    fault.call, fault.nth, fault.error
+                ));
+                // Whatever is left goes with its world.
+                bench = Bench::new(during, hook);
+            }
+        }
+        tried += 1;
+    }
+    println!(
+        "{during:?} with {hook}: {tried} of {} faults tried",
+        faults.len()
+    );
+    assert!(
+        wrong.is_empty(),
+        "{} wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n\n")
+    );
+}
+
+/// Proves C1 and C12.
+#[test]
+fn a_first_apply_enforces_both_directions_or_none() {
+    try_all(During::First, "tcx");
+}
+
+/// Proves C1 and C12.
+#[test]
+fn a_first_apply_by_a_filter_enforces_both_directions_or_none() {
+    try_all(During::First, "clsact");
+}
+
+/// Proves C1 and C12.
+#[test]
+fn a_replacement_is_the_old_policy_or_the_new_one() {
+    try_all(During::Replace, "tcx");
+}
+
+/// Proves C1 and C12.
+#[test]
+fn a_replacement_by_a_filter_is_the_old_policy_or_the_new_one() {
+    try_all(During::Replace, "clsact");
+}
+
+/// Proves C12.
+#[test]
+fn a_detach_that_fails_can_be_done_again() {
+    try_all(During::Detach, "tcx");
+}
+
+/// Proves C12.
+#[test]
+fn a_detach_of_a_filter_that_fails_can_be_done_again() {
+    try_all(During::Detach, "clsact");
+}
+
+/// Proves C11.
+#[test]
+fn a_run_leaves_what_was_there() {
+    try_all(During::Run, "tcx");
+}

@@ -1,0 +1,250 @@
+//! `sgctl` under strace, which counts system calls or lets one fail; and what it has left in the kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use aya::maps::MapInfo;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::loaded_programs;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::CALLS;
+use crate::world::{Ran, World};
+
+/// Nothing that is tried here takes longer, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The call that fails: the `nth` of its kind of each thread.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fault {
+    pub(super) call: &'static str,
+    pub(super) nth: u32,
+    pub(super) error: &'static str,
+}
+
+/// What strace has seen.
+#[derive(Debug)]
+pub(super) struct Calls {
+    /// The most calls that one thread has made of a kind.
+    counts: BTreeMap<String, u32>,
+    pub(super) injected: bool,
+}
+
+impl Calls {
+    fn of(log: &str) -> Calls {
+        let mut by_thread: BTreeMap<(&str, &str), u32> = BTreeMap::new();
+        for line in log.lines() {
+            let Some((thread, rest)) = line.split_once(' ') else {
+                continue;
+            };
+            if let Some((call, _)) = rest.trim_start().split_once('(') {
+                *by_thread.entry((thread, call)).or_default() += 1;
+            }
+        }
+        let mut counts = BTreeMap::new();
+        for ((_, call), count) in by_thread {
+            let most: &mut u32 = counts.entry(call.to_owned()).or_default();
+            *most = count.max(*most);
+        }
+        Calls {
+            counts,
+            injected: log.contains("(INJECTED)"),
+        }
+    }
+
+    pub(super) fn count(&self, call: &str) -> u32 {
+        self.counts.get(call).copied().unwrap_or(0)
+    }
+}
+
+/// Runs `sgctl` in the node's namespace under strace; `run` is ended once it has applied something.
+pub(super) fn traced(
+    world: &World,
+    words: &[String],
+    fault: Option<Fault>,
+    is_run: bool,
+) -> Result<(Ran, Calls), String> {
+    let log = world.dir.path().join("strace.log");
+    let sgctl = world.command(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut command = Command::new("strace");
+    command.args(["-f", "--seccomp-bpf", "-qq", "-o"]).arg(&log);
+    match fault {
+        None => command.arg(format!("--trace={}", CALLS.join(","))),
+        Some(Fault { call, nth, error }) => command
+            .arg(format!("--trace={call}"))
+            .arg(format!("--inject={call}:error={error}:when={nth}")),
+    };
+    command
+        .arg(sgctl.get_program())
+        .args(sgctl.get_args())
+        .env_remove("NO_COLOR")
+        .env_remove("COLUMNS")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = command
+        .spawn()
+        .map_err(|e| format!("strace: {e}; `cargo xtask setup` installs it"))?;
+    let ran = finish(child, is_run)?;
+    let log = std::fs::read_to_string(&log).map_err(|e| format!("strace has left no log: {e}"))?;
+    Ok((ran, Calls::of(&log)))
+}
+
+/// Waits for the end of strace's child, after it was asked to end if it would not by itself.
+fn finish(mut child: Child, is_run: bool) -> Result<Ran, String> {
+    let (sender, lines) = channel();
+    let out = BufReader::new(child.stdout.take().expect("it is piped"));
+    let reader = std::thread::spawn(move || {
+        for line in out.lines().map_while(Result::ok) {
+            let _ = sender.send(line);
+        }
+    });
+    let mut errors = child.stderr.take().expect("it is piped");
+    let errors = std::thread::spawn(move || {
+        let mut text = String::new();
+        let _ = errors.read_to_string(&mut text);
+        text
+    });
+    let deadline = Instant::now() + PATIENCE;
+    let (mut said, mut is_asked) = (String::new(), !is_run);
+    loop {
+        while let Ok(line) = lines.try_recv() {
+            if !is_asked && line.contains("applied") {
+                // It is the tracer's only child.
+                let tracee = tracee(&child);
+                // A while in which it looks at counters and events.
+                std::thread::sleep(Duration::from_millis(300));
+                for pid in tracee {
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+                }
+                is_asked = true;
+            }
+            said.push_str(&line);
+            said.push('\n');
+        }
+        if let Some(status) = child.try_wait().map_err(|e| e.to_string())? {
+            let _ = reader.join();
+            said.extend(lines.try_iter().flat_map(|line| [line, "\n".into()]));
+            return Ok(Ran {
+                code: status.code().unwrap_or(-1),
+                out: said,
+                err: errors.join().unwrap_or_default(),
+            });
+        }
+        if Instant::now() > deadline {
+            for pid in tracee(&child) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(format!("it does not end; it has said {said}"));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn tracee(strace: &Child) -> Vec<i32> {
+    let path = format!("/proc/{0}/task/{0}/children", strace.id());
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
+}
+
+/// `tc` in the node's namespace.
+pub(super) fn tc(world: &World, words: &[&str]) -> String {
+    let output = Command::new("tc")
+        .args(["-n", &world.node])
+        .args(words)
+        .output();
+    let output = output.expect("the tests need iproute2");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// How a complaint about objects that stay begins.
+pub(super) const LEFT: &str = "left in the kernel";
+
+/// Programs and maps in the kernel, by their ids.
+#[derive(Debug, Default)]
+pub(super) struct Objects {
+    programs: BTreeSet<u32>,
+    maps: BTreeSet<u32>,
+}
+
+/// Those of the world's attachment: what is pinned, every program that uses one of those maps, and the
+/// maps of those.
+pub(super) fn attached_objects(world: &World) -> Objects {
+    let mut found = Objects::default();
+    for pin in world.pins().iter().filter(|path| path.is_file()) {
+        match MapInfo::from_pin(pin) {
+            Ok(map) => found.maps.extend([map.id()]),
+            Err(_) => found.programs.extend(program_of_link(pin)),
+        }
+    }
+    for program in loaded_programs().flatten() {
+        let maps = program.map_ids().ok().flatten().unwrap_or_default();
+        let is_ours = |id: &u32| found.maps.contains(id);
+        if found.programs.contains(&program.id()) || maps.iter().any(is_ours) {
+            found.programs.insert(program.id());
+            found.maps.extend(maps);
+        }
+    }
+    found
+}
+
+fn program_of_link(pin: &Path) -> Option<u32> {
+    let link = FdLink::from(PinnedLink::from_pin(pin).ok()?);
+    Some(link.info().ok()?.program_id())
+}
+
+impl Objects {
+    pub(super) fn join(mut self, other: Objects) -> Objects {
+        self.programs.extend(other.programs);
+        self.maps.extend(other.maps);
+        self
+    }
+
+    /// The kernel frees them some milliseconds after the last that holds them.
+    pub(super) fn wait_until_gone(&self) -> Result<(), String> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let programs = &ids(PROGRAMS) & &self.programs;
+            let maps = &ids(MAPS) & &self.maps;
+            if programs.is_empty() && maps.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("{LEFT}: programs {programs:?}, maps {maps:?}"));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// `BPF_PROG_GET_NEXT_ID` and `BPF_MAP_GET_NEXT_ID` (include/uapi/linux/bpf.h).
+const PROGRAMS: libc::c_long = 11;
+const MAPS: libc::c_long = 12;
+
+/// All ids of a kind. Nothing is opened: a program array that somebody holds is not cleared.
+fn ids(kind: libc::c_long) -> BTreeSet<u32> {
+    let mut found = BTreeSet::new();
+    // The id to start behind, and the next one.
+    let mut attributes = [0u32; 4];
+    loop {
+        // SAFETY: the attributes are as long as is said, and live during the call.
+        let result = unsafe {
+            let pointer = attributes.as_mut_ptr();
+            libc::syscall(libc::SYS_bpf, kind, pointer, size_of_val(&attributes))
+        };
+        if result != 0 {
+            return found;
+        }
+        found.insert(attributes[1]);
+        attributes[0] = attributes[1];
+    }
+}

@@ -1,0 +1,138 @@
+//! Packets in both directions that tell which policy is in force: each policy accepts one port of its
+//! own in each direction, and one port is nobody's.
+
+use std::net::UdpSocket;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use sg_userspace::kernel::netns::Netns;
+
+use crate::world::{World, ip};
+
+/// Ports behind these are those of the policies, in the order of [`POLICIES`].
+pub(super) const INBOUND: u16 = 1000;
+pub(super) const OUTBOUND: u16 = 2000;
+
+/// The last is accepted by no policy.
+const POLICIES: [char; 4] = ['a', 'b', 'c', '-'];
+
+/// What becomes of a direction's packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Those that this policy accepts pass.
+    Policy(char),
+    /// All pass.
+    Open,
+    /// None passes.
+    Dead,
+    /// Those of several policies, or none of them.
+    Mixed,
+}
+
+/// Sockets at both ends of a direction.
+struct Way {
+    from: UdpSocket,
+    to: Vec<UdpSocket>,
+}
+
+pub(super) struct Traffic {
+    inbound: Way,
+    outbound: Way,
+}
+
+impl Traffic {
+    pub(super) fn between(world: &World) -> Traffic {
+        // So that no packet waits for an address to be resolved.
+        for (netns, other, address) in [
+            (&world.node, &world.peer, "192.0.2.2"),
+            (&world.peer, &world.node, "192.0.2.1"),
+        ] {
+            let hardware = hardware_address(other);
+            let words = ["-n", netns, "neigh", "replace", address, "lladdr"];
+            ip(&[&words[..], &[&hardware, "dev", "nic", "nud", "permanent"]].concat());
+        }
+        let way = |from: (&str, &str), to: (&str, &str), first: u16| Way {
+            from: socket(from.0, from.1, 0),
+            to: (first + 1..)
+                .take(POLICIES.len())
+                .map(|port| socket(to.0, to.1, port))
+                .collect(),
+        };
+        let node = (world.node.as_str(), "192.0.2.1");
+        let peer = (world.peer.as_str(), "192.0.2.2");
+        Traffic {
+            inbound: way(peer, node, INBOUND),
+            outbound: way(node, peer, OUTBOUND),
+        }
+    }
+
+    /// What packets show, inbound and outbound. Something unexpected is looked at again: a packet may be
+    /// late on a busy machine.
+    pub(super) fn fates(&self, is_expected: impl Fn((Fate, Fate)) -> bool) -> (Fate, Fate) {
+        let mut patience = Duration::from_millis(20);
+        loop {
+            let fates = (self.inbound.fate(patience), self.outbound.fate(patience));
+            if is_expected(fates) || patience > Duration::from_secs(1) {
+                return fates;
+            }
+            patience *= 3;
+        }
+    }
+}
+
+impl Way {
+    fn fate(&self, patience: Duration) -> Fate {
+        let mut buffer = [0; 16];
+        for socket in &self.to {
+            while socket.recv(&mut buffer).is_ok() {}
+        }
+        for socket in &self.to {
+            let address = socket.local_addr().expect("it is bound");
+            // A hook that drops may be reported as a lack of buffers.
+            let _ = self.from.send_to(b"packet", address);
+        }
+        let mut passed = [false; POLICIES.len()];
+        let deadline = Instant::now() + patience;
+        while passed.contains(&false) && Instant::now() < deadline {
+            for (socket, passed) in self.to.iter().zip(&mut passed) {
+                *passed |= socket.recv(&mut buffer).is_ok();
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let names: Vec<char> = (POLICIES.into_iter().zip(passed))
+            .filter(|(_, passed)| *passed)
+            .map(|(name, _)| name)
+            .collect();
+        match names.as_slice() {
+            [] => Fate::Dead,
+            [one] if *one != '-' => Fate::Policy(*one),
+            all if all.len() == POLICIES.len() => Fate::Open,
+            _ => Fate::Mixed,
+        }
+    }
+}
+
+/// A socket of a namespace, which may be used from anywhere.
+fn socket(netns: &str, address: &str, port: u16) -> UdpSocket {
+    let netns = Netns::from(netns);
+    let address = (address.to_owned(), port);
+    let made = std::thread::spawn(move || {
+        netns.enter().expect("the namespace is there");
+        let socket = UdpSocket::bind((address.0.as_str(), address.1)).expect("a free port");
+        socket.set_nonblocking(true).expect("sockets can be so");
+        socket
+    });
+    made.join().expect("a socket")
+}
+
+fn hardware_address(netns: &str) -> String {
+    let output = Command::new("ip")
+        .args(["-n", netns, "-o", "link", "show", "nic"])
+        .output();
+    let output = output.expect("the tests need iproute2").stdout;
+    let text = String::from_utf8_lossy(&output);
+    let mut words = text
+        .split_whitespace()
+        .skip_while(|word| *word != "link/ether");
+    words.nth(1).expect("an Ethernet address").to_owned()
+}
