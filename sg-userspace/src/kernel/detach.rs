@@ -18,7 +18,15 @@ use super::{KernelError, stages};
 pub fn detach(bpffs: &Path, pins: &InterfacePins) -> Result<(), KernelError> {
     let tree = PinTree::new(bpffs);
     let lock = tree.lock()?;
-    let found = inspect(pins)?;
+    let found = match inspect(pins)? {
+        // A damaged record keeps nobody from detaching. One that cannot be read just now may know of more
+        // that is ours, such as the clsact qdisc.
+        Inspection {
+            records: Err(error),
+            ..
+        } if error.may_pass() => return Err(error),
+        found => found,
+    };
     let leaving = Leaving::of(&found);
     let removed = remove(&found);
     tree.prune();

@@ -239,6 +239,29 @@ impl KernelError {
         }
     }
 
+    /// Trying again may do: the kernel was short of something, or did not permit it.
+    pub(super) fn may_pass(&self) -> bool {
+        let is_short = |error: &io::Error| {
+            let short = [
+                libc::ENOMEM,
+                libc::ENOBUFS,
+                libc::EBUSY,
+                libc::EAGAIN,
+                libc::EINTR,
+                libc::EMFILE,
+                libc::ENFILE,
+            ];
+            error
+                .raw_os_error()
+                .is_some_and(|code| short.contains(&code))
+        };
+        match self {
+            KernelError::NotPermitted { .. } => true,
+            KernelError::Io { source, .. } => is_short(source),
+            _ => false,
+        }
+    }
+
     /// Something that needs these capabilities was refused.
     pub(crate) fn not_permitted(what: impl Into<String>, needed: &[Capability]) -> Self {
         KernelError::NotPermitted {
