@@ -82,7 +82,7 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
             false => Outcome::Replaced,
         },
         sizes: plan.compiled.sizes(),
-        seeded: seeded.filter(|_| is_first),
+        seeded: seeded.filter(|_| is_first && !plan.options.cut_existing),
         compile_time: plan.compile_time,
         load_time: programs.load_time,
         mounted: None,

@@ -115,9 +115,12 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
     .map_err(|e| KernelError::io("loading the programs", e))??;
     state.inbound_program = program_id(programs.inbound()?.info())?;
     state.outbound_program = program_id(programs.outbound()?.info())?;
-    if plan.replaced().is_none() && !options.cut_existing {
+    if plan.replaced().is_none() {
         let timeouts = &policy.timeouts;
-        let new = Seeding::new(compiled, generation, pins, state.max_flows, timeouts)?;
+        let mut new = Seeding::new(compiled, generation, pins, state.max_flows, timeouts)?;
+        if options.cut_existing {
+            new.cuts();
+        }
         seeding.insert(new).before()?;
     }
     programs.pin_stages(pins, generation)?;

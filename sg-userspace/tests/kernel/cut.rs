@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sg_common::flow::Timeout;
+use sg_userspace::kernel::ApplyOptions;
 use sg_userspace::kernel::flow_tables::{monotonic_now, sweep};
 use sg_userspace::observe::flows::Flow;
 use sg_userspace::policy::{Established, Policy, rules_from_lines};
@@ -139,5 +140,27 @@ fn a_new_connection_takes_the_place_of_a_cut_one() {
             .map(|flow| (flow.remote_port, flow.state))
             .collect();
         assert_eq!(states, [(Some(40022), "tcp-established")]);
+    });
+}
+
+/// Proves K12 and K11: where a first attachment cuts what is there, neither end brings it back.
+#[test]
+fn what_is_cut_at_the_first_attachment_stays_cut() {
+    sandbox(|sandbox| {
+        let node = Node::new(sandbox);
+        let cut = [NODE4, NODE6].map(|address| node.inbound(address));
+        let own = [PEER4, PEER6].map(|address| node.outbound(address));
+        let options = ApplyOptions {
+            cut_existing: true,
+            ..sandbox.options("nic")
+        };
+        sg_userspace::kernel::apply(&rules_from_lines("out all to any accept"), &options)
+            .unwrap_or_else(|e| panic!("{e}"));
+        cut.iter().for_each(|pair| stays_cut(pair, SERVER));
+        own.iter().for_each(|pair| stays_cut(pair, CLIENT));
+        let states: Vec<&str> = node.flows().iter().map(|flow| flow.state).collect();
+        assert_eq!(states, ["tcp-cut"; 4]);
+        assert!(reaches(&at(PEER4, 443)), "new connections are made");
+        cut.iter().for_each(|pair| stays_cut(pair, CLIENT));
     });
 }

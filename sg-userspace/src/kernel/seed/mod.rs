@@ -19,6 +19,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 use sg_common::flow::{FlowKind, FlowValue, TIMEOUTS};
+use sg_common::protocol::Kind;
 use sg_common::verdict::Direction;
 
 use super::KernelError;
@@ -56,6 +57,8 @@ pub struct Seeding<'a> {
     replaced: Option<(LiveTables, u32)>,
     table: SeededTable,
     ifindex: u32,
+    /// What is there is not to be kept: see [`Seeding::cuts`].
+    cuts: bool,
     /// What has been looked at, and whether it had been answered.
     known: HashMap<Key, bool>,
     seeded: Seeded,
@@ -85,9 +88,17 @@ impl<'a> Seeding<'a> {
             replaced: None,
             table: SeededTable::open(pins, max_flows, timeouts)?,
             ifindex: pins.ifindex,
+            cuts: false,
             known: HashMap::new(),
             seeded: Seeded::default(),
         })
+    }
+
+    /// Has TCP connections that are there cut, instead of kept, unless the rules pass both their sides: neither end can
+    /// bring them back (SPEC K11). Of other flows nothing is entered, and where the kernel has no list of
+    /// connections none are: whoever cuts them need not know of them.
+    pub fn cuts(&mut self) {
+        self.cuts = true;
     }
 
     /// Before any program is attached: the table is empty, and nobody else writes to it.
@@ -178,12 +189,16 @@ impl<'a> Seeding<'a> {
     /// What is there and has not been looked at yet, or not since it was answered. Of what both
     /// know, connection tracking has seen the packets and so knows for certain who opened it.
     fn found(&mut self, extent: Extent) -> Result<Vec<Existing>, KernelError> {
+        let view = match View::take(self.ifindex, extent) {
+            Err(_) if self.cuts => return Ok(Vec::new()),
+            view => view?,
+        };
         let View {
             tracked,
             sockets,
             unseen,
             ..
-        } = View::take(self.ifindex, extent)?;
+        } = view;
         if extent == Extent::All {
             self.seeded.unseen = unseen;
         }
@@ -220,6 +235,11 @@ impl<'a> Seeding<'a> {
                     let before = |d, remote, kind, number| tables.decide(d, remote, kind, number);
                     carry(&flow, before, judge, *generation, now)?
                 }
+            };
+            let (kind, value) = match (self.cuts, flow.key.kind()) {
+                (false, _) => (kind, value),
+                (true, Kind::Tcp) => (FlowKind::Established, FlowValue::cut(now)),
+                (true, _) => return None,
             };
             Some(Entry {
                 key: flow.key,
