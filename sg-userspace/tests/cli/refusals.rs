@@ -104,10 +104,114 @@ fn another_xdp_program_on_the_interface() {
     super::world::run(&[&apply[..], &["--iface", "nic"]].concat()).ok();
     let ran = world.run(&["apply", "builtin:tke", "--iface", "nic"]);
     let ran = ran.fails(1, "already runs the XDP program `sg_inbound`");
-    // It hangs on a link, which `ip link` cannot remove.
-    assert!(ran.err.contains("bpftool link detach id"), "{}", ran.err);
+    // It hangs on a link, which `ip` cannot remove: what is said does, and names that very link.
+    let id = ran
+        .err
+        .split("bpftool link detach id ")
+        .nth(1)
+        .and_then(|rest| rest.split('`').next())
+        .and_then(|id| id.trim().parse::<u32>().ok())
+        .unwrap_or_else(|| panic!("{}", ran.err));
+    assert!(
+        ran.err.contains("`ip link set … xdp off` cannot remove"),
+        "{}",
+        ran.err
+    );
     assert_eq!(world.pins(), Vec::<std::path::PathBuf>::new());
     assert!(world.has_xdp(), "the other one stays");
+    let off = Command::new("ip")
+        .args(["-n", &world.node, "link", "set", "dev", "nic", "xdp", "off"])
+        .output()
+        .unwrap();
+    assert!(!off.status.success() && world.has_xdp(), "netlink cannot");
+    detach_link(id);
+    assert!(!world.has_xdp());
+    world.run(&["apply", "builtin:tke", "--iface", "nic"]).ok();
+}
+
+/// What `bpftool link detach id ID` does.
+fn detach_link(id: u32) {
+    let fd = bpf(BPF_LINK_GET_FD_BY_ID, &[id]);
+    bpf(BPF_LINK_DETACH, &[fd]);
+    // SAFETY: the kernel returned it to us alone.
+    assert_eq!(unsafe { libc::close(fd as i32) }, 0);
+}
+
+const BPF_OBJ_PIN: libc::c_long = 6;
+const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
+const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
+const BPF_LINK_DETACH: libc::c_long = 34;
+
+/// bpf(2) with the first words of its attribute, as the kernel's linux/bpf.h lays them out.
+#[track_caller]
+fn bpf(command: libc::c_long, words: &[u32]) -> u32 {
+    let mut attr = [0u32; 32];
+    attr[..words.len()].copy_from_slice(words);
+    // SAFETY: a zero-padded attribute that is longer than any of these commands reads; what it points
+    // to outlives the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            attr.as_mut_ptr(),
+            size_of_val(&attr),
+        )
+    };
+    let error = std::io::Error::last_os_error();
+    u32::try_from(result).unwrap_or_else(|_| panic!("bpf({command}): {error}"))
+}
+
+/// A program without a link goes as `ip` says, and that is what is said.
+#[test]
+fn another_xdp_program_without_a_link() {
+    let world = World::new();
+    // Another interface's, pinned so that `ip` can attach it to this one as it is.
+    let other = world.dir.path().join("other");
+    world.make_bpffs(&other);
+    let words = format!(
+        "-n {} link add second type veth peer name third",
+        world.node
+    );
+    ip(&words.split(' ').collect::<Vec<_>>());
+    let elsewhere = other.display().to_string();
+    let apply = [
+        "--netns",
+        &world.node,
+        "--bpffs",
+        &elsewhere,
+        "apply",
+        "builtin:tke",
+    ];
+    super::world::run(&[&apply[..], &["--iface", "second"]].concat()).ok();
+    let shown = Command::new("ip")
+        .args(["-n", &world.node, "link", "show", "dev", "second"])
+        .output()
+        .unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    let id = shown.split("prog/xdp id ").nth(1).unwrap();
+    let id = id.split_whitespace().next().unwrap().parse().unwrap();
+    let pin = other.join("program").display().to_string();
+    let path = std::ffi::CString::new(pin.clone()).unwrap();
+    let address = path.as_ptr().addr() as u64;
+    let program = bpf(BPF_PROG_GET_FD_BY_ID, &[id]);
+    bpf(
+        BPF_OBJ_PIN,
+        &[address as u32, (address >> 32) as u32, program],
+    );
+    let nic = ["-n", &world.node, "link", "set", "dev", "nic", "xdp"];
+    ip(&[&nic[..], &["pinned", &pin]].concat());
+    super::world::run(&["--netns", &world.node, "--bpffs", &elsewhere, "detach"]).ok();
+    assert!(world.has_xdp());
+    let ran = world.run(&["apply", "builtin:tke", "--iface", "nic"]);
+    let ran = ran.fails(1, "already runs the XDP program");
+    assert!(
+        ran.err
+            .contains("or with `ip link set dev nic xdp off`, and apply again"),
+        "{}",
+        ran.err
+    );
+    ip(&[&nic[..], &["off"]].concat());
+    world.run(&["apply", "builtin:tke", "--iface", "nic"]).ok();
 }
 
 #[test]
