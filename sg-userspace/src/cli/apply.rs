@@ -218,10 +218,17 @@ pub(super) fn seeded(applied: &Applied) -> Option<String> {
     Some(out)
 }
 
-/// `not looked for: …`, of each kind of connections that may exist and that nothing here knows of.
-pub(super) fn unseen(applied: &Applied) -> impl Iterator<Item = String> {
+/// `could not see …`, of each kind of connections that may exist and that nothing here knows of, and what
+/// becomes of those.
+pub(super) fn unseen(applied: &Applied) -> Vec<String> {
     let unseen = applied.seeded.iter().flat_map(|seeded| &seeded.unseen);
-    unseen.map(|unseen| format!("could not see {}", unseen.message))
+    let mut lines: Vec<String> = unseen
+        .map(|unseen| format!("could not see {}", unseen.message))
+        .collect();
+    if !lines.is_empty() {
+        lines.push("what was not seen goes on only as far as the rules pass it".into());
+    }
+    lines
 }
 
 /// `tke on eth0, generation 3, in place of generation 2`.

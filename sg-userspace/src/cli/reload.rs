@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use sg_userspace::kernel::{self, Applied, ApplyOptions};
 use sg_userspace::observe::watch::{Stamp, unfinished};
-use sg_userspace::policy::{Finding, Loaded, PolicyErrors};
+use sg_userspace::policy::{Finding, Loaded, Policy, PolicyErrors};
 
 use super::failure::Failure;
 use super::patience::Patience;
@@ -26,7 +26,8 @@ pub(super) struct Reloader {
     files: Vec<PathBuf>,
     /// As of before they were read last.
     stamp: Stamp,
-    digest: String,
+    /// The policy that was put in force last.
+    policy: Policy,
     /// What was wrong at the last attempt, so as to say it once.
     trouble: Option<(String, Instant)>,
     waiting: Option<Waiting>,
@@ -57,18 +58,20 @@ impl Reloader {
     /// Applies the policy for the first time.
     pub(super) fn start(
         policies: Policies,
-        options: ApplyOptions,
+        mut options: ApplyOptions,
     ) -> Result<(Reloader, Box<Applied>, Vec<Finding>), Failure> {
         let patience = Patience::with("reading and applying the policy");
         let (loaded, files, stamp) = read(&policies, &[]).map_err(|(errors, _)| errors)?;
         let applied = kernel::apply(&loaded.policy, &options)?;
         drop(patience);
+        // Done once and for all: it is about a first attachment.
+        options.cut_existing = false;
         let reloader = Reloader {
             policies,
             options,
             stamp,
             files,
-            digest: loaded.policy.digest,
+            policy: loaded.policy,
             trouble: None,
             waiting: None,
         };
@@ -145,7 +148,7 @@ impl Reloader {
                 };
             }
         };
-        if loaded.policy.digest == self.digest && !forced {
+        if loaded.policy.digest == self.policy.digest && !forced {
             let was_wrong = self.trouble.take().is_some();
             return match was_wrong || is_new {
                 true => Outcome::Unchanged,
@@ -155,7 +158,7 @@ impl Reloader {
         match kernel::apply(&loaded.policy, &self.options) {
             Ok(applied) => {
                 self.trouble = None;
-                self.digest = loaded.policy.digest;
+                self.policy = loaded.policy;
                 if applied.outcome == kernel::Outcome::Unchanged {
                     return Outcome::Unchanged;
                 }
@@ -166,6 +169,11 @@ impl Reloader {
                 false => Outcome::Refused(error.into()),
             },
         }
+    }
+
+    /// Puts the policy in force once more, where some of it has been taken away. Its files are not looked at.
+    pub(super) fn repair(&self) -> Result<Box<Applied>, Failure> {
+        Ok(Box::new(kernel::apply(&self.policy, &self.options)?))
     }
 
     /// True when the same trouble has been told of already and nothing has happened since.

@@ -83,9 +83,10 @@ impl Run {
             what: "preparing to wait for signals",
             source,
         };
+        // While it can still be seen whether whoever started it ignores SIGHUP.
+        let terminal = Terminal::find();
         // Before anything is attached: a signal from here on ends in returning to what was there.
         let mut events = Events::new(interval).map_err(preparing)?;
-        let terminal = Terminal::find();
         let iface = &self.attach.iface;
         let lock = RunLock::take(&context.bpffs, iface)?;
         let mut log = Log::new(context, self.json.json, iface).map_err(preparing)?;
@@ -128,6 +129,7 @@ impl Run {
             timeouts: applied.state.timeouts,
             terminal,
             trouble: None,
+            damage: None,
             packets: Some(packets),
             trace: None,
             traces: self.trace,
@@ -196,12 +198,28 @@ struct Session<'a> {
     terminal: Terminal,
     /// Why the counters could not be read last time, so as to say it once.
     trouble: Option<String>,
+    /// What was wrong with the hooks at the last look.
+    damage: Option<Damage>,
     /// Logged packets.
     packets: Option<PacketLog>,
     /// The packet path's own log of the generation in force, with `--trace`.
     trace: Option<PacketTrace>,
     traces: bool,
 }
+
+/// Something that keeps the policy from being enforced.
+struct Damage {
+    text: String,
+    since: Instant,
+    /// When it was last tried to put it right. `None` until it has been told of.
+    tried: Option<Instant>,
+}
+
+/// What is wrong for a shorter time is somebody else's `apply` or `detach` under way.
+const IS_DAMAGED_AFTER: Duration = Duration::from_millis(500);
+
+/// How often it is tried again to put right what is wrong with the hooks.
+const REPAIR_AGAIN: Duration = Duration::from_secs(5);
 
 impl Session<'_> {
     /// Attends to events until one ends the session.
@@ -224,10 +242,16 @@ impl Session<'_> {
                     if reloader.is_waiting() {
                         self.reload(events, reloader, false)?;
                     }
+                    if matches!(&self.damage, Some(damage) if damage.tried.is_none()) {
+                        self.look_at_hooks(reloader)?;
+                    }
                 }
                 Event::Sweep => self.sweep(),
                 Event::PinsChanged => self.look_at_pins()?,
-                Event::LinksChanged => self.look_at_link(events, reloader)?,
+                Event::LinksChanged => {
+                    self.look_at_link(events, reloader)?;
+                    self.look_at_hooks(reloader)?;
+                }
                 Event::Look => {
                     if self.terminal.is_lost() {
                         return Ok("the terminal has gone");
@@ -235,6 +259,7 @@ impl Session<'_> {
                     self.look_at_link(events, reloader)?;
                     self.look_at_pins()?;
                     self.reload(events, reloader, false)?;
+                    self.look_at_hooks(reloader)?;
                 }
                 Event::FilesChanged => {
                     self.reload(events, reloader, false)?;
@@ -347,6 +372,12 @@ impl Session<'_> {
         let state = match State::read(&self.pins) {
             Ok(Some(state)) => state,
             Ok(None) if !self.pins.exists() => {
+                let line = format!(
+                    "somebody else has detached {}, whose policy was in force until then",
+                    self.iface
+                );
+                self.log
+                    .event("detached", &line, json!({"why": "by somebody else"}));
                 return Err(KernelError::NotAttached {
                     scope: format!("`{}`", self.iface),
                 }
@@ -404,6 +435,71 @@ impl Session<'_> {
             return Ok(());
         }
         self.attach_again(events, reloader, started)
+    }
+
+    /// Looks whether both hooks still run what this process has put there (SPEC C12), and puts it back where
+    /// somebody has taken a part of it away.
+    fn look_at_hooks(&mut self, reloader: &Reloader) -> Result<(), Failure> {
+        if self.is_gone || self.theirs.is_some() {
+            return Ok(());
+        }
+        let scope = Scope::Interface(self.iface.to_owned());
+        // What cannot be looked at is told with the counters.
+        let found = attached(&self.context.bpffs, &scope).unwrap_or_default();
+        let Some(Ok(status)) = found.first().map(Attached::status) else {
+            return Ok(());
+        };
+        if status.faults.is_empty() {
+            self.damage = None;
+            return Ok(());
+        }
+        let messages = status.faults.iter().map(|fault| fault.message.as_str());
+        let text = messages.collect::<Vec<_>>().join("; ");
+        let damage = match &mut self.damage {
+            Some(damage) if damage.text == text => damage,
+            _ => {
+                self.damage = Some(Damage {
+                    text,
+                    since: Instant::now(),
+                    tried: None,
+                });
+                return Ok(());
+            }
+        };
+        let is_new = damage.tried.is_none();
+        let is_due = match damage.tried {
+            None => damage.since.elapsed() >= IS_DAMAGED_AFTER,
+            Some(at) => at.elapsed() >= REPAIR_AGAIN,
+        };
+        if !is_due {
+            return Ok(());
+        }
+        // It may be somebody else's by now.
+        self.look_at_pins()?;
+        if self.theirs.is_some() {
+            return Ok(());
+        }
+        if let Some(damage) = &mut self.damage {
+            damage.tried = Some(Instant::now());
+        }
+        if is_new {
+            let line = format!("{} is not enforcing: {text}", self.iface);
+            let details = json!({"faults": status.faults});
+            self.log.event("damaged", &line, details);
+        }
+        match reloader.repair() {
+            Ok(applied) => {
+                self.applied(&applied);
+                self.log.applied("repaired", &applied, "");
+            }
+            Err(failure) if is_new => {
+                self.log
+                    .event("repair_failed", "it could not be put right:", json!({}));
+                self.log.failure(&failure);
+            }
+            Err(_) => {}
+        }
+        Ok(())
     }
 
     /// Shows the counters, and ends the session when there is nothing left to count.

@@ -177,6 +177,9 @@ impl Log {
             let _ = self.out.json_line(&event);
         } else {
             self.line(&line);
+            for unseen in apply::unseen(applied) {
+                self.line(&unseen);
+            }
         }
     }
 

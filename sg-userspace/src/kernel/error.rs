@@ -22,6 +22,14 @@ pub enum KernelError {
         help: String,
     },
 
+    #[error("{what}: {reason}")]
+    #[diagnostic(help("{help}"))]
+    Fixed {
+        what: String,
+        reason: String,
+        help: String,
+    },
+
     #[error("there is no interface `{name}` in this network namespace")]
     #[diagnostic(help("interfaces here: {known}; another namespace is named with --netns"))]
     NoInterface { name: String, known: String },
@@ -205,6 +213,7 @@ impl KernelError {
         match self {
             KernelError::NotPermitted { .. } => "not-permitted",
             KernelError::Refused { .. } => "refused",
+            KernelError::Fixed { .. } => "fixed",
             KernelError::NoInterface { .. } => "no-interface",
             KernelError::NotEthernet { .. } => "not-ethernet",
             KernelError::RunsAlready { .. } => "runs-already",

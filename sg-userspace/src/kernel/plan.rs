@@ -13,6 +13,7 @@ use super::hooks::other_xdp;
 use super::inspect::{Inspection, Place, inspect, is_attached_to};
 use super::interfaces::{Interface, XdpPlace};
 use super::pins::{InterfacePins, PinTree};
+use super::programs::INBOUND;
 use super::shared::PinnedUse;
 use super::slots;
 use super::state::{PolicyRecord, State};
@@ -70,7 +71,30 @@ impl Plan {
     }
 }
 
+/// How long a program of the enforcer's may stay on the interface after the last pin of its link has gone:
+/// the kernel frees a link some time later.
+const LINK_LEAVES_WITHIN: Duration = Duration::from_secs(2);
+
 pub(super) fn plan(
+    policy: &Policy,
+    options: &ApplyOptions,
+    tree: &PinTree,
+    pins: &InterfacePins,
+) -> Result<Planned, KernelError> {
+    let started = Instant::now();
+    loop {
+        match plan_at_once(policy, options, tree, pins) {
+            Err(KernelError::OtherXdp { ref program, .. })
+                if program == INBOUND && started.elapsed() < LINK_LEAVES_WITHIN =>
+            {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            planned => return planned,
+        }
+    }
+}
+
+fn plan_at_once(
     policy: &Policy,
     options: &ApplyOptions,
     tree: &PinTree,
@@ -309,7 +333,7 @@ fn settle(options: &mut ApplyOptions, replaced: &Replaced) -> Result<(), KernelE
         state, inspection, ..
     } = replaced;
     let interface = &options.interface;
-    let refuse = |what: &str, reason: String, flag: &str| KernelError::Refused {
+    let refuse = |what: &str, reason: String, flag: &str| KernelError::Fixed {
         what: format!("changing {what} of the attachment to {interface}"),
         reason,
         help: format!(
@@ -317,6 +341,15 @@ fn settle(options: &mut ApplyOptions, replaced: &Replaced) -> Result<(), KernelE
              with nothing enforced in between"
         ),
     };
+    if options.cut_existing && inspection.faults().is_empty() {
+        return Err(KernelError::Fixed {
+            what: format!("cutting the connections that exist on {interface}"),
+            reason: "that is for a first attachment, and a policy is in force there".into(),
+            help: "leave out --cut-existing: the new policy judges what is there again; with \
+                   `established: flush` in it, it cuts all that is not accepted as new"
+                .into(),
+        });
+    }
     if let Some(asked) = options.max_flows
         && asked != state.max_flows
     {

@@ -43,7 +43,7 @@ pub(crate) fn parse(text: &str) -> Result<Address, Problem> {
     if text == "any" {
         return Ok(Address::Any);
     }
-    if text.starts_with('!') || text.starts_with("not ") {
+    if dialect::negates(text) {
         return Err(dialect::negation(&clip(text)));
     }
     if let Some(name) = dialect::sigil(text) {

@@ -225,7 +225,7 @@ fn in_rule(direction: Direction, word: &str) -> Option<String> {
             )
         }
         "except" | "not" | "exclude" | "excludes" | "excluding" | "exceptions" | "unless" => {
-            "write a rule with the other action for those addresses in front of this one".to_owned()
+            AROUND.to_owned()
         }
         "priority" | "order" | "number" | "index" | "position" | "ruleno" | "rulenumber"
         | "sequence" | "precedence" | "weight" => {
@@ -322,14 +322,34 @@ fn in_timeouts(word: &str) -> Option<String> {
     }
 }
 
+/// How an exception is written. Not as a rule with the other action, which accepts what is left out of a
+/// rule that drops.
+const AROUND: &str = "list the ranges around what is left out, so that the rule is about nothing \
+                      else: all but port 25 is `0-24, 26-65535`";
+
 /// What is wrong with a value that negates.
 pub(crate) fn negation(text: &str) -> Problem {
     Problem::new("negation", format!("`{text}` negates, and no rule can"))
         .expected("what the rule is about")
+        .help(AROUND)
+}
+
+/// The same of a protocol.
+pub(crate) fn negated_protocol(text: &str) -> Problem {
+    Problem::new("negation", format!("`{text}` negates, and no rule can"))
+        .expected("the protocol that the rule is about")
         .help(
-            "write two rules: first one with the other action for what is negated, then this one \
-             for the addresses around it",
+            "write a rule for each protocol that it is to be about, and none for the one left out",
         )
+}
+
+/// Whether a value negates, as one or another tool writes that.
+pub(crate) fn negates(text: &str) -> bool {
+    let words = ["not ", "except "];
+    let lower = text.to_ascii_lowercase();
+    text.starts_with(['!', '^', '~'])
+        || words.iter().any(|word| lower.starts_with(word))
+        || words.iter().any(|word| lower.contains(&format!(" {word}")))
 }
 
 /// The name in `@office`, `$office` or `${office}`, as other tools name a set.

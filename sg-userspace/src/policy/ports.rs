@@ -57,7 +57,7 @@ fn port(text: &str) -> Result<u16, Problem> {
     if matches!(lower.as_str(), "any" | "*" | "-1") {
         return Err(problem.help("every port is `all`"));
     }
-    if text.starts_with('!') || text.starts_with("not ") {
+    if dialect::negates(text) {
         return Err(dialect::negation(&clip(text)));
     }
     if let Some(name) = dialect::sigil(text) {
@@ -76,7 +76,10 @@ fn port(text: &str) -> Result<u16, Problem> {
     } else if digits {
         problem.help("ports end at 65535")
     } else if text.contains(':') {
-        problem.help("a range is written with a dash: `22-80`")
+        problem.help(format!(
+            "a range is written with a dash: `{}`",
+            clip(&text.replace(':', "-"))
+        ))
     } else if text.starts_with("0x") || text.starts_with("0o") {
         problem.help("write it as a decimal number")
     } else {

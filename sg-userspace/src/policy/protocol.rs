@@ -1,6 +1,7 @@
 //! Protocols and ICMP types by name or number, and which address families each can be seen with.
 
 use super::address::decimal;
+use super::dialect;
 use super::errors::Problem;
 use super::fields::{suggest, words};
 use super::model::Protocol;
@@ -37,6 +38,9 @@ pub(crate) fn parse(text: &str) -> Result<Protocol, Problem> {
     }
     if let Some(number) = decimal(text).and_then(|n| u8::try_from(n).ok()) {
         return Ok(Protocol::Number(number));
+    }
+    if dialect::negates(text) {
+        return Err(dialect::negated_protocol(&clip(text)));
     }
     let all = || NAMES.iter().map(|(name, _)| *name).chain(["all"]);
     let lower = text.to_lowercase();

@@ -147,6 +147,12 @@ fn apply_says_what_it_keeps() {
     );
     assert_eq!(said.matches("could not see requests").count(), 1, "{said}");
     assert_eq!(seeded(&["--cut-existing"]), serde_json::Value::Null);
+    // It is for a first attachment, and is not ignored at another one.
+    let cuts = [&apply[..], &["--cut-existing"]].concat();
+    world.run(&cuts).fails(1, "leave out --cut-existing");
+    world
+        .run(&[&apply[..], &["--max-flows", "4096"]].concat())
+        .fails(1, "leave out --max-flows");
 }
 
 /// Proves P2: no rules deny everything.

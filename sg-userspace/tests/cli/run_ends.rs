@@ -97,6 +97,27 @@ fn a_foreign_apply_is_said_and_stays_at_the_end() {
     assert!(world.has_xdp());
 }
 
+/// Proves C12: what somebody takes away while it runs is said and put back, and a `detach` is said.
+#[test]
+fn what_somebody_takes_away_is_put_back() {
+    let world = World::new();
+    let mine = file(world.dir.path(), "mine.yaml", &policy(1));
+    let words = [&mine[..], "--interval", "60", "--egress-hook", "clsact"];
+    let running = Running::start(&world, &words);
+    running.says("applied p1 on nic, generation 1");
+    let deleted = std::process::Command::new("tc")
+        .args(["-n", &world.node, "qdisc", "del", "dev", "nic", "clsact"])
+        .status();
+    assert!(deleted.expect("the tests need tc").success());
+    world.run(&["status"]).fails(1, "");
+    running.says("nic is not enforcing: ");
+    running.says("repaired p1 on nic, generation 2");
+    wait_for("the repair", || world.run(&["status"]).code == 0);
+    world.run(&["detach"]).ok();
+    running.says("somebody else has detached nic");
+    world.assert_untouched();
+}
+
 /// A `run` on a pseudo-terminal of its own, as a shell starts one.
 struct OnTerminal {
     child: Child,
@@ -105,6 +126,11 @@ struct OnTerminal {
 
 impl OnTerminal {
     fn start(world: &World, words: &[&str]) -> OnTerminal {
+        Self::start_with(world, words, libc::SIG_DFL)
+    }
+
+    /// With this disposition of SIGHUP: `nohup` starts its command with `SIG_IGN`.
+    fn start_with(world: &World, words: &[&str], hangup: libc::sighandler_t) -> OnTerminal {
         // No child may have it open, or it would never be hung up.
         let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
         grantpt(&master).unwrap();
@@ -125,9 +151,9 @@ impl OnTerminal {
             .stderr(slave());
         // SAFETY: all three calls may be made between fork and exec.
         unsafe {
-            command.pre_exec(|| {
+            command.pre_exec(move || {
                 // Whoever started the tests may have been told to outlive a terminal.
-                libc::signal(libc::SIGHUP, libc::SIG_DFL);
+                libc::signal(libc::SIGHUP, hangup);
                 nix::unistd::setsid()?;
                 // Standard input becomes the terminal of the new session.
                 if libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
@@ -153,6 +179,25 @@ impl Drop for OnTerminal {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Proves C11: what `nohup` starts outlives its terminal.
+#[test]
+fn what_ignores_hangups_outlives_its_terminal() {
+    let world = World::new();
+    let path = file(world.dir.path(), "p.yaml", &policy(1));
+    let mut run = OnTerminal::start_with(&world, &[&path], libc::SIG_IGN);
+    wait_for("the first policy", || {
+        world.has_xdp() && in_force(&world).1 == 1
+    });
+    drop(run.master.take());
+    // It looks every two seconds whether its terminal is there.
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(run.child.try_wait().unwrap(), None, "it has ended");
+    assert!(world.has_xdp());
+    run.signal(Signal::SIGTERM);
+    assert_eq!(exit_code(&mut run.child), Some(0));
+    world.assert_untouched();
 }
 
 /// Proves C11: a terminal that goes ends it as Ctrl-C does; a SIGHUP while it is there reloads.

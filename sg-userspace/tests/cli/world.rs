@@ -259,7 +259,7 @@ macro_rules! assert_shown {
         insta::with_settings!({
             filters => vec![
                 // A container hides some of its host's namespaces.
-                (r"  could not see connections of pods[^\n]*\n", ""),
+                (r"  could not see all connections of pods[^\n]*\n", ""),
                 (r"[0-9a-f]{64}", "[digest]"),
                 (r"\b[0-9a-f]{12}\b", "[digest]"),
                 (r"just now|\d+ (s|min) ago", "[ago]"),

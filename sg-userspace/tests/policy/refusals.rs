@@ -341,7 +341,10 @@ fn words_of_other_tools_get_a_remedy_that_widens_nothing() {
         (tcp("from: any, ports: 80/tcp"), "stands under `protocol`"),
         (tcp("from: any, ports: '*'"), "every port is `all`"),
         (tcp("from: any, ports: $web"), "write `web`"),
-        (tcp("from: any, ports: !22"), "two rules"),
+        (
+            tcp("from: any, ports: !22"),
+            "list the ranges around what is left out",
+        ),
         // Addresses.
         (tcp("cidr: 10.0.0.0/8"), "did you mean `from`"),
         (tcp("source: 10.0.0.0/8"), "did you mean `from`"),
@@ -359,19 +362,43 @@ fn words_of_other_tools_get_a_remedy_that_widens_nothing() {
         (tcp("from: @office"), "write `office`"),
         (tcp("from: '@office'"), "write `office`"),
         (tcp("from: '${office}'"), "write `office`"),
-        (tcp("from: !10.1.0.0/16"), "first one with the other action"),
+        (
+            tcp("from: !10.1.0.0/16"),
+            "list the ranges around what is left out",
+        ),
         (
             tcp("from: '!10.1.0.0/16'"),
-            "first one with the other action",
+            "list the ranges around what is left out",
         ),
         (
             tcp("from: [any, !10.1.0.0/16]"),
-            "first one with the other action",
+            "list the ranges around what is left out",
         ),
         (
             tcp("from: 'not 10.1.0.0/16'"),
-            "first one with the other action",
+            "list the ranges around what is left out",
         ),
+        (
+            tcp("from: '10.0.0.0/8 except 10.1.0.0/16'"),
+            "list the ranges around what is left out",
+        ),
+        (
+            tcp("from: '^10.1.0.0/16'"),
+            "list the ranges around what is left out",
+        ),
+        (
+            tcp("from: any, ports: '!25'"),
+            "list the ranges around what is left out",
+        ),
+        (
+            tcp("from: any, except: [10.1.0.0/16]"),
+            "list the ranges around what is left out",
+        ),
+        (
+            rule("protocol: '!tcp', from: any, action: drop"),
+            "a rule for each protocol",
+        ),
+        (tcp("from: any, ports: '22:25'"), "`22-25`"),
         (tcp("from: '*'"), "every address is `any`"),
         (tcp("from: *"), "every address is `any`"),
         (tcp("from: 10.0.0.*"), "as a CIDR"),
@@ -384,7 +411,7 @@ fn words_of_other_tools_get_a_remedy_that_widens_nothing() {
         ),
         (
             tcp("from: 10.0.0.0/8, except: [10.1.0.0/16]"),
-            "in front of this one",
+            "list the ranges around what is left out",
         ),
         // Actions.
         (

@@ -58,15 +58,17 @@ impl Unseen {
     }
 
     pub(super) fn closed(namespaces: usize) -> Self {
-        Self::in_namespaces(format!(
-            "network namespaces that could not be entered: {namespaces}"
-        ))
+        Self::in_namespaces(match namespaces {
+            1 => "1 network namespace could not be entered".into(),
+            n => format!("{n} network namespaces could not be entered"),
+        })
     }
 
     pub(super) fn hidden(processes: usize) -> Self {
-        Self::in_namespaces(format!(
-            "processes that do not show their network namespace: {processes}"
-        ))
+        Self::in_namespaces(match processes {
+            1 => "1 process does not show its network namespace".into(),
+            n => format!("{n} processes do not show their network namespaces"),
+        })
     }
 
     pub(super) fn of_other_processes() -> Self {
@@ -76,7 +78,7 @@ impl Unseen {
     fn in_namespaces(reason: String) -> Self {
         Unseen {
             kind: UnseenKind::Namespaces,
-            message: format!("connections of pods and containers: {reason}"),
+            message: format!("all connections of pods and containers: {reason}"),
         }
     }
 
