@@ -281,12 +281,20 @@ impl Inspection {
             })
         };
         match Direction::BOTH.map(of) {
-            [None, None] => "nothing is attached".into(),
+            [None, None] if !matches!(self.place, Place::Unknown { .. }) => {
+                "nothing is attached".into()
+            }
             [Some(inbound), Some(outbound)] if inbound == outbound => {
                 format!("both directions run {inbound}")
             }
-            both => {
-                let [inbound, outbound] = both.map(|one| one.unwrap_or_else(|| "nothing".into()));
+            [inbound, outbound] => {
+                let inbound = inbound.unwrap_or_else(|| "nothing".into());
+                // A filter shows itself only inside the namespace of its interface.
+                let outbound = match (outbound, &self.place) {
+                    (Some(outbound), _) => outbound,
+                    (None, Place::Unknown { .. }) => "what could not be looked at".into(),
+                    (None, _) => "nothing".into(),
+                };
                 format!("inbound runs {inbound}, outbound {outbound}")
             }
         }

@@ -54,7 +54,7 @@ pub enum KernelError {
     NoNetns { name: String, reason: String },
 
     #[error("interface `{interface}` already runs the XDP program `{program}` (id {id})")]
-    #[diagnostic(help("{}", how_to_free(interface, *link)))]
+    #[diagnostic(help("{}", how_to_free(interface, program, *link)))]
     OtherXdp {
         interface: String,
         program: String,
@@ -343,8 +343,16 @@ fn mounted_or_not(is_mounted: bool, path: &std::path::Path) -> String {
 }
 
 /// How an interface gets rid of somebody else's XDP program.
-fn how_to_free(interface: &str, link: Option<u32>) -> String {
-    match link {
+fn how_to_free(interface: &str, program: &str, link: Option<u32>) -> String {
+    let ours = match program == super::programs::INBOUND {
+        true => {
+            "it is an sgctl's by its name, and may enforce a policy that is pinned in another BPF file \
+             system (a container's, or one that was named with --bpffs): apply or detach with that \
+             --bpffs; if there is none, "
+        }
+        false => "",
+    };
+    let how = match link {
         None => format!(
             "an interface runs one XDP program; remove that one with the tool that loaded it, or with \
              `ip link set dev {interface} xdp off`, and apply again"
@@ -354,7 +362,8 @@ fn how_to_free(interface: &str, link: Option<u32>) -> String {
              link that `ip link set … xdp off` cannot remove (`bpftool link detach id {link}` can), and \
              apply again"
         ),
-    }
+    };
+    format!("{ours}{how}")
 }
 
 /// Whoever opens a pin says so, with its path.

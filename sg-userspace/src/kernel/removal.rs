@@ -41,7 +41,17 @@ fn refuse_what_cannot_be_reached(found: &Inspection) -> Result<(), KernelError> 
         return Ok(());
     }
     Err(KernelError::Refused {
-        what: "detaching from an interface in another network namespace".into(),
+        what: match found.state() {
+            Some(state) => format!(
+                "detaching from {} in the network namespace {}",
+                state.interface,
+                state.netns.as_deref().unwrap_or("that it was attached in")
+            ),
+            None => format!(
+                "detaching from the interface with the index {} in another network namespace",
+                found.pins.ifindex
+            ),
+        },
         reason: format!(
             "its outbound filter can only be removed from inside its namespace, and {reason}"
         ),
