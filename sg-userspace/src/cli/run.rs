@@ -38,7 +38,8 @@ Ctrl-C, SIGTERM and the loss of the terminal end it (for the last, start it with
 nothing is taken away that it did not put there: it returns to the policy that was in force before it,
 or detaches where there was none, unless --persist is given; and a policy that somebody else has put in
 force meanwhile stays. An interface that is deleted and made anew under its name is attached again at
-once. One `sgctl run` looks after an interface at a time.
+once, and what somebody takes off the interface is put back within some seconds. One `sgctl run`
+looks after an interface at a time.
 
 Packets of rules with `log: true` are printed as they come. Flows that have expired are swept out of
 the flow table.
