@@ -3,6 +3,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sg_userspace::kernel::link_watch::LinkWatch;
@@ -16,7 +18,8 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How often flows that have expired are swept out of the tables.
 const SWEEP: Duration = Duration::from_secs(5);
 
-/// How often logged packets are fetched; the kernel wakes nobody up for them.
+/// How often logged packets are fetched; the kernel wakes nobody up for them. A signal whose wake-up was
+/// lost is noticed as soon.
 const FETCH: Duration = Duration::from_millis(100);
 
 pub(super) enum Event {
@@ -33,11 +36,36 @@ pub(super) enum Event {
     Sweep,
 }
 
+/// A signal, and whether it has come since somebody looked. The runtime's handler of a signal wakes the
+/// runtime up by sending through a socket. That may fail, for want of memory or by a seccomp filter, and
+/// then the runtime never hears of the signal. So the flag decides, which cannot fail, and the runtime
+/// only makes it be looked at sooner.
+struct Notice {
+    has_come: Arc<AtomicBool>,
+    wake_up: Signal,
+}
+
+impl Notice {
+    fn of(kind: SignalKind) -> io::Result<Notice> {
+        let has_come = Arc::default();
+        // Handlers are called in this order, so the flag is set before anybody is woken up.
+        signal_hook::flag::register(kind.as_raw_value(), Arc::clone(&has_come))?;
+        Ok(Notice {
+            has_come,
+            wake_up: signal(kind)?,
+        })
+    }
+
+    fn take(&self) -> bool {
+        self.has_come.swap(false, Ordering::SeqCst)
+    }
+}
+
 pub(super) struct Events {
     runtime: tokio::runtime::Runtime,
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
+    interrupt: Notice,
+    terminate: Notice,
+    hangup: Notice,
     /// Nobody waits for it: looking whether a file is being written may cause one, whose usual effect is
     /// the end of the process.
     _lease: Signal,
@@ -65,9 +93,9 @@ impl Events {
         let (look, show) = (every(LOOK), every(interval));
         let (fetch, sweep) = (every(FETCH), every(SWEEP));
         let (interrupt, terminate, hangup, lease) = (
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
+            Notice::of(SignalKind::interrupt())?,
+            Notice::of(SignalKind::terminate())?,
+            Notice::of(SignalKind::hangup())?,
             signal(SignalKind::io())?,
         );
         let links = LinkWatch::new().ok();
@@ -100,6 +128,25 @@ impl Events {
     }
 
     pub(super) fn next(&mut self) -> Event {
+        loop {
+            if let Some(event) = self.signalled().or_else(|| self.wait()) {
+                return event;
+            }
+        }
+    }
+
+    fn signalled(&self) -> Option<Event> {
+        if self.interrupt.take() {
+            Some(Event::Stop("interrupted"))
+        } else if self.terminate.take() {
+            Some(Event::Stop("terminated"))
+        } else {
+            self.hangup.take().then_some(Event::Hangup)
+        }
+    }
+
+    /// Waits for one event; `None` when a signal has come.
+    fn wait(&mut self) -> Option<Event> {
         let Events {
             runtime,
             interrupt,
@@ -135,16 +182,16 @@ impl Events {
             };
             tokio::select! {
                 biased;
-                _ = interrupt.recv() => Event::Stop("interrupted"),
-                _ = terminate.recv() => Event::Stop("terminated"),
-                _ = hangup.recv() => Event::Hangup,
-                () = links => Event::LinksChanged,
-                () = pins => Event::PinsChanged,
-                () = files => Event::FilesChanged,
-                _ = look.tick() => Event::Look,
-                _ = show.tick() => Event::Show,
-                _ = fetch.tick() => Event::Fetch,
-                _ = sweep.tick() => Event::Sweep,
+                _ = interrupt.wake_up.recv() => None,
+                _ = terminate.wake_up.recv() => None,
+                _ = hangup.wake_up.recv() => None,
+                () = links => Some(Event::LinksChanged),
+                () = pins => Some(Event::PinsChanged),
+                () = files => Some(Event::FilesChanged),
+                _ = look.tick() => Some(Event::Look),
+                _ = show.tick() => Some(Event::Show),
+                _ = fetch.tick() => Some(Event::Fetch),
+                _ = sweep.tick() => Some(Event::Sweep),
             }
         })
     }

@@ -13,6 +13,10 @@ use tokio::io::unix::AsyncFd;
 /// RTMGRP_LINK (include/uapi/linux/rtnetlink.h).
 const LINKS: u32 = 1;
 
+/// How often in a row receiving may fail and be tried again. The socket reports each loss once, but a
+/// filter of system calls might give the same answer for ever.
+const PATIENCE: u32 = 16;
+
 pub struct LinkWatch {
     socket: AsyncFd<Socket>,
 }
@@ -39,13 +43,16 @@ impl LinkWatch {
             return std::future::pending().await;
         };
         let mut buffer = [0u8; 8192];
+        let mut failures = 0;
         loop {
             match recv(
                 self.socket.get_ref().as_raw_fd(),
                 &mut buffer,
                 MsgFlags::MSG_DONTWAIT,
             ) {
-                Ok(_) | Err(Errno::ENOBUFS | Errno::EINTR) => {}
+                Ok(_) => {}
+                // Going on empties the socket; before that it reports no further loss.
+                Err(Errno::ENOBUFS | Errno::EINTR) if failures < PATIENCE => failures += 1,
                 Err(_) => {
                     ready.clear_ready();
                     return;
