@@ -49,7 +49,8 @@ pub(super) enum Outcome {
     Unchanged,
     Applied(Box<Applied>, Vec<Finding>),
     Invalid(PolicyErrors),
-    Refused(Failure),
+    /// With the digest of the policy, which may be in force by halves, or as a whole.
+    Refused(Failure, String),
     /// Standard input has been read once and for all.
     NotReadable,
 }
@@ -166,7 +167,7 @@ impl Reloader {
             }
             Err(error) => match self.is_said(error.to_string(), is_new) {
                 true => Outcome::Nothing,
-                false => Outcome::Refused(error.into()),
+                false => Outcome::Refused(error.into(), loaded.policy.digest),
             },
         }
     }

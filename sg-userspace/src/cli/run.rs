@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 use sg_common::flow::TIMEOUTS;
 use sg_userspace::kernel::held::{Held, InForce};
-use sg_userspace::kernel::pins::InterfacePins;
+use sg_userspace::kernel::pins::{InterfacePins, PinTree};
 use sg_userspace::kernel::run_lock::RunLock;
 use sg_userspace::kernel::state::State;
 use sg_userspace::kernel::{self, Applied, ApplyOptions, KernelError, flow_tables, interfaces};
@@ -99,44 +99,47 @@ impl Run {
         let (mut reloader, mut applied, findings) =
             Reloader::start(self.policies.clone(), options)?;
         applied.mounted = applied.mounted.or_else(|| lock.mounted.clone());
-        let one = attached(&context.bpffs, &Scope::Interface(iface.clone()))?
-            .into_iter()
-            .next()
-            .ok_or_else(|| KernelError::NotAttached {
-                scope: format!("`{iface}`"),
-            })?;
-        let packets = match applied.is_first() {
-            true => PacketLog::from_the_first(&one)?,
-            false => PacketLog::open(&one)?,
-        };
+        let state = &applied.state;
+        let tree = PinTree::new(&context.bpffs);
+        let pins = tree.interface(state.netns_cookie, state.ifindex);
+        let packets = packet_log(context, iface, applied.is_first());
         log.applied(
             "applied",
             &applied,
             &apply::findings(&findings, &self.policies),
         );
         events.watch(reloader.files());
-        events.watch_pins(&one.pins.dir);
+        events.watch_pins(&pins.dir);
         let mut session = Session {
             context,
             policies: &self.policies,
             iface,
             log,
-            pins: one.pins,
+            pins,
             ours: Ours::of(&applied.state),
             before,
             current: None,
             theirs: None,
+            attempted: None,
             is_gone: false,
             timeouts: applied.state.timeouts,
             terminal,
             trouble: None,
             damage: None,
-            packets: Some(packets),
+            packets: None,
             trace: None,
             traces: self.trace,
         };
-        session.hold();
-        let ended = session.attend(&mut events, &mut reloader);
+        let ended = match packets {
+            Ok(packets) => {
+                session.packets = Some(packets);
+                session.hold();
+                session.attend(&mut events, &mut reloader)
+            }
+            Err(failure) => session
+                .leave(self.persist, "it cannot go on")
+                .and(Err(failure)),
+        };
         session.log.close();
         let ended = ended.and_then(|why| session.leave(self.persist, why));
         // Standard error may stall as well.
@@ -148,6 +151,18 @@ impl Run {
         drop(lock);
         ended
     }
+}
+
+/// The packets that are logged on an interface from now on, or those since it was attached.
+fn packet_log(context: &Context, iface: &str, is_first: bool) -> Result<PacketLog, Failure> {
+    let found = attached(&context.bpffs, &Scope::Interface(iface.to_owned()))?;
+    let one = found.first().ok_or_else(|| KernelError::NotAttached {
+        scope: format!("`{iface}`"),
+    })?;
+    Ok(match is_first {
+        true => PacketLog::from_the_first(one)?,
+        false => PacketLog::open(one)?,
+    })
 }
 
 /// What is in force on an interface, kept open.
@@ -192,6 +207,9 @@ struct Session<'a> {
     current: Option<Box<Held>>,
     /// What somebody else has put in force since, so as to say it once.
     theirs: Option<Ours>,
+    /// The digest of a policy that this process has failed to put in force since: it may be in force all the
+    /// same, where only what comes after that has failed.
+    attempted: Option<String>,
     /// The interface does not exist at the moment.
     is_gone: bool,
     /// Of the policy in force.
@@ -335,7 +353,7 @@ impl Session<'_> {
     fn applied(&mut self, applied: &Applied) {
         self.hold();
         self.ours = Ours::of(&applied.state);
-        self.theirs = None;
+        (self.theirs, self.attempted) = (None, None);
         self.timeouts = applied.state.timeouts;
     }
 
@@ -358,7 +376,14 @@ impl Session<'_> {
                 self.log.event("waiting", &line, json!({"file": file}));
             }
             Outcome::Invalid(errors) => self.log.invalid(errors, self.ours.generation),
-            Outcome::Refused(failure) => self.log.refused(&failure, self.ours.generation),
+            Outcome::Refused(failure, digest) => {
+                self.attempted = Some(digest);
+                // Where nothing is attached any more, the next look says so and ends the session.
+                if self.pins.exists() {
+                    let _ = self.look_at_pins();
+                }
+                self.log.refused(&failure, self.ours.generation);
+            }
             Outcome::NotReadable => {
                 let line = "not reloaded: the policy came from standard input, which can be read \
                             only once; apply a file instead";
@@ -389,6 +414,13 @@ impl Session<'_> {
         };
         let found = Ours::of(&state);
         if found == self.ours || self.theirs.as_ref() == Some(&found) {
+            return Ok(());
+        }
+        if self.attempted.as_ref() == Some(&state.policy.digest) {
+            self.attempted = None;
+            (self.ours, self.theirs) = (found, None);
+            self.timeouts = state.timeouts;
+            self.hold();
             return Ok(());
         }
         let (name, generation) = (&state.policy.name, state.policy.generation);
