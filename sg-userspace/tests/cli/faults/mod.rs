@@ -18,9 +18,19 @@ use traffic::{Fate, Traffic};
 const ALL: &str = "SG_FAULTS";
 
 /// The calls that change the kernel or the pins, and those by which it is asked.
-const CALLS: [&str; 10] = [
-    "bpf", "sendto", "sendmsg", "recvfrom", "recvmsg", "unlink", "unlinkat", "mkdir", "mkdirat",
+const CALLS: [&str; 12] = [
+    "bpf",
+    "sendto",
+    "sendmsg",
+    "recvfrom",
+    "recvmsg",
+    "unlink",
+    "unlinkat",
+    "mkdir",
+    "mkdirat",
     "rename",
+    "inotify_init1",
+    "inotify_add_watch",
 ];
 
 const ERRORS: [&str; 4] = ["EPERM", "ENOMEM", "EBUSY", "ENOBUFS"];
@@ -40,6 +50,15 @@ enum During {
     Detach,
     /// `run` where nothing is attached, and its end.
     Run,
+    /// `run` over another policy, and its end.
+    RunOver,
+}
+
+impl During {
+    /// The command goes on until somebody ends it.
+    fn is_run(self) -> bool {
+        matches!(self, During::Run | During::RunOver)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +128,7 @@ impl Bench {
                     self.hook,
                 ]
             }
-            During::Run => {
+            During::Run | During::RunOver => {
                 vec!["run", &policy, "--iface", "nic", "--egress-hook", self.hook]
             }
             During::Detach => vec!["detach", "--iface", "nic"],
@@ -118,7 +137,10 @@ impl Bench {
     }
 
     fn has_policy_before(&self) -> bool {
-        matches!(self.during, During::Replace | During::Detach)
+        matches!(
+            self.during,
+            During::Replace | During::Detach | During::RunOver
+        )
     }
 
     fn start(&self) -> Result<(), String> {
@@ -130,7 +152,7 @@ impl Bench {
 
     /// The command with one failing call, if it has so many calls; and how it ended.
     fn fail(&self, fault: Fault) -> Result<Option<Ran>, String> {
-        let runs = self.during == During::Run;
+        let runs = self.during.is_run();
         let (ran, calls) = traced(&self.world, &self.words(), Some(fault), runs)?;
         Ok(calls.injected.then_some(ran))
     }
@@ -143,7 +165,7 @@ impl Bench {
             return Ok(false);
         };
         let after = |what: String| format!("{what}; the command: {}", ran.all());
-        let allowed = |fates: (Fate, Fate)| self.is_allowed(ran.code, fates);
+        let allowed = |fates: (Fate, Fate)| self.is_allowed(&ran, fates);
         let fates = self.traffic.fates(allowed);
         if !allowed(fates) {
             return Err(after(format!("packets then showed {fates:?}")));
@@ -171,21 +193,28 @@ impl Bench {
         Ok(true)
     }
 
-    /// What packets may show after a command that ended with `code`, inbound and outbound.
-    fn is_allowed(&self, code: i32, (inbound, outbound): (Fate, Fate)) -> bool {
+    /// What packets may show after a command, inbound and outbound.
+    fn is_allowed(&self, ran: &Ran, (inbound, outbound): (Fate, Fate)) -> bool {
         let (old, new) = (Fate::Policy('a'), Fate::Policy('b'));
         let both = |fate| (inbound, outbound) == (fate, fate);
-        match (self.during, code) {
+        // One direction after the other lets go.
+        let each_open_or = |policy| {
+            [inbound, outbound]
+                .iter()
+                .all(|fate| [Fate::Open, policy].contains(fate))
+        };
+        match (self.during, ran.code) {
             (During::First | During::Replace, 0) => both(new),
             (During::First, _) => both(Fate::Open) || both(new),
             (During::Replace, _) => both(old) || both(new),
             (During::Detach, 0) => both(Fate::Open),
-            // One direction after the other lets go.
-            (During::Detach, _) => [inbound, outbound]
-                .iter()
-                .all(|fate| [Fate::Open, old].contains(fate)),
+            (During::Detach, _) => each_open_or(old),
             (During::Run, 0) => both(Fate::Open),
+            // Its end is as that of `detach`.
+            (During::Run, _) if ran.out.contains("applied") => each_open_or(new),
             (During::Run, _) => both(Fate::Open) || both(new),
+            (During::RunOver, 0) => both(old),
+            (During::RunOver, _) => both(old) || both(new),
         }
     }
 
@@ -255,15 +284,23 @@ fn expect(ran: Ran, what: &str) -> Result<Ran, String> {
 }
 
 /// The faults to try, in an order in which a run that is cut short has seen some of everything.
-fn faults(calls: &Calls, is_full: bool) -> Vec<Fault> {
+fn faults(calls: &Calls, sample: Option<u32>) -> Vec<Fault> {
+    let is_full = sample.is_none();
+    let sample = sample.unwrap_or(0);
     let mut all = Vec::new();
+    // A signal that the runtime cannot be told of ends `run` all the same.
+    all.extend(calls.wake_up.map(|nth| Fault {
+        call: "sendto",
+        nth,
+        error: "ENOBUFS",
+    }));
     for (kind, call) in CALLS.into_iter().enumerate() {
         let count = calls.count(call);
         let chosen: Vec<u32> = match is_full {
             true => (1..=count).collect(),
             // The last ones are those that change something.
-            false => (1..=SAMPLE.min(count))
-                .map(|i| count * i / SAMPLE.min(count))
+            false => (1..=sample.min(count))
+                .map(|i| count * i / sample.min(count))
                 .collect(),
         };
         for nth in chosen {
@@ -288,14 +325,19 @@ fn try_all(during: During, hook: &'static str) {
     let mut bench = Bench::new(during, hook);
     let calls = {
         bench.start().unwrap_or_else(|e| panic!("{e}"));
-        let runs = during == During::Run;
+        let runs = during.is_run();
         let counted = traced(&bench.world, &bench.words(), None, runs);
         let (ran, calls) = counted.unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(ran.code, 0, "{}", ran.all());
         bench.clean_up().unwrap_or_else(|e| panic!("{e}"));
         calls
     };
-    let faults = faults(&calls, is_full);
+    let sample = match during {
+        During::RunOver => SAMPLE / 2,
+        _ => SAMPLE,
+    };
+    assert_eq!(calls.wake_up.is_some(), during.is_run(), "{calls:?}");
+    let faults = faults(&calls, (!is_full).then_some(sample));
     assert!(faults.len() > 5, "strace has seen {calls:?}");
     let (mut tried, mut wrong) = (0, Vec::new());
     for (i, fault) in faults.iter().enumerate() {
@@ -380,4 +422,10 @@ fn a_detach_of_a_filter_that_fails_can_be_done_again() {
 #[test]
 fn a_run_leaves_what_was_there() {
     try_all(During::Run, "tcx");
+}
+
+/// Proves C11.
+#[test]
+fn a_run_returns_to_the_policy_before_it() {
+    try_all(During::RunOver, "tcx");
 }
