@@ -57,7 +57,12 @@ fn no_privilege() {
     let world = World::new();
     // Nobody may not look into the directory of the build.
     let copy = world.dir.path().join("sgctl");
-    std::fs::copy(env!("CARGO_BIN_EXE_sgctl"), &copy).unwrap();
+    // By another process: a file that this one writes is busy while another test starts a child.
+    let copied = Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_sgctl"))
+        .arg(&copy)
+        .status();
+    assert!(copied.unwrap().success());
     open_to_all(&copy);
     open_to_all(world.dir.path());
     let run = |words: &[&str], netns: bool| {
