@@ -329,7 +329,7 @@ fn the_same_policy_is_unchanged_and_flags_are_not_ignored() {
         for (options, flag) in [(more, "--max-flows"), (other_mode, "--xdp-mode")] {
             for policy in [A, B] {
                 let error = apply(&rules_from_lines(policy), &options).unwrap_err();
-                let KernelError::Refused { help, .. } = &error else {
+                let KernelError::Fixed { help, .. } = &error else {
                     panic!("{error}");
                 };
                 assert!(help.contains(flag), "{help}");
