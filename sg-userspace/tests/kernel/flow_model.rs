@@ -18,8 +18,6 @@ const SCRIPTS: u64 = 40;
 /// More than the flows of a script by far; reading a table takes as long as it is large.
 const ROOM: u32 = 1024;
 const THREADS: u64 = 2;
-/// Scripts on each thread where processors are emulated.
-const SCRIPTS_OF_A_GUEST: u64 = 4;
 
 /// One in three scripts has tables that are too small for its flows.
 fn script(seed: u64) -> Vec<Step> {
@@ -84,18 +82,20 @@ const WAYS: &[&str] = &[
 /// new policies that revalidate, keep or flush, and evictions, which the counters explain.
 #[test]
 fn flows_are_remembered_as_the_model_remembers_them() {
+    if is_guest() {
+        // Two seconds decide whether a flow is a stream, and an emulated processor takes as long for what
+        // is to take no time.
+        println!("not tried on an emulated processor");
+        return;
+    }
     let tally = Mutex::new(Tally::default());
-    let scripts = match is_guest() {
-        true => SCRIPTS_OF_A_GUEST,
-        false => SCRIPTS,
-    };
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
             let tally = &tally;
             scope.spawn(move || {
                 sandbox(|sandbox| {
-                    for round in 0..scripts {
-                        self::round(sandbox, thread * scripts + round, tally);
+                    for round in 0..SCRIPTS {
+                        self::round(sandbox, thread * SCRIPTS + round, tally);
                     }
                 });
             });
@@ -103,16 +103,10 @@ fn flows_are_remembered_as_the_model_remembers_them() {
     });
     let tally = tally.into_inner().expect("all threads have ended");
     println!("{tally:#?}");
-    // A guest's few scripts do not come by every way; the frames are compared all the same.
-    let (least_frames, least_evicted, least) = if is_guest() {
-        (5_000, 1, 0)
-    } else {
-        (80_000, 1000, 50)
-    };
-    assert!(tally.frames >= least_frames, "{} frames", tally.frames);
-    assert!(tally.evicted > least_evicted, "{} evicted", tally.evicted);
+    assert!(tally.frames >= 80_000, "{} frames", tally.frames);
+    assert!(tally.evicted > 1000, "{} evicted", tally.evicted);
     for way in WAYS {
         let count = tally.ways.get(way).copied().unwrap_or(0);
-        assert!(count >= least, "`{way}` was tried {count} times only");
+        assert!(count >= 50, "`{way}` was tried {count} times only");
     }
 }
