@@ -16,7 +16,7 @@ use sg_common::verdict::Direction;
 use super::apply::{Applied, EgressHook, Outcome, XdpMode};
 use super::flow_tables::flush;
 use super::hooks::{Hooks, remove_filters, remove_link};
-use super::inspect::{Inspection, inspect};
+use super::inspect::inspect;
 use super::plan::Plan;
 use super::prepare::Prepared;
 use super::removal::remove;
@@ -65,13 +65,7 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
         false => Ok(()),
     };
     state.remembering = None;
-    let tidied = (|| {
-        let (hook, mode) = hooks.in_use()?;
-        (state.egress_hook, state.xdp_mode) = (hook_name(hook), mode_name(mode));
-        state.write(&plan.pins)?;
-        hooks.retire_other(hook)?;
-        stages::leave_only(&plan.pins, state.policy.generation)
-    })();
+    let tidied = tidy(&hooks, &mut state);
     let is_first = plan.replaced().is_none();
     let seeded = seeded
         .and_then(|seeded| flushed.and(tidied).map(|()| seeded))
@@ -88,6 +82,15 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
         mounted: None,
         state,
     })
+}
+
+/// Writes down how what `state` is the record of is attached, and removes what nothing needs any more.
+pub(super) fn tidy(hooks: &Hooks<'_>, state: &mut State) -> Result<(), KernelError> {
+    let (hook, mode) = hooks.in_use()?;
+    (state.egress_hook, state.xdp_mode) = (hook_name(hook), mode_name(mode));
+    state.write(hooks.pins)?;
+    hooks.retire_other(hook)?;
+    stages::leave_only(hooks.pins, state.policy.generation)
 }
 
 fn put_in_force(
@@ -120,36 +123,26 @@ fn take_back(
         return;
     };
     let old = &replaced.inspection.outbound;
-    // A hook that was not in use before is given up again.
-    let is_back = match (old.live_link().is_some(), old.filters().next().is_some()) {
-        (true, false) if hooks.egress_hook == EgressHook::Clsact => {
-            remove_filters(plan.pins.ifindex, hooks.owns_qdisc)
+    // A hook that was not in use before is given up again; the one before it still runs what it ran.
+    let has = (old.live_link().is_some(), old.filters().next().is_some());
+    let given_up = match (has, hooks.egress_hook) {
+        ((true, false), EgressHook::Clsact) => {
+            Some(remove_filters(plan.pins.ifindex, hooks.owns_qdisc))
         }
-        (false, true) if hooks.egress_hook == EgressHook::Tcx => {
-            remove_link(&plan.pins.tcx_link(), Direction::Outbound)
+        ((false, true), EgressHook::Tcx) => {
+            Some(remove_link(&plan.pins.tcx_link(), Direction::Outbound))
         }
-        _ => Ok(()),
+        _ => None,
     };
-    let mut is_back = is_back.is_ok();
+    let mut is_back = !matches!(given_up, Some(Err(_)));
     for (direction, program) in Direction::BOTH.into_iter().zip(before) {
-        let changes_hook = direction == Direction::Outbound
-            && (old.live_link().is_some(), old.filters().next().is_some())
-                == (
-                    hooks.egress_hook == EgressHook::Clsact,
-                    hooks.egress_hook == EgressHook::Tcx,
-                )
-            && hooks.egress_hook != EgressHook::Auto;
-        if let Some(program) = program.as_ref().filter(|_| !changes_hook) {
+        let is_as_it_was = direction == Direction::Outbound && given_up.is_some();
+        if let Some(program) = program.as_ref().filter(|_| !is_as_it_was) {
             is_back &= hooks.put(direction, program.as_fd()).is_ok();
         }
     }
     // Only then nobody needs what the new programs jump to, and the old record is true again.
-    let runs_old = |inspection: &Inspection| {
-        Direction::BOTH
-            .into_iter()
-            .all(|d| inspection.running(d) == Some(replaced.state.program(d)))
-    };
-    let tidy = || {
+    let forget_attempt = || {
         // The counter maps stay: packets may have been counted in them.
         taken_back(replaced.state.clone(), attempted.clone()).write(&plan.pins)?;
         super::pins::unpin(&plan.pins.state_next())?;
@@ -157,9 +150,9 @@ fn take_back(
         stages::forget(&plan.pins, plan.state.policy.generation);
         Ok::<_, KernelError>(())
     };
-    if is_back && inspect(&plan.pins).is_ok_and(|inspection| runs_old(&inspection)) {
+    if is_back && inspect(&plan.pins).is_ok_and(|inspection| inspection.runs(&replaced.state)) {
         // What cannot be tidied up is found by the next command.
-        let _ = tidy();
+        let _ = forget_attempt();
     }
 }
 
@@ -172,14 +165,14 @@ fn halfway(plan: &Plan, error: KernelError) -> KernelError {
     error.with_standing(standing)
 }
 
-pub(super) fn hook_name(hook: EgressHook) -> String {
+fn hook_name(hook: EgressHook) -> String {
     match hook {
         EgressHook::Clsact => "clsact".into(),
         EgressHook::Tcx | EgressHook::Auto => "tcx".into(),
     }
 }
 
-pub(super) fn mode_name(mode: XdpMode) -> String {
+fn mode_name(mode: XdpMode) -> String {
     match mode {
         XdpMode::Generic => "generic".into(),
         XdpMode::Native | XdpMode::Auto => "native".into(),

@@ -5,7 +5,8 @@ use serde::Serialize;
 use sg_common::verdict::Direction;
 
 use super::KernelError;
-use super::inspect::{Inspection, Place, program};
+use super::inspect::{Inspection, Place, inspect, program};
+use super::pins::InterfacePins;
 use super::state::State;
 
 /// What kind of fault it is.
@@ -67,6 +68,14 @@ impl Fault {
             direction: Some(direction.name()),
             ..Fault::new(code, message, help)
         }
+    }
+}
+
+/// `error`, and what is in force after it, where that can be found out.
+pub(super) fn standing_after(error: KernelError, pins: &InterfacePins) -> KernelError {
+    match inspect(pins) {
+        Ok(found) => error.with_standing(found.standing()),
+        Err(_) => error,
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use aya::programs::loaded_programs;
 use sg_common::verdict::Direction;
 
+use super::condition::standing_after;
 use super::inspect::{Inspection, inspect};
 use super::pins::{InterfacePins, PinTree};
 use super::removal::remove;
@@ -31,10 +32,7 @@ pub fn detach(bpffs: &Path, pins: &InterfacePins) -> Result<(), KernelError> {
     let removed = remove(&found);
     tree.prune();
     drop(lock);
-    removed.map_err(|error| match inspect(pins) {
-        Ok(left) => error.with_standing(left.standing()),
-        Err(_) => error,
-    })?;
+    removed.map_err(|error| standing_after(error, pins))?;
     leaving.wait();
     Ok(())
 }

@@ -9,7 +9,8 @@ use std::path::Path;
 use sg_common::verdict::Direction;
 
 use super::apply::{EgressHook, XdpMode};
-use super::commit::{ORDER, hook_name, mode_name};
+use super::commit::{ORDER, tidy};
+use super::condition::standing_after;
 use super::hooks::Hooks;
 use super::inspect::{Inspection, inspect};
 use super::pins::{InterfacePins, PinTree};
@@ -112,7 +113,7 @@ impl Held {
             },
             owns_qdisc: current.added_clsact,
         };
-        let state = State {
+        let mut state = State {
             interface: current.interface.clone(),
             ifindex: current.ifindex,
             netns: current.netns.clone(),
@@ -134,17 +135,10 @@ impl Held {
                 let _ = links::unpin(&pins.state_next());
                 let _ = stages::leave_only(pins, current.policy.generation);
             }
-            return Err(match inspect(pins) {
-                Ok(found) => error.with_standing(found.standing()),
-                Err(_) => error,
-            });
+            return Err(standing_after(error, pins));
         }
         // From here on it is in force, and nothing may be taken back: what the other programs need goes.
-        self.tidy(state, &hooks)
-            .map_err(|error| match inspect(pins) {
-                Ok(found) => error.with_standing(found.standing()),
-                Err(_) => error,
-            })?;
+        tidy(&hooks, &mut state).map_err(|error| standing_after(error, pins))?;
         Ok(true)
     }
 
@@ -190,13 +184,13 @@ impl Held {
             owns_qdisc: tc::look(pins.ifindex)?.qdisc.is_none(),
         };
         let recorded = State::read(&pins)?.unwrap_or_else(|| self.state.clone());
-        let state = State {
+        let mut state = State {
             ifindex: pins.ifindex,
             added_clsact: hooks.owns_qdisc,
             ..recorded
         };
         self.put(&state, &hooks)?;
-        self.tidy(state, &hooks)?;
+        tidy(&hooks, &mut state)?;
         Ok(pins)
     }
 
@@ -209,16 +203,6 @@ impl Held {
             hooks.put(direction, self.generation.program(direction))?;
         }
         State::promote(pins)
-    }
-
-    /// Writes down how it is attached, and removes what nothing needs any more.
-    fn tidy(&self, mut state: State, hooks: &Hooks<'_>) -> Result<(), KernelError> {
-        let pins = hooks.pins;
-        let (hook, mode) = hooks.in_use()?;
-        (state.egress_hook, state.xdp_mode) = (hook_name(hook), mode_name(mode));
-        state.write(pins)?;
-        hooks.retire_other(hook)?;
-        stages::leave_only(pins, state.policy.generation)
     }
 }
 

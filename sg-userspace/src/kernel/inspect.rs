@@ -161,6 +161,12 @@ impl Inspection {
         }
     }
 
+    /// Whether both directions run the programs of this record, and no others.
+    pub(super) fn runs(&self, state: &State) -> bool {
+        let mut directions = Direction::BOTH.into_iter();
+        directions.all(|d| self.running(d) == Some(state.program(d)))
+    }
+
     /// The record that counts.
     pub fn state(&self) -> Option<State> {
         let records = self.records.as_ref().ok()?.clone();

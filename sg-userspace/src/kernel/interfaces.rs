@@ -67,9 +67,10 @@ impl Interface {
 }
 
 // include/uapi/linux/rtnetlink.h, if_link.h, if_arp.h.
-const RTM_GETLINK: u16 = 18;
-const IFINFOMSG: usize = 16;
-const IFLA_IFNAME: u16 = 3;
+pub(super) const RTM_GETLINK: u16 = 18;
+/// `struct ifinfomsg`, in which the interface's index is at the offset 4.
+pub(super) const IFINFOMSG: usize = 16;
+pub(super) const IFLA_IFNAME: u16 = 3;
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_ATTACHED: u16 = 2;
 const IFLA_XDP_PROG_ID: u16 = 4;

@@ -27,7 +27,7 @@ pub(super) enum Lifetime {
 
 /// The inode of the machine's own namespace of process ids (`PROC_PID_INIT_INO`, fixed since
 /// Linux 3.8; include/linux/proc_ns.h).
-const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+pub(super) const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// Of a mount that this process would make.
 pub(super) fn of_new_mounts() -> Lifetime {

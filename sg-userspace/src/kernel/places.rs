@@ -2,8 +2,9 @@
 //! none: they are found by who is in them (/proc), by their names (/run/netns), and by their mounts.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -94,7 +95,7 @@ fn candidates(hint: Option<&str>) -> impl Iterator<Item = (PathBuf, String)> {
             let threads = entries(&process.join("task"));
             threads.map(|thread| thread.join("ns/net"))
         }))
-        .chain(mounts())
+        .chain(mounts().map(|(_, path)| path))
         .chain(processes().flat_map(|process| {
             let open = entries(&process.join("fd"));
             open.filter(|path| {
@@ -115,20 +116,68 @@ fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
         .filter_map(|entry| Some(entry.ok()?.path()))
 }
 
-fn processes() -> impl Iterator<Item = PathBuf> {
+/// The directories of all processes that can be seen.
+pub(super) fn processes() -> impl Iterator<Item = PathBuf> {
     let is_number =
         |name: &OsStr| !name.is_empty() && name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
     entries(Path::new("/proc")).filter(move |path| path.file_name().is_some_and(is_number))
 }
 
-/// Where namespaces are mounted.
-fn mounts() -> impl Iterator<Item = PathBuf> {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mounted = table.lines().filter_map(|line| {
-        // `… root mount-point … - type source options` (proc_pid_mountinfo(5)).
-        let (mount, file_system) = line.split_once(" - ")?;
-        let is_one = file_system.starts_with("nsfs ") && mount.contains(" net:[");
-        Some(PathBuf::from(mount.split(' ').nth(4).filter(|_| is_one)?))
-    });
-    mounted.collect::<Vec<_>>().into_iter()
+/// Where network namespaces are mounted, each with its inode.
+pub(super) fn mounts() -> impl Iterator<Item = (u64, PathBuf)> {
+    let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+    let mounted: Vec<_> = table.lines().filter_map(mounted).collect();
+    mounted.into_iter()
+}
+
+/// The network namespace that a line of mountinfo is about: see proc_pid_mountinfo(5).
+fn mounted(line: &str) -> Option<(u64, PathBuf)> {
+    let mut words = line.split(' ').skip(3);
+    let inode = words.next()?.strip_prefix("net:[")?.strip_suffix(']')?;
+    Some((inode.parse().ok()?, unescaped(words.next()?)))
+}
+
+/// A path in which a blank is `\040`.
+fn unescaped(path: &str) -> PathBuf {
+    let mut bytes = Vec::new();
+    let mut rest = path.as_bytes();
+    while let Some((&first, behind)) = rest.split_first() {
+        let number = rest
+            .get(1..4)
+            .and_then(|digits| str::from_utf8(digits).ok());
+        let number = number.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        (rest, _) = match number {
+            Some(byte) if first == b'\\' => (&rest[4..], bytes.push(byte)),
+            _ => (behind, bytes.push(first)),
+        };
+    }
+    OsString::from_vec(bytes).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_are_found_where_they_are_mounted() {
+        for (line, expected) in [
+            (
+                "120 25 0:4 net:[4026532301] /run/netns/node\\0401 rw shared:4 - nsfs nsfs rw",
+                Some((4026532301, "/run/netns/node 1")),
+            ),
+            (
+                "120 25 0:4 net:[4026532301] /run/a\\134b\\0 rw shared:4 - nsfs nsfs rw",
+                Some((4026532301, "/run/a\\b\\0")),
+            ),
+            ("121 25 0:4 mnt:[4026532302] /run/x rw - nsfs nsfs rw", None),
+            (
+                "25 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw",
+                None,
+            ),
+            ("", None),
+        ] {
+            let expected = expected.map(|(inode, path)| (inode, PathBuf::from(path)));
+            assert_eq!(mounted(line), expected, "{line}");
+        }
+    }
 }

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aya::maps::MapInfo;
-use sg_common::verdict::Direction;
 
 use super::apply::{Applied, ApplyOptions, DEFAULT_MAX_FLOWS, EgressHook, Outcome, XdpMode};
 use super::flow_tables::each_flow;
@@ -130,7 +129,7 @@ fn plan_at_once(
         n => map_entries(&found.counters(n - 1))?,
     };
     let runs_alone = match &start {
-        Start::Replace(replaced) => runs(&replaced.inspection, &replaced.state),
+        Start::Replace(replaced) => replaced.inspection.runs(&replaced.state),
         Start::First | Start::Leftovers(_) => false,
     };
     let in_use = PinnedUse::new(found, previous, runs_alone, &options.held_slots);
@@ -284,7 +283,7 @@ fn start(
         }
     };
     let is_complete =
-        |state: &State| runs(&inspection, state) && inspection.targets == [Some(true); 2];
+        |state: &State| inspection.runs(state) && inspection.targets == [Some(true); 2];
     let goes_on = match (&records.current, &records.next) {
         (None, None) if is_attached => return Err(damaged("it is missing")),
         (None, None) => false,
@@ -301,12 +300,6 @@ fn start(
         }))),
         None => Ok(Start::Leftovers(Box::new(inspection))),
     }
-}
-
-/// Whether both directions run the programs of this record, and no others.
-fn runs(inspection: &Inspection, state: &State) -> bool {
-    let mut directions = Direction::BOTH.into_iter();
-    directions.all(|d| inspection.running(d) == Some(state.program(d)))
 }
 
 fn damaged_record(pins: &InterfacePins) -> KernelError {

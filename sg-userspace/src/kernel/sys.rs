@@ -338,24 +338,38 @@ pub(crate) fn is_open_for_writing(file: BorrowedFd<'_>) -> io::Result<bool> {
 
 /// Opens what is pinned at `path`.
 pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut attr = zeroed();
-    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
-    let fd = bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?;
-    // SAFETY: the kernel just returned this descriptor to us alone.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    open_pin_with(path, 0)
 }
 
 /// Opens the map or program that is pinned at `path` for reading alone, which needs no more than the
 /// right to read the pin and works where the file system is mounted read-only. Links do not open so.
 pub(super) fn open_pin_to_read(path: &Path) -> io::Result<OwnedFd> {
+    open_pin_with(path, aya_obj::generated::BPF_F_RDONLY)
+}
+
+fn open_pin_with(path: &Path, flags: u32) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attr = zeroed();
     attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
-    attr.__bindgen_anon_4.file_flags = aya_obj::generated::BPF_F_RDONLY;
+    attr.__bindgen_anon_4.file_flags = flags;
     let fd = bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?;
     // SAFETY: the kernel just returned this descriptor to us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// What the kernel says of an object.
+///
+/// # Safety
+/// `T` is the structure of plain integers that the kernel fills in for this kind of object.
+unsafe fn info<T>(object: BorrowedFd<'_>) -> io::Result<T> {
+    // SAFETY: plain integers, for which zero is valid.
+    let mut info: T = unsafe { std::mem::zeroed() };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = object.as_raw_fd() as u32;
+    attr.info.info_len = size_of::<T>() as u32;
+    attr.info.info = &raw mut info as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info)
 }
 
 /// What a map is made of.
@@ -367,13 +381,8 @@ pub(super) struct MapShape {
 }
 
 pub(super) fn map_shape(map: BorrowedFd<'_>) -> io::Result<MapShape> {
-    // SAFETY: plain integers, for which zero is valid.
-    let mut info: bpf_map_info = unsafe { std::mem::zeroed() };
-    let mut attr = zeroed();
-    attr.info.bpf_fd = map.as_raw_fd() as u32;
-    attr.info.info_len = size_of::<bpf_map_info>() as u32;
-    attr.info.info = &raw mut info as u64;
-    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    // SAFETY: what the kernel says of a map.
+    let info: bpf_map_info = unsafe { info(map)? };
     Ok(MapShape {
         is_array: info.type_ == bpf_map_type::BPF_MAP_TYPE_ARRAY as u32,
         value_len: info.value_size as usize,
@@ -413,13 +422,8 @@ pub(super) fn wait_for_programs() {
 
 /// What the kernel says of an XDP or tcx link.
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<links::Link> {
-    // SAFETY: plain integers, for which zero is valid.
-    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
-    let mut attr = zeroed();
-    attr.info.bpf_fd = link.as_raw_fd() as u32;
-    attr.info.info_len = size_of::<bpf_link_info>() as u32;
-    attr.info.info = &raw mut info as u64;
-    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    // SAFETY: what the kernel says of a link.
+    let info: bpf_link_info = unsafe { info(link)? };
     Ok(links::Link {
         id: info.id,
         program: info.prog_id,
@@ -534,14 +538,8 @@ fn by_id(cmd: bpf_cmd, id: u32) -> io::Result<Option<OwnedFd>> {
 }
 
 fn program_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
-    // SAFETY: plain integers, for which zero is valid.
-    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
-    let mut attr = zeroed();
-    attr.info.bpf_fd = program.as_raw_fd() as u32;
-    attr.info.info_len = size_of::<bpf_prog_info>() as u32;
-    attr.info.info = &raw mut info as u64;
-    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    Ok(info)
+    // SAFETY: what the kernel says of a program.
+    unsafe { info(program) }
 }
 
 /// The id of a program.

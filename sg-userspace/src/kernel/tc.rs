@@ -9,10 +9,10 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use super::KernelError;
 use super::faults::step;
 use super::netlink::{self, attribute, number, put, text};
+use super::programs::OUTBOUND;
 
 /// The lowest number, which comes first.
 const PREFERENCE: u16 = 1;
-const NAME: &str = "sg_outbound";
 const KIND: &str = "bpf";
 
 // include/uapi/linux/rtnetlink.h, pkt_sched.h, pkt_cls.h, if_ether.h.
@@ -56,7 +56,7 @@ pub struct Filter {
 
 impl Filter {
     pub fn is_ours(&self) -> bool {
-        self.preference == PREFERENCE && self.kind == KIND && self.name.as_deref() == Some(NAME)
+        self.preference == PREFERENCE && self.kind == KIND && self.name.as_deref() == Some(OUTBOUND)
     }
 
     /// It keeps ours from being where it has to be.
@@ -216,7 +216,11 @@ fn set_filter(ifindex: u32, handle: u32, program: BorrowedFd<'_>, flags: u16) ->
     let mut options = Vec::new();
     let fd = program.as_raw_fd().to_ne_bytes();
     put(&mut options, TCA_BPF_FD, &fd);
-    put(&mut options, TCA_BPF_NAME, format!("{NAME}\0").as_bytes());
+    put(
+        &mut options,
+        TCA_BPF_NAME,
+        format!("{OUTBOUND}\0").as_bytes(),
+    );
     let flag = TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes();
     put(&mut options, TCA_BPF_FLAGS, &flag);
     put(&mut request, TCA_OPTIONS | NESTED, &options);

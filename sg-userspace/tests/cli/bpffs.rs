@@ -8,22 +8,10 @@ use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 
-use super::world::{Ran, World};
+use super::world::{APPLY, EXPLAIN, Ran, World};
 
 /// A user that owns nothing here.
 const NOBODY: u32 = 65534;
-
-const APPLY: [&str; 4] = ["apply", "builtin:tke", "--iface", "nic"];
-
-const EXPLAIN: [&str; 7] = [
-    "explain",
-    "--iface",
-    "nic",
-    "in",
-    "tcp",
-    "198.51.100.9",
-    "192.0.2.1:22",
-];
 
 fn chmod(path: &Path, mode: u32) {
     std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();

@@ -3,23 +3,14 @@
 
 use std::process::Command;
 
-use super::world::{Ran, World, file, ip};
+use super::world::{APPLY, EXPLAIN, Ran, World, file, ip};
 
-const APPLY: [&str; 4] = ["apply", "builtin:tke", "--iface", "nic"];
 const REPLACE: [&str; 4] = ["apply", "builtin:tke-minimal", "--iface", "nic"];
 
 const READING: [&[&str]; 3] = [
     &["counters", "--iface", "nic"],
     &["flows", "--json"],
-    &[
-        "explain",
-        "--iface",
-        "nic",
-        "in",
-        "tcp",
-        "198.51.100.9",
-        "192.0.2.1:22",
-    ],
+    &EXPLAIN,
 ];
 
 /// Runs `sgctl` in the node's namespace, already entered, without some capabilities.

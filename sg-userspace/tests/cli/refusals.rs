@@ -95,18 +95,7 @@ fn open_to_all(path: &std::path::Path) {
 fn another_xdp_program_on_the_interface() {
     let world = World::new();
     // Ours, but pinned where this one cannot know of it.
-    let other = world.dir.path().join("other");
-    world.make_bpffs(&other);
-    let elsewhere = other.display().to_string();
-    let apply = [
-        "--netns",
-        &world.node,
-        "--bpffs",
-        &elsewhere,
-        "apply",
-        "builtin:tke",
-    ];
-    super::world::run(&[&apply[..], &["--iface", "nic"]].concat()).ok();
+    world.apply_elsewhere("nic");
     let ran = world.run(&["apply", "builtin:tke", "--iface", "nic"]);
     let ran = ran.fails(1, "already runs the XDP program `sg_inbound`");
     // It hangs on a link, which `ip` cannot remove: what is said does, and names that very link.
@@ -171,23 +160,13 @@ fn bpf(command: libc::c_long, words: &[u32]) -> u32 {
 fn another_xdp_program_without_a_link() {
     let world = World::new();
     // Another interface's, pinned so that `ip` can attach it to this one as it is.
-    let other = world.dir.path().join("other");
-    world.make_bpffs(&other);
     let words = format!(
         "-n {} link add second type veth peer name third",
         world.node
     );
     ip(&words.split(' ').collect::<Vec<_>>());
+    let other = world.apply_elsewhere("second");
     let elsewhere = other.display().to_string();
-    let apply = [
-        "--netns",
-        &world.node,
-        "--bpffs",
-        &elsewhere,
-        "apply",
-        "builtin:tke",
-    ];
-    super::world::run(&[&apply[..], &["--iface", "second"]].concat()).ok();
     let shown = Command::new("ip")
         .args(["-n", &world.node, "link", "show", "dev", "second"])
         .output()

@@ -3,23 +3,25 @@
 
 use super::world::{assert_shown, file, run, run_with, sgctl};
 
+/// Every command with a help of its own; the first is `sgctl` itself.
+const COMMANDS: [&str; 12] = [
+    "",
+    "templates",
+    "check",
+    "explain",
+    "apply",
+    "run",
+    "status",
+    "counters",
+    "flows",
+    "detach",
+    "lab",
+    "completions",
+];
+
 #[test]
 fn help_has_examples_and_exit_codes() {
-    let commands = [
-        "",
-        "templates",
-        "check",
-        "explain",
-        "apply",
-        "run",
-        "status",
-        "counters",
-        "flows",
-        "detach",
-        "lab",
-        "completions",
-    ];
-    for command in commands {
+    for command in COMMANDS {
         let arguments: Vec<&str> = match command {
             "" => vec!["--help"],
             command => vec![command, "--help"],
@@ -34,21 +36,7 @@ fn help_has_examples_and_exit_codes() {
 /// On a terminal of eighty columns no line of help is longer, and examples stay in one piece.
 #[test]
 fn help_fits_eighty_columns() {
-    let commands = [
-        "",
-        "templates",
-        "check",
-        "explain",
-        "apply",
-        "run",
-        "status",
-        "counters",
-        "flows",
-        "detach",
-        "lab",
-        "completions",
-    ];
-    for command in commands {
+    for command in COMMANDS {
         let words: Vec<&str> = [command, "--help"]
             .into_iter()
             .filter(|w| !w.is_empty())

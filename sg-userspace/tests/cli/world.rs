@@ -90,6 +90,20 @@ pub(crate) fn file(dir: &Path, name: &str, text: &str) -> String {
     path.display().to_string()
 }
 
+/// Puts a policy in force on a world's interface.
+pub(crate) const APPLY: [&str; 4] = ["apply", "builtin:tke", "--iface", "nic"];
+
+/// Asks what is in force there.
+pub(crate) const EXPLAIN: [&str; 7] = [
+    "explain",
+    "--iface",
+    "nic",
+    "in",
+    "tcp",
+    "198.51.100.9",
+    "192.0.2.1:22",
+];
+
 /// Two namespaces, `node` with the interface `nic` (192.0.2.1) and `peer` (192.0.2.2), and a BPF
 /// file system.
 pub(crate) struct World {
@@ -152,6 +166,18 @@ impl World {
         let mut command = sgctl(&["--netns", &self.node, "--bpffs"]);
         command.arg(&self.bpffs).args(arguments);
         command
+    }
+
+    /// A file system for pins that nobody who uses the world's own knows of, and a policy that is pinned there in
+    /// force on an interface of the node's.
+    pub(crate) fn apply_elsewhere(&self, interface: &str) -> PathBuf {
+        let other = self.dir.path().join("other");
+        self.make_bpffs(&other);
+        let elsewhere = other.display().to_string();
+        let place = ["--netns", &self.node, "--bpffs", &elsewhere];
+        let words = ["apply", "builtin:tke", "--iface", interface];
+        run(&[&place[..], &words].concat()).ok();
+        other
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Ran {

@@ -6,13 +6,12 @@ use sg_common::verdict::{Direction, FIRST_RULE_SLOT};
 use sg_userspace::compile::{Budget, compile};
 use sg_userspace::kernel::DEFAULT_MAX_FLOWS;
 use sg_userspace::kernel::flow_tables::{FlowTable, key_of, monotonic_now};
-use sg_userspace::kernel::pins::PinTree;
-use sg_userspace::kernel::programs::{Generation, Programs, SharedMaps};
+use sg_userspace::kernel::programs::{Generation, Programs};
 use sg_userspace::policy::rules_from_lines;
 
 use crate::frames::{Frame, frame};
 use crate::sandbox::sandbox;
-use crate::support::{is_guest, run_hook};
+use crate::support::{is_guest, pinned_maps, run_hook};
 use crate::world::tables::Tables;
 
 const FLOOD: u32 = 400_000;
@@ -65,14 +64,7 @@ fn a_spoofed_flood_evicts_no_idle_connection() {
         let policy = rules_from_lines("in tcp 80 from any accept\nin udp 53 from any accept");
         let slots = [FIRST_RULE_SLOT, FIRST_RULE_SLOT + 1];
         let compiled = compile(&policy, &slots, Budget::default()).expect("tables fit");
-        let pins = PinTree::new(sandbox.bpffs()).interface(1, 1);
-        pins.create().unwrap_or_else(|e| panic!("{e}"));
-        let shared = SharedMaps {
-            pins: Some(pins.clone()),
-            counter_map: 0,
-            counter_slots: 64,
-            max_flows,
-        };
+        let (shared, pins) = pinned_maps(sandbox, max_flows);
         let mut programs = Programs::load(&compiled, &Generation::of(&policy, 1), &shared)
             .unwrap_or_else(|e| panic!("{e}"));
         let mut hook = |direction, bytes: &[u8]| {

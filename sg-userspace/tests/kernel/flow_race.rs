@@ -11,14 +11,14 @@ use sg_common::flow::{FlowKind, FlowValue, Timeout};
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
 use sg_userspace::compile::{Budget, compile};
 use sg_userspace::kernel::flow_tables::{FlowTable, each_flow, key_of, monotonic_now, sweep};
-use sg_userspace::kernel::pins::{InterfacePins, PinTree};
+use sg_userspace::kernel::pins::InterfacePins;
 use sg_userspace::kernel::programs::{Generation, Programs, SharedMaps};
 use sg_userspace::kernel::{ApplyOptions, apply};
 use sg_userspace::policy::rules_from_lines;
 
 use crate::frames::{Frame, frame};
 use crate::sandbox::{Sandbox, sandbox};
-use crate::support::{is_guest, rounds, run_hook};
+use crate::support::{is_guest, pinned_maps, rounds, run_hook};
 use crate::watching::only;
 use crate::world::tables::Tables;
 
@@ -35,14 +35,7 @@ fn packets_of_all_cpus_share_one_table() {
         let policy = rules_from_lines("out tcp 53 to any accept\nout tcp 54 to any accept");
         let slots = [FIRST_RULE_SLOT, FIRST_RULE_SLOT + 1];
         let tables = compile(&policy, &slots, Budget::default()).expect("tables fit");
-        let pins = PinTree::new(sandbox.bpffs()).interface(1, 1);
-        pins.create().unwrap_or_else(|e| panic!("{e}"));
-        let shared = SharedMaps {
-            pins: Some(pins.clone()),
-            counter_map: 0,
-            counter_slots: 64,
-            max_flows: ROOM,
-        };
+        let (shared, pins) = pinned_maps(sandbox, ROOM);
         let load = || {
             let generation = Generation::of(&policy, 1);
             Programs::load(&tables, &generation, &shared).unwrap_or_else(|e| panic!("{e}"))
@@ -139,15 +132,8 @@ impl Together {
     fn new(sandbox: &Sandbox, rules: &str) -> Self {
         let policy = rules_from_lines(rules);
         let tables = compile(&policy, &[FIRST_RULE_SLOT], Budget::default()).expect("tables fit");
-        let pins = PinTree::new(sandbox.bpffs()).interface(1, 1);
-        pins.create().unwrap_or_else(|e| panic!("{e}"));
-        let shared = SharedMaps {
-            pins: Some(pins.clone()),
-            counter_map: 0,
-            counter_slots: 64,
-            // More than there are flows by far: none has to go.
-            max_flows: 65_536,
-        };
+        // More than there are flows by far: none has to go.
+        let (shared, pins) = pinned_maps(sandbox, 65_536);
         let load = || {
             let generation = Generation::of(&policy, 1);
             Programs::load(&tables, &generation, &shared).unwrap_or_else(|e| panic!("{e}"))

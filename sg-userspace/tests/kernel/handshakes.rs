@@ -5,13 +5,12 @@ use sg_common::flow::{FlowKind, Timeout};
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT};
 use sg_userspace::compile::{Budget, compile};
 use sg_userspace::kernel::flow_tables::{FlowTable, monotonic_now};
-use sg_userspace::kernel::pins::PinTree;
-use sg_userspace::kernel::programs::{Generation, Programs, SharedMaps};
+use sg_userspace::kernel::programs::{Generation, Programs};
 use sg_userspace::policy::rules_from_lines;
 
 use crate::frames::{Frame, frame};
 use crate::sandbox::sandbox;
-use crate::support::run_hook;
+use crate::support::{pinned_maps, run_hook};
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
@@ -219,14 +218,7 @@ fn a_flow_is_established_by_the_right_acknowledgement_alone() {
     sandbox(|sandbox| {
         let policy = rules_from_lines("in tcp 80 from any accept");
         let compiled = compile(&policy, &[FIRST_RULE_SLOT], Budget::default()).expect("tables fit");
-        let pins = PinTree::new(sandbox.bpffs()).interface(1, 1);
-        pins.create().unwrap_or_else(|e| panic!("{e}"));
-        let shared = SharedMaps {
-            pins: Some(pins.clone()),
-            counter_map: 0,
-            counter_slots: 64,
-            max_flows: 256,
-        };
+        let (shared, pins) = pinned_maps(sandbox, 256);
         let mut programs = Programs::load(&compiled, &Generation::of(&policy, 1), &shared)
             .unwrap_or_else(|e| panic!("{e}"));
         let table = FlowTable::open(&pins, &Timeout::defaults()).unwrap_or_else(|e| panic!("{e}"));

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use sg_common::flow::FlowKind;
 use sg_userspace::compile::{Budget, compile};
 use sg_userspace::kernel::flow_tables::{FlowEntry, each_flow};
-use sg_userspace::kernel::pins::PinTree;
-use sg_userspace::kernel::programs::{Generation, Programs, SharedMaps};
+use sg_userspace::kernel::programs::{Generation, Programs};
 use sg_userspace::kernel::seed::Seeding;
 use sg_userspace::policy::rules_from_lines;
 use socket2::{Domain, Socket, Type};
@@ -17,6 +16,7 @@ use socket2::{Domain, Socket, Type};
 use crate::hosts::nft;
 use crate::sandbox::sandbox;
 use crate::seed::{NOBODY, NODE4, Node, PEER4, PEER6, at, kept, seeded};
+use crate::support::pinned_maps;
 
 /// Proves K12: nor is anybody cut off who connects while the enforcer is being attached.
 #[test]
@@ -114,14 +114,7 @@ fn a_second_look_adds_what_is_new() {
         let node = Node::new(sandbox);
         let policy = rules_from_lines(NOBODY);
         let tables = compile(&policy, &[], Budget::default()).expect("tables of no rules");
-        let pins = PinTree::new(sandbox.bpffs()).interface(1, 1);
-        pins.create().unwrap_or_else(|e| panic!("{e}"));
-        let shared = SharedMaps {
-            pins: Some(pins.clone()),
-            counter_map: 0,
-            counter_slots: 64,
-            max_flows: 256,
-        };
+        let (shared, pins) = pinned_maps(sandbox, 256);
         let _programs = Programs::load(&tables, &Generation::of(&policy, 1), &shared)
             .unwrap_or_else(|e| panic!("{e}"));
         let entries = |kind: FlowKind| {

@@ -7,11 +7,12 @@ use aya::programs::{ProgramInfo, TestRun, TestRunOptions};
 use sg_common::counters::SlotCounters;
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
 use sg_userspace::compile::{Budget, Compiled, compile};
+use sg_userspace::kernel::pins::{InterfacePins, PinTree};
 use sg_userspace::kernel::programs::{Generation, Programs, SharedMaps};
 use sg_userspace::kernel::{CounterReader, EgressHook, KernelError};
 use sg_userspace::policy::{Policy, rules_from_lines};
 
-use crate::sandbox::require_root;
+use crate::sandbox::{Sandbox, require_root};
 
 /// Whether this runs in a guest of `cargo xtask test --kernels`, whose processors are emulated.
 pub(crate) fn is_guest() -> bool {
@@ -46,6 +47,19 @@ pub(crate) fn egress_hooks() -> &'static [EgressHook] {
     } else {
         &[EgressHook::Clsact]
     }
+}
+
+/// Maps for programs that are attached to nothing, pinned in the sandbox so that their flow table can be read.
+pub(crate) fn pinned_maps(sandbox: &Sandbox, max_flows: u32) -> (SharedMaps, InterfacePins) {
+    let pins = PinTree::new(sandbox.bpffs()).interface(1, 1);
+    pins.create().unwrap_or_else(|e| panic!("{e}"));
+    let shared = SharedMaps {
+        pins: Some(pins.clone()),
+        counter_map: 0,
+        counter_slots: 64,
+        max_flows,
+    };
+    (shared, pins)
 }
 
 /// A policy in the kernel, attached to nothing.

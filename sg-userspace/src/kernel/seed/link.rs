@@ -4,13 +4,10 @@ use std::io;
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::netlink::{self, attribute};
+use super::super::interfaces::{IFINFOMSG, IFLA_IFNAME, RTM_GETLINK};
+use super::netlink::{self, attribute, number, text};
 
-// include/uapi/linux/rtnetlink.h and if_link.h.
-const RTM_GETLINK: u16 = 18;
-/// `struct ifinfomsg`, in which the interface's index is at the offset 4.
-const LINK_HEADER: usize = 16;
-const IFLA_IFNAME: u16 = 3;
+// include/uapi/linux/if_link.h.
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
@@ -34,32 +31,24 @@ impl Link {
     /// Every interface of the current network namespace.
     pub(super) fn list() -> io::Result<Vec<Link>> {
         let mut links = Vec::new();
-        netlink::dump(NETLINK_ROUTE, RTM_GETLINK, &[0; LINK_HEADER], |payload| {
+        netlink::dump(NETLINK_ROUTE, RTM_GETLINK, &[0; IFINFOMSG], |payload| {
             links.extend(Link::read(payload));
         })?;
         Ok(links)
     }
 
     fn read(payload: &[u8]) -> Option<Link> {
-        let (header, attributes) = payload.split_at_checked(LINK_HEADER)?;
-        let number = |kind| {
-            let value = attribute(attributes, kind)?.first_chunk()?;
-            Some(u32::from_ne_bytes(*value))
-        };
-        let text = |bytes: &[u8]| {
-            let text = bytes.split(|byte| *byte == 0).next().unwrap_or(&[]);
-            String::from_utf8_lossy(text).into_owned()
-        };
+        let (header, attributes) = payload.split_at_checked(IFINFOMSG)?;
         let kind = attribute(attributes, IFLA_LINKINFO)
-            .and_then(|info| attribute(info, IFLA_INFO_KIND))
-            .map_or_else(String::new, text);
+            .and_then(|info| text(info, IFLA_INFO_KIND))
+            .unwrap_or_default();
         Some(Link {
             index: u32::from_ne_bytes(*header.get(4..)?.first_chunk()?),
-            name: attribute(attributes, IFLA_IFNAME).map_or_else(String::new, text),
+            name: text(attributes, IFLA_IFNAME).unwrap_or_default(),
             kind,
-            master: number(IFLA_MASTER),
-            other: number(IFLA_LINK),
-            namespace: number(IFLA_LINK_NETNSID).map(u32::cast_signed),
+            master: number(attributes, IFLA_MASTER),
+            other: number(attributes, IFLA_LINK),
+            namespace: number(attributes, IFLA_LINK_NETNSID).map(u32::cast_signed),
         })
     }
 }

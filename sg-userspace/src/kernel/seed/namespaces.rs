@@ -10,13 +10,14 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::sched::{CloneFlags, setns};
 
+use super::super::lifetime::FIRST_PID_NAMESPACE;
+use super::super::places;
 use super::link::Link;
 use super::netlink::{self, attribute};
 
@@ -26,9 +27,6 @@ const RTM_GETNSID: u16 = 90;
 const NSID_HEADER: usize = 4;
 const NETNSA_NSID: u16 = 1;
 const NETNSA_FD: u16 = 3;
-
-/// The kernel's own namespace of process ids (`PROC_PID_INIT_INO` in include/linux/proc_ns.h).
-const ALL_PROCESSES: u64 = 0xeffffffc;
 
 /// What became of the search.
 #[derive(Debug)]
@@ -88,7 +86,7 @@ fn walk<T>(here: File, ifindex: u32, look: impl Fn() -> io::Result<T>) -> io::Re
     let (candidates, hidden) = others(here.metadata()?.ino());
     let mut search = Search {
         hidden,
-        may_be_more: fs::metadata("/proc/self/ns/pid")?.ino() != ALL_PROCESSES,
+        may_be_more: fs::metadata("/proc/self/ns/pid")?.ino() != FIRST_PID_NAMESPACE,
         ..Search::default()
     };
     // What belongs here by the last step, whose neighbours belong here by the next.
@@ -143,47 +141,19 @@ fn enter(path: &Path) -> io::Result<File> {
 fn others(here: u64) -> (Vec<PathBuf>, usize) {
     let mut found = BTreeMap::new();
     let mut hidden = 0;
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let is_process = entry.file_name().to_string_lossy().parse::<u32>().is_ok();
-        if is_process {
-            let path = entry.path().join("ns/net");
-            match fs::metadata(&path) {
-                Ok(of) => drop(found.entry(of.ino()).or_insert(path)),
-                Err(e) if is_gone(&e) => {}
-                Err(_) => hidden += 1,
-            }
+    for process in places::processes() {
+        let path = process.join("ns/net");
+        match fs::metadata(&path) {
+            Ok(of) => drop(found.entry(of.ino()).or_insert(path)),
+            Err(e) if is_gone(&e) => {}
+            Err(_) => hidden += 1,
         }
     }
-    let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
-    for (inode, path) in mounts.lines().filter_map(mounted) {
+    for (inode, path) in places::mounts() {
         found.entry(inode).or_insert(path);
     }
     found.remove(&here);
     (found.into_values().collect(), hidden)
-}
-
-/// The network namespace that a line of mountinfo is about: see proc_pid_mountinfo(5).
-fn mounted(line: &str) -> Option<(u64, PathBuf)> {
-    let mut words = line.split(' ').skip(3);
-    let inode = words.next()?.strip_prefix("net:[")?.strip_suffix(']')?;
-    Some((inode.parse().ok()?, unescaped(words.next()?)))
-}
-
-/// A path in which a blank is `\040`.
-fn unescaped(path: &str) -> PathBuf {
-    let mut bytes = Vec::new();
-    let mut rest = path.as_bytes();
-    while let Some((&first, behind)) = rest.split_first() {
-        let number = rest
-            .get(1..4)
-            .and_then(|digits| str::from_utf8(digits).ok());
-        let number = number.and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        (rest, _) = match number {
-            Some(byte) if first == b'\\' => (&rest[4..], bytes.push(byte)),
-            _ => (behind, bytes.push(first)),
-        };
-    }
-    std::ffi::OsString::from_vec(bytes).into()
 }
 
 /// The interfaces of the current namespace that are joined to one in another.
@@ -203,32 +173,4 @@ fn number_of(namespace: BorrowedFd<'_>) -> io::Result<i32> {
     let attributes = answer.get(NSID_HEADER..).unwrap_or(&[]);
     let number = attribute(attributes, NETNSA_NSID).and_then(|n| n.first_chunk());
     Ok(number.map_or(-1, |number| i32::from_ne_bytes(*number)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn namespaces_are_found_where_they_are_mounted() {
-        for (line, expected) in [
-            (
-                "120 25 0:4 net:[4026532301] /run/netns/node\\0401 rw shared:4 - nsfs nsfs rw",
-                Some((4026532301, "/run/netns/node 1")),
-            ),
-            (
-                "120 25 0:4 net:[4026532301] /run/a\\134b\\0 rw shared:4 - nsfs nsfs rw",
-                Some((4026532301, "/run/a\\b\\0")),
-            ),
-            ("121 25 0:4 mnt:[4026532302] /run/x rw - nsfs nsfs rw", None),
-            (
-                "25 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw",
-                None,
-            ),
-            ("", None),
-        ] {
-            let expected = expected.map(|(inode, path)| (inode, PathBuf::from(path)));
-            assert_eq!(mounted(line), expected, "{line}");
-        }
-    }
 }
