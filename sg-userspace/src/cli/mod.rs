@@ -26,6 +26,7 @@ mod run;
 mod run_events;
 mod run_log;
 mod run_output;
+mod run_session;
 mod screen;
 mod status;
 mod suggestions;

@@ -1,0 +1,505 @@
+//! What `sgctl run` does between its first apply and its end: attends to events, reloads, tells what others do
+//! to what it has put in force, puts back what they take away, and returns at last to what was there before.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use sg_common::flow::TIMEOUTS;
+use sg_userspace::kernel::held::{Held, InForce};
+use sg_userspace::kernel::pins::InterfacePins;
+use sg_userspace::kernel::state::State;
+use sg_userspace::kernel::{self, Applied, KernelError, flow_tables, interfaces};
+use sg_userspace::observe::attached::{Attached, Scope, attached};
+use sg_userspace::observe::counters::counters;
+use sg_userspace::observe::events::Events as PacketLog;
+use sg_userspace::observe::flows::monotonic_now;
+use sg_userspace::observe::trace::PacketTrace;
+
+use super::failure::Failure;
+use super::policy_args::Policies;
+use super::reload::{Outcome, Reloader};
+use super::run_events::{Event, Events};
+use super::run_log::Log;
+use super::terminal::{Hangup, Terminal};
+use super::{Context, apply};
+
+/// What this process has put in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ours {
+    generation: u32,
+    programs: [u32; 2],
+}
+
+impl Ours {
+    pub(super) fn of(state: &State) -> Ours {
+        Ours {
+            generation: state.policy.generation,
+            programs: [state.inbound_program, state.outbound_program],
+        }
+    }
+}
+
+pub(super) struct Session<'a> {
+    pub(super) context: &'a Context,
+    pub(super) policies: &'a Policies,
+    pub(super) iface: &'a str,
+    pub(super) log: Log,
+    pub(super) pins: InterfacePins,
+    pub(super) ours: Ours,
+    /// What was in force before this process, to return to.
+    pub(super) before: InForce,
+    /// What is in force now, whoever has put it there, to be attached to an interface that is made anew.
+    pub(super) current: Option<Box<Held>>,
+    /// What somebody else has put in force since, so as to say it once.
+    pub(super) theirs: Option<Ours>,
+    /// The digest of a policy that this process has failed to put in force since: it may be in force all the
+    /// same, where only what comes after that has failed.
+    pub(super) attempted: Option<String>,
+    /// The interface does not exist at the moment.
+    pub(super) is_gone: bool,
+    /// Of the policy in force.
+    pub(super) timeouts: [u32; TIMEOUTS],
+    pub(super) terminal: Terminal,
+    /// Why the counters could not be read last time, so as to say it once.
+    pub(super) trouble: Option<String>,
+    /// What was wrong with the hooks at the last look.
+    pub(super) damage: Option<Damage>,
+    /// Logged packets.
+    pub(super) packets: Option<PacketLog>,
+    /// The packet path's own log of the generation in force, with `--trace`.
+    pub(super) trace: Option<PacketTrace>,
+    pub(super) traces: bool,
+}
+
+/// Something that keeps the policy from being enforced.
+pub(super) struct Damage {
+    text: String,
+    since: Instant,
+    /// When it was last tried to put it right. `None` until it has been told of.
+    tried: Option<Instant>,
+}
+
+/// What is wrong for a shorter time is somebody else's `apply` or `detach` under way.
+const IS_DAMAGED_AFTER: Duration = Duration::from_millis(500);
+
+/// How often it is tried again to put right what is wrong with the hooks.
+const REPAIR_AGAIN: Duration = Duration::from_secs(5);
+
+impl Session<'_> {
+    /// Attends to events until one ends the session.
+    pub(super) fn attend(
+        &mut self,
+        events: &mut Events,
+        reloader: &mut Reloader,
+    ) -> Result<&'static str, Failure> {
+        loop {
+            match events.next() {
+                Event::Stop(why) => return Ok(why),
+                Event::Hangup => match self.terminal.hangup() {
+                    Hangup::Lost => return Ok("the terminal has gone"),
+                    Hangup::Outlived => {}
+                    Hangup::Asked => self.reload(events, reloader, true)?,
+                },
+                Event::Show => self.show()?,
+                Event::Fetch => {
+                    self.fetch();
+                    if reloader.is_waiting() {
+                        self.reload(events, reloader, false)?;
+                    }
+                    if matches!(&self.damage, Some(damage) if damage.tried.is_none()) {
+                        self.look_at_hooks(reloader)?;
+                    }
+                }
+                Event::Sweep => self.sweep(),
+                Event::PinsChanged => self.look_at_pins()?,
+                Event::LinksChanged => {
+                    self.look_at_link(events, reloader)?;
+                    self.look_at_hooks(reloader)?;
+                }
+                Event::Look => {
+                    if self.terminal.is_lost() {
+                        return Ok("the terminal has gone");
+                    }
+                    self.look_at_link(events, reloader)?;
+                    self.look_at_pins()?;
+                    self.reload(events, reloader, false)?;
+                    self.look_at_hooks(reloader)?;
+                }
+                Event::FilesChanged => {
+                    self.reload(events, reloader, false)?;
+                    // A directory on the way may be another one by now.
+                    events.watch(reloader.files());
+                }
+            }
+        }
+    }
+
+    /// Applies the policy again if its files mean another one, or if `forced`.
+    fn reload(
+        &mut self,
+        events: &mut Events,
+        reloader: &mut Reloader,
+        forced: bool,
+    ) -> Result<(), Failure> {
+        if self.is_gone {
+            // There is nothing to apply it to; when there is, it is applied.
+            return Ok(());
+        }
+        let outcome = reloader.check(forced);
+        if matches!(outcome, Outcome::Nothing) {
+            return Ok(());
+        }
+        self.tell(outcome);
+        events.watch(reloader.files());
+        self.show()
+    }
+
+    /// Prints the packets that were to be logged, as long as somebody reads: else they are kept where
+    /// they are, where the newest are kept. What cannot be read is told with the counters, which come
+    /// from the same place.
+    fn fetch(&mut self) {
+        if self.log.has_room()
+            && let Some(Ok(logged)) = self.packets.as_mut().map(PacketLog::drain)
+        {
+            self.log.packets(&logged);
+        }
+        if self.traces {
+            self.fetch_trace();
+        }
+    }
+
+    /// Makes room in the flow tables. Expired flows are no longer found anyway, so a failure costs
+    /// nothing but room, and whatever is wrong is told with the counters.
+    fn sweep(&mut self) {
+        let _ = flow_tables::sweep(&self.pins, &self.timeouts, monotonic_now());
+    }
+
+    fn fetch_trace(&mut self) {
+        if self.trace.as_ref().map(PacketTrace::generation) != Some(self.ours.generation) {
+            let scope = Scope::Interface(self.iface.to_owned());
+            let found = attached(&self.context.bpffs, &scope).unwrap_or_default();
+            self.trace = found.first().and_then(|one| PacketTrace::open(one).ok());
+        }
+        let lines = self.trace.as_mut().map(PacketTrace::drain);
+        for line in lines.unwrap_or_default() {
+            self.log.event("trace", &line, json!({"text": line}));
+        }
+    }
+
+    /// Keeps open what is in force. Where that fails it can still be loaded anew when it is needed.
+    pub(super) fn hold(&mut self) {
+        self.current = match InForce::find(&self.context.bpffs, &self.pins) {
+            Ok(InForce::Policy(held)) => Some(held),
+            Ok(InForce::Nothing | InForce::Damaged) | Err(_) => None,
+        };
+    }
+
+    /// Remembers what has just been put in force.
+    fn applied(&mut self, applied: &Applied) {
+        self.hold();
+        self.ours = Ours::of(&applied.state);
+        (self.theirs, self.attempted) = (None, None);
+        self.timeouts = applied.state.timeouts;
+    }
+
+    fn tell(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Nothing => {}
+            Outcome::Unchanged => self.log.unchanged(),
+            Outcome::Applied(applied, findings) => {
+                self.applied(&applied);
+                let warnings = apply::findings(&findings, self.policies);
+                self.log.applied("reloaded", &applied, &warnings);
+            }
+            Outcome::Unfinished(file) => {
+                let file = file.display().to_string();
+                let line = format!(
+                    "waiting: {file} is still being written, and generation {} stays in force until \
+                     it is whole",
+                    self.ours.generation
+                );
+                self.log.event("waiting", &line, json!({"file": file}));
+            }
+            Outcome::Invalid(errors) => self.log.invalid(errors, self.ours.generation),
+            Outcome::Refused(failure, digest) => {
+                self.attempted = Some(digest);
+                // Where nothing is attached any more, the next look says so and ends the session.
+                if self.pins.exists() {
+                    let _ = self.look_at_pins();
+                }
+                self.log.refused(&failure, self.ours.generation);
+            }
+            Outcome::NotReadable => {
+                let line = "not reloaded: the policy came from standard input, which can be read \
+                            only once; apply a file instead";
+                self.log.event("not_reloaded", line, json!({}));
+            }
+        }
+    }
+
+    /// Looks whether what is in force is still what this process has put there. That it has been
+    /// taken away ends the session.
+    fn look_at_pins(&mut self) -> Result<(), Failure> {
+        let state = match State::read(&self.pins) {
+            Ok(Some(state)) => state,
+            Ok(None) if !self.pins.exists() => {
+                let line = format!(
+                    "somebody else has detached {}, whose policy was in force until then",
+                    self.iface
+                );
+                self.log
+                    .event("detached", &line, json!({"why": "by somebody else"}));
+                return Err(KernelError::NotAttached {
+                    scope: format!("`{}`", self.iface),
+                }
+                .into());
+            }
+            // Somebody is in the middle of it, or it is damaged, which is told with the counters.
+            Ok(None) | Err(_) => return Ok(()),
+        };
+        let found = Ours::of(&state);
+        if found == self.ours || self.theirs.as_ref() == Some(&found) {
+            return Ok(());
+        }
+        if self.attempted.as_ref() == Some(&state.policy.digest) {
+            self.attempted = None;
+            (self.ours, self.theirs) = (found, None);
+            self.timeouts = state.timeouts;
+            self.hold();
+            return Ok(());
+        }
+        let (name, generation) = (&state.policy.name, state.policy.generation);
+        let line = format!(
+            "somebody else has put {} in force on {}, generation {generation}, in place of \
+             generation {}: it stays until the files of this policy change or a SIGHUP comes",
+            self.log.bold(name),
+            self.iface,
+            self.ours.generation,
+        );
+        let details = json!({"policy": state.policy, "replaced": self.ours.generation});
+        self.log.event("replaced", &line, details);
+        self.timeouts = state.timeouts;
+        self.theirs = Some(found);
+        self.hold();
+        Ok(())
+    }
+
+    /// Looks whether the interface is still the one that the policy is attached to. One that is made
+    /// anew under its name has nothing attached.
+    fn look_at_link(
+        &mut self,
+        events: &mut Events,
+        reloader: &mut Reloader,
+    ) -> Result<(), Failure> {
+        let started = Instant::now();
+        let index = match interfaces::index_of(self.iface) {
+            Ok(index) => index,
+            Err(KernelError::NoInterface { .. }) => {
+                if !self.is_gone {
+                    self.is_gone = true;
+                    let line = format!(
+                        "{} has gone: its policy is attached again when it comes back",
+                        self.iface
+                    );
+                    self.log.event("gone", &line, json!({}));
+                }
+                return Ok(());
+            }
+            // Told with the counters.
+            Err(_) => return Ok(()),
+        };
+        if index == self.pins.ifindex {
+            self.is_gone = false;
+            return Ok(());
+        }
+        self.attach_again(events, reloader, started)
+    }
+
+    /// Looks whether both hooks still run what this process has put there (SPEC C12), and puts it back where
+    /// somebody has taken a part of it away.
+    fn look_at_hooks(&mut self, reloader: &Reloader) -> Result<(), Failure> {
+        if self.is_gone || self.theirs.is_some() {
+            return Ok(());
+        }
+        let scope = Scope::Interface(self.iface.to_owned());
+        // What cannot be looked at is told with the counters.
+        let found = attached(&self.context.bpffs, &scope).unwrap_or_default();
+        let Some(Ok(status)) = found.first().map(Attached::status) else {
+            return Ok(());
+        };
+        if status.faults.is_empty() {
+            self.damage = None;
+            return Ok(());
+        }
+        let messages = status.faults.iter().map(|fault| fault.message.as_str());
+        let text = messages.collect::<Vec<_>>().join("; ");
+        let damage = match &mut self.damage {
+            Some(damage) if damage.text == text => damage,
+            _ => {
+                self.damage = Some(Damage {
+                    text,
+                    since: Instant::now(),
+                    tried: None,
+                });
+                return Ok(());
+            }
+        };
+        let is_new = damage.tried.is_none();
+        let is_due = match damage.tried {
+            None => damage.since.elapsed() >= IS_DAMAGED_AFTER,
+            Some(at) => at.elapsed() >= REPAIR_AGAIN,
+        };
+        if !is_due {
+            return Ok(());
+        }
+        // It may be somebody else's by now.
+        self.look_at_pins()?;
+        if self.theirs.is_some() {
+            return Ok(());
+        }
+        if let Some(damage) = &mut self.damage {
+            damage.tried = Some(Instant::now());
+        }
+        if is_new {
+            let line = format!("{} is not enforcing: {text}", self.iface);
+            let details = json!({"faults": status.faults});
+            self.log.event("damaged", &line, details);
+        }
+        match reloader.repair() {
+            Ok(applied) => {
+                self.applied(&applied);
+                self.log.applied("repaired", &applied, "");
+            }
+            Err(failure) if is_new => {
+                self.log
+                    .event("repair_failed", "it could not be put right:", json!({}));
+                self.log.failure(&failure);
+            }
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Shows the counters, and ends the session when there is nothing left to count.
+    fn show(&mut self) -> Result<(), Failure> {
+        if self.is_gone {
+            return Ok(());
+        }
+        let scope = Scope::Interface(self.iface.to_owned());
+        let one = |found: Vec<Attached>| found.into_iter().next();
+        let read = attached(&self.context.bpffs, &scope)
+            .map(one)
+            .and_then(|one| one.map(|one| counters(&one)).transpose());
+        match read {
+            Ok(Some(now)) => {
+                self.trouble = None;
+                self.log.counters(&now);
+            }
+            Ok(None) => {}
+            // The interface may just have gone, or come back.
+            Err(KernelError::NotAttached { .. } | KernelError::NoInterface { .. }) => {
+                return self.look_at_pins();
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if self.trouble.as_ref() != Some(&text) {
+                    self.log
+                        .event("error", "the counters cannot be read:", json!({}));
+                    self.log.failure(&error.into());
+                }
+                self.trouble = Some(text);
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches what is in force to the interface that has come back under its name.
+    fn attach_again(
+        &mut self,
+        events: &mut Events,
+        reloader: &mut Reloader,
+        started: Instant,
+    ) -> Result<(), Failure> {
+        let Some(current) = &self.current else {
+            // It could not be kept: `apply` finds what is left of it, and goes on with that.
+            self.is_gone = false;
+            return self.reload(events, reloader, true);
+        };
+        let pins = match current.attach_again(&self.context.bpffs, &self.pins, self.iface) {
+            Ok(pins) => pins,
+            Err(error @ KernelError::NotAttached { .. }) => return Err(error.into()),
+            Err(error) => {
+                let text = error.to_string();
+                if self.trouble.as_ref() != Some(&text) {
+                    let line = format!("{} has come back UNPROTECTED:", self.iface);
+                    self.log.event("error", &line, json!({}));
+                    self.log.failure(&error.into());
+                }
+                self.trouble = Some(text);
+                return Ok(());
+            }
+        };
+        let milliseconds = started.elapsed().as_secs_f64() * 1e3;
+        (self.is_gone, self.trouble) = (false, None);
+        if let Some(packets) = &mut self.packets {
+            packets.moved_to(&pins);
+        }
+        events.watch_pins(&pins.dir);
+        self.pins = pins;
+        let line = format!(
+            "{} has been made anew: its policy is attached again, {milliseconds:.1} ms after that was \
+             known, with its counters and flows",
+            self.iface
+        );
+        let details = json!({"ifindex": self.pins.ifindex, "milliseconds": milliseconds});
+        self.log.event("reattached", &line, details);
+        self.look_at_pins()
+    }
+
+    /// Returns to what was in force before, as far as what is in force is still this process's.
+    pub(super) fn leave(&mut self, persist: bool, why: &str) -> Result<(), Failure> {
+        // Whatever is still open here would be waited for.
+        (self.packets, self.trace, self.current) = (None, None, None);
+        if !self.is_gone {
+            self.look_at_pins()?;
+        }
+        let iface = self.iface;
+        let bpffs = &self.context.bpffs;
+        let details = json!({"why": why});
+        let left = match &self.before {
+            _ if persist => "",
+            _ if self.theirs.is_some() => ", for it is somebody else's",
+            InForce::Damaged => ", for what was there before was damaged",
+            InForce::Policy(_) if self.is_gone => ", for the interface has gone",
+            InForce::Policy(held) if Ours::of(held.state()) == self.ours => {
+                ", for it was there before"
+            }
+            InForce::Policy(held) => {
+                let policy = &held.state().policy;
+                if held.put_back(bpffs, &self.pins, self.ours.programs)? {
+                    let line = format!(
+                        "{} to {} on {iface}, generation {}, as it was before ({why})",
+                        self.log.green("returned"),
+                        self.log.bold(&policy.name),
+                        policy.generation,
+                    );
+                    let details = json!({"why": why, "policy": policy});
+                    self.log.event("returned", &line, details);
+                    return Ok(());
+                }
+                ", for it is not what this process has put there"
+            }
+            InForce::Nothing => {
+                kernel::detach(bpffs, &self.pins)?;
+                let line = format!("{} from {iface} ({why})", self.log.green("detached"));
+                self.log.event("detached", &line, details);
+                return Ok(());
+            }
+        };
+        let line = format!(
+            "left as it is on {iface}{left} ({why}): `sgctl detach --iface {iface}` ends enforcement"
+        );
+        self.log.event("left", &line, details);
+        Ok(())
+    }
+}
