@@ -228,7 +228,7 @@ impl Head {
         self.0 & Self::BUSY != 0
     }
 
-    /// Of a flow that is cut: nobody's any more, and whoever admitted it has no part in it.
+    /// The head of a cut flow, which belongs to no rule and to no generation.
     #[inline(always)]
     pub const fn cut(self) -> Head {
         Head(self.in_state(CUT).0 & !Self::SEEDED)
