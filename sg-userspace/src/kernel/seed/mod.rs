@@ -73,7 +73,7 @@ struct Entry {
 }
 
 impl<'a> Seeding<'a> {
-    /// The flow table pinned at `pins`, with room for `max_flows`, must be there and empty.
+    /// The flow table pinned at `pins`, with room for `max_flows`, must be there.
     pub fn new(
         rules: &'a Compiled,
         generation: u32,
@@ -101,7 +101,7 @@ impl<'a> Seeding<'a> {
         self.cuts = true;
     }
 
-    /// Before any program is attached: the table is empty, and nobody else writes to it.
+    /// Before the programs of the policy are attached.
     pub fn before(&mut self) -> Result<(), KernelError> {
         let found = self.found(Extent::All)?;
         let entries = self.entries(found);
@@ -133,20 +133,7 @@ impl<'a> Seeding<'a> {
         generation: u32,
     ) -> Result<(), KernelError> {
         self.replaced = Some((tables, generation));
-        let found = self.found(Extent::All)?;
-        let mut entries = self.entries(found);
-        // The last ones are evicted last.
-        entries.sort_unstable_by_key(|e| e.recency);
-        for kind in FlowKind::BOTH {
-            let of_kind: Vec<&Entry> = entries.iter().filter(|e| e.kind == kind).collect();
-            let too_many = of_kind.len().saturating_sub(self.table.room(kind));
-            self.seeded.left_out += too_many;
-            for entry in &of_kind[too_many..] {
-                let seeding = self.table.enter(kind, &entry.key, &entry.value);
-                self.seeded.entered += usize::from(seeding.is_new);
-            }
-        }
-        Ok(())
+        self.before()
     }
 
     /// How many flows have been entered so far.
