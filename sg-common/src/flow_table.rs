@@ -266,8 +266,7 @@ impl Found {
 }
 
 /// The memory of a table, and what else the algorithm has to ask for. `find_in`, `has` and `victim` loop
-/// over the ways of a word, and `rank` is in such a loop: the packet path overrides them, to have each verified
-/// once.
+/// over the ways of a word: the packet path overrides them, to have each verified once.
 pub trait Table {
     type Word: Word;
 
@@ -312,12 +311,6 @@ pub trait Table {
     #[inline(always)]
     fn give_back(&self, group: u32, word: u32, way: u32) {
         give_back(self, group, word, way);
-    }
-
-    /// Which flow has to go first: the one with the highest number. Zero where there is none.
-    #[inline(always)]
-    fn rank(&self, group: u32, word: u32, way: u32, clock: u32) -> u64 {
-        rank(self, group, word, way, clock)
     }
 
     /// The way of a word, which holds these tags, whose flow has to go, or [`NO_WAY`].
@@ -546,9 +539,19 @@ pub fn victim<T: Table + ?Sized>(table: &T, group: u32, word: u32, tags: u64, cl
     let mut unfit = (matches(tags, 0) | matches(tags, spread(BUSY))) >> 7;
     let mut best = 0u64;
     let mut next = T::Word::opaque(0);
+    let Some(page) = table.page(group) else {
+        return NO_WAY;
+    };
     while next < WAYS as u64 {
         let is_fit = T::Word::opaque((unfit & 1).wrapping_sub(1));
-        let rank = table.rank(group, word, next as u32, clock) & is_fit;
+        let head = Head(entry_of(page, word, next as u32)[HEAD].load());
+        let age = age(clock, head.last_seen()) as u64;
+        let left = (table.time_out(head.state()) as u64).wrapping_sub(age);
+        let expired = T::Word::opaque(left) >> 63;
+        let closing = tcp::is_closing(head.state()) as u64;
+        // From the highest bit on: expired or not, closing or not, its age, and the way, with 1 for there being
+        // one. Not a call for each: an eviction would take a third longer.
+        let rank = (expired << 37 | closing << 36 | age << 4 | WAYS as u64 | next) & is_fit;
         unfit >>= 8;
         next += 1;
         // The larger one of two numbers below 2^63.
@@ -561,21 +564,6 @@ pub fn victim<T: Table + ?Sized>(table: &T, group: u32, word: u32, tags: u64, cl
     } else {
         best as u32 % WAYS as u32
     }
-}
-
-/// See [`Table::rank`]. From the highest bit on: expired or not, closing or not, its age, and the way, with 1 for
-/// there being one.
-#[inline(always)]
-pub fn rank<T: Table + ?Sized>(table: &T, group: u32, word: u32, way: u32, clock: u32) -> u64 {
-    let Some(page) = table.page(group) else {
-        return 0;
-    };
-    let head = Head(entry_of(page, word, way)[HEAD].load());
-    let age = age(clock, head.last_seen()) as u64;
-    let left = (table.time_out(head.state()) as u64).wrapping_sub(age);
-    let expired = T::Word::opaque(left) >> 63;
-    let closing = tcp::is_closing(head.state()) as u64;
-    expired << 37 | closing << 36 | age << 4 | WAYS as u64 | (way % WAYS as u32) as u64
 }
 
 /// The word for a new flow: of an established one the emptier of two. By arithmetic, for the verifier's

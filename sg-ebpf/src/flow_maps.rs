@@ -114,11 +114,6 @@ impl Table for Flows {
     }
 
     #[inline(always)]
-    fn rank(&self, group: u32, word: u32, way: u32, clock: u32) -> u64 {
-        sg_flow_rank(group, word, way, clock)
-    }
-
-    #[inline(always)]
     fn victim(&self, group: u32, word: u32, tags: u64, clock: u32) -> u32 {
         sg_flow_victim(group, word, tags, clock)
     }
@@ -200,12 +195,6 @@ pub(crate) extern "C" fn sg_flow_cut(found: *const Found, now: u64) -> u32 {
 extern "C" fn sg_flow_give_back(group: u32, word: u32, way: u32) -> u32 {
     flow_table::give_back(&Flows, group, word, way);
     0
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sg_flow_rank(group: u32, word: u32, way: u32, clock: u32) -> u64 {
-    flow_table::rank(&Flows, group, word, way, clock)
 }
 
 #[unsafe(no_mangle)]
