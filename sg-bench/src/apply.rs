@@ -91,6 +91,12 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
         folder: folder.path(),
         data: settings.data.as_deref(),
     };
+    let more = folder.path().join("one-rule.yaml");
+    fs::write(
+        &more,
+        "inbound: [{protocol: udp, ports: 1, from: 192.0.2.1, action: drop}]\n",
+    )
+    .context("writing a policy")?;
     for case in wanted {
         progress.say(case.name.to_owned());
         match (case.policy)(&inputs) {
@@ -101,6 +107,7 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
                 let node = Node {
                     sgctl,
                     bpffs: &bpffs.0,
+                    more: &more,
                 };
                 records.extend(
                     node.measure(case.name, &policy?, settings)
@@ -140,6 +147,8 @@ impl Drop for BpfFs {
 struct Node<'a> {
     sgctl: &'a Path,
     bpffs: &'a tempfile::TempDir,
+    /// A policy of one rule.
+    more: &'a Path,
 }
 
 /// What one process took.
@@ -157,8 +166,8 @@ impl Node<'_> {
         let mut kernel_tables = Vec::new();
         for _ in 0..settings.rounds.div_ceil(4).max(2) {
             let before = maps()?;
-            let took =
-                self.sgctl(&["apply", &policy.display().to_string(), "--iface", INTERFACE])?;
+            let policy = policy.display().to_string();
+            let took = self.sgctl(&["apply", &policy, "--iface", INTERFACE])?;
             first.push(took.seconds);
             peaks.push(took.peak_mib);
             let mut after = maps()?;
@@ -166,8 +175,9 @@ impl Node<'_> {
             kernel.push(mebibytes(after.values().map(|map| map.bytes).sum()));
             let tables = after.values().filter(|map| !map.is_shared);
             kernel_tables.push(mebibytes(tables.map(|map| map.bytes).sum()));
-            let took =
-                self.sgctl(&["apply", &policy.display().to_string(), "--iface", INTERFACE])?;
+            // The same policy alone would be left as it is.
+            let more = self.more.display().to_string();
+            let took = self.sgctl(&["apply", &policy, &more, "--iface", INTERFACE])?;
             replacement.push(took.seconds);
             peaks.push(took.peak_mib);
             self.sgctl(&["detach", "--iface", INTERFACE])?;
@@ -177,7 +187,7 @@ impl Node<'_> {
         };
         Ok(vec![
             row("first", "s", &first, "on a bare interface"),
-            row("replace", "s", &replacement, "in place of the same policy"),
+            row("replace", "s", &replacement, "in place of the same policy without one rule"),
             row(
                 "peak",
                 "MiB",
