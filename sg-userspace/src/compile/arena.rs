@@ -9,7 +9,10 @@ use sg_common::lookup::{
     POSITION_MASK, Root, SHAPE_LINES, UNIT_WORDS, pointer,
 };
 
-use super::{Budget, TooLarge, services::Row};
+use super::{
+    budget::{Budget, TooLarge},
+    row::Row,
+};
 
 /// A function over 32-bit numbers as its steps: each value holds from its start up to the next
 /// start. Sorted, the first start is at or below the range of interest.

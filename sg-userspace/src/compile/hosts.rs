@@ -3,7 +3,7 @@
 
 use sg_common::lookup::{HOSTS, Line, host_bucket};
 
-use super::{TooLarge, arena::Arena};
+use super::{arena::Arena, budget::TooLarge};
 
 /// Fewer than this are as well off among the prefixes, and every other packet is better off.
 const LEAST: usize = 1 << 18;

@@ -7,8 +7,12 @@
 
 mod addresses;
 mod arena;
+mod budget;
 mod hosts;
+mod row;
+mod rule_sets;
 mod services;
+mod sizes;
 mod steps;
 mod tree;
 
@@ -24,35 +28,13 @@ use sg_common::{
 };
 
 use crate::policy::Policy;
-use addresses::{Family, RuleSets, classes_of};
+use addresses::classes_of;
 use arena::{Arena, Built};
-use services::{Row, Rows};
-
-/// How much kernel memory the tables of one policy may take, in bytes.
-#[derive(Clone, Copy, Debug)]
-pub struct Budget {
-    pub table_bytes: usize,
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Budget {
-            table_bytes: 256 << 20,
-        }
-    }
-}
-
-/// The policy is valid, but its tables would not fit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the policy's lookup tables need more than {} MiB of kernel memory ({what})",
-    budget_bytes >> 20
-)]
-pub struct TooLarge {
-    pub budget_bytes: usize,
-    /// What outgrew the budget.
-    pub what: &'static str,
-}
+pub use budget::{Budget, TooLarge};
+use row::Row;
+use rule_sets::{Family, RuleSets};
+use services::Rows;
+pub use sizes::{TableForm, TableSizes};
 
 /// Everything the kernel needs of a policy, and a second evaluator of it (`decide`).
 #[derive(Clone, Debug)]
@@ -62,33 +44,6 @@ pub struct Compiled {
     pub shape: Shape,
     sizes: TableSizes,
     opens_flows: bool,
-}
-
-/// Sizes and costs that `check` prints.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct TableSizes {
-    pub address_classes: usize,
-    /// Tables of 256 entries.
-    pub blocks: usize,
-    /// Smaller tables, and nodes of trees.
-    pub nodes: usize,
-    pub ipv6_prefixes: usize,
-    pub bytes: usize,
-    pub form: TableForm,
-    /// Memory accesses that depend on each other, at most, from a packet to its verdict by the rules.
-    pub ipv4_steps: usize,
-    pub ipv6_steps: usize,
-}
-
-/// Where the programs find the tables.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TableForm {
-    /// In their own memory.
-    #[default]
-    Near,
-    /// In an array map as long as it has to be; each step compares an index with its length.
-    Far,
 }
 
 /// Compiles `policy`; `slots[i]` is the counter slot of `policy.rules[i]`.

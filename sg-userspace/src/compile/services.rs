@@ -13,14 +13,12 @@ use sg_common::{
 };
 
 use super::{
-    TooLarge,
-    addresses::{Family, RuleSets, SetId},
     arena::{Arena, Built},
+    budget::TooLarge,
+    row::Row,
+    rule_sets::{Family, RuleSets, SetId},
 };
 use crate::policy::{Policy, Protocol, Rule};
-
-/// What an address class decides: an entry for each column.
-pub(super) type Row = [u32; COLUMNS];
 
 /// The distinct rows so far; a row's index is an address class.
 pub(super) struct Rows {

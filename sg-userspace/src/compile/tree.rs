@@ -8,7 +8,7 @@ use sg_common::lookup::{
     NODE_KEYS, POINTER, TREE_BITS6, TREES6, UNIT_WORDS,
 };
 
-use super::{TooLarge, arena::Arena, steps::set};
+use super::{arena::Arena, budget::TooLarge, steps::set};
 
 const CHILDREN: usize = NODE_KEYS + 1;
 const LEAVES: usize = LAST_KEYS + 1;

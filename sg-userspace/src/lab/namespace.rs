@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 
-use super::LabError;
+use super::error::LabError;
 
 /// A network namespace of the lab.
 pub(super) struct Namespace {

@@ -13,7 +13,7 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, State
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::time::sleep;
 
-use super::LabError;
+use super::error::LabError;
 use super::namespace::Namespace;
 use super::plan::{
     INSIDE, INSIDE_GATEWAY, NEIGHBOUR6, NODE, NODE_GATEWAY, NODE6, OUTSIDE, OUTSIDE_GATEWAY, Place,
