@@ -187,7 +187,12 @@ impl Node<'_> {
         };
         Ok(vec![
             row("first", "s", &first, "on a bare interface"),
-            row("replace", "s", &replacement, "in place of the same policy without one rule"),
+            row(
+                "replace",
+                "s",
+                &replacement,
+                "in place of the same policy without one rule",
+            ),
             row(
                 "peak",
                 "MiB",
