@@ -13,7 +13,7 @@ use crate::{
     build,
     root::{NotPermitted, Way, way},
     setup::{self, Needs},
-    shell, test,
+    shell, test_binaries,
 };
 
 const BINARY: &str = "sg-bench";
@@ -61,7 +61,7 @@ pub(crate) fn command(args: &Args) -> Result<()> {
         )
         .into());
     }
-    let data = test::data_folder(env::var_os(test::DATA), &env::current_dir()?)?;
+    let data = test_binaries::data_folder(env::var_os(test_binaries::DATA), &env::current_dir()?)?;
     setup::ensure(Needs::Tools)?;
     if asks_for_peer(&args.names) && !args.list {
         setup::ensure_peer();
@@ -80,8 +80,8 @@ pub(crate) fn command(args: &Args) -> Result<()> {
     };
     hand_on(&mut command, args, &sgctl, &workspace);
     match data {
-        Some(folder) => command.env(test::DATA, folder),
-        None => command.env_remove(test::DATA),
+        Some(folder) => command.env(test_binaries::DATA, folder),
+        None => command.env_remove(test_binaries::DATA),
     };
     let status = command
         .status()

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::{
     setup::{self, Needs},
-    shell, test,
+    shell, test_binaries,
 };
 
 /// Read by the test itself.
@@ -32,10 +32,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn command(args: &Args) -> Result<()> {
-    let way = test::way_to_root()?;
+    let way = test_binaries::way_to_root()?;
     setup::ensure(Needs::Tools)?;
     let mut command = fuzz(args)?;
-    test::run_as_root(&mut command, &way)?;
+    test_binaries::run_as_root(&mut command, &way)?;
     shell::run(&mut command)
 }
 

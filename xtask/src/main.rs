@@ -13,6 +13,7 @@ mod setup;
 mod shell;
 mod term;
 mod test;
+mod test_binaries;
 mod versions;
 
 use std::process::ExitCode;

@@ -3,10 +3,12 @@
 
 mod apt;
 mod linker;
+mod step;
 mod toolchain;
 mod tools;
 
 pub(crate) use apt::Apt;
+pub(crate) use step::Needs;
 pub(crate) use toolchain::name as toolchain;
 pub(crate) use tools::test_programs;
 
@@ -16,6 +18,7 @@ use anyhow::{Result, bail};
 
 use crate::shell;
 use crate::term::{self, Colour};
+use step::{Found, Missing};
 
 /// Find or install what the build and the tests need
 #[derive(clap::Args)]
@@ -23,30 +26,6 @@ pub(crate) struct Args {}
 
 pub(crate) fn command(_: &Args) -> Result<()> {
     ensure(Needs::Tools)
-}
-
-/// How much a command needs.
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Needs {
-    /// The nightly toolchain and the BPF linker.
-    Build,
-    /// And the programs that make and probe test networks.
-    Tools,
-    /// And what boots older kernels.
-    Kernels,
-}
-
-/// What a step found, in a few words, and whether it had to install it.
-struct Found {
-    text: String,
-    installed: bool,
-}
-
-/// What a step could not install.
-struct Missing {
-    what: String,
-    why: String,
-    by_hand: Vec<String>,
 }
 
 pub(crate) fn ensure(needs: Needs) -> Result<()> {
@@ -112,20 +91,4 @@ fn report(steps: Vec<Result<Found, Missing>>, started: Instant) -> Result<()> {
         format!("{} ({seconds:.1} s)", texts.join(", ")),
     );
     Ok(())
-}
-
-impl Missing {
-    fn print(&self) {
-        term::say(Colour::Red, "missing", &self.what);
-        let mut why = self.why.lines();
-        term::say(Colour::Red, "because", why.next().unwrap_or_default());
-        why.for_each(term::more);
-        for (n, line) in self.by_hand.iter().enumerate() {
-            if n == 0 {
-                term::say(Colour::Yellow, "do", line);
-            } else {
-                term::more(line);
-            }
-        }
-    }
 }

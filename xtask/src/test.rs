@@ -1,32 +1,20 @@
 //! `cargo xtask test`: the set-up, then every test of the workspace, as root.
 //! Says at the end whether the tests that read real data did.
 
-use std::{
-    env,
-    ffi::OsString,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, path::Path, process::Command};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 
 use crate::{
     clauses, kernels,
-    root::{self, NotPermitted, Way},
     setup::{self, Needs},
     shell,
     term::{self, Colour},
-    versions::Rustc,
+    test_binaries::{DATA, PROFILE, data_folder, run_as_root, way_to_root},
 };
-
-/// `test` is the dev profile; `release` takes longer to build and less to run.
-pub(crate) const PROFILE: &str = "test";
 
 /// Has the tests of `tests/cli/faults` try every system call, and not a sample.
 const FAULTS: &str = "SG_FAULTS";
-
-/// Names the folder of real rule sets and address lists.
-pub(crate) const DATA: &str = "SG_DATA";
 
 /// Run all tests; those that load programs into the kernel need root
 #[derive(clap::Args)]
@@ -96,27 +84,6 @@ pub(crate) fn command(args: &Args) -> Result<()> {
     result
 }
 
-/// How the test binaries get the rights of root, or the error that says they cannot.
-pub(crate) fn way_to_root() -> Result<Way> {
-    match root::way() {
-        Way::Closed => Err(NotPermitted(
-            "the tests load programs into the kernel, which needs root, and there is no sudo\n\
-             run this command as root"
-                .to_owned(),
-        )
-        .into()),
-        way => Ok(way),
-    }
-}
-
-/// Makes `command`, which is cargo, start the test binaries in that way.
-pub(crate) fn run_as_root(command: &mut Command, way: &Way) -> Result<()> {
-    if let Way::Sudo(sudo) = way {
-        command.env(runner_variable(&host()?), runner(sudo));
-    }
-    Ok(())
-}
-
 fn tests(workspace: &Path, args: &Args, data: Option<&Path>) -> Command {
     let mut command = shell::cargo(workspace);
     command.arg("test");
@@ -143,43 +110,6 @@ fn tests(workspace: &Path, args: &Args, data: Option<&Path>) -> Command {
         None => command.env_remove(DATA),
     };
     command
-}
-
-/// The folder that SG_DATA names, made absolute: each package's tests run in its own folder.
-pub(crate) fn data_folder(variable: Option<OsString>, here: &Path) -> Result<Option<PathBuf>> {
-    let Some(named) = variable.filter(|value| !value.is_empty()) else {
-        return Ok(None);
-    };
-    let named = PathBuf::from(named);
-    let folder = here.join(&named);
-    if !folder.is_dir() {
-        bail!(
-            "{DATA} names {}, which is no folder\ncorrect it, or unset it to leave the real-data tests out",
-            named.display()
-        );
-    }
-    let folder = folder
-        .canonicalize()
-        .with_context(|| format!("cannot resolve {}", folder.display()))?;
-    Ok(Some(folder))
-}
-
-fn host() -> Result<String> {
-    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let text = shell::read(Command::new(rustc).arg("-vV"))?;
-    let rustc = Rustc::parse(&text).context("`rustc -vV` does not tell the host")?;
-    Ok(rustc.host)
-}
-
-/// The variable by which cargo learns how to start binaries for this target.
-fn runner_variable(host: &str) -> String {
-    let target = host.to_uppercase().replace(['-', '.'], "_");
-    format!("CARGO_TARGET_{target}_RUNNER")
-}
-
-/// Keeps the environment: the tests read variables that cargo and this command set.
-fn runner(sudo: &Path) -> String {
-    format!("{} -E", sudo.display())
 }
 
 #[cfg(test)]
@@ -248,30 +178,5 @@ mod tests {
         ] {
             assert!(Line::try_parse_from(&wrong).is_err(), "{wrong:?}");
         }
-    }
-
-    #[test]
-    fn the_data_folder_is_made_absolute() {
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .canonicalize()
-            .unwrap();
-        let folder = |name: &str| data_folder(Some(name.into()), &here);
-        assert_eq!(folder("src").unwrap(), Some(here.join("src")));
-        assert_eq!(folder("src/../src").unwrap(), Some(here.join("src")));
-        assert_eq!(folder("").unwrap(), None);
-        assert_eq!(data_folder(None, &here).unwrap(), None);
-        for wrong in ["no-such-folder", "Cargo.toml"] {
-            let error = folder(wrong).unwrap_err().to_string();
-            assert!(error.contains(wrong), "{error}");
-        }
-    }
-
-    #[test]
-    fn the_runner_is_named_after_the_host() {
-        assert_eq!(
-            runner_variable("x86_64-unknown-linux-gnu"),
-            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER"
-        );
-        assert_eq!(runner(Path::new("/usr/bin/sudo")), "/usr/bin/sudo -E");
     }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::protocol::Suite;
-use crate::shell;
+use crate::{shell, test_binaries::PROFILE};
 
 /// The test that prints what the table of kernels is made of.
 pub(super) const FACTS: &str = "facts::what_this_kernel_offers";
@@ -39,7 +39,7 @@ pub(super) fn build(workspace: &Path) -> Result<Binaries> {
     command
         .args(["test", "--workspace"])
         .args(["--exclude", "sg-ebpf", "--exclude", "sg-bench-ebpf"])
-        .args(["--profile", crate::test::PROFILE])
+        .args(["--profile", PROFILE])
         .args(["--test", "kernel", "--test", "lab", "--no-run"]);
     let messages = shell::cargo_messages(command, "the tests do not build")?;
     let mut found = executables(&messages);

@@ -11,8 +11,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    Found, Missing,
     apt::{self, Apt},
+    step::{Found, Missing},
     toolchain,
 };
 use crate::{

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{Found, Missing};
+use super::step::{Found, Missing};
 use crate::{
     shell,
     term::{self, Colour},

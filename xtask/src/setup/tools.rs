@@ -3,7 +3,10 @@
 
 use std::process::Command;
 
-use super::{Apt, Found, Missing, Needs};
+use super::{
+    apt::Apt,
+    step::{Found, Missing, Needs},
+};
 use crate::{
     shell,
     term::{self, Colour},
