@@ -36,7 +36,9 @@ impl fmt::Display for Address {
     }
 }
 
-const EXPECTED: &str = "an IPv4 or IPv6 address, a CIDR, a range `a-b`, `any` or a set's name";
+/// What may stand in a list.
+pub(crate) const ELEMENT: &str =
+    "an IPv4 or IPv6 address, a CIDR, a range `a-b`, `any` or a set's name";
 
 /// Parses one literal.
 pub(crate) fn parse(text: &str) -> Result<Address, Problem> {
@@ -49,7 +51,7 @@ pub(crate) fn parse(text: &str) -> Result<Address, Problem> {
     if let Some(name) = dialect::sigil(text) {
         return Err(
             Problem::new("bad-address", format!("`{}` is not an address", clip(text)))
-                .expected(EXPECTED)
+                .expected(ELEMENT)
                 .help(format!("a set is named by its name alone: write `{name}`")),
         );
     }
@@ -126,7 +128,7 @@ fn one(text: &str) -> Result<One, Problem> {
         return Ok(One::V6(v6.to_bits()));
     }
     let problem = Problem::new("bad-address", format!("`{}` is not an address", clip(text)))
-        .expected(EXPECTED);
+        .expected(ELEMENT);
     let parts = text.split('.').count();
     let numeric = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     Err(if let Some((address, _)) = text.split_once('%') {
@@ -181,6 +183,10 @@ fn prefix_length(text: &str, length: Option<&str>, width: u8) -> Result<u8, Prob
                 mask.leading_ones()
             ))
         }
+        _ if decimal(length).is_some() => problem.help(format!(
+            "a single address is `{}/{width}`, and a network has fewer",
+            clip(text.split('/').next().unwrap_or_default())
+        )),
         _ => problem.help("write it as a decimal number without leading zeros"),
     })
 }
@@ -335,7 +341,8 @@ mod tests {
     #[test]
     fn bad_literals_say_what_they_should_be() {
         for (text, needle) in [
-            ("10.0.0.0/33", "without leading zeros"),
+            ("10.0.0.0/33", "a single address is `10.0.0.0/32`"),
+            ("::/129", "a single address is `::/128`"),
             ("10.0.0.0/08", "without leading zeros"),
             ("10.0.0.0/255.0.0.0", "`10.0.0.0/8`"),
             ("10.0.0", "four numbers"),

@@ -327,6 +327,34 @@ fn in_timeouts(word: &str) -> Option<String> {
 const AROUND: &str = "list the ranges around what is left out, so that the rule is about nothing \
                       else: all but port 25 is `0-24, 26-65535`";
 
+/// What is wrong with `{cidr: …, except: […]}`, as Kubernetes and Cilium write a network with exceptions.
+pub(crate) fn block(node: &Node<'_>) -> Option<Problem> {
+    let Value::Map(pairs) = &node.value else {
+        return None;
+    };
+    let words: Vec<String> = pairs
+        .iter()
+        .filter_map(|(key, _)| key.text())
+        .map(plain)
+        .collect();
+    let has = |all: &[&str]| words.iter().any(|word| all.contains(&word.as_str()));
+    if !has(&["cidr", "cidrs", "ipblock", "except", "prefix", "network"]) {
+        return None;
+    }
+    let problem = Problem::new(
+        "wrong-shape",
+        "a network is written as it is, and not as a mapping",
+    )
+    .expected("a CIDR such as `10.0.0.0/8`, a range `a-b`, or a list of those");
+    Some(match has(&["except", "ipblock"]) {
+        true => problem.help(
+            "of a network with exceptions list the ranges around what is left out: 10.0.0.0/8 without \
+             10.1.0.0/16 is `[10.0.0.0-10.0.255.255, 10.2.0.0-10.255.255.255]`",
+        ),
+        false => problem.help("write the CIDR alone"),
+    })
+}
+
 /// What is wrong with a value that negates.
 pub(crate) fn negation(text: &str) -> Problem {
     Problem::new("negation", format!("`{text}` negates, and no rule can"))
@@ -381,9 +409,22 @@ pub(crate) fn other_document(root: &Node<'_>) -> Option<Problem> {
     };
     let has = |name: &str| value(name).is_some();
     const SHAPE: &str = "a policy: a mapping with `inbound`, `outbound` or `groups`";
-    if has("apiVersion") {
+    let spec = keys.iter().find(|(key, _)| key.text() == Some("spec"));
+    let selects_pods = spec.is_some_and(|(_, spec)| match &spec.value {
+        Value::Map(pairs) => pairs
+            .iter()
+            .any(|(key, _)| matches!(key.text(), Some("podSelector" | "policyTypes"))),
+        _ => false,
+    });
+    let has_parts = has("kind") && (has("spec") || has("metadata") || has("data"));
+    if has("apiVersion") || selects_pods || has_parts {
         let kind = value("kind").filter(|kind| !kind.is_empty());
-        let kind = kind.unwrap_or_else(|| "object".to_owned());
+        let unnamed = if selects_pods {
+            "NetworkPolicy"
+        } else {
+            "object"
+        };
+        let kind = kind.unwrap_or_else(|| unnamed.to_owned());
         let problem = Problem::new(
             "other-format",
             format!(

@@ -28,10 +28,17 @@ pub(crate) struct At {
 }
 
 impl At {
-    /// The place of an error that is about a whole file.
+    /// The beginning of a text.
     pub(crate) const FIRST: At = At {
         line: 1,
         column: 1,
+        start: 0,
+        end: 0,
+    };
+    /// Of an error about a file as a whole, such as one that cannot be read: no place in it.
+    pub(crate) const WHOLE: At = At {
+        line: 0,
+        column: 0,
         start: 0,
         end: 0,
     };
@@ -68,8 +75,8 @@ impl Problem {
     }
 }
 
-/// One error of a policy. `line` and `column` count from 1 (column in characters); an error about
-/// a file as a whole stands at 1:1. For an error in a `--set` argument, `file` is `--set` and
+/// One error of a policy. `line` and `column` count from 1 (column in characters), and are 0 where the
+/// error is about the file as a whole. For an error in a `--set` argument, `file` is `--set` and
 /// `column` counts within `NAME=VALUE`.
 #[derive(Clone, Debug)]
 pub struct PolicyError {
@@ -87,6 +94,15 @@ pub struct PolicyError {
 }
 
 impl PolicyError {
+    /// `None` where it is about the file as a whole.
+    fn location(&self) -> Option<Location> {
+        (self.line > 0).then(|| Location {
+            file: self.file.clone(),
+            line: self.line,
+            column: self.column,
+        })
+    }
+
     /// Where in the quoted lines it is, and how long, in bytes.
     pub fn mark(&self) -> Option<(usize, usize)> {
         let marked = self.excerpt.as_ref()?.marked;
@@ -96,11 +112,10 @@ impl PolicyError {
 
 impl fmt::Display for PolicyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}:{}:{}: {}",
-            self.file, self.line, self.column, self.message
-        )?;
+        match self.location() {
+            Some(location) => write!(f, "{location}: {}", self.message)?,
+            None => write!(f, "{}: {}", self.file, self.message)?,
+        }
         if let Some(expected) = &self.expected {
             write!(f, "; expected {expected}")?;
         }
@@ -116,17 +131,18 @@ impl std::error::Error for PolicyError {}
 /// The shape that errors share with findings.
 impl From<&PolicyError> for Finding {
     fn from(error: &PolicyError) -> Finding {
-        let message = match &error.expected {
+        let location = error.location();
+        let mut message = match &error.expected {
             Some(expected) => format!("{}; expected {expected}", error.message),
             None => error.message.clone(),
         };
+        if location.is_none() {
+            // Which file it is has no other place to be said.
+            message.insert_str(0, &format!("{}: ", error.file));
+        }
         Finding {
             help: error.help.clone(),
-            location: Some(Location {
-                file: error.file.clone(),
-                line: error.line,
-                column: error.column,
-            }),
+            location,
             ..Finding::error(error.code, message)
         }
     }

@@ -39,6 +39,7 @@ pub enum Lint {
     InboundOpen,
     Ipv4Denied,
     Ipv6Denied,
+    NeighboursClosed,
     NodePortRange,
     PingClosed,
     ShadowedRule,
@@ -52,7 +53,7 @@ pub enum Lint {
 }
 
 impl Lint {
-    pub const ALL: [Lint; 19] = [
+    pub const ALL: [Lint; 20] = [
         Lint::ApiServerClosed,
         Lint::DeniesEverything,
         Lint::DeniesInbound,
@@ -62,6 +63,7 @@ impl Lint {
         Lint::InboundOpen,
         Lint::Ipv4Denied,
         Lint::Ipv6Denied,
+        Lint::NeighboursClosed,
         Lint::NodePortRange,
         Lint::PingClosed,
         Lint::ShadowedRule,
@@ -86,6 +88,7 @@ impl Lint {
             Lint::InboundOpen => "inbound-open",
             Lint::Ipv4Denied => "ipv4-denied",
             Lint::Ipv6Denied => "ipv6-denied",
+            Lint::NeighboursClosed => "neighbours-closed",
             Lint::NodePortRange => "node-port-range",
             Lint::PingClosed => "ping-closed",
             Lint::ShadowedRule => "shadowed-rule",

@@ -1,6 +1,7 @@
 //! The elements of a list of addresses or ports: literals and the names of sets, with their
 //! places. One scalar may hold several, separated by commas.
 
+use super::dialect;
 use super::errors::{At, Problem};
 use super::fields;
 use super::kind::Kind;
@@ -94,6 +95,10 @@ fn scalar<'n, K: Kind>(
     items: &mut Vec<Item<'n, K::Literal>>,
 ) -> bool {
     let Some(text) = node.text().filter(|_| !node.is_null()) else {
+        if let Some(problem) = dialect::block(node) {
+            ctx.error(node.at, problem);
+            return false;
+        }
         let expected = format!("a literal or the name of {} set", article::<K>());
         let what = what.to_string();
         // Reports the shape; lists in lists and mappings end here.

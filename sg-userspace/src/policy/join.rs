@@ -11,7 +11,7 @@ use super::document::{Document, Given, Group, TrailingDeny};
 use super::errors::Problem;
 use super::finding::{Finding, Lint, Location};
 use super::loading::Loading;
-use super::model::{Action, Direction, Policy, Protocol, Rule, SourceLine};
+use super::model::{Action, Direction, Policy, Protocol, Rule};
 use super::read::Source;
 use super::rules::Draft;
 
@@ -257,10 +257,7 @@ fn number(groups: Vec<Group>) -> (Vec<Rule>, Vec<Location>) {
                 log: draft.log,
                 summary: draft.spelling.summary,
                 identity,
-                source: SourceLine {
-                    file: draft.location.file.clone(),
-                    line: draft.location.line,
-                },
+                source: draft.location.clone(),
             });
             places.push(draft.location);
         }

@@ -17,6 +17,9 @@ pub(crate) trait Kind: Sized {
     const NOUN: &'static str;
     /// The key of the sets in the file.
     const KEY: &'static str;
+    /// What may stand in a list, and where no names may.
+    const ELEMENT: &'static str;
+    const LITERAL: &'static str;
     type Literal: Copy + std::fmt::Display + std::fmt::Debug;
     type Value: Clone + Default + std::fmt::Debug;
 
@@ -35,6 +38,14 @@ pub(crate) trait Kind: Sized {
     fn used(loading: &mut Loading) -> &mut usize;
     /// Values of set files that were read already.
     fn files(loading: &mut Loading) -> &mut HashMap<PathBuf, Option<Arc<Self::Value>>>;
+}
+
+/// Parses a literal where the name of a set may not stand.
+pub(crate) fn literal<K: Kind>(text: &str) -> Result<K::Literal, Problem> {
+    K::parse(text).map_err(|problem| match problem.expected.as_deref() {
+        Some(expected) if expected == K::ELEMENT => problem.expected(K::LITERAL),
+        _ => problem,
+    })
 }
 
 /// Counts `value` against the limit of one load.
@@ -63,6 +74,8 @@ pub(crate) struct Addresses;
 impl Kind for Addresses {
     const NOUN: &'static str = "address";
     const KEY: &'static str = "address-sets";
+    const ELEMENT: &'static str = address::ELEMENT;
+    const LITERAL: &'static str = "an IPv4 or IPv6 address, a CIDR, a range `a-b`, or `any`";
     type Literal = Address;
     type Value = Remote;
 
@@ -97,6 +110,13 @@ impl Kind for Addresses {
                 "a cloud's own groups and lists are not looked up: define `{name}` under \
                  `address-sets`"
             ));
+        }
+        if matches!(name, "localhost" | "loopback") {
+            return Some(
+                "host names are not looked up, and what the node sends to itself does not pass its \
+                 interface: write the address that is meant"
+                    .to_owned(),
+            );
         }
         matches!(
             name,
@@ -158,6 +178,8 @@ pub(crate) struct PortKind;
 impl Kind for PortKind {
     const NOUN: &'static str = "port";
     const KEY: &'static str = "port-sets";
+    const ELEMENT: &'static str = ports::ELEMENT;
+    const LITERAL: &'static str = "a port from 0 to 65535, or a range `a-b`";
     type Literal = Ports;
     type Value = PortRanges;
 

@@ -34,6 +34,7 @@ pub(crate) fn lint(policy: &Policy, places: &[Location], is_cluster: bool) -> Ve
     shadows(policy, places, &shadowed, &mut findings);
     denied(policy, &mut findings);
     findings.extend(reach::ssh(policy, is_cluster));
+    findings.extend(reach::neighbours(policy));
     if is_cluster {
         reach::cluster(policy, &mut findings);
     }

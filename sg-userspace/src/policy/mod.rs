@@ -46,6 +46,7 @@ pub use input::{PolicyInput, SetOverride, SetOverrideError};
 pub use lines::{groups_from_lines, rules_from_lines};
 pub use loading::{PORT_RANGES, PREFIXES, RULES};
 pub use model::*;
+pub use protocol::icmp_type_of as icmp_type;
 pub use read::{POLICY_BYTES, SET_BYTES};
 
 use document::Document;
@@ -90,7 +91,7 @@ pub fn load(inputs: &[PolicyInput], overrides: &[SetOverride]) -> Result<Loaded,
             .expected("a file, `-`, or `builtin:NAME`")
             .help("`sgctl templates` lists the built-in policies");
         let source = Source::of_text("<command line>", "");
-        loading.report.push(&source, At::FIRST, problem);
+        loading.report.push(&source, At::WHOLE, problem);
     }
     load_sources(loading, sources, overrides)
 }

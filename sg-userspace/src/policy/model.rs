@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::finding::Location;
 pub use sg_common::verdict::{Action, Direction};
 
 /// One address prefix as an integer: `bits` is host order with every host bit zero, `len` the
@@ -84,14 +85,8 @@ pub struct Rule {
     /// same identity keep one counter across reloads (SPEC A3). A named set counts by its name,
     /// so refreshing a set file keeps the counter.
     pub identity: String,
-    /// Where the rule stands in its file: path as given and 1-based line.
-    pub source: SourceLine,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SourceLine {
-    pub file: String,
-    pub line: u32,
+    /// Where the rule stands; the file as it was given.
+    pub source: Location,
 }
 
 /// What a new policy does to flows that live already (SPEC K11).

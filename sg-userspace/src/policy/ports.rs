@@ -20,7 +20,8 @@ impl fmt::Display for Ports {
     }
 }
 
-const EXPECTED: &str = "a port from 0 to 65535, a range `a-b`, or a port set's name";
+/// What may stand in a list.
+pub(crate) const ELEMENT: &str = "a port from 0 to 65535, a range `a-b`, or a port set's name";
 
 /// Parses a port or a range `a-b`.
 pub(crate) fn parse(text: &str) -> Result<Ports, Problem> {
@@ -31,7 +32,7 @@ pub(crate) fn parse(text: &str) -> Result<Ports, Problem> {
     if first.trim().is_empty() || last.trim().is_empty() {
         return Err(
             Problem::new("bad-port", format!("`{}` is not a port", clip(text)))
-                .expected(EXPECTED)
+                .expected(ELEMENT)
                 .help("a range has both ends: `1024-65535`; no port is negative"),
         );
     }
@@ -52,7 +53,7 @@ fn port(text: &str) -> Result<u16, Problem> {
         return Ok(port);
     }
     let problem =
-        Problem::new("bad-port", format!("`{}` is not a port", clip(text))).expected(EXPECTED);
+        Problem::new("bad-port", format!("`{}` is not a port", clip(text))).expected(ELEMENT);
     let lower = text.to_lowercase();
     if matches!(lower.as_str(), "any" | "*" | "-1") {
         return Err(problem.help("every port is `all`"));

@@ -159,7 +159,7 @@ pub(crate) fn icmp_type(text: &str, v6: bool) -> Result<u8, Problem> {
     let problem = Problem::new("bad-icmp", format!("unknown ICMP type `{}`", clip(text)))
         .expected(format!("a number from 0 to 255 or one of {}", words(all())));
     let meant = match text {
-        "ping" => Some("echo-request"),
+        "ping" | "echo" => Some("echo-request"),
         "pong" => Some("echo-reply"),
         _ => suggest(text, all()),
     };
@@ -167,6 +167,11 @@ pub(crate) fn icmp_type(text: &str, v6: bool) -> Result<u8, Problem> {
         Some(meant) => problem.help(format!("did you mean `{meant}`?")),
         None => problem.help("write the number"),
     })
+}
+
+/// As [`icmp_type`], for whoever has words of their own for what is none.
+pub fn icmp_type_of(text: &str, v6: bool) -> Option<u8> {
+    icmp_type(text, v6).ok()
 }
 
 /// Parses an ICMP code.

@@ -124,6 +124,44 @@ pub(crate) fn ssh(policy: &Policy, is_cluster: bool) -> Option<Finding> {
     Some(Finding::warning(Lint::SshClosed, message).help(help))
 }
 
+/// A policy with IPv6 rules that turns essential traffic off, and by which no neighbour of the node can be
+/// found (RFC 4861).
+pub(crate) fn neighbours(policy: &Policy) -> Option<Finding> {
+    const NAMES: [(&str, u16); 2] = [
+        ("neighbour-solicitation", 135),
+        ("neighbour-advertisement", 136),
+    ];
+    let has_v6 = |rule: &Rule| rule.action == Action::Accept && !rule.remote.v6.is_empty();
+    if policy.essential || !policy.rules.iter().any(has_v6) {
+        return None;
+    }
+    let not_v6 = cover(&[WHOLE4], &[]);
+    let mut closed = Vec::new();
+    for direction in Direction::BOTH {
+        for (name, number) in NAMES {
+            let probe = Probe {
+                direction,
+                protocol: ICMPV6,
+                number,
+            };
+            if !probe.passes_outside(policy, &not_v6) {
+                closed.push(format!("{name} {}", direction.name()));
+            }
+        }
+    }
+    if closed.is_empty() {
+        return None;
+    }
+    let message = format!(
+        "`essential: false`, and no rule accepts neighbour discovery ({}): without it the node finds no \
+         IPv6 neighbour, and none finds it",
+        closed.join(", ")
+    );
+    let help = "accept icmpv6 135 and 136 from and to the addresses of the link, in both directions; its \
+                router's advertisements are type 134";
+    Some(Finding::note(Lint::NeighboursClosed, message).help(help))
+}
+
 /// The addresses from which rules accept all protocols, all of IPv4 and all of IPv6 aside.
 fn sends_everything(policy: &Policy) -> Cover {
     let rules = policy.rules_of(Direction::Inbound).filter(|rule| {

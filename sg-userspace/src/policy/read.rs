@@ -60,7 +60,7 @@ pub(crate) struct Unreadable {
 impl From<Problem> for Unreadable {
     fn from(problem: Problem) -> Unreadable {
         Unreadable {
-            at: At::FIRST,
+            at: At::WHOLE,
             problem,
         }
     }

@@ -35,7 +35,7 @@ fn read_file<K: Kind>(ctx: &mut Ctx<'_>, at: At, path: &Path) -> Option<Arc<K::V
     let text = match read::read_file(path, SET_BYTES, &what) {
         Ok(text) => text,
         // What is inside the file is reported there, all else where the file is named.
-        Err(e) if e.at == At::FIRST => {
+        Err(e) if e.at == At::WHOLE => {
             ctx.error(at, e.problem);
             return None;
         }
@@ -53,7 +53,7 @@ fn read_file<K: Kind>(ctx: &mut Ctx<'_>, at: At, path: &Path) -> Option<Arc<K::V
     let mut value = entries::<K>(&mut file)?;
     K::finish(&mut value);
     if let Err(problem) = kind::charge::<K>(file.loading, &value) {
-        file.error(At::FIRST, problem);
+        file.error(At::WHOLE, problem);
         return None;
     }
     Some(Arc::new(value))
@@ -123,7 +123,7 @@ fn parse<K: Kind>(word: &str) -> Result<K::Literal, Problem> {
         )
         .expected("a literal on each line")
         .help("nest sets in the policy file: name both in one list"),
-        word => return K::parse(word),
+        word => return kind::literal::<K>(word),
     };
     Err(problem)
 }

@@ -355,7 +355,7 @@ fn overriding<K: Kind>(ctx: &mut Ctx<'_>, given: &SetOverride) -> Content<K> {
             )
             .expected(format!("{} literal", article::<K>()))
             .help("`--set` reads no files; write `NAME: {file: PATH}` in the policy")),
-            false => K::parse(text),
+            false => kind::literal::<K>(text),
         };
         match read {
             Ok(literal) => literals.push(literal),

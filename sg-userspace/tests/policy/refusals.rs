@@ -255,6 +255,29 @@ fn words_of_other_tools_get_a_remedy_that_widens_nothing() {
     let out = |more: &str| format!("outbound:\n  - {{protocol: tcp, action: accept, {more}}}\n");
     let deny = "inbound: [{protocol: all, from: any, action: drop}]\n";
     let cases: Vec<(String, &str)> = vec![
+        // Networks with exceptions, and addresses that are none.
+        (
+            tcp("from: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}"),
+            "list the ranges around what is left out",
+        ),
+        (
+            tcp("from: [{ipBlock: {cidr: 10.0.0.0/8}}]"),
+            "a network is written as it is",
+        ),
+        (tcp("from: {cidr: 10.0.0.0/8}"), "write the CIDR alone"),
+        (
+            tcp("from: 10.0.0.0/33"),
+            "a single address is `10.0.0.0/32`",
+        ),
+        (tcp("from: localhost"), "host names are not looked up"),
+        (
+            rule("protocol: icmp, action: accept, from: any, icmp: {type: echo}"),
+            "did you mean `echo-request`",
+        ),
+        (
+            "timeouts: {udp: 0s}\n".into(),
+            "the shortest timeout is 1 second",
+        ),
         // Directions.
         ("ingress: []\n".into(), "did you mean `inbound`"),
         ("egress: []\n".into(), "did you mean `outbound`"),
@@ -277,6 +300,14 @@ fn words_of_other_tools_get_a_remedy_that_widens_nothing() {
         (
             "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n".into(),
             "selects pods by their labels",
+        ),
+        (
+            "kind: NetworkPolicy\nmetadata: {name: x}\nspec: {podSelector: {}}\n".into(),
+            "this is a Kubernetes NetworkPolicy",
+        ),
+        (
+            "spec: {podSelector: {}, policyTypes: [Ingress]}\n".into(),
+            "this is a Kubernetes NetworkPolicy",
         ),
         (
             "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\n".into(),
@@ -587,15 +618,16 @@ fn files_that_cannot_be_a_policy_are_refused() {
     let binary = dir.path().join("binary.yaml");
     fs::write(&binary, b"name: x\nab\xff\n").unwrap();
     for (path, place, says) in [
-        (dir.path().join("missing.yaml"), "1:1", "cannot read"),
-        (dir.path().to_owned(), "1:1", "directory"),
-        (huge, "1:1", "larger than 16 MiB"),
-        (fifo, "1:1", "pipe"),
-        (binary, "2:3", "not UTF-8"),
-        (write(dir.path(), "empty.yaml", ""), "1:1", "empty"),
+        // Without a place: it is about the file as a whole.
+        (dir.path().join("missing.yaml"), "", "cannot read"),
+        (dir.path().to_owned(), "", "directory"),
+        (huge, "", "larger than 16 MiB"),
+        (fifo, "", "pipe"),
+        (binary, "2:3:", "not UTF-8"),
+        (write(dir.path(), "empty.yaml", ""), "", "empty"),
         (
             write(dir.path(), "comment.yaml", "# x\n"),
-            "1:1",
+            "1:1:",
             "no policy",
         ),
     ] {
@@ -603,7 +635,7 @@ fn files_that_cannot_be_a_policy_are_refused() {
         let errors = load_file(&path).unwrap_err();
         let printed = errors.to_string();
         assert!(
-            printed.starts_with(&format!("{}:{place}: ", path.display())),
+            printed.starts_with(&format!("{}:{place} ", path.display())),
             "{printed}"
         );
         assert!(

@@ -57,6 +57,23 @@ fn a_set_file_is_read_beside_the_policy_and_its_errors_name_its_lines() {
     }
 }
 
+/// Where no name of a set may stand none is expected.
+#[test]
+fn a_set_file_expects_literals_only() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "a.txt", "1.2.3\n");
+    let policy =
+        "address-sets: {a: {file: a.txt}}\ninbound: [{protocol: all, from: a, action: accept}]";
+    let in_file = load_text("p", policy, Some(dir.path()), &[]).unwrap_err();
+    let policy = "address-sets: {a: []}\ninbound: [{protocol: all, from: a, action: accept}]";
+    let set = "a=1.2.3".parse().unwrap();
+    let given = load_text("p", policy, None, &[set]).unwrap_err();
+    for said in [in_file.to_string(), given.to_string()] {
+        assert!(said.contains("four numbers, this has 3"), "{said}");
+        assert!(said.contains("a CIDR") && !said.contains("name"), "{said}");
+    }
+}
+
 /// Proves P6.
 #[test]
 fn a_set_file_of_comments_only_is_the_empty_set() {

@@ -238,3 +238,44 @@ fn a_policy_that_lets_nobody_reach_ssh_is_warned_of() {
         assert_eq!(codes(&loaded).contains(&"ssh-closed"), closed, "{rules}");
     }
 }
+
+/// Without essential traffic IPv6 finds no neighbour unless rules say so: a note, as long as there is IPv6.
+#[test]
+fn neighbour_discovery_that_nothing_accepts_is_noted() {
+    let all = |direction: &str, side: &str, protocol: &str| {
+        format!("{direction}: [{{protocol: {protocol}, {side}: any, action: accept}}]\n")
+    };
+    let (web, node) = (all("inbound", "from", "tcp"), all("outbound", "to", "all"));
+    let v4 = "inbound: [{protocol: tcp, from: 0.0.0.0/0, action: accept}]\n\
+              outbound: [{protocol: all, to: 0.0.0.0/0, action: accept}]\n";
+    for (policy, noted) in [
+        (format!("essential: false\n{web}{node}"), true),
+        (format!("{web}{node}"), false),
+        (
+            format!(
+                "essential: false\n{}{node}",
+                all("inbound", "from", "icmpv6")
+            ),
+            false,
+        ),
+        (
+            format!("essential: false\n{}{node}", all("inbound", "from", "all")),
+            false,
+        ),
+        (format!("essential: false\n{v4}"), false),
+    ] {
+        let loaded = load_text("p", &policy, None, &[]).unwrap();
+        assert_eq!(
+            codes(&loaded).contains(&"neighbours-closed"),
+            noted,
+            "{policy}"
+        );
+        for finding in &loaded.findings {
+            if finding.code == "neighbours-closed" {
+                assert_eq!(finding.severity, Severity::Note);
+                assert!(finding.message.contains("neighbour-solicitation inbound"));
+                assert!(!finding.message.contains("outbound"), "{}", finding.message);
+            }
+        }
+    }
+}
