@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use sg_userspace::compile::TableSizes;
 use sg_userspace::kernel::state::PolicyRecord;
-use sg_userspace::kernel::{self, Applied, Outcome, Seeded};
+use sg_userspace::kernel::{self, Applied, Cut, Outcome, Seeded};
 use sg_userspace::policy::{Finding, Loaded, Severity};
 
 use super::failure::Failure;
@@ -26,6 +26,10 @@ attached already is replaced without a gap; counters and flows carry over. Where
 connections that this host's sockets and its connection tracking know of go on even if no rule
 admits them: they are counted as `seeded`, and end by themselves (or with --cut-existing at once).
 What kinds of connections could not be seen, and so may be cut, is printed.
+
+Where tcx is missing (before Linux 6.6), or with --egress-hook clsact, the outbound program needs a
+clsact qdisc. Where the interface has none, adding it makes the kernel drop some frames that are sent
+at that moment, as `tc qdisc add dev IF clsact` does: senders repeat them. What adds one says so.
 
 Examples:
   sgctl apply builtin:tke --iface eth0
@@ -67,6 +71,15 @@ impl Apply {
     }
 }
 
+/// The report of an `apply` that did not begin.
+pub(super) fn refuse(screen: &Screen, failure: &Failure) -> Result<(), Failure> {
+    screen.json(&Report::Failed {
+        interface: None,
+        findings: [],
+        errors: failure.findings(),
+    })
+}
+
 /// `apply --json`: what was done, what `check` says of the policy, and the errors. Without errors it
 /// was done.
 #[derive(Serialize)]
@@ -79,7 +92,8 @@ enum Report<'a> {
         errors: [Finding; 0],
     },
     Failed {
-        interface: &'a str,
+        /// Null where the command line could not be read.
+        interface: Option<&'a str>,
         findings: [Finding; 0],
         errors: Vec<Finding>,
     },
@@ -94,7 +108,7 @@ impl<'a> Report<'a> {
                 errors: [],
             },
             Err(failure) => Report::Failed {
-                interface,
+                interface: Some(interface),
                 findings: [],
                 errors: failure.findings(),
             },
@@ -116,8 +130,12 @@ pub(super) struct Done<'a> {
     policy: &'a PolicyRecord,
     rules: usize,
     tables: TableSizes,
-    /// What became of flows that were there; null unless this was the first policy.
+    /// What became of flows that were there; null unless this was the first policy, and with --cut-existing.
     seeded: Option<&'a Seeded>,
+    /// What became of them with --cut-existing.
+    cut: Option<Cut>,
+    /// A clsact qdisc was added, which makes the kernel drop some frames.
+    added_clsact: bool,
     compile_seconds: f64,
     load_seconds: f64,
     /// Where a BPF file system had to be mounted.
@@ -138,6 +156,8 @@ impl<'a> From<&'a Applied> for Done<'a> {
             rules: state.rules.len(),
             tables: applied.sizes,
             seeded: applied.seeded.as_ref(),
+            cut: applied.cut,
+            added_clsact: applied.added_clsact,
             compile_seconds: applied.compile_time.as_secs_f64(),
             load_seconds: applied.load_time.as_secs_f64(),
             mounted: applied.mounted.as_deref(),
@@ -182,17 +202,50 @@ pub(super) fn text(screen: &Screen, applied: &Applied) -> String {
         milliseconds(applied.compile_time),
         milliseconds(applied.load_time),
     );
-    if let Some(seeded) = seeded(applied) {
-        let _ = writeln!(out, "  {seeded}");
+    for note in notes(applied) {
+        let _ = writeln!(out, "  {note}");
     }
-    for unseen in unseen(applied) {
-        let _ = writeln!(out, "  {unseen}");
+    out
+}
+
+/// What else was done than putting the policy in force, a sentence each.
+pub(super) fn notes(applied: &Applied) -> Vec<String> {
+    let mut notes: Vec<String> = seeded(applied).into_iter().collect();
+    notes.extend(applied.cut.map(cut));
+    if applied.added_clsact {
+        notes.push(
+            "added a clsact qdisc: the kernel may have dropped frames that were sent at that moment"
+                .to_owned(),
+        );
+    }
+    notes.extend(unseen(applied));
+    notes
+}
+
+/// `cut 3 TCP connections that were there`.
+fn cut(cut: Cut) -> String {
+    let mut out = match cut.connections {
+        None => {
+            "kept no connection that was there; how many were cut cannot be said, for the kernel \
+                 would not list them"
+                .to_owned()
+        }
+        Some(0) => "cut no TCP connection: there was none that the rules do not pass".to_owned(),
+        Some(1) => "cut 1 TCP connection that was there".to_owned(),
+        Some(n) => format!("cut {} that were there", count(n, "TCP connection")),
+    };
+    if cut.left_out > 0 {
+        let _ = write!(
+            out,
+            "; the table (--max-flows) had no room for {} more, which their ends may take up again",
+            thousands(cut.left_out as u64)
+        );
     }
     out
 }
 
 /// `kept 12 flows that were there (3 that no rule admits)`, if there were any.
-pub(super) fn seeded(applied: &Applied) -> Option<String> {
+fn seeded(applied: &Applied) -> Option<String> {
     let Seeded {
         entered,
         without_rule,
@@ -220,7 +273,7 @@ pub(super) fn seeded(applied: &Applied) -> Option<String> {
 
 /// `could not see …`, of each kind of connections that may exist and that nothing here knows of, and what
 /// becomes of those.
-pub(super) fn unseen(applied: &Applied) -> Vec<String> {
+fn unseen(applied: &Applied) -> Vec<String> {
     let unseen = applied.seeded.iter().flat_map(|seeded| &seeded.unseen);
     let mut lines: Vec<String> = unseen
         .map(|unseen| format!("could not see {}", unseen.message))

@@ -140,6 +140,14 @@ impl Check {
     }
 }
 
+/// The report of a `check` that did not come to look at the policy.
+pub(super) fn refuse(screen: &Screen, failure: &Failure) -> Result<Failure, Failure> {
+    match not_valid(screen, None, Vec::new(), failure.findings()) {
+        Err(Failure::Told(_)) | Ok(()) => Ok(Failure::Told(failure.exit_code())),
+        Err(error) => Err(error),
+    }
+}
+
 fn not_valid(
     screen: &Screen,
     policy: Option<PolicyHead>,

@@ -1,19 +1,24 @@
 //! `sgctl counters`: packets and bytes by rule and by reason, once or again and again.
 //! The table that `run` shows while it is in the foreground is drawn here too.
 
-use std::time::Duration;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use sg_userspace::kernel::KernelError;
 use sg_userspace::observe::attached::{Attached, attached, other_layouts};
-use sg_userspace::observe::counters::{Counters, RuleCounters, Totals, counters};
+use sg_userspace::observe::counters::{Counters, Totals, counters};
 use sg_userspace::policy::titled;
+use signal_hook::consts::SIGINT;
 
 use super::failure::Failure;
+use super::health;
 use super::rates::{Rate, Rates, Reading};
-use super::screen::{Frame, Paint, Screen, paint_of};
+use super::screen::{Frame, Paint, Screen, clip, paint_of};
 use super::table::{Column, Table};
-use super::units::{ago, bit_rate, bytes, clean, packet_rate, short_digest, thousands};
+use super::units::{ago, bit_rate, bytes, clean, count, packet_rate, short_digest, thousands};
 use super::{Context, Json};
 
 /// Packets and bytes by rule and by reason
@@ -72,13 +77,15 @@ impl CountersCommand {
     fn once(&self, context: &Context) -> Result<(), Failure> {
         let all = read(context, self.iface.as_ref())?;
         if !self.json.json {
-            return context.out.say(&text(&context.out, &all, None, self.all));
+            let text = text(&context.out, &all, None, self.all, None);
+            return context.out.say(&text);
         }
         context.out.json(&all)
     }
 
     fn watch(&self, context: &Context, interval: Duration) -> Result<(), Failure> {
         let mut frame = Frame::new(context.out);
+        let interrupt = Interrupt::of(&context.out)?;
         let mut before = None;
         loop {
             let all = read(context, self.iface.as_ref())?;
@@ -88,7 +95,8 @@ impl CountersCommand {
                 }
             } else {
                 let rates = Rates::since(before.take());
-                let mut out = text(&frame.screen(), &all, Some(&rates), self.all);
+                let (screen, lines) = frame.screen();
+                let mut out = text(&screen, &all, Some(&rates), self.all, lines);
                 before = Some(Reading::of(&all));
                 if context.out.terminal {
                     frame.draw(&out)?;
@@ -97,7 +105,49 @@ impl CountersCommand {
                     context.out.print(&out)?;
                 }
             }
-            std::thread::sleep(interval);
+            interrupt.sleep(interval)?;
+        }
+    }
+}
+
+/// Ctrl-C while a table is drawn again and again: the terminal shows it as `^C`, which is taken away before
+/// the process ends by it.
+struct Interrupt<'a> {
+    screen: &'a Screen,
+    has_come: Arc<AtomicBool>,
+}
+
+impl Interrupt<'_> {
+    fn of(screen: &Screen) -> Result<Interrupt<'_>, Failure> {
+        let has_come = Arc::default();
+        if screen.terminal {
+            signal_hook::flag::register(SIGINT, Arc::clone(&has_come)).map_err(|source| {
+                Failure::Io {
+                    what: "preparing to wait for signals",
+                    source,
+                }
+            })?;
+        }
+        Ok(Interrupt { screen, has_come })
+    }
+
+    /// Sleeps, unless it has come.
+    fn sleep(&self, interval: Duration) -> Result<(), Failure> {
+        const GLANCE: Duration = Duration::from_millis(50);
+        let started = Instant::now();
+        loop {
+            if self.has_come.load(Ordering::SeqCst) {
+                self.screen.print("\r\x1b[K")?;
+                let _ = signal_hook::low_level::emulate_default_handler(SIGINT);
+            }
+            let left = interval.saturating_sub(started.elapsed());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(match self.screen.terminal {
+                true => left.min(GLANCE),
+                false => left,
+            });
         }
     }
 }
@@ -129,20 +179,34 @@ fn read(context: &Context, iface: Option<&String>) -> Result<Vec<Counters>, Fail
     Ok(all)
 }
 
-/// The tables of all interfaces; with rates when there are any.
+/// The tables of all interfaces; with rates when there are any, and with no more `lines` than that if that
+/// can be.
 pub(super) fn text(
     screen: &Screen,
     all: &[Counters],
     rates: Option<&Rates>,
     all_reasons: bool,
+    lines: Option<usize>,
 ) -> String {
+    // An empty line is between two.
+    let share = lines.map(|lines| (lines + 1) / all.len().max(1));
+    let share = share.map(|share| share.saturating_sub(1));
     let mut out = String::new();
     for (i, one) in all.iter().enumerate() {
         if i > 0 {
             out.push('\n');
         }
-        out.push_str(&heading(screen, one));
-        out.push_str(&table(screen, one, rates, all_reasons));
+        let mut head = heading(screen, one);
+        head.push_str(&health::warnings(
+            screen,
+            &one.interface,
+            one.health,
+            &one.faults,
+            one.elsewhere.as_deref(),
+        ));
+        let room = share.map(|share| share.saturating_sub(head.lines().count()));
+        out.push_str(&head);
+        out.push_str(&table(screen, one, rates, all_reasons, room));
     }
     out
 }
@@ -161,7 +225,7 @@ fn heading(screen: &Screen, one: &Counters) -> String {
     let taken = format!("{interface}{place}  {name}  ").chars().count();
     // A line that wraps could not be drawn again in place.
     if let Some(width) = screen.width {
-        rest = rest.chars().take(width.saturating_sub(taken)).collect();
+        rest = clip(&rest, Some(width.saturating_sub(taken)));
     }
     format!(
         "{}{place}  {}  {}\n",
@@ -176,9 +240,102 @@ struct Rows<'a> {
     table: Table,
     rates: Option<&'a Rates>,
     has_groups: bool,
+    /// The totals say how much was dropped, and what was accepted can be told from that.
+    is_narrow: bool,
 }
 
-fn table(screen: &Screen, one: &Counters, rates: Option<&Rates>, all_reasons: bool) -> String {
+/// Narrower terminals have no room for both numbers of a total.
+const BOTH_NUMBERS: usize = 76;
+
+/// A table of at most so many `lines`, of which the rows that count most are shown.
+fn table(
+    screen: &Screen,
+    one: &Counters,
+    rates: Option<&Rates>,
+    all_reasons: bool,
+    lines: Option<usize>,
+) -> String {
+    let mut shown = rows(one, rates, all_reasons);
+    let whole = build(screen, one, rates, &shown);
+    let Some(lines) = lines.filter(|lines| whole.lines().count() > *lines) else {
+        return whole;
+    };
+    // What is left out is said on a line, too.
+    let others = whole.lines().count() - shown.len() + 1;
+    let hidden = keep_busiest(&mut shown, lines.saturating_sub(others));
+    let more = format!(
+        "and {} that count less: `sgctl counters --iface {}`",
+        count(hidden, "row"),
+        clean(&one.interface)
+    );
+    let more = screen.paint(Paint::Dim, clip(&more, screen.width));
+    format!("{}{more}\n", build(screen, one, rates, &shown))
+}
+
+/// Leaves the rows that count most at the moment, then those that have counted most, in their order. Says
+/// how many have gone.
+fn keep_busiest(rows: &mut Vec<Row<'_>>, room: usize) -> usize {
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    let rate = |i: usize| rows[i].rate.map_or(0.0, |rate| rate.packets);
+    let packets = |i: usize| rows[i].packets + rows[i].replies.unwrap_or(0);
+    order.sort_by(|a, b| {
+        let by_rate = rate(*b).total_cmp(&rate(*a));
+        by_rate.then(packets(*b).cmp(&packets(*a)))
+    });
+    let kept: HashSet<usize> = order.into_iter().take(room).collect();
+    let before = rows.len();
+    let mut number = 0..;
+    rows.retain(|_| number.next().is_some_and(|i| kept.contains(&i)));
+    before - rows.len()
+}
+
+fn rows<'a>(one: &'a Counters, rates: Option<&Rates>, all_reasons: bool) -> Vec<Row<'a>> {
+    let mut rows = Vec::new();
+    for total in &one.totals {
+        let rules = one.rules.iter();
+        for rule in rules.filter(|r| r.direction == total.direction) {
+            let gone = match rule.position {
+                None => "(no longer in the policy) ",
+                Some(_) => "",
+            };
+            rows.push(Row {
+                direction: rule.direction,
+                // The description may be left out.
+                number: rule
+                    .position
+                    .map_or_else(|| "gone".into(), |p| p.to_string()),
+                action: rule.action,
+                group: &rule.group,
+                what: titled(rule.name.as_deref(), &rule.summary),
+                description: format!("{gone}{}", rule.description.as_deref().unwrap_or_default()),
+                packets: rule.packets,
+                bytes: rule.bytes,
+                rate: rates.map(|rates| rates.of_rule(one, rule)),
+                replies: Some(rule.reply_packets),
+            });
+        }
+        let reasons = one.reasons.iter();
+        for reason in reasons.filter(|r| r.direction == total.direction) {
+            if all_reasons || reason.packets > 0 {
+                rows.push(Row {
+                    direction: reason.direction,
+                    number: "-".into(),
+                    action: reason.action,
+                    group: "",
+                    what: reason.reason.to_owned(),
+                    description: about(reason.reason).to_owned(),
+                    packets: reason.packets,
+                    bytes: reason.bytes,
+                    rate: rates.map(|rates| rates.of_reason(one, reason)),
+                    replies: None,
+                });
+            }
+        }
+    }
+    rows
+}
+
+fn build(screen: &Screen, one: &Counters, rates: Option<&Rates>, shown: &[Row<'_>]) -> String {
     // One group needs no column to tell groups apart.
     let has_groups = one
         .rules
@@ -190,48 +347,27 @@ fn table(screen: &Screen, one: &Counters, rates: Option<&Rates>, all_reasons: bo
         Column::Text("ACTION"),
     ];
     if has_groups {
-        columns.push(Column::Text("GROUP"));
+        columns.push(Column::SpareText("GROUP", 4));
     }
     columns.extend([Column::Long("MATCH"), Column::Flexible("DESCRIPTION")]);
     columns.push(Column::Number("PACKETS"));
     if rates.is_some() {
-        columns.push(Column::Number("RATE"));
+        columns.push(Column::Spare("RATE", 5));
     }
     columns.push(Column::Spare("BYTES", 2));
     if rates.is_some() {
-        columns.push(Column::Spare("RATE", 1));
+        columns.push(Column::Spare("BIT RATE", 1));
     }
     columns.push(Column::Spare("REPLIES", 3));
     let mut rows = Rows {
         table: Table::new(screen, &columns),
         rates,
         has_groups,
+        is_narrow: screen.width.is_some_and(|width| width < BOTH_NUMBERS),
     };
     for total in &one.totals {
-        for rule in one.rules.iter().filter(|r| r.direction == total.direction) {
-            rows.rule(one, rule);
-        }
-        for reason in one
-            .reasons
-            .iter()
-            .filter(|r| r.direction == total.direction)
-        {
-            if all_reasons || reason.packets > 0 {
-                let rate = rates.map(|rates| rates.of_reason(one, reason));
-                rows.push(Row {
-                    direction: reason.direction,
-                    number: "-".into(),
-                    action: reason.action,
-                    group: "",
-                    what: reason.reason.to_owned(),
-                    description: about(reason.reason).to_owned(),
-                    packets: reason.packets,
-                    bytes: reason.bytes,
-                    rate,
-                    replies: None,
-                });
-            }
-        }
+        let of_direction = shown.iter().filter(|r| r.direction == total.direction);
+        of_direction.for_each(|row| rows.push(row));
         rows.total(one, total);
     }
     rows.table.render()
@@ -251,31 +387,12 @@ struct Row<'a> {
 }
 
 impl Rows<'_> {
-    fn rule(&mut self, one: &Counters, rule: &RuleCounters) {
-        let gone = match rule.position {
-            None => "(no longer in the policy) ",
-            Some(_) => "",
-        };
-        self.push(Row {
-            direction: rule.direction,
-            number: rule.position.map_or_else(|| "-".into(), |p| p.to_string()),
-            action: rule.action,
-            group: &rule.group,
-            what: titled(rule.name.as_deref(), &rule.summary),
-            description: format!("{gone}{}", rule.description.as_deref().unwrap_or_default()),
-            packets: rule.packets,
-            bytes: rule.bytes,
-            rate: self.rates.map(|rates| rates.of_rule(one, rule)),
-            replies: Some(rule.reply_packets),
-        });
-    }
-
     fn total(&mut self, one: &Counters, total: &Totals) {
-        let description = format!(
-            "{} accepted, {} dropped",
-            thousands(total.accepted),
-            thousands(total.dropped)
-        );
+        let dropped = format!("{} dropped", thousands(total.dropped));
+        let description = match self.is_narrow {
+            true => dropped,
+            false => format!("{} accepted, {dropped}", thousands(total.accepted)),
+        };
         let rate = self.rates.map(|rates| rates.of_total(one, total));
         let bold = Some(Paint::Bold);
         let mut cells = vec![(total.direction.to_owned(), bold), (String::new(), None)];
@@ -295,7 +412,7 @@ impl Rows<'_> {
         self.table.row(cells);
     }
 
-    fn push(&mut self, row: Row<'_>) {
+    fn push(&mut self, row: &Row<'_>) {
         let idle = row.packets == 0 && row.replies.unwrap_or(0) == 0;
         let plain = idle.then_some(Paint::Dim);
         let action = if idle {
@@ -305,14 +422,14 @@ impl Rows<'_> {
         };
         let mut cells = vec![
             (row.direction.to_owned(), plain),
-            (row.number, plain),
+            (row.number.clone(), plain),
             (row.action.to_owned(), Some(action)),
         ];
         if self.has_groups {
             cells.push((row.group.to_owned(), plain));
         }
-        cells.push((row.what, plain));
-        cells.push((row.description, Some(Paint::Dim)));
+        cells.push((row.what.clone(), plain));
+        cells.push((row.description.clone(), Some(Paint::Dim)));
         cells.push((thousands(row.packets), plain));
         cells.extend(row.rate.map(|rate| (steady_packets(rate), plain)));
         cells.push((bytes(row.bytes), plain));

@@ -10,7 +10,7 @@ use sg_userspace::observe::attached::{Attached, attached, other_layouts};
 
 use super::failure::Failure;
 use super::screen::Paint;
-use super::status::{name_of, place_of};
+use super::status::whereabouts;
 use super::units::ago;
 use super::{Context, Json};
 
@@ -53,7 +53,7 @@ impl Detach {
         let mut failures = Vec::new();
         for one in &found {
             // Afterwards there is nothing left to name it by.
-            let (name, place) = (name_of(one), place_of(one));
+            let (name, place) = whereabouts(one);
             match kernel::detach(&context.bpffs, &one.pins) {
                 Ok(()) => {
                     gone.push(Gone {

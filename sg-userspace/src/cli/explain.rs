@@ -8,54 +8,52 @@ use sg_common::verdict::Direction;
 use sg_userspace::kernel::KernelError;
 use sg_userspace::observe::attached::attached;
 use sg_userspace::observe::explain::{Explanation, Question, explain_attached, explain_policy};
-use sg_userspace::policy::{Policy, load, titled};
+use sg_userspace::policy::{load, titled};
 
 use super::Context;
 use super::counters::about;
 use super::explain_args::{Asked, Explain};
 use super::failure::Failure;
+use super::health;
 use super::screen::{Paint, Screen};
 
 impl Explain {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let asked = self.asked().map_err(|e| Failure::usage("explain", e))?;
-        let (explanation, place) = match &self.iface {
+        let explanation = match &self.iface {
             None => {
                 let loaded = load(&asked.policies, &self.sets.sets)?;
-                let explanation = explain_policy(&loaded.policy, &asked.question);
-                let place = place_of(&loaded.policy, &explanation);
-                (explanation, place)
+                explain_policy(&loaded.policy, &asked.question)
             }
             Some(iface) => {
                 let found = attached(&context.bpffs, &context.here(Some(iface)))?;
                 let one = found.first().ok_or_else(|| KernelError::NotAttached {
                     scope: format!("`{iface}`"),
                 })?;
-                (explain_attached(one, &asked.question)?, None)
+                explain_attached(one, &asked.question)?
             }
         };
         match self.json.json {
             true => context.out.json(&explanation),
-            false => context
-                .out
-                .say(&text(&context.out, &asked, &explanation, place.as_deref())),
+            false => context.out.say(&text(&context.out, &asked, &explanation)),
         }
     }
 }
 
-/// Where the rule stands in its file.
-fn place_of(policy: &Policy, explanation: &Explanation) -> Option<String> {
-    let wanted = explanation.rule.as_ref()?.position;
-    let rule = policy
-        .rules
-        .iter()
-        .find(|r| r.direction.name() == explanation.direction && r.position == wanted)?;
-    Some(format!("{}:{}", rule.source.file, rule.source.line))
-}
-
-fn text(screen: &Screen, asked: &Asked, explanation: &Explanation, place: Option<&str>) -> String {
-    let mut out = format!(
-        "{}  {}\n",
+fn text(screen: &Screen, asked: &Asked, explanation: &Explanation) -> String {
+    let mut out = match (&explanation.interface, explanation.health) {
+        (Some(interface), Some(health)) => health::warnings(
+            screen,
+            interface,
+            health,
+            &explanation.faults,
+            explanation.elsewhere.as_deref(),
+        ),
+        _ => String::new(),
+    };
+    let _ = writeln!(
+        out,
+        "{}  {}",
         screen.action(explanation.verdict),
         packet(&asked.question, &asked.protocol)
     );
@@ -72,7 +70,8 @@ fn text(screen: &Screen, asked: &Asked, explanation: &Explanation, place: Option
             if let Some(description) = &rule.description {
                 let _ = writeln!(out, "  {description}");
             }
-            if let Some(place) = place {
+            if let Some(place) = &rule.location {
+                let place = format!("{}:{}", place.file, place.line);
                 let _ = writeln!(out, "  {}", screen.paint(Paint::Dim, place));
             }
         }

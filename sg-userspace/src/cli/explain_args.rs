@@ -7,7 +7,7 @@ use clap::Args;
 use sg_common::protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 use sg_common::verdict::Direction;
 use sg_userspace::observe::explain::{Question, Transport};
-use sg_userspace::policy::PolicyInput;
+use sg_userspace::policy::{PolicyInput, icmp_type};
 
 use super::Json;
 use super::policy_args::Sets;
@@ -21,12 +21,14 @@ const ECHO_REQUEST_V6: u8 = 128;
     override_usage = "sgctl explain [OPTIONS] POLICY... DIRECTION PROTO REMOTE LOCAL\n       \
                       sgctl explain [OPTIONS] --iface IF DIRECTION PROTO REMOTE LOCAL",
     after_help = "\
+Words:
   POLICY     a file, `-`, or builtin:NAME; with --iface the policy in force is
              asked instead
   DIRECTION  inbound or outbound (in, out)
   PROTO      tcp, udp, sctp, icmp[:TYPE[/CODE]], icmpv6[:TYPE[/CODE]] (an echo
-             request unless said otherwise), gre, esp, ah, a number 0-255, arp,
-             or non-ip for other frames that are not IP
+             request unless said otherwise; TYPE is a number or a name as in
+             policies), gre, esp, ah, a number 0-255, arp, or non-ip for other
+             frames that are not IP
   REMOTE     ADDRESS[:PORT] of the other end: source of an inbound packet,
              destination of an outbound one
   LOCAL      ADDRESS[:PORT] of the node itself
@@ -73,6 +75,20 @@ impl Explain {
         let wanted = "expected DIRECTION PROTO REMOTE[:PORT] LOCAL[:PORT] at the end, such as \
                       `inbound tcp 203.0.113.9 10.0.0.5:22`";
         let count = self.words.len();
+        if let [.., direction, protocol, remote] = self.words.as_slice()
+            && is_direction(direction)
+            && !self
+                .words
+                .iter()
+                .rev()
+                .skip(3)
+                .any(|word| is_direction(word))
+        {
+            return Err(format!(
+                "LOCAL, the address of the node itself, is missing behind `{direction} {protocol} \
+                 {remote}`: {wanted}"
+            ));
+        }
         let (policies, packet) = self
             .words
             .split_at_checked(count.wrapping_sub(4))
@@ -107,6 +123,10 @@ impl Explain {
             protocol: protocol.clone(),
         })
     }
+}
+
+fn is_direction(word: &str) -> bool {
+    ["inbound", "in", "outbound", "out"].contains(&word)
 }
 
 fn question(
@@ -223,6 +243,7 @@ fn transport(protocol: &str, address: IpAddr) -> Result<Transport, String> {
 }
 
 fn icmp(detail: Option<&str>, echo_request: u8) -> Result<Transport, String> {
+    let is_v6 = echo_request == ECHO_REQUEST_V6;
     let Some(detail) = detail else {
         return Ok(Transport::Icmp {
             kind: echo_request,
@@ -230,10 +251,11 @@ fn icmp(detail: Option<&str>, echo_request: u8) -> Result<Transport, String> {
         });
     };
     let (kind, code) = detail.split_once('/').unwrap_or((detail, "0"));
-    match (kind.parse(), code.parse()) {
-        (Ok(kind), Ok(code)) => Ok(Transport::Icmp { kind, code }),
+    match (icmp_type(kind, is_v6), code.parse()) {
+        (Some(kind), Ok(code)) => Ok(Transport::Icmp { kind, code }),
         _ => Err(format!(
-            "`{detail}` is no ICMP type: expected TYPE or TYPE/CODE, each 0-255, such as 3/4"
+            "`{detail}` is no ICMP type: expected TYPE or TYPE/CODE, TYPE a number 0-255 or a name as \
+             in policies, such as echo-request, CODE a number 0-255, such as 3/4"
         )),
     }
 }
@@ -258,6 +280,12 @@ mod tests {
         let icmp = |kind, code| Transport::Icmp { kind, code };
         assert_eq!(of("icmp", "192.0.2.1"), icmp(8, 0));
         assert_eq!(of("icmp:3/4", "192.0.2.1"), icmp(3, 4));
+        assert_eq!(of("icmp:echo-reply", "192.0.2.1"), icmp(0, 0));
+        assert_eq!(
+            of("icmp:destination-unreachable/3", "192.0.2.1"),
+            icmp(3, 3)
+        );
+        assert_eq!(of("icmpv6:echo-reply", "2001:db8::1"), icmp(129, 0));
         assert_eq!(of("1", "192.0.2.1"), icmp(8, 0));
         assert_eq!(of("icmpv6", "2001:db8::1"), icmp(128, 0));
         assert_eq!(of("1", "2001:db8::1"), Transport::Protocol(1));
@@ -275,6 +303,7 @@ mod tests {
         assert!(fails("in", "icmp", a, "192.0.2.2:1").contains("no ports"));
         assert!(fails("in", "icmp", "::1", "::2").contains("write icmpv6"));
         assert!(fails("in", "icmp:256", a, b).contains("no ICMP type"));
+        assert!(fails("in", "icmp:echo", a, b).contains("such as echo-request"));
         assert!(fails("in", "tcp:22", a, b).contains("ports belong"));
         assert!(fails("in", "256", a, b).contains("no PROTO"));
         assert!(fails("in", "tcp", "::1", b).contains("different families"));

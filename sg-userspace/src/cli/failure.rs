@@ -88,7 +88,7 @@ impl Failure {
             Failure::Policy(errors) => errors.findings(),
             Failure::Kernel(error) => of(error.code_name(), error),
             Failure::Lab(error) => of(error.code_name(), error),
-            Failure::Usage(error) => vec![Finding::error("usage", error.to_string().trim_end())],
+            Failure::Usage(error) => vec![usage(&error.to_string())],
             Failure::Io { what, source } => {
                 vec![Finding::error("io", format!("{what}: {source}"))]
             }
@@ -128,6 +128,24 @@ impl Failure {
             Failure::Io { what, source } => format!("error: {what}: {source}\n"),
             Failure::BrokenPipe | Failure::Told(_) => String::new(),
         }
+    }
+}
+
+/// What clap says: the error in its first paragraph, and what may help in those behind it.
+fn usage(said: &str) -> Finding {
+    let mut paragraphs = said.split("\n\n").map(|paragraph| {
+        let words: Vec<&str> = paragraph.split_whitespace().collect();
+        words.join(" ")
+    });
+    let message = paragraphs.next().unwrap_or_default();
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    let help: Vec<String> = paragraphs
+        .filter(|paragraph| !paragraph.is_empty())
+        .collect();
+    let finding = Finding::error("usage", message);
+    match help.is_empty() {
+        true => finding,
+        false => finding.help(help.join("; ")),
     }
 }
 

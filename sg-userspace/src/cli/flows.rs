@@ -6,15 +6,16 @@ use std::net::{IpAddr, SocketAddr};
 
 use clap::Args;
 use serde::Serialize;
+use sg_userspace::kernel::Fault;
 use sg_userspace::kernel::flow_tables::{FlowTableUse, table_use};
-use sg_userspace::observe::attached::Attached;
+use sg_userspace::observe::attached::{Attached, Condition, Health};
 use sg_userspace::observe::flows::{Flow, flows};
 use sg_userspace::policy::titled;
 
 use super::counters::find;
 use super::failure::Failure;
+use super::health;
 use super::screen::{Paint, Screen};
-use super::status::name_of;
 use super::table::{Column, Table};
 use super::units::{span, thousands};
 use super::{Context, Json};
@@ -50,6 +51,11 @@ pub(super) struct Flows {
 struct Listed {
     interface: String,
     netns: Option<String>,
+    /// Whether its policy is in force there, as `status` has it, with what is wrong.
+    health: Health,
+    faults: Vec<Fault>,
+    #[serde(skip)]
+    elsewhere: Option<String>,
     /// How many there are, whatever the limit.
     total: usize,
     tables: Tables,
@@ -87,9 +93,21 @@ fn list(one: &Attached, limit: usize) -> Result<Listed, Failure> {
     let total = all.len();
     all.truncate(limit);
     let [half_open, established] = table_use(&one.pins)?;
+    let condition = one.condition_if_known()?;
+    let elsewhere = condition.elsewhere();
+    let Condition {
+        interface,
+        netns,
+        health,
+        faults,
+        ..
+    } = condition;
     Ok(Listed {
-        interface: name_of(one),
-        netns: one.state()?.netns.clone(),
+        interface,
+        netns,
+        health,
+        faults,
+        elsewhere,
         total,
         tables: Tables {
             half_open,
@@ -112,6 +130,13 @@ fn text(screen: &Screen, listed: &[Listed]) -> String {
             super::units::count(one.total, "flow"),
             evicted(&one.tables)
         );
+        out.push_str(&health::warnings(
+            screen,
+            &one.interface,
+            one.health,
+            &one.faults,
+            one.elsewhere.as_deref(),
+        ));
         if one.flows.is_empty() {
             continue;
         }
@@ -119,7 +144,7 @@ fn text(screen: &Screen, listed: &[Listed]) -> String {
             Column::Text("PROTO"),
             Column::Text("LOCAL"),
             Column::Text("REMOTE"),
-            Column::Text("OPENED"),
+            Column::SpareText("OPENED", 2),
             Column::Text("STATE"),
             Column::Spare("AGE", 1),
             Column::Number("IDLE"),
@@ -129,7 +154,13 @@ fn text(screen: &Screen, listed: &[Listed]) -> String {
         for flow in &one.flows {
             table.row(cells(flow));
         }
-        out.push_str(&table.render());
+        match table.fits() {
+            true => out.push_str(&table.render()),
+            false => one
+                .flows
+                .iter()
+                .for_each(|flow| block(screen, &mut out, flow)),
+        }
         if let more @ 1.. = one.total - one.flows.len() {
             let _ = writeln!(
                 out,
@@ -154,18 +185,44 @@ fn evicted(tables: &Tables) -> String {
     )
 }
 
-fn cells(flow: &Flow) -> Vec<(String, Option<Paint>)> {
+/// The rule that admitted it, after its position.
+fn rule_of(flow: &Flow) -> String {
     let rule = flow.rule.as_ref().map(|rule| {
         let title = titled(rule.name.as_deref(), &rule.summary);
         match rule.position {
             Some(position) => format!("{position}  {title}"),
-            None => format!("-  {title}"),
+            // As in `counters`.
+            None => format!("gone  {title}"),
         }
     });
     let rule = match flow.is_seeded {
         true => Some("was there before the first policy".to_owned()),
         false => rule,
     };
+    rule.unwrap_or_else(|| "-".into())
+}
+
+/// A flow on lines of its own, where a row would be longer than the terminal.
+fn block(screen: &Screen, out: &mut String, flow: &Flow) {
+    let _ = writeln!(
+        out,
+        "{} {}\n  with {}",
+        protocol_name(flow.protocol),
+        endpoint(flow.local, flow.local_port, flow.icmp_id),
+        endpoint(flow.remote, flow.remote_port, None),
+    );
+    let line = format!(
+        "  opened {}, {}, age {}, idle {}, rule {}",
+        flow.opened,
+        flow.state,
+        span(flow.age_seconds),
+        span(flow.idle_seconds),
+        rule_of(flow)
+    );
+    let _ = writeln!(out, "{}", screen.paint(Paint::Dim, line));
+}
+
+fn cells(flow: &Flow) -> Vec<(String, Option<Paint>)> {
     vec![
         (protocol_name(flow.protocol), None),
         (endpoint(flow.local, flow.local_port, flow.icmp_id), None),
@@ -174,7 +231,7 @@ fn cells(flow: &Flow) -> Vec<(String, Option<Paint>)> {
         (flow.state.to_owned(), None),
         (span(flow.age_seconds), None),
         (span(flow.idle_seconds), None),
-        (rule.unwrap_or_else(|| "-".into()), Some(Paint::Dim)),
+        (rule_of(flow), Some(Paint::Dim)),
     ]
 }
 

@@ -26,7 +26,7 @@ Examples:
   sgctl lab builtin:tke-minimal --set admin=203.0.113.0/24
   sgctl lab --json | jq '.attempts[] | select(.got == \"drop\")'
 
-Exit codes: 0 all as the policy says, 1 a difference or a bad policy, 3 not permitted here")]
+Exit codes: 0 all as the policy says, 1 a difference or a bad policy, 2 usage, 3 not permitted here")]
 pub(super) struct Lab {
     /// Files, `-` for standard input, or builtin:NAME; several are bound in this order
     #[arg(value_name = "POLICY", default_value = "builtin:tke")]

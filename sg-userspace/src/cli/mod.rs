@@ -17,6 +17,7 @@ mod explain;
 mod explain_args;
 mod failure;
 mod flows;
+mod health;
 mod lab;
 mod patience;
 mod policy_args;
@@ -164,7 +165,12 @@ pub(crate) fn main() -> ExitCode {
         out: Screen::stdout(cli.global.color),
         err: Screen::stderr(cli.global.color).with_json(json),
     };
-    match enter_and_run(cli.command, &context) {
+    let done = match enter(&context) {
+        Ok(()) => run(cli.command, &context),
+        Err(failure) if json => Err(refuse(cli.command.name(), failure, &context)),
+        Err(failure) => Err(failure),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             failure.report(&context.err);
@@ -173,11 +179,16 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-fn enter_and_run(command: Command, context: &Context) -> Result<(), Failure> {
+/// Enters the network namespace that --netns names.
+fn enter(context: &Context) -> Result<(), Failure> {
     // Threads inherit the namespace of the thread that starts them, and none runs yet.
-    if let Some(name) = &context.netns {
-        Netns::from(name.as_str()).enter()?;
+    match &context.netns {
+        Some(name) => Ok(Netns::from(name.as_str()).enter()?),
+        None => Ok(()),
     }
+}
+
+fn run(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         Command::Templates(command) => command.run(context),
         Command::Check(command) => command.run(context),
@@ -190,6 +201,27 @@ fn enter_and_run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Detach(command) => command.run(context),
         Command::Lab(command) => command.run(context),
         Command::Completions(command) => command.run::<Cli>(context),
+    }
+}
+
+/// Whatever keeps a command with `--json` from beginning is said as its other errors are: `check` and
+/// `apply` print a report in any case. Returns what is left to be said.
+fn refuse(command: &str, failure: Failure, context: &Context) -> Failure {
+    let printed = match command {
+        "check" => check::refuse(&context.out, &failure),
+        "apply" => apply::refuse(&context.out, &failure).map(|()| failure),
+        _ => Ok(failure),
+    };
+    printed.unwrap_or_else(|failure| failure)
+}
+
+impl Command {
+    fn name(&self) -> &'static str {
+        match self {
+            Command::Check(_) => "check",
+            Command::Apply(_) => "apply",
+            _ => "",
+        }
     }
 }
 
@@ -233,8 +265,38 @@ fn wants_json(matches: &ArgMatches) -> bool {
 
 /// Help and version are no errors; everything else that clap says is a usage error.
 fn usage(error: clap::Error) -> ExitCode {
-    let error = suggestions::mend(error);
-    // Whoever closed the pipe does not want to read it.
-    let _ = error.print();
-    ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let error = suggestions::mend(error, &words);
+    if !error.use_stderr() || !asks_for_json(&words) {
+        // Whoever closed the pipe does not want to read it.
+        let _ = error.print();
+        return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+    }
+    let context = Context {
+        netns: None,
+        bpffs: PathBuf::new(),
+        out: Screen::stdout(ColorChoice::Never),
+        err: Screen::stderr(ColorChoice::Never).with_json(true),
+    };
+    let failure = Failure::Usage(Box::new(error));
+    refuse(command_of(&words), failure, &context).report(&context.err);
+    ExitCode::from(2)
+}
+
+/// The first word that is neither an option nor the value of one.
+fn command_of(words: &[String]) -> &str {
+    let takes_value = |word: &String| ["--netns", "--bpffs", "--color"].contains(&word.as_str());
+    let mut is_value = false;
+    let command = words.iter().find(|word| {
+        let is_command = !is_value && !word.starts_with('-');
+        is_value = takes_value(word);
+        is_command
+    });
+    command.map_or("", String::as_str)
+}
+
+/// As [`wants_json`], of words that clap could not make anything of.
+fn asks_for_json(words: &[String]) -> bool {
+    let mut options = words.iter().take_while(|word| *word != "--");
+    options.any(|word| word == "--json")
 }

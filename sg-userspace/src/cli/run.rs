@@ -29,8 +29,8 @@ The policy file and its set files are watched; when they have been written and m
 replaces the one in force without a gap. A file with errors changes nothing: the errors are printed and
 the policy in force stays. SIGHUP applies the policy again at once.
 
-Ctrl-C, SIGTERM and the loss of the terminal end it (for the last, start it with nohup to go on). Then
-nothing is taken away that it did not put there: it returns to the policy that was in force before it,
+Ctrl-C, SIGTERM and the loss of the terminal end it, and so does the end of whoever reads its output by a
+pipe (started with nohup it goes on without either of the last two). Then nothing is taken away that it did not put there: it returns to the policy that was in force before it,
 or detaches where there was none, unless --persist is given; and a policy that somebody else has put in
 force meanwhile stays. An interface that is deleted and made anew under its name is attached again at
 once, and what somebody takes off the interface is put back within some seconds. One `sgctl run`
@@ -43,7 +43,7 @@ Examples:
   sgctl run policy.yaml --iface eth0
   sgctl run base.yaml team.yaml --iface eth0 --persist --interval 60
 
-Exit codes: 0 ended by Ctrl-C, SIGTERM or the loss of its terminal, 1 the policy, the interface or the state is wrong, 2
+Exit codes: 0 ended by Ctrl-C, SIGTERM or the loss of its terminal or reader, 1 the policy, the interface or the state is wrong, 2
 usage, 3 not permitted or the kernel refused.")]
 pub(super) struct Run {
     #[command(flatten)]

@@ -7,6 +7,7 @@ use std::io;
 use serde::Serialize;
 use serde_json::json;
 use sg_userspace::kernel::Applied;
+use sg_userspace::observe::attached::Health;
 use sg_userspace::observe::counters::{Counters, Totals};
 use sg_userspace::observe::events::Logged;
 use sg_userspace::policy::PolicyErrors;
@@ -15,6 +16,7 @@ use super::Context;
 use super::apply;
 use super::counters;
 use super::failure::Failure;
+use super::health;
 use super::rates::{Rates, Reading};
 use super::run_output::Output;
 use super::screen::{Paint, Screen};
@@ -166,26 +168,23 @@ impl Log {
     pub(super) fn applied(&mut self, name: &'static str, applied: &Applied, warnings: &str) {
         let mut line = self.out.paint(Paint::Green, name);
         let _ = write!(line, " {}", apply::summary(&self.out, applied));
-        if let Some(seeded) = apply::seeded(applied) {
-            let _ = write!(line, ", {seeded}");
-        }
         if !warnings.is_empty() {
             let _ = write!(line, " ({})", warnings.trim());
         }
         if self.json {
             let event = Event::new(name, None, apply::Done::from(applied));
-            let _ = self.out.json_line(&event);
+            self.output.text(line_of(&event));
         } else {
             self.line(&line);
-            for unseen in apply::unseen(applied) {
-                self.line(&unseen);
+            for note in apply::notes(applied) {
+                self.line(&note);
             }
         }
     }
 
     pub(super) fn unchanged(&mut self) {
         let line = format!(
-            "unchanged: the files of the policy were written, but {} enforces what they say already",
+            "unchanged: {} enforces already what the files of the policy say",
             self.interface
         );
         self.event("unchanged", &line, json!({}));
@@ -232,8 +231,8 @@ impl Log {
             self.output
                 .counters(line_of(&Event::new("counters", None, now)));
         } else if self.is_live() {
-            self.out.measure();
-            let text = counters::text(&self.out, all, Some(&rates), false);
+            let lines = self.out.lines_for_frame();
+            let text = counters::text(&self.out, all, Some(&rates), false, lines);
             self.output.table(text);
         } else {
             self.output.counters(summary(now, &rates));
@@ -269,23 +268,61 @@ fn summary(now: &Counters, rates: &Rates) -> String {
             thousands(*dropped),
         );
     }
+    if !matches!(now.health, Health::Enforcing | Health::Unverified) {
+        let _ = write!(out, "; NOT enforcing ({})", health::word(now.health).0);
+    }
     out.push('\n');
     out
 }
 
 /// `3,000 more packets were to be logged: 2,900 over the rate limit, 100 overwritten before they were
-/// read`.
+/// read`, or of one kind only `2,400 more packets were to be logged, over the rate limit`.
 fn not_shown(lost: u64, suppressed: u64) -> String {
-    let mut why = Vec::new();
-    if suppressed > 0 {
-        why.push(format!("{} over the rate limit", thousands(suppressed)));
-    }
-    if lost > 0 {
-        why.push(format!(
-            "{} overwritten before they were read",
+    const SUPPRESSED: &str = "over the rate limit";
+    const LOST: &str = "overwritten before they were read";
+    let all = lost + suppressed;
+    let packets = if all == 1 {
+        "packet was"
+    } else {
+        "packets were"
+    };
+    let head = format!("{} more {packets} to be logged", thousands(all));
+    match (suppressed, lost) {
+        (_, 0) => format!("{head}, {SUPPRESSED}"),
+        (0, _) => format!("{head}, {LOST}"),
+        (suppressed, lost) => format!(
+            "{head}: {} {SUPPRESSED}, {} {LOST}",
+            thousands(suppressed),
             thousands(lost)
-        ));
+        ),
     }
-    let all = thousands(lost + suppressed);
-    format!("{all} more packets were to be logged: {}", why.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_shown_is_counted_once() {
+        for (lost, suppressed, expected) in [
+            (
+                0,
+                2400,
+                "2,400 more packets were to be logged, over the rate limit",
+            ),
+            (
+                1,
+                0,
+                "1 more packet was to be logged, overwritten before they were read",
+            ),
+            (
+                100,
+                2900,
+                "3,000 more packets were to be logged: 2,900 over the rate limit, 100 overwritten \
+                 before they were read",
+            ),
+        ] {
+            assert_eq!(not_shown(lost, suppressed), expected);
+        }
+    }
 }

@@ -117,8 +117,8 @@ impl Session<'_> {
                     self.look_at_hooks(reloader)?;
                 }
                 Event::Look => {
-                    if self.terminal.is_lost() {
-                        return Ok("the terminal has gone");
+                    if let Some(why) = self.terminal.end() {
+                        return Ok(why);
                     }
                     self.look_at_link(events, reloader)?;
                     self.look_at_pins()?;
@@ -297,11 +297,18 @@ impl Session<'_> {
             Err(KernelError::NoInterface { .. }) => {
                 if !self.is_gone {
                     self.is_gone = true;
-                    let line = format!(
-                        "{} has gone: its policy is attached again when it comes back",
-                        self.iface
-                    );
-                    self.log.event("gone", &line, json!({}));
+                    let moved_to = self.moved_to();
+                    let line = match &moved_to {
+                        Some(place) => format!(
+                            "{} was moved to the network namespace {place}, where its policy goes on",
+                            self.iface
+                        ),
+                        None => format!(
+                            "{} has gone: its policy is attached again when it comes back",
+                            self.iface
+                        ),
+                    };
+                    self.log.event("gone", &line, json!({"moved_to": moved_to}));
                 }
                 return Ok(());
             }
@@ -313,6 +320,13 @@ impl Session<'_> {
             return Ok(());
         }
         self.attach_again(events, reloader, started)
+    }
+
+    /// How the network namespace is called that the interface was moved to, if it was.
+    fn moved_to(&self) -> Option<String> {
+        let scope = Scope::Interface(self.iface.to_owned());
+        let found = attached(&self.context.bpffs, &scope).ok()?;
+        found.first()?.condition().ok()?.elsewhere()
     }
 
     /// Looks whether both hooks still run what this process has put there (SPEC C12), and puts it back where

@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use clap::ValueEnum;
 use serde::Serialize;
+use textwrap::core::display_width;
 
 use super::Failure;
 
@@ -89,6 +90,11 @@ impl Screen {
         size.map(|(_, height)| usize::from(height.0))
     }
 
+    /// The same, of the lines that a block may have that is drawn again and again.
+    pub(super) fn lines_for_frame(&mut self) -> Option<usize> {
+        self.measure().map(|lines| lines.saturating_sub(2).max(1))
+    }
+
     pub(super) fn paint(&self, paint: Paint, text: impl Display) -> String {
         let code = match paint {
             Paint::Bold => 1,
@@ -170,6 +176,33 @@ pub(super) fn wrapped(text: &str, width: usize) -> String {
     out
 }
 
+/// As much of a line as `width` has room for. Colours take none.
+pub(super) fn clip(line: &str, width: Option<usize>) -> String {
+    let Some(width) = width.filter(|width| display_width(line) > *width) else {
+        return line.to_owned();
+    };
+    let mut out = String::new();
+    let (mut taken, mut is_code, mut is_cut) = (0, false, false);
+    let mut buffer = [0; 4];
+    for c in line.chars() {
+        is_code |= c == '\x1b';
+        if is_code {
+            out.push(c);
+            is_code = !c.is_ascii_alphabetic();
+            continue;
+        }
+        taken += display_width(c.encode_utf8(&mut buffer));
+        // One is the mark's.
+        if taken < width {
+            out.push(c);
+        } else if !is_cut {
+            is_cut = true;
+            out.push('…');
+        }
+    }
+    out
+}
+
 fn rendered(json: serde_json::Result<String>) -> Result<String, Failure> {
     json.map_err(|e| Failure::Io {
         what: "writing JSON",
@@ -204,26 +237,27 @@ impl Frame {
         self.drawn > 0
     }
 
-    /// The screen as wide as the terminal is now.
-    pub(super) fn screen(&mut self) -> Screen {
-        self.screen.measure();
-        self.screen
+    /// The screen as wide as the terminal is now, and how many lines a block may have.
+    pub(super) fn screen(&mut self) -> (Screen, Option<usize>) {
+        let lines = self.screen.lines_for_frame();
+        (self.screen, lines)
     }
 
-    /// Draws `text` over what was drawn before. Lines that the terminal has no room for are left
-    /// out, for those that have scrolled away cannot be drawn again.
+    /// Draws `text` over what was drawn before. What the terminal has no room for is left out, for lines that
+    /// have scrolled away, or that go on in the next one, cannot be drawn again.
     pub(super) fn draw(&mut self, text: &str) -> Result<(), Failure> {
-        let room = self.screen.measure().unwrap_or(24).saturating_sub(2).max(1);
+        let room = self.screen.lines_for_frame().unwrap_or(22);
         let count = text.lines().count();
         let mut out = self.home();
         let shown = if count > room { room - 1 } else { count };
         for line in text.lines().take(shown) {
-            out.push_str(line);
+            out.push_str(&clip(line, self.screen.width));
             out.push_str("\x1b[K\n");
         }
         self.drawn = shown;
         if shown < count {
-            let more = format!("… {} more lines", count - shown);
+            let more = format!("… {} more lines: the terminal is too low", count - shown);
+            let more = clip(&more, self.screen.width);
             out.push_str(&self.screen.paint(Paint::Dim, more));
             out.push_str("\x1b[K\n");
             self.drawn += 1;
@@ -262,7 +296,18 @@ impl Frame {
 
 #[cfg(test)]
 mod tests {
-    use super::wrapped;
+    use super::{clip, wrapped};
+
+    #[test]
+    fn a_line_is_cut_where_the_terminal_ends_and_colours_stay() {
+        assert_eq!(clip("short", Some(5)), "short");
+        assert_eq!(clip("longer", None), "longer");
+        assert_eq!(clip("longer", Some(5)), "long…");
+        let painted = "\u{1b}[31mred\u{1b}[0m and more";
+        assert_eq!(clip(painted, Some(6)), "\u{1b}[31mred\u{1b}[0m a…");
+        assert_eq!(clip(painted, Some(3)), "\u{1b}[31mre…\u{1b}[0m");
+        assert_eq!(clip(painted, Some(12)), painted);
+    }
 
     #[test]
     fn long_lines_are_broken_between_words_and_short_ones_stay() {

@@ -7,6 +7,7 @@ use sg_userspace::kernel::{Fault, interfaces, netns};
 use sg_userspace::observe::attached::{Attached, Health, Status as Row, attached, other_layouts};
 
 use super::failure::Failure;
+use super::health::word;
 use super::screen::Paint;
 use super::table::{Column, Table};
 use super::units::{ago, short_digest};
@@ -111,12 +112,12 @@ fn text(context: &Context, found: &[Attached], rows: &[Option<Row>]) -> String {
         Column::Text("INTERFACE"),
         Column::Long("NETNS"),
         Column::Text("HEALTH"),
-        Column::Text("XDP"),
-        Column::Text("EGRESS"),
-        Column::Text("SINCE"),
-        Column::Text("POLICY"),
+        Column::SpareText("XDP", 2),
+        Column::SpareText("EGRESS", 2),
+        Column::SpareText("SINCE", 3),
+        Column::Long("POLICY"),
         Column::Flexible("DIGEST"),
-        Column::Number("GEN"),
+        Column::Spare("GEN", 1),
         Column::Flexible("APPLIED"),
     ];
     let mut table = Table::new(screen, &columns);
@@ -149,16 +150,7 @@ fn text(context: &Context, found: &[Attached], rows: &[Option<Row>]) -> String {
 }
 
 fn rest_of(row: &Row) -> Vec<(String, Option<Paint>)> {
-    let (health, paint) = match row.health {
-        Health::Enforcing => ("enforcing", Paint::Green),
-        Health::Interrupted => ("interrupted", Paint::Yellow),
-        Health::Incomplete => ("incomplete", Paint::Red),
-        Health::Preceded => ("preceded", Paint::Red),
-        Health::InterfaceGone => ("interface gone", Paint::Red),
-        Health::Unprotected => ("unprotected", Paint::Red),
-        Health::Unverified => ("unverified", Paint::Yellow),
-        Health::Damaged => ("damaged", Paint::Red),
-    };
+    let (health, paint) = word(row.health);
     vec![
         (health.to_owned(), Some(paint)),
         (row.xdp_mode.clone(), None),
@@ -175,24 +167,21 @@ fn rest_of(row: &Row) -> Vec<(String, Option<Paint>)> {
 }
 
 /// The interface's name by its record, else by the kernel, else its index.
-pub(super) fn name_of(one: &Attached) -> String {
+fn name_of(one: &Attached) -> String {
     match &one.state {
         Ok(state) => state.interface.clone(),
         Err(_) => interface_here(one).unwrap_or_else(|| format!("#{}", one.pins.ifindex)),
     }
 }
 
-/// How its namespace is called, unless it is the current one.
-pub(super) fn place_of(one: &Attached) -> Option<String> {
+/// How its namespace is called, unless it is the current one: by the record, for want of anything better.
+fn place_of(one: &Attached) -> Option<String> {
     if let Ok(state) = &one.state
         && let Some(name) = &state.netns
     {
         return Some(name.clone());
     }
-    match is_here(one) {
-        true => None,
-        false => Some(format!("cookie {}", one.pins.netns_cookie)),
-    }
+    (!is_here(one)).then(|| format!("cookie {}", one.pins.netns_cookie))
 }
 
 /// The same of an interface whose record can be read: where it is now.
@@ -200,6 +189,17 @@ fn place_of_row(row: &Row) -> Option<String> {
     let is_here = netns::cookie().is_ok_and(|cookie| cookie == row.netns_cookie);
     let unnamed = (!is_here).then(|| format!("cookie {}", row.netns_cookie));
     row.netns.clone().or(unnamed)
+}
+
+/// The interface's name and namespace, as they are now.
+pub(super) fn whereabouts(one: &Attached) -> (String, Option<String>) {
+    match one.condition() {
+        Ok(condition) => {
+            let elsewhere = condition.elsewhere();
+            (condition.interface, condition.netns.or(elsewhere))
+        }
+        Err(_) => (name_of(one), place_of(one)),
+    }
 }
 
 fn is_here(one: &Attached) -> bool {

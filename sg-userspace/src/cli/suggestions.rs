@@ -41,8 +41,12 @@ const ELSEWHERE: [(&str, &str); 33] = [
     ("demo", "lab"),
 ];
 
-/// Puts our suggestion in the place of clap's, which goes by likeness alone.
-pub(super) fn mend(mut error: clap::Error) -> clap::Error {
+/// Puts our suggestion in the place of clap's, which goes by likeness alone. `words` are those of the command
+/// line.
+pub(super) fn mend(mut error: clap::Error, words: &[String]) -> clap::Error {
+    if error.kind() == ErrorKind::MissingRequiredArgument {
+        return name_interface(error, words);
+    }
     if error.kind() != ErrorKind::InvalidSubcommand {
         return error;
     }
@@ -56,6 +60,39 @@ pub(super) fn mend(mut error: clap::Error) -> clap::Error {
         error.insert(ContextKind::SuggestedSubcommand, value);
     }
     error
+}
+
+/// Says where an interface belongs that stands among the policies.
+fn name_interface(mut error: clap::Error, words: &[String]) -> clap::Error {
+    let is_missing = matches!(
+        error.get(ContextKind::InvalidArg),
+        Some(ContextValue::Strings(missing)) if missing.iter().any(|arg| arg.starts_with("--iface"))
+    );
+    if let Some(name) = stray_interface(words).filter(|_| is_missing) {
+        let tip = format!("the interface is named with '--iface {name}'");
+        let tips = ContextValue::StyledStrs(vec![tip.into()]);
+        error.insert(ContextKind::Suggested, tips);
+    }
+    error
+}
+
+/// The word that is an interface, or a last one that looks like one and no policy.
+fn stray_interface(words: &[String]) -> Option<&String> {
+    let here = sg_userspace::kernel::interfaces::names();
+    let known = words.iter().skip(1).find(|word| here.contains(word));
+    let last = || match words {
+        [.., before, last] if !before.starts_with('-') && could_be_interface(last) => Some(last),
+        _ => None,
+    };
+    known.or_else(last)
+}
+
+fn could_be_interface(word: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'@');
+    !word.starts_with('-')
+        && (1..16).contains(&word.len())
+        && word.bytes().all(is_plain)
+        && !std::path::Path::new(word).exists()
 }
 
 fn suggestion(word: &str) -> Option<String> {

@@ -6,7 +6,7 @@ use comfy_table::{
     presets,
 };
 
-use super::screen::{Paint, Screen};
+use super::screen::{Paint, Screen, wrapped};
 use super::units::clean;
 
 /// A column's heading and how it behaves.
@@ -17,10 +17,31 @@ pub(super) enum Column {
     Number(&'static str),
     /// As a number, but left out where the terminal is too narrow, lower ranks first.
     Spare(&'static str, u8),
-    /// Shortened where the terminal is too narrow. There is one at most.
+    /// As text, but left out as a spare number is.
+    SpareText(&'static str, u8),
+    /// Shortened where the terminal is too narrow.
     Long(&'static str),
     /// Shortened where the terminal is too narrow, and left out where that is not enough.
     Flexible(&'static str),
+}
+
+impl Column {
+    fn name(self) -> &'static str {
+        let (Column::Text(name)
+        | Column::Number(name)
+        | Column::Spare(name, _)
+        | Column::SpareText(name, _)
+        | Column::Long(name)
+        | Column::Flexible(name)) = self;
+        name
+    }
+
+    fn rank(self) -> Option<u8> {
+        match self {
+            Column::Spare(_, rank) | Column::SpareText(_, rank) => Some(rank),
+            _ => None,
+        }
+    }
 }
 
 /// Below this a shortened text says nothing any more.
@@ -33,7 +54,7 @@ pub(super) struct Table {
     inner: comfy_table::Table,
     columns: Vec<Column>,
     screen: Screen,
-    /// What the long column needs at least.
+    /// What the first long column needs at least.
     whole: usize,
 }
 
@@ -47,14 +68,8 @@ impl Table {
         } else {
             inner.force_no_tty();
         }
-        let heading = columns.iter().map(|column| {
-            let (Column::Text(name)
-            | Column::Number(name)
-            | Column::Spare(name, _)
-            | Column::Long(name)
-            | Column::Flexible(name)) = column;
-            painted(screen, name, Some(Paint::Dim))
-        });
+        let heading = columns.iter();
+        let heading = heading.map(|column| painted(screen, column.name(), Some(Paint::Dim)));
         let mut heading = Row::from(heading.collect::<Vec<Cell>>());
         heading.max_height(1);
         inner.set_header(heading);
@@ -66,7 +81,7 @@ impl Table {
         }
     }
 
-    /// The long column is never shorter than `text`.
+    /// The first long column is never shorter than `text`.
     pub(super) fn keep(&mut self, text: &str) {
         self.whole = self.whole.max(text.chars().count());
     }
@@ -81,8 +96,19 @@ impl Table {
         self.inner.add_row(row);
     }
 
+    /// Whether a row is one line on the terminal, be it that some columns are left out.
+    pub(super) fn fits(&self) -> bool {
+        let Some(width) = self.screen.width else {
+            return true;
+        };
+        let widths: Vec<usize> = self.widths(width).into_iter().flatten().collect();
+        let gaps = usize::from(GAP) * widths.len().saturating_sub(1);
+        widths.iter().sum::<usize>() + gaps <= width
+    }
+
+    /// The table, and the names of columns for which the terminal is too narrow.
     pub(super) fn render(mut self) -> String {
-        let last = self.fit();
+        let (last, hidden) = self.fit();
         for (index, column) in self.columns.iter().enumerate() {
             let Some(set) = self.inner.column_mut(index) else {
                 continue;
@@ -97,21 +123,43 @@ impl Table {
             out.push_str(line.trim_end());
             out.push('\n');
         }
+        if !hidden.is_empty() {
+            let note = format!("no room for {}\n", hidden.join(", "));
+            let note = match self.screen.width {
+                Some(width) => wrapped(&note, width),
+                None => note,
+            };
+            for line in note.lines() {
+                out.push_str(&self.screen.paint(Paint::Dim, line));
+                out.push('\n');
+            }
+        }
         out
     }
 
-    /// Gives the columns their widths on a terminal, and says which is the last that is shown.
-    fn fit(&mut self) -> usize {
+    fn contents(&self) -> Vec<usize> {
+        let contents = self.inner.column_max_content_widths();
+        contents.into_iter().map(usize::from).collect()
+    }
+
+    fn widths(&self, width: usize) -> Vec<Option<usize>> {
+        widths(&self.columns, &self.contents(), self.whole, width)
+    }
+
+    /// Gives the columns their widths on a terminal. Says which is the last that is shown, and which are
+    /// not.
+    fn fit(&mut self) -> (usize, Vec<&'static str>) {
         let last = self.columns.len().saturating_sub(1);
         let Some(width) = self.screen.width else {
             self.inner
                 .set_content_arrangement(ContentArrangement::Disabled);
-            return last;
+            return (last, Vec::new());
         };
-        let contents = self.inner.column_max_content_widths();
-        let contents: Vec<usize> = contents.into_iter().map(usize::from).collect();
-        let widths = widths(&self.columns, &contents, self.whole, width);
+        let (contents, widths) = (self.contents(), self.widths(width));
         let last = widths.iter().rposition(Option::is_some).unwrap_or(last);
+        let columns = self.columns.iter().zip(&widths);
+        let hidden = columns.filter(|(_, width)| width.is_none());
+        let hidden = hidden.map(|(column, _)| column.name()).collect();
         self.inner.set_width(u16::MAX);
         self.inner
             .set_content_arrangement(ContentArrangement::Dynamic);
@@ -130,15 +178,15 @@ impl Table {
                 }
             });
         }
-        last
+        (last, hidden)
     }
 }
 
 /// How wide each column is on a terminal of `width`, `None` for one that is left out. `whole` is what
-/// a long column needs at least.
+/// the first long column needs at least.
 ///
 /// What may be shortened is shortened first, and left out where too little would remain; then the
-/// spare columns go, one after the other; then the long one is shortened further. Whatever else there
+/// spare columns go, one after the other; then the long ones are shortened further. Whatever else there
 /// is stays whole, though lines may be longer than the terminal.
 fn widths(
     columns: &[Column],
@@ -147,41 +195,44 @@ fn widths(
     width: usize,
 ) -> Vec<Option<usize>> {
     let gap = usize::from(GAP);
-    let mut ranks: Vec<u8> = columns
-        .iter()
-        .filter_map(|column| match column {
-            Column::Spare(_, rank) => Some(*rank),
-            _ => None,
-        })
-        .collect();
+    let mut ranks: Vec<u8> = columns.iter().filter_map(|column| column.rank()).collect();
     ranks.sort_unstable();
     // How many of the spare columns are left out, from none to all.
     for gone in 0..=ranks.len() {
-        let is_gone = |rank: u8| ranks.iter().take(gone).any(|r| *r == rank);
+        let is_gone = |column: &Column| {
+            let rank = column.rank();
+            rank.is_some_and(|rank| ranks.iter().take(gone).any(|r| *r == rank))
+        };
         let mut fixed = 0;
-        let mut long = None;
+        let mut long = Vec::new();
         let mut flexible = Vec::new();
         for (column, content) in columns.iter().zip(contents) {
             match column {
                 Column::Flexible(_) => flexible.push(*content),
                 Column::Long(_) => {
-                    long = Some(*content);
+                    long.push(*content);
                     fixed += gap;
                 }
-                Column::Spare(_, rank) if is_gone(*rank) => {}
+                column if is_gone(column) => {}
                 _ => fixed += content + gap,
             }
         }
         // No gap is behind the last column.
         let room = (width + gap).saturating_sub(fixed);
-        let readable = long.map_or(0, |content| content.min(whole.max(READABLE)));
-        if readable > room && gone < ranks.len() {
+        let at_least = |i: usize| if i == 0 { whole } else { 0 };
+        let readable = long.iter().enumerate();
+        let readable = readable.map(|(i, content)| *content.min(&at_least(i).max(READABLE)));
+        let is_short = readable.sum::<usize>() > room || fixed > width + gap;
+        if is_short && gone < ranks.len() {
             continue;
         }
-        let at_least = long.map_or(0, |content| content.min(whole));
-        // The long column has its own before the flexible ones get anything.
-        let long = long.map(|content| content.min(room.max(at_least)));
-        let mut left = room.saturating_sub(long.unwrap_or(0));
+        // The long columns have their own before the flexible ones get anything.
+        let mut long = shares(&long, room);
+        if let Some((share, content)) = long.first_mut() {
+            *share = (*share).max(whole.min(*content));
+        }
+        let taken: usize = long.iter().map(|(share, _)| share).sum();
+        let mut left = room.saturating_sub(taken);
         let all: usize = flexible.iter().map(|content| content + gap).sum();
         while flexible.iter().map(|c| c + gap).sum::<usize>() > left
             && left < (SHORTEST + gap) * flexible.len()
@@ -190,6 +241,7 @@ fn widths(
         }
         let mut shown = flexible.len();
         let is_short = all > left;
+        let mut long = long.into_iter();
         return columns
             .iter()
             .zip(contents)
@@ -207,13 +259,28 @@ fn widths(
                     left = left.saturating_sub(mine + gap);
                     Some(mine)
                 }
-                Column::Long(_) => long,
-                Column::Spare(_, rank) if is_gone(*rank) => None,
+                Column::Long(_) => long.next().map(|(share, _)| share),
+                column if is_gone(column) => None,
                 _ => Some(*content),
             })
             .collect();
     }
     contents.iter().map(|content| Some(*content)).collect()
+}
+
+/// Divides `room` among columns, each with its content: what one does not need is the others'.
+fn shares(contents: &[usize], room: usize) -> Vec<(usize, usize)> {
+    let mut order: Vec<usize> = (0..contents.len()).collect();
+    order.sort_by_key(|i| contents[*i]);
+    let mut shares: Vec<(usize, usize)> = contents.iter().map(|content| (0, *content)).collect();
+    let (mut left, mut more) = (room, contents.len());
+    for i in order {
+        let share = contents[i].min((left / more).max(1));
+        shares[i].0 = share;
+        left = left.saturating_sub(share);
+        more -= 1;
+    }
+    shares
 }
 
 fn painted(screen: &Screen, text: &str, paint: Option<Paint>) -> Cell {
@@ -263,7 +330,9 @@ mod tests {
                 match column {
                     Column::Text(_) | Column::Number(_) => assert_eq!(found[i], Some(contents[i])),
                     Column::Long(_) => assert!(found[i] >= Some(26), "{width}: {found:?}"),
-                    Column::Spare(..) => assert!([None, Some(contents[i])].contains(&found[i])),
+                    Column::Spare(..) | Column::SpareText(..) => {
+                        assert!([None, Some(contents[i])].contains(&found[i]));
+                    }
                     Column::Flexible(_) => assert!(found[i].is_none_or(|w| w >= SHORTEST)),
                 }
             }
@@ -287,5 +356,51 @@ mod tests {
             (Some(8), None, Some(9)),
             "{at_100:?}"
         );
+    }
+
+    #[test]
+    fn several_long_columns_share_what_there_is() {
+        assert_eq!(shares(&[30, 10], 60), [(30, 30), (10, 10)]);
+        assert_eq!(shares(&[30, 10], 30), [(20, 30), (10, 10)]);
+        assert_eq!(shares(&[30, 40], 30), [(15, 30), (15, 40)]);
+        assert_eq!(shares(&[], 30), []);
+    }
+
+    /// A terminal that is too narrow is said to be, with what is not shown.
+    #[test]
+    fn columns_that_are_left_out_are_named() {
+        let screen = |width| {
+            let mut screen = Screen::stdout(super::super::screen::ColorChoice::Never);
+            screen.width = width;
+            screen
+        };
+        let render = |width| {
+            let columns = [
+                Column::Text("NAME"),
+                Column::SpareText("SINCE", 1),
+                Column::Flexible("REMARK"),
+            ];
+            let mut table = Table::new(&screen(width), &columns);
+            let cells = ["a name", "some time ago", "a remark that is long"];
+            table.row(cells.map(|cell| (cell.to_owned(), None)).to_vec());
+            (table.fits(), table.render())
+        };
+        let (fits, whole) = render(None);
+        assert!(
+            fits && whole.ends_with("long\n") && !whole.contains("no room"),
+            "{whole}"
+        );
+        let (fits, narrow) = render(Some(24));
+        assert!(
+            fits && narrow.ends_with("\nno room for REMARK\n"),
+            "{narrow}"
+        );
+        let (fits, narrow) = render(Some(20));
+        assert!(fits && narrow.contains("no room for"), "{narrow}");
+        assert!(
+            narrow.lines().all(|line| line.chars().count() <= 20),
+            "{narrow}"
+        );
+        assert!(!render(Some(4)).0);
     }
 }

@@ -1,7 +1,11 @@
-//! The terminal that a command was started on, and whether it is still there.
+//! The terminal that a command was started on, or the pipe that it writes to, and whether anybody is still there.
 
 use std::fs::{self, File};
 use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::SFlag;
 
 /// What there was of a terminal at the start.
 pub(super) struct Terminal {
@@ -20,6 +24,15 @@ impl Terminal {
             is_controlled: is_controlled(),
             outlives: ignores_hangup(),
         }
+    }
+
+    /// Why nobody is there any more, if so.
+    pub(super) fn end(&self) -> Option<&'static str> {
+        if self.is_lost() {
+            return Some("the terminal has gone");
+        }
+        let is_broken = !self.outlives && has_no_reader(io::stdout().as_fd());
+        is_broken.then_some("nobody reads standard output any more")
     }
 
     /// True once a terminal that was there is there no more. A stream that has been hung up is no
@@ -56,6 +69,17 @@ pub(super) enum Hangup {
     Asked,
 }
 
+/// Whether this is the end of a pipe whose other end nobody has open: then it is in error (poll(2)).
+fn has_no_reader(end: BorrowedFd<'_>) -> bool {
+    let is_pipe = nix::sys::stat::fstat(end).is_ok_and(|found| {
+        SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO
+    });
+    let mut asked = [PollFd::new(end, PollFlags::empty())];
+    let answered = poll(&mut asked, PollTimeout::ZERO);
+    let found = asked[0].revents();
+    is_pipe && answered.is_ok() && found.is_some_and(|found| found.contains(PollFlags::POLLERR))
+}
+
 fn streams() -> [bool; 3] {
     [
         io::stdin().is_terminal(),
@@ -74,4 +98,20 @@ fn ignores_hangup() -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     mask.is_some_and(|mask| mask & 1 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_told_from_one_that_somebody_may_read() {
+        let (reader, writer) = io::pipe().unwrap();
+        assert!(!has_no_reader(writer.as_fd()));
+        drop(reader);
+        assert!(has_no_reader(writer.as_fd()));
+        let (reader, writer) = std::os::unix::net::UnixStream::pair().unwrap();
+        drop(reader);
+        assert!(!has_no_reader(writer.as_fd()), "a journal may come back");
+    }
 }

@@ -2,14 +2,15 @@
 //! compares, `prepare` loads and checks, and only `commit` changes what packets meet.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::commit::commit;
+use super::inspect::{Place, inspect};
 use super::pins::PinTree;
 use super::plan::{Planned, plan};
 use super::prepare::prepare;
-use super::seed::Seeded;
+use super::seed::{Cut, Seeded};
 use super::state::State;
 use super::{KernelError, bpffs, interfaces, netns};
 use crate::compile::{Budget, TableSizes};
@@ -97,6 +98,10 @@ pub struct Applied {
     pub sizes: TableSizes,
     /// What became of flows that were there; `None` unless this was a first attachment that asked.
     pub seeded: Option<Seeded>,
+    /// How many TCP connections were cut; `None` unless this was a first attachment that asked for it.
+    pub cut: Option<Cut>,
+    /// The interface had no clsact qdisc, and has got one.
+    pub added_clsact: bool,
     pub compile_time: Duration,
     pub load_time: Duration,
     /// Set when the BPF file system had to be mounted.
@@ -113,7 +118,7 @@ impl Applied {
 /// Compiles `policy` and attaches it, or replaces the policy that is attached. On an error what was in
 /// force before is in force still, unless the error says otherwise.
 pub fn apply(policy: &Policy, options: &ApplyOptions) -> Result<Applied, KernelError> {
-    let ifindex = interfaces::index_of(&options.interface)?;
+    let ifindex = present(&options.bpffs, &options.interface)?;
     KernelError::unless_may_enforce(&options.interface)?;
     let cookie = netns::cookie()?;
     let bpffs = bpffs::find_or_mount(&options.bpffs)?;
@@ -136,5 +141,33 @@ pub fn apply(policy: &Policy, options: &ApplyOptions) -> Result<Applied, KernelE
     applied.map(|mut applied| {
         applied.mounted = bpffs.just_mounted.then_some(bpffs.path);
         applied
+    })
+}
+
+/// The index of an interface. The error says where it is by now, if it was moved to another network namespace
+/// with what is attached to it.
+pub(super) fn present(bpffs: &Path, interface: &str) -> Result<u32, KernelError> {
+    interfaces::index_of(interface).map_err(|error| match error {
+        KernelError::NoInterface { .. } => moved_away(bpffs, interface).unwrap_or(error),
+        error => error,
+    })
+}
+
+fn moved_away(bpffs: &Path, interface: &str) -> Option<KernelError> {
+    let cookie = netns::cookie().ok()?;
+    let bpffs = bpffs::find(bpffs).ok()??;
+    let all = PinTree::new(&bpffs.path).interfaces().ok()?;
+    let mut of_here = all.iter().filter(|pins| pins.netns_cookie == cookie);
+    of_here.find_map(|pins| {
+        let found = inspect(pins).ok()?;
+        let is_it = found.state()?.interface == interface;
+        match found.place {
+            Place::Moved(at) if is_it => Some(KernelError::MovedAway {
+                interface: interface.to_owned(),
+                netns: at.netns()?.to_owned(),
+                name: at.interface.name,
+            }),
+            _ => None,
+        }
     })
 }

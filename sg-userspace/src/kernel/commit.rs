@@ -36,6 +36,7 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
         egress_hook: plan.options.egress_hook,
         owns_qdisc: plan.state.added_clsact,
     };
+    let is_first = plan.replaced().is_none();
     let Prepared {
         mut programs,
         remembering,
@@ -59,16 +60,28 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
         return Err(halfway(plan, error));
     }
     // From here on the policy is in force: each of these is done whatever becomes of the others.
-    let seeded = seeding.map(Seeding::after).transpose();
+    state.policy.applied_at = jiff::Timestamp::now().to_string();
+    if is_first {
+        state.attached_at.clone_from(&state.policy.applied_at);
+    }
+    let cuts = is_first && plan.options.cut_existing;
+    let (mut seeded, mut cut) = (None, None);
+    let looked = seeding.map_or(Ok(()), |seeding| {
+        match cuts {
+            true => cut = Some(seeding.after_cutting()?),
+            false => seeded = Some(seeding.after()?),
+        }
+        Ok(())
+    });
     let flushed = match plan.policy.established == Established::Flush && plan.replaced().is_some() {
         true => flush(&plan.pins, state.policy.generation),
         false => Ok(()),
     };
     state.remembering = None;
     let tidied = tidy(&hooks, &mut state);
-    let is_first = plan.replaced().is_none();
-    let seeded = seeded
-        .and_then(|seeded| flushed.and(tidied).map(|()| seeded))
+    looked
+        .and(flushed)
+        .and(tidied)
         .map_err(|error| halfway(plan, error))?;
     Ok(Applied {
         outcome: match is_first {
@@ -76,7 +89,9 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
             false => Outcome::Replaced,
         },
         sizes: plan.compiled.sizes(),
-        seeded: seeded.filter(|_| is_first && !plan.options.cut_existing),
+        seeded: seeded.filter(|_| is_first),
+        cut,
+        added_clsact: !plan.has_qdisc && state.egress_hook == hook_name(EgressHook::Clsact),
         compile_time: plan.compile_time,
         load_time: programs.load_time,
         mounted: None,

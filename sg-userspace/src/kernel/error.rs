@@ -34,6 +34,20 @@ pub enum KernelError {
     #[diagnostic(help("interfaces here: {known}; another namespace is named with --netns"))]
     NoInterface { name: String, known: String },
 
+    #[error(
+        "interface `{interface}` was moved to the network namespace {netns}{}, with what is attached to it",
+        renamed(interface, name)
+    )]
+    #[diagnostic(help(
+        "to change what is enforced on it run `sgctl --netns {netns} apply … --iface {name}`"
+    ))]
+    MovedAway {
+        interface: String,
+        netns: String,
+        /// How it is called there.
+        name: String,
+    },
+
     #[error("another `sgctl run` looks after `{interface}`{by}")]
     #[diagnostic(help(
         "end that one first; or apply the policy with `sgctl apply`, which it will notice and leave in force"
@@ -90,9 +104,10 @@ pub enum KernelError {
     ))]
     Container { path: PathBuf, is_mounted: bool },
 
-    #[error("{path} is not a BPF file system")]
+    #[error("{path} {}", if path.exists() { "is not a BPF file system" } else { "does not exist" })]
     #[diagnostic(help(
-        "`mount -t bpf -o mode=0700 bpf {}` makes it one, or name another with --bpffs",
+        "`{}mount -t bpf -o mode=0700 bpf {}` makes it one, or name another with --bpffs",
+        if path.exists() { String::new() } else { format!("mkdir -p {} && ", path.display()) },
         path.display()
     ))]
     NotBpffs { path: PathBuf },
@@ -196,6 +211,8 @@ pub enum KernelError {
         what: String,
         #[source]
         source: io::Error,
+        #[help]
+        help: Option<String>,
     },
 }
 
@@ -203,6 +220,7 @@ impl KernelError {
     pub fn exit_code(&self) -> u8 {
         match self {
             KernelError::NotPermitted { .. } | KernelError::Refused { .. } => 3,
+            KernelError::Io { source, .. } if is_short(source) => 3,
             KernelError::Halfway { source, .. } => source.exit_code(),
             _ => 1,
         }
@@ -214,7 +232,7 @@ impl KernelError {
             KernelError::NotPermitted { .. } => "not-permitted",
             KernelError::Refused { .. } => "refused",
             KernelError::Fixed { .. } => "fixed",
-            KernelError::NoInterface { .. } => "no-interface",
+            KernelError::NoInterface { .. } | KernelError::MovedAway { .. } => "no-interface",
             KernelError::NotEthernet { .. } => "not-ethernet",
             KernelError::RunsAlready { .. } => "runs-already",
             KernelError::NoNetns { .. } => "no-netns",
@@ -250,20 +268,6 @@ impl KernelError {
 
     /// Trying again may do: the kernel was short of something, or did not permit it.
     pub(super) fn may_pass(&self) -> bool {
-        let is_short = |error: &io::Error| {
-            let short = [
-                libc::ENOMEM,
-                libc::ENOBUFS,
-                libc::EBUSY,
-                libc::EAGAIN,
-                libc::EINTR,
-                libc::EMFILE,
-                libc::ENFILE,
-            ];
-            error
-                .raw_os_error()
-                .is_some_and(|code| short.contains(&code))
-        };
         match self {
             KernelError::NotPermitted { .. } => true,
             KernelError::Io { source, .. } => is_short(source),
@@ -296,7 +300,11 @@ impl KernelError {
         match source.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => KernelError::not_permitted(what, TO_ENFORCE),
             Some(libc::ENOENT) if opens_a_pin(&what) => KernelError::MissingPin { what },
-            _ => KernelError::Io { what, source },
+            _ => KernelError::Io {
+                help: short_of(&source).map(str::to_owned),
+                what,
+                source,
+            },
         }
     }
 
@@ -304,6 +312,8 @@ impl KernelError {
     pub(crate) fn bpf(what: impl Into<String>, error: impl std::error::Error + 'static) -> Self {
         let what = what.into();
         let mut reasons = vec![shortened(&error.to_string())];
+        let mut help = "the kernel's own message is above; `sgctl status` shows what is attached, docs list \
+                        the kernel versions";
         let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
         while let Some(e) = source {
             if let Some(io) = e.downcast_ref::<io::Error>()
@@ -318,6 +328,9 @@ impl KernelError {
             {
                 return KernelError::not_permitted(what, TO_ENFORCE);
             }
+            if let Some(io) = e.downcast_ref::<io::Error>() {
+                help = short_of(io).unwrap_or(help);
+            }
             let text = shortened(&e.to_string());
             if !reasons.iter().any(|r| r.contains(&text)) {
                 reasons.push(text);
@@ -327,10 +340,38 @@ impl KernelError {
         KernelError::Refused {
             what,
             reason: reasons.join(": "),
-            help: "the kernel's own message is above; `sgctl status` shows what is attached, docs list \
-                   the kernel versions"
-                .into(),
+            help: help.into(),
         }
+    }
+}
+
+/// The kernel was short of something, and may not be the next time.
+fn is_short(error: &io::Error) -> bool {
+    let short = [
+        libc::ENOMEM,
+        libc::ENOBUFS,
+        libc::EBUSY,
+        libc::EAGAIN,
+        libc::EINTR,
+        libc::EMFILE,
+        libc::ENFILE,
+    ];
+    let code = error.raw_os_error();
+    code.is_some_and(|code| short.contains(&code))
+}
+
+/// What to do where it was memory.
+fn short_of(error: &io::Error) -> Option<&'static str> {
+    matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS)).then_some(
+        "the machine is short of memory, or this process's control group has reached its limit; the flow \
+         table takes most of what is needed (--max-flows)",
+    )
+}
+
+fn renamed(before: &str, now: &str) -> String {
+    match before == now {
+        true => String::new(),
+        false => format!(", where it is called `{now}`"),
     }
 }
 

@@ -175,8 +175,7 @@ impl Hooks<'_> {
                 } else {
                     handle
                 };
-                tc::add_filter(ifindex, handle, program)
-                    .map_err(|e| refused(self.attaching(), e))?;
+                tc::add_filter(ifindex, handle, program).map_err(|e| self.filter_refused(e))?;
                 &ours[..]
             }
         };
@@ -185,6 +184,23 @@ impl Hooks<'_> {
                 .map_err(|e| refused("removing a filter that was left", e))?;
         }
         Ok(())
+    }
+
+    fn filter_refused(&self, error: io::Error) -> KernelError {
+        match error.raw_os_error() {
+            // The answer of a block that several interfaces have in common (tc(8): egress_block).
+            Some(libc::EOPNOTSUPP) => KernelError::Refused {
+                what: self.attaching(),
+                reason: format!(
+                    "the clsact qdisc of {} shares its egress block, whose filters are not its own",
+                    self.interface
+                ),
+                help: "apply with --egress-hook tcx, which needs no qdisc (Linux 6.6 and later), or have \
+                       the qdisc's owner give the interface a block of its own"
+                    .into(),
+            },
+            _ => refused(self.attaching(), error),
+        }
     }
 
     /// Nothing that a packet meets before the filter may take it away.

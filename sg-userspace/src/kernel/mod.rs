@@ -22,7 +22,7 @@ pub mod links;
 mod netlink;
 pub mod netns;
 pub mod pins;
-mod places;
+pub(crate) mod places;
 mod plan;
 mod prepare;
 pub mod programs;
@@ -42,7 +42,7 @@ pub use apply::{Applied, ApplyOptions, DEFAULT_MAX_FLOWS, EgressHook, Outcome, X
 pub use condition::{Fault, FaultCode};
 pub use detach::{detach, tidy_up};
 pub use error::KernelError;
-pub use seed::{Seeded, Unseen, UnseenKind};
+pub use seed::{Cut, Seeded, Unseen, UnseenKind};
 pub use shared::CounterReader;
 pub(crate) use shared::raw_counters;
 pub(crate) use slots::since as counts_since;

@@ -83,11 +83,6 @@ fn candidates(hint: Option<&str>) -> impl Iterator<Item = (PathBuf, String)> {
         let path = netns::Netns::from(name).path().to_owned();
         (path, name.to_owned())
     });
-    let named = entries(Path::new("/run/netns")).map(|path| {
-        let name = path.file_name().unwrap_or_default();
-        let name = name.to_string_lossy().into_owned();
-        (path, name)
-    });
     let unnamed = std::iter::once(PathBuf::from("/proc/1/ns/net"))
         .chain(processes().map(|process| process.join("ns/net")))
         // A thread may be in another one than its process.
@@ -106,7 +101,34 @@ fn candidates(hint: Option<&str>) -> impl Iterator<Item = (PathBuf, String)> {
             let name = path.display().to_string();
             (path, name)
         });
-    hint.into_iter().chain(named).chain(unnamed)
+    hint.into_iter().chain(named()).chain(unnamed)
+}
+
+/// The network namespaces that have a name of `ip netns`, each with its path.
+fn named() -> impl Iterator<Item = (PathBuf, String)> {
+    entries(Path::new("/run/netns")).map(|path| {
+        let name = path.file_name().unwrap_or_default();
+        let name = name.to_string_lossy().into_owned();
+        (path, name)
+    })
+}
+
+/// The name of `ip netns` of the network namespace with this cookie, if it has one and that can be found out.
+pub(crate) fn name_of(cookie: u64) -> Option<String> {
+    // Of one's own the file is known, and nothing has to be entered.
+    let own = netns::cookie().ok().filter(|own| *own == cookie);
+    let own = own.and_then(|_| fs::metadata("/proc/thread-self/ns/net").ok());
+    let is_it = |path: &Path, name: &str| match &own {
+        Some(own) => {
+            let found = fs::metadata(path).ok()?;
+            Some((found.dev(), found.ino()) == (own.dev(), own.ino()))
+        }
+        None => {
+            let file = File::open(path).ok()?;
+            inside(&file, name, || Ok(netns::cookie()? == cookie)).ok()
+        }
+    };
+    named().find_map(|(path, name)| is_it(&path, &name)?.then_some(name))
 }
 
 fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {

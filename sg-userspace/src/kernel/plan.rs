@@ -38,6 +38,8 @@ pub(super) struct Plan {
     pub(super) compile_time: Duration,
     /// Slots that the counter map must have.
     pub(super) counter_slots: u32,
+    /// The interface has a clsact qdisc that stays.
+    pub(super) has_qdisc: bool,
     /// The record of the policy, but for what is known only when the programs are loaded.
     pub(super) state: State,
 }
@@ -145,6 +147,8 @@ fn plan_at_once(
             state: replaced.state.clone(),
             sizes: compiled.sizes(),
             seeded: None,
+            cut: None,
+            added_clsact: false,
             compile_time,
             load_time: Duration::ZERO,
             mounted: None,
@@ -159,8 +163,9 @@ fn plan_at_once(
             // Where the policy before opened none, what is not there will not come.
             Some(s) => s.has_flows && (s.opens_flows || has_any_flow(found)),
         };
-    let now = jiff::Timestamp::now().round(jiff::Unit::Second);
-    let now = now.unwrap_or_else(|_| jiff::Timestamp::now()).to_string();
+    let has_qdisc = has_qdisc(&start, pins)?;
+    // Until it is known when it took effect.
+    let now = jiff::Timestamp::now().to_string();
     let state = State {
         interface: options.interface.clone(),
         ifindex: pins.ifindex,
@@ -169,7 +174,8 @@ fn plan_at_once(
         attached_at: previous.map_or_else(|| now.clone(), |s| s.attached_at.clone()),
         xdp_mode: previous.map_or_else(String::new, |s| s.xdp_mode.clone()),
         egress_hook: previous.map_or_else(String::new, |s| s.egress_hook.clone()),
-        added_clsact: adds_clsact(&start, previous, pins)?,
+        // It is removed with the enforcer if it was not there before.
+        added_clsact: previous.is_some_and(|s| s.added_clsact) || !has_qdisc,
         policy: PolicyRecord {
             name: policy.name.clone(),
             digest: policy.digest.clone(),
@@ -203,6 +209,7 @@ fn plan_at_once(
         compiled,
         compile_time,
         counter_slots: assignment.capacity,
+        has_qdisc,
         state,
     })))
 }
@@ -406,21 +413,16 @@ fn is_unchanged(policy: &Policy, options: &ApplyOptions, replaced: &Replaced) ->
         && inspection.faults().is_empty()
 }
 
-/// Whether the clsact qdisc, if one is used, is removed with the enforcer: it was not there before.
-fn adds_clsact(
-    start: &Start,
-    previous: Option<&State>,
-    pins: &InterfacePins,
-) -> Result<bool, KernelError> {
-    let is_there = match start {
+/// Whether the interface has a clsact qdisc, apart from one that is removed before anything is attached.
+fn has_qdisc(start: &Start, pins: &InterfacePins) -> Result<bool, KernelError> {
+    Ok(match start {
         Start::First => super::tc::look(pins.ifindex)?.qdisc.is_some(),
         // What is left of ours is removed first.
         Start::Leftovers(inspection) => {
             inspection.outbound.clsact.qdisc.is_some() && !inspection.owns_qdisc()
         }
         Start::Replace(replaced) => replaced.inspection.outbound.clsact.qdisc.is_some(),
-    };
-    Ok(previous.is_some_and(|s| s.added_clsact) || !is_there)
+    })
 }
 
 /// Whether there is a flow in the tables; where they cannot be read, there may be.

@@ -11,7 +11,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{major, minor};
 
 use super::pins::PinTree;
-use super::{KernelError, bpffs, interfaces, netns};
+use super::{KernelError, bpffs, netns};
 
 /// Held for as long as the process looks after the interface.
 pub struct RunLock {
@@ -29,7 +29,7 @@ impl RunLock {
     /// # Errors
     /// [`KernelError::RunsAlready`] where somebody has it.
     pub fn take(path: &Path, interface: &str) -> Result<RunLock, KernelError> {
-        interfaces::index_of(interface)?;
+        super::apply::present(path, interface)?;
         let cookie = netns::cookie()?;
         let bpffs = bpffs::find_or_mount(path)?;
         let tree = PinTree::new(&bpffs.path);

@@ -202,7 +202,7 @@ pub(super) fn differing_interface(counts: &[InterfaceCount]) -> impl Iterator<It
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::attached::PolicyStatus;
+    use crate::observe::attached::{Health, PolicyStatus};
     use crate::observe::counters::{ReasonCounters, RuleCounters, Totals};
     use crate::policy::rules_from_lines;
 
@@ -218,6 +218,9 @@ mod tests {
         Counters {
             interface: "eth0".into(),
             netns: None,
+            health: Health::Enforcing,
+            faults: Vec::new(),
+            elsewhere: None,
             sampled_at: String::new(),
             policy: PolicyStatus {
                 name: "lines".into(),

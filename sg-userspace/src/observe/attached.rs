@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::kernel::inspect::{Inspection, Place, inspect, is_attached_here};
 use crate::kernel::pins::{InterfacePins, PinTree};
 use crate::kernel::state::State;
-use crate::kernel::{Fault, FaultCode, KernelError, bpffs, interfaces, netns};
+use crate::kernel::{Fault, FaultCode, KernelError, bpffs, interfaces, netns, places};
 
 /// Which of the attached interfaces a command is about.
 #[derive(Clone, Debug)]
@@ -70,12 +70,35 @@ impl Health {
     }
 }
 
+/// Where an attached interface is by now, and whether it enforces its policy.
+#[derive(Clone, Debug)]
+pub struct Condition {
+    pub interface: String,
+    pub ifindex: u32,
+    /// How its network namespace is called: as `--netns` named it, else by its name under /run/netns; null
+    /// where it has none.
+    pub netns: Option<String>,
+    pub netns_cookie: u64,
+    pub health: Health,
+    /// What is wrong, each with its remedy; empty where it is enforcing.
+    pub faults: Vec<Fault>,
+}
+
+impl Condition {
+    /// How its network namespace is called, unless it is that of the calling thread.
+    pub fn elsewhere(&self) -> Option<String> {
+        let is_here = netns::cookie().is_ok_and(|cookie| cookie == self.netns_cookie);
+        let name = || self.netns.clone();
+        (!is_here).then(|| name().unwrap_or_else(|| format!("cookie {}", self.netns_cookie)))
+    }
+}
+
 /// A row of `status`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
     pub interface: String,
     pub ifindex: u32,
-    /// The name or path by which `--netns` named it; null for the namespace `apply` ran in.
+    /// As of [`Condition`].
     pub netns: Option<String>,
     pub netns_cookie: u64,
     pub health: Health,
@@ -255,30 +278,90 @@ impl Attached {
         inspect(&self.pins)
     }
 
-    pub fn status(&self) -> Result<Status, KernelError> {
-        let state = self.state()?;
-        let (place, faults) = match self.inspect() {
+    /// Looks where the interface is, and whether it enforces what its record says.
+    pub fn condition(&self) -> Result<Condition, KernelError> {
+        match self.inspect() {
             Ok(found) => {
                 let faults = found.faults();
-                (Some(found.place), faults)
+                self.found_at(Some(found.place), faults)
             }
             Err(KernelError::NotPermitted { what, help }) => {
                 let message = format!("{what} is not permitted");
-                (None, vec![Fault::new(FaultCode::Unverified, message, help)])
+                self.unverified(message, help)
             }
             Err(error @ KernelError::ReadOnly { .. }) => {
                 let message = format!("the links cannot be looked at: {error}");
                 let help = "run it where the BPF file system is mounted for writing";
-                (None, vec![Fault::new(FaultCode::Unverified, message, help)])
+                self.unverified(message, help)
             }
-            Err(error) => return Err(error),
-        };
-        let mut status = Status {
-            interface: state.interface.clone(),
-            ifindex: self.pins.ifindex,
-            netns: state.netns.clone(),
-            netns_cookie: self.pins.netns_cookie,
-            health: Health::of(&faults),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same for whoever has something to say of it anyway: what cannot be found out is a fault.
+    pub fn condition_if_known(&self) -> Result<Condition, KernelError> {
+        self.condition().or_else(|error| {
+            let help = "`sgctl status` says more";
+            self.unverified(format!("it cannot be looked at: {error}"), help)
+        })
+    }
+
+    fn unverified(
+        &self,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Result<Condition, KernelError> {
+        self.found_at(None, vec![Fault::new(FaultCode::Unverified, message, help)])
+    }
+
+    fn found_at(&self, place: Option<Place>, faults: Vec<Fault>) -> Result<Condition, KernelError> {
+        let state = self.state()?;
+        let health = Health::of(&faults);
+        let cookie = self.pins.netns_cookie;
+        let named = || state.netns.clone().or_else(|| places::name_of(cookie));
+        Ok(match place {
+            // Where it is, and not where it was.
+            Some(Place::Moved(at)) => Condition {
+                netns: match at.netns() {
+                    Some(name) => Some(name.to_owned()),
+                    None => places::name_of(at.cookie),
+                },
+                ifindex: at.interface.index,
+                netns_cookie: at.cookie,
+                interface: at.interface.name,
+                health,
+                faults,
+            },
+            place => Condition {
+                interface: match place {
+                    Some(Place::There(at)) => at.interface.name,
+                    _ => state.interface.clone(),
+                },
+                ifindex: self.pins.ifindex,
+                netns: named(),
+                netns_cookie: cookie,
+                health,
+                faults,
+            },
+        })
+    }
+
+    pub fn status(&self) -> Result<Status, KernelError> {
+        let state = self.state()?;
+        let Condition {
+            interface,
+            ifindex,
+            netns,
+            netns_cookie,
+            health,
+            faults,
+        } = self.condition()?;
+        Ok(Status {
+            interface,
+            ifindex,
+            netns,
+            netns_cookie,
+            health,
             faults,
             xdp_mode: state.xdp_mode.clone(),
             egress_hook: state.egress_hook.clone(),
@@ -287,18 +370,6 @@ impl Attached {
             rules: state.rules.len(),
             max_flows: state.max_flows,
             pins: self.pins.dir.display().to_string(),
-        };
-        match place {
-            Some(Place::There(at)) => status.interface = at.interface.name,
-            // Where it is, and not where it was.
-            Some(Place::Moved(at)) => {
-                status.netns = at.netns().map(str::to_owned);
-                status.interface = at.interface.name;
-                status.ifindex = at.interface.index;
-                status.netns_cookie = at.cookie;
-            }
-            _ => {}
-        }
-        Ok(status)
+        })
     }
 }

@@ -4,15 +4,21 @@ use serde::Serialize;
 use sg_common::counters::SlotCounters;
 use sg_common::verdict::{Action, Direction, Reason, reason_slot};
 
-use super::attached::{Attached, PolicyStatus};
+use super::attached::{Attached, Condition, Health, PolicyStatus};
 use crate::kernel::state::{SlotOwner, State};
-use crate::kernel::{KernelError, counts_since, raw_counters};
+use crate::kernel::{Fault, KernelError, counts_since, raw_counters};
 
 /// `counters --json` of one interface (SPEC A4).
 #[derive(Clone, Debug, Serialize)]
 pub struct Counters {
     pub interface: String,
     pub netns: Option<String>,
+    /// Whether the rules are in force there; as `status` has it, with what is wrong.
+    pub health: Health,
+    pub faults: Vec<Fault>,
+    /// As of [`Condition::elsewhere`].
+    #[serde(skip)]
+    pub elsewhere: Option<String>,
     /// When the counters were read, RFC 3339.
     pub sampled_at: String,
     pub policy: PolicyStatus,
@@ -110,9 +116,21 @@ pub fn counters(attached: &Attached) -> Result<Counters, KernelError> {
         .into_iter()
         .map(|direction| total(direction, &rules, &reasons))
         .collect();
+    let condition = attached.condition_if_known()?;
+    let elsewhere = condition.elsewhere();
+    let Condition {
+        interface,
+        netns,
+        health,
+        faults,
+        ..
+    } = condition;
     Ok(Counters {
-        interface: state.interface.clone(),
-        netns: state.netns.clone(),
+        interface,
+        netns,
+        health,
+        faults,
+        elsewhere,
         sampled_at,
         policy: PolicyStatus::of(&state),
         rules,

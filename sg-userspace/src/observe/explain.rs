@@ -9,11 +9,11 @@ use sg_common::protocol::{
 };
 use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT, Reason};
 
-use super::attached::Attached;
-use crate::kernel::KernelError;
+use super::attached::{Attached, Condition, Health};
 use crate::kernel::tables::LiveTables;
+use crate::kernel::{Fault, KernelError};
 use crate::oracle;
-use crate::policy::{NonIp, Policy};
+use crate::policy::{Location, NonIp, Policy};
 
 /// A packet that opens a flow, as `explain` is asked about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,13 @@ pub enum Transport {
 pub struct Explanation {
     /// Whose tables were asked; null when a policy was.
     pub interface: Option<String>,
+    /// Whether that interface enforces them, as `status` has it, with what is wrong; null when a policy was
+    /// asked.
+    pub health: Option<Health>,
+    pub faults: Vec<Fault>,
+    /// As of [`Condition::elsewhere`].
+    #[serde(skip)]
+    pub elsewhere: Option<String>,
     pub verdict: &'static str,
     pub direction: &'static str,
     pub rule: Option<ExplainedRule>,
@@ -59,6 +66,8 @@ pub struct ExplainedRule {
     pub name: Option<String>,
     pub summary: String,
     pub description: Option<String>,
+    /// Where it stands in its file; null when an interface was asked, which does not know that.
+    pub location: Option<Location>,
 }
 
 /// Asks the rules of `policy`, walking them in order.
@@ -84,6 +93,7 @@ pub fn explain_policy(policy: &Policy, question: &Question) -> Explanation {
                 name: rule.name.clone(),
                 summary: rule.summary.clone(),
                 description: rule.description.clone(),
+                location: Some(rule.source.clone()),
             },
         ),
     }
@@ -95,8 +105,19 @@ pub fn explain_attached(
     question: &Question,
 ) -> Result<Explanation, KernelError> {
     let state = attached.state()?;
+    let condition = attached.condition_if_known()?;
+    let elsewhere = condition.elsewhere();
+    let Condition {
+        interface,
+        health,
+        faults,
+        ..
+    } = condition;
     let of_interface = |explanation| Explanation {
-        interface: Some(state.interface.clone()),
+        interface: Some(interface),
+        health: Some(health),
+        faults,
+        elsewhere,
         ..explanation
     };
     if let Some(early) = before_the_rules(question, state.essential, state.non_ip) {
@@ -123,6 +144,7 @@ pub fn explain_attached(
             name: owner.name.clone(),
             summary: owner.summary.clone(),
             description: owner.description.clone(),
+            location: None,
         },
     )))
 }
@@ -136,6 +158,9 @@ fn before_the_rules(question: &Question, essential: bool, non_ip: NonIp) -> Opti
     };
     Some(Explanation {
         interface: None,
+        health: None,
+        faults: Vec::new(),
+        elsewhere: None,
         verdict: reason.action().name(),
         direction: question.direction.name(),
         rule: None,
@@ -146,6 +171,9 @@ fn before_the_rules(question: &Question, essential: bool, non_ip: NonIp) -> Opti
 fn no_match(question: &Question) -> Explanation {
     Explanation {
         interface: None,
+        health: None,
+        faults: Vec::new(),
+        elsewhere: None,
         verdict: Action::Drop.name(),
         direction: question.direction.name(),
         rule: None,
@@ -156,6 +184,9 @@ fn no_match(question: &Question) -> Explanation {
 fn by_rule(question: &Question, action: Action, rule: ExplainedRule) -> Explanation {
     Explanation {
         interface: None,
+        health: None,
+        faults: Vec::new(),
+        elsewhere: None,
         verdict: action.name(),
         direction: question.direction.name(),
         rule: Some(rule),

@@ -155,6 +155,96 @@ fn apply_says_what_it_keeps() {
         .fails(1, "leave out --max-flows");
 }
 
+/// Proves K12: how many connections were cut is told, and there are none where the rules pass them.
+#[test]
+fn apply_says_what_it_cuts() {
+    let world = World::new();
+    let namespace = |name: &str| Netns::from(name);
+    let (node, peer) = (namespace(&world.node), namespace(&world.peer));
+    let listening = std::thread::spawn(move || {
+        node.enter().expect("the node's namespace");
+        std::net::TcpListener::bind("192.0.2.1:7000").expect("a socket")
+    });
+    let listener = listening.join().expect("a socket of the node");
+    let connected = std::thread::spawn(move || {
+        peer.enter().expect("the peer's namespace");
+        let to = "192.0.2.1:7000";
+        [to; 3].map(|to| std::net::TcpStream::connect(to).expect("a connection"))
+    });
+    let _connections = connected.join().expect("connections of the peer");
+    let _accepted = [(); 3].map(|()| listener.accept().expect("one of them"));
+    let policy = file(world.dir.path(), "empty.yaml", "name: empty\ninbound: []\n");
+    let open = "inbound: [{protocol: all, from: any, action: accept}]\n\
+                outbound: [{protocol: all, to: any, action: accept}]\n";
+    let open = file(world.dir.path(), "open.yaml", open);
+    let apply = |policy: &str, more: &[&str]| {
+        let words = ["apply", policy, "--iface", "nic", "--cut-existing"];
+        let ran = world.run(&[&words[..], more].concat()).ok();
+        world.run(&["detach"]).ok();
+        ran
+    };
+    let said = apply(&policy, &[]).out;
+    assert!(
+        said.contains("cut 3 TCP connections that were there"),
+        "{said}"
+    );
+    let json = apply(&policy, &["--json"]).json();
+    assert_eq!(
+        json["cut"],
+        serde_json::json!({"connections": 3, "left_out": 0})
+    );
+    let said = apply(&open, &[]).out;
+    assert!(said.contains("cut no TCP connection"), "{said}");
+    let kept = world
+        .run(&["apply", &policy, "--iface", "nic", "--json"])
+        .ok()
+        .json();
+    assert_eq!(kept["cut"], serde_json::Value::Null);
+}
+
+/// A qdisc that is added is told, for adding one loses frames.
+#[test]
+fn apply_says_when_it_adds_a_qdisc() {
+    let world = World::new();
+    let apply = |hook, more: &[&str]| {
+        let words = [
+            "apply",
+            "builtin:tke",
+            "--iface",
+            "nic",
+            "--egress-hook",
+            hook,
+        ];
+        world.run(&[&words[..], more].concat()).ok()
+    };
+    let note = "added a clsact qdisc: the kernel may have dropped frames";
+    assert!(!apply("tcx", &[]).out.contains(note));
+    assert!(apply("clsact", &[]).out.contains(note));
+    // It is there by now.
+    world
+        .run(&["apply", "builtin:tke-minimal", "--iface", "nic"])
+        .ok();
+    world.run(&["detach"]).ok();
+    let json = |hook| apply(hook, &["--json"]).json()["added_clsact"].take();
+    assert_eq!(
+        (json("clsact"), json("clsact")),
+        (true.into(), false.into())
+    );
+    world.run(&["detach"]).ok();
+    ip(&[
+        "netns",
+        "exec",
+        &world.node,
+        "tc",
+        "qdisc",
+        "add",
+        "dev",
+        "nic",
+        "clsact",
+    ]);
+    assert_eq!(json("clsact"), false);
+}
+
 /// Proves P2: no rules deny everything.
 #[test]
 fn a_policy_without_rules_drops_all() {

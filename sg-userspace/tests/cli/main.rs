@@ -10,6 +10,8 @@ mod remembering;
 mod run;
 mod run_ends;
 mod schema;
+mod screens;
 mod shared;
+mod standing;
 mod words;
 mod world;

@@ -257,6 +257,49 @@ fn a_place_that_is_no_bpf_file_system() {
 }
 
 #[test]
+fn a_place_that_is_not_there() {
+    let world = World::new();
+    let dir = world.dir.path().join("none").display().to_string();
+    for words in [&["apply", "builtin:tke", "--iface", "lo"][..], &["status"]] {
+        let ran = sgctl(&["--netns", &world.node, "--bpffs", &dir])
+            .args(words)
+            .output();
+        let ran = Ran::of(&ran.unwrap()).fails(1, &format!("{dir} does not exist"));
+        let remedy = format!("`mkdir -p {dir} && mount -t bpf");
+        assert!(ran.err.contains(&remedy), "{}", ran.err);
+    }
+}
+
+/// A block of filters that other interfaces have as well has no place for a filter of this one.
+#[test]
+fn a_shared_block_of_filters() {
+    let world = World::new();
+    let qdisc = format!(
+        "netns exec {} tc qdisc add dev nic egress_block 7 clsact",
+        world.node
+    );
+    ip(&qdisc.split(' ').collect::<Vec<_>>());
+    let apply = |hook| {
+        world.run(&[
+            "apply",
+            "builtin:tke",
+            "--iface",
+            "nic",
+            "--egress-hook",
+            hook,
+        ])
+    };
+    let ran = apply("clsact").fails(3, "shares its egress block");
+    assert!(
+        ran.err.contains("apply with --egress-hook tcx"),
+        "{}",
+        ran.err
+    );
+    world.assert_untouched();
+    apply("tcx").ok();
+}
+
+#[test]
 fn an_interface_that_went_away_leaves_something_to_detach() {
     let world = World::new();
     world.run(&["apply", "builtin:tke", "--iface", "nic"]).ok();

@@ -181,6 +181,34 @@ impl Drop for OnTerminal {
     }
 }
 
+/// Proves C11: as the loss of the terminal, so the end of whoever reads standard output ends it.
+#[test]
+fn a_reader_that_goes_away_ends_it() {
+    let world = World::new();
+    let path = file(world.dir.path(), "p.yaml", &policy(1));
+    let mut command = world.command(&["run", &path, "--iface", "nic", "--interval", "3600"]);
+    // Whoever started the tests may have been told to outlive a terminal.
+    // SAFETY: the call may be made between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGHUP, libc::SIG_DFL);
+            Ok(())
+        });
+    }
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let out = child.stdout.take().unwrap();
+    wait_for("the first policy", || {
+        world.has_xdp() && in_force(&world).1 == 1
+    });
+    drop(out);
+    assert_eq!(exit_code(&mut child), Some(0));
+    world.assert_untouched();
+}
+
 /// Proves C11: what `nohup` starts outlives its terminal.
 #[test]
 fn what_ignores_hangups_outlives_its_terminal() {

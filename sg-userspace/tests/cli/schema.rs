@@ -102,6 +102,8 @@ fn counters_of_one() -> Value {
     json!({
         "interface": "nic",
         "netns": "text",
+        "health": "enforcing",
+        "faults": ["*", fault()],
         "sampled_at": "time",
         "policy": policy_status(),
         "rules": [{
@@ -152,6 +154,7 @@ fn applied() -> Value {
             "entered": "number", "without_rule": "number", "left_out": "number",
             "unseen": [{"kind": "forwarded|bridged|untracked|namespaces|sctp", "message": "text"}],
         }],
+        "cut": ["?", {"connections": "number?", "left_out": "number"}], "added_clsact": "bool",
         "compile_seconds": "real", "load_seconds": "real", "mounted": "text?",
     })
 }
@@ -172,16 +175,20 @@ fn tables() -> Value {
 
 fn explained(rule: Value, interface: &str) -> Value {
     json!({
-        "interface": interface, "verdict": "accept|drop", "direction": "inbound|outbound",
+        "interface": interface, "health": "enforcing?", "faults": ["*", fault()], "verdict": "accept|drop", "direction": "inbound|outbound",
         "rule": rule, "reason": "text",
     })
 }
 
-fn explained_rule() -> Value {
+fn explained_rule(location: Value) -> Value {
     json!({
         "group": "text", "position": "number", "name": "text?", "summary": "text",
-        "description": "text?",
+        "description": "text?", "location": location,
     })
+}
+
+fn location() -> Value {
+    json!({"file": "text", "line": "number", "column": "number"})
 }
 
 /// The expectations can fail: else the tests below say nothing.
@@ -240,7 +247,7 @@ fn policies_and_answers() {
         run(&words).ok().json()
     };
     let by_rule = ask(&["tcp", "192.0.2.9", "10.0.0.5:22"]);
-    assert_shape(&explained(explained_rule(), "none?"), &by_rule);
+    assert_shape(&explained(explained_rule(location()), "none?"), &by_rule);
     let by_none = ask(&["tcp", "2001:db8::1", "[2001:db8::2]:22"]);
     assert_shape(&explained(json!("none?"), "none?"), &by_none);
     assert_eq!(by_none["rule"], Value::Null);
@@ -299,7 +306,7 @@ fn what_is_attached() {
         "192.0.2.1",
     ];
     assert_shape(
-        &explained(explained_rule(), "nic"),
+        &explained(explained_rule(json!("none?")), "nic"),
         &world.run(&words).ok().json(),
     );
     let detached = json!([{"interface": "nic", "netns": "text", "policy": "text"}]);
@@ -309,7 +316,8 @@ fn what_is_attached() {
 fn flows_of_one() -> Value {
     let used = json!({"live": "number", "entered": "number", "evicted": "number"});
     json!({
-        "interface": "nic", "netns": "text", "total": "number",
+        "interface": "nic", "netns": "text", "health": "enforcing", "faults": ["*", fault()],
+        "total": "number",
         "tables": {"half_open": used, "established": used},
         "flows": [{
             "protocol": "number", "local": "address", "local_port": "number?",
@@ -385,7 +393,7 @@ fn applied_report() -> Value {
 fn finding(severities: &str) -> Value {
     json!({
         "severity": severities, "code": "text", "message": "text", "help": "text?",
-        "location": ["?", {"file": "text", "line": "number", "column": "number"}],
+        "location": ["?", location()],
     })
 }
 
@@ -475,6 +483,121 @@ fn errors() {
     });
     assert_shape(&failed, &serde_json::from_str(&line).unwrap());
     running.end(nix::sys::signal::Signal::SIGINT);
+}
+
+/// Proves A4: what keeps a command from beginning is said as its other errors are: by `check` and `apply` in
+/// their report on standard output, by all others on standard error.
+#[test]
+fn usage_errors() {
+    let cases: [(&str, i32, &str, &str); 12] = [
+        ("check --json", 2, "usage", "<POLICY>"),
+        ("check --json builtin:tke --bogus", 2, "usage", "--bogus"),
+        (
+            "check builtin:tke --json --netns no-such-netns",
+            1,
+            "no-netns",
+            "no-such-netns",
+        ),
+        ("apply --json builtin:tke", 2, "usage", "--iface <IF>"),
+        (
+            "--netns node apply builtin:tke eth7 --json",
+            2,
+            "usage",
+            "--iface <IF>",
+        ),
+        (
+            "apply builtin:tke --iface nic --json --netns no-such-netns",
+            1,
+            "no-netns",
+            "no-such-netns",
+        ),
+        ("run --json", 2, "usage", "--iface <IF>"),
+        ("counters --json --watch 0", 2, "usage", "expected seconds"),
+        ("status --json extra", 2, "usage", "extra"),
+        ("flows --json --limit x", 2, "usage", "invalid value 'x'"),
+        (
+            "detach --json --netns no-such-netns",
+            1,
+            "no-netns",
+            "no-such-netns",
+        ),
+        ("explain --json in tcp 192.0.2.1", 2, "usage", "LOCAL"),
+    ];
+    for (words, code, kind, says) in cases {
+        let ran = run(&words.split(' ').collect::<Vec<_>>());
+        assert_eq!(ran.code, code, "{words}: {}", ran.all());
+        let error = match words
+            .split(' ')
+            .find(|word| ["check", "apply"].contains(word))
+        {
+            Some(command) => {
+                let report = ran.json();
+                assert_eq!(report["findings"], json!([]), "{words}");
+                let rest = match command {
+                    "check" => json!({"valid": false, "policy": null, "tables": null}),
+                    _ => json!({"interface": null}),
+                };
+                for (key, value) in rest.as_object().unwrap() {
+                    assert_eq!(&report[key], value, "{words}: {report}");
+                }
+                assert_eq!(
+                    ran.err.is_empty(),
+                    command == "check",
+                    "{words}: {}",
+                    ran.err
+                );
+                report["errors"][0].clone()
+            }
+            None => {
+                assert_eq!(ran.out, "", "{words}");
+                serde_json::from_str(&ran.err).unwrap_or_else(|e| panic!("{e}: {}", ran.all()))
+            }
+        };
+        assert_shape(&finding("error"), &error);
+        assert_eq!(error["code"], kind, "{words}: {error}");
+        assert!(
+            error["message"].as_str().unwrap().contains(says),
+            "{words}: {error}"
+        );
+        assert!(
+            !error["message"].as_str().unwrap().contains("error: "),
+            "{words}: {error}"
+        );
+    }
+    // Without --json they are text, and help is none.
+    let ran = run(&["check"]);
+    assert!(
+        ran.out.is_empty() && ran.err.starts_with("error: "),
+        "{}",
+        ran.all()
+    );
+    assert_eq!(run(&["check", "--json", "--help"]).code, 0);
+}
+
+/// Proves A4: times are those at which things happened, and none is still to come.
+#[test]
+fn times_are_exact() {
+    let world = World::new();
+    let time = |value: &Value| value.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let path = file(world.dir.path(), "p.yaml", "inbound: []\n");
+    let mut attached_at = None;
+    for policy in ["builtin:tke", &path] {
+        let before = jiff::Timestamp::now();
+        let applied = world
+            .run(&["apply", policy, "--iface", "nic", "--json"])
+            .ok()
+            .json();
+        let after = jiff::Timestamp::now();
+        let applied_at = time(&applied["policy"]["applied_at"]);
+        assert!(
+            before <= applied_at && applied_at <= after,
+            "{before} {applied_at} {after}"
+        );
+        let status = world.run(&["status", "--json"]).ok().json();
+        assert_eq!(time(&status[0]["policy"]["applied_at"]), applied_at);
+        let first = *attached_at.get_or_insert(applied_at);
+        assert_eq!(time(&status[0]["attached_at"]), first);
+    }
 }
 
 /// Proves C8 where it speaks of `--strict` and `--deny`.

@@ -215,7 +215,7 @@ fn several_policies_are_asked_in_their_order() {
 
 #[test]
 fn usage_errors_exit_with_two_and_say_what_was_expected() {
-    let cases: [(&str, &str); 16] = [
+    let cases: [(&str, &str); 21] = [
         ("", "Usage: sgctl"),
         ("frobnicate", "unrecognized subcommand"),
         ("stauts", "'status'"),
@@ -229,7 +229,21 @@ fn usage_errors_exit_with_two_and_say_what_was_expected() {
             "run builtin:tke --iface nic --interval nan",
             "expected seconds from 0.1",
         ),
-        ("explain in tcp 192.0.2.1", "3 words are too few"),
+        ("explain in tcp", "2 words are too few"),
+        (
+            "explain builtin:tke in tcp 192.0.2.1",
+            "LOCAL, the address of the node itself, is missing",
+        ),
+        (
+            "explain in tcp 192.0.2.1",
+            "LOCAL, the address of the node itself, is missing",
+        ),
+        (
+            "explain builtin:tke in icmp:echo 192.0.2.1 192.0.2.2",
+            "such as echo-request",
+        ),
+        ("apply builtin:tke eth7", "named with '--iface eth7'"),
+        ("run builtin:tke lo --persist", "named with '--iface lo'"),
         (
             "explain in tcp 192.0.2.1 192.0.2.2:22",
             "name a POLICY before DIRECTION",
@@ -256,6 +270,32 @@ fn usage_errors_exit_with_two_and_say_what_was_expected() {
         // Ending enforcement is no way to mend a command line.
         assert!(!ran.err.contains("'detach'"), "{words}: {}", ran.all());
     }
+}
+
+/// A tip is about what is there: a policy is no interface.
+#[test]
+fn no_interface_is_suggested_where_there_is_none() {
+    for words in [
+        &["apply", "builtin:tke"][..],
+        &["run", "p.yaml", "--color", "never"],
+    ] {
+        let ran = run(words);
+        assert_eq!(ran.code, 2, "{}", ran.all());
+        assert!(!ran.err.contains("is named with"), "{words:?}: {}", ran.err);
+    }
+}
+
+/// Proves P8: an error about a file that cannot be read has no place in it.
+#[test]
+fn a_file_that_is_not_there_has_no_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("nope.yaml").display().to_string();
+    let ran = run(&["check", &path]).fails(1, "cannot read the policy file");
+    assert!(ran.err.starts_with(&format!("{path}: ")), "{}", ran.err);
+    let json = run(&["check", &path, "--json"]).json();
+    assert_eq!(json["errors"][0]["location"], serde_json::Value::Null);
+    let message = json["errors"][0]["message"].as_str().unwrap();
+    assert!(message.starts_with(&format!("{path}: ")), "{message}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use sg_userspace::kernel::{
     netns,
 };
 use sg_userspace::observe::attached::{Health, Scope, Status, attached};
+use sg_userspace::observe::counters::counters;
 use sg_userspace::policy::rules_from_lines;
 
 use crate::frames::{frame, non_ip};
@@ -29,9 +30,13 @@ fn with_hook(sandbox: &Sandbox, hook: EgressHook) -> ApplyOptions {
 }
 
 fn status(sandbox: &Sandbox) -> Status {
-    only(sandbox, "sg0")
-        .status()
-        .unwrap_or_else(|e| panic!("{e}"))
+    let one = only(sandbox, "sg0");
+    let status = one.status().unwrap_or_else(|e| panic!("{e}"));
+    // Whoever reads the counters is told the same.
+    if let Ok(read) = counters(&one) {
+        assert_eq!((read.health, &read.faults), (status.health, &status.faults));
+    }
+    status
 }
 
 fn codes(sandbox: &Sandbox) -> Vec<(FaultCode, Option<&'static str>)> {
@@ -238,6 +243,8 @@ fn nobody_else_comes_first_unnoticed() {
         assert_eq!(codes(sandbox), [(FaultCode::Preceded, Some("outbound"))]);
         let said = &status(sandbox).faults[0].message;
         assert!(said.contains("sg_outbound"), "{said}");
+        let read = counters(&only(sandbox, "sg0")).unwrap();
+        assert_eq!(read.health, Health::Preceded);
         // The same policy is not `unchanged`: it goes in front.
         let applied = apply(&rules_from_lines(A), &sandbox.options("sg0")).unwrap();
         assert_eq!(applied.outcome, Outcome::Replaced);

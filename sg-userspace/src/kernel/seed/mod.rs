@@ -48,6 +48,15 @@ pub struct Seeded {
     pub unseen: Vec<Unseen>,
 }
 
+/// What became of the TCP connections that were there and were not to be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Cut {
+    /// How many were cut; null where the kernel would not list them.
+    pub connections: Option<usize>,
+    /// Those that the tables had no room to remember: their ends may bring them back.
+    pub left_out: usize,
+}
+
 /// The seeding around a first attachment: [`Seeding::before`] it, [`Seeding::meanwhile`] programs only remember,
 /// and [`Seeding::after`] it. Around a replacement it begins with [`Seeding::before_replacing`].
 pub struct Seeding<'a> {
@@ -59,6 +68,8 @@ pub struct Seeding<'a> {
     ifindex: u32,
     /// What is there is not to be kept: see [`Seeding::cuts`].
     cuts: bool,
+    /// The kernel would not list what is there.
+    is_blind: bool,
     /// What has been looked at, and whether it had been answered.
     known: HashMap<Key, bool>,
     seeded: Seeded,
@@ -89,6 +100,7 @@ impl<'a> Seeding<'a> {
             table: SeededTable::open(pins, max_flows, timeouts)?,
             ifindex: pins.ifindex,
             cuts: false,
+            is_blind: false,
             known: HashMap::new(),
             seeded: Seeded::default(),
         })
@@ -154,10 +166,24 @@ impl<'a> Seeding<'a> {
     ///
     /// Only what surely began before counts. A connected UDP socket does not tell.
     pub fn after(mut self) -> Result<Seeded, KernelError> {
+        self.look_again()?;
+        Ok(self.seeded)
+    }
+
+    /// The same of connections that were to be cut.
+    pub(super) fn after_cutting(mut self) -> Result<Cut, KernelError> {
+        self.look_again()?;
+        Ok(Cut {
+            connections: (!self.is_blind).then_some(self.seeded.entered),
+            left_out: self.seeded.left_out,
+        })
+    }
+
+    fn look_again(&mut self) -> Result<(), KernelError> {
         let mut found = self.found(Extent::Tcp)?;
         found.retain(is_surely_from_before);
         self.add(found);
-        Ok(self.seeded)
+        Ok(())
     }
 
     /// Enters what is not there yet, while packets come.
@@ -177,7 +203,10 @@ impl<'a> Seeding<'a> {
     /// know, connection tracking has seen the packets and so knows for certain who opened it.
     fn found(&mut self, extent: Extent) -> Result<Vec<Existing>, KernelError> {
         let view = match View::take(self.ifindex, extent) {
-            Err(_) if self.cuts => return Ok(Vec::new()),
+            Err(_) if self.cuts => {
+                self.is_blind = true;
+                return Ok(Vec::new());
+            }
             view => view?,
         };
         let View {

@@ -1,0 +1,260 @@
+//! What is printed on terminals of several sizes: nothing is longer or higher than they are, and what is
+//! left out is said.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use nix::pty::{Winsize, openpty};
+
+use super::world::{World, file, ip};
+
+/// A command on a pseudo-terminal of its own, and what it writes there.
+struct OnTerminal {
+    child: Child,
+    master: File,
+    written: Receiver<String>,
+    seen: String,
+}
+
+impl OnTerminal {
+    fn start(mut command: Command, columns: u16, lines: u16) -> OnTerminal {
+        let size = Winsize {
+            ws_row: lines,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let pty = openpty(&size, None).unwrap();
+        let slave = |fd: &OwnedFd| Stdio::from(fd.try_clone().unwrap());
+        command
+            .stdin(slave(&pty.slave))
+            .stdout(slave(&pty.slave))
+            .stderr(slave(&pty.slave))
+            .env("TERM", "xterm")
+            .env_remove("NO_COLOR");
+        // SAFETY: both calls may be made between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                nix::unistd::setsid()?;
+                if libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+                Ok(())
+            });
+        }
+        let child = command.spawn().unwrap();
+        // Else the end of the child is not the end of what is read.
+        drop((command, pty.slave));
+        let master = File::from(pty.master);
+        let mut reader = master.try_clone().unwrap();
+        let (sender, written) = channel();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = reader.read(&mut buffer) {
+                let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                let _ = sender.send(text);
+            }
+        });
+        OnTerminal {
+            child,
+            master,
+            written,
+            seen: String::new(),
+        }
+    }
+
+    /// Reads until `done`, or to the end.
+    #[track_caller]
+    fn read(&mut self, done: impl Fn(&str) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !done(&self.seen) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.written.recv_timeout(left) {
+                Ok(text) => self.seen.push_str(&text),
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => panic!("only this was said: {}", self.seen),
+            }
+        }
+    }
+
+    /// All that it writes.
+    fn all(mut self) -> String {
+        self.read(|_| false);
+        self.child.wait().unwrap();
+        std::mem::take(&mut self.seen)
+    }
+}
+
+impl Drop for OnTerminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The text without colours and what moves the cursor.
+fn plain(text: &str) -> String {
+    let mut out = String::new();
+    let mut is_code = false;
+    for c in text.chars() {
+        match c {
+            '\x1b' => is_code = true,
+            _ if is_code => is_code = !c.is_ascii_alphabetic(),
+            '\r' => {}
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+fn shown(world: &World, words: &[&str], columns: u16) -> String {
+    plain(&OnTerminal::start(world.command(words), columns, 40).all())
+}
+
+#[track_caller]
+fn assert_fits(text: &str, columns: u16) {
+    for line in text.lines() {
+        assert!(
+            line.chars().count() <= usize::from(columns),
+            "{columns}: {line}\n{text}"
+        );
+    }
+}
+
+const POLICY: &str = "\
+name: the-policy-of-the-web-frontend
+inbound:
+  - {protocol: tcp, ports: 22, from: 198.51.100.0/24, action: accept, description: shells of administrators}
+  - {protocol: icmp, from: any, action: accept, description: pings}
+  - {protocol: icmpv6, from: any, action: accept}
+outbound: [{protocol: udp, to: any, action: accept}]
+";
+
+fn with_flows() -> World {
+    let world = World::new();
+    let (ours, theirs) = (
+        "2001:db8:1234:5678:9abc::1",
+        "2001:db8:1234:5678:9abc:def0:1234:5678",
+    );
+    for (netns, nic, address) in [(&world.node, "nic", ours), (&world.peer, "nic", theirs)] {
+        let address = format!("{address}/64");
+        ip(&["-n", netns, "addr", "add", &address, "dev", nic, "nodad"]);
+    }
+    let path = file(world.dir.path(), "p.yaml", POLICY);
+    world.run(&["apply", &path, "--iface", "nic"]).ok();
+    world.ping_node(2);
+    for to in ["192.0.2.2", theirs] {
+        let send = format!("exec 3> /dev/udp/{to}/65000; echo x >&3");
+        ip(&["netns", "exec", &world.node, "bash", "-c", &send]);
+    }
+    world
+}
+
+/// No row is longer than the terminal, addresses and numbers are whole, and columns that are left out are
+/// named.
+#[test]
+fn tables_fit_the_terminal() {
+    let world = with_flows();
+    for columns in [60, 80, 100, 132] {
+        for command in ["status", "counters", "flows"] {
+            let text = shown(&world, &[command], columns);
+            assert_fits(&text, columns);
+            match command {
+                "status" => {
+                    assert!(text.contains("nic") && text.contains("enforcing"), "{text}");
+                    let heading = text.lines().next().unwrap();
+                    let has_all = heading.contains("EGRESS") && heading.contains("APPLIED");
+                    assert_eq!(text.contains("no room for"), !has_all, "{text}");
+                }
+                "counters" => {
+                    assert!(text.contains("198.51.100.0/24"), "{text}");
+                    let has_all = ["DESCRIPTION", "BYTES", "REPLIES"];
+                    let heading = text.lines().nth(1).unwrap();
+                    let note = text.lines().find(|line| line.starts_with("no room for"));
+                    for column in has_all {
+                        let is_named = note.is_some_and(|note| note.contains(column));
+                        assert_ne!(heading.contains(column), is_named, "{column}: {text}");
+                    }
+                }
+                _ => {
+                    let v6 = "[2001:db8:1234:5678:9abc:def0:1234:5678]:65000";
+                    assert!(
+                        text.contains(v6) && text.contains("192.0.2.2:65000"),
+                        "{text}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// A rule that is no longer in the policy is not to be taken for one in force, at any width.
+#[test]
+fn removed_rules_are_marked() {
+    let world = with_flows();
+    let path = file(
+        world.dir.path(),
+        "q.yaml",
+        &POLICY.replace("protocol: icmp,", "protocol: gre,"),
+    );
+    world.run(&["apply", &path, "--iface", "nic"]).ok();
+    for columns in [60, 80, 160] {
+        let text = shown(&world, &["counters"], columns);
+        let row = text
+            .lines()
+            .find(|line| line.contains("icmp from any"))
+            .unwrap();
+        let words: Vec<&str> = row.split_whitespace().take(3).collect();
+        assert_eq!(words, ["inbound", "gone", "accept"], "{columns}: {text}");
+        let described = "(no longer in the policy)";
+        assert_eq!(row.contains(described), columns == 160, "{columns}: {text}");
+    }
+}
+
+/// Of a table that is too high the rows that count most are shown, and how to see the others.
+#[test]
+fn a_frame_fits_the_terminal() {
+    let world = World::new();
+    let rules: String = (1..=40)
+        .map(|port| format!("  - {{protocol: tcp, ports: {port}, from: any, action: accept}}\n"))
+        .collect();
+    let ping = "  - {protocol: icmp, from: any, action: accept}\n";
+    let path = file(
+        world.dir.path(),
+        "p.yaml",
+        &format!("inbound:\n{rules}{ping}"),
+    );
+    world.run(&["apply", &path, "--iface", "nic"]).ok();
+    world.ping_node(2);
+    for (columns, lines) in [(60, 12), (80, 24)] {
+        let watch = ["counters", "--iface", "nic", "--watch", "0.1"];
+        let mut on = OnTerminal::start(world.command(&watch), columns, lines);
+        // Two frames, so that the first one is whole.
+        on.read(|text| text.matches("DIR ").count() >= 2 && text.ends_with("\x1b[J"));
+        let frames = plain(&on.seen);
+        let first = frames.split("nic in ").nth(1).unwrap();
+        assert_fits(first, columns);
+        assert!(first.lines().count() < usize::from(lines), "{first}");
+        assert!(first.contains(" 41  accept  icmp from any"), "{first}");
+        assert_eq!(first.matches(" total ").count(), 2, "{first}");
+        assert!(
+            first.contains("that count less: `sgctl counters --iface nic`"),
+            "{first}"
+        );
+        // What the terminal shows of Ctrl-C is taken away.
+        on.master.write_all(b"\x03").unwrap();
+        on.read(|_| false);
+        let behind = on.seen.rsplit_once("^C").expect("it is echoed").1;
+        assert!(behind.contains("\r\x1b[K"), "{behind:?}");
+        let ended = on.child.wait().unwrap();
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&ended),
+            Some(libc::SIGINT)
+        );
+    }
+}

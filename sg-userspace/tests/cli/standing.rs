@@ -1,0 +1,187 @@
+//! What is said of an interface that does not enforce its policy, or is elsewhere: by every command that
+//! prints what the policy would do.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::run::Running;
+use super::world::{APPLY, EXPLAIN, Ran, World, ip};
+
+const COMMANDS: [&[&str]; 3] = [
+    &["counters", "--iface", "nic"],
+    &["flows", "--iface", "nic"],
+    &EXPLAIN,
+];
+
+/// What `--json` has: the only element of a list, or the object.
+fn only(ran: &Ran) -> Value {
+    let mut json = ran.json();
+    match &mut json {
+        Value::Array(all) if all.len() == 1 => all[0].take(),
+        Value::Array(all) => panic!("{} of them", all.len()),
+        _ => json,
+    }
+}
+
+#[track_caller]
+fn assert_said(world: &World, health: &str, words: &str) {
+    for command in COMMANDS {
+        let said = world.run(command).ok().out;
+        assert!(
+            said.lines().take(2).any(|line| line.contains(words)),
+            "{command:?}: {said}"
+        );
+        let json = only(&world.run(&[command, &["--json"]].concat()).ok());
+        let status = only(&world.run(&["status", "--iface", "nic", "--json"]));
+        assert_eq!(json["health"], health, "{command:?}");
+        assert_eq!(json["health"], status["health"], "{command:?}");
+        assert_eq!(json["faults"], status["faults"], "{command:?}");
+        assert_eq!(json["interface"], status["interface"], "{command:?}");
+    }
+}
+
+/// Proves C12 for the commands that print a policy: none of them is silent where it is not enforced.
+#[test]
+fn what_is_not_enforced_is_not_printed_as_if_it_were() {
+    let world = World::new();
+    world.run(&APPLY).ok();
+    for command in COMMANDS {
+        let said = world.run(command).ok().out;
+        assert!(
+            !said.contains("warning") && !said.contains("note"),
+            "{said}"
+        );
+        let json = only(&world.run(&[command, &["--json"]].concat()).ok());
+        assert_eq!(
+            (&json["health"], &json["faults"]),
+            (&"enforcing".into(), &Value::Array(vec![]))
+        );
+    }
+    // A link that is taken off.
+    let pin = world.pin_dir().join("outbound_link");
+    std::fs::remove_file(&pin).unwrap();
+    assert_said(
+        &world,
+        "incomplete",
+        "warning: nic is not enforcing (incomplete): ",
+    );
+    world.run(&APPLY).ok();
+    ip(&["-n", &world.node, "link", "del", "nic"]);
+    assert_said(
+        &world,
+        "interface-gone",
+        "(interface gone): the interface was deleted",
+    );
+    let add = [
+        "link", "add", "nic", "type", "veth", "peer", "name", "other",
+    ];
+    ip(&[&["-n", world.node.as_str()][..], &add].concat());
+    assert_said(
+        &world,
+        "unprotected",
+        "(unprotected): the interface was deleted, and the present nic",
+    );
+    world.run(&APPLY).ok();
+    assert_eq!(
+        only(&world.run(&["counters", "--json"]).ok())["health"],
+        "enforcing"
+    );
+}
+
+/// Moves the node's interface to the peer's namespace, under its name.
+fn move_away(world: &World) {
+    let World { node, peer, .. } = world;
+    ip(&["-n", peer, "link", "set", "nic", "down"]);
+    ip(&["-n", peer, "link", "set", "nic", "name", "theirs"]);
+    ip(&["-n", node, "link", "set", "nic", "netns", peer]);
+}
+
+/// An interface that was moved is named with the namespace that it is in, from both sides.
+#[test]
+fn an_interface_that_was_moved_is_where_it_is() {
+    let world = World::new();
+    world.run(&APPLY).ok();
+    move_away(&world);
+    let there = |words: &[&str]| {
+        let mut command = super::world::sgctl(&["--netns", &world.peer, "--bpffs"]);
+        Ran::of(&command.arg(&world.bpffs).args(words).output().unwrap())
+    };
+    let note = format!(
+        "note: nic is in the network namespace {} by now",
+        world.peer
+    );
+    assert_said(&world, "enforcing", &note);
+    for command in [&["counters"][..], &["flows"], &["status"]] {
+        let said = there(command).ok().out;
+        assert!(
+            said.contains(&world.peer) != (command == ["flows"]),
+            "{said}"
+        );
+        assert!(
+            !said.contains("note") && !said.contains(&world.node),
+            "{said}"
+        );
+        for from in [&there as &dyn Fn(&[&str]) -> Ran, &|words: &[&str]| {
+            world.run(words)
+        }] {
+            let words = [command, &["--iface", "nic", "--json"]].concat();
+            assert_eq!(
+                only(&from(&words).ok())["netns"],
+                world.peer.as_str(),
+                "{command:?}"
+            );
+        }
+    }
+    let moved = format!("`nic` was moved to the network namespace {}", world.peer);
+    for command in ["apply", "run"] {
+        let ran = world.run(&[command, "builtin:tke", "--iface", "nic"]);
+        let remedy = format!("sgctl --netns {} apply", world.peer);
+        assert!(ran.fails(1, &moved).err.contains(&remedy));
+    }
+    let detached = world.run(&["detach", "--iface", "nic"]).ok().out;
+    let named = format!("from nic in namespace {}", world.peer);
+    assert!(detached.contains(&named), "{detached}");
+}
+
+/// What `run` has put on an interface that is moved away goes on, and it says where.
+#[test]
+fn run_says_where_its_interface_went() {
+    let world = World::new();
+    let running = Running::start(&world, &["builtin:tke", "--persist"]);
+    running.says("applied tke on nic");
+    move_away(&world);
+    running.says(&format!(
+        "nic was moved to the network namespace {}",
+        world.peer
+    ));
+    assert_eq!(running.end(nix::sys::signal::Signal::SIGTERM).0, Some(0));
+}
+
+/// A namespace is called by its name, whoever applied in it without saying it.
+#[test]
+fn a_namespace_that_has_a_name_is_called_by_it() {
+    let world = World::new();
+    let mut entered = Command::new("nsenter");
+    entered.arg(format!("--net=/run/netns/{}", world.node));
+    entered.arg(env!("CARGO_BIN_EXE_sgctl"));
+    entered.arg("--bpffs").arg(&world.bpffs);
+    let applied = entered.args(APPLY).output().expect("util-linux is there");
+    Ran::of(&applied).ok();
+    let bpffs = world.bpffs.display().to_string();
+    let status = super::world::run(&["status", "--bpffs", &bpffs]).ok().out;
+    assert!(
+        status.contains(&world.node) && !status.contains("cookie"),
+        "{status}"
+    );
+    for (command, key) in [
+        ("status", "netns"),
+        ("counters", "netns"),
+        ("flows", "netns"),
+    ] {
+        let json = only(&world.run(&[command, "--json"]).ok());
+        assert_eq!(json[key], world.node.as_str(), "{command}");
+    }
+    let detached = super::world::run(&["detach", "--bpffs", &bpffs]).ok().out;
+    assert!(detached.contains(&world.node), "{detached}");
+}
