@@ -31,3 +31,6 @@ pub const REMEMBERS: u8 = 4;
 pub const HAS_LOGS: u8 = 8;
 /// The packet path writes a record of every packet for whoever develops it: all take the slow path.
 pub const HAS_TRACE: u8 = 16;
+/// A TCP flow of the table may be a cut one (see [`crate::flow::CUT`]): it is looked for also where the rules pass
+/// both directions, and nothing else is asked of the table.
+pub const MAY_HAVE_CUT: u8 = 32;

@@ -48,11 +48,19 @@ fn judge_into(direction: Direction, p: *const Packet, out: *mut Outcome) -> u64 
 /// the verdict of the rules.
 pub(crate) const DECIDED: u64 = 0;
 const ASK_FLOWS: u64 = 1 << 63;
+/// Set besides where the table is to be asked for a cut flow and for nothing else.
+const ASK_FOR_CUT: u64 = 1 << 62;
 
 /// The class and the verdict in what [`sg_judge_inbound`] returns.
 #[inline(always)]
 pub(crate) fn class_and_verdict(rest: u64) -> (u32, u32) {
-    ((rest >> 32) as u32 & !(1 << 31), rest as u32)
+    ((rest >> 32) as u32 & !(3 << 30), rest as u32)
+}
+
+/// 1 if a cut flow is to be asked for and nothing else, else 0.
+#[inline(always)]
+pub(crate) fn is_for_cut(rest: u64) -> u64 {
+    rest / ASK_FOR_CUT & 1
 }
 
 /// The verdict of `direction`'s rules on `number` of `kind` in `class`; without tables for it, which
@@ -108,11 +116,18 @@ fn judge_packet(direction: Direction, p: &Packet) -> (Outcome, u64) {
         // never gets as far as the flow table.
         p.is_kind(Kind::Tcp) && tcp::is_syn_without_ack(p.tcp_flags)
     };
-    if !maps::has_flows() || p.is_trackable == 0 || decided_by_rules {
+    if !maps::has_flows() || p.is_trackable == 0 {
         return (Outcome::rule(verdict), DECIDED);
     }
     let rest = ASK_FLOWS | u64::from(class) << 32 | u64::from(verdict.0);
-    (Outcome::rule(verdict), rest)
+    if !decided_by_rules {
+        return (Outcome::rule(verdict), rest);
+    }
+    // A connection that was cut is so whatever the rules say by now.
+    if maps::may_have_cut() && verdict.is_accept() && p.is_kind(Kind::Tcp) {
+        return (Outcome::rule(verdict), rest | ASK_FOR_CUT);
+    }
+    (Outcome::rule(verdict), DECIDED)
 }
 
 /// SPEC K8: whether an ICMP error that no rule accepts is about something that the node does send

@@ -41,6 +41,14 @@ fn is_before(rule: u64) -> u64 {
     u64::from(generation_of(rule)).wrapping_sub(maps::generation().into()) >> 63
 }
 
+/// Not zero if the flow is a cut one, or is by this packet, since the policy has flushed all that were before it: of TCP
+/// it is so in both directions.
+#[inline(always)]
+fn is_ended(contents: &Contents) -> u64 {
+    let is_cut = u64::from(contents.head.state() ^ CUT).wrapping_sub(1) >> 63;
+    is_before(contents.rule) & maps::flushes_flows() | is_cut
+}
+
 // What `sg_go_on` is told besides the `FlowKind`, which is bit 0.
 const FROM_OPENER: u32 = 2;
 const IS_CHANGED: u32 = 4;
@@ -130,8 +138,8 @@ extern "C" fn sg_go_on(found: *mut Found, traits: u64, numbers: u64, how: u32, n
 }
 
 /// What tracking has to know of a packet besides its key, in one number: its kind in bits 0-7, TCP's
-/// flags in 8-15, its direction in bit 16, whether it may open a flow in bit 17, and from bit 32 on
-/// the number that the other direction's rules are asked for.
+/// flags in 8-15, its direction in bit 16, whether it may open a flow in bit 17, whether only a cut flow concerns it in
+/// bit 18, and from bit 32 on the number that the other direction's rules are asked for.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(crate) struct Traits(pub(crate) u64);
@@ -173,6 +181,17 @@ impl Traits {
     #[inline(always)]
     fn opens(self) -> u32 {
         (self.0 >> 17) as u32 & 1
+    }
+
+    /// The same of a packet that only a cut flow concerns, if `is_for_cut` is 1.
+    #[inline(always)]
+    pub(crate) fn for_cut(self, is_for_cut: u64) -> Self {
+        Traits(self.0 | is_for_cut << 18)
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_for_cut(self) -> bool {
+        self.0 >> 18 & 1 != 0
     }
 
     #[inline(always)]
@@ -331,6 +350,41 @@ pub(crate) extern "C" fn sg_track(
     result
 }
 
+/// SPEC K11, of a packet that the rules pass both ways. Whatever entry its flow has, only that it is a cut one matters:
+/// the rules do not bring a connection back, but a new one may take its place. Returns an [`Outcome`], packed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn sg_pass_unless_cut(
+    packet: *const Packet,
+    hash: u32,
+    traits: u64,
+    verdict: u32,
+) -> u64 {
+    let by_rules = Outcome::rule(Verdict(verdict)).pack();
+    if packet.is_null() {
+        return by_rules;
+    }
+    // SAFETY: not null, and the only caller passes its whole packet.
+    let packet = unsafe { &*packet };
+    let (traits, now) = (Traits(traits), now());
+    let mut found = Found::NOTHING;
+    if find(packet.flow_key(), hash, &mut found) == 0 {
+        return by_rules;
+    }
+    let contents = &found.contents;
+    let other_kind = u64::from(traits.kind() ^ Kind::Tcp as u8);
+    let is_live_tcp = (has_expired(contents.head, now) ^ 1) & other_kind.wrapping_sub(1) >> 63;
+    if SharedWord::opaque(is_ended(contents) & is_live_tcp) == 0 {
+        return by_rules;
+    }
+    if tcp::differs_from_bare_syn(traits.tcp_flags()) == 0 {
+        sg_flow_forget(&found);
+        return by_rules;
+    }
+    sg_flow_cut(&found, now);
+    reason(traits.direction(), Reason::Revoked)
+}
+
 /// Whether `p`, a packet that was quoted and that the rules do not accept, belongs to a live flow which
 /// the policy admits; 1 if so. Changes nothing.
 #[unsafe(no_mangle)]
@@ -347,9 +401,7 @@ pub(crate) extern "C" fn sg_belongs(p: *const Packet, class: u32) -> u32 {
         return 0;
     }
     let Contents { head, rule, .. } = found.contents;
-    let is_cut = u64::from(head.state() ^ CUT).wrapping_sub(1) >> 63;
-    let is_flushed = is_before(rule) & maps::flushes_flows();
-    if SharedWord::opaque(has_expired(head, now()) | is_flushed | is_cut) != 0 {
+    if SharedWord::opaque(has_expired(head, now()) | is_ended(&found.contents)) != 0 {
         return 0;
     }
     if head.is_seeded() || generation_of(rule) == maps::generation() || maps::keeps_flows() {

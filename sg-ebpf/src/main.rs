@@ -146,7 +146,7 @@ fn decide_any<H: Hook>(hook: &H) -> bool {
         parsed::IP => {
             let rest = H::judge(packet, outcome);
             if rest != classify::DECIDED {
-                relay.traits = Traits::of(packet);
+                relay.traits = Traits::of(packet).for_cut(classify::is_for_cut(rest));
                 relay.hash = flow_maps::hash_of(packet.flow_key());
                 (relay.class, relay.verdict) = classify::class_and_verdict(rest);
                 hook.jump(Stage::Track);
@@ -178,7 +178,12 @@ fn track<H: Hook>(hook: &H) -> bool {
         return maps::only_remembers();
     };
     let (packet, traits) = (&relay.packet, relay.traits.0);
-    let packed = flows::sg_track(packet, relay.hash, traits, relay.class, relay.verdict);
+    let (hash, verdict) = (relay.hash, relay.verdict);
+    let packed = if maps::may_have_cut() && relay.traits.is_for_cut() {
+        flows::sg_pass_unless_cut(packet, hash, traits, verdict)
+    } else {
+        flows::sg_track(packet, hash, traits, relay.class, verdict)
+    };
     relay.outcome = Outcome::unpack(packed);
     keep_if_first(packet, &relay.outcome);
     settle(hook, packet, &relay.outcome)

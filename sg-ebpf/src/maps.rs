@@ -16,7 +16,7 @@ use sg_common::{
         COLUMNS, FewWords, Forms, HASH_KEY_ROOM, LINE_UNITS, LINE_WORDS, Line, NEAR_LINES,
         NearTables, ROOT_ENTRIES, TREES6, Tables,
     },
-    stage::{HAS_FLOWS, HAS_LOGS, HAS_NEAR_TABLES, HAS_TRACE, REMEMBERS, Stage},
+    stage::{HAS_FLOWS, HAS_LOGS, HAS_NEAR_TABLES, HAS_TRACE, MAY_HAVE_CUT, REMEMBERS, Stage},
 };
 
 use crate::word::SharedWord;
@@ -222,6 +222,11 @@ pub(crate) fn has_logging_rules() -> bool {
     has() & HAS_LOGS != 0
 }
 
+/// See [`MAY_HAVE_CUT`].
+pub(crate) fn may_have_cut() -> bool {
+    has() & MAY_HAVE_CUT != 0
+}
+
 pub(crate) fn is_traced() -> bool {
     has() & HAS_TRACE != 0
 }
@@ -252,9 +257,11 @@ pub(crate) trait Form {
     fn only_remembers() -> bool;
     /// See [`HAS_LOGS`].
     fn has_logs() -> bool;
+    /// See [`MAY_HAVE_CUT`].
+    fn may_have_cut() -> bool;
 }
 
-/// Flows and near tables, and nothing to be logged, as with nearly every policy.
+/// Flows and near tables, nothing to be logged and no flow that may be cut, as with nearly every policy.
 pub(crate) struct Usual;
 /// As the loader says, which is asked anew at each step.
 pub(crate) struct AsLoaded;
@@ -279,6 +286,11 @@ impl Form for Usual {
     fn has_logs() -> bool {
         false
     }
+
+    #[inline(always)]
+    fn may_have_cut() -> bool {
+        false
+    }
 }
 
 impl Form for AsLoaded {
@@ -300,6 +312,11 @@ impl Form for AsLoaded {
     #[inline(always)]
     fn has_logs() -> bool {
         has_logging_rules()
+    }
+
+    #[inline(always)]
+    fn may_have_cut() -> bool {
+        may_have_cut()
     }
 }
 

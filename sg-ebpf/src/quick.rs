@@ -205,7 +205,7 @@ fn plain<H: Hook, F: Form>(hook: &H) -> Result<u32, Stop> {
     let entry = tables.word(t.column.wrapping_add(p.class)).ok_or(NO)?;
     let verdict = verdict_below(&tables, entry, direction, t.destination());
     // There are many ways to a verdict, and the verifier would walk what follows once for each.
-    let wide_verdict = SharedWord::forget(verdict.0.into(), t.ports);
+    let mut wide_verdict = SharedWord::forget(verdict.0.into(), t.ports);
     const ACCEPT_BIT: u64 = Verdict::ACCEPT_BIT as u64;
     const LOG_BIT: u64 = Verdict::LOG_BIT as u64;
     const { assert!(ACCEPT_BIT > LOG_BIT) };
@@ -215,14 +215,27 @@ fn plain<H: Hook, F: Form>(hook: &H) -> Result<u32, Stop> {
     if is_logged && !is_drop {
         return Err(NO);
     }
+    let mut concern = match F::has_flows() {
+        true => concern_of_flows::<H, F>(&p, is_drop),
+        false => NO_FLOW,
+    };
+    if F::may_have_cut() {
+        // As above.
+        concern = SharedWord::forget(concern, t.ports);
+        wide_verdict = SharedWord::forget(wide_verdict, t.ports);
+    }
     let verdict = Verdict(wide_verdict as u32);
-    if F::has_flows() && may_be_for_flows::<H, F>(&p, is_drop) {
+    if concern != NO_FLOW {
         let rest = Rest::of(hook, t.kind)?;
         let names = names(hook, t, rest.is_v6)?;
         let step = Step {
             class: p.class,
             verdict,
-            is_drop,
+            is_drop: match F::may_have_cut() {
+                true => concern == FLOW_OF_A_DROP,
+                false => is_drop,
+            },
+            is_passed: F::may_have_cut() && concern == A_CUT_FLOW,
             flags: rest.flags,
             headers: rest.headers,
         };
@@ -251,7 +264,7 @@ fn plain<H: Hook, F: Form>(hook: &H) -> Result<u32, Stop> {
     // That the whole packet can be read was looked at.
     let headers = || Rest::of(hook, t.kind).map_or(0, |rest| rest.headers);
     count::count_plain(hook, headers, verdict.slot());
-    Ok(answer(!is_drop))
+    Ok(answer(verdict.is_accept()))
 }
 
 #[inline(always)]
@@ -259,13 +272,29 @@ const fn answer(is_accepted: bool) -> u32 {
     if is_accepted { ACCEPTED } else { DROPPED }
 }
 
-/// Whether the flow table may have to be asked, or told.
+// What the flow table may have to do with a packet.
+const NO_FLOW: u64 = 0;
+/// It is asked whether the flow of what the rules drop is there.
+const FLOW_OF_A_DROP: u64 = 1;
+/// It is asked for a cut flow, and for nothing else: see `MAY_HAVE_CUT`.
+const A_CUT_FLOW: u64 = 2;
+/// It is told of the flow.
+const A_FLOW: u64 = 3;
+
 #[inline(always)]
-fn may_be_for_flows<H: Hook, F: Form>(p: &Plain, is_drop: bool) -> bool {
-    if is_drop {
-        may_have(&Flows, p.transport.name(H::DIRECTION))
+fn concern_of_flows<H: Hook, F: Form>(p: &Plain, is_drop: bool) -> u64 {
+    let concern = if is_drop {
+        FLOW_OF_A_DROP
+    } else if !passes_answer::<F>(p, H::DIRECTION.opposite()) {
+        return A_FLOW;
+    } else if F::may_have_cut() {
+        A_CUT_FLOW
     } else {
-        !passes_answer::<F>(p, H::DIRECTION.opposite())
+        return NO_FLOW;
+    };
+    match may_have(&Flows, p.transport.name(H::DIRECTION)) {
+        true => concern,
+        false => NO_FLOW,
     }
 }
 

@@ -114,6 +114,8 @@ pub(crate) struct Step {
     pub(crate) class: u32,
     pub(crate) verdict: Verdict,
     pub(crate) is_drop: bool,
+    /// The rules pass both directions of its connection, which may be cut all the same: see `MAY_HAVE_CUT`.
+    pub(crate) is_passed: bool,
     /// TCP's, or none.
     pub(crate) flags: u64,
     /// Bytes of all headers.
@@ -130,7 +132,8 @@ pub(crate) enum Fate {
     Unknown,
 }
 
-/// Looks for its flow. Only a packet that is to be dropped may be none of a flow's: any other one opens it.
+/// Looks for its flow. A packet that is to be dropped may be none of a flow's, and one that passes anyway: any other
+/// one opens it.
 #[inline(always)]
 pub(crate) fn ask<H: Hook>(hook: &H, names: &Names, step: &Step) -> Result<Fate, Stop> {
     if step.is_drop && tcp::is_syn_without_ack(step.flags as u8) {
@@ -147,6 +150,13 @@ pub(crate) fn ask<H: Hook>(hook: &H, names: &Names, step: &Step) -> Result<Fate,
     // Read first: a flow that has left them meanwhile is among the others by then.
     let half_open = tags_of(line, spot.half_open);
     let both = in_both(tags_of(line, spot.first), tags_of(line, spot.second), tags);
+    if step.is_passed {
+        // The slow path knows what to do where there is one, which is rare.
+        return match both | has_match(half_open, tags) {
+            0 => Ok(Fate::ByRules),
+            _ => Err(parsed::MALFORMED),
+        };
+    }
     if both != 0 {
         if let Some(outcome) = steady(hook, names, step, &spot, both) {
             return Ok(Fate::ByFlow(outcome));

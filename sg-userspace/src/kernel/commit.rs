@@ -108,7 +108,7 @@ pub(super) fn tidy(hooks: &Hooks<'_>, state: &mut State) -> Result<(), KernelErr
     stages::leave_only(hooks.pins, state.policy.generation)
 }
 
-fn put_in_force(
+pub(super) fn put_in_force(
     hooks: &Hooks<'_>,
     programs: &mut super::programs::Programs,
 ) -> Result<(), KernelError> {

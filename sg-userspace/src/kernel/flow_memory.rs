@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use sg_common::flow::{CUT, FlowKind, FlowValue, TIMEOUTS, Timeout, seconds};
 use sg_common::flow_entry::{
-    BEGUN, Contents, ENTRY_WORDS, FlowKey, HASH_KEYS, HEAD, Head, clock, generation_of, hash, tick,
-    time_out,
+    BEGUN, Contents, ENTRY_WORDS, FlowKey, HASH_KEYS, HEAD, Head, age, clock, generation_of, hash,
+    tick, time_out,
 };
 use sg_common::flow_ports::PORT_COUNTS;
 use sg_common::flow_table::{
@@ -22,7 +22,9 @@ use sg_common::protocol::IPPROTO_TCP;
 
 use super::layout::PORT_COUNTS_LEN;
 use super::pins::InterfacePins;
+use super::programs::Generation;
 use super::{KernelError, sys};
+use crate::policy::Established;
 
 /// One flow, whatever its family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -328,6 +330,51 @@ impl FlowTable {
             }
         });
         removed
+    }
+
+    /// Whether a TCP flow may be a cut one when the programs of `next` come in the place of those of `in_force` (`None`
+    /// where both directions do not run the same, so that nobody can say what they do). Packets of a cut connection
+    /// are dropped under every policy (SPEC K11), also where the rules pass both directions and the table would not be
+    /// asked (K7): the programs then have to look for it. They are loaded after this look and before the swap, while
+    /// those in force go on. Nothing that matters is missed:
+    ///
+    /// - What is cut now stays so until it expires, by whichever timeouts are longer.
+    /// - The programs in force cut flows of other generations than theirs and none of their own. These flows are there
+    ///   already. With `keep` they cut none, and seeded ones only with `flush`.
+    /// - The new programs cut what their rules do not pass in both directions, where they ask the table anyway. Only if
+    ///   they flush do they cut all that were entered before the swap, those included that are not there yet.
+    /// - While one direction has been swapped, the programs in force may meet, and cut, a flow of the new
+    ///   generation. That has an entry because the new rules do not pass it in both directions.
+    ///
+    /// What userspace enters for the new policy, before the swap and after it, is also what that does not pass in both
+    /// directions. A lock keeps any other policy from coming in between.
+    pub fn may_have_cut(&self, in_force: Option<&Generation>, next: &Generation, now: u64) -> bool {
+        let flushes = next.established == Established::Flush;
+        if flushes && in_force.is_none_or(|before| before.has_flows) {
+            return true;
+        }
+        let timeouts = [Some(next), in_force].map(|g| g.map(|g| ages(&g.timeouts)));
+        let mut may_have_cut = false;
+        self.each_found(|key, found| {
+            let Contents { head, rule, .. } = found.contents;
+            let age = age(clock(now), head.last_seen());
+            let is_live = timeouts
+                .iter()
+                .flatten()
+                .any(|ages| age <= ages[usize::from(head.state())]);
+            let may_be_cut = match in_force {
+                _ if head.state() == CUT || flushes => true,
+                None => true,
+                Some(before) if generation_of(rule) == before.number => false,
+                Some(before) => match before.established {
+                    Established::Revalidate => !head.is_seeded(),
+                    Established::Keep => false,
+                    Established::Flush => true,
+                },
+            };
+            may_have_cut |= key.protocol() == IPPROTO_TCP && is_live && may_be_cut;
+        });
+        may_have_cut
     }
 
     /// Takes out the flows of `is_over`, and returns how many of each kind there were.

@@ -15,6 +15,7 @@ use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
 pub use super::flow_memory::{FlowEntry, FlowTable, Written, key_of};
 use super::flow_memory::{failed, memory_to_read, shared_memory};
 use super::pins::InterfacePins;
+use super::programs::Generation;
 use super::{KernelError, sys};
 
 /// What the table has seen of one kind of flow since the first policy, both families together.
@@ -97,6 +98,18 @@ pub(super) fn each_fragment_slot(
     })?;
     each(&pins.fragments6(), |_: FragmentKey6, v: FragmentValue| {
         visit(v.slot)
+    })
+}
+
+/// [`FlowTable::may_have_cut`] of the table pinned at `pins`; where it cannot be read, it may.
+pub fn may_have_cut(
+    pins: &InterfacePins,
+    in_force: Option<&Generation>,
+    next: &Generation,
+) -> bool {
+    let table = FlowTable::open_to_read(pins, &next.timeouts);
+    table.map_or(true, |table| {
+        table.may_have_cut(in_force, next, monotonic_now())
     })
 }
 

@@ -1,6 +1,6 @@
 //! A generation that is kept open, so that it can be put in force again at once: programs, tail-call
-//! targets and record, whatever has become of its pins. Nothing has to be compiled or loaded for it, so
-//! that there is little that can fail; counters and flows are the attachment's, and go on.
+//! targets and record, whatever has become of its pins. Nothing has to be compiled for it, and hardly ever
+//! loaded, so that there is little that can fail; counters and flows are the attachment's, and go on.
 
 use std::collections::HashSet;
 use std::os::fd::AsFd;
@@ -9,12 +9,14 @@ use std::path::Path;
 use sg_common::verdict::Direction;
 
 use super::apply::{EgressHook, XdpMode};
-use super::commit::{ORDER, tidy};
+use super::commit::{ORDER, put_in_force, tidy};
 use super::condition::standing_after;
+use super::flow_tables::may_have_cut;
 use super::hooks::Hooks;
 use super::inspect::{Inspection, inspect};
 use super::pins::{InterfacePins, PinTree};
 use super::prepare::adopt;
+use super::programs::{Generation, Programs, SharedMaps};
 use super::stages::PinnedGeneration;
 use super::state::{State, taken_back};
 use super::{KernelError, interfaces, links, netns, stages, tc};
@@ -122,7 +124,13 @@ impl Held {
             added_clsact: current.added_clsact,
             ..taken_back(self.state.clone(), current.clone())
         };
-        if let Err(error) = self.put(&state, &hooks) {
+        let in_force = found.runs(&current).then(|| Generation::recorded(&current));
+        let held = Generation::recorded(&self.state);
+        let mut anew = None;
+        if !held.may_have_cut && may_have_cut(pins, in_force.as_ref(), &held) {
+            anew = Some(self.load_anew(&mut state, held, pins)?);
+        }
+        if let Err(error) = self.put(&state, &hooks, anew) {
             // Both directions again as they were, as far as the kernel lets it be done.
             let mut is_back = true;
             for direction in ORDER {
@@ -189,18 +197,61 @@ impl Held {
             added_clsact: hooks.owns_qdisc,
             ..recorded
         };
-        self.put(&state, &hooks)?;
+        // Its programs were in force until the interface was gone: what is cut, they have cut, or they know of it.
+        self.put(&state, &hooks, None)?;
         tidy(&hooks, &mut state)?;
         Ok(pins)
     }
 
-    /// Has both hooks run the programs, as `commit` does.
-    fn put(&self, state: &State, hooks: &Hooks<'_>) -> Result<(), KernelError> {
-        let pins = hooks.pins;
-        self.generation.pin(pins, state.policy.generation)?;
-        state.write_next(pins)?;
-        for direction in ORDER {
-            hooks.put(direction, self.generation.program(direction))?;
+    /// Loads the programs of this generation once more, with the tables that they have, to look for connections that
+    /// have been cut since: see [`Generation::may_have_cut`].
+    fn load_anew(
+        &self,
+        state: &mut State,
+        told: Generation,
+        pins: &InterfacePins,
+    ) -> Result<Programs, KernelError> {
+        let told = Generation {
+            has_flows: true,
+            may_have_cut: true,
+            ..told
+        };
+        let shared = SharedMaps {
+            pins: Some(pins.clone()),
+            counter_map: state.counter_maps - 1,
+            // They are there.
+            counter_slots: 0,
+            max_flows: state.max_flows,
+        };
+        let mut programs =
+            Programs::load_tables(&self.generation.tables()?.plain(), &told, &shared)?;
+        let ids = programs.ids()?;
+        [state.inbound_program, state.outbound_program] = ids;
+        (state.has_flows, state.may_have_cut) = (true, true);
+        Ok(programs)
+    }
+
+    /// Has both hooks run the programs, or those in their place, as `commit` does.
+    fn put(
+        &self,
+        state: &State,
+        hooks: &Hooks<'_>,
+        anew: Option<Programs>,
+    ) -> Result<(), KernelError> {
+        let (pins, generation) = (hooks.pins, state.policy.generation);
+        match anew {
+            None => {
+                self.generation.pin(pins, generation)?;
+                state.write_next(pins)?;
+                for direction in ORDER {
+                    hooks.put(direction, self.generation.program(direction))?;
+                }
+            }
+            Some(mut programs) => {
+                programs.pin_stages(pins, generation)?;
+                state.write_next(pins)?;
+                put_in_force(hooks, &mut programs)?;
+            }
         }
         State::promote(pins)
     }

@@ -192,9 +192,12 @@ fn plan_at_once(
         },
         essential: policy.essential,
         non_ip: policy.non_ip,
+        established: policy.established,
         timeouts: policy.timeouts,
         opens_flows,
         has_flows,
+        // Found out when the programs are loaded.
+        may_have_cut: false,
         log_level: options.log_level,
         last_generation: 0,
         rules: assignment.rules,

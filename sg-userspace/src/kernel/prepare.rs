@@ -3,12 +3,11 @@
 
 use std::os::fd::OwnedFd;
 
-use aya::programs::ProgramError;
 use sg_common::verdict::Direction;
 
-use super::flow_tables::Ledger;
+use super::flow_tables::{Ledger, may_have_cut};
 use super::pins::{InterfacePins, unpin};
-use super::plan::{Plan, Start};
+use super::plan::{Plan, Replaced, Start};
 use super::programs::{Generation, Programs, SharedMaps};
 use super::removal::remove;
 use super::seed::Seeding;
@@ -107,14 +106,26 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
     seeding = seeding.filter(|_| state.has_flows);
     let mut told = Generation::of(policy, generation);
     told.log_level = options.log_level;
+    if let Some(Replaced {
+        state: before,
+        inspection,
+        ..
+    }) = plan.replaced()
+    {
+        let in_force = inspection
+            .runs(before)
+            .then(|| Generation::recorded(before));
+        state.may_have_cut = may_have_cut(pins, in_force.as_ref(), &told);
+        state.has_flows |= state.may_have_cut;
+    }
     told.has_flows = state.has_flows;
+    told.may_have_cut = state.may_have_cut;
     let mut programs = faults::step(
         || "loading the programs".into(),
         || Ok(Programs::load(compiled, &told, &shared)),
     )
     .map_err(|e| KernelError::io("loading the programs", e))??;
-    state.inbound_program = program_id(programs.inbound()?.info())?;
-    state.outbound_program = program_id(programs.outbound()?.info())?;
+    [state.inbound_program, state.outbound_program] = programs.ids()?;
     if plan.replaced().is_none() {
         let timeouts = &policy.timeouts;
         let mut new = Seeding::new(compiled, generation, pins, state.max_flows, timeouts)?;
@@ -133,10 +144,7 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
             || Ok(programs.load_remembering(compiled, &told, &shared)),
         )
         .map_err(|e| KernelError::io("loading the programs that remember", e))??;
-        state.remembering = Some([
-            program_id(early.inbound()?.info())?,
-            program_id(early.outbound()?.info())?,
-        ]);
+        state.remembering = Some(early.ids()?);
         early.pin_stages(pins, REMEMBERING)?;
         remembering = Some(early);
     }
@@ -181,9 +189,4 @@ fn carry_over<'a>(
     };
     seeding.before_replacing(tables, replaced.policy.generation)?;
     Ok(Some(seeding))
-}
-
-fn program_id(info: Result<aya::programs::ProgramInfo, ProgramError>) -> Result<u32, KernelError> {
-    info.map(|i| i.id())
-        .map_err(|e| KernelError::bpf("asking for a program's id", e))
 }

@@ -11,14 +11,15 @@ use aya::programs::{Program, ProgramError, ProgramInfo, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use sg_common::flow::{FLUSH_OLD, JUDGE_OLD, KEEP_OLD, TIMEOUTS, Timeout};
-use sg_common::lookup::{LINE_WORDS, Line, NEAR_LINES, NearTables};
-use sg_common::stage::{HAS_FLOWS, HAS_LOGS, HAS_NEAR_TABLES, HAS_TRACE, REMEMBERS};
+use sg_common::lookup::{LINE_WORDS, Line, NEAR_LINES, NearTables, Plain};
+use sg_common::stage::{HAS_FLOWS, HAS_LOGS, HAS_NEAR_TABLES, HAS_TRACE, MAY_HAVE_CUT, REMEMBERS};
 
 use super::event_ring::possible_cpus;
 use super::flow_memory::{FlowKeys, ages, keys_of, port_counts};
 use super::layout::FLOW_PORTS;
 use super::pins::InterfacePins;
 use super::shared::CounterReader;
+use super::state::State;
 use super::{KernelError, stages, sys};
 use crate::compile::Compiled;
 use crate::policy::{Established, NonIp, Policy};
@@ -62,8 +63,13 @@ pub struct Generation {
     /// What becomes of flows that earlier policies admitted.
     pub established: Established,
     pub timeouts: [u32; TIMEOUTS],
-    /// Flows are looked up and remembered. Without them there must be none in the tables.
+    /// Flows are looked up and remembered. Without them there must be none in the tables that might concern a packet
+    /// which the rules accept.
     pub has_flows: bool,
+    /// A TCP flow of the tables may be a cut one: see [`MAY_HAVE_CUT`], and
+    /// [`FlowTable::may_have_cut`](super::flow_tables::FlowTable::may_have_cut) for when that has to be so. Takes
+    /// `has_flows`.
+    pub may_have_cut: bool,
     /// They pass everything and only remember what the rules admit: see [`REMEMBERS`].
     pub only_remembers: bool,
     /// Tables that fit are put where the programs find them without a lookup. False only to try the
@@ -84,10 +90,28 @@ impl Generation {
             established: policy.established,
             timeouts: policy.timeouts,
             has_flows: true,
+            may_have_cut: false,
             only_remembers: false,
             may_be_near: true,
             has_logging_rules: policy.logs(),
             log_level: 0,
+        }
+    }
+
+    /// What the generation of a record was told, but that it has logging rules, which the tables tell too.
+    pub(super) fn recorded(state: &State) -> Self {
+        Generation {
+            number: state.policy.generation,
+            essential: state.essential,
+            non_ip: state.non_ip,
+            established: state.established,
+            timeouts: state.timeouts,
+            has_flows: state.has_flows,
+            may_have_cut: state.may_have_cut,
+            only_remembers: false,
+            may_be_near: true,
+            has_logging_rules: true,
+            log_level: state.log_level,
         }
     }
 }
@@ -107,7 +131,16 @@ impl Programs {
         generation: &Generation,
         shared: &SharedMaps,
     ) -> Result<Self, KernelError> {
-        Self::load_with(compiled, generation, shared, None)
+        Self::load_with(&compiled.tables(), generation, shared, None)
+    }
+
+    /// The same of tables that are at hand.
+    pub(super) fn load_tables(
+        tables: &Plain<'_>,
+        generation: &Generation,
+        shared: &SharedMaps,
+    ) -> Result<Self, KernelError> {
+        Self::load_with(tables, generation, shared, None)
     }
 
     /// Loads programs of the same generation that only remember, see [`REMEMBERS`]. A large policy's lines are
@@ -122,11 +155,11 @@ impl Programs {
             only_remembers: true,
             ..generation.clone()
         };
-        Self::load_with(compiled, &told, shared, Some(self))
+        Self::load_with(&compiled.tables(), &told, shared, Some(self))
     }
 
     fn load_with(
-        compiled: &Compiled,
+        tables: &Plain<'_>,
         generation: &Generation,
         shared: &SharedMaps,
         lines_of: Option<&Programs>,
@@ -143,12 +176,13 @@ impl Programs {
             Established::Keep => KEEP_OLD,
             Established::Flush => FLUSH_OLD,
         };
-        let shape = &compiled.shape;
+        let shape = tables.shape;
         let is_near =
-            generation.may_be_near && compiled.lines.len() <= NEAR_LINES && shape.host_buckets == 0;
+            generation.may_be_near && tables.lines.len() <= NEAR_LINES && shape.host_buckets == 0;
         let has = [
             (is_near, HAS_NEAR_TABLES),
             (generation.has_flows, HAS_FLOWS),
+            (generation.may_have_cut, MAY_HAVE_CUT),
             (generation.only_remembers, REMEMBERS),
             (generation.has_logging_rules, HAS_LOGS),
             (generation.log_level > 0, HAS_TRACE),
@@ -158,7 +192,7 @@ impl Programs {
         let (cpus, event_slots) = (possible_cpus()?, shared.event_slots()?);
         // What is near needs no map, nor do lines that another one has.
         let far_lines = match lines_of {
-            None if !is_near => compiled.lines.len(),
+            None if !is_near => tables.lines.len(),
             _ => 1,
         };
 
@@ -208,10 +242,10 @@ impl Programs {
         if let Some(pins) = &shared.pins {
             share_port_counts(&ebpf, pins)?;
         }
-        fill_near(&ebpf, &flow_keys, compiled, is_near)?;
+        fill_near(&ebpf, &flow_keys, tables, is_near)?;
         match lines_of {
             _ if is_near => {}
-            None => fill(&ebpf, FAR, bytes_of(words_of(&compiled.lines)))?,
+            None => fill(&ebpf, FAR, bytes_of(words_of(tables.lines)))?,
             Some(other) => share_lines(&ebpf, &other.ebpf)?,
         }
 
@@ -287,6 +321,15 @@ impl Programs {
         program
             .and_then(|p| p.try_into().ok())
             .ok_or_else(|| broken_object(OUTBOUND))
+    }
+
+    /// The ids of the programs that are attached, inbound first.
+    pub(super) fn ids(&mut self) -> Result<[u32; 2], KernelError> {
+        let id = |info: Result<ProgramInfo, ProgramError>| {
+            info.map(|i| i.id())
+                .map_err(|e| KernelError::bpf("asking for a program's id", e))
+        };
+        Ok([id(self.inbound()?.info())?, id(self.outbound()?.info())?])
     }
 
     /// A reader of the counters that these programs write.
@@ -403,7 +446,7 @@ pub(super) const FAR: &str = "sg_lines";
 fn fill_near(
     ebpf: &Ebpf,
     flow_keys: &FlowKeys,
-    compiled: &Compiled,
+    tables: &Plain<'_>,
     has_all: bool,
 ) -> Result<(), KernelError> {
     let Some(Map::Array(map)) = ebpf.map(NEAR) else {
@@ -413,9 +456,9 @@ fn fill_near(
     let mut write = |at: usize, from: &[u8]| bytes[at..][..from.len()].copy_from_slice(from);
     let keys = flow_keys.map(u64::to_ne_bytes);
     write(offset_of!(NearTables, flow_keys), keys.as_flattened());
-    write(offset_of!(NearTables, root4), bytes_of(&compiled.root4[..]));
+    write(offset_of!(NearTables, root4), bytes_of(tables.root4));
     if has_all {
-        let lines = bytes_of(words_of(&compiled.lines));
+        let lines = bytes_of(words_of(tables.lines));
         write(offset_of!(NearTables, lines), lines);
     }
     let fd = map.fd().as_fd();

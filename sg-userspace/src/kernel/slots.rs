@@ -179,6 +179,7 @@ pub(crate) fn add(a: SlotCounters, b: SlotCounters) -> SlotCounters {
 mod tests {
     use super::*;
     use crate::kernel::state::PolicyRecord;
+    use crate::policy::Established;
     use crate::policy::rules_from_lines;
     use sg_common::verdict::{Action, Direction};
 
@@ -267,9 +268,11 @@ mod tests {
             max_flows: 1,
             essential: true,
             non_ip: Default::default(),
+            established: Established::default(),
             timeouts: sg_common::flow::Timeout::defaults(),
             opens_flows: true,
             has_flows: true,
+            may_have_cut: false,
             log_level: 0,
             last_generation: 0,
             rules: assignment.rules.clone(),

@@ -14,7 +14,7 @@ use sg_common::verdict::Direction;
 
 use super::pins::{InterfacePins, unpin};
 use super::programs::{FAR, INBOUND, NEAR, OUTBOUND, broken_object};
-use super::tables::{FAR_PLACE, NEAR_PLACE};
+use super::tables::{FAR_PLACE, LiveTables, NEAR_PLACE};
 use super::{KernelError, links, sys};
 
 /// The program array of a hook.
@@ -182,6 +182,15 @@ impl PinnedGeneration {
     pub(super) fn program(&self, direction: Direction) -> BorrowedFd<'_> {
         // Behind the arrays of both directions.
         self.objects[Direction::BOTH.len() + direction as usize].as_fd()
+    }
+
+    /// What its programs look up.
+    pub(super) fn tables(&self) -> Result<LiveTables, KernelError> {
+        // In the programs' own memory, and in a map: the last two.
+        let [.., near, far] = &self.objects[..] else {
+            return Err(broken_object(NEAR));
+        };
+        LiveTables::read(near.as_fd(), || Ok(far))
     }
 
     pub(super) fn program_id(&self, direction: Direction) -> Result<u32, KernelError> {

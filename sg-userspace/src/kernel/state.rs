@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 
 use super::pins::InterfacePins;
 use super::{KernelError, links, sys};
-use crate::policy::NonIp;
+use crate::policy::{Established, NonIp};
 
 const MAGIC: &[u8; 8] = b"SGSTATE\0";
 const HEADER: usize = 8 + 4 + 4 + 32;
@@ -54,11 +54,15 @@ pub struct State {
     /// As the programs were told: see [`crate::policy::Policy`] and [`crate::compile::Compiled`].
     pub essential: bool,
     pub non_ip: NonIp,
+    pub established: Established,
     pub timeouts: [u32; TIMEOUTS],
     /// Packets that the policy accepts may open flows.
     pub opens_flows: bool,
-    /// The programs look at the flow tables; otherwise there is nothing in them.
+    /// The programs look at the flow tables; otherwise nothing in them concerns a packet that the rules accept.
     pub has_flows: bool,
+    /// They look for cut flows wherever the rules accept a TCP packet: see
+    /// [`crate::kernel::programs::Generation::may_have_cut`].
+    pub may_have_cut: bool,
     /// See [`crate::kernel::programs::Generation::log_level`].
     #[serde(default)]
     pub log_level: u8,
@@ -359,9 +363,11 @@ mod tests {
             max_flows: 10,
             essential: true,
             non_ip: NonIp::Accept,
+            established: Established::default(),
             timeouts: sg_common::flow::Timeout::defaults(),
             opens_flows: true,
             has_flows: true,
+            may_have_cut: false,
             log_level: 0,
             last_generation: 0,
             rules: vec![SlotOwner {

@@ -3,8 +3,7 @@
 
 use std::mem::offset_of;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use sg_common::lookup::{LINE_WORDS, Line, NearTables, Plain, ROOT_ENTRIES, Shape};
 use sg_common::protocol::Kind;
@@ -40,24 +39,29 @@ impl LiveTables {
 
     /// Reads the tables of the generation whose inbound program has the id `program`.
     pub(super) fn open(pins: &InterfacePins, program: u32) -> Result<Self, KernelError> {
-        let what = "reading the tables of the running policy";
-        let unknown = |reason: String| KernelError::Refused {
-            what: what.into(),
-            reason,
-            help: "apply the policy again".into(),
-        };
         let found = stages::pinned_program(pins, Direction::Inbound, program)?;
         let Some((generation, _)) = found else {
             return Err(unknown("the running program is not pinned".into()));
         };
-        let read = |path: PathBuf| {
-            let map = sys::open_pin_to_read(&path)?;
-            let shape = sys::map_shape(map.as_fd())?;
-            sys::read_per_cpu_array(map.as_fd(), shape.entries, shape.value_len, 1)
+        let open = |place| {
+            let path = pins.tables(place, generation);
+            sys::open_pin_to_read(&path)
+                .map_err(|e| KernelError::io(format!("opening {}", path.display()), e))
         };
-        let failed = |path: &Path, e| KernelError::io(format!("opening {}", path.display()), e);
-        let path = pins.tables(NEAR_PLACE, generation);
-        let bytes = read(path.clone()).map_err(|e| failed(&path, e))?;
+        Self::read(open(NEAR_PLACE)?.as_fd(), || open(FAR_PLACE))
+    }
+
+    /// Reads the tables of a generation; `far` opens those in a map of their own, where there are some.
+    pub(super) fn read<F: AsFd>(
+        near: BorrowedFd<'_>,
+        far: impl FnOnce() -> Result<F, KernelError>,
+    ) -> Result<Self, KernelError> {
+        let read = |map: BorrowedFd<'_>| {
+            let shape = sys::map_shape(map)?;
+            sys::read_per_cpu_array(map, shape.entries, shape.value_len, 1)
+        };
+        let failed = |e| KernelError::io(READING, e);
+        let bytes = read(near).map_err(failed)?;
         let other_layout = || unknown("its tables have another layout".into());
         let bytes = bytes
             .get(..size_of::<NearTables>())
@@ -71,8 +75,7 @@ impl LiveTables {
 
         let mut lines = lines_of(words);
         if Shape::is_elsewhere(&lines) {
-            let path = pins.tables(FAR_PLACE, generation);
-            let bytes = read(path.clone()).map_err(|e| failed(&path, e))?;
+            let bytes = read(far()?.as_fd()).map_err(failed)?;
             let (words, _) = bytes.as_chunks::<4>();
             lines = lines_of(words.iter().map(|w| u32::from_ne_bytes(*w)));
         }
@@ -86,12 +89,25 @@ impl LiveTables {
 
     /// The verdict of the rules in force.
     pub fn decide(&self, direction: Direction, remote: IpAddr, kind: Kind, number: u16) -> Verdict {
-        let tables = Plain {
+        decide(&self.plain(), direction, remote, kind, number)
+    }
+
+    pub(super) fn plain(&self) -> Plain<'_> {
+        Plain {
             root4: &self.root4,
             lines: &self.lines,
             shape: &self.shape,
-        };
-        decide(&tables, direction, remote, kind, number)
+        }
+    }
+}
+
+const READING: &str = "reading the tables of the running policy";
+
+fn unknown(reason: String) -> KernelError {
+    KernelError::Refused {
+        what: READING.into(),
+        reason,
+        help: "apply the policy again".into(),
     }
 }
 

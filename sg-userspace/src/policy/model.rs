@@ -90,7 +90,8 @@ pub struct Rule {
 }
 
 /// What a new policy does to flows that live already (SPEC K11).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Established {
     /// A flow is judged again by the rules of the direction that opened it, at its next packet.
     #[default]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sg_userspace::kernel::programs::{OBJECT, Programs};
+use sg_userspace::kernel::programs::{Generation, OBJECT, Programs, SharedMaps};
 use sg_userspace::policy::rules_from_lines;
 
 use crate::stack::depths;
@@ -42,6 +42,13 @@ fn programs_stay_within_their_budget() {
         ("logging", logging),
     ];
     for (name, policy) in policies {
+        let after_a_cut = Generation {
+            may_have_cut: true,
+            ..Generation::of(&policy, 1)
+        };
+        let maps = SharedMaps::default();
+        let cut = Enforcer::told(policy.clone(), &after_a_cut, &maps, Programs::load);
+        stays_within_budget(&format!("{name}, after a cut"), &cut.programs);
         let enforcer = Enforcer::of(policy);
         let load = enforcer.programs.load_time;
         println!("{name}: loaded in {:.1} ms", load.as_secs_f64() * 1000.0);

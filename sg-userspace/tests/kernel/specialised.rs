@@ -64,6 +64,12 @@ fn what_a_policy_does_not_use_is_not_in_its_programs() {
             "{what}: {count} of {everything} instructions"
         );
     }
+    let (plain, with_cut) = (count(v4, |_| ()), count(v4, |g| g.may_have_cut = true));
+    println!("cut flows        {with_cut}, without {plain}");
+    assert!(
+        plain < with_cut,
+        "they are looked for where there may be some"
+    );
 }
 
 fn has_flows(attached: &Attached) -> bool {

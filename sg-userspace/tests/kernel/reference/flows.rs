@@ -236,6 +236,30 @@ impl Flows {
         "accept, opens a flow"
     }
 
+    /// The packet and its answers are accepted by the rules.
+    pub(crate) fn pass(
+        &mut self,
+        seen: &Seen,
+        key: FlowKey,
+        now: u64,
+        terms: &Terms,
+    ) -> &'static str {
+        let Some(flow) = self.entries.get_mut(&key) else {
+            return "accept, answers by the rules";
+        };
+        let is_flushed = terms.has_flushed(flow);
+        let is_cut = is_tcp(&key) && (flow.state == State::Cut || is_flushed);
+        if !is_cut || has_expired(flow, now, terms) {
+            return "accept, answers by the rules";
+        }
+        if states::begins_anew(flow.state, is_flushed, seen) {
+            self.remove(&key);
+            return "accept, in place of a cut one";
+        }
+        flow.cut(now);
+        REVOKED
+    }
+
     /// The flow of `key` has one more packet.
     fn go_on(&mut self, seen: &Seen, key: FlowKey, now: u64, is_judged_anew: bool) {
         let flow = self.entries.get_mut(&key).expect("it was found");

@@ -197,12 +197,17 @@ impl Reference {
         Outcome::rule(ruling)
     }
 
-    /// SPEC K7: remembers an accepted packet's flow, unless its answers pass by the rules anyway.
+    /// SPEC K7: remembers an accepted packet's flow, unless its answers pass by the rules anyway: then the table matters
+    /// to a connection that has been cut and to nothing else (SPEC K11).
     fn open(&mut self, seen: &Seen, ruling: Ruling, now: u64) -> &'static str {
         match seen.flow_key() {
             None => "accept, of no flow",
-            Some(_) if self.rules.ask(&seen.answers_question()).accept => {
-                "accept, answers by the rules"
+            Some(key) if self.rules.ask(&seen.answers_question()).accept => {
+                let way = self.flows.pass(seen, key, now, &self.terms);
+                if way == flows::REVOKED {
+                    self.went("revoked, although the rules pass both sides");
+                }
+                way
             }
             Some(key) => self
                 .flows

@@ -14,6 +14,7 @@ use sg_common::counters::SlotCounters;
 use sg_common::flow::FlowKind;
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
 use sg_userspace::compile::{Budget, compile};
+use sg_userspace::kernel::flow_tables::may_have_cut;
 use sg_userspace::kernel::pins::{InterfacePins, PinTree};
 use sg_userspace::kernel::programs::{Generation, Programs, SharedMaps};
 use sg_userspace::policy::{Established, Policy, groups_from_lines};
@@ -45,6 +46,7 @@ pub(crate) struct World {
     /// Of the rules in force: `in 1`.
     names: HashMap<u32, String>,
     generation: u32,
+    in_force: Option<Generation>,
     expected: Vec<SlotCounters>,
     exact: bool,
     steps: u64,
@@ -76,6 +78,7 @@ impl World {
             slots: HashMap::new(),
             names: HashMap::new(),
             generation: 0,
+            in_force: None,
             expected: vec![SlotCounters::default(); SLOTS as usize],
             exact,
             steps: 0,
@@ -160,12 +163,13 @@ impl World {
             counter_slots: SLOTS,
             max_flows: text.max_flows,
         };
-        let programs = Programs::load(
-            &compiled,
-            &Generation::of(&policy, self.generation),
-            &shared,
-        )
-        .unwrap_or_else(|e| panic!("the programs do not load: {e}"));
+        let mut generation = Generation::of(&policy, self.generation);
+        if let Some(before) = &self.in_force {
+            generation.may_have_cut = may_have_cut(&self.pins, Some(before), &generation);
+        }
+        let programs = Programs::load(&compiled, &generation, &shared)
+            .unwrap_or_else(|e| panic!("the programs do not load: {e}"));
+        self.in_force = Some(generation);
         let rules = Rules {
             policy: flat,
             compiled,

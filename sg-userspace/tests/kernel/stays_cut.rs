@@ -1,0 +1,350 @@
+//! Connections that were cut, under policies whose rules pass both their directions, so that nothing would be asked of the
+//! flow table: over real sockets, neither end brings them back.
+
+use sg_common::flow::Timeout;
+use sg_common::flow_entry::TICK_SHIFT;
+use sg_userspace::compile::TableForm;
+use sg_userspace::kernel::flow_tables::FlowTable;
+use sg_userspace::kernel::held::InForce;
+use sg_userspace::kernel::{Applied, ApplyOptions};
+use sg_userspace::policy::{Established, Policy, rules_from_lines};
+
+use crate::hosts::{Pair, address};
+use crate::sandbox::{Sandbox, ip, sandbox};
+use crate::seed::{NODE4, NODE6, Node, PEER4, PEER6, at};
+
+/// Of the connections to port 22 no answer needs an entry.
+const SSH: &str = "in tcp 22 from any accept\nout all to any accept";
+const WEB: &str = "in tcp 80 from any accept\nout all to any accept";
+const OPEN: &str = "in all from any accept\nout all to any accept";
+const NOTHING: &str = "";
+
+/// Of both families, and both ends of a connection speak first.
+const ALL: [(&str, usize); 4] = [(NODE4, 0), (NODE4, 1), (NODE6, 0), (NODE6, 1)];
+
+/// The same policy again would be no other one.
+fn like(rules: &str, port: u16) -> Policy {
+    rules_from_lines(&format!("{rules}\nin udp {port} from any drop"))
+}
+
+fn flushing(policy: Policy) -> Policy {
+    Policy {
+        established: Established::Flush,
+        ..policy
+    }
+}
+
+/// Neither end is heard, whoever speaks first.
+#[track_caller]
+fn stay_cut(pairs: &[Pair]) {
+    for (pair, (_, first)) in pairs.iter().zip(ALL.iter().cycle()) {
+        for end in [*first, 1 - first] {
+            assert!(!pair.carries_from(end), "{end} is heard");
+        }
+    }
+}
+
+fn inbound(node: &Node) -> Vec<Pair> {
+    ALL.iter().map(|(to, _)| node.inbound(to)).collect()
+}
+
+/// Turns the clock of the node's flows, by more than any of them may be silent.
+fn wait_for_days(node: &Node) {
+    let pins = node.attached().pins;
+    let table = FlowTable::open(&pins, &Timeout::defaults()).unwrap_or_else(|e| panic!("{e}"));
+    let ticks = ((6 * 24 * 3600 * 1_000_000_000u64) >> TICK_SHIFT) as u32;
+    table.rewrite(|mut flow| {
+        flow.head = flow.head.seen_at(flow.head.last_seen().wrapping_sub(ticks));
+        flow
+    });
+}
+
+/// Proves K11: what one policy has cut stays so when the one before it comes back, which passes both directions. New
+/// connections are made, and datagrams pass. When the cut ones have expired nobody looks for them any more.
+#[test]
+fn a_cut_connection_stays_so_when_the_policy_before_comes_back() {
+    sandbox(|sandbox| {
+        let node = Node::new(sandbox);
+        assert!(!node.apply(&rules_from_lines(SSH)).state.may_have_cut);
+        let pairs = inbound(&node);
+        assert!(!node.apply(&rules_from_lines(WEB)).state.may_have_cut);
+        stay_cut(&pairs);
+        for port in 1..3 {
+            let state = node.apply(&like(SSH, port)).state;
+            assert!(state.may_have_cut && state.has_flows);
+            stay_cut(&pairs);
+        }
+        let new = [NODE4, NODE6].map(|to| node.inbound(to));
+        new.iter().for_each(Pair::goes_on);
+        let state = node.apply(&like(OPEN, 1)).state;
+        assert!(state.may_have_cut && state.has_flows);
+        stay_cut(&pairs);
+        new.iter().for_each(Pair::goes_on);
+        [PEER4, PEER6]
+            .map(|to| node.udp(to))
+            .iter()
+            .for_each(Pair::goes_on);
+        let [inbound, outbound] = node.counted("revoked");
+        assert!(inbound >= 12 && outbound >= 12, "{inbound} and {outbound}");
+        let cut = node.flows().into_iter().filter(|f| f.state == "tcp-cut");
+        assert_eq!(cut.count(), 4, "and no other flow needs an entry");
+
+        wait_for_days(&node);
+        let state = node.apply(&like(OPEN, 2)).state;
+        assert!(!state.may_have_cut && !state.has_flows);
+        new.iter().for_each(Pair::goes_on);
+    });
+}
+
+/// Proves K11: the same of connections that the node has opened, and of a policy without rules in between.
+#[test]
+fn both_ways_and_whoever_has_opened_it() {
+    sandbox(|sandbox| {
+        let node = Node::new(sandbox);
+        node.apply(&rules_from_lines(OPEN));
+        let mut pairs = inbound(&node);
+        pairs.extend([PEER4, PEER4, PEER6, PEER6].map(|to| node.outbound(to)));
+        let silent = node.inbound(NODE4);
+        let datagrams = [PEER4, PEER6].map(|to| node.udp(to));
+        node.apply(&rules_from_lines(NOTHING));
+        stay_cut(&pairs);
+        node.apply(&like(OPEN, 1));
+        stay_cut(&pairs);
+        // Nobody has judged what was not seen under the policy that would have cut it.
+        silent.goes_on();
+        datagrams.iter().for_each(Pair::goes_on);
+    });
+}
+
+/// Proves K11: a SYN that the rules accept begins a new connection on the same ports, which needs no entry.
+#[test]
+fn a_new_connection_on_the_same_ports_passes() {
+    sandbox(|sandbox| {
+        let node = Node::new(sandbox);
+        node.apply(&rules_from_lines(SSH));
+        let connect = |from: &str, to: &str| {
+            let (from, to) = (from.parse().expect("an address"), at(to, 22));
+            node.peer
+                .inside(|| Pair::tcp_from(from, &node.listeners[0], &to))
+        };
+        const FROM: [(&str, &str); 2] = [("0.0.0.0:40022", NODE4), ("[::]:40022", NODE6)];
+        let first = FROM.map(|(from, to)| connect(from, to));
+        node.apply(&rules_from_lines(WEB));
+        stay_cut(&first);
+        node.apply(&like(SSH, 1));
+        stay_cut(&first);
+        first.into_iter().for_each(Pair::forget);
+        let second = FROM.map(|(from, to)| connect(from, to));
+        second.iter().for_each(Pair::goes_on);
+        assert_eq!(node.flows().len(), 0);
+    });
+}
+
+/// Proves K11: a policy that flushes cuts the connections that have entries also where it passes both their directions
+/// itself, before userspace has gone through the table and after it; they stay cut under the next one. Datagrams
+/// pass, and so do connections that were in no table.
+#[test]
+fn what_was_flushed_stays_cut_where_the_rules_pass_it() {
+    sandbox(|sandbox| {
+        let node = Node::new(sandbox);
+        node.apply(&rules_from_lines(
+            "in tcp 22 from any accept\nout udp to any accept",
+        ));
+        let pairs = inbound(&node);
+        let datagrams = [PEER4, PEER6].map(|to| node.udp(to));
+        assert!(node.apply(&flushing(like(OPEN, 1))).state.may_have_cut);
+        stay_cut(&pairs);
+        datagrams.iter().for_each(Pair::goes_on);
+        let new = [node.inbound(NODE4), node.outbound(PEER6)];
+        assert!(node.apply(&like(OPEN, 2)).state.may_have_cut);
+        stay_cut(&pairs);
+        datagrams.iter().chain(&new).for_each(Pair::goes_on);
+    });
+}
+
+/// Proves K11: what a first attachment has cut, under a policy that opens no flows, stays so under one that passes
+/// everything.
+#[test]
+fn what_was_cut_at_the_first_attachment_stays_so_under_an_open_policy() {
+    sandbox(|sandbox| {
+        let node = Node::new(sandbox);
+        let mut pairs = inbound(&node);
+        pairs.extend([PEER4, PEER4, PEER6, PEER6].map(|to| node.outbound(to)));
+        let options = ApplyOptions {
+            cut_existing: true,
+            ..sandbox.options("nic")
+        };
+        let first = sg_userspace::kernel::apply(&rules_from_lines(NOTHING), &options)
+            .unwrap_or_else(|e| panic!("{e}"));
+        assert!(!first.state.has_flows, "its rules accept nothing");
+        let state = node.apply(&like(OPEN, 1)).state;
+        assert!(state.may_have_cut && state.has_flows);
+        stay_cut(&pairs);
+        node.inbound(NODE4).goes_on();
+    });
+}
+
+/// What is in force, kept open.
+fn held(sandbox: &Sandbox, node: &Node) -> Box<sg_userspace::kernel::held::Held> {
+    match InForce::find(sandbox.bpffs(), &node.attached().pins) {
+        Ok(InForce::Policy(held)) => held,
+        Ok(_) => panic!("nothing whole is in force"),
+        Err(e) => panic!("{e}"),
+    }
+}
+
+fn programs(applied: &Applied) -> [u32; 2] {
+    let state = &applied.state;
+    [state.inbound_program, state.outbound_program]
+}
+
+/// Proves K11 and C11: where a policy is put back that was in force before, its programs look for what has been cut since,
+/// although they did not when they were loaded; near tables and far ones. Its counters go on, and the next
+/// policy finds all of it.
+#[test]
+fn what_is_put_back_leaves_connections_cut() {
+    // More rules than have room in the programs' own memory.
+    let many: String = (0..45_000u32)
+        .map(|i| {
+            let (port, host) = (1000 + i, i % 250 + 1);
+            format!("in tcp {port} from 10.0.{}.{host} drop\n", i / 250)
+        })
+        .collect();
+    for (rules, form) in [
+        (SSH.to_owned(), TableForm::Near),
+        (format!("{many}{SSH}"), TableForm::Far),
+    ] {
+        sandbox(|sandbox| {
+            let node = Node::new(sandbox);
+            assert_eq!(node.apply(&rules_from_lines(&rules)).sizes.form, form);
+            let before = held(sandbox, &node);
+            let pairs = inbound(&node);
+            let counted = node.counters().rules.last().map(|rule| rule.packets);
+            let applied = node.apply(&rules_from_lines(WEB));
+            stay_cut(&pairs);
+            let put_back = |ours| {
+                let pins = node.attached().pins;
+                before
+                    .put_back(sandbox.bpffs(), &pins, ours)
+                    .unwrap_or_else(|e| panic!("{e}"))
+            };
+            assert!(put_back(programs(&applied)));
+            let attached = node.attached();
+            let state = attached.state().unwrap_or_else(|e| panic!("{e}"));
+            assert!(state.may_have_cut && state.has_flows);
+            assert_eq!(state.policy.generation, before.state().policy.generation);
+            assert_eq!(
+                attached
+                    .status()
+                    .unwrap_or_else(|e| panic!("{e}"))
+                    .faults
+                    .len(),
+                0
+            );
+            stay_cut(&pairs);
+            node.inbound(NODE4).goes_on();
+            let now = node.counters().rules.last().map(|rule| rule.packets);
+            assert!(now > counted, "{counted:?} before, {now:?} now");
+            node.apply(&like(OPEN, 1));
+            stay_cut(&pairs);
+        });
+    }
+}
+
+/// Proves K11: where nothing has been cut, the very programs come back that ran before.
+#[test]
+fn what_is_put_back_is_what_it_was_unless_something_is_cut() {
+    sandbox(|sandbox| {
+        let node = Node::new(sandbox);
+        let first = programs(&node.apply(&rules_from_lines(SSH)));
+        let before = held(sandbox, &node);
+        let pair = node.inbound(NODE4);
+        let ours = programs(&node.apply(&rules_from_lines(OPEN)));
+        pair.goes_on();
+        let pins = node.attached().pins;
+        let is_back = before.put_back(sandbox.bpffs(), &pins, ours);
+        assert!(is_back.unwrap_or_else(|e| panic!("{e}")));
+        let attached = node.attached();
+        let state = attached.state().unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!([state.inbound_program, state.outbound_program], first);
+        assert!(!state.may_have_cut);
+        pair.goes_on();
+    });
+}
+
+/// The interface of the node, and its addresses, once more. `attach` makes it safe again; until then the peer, which has no
+/// address, sends nothing that it has left.
+fn make_anew(node: &Node, attach: impl FnOnce()) {
+    ip(&["link", "delete", "nic"]);
+    node.peer.connect("nic", "eth0");
+    address("nic", &format!("{NODE4}/24"));
+    address("nic", &format!("{NODE6}/64"));
+    attach();
+    node.peer.inside(|| {
+        address("eth0", &format!("{PEER4}/24"));
+        address("eth0", &format!("{PEER6}/64"));
+    });
+}
+
+/// Proves K11: on an interface that is made anew under its name, whether what was in force is attached again or another
+/// policy comes in its place.
+#[test]
+fn connections_stay_cut_on_an_interface_that_is_made_anew() {
+    for is_attached_again in [true, false] {
+        sandbox(|sandbox| {
+            let node = Node::new(sandbox);
+            node.apply(&rules_from_lines(SSH));
+            let pairs = inbound(&node);
+            node.apply(&rules_from_lines(WEB));
+            stay_cut(&pairs);
+            if is_attached_again {
+                node.apply(&like(SSH, 1));
+                let current = held(sandbox, &node);
+                let from = node.attached().pins;
+                make_anew(&node, || {
+                    current
+                        .attach_again(sandbox.bpffs(), &from, "nic")
+                        .unwrap_or_else(|e| panic!("{e}"));
+                });
+            } else {
+                make_anew(&node, || {
+                    assert!(node.apply(&like(SSH, 1)).state.may_have_cut);
+                });
+            }
+            stay_cut(&pairs);
+            node.inbound(NODE6).goes_on();
+        });
+    }
+}
+
+/// Proves K11: connections that are still to be judged may be cut at any moment, also between the look at the table and
+/// the swap; where no policy judges them they are not.
+#[test]
+fn what_may_still_be_cut_is_looked_for_too() {
+    let judged = |established, is_seeded: bool| {
+        let mut found = None;
+        sandbox(|sandbox| {
+            let node = Node::new(sandbox);
+            let seeded = is_seeded.then(|| node.inbound(NODE4));
+            node.apply(&rules_from_lines("in tcp 22 from 192.0.2.77 accept"));
+            if !is_seeded {
+                node.apply(&rules_from_lines("in tcp 22 from any accept"));
+            }
+            let pair = seeded.unwrap_or_else(|| node.inbound(NODE4));
+            let next = Policy {
+                established,
+                ..rules_from_lines(WEB)
+            };
+            node.apply(&next);
+            // Nobody has said anything under it.
+            let states: Vec<_> = node.flows().iter().map(|flow| flow.state).collect();
+            assert_eq!(states, ["tcp-established"]);
+            found = Some(node.apply(&like(OPEN, 1)).state.may_have_cut);
+            pair.goes_on();
+        });
+        found.expect("the test has run")
+    };
+    assert!(judged(Established::Revalidate, false));
+    assert!(!judged(Established::Keep, false));
+    assert!(!judged(Established::Revalidate, true));
+}
