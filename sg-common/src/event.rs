@@ -13,8 +13,7 @@ use crate::verdict::{Action, Direction};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Event {
-    /// When the packet was judged: `CLOCK_MONOTONIC_COARSE`, nanoseconds. It lags behind the exact clock
-    /// by up to a tick of the kernel, which is 1 to 10 ms.
+    /// When the packet was judged: `CLOCK_MONOTONIC`, nanoseconds.
     pub time: u64,
     /// Counter slot of the rule, or of the reason.
     pub slot: u32,

@@ -1,6 +1,6 @@
-//! The one clock of the packet path.
+//! The clock of the packet path.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 
 /// `CLOCK_MONOTONIC` nanoseconds, as coarse as the kernel's tick: enough for timeouts in seconds,
 /// and far cheaper than an exact reading.
@@ -8,4 +8,11 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 pub(crate) fn now() -> u64 {
     // SAFETY: no arguments.
     unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// The same, exact: for what is put in order by its time, across CPUs.
+#[inline(always)]
+pub(crate) fn exact() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_ns() }
 }

@@ -25,8 +25,7 @@ pub(crate) fn emit(p: &Packet, direction: Direction, outcome: &Outcome, bytes: u
     let Some(ring) = EVENT_RINGS.get(cpu) else {
         return;
     };
-    let time = clock::now();
-    if !ring.admit(time) {
+    if !ring.admit(clock::now()) {
         return;
     }
     let number = ring.written.load();
@@ -44,7 +43,7 @@ pub(crate) fn emit(p: &Packet, direction: Direction, outcome: &Outcome, bytes: u
     let [local, local2, remote, remote2, name] = p.flow_key_words();
     // As `sg_common::event::Event`, whose test has the same words.
     let words: [u64; EVENT_WORDS] = [
-        time,
+        clock::exact(),
         u64::from(outcome.slot) | bytes << 32,
         local,
         local2,

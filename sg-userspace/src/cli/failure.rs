@@ -11,7 +11,7 @@ use sg_userspace::kernel::KernelError;
 use sg_userspace::lab::LabError;
 use sg_userspace::policy::{Finding, PRINTED, PolicyError, PolicyErrors};
 
-use super::screen::Screen;
+use super::screen::{Screen, clip};
 
 /// The widest that an error is drawn, however wide the terminal is.
 const WIDEST: usize = 100;
@@ -158,6 +158,14 @@ struct Drawn<'a> {
 }
 
 impl Drawn<'_> {
+    /// Whether the place can be seen although the lines of the file are cut where the terminal ends.
+    fn is_mark_within(&self) -> bool {
+        /// The number of the line and the frame.
+        const FRAME: usize = 10;
+        let (_, marked) = self.error.mark().unwrap_or_default();
+        FRAME + self.error.column as usize + marked <= self.width
+    }
+
     /// Whether what was expected fits beside its mark: a label is one line, whatever its length.
     fn has_room(&self) -> bool {
         /// The number of the line, the frame and the hook that leads to the label.
@@ -211,7 +219,14 @@ fn drawn(PolicyErrors(errors): &PolicyErrors, screen: &Screen) -> String {
     let mut out = String::new();
     for error in errors.iter().take(PRINTED) {
         let mut one = String::new();
-        match handler.render_report(&mut one, &Drawn { error, width }) {
+        let drawn = Drawn { error, width };
+        match handler.render_report(&mut one, &drawn) {
+            Ok(()) if drawn.is_mark_within() => {
+                for line in one.lines() {
+                    out.push_str(&clip(line, screen.width));
+                    out.push('\n');
+                }
+            }
             Ok(()) => out.push_str(&one),
             Err(fmt::Error) => out.push_str(&format!("{error}\n")),
         }

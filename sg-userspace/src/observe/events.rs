@@ -39,7 +39,7 @@ pub struct Logged {
 /// One logged packet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LoggedPacket {
-    /// When it was judged, up to a tick of the kernel (1 to 10 ms) too early.
+    /// When it was judged.
     #[serde(serialize_with = "as_text")]
     pub at: Timestamp,
     pub interface: String,

@@ -258,3 +258,27 @@ fn a_frame_fits_the_terminal() {
         );
     }
 }
+
+/// Lines of a policy are cut where the terminal ends, as long as the place of the error is on them.
+#[test]
+fn an_error_fits_the_terminal() {
+    let world = World::new();
+    let rule =
+        "{protocol: tcp, ports: 70000, from: [192.0.2.1, 192.0.2.2, 192.0.2.3], action: accept}";
+    let path = file(
+        world.dir.path(),
+        "p.yaml",
+        &format!("inbound:\n  - {rule}\n"),
+    );
+    for columns in [60, 80] {
+        let said = shown(&world, &["check", &path], columns);
+        assert!(said.contains("ports: 70000"), "{said}");
+        let quoted = said.lines().filter(|line| line.contains(" │ "));
+        for line in quoted {
+            assert!(
+                line.chars().count() <= usize::from(columns),
+                "{line}\n{said}"
+            );
+        }
+    }
+}
