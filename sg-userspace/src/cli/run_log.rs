@@ -300,7 +300,49 @@ fn not_shown(lost: u64, suppressed: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use sg_userspace::observe::attached::PolicyStatus;
+
     use super::*;
+
+    /// A summary of counters does not look like one of a policy in force where it is none.
+    #[test]
+    fn a_summary_says_what_is_not_enforced() {
+        let mut now = Counters {
+            interface: "nic".into(),
+            netns: None,
+            health: Health::Enforcing,
+            faults: Vec::new(),
+            elsewhere: None,
+            sampled_at: String::new(),
+            policy: PolicyStatus {
+                name: "p".into(),
+                digest: String::new(),
+                generation: 1,
+                applied_at: String::new(),
+            },
+            rules: Vec::new(),
+            reasons: Vec::new(),
+            totals: vec![Totals {
+                direction: "inbound",
+                packets: 1234,
+                bytes: 0,
+                accepted: 1200,
+                dropped: 34,
+            }],
+        };
+        let rates = Rates::since(None);
+        let whole = "nic: inbound 1,234 packets (0/s), 34 dropped";
+        for (health, more) in [
+            (Health::Enforcing, ""),
+            // `status` says why it cannot be told.
+            (Health::Unverified, ""),
+            (Health::Preceded, "; NOT enforcing (preceded)"),
+            (Health::InterfaceGone, "; NOT enforcing (interface gone)"),
+        ] {
+            now.health = health;
+            assert_eq!(summary(&now, &rates), format!("{whole}{more}\n"));
+        }
+    }
 
     #[test]
     fn what_was_not_shown_is_counted_once() {

@@ -47,7 +47,7 @@ impl Column {
 /// Below this a shortened text says nothing any more.
 const SHORTEST: usize = 10;
 /// Below this spare columns go before a long one is shortened further.
-const READABLE: usize = 24;
+const READABLE: usize = 28;
 const GAP: u16 = 2;
 
 pub(super) struct Table {
