@@ -9,7 +9,9 @@ use sg_common::counters::SlotCounters;
 use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT, Reason, reason_slot};
 use sg_userspace::compile::{Budget, Compiled, compile};
 use sg_userspace::kernel::CounterReader;
-use sg_userspace::kernel::programs::{Generation, Programs, SharedMaps};
+use sg_userspace::kernel::generation::Generation;
+use sg_userspace::kernel::programs::Programs;
+use sg_userspace::kernel::shared_maps::SharedMaps;
 use sg_userspace::policy::Policy;
 
 use crate::frames;

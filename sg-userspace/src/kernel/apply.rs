@@ -1,119 +1,18 @@
 //! Applies a policy to an interface, in three steps that each do one thing: `plan` compiles and
 //! compares, `prepare` loads and checks, and only `commit` changes what packets meet.
 
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
 use super::commit::commit;
+use super::error::KernelError;
 use super::inspect::{Place, inspect};
+use super::options::ApplyOptions;
+use super::outcome::Applied;
 use super::pins::PinTree;
 use super::plan::{Planned, plan};
 use super::prepare::prepare;
-use super::seed::{Cut, Seeded};
-use super::state::State;
-use super::{KernelError, bpffs, interfaces, netns};
-use crate::compile::{Budget, TableSizes};
+use super::{bpffs, interfaces, netns};
 use crate::policy::Policy;
-
-/// Established flows unless asked otherwise: about 22 MiB, with the half-open ones.
-pub const DEFAULT_MAX_FLOWS: u32 = 131_072;
-
-/// Where in the receive path the inbound program runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum XdpMode {
-    /// Native where the driver has it, else generic.
-    #[default]
-    Auto,
-    Native,
-    Generic,
-}
-
-/// How the outbound program hangs on the interface.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum EgressHook {
-    /// tcx where the kernel has it (Linux 6.6), else a clsact filter.
-    #[default]
-    Auto,
-    Tcx,
-    Clsact,
-}
-
-#[derive(Clone, Debug)]
-pub struct ApplyOptions {
-    /// In the current network namespace.
-    pub interface: String,
-    /// As `--netns` named the current namespace, for `status` and `detach`.
-    pub netns: Option<String>,
-    pub bpffs: PathBuf,
-    pub xdp_mode: XdpMode,
-    pub egress_hook: EgressHook,
-    /// Established flows for which the flow table has room; unless asked, as many as it has, or at first
-    /// [`DEFAULT_MAX_FLOWS`].
-    pub max_flows: Option<u32>,
-    pub budget: Budget,
-    /// Does not keep connections that exist at a first attachment, nor those that the policy which is
-    /// replaced passed by its rules alone.
-    pub cut_existing: bool,
-    /// See [`super::programs::Generation::log_level`].
-    pub log_level: u8,
-    /// Counter slots that stay their owners' although these are in no policy any more: of a generation
-    /// that is kept to be put in force again (see `held`).
-    pub held_slots: HashSet<u32>,
-}
-
-impl ApplyOptions {
-    pub fn new(interface: &str) -> Self {
-        ApplyOptions {
-            interface: interface.to_owned(),
-            netns: None,
-            bpffs: PathBuf::from(bpffs::DEFAULT_PATH),
-            xdp_mode: XdpMode::Auto,
-            egress_hook: EgressHook::Auto,
-            max_flows: None,
-            budget: Budget::default(),
-            cut_existing: false,
-            log_level: 0,
-            held_slots: HashSet::new(),
-        }
-    }
-}
-
-/// What became of the policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// There was none before.
-    Attached,
-    /// In place of another one, or of the same one where something was wrong with the attachment.
-    Replaced,
-    /// The very same is in force, so that nothing was done.
-    Unchanged,
-}
-
-/// What `apply` did.
-#[derive(Clone, Debug)]
-pub struct Applied {
-    pub outcome: Outcome,
-    pub state: State,
-    pub sizes: TableSizes,
-    /// What became of flows that were there; `None` unless this was a first attachment that asked.
-    pub seeded: Option<Seeded>,
-    /// How many TCP connections were cut; `None` unless this was a first attachment that asked for it.
-    pub cut: Option<Cut>,
-    /// The interface had no clsact qdisc, and has got one.
-    pub added_clsact: bool,
-    pub compile_time: Duration,
-    pub load_time: Duration,
-    /// Set when the BPF file system had to be mounted.
-    pub mounted: Option<PathBuf>,
-}
-
-impl Applied {
-    /// No policy was in force before.
-    pub fn is_first(&self) -> bool {
-        self.outcome == Outcome::Attached
-    }
-}
 
 /// Compiles `policy` and attaches it, or replaces the policy that is attached. On an error what was in
 /// force before is in force still, unless the error says otherwise.

@@ -9,8 +9,9 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::sys::statvfs::FsFlags;
 
 use super::capabilities::TO_ENTER_AND_MOUNT;
+use super::error::KernelError;
 use super::lifetime::{self, Lifetime};
-use super::{KernelError, trust};
+use super::trust;
 
 /// Where the kernel's documentation, systemd and every other tool mount it.
 pub const DEFAULT_PATH: &str = "/sys/fs/bpf";

@@ -13,16 +13,18 @@ use std::os::fd::AsFd;
 
 use sg_common::verdict::Direction;
 
-use super::apply::{Applied, EgressHook, Outcome, XdpMode};
+use super::error::KernelError;
 use super::flow_tables::flush;
 use super::hooks::{Hooks, remove_filters, remove_link};
 use super::inspect::inspect;
+use super::options::{EgressHook, XdpMode};
+use super::outcome::{Applied, Outcome};
 use super::plan::Plan;
 use super::prepare::Prepared;
 use super::removal::remove;
 use super::seed::Seeding;
+use super::stages;
 use super::state::{State, taken_back};
-use super::{KernelError, stages};
 use crate::policy::Established;
 
 /// What the node opens from then on is remembered when inbound packets begin to be judged.

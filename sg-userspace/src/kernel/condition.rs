@@ -4,7 +4,7 @@
 use serde::Serialize;
 use sg_common::verdict::Direction;
 
-use super::KernelError;
+use super::error::KernelError;
 use super::inspect::{Inspection, Place, inspect, program};
 use super::pins::InterfacePins;
 use super::state::State;

@@ -8,11 +8,12 @@ use aya::programs::loaded_programs;
 use sg_common::verdict::Direction;
 
 use super::condition::standing_after;
+use super::error::KernelError;
 use super::inspect::{Inspection, inspect};
 use super::pins::{InterfacePins, PinTree};
 use super::removal::remove;
+use super::stages;
 use super::sys::{Listed, next_id};
-use super::{KernelError, stages};
 
 /// Removes everything of one interface. `bpffs` is where it was found. That nothing is left to remove is
 /// success.

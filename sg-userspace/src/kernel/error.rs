@@ -385,7 +385,7 @@ fn mounted_or_not(is_mounted: bool, path: &std::path::Path) -> String {
 
 /// How an interface gets rid of somebody else's XDP program.
 fn how_to_free(interface: &str, program: &str, link: Option<u32>) -> String {
-    let ours = match program == super::programs::INBOUND {
+    let ours = match program == super::object::INBOUND {
         true => {
             "it is an sgctl's by its name, and may enforce a policy that is pinned in another BPF file \
              system (a container's, or one that was named with --bpffs): apply or detach with that \
@@ -427,6 +427,15 @@ fn shortened(text: &str) -> String {
         lines[0],
         lines[lines.len() - LAST..].join("\n")
     )
+}
+
+/// The embedded BPF object lacks something.
+pub(super) fn broken_object(what: &str) -> KernelError {
+    KernelError::Refused {
+        what: "reading the embedded BPF object".into(),
+        reason: format!("it has no usable `{what}`"),
+        help: "this build of sgctl is broken; build it again with `cargo xtask build`".into(),
+    }
 }
 
 #[cfg(test)]

@@ -9,8 +9,9 @@ use aya::maps::MapInfo;
 use sg_common::event::{Event, EventRing, EventSlot};
 use sg_common::flow_table::Word;
 
+use super::error::KernelError;
 use super::pins::InterfacePins;
-use super::{KernelError, sys};
+use super::sys;
 
 /// Events of all CPUs together for which there is room, if they are few enough for it.
 const SLOTS: u32 = 4096;

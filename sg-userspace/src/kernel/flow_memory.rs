@@ -20,10 +20,11 @@ use sg_common::flow_table::{
 };
 use sg_common::protocol::IPPROTO_TCP;
 
-use super::layout::PORT_COUNTS_LEN;
+use super::error::KernelError;
+use super::generation::Generation;
+use super::object::PORT_COUNTS_LEN;
 use super::pins::InterfacePins;
-use super::programs::Generation;
-use super::{KernelError, sys};
+use super::sys;
 use crate::policy::Established;
 
 /// One flow, whatever its family.

@@ -12,11 +12,12 @@ use sg_common::flow_entry::{Contents, age, clock};
 use sg_common::flow_table::Table as _;
 use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
 
+use super::error::KernelError;
 pub use super::flow_memory::{FlowEntry, FlowTable, Written, key_of};
 use super::flow_memory::{failed, memory_to_read, shared_memory};
+use super::generation::Generation;
 use super::pins::InterfacePins;
-use super::programs::Generation;
-use super::{KernelError, sys};
+use super::sys;
 
 /// What the table has seen of one kind of flow since the first policy, both families together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

@@ -8,18 +8,22 @@ use std::path::Path;
 
 use sg_common::verdict::Direction;
 
-use super::apply::{EgressHook, XdpMode};
 use super::commit::{ORDER, put_in_force, tidy};
 use super::condition::standing_after;
+use super::error::KernelError;
 use super::flow_tables::may_have_cut;
+use super::generation::Generation;
 use super::hooks::Hooks;
 use super::inspect::{Inspection, inspect};
+use super::options::{EgressHook, XdpMode};
 use super::pins::{InterfacePins, PinTree};
 use super::prepare::adopt;
-use super::programs::{Generation, Programs, SharedMaps};
+use super::programs::Programs;
+use super::shared_maps::SharedMaps;
 use super::stages::PinnedGeneration;
 use super::state::{State, taken_back};
-use super::{KernelError, interfaces, links, netns, stages, tc};
+use super::tables::LiveTables;
+use super::{interfaces, links, netns, stages, tc};
 
 /// What was in force.
 pub struct Held {
@@ -223,8 +227,9 @@ impl Held {
             counter_slots: 0,
             max_flows: state.max_flows,
         };
-        let mut programs =
-            Programs::load_tables(&self.generation.tables()?.plain(), &told, &shared)?;
+        let [near, far] = self.generation.tables()?;
+        let tables = LiveTables::read(near, || Ok(far))?;
+        let mut programs = Programs::load_tables(&tables.plain(), &told, &shared)?;
         let ids = programs.ids()?;
         [state.inbound_program, state.outbound_program] = ids;
         (state.has_flows, state.may_have_cut) = (true, true);

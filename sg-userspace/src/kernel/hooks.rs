@@ -7,11 +7,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use sg_common::verdict::Direction;
 
-use super::apply::{EgressHook, XdpMode};
+use super::error::KernelError;
 use super::inspect::program;
-use super::links::{self, Kind};
+use super::link_kind::Kind;
+use super::links;
+use super::options::{EgressHook, XdpMode};
 use super::pins::InterfacePins;
-use super::{KernelError, interfaces, sys, tc};
+use super::{interfaces, sys, tc};
 
 /// The hooks of an interface of the current network namespace.
 pub(super) struct Hooks<'a> {

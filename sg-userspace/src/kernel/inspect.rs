@@ -8,14 +8,16 @@ use std::fs::File;
 use sg_common::verdict::Direction;
 
 use super::capabilities::TO_LIST;
+use super::error::KernelError;
 use super::interfaces::{Interface, XdpPlace};
-use super::links::{self, Link};
+use super::link_kind::Link;
+use super::links;
 use super::pins::InterfacePins;
-use super::programs::SharedMaps;
+use super::shared_maps::SharedMaps;
 use super::state::{Records, State};
 use super::sys::{self, Chained};
 use super::tc::{self, Clsact, Filter};
-use super::{KernelError, interfaces, netns, places, stages};
+use super::{interfaces, netns, places, stages};
 
 /// What is there of one attachment.
 #[derive(Debug)]
@@ -306,6 +308,18 @@ pub(super) fn running(pins: &InterfacePins) -> Result<[Option<u32>; 2], KernelEr
         outbound = filters.find(|f| f.is_ours()).and_then(|f| f.program);
     }
     Ok([live(&pins.xdp_link())?, outbound])
+}
+
+impl State {
+    /// Reads the record of an interface that counts now; `None` where there is none.
+    pub fn read(pins: &InterfacePins) -> Result<Option<State>, KernelError> {
+        let records = Records::read(pins)?;
+        if records.next.is_none() {
+            return Ok(records.current);
+        }
+        let running = running(pins)?;
+        Ok(records.effective(running))
+    }
 }
 
 /// Whether a pinned attachment is attached to this interface of the current network namespace.

@@ -4,7 +4,7 @@ use std::io;
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::KernelError;
+use super::error::KernelError;
 use super::netlink::{self, attribute, number, text};
 
 /// The index of `name`.

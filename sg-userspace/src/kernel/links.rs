@@ -8,24 +8,10 @@ use std::path::Path;
 
 use sg_common::verdict::Direction;
 
+use super::error::KernelError;
 use super::faults::step;
-use super::{KernelError, sys};
-
-/// What the kernel says of a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Link {
-    pub id: u32,
-    /// The id of the program that it runs, or ran until it was severed.
-    pub program: u32,
-    /// Zero when it is severed: somebody has detached it, or its interface was deleted.
-    pub ifindex: u32,
-}
-
-impl Link {
-    pub fn is_live(&self) -> bool {
-        self.ifindex != 0
-    }
-}
+use super::link_kind::{Kind, Link};
+use super::sys;
 
 /// An open link with what the kernel says of it.
 pub(super) struct OpenLink {
@@ -54,24 +40,6 @@ pub(super) fn open(path: &Path) -> Result<Option<OpenLink>, KernelError> {
 /// What the kernel says of the link pinned at `path`.
 pub(super) fn info(path: &Path) -> Result<Option<Link>, KernelError> {
     Ok(open(path)?.map(|link| link.info))
-}
-
-/// Which kind of link, and in which mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    XdpNative,
-    XdpGeneric,
-    /// Before all other programs of the chain.
-    TcxEgressFirst,
-}
-
-impl Kind {
-    pub(super) fn direction(self) -> Direction {
-        match self {
-            Kind::XdpNative | Kind::XdpGeneric => Direction::Inbound,
-            Kind::TcxEgressFirst => Direction::Outbound,
-        }
-    }
 }
 
 /// Attaches `program` to the interface. The link ends with its descriptor unless it is pinned.

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use nix::sched::{CloneFlags, setns};
 
 use super::capabilities::TO_ENTER_AND_MOUNT;
-use super::{KernelError, sys};
+use super::error::KernelError;
+use super::sys;
 
 /// A network namespace as the user wrote it: a name under /run/netns, or a path.
 #[derive(Clone, Debug)]

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 
+use super::error::KernelError;
 use super::faults::step;
 use super::trust::{self, create_dir};
-use super::{KernelError, bpffs, lifetime, links, run_lock};
+use super::{bpffs, lifetime, links};
 use sg_common::LAYOUT_VERSION;
 use sg_common::verdict::Direction;
 
@@ -205,7 +206,7 @@ impl PinTree {
             }
             for name in names_in(&netns).unwrap_or_default() {
                 if name.starts_with(RUN) {
-                    run_lock::tidy(&netns.join(name));
+                    remove_unless_locked(&netns.join(name));
                 }
             }
             let _ = fs::remove_dir(netns);
@@ -422,4 +423,14 @@ fn numbers_in(dir: &Path) -> Result<Vec<u64>, KernelError> {
         .iter()
         .filter_map(|name| name.parse().ok())
         .collect())
+}
+
+/// Removes a lock's directory unless somebody holds it. To be called under the lock of the tree.
+fn remove_unless_locked(dir: &Path) {
+    let Ok(file) = fs::File::open(dir) else {
+        return;
+    };
+    if let Ok(_held) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        let _ = fs::remove_dir(dir);
+    }
 }

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns};
 
-use super::{KernelError, netns};
+use super::error::KernelError;
+use super::netns;
 
 /// Runs `act` on a thread of its own inside the network namespace that `file` is open on.
 pub(super) fn inside<T: Send>(

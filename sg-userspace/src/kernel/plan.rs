@@ -6,17 +6,19 @@ use std::time::{Duration, Instant};
 
 use aya::maps::MapInfo;
 
-use super::apply::{Applied, ApplyOptions, DEFAULT_MAX_FLOWS, EgressHook, Outcome, XdpMode};
+use super::error::KernelError;
 use super::flow_tables::each_flow;
 use super::hooks::other_xdp;
 use super::inspect::{Inspection, Place, inspect, is_attached_to};
+use super::interfaces;
 use super::interfaces::{Interface, XdpPlace};
+use super::object::INBOUND;
+use super::options::{ApplyOptions, DEFAULT_MAX_FLOWS, EgressHook, XdpMode};
+use super::outcome::{Applied, Outcome};
 use super::pins::{InterfacePins, PinTree};
-use super::programs::INBOUND;
 use super::shared::PinnedUse;
 use super::slots;
 use super::state::{PolicyRecord, State};
-use super::{KernelError, interfaces};
 use crate::compile::{Compiled, compile};
 use crate::policy::Policy;
 

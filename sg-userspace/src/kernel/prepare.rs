@@ -5,15 +5,18 @@ use std::os::fd::OwnedFd;
 
 use sg_common::verdict::Direction;
 
+use super::error::KernelError;
 use super::flow_tables::{Ledger, may_have_cut};
+use super::generation::Generation;
 use super::pins::{InterfacePins, unpin};
 use super::plan::{Plan, Replaced, Start};
-use super::programs::{Generation, Programs, SharedMaps};
+use super::programs::Programs;
 use super::removal::remove;
 use super::seed::Seeding;
+use super::shared_maps::SharedMaps;
 use super::state::State;
 use super::tables::LiveTables;
-use super::{KernelError, faults, links, stages};
+use super::{faults, links, stages};
 use crate::compile::Compiled;
 
 /// In the place of a generation, in the names of the pins of programs that do not enforce one yet.

@@ -10,111 +10,24 @@ use aya::maps::Map;
 use aya::programs::{Program, ProgramError, ProgramInfo, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::sys::signal::{SigSet, SigmaskHow};
-use sg_common::flow::{FLUSH_OLD, JUDGE_OLD, KEEP_OLD, TIMEOUTS, Timeout};
+use sg_common::flow::{FLUSH_OLD, JUDGE_OLD, KEEP_OLD, Timeout};
 use sg_common::lookup::{LINE_WORDS, Line, NEAR_LINES, NearTables, Plain};
 use sg_common::stage::{HAS_FLOWS, HAS_LOGS, HAS_NEAR_TABLES, HAS_TRACE, MAY_HAVE_CUT, REMEMBERS};
 
+use super::error::{KernelError, broken_object};
 use super::event_ring::possible_cpus;
 use super::flow_memory::{FlowKeys, ages, keys_of, port_counts};
-use super::layout::FLOW_PORTS;
+use super::generation::Generation;
+use super::object::{FAR, FLOW_PORTS, INBOUND, NEAR, OBJECT, OUTBOUND};
 use super::pins::InterfacePins;
 use super::shared::CounterReader;
-use super::state::State;
-use super::{KernelError, stages, sys};
+use super::shared_maps::SharedMaps;
+use super::{stages, sys};
 use crate::compile::Compiled;
-use crate::policy::{Established, NonIp, Policy};
-
-/// The BPF object with all programs, as it was built.
-#[doc(hidden)]
-pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sg-ebpf"));
-
-pub(super) const INBOUND: &str = "sg_inbound";
-pub(super) const OUTBOUND: &str = "sg_outbound";
-
-/// The maps that outlive a policy: where they are pinned, and their sizes where they have to be
-/// created. Without a folder they live as long as the programs (tests, benches).
-#[derive(Clone, Debug, Default)]
-pub struct SharedMaps {
-    pub pins: Option<InterfacePins>,
-    /// Which of the interface's counter maps the programs write.
-    pub counter_map: usize,
-    /// Slots of a counter map that has to be created.
-    pub counter_slots: u32,
-    /// Established flows, of both families, for which a flow table that has to be created has room;
-    /// it has twice as many entries, and some for half-open flows besides.
-    pub max_flows: u32,
-}
-
-/// Half-open flows for which there is room at any rate, a quarter of the established ones: they live
-/// for seconds.
-pub fn half_open_entries(max_flows: u32) -> u32 {
-    (max_flows / 4).max(1)
-}
+use crate::policy::{Established, NonIp};
 
 /// Datagrams under way in fragments, of each family.
 pub const FRAGMENT_ENTRIES: u32 = 4096;
-
-/// What a generation is told at load.
-#[derive(Clone, Debug)]
-pub struct Generation {
-    pub number: u32,
-    pub essential: bool,
-    pub non_ip: NonIp,
-    /// What becomes of flows that earlier policies admitted.
-    pub established: Established,
-    pub timeouts: [u32; TIMEOUTS],
-    /// Flows are looked up and remembered. Without them there must be none in the tables that might concern a packet
-    /// which the rules accept.
-    pub has_flows: bool,
-    /// A TCP flow of the tables may be a cut one: see [`MAY_HAVE_CUT`], and
-    /// [`FlowTable::may_have_cut`](super::flow_tables::FlowTable::may_have_cut) for when that has to be so. Takes
-    /// `has_flows`.
-    pub may_have_cut: bool,
-    /// They pass everything and only remember what the rules admit: see [`REMEMBERS`].
-    pub only_remembers: bool,
-    /// Tables that fit are put where the programs find them without a lookup. False only to try the
-    /// other way.
-    pub may_be_near: bool,
-    /// Some rule asks for events, or what no rule matches is logged.
-    pub has_logging_rules: bool,
-    /// Log level of the packet path (1 error … 5 trace); zero removes logging from it.
-    pub log_level: u8,
-}
-
-impl Generation {
-    pub fn of(policy: &Policy, number: u32) -> Self {
-        Generation {
-            number,
-            essential: policy.essential,
-            non_ip: policy.non_ip,
-            established: policy.established,
-            timeouts: policy.timeouts,
-            has_flows: true,
-            may_have_cut: false,
-            only_remembers: false,
-            may_be_near: true,
-            has_logging_rules: policy.logs(),
-            log_level: 0,
-        }
-    }
-
-    /// What the generation of a record was told, but that it has logging rules, which the tables tell too.
-    pub(super) fn recorded(state: &State) -> Self {
-        Generation {
-            number: state.policy.generation,
-            essential: state.essential,
-            non_ip: state.non_ip,
-            established: state.established,
-            timeouts: state.timeouts,
-            has_flows: state.has_flows,
-            may_have_cut: state.may_have_cut,
-            only_remembers: false,
-            may_be_near: true,
-            has_logging_rules: true,
-            log_level: state.log_level,
-        }
-    }
-}
 
 /// A loaded generation. Dropping it frees whatever no link holds.
 pub struct Programs {
@@ -389,14 +302,6 @@ fn page_size() -> u32 {
         .unwrap_or(4096)
 }
 
-pub(super) fn broken_object(what: &str) -> KernelError {
-    KernelError::Refused {
-        what: "reading the embedded BPF object".into(),
-        reason: format!("it has no usable `{what}`"),
-        help: "this build of sgctl is broken; build it again with `cargo xtask build`".into(),
-    }
-}
-
 fn bytes_of(words: &[u32]) -> &[u8] {
     // SAFETY: any u32 is four readable bytes, and the length is that of the slice.
     unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
@@ -436,11 +341,6 @@ fn share_lines(ebpf: &Ebpf, other: &Ebpf) -> Result<(), KernelError> {
     sys::redirect(map.fd().as_fd(), other.fd().as_fd())
         .map_err(|e| KernelError::io("sharing the tables", e))
 }
-
-/// The section of the programs' plain memory, as the loader names its map.
-pub(super) const NEAR: &str = ".bss";
-/// The map of all lines that are not near.
-pub(super) const FAR: &str = "sg_lines";
 
 /// Writes [`NearTables`]: the flows' secret, the first level of IPv4, and if `has_all` the lines too.
 fn fill_near(

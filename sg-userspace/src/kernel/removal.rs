@@ -4,9 +4,10 @@
 
 use sg_common::verdict::Direction;
 
+use super::error::KernelError;
 use super::hooks::{remove_filters, remove_link};
 use super::inspect::{Inspection, Place};
-use super::{KernelError, sys};
+use super::sys;
 
 /// Removes everything that was found of an attachment. Inbound goes first: as long as outbound packets
 /// are judged, what the node opens is remembered, and its answers pass.

@@ -10,8 +10,9 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{major, minor};
 
+use super::error::KernelError;
 use super::pins::PinTree;
-use super::{KernelError, bpffs, netns};
+use super::{bpffs, netns};
 
 /// Held for as long as the process looks after the interface.
 pub struct RunLock {
@@ -63,16 +64,6 @@ impl Drop for RunLock {
             let _ = fs::remove_dir(&self.dir);
             self.tree.prune();
         }
-    }
-}
-
-/// Removes a lock's directory unless somebody holds it. To be called under the lock of the tree.
-pub(super) fn tidy(dir: &Path) {
-    let Ok(file) = File::open(dir) else {
-        return;
-    };
-    if let Ok(_held) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        let _ = fs::remove_dir(dir);
     }
 }
 

@@ -8,11 +8,12 @@ use std::path::Path;
 use sg_common::counters::SlotCounters;
 use sg_common::flow::CUT;
 
+use super::error::KernelError;
 use super::flow_tables::{each_flow, each_fragment_slot, monotonic_now, sweep};
 use super::pins::InterfacePins;
 use super::slots::{SlotUse, add};
 use super::state::State;
-use super::{KernelError, sys};
+use super::sys;
 
 /// Slots of the pinned maps.
 pub(super) struct PinnedUse<'a> {

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use sg_common::counters::SlotCounters;
 use sg_common::verdict::FIRST_RULE_SLOT;
 
-use super::KernelError;
+use super::error::KernelError;
 use super::state::{Forgotten, SlotOwner, State};
 use crate::policy::Policy;
 

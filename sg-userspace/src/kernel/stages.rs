@@ -12,10 +12,10 @@ use aya::maps::{Map, ProgramArray};
 use sg_common::stage::Stage;
 use sg_common::verdict::Direction;
 
+use super::error::{KernelError, broken_object};
+use super::object::{FAR, FAR_PLACE, INBOUND, NEAR, NEAR_PLACE, OUTBOUND};
 use super::pins::{InterfacePins, unpin};
-use super::programs::{FAR, INBOUND, NEAR, OUTBOUND, broken_object};
-use super::tables::{FAR_PLACE, LiveTables, NEAR_PLACE};
-use super::{KernelError, links, sys};
+use super::{links, sys};
 
 /// The program array of a hook.
 const fn array(direction: Direction) -> &'static str {
@@ -184,13 +184,13 @@ impl PinnedGeneration {
         self.objects[Direction::BOTH.len() + direction as usize].as_fd()
     }
 
-    /// What its programs look up.
-    pub(super) fn tables(&self) -> Result<LiveTables, KernelError> {
-        // In the programs' own memory, and in a map: the last two.
+    /// What its programs look up: in their own memory, and in a map.
+    pub(super) fn tables(&self) -> Result<[BorrowedFd<'_>; 2], KernelError> {
+        // The last two.
         let [.., near, far] = &self.objects[..] else {
             return Err(broken_object(NEAR));
         };
-        LiveTables::read(near.as_fd(), || Ok(far))
+        Ok([near.as_fd(), far.as_fd()])
     }
 
     pub(super) fn program_id(&self, direction: Direction) -> Result<u32, KernelError> {

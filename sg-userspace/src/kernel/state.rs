@@ -19,8 +19,9 @@ use sg_common::flow::TIMEOUTS;
 use sg_common::verdict::{Action, Direction};
 use sha2::{Digest, Sha256};
 
+use super::error::KernelError;
 use super::pins::InterfacePins;
-use super::{KernelError, links, sys};
+use super::{links, sys};
 use crate::policy::{Established, NonIp};
 
 const MAGIC: &[u8; 8] = b"SGSTATE\0";
@@ -61,9 +62,9 @@ pub struct State {
     /// The programs look at the flow tables; otherwise nothing in them concerns a packet that the rules accept.
     pub has_flows: bool,
     /// They look for cut flows wherever the rules accept a TCP packet: see
-    /// [`crate::kernel::programs::Generation::may_have_cut`].
+    /// [`crate::kernel::generation::Generation::may_have_cut`].
     pub may_have_cut: bool,
-    /// See [`crate::kernel::programs::Generation::log_level`].
+    /// See [`crate::kernel::generation::Generation::log_level`].
     #[serde(default)]
     pub log_level: u8,
     /// The latest generation that has run, where that is not the one in force: a number is used once, since
@@ -237,16 +238,6 @@ impl State {
     pub fn only_remembers(&self, direction: Direction, program: u32) -> bool {
         self.remembering
             .is_some_and(|programs| programs[direction as usize] == program)
-    }
-
-    /// Reads the record of an interface that counts now; `None` where there is none.
-    pub fn read(pins: &InterfacePins) -> Result<Option<State>, KernelError> {
-        let records = Records::read(pins)?;
-        if records.next.is_none() {
-            return Ok(records.current);
-        }
-        let running = super::inspect::running(pins)?;
-        Ok(records.effective(running))
     }
 
     /// Writes the record of what is about to be put in force.

@@ -13,7 +13,7 @@ use aya_obj::generated::{
     bpf_link_info, bpf_map_info, bpf_map_type, bpf_prog_info,
 };
 
-use super::links;
+use super::link_kind::{Kind, Link};
 
 fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
     // SAFETY: `attr` is a whole, zero-padded attribute union; pointers in it outlive the call.
@@ -421,10 +421,10 @@ pub(super) fn wait_for_programs() {
 }
 
 /// What the kernel says of an XDP or tcx link.
-pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<links::Link> {
+pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<Link> {
     // SAFETY: what the kernel says of a link.
     let info: bpf_link_info = unsafe { info(link)? };
-    Ok(links::Link {
+    Ok(Link {
         id: info.id,
         program: info.prog_id,
         // SAFETY: the XDP and tcx views both begin with the interface index.
@@ -434,15 +434,15 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<links::Link> {
 
 /// Attaches `program` to an interface of the current network namespace.
 pub(super) fn link_create(
-    kind: links::Kind,
+    kind: Kind,
     program: BorrowedFd<'_>,
     ifindex: u32,
 ) -> io::Result<OwnedFd> {
     let (attach_type, flags) = match kind {
-        links::Kind::XdpNative => (bpf_attach_type::BPF_XDP, XDP_FLAGS_DRV_MODE),
-        links::Kind::XdpGeneric => (bpf_attach_type::BPF_XDP, XDP_FLAGS_SKB_MODE),
+        Kind::XdpNative => (bpf_attach_type::BPF_XDP, XDP_FLAGS_DRV_MODE),
+        Kind::XdpGeneric => (bpf_attach_type::BPF_XDP, XDP_FLAGS_SKB_MODE),
         // Before whatever is first now: no other program is named.
-        links::Kind::TcxEgressFirst => (bpf_attach_type::BPF_TCX_EGRESS, BPF_F_BEFORE),
+        Kind::TcxEgressFirst => (bpf_attach_type::BPF_TCX_EGRESS, BPF_F_BEFORE),
     };
     let mut attr = zeroed();
     attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;

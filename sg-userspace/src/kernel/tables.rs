@@ -9,9 +9,11 @@ use sg_common::lookup::{LINE_WORDS, Line, NearTables, Plain, ROOT_ENTRIES, Shape
 use sg_common::protocol::Kind;
 use sg_common::verdict::{Direction, Verdict};
 
+use super::error::KernelError;
+use super::object::{FAR_PLACE, NEAR_PLACE};
 use super::pins::InterfacePins;
 use super::state::State;
-use super::{KernelError, inspect, stages, sys};
+use super::{inspect, stages, sys};
 use crate::compile::decide;
 
 /// A copy of what a running program looks up.
@@ -20,10 +22,6 @@ pub struct LiveTables {
     lines: Vec<Line>,
     shape: Shape,
 }
-
-/// Where tables are, as their pins are called: in the programs' own memory, or in a map of their own.
-pub(super) const NEAR_PLACE: &str = "near";
-pub(super) const FAR_PLACE: &str = "far";
 
 impl LiveTables {
     /// Reads the tables of what the interface runs now; where nothing is attached, of what the record says.

@@ -6,10 +6,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::KernelError;
+use super::error::KernelError;
 use super::faults::step;
 use super::netlink::{self, attribute, number, put, text};
-use super::programs::OUTBOUND;
+use super::object::OUTBOUND;
 
 /// The lowest number, which comes first.
 const PREFERENCE: u16 = 1;

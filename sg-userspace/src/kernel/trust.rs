@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use super::KernelError;
+use super::error::KernelError;
 use super::faults::step;
 
 /// Our directory in a BPF file system.

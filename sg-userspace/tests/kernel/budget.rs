@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use sg_userspace::kernel::programs::{Generation, OBJECT, Programs, SharedMaps};
+use sg_userspace::kernel::generation::Generation;
+use sg_userspace::kernel::object::OBJECT;
+use sg_userspace::kernel::programs::Programs;
+use sg_userspace::kernel::shared_maps::SharedMaps;
 use sg_userspace::policy::rules_from_lines;
 
 use crate::stack::depths;

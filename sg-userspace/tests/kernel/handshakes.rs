@@ -5,7 +5,8 @@ use sg_common::flow::{FlowKind, Timeout};
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT};
 use sg_userspace::compile::{Budget, compile};
 use sg_userspace::kernel::flow_tables::{FlowTable, monotonic_now};
-use sg_userspace::kernel::programs::{Generation, Programs};
+use sg_userspace::kernel::generation::Generation;
+use sg_userspace::kernel::programs::Programs;
 use sg_userspace::policy::rules_from_lines;
 
 use crate::frames::{Frame, frame};

@@ -2,7 +2,9 @@
 //! back again when another policy needs it.
 
 use sg_userspace::compile::{Budget, compile};
-use sg_userspace::kernel::programs::{Generation, Programs, SharedMaps};
+use sg_userspace::kernel::generation::Generation;
+use sg_userspace::kernel::programs::Programs;
+use sg_userspace::kernel::shared_maps::SharedMaps;
 use sg_userspace::observe::attached::Attached;
 use sg_userspace::observe::flows::flows;
 use sg_userspace::policy::rules_from_lines;

@@ -10,8 +10,8 @@ use sg_common::flow::Timeout;
 use sg_common::protocol::{Kind, icmp_query};
 use sg_common::verdict::Direction;
 
+use super::super::netlink::{self, attribute};
 use super::existing::{Existing, Key};
-use super::netlink::{self, attribute};
 
 /// How many entries the current network namespace has; there is no such file where the kernel does
 /// not track connections.

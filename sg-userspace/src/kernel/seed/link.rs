@@ -5,7 +5,7 @@ use std::io;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::super::interfaces::{IFINFOMSG, IFLA_IFNAME, RTM_GETLINK};
-use super::netlink::{self, attribute, number, text};
+use super::super::netlink::{self, attribute, number, text};
 
 // include/uapi/linux/if_link.h.
 const IFLA_LINK: u16 = 5;

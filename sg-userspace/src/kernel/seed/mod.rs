@@ -22,9 +22,8 @@ use sg_common::flow::{FlowKind, FlowValue, TIMEOUTS};
 use sg_common::protocol::Kind;
 use sg_common::verdict::Direction;
 
-use super::KernelError;
+use super::error::KernelError;
 use super::flow_tables::{Ledger, monotonic_now};
-use super::netlink;
 use super::pins::InterfacePins;
 use super::tables::LiveTables;
 use crate::compile::Compiled;

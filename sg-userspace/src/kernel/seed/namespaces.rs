@@ -17,9 +17,9 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::sched::{CloneFlags, setns};
 
 use super::super::lifetime::FIRST_PID_NAMESPACE;
+use super::super::netlink::{self, attribute};
 use super::super::places;
 use super::link::Link;
-use super::netlink::{self, attribute};
 
 // include/uapi/linux/rtnetlink.h and net_namespace.h.
 const RTM_GETNSID: u16 = 90;

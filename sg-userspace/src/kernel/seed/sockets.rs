@@ -14,8 +14,8 @@ use sg_common::flow::Timeout;
 use sg_common::protocol::{IPPROTO_TCP, IPPROTO_UDP};
 use sg_common::verdict::Direction;
 
+use super::super::netlink;
 use super::existing::{Existing, Key};
-use super::netlink;
 
 /// Socket states (include/net/tcp_states.h). A UDP socket is ESTABLISHED when connected, else CLOSE.
 mod state {

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 
 use sg_common::protocol::{IPPROTO_TCP, IPPROTO_UDP};
 
-use super::super::KernelError;
 use super::super::capabilities::TO_ENFORCE;
+use super::super::error::KernelError;
 use super::existing::Existing;
 use super::namespaces::{Search, look_into};
 use super::unseen::{Unseen, bridged, forwards};

@@ -15,8 +15,10 @@ use sg_common::flow::FlowKind;
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
 use sg_userspace::compile::{Budget, compile};
 use sg_userspace::kernel::flow_tables::may_have_cut;
+use sg_userspace::kernel::generation::Generation;
 use sg_userspace::kernel::pins::{InterfacePins, PinTree};
-use sg_userspace::kernel::programs::{Generation, Programs, SharedMaps};
+use sg_userspace::kernel::programs::Programs;
+use sg_userspace::kernel::shared_maps::SharedMaps;
 use sg_userspace::policy::{Established, Policy, groups_from_lines};
 
 use crate::reference::flows::{Flow, Flows, Number, SECOND, Terms};

@@ -8,17 +8,36 @@ use aya::maps::{MapInfo, MapType};
 use sg_common::counters::SlotCounters;
 use sg_common::event::{EventRing, EventSlot};
 use sg_common::flow::FlowStats;
-use sg_common::flow_ports::PORT_COUNTS;
 use sg_common::flow_table::{Line, Page, groups_for};
 use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
 
-use super::KernelError;
+use super::error::KernelError;
 use super::event_ring::{self, possible_cpus};
 use super::flow_memory::groups_at;
 use super::links::name_of;
+use super::object::{FLOW_PORTS, PORT_COUNTS_LEN};
 use super::pins::InterfacePins;
-use super::programs::SharedMaps;
 use super::state::State;
+
+/// The maps that outlive a policy: where they are pinned, and their sizes where they have to be
+/// created. Without a folder they live as long as the programs (tests, benches).
+#[derive(Clone, Debug, Default)]
+pub struct SharedMaps {
+    pub pins: Option<InterfacePins>,
+    /// Which of the interface's counter maps the programs write.
+    pub counter_map: usize,
+    /// Slots of a counter map that has to be created.
+    pub counter_slots: u32,
+    /// Established flows, of both families, for which a flow table that has to be created has room;
+    /// it has twice as many entries, and some for half-open flows besides.
+    pub max_flows: u32,
+}
+
+/// Half-open flows for which there is room at any rate, a quarter of the established ones: they live
+/// for seconds.
+pub fn half_open_entries(max_flows: u32) -> u32 {
+    (max_flows / 4).max(1)
+}
 
 impl SharedMaps {
     /// Groups of the flow table: as it is where it is pinned, else as many as `max_flows` take.
@@ -117,10 +136,6 @@ impl SharedMaps {
         ])
     }
 }
-
-/// Counts of flows by local port: a section of the programs' memory, as the loader names its map.
-pub(super) const FLOW_PORTS: &str = ".bss.flow_ports";
-pub(super) const PORT_COUNTS_LEN: usize = PORT_COUNTS * size_of::<u64>();
 
 /// What a map that is reused from a pin must look like.
 struct Layout {
