@@ -2,7 +2,9 @@
 
 use sg_common::counters::SlotCounters;
 
-use crate::{hook::Hook, maps::COUNTERS, outcome::Outcome};
+use crate::bpf::hook::Hook;
+use crate::bpf::maps::COUNTERS;
+use crate::outcome::Outcome;
 
 /// Adds the frame to its slot, as the wire sees it: an offloaded packet counts as its segments,
 /// each with a copy of its `headers` bytes of headers, and of those inside a tunnel, of which only

@@ -8,12 +8,10 @@ use sg_common::{
     verdict::{Action, Direction},
 };
 
-use crate::{
-    clock,
-    maps::{self, EVENT_RINGS, EVENT_SLOTS},
-    outcome::Outcome,
-    packet::Packet,
-};
+use crate::bpf::clock;
+use crate::bpf::maps::{self, EVENT_RINGS, EVENT_SLOTS};
+use crate::outcome::Outcome;
+use crate::packet::Packet;
 
 /// Writes the event of a packet, over the oldest one. That it is not written is counted, and no reason
 /// to treat the packet otherwise.

@@ -9,25 +9,17 @@
 #![allow(internal_features)]
 #![feature(core_intrinsics)]
 
-mod classify;
-mod clock;
+mod bpf;
+mod classes;
+mod conntrack;
 mod count;
 mod events;
-mod extension;
-mod family;
-mod flow_maps;
-mod flows;
-mod fragments;
-mod hook;
-mod maps;
+mod fast;
 mod outcome;
 mod packet;
-mod quick;
-mod quick_flow;
-mod quoted;
-mod relay;
-mod verifier;
-mod word;
+mod rules;
+mod scratch;
+mod slow;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
@@ -38,11 +30,20 @@ use aya_log_ebpf::trace;
 use sg_common::{stage::Stage, verdict::Reason};
 
 use crate::{
-    flows::Traits,
-    hook::Hook,
+    bpf::{
+        bytes::parsed,
+        hook::{Hook, PULL},
+        maps,
+        tail_call::tail_call,
+    },
+    conntrack::{
+        flows::{self, Traits},
+        table::hash_of,
+    },
     outcome::Outcome,
-    packet::{Packet, parsed},
-    relay::Relay,
+    packet::Packet,
+    scratch::Relay,
+    slow::{fragments, judge, parse::parse_frame, related::relates},
 };
 
 // Inbound: at the driver, before the kernel has spent a socket buffer on the packet.
@@ -110,18 +111,14 @@ fn tc_answer(is_accepted: bool) -> i32 {
     }
 }
 
-/// Bytes made readable for a second try when headers lie outside the first buffer: more than the
-/// longest chain of eight IPv6 extension headers takes. Few frames have their headers there.
-pub(crate) const PULL: u32 = 17 << 10;
-
 /// The first program: plain packets, which are nearly all.
 #[inline(always)]
 fn decide<H: Hook>(hook: &H) -> bool {
-    match quick::decide(hook) {
-        quick::ACCEPTED => return true,
-        quick::DROPPED => return false,
-        quick::IS_TO_TRACK => hook.jump(Stage::Track),
-        _ => hook.jump(Stage::Long),
+    match fast::decide::decide(hook) {
+        fast::decide::ACCEPTED => return true,
+        fast::decide::DROPPED => return false,
+        fast::decide::IS_TO_TRACK => tail_call(hook, Stage::Track),
+        _ => tail_call(hook, Stage::Long),
     }
     if maps::only_remembers() {
         return true;
@@ -135,7 +132,7 @@ fn decide<H: Hook>(hook: &H) -> bool {
 /// [`Stage::Long`]: any frame.
 #[inline(always)]
 fn decide_any<H: Hook>(hook: &H) -> bool {
-    let Some(relay) = relay::get::<H>() else {
+    let Some(relay) = scratch::get::<H>() else {
         return maps::only_remembers();
     };
     let Relay {
@@ -144,17 +141,17 @@ fn decide_any<H: Hook>(hook: &H) -> bool {
     *packet = Packet::EMPTY;
     match parse(hook, packet) {
         parsed::IP => {
-            let rest = H::judge(packet, outcome);
-            if rest != classify::DECIDED {
-                relay.traits = Traits::of(packet).for_cut(classify::is_for_cut(rest));
-                relay.hash = flow_maps::hash_of(packet.flow_key());
-                (relay.class, relay.verdict) = classify::class_and_verdict(rest);
-                hook.jump(Stage::Track);
+            let rest = judge::judge::<H>(packet, outcome);
+            if rest != judge::DECIDED {
+                relay.traits = Traits::of(packet).for_cut(judge::is_for_cut(rest));
+                relay.hash = hash_of(packet.flow_key());
+                (relay.class, relay.verdict) = judge::class_and_verdict(rest);
+                tail_call(hook, Stage::Track);
                 // Behind a tail call is only what happens when its target is missing (SPEC A1). The
                 // rules' verdict does not count then: an accepted packet would open no flow.
                 outcome.set_reason(H::DIRECTION, Reason::Incomplete);
             } else if packet.is_error != 0 && !outcome.is_accepted() {
-                hook.jump(Stage::Related);
+                tail_call(hook, Stage::Related);
                 outcome.set_reason(H::DIRECTION, Reason::Incomplete);
             }
             keep_if_first(packet, outcome);
@@ -174,7 +171,7 @@ fn decide_any<H: Hook>(hook: &H) -> bool {
 /// [`Stage::Track`]: a packet whose fate the flow table knows, or that it has to remember.
 #[inline(always)]
 fn track<H: Hook>(hook: &H) -> bool {
-    let Some(relay) = relay::get::<H>() else {
+    let Some(relay) = scratch::get::<H>() else {
         return maps::only_remembers();
     };
     let (packet, traits) = (&relay.packet, relay.traits.0);
@@ -192,11 +189,11 @@ fn track<H: Hook>(hook: &H) -> bool {
 /// [`Stage::Related`]: an ICMP error that no rule accepts.
 #[inline(always)]
 fn relate<H: Hook>(hook: &H) -> bool {
-    let Some(relay) = relay::get::<H>() else {
+    let Some(relay) = scratch::get::<H>() else {
         return maps::only_remembers();
     };
     let (packet, outcome) = (&relay.packet, &mut relay.outcome);
-    if hook.is_related(packet) {
+    if relates(hook, packet) != 0 {
         outcome.set_reason(H::DIRECTION, Reason::Related);
     }
     keep_if_first(packet, outcome);
@@ -206,9 +203,9 @@ fn relate<H: Hook>(hook: &H) -> bool {
 /// Parses a frame, one of whose headers may have to be fetched first.
 #[inline(always)]
 fn parse<H: Hook>(hook: &H, packet: &mut Packet) -> u32 {
-    let found = hook.parse(packet);
+    let found = parse_frame(hook, packet);
     if found == parsed::UNREADABLE && hook.pull(PULL) {
-        return hook.parse(packet);
+        return parse_frame(hook, packet);
     }
     found
 }

@@ -9,7 +9,7 @@ use core::{
 
 use sg_common::{flow_entry::FlowKey, flow_table::Word};
 
-use crate::verifier::forget;
+use crate::bpf::verifier::forget;
 
 #[repr(transparent)]
 pub(crate) struct SharedWord(UnsafeCell<u64>);

@@ -18,16 +18,16 @@ use sg_common::{
     verdict::{Direction, Verdict},
 };
 
-use crate::{
-    classify, count, family,
-    flow_maps::Flows,
-    hook::Hook,
-    maps::{self, AsLoaded, Form, KernelTables, Usual},
-    outcome::Outcome,
-    packet::{ETH_P_IP, ETH_P_IPV6, Stop, at, ends, field, parsed},
-    quick_flow::{self, Fate, IS_V6, Names, Step},
-    word::SharedWord,
-};
+use super::flow::{self, Fate, IS_V6, Names, Step};
+use super::frame::{Beginning, Frame};
+use crate::bpf::bytes::{ETH_P_IP, ETH_P_IPV6, Stop, at, field, parsed};
+use crate::bpf::hook::Hook;
+use crate::bpf::maps::{self, AsLoaded, Form, KernelTables, Usual};
+use crate::bpf::word::SharedWord;
+use crate::conntrack::table::Flows;
+use crate::outcome::Outcome;
+use crate::packet::ends;
+use crate::{classes, count, rules};
 
 /// What [`decide`] returns: nothing decided, or what became of the packet, or which program goes on.
 pub(crate) const NOT_PLAIN: u32 = 0;
@@ -41,40 +41,6 @@ const NO: Stop = parsed::MALFORMED;
 /// The ports on which the answers of DHCP arrive, which may be essential traffic.
 const DHCP_CLIENT: u64 = 68;
 const DHCPV6_CLIENT: u64 = 546;
-
-/// The frame of a plain packet with its header of type `I`, as far as there are fields to look at.
-/// Nearly every UDP packet is that long; a shorter one goes the long way.
-#[repr(C, packed)]
-struct Frame<I> {
-    ethernet: EthHdr,
-    ip: I,
-    transport: Beginning,
-}
-
-/// The start of TCP's header. What of it no UDP header has, a plain frame has all the same.
-#[repr(C, packed)]
-pub(crate) struct Beginning {
-    ports: u32,
-    pub(crate) numbers: [u8; 8],
-    data_offset: u8,
-    flags: u8,
-}
-
-impl Beginning {
-    /// UDP's length, in a header that it may be.
-    #[inline(always)]
-    fn udp_len(header: *const Self) -> u64 {
-        // SAFETY: an address inside what `at` has compared with the end of the packet.
-        let len = unsafe { (&raw const (*header).numbers).cast::<u16>().read() };
-        u64::from(u16::from_be(len))
-    }
-
-    /// TCP's length.
-    #[inline(always)]
-    fn len(header: *const Self) -> u64 {
-        u64::from(field!(header, data_offset as u8)) >> 2 & 0x3c
-    }
-}
 
 /// What the headers say.
 struct Plain {
@@ -239,7 +205,7 @@ fn plain<H: Hook, F: Form>(hook: &H) -> Result<u32, Stop> {
             flags: rest.flags,
             headers: rest.headers,
         };
-        match quick_flow::ask(hook, &names, &step)? {
+        match flow::ask(hook, &names, &step)? {
             Fate::ByRules => (),
             Fate::ByFlow(_) if F::only_remembers() => return Ok(ACCEPTED),
             Fate::ByFlow(packed) => {
@@ -307,7 +273,7 @@ fn passes_answer<F: Form>(p: &Plain, opposite: Direction) -> bool {
         return false;
     };
     if is_pointer(entry) {
-        return classify::ask(p.class, opposite, kind, p.transport.source() as u16).is_accept();
+        return rules::ask(p.class, opposite, kind, p.transport.source() as u16).is_accept();
     }
     Verdict(entry as u32).is_accept()
 }
@@ -331,7 +297,7 @@ fn ipv4<H: Hook, F: Form>(hook: &H, frame: *const Frame<Ipv4Hdr>) -> Result<Plai
         field!(header, dst_addr as u32),
     );
     let transport = transport(hook, frame, protocol, end, DHCP_CLIENT)?;
-    let class = family::class4::<F>(u32::from_be(remote)).ok_or(NO)?;
+    let class = classes::class4::<F>(u32::from_be(remote)).ok_or(NO)?;
     Ok(Plain { class, transport })
 }
 
@@ -352,7 +318,7 @@ fn ipv6<H: Hook, F: Form>(hook: &H) -> Result<Plain, Stop> {
         field!(header, dst_addr as [u32; 4]),
     );
     let transport = transport(hook, frame, protocol, end, DHCPV6_CLIENT)?;
-    let class = family::class6::<F>(remote).ok_or(NO)?;
+    let class = classes::class6::<F>(remote).ok_or(NO)?;
     Ok(Plain { class, transport })
 }
 

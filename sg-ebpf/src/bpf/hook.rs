@@ -7,15 +7,11 @@ use aya_ebpf::{
     helpers::generated::{bpf_skb_pull_data, bpf_xdp_get_buff_len},
     programs::{TcContext, XdpContext},
 };
-use sg_common::{stage::Stage, verdict::Direction};
+use sg_common::verdict::Direction;
 
-use crate::{
-    classify, extension,
-    maps::{INBOUND_STAGES, OUTBOUND_STAGES},
-    outcome::Outcome,
-    packet::{self, Packet},
-    quoted,
-};
+/// Bytes made readable for a second try when headers lie outside the first buffer: more than the
+/// longest chain of eight IPv6 extension headers takes. Few frames have their headers there.
+pub(crate) const PULL: u32 = 17 << 10;
 
 /// A first buffer below this length has no other behind it, unless the packet says so: drivers
 /// and the kernel's own conversion fill the first one, which holds more than a usual frame. The
@@ -40,27 +36,6 @@ pub(crate) trait Hook: EbpfContext {
     /// Makes `len` bytes readable if the frame has them. True when that changed anything, so that
     /// parsing is worth another try.
     fn pull(&self, len: u32) -> bool;
-
-    /// Goes on with another program of this hook. Returns only if that is not there.
-    fn jump(&self, stage: Stage);
-
-    /// See `packet::sg_parse_xdp`.
-    fn parse(&self, out: &mut Packet) -> u32;
-
-    /// See `packet::skip_vlans`.
-    fn skip_vlans(&self) -> u64;
-
-    /// See `extension::walk_extension_headers`.
-    fn walk_extension_headers(&self, offset: u32, protocol: u32, out: *mut Packet) -> u64;
-
-    /// See `extension::extension_header`.
-    fn extension_header(&self, offset: u32, walked: u64, out: *mut Packet) -> u64;
-
-    /// See `classify::sg_judge_inbound`.
-    fn judge(packet: &Packet, out: &mut Outcome) -> u64;
-
-    /// See `quoted::is_related`.
-    fn is_related(&self, error: &Packet) -> bool;
 
     /// How many packets the wire will see: more than one for a segmentation offload packet.
     fn segments(&self) -> u32;
@@ -113,42 +88,6 @@ impl Hook for XdpContext {
     #[inline(always)]
     fn pull(&self, _len: u32) -> bool {
         false
-    }
-
-    #[inline(always)]
-    fn jump(&self, stage: Stage) {
-        // SAFETY: whatever is in the array has the type of this program; it does not return.
-        unsafe { INBOUND_STAGES.tail_call(self, stage as u32) };
-    }
-
-    #[inline(always)]
-    fn parse(&self, out: &mut Packet) -> u32 {
-        packet::sg_parse_xdp(self.as_ptr().cast(), out)
-    }
-
-    #[inline(always)]
-    fn skip_vlans(&self) -> u64 {
-        sg_skip_vlans_xdp(self.as_ptr().cast())
-    }
-
-    #[inline(always)]
-    fn walk_extension_headers(&self, offset: u32, protocol: u32, out: *mut Packet) -> u64 {
-        sg_walk6_xdp(self.as_ptr().cast(), offset, protocol, out)
-    }
-
-    #[inline(always)]
-    fn extension_header(&self, offset: u32, walked: u64, out: *mut Packet) -> u64 {
-        sg_extension_header_xdp(self.as_ptr().cast(), offset, walked, out)
-    }
-
-    #[inline(always)]
-    fn judge(packet: &Packet, out: &mut Outcome) -> u64 {
-        classify::sg_judge_inbound(packet, out)
-    }
-
-    #[inline(always)]
-    fn is_related(&self, error: &Packet) -> bool {
-        sg_relates_xdp(self.as_ptr().cast(), error) != 0
     }
 
     #[inline(always)]
@@ -217,42 +156,6 @@ impl Hook for TcContext {
     }
 
     #[inline(always)]
-    fn jump(&self, stage: Stage) {
-        // SAFETY: as above.
-        unsafe { OUTBOUND_STAGES.tail_call(self, stage as u32) };
-    }
-
-    #[inline(always)]
-    fn parse(&self, out: &mut Packet) -> u32 {
-        packet::sg_parse_tc(self.as_ptr().cast(), out)
-    }
-
-    #[inline(always)]
-    fn skip_vlans(&self) -> u64 {
-        sg_skip_vlans_tc(self.as_ptr().cast())
-    }
-
-    #[inline(always)]
-    fn walk_extension_headers(&self, offset: u32, protocol: u32, out: *mut Packet) -> u64 {
-        sg_walk6_tc(self.as_ptr().cast(), offset, protocol, out)
-    }
-
-    #[inline(always)]
-    fn extension_header(&self, offset: u32, walked: u64, out: *mut Packet) -> u64 {
-        sg_extension_header_tc(self.as_ptr().cast(), offset, walked, out)
-    }
-
-    #[inline(always)]
-    fn judge(packet: &Packet, out: &mut Outcome) -> u64 {
-        classify::sg_judge_outbound(packet, out)
-    }
-
-    #[inline(always)]
-    fn is_related(&self, error: &Packet) -> bool {
-        sg_relates_tc(self.as_ptr().cast(), error) != 0
-    }
-
-    #[inline(always)]
     fn segments(&self) -> u32 {
         // SAFETY: reading a field of the context the kernel passed in.
         let segments = unsafe { (*self.skb.skb).gso_segs };
@@ -282,70 +185,4 @@ impl Hook for TcContext {
         // SAFETY: reading a field of the context the kernel passed in.
         unsafe { (*self.skb.skb).ifindex }
     }
-}
-
-// Rare headers are walked in functions of their own, which the verifier checks once instead of
-// once for each path that leads to them; exported and never inlined, or it would not.
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sg_skip_vlans_xdp(ctx: *mut xdp_md) -> u64 {
-    packet::skip_vlans(&XdpContext::new(ctx))
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sg_skip_vlans_tc(ctx: *mut __sk_buff) -> u64 {
-    packet::skip_vlans(&TcContext::new(ctx))
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sg_walk6_xdp(ctx: *mut xdp_md, offset: u32, protocol: u32, out: *mut Packet) -> u64 {
-    extension::walk_extension_headers(&XdpContext::new(ctx), offset, protocol, out)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sg_walk6_tc(
-    ctx: *mut __sk_buff,
-    offset: u32,
-    protocol: u32,
-    out: *mut Packet,
-) -> u64 {
-    extension::walk_extension_headers(&TcContext::new(ctx), offset, protocol, out)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sg_extension_header_xdp(
-    ctx: *mut xdp_md,
-    offset: u32,
-    walked: u64,
-    out: *mut Packet,
-) -> u64 {
-    extension::extension_header(&XdpContext::new(ctx), offset, walked, out)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sg_extension_header_tc(
-    ctx: *mut __sk_buff,
-    offset: u32,
-    walked: u64,
-    out: *mut Packet,
-) -> u64 {
-    extension::extension_header(&TcContext::new(ctx), offset, walked, out)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sg_relates_xdp(ctx: *mut xdp_md, error: *const Packet) -> u32 {
-    quoted::is_related(&XdpContext::new(ctx), error)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sg_relates_tc(ctx: *mut __sk_buff, error: *const Packet) -> u32 {
-    quoted::is_related(&TcContext::new(ctx), error)
 }

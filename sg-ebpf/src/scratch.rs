@@ -3,7 +3,10 @@
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 
-use crate::{flows::Traits, hook::Hook, outcome::Outcome, packet::Packet};
+use crate::bpf::hook::Hook;
+use crate::conntrack::flows::Traits;
+use crate::outcome::Outcome;
+use crate::packet::Packet;
 
 #[repr(C)]
 pub(crate) struct Relay {

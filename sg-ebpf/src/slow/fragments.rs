@@ -1,13 +1,21 @@
 //! Fragments: the first one of a datagram is judged by its ports and leaves its outcome behind;
 //! the later ones, which carry none, follow it.
 
+use aya_ebpf::bindings::BPF_ANY;
 use sg_common::{
     flow::is_expired,
-    fragment::FragmentValue,
+    fragment::{FragmentKey4, FragmentKey6, FragmentValue},
     verdict::{Direction, Reason},
 };
 
-use crate::{clock, family, maps, outcome::Outcome, packet::Packet};
+use crate::{
+    bpf::{
+        clock,
+        maps::{self, FRAGMENTS4, FRAGMENTS6},
+    },
+    outcome::Outcome,
+    packet::Packet,
+};
 
 /// Remembers how the first fragment was decided, be it accepted or dropped.
 #[unsafe(no_mangle)]
@@ -30,7 +38,7 @@ pub(crate) extern "C" fn sg_keep_fragment(p: *const Packet, outcome: *const Outc
         slot: outcome.slot,
         flags,
     };
-    family::insert_fragment(p, &value);
+    insert_fragment(p, &value);
     0
 }
 
@@ -49,7 +57,7 @@ pub(crate) extern "C" fn sg_follow_fragment(p: *const Packet, out: *mut Outcome)
         Direction::Outbound
     };
     *out = Outcome::reason(direction, Reason::Fragment);
-    if let Some(first) = family::fragment(p) {
+    if let Some(first) = fragment(p) {
         // SAFETY: a map value lives until after this program run; CPUs may race on its fields,
         // and each of them is valid at any time.
         let first = unsafe { *first };
@@ -62,4 +70,49 @@ pub(crate) extern "C" fn sg_follow_fragment(p: *const Packet, out: *mut Outcome)
         }
     }
     0
+}
+
+#[inline(always)]
+fn fragment_key4(p: &Packet) -> FragmentKey4 {
+    FragmentKey4 {
+        local: p.local[0],
+        remote: p.remote[0],
+        identification: p.fragment_id,
+        protocol: p.fragment_protocol,
+        direction: p.direction,
+        zero: [0; 2],
+    }
+}
+
+#[inline(always)]
+fn fragment_key6(p: &Packet) -> FragmentKey6 {
+    FragmentKey6 {
+        local: p.local,
+        remote: p.remote,
+        identification: p.fragment_id,
+        protocol: p.fragment_protocol,
+        direction: p.direction,
+        zero: [0; 2],
+    }
+}
+
+/// What is remembered of the first fragment of the packet's datagram.
+#[inline(always)]
+fn fragment(p: &Packet) -> Option<*mut FragmentValue> {
+    if p.is_v6() {
+        FRAGMENTS6.get_ptr_mut(fragment_key6(p))
+    } else {
+        FRAGMENTS4.get_ptr_mut(fragment_key4(p))
+    }
+}
+
+/// Remembers a first fragment, in place of an older one of that name. A table without room for it
+/// costs its datagram, and nothing else.
+#[inline(always)]
+fn insert_fragment(p: &Packet, value: &FragmentValue) {
+    let _ = if p.is_v6() {
+        FRAGMENTS6.insert(fragment_key6(p), value, BPF_ANY.into())
+    } else {
+        FRAGMENTS4.insert(fragment_key4(p), value, BPF_ANY.into())
+    };
 }

@@ -19,25 +19,17 @@ use sg_common::{
     verdict::Verdict,
 };
 
-use crate::{
-    clock::now,
-    flow_maps::{Flows, HashKeys, spot},
-    flows::{REPLY, Traits},
-    hook::Hook,
-    maps,
-    outcome::Outcome,
-    packet::{Numbers, Stop, at, ends, field, parsed},
-    quick::Beginning,
-    relay,
-    verifier::forget,
-};
-
-/// A plain packet of IPv6 up to its addresses.
-#[repr(C, packed)]
-struct Addressed {
-    ethernet: EthHdr,
-    ip: Ipv6Hdr,
-}
+use super::frame::{Addressed, Beginning};
+use crate::bpf::bytes::{Stop, at, field, parsed};
+use crate::bpf::clock::now;
+use crate::bpf::hook::Hook;
+use crate::bpf::maps;
+use crate::bpf::verifier::forget;
+use crate::conntrack::flows::{REPLY, Traits};
+use crate::conntrack::table::{Flows, HashKeys, spot};
+use crate::outcome::Outcome;
+use crate::packet::{Numbers, ends};
+use crate::scratch;
 
 /// The addresses of a key.
 #[inline(always)]
@@ -268,7 +260,7 @@ fn hand_on<H: Hook>(hook: &H, names: &Names, step: &Step, hash: u32) -> Result<(
     let opens = flags >> 2 & 1 ^ 1;
     // Where the answer goes: the port that this packet comes from.
     let (return_number, _) = ends(H::DIRECTION, key.local_port(), key.remote_port());
-    let relay = relay::get::<H>().ok_or(parsed::MALFORMED)?;
+    let relay = scratch::get::<H>().ok_or(parsed::MALFORMED)?;
     relay.packet.set_plain(&key, numbers, step.headers as u32);
     relay.traits = Traits::new(kind, flags, H::DIRECTION as u8, opens, return_number);
     relay.hash = hash;

@@ -14,18 +14,16 @@ use sg_common::{
     verdict::{Action, Direction, Reason, Verdict, reason_slot},
 };
 
-use crate::{
-    classify::ask,
-    clock::now,
-    flow_maps::{
-        Flows, enter, find, hash_of, sg_flow_change_begun, sg_flow_change_rule, sg_flow_cut,
-        sg_flow_forget, sg_flow_settle,
-    },
-    maps,
-    outcome::Outcome,
-    packet::{Numbers, Packet},
-    word::SharedWord,
+use crate::bpf::clock::now;
+use crate::bpf::maps;
+use crate::bpf::word::SharedWord;
+use crate::conntrack::table::{
+    Flows, enter, find, hash_of, sg_flow_change_begun, sg_flow_change_rule, sg_flow_cut,
+    sg_flow_forget, sg_flow_settle,
 };
+use crate::outcome::Outcome;
+use crate::packet::{Numbers, Packet};
+use crate::rules::ask;
 
 /// 1 if it has, else 0.
 #[inline(always)]

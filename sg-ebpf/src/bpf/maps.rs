@@ -19,7 +19,7 @@ use sg_common::{
     stage::{HAS_FLOWS, HAS_LOGS, HAS_NEAR_TABLES, HAS_TRACE, MAY_HAVE_CUT, REMEMBERS, Stage},
 };
 
-use crate::word::SharedWord;
+use crate::bpf::word::SharedWord;
 
 /// `BPF_F_MMAPABLE` (uapi/linux/bpf.h): userspace fills the tables by writing to memory.
 pub(crate) const MMAPABLE: u32 = 1 << 10;
@@ -160,7 +160,7 @@ constants! {
 /// Reads a load-time constant.
 macro_rules! constant {
     ($name:ident as $type:ty) => {{
-        let place = $crate::maps::address_of!($name + 0, $type);
+        let place = $crate::bpf::maps::address_of!($name + 0, $type);
         // SAFETY: a live static of plain data; nothing writes it once the program is loaded.
         unsafe { *place }
     }};
@@ -171,7 +171,7 @@ pub(crate) use constant;
 /// An item of a constant list; `$index` is below its length, a power of two.
 macro_rules! constant_item {
     ($name:ident, $index:expr) => {{
-        let first = $crate::maps::address_of!($name + 0, u32);
+        let first = $crate::bpf::maps::address_of!($name + 0, u32);
         let len = size_of_val(&$name) / size_of::<u32>();
         // SAFETY: the index is masked to the length of the list; otherwise as `constant`.
         unsafe { *first.add($index & (len - 1)) }

@@ -15,10 +15,8 @@ use sg_common::{
     lookup::HASH_KEY_ROOM,
 };
 
-use crate::{
-    maps::{self, MMAPABLE, constant, constant_item, constants},
-    word::SharedWord,
-};
+use crate::bpf::maps::{self, MMAPABLE, constant, constant_item, constants};
+use crate::bpf::word::SharedWord;
 
 // Both families share the groups: the loader sets how many.
 

@@ -10,45 +10,25 @@ use sg_common::{
     verdict::Direction,
 };
 
+use super::{
+    extension::{self, is_extension_header},
+    transport::{icmp, other, ports},
+};
 use crate::{
-    PULL, classify,
-    extension::is_extension_header,
-    flows,
-    hook::Hook,
-    packet::{FURTHEST, Packet, Stop, at, ends, field, icmp, other, parsed::MALFORMED, ports},
-    verifier::forget,
+    bpf::{
+        bytes::{FURTHEST, Stop, at, field, parsed::MALFORMED},
+        hook::Hook,
+        verifier::forget,
+    },
+    packet::{Packet, ends},
 };
 
 /// What every quotation has of a transport header (RFC 792: 64 bits).
 type FirstBytes = [u32; 2];
 
-/// Whether `error`, which no rule accepts, is about a packet of ours (SPEC K8); 1 if so. Nothing is
-/// malformed here: a quotation that cannot be read relates to nothing.
+/// Parses what `error` quotes into `out`.
 #[inline(always)]
-pub(crate) fn is_related<H: Hook>(hook: &H, error: *const Packet) -> u32 {
-    if error.is_null() {
-        return 0;
-    }
-    // SAFETY: not null, and the only caller passes a whole packet.
-    let error = unsafe { &*error };
-    // Errors are rare: the bytes are asked for before it is known whether they are missing. The mask
-    // changes nothing, since headers take less than 17 KiB; the verifier of Linux 6.12 loses the
-    // bounds of a number to which something was added that might overflow.
-    hook.pull((error.headers & 0x7fff) + PULL);
-    let mut quoted = Packet::EMPTY;
-    match parse(hook, error, &mut quoted) {
-        Ok(()) => match classify::sg_is_related(error, &quoted) {
-            rest if rest & classify::ASK_WHETHER_IT_BELONGS != 0 => {
-                flows::sg_belongs(&quoted, rest as u32)
-            }
-            known => known as u32,
-        },
-        Err(_) => 0,
-    }
-}
-
-#[inline(always)]
-fn parse<H: Hook>(hook: &H, error: &Packet, out: &mut Packet) -> Result<(), Stop> {
+pub(crate) fn parse<H: Hook>(hook: &H, error: &Packet, out: &mut Packet) -> Result<(), Stop> {
     if error.headers > FURTHEST {
         return Err(MALFORMED);
     }
@@ -107,7 +87,7 @@ fn ipv6<H: Hook>(
     let mut protocol = field!(header, next_hdr as u8);
     let mut at = offset + Ipv6Hdr::LEN;
     if is_extension_header(protocol) {
-        let walked = hook.walk_extension_headers(at as u32, protocol.into(), out);
+        let walked = extension::walk(hook, at as u32, protocol.into(), out);
         let stop = (walked >> 32) as u32;
         if stop != 0 {
             return Err(stop);

@@ -4,8 +4,12 @@
 use sg_common::protocol::IPPROTO_AH;
 
 use crate::{
-    hook::Hook,
-    packet::{FURTHEST, Packet, Stop, at, field, parsed, parsed::MALFORMED},
+    bpf::{
+        bytes::{FURTHEST, Stop, at, field, parsed, parsed::MALFORMED},
+        hook::Hook,
+        twins::twins,
+    },
+    packet::Packet,
 };
 
 // IPv6 extension headers (RFC 8200 section 4; AH: RFC 4302).
@@ -42,20 +46,24 @@ pub(crate) fn is_extension_header(protocol: u8) -> bool {
     protocol < 64 && SET >> protocol & 1 != 0
 }
 
+twins! {
+    /// See [`walk_extension_headers`].
+    pub(crate) fn walk(offset: u32, protocol: u32, out: *mut Packet) -> u64 =
+        walk_extension_headers as sg_walk6_xdp, sg_walk6_tc;
+    /// See [`extension_header`].
+    fn one_more(offset: u32, walked: u64, out: *mut Packet) -> u64 =
+        extension_header as sg_extension_header_xdp, sg_extension_header_tc;
+}
+
 /// Walks the IPv6 header chain from `offset` on, where a header of type `protocol` begins. Returns
 /// in bits 0-7 the protocol behind it and in bits 16-31 the bytes skipped; or one of [`parsed`]'s
 /// numbers in the high half when it cannot go on. For a later fragment bits 0-12 are its offset in
 /// units of eight bytes. Of a fragment it writes the name, and whether it is a first one.
 #[inline(always)]
-pub(crate) fn walk_extension_headers<H: Hook>(
-    hook: &H,
-    offset: u32,
-    protocol: u32,
-    out: *mut Packet,
-) -> u64 {
+fn walk_extension_headers<H: Hook>(hook: &H, offset: u32, protocol: u32, out: *mut Packet) -> u64 {
     let mut walked = u64::from(protocol);
     for _ in 0..MAX_EXTENSION_HEADERS {
-        walked = hook.extension_header(offset, walked, out);
+        walked = one_more(hook, offset, walked, out);
         if walked & MORE_HEADERS == 0 {
             return walked;
         }
@@ -69,12 +77,7 @@ const MORE_HEADERS: u64 = 1 << 63;
 /// One more extension header, of the type and as far behind `offset` as what was `walked` says. Returns
 /// what [`walk_extension_headers`] does, and [`MORE_HEADERS`] if another one follows.
 #[inline(always)]
-pub(crate) fn extension_header<H: Hook>(
-    hook: &H,
-    offset: u32,
-    walked: u64,
-    out: *mut Packet,
-) -> u64 {
+fn extension_header<H: Hook>(hook: &H, offset: u32, walked: u64, out: *mut Packet) -> u64 {
     let stop = |why: Stop| u64::from(why) << 32;
     // Eight headers of at most 2,048 bytes: the mask changes nothing.
     let before = (walked >> 16) & 0x7fff;

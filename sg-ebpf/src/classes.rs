@@ -1,0 +1,39 @@
+//! Addresses → address classes, for both families.
+
+use sg_common::lookup::{self, POINTER};
+
+use crate::{
+    bpf::maps::{AsLoaded, Form, KernelTables},
+    packet::Packet,
+};
+
+/// The class of an IPv4 address; `None` if the tables are not there.
+#[inline(always)]
+pub(crate) fn class4<F: Form>(address: u32) -> Option<u32> {
+    lookup::class4(&KernelTables::<F>::GET, address)
+}
+
+/// The class of an IPv6 address in wire order, in the range of a leaf of the IPv4 table, so that the
+/// verifier walks what follows once for both.
+#[inline(always)]
+pub(crate) fn class6<F: Form>(address: [u32; 4]) -> Option<u32> {
+    let half = |high, low| u64::from(u32::from_be(high)) << 32 | u64::from(u32::from_be(low));
+    let [a, b, c, d] = address;
+    let tables = KernelTables::<F>::GET;
+    Some(lookup::class6(&tables, half(a, b), half(c, d))? & !POINTER)
+}
+
+/// The class of the remote address; no row has the number that stands for "the tables are not there".
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn sg_class(p: *const Packet) -> u32 {
+    if p.is_null() {
+        return u32::MAX;
+    }
+    // SAFETY: not null, and every caller passes a whole packet.
+    let p = unsafe { &*p };
+    if p.is_v6() {
+        return class6::<AsLoaded>(p.remote).unwrap_or(u32::MAX);
+    }
+    class4::<AsLoaded>(u32::from_be(p.remote[0])).unwrap_or(u32::MAX)
+}

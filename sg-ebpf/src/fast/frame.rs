@@ -1,0 +1,47 @@
+//! The parts of a frame that the fast path reads, each as one struct: one comparison with the frame's end
+//! serves all fields.
+
+use network_types::{eth::EthHdr, ip::Ipv6Hdr};
+
+use crate::bpf::bytes::field;
+
+/// The frame of a plain packet with its header of type `I`, as far as there are fields to look at.
+/// Nearly every UDP packet is that long; a shorter one goes the long way.
+#[repr(C, packed)]
+pub(super) struct Frame<I> {
+    pub(super) ethernet: EthHdr,
+    pub(super) ip: I,
+    pub(super) transport: Beginning,
+}
+
+/// The start of TCP's header. What of it no UDP header has, a plain frame has all the same.
+#[repr(C, packed)]
+pub(super) struct Beginning {
+    pub(super) ports: u32,
+    pub(super) numbers: [u8; 8],
+    data_offset: u8,
+    pub(super) flags: u8,
+}
+
+impl Beginning {
+    /// UDP's length, in a header that it may be.
+    #[inline(always)]
+    pub(super) fn udp_len(header: *const Self) -> u64 {
+        // SAFETY: an address inside what `at` has compared with the end of the packet.
+        let len = unsafe { (&raw const (*header).numbers).cast::<u16>().read() };
+        u64::from(u16::from_be(len))
+    }
+
+    /// TCP's length.
+    #[inline(always)]
+    pub(super) fn len(header: *const Self) -> u64 {
+        u64::from(field!(header, data_offset as u8)) >> 2 & 0x3c
+    }
+}
+
+/// A plain packet of IPv6 up to its addresses.
+#[repr(C, packed)]
+pub(super) struct Addressed {
+    ethernet: EthHdr,
+    pub(super) ip: Ipv6Hdr,
+}

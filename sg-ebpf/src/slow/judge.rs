@@ -1,0 +1,109 @@
+//! Packet → outcome: essential traffic first, then the rules, then (only if they do not accept)
+//! the flow table.
+
+use sg_common::{
+    protocol::Kind,
+    tcp,
+    verdict::{Direction, Reason},
+};
+
+use super::essential;
+use crate::{
+    bpf::{hook::Hook, maps},
+    classes,
+    outcome::Outcome,
+    packet::Packet,
+    rules::ask,
+};
+
+/// Decides a packet of the hook's direction: see [`sg_judge_inbound`].
+#[inline(always)]
+pub(crate) fn judge<H: Hook>(packet: &Packet, out: &mut Outcome) -> u64 {
+    match H::DIRECTION {
+        Direction::Inbound => sg_judge_inbound(packet, out),
+        Direction::Outbound => sg_judge_outbound(packet, out),
+    }
+}
+
+/// Decides an inbound packet. Exported and never inlined, so that the verifier takes it for a
+/// function of its own, behind which the outcome is plain unknown numbers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_judge_inbound(p: *const Packet, out: *mut Outcome) -> u64 {
+    judge_into(Direction::Inbound, p, out)
+}
+
+/// Decides an outbound packet, as [`sg_judge_inbound`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_judge_outbound(p: *const Packet, out: *mut Outcome) -> u64 {
+    judge_into(Direction::Outbound, p, out)
+}
+
+#[inline(always)]
+fn judge_into(direction: Direction, p: *const Packet, out: *mut Outcome) -> u64 {
+    if p.is_null() || out.is_null() {
+        return DECIDED;
+    }
+    // SAFETY: not null, and the only caller passes whole values.
+    let (outcome, rest) = judge_packet(direction, unsafe { &*p });
+    // SAFETY: as above.
+    unsafe { *out = outcome };
+    rest
+}
+
+/// What [`sg_judge_inbound`] returns unless the flow table is to be asked: then it is the class and
+/// the verdict of the rules.
+pub(crate) const DECIDED: u64 = 0;
+const ASK_FLOWS: u64 = 1 << 63;
+/// Set besides where the table is to be asked for a cut flow and for nothing else.
+const ASK_FOR_CUT: u64 = 1 << 62;
+
+/// The class and the verdict in what [`sg_judge_inbound`] returns.
+#[inline(always)]
+pub(crate) fn class_and_verdict(rest: u64) -> (u32, u32) {
+    ((rest >> 32) as u32 & !(3 << 30), rest as u32)
+}
+
+/// 1 if a cut flow is to be asked for and nothing else, else 0.
+#[inline(always)]
+pub(crate) fn is_for_cut(rest: u64) -> u64 {
+    rest / ASK_FOR_CUT & 1
+}
+
+#[inline(always)]
+fn judge_packet(direction: Direction, p: &Packet) -> (Outcome, u64) {
+    if maps::accepts_essential() && !p.is_first_fragment() {
+        let (source, source_port, destination_port) = match direction {
+            Direction::Inbound => (&p.remote, p.remote_port, p.local_port),
+            Direction::Outbound => (&p.local, p.local_port, p.remote_port),
+        };
+        if essential::is_essential(p, source, (source_port, destination_port)) {
+            return (Outcome::reason(direction, Reason::Essential), DECIDED);
+        }
+    }
+
+    let class = classes::sg_class(p);
+    let verdict = ask(class, direction, p.kind, p.number);
+    let decided_by_rules = if verdict.is_accept() {
+        // Where the other direction's rules pass the replies by themselves there is nothing to
+        // remember.
+        ask(class, direction.opposite(), p.kind, p.return_number).is_accept()
+    } else {
+        // A bare SYN opens a connection, so it can only be accepted by a rule: a flood of them
+        // never gets as far as the flow table.
+        p.is_kind(Kind::Tcp) && tcp::is_syn_without_ack(p.tcp_flags)
+    };
+    if !maps::has_flows() || p.is_trackable == 0 {
+        return (Outcome::rule(verdict), DECIDED);
+    }
+    let rest = ASK_FLOWS | u64::from(class) << 32 | u64::from(verdict.0);
+    if !decided_by_rules {
+        return (Outcome::rule(verdict), rest);
+    }
+    // A connection that was cut is so whatever the rules say by now.
+    if maps::may_have_cut() && verdict.is_accept() && p.is_kind(Kind::Tcp) {
+        return (Outcome::rule(verdict), rest | ASK_FOR_CUT);
+    }
+    (Outcome::rule(verdict), DECIDED)
+}
