@@ -143,9 +143,15 @@ fn decide_any<H: Hook>(hook: &H) -> bool {
         parsed::IP => {
             let rest = judge::judge::<H>(packet, outcome);
             if rest != judge::DECIDED {
-                relay.traits = Traits::of(packet).for_cut(judge::is_for_cut(rest));
+                relay.traits = Traits::of(packet);
                 relay.hash = hash_of(packet.flow_key());
                 (relay.class, relay.verdict) = judge::class_and_verdict(rest);
+            }
+            if judge::is_for_cut(rest) {
+                let (hash, traits) = (relay.hash, relay.traits.0);
+                let packed = flows::sg_pass_unless_cut(packet, hash, traits, relay.verdict);
+                *outcome = Outcome::unpack(packed);
+            } else if rest != judge::DECIDED {
                 tail_call(hook, Stage::Track);
                 // Behind a tail call is only what happens when its target is missing (SPEC A1). The
                 // rules' verdict does not count then: an accepted packet would open no flow.
@@ -175,12 +181,7 @@ fn track<H: Hook>(hook: &H) -> bool {
         return maps::only_remembers();
     };
     let (packet, traits) = (&relay.packet, relay.traits.0);
-    let (hash, verdict) = (relay.hash, relay.verdict);
-    let packed = if maps::may_have_cut() && relay.traits.is_for_cut() {
-        flows::sg_pass_unless_cut(packet, hash, traits, verdict)
-    } else {
-        flows::sg_track(packet, hash, traits, relay.class, verdict)
-    };
+    let packed = flows::sg_track(packet, relay.hash, traits, relay.class, relay.verdict);
     relay.outcome = Outcome::unpack(packed);
     keep_if_first(packet, &relay.outcome);
     settle(hook, packet, &relay.outcome)

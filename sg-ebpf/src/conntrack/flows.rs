@@ -136,8 +136,8 @@ extern "C" fn sg_go_on(found: *mut Found, traits: u64, numbers: u64, how: u32, n
 }
 
 /// What tracking has to know of a packet besides its key, in one number: its kind in bits 0-7, TCP's
-/// flags in 8-15, its direction in bit 16, whether it may open a flow in bit 17, whether only a cut flow concerns it in
-/// bit 18, and from bit 32 on the number that the other direction's rules are asked for.
+/// flags in 8-15, its direction in bit 16, whether it may open a flow in bit 17, and from bit 32 on
+/// the number that the other direction's rules are asked for.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(crate) struct Traits(pub(crate) u64);
@@ -179,17 +179,6 @@ impl Traits {
     #[inline(always)]
     fn opens(self) -> u32 {
         (self.0 >> 17) as u32 & 1
-    }
-
-    /// The same of a packet that only a cut flow concerns, if `is_for_cut` is 1.
-    #[inline(always)]
-    pub(crate) fn for_cut(self, is_for_cut: u64) -> Self {
-        Traits(self.0 | is_for_cut << 18)
-    }
-
-    #[inline(always)]
-    pub(crate) fn is_for_cut(self) -> bool {
-        self.0 >> 18 & 1 != 0
     }
 
     #[inline(always)]
