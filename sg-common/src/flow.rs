@@ -200,11 +200,12 @@ pub struct FlowValue {
     pub slot: u32,
     /// Generation of the policy that admitted it last.
     pub generation: u32,
-    /// [`Direction`] of the packet that opened it.
+    /// [`Direction`] of the packet that opened it; of a flow that was there before, that of the rule which admits it,
+    /// as if a packet of that side had.
     pub opener: u8,
     /// A [`Timeout`] index, or [`CUT`].
     pub state: u8,
-    /// [`FlowValue::ANSWERED`] and [`FlowValue::SEEDED`].
+    /// [`FlowValue::ANSWERED`] and those after it.
     pub flags: u8,
     pub zero: [u8; 5],
 }
@@ -223,8 +224,12 @@ impl FlowValue {
         zero: [0; 5],
     };
 
-    /// A TCP flow that is cut from `now` on, entered by whoever knows that there is a connection.
-    pub const fn cut(now: u64) -> FlowValue {
+    /// A TCP flow that is cut from `now` on, entered by whoever knows that there is a connection; it is no rule's.
+    pub const fn cut(now: u64, opened: Option<Direction>) -> FlowValue {
+        let side = match opened {
+            Some(side) => side,
+            None => Direction::Inbound,
+        };
         FlowValue {
             created: now,
             last_seen: now,
@@ -232,16 +237,43 @@ impl FlowValue {
             flags: Self::ANSWERED,
             ..Self::EMPTY
         }
+        .admitted(side, opened)
+    }
+
+    /// The same of a flow that the rules of a direction admit, whoever has opened it.
+    pub const fn admitted(self, by: Direction, opened: Option<Direction>) -> FlowValue {
+        let flag = match opened {
+            None => Self::OPENER_UNKNOWN,
+            Some(side) if side as u8 != by as u8 => Self::OPENED_OTHERWISE,
+            Some(_) => 0,
+        };
+        let others = self.flags & !(Self::OPENER_UNKNOWN | Self::OPENED_OTHERWISE);
+        FlowValue {
+            opener: by as u8,
+            flags: others | flag,
+            ..self
+        }
     }
 
     /// The side that did not open the flow has sent a packet.
     pub const ANSWERED: u8 = 1;
     /// The flow was there before the first policy, and no rule admits it (SPEC K12).
     pub const SEEDED: u8 = 2;
+    /// The other side than [`FlowValue::opener`] has opened it.
+    pub const OPENED_OTHERWISE: u8 = 4;
+    /// Nobody knows who has opened it.
+    pub const OPENER_UNKNOWN: u8 = 8;
 
-    #[inline(always)]
-    pub const fn opened_by(&self, direction: Direction) -> bool {
-        self.opener == direction as u8
+    /// Direction of the packet that opened it, where that is known.
+    pub const fn opened_by(&self) -> Option<Direction> {
+        if self.flags & Self::OPENER_UNKNOWN != 0 {
+            return None;
+        }
+        let opener = Direction::BOTH[(self.opener & 1) as usize];
+        Some(match self.flags & Self::OPENED_OTHERWISE != 0 {
+            true => opener.opposite(),
+            false => opener,
+        })
     }
 
     #[inline(always)]
@@ -309,6 +341,26 @@ mod tests {
         assert_eq!(seconds(&timeouts, Timeout::Udp as u8), 30);
         assert_eq!(state_name(CUT), "tcp-cut");
         assert_eq!(state_name(Timeout::Udp as u8), "udp");
+    }
+
+    #[test]
+    fn who_has_opened_a_flow_is_not_whose_rule_admits_it() {
+        for by in Direction::BOTH {
+            for opened in [None, Some(Direction::Inbound), Some(Direction::Outbound)] {
+                let value = FlowValue {
+                    flags: FlowValue::SEEDED,
+                    ..FlowValue::EMPTY
+                };
+                // Whatever was said of it before.
+                let value = value.admitted(by, None).admitted(by, opened);
+                assert_eq!((value.opener, value.opened_by()), (by as u8, opened));
+                assert!(value.is_seeded());
+            }
+        }
+        for opened in [None, Some(Direction::Inbound), Some(Direction::Outbound)] {
+            let cut = FlowValue::cut(1, opened);
+            assert_eq!((cut.state, cut.opened_by()), (CUT, opened));
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One flow as eight words of shared memory, the hash that says where it lives, and its clock.
 //! Layouts and pure arithmetic; what is done with them is in `flow_table`.
 
-use crate::flow::{CUT, FlowValue};
+use crate::flow::{CUT, FlowValue, Timeout};
 
 // The words of an entry. All that changes from packet to packet is in `HEAD`, so that one
 // compare-and-swap changes it whole; an entry is one cache line.
@@ -176,9 +176,9 @@ pub const TOUCH_AGE: u32 = of_ticks((crate::flow::TOUCH_INTERVAL_NS >> TICK_SHIF
 
 /// The word of an entry that packets change.
 ///
-/// Bits 0-31: the tick in which the flow was seen last. 32-35: state. 36: direction of the opener.
-/// 37: answered. 38: seeded. 39: being written, or nobody's. 40-63: version, another one for each
-/// flow that the entry has held.
+/// Bits 0-31: the tick in which the flow was seen last. 32-35: state. 36: the opener, see
+/// [`FlowValue::opener`]. 37: answered. 38: seeded. 39: being written, or nobody's. 40 and 41: who has really
+/// opened it, see [`FlowValue::opened_by`]. 42-63: version, another one for each flow that the entry has held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Head(pub u64);
@@ -189,13 +189,35 @@ impl Head {
     pub const ANSWERED: u64 = 1 << 37;
     pub const SEEDED: u64 = 1 << 38;
     pub const BUSY: u64 = 1 << 39;
-    const VERSION: u64 = !0 << 40;
+    const OPENED_OTHERWISE: u64 = 1 << 40;
+    const OPENER_UNKNOWN: u64 = 1 << 41;
+    const VERSION: u64 = !0 << Self::VERSION_AT;
+    const VERSION_AT: u32 = 42;
+    /// The bits of [`FlowValue::flags`], and where they are here.
+    const FLAGS: [(u8, u64); 4] = [
+        (FlowValue::ANSWERED, Self::ANSWERED),
+        (FlowValue::SEEDED, Self::SEEDED),
+        (FlowValue::OPENED_OTHERWISE, Self::OPENED_OTHERWISE),
+        (FlowValue::OPENER_UNKNOWN, Self::OPENER_UNKNOWN),
+    ];
 
     /// Of no version.
     #[inline(always)]
     pub const fn new(last_seen: u32, state: u8, opener: u8) -> Head {
         let (state, opener) = ((state & 15) as u64, (opener & 1) as u64);
         Head(last_seen as u64 | state << Self::STATE | opener << Self::OPENER)
+    }
+
+    /// Of a flow that begins in `state` with a packet of `direction`. A TCP connection that does not begin with a SYN was
+    /// there before, and nobody can tell who has opened it.
+    #[inline(always)]
+    pub const fn of_first(tick: u32, state: u8, direction: u8) -> Head {
+        const MIDDLE: u64 = 1 << Timeout::TcpSynRecv as u8
+            | 1 << Timeout::TcpEstablished as u8
+            | 1 << Timeout::TcpFinWait as u8
+            | 1 << Timeout::TcpClose as u8;
+        let is_unknown = MIDDLE >> (state & 15) & 1;
+        Head(Head::new(tick, state, direction).0 | (is_unknown * Self::OPENER_UNKNOWN))
     }
 
     #[inline(always)]
@@ -261,7 +283,7 @@ impl Head {
     /// While the entry's next owner writes it.
     #[inline(always)]
     pub const fn next_busy(self) -> Head {
-        Head((self.0 & Self::VERSION).wrapping_add(1 << 40) | Self::BUSY)
+        Head((self.0 & Self::VERSION).wrapping_add(1 << Self::VERSION_AT) | Self::BUSY)
     }
 
     /// This head, of the version that `busy` has announced.
@@ -351,11 +373,13 @@ impl Contents {
     /// The words for `value`.
     pub const fn of(value: &FlowValue) -> Contents {
         let mut head = Head::new(tick(value.last_seen), value.state, value.opener);
-        if value.is_answered() {
-            head.0 |= Head::ANSWERED;
-        }
-        if value.is_seeded() {
-            head.0 |= Head::SEEDED;
+        let mut i = 0;
+        while i < Head::FLAGS.len() {
+            let (flag, bit) = Head::FLAGS[i];
+            if value.flags & flag != 0 {
+                head.0 |= bit;
+            }
+            i += 1;
         }
         Contents {
             head,
@@ -368,11 +392,13 @@ impl Contents {
     /// than now.
     pub const fn value(&self, now: u64) -> FlowValue {
         let mut flags = 0;
-        if self.head.is_answered() {
-            flags |= FlowValue::ANSWERED;
-        }
-        if self.head.is_seeded() {
-            flags |= FlowValue::SEEDED;
+        let mut i = 0;
+        while i < Head::FLAGS.len() {
+            let (flag, bit) = Head::FLAGS[i];
+            if self.head.0 & bit != 0 {
+                flags |= flag;
+            }
+            i += 1;
         }
         FlowValue {
             created: time_of(created_of(self.begun), now),
@@ -397,6 +423,8 @@ const fn time_of(tick: u32, now: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::flow::TIMEOUTS;
+    use crate::tcp;
+    use crate::verdict::Direction;
 
     const _: () = assert!(
         TIMEOUTS <= CUT as usize && CUT < 16,
@@ -483,11 +511,30 @@ mod tests {
         assert_eq!((next.last_seen(), next.state()), (77, 11));
     }
 
+    /// Only a SYN tells who has opened a TCP connection.
+    #[test]
+    fn who_opened_a_connection_is_not_told_by_its_middle() {
+        for flags in 0..=u8::MAX {
+            for state in [tcp::first(flags), Timeout::Udp, Timeout::Icmp] {
+                let contents = Contents {
+                    head: Head::of_first(77, state as u8, 1),
+                    ..Contents::default()
+                };
+                let is_told = tcp::is_syn_without_ack(flags) && flags & tcp::RST == 0;
+                let is_tcp = state == tcp::first(flags);
+                let expected = (is_told || !is_tcp).then_some(Direction::Outbound);
+                let value = contents.value(1 << 60);
+                assert_eq!(value.opened_by(), expected, "{state:?} {flags:#x}");
+                assert_eq!((value.opener, value.state), (1, state as u8));
+            }
+        }
+    }
+
     #[test]
     fn contents_read_back_as_written() {
         let now = 50_000_000_000;
         for state in 0..=CUT {
-            for flags in 0..4 {
+            for flags in 0..16 {
                 let value = FlowValue {
                     created: now - (300 << TICK_SHIFT),
                     last_seen: now - (100 << TICK_SHIFT),

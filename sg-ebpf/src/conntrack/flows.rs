@@ -254,7 +254,7 @@ pub(crate) extern "C" fn sg_track(
             let flags = traits.tcp_flags().into();
             let state = sg_next_state(traits.kind().into(), NO_STATE, flags, 0) as u8;
             found.contents = Contents {
-                head: Head::new(tick(now), state, traits.direction()),
+                head: Head::of_first(tick(now), state, traits.direction()),
                 rule: rule_word(verdict.slot(), maps::generation()),
                 begun: begun_word(tick(now), NO_NUMBER),
             };

@@ -30,6 +30,7 @@ A flow has no entry when the rules of the other direction accept its replies any
 live apart from established ones. Where there is no room a flow that has expired goes first, then
 one that is closing, then the one seen least recently, and is counted. `tcp-cut` is a connection that
 was revoked, flushed or cut: its segments are dropped until a new one is opened that the rules accept.
+OPENED is `unknown` of a connection whose beginning nobody has seen.
 
 Examples:
   sgctl flows

@@ -22,7 +22,7 @@ pub struct Flow {
     pub remote: IpAddr,
     pub remote_port: Option<u16>,
     pub icmp_id: Option<u16>,
-    /// Direction of the packet that opened it.
+    /// Direction of the packet that opened it; `unknown` of a connection that was there before, where nobody knows.
     pub opened: &'static str,
     /// `half-open` or `established`: which table it is in.
     pub kind: &'static str,
@@ -86,11 +86,7 @@ pub fn flows(attached: &Attached) -> Result<Vec<Flow>, KernelError> {
             remote: entry.remote,
             remote_port: has_ports.then_some(entry.remote_port),
             icmp_id: is_icmp.then_some(entry.local_port),
-            opened: if v.opened_by(Direction::Inbound) {
-                Direction::Inbound.name()
-            } else {
-                Direction::Outbound.name()
-            },
+            opened: v.opened_by().map_or("unknown", Direction::name),
             kind: entry.kind.name(),
             state: state_name(v.state),
             is_seeded: v.is_seeded(),

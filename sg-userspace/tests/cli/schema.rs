@@ -322,7 +322,7 @@ fn flows_of_one() -> Value {
         "flows": [{
             "protocol": "number", "local": "address", "local_port": "number?",
             "remote": "address", "remote_port": "number?", "icmp_id": "number?",
-            "opened": "inbound|outbound", "kind": "half-open|established", "state": "text",
+            "opened": "inbound|outbound|unknown", "kind": "half-open|established", "state": "text",
             "seeded": "bool", "age_seconds": "number", "idle_seconds": "number",
             "generation": "number",
             "rule": ["?", {

@@ -130,11 +130,11 @@ fn connections_that_exist_go_on_and_no_new_ones_are_made() {
         listed.sort();
         let expected = [
             "6 192.0.2.1 22 opened inbound tcp-established established seeded true",
-            "6 192.0.2.1 opened outbound tcp-established established seeded true",
+            "6 192.0.2.1 opened unknown tcp-established established seeded true",
             "6 2001:db8::1 22 opened inbound tcp-established established seeded true",
-            "6 2001:db8::1 opened outbound tcp-established established seeded true",
-            "17 192.0.2.1 opened outbound udp-stream established seeded true",
-            "17 2001:db8::1 opened outbound udp-stream established seeded true",
+            "6 2001:db8::1 opened unknown tcp-established established seeded true",
+            "17 192.0.2.1 opened unknown udp-stream established seeded true",
+            "17 2001:db8::1 opened unknown udp-stream established seeded true",
         ];
         let mut expected: Vec<_> = expected.map(String::from).into();
         expected.sort();
@@ -194,6 +194,75 @@ fn connections_are_cut_where_that_is_asked_for() {
         let states: Vec<&str> = node.flows().iter().map(|flow| flow.state).collect();
         assert_eq!(states, ["tcp-cut"; 2], "of the datagrams nothing is known");
     });
+}
+
+/// Proves K12: what is said of a connection that was there is who has opened it, as far as that is known, and not whose rule
+/// admits it; of one that is cut too. A listener tells it of the connections to its port, connection tracking of
+/// all.
+#[test]
+fn who_has_opened_a_connection_is_told_where_it_is_known() {
+    for is_tracked in [false, true] {
+        let unless_tracked = |known: &'static str| match is_tracked {
+            true => known,
+            false => "unknown",
+        };
+        for (rules, is_cut) in [
+            ("in tcp from any accept", false),
+            ("out tcp to any accept", false),
+            (NOBODY, false),
+            (NOBODY, true),
+        ] {
+            sandbox(|sandbox| {
+                let node = Node::new(sandbox);
+                if is_tracked {
+                    nft(
+                        "table inet tracked { chain input { type filter hook input priority 0; \
+                         ct state established accept; }; }",
+                    );
+                }
+                let pairs = [node.inbound(NODE4), node.outbound(PEER6)];
+                let options = ApplyOptions {
+                    cut_existing: is_cut,
+                    ..node.options()
+                };
+                apply(&rules_from_lines(rules), &options).unwrap_or_else(|e| panic!("{e}"));
+                let opened = |node: &Node| {
+                    let mut found: Vec<_> = node
+                        .flows()
+                        .into_iter()
+                        .map(|f| {
+                            (
+                                f.local_port == Some(22),
+                                f.opened,
+                                f.rule.map(|r| r.summary),
+                            )
+                        })
+                        .collect();
+                    found.sort();
+                    found
+                };
+                let rule = rules
+                    .split_once(' ')
+                    .map(|(_, rest)| rest.replace(" accept", ""));
+                let expected = [
+                    (false, unless_tracked("outbound"), rule.clone()),
+                    (true, "inbound", rule),
+                ];
+                assert_eq!(opened(&node), expected, "{rules:?}, cut: {is_cut}");
+                if !is_cut {
+                    pairs.iter().for_each(Pair::goes_on);
+                    assert_eq!(opened(&node), expected, "{rules:?}, later");
+                    // Cut by another policy, too.
+                    let mut next = rules_from_lines(&format!("{rules}\nin udp 9 from any drop"));
+                    next.established = Established::Flush;
+                    node.apply(&next);
+                    let opened: Vec<_> = opened(&node).into_iter().map(|f| (f.0, f.1)).collect();
+                    let expected = expected.map(|f| (f.0, f.1));
+                    assert_eq!(opened, expected, "{rules:?}, flushed");
+                }
+            });
+        }
+    }
 }
 
 /// Proves K12: a flow that a rule admits is that rule's, and one whose both sides pass by the

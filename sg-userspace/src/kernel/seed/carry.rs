@@ -38,9 +38,9 @@ pub(super) fn carry(
     let value = FlowValue {
         slot: admission.slot(),
         generation,
-        opener: flow.opener as u8,
         ..entry(flow, now)
     };
+    let value = value.admitted(flow.opener, flow.opened_by());
     Some((kind_of(flow, kind), value))
 }
 
@@ -93,6 +93,7 @@ mod tests {
                     protocol: IPPROTO_TCP,
                 },
                 opener,
+                is_opener_known: true,
                 state: Timeout::TcpEstablished,
                 is_answered: true,
                 is_ours: false,
@@ -110,6 +111,7 @@ mod tests {
                 assert_eq!(kind, FlowKind::Established);
                 assert_eq!((value.generation, value.last_seen), (6, 1000));
                 assert_eq!((value.opener, value.is_seeded()), (opener as u8, false));
+                assert_eq!(value.opened_by(), Some(opener));
                 value.slot - FIRST_RULE_SLOT
             });
             assert_eq!(slot, expected, "{before:?} → {after:?}, opened {opener:?}");

@@ -204,6 +204,7 @@ fn flow(entry: &Entry, opener: Direction, is_ours: bool) -> Option<Existing> {
     Some(Existing {
         key,
         opener,
+        is_opener_known: true,
         state,
         is_answered,
         is_ours,

@@ -49,10 +49,10 @@ pub(super) fn decide(
     let value = FlowValue {
         slot,
         generation,
-        opener: opener as u8,
         flags,
         ..entry
     };
+    let value = value.admitted(opener, flow.opened_by());
     Some((kind_of(flow, kind), value))
 }
 
@@ -108,6 +108,7 @@ mod tests {
                 protocol,
             },
             opener,
+            is_opener_known: true,
             state,
             is_answered: !matches!(state, Timeout::TcpSynSent | Timeout::Udp),
             is_ours: opener == Direction::Outbound,
@@ -122,7 +123,7 @@ mod tests {
         }
     }
 
-    /// `nothing`, or `seeded` or the rule's direction and position, the opener and the table.
+    /// `nothing`, or `seeded` or the rule's direction and position, the side that it is judged by and the table.
     fn decided(rules: &str, flow: &Existing) -> String {
         let policy = rules_from_lines(rules);
         let slots: Vec<u32> = (0..).take(policy.rules.len()).collect();
@@ -139,6 +140,13 @@ mod tests {
         );
         assert_eq!(value.state, flow.state as u8);
         assert_eq!(value.is_answered(), flow.is_answered);
+        assert_eq!(value.opened_by(), Some(flow.opener), "whoever admits it");
+        let unknown = Existing {
+            is_opener_known: false,
+            ..*flow
+        };
+        let (_, other) = decide(&unknown, judge, 7, 1000).expect("it gets an entry as well");
+        assert_eq!((other.opener, other.opened_by()), (value.opener, None));
         let opener = Direction::BOTH[usize::from(value.opener)].name();
         let whose = match value.is_seeded() {
             true => "seeded".to_owned(),
@@ -147,7 +155,7 @@ mod tests {
                 format!("{} {}", rule.direction.name(), rule.position)
             }
         };
-        format!("{whose}, opened {opener}, {}", kind.name())
+        format!("{whose}, as {opener}, {}", kind.name())
     }
 
     /// Proves K12, A1: who admits a flow that was there, or that nobody does.
@@ -161,34 +169,34 @@ mod tests {
         let ping = |opener| flow(V4, IPPROTO_ICMP, opener, Timeout::Icmp);
         let ping6 = |opener| flow(V6, IPPROTO_ICMPV6, opener, Timeout::Icmp);
         for (rules, flow, expected) in [
-            ("", ssh(Inbound), "seeded, opened inbound, established"),
-            ("", ssh(Outbound), "seeded, opened outbound, established"),
-            ("", ssh6(Outbound), "seeded, opened outbound, established"),
+            ("", ssh(Inbound), "seeded, as inbound, established"),
+            ("", ssh(Outbound), "seeded, as outbound, established"),
+            ("", ssh6(Outbound), "seeded, as outbound, established"),
             (
                 "in tcp 22 from any accept",
                 ssh(Inbound),
-                "inbound 1, opened inbound, established",
+                "inbound 1, as inbound, established",
             ),
             (
                 "in tcp 22 from any accept",
                 ssh6(Inbound),
-                "inbound 1, opened inbound, established",
+                "inbound 1, as inbound, established",
             ),
             (
                 "in tcp 22 from 198.51.100.7 drop\nin all from any accept",
                 ssh(Inbound),
-                "seeded, opened inbound, established",
+                "seeded, as inbound, established",
             ),
             // Whoever opened it, the rules let this side in.
             (
                 "in tcp 22 from any accept",
                 ssh(Outbound),
-                "inbound 1, opened inbound, established",
+                "inbound 1, as inbound, established",
             ),
             (
                 "out all to any accept",
                 ssh(Inbound),
-                "outbound 1, opened outbound, established",
+                "outbound 1, as outbound, established",
             ),
             // Both sides pass by the rules.
             (
@@ -204,28 +212,28 @@ mod tests {
             (
                 "in tcp 22 from any accept\nout tcp 22 to any accept",
                 ssh(Inbound),
-                "inbound 1, opened inbound, established",
+                "inbound 1, as inbound, established",
             ),
             // A handshake under way stays apart.
             (
                 "",
                 flow(V4, IPPROTO_TCP, Outbound, Timeout::TcpSynSent),
-                "seeded, opened outbound, half-open",
+                "seeded, as outbound, half-open",
             ),
             (
                 "",
                 flow(V4, IPPROTO_TCP, Inbound, Timeout::TcpTimeWait),
-                "seeded, opened inbound, half-open",
+                "seeded, as inbound, half-open",
             ),
             (
                 "",
                 flow(V4, IPPROTO_UDP, Outbound, Timeout::UdpStream),
-                "seeded, opened outbound, established",
+                "seeded, as outbound, established",
             ),
             (
                 "",
                 flow(V4, IPPROTO_UDP, Outbound, Timeout::Udp),
-                "seeded, opened outbound, half-open",
+                "seeded, as outbound, half-open",
             ),
             // Nobody has answered yet: the sender may be forged, unless it is the host.
             ("", flow(V4, IPPROTO_UDP, Inbound, Timeout::Udp), "nothing"),
@@ -242,12 +250,12 @@ mod tests {
             (
                 "in udp 22 from any accept",
                 flow(V4, IPPROTO_UDP, Inbound, Timeout::Udp),
-                "inbound 1, opened inbound, half-open",
+                "inbound 1, as inbound, half-open",
             ),
             (
                 "out udp 5000 to any accept",
                 forwarded(flow(V4, IPPROTO_UDP, Outbound, Timeout::Udp)),
-                "outbound 1, opened outbound, half-open",
+                "outbound 1, as outbound, half-open",
             ),
             (
                 "in all from any accept",
@@ -257,19 +265,19 @@ mod tests {
             (
                 "",
                 forwarded(flow(V4, IPPROTO_UDP, Outbound, Timeout::UdpStream)),
-                "seeded, opened outbound, established",
+                "seeded, as outbound, established",
             ),
             // The request is asked about in one direction, the answer in the other.
-            ("", ping(Outbound), "seeded, opened outbound, half-open"),
+            ("", ping(Outbound), "seeded, as outbound, half-open"),
             (
                 "out icmp 8 to any accept",
                 ping(Outbound),
-                "outbound 1, opened outbound, half-open",
+                "outbound 1, as outbound, half-open",
             ),
             (
                 "out icmp 8 to any accept",
                 ping(Inbound),
-                "seeded, opened inbound, half-open",
+                "seeded, as inbound, half-open",
             ),
             (
                 "in icmp 8 from any accept\nout icmp 0 to any accept",
@@ -279,17 +287,17 @@ mod tests {
             (
                 "in icmpv6 128 from any accept",
                 ping6(Inbound),
-                "inbound 1, opened inbound, half-open",
+                "inbound 1, as inbound, half-open",
             ),
             (
                 "out icmpv6 129 to any accept",
                 ping6(Inbound),
-                "outbound 1, opened outbound, half-open",
+                "outbound 1, as outbound, half-open",
             ),
             (
                 "in gre from any accept",
                 flow(V4, 47, Outbound, Timeout::Other),
-                "inbound 1, opened inbound, established",
+                "inbound 1, as inbound, established",
             ),
         ] {
             assert_eq!(decided(rules, &flow), expected, "{rules}\n{flow:?}");

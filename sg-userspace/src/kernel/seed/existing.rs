@@ -24,14 +24,22 @@ pub(super) struct Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Existing {
     pub(super) key: Key,
-    /// Direction of the packet that opened it, as far as that can be known.
+    /// Direction of the packet that opened it, or most probably did.
     pub(super) opener: Direction,
+    pub(super) is_opener_known: bool,
     pub(super) state: Timeout,
     pub(super) is_answered: bool,
     /// It is sure that this host has sent its first packet, which a forged sender cannot make it look like.
     pub(super) is_ours: bool,
     /// Where there are more flows than the table holds, the higher ones are kept.
     pub(super) recency: u32,
+}
+
+impl Existing {
+    /// Direction of the packet that opened it, where that is known.
+    pub(super) fn opened_by(&self) -> Option<Direction> {
+        self.is_opener_known.then_some(self.opener)
+    }
 }
 
 impl Key {

@@ -253,7 +253,7 @@ impl<'a> Seeding<'a> {
             };
             let (kind, value) = match (self.cuts, flow.key.kind()) {
                 (false, _) => (kind, value),
-                (true, Kind::Tcp) => (FlowKind::Established, FlowValue::cut(now)),
+                (true, Kind::Tcp) => (FlowKind::Established, FlowValue::cut(now, flow.opened_by())),
                 (true, _) => return None,
             };
             Some(Entry {

@@ -118,6 +118,9 @@ pub(super) fn flows(
                     flows.push(Existing {
                         key,
                         opener,
+                        // A socket that listens may connect as well.
+                        is_opener_known: opener == Direction::Outbound
+                            && association.state == COOKIE_WAIT,
                         state: Timeout::Sctp,
                         // Only who has sent the first chunk waits for a cookie.
                         is_answered: association.state != COOKIE_WAIT,

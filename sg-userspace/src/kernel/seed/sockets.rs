@@ -105,15 +105,19 @@ pub(super) fn flows(sockets: &[Socket], own: &HashSet<IpAddr>) -> Vec<Existing> 
             if !is_one_family || !key.can_be_on_the_wire(own) {
                 return None;
             }
-            let opener = match state {
-                Timeout::TcpSynSent => Direction::Outbound,
-                Timeout::TcpSynRecv => Direction::Inbound,
-                _ if served.contains(&(key.protocol, key.local_port)) => Direction::Inbound,
-                _ => Direction::Outbound,
+            let is_served = served.contains(&(key.protocol, key.local_port));
+            // Of other connections the listener may be gone, and a UDP socket beside another one at the same port may
+            // have asked as well as been asked.
+            let (opener, is_opener_known) = match state {
+                Timeout::TcpSynSent => (Direction::Outbound, true),
+                Timeout::TcpSynRecv => (Direction::Inbound, true),
+                _ if is_served => (Direction::Inbound, key.protocol == IPPROTO_TCP),
+                _ => (Direction::Outbound, false),
             };
             Some(Existing {
                 key,
                 opener,
+                is_opener_known,
                 state,
                 is_answered: state != Timeout::TcpSynSent,
                 is_ours: opener == Direction::Outbound,
@@ -166,7 +170,7 @@ mod tests {
             .into()
     }
 
-    /// Proves K12: which sockets are flows, in which state, and who opened them.
+    /// Proves K12: which sockets are flows, in which state, and who opened them, or probably did (`?`).
     #[test]
     fn connected_sockets_are_flows() {
         const TCP: u8 = IPPROTO_TCP;
@@ -178,20 +182,20 @@ mod tests {
         ];
         let v4 = ("192.0.2.1:5000", "198.51.100.7:443");
         for (protocol, number, (local, remote), expected) in [
-            (TCP, state::ESTABLISHED, v4, Some("out tcp-established")),
+            (TCP, state::ESTABLISHED, v4, Some("out? tcp-established")),
             (TCP, state::SYN_SENT, v4, Some("out tcp-syn-sent")),
             (TCP, state::SYN_RECV, v4, Some("in tcp-syn-recv")),
             (TCP, state::NEW_SYN_RECV, v4, Some("in tcp-syn-recv")),
-            (TCP, state::FIN_WAIT1, v4, Some("out tcp-fin-wait")),
-            (TCP, state::FIN_WAIT2, v4, Some("out tcp-close-wait")),
-            (TCP, state::CLOSE_WAIT, v4, Some("out tcp-close-wait")),
-            (TCP, state::LAST_ACK, v4, Some("out tcp-last-ack")),
-            (TCP, state::CLOSING, v4, Some("out tcp-last-ack")),
-            (TCP, state::TIME_WAIT, v4, Some("out tcp-time-wait")),
+            (TCP, state::FIN_WAIT1, v4, Some("out? tcp-fin-wait")),
+            (TCP, state::FIN_WAIT2, v4, Some("out? tcp-close-wait")),
+            (TCP, state::CLOSE_WAIT, v4, Some("out? tcp-close-wait")),
+            (TCP, state::LAST_ACK, v4, Some("out? tcp-last-ack")),
+            (TCP, state::CLOSING, v4, Some("out? tcp-last-ack")),
+            (TCP, state::TIME_WAIT, v4, Some("out? tcp-time-wait")),
             (TCP, state::CLOSE, v4, None),
             (TCP, state::LISTEN, v4, None),
             (TCP, 77, v4, None),
-            (UDP, state::ESTABLISHED, v4, Some("out udp-stream")),
+            (UDP, state::ESTABLISHED, v4, Some("out? udp-stream")),
             (UDP, state::CLOSE, v4, None),
             // A listener on the same port, of whatever address.
             (
@@ -210,13 +214,13 @@ mod tests {
                 UDP,
                 state::ESTABLISHED,
                 ("192.0.2.1:443", "198.51.100.7:5000"),
-                Some("in udp-stream"),
+                Some("in? udp-stream"),
             ),
             (
                 UDP,
                 state::ESTABLISHED,
                 ("192.0.2.1:22", "198.51.100.7:5000"),
-                Some("out udp-stream"),
+                Some("out? udp-stream"),
             ),
             // What never leaves the host.
             (
@@ -250,7 +254,8 @@ mod tests {
                         Direction::Inbound => "in",
                         Direction::Outbound => "out",
                     };
-                    format!("{opener} {}", f.state.name())
+                    let is_known = if f.is_opener_known { "" } else { "?" };
+                    format!("{opener}{is_known} {}", f.state.name())
                 })
                 .collect();
             let about = format!("protocol {protocol} state {number} {local} {remote}");

@@ -28,7 +28,10 @@ pub(crate) struct Flow {
     pub(crate) last_seen: u64,
     pub(crate) slot: u32,
     pub(crate) generation: u32,
+    /// Whose packets the rules are asked about.
     pub(crate) opener: Direction,
+    /// Who has opened it, where that is known.
+    pub(crate) opened: Option<Direction>,
     pub(crate) state: State,
     pub(crate) answered: bool,
     pub(crate) seeded: bool,
@@ -226,6 +229,11 @@ impl Flows {
             slot,
             generation: terms.generation,
             opener: seen.direction,
+            // Of TCP that is told by a SYN alone.
+            opened: match states::asks_to_open(seen) || !is_tcp(&key) {
+                true => Some(seen.direction),
+                false => None,
+            },
             state: states::begin(seen),
             answered: false,
             seeded: false,

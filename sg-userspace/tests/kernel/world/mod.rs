@@ -249,6 +249,7 @@ impl World {
             slot: 0,
             generation: 0,
             opener: seed.opener,
+            opened: Some(seed.opener),
             state: State::Established,
             answered: true,
             seeded: true,

@@ -209,7 +209,8 @@ fn flow_key(local: IpAddr, remote: IpAddr, protocol: u8, ports: (u16, u16)) -> F
 }
 
 fn flow(kind: FlowKind, value: &FlowValue) -> Flow {
-    let known = FlowValue::ANSWERED | FlowValue::SEEDED;
+    let opened = FlowValue::OPENED_OTHERWISE | FlowValue::OPENER_UNKNOWN;
+    let known = FlowValue::ANSWERED | FlowValue::SEEDED | opened;
     assert_eq!(value.flags & !known, 0, "unknown flags");
     assert_eq!(value.zero, [0; 5], "padding");
     Flow {
@@ -219,6 +220,7 @@ fn flow(kind: FlowKind, value: &FlowValue) -> Flow {
         slot: value.slot,
         generation: value.generation,
         opener: direction(value.opener),
+        opened: value.opened_by(),
         state: State::of_number(value.state),
         answered: value.is_answered(),
         seeded: value.is_seeded(),
