@@ -4,10 +4,10 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::clip::clip;
 use super::dialect;
 use super::errors::Problem;
 use super::model::Prefix;
-use super::yaml::clip;
 
 /// A parsed address literal. Ranges include both ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use sg_common::flow::Timeout;
 
 use super::errors::Problem;
 use super::model::Direction;
-use super::yaml::{Node, Value};
+use super::set_name::is_set_name;
 
 /// Where a key stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub(crate) enum Place {
 
 /// Lower case, and without what joins words: `source-ports`, `source_ports` and `SourcePorts` are
 /// one word.
-fn plain(word: &str) -> String {
+pub(crate) fn plain(word: &str) -> String {
     word.chars()
         .filter(|c| !matches!(c, '-' | '_' | ' ' | '.'))
         .flat_map(char::to_lowercase)
@@ -327,34 +327,6 @@ fn in_timeouts(word: &str) -> Option<String> {
 const AROUND: &str = "list the ranges around what is left out, so that the rule is about nothing \
                       else: all but port 25 is `0-24, 26-65535`";
 
-/// What is wrong with `{cidr: …, except: […]}`, as Kubernetes and Cilium write a network with exceptions.
-pub(crate) fn block(node: &Node<'_>) -> Option<Problem> {
-    let Value::Map(pairs) = &node.value else {
-        return None;
-    };
-    let words: Vec<String> = pairs
-        .iter()
-        .filter_map(|(key, _)| key.text())
-        .map(plain)
-        .collect();
-    let has = |all: &[&str]| words.iter().any(|word| all.contains(&word.as_str()));
-    if !has(&["cidr", "cidrs", "ipblock", "except", "prefix", "network"]) {
-        return None;
-    }
-    let problem = Problem::new(
-        "wrong-shape",
-        "a network is written as it is, and not as a mapping",
-    )
-    .expected("a CIDR such as `10.0.0.0/8`, a range `a-b`, or a list of those");
-    Some(match has(&["except", "ipblock"]) {
-        true => problem.help(
-            "of a network with exceptions list the ranges around what is left out: 10.0.0.0/8 without \
-             10.1.0.0/16 is `[10.0.0.0-10.0.255.255, 10.2.0.0-10.255.255.255]`",
-        ),
-        false => problem.help("write the CIDR alone"),
-    })
-}
-
 /// What is wrong with a value that negates.
 pub(crate) fn negation(text: &str) -> Problem {
     Problem::new("negation", format!("`{text}` negates, and no rule can"))
@@ -393,123 +365,7 @@ pub(crate) fn sigil(text: &str) -> Option<&str> {
         .and_then(|name| name.strip_suffix('}'))
         .unwrap_or(name)
         .trim();
-    super::items::is_set_name(name).then_some(name)
-}
-
-/// Says of a document that is no policy what it is, if that can be told.
-pub(crate) fn other_document(root: &Node<'_>) -> Option<Problem> {
-    let keys = match &root.value {
-        Value::Map(pairs) => pairs.as_slice(),
-        _ => return None,
-    };
-    let value = |name: &str| {
-        let mut pairs = keys.iter();
-        let (_, value) = pairs.find(|(key, _)| key.text() == Some(name))?;
-        Some(value.text().unwrap_or_default().to_owned())
-    };
-    let has = |name: &str| value(name).is_some();
-    const SHAPE: &str = "a policy: a mapping with `inbound`, `outbound` or `groups`";
-    let spec = keys.iter().find(|(key, _)| key.text() == Some("spec"));
-    let selects_pods = spec.is_some_and(|(_, spec)| match &spec.value {
-        Value::Map(pairs) => pairs
-            .iter()
-            .any(|(key, _)| matches!(key.text(), Some("podSelector" | "policyTypes"))),
-        _ => false,
-    });
-    let has_parts = has("kind") && (has("spec") || has("metadata") || has("data"));
-    if has("apiVersion") || selects_pods || has_parts {
-        let kind = value("kind").filter(|kind| !kind.is_empty());
-        let unnamed = if selects_pods {
-            "NetworkPolicy"
-        } else {
-            "object"
-        };
-        let kind = kind.unwrap_or_else(|| unnamed.to_owned());
-        let problem = Problem::new(
-            "other-format",
-            format!(
-                "this is a Kubernetes {}, and no policy of sgctl",
-                super::yaml::clip(&kind)
-            ),
-        )
-        .expected(SHAPE);
-        return Some(match kind.contains("NetworkPolicy") {
-            true => problem.help(
-                "a NetworkPolicy selects pods by their labels, and the cluster's network enforces \
-                 it; sgctl enforces addresses and ports on a node's interface: write them as \
-                 `inbound` and `outbound` rules (`sgctl templates show tke-minimal` is a start)",
-            ),
-            false => problem.help(
-                "where a ConfigMap or Secret holds a policy, name the file that it is mounted as",
-            ),
-        });
-    }
-    let (what, help) = if has("SecurityGroups") || has("SecurityGroupRules") || has("IpPermissions")
-    {
-        (
-            "an answer of the AWS API",
-            "write its rules as `inbound` and `outbound` lists of `{protocol, ports, from, action}`",
-        )
-    } else if has("SecurityGroupPolicySet") || has("Response") {
-        (
-            "an answer of the Tencent Cloud API",
-            "write its rules as `inbound` and `outbound` lists of `{protocol, ports, from, action}`",
-        )
-    } else if has("nftables") {
-        (
-            "a ruleset of nftables",
-            "write its rules as `inbound` and `outbound` lists of `{protocol, ports, from, action}`",
-        )
-    } else if has("resource") || has("terraform_version") {
-        (
-            "a Terraform document",
-            "write its rules as `inbound` and `outbound` lists of `{protocol, ports, from, action}`",
-        )
-    } else {
-        return None;
-    };
-    let problem = Problem::new(
-        "other-format",
-        format!("this is {what}, and no policy of sgctl"),
-    );
-    Some(problem.expected(SHAPE).help(help))
-}
-
-/// As [`other_document`], of a text that is no YAML mapping.
-pub(crate) fn other_text(text: &str) -> Option<Problem> {
-    let mut lines = text.lines().map(str::trim);
-    let first = lines
-        .find(|line| !line.is_empty() && (!line.starts_with('#') || line.starts_with("#!")))?;
-    let begins = |words: &[&str]| words.iter().any(|word| first.starts_with(word));
-    let what = if begins(&[
-        "table ",
-        "flush ruleset",
-        "#!/usr/sbin/nft",
-        "nft ",
-        "add table",
-        "add rule",
-    ]) {
-        "a ruleset of nftables"
-    } else if begins(&[
-        "*filter",
-        "*nat",
-        "*mangle",
-        "*raw",
-        "-A ",
-        "iptables ",
-        "ip6tables ",
-    ]) {
-        "a ruleset of iptables"
-    } else if begins(&["resource \"", "module \"", "terraform {", "provider \""]) {
-        "a Terraform document"
-    } else {
-        return None;
-    };
-    Some(
-        Problem::new("other-format", format!("this is {what}, and no policy of sgctl"))
-            .expected("a policy: a YAML mapping with `inbound`, `outbound` or `groups`")
-            .help("write its rules as `inbound` and `outbound` lists of `{protocol, ports, from, action}`"),
-    )
+    is_set_name(name).then_some(name)
 }
 
 #[cfg(test)]

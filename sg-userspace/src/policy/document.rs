@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use sg_common::flow::{TIMEOUTS, Timeout};
 
-use super::dialect::{self, Place};
+use super::dialect::Place;
 use super::duration;
 use super::errors::{At, Problem};
 use super::fields::{self, Fields};
@@ -13,9 +13,10 @@ use super::input::SetOverride;
 use super::loading::Ctx;
 use super::matching::Scope;
 use super::model::{Direction, Established, NonIp};
-use super::read::Source;
+use super::other_format;
 use super::rules::{self, Draft};
 use super::sets::Sets;
+use super::source::Source;
 use super::yaml::{self, Node};
 
 /// What a trailing "drop everything" of a group that is not the last means (SPEC P3).
@@ -100,7 +101,7 @@ pub(crate) fn read(ctx: &mut Ctx<'_>, overrides: &[SetOverride]) -> Option<Docum
     let root = match yaml::parse(source) {
         Ok(root) => root,
         Err((at, problem)) => {
-            let (at, problem) = match dialect::other_text(&source.text) {
+            let (at, problem) = match other_format::other_text(&source.text) {
                 Some(other) => (At::FIRST, other),
                 None => (at, problem),
             };
@@ -108,11 +109,14 @@ pub(crate) fn read(ctx: &mut Ctx<'_>, overrides: &[SetOverride]) -> Option<Docum
             return None;
         }
     };
-    if let Some(problem) = dialect::other_document(&root) {
+    if let Some(problem) = other_format::other_document(&root) {
         ctx.error(root.at, problem);
         return None;
     }
-    if let Some(problem) = root.text().and_then(|_| dialect::other_text(&source.text)) {
+    if let Some(problem) = root
+        .text()
+        .and_then(|_| other_format::other_text(&source.text))
+    {
         ctx.error(root.at, problem);
         return None;
     }

@@ -1,8 +1,8 @@
 //! Durations: `90`, `90s`, `2m`, `1h`, `5d` → seconds.
 
 use super::address::decimal;
+use super::clip::clip;
 use super::errors::Problem;
-use super::yaml::clip;
 
 /// The longest timeout, in seconds: one year.
 const LONGEST: u32 = 365 * 24 * 3600;

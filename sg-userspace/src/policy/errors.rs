@@ -9,7 +9,7 @@ use miette::{
 };
 
 use super::finding::{Finding, Location};
-use super::read::Source;
+use super::source::Source;
 
 /// How many errors are printed; the rest is counted.
 pub const PRINTED: usize = 50;

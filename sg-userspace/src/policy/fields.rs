@@ -4,10 +4,11 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
+use super::clip::clip;
 use super::dialect::{self, Place};
 use super::errors::{At, Problem};
 use super::loading::Ctx;
-use super::yaml::{Node, Value, clip};
+use super::yaml::{Node, Value};
 
 /// The longest name of a policy, group, rule or set, in characters.
 const NAME: usize = 128;

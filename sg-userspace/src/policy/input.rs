@@ -8,8 +8,8 @@ use std::str::FromStr;
 use thiserror::Error;
 
 use super::errors::At;
-use super::items::is_set_name;
-use super::read::Source;
+use super::set_name::is_set_name;
+use super::source::Source;
 
 /// Where a policy comes from: `-`, `builtin:NAME`, or a path.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

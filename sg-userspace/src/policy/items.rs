@@ -1,21 +1,17 @@
 //! The elements of a list of addresses or ports: literals and the names of sets, with their
 //! places. One scalar may hold several, separated by commas.
 
-use super::dialect;
+use super::clip::clip;
 use super::errors::{At, Problem};
 use super::fields;
 use super::kind::Kind;
 use super::loading::Ctx;
-use super::yaml::{Node, Value, clip};
+use super::other_format;
+use super::set_name::{KEYWORDS, SET_NAME, is_set_name};
+use super::yaml::{Node, Value};
 
-/// Words that would be taken for something else.
-const KEYWORDS: [&str; 12] = [
-    "any", "all", "none", "file", "true", "false", "yes", "no", "on", "off", "null", "nobody",
-];
 /// Elements of one list.
 const ITEMS: usize = 1 << 20;
-/// The longest name of a set, in characters.
-const SET_NAME: usize = 64;
 
 /// One element: where it stands, how it is spelled, what it means.
 #[derive(Debug)]
@@ -29,16 +25,6 @@ pub(crate) struct Item<'n, L> {
 pub(crate) enum Meaning<L> {
     Literal(L),
     Named(String),
-}
-
-/// True for `[a-z][a-z0-9_-]*` that is no keyword.
-pub(crate) fn is_set_name(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_lowercase())
-        && text.len() <= SET_NAME
-        && text
-            .bytes()
-            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
-        && !KEYWORDS.contains(&text)
 }
 
 /// What is wrong with the name of a set.
@@ -95,7 +81,7 @@ fn scalar<'n, K: Kind>(
     items: &mut Vec<Item<'n, K::Literal>>,
 ) -> bool {
     let Some(text) = node.text().filter(|_| !node.is_null()) else {
-        if let Some(problem) = dialect::block(node) {
+        if let Some(problem) = other_format::block(node) {
             ctx.error(node.at, problem);
             return false;
         }

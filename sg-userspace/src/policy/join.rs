@@ -12,8 +12,8 @@ use super::errors::Problem;
 use super::finding::{Finding, Lint, Location};
 use super::loading::Loading;
 use super::model::{Action, Direction, Policy, Protocol, Rule};
-use super::read::Source;
 use super::rules::Draft;
+use super::source::Source;
 
 /// A policy, and the place of each of its rules.
 #[derive(Debug)]

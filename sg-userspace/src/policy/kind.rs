@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::address::{self, Address};
-use super::errors::Problem;
+use super::errors::{At, Problem};
 use super::finding::{Finding, Lint};
-use super::loading::{Loading, PORT_RANGES, PREFIXES, PortRanges};
+use super::loading::{Ctx, Loading, PORT_RANGES, PREFIXES, PortRanges};
 use super::model::{Prefix, Remote};
 use super::ports::{self, Ports};
 
@@ -240,5 +240,25 @@ impl Kind for PortKind {
 
     fn files(loading: &mut Loading) -> &mut HashMap<PathBuf, Option<Arc<Self::Value>>> {
         &mut loading.port_files
+    }
+}
+
+impl Ctx<'_> {
+    /// Says what is odd about a literal, the first times.
+    pub(crate) fn odd<K: Kind>(
+        &mut self,
+        literal: K::Literal,
+        text: &str,
+        at: impl FnOnce() -> At,
+    ) {
+        const TOLD: usize = 20;
+        if self.loading.findings.len() < TOLD
+            && let Some(finding) = K::odd(literal, text)
+        {
+            let finding = finding.at(&self.location(at()));
+            if !self.loading.findings.contains(&finding) {
+                self.loading.findings.push(finding);
+            }
+        }
     }
 }

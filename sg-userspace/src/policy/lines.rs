@@ -5,8 +5,9 @@
     reason = "for tests and benchmarks, which write their own lines"
 )]
 
+use super::input::PolicyInput;
+use super::load::load_text;
 use super::model::Policy;
-use super::{PolicyInput, load_text};
 
 /// Reads one rule per line, blank lines and lines that start with `#` aside:
 ///

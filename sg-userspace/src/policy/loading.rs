@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use super::errors::{At, Problem, Report};
 use super::finding::{Finding, Location};
-use super::kind::Kind;
 use super::model::Remote;
-use super::read::Source;
+use super::source::Source;
 
 /// Rules of one load.
 pub const RULES: usize = 100_000;
@@ -55,24 +54,6 @@ pub(crate) struct Ctx<'a> {
 impl Ctx<'_> {
     pub(crate) fn error(&mut self, at: At, problem: Problem) {
         self.loading.report.push(self.source, at, problem);
-    }
-
-    /// Says what is odd about a literal, the first times.
-    pub(crate) fn odd<K: Kind>(
-        &mut self,
-        literal: K::Literal,
-        text: &str,
-        at: impl FnOnce() -> At,
-    ) {
-        const TOLD: usize = 20;
-        if self.loading.findings.len() < TOLD
-            && let Some(finding) = K::odd(literal, text)
-        {
-            let finding = finding.at(&self.location(at()));
-            if !self.loading.findings.contains(&finding) {
-                self.loading.findings.push(finding);
-            }
-        }
     }
 
     pub(crate) fn location(&self, at: At) -> Location {

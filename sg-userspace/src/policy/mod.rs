@@ -5,11 +5,9 @@
 //! `rules`, `sets`) so that one reading finds every error; then the groups of all files are joined
 //! (`join`) and linted (`lint`).
 
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
-
 mod address;
 mod builtin;
+mod clip;
 mod cover;
 mod dialect;
 mod digest;
@@ -24,17 +22,21 @@ mod join;
 mod kind;
 mod lines;
 mod lint;
+mod load;
 mod loading;
 mod matching;
 pub mod model;
+mod other_format;
 mod ports;
 mod protocol;
 mod reach;
 mod read;
 mod rules;
+mod set_name;
 mod setfile;
 mod sets;
 mod shadow;
+mod source;
 mod spelling;
 mod yaml;
 
@@ -44,193 +46,8 @@ pub use finding::{Finding, Lint, Location, Severity};
 pub use input::{PolicyInput, SetOverride, SetOverrideError};
 #[doc(hidden)]
 pub use lines::{groups_from_lines, rules_from_lines};
+pub use load::{Loaded, load, load_text};
 pub use loading::{PORT_RANGES, PREFIXES, RULES};
 pub use model::*;
 pub use protocol::icmp_type_of as icmp_type;
 pub use read::{POLICY_BYTES, SET_BYTES};
-
-use document::Document;
-use errors::{At, Problem};
-use fields::{suggest, words};
-use loading::{Ctx, Loading};
-use read::{Source, Unreadable, stem_of};
-
-/// A valid policy and what `check` says about it.
-#[derive(Clone, Debug)]
-pub struct Loaded {
-    pub policy: Policy,
-    pub findings: Vec<Finding>,
-}
-
-/// Loads policies and binds their groups in the order of `inputs`. `overrides` replace the
-/// contents of named sets; each name must be a set of at least one policy.
-///
-/// # Errors
-/// Every error of every file. Nothing has been changed by then.
-pub fn load(inputs: &[PolicyInput], overrides: &[SetOverride]) -> Result<Loaded, PolicyErrors> {
-    let mut loading = Loading::default();
-    let mut sources = Vec::new();
-    for (index, input) in inputs.iter().enumerate() {
-        let read = match inputs.iter().take(index).any(|earlier| earlier == input) {
-            true => Err(Problem::new("duplicate-name", "this policy is named twice")
-                .expected("each policy once")
-                .help("name it once; groups are bound in the order of the arguments")
-                .into()),
-            false => read_input(&mut loading, input),
-        };
-        match read {
-            Ok(source) => sources.push(source),
-            Err(Unreadable { at, problem }) => {
-                let source = Source::of_text(&input.to_string(), "");
-                loading.report.push(&source, at, problem);
-            }
-        }
-    }
-    if inputs.is_empty() {
-        let problem = Problem::new("missing-policy", "no policy was named")
-            .expected("a file, `-`, or `builtin:NAME`")
-            .help("`sgctl templates` lists the built-in policies");
-        let source = Source::of_text("<command line>", "");
-        loading.report.push(&source, At::WHOLE, problem);
-    }
-    load_sources(loading, sources, overrides)
-}
-
-/// Loads one policy from `text`. Errors and findings call it `name`, whose stem is the policy's
-/// name if the text gives none. `file:` paths start at `base_dir`; without one there may be none.
-///
-/// # Errors
-/// Every error of the text and of its set files.
-pub fn load_text(
-    name: &str,
-    text: &str,
-    base_dir: Option<&Path>,
-    overrides: &[SetOverride],
-) -> Result<Loaded, PolicyErrors> {
-    let source = Source {
-        base: base_dir.map(PathBuf::from),
-        ..Source::of_text(name, text)
-    };
-    load_sources(Loading::default(), vec![source], overrides)
-}
-
-fn read_input(loading: &mut Loading, input: &PolicyInput) -> Result<Source, Unreadable> {
-    let (text, base, stem) = match input {
-        PolicyInput::File(path) => {
-            loading.files.push(path.clone());
-            let text = read::read_file(path, POLICY_BYTES, "policy file")?;
-            let base = path.parent().unwrap_or(Path::new("")).to_owned();
-            (text, Some(base), stem_of(path))
-        }
-        PolicyInput::Stdin => {
-            let text = read::read_stdin(POLICY_BYTES, "policy on standard input")?;
-            (text, Some(PathBuf::new()), "stdin".to_owned())
-        }
-        PolicyInput::Builtin(name) => {
-            let builtin = builtin(name).ok_or_else(|| unknown_builtin(name))?;
-            (builtin.text.to_owned(), None, builtin.name.to_owned())
-        }
-    };
-    Ok(Source {
-        name: input.to_string(),
-        text,
-        base,
-        stem,
-    })
-}
-
-fn unknown_builtin(name: &str) -> Problem {
-    let names = || builtins().iter().map(|builtin| builtin.name);
-    let problem = Problem::new(
-        "unknown-template",
-        format!("unknown built-in policy `{}`", yaml::clip(name)),
-    )
-    .expected(format!("one of {}", words(names())));
-    match suggest(name, names()) {
-        Some(close) => problem.help(format!("did you mean `builtin:{close}`?")),
-        None => problem.help("`sgctl templates` lists them"),
-    }
-}
-
-fn load_sources(
-    mut loading: Loading,
-    sources: Vec<Source>,
-    overrides: &[SetOverride],
-) -> Result<Loaded, PolicyErrors> {
-    let whole = loading.report.count() == 0;
-    let mut documents: Vec<(Source, Document)> = Vec::new();
-    let mut complete = whole;
-    for source in sources {
-        let mut ctx = Ctx {
-            source: &source,
-            loading: &mut loading,
-        };
-        match document::read(&mut ctx, overrides) {
-            Some(document) => documents.push((source, document)),
-            None => complete = false,
-        }
-    }
-    check_overrides(&mut loading, &documents, overrides, complete);
-    // As the template calls them, which most policies of nodes come from.
-    let has = |document: &Document, name: &str| document.sets.iter().any(|set| set == name);
-    let is_cluster = documents
-        .iter()
-        .any(|(_, document)| has(document, "pods") && has(document, "nodes"));
-    let joined = join::join(&mut loading, documents);
-    let mut findings = std::mem::take(&mut loading.findings);
-    loading.report.finish()?;
-    findings.extend(joined.findings);
-    findings.extend(lint::lint(&joined.policy, &joined.places, is_cluster));
-    Ok(Loaded {
-        policy: joined.policy,
-        findings,
-    })
-}
-
-/// Each name once, and each the name of a set. When a policy could not be read (`complete` is
-/// false), an unknown name may well be one of its sets and is left alone.
-fn check_overrides(
-    loading: &mut Loading,
-    documents: &[(Source, Document)],
-    overrides: &[SetOverride],
-    complete: bool,
-) {
-    let mut known: Vec<&str> = Vec::new();
-    for (_, document) in documents {
-        known.extend(document.sets.iter().map(String::as_str));
-    }
-    known.sort_unstable();
-    known.dedup();
-    let mut seen = HashSet::new();
-    for given in overrides {
-        if !seen.insert(given.name.as_str()) {
-            let problem = Problem::new(
-                "bad-set-argument",
-                format!("`--set {}` is given twice", given.name),
-            )
-            .expected("each set once")
-            .help(format!("join them: `--set {}=VALUE,VALUE`", given.name));
-            loading.report.push(&given.source(), At::FIRST, problem);
-        }
-        if !complete || known.binary_search(&given.name.as_str()).is_ok() {
-            continue;
-        }
-        let problem = Problem::new(
-            "bad-set-argument",
-            format!("`--set` names an unknown set `{}`", given.name),
-        );
-        let problem = match known.as_slice() {
-            [] => problem
-                .expected("no `--set`: the policy has no sets")
-                .help("define the set in the policy, or remove the argument"),
-            known => {
-                let problem = problem.expected(format!("one of {}", words(known.iter().copied())));
-                match suggest(&given.name, known.iter().copied()) {
-                    Some(close) => problem.help(format!("did you mean `{close}`?")),
-                    None => problem.help("define the set in the policy, or remove the argument"),
-                }
-            }
-        };
-        loading.report.push(&given.source(), At::FIRST, problem);
-    }
-}

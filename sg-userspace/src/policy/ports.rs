@@ -3,9 +3,9 @@
 use std::fmt;
 
 use super::address::decimal;
+use super::clip::clip;
 use super::dialect;
 use super::errors::Problem;
-use super::yaml::clip;
 
 /// Ports from `.0` to `.1`, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

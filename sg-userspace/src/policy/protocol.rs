@@ -1,11 +1,11 @@
 //! Protocols and ICMP types by name or number, and which address families each can be seen with.
 
 use super::address::decimal;
+use super::clip::clip;
 use super::dialect;
 use super::errors::Problem;
 use super::fields::{suggest, words};
 use super::model::Protocol;
-use super::yaml::clip;
 
 pub(crate) const ICMP: u8 = 1;
 pub(crate) const ICMPV6: u8 = 58;

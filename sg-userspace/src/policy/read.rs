@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::errors::{At, Problem};
 
@@ -11,44 +11,6 @@ use super::errors::{At, Problem};
 pub const POLICY_BYTES: u64 = 16 << 20;
 /// The largest set file, in bytes.
 pub const SET_BYTES: u64 = 64 << 20;
-
-/// A text and what errors call it.
-#[derive(Debug)]
-pub(crate) struct Source {
-    /// The path as given, `<stdin>`, `builtin:NAME` or `--set`.
-    pub(crate) name: String,
-    pub(crate) text: String,
-    /// Where `file:` paths start; `None` where there may be none (a built-in).
-    pub(crate) base: Option<PathBuf>,
-    /// The policy's name when the text gives none.
-    pub(crate) stem: String,
-}
-
-impl Source {
-    pub(crate) fn of_text(name: &str, text: &str) -> Source {
-        Source {
-            name: name.to_owned(),
-            text: text.to_owned(),
-            base: None,
-            stem: stem_of(Path::new(name)),
-        }
-    }
-}
-
-/// The file name without its extension, made fit to be the name of a policy.
-pub(crate) fn stem_of(path: &Path) -> String {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let bad = |c: char| c.is_control() || c == '|';
-    let name: String = stem
-        .chars()
-        .map(|c| if bad(c) { '-' } else { c })
-        .take(128)
-        .collect();
-    match name.trim() {
-        "" => "policy".to_owned(),
-        name => name.to_owned(),
-    }
-}
 
 /// A text that could not be read, and where in it the trouble is.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::clip::clip;
 use super::dialect::Place;
 use super::errors::Problem;
 use super::fields::{self, Fields};
@@ -13,7 +14,7 @@ use super::matching::{Resolved, Scope, read_ports, read_remote};
 use super::model::{Action, Direction, IcmpMatch, Protocol, Remote};
 use super::protocol;
 use super::spelling::Spelling;
-use super::yaml::{Node, Value, clip};
+use super::yaml::{Node, Value};
 
 /// A rule before it has a position.
 #[derive(Debug)]

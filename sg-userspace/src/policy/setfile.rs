@@ -5,12 +5,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::clip::clip;
 use super::errors::{At, Problem};
-use super::items::is_set_name;
 use super::kind::{self, Kind};
 use super::loading::Ctx;
-use super::read::{self, SET_BYTES, Source};
-use super::yaml::clip;
+use super::read::{self, SET_BYTES};
+use super::set_name::is_set_name;
+use super::source::Source;
 
 /// Reads the file `path` (as written at `at`) as a set. `None` after an error.
 pub(crate) fn load<K: Kind>(ctx: &mut Ctx<'_>, at: At, path: &str) -> Option<Arc<K::Value>> {

@@ -4,15 +4,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::clip::clip;
 use super::dialect::Place;
 use super::errors::{At, Problem};
 use super::fields::{self, Fields, suggest, words};
 use super::input::SetOverride;
-use super::items::{self, Meaning, article, bad_set_name, is_set_name};
+use super::items::{self, Meaning, article, bad_set_name};
 use super::kind::{self, Kind};
 use super::loading::Ctx;
+use super::set_name::is_set_name;
 use super::setfile;
-use super::yaml::{Node, Value, clip};
+use super::yaml::{Node, Value};
 
 /// The sets of one kind in one file, by name.
 #[derive(Debug)]

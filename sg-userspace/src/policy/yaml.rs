@@ -7,9 +7,10 @@ use std::rc::Rc;
 
 use granit_parser::{ErrorKind, Event, Parser, ScanError, Span};
 
+use super::clip::clip;
 use super::dialect;
 use super::errors::{At, Problem};
-use super::read::Source;
+use super::source::Source;
 
 /// A policy nests six deep; what is deeper is a mistake or an attack.
 const DEPTH: usize = 24;
@@ -58,16 +59,6 @@ impl Node<'_> {
             Value::List(_) => "a list".to_owned(),
             Value::Map(_) => "a mapping".to_owned(),
         }
-    }
-}
-
-/// A text short enough to be quoted in an error.
-pub(crate) fn clip(text: &str) -> Cow<'_, str> {
-    let one_line = |c: char| if c.is_control() { ' ' } else { c };
-    match text.chars().count() {
-        0..=80 if !text.contains(char::is_control) => Cow::Borrowed(text),
-        0..=80 => Cow::Owned(text.chars().map(one_line).collect()),
-        _ => Cow::Owned(text.chars().take(80).map(one_line).collect::<String>() + "…"),
     }
 }
 
