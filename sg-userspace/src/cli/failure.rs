@@ -8,6 +8,7 @@ use std::io;
 use clap::error::ErrorKind;
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, SourceCode};
 use sg_userspace::kernel::KernelError;
+use sg_userspace::kernel::state::State;
 use sg_userspace::lab::LabError;
 use sg_userspace::policy::{Finding, PRINTED, PolicyError, PolicyErrors};
 
@@ -72,6 +73,22 @@ impl Failure {
             Failure::Usage(_) => 2,
             Failure::BrokenPipe => 0,
             Failure::Told(code) => *code,
+        }
+    }
+
+    /// The record of a policy that was to be put in force, if the programs of that one may run after this.
+    pub(super) fn attempted(&self) -> Option<&State> {
+        match self {
+            Failure::Kernel(error) => error.attempted(),
+            _ => None,
+        }
+    }
+
+    /// What is in force after it, where it says so.
+    pub(super) fn standing(&self) -> Option<&str> {
+        match self {
+            Failure::Kernel(KernelError::Halfway { standing, .. }) => Some(standing),
+            _ => None,
         }
     }
 

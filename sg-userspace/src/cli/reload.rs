@@ -49,8 +49,7 @@ pub(super) enum Outcome {
     Unchanged,
     Applied(Box<Applied>, Vec<Finding>),
     Invalid(PolicyErrors),
-    /// With the digest of the policy, which may be in force by halves, or as a whole.
-    Refused(Failure, String),
+    Refused(Failure),
     /// Standard input has been read once and for all.
     NotReadable,
 }
@@ -167,7 +166,7 @@ impl Reloader {
             }
             Err(error) => match self.is_said(error.to_string(), is_new) {
                 true => Outcome::Nothing,
-                false => Outcome::Refused(error.into(), loaded.policy.digest),
+                false => Outcome::Refused(error.into()),
             },
         }
     }

@@ -85,39 +85,35 @@ impl Run {
         let mut events = Events::new(interval).map_err(preparing)?;
         let iface = &self.attach.iface;
         let lock = RunLock::take(&context.bpffs, iface)?;
-        let mut log = Log::new(context, self.json.json, iface).map_err(preparing)?;
+        let log = Log::new(context, self.json.json, iface).map_err(preparing)?;
         let before = before(context, iface)?;
         let mut options = self.options(context);
         if let InForce::Policy(held) = &before {
             options.held_slots = held.slots();
         }
-        let (mut reloader, mut applied, findings) =
-            Reloader::start(self.policies.clone(), options)?;
-        applied.mounted = applied.mounted.or_else(|| lock.mounted.clone());
-        let state = &applied.state;
+        let started = Reloader::start(self.policies.clone(), options);
+        let state = match &started {
+            Ok((_, applied, _)) => Some(&applied.state),
+            Err(failure) => failure.attempted(),
+        };
+        let Some(state) = state else {
+            // Nothing has been changed.
+            return started.map(drop);
+        };
         let tree = PinTree::new(&context.bpffs);
-        let pins = tree.interface(state.netns_cookie, state.ifindex);
-        let packets = packet_log(context, iface, applied.is_first());
-        log.applied(
-            "applied",
-            &applied,
-            &apply::findings(&findings, &self.policies),
-        );
-        events.watch(reloader.files());
-        events.watch_pins(&pins.dir);
         let mut session = Session {
             context,
             policies: &self.policies,
             iface,
             log,
-            pins,
-            ours: Ours::of(&applied.state),
+            pins: tree.interface(state.netns_cookie, state.ifindex),
+            ours: Ours::of(state),
             before,
             current: None,
             theirs: None,
-            attempted: None,
+            tried: Vec::new(),
             is_gone: false,
-            timeouts: applied.state.timeouts,
+            timeouts: state.timeouts,
             terminal,
             trouble: None,
             damage: None,
@@ -125,18 +121,25 @@ impl Run {
             trace: None,
             traces: self.trace,
         };
-        let ended = match packets {
-            Ok(packets) => {
-                session.packets = Some(packets);
+        let begun = started.and_then(|(reloader, mut applied, findings)| {
+            applied.mounted = applied.mounted.or_else(|| lock.mounted.clone());
+            let packets = packet_log(context, iface, applied.is_first());
+            let warnings = apply::findings(&findings, &self.policies);
+            session.log.applied("applied", &applied, &warnings);
+            session.packets = Some(packets?);
+            Ok(reloader)
+        });
+        let ended = match begun {
+            Ok(mut reloader) => {
+                events.watch(reloader.files());
+                events.watch_pins(&session.pins.dir);
                 session.hold();
-                session.attend(&mut events, &mut reloader)
+                let ended = session.attend(&mut events, &mut reloader);
+                session.log.close();
+                ended.and_then(|why| session.leave(self.persist, why))
             }
-            Err(failure) => session
-                .leave(self.persist, "it cannot go on")
-                .and(Err(failure)),
+            Err(failure) => Err(session.give_up(failure)),
         };
-        session.log.close();
-        let ended = ended.and_then(|why| session.leave(self.persist, why));
         // Standard error may stall as well.
         let ended = ended.map_err(|failure| {
             session.log.failure(&failure);

@@ -10,7 +10,6 @@ use std::time::Duration;
 use sg_userspace::kernel::link_watch::LinkWatch;
 use sg_userspace::observe::pin_watch::PinWatch;
 use sg_userspace::observe::watch::FileWatch;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What inotify cannot tell (a network file system, a directory made anew) is found by looking.
 const LOOK: Duration = Duration::from_secs(2);
@@ -18,8 +17,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How often flows that have expired are swept out of the tables.
 const SWEEP: Duration = Duration::from_secs(5);
 
-/// How often logged packets are fetched; the kernel wakes nobody up for them. A signal whose wake-up was
-/// lost is noticed as soon.
+/// How often logged packets are fetched, and signals noticed; the kernel wakes nobody up for the first.
 const FETCH: Duration = Duration::from_millis(100);
 
 pub(super) enum Event {
@@ -36,24 +34,17 @@ pub(super) enum Event {
     Sweep,
 }
 
-/// A signal, and whether it has come since somebody looked. The runtime's handler of a signal wakes the
-/// runtime up by sending through a socket. That may fail, for want of memory or by a seccomp filter, and
-/// then the runtime never hears of the signal. So the flag decides, which cannot fail, and the runtime
-/// only makes it be looked at sooner.
+/// Whether a signal has come since somebody looked. A flag cannot fail. The runtime's own handlers send through
+/// a socket: for want of memory or by a seccomp filter it loses a signal, or panics when it reads.
 struct Notice {
     has_come: Arc<AtomicBool>,
-    wake_up: Signal,
 }
 
 impl Notice {
-    fn of(kind: SignalKind) -> io::Result<Notice> {
+    fn of(signal: libc::c_int) -> io::Result<Notice> {
         let has_come = Arc::default();
-        // Handlers are called in this order, so the flag is set before anybody is woken up.
-        signal_hook::flag::register(kind.as_raw_value(), Arc::clone(&has_come))?;
-        Ok(Notice {
-            has_come,
-            wake_up: signal(kind)?,
-        })
+        signal_hook::flag::register(signal, Arc::clone(&has_come))?;
+        Ok(Notice { has_come })
     }
 
     fn take(&self) -> bool {
@@ -68,7 +59,7 @@ pub(super) struct Events {
     hangup: Notice,
     /// Nobody waits for it: looking whether a file is being written may cause one, whose usual effect is
     /// the end of the process.
-    _lease: Signal,
+    _lease: Notice,
     files: Option<FileWatch>,
     pins: Option<PinWatch>,
     links: Option<LinkWatch>,
@@ -93,10 +84,10 @@ impl Events {
         let (look, show) = (every(LOOK), every(interval));
         let (fetch, sweep) = (every(FETCH), every(SWEEP));
         let (interrupt, terminate, hangup, lease) = (
-            Notice::of(SignalKind::interrupt())?,
-            Notice::of(SignalKind::terminate())?,
-            Notice::of(SignalKind::hangup())?,
-            signal(SignalKind::io())?,
+            Notice::of(libc::SIGINT)?,
+            Notice::of(libc::SIGTERM)?,
+            Notice::of(libc::SIGHUP)?,
+            Notice::of(libc::SIGIO)?,
         );
         let links = LinkWatch::new().ok();
         drop(guard);
@@ -128,11 +119,8 @@ impl Events {
     }
 
     pub(super) fn next(&mut self) -> Event {
-        loop {
-            if let Some(event) = self.signalled().or_else(|| self.wait()) {
-                return event;
-            }
-        }
+        // The fetching ends the wait soon after a signal.
+        self.signalled().unwrap_or_else(|| self.wait())
     }
 
     fn signalled(&self) -> Option<Event> {
@@ -145,14 +133,10 @@ impl Events {
         }
     }
 
-    /// Waits for one event; `None` when a signal has come.
-    fn wait(&mut self) -> Option<Event> {
+    /// Waits for one event, and not for signals.
+    fn wait(&mut self) -> Event {
         let Events {
             runtime,
-            interrupt,
-            terminate,
-            hangup,
-            _lease: _,
             files,
             pins,
             links,
@@ -160,6 +144,7 @@ impl Events {
             show,
             fetch,
             sweep,
+            ..
         } = self;
         runtime.block_on(async {
             let files = async {
@@ -182,16 +167,13 @@ impl Events {
             };
             tokio::select! {
                 biased;
-                _ = interrupt.wake_up.recv() => None,
-                _ = terminate.wake_up.recv() => None,
-                _ = hangup.wake_up.recv() => None,
-                () = links => Some(Event::LinksChanged),
-                () = pins => Some(Event::PinsChanged),
-                () = files => Some(Event::FilesChanged),
-                _ = look.tick() => Some(Event::Look),
-                _ = show.tick() => Some(Event::Show),
-                _ = fetch.tick() => Some(Event::Fetch),
-                _ = sweep.tick() => Some(Event::Sweep),
+                () = links => Event::LinksChanged,
+                () = pins => Event::PinsChanged,
+                () = files => Event::FilesChanged,
+                _ = look.tick() => Event::Look,
+                _ = show.tick() => Event::Show,
+                _ = fetch.tick() => Event::Fetch,
+                _ = sweep.tick() => Event::Sweep,
             }
         })
     }

@@ -80,6 +80,10 @@ impl Log {
         })
     }
 
+    pub(super) fn is_json(&self) -> bool {
+        self.json
+    }
+
     fn is_live(&self) -> bool {
         self.out.terminal && !self.json
     }
@@ -197,10 +201,11 @@ impl Log {
 
     pub(super) fn refused(&mut self, failure: &Failure, generation: u32) {
         let details = json!({"generation": generation, "errors": failure.findings()});
-        let line = format!(
-            "{}: generation {generation} stays in force",
-            self.out.paint(Paint::Red, "reload failed")
-        );
+        let failed = self.out.paint(Paint::Red, "reload failed");
+        let line = match failure.standing() {
+            Some(standing) => format!("{failed}: {standing}"),
+            None => format!("{failed}: generation {generation} stays in force"),
+        };
         self.event("reload_failed", &line, details);
         if !self.json {
             self.failure(failure);

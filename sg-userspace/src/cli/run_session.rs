@@ -52,9 +52,9 @@ pub(super) struct Session<'a> {
     pub(super) current: Option<Box<Held>>,
     /// What somebody else has put in force since, so as to say it once.
     pub(super) theirs: Option<Ours>,
-    /// The digest of a policy that this process has failed to put in force since: it may be in force all the
-    /// same, where only what comes after that has failed.
-    pub(super) attempted: Option<String>,
+    /// Generations that this process has failed to put in force, or to replace as a whole: hooks may run them
+    /// all the same.
+    pub(super) tried: Vec<Ours>,
     /// The interface does not exist at the moment.
     pub(super) is_gone: bool,
     /// Of the policy in force.
@@ -198,8 +198,14 @@ impl Session<'_> {
     fn applied(&mut self, applied: &Applied) {
         self.hold();
         self.ours = Ours::of(&applied.state);
-        (self.theirs, self.attempted) = (None, None);
+        self.theirs = None;
+        self.tried.clear();
         self.timeouts = applied.state.timeouts;
+    }
+
+    /// Remembers what may be in force although it has failed.
+    fn failed(&mut self, failure: &Failure) {
+        self.tried.extend(failure.attempted().map(Ours::of));
     }
 
     fn tell(&mut self, outcome: Outcome) {
@@ -221,8 +227,8 @@ impl Session<'_> {
                 self.log.event("waiting", &line, json!({"file": file}));
             }
             Outcome::Invalid(errors) => self.log.invalid(errors, self.ours.generation),
-            Outcome::Refused(failure, digest) => {
-                self.attempted = Some(digest);
+            Outcome::Refused(failure) => {
+                self.failed(&failure);
                 // Where nothing is attached any more, the next look says so and ends the session.
                 if self.pins.exists() {
                     let _ = self.look_at_pins();
@@ -261,9 +267,10 @@ impl Session<'_> {
         if found == self.ours || self.theirs.as_ref() == Some(&found) {
             return Ok(());
         }
-        if self.attempted.as_ref() == Some(&state.policy.digest) {
-            self.attempted = None;
-            (self.ours, self.theirs) = (found, None);
+        if let Some(at) = self.tried.iter().position(|tried| *tried == found) {
+            // What it has replaced, or was to replace, may still run in one direction.
+            self.tried[at] = std::mem::replace(&mut self.ours, found);
+            self.theirs = None;
             self.timeouts = state.timeouts;
             self.hold();
             return Ok(());
@@ -384,12 +391,14 @@ impl Session<'_> {
                 self.applied(&applied);
                 self.log.applied("repaired", &applied, "");
             }
-            Err(failure) if is_new => {
-                self.log
-                    .event("repair_failed", "it could not be put right:", json!({}));
-                self.log.failure(&failure);
+            Err(failure) => {
+                self.failed(&failure);
+                if is_new {
+                    self.log
+                        .event("repair_failed", "it could not be put right:", json!({}));
+                    self.log.failure(&failure);
+                }
             }
-            Err(_) => {}
         }
         Ok(())
     }
@@ -470,6 +479,30 @@ impl Session<'_> {
         self.look_at_pins()
     }
 
+    /// What was in force before this process is still so, or again.
+    fn is_as_before(&self) -> bool {
+        match &self.before {
+            InForce::Nothing => !self.pins.exists(),
+            InForce::Policy(held) => {
+                let found = State::read(&self.pins).ok().flatten();
+                found.as_ref().map(Ours::of) == Some(Ours::of(held.state()))
+            }
+            InForce::Damaged => false,
+        }
+    }
+
+    /// Returns to what was in force before, where the session could not begin although its policy may be in
+    /// force. What remains of the failure has been told.
+    pub(super) fn give_up(&mut self, failure: Failure) -> Failure {
+        self.log.failure(&failure);
+        if !self.is_as_before()
+            && let Err(also) = self.leave(false, "it could not begin")
+        {
+            self.log.failure(&also);
+        }
+        Failure::Told(failure.exit_code())
+    }
+
     /// Returns to what was in force before, as far as what is in force is still this process's.
     pub(super) fn leave(&mut self, persist: bool, why: &str) -> Result<(), Failure> {
         // Whatever is still open here would be waited for.
@@ -477,9 +510,11 @@ impl Session<'_> {
         if !self.is_gone {
             self.look_at_pins()?;
         }
-        let iface = self.iface;
-        let bpffs = &self.context.bpffs;
+        let (iface, bpffs, pins) = (self.iface, &self.context.bpffs, &self.pins);
         let details = json!({"why": why});
+        let mut ours = vec![self.ours.clone()];
+        ours.extend(self.tried.iter().cloned());
+        let foreign = ", for it is not what this process has put there";
         let left = match &self.before {
             _ if persist => "",
             _ if self.theirs.is_some() => ", for it is somebody else's",
@@ -490,7 +525,10 @@ impl Session<'_> {
             }
             InForce::Policy(held) => {
                 let policy = &held.state().policy;
-                if held.put_back(bpffs, &self.pins, self.ours.programs)? {
+                let programs: Vec<[u32; 2]> = ours.iter().map(|ours| ours.programs).collect();
+                let put_back = || held.put_back(bpffs, pins, &programs);
+                let what = format!("returning to {}", policy.name);
+                if insist(&mut self.log, iface, pins, &what, put_back)? {
                     let line = format!(
                         "{} to {} on {iface}, generation {}, as it was before ({why})",
                         self.log.green("returned"),
@@ -501,13 +539,20 @@ impl Session<'_> {
                     self.log.event("returned", &line, details);
                     return Ok(());
                 }
-                ", for it is not what this process has put there"
+                foreign
             }
             InForce::Nothing => {
-                kernel::detach(bpffs, &self.pins)?;
-                let line = format!("{} from {iface} ({why})", self.log.green("detached"));
-                self.log.event("detached", &line, details);
-                return Ok(());
+                let detach = || match State::read(pins) {
+                    // Between two tries somebody may have put something there.
+                    Ok(Some(state)) if !ours.contains(&Ours::of(&state)) => Ok(false),
+                    _ => kernel::detach(bpffs, pins).map(|()| true),
+                };
+                if insist(&mut self.log, iface, pins, "detaching", detach)? {
+                    let line = format!("{} from {iface} ({why})", self.log.green("detached"));
+                    self.log.event("detached", &line, details);
+                    return Ok(());
+                }
+                foreign
             }
         };
         let line = format!(
@@ -515,5 +560,52 @@ impl Session<'_> {
         );
         self.log.event("left", &line, details);
         Ok(())
+    }
+}
+
+/// How often the last step is tried, and for how long.
+const TRIES: u32 = 5;
+const TRIED_FOR: Duration = Duration::from_secs(10);
+const TRY_AGAIN: Duration = Duration::from_millis(300);
+
+/// Takes the last step of a session. What the kernel refuses now it may do soon, and nobody comes after this
+/// process to put it right. An error says what is in force after it.
+fn insist(
+    log: &mut Log,
+    iface: &str,
+    pins: &InterfacePins,
+    what: &str,
+    mut step: impl FnMut() -> Result<bool, KernelError>,
+) -> Result<bool, Failure> {
+    let started = Instant::now();
+    let mut tries = 1;
+    loop {
+        let error = match step() {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        if tries == TRIES || started.elapsed() >= TRIED_FOR {
+            let line = format!(
+                "left as it is on {iface}, for {what} has failed {tries} times: `sgctl status` says what is \
+                 wrong, `sgctl detach --iface {iface}` ends enforcement"
+            );
+            let why = format!("{what} has failed");
+            log.event("left", &line, json!({"why": why}));
+            return Err(kernel::standing_after(error, pins).into());
+        }
+        let failure = Failure::from(error);
+        if tries == 1 {
+            let line = format!("{what} has failed, and is tried again:");
+            log.event(
+                "retrying",
+                &line,
+                json!({"step": what, "errors": failure.findings()}),
+            );
+            if !log.is_json() {
+                log.failure(&failure);
+            }
+        }
+        tries += 1;
+        std::thread::sleep(TRY_AGAIN);
     }
 }

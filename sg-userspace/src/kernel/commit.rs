@@ -13,6 +13,7 @@ use std::os::fd::AsFd;
 
 use sg_common::verdict::Direction;
 
+use super::condition::standing_after;
 use super::error::KernelError;
 use super::flow_tables::flush;
 use super::hooks::{Hooks, remove_filters, remove_link};
@@ -59,7 +60,7 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
         .and_then(|()| State::promote(&plan.pins));
     if let Err(error) = put {
         take_back(plan, &state, &hooks, &before);
-        return Err(halfway(plan, error));
+        return Err(halfway(plan, state, error));
     }
     // From here on the policy is in force: each of these is done whatever becomes of the others.
     state.policy.applied_at = jiff::Timestamp::now().to_string();
@@ -81,10 +82,9 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
     };
     state.remembering = None;
     let tidied = tidy(&hooks, &mut state);
-    looked
-        .and(flushed)
-        .and(tidied)
-        .map_err(|error| halfway(plan, error))?;
+    if let Err(error) = looked.and(flushed).and(tidied) {
+        return Err(halfway(plan, state, error));
+    }
     Ok(Applied {
         outcome: match is_first {
             true => Outcome::Attached,
@@ -173,13 +173,9 @@ fn take_back(
     }
 }
 
-/// `error`, and what is in force after it.
-fn halfway(plan: &Plan, error: KernelError) -> KernelError {
-    let standing = match inspect(&plan.pins) {
-        Ok(inspection) => inspection.standing(),
-        Err(_) => "what is in force could not be found out: see `sgctl status`".into(),
-    };
-    error.with_standing(standing)
+/// `error`, what is in force after it, and what was to be: some of it may run.
+fn halfway(plan: &Plan, attempted: State, error: KernelError) -> KernelError {
+    standing_after(error, &plan.pins).with_attempted(attempted)
 }
 
 fn hook_name(hook: EgressHook) -> String {

@@ -71,12 +71,16 @@ impl Fault {
     }
 }
 
-/// `error`, and what is in force after it, where that can be found out.
-pub(super) fn standing_after(error: KernelError, pins: &InterfacePins) -> KernelError {
-    match inspect(pins) {
-        Ok(found) => error.with_standing(found.standing()),
-        Err(_) => error,
+/// `error`, and what is in force after it, unless it says so already.
+pub fn standing_after(error: KernelError, pins: &InterfacePins) -> KernelError {
+    if matches!(error, KernelError::Halfway { .. }) {
+        return error;
     }
+    let standing = match inspect(pins) {
+        Ok(found) => found.standing(),
+        Err(_) => "what is in force could not be found out: see `sgctl status`".into(),
+    };
+    error.with_standing(standing)
 }
 
 impl Inspection {

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::capabilities::{Capability, TO_ENFORCE, missing, remedy};
+use super::state::State;
 use crate::compile::TooLarge;
 
 /// An error of the kernel side. `exit_code` is 1 where the input or the state is wrong and 3 where
@@ -204,6 +205,9 @@ pub enum KernelError {
         /// That of the error.
         #[help]
         help: Option<String>,
+        /// The record of the policy that was to be put in force, if there was one: its programs may run, in
+        /// one direction or in both.
+        attempted: Option<Box<State>>,
     },
 
     #[error("{what}: {source}")]
@@ -263,6 +267,23 @@ impl KernelError {
             source: Box::new(self),
             standing,
             help,
+            attempted: None,
+        }
+    }
+
+    /// Of an error that says what is in force: what was to be.
+    pub(super) fn with_attempted(mut self, state: State) -> KernelError {
+        if let KernelError::Halfway { attempted, .. } = &mut self {
+            *attempted = Some(Box::new(state));
+        }
+        self
+    }
+
+    /// The record of a policy that was to be put in force, if the programs of that one may run after this error.
+    pub fn attempted(&self) -> Option<&State> {
+        match self {
+            KernelError::Halfway { attempted, .. } => attempted.as_deref(),
+            _ => None,
         }
     }
 

@@ -1,9 +1,10 @@
 //! Fault points of test builds: before and after each step that changes the kernel or a pin, a command
 //! can be made to fail or to be killed. A build without debug assertions has none of it.
 //!
-//! `SG_FAULT` is `kill:POINT` or `fail:POINT`; `SG_FAULT_TRACE` names a file to which every point that
-//! is passed is appended, so that a test learns the points from a run without a fault. A point is named
-//! `before STEP` or `after STEP`, with ` #2` and so on where a step is repeated.
+//! `SG_FAULT` is `kill:POINT`, `fail:POINT`, or `refuse:POINT`, which fails there and wherever that side of
+//! that step comes again; `SG_FAULT_TRACE` names a file to which every point that is passed is appended, so
+//! that a test learns the points from a run without a fault. A point is named `before STEP` or `after STEP`,
+//! with ` #2` and so on where a step is repeated.
 
 use std::io;
 
@@ -40,9 +41,52 @@ mod points {
     use std::io::{self, Write as _};
     use std::sync::{Mutex, OnceLock, PoisonError};
 
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Kind {
+        Kill,
+        Fail,
+        Refuse,
+    }
+
+    struct Fault {
+        kind: Kind,
+        /// `before STEP` or `after STEP`.
+        point: String,
+        /// The how manieth time that it is passed.
+        time: u32,
+    }
+
+    impl Fault {
+        /// `None` where the text is no fault: a test that asks for it sees none.
+        fn parse(text: &str) -> Option<Fault> {
+            let (kind, point) = text.split_once(':')?;
+            let (point, time) = match point.rsplit_once(" #") {
+                Some((point, time)) => (point, time.parse().ok()?),
+                None => (point, 1),
+            };
+            Some(Fault {
+                kind: match kind {
+                    "kill" => Kind::Kill,
+                    "fail" => Kind::Fail,
+                    "refuse" => Kind::Refuse,
+                    _ => return None,
+                },
+                point: point.to_owned(),
+                time,
+            })
+        }
+
+        fn is_at(&self, point: &str, time: u32) -> bool {
+            let is_time = match self.kind {
+                Kind::Refuse => time >= self.time,
+                Kind::Kill | Kind::Fail => time == self.time,
+            };
+            self.point == point && is_time
+        }
+    }
+
     pub(super) struct Faults {
-        kills: bool,
-        at: Option<String>,
+        fault: Option<Fault>,
         trace: Option<String>,
         passed: Mutex<HashMap<String, u32>>,
     }
@@ -56,11 +100,8 @@ mod points {
             if wanted.is_none() && trace.is_none() {
                 return None;
             }
-            // What is neither is passed by: a test that asks for it sees no fault.
-            let kind_and_point = wanted.as_deref().and_then(|wanted| wanted.split_once(':'));
             Some(Faults {
-                kills: kind_and_point.is_some_and(|(kind, _)| kind == "kill"),
-                at: kind_and_point.map(|(_, point)| point.to_owned()),
+                fault: wanted.as_deref().and_then(Fault::parse),
                 trace,
                 passed: Mutex::default(),
             })
@@ -70,21 +111,25 @@ mod points {
 
     impl Faults {
         pub(super) fn pass(&self, side: &str, step: &str) -> io::Result<()> {
-            let mut point = format!("{side} {step}");
+            let point = format!("{side} {step}");
             let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
-            let times = passed.entry(point.clone()).or_default();
-            *times += 1;
-            if *times > 1 {
-                point.push_str(&format!(" #{times}"));
-            }
+            let time = passed.entry(point.clone()).or_default();
+            *time += 1;
             if let Some(path) = &self.trace {
                 let mut file = OpenOptions::new().create(true).append(true).open(path)?;
-                writeln!(file, "{point}")?;
+                match time {
+                    1 => writeln!(file, "{point}")?,
+                    _ => writeln!(file, "{point} #{time}")?,
+                }
             }
-            if self.at.as_ref() != Some(&point) {
+            let fault = self
+                .fault
+                .as_ref()
+                .filter(|fault| fault.is_at(&point, *time));
+            let Some(fault) = fault else {
                 return Ok(());
-            }
-            if self.kills {
+            };
+            if fault.kind == Kind::Kill {
                 // SAFETY: no pointers; the process ends here, as by any other's SIGKILL.
                 unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
             }

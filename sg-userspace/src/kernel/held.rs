@@ -89,26 +89,39 @@ impl Held {
         self.state.rules.iter().map(|owner| owner.slot).collect()
     }
 
-    /// Puts it in force again in place of the programs `ours`, inbound first. False, and nothing is
-    /// changed, where those are not what is in force.
+    /// Puts it in force again, inbound last, in place of the programs of the generations `ours`. False, and
+    /// nothing is changed, where a direction runs something else. May be repeated after an error, whatever of
+    /// it was done by then.
     pub fn put_back(
         &self,
         bpffs: &Path,
         pins: &InterfacePins,
-        ours: [u32; 2],
+        ours: &[[u32; 2]],
     ) -> Result<bool, KernelError> {
         let tree = PinTree::new(bpffs);
         let _lock = tree.lock()?;
         let found = inspect(pins)?;
         let running = Direction::BOTH.map(|direction| found.running(direction));
-        let Some(current) = found.state().filter(|_| running == ours.map(Some)) else {
+        let records = found.records.as_ref().ok().cloned().unwrap_or_default();
+        // It may have been loaded anew at an attempt before.
+        let recorded = [&records.current, &records.next].into_iter().flatten();
+        let mine: Vec<[u32; 2]> = recorded
+            .filter(|state| state.policy.generation == self.state.policy.generation)
+            .chain([&self.state])
+            .map(|state| Direction::BOTH.map(|direction| state.program(direction)))
+            .collect();
+        let is_known = |direction: &Direction| {
+            let side = *direction as usize;
+            let mut known = ours.iter().chain(&mine);
+            known.any(|programs| running[side] == Some(programs[side]))
+        };
+        // What is to be replaced, as a whole; a part of it may be replaced already.
+        let replaced = ours.iter().find(|programs| running == programs.map(Some));
+        let whole = replaced.or(ours.first());
+        let current = whole.and_then(|whole| records.clone().effective(whole.map(Some)));
+        let Some(current) = current.filter(|_| Direction::BOTH.iter().all(is_known)) else {
             return Ok(false);
         };
-        let [inbound, outbound] = ours;
-        let now = [
-            stages::program_in_force(pins, Direction::Inbound, inbound)?,
-            stages::program_in_force(pins, Direction::Outbound, outbound)?,
-        ];
         let hooks = Hooks {
             pins,
             interface: &current.interface,
@@ -128,6 +141,13 @@ impl Held {
             added_clsact: current.added_clsact,
             ..taken_back(self.state.clone(), current.clone())
         };
+        let before = match replaced {
+            Some([inbound, outbound]) => [
+                stages::program_in_force(pins, Direction::Inbound, *inbound)?,
+                stages::program_in_force(pins, Direction::Outbound, *outbound)?,
+            ],
+            None => [None, None],
+        };
         let in_force = found.runs(&current).then(|| Generation::recorded(&current));
         let held = Generation::recorded(&self.state);
         let mut anew = None;
@@ -136,13 +156,12 @@ impl Held {
         }
         if let Err(error) = self.put(&state, &hooks, anew) {
             // Both directions again as they were, as far as the kernel lets it be done.
-            let mut is_back = true;
             for direction in ORDER {
-                let program = &now[direction as usize];
-                let put = program.as_ref().map(|p| hooks.put(direction, p.as_fd()));
-                is_back &= put.is_some_and(|put| put.is_ok());
+                if let Some(program) = &before[direction as usize] {
+                    let _ = hooks.put(direction, program.as_fd());
+                }
             }
-            if is_back {
+            if replaced.is_some() && inspect(pins).is_ok_and(|found| found.runs(&current)) {
                 let _ = current.write(pins);
                 let _ = links::unpin(&pins.state_next());
                 let _ = stages::leave_only(pins, current.policy.generation);

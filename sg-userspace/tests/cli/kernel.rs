@@ -4,6 +4,7 @@ use std::net::UdpSocket;
 
 use sg_userspace::kernel::netns::Netns;
 
+use super::run::lines_of;
 use super::world::{Ran, World, assert_shown, file, ip};
 
 const DROP_PING: &str = "\
@@ -357,18 +358,24 @@ fn watching_prints_a_block_or_a_line_each_time() {
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(900));
-        child.kill().unwrap();
-        Ran::of(&child.wait_with_output().unwrap()).out
+        let lines = lines_of(child.stdout.take().unwrap());
+        (child, lines)
     };
-    let blocks = watch(&[]);
-    assert!(blocks.matches("RATE").count() >= 4, "{blocks}");
-    let lines = watch(&["--json"]);
-    assert!(lines.lines().count() >= 2, "{lines}");
-    for line in lines.lines() {
-        assert!(
-            serde_json::from_str::<serde_json::Value>(line).is_ok(),
-            "{line}"
-        );
+    let patience = std::time::Duration::from_secs(60);
+    let (mut child, lines) = watch(&[]);
+    let mut blocks = 0;
+    while blocks < 4 {
+        let line = lines.recv_timeout(patience).expect("another block");
+        blocks += line.matches("RATE").count();
     }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (mut child, lines) = watch(&["--json"]);
+    for _ in 0..3 {
+        let line = lines.recv_timeout(patience).expect("another line");
+        let json = serde_json::from_str::<serde_json::Value>(&line);
+        assert!(json.is_ok(), "{line}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

@@ -46,7 +46,7 @@ impl Running {
     #[track_caller]
     pub(super) fn line(&self, words: &str) -> String {
         let mut seen = Vec::new();
-        let deadline = Instant::now() + Duration::from_secs(15);
+        let deadline = Instant::now() + Duration::from_secs(60);
         let left = || deadline.saturating_duration_since(Instant::now());
         while let Ok(line) = self.lines.recv_timeout(left()) {
             if line.contains(words) {
@@ -68,6 +68,16 @@ impl Running {
     pub(super) fn signal(&self, signal: Signal) {
         let id = i32::try_from(self.child.id()).unwrap();
         kill(Pid::from_raw(id), signal).unwrap();
+    }
+
+    /// The exit code, all lines that nobody has read, and standard error after `signal`.
+    pub(super) fn end_with_lines(mut self, signal: Signal) -> (Option<i32>, String, String) {
+        self.signal(signal);
+        let lines: Vec<String> = self.lines.iter().collect();
+        let mut err = String::new();
+        let mut stderr = self.child.stderr.take().unwrap();
+        stderr.read_to_string(&mut err).unwrap();
+        (self.child.wait().unwrap().code(), lines.join("\n"), err)
     }
 
     /// The exit code and standard error after `signal`.
@@ -246,7 +256,7 @@ fn a_packet_is_printed_with_its_own_time() {
     let at: jiff::Timestamp = packet["at"].as_str().unwrap().parse().unwrap();
     assert!(at <= after, "{at} is after {after}");
     assert!(
-        after.duration_since(at) < jiff::SignedDuration::from_secs(5),
+        after.duration_since(at) < jiff::SignedDuration::from_secs(60),
         "{at}"
     );
     assert_eq!(
@@ -282,24 +292,32 @@ fn trace_prints_what_the_packet_path_says_of_every_packet() {
 #[test]
 fn expired_flows_are_swept() {
     let world = World::new();
-    let text = "timeouts: {icmp: 1s}\noutbound: []\n\
+    let text = "timeouts: {icmp: 2s}\noutbound: []\n\
                 inbound: [{protocol: icmp, from: any, action: accept}]\n";
     let path = file(world.dir.path(), "p.yaml", text);
     let running = Running::start(&world, &[&path]);
     running.says("applied p on nic");
-    world.ping_node(3);
     let half_open = || {
         let flows = world.run(&["flows", "--json"]).json();
         let count = |what: &str| flows[0]["tables"]["half_open"][what].as_u64().unwrap();
         (count("live"), count("entered"), count("evicted"))
     };
-    assert_eq!(half_open(), (1, 1, 0));
-    let deadline = Instant::now() + Duration::from_secs(15);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut opened = 0;
+    loop {
+        world.ping_node(3);
+        opened += 1;
+        // On a busy machine it may have expired by now.
+        match half_open() {
+            (1, entered, 0) if entered == opened => break,
+            found => assert!(Instant::now() < deadline, "{found:?} of {opened}"),
+        }
+    }
     while half_open().0 > 0 {
         assert!(Instant::now() < deadline, "it is still there");
         std::thread::sleep(Duration::from_millis(200));
     }
-    assert_eq!(half_open(), (0, 1, 0));
+    assert_eq!(half_open(), (0, opened, 0));
     assert_eq!(running.end(Signal::SIGINT).0, Some(0));
 }
 

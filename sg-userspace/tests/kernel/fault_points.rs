@@ -1,15 +1,17 @@
 //! Every step of attaching, replacing and detaching is made to fail, and is killed: what packets meet then
 //! is the old policy or the new one, `status` says which, and the next command puts it right.
 //!
-//! The points make themselves known: a run without a fault lists those that it passes.
+//! The points make themselves known: a run without a fault lists those that it passes. Of `run`, those until
+//! it shows counters belong to its beginning, and those after it was told to end to its end; what it does in
+//! between passes none.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use aya::maps::MapInfo;
@@ -30,8 +32,70 @@ enum Scenario {
     First,
     Replace,
     Detach,
-    /// The end of `run`, which returns to the policy that was there before.
+    /// The beginning of `run` where nothing was attached, and over another policy.
+    Begin,
+    BeginOver,
+    /// The end of `run`, which takes its policy away again, or returns to the one that was there before.
+    Leave,
     Return,
+}
+
+impl Scenario {
+    const ALL: [Scenario; 7] = [
+        Scenario::First,
+        Scenario::Replace,
+        Scenario::Detach,
+        Scenario::Begin,
+        Scenario::BeginOver,
+        Scenario::Leave,
+        Scenario::Return,
+    ];
+
+    fn is_run(self) -> bool {
+        !matches!(self, Scenario::First | Scenario::Replace | Scenario::Detach)
+    }
+
+    fn is_end_of_run(self) -> bool {
+        matches!(self, Scenario::Leave | Scenario::Return)
+    }
+
+    /// Policy A is in force before.
+    fn is_over(self) -> bool {
+        !matches!(self, Scenario::First | Scenario::Begin | Scenario::Leave)
+    }
+
+    /// What is in force when nothing goes wrong for good: a `run` has ended by then.
+    fn goal(self) -> Seen {
+        match self {
+            Scenario::First | Scenario::Replace => Seen::B,
+            Scenario::BeginOver | Scenario::Return => Seen::A,
+            Scenario::Detach | Scenario::Begin | Scenario::Leave => Seen::Open,
+        }
+    }
+
+    /// What packets may show of a direction after it was cut short.
+    fn allowed(self) -> &'static [Seen] {
+        match self {
+            Scenario::Replace | Scenario::BeginOver | Scenario::Return => &[Seen::A, Seen::B],
+            Scenario::First | Scenario::Begin | Scenario::Leave => &[Seen::Open, Seen::B],
+            Scenario::Detach => &[Seen::A, Seen::Open],
+        }
+    }
+
+    /// One direction after the other is let go, and nothing takes that back.
+    fn takes_away(self) -> bool {
+        matches!(self, Scenario::Detach | Scenario::Leave)
+    }
+}
+
+/// How a point is hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Kill,
+    /// Once.
+    Fail,
+    /// Each time.
+    Refuse,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,10 +109,23 @@ struct Walk<'a> {
     options: ApplyOptions,
     probe: Probe,
     policy: String,
+    /// Where `sgctl` lists the points that it passes.
+    trace: PathBuf,
+}
+
+/// Nothing that is tried here takes longer, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a command ended, and what it had done.
+struct Ran {
+    output: Output,
+    points: Vec<String>,
+    /// So many of them before what is to be cut short began.
+    before: usize,
 }
 
 /// Proves C1, C2, C11 and C12 at every point where `apply` and `detach` can be cut short, and at some where
-/// the end of `run` can.
+/// the beginning and the end of `run` can.
 #[test]
 fn tcx() {
     if egress_hooks().contains(&EgressHook::Tcx) {
@@ -57,7 +134,7 @@ fn tcx() {
 }
 
 /// Proves C1, C2, C11 and C12 at every point where `apply` and `detach` can be cut short, and at some where
-/// the end of `run` can.
+/// the beginning and the end of `run` can.
 #[test]
 fn clsact() {
     walk(EgressHook::Clsact);
@@ -83,33 +160,34 @@ fn walk(hook: EgressHook) {
             },
             probe: Probe::new("sg0", "sg1"),
             policy: policy.display().to_string(),
+            trace: dir.path().join("points"),
         };
         let everything = std::env::var_os("SG_FAULTS_ALL").is_some();
         // Processors of a guest are emulated: a point in so many.
         let every = if is_guest() { 12 } else { 1 };
         let mut tried = 0usize;
-        let scenarios = [
-            Scenario::First,
-            Scenario::Replace,
-            Scenario::Detach,
-            Scenario::Return,
-        ];
-        for scenario in scenarios {
-            let points = walk.points(scenario, dir.path());
+        for scenario in Scenario::ALL {
+            let points = walk.points(scenario);
             assert!(points.len() >= 10, "{scenario:?} has only {points:?}");
             // A `run` takes longer than the others.
-            let every = match scenario {
-                Scenario::Return if !everything => every * 6,
-                _ => every,
+            let every = match scenario.is_run() && !everything {
+                true => every * 8,
+                false => every,
             };
-            for (number, point) in points.iter().enumerate().step_by(every) {
-                for (kind, kind_number) in [("kill", 0), ("fail", 1)] {
+            let kinds: &[Kind] = match scenario.is_end_of_run() {
+                true => &[Kind::Kill, Kind::Fail, Kind::Refuse],
+                false => &[Kind::Kill, Kind::Fail],
+            };
+            for (number, point) in points.iter().enumerate() {
+                for (kind_number, kind) in kinds.iter().enumerate() {
                     for (then, then_number) in [(Then::Apply, 0), (Then::Detach, 1)] {
                         // Each pair of a point and a kind with one of the two, and the other hook with the
-                        // other one.
+                        // other one. Of a sample, each kind has points of its own.
                         let which = number + kind_number + usize::from(hook == EgressHook::Clsact);
-                        if everything || which % 2 == then_number {
-                            walk.one(scenario, &format!("{kind}:{point}"), then);
+                        let is_chosen = (number + 2 * kind_number).is_multiple_of(every)
+                            && (number / every + which) % 2 == then_number;
+                        if everything || is_chosen {
+                            walk.one(scenario, *kind, point, then);
                             tried += 1;
                         }
                     }
@@ -122,7 +200,7 @@ fn walk(hook: EgressHook) {
 
 impl Walk<'_> {
     fn set_up(&self, scenario: Scenario) {
-        if scenario != Scenario::First {
+        if scenario.is_over() {
             apply(&rules_from_lines(A), &self.options).unwrap_or_else(|e| panic!("{e}"));
         }
     }
@@ -135,92 +213,161 @@ impl Walk<'_> {
             EgressHook::Clsact => "clsact",
             _ => "tcx",
         };
-        match scenario {
-            Scenario::Detach => command.args(["detach", "--iface", "sg0"]),
-            Scenario::First => command.args([
-                "apply",
-                &self.policy,
-                "--iface",
-                "sg0",
-                "--egress-hook",
-                hook,
-                "--max-flows",
-                "64",
-            ]),
-            Scenario::Replace => command.args(["apply", &self.policy, "--iface", "sg0"]),
-            Scenario::Return => command.args(["run", &self.policy, "--iface", "sg0"]),
-        };
+        if scenario == Scenario::Detach {
+            command.args(["detach", "--iface", "sg0"]);
+            return command;
+        }
+        let verb = if scenario.is_run() { "run" } else { "apply" };
+        command.args([verb, &self.policy, "--iface", "sg0"]);
+        if !scenario.is_over() {
+            command.args(["--egress-hook", hook, "--max-flows", "64"]);
+        }
         command
     }
 
-    /// Runs the command to its end, with a variable for the fault points. Says which points it had passed
-    /// before what is to be cut short began.
-    fn output(&self, scenario: Scenario, variable: &str, value: &OsStr) -> (Output, usize) {
+    /// Runs the command to its end, with a fault or without.
+    fn run(&self, scenario: Scenario, fault: Option<&str>) -> Ran {
+        let _ = fs::remove_file(&self.trace);
         let mut command = self.command(scenario);
-        command.env(variable, value);
-        if scenario != Scenario::Return {
-            return (command.output().expect("sgctl starts"), 0);
+        command.env("SG_FAULT_TRACE", &self.trace);
+        if let Some(fault) = fault {
+            command.env("SG_FAULT", fault);
         }
+        let (output, before) = match scenario.is_run() {
+            true => self.begin_and_end(command),
+            false => (command.output().expect("sgctl starts"), 0),
+        };
+        Ran {
+            output,
+            points: self.passed(),
+            before,
+        }
+    }
+
+    /// The points that a command has passed by now.
+    fn passed(&self) -> Vec<String> {
+        let points = fs::read_to_string(&self.trace).unwrap_or_else(|e| {
+            panic!("{e}: this sgctl has no fault points; it needs debug assertions")
+        });
+        points.lines().map(str::to_owned).collect()
+    }
+
+    /// Ends a `run` by a signal when it has begun, unless it has ended by itself. How many points it had passed
+    /// by then.
+    fn begin_and_end(&self, mut command: Command) -> (Output, usize) {
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("sgctl starts");
-        let mut out = BufReader::new(child.stdout.take().expect("it is piped"));
-        let mut line = String::new();
-        out.read_line(&mut line).expect("it can be read");
-        assert!(line.contains("applied"), "{line}");
-        let passed = fs::read_to_string(value).map_or(0, |points| points.lines().count());
-        let id = Pid::from_raw(child.id().cast_signed());
-        kill(id, Signal::SIGTERM).expect("it runs");
-        // The rest, so that it does not wait for a reader.
-        std::io::copy(&mut out, &mut std::io::sink()).expect("it can be read");
-        (child.wait_with_output().expect("it ends"), passed)
-    }
-
-    /// The points that a command passes where nothing goes wrong.
-    fn points(&mut self, scenario: Scenario, dir: &Path) -> Vec<String> {
-        self.set_up(scenario);
-        let trace = dir.join(format!("{scenario:?}"));
-        let (output, before) = self.output(scenario, "SG_FAULT_TRACE", trace.as_os_str());
-        assert!(output.status.success(), "{output:?}");
-        self.clean_up("no fault");
-        let points = fs::read_to_string(&trace).unwrap_or_else(|e| {
-            panic!("{e}: this sgctl has no fault points; it needs debug assertions")
+        let out = BufReader::new(child.stdout.take().expect("it is piped"));
+        let (sender, lines) = channel();
+        let reader = std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
         });
-        points.lines().skip(before).map(str::to_owned).collect()
+        // It shows counters when all that belongs to its beginning is done; that a policy was applied it
+        // says while it does the rest.
+        let mut said = Vec::new();
+        let mut before = None;
+        while before.is_none() {
+            match lines.recv_timeout(PATIENCE) {
+                Ok(line) if line.starts_with("sg0: inbound ") => before = Some(self.passed().len()),
+                Ok(line) => said.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    let _ = child.kill();
+                    let output = child.wait_with_output();
+                    panic!("it neither goes on nor ends: {said:?} {output:?}");
+                }
+            }
+        }
+        if before.is_some() {
+            let id = Pid::from_raw(child.id().cast_signed());
+            kill(id, Signal::SIGTERM).expect("it runs");
+        }
+        let mut output = child.wait_with_output().expect("it ends");
+        reader.join().expect("it only reads");
+        said.extend(lines.try_iter());
+        output.stdout = said.join("\n").into_bytes();
+        let all = self.passed().len();
+        (output, before.unwrap_or(all))
     }
 
-    fn one(&mut self, scenario: Scenario, fault: &str, then: Then) {
+    /// The points of what is to be cut short, where nothing goes wrong.
+    fn points(&mut self, scenario: Scenario) -> Vec<String> {
+        self.set_up(scenario);
+        let ran = self.run(scenario, None);
+        assert!(
+            ran.output.status.success(),
+            "{scenario:?}: {:?}",
+            ran.output
+        );
+        assert_eq!(self.probe.look(), [scenario.goal(); 2], "{scenario:?}");
+        self.clean_up("no fault");
+        let mut points = ran.points;
+        match (scenario.is_run(), scenario.is_end_of_run()) {
+            (true, false) => points.truncate(ran.before),
+            _ => drop(points.drain(..ran.before)),
+        }
+        points
+    }
+
+    fn one(&mut self, scenario: Scenario, kind: Kind, point: &str, then: Then) {
         let when = format!(
-            "{scenario:?} with {:?}, {fault}, then {then:?}",
+            "{scenario:?} with {:?}, {kind:?} {point}, then {then:?}",
             self.options.egress_hook
         );
         self.set_up(scenario);
-        let (output, _) = self.output(scenario, "SG_FAULT", OsStr::new(fault));
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        if fault.starts_with("kill") {
-            assert_eq!(output.status.signal(), Some(9), "{when}: {said}");
+        let kind_name = format!("{kind:?}").to_lowercase();
+        let ran = self.run(scenario, Some(&format!("{kind_name}:{point}")));
+        let output = &ran.output;
+        let when = format!(
+            "{when}: {}, {} {}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let at = ran.points.iter().position(|passed| passed == point);
+        let at = at.unwrap_or_else(|| panic!("{when}: it has not come there"));
+        if scenario.is_end_of_run() {
+            assert!(at >= ran.before, "{when}: it had not come to its end");
+        }
+        if kind == Kind::Kill {
+            assert_eq!(output.status.signal(), Some(9), "{when}");
         }
 
         let seen = self.probe.look();
-        let allowed: &[Seen] = match scenario {
-            Scenario::First => &[Seen::Open, Seen::B],
-            Scenario::Replace | Scenario::Return => &[Seen::A, Seen::B],
-            Scenario::Detach => &[Seen::A, Seen::Open],
-        };
+        let goal = [scenario.goal(); 2];
+        let allowed = scenario.allowed();
         assert!(
             seen.iter().all(|seen| allowed.contains(seen)),
-            "{when}: {seen:?} {said}"
+            "{when}: {seen:?}"
         );
-        if fault.starts_with("fail") && scenario != Scenario::Detach {
-            assert_eq!(seen[0], seen[1], "{when}: half of a policy: {said}");
-            let new = match scenario {
-                Scenario::Return => Seen::A,
-                _ => Seen::B,
-            };
-            let done = seen == [new; 2];
-            assert!(output.status.success() <= done, "{when}: {seen:?} {said}");
+        if kind != Kind::Kill {
+            if !scenario.takes_away() {
+                assert_eq!(seen[0], seen[1], "{when}: half of a policy");
+            }
+            assert!(!output.status.success() || seen == goal, "{when}: {seen:?}");
+        }
+        if kind == Kind::Fail && scenario.is_run() {
+            // Wherever a `run` fails, it leaves what was there before it.
+            assert_eq!(seen, goal, "{when}");
+            if scenario.is_end_of_run() {
+                assert!(output.status.success(), "{when}: it was not tried again");
+            }
+        }
+        if kind == Kind::Refuse && !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(said.contains("left as it is on sg0"), "{when}");
+            let error = String::from_utf8_lossy(&output.stderr);
+            let standing = [
+                "both directions run ",
+                "inbound runs ",
+                "nothing is attached",
+            ];
+            assert!(standing.iter().any(|words| error.contains(words)), "{when}");
         }
         self.status_is_true(seen, &when);
 

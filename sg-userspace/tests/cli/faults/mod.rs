@@ -5,13 +5,15 @@
 //!
 //! The usual run takes a sample. `cargo xtask test --faults` takes every call.
 
+mod session;
 mod strace;
 mod traffic;
 
 use std::time::{Duration, Instant};
 
 use super::world::{Ran, World, file};
-use strace::{Calls, Fault, attached_objects, traced};
+use session::Session;
+use strace::{Calls, Fault, Tracer, attached_objects, traced};
 use traffic::{Fate, Traffic};
 
 /// Set by `cargo xtask test --faults`: every call and no sample.
@@ -52,6 +54,8 @@ enum During {
     Run,
     /// `run` over another policy, and its end.
     RunOver,
+    /// The moment at which a `run` puts another policy in the place of its own.
+    Reload,
 }
 
 impl During {
@@ -78,7 +82,7 @@ struct Bench {
 impl Bench {
     fn new(during: During, hook: &'static str) -> Bench {
         let world = World::new();
-        for (i, name) in [(1, "a"), (2, "b"), (3, "c")] {
+        for (i, name) in [(1, "a"), (2, "b"), (3, "c"), (4, "d")] {
             let text = format!(
                 "name: {name}\n\
                  inbound: [{{protocol: udp, ports: {}, from: any, action: accept}}]\n\
@@ -132,14 +136,85 @@ impl Bench {
                 vec!["run", &policy, "--iface", "nic", "--egress-hook", self.hook]
             }
             During::Detach => vec!["detach", "--iface", "nic"],
+            During::Reload => unreachable!("it is begun before its calls are looked at"),
         };
         words.into_iter().map(str::to_owned).collect()
+    }
+
+    /// The command with a failing call or with none, to its end.
+    fn traced(&self, fault: Option<Fault>) -> Result<(Ran, Calls), String> {
+        match self.during {
+            During::Reload => self.reload(fault),
+            during => traced(&self.world, &self.words(), fault, during.is_run()),
+        }
+    }
+
+    /// Has a `run` over policy a replace b by d, and looks at once at what is in force; then ends it.
+    fn reload(&self, fault: Option<Fault>) -> Result<(Ran, Calls), String> {
+        let text = |name| std::fs::read_to_string(self.policy(name)).expect("it is there");
+        let mine = file(self.world.dir.path(), "mine", &text("b"));
+        let words = ["run", &mine, "--iface", "nic", "--egress-hook", self.hook];
+        let words = [&words[..], &["--interval", "3600"]].concat();
+        let mut running = Session::start(self.world.command(&words));
+        let about = |what: String, running: Session| format!("{what}; {}", running.kill().all());
+        if let Err(what) = running.wait_for(&["nic: inbound "]) {
+            return Err(about(what, running));
+        }
+        let tracer = match Tracer::attach(running.id(), fault) {
+            Ok(tracer) => tracer,
+            Err(what) => return Err(about(what, running)),
+        };
+        // In one step.
+        let new = file(self.world.dir.path(), "mine.new", &text("d"));
+        std::fs::rename(new, &mine).expect("the directory is writable");
+        let line = running.wait_for(&["reloaded ", "reload failed"]);
+        let calls = tracer.stop();
+        let checked = line.and_then(|line| {
+            let both = |fates, name| fates == (Fate::Policy(name), Fate::Policy(name));
+            let allowed = |fates| both(fates, 'b') || both(fates, 'd');
+            let fates = self.traffic.fates(allowed);
+            if !allowed(fates) {
+                return Err(format!("packets then showed {fates:?}"));
+            }
+            self.check_status(fates)?;
+            if line.contains("reloaded ") && !both(fates, 'd') {
+                return Err(format!("packets then showed {fates:?} after {line}"));
+            }
+            self.check_generation(&line)
+        });
+        let ran = match (checked, running.end()) {
+            (Ok(()), Ok(ran)) => ran,
+            (Ok(()), Err(what)) => return Err(what),
+            (Err(what), ended) => {
+                let ended = ended.map_or_else(|e| e, |ran| ran.all());
+                return Err(format!("after the reload: {what}; {ended}"));
+            }
+        };
+        Ok((ran, calls?))
+    }
+
+    /// A line about a reload names the generation that is in force.
+    fn check_generation(&self, line: &str) -> Result<(), String> {
+        let named = line.split("generation ").nth(1);
+        let digits = |text: &str| {
+            text.split(|c: char| !c.is_ascii_digit())
+                .next()?
+                .parse()
+                .ok()
+        };
+        let named: Option<u64> = named.and_then(digits);
+        let status = self.world.run(&["status", "--json"]);
+        let found = status.json()[0]["policy"]["generation"].as_u64();
+        match named.is_some() && named == found {
+            true => Ok(()),
+            false => Err(format!("`{line}` at generation {found:?}")),
+        }
     }
 
     fn has_policy_before(&self) -> bool {
         matches!(
             self.during,
-            During::Replace | During::Detach | During::RunOver
+            During::Replace | During::Detach | During::RunOver | During::Reload
         )
     }
 
@@ -152,8 +227,7 @@ impl Bench {
 
     /// The command with one failing call, if it has so many calls; and how it ended.
     fn fail(&self, fault: Fault) -> Result<Option<Ran>, String> {
-        let runs = self.during.is_run();
-        let (ran, calls) = traced(&self.world, &self.words(), Some(fault), runs)?;
+        let (ran, calls) = self.traced(Some(fault))?;
         Ok(calls.injected.then_some(ran))
     }
 
@@ -209,12 +283,9 @@ impl Bench {
             (During::Replace, _) => both(old) || both(new),
             (During::Detach, 0) => both(Fate::Open),
             (During::Detach, _) => each_open_or(old),
-            (During::Run, 0) => both(Fate::Open),
-            // Its end is as that of `detach`.
-            (During::Run, _) if ran.out.contains("applied") => each_open_or(new),
-            (During::Run, _) => both(Fate::Open) || both(new),
-            (During::RunOver, 0) => both(old),
-            (During::RunOver, _) => both(old) || both(new),
+            // What fails once is tried again at the end, and a beginning that fails is an end.
+            (During::Run, _) => both(Fate::Open),
+            (During::RunOver | During::Reload, _) => both(old),
         }
     }
 
@@ -288,12 +359,6 @@ fn faults(calls: &Calls, sample: Option<u32>) -> Vec<Fault> {
     let is_full = sample.is_none();
     let sample = sample.unwrap_or(0);
     let mut all = Vec::new();
-    // A signal that the runtime cannot be told of ends `run` all the same.
-    all.extend(calls.wake_up.map(|nth| Fault {
-        call: "sendto",
-        nth,
-        error: "ENOBUFS",
-    }));
     for (kind, call) in CALLS.into_iter().enumerate() {
         let count = calls.count(call);
         let chosen: Vec<u32> = match is_full {
@@ -325,18 +390,15 @@ fn try_all(during: During, hook: &'static str) {
     let mut bench = Bench::new(during, hook);
     let calls = {
         bench.start().unwrap_or_else(|e| panic!("{e}"));
-        let runs = during.is_run();
-        let counted = traced(&bench.world, &bench.words(), None, runs);
-        let (ran, calls) = counted.unwrap_or_else(|e| panic!("{e}"));
+        let (ran, calls) = bench.traced(None).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(ran.code, 0, "{}", ran.all());
         bench.clean_up().unwrap_or_else(|e| panic!("{e}"));
         calls
     };
     let sample = match during {
-        During::RunOver => SAMPLE / 2,
+        During::RunOver | During::Reload => SAMPLE / 2,
         _ => SAMPLE,
     };
-    assert_eq!(calls.wake_up.is_some(), during.is_run(), "{calls:?}");
     let faults = faults(&calls, (!is_full).then_some(sample));
     assert!(faults.len() > 5, "strace has seen {calls:?}");
     let (mut tried, mut wrong) = (0, Vec::new());
@@ -428,4 +490,16 @@ fn a_run_leaves_what_was_there() {
 #[test]
 fn a_run_returns_to_the_policy_before_it() {
     try_all(During::RunOver, "tcx");
+}
+
+/// Proves C1, C11 and C12.
+#[test]
+fn a_reload_is_the_old_policy_or_the_new_one() {
+    try_all(During::Reload, "tcx");
+}
+
+/// Proves C1, C11 and C12.
+#[test]
+fn a_reload_by_a_filter_is_the_old_policy_or_the_new_one() {
+    try_all(During::Reload, "clsact");
 }

@@ -32,26 +32,18 @@ pub(super) struct Fault {
 pub(super) struct Calls {
     /// The most calls that one thread has made of a kind.
     counts: BTreeMap<String, u32>,
-    /// Which `sendto` of its thread is the one by which a signal's handler wakes the runtime up.
-    pub(super) wake_up: Option<u32>,
     pub(super) injected: bool,
 }
 
 impl Calls {
     fn of(log: &str) -> Calls {
         let mut by_thread: BTreeMap<(&str, &str), u32> = BTreeMap::new();
-        let mut wake_up = None;
         for line in log.lines() {
             let Some((thread, rest)) = line.split_once(' ') else {
                 continue;
             };
-            if let Some((call, arguments)) = rest.trim_start().split_once('(') {
-                let count = by_thread.entry((thread, call)).or_default();
-                *count += 1;
-                // One byte; netlink's messages are shown in braces.
-                if call == "sendto" && arguments.contains(r#", "\1", 1, "#) {
-                    wake_up = Some(*count);
-                }
+            if let Some((call, _)) = rest.trim_start().split_once('(') {
+                *by_thread.entry((thread, call)).or_default() += 1;
             }
         }
         let mut counts = BTreeMap::new();
@@ -61,7 +53,6 @@ impl Calls {
         }
         Calls {
             counts,
-            wake_up,
             injected: log.contains("(INJECTED)"),
         }
     }
@@ -80,16 +71,11 @@ pub(super) fn traced(
 ) -> Result<(Ran, Calls), String> {
     // Not beside the policy, whose directory `run` watches.
     let place = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let log = place.path().join("strace.log");
+    let log = place.path().join(LOG);
     let sgctl = world.command(&words.iter().map(String::as_str).collect::<Vec<_>>());
     let mut command = Command::new("strace");
     command.args(["-f", "--seccomp-bpf", "-qq", "-o"]).arg(&log);
-    match fault {
-        None => command.arg(format!("--trace={}", CALLS.join(","))),
-        Some(Fault { call, nth, error }) => command
-            .arg(format!("--trace={call}"))
-            .arg(format!("--inject={call}:error={error}:when={nth}")),
-    };
+    trace(&mut command, fault);
     command
         .arg(sgctl.get_program())
         .args(sgctl.get_args())
@@ -98,12 +84,88 @@ pub(super) fn traced(
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let child = command
-        .spawn()
-        .map_err(|e| format!("strace: {e}; `cargo xtask setup` installs it"))?;
+    let child = command.spawn().map_err(|e| no_strace(&e))?;
     let ran = finish(child, is_run)?;
-    let log = std::fs::read_to_string(&log).map_err(|e| format!("strace has left no log: {e}"))?;
-    Ok((ran, Calls::of(&log)))
+    Ok((ran, read(&log)?))
+}
+
+/// strace at work on a process that has begun without it.
+pub(super) struct Tracer {
+    strace: Child,
+    place: tempfile::TempDir,
+}
+
+impl Tracer {
+    /// From now on calls are counted, and one fails.
+    pub(super) fn attach(process: u32, fault: Option<Fault>) -> Result<Tracer, String> {
+        let place = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let mut command = Command::new("strace");
+        command
+            .args(["-f", "-qq", "-o"])
+            .arg(place.path().join(LOG));
+        trace(&mut command, fault);
+        command
+            .arg(format!("--attach={process}"))
+            .stdin(Stdio::null());
+        let strace = command.spawn().map_err(|e| no_strace(&e))?;
+        let tracer = Tracer { strace, place };
+        let deadline = Instant::now() + PATIENCE;
+        while !is_traced(process) {
+            if Instant::now() > deadline {
+                return Err("strace does not begin".into());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(tracer)
+    }
+
+    /// Lets the process go on alone.
+    pub(super) fn stop(mut self) -> Result<Calls, String> {
+        let id = Pid::from_raw(self.strace.id().cast_signed());
+        kill(id, Signal::SIGINT).map_err(|e| e.to_string())?;
+        self.strace.wait().map_err(|e| e.to_string())?;
+        read(&self.place.path().join(LOG))
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        // Only when something has failed is it still there.
+        let _ = self.strace.kill();
+        let _ = self.strace.wait();
+    }
+}
+
+/// Whether somebody traces each of its threads.
+fn is_traced(process: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task"));
+    threads.is_ok_and(|mut threads| {
+        threads.all(|thread| {
+            let status = thread.and_then(|t| std::fs::read_to_string(t.path().join("status")));
+            status.is_ok_and(|status| !status.contains("TracerPid:\t0\n"))
+        })
+    })
+}
+
+const LOG: &str = "strace.log";
+
+/// Has strace look at all kinds of calls, or let one fail.
+fn trace(strace: &mut Command, fault: Option<Fault>) {
+    match fault {
+        None => strace.arg(format!("--trace={}", CALLS.join(","))),
+        Some(Fault { call, nth, error }) => strace
+            .arg(format!("--trace={call}"))
+            .arg(format!("--inject={call}:error={error}:when={nth}")),
+    };
+}
+
+fn no_strace(error: &std::io::Error) -> String {
+    format!("strace: {error}; `cargo xtask setup` installs it")
+}
+
+fn read(log: &Path) -> Result<Calls, String> {
+    let log = std::fs::read_to_string(log).map_err(|e| format!("strace has left no log: {e}"))?;
+    Ok(Calls::of(&log))
 }
 
 /// Waits for the end of strace's child, after it was asked to end if it would not by itself.
@@ -131,7 +193,7 @@ fn finish(mut child: Child, is_run: bool) -> Result<Ran, String> {
                 // A while in which it looks at counters and events.
                 std::thread::sleep(Duration::from_millis(300));
                 for pid in tracee {
-                    end(pid);
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
                 }
                 is_asked = true;
             }
@@ -157,13 +219,6 @@ fn finish(mut child: Child, is_run: bool) -> Result<Ran, String> {
         }
         std::thread::sleep(Duration::from_millis(2));
     }
-}
-
-/// Has the first thread of a process get SIGTERM. The kernel would choose any; then the call by which the
-/// handler wakes the runtime up would have no number.
-fn end(pid: i32) {
-    // SAFETY: it takes three numbers, and no memory.
-    unsafe { libc::syscall(libc::SYS_tgkill, pid, pid, libc::SIGTERM) };
 }
 
 fn tracee(strace: &Child) -> Vec<i32> {
@@ -229,7 +284,7 @@ impl Objects {
 
     /// The kernel frees them some milliseconds after the last that holds them.
     pub(super) fn wait_until_gone(&self) -> Result<(), String> {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let programs = &ids(PROGRAMS) & &self.programs;
             let maps = &ids(MAPS) & &self.maps;

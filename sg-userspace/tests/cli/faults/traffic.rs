@@ -14,7 +14,7 @@ pub(super) const INBOUND: u16 = 1000;
 pub(super) const OUTBOUND: u16 = 2000;
 
 /// The last is accepted by no policy.
-const POLICIES: [char; 4] = ['a', 'b', 'c', '-'];
+const POLICIES: [char; 5] = ['a', 'b', 'c', 'd', '-'];
 
 /// What becomes of a direction's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ impl Traffic {
         let mut patience = Duration::from_millis(20);
         loop {
             let fates = (self.inbound.fate(patience), self.outbound.fate(patience));
-            if is_expected(fates) || patience > Duration::from_secs(1) {
+            if is_expected(fates) || patience > Duration::from_secs(5) {
                 return fates;
             }
             patience *= 3;
