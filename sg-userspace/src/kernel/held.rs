@@ -21,7 +21,7 @@ use super::prepare::adopt;
 use super::programs::Programs;
 use super::shared_maps::SharedMaps;
 use super::stages::PinnedGeneration;
-use super::state::{State, taken_back};
+use super::state::{Records, State, taken_back};
 use super::tables::LiveTables;
 use super::{interfaces, links, netns, stages, tc};
 
@@ -100,9 +100,9 @@ impl Held {
     ) -> Result<bool, KernelError> {
         let tree = PinTree::new(bpffs);
         let _lock = tree.lock()?;
-        let found = inspect(pins)?;
+        let mut found = inspect(pins)?;
+        let records = std::mem::replace(&mut found.records, Ok(Records::default()))?;
         let running = Direction::BOTH.map(|direction| found.running(direction));
-        let records = found.records.as_ref().ok().cloned().unwrap_or_default();
         // It may have been loaded anew at an attempt before.
         let recorded = [&records.current, &records.next].into_iter().flatten();
         let mine: Vec<[u32; 2]> = recorded

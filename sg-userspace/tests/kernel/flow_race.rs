@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use sg_common::flow::{FlowKind, FlowValue, Timeout};
@@ -205,46 +206,58 @@ impl Together {
 /// Flows of a round: few enough for the half-open part of the table.
 const ROUND: u16 = 250;
 
+/// What takes two processors at the same moment is tried for so long: another test, or another machine, may
+/// have them.
+const SEEN_WITHIN: Duration = Duration::from_secs(120);
+
 /// Proves K9 and K10: a flow that two CPUs make established at once, and so may enter into both of its words, is there
 /// once.
 #[test]
 fn a_flow_that_two_cpus_establish_is_there_once() {
     sandbox(|sandbox| {
-        let mut together = Together::new(sandbox, "out udp 53 to any accept");
-        let answer = |port| {
-            let text = format!("udp 198.51.100.7:53 > 192.0.2.1:{port}");
-            (Direction::Inbound, frame(&text))
-        };
-        let rounds = rounds(40) as u16;
-        for round in 0..rounds {
-            let ports = 1024 + round * ROUND..1024 + (round + 1) * ROUND;
-            together.enter(ports.clone(), 17, Timeout::Udp, FlowKind::HalfOpen);
-            let dropped = together.run(ports, [answer, answer]);
-            assert_eq!(
-                dropped, 0,
-                "answers were dropped while their flow went to the established ones"
+        let started = Instant::now();
+        // On processors that are emulated it may never happen.
+        while !establish_at_once(sandbox) && !is_guest() {
+            assert!(
+                started.elapsed() < SEEN_WITHIN,
+                "nothing was shown: no flow was entered twice and taken out again within {SEEN_WITHIN:?}"
             );
         }
-        let tables = Tables::open(&together.pins);
-        let (flows, moves) = (tables.flows(), tables.moves());
-        let distinct: HashSet<_> = flows.iter().map(|(key, _, _)| *key).collect();
-        assert_eq!(distinct.len(), flows.len(), "a flow is there twice");
-        let half_open = flows
-            .iter()
-            .filter(|(_, flow, _)| flow.kind == FlowKind::HalfOpen);
-        assert_eq!(half_open.count(), 0);
-        let [_, established] = moves;
-        println!("{established:?}");
-        let live = flows.len() as u64;
-        assert_eq!((live, established.evicted), (u64::from(rounds * ROUND), 0));
-        assert_eq!(established.entered, established.left + live);
-        // Otherwise nothing was shown.
-        let raced = established.left;
-        assert!(
-            raced > 0 || is_guest(),
-            "no flow was entered twice and taken out again"
-        );
     });
+}
+
+/// Two CPUs make each flow of a new table established. Whether one was entered twice.
+fn establish_at_once(sandbox: &Sandbox) -> bool {
+    let mut together = Together::new(sandbox, "out udp 53 to any accept");
+    let answer = |port| {
+        let text = format!("udp 198.51.100.7:53 > 192.0.2.1:{port}");
+        (Direction::Inbound, frame(&text))
+    };
+    let rounds = rounds(40) as u16;
+    for round in 0..rounds {
+        let ports = 1024 + round * ROUND..1024 + (round + 1) * ROUND;
+        together.enter(ports.clone(), 17, Timeout::Udp, FlowKind::HalfOpen);
+        let dropped = together.run(ports, [answer, answer]);
+        assert_eq!(
+            dropped, 0,
+            "answers were dropped while their flow went to the established ones"
+        );
+    }
+    let tables = Tables::open(&together.pins);
+    let (flows, moves) = (tables.flows(), tables.moves());
+    let distinct: HashSet<_> = flows.iter().map(|(key, _, _)| *key).collect();
+    assert_eq!(distinct.len(), flows.len(), "a flow is there twice");
+    let half_open = flows
+        .iter()
+        .filter(|(_, flow, _)| flow.kind == FlowKind::HalfOpen);
+    assert_eq!(half_open.count(), 0);
+    let [_, established] = moves;
+    println!("{established:?}");
+    let live = flows.len() as u64;
+    assert_eq!((live, established.evicted), (u64::from(rounds * ROUND), 0));
+    assert_eq!(established.entered, established.left + live);
+    together.pins.remove().unwrap_or_else(|e| panic!("{e}"));
+    established.left > 0
 }
 
 /// Proves K9: of two packets that take a flow further at the same moment on two CPUs, both count.
@@ -319,10 +332,16 @@ fn a_sweep_holds_up_no_packet() {
             }
             swept
         };
-        let (mut meanwhile, mut kept, opened) = (0, 0, rounds(20_000));
+        let (mut meanwhile, mut kept, mut opened) = (0, 0, 0);
+        let is_enough = |opened: usize, meanwhile: u64, kept: u64| {
+            opened >= rounds(20_000) && meanwhile > 100 && kept > 0
+        };
+        let started = Instant::now();
         let swept = std::thread::scope(|scope| {
             let sweeper = scope.spawn(sweep);
-            for i in 0..opened {
+            while !is_enough(opened, meanwhile, kept) && started.elapsed() < SEEN_WITHIN {
+                let i = opened;
+                opened += 1;
                 let (host, port) = (i / 50_000, 5000 + i % 50_000);
                 let request = frame(&format!("udp 192.0.2.1:{port} > 198.51.100.{host}:53"));
                 let answer = frame(&format!("udp 198.51.100.{host}:53 > 192.0.2.1:{port}"));
@@ -336,9 +355,8 @@ fn a_sweep_holds_up_no_packet() {
             sweeper.join().expect("it ends")
         });
         println!("{meanwhile} of {opened} flows were opened and answered within one sweep");
-        assert!(meanwhile > 100, "{meanwhile} of {opened}");
         assert!(
-            kept > 0 && swept > 0,
+            is_enough(opened, meanwhile, kept) && swept > 0,
             "{kept} answers came in, {swept} flows were swept"
         );
         let tables = Tables::open(&pins);

@@ -98,9 +98,18 @@ fn parse(address: &str) -> SocketAddr {
     address.parse().unwrap_or_else(|e| panic!("{address}: {e}"))
 }
 
-/// Tries to connect from the calling thread's namespace.
+/// Whether the calling thread's namespace can connect to what should let it in.
 pub(crate) fn reaches(to: &str) -> bool {
-    match TcpStream::connect_timeout(&parse(to), SILENCE) {
+    connects(to, PATIENCE)
+}
+
+/// Whether it cannot to what should not.
+pub(crate) fn is_kept_out(to: &str) -> bool {
+    !connects(to, SILENCE)
+}
+
+fn connects(to: &str, patience: Duration) -> bool {
+    match TcpStream::connect_timeout(&parse(to), patience) {
         Ok(_) => true,
         Err(e) if e.kind() == io::ErrorKind::TimedOut => false,
         Err(e) => panic!("connecting to {to}: {e}"),
@@ -217,9 +226,10 @@ impl Pair {
         }
     }
 
-    /// Whether a byte from one end arrives at the other: 0 is the end that has connected.
-    pub(crate) fn carries_from(&self, end: usize) -> bool {
-        self.send(end, SILENCE)
+    /// Whether a byte from one end, 0 being the one that has connected, arrives at the other. Waits for what is
+    /// expected to come, and not long for what is not.
+    pub(crate) fn carries_from(&self, end: usize, is_expected: bool) -> bool {
+        self.send(end, if is_expected { PATIENCE } else { SILENCE })
     }
 
     /// Sends a byte each way; fails the test if one arrives.

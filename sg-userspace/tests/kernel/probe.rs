@@ -88,7 +88,7 @@ impl Probe {
 
     /// Which of the frames arrive before the last one; `None` where that does not.
     fn arrived(&self, frames: &[Frame; 2], last: &Frame) -> Option<[bool; 2]> {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(20);
         let mut seen = [false; 2];
         let mut bytes = [0u8; 2048];
         while Instant::now() < deadline {

@@ -179,7 +179,7 @@ fn what_was_taken_off_is_named_and_attached_again_or_removed() {
                 assert_eq!(codes(sandbox), *faults, "{name}");
                 assert_ne!(status(sandbox).health, Health::Enforcing, "{name}");
                 // The kernel takes a link off some time after its last pin has gone.
-                let deadline = Instant::now() + Duration::from_secs(10);
+                let deadline = Instant::now() + Duration::from_secs(30);
                 while probe.look() != *seen {
                     assert!(Instant::now() < deadline, "{name}: {:?}", probe.look());
                 }

@@ -27,18 +27,23 @@ fn connections_made_meanwhile_go_on() {
         let listener = &node.listeners[0];
         listener.set_nonblocking(true).expect("a listener");
         let (begun, has_begun) = std::sync::mpsc::channel();
+        let is_attached = AtomicBool::new(false);
         let connecting = || {
             let to: SocketAddr = at(NODE4, 22).parse().expect("an address");
             let mut made = Vec::new();
             // Until the hook drops one.
-            while let Ok(stream) = TcpStream::connect_timeout(&to, Duration::from_millis(300)) {
-                made.push(stream);
+            loop {
+                match TcpStream::connect_timeout(&to, Duration::from_millis(300)) {
+                    Ok(stream) => made.push(stream),
+                    Err(_) if is_attached.load(Ordering::Relaxed) => return made,
+                    // It may have taken long on a busy machine.
+                    Err(_) => continue,
+                }
                 let _ = begun.send(());
                 // All tests of this process together may have a thousand open files in many places.
                 std::thread::sleep(Duration::from_millis(3));
                 assert!(made.len() < 20_000, "nothing ends it");
             }
-            made
         };
         let is_over = AtomicBool::new(false);
         let (clients, servers) = std::thread::scope(|scope| {
@@ -58,6 +63,7 @@ fn connections_made_meanwhile_go_on() {
                 has_begun.recv().expect("connections are being made");
             }
             node.apply(&rules_from_lines(NOBODY));
+            is_attached.store(true, Ordering::Relaxed);
             let clients = clients.join().expect("the connecting side");
             drop(over);
             (clients, accepting.join().expect("the accepting side"))
@@ -69,7 +75,7 @@ fn connections_made_meanwhile_go_on() {
             client.write_all(b"x").expect("a connected socket");
         }
         let mut waiting = servers;
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(30);
         let mut heard = 0;
         while heard < clients.len() {
             assert!(

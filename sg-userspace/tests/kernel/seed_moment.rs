@@ -150,8 +150,7 @@ fn connect(to: SocketAddr) -> Result<(), String> {
 fn ask(to: SocketAddr) -> Result<(), String> {
     let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
     // One that is lost never comes.
-    let patience = Some(Duration::from_secs(3));
-    socket.set_read_timeout(patience).expect("a timeout");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     socket.send_to(b"?", to).map_err(|e| e.to_string())?;
     again(|| socket.recv_from(&mut [0; 8]))
         .map(drop)

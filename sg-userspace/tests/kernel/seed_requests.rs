@@ -19,7 +19,7 @@ const POD: &str = "10.244.0.2";
 const SERVICE: &str = "10.96.0.10";
 const NODE_PORT: u16 = 30053;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_millis(300);
 
 /// A node whose port 30053 is a pod's port 53, and on which the address of a service is that of a host outside,

@@ -42,17 +42,19 @@ fn assert_becomes(
         let mut policy = rules_from_lines(next);
         policy.established = established;
         node.apply(&policy);
-        let carries = |pair: &Pair, ends: [usize; 2]| ends.map(|end| pair.carries_from(end));
+        let carries = |pair: &Pair, ends: [usize; 2], expected: [bool; 2]| {
+            [0, 1].map(|turn| pair.carries_from(ends[turn], expected[turn]))
+        };
         for pair in &incoming {
-            let found = carries(pair, [CLIENT, SERVER]);
+            let found = carries(pair, [CLIENT, SERVER], inbound);
             assert_eq!(found, inbound, "inbound, {established:?}, {next:?}");
         }
         for pair in &outgoing {
-            let found = carries(pair, [SERVER, CLIENT]);
+            let found = carries(pair, [SERVER, CLIENT], outbound);
             assert_eq!(found, outbound, "outbound, {established:?}, {next:?}");
         }
         for pair in &asked {
-            let found = carries(pair, [SERVER, CLIENT]);
+            let found = carries(pair, [SERVER, CLIENT], datagrams);
             assert_eq!(found, datagrams, "UDP, {established:?}, {next:?}");
         }
         assert_eq!(node.counted("seeded"), [0, 0]);

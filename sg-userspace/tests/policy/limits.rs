@@ -1,11 +1,18 @@
 //! Policies of great size, and such as were made to be slow.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
 use sg_userspace::policy::*;
 
 use crate::{good, text, write};
+
+/// What the calling thread has used of a processor: a bound on it says nothing about what else the machine does.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
+    time.expect("threads have a clock").into()
+}
 
 #[test]
 fn equal_remotes_are_shared() {
@@ -49,9 +56,9 @@ fn a_huge_set_and_many_rules_load_quickly() {
     for port in 0..10_000 {
         policy += &format!("- {{protocol: tcp, ports: {port}, from: big, action: accept}}\n");
     }
-    let started = Instant::now();
+    let started = cpu_time();
     let loaded = load_text("p", &policy, Some(dir.path()), &[]).unwrap();
-    let elapsed = started.elapsed();
+    let elapsed = cpu_time() - started;
     println!("1,000,000 networks and 10,000 rules: {elapsed:?}");
     assert_eq!(loaded.policy.rules[9_999].remote.v4.len(), 1_000_000);
     assert!(elapsed < Duration::from_secs(10), "{elapsed:?}");
@@ -67,9 +74,9 @@ fn eight_thousand_different_rules_load_quickly() {
             i + 1
         );
     }
-    let started = Instant::now();
+    let started = cpu_time();
     let loaded = good(&policy);
-    let elapsed = started.elapsed();
+    let elapsed = cpu_time() - started;
     println!("8,000 rules: {elapsed:?}");
     assert_eq!(loaded.policy.rules.len(), 8_000);
     assert!(elapsed < Duration::from_secs(5), "{elapsed:?}");
@@ -86,16 +93,16 @@ fn a_bomb_of_nested_sets_is_stopped() {
     for i in 1..2000 {
         policy += &format!("  s{i}: [s{}, 10.0.{}.{}]\n", i - 1, i / 256, i % 256);
     }
-    let started = Instant::now();
+    let started = cpu_time();
     let errors = text(&policy).unwrap_err();
     assert!(
         errors.to_string().contains("add up to too much"),
         "{errors}"
     );
     assert!(
-        started.elapsed() < Duration::from_secs(20),
+        cpu_time() - started < Duration::from_secs(20),
         "{:?}",
-        started.elapsed()
+        cpu_time() - started
     );
 }
 
@@ -149,9 +156,9 @@ fn files_made_to_be_slow_end_soon() {
         ("equal rules", format!("inbound:\n{same}")),
         ("nested remotes", format!("inbound:\n{nested}")),
     ] {
-        let started = Instant::now();
+        let started = cpu_time();
         let loaded = text(&policy);
-        let elapsed = started.elapsed();
+        let elapsed = cpu_time() - started;
         println!("{name}: {elapsed:?} {}", loaded.is_ok());
         assert!(elapsed < Duration::from_secs(20), "{name}: {elapsed:?}");
     }

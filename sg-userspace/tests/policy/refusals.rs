@@ -642,7 +642,7 @@ fn files_that_cannot_be_a_policy_are_refused() {
             printed.contains(says) && printed.contains("help: "),
             "{printed}"
         );
-        assert!(started.elapsed() < Duration::from_secs(1), "{says}");
+        assert!(started.elapsed() < Duration::from_secs(20), "{says}");
     }
     assert!(load(&[], &[]).is_err());
     let unknown = load(&[PolicyInput::from("builtin:tkee")], &[]).unwrap_err();

@@ -12,6 +12,7 @@ use sg_userspace::policy::{Policy, load_text};
 
 use crate::line::NIC;
 use crate::sandbox::run;
+use crate::service::PATIENCE;
 
 /// A policy from its text, for those that have more than rules.
 #[track_caller]
@@ -122,13 +123,16 @@ impl Enforced {
 
     /// Both counts, once they stay the same.
     fn at_rest(&self) -> (Counters, KernelCounts) {
-        let deadline = Instant::now() + Duration::from_secs(5);
-        let mut before = self.kernel();
+        /// Looks that must show the same: a packet may wait for a busy processor.
+        const AT_REST: u32 = 4;
+        let deadline = Instant::now() + PATIENCE;
+        let (mut before, mut same) = (self.kernel(), 0);
         loop {
             sleep(Duration::from_millis(50));
             let counters = self.counters();
             let now = self.kernel();
-            if now == before || Instant::now() > deadline {
+            same = if now == before { same + 1 } else { 0 };
+            if same == AT_REST || Instant::now() > deadline {
                 return (counters, now);
             }
             before = now;

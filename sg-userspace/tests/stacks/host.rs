@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::sandbox::run;
+use crate::service::PATIENCE;
 
 pub(crate) struct Host {
     netns: File,
@@ -95,9 +96,7 @@ impl Host {
     /// Waits until an interface is in operation: until then the kernel throws away what is sent.
     pub(crate) fn wait_for_carrier(&self, interface: &str) {
         let state = || self.ip(&format!("-o link show dev {interface}"));
-        wait_for("the cable", Duration::from_secs(5), || {
-            state().contains("state UP")
-        });
+        wait_for("the cable", PATIENCE, || state().contains("state UP"));
     }
 }
 

@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::host::Host;
 
 /// How long an answer may take that is sure to come; the machine may be busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// How long to wait for an answer that must not come.
 pub(crate) const SILENCE: Duration = Duration::from_millis(400);
 

@@ -38,13 +38,13 @@ fn udp_answers_pass_until_their_flow_has_timed_out() {
                     let talk = UdpTalk::new(line, family);
                     talk.ask();
                     sleep(SECOND * 2);
-                    assert!(!talk.is_heard(), "{family:?}: an answer after udp");
+                    assert!(talk.is_unheard(), "{family:?}: an answer after udp");
 
                     talk.ask();
                     assert!(talk.is_heard(), "{family:?}: an answer at once");
                     sleep(SECOND * 2);
                     assert!(
-                        !talk.is_heard(),
+                        talk.is_unheard(),
                         "{family:?}: an answer after udp, to a flow that was answered at once only"
                     );
 
@@ -60,7 +60,7 @@ fn udp_answers_pass_until_their_flow_has_timed_out() {
                         "{family:?}: an answer after udp, before udp-stream"
                     );
                     sleep(SECOND * 5);
-                    assert!(!talk.is_heard(), "{family:?}: an answer after udp-stream");
+                    assert!(talk.is_unheard(), "{family:?}: an answer after udp-stream");
 
                     talk.ask();
                     assert!(talk.is_heard(), "{family:?}: an answer to a new question");
@@ -101,10 +101,19 @@ impl UdpTalk {
         again(|| remote.recv(&mut [0])).expect("a question");
     }
 
-    /// Answers, and tells whether the node heard it.
+    /// Answers, and tells whether the node heard what it should hear.
     fn is_heard(&self) -> bool {
+        self.answer(PATIENCE)
+    }
+
+    /// Answers, and tells whether the node did not hear what it should not.
+    fn is_unheard(&self) -> bool {
+        !self.answer(SILENCE)
+    }
+
+    fn answer(&self, patience: Duration) -> bool {
         let node = &self.node;
-        node.set_read_timeout(Some(SILENCE)).expect("an option");
+        node.set_read_timeout(Some(patience)).expect("an option");
         self.remote.send(b"!").expect("it leaves");
         again(|| node.recv(&mut [0])).is_ok()
     }
@@ -147,7 +156,7 @@ fn tcp_flows_live_as_long_as_their_state() {
                 sandbox(|sandbox| {
                     let line = Line::new(0);
                     let enforced = line.enforce(sandbox, &policy(&rules(timeouts)));
-                    let heard = scope_both(&line, pause);
+                    let heard = scope_both(&line, pause, is_heard);
                     assert_eq!(heard, [is_heard; 2], "{timeouts}: {pause:?}");
                     // Those that are not heard were dropped by the enforcer and by nobody else.
                     assert!(is_heard || enforced.reason("in no-match") > 0);
@@ -158,15 +167,17 @@ fn tcp_flows_live_as_long_as_their_state() {
     });
 }
 
-/// Whether what the remote says after a pause is heard, over connections in both families.
-fn scope_both(line: &Line, pause: Pause) -> [bool; 2] {
+/// Whether what the remote says after a pause is heard, over connections in both families. `is_heard` is what
+/// is expected.
+fn scope_both(line: &Line, pause: Pause, is_heard: bool) -> [bool; 2] {
     scope(|scope| {
-        let asked = Family::BOTH.map(|family| scope.spawn(move || outlives(line, family, pause)));
+        let ask = |family| scope.spawn(move || outlives(line, family, pause, is_heard));
+        let asked = Family::BOTH.map(ask);
         asked.map(|thread| thread.join().expect("the connection is made"))
     })
 }
 
-fn outlives(line: &Line, family: Family, pause: Pause) -> bool {
+fn outlives(line: &Line, family: Family, pause: Pause, is_heard: bool) -> bool {
     let at = SocketAddr::new(line.remote_address(family), PORT);
     let (mut node, mut remote) = connection(&line.node, &line.remote, at);
     if let Pause::HalfClosed = pause {
@@ -175,7 +186,8 @@ fn outlives(line: &Line, family: Family, pause: Pause) -> bool {
     }
     sleep(SECOND * 3);
     remote.write_all(b"are you there?").expect("it is open");
-    node.set_read_timeout(Some(SECOND)).expect("an option");
+    let patience = if is_heard { PATIENCE } else { SECOND };
+    node.set_read_timeout(Some(patience)).expect("an option");
     again(|| node.read(&mut [0; 14])).is_ok_and(|len| len > 0)
 }
 
