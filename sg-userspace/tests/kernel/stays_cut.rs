@@ -39,7 +39,7 @@ fn flushing(policy: Policy) -> Policy {
 fn stay_cut(pairs: &[Pair]) {
     for (pair, (_, first)) in pairs.iter().zip(ALL.iter().cycle()) {
         for end in [*first, 1 - first] {
-            assert!(!pair.carries_from(end), "{end} is heard");
+            assert!(!pair.carries_from(end, false), "{end} is heard");
         }
     }
 }
@@ -225,7 +225,7 @@ fn what_is_put_back_leaves_connections_cut() {
             let put_back = |ours| {
                 let pins = node.attached().pins;
                 before
-                    .put_back(sandbox.bpffs(), &pins, ours)
+                    .put_back(sandbox.bpffs(), &pins, &[ours])
                     .unwrap_or_else(|e| panic!("{e}"))
             };
             assert!(put_back(programs(&applied)));
@@ -262,7 +262,7 @@ fn what_is_put_back_is_what_it_was_unless_something_is_cut() {
         let ours = programs(&node.apply(&rules_from_lines(OPEN)));
         pair.goes_on();
         let pins = node.attached().pins;
-        let is_back = before.put_back(sandbox.bpffs(), &pins, ours);
+        let is_back = before.put_back(sandbox.bpffs(), &pins, &[ours]);
         assert!(is_back.unwrap_or_else(|e| panic!("{e}")));
         let attached = node.attached();
         let state = attached.state().unwrap_or_else(|e| panic!("{e}"));
