@@ -8,7 +8,7 @@ use std::io;
 use clap::error::ErrorKind;
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, SourceCode};
 use sg_userspace::kernel::KernelError;
-use sg_userspace::kernel::state::State;
+use sg_userspace::kernel::attempted::Attempted;
 use sg_userspace::lab::LabError;
 use sg_userspace::policy::{Finding, PRINTED, PolicyError, PolicyErrors};
 
@@ -76,8 +76,8 @@ impl Failure {
         }
     }
 
-    /// The record of a policy that was to be put in force, if the programs of that one may run after this.
-    pub(super) fn attempted(&self) -> Option<&State> {
+    /// The policy that was to be put in force, if its programs may run after this.
+    pub(super) fn attempted(&self) -> Option<&Attempted> {
         match self {
             Failure::Kernel(error) => error.attempted(),
             _ => None,

@@ -92,11 +92,11 @@ impl Run {
             options.held_slots = held.slots();
         }
         let started = Reloader::start(self.policies.clone(), options);
-        let state = match &started {
-            Ok((_, applied, _)) => Some(&applied.state),
-            Err(failure) => failure.attempted(),
+        let attempted = match &started {
+            Ok((_, applied, _)) => Some(applied.state.attempted()),
+            Err(failure) => failure.attempted().cloned(),
         };
-        let Some(state) = state else {
+        let Some(attempted) = attempted else {
             // Nothing has been changed.
             return started.map(drop);
         };
@@ -106,14 +106,14 @@ impl Run {
             policies: &self.policies,
             iface,
             log,
-            pins: tree.interface(state.netns_cookie, state.ifindex),
-            ours: Ours::of(state),
+            pins: tree.interface(attempted.netns_cookie, attempted.ifindex),
+            ours: Ours::attempted(&attempted),
             before,
             current: None,
             theirs: None,
             tried: Vec::new(),
             is_gone: false,
-            timeouts: state.timeouts,
+            timeouts: attempted.timeouts,
             terminal,
             trouble: None,
             damage: None,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use sg_common::flow::TIMEOUTS;
+use sg_userspace::kernel::attempted::Attempted;
 use sg_userspace::kernel::held::{Held, InForce};
 use sg_userspace::kernel::pins::InterfacePins;
 use sg_userspace::kernel::state::State;
@@ -32,9 +33,13 @@ pub(super) struct Ours {
 
 impl Ours {
     pub(super) fn of(state: &State) -> Ours {
+        Ours::attempted(&state.attempted())
+    }
+
+    pub(super) fn attempted(what: &Attempted) -> Ours {
         Ours {
-            generation: state.policy.generation,
-            programs: [state.inbound_program, state.outbound_program],
+            generation: what.generation,
+            programs: what.programs,
         }
     }
 }
@@ -205,7 +210,7 @@ impl Session<'_> {
 
     /// Remembers what may be in force although it has failed.
     fn failed(&mut self, failure: &Failure) {
-        self.tried.extend(failure.attempted().map(Ours::of));
+        self.tried.extend(failure.attempted().map(Ours::attempted));
     }
 
     fn tell(&mut self, outcome: Outcome) {

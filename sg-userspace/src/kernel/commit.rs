@@ -60,7 +60,7 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
         .and_then(|()| State::promote(&plan.pins));
     if let Err(error) = put {
         take_back(plan, &state, &hooks, &before);
-        return Err(halfway(plan, state, error));
+        return Err(halfway(plan, &state, error));
     }
     // From here on the policy is in force: each of these is done whatever becomes of the others.
     state.policy.applied_at = jiff::Timestamp::now().to_string();
@@ -83,7 +83,7 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
     state.remembering = None;
     let tidied = tidy(&hooks, &mut state);
     if let Err(error) = looked.and(flushed).and(tidied) {
-        return Err(halfway(plan, state, error));
+        return Err(halfway(plan, &state, error));
     }
     Ok(Applied {
         outcome: match is_first {
@@ -174,8 +174,8 @@ fn take_back(
 }
 
 /// `error`, what is in force after it, and what was to be: some of it may run.
-fn halfway(plan: &Plan, attempted: State, error: KernelError) -> KernelError {
-    standing_after(error, &plan.pins).with_attempted(attempted)
+fn halfway(plan: &Plan, attempted: &State, error: KernelError) -> KernelError {
+    standing_after(error, &plan.pins).with_attempted(attempted.attempted())
 }
 
 fn hook_name(hook: EgressHook) -> String {

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::attempted::Attempted;
 use super::capabilities::{Capability, TO_ENFORCE, missing, remedy};
-use super::state::State;
 use crate::compile::TooLarge;
 
 /// An error of the kernel side. `exit_code` is 1 where the input or the state is wrong and 3 where
@@ -205,9 +205,9 @@ pub enum KernelError {
         /// That of the error.
         #[help]
         help: Option<String>,
-        /// The record of the policy that was to be put in force, if there was one: its programs may run, in
-        /// one direction or in both.
-        attempted: Option<Box<State>>,
+        /// The policy that was to be put in force, if there was one: its programs may run, in one direction or
+        /// in both.
+        attempted: Option<Box<Attempted>>,
     },
 
     #[error("{what}: {source}")]
@@ -272,15 +272,15 @@ impl KernelError {
     }
 
     /// Of an error that says what is in force: what was to be.
-    pub(super) fn with_attempted(mut self, state: State) -> KernelError {
+    pub(super) fn with_attempted(mut self, what: Attempted) -> KernelError {
         if let KernelError::Halfway { attempted, .. } = &mut self {
-            *attempted = Some(Box::new(state));
+            *attempted = Some(Box::new(what));
         }
         self
     }
 
-    /// The record of a policy that was to be put in force, if the programs of that one may run after this error.
-    pub fn attempted(&self) -> Option<&State> {
+    /// The policy that was to be put in force, if its programs may run after this error.
+    pub fn attempted(&self) -> Option<&Attempted> {
         match self {
             KernelError::Halfway { attempted, .. } => attempted.as_deref(),
             _ => None,

@@ -1,6 +1,7 @@
 //! Loads, attaches, pins and swaps: the only code that talks to BPF.
 
 mod apply;
+pub mod attempted;
 pub mod bpffs;
 pub(crate) mod capabilities;
 mod commit;

@@ -19,6 +19,7 @@ use sg_common::flow::TIMEOUTS;
 use sg_common::verdict::{Action, Direction};
 use sha2::{Digest, Sha256};
 
+use super::attempted::Attempted;
 use super::error::KernelError;
 use super::pins::InterfacePins;
 use super::{links, sys};
@@ -231,6 +232,17 @@ impl State {
         match direction {
             Direction::Inbound => self.inbound_program,
             Direction::Outbound => self.outbound_program,
+        }
+    }
+
+    /// What is to be known of it should it not come into force.
+    pub fn attempted(&self) -> Attempted {
+        Attempted {
+            netns_cookie: self.netns_cookie,
+            ifindex: self.ifindex,
+            generation: self.policy.generation,
+            programs: [self.inbound_program, self.outbound_program],
+            timeouts: self.timeouts,
         }
     }
 
