@@ -422,7 +422,7 @@ fn a_beginning_that_fails_leaves_what_was_there() {
     for words in [&[&mine[..]][..], &[&mine, "--persist"]] {
         // What only remembers has gone before, to be pinned anew.
         let ran = with_fault(&world, "fail:before unpinning inbound_stages_0 #2", words);
-        assert_eq!(ran.code, 1, "{}", ran.all());
+        assert_eq!(ran.code, 3, "{}", ran.all());
         assert!(
             ran.err.contains("; both directions run generation 1"),
             "{}",
@@ -437,7 +437,7 @@ fn a_beginning_that_fails_leaves_what_was_there() {
     }
     world.run(&["apply", &old, "--iface", "nic"]).ok();
     let ran = with_fault(&world, "fail:before unpinning inbound_stages_1", &[&mine]);
-    assert_eq!(ran.code, 1, "{}", ran.all());
+    assert_eq!(ran.code, 3, "{}", ran.all());
     assert!(
         ran.err.contains("; both directions run generation 2"),
         "{}",
