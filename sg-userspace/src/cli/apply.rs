@@ -11,12 +11,12 @@ use sg_userspace::kernel::state::PolicyRecord;
 use sg_userspace::kernel::{self, Applied, Cut, Outcome, Seeded};
 use sg_userspace::policy::{Finding, Loaded, Severity};
 
+use super::context::{Context, Json};
 use super::failure::Failure;
 use super::patience::Patience;
 use super::policy_args::{Attach, Policies};
 use super::screen::{Paint, Screen};
 use super::units::{bytes, count, short_digest, thousands};
-use super::{Context, Json};
 
 /// Attach a policy to an interface, or replace the one that is attached, and return
 #[derive(Args)]

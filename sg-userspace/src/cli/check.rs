@@ -11,12 +11,12 @@ use sg_userspace::compile::{TableForm, TableSizes, compile};
 use sg_userspace::kernel::KernelError;
 use sg_userspace::policy::{Finding, Lint, Loaded, NonIp, Severity};
 
+use super::context::{Context, Json};
 use super::failure::Failure;
 use super::patience::Patience;
 use super::policy_args::{Policies, TableMemory};
 use super::screen::{Paint, Screen};
 use super::units::{bytes, count, short_digest};
-use super::{Context, Json};
 
 /// Validate a policy and say what is odd about it; attaches nothing and needs no privilege
 #[derive(Args)]

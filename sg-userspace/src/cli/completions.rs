@@ -4,7 +4,7 @@
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use super::Context;
+use super::context::Context;
 use super::failure::Failure;
 
 /// Print the completion script of a shell

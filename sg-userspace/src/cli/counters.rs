@@ -13,13 +13,13 @@ use sg_userspace::observe::counters::{Counters, Totals, counters};
 use sg_userspace::policy::titled;
 use signal_hook::consts::SIGINT;
 
+use super::context::{Context, Json};
 use super::failure::Failure;
 use super::health;
 use super::rates::{Rate, Rates, Reading};
 use super::screen::{Frame, Paint, Screen, clip, paint_of};
 use super::table::{Column, Table};
 use super::units::{ago, bit_rate, bytes, clean, count, packet_rate, short_digest, thousands};
-use super::{Context, Json};
 
 /// Packets and bytes by rule and by reason
 #[derive(Args)]

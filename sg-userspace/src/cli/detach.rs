@@ -8,11 +8,11 @@ use serde::Serialize;
 use sg_userspace::kernel;
 use sg_userspace::observe::attached::{Attached, attached, other_layouts};
 
+use super::context::{Context, Json};
 use super::failure::Failure;
 use super::screen::Paint;
 use super::status::whereabouts;
 use super::units::ago;
-use super::{Context, Json};
 
 /// End enforcement and remove every trace of it
 #[derive(Args)]

@@ -10,7 +10,7 @@ use sg_userspace::observe::attached::attached;
 use sg_userspace::observe::explain::{Explanation, Question, explain_attached, explain_policy};
 use sg_userspace::policy::{load, titled};
 
-use super::Context;
+use super::context::Context;
 use super::counters::about;
 use super::explain_args::{Asked, Explain};
 use super::failure::Failure;
@@ -19,7 +19,9 @@ use super::screen::{Paint, Screen};
 
 impl Explain {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
-        let asked = self.asked().map_err(|e| Failure::usage("explain", e))?;
+        let asked = self
+            .asked()
+            .map_err(|e| Failure::usage::<Explain>("sgctl explain", e))?;
         let explanation = match &self.iface {
             None => {
                 let loaded = load(&asked.policies, &self.sets.sets)?;

@@ -9,7 +9,7 @@ use sg_common::verdict::Direction;
 use sg_userspace::observe::explain::{Question, Transport};
 use sg_userspace::policy::{PolicyInput, icmp_type};
 
-use super::Json;
+use super::context::Json;
 use super::policy_args::Sets;
 
 const ECHO_REQUEST: u8 = 8;

@@ -12,13 +12,13 @@ use sg_userspace::observe::attached::{Attached, Condition, Health};
 use sg_userspace::observe::flows::{Flow, flows};
 use sg_userspace::policy::titled;
 
+use super::context::{Context, Json};
 use super::counters::find;
 use super::failure::Failure;
 use super::health;
 use super::screen::{Paint, Screen};
 use super::table::{Column, Table};
 use super::units::{span, thousands};
-use super::{Context, Json};
 
 const SHOWN: usize = 100;
 

@@ -8,9 +8,9 @@ use clap::Args;
 use sg_userspace::lab::{self, AnswerBy, Attempt, Options, Report};
 use sg_userspace::policy::{self, PolicyInput, titled};
 
+use super::context::{Context, Json};
 use super::failure::Failure;
 use super::policy_args::Sets;
-use super::{Context, Json};
 
 /// Try a policy with real traffic in throw-away network namespaces
 ///

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use sg_userspace::kernel::{bpffs, netns::Netns};
-use sg_userspace::observe::attached::Scope;
 
 mod apply;
 mod check;
 mod completions;
+mod context;
 mod counters;
 mod detach;
 mod explain;
@@ -23,6 +23,7 @@ mod patience;
 mod policy_args;
 mod rates;
 mod reload;
+mod report;
 mod run;
 mod run_events;
 mod run_log;
@@ -36,6 +37,7 @@ mod templates;
 mod terminal;
 mod units;
 
+use context::Context;
 use failure::Failure;
 use screen::{ColorChoice, Screen};
 
@@ -117,37 +119,6 @@ enum Command {
     Detach(detach::Detach),
     Lab(lab::Lab),
     Completions(completions::Completions),
-}
-
-/// `--json`, of every command that reads.
-#[derive(Args)]
-struct Json {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-/// What every command needs to know.
-struct Context {
-    netns: Option<String>,
-    bpffs: PathBuf,
-    out: Screen,
-    err: Screen,
-}
-
-impl Context {
-    /// The named interface, else all of the current namespace.
-    fn here(&self, iface: Option<&String>) -> Scope {
-        iface.map_or(Scope::Namespace, |name| Scope::Interface(name.clone()))
-    }
-
-    /// The named interface, else all of the namespace that --netns named, else all there are.
-    fn everywhere(&self, iface: Option<&String>) -> Scope {
-        match (iface, &self.netns) {
-            (None, None) => Scope::Machine,
-            _ => self.here(iface),
-        }
-    }
 }
 
 pub(crate) fn main() -> ExitCode {
@@ -266,7 +237,7 @@ fn wants_json(matches: &ArgMatches) -> bool {
 /// Help and version are no errors; everything else that clap says is a usage error.
 fn usage(error: clap::Error) -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let error = suggestions::mend(error, &words);
+    let error = suggestions::mend(error, &words, &Cli::command());
     if !error.use_stderr() || !asks_for_json(&words) {
         // Whoever closed the pipe does not want to read it.
         let _ = error.print();

@@ -6,7 +6,7 @@ use sg_userspace::compile::Budget;
 use sg_userspace::kernel::{self, ApplyOptions, DEFAULT_MAX_FLOWS};
 use sg_userspace::policy::{Loaded, PolicyErrors, PolicyInput, SetOverride, load};
 
-use super::Context;
+use super::context::Context;
 
 #[derive(Args, Clone)]
 pub(super) struct Policies {

@@ -12,6 +12,8 @@ use sg_userspace::observe::attached::{Scope, attached};
 use sg_userspace::observe::events::Events as PacketLog;
 use sg_userspace::observe::trace::TRACE;
 
+use super::apply;
+use super::context::{Context, Json};
 use super::counters::seconds;
 use super::failure::Failure;
 use super::policy_args::{Attach, Policies};
@@ -20,7 +22,6 @@ use super::run_events::Events;
 use super::run_log::Log;
 use super::run_session::{Ours, Session};
 use super::terminal::Terminal;
-use super::{Context, Json, apply};
 
 /// Enforce a policy in the foreground: live counters, reload when its files change
 #[derive(Args)]

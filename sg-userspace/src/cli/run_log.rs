@@ -12,8 +12,8 @@ use sg_userspace::observe::counters::{Counters, Totals};
 use sg_userspace::observe::events::Logged;
 use sg_userspace::policy::PolicyErrors;
 
-use super::Context;
 use super::apply;
+use super::context::Context;
 use super::counters;
 use super::failure::Failure;
 use super::health;

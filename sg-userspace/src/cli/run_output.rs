@@ -224,8 +224,8 @@ impl Writer {
     /// Writes where the table stood, if there is one, and the table below it.
     fn above(
         &mut self,
-        write: impl FnOnce(&Screen, &Screen) -> Result<(), super::Failure>,
-    ) -> Result<(), super::Failure> {
+        write: impl FnOnce(&Screen, &Screen) -> Result<(), super::failure::Failure>,
+    ) -> Result<(), super::failure::Failure> {
         if !self.frame.is_drawn() {
             return write(&self.out, &self.err);
         }

@@ -16,13 +16,14 @@ use sg_userspace::observe::events::Events as PacketLog;
 use sg_userspace::observe::flows::monotonic_now;
 use sg_userspace::observe::trace::PacketTrace;
 
+use super::apply;
+use super::context::Context;
 use super::failure::Failure;
 use super::policy_args::Policies;
 use super::reload::{Outcome, Reloader};
 use super::run_events::{Event, Events};
 use super::run_log::Log;
 use super::terminal::{Hangup, Terminal};
-use super::{Context, apply};
 
 /// What this process has put in force.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 use textwrap::core::display_width;
 
-use super::Failure;
+use super::failure::Failure;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum ColorChoice {

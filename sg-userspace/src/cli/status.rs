@@ -6,12 +6,12 @@ use serde::Serialize;
 use sg_userspace::kernel::{Fault, interfaces, netns};
 use sg_userspace::observe::attached::{Attached, Health, Status as Row, attached, other_layouts};
 
+use super::context::{Context, Json};
 use super::failure::Failure;
 use super::health::word;
 use super::screen::Paint;
 use super::table::{Column, Table};
 use super::units::{ago, short_digest};
-use super::{Context, Json};
 
 /// What is attached where, in which mode, since when, which policy
 #[derive(Args)]

@@ -1,7 +1,6 @@
 //! What is suggested for a command that there is none of: never one that ends enforcement, unless it
 //! was all but spelled out.
 
-use clap::CommandFactory as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// What other tools call our commands.
@@ -42,8 +41,8 @@ const ELSEWHERE: [(&str, &str); 33] = [
 ];
 
 /// Puts our suggestion in the place of clap's, which goes by likeness alone. `words` are those of the command
-/// line.
-pub(super) fn mend(mut error: clap::Error, words: &[String]) -> clap::Error {
+/// line, `sgctl` has the commands that there are.
+pub(super) fn mend(mut error: clap::Error, words: &[String], sgctl: &clap::Command) -> clap::Error {
     if error.kind() == ErrorKind::MissingRequiredArgument {
         return name_interface(error, words);
     }
@@ -53,7 +52,7 @@ pub(super) fn mend(mut error: clap::Error, words: &[String]) -> clap::Error {
     let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else {
         return error;
     };
-    let suggestion = suggestion(word);
+    let suggestion = suggestion(word, sgctl);
     error.remove(ContextKind::SuggestedSubcommand);
     if let Some(command) = suggestion {
         let value = ContextValue::Strings(vec![command]);
@@ -95,13 +94,12 @@ fn could_be_interface(word: &str) -> bool {
         && !std::path::Path::new(word).exists()
 }
 
-fn suggestion(word: &str) -> Option<String> {
+fn suggestion(word: &str, sgctl: &clap::Command) -> Option<String> {
     let word = word.to_lowercase();
     if let Some((_, command)) = ELSEWHERE.iter().find(|(other, _)| *other == word) {
         return Some((*command).to_owned());
     }
-    let command = super::Cli::command();
-    let names = command.get_subcommands().map(|c| c.get_name().to_owned());
+    let names = sgctl.get_subcommands().map(|c| c.get_name().to_owned());
     let distance = |name: &String| strsim::osa_distance(&word, name);
     names
         .filter(|name| distance(name) <= if name == "detach" { 1 } else { 2 })
@@ -110,10 +108,13 @@ fn suggestion(word: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     #[test]
     fn nothing_that_ends_enforcement_is_suggested_by_likeness() {
+        let command = super::super::Cli::command();
         for (word, expected) in [
             ("trace", Some("explain")),
             ("stauts", Some("status")),
@@ -124,9 +125,8 @@ mod tests {
             ("fetch", None),
             ("frobnicate", None),
         ] {
-            assert_eq!(suggestion(word).as_deref(), expected, "{word}");
+            assert_eq!(suggestion(word, &command).as_deref(), expected, "{word}");
         }
-        let command = super::super::Cli::command();
         for (_, name) in ELSEWHERE {
             assert!(command.find_subcommand(name).is_some(), "{name}");
         }

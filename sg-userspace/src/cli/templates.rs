@@ -7,10 +7,10 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use sg_userspace::policy::{Builtin, PolicyInput, builtins, load};
 
+use super::context::{Context, Json};
 use super::failure::Failure;
 use super::screen::Paint;
 use super::table::{Column, Table};
-use super::{Context, Json};
 
 /// List the built-in policies, or print one
 #[derive(Args)]
