@@ -1,4 +1,4 @@
-//! `cargo xtask lint`: format, clippy for the host and for the BPF target, and documentation.
+//! `cargo xtask lint`: format, clippy for the host and for the BPF target, documentation, and who imports whom.
 //! Runs every step even after one has failed, and sums them up.
 
 use std::{
@@ -10,12 +10,13 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
+    imports,
     setup::{self, Needs},
     shell,
     term::{self, Colour},
 };
 
-/// Check format, clippy (host and BPF target) and documentation
+/// Check format, clippy (host and BPF target), documentation and imports
 #[derive(clap::Args)]
 pub(crate) struct Args {}
 
@@ -33,8 +34,10 @@ struct Outcome {
 pub(crate) fn command(_: &Args) -> Result<()> {
     setup::ensure(Needs::Build)?;
 
-    let steps = steps(&shell::workspace()?, &setup::toolchain());
-    let outcomes: Vec<_> = steps.into_iter().map(run).collect();
+    let workspace = shell::workspace()?;
+    let steps = steps(&workspace, &setup::toolchain());
+    let mut outcomes: Vec<_> = steps.into_iter().map(run).collect();
+    outcomes.push(look_at_imports(&workspace));
 
     let failed = outcomes.iter().filter(|step| step.error.is_some()).count();
     for Outcome { name, time, error } in &outcomes {
@@ -55,13 +58,21 @@ pub(crate) fn command(_: &Args) -> Result<()> {
 }
 
 fn run(mut step: Step) -> Outcome {
+    outcome(step.name, || shell::run(&mut step.command))
+}
+
+fn look_at_imports(workspace: &Path) -> Outcome {
+    outcome("imports", || imports::check(workspace))
+}
+
+fn outcome(name: &'static str, step: impl FnOnce() -> Result<()>) -> Outcome {
     let started = Instant::now();
-    let error = shell::run(&mut step.command).err();
+    let error = step().err();
     if let Some(error) = &error {
         term::error(error);
     }
     Outcome {
-        name: step.name,
+        name,
         time: started.elapsed(),
         error,
     }

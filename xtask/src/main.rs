@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod clauses;
 mod fuzz;
+mod imports;
 mod kernels;
 mod lint;
 mod root;
