@@ -99,7 +99,7 @@ fn tests(workspace: &Path, args: &Args, data: Option<&Path>) -> Command {
     command.args(["--profile", PROFILE]);
     if args.faults {
         // All at once: most of their time they wait, and each takes as long as it may.
-        command.args(["--", "faults::", "--nocapture", "--test-threads=8"]);
+        command.args(["--", "faults::", "--nocapture", "--test-threads=16"]);
         command.args(&args.options);
     } else if !args.filters.is_empty() || !args.options.is_empty() {
         // Cargo takes one filter, the test binaries any number.
@@ -140,7 +140,7 @@ mod tests {
             ),
             (
                 vec!["test", "--faults"],
-                "SG_FAULTS=all cargo test --package sg-userspace --test cli --profile test -- faults:: --nocapture --test-threads=8"
+                "SG_FAULTS=all cargo test --package sg-userspace --test cli --profile test -- faults:: --nocapture --test-threads=16"
                     .to_owned(),
             ),
         ];
