@@ -11,6 +11,7 @@ use sg_userspace::policy::{self, PolicyInput, titled};
 use super::context::{Context, Json};
 use super::failure::Failure;
 use super::policy_args::Sets;
+use super::screen::clip;
 
 /// Try a policy with real traffic in throw-away network namespaces
 ///
@@ -53,6 +54,7 @@ impl Lab {
         } else {
             let paint = Paint {
                 is_coloured: context.out.color,
+                width: context.out.width,
             };
             context.out.say(&render(&report, paint))?;
         }
@@ -67,6 +69,8 @@ impl Lab {
 #[derive(Clone, Copy)]
 struct Paint {
     is_coloured: bool,
+    /// Of the terminal.
+    width: Option<usize>,
 }
 
 impl Paint {
@@ -143,7 +147,7 @@ fn decided_by(attempt: &Attempt) -> String {
 }
 
 fn attempts(out: &mut String, attempts: &[Attempt], paint: Paint) {
-    let summary = |a: &Attempt| match &a.rule {
+    let whole = |a: &Attempt| match &a.rule {
         Some(rule) => titled(rule.name.as_deref(), &rule.summary),
         None => a.reason.to_owned(),
     };
@@ -154,7 +158,18 @@ fn attempts(out: &mut String, attempts: &[Attempt], paint: Paint) {
             .max()
             .unwrap_or(0)
     };
-    let (whats, by, summaries) = (width(&what), width(&decided_by), width(&summary).min(48));
+    let (whats, by) = (width(&what), width(&decided_by));
+    // Before and behind it are the marks, `accepted` and `↩ flows`. Where there is no room for a rule its
+    // number has to do, by which the counters list it.
+    let room = paint
+        .width
+        .map(|width| width.saturating_sub(whats + by + 27));
+    let has_room = room.is_none_or(|room| width(&whole).min(48) <= room);
+    let summary = |a: &Attempt| match has_room || a.rule.is_none() {
+        true => whole(a),
+        false => String::new(),
+    };
+    let summaries = width(&summary).min(48);
     let mut pair = (String::new(), String::new());
     for a in attempts {
         let ends = (a.from_address.clone(), a.to_address.clone());
@@ -204,7 +219,11 @@ fn attempts(out: &mut String, attempts: &[Attempt], paint: Paint) {
 }
 
 fn counters(out: &mut String, report: &Report, paint: Paint) {
+    /// Narrower terminals have no room for bytes and replies.
+    const WIDE: usize = 76;
     let counters = &report.counters;
+    let is_wide = paint.width.is_none_or(|width| width >= WIDE);
+    let count = if is_wide { 7 } else { 5 };
     let line = |out: &mut String,
                 direction: &str,
                 number: &str,
@@ -217,15 +236,27 @@ fn counters(out: &mut String, report: &Report, paint: Paint) {
         } else {
             replies.to_string()
         };
-        let text = format!(
-            "  {direction:8} {number:>2}  {action:6} {packets:>7} {bytes:>8} {replies:>7}  {name}"
-        );
+        let more = match is_wide {
+            true => format!(" {bytes:>8} {replies:>7}"),
+            false => String::new(),
+        };
+        let text =
+            format!("  {direction:8} {number:>2}  {action:6} {packets:>count$}{more}  {name}");
+        let text = clip(&text, paint.width);
         let is_idle = packets == 0 && replies.is_empty();
         let _ = writeln!(out, "{}", if is_idle { paint.quiet(&text) } else { text });
     };
+    let more = match is_wide {
+        true => format!(" {:>8} {:>7}", "bytes", "replies"),
+        false => String::new(),
+    };
     let head = format!(
-        "  {:8} {:>2}  {:6} {:>7} {:>8} {:>7}  {}",
-        "", "#", "", "packets", "bytes", "replies", "rule or reason"
+        "  {:8} {:>2}  {:6} {:>count$}{more}  {}",
+        "",
+        "#",
+        "",
+        if is_wide { "packets" } else { "count" },
+        "rule or reason"
     );
     let _ = writeln!(out, "\n{}\n{}", paint.title("Counters"), paint.quiet(&head));
     for direction in ["inbound", "outbound"] {
@@ -246,6 +277,9 @@ fn counters(out: &mut String, report: &Report, paint: Paint) {
                 r.reason,
             );
         }
+    }
+    if !is_wide {
+        let _ = writeln!(out, "  {}", paint.quiet("no room for bytes, replies"));
     }
     for total in &counters.totals {
         let mut interface = report.interface.iter();

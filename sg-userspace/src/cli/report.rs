@@ -163,4 +163,5 @@ fn handler(screen: &Screen) -> GraphicalReportHandler {
     GraphicalReportHandler::new_themed(theme)
         .with_width(width_of(screen))
         .with_links(false)
+        .with_word_splitter(textwrap::WordSplitter::NoHyphenation)
 }

@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use clap::ValueEnum;
 use serde::Serialize;
+use textwrap::WordSplitter;
 use textwrap::core::display_width;
 
 use super::failure::Failure;
@@ -167,7 +168,10 @@ pub(super) fn wrapped(text: &str, width: usize) -> String {
         let line = line.trim_end_matches('\n');
         let indent = line.len() - line.trim_start_matches(' ').len();
         let further = " ".repeat(indent + 2);
-        let options = textwrap::Options::new(width).subsequent_indent(&further);
+        // What is copied from the screen, a range or a code, stays in one piece.
+        let options = textwrap::Options::new(width)
+            .word_splitter(WordSplitter::NoHyphenation)
+            .subsequent_indent(&further);
         for part in textwrap::wrap(line, options) {
             out.push_str(&part);
             out.push('\n');
@@ -315,5 +319,6 @@ mod tests {
         let expected = "short  line\n\n  help: one\n    two three\n    four\n\u{1b}[2mdim\u{1b}[0m and plain\n";
         assert_eq!(wrapped(text, 13), expected);
         assert_eq!(wrapped("", 13), "");
+        assert_eq!(wrapped("tcp 30000-32768", 13), "tcp\n  30000-32768\n");
     }
 }

@@ -291,3 +291,39 @@ fn an_error_fits_the_terminal() {
         }
     }
 }
+
+/// Each attempt and each counter of the lab is one line.
+#[test]
+fn the_lab_fits_the_terminal() {
+    for (columns, has_bytes) in [(60, false), (80, true)] {
+        let lab = OnTerminal::start(super::world::sgctl(&["lab"]), columns, 40).all();
+        let text = plain(&lab);
+        let text = text.split_once("Policy tke").expect("its report").1;
+        assert_fits(text, columns);
+        for (row, rule) in [
+            ("✓ tcp 22     accepted  inbound #6", "tcp 22 from 0.0.0.0/0"),
+            ("✓ tcp 443    accepted  outbound #1", "all to 0.0.0.0/0"),
+        ] {
+            let row = text.lines().find(|line| line.contains(row));
+            let row = row.unwrap_or_else(|| panic!("{text}"));
+            assert!(
+                row.ends_with("↩ rules") || row.ends_with("↩ flows"),
+                "{text}"
+            );
+            assert_eq!(row.contains(rule), has_bytes, "{text}");
+        }
+        let counted = text
+            .lines()
+            .find(|line| line.starts_with("  inbound   1  accept"));
+        let counted = counted.unwrap_or_else(|| panic!("{text}"));
+        assert!(
+            counted.ends_with("tcp 30000-32768 from 0.0.0.0/0"),
+            "{counted}"
+        );
+        assert_ne!(
+            text.contains("no room for bytes, replies"),
+            has_bytes,
+            "{text}"
+        );
+    }
+}
