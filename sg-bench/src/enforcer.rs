@@ -7,12 +7,12 @@ use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use sg_bench_ebpf::{FLOW_REMOTE_PORT, flow_address, flow_port};
 use sg_common::counters::SlotCounters;
 use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT, Reason, reason_slot};
-use sg_userspace::compile::{Budget, Compiled, compile};
+use sg_policy::compile::{Budget, Compiled, compile};
+use sg_policy::policy::Policy;
 use sg_userspace::kernel::CounterReader;
 use sg_userspace::kernel::generation::Generation;
 use sg_userspace::kernel::programs::Programs;
 use sg_userspace::kernel::shared_maps::SharedMaps;
-use sg_userspace::policy::Policy;
 
 use crate::frames;
 

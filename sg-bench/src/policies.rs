@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use fastrand::Rng;
 use sg_bench_ebpf::Target;
-use sg_userspace::policy::{Direction, Policy, PolicyInput, load, load_text, rules_from_lines};
+use sg_policy::policy::{Direction, Policy, PolicyInput, load, load_text, rules_from_lines};
 
 use crate::frames::{TCP, UDP};
 use crate::nftables::{self, Ruleset};

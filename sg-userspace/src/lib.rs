@@ -1,6 +1,6 @@
-//! Everything behind the `sgctl` binary. Data flows one way: text → rules (`policy`) → tables
-//! (`compile`) → kernel (`kernel`) → counters and flows (`observe`); `oracle` is what all of them
-//! are compared with. Arrows point down only: `policy` and `compile` never import `kernel`.
+//! Everything behind the `sgctl` binary that touches the kernel. Data flows one way: text → rules → tables
+//! (both in `sg-policy`) → kernel (`kernel`) → counters and flows (`observe`); `lab` tries a policy with real
+//! traffic. Arrows point down only.
 // No panic is reachable from a packet, a file, a flag or the state directory.
 #![cfg_attr(
     not(test),
@@ -13,11 +13,6 @@
     )
 )]
 
-pub mod compile;
 pub mod kernel;
 pub mod lab;
 pub mod observe;
-pub mod oracle;
-pub mod policy;
-#[doc(hidden)]
-pub mod testing;

@@ -12,9 +12,9 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use sg_policy::policy::{Policy, PolicyInput, load, rules_from_lines};
 use sg_userspace::lab::{AnswerBy, Attempt, Options, Report, run};
 use sg_userspace::observe::attached::{Scope, attached};
-use sg_userspace::policy::{Policy, PolicyInput, load, rules_from_lines};
 
 /// For what takes a second or two, but on emulated processors that others use as well much longer.
 const PATIENCE: Duration = Duration::from_secs(60);

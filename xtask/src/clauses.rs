@@ -169,7 +169,13 @@ const CLAUSES: [(&str, &str); 33] = [
 const FILE: &str = "docs/clauses.md";
 
 /// Where tests are.
-const FOLDERS: [&str; 3] = ["sg-common/src", "sg-userspace/src", "sg-userspace/tests"];
+const FOLDERS: [&str; 5] = [
+    "sg-common/src",
+    "sg-policy/src",
+    "sg-policy/tests",
+    "sg-userspace/src",
+    "sg-userspace/tests",
+];
 
 /// A test that says what it proves.
 #[derive(Clone, Debug, PartialEq, Eq)]

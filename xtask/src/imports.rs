@@ -20,14 +20,18 @@ use syn::{
 };
 
 /// The crates whose files are looked at.
-const CRATES: [&str; 6] = [
+const CRATES: [&str; 7] = [
     "sg-bench",
     "sg-bench-ebpf",
     "sg-common",
     "sg-ebpf",
+    "sg-policy",
     "sg-userspace",
     "xtask",
 ];
+
+/// Those whose folders are in layers.
+const LAYERED: [&str; 2] = ["sg-policy", "sg-userspace"];
 
 /// Where ARCHITECTURE.md says which folder may import which.
 const LAYERS: &str = "```layers";
@@ -39,7 +43,7 @@ pub(crate) fn check(workspace: &Path) -> Result<()> {
         let package = Package::read(&workspace.join(name))?;
         files += package.files.len();
         found.extend(package.circles());
-        if name == "sg-userspace" {
+        if LAYERED.contains(&name) {
             let page = fs::read_to_string(workspace.join("ARCHITECTURE.md"))?;
             found.extend(package.upward(&layers(&page)?));
         }

@@ -102,7 +102,8 @@ fn steps(workspace: &Path, toolchain: &str) -> Vec<Step> {
         .args(["-Z", "build-std=core", "--", "-D", "warnings"]);
     let mut documentation = cargo(&["doc", "--no-deps"]);
     documentation
-        .args(["--package", "sg-common", "--package", "sg-userspace"])
+        .args(["--package", "sg-common", "--package", "sg-policy"])
+        .args(["--package", "sg-userspace"])
         .env("RUSTDOCFLAGS", "-D warnings");
 
     [
@@ -145,7 +146,7 @@ mod tests {
                      -Z build-std=core -- -D warnings"
                 ),
                 "RUSTDOCFLAGS='-D warnings' cargo doc --no-deps \
-                 --package sg-common --package sg-userspace"
+                 --package sg-common --package sg-policy --package sg-userspace"
                     .to_owned(),
             ]
         );

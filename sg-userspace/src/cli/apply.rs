@@ -6,10 +6,10 @@ use std::path::Path;
 
 use clap::Args;
 use serde::Serialize;
-use sg_userspace::compile::TableSizes;
+use sg_policy::compile::TableSizes;
+use sg_policy::policy::{Finding, Loaded, Severity};
 use sg_userspace::kernel::state::PolicyRecord;
 use sg_userspace::kernel::{self, Applied, Cut, Outcome, Seeded};
-use sg_userspace::policy::{Finding, Loaded, Severity};
 
 use super::context::{Context, Json};
 use super::failure::Failure;

@@ -7,9 +7,9 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use serde::Serialize;
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT};
-use sg_userspace::compile::{TableForm, TableSizes, compile};
+use sg_policy::compile::{TableForm, TableSizes, compile};
+use sg_policy::policy::{Finding, Lint, Loaded, NonIp, Severity};
 use sg_userspace::kernel::KernelError;
-use sg_userspace::policy::{Finding, Lint, Loaded, NonIp, Severity};
 
 use super::context::{Context, Json};
 use super::failure::Failure;

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use sg_policy::policy::titled;
 use sg_userspace::kernel::KernelError;
 use sg_userspace::observe::attached::{Attached, attached, other_layouts};
 use sg_userspace::observe::counters::{Counters, Totals, counters};
-use sg_userspace::policy::titled;
 use signal_hook::consts::SIGINT;
 
 use super::context::{Context, Json};

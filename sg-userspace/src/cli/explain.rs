@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use sg_common::verdict::Direction;
+use sg_policy::policy::{load, titled};
 use sg_userspace::kernel::KernelError;
 use sg_userspace::observe::attached::attached;
 use sg_userspace::observe::explain::{Explanation, Question, explain_attached, explain_policy};
-use sg_userspace::policy::{load, titled};
 
 use super::context::Context;
 use super::counters::about;

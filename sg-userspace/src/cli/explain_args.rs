@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use clap::Args;
 use sg_common::protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 use sg_common::verdict::Direction;
+use sg_policy::policy::{PolicyInput, icmp_type};
 use sg_userspace::observe::explain::{Question, Transport};
-use sg_userspace::policy::{PolicyInput, icmp_type};
 
 use super::context::Json;
 use super::policy_args::Sets;

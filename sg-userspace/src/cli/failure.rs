@@ -6,10 +6,10 @@ use std::io;
 use clap::Args;
 use clap::error::ErrorKind;
 use miette::Diagnostic;
+use sg_policy::policy::{Finding, PolicyErrors};
 use sg_userspace::kernel::KernelError;
 use sg_userspace::kernel::attempted::Attempted;
 use sg_userspace::lab::LabError;
-use sg_userspace::policy::{Finding, PolicyErrors};
 
 #[derive(Debug)]
 pub(super) enum Failure {

@@ -6,11 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use clap::Args;
 use serde::Serialize;
+use sg_policy::policy::titled;
 use sg_userspace::kernel::Fault;
 use sg_userspace::kernel::flow_tables::{FlowTableUse, table_use};
 use sg_userspace::observe::attached::{Attached, Condition, Health};
 use sg_userspace::observe::flows::{Flow, flows};
-use sg_userspace::policy::titled;
 
 use super::context::{Context, Json};
 use super::counters::find;

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use clap::Args;
+use sg_policy::policy::{self, PolicyInput, titled};
 use sg_userspace::lab::{self, AnswerBy, Attempt, Options, Report};
-use sg_userspace::policy::{self, PolicyInput, titled};
 
 use super::context::{Context, Json};
 use super::failure::Failure;

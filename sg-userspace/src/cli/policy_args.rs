@@ -2,9 +2,9 @@
 //! say how to attach.
 
 use clap::{Args, ValueEnum};
-use sg_userspace::compile::Budget;
+use sg_policy::compile::Budget;
+use sg_policy::policy::{Loaded, PolicyErrors, PolicyInput, SetOverride, load};
 use sg_userspace::kernel::{self, ApplyOptions, DEFAULT_MAX_FLOWS};
-use sg_userspace::policy::{Loaded, PolicyErrors, PolicyInput, SetOverride, load};
 
 use super::context::Context;
 

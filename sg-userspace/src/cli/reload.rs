@@ -4,9 +4,9 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use sg_policy::policy::{Finding, Loaded, Policy, PolicyErrors};
 use sg_userspace::kernel::{self, Applied, ApplyOptions};
 use sg_userspace::observe::watch::{Stamp, unfinished};
-use sg_userspace::policy::{Finding, Loaded, Policy, PolicyErrors};
 
 use super::failure::Failure;
 use super::patience::Patience;

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, SourceCode};
-use sg_userspace::policy::{PRINTED, PolicyError, PolicyErrors};
+use sg_policy::policy::{PRINTED, PolicyError, PolicyErrors};
 
 use super::failure::Failure;
 use super::screen::{Screen, clip};

@@ -6,11 +6,11 @@ use std::io;
 
 use serde::Serialize;
 use serde_json::json;
+use sg_policy::policy::PolicyErrors;
 use sg_userspace::kernel::Applied;
 use sg_userspace::observe::attached::Health;
 use sg_userspace::observe::counters::{Counters, Totals};
 use sg_userspace::observe::events::Logged;
-use sg_userspace::policy::PolicyErrors;
 
 use super::apply;
 use super::context::Context;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use sg_userspace::policy::{Builtin, PolicyInput, builtins, load};
+use sg_policy::policy::{Builtin, PolicyInput, builtins, load};
 
 use super::context::{Context, Json};
 use super::failure::Failure;
@@ -97,7 +97,7 @@ fn list(context: &Context, json: bool) -> Result<(), Failure> {
 
 fn show(context: &Context, name: &str, json: bool) -> Result<(), Failure> {
     let name = name.strip_prefix("builtin:").unwrap_or(name);
-    let Some(builtin) = sg_userspace::policy::builtin(name) else {
+    let Some(builtin) = sg_policy::policy::builtin(name) else {
         // The library knows which names there are and which one was meant.
         load(&[PolicyInput::Builtin(name.to_owned())], &[])?;
         return Ok(());

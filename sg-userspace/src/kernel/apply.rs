@@ -12,7 +12,7 @@ use super::pins::PinTree;
 use super::plan::{Planned, plan};
 use super::prepare::prepare;
 use super::{bpffs, interfaces, netns};
-use crate::policy::Policy;
+use sg_policy::policy::Policy;
 
 /// Compiles `policy` and attaches it, or replaces the policy that is attached. On an error what was in
 /// force before is in force still, unless the error says otherwise.

@@ -26,7 +26,7 @@ use super::removal::remove;
 use super::seed::Seeding;
 use super::stages;
 use super::state::{State, taken_back};
-use crate::policy::Established;
+use sg_policy::policy::Established;
 
 /// What the node opens from then on is remembered when inbound packets begin to be judged.
 pub(super) const ORDER: [Direction; 2] = [Direction::Outbound, Direction::Inbound];

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::attempted::Attempted;
 use super::capabilities::{Capability, TO_ENFORCE, missing, remedy};
-use crate::compile::TooLarge;
+use sg_policy::compile::TooLarge;
 
 /// An error of the kernel side. `exit_code` is 1 where the input or the state is wrong and 3 where
 /// the kernel refused or did not permit something.

@@ -25,7 +25,7 @@ use super::generation::Generation;
 use super::object::PORT_COUNTS_LEN;
 use super::pins::InterfacePins;
 use super::sys;
-use crate::policy::Established;
+use sg_policy::policy::Established;
 
 /// One flow, whatever its family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use sg_common::flow::TIMEOUTS;
 
 use super::state::State;
-use crate::policy::{Established, NonIp, Policy};
+use sg_policy::policy::{Established, NonIp, Policy};
 
 /// What a generation is told at load.
 #[derive(Clone, Debug)]

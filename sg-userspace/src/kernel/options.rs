@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use super::bpffs;
-use crate::compile::Budget;
+use sg_policy::compile::Budget;
 
 /// Established flows unless asked otherwise: about 22 MiB, with the half-open ones.
 pub const DEFAULT_MAX_FLOWS: u32 = 131_072;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::seed::{Cut, Seeded};
 use super::state::State;
-use crate::compile::TableSizes;
+use sg_policy::compile::TableSizes;
 
 /// What became of the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

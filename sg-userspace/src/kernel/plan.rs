@@ -19,8 +19,8 @@ use super::pins::{InterfacePins, PinTree};
 use super::shared::PinnedUse;
 use super::slots;
 use super::state::{PolicyRecord, State};
-use crate::compile::{Compiled, compile};
-use crate::policy::Policy;
+use sg_policy::compile::{Compiled, compile};
+use sg_policy::policy::Policy;
 
 /// What is to be done.
 pub(super) enum Planned {

@@ -17,7 +17,7 @@ use super::shared_maps::SharedMaps;
 use super::state::State;
 use super::tables::LiveTables;
 use super::{faults, links, stages};
-use crate::compile::Compiled;
+use sg_policy::compile::Compiled;
 
 /// In the place of a generation, in the names of the pins of programs that do not enforce one yet.
 const REMEMBERING: u32 = 0;

@@ -23,8 +23,8 @@ use super::pins::InterfacePins;
 use super::shared::CounterReader;
 use super::shared_maps::SharedMaps;
 use super::{stages, sys};
-use crate::compile::Compiled;
-use crate::policy::{Established, NonIp};
+use sg_policy::compile::Compiled;
+use sg_policy::policy::{Established, NonIp};
 
 /// Datagrams under way in fragments, of each family.
 pub const FRAGMENT_ENTRIES: u32 = 4096;

@@ -10,7 +10,7 @@ use sg_common::verdict::FIRST_RULE_SLOT;
 
 use super::error::KernelError;
 use super::state::{Forgotten, SlotOwner, State};
-use crate::policy::Policy;
+use sg_policy::policy::Policy;
 
 /// Fewest slots of a counter map: 32 KiB for each CPU.
 const MIN_CAPACITY: u32 = 1024;
@@ -179,9 +179,9 @@ pub(crate) fn add(a: SlotCounters, b: SlotCounters) -> SlotCounters {
 mod tests {
     use super::*;
     use crate::kernel::state::PolicyRecord;
-    use crate::policy::Established;
-    use crate::policy::rules_from_lines;
     use sg_common::verdict::{Action, Direction};
+    use sg_policy::policy::Established;
+    use sg_policy::policy::rules_from_lines;
 
     /// Slots that flows name, and what every slot has counted.
     #[derive(Default)]

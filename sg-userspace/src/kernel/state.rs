@@ -23,7 +23,7 @@ use super::attempted::Attempted;
 use super::error::KernelError;
 use super::pins::InterfacePins;
 use super::{links, sys};
-use crate::policy::{Established, NonIp};
+use sg_policy::policy::{Established, NonIp};
 
 const MAGIC: &[u8; 8] = b"SGSTATE\0";
 const HEADER: usize = 8 + 4 + 4 + 32;
@@ -53,7 +53,7 @@ pub struct State {
     pub remembering: Option<[u32; 2]>,
     pub counter_maps: usize,
     pub max_flows: u32,
-    /// As the programs were told: see [`crate::policy::Policy`] and [`crate::compile::Compiled`].
+    /// As the programs were told: see [`sg_policy::policy::Policy`] and [`sg_policy::compile::Compiled`].
     pub essential: bool,
     pub non_ip: NonIp,
     pub established: Established,

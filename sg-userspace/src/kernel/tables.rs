@@ -14,7 +14,7 @@ use super::object::{FAR_PLACE, NEAR_PLACE};
 use super::pins::InterfacePins;
 use super::state::State;
 use super::{inspect, stages, sys};
-use crate::compile::decide;
+use sg_policy::compile::decide;
 
 /// A copy of what a running program looks up.
 pub struct LiveTables {

@@ -10,7 +10,7 @@ use super::report::{AnswerBy, Attempt, InterfaceCount};
 use super::traffic::Outcome;
 use crate::observe::counters::Counters;
 use crate::observe::explain::explain_policy;
-use crate::policy::{Policy, titled};
+use sg_policy::policy::{Policy, titled};
 
 /// Puts an attempt beside the policy's word on it.
 pub(super) fn attempt(policy: &Policy, tried: &Try, outcome: &Outcome) -> Attempt {
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
     use crate::observe::attached::{Health, PolicyStatus};
     use crate::observe::counters::{ReasonCounters, RuleCounters, Totals};
-    use crate::policy::rules_from_lines;
+    use sg_policy::policy::rules_from_lines;
 
     /// One outbound rule with 5 packets and 4 replies, one dropped inbound packet.
     fn counters() -> Counters {

@@ -28,13 +28,13 @@ use crate::kernel::{Applied, ApplyOptions, KernelError, apply, detach};
 use crate::observe::attached::{Scope, attached};
 use crate::observe::counters::{Counters, counters};
 use crate::observe::explain::explain_policy;
-use crate::policy::Policy;
 pub use error::LabError;
 use namespace::{Namespace, private_bpffs};
 use network::{INTERFACE, Network};
 use nic::NicCounts;
 use plan::Try;
 pub use report::{AnswerBy, Attempt, Enforcer, InterfaceCount, Report};
+use sg_policy::policy::Policy;
 use traffic::{Call, Outcome};
 
 /// How long an attempt waits before its silence counts as dropped.

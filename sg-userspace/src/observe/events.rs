@@ -16,7 +16,7 @@ use crate::kernel::KernelError;
 use crate::kernel::event_ring::EventReader;
 use crate::kernel::pins::InterfacePins;
 use crate::kernel::state::{SlotOwner, State};
-use crate::policy::titled;
+use sg_policy::policy::titled;
 
 /// Follows the rings of one interface. Readers take nothing from each other.
 pub struct Events {

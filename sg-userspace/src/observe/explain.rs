@@ -12,8 +12,8 @@ use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT, Reason};
 use super::attached::{Attached, Condition, Health};
 use crate::kernel::tables::LiveTables;
 use crate::kernel::{Fault, KernelError};
-use crate::oracle;
-use crate::policy::{Location, NonIp, Policy};
+use sg_policy::oracle;
+use sg_policy::policy::{Location, NonIp, Policy};
 
 /// A packet that opens a flow, as `explain` is asked about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -60,11 +60,14 @@ fn help_fits_eighty_columns() {
 fn templates_are_listed_and_shown() {
     assert_shown!("templates", run(&["templates"]).ok().out);
     let shown = run(&["templates", "show", "tke"]).ok();
-    assert_eq!(shown.out, include_str!("../../templates/tke.yaml"));
+    assert_eq!(
+        shown.out,
+        include_str!("../../../sg-policy/templates/tke.yaml")
+    );
     let json = run(&["templates", "show", "tke-minimal", "--json"]).json();
     assert_eq!(
         json["text"],
-        include_str!("../../templates/tke-minimal.yaml")
+        include_str!("../../../sg-policy/templates/tke-minimal.yaml")
     );
     run(&["templates", "show", "tk"]).fails(1, "did you mean");
 }

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use aya::programs::{loaded_links, loaded_programs};
 use fastrand::Rng;
+use sg_policy::policy::rules_from_lines;
+use sg_policy::testing::{self, Shape};
 use sg_userspace::kernel::{
     ApplyOptions, EgressHook, KernelError, XdpMode, apply, detach, interfaces,
 };
@@ -13,8 +15,6 @@ use sg_userspace::observe::attached::{Health, Scope, attached};
 use sg_userspace::observe::explain::{
     Explanation, Question, Transport, explain_attached, explain_policy,
 };
-use sg_userspace::policy::rules_from_lines;
-use sg_userspace::testing::{self, Shape};
 
 use crate::frames::frame;
 use crate::sandbox::{RawSender, ip, sandbox};
@@ -228,8 +228,8 @@ fn the_running_tables_explain_as_the_policy_does() {
 fn the_recommended_policy_is_applied_and_replaced() {
     sandbox(|sandbox| {
         sandbox.veth("sg0", "sg1");
-        let tke = sg_userspace::policy::PolicyInput::from("builtin:tke");
-        let tke = sg_userspace::policy::load(&[tke], &[]).unwrap().policy;
+        let tke = sg_policy::policy::PolicyInput::from("builtin:tke");
+        let tke = sg_policy::policy::load(&[tke], &[]).unwrap().policy;
         let applied = apply(&tke, &sandbox.options("sg0")).unwrap_or_else(|e| panic!("{e}"));
         assert!(applied.is_first());
         assert_eq!(applied.state.rules.len(), 8);

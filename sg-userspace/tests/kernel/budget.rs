@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
+use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::generation::Generation;
 use sg_userspace::kernel::object::OBJECT;
 use sg_userspace::kernel::programs::Programs;
 use sg_userspace::kernel::shared_maps::SharedMaps;
-use sg_userspace::policy::rules_from_lines;
 
 use crate::stack::depths;
 use crate::support::{Enforcer, is_guest, verified_instructions};

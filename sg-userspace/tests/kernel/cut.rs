@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use sg_common::flow::Timeout;
+use sg_policy::policy::{Established, Policy, rules_from_lines};
 use sg_userspace::kernel::ApplyOptions;
 use sg_userspace::kernel::flow_tables::{monotonic_now, sweep};
 use sg_userspace::observe::flows::Flow;
-use sg_userspace::policy::{Established, Policy, rules_from_lines};
 
 use crate::hosts::{Pair, is_kept_out, reaches};
 use crate::sandbox::sandbox;

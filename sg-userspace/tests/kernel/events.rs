@@ -6,9 +6,9 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use sg_policy::policy::groups_from_lines;
 use sg_userspace::kernel::apply;
 use sg_userspace::observe::events::{Events, Logged};
-use sg_userspace::policy::groups_from_lines;
 
 use crate::frames::frame;
 use crate::sandbox::{RawSender, Sandbox, sandbox};

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use aya::programs::XdpMode;
 use sg_common::verdict::FIRST_RULE_SLOT;
-use sg_userspace::compile::{Budget, compile};
+use sg_policy::compile::{Budget, compile};
+use sg_policy::policy::{Policy, PolicyInput, load, rules_from_lines};
 use sg_userspace::kernel::generation::Generation;
 use sg_userspace::kernel::programs::Programs;
 use sg_userspace::kernel::shared_maps::SharedMaps;
 use sg_userspace::kernel::{apply, interfaces};
 use sg_userspace::observe::attached::{Scope, attached};
-use sg_userspace::policy::{Policy, PolicyInput, load, rules_from_lines};
 
 use crate::sandbox::require_root;
 use crate::sandbox::{ip, sandbox};

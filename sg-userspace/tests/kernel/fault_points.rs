@@ -18,9 +18,9 @@ use aya::maps::MapInfo;
 use aya::programs::loaded_programs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::{ApplyOptions, EgressHook, apply, detach, interfaces, tidy_up};
 use sg_userspace::observe::attached::{Health, Scope, attached};
-use sg_userspace::policy::rules_from_lines;
 
 use crate::probe::{A, B, Probe, Seen};
 use crate::sandbox::{Sandbox, run, sandbox};

@@ -3,12 +3,12 @@
 
 use sg_common::flow::{FlowKind, FlowValue, Timeout};
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT};
-use sg_userspace::compile::{Budget, compile};
+use sg_policy::compile::{Budget, compile};
+use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::DEFAULT_MAX_FLOWS;
 use sg_userspace::kernel::flow_tables::{FlowTable, key_of, monotonic_now};
 use sg_userspace::kernel::generation::Generation;
 use sg_userspace::kernel::programs::Programs;
-use sg_userspace::policy::rules_from_lines;
 
 use crate::frames::{Frame, frame};
 use crate::sandbox::sandbox;

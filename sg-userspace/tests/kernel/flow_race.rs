@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use sg_common::flow::{FlowKind, FlowValue, Timeout};
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
-use sg_userspace::compile::{Budget, compile};
+use sg_policy::compile::{Budget, compile};
+use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::flow_tables::{FlowTable, each_flow, key_of, monotonic_now, sweep};
 use sg_userspace::kernel::generation::Generation;
 use sg_userspace::kernel::pins::InterfacePins;
 use sg_userspace::kernel::programs::Programs;
 use sg_userspace::kernel::shared_maps::SharedMaps;
 use sg_userspace::kernel::{ApplyOptions, apply};
-use sg_userspace::policy::rules_from_lines;
 
 use crate::frames::{Frame, frame};
 use crate::sandbox::{Sandbox, sandbox};

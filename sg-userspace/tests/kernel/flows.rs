@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use sg_common::flow::{FlowKind, Timeout};
 use sg_common::flow_entry::{Contents, TICK_SHIFT, begun_word, created_of, number_of};
+use sg_policy::policy::{Policy, rules_from_lines};
 use sg_userspace::kernel::apply;
 use sg_userspace::kernel::flow_tables::{FlowTable, FlowTableUse, key_of, sweep, table_use};
 use sg_userspace::observe::flows::{flows, monotonic_now};
-use sg_userspace::policy::{Policy, rules_from_lines};
 
 use crate::frames::{Frame, frame};
 use crate::sandbox::{RawSender, Sandbox, sandbox};

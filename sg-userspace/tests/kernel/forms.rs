@@ -8,13 +8,13 @@ use fastrand::Rng;
 use sg_common::lookup::{Form, Shape};
 use sg_common::protocol::Kind;
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
-use sg_userspace::compile::{Budget, Compiled, compile};
+use sg_policy::compile::{Budget, Compiled, compile};
+use sg_policy::oracle;
+use sg_policy::policy::{Policy, rules_from_lines};
+use sg_policy::testing;
 use sg_userspace::kernel::generation::Generation;
 use sg_userspace::kernel::programs::Programs;
 use sg_userspace::kernel::shared_maps::SharedMaps;
-use sg_userspace::oracle;
-use sg_userspace::policy::{Policy, rules_from_lines};
-use sg_userspace::testing;
 
 use crate::budget::stays_within_budget;
 use crate::frames::frame;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use sg_common::flow::Timeout;
 use sg_common::verdict::Direction::Inbound;
+use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::programs::FRAGMENT_ENTRIES;
-use sg_userspace::policy::rules_from_lines;
 
 use crate::frames::{Frame, frame};
 use crate::support::Enforcer;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use sg_common::flow::Timeout;
+use sg_policy::policy::{Policy, rules_from_lines};
 use sg_userspace::kernel::apply;
 use sg_userspace::observe::counters::Counters;
-use sg_userspace::policy::{Policy, rules_from_lines};
 
 use crate::frames::frame;
 use crate::sandbox::{RawSender, Sandbox, sandbox};

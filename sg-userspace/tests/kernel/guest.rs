@@ -6,9 +6,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use sg_common::verdict::Direction;
+use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::{ApplyOptions, XdpMode, apply};
 use sg_userspace::observe::counters::{Counters, RuleCounters};
-use sg_userspace::policy::rules_from_lines;
 
 use crate::facts::{fact, native_xdp};
 use crate::frames::{Frame, frame, non_ip};

@@ -3,11 +3,11 @@
 
 use sg_common::flow::{FlowKind, Timeout};
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT};
-use sg_userspace::compile::{Budget, compile};
+use sg_policy::compile::{Budget, compile};
+use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::flow_tables::{FlowTable, monotonic_now};
 use sg_userspace::kernel::generation::Generation;
 use sg_userspace::kernel::programs::Programs;
-use sg_userspace::policy::rules_from_lines;
 
 use crate::frames::{Frame, frame};
 use crate::sandbox::sandbox;

@@ -3,7 +3,7 @@
 // A row is one line, so that the tables read as tables.
 #![cfg_attr(rustfmt, rustfmt_skip)]
 
-use sg_userspace::policy::NonIp;
+use sg_policy::policy::NonIp;
 
 use crate::frames::{Frame, frame, non_ip};
 use crate::support::{Enforcer, rows_of, table};
@@ -183,7 +183,7 @@ fn tags_are_skipped_and_other_frames_pass() {
 /// Proves P10: of what is not IP only ARP passes, in both directions, behind tags too.
 #[test]
 fn other_frames_than_arp_are_dropped_where_the_policy_says_so() {
-    let mut policy = sg_userspace::policy::rules_from_lines(NODE);
+    let mut policy = sg_policy::policy::rules_from_lines(NODE);
     policy.non_ip = NonIp::ArpOnly;
     rows_of(
         &mut Enforcer::of(policy),
@@ -607,7 +607,7 @@ fn essential_traffic_passes_whatever_the_rules_say() {
     ];
     table("", &rows);
 
-    let mut off = sg_userspace::policy::rules_from_lines("");
+    let mut off = sg_policy::policy::rules_from_lines("");
     off.essential = false;
     let off_rows = rows.map(|(sentence, direction, frame, _)| (sentence, direction, frame, "drop no-match"));
     rows_of(&mut Enforcer::of(off), &off_rows);

@@ -1,10 +1,10 @@
 //! What is refused, with which words, and that it changes nothing; writers that come at once.
 
+use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::netns::{self, Netns};
 use sg_userspace::kernel::{ApplyOptions, KernelError, apply, detach, interfaces};
 use sg_userspace::observe::attached::{Health, Scope, attached};
 use sg_userspace::observe::counters::counters;
-use sg_userspace::policy::rules_from_lines;
 
 use crate::sandbox::{sandbox, unmount};
 use crate::support::rounds;

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use fastrand::Rng;
+use sg_policy::policy::{Established, rules_from_lines};
+use sg_policy::testing::{self, Shape};
 use sg_userspace::kernel::{EgressHook, apply};
 use sg_userspace::observe::flows::flows;
-use sg_userspace::policy::{Established, rules_from_lines};
-use sg_userspace::testing::{self, Shape};
 
 use crate::frames::{Frame, frame, non_ip};
 use crate::sandbox::{RawSender, Sandbox, sandbox};

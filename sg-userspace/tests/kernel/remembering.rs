@@ -1,11 +1,11 @@
 //! Programs that do not enforce yet: they pass everything, count nothing, and remember what the rules admit.
 
 use sg_common::verdict::Direction::{self, Inbound, Outbound};
+use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::generation::Generation;
 use sg_userspace::kernel::pins::PinTree;
 use sg_userspace::kernel::programs::Programs;
 use sg_userspace::kernel::shared_maps::SharedMaps;
-use sg_userspace::policy::rules_from_lines;
 
 use crate::budget::stays_within_budget;
 use crate::frames::{Frame, frame};

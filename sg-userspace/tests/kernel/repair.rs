@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use aya::programs::links::FdLink;
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, TcAttachType};
+use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::{
     ApplyOptions, EgressHook, FaultCode, KernelError, Outcome, XdpMode, apply, detach, interfaces,
     netns,
 };
 use sg_userspace::observe::attached::{Health, Scope, Status, attached};
 use sg_userspace::observe::counters::counters;
-use sg_userspace::policy::rules_from_lines;
 
 use crate::frames::{frame, non_ip};
 use crate::namespace::Namespace;

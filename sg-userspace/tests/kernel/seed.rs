@@ -4,12 +4,12 @@ use std::net::{TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
 use sg_common::flow::{FlowKind, Timeout};
+use sg_policy::policy::{Established, Policy, rules_from_lines};
 use sg_userspace::kernel::flow_tables::{monotonic_now, sweep, table_use};
 use sg_userspace::kernel::{Applied, ApplyOptions, Seeded, apply};
 use sg_userspace::observe::attached::{Attached, Scope, attached};
 use sg_userspace::observe::counters::{Counters, counters};
 use sg_userspace::observe::flows::{Flow, flows};
-use sg_userspace::policy::{Established, Policy, rules_from_lines};
 
 use crate::hosts::{Host, Pair, address, gateway, is_kept_out, listen, nft, sysctl};
 use crate::sandbox::{Sandbox, sandbox};

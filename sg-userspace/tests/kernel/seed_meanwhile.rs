@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sg_common::flow::FlowKind;
-use sg_userspace::compile::{Budget, compile};
+use sg_policy::compile::{Budget, compile};
+use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::flow_tables::{FlowEntry, each_flow};
 use sg_userspace::kernel::generation::Generation;
 use sg_userspace::kernel::programs::Programs;
 use sg_userspace::kernel::seed::Seeding;
-use sg_userspace::policy::rules_from_lines;
 use socket2::{Domain, Socket, Type};
 
 use crate::hosts::nft;

@@ -8,8 +8,8 @@ use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::{ApplyOptions, EgressHook, XdpMode, apply, detach};
-use sg_userspace::policy::rules_from_lines;
 
 use crate::hosts::{Host, address, again, listen};
 use crate::sandbox::{Sandbox, run, sandbox, silent_and_up};

@@ -5,10 +5,10 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command};
 
+use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::{Seeded, UnseenKind, apply};
 use sg_userspace::observe::attached::{Scope, attached};
 use sg_userspace::observe::flows::flows;
-use sg_userspace::policy::rules_from_lines;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::hosts::{Host, Pair, address, gateway, listen, sysctl};

@@ -5,8 +5,8 @@ use std::io;
 use std::net::UdpSocket;
 use std::time::Duration;
 
+use sg_policy::policy::{Established, Policy, rules_from_lines};
 use sg_userspace::kernel::apply;
-use sg_userspace::policy::{Established, Policy, rules_from_lines};
 
 use crate::hosts::{Host, address, again, gateway, nft, sysctl};
 use crate::sandbox::{Sandbox, sandbox};

@@ -5,8 +5,8 @@ use std::thread::{scope, sleep};
 use std::time::Duration;
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::apply;
-use sg_userspace::policy::rules_from_lines;
 
 use crate::sandbox::sandbox;
 

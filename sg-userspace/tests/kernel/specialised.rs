@@ -1,13 +1,13 @@
 //! What a policy does not use is not in its programs: fewer instructions, the same verdicts, and
 //! back again when another policy needs it.
 
-use sg_userspace::compile::{Budget, compile};
+use sg_policy::compile::{Budget, compile};
+use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::generation::Generation;
 use sg_userspace::kernel::programs::Programs;
 use sg_userspace::kernel::shared_maps::SharedMaps;
 use sg_userspace::observe::attached::Attached;
 use sg_userspace::observe::flows::flows;
-use sg_userspace::policy::rules_from_lines;
 
 use crate::frames::frame;
 use crate::sandbox::{RawSender, Sandbox, require_root, sandbox};

@@ -3,11 +3,11 @@
 
 use sg_common::flow::Timeout;
 use sg_common::flow_entry::TICK_SHIFT;
-use sg_userspace::compile::TableForm;
+use sg_policy::compile::TableForm;
+use sg_policy::policy::{Established, Policy, rules_from_lines};
 use sg_userspace::kernel::flow_tables::FlowTable;
 use sg_userspace::kernel::held::InForce;
 use sg_userspace::kernel::{Applied, ApplyOptions};
-use sg_userspace::policy::{Established, Policy, rules_from_lines};
 
 use crate::hosts::{Pair, address};
 use crate::sandbox::{Sandbox, ip, sandbox};

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use aya::programs::{ProgramInfo, TestRun, TestRunOptions};
 use sg_common::counters::SlotCounters;
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
-use sg_userspace::compile::{Budget, Compiled, compile};
+use sg_policy::compile::{Budget, Compiled, compile};
+use sg_policy::policy::{Policy, rules_from_lines};
 use sg_userspace::kernel::generation::Generation;
 use sg_userspace::kernel::pins::{InterfacePins, PinTree};
 use sg_userspace::kernel::programs::Programs;
 use sg_userspace::kernel::shared_maps::SharedMaps;
 use sg_userspace::kernel::{CounterReader, EgressHook, KernelError};
-use sg_userspace::policy::{Policy, rules_from_lines};
 
 use crate::sandbox::{Sandbox, require_root};
 

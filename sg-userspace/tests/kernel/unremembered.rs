@@ -4,7 +4,7 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use sg_userspace::policy::{Established, rules_from_lines};
+use sg_policy::policy::{Established, rules_from_lines};
 use socket2::{Domain, Socket, Type};
 
 use crate::hosts::Pair;

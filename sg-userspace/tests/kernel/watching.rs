@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
+use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::{ApplyOptions, apply};
 use sg_userspace::observe::attached::{Attached, Scope, attached};
 use sg_userspace::observe::counters::{Counters, counters};
-use sg_userspace::policy::rules_from_lines;
 
 use crate::sandbox::Sandbox;
 

@@ -7,8 +7,8 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::UdpGsoSegment;
+use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::{XdpMode, apply};
-use sg_userspace::policy::rules_from_lines;
 
 use crate::enforced::{Counter, Enforced};
 use crate::host::Host;

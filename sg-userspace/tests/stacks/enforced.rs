@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use sg_policy::policy::{Policy, load_text};
 use sg_userspace::kernel::detach;
 use sg_userspace::observe::attached::{Attached, Scope, Status, attached};
 use sg_userspace::observe::counters::{Counters, RuleCounters, counters};
-use sg_userspace::policy::{Policy, load_text};
 
 use crate::line::NIC;
 use crate::sandbox::run;

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use etherparse::PacketBuilder;
-use sg_userspace::policy::rules_from_lines;
+use sg_policy::policy::rules_from_lines;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::host::wait_for;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{Ipv4RecvErr, Ipv6RecvErr};
-use sg_userspace::policy::rules_from_lines;
+use sg_policy::policy::rules_from_lines;
 
 use crate::host::Host;
 use crate::line::{Family, Line};

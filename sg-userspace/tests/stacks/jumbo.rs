@@ -3,7 +3,7 @@
 
 use std::net::{SocketAddr, UdpSocket};
 
-use sg_userspace::policy::rules_from_lines;
+use sg_policy::policy::rules_from_lines;
 
 use crate::enforced::Enforced;
 use crate::host::Host;

@@ -10,8 +10,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use sg_policy::policy::Policy;
 use sg_userspace::kernel::apply;
-use sg_userspace::policy::Policy;
 
 use crate::enforced::Enforced;
 use crate::host::Host;

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use sg_userspace::policy::rules_from_lines;
+use sg_policy::policy::rules_from_lines;
 
 use crate::host::Host;
 use crate::line::{Family, Line, NIC};

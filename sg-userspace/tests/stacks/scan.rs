@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 
-use sg_userspace::policy::rules_from_lines;
+use sg_policy::policy::rules_from_lines;
 
 use crate::line::{Family, Line};
 use crate::sandbox::sandbox;

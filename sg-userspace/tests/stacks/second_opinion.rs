@@ -14,8 +14,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
+use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::apply;
-use sg_userspace::policy::rules_from_lines;
 
 use crate::errors::send_raw;
 use crate::host::{Host, wait_for};

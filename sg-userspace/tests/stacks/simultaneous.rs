@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::thread::scope;
 
-use sg_userspace::policy::rules_from_lines;
+use sg_policy::policy::rules_from_lines;
 
 use crate::host::wait_for;
 use crate::line::{Family, Line};

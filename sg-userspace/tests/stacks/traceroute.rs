@@ -1,6 +1,6 @@
 //! `traceroute` from the node through two routers, with no inbound ICMP rule.
 
-use sg_userspace::policy::rules_from_lines;
+use sg_policy::policy::rules_from_lines;
 
 use crate::line::{End, Family, Line, address};
 use crate::sandbox::sandbox;

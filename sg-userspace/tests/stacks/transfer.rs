@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread::scope;
 
 use fastrand::Rng;
+use sg_policy::policy::rules_from_lines;
 use sg_userspace::observe::counters::RuleCounters;
-use sg_userspace::policy::rules_from_lines;
 
 use crate::enforced::Counter;
 use crate::host::Host;

@@ -52,8 +52,8 @@ mod tests {
 
     use super::super::existing::Key;
     use super::*;
-    use crate::compile::{Budget, Compiled, compile};
-    use crate::policy::rules_from_lines;
+    use sg_policy::compile::{Budget, Compiled, compile};
+    use sg_policy::policy::rules_from_lines;
 
     fn compiled(rules: &str) -> Compiled {
         let policy = rules_from_lines(rules);

@@ -82,8 +82,8 @@ mod tests {
 
     use super::super::existing::Key;
     use super::*;
-    use crate::compile::{Budget, compile};
-    use crate::policy::rules_from_lines;
+    use sg_policy::compile::{Budget, compile};
+    use sg_policy::policy::rules_from_lines;
 
     /// A flow of `local` port 22 with `remote` port 5000, unless it is a ping.
     fn flow(remote: &str, protocol: u8, opener: Direction, state: Timeout) -> Existing {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use fastrand::Rng;
-use sg_userspace::policy::groups_from_lines;
+use sg_policy::policy::groups_from_lines;
 
 use crate::sandbox::{Sandbox, sandbox};
 use crate::support::is_guest;

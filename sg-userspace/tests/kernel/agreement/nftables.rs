@@ -6,12 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use fastrand::Rng;
 use sg_common::verdict::Direction;
+use sg_policy::oracle;
+use sg_policy::policy::{Policy, Protocol, Rule, rules_from_lines};
+use sg_policy::testing::{self, Shape};
 use sg_userspace::kernel::apply;
 use sg_userspace::observe::attached::{Scope, attached};
 use sg_userspace::observe::counters::{Counters, counters};
-use sg_userspace::oracle;
-use sg_userspace::policy::{Policy, Protocol, Rule, rules_from_lines};
-use sg_userspace::testing::{self, Shape};
 
 use crate::frames::{Frame, frame, other};
 use crate::sandbox::{RawSender, run, sandbox};

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use sg_common::verdict::Direction;
-use sg_userspace::oracle;
+use sg_policy::oracle;
 
 use super::parse::{Datagram, Transport};
 

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 
 use sg_common::flow::Timeout;
 use sg_common::verdict::{Action, Direction, Reason, reason_slot};
-use sg_userspace::policy::NonIp;
+use sg_policy::policy::NonIp;
 
 use flows::{Flows, Found, SECOND, Terms, elapsed};
 use identity::{FragmentKey, Seen};

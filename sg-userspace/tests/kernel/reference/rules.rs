@@ -8,9 +8,9 @@ use sg_common::protocol::{
     other_number,
 };
 use sg_common::verdict::{Action, Reason, reason_slot};
-use sg_userspace::compile::Compiled;
-use sg_userspace::oracle;
-use sg_userspace::policy::Policy;
+use sg_policy::compile::Compiled;
+use sg_policy::oracle;
+use sg_policy::policy::Policy;
 
 /// What the rules of one direction say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

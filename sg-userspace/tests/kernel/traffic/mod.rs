@@ -11,8 +11,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use fastrand::Rng;
 use sg_common::verdict::Direction;
-use sg_userspace::policy::Policy;
-use sg_userspace::testing;
+use sg_policy::policy::Policy;
+use sg_policy::testing;
 
 use crate::reference::parse::{Numbers, SCTP, TCP, Transport, UDP, icmp_of};
 use crate::world::script::Sent;

@@ -2,7 +2,7 @@
 //! kind, and every option that bears on a packet's fate.
 
 use fastrand::Rng;
-use sg_userspace::testing::{self, Shape};
+use sg_policy::testing::{self, Shape};
 
 use crate::world::script::{Group, MAX_FLOWS, PolicyText};
 

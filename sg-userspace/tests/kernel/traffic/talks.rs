@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use fastrand::Rng;
 use sg_common::flow::Timeout;
 use sg_common::verdict::Direction;
-use sg_userspace::policy::groups_from_lines;
+use sg_policy::policy::groups_from_lines;
 
 use super::Traffic;
 use super::draft::{Draft, Fragment};

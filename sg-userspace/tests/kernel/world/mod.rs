@@ -13,13 +13,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use sg_common::counters::SlotCounters;
 use sg_common::flow::FlowKind;
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
-use sg_userspace::compile::{Budget, compile};
+use sg_policy::compile::{Budget, compile};
+use sg_policy::policy::{Established, Policy, groups_from_lines};
 use sg_userspace::kernel::flow_tables::may_have_cut;
 use sg_userspace::kernel::generation::Generation;
 use sg_userspace::kernel::pins::{InterfacePins, PinTree};
 use sg_userspace::kernel::programs::Programs;
 use sg_userspace::kernel::shared_maps::SharedMaps;
-use sg_userspace::policy::{Established, Policy, groups_from_lines};
 
 use crate::reference::flows::{Flow, Flows, Number, SECOND, Terms};
 use crate::reference::identity::{By, FlowKey};

@@ -10,10 +10,10 @@ use fastrand::Rng;
 use nix::time::{ClockId, clock_gettime};
 use sg_common::protocol::{Kind, icmp_number, other_number};
 use sg_common::verdict::FIRST_RULE_SLOT;
-use sg_userspace::compile::{Budget, Compiled, compile};
-use sg_userspace::oracle;
-use sg_userspace::policy::{Policy, load_text, rules_from_lines};
-use sg_userspace::testing;
+use sg_policy::compile::{Budget, Compiled, compile};
+use sg_policy::oracle;
+use sg_policy::policy::{Policy, load_text, rules_from_lines};
+use sg_policy::testing;
 
 /// What the calling thread has used of a processor: a bound on it says nothing about what else the machine does.
 fn cpu_time() -> Duration {

@@ -1,6 +1,6 @@
 //! What a policy means: families, groups and their order, identities, digests, rules without effect.
 
-use sg_userspace::policy::*;
+use sg_policy::policy::*;
 
 use crate::{codes, good, rule, write};
 

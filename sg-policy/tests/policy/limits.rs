@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
-use sg_userspace::policy::*;
+use sg_policy::policy::*;
 
 use crate::{good, text, write};
 

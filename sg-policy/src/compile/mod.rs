@@ -134,7 +134,7 @@ impl Compiled {
         self.opens_flows
     }
 
-    pub(crate) fn tables(&self) -> Plain<'_> {
+    pub fn tables(&self) -> Plain<'_> {
         Plain {
             root4: &self.root4[..],
             lines: &self.lines,

@@ -1,6 +1,6 @@
 //! The built-in templates.
 
-use sg_userspace::policy::*;
+use sg_policy::policy::*;
 
 use crate::{builtin_policy, codes};
 

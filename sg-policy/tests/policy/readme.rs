@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use sg_userspace::policy::*;
+use sg_policy::policy::*;
 
 use crate::codes;
 

@@ -11,7 +11,7 @@ mod templates;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sg_userspace::policy::*;
+use sg_policy::policy::*;
 
 pub(crate) fn text(policy: &str) -> Result<Loaded, PolicyErrors> {
     load_text("p.yaml", policy, None, &[])

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use sg_userspace::policy::*;
+use sg_policy::policy::*;
 
 use crate::{load_file, rule, text, write};
 

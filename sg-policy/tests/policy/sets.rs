@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::IpAddr;
 
-use sg_userspace::policy::*;
+use sg_policy::policy::*;
 
 use crate::{codes, good, load_file, write};
 
