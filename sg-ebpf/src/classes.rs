@@ -14,7 +14,7 @@ pub(crate) fn class4<F: Form>(address: u32) -> Option<u32> {
 }
 
 /// The class of an IPv6 address in wire order, in the range of a leaf of the IPv4 table, so that the
-/// verifier walks what follows once for both.
+/// verifier explores what follows once for both.
 #[inline(always)]
 pub(crate) fn class6<F: Form>(address: [u32; 4]) -> Option<u32> {
     let half = |high, low| u64::from(u32::from_be(high)) << 32 | u64::from(u32::from_be(low));

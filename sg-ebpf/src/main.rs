@@ -1,7 +1,21 @@
-//! The packet path: packet → class → verdict → count. Four programs for each direction, one of which
-//! is attached. Order of the rooms: `quick` decides plain packets by itself; for all others `packet`
-//! parses, `classify` asks the rules, `flows` (in the table of `flow_maps`) and `fragments` remember,
-//! `quoted` looks into ICMP errors, `count` counts, `events` tells.
+//! The packet path: packet → class → verdict → count. Each hook has four programs, of which the first is attached
+//! and the others are reached by tail calls:
+//!
+//! ```text
+//!                           ┌─ decided: pass or drop
+//!  sg_inbound, sg_outbound ─┤
+//!    fast path              ├─ Track ──► sg_in_track, sg_out_track ──► decided
+//!                           │             scratch: tuple, TCP numbers, traits, hash, class, verdict
+//!                           └─ Long ───► sg_in_long, sg_out_long ────► decided
+//!                                          slow path, scratch: nothing yet
+//!                                          ├─ Track ──► as above, scratch: the whole packet as well
+//!                                          └─ Related ► sg_in_related, sg_out_related ──► decided
+//!                                                       scratch: the packet and the rules' outcome
+//! ```
+//!
+//! `fast` decides TCP and UDP right behind an IP header; `slow` parses and judges any frame; `conntrack` is the flow
+//! table and what a packet does to a flow; `rules` and `classes` ask the tables; `count` counts, `events` logs;
+//! `bpf` is what all of it is made of.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -42,7 +56,7 @@ use crate::{
     },
     outcome::Outcome,
     packet::Packet,
-    scratch::Relay,
+    scratch::Scratch,
     slow::{fragments, judge, parse::parse_frame, related::relates},
 };
 
@@ -132,24 +146,24 @@ fn decide<H: Hook>(hook: &H) -> bool {
 /// [`Stage::Long`]: any frame.
 #[inline(always)]
 fn decide_any<H: Hook>(hook: &H) -> bool {
-    let Some(relay) = scratch::get::<H>() else {
+    let Some(scratch) = scratch::get::<H>() else {
         return maps::only_remembers();
     };
-    let Relay {
+    let Scratch {
         packet, outcome, ..
-    } = relay;
+    } = scratch;
     *packet = Packet::EMPTY;
     match parse(hook, packet) {
         parsed::IP => {
             let rest = judge::judge::<H>(packet, outcome);
             if rest != judge::DECIDED {
-                relay.traits = Traits::of(packet);
-                relay.hash = hash_of(packet.flow_key());
-                (relay.class, relay.verdict) = judge::class_and_verdict(rest);
+                scratch.traits = Traits::of(packet);
+                scratch.hash = hash_of(packet.flow_key());
+                (scratch.class, scratch.verdict) = judge::class_and_verdict(rest);
             }
             if judge::is_for_cut(rest) {
-                let (hash, traits) = (relay.hash, relay.traits.0);
-                let packed = flows::sg_pass_unless_cut(packet, hash, traits, relay.verdict);
+                let (hash, traits) = (scratch.hash, scratch.traits.0);
+                let packed = flows::sg_pass_unless_cut(packet, hash, traits, scratch.verdict);
                 *outcome = Outcome::unpack(packed);
             } else if rest != judge::DECIDED {
                 tail_call(hook, Stage::Track);
@@ -177,23 +191,23 @@ fn decide_any<H: Hook>(hook: &H) -> bool {
 /// [`Stage::Track`]: a packet whose fate the flow table knows, or that it has to remember.
 #[inline(always)]
 fn track<H: Hook>(hook: &H) -> bool {
-    let Some(relay) = scratch::get::<H>() else {
+    let Some(scratch) = scratch::get::<H>() else {
         return maps::only_remembers();
     };
-    let (packet, traits) = (&relay.packet, relay.traits.0);
-    let packed = flows::sg_track(packet, relay.hash, traits, relay.class, relay.verdict);
-    relay.outcome = Outcome::unpack(packed);
-    keep_if_first(packet, &relay.outcome);
-    settle(hook, packet, &relay.outcome)
+    let (packet, traits) = (&scratch.packet, scratch.traits.0);
+    let packed = flows::sg_track(packet, scratch.hash, traits, scratch.class, scratch.verdict);
+    scratch.outcome = Outcome::unpack(packed);
+    keep_if_first(packet, &scratch.outcome);
+    settle(hook, packet, &scratch.outcome)
 }
 
 /// [`Stage::Related`]: an ICMP error that no rule accepts.
 #[inline(always)]
 fn relate<H: Hook>(hook: &H) -> bool {
-    let Some(relay) = scratch::get::<H>() else {
+    let Some(scratch) = scratch::get::<H>() else {
         return maps::only_remembers();
     };
-    let (packet, outcome) = (&relay.packet, &mut relay.outcome);
+    let (packet, outcome) = (&scratch.packet, &mut scratch.outcome);
     if relates(hook, packet) != 0 {
         outcome.set_reason(H::DIRECTION, Reason::Related);
     }

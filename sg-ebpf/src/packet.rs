@@ -8,7 +8,7 @@ use sg_common::{flow_entry::FlowKey, protocol::Kind, tcp, verdict::Direction};
 ///
 /// Parsing writes it through a pointer, from a function that the verifier checks once by itself:
 /// everything behind parsing then sees plain unknown numbers, and is checked once too instead of
-/// once for each way in which a packet can be built.
+/// once for each path on which a packet can be built.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 pub(crate) struct Packet {

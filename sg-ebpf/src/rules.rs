@@ -16,7 +16,7 @@ use crate::bpf::{
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sg_ask_rules(class: u32, direction: u32, kind: u32, number: u32) -> u32 {
-    // As `lookup::judge`, but that the direction is a number: a condition would be two ways to walk.
+    // As `lookup::judge`, but that the direction is a number: a condition would be two paths to explore.
     const APART: u32 = column_index(Direction::Outbound, 0) as u32;
     let column = SharedWord::opaque(((direction & 1) * APART + (kind & 7)).into());
     let tables = KernelTables::<AsLoaded>::GET;

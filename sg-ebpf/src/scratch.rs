@@ -9,7 +9,7 @@ use crate::outcome::Outcome;
 use crate::packet::Packet;
 
 #[repr(C)]
-pub(crate) struct Relay {
+pub(crate) struct Scratch {
     pub(crate) packet: Packet,
     pub(crate) outcome: Outcome,
     pub(crate) traits: Traits,
@@ -23,14 +23,14 @@ pub(crate) struct Relay {
 }
 
 /// By direction.
-#[map(name = "sg_relay")]
-static RELAYS: PerCpuArray<Relay> = PerCpuArray::with_max_entries(2, 0);
+#[map(name = "sg_scratch")]
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(2, 0);
 
 /// This CPU's; always there.
 #[inline(always)]
-pub(crate) fn get<H: Hook>() -> Option<&'static mut Relay> {
-    let relay = RELAYS.get_ptr_mut(H::DIRECTION as u32)?;
+pub(crate) fn get<H: Hook>() -> Option<&'static mut Scratch> {
+    let scratch = SCRATCH.get_ptr_mut(H::DIRECTION as u32)?;
     // SAFETY: plain numbers, whose place belongs to this CPU and to the one frame that the programs of
     // this hook have under way there; each program asks for it once.
-    Some(unsafe { &mut *relay })
+    Some(unsafe { &mut *scratch })
 }

@@ -247,7 +247,7 @@ pub(crate) fn fragment_timeout() -> u32 {
     constant!(SG_FRAGMENT_TIMEOUT as u32)
 }
 
-/// What a form of the first program is made for.
+/// What a variant of the first program is made for.
 pub(crate) trait Form {
     /// See [`HAS_NEAR_TABLES`].
     fn has_near_tables() -> bool;

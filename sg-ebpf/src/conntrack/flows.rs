@@ -92,7 +92,7 @@ extern "C" fn sg_go_on(found: *mut Found, traits: u64, numbers: u64, how: u32, n
     let (head, begun) = (found.contents.head, found.contents.begun);
     let (kind, flags) = (traits.kind(), traits.tcp_flags());
     let old = head.state();
-    // Numbers: conditions in a row are ways to walk.
+    // Numbers: each condition in a row doubles the paths to explore.
     let acknowledges = acknowledges(number_of(begun), numbers.acknowledged);
     let young =
         u64::from(age(clock(now), created_of(begun))).wrapping_sub(LASTING_AGE.into()) >> 63;
@@ -224,7 +224,7 @@ pub(crate) extern "C" fn sg_track(
     let key = packet.flow_key();
     let traits = Traits(traits);
     let is_accepted = verdict.is_accept();
-    // Numbers, for the verifier's sake: conditions in a row are ways to walk.
+    // Numbers, for the verifier's sake: each condition in a row doubles the paths to explore.
     let may_enter = verdict.accept_bit() & traits.opens();
     let now = now();
 
@@ -287,7 +287,7 @@ pub(crate) extern "C" fn sg_track(
             admission = verdict.0;
         }
     } else if is_older && !maps::keeps_flows() {
-        // Of an opener's packet the rules of its own direction were asked just now, and did not
+        // Of an originator's packet the rules of its own direction were asked just now, and did not
         // accept.
         if !from_opener {
             let opposite = Direction::BOTH[usize::from(traits.direction() ^ 1)];
@@ -310,7 +310,7 @@ pub(crate) extern "C" fn sg_track(
         // Same key, other match (an ICMP code): the rules have the word.
         return by_rules;
     }
-    // All these ways go on as one.
+    // The verifier explores what follows once for all of these.
     rule = SharedWord::forget(rule, now);
     let result = SharedWord::forget(result, now);
     let has_slot = SharedWord::forget(has_slot.into(), now) as u32;

@@ -1,5 +1,5 @@
-//! The quick way of plain packets: TCP or UDP right behind an IPv4 or IPv6 header, without tags or
-//! options. Decides and counts them as the long way would, in fewer steps, or leaves them alone.
+//! The fast path: decides TCP and UDP right behind an IPv4 or IPv6 header, without tags or options, and
+//! counts them as the slow path would, in fewer steps. All other frames it leaves to the slow path.
 //!
 //! Nearly nothing is a call: where the kernel guards returns against speculation, each costs as much as
 //! reading all headers.
@@ -35,7 +35,7 @@ pub(crate) const DROPPED: u32 = 1;
 pub(crate) const ACCEPTED: u32 = 2;
 pub(crate) const IS_TO_TRACK: u32 = 3;
 
-/// Whatever is not plain goes the long way, malformed packets too.
+/// Whatever is not plain takes the slow path, malformed packets too.
 const NO: Stop = parsed::MALFORMED;
 
 /// The ports on which the answers of DHCP arrive, which may be essential traffic.
@@ -91,7 +91,7 @@ struct Rest {
 
 impl Rest {
     /// Of a frame that has been taken for plain, with a transport header of `kind`. Without branches, so that
-    /// there is one way on for the verifier.
+    /// there is one path for the verifier to explore.
     #[inline(always)]
     fn of<H: Hook>(hook: &H, kind: u64) -> Result<Self, Stop> {
         const _: () = assert!(ETH_P_IP.to_be() >> 7 & 1 == 0 && ETH_P_IPV6.to_be() >> 7 & 1 == 1);
@@ -140,7 +140,7 @@ const UDP: u64 = IPPROTO_UDP as u64;
 
 #[inline(always)]
 pub(crate) fn decide<H: Hook>(hook: &H) -> u32 {
-    // Written twice, and the kernel removes the form that the constant does not choose: it cannot remove a
+    // Written twice, and the kernel removes the variant that the constant does not choose: it cannot remove a
     // question whose answers go on at one place.
     let decided = if maps::has() == HAS_FLOWS | HAS_NEAR_TABLES {
         plain::<H, Usual>(hook)
@@ -170,7 +170,7 @@ fn plain<H: Hook, F: Form>(hook: &H) -> Result<u32, Stop> {
     let t = &p.transport;
     let entry = tables.word(t.column.wrapping_add(p.class)).ok_or(NO)?;
     let verdict = verdict_below(&tables, entry, direction, t.destination());
-    // There are many ways to a verdict, and the verifier would walk what follows once for each.
+    // Many paths lead to a verdict, and the verifier would explore what follows once for each.
     let mut wide_verdict = SharedWord::forget(verdict.0.into(), t.ports);
     const ACCEPT_BIT: u64 = Verdict::ACCEPT_BIT as u64;
     const LOG_BIT: u64 = Verdict::LOG_BIT as u64;
@@ -337,7 +337,7 @@ fn transport<I, H: Hook>(
     let mut headers = (EthHdr::LEN + size_of::<I>()) as u64;
     let column = |kind| KernelTables::<AsLoaded>::GET.column(column_index(H::DIRECTION, kind));
     let transport;
-    // TCP first: of UDP, whose numbers are among those that it may have, the verifier then walks nothing more.
+    // TCP first: of UDP, whose numbers are among those that it may have, the verifier then explores nothing more.
     if protocol == IPPROTO_TCP {
         let len = Beginning::len(header);
         if len < TcpHdr::LEN as u64 {

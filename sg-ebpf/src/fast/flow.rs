@@ -243,7 +243,7 @@ fn hand_on<H: Hook>(hook: &H, names: &Names, step: &Step, hash: u32) -> Result<(
         let [local, remote] = names.addresses4;
         [local, 0, remote, 0]
     };
-    // What follows is walked once for both families. Each by another number: two that the verifier
+    // The verifier explores what follows once for both families. Each by another number: two that the verifier
     // knows to be equal are not like any other two.
     for word in &mut addresses {
         *word = forget(*word, unknown);
@@ -260,11 +260,11 @@ fn hand_on<H: Hook>(hook: &H, names: &Names, step: &Step, hash: u32) -> Result<(
     let opens = flags >> 2 & 1 ^ 1;
     // Where the answer goes: the port that this packet comes from.
     let (return_number, _) = ends(H::DIRECTION, key.local_port(), key.remote_port());
-    let relay = scratch::get::<H>().ok_or(parsed::MALFORMED)?;
-    relay.packet.set_plain(&key, numbers, step.headers as u32);
-    relay.traits = Traits::new(kind, flags, H::DIRECTION as u8, opens, return_number);
-    relay.hash = hash;
-    relay.class = step.class;
-    relay.verdict = step.verdict.0;
+    let scratch = scratch::get::<H>().ok_or(parsed::MALFORMED)?;
+    scratch.packet.set_plain(&key, numbers, step.headers as u32);
+    scratch.traits = Traits::new(kind, flags, H::DIRECTION as u8, opens, return_number);
+    scratch.hash = hash;
+    scratch.class = step.class;
+    scratch.verdict = step.verdict.0;
     Ok(())
 }

@@ -6,7 +6,7 @@ use network_types::{eth::EthHdr, ip::Ipv6Hdr};
 use crate::bpf::bytes::field;
 
 /// The frame of a plain packet with its header of type `I`, as far as there are fields to look at.
-/// Nearly every UDP packet is that long; a shorter one goes the long way.
+/// Nearly every UDP packet is that long; a shorter one takes the slow path.
 #[repr(C, packed)]
 pub(super) struct Frame<I> {
     pub(super) ethernet: EthHdr,

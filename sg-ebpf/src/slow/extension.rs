@@ -37,7 +37,7 @@ const IPV6_OFFSET: u16 = 0xfff8;
 
 #[inline(always)]
 pub(crate) fn is_extension_header(protocol: u8) -> bool {
-    // A set in a word: the verifier walks two branches where a list of numbers has five.
+    // A set in a word: the verifier explores two branches where a list of numbers has five.
     const SET: u64 = 1 << NEXTHDR_HOP
         | 1 << NEXTHDR_ROUTING
         | 1 << NEXTHDR_FRAGMENT

@@ -65,8 +65,8 @@ fn parse<H: Hook>(hook: &H, out: &mut Packet) -> Result<u32, Stop> {
         ether_type = skipped as u16;
         offset = EthHdr::LEN + (skipped >> 16) as usize % 16;
     }
-    // By way of memory behind a pointer, where the verifier forgets whether there was a tag: it
-    // walks the rest once instead of twice.
+    // Through memory behind a pointer, where the verifier forgets whether there was a tag: it
+    // explores the rest once instead of twice.
     out.headers = offset as u32;
     // SAFETY: a field of a live value.
     let offset = (unsafe { core::ptr::read_volatile(&raw const out.headers) } & 0x1f) as usize;
@@ -78,7 +78,7 @@ fn parse<H: Hook>(hook: &H, out: &mut Packet) -> Result<u32, Stop> {
         ETH_P_ARP => return Ok(parsed::ARP),
         _ => return Ok(parsed::OTHER),
     };
-    // By way of memory again, for the two families. The masks change nothing, since headers take
+    // Through memory again, for the two families. The masks change nothing, since headers take
     // less than 17 KiB.
     out.headers = payload.offset as u32;
     out.claimed = (payload.offset + payload.len) as u32;

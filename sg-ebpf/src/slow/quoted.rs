@@ -133,7 +133,7 @@ fn transport<H: Hook>(
             return Ok(());
         }
     };
-    // Three ways for the verifier to walk, but for this.
+    // Without this the verifier explores three paths from here on.
     let kind = forget(with_ports as u64, unknown) as u8;
     ports(direction, kind, header.cast(), out);
     Ok(())
