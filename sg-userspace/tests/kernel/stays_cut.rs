@@ -1,17 +1,22 @@
 //! Connections that were cut, under policies whose rules pass both their directions, so that nothing would be asked of the
 //! flow table: over real sockets, neither end brings them back.
 
-use sg_common::flow::Timeout;
+use sg_common::flow::{FlowKind, FlowValue, Timeout};
 use sg_common::flow_entry::TICK_SHIFT;
+use sg_common::verdict::Direction;
 use sg_policy::compile::TableForm;
 use sg_policy::policy::{Established, Policy, rules_from_lines};
-use sg_userspace::kernel::flow_tables::FlowTable;
+use sg_userspace::kernel::flow_tables::{FlowTable, key_of, monotonic_now};
+use sg_userspace::kernel::generation::Generation;
 use sg_userspace::kernel::held::InForce;
+use sg_userspace::kernel::programs::Programs;
 use sg_userspace::kernel::{Applied, ApplyOptions};
 
+use crate::frames::frame;
 use crate::hosts::{Pair, address};
 use crate::sandbox::{Sandbox, ip, sandbox};
 use crate::seed::{NODE4, NODE6, Node, PEER4, PEER6, at};
+use crate::support::{Enforcer, pinned_maps};
 
 /// Of the connections to port 22 no answer needs an entry.
 const SSH: &str = "in tcp 22 from any accept\nout all to any accept";
@@ -48,15 +53,19 @@ fn inbound(node: &Node) -> Vec<Pair> {
     ALL.iter().map(|(to, _)| node.inbound(to)).collect()
 }
 
-/// Turns the clock of the node's flows, by more than any of them may be silent.
-fn wait_for_days(node: &Node) {
-    let pins = node.attached().pins;
-    let table = FlowTable::open(&pins, &Timeout::defaults()).unwrap_or_else(|e| panic!("{e}"));
+/// Turns the clock of the flows, by more than any of them may be silent.
+fn make_older(table: &FlowTable) {
     let ticks = ((6 * 24 * 3600 * 1_000_000_000u64) >> TICK_SHIFT) as u32;
     table.rewrite(|mut flow| {
         flow.head = flow.head.seen_at(flow.head.last_seen().wrapping_sub(ticks));
         flow
     });
+}
+
+fn wait_for_days(node: &Node) {
+    let pins = node.attached().pins;
+    let table = FlowTable::open(&pins, &Timeout::defaults()).unwrap_or_else(|e| panic!("{e}"));
+    make_older(&table);
 }
 
 /// Proves K11: what one policy has cut stays so when the one before it comes back, which passes both directions. New
@@ -347,4 +356,58 @@ fn what_may_still_be_cut_is_looked_for_too() {
     assert!(judged(Established::Revalidate, false));
     assert!(!judged(Established::Keep, false));
     assert!(!judged(Established::Revalidate, true));
+}
+
+/// Proves K11, packet by packet: a policy that passes both directions drops what belongs to a cut connection, and what it
+/// flushes itself before anybody else has gone through the table, until that has expired.
+#[test]
+fn segments_are_dropped_until_the_cut_flow_expires() {
+    const ENDS: [(&str, &str); 2] = [
+        ("192.0.2.1", "198.51.100.7"),
+        ("2001:db8::1", "2001:db8:51::7"),
+    ];
+    for established in [Established::Revalidate, Established::Flush] {
+        sandbox(|sandbox| {
+            let policy = Policy {
+                established,
+                ..rules_from_lines(OPEN)
+            };
+            let (shared, pins) = pinned_maps(sandbox, 64);
+            let told = Generation {
+                may_have_cut: true,
+                ..Generation::of(&policy, 2)
+            };
+            let mut enforcer = Enforcer::told(policy, &told, &shared, Programs::load);
+            let table =
+                FlowTable::open(&pins, &Timeout::defaults()).unwrap_or_else(|e| panic!("{e}"));
+            let now = monotonic_now();
+            let value = match established {
+                Established::Flush => FlowValue {
+                    state: Timeout::TcpEstablished as u8,
+                    generation: 1,
+                    ..FlowValue::cut(now, None)
+                },
+                _ => FlowValue::cut(now, None),
+            };
+            for (local, remote) in ENDS {
+                let [local, remote] = [local, remote].map(|a| a.parse().expect("an address"));
+                let key = key_of(local, remote, (22, 5000), 6);
+                assert!(table.enter(&key, &value, FlowKind::Established, now).is_new);
+            }
+            let expect = |enforcer: &mut Enforcer, [inbound, outbound]: [&str; 2]| {
+                for (local, remote) in ENDS {
+                    let (local, remote) = (at(local, 22), at(remote, 5000));
+                    let inwards = frame(&format!("tcp {remote} > {local} ack"));
+                    let outwards = frame(&format!("tcp {local} > {remote} ack"));
+                    let decided = enforcer.send(Direction::Inbound, inwards.bytes());
+                    assert_eq!(decided.counter, inbound, "{established:?}");
+                    let decided = enforcer.send(Direction::Outbound, outwards.bytes());
+                    assert_eq!(decided.counter, outbound, "{established:?}");
+                }
+            };
+            expect(&mut enforcer, ["revoked"; 2]);
+            make_older(&table);
+            expect(&mut enforcer, ["in 1", "out 1"]);
+        });
+    }
 }
