@@ -1,4 +1,5 @@
-//! `cargo xtask lint`: format, clippy for the host and for the BPF target, documentation, and who imports whom.
+//! `cargo xtask lint`: format, clippy for the host and for the BPF target, documentation, who imports whom, and
+//! what comes from elsewhere.
 //! Runs every step even after one has failed, and sums them up.
 
 use std::{
@@ -10,15 +11,27 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
+    dependencies::{self, Ending},
     imports,
     setup::{self, Needs},
     shell,
     term::{self, Colour},
 };
 
-/// Check format, clippy (host and BPF target), documentation and imports
+/// Check format, clippy (host and BPF target), documentation, imports and dependencies
 #[derive(clap::Args)]
-pub(crate) struct Args {}
+#[command(after_help = "\
+A step whose tool is not here is left out, and says so: licences and advisories without cargo-deny, the oldest
+compiler without that toolchain.
+
+Examples:
+  cargo xtask lint
+  cargo xtask lint --dependencies   # installs what takes minutes to build, and looks at dependencies only")]
+pub(crate) struct Args {
+    /// Install the tools that look at dependencies, also those that take minutes to build, and run only their steps
+    #[arg(long)]
+    dependencies: bool,
+}
 
 struct Step {
     name: &'static str,
@@ -28,24 +41,33 @@ struct Step {
 struct Outcome {
     name: &'static str,
     time: Duration,
-    error: Option<anyhow::Error>,
+    ending: Result<Ending>,
 }
 
-pub(crate) fn command(_: &Args) -> Result<()> {
+pub(crate) fn command(args: &Args) -> Result<()> {
     setup::ensure(Needs::Build)?;
+    dependencies::ensure(args.dependencies);
 
     let workspace = shell::workspace()?;
-    let steps = steps(&workspace, &setup::toolchain());
-    let mut outcomes: Vec<_> = steps.into_iter().map(run).collect();
-    outcomes.push(look_at_imports(&workspace));
+    let mut outcomes = Vec::new();
+    if !args.dependencies {
+        let steps = steps(&workspace, &setup::toolchain());
+        outcomes.extend(steps.into_iter().map(run));
+        outcomes.push(outcome("imports", || {
+            imports::check(&workspace).map(|()| Ending::Done)
+        }));
+    }
+    outcomes.extend(look_at_dependencies(&workspace));
 
-    let failed = outcomes.iter().filter(|step| step.error.is_some()).count();
-    for Outcome { name, time, error } in &outcomes {
-        let (colour, label) = match error {
-            None => (Colour::Green, "ok"),
-            Some(_) => (Colour::Red, "failed"),
+    let failed = outcomes.iter().filter(|step| step.ending.is_err()).count();
+    for Outcome { name, time, ending } in &outcomes {
+        let (colour, label, why) = match ending {
+            Ok(Ending::Done) => (Colour::Green, "ok", None),
+            Ok(Ending::LeftOut(why)) => (Colour::Yellow, "left out", Some(why)),
+            Err(_) => (Colour::Red, "failed", None),
         };
-        let line = format!("{:>6.1} s  {name}", time.as_secs_f64());
+        let why = why.map_or_else(String::new, |why| format!(": {why}"));
+        let line = format!("{:>6.1} s  {name}{why}", time.as_secs_f64());
         term::say(colour, label, line);
     }
     if failed > 0 {
@@ -58,23 +80,31 @@ pub(crate) fn command(_: &Args) -> Result<()> {
 }
 
 fn run(mut step: Step) -> Outcome {
-    outcome(step.name, || shell::run(&mut step.command))
+    outcome(step.name, || {
+        shell::run(&mut step.command).map(|()| Ending::Done)
+    })
 }
 
-fn look_at_imports(workspace: &Path) -> Outcome {
-    outcome("imports", || imports::check(workspace))
+fn look_at_dependencies(workspace: &Path) -> [Outcome; 4] {
+    let step = |name, step: fn(&Path) -> Result<Ending>| outcome(name, || step(workspace));
+    [
+        step("unused dependencies", dependencies::unused),
+        step("licences and sources", dependencies::allowed),
+        step("advisories", dependencies::advisories),
+        step("oldest compiler", dependencies::oldest_compiler),
+    ]
 }
 
-fn outcome(name: &'static str, step: impl FnOnce() -> Result<()>) -> Outcome {
+fn outcome(name: &'static str, step: impl FnOnce() -> Result<Ending>) -> Outcome {
     let started = Instant::now();
-    let error = step().err();
-    if let Some(error) = &error {
+    let ending = step();
+    if let Err(error) = &ending {
         term::error(error);
     }
     Outcome {
         name,
         time: started.elapsed(),
-        error,
+        ending,
     }
 }
 

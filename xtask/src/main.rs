@@ -4,6 +4,7 @@
 mod bench;
 mod build;
 mod clauses;
+mod dependencies;
 mod fuzz;
 mod imports;
 mod kernels;
@@ -15,6 +16,7 @@ mod shell;
 mod term;
 mod test;
 mod test_binaries;
+mod toolchains;
 mod versions;
 
 use std::process::ExitCode;

@@ -18,6 +18,7 @@ use anyhow::{Result, bail};
 
 use crate::shell;
 use crate::term::{self, Colour};
+use crate::toolchains;
 use step::{Found, Missing};
 
 /// Find or install what the build and the tests need
@@ -35,6 +36,10 @@ pub(crate) fn ensure(needs: Needs) -> Result<()> {
 
     match toolchain::step() {
         Ok((found, rustc)) => {
+            let stable = toolchain::of_the_host();
+            if let Some(line) = toolchains::differences(stable.as_ref(), &rustc) {
+                term::say(Colour::Yellow, "note", line);
+            }
             steps.push(Ok(found));
             steps.push(linker::step(&mut apt, &rustc));
         }

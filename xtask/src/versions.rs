@@ -20,7 +20,7 @@ impl Version {
     }
 
     /// Reads the leading `22.1.4` of texts like `22.1.4-rust-1.97.0-nightly`; a missing part is 0.
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let end = text
             .find(|c: char| !c.is_ascii_digit() && c != '.')
             .unwrap_or(text.len());
@@ -42,6 +42,8 @@ impl fmt::Display for Version {
 pub(crate) struct Rustc {
     pub(crate) release: String,
     pub(crate) host: String,
+    /// The day of its last commit; a distribution's compiler may not say.
+    pub(crate) date: Option<String>,
     pub(crate) llvm: Version,
 }
 
@@ -51,6 +53,9 @@ impl Rustc {
         Some(Self {
             release: field("release: ")?.to_owned(),
             host: field("host: ")?.to_owned(),
+            date: field("commit-date: ")
+                .filter(|date| *date != "unknown")
+                .map(str::to_owned),
             llvm: Version::parse(field("LLVM version: ")?)?,
         })
     }
@@ -92,9 +97,12 @@ LLVM version: 22.1.4
         let expected = Rustc {
             release: "1.97.0-nightly".to_owned(),
             host: "x86_64-unknown-linux-gnu".to_owned(),
+            date: Some("2026-05-19".to_owned()),
             llvm: Version::new(22, 1, 4),
         };
         assert_eq!(Rustc::parse(NIGHTLY), Some(expected));
+        let packaged = NIGHTLY.replace("commit-date: 2026-05-19", "commit-date: unknown");
+        assert_eq!(Rustc::parse(&packaged).unwrap().date, None);
         assert_eq!(Rustc::parse("rustc 1.97.0-nightly"), None);
         assert_eq!(Rustc::parse(""), None);
     }

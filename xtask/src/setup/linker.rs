@@ -3,7 +3,6 @@
 
 use std::{
     env, fs,
-    ops::RangeInclusive,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -18,13 +17,10 @@ use super::{
 use crate::{
     shell,
     term::{self, Colour},
+    toolchains::{LINKER as VERSION, LINKER_LLVMS as LLVMS},
     versions::{self, Rustc, Version},
 };
 
-/// The version that is known to build the packet path.
-const VERSION: Version = Version::new(0, 13, 0);
-/// The LLVM versions that it can be built with.
-const LLVMS: RangeInclusive<u32> = 21..=23;
 /// Names the folder of an LLVM that is not where Debian puts it.
 const PREFIX: &str = "LLVM_PREFIX";
 

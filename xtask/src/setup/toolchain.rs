@@ -75,6 +75,11 @@ pub(super) fn step() -> Result<(Found, Rustc), Missing> {
     Ok((Found { text, installed }, rustc))
 }
 
+/// The compiler beside the cargo that runs this.
+pub(super) fn of_the_host() -> Option<Rustc> {
+    Rustc::parse(&shell::read(Command::new("rustc").arg("-vV")).ok()?)
+}
+
 fn announce(text: fmt::Arguments<'_>) {
     term::say(Colour::Yellow, "setup", text);
 }

@@ -1,0 +1,244 @@
+//! The steps of `cargo xtask lint` about what comes from elsewhere: dependencies that nothing uses, licences, sources
+//! and advisories (deny.toml), and whether the oldest supported compiler builds the host's code.
+//! A step whose tool is not here is left out, and says why.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::{
+    shell,
+    term::{self, Colour},
+    toolchains::OLDEST,
+    versions::Version,
+};
+
+/// How a step ends that does not fail.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Ending {
+    Done,
+    /// With the reason.
+    LeftOut(String),
+}
+
+/// A program of crates.io.
+struct Tool {
+    name: &'static str,
+    version: &'static str,
+    why: &'static str,
+    takes: &'static str,
+}
+
+const MACHETE: Tool = Tool {
+    name: "cargo-machete",
+    version: "0.9.2",
+    why: "finds dependencies that nothing uses",
+    takes: "about a minute",
+};
+
+const DENY: Tool = Tool {
+    name: "cargo-deny",
+    version: "0.20.2",
+    why: "reads licences, sources and advisories",
+    takes: "several minutes",
+};
+
+impl Tool {
+    fn install(&self) -> Command {
+        let mut command = Command::new("cargo");
+        command
+            .args(["install", "--locked", self.name, "--version", self.version])
+            // It is built apart from the workspace, whatever folder that uses.
+            .env_remove("CARGO_TARGET_DIR");
+        command
+    }
+
+    /// Installs it if it is not here. Its step is left out where that fails.
+    fn ensure(&self) {
+        if shell::which(self.name).is_some() {
+            return;
+        }
+        let Tool {
+            name, why, takes, ..
+        } = self;
+        let line = format!("{name} is not here: it {why}; building it takes {takes}");
+        term::say(Colour::Yellow, "setup", line);
+        if let Err(error) = shell::run(&mut self.install()) {
+            let line = format!("its step will be left out: {error:#}");
+            term::say(Colour::Yellow, "note", line);
+        }
+    }
+
+    fn missing(&self, flag: &str) -> Ending {
+        let install = shell::describe(&self.install());
+        Ending::LeftOut(format!(
+            "{} is not here; `cargo xtask lint{flag}` installs it, or `{install}`",
+            self.name
+        ))
+    }
+}
+
+/// Installs what the steps below call; what takes long only where `all` asks for it.
+pub(crate) fn ensure(all: bool) {
+    MACHETE.ensure();
+    if all {
+        DENY.ensure();
+    }
+}
+
+pub(crate) fn unused(workspace: &Path) -> Result<Ending> {
+    let Some(machete) = shell::which(MACHETE.name) else {
+        return Ok(MACHETE.missing(""));
+    };
+    shell::run(Command::new(machete).current_dir(workspace))?;
+    Ok(Ending::Done)
+}
+
+pub(crate) fn allowed(workspace: &Path) -> Result<Ending> {
+    let Some(deny) = shell::which(DENY.name) else {
+        return Ok(DENY.missing(" --dependencies"));
+    };
+    let mut command = Command::new(&deny);
+    command
+        .current_dir(workspace)
+        .args(["--offline", "check", "licenses", "bans", "sources"]);
+    shell::run(&mut command)?;
+    Ok(Ending::Done)
+}
+
+pub(crate) fn advisories(workspace: &Path) -> Result<Ending> {
+    let Some(deny) = shell::which(DENY.name) else {
+        return Ok(DENY.missing(" --dependencies"));
+    };
+    let deny = || {
+        let mut command = Command::new(&deny);
+        command.current_dir(workspace);
+        command
+    };
+    // Fetched apart, so that what it finds is told from a network that is not there.
+    if let Err(error) = shell::read(deny().args(["fetch", "db"])) {
+        let error = format!("{error:#}");
+        let why = error.lines().last().unwrap_or_default();
+        return Ok(Ending::LeftOut(format!(
+            "the database of advisories cannot be had: {why}"
+        )));
+    }
+    shell::run(deny().args(["check", "--disable-fetch", "advisories"]))?;
+    Ok(Ending::Done)
+}
+
+/// Whether the host's code builds with the oldest supported compiler; where that is not installed, whether the
+/// dependencies say that they do.
+pub(crate) fn oldest_compiler(workspace: &Path) -> Result<Ending> {
+    let mut metadata = shell::cargo(workspace);
+    metadata.args(["metadata", "--format-version", "1", "--locked"]);
+    let metadata = serde_json::from_str(&shell::read(&mut metadata)?)
+        .context("cannot read what `cargo metadata` prints")?;
+    let newer = newer_than(OLDEST, &metadata)?;
+    if !newer.is_empty() {
+        bail!(
+            "rust-version is {OLDEST}, and these need a newer compiler: {}\n\
+             take an older version (`cargo update NAME --precise VERSION`), or raise rust-version",
+            newer.join(", ")
+        );
+    }
+    let listed = shell::read(shell::rustup().args(["toolchain", "list"])).unwrap_or_default();
+    let Some(toolchain) = toolchain_of(OLDEST, &listed) else {
+        return Ok(Ending::LeftOut(format!(
+            "the toolchain {OLDEST} is not installed (`rustup toolchain install {OLDEST} --profile minimal`); \
+             all dependencies say that it builds them"
+        )));
+    };
+    shell::run(&mut check(workspace, toolchain))?;
+    Ok(Ending::Done)
+}
+
+fn check(workspace: &Path, toolchain: &str) -> Command {
+    let mut command = shell::of_toolchain(toolchain, "cargo");
+    command
+        .current_dir(workspace)
+        .args(["check", "--workspace", "--all-targets"])
+        .args(["--exclude", "sg-ebpf", "--exclude", "sg-bench-ebpf"])
+        // Apart from what other compilers have built.
+        .args(["--target-dir", "target/oldest"]);
+    command
+}
+
+/// The installed toolchain of this version, of those that `rustup toolchain list` prints.
+fn toolchain_of<'t>(version: &str, listed: &'t str) -> Option<&'t str> {
+    let names = listed
+        .lines()
+        .filter_map(|line| line.split_whitespace().next());
+    names.into_iter().find(|name| {
+        name.strip_prefix(version)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '-']))
+    })
+}
+
+/// The packages that say that they need a newer compiler.
+fn newer_than(oldest: &str, metadata: &Value) -> Result<Vec<String>> {
+    let oldest = Version::parse(oldest).with_context(|| format!("{oldest} is no version"))?;
+    let packages = metadata["packages"].as_array();
+    let packages = packages.context("`cargo metadata` lists no packages")?;
+    let newer = packages.iter().filter_map(|package| {
+        let needs = package["rust_version"].as_str()?;
+        let (name, version) = (package["name"].as_str()?, package["version"].as_str()?);
+        (Version::parse(needs)? > oldest).then(|| format!("{name} {version} ({needs})"))
+    });
+    Ok(newer.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn packages_that_need_a_newer_compiler_are_named() {
+        let metadata = json!({"packages": [
+            {"name": "a", "version": "1.0.0", "rust_version": "1.89.1"},
+            {"name": "b", "version": "2.0.0", "rust_version": "1.89"},
+            {"name": "c", "version": "3.0.0", "rust_version": null},
+            {"name": "d", "version": "4.0.0", "rust_version": "1.100"},
+        ]});
+        assert_eq!(
+            newer_than("1.89", &metadata).unwrap(),
+            ["a 1.0.0 (1.89.1)", "d 4.0.0 (1.100)"]
+        );
+        assert!(newer_than("1.89", &json!({})).is_err());
+    }
+
+    #[test]
+    fn a_toolchain_is_known_by_its_version_and_no_longer_one() {
+        let listed = "stable-x86_64-unknown-linux-gnu (active, default)\n\
+                      1.8.0-x86_64-unknown-linux-gnu\n1.89.0-x86_64-unknown-linux-gnu\n";
+        assert_eq!(
+            toolchain_of("1.89", listed),
+            Some("1.89.0-x86_64-unknown-linux-gnu")
+        );
+        assert_eq!(
+            toolchain_of("1.8", listed),
+            Some("1.8.0-x86_64-unknown-linux-gnu")
+        );
+        assert_eq!(toolchain_of("1.9", listed), None);
+    }
+
+    #[test]
+    fn tools_have_a_version_and_builds_a_folder_of_their_own() {
+        assert_eq!(
+            shell::describe(&MACHETE.install()),
+            "cargo install --locked cargo-machete --version 0.9.2"
+        );
+        assert_eq!(
+            shell::describe(&check(Path::new("."), "1.89")),
+            "rustup run 1.89 cargo check --workspace --all-targets --exclude sg-ebpf \
+             --exclude sg-bench-ebpf --target-dir target/oldest"
+        );
+        let Ending::LeftOut(why) = DENY.missing(" --dependencies") else {
+            panic!("it is left out");
+        };
+        assert!(why.contains("`cargo xtask lint --dependencies` installs it"));
+    }
+}
