@@ -6,9 +6,13 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct SlotCounters {
+    /// Packets that the rule or reason decided.
     pub packets: u64,
+    /// Their bytes.
     pub bytes: u64,
+    /// Packets of the other direction that passed as replies.
     pub reply_packets: u64,
+    /// Their bytes.
     pub reply_bytes: u64,
 }
 

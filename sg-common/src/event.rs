@@ -20,10 +20,15 @@ pub struct Event {
     /// Bytes of the frame without its check sequence.
     pub bytes: u32,
     // As in `flow_entry::FlowKey`, so that the packet path copies both at once.
+    /// The node's end.
     pub local: [u32; 4],
+    /// The other end.
     pub remote: [u32; 4],
+    /// Of TCP, UDP and SCTP, else zero.
     pub local_port: u16,
+    /// As `local_port`.
     pub remote_port: u16,
+    /// The number of the IP header, or of the last IPv6 extension header.
     pub protocol: u8,
     /// 1 for IPv6.
     pub v6: u8,
@@ -35,10 +40,13 @@ pub struct Event {
     pub direction: u8,
     /// An [`Action`].
     pub action: u8,
+    /// The flags of the header, of TCP; else zero.
     pub tcp_flags: u8,
+    /// Always zero: there is no padding.
     pub zero: u8,
     /// The interface that the packet crossed.
     pub ifindex: u32,
+    /// As `zero`.
     pub zero2: u32,
 }
 
@@ -63,6 +71,7 @@ pub struct EventRing<W> {
     pub suppressed: W,
     /// The second that is being counted, and the events written in it.
     pub second: W,
+    /// Events written in that second.
     pub written_in_second: W,
 }
 
@@ -72,6 +81,7 @@ pub struct EventRing<W> {
 pub struct EventSlot<W> {
     /// One more than the number of the event; zero while it is being written, and before the first one.
     pub sequence: W,
+    /// The event: an [`Event`].
     pub words: [W; EVENT_WORDS],
 }
 
@@ -137,10 +147,12 @@ impl Event {
         unsafe { core::mem::transmute(*words) }
     }
 
+    /// Whether the packet came in.
     pub const fn is_inbound(&self) -> bool {
         self.direction == Direction::Inbound as u8
     }
 
+    /// Whether the packet passed.
     pub const fn is_accepted(&self) -> bool {
         self.action == Action::Accept as u8
     }

@@ -11,13 +11,21 @@ use crate::verdict::Direction;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Timeout {
+    /// A SYN has been seen.
     TcpSynSent = 0,
+    /// A SYN-ACK has been seen.
     TcpSynRecv = 1,
+    /// The handshake is complete.
     TcpEstablished = 2,
+    /// One side has sent a FIN.
     TcpFinWait = 3,
+    /// That FIN has been acknowledged.
     TcpCloseWait = 4,
+    /// The other side has sent a FIN too.
     TcpLastAck = 5,
+    /// Both FINs have been acknowledged.
     TcpTimeWait = 6,
+    /// A reset has been seen.
     TcpClose = 7,
     /// Both sides have sent a SYN (simultaneous open).
     TcpSynSent2 = 8,
@@ -25,8 +33,11 @@ pub enum Timeout {
     Udp = 9,
     /// UDP that has been answered.
     UdpStream = 10,
+    /// SCTP, in any state.
     Sctp = 11,
+    /// An ICMP or ICMPv6 query.
     Icmp = 12,
+    /// Every other protocol.
     Other = 13,
     /// What is remembered of a first fragment; no flow is in this state. Default as
     /// `net.ipv4.ipfrag_time`.
@@ -65,6 +76,7 @@ pub const fn state_name(state: u8) -> &'static str {
 }
 
 impl Timeout {
+    /// All of them, each at its index.
     pub const ALL: [Timeout; TIMEOUTS] = [
         Timeout::TcpSynSent,
         Timeout::TcpSynRecv,
@@ -125,6 +137,7 @@ impl Timeout {
         }
     }
 
+    /// The timeout of this index, if there is one.
     pub const fn from_index(index: u8) -> Option<Timeout> {
         if (index as usize) < TIMEOUTS {
             Some(Timeout::ALL[index as usize])
@@ -175,10 +188,12 @@ pub fn ipv6(words: [u32; 4]) -> Ipv6Addr {
 pub enum FlowKind {
     /// Not confirmed yet: a TCP handshake under way, a datagram without an answer or with early ones only, a ping.
     HalfOpen = 0,
+    /// Both ends are known to be where the packets say.
     Established = 1,
 }
 
 impl FlowKind {
+    /// Both, each at its number.
     pub const BOTH: [FlowKind; 2] = [FlowKind::HalfOpen, FlowKind::Established];
 
     /// The name used in JSON and tables.
@@ -194,7 +209,9 @@ impl FlowKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowValue {
+    /// When the flow was entered.
     pub created: u64,
+    /// When its last packet was seen, or a little earlier: see [`TOUCH_INTERVAL_NS`].
     pub last_seen: u64,
     /// Counter slot of the rule that admitted the flow; unused in a seeded flow.
     pub slot: u32,
@@ -207,12 +224,14 @@ pub struct FlowValue {
     pub state: u8,
     /// [`FlowValue::ANSWERED`] and those after it.
     pub flags: u8,
+    /// Always zero: there is no padding.
     pub zero: [u8; 5],
 }
 
 const _: () = assert!(size_of::<FlowValue>() == 32);
 
 impl FlowValue {
+    /// All zero.
     pub const EMPTY: FlowValue = FlowValue {
         created: 0,
         last_seen: 0,
@@ -276,11 +295,13 @@ impl FlowValue {
         })
     }
 
+    /// See [`FlowValue::ANSWERED`].
     #[inline(always)]
     pub const fn is_answered(&self) -> bool {
         self.flags & Self::ANSWERED != 0
     }
 
+    /// See [`FlowValue::SEEDED`].
     #[inline(always)]
     pub const fn is_seeded(&self) -> bool {
         self.flags & Self::SEEDED != 0
@@ -292,8 +313,11 @@ impl FlowValue {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowStats {
+    /// Flows that were entered.
     pub entered: u64,
+    /// Flows that were taken out.
     pub left: u64,
+    /// Flows that made room for others.
     pub evicted: u64,
 }
 

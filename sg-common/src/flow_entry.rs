@@ -15,6 +15,7 @@ pub const RULE: usize = 2;
 pub const ADDRESSES: usize = 3;
 /// When it was entered, and what its handshake waits for: see [`begun_word`].
 pub const BEGUN: usize = 7;
+/// Words of an entry, of 64 bits each.
 pub const ENTRY_WORDS: usize = 8;
 
 /// What names a flow: (local, remote), never (source, destination). The hook knows its direction, so
@@ -24,6 +25,7 @@ pub const ENTRY_WORDS: usize = 8;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct FlowKey {
+    /// Two words for each end, as above; those that IPv4 does not use are zero.
     pub addresses: [u64; 4],
     /// From the lowest bit on: the local port and the remote one, 16 bits each, the protocol, 8 bits,
     /// and 1 for IPv6. For ICMP queries the local port is the identifier and the remote
@@ -36,6 +38,7 @@ impl FlowKey {
     /// Set in the name of an IPv6 flow.
     pub const IS_V6: u64 = 1 << 40;
 
+    /// The word of [`FlowKey::name`]. Ports are in host order.
     #[inline(always)]
     pub const fn name(local_port: u16, remote_port: u16, protocol: u8, is_v6: bool) -> u64 {
         let ports = local_port as u64 | (remote_port as u64) << 16;
@@ -43,21 +46,25 @@ impl FlowKey {
         ports | (protocol as u64) << 32 | family
     }
 
+    /// In host order.
     #[inline(always)]
     pub const fn local_port(&self) -> u16 {
         self.name as u16
     }
 
+    /// In host order.
     #[inline(always)]
     pub const fn remote_port(&self) -> u16 {
         (self.name >> 16) as u16
     }
 
+    /// The IP protocol.
     #[inline(always)]
     pub const fn protocol(&self) -> u8 {
         (self.name >> 32) as u8
     }
 
+    /// Whether the addresses are IPv6.
     #[inline(always)]
     pub const fn is_v6(&self) -> bool {
         self.name & Self::IS_V6 != 0
@@ -186,8 +193,11 @@ pub struct Head(pub u64);
 impl Head {
     const STATE: u32 = 32;
     const OPENER: u32 = 36;
+    /// As [`FlowValue::ANSWERED`].
     pub const ANSWERED: u64 = 1 << 37;
+    /// As [`FlowValue::SEEDED`].
     pub const SEEDED: u64 = 1 << 38;
+    /// The entry is being written, or belongs to no flow.
     pub const BUSY: u64 = 1 << 39;
     const OPENED_OTHERWISE: u64 = 1 << 40;
     const OPENER_UNKNOWN: u64 = 1 << 41;
@@ -220,31 +230,37 @@ impl Head {
         Head(Head::new(tick, state, direction).0 | (is_unknown * Self::OPENER_UNKNOWN))
     }
 
+    /// The tick of the last packet.
     #[inline(always)]
     pub const fn last_seen(self) -> u32 {
         self.0 as u32
     }
 
+    /// A [`Timeout`] index, or [`CUT`].
     #[inline(always)]
     pub const fn state(self) -> u8 {
         (self.0 >> Self::STATE) as u8 & 15
     }
 
+    /// See [`FlowValue::opener`].
     #[inline(always)]
     pub const fn opener(self) -> u8 {
         (self.0 >> Self::OPENER) as u8 & 1
     }
 
+    /// See [`FlowValue::ANSWERED`].
     #[inline(always)]
     pub const fn is_answered(self) -> bool {
         self.0 & Self::ANSWERED != 0
     }
 
+    /// See [`FlowValue::SEEDED`].
     #[inline(always)]
     pub const fn is_seeded(self) -> bool {
         self.0 & Self::SEEDED != 0
     }
 
+    /// See [`Head::BUSY`].
     #[inline(always)]
     pub const fn is_busy(self) -> bool {
         self.0 & Self::BUSY != 0
@@ -256,11 +272,13 @@ impl Head {
         Head(self.in_state(CUT).0 & !Self::SEEDED)
     }
 
+    /// The same, of a flow whose last packet came in `tick`.
     #[inline(always)]
     pub const fn seen_at(self, tick: u32) -> Head {
         Head(self.0 & (!0 << 32) | tick as u64)
     }
 
+    /// The same, of a flow in `state`.
     #[inline(always)]
     pub const fn in_state(self, state: u8) -> Head {
         let rest = self.0 & !(15 << Self::STATE);
@@ -299,11 +317,13 @@ pub const fn rule_word(slot: u32, generation: u32) -> u64 {
     slot as u64 | (generation as u64) << 32
 }
 
+/// The counter slot in a [`rule_word`].
 #[inline(always)]
 pub const fn slot_of(rule: u64) -> u32 {
     rule as u32
 }
 
+/// The generation in a [`rule_word`].
 #[inline(always)]
 pub const fn generation_of(rule: u64) -> u32 {
     (rule >> 32) as u32
@@ -363,7 +383,9 @@ pub const LASTING_AGE: u32 = of_ticks(2_000_000_000u64.div_ceil(1 << TICK_SHIFT)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Contents {
+    /// What packets change.
     pub head: Head,
+    /// See [`rule_word`].
     pub rule: u64,
     /// See [`begun_word`].
     pub begun: u64,

@@ -67,9 +67,11 @@ pub const fn groups_for(flows: u32) -> u32 {
 
 /// A word of memory that several CPUs read and write.
 pub trait Word {
+    /// Reads it; what is read later is not older.
     fn load(&self) -> u64;
     /// A load that does not overtake the one which returned `earlier`.
     fn load_after(&self, earlier: u64) -> u64;
+    /// Writes it; what was written earlier is seen with it.
     fn store(&self, value: u64);
     /// Swaps, as a full barrier.
     fn swap(&self, value: u64) -> u64;
@@ -132,7 +134,9 @@ impl Word for core::sync::atomic::AtomicU64 {
     }
 }
 
+/// The tags of a group: eight words of eight tags, one cache line.
 pub type Line<W> = [W; LINE_WORDS];
+/// One flow, one cache line: see `flow_entry` for its words.
 pub type Entry<W> = [W; ENTRY_WORDS];
 /// The entries of a group.
 pub type Page<W> = [[Entry<W>; WAYS]; LINE_WORDS];
@@ -140,11 +144,15 @@ pub type Page<W> = [[Entry<W>; WAYS]; LINE_WORDS];
 /// Where a flow may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spot {
+    /// The group.
     pub group: u32,
+    /// The tag, a byte.
     pub tag: u64,
     /// Words of the line: two for an established flow, one in each half, and one for a half-open one.
     pub first: u32,
+    /// The word of the second half.
     pub second: u32,
+    /// The word for a half-open flow.
     pub half_open: u32,
 }
 
@@ -213,8 +221,11 @@ const fn count(matches: u64) -> u64 {
 /// A way of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
+    /// Its group.
     pub group: u32,
+    /// The word of the group's line.
     pub word: u32,
+    /// The way of the word.
     pub way: u32,
 }
 
@@ -222,13 +233,16 @@ pub struct Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Found {
+    /// What its entry says.
     pub contents: Contents,
+    /// The group that it was found in.
     pub group: u32,
     /// The word times [`WAYS`], and the way.
     pub at: u32,
 }
 
 impl Found {
+    /// All zero.
     pub const NOTHING: Found = Found {
         contents: Contents {
             head: Head(0),
@@ -246,16 +260,19 @@ impl Found {
         self.at = word * WAYS as u32 + way;
     }
 
+    /// The word of the group's line.
     #[inline(always)]
     pub const fn word(&self) -> u32 {
         self.at / WAYS as u32
     }
 
+    /// Which kind of flow it was found among.
     #[inline(always)]
     pub const fn kind(&self) -> FlowKind {
         kind_of_word(self.word())
     }
 
+    /// Where it was found.
     pub const fn place(&self) -> Place {
         Place {
             group: self.group,
@@ -268,10 +285,12 @@ impl Found {
 /// The memory of a table, and what else the algorithm has to ask for. `find_in`, `has` and `victim` loop
 /// over the ways of a word: the packet path overrides them, to have each verified once.
 pub trait Table {
+    /// How its words are read and written.
     type Word: Word;
 
     /// The tags of a group; `None` where there is no such group.
     fn line(&self, group: u32) -> Option<&Line<Self::Word>>;
+    /// The entries of a group; `None` where there is no such group.
     fn page(&self, group: u32) -> Option<&Page<Self::Word>>;
 
     /// How many flows there are at which local ports, or more: see `flow_ports`.
@@ -346,6 +365,7 @@ pub struct Words<'a, W> {
 }
 
 impl<W: Word> Words<'_, W> {
+    /// One of them; `index` is below [`ENTRY_WORDS`].
     #[inline(always)]
     pub fn get(&self, index: usize) -> u64 {
         self.entry[index].load_after(self.before)
@@ -584,9 +604,13 @@ fn word_for<W: Word>(line: &Line<W>, spot: &Spot, kind: u32) -> u32 {
 /// A way that has been claimed, and belongs to whoever claimed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
+    /// The group.
     pub group: u32,
+    /// The tag of the flow that it was claimed for.
     pub tag: u64,
+    /// The word of the group's line.
     pub word: u32,
+    /// The way of the word.
     pub way: u32,
     /// 1 if another flow has gone for it.
     pub evicted: u32,

@@ -6,13 +6,17 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct FragmentKey4 {
+    /// The node's end.
     pub local: u32,
+    /// The other end.
     pub remote: u32,
+    /// The number that all fragments of the datagram carry.
     pub identification: u32,
     /// The protocol; for IPv6 what the fragment header says comes next.
     pub protocol: u8,
     /// A `Direction`.
     pub direction: u8,
+    /// Always zero: there is no padding.
     pub zero: [u8; 2],
 }
 
@@ -20,11 +24,17 @@ pub struct FragmentKey4 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct FragmentKey6 {
+    /// As for IPv4.
     pub local: [u32; 4],
+    /// As for IPv4.
     pub remote: [u32; 4],
+    /// As for IPv4, of all 32 bits.
     pub identification: u32,
+    /// As for IPv4.
     pub protocol: u8,
+    /// As for IPv4.
     pub direction: u8,
+    /// Always zero: there is no padding.
     pub zero: [u8; 2],
 }
 
@@ -41,6 +51,7 @@ pub struct FragmentValue {
 }
 
 impl FragmentValue {
+    /// It passed.
     pub const ACCEPT: u32 = 1;
     /// Counted as a reply of the slot's rule.
     pub const REPLY: u32 = 2;
@@ -50,6 +61,7 @@ impl FragmentValue {
 /// SCTP (RFC 9260 section 3.1) begin with. One that starts inside them would overwrite what was
 /// judged (RFC 1858 section 3); the eight bytes of UDP and ICMP fit into every first fragment.
 pub const TCP_HEADER: usize = 20;
+/// As [`TCP_HEADER`], of SCTP.
 pub const SCTP_HEADER: usize = 12;
 
 /// The longest datagram that its fragments may build (RFC 791 section 3.1).

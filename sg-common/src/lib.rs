@@ -1,6 +1,31 @@
 //! Plain data and pure steps shared by the eBPF packet path and userspace.
 //! No allocation, no I/O, no dependency on the kernel side: everything here is tested on the host.
+//!
+//! A verdict is what a lookup of the tables ends in: one word with the action and the counter slot. A flow goes from
+//! state to state by pure functions, of which one table says what becomes of each state.
+//!
+//! ```
+//! use sg_common::{
+//!     protocol::Kind,
+//!     tcp::{ACK, SYN},
+//!     track,
+//!     verdict::{Action, FIRST_RULE_SLOT, Verdict},
+//! };
+//!
+//! let verdict = Verdict::new(Action::Accept, FIRST_RULE_SLOT, false);
+//! assert!(verdict.is_accept());
+//! assert_eq!(verdict.slot(), FIRST_RULE_SLOT);
+//!
+//! // A SYN begins a flow, and the SYN-ACK takes it further.
+//! let tcp = Kind::Tcp as u8;
+//! let begun = track::first(tcp, SYN);
+//! assert_eq!(begun.name(), "tcp-syn-sent");
+//! let answered = track::next(tcp, begun as u8, SYN | ACK, 0);
+//! assert_eq!(answered & 0xff, sg_common::flow::Timeout::TcpSynRecv as u32);
+//! assert!(answered & track::IS_ANSWERED != 0);
+//! ```
 #![no_std]
+#![warn(missing_docs)]
 // No panic is reachable from a packet, a file, a flag or the state directory.
 #![cfg_attr(
     not(test),

@@ -46,26 +46,33 @@ use crate::verdict::{Direction, Verdict};
 /// Set in an entry that is no leaf.
 pub const POINTER: u32 = 1 << 31;
 
+/// Entries of the [`Root`].
 pub const ROOT_ENTRIES: usize = 1 << 16;
+/// Words of a [`Line`], of 32 bits each.
 pub const LINE_WORDS: usize = 16;
+/// Entries of a 256-way node.
 pub const BLOCK_ENTRIES: usize = 256;
 
 /// First level of IPv4: an entry for each /16.
 pub type Root = [u32; ROOT_ENTRIES];
 
+/// 64 bytes of the tables, one cache line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C, align(64))]
 pub struct Line(pub [u32; LINE_WORDS]);
 
 impl Line {
+    /// All zero.
     pub const EMPTY: Line = Line([0; LINE_WORDS]);
 
+    /// The same as words of 64 bits, the first of two in the low half.
     #[inline(always)]
     pub fn pairs(&self) -> &[u64; LINE_WORDS / 2] {
         // SAFETY: a line is as long as eight of these and aligned to more; all bits are valid.
         unsafe { &*(&raw const *self).cast() }
     }
 
+    /// As [`Line::pairs`], to be written.
     #[inline(always)]
     pub fn pairs_mut(&mut self) -> &mut [u64; LINE_WORDS / 2] {
         // SAFETY: as above.
@@ -77,9 +84,13 @@ impl Line {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Form {
+    /// A 2-key node: one of 3 leaves.
     Few = 0,
+    /// A 10-key node: one of 11 leaves.
     Several = 1,
+    /// A 16-way node: one of 16 entries, by 4 bits.
     Part = 2,
+    /// A 256-way node: one of 256 entries, by the high 8 bits.
     Block = 3,
 }
 
@@ -87,8 +98,10 @@ pub enum Form {
 pub type Forms = u32;
 
 impl Form {
+    /// All of them, each at its number.
     pub const ALL: [Form; 4] = [Form::Few, Form::Several, Form::Part, Form::Block];
 
+    /// The set that has this form only.
     pub const fn bit(self) -> Forms {
         1 << self as u32
     }
@@ -111,8 +124,11 @@ pub type FewWords = [u32; Layout::FEW.words];
 /// many words it is together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
+    /// How many keys there are; there is one leaf more.
     pub keys: usize,
+    /// The word in which the leaves begin.
     pub leaves_at: usize,
+    /// How many words of 32 bits it takes.
     pub words: usize,
     /// Bits of a leaf.
     pub leaf_bits: u32,
@@ -121,6 +137,7 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// 2 keys, leaves of 32 bits.
     pub const FEW: Layout = Layout {
         keys: 2,
         leaves_at: 1,
@@ -128,6 +145,7 @@ impl Layout {
         leaf_bits: 32,
         leaf_shift: 0,
     };
+    /// 10 keys, leaves of 32 bits.
     pub const SEVERAL: Layout = Layout {
         keys: 10,
         leaves_at: 5,
@@ -135,6 +153,7 @@ impl Layout {
         leaf_bits: 32,
         leaf_shift: 0,
     };
+    /// 3 keys, narrow leaves.
     pub const NARROW_FEW: Layout = Layout {
         keys: 3,
         leaves_at: 1,
@@ -142,6 +161,7 @@ impl Layout {
         leaf_bits: NARROW_BITS,
         leaf_shift: 16,
     };
+    /// 12 keys, narrow leaves.
     pub const NARROW_SEVERAL: Layout = Layout {
         keys: 12,
         leaves_at: 6,
@@ -179,6 +199,7 @@ impl Layout {
     }
 }
 
+/// The bits of a pointer that are a position, in units.
 pub const POSITION_MASK: u32 = (1 << 27) - 1;
 const FORM_AT: u32 = 29;
 const SHIFT_AT: u32 = 27;
@@ -201,9 +222,11 @@ pub const fn stored_key(key: u16) -> u16 {
 
 /// Deepest tree: more than a policy can name.
 pub const MAX_DEPTH: u32 = 8;
+/// Keys of a tree's node.
 pub const NODE_KEYS: usize = 7;
 /// The word of a node that says in which line its first child is.
 pub const NODE_CHILDREN: usize = 14;
+/// Keys of a node of the last level.
 pub const LAST_KEYS: usize = 5;
 /// The word of a node of the last level where its leaves begin.
 pub const LAST_LEAVES: usize = 10;
@@ -247,17 +270,21 @@ pub struct Shape {
     pub columns: [u32; COLUMNS],
     /// Lines of the trees for the high half of IPv6 addresses; their leaves, if they have no depth.
     pub roots6: [u32; TREES6],
+    /// Depth of those trees.
     pub depth6: u32,
     /// The word at which the index in place of the first tree begins, or zero.
     pub index6: u32,
     /// Depth of the trees for low halves; zero when no prefix is longer than 64 bits.
     pub low_depth6: u32,
+    /// Forms that nodes for IPv4 addresses have.
     pub address_forms: Forms,
+    /// Forms that nodes of port tables have.
     pub port_forms: Forms,
     /// 1 when leaves of IPv4 addresses are narrow.
     pub narrow: u32,
     /// Where the lines of hosts begin, and how many there are.
     pub hosts_at: u32,
+    /// How many lines of hosts there are; zero where there is no table of hosts.
     pub host_buckets: u32,
     /// Number of address classes.
     pub classes: u32,
@@ -279,7 +306,9 @@ pub struct NearTables {
     /// The secret of the flows' hash. Here, since the verifier would walk other ways for each secret if it
     /// knew it, as it knows constants.
     pub flow_keys: [u64; HASH_KEY_ROOM],
+    /// The first level of IPv4.
     pub root4: Root,
+    /// All lines, those that a policy does not need at the end and zero.
     pub lines: [Line; NEAR_LINES],
 }
 
@@ -288,21 +317,35 @@ pub struct NearTables {
 ///
 /// Entries are 32 bits in 64: without 32-bit arithmetic a narrower number is made so by two shifts.
 pub trait Tables {
+    /// The entry for a /16.
     fn root4(&self, high: u16) -> u64;
+    /// A line by its number.
     fn line(&self, index: u32) -> Option<&Line>;
+    /// An entry by its number among all words of 32 bits.
     fn word(&self, index: u32) -> Option<u64>;
+    /// A unit by its number.
     fn unit(&self, index: u32) -> Option<u64>;
     /// *Few* that begin at a unit.
     fn few(&self, index: u32) -> Option<&FewWords>;
+    /// See [`Shape::columns`].
     fn column(&self, index: usize) -> u32;
+    /// See [`Shape::roots6`].
     fn root6(&self, index: usize) -> u32;
+    /// See [`Shape::depth6`].
     fn depth6(&self) -> u32;
+    /// See [`Shape::index6`].
     fn index6(&self) -> u32;
+    /// See [`Shape::low_depth6`].
     fn low_depth6(&self) -> u32;
+    /// See [`Shape::hosts_at`].
     fn hosts_at(&self) -> u32;
+    /// See [`Shape::host_buckets`].
     fn host_buckets(&self) -> u32;
+    /// See [`Shape::address_forms`].
     fn address_forms(&self) -> Forms;
+    /// See [`Shape::port_forms`].
     fn port_forms(&self) -> Forms;
+    /// See [`Shape::narrow`].
     fn is_narrow(&self) -> bool;
 }
 
@@ -311,7 +354,9 @@ pub trait Tables {
 pub struct Plain<'a> {
     /// [`ROOT_ENTRIES`] of them.
     pub root4: &'a [u32],
+    /// All lines, the [`Shape`] among them.
     pub lines: &'a [Line],
+    /// Where things are in the lines.
     pub shape: &'a Shape,
 }
 
@@ -415,6 +460,7 @@ impl Shape {
         Shape::from_lines(lines).is_none_or(|shape| shape.classes == 0)
     }
 
+    /// What [`Shape::to_lines`] has written; `None` where there are too few lines.
     pub fn from_lines(lines: &[Line]) -> Option<Shape> {
         let [first, second, ..] = lines else {
             return None;
@@ -436,6 +482,7 @@ impl Shape {
     }
 }
 
+/// Whether an entry, which has 32 bits, is no leaf.
 #[inline(always)]
 pub fn is_pointer(entry: u64) -> bool {
     entry >= POINTER.into()

@@ -5,8 +5,11 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
+    /// TCP, by port.
     Tcp = 0,
+    /// UDP, by port.
     Udp = 1,
+    /// SCTP, by port.
     Sctp = 2,
     /// ICMP in a class of IPv4 addresses, ICMPv6 in one of IPv6: type in the high byte, code in
     /// the low one.
@@ -16,15 +19,23 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them, each at its number.
     pub const ALL: [Kind; 5] = [Kind::Tcp, Kind::Udp, Kind::Sctp, Kind::Icmp, Kind::Other];
 }
 
+/// ICMP (RFC 792).
 pub const IPPROTO_ICMP: u8 = 1;
+/// IGMP (RFC 3376).
 pub const IPPROTO_IGMP: u8 = 2;
+/// TCP (RFC 9293).
 pub const IPPROTO_TCP: u8 = 6;
+/// UDP (RFC 768).
 pub const IPPROTO_UDP: u8 = 17;
+/// The authentication header (RFC 4302).
 pub const IPPROTO_AH: u8 = 51;
+/// ICMPv6 (RFC 4443).
 pub const IPPROTO_ICMPV6: u8 = 58;
+/// SCTP (RFC 9260).
 pub const IPPROTO_SCTP: u8 = 132;
 
 /// The number by which a protocol other than TCP, UDP, SCTP and ICMP is looked up.

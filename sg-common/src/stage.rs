@@ -13,6 +13,7 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// All of them, each at its index.
     pub const ALL: [Stage; 3] = [Stage::Long, Stage::Track, Stage::Related];
 }
 

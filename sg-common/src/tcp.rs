@@ -4,9 +4,13 @@
 
 use crate::flow::{CUT, Timeout};
 
+/// No more data from the sender.
 pub const FIN: u8 = 0x01;
+/// Synchronise sequence numbers.
 pub const SYN: u8 = 0x02;
+/// Reset the connection.
 pub const RST: u8 = 0x04;
+/// The acknowledgement field counts.
 pub const ACK: u8 = 0x10;
 
 /// Without these a segment changes nothing once a connection is established.

@@ -23,6 +23,7 @@ pub const fn first(kind: u8, tcp_flags: u8) -> Timeout {
 }
 
 // What there is to know of a packet and its flow besides their kind, state and flags.
+/// The packet comes from the side that opened the flow.
 pub const FROM_OPENER: u32 = 1;
 /// The side that did not open the flow has answered before.
 pub const ANSWERED: u32 = 2;

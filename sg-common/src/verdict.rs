@@ -5,13 +5,17 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Direction {
+    /// From the wire to the node.
     Inbound = 0,
+    /// From the node to the wire.
     Outbound = 1,
 }
 
 impl Direction {
+    /// Both, each at its number.
     pub const BOTH: [Direction; 2] = [Direction::Inbound, Direction::Outbound];
 
+    /// The other one.
     pub const fn opposite(self) -> Direction {
         match self {
             Direction::Inbound => Direction::Outbound,
@@ -28,14 +32,18 @@ impl Direction {
     }
 }
 
+/// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Action {
+    /// It goes no further.
     Drop = 0,
+    /// It passes.
     Accept = 1,
 }
 
 impl Action {
+    /// The name used in policies and output.
     pub const fn name(self) -> &'static str {
         match self {
             Action::Drop => "drop",
@@ -48,13 +56,21 @@ impl Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Reason {
+    /// Neither IPv4 nor IPv6.
     NonIp = 0,
+    /// Without it a node has no network (SPEC K5).
     Essential = 1,
+    /// An ICMP error about a packet of ours (SPEC K8).
     Related = 2,
+    /// A flow that was there before the first attachment, and that no rule admits (SPEC K12).
     Seeded = 3,
+    /// No rule matches (SPEC P2).
     NoMatch = 4,
+    /// It cannot be parsed (SPEC K3).
     Malformed = 5,
+    /// A fragment whose first one is unknown (SPEC K4).
     Fragment = 6,
+    /// Its flow is not admitted any more, or is cut (SPEC K11).
     Revoked = 7,
     /// A tail call found no target: the enforcer's own programs are damaged.
     Incomplete = 8,
@@ -64,6 +80,7 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them, each at its number.
     pub const ALL: [Reason; 10] = [
         Reason::NonIp,
         Reason::Essential,
@@ -77,6 +94,7 @@ impl Reason {
         Reason::NonIpDropped,
     ];
 
+    /// The name used in output.
     pub const fn name(self) -> &'static str {
         match self {
             Reason::NonIp | Reason::NonIpDropped => "non-ip",
@@ -91,6 +109,7 @@ impl Reason {
         }
     }
 
+    /// What becomes of packets that are counted so.
     pub const fn action(self) -> Action {
         match self {
             Reason::NonIp | Reason::Essential | Reason::Related | Reason::Seeded => Action::Accept,
@@ -121,10 +140,14 @@ pub const fn reason_slot(direction: Direction, reason: Reason) -> u32 {
 pub struct Verdict(pub u32);
 
 impl Verdict {
+    /// Set if the packet passes.
     pub const ACCEPT_BIT: u32 = 1 << 30;
+    /// Set if it leaves an event.
     pub const LOG_BIT: u32 = 1 << 29;
+    /// The bits of the counter slot.
     pub const SLOT_MASK: u32 = (1 << 24) - 1;
 
+    /// A verdict of these parts; of `slot` the low 24 bits.
     pub const fn new(action: Action, slot: u32, log: bool) -> Self {
         let mut bits = slot & Self::SLOT_MASK;
         if matches!(action, Action::Accept) {
@@ -136,6 +159,7 @@ impl Verdict {
         Verdict(bits)
     }
 
+    /// The verdict of packets that no rule of `direction` matches.
     pub const fn no_match(direction: Direction) -> Self {
         Verdict::new(Action::Drop, reason_slot(direction, Reason::NoMatch), false)
     }
@@ -145,6 +169,7 @@ impl Verdict {
         Verdict(self.0 | if log { Self::LOG_BIT } else { 0 })
     }
 
+    /// Whether the packet passes.
     #[inline(always)]
     pub const fn is_accept(self) -> bool {
         self.0 & Self::ACCEPT_BIT != 0
@@ -156,11 +181,13 @@ impl Verdict {
         (self.0 / Self::ACCEPT_BIT) & 1
     }
 
+    /// Whether it leaves an event.
     #[inline(always)]
     pub const fn is_logged(self) -> bool {
         self.0 & Self::LOG_BIT != 0
     }
 
+    /// The counter slot.
     #[inline(always)]
     pub const fn slot(self) -> u32 {
         self.0 & Self::SLOT_MASK
