@@ -1,6 +1,7 @@
 //! What `run` prints: events as they happen, and the counters. On a terminal the events scroll by
 //! above a table drawn in place; elsewhere each is a line, and so is a summary of the counters.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io;
 
@@ -10,7 +11,7 @@ use sg_policy::policy::PolicyErrors;
 use sg_userspace::kernel::Applied;
 use sg_userspace::observe::attached::Health;
 use sg_userspace::observe::counters::{Counters, Totals};
-use sg_userspace::observe::events::Logged;
+use sg_userspace::observe::events::{Logged, LoggedPacket};
 
 use super::apply;
 use super::context::Context;
@@ -54,6 +55,10 @@ pub(super) struct Log {
     output: Output,
     before: Option<Reading>,
     interface: String,
+    /// Logged packets that were fetched and have not been handed to `output`, oldest first, and how many more
+    /// there were.
+    waiting: VecDeque<LoggedPacket>,
+    not_shown: [u64; 2],
 }
 
 impl Log {
@@ -77,6 +82,8 @@ impl Log {
             output: Output::new(context.out, context.err, dropped)?,
             before: None,
             interface: interface.to_owned(),
+            waiting: VecDeque::new(),
+            not_shown: [0; 2],
         })
     }
 
@@ -96,13 +103,17 @@ impl Log {
         self.out.paint(Paint::Green, text)
     }
 
-    /// Whether logged packets may be fetched: else they are kept better where they are.
+    /// Whether logged packets may be fetched: else they are kept better where they are, where the newest stay.
     pub(super) fn has_room(&self) -> bool {
-        self.output.has_room()
+        self.waiting.is_empty() && self.output.has_room()
     }
 
     /// Writes what waits to be written, as far as there is somebody to read it.
-    pub(super) fn finish(&self) {
+    pub(super) fn finish(&mut self) {
+        while let Some(packet) = self.waiting.pop_front() {
+            self.packet(&packet);
+        }
+        self.tell_not_shown();
         self.output.finish();
     }
 
@@ -212,15 +223,36 @@ impl Log {
         }
     }
 
-    /// Packets that were to be logged, and how many more there were.
-    pub(super) fn packets(&mut self, logged: &Logged) {
-        for packet in &logged.packets {
-            let line = clean(&packet.to_string());
-            let rest = line.strip_prefix(packet.verdict).unwrap_or(&line);
-            let line = format!("{}{rest}", self.out.action(packet.verdict));
-            self.event_at("packet", packet.at, &line, packet);
+    /// Prints packets that were logged, after all those before them.
+    pub(super) fn packets(&mut self, logged: Logged) {
+        self.waiting.extend(logged.packets);
+        self.not_shown[0] += logged.lost;
+        self.not_shown[1] += logged.suppressed;
+        self.go_on();
+    }
+
+    /// Hands on what waits, as far as there is room: one fetch may bring more than the output holds, and what has
+    /// no room there is lost.
+    pub(super) fn go_on(&mut self) {
+        while self.output.has_room()
+            && let Some(packet) = self.waiting.pop_front()
+        {
+            self.packet(&packet);
         }
-        let (lost, suppressed) = (logged.lost, logged.suppressed);
+        if self.waiting.is_empty() {
+            self.tell_not_shown();
+        }
+    }
+
+    fn packet(&mut self, packet: &LoggedPacket) {
+        let line = clean(&packet.to_string());
+        let rest = line.strip_prefix(packet.verdict).unwrap_or(&line);
+        let line = format!("{}{rest}", self.out.action(packet.verdict));
+        self.event_at("packet", packet.at, &line, packet);
+    }
+
+    fn tell_not_shown(&mut self) {
+        let [lost, suppressed] = std::mem::take(&mut self.not_shown);
         if lost + suppressed > 0 {
             let line = not_shown(lost, suppressed);
             let details = json!({"lost": lost, "suppressed": suppressed});

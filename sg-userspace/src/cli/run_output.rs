@@ -11,8 +11,9 @@ use super::screen::{Frame, Screen};
 
 /// Bytes that may wait; what is longer is taken when nothing else waits.
 const MOST: usize = 256 << 10;
-/// As long as more waits, no logged packets are fetched: where they are, the newest are kept.
-const MOST_FOR_PACKETS: usize = 64 << 10;
+/// As long as more waits, no logged packets are added: where they are, the newest are kept. The rest is for other
+/// lines.
+const MOST_FOR_PACKETS: usize = 192 << 10;
 
 /// How long a reader may read nothing at the end.
 const PATIENCE: Duration = Duration::from_secs(1);

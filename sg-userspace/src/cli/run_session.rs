@@ -164,10 +164,11 @@ impl Session<'_> {
     /// they are, where the newest are kept. What cannot be read is told with the counters, which come
     /// from the same place.
     fn fetch(&mut self) {
+        self.log.go_on();
         if self.log.has_room()
             && let Some(Ok(logged)) = self.packets.as_mut().map(PacketLog::drain)
         {
-            self.log.packets(&logged);
+            self.log.packets(logged);
         }
         if self.traces {
             self.fetch_trace();
