@@ -96,7 +96,9 @@ fn many_replacements_leave_no_more_than_a_few() {
         assert_adds_up(&counted, sent.0, sent.1);
         let (maps, record, gone) = size(sandbox, &counted);
         let (maps_early, record_early, gone_early) = early.expect("some rounds");
-        assert!(maps <= maps_early, "{maps} counter maps");
+        // One more where the rounds have become faster, so that the flows of more of them live at once. Without an
+        // end to it there would be seven.
+        assert!(maps <= maps_early + 1, "{maps} counter maps");
         assert!(record < record_early + record_early / 10, "{record} bytes");
         assert!(gone_early < 40 * RULES, "{gone_early} rules early");
         assert_eq!(gone, 4, "one row for each direction and action");
