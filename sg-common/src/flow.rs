@@ -243,7 +243,7 @@ impl FlowValue {
         zero: [0; 5],
     };
 
-    /// A TCP flow that is cut from `now` on, entered by whoever knows that there is a connection; it is no rule's.
+    /// A TCP flow that is cut from `now` on and belongs to no rule. Userspace enters it for a connection that exists.
     pub const fn cut(now: u64, opened: Option<Direction>) -> FlowValue {
         let side = match opened {
             Some(side) => side,
@@ -259,7 +259,7 @@ impl FlowValue {
         .admitted(side, opened)
     }
 
-    /// The same of a flow that the rules of a direction admit, whoever has opened it.
+    /// The same for a flow that the rules of a direction admit, whichever side has opened it.
     pub const fn admitted(self, by: Direction, opened: Option<Direction>) -> FlowValue {
         let flag = match opened {
             None => Self::OPENER_UNKNOWN,
@@ -278,9 +278,9 @@ impl FlowValue {
     pub const ANSWERED: u8 = 1;
     /// The flow was there before the first policy, and no rule admits it (SPEC K12).
     pub const SEEDED: u8 = 2;
-    /// The other side than [`FlowValue::opener`] has opened it.
+    /// The side opposite to [`FlowValue::opener`] has opened it.
     pub const OPENED_OTHERWISE: u8 = 4;
-    /// Nobody knows who has opened it.
+    /// It is not known which side has opened it.
     pub const OPENER_UNKNOWN: u8 = 8;
 
     /// Direction of the packet that opened it, where that is known.
@@ -317,7 +317,7 @@ pub struct FlowStats {
     pub entered: u64,
     /// Flows that were taken out.
     pub left: u64,
-    /// Flows that made room for others.
+    /// Flows that were evicted to make room for others.
     pub evicted: u64,
 }
 

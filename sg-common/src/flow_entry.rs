@@ -183,9 +183,10 @@ pub const TOUCH_AGE: u32 = of_ticks((crate::flow::TOUCH_INTERVAL_NS >> TICK_SHIF
 
 /// The word of an entry that packets change.
 ///
-/// Bits 0-31: the tick in which the flow was seen last. 32-35: state. 36: the opener, see
-/// [`FlowValue::opener`]. 37: answered. 38: seeded. 39: being written, or nobody's. 40 and 41: who has really
-/// opened it, see [`FlowValue::opened_by`]. 42-63: version, another one for each flow that the entry has held.
+/// Bits 0-31: the tick in which the flow was seen last. 32-35: state. 36: the direction whose rules admit the flow,
+/// see [`FlowValue::opener`]. 37: a reply was seen. 38: seeded. 39: the entry is being written, or free. 40 and 41:
+/// which side has really opened it, see [`FlowValue::opened_by`]. 42-63: version, another one for each flow that the
+/// entry has held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Head(pub u64);
@@ -219,7 +220,7 @@ impl Head {
     }
 
     /// Of a flow that begins in `state` with a packet of `direction`. A TCP connection that does not begin with a SYN was
-    /// there before, and nobody can tell who has opened it.
+    /// there before, and it cannot be told which side has opened it.
     #[inline(always)]
     pub const fn of_first(tick: u32, state: u8, direction: u8) -> Head {
         const MIDDLE: u64 = 1 << Timeout::TcpSynRecv as u8

@@ -225,7 +225,7 @@ pub struct Place {
     pub group: u32,
     /// The word of the group's line.
     pub word: u32,
-    /// The way of the word.
+    /// Which way of that word.
     pub way: u32,
 }
 
@@ -610,7 +610,7 @@ pub struct Claim {
     pub tag: u64,
     /// The word of the group's line.
     pub word: u32,
-    /// The way of the word.
+    /// Which way of that word.
     pub way: u32,
     /// 1 if another flow has gone for it.
     pub evicted: u32,
