@@ -394,39 +394,28 @@ impl<'a> Resolver<'a> {
     /// this package.
     fn resolve(&self, path: &Found) -> Option<(usize, Module)> {
         let mut segments = path.segments.iter().map(String::as_str).peekable();
-        let here = || self.module.iter().chain(&path.inside).cloned().collect();
-        let mut at: Module = match *segments.peek()? {
-            "crate" => vec![self.module[0].clone()],
-            "self" | "super" => here(),
-            first if first == self.library => vec!["lib".to_owned()],
-            first => {
-                let child: Module = self
-                    .module
-                    .iter()
-                    .cloned()
-                    .chain([first.to_owned()])
-                    .collect();
-                match self.names.get(first) {
-                    _ if self.modules.contains_key(&child) => self.module.clone(),
-                    Some(module) => module[..module.len() - 1].to_vec(),
-                    None => return None,
-                }
+        let mut at: Module = self.module.iter().chain(&path.inside).cloned().collect();
+        let first = *segments.peek()?;
+        let child: Module = self
+            .module
+            .iter()
+            .cloned()
+            .chain([first.to_owned()])
+            .collect();
+        if first == "super" {
+            while segments.next_if_eq(&"super").is_some() {
+                at.pop();
             }
-        };
-        match *segments.peek()? {
-            "super" => {
-                while segments.next_if_eq(&"super").is_some() {
-                    at.pop();
-                }
-            }
-            first => {
-                let is_named = self.names.get(first);
-                if let Some(module) = is_named {
-                    at.clone_from(module);
-                    segments.next();
-                } else if matches!(first, "crate" | "self") || first == self.library {
-                    segments.next();
-                }
+        } else if self.modules.contains_key(&child) {
+            at.clone_from(self.module);
+        } else {
+            segments.next();
+            match self.names.get(first) {
+                Some(module) => at.clone_from(module),
+                None if first == "crate" => at.truncate(1),
+                None if first == self.library => at = vec!["lib".to_owned()],
+                None if first == "self" => {}
+                None => return None,
             }
         }
         for segment in segments {

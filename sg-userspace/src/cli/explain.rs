@@ -6,8 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use sg_common::verdict::Direction;
 use sg_policy::policy::{load, titled};
-use sg_userspace::kernel::KernelError;
-use sg_userspace::observe::attached::attached;
+use sg_userspace::observe::attached::attached_to;
 use sg_userspace::observe::explain::{Explanation, Question, explain_attached, explain_policy};
 
 use super::context::Context;
@@ -28,11 +27,8 @@ impl Explain {
                 explain_policy(&loaded.policy, &asked.question)
             }
             Some(iface) => {
-                let found = attached(&context.bpffs, &context.here(Some(iface)))?;
-                let one = found.first().ok_or_else(|| KernelError::NotAttached {
-                    scope: format!("`{iface}`"),
-                })?;
-                explain_attached(one, &asked.question)?
+                let one = attached_to(&context.bpffs, iface)?;
+                explain_attached(&one, &asked.question)?
             }
         };
         match self.json.json {

@@ -8,7 +8,7 @@ use sg_userspace::kernel::held::InForce;
 use sg_userspace::kernel::pins::PinTree;
 use sg_userspace::kernel::run_lock::RunLock;
 use sg_userspace::kernel::{ApplyOptions, KernelError};
-use sg_userspace::observe::attached::{Scope, attached};
+use sg_userspace::observe::attached::attached_to;
 use sg_userspace::observe::events::Events as PacketLog;
 use sg_userspace::observe::trace::TRACE;
 
@@ -154,25 +154,18 @@ impl Run {
 
 /// The packets that are logged on an interface from now on, or those since it was attached.
 fn packet_log(context: &Context, iface: &str, is_first: bool) -> Result<PacketLog, Failure> {
-    let found = attached(&context.bpffs, &Scope::Interface(iface.to_owned()))?;
-    let one = found.first().ok_or_else(|| KernelError::NotAttached {
-        scope: format!("`{iface}`"),
-    })?;
+    let one = attached_to(&context.bpffs, iface)?;
     Ok(match is_first {
-        true => PacketLog::from_the_first(one)?,
-        false => PacketLog::open(one)?,
+        true => PacketLog::from_the_first(&one)?,
+        false => PacketLog::open(&one)?,
     })
 }
 
 /// What is in force on an interface, kept open.
 fn before(context: &Context, iface: &str) -> Result<InForce, Failure> {
-    let found = match attached(&context.bpffs, &Scope::Interface(iface.to_owned())) {
-        Ok(found) => found,
-        Err(KernelError::NotAttached { .. }) => return Ok(InForce::Nothing),
-        Err(error) => return Err(error.into()),
-    };
-    Ok(match found.first() {
-        Some(one) => InForce::find(&context.bpffs, &one.pins)?,
-        None => InForce::Nothing,
-    })
+    match attached_to(&context.bpffs, iface) {
+        Ok(one) => Ok(InForce::find(&context.bpffs, &one.pins)?),
+        Err(KernelError::NotAttached { .. }) => Ok(InForce::Nothing),
+        Err(error) => Err(error.into()),
+    }
 }

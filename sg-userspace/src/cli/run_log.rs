@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io;
+use std::mem::take;
 
 use serde::Serialize;
 use serde_json::json;
@@ -55,10 +56,11 @@ pub(super) struct Log {
     output: Output,
     before: Option<Reading>,
     interface: String,
-    /// Logged packets that were fetched and have not been handed to `output`, oldest first, and how many more
-    /// there were.
+    /// Logged packets that were fetched and have not been handed to `output`, oldest first.
     waiting: VecDeque<LoggedPacket>,
-    not_shown: [u64; 2],
+    /// How many more there were, as of [`Logged`].
+    lost: u64,
+    suppressed: u64,
 }
 
 impl Log {
@@ -83,7 +85,8 @@ impl Log {
             before: None,
             interface: interface.to_owned(),
             waiting: VecDeque::new(),
-            not_shown: [0; 2],
+            lost: 0,
+            suppressed: 0,
         })
     }
 
@@ -226,8 +229,8 @@ impl Log {
     /// Prints packets that were logged, after all those before them.
     pub(super) fn packets(&mut self, logged: Logged) {
         self.waiting.extend(logged.packets);
-        self.not_shown[0] += logged.lost;
-        self.not_shown[1] += logged.suppressed;
+        self.lost += logged.lost;
+        self.suppressed += logged.suppressed;
         self.go_on();
     }
 
@@ -252,7 +255,7 @@ impl Log {
     }
 
     fn tell_not_shown(&mut self) {
-        let [lost, suppressed] = std::mem::take(&mut self.not_shown);
+        let (lost, suppressed) = (take(&mut self.lost), take(&mut self.suppressed));
         if lost + suppressed > 0 {
             let line = not_shown(lost, suppressed);
             let details = json!({"lost": lost, "suppressed": suppressed});

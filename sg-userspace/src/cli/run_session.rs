@@ -10,7 +10,7 @@ use sg_userspace::kernel::held::{Held, InForce};
 use sg_userspace::kernel::pins::InterfacePins;
 use sg_userspace::kernel::state::State;
 use sg_userspace::kernel::{self, Applied, KernelError, flow_tables, interfaces};
-use sg_userspace::observe::attached::{Attached, Scope, attached};
+use sg_userspace::observe::attached::{Attached, attached_to};
 use sg_userspace::observe::counters::counters;
 use sg_userspace::observe::events::Events as PacketLog;
 use sg_userspace::observe::flows::monotonic_now;
@@ -183,9 +183,8 @@ impl Session<'_> {
 
     fn fetch_trace(&mut self) {
         if self.trace.as_ref().map(PacketTrace::generation) != Some(self.ours.generation) {
-            let scope = Scope::Interface(self.iface.to_owned());
-            let found = attached(&self.context.bpffs, &scope).unwrap_or_default();
-            self.trace = found.first().and_then(|one| PacketTrace::open(one).ok());
+            let one = self.attached().ok();
+            self.trace = one.and_then(|one| PacketTrace::open(&one).ok());
         }
         let lines = self.trace.as_mut().map(PacketTrace::drain);
         for line in lines.unwrap_or_default() {
@@ -338,9 +337,21 @@ impl Session<'_> {
 
     /// How the network namespace is called that the interface was moved to, if it was.
     fn moved_to(&self) -> Option<String> {
-        let scope = Scope::Interface(self.iface.to_owned());
-        let found = attached(&self.context.bpffs, &scope).ok()?;
-        found.first()?.condition().ok()?.elsewhere()
+        self.attached().ok()?.condition().ok()?.elsewhere()
+    }
+
+    fn attached(&self) -> Result<Attached, KernelError> {
+        attached_to(&self.context.bpffs, self.iface)
+    }
+
+    /// Says why the interface is not as it should be, unless it was said the last time.
+    fn say_once(&mut self, line: &str, error: KernelError) {
+        let text = error.to_string();
+        if self.trouble.as_ref() != Some(&text) {
+            self.log.event("error", line, json!({}));
+            self.log.failure(&error.into());
+        }
+        self.trouble = Some(text);
     }
 
     /// Looks whether both hooks still run what this process has put there (SPEC C12), and puts it back where
@@ -349,10 +360,8 @@ impl Session<'_> {
         if self.is_gone || self.theirs.is_some() {
             return Ok(());
         }
-        let scope = Scope::Interface(self.iface.to_owned());
         // What cannot be looked at is told with the counters.
-        let found = attached(&self.context.bpffs, &scope).unwrap_or_default();
-        let Some(Ok(status)) = found.first().map(Attached::status) else {
+        let Ok(status) = self.attached().and_then(|one| one.status()) else {
             return Ok(());
         };
         if status.faults.is_empty() {
@@ -415,30 +424,16 @@ impl Session<'_> {
         if self.is_gone {
             return Ok(());
         }
-        let scope = Scope::Interface(self.iface.to_owned());
-        let one = |found: Vec<Attached>| found.into_iter().next();
-        let read = attached(&self.context.bpffs, &scope)
-            .map(one)
-            .and_then(|one| one.map(|one| counters(&one)).transpose());
-        match read {
-            Ok(Some(now)) => {
+        match self.attached().and_then(|one| counters(&one)) {
+            Ok(now) => {
                 self.trouble = None;
                 self.log.counters(&now);
             }
-            Ok(None) => {}
             // The interface may just have gone, or come back.
             Err(KernelError::NotAttached { .. } | KernelError::NoInterface { .. }) => {
                 return self.look_at_pins();
             }
-            Err(error) => {
-                let text = error.to_string();
-                if self.trouble.as_ref() != Some(&text) {
-                    self.log
-                        .event("error", "the counters cannot be read:", json!({}));
-                    self.log.failure(&error.into());
-                }
-                self.trouble = Some(text);
-            }
+            Err(error) => self.say_once("the counters cannot be read:", error),
         }
         Ok(())
     }
@@ -459,13 +454,7 @@ impl Session<'_> {
             Ok(pins) => pins,
             Err(error @ KernelError::NotAttached { .. }) => return Err(error.into()),
             Err(error) => {
-                let text = error.to_string();
-                if self.trouble.as_ref() != Some(&text) {
-                    let line = format!("{} has come back UNPROTECTED:", self.iface);
-                    self.log.event("error", &line, json!({}));
-                    self.log.failure(&error.into());
-                }
-                self.trouble = Some(text);
+                self.say_once(&format!("{} has come back UNPROTECTED:", self.iface), error);
                 return Ok(());
             }
         };

@@ -24,8 +24,8 @@ use std::time::{Duration, Instant};
 use sg_common::verdict::{Action, Direction};
 
 use crate::kernel::pins::InterfacePins;
-use crate::kernel::{Applied, ApplyOptions, KernelError, apply, detach};
-use crate::observe::attached::{Scope, attached};
+use crate::kernel::{Applied, ApplyOptions, apply, detach};
+use crate::observe::attached::attached_to;
 use crate::observe::counters::{Counters, counters};
 use crate::observe::explain::explain_policy;
 pub use error::LabError;
@@ -260,8 +260,7 @@ impl<'a> Enforced<'a> {
             pins: None,
             applied,
         };
-        let found = node.inside(|| attached(bpffs, &Scope::Interface(INTERFACE.into())))??;
-        enforced.pins = found.into_iter().next().map(|attached| attached.pins);
+        enforced.pins = Some(node.inside(|| attached_to(bpffs, INTERFACE))??.pins);
         Ok(enforced)
     }
 
@@ -305,15 +304,10 @@ fn at_rest() -> Result<NicCounts, LabError> {
 
 /// The interface's counts and the enforcer's of one moment at which nothing moved.
 fn counted(bpffs: &Path) -> Result<(NicCounts, Counters), LabError> {
-    let scope = Scope::Interface(INTERFACE.into());
-    let not_attached = || KernelError::NotAttached {
-        scope: format!("`{INTERFACE}`"),
-    };
     let mut rounds = RESTS;
     loop {
         let nic = at_rest()?;
-        let found = attached(bpffs, &scope)?;
-        let counters = counters(found.first().ok_or_else(not_attached)?)?;
+        let counters = counters(&attached_to(bpffs, INTERFACE)?)?;
         thread::sleep(REST);
         rounds -= 1;
         if read_nic()? == nic || rounds == 0 {

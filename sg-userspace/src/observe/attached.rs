@@ -243,6 +243,15 @@ pub fn attached(bpffs: &Path, scope: &Scope) -> Result<Vec<Attached>, KernelErro
     }
 }
 
+/// What is attached to an interface of the current network namespace.
+pub fn attached_to(bpffs: &Path, interface: &str) -> Result<Attached, KernelError> {
+    let found = attached(bpffs, &Scope::Interface(interface.to_owned()))?;
+    let one = found.into_iter().next();
+    one.ok_or_else(|| KernelError::NotAttached {
+        scope: format!("`{interface}`"),
+    })
+}
+
 /// What another layout version has attached in `scope`, each as the error that says what to do
 /// about it: this program can neither read nor remove it, but must not call it nothing.
 pub fn other_layouts(bpffs: &Path, scope: &Scope) -> Result<Vec<KernelError>, KernelError> {

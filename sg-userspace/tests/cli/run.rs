@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::symlink;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -25,9 +25,11 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) fn start(world: &World, words: &[&str]) -> Running {
-        let mut child = world
-            .command(&["run", "--iface", "nic"])
-            .args(words)
+        Self::of(world.command(&["run", "--iface", "nic"]).args(words))
+    }
+
+    pub(super) fn of(command: &mut Command) -> Running {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

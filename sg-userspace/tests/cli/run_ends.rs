@@ -478,15 +478,7 @@ fn an_end_that_is_refused_is_tried_again_and_says_what_stays() {
     let mine = file(world.dir.path(), "mine.yaml", &policy(2));
     let ended = |fault: &str, format: &[&str]| {
         let mut command = world.command(&["run", "--iface", "nic", "--interval", "60", &mine]);
-        let mut child = command
-            .args(format)
-            .env("SG_FAULT", fault)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = lines_of(child.stdout.take().unwrap());
-        let running = Running { child, lines };
+        let running = Running::of(command.args(format).env("SG_FAULT", fault));
         // By then all that belongs to the beginning is done.
         running.says(if format.is_empty() {
             "nic: inbound "
