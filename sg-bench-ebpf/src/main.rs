@@ -1,6 +1,6 @@
-//! Programs that the benchmarks put around the packet path: `generate_*` rewrites a frame and sends
-//! it on, `prologue_*` rewrites it and jumps to the program under test, `floor_*` and `sink` do
-//! nothing else than what their names say.
+//! Programs that the benchmarks put around the packet path: `generate_*` rewrites a frame and
+//! sends it on, `prologue_*` rewrites it and jumps to the program under test, `floor_*` and
+//! `sink` do nothing else than what their names say.
 #![no_std]
 #![no_main]
 
@@ -227,7 +227,8 @@ pub(crate) fn touch(ctx: XdpContext) -> u32 {
     let Some(frame) = frame(&ctx, SOURCE4 + 8) else {
         return xdp_action::XDP_PASS;
     };
-    // SAFETY: `frame` has compared it with the end of the packet, where BPF may read at any address.
+    // SAFETY: `frame` has compared it with the end of the packet, where BPF may read at any
+    // address.
     let addresses = unsafe { frame.add(SOURCE4).cast::<u64>().read_unaligned() };
     // No packet has none.
     if addresses == 0 {

@@ -1,5 +1,6 @@
-//! Rows measured on one core, by `BPF_PROG_TEST_RUN`: a prologue rewrites the packet before each run
-//! and jumps to the program, or to an empty one. Also how large programs are and how long they load.
+//! Rows measured on one core, by `BPF_PROG_TEST_RUN`: a prologue rewrites the packet before each
+//! run and jumps to the program, or to an empty one. Also how large programs are and how long
+//! they load.
 
 use anyhow::{Context as _, Result};
 use aya::programs::{ProgramFd, TestRun as _, TestRunOptions};

@@ -1,5 +1,5 @@
-//! The two cores of a measurement: pins threads to them, and tells how far apart they are.
-//! A hypervisor moves virtual cores, and what one of them wrote may suddenly be far from the other.
+//! The two cores of a measurement: pins threads to them, and tells how far apart they are. A
+//! hypervisor moves virtual cores, and what one of them wrote may suddenly be far from the other.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
@@ -39,8 +39,8 @@ pub(crate) fn pin(thread: i32, core: usize) -> Result<()> {
         .with_context(|| format!("pinning a thread to core {core}"))
 }
 
-/// Nanoseconds that a cache line takes from one core to the other: the best of several attempts, as
-/// an interrupt makes it longer and nothing makes it shorter.
+/// Nanoseconds that a cache line takes from one core to the other: the best of several attempts,
+/// as an interrupt makes it longer and nothing makes it shorter.
 pub(crate) fn distance(cores: Cores) -> Result<f64> {
     const ATTEMPTS: usize = 5;
     const TURNS: u32 = 4000;

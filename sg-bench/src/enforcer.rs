@@ -97,8 +97,8 @@ impl Enforcer {
         Ok(self.programs.inbound()?)
     }
 
-    /// Opens flows from inside, and lets each be answered once it is old enough for that to establish it: not all
-    /// at once, since half-open flows have little room.
+    /// Opens flows from inside, and lets each be answered once it is old enough for that to
+    /// establish it: not all at once, since half-open flows have little room.
     pub(crate) fn open_flows(
         &mut self,
         flows: u32,

@@ -1,5 +1,5 @@
-//! The frames that the generator rewrites: Ethernet, IP, and a transport header that can be read as
-//! UDP or as a bare TCP SYN, whichever the protocol field says.
+//! The frames that the generator rewrites: Ethernet, IP, and a transport header that can be read
+//! as UDP or as a bare TCP SYN, whichever the protocol field says.
 
 use sg_bench_ebpf::{FRAME, FRAME6};
 

@@ -16,8 +16,8 @@ use crate::rig;
 pub(crate) enum Ruleset {
     /// On the ingress hook: rules, and the sets that they name. What no rule decides is dropped.
     Ingress { sets: String, rules: String },
-    /// Connection tracking, and one rule for established flows, right behind it. They end there too:
-    /// what comes after is no business of the filter.
+    /// Connection tracking, and one rule for established flows, right behind it. They end there
+    /// too: what comes after is no business of the filter.
     Established,
 }
 

@@ -119,8 +119,8 @@ pub(crate) fn new_flows() -> Result<Workload> {
     })
 }
 
-/// Each rule with a CIDR and a range of ports of its own. Half of the packets come from inside some
-/// rule's CIDR, and none has a port of its rule: everything ends in the final drop.
+/// Each rule with a CIDR and a range of ports of its own. Half of the packets come from inside
+/// some rule's CIDR, and none has a port of its rule: everything ends in the final drop.
 pub(crate) fn rules(count: u32) -> Result<Workload> {
     let mut rng = Rng::with_seed(0x0072_756c_6573 + u64::from(count));
     let mut text = String::new();
@@ -175,8 +175,8 @@ pub(crate) fn nft_rules(count: u32) -> Result<Workload> {
     })
 }
 
-/// As many addresses for xdp-filter, which knows no prefixes and no ranges, and the packets of [`rules`]. It
-/// finds none of them in its list, which is its shortest way.
+/// As many addresses for xdp-filter, which knows no prefixes and no ranges, and the packets of
+/// [`rules`]. It finds none of them in its list, which is its shortest way.
 pub(crate) fn xdp_filter(count: u32) -> Result<Workload> {
     let mut rng = Rng::with_seed(0x0078_6470 + u64::from(count));
     let addresses = (0..count).map(|_| rng.u32(..).into()).collect();

@@ -1,5 +1,5 @@
-//! Rows about what packets notice of large tables that come and go on the other core: packets are timed
-//! one by one, and the slow ones tell.
+//! Rows about what packets notice of large tables that come and go on the other core: packets are
+//! timed one by one, and the slow ones tell.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -107,9 +107,9 @@ fn measure(name: &str, workload: &Workload, cores: Cores, settings: &Settings) -
     )))
 }
 
-/// Runs packets for so long, each by a system call of its own: several at once would have the kernel
-/// replace a piece of its own code first. Returns the time in microseconds that one of [`ONE_OF`] exceeds,
-/// and the longest.
+/// Runs packets for so long, each by a system call of its own: several at once would have the
+/// kernel replace a piece of its own code first. Returns the time in microseconds that one of
+/// [`ONE_OF`] exceeds, and the longest.
 fn slow_packets(program: &mut Xdp, time: Duration) -> Result<(f64, f64)> {
     let frame = frames::flow4(0xc633_6401, [53, 5000], true);
     let mut times = Vec::new();

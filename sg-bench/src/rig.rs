@@ -61,8 +61,8 @@ impl Drop for World {
     }
 }
 
-/// How many more far windows are thrown away before all are kept: there are machines whose cores are never
-/// near, and a run has to end there too. Shared by all rigs of a run.
+/// How many more far windows are thrown away before all are kept: there are machines whose cores
+/// are never near, and a run has to end there too. Shared by all rigs of a run.
 #[derive(Clone)]
 pub(crate) struct Patience(Rc<Cell<u32>>);
 

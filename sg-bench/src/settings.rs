@@ -9,7 +9,8 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(name = "sg-bench")]
 pub(crate) struct Settings {
-    /// Rows to measure, or the beginnings of their names: `live/tke`, `code`; all when none is named
+    /// Rows to measure, or the beginnings of their names: `live/tke`, `code`; all when none is
+    /// named
     #[arg(value_name = "NAME")]
     names: Vec<String>,
 

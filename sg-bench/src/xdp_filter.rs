@@ -1,6 +1,6 @@
-//! The nearest neighbour: xdp-filter of xdp-tools, which drops in XDP too, and knows single addresses
-//! only and no connections. It loads itself; its addresses are written into its map, where its own
-//! command would take one process for each.
+//! The nearest neighbour: xdp-filter of xdp-tools, which drops in XDP too, and knows single
+//! addresses only and no connections. It loads itself; its addresses are written into its map,
+//! where its own command would take one process for each.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -15,7 +15,8 @@ use crate::rig;
 /// Where its maps are; it is told so by nothing.
 const BPF_FS: &str = "/sys/fs/bpf";
 
-/// Listed as a source, in the low bits of each counter (`MAP_FLAG_SRC` of xdp-filter's common header).
+/// Listed as a source, in the low bits of each counter (`MAP_FLAG_SRC` of xdp-filter's common
+/// header).
 const SOURCE: u64 = 1;
 
 /// `enum xdp_action` (uapi/linux/bpf.h).
@@ -39,7 +40,8 @@ pub(crate) struct XdpFilter {
 impl XdpFilter {
     /// Puts it on the interface, to pass what comes from one of the addresses and drop all else.
     pub(crate) fn install(addresses: &[Ipv4Addr], interface: &str) -> Result<Self> {
-        // A file system of its own over the last one's, since instances would share what is pinned there.
+        // A file system of its own over the last one's, since instances would share what is
+        // pinned there.
         mount(
             Some("bpf"),
             BPF_FS,

@@ -1,15 +1,16 @@
 //! What a rule with `log` leaves behind of each packet it decides, and the rings that hold it.
 //!
-//! Each CPU has a ring of its own, which it overwrites: the ring keeps the newest events, whether or
-//! not anybody reads. Readers map the rings into memory and take nothing away, so that any number of
-//! them see the same events. Each slot of a ring carries the number of the event in it; a reader that
-//! finds another number knows that it came too late, and how many events it has lost.
+//! Each CPU has a ring of its own, which it overwrites: the ring keeps the newest events, whether
+//! or not anybody reads. Readers map the rings into memory and take nothing away, so that any
+//! number of them see the same events. Each slot of a ring carries the number of the event in it;
+//! a reader that finds another number knows that it came too late, and how many events it has
+//! lost.
 
 use crate::flow_table::Word;
 use crate::verdict::{Action, Direction};
 
-/// One logged packet. Addresses are words whose bytes in memory are those on the wire (IPv4 uses the
-/// first), everything else is host order.
+/// One logged packet. Addresses are words whose bytes in memory are those on the wire (IPv4 uses
+/// the first), everything else is host order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Event {
@@ -79,7 +80,8 @@ pub struct EventRing<W> {
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct EventSlot<W> {
-    /// One more than the number of the event; zero while it is being written, and before the first one.
+    /// One more than the number of the event; zero while it is being written, and before the
+    /// first one.
     pub sequence: W,
     /// The event: an [`Event`].
     pub words: [W; EVENT_WORDS],
@@ -114,8 +116,8 @@ impl<W: Word> EventRing<W> {
     /// Writes an event into the slot of this number, and makes it the newest.
     #[inline(always)]
     pub fn write(&self, number: u64, slot: &EventSlot<W>, words: &EventWords) {
-        // Both swaps are full barriers: who sees a word of this event sees no number of the one before,
-        // and who sees this number sees all words.
+        // Both swaps are full barriers: who sees a word of this event sees no number of the one
+        // before, and who sees this number sees all words.
         slot.sequence.swap(0);
         for (to, from) in slot.words.iter().zip(words) {
             to.store(*from);
@@ -143,7 +145,8 @@ impl<W: Word> EventSlot<W> {
 impl Event {
     /// The event in the words of a slot.
     pub fn from_words(words: &EventWords) -> Event {
-        // SAFETY: plain integers of the same size, as was asserted above; every bit pattern is valid.
+        // SAFETY: plain integers of the same size, as was asserted above; every bit pattern is
+        // valid.
         unsafe { core::mem::transmute(*words) }
     }
 

@@ -47,13 +47,14 @@ pub enum Timeout {
 /// Number of timeouts.
 pub const TIMEOUTS: usize = 15;
 
-/// The state of a TCP flow that was revoked, flushed or cut (SPEC K11): its segments are dropped in both
-/// directions, and only a SYN that the rules accept begins a new one in its place. It has no [`Timeout`] of its
-/// own: see [`seconds`].
+/// The state of a TCP flow that was revoked, flushed or cut (SPEC K11): its segments are dropped
+/// in both directions, and only a SYN that the rules accept begins a new one in its place. It has
+/// no [`Timeout`] of its own: see [`seconds`].
 pub const CUT: u8 = 15;
 
-/// Seconds of silence after which a flow in `state` is forgotten. A cut one must not be back before its ends have
-/// given it up, so that a shorter timeout of established flows does not shorten its own.
+/// Seconds of silence after which a flow in `state` is forgotten. A cut one must not be back
+/// before its ends have given it up, so that a shorter timeout of established flows does not
+/// shorten its own.
 pub const fn seconds(timeouts: &[u32; TIMEOUTS], state: u8) -> u32 {
     if (state as usize) < TIMEOUTS {
         return timeouts[state as usize];
@@ -186,7 +187,8 @@ pub fn ipv6(words: [u32; 4]) -> Ipv6Addr {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum FlowKind {
-    /// Not confirmed yet: a TCP handshake under way, a datagram without an answer or with early ones only, a ping.
+    /// Not confirmed yet: a TCP handshake under way, a datagram without an answer or with early
+    /// ones only, a ping.
     HalfOpen = 0,
     /// Both ends are known to be where the packets say.
     Established = 1,
@@ -205,7 +207,8 @@ impl FlowKind {
     }
 }
 
-/// What is remembered of a flow, as userspace reads it, but for the number that a handshake waits for. Times are `CLOCK_MONOTONIC` nanoseconds (coarse).
+/// What is remembered of a flow, as userspace reads it, but for the number that a handshake waits
+/// for. Times are `CLOCK_MONOTONIC` nanoseconds (coarse).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowValue {
@@ -217,8 +220,8 @@ pub struct FlowValue {
     pub slot: u32,
     /// Generation of the policy that admitted it last.
     pub generation: u32,
-    /// [`Direction`] of the packet that opened it; of a flow that was there before, that of the rule which admits it,
-    /// as if a packet of that side had.
+    /// [`Direction`] of the packet that opened it; of a flow that was there before, that of the
+    /// rule which admits it, as if a packet of that side had.
     pub opener: u8,
     /// A [`Timeout`] index, or [`CUT`].
     pub state: u8,
@@ -243,7 +246,8 @@ impl FlowValue {
         zero: [0; 5],
     };
 
-    /// A TCP flow that is cut from `now` on and belongs to no rule. Userspace enters it for a connection that exists.
+    /// A TCP flow that is cut from `now` on and belongs to no rule. Userspace enters it for a
+    /// connection that exists.
     pub const fn cut(now: u64, opened: Option<Direction>) -> FlowValue {
         let side = match opened {
             Some(side) => side,

@@ -18,19 +18,19 @@ pub const BEGUN: usize = 7;
 /// Words of an entry, of 64 bits each.
 pub const ENTRY_WORDS: usize = 8;
 
-/// What names a flow: (local, remote), never (source, destination). The hook knows its direction, so
-/// one key serves both directions and nothing is ever swapped. The first two address words are the
-/// local address, the others the remote one; IPv4's take half of the first word each. Bytes in memory
-/// are those on the wire.
+/// What names a flow: (local, remote), never (source, destination). The hook knows its direction,
+/// so one key serves both directions and nothing is ever swapped. The first two address words are
+/// the local address, the others the remote one; IPv4's take half of the first word each. Bytes
+/// in memory are those on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct FlowKey {
     /// Two words for each end, as above; those that IPv4 does not use are zero.
     pub addresses: [u64; 4],
-    /// From the lowest bit on: the local port and the remote one, 16 bits each, the protocol, 8 bits,
-    /// and 1 for IPv6. For ICMP queries the local port is the identifier and the remote
-    /// one the type of the request, plus 256 if requests come in; protocols without ports have zero in
-    /// both.
+    /// From the lowest bit on: the local port and the remote one, 16 bits each, the protocol, 8
+    /// bits, and 1 for IPv6. For ICMP queries the local port is the identifier and the remote one
+    /// the type of the request, plus 256 if requests come in; protocols without ports have zero
+    /// in both.
     pub name: u64,
 }
 
@@ -77,13 +77,13 @@ impl FlowKey {
     }
 }
 
-/// Secret multipliers of the hash: one that is added, one for each half of the address words and of
-/// the name.
+/// Secret multipliers of the hash: one that is added, one for each half of the address words and
+/// of the name.
 pub const HASH_KEYS: usize = 11;
 
 /// Adds `word` to a hash, by one multiplier for each half of it. The upper half of such a sum is
-/// strongly universal (Lemire and Kaser, "Strongly universal string hashing is fast"), so that whoever
-/// does not know the multipliers cannot choose where a flow goes.
+/// strongly universal (Lemire and Kaser, "Strongly universal string hashing is fast"), so that
+/// whoever does not know the multipliers cannot choose where a flow goes.
 #[inline(always)]
 pub const fn hash_step(sum: u64, word: u64, key_low: u64, key_high: u64) -> u64 {
     hash_halves(sum, word & 0xffff_ffff, word >> 32, key_low, key_high)
@@ -113,10 +113,11 @@ pub fn hash(key: &FlowKey, key_at: impl Fn(usize) -> u64) -> u32 {
     finish(sum)
 }
 
-/// What a sum of [`hash_step`]s comes to: its upper half, mixed. In the sums themselves, keys in a row (the
-/// ports of one client, the hosts of one network) lie equally far apart, and for some secrets so that they share
-/// a few words of the table. Each step is reversible, so that the hash is as universal as the sum. Of the result
-/// the upper bits are used, which the last product has mixed best.
+/// What a sum of [`hash_step`]s comes to: its upper half, mixed. In the sums themselves, keys in
+/// a row (the ports of one client, the hosts of one network) lie equally far apart, and for some
+/// secrets so that they share a few words of the table. Each step is reversible, so that the hash
+/// is as universal as the sum. Of the result the upper bits are used, which the last product has
+/// mixed best.
 #[inline(always)]
 pub const fn finish(sum: u64) -> u32 {
     /// Odd, and without a pattern of bits: 2³² divided by the golden ratio.
@@ -147,7 +148,8 @@ pub const fn tick(now: u64) -> u32 {
     (now >> TICK_SHIFT) as u32
 }
 
-/// How long ago `last_seen` is, by [`clock`]: comparable with other ages, [`of_ticks`] and nothing else.
+/// How long ago `last_seen` is, by [`clock`]: comparable with other ages, [`of_ticks`] and
+/// nothing else.
 #[inline(always)]
 pub const fn age(clock: u32, last_seen: u32) -> u32 {
     clock.wrapping_sub(last_seen)
@@ -165,8 +167,8 @@ pub const fn ticks_of(age: u32) -> u32 {
     age.saturating_sub(AHEAD)
 }
 
-/// The age beyond which a flow has been silent for more than `seconds`: never too early, and at most
-/// two ticks late.
+/// The age beyond which a flow has been silent for more than `seconds`: never too early, and at
+/// most two ticks late.
 pub const fn time_out(seconds: u32) -> u32 {
     let nanoseconds = seconds as u64 * 1_000_000_000;
     let ticks = nanoseconds.div_ceil(1 << TICK_SHIFT);
@@ -183,10 +185,10 @@ pub const TOUCH_AGE: u32 = of_ticks((crate::flow::TOUCH_INTERVAL_NS >> TICK_SHIF
 
 /// The word of an entry that packets change.
 ///
-/// Bits 0-31: the tick in which the flow was seen last. 32-35: state. 36: the direction whose rules admit the flow,
-/// see [`FlowValue::opener`]. 37: a reply was seen. 38: seeded. 39: the entry is being written, or free. 40 and 41:
-/// which side has really opened it, see [`FlowValue::opened_by`]. 42-63: version, another one for each flow that the
-/// entry has held.
+/// Bits 0-31: the tick in which the flow was seen last. 32-35: state. 36: the direction whose
+/// rules admit the flow, see [`FlowValue::opener`]. 37: a reply was seen. 38: seeded. 39: the
+/// entry is being written, or free. 40 and 41: which side has really opened it, see
+/// [`FlowValue::opened_by`]. 42-63: version, another one for each flow that the entry has held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Head(pub u64);
@@ -219,8 +221,8 @@ impl Head {
         Head(last_seen as u64 | state << Self::STATE | opener << Self::OPENER)
     }
 
-    /// Of a flow that begins in `state` with a packet of `direction`. A TCP connection that does not begin with a SYN was
-    /// there before, and it cannot be told which side has opened it.
+    /// Of a flow that begins in `state` with a packet of `direction`. A TCP connection that does
+    /// not begin with a SYN was there before, and it cannot be told which side has opened it.
     #[inline(always)]
     pub const fn of_first(tick: u32, state: u8, direction: u8) -> Head {
         const MIDDLE: u64 = 1 << Timeout::TcpSynRecv as u8
@@ -292,8 +294,8 @@ impl Head {
         (self.0 ^ other.0) & (Self::VERSION | Self::BUSY) == 0
     }
 
-    /// Zero if what was read between two readings of a head belongs to one flow: nobody has written the
-    /// entry meanwhile, or does now.
+    /// Zero if what was read between two readings of a head belongs to one flow: nobody has
+    /// written the entry meanwhile, or does now.
     #[inline(always)]
     pub const fn moved(before: u64, after: u64) -> u64 {
         (before ^ after) & Self::VERSION | (before | after) & Self::BUSY
@@ -330,21 +332,22 @@ pub const fn generation_of(rule: u64) -> u32 {
     (rule >> 32) as u32
 }
 
-/// The tick in which a flow was entered, and the *number* of its handshake: the one that acknowledges all of the
-/// last segment which the side that did not open the flow has sent. Nobody outside the path between the two can
-/// know it, so that whoever acknowledges it is no spoofer (RFC 9293 section 3.4.1 on why sequence numbers begin
-/// anywhere).
+/// The tick in which a flow was entered, and the *number* of its handshake: the one that
+/// acknowledges all of the last segment which the side that did not open the flow has sent.
+/// Nobody outside the path between the two can know it, so that whoever acknowledges it is no
+/// spoofer (RFC 9293 section 3.4.1 on why sequence numbers begin anywhere).
 #[inline(always)]
 pub const fn begun_word(tick: u32, number: u32) -> u64 {
     tick as u64 | (number as u64) << 32
 }
 
-/// The number of a handshake in which the other side has sent nothing: no segment acknowledges it. Two of four
-/// billion numbers count as this one, so that what acknowledges them waits for the other side's next segment.
+/// The number of a handshake in which the other side has sent nothing: no segment acknowledges
+/// it. Two of four billion numbers count as this one, so that what acknowledges them waits for
+/// the other side's next segment.
 pub const NO_NUMBER: u32 = 0;
 
-/// The number of a flow that was entered from outside, where nobody has seen its segments: any segment
-/// acknowledges it.
+/// The number of a flow that was entered from outside, where nobody has seen its segments: any
+/// segment acknowledges it.
 pub const ANY_NUMBER: u32 = u32::MAX;
 
 /// The number after a segment whose last one is before `end`.
@@ -366,8 +369,8 @@ pub const fn number_of(begun: u64) -> u32 {
     (begun >> 32) as u32
 }
 
-/// 1 if a segment whose acknowledgement number is `acknowledged` acknowledges `number`, else 0. By arithmetic, for
-/// the verifier's sake.
+/// 1 if a segment whose acknowledgement number is `acknowledged` acknowledges `number`, else 0.
+/// By arithmetic, for the verifier's sake.
 #[inline(always)]
 pub const fn acknowledges(number: u32, acknowledged: u32) -> u32 {
     const fn is_zero(x: u32) -> u32 {
@@ -376,8 +379,9 @@ pub const fn acknowledges(number: u32, acknowledged: u32) -> u32 {
     (is_zero(number ^ acknowledged) | is_zero(number ^ ANY_NUMBER)) & !is_zero(number ^ NO_NUMBER)
 }
 
-/// The age from which on a flow lasts: conversations that are over sooner are many, and nothing is lost with
-/// them. Two seconds, as the kernel's connection tracking has it (net/netfilter/nf_conntrack_proto_udp.c).
+/// The age from which on a flow lasts: conversations that are over sooner are many, and nothing
+/// is lost with them. Two seconds, as the kernel's connection tracking has it
+/// (net/netfilter/nf_conntrack_proto_udp.c).
 pub const LASTING_AGE: u32 = of_ticks(2_000_000_000u64.div_ceil(1 << TICK_SHIFT) as u32 + 1);
 
 /// What an entry says besides its key.
@@ -411,8 +415,8 @@ impl Contents {
         }
     }
 
-    /// The other way round, as of `now`. A time is that of the beginning of its tick, and never later
-    /// than now.
+    /// The other way round, as of `now`. A time is that of the beginning of its tick, and never
+    /// later than now.
     pub const fn value(&self, now: u64) -> FlowValue {
         let mut flags = 0;
         let mut i = 0;

@@ -1,11 +1,11 @@
-//! How many flows there are at each range of local ports. A packet to ports at which there is none belongs
-//! to no flow, which is known from one word that stays in the nearest cache.
+//! How many flows there are at each range of local ports. A packet to ports at which there is
+//! none belongs to no flow, which is known from one word that stays in the nearest cache.
 //!
-//! What a node opens itself comes from its ephemeral ports, and whatever is aimed at its services or scans
-//! them goes elsewhere; so ports share a count with their neighbours only.
+//! What a node opens itself comes from its ephemeral ports, and whatever is aimed at its services
+//! or scans them goes elsewhere; so ports share a count with their neighbours only.
 //!
-//! A flow is counted before it is entered, and no longer after it has gone: a count that is zero is true.
-//! Who is killed between leaves one that is too high, which costs time and nothing else.
+//! A flow is counted before it is entered, and no longer after it has gone: a count that is zero
+//! is true. Who is killed between leaves one that is too high, which costs time and nothing else.
 
 /// Neighbouring ports with one count, as a power of two.
 const NEIGHBOURS: u32 = 6;

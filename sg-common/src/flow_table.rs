@@ -1,23 +1,23 @@
-//! The flow table: set-associative, in two arrays, without locks. One algorithm for the packet path,
-//! for userspace and for the tests; each brings its own atomic words.
+//! The flow table: set-associative, in two arrays, without locks. One algorithm for the packet
+//! path, for userspace and for the tests; each brings its own atomic words.
 //!
-//! A *group* is one cache line of tags and one page of entries. Its eight words hold eight one-byte
-//! tags each: six words for established flows, two for half-open ones, so that a flood of opening
-//! packets evicts its like only. A flow's hash names its group, one word of each half of the
-//! established ones, of which the emptier is taken (two choices even the load out: with twice the
-//! room that flows need, next to none is evicted), a half-open word, and the tag. That there is no
-//! flow is known from one line of tags.
+//! A *group* is one cache line of tags and one page of entries. Its eight words hold eight
+//! one-byte tags each: six words for established flows, two for half-open ones, so that a flood
+//! of opening packets evicts its like only. A flow's hash names its group, one word of each half
+//! of the established ones, of which the emptier is taken (two choices even the load out: with
+//! twice the room that flows need, next to none is evicted), a half-open word, and the tag. That
+//! there is no flow is known from one line of tags.
 //!
 //! Beside them there are counts of flows by their local ports: see `flow_ports`.
 //!
 //! Who may write an entry is decided by its tag alone:
 //!
 //! - 0 is free, [`BUSY`] belongs to whoever swapped it in, any other is the tag of a flow. A way is
-//!   claimed by a compare-and-swap of the whole word, which succeeds only if nothing in the word has
-//!   changed since it was looked through. So is a new flow's tag published: of two CPUs that enter
-//!   the same flow at once into one word the later one finds the other, and gives its way back. Where
-//!   they have chosen different words, each looks into both after publishing, and whoever sees it
-//!   twice takes out the one in the second word.
+//!   claimed by a compare-and-swap of the whole word, which succeeds only if nothing in the word
+//!   has changed since it was looked through. So is a new flow's tag published: of two CPUs that
+//!   enter the same flow at once into one word the later one finds the other, and gives its way
+//!   back. Where they have chosen different words, each looks into both after publishing, and
+//!   whoever sees it twice takes out the one in the second word.
 //! - An entry's head has another version for each flow, and is marked while it is written. A reader
 //!   takes what it has read only if the head is then still of the flow that it began with; whoever
 //!   changes a head does so from the value that it has read.
@@ -54,8 +54,8 @@ const HIGH_BITS: u64 = LOW_BITS << 7;
 /// Attempts before a contended word is given up.
 const ATTEMPTS: u64 = 2;
 
-/// How many flows of one word may have the same tag, so that looking among them is soon over. A fourth
-/// one, which there is once in some ten thousand full words, takes the place of another.
+/// How many flows of one word may have the same tag, so that looking among them is soon over. A
+/// fourth one, which there is once in some ten thousand full words, takes the place of another.
 const SAME_TAG: u64 = 3;
 
 /// Groups of a table in which `flows` established flows find room: it has twice as many ways.
@@ -80,15 +80,16 @@ pub trait Word {
     /// Adds, and tells nothing.
     fn add(&self, value: u64);
 
-    /// Hides from the compiler what it knows of a number. It then leaves arithmetic as it is written,
-    /// instead of making branches of it which are two ways for the verifier, and loops as well.
+    /// Hides from the compiler what it knows of a number. It then leaves arithmetic as it is
+    /// written, instead of making branches of it which are two ways for the verifier, and loops
+    /// as well.
     #[inline(always)]
     fn opaque(value: u64) -> u64 {
         value
     }
 
-    /// As [`Word::opaque`], and the verifier too loses what it knows. `unknown` is any number of which it
-    /// knows nothing.
+    /// As [`Word::opaque`], and the verifier too loses what it knows. `unknown` is any number of
+    /// which it knows nothing.
     #[inline(always)]
     fn forget(value: u64, _unknown: u64) -> u64 {
         value
@@ -148,7 +149,8 @@ pub struct Spot {
     pub group: u32,
     /// The tag, a byte.
     pub tag: u64,
-    /// Words of the line: two for an established flow, one in each half, and one for a half-open one.
+    /// Words of the line: two for an established flow, one in each half, and one for a half-open
+    /// one.
     pub first: u32,
     /// The word of the second half.
     pub second: u32,
@@ -282,8 +284,9 @@ impl Found {
     }
 }
 
-/// The memory of a table, and what else the algorithm has to ask for. `find_in`, `has` and `victim` loop
-/// over the ways of a word: the packet path overrides them, to have each verified once.
+/// The memory of a table, and what else the algorithm has to ask for. `find_in`, `has` and
+/// `victim` loop over the ways of a word: the packet path overrides them, to have each verified
+/// once.
 pub trait Table {
     /// How its words are read and written.
     type Word: Word;
@@ -325,8 +328,8 @@ pub trait Table {
         look(self, group, word, candidates, key).is_some()
     }
 
-    /// Gives back a way that was claimed and written. Rarely asked for: the packet path has it apart,
-    /// for the stack is short.
+    /// Gives back a way that was claimed and written. Rarely asked for: the packet path has it
+    /// apart, for the stack is short.
     #[inline(always)]
     fn give_back(&self, group: u32, word: u32, way: u32) {
         give_back(self, group, word, way);
@@ -372,8 +375,8 @@ impl<W: Word> Words<'_, W> {
     }
 }
 
-/// Reads an entry if `differs` finds in its words what it looks for, and says zero. What is returned belongs
-/// together.
+/// Reads an entry if `differs` finds in its words what it looks for, and says zero. What is
+/// returned belongs together.
 #[inline(always)]
 pub fn read_if<W: Word>(
     entry: &Entry<W>,
@@ -423,15 +426,16 @@ pub fn read_any<W: Word>(entry: &Entry<W>) -> Option<(FlowKey, Contents)> {
     Some((key, read(entry, &key)?))
 }
 
-/// Ways of the two words for an established flow that have its tag: one bit of each byte for those of the
-/// first word, the next one for those of the second.
+/// Ways of the two words for an established flow that have its tag: one bit of each byte for
+/// those of the first word, the next one for those of the second.
 #[inline(always)]
 pub fn in_both(first: u64, second: u64, spread: u64) -> u64 {
     matches(first, spread) >> 7 | matches(second, spread) >> 6
 }
 
-/// The first way of a result of [`in_both`] that is not zero, and its word: it holds the flow, or no other
-/// one does in all but one of fifty cases. Without a branch, since either word is as likely.
+/// The first way of a result of [`in_both`] that is not zero, and its word: it holds the flow, or
+/// no other one does in all but one of fifty cases. Without a branch, since either word is as
+/// likely.
 #[inline(always)]
 pub fn choose(spot: &Spot, both: u64) -> (u32, u32) {
     let lowest = both & both.wrapping_neg();
@@ -495,8 +499,9 @@ fn add_to_count<T: Table + ?Sized>(table: &T, name: u64, number: u64) {
     }
 }
 
-/// Looks for a flow, for a half-open one first: when one goes from one kind to the other it is entered there before
-/// it leaves here, so that whoever does not find it here any more finds it there.
+/// Looks for a flow, for a half-open one first: when one goes from one kind to the other it is
+/// entered there before it leaves here, so that whoever does not find it here any more finds it
+/// there.
 #[inline(always)]
 pub fn find<T: Table + ?Sized>(table: &T, spot: &Spot, key: &FlowKey, out: &mut Found) -> bool {
     let Some(line) = table.line(spot.group) else {
@@ -550,12 +555,13 @@ pub fn find_kind<T: Table + ?Sized>(
     None
 }
 
-/// See [`Table::victim`]: a flow that has expired, else one that is closing, and of several such, or else of
-/// all, the one seen least recently.
+/// See [`Table::victim`]: a flow that has expired, else one that is closing, and of several such,
+/// or else of all, the one seen least recently.
 #[inline(always)]
 pub fn victim<T: Table + ?Sized>(table: &T, group: u32, word: u32, tags: u64, clock: u32) -> u32 {
-    // Not one that is free, or that somebody is writing: its tag is less than any flow's. By the tags that
-    // the claim will compare: with others, a way that somebody is writing could be claimed again.
+    // Not one that is free, or that somebody is writing: its tag is less than any flow's. By the
+    // tags that the claim will compare: with others, a way that somebody is writing could be
+    // claimed again.
     let mut unfit = (matches(tags, 0) | matches(tags, spread(BUSY))) >> 7;
     let mut best = 0u64;
     let mut next = T::Word::opaque(0);
@@ -569,8 +575,8 @@ pub fn victim<T: Table + ?Sized>(table: &T, group: u32, word: u32, tags: u64, cl
         let left = (table.time_out(head.state()) as u64).wrapping_sub(age);
         let expired = T::Word::opaque(left) >> 63;
         let closing = tcp::is_closing(head.state()) as u64;
-        // From the highest bit on: expired or not, closing or not, its age, and the way, with 1 for there being
-        // one. Not a call for each: an eviction would take a third longer.
+        // From the highest bit on: expired or not, closing or not, its age, and the way, with 1
+        // for there being one. Not a call for each: an eviction would take a third longer.
         let rank = (expired << 37 | closing << 36 | age << 4 | WAYS as u64 | next) & is_fit;
         unfit >>= 8;
         next += 1;
@@ -586,8 +592,8 @@ pub fn victim<T: Table + ?Sized>(table: &T, group: u32, word: u32, tags: u64, cl
     }
 }
 
-/// The word for a new flow: of an established one the emptier of two. By arithmetic, for the verifier's
-/// sake.
+/// The word for a new flow: of an established one the emptier of two. By arithmetic, for the
+/// verifier's sake.
 #[inline(always)]
 fn word_for<W: Word>(line: &Line<W>, spot: &Spot, kind: u32) -> u32 {
     let free = |word| count(matches(word_of(line, word).load(), 0));
@@ -625,8 +631,8 @@ pub enum Unclaimed {
     Raced,
 }
 
-/// Claims a way for a flow of `kind` (a [`FlowKind`] as a number), unless it is in the word that it
-/// would go to. Then [`publish`] is to be called, and nothing else.
+/// Claims a way for a flow of `kind` (a [`FlowKind`] as a number), unless it is in the word that
+/// it would go to. Then [`publish`] is to be called, and nothing else.
 pub fn claim<T: Table + ?Sized>(
     table: &T,
     spot: &Spot,
@@ -664,8 +670,8 @@ pub fn try_claim<T: Table + ?Sized>(
     if candidates != 0 && table.has(group, word, candidates, key) {
         return Err(Unclaimed::Settled);
     }
-    // By arithmetic, for the verifier's sake: of the flows with the same tag if they are too many, else
-    // of the free ways. All bits set if they are.
+    // By arithmetic, for the verifier's sake: of the flows with the same tag if they are too
+    // many, else of the free ways. All bits set if they are.
     const _: () = assert!(SAME_TAG + 5 == WAYS as u64 && WAYS == 8);
     let is_crowded = 0u64.wrapping_sub((count(candidates) + 5) >> 3);
     let free = matches(seen, 0) & !is_crowded;
@@ -700,9 +706,9 @@ pub fn try_claim<T: Table + ?Sized>(
     })
 }
 
-/// Writes a flow into the way that was claimed for it; false if another CPU was faster, or if too many
-/// others write to the word. The way has been given back then. After an established flow [`settle`] is
-/// to be called.
+/// Writes a flow into the way that was claimed for it; false if another CPU was faster, or if too
+/// many others write to the word. The way has been given back then. After an established flow
+/// [`settle`] is to be called.
 #[inline(always)]
 pub fn publish<T: Table + ?Sized>(
     table: &T,
@@ -762,9 +768,9 @@ pub fn give_back<T: Table + ?Sized>(table: &T, group: u32, word: u32, way: u32) 
     count_out(table, name);
 }
 
-/// Of an established flow that two CPUs have entered into both its words at once, the one in the second
-/// word, which is then to be removed. Each of them asks after it has entered its own, so that the last
-/// one sees both.
+/// Of an established flow that two CPUs have entered into both its words at once, the one in the
+/// second word, which is then to be removed. Each of them asks after it has entered its own, so
+/// that the last one sees both.
 #[inline(always)]
 pub fn settle<T: Table + ?Sized>(table: &T, spot: &Spot, key: &FlowKey) -> Option<Found> {
     let mut found = Found::NOTHING;
@@ -829,9 +835,9 @@ pub fn change<T: Table + ?Sized>(table: &T, found: &Found, head: Head) -> Option
     Some(Head(word.load()))
 }
 
-/// Gives back a way whose owner is gone: a process that was killed. `was_busy` is what its head was
-/// some time ago, when the way was busy already; no living owner takes that long. Which flows it has counted
-/// nobody knows, so that a count stays too high.
+/// Gives back a way whose owner is gone: a process that was killed. `was_busy` is what its head
+/// was some time ago, when the way was busy already; no living owner takes that long. Which flows
+/// it has counted nobody knows, so that a count stays too high.
 pub fn reclaim<T: Table + ?Sized>(table: &T, place: Place, was_busy: Head) -> bool {
     let (Some(line), Some(page)) = (table.line(place.group), table.page(place.group)) else {
         return false;
@@ -859,9 +865,9 @@ pub fn change_rule<T: Table + ?Sized>(table: &T, found: &Found, rule: u64) {
     }
 }
 
-/// Puts another word in the place of the [`BEGUN`] that was found. The entry may be another flow's by now, and is
-/// changed all the same if that began in the same tick and waits for the same number: then nothing is wrong with
-/// it but that it waits for another segment.
+/// Puts another word in the place of the [`BEGUN`] that was found. The entry may be another
+/// flow's by now, and is changed all the same if that began in the same tick and waits for the
+/// same number: then nothing is wrong with it but that it waits for another segment.
 #[inline(always)]
 pub fn change_begun<T: Table + ?Sized>(table: &T, found: &Found, begun: u64) {
     if let Some(page) = table.page(found.group) {

@@ -1,8 +1,9 @@
 //! Plain data and pure steps shared by the eBPF packet path and userspace.
 //! No allocation, no I/O, no dependency on the kernel side: everything here is tested on the host.
 //!
-//! A verdict is what a lookup of the tables ends in: one word with the action and the counter slot. A flow goes from
-//! state to state by pure functions, of which one table says what becomes of each state.
+//! A verdict is what a lookup of the tables ends in: one word with the action and the counter
+//! slot. A flow goes from state to state by pure functions, of which one table says what becomes
+//! of each state.
 //!
 //! ```
 //! use sg_common::{

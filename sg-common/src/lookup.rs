@@ -1,9 +1,9 @@
 //! Geometry of the lookup tables and the walks through them, shared by kernel and host: address →
 //! class → entry of a column → verdict.
 //!
-//! Everything but the first level of IPv4 is one list of *lines* of 64 bytes, so that a step costs
-//! one cache line. An *entry* is 32 bits: a leaf (bit 31 clear; an address class or a [`Verdict`]),
-//! or a pointer to what decides further:
+//! Everything but the first level of IPv4 is one list of *lines* of 64 bytes, so that a step
+//! costs one cache line. An *entry* is 32 bits: a leaf (bit 31 clear; an address class or a
+//! [`Verdict`]), or a pointer to what decides further:
 //!
 //! ```text
 //!  31  30-29  28-27  26-0
@@ -15,13 +15,13 @@
 //! ```
 //!
 //! Where a policy has no more than 16 classes of IPv4 addresses, a leaf there takes 4 bits (it is
-//! *narrow*): few are then 3 keys and 4 leaves in one unit, several 12 keys and 13 leaves in half a
-//! line. Lists of a million prefixes have two classes, and what does not fit a core's cache costs a
-//! hundred nanoseconds a step.
+//! *narrow*): few are then 3 keys and 4 leaves in one unit, several 12 keys and 13 leaves in half
+//! a line. Lists of a million prefixes have two classes, and what does not fit a core's cache
+//! costs a hundred nanoseconds a step.
 //!
-//! The low half of an IPv4 address and a port are both 16-bit numbers, so both are resolved by the
-//! same walk. *Few* and *several* divide the numbers at their keys, by arithmetic instead of branches:
-//! which side of a key a random packet lies on cannot be predicted.
+//! The low half of an IPv4 address and a port are both 16-bit numbers, so both are resolved by
+//! the same walk. *Few* and *several* divide the numbers at their keys, by arithmetic instead of
+//! branches: which side of a key a random packet lies on cannot be predicted.
 //!
 //! ```text
 //! IPv4 address ─ high 16 bits → root ─┬─ leaf ──────────────────────────→ class
@@ -33,12 +33,12 @@
 //!                                  └─ port, ICMP type and code, protocol → (block) → … → verdict
 //! ```
 //!
-//! A *tree* divides numbers of at most 63 bits. A node is a line: seven keys, and where its children
-//! begin; a node of the last level has five keys and six leaves. All branches are equally deep, and
-//! the depth is known when a program is loaded. The topmost two bits of an address choose one of four
-//! trees for the rest of its high half; where the first of these would be deep, an index by the next
-//! 16 bits takes its place, with a tree for each. The lowest bit of the low half chooses last, where
-//! it matters.
+//! A *tree* divides numbers of at most 63 bits. A node is a line: seven keys, and where its
+//! children begin; a node of the last level has five keys and six leaves. All branches are
+//! equally deep, and the depth is known when a program is loaded. The topmost two bits of an
+//! address choose one of four trees for the rest of its high half; where the first of these would
+//! be deep, an index by the next 16 bits takes its place, with a tree for each. The lowest bit of
+//! the low half chooses last, where it matters.
 
 use crate::flow_entry::HASH_KEYS;
 use crate::verdict::{Direction, Verdict};
@@ -94,7 +94,8 @@ pub enum Form {
     Block = 3,
 }
 
-/// Sets of forms, as bits: parts and blocks that a policy's tables do not have are removed from the programs.
+/// Sets of forms, as bits: parts and blocks that a policy's tables do not have are removed from
+/// the programs.
 pub type Forms = u32;
 
 impl Form {
@@ -120,8 +121,8 @@ impl Form {
 /// *Few* as they lie in a line, at a multiple of their length.
 pub type FewWords = [u32; Layout::FEW.words];
 
-/// How *few* and *several* are laid out: the number of keys, where the leaves are, in words, and how
-/// many words it is together.
+/// How *few* and *several* are laid out: the number of keys, where the leaves are, in words, and
+/// how many words it is together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// How many keys there are; there is one leaf more.
@@ -252,11 +253,12 @@ pub const fn host_bucket(address: u32, buckets: u32) -> u32 {
     ((hash * buckets as u64) >> 32) as u32
 }
 
-/// What the 16-bit number of a port table means, by protocol; with the direction it names a column.
+/// What the 16-bit number of a port table means, by protocol; with the direction it names a
+/// column.
 pub const COLUMNS: usize = 16;
 
-/// Index of a column; `kind` is a [`crate::protocol::Kind`] as a number, masked so that the verifier
-/// sees that the index is inside the list.
+/// Index of a column; `kind` is a [`crate::protocol::Kind`] as a number, masked so that the
+/// verifier sees that the index is inside the list.
 #[inline(always)]
 pub const fn column_index(direction: Direction, kind: u8) -> usize {
     direction as usize * 8 + (kind & 7) as usize
@@ -268,7 +270,8 @@ pub const fn column_index(direction: Direction, kind: u8) -> usize {
 pub struct Shape {
     /// The word at which each column begins: an entry for each class.
     pub columns: [u32; COLUMNS],
-    /// Lines of the trees for the high half of IPv6 addresses; their leaves, if they have no depth.
+    /// Lines of the trees for the high half of IPv6 addresses; their leaves, if they have no
+    /// depth.
     pub roots6: [u32; TREES6],
     /// Depth of those trees.
     pub depth6: u32,
@@ -293,8 +296,9 @@ pub struct Shape {
 /// The first lines hold the [`Shape`].
 pub const SHAPE_LINES: usize = 2;
 
-/// Lines that the programs find at an address they know, if all of a policy's fit: elsewhere a step
-/// is an array lookup of a dozen instructions. A power of two, so that an index can be masked.
+/// Lines that the programs find at an address they know, if all of a policy's fit: elsewhere a
+/// step is an array lookup of a dozen instructions. A power of two, so that an index can be
+/// masked.
 pub const NEAR_LINES: usize = 1 << 15;
 
 /// Room for the [`HASH_KEYS`]: a power of two, so that an index can be masked.
@@ -303,8 +307,8 @@ pub const HASH_KEY_ROOM: usize = HASH_KEYS.next_power_of_two();
 /// The programs' own memory.
 #[repr(C, align(64))]
 pub struct NearTables {
-    /// The secret of the flows' hash. Here, since the verifier would walk other ways for each secret if it
-    /// knew it, as it knows constants.
+    /// The secret of the flows' hash. Here, since the verifier would walk other ways for each
+    /// secret if it knew it, as it knows constants.
     pub flow_keys: [u64; HASH_KEY_ROOM],
     /// The first level of IPv4.
     pub root4: Root,
@@ -315,7 +319,8 @@ pub struct NearTables {
 /// Read access to the tables. `None` means that an index lies outside of them, which the compiler
 /// never produces and every caller takes for "nothing accepts this".
 ///
-/// Entries are 32 bits in 64: without 32-bit arithmetic a narrower number is made so by two shifts.
+/// Entries are 32 bits in 64: without 32-bit arithmetic a narrower number is made so by two
+/// shifts.
 pub trait Tables {
     /// The entry for a /16.
     fn root4(&self, high: u16) -> u64;
@@ -532,8 +537,9 @@ impl Numbers for Ports {
 
 /// The leaf for `number`, which has 16 bits, below `entry`: at most five steps.
 ///
-/// What is usual is asked of the entry alone: which forms there are is known when a program is loaded, but asking
-/// takes instructions all the same, so only what is rare asks, for the verifier not to walk what is not there.
+/// What is usual is asked of the entry alone: which forms there are is known when a program is
+/// loaded, but asking takes instructions all the same, so only what is rare asks, for the
+/// verifier not to walk what is not there.
 #[inline(always)]
 fn walk16<T: Tables, N: Numbers>(tables: &T, entry: u64, number: u64) -> Option<u64> {
     let mut entry = entry;
@@ -661,7 +667,8 @@ fn narrow_several(line: &Line, unit: u32, number: u64) -> u64 {
     keys[at + 3] >> (sum(counts) * u64::from(NARROW_BITS)) & 15
 }
 
-/// How many of `keys` lie beyond `number`; both have 63 bits at most, so that a difference has a sign.
+/// How many of `keys` lie beyond `number`; both have 63 bits at most, so that a difference has a
+/// sign.
 #[inline(always)]
 fn beyond(keys: &[u64], number: u64) -> usize {
     let mut count = 0;
@@ -788,7 +795,8 @@ pub fn judge<T: Tables>(
 mod tests {
     use super::*;
 
-    /// Every number against every key, counted the plain way; what lies beside it is not looked at.
+    /// Every number against every key, counted the plain way; what lies beside it is not looked
+    /// at.
     #[test]
     fn few_and_several_count_the_keys_that_a_number_has_reached() {
         let lists: [&[u16]; 8] = [

@@ -47,10 +47,10 @@ pub const fn first(flags: u8) -> Timeout {
     }
 }
 
-/// 1 if a bare SYN that the rules accept begins a new connection on the same ports as a flow in `state` (a number,
-/// see [`crate::flow::FlowValue::state`]), else 0: where that is closing or cut. The kernel's tracking waits for
-/// the answer in the three states before TIME_WAIT; without all sequence numbers to compare, a flow that is
-/// closing makes room at once.
+/// 1 if a bare SYN that the rules accept begins a new connection on the same ports as a flow in
+/// `state` (a number, see [`crate::flow::FlowValue::state`]), else 0: where that is closing or
+/// cut. The kernel's tracking waits for the answer in the three states before TIME_WAIT; without
+/// all sequence numbers to compare, a flow that is closing makes room at once.
 #[inline(always)]
 pub const fn makes_room(state: u8) -> u32 {
     (CLOSING | 1 << CUT) >> (state & 31) & 1
@@ -74,8 +74,8 @@ pub const fn differs_from_bare_syn(flags: u8) -> u32 {
     ((flags & (SYN | ACK | RST | FIN)) ^ SYN) as u32
 }
 
-/// The state after each state, four bits each: a number, where a list would be memory, and a choice of cases one way
-/// for each of them for the verifier to walk.
+/// The state after each state, four bits each: a number, where a list would be memory, and a
+/// choice of cases one way for each of them for the verifier to walk.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Row(pub u64);
@@ -140,10 +140,11 @@ const ON_ACK: Row = Row::of(&[
 ]);
 const ON_OTHER_ACK: Row = Row::of(&[(TcpFinWait, TcpCloseWait), (TcpLastAck, TcpTimeWait)]);
 
-/// What a segment with `flags` in `state`, sent by the opener or by the other side, makes of each state. A segment
-/// that has no place in a state leaves it as it is. `acknowledges` says whether its acknowledgement number is the
-/// one of the handshake (see [`crate::flow_entry::begun_word`]): of what the opener sends while that is under way,
-/// nothing else but a reset changes anything.
+/// What a segment with `flags` in `state`, sent by the opener or by the other side, makes of each
+/// state. A segment that has no place in a state leaves it as it is. `acknowledges` says whether
+/// its acknowledgement number is the one of the handshake (see
+/// [`crate::flow_entry::begun_word`]): of what the opener sends while that is under way, nothing
+/// else but a reset changes anything.
 #[inline(always)]
 pub(crate) const fn row(state: u8, from_opener: bool, flags: u8, acknowledges: bool) -> Row {
     if flags & RST != 0 {
@@ -220,8 +221,8 @@ mod tests {
         assert_eq!((super::is_closing(CUT), makes_room(CUT)), (0, 1));
     }
 
-    /// Proves K9: each of the 126 transitions, and that without the handshake's number the opener can only
-    /// give it up.
+    /// Proves K9: each of the 126 transitions, and that without the handshake's number the opener
+    /// can only give it up.
     #[test]
     fn every_segment_in_every_state() {
         for (from_opener, segment, flags, row) in TRANSITIONS {

@@ -1,5 +1,5 @@
-//! How a flow of any protocol goes from state to state, as pure functions for kernel and host. The tests
-//! have a table of their own (`tests/kernel/reference/states.rs`) and compare.
+//! How a flow of any protocol goes from state to state, as pure functions for kernel and host.
+//! The tests have a table of their own (`tests/kernel/reference/states.rs`) and compare.
 
 use crate::flow::{FlowKind, Timeout};
 use crate::protocol::Kind;
@@ -37,13 +37,13 @@ pub const IS_ESTABLISHED: u32 = 1 << 8;
 /// What it adds if the other side has answered.
 pub const IS_ANSWERED: u32 = 1 << 9;
 
-/// The state (in bits 0-7) after one more packet, of which `known` says the above, and where the flow belongs
-/// then.
+/// The state (in bits 0-7) after one more packet, of which `known` says the above, and where the
+/// flow belongs then.
 ///
-/// A flow is established when it is known that both ends are where the packets say (SPEC K9). TCP: the opener has
-/// acknowledged what the other side sent. Others: it is still answered two seconds after it began, as the
-/// kernel's connection tracking has it of UDP since Linux 5.0; a spoofer would have to come back for each. Never
-/// ICMP, whose answers prove nothing.
+/// A flow is established when it is known that both ends are where the packets say (SPEC K9).
+/// TCP: the opener has acknowledged what the other side sent. Others: it is still answered two
+/// seconds after it began, as the kernel's connection tracking has it of UDP since Linux 5.0; a
+/// spoofer would have to come back for each. Never ICMP, whose answers prove nothing.
 #[inline(always)]
 pub const fn next(kind: u8, state: u8, flags: u8, known: u32) -> u32 {
     by_row(row(kind, state, flags, known), kind, state, flags, known)
@@ -84,9 +84,10 @@ const fn is_zero(x: u8) -> u32 {
     ((x as u64).wrapping_sub(1) >> 63) as u32
 }
 
-/// 1 if a segment from the other side tells what has to be acknowledged: all of it, whatever it is, so that the
-/// last one counts where several differ (a SYN-ACK that is sent again, one that was forged, data on a SYN). Only
-/// while the handshake is under way, else 0. `from_opener` is 1 or 0.
+/// 1 if a segment from the other side tells what has to be acknowledged: all of it, whatever it
+/// is, so that the last one counts where several differ (a SYN-ACK that is sent again, one that
+/// was forged, data on a SYN). Only while the handshake is under way, else 0. `from_opener` is 1
+/// or 0.
 #[inline(always)]
 pub const fn tells_number(kind: u8, state: u8, flags: u8, from_opener: u32) -> u32 {
     const HANDSHAKE: u32 = 1 << Timeout::TcpSynSent as u8
@@ -96,8 +97,9 @@ pub const fn tells_number(kind: u8, state: u8, flags: u8, from_opener: u32) -> u
     is_zero(kind ^ TCP) & no_reset & (from_opener ^ 1) & (HANDSHAKE >> (state & 31))
 }
 
-/// Zero when [`next`] leaves an established flow in `state` whoever sends a packet, as long as none
-/// of [`tcp::STATE_FLAGS`] is set: a quick answer for nearly all packets. Otherwise it says nothing.
+/// Zero when [`next`] leaves an established flow in `state` whoever sends a packet, as long as
+/// none of [`tcp::STATE_FLAGS`] is set: a quick answer for nearly all packets. Otherwise it says
+/// nothing.
 #[inline(always)]
 pub const fn disturbs(state: u8) -> u32 {
     const STEADY: u32 = 1 << Timeout::TcpEstablished as u8
@@ -108,8 +110,8 @@ pub const fn disturbs(state: u8) -> u32 {
     !STEADY >> (state & 31) & 1
 }
 
-/// Where a flow belongs that somebody else has seen: in `state`, answered or not. Unlike [`next`] without regard to
-/// when it began.
+/// Where a flow belongs that somebody else has seen: in `state`, answered or not. Unlike [`next`]
+/// without regard to when it began.
 #[inline(always)]
 pub const fn kind_of_flow(kind: u8, state: u8, is_answered: bool) -> FlowKind {
     let is_confirmed = match kind {
@@ -191,8 +193,9 @@ mod tests {
         assert_eq!(disturbs(crate::flow::CUT), 1, "it is to be looked at");
     }
 
-    /// Proves K9: only an answer that comes two seconds after the beginning makes a UDP flow a stream, and a flow
-    /// of any protocol without handshake an established one; early answers are remembered and no more.
+    /// Proves K9: only an answer that comes two seconds after the beginning makes a UDP flow a
+    /// stream, and a flow of any protocol without handshake an established one; early answers are
+    /// remembered and no more.
     #[test]
     fn what_is_still_answered_is_established() {
         let udp = Timeout::Udp as u8;
@@ -219,7 +222,8 @@ mod tests {
         assert_eq!(next(ICMP, icmp, 0, LASTS), u32::from(icmp) | IS_ANSWERED);
     }
 
-    /// Proves K9: a handshake ends with the opener's segment that acknowledges the other side's, and with no other.
+    /// Proves K9: a handshake ends with the opener's segment that acknowledges the other side's,
+    /// and with no other.
     #[test]
     fn only_the_right_number_ends_a_handshake() {
         let told = |state: u8, flags, known| next(TCP, state, flags, known);
@@ -240,8 +244,8 @@ mod tests {
         assert_eq!(told(SYN_RECV, tcp::FIN | ACK, opener | ACKNOWLEDGES), fin);
     }
 
-    /// Proves K9: of a connection that was picked up in the middle, an answer that could come from a listener
-    /// proves nothing.
+    /// Proves K9: of a connection that was picked up in the middle, an answer that could come
+    /// from a listener proves nothing.
     #[test]
     fn a_connection_in_the_middle_is_answered_without_syn() {
         let half = u32::from(ESTABLISHED);

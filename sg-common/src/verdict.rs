@@ -74,8 +74,8 @@ pub enum Reason {
     Revoked = 7,
     /// A tail call found no target: the enforcer's own programs are damaged.
     Incomplete = 8,
-    /// As [`Reason::NonIp`], where the policy lets only ARP pass (SPEC P10). The two have one name and
-    /// differ by their action.
+    /// As [`Reason::NonIp`], where the policy lets only ARP pass (SPEC P10). The two have one
+    /// name and differ by their action.
     NonIpDropped = 9,
 }
 

@@ -16,7 +16,8 @@ impl Random {
     }
 }
 
-/// What the keys of new flows look like. IPv4 addresses and the halves of IPv6 ones are in wire order.
+/// What the keys of new flows look like. IPv4 addresses and the halves of IPv6 ones are in wire
+/// order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Shape {
     Random,
@@ -81,8 +82,8 @@ fn spots(shape: Shape, secret: u64, flows: u32, groups: u32) -> Vec<Spot> {
     (0..flows).map(spot).collect()
 }
 
-/// How many of them have to go for others. As `flow_table` has it for half-open flows: eight of one word, of
-/// which three have the same tag.
+/// How many of them have to go for others. As `flow_table` has it for half-open flows: eight of
+/// one word, of which three have the same tag.
 fn lost(spots: &[Spot], groups: u32) -> u32 {
     let mut words = vec![(0usize, [0u8; WAYS]); groups as usize * 2];
     let mut lost = 0;
@@ -107,8 +108,8 @@ fn worst(shape: Shape, secrets: u64, flows: u32, groups: u32) -> u32 {
     (0..secrets).map(lost).max().expect("there are secrets")
 }
 
-/// Proves K9 and K10: of 20,000 new flows of one client, with ports in a row, a table of the default size keeps
-/// as many as of 20,000 flows at random, whatever the secret.
+/// Proves K9 and K10: of 20,000 new flows of one client, with ports in a row, a table of the
+/// default size keeps as many as of 20,000 flows at random, whatever the secret.
 #[test]
 fn ports_in_a_row_find_room_whatever_the_secret() {
     const FLOWS: u32 = 20_000;
@@ -139,8 +140,8 @@ fn keys_in_a_row_find_room_whatever_the_secret() {
     }
 }
 
-/// How many standard deviations the chi-square of these numbers, each below `cells`, lies above what it is
-/// at random.
+/// How many standard deviations the chi-square of these numbers, each below `cells`, lies above
+/// what it is at random.
 fn unevenness(numbers: impl Iterator<Item = u32>, cells: usize) -> f64 {
     let mut counts = vec![0u32; cells];
     let mut all = 0;
@@ -154,8 +155,8 @@ fn unevenness(numbers: impl Iterator<Item = u32>, cells: usize) -> f64 {
     (counts.iter().map(square).sum::<f64>() - free) / (2.0 * free).sqrt()
 }
 
-/// Proves K9 and K10: every part of a spot is as even for keys in a row as for keys at random, and so is each
-/// pair of word and tag.
+/// Proves K9 and K10: every part of a spot is as even for keys in a row as for keys at random,
+/// and so is each pair of word and tag.
 #[test]
 fn every_part_of_a_spot_is_even() {
     const GROUPS: u32 = 1366;
@@ -180,7 +181,8 @@ fn every_part_of_a_spot_is_even() {
                     by(|s| (s.first * 3 + s.second - 3) * 2 + s.half_open - 6, 18),
                 ),
             ] {
-                // Of a normal distribution one in ten million lies above; chi-square's tail is a little thicker.
+                // Of a normal distribution one in ten million lies above; chi-square's tail is a
+                // little thicker.
                 assert!(uneven < 6.5, "{shape:?}, secret {secret}: {part} {uneven}");
             }
         }

@@ -1,5 +1,5 @@
-//! The flow table under several threads at once, so small that they are in each other's way all the
-//! time: no flow twice, none lost that was not counted, none mixed up with another.
+//! The flow table under several threads at once, so small that they are in each other's way all
+//! the time: no flow twice, none lost that was not counted, none mixed up with another.
 
 use std::collections::HashSet;
 use std::sync::Barrier;
@@ -125,8 +125,8 @@ impl Memory {
         assert!(publish(self, &claim, &key, &contents));
     }
 
-    /// Each flow that is there, by its number and word. Panics if an entry is not whole, or if a count is
-    /// wrong.
+    /// Each flow that is there, by its number and word. Panics if an entry is not whole, or if a
+    /// count is wrong.
     fn flows(&self) -> Vec<(u64, u32)> {
         let mut flows = Vec::new();
         let mut port_counts = vec![0; PORT_COUNTS];
@@ -170,8 +170,8 @@ const THREADS: u64 = 16;
 const STAYING: u64 = 1 << 32 | 4000 | FlowKind::Established as u64;
 const KINDS: [FlowKind; 2] = FlowKind::BOTH;
 
-/// Proves K9 and K10: whatever several CPUs do at once, each flow is there once and whole, and what was
-/// entered is there, has left or was evicted, by the counts.
+/// Proves K9 and K10: whatever several CPUs do at once, each flow is there once and whole, and
+/// what was entered is there, has left or was evicted, by the counts.
 #[test]
 fn flows_are_neither_lost_nor_doubled_by_a_race() {
     for (round, flows, groups) in [(0, 24, 1), (1, 90, 1), (2, 400, 2), (3, 64, 3), (4, 3, 1)] {
@@ -243,8 +243,9 @@ fn flows_are_neither_lost_nor_doubled_by_a_race() {
     }
 }
 
-/// Proves K9 and K10: a table holds as many established flows as it was made for, of twice as many a
-/// full word loses the one seen least recently, and neither costs a half-open flow its place.
+/// Proves K9 and K10: a table holds as many established flows as it was made for, of twice as
+/// many a full word loses the one seen least recently, and neither costs a half-open flow its
+/// place.
 #[test]
 fn a_table_holds_what_it_was_made_for() {
     use sg_common::flow_table::groups_for;
@@ -270,12 +271,13 @@ fn a_table_holds_what_it_was_made_for() {
     let newest = (3 * u64::from(FLOWS)..4 * u64::from(FLOWS))
         .filter(|n| table.find(&key(*n)).is_some())
         .count();
-    // Of the last as many as it was made for, those that were evicted were the oldest of a full word.
+    // Of the last as many as it was made for, those that were evicted were the oldest of a full
+    // word.
     assert!(newest as u32 > FLOWS * 9 / 10, "{newest} of the newest");
 }
 
-/// Proves K10: of a full word an expired flow has to go first, then a closing one, however recently it was
-/// seen, and then the one seen least recently.
+/// Proves K10: of a full word an expired flow has to go first, then a closing one, however
+/// recently it was seen, and then the one seen least recently.
 #[test]
 fn the_victim_has_expired_or_is_closing_or_is_the_oldest() {
     use Timeout::*;
@@ -284,7 +286,8 @@ fn the_victim_has_expired_or_is_closing_or_is_the_oldest() {
     const LONG: u32 = 700;
     let closing = [TcpFinWait, TcpCloseWait, TcpLastAck, TcpTimeWait, TcpClose];
     let mut cases = vec![
-        // What seven flows are, and the eighth; states and ages. The eighth has to go, or the first one.
+        // What seven flows are, and the eighth; states and ages. The eighth has to go, or the
+        // first one.
         ((TcpEstablished, 100), (TcpEstablished, 101), true),
         ((TcpEstablished, 100), (TcpEstablished, 99), false),
         ((TcpEstablished, LONG), (TcpSynSent, LONG - 10), true),

@@ -13,8 +13,8 @@ pub(crate) fn class4<F: Form>(address: u32) -> Option<u32> {
     lookup::class4(&KernelTables::<F>::GET, address)
 }
 
-/// The class of an IPv6 address in wire order, in the range of a leaf of the IPv4 table, so that the
-/// verifier explores what follows once for both.
+/// The class of an IPv6 address in wire order, in the range of a leaf of the IPv4 table, so that
+/// the verifier explores what follows once for both.
 #[inline(always)]
 pub(crate) fn class6<F: Form>(address: [u32; 4]) -> Option<u32> {
     let half = |high, low| u64::from(u32::from_be(high)) << 32 | u64::from(u32::from_be(low));
@@ -23,7 +23,8 @@ pub(crate) fn class6<F: Form>(address: [u32; 4]) -> Option<u32> {
     Some(lookup::class6(&tables, half(a, b), half(c, d))? & !POINTER)
 }
 
-/// The class of the remote address; no row has the number that stands for "the tables are not there".
+/// The class of the remote address; no row has the number that stands for "the tables are not
+/// there".
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn sg_class(p: *const Packet) -> u32 {

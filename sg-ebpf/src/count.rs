@@ -51,7 +51,7 @@ fn measure<H: Hook>(hook: &H, claimed: u32, headers: impl FnOnce() -> u64) -> (u
 #[inline(always)]
 fn slot(number: u32) -> Option<&'static mut SlotCounters> {
     let counters = COUNTERS.get_ptr_mut(number)?;
-    // SAFETY: the value belongs to this CPU, and BPF programs of one hook do not nest on it; each frame
-    // is counted once.
+    // SAFETY: the value belongs to this CPU, and BPF programs of one hook do not nest on it; each
+    // frame is counted once.
     Some(unsafe { &mut *counters })
 }

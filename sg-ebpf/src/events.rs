@@ -1,5 +1,5 @@
-//! Events of rules with `log`, and of what no rule matches where that is logged: a typed record in a
-//! ring of the CPU's own, limited in rate.
+//! Events of rules with `log`, and of what no rule matches where that is logged: a typed record
+//! in a ring of the CPU's own, limited in rate.
 
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use sg_common::{
@@ -13,8 +13,8 @@ use crate::bpf::maps::{self, EVENT_RINGS, EVENT_SLOTS};
 use crate::outcome::Outcome;
 use crate::packet::Packet;
 
-/// Writes the event of a packet, over the oldest one. That it is not written is counted, and no reason
-/// to treat the packet otherwise.
+/// Writes the event of a packet, over the oldest one. That it is not written is counted, and no
+/// reason to treat the packet otherwise.
 #[inline(always)]
 pub(crate) fn emit(p: &Packet, direction: Direction, outcome: &Outcome, bytes: u64, ifindex: u32) {
     // SAFETY: no arguments.

@@ -1,5 +1,5 @@
-//! The packet path: packet → class → verdict → count. Each hook has four programs, of which the first is attached
-//! and the others are reached by tail calls:
+//! The packet path: packet → class → verdict → count. Each hook has four programs, of which the
+//! first is attached and the others are reached by tail calls:
 //!
 //! ```text
 //!                           ┌─ decided: pass or drop
@@ -13,9 +13,9 @@
 //!                                                       scratch: the packet and the rules' outcome
 //! ```
 //!
-//! `fast` decides TCP and UDP right behind an IP header; `slow` parses and judges any frame; `conntrack` is the flow
-//! table and what a packet does to a flow; `rules` and `classes` ask the tables; `count` counts, `events` logs;
-//! `bpf` is what all of it is made of.
+//! `fast` decides TCP and UDP right behind an IP header; `slow` parses and judges any frame;
+//! `conntrack` is the flow table and what a packet does to a flow; `rules` and `classes` ask the
+//! tables; `count` counts, `events` logs; `bpf` is what all of it is made of.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -167,8 +167,8 @@ fn decide_any<H: Hook>(hook: &H) -> bool {
                 *outcome = Outcome::unpack(packed);
             } else if rest != judge::DECIDED {
                 tail_call(hook, Stage::Track);
-                // Behind a tail call is only what happens when its target is missing (SPEC A1). The
-                // rules' verdict does not count then: an accepted packet would open no flow.
+                // Behind a tail call is only what happens when its target is missing (SPEC A1).
+                // The rules' verdict does not count then: an accepted packet would open no flow.
                 outcome.set_reason(H::DIRECTION, Reason::Incomplete);
             } else if packet.is_error != 0 && !outcome.is_accepted() {
                 tail_call(hook, Stage::Related);
@@ -232,7 +232,8 @@ fn keep_if_first(packet: &Packet, outcome: &Outcome) {
     }
 }
 
-/// Every frame that is enforced ends in exactly one outcome: counts it, and writes its event if it is to have one.
+/// Every frame that is enforced ends in exactly one outcome: counts it, and writes its event if
+/// it is to have one.
 #[inline(always)]
 fn settle<H: Hook>(hook: &H, packet: &Packet, outcome: &Outcome) -> bool {
     if maps::only_remembers() {

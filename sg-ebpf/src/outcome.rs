@@ -2,9 +2,9 @@
 
 use sg_common::verdict::{Action, Direction, Reason, Verdict, reason_slot};
 
-/// Written through a pointer by the functions that decide, so that the verifier sees plain unknown
-/// numbers behind them (as with `Packet`); hence no `bool`. Aligned, since it may be on a stack, where one
-/// word is written for both halves.
+/// Written through a pointer by the functions that decide, so that the verifier sees plain
+/// unknown numbers behind them (as with `Packet`); hence no `bool`. Aligned, since it may be on a
+/// stack, where one word is written for both halves.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 pub(crate) struct Outcome {

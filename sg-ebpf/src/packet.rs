@@ -125,8 +125,8 @@ impl Packet {
         unsafe { *core::ptr::from_ref(self).cast() }
     }
 
-    /// Makes it a plain packet with that flow's key and so many bytes of headers; whatever only the rules
-    /// ask for is left as it is.
+    /// Makes it a plain packet with that flow's key and so many bytes of headers; whatever only
+    /// the rules ask for is left as it is.
     #[inline(always)]
     pub(crate) fn set_plain(&mut self, key: &FlowKey, numbers: Numbers, headers: u32) {
         // SAFETY: as in `flow_key`.

@@ -11,12 +11,13 @@ use crate::bpf::{
     word::SharedWord,
 };
 
-/// The verdict of `direction`'s rules on `number` of `kind` in `class`; without tables for it, which
-/// cannot be, nothing is accepted.
+/// The verdict of `direction`'s rules on `number` of `kind` in `class`; without tables for it,
+/// which cannot be, nothing is accepted.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sg_ask_rules(class: u32, direction: u32, kind: u32, number: u32) -> u32 {
-    // As `lookup::judge`, but that the direction is a number: a condition would be two paths to explore.
+    // As `lookup::judge`, but that the direction is a number: a condition would be two paths to
+    // explore.
     const APART: u32 = column_index(Direction::Outbound, 0) as u32;
     let column = SharedWord::opaque(((direction & 1) * APART + (kind & 7)).into());
     let tables = KernelTables::<AsLoaded>::GET;

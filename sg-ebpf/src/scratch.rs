@@ -1,5 +1,5 @@
-//! What one program of a hook hands to the next about a frame: there is one place for it on each CPU,
-//! since programs of one hook do not nest there.
+//! What one program of a hook hands to the next about a frame: there is one place for it on each
+//! CPU, since programs of one hook do not nest there.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 
@@ -30,7 +30,7 @@ static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(2, 0);
 #[inline(always)]
 pub(crate) fn get<H: Hook>() -> Option<&'static mut Scratch> {
     let scratch = SCRATCH.get_ptr_mut(H::DIRECTION as u32)?;
-    // SAFETY: plain numbers, whose place belongs to this CPU and to the one frame that the programs of
-    // this hook have under way there; each program asks for it once.
+    // SAFETY: plain numbers, whose place belongs to this CPU and to the one frame that the
+    // programs of this hook have under way there; each program asks for it once.
     Some(unsafe { &mut *scratch })
 }

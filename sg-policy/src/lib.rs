@@ -1,6 +1,6 @@
-//! What a policy means: text → rules (`policy`) → tables (`compile`), and the naive reference that both are
-//! compared with (`oracle`). No unsafe code, no BPF, no operating system: its tests need neither root nor a
-//! nightly compiler.
+//! What a policy means: text → rules (`policy`) → tables (`compile`), and the naive reference
+//! that both are compared with (`oracle`). No unsafe code, no BPF, no operating system: its tests
+//! need neither root nor a nightly compiler.
 //!
 //! ```
 //! use sg_policy::{

@@ -176,7 +176,8 @@ pub fn packet(rng: &mut Rng, policy: &Policy) -> oracle::Packet {
         Some(Protocol::Number(number)) if rng.u8(..8) != 0 => number,
         _ => *rng.choice(&[6, 17, 132, 1, 58, 47, 50, 89]).unwrap_or(&6),
     };
-    // Sometimes at the edge of another rule's ports: what the tables of two prefixes have in common ends there.
+    // Sometimes at the edge of another rule's ports: what the tables of two prefixes have in
+    // common ends there.
     let ports_of = match policy.rules.len() {
         n @ 1.. if rng.u8(..4) == 0 => Some(&policy.rules[rng.usize(..n)]),
         _ => rule,

@@ -15,7 +15,8 @@ use sg_policy::oracle;
 use sg_policy::policy::{Policy, load_text, rules_from_lines};
 use sg_policy::testing;
 
-/// What the calling thread has used of a processor: a bound on it says nothing about what else the machine does.
+/// What the calling thread has used of a processor: a bound on it says nothing about what else
+/// the machine does.
 fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
     time.expect("threads have a clock").into()
@@ -140,7 +141,8 @@ fn every_port_has_a_rule_of_its_own() {
     agrees(&policy, &compiled, 500, 5);
 }
 
-/// So many ports that are accepted from anywhere, above as many networks with a range each that is dropped.
+/// So many ports that are accepted from anywhere, above as many networks with a range each that
+/// is dropped.
 fn ports_above_ranges(seed: u64, count: usize) -> Policy {
     let mut rng = Rng::with_seed(seed);
     let mut text = String::new();

@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: builds the benchmarks and sgctl with optimisations, then runs the former as
-//! root. What is measured and how is theirs to know; this hands the arguments on.
+//! `cargo xtask bench`: builds the benchmarks and sgctl with optimisations, then runs the former
+//! as root. What is measured and how is theirs to know; this hands the arguments on.
 
 use std::{
     env,
@@ -92,7 +92,8 @@ pub(crate) fn command(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Whether rows of another filter, which the tests have no use for, are among those that are named.
+/// Whether rows of another filter, which the tests have no use for, are among those that are
+/// named.
 fn asks_for_peer(names: &[String]) -> bool {
     const PEER: &str = "live/xdp-filter";
     let overlaps = |name: &String| PEER.starts_with(name.as_str()) || name.starts_with(PEER);

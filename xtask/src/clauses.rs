@@ -1,6 +1,6 @@
 //! `cargo xtask clauses`: writes docs/clauses.md, the table of what the enforcer promises and the
-//! tests that prove it, from docs/spec.md and the tests' own doc comments ("Proves K6"). `cargo xtask test`
-//! checks it.
+//! tests that prove it, from docs/spec.md and the tests' own doc comments ("Proves K6"). `cargo
+//! xtask test` checks it.
 
 use std::{
     collections::BTreeMap,

@@ -1,6 +1,6 @@
-//! The steps of `cargo xtask lint` about what comes from elsewhere: dependencies that nothing uses, licences, sources
-//! and advisories (deny.toml), and whether the oldest supported compiler builds the host's code.
-//! A step whose tool is not here is left out, and says why.
+//! The steps of `cargo xtask lint` about what comes from elsewhere: dependencies that nothing
+//! uses, licences, sources and advisories (deny.toml), and whether the oldest supported compiler
+//! builds the host's code. A step whose tool is not here is left out, and says why.
 
 use std::{path::Path, process::Command};
 
@@ -128,8 +128,8 @@ pub(crate) fn advisories(workspace: &Path) -> Result<Ending> {
     Ok(Ending::Done)
 }
 
-/// Whether the host's code builds with the oldest supported compiler; where that is not installed, whether the
-/// dependencies say that they do.
+/// Whether the host's code builds with the oldest supported compiler; where that is not
+/// installed, whether the dependencies say that they do.
 pub(crate) fn oldest_compiler(workspace: &Path) -> Result<Ending> {
     let mut metadata = shell::cargo(workspace);
     metadata.args(["metadata", "--format-version", "1", "--locked"]);

@@ -1,8 +1,8 @@
-//! Which file of a crate imports which, read from the code itself: no files import each other in a circle, and
-//! folders import only what ARCHITECTURE.md puts below them.
+//! Which file of a crate imports which, read from the code itself: no files import each other in
+//! a circle, and folders import only what ARCHITECTURE.md puts below them.
 //!
-//! An import is a path to a module of the same package: in a `use`, in code, or inside a macro. What only tests
-//! import does not count.
+//! An import is a path to a module of the same package: in a `use`, in code, or inside a macro.
+//! What only tests import does not count.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -390,8 +390,8 @@ impl<'a> Resolver<'a> {
         resolver
     }
 
-    /// The file in which what the path names is looked for, and its module. `None` for what is in no module of
-    /// this package.
+    /// The file in which what the path names is looked for, and its module. `None` for what is in
+    /// no module of this package.
     fn resolve(&self, path: &Found) -> Option<(usize, Module)> {
         let mut segments = path.segments.iter().map(String::as_str).peekable();
         let mut at: Module = self.module.iter().chain(&path.inside).cloned().collect();

@@ -1,5 +1,5 @@
-//! `cargo xtask test --kernels`: boots older kernels in an emulator and runs the kernel tests in them.
-//! One file for each part; this one puts them together.
+//! `cargo xtask test --kernels`: boots older kernels in an emulator and runs the kernel tests in
+//! them. One file for each part; this one puts them together.
 
 mod archive;
 mod binaries;

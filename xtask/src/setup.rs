@@ -1,5 +1,5 @@
-//! `cargo xtask setup`: finds what the eBPF build and the tests need, and installs what is missing.
-//! What it cannot install it says how to install by hand, all of it at once.
+//! `cargo xtask setup`: finds what the eBPF build and the tests need, and installs what is
+//! missing. What it cannot install it says how to install by hand, all of it at once.
 
 mod apt;
 mod linker;
@@ -9,7 +9,7 @@ mod tools;
 
 pub(crate) use apt::Apt;
 pub(crate) use step::Needs;
-pub(crate) use toolchain::name as toolchain;
+pub(crate) use toolchain::{has_rustfmt, name as toolchain};
 pub(crate) use tools::test_programs;
 
 use std::time::Instant;
@@ -52,7 +52,8 @@ pub(crate) fn ensure(needs: Needs) -> Result<()> {
     report(steps, started)
 }
 
-/// Installs the filter that the benchmarks compare with, if it is not here. Without it its rows are left out.
+/// Installs the filter that the benchmarks compare with, if it is not here. Without it its rows
+/// are left out.
 pub(crate) fn ensure_peer() {
     const PROGRAM: &str = "xdp-filter";
     if shell::which(PROGRAM).is_some() {

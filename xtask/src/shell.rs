@@ -1,5 +1,5 @@
-//! Other programs: finds them, runs them, shows them as one would type them.
-//! The toolchain that cargo chose for the task runner is not forced on those that choose their own.
+//! Other programs: finds them, runs them, shows them as one would type them. The toolchain that
+//! cargo chose for the task runner is not forced on those that choose their own.
 
 use std::{
     env,

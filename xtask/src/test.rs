@@ -27,8 +27,8 @@ pub(crate) struct Args {
     #[arg(value_name = "OPTION", last = true)]
     options: Vec<String>,
 
-    /// Let every system call of apply, detach and run fail, one at a time, instead of all tests; takes up
-    /// to 15 minutes (all tests include a sample of it)
+    /// Let every system call of apply, detach and run fail, one at a time, instead of all tests;
+    /// takes up to 15 minutes (all tests include a sample of it)
     #[arg(long, conflicts_with = "kernels")]
     faults: bool,
 

@@ -1,4 +1,5 @@
-//! How test binaries are built and started: their profile, the folder of real data, the rights of root.
+//! How test binaries are built and started: their profile, the folder of real data, the rights of
+//! root.
 
 use std::{
     env,

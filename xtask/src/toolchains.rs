@@ -1,5 +1,6 @@
-//! The versions of compilers and of the linker that the project is tested with. They are named here and nowhere else;
-//! the set-up compares them with what there is, and says where that differs.
+//! The versions of compilers and of the linker that the project is tested with. They are named
+//! here and nowhere else; the set-up compares them with what there is, and says where that
+//! differs.
 
 use std::ops::RangeInclusive;
 
@@ -19,7 +20,8 @@ pub(crate) const LINKER: Version = Version::new(0, 13, 0);
 /// The LLVM versions that it can be built with.
 pub(crate) const LINKER_LLVMS: RangeInclusive<u32> = 21..=23;
 
-/// What differs from what was tested, in one line. `stable` is unknown where cargo has no compiler beside it.
+/// What differs from what was tested, in one line. `stable` is unknown where cargo has no
+/// compiler beside it.
 pub(crate) fn differences(stable: Option<&Rustc>, nightly: &Rustc) -> Option<String> {
     let mut found = Vec::new();
     if let Some(stable) = stable

@@ -30,7 +30,8 @@ pub(crate) trait Hook: EbpfContext {
     /// Length of the whole frame, which may continue in buffers that the program cannot read.
     fn frame_len(&self) -> u32;
 
-    /// The whole frame's length, more cheaply. `claimed` is where the IP packet in it ends, or zero.
+    /// The whole frame's length, more cheaply. `claimed` is where the IP packet in it ends, or
+    /// zero.
     fn counted_len(&self, claimed: u32) -> u64;
 
     /// Makes `len` bytes readable if the frame has them. True when that changed anything, so that

@@ -39,9 +39,10 @@ static SG_NEAR_TABLES: Filled<NearTables> = Filled(UnsafeCell::new(NearTables {
     lines: [Line::EMPTY; NEAR_LINES],
 }));
 
-/// Where a static begins, or what is at an offset in it, in one instruction. Of no static does the compiler see
-/// which it is: it would fold in the default of a constant that the loader replaces, and take another
-/// instruction for an offset. It asks anew each time, instead of keeping an address on the stack.
+/// Where a static begins, or what is at an offset in it, in one instruction. Of no static does
+/// the compiler see which it is: it would fold in the default of a constant that the loader
+/// replaces, and take another instruction for an offset. It asks anew each time, instead of
+/// keeping an address on the stack.
 macro_rules! address_of {
     ($name:ident + $offset:expr, $type:ty) => {{
         let place: *const $type;
@@ -97,7 +98,8 @@ pub(crate) static FRAGMENTS4: LruHashMap<FragmentKey4, FragmentValue> =
 pub(crate) static FRAGMENTS6: LruHashMap<FragmentKey6, FragmentValue> =
     LruHashMap::with_max_entries(1, 0);
 
-// The programs that go on where others stop, by [`Stage`]. One array cannot hold those of both hooks.
+// The programs that go on where others stop, by [`Stage`]. One array cannot hold those of both
+// hooks.
 
 #[map(name = "sg_in_stages")]
 pub(crate) static INBOUND_STAGES: ProgramArray =
@@ -261,7 +263,8 @@ pub(crate) trait Form {
     fn may_have_cut() -> bool;
 }
 
-/// Flows and near tables, nothing to be logged and no flow that may be cut, as with nearly every policy.
+/// Flows and near tables, nothing to be logged and no flow that may be cut, as with nearly every
+/// policy.
 pub(crate) struct Usual;
 /// As the loader says, which is asked anew at each step.
 pub(crate) struct AsLoaded;
@@ -320,8 +323,8 @@ impl Form for AsLoaded {
     }
 }
 
-/// An entry, of which the compiler does not know that it has 32 bits: it would compare its sign, which
-/// takes two shifts.
+/// An entry, of which the compiler does not know that it has 32 bits: it would compare its sign,
+/// which takes two shifts.
 #[inline(always)]
 fn load(entry: &u32) -> u64 {
     let wide: u64;
@@ -393,7 +396,8 @@ impl<F: Form> Tables for KernelTables<F> {
         if F::has_near_tables() {
             let few = near_at!(lines as FewWords);
             let offset = offset & (NEAR_LINES * size_of::<Line>() - LEN);
-            // SAFETY: the offset is masked to the length of all lines, a power of two, and to what few begin at.
+            // SAFETY: the offset is masked to the length of all lines, a power of two, and to
+            // what few begin at.
             return Some(unsafe { &*few.byte_add(offset) });
         }
         let few = core::ptr::from_ref(LINES.get(index / LINE_UNITS)?).cast::<FewWords>();

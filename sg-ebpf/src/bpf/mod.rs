@@ -1,5 +1,5 @@
-//! What the packet path is made of: the bytes of a frame, maps and constants, tail calls, shared words, and
-//! what the verifier has to be helped with.
+//! What the packet path is made of: the bytes of a frame, maps and constants, tail calls, shared
+//! words, and what the verifier has to be helped with.
 
 pub(crate) mod bytes;
 pub(crate) mod clock;

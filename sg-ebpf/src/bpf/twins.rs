@@ -1,9 +1,9 @@
-//! Functions that the verifier checks once by themselves, instead of once for each path that leads to them.
-//! It does so for exported functions that are never inlined and take the kernel's own context, so that each
-//! exists once for XDP and once for tc.
+//! Functions that the verifier checks once by themselves, instead of once for each path that
+//! leads to them. It does so for exported functions that are never inlined and take the kernel's
+//! own context, so that each exists once for XDP and once for tc.
 
-/// Writes, for a function that takes a [`Hook`](super::hook::Hook) and what else is named, its two exported
-/// twins, and the function that calls the hook's one.
+/// Writes, for a function that takes a [`Hook`](super::hook::Hook) and what else is named, its
+/// two exported twins, and the function that calls the hook's one.
 macro_rules! twins {
     ($(
         $(#[$doc:meta])*

@@ -32,15 +32,15 @@ fn has_expired(head: Head, now: u64) -> u64 {
     u64::from(Flows.time_out(head.state())).wrapping_sub(age.into()) >> 63
 }
 
-/// 1 if a policy before this one has admitted the flow whose rule this is, else 0. While programs are replaced one
-/// direction's meet flows of the policy that comes, which are none of these.
+/// 1 if a policy before this one has admitted the flow whose rule this is, else 0. While programs
+/// are replaced one direction's meet flows of the policy that comes, which are none of these.
 #[inline(always)]
 fn is_before(rule: u64) -> u64 {
     u64::from(generation_of(rule)).wrapping_sub(maps::generation().into()) >> 63
 }
 
-/// Not zero if the flow is a cut one, or is by this packet, since the policy has flushed all that were before it: of TCP
-/// it is so in both directions.
+/// Not zero if the flow is a cut one, or is by this packet, since the policy has flushed all that
+/// were before it: of TCP it is so in both directions.
 #[inline(always)]
 fn is_ended(contents: &Contents) -> u64 {
     let is_cut = u64::from(contents.head.state() ^ CUT).wrapping_sub(1) >> 63;
@@ -135,9 +135,9 @@ extern "C" fn sg_go_on(found: *mut Found, traits: u64, numbers: u64, how: u32, n
     }
 }
 
-/// What tracking has to know of a packet besides its key, in one number: its kind in bits 0-7, TCP's
-/// flags in 8-15, its direction in bit 16, whether it may open a flow in bit 17, and from bit 32 on
-/// the number that the other direction's rules are asked for.
+/// What tracking has to know of a packet besides its key, in one number: its kind in bits 0-7,
+/// TCP's flags in 8-15, its direction in bit 16, whether it may open a flow in bit 17, and from
+/// bit 32 on the number that the other direction's rules are asked for.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(crate) struct Traits(pub(crate) u64);
@@ -204,8 +204,8 @@ pub(crate) const REPLY: u64 = Outcome::of_slot(0, true, true).pack();
 /// It goes on in the direction of a flow that an earlier policy admitted and this one keeps.
 const KEPT: u64 = Outcome::of_slot(0, true, false).pack();
 
-/// Decides a packet whose remote address is in `class`, given the rules' verdict: remembers what they
-/// accept, and looks for the flow of what they do not. Returns an [`Outcome`], packed.
+/// Decides a packet whose remote address is in `class`, given the rules' verdict: remembers what
+/// they accept, and looks for the flow of what they do not. Returns an [`Outcome`], packed.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn sg_track(
@@ -232,8 +232,9 @@ pub(crate) extern "C" fn sg_track(
     let is_there = find(key, hash, &mut found);
     let head = found.contents.head;
     let other_kind = u32::from(traits.kind() ^ Kind::Tcp as u8);
-    // 1 if an earlier policy admitted it and this one does not: it has flushed all such, or accepts what answers in
-    // it but not what it would answer, or else nobody would have come here.
+    // 1 if an earlier policy admitted it and this one does not: it has flushed all such, or
+    // accepts what answers in it but not what it would answer, or else nobody would have come
+    // here.
     let is_unanswerable =
         u64::from(verdict.accept_bit() & u32::from(head.opener() ^ traits.direction()));
     let is_lost = maps::judges_flows() & is_unanswerable & (u64::from(head.is_seeded()) ^ 1);
@@ -287,8 +288,8 @@ pub(crate) extern "C" fn sg_track(
             admission = verdict.0;
         }
     } else if is_older && !maps::keeps_flows() {
-        // Of an originator's packet the rules of its own direction were asked just now, and did not
-        // accept.
+        // Of an originator's packet the rules of its own direction were asked just now, and did
+        // not accept.
         if !from_opener {
             let opposite = Direction::BOTH[usize::from(traits.direction() ^ 1)];
             admission = ask(class, opposite, traits.kind(), traits.return_number()).0;
@@ -337,8 +338,9 @@ pub(crate) extern "C" fn sg_track(
     result
 }
 
-/// SPEC K11, of a packet that the rules pass both ways. Whatever entry its flow has, only that it is a cut one matters:
-/// the rules do not bring a connection back, but a new one may take its place. Returns an [`Outcome`], packed.
+/// SPEC K11, of a packet that the rules pass both ways. Whatever entry its flow has, only that it
+/// is a cut one matters: the rules do not bring a connection back, but a new one may take its
+/// place. Returns an [`Outcome`], packed.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn sg_pass_unless_cut(
@@ -372,8 +374,8 @@ pub(crate) extern "C" fn sg_pass_unless_cut(
     reason(traits.direction(), Reason::Revoked)
 }
 
-/// Whether `p`, a packet that was quoted and that the rules do not accept, belongs to a live flow which
-/// the policy admits; 1 if so. Changes nothing.
+/// Whether `p`, a packet that was quoted and that the rules do not accept, belongs to a live flow
+/// which the policy admits; 1 if so. Changes nothing.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn sg_belongs(p: *const Packet, class: u32) -> u32 {

@@ -26,8 +26,8 @@ static TAGS: Array<Line<SharedWord>> = Array::with_max_entries(1, MMAPABLE);
 #[map(name = "sg_flow_pages")]
 static PAGES: Array<Page<SharedWord>> = Array::with_max_entries(1, MMAPABLE);
 
-/// In plain memory, where a packet finds them without a look-up. The section is a map by itself, so that all
-/// generations can share it.
+/// In plain memory, where a packet finds them without a look-up. The section is a map by itself,
+/// so that all generations can share it.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".bss.flow_ports")]
 static SG_FLOW_PORTS: [SharedWord; PORT_COUNTS] = [const { SharedWord::zero() }; PORT_COUNTS];
@@ -225,8 +225,9 @@ extern "C" fn sg_flow_look_up(key: *const FlowKey, hash: u32, found: *mut Found)
     flow_table::find(&Flows, &spot(hash), key, found).into()
 }
 
-/// Enters a flow into the table, among those of a kind. When another CPU was faster its entry serves
-/// as well; a full word evicts. Neither is a reason to drop a packet that the rules accept.
+/// Enters a flow into the table, among those of a kind. When another CPU was faster its entry
+/// serves as well; a full word evicts. Neither is a reason to drop a packet that the rules
+/// accept.
 #[inline(always)]
 pub(crate) fn enter(key: &FlowKey, hash: u32, contents: &Contents, kind: FlowKind, now: u64) {
     let mut claimed = sg_flow_claim(key, hash, kind as u32, now);
@@ -240,8 +241,8 @@ pub(crate) fn enter(key: &FlowKey, hash: u32, contents: &Contents, kind: FlowKin
     sg_flow_tally(kind as u32, entered | claimed as u32 & EVICTED);
 }
 
-/// What [`sg_flow_claim`] returns instead of a way in bits 0-2, its word in bits 3-5, [`EVICTED`] if
-/// another flow has gone for it, the tag in bits 16-23 and the group in bits 32-63.
+/// What [`sg_flow_claim`] returns instead of a way in bits 0-2, its word in bits 3-5, [`EVICTED`]
+/// if another flow has gone for it, the tag in bits 16-23 and the group in bits 32-63.
 const NOT_CLAIMED: u64 = 0;
 /// No tag is as small: nothing is claimed, but may be by another attempt.
 const RACED: u64 = 1;

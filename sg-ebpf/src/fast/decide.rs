@@ -1,8 +1,9 @@
-//! The fast path: decides TCP and UDP right behind an IPv4 or IPv6 header, without tags or options, and
-//! counts them as the slow path would, in fewer steps. All other frames it leaves to the slow path.
+//! The fast path: decides TCP and UDP right behind an IPv4 or IPv6 header, without tags or
+//! options, and counts them as the slow path would, in fewer steps. All other frames it leaves to
+//! the slow path.
 //!
-//! Nearly nothing is a call: where the kernel guards returns against speculation, each costs as much as
-//! reading all headers.
+//! Nearly nothing is a call: where the kernel guards returns against speculation, each costs as
+//! much as reading all headers.
 
 use network_types::{
     eth::EthHdr,
@@ -29,7 +30,8 @@ use crate::outcome::Outcome;
 use crate::packet::ends;
 use crate::{classes, count, rules};
 
-/// What [`decide`] returns: nothing decided, or what became of the packet, or which program goes on.
+/// What [`decide`] returns: nothing decided, or what became of the packet, or which program goes
+/// on.
 pub(crate) const NOT_PLAIN: u32 = 0;
 pub(crate) const DROPPED: u32 = 1;
 pub(crate) const ACCEPTED: u32 = 2;
@@ -48,12 +50,13 @@ struct Plain {
     transport: Transport,
 }
 
-/// TCP's header or UDP's, as far as every packet needs it: there are few registers. The rest is [`Rest`].
+/// TCP's header or UDP's, as far as every packet needs it: there are few registers. The rest is
+/// [`Rest`].
 struct Transport {
     /// 0 for TCP, 1 for UDP: the numbers of `Kind`.
     kind: u64,
-    /// The source port, and below it the destination, with no known history: the compiler would combine
-    /// swaps and shifts to what takes more instructions.
+    /// The source port, and below it the destination, with no known history: the compiler would
+    /// combine swaps and shifts to what takes more instructions.
     ports: u64,
     /// Where the column of this kind begins.
     column: u32,
@@ -90,14 +93,15 @@ struct Rest {
 }
 
 impl Rest {
-    /// Of a frame that has been taken for plain, with a transport header of `kind`. Without branches, so that
-    /// there is one path for the verifier to explore.
+    /// Of a frame that has been taken for plain, with a transport header of `kind`. Without
+    /// branches, so that there is one path for the verifier to explore.
     #[inline(always)]
     fn of<H: Hook>(hook: &H, kind: u64) -> Result<Self, Stop> {
         const _: () = assert!(ETH_P_IP.to_be() >> 7 & 1 == 0 && ETH_P_IPV6.to_be() >> 7 & 1 == 1);
         let frame = at::<Frame<Ipv4Hdr>, H>(hook, 0)?;
-        // SAFETY: an address inside what `at` has compared with the end of the packet. A reading of its own, since
-        // the verifier knows what the first one was compared with, and both families go on together.
+        // SAFETY: an address inside what `at` has compared with the end of the packet. A reading
+        // of its own, since the verifier knows what the first one was compared with, and both
+        // families go on together.
         let ether_type = unsafe {
             (&raw const (*frame).ethernet.ether_type)
                 .cast::<u16>()
@@ -140,8 +144,8 @@ const UDP: u64 = IPPROTO_UDP as u64;
 
 #[inline(always)]
 pub(crate) fn decide<H: Hook>(hook: &H) -> u32 {
-    // Written twice, and the kernel removes the variant that the constant does not choose: it cannot remove a
-    // question whose answers go on at one place.
+    // Written twice, and the kernel removes the variant that the constant does not choose: it
+    // cannot remove a question whose answers go on at one place.
     let decided = if maps::has() == HAS_FLOWS | HAS_NEAR_TABLES {
         plain::<H, Usual>(hook)
     } else if maps::is_traced() {
@@ -337,7 +341,8 @@ fn transport<I, H: Hook>(
     let mut headers = (EthHdr::LEN + size_of::<I>()) as u64;
     let column = |kind| KernelTables::<AsLoaded>::GET.column(column_index(H::DIRECTION, kind));
     let transport;
-    // TCP first: of UDP, whose numbers are among those that it may have, the verifier then explores nothing more.
+    // TCP first: of UDP, whose numbers are among those that it may have, the verifier then
+    // explores nothing more.
     if protocol == IPPROTO_TCP {
         let len = Beginning::len(header);
         if len < TcpHdr::LEN as u64 {
@@ -359,8 +364,8 @@ fn transport<I, H: Hook>(
             return Err(NO);
         }
         headers += UdpHdr::LEN as u64;
-        // At least its header, and no more than the packet has: one comparison for both, unless the packet
-        // ends before, which is looked at below.
+        // At least its header, and no more than the packet has: one comparison for both, unless
+        // the packet ends before, which is looked at below.
         let beyond_header = Beginning::udp_len(header).wrapping_sub(UdpHdr::LEN as u64);
         if beyond_header > end.wrapping_sub(headers) {
             return Err(NO);

@@ -1,5 +1,5 @@
-//! Flows of plain packets: that there is none is known from a cache line; that a flow goes on as it did, from
-//! two lines and the time. All else is handed on to be tracked.
+//! Flows of plain packets: that there is none is known from a cache line; that a flow goes on as
+//! it did, from two lines and the time. All else is handed on to be tracked.
 
 use core::mem::offset_of;
 
@@ -82,7 +82,8 @@ fn hash(sum: u64, [low, high]: [u64; 2]) -> u32 {
 pub(crate) struct Names {
     /// The halves of [`FlowKey::name`].
     pub(crate) name: [u64; 2],
-    /// The addresses of IPv4, local and remote, in wire order. Those of IPv6 are too many to be kept.
+    /// The addresses of IPv4, local and remote, in wire order. Those of IPv6 are too many to be
+    /// kept.
     pub(crate) addresses4: [u64; 2],
 }
 
@@ -106,7 +107,8 @@ pub(crate) struct Step {
     pub(crate) class: u32,
     pub(crate) verdict: Verdict,
     pub(crate) is_drop: bool,
-    /// The rules pass both directions of its connection, which may be cut all the same: see `MAY_HAVE_CUT`.
+    /// The rules pass both directions of its connection, which may be cut all the same: see
+    /// `MAY_HAVE_CUT`.
     pub(crate) is_passed: bool,
     /// TCP's, or none.
     pub(crate) flags: u64,
@@ -124,8 +126,8 @@ pub(crate) enum Fate {
     Unknown,
 }
 
-/// Looks for its flow. A packet that is to be dropped may be none of a flow's, and one that passes anyway: any other
-/// one opens it.
+/// Looks for its flow. A packet that is to be dropped may be none of a flow's, and one that
+/// passes anyway: any other one opens it.
 #[inline(always)]
 pub(crate) fn ask<H: Hook>(hook: &H, names: &Names, step: &Step) -> Result<Fate, Stop> {
     if step.is_drop && tcp::is_syn_without_ack(step.flags as u8) {
@@ -160,8 +162,8 @@ pub(crate) fn ask<H: Hook>(hook: &H, names: &Names, step: &Step) -> Result<Fate,
     Ok(Fate::Unknown)
 }
 
-/// The outcome of a packet that changes nothing about its flow, which this policy admitted and which
-/// is established.
+/// The outcome of a packet that changes nothing about its flow, which this policy admitted and
+/// which is established.
 #[inline(always)]
 fn steady<H: Hook>(hook: &H, names: &Names, step: &Step, spot: &Spot, both: u64) -> Option<u64> {
     let page = Flows.page(spot.group)?;
@@ -243,8 +245,8 @@ fn hand_on<H: Hook>(hook: &H, names: &Names, step: &Step, hash: u32) -> Result<(
         let [local, remote] = names.addresses4;
         [local, 0, remote, 0]
     };
-    // The verifier explores what follows once for both families. Each by another number: two that the verifier
-    // knows to be equal are not like any other two.
+    // The verifier explores what follows once for both families. Each by another number: two that
+    // the verifier knows to be equal are not like any other two.
     for word in &mut addresses {
         *word = forget(*word, unknown);
         unknown = unknown.wrapping_add(1);

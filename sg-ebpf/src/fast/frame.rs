@@ -1,5 +1,5 @@
-//! The parts of a frame that the fast path reads, each as one struct: one comparison with the frame's end
-//! serves all fields.
+//! The parts of a frame that the fast path reads, each as one struct: one comparison with the
+//! frame's end serves all fields.
 
 use network_types::{eth::EthHdr, ip::Ipv6Hdr};
 

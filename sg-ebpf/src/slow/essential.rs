@@ -14,11 +14,12 @@ const MLD2_REPORT: u8 = 143;
 /// First ten bits of fe80::/10.
 const LINK_LOCAL: u32 = 0xfe80 >> 6;
 
-/// SPEC K5, but for the fragment check. `source` is the sender's address, `ports` are the sender's and the
-/// receiver's.
+/// SPEC K5, but for the fragment check. `source` is the sender's address, `ports` are the
+/// sender's and the receiver's.
 ///
-/// - A DHCP server's answer: from 67 to 68 (RFC 2131), or to 546 from 547 or from the same link, where the
-///   server may use any port (RFC 8415 section 7.2 names those on which they listen, and no more).
+/// - A DHCP server's answer: from 67 to 68 (RFC 2131), or to 546 from 547 or from the same link,
+///   where the server may use any port (RFC 8415 section 7.2 names those on which they listen, and
+///   no more).
 /// - Neighbour discovery that no router can have forwarded: hop limit 255 (RFC 4861).
 /// - MLD from a link-local address, or from none as long as the host has none yet (RFC 3590).
 /// - IGMP that no router will forward: TTL 1 (RFC 2236, RFC 3376).

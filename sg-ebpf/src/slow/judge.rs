@@ -52,8 +52,8 @@ fn judge_into(direction: Direction, p: *const Packet, out: *mut Outcome) -> u64 
     rest
 }
 
-/// What [`sg_judge_inbound`] returns unless the flow table is to be asked: then it is the class and
-/// the verdict of the rules.
+/// What [`sg_judge_inbound`] returns unless the flow table is to be asked: then it is the class
+/// and the verdict of the rules.
 pub(crate) const DECIDED: u64 = 0;
 const ASK_FLOWS: u64 = 1 << 63;
 /// Set besides where the table is to be asked for a cut flow and for nothing else.

@@ -144,15 +144,16 @@ fn skip_vlans<H: Hook>(hook: &H) -> u64 {
     (2 * VlanHdr::LEN as u64) << 16 | u64::from(ether_type)
 }
 
-/// What a length field of zero means in a frame that begins `offset` bytes before what the field counts:
-/// all the rest, if that is more than the field could say; else zero.
+/// What a length field of zero means in a frame that begins `offset` bytes before what the field
+/// counts: all the rest, if that is more than the field could say; else zero.
 ///
-/// The kernel joins the segments of a TCP connection, or leaves them joined until a device segments them, to
-/// packets of up to 512 KiB (BIG TCP). It writes zero into the field then (`iph_set_totlen` in
-/// include/net/ip.h, `ipv6_gro_complete` in net/ipv6/ip6_offload.c), with or without a jumbo payload option
-/// in IPv6, and reads zero as the frame's length (`skb_ip_totlen`, `ipv6_payload_len`) if its own record says
-/// that the packet is joined. XDP does not see that record. But no wire carries frames of that length, so that
-/// the length tells the same; a short frame that claims zero comes from a wire, and is malformed.
+/// The kernel joins the segments of a TCP connection, or leaves them joined until a device
+/// segments them, to packets of up to 512 KiB (BIG TCP). It writes zero into the field then
+/// (`iph_set_totlen` in include/net/ip.h, `ipv6_gro_complete` in net/ipv6/ip6_offload.c), with or
+/// without a jumbo payload option in IPv6, and reads zero as the frame's length (`skb_ip_totlen`,
+/// `ipv6_payload_len`) if its own record says that the packet is joined. XDP does not see that
+/// record. But no wire carries frames of that length, so that the length tells the same; a short
+/// frame that claims zero comes from a wire, and is malformed.
 #[inline(always)]
 fn unsaid_len<H: Hook>(hook: &H, offset: usize) -> usize {
     let len = (hook.frame_len() as usize).wrapping_sub(offset) & 0xf_ffff;

@@ -18,8 +18,8 @@ twins! {
     pub(crate) fn relates(error: *const Packet) -> u32 = is_related as sg_relates_xdp, sg_relates_tc;
 }
 
-/// Whether `error`, which no rule accepts, is about a packet of ours (SPEC K8); 1 if so. Nothing is
-/// malformed here: a quotation that cannot be read relates to nothing.
+/// Whether `error`, which no rule accepts, is about a packet of ours (SPEC K8); 1 if so. Nothing
+/// is malformed here: a quotation that cannot be read relates to nothing.
 #[inline(always)]
 fn is_related<H: Hook>(hook: &H, error: *const Packet) -> u32 {
     if error.is_null() {
@@ -27,9 +27,9 @@ fn is_related<H: Hook>(hook: &H, error: *const Packet) -> u32 {
     }
     // SAFETY: not null, and the only caller passes a whole packet.
     let error = unsafe { &*error };
-    // Errors are rare: the bytes are asked for before it is known whether they are missing. The mask
-    // changes nothing, since headers take less than 17 KiB; the verifier of Linux 6.12 loses the
-    // bounds of a number to which something was added that might overflow.
+    // Errors are rare: the bytes are asked for before it is known whether they are missing. The
+    // mask changes nothing, since headers take less than 17 KiB; the verifier of Linux 6.12 loses
+    // the bounds of a number to which something was added that might overflow.
     hook.pull((error.headers & 0x7fff) + PULL);
     let mut quoted = Packet::EMPTY;
     match quoted::parse(hook, error, &mut quoted) {
@@ -42,8 +42,8 @@ fn is_related<H: Hook>(hook: &H, error: *const Packet) -> u32 {
 }
 
 /// SPEC K8: whether an ICMP error that no rule accepts is about something that the node does send
-/// or receive. `quoted` is the packet in it, which travelled the other way. 1 if so, 0 if not, or else
-/// [`ASK_WHETHER_IT_BELONGS`] and the class.
+/// or receive. `quoted` is the packet in it, which travelled the other way. 1 if so, 0 if not, or
+/// else [`ASK_WHETHER_IT_BELONGS`] and the class.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sg_is_related(error: *const Packet, quoted: *const Packet) -> u64 {
@@ -52,9 +52,10 @@ extern "C" fn sg_is_related(error: *const Packet, quoted: *const Packet) -> u64 
     }
     // SAFETY: not null, and the only caller passes whole values.
     let (error, quoted) = unsafe { (&*error, &*quoted) };
-    // An error goes to whoever sent what it is about: inbound to the quoted packet's local end, outbound to
-    // its remote one. It may come from any router on the way, and outbound also from this node as a router
-    // or from what is behind it. As nf_conntrack_inet_error in net/netfilter/nf_conntrack_proto_icmp.c.
+    // An error goes to whoever sent what it is about: inbound to the quoted packet's local end,
+    // outbound to its remote one. It may come from any router on the way, and outbound also from
+    // this node as a router or from what is behind it. As nf_conntrack_inet_error in
+    // net/netfilter/nf_conntrack_proto_icmp.c.
     let direction = quoted.direction();
     let (to, sender) = match direction {
         Direction::Inbound => (&error.remote, &quoted.remote),

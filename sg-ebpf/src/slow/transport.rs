@@ -93,10 +93,11 @@ pub(crate) fn transport<H: Hook>(
     Ok(())
 }
 
-/// Whether a UDP header may say that its datagram has `said` bytes, in a packet that carries `len`: as
-/// `udp_error` in net/netfilter/nf_conntrack_proto_udp.c has it, which sees datagrams once they are whole. Of
-/// a first fragment only the least is known. What the kernel will cut into segments itself may say anything,
-/// and so may a packet that is longer than the field can say (RFC 2675 section 4: zero).
+/// Whether a UDP header may say that its datagram has `said` bytes, in a packet that carries
+/// `len`: as `udp_error` in net/netfilter/nf_conntrack_proto_udp.c has it, which sees datagrams
+/// once they are whole. Of a first fragment only the least is known. What the kernel will cut
+/// into segments itself may say anything, and so may a packet that is longer than the field can
+/// say (RFC 2675 section 4: zero).
 #[inline(always)]
 fn is_udp_len<H: Hook>(hook: &H, said: usize, len: usize, out: &Packet) -> bool {
     if len > LONGEST_SAID || hook.is_to_be_segmented() {
@@ -144,7 +145,8 @@ pub(crate) fn icmp(header: *const Icmpv4Hdr, out: &mut Packet) {
 
 /// What a message means, given its type and code (`number`), family and direction. Queries and
 /// their answers form a flow by identifier (local port) and request type (remote port); no other
-/// message belongs to a flow of its own. Checked by the verifier once, hence a function of its own.
+/// message belongs to a flow of its own. Checked by the verifier once, hence a function of its
+/// own.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sg_icmp(out: *mut Packet) -> u32 {

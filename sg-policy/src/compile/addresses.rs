@@ -16,8 +16,8 @@ pub(super) trait Address: Copy + Ord {
     fn last(prefix: Prefix<Self>) -> Self;
     const ZERO: Self;
     fn next(self) -> Option<Self>;
-    /// Whether `prefix` has a node of its own, given the first addresses of the prefixes before and after
-    /// it.
+    /// Whether `prefix` has a node of its own, given the first addresses of the prefixes before
+    /// and after it.
     fn is_alone(prefix: Prefix<Self>, neighbours: [Option<Self>; 2]) -> bool;
 }
 

@@ -1,5 +1,5 @@
-//! The lines that tables are made of, each part stored once however often it occurs, and the choice
-//! of the smallest form for a function over 16-bit numbers.
+//! The lines that tables are made of, each part stored once however often it occurs, and the
+//! choice of the smallest form for a function over 16-bit numbers.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -24,8 +24,8 @@ const MOST_STEPS: usize = LINE_WORDS;
 /// Units of a line.
 const LINE_UNITS: u32 = (LINE_WORDS / UNIT_WORDS) as u32;
 
-/// A range of 16 bits with more steps than this becomes a block in any case: parts would be as large and
-/// deeper.
+/// A range of 16 bits with more steps than this becomes a block in any case: parts would be as
+/// large and deeper.
 const BLOCK_STEPS: usize = 96;
 
 /// Which forms tables have, and how deep they go.
@@ -36,8 +36,8 @@ pub(super) struct Built {
     pub(super) steps: usize,
 }
 
-/// So many tables of ports begin with a block: a policy with few of them has the cache to itself, and
-/// looking one of 256 entries up takes fewer instructions than dividing by keys.
+/// So many tables of ports begin with a block: a policy with few of them has the cache to itself,
+/// and looking one of 256 entries up takes fewer instructions than dividing by keys.
 const ROOMY_TABLES: usize = 16;
 
 /// What smaller tables are chosen for.
@@ -57,14 +57,15 @@ fn is_block(steps: &Steps, room: Room) -> bool {
     }
 }
 
-/// What lies in the same line as a *few*. Where each prefix has ports of its own, neither its node nor their
-/// table is in a core's cache, and one line brings both.
+/// What lies in the same line as a *few*. Where each prefix has ports of its own, neither its
+/// node nor their table is in a core's cache, and one line brings both.
 #[derive(Clone, Copy)]
 enum Beside<'a> {
     Anything,
     /// A place for one more.
     FreePlace,
-    /// The table of ports that one of its classes leads to by its row, if a place beside that is free.
+    /// The table of ports that one of its classes leads to by its row, if a place beside that is
+    /// free.
     PortsOf {
         classes: &'a Steps,
         rows: &'a [Row],
@@ -179,8 +180,8 @@ impl Arena {
             .all(|(words, line)| line.0 == words)
     }
 
-    /// Stores `words`, a half, quarter or eighth of a line or whole lines, where they are not stored
-    /// yet; returns their position in units.
+    /// Stores `words`, a half, quarter or eighth of a line or whole lines, where they are not
+    /// stored yet; returns their position in units.
     pub(super) fn store(&mut self, form: Form, words: &[u32]) -> Result<u32, TooLarge> {
         self.store_beside(Beside::Anything, form, words)
     }
@@ -241,8 +242,8 @@ impl Arena {
         Some(few)
     }
 
-    /// Entry for `steps` over the ports from zero on, in a column; if asked for, with a free place beside
-    /// the table for the node of a prefix.
+    /// Entry for `steps` over the ports from zero on, in a column; if asked for, with a free
+    /// place beside the table for the node of a prefix.
     pub(super) fn ports(
         &mut self,
         column: usize,
@@ -289,8 +290,8 @@ impl Arena {
         self.lines[line + index / LINE_WORDS].0[index % LINE_WORDS]
     }
 
-    /// Entry for `steps` over the numbers from `base` on that `part` leaves. A block takes over what it has in
-    /// common with those that are `known`.
+    /// Entry for `steps` over the numbers from `base` on that `part` leaves. A block takes over
+    /// what it has in common with those that are `known`.
     fn table(
         &mut self,
         steps: &Steps,
@@ -376,8 +377,8 @@ impl Arena {
         self.store_beside(beside, form, &words[..layout.words])
     }
 
-    /// Fills the /16 table of IPv4 with `steps` over all addresses, whose classes have `rows`; says
-    /// whether leaves are narrow.
+    /// Fills the /16 table of IPv4 with `steps` over all addresses, whose classes have `rows`;
+    /// says whether leaves are narrow.
     pub(super) fn fill_root(
         &mut self,
         root: &mut Root,

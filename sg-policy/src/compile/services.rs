@@ -80,8 +80,8 @@ impl Rows {
         Ok(begins)
     }
 
-    /// The class of addresses covered by exactly the rules of `set`. Where they are of a prefix that is
-    /// alone, its node will lie beside a table of ports.
+    /// The class of addresses covered by exactly the rules of `set`. Where they are of a prefix
+    /// that is alone, its node will lie beside a table of ports.
     pub(super) fn class_of(
         &mut self,
         sets: &RuleSets,
@@ -151,8 +151,8 @@ fn kind_of(number: u8, family: Family) -> Kind {
     }
 }
 
-/// What every rule of a policy claims in one family: columns, and the first and last numbers there. In one
-/// list, since it is gone through for each class.
+/// What every rule of a policy claims in one family: columns, and the first and last numbers
+/// there. In one list, since it is gone through for each class.
 struct RuleClaims {
     claims: Vec<(u8, u16, u16)>,
     /// Where the claims of each rule end.
@@ -295,7 +295,8 @@ impl Painting {
         .collect()
     }
 
-    /// The next number from `number` on that nobody has claimed; shortens the way there for the next time.
+    /// The next number from `number` on that nobody has claimed; shortens the way there for the
+    /// next time.
     fn next_unclaimed(&mut self, number: u32) -> u32 {
         let mut number = number;
         loop {

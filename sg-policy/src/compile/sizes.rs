@@ -11,7 +11,8 @@ pub struct TableSizes {
     pub ipv6_prefixes: usize,
     pub bytes: usize,
     pub form: TableForm,
-    /// Memory accesses that depend on each other, at most, from a packet to its verdict by the rules.
+    /// Memory accesses that depend on each other, at most, from a packet to its verdict by the
+    /// rules.
     pub ipv4_steps: usize,
     pub ipv6_steps: usize,
 }

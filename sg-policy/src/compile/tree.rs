@@ -15,8 +15,8 @@ const LEAVES: usize = LAST_KEYS + 1;
 
 /// A first tree of more levels than this gets an index instead,
 const DEEP: u32 = 2;
-/// unless there are so many steps that the index and the nodes below it, which it leaves half empty,
-/// would not stay in a core's cache.
+/// unless there are so many steps that the index and the nodes below it, which it leaves half
+/// empty, would not stay in a core's cache.
 const INDEXED_STEPS: usize = 1 << 13;
 
 /// A function over 64-bit numbers as its steps, from zero on.

@@ -322,8 +322,8 @@ fn in_timeouts(word: &str) -> Option<String> {
     }
 }
 
-/// How an exception is written. Not as a rule with the other action, which accepts what is left out of a
-/// rule that drops.
+/// How an exception is written. Not as a rule with the other action, which accepts what is left
+/// out of a rule that drops.
 const AROUND: &str = "list the ranges around what is left out, so that the rule is about nothing \
                       else: all but port 25 is `0-24, 26-65535`";
 

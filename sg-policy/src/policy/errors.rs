@@ -75,9 +75,9 @@ impl Problem {
     }
 }
 
-/// One error of a policy. `line` and `column` count from 1 (column in characters), and are 0 where the
-/// error is about the file as a whole. For an error in a `--set` argument, `file` is `--set` and
-/// `column` counts within `NAME=VALUE`.
+/// One error of a policy. `line` and `column` count from 1 (column in characters), and are 0
+/// where the error is about the file as a whole. For an error in a `--set` argument, `file` is
+/// `--set` and `column` counts within `NAME=VALUE`.
 #[derive(Clone, Debug)]
 pub struct PolicyError {
     pub code: &'static str,

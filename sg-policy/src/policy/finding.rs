@@ -1,5 +1,5 @@
-//! What is said about a policy, and how: errors and findings have one shape (SPEC A4). A finding is
-//! what `check` says of a policy that is valid; it never stops the policy from being applied.
+//! What is said about a policy, and how: errors and findings have one shape (SPEC A4). A finding
+//! is what `check` says of a policy that is valid; it never stops the policy from being applied.
 
 use std::fmt;
 

@@ -198,8 +198,8 @@ fn trailing_denies(rules: &[Draft]) -> usize {
     rules.iter().rev().take_while(denies).count()
 }
 
-/// Lets deferred denies log in the last group what they would have logged (SPEC P9): by the rule there
-/// that drops the same, or else as rules in front of those that drop everything.
+/// Lets deferred denies log in the last group what they would have logged (SPEC P9): by the rule
+/// there that drops the same, or else as rules in front of those that drop everything.
 fn keep_logs(last: &mut Vec<Draft>, deferred: Vec<Draft>) {
     let denies = last.len() - trailing_denies(last);
     let mut at = denies;

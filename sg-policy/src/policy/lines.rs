@@ -14,9 +14,9 @@ use super::model::Policy;
 /// `in|out PROTOCOL [PORTS or TYPE[/CODE]] from|to REMOTE accept|drop [log]`
 ///
 /// `PORTS` and `REMOTE` are lists joined by commas without blanks: `in tcp 22,80-90 from
-/// 10.0.0.0/8 accept`, `in icmp 8/0 from any accept`, `out all to any drop`, `in 47 from ::/0 drop`.
-/// The group and the policy are called `lines`; positions follow the order of the lines within
-/// their direction.
+/// 10.0.0.0/8 accept`, `in icmp 8/0 from any accept`, `out all to any drop`, `in 47 from ::/0
+/// drop`. The group and the policy are called `lines`; positions follow the order of the lines
+/// within their direction.
 ///
 /// # Panics
 /// When a line is not of that form, or is not a valid rule.
@@ -28,8 +28,8 @@ pub fn rules_from_lines(text: &str) -> Policy {
     policy(&format!("name: lines\n{}", group.yaml("")), text)
 }
 
-/// Reads several groups: `group NAME` begins one, `option KEY: VALUE` sets an option of the policy,
-/// every other line is a rule as in [`rules_from_lines`].
+/// Reads several groups: `group NAME` begins one, `option KEY: VALUE` sets an option of the
+/// policy, every other line is a rule as in [`rules_from_lines`].
 ///
 /// # Panics
 /// When a line is none of these, or the policy is not valid.

@@ -143,8 +143,8 @@ pub struct Policy {
     pub sources: Vec<PathBuf>,
 }
 
-/// A rule's match, with its name in front if it has one: `[ssh] tcp 22 from 192.0.2.0/24`. Wherever a
-/// rule is shown, it is shown like this.
+/// A rule's match, with its name in front if it has one: `[ssh] tcp 22 from 192.0.2.0/24`.
+/// Wherever a rule is shown, it is shown like this.
 pub fn titled(name: Option<&str>, summary: &str) -> String {
     match name {
         Some(name) => format!("[{name}] {summary}"),

@@ -5,7 +5,8 @@ use super::dialect::plain;
 use super::errors::Problem;
 use super::yaml::{Node, Value};
 
-/// What is wrong with `{cidr: …, except: […]}`, as Kubernetes and Cilium write a network with exceptions.
+/// What is wrong with `{cidr: …, except: […]}`, as Kubernetes and Cilium write a network with
+/// exceptions.
 pub(crate) fn block(node: &Node<'_>) -> Option<Problem> {
     let Value::Map(pairs) = &node.value else {
         return None;

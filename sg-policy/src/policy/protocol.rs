@@ -169,7 +169,8 @@ pub(crate) fn icmp_type(text: &str, v6: bool) -> Result<u8, Problem> {
     })
 }
 
-/// The ICMP type that a policy calls so, for callers that have words of their own for what is none.
+/// The ICMP type that a policy calls so, for callers that have words of their own for what is
+/// none.
 pub fn icmp_type_of(text: &str, v6: bool) -> Option<u8> {
     icmp_type(text, v6).ok()
 }

@@ -105,8 +105,8 @@ fn shared_addresses() -> Prefix<u32> {
     v4([100, 64, 0, 0], 10)
 }
 
-/// A policy by which nobody can open a session with the node, or in a cluster nobody but those that
-/// may send everything: its pods and nodes.
+/// A policy by which nobody can open a session with the node, or in a cluster nobody but those
+/// that may send everything: its pods and nodes.
 pub(crate) fn ssh(policy: &Policy, is_cluster: bool) -> Option<Finding> {
     let probe = Probe::tcp(Direction::Inbound, SSH);
     let message = if !probe.passes_outside(policy, &Cover::default()) {
@@ -124,8 +124,8 @@ pub(crate) fn ssh(policy: &Policy, is_cluster: bool) -> Option<Finding> {
     Some(Finding::warning(Lint::SshClosed, message).help(help))
 }
 
-/// A policy with IPv6 rules that turns essential traffic off, and by which no neighbour of the node can be
-/// found (RFC 4861).
+/// A policy with IPv6 rules that turns essential traffic off, and by which no neighbour of the
+/// node can be found (RFC 4861).
 pub(crate) fn neighbours(policy: &Policy) -> Option<Finding> {
     const NAMES: [(&str, u16); 2] = [
         ("neighbour-solicitation", 135),

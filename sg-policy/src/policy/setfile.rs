@@ -1,6 +1,5 @@
-//! Set files: one entry on a line, comments that `#` or `;` begins, blank lines: public block lists
-//! can be used as they are.
-//! An error names the set file, the line and the column.
+//! Set files: one entry on a line, comments that `#` or `;` begins, blank lines: public block
+//! lists can be used as they are. An error names the set file, the line and the column.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

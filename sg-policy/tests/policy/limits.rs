@@ -8,7 +8,8 @@ use sg_policy::policy::*;
 
 use crate::{good, text, write};
 
-/// What the calling thread has used of a processor: a bound on it says nothing about what else the machine does.
+/// What the calling thread has used of a processor: a bound on it says nothing about what else
+/// the machine does.
 fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
     time.expect("threads have a clock").into()

@@ -1,4 +1,5 @@
-//! What a policy means: families, groups and their order, identities, digests, rules without effect.
+//! What a policy means: families, groups and their order, identities, digests, rules without
+//! effect.
 
 use sg_policy::policy::*;
 

@@ -1,5 +1,5 @@
-//! What the README shows and says: its policies are valid as they stand, and its figures are those of
-//! docs/performance.md.
+//! What the README shows and says: its policies are valid as they stand, and its figures are
+//! those of docs/performance.md.
 
 use std::path::PathBuf;
 

@@ -244,8 +244,8 @@ essential: 1
     assert_eq!(json[0]["code"], "unknown-key");
 }
 
-/// What people write who know other tools: each is refused with a remedy that says how it is written
-/// here, and none of the remedies lets more through than what was written.
+/// What people write who know other tools: each is refused with a remedy that says how it is
+/// written here, and none of the remedies lets more through than what was written.
 ///
 /// Proves P8.
 #[test]

@@ -114,8 +114,8 @@ fn the_minimal_template_has_its_sets_and_lets_nobody_reach_ssh() {
     );
 }
 
-/// Each note about what the minimal template cuts off is there while it is so, and goes when a rule
-/// or a set opens it.
+/// Each note about what the minimal template cuts off is there while it is so, and goes when a
+/// rule or a set opens it.
 ///
 /// Proves P7.
 #[test]
@@ -239,7 +239,8 @@ fn a_policy_that_lets_nobody_reach_ssh_is_warned_of() {
     }
 }
 
-/// Without essential traffic IPv6 finds no neighbour unless rules say so: a note, as long as there is IPv6.
+/// Without essential traffic IPv6 finds no neighbour unless rules say so: a note, as long as
+/// there is IPv6.
 #[test]
 fn neighbour_discovery_that_nothing_accepts_is_noted() {
     let all = |direction: &str, side: &str, protocol: &str| {

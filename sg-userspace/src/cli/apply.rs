@@ -1,5 +1,5 @@
-//! `sgctl apply`: compiles a policy, attaches it or replaces the one that is attached, and returns.
-//! On any error nothing has changed.
+//! `sgctl apply`: compiles a policy, attaches it or replaces the one that is attached, and
+//! returns. On any error nothing has changed.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -80,8 +80,8 @@ pub(super) fn refuse(screen: &Screen, failure: &Failure) -> Result<(), Failure> 
     })
 }
 
-/// `apply --json`: what was done, what `check` says of the policy, and the errors. Without errors it
-/// was done.
+/// `apply --json`: what was done, what `check` says of the policy, and the errors. Without errors
+/// it was done.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Report<'a> {
@@ -130,7 +130,8 @@ pub(super) struct Done<'a> {
     policy: &'a PolicyRecord,
     rules: usize,
     tables: TableSizes,
-    /// What became of flows that were there; null unless this was the first policy, and with --cut-existing.
+    /// What became of flows that were there; null unless this was the first policy, and with
+    /// --cut-existing.
     seeded: Option<&'a Seeded>,
     /// What became of them with --cut-existing.
     cut: Option<Cut>,
@@ -271,8 +272,8 @@ fn seeded(applied: &Applied) -> Option<String> {
     Some(out)
 }
 
-/// `could not see …`, of each kind of connections that may exist and that nothing here knows of, and what
-/// becomes of those.
+/// `could not see …`, of each kind of connections that may exist and that nothing here knows of,
+/// and what becomes of those.
 fn unseen(applied: &Applied) -> Vec<String> {
     let unseen = applied.seeded.iter().flat_map(|seeded| &seeded.unseen);
     let mut lines: Vec<String> = unseen

@@ -110,8 +110,8 @@ impl CountersCommand {
     }
 }
 
-/// Ctrl-C while a table is drawn again and again: the terminal shows it as `^C`, which is taken away before
-/// the process ends by it.
+/// Ctrl-C while a table is drawn again and again: the terminal shows it as `^C`, which is taken
+/// away before the process ends by it.
 struct Interrupt<'a> {
     screen: &'a Screen,
     has_come: Arc<AtomicBool>,
@@ -179,8 +179,8 @@ fn read(context: &Context, iface: Option<&String>) -> Result<Vec<Counters>, Fail
     Ok(all)
 }
 
-/// The tables of all interfaces; with rates when there are any, and with no more `lines` than that if that
-/// can be.
+/// The tables of all interfaces; with rates when there are any, and with no more `lines` than
+/// that if that can be.
 pub(super) fn text(
     screen: &Screen,
     all: &[Counters],
@@ -272,8 +272,8 @@ fn table(
     format!("{}{more}\n", build(screen, one, rates, &shown))
 }
 
-/// Leaves the rows that count most at the moment, then those that have counted most, in their order. Says
-/// how many have gone.
+/// Leaves the rows that count most at the moment, then those that have counted most, in their
+/// order. Says how many have gone.
 fn keep_busiest(rows: &mut Vec<Row<'_>>, room: usize) -> usize {
     let mut order: Vec<usize> = (0..rows.len()).collect();
     let rate = |i: usize| rows[i].rate.map_or(0.0, |rate| rate.packets);

@@ -1,5 +1,5 @@
-//! What is said of an interface that does not enforce its policy: first, by every command that prints what
-//! the policy would do.
+//! What is said of an interface that does not enforce its policy: first, by every command that
+//! prints what the policy would do.
 
 use sg_userspace::kernel::Fault;
 use sg_userspace::observe::attached::Health;
@@ -21,8 +21,9 @@ pub(super) fn word(health: Health) -> (&'static str, Paint) {
     }
 }
 
-/// A line for each fault and one where the interface is elsewhere, no longer than the terminal. Nothing
-/// where it is enforcing, or where that cannot be looked at from here, which `status` says.
+/// A line for each fault and one where the interface is elsewhere, no longer than the terminal.
+/// Nothing where it is enforcing, or where that cannot be looked at from here, which `status`
+/// says.
 pub(super) fn warnings(
     screen: &Screen,
     interface: &str,

@@ -159,8 +159,8 @@ fn attempts(out: &mut String, attempts: &[Attempt], paint: Paint) {
             .unwrap_or(0)
     };
     let (whats, by) = (width(&what), width(&decided_by));
-    // Before and behind it are the marks, `accepted` and `↩ flows`. Where there is no room for a rule its
-    // number has to do, by which the counters list it.
+    // Before and behind it are the marks, `accepted` and `↩ flows`. Where there is no room for a
+    // rule its number has to do, by which the counters list it.
     let room = paint
         .width
         .map(|width| width.saturating_sub(whats + by + 27));

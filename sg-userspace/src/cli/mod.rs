@@ -175,8 +175,8 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
     }
 }
 
-/// Whatever keeps a command with `--json` from beginning is said as its other errors are: `check` and
-/// `apply` print a report in any case. Returns what is left to be said.
+/// Whatever keeps a command with `--json` from beginning is said as its other errors are: `check`
+/// and `apply` print a report in any case. Returns what is left to be said.
 fn refuse(command: &str, failure: Failure, context: &Context) -> Failure {
     let printed = match command {
         "check" => check::refuse(&context.out, &failure),

@@ -1,5 +1,5 @@
-//! A line on the terminal for work that takes more than a second, so that nobody wonders whether it
-//! goes on. Elsewhere, and for quick work, nothing.
+//! A line on the terminal for work that takes more than a second, so that nobody wonders whether
+//! it goes on. Elsewhere, and for quick work, nothing.
 
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;

@@ -107,8 +107,8 @@ pub(super) struct Attach {
     #[arg(long, value_enum, value_name = "MODE", default_value_t = XdpMode::Auto)]
     xdp_mode: XdpMode,
 
-    /// What outbound packets are judged at; clsact adds a qdisc where there is none, which drops some
-    /// frames of that moment
+    /// What outbound packets are judged at; clsact adds a qdisc where there is none, which drops
+    /// some frames of that moment
     #[arg(long, value_enum, value_name = "HOOK", default_value_t = EgressHook::Auto)]
     egress_hook: EgressHook,
 

@@ -83,7 +83,8 @@ impl Reloader {
         &self.files
     }
 
-    /// Whether it waits for files to be whole, so that [`Reloader::check`] is to be called again soon.
+    /// Whether it waits for files to be whole, so that [`Reloader::check`] is to be called again
+    /// soon.
     pub(super) fn is_waiting(&self) -> bool {
         self.waiting.is_some()
     }
@@ -103,8 +104,8 @@ impl Reloader {
         Outcome::Unfinished(file)
     }
 
-    /// Applies the policy again if its files mean another one now, or if `forced`. What is still being
-    /// written is left alone until it is whole.
+    /// Applies the policy again if its files mean another one now, or if `forced`. What is still
+    /// being written is left alone until it is whole.
     pub(super) fn check(&mut self, forced: bool) -> Outcome {
         if self.policies.are_from_stdin() {
             return if forced {
@@ -171,7 +172,8 @@ impl Reloader {
         }
     }
 
-    /// Puts the policy in force once more, where some of it has been taken away. Its files are not looked at.
+    /// Puts the policy in force once more, where some of it has been taken away. Its files are
+    /// not looked at.
     pub(super) fn repair(&self) -> Result<Box<Applied>, Failure> {
         Ok(Box::new(kernel::apply(&self.policy, &self.options)?))
     }

@@ -1,5 +1,5 @@
-//! How a failure is told: with the lines of the policy drawn on a terminal, as `file:line:column: message`
-//! otherwise, and as JSON where that was asked for.
+//! How a failure is told: with the lines of the policy drawn on a terminal, as `file:line:column:
+//! message` otherwise, and as JSON where that was asked for.
 
 use std::fmt;
 
@@ -57,7 +57,8 @@ struct Drawn<'a> {
 }
 
 impl Drawn<'_> {
-    /// Whether the place can be seen although the lines of the file are cut where the terminal ends.
+    /// Whether the place can be seen although the lines of the file are cut where the terminal
+    /// ends.
     fn is_mark_within(&self) -> bool {
         /// The number of the line and the frame.
         const FRAME: usize = 10;

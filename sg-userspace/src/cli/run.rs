@@ -1,5 +1,5 @@
-//! `sgctl run`: applies a policy and stays in the foreground; how it begins and ends. What it does meanwhile is
-//! in `run_session`.
+//! `sgctl run`: applies a policy and stays in the foreground; how it begins and ends. What it
+//! does meanwhile is in `run_session`.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Everything that wakes `run` up. Only waiting is asynchronous: the library is called between waits,
-//! since it drives netlink with a runtime of its own.
+//! Everything that wakes `run` up. Only waiting is asynchronous: the library is called between
+//! waits, since it drives netlink with a runtime of its own.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,8 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How often flows that have expired are swept out of the tables.
 const SWEEP: Duration = Duration::from_secs(5);
 
-/// How often logged packets are fetched, and signals noticed; the kernel wakes nobody up for the first.
+/// How often logged packets are fetched, and signals noticed; the kernel wakes nobody up for the
+/// first.
 const FETCH: Duration = Duration::from_millis(100);
 
 pub(super) enum Event {
@@ -34,8 +35,9 @@ pub(super) enum Event {
     Sweep,
 }
 
-/// Whether a signal has come since somebody looked. A flag cannot fail. The runtime's own handlers send through
-/// a socket: for want of memory or by a seccomp filter it loses a signal, or panics when it reads.
+/// Whether a signal has come since somebody looked. A flag cannot fail. The runtime's own
+/// handlers send through a socket: for want of memory or by a seccomp filter it loses a signal,
+/// or panics when it reads.
 struct Notice {
     has_come: Arc<AtomicBool>,
 }
@@ -57,8 +59,8 @@ pub(super) struct Events {
     interrupt: Notice,
     terminate: Notice,
     hangup: Notice,
-    /// Nobody waits for it: looking whether a file is being written may cause one, whose usual effect is
-    /// the end of the process.
+    /// Nobody waits for it: looking whether a file is being written may cause one, whose usual
+    /// effect is the end of the process.
     _lease: Notice,
     files: Option<FileWatch>,
     pins: Option<PinWatch>,

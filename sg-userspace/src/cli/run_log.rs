@@ -106,7 +106,8 @@ impl Log {
         self.out.paint(Paint::Green, text)
     }
 
-    /// Whether logged packets may be fetched: else they are kept better where they are, where the newest stay.
+    /// Whether logged packets may be fetched: else they are kept better where they are, where the
+    /// newest stay.
     pub(super) fn has_room(&self) -> bool {
         self.waiting.is_empty() && self.output.has_room()
     }
@@ -141,7 +142,8 @@ impl Log {
         self.output.text(line);
     }
 
-    /// As [`Log::event`], of something that happened before it is told. `details` have the time too.
+    /// As [`Log::event`], of something that happened before it is told. `details` have the time
+    /// too.
     fn event_at(
         &mut self,
         event: &'static str,
@@ -234,8 +236,8 @@ impl Log {
         self.go_on();
     }
 
-    /// Hands on what waits, as far as there is room: one fetch may bring more than the output holds, and what has
-    /// no room there is lost.
+    /// Hands on what waits, as far as there is room: one fetch may bring more than the output
+    /// holds, and what has no room there is lost.
     pub(super) fn go_on(&mut self) {
         while self.output.has_room()
             && let Some(packet) = self.waiting.pop_front()
@@ -281,7 +283,8 @@ impl Log {
     }
 }
 
-/// An object on a line; nothing where it cannot be rendered, which does not happen to what we have.
+/// An object on a line; nothing where it cannot be rendered, which does not happen to what we
+/// have.
 fn line_of(value: &impl Serialize) -> String {
     match serde_json::to_string(value) {
         Ok(json) => format!("{json}\n"),
@@ -315,8 +318,8 @@ fn summary(now: &Counters, rates: &Rates) -> String {
     out
 }
 
-/// `3,000 more packets were to be logged: 2,900 over the rate limit, 100 overwritten before they were
-/// read`, or of one kind only `2,400 more packets were to be logged, over the rate limit`.
+/// `3,000 more packets were to be logged: 2,900 over the rate limit, 100 overwritten before they
+/// were read`, or of one kind only `2,400 more packets were to be logged, over the rate limit`.
 fn not_shown(lost: u64, suppressed: u64) -> String {
     const SUPPRESSED: &str = "over the rate limit";
     const LOST: &str = "overwritten before they were read";

@@ -1,6 +1,7 @@
-//! Standard output and standard error of `run`, written by a thread of their own: a reader that stalls (a
-//! terminal after Ctrl-S, a full pipe) holds up nothing but what it reads. What waits for it is bounded;
-//! what had no room is counted, and said as soon as there is somebody to read it.
+//! Standard output and standard error of `run`, written by a thread of their own: a reader that
+//! stalls (a terminal after Ctrl-S, a full pipe) holds up nothing but what it reads. What waits
+//! for it is bounded; what had no room is counted, and said as soon as there is somebody to read
+//! it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,8 +12,8 @@ use super::screen::{Frame, Screen};
 
 /// Bytes that may wait; what is longer is taken when nothing else waits.
 const MOST: usize = 256 << 10;
-/// As long as more waits, no logged packets are added: where they are, the newest are kept. The rest is for other
-/// lines.
+/// As long as more waits, no logged packets are added: where they are, the newest are kept. The
+/// rest is for other lines.
 const MOST_FOR_PACKETS: usize = 192 << 10;
 
 /// How long a reader may read nothing at the end.

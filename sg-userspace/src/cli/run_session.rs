@@ -1,5 +1,6 @@
-//! What `sgctl run` does between its first apply and its end: attends to events, reloads, tells what others do
-//! to what it has put in force, puts back what they take away, and returns at last to what was there before.
+//! What `sgctl run` does between its first apply and its end: attends to events, reloads, tells
+//! what others do to what it has put in force, puts back what they take away, and returns at last
+//! to what was there before.
 
 use std::time::{Duration, Instant};
 
@@ -54,12 +55,13 @@ pub(super) struct Session<'a> {
     pub(super) ours: Ours,
     /// What was in force before this process, to return to.
     pub(super) before: InForce,
-    /// What is in force now, whoever has put it there, to be attached to an interface that is made anew.
+    /// What is in force now, whoever has put it there, to be attached to an interface that is
+    /// made anew.
     pub(super) current: Option<Box<Held>>,
     /// What somebody else has put in force since, so as to say it once.
     pub(super) theirs: Option<Ours>,
-    /// Generations that this process has failed to put in force, or to replace as a whole: hooks may run them
-    /// all the same.
+    /// Generations that this process has failed to put in force, or to replace as a whole: hooks
+    /// may run them all the same.
     pub(super) tried: Vec<Ours>,
     /// The interface does not exist at the moment.
     pub(super) is_gone: bool,
@@ -160,9 +162,9 @@ impl Session<'_> {
         self.show()
     }
 
-    /// Prints the packets that were to be logged, as long as somebody reads: else they are kept where
-    /// they are, where the newest are kept. What cannot be read is told with the counters, which come
-    /// from the same place.
+    /// Prints the packets that were to be logged, as long as somebody reads: else they are kept
+    /// where they are, where the newest are kept. What cannot be read is told with the counters,
+    /// which come from the same place.
     fn fetch(&mut self) {
         self.log.go_on();
         if self.log.has_room()
@@ -192,7 +194,8 @@ impl Session<'_> {
         }
     }
 
-    /// Keeps open what is in force. Where that fails it can still be loaded anew when it is needed.
+    /// Keeps open what is in force. Where that fails it can still be loaded anew when it is
+    /// needed.
     pub(super) fn hold(&mut self) {
         self.current = match InForce::find(&self.context.bpffs, &self.pins) {
             Ok(InForce::Policy(held)) => Some(held),
@@ -297,8 +300,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Looks whether the interface is still the one that the policy is attached to. One that is made
-    /// anew under its name has nothing attached.
+    /// Looks whether the interface is still the one that the policy is attached to. One that is
+    /// made anew under its name has nothing attached.
     fn look_at_link(
         &mut self,
         events: &mut Events,
@@ -354,8 +357,8 @@ impl Session<'_> {
         self.trouble = Some(text);
     }
 
-    /// Looks whether both hooks still run what this process has put there (SPEC C12), and puts it back where
-    /// somebody has taken a part of it away.
+    /// Looks whether both hooks still run what this process has put there (SPEC C12), and puts it
+    /// back where somebody has taken a part of it away.
     fn look_at_hooks(&mut self, reloader: &Reloader) -> Result<(), Failure> {
         if self.is_gone || self.theirs.is_some() {
             return Ok(());
@@ -487,8 +490,8 @@ impl Session<'_> {
         }
     }
 
-    /// Returns to what was in force before, where the session could not begin although its policy may be in
-    /// force. What remains of the failure has been told.
+    /// Returns to what was in force before, where the session could not begin although its policy
+    /// may be in force. What remains of the failure has been told.
     pub(super) fn give_up(&mut self, failure: Failure) -> Failure {
         self.log.failure(&failure);
         if !self.is_as_before()
@@ -564,8 +567,8 @@ const TRIES: u32 = 5;
 const TRIED_FOR: Duration = Duration::from_secs(10);
 const TRY_AGAIN: Duration = Duration::from_millis(300);
 
-/// Takes the last step of a session. What the kernel refuses now it may do soon, and nobody comes after this
-/// process to put it right. An error says what is in force after it.
+/// Takes the last step of a session. What the kernel refuses now it may do soon, and nobody comes
+/// after this process to put it right. An error says what is in force after it.
 fn insist(
     log: &mut Log,
     iface: &str,

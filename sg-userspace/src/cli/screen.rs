@@ -132,8 +132,8 @@ impl Screen {
         })
     }
 
-    /// Text for people: lines that are too long for the terminal are broken between words, and go on
-    /// further in than they began.
+    /// Text for people: lines that are too long for the terminal are broken between words, and go
+    /// on further in than they began.
     pub(super) fn say(&self, text: &str) -> Result<(), Failure> {
         match self.width {
             None => self.print(text),
@@ -247,8 +247,8 @@ impl Frame {
         (self.screen, lines)
     }
 
-    /// Draws `text` over what was drawn before. What the terminal has no room for is left out, for lines that
-    /// have scrolled away, or that go on in the next one, cannot be drawn again.
+    /// Draws `text` over what was drawn before. What the terminal has no room for is left out,
+    /// for lines that have scrolled away, or that go on in the next one, cannot be drawn again.
     pub(super) fn draw(&mut self, text: &str) -> Result<(), Failure> {
         let room = self.screen.lines_for_frame().unwrap_or(22);
         let count = text.lines().count();

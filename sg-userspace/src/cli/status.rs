@@ -174,7 +174,8 @@ fn name_of(one: &Attached) -> String {
     }
 }
 
-/// How its namespace is called, unless it is the current one: by the record, for want of anything better.
+/// How its namespace is called, unless it is the current one: by the record, for want of anything
+/// better.
 fn place_of(one: &Attached) -> Option<String> {
     if let Ok(state) = &one.state
         && let Some(name) = &state.netns

@@ -1,5 +1,5 @@
-//! What is suggested for a command that there is none of: never one that ends enforcement, unless it
-//! was all but spelled out.
+//! What is suggested for a command that there is none of: never one that ends enforcement, unless
+//! it was all but spelled out.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
@@ -40,8 +40,8 @@ const ELSEWHERE: [(&str, &str); 33] = [
     ("demo", "lab"),
 ];
 
-/// Puts our suggestion in the place of clap's, which goes by likeness alone. `words` are those of the command
-/// line, `sgctl` has the commands that there are.
+/// Puts our suggestion in the place of clap's, which goes by likeness alone. `words` are those of
+/// the command line, `sgctl` has the commands that there are.
 pub(super) fn mend(mut error: clap::Error, words: &[String], sgctl: &clap::Command) -> clap::Error {
     if error.kind() == ErrorKind::MissingRequiredArgument {
         return name_interface(error, words);

@@ -1,5 +1,5 @@
-//! Aligned tables without borders. On a terminal some columns give way so that a row stays one line;
-//! numbers and addresses are never cut. Everywhere else nothing is.
+//! Aligned tables without borders. On a terminal some columns give way so that a row stays one
+//! line; numbers and addresses are never cut. Everywhere else nothing is.
 
 use comfy_table::{
     Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Row, Width,
@@ -146,8 +146,8 @@ impl Table {
         widths(&self.columns, &self.contents(), self.whole, width)
     }
 
-    /// Gives the columns their widths on a terminal. Says which is the last that is shown, and which are
-    /// not.
+    /// Gives the columns their widths on a terminal. Says which is the last that is shown, and
+    /// which are not.
     fn fit(&mut self) -> (usize, Vec<&'static str>) {
         let last = self.columns.len().saturating_sub(1);
         let Some(width) = self.screen.width else {
@@ -182,12 +182,12 @@ impl Table {
     }
 }
 
-/// How wide each column is on a terminal of `width`, `None` for one that is left out. `whole` is what
-/// the first long column needs at least.
+/// How wide each column is on a terminal of `width`, `None` for one that is left out. `whole` is
+/// what the first long column needs at least.
 ///
 /// What may be shortened is shortened first, and left out where too little would remain; then the
-/// spare columns go, one after the other; then the long ones are shortened further. Whatever else there
-/// is stays whole, though lines may be longer than the terminal.
+/// spare columns go, one after the other; then the long ones are shortened further. Whatever else
+/// there is stays whole, though lines may be longer than the terminal.
 fn widths(
     columns: &[Column],
     contents: &[usize],

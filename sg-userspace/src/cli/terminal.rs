@@ -1,4 +1,5 @@
-//! The terminal that a command was started on, or the pipe that it writes to, and whether anybody is still there.
+//! The terminal that a command was started on, or the pipe that it writes to, and whether anybody
+//! is still there.
 
 use std::fs::{self, File};
 use std::io::{self, IsTerminal};
@@ -69,7 +70,8 @@ pub(super) enum Hangup {
     Asked,
 }
 
-/// Whether this is the end of a pipe whose other end nobody has open: then it is in error (poll(2)).
+/// Whether this is the end of a pipe whose other end nobody has open: then it is in error
+/// (poll(2)).
 fn has_no_reader(end: BorrowedFd<'_>) -> bool {
     let is_pipe = nix::sys::stat::fstat(end).is_ok_and(|found| {
         SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO
@@ -92,7 +94,8 @@ fn is_controlled() -> bool {
     File::open("/dev/tty").is_ok()
 }
 
-/// Whether SIGHUP is ignored (proc_pid_status(5): a mask of signals, the first of which is SIGHUP).
+/// Whether SIGHUP is ignored (proc_pid_status(5): a mask of signals, the first of which is
+/// SIGHUP).
 fn ignores_hangup() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

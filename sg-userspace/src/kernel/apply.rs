@@ -14,8 +14,8 @@ use super::prepare::prepare;
 use super::{bpffs, interfaces, netns};
 use sg_policy::policy::Policy;
 
-/// Compiles `policy` and attaches it, or replaces the policy that is attached. On an error what was in
-/// force before is in force still, unless the error says otherwise.
+/// Compiles `policy` and attaches it, or replaces the policy that is attached. On an error what
+/// was in force before is in force still, unless the error says otherwise.
 pub fn apply(policy: &Policy, options: &ApplyOptions) -> Result<Applied, KernelError> {
     let ifindex = present(&options.bpffs, &options.interface)?;
     KernelError::unless_may_enforce(&options.interface)?;
@@ -43,8 +43,8 @@ pub fn apply(policy: &Policy, options: &ApplyOptions) -> Result<Applied, KernelE
     })
 }
 
-/// The index of an interface. The error says where it is by now, if it was moved to another network namespace
-/// with what is attached to it.
+/// The index of an interface. The error says where it is by now, if it was moved to another
+/// network namespace with what is attached to it.
 pub(super) fn present(bpffs: &Path, interface: &str) -> Result<u32, KernelError> {
     interfaces::index_of(interface).map_err(|error| match error {
         KernelError::NoInterface { .. } => moved_away(bpffs, interface).unwrap_or(error),

@@ -25,12 +25,13 @@ pub struct Bpffs {
 }
 
 /// For commands that read: the file system at `path`, or `None` where the usual place has none,
-/// which means that nothing is pinned. Any other place was named by somebody who expects one there.
+/// which means that nothing is pinned. Any other place was named by somebody who expects one
+/// there.
 pub fn find(path: &Path) -> Result<Option<Bpffs>, KernelError> {
     if !is_bpffs(path) {
         return match lifetime::of_new_mounts() {
-            // Not "nothing attached": whatever is attached was pinned in a mount namespace that this
-            // process cannot see.
+            // Not "nothing attached": whatever is attached was pinned in a mount namespace that
+            // this process cannot see.
             Lifetime::Mounts | Lifetime::Container => Err(short_lived(path, false)),
             Lifetime::Machine if path == Path::new(DEFAULT_PATH) => Ok(None),
             Lifetime::Machine => Err(KernelError::NotBpffs {

@@ -1,5 +1,6 @@
-//! The capabilities (capabilities(7)) that the enforcer's steps need, and which of them this process
-//! lacks: what was refused is said with what is missing, and not with everything that might be.
+//! The capabilities (capabilities(7)) that the enforcer's steps need, and which of them this
+//! process lacks: what was refused is said with what is missing, and not with everything that
+//! might be.
 
 use std::fmt::Write as _;
 use std::fs;

@@ -1,13 +1,14 @@
-//! The third step of `apply`: puts the loaded programs in force, one hook after the other, and tidies up.
-//! This is all that packets notice.
+//! The third step of `apply`: puts the loaded programs in force, one hook after the other, and
+//! tidies up. This is all that packets notice.
 //!
-//! The record of the new policy is pinned beside the old one first, so that the slots of both are known at
-//! every moment, whichever of them runs, and takes its place when both directions run it. Where the
-//! second direction cannot follow, the first goes back.
+//! The record of the new policy is pinned beside the old one first, so that the slots of both are
+//! known at every moment, whichever of them runs, and takes its place when both directions run
+//! it. Where the second direction cannot follow, the first goes back.
 //!
-//! Where there was no policy before, one direction would judge before the other has seen anything: answers
-//! would be dropped whose requests nobody has remembered. So at first both run programs that pass everything
-//! and only remember what the rules admit, and those that enforce come in their place.
+//! Where there was no policy before, one direction would judge before the other has seen
+//! anything: answers would be dropped whose requests nobody has remembered. So at first both run
+//! programs that pass everything and only remember what the rules admit, and those that enforce
+//! come in their place.
 
 use std::os::fd::AsFd;
 
@@ -101,7 +102,8 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
     })
 }
 
-/// Writes down how what `state` is the record of is attached, and removes what nothing needs any more.
+/// Writes down how what `state` is the record of is attached, and removes what nothing needs any
+/// more.
 pub(super) fn tidy(hooks: &Hooks<'_>, state: &mut State) -> Result<(), KernelError> {
     let (hook, mode) = hooks.in_use()?;
     (state.egress_hook, state.xdp_mode) = (hook_name(hook), mode_name(mode));
@@ -125,8 +127,8 @@ pub(super) fn put_in_force(
     Ok(())
 }
 
-/// Has both directions run what they ran before, as far as the kernel lets it be done. What it does not
-/// is told by looking at what is there afterwards.
+/// Has both directions run what they ran before, as far as the kernel lets it be done. What it
+/// does not is told by looking at what is there afterwards.
 fn take_back(
     plan: &Plan,
     attempted: &State,
@@ -140,7 +142,8 @@ fn take_back(
         return;
     };
     let old = &replaced.inspection.outbound;
-    // A hook that was not in use before is given up again; the one before it still runs what it ran.
+    // A hook that was not in use before is given up again; the one before it still runs what it
+    // ran.
     let has = (old.live_link().is_some(), old.filters().next().is_some());
     let given_up = match (has, hooks.egress_hook) {
         ((true, false), EgressHook::Clsact) => {

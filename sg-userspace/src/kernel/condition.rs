@@ -1,5 +1,6 @@
-//! What is wrong with an attachment, each fault with its remedy, and what is in force: conclusions from an
-//! inspection. An attachment without a fault enforces its policy in both directions (SPEC C12).
+//! What is wrong with an attachment, each fault with its remedy, and what is in force:
+//! conclusions from an inspection. An attachment without a fault enforces its policy in both
+//! directions (SPEC C12).
 
 use serde::Serialize;
 use sg_common::verdict::Direction;

@@ -1,4 +1,5 @@
-//! Detaches an interface: removes every trace of its enforcement, and waits until the kernel has freed it.
+//! Detaches an interface: removes every trace of its enforcement, and waits until the kernel has
+//! freed it.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -15,14 +16,14 @@ use super::removal::remove;
 use super::stages;
 use super::sys::{Listed, next_id};
 
-/// Removes everything of one interface. `bpffs` is where it was found. That nothing is left to remove is
-/// success.
+/// Removes everything of one interface. `bpffs` is where it was found. That nothing is left to
+/// remove is success.
 pub fn detach(bpffs: &Path, pins: &InterfacePins) -> Result<(), KernelError> {
     let tree = PinTree::new(bpffs);
     let lock = tree.lock()?;
     let found = match inspect(pins)? {
-        // A damaged record keeps nobody from detaching. One that cannot be read just now may know of more
-        // that is ours, such as the clsact qdisc.
+        // A damaged record keeps nobody from detaching. One that cannot be read just now may know
+        // of more that is ours, such as the clsact qdisc.
         Inspection {
             records: Err(error),
             ..
@@ -72,8 +73,8 @@ impl Leaving {
     }
 
     /// Waits, but not for long, until the kernel has freed them: whoever lists BPF objects after
-    /// `detach` should find what was there before `apply`. Looks at ids only: a program array that is
-    /// opened while the kernel clears it stays.
+    /// `detach` should find what was there before `apply`. Looks at ids only: a program array
+    /// that is opened while the kernel clears it stays.
     fn wait(&self) {
         let deadline = Instant::now() + Duration::from_secs(2);
         while Instant::now() < deadline {

@@ -205,8 +205,8 @@ pub enum KernelError {
         /// That of the error.
         #[help]
         help: Option<String>,
-        /// The policy that was to be put in force, if there was one: its programs may run, in one direction or
-        /// in both.
+        /// The policy that was to be put in force, if there was one: its programs may run, in one
+        /// direction or in both.
         attempted: Option<Box<Attempted>>,
     },
 
@@ -435,8 +435,8 @@ fn opens_a_pin(what: &str) -> bool {
         .any(|beginning| what.starts_with(beginning))
 }
 
-/// The first line and the last ones: the verifier tells of every instruction it came by, and why it
-/// refuses a program at the very end.
+/// The first line and the last ones: the verifier tells of every instruction it came by, and why
+/// it refuses a program at the very end.
 fn shortened(text: &str) -> String {
     const LAST: usize = 8;
     let lines: Vec<&str> = text.trim_end().lines().collect();

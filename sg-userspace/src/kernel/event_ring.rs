@@ -1,5 +1,5 @@
-//! The rings of events as userspace has them: mapped into memory and only read, so that any number of
-//! readers see the same events, each from where it stands.
+//! The rings of events as userspace has them: mapped into memory and only read, so that any
+//! number of readers see the same events, each from where it stands.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -15,8 +15,8 @@ use super::sys;
 
 /// Events of all CPUs together for which there is room, if they are few enough for it.
 const SLOTS: u32 = 4096;
-/// A CPU's, at least: a quarter of what it may write in a second, and more than it does between two
-/// looks of a reader that looks ten times a second.
+/// A CPU's, at least: a quarter of what it may write in a second, and more than it does between
+/// two looks of a reader that looks ten times a second.
 const FEWEST: u32 = 256;
 const MOST: u32 = 2048;
 
@@ -128,8 +128,8 @@ impl EventReader {
     fn rings(&self) -> &[EventRing<AtomicU64>] {
         let words = self.rings.counters();
         const WORDS: usize = size_of::<EventRing<AtomicU64>>() / 8;
-        // SAFETY: a ring is atomic words and padding, and all bit patterns are valid; the mapping begins
-        // at a page, and the length is that of the whole rings in it.
+        // SAFETY: a ring is atomic words and padding, and all bit patterns are valid; the mapping
+        // begins at a page, and the length is that of the whole rings in it.
         unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len() / WORDS) }
     }
 

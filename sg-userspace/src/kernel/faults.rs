@@ -1,10 +1,10 @@
-//! Fault points of test builds: before and after each step that changes the kernel or a pin, a command
-//! can be made to fail or to be killed. A build without debug assertions has none of it.
+//! Fault points of test builds: before and after each step that changes the kernel or a pin, a
+//! command can be made to fail or to be killed. A build without debug assertions has none of it.
 //!
-//! `SG_FAULT` is `kill:POINT`, `fail:POINT`, or `refuse:POINT`, which fails there and wherever that side of
-//! that step comes again; `SG_FAULT_TRACE` names a file to which every point that is passed is appended, so
-//! that a test learns the points from a run without a fault. A point is named `before STEP` or `after STEP`,
-//! with ` #2` and so on where a step is repeated.
+//! `SG_FAULT` is `kill:POINT`, `fail:POINT`, or `refuse:POINT`, which fails there and wherever
+//! that side of that step comes again; `SG_FAULT_TRACE` names a file to which every point that is
+//! passed is appended, so that a test learns the points from a run without a fault. A point is
+//! named `before STEP` or `after STEP`, with ` #2` and so on where a step is repeated.
 
 use std::io;
 

@@ -1,5 +1,5 @@
-//! The flow table as userspace has it: the maps mapped into memory, worked on by the algorithm that the
-//! packet path uses too, so that nothing waits for anybody.
+//! The flow table as userspace has it: the maps mapped into memory, worked on by the algorithm
+//! that the packet path uses too, so that nothing waits for anybody.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
@@ -186,7 +186,8 @@ impl FlowTable {
         Self::view(pins, timeouts, shared_memory)
     }
 
-    /// The same for those that only look: a copy, where the file system allows no more than reading.
+    /// The same for those that only look: a copy, where the file system allows no more than
+    /// reading.
     pub fn open_to_read(
         pins: &InterfacePins,
         timeouts: &[u32; TIMEOUTS],
@@ -275,8 +276,9 @@ impl FlowTable {
         live
     }
 
-    /// Enters a flow among those of a kind, unless it is there, of whichever kind. Only where its SYN is all that is
-    /// known of it there, and it has been answered since, it takes the place of that.
+    /// Enters a flow among those of a kind, unless it is there, of whichever kind. Only where its
+    /// SYN is all that is known of it there, and it has been answered since, it takes the place
+    /// of that.
     pub fn enter(&self, key: &FlowKey, value: &FlowValue, kind: FlowKind, now: u64) -> Written {
         let spot = self.spot(key);
         let contents = Contents::of(value);
@@ -297,8 +299,8 @@ impl FlowTable {
             return Written::default();
         };
         let is_new = publish(self, &claim, key, &contents);
-        // A packet may have opened it meanwhile, and it is known better then than from outside. It cannot have gone
-        // on to the established ones in so short a time.
+        // A packet may have opened it meanwhile, and it is known better then than from outside.
+        // It cannot have gone on to the established ones in so short a time.
         let is_open = || find_kind(self, &spot, key, FlowKind::HalfOpen).is_some();
         let double = match (kind, there) {
             (FlowKind::Established, None) if is_new && is_open() => {
@@ -315,8 +317,9 @@ impl FlowTable {
         }
     }
 
-    /// Does to the flows of earlier generations what the programs of this one do, which flushes them (SPEC K11),
-    /// at their next packet: those of TCP are cut, all others taken out. Returns how many of each kind were.
+    /// Does to the flows of earlier generations what the programs of this one do, which flushes
+    /// them (SPEC K11), at their next packet: those of TCP are cut, all others taken out. Returns
+    /// how many of each kind were.
     pub fn flush(&self, generation: u32, now: u64) -> [u64; 2] {
         let mut removed = [0; 2];
         self.each_found(|key, found| {
@@ -333,22 +336,26 @@ impl FlowTable {
         removed
     }
 
-    /// Whether a TCP flow may be a cut one when the programs of `next` come in the place of those of `in_force` (`None`
-    /// where both directions do not run the same, so that nobody can say what they do). Packets of a cut connection
-    /// are dropped under every policy (SPEC K11), also where the rules pass both directions and the table would not be
-    /// asked (K7): the programs then have to look for it. They are loaded after this look and before the swap, while
-    /// those in force go on. Nothing that matters is missed:
+    /// Whether a TCP flow may be a cut one when the programs of `next` come in the place of those
+    /// of `in_force` (`None` where both directions do not run the same, so that nobody can say
+    /// what they do). Packets of a cut connection are dropped under every policy (SPEC K11), also
+    /// where the rules pass both directions and the table would not be asked (K7): the programs
+    /// then have to look for it. They are loaded after this look and before the swap, while those
+    /// in force go on. Nothing that matters is missed:
     ///
     /// - What is cut now stays so until it expires, by whichever timeouts are longer.
-    /// - The programs in force cut flows of other generations than theirs and none of their own. These flows are there
-    ///   already. With `keep` they cut none, and seeded ones only with `flush`.
-    /// - The new programs cut what their rules do not pass in both directions, where they ask the table anyway. Only if
-    ///   they flush do they cut all that were entered before the swap, those included that are not there yet.
-    /// - While one direction has been swapped, the programs in force may meet, and cut, a flow of the new
-    ///   generation. That has an entry because the new rules do not pass it in both directions.
+    /// - The programs in force cut flows of other generations than theirs and none of their own.
+    ///   These flows are there already. With `keep` they cut none, and seeded ones only with
+    ///   `flush`.
+    /// - The new programs cut what their rules do not pass in both directions, where they ask the
+    ///   table anyway. Only if they flush do they cut all that were entered before the swap, those
+    ///   included that are not there yet.
+    /// - While one direction has been swapped, the programs in force may meet, and cut, a flow of
+    ///   the new generation. That has an entry because the new rules do not pass it in both
+    ///   directions.
     ///
-    /// What userspace enters for the new policy, before the swap and after it, is also what that does not pass in both
-    /// directions. A lock keeps any other policy from coming in between.
+    /// What userspace enters for the new policy, before the swap and after it, is also what that
+    /// does not pass in both directions. A lock keeps any other policy from coming in between.
     pub fn may_have_cut(&self, in_force: Option<&Generation>, next: &Generation, now: u64) -> bool {
         let flushes = next.established == Established::Flush;
         if flushes && in_force.is_none_or(|before| before.has_flows) {
@@ -391,7 +398,8 @@ impl FlowTable {
 
     /// Gives back the ways that a process was writing when it was killed.
     pub(super) fn reclaim(&self) {
-        /// Far longer than writing an entry takes, also where its processor is taken away meanwhile.
+        /// Far longer than writing an entry takes, also where its processor is taken away
+        /// meanwhile.
         const TOO_LONG: Duration = Duration::from_millis(100);
         let busy = || {
             let mut busy = Vec::new();
@@ -420,8 +428,8 @@ impl FlowTable {
         find(self, &self.spot(key), key, &mut found).then_some(found)
     }
 
-    /// Writes over the flows that are there, which nobody else may use meanwhile: how tests turn the
-    /// clock.
+    /// Writes over the flows that are there, which nobody else may use meanwhile: how tests turn
+    /// the clock.
     #[doc(hidden)]
     pub fn rewrite(&self, change: impl Fn(Contents) -> Contents) {
         self.each_found(|_, found| {

@@ -1,5 +1,5 @@
-//! An interface's flow table from outside: reading, sweeping what has expired, forgetting all, and how
-//! it is used. Fragments are swept and forgotten along with the flows.
+//! An interface's flow table from outside: reading, sweeping what has expired, forgetting all,
+//! and how it is used. Fragments are swept and forgotten along with the flows.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -39,8 +39,8 @@ pub fn monotonic_now() -> u64 {
         .unwrap_or(0)
 }
 
-/// A fragment may come back to life between the look at it and its removal. One that has been expired
-/// for this long has been silent for longer than a batch takes by far.
+/// A fragment may come back to life between the look at it and its removal. One that has been
+/// expired for this long has been silent for longer than a batch takes by far.
 const GRACE_NS: u64 = 1_000_000_000;
 
 fn open(path: &Path) -> Result<OwnedFd, KernelError> {
@@ -134,8 +134,8 @@ pub fn sweep(
     remove_flows(pins, &table, has_expired)
 }
 
-/// Forgets every fragment, and every flow that a generation before this one has admitted; those of TCP stay, as
-/// cut ones. The programs of this generation do the same at a flow's next packet.
+/// Forgets every fragment, and every flow that a generation before this one has admitted; those
+/// of TCP stay, as cut ones. The programs of this generation do the same at a flow's next packet.
 pub(super) fn flush(pins: &InterfacePins, generation: u32) -> Result<(), KernelError> {
     remove_where::<FragmentKey4, FragmentValue>(&pins.fragments4(), |_| true)?;
     remove_where::<FragmentKey6, FragmentValue>(&pins.fragments6(), |_| true)?;
@@ -193,8 +193,8 @@ fn packet_path_stats(pins: &InterfacePins, kind: FlowKind) -> Result<FlowStats, 
     Ok(sum)
 }
 
-/// What userspace has entered into the table, taken out of it and evicted: pinned beside it, so that
-/// it adds up over processes.
+/// What userspace has entered into the table, taken out of it and evicted: pinned beside it, so
+/// that it adds up over processes.
 pub(super) struct Ledger {
     memory: sys::MapMemory,
 }

@@ -14,17 +14,19 @@ pub struct Generation {
     /// What becomes of flows that earlier policies admitted.
     pub established: Established,
     pub timeouts: [u32; TIMEOUTS],
-    /// Flows are looked up and remembered. Without them there must be none in the tables that might concern a packet
-    /// which the rules accept.
+    /// Flows are looked up and remembered. Without them there must be none in the tables that
+    /// might concern a packet which the rules accept.
     pub has_flows: bool,
-    /// A TCP flow of the tables may be a cut one: see [`MAY_HAVE_CUT`](sg_common::stage::MAY_HAVE_CUT), and
-    /// [`FlowTable::may_have_cut`](super::flow_tables::FlowTable::may_have_cut) for when that has to be so. Takes
-    /// `has_flows`.
+    /// A TCP flow of the tables may be a cut one: see
+    /// [`MAY_HAVE_CUT`](sg_common::stage::MAY_HAVE_CUT), and
+    /// [`FlowTable::may_have_cut`](super::flow_tables::FlowTable::may_have_cut) for when that has
+    /// to be so. Takes `has_flows`.
     pub may_have_cut: bool,
-    /// They pass everything and only remember what the rules admit: see [`REMEMBERS`](sg_common::stage::REMEMBERS).
+    /// They pass everything and only remember what the rules admit: see
+    /// [`REMEMBERS`](sg_common::stage::REMEMBERS).
     pub only_remembers: bool,
-    /// Tables that fit are put where the programs find them without a lookup. False only to try the
-    /// other way.
+    /// Tables that fit are put where the programs find them without a lookup. False only to try
+    /// the other way.
     pub may_be_near: bool,
     /// Some rule asks for events, or what no rule matches is logged.
     pub has_logging_rules: bool,
@@ -49,7 +51,8 @@ impl Generation {
         }
     }
 
-    /// What the generation of a record was told, but that it has logging rules, which the tables tell too.
+    /// What the generation of a record was told, but that it has logging rules, which the tables
+    /// tell too.
     pub(super) fn recorded(state: &State) -> Self {
         Generation {
             number: state.policy.generation,

@@ -1,6 +1,7 @@
-//! A generation that is kept open, so that it can be put in force again at once: programs, tail-call
-//! targets and record, whatever has become of its pins. Nothing has to be compiled for it, and hardly ever
-//! loaded, so that there is little that can fail; counters and flows are the attachment's, and go on.
+//! A generation that is kept open, so that it can be put in force again at once: programs,
+//! tail-call targets and record, whatever has become of its pins. Nothing has to be compiled for
+//! it, and hardly ever loaded, so that there is little that can fail; counters and flows are the
+//! attachment's, and go on.
 
 use std::collections::HashSet;
 use std::os::fd::AsFd;
@@ -89,9 +90,9 @@ impl Held {
         self.state.rules.iter().map(|owner| owner.slot).collect()
     }
 
-    /// Puts it in force again, inbound last, in place of the programs of the generations `ours`. False, and
-    /// nothing is changed, where a direction runs something else. May be repeated after an error, whatever of
-    /// it was done by then.
+    /// Puts it in force again, inbound last, in place of the programs of the generations `ours`.
+    /// False, and nothing is changed, where a direction runs something else. May be repeated
+    /// after an error, whatever of it was done by then.
     pub fn put_back(
         &self,
         bpffs: &Path,
@@ -168,13 +169,15 @@ impl Held {
             }
             return Err(standing_after(error, pins));
         }
-        // From here on it is in force, and nothing may be taken back: what the other programs need goes.
+        // From here on it is in force, and nothing may be taken back: what the other programs
+        // need goes.
         tidy(&hooks, &mut state).map_err(|error| standing_after(error, pins))?;
         Ok(true)
     }
 
-    /// Attaches it to the interface that has been made anew under the name of the one it was attached to,
-    /// whose pins are `from`. Counters and flows go on. Returns where the pins are now.
+    /// Attaches it to the interface that has been made anew under the name of the one it was
+    /// attached to, whose pins are `from`. Counters and flows go on. Returns where the pins are
+    /// now.
     pub fn attach_again(
         &self,
         bpffs: &Path,
@@ -220,14 +223,15 @@ impl Held {
             added_clsact: hooks.owns_qdisc,
             ..recorded
         };
-        // Its programs were in force until the interface was gone: what is cut, they have cut, or they know of it.
+        // Its programs were in force until the interface was gone: what is cut, they have cut, or
+        // they know of it.
         self.put(&state, &hooks, None)?;
         tidy(&hooks, &mut state)?;
         Ok(pins)
     }
 
-    /// Loads the programs of this generation once more, with the tables that they have, to look for connections that
-    /// have been cut since: see [`Generation::may_have_cut`].
+    /// Loads the programs of this generation once more, with the tables that they have, to look
+    /// for connections that have been cut since: see [`Generation::may_have_cut`].
     fn load_anew(
         &self,
         state: &mut State,

@@ -1,6 +1,6 @@
-//! The two hooks of an interface: has each of them run a program. Where the enforcer is attached the
-//! program is swapped in at once; where it is not, it is attached, in front of all others. Every step
-//! looks at what is there, so that it can be repeated.
+//! The two hooks of an interface: has each of them run a program. Where the enforcer is attached
+//! the program is swapped in at once; where it is not, it is attached, in front of all others.
+//! Every step looks at what is there, so that it can be repeated.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -132,8 +132,8 @@ impl Hooks<'_> {
                     links::update(link.fd.as_fd(), Direction::Outbound, program)
                         .map_err(|e| refused(what, e))?;
                 } else {
-                    // A link cannot be moved. Until the old one goes, a moment later, both judge: packets
-                    // of that moment may be counted twice, and none passes unjudged.
+                    // A link cannot be moved. Until the old one goes, a moment later, both judge:
+                    // packets of that moment may be counted twice, and none passes unjudged.
                     let new = attach()?;
                     links::pin(new.as_fd(), &next).map_err(pinning)?;
                     links::rename(&next, &pin).map_err(pinning)?;

@@ -1,7 +1,7 @@
-//! Finds out what is really there of an attachment, in both directions: the links and what they run,
-//! the clsact filters, whoever comes before them, the tail-call targets, the records, and where the
-//! interface is now. The record is believed in nothing that the kernel can be asked. `apply`, `detach`
-//! and `status` are built on this; what is wrong is named in `faults`.
+//! Finds out what is really there of an attachment, in both directions: the links and what they
+//! run, the clsact filters, whoever comes before them, the tail-call targets, the records, and
+//! where the interface is now. The record is believed in nothing that the kernel can be asked.
+//! `apply`, `detach` and `status` are built on this; what is wrong is named in `faults`.
 
 use std::fs::File;
 
@@ -28,8 +28,8 @@ pub struct Inspection {
     pub place: Place,
     pub inbound: Inbound,
     pub outbound: Outbound,
-    /// Whether all tail-call targets of the running programs are there, inbound first; `None` where no
-    /// program of a known generation runs.
+    /// Whether all tail-call targets of the running programs are there, inbound first; `None`
+    /// where no program of a known generation runs.
     pub targets: [Option<bool>; 2],
     /// Pins that outlive a policy and are not there, by name.
     pub missing: Vec<String>,
@@ -195,8 +195,8 @@ impl Inspection {
     }
 }
 
-/// Looks at everything that belongs to `pins`. Nothing is changed. Only "it is not there" means that
-/// something is not there: any other answer of the kernel is an error.
+/// Looks at everything that belongs to `pins`. Nothing is changed. Only "it is not there" means
+/// that something is not there: any other answer of the kernel is an error.
 pub fn inspect(pins: &InterfacePins) -> Result<Inspection, KernelError> {
     let records = Records::read(pins);
     let [inbound_link, link, next_link] = match links_of(pins) {
@@ -254,9 +254,9 @@ fn links_of(pins: &InterfacePins) -> Result<[Option<Link>; 3], KernelError> {
     ])
 }
 
-/// The links of a file system that is mounted read-only, where none can be opened: what the interface runs
-/// of the programs that the records name. `None` where it does not run both, or is elsewhere: then it
-/// cannot be told why.
+/// The links of a file system that is mounted read-only, where none can be opened: what the
+/// interface runs of the programs that the records name. `None` where it does not run both, or is
+/// elsewhere: then it cannot be told why.
 fn by_interface(
     pins: &InterfacePins,
     records: Option<&Records>,
@@ -294,8 +294,8 @@ fn chain(index: u32) -> Result<Vec<Chained>, KernelError> {
     })
 }
 
-/// The ids of the programs that the hooks of an attachment run, inbound first, as far as that can be
-/// told without looking for the interface elsewhere.
+/// The ids of the programs that the hooks of an attachment run, inbound first, as far as that can
+/// be told without looking for the interface elsewhere.
 pub(super) fn running(pins: &InterfacePins) -> Result<[Option<u32>; 2], KernelError> {
     let live = |path: &std::path::Path| {
         let link = links::info(path)?.filter(Link::is_live);
@@ -330,8 +330,8 @@ pub(super) fn is_attached_to(
     is_on(interface, links_of(pins)?)
 }
 
-/// Whether a pinned attachment is attached to an interface of the current network namespace: to the one
-/// with this index, or to any.
+/// Whether a pinned attachment is attached to an interface of the current network namespace: to
+/// the one with this index, or to any.
 pub fn is_attached_here(pins: &InterfacePins, index: Option<u32>) -> Result<bool, KernelError> {
     let links = match links_of(pins) {
         // Where it is cannot be told; what it says of itself has to do.

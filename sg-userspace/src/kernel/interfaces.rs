@@ -1,4 +1,5 @@
-//! Interfaces of the current network namespace: by name, by index, and what the kernel says of one.
+//! Interfaces of the current network namespace: by name, by index, and what the kernel says of
+//! one.
 
 use std::io;
 

@@ -1,5 +1,5 @@
-//! How long a mount lasts: as long as the machine runs, or only as long as a container or a process.
-//! Pins, and with them enforcement, end with the last mount of their BPF file system.
+//! How long a mount lasts: as long as the machine runs, or only as long as a container or a
+//! process. Pins, and with them enforcement, end with the last mount of their BPF file system.
 //!
 //! Where the machine's first process can be seen, its table of mounts answers the question. In a
 //! container with process ids of its own it cannot be seen; a BPF file system then counts as the
@@ -65,7 +65,8 @@ pub(super) fn of_mounted(path: &Path) -> Lifetime {
     }
 }
 
-/// File times are those of the last clock tick, and a process's start is known to a hundredth of a second.
+/// File times are those of the last clock tick, and a process's start is known to a hundredth of
+/// a second.
 const SLACK: Duration = Duration::from_secs(1);
 
 /// A line of `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
@@ -96,8 +97,8 @@ fn mounts(text: &str) -> impl Iterator<Item = Mount<'_>> {
 }
 
 /// Whether the mounts of `device` in `mountinfo` can only be copies of a mount that is not among
-/// them: they receive from a group that has no member here, or show a part of a file system that is
-/// nowhere mounted whole.
+/// them: they receive from a group that has no member here, or show a part of a file system that
+/// is nowhere mounted whole.
 fn comes_from_outside(mountinfo: &str, device: &str) -> bool {
     let of_device = || mounts(mountinfo).filter(|mount| mount.device == device);
     let is_here = |group| mounts(mountinfo).any(|mount| mount.shared == Some(group));
@@ -106,8 +107,8 @@ fn comes_from_outside(mountinfo: &str, device: &str) -> bool {
     receives || !is_whole
 }
 
-/// The oldest time on the file system's directory and the entries in it: it existed then. Times are
-/// never older than what carries them, unless its owner sets them so.
+/// The oldest time on the file system's directory and the entries in it: it existed then. Times
+/// are never older than what carries them, unless its owner sets them so.
 fn oldest_time(path: &Path) -> Option<SystemTime> {
     let times = |path: &Path| {
         let found = fs::symlink_metadata(path).ok()?;
@@ -180,8 +181,8 @@ fn parent_of(pid: u32) -> Option<u32> {
     line.trim().parse().ok()
 }
 
-/// Changes entries of `directory` and leaves its time of change as it was: it tells how old the file
-/// system is.
+/// Changes entries of `directory` and leaves its time of change as it was: it tells how old the
+/// file system is.
 pub(super) fn keeping_time<T>(directory: &Path, change: impl FnOnce() -> T) -> T {
     let before = fs::metadata(directory).and_then(|found| found.modified());
     let result = change();

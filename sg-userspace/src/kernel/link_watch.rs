@@ -1,5 +1,5 @@
-//! Tells when interfaces of the current network namespace come, go or change: the kernel's own messages
-//! (rtnetlink(7), the group of links). What they say is not believed; who is told looks.
+//! Tells when interfaces of the current network namespace come, go or change: the kernel's own
+//! messages (rtnetlink(7), the group of links). What they say is not believed; who is told looks.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -13,8 +13,8 @@ use tokio::io::unix::AsyncFd;
 /// RTMGRP_LINK (include/uapi/linux/rtnetlink.h).
 const LINKS: u32 = 1;
 
-/// How often in a row receiving may fail and be tried again. The socket reports each loss once, but a
-/// filter of system calls might give the same answer for ever.
+/// How often in a row receiving may fail and be tried again. The socket reports each loss once,
+/// but a filter of system calls might give the same answer for ever.
 const PATIENCE: u32 = 16;
 
 pub struct LinkWatch {
@@ -27,16 +27,17 @@ impl LinkWatch {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind(&SocketAddr::new(0, LINKS))?;
         socket.set_non_blocking(true)?;
-        // SAFETY: the socket owns its descriptor and gives always the same one, until it is dropped with
-        // the watch.
+        // SAFETY: the socket owns its descriptor and gives always the same one, until it is
+        // dropped with the watch.
         let socket = unsafe { AsyncFd::register(socket) };
         Ok(LinkWatch {
             socket: socket.map_err(|e| io::Error::other(e.to_string()))?,
         })
     }
 
-    /// Returns once something may have changed: a message has come, or some were lost because there were
-    /// more than the socket holds (ENOBUFS). May be dropped at any await and called again.
+    /// Returns once something may have changed: a message has come, or some were lost because
+    /// there were more than the socket holds (ENOBUFS). May be dropped at any await and called
+    /// again.
     pub async fn changed(&mut self) {
         let Ok(mut ready) = self.socket.readable().await else {
             // Nothing will ever come.

@@ -1,5 +1,5 @@
-//! BPF links of the two hooks: made, updated, detached, pinned, and what the kernel says of one. Only
-//! "no such pin" means that there is no link: any other answer is an error.
+//! BPF links of the two hooks: made, updated, detached, pinned, and what the kernel says of one.
+//! Only "no such pin" means that there is no link: any other answer is an error.
 
 use std::fs;
 use std::io;

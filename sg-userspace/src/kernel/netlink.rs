@@ -1,5 +1,6 @@
-//! Netlink conversations: a dump (a request, and every message of the kernel's answer) and a request
-//! that the kernel acknowledges. Whatever the bytes say, reading them never goes beyond their end.
+//! Netlink conversations: a dump (a request, and every message of the kernel's answer) and a
+//! request that the kernel acknowledges. Whatever the bytes say, reading them never goes beyond
+//! their end.
 
 use std::io;
 
@@ -14,7 +15,8 @@ const HEADER: usize = 16;
 /// As much as the kernel ever puts into one answer (net/netlink/af_netlink.c: 32 KiB), twice.
 const ANSWER: usize = 64 << 10;
 
-/// Asks `protocol` of the current network namespace, and shows `visit` the payload of each message.
+/// Asks `protocol` of the current network namespace, and shows `visit` the payload of each
+/// message.
 pub(super) fn dump(
     protocol: isize,
     message_type: u16,
@@ -24,8 +26,8 @@ pub(super) fn dump(
     converse(protocol, message_type, NLM_F_DUMP, request, visit)
 }
 
-/// Has `protocol` do or answer one thing, and shows `visit` the payload of what it answers before it
-/// acknowledges. `flags` are those of the message besides the ones that every request has.
+/// Has `protocol` do or answer one thing, and shows `visit` the payload of what it answers before
+/// it acknowledges. `flags` are those of the message besides the ones that every request has.
 pub(super) fn request(
     protocol: isize,
     message_type: u16,
@@ -54,7 +56,8 @@ fn converse(
     }
 }
 
-/// Asks `protocol` of the current network namespace for one thing, and returns the payload of the answer.
+/// Asks `protocol` of the current network namespace for one thing, and returns the payload of the
+/// answer.
 pub(super) fn ask(protocol: isize, message_type: u16, request: &[u8]) -> io::Result<Vec<u8>> {
     let socket = send(protocol, message_type, NLM_F_REQUEST, request)?;
     let mut answer = vec![0; ANSWER];

@@ -14,7 +14,8 @@ pub(super) const NEAR: &str = ".bss";
 /// The map of all lines that are not near.
 pub(super) const FAR: &str = "sg_lines";
 
-/// Where tables are, as their pins are called: in the programs' own memory, or in a map of their own.
+/// Where tables are, as their pins are called: in the programs' own memory, or in a map of their
+/// own.
 pub(super) const NEAR_PLACE: &str = "near";
 pub(super) const FAR_PLACE: &str = "far";
 

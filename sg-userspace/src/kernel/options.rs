@@ -38,17 +38,17 @@ pub struct ApplyOptions {
     pub bpffs: PathBuf,
     pub xdp_mode: XdpMode,
     pub egress_hook: EgressHook,
-    /// Established flows for which the flow table has room; unless asked, as many as it has, or at first
-    /// [`DEFAULT_MAX_FLOWS`].
+    /// Established flows for which the flow table has room; unless asked, as many as it has, or
+    /// at first [`DEFAULT_MAX_FLOWS`].
     pub max_flows: Option<u32>,
     pub budget: Budget,
-    /// Does not keep connections that exist at a first attachment, nor those that the policy which is
-    /// replaced passed by its rules alone.
+    /// Does not keep connections that exist at a first attachment, nor those that the policy
+    /// which is replaced passed by its rules alone.
     pub cut_existing: bool,
     /// See [`super::generation::Generation::log_level`].
     pub log_level: u8,
-    /// Counter slots that stay their owners' although these are in no policy any more: of a generation
-    /// that is kept to be put in force again (see `held`).
+    /// Counter slots that stay their owners' although these are in no policy any more: of a
+    /// generation that is kept to be put in force again (see `held`).
     pub held_slots: HashSet<u32>,
 }
 

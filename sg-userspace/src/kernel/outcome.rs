@@ -26,7 +26,8 @@ pub struct Applied {
     pub sizes: TableSizes,
     /// What became of flows that were there; `None` unless this was a first attachment that asked.
     pub seeded: Option<Seeded>,
-    /// How many TCP connections were cut; `None` unless this was a first attachment that asked for it.
+    /// How many TCP connections were cut; `None` unless this was a first attachment that asked
+    /// for it.
     pub cut: Option<Cut>,
     /// The interface had no clsact qdisc, and has got one.
     pub added_clsact: bool,

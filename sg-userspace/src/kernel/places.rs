@@ -1,5 +1,6 @@
-//! The network namespaces of the machine, and doing something inside one of them. The kernel lists
-//! none: they are found by who is in them (/proc), by their names (/run/netns), and by their mounts.
+//! The network namespaces of the machine, and doing something inside one of them. The kernel
+//! lists none: they are found by who is in them (/proc), by their names (/run/netns), and by
+//! their mounts.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -41,9 +42,9 @@ pub(super) struct Found {
     pub(super) cookie: u64,
 }
 
-/// Looks through all network namespaces that can be found, the likely ones first, until `probe`, which
-/// runs inside, says yes. `hint` is how somebody has named it before. `Ok(None)` when none of those that
-/// can be entered is it.
+/// Looks through all network namespaces that can be found, the likely ones first, until `probe`,
+/// which runs inside, says yes. `hint` is how somebody has named it before. `Ok(None)` when none
+/// of those that can be entered is it.
 pub(super) fn search(
     hint: Option<&str>,
     mut probe: impl FnMut(u64) -> Result<bool, KernelError> + Send,
@@ -114,7 +115,8 @@ fn named() -> impl Iterator<Item = (PathBuf, String)> {
     })
 }
 
-/// The name of `ip netns` of the network namespace with this cookie, if it has one and that can be found out.
+/// The name of `ip netns` of the network namespace with this cookie, if it has one and that can
+/// be found out.
 pub(crate) fn name_of(cookie: u64) -> Option<String> {
     // Of one's own the file is known, and nothing has to be entered.
     let own = netns::cookie().ok().filter(|own| *own == cookie);

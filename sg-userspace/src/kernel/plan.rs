@@ -1,5 +1,5 @@
-//! The first step of `apply`: compiles the policy and compares it, and what the options ask for, with
-//! what is really there. Nothing is changed.
+//! The first step of `apply`: compiles the policy and compares it, and what the options ask for,
+//! with what is really there. Nothing is changed.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -50,7 +50,8 @@ pub(super) struct Plan {
 pub(super) enum Start {
     /// Nothing: no policy is in force.
     First,
-    /// Leftovers of an attempt that was killed, or of an interface that is gone. They are removed first.
+    /// Leftovers of an attempt that was killed, or of an interface that is gone. They are removed
+    /// first.
     Leftovers(Box<Inspection>),
     /// A policy that is replaced, or some of it.
     Replace(Box<Replaced>),
@@ -60,8 +61,8 @@ pub(super) enum Start {
 pub(super) struct Replaced {
     pub(super) state: State,
     pub(super) inspection: Inspection,
-    /// Where its pins are, if that is not where they belong any more: the interface was moved to another
-    /// network namespace, or was made anew.
+    /// Where its pins are, if that is not where they belong any more: the interface was moved to
+    /// another network namespace, or was made anew.
     pub(super) moved_from: Option<InterfacePins>,
 }
 
@@ -74,8 +75,8 @@ impl Plan {
     }
 }
 
-/// How long a program of the enforcer's may stay on the interface after the last pin of its link has gone:
-/// the kernel frees a link some time later.
+/// How long a program of the enforcer's may stay on the interface after the last pin of its link
+/// has gone: the kernel frees a link some time later.
 const LINK_LEAVES_WITHIN: Duration = Duration::from_secs(2);
 
 pub(super) fn plan(
@@ -219,8 +220,8 @@ fn plan_at_once(
     })))
 }
 
-/// Finds what is attached to the interface: under its own place, under the one that it was moved from,
-/// or left by an interface of the same name.
+/// Finds what is attached to the interface: under its own place, under the one that it was moved
+/// from, or left by an interface of the same name.
 fn find(
     tree: &PinTree,
     pins: &InterfacePins,
@@ -254,7 +255,8 @@ fn start(
     mut inspection: Inspection,
     moved_from: Option<InterfacePins>,
 ) -> Result<Start, KernelError> {
-    // An interface that was moved away takes its links along, and another one may have got its index.
+    // An interface that was moved away takes its links along, and another one may have got its
+    // index.
     if moved_from.is_none() {
         let elsewhere = match &inspection.place {
             Place::Moved(at) => Some(at.netns().unwrap_or("this one").to_owned()),
@@ -331,8 +333,8 @@ fn others_xdp(start: &Start, interface: &Interface) -> Option<u32> {
     .map(|(_, id)| *id)
 }
 
-/// Compares what the options ask for with what an attachment fixes when it is made, and fills in what
-/// they leave open. What cannot be changed without a gap is refused.
+/// Compares what the options ask for with what an attachment fixes when it is made, and fills in
+/// what they leave open. What cannot be changed without a gap is refused.
 fn settle(options: &mut ApplyOptions, replaced: &Replaced) -> Result<(), KernelError> {
     let Replaced {
         state, inspection, ..
@@ -418,7 +420,8 @@ fn is_unchanged(policy: &Policy, options: &ApplyOptions, replaced: &Replaced) ->
         && inspection.faults().is_empty()
 }
 
-/// Whether the interface has a clsact qdisc, apart from one that is removed before anything is attached.
+/// Whether the interface has a clsact qdisc, apart from one that is removed before anything is
+/// attached.
 fn has_qdisc(start: &Start, pins: &InterfacePins) -> Result<bool, KernelError> {
     Ok(match start {
         Start::First => super::tc::look(pins.ifindex)?.qdisc.is_some(),

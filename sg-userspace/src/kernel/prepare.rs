@@ -1,5 +1,6 @@
-//! The second step of `apply`: makes room, loads the programs, fills their tables and pins what they
-//! need, and opens what is to come back if the third step fails. No packet meets anything of it yet.
+//! The second step of `apply`: makes room, loads the programs, fills their tables and pins what
+//! they need, and opens what is to come back if the third step fails. No packet meets anything of
+//! it yet.
 
 use std::os::fd::OwnedFd;
 
@@ -25,7 +26,8 @@ const REMEMBERING: u32 = 0;
 /// What is ready to be put in force.
 pub(super) struct Prepared<'a> {
     pub(super) programs: Programs,
-    /// Of a first policy under which there are flows: what runs in both directions before it is enforced.
+    /// Of a first policy under which there are flows: what runs in both directions before it is
+    /// enforced.
     pub(super) remembering: Option<Programs>,
     pub(super) state: State,
     pub(super) seeding: Option<Seeding<'a>>,
@@ -160,8 +162,8 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
     })
 }
 
-/// Takes the pins of an interface that was moved, or made anew, to where they belong. What is attached
-/// stays so.
+/// Takes the pins of an interface that was moved, or made anew, to where they belong. What is
+/// attached stays so.
 pub(super) fn adopt(from: &InterfacePins, to: &InterfacePins) -> Result<(), KernelError> {
     if to.exists() {
         // Nothing of it is attached to the interface: it would have been found.
@@ -172,8 +174,8 @@ pub(super) fn adopt(from: &InterfacePins, to: &InterfacePins) -> Result<(), Kern
         .map_err(|e| KernelError::io(format!("moving {}", from.dir.display()), e))
 }
 
-/// Enters what the policy that is to be replaced passes without an entry, and this one does not. None
-/// where an attachment is damaged: applying again is what puts it right.
+/// Enters what the policy that is to be replaced passes without an entry, and this one does not.
+/// None where an attachment is damaged: applying again is what puts it right.
 fn carry_over<'a>(
     compiled: &'a Compiled,
     replaced: &State,

@@ -1,4 +1,5 @@
-//! Loads one generation: the programs of both hooks, its own frozen tables, the maps that all share.
+//! Loads one generation: the programs of both hooks, its own frozen tables, the maps that all
+//! share.
 
 use std::collections::BTreeMap;
 use std::mem::offset_of;
@@ -33,7 +34,8 @@ pub const FRAGMENT_ENTRIES: u32 = 4096;
 pub struct Programs {
     ebpf: Ebpf,
     pub load_time: Duration,
-    /// What the kernel took of that to verify and translate the programs of each hook, inbound first.
+    /// What the kernel took of that to verify and translate the programs of each hook, inbound
+    /// first.
     pub verify_times: [Duration; 2],
 }
 
@@ -56,8 +58,8 @@ impl Programs {
         Self::load_with(tables, generation, shared, None)
     }
 
-    /// Loads programs of the same generation that only remember, see [`REMEMBERS`]. A large policy's lines are
-    /// not in memory a second time.
+    /// Loads programs of the same generation that only remember, see [`REMEMBERS`]. A large
+    /// policy's lines are not in memory a second time.
     pub fn load_remembering(
         &self,
         compiled: &Compiled,
@@ -173,8 +175,8 @@ impl Programs {
         Ok(programs)
     }
 
-    /// Has the kernel verify and translate all programs, those of the two hooks side by side. Returns
-    /// how long each of the two took.
+    /// Has the kernel verify and translate all programs, those of the two hooks side by side.
+    /// Returns how long each of the two took.
     fn verify(&mut self) -> Result<[Duration; 2], KernelError> {
         let started = Instant::now();
         let load = |programs: Vec<(&str, &mut Program)>| -> Result<Duration, KernelError> {
@@ -261,9 +263,9 @@ impl Programs {
     }
 }
 
-/// Runs `load` while this thread's signals wait: the verifier gives up with EAGAIN when one comes,
-/// be it a resized terminal's or that of a child which has ended. aya tries once more, and takes its
-/// small programs that find out what the kernel can do for refused.
+/// Runs `load` while this thread's signals wait: the verifier gives up with EAGAIN when one
+/// comes, be it a resized terminal's or that of a child which has ended. aya tries once more, and
+/// takes its small programs that find out what the kernel can do for refused.
 fn undisturbed<T>(load: impl FnOnce() -> T) -> T {
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
     let result = load();
@@ -322,9 +324,9 @@ fn words_of(lines: &[Line]) -> &[u32] {
     unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LINE_WORDS) }
 }
 
-/// Has the programs count flows in the map that all generations share. The loader makes a map of its own of
-/// that section and writes it, also where it is taken from a pin; so the descriptor that the programs are
-/// about to be loaded with is made to mean the other map.
+/// Has the programs count flows in the map that all generations share. The loader makes a map of
+/// its own of that section and writes it, also where it is taken from a pin; so the descriptor
+/// that the programs are about to be loaded with is made to mean the other map.
 fn share_port_counts(ebpf: &Ebpf, pins: &InterfacePins) -> Result<(), KernelError> {
     let Some(Map::Array(map)) = ebpf.map(FLOW_PORTS) else {
         return Err(broken_object(FLOW_PORTS));
@@ -342,7 +344,8 @@ fn share_lines(ebpf: &Ebpf, other: &Ebpf) -> Result<(), KernelError> {
         .map_err(|e| KernelError::io("sharing the tables", e))
 }
 
-/// Writes [`NearTables`]: the flows' secret, the first level of IPv4, and if `has_all` the lines too.
+/// Writes [`NearTables`]: the flows' secret, the first level of IPv4, and if `has_all` the lines
+/// too.
 fn fill_near(
     ebpf: &Ebpf,
     flow_keys: &FlowKeys,

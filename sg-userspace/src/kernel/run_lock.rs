@@ -1,6 +1,6 @@
-//! Who runs `run` on an interface: at most one process, which holds a lock on a directory of its own beside
-//! the pins. The kernel lets go of the lock with the process, however that ends; a directory that is left
-//! goes with the next command that tidies up.
+//! Who runs `run` on an interface: at most one process, which holds a lock on a directory of its
+//! own beside the pins. The kernel lets go of the lock with the process, however that ends; a
+//! directory that is left goes with the next command that tidies up.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -24,8 +24,8 @@ pub struct RunLock {
 }
 
 impl RunLock {
-    /// Takes the lock of an interface of the current network namespace. It belongs to the name, since the
-    /// interface may be made anew meanwhile.
+    /// Takes the lock of an interface of the current network namespace. It belongs to the name,
+    /// since the interface may be made anew meanwhile.
     ///
     /// # Errors
     /// [`KernelError::RunsAlready`] where somebody has it.

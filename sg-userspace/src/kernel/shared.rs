@@ -20,8 +20,8 @@ pub(super) struct PinnedUse<'a> {
     pins: &'a InterfacePins,
     /// The record of what runs; none at first.
     state: Option<&'a State>,
-    /// The programs of that record, and no others, run in both directions: those of an earlier one would
-    /// still count in slots that the record calls retired.
+    /// The programs of that record, and no others, run in both directions: those of an earlier
+    /// one would still count in slots that the record calls retired.
     runs_alone: bool,
     /// Slots of a generation that may be put in force again.
     held: &'a HashSet<u32>,

@@ -1,5 +1,5 @@
-//! The maps that outlive a policy: under which names the programs know them, where they are pinned,
-//! and what they must look like to be taken from a pin.
+//! The maps that outlive a policy: under which names the programs know them, where they are
+//! pinned, and what they must look like to be taken from a pin.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -28,13 +28,13 @@ pub struct SharedMaps {
     pub counter_map: usize,
     /// Slots of a counter map that has to be created.
     pub counter_slots: u32,
-    /// Established flows, of both families, for which a flow table that has to be created has room;
-    /// it has twice as many entries, and some for half-open flows besides.
+    /// Established flows, of both families, for which a flow table that has to be created has
+    /// room; it has twice as many entries, and some for half-open flows besides.
     pub max_flows: u32,
 }
 
-/// Half-open flows for which there is room at any rate, a quarter of the established ones: they live
-/// for seconds.
+/// Half-open flows for which there is room at any rate, a quarter of the established ones: they
+/// live for seconds.
 pub fn half_open_entries(max_flows: u32) -> u32 {
     (max_flows / 4).max(1)
 }
@@ -57,7 +57,8 @@ impl SharedMaps {
         }
     }
 
-    /// Every map that the loader is to take from a pin or to pin: its name in the programs, and where.
+    /// Every map that the loader is to take from a pin or to pin: its name in the programs, and
+    /// where.
     pub(super) fn pinned(&self) -> Result<Vec<(&'static str, PathBuf)>, KernelError> {
         let maps = self.layouts()?.into_iter();
         // The loader would empty it.

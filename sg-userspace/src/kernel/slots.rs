@@ -1,7 +1,8 @@
-//! Gives every rule its counter slot. A slot belongs to a rule's identity for as long as it can be
-//! named: across reloads, and after the rule is gone while a flow may still point at it. What a rule
-//! that nobody can name any more has counted goes into one sum for each direction and action, so that
-//! totals stay exact and neither the record nor the counter maps grow with the number of reloads.
+//! Gives every rule its counter slot. A slot belongs to a rule's identity for as long as it can
+//! be named: across reloads, and after the rule is gone while a flow may still point at it. What
+//! a rule that nobody can name any more has counted goes into one sum for each direction and
+//! action, so that totals stay exact and neither the record nor the counter maps grow with the
+//! number of reloads.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -34,8 +35,9 @@ impl Assignment {
 
 /// What is known of the slots.
 pub(super) trait SlotUse {
-    /// Slots that a flow names, those of flows that have expired left out: they must not come back to
-    /// life. `None` when that cannot be known, and then no slot is taken away from a rule.
+    /// Slots that a flow names, those of flows that have expired left out: they must not come
+    /// back to life. `None` when that cannot be known, and then no slot is taken away from a
+    /// rule.
     fn named_by_flows(&self) -> Option<HashSet<u32>>;
     /// What every slot has counted since its map was created.
     fn counted(&self) -> Result<Vec<SlotCounters>, KernelError>;
@@ -392,8 +394,9 @@ mod tests {
         assert_eq!(second.retired.len(), 900);
     }
 
-    /// Proves A2 for slots that have had several owners, of either action and direction: nothing that was
-    /// counted is lost, moves to another direction or action, or is shown as another rule's.
+    /// Proves A2 for slots that have had several owners, of either action and direction: nothing
+    /// that was counted is lost, moves to another direction or action, or is shown as another
+    /// rule's.
     #[test]
     fn a_slot_that_has_counted_may_be_used_again_and_again() {
         let rules = |round: usize| {

@@ -1,8 +1,8 @@
-//! The further programs of each hook: puts them where the first ones jump to, and keeps them there for
-//! as long as a packet may want them.
+//! The further programs of each hook: puts them where the first ones jump to, and keeps them
+//! there for as long as a packet may want them.
 //!
-//! The kernel empties a program array when nobody has it open any more and it is pinned nowhere. Hence
-//! the pins, of each generation its own: one that is replaced still has packets under way.
+//! The kernel empties a program array when nobody has it open any more and it is pinned nowhere.
+//! Hence the pins, of each generation its own: one that is replaced still has packets under way.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -77,9 +77,10 @@ fn paths(pins: &InterfacePins, generation: u32) -> [PathBuf; 6] {
     ]
 }
 
-/// Pins a generation, before its programs are attached: the arrays, the programs of the hooks, which are
-/// to come back if a later generation cannot be put in force, and the tables, which `explain` and a later
-/// `apply` read. What is not pinned can be opened by its id alone, which takes CAP_SYS_ADMIN.
+/// Pins a generation, before its programs are attached: the arrays, the programs of the hooks,
+/// which are to come back if a later generation cannot be put in force, and the tables, which
+/// `explain` and a later `apply` read. What is not pinned can be opened by its id alone, which
+/// takes CAP_SYS_ADMIN.
 pub(super) fn pin(ebpf: &Ebpf, pins: &InterfacePins, generation: u32) -> Result<(), KernelError> {
     for direction in Direction::BOTH {
         let name = array(direction);
@@ -213,16 +214,16 @@ impl PinnedGeneration {
     }
 }
 
-/// What a generation lacks besides its arrays. Packets do not need it, but the next `apply` does, and
-/// whoever reads.
+/// What a generation lacks besides its arrays. Packets do not need it, but the next `apply` does,
+/// and whoever reads.
 pub(super) fn missing(pins: &InterfacePins, generation: u32) -> Vec<String> {
     let [_, _, rest @ ..] = paths(pins, generation);
     let gone = rest.iter().filter(|path| !path.exists());
     gone.map(|path| links::name_of(path)).collect()
 }
 
-/// Removes the pins of all generations but one, which runs, once no packet is under way in the programs
-/// of another.
+/// Removes the pins of all generations but one, which runs, once no packet is under way in the
+/// programs of another.
 pub(super) fn leave_only(pins: &InterfacePins, generation: u32) -> Result<(), KernelError> {
     let kept = paths(pins, generation);
     let mut others = pins.all_of_generations()?;

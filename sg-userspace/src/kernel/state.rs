@@ -2,9 +2,9 @@
 //! it lives and dies with what it describes. It is replaced whole, by renaming a new pin over the
 //! old one.
 //!
-//! While programs are being replaced there are two: `state` is of the policy that was in force before,
-//! `state_next` of the one that is to be. The programs that run say which of them counts: an `apply`
-//! that is killed leaves both, and nothing is lost of either.
+//! While programs are being replaced there are two: `state` is of the policy that was in force
+//! before, `state_next` of the one that is to be. The programs that run say which of them counts:
+//! an `apply` that is killed leaves both, and nothing is lost of either.
 //!
 //! Layout of the map's value: magic `SGSTATE\0`, layout version (u32), length of the JSON (u32,
 //! both little-endian), SHA-256 of the JSON (32 bytes), JSON.
@@ -47,20 +47,22 @@ pub struct State {
     /// interrupted between the record and the swap.
     pub inbound_program: u32,
     pub outbound_program: u32,
-    /// Ids of the programs that both directions run while this policy, the first one, is being attached: they pass
-    /// everything. `None` once it is in force.
+    /// Ids of the programs that both directions run while this policy, the first one, is being
+    /// attached: they pass everything. `None` once it is in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remembering: Option<[u32; 2]>,
     pub counter_maps: usize,
     pub max_flows: u32,
-    /// As the programs were told: see [`sg_policy::policy::Policy`] and [`sg_policy::compile::Compiled`].
+    /// As the programs were told: see [`sg_policy::policy::Policy`] and
+    /// [`sg_policy::compile::Compiled`].
     pub essential: bool,
     pub non_ip: NonIp,
     pub established: Established,
     pub timeouts: [u32; TIMEOUTS],
     /// Packets that the policy accepts may open flows.
     pub opens_flows: bool,
-    /// The programs look at the flow tables; otherwise nothing in them concerns a packet that the rules accept.
+    /// The programs look at the flow tables; otherwise nothing in them concerns a packet that the
+    /// rules accept.
     pub has_flows: bool,
     /// They look for cut flows wherever the rules accept a TCP packet: see
     /// [`crate::kernel::generation::Generation::may_have_cut`].
@@ -68,8 +70,8 @@ pub struct State {
     /// See [`crate::kernel::generation::Generation::log_level`].
     #[serde(default)]
     pub log_level: u8,
-    /// The latest generation that has run, where that is not the one in force: a number is used once, since
-    /// flows tell by it whether they have been judged.
+    /// The latest generation that has run, where that is not the one in force: a number is used
+    /// once, since flows tell by it whether they have been judged.
     #[serde(default)]
     pub last_generation: u32,
     /// Rules of the policy in force, inbound first, in order of position.
@@ -208,8 +210,8 @@ impl Records {
     }
 }
 
-/// The record of a policy that is in force again, or still, after `attempted` was to replace it: packets
-/// may have been counted in the slots of that one.
+/// The record of a policy that is in force again, or still, after `attempted` was to replace it:
+/// packets may have been counted in the slots of that one.
 pub(super) fn taken_back(current: State, attempted: State) -> State {
     let is_in_force = |owner: &SlotOwner| current.rules.iter().any(|o| o.slot == owner.slot);
     let retired = attempted.rules.into_iter().chain(attempted.retired);

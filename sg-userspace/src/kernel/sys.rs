@@ -71,12 +71,13 @@ impl MapMemory {
         Self::new(map, len, libc::PROT_READ | libc::PROT_WRITE)
     }
 
-    /// A copy of the `entries` values of an array map, of which nothing reaches the map: what is open for
-    /// reading alone the kernel does not map (`bpf_map_mmap` wants `VM_SHARED`). Whatever is written
-    /// meanwhile may be copied in part.
+    /// A copy of the `entries` values of an array map, of which nothing reaches the map: what is
+    /// open for reading alone the kernel does not map (`bpf_map_mmap` wants `VM_SHARED`).
+    /// Whatever is written meanwhile may be copied in part.
     pub(super) fn copied(map: BorrowedFd<'_>, entries: u32, value_len: usize) -> io::Result<Self> {
         let bytes = read_per_cpu_array(map, entries, value_len, 1)?;
-        // SAFETY: a fresh mapping chosen by the kernel, of nothing that exists; the result is checked.
+        // SAFETY: a fresh mapping chosen by the kernel, of nothing that exists; the result is
+        // checked.
         let address = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
@@ -192,8 +193,8 @@ pub(super) fn read_per_cpu_array(
     Ok(values)
 }
 
-/// One value of an array map into `value`, which holds as many bytes as the kernel copies out: of a
-/// per-CPU map the values of all possible CPUs.
+/// One value of an array map into `value`, which holds as many bytes as the kernel copies out: of
+/// a per-CPU map the values of all possible CPUs.
 pub(super) fn lookup(map: BorrowedFd<'_>, key: &u32, value: &mut [u8]) -> io::Result<()> {
     let mut attr = zeroed();
     // SAFETY: writing plain fields of the union's element view.
@@ -314,12 +315,12 @@ pub(super) fn redirect(descriptor: BorrowedFd<'_>, other: BorrowedFd<'_>) -> io:
     Ok(())
 }
 
-/// Whether somebody has the file open for writing: the kernel gives a lease for reading only where
-/// nobody has (fcntl(2)). An error where it gives none: the file system has no leases, or the file is
-/// another user's.
+/// Whether somebody has the file open for writing: the kernel gives a lease for reading only
+/// where nobody has (fcntl(2)). An error where it gives none: the file system has no leases, or
+/// the file is another user's.
 ///
-/// For the moment that the lease is held, somebody who opens the file for writing has to wait, and the
-/// process gets a SIGIO, which it has to have a handler for.
+/// For the moment that the lease is held, somebody who opens the file for writing has to wait,
+/// and the process gets a SIGIO, which it has to have a handler for.
 pub(crate) fn is_open_for_writing(file: BorrowedFd<'_>) -> io::Result<bool> {
     let lease = |kind: libc::c_int| {
         // SAFETY: no pointers; the descriptor is open.
@@ -341,8 +342,9 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     open_pin_with(path, 0)
 }
 
-/// Opens the map or program that is pinned at `path` for reading alone, which needs no more than the
-/// right to read the pin and works where the file system is mounted read-only. Links do not open so.
+/// Opens the map or program that is pinned at `path` for reading alone, which needs no more than
+/// the right to read the pin and works where the file system is mounted read-only. Links do not
+/// open so.
 pub(super) fn open_pin_to_read(path: &Path) -> io::Result<OwnedFd> {
     open_pin_with(path, aya_obj::generated::BPF_F_RDONLY)
 }
@@ -390,7 +392,8 @@ pub(super) fn map_shape(map: BorrowedFd<'_>) -> io::Result<MapShape> {
     })
 }
 
-/// The first value of the array map that is pinned at `path`, whole; `None` for another kind of map.
+/// The first value of the array map that is pinned at `path`, whole; `None` for another kind of
+/// map.
 pub(super) fn read_blob(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let map = open_pin_to_read(path)?;
     let shape = map_shape(map.as_fd())?;
@@ -477,8 +480,8 @@ pub struct Chained {
     pub link: u32,
 }
 
-/// The egress programs of an interface of the current network namespace, in the order in which packets
-/// meet them. None where the kernel has no tcx.
+/// The egress programs of an interface of the current network namespace, in the order in which
+/// packets meet them. None where the kernel has no tcx.
 pub(super) fn tcx_egress(ifindex: u32) -> io::Result<Vec<Chained>> {
     // As many as a chain has at most (BPF_MPROG_MAX, include/linux/bpf_mprog.h).
     const MOST: usize = 64;

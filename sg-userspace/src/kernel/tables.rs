@@ -24,7 +24,8 @@ pub struct LiveTables {
 }
 
 impl LiveTables {
-    /// Reads the tables of what the interface runs now; where nothing is attached, of what the record says.
+    /// Reads the tables of what the interface runs now; where nothing is attached, of what the
+    /// record says.
     pub fn of_running(pins: &InterfacePins, state: &State) -> Result<Self, KernelError> {
         let inbound = match inspect::running(pins) {
             Ok([inbound, _]) => inbound,
@@ -49,7 +50,8 @@ impl LiveTables {
         Self::read(open(NEAR_PLACE)?.as_fd(), || open(FAR_PLACE))
     }
 
-    /// Reads the tables of a generation; `far` opens those in a map of their own, where there are some.
+    /// Reads the tables of a generation; `far` opens those in a map of their own, where there are
+    /// some.
     pub(super) fn read<F: AsFd>(
         near: BorrowedFd<'_>,
         far: impl FnOnce() -> Result<F, KernelError>,

@@ -1,5 +1,5 @@
-//! The clsact qdisc of an interface and the filters on its egress, by rtnetlink and by interface index:
-//! listing them, and the enforcer's own filter, which comes before all others.
+//! The clsact qdisc of an interface and the filters on its egress, by rtnetlink and by interface
+//! index: listing them, and the enforcer's own filter, which comes before all others.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -92,8 +92,8 @@ fn message(ifindex: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
     bytes
 }
 
-/// Handle, parent and info of a message, and its attributes; `None` where it is of another interface
-/// or too short.
+/// Handle, parent and info of a message, and its attributes; `None` where it is of another
+/// interface or too short.
 fn read(payload: &[u8], ifindex: u32) -> Option<([u32; 3], &[u8])> {
     let (head, attributes) = payload.split_at_checked(TCMSG)?;
     let (words, _) = head.as_chunks::<4>();
@@ -133,8 +133,8 @@ fn filters(ifindex: u32, parent: u32) -> Result<Vec<Filter>, KernelError> {
         let Some(([handle, _, info], attributes)) = read(payload, ifindex) else {
             return;
         };
-        // Each kind has a line of its own, without a handle, before its filters. Other chains than the
-        // first one are met by way of it only.
+        // Each kind has a line of its own, without a handle, before its filters. Other chains
+        // than the first one are met by way of it only.
         if handle == 0 || number(attributes, TCA_CHAIN).is_some_and(|chain| chain != 0) {
             return;
         }

@@ -1,6 +1,6 @@
-//! Who else could have made or changed what is pinned. A plain `mount -t bpf` gives every user the
-//! right to create entries; whoever owns our directory, or may write to it, holds the lock and decides
-//! what the enforcer believes.
+//! Who else could have made or changed what is pinned. A plain `mount -t bpf` gives every user
+//! the right to create entries; whoever owns our directory, or may write to it, holds the lock
+//! and decides what the enforcer believes.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;

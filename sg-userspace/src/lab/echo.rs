@@ -32,7 +32,8 @@ pub(super) async fn ping(
     for sequence in 1.. {
         let request = request(to.is_ipv6(), identifier, sequence);
         match socket.send(&request).await {
-            // The kernel's word to a raw IPv6 socket when tc drops the packet; others hear nothing.
+            // The kernel's word to a raw IPv6 socket when tc drops the packet; others hear
+            // nothing.
             Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {}
             result => result.map(drop)?,
         }

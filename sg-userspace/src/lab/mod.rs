@@ -49,8 +49,8 @@ const RESTS: usize = 100;
 pub struct Options {
     /// What the node enforces.
     pub policy: Policy,
-    /// What is taken to be the policy when comparing, if that is not the same: with another one the
-    /// lab must find differences, by which a test proves that it can.
+    /// What is taken to be the policy when comparing, if that is not the same: with another one
+    /// the lab must find differences, by which a test proves that it can.
     pub expect: Option<Policy>,
     /// Told what begins, in a few words.
     pub progress: fn(&str),

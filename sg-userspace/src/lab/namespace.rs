@@ -122,8 +122,8 @@ pub(super) fn private_bpffs() -> Result<PathBuf, LabError> {
     let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(nothing, "/", nothing, flags, nothing).map_err(what)?;
 
-    // Any directory will do: what it holds is hidden from the lab's threads only. Not the usual place,
-    // where a file system that ends with its mount namespace is refused.
+    // Any directory will do: what it holds is hidden from the lab's threads only. Not the usual
+    // place, where a file system that ends with its mount namespace is refused.
     let candidates = ["/sys/fs", "/tmp"].map(PathBuf::from);
     let found = candidates.into_iter().find(|path| path.is_dir());
     let path = found.unwrap_or_else(|| PathBuf::from("/"));

@@ -75,8 +75,8 @@ impl Health {
 pub struct Condition {
     pub interface: String,
     pub ifindex: u32,
-    /// How its network namespace is called: as `--netns` named it, else by its name under /run/netns; null
-    /// where it has none.
+    /// How its network namespace is called: as `--netns` named it, else by its name under
+    /// /run/netns; null where it has none.
     pub netns: Option<String>,
     pub netns_cookie: u64,
     pub health: Health,
@@ -179,8 +179,8 @@ impl Wanted {
         }
     }
 
-    /// By what else is known: an interface that was moved here, or one that has gone from here and whose
-    /// name was asked for.
+    /// By what else is known: an interface that was moved here, or one that has gone from here
+    /// and whose name was asked for.
     fn has_strayed(&self, one: &Attached) -> Result<bool, KernelError> {
         match self {
             Wanted::Everything => Ok(true),
@@ -307,7 +307,8 @@ impl Attached {
         }
     }
 
-    /// The same for whoever has something to say of it anyway: what cannot be found out is a fault.
+    /// The same for whoever has something to say of it anyway: what cannot be found out is a
+    /// fault.
     pub fn condition_if_known(&self) -> Result<Condition, KernelError> {
         self.condition().or_else(|error| {
             let help = "`sgctl status` says more";

@@ -139,8 +139,8 @@ pub fn counters(attached: &Attached) -> Result<Counters, KernelError> {
     })
 }
 
-/// The record, and when its slots had counted what. While a policy is being replaced a slot may get another
-/// owner: then what was read before the record changed is read again.
+/// The record, and when its slots had counted what. While a policy is being replaced a slot may
+/// get another owner: then what was read before the record changed is read again.
 fn read_together(attached: &Attached) -> Result<(State, String, Vec<SlotCounters>), KernelError> {
     let mut state = attached.state()?.clone();
     loop {

@@ -24,8 +24,8 @@ pub struct Events {
     reader: EventReader,
 }
 
-/// What has been logged since the last look. `packets`, `lost` and `suppressed` together are what was
-/// to be logged.
+/// What has been logged since the last look. `packets`, `lost` and `suppressed` together are what
+/// was to be logged.
 #[derive(Clone, Debug, Default)]
 pub struct Logged {
     /// Oldest first.

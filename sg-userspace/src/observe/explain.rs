@@ -45,8 +45,8 @@ pub enum Transport {
 pub struct Explanation {
     /// Whose tables were asked; null when a policy was.
     pub interface: Option<String>,
-    /// Whether that interface enforces them, as `status` has it, with what is wrong; null when a policy was
-    /// asked.
+    /// Whether that interface enforces them, as `status` has it, with what is wrong; null when a
+    /// policy was asked.
     pub health: Option<Health>,
     pub faults: Vec<Fault>,
     /// As of [`Condition::elsewhere`].

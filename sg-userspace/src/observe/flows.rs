@@ -22,12 +22,13 @@ pub struct Flow {
     pub remote: IpAddr,
     pub remote_port: Option<u16>,
     pub icmp_id: Option<u16>,
-    /// Direction of the packet that opened it; `unknown` of a connection that was there before, where nobody knows.
+    /// Direction of the packet that opened it; `unknown` of a connection that was there before,
+    /// where nobody knows.
     pub opened: &'static str,
     /// `half-open` or `established`: which table it is in.
     pub kind: &'static str,
-    /// Name of the state's timeout, e.g. `tcp-established`; or `tcp-cut`, of a connection that was revoked,
-    /// flushed or cut: its segments are dropped until a SYN that the rules accept.
+    /// Name of the state's timeout, e.g. `tcp-established`; or `tcp-cut`, of a connection that
+    /// was revoked, flushed or cut: its segments are dropped until a SYN that the rules accept.
     pub state: &'static str,
     /// It was there before the first policy, and no rule admits it.
     #[serde(rename = "seeded")]
@@ -37,7 +38,8 @@ pub struct Flow {
     pub idle_seconds: u64,
     /// Generation of the policy that admitted it last.
     pub generation: u32,
-    /// The rule that admitted it; null once nobody knows it any more, and where it was seeded or cut.
+    /// The rule that admitted it; null once nobody knows it any more, and where it was seeded or
+    /// cut.
     pub rule: Option<FlowRule>,
 }
 

@@ -5,8 +5,8 @@ use std::path::Path;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-/// inotify on the directory of the pins: every policy that is put in force has a new record there, and
-/// detaching removes it all.
+/// inotify on the directory of the pins: every policy that is put in force has a new record
+/// there, and detaching removes it all.
 pub struct PinWatch {
     _watcher: RecommendedWatcher,
     events: UnboundedReceiver<()>,

@@ -40,8 +40,9 @@ impl log::Log for Lines {
 }
 
 impl PacketTrace {
-    /// Opens the log of the programs that `attached` runs now. All of them write to one ring, which is
-    /// found by a tail-call target: the attached programs themselves leave every packet to those.
+    /// Opens the log of the programs that `attached` runs now. All of them write to one ring,
+    /// which is found by a tail-call target: the attached programs themselves leave every packet
+    /// to those.
     pub fn open(attached: &Attached) -> Result<Self, KernelError> {
         let generation = attached.state()?.policy.generation;
         let stage = (Direction::Inbound, Stage::Long);

@@ -31,8 +31,8 @@ pub struct FileWatch {
     burst: Option<Burst>,
 }
 
-/// Events that nobody has been told of yet. Kept here and not in the future of [`FileWatch::changed`],
-/// which may be dropped in the middle of waiting.
+/// Events that nobody has been told of yet. Kept here and not in the future of
+/// [`FileWatch::changed`], which may be dropped in the middle of waiting.
 #[derive(Clone, Copy)]
 struct Burst {
     first: Instant,
@@ -169,8 +169,9 @@ fn parts_of(path: &Path) -> Vec<OsString> {
 /// How long a file must not have changed to be taken for whole.
 const STILL: Duration = Duration::from_millis(200);
 
-/// The first of these files that is still being written, as far as can be told: somebody has it open for
-/// writing, or it has changed a moment ago. A file that is not there is not being written.
+/// The first of these files that is still being written, as far as can be told: somebody has it
+/// open for writing, or it has changed a moment ago. A file that is not there is not being
+/// written.
 ///
 /// The process must have a handler for SIGIO.
 pub fn unfinished(files: &[PathBuf]) -> Option<&Path> {

@@ -1,5 +1,5 @@
-//! The BPF file system that `sgctl` pins to: whom it believes, and how long it lasts. Where its usual
-//! place is meant, a test mounts there in a mount namespace of its own.
+//! The BPF file system that `sgctl` pins to: whom it believes, and how long it lasts. Where its
+//! usual place is meant, a test mounts there in a mount namespace of its own.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
@@ -211,8 +211,8 @@ fn a_container_may_pin_to_the_file_system_of_the_machine() {
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{}", ran.all());
         assert!(!world.has_xdp());
     };
-    // `$sgctl detach` at the end has the machine's processes in sight and is no container, so that the
-    // file system must be another than its own: it has pins.
+    // `$sgctl detach` at the end has the machine's processes in sight and is no container, so
+    // that the file system must be another than its own: it has pins.
     let shared = "mount -t bpf -o mode=0700 bpf /sys/fs/bpf && mount --make-shared /sys/fs/bpf";
     outside(shared, &format!("{CONTAINER} --propagation slave"));
     // Without propagation, by its age.

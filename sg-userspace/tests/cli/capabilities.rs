@@ -48,8 +48,8 @@ fn what_is_missing_is_named_and_nothing_is_touched() {
     assert_eq!(names(&ran.err), ["CAP_SYS_ADMIN"], "{}", ran.err);
 }
 
-/// With every capability something else may refuse it, or the kernel may be short of memory: which of the
-/// two it is, and that it was the kernel.
+/// With every capability something else may refuse it, or the kernel may be short of memory:
+/// which of the two it is, and that it was the kernel.
 #[test]
 fn what_the_kernel_refuses_is_told_from_what_is_missing() {
     let world = World::new();

@@ -1,4 +1,5 @@
-//! The policies in `examples/policies`: each is valid without a warning, and decides what its comments say.
+//! The policies in `examples/policies`: each is valid without a warning, and decides what its
+//! comments say.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

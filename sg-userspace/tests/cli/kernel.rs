@@ -156,7 +156,8 @@ fn apply_says_what_it_keeps() {
         .fails(1, "leave out --max-flows");
 }
 
-/// Proves K12: how many connections were cut is told, and there are none where the rules pass them.
+/// Proves K12: how many connections were cut is told, and there are none where the rules pass
+/// them.
 #[test]
 fn apply_says_what_it_cuts() {
     let world = World::new();

@@ -141,8 +141,8 @@ const BPF_LINK_DETACH: libc::c_long = 34;
 fn bpf(command: libc::c_long, words: &[u32]) -> u32 {
     let mut attr = [0u32; 32];
     attr[..words.len()].copy_from_slice(words);
-    // SAFETY: a zero-padded attribute that is longer than any of these commands reads; what it points
-    // to outlives the call.
+    // SAFETY: a zero-padded attribute that is longer than any of these commands reads; what it
+    // points to outlives the call.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,

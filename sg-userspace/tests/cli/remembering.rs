@@ -1,9 +1,10 @@
-//! A first `apply` that ends while both directions run programs that pass everything and only remember:
-//! nothing is enforced, and nobody is told that something is.
+//! A first `apply` that ends while both directions run programs that pass everything and only
+//! remember: nothing is enforced, and nobody is told that something is.
 
 use crate::world::{Ran, World, file};
 
-/// Where a first `apply` can end before the policy is in force in both directions, for each outbound hook.
+/// Where a first `apply` can end before the policy is in force in both directions, for each
+/// outbound hook.
 const POINTS: [(&str, &[&str]); 2] = [
     (
         "tcx",
@@ -58,8 +59,8 @@ fn policy(world: &World) -> String {
     file(world.dir.path(), "p.yaml", text)
 }
 
-/// Proves C1 and K12: whoever is killed while the programs only remember leaves an interface that is open,
-/// and `status` says that it is.
+/// Proves C1 and K12: whoever is killed while the programs only remember leaves an interface that
+/// is open, and `status` says that it is.
 #[test]
 fn an_apply_that_is_killed_while_programs_remember_is_not_enforcing() {
     for (hook, points) in POINTS {

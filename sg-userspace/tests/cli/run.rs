@@ -187,8 +187,8 @@ fn a_bad_or_missing_file_keeps_the_policy_in_force() {
     let path = file(world.dir.path(), "p.yaml", &policy(1));
     let running = Running::start(&world, &[&path, "--persist"]);
     running.says("applied p1");
-    // In one step: of a file that is written in place the first look may find nothing yet, which is
-    // another error.
+    // In one step: of a file that is written in place the first look may find nothing yet, which
+    // is another error.
     let replace = |text: &str| {
         let new = file(world.dir.path(), "p.new", text);
         std::fs::rename(new, &path).unwrap();

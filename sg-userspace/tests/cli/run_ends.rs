@@ -1,5 +1,5 @@
-//! `sgctl run` beside others: another `run`, an `apply`, a terminal that goes, a reader that stalls, a
-//! writer that is slow; and what it leaves behind.
+//! `sgctl run` beside others: another `run`, an `apply`, a terminal that goes, a reader that
+//! stalls, a writer that is slow; and what it leaves behind.
 
 use std::fs::File;
 use std::io::Write;
@@ -38,8 +38,8 @@ fn exit_code(child: &mut Child) -> Option<i32> {
     code
 }
 
-/// Proves C11: a second one is refused, with the first one's process; a killed one leaves its policy
-/// and nothing that keeps the next one out.
+/// Proves C11: a second one is refused, with the first one's process; a killed one leaves its
+/// policy and nothing that keeps the next one out.
 #[test]
 fn two_on_one_interface_are_refused() {
     let world = World::new();
@@ -97,7 +97,8 @@ fn a_foreign_apply_is_said_and_stays_at_the_end() {
     assert!(world.has_xdp());
 }
 
-/// Proves C12: what somebody takes away while it runs is said and put back, and a `detach` is said.
+/// Proves C12: what somebody takes away while it runs is said and put back, and a `detach` is
+/// said.
 #[test]
 fn what_somebody_takes_away_is_put_back() {
     let world = World::new();
@@ -250,8 +251,8 @@ fn a_lost_terminal_is_an_end_and_no_reload() {
     world.assert_untouched();
 }
 
-/// Proves C11: nobody reads any more, and policies are still replaced, packets logged, and the end is an
-/// end. Who reads again finds the newest packets, and how many are missing.
+/// Proves C11: nobody reads any more, and policies are still replaced, packets logged, and the
+/// end is an end. Who reads again finds the newest packets, and how many are missing.
 #[test]
 fn a_reader_that_stalls_holds_up_nothing() {
     stalls(&[], ":7777", "more packets were to be logged");
@@ -341,8 +342,8 @@ fn it_ends_although_nobody_reads() {
     world.assert_untouched();
 }
 
-/// Proves C11: as long as somebody has a file open for writing it is not applied, although what is in it
-/// is a policy already.
+/// Proves C11: as long as somebody has a file open for writing it is not applied, although what
+/// is in it is a policy already.
 #[test]
 fn a_file_that_is_written_in_pieces_is_applied_when_it_is_whole() {
     let world = World::new();
@@ -366,8 +367,8 @@ fn a_file_that_is_written_in_pieces_is_applied_when_it_is_whole() {
     world.assert_untouched();
 }
 
-/// Proves C11: at its end it returns to the policy that was in force before, with its counters, however
-/// often it has put another one there meanwhile, and whoever may have used free slots.
+/// Proves C11: at its end it returns to the policy that was in force before, with its counters,
+/// however often it has put another one there meanwhile, and whoever may have used free slots.
 #[test]
 fn it_returns_to_the_policy_that_was_there() {
     let world = World::new();
@@ -420,8 +421,8 @@ fn with_fault(world: &World, fault: &str, words: &[&str]) -> Ran {
     Ran::of(&output.expect("sgctl starts"))
 }
 
-/// Proves C11 and C1: a first policy that comes into force, and whose attachment then fails, goes again, and that
-/// is said; where there was none before, and where there was one.
+/// Proves C11 and C1: a first policy that comes into force, and whose attachment then fails, goes
+/// again, and that is said; where there was none before, and where there was one.
 #[test]
 fn a_beginning_that_fails_leaves_what_was_there() {
     let world = World::new();
@@ -470,7 +471,8 @@ fn a_beginning_that_fails_leaves_what_was_there() {
     world.assert_untouched();
 }
 
-/// Proves C11 and C1: an end that the kernel refuses is tried again, not for ever, and what stays in force is said.
+/// Proves C11 and C1: an end that the kernel refuses is tried again, not for ever, and what stays
+/// in force is said.
 #[test]
 fn an_end_that_is_refused_is_tried_again_and_says_what_stays() {
     let world = World::new();
@@ -538,8 +540,8 @@ fn an_end_that_is_refused_is_tried_again_and_says_what_stays() {
     world.assert_untouched();
 }
 
-/// Proves C11: what is the same as what was there is no reason to take it away, and `--persist` leaves
-/// what it has put there.
+/// Proves C11: what is the same as what was there is no reason to take it away, and `--persist`
+/// leaves what it has put there.
 #[test]
 fn what_was_there_before_and_what_is_to_stay_stays() {
     let world = World::new();
@@ -559,8 +561,8 @@ fn what_was_there_before_and_what_is_to_stay_stays() {
     world.assert_untouched();
 }
 
-/// Proves C11 and A2 for an interface that is deleted and made anew under its name: it is attached again
-/// at once, and counters go on.
+/// Proves C11 and A2 for an interface that is deleted and made anew under its name: it is
+/// attached again at once, and counters go on.
 #[test]
 fn an_interface_that_is_made_anew_is_attached_again() {
     let world = World::new();

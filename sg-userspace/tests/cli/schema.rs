@@ -1,6 +1,6 @@
-//! The JSON of every command against expectations written by hand (SPEC A4). A key that is missing,
-//! one that nobody expects, and a value of another kind fail; so does a list that should hold
-//! something and does not.
+//! The JSON of every command against expectations written by hand (SPEC A4). A key that is
+//! missing, one that nobody expects, and a value of another kind fail; so does a list that should
+//! hold something and does not.
 //!
 //! An expectation is JSON too. A text in it names a kind: `text`, `number` (a whole one, not
 //! negative), `real`, `bool`, `time` (RFC 3339, UTC), `digest`, `address`, `a|b|c` for one of some
@@ -397,7 +397,8 @@ fn finding(severities: &str) -> Value {
     })
 }
 
-/// Proves A4: an error has one shape, whoever has it, and `--json` leaves nothing that is not JSON.
+/// Proves A4: an error has one shape, whoever has it, and `--json` leaves nothing that is not
+/// JSON.
 #[test]
 fn errors() {
     let world = World::new();
@@ -485,8 +486,8 @@ fn errors() {
     running.end(nix::sys::signal::Signal::SIGINT);
 }
 
-/// Proves A4: what keeps a command from beginning is said as its other errors are: by `check` and `apply` in
-/// their report on standard output, by all others on standard error.
+/// Proves A4: what keeps a command from beginning is said as its other errors are: by `check` and
+/// `apply` in their report on standard output, by all others on standard error.
 #[test]
 fn usage_errors() {
     let cases: [(&str, i32, &str, &str); 12] = [

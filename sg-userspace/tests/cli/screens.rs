@@ -1,5 +1,5 @@
-//! What is printed on terminals of several sizes: nothing is longer or higher than they are, and what is
-//! left out is said.
+//! What is printed on terminals of several sizes: nothing is longer or higher than they are, and
+//! what is left out is said.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -155,8 +155,8 @@ fn with_flows() -> World {
     world
 }
 
-/// No row is longer than the terminal, addresses and numbers are whole, and columns that are left out are
-/// named.
+/// No row is longer than the terminal, addresses and numbers are whole, and columns that are left
+/// out are named.
 #[test]
 fn tables_fit_the_terminal() {
     let world = with_flows();
@@ -268,7 +268,8 @@ fn a_frame_fits_the_terminal() {
     }
 }
 
-/// Lines of a policy are cut where the terminal ends, as long as the place of the error is on them.
+/// Lines of a policy are cut where the terminal ends, as long as the place of the error is on
+/// them.
 #[test]
 fn an_error_fits_the_terminal() {
     let world = World::new();

@@ -1,5 +1,5 @@
-//! A BPF file system that several namespaces, interfaces and other tools share: each command takes what
-//! its scope says, and nothing else.
+//! A BPF file system that several namespaces, interfaces and other tools share: each command
+//! takes what its scope says, and nothing else.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,8 +12,9 @@ inbound: [{protocol: icmp, from: any, action: drop}]
 outbound: [{protocol: all, to: any, action: accept}]
 ";
 
-/// The node's two interfaces and the peer's one are enforced, `second` by a filter of a clsact that
-/// somebody else has made; and another tool has a pin of its own on the same BPF file system.
+/// The node's two interfaces and the peer's one are enforced, `second` by a filter of a clsact
+/// that somebody else has made; and another tool has a pin of its own on the same BPF file
+/// system.
 struct Shared {
     world: World,
     policy: String,
@@ -114,7 +115,8 @@ fn is_answered(netns: &str, address: &str) -> bool {
     ping.expect("the tests need ping").status.success()
 }
 
-/// A machine under load may take its time for an answer; that there is none is seen by each attempt.
+/// A machine under load may take its time for an answer; that there is none is seen by each
+/// attempt.
 #[track_caller]
 fn assert_answered(netns: &str, address: &str, expected: bool) {
     let attempts = if expected { 20 } else { 1 };
@@ -122,8 +124,8 @@ fn assert_answered(netns: &str, address: &str, expected: bool) {
     assert_eq!(is_answered, expected, "{address} from {netns}");
 }
 
-/// Without --iface `detach` takes all of the namespace that --netns names, and leaves what others have
-/// on the same BPF file system and the same interfaces.
+/// Without --iface `detach` takes all of the namespace that --netns names, and leaves what others
+/// have on the same BPF file system and the same interfaces.
 #[test]
 fn detach_takes_one_namespace() {
     let shared = Shared::new();

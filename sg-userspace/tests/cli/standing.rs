@@ -1,5 +1,5 @@
-//! What is said of an interface that does not enforce its policy, or is elsewhere: by every command that
-//! prints what the policy would do.
+//! What is said of an interface that does not enforce its policy, or is elsewhere: by every
+//! command that prints what the policy would do.
 
 use std::process::Command;
 
@@ -41,7 +41,8 @@ fn assert_said(world: &World, health: &str, words: &str) {
     }
 }
 
-/// Proves C12 for the commands that print a policy: none of them is silent where it is not enforced.
+/// Proves C12 for the commands that print a policy: none of them is silent where it is not
+/// enforced.
 #[test]
 fn what_is_not_enforced_is_not_printed_as_if_it_were() {
     let world = World::new();

@@ -168,8 +168,8 @@ impl World {
         command
     }
 
-    /// A file system for pins that nobody who uses the world's own knows of, and a policy that is pinned there in
-    /// force on an interface of the node's.
+    /// A file system for pins that nobody who uses the world's own knows of, and a policy that is
+    /// pinned there in force on an interface of the node's.
     pub(crate) fn apply_elsewhere(&self, interface: &str) -> PathBuf {
         let other = self.dir.path().join("other");
         self.make_bpffs(&other);

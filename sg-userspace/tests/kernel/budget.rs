@@ -12,15 +12,16 @@ use sg_userspace::kernel::shared_maps::SharedMaps;
 use crate::stack::depths;
 use crate::support::{Enforcer, is_guest, verified_instructions};
 
-/// What entering a flow takes. The kernel's limit for a whole chain of calls is 512 (MAX_BPF_STACK in
-/// include/linux/filter.h).
+/// What entering a flow takes. The kernel's limit for a whole chain of calls is 512
+/// (MAX_BPF_STACK in include/linux/filter.h).
 const STACK_BYTES: u32 = 384;
 
-/// More than this in one program and a kernel with a slower verifier makes `apply` a thing to wait for.
+/// More than this in one program and a kernel with a slower verifier makes `apply` a thing to
+/// wait for.
 const VERIFIED_INSTRUCTIONS: u32 = 4000;
 
-/// More than this, and loading is what applying a small policy takes: several times what it takes where nothing
-/// else runs.
+/// More than this, and loading is what applying a small policy takes: several times what it takes
+/// where nothing else runs.
 const LOAD: Duration = Duration::from_millis(500);
 
 /// On a machine that does much else one of several loads is undisturbed.

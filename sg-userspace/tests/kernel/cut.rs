@@ -1,4 +1,5 @@
-//! Connections that a change of policy has cut, over real sockets: neither end can bring them back.
+//! Connections that a change of policy has cut, over real sockets: neither end can bring them
+//! back.
 
 use std::time::Duration;
 
@@ -35,9 +36,10 @@ fn with(rules: &str, established: Established) -> Policy {
     }
 }
 
-/// Proves K11: under a policy that admits clients of port 22 and everything out, connections need no entry; the next
-/// policy admits port 80 in its place. The client's next segment is revoked, and what the server says then
-/// does not bring the connection back, although the rules accept whatever goes out.
+/// Proves K11: under a policy that admits clients of port 22 and everything out, connections need
+/// no entry; the next policy admits port 80 in its place. The client's next segment is revoked,
+/// and what the server says then does not bring the connection back, although the rules accept
+/// whatever goes out.
 #[test]
 fn a_revoked_connection_is_not_brought_back_by_the_other_end() {
     for established in [Established::Revalidate, Established::Flush] {
@@ -78,8 +80,8 @@ fn a_revoked_connection_is_not_brought_back_by_the_other_end() {
     }
 }
 
-/// Proves K11: a connection that a policy has cut which accepts nothing, and so opens no flows, is still cut under the
-/// one after it, whatever that keeps.
+/// Proves K11: a connection that a policy has cut which accepts nothing, and so opens no flows,
+/// is still cut under the one after it, whatever that keeps.
 #[test]
 fn a_connection_stays_cut_under_later_policies() {
     for established in [Established::Revalidate, Established::Keep] {

@@ -1,5 +1,5 @@
-//! Events of logged packets: when they happened, what they say, that the newest are there, and that what
-//! is not shown is counted.
+//! Events of logged packets: when they happened, what they say, that the newest are there, and
+//! that what is not shown is counted.
 
 use std::time::Duration;
 
@@ -75,8 +75,8 @@ fn logged_packets_come_out_of_the_ring() {
     });
 }
 
-/// Proves O2: an event has the time at which its packet was judged, however late it is read, and readers
-/// take nothing from each other.
+/// Proves O2: an event has the time at which its packet was judged, however late it is read, and
+/// readers take nothing from each other.
 #[test]
 fn an_event_has_the_time_of_its_packet_for_every_reader() {
     sandbox(|sandbox| {
@@ -107,8 +107,8 @@ fn an_event_has_the_time_of_its_packet_for_every_reader() {
     });
 }
 
-/// Proves O2: packets that several CPUs judge at nearly the same time are listed in the order in which they were
-/// judged.
+/// Proves O2: packets that several CPUs judge at nearly the same time are listed in the order in
+/// which they were judged.
 #[test]
 fn events_of_several_cpus_are_in_order() {
     let on_cpu = |cpu: usize| {
@@ -141,7 +141,8 @@ fn events_of_several_cpus_are_in_order() {
     });
 }
 
-/// Proves O1: a reader that was away finds the newest events, and all that it does not find is counted.
+/// Proves O1: a reader that was away finds the newest events, and all that it does not find is
+/// counted.
 #[test]
 fn the_newest_events_are_kept_and_the_lost_ones_counted() {
     sandbox(|sandbox| {
@@ -193,7 +194,8 @@ fn the_newest_events_are_kept_and_the_lost_ones_counted() {
     });
 }
 
-/// Proves P9: what no rule matches is logged, answers of flows are not, in both ways through the programs.
+/// Proves P9: what no rule matches is logged, answers of flows are not, in both ways through the
+/// programs.
 #[test]
 fn what_no_rule_matches_is_logged_where_that_is_asked_for() {
     sandbox(|sandbox| {

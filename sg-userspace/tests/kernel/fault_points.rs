@@ -1,9 +1,10 @@
-//! Every step of attaching, replacing and detaching is made to fail, and is killed: what packets meet then
-//! is the old policy or the new one, `status` says which, and the next command puts it right.
+//! Every step of attaching, replacing and detaching is made to fail, and is killed: what packets
+//! meet then is the old policy or the new one, `status` says which, and the next command puts it
+//! right.
 //!
-//! The points make themselves known: a run without a fault lists those that it passes. Of `run`, those until
-//! it shows counters belong to its beginning, and those after it was told to end to its end; what it does in
-//! between passes none.
+//! The points make themselves known: a run without a fault lists those that it passes. Of `run`,
+//! those until it shows counters belong to its beginning, and those after it was told to end to
+//! its end; what it does in between passes none.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -35,7 +36,8 @@ enum Scenario {
     /// The beginning of `run` where nothing was attached, and over another policy.
     Begin,
     BeginOver,
-    /// The end of `run`, which takes its policy away again, or returns to the one that was there before.
+    /// The end of `run`, which takes its policy away again, or returns to the one that was there
+    /// before.
     Leave,
     Return,
 }
@@ -124,8 +126,8 @@ struct Ran {
     before: usize,
 }
 
-/// Proves C1, C2, C11 and C12 at every point where `apply` and `detach` can be cut short, and at some where
-/// the beginning and the end of `run` can.
+/// Proves C1, C2, C11 and C12 at every point where `apply` and `detach` can be cut short, and at
+/// some where the beginning and the end of `run` can.
 #[test]
 fn tcx() {
     if egress_hooks().contains(&EgressHook::Tcx) {
@@ -133,8 +135,8 @@ fn tcx() {
     }
 }
 
-/// Proves C1, C2, C11 and C12 at every point where `apply` and `detach` can be cut short, and at some where
-/// the beginning and the end of `run` can.
+/// Proves C1, C2, C11 and C12 at every point where `apply` and `detach` can be cut short, and at
+/// some where the beginning and the end of `run` can.
 #[test]
 fn clsact() {
     walk(EgressHook::Clsact);
@@ -181,8 +183,8 @@ fn walk(hook: EgressHook) {
             for (number, point) in points.iter().enumerate() {
                 for (kind_number, kind) in kinds.iter().enumerate() {
                     for (then, then_number) in [(Then::Apply, 0), (Then::Detach, 1)] {
-                        // Each pair of a point and a kind with one of the two, and the other hook with the
-                        // other one. Of a sample, each kind has points of its own.
+                        // Each pair of a point and a kind with one of the two, and the other hook
+                        // with the other one. Of a sample, each kind has points of its own.
                         let which = number + kind_number + usize::from(hook == EgressHook::Clsact);
                         let is_chosen = (number + 2 * kind_number).is_multiple_of(every)
                             && (number / every + which) % 2 == then_number;
@@ -252,8 +254,8 @@ impl Walk<'_> {
         points.lines().map(str::to_owned).collect()
     }
 
-    /// Ends a `run` by a signal when it has begun, unless it has ended by itself. How many points it had passed
-    /// by then.
+    /// Ends a `run` by a signal when it has begun, unless it has ended by itself. How many points
+    /// it had passed by then.
     fn begin_and_end(&self, mut command: Command) -> (Output, usize) {
         let mut child = command
             .stdout(Stdio::piped())
@@ -267,8 +269,8 @@ impl Walk<'_> {
                 let _ = sender.send(line);
             }
         });
-        // It shows counters when all that belongs to its beginning is done; that a policy was applied it
-        // says while it does the rest.
+        // It shows counters when all that belongs to its beginning is done; that a policy was
+        // applied it says while it does the rest.
         let mut said = Vec::new();
         let mut before = None;
         while before.is_none() {
@@ -481,7 +483,8 @@ fn ids(bpffs: &Path) -> Ids {
 }
 
 impl Ids {
-    /// Looks at numbers only: a program array that is opened while the kernel clears it stays for ever.
+    /// Looks at numbers only: a program array that is opened while the kernel clears it stays for
+    /// ever.
     fn still_there(&self) -> Vec<u32> {
         const BPF_PROG_GET_NEXT_ID: libc::c_long = 11;
         const BPF_MAP_GET_NEXT_ID: libc::c_long = 12;

@@ -1,5 +1,5 @@
-//! Floods of spoofed packets against a table of the default size: whatever they are, they take no place
-//! of a connection that is idle and alive.
+//! Floods of spoofed packets against a table of the default size: whatever they are, they take no
+//! place of a connection that is idle and alive.
 
 use sg_common::flow::{FlowKind, FlowValue, Timeout};
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT};
@@ -52,9 +52,9 @@ impl Spoofed {
     }
 }
 
-/// Proves K9 and K10: after 400,000 spoofed SYNs, as many spoofed SYNs each with a blind ACK after it, and as many
-/// spoofed datagrams to a service that answers them, all of 50 connections are there which have been idle since
-/// before the flood.
+/// Proves K9 and K10: after 400,000 spoofed SYNs, as many spoofed SYNs each with a blind ACK
+/// after it, and as many spoofed datagrams to a service that answers them, all of 50 connections
+/// are there which have been idle since before the flood.
 #[test]
 fn a_spoofed_flood_evicts_no_idle_connection() {
     let (flood, max_flows) = match is_guest() {

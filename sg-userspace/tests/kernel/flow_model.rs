@@ -80,14 +80,15 @@ const WAYS: &[&str] = &[
     "fragment follows a reply",
 ];
 
-/// Proves K4, K6, K7, K8, K9, K10, K11, A1 and A2 packet by packet: what is remembered of each flow
-/// (kind, state, opener, rule, generation, times) is what the reference remembers, over time-outs,
-/// new policies that revalidate, keep or flush, and evictions, which the counters explain.
+/// Proves K4, K6, K7, K8, K9, K10, K11, A1 and A2 packet by packet: what is remembered of each
+/// flow (kind, state, opener, rule, generation, times) is what the reference remembers, over
+/// time-outs, new policies that revalidate, keep or flush, and evictions, which the counters
+/// explain.
 #[test]
 fn flows_are_remembered_as_the_model_remembers_them() {
     if is_guest() {
-        // Two seconds decide whether a flow is a stream, and an emulated processor takes as long for what
-        // is to take no time.
+        // Two seconds decide whether a flow is a stream, and an emulated processor takes as long
+        // for what is to take no time.
         println!("not tried on an emulated processor");
         return;
     }

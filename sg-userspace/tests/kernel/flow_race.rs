@@ -1,5 +1,5 @@
-//! The programs on several CPUs at once, over a flow table so small that flows are opened, answered and
-//! evicted in the same places all the time.
+//! The programs on several CPUs at once, over a flow table so small that flows are opened,
+//! answered and evicted in the same places all the time.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -30,8 +30,9 @@ const THREADS: usize = 2;
 const FLOWS: usize = 90;
 const ROOM: u32 = 8;
 
-/// Proves K9, K10 and A2 on several CPUs at once: no flow is there twice in one kind, what was entered
-/// is there, has left or was evicted, and every packet is counted once, for the rule that it is due to.
+/// Proves K9, K10 and A2 on several CPUs at once: no flow is there twice in one kind, what was
+/// entered is there, has left or was evicted, and every packet is counted once, for the rule that
+/// it is due to.
 #[test]
 fn packets_of_all_cpus_share_one_table() {
     sandbox(|sandbox| {
@@ -58,7 +59,8 @@ fn packets_of_all_cpus_share_one_table() {
                 let request = frame(&format!(
                     "tcp 192.0.2.1:{port} > 198.51.100.7:{service} ack"
                 ));
-                // Of another flow: most requests wait, and half-open flows have to make room as well.
+                // Of another flow: most requests wait, and half-open flows have to make room as
+                // well.
                 let port = 5000 + rng.usize(..FLOWS);
                 let answer = frame(&format!(
                     "tcp 198.51.100.7:{service} > 192.0.2.1:{port} ack"
@@ -206,12 +208,12 @@ impl Together {
 /// Flows of a round: few enough for the half-open part of the table.
 const ROUND: u16 = 250;
 
-/// What takes two processors at the same moment is tried for so long: another test, or another machine, may
-/// have them.
+/// What takes two processors at the same moment is tried for so long: another test, or another
+/// machine, may have them.
 const SEEN_WITHIN: Duration = Duration::from_secs(120);
 
-/// Proves K9 and K10: a flow that two CPUs make established at once, and so may enter into both of its words, is there
-/// once.
+/// Proves K9 and K10: a flow that two CPUs make established at once, and so may enter into both
+/// of its words, is there once.
 #[test]
 fn a_flow_that_two_cpus_establish_is_there_once() {
     sandbox(|sandbox| {
@@ -292,8 +294,8 @@ fn two_steps_at_once_are_both_taken() {
     });
 }
 
-/// Proves K9: while expired flows are swept, flows are opened, answered and go on as ever. The time by
-/// which they are swept lies far ahead, so that every flow has always expired.
+/// Proves K9: while expired flows are swept, flows are opened, answered and go on as ever. The
+/// time by which they are swept lies far ahead, so that every flow has always expired.
 #[test]
 fn a_sweep_holds_up_no_packet() {
     const ROOM: u32 = 200_000;

@@ -70,8 +70,8 @@ fn client(n: usize) -> String {
     format!("198.51.{}.{}:40000", n >> 8, n & 255)
 }
 
-/// Proves K9: an entry answers for its own flow only. Every part of a key counts, also where another flow
-/// has its place and its tag, which one in hundreds has.
+/// Proves K9: an entry answers for its own flow only. Every part of a key counts, also where
+/// another flow has its place and its tag, which one in hundreds has.
 #[test]
 fn another_flow_of_the_same_tag_is_another_flow() {
     sandbox(|sandbox| {
@@ -118,7 +118,8 @@ fn another_flow_of_the_same_tag_is_another_flow() {
                 };
                 ends
             };
-            // The numbers of bits in front of the one half of an address that another one differs in.
+            // The numbers of bits in front of the one half of an address that another one differs
+            // in.
             let halves: &[u32] = if ends[0].is_ipv4() { &[0] } else { &[0, 64] };
             let mut others = Vec::new();
             for (end, half) in [0, 1]
@@ -211,8 +212,8 @@ fn age(table: &FlowTable, nanoseconds: u64) {
 
 const SECOND: u64 = 1_000_000_000;
 
-/// Proves K9 for datagrams: what nobody has answered is half-open, and so is what was answered at once; an
-/// answer two seconds after the beginning makes it established.
+/// Proves K9 for datagrams: what nobody has answered is half-open, and so is what was answered at
+/// once; an answer two seconds after the beginning makes it established.
 #[test]
 fn a_flow_that_is_still_answered_is_established() {
     sandbox(|sandbox| {

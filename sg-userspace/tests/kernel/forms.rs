@@ -65,8 +65,8 @@ fn rules_of_their_own(rng: &mut Rng, prefixes: &[String], ports: usize) -> Strin
     text + "in tcp from any accept\n"
 }
 
-/// Every other host of the first sixteen below a prefix of 24 bits: more steps than *several* has keys in
-/// each of the four parts that lead there.
+/// Every other host of the first sixteen below a prefix of 24 bits: more steps than *several* has
+/// keys in each of the four parts that lead there.
 fn eight_even(prefix: &str) -> Vec<String> {
     (0..8).map(|i| format!("{prefix}{}/32", 2 * i)).collect()
 }
@@ -302,7 +302,8 @@ fn every_form_decides_as_the_oracle_does() {
     }
 }
 
-/// Sends UDP packets, which only rules can accept, and compares each verdict and then all counters.
+/// Sends UDP packets, which only rules can accept, and compares each verdict and then all
+/// counters.
 fn agree(what: &str, policy: &Policy, compiled: &Compiled, is_near: bool, rng: &mut Rng) {
     let shared = SharedMaps {
         counter_slots: FIRST_RULE_SLOT + policy.rules.len() as u32,

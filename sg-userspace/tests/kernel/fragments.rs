@@ -49,8 +49,8 @@ fn a_first_fragment_is_forgotten_after_a_while() {
     both_at_once(&mut enforcer, "another datagram of that name");
 }
 
-/// Proves K4: a flood of first fragments takes no more memory than there is for them, the latest of
-/// them are remembered, and no first fragment is dropped for want of room.
+/// Proves K4: a flood of first fragments takes no more memory than there is for them, the latest
+/// of them are remembered, and no first fragment is dropped for want of room.
 #[test]
 fn a_flood_of_first_fragments_is_bounded() {
     const FLOOD: u16 = 4 * FRAGMENT_ENTRIES as u16;

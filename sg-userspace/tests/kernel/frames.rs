@@ -15,8 +15,8 @@ pub(crate) const ACKNOWLEDGED: u32 = 2000;
 
 /// Builds a frame from text:
 ///
-/// `tcp ADDRESS:PORT > ADDRESS:PORT FLAGS` with FLAGS among `syn ack fin rst`, and `blind` for a segment that does
-/// not acknowledge what any other one of these has sent, as all do otherwise;
+/// `tcp ADDRESS:PORT > ADDRESS:PORT FLAGS` with FLAGS among `syn ack fin rst`, and `blind` for a
+/// segment that does not acknowledge what any other one of these has sent, as all do otherwise;
 /// `udp …`, `sctp …`, `icmp ADDRESS > ADDRESS TYPE/CODE [id N]` (ICMPv6 for IPv6 addresses),
 /// `proto N ADDRESS > ADDRESS`.
 pub(crate) fn frame(text: &str) -> Frame {

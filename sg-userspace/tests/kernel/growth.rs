@@ -14,8 +14,9 @@ use crate::watching::{assert_adds_up, only, read, read_when};
 
 const RULES: usize = 400;
 
-/// Rules that no other round has, half of them inbound and half of them outbound, some of which drop.
-/// What is accepted needs an entry in the flow table, since neither direction accepts everything.
+/// Rules that no other round has, half of them inbound and half of them outbound, some of which
+/// drop. What is accepted needs an entry in the flow table, since neither direction accepts
+/// everything.
 fn policy(round: usize) -> Policy {
     let lines: Vec<String> = (0..RULES)
         .map(|i| {
@@ -52,8 +53,8 @@ fn size(sandbox: &Sandbox, counted: &Counters) -> (usize, usize, usize) {
     (maps, record, gone.count())
 }
 
-/// Proves A2: exactly, after each of 120 replacements by rules that have all seen a packet, whose flows
-/// expire meanwhile; and neither maps nor the record nor the list grow.
+/// Proves A2: exactly, after each of 120 replacements by rules that have all seen a packet, whose
+/// flows expire meanwhile; and neither maps nor the record nor the list grow.
 #[test]
 fn many_replacements_leave_no_more_than_a_few() {
     sandbox(|sandbox| {
@@ -96,8 +97,8 @@ fn many_replacements_leave_no_more_than_a_few() {
         assert_adds_up(&counted, sent.0, sent.1);
         let (maps, record, gone) = size(sandbox, &counted);
         let (maps_early, record_early, gone_early) = early.expect("some rounds");
-        // One more where the rounds have become faster, so that the flows of more of them live at once. Without an
-        // end to it there would be seven.
+        // One more where the rounds have become faster, so that the flows of more of them live at
+        // once. Without an end to it there would be seven.
         assert!(maps <= maps_early + 1, "{maps} counter maps");
         assert!(record < record_early + record_early / 10, "{record} bytes");
         assert!(gone_early < 40 * RULES, "{gone_early} rules early");
@@ -115,8 +116,8 @@ fn many_replacements_leave_no_more_than_a_few() {
     });
 }
 
-/// Proves A2, A3: a slot that has had several owners, of rules that accept and that drop, and was named by
-/// flows in between. No packet is shown under another's rule.
+/// Proves A2, A3: a slot that has had several owners, of rules that accept and that drop, and was
+/// named by flows in between. No packet is shown under another's rule.
 #[test]
 fn a_reused_slot_starts_at_nothing() {
     sandbox(|sandbox| {

@@ -1,5 +1,6 @@
-//! Tests that only a guest of `cargo xtask test --kernels` can run, which has interfaces of virtio,
-//! joined in pairs by cables, and the kernel module for VLANs. Elsewhere they are ignored.
+//! Tests that only a guest of `cargo xtask test --kernels` can run, which has interfaces of
+//! virtio, joined in pairs by cables, and the kernel module for VLANs. Elsewhere they are
+//! ignored.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -209,8 +210,8 @@ fn connections_through_a_vlan_are_judged() {
     });
 }
 
-/// Proves K2 and K3: the tag that the kernel leaves to the device to put in counts like those in the frame,
-/// of which there may be one more, but not two.
+/// Proves K2 and K3: the tag that the kernel leaves to the device to put in counts like those in
+/// the frame, of which there may be one more, but not two.
 #[test]
 #[ignore = "needs the guest of cargo xtask test --kernels"]
 fn a_tag_that_the_device_puts_in_is_one_of_two() {

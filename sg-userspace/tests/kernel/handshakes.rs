@@ -1,5 +1,5 @@
-//! When a TCP flow is established, segment by segment with their numbers: every way that a handshake can
-//! take, and what a spoofer may try who cannot see the answers.
+//! When a TCP flow is established, segment by segment with their numbers: every way that a
+//! handshake can take, and what a spoofer may try who cannot see the answers.
 
 use sg_common::flow::{FlowKind, Timeout};
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT};
@@ -85,7 +85,8 @@ const STORIES: &[Story] = {
                 ((Client, FIN | ACK, C + 1, 7, 0), HALF, TcpSynRecv),
                 ((Client, FIN, C + 1, AFTER_S, 0), HALF, TcpSynRecv),
                 ((Client, SYN, C + 9, 0, 0), HALF, TcpSynRecv),
-                // What the server says to such a segment (RFC 5961): its numbers are those that it has.
+                // What the server says to such a segment (RFC 5961): its numbers are those that
+                // it has.
                 ((Server, ACK, AFTER_S, C + 1, 0), HALF, TcpSynRecv),
                 ((Client, ACK, C + 1, AFTER_S, 0), WHOLE, TcpEstablished),
                 ((Client, ACK, C + 1, 7, 0), WHOLE, TcpEstablished),
@@ -212,8 +213,8 @@ fn bytes(segment: Segment, port: u16, is_v6: bool, has_tag: bool) -> Frame {
     }
 }
 
-/// Proves K9: in all these stories a flow is established when it should be and not before, over both families,
-/// for plain packets and for others.
+/// Proves K9: in all these stories a flow is established when it should be and not before, over
+/// both families, for plain packets and for others.
 #[test]
 fn a_flow_is_established_by_the_right_acknowledgement_alone() {
     sandbox(|sandbox| {

@@ -116,8 +116,8 @@ fn connects(to: &str, patience: Duration) -> bool {
     }
 }
 
-/// Reads again when a signal came in between: a child of another test that ends can wake any thread,
-/// and a read that has a timeout is not taken up again by itself.
+/// Reads again when a signal came in between: a child of another test that ends can wake any
+/// thread, and a read that has a timeout is not taken up again by itself.
 pub(crate) fn again<T>(mut read: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match read() {
@@ -127,8 +127,8 @@ pub(crate) fn again<T>(mut read: impl FnMut() -> io::Result<T>) -> io::Result<T>
     }
 }
 
-/// Whether the kernel has ended a connection because nothing was acknowledged for too long: after some nine seconds where
-/// the machine's own hook drops what is sent.
+/// Whether the kernel has ended a connection because nothing was acknowledged for too long: after
+/// some nine seconds where the machine's own hook drops what is sent.
 fn has_given_up(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, TimedOut};
     matches!(error.kind(), BrokenPipe | TimedOut)
@@ -166,7 +166,8 @@ impl Pair {
         }
     }
 
-    /// As [`Pair::tcp`], from an address and port of one's own choice, which may have been in use a moment ago.
+    /// As [`Pair::tcp`], from an address and port of one's own choice, which may have been in use
+    /// a moment ago.
     pub(crate) fn tcp_from(from: SocketAddr, listener: &TcpListener, to: &str) -> Pair {
         let what = format!("tcp from {from} to {to}");
         let failed = |e: io::Error| -> ! { panic!("{what}: {e}") };
@@ -226,8 +227,8 @@ impl Pair {
         }
     }
 
-    /// Whether a byte from one end, 0 being the one that has connected, arrives at the other. Waits for what is
-    /// expected to come, and not long for what is not.
+    /// Whether a byte from one end, 0 being the one that has connected, arrives at the other.
+    /// Waits for what is expected to come, and not long for what is not.
     pub(crate) fn carries_from(&self, end: usize, is_expected: bool) -> bool {
         self.send(end, if is_expected { PATIENCE } else { SILENCE })
     }

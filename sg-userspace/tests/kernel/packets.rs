@@ -271,8 +271,8 @@ fn a_udp_length_that_does_not_fit_its_packet_is_malformed() {
     );
 }
 
-/// Proves K3 for frames that only the kernel makes, joined of many: they are as long as the frame, whatever
-/// their lengths of 16 bits cannot say.
+/// Proves K3 for frames that only the kernel makes, joined of many: they are as long as the
+/// frame, whatever their lengths of 16 bits cannot say.
 #[test]
 fn a_length_of_zero_is_the_frames_in_frames_that_no_wire_carries() {
     const LONGEST: usize = 65_535;

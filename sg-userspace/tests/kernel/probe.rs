@@ -1,5 +1,5 @@
-//! Finds out by packets what an interface does: which of two policies judges, in each direction, or none,
-//! or whether nothing comes through at all.
+//! Finds out by packets what an interface does: which of two policies judges, in each direction,
+//! or none, or whether nothing comes through at all.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

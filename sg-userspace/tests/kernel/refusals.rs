@@ -181,8 +181,8 @@ fn a_namespace_that_does_not_exist_is_an_error() {
 
 #[test]
 fn concurrent_writers_take_turns() {
-    // Whoever has just had its turn is often the next one again, and nobody waits longer than ten seconds:
-    // where each takes a second, more would be too many.
+    // Whoever has just had its turn is often the next one again, and nobody waits longer than ten
+    // seconds: where each takes a second, more would be too many.
     let applies = rounds(3);
     sandbox(|sandbox| {
         sandbox.veth("sg0", "sg1");

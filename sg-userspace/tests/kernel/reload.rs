@@ -1,5 +1,5 @@
-//! One policy replaced by another on a real interface: what carries over, what is counted, and what
-//! becomes of live flows.
+//! One policy replaced by another on a real interface: what carries over, what is counted, and
+//! what becomes of live flows.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Programs that do not enforce yet: they pass everything, count nothing, and remember what the rules admit.
+//! Programs that do not enforce yet: they pass everything, count nothing, and remember what the
+//! rules admit.
 
 use sg_common::verdict::Direction::{self, Inbound, Outbound};
 use sg_policy::policy::rules_from_lines;
@@ -26,8 +27,8 @@ fn far() -> String {
     format!("{RULES}\nin udp 7 from {} accept", prefixes.join(","))
 }
 
-/// Proves K12: while programs only remember, every frame passes, no counter moves, and what the rules admit is
-/// found by those that enforce; nothing else is.
+/// Proves K12: while programs only remember, every frame passes, no counter moves, and what the
+/// rules admit is found by those that enforce; nothing else is.
 #[test]
 fn what_is_admitted_is_remembered_and_everything_passes() {
     for (rules, may_be_near) in [

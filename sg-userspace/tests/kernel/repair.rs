@@ -1,5 +1,5 @@
-//! What somebody else has done to an attachment: that `status` names it, and that `apply` and `detach`
-//! put it right (SPEC C12).
+//! What somebody else has done to an attachment: that `status` names it, and that `apply` and
+//! `detach` put it right (SPEC C12).
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -31,7 +31,8 @@ fn with_hook(sandbox: &Sandbox, hook: EgressHook) -> ApplyOptions {
 
 fn status(sandbox: &Sandbox) -> Status {
     let one = only(sandbox, "sg0");
-    // The kernel takes a link off some time after its last pin has gone, which may be between the readings.
+    // The kernel takes a link off some time after its last pin has gone, which may be between the
+    // readings.
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let status = one.status().unwrap_or_else(|e| panic!("{e}"));
@@ -214,8 +215,8 @@ fn what_was_taken_off_is_named_and_attached_again_or_removed() {
     }
 }
 
-/// A program of somebody else that accepts everything and hides it from whoever comes after it: XDP_PASS
-/// is 2, TC_ACT_OK is 0.
+/// A program of somebody else that accepts everything and hides it from whoever comes after it:
+/// XDP_PASS is 2, TC_ACT_OK is 0.
 fn accepts_everything() -> Enforcer {
     Enforcer::new("in all from any accept\nout all to any accept")
 }
@@ -277,7 +278,8 @@ fn their_filter(preference: &str) {
     run("tc", &[&place[..], &what].concat());
 }
 
-/// Proves C12 for a filter: a tcx program always comes before it, and one of the same preference may.
+/// Proves C12 for a filter: a tcx program always comes before it, and one of the same preference
+/// may.
 #[test]
 fn what_comes_before_a_filter_is_named_or_refused() {
     sandbox(|sandbox| {
@@ -482,7 +484,8 @@ fn an_interface_that_was_moved_is_found_wherever_it_is() {
     }
 }
 
-/// Proves C12: another interface of the same name is not protected by what was attached to the one before.
+/// Proves C12: another interface of the same name is not protected by what was attached to the
+/// one before.
 #[test]
 fn an_interface_made_anew_is_called_unprotected_and_takes_the_counters_over() {
     for &hook in egress_hooks() {

@@ -100,7 +100,8 @@ impl<'a> Node<'a> {
     }
 }
 
-/// Flows that were entered, those of them that no rule admits, and those for which there was no room.
+/// Flows that were entered, those of them that no rule admits, and those for which there was no
+/// room.
 pub(crate) fn kept(seeded: &Option<Seeded>) -> Option<[usize; 3]> {
     let seeded = seeded.as_ref()?;
     Some([seeded.entered, seeded.without_rule, seeded.left_out])
@@ -196,9 +197,9 @@ fn connections_are_cut_where_that_is_asked_for() {
     });
 }
 
-/// Proves K12: what is said of a connection that was there is who has opened it, as far as that is known, and not whose rule
-/// admits it; of one that is cut too. A listener tells it of the connections to its port, connection tracking of
-/// all.
+/// Proves K12: what is said of a connection that was there is who has opened it, as far as that
+/// is known, and not whose rule admits it; of one that is cut too. A listener tells it of the
+/// connections to its port, connection tracking of all.
 #[test]
 fn who_has_opened_a_connection_is_told_where_it_is_known() {
     for is_tracked in [false, true] {

@@ -40,7 +40,8 @@ fn connections_made_meanwhile_go_on() {
                     Err(_) => continue,
                 }
                 let _ = begun.send(());
-                // All tests of this process together may have a thousand open files in many places.
+                // All tests of this process together may have a thousand open files in many
+                // places.
                 std::thread::sleep(Duration::from_millis(3));
                 assert!(made.len() < 20_000, "nothing ends it");
             }

@@ -1,5 +1,5 @@
-//! The moment of attaching: connections and requests that are made while the first policy comes, in both
-//! directions, all of which its rules admit.
+//! The moment of attaching: connections and requests that are made while the first policy comes,
+//! in both directions, all of which its rules admit.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -157,7 +157,8 @@ fn ask(to: SocketAddr) -> Result<(), String> {
         .map_err(|e| e.to_string())
 }
 
-/// Attaches the first policy while connections are being made, looks at what was dropped, and detaches.
+/// Attaches the first policy while connections are being made, looks at what was dropped, and
+/// detaches.
 fn attach_once(sandbox: &Sandbox, shared: &Shared, options: &ApplyOptions) {
     let wait_for = |more: usize| {
         let enough = shared.made.load(Ordering::Relaxed) + more;
@@ -190,7 +191,8 @@ fn attach_once(sandbox: &Sandbox, shared: &Shared, options: &ApplyOptions) {
     detach(sandbox.bpffs(), &pins).unwrap_or_else(|e| panic!("{e}"));
 }
 
-/// Proves K12: nothing that the rules admit is lost at the moment of attaching, whichever side begins.
+/// Proves K12: nothing that the rules admit is lost at the moment of attaching, whichever side
+/// begins.
 #[test]
 fn nothing_is_lost_while_the_first_policy_is_attached() {
     sandbox(|sandbox| {
@@ -204,8 +206,9 @@ fn nothing_is_lost_while_the_first_policy_is_attached() {
             Server::new(&at(PEER4, 443))
         });
         let here = Server::new(&at(NODE4, 22));
-        // The kernel stops an interface for a moment when a qdisc is added to it, and drops what is sent meanwhile
-        // (`dev_deactivate` in net/sched/sch_api.c), whoever adds it. So it is there before.
+        // The kernel stops an interface for a moment when a qdisc is added to it, and drops what
+        // is sent meanwhile (`dev_deactivate` in net/sched/sch_api.c), whoever adds it. So it is
+        // there before.
         run("tc", &["qdisc", "add", "dev", "nic", "clsact"]);
         let shared = Shared::default();
         let lost = std::thread::scope(|scope| {

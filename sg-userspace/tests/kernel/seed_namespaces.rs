@@ -1,5 +1,5 @@
-//! Connections of other network namespaces whose packets cross the node's interface, without connection tracking:
-//! behind an interface on top of it, a bridge, and a namespace in between.
+//! Connections of other network namespaces whose packets cross the node's interface, without
+//! connection tracking: behind an interface on top of it, a bridge, and a namespace in between.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -81,7 +81,8 @@ fn connections_on_top_of_the_interface_go_on() {
         let (outside, listener) = outside();
         address("nic", &format!("{NODE4}/24"));
         let pod = Host::new();
-        // The host at the other end of the wire can be looked into, too: what it has open is not the node's.
+        // The host at the other end of the wire can be looked into, too: what it has open is not
+        // the node's.
         let _processes = [Process::of(&pod), Process::of(&outside)];
         ip(&[
             "link", "add", "mac0", "link", "nic", "type", "macvlan", "mode", "bridge",
@@ -124,8 +125,8 @@ fn connections_on_top_of_the_interface_go_on() {
     });
 }
 
-/// Proves K12: of pods that the node forwards without translating or tracking, also of one behind a namespace in
-/// between; and that forwarded connections of others cannot be known is said.
+/// Proves K12: of pods that the node forwards without translating or tracking, also of one behind
+/// a namespace in between; and that forwarded connections of others cannot be known is said.
 #[test]
 fn connections_that_are_routed_to_pods_go_on() {
     sandbox(|sandbox| {
@@ -161,8 +162,8 @@ fn connections_that_are_routed_to_pods_go_on() {
     });
 }
 
-/// Proves K12: of pods on a bridge of which the interface is a port; and machines behind another port cannot be
-/// known, which is said.
+/// Proves K12: of pods on a bridge of which the interface is a port; and machines behind another
+/// port cannot be known, which is said.
 #[test]
 fn connections_through_a_bridge_go_on() {
     sandbox(|sandbox| {
@@ -206,7 +207,8 @@ fn sctp() -> io::Result<Socket> {
     )
 }
 
-/// Proves K12: SCTP's associations are listed where the kernel has them; where it has none, none is missed.
+/// Proves K12: SCTP's associations are listed where the kernel has them; where it has none, none
+/// is missed.
 #[test]
 fn associations_go_on() {
     sandbox(|sandbox| {

@@ -1,5 +1,5 @@
-//! Requests whose answer takes longer than it takes to change the policy: real translation of addresses, and
-//! connection tracking.
+//! Requests whose answer takes longer than it takes to change the policy: real translation of
+//! addresses, and connection tracking.
 
 use std::io;
 use std::net::UdpSocket;
@@ -22,8 +22,8 @@ const NODE_PORT: u16 = 30053;
 const PATIENCE: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_millis(300);
 
-/// A node whose port 30053 is a pod's port 53, and on which the address of a service is that of a host outside,
-/// to which pods speak in the node's name.
+/// A node whose port 30053 is a pod's port 53, and on which the address of a service is that of a
+/// host outside, to which pods speak in the node's name.
 struct Cluster<'a> {
     sandbox: &'a Sandbox,
     pod: Host,
@@ -104,8 +104,8 @@ fn bound(at: &str) -> UdpSocket {
     UdpSocket::bind(at).unwrap_or_else(|e| panic!("{at}: {e}"))
 }
 
-/// A request that has arrived and is not answered yet. Neither of its sockets is connected, so that the
-/// kernel's connection tracking is all that knows of it.
+/// A request that has arrived and is not answered yet. Neither of its sockets is connected, so
+/// that the kernel's connection tracking is all that knows of it.
 struct Request {
     client: UdpSocket,
     server: UdpSocket,
@@ -162,7 +162,8 @@ fn a_request_under_way_is_answered_where_a_rule_admits_it() {
     });
 }
 
-/// Proves K12: a request that no rule admits may have a forged sender, unless it is the host's own.
+/// Proves K12: a request that no rule admits may have a forged sender, unless it is the host's
+/// own.
 #[test]
 fn a_request_under_way_opens_nothing_that_no_rule_admits() {
     sandbox(|sandbox| {
@@ -170,7 +171,8 @@ fn a_request_under_way_opens_nothing_that_no_rule_admits() {
         let inbound = cluster.to_node_port();
         let outbound = cluster.to_service();
         let own = cluster.to_service_from_node();
-        // What no rule admits in the direction of the request, one in the other direction does not admit either.
+        // What no rule admits in the direction of the request, one in the other direction does
+        // not admit either.
         cluster.apply(&rules_from_lines("in tcp 22 from any accept"));
         assert!(!inbound.is_answered(SILENCE));
         assert!(!outbound.is_answered(SILENCE));

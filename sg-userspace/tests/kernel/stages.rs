@@ -1,5 +1,5 @@
-//! The programs that go on where the attached ones stop: that they are there for as long as a packet may
-//! want them, and what is said and done where somebody has removed them.
+//! The programs that go on where the attached ones stop: that they are there for as long as a
+//! packet may want them, and what is said and done where somebody has removed them.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -17,8 +17,8 @@ use crate::watching::{NODE, apply_rules, assert_adds_up, only, read, read_when, 
 /// Another policy with the same verdicts of what these tests send.
 const OTHER: &str = "in tcp 22 from any accept\nout all to any accept";
 
-/// Proves K2 and A2: packets that the first program cannot decide are decided as ever while the policy is
-/// replaced, in both directions, and none meets a program whose further ones are gone.
+/// Proves K2 and A2: packets that the first program cannot decide are decided as ever while the
+/// policy is replaced, in both directions, and none meets a program whose further ones are gone.
 #[test]
 fn packets_under_way_keep_their_programs() {
     const REPLACEMENTS: usize = 20;
@@ -80,8 +80,9 @@ fn a_replaced_policy_leaves_no_stage_behind() {
     });
 }
 
-/// Proves A1 and A2 for each tail call by itself: a packet whose target is missing is dropped and counted
-/// as `incomplete`, also where a rule would accept it, since nothing would remember its flow.
+/// Proves A1 and A2 for each tail call by itself: a packet whose target is missing is dropped and
+/// counted as `incomplete`, also where a rule would accept it, since nothing would remember its
+/// flow.
 #[test]
 fn a_packet_whose_tail_call_finds_nothing_is_dropped_as_incomplete() {
     sandbox(|sandbox| {

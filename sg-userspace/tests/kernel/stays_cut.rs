@@ -1,5 +1,5 @@
-//! Connections that were cut, under policies whose rules pass both their directions, so that nothing would be asked of the
-//! flow table: over real sockets, neither end brings them back.
+//! Connections that were cut, under policies whose rules pass both their directions, so that
+//! nothing would be asked of the flow table: over real sockets, neither end brings them back.
 
 use sg_common::flow::{FlowKind, FlowValue, Timeout};
 use sg_common::flow_entry::TICK_SHIFT;
@@ -68,8 +68,9 @@ fn wait_for_days(node: &Node) {
     make_older(&table);
 }
 
-/// Proves K11: what one policy has cut stays so when the one before it comes back, which passes both directions. New
-/// connections are made, and datagrams pass. When the cut ones have expired nobody looks for them any more.
+/// Proves K11: what one policy has cut stays so when the one before it comes back, which passes
+/// both directions. New connections are made, and datagrams pass. When the cut ones have expired
+/// nobody looks for them any more.
 #[test]
 fn a_cut_connection_stays_so_when_the_policy_before_comes_back() {
     sandbox(|sandbox| {
@@ -105,7 +106,8 @@ fn a_cut_connection_stays_so_when_the_policy_before_comes_back() {
     });
 }
 
-/// Proves K11: the same of connections that the node has opened, and of a policy without rules in between.
+/// Proves K11: the same of connections that the node has opened, and of a policy without rules in
+/// between.
 #[test]
 fn both_ways_and_whoever_has_opened_it() {
     sandbox(|sandbox| {
@@ -125,7 +127,8 @@ fn both_ways_and_whoever_has_opened_it() {
     });
 }
 
-/// Proves K11: a SYN that the rules accept begins a new connection on the same ports, which needs no entry.
+/// Proves K11: a SYN that the rules accept begins a new connection on the same ports, which needs
+/// no entry.
 #[test]
 fn a_new_connection_on_the_same_ports_passes() {
     sandbox(|sandbox| {
@@ -149,9 +152,9 @@ fn a_new_connection_on_the_same_ports_passes() {
     });
 }
 
-/// Proves K11: a policy that flushes cuts the connections that have entries also where it passes both their directions
-/// itself, before userspace has gone through the table and after it; they stay cut under the next one. Datagrams
-/// pass, and so do connections that were in no table.
+/// Proves K11: a policy that flushes cuts the connections that have entries also where it passes
+/// both their directions itself, before userspace has gone through the table and after it; they
+/// stay cut under the next one. Datagrams pass, and so do connections that were in no table.
 #[test]
 fn what_was_flushed_stays_cut_where_the_rules_pass_it() {
     sandbox(|sandbox| {
@@ -171,8 +174,8 @@ fn what_was_flushed_stays_cut_where_the_rules_pass_it() {
     });
 }
 
-/// Proves K11: what a first attachment has cut, under a policy that opens no flows, stays so under one that passes
-/// everything.
+/// Proves K11: what a first attachment has cut, under a policy that opens no flows, stays so
+/// under one that passes everything.
 #[test]
 fn what_was_cut_at_the_first_attachment_stays_so_under_an_open_policy() {
     sandbox(|sandbox| {
@@ -207,9 +210,9 @@ fn programs(applied: &Applied) -> [u32; 2] {
     [state.inbound_program, state.outbound_program]
 }
 
-/// Proves K11 and C11: where a policy is put back that was in force before, its programs look for what has been cut since,
-/// although they did not when they were loaded; near tables and far ones. Its counters go on, and the next
-/// policy finds all of it.
+/// Proves K11 and C11: where a policy is put back that was in force before, its programs look for
+/// what has been cut since, although they did not when they were loaded; near tables and far
+/// ones. Its counters go on, and the next policy finds all of it.
 #[test]
 fn what_is_put_back_leaves_connections_cut() {
     // More rules than have room in the programs' own memory.
@@ -281,8 +284,8 @@ fn what_is_put_back_is_what_it_was_unless_something_is_cut() {
     });
 }
 
-/// The interface of the node, and its addresses, once more. `attach` makes it safe again; until then the peer, which has no
-/// address, sends nothing that it has left.
+/// The interface of the node, and its addresses, once more. `attach` makes it safe again; until
+/// then the peer, which has no address, sends nothing that it has left.
 fn make_anew(node: &Node, attach: impl FnOnce()) {
     ip(&["link", "delete", "nic"]);
     node.peer.connect("nic", "eth0");
@@ -295,8 +298,8 @@ fn make_anew(node: &Node, attach: impl FnOnce()) {
     });
 }
 
-/// Proves K11: on an interface that is made anew under its name, whether what was in force is attached again or another
-/// policy comes in its place.
+/// Proves K11: on an interface that is made anew under its name, whether what was in force is
+/// attached again or another policy comes in its place.
 #[test]
 fn connections_stay_cut_on_an_interface_that_is_made_anew() {
     for is_attached_again in [true, false] {
@@ -326,8 +329,8 @@ fn connections_stay_cut_on_an_interface_that_is_made_anew() {
     }
 }
 
-/// Proves K11: connections that are still to be judged may be cut at any moment, also between the look at the table and
-/// the swap; where no policy judges them they are not.
+/// Proves K11: connections that are still to be judged may be cut at any moment, also between the
+/// look at the table and the swap; where no policy judges them they are not.
 #[test]
 fn what_may_still_be_cut_is_looked_for_too() {
     let judged = |established, is_seeded: bool| {
@@ -358,8 +361,9 @@ fn what_may_still_be_cut_is_looked_for_too() {
     assert!(!judged(Established::Revalidate, true));
 }
 
-/// Proves K11, packet by packet: a policy that passes both directions drops what belongs to a cut connection, and what it
-/// flushes itself before anybody else has gone through the table, until that has expired.
+/// Proves K11, packet by packet: a policy that passes both directions drops what belongs to a cut
+/// connection, and what it flushes itself before anybody else has gone through the table, until
+/// that has expired.
 #[test]
 fn segments_are_dropped_until_the_cut_flow_expires() {
     const ENDS: [(&str, &str); 2] = [

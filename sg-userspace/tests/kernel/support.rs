@@ -51,7 +51,8 @@ pub(crate) fn egress_hooks() -> &'static [EgressHook] {
     }
 }
 
-/// Maps for programs that are attached to nothing, pinned in the sandbox so that their flow table can be read.
+/// Maps for programs that are attached to nothing, pinned in the sandbox so that their flow table
+/// can be read.
 pub(crate) fn pinned_maps(sandbox: &Sandbox, max_flows: u32) -> (SharedMaps, InterfacePins) {
     let pins = PinTree::new(sandbox.bpffs()).interface(1, 1);
     pins.create().unwrap_or_else(|e| panic!("{e}"));

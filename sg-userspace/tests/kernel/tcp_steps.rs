@@ -1,5 +1,6 @@
-//! Every step of TCP's table, each on purpose: a flow is led to each state, and there each segment comes
-//! from each side. After every step the kernel's table holds what the reference holds.
+//! Every step of TCP's table, each on purpose: a flow is led to each state, and there each
+//! segment comes from each side. After every step the kernel's table holds what the reference
+//! holds.
 
 use std::collections::BTreeSet;
 
@@ -96,7 +97,8 @@ const PATHS: [(State, &[(Side, u8)]); 9] = [
     (State::Closed, &[(Opener, SYN), (Other, RST | ACK)]),
 ];
 
-/// A connection as both stacks see it: what each side sends next has the numbers that it should have.
+/// A connection as both stacks see it: what each side sends next has the numbers that it should
+/// have.
 struct Connection {
     port: u16,
     /// Of the opener and of the other side.
@@ -151,9 +153,9 @@ fn policy(rules: [&str; 2]) -> Step {
     })
 }
 
-/// What the rules accept is remembered, and what they do not is looked for; a SYN is only ever the
-/// rules'. So each segment comes once while the rules accept what the opener sends, and once while they
-/// accept what the other side sends and the flow is kept.
+/// What the rules accept is remembered, and what they do not is looked for; a SYN is only ever
+/// the rules'. So each segment comes once while the rules accept what the opener sends, and once
+/// while they accept what the other side sends and the flow is kept.
 fn steps(rules_at_last_for: Side) -> Vec<Step> {
     let for_opener = || policy(["out tcp to any accept", "in all from any drop"]);
     let for_other = || policy(["in tcp from any accept", "out all to any drop"]);
@@ -193,8 +195,9 @@ fn steps(rules_at_last_for: Side) -> Vec<Step> {
     [paths, other_syns, last].concat()
 }
 
-/// Proves K9: from each state each segment of each side leads to where connection tracking's table has
-/// it, in the kernel and over a change of policy, and each segment begins what it should.
+/// Proves K9: from each state each segment of each side leads to where connection tracking's
+/// table has it, in the kernel and over a change of policy, and each segment begins what it
+/// should.
 #[test]
 fn every_step_is_taken() {
     let manner = Manner {
@@ -210,8 +213,8 @@ fn every_step_is_taken() {
         }
     });
     if is_guest() {
-        // An emulated processor takes longer than a closed flow lives, so that some steps find none. All that
-        // were taken have been compared.
+        // An emulated processor takes longer than a closed flow lives, so that some steps find
+        // none. All that were taken have been compared.
         return;
     }
     let segments = [

@@ -70,7 +70,8 @@ fn connections_without_entries_are_kept() {
     assert_becomes("in all from any accept", Established::Keep, all, all, all);
 }
 
-/// Proves K7 and K11: they are judged again by the direction that opened them, whoever speaks first.
+/// Proves K7 and K11: they are judged again by the direction that opened them, whoever speaks
+/// first.
 #[test]
 fn connections_without_entries_are_judged_again() {
     let (all, none) = ([true; 2], [false; 2]);
@@ -91,8 +92,8 @@ fn connections_without_entries_are_judged_again() {
     );
 }
 
-/// Proves K7 and K11: they are flushed with all others: of TCP nothing passes any more, in whichever direction the
-/// rules would accept it, and a UDP flow may begin anew.
+/// Proves K7 and K11: they are flushed with all others: of TCP nothing passes any more, in
+/// whichever direction the rules would accept it, and a UDP flow may begin anew.
 #[test]
 fn connections_without_entries_are_flushed() {
     let none = [false; 2];
@@ -126,9 +127,10 @@ fn connections_that_still_need_no_entry_get_none() {
     });
 }
 
-/// Proves K11: a flow that is half-open in the table, and whose sockets are known too, is not entered once more when a
-/// policy comes that needs no entries, and goes. The node has another socket at that port, so that the sockets
-/// alone would say that the flow was opened from outside.
+/// Proves K11: a flow that is half-open in the table, and whose sockets are known too, is not
+/// entered once more when a policy comes that needs no entries, and goes. The node has another
+/// socket at that port, so that the sockets alone would say that the flow was opened from
+/// outside.
 #[test]
 fn a_half_open_flow_is_there_once() {
     const UDP_OUT: &str = "out udp 53 to any accept";

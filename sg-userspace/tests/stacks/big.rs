@@ -1,5 +1,5 @@
-//! Packets that the kernel has joined, or has yet to cut, as XDP sees them in the generic path: larger than
-//! their own length fields can say (BIG TCP), or datagrams that are many.
+//! Packets that the kernel has joined, or has yet to cut, as XDP sees them in the generic path:
+//! larger than their own length fields can say (BIG TCP), or datagrams that are many.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -20,8 +20,8 @@ use crate::transfer::{Sender, transfer};
 const SIZE: usize = 50_000_000;
 const LARGEST: u32 = 185_000;
 
-/// Sets what `ip link set dev … gso_max_size … gro_max_size … gso_ipv4_max_size … gro_ipv4_max_size …` does,
-/// by hand: Debian's `ip` does not know all of them.
+/// Sets what `ip link set dev … gso_max_size … gro_max_size … gso_ipv4_max_size …
+/// gro_ipv4_max_size …` does, by hand: Debian's `ip` does not know all of them.
 fn set_largest(interface: &str) {
     // include/uapi/linux/if_link.h; those of IPv4 are there since Linux 6.3.
     const GSO_MAX_SIZE: u16 = 41;
@@ -113,8 +113,8 @@ fn assert_uploads_arrive(line: &Line, enforced: &Enforced) {
     assert_eq!(enforced.reason("in malformed"), 0);
 }
 
-/// Proves K3 for datagrams that are sent as one and cut at the end of the path (UDP_SEGMENT): UDP's length is
-/// that of all of them, be they on their way out or in.
+/// Proves K3 for datagrams that are sent as one and cut at the end of the path (UDP_SEGMENT):
+/// UDP's length is that of all of them, be they on their way out or in.
 #[test]
 fn datagrams_that_are_yet_to_be_cut_are_judged() {
     const SEGMENT: usize = 1400;
@@ -184,8 +184,8 @@ fn packets_beyond_64_kib_are_judged_on_a_bridge() {
         line.node.ip(&format!("link set port master {NIC} up"));
         set_largest_of(&line.node, &["port", NIC]);
         set_largest_of(&line.remote, &[NIC]);
-        // That it adds up cannot be asked here: until the kernel has noticed that a port is in operation, it
-        // throws away behind the outbound hook what the bridge sends.
+        // That it adds up cannot be asked here: until the kernel has noticed that a port is in
+        // operation, it throws away behind the outbound hook what the bridge sends.
         let enforced = enforce(sandbox, &line);
         assert_uploads_arrive(&line, &enforced);
     });

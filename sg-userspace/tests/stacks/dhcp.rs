@@ -127,7 +127,8 @@ fn assert_gets_none(sandbox: &Sandbox, family: Family, offer: &str) {
     assert!(asking.enforced.reason("in no-match") > 0);
 }
 
-/// Proves K5 and P2: only answers are essential. A policy that denies everything denies the request.
+/// Proves K5 and P2: only answers are essential. A policy that denies everything denies the
+/// request.
 #[test]
 fn a_dhcp_request_needs_a_rule() {
     sandbox(|sandbox| {

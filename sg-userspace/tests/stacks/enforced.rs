@@ -1,5 +1,5 @@
-//! What the enforcer counted, and whether that adds up to what passed the interface by the kernel's
-//! own counts, which know nothing of the enforcer.
+//! What the enforcer counted, and whether that adds up to what passed the interface by the
+//! kernel's own counts, which know nothing of the enforcer.
 
 use std::path::{Path, PathBuf};
 use std::thread::sleep;

@@ -1,5 +1,5 @@
-//! ICMP errors that real stacks send: those about nothing that the node did are dropped, those that
-//! the node itself owes leave it.
+//! ICMP errors that real stacks send: those about nothing that the node did are dropped, those
+//! that the node itself owes leave it.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};

@@ -1,5 +1,6 @@
-//! A node that forwards to a pod behind it, under a policy without outbound rules: what it says as a router
-//! about packets that the inbound rules accept has to get out, or the senders' large packets vanish.
+//! A node that forwards to a pod behind it, under a policy without outbound rules: what it says
+//! as a router about packets that the inbound rules accept has to get out, or the senders' large
+//! packets vanish.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -54,8 +55,9 @@ fn parsed(address: &str) -> IpAddr {
     address.parse().expect("an address")
 }
 
-/// Proves K8 outbound, and K6: "fragmentation needed" and "packet too big" about forwarded packets leave the
-/// node, which sends them in its own name, so that an upload to the pod finds the size that fits.
+/// Proves K8 outbound, and K6: "fragmentation needed" and "packet too big" about forwarded
+/// packets leave the node, which sends them in its own name, so that an upload to the pod finds
+/// the size that fits.
 #[test]
 fn the_path_mtu_behind_the_node_is_discovered() {
     sandbox(|sandbox| {
@@ -76,8 +78,8 @@ fn the_path_mtu_behind_the_node_is_discovered() {
     });
 }
 
-/// Proves K8 outbound: the node tells that a forwarded packet's time is up, and that its destination is not
-/// there.
+/// Proves K8 outbound: the node tells that a forwarded packet's time is up, and that its
+/// destination is not there.
 #[test]
 fn the_node_tells_what_it_cannot_forward() {
     sandbox(|sandbox| {

@@ -1,5 +1,5 @@
-//! Datagrams and pings that need several fragments: all of them follow the first, in both directions
-//! and families, or none of them passes.
+//! Datagrams and pings that need several fragments: all of them follow the first, in both
+//! directions and families, or none of them passes.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::thread::scope;

@@ -1,5 +1,5 @@
-//! Links whose frames are larger than a page: the inbound program sees the first of several buffers,
-//! and judges and counts the whole.
+//! Links whose frames are larger than a page: the inbound program sees the first of several
+//! buffers, and judges and counts the whole.
 
 use std::net::{SocketAddr, UdpSocket};
 
@@ -20,8 +20,8 @@ const RULES: &str = "in tcp 5001-5002 from any accept
 const SIZE: usize = 5_000_000;
 const DATAGRAMS: u64 = 20;
 
-/// Proves K3, K6 and A2 for frames in several buffers: connections and datagrams arrive whole, none
-/// of them in fragments, and are counted to the byte.
+/// Proves K3, K6 and A2 for frames in several buffers: connections and datagrams arrive whole,
+/// none of them in fragments, and are counted to the byte.
 #[test]
 fn jumbo_frames_are_judged_and_counted_whole() {
     sandbox(|sandbox| {

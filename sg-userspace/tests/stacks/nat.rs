@@ -1,5 +1,5 @@
-//! A node that translates addresses for a pod behind it, as kube-proxy does: the policy is about the
-//! addresses and ports on the wire, in front of the one translation and behind the other.
+//! A node that translates addresses for a pod behind it, as kube-proxy does: the policy is about
+//! the addresses and ports on the wire, in front of the one translation and behind the other.
 
 use std::net::SocketAddr;
 

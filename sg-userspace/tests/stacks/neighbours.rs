@@ -1,5 +1,5 @@
-//! IPv6 neighbour discovery, duplicate address detection and router advertisements, by the kernel's
-//! own stacks, under a policy that denies everything.
+//! IPv6 neighbour discovery, duplicate address detection and router advertisements, by the
+//! kernel's own stacks, under a policy that denies everything.
 
 use std::net::IpAddr;
 use std::thread::{scope, sleep};
@@ -14,8 +14,8 @@ use crate::tools::{Daemon, tool};
 const NOTHING: &str = "{inbound: [], outbound: []}";
 const NOTHING_AT_ALL: &str = "{essential: false, inbound: [], outbound: []}";
 
-/// Proves K5 and K2: the hosts find each other by neighbour discovery, and by ARP, though neither's
-/// packets pass.
+/// Proves K5 and K2: the hosts find each other by neighbour discovery, and by ARP, though
+/// neither's packets pass.
 #[test]
 fn neighbours_are_found_under_a_policy_that_denies_everything() {
     sandbox(|sandbox| {
@@ -43,8 +43,8 @@ fn ipv6_neighbours_are_not_found_without_essential_traffic() {
     });
 }
 
-/// The remote and the node send each other something that must not pass. Whether each has found the
-/// other's link-layer address.
+/// The remote and the node send each other something that must not pass. Whether each has found
+/// the other's link-layer address.
 fn search(line: &Line, family: Family) -> [bool; 2] {
     let (node, remote) = (line.node_address(family), line.remote_address(family));
     scope(|scope| {

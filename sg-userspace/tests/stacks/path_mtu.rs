@@ -1,5 +1,5 @@
-//! Path MTU discovery through a narrow hop, with no inbound ICMP rule: the routers' errors about the
-//! node's own packets must reach it, or its large packets vanish without a word.
+//! Path MTU discovery through a narrow hop, with no inbound ICMP rule: the routers' errors about
+//! the node's own packets must reach it, or its large packets vanish without a word.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,5 @@
-//! Connections that end in every way that real ones do, and at once begin again from the same port.
+//! Connections that end in every way that real ones do, and at once begin again from the same
+//! port.
 
 use std::io::ErrorKind::{AddrInUse, AddrNotAvailable, ConnectionRefused};
 use std::io::{self, Read as _, Write as _};
@@ -123,8 +124,8 @@ fn again_and_again(client: &Host, server: &Host, at: SocketAddr, end: End) {
     }
 }
 
-/// Connects as soon as the client itself has finished with the port: the last acknowledgement may be
-/// on its way, and a tool that another test starts holds copies of all sockets for a moment.
+/// Connects as soon as the client itself has finished with the port: the last acknowledgement may
+/// be on its way, and a tool that another test starts holds copies of all sockets for a moment.
 fn connect_when_free(own_port: u16, at: SocketAddr) -> io::Result<TcpStream> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -152,8 +153,9 @@ fn finish(mut stream: TcpStream, end: End) {
     }
 }
 
-/// Echoes once over one connection, says something unasked after a pause if it is the last, and does
-/// the server's part of its end. Returns what the client has forgotten and the server has not.
+/// Echoes once over one connection, says something unasked after a pause if it is the last, and
+/// does the server's part of its end. Returns what the client has forgotten and the server has
+/// not.
 fn serve(listener: &TcpListener, end: End, is_last: bool) -> Option<TcpStream> {
     let (mut stream, _) = listener.accept().expect("a client");
     // Not by closing alone, see `connect_when_free`.

@@ -1,12 +1,14 @@
-//! ICMP errors that nftables would call `ct state related`, and those that the enforcer lets pass as related:
-//! the same ones, for what the node sends, what it receives and what it forwards, both ways.
+//! ICMP errors that nftables would call `ct state related`, and those that the enforcer lets pass
+//! as related: the same ones, for what the node sends, what it receives and what it forwards,
+//! both ways.
 //!
-//! Two equal networks have the same conversations and then see the same errors, made by hand. In one the node
-//! has the enforcer, in the other nftables with connection tracking.
+//! Two equal networks have the same conversations and then see the same errors, made by hand. In
+//! one the node has the enforcer, in the other nftables with connection tracking.
 //!
-//! Left out is where they differ on purpose (SPEC K8): connection tracking relates redirects and source quench
-//! too, and knows nothing of packets that the rules would accept and that were never sent. It also takes four
-//! bytes of a quoted transport header for enough, where RFC 792 has every router quote eight.
+//! Left out is where they differ on purpose (SPEC K8): connection tracking relates redirects and
+//! source quench too, and knows nothing of packets that the rules would accept and that were
+//! never sent. It also takes four bytes of a quoted transport header for enough, where RFC 792
+//! has every router quote eight.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
@@ -23,8 +25,8 @@ use crate::line::{Family, Line, NIC};
 use crate::sandbox::{Sandbox, run, sandbox};
 use crate::service::{PATIENCE, Service, Transport, again, any, connect_from};
 
-/// What the policy accepts of each direction: nothing but the conversations, so that no error is about
-/// something else that the rules accept.
+/// What the policy accepts of each direction: nothing but the conversations, so that no error is
+/// about something else that the rules accept.
 const RULES: &str = "in tcp 22 from any accept
     in udp 5300 from any accept
     in icmp 8 from any accept
@@ -244,7 +246,8 @@ fn message(
     bytes
 }
 
-/// The second word of the first error's header, by which they are known: no router sends such ones.
+/// The second word of the first error's header, by which they are known: no router sends such
+/// ones.
 const FIRST: u32 = 0x5a00_0000;
 
 impl Case {
@@ -292,8 +295,8 @@ impl Case {
         (error, destination, !is_sent_inbound)
     }
 
-    /// Whether a rule accepts what the error is about although it has never been sent: there the enforcer
-    /// says more than connection tracking knows.
+    /// Whether a rule accepts what the error is about although it has never been sent: there the
+    /// enforcer says more than connection tracking knows.
     fn is_about_something_else_that_is_accepted(&self) -> bool {
         let accepted_by_a_rule = !self.is_answer;
         match self.twist {
@@ -429,8 +432,8 @@ fn pod(line: &Line) -> Host {
     pod
 }
 
-/// Notes errors in the calling thread's network namespace, by the second word of their header: those
-/// that match, at a hook of nftables.
+/// Notes errors in the calling thread's network namespace, by the second word of their header:
+/// those that match, at a hook of nftables.
 fn note(name: &str, hook: &str, expression: &str) {
     let table = format!(
         "table inet {name} {{

@@ -150,8 +150,8 @@ pub(crate) fn is_answered_over_udp(to: SocketAddr, words: &[u8], patience: Durat
     false
 }
 
-/// Reads again when a signal came in between: a child of another test that ends can wake any thread,
-/// and a read that has a timeout is not taken up again by itself.
+/// Reads again when a signal came in between: a child of another test that ends can wake any
+/// thread, and a read that has a timeout is not taken up again by itself.
 pub(crate) fn again<T>(mut read: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match read() {

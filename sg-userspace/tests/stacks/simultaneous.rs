@@ -14,9 +14,9 @@ use crate::service::{PATIENCE, again, connect_from};
 const NODE: u16 = 5000;
 const REMOTE: u16 = 6000;
 
-/// Proves K6 and K9 where the rules admit only the node's opening packet: the remote's is dropped,
-/// before there is a flow and while there is one, and the connection is made all the same, since the
-/// remote answers the node's.
+/// Proves K6 and K9 where the rules admit only the node's opening packet: the remote's is
+/// dropped, before there is a flow and while there is one, and the connection is made all the
+/// same, since the remote answers the node's.
 #[test]
 fn both_open_and_only_one_may() {
     for family in Family::BOTH {

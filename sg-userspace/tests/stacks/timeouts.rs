@@ -1,5 +1,5 @@
-//! What silence does to a flow: UDP conversations that pause, TCP connections that are idle or half
-//! closed, with short timeouts and with the default ones.
+//! What silence does to a flow: UDP conversations that pause, TCP connections that are idle or
+//! half closed, with short timeouts and with the default ones.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -24,8 +24,8 @@ fn rules(timeouts: &str) -> String {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Proves K6 and K9 for UDP: answers pass while the flow lives, longer once it is still answered after two
-/// seconds, and not afterwards; a new question brings it back.
+/// Proves K6 and K9 for UDP: answers pass while the flow lives, longer once it is still answered
+/// after two seconds, and not afterwards; a new question brings it back.
 #[test]
 fn udp_answers_pass_until_their_flow_has_timed_out() {
     sandbox(|sandbox| {
@@ -167,8 +167,8 @@ fn tcp_flows_live_as_long_as_their_state() {
     });
 }
 
-/// Whether what the remote says after a pause is heard, over connections in both families. `is_heard` is what
-/// is expected.
+/// Whether what the remote says after a pause is heard, over connections in both families.
+/// `is_heard` is what is expected.
 fn scope_both(line: &Line, pause: Pause, is_heard: bool) -> [bool; 2] {
     scope(|scope| {
         let ask = |family| scope.spawn(move || outlives(line, family, pause, is_heard));

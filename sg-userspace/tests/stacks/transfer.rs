@@ -26,8 +26,8 @@ pub(crate) enum Sender {
     Server,
 }
 
-/// Opens a connection from one host to a port of another, sends `size` bytes over it that cannot be
-/// guessed, and compares all of them at the other end. Fails when it stands still.
+/// Opens a connection from one host to a port of another, sends `size` bytes over it that cannot
+/// be guessed, and compares all of them at the other end. Fails when it stands still.
 #[track_caller]
 pub(crate) fn transfer(client: &Host, server: &Host, at: SocketAddr, sender: Sender, size: usize) {
     let listener = server.inside(|| TcpListener::bind(at));
@@ -88,8 +88,8 @@ fn receive(mut stream: TcpStream, at: SocketAddr) -> usize {
     }
 }
 
-/// Proves K6 and A2 with segmentation offload: 50 MB arrive whole in each direction and family, and
-/// every packet of them is counted as the wire sees it.
+/// Proves K6 and A2 with segmentation offload: 50 MB arrive whole in each direction and family,
+/// and every packet of them is counted as the wire sees it.
 #[test]
 fn large_transfers_arrive_whole_and_are_counted_whole() {
     sandbox(|sandbox| {

@@ -1,4 +1,5 @@
-//! A tunnel between two nodes, as container networks build them: the policy sees its outer packets.
+//! A tunnel between two nodes, as container networks build them: the policy sees its outer
+//! packets.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -24,8 +25,8 @@ fn end(host: &Host, own: Ipv4Addr, local: IpAddr, remote: IpAddr) {
     host.ip(&format!("address add {own}/24 dev tunnel"));
 }
 
-/// Proves K1 and A2 for tunnelled packets, offloaded ones too: all of them arrive, each is counted,
-/// and nothing but the tunnel's own port has to be open.
+/// Proves K1 and A2 for tunnelled packets, offloaded ones too: all of them arrive, each is
+/// counted, and nothing but the tunnel's own port has to be open.
 #[test]
 fn a_tunnel_needs_its_own_port_only() {
     for family in Family::BOTH {

@@ -48,9 +48,9 @@ const VERDICTS: [(&str, Family, Transport, u16, &str); 20] = [
     ("node", Family::V6, Udp, 123, "accept out 4"),
 ];
 
-/// Proves K1, K6, P2, P5 and A2: what the policy accepts is answered, though the rules of the other
-/// direction accept no answer; what it drops is not, in either direction; and without the policy
-/// all of it is answered.
+/// Proves K1, K6, P2, P5 and A2: what the policy accepts is answered, though the rules of the
+/// other direction accept no answer; what it drops is not, in either direction; and without the
+/// policy all of it is answered.
 #[test]
 fn what_the_policy_accepts_connects_and_nothing_else() {
     sandbox(|sandbox| {

@@ -1,4 +1,5 @@
-//! The test binaries that go into the guest, and the tests in them, asked of the binaries themselves.
+//! The test binaries that go into the guest, and the tests in them, asked of the binaries
+//! themselves.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

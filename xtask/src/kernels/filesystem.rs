@@ -1,5 +1,5 @@
-//! The guest's root: busybox, the tests, the programs that they call, the libraries of all of them,
-//! and the kernel modules. Nothing of it is written to a disk of the guest.
+//! The guest's root: busybox, the tests, the programs that they call, the libraries of all of
+//! them, and the kernel modules. Nothing of it is written to a disk of the guest.
 
 use std::{
     collections::BTreeSet,

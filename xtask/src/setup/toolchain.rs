@@ -1,5 +1,5 @@
 //! The nightly toolchain with the sources of `core`, which the BPF target is built from,
-//! and with clippy, for the lint of the packet path.
+//! with clippy, for the lint of the packet path, and with rustfmt, which alone wraps comments.
 
 use std::{
     env, fmt,
@@ -59,9 +59,12 @@ pub(super) fn step() -> Result<(Found, Rustc), Missing> {
         }
         installed = true;
     }
-    if !has_clippy(&sysroot) {
-        announce(format_args!("{name} has no clippy"));
-        match shell::run(&mut add_component(&name, "clippy")) {
+    for tool in ["clippy", "rustfmt"] {
+        if has_tool(&sysroot, tool) {
+            continue;
+        }
+        announce(format_args!("{name} has no {tool}"));
+        match shell::run(&mut add_component(&name, tool)) {
             Ok(()) => installed = true,
             Err(_) => term::say(
                 Colour::Yellow,
@@ -96,8 +99,17 @@ fn has_sources(sysroot: &Path) -> bool {
     sysroot.join(SOURCES).join("library/core/src").is_dir()
 }
 
-fn has_clippy(sysroot: &Path) -> bool {
-    sysroot.join("bin/cargo-clippy").is_file()
+fn has_tool(sysroot: &Path, component: &str) -> bool {
+    let program = match component {
+        "clippy" => "cargo-clippy",
+        other => other,
+    };
+    sysroot.join("bin").join(program).is_file()
+}
+
+/// Whether the toolchain of this name can format.
+pub(crate) fn has_rustfmt(name: &str) -> bool {
+    inspect(name).is_ok_and(|(_, sysroot)| has_tool(&sysroot, "rustfmt"))
 }
 
 /// Where cargo looks for the sources of `core`, below the sysroot.
@@ -107,7 +119,8 @@ fn install_toolchain(name: &str) -> Command {
     let mut command = shell::rustup();
     command
         .args(["toolchain", "install", name, "--profile", "minimal"])
-        .args(["--component", "rust-src", "--component", "clippy"]);
+        .args(["--component", "rust-src", "--component", "clippy"])
+        .args(["--component", "rustfmt"]);
     command
 }
 
@@ -148,7 +161,8 @@ fn no_sources(name: &str, rustc: &Rustc, sysroot: &Path) -> Missing {
     }
 }
 
-/// The way without rustup's servers: a compiler as a distribution packages it, next to its sources.
+/// The way without rustup's servers: a compiler as a distribution packages it, next to its
+/// sources.
 fn another_toolchain() -> Vec<String> {
     let link = "rustup toolchain link packaged FOLDER/usr";
     let use_it = "export RUSTC_BOOTSTRAP=1 LD_LIBRARY_PATH=FOLDER/usr/lib/$(uname -m)-linux-gnu";

@@ -9,13 +9,13 @@ use sg_common::verdict::{Direction, Verdict};
 use super::decide::{entry, kind_of};
 use super::existing::Existing;
 
-/// The table and the entry of `flow`, if it gets one. `before` and `after` ask the rules of the two
-/// policies, as the packet path does; `generation` is the earlier one's.
+/// The table and the entry of `flow`, if it gets one. `before` and `after` ask the rules of the
+/// two policies, as the packet path does; `generation` is the earlier one's.
 ///
 /// The earlier rules accepted both the flow's packets and their answers, so that nothing was
 /// remembered of it (SPEC K7), and the later ones do not. It is now written down as the earlier
-/// policy's flow: whether it is kept or judged again is decided where that is decided of all others
-/// (SPEC K11).
+/// policy's flow: whether it is kept or judged again is decided where that is decided of all
+/// others (SPEC K11).
 pub(super) fn carry(
     flow: &Existing,
     before: impl Fn(Direction, IpAddr, Kind, u16) -> Verdict,

@@ -144,10 +144,10 @@ fn tuple(attributes: &[u8]) -> Option<Tuple> {
 /// another interface sees it: no packet of this interface has its addresses, unless it were forged
 /// to the last port, and then it could as well be forged into the right one.
 ///
-/// A connection without an answer yet is a request that awaits one, or anybody's attempt to get in: the
-/// rules are asked about it, whichever it is ([`super::decide`]). Only where the request has one of the host's
-/// own addresses as its source is it known to be the host's: the kernel takes no packet from outside that
-/// claims to come from here.
+/// A connection without an answer yet is a request that awaits one, or anybody's attempt to get
+/// in: the rules are asked about it, whichever it is ([`super::decide`]). Only where the request
+/// has one of the host's own addresses as its source is it known to be the host's: the kernel
+/// takes no packet from outside that claims to come from here.
 pub(super) fn flows(entry: &Entry, own: &HashSet<IpAddr>) -> impl Iterator<Item = Existing> {
     let is_ours = own.contains(&entry.original.source);
     Direction::BOTH
@@ -212,8 +212,8 @@ fn flow(entry: &Entry, opener: Direction, is_ours: bool) -> Option<Existing> {
     })
 }
 
-/// A TCP state of the kernel's (`enum tcp_conntrack`). One that is not there belongs to a connection
-/// whose packets bypass the tracking.
+/// A TCP state of the kernel's (`enum tcp_conntrack`). One that is not there belongs to a
+/// connection whose packets bypass the tracking.
 fn tcp_state(state: Option<u8>) -> Option<Timeout> {
     Some(match state {
         None | Some(3) => Timeout::TcpEstablished,

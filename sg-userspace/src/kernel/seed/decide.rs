@@ -9,18 +9,19 @@ use sg_common::verdict::{Direction, Verdict};
 
 use super::existing::Existing;
 
-/// The table and the entry of `flow`, if it gets one. `judge` asks the rules of a direction about a
-/// remote address and the number of a kind, as the packet path does; `generation` is the policy's,
-/// `now` the time on the monotonic clock.
+/// The table and the entry of `flow`, if it gets one. `judge` asks the rules of a direction about
+/// a remote address and the number of a kind, as the packet path does; `generation` is the
+/// policy's, `now` the time on the monotonic clock.
 ///
 /// - The rules accept both the packets of the flow and their answers: nothing is remembered of it,
 ///   as of any flow of that sort (SPEC K7).
-/// - One direction's rules accept their side: the flow is that rule's, as if the next packet in that
-///   direction had opened it. Where somebody else opened it, the rule admits it all the same.
+/// - One direction's rules accept their side: the flow is that rule's, as if the next packet in
+///   that direction had opened it. Where somebody else opened it, the rule admits it all the same.
 /// - Neither accepts: it is seeded.
 ///
-/// A request that nobody has answered may have a forged sender. It gets what a rule gives it at this moment,
-/// the rule of the direction in which it went, and nothing else, unless it is known to be the host's own.
+/// A request that nobody has answered may have a forged sender. It gets what a rule gives it at
+/// this moment, the rule of the direction in which it went, and nothing else, unless it is known
+/// to be the host's own.
 pub(super) fn decide(
     flow: &Existing,
     judge: impl Fn(Direction, IpAddr, Kind, u16) -> Verdict,
@@ -123,7 +124,8 @@ mod tests {
         }
     }
 
-    /// `nothing`, or `seeded` or the rule's direction and position, the side that it is judged by and the table.
+    /// `nothing`, or `seeded` or the rule's direction and position, the side that it is judged by
+    /// and the table.
     fn decided(rules: &str, flow: &Existing) -> String {
         let policy = rules_from_lines(rules);
         let slots: Vec<u32> = (0..).take(policy.rules.len()).collect();

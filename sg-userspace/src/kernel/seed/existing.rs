@@ -29,7 +29,8 @@ pub(super) struct Existing {
     pub(super) is_opener_known: bool,
     pub(super) state: Timeout,
     pub(super) is_answered: bool,
-    /// It is sure that this host has sent its first packet, which a forged sender cannot make it look like.
+    /// It is sure that this host has sent its first packet, which a forged sender cannot make it
+    /// look like.
     pub(super) is_ours: bool,
     /// Where there are more flows than the table holds, the higher ones are kept.
     pub(super) recency: u32,

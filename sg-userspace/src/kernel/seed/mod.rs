@@ -1,7 +1,8 @@
-//! Enters flows that are there before the enforcer into its flow tables, so that turning it on cuts
-//! nobody off (SPEC K12): what the host's sockets and its connection tracking know of, and those of the network
-//! namespaces whose packets cross its interfaces. Likewise, when a policy is replaced, flows that needed no
-//! entry so far (SPEC K7, K11). What nothing here knows of is said.
+//! Enters flows that are there before the enforcer into its flow tables, so that turning it on
+//! cuts nobody off (SPEC K12): what the host's sockets and its connection tracking know of, and
+//! those of the network namespaces whose packets cross its interfaces. Likewise, when a policy is
+//! replaced, flows that needed no entry so far (SPEC K7, K11). What nothing here knows of is
+//! said.
 
 mod carry;
 mod conntrack;
@@ -56,8 +57,9 @@ pub struct Cut {
     pub left_out: usize,
 }
 
-/// The seeding around a first attachment: [`Seeding::before`] it, [`Seeding::meanwhile`] programs only remember,
-/// and [`Seeding::after`] it. Around a replacement it begins with [`Seeding::before_replacing`].
+/// The seeding around a first attachment: [`Seeding::before`] it, [`Seeding::meanwhile`] programs
+/// only remember, and [`Seeding::after`] it. Around a replacement it begins with
+/// [`Seeding::before_replacing`].
 pub struct Seeding<'a> {
     rules: &'a Compiled,
     generation: u32,
@@ -105,9 +107,10 @@ impl<'a> Seeding<'a> {
         })
     }
 
-    /// Has TCP connections that are there cut, instead of kept, unless the rules pass both their sides: neither end can
-    /// bring them back (SPEC K11). Of other flows nothing is entered, and where the kernel has no list of
-    /// connections none are: whoever cuts them need not know of them.
+    /// Has TCP connections that are there cut, instead of kept, unless the rules pass both their
+    /// sides: neither end can bring them back (SPEC K11). Of other flows nothing is entered, and
+    /// where the kernel has no list of connections none are: whoever cuts them need not know of
+    /// them.
     pub fn cuts(&mut self) {
         self.cuts = true;
     }
@@ -136,8 +139,8 @@ impl<'a> Seeding<'a> {
         }
     }
 
-    /// While the programs of the policy that is replaced run, whose rules are `tables`: what they pass
-    /// without an entry and the new rules will not.
+    /// While the programs of the policy that is replaced run, whose rules are `tables`: what they
+    /// pass without an entry and the new rules will not.
     pub fn before_replacing(
         &mut self,
         tables: LiveTables,
@@ -152,16 +155,16 @@ impl<'a> Seeding<'a> {
         self.seeded.entered
     }
 
-    /// While programs run that pass everything and remember what the rules admit: what was opened since the first
-    /// look. None of its packets has been refused.
+    /// While programs run that pass everything and remember what the rules admit: what was opened
+    /// since the first look. None of its packets has been refused.
     pub fn meanwhile(&mut self) -> Result<(), KernelError> {
         let found = self.found(Extent::All)?;
         self.add(found);
         Ok(())
     }
 
-    /// After the enforcing programs are attached: what was opened since the last look. They write to the table,
-    /// and what they have entered is left alone.
+    /// After the enforcing programs are attached: what was opened since the last look. They write
+    /// to the table, and what they have entered is left alone.
     ///
     /// Only what surely began before counts. A connected UDP socket does not tell.
     pub fn after(mut self) -> Result<Seeded, KernelError> {
@@ -267,9 +270,10 @@ impl<'a> Seeding<'a> {
     }
 }
 
-/// Whether a flow that is found after the programs were attached began before, or with a packet that they have
-/// accepted. What came in and is tracked has passed the inbound program, which runs before tracking. The outbound
-/// program runs after it, and may have refused the packet of which tracking knows.
+/// Whether a flow that is found after the programs were attached began before, or with a packet
+/// that they have accepted. What came in and is tracked has passed the inbound program, which
+/// runs before tracking. The outbound program runs after it, and may have refused the packet of
+/// which tracking knows.
 fn is_surely_from_before(flow: &Existing) -> bool {
     flow.is_answered || (flow.opener == Direction::Inbound && !flow.is_ours)
 }

@@ -1,10 +1,11 @@
-//! The network namespaces whose packets may cross an interface of this one: what a pod or a container has open is
-//! known in its own namespace, and its packets come through a veth, a bridge, or an interface on top of the
-//! node's (macvlan, ipvlan).
+//! The network namespaces whose packets may cross an interface of this one: what a pod or a
+//! container has open is known in its own namespace, and its packets come through a veth, a
+//! bridge, or an interface on top of the node's (macvlan, ipvlan).
 //!
-//! A namespace belongs to this one if it has an interface that is joined to one here, or in another
-//! namespace that belongs to this one; but not one that is only at the other end of the interface itself, which is
-//! where the packets go. All others are left alone: what has the same addresses there is something else.
+//! A namespace belongs to this one if it has an interface that is joined to one here, or in
+//! another namespace that belongs to this one; but not one that is only at the other end of the
+//! interface itself, which is where the packets go. All others are left alone: what has the same
+//! addresses there is something else.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -59,8 +60,8 @@ struct Place {
 }
 
 impl Place {
-    /// Whether packets of this namespace come through the one that goes by `number` here, when they are on their way
-    /// to the interface `wire` of that one, if it is one of that one's.
+    /// Whether packets of this namespace come through the one that goes by `number` here, when
+    /// they are on their way to the interface `wire` of that one, if it is one of that one's.
     fn is_behind(&self, number: i32, wire: Option<u32>) -> bool {
         self.joints.iter().any(|joint| {
             let is_the_wire = joint.kind == "veth" && wire.is_some() && joint.other == wire;
@@ -69,8 +70,8 @@ impl Place {
     }
 }
 
-/// Runs `look` in each network namespace that belongs to the calling thread's, seen from the interface `ifindex`. In
-/// a thread of its own, which moves from one to the next.
+/// Runs `look` in each network namespace that belongs to the calling thread's, seen from the
+/// interface `ifindex`. In a thread of its own, which moves from one to the next.
 pub(super) fn look_into<T: Send>(
     ifindex: u32,
     look: impl Fn() -> io::Result<T> + Send,
@@ -136,8 +137,9 @@ fn enter(path: &Path) -> io::Result<File> {
     Ok(namespace)
 }
 
-/// Where each other network namespace of this machine is to be found, each once, and how many processes do not
-/// show theirs: those of processes, and those that are mounted by a name and may have none.
+/// Where each other network namespace of this machine is to be found, each once, and how many
+/// processes do not show theirs: those of processes, and those that are mounted by a name and may
+/// have none.
 fn others(here: u64) -> (Vec<PathBuf>, usize) {
     let mut found = BTreeMap::new();
     let mut hidden = 0;

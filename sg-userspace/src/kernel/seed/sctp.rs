@@ -1,5 +1,6 @@
-//! The host's SCTP associations, as flows: read from /proc, where the kernel lists them without another module.
-//! An association has several addresses at either end, and each pair of them is a flow of its own.
+//! The host's SCTP associations, as flows: read from /proc, where the kernel lists them without
+//! another module. An association has several addresses at either end, and each pair of them is a
+//! flow of its own.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -32,8 +33,8 @@ pub(super) struct Association {
     remote: Vec<IpAddr>,
 }
 
-/// The associations of the current network namespace, and the ports at which it serves. None where the kernel has
-/// no SCTP; an error where it has, and does not list them.
+/// The associations of the current network namespace, and the ports at which it serves. None
+/// where the kernel has no SCTP; an error where it has, and does not list them.
 pub(super) fn list() -> io::Result<(Vec<Association>, HashSet<u16>)> {
     let read = || -> io::Result<(String, String)> {
         Ok((
@@ -60,7 +61,8 @@ fn kernel_has_sctp() -> io::Result<bool> {
 
 /// Reads a line of the associations; `None` of the one that names the columns.
 fn association(line: &str) -> Option<Association> {
-    // ASSOC SOCK STY SST ST HBKT ASSOC-ID TX_QUEUE RX_QUEUE UID INODE LPORT RPORT LADDRS <-> RADDRS …
+    // ASSOC SOCK STY SST ST HBKT ASSOC-ID TX_QUEUE RX_QUEUE UID INODE LPORT RPORT LADDRS <->
+    // RADDRS …
     let mut words = line.split_ascii_whitespace().skip(4);
     let state = words.next()?.parse().ok()?;
     let mut words = words.skip(6);
@@ -138,8 +140,8 @@ pub(super) fn flows(
 mod tests {
     use super::*;
 
-    /// As Linux 6.12 writes them: an association of a client with two addresses of either family, and one that a
-    /// server has accepted.
+    /// As Linux 6.12 writes them: an association of a client with two addresses of either family,
+    /// and one that a server has accepted.
     const LISTED: &str = " ASSOC     SOCK   STY SST ST HBKT ASSOC-ID TX_QUEUE RX_QUEUE UID INODE LPORT RPORT \
         LADDRS <-> RADDRS HBINT INS OUTS MAXRT T1X T2X RTXC wmema wmemq sndbuf rcvbuf\n\
         0000000000000000 0000000000000000 2   1   3  0       5        0        0       0 21377 40000  9899  \

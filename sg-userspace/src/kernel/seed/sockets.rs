@@ -17,7 +17,8 @@ use sg_common::verdict::Direction;
 use super::super::netlink;
 use super::existing::{Existing, Key};
 
-/// Socket states (include/net/tcp_states.h). A UDP socket is ESTABLISHED when connected, else CLOSE.
+/// Socket states (include/net/tcp_states.h). A UDP socket is ESTABLISHED when connected, else
+/// CLOSE.
 mod state {
     pub(super) const ESTABLISHED: u8 = 1;
     pub(super) const SYN_SENT: u8 = 2;
@@ -106,8 +107,8 @@ pub(super) fn flows(sockets: &[Socket], own: &HashSet<IpAddr>) -> Vec<Existing> 
                 return None;
             }
             let is_served = served.contains(&(key.protocol, key.local_port));
-            // Of other connections the listener may be gone, and a UDP socket beside another one at the same port may
-            // have asked as well as been asked.
+            // Of other connections the listener may be gone, and a UDP socket beside another one
+            // at the same port may have asked as well as been asked.
             let (opener, is_opener_known) = match state {
                 Timeout::TcpSynSent => (Direction::Outbound, true),
                 Timeout::TcpSynRecv => (Direction::Inbound, true),
@@ -170,7 +171,8 @@ mod tests {
             .into()
     }
 
-    /// Proves K12: which sockets are flows, in which state, and who opened them, or probably did (`?`).
+    /// Proves K12: which sockets are flows, in which state, and who opened them, or probably did
+    /// (`?`).
     #[test]
     fn connected_sockets_are_flows() {
         const TCP: u8 = IPPROTO_TCP;

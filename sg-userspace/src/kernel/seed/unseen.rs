@@ -1,5 +1,5 @@
-//! What kinds of connections seeding cannot know of on this machine. Whoever attaches is told, since those may be
-//! cut off.
+//! What kinds of connections seeding cannot know of on this machine. Whoever attaches is told,
+//! since those may be cut off.
 
 use std::fs;
 use std::path::Path;
@@ -14,9 +14,11 @@ use super::link::Link;
 pub enum UnseenKind {
     /// This host forwards, and tracks no connection.
     Forwarded,
-    /// Behind a bridge, or an interface on top of this one, whose other side is no namespace of this machine.
+    /// Behind a bridge, or an interface on top of this one, whose other side is no namespace of
+    /// this machine.
     Bridged,
-    /// Of sockets without a peer, and of protocols without sockets: only connection tracking knows of those.
+    /// Of sockets without a peer, and of protocols without sockets: only connection tracking
+    /// knows of those.
     Untracked,
     /// Of network namespaces that could not be looked into.
     Namespaces,
@@ -95,8 +97,8 @@ impl Unseen {
     }
 }
 
-/// The bridge, or the interface on top of this one, through which the interface `ifindex` serves machines that are
-/// no namespaces of this one: virtual machines, or another wire.
+/// The bridge, or the interface on top of this one, through which the interface `ifindex` serves
+/// machines that are no namespaces of this one: virtual machines, or another wire.
 pub(super) fn bridged(ifindex: u32) -> Option<String> {
     // Where they cannot be listed nothing is said of them: what is there may well be seen.
     behind(&Link::list().ok()?, ifindex)

@@ -1,5 +1,5 @@
-//! What one network namespace knows of its connections: its sockets, and its connection tracking. And how the
-//! namespaces that belong to it know more.
+//! What one network namespace knows of its connections: its sockets, and its connection tracking.
+//! And how the namespaces that belong to it know more.
 
 use std::collections::HashSet;
 use std::io;

@@ -1,7 +1,7 @@
-//! What becomes of packets when a system call of `sgctl` fails: `strace` lets one call at a time fail, as
-//! a container's seccomp filter, a security module or a lack of memory does. Real packets in both
-//! directions then tell what is enforced; `status` has to agree with them, and the next `apply` and,
-//! separately, the next `detach` have to put everything right.
+//! What becomes of packets when a system call of `sgctl` fails: `strace` lets one call at a time
+//! fail, as a container's seccomp filter, a security module or a lack of memory does. Real
+//! packets in both directions then tell what is enforced; `status` has to agree with them, and
+//! the next `apply` and, separately, the next `detach` have to put everything right.
 //!
 //! The usual run takes a sample. `cargo xtask test --faults` takes every call.
 
@@ -149,7 +149,8 @@ impl Bench {
         }
     }
 
-    /// Has a `run` over policy a replace b by d, and looks at once at what is in force; then ends it.
+    /// Has a `run` over policy a replace b by d, and looks at once at what is in force; then ends
+    /// it.
     fn reload(&self, fault: Option<Fault>) -> Result<(Ran, Calls), String> {
         let text = |name| std::fs::read_to_string(self.policy(name)).expect("it is there");
         let mine = file(self.world.dir.path(), "mine", &text("b"));
@@ -415,8 +416,8 @@ fn try_all(during: During, hook: &'static str) {
         };
         for next in next {
             let mut result = bench.case(*fault, *next);
-            // Whoever on the machine opens a program array by its id while the kernel clears it keeps it
-            // from being freed. What the command itself leaves is left again.
+            // Whoever on the machine opens a program array by its id while the kernel clears it
+            // keeps it from being freed. What the command itself leaves is left again.
             if matches!(&result, Err(what) if what.starts_with(strace::LEFT)) {
                 bench = Bench::new(during, hook);
                 result = bench.case(*fault, *next);

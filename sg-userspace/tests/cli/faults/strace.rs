@@ -1,4 +1,5 @@
-//! `sgctl` under strace, which counts system calls or lets one fail; and what it has left in the kernel.
+//! `sgctl` under strace, which counts system calls or lets one fail; and what it has left in the
+//! kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
@@ -62,7 +63,8 @@ impl Calls {
     }
 }
 
-/// Runs `sgctl` in the node's namespace under strace; `run` is ended once it has applied something.
+/// Runs `sgctl` in the node's namespace under strace; `run` is ended once it has applied
+/// something.
 pub(super) fn traced(
     world: &World,
     words: &[String],
@@ -249,8 +251,8 @@ pub(super) struct Objects {
     maps: BTreeSet<u32>,
 }
 
-/// Those of the world's attachment: what is pinned, every program that uses one of those maps, and the
-/// maps of those.
+/// Those of the world's attachment: what is pinned, every program that uses one of those maps,
+/// and the maps of those.
 pub(super) fn attached_objects(world: &World) -> Objects {
     let mut found = Objects::default();
     for pin in world.pins().iter().filter(|path| path.is_file()) {

@@ -1,5 +1,5 @@
-//! Packets in both directions that tell which policy is in force: each policy accepts one port of its
-//! own in each direction, and one port is nobody's.
+//! Packets in both directions that tell which policy is in force: each policy accepts one port of
+//! its own in each direction, and one port is nobody's.
 
 use std::net::UdpSocket;
 use std::process::Command;
@@ -66,8 +66,8 @@ impl Traffic {
         }
     }
 
-    /// What packets show, inbound and outbound. Something unexpected is looked at again: a packet may be
-    /// late on a busy machine.
+    /// What packets show, inbound and outbound. Something unexpected is looked at again: a packet
+    /// may be late on a busy machine.
     pub(super) fn fates(&self, is_expected: impl Fn((Fate, Fate)) -> bool) -> (Fate, Fate) {
         let mut patience = Duration::from_millis(20);
         loop {

@@ -1,5 +1,6 @@
-//! The kernel's programs, the compiled tables, the oracle and the reference agree on random packets
-//! for random policies: verdict, rule and reason, packet by packet. nftables agrees rule by rule.
+//! The kernel's programs, the compiled tables, the oracle and the reference agree on random
+//! packets for random policies: verdict, rule and reason, packet by packet. nftables agrees rule
+//! by rule.
 
 mod nftables;
 
@@ -163,8 +164,8 @@ fn a_million_frames_have_the_fate_that_the_reference_gives_them() {
     }
 }
 
-/// Proves P3, K4, K8, K9, K11 and A2 by the cases in `tests/cases`: kernel and reference agree, and
-/// say what the case says.
+/// Proves P3, K4, K8, K9, K11 and A2 by the cases in `tests/cases`: kernel and reference agree,
+/// and say what the case says.
 #[test]
 fn cases_found_before_stay_solved() {
     let mut files: Vec<_> = std::fs::read_dir(hunt::cases())

@@ -228,8 +228,8 @@ fn each_outbound_rule_counts_what_the_same_rule_in_nftables_counts() {
     }
 }
 
-/// Proves P2 and A1 with the standard rule sets, which are read from `SG_DATA`. Without it there is
-/// nothing to compare; `cargo xtask test` says so.
+/// Proves P2 and A1 with the standard rule sets, which are read from `SG_DATA`. Without it there
+/// is nothing to compare; `cargo xtask test` says so.
 #[test]
 fn classbench_rules_count_as_in_nftables() {
     let Some(data) = std::env::var_os("SG_DATA") else {

@@ -35,7 +35,8 @@ pub(crate) struct Flow {
     pub(crate) state: State,
     pub(crate) answered: bool,
     pub(crate) seeded: bool,
-    /// What acknowledges the other side's last segment of a handshake; the kernel does not tell it.
+    /// What acknowledges the other side's last segment of a handshake; the kernel does not tell
+    /// it.
     pub(crate) number: Number,
 }
 
@@ -121,8 +122,8 @@ fn acknowledged(seen: &Seen) -> Option<u32> {
     }
 }
 
-/// What acknowledges all of a TCP segment: its data, and SYN and FIN, which count for one each (RFC 9293,
-/// section 3.4).
+/// What acknowledges all of a TCP segment: its data, and SYN and FIN, which count for one each
+/// (RFC 9293, section 3.4).
 fn end(seen: &Seen) -> u32 {
     let Transport::Tcp { numbers, flags, .. } = seen.transport else {
         return 0;
@@ -150,8 +151,8 @@ impl Flow {
 }
 
 impl Flows {
-    /// What `apply` does to all flows of policies before this one, and the programs to those that they meet.
-    /// Returns how many of each kind have gone.
+    /// What `apply` does to all flows of policies before this one, and the programs to those that
+    /// they meet. Returns how many of each kind have gone.
     pub(crate) fn flush(&mut self, now: u64, terms: &Terms) -> [u64; 2] {
         let mut gone = [0; 2];
         self.entries.retain(|key, flow| {
@@ -195,8 +196,8 @@ impl Flows {
         terms: &Terms,
     ) -> &'static str {
         if let Some(flow) = self.entries.get_mut(&key) {
-            // The rules do not pass what would answer this packet. If that is what its opener sends, they do not
-            // admit the flow any more, whichever side they are asked about.
+            // The rules do not pass what would answer this packet. If that is what its opener
+            // sends, they do not admit the flow any more, whichever side they are asked about.
             let is_judged = !terms.keep && flow.generation < terms.generation && !flow.seeded;
             let is_lost = is_judged && flow.opener != seen.direction;
             let is_over = is_lost || terms.has_flushed(flow);

@@ -2,7 +2,8 @@
 //! programs must agree with. It shares no code with them, only the names of what both write down.
 //!
 //! bytes → headers (`parse`, `quoted`) → what names a flow and what the rules are asked
-//! (`identity`) → the rules (`rules`) → what is remembered (`flows`, `states`, and fragments here).
+//! (`identity`) → the rules (`rules`) → what is remembered (`flows`, `states`, and fragments
+//! here).
 
 pub(crate) mod flows;
 pub(crate) mod identity;
@@ -197,8 +198,8 @@ impl Reference {
         Outcome::rule(ruling)
     }
 
-    /// SPEC K7: remembers an accepted packet's flow, unless its answers pass by the rules anyway: then the table matters
-    /// to a connection that has been cut and to nothing else (SPEC K11).
+    /// SPEC K7: remembers an accepted packet's flow, unless its answers pass by the rules anyway:
+    /// then the table matters to a connection that has been cut and to nothing else (SPEC K11).
     fn open(&mut self, seen: &Seen, ruling: Ruling, now: u64) -> &'static str {
         match seen.flow_key() {
             None => "accept, of no flow",

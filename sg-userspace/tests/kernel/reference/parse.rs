@@ -70,7 +70,8 @@ pub(crate) enum Transport {
     Other,
 }
 
-/// Where a TCP segment stands in its stream (RFC 9293 section 3.4). Nothing is known of one that is quoted.
+/// Where a TCP segment stands in its stream (RFC 9293 section 3.4). Nothing is known of one that
+/// is quoted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Numbers {
     pub(crate) sequence: u32,
@@ -171,7 +172,8 @@ fn ipv4(bytes: &[u8], segments: u32) -> Result<Ip, &'static str> {
     )
 }
 
-/// What a length field says of the bytes from there on: zero is all of them, where they are too many for it.
+/// What a length field says of the bytes from there on: zero is all of them, where they are too
+/// many for it.
 fn length(field: u16, bytes: &[u8]) -> usize {
     match field {
         0 if bytes.len() > LONGEST_DATAGRAM => bytes.len(),

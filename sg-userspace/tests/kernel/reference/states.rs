@@ -1,7 +1,8 @@
-//! How a flow goes from state to state (SPEC K9), for the tests alone: no step of the enforcer's is
-//! used. TCP's table is that of the kernel's connection tracking
+//! How a flow goes from state to state (SPEC K9), for the tests alone: no step of the enforcer's
+//! is used. TCP's table is that of the kernel's connection tracking
 //! (net/netfilter/nf_conntrack_proto_tcp.c) for segments that it takes for valid, with RFC 9293,
-//! sections 3.3.2 and 3.10.7, for what a segment is. Where the enforcer differs on purpose, it is said.
+//! sections 3.3.2 and 3.10.7, for what a segment is. Where the enforcer differs on purpose, it is
+//! said.
 
 use std::collections::BTreeMap;
 
@@ -45,8 +46,8 @@ pub(crate) enum Segment {
     Nothing,
 }
 
-/// How often each step was taken: from which state, by the side that opened the flow or by the other
-/// one, with which segment. `None` is a flow that began.
+/// How often each step was taken: from which state, by the side that opened the flow or by the
+/// other one, with which segment. `None` is a flow that began.
 pub(crate) type Taken = BTreeMap<(Option<State>, bool, Segment), u64>;
 
 const FLAG_FIN: u8 = 1 << 0;
@@ -74,12 +75,12 @@ pub(crate) fn segment(flags: u8) -> Segment {
     Segment::Nothing
 }
 
-/// Where each segment leads from a state, first from the side that opened the flow, then from the other
-/// one. `--` stays: connection tracking ignores such a segment, or calls it invalid.
+/// Where each segment leads from a state, first from the side that opened the flow, then from the
+/// other one. `--` stays: connection tracking ignores such a segment, or calls it invalid.
 ///
-/// Two differences. While a connection closes, a SYN of its opener begins another one at once (`!`):
-/// connection tracking waits for the answer first, to compare numbers, which are not kept here. A SYN of
-/// the other side never begins one: no flow answers for a SYN, only rules do.
+/// Two differences. While a connection closes, a SYN of its opener begins another one at once
+/// (`!`): connection tracking waits for the answer first, to compare numbers, which are not kept
+/// here. A SYN of the other side never begins one: no flow answers for a SYN, only rules do.
 #[rustfmt::skip]
 const TCP: [(State, [&str; 6], [&str; 6]); 9] = [
     //            opener:                              other side:
@@ -153,9 +154,9 @@ pub(crate) struct Circumstances {
     pub(crate) lasts: bool,
 }
 
-/// The state of a flow in `state` after this packet of it. Of the segments of its opener, the one that ends
-/// TCP's handshake has to acknowledge what the other side sent; one that does not changes nothing, unless it is
-/// a reset.
+/// The state of a flow in `state` after this packet of it. Of the segments of its opener, the one
+/// that ends TCP's handshake has to acknowledge what the other side sent; one that does not
+/// changes nothing, unless it is a reset.
 pub(crate) fn after(state: State, seen: &Seen, it: Circumstances) -> State {
     match seen.transport {
         Transport::Tcp { .. } if state == Cut => Cut,
@@ -172,17 +173,18 @@ pub(crate) fn after(state: State, seen: &Seen, it: Circumstances) -> State {
     }
 }
 
-/// Whether this packet of a flow in `state` is an answer: from the other side, but no SYN to a connection that
-/// was taken up in the middle.
+/// Whether this packet of a flow in `state` is an answer: from the other side, but no SYN to a
+/// connection that was taken up in the middle.
 pub(crate) fn answers(state: State, seen: &Seen, it: Circumstances) -> bool {
     const SYN: u8 = FLAG_SYN;
     let is_late_syn = state == Established && seen.tcp_flags() & SYN != 0;
     !it.from_opener && !is_late_syn
 }
 
-/// SPEC K9: whether a flow, once it is in `state` after this packet, is one that a flood of opening packets must
-/// not evict. Connection tracking calls it assured (`IPS_ASSURED`), as here: TCP after its handshake, others when
-/// they are still answered after two seconds. A ping never is.
+/// SPEC K9: whether a flow, once it is in `state` after this packet, is one that a flood of
+/// opening packets must not evict. Connection tracking calls it assured (`IPS_ASSURED`), as here:
+/// TCP after its handshake, others when they are still answered after two seconds. A ping never
+/// is.
 pub(crate) fn is_assured(state: State, is_answered: bool, it: Circumstances) -> bool {
     match state {
         Established => is_answered,
@@ -198,8 +200,9 @@ pub(crate) fn is_in_handshake(state: State) -> bool {
     matches!(state, SynSent | BothSyn | SynReceived)
 }
 
-/// Whether this packet, which the rules accept, begins another connection on the ports of a flow in
-/// `state`, which may have been flushed: RFC 9293 opens with a segment that has SYN and none of ACK, RST and FIN.
+/// Whether this packet, which the rules accept, begins another connection on the ports of a flow
+/// in `state`, which may have been flushed: RFC 9293 opens with a segment that has SYN and none
+/// of ACK, RST and FIN.
 pub(crate) fn begins_anew(state: State, is_flushed: bool, seen: &Seen) -> bool {
     let Transport::Tcp { flags, .. } = seen.transport else {
         return false;
@@ -248,7 +251,8 @@ impl State {
         }
     }
 
-    /// What a policy calls the time that a flow in this state has; a cut one has it longer, see `Terms`.
+    /// What a policy calls the time that a flow in this state has; a cut one has it longer, see
+    /// `Terms`.
     pub(crate) fn timeout(self) -> Timeout {
         match self {
             SynSent => Timeout::TcpSynSent,
@@ -302,8 +306,8 @@ mod tests {
         })
     }
 
-    /// Proves K9: the enforcer's steps, and what they take for established, are those written here, for
-    /// every state, every set of flags and both sides.
+    /// Proves K9: the enforcer's steps, and what they take for established, are those written
+    /// here, for every state, every set of flags and both sides.
     #[test]
     fn every_step_is_the_enforcers() {
         const TCP_KIND: u8 = Kind::Tcp as u8;

@@ -1,5 +1,5 @@
-//! Traffic that follows from what has been sent before: more of a flow, answers, fragments, errors;
-//! and the wrapping that any packet may come in.
+//! Traffic that follows from what has been sent before: more of a flow, answers, fragments,
+//! errors; and the wrapping that any packet may come in.
 
 use sg_common::verdict::Direction;
 

@@ -130,7 +130,8 @@ impl Traffic {
     }
 
     fn tcp_flags(&mut self) -> u8 {
-        // SYN, SYN-ACK, ACK, PSH-ACK, FIN-ACK, FIN, RST, RST-ACK, none, SYN-FIN, SYN-RST, "Christmas".
+        // SYN, SYN-ACK, ACK, PSH-ACK, FIN-ACK, FIN, RST, RST-ACK, none, SYN-FIN, SYN-RST,
+        // "Christmas".
         *self
             .rng
             .choice(&[

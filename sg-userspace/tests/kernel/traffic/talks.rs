@@ -1,4 +1,5 @@
-//! A handful of conversations, in both directions at once and out of order: what flows are made of.
+//! A handful of conversations, in both directions at once and out of order: what flows are made
+//! of.
 
 use std::net::SocketAddr;
 

@@ -98,8 +98,8 @@ impl World {
                 ));
             }
             if self.exact {
-                // SPEC K10, whatever the hash: a full word has lost one that had expired, or one that
-                // was closing, or the one seen least recently; which has its way now.
+                // SPEC K10, whatever the hash: a full word has lost one that had expired, or one
+                // that was closing, or the one seen least recently; which has its way now.
                 let place = before.get(&key).ok_or_else(|| {
                     format!("{key:?} was evicted by what was entered before it: {flow:?}")
                 })?;

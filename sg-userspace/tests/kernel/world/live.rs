@@ -60,8 +60,8 @@ impl Live {
             let timeouts = self.reference.terms.timeouts;
             let terms = self.reference.terms;
             let (margin, lasting_margin) = (MARGIN as i64, LASTING_MARGIN as i64);
-            // Nanoseconds until the margin before something expires, or before a flow lasts. `None` if it has, and
-            // is by the margin behind that.
+            // Nanoseconds until the margin before something expires, or before a flow lasts.
+            // `None` if it has, and is by the margin behind that.
             let left = |from: u64, time_out: u64, margin: i64| {
                 let left = time_out as i64 - elapsed(time, from);
                 (left > -margin).then_some(left - margin)

@@ -1,5 +1,5 @@
-//! One enforcer in the kernel and the reference beside it, taken through the same steps; after each
-//! of them verdict, counter and (where asked) every remembered flow are compared.
+//! One enforcer in the kernel and the reference beside it, taken through the same steps; after
+//! each of them verdict, counter and (where asked) every remembered flow are compared.
 
 mod compare;
 pub(crate) mod hunt;
@@ -35,7 +35,8 @@ use tables::Tables;
 
 /// Counter slots for the rules of all policies of a script.
 const SLOTS: u32 = 2048;
-/// How closely an entry's times must agree while every step is compared, besides what the step took.
+/// How closely an entry's times must agree while every step is compared, besides what the step
+/// took.
 const SLACK: u64 = SECOND / 2;
 /// Tables below this size are expected to evict.
 const TINY: u32 = 256;

@@ -14,9 +14,9 @@
 //! wait 31
 //! ```
 //!
-//! `policy` puts a policy in force (a second one replaces the first), `seed` enters a flow that was
-//! there before, `in` and `out` send a frame (`x3`: one that the wire carries as three packets) and
-//! say what becomes of it, `wait` lets seconds pass.
+//! `policy` puts a policy in force (a second one replaces the first), `seed` enters a flow that
+//! was there before, `in` and `out` send a frame (`x3`: one that the wire carries as three
+//! packets) and say what becomes of it, `wait` lets seconds pass.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;

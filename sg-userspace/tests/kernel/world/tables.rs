@@ -1,5 +1,5 @@
-//! The kernel's tables of flows and fragments: read as the reference has them, and made older, which
-//! is how time passes in the tests.
+//! The kernel's tables of flows and fragments: read as the reference has them, and made older,
+//! which is how time passes in the tests.
 
 use std::net::IpAddr;
 
@@ -128,7 +128,8 @@ impl Tables {
         rewrite(&mut self.fragments6, back);
     }
 
-    /// Does what `apply` does for `established: flush` once the policy of this generation is in force.
+    /// Does what `apply` does for `established: flush` once the policy of this generation is in
+    /// force.
     pub(crate) fn flush(&mut self, generation: u32) {
         self.flow_table.flush(generation, now());
         clear(&mut self.fragments4);

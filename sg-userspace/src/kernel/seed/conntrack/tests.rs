@@ -145,7 +145,8 @@ fn one_of_our_own_addresses_is_never_the_remote_end() {
     assert_eq!(client, [outbound]);
 }
 
-/// Proves K12: what awaits an answer is there, from either side of the host, and what is over is over.
+/// Proves K12: what awaits an answer is there, from either side of the host, and what is over is
+/// over.
 #[test]
 fn attempts_are_flows_and_remains_are_not() {
     let none = HashSet::new();
