@@ -222,10 +222,10 @@ pub struct FlowValue {
     pub generation: u32,
     /// [`Direction`] of the packet that opened it; of a flow that was there before, that of the
     /// rule which admits it, as if a packet of that side had.
-    pub opener: u8,
+    pub originator: u8,
     /// A [`Timeout`] index, or [`CUT`].
     pub state: u8,
-    /// [`FlowValue::ANSWERED`] and those after it.
+    /// [`FlowValue::SEEN_REPLY`] and those after it.
     pub flags: u8,
     /// Always zero: there is no padding.
     pub zero: [u8; 5],
@@ -240,7 +240,7 @@ impl FlowValue {
         last_seen: 0,
         slot: 0,
         generation: 0,
-        opener: 0,
+        originator: 0,
         state: 0,
         flags: 0,
         zero: [0; 5],
@@ -257,7 +257,7 @@ impl FlowValue {
             created: now,
             last_seen: now,
             state: CUT,
-            flags: Self::ANSWERED,
+            flags: Self::SEEN_REPLY,
             ..Self::EMPTY
         }
         .admitted(side, opened)
@@ -266,43 +266,43 @@ impl FlowValue {
     /// The same for a flow that the rules of a direction admit, whichever side has opened it.
     pub const fn admitted(self, by: Direction, opened: Option<Direction>) -> FlowValue {
         let flag = match opened {
-            None => Self::OPENER_UNKNOWN,
+            None => Self::ORIGINATOR_UNKNOWN,
             Some(side) if side as u8 != by as u8 => Self::OPENED_OTHERWISE,
             Some(_) => 0,
         };
-        let others = self.flags & !(Self::OPENER_UNKNOWN | Self::OPENED_OTHERWISE);
+        let others = self.flags & !(Self::ORIGINATOR_UNKNOWN | Self::OPENED_OTHERWISE);
         FlowValue {
-            opener: by as u8,
+            originator: by as u8,
             flags: others | flag,
             ..self
         }
     }
 
     /// The side that did not open the flow has sent a packet.
-    pub const ANSWERED: u8 = 1;
+    pub const SEEN_REPLY: u8 = 1;
     /// The flow was there before the first policy, and no rule admits it (SPEC K12).
     pub const SEEDED: u8 = 2;
-    /// The side opposite to [`FlowValue::opener`] has opened it.
+    /// The side opposite to [`FlowValue::originator`] has opened it.
     pub const OPENED_OTHERWISE: u8 = 4;
     /// It is not known which side has opened it.
-    pub const OPENER_UNKNOWN: u8 = 8;
+    pub const ORIGINATOR_UNKNOWN: u8 = 8;
 
     /// Direction of the packet that opened it, where that is known.
     pub const fn opened_by(&self) -> Option<Direction> {
-        if self.flags & Self::OPENER_UNKNOWN != 0 {
+        if self.flags & Self::ORIGINATOR_UNKNOWN != 0 {
             return None;
         }
-        let opener = Direction::BOTH[(self.opener & 1) as usize];
+        let originator = Direction::BOTH[(self.originator & 1) as usize];
         Some(match self.flags & Self::OPENED_OTHERWISE != 0 {
-            true => opener.opposite(),
-            false => opener,
+            true => originator.opposite(),
+            false => originator,
         })
     }
 
-    /// See [`FlowValue::ANSWERED`].
+    /// See [`FlowValue::SEEN_REPLY`].
     #[inline(always)]
-    pub const fn is_answered(&self) -> bool {
-        self.flags & Self::ANSWERED != 0
+    pub const fn has_seen_reply(&self) -> bool {
+        self.flags & Self::SEEN_REPLY != 0
     }
 
     /// See [`FlowValue::SEEDED`].
@@ -381,7 +381,7 @@ mod tests {
                 };
                 // Whatever was said of it before.
                 let value = value.admitted(by, None).admitted(by, opened);
-                assert_eq!((value.opener, value.opened_by()), (by as u8, opened));
+                assert_eq!((value.originator, value.opened_by()), (by as u8, opened));
                 assert!(value.is_seeded());
             }
         }

@@ -186,7 +186,7 @@ pub const TOUCH_AGE: u32 = of_ticks((crate::flow::TOUCH_INTERVAL_NS >> TICK_SHIF
 /// The word of an entry that packets change.
 ///
 /// Bits 0-31: the tick in which the flow was seen last. 32-35: state. 36: the direction whose
-/// rules admit the flow, see [`FlowValue::opener`]. 37: a reply was seen. 38: seeded. 39: the
+/// rules admit the flow, see [`FlowValue::originator`]. 37: a reply was seen. 38: seeded. 39: the
 /// entry is being written, or free. 40 and 41: which side has really opened it, see
 /// [`FlowValue::opened_by`]. 42-63: version, another one for each flow that the entry has held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -195,30 +195,30 @@ pub struct Head(pub u64);
 
 impl Head {
     const STATE: u32 = 32;
-    const OPENER: u32 = 36;
-    /// As [`FlowValue::ANSWERED`].
-    pub const ANSWERED: u64 = 1 << 37;
+    const ORIGINATOR: u32 = 36;
+    /// As [`FlowValue::SEEN_REPLY`].
+    pub const SEEN_REPLY: u64 = 1 << 37;
     /// As [`FlowValue::SEEDED`].
     pub const SEEDED: u64 = 1 << 38;
     /// The entry is being written, or belongs to no flow.
     pub const BUSY: u64 = 1 << 39;
     const OPENED_OTHERWISE: u64 = 1 << 40;
-    const OPENER_UNKNOWN: u64 = 1 << 41;
+    const ORIGINATOR_UNKNOWN: u64 = 1 << 41;
     const VERSION: u64 = !0 << Self::VERSION_AT;
     const VERSION_AT: u32 = 42;
     /// The bits of [`FlowValue::flags`], and where they are here.
     const FLAGS: [(u8, u64); 4] = [
-        (FlowValue::ANSWERED, Self::ANSWERED),
+        (FlowValue::SEEN_REPLY, Self::SEEN_REPLY),
         (FlowValue::SEEDED, Self::SEEDED),
         (FlowValue::OPENED_OTHERWISE, Self::OPENED_OTHERWISE),
-        (FlowValue::OPENER_UNKNOWN, Self::OPENER_UNKNOWN),
+        (FlowValue::ORIGINATOR_UNKNOWN, Self::ORIGINATOR_UNKNOWN),
     ];
 
     /// Of no version.
     #[inline(always)]
-    pub const fn new(last_seen: u32, state: u8, opener: u8) -> Head {
-        let (state, opener) = ((state & 15) as u64, (opener & 1) as u64);
-        Head(last_seen as u64 | state << Self::STATE | opener << Self::OPENER)
+    pub const fn new(last_seen: u32, state: u8, originator: u8) -> Head {
+        let (state, originator) = ((state & 15) as u64, (originator & 1) as u64);
+        Head(last_seen as u64 | state << Self::STATE | originator << Self::ORIGINATOR)
     }
 
     /// Of a flow that begins in `state` with a packet of `direction`. A TCP connection that does
@@ -230,7 +230,7 @@ impl Head {
             | 1 << Timeout::TcpFinWait as u8
             | 1 << Timeout::TcpClose as u8;
         let is_unknown = MIDDLE >> (state & 15) & 1;
-        Head(Head::new(tick, state, direction).0 | (is_unknown * Self::OPENER_UNKNOWN))
+        Head(Head::new(tick, state, direction).0 | (is_unknown * Self::ORIGINATOR_UNKNOWN))
     }
 
     /// The tick of the last packet.
@@ -245,16 +245,16 @@ impl Head {
         (self.0 >> Self::STATE) as u8 & 15
     }
 
-    /// See [`FlowValue::opener`].
+    /// See [`FlowValue::originator`].
     #[inline(always)]
-    pub const fn opener(self) -> u8 {
-        (self.0 >> Self::OPENER) as u8 & 1
+    pub const fn originator(self) -> u8 {
+        (self.0 >> Self::ORIGINATOR) as u8 & 1
     }
 
-    /// See [`FlowValue::ANSWERED`].
+    /// See [`FlowValue::SEEN_REPLY`].
     #[inline(always)]
-    pub const fn is_answered(self) -> bool {
-        self.0 & Self::ANSWERED != 0
+    pub const fn has_seen_reply(self) -> bool {
+        self.0 & Self::SEEN_REPLY != 0
     }
 
     /// See [`FlowValue::SEEDED`].
@@ -399,7 +399,7 @@ pub struct Contents {
 impl Contents {
     /// The words for `value`.
     pub const fn of(value: &FlowValue) -> Contents {
-        let mut head = Head::new(tick(value.last_seen), value.state, value.opener);
+        let mut head = Head::new(tick(value.last_seen), value.state, value.originator);
         let mut i = 0;
         while i < Head::FLAGS.len() {
             let (flag, bit) = Head::FLAGS[i];
@@ -432,7 +432,7 @@ impl Contents {
             last_seen: time_of(self.head.last_seen(), now),
             slot: slot_of(self.rule),
             generation: generation_of(self.rule),
-            opener: self.head.opener(),
+            originator: self.head.originator(),
             state: self.head.state(),
             flags,
             zero: [0; 5],
@@ -524,11 +524,14 @@ mod tests {
 
     #[test]
     fn a_head_keeps_its_parts() {
-        let head = Head(Head::new(77, 11, 1).0 | Head::ANSWERED);
+        let head = Head(Head::new(77, 11, 1).0 | Head::SEEN_REPLY);
         let busy = Head(!Head::BUSY).next_busy();
         let head = head.of_version(busy);
-        assert_eq!((head.last_seen(), head.state(), head.opener()), (77, 11, 1));
-        assert!(head.is_answered() && !head.is_seeded() && !head.is_busy());
+        assert_eq!(
+            (head.last_seen(), head.state(), head.originator()),
+            (77, 11, 1)
+        );
+        assert!(head.has_seen_reply() && !head.is_seeded() && !head.is_busy());
         assert!(!head.is_same_flow(busy), "it is being written");
         let later = head.seen_at(99).in_state(3);
         assert_eq!((later.last_seen(), later.state()), (99, 3));
@@ -552,7 +555,7 @@ mod tests {
                 let expected = (is_told || !is_tcp).then_some(Direction::Outbound);
                 let value = contents.value(1 << 60);
                 assert_eq!(value.opened_by(), expected, "{state:?} {flags:#x}");
-                assert_eq!((value.opener, value.state), (1, state as u8));
+                assert_eq!((value.originator, value.state), (1, state as u8));
             }
         }
     }
@@ -567,7 +570,7 @@ mod tests {
                     last_seen: now - (100 << TICK_SHIFT),
                     slot: u32::MAX,
                     generation: u32::MAX - 1,
-                    opener: flags & 1,
+                    originator: flags & 1,
                     state,
                     flags,
                     zero: [0; 5],

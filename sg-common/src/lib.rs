@@ -23,7 +23,7 @@
 //! assert_eq!(begun.name(), "tcp-syn-sent");
 //! let answered = track::next(tcp, begun as u8, SYN | ACK, 0);
 //! assert_eq!(answered & 0xff, sg_common::flow::Timeout::TcpSynRecv as u32);
-//! assert!(answered & track::IS_ANSWERED != 0);
+//! assert!(answered & track::HAS_SEEN_REPLY != 0);
 //! ```
 #![no_std]
 #![warn(missing_docs)]
@@ -47,12 +47,12 @@ pub mod flow_ports;
 pub mod flow_table;
 pub mod fragment;
 pub mod lookup;
+pub mod program;
 pub mod protocol;
-pub mod stage;
 pub mod tcp;
 pub mod track;
 pub mod verdict;
 
 /// Version of every layout in this crate and of the pin directory. It changes whenever a map's
 /// key, value or meaning changes, so that two builds never read each other's maps.
-pub const LAYOUT_VERSION: u32 = 7;
+pub const LAYOUT_VERSION: u32 = 8;

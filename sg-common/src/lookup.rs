@@ -20,8 +20,8 @@
 //! costs a hundred nanoseconds a step.
 //!
 //! The low half of an IPv4 address and a port are both 16-bit numbers, so both are resolved by
-//! the same walk. *Few* and *several* divide the numbers at their keys, by arithmetic instead of
-//! branches: which side of a key a random packet lies on cannot be predicted.
+//! the same walk. 2-key nodes and 10-key nodes divide the numbers at their keys, by arithmetic
+//! instead of branches: which side of a key a random packet lies on cannot be predicted.
 //!
 //! ```text
 //! IPv4 address ─ high 16 bits → root ─┬─ leaf ──────────────────────────→ class
@@ -51,7 +51,7 @@ pub const ROOT_ENTRIES: usize = 1 << 16;
 /// Words of a [`Line`], of 32 bits each.
 pub const LINE_WORDS: usize = 16;
 /// Entries of a 256-way node.
-pub const BLOCK_ENTRIES: usize = 256;
+pub const WAY256_ENTRIES: usize = 256;
 
 /// First level of IPv4: an entry for each /16.
 pub type Root = [u32; ROOT_ENTRIES];
@@ -83,27 +83,32 @@ impl Line {
 /// What a pointer points to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
-pub enum Form {
+pub enum NodeType {
     /// A 2-key node: one of 3 leaves.
-    Few = 0,
+    Keys2 = 0,
     /// A 10-key node: one of 11 leaves.
-    Several = 1,
+    Keys10 = 1,
     /// A 16-way node: one of 16 entries, by 4 bits.
-    Part = 2,
+    Way16 = 2,
     /// A 256-way node: one of 256 entries, by the high 8 bits.
-    Block = 3,
+    Way256 = 3,
 }
 
 /// Sets of forms, as bits: parts and blocks that a policy's tables do not have are removed from
 /// the programs.
-pub type Forms = u32;
+pub type NodeTypes = u32;
 
-impl Form {
+impl NodeType {
     /// All of them, each at its number.
-    pub const ALL: [Form; 4] = [Form::Few, Form::Several, Form::Part, Form::Block];
+    pub const ALL: [NodeType; 4] = [
+        NodeType::Keys2,
+        NodeType::Keys10,
+        NodeType::Way16,
+        NodeType::Way256,
+    ];
 
     /// The set that has this form only.
-    pub const fn bit(self) -> Forms {
+    pub const fn bit(self) -> NodeTypes {
         1 << self as u32
     }
 
@@ -114,15 +119,15 @@ impl Form {
 
     /// Entries of this form, or of a later one, are not below it.
     const fn first(self) -> u64 {
-        self.head() << FORM_AT
+        self.head() << NODE_TYPE_AT
     }
 }
 
-/// *Few* as they lie in a line, at a multiple of their length.
-pub type FewWords = [u32; Layout::FEW.words];
+/// 2-key nodes as they lie in a line, at a multiple of their length.
+pub type Keys2Words = [u32; Layout::KEYS2.words];
 
-/// How *few* and *several* are laid out: the number of keys, where the leaves are, in words, and
-/// how many words it is together.
+/// How 2-key nodes and 10-key nodes are laid out: the number of keys, where the leaves are, in
+/// words, and how many words it is together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// How many keys there are; there is one leaf more.
@@ -139,7 +144,7 @@ pub struct Layout {
 
 impl Layout {
     /// 2 keys, leaves of 32 bits.
-    pub const FEW: Layout = Layout {
+    pub const KEYS2: Layout = Layout {
         keys: 2,
         leaves_at: 1,
         words: 4,
@@ -147,7 +152,7 @@ impl Layout {
         leaf_shift: 0,
     };
     /// 10 keys, leaves of 32 bits.
-    pub const SEVERAL: Layout = Layout {
+    pub const KEYS10: Layout = Layout {
         keys: 10,
         leaves_at: 5,
         words: 16,
@@ -155,7 +160,7 @@ impl Layout {
         leaf_shift: 0,
     };
     /// 3 keys, narrow leaves.
-    pub const NARROW_FEW: Layout = Layout {
+    pub const NARROW_KEYS2: Layout = Layout {
         keys: 3,
         leaves_at: 1,
         words: 2,
@@ -163,7 +168,7 @@ impl Layout {
         leaf_shift: 16,
     };
     /// 12 keys, narrow leaves.
-    pub const NARROW_SEVERAL: Layout = Layout {
+    pub const NARROW_KEYS10: Layout = Layout {
         keys: 12,
         leaves_at: 6,
         words: 8,
@@ -202,7 +207,7 @@ impl Layout {
 
 /// The bits of a pointer that are a position, in units.
 pub const POSITION_MASK: u32 = (1 << 27) - 1;
-const FORM_AT: u32 = 29;
+const NODE_TYPE_AT: u32 = 29;
 const SHIFT_AT: u32 = 27;
 /// Words of a unit, in which positions are counted.
 pub const UNIT_WORDS: usize = 2;
@@ -211,8 +216,8 @@ pub const LINE_UNITS: u32 = (LINE_WORDS / UNIT_WORDS) as u32;
 
 /// An entry that points to `position`, in units. `shift` is the first bit of the number
 /// that a part looks at; other forms have none.
-pub const fn pointer(form: Form, shift: u32, position: u32) -> u32 {
-    POINTER | (form as u32) << FORM_AT | (shift / 4) << SHIFT_AT | position
+pub const fn pointer(form: NodeType, shift: u32, position: u32) -> u32 {
+    POINTER | (form as u32) << NODE_TYPE_AT | (shift / 4) << SHIFT_AT | position
 }
 
 /// How a key is stored: a number plus this carries out of 16 bits from the key on. A key is never
@@ -279,10 +284,10 @@ pub struct Shape {
     pub index6: u32,
     /// Depth of the trees for low halves; zero when no prefix is longer than 64 bits.
     pub low_depth6: u32,
-    /// Forms that nodes for IPv4 addresses have.
-    pub address_forms: Forms,
-    /// Forms that nodes of port tables have.
-    pub port_forms: Forms,
+    /// NodeTypes that nodes for IPv4 addresses have.
+    pub address_node_types: NodeTypes,
+    /// NodeTypes that nodes of port tables have.
+    pub port_node_types: NodeTypes,
     /// 1 when leaves of IPv4 addresses are narrow.
     pub narrow: u32,
     /// Where the lines of hosts begin, and how many there are.
@@ -299,21 +304,21 @@ pub const SHAPE_LINES: usize = 2;
 /// Lines that the programs find at an address they know, if all of a policy's fit: elsewhere a
 /// step is an array lookup of a dozen instructions. A power of two, so that an index can be
 /// masked.
-pub const NEAR_LINES: usize = 1 << 15;
+pub const BSS_LINES: usize = 1 << 15;
 
 /// Room for the [`HASH_KEYS`]: a power of two, so that an index can be masked.
 pub const HASH_KEY_ROOM: usize = HASH_KEYS.next_power_of_two();
 
 /// The programs' own memory.
 #[repr(C, align(64))]
-pub struct NearTables {
+pub struct BssTables {
     /// The secret of the flows' hash. Here, since the verifier would walk other ways for each
     /// secret if it knew it, as it knows constants.
     pub flow_keys: [u64; HASH_KEY_ROOM],
     /// The first level of IPv4.
     pub root4: Root,
     /// All lines, those that a policy does not need at the end and zero.
-    pub lines: [Line; NEAR_LINES],
+    pub lines: [Line; BSS_LINES],
 }
 
 /// Read access to the tables. `None` means that an index lies outside of them, which the compiler
@@ -330,8 +335,8 @@ pub trait Tables {
     fn word(&self, index: u32) -> Option<u64>;
     /// A unit by its number.
     fn unit(&self, index: u32) -> Option<u64>;
-    /// *Few* that begin at a unit.
-    fn few(&self, index: u32) -> Option<&FewWords>;
+    /// 2-key nodes that begin at a unit.
+    fn keys2(&self, index: u32) -> Option<&Keys2Words>;
     /// See [`Shape::columns`].
     fn column(&self, index: usize) -> u32;
     /// See [`Shape::roots6`].
@@ -346,10 +351,10 @@ pub trait Tables {
     fn hosts_at(&self) -> u32;
     /// See [`Shape::host_buckets`].
     fn host_buckets(&self) -> u32;
-    /// See [`Shape::address_forms`].
-    fn address_forms(&self) -> Forms;
-    /// See [`Shape::port_forms`].
-    fn port_forms(&self) -> Forms;
+    /// See [`Shape::address_node_types`].
+    fn address_node_types(&self) -> NodeTypes;
+    /// See [`Shape::port_node_types`].
+    fn port_node_types(&self) -> NodeTypes;
     /// See [`Shape::narrow`].
     fn is_narrow(&self) -> bool;
 }
@@ -390,7 +395,7 @@ impl Tables for Plain<'_> {
         units.get((index % LINE_UNITS) as usize).copied()
     }
 
-    fn few(&self, index: u32) -> Option<&FewWords> {
+    fn keys2(&self, index: u32) -> Option<&Keys2Words> {
         let first = (index % LINE_UNITS) as usize * UNIT_WORDS;
         let words = &self.line(index / LINE_UNITS)?.0;
         words.get(first..)?.first_chunk()
@@ -424,12 +429,12 @@ impl Tables for Plain<'_> {
         self.shape.host_buckets
     }
 
-    fn address_forms(&self) -> Forms {
-        self.shape.address_forms
+    fn address_node_types(&self) -> NodeTypes {
+        self.shape.address_node_types
     }
 
-    fn port_forms(&self) -> Forms {
-        self.shape.port_forms
+    fn port_node_types(&self) -> NodeTypes {
+        self.shape.port_node_types
     }
 
     fn is_narrow(&self) -> bool {
@@ -448,8 +453,8 @@ impl Shape {
             self.depth6,
             self.index6,
             self.low_depth6,
-            self.address_forms,
-            self.port_forms,
+            self.address_node_types,
+            self.port_node_types,
             self.narrow,
             self.hosts_at,
             self.host_buckets,
@@ -477,8 +482,8 @@ impl Shape {
             depth6: numbers[0],
             index6: numbers[1],
             low_depth6: numbers[2],
-            address_forms: numbers[3],
-            port_forms: numbers[4],
+            address_node_types: numbers[3],
+            port_node_types: numbers[4],
             narrow: numbers[5],
             hosts_at: numbers[6],
             host_buckets: numbers[7],
@@ -496,9 +501,9 @@ pub fn is_pointer(entry: u64) -> bool {
 /// What 16-bit numbers stand for, and so which forms decide them.
 trait Numbers {
     /// Whether walks mostly begin with a block, as the first port tables do whatever they need.
-    const BEGIN_WITH_BLOCKS: bool;
+    const BEGIN_WITH_WAY256: bool;
 
-    fn forms<T: Tables>(tables: &T) -> Forms;
+    fn forms<T: Tables>(tables: &T) -> NodeTypes;
     fn is_narrow<T: Tables>(tables: &T) -> bool;
 }
 
@@ -508,11 +513,11 @@ struct Addresses;
 struct Ports;
 
 impl Numbers for Addresses {
-    const BEGIN_WITH_BLOCKS: bool = false;
+    const BEGIN_WITH_WAY256: bool = false;
 
     #[inline(always)]
-    fn forms<T: Tables>(tables: &T) -> Forms {
-        tables.address_forms()
+    fn forms<T: Tables>(tables: &T) -> NodeTypes {
+        tables.address_node_types()
     }
 
     #[inline(always)]
@@ -522,11 +527,11 @@ impl Numbers for Addresses {
 }
 
 impl Numbers for Ports {
-    const BEGIN_WITH_BLOCKS: bool = true;
+    const BEGIN_WITH_WAY256: bool = true;
 
     #[inline(always)]
-    fn forms<T: Tables>(tables: &T) -> Forms {
-        tables.port_forms()
+    fn forms<T: Tables>(tables: &T) -> NodeTypes {
+        tables.port_node_types()
     }
 
     #[inline(always)]
@@ -543,33 +548,33 @@ impl Numbers for Ports {
 #[inline(always)]
 fn walk16<T: Tables, N: Numbers>(tables: &T, entry: u64, number: u64) -> Option<u64> {
     let mut entry = entry;
-    if N::BEGIN_WITH_BLOCKS && entry >= Form::Block.first() {
+    if N::BEGIN_WITH_WAY256 && entry >= NodeType::Way256.first() {
         entry = in_block(tables, entry, number)?;
     }
     if !is_pointer(entry) {
         return Some(entry);
     }
-    if entry >= Form::Several.first() {
-        if entry >= Form::Part.first() {
+    if entry >= NodeType::Keys10.first() {
+        if entry >= NodeType::Way16.first() {
             entry = below_parts::<T, N>(tables, entry, number)?;
             if !is_pointer(entry) {
                 return Some(entry);
             }
         }
-        if entry >= Form::Several.first() {
+        if entry >= NodeType::Keys10.first() {
             let position = position(entry) as u32;
             let line = tables.line(position / LINE_UNITS)?;
             if N::is_narrow(tables) {
-                return Some(narrow_several(line, position % LINE_UNITS, number));
+                return Some(narrow_keys10(line, position % LINE_UNITS, number));
             }
-            return Some(several(line, number));
+            return Some(keys10(line, number));
         }
     }
     let position = position(entry) as u32;
     if N::is_narrow(tables) {
-        return Some(narrow_few(tables.unit(position)?, number));
+        return Some(narrow_keys2(tables.unit(position)?, number));
     }
-    Some(few(tables.few(position)?, number))
+    Some(keys2(tables.keys2(position)?, number))
 }
 
 /// What parts, and for addresses the block before them, lead to.
@@ -577,12 +582,15 @@ fn walk16<T: Tables, N: Numbers>(tables: &T, entry: u64, number: u64) -> Option<
 fn below_parts<T: Tables, N: Numbers>(tables: &T, entry: u64, number: u64) -> Option<u64> {
     let forms = N::forms(tables);
     let mut entry = entry;
-    if !N::BEGIN_WITH_BLOCKS && forms & Form::Block.bit() != 0 && entry >= Form::Block.first() {
+    if !N::BEGIN_WITH_WAY256
+        && forms & NodeType::Way256.bit() != 0
+        && entry >= NodeType::Way256.first()
+    {
         entry = in_block(tables, entry, number)?;
     }
-    if forms & Form::Part.bit() != 0 {
+    if forms & NodeType::Way16.bit() != 0 {
         for _ in 0..4 {
-            if entry >> FORM_AT != Form::Part.head() {
+            if entry >> NODE_TYPE_AT != NodeType::Way16.head() {
                 break;
             }
             let shift = (entry >> SHIFT_AT & 3) * 4;
@@ -617,14 +625,14 @@ fn reached(key: u64, number: u64) -> u64 {
 }
 
 #[inline(always)]
-fn few(words: &FewWords, number: u64) -> u64 {
+fn keys2(words: &Keys2Words, number: u64) -> u64 {
     let keys = u64::from(words[0]);
     let index = reached(keys >> 16, number) + reached(keys, number);
-    words[(Layout::FEW.leaves_at + index as usize) & (words.len() - 1)].into()
+    words[(Layout::KEYS2.leaves_at + index as usize) & (words.len() - 1)].into()
 }
 
 #[inline(always)]
-fn narrow_few(unit: u64, number: u64) -> u64 {
+fn narrow_keys2(unit: u64, number: u64) -> u64 {
     let index = reached(unit, number) + reached(unit >> 16, number) + reached(unit >> 32, number);
     (unit >> 48) >> (index * u64::from(NARROW_BITS)) & 15
 }
@@ -647,17 +655,17 @@ fn sum(four: u64) -> u64 {
 }
 
 #[inline(always)]
-fn several(line: &Line, number: u64) -> u64 {
+fn keys10(line: &Line, number: u64) -> u64 {
     let number = number * ONES;
     let keys = line.pairs();
     let counts = four_reached(keys[0], number)
         + four_reached(keys[1], number)
         + four_reached(u64::from(line.0[4]), number);
-    line.0[(Layout::SEVERAL.leaves_at + sum(counts) as usize) & 15].into()
+    line.0[(Layout::KEYS10.leaves_at + sum(counts) as usize) & 15].into()
 }
 
 #[inline(always)]
-fn narrow_several(line: &Line, unit: u32, number: u64) -> u64 {
+fn narrow_keys10(line: &Line, unit: u32, number: u64) -> u64 {
     let number = number * ONES;
     let at = (unit & 4) as usize;
     let keys = line.pairs();
@@ -832,30 +840,28 @@ mod tests {
                         }
                     }
                 };
-                check(Layout::FEW, &[0, 2, 4, 6], |line, unit, number| {
+                check(Layout::KEYS2, &[0, 2, 4, 6], |line, unit, number| {
                     let words = &line.0[unit as usize * UNIT_WORDS..];
-                    few(words.first_chunk().unwrap(), number)
+                    keys2(words.first_chunk().unwrap(), number)
                 });
-                check(Layout::SEVERAL, &[0], |line, _, number| {
-                    several(line, number)
+                check(Layout::KEYS10, &[0], |line, _, number| keys10(line, number));
+                check(Layout::NARROW_KEYS2, &[0, 1, 7], |line, unit, number| {
+                    narrow_keys2(line.pairs()[unit as usize], number)
                 });
-                check(Layout::NARROW_FEW, &[0, 1, 7], |line, unit, number| {
-                    narrow_few(line.pairs()[unit as usize], number)
-                });
-                check(Layout::NARROW_SEVERAL, &[0, 4], narrow_several);
+                check(Layout::NARROW_KEYS10, &[0, 4], narrow_keys10);
             }
         }
     }
 
     #[test]
     fn an_entry_keeps_its_parts() {
-        for form in Form::ALL {
+        for form in NodeType::ALL {
             for shift in [0, 4, 8, 12] {
                 let entry = pointer(form, shift, POSITION_MASK);
                 assert!(is_pointer(entry.into()));
-                let form_first = u64::from(entry) & !0 << FORM_AT;
+                let form_first = u64::from(entry) & !0 << NODE_TYPE_AT;
                 assert_eq!(form_first, form.first());
-                assert_eq!(u64::from(entry) >> FORM_AT, form.head());
+                assert_eq!(u64::from(entry) >> NODE_TYPE_AT, form.head());
                 assert_eq!((entry >> SHIFT_AT & 3) * 4, shift);
                 assert_eq!(entry & POSITION_MASK, POSITION_MASK);
             }

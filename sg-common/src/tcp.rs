@@ -114,7 +114,7 @@ const ON_RST: Row = Row::of(&[
     (TcpLastAck, TcpClose),
     (TcpTimeWait, TcpClose),
 ]);
-/// From the opener: another connection on the ports of one that is closing.
+/// From the originator: another connection on the ports of one that is closing.
 const ON_SYN: Row = Row::of(&[
     (TcpFinWait, TcpSynSent),
     (TcpCloseWait, TcpSynSent),
@@ -124,7 +124,7 @@ const ON_SYN: Row = Row::of(&[
 ]);
 /// From the other side: both have sent a SYN.
 const ON_OTHER_SYN: Row = Row::of(&[(TcpSynSent, TcpSynSent2)]);
-/// From the opener: the answer to the other side's SYN, where both have sent one.
+/// From the originator: the answer to the other side's SYN, where both have sent one.
 const ON_SYN_ACK: Row = Row::of(&[(TcpSynSent2, TcpSynRecv)]);
 const ON_OTHER_SYN_ACK: Row = Row::of(&[(TcpSynSent, TcpSynRecv), (TcpSynSent2, TcpSynRecv)]);
 const ON_FIN: Row = Row::of(&[
@@ -140,18 +140,18 @@ const ON_ACK: Row = Row::of(&[
 ]);
 const ON_OTHER_ACK: Row = Row::of(&[(TcpFinWait, TcpCloseWait), (TcpLastAck, TcpTimeWait)]);
 
-/// What a segment with `flags` in `state`, sent by the opener or by the other side, makes of each
-/// state. A segment that has no place in a state leaves it as it is. `acknowledges` says whether
-/// its acknowledgement number is the one of the handshake (see
-/// [`crate::flow_entry::begun_word`]): of what the opener sends while that is under way, nothing
-/// else but a reset changes anything.
+/// What a segment with `flags` in `state`, sent by the originator or by the other side, makes of
+/// each state. A segment that has no place in a state leaves it as it is. `acknowledges` says
+/// whether its acknowledgement number is the one of the handshake (see
+/// [`crate::flow_entry::begun_word`]): of what the originator sends while that is under way,
+/// nothing else but a reset changes anything.
 #[inline(always)]
-pub(crate) const fn row(state: u8, from_opener: bool, flags: u8, acknowledges: bool) -> Row {
+pub(crate) const fn row(state: u8, from_originator: bool, flags: u8, acknowledges: bool) -> Row {
     if flags & RST != 0 {
         return ON_RST;
     }
     if flags & SYN != 0 {
-        return match (flags & ACK != 0, from_opener) {
+        return match (flags & ACK != 0, from_originator) {
             (false, true) => ON_SYN,
             (false, false) => ON_OTHER_SYN,
             (true, true) => ON_SYN_ACK,
@@ -159,7 +159,7 @@ pub(crate) const fn row(state: u8, from_opener: bool, flags: u8, acknowledges: b
         };
     }
     let is_awaited = acknowledges && flags & ACK != 0;
-    if state == TcpSynRecv as u8 && from_opener && !is_awaited {
+    if state == TcpSynRecv as u8 && from_originator && !is_awaited {
         return Row::SAME;
     }
     if flags & FIN != 0 {
@@ -168,7 +168,11 @@ pub(crate) const fn row(state: u8, from_opener: bool, flags: u8, acknowledges: b
     if flags & ACK == 0 {
         return Row::SAME;
     }
-    if from_opener { ON_ACK } else { ON_OTHER_ACK }
+    if from_originator {
+        ON_ACK
+    } else {
+        ON_OTHER_ACK
+    }
 }
 
 #[cfg(test)]
@@ -191,7 +195,7 @@ mod tests {
     const SYN_ACK: u8 = SYN | ACK;
     #[rustfmt::skip]
     const TRANSITIONS: [(bool, &str, u8, [&str; 9]); 14] = [
-        // opener?  segment             SS    S2    SR    ES    FW    CW    LA    TW    CL
+        // originator?  segment             SS    S2    SR    ES    FW    CW    LA    TW    CL
         (true,  "syn",     SYN,       ["=",  "=",  "=",  "=",  "SS", "SS", "SS", "SS", "SS"]),
         (true,  "syn-ack", SYN_ACK,   ["=",  "SR", "=",  "=",  "=",  "=",  "=",  "=",  "="]),
         (true,  "ack",     ACK,       ["=",  "=",  "ES", "=",  "CW", "=",  "TW", "=",  "="]),
@@ -221,11 +225,11 @@ mod tests {
         assert_eq!((super::is_closing(CUT), makes_room(CUT)), (0, 1));
     }
 
-    /// Proves K9: each of the 126 transitions, and that without the handshake's number the opener
-    /// can only give it up.
+    /// Proves K9: each of the 126 transitions, and that without the handshake's number the
+    /// originator can only give it up.
     #[test]
     fn every_segment_in_every_state() {
-        for (from_opener, segment, flags, row) in TRANSITIONS {
+        for (from_originator, segment, flags, row) in TRANSITIONS {
             for (state, expected) in STATES.into_iter().zip(row) {
                 let expected = match expected {
                     "=" => state,
@@ -240,15 +244,20 @@ mod tests {
                     "CL" => TcpClose,
                     other => panic!("`{other}` is no state"),
                 };
-                let side = if from_opener { "opener" } else { "other side" };
+                let side = if from_originator {
+                    "originator"
+                } else {
+                    "other side"
+                };
                 for acknowledges in [true, false] {
-                    let is_blind = state == TcpSynRecv && from_opener && !acknowledges;
+                    let is_blind = state == TcpSynRecv && from_originator && !acknowledges;
                     let expected = match is_blind && flags & RST == 0 {
                         true => state,
                         false => expected,
                     };
                     assert_eq!(
-                        super::row(state as u8, from_opener, flags, acknowledges).at(state as u8),
+                        super::row(state as u8, from_originator, flags, acknowledges)
+                            .at(state as u8),
                         expected as u8,
                         "{segment} from the {side} in {state:?}, {acknowledges}"
                     );
@@ -257,11 +266,11 @@ mod tests {
         }
     }
 
-    /// Walks a whole conversation: (from opener?, flags, state expected after it).
+    /// Walks a whole conversation: (from originator?, flags, state expected after it).
     fn walk(first_flags: u8, steps: &[(bool, u8, Timeout)]) {
         let mut state = first(first_flags) as u8;
-        for (i, &(from_opener, flags, expected)) in steps.iter().enumerate() {
-            state = row(state, from_opener, flags, true).at(state);
+        for (i, &(from_originator, flags, expected)) in steps.iter().enumerate() {
+            state = row(state, from_originator, flags, true).at(state);
             assert_eq!(state, expected as u8, "step {i}");
         }
     }

@@ -24,9 +24,9 @@ pub const fn first(kind: u8, tcp_flags: u8) -> Timeout {
 
 // What there is to know of a packet and its flow besides their kind, state and flags.
 /// The packet comes from the side that opened the flow.
-pub const FROM_OPENER: u32 = 1;
+pub const FROM_ORIGINATOR: u32 = 1;
 /// The side that did not open the flow has answered before.
-pub const ANSWERED: u32 = 2;
+pub const SEEN_REPLY: u32 = 2;
 /// The packet acknowledges the number of the flow's handshake.
 pub const ACKNOWLEDGES: u32 = 4;
 /// The flow began two seconds ago or earlier.
@@ -35,13 +35,13 @@ pub const LASTS: u32 = 8;
 /// What [`next`] adds to a state if the flow belongs to the established ones.
 pub const IS_ESTABLISHED: u32 = 1 << 8;
 /// What it adds if the other side has answered.
-pub const IS_ANSWERED: u32 = 1 << 9;
+pub const HAS_SEEN_REPLY: u32 = 1 << 9;
 
 /// The state (in bits 0-7) after one more packet, of which `known` says the above, and where the
 /// flow belongs then.
 ///
 /// A flow is established when it is known that both ends are where the packets say (SPEC K9).
-/// TCP: the opener has acknowledged what the other side sent. Others: it is still answered two
+/// TCP: the originator has acknowledged what the other side sent. Others: it is still answered two
 /// seconds after it began, as the kernel's connection tracking has it of UDP since Linux 5.0; a
 /// spoofer would have to come back for each. Never ICMP, whose answers prove nothing.
 #[inline(always)]
@@ -53,10 +53,10 @@ pub const fn next(kind: u8, state: u8, flags: u8, known: u32) -> u32 {
 #[inline(always)]
 pub const fn row(kind: u8, state: u8, flags: u8, known: u32) -> Row {
     const STREAM: Row = Row::of(&[(Timeout::Udp, Timeout::UdpStream)]);
-    let from_opener = known & FROM_OPENER != 0;
+    let from_originator = known & FROM_ORIGINATOR != 0;
     match kind {
-        TCP => tcp::row(state, from_opener, flags, known & ACKNOWLEDGES != 0),
-        UDP if known & (FROM_OPENER | LASTS) == LASTS => STREAM,
+        TCP => tcp::row(state, from_originator, flags, known & ACKNOWLEDGES != 0),
+        UDP if known & (FROM_ORIGINATOR | LASTS) == LASTS => STREAM,
         _ => Row::SAME,
     }
 }
@@ -66,17 +66,17 @@ pub const fn row(kind: u8, state: u8, flags: u8, known: u32) -> Row {
 pub const fn by_row(row: Row, kind: u8, state: u8, flags: u8, known: u32) -> u32 {
     const ESTABLISHED: u8 = Timeout::TcpEstablished as u8;
     let is_tcp = is_zero(kind ^ TCP);
-    let is_reply = (known & FROM_OPENER) ^ FROM_OPENER;
+    let is_reply = (known & FROM_ORIGINATOR) ^ FROM_ORIGINATOR;
     let has_syn = ((flags & tcp::SYN) / tcp::SYN) as u32;
     // Whoever answers a connection that was picked up in the middle knows of it, and sends no SYN.
     let is_late_syn = is_tcp & is_zero(state ^ ESTABLISHED) & has_syn;
-    let was_answered = (known & ANSWERED) / ANSWERED;
-    let is_answered = was_answered | is_reply & (is_late_syn ^ 1);
+    let had_seen_reply = (known & SEEN_REPLY) / SEEN_REPLY;
+    let has_seen_reply = had_seen_reply | is_reply & (is_late_syn ^ 1);
     let next = row.at(state);
     let lasts = (known & LASTS) / LASTS;
-    let of_tcp = is_tcp & is_answered & is_zero(next ^ ESTABLISHED);
+    let of_tcp = is_tcp & has_seen_reply & is_zero(next ^ ESTABLISHED);
     let of_others = (is_tcp ^ 1) & is_reply & lasts & (is_zero(kind ^ ICMP) ^ 1);
-    next as u32 + is_answered * IS_ANSWERED + (of_tcp | of_others) * IS_ESTABLISHED
+    next as u32 + has_seen_reply * HAS_SEEN_REPLY + (of_tcp | of_others) * IS_ESTABLISHED
 }
 
 #[inline(always)]
@@ -86,15 +86,15 @@ const fn is_zero(x: u8) -> u32 {
 
 /// 1 if a segment from the other side tells what has to be acknowledged: all of it, whatever it
 /// is, so that the last one counts where several differ (a SYN-ACK that is sent again, one that
-/// was forged, data on a SYN). Only while the handshake is under way, else 0. `from_opener` is 1
-/// or 0.
+/// was forged, data on a SYN). Only while the handshake is under way, else 0. `from_originator` is
+/// 1 or 0.
 #[inline(always)]
-pub const fn tells_number(kind: u8, state: u8, flags: u8, from_opener: u32) -> u32 {
+pub const fn tells_number(kind: u8, state: u8, flags: u8, from_originator: u32) -> u32 {
     const HANDSHAKE: u32 = 1 << Timeout::TcpSynSent as u8
         | 1 << Timeout::TcpSynSent2 as u8
         | 1 << Timeout::TcpSynRecv as u8;
     let no_reset = is_zero(flags & tcp::RST);
-    is_zero(kind ^ TCP) & no_reset & (from_opener ^ 1) & (HANDSHAKE >> (state & 31))
+    is_zero(kind ^ TCP) & no_reset & (from_originator ^ 1) & (HANDSHAKE >> (state & 31))
 }
 
 /// Zero when [`next`] leaves an established flow in `state` whoever sends a packet, as long as
@@ -113,12 +113,12 @@ pub const fn disturbs(state: u8) -> u32 {
 /// Where a flow belongs that somebody else has seen: in `state`, answered or not. Unlike [`next`]
 /// without regard to when it began.
 #[inline(always)]
-pub const fn kind_of_flow(kind: u8, state: u8, is_answered: bool) -> FlowKind {
+pub const fn kind_of_flow(kind: u8, state: u8, has_seen_reply: bool) -> FlowKind {
     let is_confirmed = match kind {
-        TCP => is_answered && state == Timeout::TcpEstablished as u8,
-        UDP => is_answered && state == Timeout::UdpStream as u8,
+        TCP => has_seen_reply && state == Timeout::TcpEstablished as u8,
+        UDP => has_seen_reply && state == Timeout::UdpStream as u8,
         ICMP => false,
-        _ => is_answered,
+        _ => has_seen_reply,
     };
     if is_confirmed {
         FlowKind::Established
@@ -143,7 +143,7 @@ mod tests {
     /// Proves K9: what a flood of opening packets can make is half-open, whatever the protocol.
     #[test]
     fn only_an_answered_flow_is_established() {
-        for (kind, state, is_answered, expected) in [
+        for (kind, state, has_seen_reply, expected) in [
             (TCP, SYN_SENT, false, HalfOpen),
             (TCP, SYN_RECV, true, HalfOpen),
             (TCP, ESTABLISHED, false, HalfOpen),
@@ -157,8 +157,11 @@ mod tests {
             (OTHER, Timeout::Other as u8, false, HalfOpen),
             (OTHER, Timeout::Other as u8, true, Established),
         ] {
-            let found = kind_of_flow(kind, state, is_answered);
-            assert_eq!(found, expected, "kind {kind}, state {state}, {is_answered}");
+            let found = kind_of_flow(kind, state, has_seen_reply);
+            assert_eq!(
+                found, expected,
+                "kind {kind}, state {state}, {has_seen_reply}"
+            );
         }
     }
 
@@ -208,40 +211,43 @@ mod tests {
         ] {
             let (before, after) = (u32::from(state), u32::from(then));
             for lasts in [0, LASTS] {
-                assert_eq!(next(kind, state, 0, FROM_OPENER | lasts), before);
-                let answered = FROM_OPENER | ANSWERED | lasts;
-                assert_eq!(next(kind, state, 0, answered), before | IS_ANSWERED);
+                assert_eq!(next(kind, state, 0, FROM_ORIGINATOR | lasts), before);
+                let answered = FROM_ORIGINATOR | SEEN_REPLY | lasts;
+                assert_eq!(next(kind, state, 0, answered), before | HAS_SEEN_REPLY);
             }
-            for before_it in [0, ANSWERED] {
-                assert_eq!(next(kind, state, 0, before_it), before | IS_ANSWERED);
-                let established = after | IS_ANSWERED | IS_ESTABLISHED;
+            for before_it in [0, SEEN_REPLY] {
+                assert_eq!(next(kind, state, 0, before_it), before | HAS_SEEN_REPLY);
+                let established = after | HAS_SEEN_REPLY | IS_ESTABLISHED;
                 assert_eq!(next(kind, state, 0, before_it | LASTS), established);
             }
         }
         let icmp = Timeout::Icmp as u8;
-        assert_eq!(next(ICMP, icmp, 0, LASTS), u32::from(icmp) | IS_ANSWERED);
+        assert_eq!(next(ICMP, icmp, 0, LASTS), u32::from(icmp) | HAS_SEEN_REPLY);
     }
 
-    /// Proves K9: a handshake ends with the opener's segment that acknowledges the other side's,
-    /// and with no other.
+    /// Proves K9: a handshake ends with the originator's segment that acknowledges the other
+    /// side's, and with no other.
     #[test]
     fn only_the_right_number_ends_a_handshake() {
         let told = |state: u8, flags, known| next(TCP, state, flags, known);
-        let recv = u32::from(SYN_RECV) | IS_ANSWERED;
+        let recv = u32::from(SYN_RECV) | HAS_SEEN_REPLY;
         assert_eq!(told(SYN_SENT, SYN_ACK, 0), recv);
-        let opener = FROM_OPENER | ANSWERED;
+        let originator = FROM_ORIGINATOR | SEEN_REPLY;
         for blind in [ACK, 0, tcp::FIN, tcp::FIN | ACK, tcp::SYN, SYN_ACK] {
-            for known in [opener, opener | LASTS] {
+            for known in [originator, originator | LASTS] {
                 assert_eq!(told(SYN_RECV, blind, known), recv, "{blind:#x}");
             }
-            assert_eq!(told(SYN_SENT, blind, FROM_OPENER) & IS_ESTABLISHED, 0);
+            assert_eq!(told(SYN_SENT, blind, FROM_ORIGINATOR) & IS_ESTABLISHED, 0);
         }
-        let established = u32::from(ESTABLISHED) | IS_ANSWERED | IS_ESTABLISHED;
-        assert_eq!(told(SYN_RECV, ACK, opener | ACKNOWLEDGES), established);
+        let established = u32::from(ESTABLISHED) | HAS_SEEN_REPLY | IS_ESTABLISHED;
+        assert_eq!(told(SYN_RECV, ACK, originator | ACKNOWLEDGES), established);
         // What the other side acknowledges does not matter.
-        assert_eq!(told(SYN_RECV, ACK, ANSWERED | ACKNOWLEDGES), recv);
-        let fin = u32::from(Timeout::TcpFinWait as u8) | IS_ANSWERED;
-        assert_eq!(told(SYN_RECV, tcp::FIN | ACK, opener | ACKNOWLEDGES), fin);
+        assert_eq!(told(SYN_RECV, ACK, SEEN_REPLY | ACKNOWLEDGES), recv);
+        let fin = u32::from(Timeout::TcpFinWait as u8) | HAS_SEEN_REPLY;
+        assert_eq!(
+            told(SYN_RECV, tcp::FIN | ACK, originator | ACKNOWLEDGES),
+            fin
+        );
     }
 
     /// Proves K9: of a connection that was picked up in the middle, an answer that could come
@@ -250,11 +256,11 @@ mod tests {
     fn a_connection_in_the_middle_is_answered_without_syn() {
         let half = u32::from(ESTABLISHED);
         assert_eq!(next(TCP, ESTABLISHED, SYN_ACK, 0), half);
-        let answered = half | IS_ANSWERED | IS_ESTABLISHED;
+        let answered = half | HAS_SEEN_REPLY | IS_ESTABLISHED;
         assert_eq!(next(TCP, ESTABLISHED, ACK, 0), answered);
         assert_eq!(next(TCP, ESTABLISHED, 0x18, 0), answered);
         let reset = next(TCP, ESTABLISHED, tcp::RST, 0);
-        assert_eq!(reset & !IS_ANSWERED, u32::from(Timeout::TcpClose as u8));
+        assert_eq!(reset & !HAS_SEEN_REPLY, u32::from(Timeout::TcpClose as u8));
     }
 
     #[test]
@@ -268,12 +274,12 @@ mod tests {
         for kind in [TCP, UDP, SCTP, ICMP, OTHER] {
             for state in 0..=crate::flow::CUT {
                 for flags in 0..=u8::MAX {
-                    for from_opener in [0, 1] {
+                    for from_originator in [0, 1] {
                         let expected = kind == TCP
                             && handshake.contains(&state)
                             && flags & tcp::RST == 0
-                            && from_opener == 0;
-                        let found = tells_number(kind, state, flags, from_opener);
+                            && from_originator == 0;
+                        let found = tells_number(kind, state, flags, from_originator);
                         assert_eq!(found, expected.into(), "{kind} {state} {flags:#x}");
                     }
                 }

@@ -3,20 +3,20 @@
 use sg_common::lookup::{self, POINTER};
 
 use crate::{
-    bpf::maps::{AsLoaded, Form, KernelTables},
+    bpf::maps::{AsLoaded, KernelTables, Variant},
     packet::Packet,
 };
 
 /// The class of an IPv4 address; `None` if the tables are not there.
 #[inline(always)]
-pub(crate) fn class4<F: Form>(address: u32) -> Option<u32> {
+pub(crate) fn class4<F: Variant>(address: u32) -> Option<u32> {
     lookup::class4(&KernelTables::<F>::GET, address)
 }
 
 /// The class of an IPv6 address in wire order, in the range of a leaf of the IPv4 table, so that
 /// the verifier explores what follows once for both.
 #[inline(always)]
-pub(crate) fn class6<F: Form>(address: [u32; 4]) -> Option<u32> {
+pub(crate) fn class6<F: Variant>(address: [u32; 4]) -> Option<u32> {
     let half = |high, low| u64::from(u32::from_be(high)) << 32 | u64::from(u32::from_be(low));
     let [a, b, c, d] = address;
     let tables = KernelTables::<F>::GET;

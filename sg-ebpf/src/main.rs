@@ -6,7 +6,7 @@
 //!  sg_inbound, sg_outbound ─┤
 //!    fast path              ├─ Track ──► sg_in_track, sg_out_track ──► decided
 //!                           │             scratch: tuple, TCP numbers, traits, hash, class, verdict
-//!                           └─ Long ───► sg_in_long, sg_out_long ────► decided
+//!                           └─ Long ───► sg_in_slow, sg_out_slow ────► decided
 //!                                          slow path, scratch: nothing yet
 //!                                          ├─ Track ──► as above, scratch: the whole packet as well
 //!                                          └─ Related ► sg_in_related, sg_out_related ──► decided
@@ -41,7 +41,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use aya_log_ebpf::trace;
-use sg_common::{stage::Stage, verdict::Reason};
+use sg_common::{program::Target, verdict::Reason};
 
 use crate::{
     bpf::{
@@ -69,7 +69,7 @@ pub(crate) fn sg_inbound(ctx: XdpContext) -> u32 {
 }
 
 #[xdp(frags)]
-pub(crate) fn sg_in_long(ctx: XdpContext) -> u32 {
+pub(crate) fn sg_in_slow(ctx: XdpContext) -> u32 {
     xdp_answer(decide_any(&ctx))
 }
 
@@ -92,7 +92,7 @@ pub(crate) fn sg_outbound(ctx: TcContext) -> i32 {
 }
 
 #[classifier]
-pub(crate) fn sg_out_long(ctx: TcContext) -> i32 {
+pub(crate) fn sg_out_slow(ctx: TcContext) -> i32 {
     tc_answer(decide_any(&ctx))
 }
 
@@ -131,8 +131,8 @@ fn decide<H: Hook>(hook: &H) -> bool {
     match fast::decide::decide(hook) {
         fast::decide::ACCEPTED => return true,
         fast::decide::DROPPED => return false,
-        fast::decide::IS_TO_TRACK => tail_call(hook, Stage::Track),
-        _ => tail_call(hook, Stage::Long),
+        fast::decide::IS_TO_TRACK => tail_call(hook, Target::Track),
+        _ => tail_call(hook, Target::Slow),
     }
     if maps::only_remembers() {
         return true;
@@ -143,7 +143,7 @@ fn decide<H: Hook>(hook: &H) -> bool {
     false
 }
 
-/// [`Stage::Long`]: any frame.
+/// [`Target::Slow`]: any frame.
 #[inline(always)]
 fn decide_any<H: Hook>(hook: &H) -> bool {
     let Some(scratch) = scratch::get::<H>() else {
@@ -166,12 +166,12 @@ fn decide_any<H: Hook>(hook: &H) -> bool {
                 let packed = flows::sg_pass_unless_cut(packet, hash, traits, scratch.verdict);
                 *outcome = Outcome::unpack(packed);
             } else if rest != judge::DECIDED {
-                tail_call(hook, Stage::Track);
+                tail_call(hook, Target::Track);
                 // Behind a tail call is only what happens when its target is missing (SPEC A1).
                 // The rules' verdict does not count then: an accepted packet would open no flow.
                 outcome.set_reason(H::DIRECTION, Reason::Incomplete);
             } else if packet.is_error != 0 && !outcome.is_accepted() {
-                tail_call(hook, Stage::Related);
+                tail_call(hook, Target::Related);
                 outcome.set_reason(H::DIRECTION, Reason::Incomplete);
             }
             keep_if_first(packet, outcome);
@@ -188,7 +188,7 @@ fn decide_any<H: Hook>(hook: &H) -> bool {
     settle(hook, packet, outcome)
 }
 
-/// [`Stage::Track`]: a packet whose fate the flow table knows, or that it has to remember.
+/// [`Target::Track`]: a packet whose fate the flow table knows, or that it has to remember.
 #[inline(always)]
 fn track<H: Hook>(hook: &H) -> bool {
     let Some(scratch) = scratch::get::<H>() else {
@@ -201,7 +201,7 @@ fn track<H: Hook>(hook: &H) -> bool {
     settle(hook, packet, &scratch.outcome)
 }
 
-/// [`Stage::Related`]: an ICMP error that no rule accepts.
+/// [`Target::Related`]: an ICMP error that no rule accepts.
 #[inline(always)]
 fn relate<H: Hook>(hook: &H) -> bool {
     let Some(scratch) = scratch::get::<H>() else {

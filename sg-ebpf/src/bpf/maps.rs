@@ -13,10 +13,10 @@ use sg_common::{
     flow::{FLUSH_OLD, JUDGE_OLD, KEEP_OLD},
     fragment::{FragmentKey4, FragmentKey6, FragmentValue},
     lookup::{
-        COLUMNS, FewWords, Forms, HASH_KEY_ROOM, LINE_UNITS, LINE_WORDS, Line, NEAR_LINES,
-        NearTables, ROOT_ENTRIES, TREES6, Tables,
+        BSS_LINES, BssTables, COLUMNS, HASH_KEY_ROOM, Keys2Words, LINE_UNITS, LINE_WORDS, Line,
+        NodeTypes, ROOT_ENTRIES, TREES6, Tables,
     },
-    stage::{HAS_FLOWS, HAS_LOGS, HAS_NEAR_TABLES, HAS_TRACE, MAY_HAVE_CUT, REMEMBERS, Stage},
+    program::{HAS_BSS_TABLES, HAS_FLOWS, HAS_LOGS, HAS_TRACE, MAY_HAVE_CUT, REMEMBERS, Target},
 };
 
 use crate::bpf::word::SharedWord;
@@ -33,10 +33,10 @@ unsafe impl<T> Sync for Filled<T> {}
 
 /// Exported, or the compiler would take it for the zeros that it is here.
 #[unsafe(no_mangle)]
-static SG_NEAR_TABLES: Filled<NearTables> = Filled(UnsafeCell::new(NearTables {
+static SG_BSS_TABLES: Filled<BssTables> = Filled(UnsafeCell::new(BssTables {
     flow_keys: [0; HASH_KEY_ROOM],
     root4: [0; ROOT_ENTRIES],
-    lines: [Line::EMPTY; NEAR_LINES],
+    lines: [Line::EMPTY; BSS_LINES],
 }));
 
 /// Where a static begins, or what is at an offset in it, in one instruction. Of no static does
@@ -63,10 +63,10 @@ macro_rules! address_of {
 pub(crate) use address_of;
 
 /// Where a field of the near tables begins.
-macro_rules! near_at {
+macro_rules! bss_at {
     ($field:ident as $type:ty) => {{
         let place = address_of!(
-            SG_NEAR_TABLES + core::mem::offset_of!(NearTables, $field),
+            SG_BSS_TABLES + core::mem::offset_of!(BssTables, $field),
             $type
         );
         // SAFETY: no static is at address zero, for which the compiler would look.
@@ -79,7 +79,7 @@ macro_rules! near_at {
 #[inline(always)]
 pub(crate) fn flow_keys() -> &'static [u64; HASH_KEY_ROOM] {
     // SAFETY: always there, of that type, and never written.
-    unsafe { &(*SG_NEAR_TABLES.0.get()).flow_keys }
+    unsafe { &(*SG_BSS_TABLES.0.get()).flow_keys }
 }
 
 /// The lines of a policy whose lines are too many to be near; the loader sets the size.
@@ -98,16 +98,16 @@ pub(crate) static FRAGMENTS4: LruHashMap<FragmentKey4, FragmentValue> =
 pub(crate) static FRAGMENTS6: LruHashMap<FragmentKey6, FragmentValue> =
     LruHashMap::with_max_entries(1, 0);
 
-// The programs that go on where others stop, by [`Stage`]. One array cannot hold those of both
+// The programs that go on where others stop, by [`Target`]. One array cannot hold those of both
 // hooks.
 
-#[map(name = "sg_in_stages")]
+#[map(name = "sg_in_targets")]
 pub(crate) static INBOUND_STAGES: ProgramArray =
-    ProgramArray::with_max_entries(Stage::ALL.len() as u32, 0);
+    ProgramArray::with_max_entries(Target::ALL.len() as u32, 0);
 
-#[map(name = "sg_out_stages")]
+#[map(name = "sg_out_targets")]
 pub(crate) static OUTBOUND_STAGES: ProgramArray =
-    ProgramArray::with_max_entries(Stage::ALL.len() as u32, 0);
+    ProgramArray::with_max_entries(Target::ALL.len() as u32, 0);
 
 /// What each CPU has done with its events; the loader sets the number of CPUs.
 #[map(name = "sg_event_rings")]
@@ -140,8 +140,8 @@ constants! {
     SG_ARP_ONLY: u8 = 0;
     /// What becomes of flows of earlier generations: [`JUDGE_OLD`], [`KEEP_OLD`] or [`FLUSH_OLD`].
     SG_OLD_FLOWS: u8 = JUDGE_OLD;
-    /// What there is: bits of `sg_common::stage`.
-    SG_HAS: u8 = HAS_FLOWS | HAS_NEAR_TABLES;
+    /// What there is: bits of `sg_common::program`.
+    SG_HAS: u8 = HAS_FLOWS | HAS_BSS_TABLES;
     /// Events that a CPU's ring has room for, a power of two.
     SG_EVENT_SLOTS: u32 = 1;
     // Where things are in the lines, and which forms they have: see `sg_common::lookup::Shape`.
@@ -152,8 +152,8 @@ constants! {
     SG_LOW_DEPTH6: u32 = 8;
     SG_HOSTS_AT: u32 = 0;
     SG_HOST_BUCKETS: u32 = 0;
-    SG_ADDRESS_FORMS: Forms = 15;
-    SG_PORT_FORMS: Forms = 15;
+    SG_ADDRESS_NODE_TYPES: NodeTypes = 15;
+    SG_PORT_NODE_TYPES: NodeTypes = 15;
     SG_NARROW: u32 = 0;
     /// Seconds for which a first fragment is remembered.
     SG_FRAGMENT_TIMEOUT: u32 = 0;
@@ -206,7 +206,7 @@ pub(crate) fn passes_only_arp() -> bool {
     constant!(SG_ARP_ONLY as u8) != 0
 }
 
-/// A set of bits of `sg_common::stage`.
+/// A set of bits of `sg_common::program`.
 pub(crate) fn has() -> u8 {
     constant!(SG_HAS as u8)
 }
@@ -250,9 +250,9 @@ pub(crate) fn fragment_timeout() -> u32 {
 }
 
 /// What a variant of the first program is made for.
-pub(crate) trait Form {
-    /// See [`HAS_NEAR_TABLES`].
-    fn has_near_tables() -> bool;
+pub(crate) trait Variant {
+    /// See [`HAS_BSS_TABLES`].
+    fn has_bss_tables() -> bool;
     /// See [`HAS_FLOWS`].
     fn has_flows() -> bool;
     /// See [`REMEMBERS`].
@@ -269,9 +269,9 @@ pub(crate) struct Usual;
 /// As the loader says, which is asked anew at each step.
 pub(crate) struct AsLoaded;
 
-impl Form for Usual {
+impl Variant for Usual {
     #[inline(always)]
-    fn has_near_tables() -> bool {
+    fn has_bss_tables() -> bool {
         true
     }
 
@@ -296,10 +296,10 @@ impl Form for Usual {
     }
 }
 
-impl Form for AsLoaded {
+impl Variant for AsLoaded {
     #[inline(always)]
-    fn has_near_tables() -> bool {
-        has() & HAS_NEAR_TABLES != 0
+    fn has_bss_tables() -> bool {
+        has() & HAS_BSS_TABLES != 0
     }
 
     #[inline(always)]
@@ -341,35 +341,35 @@ fn load(entry: &u32) -> u64 {
 }
 
 /// The tables of the generation.
-pub(crate) struct KernelTables<F: Form>(PhantomData<F>);
+pub(crate) struct KernelTables<F: Variant>(PhantomData<F>);
 
-impl<F: Form> KernelTables<F> {
+impl<F: Variant> KernelTables<F> {
     pub(crate) const GET: Self = Self(PhantomData);
 }
 
-impl<F: Form> Tables for KernelTables<F> {
+impl<F: Variant> Tables for KernelTables<F> {
     #[inline(always)]
     fn root4(&self, high: u16) -> u64 {
-        let root = near_at!(root4 as u32);
+        let root = bss_at!(root4 as u32);
         // SAFETY: the list is as long as there are numbers of 16 bits.
         load(unsafe { &*root.add(high.into()) })
     }
 
     #[inline(always)]
     fn line(&self, index: u32) -> Option<&Line> {
-        if F::has_near_tables() {
-            let lines = near_at!(lines as Line);
+        if F::has_bss_tables() {
+            let lines = bss_at!(lines as Line);
             // SAFETY: the index is masked to the number of lines, a power of two.
-            return Some(unsafe { &*lines.add(index as usize & (NEAR_LINES - 1)) });
+            return Some(unsafe { &*lines.add(index as usize & (BSS_LINES - 1)) });
         }
         LINES.get(index)
     }
 
     #[inline(always)]
     fn word(&self, index: u32) -> Option<u64> {
-        if F::has_near_tables() {
-            let words = near_at!(lines as u32);
-            let index = index as usize & (NEAR_LINES * LINE_WORDS - 1);
+        if F::has_bss_tables() {
+            let words = bss_at!(lines as u32);
+            let index = index as usize & (BSS_LINES * LINE_WORDS - 1);
             // SAFETY: the index is masked to the number of words, a power of two.
             return Some(load(unsafe { &*words.add(index) }));
         }
@@ -379,9 +379,9 @@ impl<F: Form> Tables for KernelTables<F> {
 
     #[inline(always)]
     fn unit(&self, index: u32) -> Option<u64> {
-        if F::has_near_tables() {
-            let units = near_at!(lines as u64);
-            let index = index as usize & (NEAR_LINES * LINE_UNITS as usize - 1);
+        if F::has_bss_tables() {
+            let units = bss_at!(lines as u64);
+            let index = index as usize & (BSS_LINES * LINE_UNITS as usize - 1);
             // SAFETY: the index is masked to the number of units, a power of two.
             return Some(unsafe { *units.add(index) });
         }
@@ -390,19 +390,19 @@ impl<F: Form> Tables for KernelTables<F> {
     }
 
     #[inline(always)]
-    fn few(&self, index: u32) -> Option<&FewWords> {
-        const LEN: usize = size_of::<FewWords>();
+    fn keys2(&self, index: u32) -> Option<&Keys2Words> {
+        const LEN: usize = size_of::<Keys2Words>();
         let offset = index as usize * size_of::<u64>();
-        if F::has_near_tables() {
-            let few = near_at!(lines as FewWords);
-            let offset = offset & (NEAR_LINES * size_of::<Line>() - LEN);
+        if F::has_bss_tables() {
+            let keys2 = bss_at!(lines as Keys2Words);
+            let offset = offset & (BSS_LINES * size_of::<Line>() - LEN);
             // SAFETY: the offset is masked to the length of all lines, a power of two, and to
-            // what few begin at.
-            return Some(unsafe { &*few.byte_add(offset) });
+            // what keys2 begin at.
+            return Some(unsafe { &*keys2.byte_add(offset) });
         }
-        let few = core::ptr::from_ref(LINES.get(index / LINE_UNITS)?).cast::<FewWords>();
+        let keys2 = core::ptr::from_ref(LINES.get(index / LINE_UNITS)?).cast::<Keys2Words>();
         // SAFETY: as above, with one line.
-        Some(unsafe { &*few.byte_add(offset & (size_of::<Line>() - LEN)) })
+        Some(unsafe { &*keys2.byte_add(offset & (size_of::<Line>() - LEN)) })
     }
 
     #[inline(always)]
@@ -433,7 +433,7 @@ impl<F: Form> Tables for KernelTables<F> {
     #[inline(always)]
     fn host_buckets(&self) -> u32 {
         // They are many, and what is near is little.
-        if F::has_near_tables() {
+        if F::has_bss_tables() {
             return 0;
         }
         constant!(SG_HOST_BUCKETS as u32)
@@ -445,8 +445,8 @@ impl<F: Form> Tables for KernelTables<F> {
     }
 
     #[inline(always)]
-    fn address_forms(&self) -> Forms {
-        constant!(SG_ADDRESS_FORMS as Forms)
+    fn address_node_types(&self) -> NodeTypes {
+        constant!(SG_ADDRESS_NODE_TYPES as NodeTypes)
     }
 
     #[inline(always)]
@@ -455,7 +455,7 @@ impl<F: Form> Tables for KernelTables<F> {
     }
 
     #[inline(always)]
-    fn port_forms(&self) -> Forms {
-        constant!(SG_PORT_FORMS as Forms)
+    fn port_node_types(&self) -> NodeTypes {
+        constant!(SG_PORT_NODE_TYPES as NodeTypes)
     }
 }

@@ -1,6 +1,6 @@
 //! Tail calls: from one program of a hook to another.
 
-use sg_common::{stage::Stage, verdict::Direction};
+use sg_common::{program::Target, verdict::Direction};
 
 use super::{
     hook::Hook,
@@ -9,7 +9,7 @@ use super::{
 
 /// Goes on with another program of this hook. Returns only if that is not there.
 #[inline(always)]
-pub(crate) fn tail_call<H: Hook>(hook: &H, target: Stage) {
+pub(crate) fn tail_call<H: Hook>(hook: &H, target: Target) {
     let programs = match H::DIRECTION {
         Direction::Inbound => &INBOUND_STAGES,
         Direction::Outbound => &OUTBOUND_STAGES,

@@ -48,7 +48,7 @@ fn is_ended(contents: &Contents) -> u64 {
 }
 
 // What `sg_go_on` is told besides the `FlowKind`, which is bit 0.
-const FROM_OPENER: u32 = 2;
+const FROM_ORIGINATOR: u32 = 2;
 const IS_CHANGED: u32 = 4;
 
 /// Instead of a state, for a flow that begins.
@@ -88,7 +88,7 @@ extern "C" fn sg_go_on(found: *mut Found, traits: u64, numbers: u64, how: u32, n
     // SAFETY: not null, and the only caller passes a whole value on its stack.
     let found = unsafe { &mut *found };
     let (traits, numbers) = (Traits(traits), Numbers::unpack(numbers));
-    let from_opener = (how & FROM_OPENER) / FROM_OPENER;
+    let from_originator = (how & FROM_ORIGINATOR) / FROM_ORIGINATOR;
     let (head, begun) = (found.contents.head, found.contents.begun);
     let (kind, flags) = (traits.kind(), traits.tcp_flags());
     let old = head.state();
@@ -96,12 +96,12 @@ extern "C" fn sg_go_on(found: *mut Found, traits: u64, numbers: u64, how: u32, n
     let acknowledges = acknowledges(number_of(begun), numbers.acknowledged);
     let young =
         u64::from(age(clock(now), created_of(begun))).wrapping_sub(LASTING_AGE.into()) >> 63;
-    let known = from_opener * track::FROM_OPENER
-        + u32::from(head.is_answered()) * track::ANSWERED
+    let known = from_originator * track::FROM_ORIGINATOR
+        + u32::from(head.has_seen_reply()) * track::SEEN_REPLY
         + acknowledges * track::ACKNOWLEDGES
         + (young as u32 ^ 1) * track::LASTS;
     let state = sg_next_state(kind.into(), old.into(), flags.into(), known);
-    let is_told = track::tells_number(kind, old, flags, from_opener);
+    let is_told = track::tells_number(kind, old, flags, from_originator);
     if SharedWord::opaque(is_told.into()) != 0 {
         // Before the state that it belongs to.
         sg_flow_change_begun(
@@ -110,7 +110,7 @@ extern "C" fn sg_go_on(found: *mut Found, traits: u64, numbers: u64, how: u32, n
         );
     }
     let mut next = head.in_state(state as u8);
-    next.0 |= u64::from((state / track::IS_ANSWERED) & 1) * Head::ANSWERED;
+    next.0 |= u64::from((state / track::HAS_SEEN_REPLY) & 1) * Head::SEEN_REPLY;
     let is_step = next.0 ^ head.0;
     let age = u64::from(age(clock(now), head.last_seen()));
     let is_stale = u64::from(TOUCH_AGE - 1).wrapping_sub(age) >> 63;
@@ -236,7 +236,7 @@ pub(crate) extern "C" fn sg_track(
     // accepts what answers in it but not what it would answer, or else nobody would have come
     // here.
     let is_unanswerable =
-        u64::from(verdict.accept_bit() & u32::from(head.opener() ^ traits.direction()));
+        u64::from(verdict.accept_bit() & u32::from(head.originator() ^ traits.direction()));
     let is_lost = maps::judges_flows() & is_unanswerable & (u64::from(head.is_seeded()) ^ 1);
     let is_over = (is_before(found.contents.rule) & (maps::flushes_flows() | is_lost)) as u32;
     let is_full = (tcp::makes_room(head.state()) | is_over) ^ 1;
@@ -272,7 +272,7 @@ pub(crate) extern "C" fn sg_track(
         return reason(traits.direction(), Reason::Revoked);
     }
 
-    let from_opener = head.opener() == traits.direction();
+    let from_originator = head.originator() == traits.direction();
     let mut rule = found.contents.rule;
     let is_older = generation_of(rule) != maps::generation();
     let by_rules = Outcome::rule(verdict).pack();
@@ -284,13 +284,13 @@ pub(crate) extern "C" fn sg_track(
     if head.is_seeded() && !is_accepted {
         result = reason(traits.direction(), Reason::Seeded);
     } else if is_accepted {
-        if from_opener && is_older && !head.is_seeded() {
+        if from_originator && is_older && !head.is_seeded() {
             admission = verdict.0;
         }
     } else if is_older && !maps::keeps_flows() {
         // Of an originator's packet the rules of its own direction were asked just now, and did
         // not accept.
-        if !from_opener {
+        if !from_originator {
             let opposite = Direction::BOTH[usize::from(traits.direction() ^ 1)];
             admission = ask(class, opposite, traits.kind(), traits.return_number()).0;
         }
@@ -303,7 +303,7 @@ pub(crate) extern "C" fn sg_track(
             return reason(traits.direction(), Reason::Revoked);
         }
         (result, has_slot) = (REPLY, u32::MAX);
-    } else if !from_opener {
+    } else if !from_originator {
         (result, has_slot) = (REPLY, u32::MAX);
     } else if is_older {
         (result, has_slot) = (KEPT, u32::MAX);
@@ -316,8 +316,8 @@ pub(crate) extern "C" fn sg_track(
     let result = SharedWord::forget(result, now);
     let has_slot = SharedWord::forget(has_slot.into(), now) as u32;
     let admission = SharedWord::forget(admission.into(), now) as u32;
-    let mut how =
-        found.kind() as u32 + SharedWord::forget(u64::from(from_opener), now) as u32 * FROM_OPENER;
+    let mut how = found.kind() as u32
+        + SharedWord::forget(u64::from(from_originator), now) as u32 * FROM_ORIGINATOR;
     if admission != 0 {
         rule = rule_word(Verdict(admission).slot(), maps::generation());
         how |= IS_CHANGED;
@@ -396,7 +396,7 @@ pub(crate) extern "C" fn sg_belongs(p: *const Packet, class: u32) -> u32 {
     if head.is_seeded() || generation_of(rule) == maps::generation() || maps::keeps_flows() {
         return 1;
     }
-    if head.opener() == p.direction {
+    if head.originator() == p.direction {
         return 0;
     }
     // The rules on the packet that it answers.

@@ -14,8 +14,8 @@ use network_types::{
 use sg_common::{
     flow_table::{Word as _, may_have},
     lookup::{Tables as _, column_entry, column_index, is_pointer, verdict_below},
+    program::{HAS_BSS_TABLES, HAS_FLOWS},
     protocol::{IPPROTO_TCP, IPPROTO_UDP},
-    stage::{HAS_FLOWS, HAS_NEAR_TABLES},
     verdict::{Direction, Verdict},
 };
 
@@ -23,7 +23,7 @@ use super::flow::{self, Fate, IS_V6, Names, Step};
 use super::frame::{Beginning, Frame};
 use crate::bpf::bytes::{ETH_P_IP, ETH_P_IPV6, Stop, at, field, parsed};
 use crate::bpf::hook::Hook;
-use crate::bpf::maps::{self, AsLoaded, Form, KernelTables, Usual};
+use crate::bpf::maps::{self, AsLoaded, KernelTables, Usual, Variant};
 use crate::bpf::word::SharedWord;
 use crate::conntrack::table::Flows;
 use crate::outcome::Outcome;
@@ -146,7 +146,7 @@ const UDP: u64 = IPPROTO_UDP as u64;
 pub(crate) fn decide<H: Hook>(hook: &H) -> u32 {
     // Written twice, and the kernel removes the variant that the constant does not choose: it
     // cannot remove a question whose answers go on at one place.
-    let decided = if maps::has() == HAS_FLOWS | HAS_NEAR_TABLES {
+    let decided = if maps::has() == HAS_FLOWS | HAS_BSS_TABLES {
         plain::<H, Usual>(hook)
     } else if maps::is_traced() {
         Err(NO)
@@ -157,7 +157,7 @@ pub(crate) fn decide<H: Hook>(hook: &H) -> u32 {
 }
 
 #[inline(always)]
-fn plain<H: Hook, F: Form>(hook: &H) -> Result<u32, Stop> {
+fn plain<H: Hook, F: Variant>(hook: &H) -> Result<u32, Stop> {
     const IP: u16 = ETH_P_IP.to_be();
     const IPV6: u16 = ETH_P_IPV6.to_be();
     let direction = H::DIRECTION;
@@ -252,7 +252,7 @@ const A_CUT_FLOW: u64 = 2;
 const A_FLOW: u64 = 3;
 
 #[inline(always)]
-fn concern_of_flows<H: Hook, F: Form>(p: &Plain, is_drop: bool) -> u64 {
+fn concern_of_flows<H: Hook, F: Variant>(p: &Plain, is_drop: bool) -> u64 {
     let concern = if is_drop {
         FLOW_OF_A_DROP
     } else if !passes_answer::<F>(p, H::DIRECTION.opposite()) {
@@ -271,7 +271,7 @@ fn concern_of_flows<H: Hook, F: Form>(p: &Plain, is_drop: bool) -> u64 {
 /// Whether the other direction's rules pass the replies by themselves: then there is nothing to
 /// remember. Most such rules say so for all ports.
 #[inline(always)]
-fn passes_answer<F: Form>(p: &Plain, opposite: Direction) -> bool {
+fn passes_answer<F: Variant>(p: &Plain, opposite: Direction) -> bool {
     let kind = p.transport.kind as u8;
     let Some(entry) = column_entry(&KernelTables::<F>::GET, p.class, opposite, kind) else {
         return false;
@@ -283,7 +283,7 @@ fn passes_answer<F: Form>(p: &Plain, opposite: Direction) -> bool {
 }
 
 #[inline(always)]
-fn ipv4<H: Hook, F: Form>(hook: &H, frame: *const Frame<Ipv4Hdr>) -> Result<Plain, Stop> {
+fn ipv4<H: Hook, F: Variant>(hook: &H, frame: *const Frame<Ipv4Hdr>) -> Result<Plain, Stop> {
     /// Version 4, and no options.
     const PLAIN: u8 = 0x45;
     /// More fragments, or an offset.
@@ -306,7 +306,7 @@ fn ipv4<H: Hook, F: Form>(hook: &H, frame: *const Frame<Ipv4Hdr>) -> Result<Plai
 }
 
 #[inline(always)]
-fn ipv6<H: Hook, F: Form>(hook: &H) -> Result<Plain, Stop> {
+fn ipv6<H: Hook, F: Variant>(hook: &H) -> Result<Plain, Stop> {
     let frame = at::<Frame<Ipv6Hdr>, H>(hook, 0)?;
     // SAFETY: an address inside what `at` has compared with the end of the packet.
     let header = unsafe { &raw const (*frame).ip };

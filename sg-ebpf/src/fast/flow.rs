@@ -194,8 +194,8 @@ fn steady<H: Hook>(hook: &H, names: &Names, step: &Step, spot: &Spot, both: u64)
         return None;
     }
     let by_rules = Outcome::rule(step.verdict).pack();
-    let from_opener = head.opener() == H::DIRECTION as u8;
-    if from_opener && step.is_drop {
+    let from_originator = head.originator() == H::DIRECTION as u8;
+    if from_originator && step.is_drop {
         // Same key, other match: the rules have the word.
         return Some(by_rules);
     }

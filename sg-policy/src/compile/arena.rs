@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use sg_common::lookup::{
-    BLOCK_ENTRIES, COLUMNS, Form, Forms, LINE_WORDS, Layout, Line, NARROW_BITS, POINTER,
-    POSITION_MASK, Root, SHAPE_LINES, UNIT_WORDS, pointer,
+    COLUMNS, LINE_WORDS, Layout, Line, NARROW_BITS, NodeType, NodeTypes, POINTER, POSITION_MASK,
+    Root, SHAPE_LINES, UNIT_WORDS, WAY256_ENTRIES, pointer,
 };
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
 /// start. Sorted, the first start is at or below the range of interest.
 pub(super) type Steps = [(u32, u32)];
 
-/// More steps than *several* has in any layout.
+/// More steps than *keys10* has in any layout.
 const MOST_STEPS: usize = LINE_WORDS;
 
 /// Units of a line.
@@ -26,17 +26,17 @@ const LINE_UNITS: u32 = (LINE_WORDS / UNIT_WORDS) as u32;
 
 /// A range of 16 bits with more steps than this becomes a block in any case: parts would be as
 /// large and deeper.
-const BLOCK_STEPS: usize = 96;
+const WAY256_STEPS: usize = 96;
 
 /// Which forms tables have, and how deep they go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Built {
-    pub(super) forms: Forms,
+    pub(super) forms: NodeTypes,
     /// Steps from an entry to its leaf, at most.
     pub(super) steps: usize,
 }
 
-/// So many tables of ports begin with a block: a policy with few of them has the cache to itself,
+/// So many tables of ports begin with a block: a policy with keys2 of them has the cache to itself,
 /// and looking one of 256 entries up takes fewer instructions than dividing by keys.
 const ROOMY_TABLES: usize = 16;
 
@@ -50,14 +50,14 @@ enum Room {
 }
 
 /// Whether a range of 16 bits becomes a block.
-fn is_block(steps: &Steps, room: Room) -> bool {
+fn is_way256(steps: &Steps, room: Room) -> bool {
     match room {
         Room::Much => steps.len() > 1,
-        Room::Little => steps.len() > BLOCK_STEPS,
+        Room::Little => steps.len() > WAY256_STEPS,
     }
 }
 
-/// What lies in the same line as a *few*. Where each prefix has ports of its own, neither its
+/// What lies in the same line as a *keys2*. Where each prefix has ports of its own, neither its
 /// node nor their table is in a core's cache, and one line brings both.
 #[derive(Clone, Copy)]
 enum Beside<'a> {
@@ -91,14 +91,14 @@ pub(super) struct Arena {
     lines: Vec<Line>,
     /// The next free unit of the line that pieces of 1, 2 and 4 units are taken from.
     open: [u32; 3],
-    /// Positions of tables of ports that have a free place beside them, for another *few*.
-    fews_with_place: HashSet<u32>,
+    /// Positions of tables of ports that have a free place beside them, for another *keys2*.
+    keys2_with_place: HashSet<u32>,
     /// Positions of what was stored, by the hash of its words.
     by_hash: HashMap<u64, u32, BuildHasherDefault<AsItIs>>,
     /// By column: tables of ports that others are likely to resemble.
     known: [Vec<Known>; COLUMNS],
     /// How many of each form; trees are not among them.
-    pub(super) counts: [usize; Form::ALL.len()],
+    pub(super) counts: [usize; NodeType::ALL.len()],
 }
 
 /// A table of ports that is a block: what it was made of, and its position.
@@ -126,10 +126,10 @@ impl Arena {
             roomy: ROOMY_TABLES,
             lines: vec![Line::EMPTY; SHAPE_LINES],
             open: [0; 3],
-            fews_with_place: HashSet::new(),
+            keys2_with_place: HashSet::new(),
             by_hash: HashMap::default(),
             known: Default::default(),
-            counts: [0; Form::ALL.len()],
+            counts: [0; NodeType::ALL.len()],
         }
     }
 
@@ -143,7 +143,7 @@ impl Arena {
         let after = first + count;
         let fits = after <= (POSITION_MASK / LINE_UNITS) as usize;
         if after * size_of::<Line>() > self.budget.table_bytes || !fits {
-            return Err(self.too_large("too many different address blocks and port ranges"));
+            return Err(self.too_large("too many different address nodes256 and port ranges"));
         }
         self.lines.resize(after, Line::EMPTY);
         Ok(first as u32)
@@ -182,12 +182,17 @@ impl Arena {
 
     /// Stores `words`, a half, quarter or eighth of a line or whole lines, where they are not
     /// stored yet; returns their position in units.
-    pub(super) fn store(&mut self, form: Form, words: &[u32]) -> Result<u32, TooLarge> {
+    pub(super) fn store(&mut self, form: NodeType, words: &[u32]) -> Result<u32, TooLarge> {
         self.store_beside(Beside::Anything, form, words)
     }
 
     /// The same, with something beside it if it has to be stored.
-    fn store_beside(&mut self, beside: Beside, form: Form, words: &[u32]) -> Result<u32, TooLarge> {
+    fn store_beside(
+        &mut self,
+        beside: Beside,
+        form: NodeType,
+        words: &[u32],
+    ) -> Result<u32, TooLarge> {
         let hash = hash(words);
         if let Some(&position) = self.by_hash.get(&hash)
             && self.holds(position, words)
@@ -199,7 +204,7 @@ impl Arena {
             Beside::Anything => self.take_units(units)?,
             Beside::FreePlace => {
                 let position = self.take_units(2 * units)?;
-                self.fews_with_place.insert(position);
+                self.keys2_with_place.insert(position);
                 position
             }
             Beside::PortsOf { classes, rows } => match self.take_beside_ports(classes, rows) {
@@ -232,14 +237,14 @@ impl Arena {
 
     /// Takes the free place beside a table of ports of these classes.
     fn take_beside_ports(&mut self, classes: &Steps, rows: &[Row]) -> Option<u32> {
-        let few = classes
+        let keys2 = classes
             .iter()
             .flat_map(|&(_, class)| rows[class as usize])
             .filter(|entry| entry & POINTER != 0)
             .map(|entry| entry & POSITION_MASK)
-            .find(|few| self.fews_with_place.contains(few))?;
-        self.fews_with_place.remove(&few);
-        Some(few)
+            .find(|keys2| self.keys2_with_place.contains(keys2))?;
+        self.keys2_with_place.remove(&keys2);
+        Some(keys2)
     }
 
     /// Entry for `steps` over the ports from zero on, in a column; if asked for, with a free
@@ -266,13 +271,13 @@ impl Arena {
                 false => Beside::Anything,
             },
         };
-        let blocks = self.counts[Form::Block as usize];
+        let nodes256 = self.counts[NodeType::Way256 as usize];
         let mut known = std::mem::take(&mut self.known[column]);
         let entry = self.table(steps, 0, part, room, &known, built)?;
-        if self.counts[Form::Block as usize] > blocks {
+        if self.counts[NodeType::Way256 as usize] > nodes256 {
             self.roomy = self.roomy.saturating_sub(1);
         }
-        if is_block(steps, room) {
+        if is_way256(steps, room) {
             // Those of all others, and the one before, which may be of addresses around these.
             known.truncate(1);
             known.push(Known {
@@ -314,9 +319,9 @@ impl Arena {
             beside: Beside::Anything,
             ..part
         };
-        let (few, several) = match is_narrow {
-            true => (Layout::NARROW_FEW, Layout::NARROW_SEVERAL),
-            false => (Layout::FEW, Layout::SEVERAL),
+        let (keys2, keys10) = match is_narrow {
+            true => (Layout::NARROW_KEYS2, Layout::NARROW_KEYS10),
+            false => (Layout::KEYS2, Layout::KEYS10),
         };
         if let [(_, only)] = steps {
             return Ok(*only);
@@ -324,17 +329,17 @@ impl Arena {
         let keys = steps.len() - 1;
         built.steps = built.steps.max(above + 1);
         let form = match room {
-            _ if bits == 16 && is_block(steps, room) => Form::Block,
-            _ if keys <= few.keys => Form::Few,
-            Room::Little if keys <= several.keys => Form::Several,
-            _ => Form::Part,
+            _ if bits == 16 && is_way256(steps, room) => NodeType::Way256,
+            _ if keys <= keys2.keys => NodeType::Keys2,
+            Room::Little if keys <= keys10.keys => NodeType::Keys10,
+            _ => NodeType::Way16,
         };
         built.forms |= form.bit();
         let mut shift = 0;
         let position = match form {
-            Form::Few => self.divided(form, few, steps, origin, beside)?,
-            Form::Several => self.divided(form, several, steps, origin, Beside::Anything)?,
-            Form::Part => {
+            NodeType::Keys2 => self.divided(form, keys2, steps, origin, beside)?,
+            NodeType::Keys10 => self.divided(form, keys10, steps, origin, Beside::Anything)?,
+            NodeType::Way16 => {
                 shift = bits - 4;
                 let mut entries = [0; LINE_WORDS];
                 for_each_part(steps, base, 1 << shift, &mut entries, |steps, base| {
@@ -342,8 +347,8 @@ impl Arena {
                 })?;
                 self.store(form, &entries)?
             }
-            Form::Block => {
-                let mut entries = [0; BLOCK_ENTRIES];
+            NodeType::Way256 => {
+                let mut entries = [0; WAY256_ENTRIES];
                 for_each_part(steps, base, 256, &mut entries, |steps, base| {
                     match known.iter().find(|block| block.has(steps, base)) {
                         Some(block) => Ok(self.entry_of(block.position, (base >> 8) as usize)),
@@ -356,10 +361,10 @@ impl Arena {
         Ok(pointer(form, shift, position))
     }
 
-    /// Stores keys and leaves of a range with few steps.
+    /// Stores keys and leaves of a range with keys2 steps.
     fn divided(
         &mut self,
-        form: Form,
+        form: NodeType,
         layout: Layout,
         steps: &Steps,
         origin: u32,

@@ -20,7 +20,7 @@ use std::net::IpAddr;
 
 use sg_common::{
     lookup::{
-        Line, NEAR_LINES, POINTER, Plain, ROOT_ENTRIES, Root, SHAPE_LINES, Shape, Tables, class4,
+        BSS_LINES, Line, POINTER, Plain, ROOT_ENTRIES, Root, SHAPE_LINES, Shape, Tables, class4,
         class6, column_index, judge,
     },
     protocol::Kind,
@@ -34,7 +34,7 @@ pub use budget::{Budget, TooLarge};
 use row::Row;
 use rule_sets::{Family, RuleSets};
 use services::Rows;
-pub use sizes::{TableForm, TableSizes};
+pub use sizes::{Placement, TableSizes};
 
 /// Everything the kernel needs of a policy, and a second evaluator of it (`decide`).
 #[derive(Clone, Debug)]
@@ -71,8 +71,8 @@ pub fn compile(policy: &Policy, slots: &[u32], budget: Budget) -> Result<Compile
         depth6: trees.depth,
         index6: trees.index,
         low_depth6: trees.low_depth,
-        address_forms: addresses.forms,
-        port_forms: rows.built.forms,
+        address_node_types: addresses.forms,
+        port_node_types: rows.built.forms,
         narrow: is_narrow.into(),
         hosts_at: hosts.at,
         host_buckets: hosts.buckets,
@@ -96,9 +96,9 @@ pub fn compile(policy: &Policy, slots: &[u32], budget: Budget) -> Result<Compile
         nodes: few + several + parts + trees.nodes,
         ipv6_prefixes: v6.prefixes(),
         bytes: size_of::<Root>() + size_of_val(&lines[..]),
-        form: match lines.len() <= NEAR_LINES {
-            true => TableForm::Near,
-            false => TableForm::Far,
+        placement: match lines.len() <= BSS_LINES {
+            true => Placement::Bss,
+            false => Placement::ArrayMap,
         },
         ipv4_steps: 1 + addresses.steps + host_steps + ports,
         ipv6_steps: tree_steps + ports,

@@ -10,7 +10,7 @@ pub struct TableSizes {
     pub nodes: usize,
     pub ipv6_prefixes: usize,
     pub bytes: usize,
-    pub form: TableForm,
+    pub placement: Placement,
     /// Memory accesses that depend on each other, at most, from a packet to its verdict by the
     /// rules.
     pub ipv4_steps: usize,
@@ -20,10 +20,10 @@ pub struct TableSizes {
 /// Where the programs find the tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum TableForm {
-    /// In their own memory.
+pub enum Placement {
+    /// In .bss, the programs' own memory.
     #[default]
-    Near,
+    Bss,
     /// In an array map as long as it has to be; each step compares an index with its length.
-    Far,
+    ArrayMap,
 }

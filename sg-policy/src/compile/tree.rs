@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use sg_common::lookup::{
-    Form, INDEX_BITS6, LAST_KEYS, LAST_LEAVES, LINE_WORDS, MAX_DEPTH, NO_KEY, NODE_CHILDREN,
-    NODE_KEYS, POINTER, TREE_BITS6, TREES6, UNIT_WORDS,
+    INDEX_BITS6, LAST_KEYS, LAST_LEAVES, LINE_WORDS, MAX_DEPTH, NO_KEY, NODE_CHILDREN, NODE_KEYS,
+    NodeType, POINTER, TREE_BITS6, TREES6, UNIT_WORDS,
 };
 
 use super::{arena::Arena, budget::TooLarge, steps::set};
@@ -180,7 +180,7 @@ fn without_last_bit(arena: &mut Arena, steps: &Steps) -> Result<Steps, TooLarge>
                 Some(&(last, value)) if last == start >> 1 => value,
                 _ => before,
             };
-            let position = arena.store(Form::Few, &[even, class])?;
+            let position = arena.store(NodeType::Keys2, &[even, class])?;
             let word = position * UNIT_WORDS as u32;
             set(&mut out, start >> 1, POINTER | word);
             if start >> 1 < NO_KEY - 1 {

@@ -7,7 +7,7 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use serde::Serialize;
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT};
-use sg_policy::compile::{TableForm, TableSizes, compile};
+use sg_policy::compile::{Placement, TableSizes, compile};
 use sg_policy::policy::{Finding, Lint, Loaded, NonIp, Severity};
 use sg_userspace::kernel::KernelError;
 
@@ -199,9 +199,9 @@ fn text(screen: &Screen, loaded: &Loaded, sizes: TableSizes) -> String {
         out,
         "  {} of lookup tables {}: {}, {}, {}, {}",
         bytes(sizes.bytes as u64),
-        match sizes.form {
-            TableForm::Near => "in the programs' own memory",
-            TableForm::Far => "in a map of their own",
+        match sizes.placement {
+            Placement::Bss => "in the programs' own memory",
+            Placement::ArrayMap => "in a map of their own",
         },
         classes(sizes.address_classes),
         count(sizes.blocks, "block"),

@@ -25,8 +25,8 @@ use super::plan::Plan;
 use super::prepare::Prepared;
 use super::removal::remove;
 use super::seed::Seeding;
-use super::stages;
 use super::state::{State, taken_back};
+use super::targets;
 use sg_policy::policy::Established;
 
 /// What the node opens from then on is remembered when inbound packets begin to be judged.
@@ -109,7 +109,7 @@ pub(super) fn tidy(hooks: &Hooks<'_>, state: &mut State) -> Result<(), KernelErr
     (state.egress_hook, state.xdp_mode) = (hook_name(hook), mode_name(mode));
     state.write(hooks.pins)?;
     hooks.retire_other(hook)?;
-    stages::leave_only(hooks.pins, state.policy.generation)
+    targets::leave_only(hooks.pins, state.policy.generation)
 }
 
 pub(super) fn put_in_force(
@@ -167,7 +167,7 @@ fn take_back(
         taken_back(replaced.state.clone(), attempted.clone()).write(&plan.pins)?;
         super::pins::unpin(&plan.pins.state_next())?;
         super::sys::wait_for_programs();
-        stages::forget(&plan.pins, plan.state.policy.generation);
+        targets::forget(&plan.pins, plan.state.policy.generation);
         Ok::<_, KernelError>(())
     };
     if is_back && inspect(&plan.pins).is_ok_and(|inspection| inspection.runs(&replaced.state)) {

@@ -13,8 +13,8 @@ use super::error::KernelError;
 use super::inspect::{Inspection, inspect};
 use super::pins::{InterfacePins, PinTree};
 use super::removal::remove;
-use super::stages;
 use super::sys::{Listed, next_id};
+use super::targets;
 
 /// Removes everything of one interface. `bpffs` is where it was found. That nothing is left to
 /// remove is success.
@@ -61,7 +61,7 @@ impl Leaving {
         let programs: HashSet<u32> = running
             .into_iter()
             .flatten()
-            .chain(stages::program_ids(&found.pins))
+            .chain(targets::program_ids(&found.pins))
             .collect();
         let maps = loaded_programs()
             .filter_map(Result::ok)

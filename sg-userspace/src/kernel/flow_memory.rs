@@ -289,8 +289,8 @@ impl FlowTable {
                 && found.kind() == FlowKind::HalfOpen
                 && head.state() == Timeout::TcpSynSent as u8
                 && now.state() != CUT
-                && now.is_answered()
-                && now.opener() == head.opener()
+                && now.has_seen_reply()
+                && now.originator() == head.originator()
         };
         if there.is_some_and(|found| !is_known_better(&found)) {
             return Written::default();

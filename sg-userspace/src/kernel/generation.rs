@@ -18,16 +18,16 @@ pub struct Generation {
     /// might concern a packet which the rules accept.
     pub has_flows: bool,
     /// A TCP flow of the tables may be a cut one: see
-    /// [`MAY_HAVE_CUT`](sg_common::stage::MAY_HAVE_CUT), and
+    /// [`MAY_HAVE_CUT`](sg_common::program::MAY_HAVE_CUT), and
     /// [`FlowTable::may_have_cut`](super::flow_tables::FlowTable::may_have_cut) for when that has
     /// to be so. Takes `has_flows`.
     pub may_have_cut: bool,
     /// They pass everything and only remember what the rules admit: see
-    /// [`REMEMBERS`](sg_common::stage::REMEMBERS).
+    /// [`REMEMBERS`](sg_common::program::REMEMBERS).
     pub only_remembers: bool,
     /// Tables that fit are put where the programs find them without a lookup. False only to try
     /// the other way.
-    pub may_be_near: bool,
+    pub may_be_in_bss: bool,
     /// Some rule asks for events, or what no rule matches is logged.
     pub has_logging_rules: bool,
     /// Log level of the packet path (1 error … 5 trace); zero removes logging from it.
@@ -45,7 +45,7 @@ impl Generation {
             has_flows: true,
             may_have_cut: false,
             only_remembers: false,
-            may_be_near: true,
+            may_be_in_bss: true,
             has_logging_rules: policy.logs(),
             log_level: 0,
         }
@@ -63,7 +63,7 @@ impl Generation {
             has_flows: state.has_flows,
             may_have_cut: state.may_have_cut,
             only_remembers: false,
-            may_be_near: true,
+            may_be_in_bss: true,
             has_logging_rules: true,
             log_level: state.log_level,
         }

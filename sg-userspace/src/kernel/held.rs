@@ -21,10 +21,10 @@ use super::pins::{InterfacePins, PinTree};
 use super::prepare::adopt;
 use super::programs::Programs;
 use super::shared_maps::SharedMaps;
-use super::stages::PinnedGeneration;
 use super::state::{Records, State, taken_back};
 use super::tables::LiveTables;
-use super::{interfaces, links, netns, stages, tc};
+use super::targets::PinnedGeneration;
+use super::{interfaces, links, netns, targets, tc};
 
 /// What was in force.
 pub struct Held {
@@ -65,12 +65,12 @@ impl Held {
         let number = state.policy.generation;
         for direction in Direction::BOTH {
             let is_whole = found.running(direction) == Some(state.program(direction))
-                && stages::are_there(&found.pins, direction, number);
+                && targets::are_there(&found.pins, direction, number);
             if !is_whole {
                 return Ok(None);
             }
         }
-        let Some(generation) = stages::open(&found.pins, number)? else {
+        let Some(generation) = targets::open(&found.pins, number)? else {
             return Ok(None);
         };
         for direction in Direction::BOTH {
@@ -144,8 +144,8 @@ impl Held {
         };
         let before = match replaced {
             Some([inbound, outbound]) => [
-                stages::program_in_force(pins, Direction::Inbound, *inbound)?,
-                stages::program_in_force(pins, Direction::Outbound, *outbound)?,
+                targets::program_in_force(pins, Direction::Inbound, *inbound)?,
+                targets::program_in_force(pins, Direction::Outbound, *outbound)?,
             ],
             None => [None, None],
         };
@@ -165,7 +165,7 @@ impl Held {
             if replaced.is_some() && inspect(pins).is_ok_and(|found| found.runs(&current)) {
                 let _ = current.write(pins);
                 let _ = links::unpin(&pins.state_next());
-                let _ = stages::leave_only(pins, current.policy.generation);
+                let _ = targets::leave_only(pins, current.policy.generation);
             }
             return Err(standing_after(error, pins));
         }
@@ -276,7 +276,7 @@ impl Held {
                 }
             }
             Some(mut programs) => {
-                programs.pin_stages(pins, generation)?;
+                programs.pin_targets(pins, generation)?;
                 state.write_next(pins)?;
                 put_in_force(hooks, &mut programs)?;
             }

@@ -17,7 +17,7 @@ use super::shared_maps::SharedMaps;
 use super::state::{Records, State};
 use super::sys::{self, Chained};
 use super::tc::{self, Clsact, Filter};
-use super::{interfaces, netns, places, stages};
+use super::{interfaces, netns, places, targets};
 
 /// What is there of one attachment.
 #[derive(Debug)]
@@ -236,11 +236,11 @@ pub fn inspect(pins: &InterfacePins) -> Result<Inspection, KernelError> {
         let records = inspection.records.as_ref().ok()?;
         let program = inspection.running(direction)?;
         let generation = records.generation_of(direction, program)?;
-        Some(stages::are_there(pins, direction, generation))
+        Some(targets::are_there(pins, direction, generation))
     });
     if let Some(state) = inspection.state() {
         inspection.missing = SharedMaps::missing(pins, &state)?;
-        let generation = stages::missing(pins, state.policy.generation);
+        let generation = targets::missing(pins, state.policy.generation);
         inspection.missing.extend(generation);
     }
     Ok(inspection)

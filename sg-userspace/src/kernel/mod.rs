@@ -37,10 +37,10 @@ pub mod seed;
 mod shared;
 pub mod shared_maps;
 mod slots;
-pub(crate) mod stages;
 pub mod state;
 mod sys;
 pub mod tables;
+pub(crate) mod targets;
 pub mod tc;
 mod trust;
 

@@ -10,14 +10,14 @@ pub(super) const INBOUND: &str = "sg_inbound";
 pub(super) const OUTBOUND: &str = "sg_outbound";
 
 /// The section of the programs' plain memory, as the loader names its map.
-pub(super) const NEAR: &str = ".bss";
+pub(super) const BSS: &str = ".bss";
 /// The map of all lines that are not near.
-pub(super) const FAR: &str = "sg_lines";
+pub(super) const ARRAY: &str = "sg_lines";
 
 /// Where tables are, as their pins are called: in the programs' own memory, or in a map of their
 /// own.
-pub(super) const NEAR_PLACE: &str = "near";
-pub(super) const FAR_PLACE: &str = "far";
+pub(super) const BSS_PIN: &str = "bss";
+pub(super) const ARRAY_PIN: &str = "array";
 
 /// Counts of flows by local port: a section of the programs' memory, as the loader names its map.
 pub(super) const FLOW_PORTS: &str = ".bss.flow_ports";

@@ -20,7 +20,7 @@ use sg_common::verdict::Direction;
 const RUN: &str = "run_";
 
 /// Between a direction and a generation.
-const STAGES: &str = "_stages_";
+const TARGETS: &str = "_targets_";
 const PROGRAM: &str = "_program_";
 /// Between where the tables are and a generation.
 const TABLES: &str = "_tables_";
@@ -303,10 +303,10 @@ impl InterfacePins {
         self.dir.join("event_slots")
     }
 
-    /// The further programs of a hook in a generation: see `stages`.
-    pub fn stages(&self, direction: Direction, generation: u32) -> PathBuf {
+    /// The further programs of a hook in a generation: see `targets`.
+    pub fn targets(&self, direction: Direction, generation: u32) -> PathBuf {
         self.dir
-            .join(format!("{}{STAGES}{generation}", direction.name()))
+            .join(format!("{}{TARGETS}{generation}", direction.name()))
     }
 
     /// The program that a hook runs in a generation.
@@ -321,13 +321,13 @@ impl InterfacePins {
     }
 
     /// The program arrays of every generation that are there.
-    pub(super) fn all_stages(&self) -> Result<Vec<PathBuf>, KernelError> {
-        self.all_with(&[STAGES])
+    pub(super) fn all_targets(&self) -> Result<Vec<PathBuf>, KernelError> {
+        self.all_with(&[TARGETS])
     }
 
     /// The pins of every generation that are there.
     pub(super) fn all_of_generations(&self) -> Result<Vec<PathBuf>, KernelError> {
-        self.all_with(&[STAGES, PROGRAM, TABLES])
+        self.all_with(&[TARGETS, PROGRAM, TABLES])
     }
 
     /// The programs that a hook has run, with their generations.
@@ -366,10 +366,10 @@ impl InterfacePins {
     fn remove_maps(&self) -> Result<(), KernelError> {
         let records = [self.state(), self.state_next()];
         // What packets jump to goes first.
-        let (stages, rest): (Vec<_>, Vec<_>) = names_in(&self.dir)?
+        let (targets, rest): (Vec<_>, Vec<_>) = names_in(&self.dir)?
             .into_iter()
-            .partition(|name| name.contains(STAGES));
-        stages
+            .partition(|name| name.contains(TARGETS));
+        targets
             .iter()
             .chain(&rest)
             .map(|name| self.dir.join(name))

@@ -17,7 +17,7 @@ use super::seed::Seeding;
 use super::shared_maps::SharedMaps;
 use super::state::State;
 use super::tables::LiveTables;
-use super::{faults, links, stages};
+use super::{faults, links, targets};
 use sg_policy::compile::Compiled;
 
 /// In the place of a generation, in the names of the pins of programs that do not enforce one yet.
@@ -62,7 +62,7 @@ pub(super) fn forget(plan: &Plan) {
             let _ = pins.remove();
         }
         Some(replaced) => {
-            stages::forget(pins, plan.state.policy.generation);
+            targets::forget(pins, plan.state.policy.generation);
             for index in replaced.state.counter_maps..plan.state.counter_maps {
                 let _ = unpin(&pins.counters(index));
             }
@@ -95,7 +95,7 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
         for (direction, before) in Direction::BOTH.into_iter().zip(&mut before) {
             let running = replaced.inspection.running(direction);
             let id = running.unwrap_or(replaced.state.program(direction));
-            *before = stages::program_in_force(pins, direction, id)?;
+            *before = targets::program_in_force(pins, direction, id)?;
         }
         if !options.cut_existing {
             let is_intact = replaced.inspection.running(Direction::Inbound)
@@ -139,7 +139,7 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
         }
         seeding.insert(new).before()?;
     }
-    programs.pin_stages(pins, generation)?;
+    programs.pin_targets(pins, generation)?;
     // Without a rule whose flows need entries there is nothing to remember.
     let remembers = plan.replaced().is_none() && state.opens_flows;
     let mut remembering = None;
@@ -150,7 +150,7 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
         )
         .map_err(|e| KernelError::io("loading the programs that remember", e))??;
         state.remembering = Some(early.ids()?);
-        early.pin_stages(pins, REMEMBERING)?;
+        early.pin_targets(pins, REMEMBERING)?;
         remembering = Some(early);
     }
     Ok(Prepared {

@@ -12,18 +12,18 @@ use aya::programs::{Program, ProgramError, ProgramInfo, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use sg_common::flow::{FLUSH_OLD, JUDGE_OLD, KEEP_OLD, Timeout};
-use sg_common::lookup::{LINE_WORDS, Line, NEAR_LINES, NearTables, Plain};
-use sg_common::stage::{HAS_FLOWS, HAS_LOGS, HAS_NEAR_TABLES, HAS_TRACE, MAY_HAVE_CUT, REMEMBERS};
+use sg_common::lookup::{BSS_LINES, BssTables, LINE_WORDS, Line, Plain};
+use sg_common::program::{HAS_BSS_TABLES, HAS_FLOWS, HAS_LOGS, HAS_TRACE, MAY_HAVE_CUT, REMEMBERS};
 
 use super::error::{KernelError, broken_object};
 use super::event_ring::possible_cpus;
 use super::flow_memory::{FlowKeys, ages, keys_of, port_counts};
 use super::generation::Generation;
-use super::object::{FAR, FLOW_PORTS, INBOUND, NEAR, OBJECT, OUTBOUND};
+use super::object::{ARRAY, BSS, FLOW_PORTS, INBOUND, OBJECT, OUTBOUND};
 use super::pins::InterfacePins;
 use super::shared::CounterReader;
 use super::shared_maps::SharedMaps;
-use super::{stages, sys};
+use super::{sys, targets};
 use sg_policy::compile::Compiled;
 use sg_policy::policy::{Established, NonIp};
 
@@ -92,10 +92,10 @@ impl Programs {
             Established::Flush => FLUSH_OLD,
         };
         let shape = tables.shape;
-        let is_near =
-            generation.may_be_near && tables.lines.len() <= NEAR_LINES && shape.host_buckets == 0;
+        let is_in_bss =
+            generation.may_be_in_bss && tables.lines.len() <= BSS_LINES && shape.host_buckets == 0;
         let has = [
-            (is_near, HAS_NEAR_TABLES),
+            (is_in_bss, HAS_BSS_TABLES),
             (generation.has_flows, HAS_FLOWS),
             (generation.may_have_cut, MAY_HAVE_CUT),
             (generation.only_remembers, REMEMBERS),
@@ -106,8 +106,8 @@ impl Programs {
         let has = bits.iter().fold(0, |bits, bit| bits | bit);
         let (cpus, event_slots) = (possible_cpus()?, shared.event_slots()?);
         // What is near needs no map, nor do lines that another one has.
-        let far_lines = match lines_of {
-            None if !is_near => tables.lines.len(),
+        let array_lines = match lines_of {
+            None if !is_in_bss => tables.lines.len(),
             _ => 1,
         };
 
@@ -128,14 +128,14 @@ impl Programs {
             .override_global("SG_HOSTS_AT", &shape.hosts_at, true)
             .override_global("SG_HOST_BUCKETS", &shape.host_buckets, true)
             .override_global("SG_LOW_DEPTH6", &shape.low_depth6, true)
-            .override_global("SG_ADDRESS_FORMS", &shape.address_forms, true)
+            .override_global("SG_ADDRESS_NODE_TYPES", &shape.address_node_types, true)
             .override_global("SG_NARROW", &shape.narrow, true)
-            .override_global("SG_PORT_FORMS", &shape.port_forms, true)
+            .override_global("SG_PORT_NODE_TYPES", &shape.port_node_types, true)
             .override_global("SG_FRAGMENT_TIMEOUT", &fragment_timeout, true)
             .override_global("SG_FLOW_GROUPS", &groups, true)
             .override_global("SG_FLOW_TIMEOUTS", &flow_timeouts[..], true)
             .override_global(aya_log::LEVEL, &generation.log_level, true)
-            .map_max_entries(FAR, u32::try_from(far_lines).unwrap_or(u32::MAX))
+            .map_max_entries(ARRAY, u32::try_from(array_lines).unwrap_or(u32::MAX))
             .map_max_entries("sg_counters", shared.counter_slots.max(1))
             .map_max_entries("sg_event_rings", cpus)
             .map_max_entries("sg_event_slots", cpus * event_slots)
@@ -157,10 +157,10 @@ impl Programs {
         if let Some(pins) = &shared.pins {
             share_port_counts(&ebpf, pins)?;
         }
-        fill_near(&ebpf, &flow_keys, tables, is_near)?;
+        fill_bss(&ebpf, &flow_keys, tables, is_in_bss)?;
         match lines_of {
-            _ if is_near => {}
-            None => fill(&ebpf, FAR, bytes_of(words_of(tables.lines)))?,
+            _ if is_in_bss => {}
+            None => fill(&ebpf, ARRAY, bytes_of(words_of(tables.lines)))?,
             Some(other) => share_lines(&ebpf, &other.ebpf)?,
         }
 
@@ -170,7 +170,7 @@ impl Programs {
             verify_times: [Duration::ZERO; 2],
         };
         programs.verify_times = programs.verify()?;
-        stages::connect(&mut programs.ebpf)?;
+        targets::connect(&mut programs.ebpf)?;
         programs.load_time = started.elapsed();
         Ok(programs)
     }
@@ -204,13 +204,13 @@ impl Programs {
         })
     }
 
-    /// Pins what the programs jump to: see `stages`.
-    pub(super) fn pin_stages(
+    /// Pins what the programs jump to: see `targets`.
+    pub(super) fn pin_targets(
         &self,
         pins: &InterfacePins,
         generation: u32,
     ) -> Result<(), KernelError> {
-        stages::pin(&self.ebpf, pins, generation)
+        targets::pin(&self.ebpf, pins, generation)
     }
 
     /// What the kernel tells of every program, by name.
@@ -337,32 +337,33 @@ fn share_port_counts(ebpf: &Ebpf, pins: &InterfacePins) -> Result<(), KernelErro
 
 /// Has the programs of `ebpf` look up the lines of `other`: as in [`share_port_counts`].
 fn share_lines(ebpf: &Ebpf, other: &Ebpf) -> Result<(), KernelError> {
-    let (Some(Map::Array(map)), Some(Map::Array(other))) = (ebpf.map(FAR), other.map(FAR)) else {
-        return Err(broken_object(FAR));
+    let (Some(Map::Array(map)), Some(Map::Array(other))) = (ebpf.map(ARRAY), other.map(ARRAY))
+    else {
+        return Err(broken_object(ARRAY));
     };
     sys::redirect(map.fd().as_fd(), other.fd().as_fd())
         .map_err(|e| KernelError::io("sharing the tables", e))
 }
 
-/// Writes [`NearTables`]: the flows' secret, the first level of IPv4, and if `has_all` the lines
+/// Writes [`BssTables`]: the flows' secret, the first level of IPv4, and if `has_all` the lines
 /// too.
-fn fill_near(
+fn fill_bss(
     ebpf: &Ebpf,
     flow_keys: &FlowKeys,
     tables: &Plain<'_>,
     has_all: bool,
 ) -> Result<(), KernelError> {
-    let Some(Map::Array(map)) = ebpf.map(NEAR) else {
-        return Err(broken_object(NEAR));
+    let Some(Map::Array(map)) = ebpf.map(BSS) else {
+        return Err(broken_object(BSS));
     };
-    let mut bytes = vec![0u8; size_of::<NearTables>()];
+    let mut bytes = vec![0u8; size_of::<BssTables>()];
     let mut write = |at: usize, from: &[u8]| bytes[at..][..from.len()].copy_from_slice(from);
     let keys = flow_keys.map(u64::to_ne_bytes);
-    write(offset_of!(NearTables, flow_keys), keys.as_flattened());
-    write(offset_of!(NearTables, root4), bytes_of(tables.root4));
+    write(offset_of!(BssTables, flow_keys), keys.as_flattened());
+    write(offset_of!(BssTables, root4), bytes_of(tables.root4));
     if has_all {
         let lines = bytes_of(words_of(tables.lines));
-        write(offset_of!(NearTables, lines), lines);
+        write(offset_of!(BssTables, lines), lines);
     }
     let fd = map.fd().as_fd();
     sys::write_value(fd, &0, &bytes)

@@ -5,15 +5,15 @@ use std::mem::offset_of;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use sg_common::lookup::{LINE_WORDS, Line, NearTables, Plain, ROOT_ENTRIES, Shape};
+use sg_common::lookup::{BssTables, LINE_WORDS, Line, Plain, ROOT_ENTRIES, Shape};
 use sg_common::protocol::Kind;
 use sg_common::verdict::{Direction, Verdict};
 
 use super::error::KernelError;
-use super::object::{FAR_PLACE, NEAR_PLACE};
+use super::object::{ARRAY_PIN, BSS_PIN};
 use super::pins::InterfacePins;
 use super::state::State;
-use super::{inspect, stages, sys};
+use super::{inspect, sys, targets};
 use sg_policy::compile::decide;
 
 /// A copy of what a running program looks up.
@@ -38,7 +38,7 @@ impl LiveTables {
 
     /// Reads the tables of the generation whose inbound program has the id `program`.
     pub(super) fn open(pins: &InterfacePins, program: u32) -> Result<Self, KernelError> {
-        let found = stages::pinned_program(pins, Direction::Inbound, program)?;
+        let found = targets::pinned_program(pins, Direction::Inbound, program)?;
         let Some((generation, _)) = found else {
             return Err(unknown("the running program is not pinned".into()));
         };
@@ -47,7 +47,7 @@ impl LiveTables {
             sys::open_pin_to_read(&path)
                 .map_err(|e| KernelError::io(format!("opening {}", path.display()), e))
         };
-        Self::read(open(NEAR_PLACE)?.as_fd(), || open(FAR_PLACE))
+        Self::read(open(BSS_PIN)?.as_fd(), || open(ARRAY_PIN))
     }
 
     /// Reads the tables of a generation; `far` opens those in a map of their own, where there are
@@ -64,11 +64,11 @@ impl LiveTables {
         let bytes = read(near).map_err(failed)?;
         let other_layout = || unknown("its tables have another layout".into());
         let bytes = bytes
-            .get(..size_of::<NearTables>())
+            .get(..size_of::<BssTables>())
             .ok_or_else(other_layout)?;
         let (words, _) = bytes.as_chunks::<4>();
-        const ROOT_AT: usize = offset_of!(NearTables, root4);
-        const { assert!(offset_of!(NearTables, lines) == ROOT_AT + ROOT_ENTRIES * 4) };
+        const ROOT_AT: usize = offset_of!(BssTables, root4);
+        const { assert!(offset_of!(BssTables, lines) == ROOT_AT + ROOT_ENTRIES * 4) };
         let words = words.iter().skip(ROOT_AT / 4);
         let mut words = words.map(|w| u32::from_ne_bytes(*w));
         let root4: Vec<u32> = words.by_ref().take(ROOT_ENTRIES).collect();

@@ -168,7 +168,7 @@ impl Try {
         self.packet(self.direction, kind, None)
     }
 
-    /// The first packet of the answer, given the port that the opener happened to get.
+    /// The first packet of the answer, given the port that the originator happened to get.
     pub(super) fn answer(&self, own_port: Option<u16>) -> Question {
         let kind = if self.peer.address.is_ipv4() { 0 } else { 129 };
         self.packet(self.direction.opposite(), kind, own_port)

@@ -16,7 +16,7 @@ use super::plan::What;
 /// What came of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// The answer came. With the port that the opener had, where there are ports.
+    /// The answer came. With the port that the originator had, where there are ports.
     Answered(Option<u16>),
     /// Nothing came back at all.
     Silence,

@@ -5,11 +5,11 @@ use std::sync::Mutex;
 
 use aya_log::EbpfLogger;
 
-use sg_common::stage::Stage;
+use sg_common::program::Target;
 use sg_common::verdict::Direction;
 
 use super::attached::Attached;
-use crate::kernel::{KernelError, stages};
+use crate::kernel::{KernelError, targets};
 
 /// Level at which every record of the packet path is written (`aya_log::Level::Trace`).
 pub const TRACE: u8 = 5;
@@ -45,12 +45,12 @@ impl PacketTrace {
     /// to those.
     pub fn open(attached: &Attached) -> Result<Self, KernelError> {
         let generation = attached.state()?.policy.generation;
-        let stage = (Direction::Inbound, Stage::Long);
-        let program = stages::program_id(&attached.pins, stage.0, generation, stage.1).ok_or(
+        let target = (Direction::Inbound, Target::Slow);
+        let program = targets::program_id(&attached.pins, target.0, generation, target.1).ok_or(
             KernelError::MissingPin {
                 what: format!(
                     "opening {}",
-                    attached.pins.stages(stage.0, generation).display()
+                    attached.pins.targets(target.0, generation).display()
                 ),
             },
         )?;

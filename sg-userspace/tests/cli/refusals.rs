@@ -329,7 +329,7 @@ fn pins_that_somebody_has_removed() {
         .iter()
         .filter(|name| *name != "state")
         .map(|name| {
-            let of_generations = ["_stages_", "_program_", "_tables_"];
+            let of_generations = ["_targets_", "_program_", "_tables_"];
             let part = of_generations.iter().find(|part| name.contains(*part));
             match part.and_then(|part| name.split_once(part)) {
                 Some((before, _)) => format!("{before}{}", part.unwrap_or(&"")),

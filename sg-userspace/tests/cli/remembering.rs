@@ -36,7 +36,7 @@ fn apply(world: &World, policy: &str, hook: &str, fault: Option<String>) -> Ran 
     Ran::of(&command.output().expect("sgctl starts"))
 }
 
-fn is_answered(world: &World) -> bool {
+fn has_seen_reply(world: &World) -> bool {
     let ping = [
         "netns",
         "exec",
@@ -71,7 +71,7 @@ fn an_apply_that_is_killed_while_programs_remember_is_not_enforcing() {
             for goes_on_with in ["apply", "detach"] {
                 let killed = apply(&world, &policy, hook, Some(format!("kill:{point}")));
                 assert_eq!(killed.code, -1, "{}", about(&killed));
-                assert!(is_answered(&world), "{hook}, {point}");
+                assert!(has_seen_reply(&world), "{hook}, {point}");
                 let status = world.run(&["status"]);
                 assert_eq!(status.code, 1, "{}", about(&status));
                 let health = &world.run(&["status", "--json"]).json()[0]["health"];
@@ -82,7 +82,7 @@ fn an_apply_that_is_killed_while_programs_remember_is_not_enforcing() {
                     assert_eq!(applied.code, 0, "{}", about(&applied));
                     let status = world.run(&["status"]);
                     assert_eq!(status.code, 0, "{}", about(&status));
-                    assert!(is_answered(&world), "{hook}, {point}");
+                    assert!(has_seen_reply(&world), "{hook}, {point}");
                 }
                 let detached = world.run(&["detach"]);
                 assert_eq!(detached.code, 0, "{}", about(&detached));
@@ -107,7 +107,7 @@ fn an_apply_that_fails_while_programs_remember_leaves_nothing() {
                 failed.all()
             );
             world.assert_untouched();
-            assert!(is_answered(&world), "{hook}, {point}");
+            assert!(has_seen_reply(&world), "{hook}, {point}");
         }
     }
 }

@@ -430,7 +430,7 @@ fn a_beginning_that_fails_leaves_what_was_there() {
     let mine = file(world.dir.path(), "mine.yaml", &policy(2));
     for words in [&[&mine[..]][..], &[&mine, "--persist"]] {
         // What only remembers has gone before, to be pinned anew.
-        let ran = with_fault(&world, "fail:before unpinning inbound_stages_0 #2", words);
+        let ran = with_fault(&world, "fail:before unpinning inbound_targets_0 #2", words);
         assert_eq!(ran.code, 3, "{}", ran.all());
         assert!(
             ran.err.contains("; both directions run generation 1"),
@@ -445,7 +445,7 @@ fn a_beginning_that_fails_leaves_what_was_there() {
         world.assert_untouched();
     }
     world.run(&["apply", &old, "--iface", "nic"]).ok();
-    let ran = with_fault(&world, "fail:before unpinning inbound_stages_1", &[&mine]);
+    let ran = with_fault(&world, "fail:before unpinning inbound_targets_1", &[&mine]);
     assert_eq!(ran.code, 3, "{}", ran.all());
     assert!(
         ran.err.contains("; both directions run generation 2"),

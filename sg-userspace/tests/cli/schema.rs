@@ -168,7 +168,7 @@ fn fault() -> Value {
 fn tables() -> Value {
     json!({
         "address_classes": "number", "blocks": "number", "nodes": "number",
-        "ipv6_prefixes": "number", "bytes": "number", "form": "near|far",
+        "ipv6_prefixes": "number", "bytes": "number", "placement": "bss|array-map",
         "ipv4_steps": "number", "ipv6_steps": "number",
     })
 }

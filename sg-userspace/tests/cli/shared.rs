@@ -104,7 +104,7 @@ fn has_xdp(netns: &str, iface: &str) -> bool {
     String::from_utf8_lossy(&shown.stdout).contains("prog/xdp")
 }
 
-fn is_answered(netns: &str, address: &str) -> bool {
+fn has_seen_reply(netns: &str, address: &str) -> bool {
     let words = [
         "netns", "exec", netns, "ping", "-q", "-c", "2", "-i", "0.05",
     ];
@@ -120,8 +120,8 @@ fn is_answered(netns: &str, address: &str) -> bool {
 #[track_caller]
 fn assert_answered(netns: &str, address: &str, expected: bool) {
     let attempts = if expected { 20 } else { 1 };
-    let is_answered = (0..attempts).any(|_| is_answered(netns, address));
-    assert_eq!(is_answered, expected, "{address} from {netns}");
+    let has_seen_reply = (0..attempts).any(|_| has_seen_reply(netns, address));
+    assert_eq!(has_seen_reply, expected, "{address} from {netns}");
 }
 
 /// Without --iface `detach` takes all of the namespace that --netns names, and leaves what others

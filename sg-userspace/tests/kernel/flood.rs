@@ -95,7 +95,7 @@ fn a_spoofed_flood_evicts_no_idle_connection() {
             last_seen: monotonic_now(),
             slot: FIRST_RULE_SLOT + 1,
             generation: 1,
-            opener: Inbound as u8,
+            originator: Inbound as u8,
             state: Timeout::Udp as u8,
             ..FlowValue::EMPTY
         };

@@ -81,7 +81,7 @@ const WAYS: &[&str] = &[
 ];
 
 /// Proves K4, K6, K7, K8, K9, K10, K11, A1 and A2 packet by packet: what is remembered of each
-/// flow (kind, state, opener, rule, generation, times) is what the reference remembers, over
+/// flow (kind, state, originator, rule, generation, times) is what the reference remembers, over
 /// time-outs, new policies that revalidate, keep or flush, and evictions, which the counters
 /// explain.
 #[test]

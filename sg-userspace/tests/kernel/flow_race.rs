@@ -156,7 +156,7 @@ impl Together {
         let [local, remote] = ["192.0.2.1", "198.51.100.7"].map(|a| a.parse().expect("an address"));
         let flags = match kind {
             FlowKind::HalfOpen => 0,
-            FlowKind::Established => FlowValue::ANSWERED,
+            FlowKind::Established => FlowValue::SEEN_REPLY,
         };
         for port in ports {
             let now = monotonic_now();
@@ -166,7 +166,7 @@ impl Together {
                 last_seen: now,
                 slot: FIRST_RULE_SLOT,
                 generation: 1,
-                opener: Direction::Outbound as u8,
+                originator: Direction::Outbound as u8,
                 state: state as u8,
                 flags,
                 ..FlowValue::EMPTY

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use fastrand::Rng;
-use sg_common::lookup::{Form, Shape};
+use sg_common::lookup::{NodeType, Shape};
 use sg_common::protocol::Kind;
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
 use sg_policy::compile::{Budget, Compiled, compile};
@@ -78,7 +78,7 @@ fn blocklist(prefixes: &[String]) -> String {
     )
 }
 
-fn has(forms: u32, form: Form) -> bool {
+fn has(forms: u32, form: NodeType) -> bool {
     forms & form.bit() != 0
 }
 
@@ -89,27 +89,27 @@ const CASES: &[Case] = &[
     (
         "addresses by few keys, leaves narrow",
         |rng| blocklist(&anywhere(rng, 20..=32, 40)),
-        |s| s.address_forms == Form::Few.bit() && s.narrow == 1,
+        |s| s.address_node_types == NodeType::Keys2.bit() && s.narrow == 1,
     ),
     (
         "addresses by several keys, leaves narrow",
         |rng| blocklist(&[in_one_16(rng, 30, 5)]),
-        |s| s.address_forms == Form::Several.bit() && s.narrow == 1,
+        |s| s.address_node_types == NodeType::Keys10.bit() && s.narrow == 1,
     ),
     (
         "addresses in parts, leaves narrow",
         |rng| blocklist(&[in_one_16(rng, 28, 30)]),
-        |s| has(s.address_forms, Form::Part) && s.narrow == 1,
+        |s| has(s.address_node_types, NodeType::Way16) && s.narrow == 1,
     ),
     (
         "addresses in a block, leaves narrow",
         |rng| blocklist(&[in_one_16(rng, 32, 300)]),
-        |s| has(s.address_forms, Form::Block) && s.narrow == 1,
+        |s| has(s.address_node_types, NodeType::Way256) && s.narrow == 1,
     ),
     (
         "four parts in a row, leaves narrow",
         |_| blocklist(&eight_even("10.77.3.")),
-        |s| s.address_forms == Form::Part.bit() && s.narrow == 1,
+        |s| s.address_node_types == NodeType::Way16.bit() && s.narrow == 1,
     ),
     (
         "four parts in a row, of many classes",
@@ -122,7 +122,7 @@ const CASES: &[Case] = &[
             let others = anywhere(rng, 12..=15, 12);
             text + &rules_of_their_own(rng, &others, 1)
         },
-        |s| s.narrow == 0 && has(s.address_forms, Form::Part),
+        |s| s.narrow == 0 && has(s.address_node_types, NodeType::Way16),
     ),
     (
         "more classes than narrow leaves can tell",
@@ -130,7 +130,7 @@ const CASES: &[Case] = &[
             let prefixes = anywhere(rng, 17..=32, 60);
             rules_of_their_own(rng, &prefixes, 1)
         },
-        |s| s.narrow == 0 && has(s.address_forms, Form::Few),
+        |s| s.narrow == 0 && has(s.address_node_types, NodeType::Keys2),
     ),
     (
         "many classes in one /16",
@@ -138,7 +138,7 @@ const CASES: &[Case] = &[
             let prefixes: Vec<String> = (0..80).map(|_| in_one_16(rng, 30, 1)).collect();
             rules_of_their_own(rng, &prefixes, 2)
         },
-        |s| s.narrow == 0 && has(s.address_forms, Form::Block),
+        |s| s.narrow == 0 && has(s.address_node_types, NodeType::Way256),
     ),
     (
         "many classes in some /16s",
@@ -147,7 +147,7 @@ const CASES: &[Case] = &[
             prefixes.extend(anywhere(rng, 17..=32, 40));
             rules_of_their_own(rng, &prefixes, 1)
         },
-        |s| s.narrow == 0 && has(s.address_forms, Form::Several),
+        |s| s.narrow == 0 && has(s.address_node_types, NodeType::Keys10),
     ),
     (
         "ports in blocks with room",
@@ -155,7 +155,7 @@ const CASES: &[Case] = &[
             let prefixes = anywhere(rng, 8..=16, 5);
             rules_of_their_own(rng, &prefixes, 3)
         },
-        |s| has(s.port_forms, Form::Block) && !has(s.port_forms, Form::Several),
+        |s| has(s.port_node_types, NodeType::Way256) && !has(s.port_node_types, NodeType::Keys10),
     ),
     (
         "ports of many tables",
@@ -163,7 +163,7 @@ const CASES: &[Case] = &[
             let prefixes = anywhere(rng, 12..=24, 50);
             rules_of_their_own(rng, &prefixes, 4)
         },
-        |s| has(s.port_forms, Form::Several) && has(s.port_forms, Form::Few),
+        |s| has(s.port_node_types, NodeType::Keys10) && has(s.port_node_types, NodeType::Keys2),
     ),
     (
         "many ports of many tables",
@@ -171,7 +171,7 @@ const CASES: &[Case] = &[
             let prefixes = anywhere(rng, 12..=24, 30);
             rules_of_their_own(rng, &prefixes, 20)
         },
-        |s| has(s.port_forms, Form::Part),
+        |s| has(s.port_node_types, NodeType::Way16),
     ),
     (
         "four parts in a row for ports",
@@ -185,7 +185,7 @@ const CASES: &[Case] = &[
             }
             text
         },
-        |s| has(s.port_forms, Form::Part),
+        |s| has(s.port_node_types, NodeType::Way16),
     ),
     (
         "a cell of a block that has one more step, at its last number",
@@ -194,7 +194,7 @@ const CASES: &[Case] = &[
              in udp 900-2000 from 10.0.0.0/8,172.16.0.0/12 accept\n"
                 .into()
         },
-        |s| s.port_forms & Form::Block.bit() != 0,
+        |s| s.port_node_types & NodeType::Way256.bit() != 0,
     ),
     (
         "a cell of a block that has one step less, at its last number",
@@ -205,7 +205,7 @@ const CASES: &[Case] = &[
              in udp 900-2000 from 192.168.0.0/16 accept\n"
                 .into()
         },
-        |s| s.port_forms & Form::Block.bit() != 0,
+        |s| s.port_node_types & NodeType::Way256.bit() != 0,
     ),
     (
         "hosts, and another class for address zero than the first",
@@ -296,22 +296,22 @@ fn every_form_decides_as_the_oracle_does() {
         let compiled = compile(&policy, &slots, Budget::default());
         let compiled = compiled.unwrap_or_else(|e| panic!("{what}: {e}"));
         assert!(is_there(&compiled.shape), "{what}: {:?}", compiled.shape);
-        for is_near in [true, false] {
-            agree(what, &policy, &compiled, is_near, &mut rng);
+        for is_in_bss in [true, false] {
+            agree(what, &policy, &compiled, is_in_bss, &mut rng);
         }
     }
 }
 
 /// Sends UDP packets, which only rules can accept, and compares each verdict and then all
 /// counters.
-fn agree(what: &str, policy: &Policy, compiled: &Compiled, is_near: bool, rng: &mut Rng) {
+fn agree(what: &str, policy: &Policy, compiled: &Compiled, is_in_bss: bool, rng: &mut Rng) {
     let shared = SharedMaps {
         counter_slots: FIRST_RULE_SLOT + policy.rules.len() as u32,
         max_flows: 64,
         ..SharedMaps::default()
     };
     let mut generation = Generation::of(policy, 1);
-    generation.may_be_near = is_near;
+    generation.may_be_in_bss = is_in_bss;
     let programs = Programs::load(compiled, &generation, &shared);
     let mut programs = programs.unwrap_or_else(|e| panic!("{what}: {e}"));
     stays_within_budget(what, &programs);
@@ -350,7 +350,7 @@ fn agree(what: &str, policy: &Policy, compiled: &Compiled, is_near: bool, rng: &
         assert_eq!(
             accepted,
             by_tables.is_accept(),
-            "{what}, near {is_near}, packet {number}: {text}"
+            "{what}, near {is_in_bss}, packet {number}: {text}"
         );
         expected[slot as usize] += 1;
     }
@@ -358,7 +358,7 @@ fn agree(what: &str, policy: &Policy, compiled: &Compiled, is_near: bool, rng: &
     for (slot, (counted, expected)) in counted.iter().zip(&expected).enumerate() {
         assert_eq!(
             counted.packets, *expected,
-            "{what}, near {is_near}: slot {slot}"
+            "{what}, near {is_in_bss}: slot {slot}"
         );
     }
 }

@@ -218,7 +218,7 @@ fn counters_survive_more_rules_than_there_were_slots() {
 /// Proves K11.
 #[test]
 fn live_flows_are_judged_again_kept_or_flushed() {
-    for (mode, after_opener, after_reply) in [
+    for (mode, after_originator, after_reply) in [
         (Established::Revalidate, "revoked", "revoked"),
         (Established::Keep, "kept", "reply"),
         (Established::Flush, "revoked", "revoked"),
@@ -245,7 +245,7 @@ fn live_flows_are_judged_again_kept_or_flushed() {
             assert_adds_up(&c, 3, 3);
             let [revoked_in, revoked_out] = under(&c, "revoked");
             let old = c.rules.iter().find(|r| r.position.is_none()).unwrap();
-            let opener = match (revoked_out, old.packets) {
+            let originator = match (revoked_out, old.packets) {
                 (1, 2) => "revoked",
                 (0, 3) => "kept",
                 _ => "dropped",
@@ -255,7 +255,11 @@ fn live_flows_are_judged_again_kept_or_flushed() {
                 (0, 3) => "reply",
                 _ => "dropped",
             };
-            assert_eq!((opener, reply), (after_opener, after_reply), "{mode:?}");
+            assert_eq!(
+                (originator, reply),
+                (after_originator, after_reply),
+                "{mode:?}"
+            );
             assert_eq!(forward, mode == Established::Keep, "{mode:?}");
         });
     }

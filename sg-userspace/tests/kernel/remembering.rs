@@ -31,7 +31,7 @@ fn far() -> String {
 /// rules admit is found by those that enforce; nothing else is.
 #[test]
 fn what_is_admitted_is_remembered_and_everything_passes() {
-    for (rules, may_be_near) in [
+    for (rules, may_be_in_bss) in [
         (RULES.to_owned(), true),
         (RULES.to_owned(), false),
         (far(), true),
@@ -45,7 +45,7 @@ fn what_is_admitted_is_remembered_and_everything_passes() {
             };
             let policy = rules_from_lines(&rules);
             let mut generation = Generation::of(&policy, 1);
-            generation.may_be_near = may_be_near;
+            generation.may_be_in_bss = may_be_in_bss;
             let mut enforcing =
                 Enforcer::told(policy.clone(), &generation, &shared, Programs::load);
             let mut early = Enforcer::told(policy.clone(), &generation, &shared, |c, g, s| {

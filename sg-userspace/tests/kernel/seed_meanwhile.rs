@@ -146,10 +146,10 @@ fn a_second_look_adds_what_is_new() {
         seeding.before().unwrap_or_else(|e| panic!("{e}"));
         let established = entries(FlowKind::Established);
         assert_eq!(established.len(), 1);
-        assert!(established[0].value.is_answered());
+        assert!(established[0].value.has_seen_reply());
         let half_open = entries(FlowKind::HalfOpen);
         assert_eq!(half_open.len(), 1);
-        assert!(!half_open[0].value.is_answered());
+        assert!(!half_open[0].value.has_seen_reply());
 
         // The peer answers when the request is sent again, a second later.
         node.peer.inside(|| nft("delete table inet late"));
@@ -167,7 +167,10 @@ fn a_second_look_adds_what_is_new() {
         assert_eq!(kept(&Some(found)), seeded(5, 5));
         let now = entries(FlowKind::Established);
         assert_eq!((now.len(), now[0]), (4, established[0]));
-        assert!(now.iter().all(|f| f.protocol == 6 && f.value.is_answered()));
+        assert!(
+            now.iter()
+                .all(|f| f.protocol == 6 && f.value.has_seen_reply())
+        );
         let is_late = |f: &&FlowEntry| f.local_port == half_open[0].local_port;
         assert_eq!(now.iter().filter(is_late).count(), 1);
         assert_eq!(entries(FlowKind::HalfOpen), [], "it is half-open no more");

@@ -124,7 +124,7 @@ impl Request {
         }
     }
 
-    fn is_answered(&self, patience: Duration) -> bool {
+    fn has_seen_reply(&self, patience: Duration) -> bool {
         // What the outbound hook drops looks like an error to some.
         let _ = self.server.send_to(b"!", self.from);
         self.client
@@ -139,7 +139,7 @@ impl Request {
 
     #[track_caller]
     fn goes_on(&self) {
-        assert!(self.is_answered(PATIENCE), "the answer is lost");
+        assert!(self.has_seen_reply(PATIENCE), "the answer is lost");
     }
 }
 
@@ -174,8 +174,8 @@ fn a_request_under_way_opens_nothing_that_no_rule_admits() {
         // What no rule admits in the direction of the request, one in the other direction does
         // not admit either.
         cluster.apply(&rules_from_lines("in tcp 22 from any accept"));
-        assert!(!inbound.is_answered(SILENCE));
-        assert!(!outbound.is_answered(SILENCE));
+        assert!(!inbound.has_seen_reply(SILENCE));
+        assert!(!outbound.has_seen_reply(SILENCE));
         assert_eq!(cluster.seeded(), [0, 0]);
         own.goes_on();
         let [there, back] = cluster.seeded();
@@ -204,7 +204,7 @@ fn a_request_under_way_is_answered_across_a_change_of_policy() {
         let inbound = cluster.to_node_port();
         let outbound = cluster.to_service();
         cluster.apply(&rules_from_lines("in tcp 22 from any accept"));
-        assert!(!inbound.is_answered(SILENCE));
-        assert!(!outbound.is_answered(SILENCE));
+        assert!(!inbound.has_seen_reply(SILENCE));
+        assert!(!outbound.has_seen_reply(SILENCE));
     });
 }

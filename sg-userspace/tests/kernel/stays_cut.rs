@@ -4,7 +4,7 @@
 use sg_common::flow::{FlowKind, FlowValue, Timeout};
 use sg_common::flow_entry::TICK_SHIFT;
 use sg_common::verdict::Direction;
-use sg_policy::compile::TableForm;
+use sg_policy::compile::Placement;
 use sg_policy::policy::{Established, Policy, rules_from_lines};
 use sg_userspace::kernel::flow_tables::{FlowTable, key_of, monotonic_now};
 use sg_userspace::kernel::generation::Generation;
@@ -223,12 +223,12 @@ fn what_is_put_back_leaves_connections_cut() {
         })
         .collect();
     for (rules, form) in [
-        (SSH.to_owned(), TableForm::Near),
-        (format!("{many}{SSH}"), TableForm::Far),
+        (SSH.to_owned(), Placement::Bss),
+        (format!("{many}{SSH}"), Placement::ArrayMap),
     ] {
         sandbox(|sandbox| {
             let node = Node::new(sandbox);
-            assert_eq!(node.apply(&rules_from_lines(&rules)).sizes.form, form);
+            assert_eq!(node.apply(&rules_from_lines(&rules)).sizes.placement, form);
             let before = held(sandbox, &node);
             let pairs = inbound(&node);
             let counted = node.counters().rules.last().map(|rule| rule.packets);

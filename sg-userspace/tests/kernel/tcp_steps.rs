@@ -37,71 +37,71 @@ const FLAGS: [u8; 12] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
     /// It sends outbound.
-    Opener,
+    Originator,
     Other,
 }
 
-use Side::{Opener, Other};
+use Side::{Originator, Other};
 
-const SIDES: [Side; 2] = [Opener, Other];
+const SIDES: [Side; 2] = [Originator, Other];
 
 /// How a connection comes to a state, from its first segment on.
 const PATHS: [(State, &[(Side, u8)]); 9] = [
-    (State::SynSent, &[(Opener, SYN)]),
-    (State::BothSyn, &[(Opener, SYN), (Other, SYN)]),
-    (State::SynReceived, &[(Opener, SYN), (Other, SYN | ACK)]),
+    (State::SynSent, &[(Originator, SYN)]),
+    (State::BothSyn, &[(Originator, SYN), (Other, SYN)]),
+    (State::SynReceived, &[(Originator, SYN), (Other, SYN | ACK)]),
     (
         State::Established,
-        &[(Opener, SYN), (Other, SYN | ACK), (Opener, ACK)],
+        &[(Originator, SYN), (Other, SYN | ACK), (Originator, ACK)],
     ),
     (
         State::FinWait,
         &[
-            (Opener, SYN),
+            (Originator, SYN),
             (Other, SYN | ACK),
-            (Opener, ACK),
-            (Opener, FIN | ACK),
+            (Originator, ACK),
+            (Originator, FIN | ACK),
         ],
     ),
     (
         State::CloseWait,
         &[
-            (Opener, SYN),
+            (Originator, SYN),
             (Other, SYN | ACK),
-            (Opener, ACK),
-            (Opener, FIN | ACK),
+            (Originator, ACK),
+            (Originator, FIN | ACK),
             (Other, ACK),
         ],
     ),
     (
         State::LastAck,
         &[
-            (Opener, SYN),
+            (Originator, SYN),
             (Other, SYN | ACK),
-            (Opener, ACK),
+            (Originator, ACK),
             (Other, FIN | ACK),
-            (Opener, FIN | ACK),
+            (Originator, FIN | ACK),
         ],
     ),
     (
         State::TimeWait,
         &[
-            (Opener, SYN),
+            (Originator, SYN),
             (Other, SYN | ACK),
-            (Opener, ACK),
+            (Originator, ACK),
             (Other, FIN | ACK),
-            (Opener, FIN | ACK),
+            (Originator, FIN | ACK),
             (Other, ACK),
         ],
     ),
-    (State::Closed, &[(Opener, SYN), (Other, RST | ACK)]),
+    (State::Closed, &[(Originator, SYN), (Other, RST | ACK)]),
 ];
 
 /// A connection as both stacks see it: what each side sends next has the numbers that it should
 /// have.
 struct Connection {
     port: u16,
-    /// Of the opener and of the other side.
+    /// Of the originator and of the other side.
     next: [u32; 2],
 }
 
@@ -112,7 +112,7 @@ impl Connection {
     fn send(&mut self, side: Side, flags: u8) -> Step {
         let port = self.port;
         let (text, direction, own) = match side {
-            Opener => (
+            Originator => (
                 format!("tcp 192.0.2.1:{port} > 198.51.100.7:443"),
                 Direction::Outbound,
                 0,
@@ -154,12 +154,13 @@ fn policy(rules: [&str; 2]) -> Step {
 }
 
 /// What the rules accept is remembered, and what they do not is looked for; a SYN is only ever
-/// the rules'. So each segment comes once while the rules accept what the opener sends, and once
-/// while they accept what the other side sends and the flow is kept.
+/// the rules'. So each segment comes once while the rules accept what the originator sends, and
+/// once while they accept what the other side sends and the flow is kept.
 fn steps(rules_at_last_for: Side) -> Vec<Step> {
-    let for_opener = || policy(["out tcp to any accept", "in all from any drop"]);
+    let for_originator = || policy(["out tcp to any accept", "in all from any drop"]);
     let for_other = || policy(["in tcp from any accept", "out all to any drop"]);
-    let (mut paths, mut other_syns, mut last) = (vec![for_opener()], vec![for_other()], Vec::new());
+    let (mut paths, mut other_syns, mut last) =
+        (vec![for_originator()], vec![for_other()], Vec::new());
     let mut port = 1024;
     let mut connection = || {
         port += 1;
@@ -185,12 +186,12 @@ fn steps(rules_at_last_for: Side) -> Vec<Step> {
     for first in FLAGS {
         for (side, flags) in each_segment() {
             let mut connection = connection();
-            paths.push(connection.send(Opener, first));
+            paths.push(connection.send(Originator, first));
             last.push(connection.send(side, flags));
         }
     }
-    if rules_at_last_for == Opener {
-        other_syns.push(for_opener());
+    if rules_at_last_for == Originator {
+        other_syns.push(for_originator());
     }
     [paths, other_syns, last].concat()
 }
@@ -229,10 +230,10 @@ fn every_step_is_taken() {
         let begins = taken.contains(&(None, true, segment));
         assert_eq!(begins, segment != Segment::Rst, "{segment:?} begins a flow");
         for (state, _) in PATHS {
-            for from_opener in [true, false] {
+            for from_originator in [true, false] {
                 assert!(
-                    taken.contains(&(Some(state), from_opener, segment)),
-                    "{segment:?} in {state:?}, from the opener: {from_opener}"
+                    taken.contains(&(Some(state), from_originator, segment)),
+                    "{segment:?} in {state:?}, from the originator: {from_originator}"
                 );
             }
         }

@@ -25,11 +25,11 @@ pub(super) fn carry(
 ) -> Option<(FlowKind, FlowValue)> {
     let key = &flow.key;
     let kind = key.kind();
-    let number = |direction| key.number(direction, flow.opener);
+    let number = |direction| key.number(direction, flow.originator);
     let was = |direction| before(direction, key.remote, kind, number(direction));
     let is = |direction| after(direction, key.remote, kind, number(direction));
-    let admission = was(flow.opener);
-    if !admission.is_accept() || !was(flow.opener.opposite()).is_accept() {
+    let admission = was(flow.originator);
+    if !admission.is_accept() || !was(flow.originator.opposite()).is_accept() {
         return None;
     }
     if Direction::BOTH.iter().all(|&d| is(d).is_accept()) {
@@ -40,7 +40,7 @@ pub(super) fn carry(
         generation,
         ..entry(flow, now)
     };
-    let value = value.admitted(flow.opener, flow.opened_by());
+    let value = value.admitted(flow.originator, flow.opened_by());
     Some((kind_of(flow, kind), value))
 }
 
@@ -66,7 +66,7 @@ mod tests {
     fn what_passed_by_rules_is_written_down_when_it_no_longer_does() {
         use Direction::{Inbound, Outbound};
         const BOTH: &str = "in tcp 22 from any accept\nout all to any accept";
-        for (before, after, opener, expected) in [
+        for (before, after, originator, expected) in [
             (BOTH, "", Inbound, Some(0)),
             (BOTH, "", Outbound, Some(1)),
             (BOTH, "out all to any accept", Inbound, Some(0)),
@@ -92,10 +92,10 @@ mod tests {
                     remote_port: 5000,
                     protocol: IPPROTO_TCP,
                 },
-                opener,
-                is_opener_known: true,
+                originator,
+                is_originator_known: true,
                 state: Timeout::TcpEstablished,
-                is_answered: true,
+                has_seen_reply: true,
                 is_ours: false,
                 recency: 0,
             };
@@ -110,11 +110,17 @@ mod tests {
             let slot = found.map(|(kind, value)| {
                 assert_eq!(kind, FlowKind::Established);
                 assert_eq!((value.generation, value.last_seen), (6, 1000));
-                assert_eq!((value.opener, value.is_seeded()), (opener as u8, false));
-                assert_eq!(value.opened_by(), Some(opener));
+                assert_eq!(
+                    (value.originator, value.is_seeded()),
+                    (originator as u8, false)
+                );
+                assert_eq!(value.opened_by(), Some(originator));
                 value.slot - FIRST_RULE_SLOT
             });
-            assert_eq!(slot, expected, "{before:?} → {after:?}, opened {opener:?}");
+            assert_eq!(
+                slot, expected,
+                "{before:?} → {after:?}, opened {originator:?}"
+            );
         }
     }
 }

@@ -151,22 +151,22 @@ fn tuple(attributes: &[u8]) -> Option<Tuple> {
 pub(super) fn flows(entry: &Entry, own: &HashSet<IpAddr>) -> impl Iterator<Item = Existing> {
     let is_ours = own.contains(&entry.original.source);
     Direction::BOTH
-        .map(|opener| flow(entry, opener, is_ours))
+        .map(|originator| flow(entry, originator, is_ours))
         .into_iter()
         .flatten()
         .filter(|flow| flow.key.can_be_on_the_wire(own))
 }
 
-fn flow(entry: &Entry, opener: Direction, is_ours: bool) -> Option<Existing> {
+fn flow(entry: &Entry, originator: Direction, is_ours: bool) -> Option<Existing> {
     if entry.status & IPS_DYING != 0 {
         return None;
     }
     let original = &entry.original;
-    let (tuple, local, remote) = match opener {
+    let (tuple, local, remote) = match originator {
         Direction::Inbound => (original, original.destination, original.source),
         Direction::Outbound => (&entry.reply, entry.reply.destination, entry.reply.source),
     };
-    let is_answered = entry.status & IPS_SEEN_REPLY != 0;
+    let has_seen_reply = entry.status & IPS_SEEN_REPLY != 0;
     let mut key = Key {
         local,
         remote,
@@ -179,7 +179,7 @@ fn flow(entry: &Entry, opener: Direction, is_ours: bool) -> Option<Existing> {
     }
     let state = match key.kind() {
         Kind::Tcp => tcp_state(entry.tcp_state)?,
-        Kind::Udp if is_answered => Timeout::UdpStream,
+        Kind::Udp if has_seen_reply => Timeout::UdpStream,
         Kind::Udp => Timeout::Udp,
         Kind::Sctp => Timeout::Sctp,
         Kind::Icmp => {
@@ -189,7 +189,7 @@ fn flow(entry: &Entry, opener: Direction, is_ours: bool) -> Option<Existing> {
                 return None;
             };
             key.local_port = tuple.icmp_id;
-            key.remote_port = match opener {
+            key.remote_port = match originator {
                 Direction::Inbound => u16::from(request) | ASKED_INBOUND,
                 Direction::Outbound => request.into(),
             };
@@ -203,10 +203,10 @@ fn flow(entry: &Entry, opener: Direction, is_ours: bool) -> Option<Existing> {
     };
     Some(Existing {
         key,
-        opener,
-        is_opener_known: true,
+        originator,
+        is_originator_known: true,
         state,
-        is_answered,
+        has_seen_reply,
         is_ours,
         recency: entry.expires,
     })

@@ -31,20 +31,20 @@ pub(super) fn decide(
     let key = &flow.key;
     let kind = key.kind();
     let by_rule = |direction| {
-        let number = key.number(direction, flow.opener);
+        let number = key.number(direction, flow.originator);
         Some(judge(direction, key.remote, kind, number)).filter(|verdict| verdict.is_accept())
     };
     let entry = entry(flow, now);
     let mut flags = entry.flags;
-    let is_vouched_for = flow.is_answered || flow.is_ours || by_rule(flow.opener).is_some();
-    let (opener, slot) = match Direction::BOTH.map(by_rule) {
+    let is_vouched_for = flow.has_seen_reply || flow.is_ours || by_rule(flow.originator).is_some();
+    let (originator, slot) = match Direction::BOTH.map(by_rule) {
         _ if !is_vouched_for => return None,
         [Some(_), Some(_)] => return None,
         [Some(inbound), None] => (Direction::Inbound, inbound.slot()),
         [None, Some(outbound)] => (Direction::Outbound, outbound.slot()),
         [None, None] => {
             flags |= FlowValue::SEEDED;
-            (flow.opener, 0)
+            (flow.originator, 0)
         }
     };
     let value = FlowValue {
@@ -53,7 +53,7 @@ pub(super) fn decide(
         flags,
         ..entry
     };
-    let value = value.admitted(opener, flow.opened_by());
+    let value = value.admitted(originator, flow.opened_by());
     Some((kind_of(flow, kind), value))
 }
 
@@ -63,8 +63,8 @@ pub(super) fn entry(flow: &Existing, now: u64) -> FlowValue {
         created: now,
         last_seen: now,
         state: flow.state as u8,
-        flags: match flow.is_answered {
-            true => FlowValue::ANSWERED,
+        flags: match flow.has_seen_reply {
+            true => FlowValue::SEEN_REPLY,
             false => 0,
         },
         ..FlowValue::EMPTY
@@ -72,7 +72,7 @@ pub(super) fn entry(flow: &Existing, now: u64) -> FlowValue {
 }
 
 pub(super) fn kind_of(flow: &Existing, kind: Kind) -> FlowKind {
-    kind_of_flow(kind as u8, flow.state as u8, flow.is_answered)
+    kind_of_flow(kind as u8, flow.state as u8, flow.has_seen_reply)
 }
 
 #[cfg(test)]
@@ -87,13 +87,17 @@ mod tests {
     use sg_policy::policy::rules_from_lines;
 
     /// A flow of `local` port 22 with `remote` port 5000, unless it is a ping.
-    fn flow(remote: &str, protocol: u8, opener: Direction, state: Timeout) -> Existing {
+    fn flow(remote: &str, protocol: u8, originator: Direction, state: Timeout) -> Existing {
         let remote: IpAddr = remote.parse().unwrap();
         let local = match remote {
             IpAddr::V4(_) => "192.0.2.1",
             IpAddr::V6(_) => "2001:db8::1",
         };
-        let asked_inbound = if opener == Direction::Inbound { 256 } else { 0 };
+        let asked_inbound = if originator == Direction::Inbound {
+            256
+        } else {
+            0
+        };
         let (local_port, remote_port) = match protocol {
             IPPROTO_ICMP => (77, 8 + asked_inbound),
             IPPROTO_ICMPV6 => (77, 128 + asked_inbound),
@@ -108,11 +112,11 @@ mod tests {
                 remote_port,
                 protocol,
             },
-            opener,
-            is_opener_known: true,
+            originator,
+            is_originator_known: true,
             state,
-            is_answered: !matches!(state, Timeout::TcpSynSent | Timeout::Udp),
-            is_ours: opener == Direction::Outbound,
+            has_seen_reply: !matches!(state, Timeout::TcpSynSent | Timeout::Udp),
+            is_ours: originator == Direction::Outbound,
             recency: 0,
         }
     }
@@ -141,15 +145,22 @@ mod tests {
             (1000, 1000, 7)
         );
         assert_eq!(value.state, flow.state as u8);
-        assert_eq!(value.is_answered(), flow.is_answered);
-        assert_eq!(value.opened_by(), Some(flow.opener), "whoever admits it");
+        assert_eq!(value.has_seen_reply(), flow.has_seen_reply);
+        assert_eq!(
+            value.opened_by(),
+            Some(flow.originator),
+            "whoever admits it"
+        );
         let unknown = Existing {
-            is_opener_known: false,
+            is_originator_known: false,
             ..*flow
         };
         let (_, other) = decide(&unknown, judge, 7, 1000).expect("it gets an entry as well");
-        assert_eq!((other.opener, other.opened_by()), (value.opener, None));
-        let opener = Direction::BOTH[usize::from(value.opener)].name();
+        assert_eq!(
+            (other.originator, other.opened_by()),
+            (value.originator, None)
+        );
+        let originator = Direction::BOTH[usize::from(value.originator)].name();
         let whose = match value.is_seeded() {
             true => "seeded".to_owned(),
             false => {
@@ -157,7 +168,7 @@ mod tests {
                 format!("{} {}", rule.direction.name(), rule.position)
             }
         };
-        format!("{whose}, as {opener}, {}", kind.name())
+        format!("{whose}, as {originator}, {}", kind.name())
     }
 
     /// Proves K12, A1: who admits a flow that was there, or that nobody does.
@@ -166,10 +177,10 @@ mod tests {
         use Direction::{Inbound, Outbound};
         const V4: &str = "198.51.100.7";
         const V6: &str = "2001:db8::7";
-        let ssh = |opener| flow(V4, IPPROTO_TCP, opener, Timeout::TcpEstablished);
-        let ssh6 = |opener| flow(V6, IPPROTO_TCP, opener, Timeout::TcpEstablished);
-        let ping = |opener| flow(V4, IPPROTO_ICMP, opener, Timeout::Icmp);
-        let ping6 = |opener| flow(V6, IPPROTO_ICMPV6, opener, Timeout::Icmp);
+        let ssh = |originator| flow(V4, IPPROTO_TCP, originator, Timeout::TcpEstablished);
+        let ssh6 = |originator| flow(V6, IPPROTO_TCP, originator, Timeout::TcpEstablished);
+        let ping = |originator| flow(V4, IPPROTO_ICMP, originator, Timeout::Icmp);
+        let ping6 = |originator| flow(V6, IPPROTO_ICMPV6, originator, Timeout::Icmp);
         for (rules, flow, expected) in [
             ("", ssh(Inbound), "seeded, as inbound, established"),
             ("", ssh(Outbound), "seeded, as outbound, established"),

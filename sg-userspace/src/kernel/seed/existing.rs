@@ -25,10 +25,10 @@ pub(super) struct Key {
 pub(super) struct Existing {
     pub(super) key: Key,
     /// Direction of the packet that opened it, or most probably did.
-    pub(super) opener: Direction,
-    pub(super) is_opener_known: bool,
+    pub(super) originator: Direction,
+    pub(super) is_originator_known: bool,
     pub(super) state: Timeout,
-    pub(super) is_answered: bool,
+    pub(super) has_seen_reply: bool,
     /// It is sure that this host has sent its first packet, which a forged sender cannot make it
     /// look like.
     pub(super) is_ours: bool,
@@ -39,7 +39,7 @@ pub(super) struct Existing {
 impl Existing {
     /// Direction of the packet that opened it, where that is known.
     pub(super) fn opened_by(&self) -> Option<Direction> {
-        self.is_opener_known.then_some(self.opener)
+        self.is_originator_known.then_some(self.originator)
     }
 }
 
@@ -56,7 +56,7 @@ impl Key {
     }
 
     /// The number by which the rules of `direction` look up this flow's packets.
-    pub(super) fn number(&self, direction: Direction, opener: Direction) -> u16 {
+    pub(super) fn number(&self, direction: Direction, originator: Direction) -> u16 {
         match self.kind() {
             Kind::Tcp | Kind::Udp | Kind::Sctp => match direction {
                 Direction::Inbound => self.local_port,
@@ -64,7 +64,7 @@ impl Key {
             },
             Kind::Icmp => {
                 let request = self.remote_port as u8;
-                let kind = match direction == opener {
+                let kind = match direction == originator {
                     true => request,
                     false => icmp_answer(request),
                 };

@@ -224,8 +224,8 @@ impl<'a> Seeding<'a> {
         let known = &mut self.known;
         known.reserve(tracked.len() + sockets.len());
         let mut is_new = |flow: &Existing| {
-            let before = known.insert(flow.key, flow.is_answered);
-            before.is_none_or(|was_answered| !was_answered && flow.is_answered)
+            let before = known.insert(flow.key, flow.has_seen_reply);
+            before.is_none_or(|had_seen_reply| !had_seen_reply && flow.has_seen_reply)
         };
         let mut found = Vec::with_capacity(tracked.len() + sockets.len());
         for flow in tracked.into_iter().filter(|flow| is_new(flow)) {
@@ -275,5 +275,5 @@ impl<'a> Seeding<'a> {
 /// runs before tracking. The outbound program runs after it, and may have refused the packet of
 /// which tracking knows.
 fn is_surely_from_before(flow: &Existing) -> bool {
-    flow.is_answered || (flow.opener == Direction::Inbound && !flow.is_ours)
+    flow.has_seen_reply || (flow.originator == Direction::Inbound && !flow.is_ours)
 }

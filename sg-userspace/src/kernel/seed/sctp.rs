@@ -101,7 +101,7 @@ pub(super) fn flows(
             continue;
         }
         let [local_port, remote_port] = association.ports;
-        let opener = match served.contains(&local_port) {
+        let originator = match served.contains(&local_port) {
             true => Direction::Inbound,
             false => Direction::Outbound,
         };
@@ -119,14 +119,15 @@ pub(super) fn flows(
                 if is_one_family && key.can_be_on_the_wire(own) {
                     flows.push(Existing {
                         key,
-                        opener,
+                        originator,
                         // A socket that listens may connect as well.
-                        is_opener_known: opener == Direction::Outbound
+                        is_originator_known: originator == Direction::Outbound
                             && association.state == COOKIE_WAIT,
                         state: Timeout::Sctp,
                         // Only who has sent the first chunk waits for a cookie.
-                        is_answered: association.state != COOKIE_WAIT,
-                        is_ours: association.state == COOKIE_WAIT || opener == Direction::Outbound,
+                        has_seen_reply: association.state != COOKIE_WAIT,
+                        is_ours: association.state == COOKIE_WAIT
+                            || originator == Direction::Outbound,
                         recency: u32::MAX,
                     });
                 }
@@ -166,8 +167,8 @@ mod tests {
         let found: Vec<String> = flows(&associations, &served, &own.into())
             .iter()
             .map(|f| {
-                let opener = f.opener.name();
-                let answered = if f.is_answered { " answered" } else { "" };
+                let originator = f.originator.name();
+                let answered = if f.has_seen_reply { " answered" } else { "" };
                 let Key {
                     local,
                     remote,
@@ -175,7 +176,9 @@ mod tests {
                     remote_port,
                     protocol,
                 } = f.key;
-                format!("{opener} {protocol} {local} {local_port} {remote} {remote_port}{answered}")
+                format!(
+                    "{originator} {protocol} {local} {local_port} {remote} {remote_port}{answered}"
+                )
             })
             .collect();
         assert_eq!(

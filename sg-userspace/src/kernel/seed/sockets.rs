@@ -109,7 +109,7 @@ pub(super) fn flows(sockets: &[Socket], own: &HashSet<IpAddr>) -> Vec<Existing> 
             let is_served = served.contains(&(key.protocol, key.local_port));
             // Of other connections the listener may be gone, and a UDP socket beside another one
             // at the same port may have asked as well as been asked.
-            let (opener, is_opener_known) = match state {
+            let (originator, is_originator_known) = match state {
                 Timeout::TcpSynSent => (Direction::Outbound, true),
                 Timeout::TcpSynRecv => (Direction::Inbound, true),
                 _ if is_served => (Direction::Inbound, key.protocol == IPPROTO_TCP),
@@ -117,11 +117,11 @@ pub(super) fn flows(sockets: &[Socket], own: &HashSet<IpAddr>) -> Vec<Existing> 
             };
             Some(Existing {
                 key,
-                opener,
-                is_opener_known,
+                originator,
+                is_originator_known,
                 state,
-                is_answered: state != Timeout::TcpSynSent,
-                is_ours: opener == Direction::Outbound,
+                has_seen_reply: state != Timeout::TcpSynSent,
+                is_ours: originator == Direction::Outbound,
                 // Somebody holds it open at this moment.
                 recency: u32::MAX,
             })
@@ -251,13 +251,13 @@ mod tests {
             let found: Vec<String> = flows(&sockets, &own())
                 .iter()
                 .map(|f| {
-                    assert_eq!(f.is_answered, f.state != Timeout::TcpSynSent);
-                    let opener = match f.opener {
+                    assert_eq!(f.has_seen_reply, f.state != Timeout::TcpSynSent);
+                    let originator = match f.originator {
                         Direction::Inbound => "in",
                         Direction::Outbound => "out",
                     };
-                    let is_known = if f.is_opener_known { "" } else { "?" };
-                    format!("{opener}{is_known} {}", f.state.name())
+                    let is_known = if f.is_originator_known { "" } else { "?" };
+                    format!("{originator}{is_known} {}", f.state.name())
                 })
                 .collect();
             let about = format!("protocol {protocol} state {number} {local} {remote}");

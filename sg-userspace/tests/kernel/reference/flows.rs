@@ -29,7 +29,7 @@ pub(crate) struct Flow {
     pub(crate) slot: u32,
     pub(crate) generation: u32,
     /// Whose packets the rules are asked about.
-    pub(crate) opener: Direction,
+    pub(crate) originator: Direction,
     /// Who has opened it, where that is known.
     pub(crate) opened: Option<Direction>,
     pub(crate) state: State,
@@ -174,9 +174,9 @@ impl Flows {
         self.moves[flow.kind as usize].entered += 1;
     }
 
-    fn took(&mut self, seen: &Seen, state: Option<State>, from_opener: bool) {
+    fn took(&mut self, seen: &Seen, state: Option<State>, from_originator: bool) {
         if let Transport::Tcp { flags, .. } = seen.transport {
-            let step = (state, from_opener, states::segment(flags));
+            let step = (state, from_originator, states::segment(flags));
             *self.taken.entry(step).or_default() += 1;
         }
     }
@@ -196,10 +196,10 @@ impl Flows {
         terms: &Terms,
     ) -> &'static str {
         if let Some(flow) = self.entries.get_mut(&key) {
-            // The rules do not pass what would answer this packet. If that is what its opener
+            // The rules do not pass what would answer this packet. If that is what its originator
             // sends, they do not admit the flow any more, whichever side they are asked about.
             let is_judged = !terms.keep && flow.generation < terms.generation && !flow.seeded;
-            let is_lost = is_judged && flow.opener != seen.direction;
+            let is_lost = is_judged && flow.originator != seen.direction;
             let is_over = is_lost || terms.has_flushed(flow);
             let has_gone = has_expired(flow, now, terms) || is_over && !is_tcp(&key);
             let is_new_connection = states::begins_anew(flow.state, is_over, seen);
@@ -208,9 +208,9 @@ impl Flows {
                     flow.cut(now);
                     return REVOKED;
                 }
-                let from_opener = flow.opener == seen.direction;
+                let from_originator = flow.originator == seen.direction;
                 let is_judged_anew =
-                    from_opener && !flow.seeded && flow.generation != terms.generation;
+                    from_originator && !flow.seeded && flow.generation != terms.generation;
                 if is_judged_anew {
                     flow.slot = slot;
                     flow.generation = terms.generation;
@@ -229,7 +229,7 @@ impl Flows {
             last_seen: now,
             slot,
             generation: terms.generation,
-            opener: seen.direction,
+            originator: seen.direction,
             // Of TCP that is told by a SYN alone.
             opened: match states::asks_to_open(seen) || !is_tcp(&key) {
                 true => Some(seen.direction),
@@ -273,10 +273,10 @@ impl Flows {
     fn go_on(&mut self, seen: &Seen, key: FlowKey, now: u64, is_judged_anew: bool) {
         let flow = self.entries.get_mut(&key).expect("it was found");
         let before = *flow;
-        let from_opener = flow.opener == seen.direction;
+        let from_originator = flow.originator == seen.direction;
         let state = flow.state;
         let it = Circumstances {
-            from_opener,
+            from_originator,
             acknowledges: match flow.number {
                 Number::None => false,
                 Number::Of(number) => Some(number) == acknowledged(seen),
@@ -287,8 +287,8 @@ impl Flows {
         flow.state = states::after(state, seen, it);
         flow.answered |= states::answers(state, seen, it);
         let is_reset = states::segment(seen.tcp_flags()) == Segment::Rst;
-        let tells = is_tcp(&key) && !from_opener && !is_reset && states::is_in_handshake(state);
-        self.took(seen, Some(state), from_opener);
+        let tells = is_tcp(&key) && !from_originator && !is_reset && states::is_in_handshake(state);
+        self.took(seen, Some(state), from_originator);
         let flow = self.entries.get_mut(&key).expect("it was found");
         let has_moved = *flow != before;
         if tells {
@@ -333,20 +333,24 @@ impl Flows {
             flow.cut(now);
             return Found::Revoked;
         }
-        let from_opener = flow.opener == seen.direction;
+        let from_originator = flow.originator == seen.direction;
         let is_current = flow.generation == terms.generation;
         if flow.seeded {
             self.go_on(seen, key, now, false);
             return Found::Seeded;
         }
-        if from_opener && is_current {
+        if from_originator && is_current {
             return Found::Nothing;
         }
         let mut is_judged_anew = false;
         if !is_current && !terms.keep {
-            // The rules of the opener's direction have the word: from the opener itself they have
-            // just not accepted.
-            let slot = if from_opener { None } else { accepts_answer() };
+            // The rules of the originator's direction have the word: from the originator itself
+            // they have just not accepted.
+            let slot = if from_originator {
+                None
+            } else {
+                accepts_answer()
+            };
             let Some(slot) = slot else {
                 match is_tcp(&key) {
                     true => flow.cut(now),
@@ -360,7 +364,7 @@ impl Flows {
         }
         let slot = flow.slot;
         self.go_on(seen, key, now, is_judged_anew);
-        if from_opener {
+        if from_originator {
             Found::Kept(slot)
         } else {
             Found::Reply(slot)
@@ -386,6 +390,6 @@ impl Flows {
         flow.seeded
             || terms.keep
             || flow.generation == terms.generation
-            || (flow.opener != quoted.direction && accepts_answer().is_some())
+            || (flow.originator != quoted.direction && accepts_answer().is_some())
     }
 }

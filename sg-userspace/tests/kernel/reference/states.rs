@@ -78,12 +78,12 @@ pub(crate) fn segment(flags: u8) -> Segment {
 /// Where each segment leads from a state, first from the side that opened the flow, then from the
 /// other one. `--` stays: connection tracking ignores such a segment, or calls it invalid.
 ///
-/// Two differences. While a connection closes, a SYN of its opener begins another one at once
+/// Two differences. While a connection closes, a SYN of its originator begins another one at once
 /// (`!`): connection tracking waits for the answer first, to compare numbers, which are not kept
 /// here. A SYN of the other side never begins one: no flow answers for a SYN, only rules do.
 #[rustfmt::skip]
 const TCP: [(State, [&str; 6], [&str; 6]); 9] = [
-    //            opener:                              other side:
+    //            originator:                              other side:
     //            syn   syn-ack fin  ack   rst   none   syn   syn-ack fin  ack   rst   none
     (SynSent,     ["--", "--", "--", "--", "CL", "--"], ["S2", "SR", "--", "--", "CL", "--"]),
     (BothSyn,     ["--", "SR", "--", "--", "CL", "--"], ["--", "SR", "--", "--", "CL", "--"]),
@@ -96,12 +96,12 @@ const TCP: [(State, [&str; 6], [&str; 6]); 9] = [
     (Closed,      ["SS", "--", "--", "--", "CL", "--"], ["--", "--", "--", "--", "CL", "--"]),
 ];
 
-fn tcp_step(state: State, from_opener: bool, flags: u8) -> State {
-    let (_, opener, other) = TCP
+fn tcp_step(state: State, from_originator: bool, flags: u8) -> State {
+    let (_, originator, other) = TCP
         .into_iter()
         .find(|(row, ..)| *row == state)
         .expect("a TCP flow is in one of TCP's states");
-    let row = if from_opener { opener } else { other };
+    let row = if from_originator { originator } else { other };
     let column = match segment(flags) {
         Segment::Syn => 0,
         Segment::SynAck => 1,
@@ -147,28 +147,29 @@ pub(crate) fn begin(seen: &Seen) -> State {
 /// What else bears on a flow's next state than the state and the packet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Circumstances {
-    pub(crate) from_opener: bool,
+    pub(crate) from_originator: bool,
     /// The segment acknowledges exactly what the other side sent last.
     pub(crate) acknowledges: bool,
     /// The flow is two seconds old or older.
     pub(crate) lasts: bool,
 }
 
-/// The state of a flow in `state` after this packet of it. Of the segments of its opener, the one
-/// that ends TCP's handshake has to acknowledge what the other side sent; one that does not
+/// The state of a flow in `state` after this packet of it. Of the segments of its originator, the
+/// one that ends TCP's handshake has to acknowledge what the other side sent; one that does not
 /// changes nothing, unless it is a reset.
 pub(crate) fn after(state: State, seen: &Seen, it: Circumstances) -> State {
     match seen.transport {
         Transport::Tcp { .. } if state == Cut => Cut,
         Transport::Tcp { flags, .. } => {
             let segment = segment(flags);
-            let is_handshake = state == SynReceived && it.from_opener && segment != Segment::Rst;
+            let is_handshake =
+                state == SynReceived && it.from_originator && segment != Segment::Rst;
             if is_handshake && !(it.acknowledges && flags & FLAG_ACK != 0) {
                 return state;
             }
-            tcp_step(state, it.from_opener, flags)
+            tcp_step(state, it.from_originator, flags)
         }
-        Transport::Udp { .. } if !it.from_opener && it.lasts => UdpBothWays,
+        Transport::Udp { .. } if !it.from_originator && it.lasts => UdpBothWays,
         _ => state,
     }
 }
@@ -178,17 +179,17 @@ pub(crate) fn after(state: State, seen: &Seen, it: Circumstances) -> State {
 pub(crate) fn answers(state: State, seen: &Seen, it: Circumstances) -> bool {
     const SYN: u8 = FLAG_SYN;
     let is_late_syn = state == Established && seen.tcp_flags() & SYN != 0;
-    !it.from_opener && !is_late_syn
+    !it.from_originator && !is_late_syn
 }
 
 /// SPEC K9: whether a flow, once it is in `state` after this packet, is one that a flood of
 /// opening packets must not evict. Connection tracking calls it assured (`IPS_ASSURED`), as here:
 /// TCP after its handshake, others when they are still answered after two seconds. A ping never
 /// is.
-pub(crate) fn is_assured(state: State, is_answered: bool, it: Circumstances) -> bool {
+pub(crate) fn is_assured(state: State, has_seen_reply: bool, it: Circumstances) -> bool {
     match state {
-        Established => is_answered,
-        UdpOneWay | UdpBothWays | Sctp | Other => !it.from_opener && it.lasts,
+        Established => has_seen_reply,
+        UdpOneWay | UdpBothWays | Sctp | Other => !it.from_originator && it.lasts,
         SynSent | BothSyn | SynReceived => false,
         FinWait | CloseWait | LastAck | TimeWait | Closed | Cut => false,
         Icmp => false,
@@ -324,22 +325,23 @@ mod tests {
                 let number = state.number();
                 for known in 0..16 {
                     let it = circumstances(known);
-                    let is_answered = known & track::ANSWERED != 0;
+                    let has_seen_reply = known & track::SEEN_REPLY != 0;
                     let ours = after(state, &packet, it);
-                    let is_answered = is_answered || answers(state, &packet, it);
+                    let has_seen_reply = has_seen_reply || answers(state, &packet, it);
                     let mut expected = u32::from(ours.number());
-                    if is_answered {
-                        expected |= track::IS_ANSWERED;
+                    if has_seen_reply {
+                        expected |= track::HAS_SEEN_REPLY;
                     }
-                    if is_assured(ours, is_answered, it) {
+                    if is_assured(ours, has_seen_reply, it) {
                         expected |= track::IS_ESTABLISHED;
                     }
                     let theirs = track::next(TCP_KIND, number, flags, known);
                     assert_eq!(expected, theirs, "{state:?}, {it:?}, {flags:#04x}");
-                    let is_told =
-                        is_in_handshake(state) && !it.from_opener && segment(flags) != Segment::Rst;
-                    let from_opener = it.from_opener.into();
-                    let theirs = track::tells_number(TCP_KIND, number, flags, from_opener);
+                    let is_told = is_in_handshake(state)
+                        && !it.from_originator
+                        && segment(flags) != Segment::Rst;
+                    let from_originator = it.from_originator.into();
+                    let theirs = track::tells_number(TCP_KIND, number, flags, from_originator);
                     assert_eq!(u32::from(is_told), theirs, "{state:?}, {flags:#04x}");
                 }
                 for is_flushed in [false, true] {
@@ -386,8 +388,8 @@ mod tests {
                 let number = state.number();
                 state = after(state, &packet, it);
                 let mut expected = u32::from(state.number());
-                if known & track::ANSWERED != 0 || answers(state, &packet, it) {
-                    expected |= track::IS_ANSWERED;
+                if known & track::SEEN_REPLY != 0 || answers(state, &packet, it) {
+                    expected |= track::HAS_SEEN_REPLY;
                 }
                 if is_assured(state, true, it) {
                     expected |= track::IS_ESTABLISHED;
@@ -400,7 +402,7 @@ mod tests {
 
     fn circumstances(known: u32) -> Circumstances {
         Circumstances {
-            from_opener: known & track::FROM_OPENER != 0,
+            from_originator: known & track::FROM_ORIGINATOR != 0,
             acknowledges: known & track::ACKNOWLEDGES != 0,
             lasts: known & track::LASTS != 0,
         }

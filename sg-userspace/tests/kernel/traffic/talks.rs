@@ -24,7 +24,7 @@ struct Talk {
     opening: Draft,
     /// How far it has come.
     progress: usize,
-    /// The number of what comes next from the opener, and from the other side.
+    /// The number of what comes next from the originator, and from the other side.
     next: [u32; 2],
 }
 
@@ -33,7 +33,7 @@ const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 const FIN: u8 = 0x01;
 
-/// A TCP connection as it should be: who sends (the opener?), and which flags.
+/// A TCP connection as it should be: who sends (the originator?), and which flags.
 const CONVERSATION: [(bool, u8); 11] = [
     (true, SYN),
     (false, SYN | ACK),
@@ -103,21 +103,21 @@ impl Talks {
     fn packet(&mut self) -> Draft {
         let count = self.talks.len();
         let talk = &mut self.talks[self.traffic.rng.usize(..count)];
-        let (from_opener, flags) = CONVERSATION[talk.progress % CONVERSATION.len()];
+        let (from_originator, flags) = CONVERSATION[talk.progress % CONVERSATION.len()];
         let rng = &mut self.traffic.rng;
         let is_orderly = rng.u8(..8) > 0;
         if is_orderly {
             talk.progress += 1;
         }
-        let from_opener = match talk.opening.transport {
-            Transport::Tcp { .. } if is_orderly => from_opener,
+        let from_originator = match talk.opening.transport {
+            Transport::Tcp { .. } if is_orderly => from_originator,
             _ => rng.bool(),
         };
-        let mut draft = match from_opener {
+        let mut draft = match from_originator {
             true => talk.opening.clone(),
             false => answer(&talk.opening),
         };
-        let [own, other] = if from_opener { [0, 1] } else { [1, 0] };
+        let [own, other] = if from_originator { [0, 1] } else { [1, 0] };
         if let Transport::Tcp {
             flags: sent,
             numbers,
@@ -173,7 +173,7 @@ impl Talks {
         Some(Seed {
             local,
             remote,
-            opener: opening.direction,
+            originator: opening.direction,
         })
     }
 }

@@ -53,7 +53,7 @@ pub(crate) struct Group {
 pub(crate) struct Seed {
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
-    pub(crate) opener: Direction,
+    pub(crate) originator: Direction,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -203,7 +203,7 @@ pub(crate) fn write(comment: &str, steps: &[Step]) -> String {
                     "seed tcp {} {} {}",
                     seed.local,
                     seed.remote,
-                    seed.opener.name()
+                    seed.originator.name()
                 );
             }
             Step::Frame(sent) => {
@@ -263,12 +263,12 @@ pub(crate) fn read(text: &str) -> Result<Vec<Step>, String> {
             ["wait", seconds] => {
                 steps.push(Step::Wait(seconds.parse().map_err(|_| unreadable())?));
             }
-            ["seed", "tcp", local, remote, opener] => steps.push(Step::Seed(Seed {
+            ["seed", "tcp", local, remote, originator] => steps.push(Step::Seed(Seed {
                 local: local.parse().map_err(|_| unreadable())?,
                 remote: remote.parse().map_err(|_| unreadable())?,
-                opener: Direction::BOTH
+                originator: Direction::BOTH
                     .into_iter()
-                    .find(|d| d.name() == opener)
+                    .find(|d| d.name() == originator)
                     .ok_or_else(unreadable)?,
             })),
             ["in" | "out", ..] => steps.push(Step::Frame(sent(line).ok_or_else(unreadable)?)),
@@ -320,7 +320,7 @@ mod tests {
             Step::Seed(Seed {
                 local: "192.0.2.1:5".parse().unwrap(),
                 remote: "198.51.100.1:6".parse().unwrap(),
-                opener: Direction::Outbound,
+                originator: Direction::Outbound,
             }),
             Step::Frame(Sent {
                 direction: Direction::Outbound,

@@ -147,9 +147,9 @@ impl Tables {
             last_seen: flow.last_seen,
             slot: flow.slot,
             generation: flow.generation,
-            opener: flow.opener as u8,
+            originator: flow.originator as u8,
             state: flow.state.number(),
-            flags: FlowValue::SEEDED | FlowValue::ANSWERED,
+            flags: FlowValue::SEEDED | FlowValue::SEEN_REPLY,
             ..FlowValue::EMPTY
         };
         let key = key_of(key.local, key.remote, (local, remote), key.protocol);
@@ -210,8 +210,8 @@ fn flow_key(local: IpAddr, remote: IpAddr, protocol: u8, ports: (u16, u16)) -> F
 }
 
 fn flow(kind: FlowKind, value: &FlowValue) -> Flow {
-    let opened = FlowValue::OPENED_OTHERWISE | FlowValue::OPENER_UNKNOWN;
-    let known = FlowValue::ANSWERED | FlowValue::SEEDED | opened;
+    let opened = FlowValue::OPENED_OTHERWISE | FlowValue::ORIGINATOR_UNKNOWN;
+    let known = FlowValue::SEEN_REPLY | FlowValue::SEEDED | opened;
     assert_eq!(value.flags & !known, 0, "unknown flags");
     assert_eq!(value.zero, [0; 5], "padding");
     Flow {
@@ -220,10 +220,10 @@ fn flow(kind: FlowKind, value: &FlowValue) -> Flow {
         last_seen: value.last_seen,
         slot: value.slot,
         generation: value.generation,
-        opener: direction(value.opener),
+        originator: direction(value.originator),
         opened: value.opened_by(),
         state: State::of_number(value.state),
-        answered: value.is_answered(),
+        answered: value.has_seen_reply(),
         seeded: value.is_seeded(),
         number: Number::Unknown,
     }

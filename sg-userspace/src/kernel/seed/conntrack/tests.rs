@@ -58,11 +58,11 @@ fn own(addresses: &[&str]) -> HashSet<IpAddr> {
 /// `in|out LOCAL PORT REMOTE PORT STATE [answered]` of each flow.
 fn seen(entry: &Entry, own: &HashSet<IpAddr>) -> Vec<String> {
     let line = |f: Existing| {
-        let opener = match f.opener {
+        let originator = match f.originator {
             Direction::Inbound => "in",
             Direction::Outbound => "out",
         };
-        let answered = match (f.is_answered, f.is_ours) {
+        let answered = match (f.has_seen_reply, f.is_ours) {
             (true, _) => " answered",
             (false, true) => " ours",
             (false, false) => "",
@@ -75,7 +75,7 @@ fn seen(entry: &Entry, own: &HashSet<IpAddr>) -> Vec<String> {
             ..
         } = f.key;
         let state = f.state.name();
-        format!("{opener} {local} {local_port} {remote} {remote_port} {state}{answered}")
+        format!("{originator} {local} {local_port} {remote} {remote_port} {state}{answered}")
     };
     flows(entry, own).map(line).collect()
 }
@@ -173,12 +173,12 @@ fn attempts_are_flows_and_remains_are_not() {
     }
     let mut attempt = entry;
     attempt.status &= !IPS_SEEN_REPLY;
-    let openers: Vec<_> = flows(&attempt, &none).map(|f| f.opener).collect();
-    assert_eq!(openers, Direction::BOTH);
-    assert!(flows(&attempt, &none).all(|f| !f.is_answered && !f.is_ours));
+    let originators: Vec<_> = flows(&attempt, &none).map(|f| f.originator).collect();
+    assert_eq!(originators, Direction::BOTH);
+    assert!(flows(&attempt, &none).all(|f| !f.has_seen_reply && !f.is_ours));
     let ours: Vec<_> = flows(&attempt, &own(&["10.0.0.2"])).collect();
     assert_eq!(ours.len(), 1);
-    assert!(ours[0].is_ours && ours[0].opener == Direction::Outbound);
+    assert!(ours[0].is_ours && ours[0].originator == Direction::Outbound);
     let mut dying = entry;
     dying.status |= IPS_DYING;
     assert_eq!(flows(&dying, &none).count(), 0);

@@ -4,18 +4,18 @@
 
 /// What a hook's further programs are for: their indices in its program array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum Target {
     /// Any frame, from its first byte on.
-    Long = 0,
+    Slow = 0,
     /// Packets that begin a flow, end it or take it further.
     Track = 1,
     /// ICMP errors that no rule accepts: whether what they quote is ours.
     Related = 2,
 }
 
-impl Stage {
+impl Target {
     /// All of them, each at its index.
-    pub const ALL: [Stage; 3] = [Stage::Long, Stage::Track, Stage::Related];
+    pub const ALL: [Target; 3] = [Target::Slow, Target::Track, Target::Related];
 }
 
 // What the first program is made for, as bits of one constant: there is a form of it for all of
@@ -24,7 +24,7 @@ impl Stage {
 /// There may be flows.
 pub const HAS_FLOWS: u8 = 1;
 /// All lines of the tables are in the programs' own memory.
-pub const HAS_NEAR_TABLES: u8 = 2;
+pub const HAS_BSS_TABLES: u8 = 2;
 /// The programs do not enforce yet. They run the whole path, so that flows which the rules admit
 /// are entered and taken further, but pass every frame, and count and log none: for the moment of
 /// attaching, in which one direction is judged before the other.

@@ -9,19 +9,19 @@ use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::maps::{Map, ProgramArray};
-use sg_common::stage::Stage;
+use sg_common::program::Target;
 use sg_common::verdict::Direction;
 
 use super::error::{KernelError, broken_object};
-use super::object::{FAR, FAR_PLACE, INBOUND, NEAR, NEAR_PLACE, OUTBOUND};
+use super::object::{ARRAY, ARRAY_PIN, BSS, BSS_PIN, INBOUND, OUTBOUND};
 use super::pins::{InterfacePins, unpin};
 use super::{links, sys};
 
 /// The program array of a hook.
 const fn array(direction: Direction) -> &'static str {
     match direction {
-        Direction::Inbound => "sg_in_stages",
-        Direction::Outbound => "sg_out_stages",
+        Direction::Inbound => "sg_in_targets",
+        Direction::Outbound => "sg_out_targets",
     }
 }
 
@@ -33,23 +33,23 @@ const fn entry(direction: Direction) -> &'static str {
     }
 }
 
-/// The program of a stage.
-const fn program(direction: Direction, stage: Stage) -> &'static str {
-    match (direction, stage) {
-        (Direction::Inbound, Stage::Long) => "sg_in_long",
-        (Direction::Inbound, Stage::Track) => "sg_in_track",
-        (Direction::Inbound, Stage::Related) => "sg_in_related",
-        (Direction::Outbound, Stage::Long) => "sg_out_long",
-        (Direction::Outbound, Stage::Track) => "sg_out_track",
-        (Direction::Outbound, Stage::Related) => "sg_out_related",
+/// The program of a target.
+const fn program(direction: Direction, target: Target) -> &'static str {
+    match (direction, target) {
+        (Direction::Inbound, Target::Slow) => "sg_in_slow",
+        (Direction::Inbound, Target::Track) => "sg_in_track",
+        (Direction::Inbound, Target::Related) => "sg_in_related",
+        (Direction::Outbound, Target::Slow) => "sg_out_slow",
+        (Direction::Outbound, Target::Track) => "sg_out_track",
+        (Direction::Outbound, Target::Related) => "sg_out_related",
     }
 }
 
-/// Puts the loaded programs of each stage into the arrays of their hooks.
+/// Puts the loaded programs of each target into the arrays of their hooks.
 pub(super) fn connect(ebpf: &mut Ebpf) -> Result<(), KernelError> {
     for direction in Direction::BOTH {
-        for stage in Stage::ALL {
-            let name = program(direction, stage);
+        for target in Target::ALL {
+            let name = program(direction, target);
             let what = || format!("connecting {name}");
             let program = ebpf.program(name).ok_or_else(|| broken_object(name))?;
             let fd = program.fd().map_err(|e| KernelError::bpf(what(), e))?;
@@ -57,7 +57,7 @@ pub(super) fn connect(ebpf: &mut Ebpf) -> Result<(), KernelError> {
             let array = array(direction);
             let map = ebpf.map_mut(array).ok_or_else(|| broken_object(array))?;
             ProgramArray::try_from(map)
-                .and_then(|mut array| array.set(stage as u32, &fd, 0))
+                .and_then(|mut array| array.set(target as u32, &fd, 0))
                 .map_err(|e| KernelError::bpf(what(), e))?;
         }
     }
@@ -68,12 +68,12 @@ pub(super) fn connect(ebpf: &mut Ebpf) -> Result<(), KernelError> {
 fn paths(pins: &InterfacePins, generation: u32) -> [PathBuf; 6] {
     let [inbound, outbound] = Direction::BOTH;
     [
-        pins.stages(inbound, generation),
-        pins.stages(outbound, generation),
+        pins.targets(inbound, generation),
+        pins.targets(outbound, generation),
         pins.program(inbound, generation),
         pins.program(outbound, generation),
-        pins.tables(NEAR_PLACE, generation),
-        pins.tables(FAR_PLACE, generation),
+        pins.tables(BSS_PIN, generation),
+        pins.tables(ARRAY_PIN, generation),
     ]
 }
 
@@ -87,7 +87,7 @@ pub(super) fn pin(ebpf: &Ebpf, pins: &InterfacePins, generation: u32) -> Result<
         let Some(Map::ProgramArray(map)) = ebpf.map(name) else {
             return Err(broken_object(name));
         };
-        pin_at(map.fd().as_fd(), &pins.stages(direction, generation))?;
+        pin_at(map.fd().as_fd(), &pins.targets(direction, generation))?;
         let name = entry(direction);
         let program = ebpf.program(name).ok_or_else(|| broken_object(name))?;
         let fd = program
@@ -95,7 +95,7 @@ pub(super) fn pin(ebpf: &Ebpf, pins: &InterfacePins, generation: u32) -> Result<
             .map_err(|e| KernelError::bpf("opening the loaded program", e))?;
         pin_at(fd.as_fd(), &pins.program(direction, generation))?;
     }
-    for (name, place) in [(NEAR, NEAR_PLACE), (FAR, FAR_PLACE)] {
+    for (name, place) in [(BSS, BSS_PIN), (ARRAY, ARRAY_PIN)] {
         let Some(Map::Array(map)) = ebpf.map(name) else {
             return Err(broken_object(name));
         };
@@ -129,14 +129,14 @@ pub(super) fn pinned_program(
     Ok(None)
 }
 
-/// Whether the array of a hook in a generation is pinned, with a program for each stage.
+/// Whether the array of a hook in a generation is pinned, with a program for each target.
 pub(super) fn are_there(pins: &InterfacePins, direction: Direction, generation: u32) -> bool {
-    let Ok(map) = sys::open_pin_to_read(&pins.stages(direction, generation)) else {
+    let Ok(map) = sys::open_pin_to_read(&pins.targets(direction, generation)) else {
         return false;
     };
     let mut id = [0; 4];
-    let mut stages = Stage::ALL.into_iter();
-    stages.all(|stage| sys::lookup(map.as_fd(), &(stage as u32), &mut id).is_ok())
+    let mut targets = Target::ALL.into_iter();
+    targets.all(|target| sys::lookup(map.as_fd(), &(target as u32), &mut id).is_ok())
 }
 
 /// The program that a hook runs, to go back to it; by its id where it is not pinned.
@@ -189,7 +189,7 @@ impl PinnedGeneration {
     pub(super) fn tables(&self) -> Result<[BorrowedFd<'_>; 2], KernelError> {
         // The last two.
         let [.., near, far] = &self.objects[..] else {
-            return Err(broken_object(NEAR));
+            return Err(broken_object(BSS));
         };
         Ok([near.as_fd(), far.as_fd()])
     }
@@ -242,29 +242,29 @@ pub(super) fn forget(pins: &InterfacePins, generation: u32) {
     }
 }
 
-/// The id of the program of a stage; `None` where it is not there.
+/// The id of the program of a target; `None` where it is not there.
 pub(crate) fn program_id(
     pins: &InterfacePins,
     direction: Direction,
     generation: u32,
-    stage: Stage,
+    target: Target,
 ) -> Option<u32> {
-    let array = sys::open_pin_to_read(&pins.stages(direction, generation)).ok()?;
+    let array = sys::open_pin_to_read(&pins.targets(direction, generation)).ok()?;
     let mut id = [0; 4];
-    sys::lookup(array.as_fd(), &(stage as u32), &mut id).ok()?;
+    sys::lookup(array.as_fd(), &(target as u32), &mut id).ok()?;
     Some(u32::from_ne_bytes(id))
 }
 
 /// The ids of all programs in the pinned arrays.
 pub(super) fn program_ids(pins: &InterfacePins) -> Vec<u32> {
     let mut ids = Vec::new();
-    for path in pins.all_stages().unwrap_or_default() {
+    for path in pins.all_targets().unwrap_or_default() {
         let Ok(map) = sys::open_pin_to_read(&path) else {
             continue;
         };
-        for stage in Stage::ALL {
+        for target in Target::ALL {
             let mut id = [0; 4];
-            if sys::lookup(map.as_fd(), &(stage as u32), &mut id).is_ok() {
+            if sys::lookup(map.as_fd(), &(target as u32), &mut id).is_ok() {
                 ids.push(u32::from_ne_bytes(id));
             }
         }

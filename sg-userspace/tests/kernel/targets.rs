@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use aya::maps::{Map, MapData, ProgramArray};
-use sg_common::stage::Stage;
+use sg_common::program::Target;
 use sg_common::verdict::Direction;
 use sg_userspace::observe::attached::Health;
 
@@ -61,7 +61,7 @@ fn packets_under_way_keep_their_programs() {
 
 /// Only what runs is pinned: replaced programs do not pile up.
 #[test]
-fn a_replaced_policy_leaves_no_stage_behind() {
+fn a_replaced_policy_leaves_no_target_behind() {
     sandbox(|sandbox| {
         sandbox.veth("sg0", "sg1");
         for generation in 1..4 {
@@ -70,12 +70,12 @@ fn a_replaced_policy_leaves_no_stage_behind() {
             let pins = only(sandbox, "sg0").pins;
             let names = fs::read_dir(&pins.dir).unwrap();
             let names = names.map(|entry| entry.unwrap().path());
-            let mut stages: Vec<_> = names
-                .filter(|p| p.to_str().unwrap().contains("stages"))
+            let mut targets: Vec<_> = names
+                .filter(|p| p.to_str().unwrap().contains("targets"))
                 .collect();
-            stages.sort();
-            let expected = Direction::BOTH.map(|d| pins.stages(d, generation));
-            assert_eq!(stages, expected);
+            targets.sort();
+            let expected = Direction::BOTH.map(|d| pins.targets(d, generation));
+            assert_eq!(targets, expected);
         }
     });
 }
@@ -91,33 +91,33 @@ fn a_packet_whose_tail_call_finds_nothing_is_dropped_as_incomplete() {
         let answers = || frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn ack");
         let error = || opens().error("203.0.113.9", "192.0.2.1", (3, 4), 28);
         let rows = [
-            (Stage::Long, Direction::Inbound, non_ip(0x88cc)),
-            (Stage::Long, Direction::Outbound, non_ip(0x88cc)),
-            (Stage::Track, Direction::Outbound, opens()),
-            (Stage::Track, Direction::Outbound, tagged(opens())),
+            (Target::Slow, Direction::Inbound, non_ip(0x88cc)),
+            (Target::Slow, Direction::Outbound, non_ip(0x88cc)),
+            (Target::Track, Direction::Outbound, opens()),
+            (Target::Track, Direction::Outbound, tagged(opens())),
             // By the fast path this one is dropped by its rule: there are no flows at its port.
-            (Stage::Track, Direction::Inbound, tagged(answers())),
-            (Stage::Related, Direction::Inbound, error()),
+            (Target::Track, Direction::Inbound, tagged(answers())),
+            (Target::Related, Direction::Inbound, error()),
         ];
-        for (number, (stage, direction, frame)) in rows.into_iter().enumerate() {
+        for (number, (target, direction, frame)) in rows.into_iter().enumerate() {
             let (ours, theirs) = (format!("sg{number}"), format!("pg{number}"));
             sandbox.veth(&ours, &theirs);
             apply_rules(sandbox, NODE, &sandbox.options(&ours));
-            let pin = only(sandbox, &ours).pins.stages(direction, 1);
+            let pin = only(sandbox, &ours).pins.targets(direction, 1);
             let map = Map::ProgramArray(MapData::from_pin(pin).unwrap());
             let mut array = ProgramArray::try_from(map).unwrap();
-            array.clear_index(&(stage as u32)).unwrap();
+            array.clear_index(&(target as u32)).unwrap();
             let outbound = direction == Direction::Outbound;
             let sender = RawSender::new(if outbound { &ours } else { &theirs });
             let left = sender.send(frame.bytes());
-            assert!(!(outbound && left), "{stage:?} {direction:?} passes");
+            assert!(!(outbound && left), "{target:?} {direction:?} passes");
             let (inbound, outbound) = (u64::from(!outbound), u64::from(outbound));
             let counted = read_when(sandbox, &ours, |c| c.totals[direction as usize].packets > 0);
             assert_adds_up(&counted, inbound, outbound);
             assert_eq!(
                 under(&counted, "incomplete"),
                 [inbound, outbound],
-                "{stage:?} {direction:?}"
+                "{target:?} {direction:?}"
             );
         }
     });
@@ -125,7 +125,7 @@ fn a_packet_whose_tail_call_finds_nothing_is_dropped_as_incomplete() {
 
 /// Proves K1 where it is hardest: a packet that nobody is left to decide is dropped and counted.
 #[test]
-fn without_its_stages_an_interface_is_incomplete_and_passes_nothing_unknown() {
+fn without_its_targets_an_interface_is_incomplete_and_passes_nothing_unknown() {
     sandbox(|sandbox| {
         sandbox.veth("sg0", "sg1");
         let options = sandbox.options("sg0");
@@ -134,7 +134,7 @@ fn without_its_stages_an_interface_is_incomplete_and_passes_nothing_unknown() {
         let health = || only(sandbox, "sg0").status().unwrap().health;
         assert_eq!(health(), Health::Enforcing);
         for direction in Direction::BOTH {
-            fs::remove_file(attached.pins.stages(direction, 1)).unwrap();
+            fs::remove_file(attached.pins.targets(direction, 1)).unwrap();
         }
         assert_eq!(health(), Health::Incomplete);
         // The kernel empties them some time later.
@@ -151,7 +151,7 @@ fn without_its_stages_an_interface_is_incomplete_and_passes_nothing_unknown() {
                 .all(|packets| *packets > 0)
         };
         while !is_gone(sent) {
-            assert!(sent[0] < 10_000, "the stages are still there");
+            assert!(sent[0] < 10_000, "the targets are still there");
             peer.send(lldp.bytes());
             node.send(lldp.bytes());
             sent = sent.map(|sent| sent + 1);
