@@ -102,11 +102,11 @@ pub(crate) static FRAGMENTS6: LruHashMap<FragmentKey6, FragmentValue> =
 // hooks.
 
 #[map(name = "sg_in_targets")]
-pub(crate) static INBOUND_STAGES: ProgramArray =
+pub(crate) static INBOUND_TARGETS: ProgramArray =
     ProgramArray::with_max_entries(Target::ALL.len() as u32, 0);
 
 #[map(name = "sg_out_targets")]
-pub(crate) static OUTBOUND_STAGES: ProgramArray =
+pub(crate) static OUTBOUND_TARGETS: ProgramArray =
     ProgramArray::with_max_entries(Target::ALL.len() as u32, 0);
 
 /// What each CPU has done with its events; the loader sets the number of CPUs.

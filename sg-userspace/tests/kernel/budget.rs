@@ -89,12 +89,12 @@ pub(crate) fn stays_within_budget(policy: &str, programs: &Programs) {
 }
 
 const PROGRAMS: [&str; 8] = [
-    "sg_in_slow",
     "sg_in_related",
+    "sg_in_slow",
     "sg_in_track",
     "sg_inbound",
-    "sg_out_slow",
     "sg_out_related",
+    "sg_out_slow",
     "sg_out_track",
     "sg_outbound",
 ];
