@@ -11,8 +11,8 @@ use sg_common::flow_entry::{
 };
 use sg_common::flow_ports::{PORT_COUNTS, count_of};
 use sg_common::flow_table::{
-    BUSY, Found, Line, Page, Spot, Table, change, claim, find, may_have, publish, read_any, remove,
-    settle, tags_of,
+    BUSY, Found, Line, Page, Spot, Table, change, claim, find, give_back, may_have, publish,
+    read_any, remove, settle, tags_of,
 };
 
 struct Memory {
@@ -44,6 +44,10 @@ impl Table for Memory {
         } else {
             1000
         })
+    }
+
+    fn give_back(&self, group: u32, word: u32, way: u32) {
+        give_back(self, group, word, way);
     }
 }
 

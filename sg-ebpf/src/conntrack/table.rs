@@ -131,7 +131,9 @@ extern "C" fn sg_flow_find(
     }
     // SAFETY: not null, and every caller passes a whole key on its stack.
     let key = unsafe { &*key };
-    let Some((way, contents)) = flow_table::look(&Flows, group, word, candidates, key) else {
+    let page = Flows.page(group);
+    let found = page.and_then(|page| flow_table::look(page, word, candidates, key));
+    let Some((way, contents)) = found else {
         return NO_WAY;
     };
     if !out.is_null() {
@@ -198,7 +200,10 @@ extern "C" fn sg_flow_give_back(group: u32, word: u32, way: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sg_flow_victim(group: u32, word: u32, tags: u64, clock: u32) -> u32 {
-    flow_table::victim(&Flows, group, word, tags, clock)
+    let Some(page) = Flows.page(group) else {
+        return NO_WAY;
+    };
+    flow_table::victim(page, word, tags, clock, |state| Flows.time_out(state))
 }
 
 /// The hash of a flow's key.

@@ -16,7 +16,7 @@ use sg_common::flow_entry::{
 use sg_common::flow_ports::PORT_COUNTS;
 use sg_common::flow_table::{
     BUSY, Found, LINE_WORDS, Line, Page, Place, Spot, Table, WAYS, claim, cut, find, find_kind,
-    kind_of_word, publish, read_any, reclaim, remove, settle, tags_of,
+    give_back, kind_of_word, publish, read_any, reclaim, remove, settle, tags_of,
 };
 use sg_common::protocol::IPPROTO_TCP;
 
@@ -177,6 +177,10 @@ impl Table for FlowTable {
 
     fn time_out(&self, state: u8) -> u32 {
         self.ages[usize::from(state & 15)]
+    }
+
+    fn give_back(&self, group: u32, word: u32, way: u32) {
+        give_back(self, group, word, way);
     }
 }
 

@@ -1,0 +1,159 @@
+//! The words of an entry, and what they say as a value.
+
+use super::clock::{tick, time_of};
+use super::handshake::{ANY_NUMBER, begun_word, created_of};
+use super::head::Head;
+use crate::flow::FlowValue;
+
+// The words of an entry. All that changes from packet to packet is in `HEAD`, so that one
+// compare-and-swap changes it whole; an entry is one cache line.
+/// A [`Head`].
+pub const HEAD: usize = 0;
+
+/// Ports, protocol and family: see [`crate::flow_entry::FlowKey::name`].
+pub const NAME: usize = 1;
+
+/// The rule that admitted the flow: see [`rule_word`].
+pub const RULE: usize = 2;
+
+/// The first of four words with both addresses.
+pub const ADDRESSES: usize = 3;
+
+/// When it was entered, and what its handshake waits for: see [`begun_word`].
+pub const BEGUN: usize = 7;
+
+/// Words of an entry, of 64 bits each.
+pub const ENTRY_WORDS: usize = 8;
+
+/// The counter slot of the rule that admitted a flow, and the generation that did.
+#[inline(always)]
+pub const fn rule_word(slot: u32, generation: u32) -> u64 {
+    slot as u64 | (generation as u64) << 32
+}
+
+/// The counter slot in a [`rule_word`].
+#[inline(always)]
+pub const fn slot_of(rule: u64) -> u32 {
+    rule as u32
+}
+
+/// The generation in a [`rule_word`].
+#[inline(always)]
+pub const fn generation_of(rule: u64) -> u32 {
+    (rule >> 32) as u32
+}
+
+/// What an entry says besides its key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Contents {
+    /// What packets change.
+    pub head: Head,
+    /// See [`rule_word`].
+    pub rule: u64,
+    /// See [`begun_word`].
+    pub begun: u64,
+}
+
+impl Contents {
+    /// The words for `value`.
+    pub const fn of(value: &FlowValue) -> Contents {
+        let mut head = Head::new(tick(value.last_seen), value.state, value.originator);
+        let mut i = 0;
+        while i < Head::FLAGS.len() {
+            let (flag, bit) = Head::FLAGS[i];
+            if value.flags & flag != 0 {
+                head.0 |= bit;
+            }
+            i += 1;
+        }
+        Contents {
+            head,
+            rule: rule_word(value.slot, value.generation),
+            begun: begun_word(tick(value.created), ANY_NUMBER),
+        }
+    }
+
+    /// The other way round, as of `now`. A time is that of the beginning of its tick, and never
+    /// later than now.
+    pub const fn value(&self, now: u64) -> FlowValue {
+        let mut flags = 0;
+        let mut i = 0;
+        while i < Head::FLAGS.len() {
+            let (flag, bit) = Head::FLAGS[i];
+            if self.head.0 & bit != 0 {
+                flags |= flag;
+            }
+            i += 1;
+        }
+        FlowValue {
+            created: time_of(created_of(self.begun), now),
+            last_seen: time_of(self.head.last_seen(), now),
+            slot: slot_of(self.rule),
+            generation: generation_of(self.rule),
+            originator: self.head.originator(),
+            state: self.head.state(),
+            flags,
+            zero: [0; 5],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{CUT, Timeout};
+    use crate::flow_entry::TICK_SHIFT;
+    use crate::tcp;
+    use crate::verdict::Direction;
+
+    /// Only a SYN tells who has opened a TCP connection.
+    #[test]
+    fn who_opened_a_connection_is_not_told_by_its_middle() {
+        for flags in 0..=u8::MAX {
+            for state in [tcp::first(flags), Timeout::Udp, Timeout::Icmp] {
+                let contents = Contents {
+                    head: Head::of_first(77, state as u8, 1),
+                    ..Contents::default()
+                };
+                let is_told = tcp::is_syn_without_ack(flags) && flags & tcp::RST == 0;
+                let is_tcp = state == tcp::first(flags);
+                let expected = (is_told || !is_tcp).then_some(Direction::Outbound);
+                let value = contents.value(1 << 60);
+                assert_eq!(value.opened_by(), expected, "{state:?} {flags:#x}");
+                assert_eq!((value.originator, value.state), (1, state as u8));
+            }
+        }
+    }
+
+    #[test]
+    fn contents_read_back_as_written() {
+        let now = 50_000_000_000;
+        for state in 0..=CUT {
+            for flags in 0..16 {
+                let value = FlowValue {
+                    created: now - (300 << TICK_SHIFT),
+                    last_seen: now - (100 << TICK_SHIFT),
+                    slot: u32::MAX,
+                    generation: u32::MAX - 1,
+                    originator: flags & 1,
+                    state,
+                    flags,
+                    zero: [0; 5],
+                };
+                let back = Contents::of(&value).value(now);
+                assert!(value.last_seen - back.last_seen < 1 << TICK_SHIFT);
+                assert!(value.created - back.created < 1 << TICK_SHIFT);
+                let FlowValue {
+                    last_seen, created, ..
+                } = value;
+                let back = FlowValue {
+                    last_seen,
+                    created,
+                    ..back
+                };
+                assert_eq!(back, value);
+            }
+        }
+    }
+}

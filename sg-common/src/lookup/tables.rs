@@ -1,0 +1,156 @@
+//! Access to the tables as a trait, since the packet path and the host reach them differently; and
+//! the tables as they lie in memory.
+
+use super::entry::NodeTypes;
+use super::line::{LINE_UNITS, LINE_WORDS, Line, UNIT_WORDS};
+use super::node::Keys2Words;
+use super::shape::Shape;
+use super::tree6::TREES6;
+use crate::flow_entry::HASH_KEYS;
+
+/// Entries of the [`Root`].
+pub const ROOT_ENTRIES: usize = 1 << 16;
+
+/// First level of IPv4: an entry for each /16.
+pub type Root = [u32; ROOT_ENTRIES];
+
+/// Lines that the programs find at an address they know, if all of a policy's fit: elsewhere a
+/// step is an array lookup of a dozen instructions. A power of two, so that an index can be
+/// masked.
+pub const BSS_LINES: usize = 1 << 15;
+
+/// Room for the [`HASH_KEYS`]: a power of two, so that an index can be masked.
+pub const HASH_KEY_ROOM: usize = HASH_KEYS.next_power_of_two();
+
+/// The programs' own memory.
+#[repr(C, align(64))]
+pub struct BssTables {
+    /// The secret of the flows' hash. Here, since the verifier would walk other ways for each
+    /// secret if it knew it, as it knows constants.
+    pub flow_keys: [u64; HASH_KEY_ROOM],
+    /// The first level of IPv4.
+    pub root4: Root,
+    /// All lines, those that a policy does not need at the end and zero.
+    pub lines: [Line; BSS_LINES],
+}
+
+/// Read access to the tables. `None` means that an index lies outside of them, which the compiler
+/// never produces and every caller takes for "nothing accepts this".
+///
+/// Entries are 32 bits in 64: without 32-bit arithmetic a narrower number is made so by two
+/// shifts.
+pub trait Tables {
+    /// The entry for a /16.
+    fn root4(&self, high: u16) -> u64;
+    /// A line by its number.
+    fn line(&self, index: u32) -> Option<&Line>;
+    /// An entry by its number among all words of 32 bits.
+    fn word(&self, index: u32) -> Option<u64>;
+    /// A unit by its number.
+    fn unit(&self, index: u32) -> Option<u64>;
+    /// 2-key nodes that begin at a unit.
+    fn keys2(&self, index: u32) -> Option<&Keys2Words>;
+    /// See [`Shape::columns`].
+    fn column(&self, index: usize) -> u32;
+    /// See [`Shape::roots6`].
+    fn root6(&self, index: usize) -> u32;
+    /// See [`Shape::depth6`].
+    fn depth6(&self) -> u32;
+    /// See [`Shape::index6`].
+    fn index6(&self) -> u32;
+    /// See [`Shape::low_depth6`].
+    fn low_depth6(&self) -> u32;
+    /// See [`Shape::hosts_at`].
+    fn hosts_at(&self) -> u32;
+    /// See [`Shape::host_buckets`].
+    fn host_buckets(&self) -> u32;
+    /// See [`Shape::address_node_types`].
+    fn address_node_types(&self) -> NodeTypes;
+    /// See [`Shape::port_node_types`].
+    fn port_node_types(&self) -> NodeTypes;
+    /// See [`Shape::narrow`].
+    fn is_narrow(&self) -> bool;
+}
+
+/// Tables in plain memory, as the host reads them.
+#[derive(Clone, Copy)]
+pub struct Plain<'a> {
+    /// [`ROOT_ENTRIES`] of them.
+    pub root4: &'a [u32],
+    /// All lines, the [`Shape`] among them.
+    pub lines: &'a [Line],
+    /// Where things are in the lines.
+    pub shape: &'a Shape,
+}
+
+impl Tables for Plain<'_> {
+    fn root4(&self, high: u16) -> u64 {
+        self.root4
+            .get(usize::from(high))
+            .copied()
+            .unwrap_or(0)
+            .into()
+    }
+
+    fn line(&self, index: u32) -> Option<&Line> {
+        self.lines.get(index as usize)
+    }
+
+    fn word(&self, index: u32) -> Option<u64> {
+        let words = &self.line(index / LINE_WORDS as u32)?.0;
+        words
+            .get(index as usize % LINE_WORDS)
+            .map(|&word| word.into())
+    }
+
+    fn unit(&self, index: u32) -> Option<u64> {
+        let units = self.line(index / LINE_UNITS)?.pairs();
+        units.get((index % LINE_UNITS) as usize).copied()
+    }
+
+    fn keys2(&self, index: u32) -> Option<&Keys2Words> {
+        let first = (index % LINE_UNITS) as usize * UNIT_WORDS;
+        let words = &self.line(index / LINE_UNITS)?.0;
+        words.get(first..)?.first_chunk()
+    }
+
+    fn column(&self, index: usize) -> u32 {
+        self.shape.columns[index]
+    }
+
+    fn root6(&self, index: usize) -> u32 {
+        self.shape.roots6[index & (TREES6 - 1)]
+    }
+
+    fn depth6(&self) -> u32 {
+        self.shape.depth6
+    }
+
+    fn index6(&self) -> u32 {
+        self.shape.index6
+    }
+
+    fn low_depth6(&self) -> u32 {
+        self.shape.low_depth6
+    }
+
+    fn hosts_at(&self) -> u32 {
+        self.shape.hosts_at
+    }
+
+    fn host_buckets(&self) -> u32 {
+        self.shape.host_buckets
+    }
+
+    fn address_node_types(&self) -> NodeTypes {
+        self.shape.address_node_types
+    }
+
+    fn port_node_types(&self) -> NodeTypes {
+        self.shape.port_node_types
+    }
+
+    fn is_narrow(&self) -> bool {
+        self.shape.narrow != 0
+    }
+}
