@@ -118,15 +118,25 @@ impl Events {
     }
 }
 
-/// When `CLOCK_MONOTONIC` was zero, by the wall clock as it is set now.
+/// When `CLOCK_MONOTONIC` was zero, by the wall clock as it is set now. The two clocks are read one
+/// after the other, and this thread may lose its processor in between: of several readings the
+/// one counts that took the shortest time.
 fn booted() -> Timestamp {
-    let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map(|t| SignedDuration::new(t.tv_sec(), t.tv_nsec() as i32));
-    let now = Timestamp::now();
-    monotonic
-        .ok()
-        .and_then(|since| now.checked_sub(since).ok())
-        .unwrap_or(now)
+    const READINGS: usize = 5;
+    let monotonic = || {
+        clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(SignedDuration::ZERO, |t| {
+            SignedDuration::new(t.tv_sec(), t.tv_nsec() as i32)
+        })
+    };
+    let readings = (0..READINGS).map(|_| {
+        let before = monotonic();
+        let now = Timestamp::now();
+        (monotonic() - before, now, before)
+    });
+    let shortest = readings.min_by_key(|(took, ..)| *took);
+    shortest.map_or_else(Timestamp::now, |(_, now, since)| {
+        now.checked_sub(since).unwrap_or(now)
+    })
 }
 
 fn logged(event: &Event, booted: Timestamp, state: Option<&State>) -> LoggedPacket {
