@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::ArgAction;
-use serde_json::Value;
 
 use crate::{setup, shell};
 
@@ -46,23 +45,13 @@ pub(crate) fn package_binary(package: &str, name: &str, release: bool) -> Result
     if release {
         command.arg("--release");
     }
-    let messages = shell::cargo_messages(command, &format!("{name} does not build"))?;
-    executable(&messages, name).with_context(|| format!("cargo did not tell where it put {name}"))
-}
-
-/// Finds the path of the binary among cargo's messages, one JSON object a line.
-fn executable(messages: &str, name: &str) -> Option<PathBuf> {
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == name)
-        .find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
+    shell::cargo_executables(command, &format!("{name} does not build"))?
+        .remove(name)
+        .with_context(|| format!("cargo did not tell where it put {name}"))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use clap::Parser as _;
 
     use super::*;
@@ -85,21 +74,5 @@ mod tests {
             let parsed = Line::try_parse_from(&line).unwrap();
             assert_eq!(parsed.args.release, expected, "{line:?}");
         }
-    }
-
-    #[test]
-    fn cargo_tells_where_the_binary_is() {
-        let messages = concat!(
-            r#"{"reason":"compiler-artifact","target":{"name":"sg_userspace"},"executable":null}"#,
-            "\nnot json\n",
-            r#"{"reason":"compiler-artifact","target":{"name":"sgctl"},"executable":"/t/sgctl"}"#,
-            "\n",
-            r#"{"reason":"build-finished","success":true}"#,
-        );
-        assert_eq!(
-            executable(messages, BINARY).as_deref(),
-            Some(Path::new("/t/sgctl"))
-        );
-        assert_eq!(executable("", BINARY), None);
     }
 }

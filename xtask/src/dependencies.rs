@@ -5,13 +5,13 @@
 use std::{path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
+use cargo_metadata::Metadata;
+use semver::Version;
 
 use crate::{
     shell,
     term::{self, Colour},
     toolchains::OLDEST,
-    versions::Version,
 };
 
 /// How a step ends that does not fail.
@@ -131,11 +131,8 @@ pub(crate) fn advisories(workspace: &Path) -> Result<Ending> {
 /// Whether the host's code builds with the oldest supported compiler; where that is not
 /// installed, whether the dependencies say that they do.
 pub(crate) fn oldest_compiler(workspace: &Path) -> Result<Ending> {
-    let mut metadata = shell::cargo(workspace);
-    metadata.args(["metadata", "--format-version", "1", "--locked"]);
-    let metadata = serde_json::from_str(&shell::read(&mut metadata)?)
-        .context("cannot read what `cargo metadata` prints")?;
-    let newer = newer_than(OLDEST, &metadata)?;
+    let metadata = shell::cargo_metadata(workspace, &["--locked"])?;
+    let newer = newer_than(OLDEST, packages(&metadata))?;
     if !newer.is_empty() {
         bail!(
             "rust-version is {OLDEST}, and these need a newer compiler: {}\n\
@@ -176,38 +173,55 @@ fn toolchain_of<'t>(version: &str, listed: &'t str) -> Option<&'t str> {
     })
 }
 
-/// The packages that say that they need a newer compiler.
-fn newer_than(oldest: &str, metadata: &Value) -> Result<Vec<String>> {
-    let oldest = Version::parse(oldest).with_context(|| format!("{oldest} is no version"))?;
-    let packages = metadata["packages"].as_array();
-    let packages = packages.context("`cargo metadata` lists no packages")?;
-    let newer = packages.iter().filter_map(|package| {
-        let needs = package["rust_version"].as_str()?;
-        let (name, version) = (package["name"].as_str()?, package["version"].as_str()?);
-        (Version::parse(needs)? > oldest).then(|| format!("{name} {version} ({needs})"))
-    });
-    Ok(newer.collect())
+/// Each package with its version and the compiler that it says it needs.
+fn packages(metadata: &Metadata) -> impl Iterator<Item = (&str, &Version, &Version)> {
+    metadata.packages.iter().filter_map(|package| {
+        let needs = package.rust_version.as_ref()?;
+        Some((package.name.as_str(), &package.version, needs))
+    })
+}
+
+/// Those that need a newer compiler than `oldest`, which is written without its last number.
+fn newer_than<'p>(
+    oldest: &str,
+    packages: impl Iterator<Item = (&'p str, &'p Version, &'p Version)>,
+) -> Result<Vec<String>> {
+    let oldest = Version::parse(&format!("{oldest}.0"))
+        .with_context(|| format!("rust-version {oldest} is not made of two numbers"))?;
+    Ok(packages
+        .filter(|(_, _, needs)| **needs > oldest)
+        .map(|(name, version, needs)| format!("{name} {version} ({needs})"))
+        .collect())
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
     fn packages_that_need_a_newer_compiler_are_named() {
-        let metadata = json!({"packages": [
-            {"name": "a", "version": "1.0.0", "rust_version": "1.89.1"},
-            {"name": "b", "version": "2.0.0", "rust_version": "1.89"},
-            {"name": "c", "version": "3.0.0", "rust_version": null},
-            {"name": "d", "version": "4.0.0", "rust_version": "1.100"},
-        ]});
+        let version = |text: &str| Version::parse(text).unwrap();
+        let listed = [
+            ("a", version("1.0.0"), version("1.89.1")),
+            ("b", version("2.0.0"), version("1.89.0")),
+            ("d", version("4.0.0"), version("1.100.0")),
+        ];
+        let packages = || listed.iter().map(|(name, of, needs)| (*name, of, needs));
         assert_eq!(
-            newer_than("1.89", &metadata).unwrap(),
-            ["a 1.0.0 (1.89.1)", "d 4.0.0 (1.100)"]
+            newer_than("1.89", packages()).unwrap(),
+            ["a 1.0.0 (1.89.1)", "d 4.0.0 (1.100.0)"]
         );
-        assert!(newer_than("1.89", &json!({})).is_err());
+        assert!(newer_than("1.89.0", packages()).is_err());
+    }
+
+    /// Also those of this workspace, which all name one.
+    #[test]
+    fn packages_tell_which_compiler_they_need() {
+        let workspace = shell::workspace().unwrap();
+        let metadata = shell::cargo_metadata(&workspace, &["--no-deps", "--offline"]).unwrap();
+        let own = packages(&metadata).find(|(name, ..)| *name == "xtask");
+        let (_, _, needs) = own.unwrap();
+        assert_eq!(format!("{}.{}", needs.major, needs.minor), OLDEST);
     }
 
     #[test]

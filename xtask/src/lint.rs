@@ -173,10 +173,12 @@ mod tests {
 
     #[test]
     fn warnings_are_errors_in_every_step() {
-        let lines: Vec<_> = steps(Path::new("."), "nightly")
+        let mut lines: Vec<_> = steps(Path::new("."), "nightly")
             .iter()
             .map(|step| shell::describe(&step.command))
             .collect();
+        // Whose rustfmt it is depends on what is installed.
+        lines[0] = lines[0].replace("rustup run nightly ", "");
         assert_eq!(
             lines,
             [

@@ -1,7 +1,7 @@
 //! Who may load programs into the kernel: root, or somebody who may become it.
 //! Carries the error, and its exit code, for those who may not.
 
-use std::{fmt, fs, path::PathBuf, process::ExitCode};
+use std::{fmt, path::PathBuf, process::ExitCode};
 
 use crate::shell;
 
@@ -35,33 +35,8 @@ pub(crate) enum Way {
 }
 
 pub(crate) fn way() -> Way {
-    if is_root() {
+    if nix::unistd::geteuid().is_root() {
         return Way::Already;
     }
     shell::which("sudo").map_or(Way::Closed, Way::Sudo)
-}
-
-fn is_root() -> bool {
-    // A system without procfs cannot show its user here; sudo is then asked for needlessly.
-    fs::read_to_string("/proc/self/status").is_ok_and(|status| effective_user(&status) == Some(0))
-}
-
-/// The second number of the `Uid:` line is the effective user.
-fn effective_user(status: &str) -> Option<u32> {
-    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    ids.split_whitespace().nth(1)?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_effective_user_counts() {
-        let status = "Name:\tsudo\nUid:\t1000\t0\t0\t0\nGid:\t1000\t1000\t1000\t1000\n";
-        assert_eq!(effective_user(status), Some(0));
-        assert_eq!(effective_user("Uid:\t0\t1000\t0\t0\n"), Some(1000));
-        assert_eq!(effective_user("Name:\tx\n"), None);
-        assert_eq!(effective_user("Uid:\tzero\n"), None);
-    }
 }

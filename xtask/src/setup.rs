@@ -41,7 +41,7 @@ pub(crate) fn ensure(needs: Needs) -> Result<()> {
                 term::say(Colour::Yellow, "note", line);
             }
             steps.push(Ok(found));
-            steps.push(linker::step(&mut apt, &rustc));
+            steps.push(linker::step(&mut apt, &rustc.1));
         }
         // Which LLVM the linker must have is known only with a compiler.
         Err(missing) => steps.push(Err(missing)),

@@ -1,15 +1,20 @@
 //! Other programs: finds them, runs them, shows them as one would type them. The toolchain that
 //! cargo chose for the task runner is not forced on those that choose their own.
+//!
+//! Commands are those of the standard library. A line that is shown is there to be pasted into a
+//! shell; xshell, which would shorten some calls, prints neither the variables that are set for a
+//! command nor quotes that a shell understands, and does not let a test look at a command.
 
 use std::{
+    collections::BTreeMap,
     env,
     ffi::OsStr,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
+use cargo_metadata::{Message, Metadata, MetadataCommand};
 
 use crate::term::{self, Colour};
 
@@ -34,9 +39,12 @@ pub(crate) fn cargo(workspace: &Path) -> Command {
     command
 }
 
-/// Runs cargo and returns its messages, one JSON object a line: cargo knows best where it put what
-/// it built, since the target folder has many ways to move.
-pub(crate) fn cargo_messages(mut command: Command, what_fails: &str) -> Result<String> {
+/// Runs cargo, which builds, and returns where it put each executable, by its name: cargo knows
+/// best, since the target folder has many ways to move.
+pub(crate) fn cargo_executables(
+    mut command: Command,
+    what_fails: &str,
+) -> Result<BTreeMap<String, PathBuf>> {
     term::say(Colour::Cyan, "$", describe(&command));
     let output = command
         .arg("--message-format=json-render-diagnostics")
@@ -46,7 +54,28 @@ pub(crate) fn cargo_messages(mut command: Command, what_fails: &str) -> Result<S
     if !output.status.success() {
         bail!("{what_fails} ({}), see above", output.status);
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    Ok(executables(&output.stdout))
+}
+
+/// The executables among cargo's messages, one JSON object a line.
+fn executables(messages: &[u8]) -> BTreeMap<String, PathBuf> {
+    Message::parse_stream(messages)
+        .filter_map(|message| match message.ok()? {
+            Message::CompilerArtifact(artifact) => {
+                Some((artifact.target.name, artifact.executable?.into()))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+/// What `cargo metadata` says of the workspace.
+pub(crate) fn cargo_metadata(workspace: &Path, options: &[&str]) -> Result<Metadata> {
+    let mut command = cargo(workspace);
+    command
+        .args(["metadata", "--format-version", "1"])
+        .args(options);
+    MetadataCommand::parse(read(&mut command)?).context("cannot read what `cargo metadata` prints")
 }
 
 /// A program of another toolchain. Rustup finds it; what cargo set for its own is taken away.
@@ -67,15 +96,13 @@ pub(crate) fn rustup() -> Command {
 /// Finds a program on the PATH, and in the system folders that it may leave out.
 pub(crate) fn which(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .chain(SYSTEM_FOLDERS.map(PathBuf::from))
-        .map(|folder| folder.join(program))
-        .find(|file| is_executable(file))
-}
-
-fn is_executable(file: &Path) -> bool {
-    file.metadata()
-        .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+    let folders = env::split_paths(&path).chain(SYSTEM_FOLDERS.map(PathBuf::from));
+    which::which_in(
+        program,
+        env::join_paths(folders).ok(),
+        env::current_dir().ok()?,
+    )
+    .ok()
 }
 
 /// Shows the command, runs it with this terminal, and fails unless it succeeds.
@@ -161,6 +188,33 @@ mod tests {
                 .get_envs()
                 .any(|(name, value)| name == "RUSTUP_TOOLCHAIN" && value.is_none())
         );
+    }
+
+    #[test]
+    fn cargo_tells_where_the_binaries_are() {
+        let artifact = |name: &str, executable: &str| {
+            format!(
+                r#"{{"reason":"compiler-artifact","package_id":"p","manifest_path":"/p/Cargo.toml",
+                "target":{{"kind":["bin"],"crate_types":["bin"],"name":"{name}","src_path":"/p/m.rs"}},
+                "profile":{{"opt_level":"1","debuginfo":0,"debug_assertions":true,
+                "overflow_checks":true,"test":false}},
+                "features":[],"filenames":[],"executable":{executable},"fresh":true}}"#
+            )
+            .replace('\n', " ")
+        };
+        let messages = [
+            artifact("sg_userspace", "null"),
+            "not json".to_owned(),
+            artifact("sgctl", r#""/t/sgctl""#),
+            artifact("lab", r#""/t/deps/lab-1""#),
+            r#"{"reason":"build-finished","success":true}"#.to_owned(),
+        ]
+        .join("\n");
+        let found = executables(messages.as_bytes());
+        assert_eq!(found.len(), 2);
+        assert_eq!(found["sgctl"], Path::new("/t/sgctl"));
+        assert_eq!(found["lab"], Path::new("/t/deps/lab-1"));
+        assert_eq!(executables(b"").len(), 0);
     }
 
     #[test]

@@ -2,19 +2,15 @@
 //! root.
 
 use std::{
-    env,
     ffi::OsString,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
+use rustc_version::version_meta;
 
-use crate::{
-    root::{self, NotPermitted, Way},
-    shell,
-    versions::Rustc,
-};
+use crate::root::{self, NotPermitted, Way};
 
 /// `test` is the dev profile; `release` takes longer to build and less to run.
 pub(crate) const PROFILE: &str = "test";
@@ -63,9 +59,7 @@ pub(crate) fn data_folder(variable: Option<OsString>, here: &Path) -> Result<Opt
 }
 
 fn host() -> Result<String> {
-    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let text = shell::read(Command::new(rustc).arg("-vV"))?;
-    let rustc = Rustc::parse(&text).context("`rustc -vV` does not tell the host")?;
+    let rustc = version_meta().context("`rustc -vV` does not tell the host")?;
     Ok(rustc.host)
 }
 

@@ -2,13 +2,12 @@
 //! themselves.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
 
 use super::protocol::Suite;
 use crate::{shell, test_binaries::PROFILE};
@@ -42,8 +41,7 @@ pub(super) fn build(workspace: &Path) -> Result<Binaries> {
         .args(["--exclude", "sg-ebpf", "--exclude", "sg-bench-ebpf"])
         .args(["--profile", PROFILE])
         .args(["--test", "kernel", "--test", "lab", "--no-run"]);
-    let messages = shell::cargo_messages(command, "the tests do not build")?;
-    let mut found = executables(&messages);
+    let mut found = shell::cargo_executables(command, "the tests do not build")?;
     let mut take = |name: &str| {
         found
             .remove(name)
@@ -56,34 +54,9 @@ pub(super) fn build(workspace: &Path) -> Result<Binaries> {
     })
 }
 
-/// The binaries among cargo's messages, one JSON object a line.
-fn executables(messages: &str) -> BTreeMap<String, PathBuf> {
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter_map(|message| {
-            let name = message["target"]["name"].as_str()?;
-            let path = message["executable"].as_str()?;
-            Some((name.to_owned(), PathBuf::from(path)))
-        })
-        .collect()
-}
-
 pub(super) fn target_folder(workspace: &Path) -> Result<PathBuf> {
-    let mut command = shell::cargo(workspace);
-    command.args([
-        "metadata",
-        "--no-deps",
-        "--offline",
-        "--format-version",
-        "1",
-    ]);
-    let metadata: Value =
-        serde_json::from_str(&shell::read(&mut command)?).context("cargo's metadata is no JSON")?;
-    metadata["target_directory"]
-        .as_str()
-        .map(PathBuf::from)
-        .context("cargo does not tell its target folder")
+    let metadata = shell::cargo_metadata(workspace, &["--no-deps", "--offline"])?;
+    Ok(metadata.target_directory.into())
 }
 
 impl Binaries {
@@ -167,20 +140,5 @@ mod tests {
             guest_only(set(&["guest::a", "soak::b"])),
             set(&["guest::a"])
         );
-    }
-
-    #[test]
-    fn cargo_tells_where_the_binaries_are() {
-        let messages = concat!(
-            r#"{"reason":"compiler-artifact","target":{"name":"sg_userspace"},"executable":null}"#,
-            "\nnot json\n",
-            r#"{"reason":"compiler-artifact","target":{"name":"sgctl"},"executable":"/t/sgctl"}"#,
-            "\n",
-            r#"{"reason":"compiler-artifact","target":{"name":"lab"},"executable":"/t/deps/lab-1"}"#,
-        );
-        let found = executables(messages);
-        assert_eq!(found.len(), 2);
-        assert_eq!(found["sgctl"], Path::new("/t/sgctl"));
-        assert_eq!(found["lab"], Path::new("/t/deps/lab-1"));
     }
 }

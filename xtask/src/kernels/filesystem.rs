@@ -25,12 +25,12 @@ pub(super) fn write(
     suites: &[Suite],
 ) -> Result<()> {
     let mut archive = Archive::default();
-    archive.file("/init", INIT.as_bytes());
-    archive.file("/suites", script(suites).as_bytes());
+    archive.file("/init", INIT.as_bytes())?;
+    archive.file("/suites", script(suites).as_bytes())?;
 
     let mut libraries = BTreeSet::new();
     for (name, path) in programs()? {
-        archive.file(&format!("/bin/{name}"), &content(&path)?);
+        archive.file(&format!("/bin/{name}"), &content(&path)?)?;
         libraries.extend(libraries_of(&path)?);
     }
     let scratch = file.with_extension("stripped");
@@ -39,11 +39,11 @@ pub(super) fn write(
         (&binaries.lab, Path::new("/tests/lab")),
         (&binaries.sgctl, &binaries.sgctl),
     ] {
-        archive.file(&inside.to_string_lossy(), &stripped(path, &scratch)?);
+        archive.file(&inside.to_string_lossy(), &stripped(path, &scratch)?)?;
         libraries.extend(libraries_of(path)?);
     }
     for library in &libraries {
-        archive.file(&library.to_string_lossy(), &content(library)?);
+        archive.file(&library.to_string_lossy(), &content(library)?)?;
     }
 
     // The tests look for them where they were built.
@@ -52,15 +52,15 @@ pub(super) fn write(
         fs::read_dir(&cases).with_context(|| format!("cannot read {}", cases.display()))?;
     for entry in entries {
         let path = entry?.path();
-        archive.file(&path.to_string_lossy(), &content(&path)?);
+        archive.file(&path.to_string_lossy(), &content(&path)?)?;
     }
 
     let order: Vec<&str> = modules.iter().map(|module| &*module.name).collect();
-    archive.file("/modules/order", (order.join("\n") + "\n").as_bytes());
+    archive.file("/modules/order", (order.join("\n") + "\n").as_bytes())?;
     for module in modules {
-        archive.file(&format!("/modules/{}.ko", module.name), &module.bytes);
+        archive.file(&format!("/modules/{}.ko", module.name), &module.bytes)?;
     }
-    fs::write(file, archive.finish()).with_context(|| format!("cannot write {}", file.display()))
+    fs::write(file, archive.finish()?).with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// A call of the function `suite` of the guest's first process for each suite.

@@ -8,6 +8,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use rustc_version::LlvmVersion;
+use semver::Version;
 
 use super::{
     apt::{self, Apt},
@@ -18,14 +20,14 @@ use crate::{
     shell,
     term::{self, Colour},
     toolchains::{LINKER as VERSION, LINKER_LLVMS as LLVMS},
-    versions::{self, Rustc, Version},
+    versions,
 };
 
 /// Names the folder of an LLVM that is not where Debian puts it.
 const PREFIX: &str = "LLVM_PREFIX";
 
-pub(super) fn step(apt: &mut Apt, rustc: &Rustc) -> Result<Found, Missing> {
-    let need = rustc.llvm.major;
+pub(super) fn step(apt: &mut Apt, llvm: &LlvmVersion) -> Result<Found, Missing> {
+    let need = llvm.major;
     let reason = match inspect(need) {
         Ok(text) => {
             return Ok(Found {
@@ -51,7 +53,7 @@ pub(super) fn step(apt: &mut Apt, rustc: &Rustc) -> Result<Found, Missing> {
 }
 
 /// Tells which usable linker there is, or why there is none.
-fn inspect(need: u32) -> Result<String, String> {
+fn inspect(need: u64) -> Result<String, String> {
     let Some(path) = shell::which("bpf-linker") else {
         return Err("bpf-linker is not on the PATH".to_owned());
     };
@@ -71,7 +73,7 @@ fn inspect(need: u32) -> Result<String, String> {
     judge(version, llvm, need).map_err(|reason| format!("{at} {reason}"))
 }
 
-fn judge(version: Version, llvm: Option<Version>, need: u32) -> Result<String, String> {
+fn judge(version: Version, llvm: Option<LlvmVersion>, need: u64) -> Result<String, String> {
     if version < VERSION {
         return Err(format!("is {version}, and {VERSION} is needed"));
     }
@@ -84,7 +86,7 @@ fn judge(version: Version, llvm: Option<Version>, need: u32) -> Result<String, S
     }
 }
 
-fn build(apt: &mut Apt, need: u32) -> Result<()> {
+fn build(apt: &mut Apt, need: u64) -> Result<()> {
     let (major, prefix) = find_llvm(apt, need)?;
     term::say(
         Colour::Yellow,
@@ -98,7 +100,7 @@ fn build(apt: &mut Apt, need: u32) -> Result<()> {
     Ok(())
 }
 
-fn install(major: u32, prefix: &Path) -> Command {
+fn install(major: u64, prefix: &Path) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
         .args(["install", "bpf-linker", "--locked", "--force"])
@@ -112,7 +114,7 @@ fn install(major: u32, prefix: &Path) -> Command {
 }
 
 /// An LLVM to build with: the one that is named, one that is installed, or one from Debian.
-fn find_llvm(apt: &mut Apt, need: u32) -> Result<(u32, PathBuf)> {
+fn find_llvm(apt: &mut Apt, need: u64) -> Result<(u64, PathBuf)> {
     let majors = candidates(need);
     if majors.is_empty() {
         let newest = LLVMS.end();
@@ -153,11 +155,11 @@ fn find_llvm(apt: &mut Apt, need: u32) -> Result<(u32, PathBuf)> {
 }
 
 /// The LLVM versions that the linker can have for a compiler with this one, best first.
-fn candidates(need: u32) -> Vec<u32> {
+fn candidates(need: u64) -> Vec<u64> {
     LLVMS.filter(|&major| major >= need).collect()
 }
 
-fn packages(major: u32) -> Vec<String> {
+fn packages(major: u64) -> Vec<String> {
     vec![
         format!("llvm-{major}-dev"),
         format!("libpolly-{major}-dev"),
@@ -167,11 +169,11 @@ fn packages(major: u32) -> Vec<String> {
     ]
 }
 
-fn debian_prefix(major: u32) -> PathBuf {
+fn debian_prefix(major: u64) -> PathBuf {
     PathBuf::from(format!("/usr/lib/llvm-{major}"))
 }
 
-fn major_at(prefix: &Path) -> Result<u32> {
+fn major_at(prefix: &Path) -> Result<u64> {
     let config = prefix.join("bin/llvm-config");
     let answer = fs::metadata(&config)
         .map_err(anyhow::Error::from)
@@ -182,8 +184,8 @@ fn major_at(prefix: &Path) -> Result<u32> {
     Ok(version.major)
 }
 
-fn by_hand(need: u32) -> Vec<String> {
-    let older = |llvm: u32| {
+fn by_hand(need: u64) -> Vec<String> {
+    let older = |llvm: u64| {
         [
             format!("a nightly with LLVM {llvm} or earlier, DATE being its day:"),
             "  rustup toolchain install nightly-DATE --profile minimal --component rust-src"
@@ -224,10 +226,10 @@ mod tests {
 
     #[test]
     fn a_linker_is_judged_by_its_version_and_its_llvm() {
-        let llvm = |major| Some(Version::new(major, 1, 8));
+        let llvm = |major| Some(LlvmVersion { major, minor: 1 });
         assert_eq!(
             judge(VERSION, llvm(22), 22).unwrap(),
-            "bpf-linker 0.13.0 (LLVM 22.1.8)"
+            "bpf-linker 0.13.0 (LLVM 22.1)"
         );
         assert!(judge(Version::new(0, 14, 1), llvm(23), 22).is_ok());
         let refused = [

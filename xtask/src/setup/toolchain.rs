@@ -8,12 +8,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use rustc_version::{LlvmVersion, VersionMeta};
 
 use super::step::{Found, Missing};
 use crate::{
     shell,
     term::{self, Colour},
-    versions::Rustc,
+    versions,
 };
 
 /// Names another toolchain than `nightly` for the packet path.
@@ -26,6 +27,9 @@ pub(crate) fn name() -> String {
         .filter(|name| !name.is_empty())
         .unwrap_or_else(|| "nightly".to_owned())
 }
+
+/// What a compiler says of itself, and its LLVM.
+pub(super) type Rustc = (VersionMeta, LlvmVersion);
 
 pub(super) fn step() -> Result<(Found, Rustc), Missing> {
     let name = name();
@@ -55,7 +59,7 @@ pub(super) fn step() -> Result<(Found, Rustc), Missing> {
         announce(format_args!("{name} has no sources of core (rust-src)"));
         let added = shell::run(&mut add_component(&name, "rust-src"));
         if added.is_err() || !has_sources(&sysroot) {
-            return Err(no_sources(&name, &rustc, &sysroot));
+            return Err(no_sources(&name, &rustc.0, &sysroot));
         }
         installed = true;
     }
@@ -74,13 +78,13 @@ pub(super) fn step() -> Result<(Found, Rustc), Missing> {
         }
     }
 
-    let text = format!("rustc {} (LLVM {})", rustc.release, rustc.llvm);
+    let text = format!("rustc {} (LLVM {})", rustc.0.semver, rustc.1);
     Ok((Found { text, installed }, rustc))
 }
 
 /// The compiler beside the cargo that runs this.
-pub(super) fn of_the_host() -> Option<Rustc> {
-    Rustc::parse(&shell::read(Command::new("rustc").arg("-vV")).ok()?)
+pub(super) fn of_the_host() -> Option<VersionMeta> {
+    VersionMeta::for_command(Command::new("rustc")).ok()
 }
 
 fn announce(text: fmt::Arguments<'_>) {
@@ -89,7 +93,7 @@ fn announce(text: fmt::Arguments<'_>) {
 
 fn inspect(name: &str) -> Result<(Rustc, PathBuf)> {
     let version = shell::read(shell::of_toolchain(name, "rustc").arg("-vV"))?;
-    let rustc = Rustc::parse(&version)
+    let rustc = versions::rustc(&version)
         .with_context(|| format!("cannot read the version of rustc:\n{version}"))?;
     let sysroot = shell::read(shell::of_toolchain(name, "rustc").args(["--print", "sysroot"]))?;
     Ok((rustc, PathBuf::from(sysroot.trim())))
@@ -143,13 +147,13 @@ fn no_toolchain(name: &str, error: &anyhow::Error) -> Missing {
     }
 }
 
-fn no_sources(name: &str, rustc: &Rustc, sysroot: &Path) -> Missing {
+fn no_sources(name: &str, rustc: &VersionMeta, sysroot: &Path) -> Missing {
     let mut by_hand = vec![
         "with the network at hand:".to_owned(),
         indent(&shell::describe(&add_component(name, "rust-src"))),
         format!(
             "or copy {SOURCES} of the same rustc {} from another machine to",
-            rustc.release
+            rustc.semver
         ),
         indent(&sysroot.join(SOURCES).display().to_string()),
     ];
@@ -188,7 +192,7 @@ mod tests {
         assert_eq!(
             shell::describe(&install_toolchain("nightly")),
             "rustup toolchain install nightly --profile minimal \
-             --component rust-src --component clippy"
+             --component rust-src --component clippy --component rustfmt"
         );
         assert_eq!(
             shell::describe(&add_component("nightly", "rust-src")),
