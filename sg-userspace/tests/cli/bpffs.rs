@@ -1,5 +1,6 @@
-//! The BPF file system that `sgctl` pins to: whom it believes, and how long it lasts. Where its
-//! usual place is meant, a test mounts there in a mount namespace of its own.
+//! The BPF file system that `sgctl` pins to: which owners and modes `sgctl` accepts, and where pins
+//! would not outlive a container. A test that uses /sys/fs/bpf mounts there in a mount namespace of
+//! its own.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
@@ -10,7 +11,7 @@ use nix::mount::{MsFlags, mount};
 
 use super::world::{APPLY, EXPLAIN, Ran, World};
 
-/// A user that owns nothing here.
+/// A user other than root who owns none of the directories.
 const NOBODY: u32 = 65534;
 
 fn chmod(path: &Path, mode: u32) {
@@ -21,7 +22,8 @@ fn mode(path: &Path) -> u32 {
     path.metadata().unwrap().mode() & 0o7777
 }
 
-/// As a plain `mount -t bpf` makes it: every user may create entries.
+/// A BPF file system with the mode that a plain `mount -t bpf` gives it, in which every user may
+/// create entries.
 fn open_to_all() -> World {
     let world = World::new();
     chmod(&world.bpffs, 0o1777);
@@ -44,7 +46,7 @@ fn in_a_file_system_that_all_can_write_to_our_directory_is_ours_alone() {
     };
     let (root_name, other) = (root.display().to_string(), world.bpffs.join("other"));
     let other = other.display().to_string();
-    // What the test itself stands on: others can create entries beside ours.
+    // The test only means something if other users can create entries beside `sgctl`'s directory.
     assert!(nobody("mkdir", &[&other]));
     assert!(!nobody("flock", &["--nonblock", &root_name, "true"]));
     assert!(!nobody("mv", &[&root_name, &format!("{other}/taken")]));
@@ -52,7 +54,7 @@ fn in_a_file_system_that_all_can_write_to_our_directory_is_ours_alone() {
     world.run(&["detach"]).ok();
     assert!(!root.exists());
 
-    // One that an earlier sgctl left open to be looked into is closed.
+    // `sgctl` closes a directory that an older version left readable for all.
     std::fs::create_dir(&root).unwrap();
     chmod(&root, 0o755);
     assert!(nobody("flock", &["--nonblock", &root_name, "true"]));
@@ -80,7 +82,7 @@ fn what_others_could_have_put_there_is_not_believed() {
         }
         assert!(!world.has_xdp(), "{words}");
     };
-    // Another's directory with something in it.
+    // The directory belongs to another user, who has put something into it.
     std::fs::create_dir_all(root.join("v8/1/1")).unwrap();
     chown(&root, Some(NOBODY), None).unwrap();
     refused("belongs to user 65534", "-o mode=0700");
@@ -90,18 +92,18 @@ fn what_others_could_have_put_there_is_not_believed() {
         refused("others than root can write to", "chmod 0700");
     }
     std::fs::remove_dir_all(&root).unwrap();
-    // A name that leads elsewhere.
+    // The path is a symbolic link to another directory.
     let elsewhere = world.bpffs.join("elsewhere");
     std::fs::create_dir(&elsewhere).unwrap();
     symlink(&elsewhere, &root).unwrap();
     refused("is not a directory", "-o mode=0700");
     std::fs::remove_file(&root).unwrap();
-    // Without the sticky bit others can move away what is root's.
+    // Without the sticky bit other users can rename a directory that belongs to root.
     for mode in [0o777, 0o775] {
         chmod(&world.bpffs, mode);
         refused("others than root can write to", "chmod 0700");
     }
-    // So can the owner of the whole.
+    // The owner of the file system can rename it as well.
     chmod(&world.bpffs, 0o755);
     chown(&world.bpffs, Some(NOBODY), None).unwrap();
     refused("belongs to user 65534", "-o mode=0700");
@@ -119,7 +121,8 @@ fn a_read_only_one_is_said_to_be_read_only() {
         mount(Some("bpf"), &world.bpffs, Some("bpf"), flags, nothing).unwrap();
     };
     for read_only in [
-        // The whole file system, and this mount of it alone, as containers are given one.
+        // The kernel can forbid writing for the whole file system or for this one mount of it.
+        // Containers usually get the latter.
         MsFlags::MS_RDONLY,
         MsFlags::MS_RDONLY | MsFlags::MS_BIND,
     ] {
@@ -150,11 +153,12 @@ fn a_read_only_one_is_said_to_be_read_only() {
     }
 }
 
-/// Runs a script in mount namespaces of its own, with `$sgctl` and the policy's words at hand.
+/// Runs a script in new namespaces, with mounts of its own. `$sgctl` in it is the command for the
+/// node's namespace.
 fn in_mounts(world: &World, unshare: &str, script: &str) -> Ran {
     let mut command = Command::new("unshare");
     command.args(unshare.split(' ')).args(["sh", "-c"]);
-    // A machine may have one mounted; here is none.
+    // The machine may have a BPF file system mounted, which the test must not use.
     let first = "while umount /sys/fs/bpf 2>/dev/null; do :; done\n";
     command.arg(format!("{first}{script}"));
     let sgctl = env!("CARGO_BIN_EXE_sgctl");
@@ -162,7 +166,7 @@ fn in_mounts(world: &World, unshare: &str, script: &str) -> Ran {
     Ran::of(&command.output().unwrap())
 }
 
-/// What a container has: process ids and mounts of its own.
+/// The namespaces of a container: its own process ids and mounts.
 const CONTAINER: &str = "--pid --mount --fork --mount-proc";
 
 #[test]
@@ -191,7 +195,7 @@ fn in_a_container_nothing_is_pinned_that_ends_with_it() {
         assert!(own.err.contains("of its own at /sys/fs/bpf"), "{}", own.err);
     }
     assert!(!world.has_xdp());
-    // On purpose, elsewhere.
+    // A BPF file system at any other place, named with --bpffs, is accepted.
     let elsewhere = "mount -t bpf -o mode=0700 bpf /mnt && \
                      $sgctl --bpffs /mnt apply builtin:tke --iface nic && \
                      $sgctl --bpffs /mnt status && $sgctl --bpffs /mnt detach";
@@ -211,11 +215,12 @@ fn a_container_may_pin_to_the_file_system_of_the_machine() {
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{}", ran.all());
         assert!(!world.has_xdp());
     };
-    // `$sgctl detach` at the end has the machine's processes in sight and is no container, so
-    // that the file system must be another than its own: it has pins.
+    // The last `$sgctl detach` runs outside the container. If the container had used a file system
+    // of its own, this one would find no pins.
     let shared = "mount -t bpf -o mode=0700 bpf /sys/fs/bpf && mount --make-shared /sys/fs/bpf";
     outside(shared, &format!("{CONTAINER} --propagation slave"));
-    // Without propagation, by its age.
+    // Without mount propagation `sgctl` takes a file system for the machine's if it is older than
+    // the container.
     let older = "mount -t bpf -o mode=0700 bpf /sys/fs/bpf && sleep 2.1";
     outside(older, CONTAINER);
 }

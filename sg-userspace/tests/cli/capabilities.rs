@@ -1,5 +1,5 @@
-//! `sgctl` as root that lacks a capability, one at a time: each command does its work or names the
-//! capability, and no other; and reading takes none at all.
+//! `sgctl` as root that lacks one capability at a time. A command that changes something does its
+//! work or names the missing capability and no other; reading needs none.
 
 use std::process::Command;
 
@@ -9,7 +9,8 @@ const REPLACE: [&str; 4] = ["apply", "builtin:tke-minimal", "--iface", "nic"];
 
 const READING: [&[&str]; 3] = [&["counters", "--iface", "nic"], &["flows"], &EXPLAIN];
 
-/// Runs `sgctl` in the node's namespace, already entered, without some capabilities.
+/// Runs `sgctl` in the node's namespace without some capabilities. `nsenter` enters the namespace
+/// first, since that takes a capability too.
 fn without(world: &World, dropped: &str, words: &[&str]) -> Ran {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net=/run/netns/{}", world.node));
@@ -19,7 +20,7 @@ fn without(world: &World, dropped: &str, words: &[&str]) -> Ran {
         .arg("--bpffs")
         .arg(&world.bpffs);
     let output = command.args(words).output();
-    Ran::of(&output.expect("util-linux is there"))
+    Ran::of(&output.expect("the tests need util-linux"))
 }
 
 fn names(text: &str) -> Vec<&str> {
@@ -48,8 +49,8 @@ fn what_is_missing_is_named_and_nothing_is_touched() {
     assert_eq!(names(&ran.err), ["CAP_SYS_ADMIN"], "{}", ran.err);
 }
 
-/// With every capability something else may refuse it, or the kernel may be short of memory:
-/// which of the two it is, and that it was the kernel.
+/// Even with every capability, seccomp or a security module may refuse a call, or the kernel may be
+/// short of memory. The message says which of the two it is, and names no capability.
 #[test]
 fn what_the_kernel_refuses_is_told_from_what_is_missing() {
     let world = World::new();
@@ -72,7 +73,8 @@ fn what_the_kernel_refuses_is_told_from_what_is_missing() {
     }
 }
 
-/// Without CAP_SYS_ADMIN nothing can be found by its id: everything is pinned.
+/// Looking up a BPF object by its id takes CAP_SYS_ADMIN, so the programs and maps have to be found
+/// by their pins.
 #[test]
 fn enforcing_and_replacing_need_no_cap_sys_admin() {
     let world = World::new();
@@ -98,7 +100,7 @@ fn reading_needs_no_capability() {
     for hook in ["tcx", "clsact"] {
         let apply = ["apply", &policy, "--iface", "nic", "--egress-hook", hook];
         world.run(&apply).ok();
-        // So that there is a flow.
+        // One datagram, so that there is a flow to list.
         ip(&[
             "netns",
             "exec",
@@ -116,7 +118,8 @@ fn reading_needs_no_capability() {
                 "{words:?}"
             );
         }
-        // Who else is on the interface is asked of the kernel, which tells only some.
+        // `status` asks the kernel which other programs are attached to the interface, and the
+        // kernel answers that only with CAP_NET_ADMIN.
         let status = without(&world, "-all,+net_admin", &["status"]).ok();
         assert!(status.out.contains("enforcing"), "{hook}: {}", status.out);
         if hook == "tcx" {
@@ -127,7 +130,8 @@ fn reading_needs_no_capability() {
         }
         let flows = without(&world, "-all", &["flows", "--json"]).ok().json();
         assert_eq!(flows.as_array().map(Vec::len), Some(1), "{flows}");
-        // It is not said to be enforcing by whoever cannot know.
+        // Without the capability `sgctl` cannot know whether the interface enforces, so it must not
+        // say so.
         assert_eq!(flows[0]["health"], "unverified", "{hook}: {flows}");
         world.run(&["detach"]).ok();
     }

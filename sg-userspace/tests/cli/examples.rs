@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use super::world::run;
 
-/// What is asked, with the verdict and the position of the rule that decides, 0 where none does.
+/// A question to `explain`, the verdict, and the position of the rule that decides, or 0 if none
+/// does.
 type Asked = (&'static str, &'static str, u64);
 
 const EXAMPLES: [(&str, &[Asked]); 8] = [
@@ -89,7 +90,7 @@ const EXAMPLES: [(&str, &[Asked]); 8] = [
         "kubernetes-node",
         &[
             ("in tcp 172.16.9.9 10.0.1.5:4240", "accept", 1),
-            // A NodePort of another node, as it arrives here.
+            // A packet to a NodePort that another node has forwarded to this one.
             ("in tcp 10.0.2.7 172.16.1.1:8080", "accept", 2),
             ("in tcp 10.0.9.7 10.0.1.5:30080", "accept", 3),
             ("in tcp 10.0.9.7 10.0.1.5:32768", "drop", 0),
@@ -103,7 +104,7 @@ const EXAMPLES: [(&str, &[Asked]); 8] = [
         "web-behind-load-balancer",
         &[
             ("in tcp 10.20.1.9 10.10.0.1:8443", "accept", 1),
-            // A client that comes past the balancer.
+            // A client that bypasses the load balancer.
             ("in tcp 203.0.113.9 10.10.0.1:8443", "drop", 0),
             ("in tcp 10.30.0.11 10.10.0.1:9100", "accept", 2),
             ("in tcp 10.30.0.12 10.10.0.1:9100", "drop", 0),
@@ -130,7 +131,7 @@ fn every_example_is_asked_about() {
     assert_eq!(policies.collect::<BTreeSet<_>>(), BTreeSet::from(asked));
 }
 
-/// `--strict` makes errors of warnings.
+/// Proves that the examples are clean: with `--strict` a warning is an error.
 #[test]
 fn examples_are_valid_and_draw_no_warning() {
     for (name, _) in EXAMPLES {

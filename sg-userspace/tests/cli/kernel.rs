@@ -1,4 +1,4 @@
-//! The commands that touch the kernel, from `apply` to `detach`, on a veth of their own.
+//! The commands that touch the kernel, from `apply` to `detach`, on a veth pair of each test's own.
 
 use std::net::UdpSocket;
 
@@ -92,7 +92,7 @@ fn a_second_apply_replaces_and_keeps_counting() {
         .ok()
         .json();
     assert_eq!(counters[0]["rules"][1]["packets"], 4, "{counters}");
-    // Two groups need a column to be told apart.
+    // With two groups the table needs a column for the group.
     let human = world.run(&["counters"]).ok().out;
     assert!(
         human.lines().nth(1).is_some_and(|l| l.contains("GROUP")),
@@ -110,7 +110,7 @@ fn a_second_apply_replaces_and_keeps_counting() {
     assert_shown!("explain_iface", asked.ok().out);
 }
 
-/// Proves K12: what is kept is told, and can be left.
+/// Proves K12: `apply` reports how many flows it has kept, and with `--cut-existing` keeps none.
 #[test]
 fn apply_says_what_it_keeps() {
     let world = World::new();
@@ -140,7 +140,8 @@ fn apply_says_what_it_keeps() {
         "entered": 1, "without_rule": 1, "left_out": 0, "unseen": null
     });
     assert_eq!(first, expected);
-    // Nothing in this namespace asks for connection tracking.
+    // No rule set in this namespace makes the kernel track connections, so requests under way are
+    // reported as unseen.
     let unseen = unseen.as_array().expect("a list");
     assert!(
         unseen.iter().any(|u| u["kind"] == "untracked"),
@@ -148,7 +149,7 @@ fn apply_says_what_it_keeps() {
     );
     assert_eq!(said.matches("could not see requests").count(), 1, "{said}");
     assert_eq!(seeded(&["--cut-existing"]), serde_json::Value::Null);
-    // It is for a first attachment, and is not ignored at another one.
+    // `--cut-existing` is only valid for a first attachment, and is refused for a replacement.
     let cuts = [&apply[..], &["--cut-existing"]].concat();
     world.run(&cuts).fails(1, "leave out --cut-existing");
     world
@@ -156,8 +157,8 @@ fn apply_says_what_it_keeps() {
         .fails(1, "leave out --max-flows");
 }
 
-/// Proves K12: how many connections were cut is told, and there are none where the rules pass
-/// them.
+/// Proves K12: `apply --cut-existing` reports how many connections it has cut, and cuts none where
+/// the rules admit them.
 #[test]
 fn apply_says_what_it_cuts() {
     let world = World::new();
@@ -204,7 +205,7 @@ fn apply_says_what_it_cuts() {
     assert_eq!(kept["cut"], serde_json::Value::Null);
 }
 
-/// A qdisc that is added is told, for adding one loses frames.
+/// `apply` reports that it has added a qdisc, because adding one can lose frames.
 #[test]
 fn apply_says_when_it_adds_a_qdisc() {
     let world = World::new();
@@ -222,7 +223,7 @@ fn apply_says_when_it_adds_a_qdisc() {
     let note = "added a clsact qdisc: the kernel may have dropped frames";
     assert!(!apply("tcx", &[]).out.contains(note));
     assert!(apply("clsact", &[]).out.contains(note));
-    // It is there by now.
+    // The clsact qdisc exists by now, and is not added again.
     world
         .run(&["apply", "builtin:tke-minimal", "--iface", "nic"])
         .ok();
@@ -303,7 +304,7 @@ fn several_interfaces_are_an_array_and_detach_takes_all() {
     }
     let json = world.run(&["counters", "--json"]).ok().json();
     assert_eq!(json.as_array().map(Vec::len), Some(2));
-    // From outside, without --netns: the whole BPF file system.
+    // Without --netns these commands act on everything in the BPF file system.
     let bpffs = world.bpffs.display().to_string();
     let status = super::world::run(&["status", "--bpffs", &bpffs]).ok();
     assert_eq!(status.out.matches("clsact").count(), 2, "{}", status.out);
@@ -321,7 +322,7 @@ fn several_interfaces_are_an_array_and_detach_takes_all() {
 fn a_damaged_record_is_shown_and_detached() {
     let world = World::new();
     world.run(&["apply", "builtin:tke", "--iface", "nic"]).ok();
-    // A map that is no record in the place of the record.
+    // Puts another kind of map in the place of the state record.
     let dir = world.pin_dir();
     std::fs::remove_file(dir.join("state")).unwrap();
     std::fs::rename(dir.join("flow_tags"), dir.join("state")).unwrap();

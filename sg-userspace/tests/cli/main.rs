@@ -1,5 +1,5 @@
-//! What `sgctl` prints and how it exits, by running the real binary. Whatever touches the kernel
-//! happens in network namespaces and BPF file systems that each test makes for itself.
+//! What `sgctl` prints and how it exits, shown by running the real binary. Each test makes its own
+//! network namespaces and BPF file system for what touches the kernel.
 
 mod bpffs;
 mod capabilities;

@@ -1,4 +1,5 @@
-//! What `sgctl` refuses, each with its message and exit code, and the kernel as it was.
+//! What `sgctl` refuses: each refusal has its message and exit code, and leaves the kernel
+//! unchanged.
 
 use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt;
@@ -31,7 +32,7 @@ fn a_namespace_that_does_not_exist() {
     ran.fails(1, "no network namespace `no-such-netns`");
 }
 
-/// Proves P8: a bad policy changes nothing.
+/// Proves P8: `apply` of a bad policy changes nothing.
 #[test]
 fn a_bad_policy() {
     let world = World::new();
@@ -55,9 +56,10 @@ fn a_bad_policy() {
 #[test]
 fn no_privilege() {
     let world = World::new();
-    // Nobody may not look into the directory of the build.
+    // The build directory may be closed to other users, so they run a copy of the binary.
     let copy = world.dir.path().join("sgctl");
-    // By another process: a file that this one writes is busy while another test starts a child.
+    // `cp` makes the copy: if this process wrote it, a child that another test forks at the same
+    // moment could hold it open for writing, and executing it would fail with ETXTBSY.
     let copied = Command::new("cp")
         .arg(env!("CARGO_BIN_EXE_sgctl"))
         .arg(&copy)
@@ -94,11 +96,13 @@ fn open_to_all(path: &std::path::Path) {
 #[test]
 fn another_xdp_program_on_the_interface() {
     let world = World::new();
-    // Ours, but pinned where this one cannot know of it.
+    // An attachment of `sgctl` whose pins are in another directory, where this `sgctl` does not
+    // look.
     world.apply_elsewhere("nic");
     let ran = world.run(&["apply", "builtin:tke", "--iface", "nic"]);
     let ran = ran.fails(1, "already runs the XDP program `sg_inbound`");
-    // It hangs on a link, which `ip` cannot remove: what is said does, and names that very link.
+    // The program is attached by a link, which `ip` cannot remove. The message names a command that
+    // can, with the id of that link.
     let id = ran
         .err
         .split("bpftool link detach id ")
@@ -123,11 +127,11 @@ fn another_xdp_program_on_the_interface() {
     world.run(&["apply", "builtin:tke", "--iface", "nic"]).ok();
 }
 
-/// What `bpftool link detach id ID` does.
+/// Does what `bpftool link detach id ID` does.
 fn detach_link(id: u32) {
     let fd = bpf(BPF_LINK_GET_FD_BY_ID, &[id]);
     bpf(BPF_LINK_DETACH, &[fd]);
-    // SAFETY: the kernel returned it to us alone.
+    // SAFETY: the kernel has just returned this descriptor, and nothing else uses it.
     assert_eq!(unsafe { libc::close(fd as i32) }, 0);
 }
 
@@ -136,13 +140,13 @@ const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
 const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
 const BPF_LINK_DETACH: libc::c_long = 34;
 
-/// bpf(2) with the first words of its attribute, as the kernel's linux/bpf.h lays them out.
+/// Calls bpf(2) with the first words of its attribute, laid out as in the kernel's linux/bpf.h.
 #[track_caller]
 fn bpf(command: libc::c_long, words: &[u32]) -> u32 {
     let mut attr = [0u32; 32];
     attr[..words.len()].copy_from_slice(words);
-    // SAFETY: a zero-padded attribute that is longer than any of these commands reads; what it
-    // points to outlives the call.
+    // SAFETY: the attribute is padded with zeros and longer than any of these commands reads. What
+    // it points to outlives the call.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -155,11 +159,11 @@ fn bpf(command: libc::c_long, words: &[u32]) -> u32 {
     u32::try_from(result).unwrap_or_else(|_| panic!("bpf({command}): {error}"))
 }
 
-/// A program without a link goes as `ip` says, and that is what is said.
+/// `ip` can remove an XDP program that is attached without a link, and the message says how.
 #[test]
 fn another_xdp_program_without_a_link() {
     let world = World::new();
-    // Another interface's, pinned so that `ip` can attach it to this one as it is.
+    // The program of another interface is pinned here, so that `ip` can attach it to `nic`.
     let words = format!(
         "-n {} link add second type veth peer name third",
         world.node
@@ -270,7 +274,8 @@ fn a_place_that_is_not_there() {
     }
 }
 
-/// A block of filters that other interfaces have as well has no place for a filter of this one.
+/// A clsact qdisc can share its filter block with other interfaces. `apply` must not add a filter
+/// there, since it would judge their packets too.
 #[test]
 fn a_shared_block_of_filters() {
     let world = World::new();
@@ -311,8 +316,7 @@ fn an_interface_that_went_away_leaves_something_to_detach() {
     assert_eq!(world.pins(), Vec::<std::path::PathBuf>::new());
 }
 
-/// Whatever pin is gone, every command says so or does its work, and `apply` and `detach` put it
-/// right.
+/// Whichever pin is missing, every command works or reports it, and `apply` and `detach` repair it.
 #[test]
 fn pins_that_somebody_has_removed() {
     let world = World::new();
@@ -324,7 +328,8 @@ fn pins_that_somebody_has_removed() {
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect()
     };
-    // Without the number of a generation, which is another each time.
+    // Names of pins end in a number of the generation, which changes with every apply; it is cut
+    // off.
     let names: BTreeSet<String> = all_names()
         .iter()
         .filter(|name| *name != "state")
@@ -351,7 +356,8 @@ fn pins_that_somebody_has_removed() {
         let is_told = status.code == 1 && status.out.contains("apply again");
         assert!(is_told, "{name}: {}", status.all());
         if name.starts_with("counters_") {
-            // The programs go on counting where nobody can read it: no way leads back.
+            // The programs still count in this map, and no process can open it any more: only
+            // `detach` helps.
             world.run(&apply).fails(1, "`sgctl detach` removes");
             world.run(&["detach"]).ok();
         }

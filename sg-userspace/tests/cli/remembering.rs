@@ -1,10 +1,10 @@
-//! A first `apply` that ends while both directions run programs that pass everything and only
-//! remember: nothing is enforced, and nobody is told that something is.
+//! A first `apply` that ends while both directions run the remembering programs: nothing is
+//! enforced, and no command claims that it is.
 
 use crate::world::{Ran, World, file};
 
-/// Where a first `apply` can end before the policy is in force in both directions, for each
-/// outbound hook.
+/// For each outbound hook, the fault points at which a first `apply` can end before the policy is
+/// in force in both directions.
 const POINTS: [(&str, &[&str]); 2] = [
     (
         "tcx",
@@ -26,7 +26,7 @@ const POINTS: [(&str, &[&str]); 2] = [
     ),
 ];
 
-/// Runs `apply` to its end, or to a fault.
+/// Runs `apply`, with a fault at one point or with none.
 fn apply(world: &World, policy: &str, hook: &str, fault: Option<String>) -> Ran {
     let arguments = ["apply", policy, "--iface", "nic", "--egress-hook", hook];
     let mut command = world.command(&arguments);
@@ -53,14 +53,14 @@ fn has_seen_reply(world: &World) -> bool {
         .success()
 }
 
-/// Answers to pings need an entry.
+/// A policy under which the replies to the node's pings need a flow entry.
 fn policy(world: &World) -> String {
     let text = "name: p\ninbound: [{protocol: icmp, from: any, action: accept}]\n";
     file(world.dir.path(), "p.yaml", text)
 }
 
-/// Proves C1 and K12: whoever is killed while the programs only remember leaves an interface that
-/// is open, and `status` says that it is.
+/// Proves C1 and K12: if `apply` is killed while the remembering programs run, the interface is
+/// open, and `status` reports that.
 #[test]
 fn an_apply_that_is_killed_while_programs_remember_is_not_enforcing() {
     for (hook, points) in POINTS {
@@ -92,7 +92,7 @@ fn an_apply_that_is_killed_while_programs_remember_is_not_enforcing() {
     }
 }
 
-/// Proves C1: whatever fails there leaves nothing behind, and is not told as something else.
+/// Proves C1: if `apply` fails there, it leaves nothing behind, and says that nothing is attached.
 #[test]
 fn an_apply_that_fails_while_programs_remember_leaves_nothing() {
     for (hook, points) in POINTS {

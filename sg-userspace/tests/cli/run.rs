@@ -1,4 +1,4 @@
-//! `sgctl run`: reloading when files change in all the ways that files change, and how it ends.
+//! `sgctl run`: it reloads when a file changes, however the file is changed, and ends cleanly.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::symlink;
@@ -38,13 +38,13 @@ impl Running {
         Running { child, lines }
     }
 
-    /// Waits for a line with `words`.
+    /// Waits for a line that contains `words`.
     #[track_caller]
     pub(super) fn says(&self, words: &str) {
         self.line(words);
     }
 
-    /// The next line with `words`.
+    /// Waits for the next line that contains `words`, and returns it.
     #[track_caller]
     pub(super) fn line(&self, words: &str) -> String {
         let mut seen = Vec::new();
@@ -59,7 +59,7 @@ impl Running {
         panic!("`{words}` was not said, only {seen:?}");
     }
 
-    /// Nothing but counters is printed for a while.
+    /// Checks that for a while only counters are printed.
     #[track_caller]
     pub(super) fn is_quiet(&self) {
         while let Ok(line) = self.lines.recv_timeout(Duration::from_millis(800)) {
@@ -72,7 +72,7 @@ impl Running {
         kill(Pid::from_raw(id), signal).unwrap();
     }
 
-    /// The exit code, all lines that nobody has read, and standard error after `signal`.
+    /// Sends `signal`. Returns the exit code, all lines not read so far, and standard error.
     pub(super) fn end_with_lines(mut self, signal: Signal) -> (Option<i32>, String, String) {
         self.signal(signal);
         let lines: Vec<String> = self.lines.iter().collect();
@@ -82,7 +82,7 @@ impl Running {
         (self.child.wait().unwrap().code(), lines.join("\n"), err)
     }
 
-    /// The exit code and standard error after `signal`.
+    /// Sends `signal`. Returns the exit code and standard error.
     pub(super) fn end(mut self, signal: Signal) -> (Option<i32>, String) {
         self.signal(signal);
         let mut err = String::new();
@@ -94,13 +94,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Only when a test has failed is it still there.
+        // The child is still running only if the test has failed.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// What is written, line by line, until it is closed.
+/// The lines that a process writes, until it closes the pipe.
 pub(super) fn lines_of(out: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, lines) = channel();
     std::thread::spawn(move || {
@@ -132,11 +132,12 @@ fn it_reloads_when_the_policy_or_a_set_file_changes_and_detaches_at_the_end() {
 
     std::fs::write(&set, "192.0.2.8\n").unwrap();
     running.says("reloaded a on nic, generation 2");
-    // As editors save: another file, renamed.
+    // Editors save a file this way: they write another one and rename it.
     file(dir, "p.new", &policy(22));
     std::fs::rename(dir.join("p.new"), &path).unwrap();
     running.says("reloaded p22 on nic, generation 3");
-    // The set file is nobody's business any more, nor is any other file there.
+    // The new policy does not name the set file, so neither it nor an unrelated file causes a
+    // reload.
     std::fs::write(&set, "192.0.2.9\n").unwrap();
     file(dir, "unrelated", "x");
     running.is_quiet();
@@ -144,7 +145,10 @@ fn it_reloads_when_the_policy_or_a_set_file_changes_and_detaches_at_the_end() {
     running.says("unchanged");
     running.signal(Signal::SIGHUP);
     let said = running.line("unchanged");
-    assert!(!said.contains("written"), "nobody has written them: {said}");
+    assert!(
+        !said.contains("written"),
+        "no line names a file as written: {said}"
+    );
     assert_eq!(in_force(&world), ("p22".to_owned(), 3));
 
     let (code, err) = running.end(Signal::SIGINT);
@@ -172,7 +176,7 @@ fn a_config_map_volume_that_is_swapped_is_noticed() {
     swap("..two");
     running.says("reloaded p2");
     std::fs::remove_dir_all(volume.join("..one")).unwrap();
-    // And once more, through directories that were not there at the start.
+    // The same once more, through a directory that did not exist at the start.
     std::fs::create_dir(volume.join("..three")).unwrap();
     file(&volume.join("..three"), "policy.yaml", &policy(3));
     swap("..three");
@@ -187,8 +191,8 @@ fn a_bad_or_missing_file_keeps_the_policy_in_force() {
     let path = file(world.dir.path(), "p.yaml", &policy(1));
     let running = Running::start(&world, &[&path, "--persist"]);
     running.says("applied p1");
-    // In one step: of a file that is written in place the first look may find nothing yet, which
-    // is another error.
+    // The file is replaced by a rename. If it were written in place, `run` might read it while it
+    // is empty, which is a different error.
     let replace = |text: &str| {
         let new = file(world.dir.path(), "p.new", text);
         std::fs::rename(new, &path).unwrap();
@@ -198,7 +202,8 @@ fn a_bad_or_missing_file_keeps_the_policy_in_force() {
     assert_eq!(in_force(&world), ("p1".to_owned(), 1));
     std::fs::remove_file(&path).unwrap();
     running.says("reload failed: generation 1 stays in force");
-    // It names a file that nobody watches, and that comes later.
+    // The new policy names a file that does not exist yet, in a directory that does not exist
+    // either.
     let names = "name: late\naddress-sets: {s: {file: sub/late.txt}}\n\
                  inbound: [{protocol: all, from: s, action: accept}]\n";
     replace(names);
@@ -215,7 +220,7 @@ fn a_bad_or_missing_file_keeps_the_policy_in_force() {
     assert_eq!(in_force(&world), ("late".to_owned(), 2));
 }
 
-/// Proves P9: with the name of the rule.
+/// Proves P9: packets of a rule with `log` are printed with the rule's position and policy.
 #[test]
 fn packets_of_rules_with_log_are_printed() {
     let world = World::new();
@@ -228,7 +233,7 @@ fn packets_of_rules_with_log_are_printed() {
     running.says(
         "drop inbound icmp 192.0.2.2 → 192.0.2.1 type 8/0, 98 bytes, by rule 1 of p ([no-ping] icmp",
     );
-    // The ring outlives the policy.
+    // Events still arrive after a reload, because the ring outlives the policy.
     std::fs::write(&path, text.replace("name: p", "name: q")).unwrap();
     running.says("reloaded q");
     world.ping_node(1);
@@ -240,7 +245,7 @@ fn packets_of_rules_with_log_are_printed() {
     running.says("type 8/0, 98 bytes, no-match");
 }
 
-/// Proves O2: while the reader sleeps, packets are judged at their own times.
+/// Proves O2: while the reader sleeps, packets are judged. Each is printed with its own time.
 #[test]
 fn a_packet_is_printed_with_its_own_time() {
     let world = World::new();
@@ -267,7 +272,8 @@ fn a_packet_is_printed_with_its_own_time() {
     );
 }
 
-/// The packet path's own log has every packet: those of the fast path, and both directions.
+/// Proves that the log of the packet path shows every packet: also those of the fast path, in both
+/// directions.
 #[test]
 fn trace_prints_what_the_packet_path_says_of_every_packet() {
     let world = World::new();
@@ -281,7 +287,7 @@ fn trace_prints_what_the_packet_path_says_of_every_packet() {
     world.ping_node(1);
     running.says("direction 0 accept 1 slot 32");
     running.says("direction 1 accept 1 slot 33");
-    // Another policy has programs and a log of its own.
+    // A new policy has its own programs with a log of their own, and `run` has to open that one.
     std::fs::write(&path, text.replace("icmp", "udp")).unwrap();
     running.says("reloaded p on nic, generation 2");
     world.send_udp_to_node(9);
@@ -290,7 +296,7 @@ fn trace_prints_what_the_packet_path_says_of_every_packet() {
     world.assert_untouched();
 }
 
-/// Proves K9: what has timed out leaves the table while `run` runs, without any packet.
+/// Proves K9: expired flows leave the table while `run` runs, although no packet arrives.
 #[test]
 fn expired_flows_are_swept() {
     let world = World::new();
@@ -309,7 +315,7 @@ fn expired_flows_are_swept() {
     loop {
         world.ping_node(3);
         opened += 1;
-        // On a busy machine it may have expired by now.
+        // On a busy machine the flow may have expired already.
         match half_open() {
             (1, entered, 0) if entered == opened => break,
             found => assert!(Instant::now() < deadline, "{found:?} of {opened}"),

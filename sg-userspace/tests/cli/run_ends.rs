@@ -1,5 +1,5 @@
-//! `sgctl run` beside others: another `run`, an `apply`, a terminal that goes, a reader that
-//! stalls, a writer that is slow; and what it leaves behind.
+//! `sgctl run` beside other processes: a second `run`, an `apply`, a terminal that closes, a reader
+//! that stalls, an editor that writes slowly. And what `run` leaves behind when it ends.
 
 use std::fs::File;
 use std::io::Write;
@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use super::run::{Running, in_force, lines_of, policy};
 use super::world::{Ran, World, file, ip};
 
-/// Polls until `done`.
+/// Polls until `done` returns true.
 #[track_caller]
 fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -26,7 +26,7 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// The exit code, once it has ended.
+/// Waits for the end of the process, and returns its exit code.
 #[track_caller]
 fn exit_code(child: &mut Child) -> Option<i32> {
     let mut code = None;
@@ -38,8 +38,8 @@ fn exit_code(child: &mut Child) -> Option<i32> {
     code
 }
 
-/// Proves C11: a second one is refused, with the first one's process; a killed one leaves its
-/// policy and nothing that keeps the next one out.
+/// Proves C11: a second `run` on the interface is refused, and the message names the process of the
+/// first. If the first is killed, its policy stays, and the next `run` can start.
 #[test]
 fn two_on_one_interface_are_refused() {
     let world = World::new();
@@ -66,7 +66,7 @@ fn two_on_one_interface_are_refused() {
     world.assert_untouched();
 }
 
-/// Proves C11: where the first apply fails, nothing is left of the lock either.
+/// Proves C11: if the first apply of a `run` fails, the run lock is removed as well.
 #[test]
 fn one_that_cannot_start_leaves_nothing() {
     let world = World::new();
@@ -77,7 +77,8 @@ fn one_that_cannot_start_leaves_nothing() {
     world.assert_untouched();
 }
 
-/// Proves C11: what somebody else puts in force is said at once, and stays.
+/// Proves C11: `run` reports at once that another process has applied a policy, and leaves that
+/// policy in force at its end.
 #[test]
 fn a_foreign_apply_is_said_and_stays_at_the_end() {
     let world = World::new();
@@ -87,7 +88,8 @@ fn a_foreign_apply_is_said_and_stays_at_the_end() {
     running.says("applied p1 on nic, generation 1");
     world.run(&["apply", &other, "--iface", "nic"]).ok();
     running.says("somebody else has put p2 in force on nic, generation 2");
-    // Its own files put it in force again, and somebody else's stays once more.
+    // A change of `run`'s own files puts its policy in force again. After that another apply stays
+    // as before.
     std::fs::write(&mine, policy(3)).unwrap();
     running.says("reloaded p3 on nic, generation 3");
     world.run(&["apply", &other, "--iface", "nic"]).ok();
@@ -97,8 +99,8 @@ fn a_foreign_apply_is_said_and_stays_at_the_end() {
     assert!(world.has_xdp());
 }
 
-/// Proves C12: what somebody takes away while it runs is said and put back, and a `detach` is
-/// said.
+/// Proves C12: `run` reports and repairs what another process removes. A `detach` ends it with a
+/// message.
 #[test]
 fn what_somebody_takes_away_is_put_back() {
     let world = World::new();
@@ -119,7 +121,7 @@ fn what_somebody_takes_away_is_put_back() {
     world.assert_untouched();
 }
 
-/// A `run` on a pseudo-terminal of its own, as a shell starts one.
+/// A `run` on its own pseudo-terminal, started as a shell would.
 struct OnTerminal {
     child: Child,
     master: Option<PtyMaster>,
@@ -130,9 +132,10 @@ impl OnTerminal {
         Self::start_with(world, words, libc::SIG_DFL)
     }
 
-    /// With this disposition of SIGHUP: `nohup` starts its command with `SIG_IGN`.
+    /// Starts it with this disposition of SIGHUP: `nohup` starts a command with `SIG_IGN`.
     fn start_with(world: &World, words: &[&str], hangup: libc::sighandler_t) -> OnTerminal {
-        // No child may have it open, or it would never be hung up.
+        // The descriptor is close-on-exec: while a child has the master open, the terminal is never
+        // hung up.
         let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
@@ -150,10 +153,11 @@ impl OnTerminal {
             .stdin(slave())
             .stdout(slave())
             .stderr(slave());
-        // SAFETY: all three calls may be made between fork and exec.
+        // SAFETY: all three calls are async-signal-safe, so they may be made between fork and exec.
         unsafe {
             command.pre_exec(move || {
-                // Whoever started the tests may have been told to outlive a terminal.
+                // The tests themselves may run under `nohup`, and a child inherits an ignored
+                // SIGHUP.
                 libc::signal(libc::SIGHUP, hangup);
                 nix::unistd::setsid()?;
                 // Standard input becomes the terminal of the new session.
@@ -176,20 +180,21 @@ impl OnTerminal {
 
 impl Drop for OnTerminal {
     fn drop(&mut self) {
-        // Only when a test has failed is it still there.
+        // The child is still running only if the test has failed.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Proves C11: as the loss of the terminal, so the end of whoever reads standard output ends it.
+/// Proves C11: `run` ends when the reader of its standard output ends, as it does when its terminal
+/// closes.
 #[test]
 fn a_reader_that_goes_away_ends_it() {
     let world = World::new();
     let path = file(world.dir.path(), "p.yaml", &policy(1));
     let mut command = world.command(&["run", &path, "--iface", "nic", "--interval", "3600"]);
-    // Whoever started the tests may have been told to outlive a terminal.
-    // SAFETY: the call may be made between fork and exec.
+    // The tests themselves may run under `nohup`, and a child inherits an ignored SIGHUP.
+    // SAFETY: the call is async-signal-safe, so it may be made between fork and exec.
     unsafe {
         command.pre_exec(|| {
             libc::signal(libc::SIGHUP, libc::SIG_DFL);
@@ -210,7 +215,7 @@ fn a_reader_that_goes_away_ends_it() {
     world.assert_untouched();
 }
 
-/// Proves C11: what `nohup` starts outlives its terminal.
+/// Proves C11: a `run` that was started by `nohup` goes on when its terminal closes.
 #[test]
 fn what_ignores_hangups_outlives_its_terminal() {
     let world = World::new();
@@ -220,7 +225,7 @@ fn what_ignores_hangups_outlives_its_terminal() {
         world.has_xdp() && in_force(&world).1 == 1
     });
     drop(run.master.take());
-    // It looks every two seconds whether its terminal is there.
+    // `run` looks every two seconds whether its terminal still exists.
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(run.child.try_wait().unwrap(), None, "it has ended");
     assert!(world.has_xdp());
@@ -229,7 +234,8 @@ fn what_ignores_hangups_outlives_its_terminal() {
     world.assert_untouched();
 }
 
-/// Proves C11: a terminal that goes ends it as Ctrl-C does; a SIGHUP while it is there reloads.
+/// Proves C11: when its terminal closes, `run` ends as with Ctrl-C. SIGHUP while the terminal
+/// exists reloads.
 #[test]
 fn a_lost_terminal_is_an_end_and_no_reload() {
     let world = World::new();
@@ -245,20 +251,22 @@ fn a_lost_terminal_is_an_end_and_no_reload() {
         run.child.try_wait().unwrap().is_none(),
         "a reload is no end"
     );
-    // The emulator goes: the kernel hangs up the terminal, and tells the session's leader.
+    // Closing the master is what a terminal emulator does at its end: the kernel then hangs up the
+    // terminal and sends SIGHUP to the session's leader.
     drop(run.master.take());
     assert_eq!(exit_code(&mut run.child), Some(0));
     world.assert_untouched();
 }
 
-/// Proves C11: nobody reads any more, and policies are still replaced, packets logged, and the
-/// end is an end. Who reads again finds the newest packets, and how many are missing.
+/// Proves C11: while nothing reads its output, `run` still replaces policies, logs packets, and
+/// ends when it is asked to. A reader that comes back gets the newest packets, and the number of
+/// those that are missing.
 #[test]
 fn a_reader_that_stalls_holds_up_nothing() {
     stalls(&[], ":7777", "more packets were to be logged");
 }
 
-/// Proves C11: nor does one of JSON.
+/// Proves C11: the same for a reader of JSON.
 #[test]
 fn a_reader_of_json_that_stalls_holds_up_nothing() {
     stalls(
@@ -283,7 +291,8 @@ fn stalls(format: &[&str], newest: &str, not_shown: &str) {
     wait_for("the first policy", || {
         world.has_xdp() && in_force(&world).1 == 1
     });
-    // More than a pipe and the queue take, and more than may be logged in a second.
+    // More packets than the pipe and the queue hold, and more than the rate limit lets through in a
+    // second.
     for _ in 0..4 {
         world.send_udp_times(9, 3000);
         std::thread::sleep(Duration::from_millis(1010));
@@ -291,7 +300,8 @@ fn stalls(format: &[&str], newest: &str, not_shown: &str) {
     std::fs::write(&path, logging(2)).unwrap();
     wait_for("the reload", || in_force(&world) == ("p2".to_owned(), 2));
     world.send_udp_to_node(7777);
-    // Now somebody reads: what waited, then the newest, and how many were not shown.
+    // From now on the output is read: first what was buffered, then the newest packets, with the
+    // number of those that were left out.
     let running = Running {
         lines: lines_of(out),
         child,
@@ -304,7 +314,7 @@ fn stalls(format: &[&str], newest: &str, not_shown: &str) {
                 Instant::now() < deadline,
                 "the newest packet is not among {read} lines, of which the last is {last}"
             );
-            // A packet may have been lost on its way.
+            // The packet may have been lost, so it is sent again.
             world.send_udp_to_node(7777);
             continue;
         };
@@ -321,7 +331,7 @@ fn stalls(format: &[&str], newest: &str, not_shown: &str) {
     world.assert_untouched();
 }
 
-/// Proves C11: an end does not wait for a reader either.
+/// Proves C11: `run` ends although its output is not read.
 #[test]
 fn it_ends_although_nobody_reads() {
     let world = World::new();
@@ -342,8 +352,8 @@ fn it_ends_although_nobody_reads() {
     world.assert_untouched();
 }
 
-/// Proves C11: as long as somebody has a file open for writing it is not applied, although what
-/// is in it is a policy already.
+/// Proves C11: a policy file is not applied while a process has it open for writing, even if its
+/// content is a valid policy already.
 #[test]
 fn a_file_that_is_written_in_pieces_is_applied_when_it_is_whole() {
     let world = World::new();
@@ -367,8 +377,9 @@ fn a_file_that_is_written_in_pieces_is_applied_when_it_is_whole() {
     world.assert_untouched();
 }
 
-/// Proves C11: at its end it returns to the policy that was in force before, with its counters,
-/// however often it has put another one there meanwhile, and whoever may have used free slots.
+/// Proves C11: at its end `run` returns to the policy that was in force before it, with its
+/// counters. It may have reloaded any number of times, and other policies may have taken free
+/// counter slots.
 #[test]
 fn it_returns_to_the_policy_that_was_there() {
     let world = World::new();
@@ -407,29 +418,30 @@ fn it_returns_to_the_policy_that_was_there() {
     }
     world.ping_node(2);
     assert_eq!(counted(), Some((5, Some(1))));
-    // A generation's number is used once.
+    // The number of a generation is never used again.
     world.run(&["apply", &mine, "--iface", "nic"]).ok();
     assert_eq!(in_force(&world), ("p4".to_owned(), 6));
     world.run(&["detach", "--iface", "nic"]).ok();
     world.assert_untouched();
 }
 
-/// Of a build with fault points (see `kernel::faults`), which has one.
+/// Starts a `run` with one fault. That takes a build with fault points (see `kernel::faults`).
 fn with_fault(world: &World, fault: &str, words: &[&str]) -> Ran {
     let mut command = world.command(&["run", "--iface", "nic", "--interval", "60"]);
     let output = command.args(words).env("SG_FAULT", fault).output();
     Ran::of(&output.expect("sgctl starts"))
 }
 
-/// Proves C11 and C1: a first policy that comes into force, and whose attachment then fails, goes
-/// again, and that is said; where there was none before, and where there was one.
+/// Proves C11 and C1: if the first policy of a `run` is in force and a later step of the attachment
+/// fails, `run` undoes it and says so, with or without a policy before it.
 #[test]
 fn a_beginning_that_fails_leaves_what_was_there() {
     let world = World::new();
     let old = file(world.dir.path(), "old.yaml", &policy(1));
     let mine = file(world.dir.path(), "mine.yaml", &policy(2));
     for words in [&[&mine[..]][..], &[&mine, "--persist"]] {
-        // What only remembers has gone before, to be pinned anew.
+        // The first time this pin is removed belongs to the remembering programs; the second time
+        // is the step that fails.
         let ran = with_fault(&world, "fail:before unpinning inbound_targets_0 #2", words);
         assert_eq!(ran.code, 3, "{}", ran.all());
         assert!(
@@ -459,7 +471,8 @@ fn a_beginning_that_fails_leaves_what_was_there() {
         ran.all()
     );
     assert_eq!(in_force(&world), ("p1".to_owned(), 1));
-    // What could not be put in force at all has nothing to return from.
+    // If the policy did not come into force at all, there is nothing to undo, and nothing is
+    // reported.
     let ran = with_fault(&world, "fail:before updating the inbound link", &[&mine]);
     assert!(
         ran.err.contains("; both directions run generation 1") && ran.out.is_empty(),
@@ -471,8 +484,8 @@ fn a_beginning_that_fails_leaves_what_was_there() {
     world.assert_untouched();
 }
 
-/// Proves C11 and C1: an end that the kernel refuses is tried again, not for ever, and what stays
-/// in force is said.
+/// Proves C11 and C1: if the kernel refuses the last steps of a `run`, they are tried again a
+/// limited number of times, and `run` says what stays in force.
 #[test]
 fn an_end_that_is_refused_is_tried_again_and_says_what_stays() {
     let world = World::new();
@@ -481,7 +494,7 @@ fn an_end_that_is_refused_is_tried_again_and_says_what_stays() {
     let ended = |fault: &str, format: &[&str]| {
         let mut command = world.command(&["run", "--iface", "nic", "--interval", "60", &mine]);
         let running = Running::of(command.args(format).env("SG_FAULT", fault));
-        // By then all that belongs to the beginning is done.
+        // The first counters are printed when all steps of the beginning are done.
         running.says(if format.is_empty() {
             "nic: inbound "
         } else {
@@ -490,7 +503,7 @@ fn an_end_that_is_refused_is_tried_again_and_says_what_stays() {
         running.end_with_lines(Signal::SIGTERM)
     };
     world.run(&["apply", &old, "--iface", "nic"]).ok();
-    // The first time it was its own policy that it put there.
+    // The link is updated twice: first to the policy of this `run`, then back to the old one.
     let at = "before updating the inbound link #2";
     let (code, lines, err) = ended(&format!("fail:{at}"), &[]);
     assert_eq!(code, Some(0), "{lines} {err}");
@@ -517,7 +530,7 @@ fn an_end_that_is_refused_is_tried_again_and_says_what_stays() {
     assert!(err.contains(&standing), "{err}");
     world.run(&["status"]).ok();
 
-    // Where nothing was there before.
+    // The same where nothing was attached before the `run`.
     world.run(&["detach", "--iface", "nic"]).ok();
     let at = "before detaching the outbound link";
     let (code, lines, err) = ended(&format!("refuse:{at}"), &["--json"]);
@@ -540,8 +553,8 @@ fn an_end_that_is_refused_is_tried_again_and_says_what_stays() {
     world.assert_untouched();
 }
 
-/// Proves C11: what is the same as what was there is no reason to take it away, and `--persist`
-/// leaves what it has put there.
+/// Proves C11: `run` leaves a policy in force if it was in force before with the same content, or
+/// if it was started with `--persist`.
 #[test]
 fn what_was_there_before_and_what_is_to_stay_stays() {
     let world = World::new();
@@ -561,8 +574,8 @@ fn what_was_there_before_and_what_is_to_stay_stays() {
     world.assert_untouched();
 }
 
-/// Proves C11 and A2 for an interface that is deleted and made anew under its name: it is
-/// attached again at once, and counters go on.
+/// Proves C11 and A2: if the interface is deleted and created again under its name, `run` attaches
+/// to the new one at once, and the counters go on.
 #[test]
 fn an_interface_that_is_made_anew_is_attached_again() {
     let world = World::new();
@@ -571,7 +584,7 @@ fn an_interface_that_is_made_anew_is_attached_again() {
     let running = Running::start(&world, &[&path, "--interval", "60", "--json"]);
     running.says(r#""event":"applied""#);
     world.ping_node(3);
-    // Under traffic, which has its own counter.
+    // Traffic flows all the time, and is counted by another rule than the pings.
     let flood = "for i in $(seq 20000); do echo x > /dev/udp/192.0.2.1/9; sleep 0.001; done";
     let mut flood = std::process::Command::new("ip")
         .args(["netns", "exec", &world.peer, "bash", "-c", flood])
@@ -581,7 +594,7 @@ fn an_interface_that_is_made_anew_is_attached_again() {
     let mut quickest = f64::MAX;
     let started = Instant::now();
     let mut round = 0;
-    // One of some, on a machine that may do much else.
+    // The machine may be busy, so only the quickest of several rounds has to be quick.
     while round < 3 || quickest >= 100.0 {
         round += 1;
         let is_late = started.elapsed() > Duration::from_secs(120);
@@ -610,7 +623,7 @@ fn an_interface_that_is_made_anew_is_attached_again() {
         .iter()
         .find(|row| row["reason"] == "no-match" && row["direction"] == "inbound");
     assert!(dropped.unwrap()["packets"].as_u64() > Some(0), "{counters}");
-    // It goes on: a file that changes is applied to the new one.
+    // `run` goes on with the new interface: a changed file is applied to it.
     std::fs::write(&path, text.replace("name: p", "name: q")).unwrap();
     running.says(r#""event":"reloaded""#);
     assert_eq!(in_force(&world).0, "q");

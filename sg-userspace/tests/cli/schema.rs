@@ -1,11 +1,12 @@
-//! The JSON of every command against expectations written by hand (SPEC A4). A key that is
-//! missing, one that nobody expects, and a value of another kind fail; so does a list that should
-//! hold something and does not.
+//! The JSON of every command against expectations written by hand (A4). The comparison fails for a
+//! key that is missing, a key that is not expected, a value of another type, and a list that is
+//! empty although it should not be.
 //!
-//! An expectation is JSON too. A text in it names a kind: `text`, `number` (a whole one, not
-//! negative), `real`, `bool`, `time` (RFC 3339, UTC), `digest`, `address`, `a|b|c` for one of some
-//! words; with `?` behind it, or null. `[x]` is a list of at least one x, `["*", x]` of any number
-//! of them; `["?", x]` is x or null; an object has exactly the keys of its expectation.
+//! An expectation is JSON too. A string in it names a type: `text`, `number` (whole and not
+//! negative), `real`, `bool`, `time` (RFC 3339, UTC), `digest`, `address`, or `a|b|c` for one of
+//! these words. With `?` at its end the value may be null as well. `[x]` is a list of at least one
+//! x, `["*", x]` a list of any number of x, and `["?", x]` is x or null. An object has exactly the
+//! keys of its expectation.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use super::run::Running;
 use super::world::{World, file, run, run_with};
 
-/// Why `value` is not as `expected`, and where.
+/// Where and why `value` differs from `expected`, or `None`.
 fn differs(expected: &Value, value: &Value, at: &str) -> Option<String> {
     match expected {
         Value::String(kind) => {
@@ -71,7 +72,7 @@ fn is_kind(kind: &str, value: &Value) -> bool {
     }
 }
 
-/// `2026-01-31T10:20:30.123Z`, and a moment that exists.
+/// Whether the text is a time such as `2026-01-31T10:20:30.123Z`, and this moment exists.
 fn is_time(text: &str) -> bool {
     let shape = |(i, c): (usize, char)| match i {
         4 | 7 => c == '-',
@@ -123,7 +124,7 @@ fn counters_of_one() -> Value {
     })
 }
 
-/// Each reason with its action.
+/// Each reason with the action of its packets.
 const REASONS: [&str; 10] = [
     "accept essential",
     "accept non-ip",
@@ -191,7 +192,7 @@ fn location() -> Value {
     json!({"file": "text", "line": "number", "column": "number"})
 }
 
-/// The expectations can fail: else the tests below say nothing.
+/// Shows that the comparison can fail, since the tests below would prove nothing otherwise.
 #[test]
 fn what_differs_is_seen() {
     let expected = json!({
@@ -232,7 +233,7 @@ fn what_differs_is_seen() {
     }
 }
 
-/// Proves A4 for what needs no privilege.
+/// Proves A4 for the commands that need no privilege.
 #[test]
 fn policies_and_answers() {
     let templates = run(&["templates", "--json"]).ok().json();
@@ -253,7 +254,7 @@ fn policies_and_answers() {
     assert_eq!(by_none["rule"], Value::Null);
 }
 
-/// Proves A4: a list of one is a list, and so is one of none.
+/// Proves A4: the value is a list also if it has one element or none.
 #[test]
 fn what_is_attached() {
     let world = World::new();
@@ -332,7 +333,7 @@ fn flows_of_one() -> Value {
     })
 }
 
-/// Proves A4: a stream is one object a line, and each names its interface and its time.
+/// Proves A4: a stream has one object on each line, with the interface and the time.
 #[test]
 fn streams() {
     let world = World::new();
@@ -381,7 +382,7 @@ fn streams() {
     assert_eq!((code, err.as_str()), (Some(0), ""));
 }
 
-/// A report of `apply` that came to something.
+/// The report of an `apply` that has succeeded.
 fn applied_report() -> Value {
     let mut report = applied();
     report["findings"] = json!(["*", finding("warning|note")]);
@@ -389,7 +390,7 @@ fn applied_report() -> Value {
     report
 }
 
-/// The one shape of errors and findings.
+/// The one shape that errors and findings share.
 fn finding(severities: &str) -> Value {
     json!({
         "severity": severities, "code": "text", "message": "text", "help": "text?",
@@ -397,8 +398,8 @@ fn finding(severities: &str) -> Value {
     })
 }
 
-/// Proves A4: an error has one shape, whoever has it, and `--json` leaves nothing that is not
-/// JSON.
+/// Proves A4: errors of all commands have the same shape, and with `--json` nothing else than JSON
+/// is printed.
 #[test]
 fn errors() {
     let world = World::new();
@@ -414,7 +415,7 @@ fn errors() {
             .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
             .collect()
     };
-    // Command, exit code, codes of its errors.
+    // Each case: the command, its exit code, and the codes of its errors.
     let cases: [(&[&str], i32, &[&str]); 8] = [
         (
             &["apply", &bad, "--iface", "nic"],
@@ -469,7 +470,7 @@ fn errors() {
     let ran = world.run(&["apply", &bad, "--iface", "nic", "--json"]);
     assert_eq!(ran.json()["errors"][0]["location"], place);
 
-    // A reload that fails says it in the stream.
+    // In the stream of `run` a reload that fails is an event.
     let running = Running::start(&world, &[&good, "--json"]);
     running.line(r#""event":"applied""#);
     std::fs::write(
@@ -486,8 +487,8 @@ fn errors() {
     running.end(nix::sys::signal::Signal::SIGINT);
 }
 
-/// Proves A4: what keeps a command from beginning is said as its other errors are: by `check` and
-/// `apply` in their report on standard output, by all others on standard error.
+/// Proves A4: errors of the command line have the same form as all others. `check` and `apply`
+/// print them in their report on standard output, the other commands on standard error.
 #[test]
 fn usage_errors() {
     let cases: [(&str, i32, &str, &str); 12] = [
@@ -565,7 +566,7 @@ fn usage_errors() {
             "{words}: {error}"
         );
     }
-    // Without --json they are text, and help is none.
+    // Without --json errors are text. The output of --help is never an error.
     let ran = run(&["check"]);
     assert!(
         ran.out.is_empty() && ran.err.starts_with("error: "),
@@ -575,7 +576,7 @@ fn usage_errors() {
     assert_eq!(run(&["check", "--json", "--help"]).code, 0);
 }
 
-/// Proves A4: times are those at which things happened, and none is still to come.
+/// Proves A4: times are those at which things happened, and none lies in the future.
 #[test]
 fn times_are_exact() {
     let world = World::new();
@@ -601,7 +602,7 @@ fn times_are_exact() {
     }
 }
 
-/// Proves C8 where it speaks of `--strict` and `--deny`.
+/// Proves C8: `--strict` and `--deny` make errors of findings.
 #[test]
 fn findings_that_are_not_to_be() {
     let tke = |more: &[&str]| run(&[&["check", "builtin:tke"], more].concat());

@@ -1,5 +1,5 @@
-//! What is printed on terminals of several sizes: nothing is longer or higher than they are, and
-//! what is left out is said.
+//! Output on terminals of several sizes: it never exceeds the width or height, and says what it
+//! leaves out.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -13,7 +13,7 @@ use nix::pty::{Winsize, openpty};
 
 use super::world::{World, file, ip};
 
-/// A command on a pseudo-terminal of its own, and what it writes there.
+/// A command on its own pseudo-terminal, with all that it writes there.
 struct OnTerminal {
     child: Child,
     master: File,
@@ -37,7 +37,7 @@ impl OnTerminal {
             .stderr(slave(&pty.slave))
             .env("TERM", "xterm")
             .env_remove("NO_COLOR");
-        // SAFETY: both calls may be made between fork and exec.
+        // SAFETY: both calls are async-signal-safe, so they may be made between fork and exec.
         unsafe {
             command.pre_exec(|| {
                 nix::unistd::setsid()?;
@@ -48,7 +48,8 @@ impl OnTerminal {
             });
         }
         let child = command.spawn().unwrap();
-        // Else the end of the child is not the end of what is read.
+        // The reader sees the end of the output only if no other descriptor of the terminal is
+        // open.
         drop((command, pty.slave));
         let master = File::from(pty.master);
         let mut reader = master.try_clone().unwrap();
@@ -68,7 +69,7 @@ impl OnTerminal {
         }
     }
 
-    /// Reads until `done`, or to the end.
+    /// Reads until `done` returns true, or to the end.
     #[track_caller]
     fn read(&mut self, done: impl Fn(&str) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -77,12 +78,12 @@ impl OnTerminal {
             match self.written.recv_timeout(left) {
                 Ok(text) => self.seen.push_str(&text),
                 Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) => panic!("only this was said: {}", self.seen),
+                Err(RecvTimeoutError::Timeout) => panic!("the output so far: {}", self.seen),
             }
         }
     }
 
-    /// All that it writes.
+    /// Reads all output to the end of the command.
     fn all(mut self) -> String {
         self.read(|_| false);
         self.child.wait().unwrap();
@@ -97,7 +98,7 @@ impl Drop for OnTerminal {
     }
 }
 
-/// The text without colours and what moves the cursor.
+/// The text without escape sequences for colours and the cursor.
 fn plain(text: &str) -> String {
     let mut out = String::new();
     let mut is_code = false;
@@ -155,8 +156,8 @@ fn with_flows() -> World {
     world
 }
 
-/// No row is longer than the terminal, addresses and numbers are whole, and columns that are left
-/// out are named.
+/// No row is wider than the terminal, no address or number is cut, and columns that do not fit are
+/// named.
 #[test]
 fn tables_fit_the_terminal() {
     let world = with_flows();
@@ -193,7 +194,8 @@ fn tables_fit_the_terminal() {
     }
 }
 
-/// A rule that is no longer in the policy is not to be taken for one in force, at any width.
+/// At any width, the table marks a rule that is no longer in the policy, so that it is not mistaken
+/// for one in force.
 #[test]
 fn removed_rules_are_marked() {
     let world = with_flows();
@@ -216,7 +218,8 @@ fn removed_rules_are_marked() {
     }
 }
 
-/// Of a table that is too high the rows that count most are shown, and how to see the others.
+/// If a table is higher than the terminal, the rows with the highest counts are shown, and a line
+/// says how to see the others.
 #[test]
 fn a_frame_fits_the_terminal() {
     let world = World::new();
@@ -243,7 +246,7 @@ fn a_frame_fits_the_terminal() {
     ];
     for (columns, lines, words) in [(60, 12, &watch[..]), (80, 24, &watch), (80, 16, &run)] {
         let mut on = OnTerminal::start(world.command(words), columns, lines);
-        // Two frames, so that the first one is whole.
+        // Waits for the second frame, because the first one is complete then.
         on.read(|text| text.matches("DIR ").count() >= 2 && text.ends_with("\x1b[J"));
         let frames = plain(&on.seen);
         let first = frames.split("nic in ").nth(1).unwrap();
@@ -255,7 +258,7 @@ fn a_frame_fits_the_terminal() {
             first.contains("that count less: `sgctl counters --iface nic`"),
             "{first}"
         );
-        // What the terminal shows of Ctrl-C is taken away.
+        // The `^C` that the terminal echoes is erased again.
         on.master.write_all(b"\x03").unwrap();
         on.read(|_| false);
         let behind = on.seen.rsplit_once("^C").expect("it is echoed").1;
@@ -268,8 +271,8 @@ fn a_frame_fits_the_terminal() {
     }
 }
 
-/// Lines of a policy are cut where the terminal ends, as long as the place of the error is on
-/// them.
+/// A line of the policy is cut at the width of the terminal, but the part with the error stays
+/// visible.
 #[test]
 fn an_error_fits_the_terminal() {
     let world = World::new();
@@ -293,7 +296,7 @@ fn an_error_fits_the_terminal() {
     }
 }
 
-/// Each attempt and each counter of the lab is one line.
+/// The lab prints one line for each attempt and each counter.
 #[test]
 fn the_lab_fits_the_terminal() {
     for (columns, has_bytes) in [(60, false), (80, true)] {

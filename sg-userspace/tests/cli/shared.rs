@@ -1,5 +1,5 @@
-//! A BPF file system that several namespaces, interfaces and other tools share: each command
-//! takes what its scope says, and nothing else.
+//! A BPF file system that several namespaces, interfaces and other tools share: each command acts
+//! on its own scope and nothing else.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,9 +12,8 @@ inbound: [{protocol: icmp, from: any, action: drop}]
 outbound: [{protocol: all, to: any, action: accept}]
 ";
 
-/// The node's two interfaces and the peer's one are enforced, `second` by a filter of a clsact
-/// that somebody else has made; and another tool has a pin of its own on the same BPF file
-/// system.
+/// Two interfaces of the node and one of the peer are enforced. `second` uses a filter on a clsact
+/// qdisc that another tool has added, and another tool has a pin on the same BPF file system.
 struct Shared {
     world: World,
     policy: String,
@@ -35,7 +34,7 @@ impl Shared {
             world,
         };
         shared.apply_everywhere();
-        // Whichever map: a second name of it is a pin of its own.
+        // Any map serves as the other tool's pin: it is a second name of the same object.
         let ours = shared.world.pin_dir().join("counters_0");
         std::fs::create_dir(shared.world.bpffs.join("other-tool")).expect("a folder beside ours");
         std::fs::hard_link(ours, &shared.foreign_pin).expect("a pin of somebody else's");
@@ -54,14 +53,14 @@ impl Shared {
         }
     }
 
-    /// `sgctl` with this BPF file system, in a namespace or for the whole machine.
+    /// Runs `sgctl` with this BPF file system, in one namespace or for the whole machine.
     fn sgctl(&self, netns: Option<&str>, words: &[&str]) -> Ran {
         let bpffs = self.world.bpffs.display().to_string();
         let netns = netns.map_or(vec![], |netns| vec!["--netns", netns]);
         super::world::run(&[&netns[..], &["--bpffs", &bpffs], words].concat())
     }
 
-    /// What is enforced, by XDP program, ping and the list of all.
+    /// Checks what is enforced by the XDP programs, by pings and by `status`.
     #[track_caller]
     fn assert_enforced(&self, nic: bool, second: bool, peers_nic: bool) {
         let World { node, peer, .. } = &self.world;
@@ -115,8 +114,8 @@ fn has_seen_reply(netns: &str, address: &str) -> bool {
     ping.expect("the tests need ping").status.success()
 }
 
-/// A machine under load may take its time for an answer; that there is none is seen by each
-/// attempt.
+/// Checks whether pings get a reply. On a busy machine a reply can be late, so a reply that is
+/// expected has several attempts.
 #[track_caller]
 fn assert_answered(netns: &str, address: &str, expected: bool) {
     let attempts = if expected { 20 } else { 1 };
@@ -124,7 +123,7 @@ fn assert_answered(netns: &str, address: &str, expected: bool) {
     assert_eq!(has_seen_reply, expected, "{address} from {netns}");
 }
 
-/// Without --iface `detach` takes all of the namespace that --netns names, and leaves what others
+/// Without --iface `detach` acts on the whole namespace that --netns names. It leaves what others
 /// have on the same BPF file system and the same interfaces.
 #[test]
 fn detach_takes_one_namespace() {
@@ -134,7 +133,8 @@ fn detach_takes_one_namespace() {
     let detached = shared.sgctl(Some(node), &["detach"]).ok().out;
     assert_eq!(detached.matches("detached").count(), 2, "{detached}");
     shared.assert_enforced(false, false, true);
-    // Again: there is nothing of this namespace, whatever others have.
+    // The second `detach` finds nothing in this namespace, although other namespaces still have
+    // attachments.
     let again = shared.sgctl(Some(node), &["detach"]).ok().out;
     assert_eq!(again, "nothing is attached\n");
     shared.assert_enforced(false, false, true);
@@ -147,7 +147,7 @@ fn detach_takes_one_namespace() {
     shared.assert_enforced(false, true, false);
 }
 
-/// Without --netns and --iface `detach` takes the whole machine, of this BPF file system alone.
+/// Without --netns and --iface `detach` acts on all namespaces, but only on this BPF file system.
 #[test]
 fn detach_takes_the_machine_and_nothing_of_another_file_system() {
     let shared = Shared::new();

@@ -1,5 +1,5 @@
-//! What is said of an interface that does not enforce its policy, or is elsewhere: by every
-//! command that prints what the policy would do.
+//! What the commands that print a policy say about an interface that does not enforce it or was
+//! moved to another namespace.
 
 use std::process::Command;
 
@@ -14,7 +14,7 @@ const COMMANDS: [&[&str]; 3] = [
     &EXPLAIN,
 ];
 
-/// What `--json` has: the only element of a list, or the object.
+/// The object that `--json` prints, or the only element of its list.
 fn only(ran: &Ran) -> Value {
     let mut json = ran.json();
     match &mut json {
@@ -41,8 +41,7 @@ fn assert_said(world: &World, health: &str, words: &str) {
     }
 }
 
-/// Proves C12 for the commands that print a policy: none of them is silent where it is not
-/// enforced.
+/// Proves C12: all commands that print a policy say so if it is not enforced.
 #[test]
 fn what_is_not_enforced_is_not_printed_as_if_it_were() {
     let world = World::new();
@@ -59,7 +58,7 @@ fn what_is_not_enforced_is_not_printed_as_if_it_were() {
             (&"enforcing".into(), &Value::Array(vec![]))
         );
     }
-    // A link that is taken off.
+    // The outbound link is removed.
     let pin = world.pin_dir().join("outbound_link");
     std::fs::remove_file(&pin).unwrap();
     assert_said(
@@ -90,7 +89,7 @@ fn what_is_not_enforced_is_not_printed_as_if_it_were() {
     );
 }
 
-/// Moves the node's interface to the peer's namespace, under its name.
+/// Moves the node's interface to the peer's namespace and keeps its name.
 fn move_away(world: &World) {
     let World { node, peer, .. } = world;
     ip(&["-n", peer, "link", "set", "nic", "down"]);
@@ -98,7 +97,8 @@ fn move_away(world: &World) {
     ip(&["-n", node, "link", "set", "nic", "netns", peer]);
 }
 
-/// An interface that was moved is named with the namespace that it is in, from both sides.
+/// An interface that was moved is reported with the namespace that it is in now, from both
+/// namespaces.
 #[test]
 fn an_interface_that_was_moved_is_where_it_is() {
     let world = World::new();
@@ -145,7 +145,7 @@ fn an_interface_that_was_moved_is_where_it_is() {
     assert!(detached.contains(&named), "{detached}");
 }
 
-/// What `run` has put on an interface that is moved away goes on, and it says where.
+/// When its interface is moved away, `run` says where it is. The policy stays in force.
 #[test]
 fn run_says_where_its_interface_went() {
     let world = World::new();
@@ -159,7 +159,7 @@ fn run_says_where_its_interface_went() {
     assert_eq!(running.end(nix::sys::signal::Signal::SIGTERM).0, Some(0));
 }
 
-/// A namespace is called by its name, whoever applied in it without saying it.
+/// A namespace is shown by its name even if `apply` ran inside it and was not given the name.
 #[test]
 fn a_namespace_that_has_a_name_is_called_by_it() {
     let world = World::new();

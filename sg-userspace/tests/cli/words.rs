@@ -1,9 +1,9 @@
-//! What needs no privilege: help, templates, `check`, `explain`, usage errors.
-//! Snapshots, so that a change of any word is seen.
+//! The commands that need no privilege: help, templates, `check`, `explain` and usage errors.
+//! Snapshots make every change of their output visible.
 
 use super::world::{assert_shown, file, run, run_with, sgctl};
 
-/// Every command with a help of its own; the first is `sgctl` itself.
+/// Every command that has its own help text. The first is `sgctl` itself.
 const COMMANDS: [&str; 12] = [
     "",
     "templates",
@@ -33,7 +33,8 @@ fn help_has_examples_and_exit_codes() {
     }
 }
 
-/// On a terminal of eighty columns no line of help is longer, and examples stay in one piece.
+/// On a terminal of eighty columns no line of help is longer, and examples are not broken into
+/// lines.
 #[test]
 fn help_fits_eighty_columns() {
     for command in COMMANDS {
@@ -72,7 +73,7 @@ fn templates_are_listed_and_shown() {
     run(&["templates", "show", "tk"]).fails(1, "did you mean");
 }
 
-/// Proves P7 where `check` speaks of it.
+/// Proves P7: `check` says what the recommended policy does.
 #[test]
 fn check_says_what_the_recommended_policy_does() {
     assert_shown!("check_tke", run(&["check", "builtin:tke"]).all());
@@ -82,7 +83,7 @@ fn check_says_what_the_recommended_policy_does() {
     );
 }
 
-/// Proves P8: every error, each with its place, and a remedy.
+/// Proves P8: `check` prints every error with its place and a remedy.
 #[test]
 fn check_prints_every_error_of_a_bad_policy() {
     let dir = tempfile::tempdir().unwrap();
@@ -109,7 +110,8 @@ fn check_reads_standard_input_and_says_when_tables_are_too_large() {
     let many: String = (0..4000u32)
         .map(|n| {
             let (a, b) = (n / 200, n % 200);
-            // Eleven ports for each address, which no other has.
+            // Each address has eleven ports that no other address has, so that the tables grow
+            // beyond the budget.
             let ports: Vec<String> = (0..11).map(|i| (1 + n + i * 5000).to_string()).collect();
             let ports = ports.join(", ");
             format!("  - {{protocol: tcp, ports: [{ports}], from: 10.{a}.{b}.7, action: accept}}\n")
@@ -123,7 +125,7 @@ fn check_reads_standard_input_and_says_when_tables_are_too_large() {
     assert_eq!(json["policy"]["rules"], 4000);
 }
 
-/// Proves the answers of SPEC section 3 for `explain`.
+/// Proves that `explain` says what docs/spec.md promises: the rule or the reason that decides.
 #[test]
 fn explain_names_the_rule_and_the_reason() {
     let questions = [
@@ -155,7 +157,7 @@ fn explain_names_the_rule_and_the_reason() {
     }
 }
 
-/// Proves P10 for `check` and `explain`.
+/// Proves P10: `check` and `explain` say what happens to frames that are not IP.
 #[test]
 fn what_happens_to_other_frames_than_ip_is_said() {
     let dir = tempfile::tempdir().unwrap();
@@ -270,12 +272,13 @@ fn usage_errors_exit_with_two_and_say_what_was_expected() {
         assert_eq!(ran.code, 2, "{words}: {}", ran.all());
         assert!(ran.err.contains(message), "{words}: {}", ran.all());
         assert_eq!(ran.out, "", "{words}");
-        // Ending enforcement is no way to mend a command line.
+        // The suggestion for a mistyped command is never one that ends enforcement.
         assert!(!ran.err.contains("'detach'"), "{words}: {}", ran.all());
     }
 }
 
-/// A tip is about what is there: a policy is no interface.
+/// The hint about `--iface` appears only if there is an interface of that name; the name of a
+/// policy is none.
 #[test]
 fn no_interface_is_suggested_where_there_is_none() {
     for words in [
@@ -288,7 +291,7 @@ fn no_interface_is_suggested_where_there_is_none() {
     }
 }
 
-/// Proves P8: an error about a file that cannot be read has no place in it.
+/// Proves P8: an error about a file that cannot be read names no line of it.
 #[test]
 fn a_file_that_is_not_there_has_no_lines() {
     let dir = tempfile::tempdir().unwrap();

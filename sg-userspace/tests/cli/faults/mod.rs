@@ -1,9 +1,10 @@
-//! What becomes of packets when a system call of `sgctl` fails: `strace` lets one call at a time
-//! fail, as a container's seccomp filter, a security module or a lack of memory does. Real
-//! packets in both directions then tell what is enforced; `status` has to agree with them, and
-//! the next `apply` and, separately, the next `detach` have to put everything right.
+//! What happens to packets when a system call of `sgctl` fails. `strace` makes one call at a time
+//! fail, as a container's seccomp filter, a security module or a lack of memory would.
 //!
-//! The usual run takes a sample. `cargo xtask test --faults` takes every call.
+//! Packets in both directions show which policy is enforced after that, and `status` has to agree
+//! with them. The next `apply` and, in a case of its own, the next `detach` have to succeed.
+//!
+//! The usual run tries a sample of the calls; `cargo xtask test --faults` tries all of them.
 
 mod session;
 mod strace;
@@ -16,10 +17,10 @@ use session::Session;
 use strace::{Calls, Fault, Tracer, attached_objects, traced};
 use traffic::{Fate, Traffic};
 
-/// Set by `cargo xtask test --faults`: every call and no sample.
+/// Set by `cargo xtask test --faults`, which tries every call.
 const ALL: &str = "SG_FAULTS";
 
-/// The calls that change the kernel or the pins, and those by which it is asked.
+/// The system calls that read or change the kernel's state or the pins.
 const CALLS: [&str; 12] = [
     "bpf",
     "sendto",
@@ -37,10 +38,10 @@ const CALLS: [&str; 12] = [
 
 const ERRORS: [&str; 4] = ["EPERM", "ENOMEM", "EBUSY", "ENOBUFS"];
 
-/// The tests of a full run are at work side by side, each for no longer than this.
+/// The time limit of each test in a full run, in which the tests run in parallel.
 const LIMIT: Duration = Duration::from_secs(14 * 60);
 
-/// Of a sample, calls of each kind.
+/// How many calls of each kind a sample tries.
 const SAMPLE: u32 = 5;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,12 +55,12 @@ enum During {
     Run,
     /// `run` over another policy, and its end.
     RunOver,
-    /// The moment at which a `run` puts another policy in the place of its own.
+    /// A `run` reloads its policy because the file has changed.
     Reload,
 }
 
 impl During {
-    /// The command goes on until somebody ends it.
+    /// Whether the command runs until it is sent a signal.
     fn is_run(self) -> bool {
         matches!(self, During::Run | During::RunOver)
     }
@@ -136,12 +137,12 @@ impl Bench {
                 vec!["run", &policy, "--iface", "nic", "--egress-hook", self.hook]
             }
             During::Detach => vec!["detach", "--iface", "nic"],
-            During::Reload => unreachable!("it is begun before its calls are looked at"),
+            During::Reload => unreachable!("`reload` starts this command"),
         };
         words.into_iter().map(str::to_owned).collect()
     }
 
-    /// The command with a failing call or with none, to its end.
+    /// Runs the command to its end, with one failing call or with none.
     fn traced(&self, fault: Option<Fault>) -> Result<(Ran, Calls), String> {
         match self.during {
             During::Reload => self.reload(fault),
@@ -149,10 +150,11 @@ impl Bench {
         }
     }
 
-    /// Has a `run` over policy a replace b by d, and looks at once at what is in force; then ends
-    /// it.
+    /// Starts a `run` over policy a, replaces its policy b by d, and looks at once at what is in
+    /// force. Then it ends the `run`.
     fn reload(&self, fault: Option<Fault>) -> Result<(Ran, Calls), String> {
-        let text = |name| std::fs::read_to_string(self.policy(name)).expect("it is there");
+        let text =
+            |name| std::fs::read_to_string(self.policy(name)).expect("the policy was written");
         let mine = file(self.world.dir.path(), "mine", &text("b"));
         let words = ["run", &mine, "--iface", "nic", "--egress-hook", self.hook];
         let words = [&words[..], &["--interval", "3600"]].concat();
@@ -165,7 +167,7 @@ impl Bench {
             Ok(tracer) => tracer,
             Err(what) => return Err(about(what, running)),
         };
-        // In one step.
+        // Renaming replaces the file in one step, so `run` never reads half of it.
         let new = file(self.world.dir.path(), "mine.new", &text("d"));
         std::fs::rename(new, &mine).expect("the directory is writable");
         let line = running.wait_for(&["reloaded ", "reload failed"]);
@@ -194,7 +196,7 @@ impl Bench {
         Ok((ran, calls?))
     }
 
-    /// A line about a reload names the generation that is in force.
+    /// Checks that the line about a reload names the generation that is in force.
     fn check_generation(&self, line: &str) -> Result<(), String> {
         let named = line.split("generation ").nth(1);
         let digits = |text: &str| {
@@ -226,13 +228,14 @@ impl Bench {
         Ok(())
     }
 
-    /// The command with one failing call, if it has so many calls; and how it ended.
+    /// Runs the command with one failing call. `None` if the command makes fewer calls of this
+    /// kind.
     fn fail(&self, fault: Fault) -> Result<Option<Ran>, String> {
         let (ran, calls) = self.traced(Some(fault))?;
         Ok(calls.injected.then_some(ran))
     }
 
-    /// One case. `Ok(false)` when the command has no such call.
+    /// One case: a fault, then the next command. `Ok(false)` if the command has no such call.
     fn case(&self, fault: Fault, next: Next) -> Result<bool, String> {
         self.start()?;
         let Some(ran) = self.fail(fault)? else {
@@ -268,11 +271,12 @@ impl Bench {
         Ok(true)
     }
 
-    /// What packets may show after a command, inbound and outbound.
+    /// Which policies packets may show after a command, inbound and outbound.
     fn is_allowed(&self, ran: &Ran, (inbound, outbound): (Fate, Fate)) -> bool {
         let (old, new) = (Fate::Policy('a'), Fate::Policy('b'));
         let both = |fate| (inbound, outbound) == (fate, fate);
-        // One direction after the other lets go.
+        // `detach` detaches one direction after the other, so a failure can leave only one of them
+        // open.
         let each_open_or = |policy| {
             [inbound, outbound]
                 .iter()
@@ -284,7 +288,8 @@ impl Bench {
             (During::Replace, _) => both(old) || both(new),
             (During::Detach, 0) => both(Fate::Open),
             (During::Detach, _) => each_open_or(old),
-            // What fails once is tried again at the end, and a beginning that fails is an end.
+            // A `run` retries at its end what has failed once, and also cleans up if it cannot
+            // start.
             (During::Run, _) => both(Fate::Open),
             (During::RunOver | During::Reload, _) => both(old),
         }
@@ -325,7 +330,7 @@ impl Bench {
         }
     }
 
-    /// Detaches, and looks whether anything is left.
+    /// Detaches, and checks that nothing is left.
     fn clean_up(&self) -> Result<(), String> {
         expect(self.world.run(&["detach"]), "the next detach")?;
         let open = |fates| fates == (Fate::Open, Fate::Open);
@@ -355,7 +360,8 @@ fn expect(ran: Ran, what: &str) -> Result<Ran, String> {
     }
 }
 
-/// The faults to try, in an order in which a run that is cut short has seen some of everything.
+/// The faults to try. They are interleaved, so that a run that reaches its time limit has tried
+/// some of every kind.
 fn faults(calls: &Calls, sample: Option<u32>) -> Vec<Fault> {
     let is_full = sample.is_none();
     let sample = sample.unwrap_or(0);
@@ -364,7 +370,8 @@ fn faults(calls: &Calls, sample: Option<u32>) -> Vec<Fault> {
         let count = calls.count(call);
         let chosen: Vec<u32> = match is_full {
             true => (1..=count).collect(),
-            // The last ones are those that change something.
+            // A sample always includes the last calls of a kind: those change the kernel, the
+            // earlier ones read.
             false => (1..=sample.min(count))
                 .map(|i| count * i / sample.min(count))
                 .collect(),
@@ -408,7 +415,7 @@ fn try_all(during: During, hook: &'static str) {
             break;
         }
         let both = [Next::Apply, Next::Detach];
-        // Of a sample each case is followed by one of the two.
+        // In a sample each fault is followed by only one of the two commands.
         let next = if is_full {
             &both[..]
         } else {
@@ -416,8 +423,9 @@ fn try_all(during: During, hook: &'static str) {
         };
         for next in next {
             let mut result = bench.case(*fault, *next);
-            // Whoever on the machine opens a program array by its id while the kernel clears it
-            // keeps it from being freed. What the command itself leaves is left again.
+            // The kernel never frees a program array if another process opens it by its id while
+            // the kernel clears it. So the case is tried again: what `sgctl` itself leaks would
+            // leak again.
             if matches!(&result, Err(what) if what.starts_with(strace::LEFT)) {
                 bench = Bench::new(during, hook);
                 result = bench.case(*fault, *next);
@@ -427,7 +435,7 @@ fn try_all(during: During, hook: &'static str) {
                     "{during:?} with {hook}, {} number {} fails with {}, then {next:?}: {what}",
                     fault.call, fault.nth, fault.error
                 ));
-                // Whatever is left goes with its world.
+                // A failed case may leave something behind, so the next one gets a fresh world.
                 bench = Bench::new(during, hook);
             }
         }

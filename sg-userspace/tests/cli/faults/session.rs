@@ -1,4 +1,4 @@
-//! A `run` that goes on while something is done to it.
+//! A `run` that goes on in the background while a test acts on it.
 
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use crate::run::lines_of;
 use crate::world::Ran;
 
-/// Nothing that is tried here takes longer, however busy the machine is.
+/// The bound for every wait, generous because the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) struct Session {
@@ -26,9 +26,9 @@ impl Session {
     pub(super) fn start(mut command: Command) -> Session {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("sgctl starts");
-        let mut errors = child.stderr.take().expect("it is piped");
+        let mut errors = child.stderr.take().expect("standard error is piped");
         Session {
-            lines: lines_of(child.stdout.take().expect("it is piped")),
+            lines: lines_of(child.stdout.take().expect("standard output is piped")),
             errors: Some(std::thread::spawn(move || {
                 let mut text = String::new();
                 let _ = errors.read_to_string(&mut text);
@@ -43,7 +43,7 @@ impl Session {
         self.child.id()
     }
 
-    /// The next line with one of these.
+    /// Waits for the next line that contains one of these words.
     pub(super) fn wait_for(&mut self, words: &[&str]) -> Result<String, String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -64,9 +64,9 @@ impl Session {
         }
     }
 
-    /// Asks it to end, and waits.
+    /// Sends SIGTERM and waits for the end.
     pub(super) fn end(mut self) -> Result<Ran, String> {
-        // It may have ended.
+        // The process may have ended already, so an error is ignored.
         let _ = kill(
             Pid::from_raw(self.child.id().cast_signed()),
             Signal::SIGTERM,
@@ -103,7 +103,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Only when something has failed is it still there.
+        // The child is still running only if the test has failed.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,5 +1,5 @@
-//! `sgctl` under strace, which counts system calls or lets one fail; and what it has left in the
-//! kernel.
+//! Runs `sgctl` under strace, which counts its system calls or makes one fail, and finds the
+//! programs and maps that it leaves in the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
@@ -17,10 +17,10 @@ use nix::unistd::Pid;
 use super::CALLS;
 use crate::world::{Ran, World};
 
-/// Nothing that is tried here takes longer, however busy the machine is.
+/// The bound for every wait, generous because the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The call that fails: the `nth` of its kind of each thread.
+/// The call that fails: the `nth` call of this kind in each thread.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fault {
     pub(super) call: &'static str,
@@ -28,10 +28,10 @@ pub(super) struct Fault {
     pub(super) error: &'static str,
 }
 
-/// What strace has seen.
+/// What strace has recorded.
 #[derive(Debug)]
 pub(super) struct Calls {
-    /// The most calls that one thread has made of a kind.
+    /// For each kind of call the number that the busiest thread has made.
     counts: BTreeMap<String, u32>,
     pub(super) injected: bool,
 }
@@ -63,15 +63,15 @@ impl Calls {
     }
 }
 
-/// Runs `sgctl` in the node's namespace under strace; `run` is ended once it has applied
-/// something.
+/// Runs `sgctl` in the node's namespace under strace. A `run` is sent SIGTERM once it has applied
+/// its policy.
 pub(super) fn traced(
     world: &World,
     words: &[String],
     fault: Option<Fault>,
     is_run: bool,
 ) -> Result<(Ran, Calls), String> {
-    // Not beside the policy, whose directory `run` watches.
+    // The log must not be in the directory of the policy, which `run` watches.
     let place = tempfile::tempdir().map_err(|e| e.to_string())?;
     let log = place.path().join(LOG);
     let sgctl = world.command(&words.iter().map(String::as_str).collect::<Vec<_>>());
@@ -91,14 +91,15 @@ pub(super) fn traced(
     Ok((ran, read(&log)?))
 }
 
-/// strace at work on a process that has begun without it.
+/// An strace that was attached to a running process.
 pub(super) struct Tracer {
     strace: Child,
     place: tempfile::TempDir,
 }
 
 impl Tracer {
-    /// From now on calls are counted, and one fails.
+    /// Attaches strace to the process. From then on calls are counted, and one fails if `fault`
+    /// says so.
     pub(super) fn attach(process: u32, fault: Option<Fault>) -> Result<Tracer, String> {
         let place = tempfile::tempdir().map_err(|e| e.to_string())?;
         let mut command = Command::new("strace");
@@ -121,7 +122,7 @@ impl Tracer {
         Ok(tracer)
     }
 
-    /// Lets the process go on alone.
+    /// Detaches strace; the process goes on.
     pub(super) fn stop(mut self) -> Result<Calls, String> {
         let id = Pid::from_raw(self.strace.id().cast_signed());
         kill(id, Signal::SIGINT).map_err(|e| e.to_string())?;
@@ -132,13 +133,13 @@ impl Tracer {
 
 impl Drop for Tracer {
     fn drop(&mut self) {
-        // Only when something has failed is it still there.
+        // strace is still running only if the test has failed.
         let _ = self.strace.kill();
         let _ = self.strace.wait();
     }
 }
 
-/// Whether somebody traces each of its threads.
+/// Whether a tracer is attached to each thread of the process.
 fn is_traced(process: u32) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{process}/task"));
     threads.is_ok_and(|mut threads| {
@@ -151,7 +152,7 @@ fn is_traced(process: u32) -> bool {
 
 const LOG: &str = "strace.log";
 
-/// Has strace look at all kinds of calls, or let one fail.
+/// Sets the arguments of strace: to trace all kinds of calls, or to make one fail.
 fn trace(strace: &mut Command, fault: Option<Fault>) {
     match fault {
         None => strace.arg(format!("--trace={}", CALLS.join(","))),
@@ -170,16 +171,16 @@ fn read(log: &Path) -> Result<Calls, String> {
     Ok(Calls::of(&log))
 }
 
-/// Waits for the end of strace's child, after it was asked to end if it would not by itself.
+/// Waits for the end of strace's child. A `run` does not end by itself and is sent SIGTERM.
 fn finish(mut child: Child, is_run: bool) -> Result<Ran, String> {
     let (sender, lines) = channel();
-    let out = BufReader::new(child.stdout.take().expect("it is piped"));
+    let out = BufReader::new(child.stdout.take().expect("standard output is piped"));
     let reader = std::thread::spawn(move || {
         for line in out.lines().map_while(Result::ok) {
             let _ = sender.send(line);
         }
     });
-    let mut errors = child.stderr.take().expect("it is piped");
+    let mut errors = child.stderr.take().expect("standard error is piped");
     let errors = std::thread::spawn(move || {
         let mut text = String::new();
         let _ = errors.read_to_string(&mut text);
@@ -190,9 +191,9 @@ fn finish(mut child: Child, is_run: bool) -> Result<Ran, String> {
     loop {
         while let Ok(line) = lines.try_recv() {
             if !is_asked && line.contains("applied") {
-                // It is the tracer's only child.
+                // `sgctl` is strace's only child.
                 let tracee = tracee(&child);
-                // A while in which it looks at counters and events.
+                // In this time `run` reads counters and events, whose calls are counted as well.
                 std::thread::sleep(Duration::from_millis(300));
                 for pid in tracee {
                     let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
@@ -231,7 +232,7 @@ fn tracee(strace: &Child) -> Vec<i32> {
         .collect()
 }
 
-/// `tc` in the node's namespace.
+/// Runs `tc` in the node's namespace.
 pub(super) fn tc(world: &World, words: &[&str]) -> String {
     let output = Command::new("tc")
         .args(["-n", &world.node])
@@ -241,18 +242,18 @@ pub(super) fn tc(world: &World, words: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// How a complaint about objects that stay begins.
+/// The beginning of the error about objects that are not freed.
 pub(super) const LEFT: &str = "left in the kernel";
 
-/// Programs and maps in the kernel, by their ids.
+/// Ids of programs and maps in the kernel.
 #[derive(Debug, Default)]
 pub(super) struct Objects {
     programs: BTreeSet<u32>,
     maps: BTreeSet<u32>,
 }
 
-/// Those of the world's attachment: what is pinned, every program that uses one of those maps,
-/// and the maps of those.
+/// The objects of the world's attachment: all that is pinned, every program that uses one of these
+/// maps, and the maps of those programs.
 pub(super) fn attached_objects(world: &World) -> Objects {
     let mut found = Objects::default();
     for pin in world.pins().iter().filter(|path| path.is_file()) {
@@ -284,7 +285,8 @@ impl Objects {
         self
     }
 
-    /// The kernel frees them some milliseconds after the last that holds them.
+    /// Waits until all are freed, which the kernel does some milliseconds after the last reference
+    /// is gone.
     pub(super) fn wait_until_gone(&self) -> Result<(), String> {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
@@ -305,13 +307,14 @@ impl Objects {
 const PROGRAMS: libc::c_long = 11;
 const MAPS: libc::c_long = 12;
 
-/// All ids of a kind. Nothing is opened: a program array that somebody holds is not cleared.
+/// All ids of a kind. The objects are not opened, because the kernel does not clear a program array
+/// that another process has open.
 fn ids(kind: libc::c_long) -> BTreeSet<u32> {
     let mut found = BTreeSet::new();
-    // The id to start behind, and the next one.
+    // The call reads the first number, an id, and writes the next larger id to the second.
     let mut attributes = [0u32; 4];
     loop {
-        // SAFETY: the attributes are as long as is said, and live during the call.
+        // SAFETY: the attributes have the length that is passed, and live during the call.
         let result = unsafe {
             let pointer = attributes.as_mut_ptr();
             libc::syscall(libc::SYS_bpf, kind, pointer, size_of_val(&attributes))

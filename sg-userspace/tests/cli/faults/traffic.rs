@@ -1,5 +1,5 @@
-//! Packets in both directions that tell which policy is in force: each policy accepts one port of
-//! its own in each direction, and one port is nobody's.
+//! Packets in both directions that show which policy is in force. Each policy accepts one port in
+//! each direction, and one more port is accepted by none.
 
 use std::net::UdpSocket;
 use std::process::Command;
@@ -9,27 +9,27 @@ use sg_userspace::kernel::netns::Netns;
 
 use crate::world::{World, ip};
 
-/// Ports behind these are those of the policies, in the order of [`POLICIES`].
+/// The port of a policy is this number plus its position in [`POLICIES`], counted from 1.
 pub(super) const INBOUND: u16 = 1000;
 pub(super) const OUTBOUND: u16 = 2000;
 
-/// The last is accepted by no policy.
+/// No policy accepts the port of the last one.
 const POLICIES: [char; 5] = ['a', 'b', 'c', 'd', '-'];
 
-/// What becomes of a direction's packets.
+/// What happens to the packets of one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// Those that this policy accepts pass.
+    /// Only the port of this policy passes.
     Policy(char),
-    /// All pass.
+    /// All ports pass.
     Open,
-    /// None passes.
+    /// No port passes.
     Dead,
-    /// Those of several policies, or none of them.
+    /// Any other combination of ports passes.
     Mixed,
 }
 
-/// Sockets at both ends of a direction.
+/// The sockets at both ends for one direction.
 struct Way {
     from: UdpSocket,
     to: Vec<UdpSocket>,
@@ -42,7 +42,7 @@ pub(super) struct Traffic {
 
 impl Traffic {
     pub(super) fn between(world: &World) -> Traffic {
-        // So that no packet waits for an address to be resolved.
+        // Static neighbour entries: no packet has to wait for ARP.
         for (netns, other, address) in [
             (&world.node, &world.peer, "192.0.2.2"),
             (&world.peer, &world.node, "192.0.2.1"),
@@ -66,8 +66,8 @@ impl Traffic {
         }
     }
 
-    /// What packets show, inbound and outbound. Something unexpected is looked at again: a packet
-    /// may be late on a busy machine.
+    /// What happens to packets, inbound and outbound. If it is not what is expected, packets are
+    /// sent again with more time, because they can be late on a busy machine.
     pub(super) fn fates(&self, is_expected: impl Fn((Fate, Fate)) -> bool) -> (Fate, Fate) {
         let mut patience = Duration::from_millis(20);
         loop {
@@ -87,8 +87,8 @@ impl Way {
             while socket.recv(&mut buffer).is_ok() {}
         }
         for socket in &self.to {
-            let address = socket.local_addr().expect("it is bound");
-            // A hook that drops may be reported as a lack of buffers.
+            let address = socket.local_addr().expect("the socket is bound");
+            // If the egress hook drops the packet, `send_to` may fail with ENOBUFS.
             let _ = self.from.send_to(b"packet", address);
         }
         let mut passed = [false; POLICIES.len()];
@@ -112,14 +112,16 @@ impl Way {
     }
 }
 
-/// A socket of a namespace, which may be used from anywhere.
+/// Opens a socket in a namespace. The socket keeps working outside of it.
 fn socket(netns: &str, address: &str, port: u16) -> UdpSocket {
     let netns = Netns::from(netns);
     let address = (address.to_owned(), port);
     let made = std::thread::spawn(move || {
         netns.enter().expect("the namespace is there");
         let socket = UdpSocket::bind((address.0.as_str(), address.1)).expect("a free port");
-        socket.set_nonblocking(true).expect("sockets can be so");
+        socket
+            .set_nonblocking(true)
+            .expect("the socket can be made non-blocking");
         socket
     });
     made.join().expect("a socket")
