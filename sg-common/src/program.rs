@@ -1,15 +1,16 @@
-//! The programs of a hook, and the forms of the first. The first one, which is attached, decides
-//! what it can and jumps to another for the rest: each is checked by the verifier, and has a
-//! stack, for itself.
+//! The programs of a hook, and what the loader tells them.
+//!
+//! The first program of a hook, which is attached, decides what it can and makes a tail call for
+//! the rest. The verifier checks each program by itself, and each has a stack of its own.
 
-/// What a hook's further programs are for: their indices in its program array.
+/// The tail-call targets of a hook: their indices in its program array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Any frame, from its first byte on.
     Slow = 0,
-    /// Packets that begin a flow, end it or take it further.
+    /// Packets that begin a flow, end it or change its state.
     Track = 1,
-    /// ICMP errors that no rule accepts: whether what they quote is ours.
+    /// ICMP errors that no rule accepts: whether they are about traffic of this node.
     Related = 2,
 }
 
@@ -18,16 +19,64 @@ impl Target {
     pub const ALL: [Target; 3] = [Target::Slow, Target::Track, Target::Related];
 }
 
-// What the first program is made for, as bits of one constant: there is a form of it for all of
-// them, and one that asks.
+/// What the loader tells the programs of a generation besides their tables: one constant in
+/// read-only memory that is frozen before they are verified. The verifier knows each field and
+/// removes the code behind branches that it decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Config {
+    /// Number of the generation.
+    pub generation: u32,
+    /// Groups of the flow table.
+    pub flow_groups: u32,
+    /// Ages at which flows expire, by state: see [`crate::flow_entry::time_out`].
+    pub flow_timeouts: [u32; STATES],
+    /// Seconds for which a first fragment is remembered.
+    pub fragment_timeout: u32,
+    /// Events that a CPU's ring has room for, a power of two.
+    pub event_slots: u32,
+    /// What the programs are made for: [`HAS_FLOWS`] and the bits after it.
+    pub has: u8,
+    /// What becomes of flows of earlier generations: [`crate::flow::JUDGE_OLD`] and those after
+    /// it.
+    pub old_flows: u8,
+    /// 1 accepts essential traffic whatever the rules say (SPEC K5).
+    pub essential: u8,
+    /// 1 drops what is neither IPv4 nor IPv6, nor ARP (SPEC P10).
+    pub arp_only: u8,
+}
+
+/// States that four bits tell apart, and so the ages in [`Config`]: a power of two, so that an
+/// index can be masked.
+pub const STATES: usize = 16;
+
+const _: () = assert!(size_of::<Config>() == 4 * (4 + STATES) + 4);
+
+impl Config {
+    /// What the object file holds until the loader writes its own.
+    pub const UNSET: Config = Config {
+        generation: 0,
+        flow_groups: 1,
+        flow_timeouts: [0; STATES],
+        fragment_timeout: 0,
+        event_slots: 1,
+        has: HAS_FLOWS | HAS_BSS_TABLES,
+        old_flows: crate::flow::JUDGE_OLD,
+        essential: 1,
+        arp_only: 0,
+    };
+}
+
+// The bits of `Config::has`. There are two variants of the first program: one for flows and tables
+// in .bss and nothing else, and one that asks for each bit.
 
 /// There may be flows.
 pub const HAS_FLOWS: u8 = 1;
 /// All lines of the tables are in the programs' own memory.
 pub const HAS_BSS_TABLES: u8 = 2;
 /// The programs do not enforce yet. They run the whole path, so that flows which the rules admit
-/// are entered and taken further, but pass every frame, and count and log none: for the moment of
-/// attaching, in which one direction is judged before the other.
+/// are entered and change their states, but they pass every frame, and count and log none: for
+/// the moment of attaching, in which one direction is judged before the other.
 pub const REMEMBERS: u8 = 4;
 /// Some packets are to be logged.
 pub const HAS_LOGS: u8 = 8;
@@ -37,3 +86,10 @@ pub const HAS_TRACE: u8 = 16;
 /// A TCP flow of the table may be a cut one (see [`crate::flow::CUT`]): it is looked for also
 /// where the rules pass both directions, and nothing else is asked of the table.
 pub const MAY_HAVE_CUT: u8 = 32;
+/// The variant that asks for each bit is taken also where the other one would do. Only the bench
+/// sets it, to measure what the other one saves.
+pub const ASKS_FOR_EACH: u8 = 64;
+
+// SAFETY: integers without padding, as is asserted above; every bit pattern is valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Config {}

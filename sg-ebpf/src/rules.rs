@@ -21,7 +21,7 @@ extern "C" fn sg_ask_rules(class: u32, direction: u32, kind: u32, number: u32) -
     const APART: u32 = column_index(Direction::Outbound, 0) as u32;
     let column = SharedWord::opaque(((direction & 1) * APART + (kind & 7)).into());
     let tables = KernelTables::<AsLoaded>::GET;
-    let begin = tables.column(column as usize);
+    let begin = tables.shape().column(column as usize);
     let entry = tables.word(begin.wrapping_add(class));
     let direction = Direction::BOTH[SharedWord::opaque(direction.into()) as usize & 1];
     let verdict = match entry {

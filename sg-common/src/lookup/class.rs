@@ -40,17 +40,17 @@ pub fn class4<T: Tables>(tables: &T, address: u32) -> Option<u32> {
 #[inline(always)]
 pub fn class6<T: Tables>(tables: &T, high: u64, low: u64) -> Option<u32> {
     let tree = high >> TREE_BITS6;
-    let mut root = tables.root6(tree as usize);
-    let depth = tables.depth6();
+    let mut root = tables.shape().root6(tree as usize);
+    let depth = tables.shape().depth6;
     if depth == 0 {
         return Some(root);
     }
-    if tables.index6() != 0 && tree == 0 {
+    if tables.shape().index6 != 0 && tree == 0 {
         let index = high >> (TREE_BITS6 - INDEX_BITS6);
-        root = tables.word(tables.index6().wrapping_add(index as u32))? as u32;
+        root = tables.word(tables.shape().index6.wrapping_add(index as u32))? as u32;
     }
     let mut entry = leaf_of(tables, root, depth, high & ((1 << TREE_BITS6) - 1))?;
-    let low_depth = tables.low_depth6();
+    let low_depth = tables.shape().low_depth6;
     if low_depth != 0 && is_pointer(entry) {
         entry = leaf_of(tables, entry as u32 & !POINTER, low_depth, low >> 1)?;
         if is_pointer(entry) {

@@ -23,6 +23,9 @@ pub enum NodeType {
 /// the programs.
 pub type NodeTypes = u32;
 
+/// The set of all of them.
+pub const ANY_NODE_TYPES: NodeTypes = 15;
+
 impl NodeType {
     /// All of them, each at its number.
     pub const ALL: [NodeType; 4] = [

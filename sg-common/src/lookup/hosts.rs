@@ -19,7 +19,7 @@ pub const fn host_bucket(address: u32, buckets: u32) -> u32 {
 #[inline(always)]
 pub(super) fn class_of_host<T: Tables>(tables: &T, address: u32, class: u32) -> Option<u32> {
     let bucket = host_bucket(address, tables.host_buckets());
-    let line = tables.line(tables.hosts_at().wrapping_add(bucket))?;
+    let line = tables.line(tables.shape().hosts_at.wrapping_add(bucket))?;
     let mut found = 0;
     for (i, host) in line.0[..HOSTS].iter().enumerate() {
         // The carry of an addition: a comparison would be compiled to a branch.

@@ -13,7 +13,7 @@ pub fn column_entry<T: Tables>(
     direction: Direction,
     kind: u8,
 ) -> Option<u64> {
-    let begin = tables.column(column_index(direction, kind));
+    let begin = tables.shape().column(column_index(direction, kind));
     tables.word(begin.wrapping_add(class))
 }
 

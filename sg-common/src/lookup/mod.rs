@@ -52,7 +52,10 @@ mod tables;
 mod tree6;
 
 pub use class::{class4, class6};
-pub use entry::{NodeType, NodeTypes, POINTER, POSITION_MASK, WAY256_ENTRIES, is_pointer, pointer};
+pub use entry::{
+    ANY_NODE_TYPES, NodeType, NodeTypes, POINTER, POSITION_MASK, WAY256_ENTRIES, is_pointer,
+    pointer,
+};
 pub use hosts::{HOSTS, host_bucket};
 pub use judge::{column_entry, judge, verdict_below};
 pub use line::{LINE_UNITS, LINE_WORDS, Line, UNIT_WORDS};

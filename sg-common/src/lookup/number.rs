@@ -26,12 +26,12 @@ impl Numbers for Addresses {
 
     #[inline(always)]
     fn forms<T: Tables>(tables: &T) -> NodeTypes {
-        tables.address_node_types()
+        tables.shape().address_node_types
     }
 
     #[inline(always)]
     fn is_narrow<T: Tables>(tables: &T) -> bool {
-        tables.is_narrow()
+        tables.shape().narrow != 0
     }
 }
 
@@ -40,7 +40,7 @@ impl Numbers for Ports {
 
     #[inline(always)]
     fn forms<T: Tables>(tables: &T) -> NodeTypes {
-        tables.port_node_types()
+        tables.shape().port_node_types
     }
 
     #[inline(always)]

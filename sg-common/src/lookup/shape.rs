@@ -1,9 +1,9 @@
 //! The shape of a policy's tables: where each of them begins in the list of lines, and how deep it
 //! is.
 
-use super::entry::NodeTypes;
+use super::entry::{ANY_NODE_TYPES, NodeTypes};
 use super::line::Line;
-use super::tree6::TREES6;
+use super::tree6::{MAX_DEPTH, TREES6};
 use crate::verdict::Direction;
 
 /// What the 16-bit number of a port table means, by protocol; with the direction it names a
@@ -46,10 +46,43 @@ pub struct Shape {
     pub classes: u32,
 }
 
+const _: () = assert!(size_of::<Shape>() == 4 * (COLUMNS + TREES6 + 9));
+
+// SAFETY: integers without padding, as is asserted above; every bit pattern is valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Shape {}
+
 /// The first lines hold the [`Shape`].
 pub const SHAPE_LINES: usize = 2;
 
 impl Shape {
+    /// What the object file holds until the loader writes its own: whatever a policy may have.
+    pub const UNSET: Shape = Shape {
+        columns: [0; COLUMNS],
+        roots6: [0; TREES6],
+        depth6: MAX_DEPTH,
+        index6: 0,
+        low_depth6: MAX_DEPTH,
+        address_node_types: ANY_NODE_TYPES,
+        port_node_types: ANY_NODE_TYPES,
+        narrow: 0,
+        hosts_at: 0,
+        host_buckets: 0,
+        classes: 0,
+    };
+
+    /// Where the column of a direction and kind begins.
+    #[inline(always)]
+    pub const fn column(&self, index: usize) -> u32 {
+        self.columns[index & (COLUMNS - 1)]
+    }
+
+    /// Where the tree for these topmost bits of an IPv6 address begins.
+    #[inline(always)]
+    pub const fn root6(&self, index: usize) -> u32 {
+        self.roots6[index & (TREES6 - 1)]
+    }
+
     /// As the first lines hold it.
     pub fn to_lines(&self) -> [Line; SHAPE_LINES] {
         let mut lines = [Line::EMPTY; SHAPE_LINES];

@@ -1,11 +1,9 @@
 //! Access to the tables as a trait, since the packet path and the host reach them differently; and
 //! the tables as they lie in memory.
 
-use super::entry::NodeTypes;
 use super::line::{LINE_UNITS, LINE_WORDS, Line, UNIT_WORDS};
 use super::node::Keys2Words;
 use super::shape::Shape;
-use super::tree6::TREES6;
 use crate::flow_entry::HASH_KEYS;
 
 /// Entries of the [`Root`].
@@ -50,26 +48,13 @@ pub trait Tables {
     fn unit(&self, index: u32) -> Option<u64>;
     /// 2-key nodes that begin at a unit.
     fn keys2(&self, index: u32) -> Option<&Keys2Words>;
-    /// See [`Shape::columns`].
-    fn column(&self, index: usize) -> u32;
-    /// See [`Shape::roots6`].
-    fn root6(&self, index: usize) -> u32;
-    /// See [`Shape::depth6`].
-    fn depth6(&self) -> u32;
-    /// See [`Shape::index6`].
-    fn index6(&self) -> u32;
-    /// See [`Shape::low_depth6`].
-    fn low_depth6(&self) -> u32;
-    /// See [`Shape::hosts_at`].
-    fn hosts_at(&self) -> u32;
-    /// See [`Shape::host_buckets`].
-    fn host_buckets(&self) -> u32;
-    /// See [`Shape::address_node_types`].
-    fn address_node_types(&self) -> NodeTypes;
-    /// See [`Shape::port_node_types`].
-    fn port_node_types(&self) -> NodeTypes;
-    /// See [`Shape::narrow`].
-    fn is_narrow(&self) -> bool;
+    /// Where things are in the lines.
+    fn shape(&self) -> &Shape;
+    /// How many lines of hosts there are. Zero also where it is known without a look at the shape.
+    #[inline(always)]
+    fn host_buckets(&self) -> u32 {
+        self.shape().host_buckets
+    }
 }
 
 /// Tables in plain memory, as the host reads them.
@@ -114,43 +99,7 @@ impl Tables for Plain<'_> {
         words.get(first..)?.first_chunk()
     }
 
-    fn column(&self, index: usize) -> u32 {
-        self.shape.columns[index]
-    }
-
-    fn root6(&self, index: usize) -> u32 {
-        self.shape.roots6[index & (TREES6 - 1)]
-    }
-
-    fn depth6(&self) -> u32 {
-        self.shape.depth6
-    }
-
-    fn index6(&self) -> u32 {
-        self.shape.index6
-    }
-
-    fn low_depth6(&self) -> u32 {
-        self.shape.low_depth6
-    }
-
-    fn hosts_at(&self) -> u32 {
-        self.shape.hosts_at
-    }
-
-    fn host_buckets(&self) -> u32 {
-        self.shape.host_buckets
-    }
-
-    fn address_node_types(&self) -> NodeTypes {
-        self.shape.address_node_types
-    }
-
-    fn port_node_types(&self) -> NodeTypes {
-        self.shape.port_node_types
-    }
-
-    fn is_narrow(&self) -> bool {
-        self.shape.narrow != 0
+    fn shape(&self) -> &Shape {
+        self.shape
     }
 }

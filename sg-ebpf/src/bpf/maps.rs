@@ -13,10 +13,12 @@ use sg_common::{
     flow::{FLUSH_OLD, JUDGE_OLD, KEEP_OLD},
     fragment::{FragmentKey4, FragmentKey6, FragmentValue},
     lookup::{
-        BSS_LINES, BssTables, COLUMNS, HASH_KEY_ROOM, Keys2Words, LINE_UNITS, LINE_WORDS, Line,
-        NodeTypes, ROOT_ENTRIES, TREES6, Tables,
+        BSS_LINES, BssTables, HASH_KEY_ROOM, Keys2Words, LINE_UNITS, LINE_WORDS, Line,
+        ROOT_ENTRIES, Shape, Tables,
     },
-    program::{HAS_BSS_TABLES, HAS_FLOWS, HAS_LOGS, HAS_TRACE, MAY_HAVE_CUT, REMEMBERS, Target},
+    program::{
+        Config, HAS_BSS_TABLES, HAS_FLOWS, HAS_LOGS, HAS_TRACE, MAY_HAVE_CUT, REMEMBERS, Target,
+    },
 };
 
 use crate::bpf::word::SharedWord;
@@ -59,8 +61,6 @@ macro_rules! address_of {
         place
     }};
 }
-
-pub(crate) use address_of;
 
 /// Where a field of the near tables begins.
 macro_rules! bss_at {
@@ -117,98 +117,57 @@ pub(crate) static EVENT_RINGS: Array<EventRing<SharedWord>> = Array::with_max_en
 #[map(name = "sg_event_slots")]
 pub(crate) static EVENT_SLOTS: Array<EventSlot<SharedWord>> = Array::with_max_entries(1, MMAPABLE);
 
-/// Constants that the loader writes before the verifier sees the program; branches on them that
-/// a policy does not need are removed there.
-macro_rules! constants {
-    ($($(#[$doc:meta])* $name:ident: $type:ty = $default:expr;)*) => {
-        $(
-            $(#[$doc])*
-            #[unsafe(no_mangle)]
-            static $name: $type = $default;
-        )*
-    };
+// What the loader writes before the verifier sees the programs. Exported, so that it finds them.
+
+#[unsafe(no_mangle)]
+static SG_CONFIG: Config = Config::UNSET;
+
+#[unsafe(no_mangle)]
+static SG_SHAPE: Shape = Shape::UNSET;
+
+/// What the programs were told at load. Its address is taken anew each time: see [`address_of`].
+#[inline(always)]
+pub(crate) fn config() -> &'static Config {
+    let place = address_of!(SG_CONFIG + 0, Config);
+    // SAFETY: a live static of plain data; nothing writes it once the program is loaded.
+    unsafe { &*place }
 }
 
-pub(crate) use constants;
-
-constants! {
-    /// Generation of the policy that these programs enforce.
-    SG_GENERATION: u32 = 0;
-    /// 1 accepts essential traffic whatever the rules say.
-    SG_ESSENTIAL: u8 = 1;
-    /// 1 drops what is neither IPv4 nor IPv6, nor ARP (SPEC P10).
-    SG_ARP_ONLY: u8 = 0;
-    /// What becomes of flows of earlier generations: [`JUDGE_OLD`], [`KEEP_OLD`] or [`FLUSH_OLD`].
-    SG_OLD_FLOWS: u8 = JUDGE_OLD;
-    /// What there is: bits of `sg_common::program`.
-    SG_HAS: u8 = HAS_FLOWS | HAS_BSS_TABLES;
-    /// Events that a CPU's ring has room for, a power of two.
-    SG_EVENT_SLOTS: u32 = 1;
-    // Where things are in the lines, and which forms they have: see `sg_common::lookup::Shape`.
-    SG_COLUMNS: [u32; COLUMNS] = [0; COLUMNS];
-    SG_ROOTS6: [u32; TREES6] = [0; TREES6];
-    SG_DEPTH6: u32 = 8;
-    SG_INDEX6: u32 = 0;
-    SG_LOW_DEPTH6: u32 = 8;
-    SG_HOSTS_AT: u32 = 0;
-    SG_HOST_BUCKETS: u32 = 0;
-    SG_ADDRESS_NODE_TYPES: NodeTypes = 15;
-    SG_PORT_NODE_TYPES: NodeTypes = 15;
-    SG_NARROW: u32 = 0;
-    /// Seconds for which a first fragment is remembered.
-    SG_FRAGMENT_TIMEOUT: u32 = 0;
+/// Where things are in the tables; otherwise as [`config`].
+#[inline(always)]
+pub(crate) fn shape() -> &'static Shape {
+    let place = address_of!(SG_SHAPE + 0, Shape);
+    // SAFETY: as above.
+    unsafe { &*place }
 }
-
-/// Reads a load-time constant.
-macro_rules! constant {
-    ($name:ident as $type:ty) => {{
-        let place = $crate::bpf::maps::address_of!($name + 0, $type);
-        // SAFETY: a live static of plain data; nothing writes it once the program is loaded.
-        unsafe { *place }
-    }};
-}
-
-pub(crate) use constant;
-
-/// An item of a constant list; `$index` is below its length, a power of two.
-macro_rules! constant_item {
-    ($name:ident, $index:expr) => {{
-        let first = $crate::bpf::maps::address_of!($name + 0, u32);
-        let len = size_of_val(&$name) / size_of::<u32>();
-        // SAFETY: the index is masked to the length of the list; otherwise as `constant`.
-        unsafe { *first.add($index & (len - 1)) }
-    }};
-}
-
-pub(crate) use constant_item;
 
 pub(crate) fn keeps_flows() -> bool {
-    constant!(SG_OLD_FLOWS as u8) == KEEP_OLD
+    config().old_flows == KEEP_OLD
 }
 
 /// 1 if flows of an earlier generation are judged again, else 0.
 #[inline(always)]
 pub(crate) fn judges_flows() -> u64 {
-    u64::from(constant!(SG_OLD_FLOWS as u8) == JUDGE_OLD)
+    u64::from(config().old_flows == JUDGE_OLD)
 }
 
 /// 1 if flows of an earlier generation are none any more, else 0.
 #[inline(always)]
 pub(crate) fn flushes_flows() -> u64 {
-    u64::from(constant!(SG_OLD_FLOWS as u8) == FLUSH_OLD)
+    u64::from(config().old_flows == FLUSH_OLD)
 }
 
 pub(crate) fn accepts_essential() -> bool {
-    constant!(SG_ESSENTIAL as u8) != 0
+    config().essential != 0
 }
 
 pub(crate) fn passes_only_arp() -> bool {
-    constant!(SG_ARP_ONLY as u8) != 0
+    config().arp_only != 0
 }
 
 /// A set of bits of `sg_common::program`.
 pub(crate) fn has() -> u8 {
-    constant!(SG_HAS as u8)
+    config().has
 }
 
 pub(crate) fn has_flows() -> bool {
@@ -236,17 +195,17 @@ pub(crate) fn is_traced() -> bool {
 /// Events that a CPU's ring has room for.
 #[inline(always)]
 pub(crate) fn event_slots() -> u32 {
-    constant!(SG_EVENT_SLOTS as u32)
+    config().event_slots
 }
 
 pub(crate) fn generation() -> u32 {
-    constant!(SG_GENERATION as u32)
+    config().generation
 }
 
 /// Seconds for which a first fragment is remembered.
 #[inline(always)]
 pub(crate) fn fragment_timeout() -> u32 {
-    constant!(SG_FRAGMENT_TIMEOUT as u32)
+    config().fragment_timeout
 }
 
 /// What a variant of the first program is made for.
@@ -406,56 +365,16 @@ impl<F: Variant> Tables for KernelTables<F> {
     }
 
     #[inline(always)]
-    fn column(&self, index: usize) -> u32 {
-        constant_item!(SG_COLUMNS, index)
-    }
-
-    #[inline(always)]
-    fn root6(&self, index: usize) -> u32 {
-        constant_item!(SG_ROOTS6, index)
-    }
-
-    #[inline(always)]
-    fn depth6(&self) -> u32 {
-        constant!(SG_DEPTH6 as u32)
-    }
-
-    #[inline(always)]
-    fn index6(&self) -> u32 {
-        constant!(SG_INDEX6 as u32)
-    }
-
-    #[inline(always)]
-    fn hosts_at(&self) -> u32 {
-        constant!(SG_HOSTS_AT as u32)
+    fn shape(&self) -> &Shape {
+        shape()
     }
 
     #[inline(always)]
     fn host_buckets(&self) -> u32 {
-        // They are many, and what is near is little.
+        // Hosts are many, and what is in .bss is little.
         if F::has_bss_tables() {
             return 0;
         }
-        constant!(SG_HOST_BUCKETS as u32)
-    }
-
-    #[inline(always)]
-    fn low_depth6(&self) -> u32 {
-        constant!(SG_LOW_DEPTH6 as u32)
-    }
-
-    #[inline(always)]
-    fn address_node_types(&self) -> NodeTypes {
-        constant!(SG_ADDRESS_NODE_TYPES as NodeTypes)
-    }
-
-    #[inline(always)]
-    fn is_narrow(&self) -> bool {
-        constant!(SG_NARROW as u32) != 0
-    }
-
-    #[inline(always)]
-    fn port_node_types(&self) -> NodeTypes {
-        constant!(SG_PORT_NODE_TYPES as NodeTypes)
+        shape().host_buckets
     }
 }

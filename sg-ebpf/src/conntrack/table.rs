@@ -13,9 +13,10 @@ use sg_common::{
         self, Claim, Found, LINE_WORDS, Line, NO_WAY, Page, Spot, Table, Unclaimed, WAYS, Word as _,
     },
     lookup::HASH_KEY_ROOM,
+    program::STATES,
 };
 
-use crate::bpf::maps::{self, MMAPABLE, constant, constant_item, constants};
+use crate::bpf::maps::{self, MMAPABLE};
 use crate::bpf::word::SharedWord;
 
 // Both families share the groups: the loader sets how many.
@@ -36,13 +37,6 @@ static SG_FLOW_PORTS: [SharedWord; PORT_COUNTS] = [const { SharedWord::zero() };
 #[map(name = "sg_flow_stats")]
 static STATS: PerCpuArray<FlowStats> = PerCpuArray::with_max_entries(2, 0);
 
-constants! {
-    /// Groups of the flow table.
-    SG_FLOW_GROUPS: u32 = 1;
-    /// Ages at which flows expire, by state: see `sg_common::flow_entry::time_out`.
-    SG_FLOW_TIMEOUTS: [u32; 16] = [0; 16];
-}
-
 /// The multipliers of the hash.
 #[derive(Clone, Copy)]
 pub(crate) struct HashKeys(&'static [u64; HASH_KEY_ROOM]);
@@ -61,7 +55,7 @@ impl HashKeys {
 
 #[inline(always)]
 pub(crate) fn spot(hash: u32) -> Spot {
-    Spot::of(hash, constant!(SG_FLOW_GROUPS as u32))
+    Spot::of(hash, maps::config().flow_groups)
 }
 
 pub(crate) struct Flows;
@@ -86,7 +80,7 @@ impl Table for Flows {
 
     #[inline(always)]
     fn time_out(&self, state: u8) -> u32 {
-        constant_item!(SG_FLOW_TIMEOUTS, usize::from(state))
+        maps::config().flow_timeouts[usize::from(state) & (STATES - 1)]
     }
 
     #[inline(always)]

@@ -339,7 +339,7 @@ fn transport<I, H: Hook>(
     let header = unsafe { &raw const (*frame).transport };
     let ports = SharedWord::opaque(u32::from_be(field!(header, ports as u32)).into());
     let mut headers = (EthHdr::LEN + size_of::<I>()) as u64;
-    let column = |kind| KernelTables::<AsLoaded>::GET.column(column_index(H::DIRECTION, kind));
+    let column = |kind| maps::shape().column(column_index(H::DIRECTION, kind));
     let transport;
     // TCP first: of UDP, whose numbers are among those that it may have, the verifier then
     // explores nothing more.

@@ -18,6 +18,7 @@ use sg_common::flow_table::{
     BUSY, Found, LINE_WORDS, Line, Page, Place, Spot, Table, WAYS, claim, cut, find, find_kind,
     give_back, kind_of_word, publish, read_any, reclaim, remove, settle, tags_of,
 };
+use sg_common::program::STATES;
 use sg_common::protocol::IPPROTO_TCP;
 
 use super::error::KernelError;
@@ -95,8 +96,8 @@ pub(super) fn port_counts(pins: &InterfacePins) -> Result<OwnedFd, KernelError> 
 }
 
 /// The ages at which flows expire, by state.
-pub(super) fn ages(timeouts: &[u32; TIMEOUTS]) -> [u32; 16] {
-    let mut ages = [0; 16];
+pub(super) fn ages(timeouts: &[u32; TIMEOUTS]) -> [u32; STATES] {
+    let mut ages = [0; STATES];
     for (age, state) in ages.iter_mut().zip(0..) {
         *age = time_out(seconds(timeouts, state));
     }

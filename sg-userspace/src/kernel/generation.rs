@@ -28,6 +28,10 @@ pub struct Generation {
     /// Tables that fit are put where the programs find them without a lookup. False only to try
     /// the other way.
     pub may_be_in_bss: bool,
+    /// The programs ask for each thing that they may need, also where a variant is made for what
+    /// there is: see [`ASKS_FOR_EACH`](sg_common::program::ASKS_FOR_EACH). True only to measure
+    /// what that variant saves.
+    pub asks_for_each: bool,
     /// Some rule asks for events, or what no rule matches is logged.
     pub has_logging_rules: bool,
     /// Log level of the packet path (1 error … 5 trace); zero removes logging from it.
@@ -46,6 +50,7 @@ impl Generation {
             may_have_cut: false,
             only_remembers: false,
             may_be_in_bss: true,
+            asks_for_each: false,
             has_logging_rules: policy.logs(),
             log_level: 0,
         }
@@ -64,6 +69,7 @@ impl Generation {
             may_have_cut: state.may_have_cut,
             only_remembers: false,
             may_be_in_bss: true,
+            asks_for_each: false,
             has_logging_rules: true,
             log_level: state.log_level,
         }

@@ -13,7 +13,9 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use sg_common::flow::{FLUSH_OLD, JUDGE_OLD, KEEP_OLD, Timeout};
 use sg_common::lookup::{BSS_LINES, BssTables, LINE_WORDS, Line, Plain};
-use sg_common::program::{HAS_BSS_TABLES, HAS_FLOWS, HAS_LOGS, HAS_TRACE, MAY_HAVE_CUT, REMEMBERS};
+use sg_common::program::{
+    ASKS_FOR_EACH, Config, HAS_BSS_TABLES, HAS_FLOWS, HAS_LOGS, HAS_TRACE, MAY_HAVE_CUT, REMEMBERS,
+};
 
 use super::error::{KernelError, broken_object};
 use super::event_ring::possible_cpus;
@@ -80,12 +82,8 @@ impl Programs {
         lines_of: Option<&Programs>,
     ) -> Result<Self, KernelError> {
         let started = Instant::now();
-        let fragment_timeout = generation.timeouts[Timeout::Fragment as usize];
-        let flow_timeouts = ages(&generation.timeouts);
         let flow_keys = keys_of(shared.pins.as_ref())?;
         let groups = shared.groups()?;
-        let essential = u8::from(generation.essential);
-        let arp_only = u8::from(generation.non_ip == NonIp::ArpOnly);
         let old_flows = match generation.established {
             Established::Revalidate => JUDGE_OLD,
             Established::Keep => KEEP_OLD,
@@ -101,6 +99,7 @@ impl Programs {
             (generation.only_remembers, REMEMBERS),
             (generation.has_logging_rules, HAS_LOGS),
             (generation.log_level > 0, HAS_TRACE),
+            (generation.asks_for_each, ASKS_FOR_EACH),
         ];
         let bits = has.map(|(is_so, bit)| u8::from(is_so) * bit);
         let has = bits.iter().fold(0, |bits, bit| bits | bit);
@@ -111,29 +110,24 @@ impl Programs {
             _ => 1,
         };
 
+        let config = Config {
+            generation: generation.number,
+            flow_groups: groups,
+            flow_timeouts: ages(&generation.timeouts),
+            fragment_timeout: generation.timeouts[Timeout::Fragment as usize],
+            event_slots,
+            has,
+            old_flows,
+            essential: generation.essential.into(),
+            arp_only: (generation.non_ip == NonIp::ArpOnly).into(),
+        };
+
         let mut loader = loader_without_btf();
         loader
             // Asked for only when a program is refused.
             .verifier_log_level(VerifierLogLevel::DEBUG)
-            .override_global("SG_GENERATION", &generation.number, true)
-            .override_global("SG_ESSENTIAL", &essential, true)
-            .override_global("SG_ARP_ONLY", &arp_only, true)
-            .override_global("SG_OLD_FLOWS", &old_flows, true)
-            .override_global("SG_HAS", &has, true)
-            .override_global("SG_EVENT_SLOTS", &event_slots, true)
-            .override_global("SG_COLUMNS", &shape.columns[..], true)
-            .override_global("SG_ROOTS6", &shape.roots6[..], true)
-            .override_global("SG_DEPTH6", &shape.depth6, true)
-            .override_global("SG_INDEX6", &shape.index6, true)
-            .override_global("SG_HOSTS_AT", &shape.hosts_at, true)
-            .override_global("SG_HOST_BUCKETS", &shape.host_buckets, true)
-            .override_global("SG_LOW_DEPTH6", &shape.low_depth6, true)
-            .override_global("SG_ADDRESS_NODE_TYPES", &shape.address_node_types, true)
-            .override_global("SG_NARROW", &shape.narrow, true)
-            .override_global("SG_PORT_NODE_TYPES", &shape.port_node_types, true)
-            .override_global("SG_FRAGMENT_TIMEOUT", &fragment_timeout, true)
-            .override_global("SG_FLOW_GROUPS", &groups, true)
-            .override_global("SG_FLOW_TIMEOUTS", &flow_timeouts[..], true)
+            .override_global("SG_CONFIG", &config, true)
+            .override_global("SG_SHAPE", shape, true)
             .override_global(aya_log::LEVEL, &generation.log_level, true)
             .map_max_entries(ARRAY, u32::try_from(array_lines).unwrap_or(u32::MAX))
             .map_max_entries("sg_counters", shared.counter_slots.max(1))
