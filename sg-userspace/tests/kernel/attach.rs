@@ -1,5 +1,5 @@
-//! Attaching and detaching on real interfaces, and that nothing is left behind.
-//! Replacing is in `reload`, what is refused in `refusals`.
+//! Attaching and detaching on real interfaces, with nothing left behind. Replacing is tested in
+//! `reload`, what is refused in `refusals`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -65,7 +65,7 @@ fn detaching_leaves_nothing_behind() {
                 (status.xdp_mode.as_str(), status.egress_hook.as_str()),
                 expected
             );
-            // Both directions work in every mode.
+            // Packets pass the programs in both directions, in every mode.
             let (peer, node) = (RawSender::new("sg1"), RawSender::new("sg0"));
             peer.send(frame("tcp 198.51.100.1:4000 > 192.0.2.1:80 syn").bytes());
             node.send(frame("tcp 192.0.2.1:80 > 198.51.100.1:4000 ack").bytes());
@@ -84,7 +84,7 @@ fn detaching_leaves_nothing_behind() {
     }
 }
 
-/// Proves K1: the outbound hook is tcx where the kernel has it, else a clsact filter.
+/// Proves K1: the outbound hook is tcx where the kernel has it, and else a clsact filter.
 #[test]
 fn the_outbound_hook_is_tcx_since_linux_6_6_and_clsact_before() {
     sandbox(|sandbox| {
@@ -101,14 +101,14 @@ fn the_outbound_hook_is_tcx_since_linux_6_6_and_clsact_before() {
             assert_eq!(error.exit_code(), 3);
             assert!(!sandbox.pins().exists(), "nothing was pinned");
         }
-        // `auto` is what `options` has.
+        // These options have `auto`.
         apply_rules(sandbox, NODE, &sandbox.options("sg0"));
         let status = only(sandbox, "sg0").status().unwrap();
         assert_eq!(status.egress_hook, expected);
         assert_eq!(only(sandbox, "sg0").pins.tcx_link().exists(), has_tcx);
         let filters = crate::sandbox::run("tc", &["filter", "show", "dev", "sg0", "egress"]);
         assert_eq!(filters.contains("sg_outbound"), !has_tcx, "{filters}");
-        // Whatever it is, packets meet it.
+        // The program judges packets at either hook.
         let node = RawSender::new("sg0");
         assert!(node.send(frame("udp 192.0.2.1:1 > 198.51.100.1:2").bytes()));
         apply_rules(sandbox, "in tcp 1 from any accept", &sandbox.options("sg0"));
@@ -118,7 +118,7 @@ fn the_outbound_hook_is_tcx_since_linux_6_6_and_clsact_before() {
     });
 }
 
-/// The counters of a clsact filter's program go on across a replacement, too.
+/// The counters go on when the program of a clsact filter is replaced.
 #[test]
 fn a_clsact_filter_is_replaced_in_place() {
     sandbox(|sandbox| {
@@ -158,7 +158,7 @@ fn an_interface_that_is_gone_is_told_and_can_be_detached() {
     }
 }
 
-/// The pins go by the interface's index, so a new name changes nothing.
+/// Pins are found by the index of the interface, which renaming does not change.
 #[test]
 fn a_renamed_interface_is_detached_all_the_same() {
     sandbox(|sandbox| {
@@ -176,7 +176,7 @@ fn a_renamed_interface_is_detached_all_the_same() {
     });
 }
 
-/// Proves that `explain --iface` reads what the interface enforces: it agrees with the oracle.
+/// Proves that `explain --iface` explains the policy in force: it agrees with the oracle.
 #[test]
 fn the_running_tables_explain_as_the_policy_does() {
     sandbox(|sandbox| {
@@ -214,7 +214,7 @@ fn the_running_tables_explain_as_the_policy_does() {
                 health: answer.health,
                 ..explain_policy(&policy, &question)
             };
-            // Where it stands in its file is not in the record.
+            // The record does not keep where a rule stands in its file.
             if let Some(rule) = &mut expected.rule {
                 rule.location = None;
             }
@@ -223,7 +223,7 @@ fn the_running_tables_explain_as_the_policy_does() {
     });
 }
 
-/// `apply` of the recommended policy is quick, and leaves no other link behind.
+/// The recommended policy can be applied twice: the second time keeps its rules.
 #[test]
 fn the_recommended_policy_is_applied_and_replaced() {
     sandbox(|sandbox| {
@@ -236,7 +236,7 @@ fn the_recommended_policy_is_applied_and_replaced() {
         let again = apply(&tke, &sandbox.options("sg0")).unwrap_or_else(|e| panic!("{e}"));
         assert!(!again.is_first());
         assert_eq!(again.state.rules, applied.state.rules);
-        // A clsact filter is no link.
+        // A clsact filter has no link.
         let links = 1 + usize::from(egress_hooks().contains(&EgressHook::Tcx));
         assert!(loaded_links().filter_map(Result::ok).count() >= links);
         assert!(Path::new(&only(sandbox, "sg0").status().unwrap().pins).is_dir());

@@ -1,5 +1,5 @@
-//! What the programs cost to load: instructions that the verifier walks, and the time it takes.
-//! Run with `--nocapture` for the figures.
+//! What it costs to load the programs: how many instructions the verifier explores, and how long it
+//! takes. `--nocapture` prints the figures.
 
 use std::time::{Duration, Instant};
 
@@ -12,22 +12,22 @@ use sg_userspace::kernel::shared_maps::SharedMaps;
 use crate::stack::depths;
 use crate::support::{Enforcer, is_guest, verified_instructions};
 
-/// What entering a flow takes. The kernel's limit for a whole chain of calls is 512
-/// (MAX_BPF_STACK in include/linux/filter.h).
+/// The deepest chain of calls enters a flow and takes this much. The kernel's limit for a chain is
+/// 512 (MAX_BPF_STACK in include/linux/filter.h).
 const STACK_BYTES: u32 = 384;
 
-/// More than this in one program and a kernel with a slower verifier makes `apply` a thing to
-/// wait for.
+/// The limit of instructions for one program. With more, `apply` would take noticeably long on a
+/// kernel with a slower verifier.
 const VERIFIED_INSTRUCTIONS: u32 = 4000;
 
-/// More than this, and loading is what applying a small policy takes: several times what it takes
-/// where nothing else runs.
+/// The limit for loading all programs of a small policy, several times as long as it takes on an
+/// idle machine.
 const LOAD: Duration = Duration::from_millis(500);
 
-/// On a machine that does much else one of several loads is undisturbed.
+/// How long to try: on a busy machine only some of the loads run undisturbed.
 const QUIET_WITHIN: Duration = Duration::from_secs(120);
 
-/// Proves K1, as far as the programs are small enough to be loaded at any time.
+/// Proves K1: the programs are small enough to be loaded at any time.
 #[test]
 fn programs_stay_within_their_budget() {
     let both = rules_from_lines(
@@ -99,7 +99,7 @@ const PROGRAMS: [&str; 8] = [
     "sg_outbound",
 ];
 
-/// Proves K1, as far as the kernel's limit of 512 bytes is not far away by luck.
+/// Proves K1: the stack of every program stays well below the kernel's limit.
 #[test]
 fn stacks_stay_within_their_budget() {
     let depths = depths(OBJECT);

@@ -1,5 +1,5 @@
-//! Outbound frames of which the kernel holds only the beginning where programs can read it, as it
-//! does of packets that it forwards or that were sent without a copy.
+//! Outbound frames of which only the beginning is in the linear part of the socket buffer, where
+//! programs can read it. Forwarded packets and packets sent without a copy are like that.
 
 use std::ffi::c_int;
 use std::io;
@@ -9,12 +9,13 @@ use crate::frames::{Frame, frame};
 use crate::sandbox::{ip, sandbox};
 use crate::watching::{apply_rules, assert_adds_up, read, under};
 
-/// `struct virtio_net_hdr` (include/uapi/linux/virtio_net.h) in front of a packet socket's frames.
+/// The length of `struct virtio_net_hdr` (include/uapi/linux/virtio_net.h), which precedes the
+/// frame on such a packet socket.
 const VNET_HEADER: usize = 10;
-/// Shorter frames the kernel puts into one buffer whatever is asked for.
+/// The kernel puts shorter frames into the linear part as a whole, whatever the header asks for.
 const LONG: usize = 5000;
 
-/// A raw socket whose frames are in two pieces.
+/// A raw socket whose frames have a linear part and a second piece.
 struct TwoPieces(OwnedFd);
 
 impl TwoPieces {
@@ -22,7 +23,7 @@ impl TwoPieces {
         // SAFETY: no pointers; the result is checked.
         let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
         assert!(fd >= 0, "raw socket: {}", io::Error::last_os_error());
-        // SAFETY: the kernel just returned this descriptor to us alone.
+        // SAFETY: the kernel has just returned this descriptor, and nothing else uses it.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
         let on: c_int = 1;
         // SAFETY: the option is read from a live integer of the length given.
@@ -37,7 +38,7 @@ impl TwoPieces {
         };
         assert_eq!(set, 0, "packet socket: {}", io::Error::last_os_error());
         let index = nix::net::if_::if_nametoindex(interface).expect("the interface is there");
-        // SAFETY: plain integers, for which zero is valid.
+        // SAFETY: the structure has integers only, for which zero is valid.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
         address.sll_ifindex = index as i32;
@@ -53,10 +54,11 @@ impl TwoPieces {
         TwoPieces(socket)
     }
 
-    /// Sends one frame, of which `readable` bytes are in the first piece. False if it was dropped.
+    /// Sends a frame with `readable` bytes in the linear part. Returns false if the hook has
+    /// dropped it.
     fn send(&self, frame: &[u8], readable: u16) -> bool {
         let mut bytes = vec![0; VNET_HEADER];
-        // The field `hdr_len`, in the machine's order.
+        // The field `hdr_len` of the header, in host byte order.
         bytes[2..4].copy_from_slice(&readable.to_ne_bytes());
         bytes.extend_from_slice(frame);
         // SAFETY: the buffer is valid for the length given.
@@ -70,8 +72,8 @@ impl TwoPieces {
     }
 }
 
-/// Proves K3 and A2: headers are found wherever the readable piece ends, and a frame is as long as
-/// both.
+/// Proves K3 and A2: headers are found wherever the linear part ends, and the counted length
+/// includes both pieces.
 #[test]
 fn headers_outside_the_readable_piece_are_judged() {
     let rules =

@@ -1,5 +1,4 @@
-//! Connections that a change of policy has cut, over real sockets: neither end can bring them
-//! back.
+//! Connections that a change of policy has cut, with real sockets: neither end can revive them.
 
 use std::time::Duration;
 
@@ -17,15 +16,15 @@ const SSH: &str = "in tcp 22 from any accept\nout all to any accept";
 const WEB: &str = "in tcp 80 from any accept\nout all to any accept";
 const NOTHING: &str = "";
 
-/// The end of a connection that has connected, and the other.
+/// The index of each end in a pair: the client has connected to the server.
 const CLIENT: usize = 0;
 const SERVER: usize = 1;
 
-/// Neither end is heard, whoever speaks first.
+/// Checks that data of neither end arrives, whichever sends first.
 #[track_caller]
 fn stays_cut(pair: &Pair, first: usize) {
     for end in [first, 1 - first] {
-        assert!(!pair.carries_from(end, false), "{end} is heard");
+        assert!(!pair.carries_from(end, false), "data of end {end} arrives");
     }
 }
 
@@ -36,10 +35,10 @@ fn with(rules: &str, established: Established) -> Policy {
     }
 }
 
-/// Proves K11: under a policy that admits clients of port 22 and everything out, connections need
-/// no entry; the next policy admits port 80 in its place. The client's next segment is revoked,
-/// and what the server says then does not bring the connection back, although the rules accept
-/// whatever goes out.
+/// Proves K11: the first policy admits clients of port 22 and all outbound packets, so connections
+/// need no entry. The next one admits port 80 instead. The client's next segment is revoked, and
+/// after that the server cannot revive the connection, although the rules accept all outbound
+/// packets.
 #[test]
 fn a_revoked_connection_is_not_brought_back_by_the_other_end() {
     for established in [Established::Revalidate, Established::Flush] {
@@ -72,7 +71,7 @@ fn a_revoked_connection_is_not_brought_back_by_the_other_end() {
                 }
             }
 
-            // A new connection is another matter, as far as the rules accept it.
+            // A new connection passes if the rules accept it.
             assert!(node.peer.inside(|| is_kept_out(&at(NODE4, 22))));
             assert!(reaches(&at(PEER4, 443)) && reaches(&at(PEER6, 443)));
             early.iter().for_each(|pair| stays_cut(pair, SERVER));
@@ -80,14 +79,14 @@ fn a_revoked_connection_is_not_brought_back_by_the_other_end() {
     }
 }
 
-/// Proves K11: a connection that a policy has cut which accepts nothing, and so opens no flows,
-/// is still cut under the one after it, whatever that keeps.
+/// Proves K11: a policy that accepts nothing has cut a connection. It stays cut under the next
+/// policy, which would keep or revalidate flows.
 #[test]
 fn a_connection_stays_cut_under_later_policies() {
     for established in [Established::Revalidate, Established::Keep] {
         sandbox(|sandbox| {
             let node = Node::new(sandbox);
-            // Answers need an entry.
+            // Replies need an entry under this policy.
             node.apply(&rules_from_lines("in tcp 22 from any accept"));
             let pairs = [NODE4, NODE6].map(|address| node.inbound(address));
             node.apply(&rules_from_lines(NOTHING));
@@ -97,14 +96,16 @@ fn a_connection_stays_cut_under_later_policies() {
             pairs.iter().for_each(|pair| stays_cut(pair, CLIENT));
             node.apply(&with("out all to any accept", established));
             pairs.iter().for_each(|pair| stays_cut(pair, SERVER));
-            // Also where its own side is accepted again, and the other is not.
+            // The connection also stays cut if the rules accept the client's packets again but not
+            // the server's.
             node.apply(&with("in tcp 22 from any accept", established));
             pairs.iter().for_each(|pair| stays_cut(pair, CLIENT));
-            // New connections are made.
+            // New connections pass.
             let new = [NODE4, NODE6].map(|address| node.inbound(address));
             new.iter().for_each(Pair::goes_on);
             pairs.iter().for_each(|pair| stays_cut(pair, SERVER));
-            // Sweeping takes none of them away before their time.
+            // A sweep must not remove a cut flow before its timeout, which is longer than that of
+            // an established one.
             let mut timeouts = Timeout::defaults();
             timeouts[Timeout::TcpEstablished as usize] = 1;
             std::thread::sleep(Duration::from_secs(2));
@@ -145,7 +146,8 @@ fn a_new_connection_takes_the_place_of_a_cut_one() {
     });
 }
 
-/// Proves K12 and K11: where a first attachment cuts what is there, neither end brings it back.
+/// Proves K12 and K11: if the first attachment cuts existing connections, neither end can revive
+/// them.
 #[test]
 fn what_is_cut_at_the_first_attachment_stays_cut() {
     sandbox(|sandbox| {

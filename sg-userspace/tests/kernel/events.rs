@@ -1,5 +1,5 @@
-//! Events of logged packets: when they happened, what they say, that the newest are there, and
-//! that what is not shown is counted.
+//! Events of logged packets: their times, their content, that the newest are kept, and that missing
+//! ones are counted.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn lines(logged: &Logged) -> Vec<String> {
     logged.packets.iter().map(ToString::to_string).collect()
 }
 
-/// Proves O1 and O2: of each packet, within the rate limit.
+/// Proves O1 and O2: there is an event for each logged packet within the rate limit.
 #[test]
 fn logged_packets_come_out_of_the_ring() {
     sandbox(|sandbox| {
@@ -63,7 +63,7 @@ fn logged_packets_come_out_of_the_ring() {
         );
         assert_eq!((logged.lost, logged.suppressed), (0, 0));
 
-        // A flood is counted, not written.
+        // Packets beyond the rate limit are only counted.
         let flood = frame("udp 192.0.2.1:1 > 198.51.100.1:2");
         for _ in 0..10_000 {
             node.send(flood.bytes());
@@ -75,8 +75,8 @@ fn logged_packets_come_out_of_the_ring() {
     });
 }
 
-/// Proves O2: an event has the time at which its packet was judged, however late it is read, and
-/// readers take nothing from each other.
+/// Proves O2: an event carries the time at which its packet was judged, however late it is read.
+/// Several readers all get it.
 #[test]
 fn an_event_has_the_time_of_its_packet_for_every_reader() {
     sandbox(|sandbox| {
@@ -97,7 +97,7 @@ fn an_event_has_the_time_of_its_packet_for_every_reader() {
         let [packet] = &logged.packets[..] else {
             panic!("{logged:?}");
         };
-        // The wall clock may be slewed.
+        // The wall clock may be adjusted slowly in between.
         let coarse = SignedDuration::from_millis(20);
         assert!(
             before - coarse <= packet.at && packet.at <= after + coarse,
@@ -127,7 +127,7 @@ fn events_of_several_cpus_are_in_order() {
         let node = RawSender::new("sg0");
         let ports = 1..=100;
         for port in ports.clone() {
-            // Where there is a second one.
+            // Uses the second CPU if the machine has one.
             assert!(on_cpu(port % 2) || on_cpu(0));
             let sent = frame(&format!("udp 192.0.2.1:1 > 198.51.100.1:{port}"));
             assert!(node.send(sent.bytes()));
@@ -141,8 +141,8 @@ fn events_of_several_cpus_are_in_order() {
     });
 }
 
-/// Proves O1: a reader that was away finds the newest events, and all that it does not find is
-/// counted.
+/// Proves O1: a reader that was away gets the newest events, and the number of all that are
+/// missing.
 #[test]
 fn the_newest_events_are_kept_and_the_lost_ones_counted() {
     sandbox(|sandbox| {
@@ -153,10 +153,12 @@ fn the_newest_events_are_kept_and_the_lost_ones_counted() {
             &sandbox.options("sg0"),
         );
         let mut events = open(sandbox);
-        // Each looks once whether there is enough of everything.
+        // Each of these readers reads once, to see whether events have been both suppressed and
+        // lost by now.
         let mut scouts: Vec<_> = (0..40).map(|_| open(sandbox)).collect();
         let node = RawSender::new("sg0");
-        // All on one CPU, whose ring is full after three seconds of as much as may be written.
+        // All packets are sent on one CPU. At the highest rate that the limit allows, its ring is
+        // full after three seconds.
         let mut cpus = CpuSet::new();
         cpus.set(0).unwrap_or_else(|e| panic!("{e}"));
         sched_setaffinity(Pid::from_raw(0), &cpus).unwrap_or_else(|e| panic!("{e}"));
@@ -168,7 +170,7 @@ fn the_newest_events_are_kept_and_the_lost_ones_counted() {
             }
             rounds += 1;
             std::thread::sleep(Duration::from_millis(1010));
-            // Where nothing disturbs it, after four.
+            // On an idle machine the loop ends after four rounds.
             let seen = drain(&mut scouts.pop().expect("some are never held back or lost"));
             if seen.lost > 0 && seen.suppressed > 0 {
                 break;
@@ -194,8 +196,8 @@ fn the_newest_events_are_kept_and_the_lost_ones_counted() {
     });
 }
 
-/// Proves P9: what no rule matches is logged, answers of flows are not, in both ways through the
-/// programs.
+/// Proves P9: packets that no rule matches are logged and replies of flows are not, in the fast
+/// path and in the slow path.
 #[test]
 fn what_no_rule_matches_is_logged_where_that_is_asked_for() {
     sandbox(|sandbox| {
@@ -210,13 +212,14 @@ fn what_no_rule_matches_is_logged_where_that_is_asked_for() {
         let mut events = open(sandbox);
         let (peer, node) = (RawSender::new("sg1"), RawSender::new("sg0"));
         assert!(node.send(frame("udp 192.0.2.1:5000 > 198.51.100.7:53").bytes()));
-        // Not logged: this direction is not.
+        // This packet is not logged, because the option is set for inbound only.
         assert!(!node.send(frame("udp 192.0.2.1:5000 > 198.51.100.7:54").bytes()));
         for text in [
-            // The answer, which belongs to a flow.
+            // The reply to the datagram above, which belongs to its flow.
             "udp 198.51.100.7:53 > 192.0.2.1:5000",
             "tcp 198.51.100.7:4000 > 192.0.2.1:22 syn",
-            // Plain, and at a port that has a flow; at one that has none; another protocol.
+            // Four that no rule matches: to a port that has a flow, to one that has none, and two
+            // that the flow table could only hold for another protocol.
             "udp 198.51.100.7:54 > 192.0.2.1:5000",
             "tcp 198.51.100.7:4000 > 192.0.2.1:80 syn",
             "tcp 198.51.100.7:4000 > 192.0.2.1:5000 ack",

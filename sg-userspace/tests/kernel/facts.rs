@@ -1,4 +1,4 @@
-//! What the running kernel offers to the enforcer, printed for the table in docs/kernels.md: each
+//! What the running kernel offers to the enforcer, printed for the table in docs/kernels.md. Each
 //! line is `fact WHAT = VALUE`.
 
 use std::collections::BTreeMap;
@@ -18,13 +18,13 @@ use crate::sandbox::require_root;
 use crate::sandbox::{ip, sandbox};
 use crate::support::{kernel_release, verified_instructions};
 
-/// The largest that an interface of the kernel can have.
+/// The largest MTU that the kernel allows for an interface.
 const LARGEST_MTU: u32 = 65535;
 
-/// What the verifier may look at in one program.
+/// The kernel's limit of instructions that the verifier explores in one program.
 const VERIFIER_LIMIT: u32 = 1_000_000;
 
-/// Everything that load-time constants can turn on: IPv6 prefixes, logging, essential traffic.
+/// A policy that needs every optional part of the programs: IPv6 prefixes, logging, flows.
 const EVERYTHING: &str = "in tcp 22,80-90 from 2001:db8::/32 accept log
      in icmp 8/0 from 198.51.100.0/24 accept
      in sctp from any accept
@@ -65,8 +65,8 @@ fn what_this_kernel_offers() {
     verified("everything on", &rules_from_lines(EVERYTHING));
 }
 
-/// The kernel's version. Debian's releases are named after the first version that was compatible
-/// with them, and tell only behind that what they are.
+/// The kernel's version. On Debian `uname -r` names only the first version of a compatible series,
+/// so the exact one is read from the build string.
 fn version() -> String {
     let path = "/proc/sys/kernel/version";
     let built = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{path}: {e}"));
@@ -81,7 +81,7 @@ fn version() -> String {
     }
 }
 
-/// Finds out up to which MTU the driver of `interface` runs the inbound program.
+/// Finds the largest MTU with which the driver of `interface` runs the inbound program.
 pub(crate) fn native_xdp(driver: &str, interface: &str, peer: &str) -> u32 {
     let mut programs = loaded(&rules_from_lines(""));
     let index = interfaces::index_of(interface).unwrap();
@@ -119,7 +119,7 @@ pub(crate) fn native_xdp(driver: &str, interface: &str, peer: &str) -> u32 {
     good
 }
 
-/// How much the verifier looks at, and how long that takes at least.
+/// Prints how many instructions the verifier explores, and the shortest time that this takes.
 fn verified(name: &str, policy: &Policy) {
     let mut times: [Vec<Duration>; 2] = Default::default();
     let mut counts = BTreeMap::new();
@@ -132,7 +132,7 @@ fn verified(name: &str, policy: &Policy) {
     }
     let largest = counts.values().max().copied().unwrap_or_default();
     assert!((1..VERIFIER_LIMIT).contains(&largest), "{counts:?}");
-    // What the other processes of a busy machine take is no part of it.
+    // The shortest time is the one least disturbed by other processes.
     let [inbound, outbound] = times.map(|times| {
         let shortest = times.into_iter().min().unwrap_or_default();
         shortest.as_secs_f64() * 1000.0

@@ -1,10 +1,10 @@
-//! Every step of attaching, replacing and detaching is made to fail, and is killed: what packets
-//! meet then is the old policy or the new one, `status` says which, and the next command puts it
-//! right.
+//! A fault at every step of attaching, replacing and detaching: the step fails, or the process is
+//! killed there. After it packets meet the old policy or the new one, `status` says which, and the
+//! next command repairs everything.
 //!
-//! The points make themselves known: a run without a fault lists those that it passes. Of `run`,
-//! those until it shows counters belong to its beginning, and those after it was told to end to
-//! its end; what it does in between passes none.
+//! A run without a fault lists the fault points that it passes, and those are then tried. For
+//! `run`, the points before its first counters belong to its beginning, and those after SIGTERM to
+//! its end. It passes none in between.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -27,17 +27,16 @@ use crate::probe::{A, B, Probe, Seen};
 use crate::sandbox::{Sandbox, run, sandbox};
 use crate::support::{egress_hooks, is_guest};
 
-/// What is cut short.
+/// The command that is interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scenario {
     First,
     Replace,
     Detach,
-    /// The beginning of `run` where nothing was attached, and over another policy.
+    /// The beginning of `run`: `Begin` where nothing is attached, `BeginOver` over another policy.
     Begin,
     BeginOver,
-    /// The end of `run`, which takes its policy away again, or returns to the one that was there
-    /// before.
+    /// The end of `run`: `Leave` detaches its policy, `Return` puts the one before it back.
     Leave,
     Return,
 }
@@ -61,12 +60,12 @@ impl Scenario {
         matches!(self, Scenario::Leave | Scenario::Return)
     }
 
-    /// Policy A is in force before.
+    /// Whether policy A is in force before the command.
     fn is_over(self) -> bool {
         !matches!(self, Scenario::First | Scenario::Begin | Scenario::Leave)
     }
 
-    /// What is in force when nothing goes wrong for good: a `run` has ended by then.
+    /// What packets show if the command succeeds. For `run`, this is the state after its end.
     fn goal(self) -> Seen {
         match self {
             Scenario::First | Scenario::Replace => Seen::B,
@@ -75,7 +74,7 @@ impl Scenario {
         }
     }
 
-    /// What packets may show of a direction after it was cut short.
+    /// What packets may show in each direction after the interruption.
     fn allowed(self) -> &'static [Seen] {
         match self {
             Scenario::Replace | Scenario::BeginOver | Scenario::Return => &[Seen::A, Seen::B],
@@ -84,19 +83,19 @@ impl Scenario {
         }
     }
 
-    /// One direction after the other is let go, and nothing takes that back.
+    /// Whether the command detaches one direction after the other, so that it may end half-way.
     fn takes_away(self) -> bool {
         matches!(self, Scenario::Detach | Scenario::Leave)
     }
 }
 
-/// How a point is hit.
+/// What happens at the fault point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Kill,
-    /// Once.
+    /// The step fails the first time only.
     Fail,
-    /// Each time.
+    /// The step fails every time.
     Refuse,
 }
 
@@ -111,18 +110,18 @@ struct Walk<'a> {
     options: ApplyOptions,
     probe: Probe,
     policy: String,
-    /// Where `sgctl` lists the points that it passes.
+    /// The file in which `sgctl` lists the points that it passes.
     trace: PathBuf,
 }
 
-/// Nothing that is tried here takes longer, however busy the machine is.
+/// The bound for every wait, generous because the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How a command ended, and what it had done.
+/// How a command has ended, and the points that it has passed.
 struct Ran {
     output: Output,
     points: Vec<String>,
-    /// So many of them before what is to be cut short began.
+    /// How many points belong to what comes before the part that is interrupted.
     before: usize,
 }
 
@@ -152,7 +151,7 @@ fn walk(hook: EgressHook) {
             "inbound: [{protocol: udp, ports: 2000, from: any, action: accept}]\n\
              outbound: [{protocol: udp, ports: 2000, to: any, action: accept}]\n",
         )
-        .expect("it can be written");
+        .expect("the policy can be written");
         let mut walk = Walk {
             sandbox,
             options: ApplyOptions {
@@ -165,13 +164,13 @@ fn walk(hook: EgressHook) {
             trace: dir.path().join("points"),
         };
         let everything = std::env::var_os("SG_FAULTS_ALL").is_some();
-        // Processors of a guest are emulated: a point in so many.
+        // A guest has emulated, slow processors, so only one point in twelve is tried.
         let every = if is_guest() { 12 } else { 1 };
         let mut tried = 0usize;
         for scenario in Scenario::ALL {
             let points = walk.points(scenario);
             assert!(points.len() >= 10, "{scenario:?} has only {points:?}");
-            // A `run` takes longer than the others.
+            // A `run` takes longer than the other commands, so fewer of its points are tried.
             let every = match scenario.is_run() && !everything {
                 true => every * 8,
                 false => every,
@@ -183,8 +182,9 @@ fn walk(hook: EgressHook) {
             for (number, point) in points.iter().enumerate() {
                 for (kind_number, kind) in kinds.iter().enumerate() {
                     for (then, then_number) in [(Then::Apply, 0), (Then::Detach, 1)] {
-                        // Each pair of a point and a kind with one of the two, and the other hook
-                        // with the other one. Of a sample, each kind has points of its own.
+                        // Each pair of a point and a kind of fault is followed by one of the two
+                        // commands; the other outbound hook gets the other one. In a sample, each
+                        // kind of fault is tried at different points.
                         let which = number + kind_number + usize::from(hook == EgressHook::Clsact);
                         let is_chosen = (number + 2 * kind_number).is_multiple_of(every)
                             && (number / every + which) % 2 == then_number;
@@ -207,7 +207,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The command that is cut short.
+    /// The command that is interrupted.
     fn command(&self, scenario: Scenario) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sgctl"));
         command.arg("--bpffs").arg(self.sandbox.bpffs());
@@ -227,7 +227,7 @@ impl Walk<'_> {
         command
     }
 
-    /// Runs the command to its end, with a fault or without.
+    /// Runs the command to its end, with or without a fault.
     fn run(&self, scenario: Scenario, fault: Option<&str>) -> Ran {
         let _ = fs::remove_file(&self.trace);
         let mut command = self.command(scenario);
@@ -246,7 +246,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The points that a command has passed by now.
+    /// The points that a command has passed so far.
     fn passed(&self) -> Vec<String> {
         let points = fs::read_to_string(&self.trace).unwrap_or_else(|e| {
             panic!("{e}: this sgctl has no fault points; it needs debug assertions")
@@ -254,23 +254,23 @@ impl Walk<'_> {
         points.lines().map(str::to_owned).collect()
     }
 
-    /// Ends a `run` by a signal when it has begun, unless it has ended by itself. How many points
-    /// it had passed by then.
+    /// Waits for the beginning of a `run` and sends it SIGTERM, unless it has ended already.
+    /// Returns how many points it had passed by then.
     fn begin_and_end(&self, mut command: Command) -> (Output, usize) {
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("sgctl starts");
-        let out = BufReader::new(child.stdout.take().expect("it is piped"));
+        let out = BufReader::new(child.stdout.take().expect("standard output is piped"));
         let (sender, lines) = channel();
         let reader = std::thread::spawn(move || {
             for line in out.lines().map_while(Result::ok) {
                 let _ = sender.send(line);
             }
         });
-        // It shows counters when all that belongs to its beginning is done; that a policy was
-        // applied it says while it does the rest.
+        // `run` prints counters only when its beginning is complete. The line about the applied
+        // policy comes too early.
         let mut said = Vec::new();
         let mut before = None;
         while before.is_none() {
@@ -281,7 +281,7 @@ impl Walk<'_> {
                 Err(RecvTimeoutError::Timeout) => {
                     let _ = child.kill();
                     let output = child.wait_with_output();
-                    panic!("it neither goes on nor ends: {said:?} {output:?}");
+                    panic!("it prints nothing and does not end: {said:?} {output:?}");
                 }
             }
         }
@@ -290,14 +290,14 @@ impl Walk<'_> {
             kill(id, Signal::SIGTERM).expect("it runs");
         }
         let mut output = child.wait_with_output().expect("it ends");
-        reader.join().expect("it only reads");
+        reader.join().expect("the reading thread does not panic");
         said.extend(lines.try_iter());
         output.stdout = said.join("\n").into_bytes();
         let all = self.passed().len();
         (output, before.unwrap_or(all))
     }
 
-    /// The points of what is to be cut short, where nothing goes wrong.
+    /// The points of the part to be interrupted, listed by a run without a fault.
     fn points(&mut self, scenario: Scenario) -> Vec<String> {
         self.set_up(scenario);
         let ran = self.run(scenario, None);
@@ -332,9 +332,12 @@ impl Walk<'_> {
             String::from_utf8_lossy(&output.stderr)
         );
         let at = ran.points.iter().position(|passed| passed == point);
-        let at = at.unwrap_or_else(|| panic!("{when}: it has not come there"));
+        let at = at.unwrap_or_else(|| panic!("{when}: it has not passed the point"));
         if scenario.is_end_of_run() {
-            assert!(at >= ran.before, "{when}: it had not come to its end");
+            assert!(
+                at >= ran.before,
+                "{when}: the point was passed before the end of `run`"
+            );
         }
         if kind == Kind::Kill {
             assert_eq!(output.status.signal(), Some(9), "{when}");
@@ -349,15 +352,18 @@ impl Walk<'_> {
         );
         if kind != Kind::Kill {
             if !scenario.takes_away() {
-                assert_eq!(seen[0], seen[1], "{when}: half of a policy");
+                assert_eq!(seen[0], seen[1], "{when}: the directions differ");
             }
             assert!(!output.status.success() || seen == goal, "{when}: {seen:?}");
         }
         if kind == Kind::Fail && scenario.is_run() {
-            // Wherever a `run` fails, it leaves what was there before it.
+            // A `run` that fails leaves in force what was there before it.
             assert_eq!(seen, goal, "{when}");
             if scenario.is_end_of_run() {
-                assert!(output.status.success(), "{when}: it was not tried again");
+                assert!(
+                    output.status.success(),
+                    "{when}: the failing step was not tried again"
+                );
             }
         }
         if kind == Kind::Refuse && !output.status.success() {
@@ -386,12 +392,14 @@ impl Walk<'_> {
     }
 
     fn health(&self) -> Option<Health> {
-        let found = attached(self.sandbox.bpffs(), &Scope::Namespace).expect("it can be listed");
+        let found = attached(self.sandbox.bpffs(), &Scope::Namespace)
+            .expect("the attachments can be listed");
         let one = found.first()?;
         Some(one.status().map_or(Health::Damaged, |status| status.health))
     }
 
-    /// What is called enforcing is, by the policy that is named; what enforces nothing is not.
+    /// Checks `status`: it says "enforcing" if and only if both directions enforce the policy that
+    /// it names.
     fn status_is_true(&self, seen: [Seen; 2], when: &str) {
         let found = attached(self.sandbox.bpffs(), &Scope::Namespace)
             .unwrap_or_else(|e| panic!("{when}: {e}"));
@@ -415,7 +423,7 @@ impl Walk<'_> {
         assert_eq!(is_enforcing, status.faults.is_empty(), "{when}: {status:?}");
     }
 
-    /// Detaches, and nothing is left.
+    /// Detaches, and checks that nothing is left.
     fn clean_up(&mut self, when: &str) {
         let sandbox = self.sandbox;
         let ours = ids(sandbox.bpffs());
@@ -423,7 +431,7 @@ impl Walk<'_> {
             attached(sandbox.bpffs(), &Scope::Namespace).unwrap_or_else(|e| panic!("{when}: {e}"));
         match found.first() {
             Some(one) => detach(sandbox.bpffs(), &one.pins),
-            // What is no attachment is tidied up as well.
+            // Without an attachment there may still be other files to remove.
             None => tidy_up(sandbox.bpffs()),
         }
         .unwrap_or_else(|e| panic!("{when}: {e}"));
@@ -437,7 +445,7 @@ impl Walk<'_> {
         assert_eq!(interfaces::xdp_program(index).unwrap(), None, "{when}");
         let qdiscs = run("tc", &["qdisc", "show", "dev", "sg0"]);
         assert!(!qdiscs.contains("clsact"), "{when}: {qdiscs}");
-        // The kernel frees them some time later.
+        // The kernel frees programs and maps some time after the last reference is gone.
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let left = ours.still_there();
@@ -450,14 +458,15 @@ impl Walk<'_> {
     }
 }
 
-/// Programs and maps that must go.
+/// Ids of programs and maps that must disappear.
 #[derive(Default)]
 struct Ids {
     programs: BTreeSet<u32>,
     maps: BTreeSet<u32>,
 }
 
-/// Those of the sandbox: what is pinned, what the interface runs, and the maps of those programs.
+/// All objects of the sandbox: what is pinned, the program of the interface, and the maps of all
+/// these programs.
 fn ids(bpffs: &Path) -> Ids {
     let mut ids = Ids::default();
     let index = interfaces::index_of("sg0").expect("it exists");
@@ -483,14 +492,14 @@ fn ids(bpffs: &Path) -> Ids {
 }
 
 impl Ids {
-    /// Looks at numbers only: a program array that is opened while the kernel clears it stays for
-    /// ever.
+    /// Compares ids only, and opens nothing: the kernel never frees a program array that is opened
+    /// while it is being cleared.
     fn still_there(&self) -> Vec<u32> {
         const BPF_PROG_GET_NEXT_ID: libc::c_long = 11;
         const BPF_MAP_GET_NEXT_ID: libc::c_long = 12;
         let is_there = |command: libc::c_long, id: u32| {
             let mut attribute = [id - 1, 0, 0];
-            // SAFETY: the attribute is as long as said.
+            // SAFETY: the attribute has the length that is passed.
             let done = unsafe { libc::syscall(libc::SYS_bpf, command, attribute.as_mut_ptr(), 12) };
             done == 0 && attribute[1] == id
         };

@@ -1,5 +1,5 @@
-//! Floods of spoofed packets against a table of the default size: whatever they are, they take no
-//! place of a connection that is idle and alive.
+//! Floods of spoofed packets against a flow table of the default size: no kind of flood evicts an
+//! idle connection.
 
 use sg_common::flow::{FlowKind, FlowValue, Timeout};
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT};
@@ -16,20 +16,21 @@ use crate::support::{is_guest, pinned_maps, run_hook};
 use crate::world::tables::Tables;
 
 const FLOOD: u32 = 400_000;
-/// Enough to go round every word of the small table that is used where processors are emulated.
+/// Enough to fill every word of the small table that is used in a guest, whose processors are
+/// emulated.
 const FLOOD_OF_A_GUEST: u32 = 6_000;
 const CONNECTIONS: u16 = 25;
 const SECOND: u64 = 1_000_000_000;
 
-/// A frame that comes from any address and port. Only its addresses and ports are written anew.
+/// A frame whose spoofed address and port are rewritten for each packet.
 struct Spoofed {
     bytes: Vec<u8>,
-    /// Where the spoofer's address and port are.
+    /// The offsets of the spoofed address and port in the frame.
     at: [usize; 2],
 }
 
 impl Spoofed {
-    /// `frame` comes from the spoofer if it is inbound, else it goes there.
+    /// The spoofed end is the source of an inbound `frame`, and the destination of an outbound one.
     fn new(frame: &Frame, direction: Direction) -> Self {
         let at = match direction {
             Direction::Inbound => [26, 34],
@@ -43,7 +44,8 @@ impl Spoofed {
 
     fn of(&mut self, number: u32) -> &[u8] {
         let [address, port] = self.at;
-        // In no order that would spread them by itself.
+        // Consecutive numbers become scattered addresses, so that only the table's own hash decides
+        // where their flows go.
         let mixed = number.wrapping_mul(0x9e37_79b1);
         self.bytes[address + 1..address + 4].copy_from_slice(&mixed.to_be_bytes()[1..]);
         let number = (1024 + number % 60_000) as u16;
@@ -52,9 +54,9 @@ impl Spoofed {
     }
 }
 
-/// Proves K9 and K10: after 400,000 spoofed SYNs, as many spoofed SYNs each with a blind ACK
-/// after it, and as many spoofed datagrams to a service that answers them, all of 50 connections
-/// are there which have been idle since before the flood.
+/// Proves K9 and K10: 400,000 spoofed SYNs, as many with a blind ACK after each, and as many
+/// datagrams to a service that replies evict none of 50 connections, which have been idle since
+/// before the flood.
 #[test]
 fn a_spoofed_flood_evicts_no_idle_connection() {
     let (flood, max_flows) = match is_guest() {
@@ -136,7 +138,10 @@ fn a_spoofed_flood_evicts_no_idle_connection() {
             assert!(hook(Inbound, question.of(number)));
             refused += u32::from(!hook(Outbound, answer.of(number)));
         }
-        assert_eq!(refused, 0, "what has just begun is answered");
+        assert_eq!(
+            refused, 0,
+            "a flow that has just been opened admits its reply"
+        );
         let moves = Tables::open(&pins).moves();
         println!("{moves:?}");
         assert!(moves[FlowKind::HalfOpen as usize].evicted > u64::from(flood));

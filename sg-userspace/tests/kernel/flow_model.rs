@@ -1,5 +1,6 @@
-//! Flows against a model: interleaved conversations, a clock that is turned, policies replaced,
-//! tables that are too small. After every step the kernel's tables hold what the reference holds.
+//! The flow table against a model, under interleaved conversations, a clock that jumps, new
+//! policies, and tables that are too small. After every step the kernel's tables hold what the
+//! reference holds.
 
 use std::sync::Mutex;
 
@@ -13,13 +14,14 @@ use crate::world::hunt::{self, Manner};
 use crate::world::script::Step;
 
 const STEPS: usize = 1200;
-/// Scripts of the normal test run, on each of two threads.
+/// How many scripts each of the two threads tries in the normal test run.
 const SCRIPTS: u64 = 40;
-/// More than the flows of a script by far; reading a table takes as long as it is large.
+/// Room for many more flows than a script has. It is no larger because every step reads the whole
+/// table.
 const ROOM: u32 = 1024;
 const THREADS: u64 = 2;
 
-/// One in three scripts has tables that are too small for its flows.
+/// A random script. One in three has tables that are too small for its flows.
 fn script(seed: u64) -> Vec<Step> {
     let mut rng = Rng::with_seed(seed);
     let is_tiny = rng.u8(..3) == 0;
@@ -40,7 +42,8 @@ fn script(seed: u64) -> Vec<Step> {
         steps.push(match rng.u8(..150) {
             0 => Step::Policy(policy(rng, max_flows)),
             1..4 => Step::Wait(rng.u32(1..45)),
-            // Around what decides whether a flow without a handshake is a stream.
+            // These waits are around two seconds, the age that makes a flow without a handshake a
+            // stream.
             4..7 => Step::Wait(rng.u32(1..4)),
             _ => Step::Frame(talks.next()),
         });
@@ -60,7 +63,7 @@ pub(crate) fn round(sandbox: &Sandbox, seed: u64, tally: &Mutex<Tally>) {
         .add(&world);
 }
 
-/// Every way that a frame of these scripts can go.
+/// Every path that a frame of these scripts can take.
 const WAYS: &[&str] = &[
     "related to a flow",
     "related to what the rules accept",
@@ -80,15 +83,15 @@ const WAYS: &[&str] = &[
     "fragment follows a reply",
 ];
 
-/// Proves K4, K6, K7, K8, K9, K10, K11, A1 and A2 packet by packet: what is remembered of each
-/// flow (kind, state, originator, rule, generation, times) is what the reference remembers, over
-/// time-outs, new policies that revalidate, keep or flush, and evictions, which the counters
-/// explain.
+/// Proves K4, K6, K7, K8, K9, K10, K11, A1 and A2 packet by packet: the entry of each flow (kind,
+/// state, originator, rule, generation, times) is that of the reference. This holds across
+/// timeouts, new policies that revalidate, keep or flush, and evictions, for which the counters
+/// account.
 #[test]
 fn flows_are_remembered_as_the_model_remembers_them() {
     if is_guest() {
-        // Two seconds decide whether a flow is a stream, and an emulated processor takes as long
-        // for what is to take no time.
+        // The model takes frames for simultaneous. On emulated processors they are so slow that
+        // flows pass the age of two seconds by themselves.
         println!("not tried on an emulated processor");
         return;
     }

@@ -1,5 +1,5 @@
-//! The programs on several CPUs at once, over a flow table so small that flows are opened,
-//! answered and evicted in the same places all the time.
+//! The programs run on several CPUs at once, over a flow table so small that flows are opened,
+//! replied to and evicted in the same groups all the time.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -26,13 +26,14 @@ use crate::watching::only;
 use crate::world::tables::Tables;
 
 const THREADS: usize = 2;
-/// More than the table holds: room for 8 is one group, of 48 established and 16 half-open flows.
+/// More flows than the table holds. A table for 8 flows is one group, of 48 established and 16
+/// half-open entries.
 const FLOWS: usize = 90;
 const ROOM: u32 = 8;
 
-/// Proves K9, K10 and A2 on several CPUs at once: no flow is there twice in one kind, what was
-/// entered is there, has left or was evicted, and every packet is counted once, for the rule that
-/// it is due to.
+/// Proves K9, K10 and A2 on several CPUs at once: no flow has two entries of one kind, every entry
+/// that was made is there, has left or was evicted, and every packet is counted once, for the right
+/// rule.
 #[test]
 fn packets_of_all_cpus_share_one_table() {
     sandbox(|sandbox| {
@@ -47,7 +48,8 @@ fn packets_of_all_cpus_share_one_table() {
         let programs: Vec<Programs> = (0..THREADS).map(|_| load()).collect();
         let counters = programs[0].counters().unwrap_or_else(|e| panic!("{e}"));
         let begin = Barrier::new(THREADS);
-        // By rule, requests that were sent and answers that were let in; answers that were not.
+        // Counts by rule: requests that were sent, and replies that were accepted. Replies that
+        // were dropped are counted together.
         let run = |mut programs: Programs, seed: u64| {
             let mut rng = Rng::with_seed(seed);
             let (mut sent, mut answered, mut refused) = ([0u64; 2], [0u64; 2], 0u64);
@@ -55,12 +57,13 @@ fn packets_of_all_cpus_share_one_table() {
             for _ in 0..rounds(20_000) {
                 let rule = rng.usize(..2);
                 let (port, service) = (5000 + rng.usize(..FLOWS), 53 + rule);
-                // From the middle of a connection, which the first answer makes established.
+                // A segment from the middle of a connection, so that the first reply makes the flow
+                // established.
                 let request = frame(&format!(
                     "tcp 192.0.2.1:{port} > 198.51.100.7:{service} ack"
                 ));
-                // Of another flow: most requests wait, and half-open flows have to make room as
-                // well.
+                // A reply to another, random flow. So most requests have no reply yet, and
+                // half-open flows are evicted as well.
                 let port = 5000 + rng.usize(..FLOWS);
                 let answer = frame(&format!(
                     "tcp 198.51.100.7:{service} > 192.0.2.1:{port} ack"
@@ -127,7 +130,7 @@ fn packets_of_all_cpus_share_one_table() {
     });
 }
 
-/// Two CPUs that each run a packet of one flow after the other, at the same moment.
+/// Two CPUs, each of which runs one packet of the same flow at the same moment.
 struct Together {
     programs: Vec<Programs>,
     pins: InterfacePins,
@@ -137,7 +140,7 @@ impl Together {
     fn new(sandbox: &Sandbox, rules: &str) -> Self {
         let policy = rules_from_lines(rules);
         let tables = compile(&policy, &[FIRST_RULE_SLOT], Budget::default()).expect("tables fit");
-        // More than there are flows by far: none has to go.
+        // Far more room than flows, so that none is evicted.
         let (shared, pins) = pinned_maps(sandbox, 65_536);
         let load = || {
             let generation = Generation::of(&policy, 1);
@@ -149,7 +152,7 @@ impl Together {
         }
     }
 
-    /// Enters flows of the rule, from so many ports, with this protocol and state.
+    /// Enters a flow of the rule for each port, with this protocol and state.
     fn enter(&self, ports: Range<u16>, protocol: u8, state: Timeout, kind: FlowKind) {
         let table = FlowTable::open(&self.pins, &Timeout::defaults());
         let table = table.unwrap_or_else(|e| panic!("{e}"));
@@ -161,7 +164,7 @@ impl Together {
         for port in ports {
             let now = monotonic_now();
             let value = FlowValue {
-                // Long enough ago.
+                // Old enough to become established with the next reply.
                 created: now.wrapping_sub(3_000_000_000),
                 last_seen: now,
                 slot: FIRST_RULE_SLOT,
@@ -176,7 +179,8 @@ impl Together {
         }
     }
 
-    /// For each port at the same moment what two CPUs are given. How many of it were dropped.
+    /// For each port, runs one packet on each of two CPUs at the same moment. Returns how many were
+    /// dropped.
     fn run(&mut self, ports: Range<u16>, packets: [fn(u16) -> (Direction, Frame); 2]) -> u64 {
         let (arrived, dropped) = (AtomicU64::new(0), AtomicU64::new(0));
         std::thread::scope(|scope| {
@@ -205,20 +209,20 @@ impl Together {
     }
 }
 
-/// Flows of a round: few enough for the half-open part of the table.
+/// The flows of a round, few enough for the half-open part of the table.
 const ROUND: u16 = 250;
 
-/// What takes two processors at the same moment is tried for so long: another test, or another
-/// machine, may have them.
+/// How long to try what needs two processors at the same moment, which may be busy with other
+/// tests.
 const SEEN_WITHIN: Duration = Duration::from_secs(120);
 
-/// Proves K9 and K10: a flow that two CPUs make established at once, and so may enter into both
-/// of its words, is there once.
+/// Proves K9 and K10: two CPUs make a flow established at once, and each may enter it into one of
+/// its two words. In the end there is one entry.
 #[test]
 fn a_flow_that_two_cpus_establish_is_there_once() {
     sandbox(|sandbox| {
         let started = Instant::now();
-        // On processors that are emulated it may never happen.
+        // On emulated processors the race may never happen.
         while !establish_at_once(sandbox) && !is_guest() {
             assert!(
                 started.elapsed() < SEEN_WITHIN,
@@ -228,7 +232,8 @@ fn a_flow_that_two_cpus_establish_is_there_once() {
     });
 }
 
-/// Two CPUs make each flow of a new table established. Whether one was entered twice.
+/// Two CPUs make each flow of a new table established. Returns whether one was entered twice in
+/// between.
 fn establish_at_once(sandbox: &Sandbox) -> bool {
     let mut together = Together::new(sandbox, "out udp 53 to any accept");
     let answer = |port| {
@@ -242,13 +247,13 @@ fn establish_at_once(sandbox: &Sandbox) -> bool {
         let dropped = together.run(ports, [answer, answer]);
         assert_eq!(
             dropped, 0,
-            "answers were dropped while their flow went to the established ones"
+            "replies were dropped while their flow became established"
         );
     }
     let tables = Tables::open(&together.pins);
     let (flows, moves) = (tables.flows(), tables.moves());
     let distinct: HashSet<_> = flows.iter().map(|(key, _, _)| *key).collect();
-    assert_eq!(distinct.len(), flows.len(), "a flow is there twice");
+    assert_eq!(distinct.len(), flows.len(), "a flow has two entries");
     let half_open = flows
         .iter()
         .filter(|(_, flow, _)| flow.kind == FlowKind::HalfOpen);
@@ -262,7 +267,7 @@ fn establish_at_once(sandbox: &Sandbox) -> bool {
     established.left > 0
 }
 
-/// Proves K9: of two packets that take a flow further at the same moment on two CPUs, both count.
+/// Proves K9: if two CPUs change the state of a flow at the same moment, neither change is lost.
 #[test]
 fn two_steps_at_once_are_both_taken() {
     sandbox(|sandbox| {
@@ -294,8 +299,8 @@ fn two_steps_at_once_are_both_taken() {
     });
 }
 
-/// Proves K9: while expired flows are swept, flows are opened, answered and go on as ever. The
-/// time by which they are swept lies far ahead, so that every flow has always expired.
+/// Proves K9: while expired flows are swept, flows are opened, replied to and found as usual. The
+/// sweep uses a time far ahead, so that every flow has expired.
 #[test]
 fn a_sweep_holds_up_no_packet() {
     const ROOM: u32 = 200_000;
@@ -320,7 +325,7 @@ fn a_sweep_holds_up_no_packet() {
         let mut hook = |direction, bytes: &[u8]| {
             run_hook(&mut programs, direction, bytes, 1).unwrap_or_else(|e| panic!("{e:?}"))
         };
-        // Odd while a sweep is under way.
+        // An odd number while a sweep is under way.
         let sweeps = AtomicU64::new(0);
         let is_over = AtomicBool::new(false);
         let sweep = || {
@@ -354,7 +359,7 @@ fn a_sweep_holds_up_no_packet() {
                 meanwhile += u64::from(is_within_one);
             }
             is_over.store(true, SeqCst);
-            sweeper.join().expect("it ends")
+            sweeper.join().expect("the sweeping thread ends")
         });
         println!("{meanwhile} of {opened} flows were opened and answered within one sweep");
         assert!(

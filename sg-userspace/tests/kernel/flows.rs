@@ -1,4 +1,5 @@
-//! The flow tables on a real interface: who lives where, who is evicted, who is swept.
+//! The flow table on a real interface: which entry serves which flow, what is evicted, what is
+//! swept.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -14,10 +15,10 @@ use crate::frames::{Frame, frame};
 use crate::sandbox::{RawSender, Sandbox, sandbox};
 use crate::watching::{assert_adds_up, only, read_when};
 
-/// Nothing goes out by a rule, so that every answer needs the flow table.
+/// No outbound rule accepts anything, so every reply needs the flow table.
 const WEB: &str = "in tcp 80 from any accept\nin udp 53 from any accept";
 
-/// A veth pair with a policy on one end, and the packets sent so far.
+/// A veth pair with a policy on one end. Counts the packets sent so far.
 struct Link<'a> {
     sandbox: &'a Sandbox,
     peer: RawSender,
@@ -43,12 +44,12 @@ impl<'a> Link<'a> {
         self.peer.send(frame.bytes());
         self.inbound += 1;
         if self.inbound.is_multiple_of(256) {
-            // The receiver shares our cores; do not outrun its queue.
+            // The receiver shares the two cores. Waiting keeps its queue from overflowing.
             self.wait();
         }
     }
 
-    /// True if the node may send it.
+    /// Sends from the node. Returns whether the packet was accepted.
     fn send(&mut self, frame: &Frame) -> bool {
         self.outbound += 1;
         self.node.send(frame.bytes())
@@ -59,7 +60,7 @@ impl<'a> Link<'a> {
         assert_adds_up(&c, self.inbound, self.outbound);
     }
 
-    /// Half-open, established.
+    /// The use of the table by half-open and by established flows.
     fn table_use(&self) -> [FlowTableUse; 2] {
         let pins = only(self.sandbox, "sg0").pins;
         table_use(&pins).unwrap_or_else(|e| panic!("{e}"))
@@ -70,8 +71,8 @@ fn client(n: usize) -> String {
     format!("198.51.{}.{}:40000", n >> 8, n & 255)
 }
 
-/// Proves K9: an entry answers for its own flow only. Every part of a key counts, also where
-/// another flow has its place and its tag, which one in hundreds has.
+/// Proves K9: an entry serves its own flow only. Every part of the key is compared, also if another
+/// flow has the same word and the same tag, as one in some hundred has.
 #[test]
 fn another_flow_of_the_same_tag_is_another_flow() {
     sandbox(|sandbox| {
@@ -103,7 +104,7 @@ fn another_flow_of_the_same_tag_is_another_flow() {
             read_when(sandbox, "sg0", |c| c.rules[0].reply_packets == answers);
             let found = table
                 .find(&key(ends, ports))
-                .expect("the flow that was opened");
+                .expect("the entry of the opened flow");
             assert_eq!(found.kind(), FlowKind::Established);
             let tag = table.spot(&key(ends, ports)).tag;
             let looks_alike = |ends, ports| {
@@ -118,8 +119,8 @@ fn another_flow_of_the_same_tag_is_another_flow() {
                 };
                 ends
             };
-            // The numbers of bits in front of the one half of an address that another one differs
-            // in.
+            // By how many bits the difference is shifted, so that it lies in one 64-bit half of an
+            // IPv6 address.
             let halves: &[u32] = if ends[0].is_ipv4() { &[0] } else { &[0, 64] };
             let mut others = Vec::new();
             for (end, half) in [0, 1]
@@ -148,8 +149,8 @@ fn another_flow_of_the_same_tag_is_another_flow() {
     });
 }
 
-/// Proves K9 and K10: 20,000 SYNs that a rule accepts evict their like, and are counted; every
-/// connection that was there goes on.
+/// Proves K9 and K10: 20,000 SYNs that a rule accepts evict only each other, evictions are counted,
+/// and every existing connection goes on.
 #[test]
 fn a_syn_flood_evicts_no_established_flow() {
     sandbox(|sandbox| {
@@ -175,7 +176,7 @@ fn a_syn_flood_evicts_no_established_flow() {
         link.wait();
         let [half_open, established] = link.table_use();
         assert_eq!(half_open.entered, (CONNECTIONS + FLOOD) as u64);
-        // Of `--max-flows 4096` the table has 171 groups with 16 half-open ways each.
+        // With `--max-flows 4096` the table has 171 groups with 16 half-open ways each.
         assert!(half_open.live <= 171 * 16, "{}", half_open.live);
         assert_eq!(half_open.evicted, FLOOD as u64 - half_open.live);
         assert_eq!((established.live, established.evicted), (50, 0));
@@ -197,7 +198,7 @@ fn a_syn_flood_evicts_no_established_flow() {
     });
 }
 
-/// Makes every flow older, which nobody else may use meanwhile.
+/// Moves the times of every flow back. Nothing else may use the table meanwhile.
 fn age(table: &FlowTable, nanoseconds: u64) {
     let ticks = (nanoseconds >> TICK_SHIFT) as u32;
     table.rewrite(|flow| Contents {
@@ -212,8 +213,8 @@ fn age(table: &FlowTable, nanoseconds: u64) {
 
 const SECOND: u64 = 1_000_000_000;
 
-/// Proves K9 for datagrams: what nobody has answered is half-open, and so is what was answered at
-/// once; an answer two seconds after the beginning makes it established.
+/// Proves K9 for datagrams: a flow is half-open without a reply and also with one at once. A reply
+/// two seconds after its beginning makes it established.
 #[test]
 fn a_flow_that_is_still_answered_is_established() {
     sandbox(|sandbox| {
@@ -234,15 +235,19 @@ fn a_flow_that_is_still_answered_is_established() {
         age(&table, 3 * SECOND);
         link.receive(&question);
         link.wait();
-        assert_eq!(kinds(), [("half-open", "udp")], "a question proves nothing");
+        assert_eq!(
+            kinds(),
+            [("half-open", "udp")],
+            "only a reply makes it established"
+        );
         assert!(link.send(&answer));
         assert_eq!(kinds(), [("established", "udp-stream")]);
         assert!(link.send(&answer));
     });
 }
 
-/// Proves K9: a flow leaves when its timeout has passed, at its next packet or by being swept, and
-/// neither is an eviction.
+/// Proves K9: a flow whose timeout has passed is removed by its next packet or by a sweep. Neither
+/// is counted as an eviction.
 #[test]
 fn expired_flows_leave() {
     sandbox(|sandbox| {
@@ -266,7 +271,7 @@ fn expired_flows_leave() {
         assert_eq!((half_open.live, half_open.evicted), (199, 0));
 
         let pins = only(sandbox, "sg0").pins;
-        // When all that is half-open has expired, and nothing else.
+        // At this time all half-open flows have expired and no established one has.
         let later = monotonic_now() + 600 * 1_000_000_000;
         let sweep = || sweep(&pins, &policy.timeouts, later).unwrap();
         assert_eq!(sweep(), 199);

@@ -1,5 +1,6 @@
-//! Every form that the lookup tables can take, each on purpose, in both places where they can be:
-//! kernel, compiled tables and oracle agree on packets at the edges of the rules, rule by rule.
+//! Every node type of the lookup tables, in .bss and in array maps. Each case makes the compiler
+//! use one on purpose, and kernel, compiled tables and oracle agree on packets at the edges of the
+//! rules.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -21,10 +22,10 @@ use crate::frames::frame;
 use crate::sandbox::require_root;
 use crate::support::{rounds, run_hook};
 
-/// Packets for each policy in each place.
+/// How many packets are sent for each policy in each placement.
 const PACKETS: usize = 1500;
 
-/// Prefixes in 10.77.0.0/16.
+/// Random prefixes in 10.77.0.0/16.
 fn in_one_16(rng: &mut Rng, len: u8, count: usize) -> String {
     let one = |rng: &mut Rng| {
         let bits = 0x0a4d_0000 | rng.u32(..1 << 16);
@@ -54,7 +55,7 @@ fn anywhere6(rng: &mut Rng, lens: std::ops::RangeInclusive<u32>, count: usize) -
     (0..count).map(|_| one(rng)).collect()
 }
 
-/// One rule for each prefix, each with ports of its own.
+/// One rule for each prefix, with random ports, so that every prefix has a class of its own.
 fn rules_of_their_own(rng: &mut Rng, prefixes: &[String], ports: usize) -> String {
     let mut text = String::new();
     for prefix in prefixes {
@@ -65,8 +66,8 @@ fn rules_of_their_own(rng: &mut Rng, prefixes: &[String], ports: usize) -> Strin
     text + "in tcp from any accept\n"
 }
 
-/// Every other host of the first sixteen below a prefix of 24 bits: more steps than *several* has
-/// keys in each of the four parts that lead there.
+/// Every other host of the first sixteen in a /24: more boundaries than a 10-key node has keys, at
+/// each of the four 16-way nodes on the path to them.
 fn eight_even(prefix: &str) -> Vec<String> {
     (0..8).map(|i| format!("{prefix}{}/32", 2 * i)).collect()
 }
@@ -82,7 +83,8 @@ fn has(forms: u32, form: NodeType) -> bool {
     forms & form.bit() != 0
 }
 
-/// A sentence, the rules, and whether their tables have the form that the sentence names.
+/// A description, the rules, and a check that their tables have the node type that the description
+/// names.
 type Case = (&'static str, fn(&mut Rng) -> String, fn(&Shape) -> bool);
 
 const CASES: &[Case] = &[
@@ -115,7 +117,7 @@ const CASES: &[Case] = &[
         "four parts in a row, of many classes",
         |rng| {
             let mut text = String::new();
-            // Each host has a class of its own.
+            // Each host has other ports, and so a class of its own.
             for (i, host) in eight_even("10.77.3.").iter().enumerate() {
                 let _ = writeln!(text, "in udp {} from {host} accept", 100 * i + 53);
             }
@@ -178,7 +180,7 @@ const CASES: &[Case] = &[
         |rng| {
             let ports = [2000, 2002, 2004, 2006, 2008, 2010, 2012, 2014];
             let mut text = String::new();
-            // More tables than may begin with a block whatever they need.
+            // More port tables than may begin with a 256-way node as a matter of course.
             for (i, prefix) in anywhere(rng, 12..=24, 30).iter().enumerate() {
                 let ports: Vec<String> = ports.iter().map(|p| (p + 16 * i).to_string()).collect();
                 let _ = writeln!(text, "in udp {} from {prefix} accept", ports.join(","));
@@ -285,7 +287,7 @@ const CASES: &[Case] = &[
     ),
 ];
 
-/// Proves P2 of every form: the first match decides, whatever the tables look like.
+/// Proves P2 for every node type: the first match decides, whatever the tables look like.
 #[test]
 fn every_form_decides_as_the_oracle_does() {
     require_root();
@@ -302,7 +304,7 @@ fn every_form_decides_as_the_oracle_does() {
     }
 }
 
-/// Sends UDP packets, which only rules can accept, and compares each verdict and then all
+/// Sends UDP packets, which only rules can accept. Compares each verdict, and at the end all
 /// counters.
 fn agree(what: &str, policy: &Policy, compiled: &Compiled, is_in_bss: bool, rng: &mut Rng) {
     let shared = SharedMaps {
@@ -323,7 +325,7 @@ fn agree(what: &str, policy: &Policy, compiled: &Compiled, is_in_bss: bool, rng:
         let mut packet = testing::packet(rng, policy);
         packet.direction = Direction::Inbound;
         packet.protocol = 17;
-        // The ends of the address space are at no rule's edge.
+        // The ends of the address space are no rule's edge, so they are added.
         match number % 50 {
             0 => packet.remote = Ipv4Addr::UNSPECIFIED.into(),
             1 => packet.remote = Ipv4Addr::BROADCAST.into(),
@@ -334,7 +336,7 @@ fn agree(what: &str, policy: &Policy, compiled: &Compiled, is_in_bss: bool, rng:
             IpAddr::V4(remote) => format!("udp {remote}:{port} > 192.0.2.1:{}", packet.port),
             IpAddr::V6(remote) => format!("udp [{remote}]:{port} > [2001:db8::1]:{}", packet.port),
         };
-        // A DHCP answer is essential.
+        // A DHCP reply is essential traffic, which no rule decides.
         if matches!(packet.port, 68 | 546) {
             continue;
         }

@@ -1,4 +1,4 @@
-//! How long first fragments are remembered, and how many of them.
+//! For how long, and how many, first fragments are remembered.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -13,7 +13,8 @@ use crate::support::Enforcer;
 
 const RULES: &str = "in udp 53 from any accept";
 
-/// A fragment of datagram `id` in each family; the first has the port, the last one has none.
+/// A fragment of datagram `id` in each family. The first one has the UDP header, the last one has
+/// none.
 fn fragments(id: u16, is_first: bool) -> [Frame; 2] {
     let (units, more) = if is_first { (0, true) } else { (4, false) };
     [
@@ -22,7 +23,7 @@ fn fragments(id: u16, is_first: bool) -> [Frame; 2] {
     ]
 }
 
-/// Proves K4: what follows its first too late is dropped.
+/// Proves K4: a later fragment is dropped if the first one was seen too long ago.
 #[test]
 fn a_first_fragment_is_forgotten_after_a_while() {
     let mut policy = rules_from_lines(RULES);
@@ -31,7 +32,8 @@ fn a_first_fragment_is_forgotten_after_a_while() {
     let counters = |enforcer: &mut Enforcer, is_first: bool| {
         fragments(7, is_first).map(|frame| enforcer.send(Inbound, frame.bytes()).counter)
     };
-    // What was held up for longer than a first one is remembered shows nothing.
+    // On a busy machine the two fragments may be further apart than the timeout; then the attempt
+    // is repeated.
     let both_at_once = |enforcer: &mut Enforcer, when: &str| {
         loop {
             let started = Instant::now();
@@ -49,8 +51,8 @@ fn a_first_fragment_is_forgotten_after_a_while() {
     both_at_once(&mut enforcer, "another datagram of that name");
 }
 
-/// Proves K4: a flood of first fragments takes no more memory than there is for them, the latest
-/// of them are remembered, and no first fragment is dropped for want of room.
+/// Proves K4: a flood of first fragments takes no more memory than the table has. The latest of
+/// them are remembered, and none is dropped for lack of space.
 #[test]
 fn a_flood_of_first_fragments_is_bounded() {
     const FLOOD: u16 = 4 * FRAGMENT_ENTRIES as u16;

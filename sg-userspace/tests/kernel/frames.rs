@@ -1,4 +1,5 @@
-//! Frames for the tests, written as one line of text and then bent where a test wants it.
+//! Frames for the tests: each is built from one line of text, and then changed if a test needs
+//! that.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,15 +11,14 @@ pub(crate) struct Frame(Vec<u8>);
 
 const ETHERNET: usize = 14;
 const PAYLOAD: [u8; 24] = [0x5a; 24];
-/// Where every TCP segment ends, and what it acknowledges.
+/// The sequence number at which every TCP segment ends, and which every other one acknowledges.
 pub(crate) const ACKNOWLEDGED: u32 = 2000;
 
 /// Builds a frame from text:
 ///
-/// `tcp ADDRESS:PORT > ADDRESS:PORT FLAGS` with FLAGS among `syn ack fin rst`, and `blind` for a
-/// segment that does not acknowledge what any other one of these has sent, as all do otherwise;
-/// `udp …`, `sctp …`, `icmp ADDRESS > ADDRESS TYPE/CODE [id N]` (ICMPv6 for IPv6 addresses),
-/// `proto N ADDRESS > ADDRESS`.
+/// `tcp ADDRESS:PORT > ADDRESS:PORT FLAGS` with FLAGS among `syn ack fin rst`. Each segment
+/// acknowledges what any other one has sent, except with the flag `blind`. `udp …`, `sctp …`, `icmp
+/// ADDRESS > ADDRESS TYPE/CODE [id N]` (ICMPv6 for IPv6 addresses), `proto N ADDRESS > ADDRESS`.
 pub(crate) fn frame(text: &str) -> Frame {
     parse(text).unwrap_or_else(|| panic!("cannot read the packet `{text}`"))
 }
@@ -131,7 +131,7 @@ impl Frame {
         &self.0
     }
 
-    /// Puts a VLAN tag behind the addresses.
+    /// Inserts a VLAN tag after the addresses.
     pub(crate) fn vlan(mut self, tpid: u16, id: u16) -> Frame {
         let mut tag = tpid.to_be_bytes().to_vec();
         tag.extend_from_slice(&id.to_be_bytes());
@@ -152,7 +152,7 @@ impl Frame {
         self
     }
 
-    /// Adds bytes that no header claims.
+    /// Appends bytes that the lengths in the headers do not include.
     pub(crate) fn padded(mut self, bytes: usize) -> Frame {
         self.0.extend(std::iter::repeat_n(0, bytes));
         self
@@ -174,8 +174,8 @@ impl Frame {
         self
     }
 
-    /// Inserts one IPv6 extension header of `protocol` in front of what there is, with its own
-    /// next-header field set and the lengths corrected.
+    /// Inserts one IPv6 extension header of `protocol` after the IPv6 header. Its next-header field
+    /// and the lengths are corrected.
     pub(crate) fn extension(mut self, protocol: u8, mut header: Vec<u8>) -> Frame {
         let at = ETHERNET + 40;
         header[0] = self.0[ETHERNET + 6];
@@ -185,14 +185,14 @@ impl Frame {
         self
     }
 
-    /// Makes an IPv4 packet a fragment of datagram `id` that begins `units` times eight bytes into
-    /// it. Its payload stays what it was.
+    /// Makes an IPv4 packet a fragment of datagram `id` at offset `units` times eight bytes. The
+    /// payload does not change.
     pub(crate) fn fragment4(self, id: u16, units: u16, more: bool) -> Frame {
         let word = u16::from(more) << 13 | units;
         self.set(4, &id.to_be_bytes()).set(6, &word.to_be_bytes())
     }
 
-    /// As [`Frame::fragment4`], by a fragment header in front of what there is.
+    /// The same for IPv6, by inserting a fragment header after the IPv6 header.
     pub(crate) fn fragment6(self, id: u32, units: u16, more: bool) -> Frame {
         let mut header = vec![0; 8];
         header[2..4].copy_from_slice(&(units << 3 | u16::from(more)).to_be_bytes());
@@ -200,8 +200,8 @@ impl Frame {
         self.extension(44, header)
     }
 
-    /// The ICMP error of this type and code that `router` sends to `host` about this untagged
-    /// packet, quoting `len` bytes of it.
+    /// The ICMP error of this type and code that `router` sends to `host` about this packet, with
+    /// `len` bytes of it quoted. The packet must be untagged.
     pub(crate) fn error(self, router: &str, host: &str, message: (u8, u8), len: usize) -> Frame {
         let addresses: (IpAddr, IpAddr) = match (router.parse(), host.parse()) {
             (Ok(router), Ok(host)) => (router, host),

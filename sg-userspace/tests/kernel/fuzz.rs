@@ -1,4 +1,4 @@
-//! The agreement tests for as long as one likes: `cargo xtask fuzz --minutes N [--seed S]`.
+//! The agreement tests for any length of time: `cargo xtask fuzz --minutes N [--seed S]`.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +25,7 @@ fn number(name: &str) -> Option<u64> {
 #[ignore = "goes on for as long as asked; `cargo xtask fuzz` runs it"]
 fn goes_on() {
     let minutes = number(MINUTES).unwrap_or(1);
-    // The normal test run has the small numbers.
+    // The normal test run uses the small seeds.
     let first = number(SEED).unwrap_or_else(|| fastrand::u64(1 << 20..1 << 52));
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get() as u64);
     println!("seed {first}, {minutes} minutes, {threads} threads");
@@ -40,7 +40,8 @@ fn goes_on() {
                 sandbox(|sandbox| {
                     while Instant::now() < end {
                         let seed = next.fetch_add(1, Ordering::Relaxed);
-                        // Another thread has failed, and says how.
+                        // The lock is poisoned if another thread has failed, and that thread
+                        // reports the failure.
                         let Ok(()) = tally.lock().map(drop) else {
                             return;
                         };
@@ -59,7 +60,7 @@ fn goes_on() {
     assert!(tally.frames > 0, "some frames were sent");
 }
 
-/// Says now and then how far it is.
+/// Prints the progress now and then.
 fn report(started: Instant, seed: u64, tally: &Mutex<Tally>, said: &Mutex<Instant>) {
     let mut said = said.lock().expect("nothing fails while it is held");
     if said.elapsed() < PROGRESS {

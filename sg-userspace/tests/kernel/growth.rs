@@ -1,4 +1,4 @@
-//! What many replacements of a policy leave behind: nothing that grows with their number.
+//! Nothing that `apply` leaves in the kernel grows with the number of replacements.
 
 use std::time::Duration;
 
@@ -14,9 +14,8 @@ use crate::watching::{assert_adds_up, only, read, read_when};
 
 const RULES: usize = 400;
 
-/// Rules that no other round has, half of them inbound and half of them outbound, some of which
-/// drop. What is accepted needs an entry in the flow table, since neither direction accepts
-/// everything.
+/// Rules that differ in each round, half of them inbound and half outbound, some with action drop.
+/// Accepted packets need flow entries, since neither direction accepts everything.
 fn policy(round: usize) -> Policy {
     let lines: Vec<String> = (0..RULES)
         .map(|i| {
@@ -39,7 +38,8 @@ fn remote(round: usize, rule: usize) -> String {
     format!("10.{round}.{}.{}", rule / 250, rule % 250)
 }
 
-/// Counter maps, bytes of the record, and rules that are listed although they are gone.
+/// The number of counter maps, the size of the record, and the number of removed rules that are
+/// still listed.
 fn size(sandbox: &Sandbox, counted: &Counters) -> (usize, usize, usize) {
     let attached = only(sandbox, "sg0");
     let names = std::fs::read_dir(&attached.pins.dir).expect("the pins");
@@ -53,8 +53,9 @@ fn size(sandbox: &Sandbox, counted: &Counters) -> (usize, usize, usize) {
     (maps, record, gone.count())
 }
 
-/// Proves A2: exactly, after each of 120 replacements by rules that have all seen a packet, whose
-/// flows expire meanwhile; and neither maps nor the record nor the list grow.
+/// Proves A2: the counters are exact after each of 120 replacements, whose rules have all counted a
+/// packet and whose flows expire meanwhile. Neither the counter maps nor the record nor the list of
+/// rules grows.
 #[test]
 fn many_replacements_leave_no_more_than_a_few() {
     sandbox(|sandbox| {
@@ -88,7 +89,7 @@ fn many_replacements_leave_no_more_than_a_few() {
                 early = Some(size(sandbox, &counted));
             }
         }
-        // The last flows expire, and what named them goes with the next two replacements.
+        // The last flows expire. Then two more replacements give back the slots that they named.
         std::thread::sleep(Duration::from_millis(1500));
         for round in [0, 1] {
             apply(&policy(rounds + round), &options).unwrap_or_else(|e| panic!("{e}"));
@@ -97,8 +98,8 @@ fn many_replacements_leave_no_more_than_a_few() {
         assert_adds_up(&counted, sent.0, sent.1);
         let (maps, record, gone) = size(sandbox, &counted);
         let (maps_early, record_early, gone_early) = early.expect("some rounds");
-        // One more where the rounds have become faster, so that the flows of more of them live at
-        // once. Without an end to it there would be seven.
+        // One more counter map is allowed: if rounds get faster, the flows of more rounds are live
+        // at once. Without any reuse of slots there would be seven more.
         assert!(maps <= maps_early + 1, "{maps} counter maps");
         assert!(record < record_early + record_early / 10, "{record} bytes");
         assert!(gone_early < 40 * RULES, "{gone_early} rules early");
@@ -116,8 +117,8 @@ fn many_replacements_leave_no_more_than_a_few() {
     });
 }
 
-/// Proves A2, A3: a slot that has had several owners, of rules that accept and that drop, and was
-/// named by flows in between. No packet is shown under another's rule.
+/// Proves A2 and A3: a slot has several owners one after the other, rules that accept and rules
+/// that drop, and flows name it in between. No packet is counted for the wrong rule.
 #[test]
 fn a_reused_slot_starts_at_nothing() {
     sandbox(|sandbox| {
@@ -152,7 +153,8 @@ fn a_reused_slot_starts_at_nothing() {
             assert_adds_up(&counted, sent, 0);
             assert_eq!(counted.rules[0].packets, round as u64 + 1);
             assert_eq!(counted.totals[0].dropped, dropped, "round {round}");
-            // So that the flows of this round name its slot no more when the next but one comes.
+            // A pause, so that the flows of this round have expired before their slot is needed
+            // again.
             if round % 4 == 3 {
                 std::thread::sleep(Duration::from_millis(1500));
             }

@@ -1,6 +1,5 @@
-//! Tests that only a guest of `cargo xtask test --kernels` can run, which has interfaces of
-//! virtio, joined in pairs by cables, and the kernel module for VLANs. Elsewhere they are
-//! ignored.
+//! Tests that run only in a guest of `cargo xtask test --kernels`, which has pairs of virtio
+//! interfaces and the kernel module for VLANs. Elsewhere they are ignored.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -18,7 +17,7 @@ use crate::sandbox::{RawSender, Sandbox, ip, run, sandbox, silent_and_up};
 use crate::support::is_guest;
 use crate::watching::{assert_adds_up, only, read, read_when, under};
 
-/// How long a connection may take that is to come about, and one that is not.
+/// How long to wait for a connection that must succeed, and for one that must not.
 const PATIENCE: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_millis(700);
 
@@ -29,8 +28,8 @@ fn require_guest() {
     );
 }
 
-/// A pair of virtio interfaces that no other test uses, in the calling thread's namespace. The
-/// guest's network cards say by their addresses which pair and end they are.
+/// A pair of virtio interfaces that no other test uses, moved to the namespace of the calling
+/// thread. The MAC address of a card encodes its pair and end.
 fn virtio(pair: u8) -> [String; 2] {
     require_guest();
     let here = Namespace::here();
@@ -43,19 +42,20 @@ fn virtio(pair: u8) -> [String; 2] {
     });
     for end in &ends {
         silent_and_up(end);
-        // The tests' frames are for an address that the card would not listen to.
+        // The frames of the tests have another MAC address, so the card has to be promiscuous.
         ip(&["link", "set", "dev", end, "promisc", "on"]);
     }
     ends
 }
 
-/// The interface of this address among those that /sys shows, which are the machine's own.
+/// The name of the interface with this MAC address. /sys shows the interfaces of the machine's own
+/// namespace.
 fn with_address(address: &str) -> String {
     let interfaces = std::fs::read_dir("/sys/class/net").expect("/sys is mounted");
     for interface in interfaces {
-        let path = interface.expect("it can be listed").path();
+        let path = interface.expect("the folder can be listed").path();
         if std::fs::read_to_string(path.join("address")).is_ok_and(|a| a.trim() == address) {
-            let name = path.file_name().expect("it has a name");
+            let name = path.file_name().expect("the entry has a name");
             return name.to_string_lossy().into_owned();
         }
     }
@@ -70,7 +70,7 @@ fn apply_in(mode: XdpMode, sandbox: &Sandbox, interface: &str, rules: &str) {
     apply(&rules_from_lines(rules), &options).unwrap_or_else(|e| panic!("{interface}: {e}"));
 }
 
-/// The kernel says `xdp` of a program in the driver and `xdpgeneric` of one behind it.
+/// Checks that the program runs in the driver: `ip` prints `xdp` then, and `xdpgeneric` otherwise.
 fn assert_in_driver(sandbox: &Sandbox, interface: &str) {
     let shown = run("ip", &["link", "show", "dev", interface]);
     let words: Vec<&str> = shown.split_whitespace().collect();
@@ -80,8 +80,8 @@ fn assert_in_driver(sandbox: &Sandbox, interface: &str) {
     assert_eq!(status.xdp_mode, "native");
 }
 
-/// What was counted, without what was not: `inbound 1: 20`, `outbound 1: 6, replies 6`,
-/// `inbound no-match: 5`.
+/// All counters that are not zero, as lines: `inbound 1: 20`, `outbound 1: 6, replies 6`, `inbound
+/// no-match: 5`.
 fn counted(c: &Counters) -> Vec<String> {
     let rules = c.rules.iter().filter(|r| r.packets + r.reply_packets > 0);
     let rules = rules.map(|r| {
@@ -97,7 +97,7 @@ fn counted(c: &Counters) -> Vec<String> {
     rules.chain(reasons).collect()
 }
 
-/// Proves K1 and A2 on a driver of a real network card's kind.
+/// Proves K1 and A2 with virtio, a driver like those of real network cards.
 #[test]
 #[ignore = "needs the guest of cargo xtask test --kernels"]
 fn virtio_runs_the_inbound_program_in_its_driver() {
@@ -152,7 +152,7 @@ fn virtio_runs_the_inbound_program_in_its_driver() {
         );
         assert_adds_up(&c, sent, 8);
 
-        // Another policy takes its place in the driver.
+        // Another policy replaces the program in the driver.
         apply_in(XdpMode::Native, sandbox, &node, "in tcp 22 from any drop");
         assert_in_driver(sandbox, &node);
         from_peer.send(ssh().bytes());
@@ -163,8 +163,8 @@ fn virtio_runs_the_inbound_program_in_its_driver() {
     });
 }
 
-/// Frames that need several buffers of the driver are judged and counted whole; where the driver
-/// cannot show them to a program, the generic path does.
+/// Frames that fill several buffers of the driver are judged, and counted with their whole length.
+/// If the driver cannot pass them to a program, generic XDP does.
 #[test]
 #[ignore = "needs the guest of cargo xtask test --kernels"]
 fn virtio_judges_jumbo_frames() {
@@ -192,8 +192,8 @@ fn virtio_judges_jumbo_frames() {
     });
 }
 
-/// Proves K2: connections through VLAN interfaces, of one tag and of two, are judged on the link
-/// below.
+/// Proves K2: connections through VLAN interfaces, with one tag and with two, are judged on the
+/// interface below.
 #[test]
 #[ignore = "needs the guest of cargo xtask test --kernels"]
 fn connections_through_a_vlan_are_judged() {
@@ -210,8 +210,8 @@ fn connections_through_a_vlan_are_judged() {
     });
 }
 
-/// Proves K2 and K3: the tag that the kernel leaves to the device to put in counts like those in
-/// the frame, of which there may be one more, but not two.
+/// Proves K2 and K3: a tag that the kernel leaves to the device counts like one in the frame. So
+/// the frame may have one more tag, but not two.
 #[test]
 #[ignore = "needs the guest of cargo xtask test --kernels"]
 fn a_tag_that_the_device_puts_in_is_one_of_two() {
@@ -246,13 +246,14 @@ fn a_tag_that_the_device_puts_in_is_one_of_two() {
     });
 }
 
-/// The networks behind one tag and behind two; the node has host 1 in each, the peer host 2.
+/// The networks behind one tag and behind two tags. The node is host 1 in each, the peer host 2.
 const NETWORKS: [(&str, [&str; 2]); 2] = [
     ("one", ["192.0.2.", "2001:db8:1::"]),
     ("two", ["198.51.100.", "2001:db8:2::"]),
 ];
 
-/// Puts VLAN interfaces on `link`: one of IEEE 802.1Q, and one inside another of IEEE 802.1ad.
+/// Adds VLAN interfaces to `link`: one with a tag of IEEE 802.1Q, and one inside another with a tag
+/// of IEEE 802.1ad.
 fn add_vlans(link: &str, host: u8) {
     let add = |below: &str, name: &str, protocol: &str, id: &str| {
         ip(&[
@@ -319,7 +320,7 @@ fn judges_vlans(sandbox: &Sandbox, node: &str, peer: &str, mode: XdpMode) {
     assert!(rule("inbound", 2).packets >= networks, "{c:#?}");
     for (direction, name, least) in [
         ("outbound", "no-match", networks),
-        // ARP, for IPv4 in both VLANs, and neighbour discovery.
+        // ARP for IPv4 in both VLANs, and neighbour discovery.
         ("inbound", "non-ip", 2),
         ("inbound", "essential", 2),
     ] {
@@ -329,7 +330,7 @@ fn judges_vlans(sandbox: &Sandbox, node: &str, peer: &str, mode: XdpMode) {
     assert_eq!(reason("inbound", "malformed").map_or(0, |r| r.packets), 0);
 }
 
-/// A connection to `address`, which is the server's, with a question and an answer.
+/// Connects to the server's `address`, sends a message and receives the same one.
 fn talk(client: &Namespace, server: &Namespace, address: SocketAddr) {
     let failed = |e: std::io::Error| -> ! { panic!("{address}: {e}") };
     let listener = server.inside(|| TcpListener::bind(address).unwrap_or_else(|e| failed(e)));
@@ -349,7 +350,8 @@ fn talk(client: &Namespace, server: &Namespace, address: SocketAddr) {
     assert_eq!(&heard, b"ready");
 }
 
-/// Nobody listens at `address`: if the packet got there, the connection would be refused.
+/// Connects to an `address` without a listener. If the SYN arrived, the connection would be
+/// refused, so it must time out.
 fn assert_silent(client: &Namespace, address: SocketAddr) {
     let result = client.inside(|| TcpStream::connect_timeout(&address, SILENCE));
     let error = result.expect_err("nobody listens").kind();

@@ -1,5 +1,5 @@
-//! When a TCP flow is established, segment by segment with their numbers: every way that a
-//! handshake can take, and what a spoofer may try who cannot see the answers.
+//! When a TCP flow becomes established, segment by segment with sequence numbers: every variant of
+//! the handshake, and what a spoofer can try who does not see the replies.
 
 use sg_common::flow::{FlowKind, Timeout};
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT};
@@ -20,24 +20,24 @@ const ACK: u8 = 0x10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
-    /// It sends inbound.
+    /// The side that sends inbound.
     Client,
     Server,
 }
 
 use Side::{Client, Server};
 
-/// Who sends, the flags, the number of the first byte, what is acknowledged, and how many bytes.
+/// The sender, the flags, the sequence number, the acknowledged number, and the length of the data.
 type Segment = (Side, u8, u32, u32, u16);
 
 const HALF: FlowKind = FlowKind::HalfOpen;
 const WHOLE: FlowKind = FlowKind::Established;
 
-/// The numbers with which client and server begin.
+/// The initial sequence numbers of client and server.
 const C: u32 = 1000;
 const S: u32 = 0xffff_fff0;
 
-/// What comes, and the flow's kind and state after it.
+/// A description, and the segments, each with the flow's kind and state after it.
 type Story = (&'static str, &'static [(Segment, FlowKind, Timeout)]);
 
 const STORIES: &[Story] = {
@@ -85,8 +85,7 @@ const STORIES: &[Story] = {
                 ((Client, FIN | ACK, C + 1, 7, 0), HALF, TcpSynRecv),
                 ((Client, FIN, C + 1, AFTER_S, 0), HALF, TcpSynRecv),
                 ((Client, SYN, C + 9, 0, 0), HALF, TcpSynRecv),
-                // What the server says to such a segment (RFC 5961): its numbers are those that
-                // it has.
+                // The server's reply to such a segment (RFC 5961) has its current numbers.
                 ((Server, ACK, AFTER_S, C + 1, 0), HALF, TcpSynRecv),
                 ((Client, ACK, C + 1, AFTER_S, 0), WHOLE, TcpEstablished),
                 ((Client, ACK, C + 1, 7, 0), WHOLE, TcpEstablished),
@@ -181,7 +180,7 @@ const STORIES: &[Story] = {
     ]
 };
 
-/// The frame of a segment: without a tag it is plain, with one it goes the long way.
+/// The frame of a segment. Untagged it takes the fast path, with a tag the slow path.
 fn bytes(segment: Segment, port: u16, is_v6: bool, has_tag: bool) -> Frame {
     let (side, flags, sequence, acknowledged, data) = segment;
     let (client, server) = match is_v6 {
@@ -195,7 +194,7 @@ fn bytes(segment: Segment, port: u16, is_v6: bool, has_tag: bool) -> Frame {
         Client => (client, server),
         Server => (server, client),
     };
-    // Behind a header of 20 bytes or 40.
+    // Offsets differ by the length of the IP header, 20 or 40 bytes.
     let (ip, length_at, extra) = match is_v6 {
         false => (20, 2, 40),
         true => (40, 4, 20),
@@ -213,8 +212,8 @@ fn bytes(segment: Segment, port: u16, is_v6: bool, has_tag: bool) -> Frame {
     }
 }
 
-/// Proves K9: in all these stories a flow is established when it should be and not before, over
-/// both families, for plain packets and for others.
+/// Proves K9: in all these stories the flow becomes established with the right segment and not
+/// earlier, in both families and on both paths.
 #[test]
 fn a_flow_is_established_by_the_right_acknowledgement_alone() {
     sandbox(|sandbox| {

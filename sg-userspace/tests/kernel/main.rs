@@ -1,4 +1,5 @@
-//! Tests that load the real programs into the real kernel. They need root, and say so.
+//! Tests that load the real programs into the running kernel. They need root, and fail with a clear
+//! message without it.
 
 mod agreement;
 mod attach;

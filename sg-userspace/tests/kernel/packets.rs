@@ -1,6 +1,6 @@
-//! Packet tables: a sentence, a packet, the verdict and the counter that must move.
+//! Tables of packets: a description, a packet, the verdict, and the counter that must move.
 
-// A row is one line, so that the tables read as tables.
+// Each row is on one line, to keep the tables readable.
 #![cfg_attr(rustfmt, rustfmt_skip)]
 
 use sg_policy::policy::NonIp;
@@ -8,7 +8,7 @@ use sg_policy::policy::NonIp;
 use crate::frames::{Frame, frame, non_ip};
 use crate::support::{Enforcer, rows_of, table};
 
-/// A node's usual rules: a service, a private network, everything outbound.
+/// The usual rules of a node: a service, a private network, and everything outbound.
 const NODE: &str = "in tcp 22 from any accept
      in udp 53 from 0.0.0.0/0 accept
      in all from 10.0.0.0/8 accept
@@ -16,7 +16,7 @@ const NODE: &str = "in tcp 22 from any accept
      in all from 203.0.113.0/24 drop
      out all to any accept";
 
-/// Proves P2, A1.
+/// Proves P2 and A1.
 #[test]
 fn inbound_packets_are_judged_by_the_first_rule_that_matches() {
     table(
@@ -43,7 +43,7 @@ fn inbound_packets_are_judged_by_the_first_rule_that_matches() {
     );
 }
 
-/// Proves P2 for outbound rules, whose ports and addresses are the remote ones.
+/// Proves P2 for outbound rules, which match remote ports and addresses.
 #[test]
 fn outbound_packets_are_judged_by_destination() {
     table(
@@ -60,7 +60,7 @@ fn outbound_packets_are_judged_by_destination() {
     );
 }
 
-/// Proves K6, K7.
+/// Proves K6 and K7.
 #[test]
 fn replies_of_an_admitted_flow_pass_and_are_counted_for_its_rule() {
     table(
@@ -88,7 +88,8 @@ fn replies_of_an_admitted_flow_pass_and_are_counted_for_its_rule() {
     );
 }
 
-/// Proves K6 for ICMP: by identifier, and only as the answer to a request.
+/// Proves K6 for ICMP: a reply belongs to the flow of its identifier, and only a request opens a
+/// flow.
 #[test]
 fn echo_replies_pass_by_identifier() {
     table(
@@ -105,7 +106,7 @@ fn echo_replies_pass_by_identifier() {
     );
 }
 
-/// Proves K9: only a rule can accept a packet that opens a connection.
+/// Proves K9: only a rule accepts a bare SYN, never a flow.
 #[test]
 fn a_bare_syn_never_matches_a_flow() {
     table(
@@ -123,7 +124,7 @@ fn a_bare_syn_never_matches_a_flow() {
     );
 }
 
-/// Proves K9: a reset ends a flow and opens none; a SYN begins it again.
+/// Proves K9: a reset closes a flow and opens none. A SYN opens it again.
 #[test]
 fn resets_end_flows_and_open_none() {
     table(
@@ -141,7 +142,7 @@ fn resets_end_flows_and_open_none() {
     );
 }
 
-/// Proves K6 for flows that come from outside, under outbound rules that accept nothing.
+/// Proves K6 for flows opened from outside, although no outbound rule accepts anything.
 #[test]
 fn the_answers_of_a_service_need_no_outbound_rule() {
     table(
@@ -180,7 +181,8 @@ fn tags_are_skipped_and_other_frames_pass() {
     );
 }
 
-/// Proves P10: of what is not IP only ARP passes, in both directions, behind tags too.
+/// Proves P10: with `arp-only`, of all frames that are not IP only ARP passes, in both directions
+/// and behind tags.
 #[test]
 fn other_frames_than_arp_are_dropped_where_the_policy_says_so() {
     let mut policy = sg_policy::policy::rules_from_lines(NODE);
@@ -233,14 +235,14 @@ fn ipv4_options_are_skipped_and_broken_headers_dropped() {
     );
 }
 
-/// Proves K3: what UDP's own length must be, as connection tracking has it.
+/// Proves K3: the length field of UDP is checked as connection tracking checks it.
 #[test]
 fn a_udp_length_that_does_not_fit_its_packet_is_malformed() {
     let dns = || frame("udp 198.51.100.1:40000 > 192.0.2.1:53");
     let tagged = || dns().vlan(0x8100, 7);
     let dns6 = || frame("udp [2001:db8::1]:40000 > [2001:db8:5::1]:53");
     let payload = u8::try_from(dns().bytes().len() - 14 - 20 - 8).unwrap();
-    // Where the length is in an untagged frame.
+    // The offsets of the length field in an untagged frame.
     const V4: usize = 20 + 4;
     const V6: usize = 40 + 4;
     table(
@@ -271,12 +273,12 @@ fn a_udp_length_that_does_not_fit_its_packet_is_malformed() {
     );
 }
 
-/// Proves K3 for frames that only the kernel makes, joined of many: they are as long as the
-/// frame, whatever their lengths of 16 bits cannot say.
+/// Proves K3 for frames that the kernel has joined from many packets (GRO). They are longer than a
+/// 16-bit field can express, so the field is zero and the length of the frame counts.
 #[test]
 fn a_length_of_zero_is_the_frames_in_frames_that_no_wire_carries() {
     const LONGEST: usize = 65_535;
-    // The bytes from `from` on, in a frame that has so many of them.
+    // Pads the frame so that it has `len` bytes from offset `from` on.
     let long = |frame: Frame, from: usize, len: usize| {
         let there = frame.bytes().len() - 14 - from;
         frame.padded(len - there)
@@ -284,7 +286,7 @@ fn a_length_of_zero_is_the_frames_in_frames_that_no_wire_carries() {
     let ssh = |len| long(frame("tcp 198.51.100.1:40000 > 192.0.2.1:22 ack").set(2, &[0, 0]), 0, len);
     let mysql = |len| long(frame("tcp 198.51.100.1:40000 > 192.0.2.1:3306 ack").set(2, &[0, 0]), 0, len);
     let six = |port: u16| frame(&format!("tcp [2001:db8::9]:40000 > [2001:db8::1]:{port} ack"));
-    // RFC 2675: the payload's length as an option of a hop-by-hop header.
+    // A hop-by-hop header with the option that carries the length of the payload (RFC 2675).
     let jumbo = vec![0, 0, 0xc2, 4, 0, 1, 0, 8];
     let ssh6 = |len| long(six(22).set(4, &[0, 0]), 40, len);
     let jumbogram = |port, len| long(six(port).extension(0, jumbo.clone()).set(4, &[0, 0]), 40, len);
@@ -308,7 +310,7 @@ fn a_length_of_zero_is_the_frames_in_frames_that_no_wire_carries() {
     );
 }
 
-/// Proves K3: a header that does not fit is dropped, wherever the cut is.
+/// Proves K3: a frame that ends inside a header is dropped, wherever it ends.
 #[test]
 fn a_frame_cut_anywhere_before_the_end_is_malformed() {
     for (text, header) in [
@@ -319,13 +321,13 @@ fn a_frame_cut_anywhere_before_the_end_is_malformed() {
     ] {
         let whole = frame(text);
         let mut enforcer = Enforcer::new(NODE);
-        // The kernel runs no program on less than an Ethernet header.
+        // The kernel runs no program on a frame shorter than an Ethernet header.
         for len in 14..whole.bytes().len() {
             for (direction, name) in [
                 (sg_common::verdict::Direction::Inbound, "inbound"),
                 (sg_common::verdict::Direction::Outbound, "outbound"),
             ] {
-                // Below, the test run itself refuses or pads.
+                // The kernel refuses or pads shorter frames in outbound test runs.
                 if name == "outbound" && len < header {
                     continue;
                 }
@@ -383,7 +385,8 @@ fn ipv6_extension_headers_are_walked() {
     );
 }
 
-/// Proves K4 for IPv4: by (source, destination, protocol, id), whatever the verdict was.
+/// Proves K4 for IPv4: later fragments follow the first one by (source, destination, protocol, id),
+/// whatever its verdict was.
 #[test]
 fn later_fragments_follow_their_first() {
     let ssh = || frame("tcp 198.51.100.1:40000 > 192.0.2.1:22 syn");
@@ -416,7 +419,7 @@ fn later_fragments_follow_their_first() {
     );
 }
 
-/// Proves K4 for IPv6: the fragment header may stand behind others, and in front of them.
+/// Proves K4 for IPv6: other extension headers may stand before and after the fragment header.
 #[test]
 fn ipv6_fragments_follow_their_first() {
     let ssh = || frame("tcp [2001:db8::9]:40000 > [2001:db8::1]:22 syn");
@@ -440,7 +443,7 @@ fn ipv6_fragments_follow_their_first() {
     );
 }
 
-/// Proves K4 where fragments are tricks.
+/// Proves K4 against fragments that overlap or hide the headers that were judged.
 #[test]
 fn fragments_that_hide_what_was_judged_are_malformed() {
     let tcp = || frame("tcp 198.51.100.1:40000 > 192.0.2.1:22 ack");
@@ -613,7 +616,7 @@ fn essential_traffic_passes_whatever_the_rules_say() {
     rows_of(&mut Enforcer::of(off), &off_rows);
 }
 
-/// Proves P5: ICMP of one family is not that of the other.
+/// Proves P5: a rule for ICMP does not match ICMPv6, nor the reverse.
 #[test]
 fn icmp_rules_keep_to_their_family() {
     table(

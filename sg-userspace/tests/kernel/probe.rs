@@ -1,5 +1,5 @@
-//! Finds out by packets what an interface does: which of two policies judges, in each direction,
-//! or none, or whether nothing comes through at all.
+//! Finds out by sending packets what an interface does in each direction: which of two policies
+//! judges, whether all packets pass, or none.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -8,22 +8,22 @@ use std::time::{Duration, Instant};
 use crate::frames::{Frame, frame, non_ip};
 use crate::sandbox::RawSender;
 
-/// The policies that are told apart: each passes one port, in both directions.
+/// The two policies. Each accepts one port, in both directions.
 pub(crate) const A: &str = "in udp 1000 from any accept\nout udp 1000 to any accept";
 pub(crate) const B: &str = "in udp 2000 from any accept\nout udp 2000 to any accept";
 
-/// What a direction does.
+/// What packets show in one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
     A,
     B,
     /// Everything passes.
     Open,
-    /// The two ports are dropped, or what is no IP.
+    /// Both ports are dropped, or frames that are not IP.
     Dead,
 }
 
-/// Sends from both ends of a pair, and looks at what arrives at the first one.
+/// Sends from both ends of a pair of interfaces, and watches what arrives at the node's end.
 pub(crate) struct Probe {
     node: RawSender,
     peer: RawSender,
@@ -36,14 +36,15 @@ impl Probe {
         // SAFETY: no pointers; the result is checked.
         let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
         assert!(fd >= 0, "packet socket: {}", io::Error::last_os_error());
-        // SAFETY: the kernel just returned this descriptor to us alone.
+        // SAFETY: the kernel has just returned this descriptor, and nothing else uses it.
         let tap = unsafe { OwnedFd::from_raw_fd(fd) };
-        // SAFETY: plain integers, for which zero is valid.
+        // SAFETY: the structure has integers only, for which zero is valid.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
         address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
-        address.sll_ifindex = nix::net::if_::if_nametoindex(node).expect("it exists") as i32;
-        // SAFETY: an address of the length given.
+        address.sll_ifindex =
+            nix::net::if_::if_nametoindex(node).expect("the interface exists") as i32;
+        // SAFETY: the address has the length that is passed.
         let bound = unsafe {
             libc::bind(
                 tap.as_raw_fd(),
@@ -60,14 +61,14 @@ impl Probe {
         }
     }
 
-    /// What both directions do, inbound first.
+    /// What both directions show, inbound first.
     pub(crate) fn look(&mut self) -> [Seen; 2] {
-        // A flow of its own each time.
+        // Another port each time, so that no earlier flow admits the packets.
         self.next += 1;
         let from = self.next;
         let inbound =
             [1000, 2000].map(|port| frame(&format!("udp 198.51.100.1:{from} > 192.0.2.1:{port}")));
-        // No other frame is like it, not even one that was sent from here.
+        // A frame with a unique number marks the end of the inbound packets.
         let last = non_ip(0x88cc).set(20, &from.to_be_bytes());
         for frame in inbound.iter().chain([&last]) {
             assert!(self.peer.send(frame.bytes()), "the peer is not judged");
@@ -86,13 +87,13 @@ impl Probe {
         })
     }
 
-    /// Which of the frames arrive before the last one; `None` where that does not.
+    /// Which of the frames arrive before the last one. `None` if the last one does not arrive.
     fn arrived(&self, frames: &[Frame; 2], last: &Frame) -> Option<[bool; 2]> {
         let deadline = Instant::now() + Duration::from_secs(20);
         let mut seen = [false; 2];
         let mut bytes = [0u8; 2048];
         while Instant::now() < deadline {
-            // SAFETY: a buffer of the length given.
+            // SAFETY: the buffer has the length that is passed.
             let len = unsafe {
                 libc::recv(
                     self.tap.as_raw_fd(),

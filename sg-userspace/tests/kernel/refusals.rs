@@ -1,4 +1,5 @@
-//! What is refused, with which words, and that it changes nothing; writers that come at once.
+//! What is refused, with which message, and that it changes nothing. Also several writers at the
+//! same time.
 
 use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::netns::{self, Netns};
@@ -17,7 +18,7 @@ fn another_xdp_program_is_named_and_left_alone() {
         apply_rules(sandbox, NODE, &sandbox.options("sg0"));
         let index = interfaces::index_of("sg0").unwrap();
         let theirs = interfaces::xdp_program(index).unwrap();
-        // As if somebody else's: pins on another BPF file system.
+        // Another program's attachment: its pins are on another BPF file system.
         let other = tempfile::tempdir().unwrap();
         let none: Option<&str> = None;
         let flags = nix::mount::MsFlags::empty();
@@ -65,7 +66,7 @@ fn a_pinned_map_of_another_shape_is_refused() {
         sandbox.veth("sg0", "sg1");
         apply_rules(sandbox, NODE, &sandbox.options("sg0"));
         let pins = only(sandbox, "sg0").pins;
-        // The state map in place of the flow table.
+        // Puts the map of the state record in the place of the flow table.
         let map = aya::maps::MapData::from_pin(pins.state()).unwrap();
         std::fs::remove_file(pins.flow_tags()).unwrap();
         map.pin(pins.flow_tags()).unwrap();
@@ -92,7 +93,8 @@ fn a_damaged_state_record_is_an_error_until_detached() {
         let options = sandbox.options("sg0");
         apply_rules(sandbox, NODE, &options);
         let pins = only(sandbox, "sg0").pins;
-        // Another map in the record's place is a record cut off before its first byte.
+        // Another map in the record's place is read as a record that was cut off before its first
+        // byte.
         std::fs::remove_file(pins.state()).unwrap();
         aya::maps::MapData::from_pin(pins.flow_tags())
             .unwrap()
@@ -181,14 +183,14 @@ fn a_namespace_that_does_not_exist_is_an_error() {
 
 #[test]
 fn concurrent_writers_take_turns() {
-    // Whoever has just had its turn is often the next one again, and nobody waits longer than ten
-    // seconds: where each takes a second, more would be too many.
+    // The lock is not fair, and each writer waits at most ten seconds. So there are few applies,
+    // each of which may take a second.
     let applies = rounds(3);
     sandbox(|sandbox| {
         sandbox.veth("sg0", "sg1");
         let options = sandbox.options("sg0");
         std::thread::scope(|scope| {
-            // Threads of this one share its namespaces.
+            // The threads are in the namespaces of the thread that starts them.
             let writers: Vec<_> = (0..4)
                 .map(|i| {
                     let options = options.clone();

@@ -1,5 +1,5 @@
-//! One policy replaced by another on a real interface: what carries over, what is counted, and
-//! what becomes of live flows.
+//! Replacing a policy on a real interface: what carries over, what is counted, and what happens to
+//! live flows.
 
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use crate::sandbox::{RawSender, Sandbox, sandbox};
 use crate::support::egress_hooks;
 use crate::watching::{NODE, apply_rules, assert_adds_up, only, read, read_when, under};
 
-/// Proves A2: exactly, after 100,000 mixed packets in both directions with reloads in between.
+/// Proves A2: the counters are exact after 100,000 mixed packets in both directions, with reloads
+/// in between.
 #[test]
 fn every_packet_is_counted_once_across_reloads() {
     sandbox(|sandbox| {
@@ -61,8 +62,8 @@ fn every_packet_is_counted_once_across_reloads() {
     });
 }
 
-/// TCP, UDP, ICMP, other protocols, ARP and broken packets between few addresses, so that flows
-/// come about.
+/// A random frame of TCP, UDP, ICMP, another protocol, ARP, or a malformed one. There are few
+/// addresses, so that flows arise.
 fn mixed(rng: &mut Rng) -> Frame {
     let v6 = rng.bool();
     let host = |rng: &mut Rng| match v6 {
@@ -105,7 +106,7 @@ fn a_second_policy_replaces_the_first_in_place() {
         assert_eq!(before.rules[0].packets, 1);
         assert_eq!(before.rules[3].reply_packets, 1);
 
-        // The same rules in another order, with one more in front and one gone.
+        // The same rules in another order, with one more at the beginning and one removed.
         apply_rules(
             sandbox,
             "in udp 53 from any accept
@@ -149,7 +150,7 @@ fn link_ids(sandbox: &Sandbox) -> Vec<u32> {
         .collect()
 }
 
-/// Proves A2 for a rule that is gone: its packets stay in the list, without a position.
+/// Proves A2 for a rule that was removed: its packets stay in the list, without a position.
 #[test]
 fn what_a_removed_rule_has_counted_stays() {
     sandbox(|sandbox| {
@@ -177,7 +178,7 @@ fn what_a_removed_rule_has_counted_stays() {
     });
 }
 
-/// Proves A2, A3 when the counter map has to grow, and when slots are used again.
+/// Proves A2 and A3 when the counter map has to grow, and when slots are used again.
 #[test]
 fn counters_survive_more_rules_than_there_were_slots() {
     sandbox(|sandbox| {
@@ -215,7 +216,7 @@ fn counters_survive_more_rules_than_there_were_slots() {
     });
 }
 
-/// Proves K11.
+/// Proves K11 for live flows that the new policy does not admit.
 #[test]
 fn live_flows_are_judged_again_kept_or_flushed() {
     for (mode, after_originator, after_reply) in [
@@ -265,7 +266,8 @@ fn live_flows_are_judged_again_kept_or_flushed() {
     }
 }
 
-/// A flow that the new policy admits by another rule goes on, counted for that rule (K11).
+/// Proves K11: a flow that the new policy admits by another rule goes on, and is counted for that
+/// rule.
 #[test]
 fn a_flow_moves_to_the_rule_that_admits_it_now() {
     sandbox(|sandbox| {

@@ -1,4 +1,4 @@
-//! Programs that do not enforce yet: they pass everything, count nothing, and remember what the
+//! The remembering programs: they accept everything, count nothing, and enter the flows that the
 //! rules admit.
 
 use sg_common::verdict::Direction::{self, Inbound, Outbound};
@@ -13,13 +13,13 @@ use crate::frames::{Frame, frame};
 use crate::sandbox::sandbox;
 use crate::support::{Enforcer, rows_of};
 
-/// No answer passes by itself.
+/// No direction accepts everything, so every reply needs a flow.
 const RULES: &str = "in tcp 22 from any accept
     in udp 53 from 198.51.100.0/24,2001:db8::/32 accept
     in icmp 8 from any accept
     out udp 123 to any accept";
 
-/// So many prefixes that they are in a map of their own.
+/// So many prefixes that the tables are in array maps instead of .bss.
 fn far() -> String {
     let prefixes: Vec<String> = (0..20_000u32)
         .map(|i| format!("11.{}.{}.0/24", i / 250, i % 250))
@@ -27,8 +27,8 @@ fn far() -> String {
     format!("{RULES}\nin udp 7 from {} accept", prefixes.join(","))
 }
 
-/// Proves K12: while programs only remember, every frame passes, no counter moves, and what the
-/// rules admit is found by those that enforce; nothing else is.
+/// Proves K12: under the remembering programs every frame passes and no counter moves. The
+/// enforcing programs then find the flows that the rules admit, and no others.
 #[test]
 fn what_is_admitted_is_remembered_and_everything_passes() {
     for (rules, may_be_in_bss) in [
@@ -74,14 +74,14 @@ fn what_is_admitted_is_remembered_and_everything_passes() {
                 .chain(strange)
                 .map(|(direction, text)| (*direction, frame(text)))
                 .collect();
-            // Malformed, a fragment whose first one is unknown, and no IP.
+            // A malformed frame, a later fragment without its first, and a frame that is not IP.
             all.push((Inbound, frame(admitted[0].1).cut(40)));
             all.push((Inbound, frame(admitted[2].1).fragment4(5, 9, false)));
             all.push((Inbound, frame(admitted[2].1).ethertype(0x806)));
             for (direction, frame) in &all {
                 assert!(early.run(*direction, frame.bytes()), "{frame:?}");
             }
-            // Taken further, too.
+            // The flow's state changes, too.
             assert!(early.run(
                 Outbound,
                 frame("tcp 192.0.2.1:22 > 198.51.100.7:5000 syn ack").bytes()

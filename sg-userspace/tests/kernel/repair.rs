@@ -1,5 +1,5 @@
-//! What somebody else has done to an attachment: that `status` names it, and that `apply` and
-//! `detach` put it right (SPEC C12).
+//! What other processes can do to an attachment: `status` names it, and `apply` and `detach` repair
+//! it (C12).
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -31,12 +31,12 @@ fn with_hook(sandbox: &Sandbox, hook: EgressHook) -> ApplyOptions {
 
 fn status(sandbox: &Sandbox) -> Status {
     let one = only(sandbox, "sg0");
-    // The kernel takes a link off some time after its last pin has gone, which may be between the
+    // The kernel detaches a link some time after its last pin is gone. That can be between the two
     // readings.
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let status = one.status().unwrap_or_else(|e| panic!("{e}"));
-        // Whoever reads the counters is told the same.
+        // The counters report the same health.
         let Ok(read) = counters(&one) else {
             return status;
         };
@@ -53,7 +53,7 @@ fn codes(sandbox: &Sandbox) -> Vec<(FaultCode, Option<&'static str>)> {
     faults.map(|fault| (fault.code, fault.direction)).collect()
 }
 
-/// Takes a pinned link off its interface, as `bpftool link detach pinned` does.
+/// Detaches a pinned link from its interface, as `bpftool link detach pinned` does.
 fn sever(pin: &std::path::Path) {
     use std::os::fd::AsRawFd;
     const BPF_OBJ_GET: libc::c_long = 7;
@@ -61,7 +61,7 @@ fn sever(pin: &std::path::Path) {
     let path = std::ffi::CString::new(pin.to_str().unwrap()).unwrap();
     let mut get = [0u64; 2];
     get[0] = path.as_ptr() as u64;
-    // SAFETY: the attribute is as long as said, and the path outlives the call.
+    // SAFETY: the attribute has the length that is passed, and the path outlives the call.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, get.as_mut_ptr(), 16) };
     assert!(
         fd >= 0,
@@ -69,15 +69,16 @@ fn sever(pin: &std::path::Path) {
         pin.display(),
         std::io::Error::last_os_error()
     );
-    // SAFETY: the kernel just returned this descriptor to us alone.
+    // SAFETY: the kernel has just returned this descriptor, and nothing else uses it.
     let link: std::os::fd::OwnedFd = unsafe { std::os::fd::FromRawFd::from_raw_fd(fd as i32) };
     let mut detach = [link.as_raw_fd() as u32];
-    // SAFETY: the attribute is as long as said.
+    // SAFETY: the attribute has the length that is passed.
     let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, detach.as_mut_ptr(), 4) };
     assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// One thing that somebody does, the faults that it is, and whether the direction is open then.
+/// A damage, with the outbound hook, the faults that `status` must report, and what packets show
+/// then.
 type Damage = (
     &'static str,
     EgressHook,
@@ -169,7 +170,7 @@ const DAMAGES: &[Damage] = &[
     ),
 ];
 
-/// Proves C12.
+/// Proves C12: whatever was removed is reported, and the next `apply` or `detach` succeeds.
 #[test]
 fn what_was_taken_off_is_named_and_attached_again_or_removed() {
     for (name, hook, damage, faults, seen) in DAMAGES {
@@ -180,14 +181,14 @@ fn what_was_taken_off_is_named_and_attached_again_or_removed() {
             sandbox.veth("sg0", "sg1");
             let mut probe = Probe::new("sg0", "sg1");
             let options = with_hook(sandbox, *hook);
-            // The same policy, another one, and detaching.
+            // What comes next: the same policy, another policy, or detaching.
             for next in [Some(A), Some(B), None] {
                 apply_rules(sandbox, A, &options);
                 assert_eq!(probe.look(), [Seen::A; 2], "{name}");
                 damage(sandbox);
                 assert_eq!(codes(sandbox), *faults, "{name}");
                 assert_ne!(status(sandbox).health, Health::Enforcing, "{name}");
-                // The kernel takes a link off some time after its last pin has gone.
+                // The kernel detaches a link some time after its last pin is gone.
                 let deadline = Instant::now() + Duration::from_secs(30);
                 while probe.look() != *seen {
                     assert!(Instant::now() < deadline, "{name}: {:?}", probe.look());
@@ -215,8 +216,8 @@ fn what_was_taken_off_is_named_and_attached_again_or_removed() {
     }
 }
 
-/// A program of somebody else that accepts everything and hides it from whoever comes after it:
-/// XDP_PASS is 2, TC_ACT_OK is 0.
+/// Another tool's programs, which accept every packet: their XDP_PASS is 2. Programs that come
+/// after them at the hook never run.
 fn accepts_everything() -> Enforcer {
     Enforcer::new("in all from any accept\nout all to any accept")
 }
@@ -230,7 +231,8 @@ fn attach_first(theirs: &mut Enforcer) -> FdLink {
     program.take_link(id).unwrap().try_into().unwrap()
 }
 
-/// Proves C12: what is there before is gone in front of, and what comes in front later is named.
+/// Proves C12: `apply` puts its program before those that are there already, and `status` reports
+/// one that comes before it later.
 #[test]
 fn nobody_else_comes_first_unnoticed() {
     if !egress_hooks().contains(&EgressHook::Tcx) {
@@ -254,12 +256,12 @@ fn nobody_else_comes_first_unnoticed() {
         assert!(said.contains("sg_outbound"), "{said}");
         let read = counters(&only(sandbox, "sg0")).unwrap();
         assert_eq!(read.health, Health::Preceded);
-        // The same policy is not `unchanged`: it goes in front.
+        // Applying the same policy is not `unchanged` here: the program moves to the front.
         let applied = apply(&rules_from_lines(A), &sandbox.options("sg0")).unwrap();
         assert_eq!(applied.outcome, Outcome::Replaced);
         assert_eq!(status(sandbox).health, Health::Enforcing);
         assert_eq!(Probe::new("sg0", "sg1").look(), [Seen::A; 2]);
-        // And they still see what is accepted.
+        // The other programs still get the packets that the policy accepts.
         let mut counters = theirs.programs.counters().unwrap();
         let node = RawSender::new("sg0");
         let slot = sg_common::verdict::FIRST_RULE_SLOT + 1;
@@ -271,15 +273,15 @@ fn nobody_else_comes_first_unnoticed() {
     });
 }
 
-/// A filter of somebody else, which matches nothing.
+/// A filter of another tool, which matches nothing.
 fn their_filter(preference: &str) {
     let place = ["filter", "add", "dev", "sg0", "egress", "pref", preference];
     let what = ["protocol", "ip", "bpf", "bytecode", "1,6 0 0 0"];
     run("tc", &[&place[..], &what].concat());
 }
 
-/// Proves C12 for a filter: a tcx program always comes before it, and one of the same preference
-/// may.
+/// Proves C12 for clsact filters: a tcx program always runs before a filter, and a filter of the
+/// same preference may.
 #[test]
 fn what_comes_before_a_filter_is_named_or_refused() {
     sandbox(|sandbox| {
@@ -292,7 +294,7 @@ fn what_comes_before_a_filter_is_named_or_refused() {
         assert!(said.contains("the clsact filter of preference 1"), "{said}");
         assert!(!sandbox.pins().exists(), "nothing is left");
         tc("filter del dev sg0 egress");
-        // Behind ours it is welcome, and the qdisc is not ours to remove.
+        // A filter after ours is allowed, and then the qdisc must not be removed.
         their_filter("2");
         apply_rules(sandbox, A, &options);
         assert_eq!(Probe::new("sg0", "sg1").look(), [Seen::A; 2]);
@@ -308,7 +310,7 @@ fn what_comes_before_a_filter_is_named_or_refused() {
                     .contains("both directions run generation 1"),
                 "{error}"
             );
-            // By the other hook it goes in front, without a gap.
+            // With the tcx hook the program runs first, without a gap in enforcement.
             apply_rules(sandbox, B, &with_hook(sandbox, EgressHook::Tcx));
             assert_eq!(status(sandbox).health, Health::Enforcing);
             assert_eq!(status(sandbox).egress_hook, "tcx");
@@ -322,7 +324,8 @@ fn what_comes_before_a_filter_is_named_or_refused() {
     });
 }
 
-/// Proves C2.
+/// Proves C2: applying the same policy again changes nothing, and options that cannot be changed
+/// are refused.
 #[test]
 fn the_same_policy_is_unchanged_and_flags_are_not_ignored() {
     sandbox(|sandbox| {
@@ -356,7 +359,8 @@ fn the_same_policy_is_unchanged_and_flags_are_not_ignored() {
     });
 }
 
-/// Proves C2: without a gap, while packets that the policy drops are sent all the time.
+/// Proves C2: while the hook changes, packets that the policy drops are sent all the time, and none
+/// passes.
 #[test]
 fn the_outbound_hook_is_changed_without_a_gap() {
     if !egress_hooks().contains(&EgressHook::Tcx) {
@@ -404,7 +408,7 @@ fn detaching_loses_nothing() {
             std::thread::scope(|scope| {
                 let sending = scope.spawn(|| {
                     let sender = sender;
-                    // What needs the tail-call targets.
+                    // A frame that is not IP, which needs a tail call.
                     let lldp = non_ip(0x88cc);
                     let mut sent = 0;
                     while !is_over.load(Relaxed) {
@@ -424,7 +428,7 @@ fn detaching_loses_nothing() {
     }
 }
 
-/// Proves C12: an interface that was moved away is found where it is, from both namespaces.
+/// Proves C12: an interface that was moved to another namespace is found from both.
 #[test]
 fn an_interface_that_was_moved_is_found_wherever_it_is() {
     let hooks = egress_hooks();
@@ -443,12 +447,12 @@ fn an_interface_that_was_moved_is_found_wherever_it_is() {
                 ip(&["link", "set", "sg0", "up"]);
                 netns::cookie().unwrap()
             });
-            // From where it was: it is listed where it is.
+            // It is listed with the namespace that it is in now.
             let check = || {
                 let found = attached(sandbox.bpffs(), &Scope::Namespace).unwrap();
                 let status = found[0].status().unwrap();
                 assert_eq!(status.netns_cookie, cookie);
-                // A filter goes with its qdisc when the interface moves.
+                // When an interface moves, the kernel removes its qdisc and so the filter.
                 let is_whole = hook == EgressHook::Tcx;
                 assert_eq!(status.health == Health::Enforcing, is_whole, "{status:?}");
                 found[0].pins.clone()
@@ -462,7 +466,7 @@ fn an_interface_that_was_moved_is_found_wherever_it_is() {
             );
             match from_new {
                 true => there.inside(|| {
-                    // The pins come along with the next policy, and counters with them.
+                    // The next `apply` moves the pins, and the counters go on.
                     let applied = apply(&rules_from_lines(B), &sandbox.options("sg0")).unwrap();
                     assert_eq!(applied.outcome, Outcome::Replaced);
                     let one = only(sandbox, "sg0");
@@ -484,8 +488,7 @@ fn an_interface_that_was_moved_is_found_wherever_it_is() {
     }
 }
 
-/// Proves C12: another interface of the same name is not protected by what was attached to the
-/// one before.
+/// Proves C12: a new interface with the name of a deleted one is reported as unprotected.
 #[test]
 fn an_interface_made_anew_is_called_unprotected_and_takes_the_counters_over() {
     for &hook in egress_hooks() {
@@ -505,7 +508,8 @@ fn an_interface_made_anew_is_called_unprotected_and_takes_the_counters_over() {
             assert_eq!(applied.outcome, Outcome::Replaced);
             assert_eq!(status(sandbox).health, Health::Enforcing);
             assert_eq!(probe.look(), [Seen::A; 2]);
-            // The packet from before, and those of the probe: two ports and what is no IP.
+            // The packet from before, and those of the probe: two ports, and a frame that is not
+            // IP.
             let counted = read_when(sandbox, "sg0", |c| c.totals[0].packets == 4);
             assert_eq!(counted.totals[0].packets, 4);
             assert_eq!(counted.rules[0].packets, 2);

@@ -1,4 +1,4 @@
-//! Connections that are there before the enforcer: real sockets, real forwarding, real NAT.
+//! Connections that exist before the first attachment, with real sockets, forwarding and NAT.
 
 use std::net::{TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
@@ -17,11 +17,11 @@ use crate::watching::under;
 
 pub(crate) const NOBODY: &str = "";
 
-/// The node is the sandbox, and a peer is on its interface `nic`.
+/// The node is the sandbox itself. A peer is at the other end of its interface `nic`.
 pub(crate) struct Node<'a> {
     sandbox: &'a Sandbox,
     pub(crate) peer: Host,
-    /// At port 22 of the node, and at port 443 of the peer.
+    /// The listeners at port 22 of the node and at port 443 of the peer.
     pub(crate) listeners: [TcpListener; 2],
 }
 
@@ -48,7 +48,7 @@ impl<'a> Node<'a> {
             address("eth0", &format!("{PEER6}/64"));
             listen("[::]:443")
         });
-        // Of both families: IPv4 comes in as a mapped address.
+        // One socket accepts both families: a client of IPv4 has a mapped address.
         let here = listen("[::]:22");
         Node {
             sandbox,
@@ -94,14 +94,13 @@ impl<'a> Node<'a> {
         counters(&self.attached()).unwrap_or_else(|e| panic!("{e}"))
     }
 
-    /// Inbound and outbound packets under a reason.
+    /// How many inbound and outbound packets were counted for a reason.
     pub(crate) fn counted(&self, reason: &str) -> [u64; 2] {
         under(&self.counters(), reason)
     }
 }
 
-/// Flows that were entered, those of them that no rule admits, and those for which there was no
-/// room.
+/// How many flows were entered, how many of them no rule admits, and how many did not fit.
 pub(crate) fn kept(seeded: &Option<Seeded>) -> Option<[usize; 3]> {
     let seeded = seeded.as_ref()?;
     Some([seeded.entered, seeded.without_rule, seeded.left_out])
@@ -111,7 +110,7 @@ pub(crate) fn seeded(entered: usize, without_rule: usize) -> Option<[usize; 3]> 
     Some([entered, without_rule, 0])
 }
 
-/// Proves K12 and A1: a policy that denies everything cuts nobody off.
+/// Proves K12 and A1: existing connections go on under a policy that denies everything.
 #[test]
 fn connections_that_exist_go_on_and_no_new_ones_are_made() {
     sandbox(|sandbox| {
@@ -144,7 +143,7 @@ fn connections_that_exist_go_on_and_no_new_ones_are_made() {
         let [before_in, before_out] = node.counted("seeded");
         for (done, pair) in (1..).zip(&pairs) {
             pair.goes_on();
-            // Each way at least the byte itself.
+            // Each exchange has at least one packet in each direction.
             let [inbound, outbound] = node.counted("seeded");
             assert!(inbound >= before_in + done, "{inbound} inbound");
             assert!(outbound >= before_out + done, "{outbound} outbound");
@@ -166,7 +165,8 @@ fn connections_that_exist_go_on_and_no_new_ones_are_made() {
     });
 }
 
-/// A flow without its remote end and, unless it is the listener's, without its local port.
+/// A flow as text, without its remote end. Its local port is only there for the listener's port,
+/// since others are random.
 fn line(flow: &Flow) -> String {
     let port = match flow.local_port {
         Some(22) => " 22",
@@ -178,7 +178,7 @@ fn line(flow: &Flow) -> String {
     )
 }
 
-/// Proves K12: unless they are to be cut.
+/// Proves K12: with `cut_existing` existing connections are cut.
 #[test]
 fn connections_are_cut_where_that_is_asked_for() {
     sandbox(|sandbox| {
@@ -193,13 +193,13 @@ fn connections_are_cut_where_that_is_asked_for() {
         pairs.iter().for_each(Pair::is_cut);
         assert_eq!(node.counted("seeded"), [0, 0]);
         let states: Vec<&str> = node.flows().iter().map(|flow| flow.state).collect();
-        assert_eq!(states, ["tcp-cut"; 2], "of the datagrams nothing is known");
+        assert_eq!(states, ["tcp-cut"; 2], "UDP flows are not entered");
     });
 }
 
-/// Proves K12: what is said of a connection that was there is who has opened it, as far as that
-/// is known, and not whose rule admits it; of one that is cut too. A listener tells it of the
-/// connections to its port, connection tracking of all.
+/// Proves K12: `flows` shows which side opened an existing or a cut connection, if that is known. A
+/// listener shows it for connections to its port, connection tracking for all. Which rule admits
+/// the flow says nothing about it.
 #[test]
 fn who_has_opened_a_connection_is_told_where_it_is_known() {
     for is_tracked in [false, true] {
@@ -253,7 +253,7 @@ fn who_has_opened_a_connection_is_told_where_it_is_known() {
                 if !is_cut {
                     pairs.iter().for_each(Pair::goes_on);
                     assert_eq!(opened(&node), expected, "{rules:?}, later");
-                    // Cut by another policy, too.
+                    // Another policy cuts them, which keeps the information.
                     let mut next = rules_from_lines(&format!("{rules}\nin udp 9 from any drop"));
                     next.established = Established::Flush;
                     node.apply(&next);
@@ -266,8 +266,8 @@ fn who_has_opened_a_connection_is_told_where_it_is_known() {
     }
 }
 
-/// Proves K12: a flow that a rule admits is that rule's, and one whose both sides pass by the
-/// rules is in no table.
+/// Proves K12: a flow that a rule admits is entered for that rule. If the rules accept both
+/// directions, it is not entered at all.
 #[test]
 fn what_a_rule_admits_is_not_seeded() {
     sandbox(|sandbox| {
@@ -313,18 +313,18 @@ fn what_a_rule_admits_is_not_seeded() {
     });
 }
 
-/// Proves K11 of seeded flows: only `flush` ends them.
+/// Proves K11: of all new policies only one with `flush` ends seeded flows.
 #[test]
 fn a_new_policy_ends_seeded_flows_only_by_flush() {
     sandbox(|sandbox| {
         let node = Node::new(sandbox);
         let pairs = [node.inbound(NODE4), node.outbound(PEER6), node.udp(PEER4)];
         let mut policy = rules_from_lines(NOBODY);
-        // Also where the first policy flushes: there was none before it.
+        // The first policy flushes nothing, because there was none before it.
         policy.established = Established::Flush;
         assert_eq!(kept(&node.apply(&policy).seeded), seeded(3, 3));
         pairs.iter().for_each(Pair::goes_on);
-        // Another one each time: the same policy again changes nothing.
+        // Each policy has another rule, because applying the same policy again changes nothing.
         let next = |port: u16| rules_from_lines(&format!("in tcp {port} from any accept"));
         for (port, established) in [(9, Established::Revalidate), (10, Established::Keep)] {
             let mut next = next(port);
@@ -345,7 +345,7 @@ fn a_new_policy_ends_seeded_flows_only_by_flush() {
     });
 }
 
-/// Proves K11, K12: a seeded flow ends as any other does.
+/// Proves K11 and K12: a seeded flow ends like any other.
 #[test]
 fn a_seeded_flow_is_gone_after_its_end_and_its_timeout() {
     sandbox(|sandbox| {
@@ -379,12 +379,13 @@ fn a_seeded_flow_is_gone_after_its_end_and_its_timeout() {
     });
 }
 
-/// Proves K12: the flows seen last are kept where there are too many, and the rest is told.
+/// Proves K12: if there are too many flows, those seen last are kept, and the number of the others
+/// is reported.
 #[test]
 fn no_more_flows_are_seeded_than_the_table_holds() {
     sandbox(|sandbox| {
         let node = Node::new(sandbox);
-        // The peer's link-layer address is known from here on, and no packet waits for it.
+        // After this the node knows the peer's link-layer address, so no packet has to wait for it.
         drop(node.udp(PEER4));
         let to = at(PEER4, 53);
         let sockets: Vec<UdpSocket> = (0..300)
@@ -404,17 +405,19 @@ fn no_more_flows_are_seeded_than_the_table_holds() {
         for socket in &sockets {
             socket
                 .send(b"x")
-                .expect("a socket does not see what the hook drops");
+                .expect("the hook drops it without an error");
         }
         assert_eq!(node.counted("seeded")[1], 256);
-        // The interface tells its multicast groups some time after it is set up, and without an
-        // address while its own is still being checked: that is no essential traffic (K5).
+        // Some time after it is set up, the interface reports its multicast groups. While its
+        // address is still being checked, the report has no source address, and then it is not
+        // essential traffic (K5).
         let others = node.counted("no-match")[1];
         assert!((44..=46).contains(&others), "{others} of 44");
     });
 }
 
-/// Proves K12: what the host forwards and translates goes on, seen from either side of it.
+/// Proves K12: forwarded and translated connections go on, whichever side of the translation is
+/// enforced.
 #[test]
 fn forwarded_connections_go_on() {
     sandbox(|sandbox| {
@@ -455,7 +458,7 @@ fn forwarded_connections_go_on() {
             let options = sandbox.options(interface);
             let applied = apply(&rules_from_lines(NOBODY), &options);
             let applied = applied.unwrap_or_else(|e| panic!("{interface}: {e}"));
-            // Of each connection, what it is inside and what it is outside.
+            // Each connection has two flows: one with the inner and one with the outer address.
             assert_eq!(kept(&applied.seeded), seeded(6, 6));
             pairs.iter().for_each(Pair::goes_on);
             let scope = Scope::Interface(interface.into());

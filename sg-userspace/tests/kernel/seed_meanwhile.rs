@@ -1,4 +1,4 @@
-//! Connections that are made while the enforcer is being attached.
+//! Connections that are made during the first attachment.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -19,7 +19,7 @@ use crate::sandbox::sandbox;
 use crate::seed::{NOBODY, NODE4, Node, PEER4, PEER6, at, kept, seeded};
 use crate::support::pinned_maps;
 
-/// Proves K12: nor is anybody cut off who connects while the enforcer is being attached.
+/// Proves K12: connections that are made during the attachment go on.
 #[test]
 fn connections_made_meanwhile_go_on() {
     sandbox(|sandbox| {
@@ -31,17 +31,18 @@ fn connections_made_meanwhile_go_on() {
         let connecting = || {
             let to: SocketAddr = at(NODE4, 22).parse().expect("an address");
             let mut made = Vec::new();
-            // Until the hook drops one.
+            // Connects until the hook drops a connection.
             loop {
                 match TcpStream::connect_timeout(&to, Duration::from_millis(300)) {
                     Ok(stream) => made.push(stream),
                     Err(_) if is_attached.load(Ordering::Relaxed) => return made,
-                    // It may have taken long on a busy machine.
+                    // Before the attachment the attempt may have timed out because the machine is
+                    // busy.
                     Err(_) => continue,
                 }
                 let _ = begun.send(());
-                // All tests of this process together may have a thousand open files in many
-                // places.
+                // The pause limits the number of open sockets: in many environments a process may
+                // have only a thousand open files, and all tests run in one process.
                 std::thread::sleep(Duration::from_millis(3));
                 assert!(made.len() < 20_000, "nothing ends it");
             }
@@ -70,7 +71,8 @@ fn connections_made_meanwhile_go_on() {
             (clients, accepting.join().expect("the accepting side"))
         });
         assert!(clients.len() >= 20);
-        // One whose last segment was dropped is accepted when that is sent again.
+        // If the last segment of a handshake was dropped, the server accepts the connection when
+        // data is sent.
         let mut clients: Vec<_> = clients.iter().collect();
         for client in &mut clients {
             client.write_all(b"x").expect("a connected socket");
@@ -96,7 +98,7 @@ fn connections_made_meanwhile_go_on() {
     });
 }
 
-/// Ends what would otherwise go on for ever, also when the test fails.
+/// Ends the threads of the test, also if it fails.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -105,7 +107,7 @@ impl Drop for Over<'_> {
     }
 }
 
-/// Begins to connect, and does not wait.
+/// Begins to connect without waiting.
 fn attempt(to: &str) -> Socket {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_nonblocking(true).expect("a socket");
@@ -114,8 +116,9 @@ fn attempt(to: &str) -> Socket {
     socket
 }
 
-/// Proves K12: what was opened between the look at the sockets and the attachment is found after
-/// it, nothing is overwritten, and what may have begun after it stays out.
+/// Proves K12: the second reading of the sockets finds what was opened after the first one and
+/// before the attachment. It overwrites no entry, and leaves out flows that may have begun after
+/// the attachment.
 #[test]
 fn a_second_look_adds_what_is_new() {
     sandbox(|sandbox| {
@@ -151,7 +154,7 @@ fn a_second_look_adds_what_is_new() {
         assert_eq!(half_open.len(), 1);
         assert!(!half_open[0].value.has_seen_reply());
 
-        // The peer answers when the request is sent again, a second later.
+        // The peer replies when the SYN is sent again, a second later.
         node.peer.inside(|| nft("delete table inet late"));
         let deadline = Instant::now() + Duration::from_secs(20);
         while late.peer_addr().is_err() {
@@ -160,10 +163,11 @@ fn a_second_look_adds_what_is_new() {
         }
         let meanwhile = [node.inbound(NODE4), node.outbound(PEER6)];
         let _socket = node.udp(PEER4);
-        // Nobody has this address.
+        // No host has this address.
         let _attempt = attempt("192.0.2.99:443");
         let found = seeding.after().unwrap_or_else(|e| panic!("{e}"));
-        // The late one twice: before and after it was answered.
+        // The late connection counts twice: half-open in the first reading, established in the
+        // second.
         assert_eq!(kept(&Some(found)), seeded(5, 5));
         let now = entries(FlowKind::Established);
         assert_eq!((now.len(), now[0]), (4, established[0]));
@@ -173,7 +177,11 @@ fn a_second_look_adds_what_is_new() {
         );
         let is_late = |f: &&FlowEntry| f.local_port == half_open[0].local_port;
         assert_eq!(now.iter().filter(is_late).count(), 1);
-        assert_eq!(entries(FlowKind::HalfOpen), [], "it is half-open no more");
+        assert_eq!(
+            entries(FlowKind::HalfOpen),
+            [],
+            "the late flow is not half-open any more"
+        );
         drop((known, meanwhile));
     });
 }

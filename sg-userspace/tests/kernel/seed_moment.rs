@@ -1,5 +1,5 @@
-//! The moment of attaching: connections and requests that are made while the first policy comes,
-//! in both directions, all of which its rules admit.
+//! The moment of the first attachment: connections and requests that the rules admit are made in
+//! both directions all the time, and none may be lost.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -17,7 +17,7 @@ use crate::seed::{NODE4, PEER4, at};
 use crate::support::egress_hooks;
 use crate::watching::{only, read};
 
-/// Every answer needs an entry.
+/// No direction accepts everything, so every reply needs a flow.
 const RULES: &str = "in tcp 22 from any accept
     in udp 22 from any accept
     out tcp 443 to any accept
@@ -25,25 +25,26 @@ const RULES: &str = "in tcp 22 from any accept
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Between two connections of one direction.
+/// The pause between two connections in one direction.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// How often the first policy is attached: each way of attaching as often as every other.
+/// How often the first policy is attached. All combinations of hooks are used equally often.
 const ATTACHMENTS: usize = 20;
 
-/// What is common to those who connect and to those who answer.
+/// What the threads that connect and those that serve share.
 #[derive(Default)]
 struct Shared {
-    /// Nobody is to connect any more.
+    /// Tells the clients to stop.
     is_over: AtomicBool,
-    /// Nor to answer.
+    /// Tells the servers to stop.
     is_silent: AtomicBool,
     made: AtomicUsize,
-    /// Held while something is under way; taken whole where nothing may be.
+    /// Clients hold it for reading during an exchange. Who holds it for writing knows that no
+    /// exchange is under way.
     gate: RwLock<()>,
 }
 
-/// Ends everybody, also when the test fails.
+/// Ends all threads, also if the test fails.
 struct Over<'a>(&'a Shared);
 
 impl Drop for Over<'_> {
@@ -53,7 +54,7 @@ impl Drop for Over<'_> {
     }
 }
 
-/// A server of one port: it says again what it hears.
+/// A server that echoes on one port, TCP and UDP.
 struct Server {
     listener: TcpListener,
     socket: UdpSocket,
@@ -78,7 +79,7 @@ impl Server {
             stream.set_nonblocking(false).expect("a socket");
             stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
             let mut byte = [0];
-            // Whether it arrives is the client's to say.
+            // The client notices if the byte does not arrive.
             if again(|| stream.read(&mut byte)).is_ok() {
                 let _ = stream.write_all(&byte);
             }
@@ -94,12 +95,12 @@ impl Server {
     }
 }
 
-/// SYNs that were sent again on this connection, which has carried nothing else so far.
+/// How many SYNs of this connection were retransmitted. It has sent nothing else so far.
 fn sent_again(stream: &TcpStream) -> u32 {
-    // SAFETY: integers, for which zero is valid.
+    // SAFETY: the structure has integers only, for which zero is valid.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
-    // SAFETY: the buffer is as long as is said.
+    // SAFETY: the buffer has the length that is passed.
     let result = unsafe {
         libc::getsockopt(
             stream.as_raw_fd(),
@@ -113,7 +114,8 @@ fn sent_again(stream: &TcpStream) -> u32 {
     info.tcpi_total_retrans
 }
 
-/// Connects and asks every few milliseconds, each time by a new socket. Returns what was lost.
+/// Connects and sends a datagram every few milliseconds, each time from a new socket. Returns what
+/// was lost.
 fn connect_on(to: &str, shared: &Shared) -> Vec<String> {
     let to: SocketAddr = to.parse().expect("an address");
     let mut lost = Vec::new();
@@ -149,7 +151,7 @@ fn connect(to: SocketAddr) -> Result<(), String> {
 
 fn ask(to: SocketAddr) -> Result<(), String> {
     let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
-    // One that is lost never comes.
+    // A datagram that is lost is not sent again, so this waits for it as long as for anything else.
     socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     socket.send_to(b"?", to).map_err(|e| e.to_string())?;
     again(|| socket.recv_from(&mut [0; 8]))
@@ -157,7 +159,7 @@ fn ask(to: SocketAddr) -> Result<(), String> {
         .map_err(|e| e.to_string())
 }
 
-/// Attaches the first policy while connections are being made, looks at what was dropped, and
+/// Attaches the first policy while connections are made, checks that nothing was dropped, and
 /// detaches.
 fn attach_once(sandbox: &Sandbox, shared: &Shared, options: &ApplyOptions) {
     let wait_for = |more: usize| {
@@ -166,7 +168,7 @@ fn attach_once(sandbox: &Sandbox, shared: &Shared, options: &ApplyOptions) {
         while shared.made.load(Ordering::Relaxed) < enough {
             assert!(
                 std::time::Instant::now() < deadline,
-                "nobody connects any more"
+                "no connections are made any more"
             );
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -174,7 +176,8 @@ fn attach_once(sandbox: &Sandbox, shared: &Shared, options: &ApplyOptions) {
     wait_for(4);
     let applied = apply(&rules_from_lines(RULES), options).unwrap_or_else(|e| panic!("{e}"));
     wait_for(4);
-    // Nothing is under way while it is taken away again.
+    // No exchange may be under way while the policy is detached, since that is not the subject
+    // here.
     let _closed = shared.gate.write();
     let counted = read(sandbox, "nic");
     let dropped: Vec<_> = counted
@@ -191,8 +194,8 @@ fn attach_once(sandbox: &Sandbox, shared: &Shared, options: &ApplyOptions) {
     detach(sandbox.bpffs(), &pins).unwrap_or_else(|e| panic!("{e}"));
 }
 
-/// Proves K12: nothing that the rules admit is lost at the moment of attaching, whichever side
-/// begins.
+/// Proves K12: at the moment of attaching, nothing that the rules admit is lost, whichever side
+/// opens the connection.
 #[test]
 fn nothing_is_lost_while_the_first_policy_is_attached() {
     sandbox(|sandbox| {
@@ -206,9 +209,8 @@ fn nothing_is_lost_while_the_first_policy_is_attached() {
             Server::new(&at(PEER4, 443))
         });
         let here = Server::new(&at(NODE4, 22));
-        // The kernel stops an interface for a moment when a qdisc is added to it, and drops what
-        // is sent meanwhile (`dev_deactivate` in net/sched/sch_api.c), whoever adds it. So it is
-        // there before.
+        // When a qdisc is added to an interface, the kernel stops it for a moment and drops packets
+        // (`dev_deactivate` in net/sched/sch_api.c). So the qdisc is added before.
         run("tc", &["qdisc", "add", "dev", "nic", "clsact"]);
         let shared = Shared::default();
         let lost = std::thread::scope(|scope| {
@@ -224,7 +226,8 @@ fn nothing_is_lost_while_the_first_policy_is_attached() {
                 .flat_map(|mode| egress_hooks().iter().map(move |hook| (mode, *hook)))
                 .cycle();
             for _ in 0..ATTACHMENTS {
-                let (xdp_mode, egress_hook): (XdpMode, EgressHook) = ways.next().expect("a way");
+                let (xdp_mode, egress_hook): (XdpMode, EgressHook) =
+                    ways.next().expect("a pair of hooks");
                 let options = ApplyOptions {
                     xdp_mode,
                     egress_hook,
@@ -233,7 +236,7 @@ fn nothing_is_lost_while_the_first_policy_is_attached() {
                 attach_once(sandbox, &shared, &options);
             }
             shared.is_over.store(true, Ordering::Relaxed);
-            let lost = [inbound, outbound].map(|side| side.join().expect("who connects"));
+            let lost = [inbound, outbound].map(|side| side.join().expect("the connecting thread"));
             drop(over);
             lost.concat()
         });

@@ -1,5 +1,6 @@
 //! Connections of other network namespaces whose packets cross the node's interface, without
-//! connection tracking: behind an interface on top of it, a bridge, and a namespace in between.
+//! connection tracking. The namespaces are behind an interface stacked on the node's, behind a
+//! bridge, or behind another namespace.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -15,7 +16,7 @@ use crate::hosts::{Host, Pair, address, gateway, listen, sysctl};
 use crate::sandbox::{Sandbox, ip, sandbox};
 use crate::seed::{NOBODY, NODE4, PEER4, PEER6, at};
 
-/// A process that lives in a host's namespace, by which that is found.
+/// A process in a host's namespace. The seeder finds a namespace by the processes in it.
 struct Process(Child);
 
 impl Process {
@@ -32,7 +33,7 @@ impl Drop for Process {
     }
 }
 
-/// A host at the other end of the node's `nic`, whose port 443 is served.
+/// A host at the other end of the node's `nic`, with a listener at port 443.
 fn outside() -> (Host, std::net::TcpListener) {
     let outside = Host::new();
     outside.connect("nic", "eth0");
@@ -53,7 +54,7 @@ fn udp(from: &Host, to: &Host) -> Pair {
 fn enforce(sandbox: &Sandbox, rules: &str) -> Seeded {
     let applied = apply(&rules_from_lines(rules), &sandbox.options("nic"));
     let applied = applied.unwrap_or_else(|e| panic!("{e}"));
-    applied.seeded.expect("it is the first policy")
+    applied.seeded.expect("the first policy seeds")
 }
 
 /// The local addresses of all flows.
@@ -66,7 +67,8 @@ fn locals(sandbox: &Sandbox) -> Vec<String> {
     locals
 }
 
-/// What could not be seen, but for namespaces: a container hides some of its host's.
+/// The kinds of flows that could not be seen. Namespaces are left out, because a container cannot
+/// see all namespaces of its host.
 fn kinds(seeded: &Seeded) -> Vec<UnseenKind> {
     let mut kinds: Vec<UnseenKind> = seeded.unseen.iter().map(|unseen| unseen.kind).collect();
     kinds.retain(|kind| *kind != UnseenKind::Namespaces);
@@ -74,15 +76,15 @@ fn kinds(seeded: &Seeded) -> Vec<UnseenKind> {
     kinds
 }
 
-/// Proves K12: of a container that has an interface on top of the node's.
+/// Proves K12 for a container with an interface stacked on the node's.
 #[test]
 fn connections_on_top_of_the_interface_go_on() {
     sandbox(|sandbox| {
         let (outside, listener) = outside();
         address("nic", &format!("{NODE4}/24"));
         let pod = Host::new();
-        // The host at the other end of the wire can be looked into, too: what it has open is not
-        // the node's.
+        // The process of the outside host is visible as well, but its connections are not the
+        // node's.
         let _processes = [Process::of(&pod), Process::of(&outside)];
         ip(&[
             "link", "add", "mac0", "link", "nic", "type", "macvlan", "mode", "bridge",
@@ -99,7 +101,8 @@ fn connections_on_top_of_the_interface_go_on() {
         });
         let datagrams = udp(&pod, &outside);
 
-        // Nothing joins this one to the node: what has these addresses is somebody else.
+        // This host is not connected to the node, so a socket with a matching address must not be
+        // taken for one of the node's.
         let stranger = Host::new();
         let _stranger = Process::of(&stranger);
         let _socket = stranger.inside(|| {
@@ -125,8 +128,9 @@ fn connections_on_top_of_the_interface_go_on() {
     });
 }
 
-/// Proves K12: of pods that the node forwards without translating or tracking, also of one behind
-/// a namespace in between; and that forwarded connections of others cannot be known is said.
+/// Proves K12 for pods that the node forwards to without translating or tracking, one of them
+/// behind another namespace. The report says that forwarded connections of other hosts cannot be
+/// seen.
 #[test]
 fn connections_that_are_routed_to_pods_go_on() {
     sandbox(|sandbox| {
@@ -162,8 +166,8 @@ fn connections_that_are_routed_to_pods_go_on() {
     });
 }
 
-/// Proves K12: of pods on a bridge of which the interface is a port; and machines behind another
-/// port cannot be known, which is said.
+/// Proves K12 for pods on a bridge with the interface as a port. The report says that connections
+/// of machines behind another port cannot be seen.
 #[test]
 fn connections_through_a_bridge_go_on() {
     sandbox(|sandbox| {
@@ -198,7 +202,7 @@ fn connections_through_a_bridge_go_on() {
     });
 }
 
-/// A socket of SCTP's that works as one of TCP's; an error where the kernel has no SCTP.
+/// An SCTP socket that is used like one of TCP. Fails if the kernel has no SCTP.
 fn sctp() -> io::Result<Socket> {
     Socket::new(
         Domain::IPV4,
@@ -207,8 +211,8 @@ fn sctp() -> io::Result<Socket> {
     )
 }
 
-/// Proves K12: SCTP's associations are listed where the kernel has them; where it has none, none
-/// is missed.
+/// Proves K12 for SCTP associations, if the kernel has SCTP. Without it, the report does not call
+/// any of them unseen.
 #[test]
 fn associations_go_on() {
     sandbox(|sandbox| {

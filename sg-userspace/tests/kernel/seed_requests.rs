@@ -1,5 +1,5 @@
-//! Requests whose answer takes longer than it takes to change the policy: real translation of
-//! addresses, and connection tracking.
+//! Requests that are under way while the policy changes, so that their replies come after it.
+//! Addresses are translated, and connection tracking is active.
 
 use std::io;
 use std::net::UdpSocket;
@@ -15,15 +15,16 @@ use crate::watching::{read, under};
 const NODE: &str = "198.51.100.1";
 const OUTSIDE: &str = "198.51.100.7";
 const POD: &str = "10.244.0.2";
-/// Of a service, which is no host's.
+/// The address of a service, which no host has.
 const SERVICE: &str = "10.96.0.10";
 const NODE_PORT: u16 = 30053;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_millis(300);
 
-/// A node whose port 30053 is a pod's port 53, and on which the address of a service is that of a
-/// host outside, to which pods speak in the node's name.
+/// A node that translates addresses like a Kubernetes node. Its port 30053 leads to port 53 of a
+/// pod, the address of the service to a host outside, and packets of pods leave with the node's
+/// address.
 struct Cluster<'a> {
     sandbox: &'a Sandbox,
     pod: Host,
@@ -76,20 +77,20 @@ impl<'a> Cluster<'a> {
         under(&read(self.sandbox, "nic"), "seeded")
     }
 
-    /// From outside to the port of the node.
+    /// A request from outside to the node's port.
     fn to_node_port(&self) -> Request {
         let server = self.pod.inside(|| bound(&format!("{POD}:53")));
         let client = self.outside.inside(|| bound("0.0.0.0:0"));
         Request::send(client, server, &format!("{NODE}:{NODE_PORT}"))
     }
 
-    /// From a pod to the address of the service.
+    /// A request from the pod to the address of the service.
     fn to_service(&self) -> Request {
         let client = self.pod.inside(|| bound("0.0.0.0:0"));
         self.of_service(client, 53)
     }
 
-    /// From the node to the address of the service.
+    /// A request from the node to the address of the service.
     fn to_service_from_node(&self) -> Request {
         self.of_service(bound("0.0.0.0:0"), 54)
     }
@@ -104,8 +105,8 @@ fn bound(at: &str) -> UdpSocket {
     UdpSocket::bind(at).unwrap_or_else(|e| panic!("{at}: {e}"))
 }
 
-/// A request that has arrived and is not answered yet. Neither of its sockets is connected, so
-/// that the kernel's connection tracking is all that knows of it.
+/// A request that has arrived, without a reply so far. Its sockets are not connected, so only
+/// connection tracking knows about it.
 struct Request {
     client: UdpSocket,
     server: UdpSocket,
@@ -125,7 +126,7 @@ impl Request {
     }
 
     fn has_seen_reply(&self, patience: Duration) -> bool {
-        // What the outbound hook drops looks like an error to some.
+        // If the outbound hook drops the packet, some kernels report an error.
         let _ = self.server.send_to(b"!", self.from);
         self.client
             .set_read_timeout(Some(patience))
@@ -139,11 +140,11 @@ impl Request {
 
     #[track_caller]
     fn goes_on(&self) {
-        assert!(self.has_seen_reply(PATIENCE), "the answer is lost");
+        assert!(self.has_seen_reply(PATIENCE), "the reply is lost");
     }
 }
 
-/// Proves K12: a rule admits a request that is under way at the first attachment.
+/// Proves K12: a request under way at the first attachment gets its reply if a rule admits it.
 #[test]
 fn a_request_under_way_is_answered_where_a_rule_admits_it() {
     sandbox(|sandbox| {
@@ -162,8 +163,8 @@ fn a_request_under_way_is_answered_where_a_rule_admits_it() {
     });
 }
 
-/// Proves K12: a request that no rule admits may have a forged sender, unless it is the host's
-/// own.
+/// Proves K12: a request that no rule admits opens no flow, because its sender may be forged. A
+/// request of the node itself is the exception.
 #[test]
 fn a_request_under_way_opens_nothing_that_no_rule_admits() {
     sandbox(|sandbox| {
@@ -171,8 +172,8 @@ fn a_request_under_way_opens_nothing_that_no_rule_admits() {
         let inbound = cluster.to_node_port();
         let outbound = cluster.to_service();
         let own = cluster.to_service_from_node();
-        // What no rule admits in the direction of the request, one in the other direction does
-        // not admit either.
+        // The request is judged in its own direction. A rule that accepts the other direction does
+        // not admit it.
         cluster.apply(&rules_from_lines("in tcp 22 from any accept"));
         assert!(!inbound.has_seen_reply(SILENCE));
         assert!(!outbound.has_seen_reply(SILENCE));
@@ -183,7 +184,8 @@ fn a_request_under_way_opens_nothing_that_no_rule_admits() {
     });
 }
 
-/// Proves K11 and K12: nor is one lost when a policy under which it needed no entry is replaced.
+/// Proves K11 and K12: a request under way that needed no entry gets its reply after a change of
+/// policy, too.
 #[test]
 fn a_request_under_way_is_answered_across_a_change_of_policy() {
     sandbox(|sandbox| {

@@ -1,4 +1,4 @@
-//! A policy is applied while signals rain on the thread that applies it.
+//! Applies a policy while the applying thread gets many signals.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{scope, sleep};
@@ -16,11 +16,11 @@ extern "C" fn count(_: libc::c_int) {
     CAUGHT.fetch_add(1, Ordering::Relaxed);
 }
 
-/// The verifier gives up when a signal comes: without precautions no program would ever be loaded
-/// here.
+/// The verifier stops with EAGAIN when a signal is pending. Without precautions no program could be
+/// loaded here.
 #[test]
 fn signals_do_not_keep_a_policy_from_being_applied() {
-    // Restarting, as the signals of every runtime are.
+    // Interrupted calls restart, as with the signal handlers of most runtimes.
     let action = SigAction::new(
         SigHandler::Handler(count),
         SaFlags::SA_RESTART,

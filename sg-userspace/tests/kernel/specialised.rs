@@ -1,5 +1,5 @@
-//! What a policy does not use is not in its programs: fewer instructions, the same verdicts, and
-//! back again when another policy needs it.
+//! Parts that a policy does not need are left out of its programs: fewer instructions and the same
+//! verdicts. They are back when another policy needs them.
 
 use sg_policy::compile::{Budget, compile};
 use sg_policy::policy::rules_from_lines;
@@ -14,7 +14,7 @@ use crate::sandbox::{RawSender, Sandbox, require_root, sandbox};
 use crate::support::verified_instructions;
 use crate::watching::{apply_rules, assert_adds_up, only, read_when};
 
-/// Accepts answers wherever it accepts packets.
+/// Accepts the replies to all packets that it accepts, so no flow is needed.
 const SYMMETRIC: &str = "in all from 203.0.113.0/24 drop
      in all from any accept
      out all to 203.0.113.0/24 drop
@@ -22,7 +22,7 @@ const SYMMETRIC: &str = "in all from 203.0.113.0/24 drop
 const ASYMMETRIC: &str = "in tcp 22 from any accept
      out udp 53 to any accept";
 
-/// Of all programs of both hooks.
+/// The verified instructions of all programs at both hooks.
 fn count(rules: &str, change: impl FnOnce(&mut Generation)) -> u32 {
     let policy = rules_from_lines(rules);
     let slots: Vec<u32> = (32..32 + policy.rules.len() as u32).collect();
@@ -39,14 +39,14 @@ fn count(rules: &str, change: impl FnOnce(&mut Generation)) -> u32 {
     verified_instructions(&programs).values().sum()
 }
 
-/// Run with `--nocapture` for the figures.
+/// `--nocapture` prints the figures.
 #[test]
 fn what_a_policy_does_not_use_is_not_in_its_programs() {
     require_root();
     const V6: &str = "in all from 2001:db8::/32 accept\nout all to any accept";
     let everything = count(V6, |g| g.has_logging_rules = true);
     println!("everything       {everything}");
-    // Whole /16s, which the first level of IPv4 decides.
+    // Prefixes of 16 bits, which the first level of the IPv4 tables decides.
     let v4 = "in all from 198.51.0.0/16 accept\nout all to any accept";
     for (what, count) in [
         ("no events", count(V6, |_| ())),
@@ -85,7 +85,7 @@ fn applied(sandbox: &Sandbox, rules: &str, cut_existing: bool) -> Attached {
     only(sandbox, "sg0")
 }
 
-/// Proves K6 and K7 where one policy opens flows and the next one does not.
+/// Proves K6 and K7 if one policy opens flows and the next one does not.
 #[test]
 fn flows_are_looked_for_only_where_there_may_be_some() {
     sandbox(|sandbox| {
@@ -115,7 +115,7 @@ fn flows_are_looked_for_only_where_there_may_be_some() {
         assert_eq!(counted.rules[1].reply_packets, 1);
         assert_eq!(flows(&attached).unwrap().len(), 1);
 
-        // The flow is still there, and has its say until it is gone.
+        // The flow still exists, so this policy has to look it up.
         let attached = applied(sandbox, SYMMETRIC, false);
         assert!(has_flows(&attached));
         peer.send(answer.bytes());
@@ -124,7 +124,7 @@ fn flows_are_looked_for_only_where_there_may_be_some() {
     });
 }
 
-/// Proves K12: what may have been entered at first is looked for, and no longer than it is there.
+/// Proves K12: flows that seeding may have entered are looked up, for as long as there are any.
 #[test]
 fn the_second_symmetric_policy_in_a_row_finds_no_flow() {
     sandbox(|sandbox| {
@@ -132,7 +132,8 @@ fn the_second_symmetric_policy_in_a_row_finds_no_flow() {
         let attached = applied(sandbox, SYMMETRIC, false);
         assert!(has_flows(&attached), "existing flows may have been entered");
         assert_eq!(flows(&attached).unwrap().len(), 0);
-        // Another one that says the same: the same one again changes nothing.
+        // Another policy with the same meaning, because applying the same one again changes
+        // nothing.
         let again = format!("{SYMMETRIC}\nin all from any drop");
         assert!(!has_flows(&applied(sandbox, &again, false)));
         assert!(has_flows(&applied(sandbox, ASYMMETRIC, false)));

@@ -1,12 +1,12 @@
-//! How much stack the programs need, read from the object as the kernel gets it: the deepest chain
-//! of calls, each frame rounded up as the verifier does.
+//! How much stack the programs need, computed from the object file: the deepest chain of calls,
+//! with each frame rounded up as the verifier does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use aya_obj::Object;
 use aya_obj::generated::bpf_insn;
 
-// Of include/uapi/linux/bpf.h and bpf_common.h.
+// Opcodes from include/uapi/linux/bpf.h and bpf_common.h.
 const CLASS_MASK: u8 = 0x07;
 const LDX: u8 = 0x01;
 const ST: u8 = 0x02;
@@ -17,9 +17,9 @@ const MOV64_REGISTER: u8 = 0xbf;
 const ADD64_CONSTANT: u8 = 0x07;
 const FRAME_POINTER: u8 = 10;
 
-/// Bytes of stack that each program of the object needs at most, by name.
+/// The most bytes of stack that each program of the object needs, by name.
 pub(crate) fn depths(object: &[u8]) -> BTreeMap<String, u32> {
-    let mut object = Object::parse(object).expect("the object was built by us");
+    let mut object = Object::parse(object).expect("the object file can be parsed");
     let text = object
         .functions
         .keys()
@@ -52,8 +52,8 @@ fn depth_of(code: &[bpf_insn]) -> u32 {
             .copied()
             .unwrap_or(code.len())
     };
-    // A callee may stand before or behind its caller, but none calls itself: the verifier would
-    // refuse it.
+    // A function may be placed before or after its caller. None calls itself, because the verifier
+    // refuses recursion.
     fn deepest(
         start: usize,
         frame: &impl Fn(usize) -> u32,
@@ -67,7 +67,7 @@ fn depth_of(code: &[bpf_insn]) -> u32 {
     deepest(0, &frame, &calls)
 }
 
-/// Bytes below the frame pointer that a function touches, in units of 32.
+/// The bytes below the frame pointer that a function uses, rounded up to a multiple of 32.
 fn frame_of(code: &[bpf_insn]) -> u32 {
     let mut lowest = 0;
     for (i, instruction) in code.iter().enumerate() {
@@ -79,7 +79,7 @@ fn frame_of(code: &[bpf_insn]) -> u32 {
         if on_stack {
             lowest = lowest.min(i32::from(instruction.off));
         }
-        // The address of a local: `r2 = r10; r2 += -64`.
+        // Code that takes the address of a local: `r2 = r10; r2 += -64`.
         let is_copy = instruction.code == MOV64_REGISTER && instruction.src_reg() == FRAME_POINTER;
         if let Some(next) = code.get(i + 1).filter(|_| is_copy)
             && next.code == ADD64_CONSTANT

@@ -1,5 +1,5 @@
-//! Connections that were cut, under policies whose rules pass both their directions, so that
-//! nothing would be asked of the flow table: over real sockets, neither end brings them back.
+//! Connections that were cut stay cut, with real sockets: neither end can revive them, even under
+//! policies whose rules accept both directions and so would need no flow table.
 
 use sg_common::flow::{FlowKind, FlowValue, Timeout};
 use sg_common::flow_entry::TICK_SHIFT;
@@ -18,16 +18,17 @@ use crate::sandbox::{Sandbox, ip, sandbox};
 use crate::seed::{NODE4, NODE6, Node, PEER4, PEER6, at};
 use crate::support::{Enforcer, pinned_maps};
 
-/// Of the connections to port 22 no answer needs an entry.
+/// Under this policy, connections to port 22 need no entry for their replies.
 const SSH: &str = "in tcp 22 from any accept\nout all to any accept";
 const WEB: &str = "in tcp 80 from any accept\nout all to any accept";
 const OPEN: &str = "in all from any accept\nout all to any accept";
 const NOTHING: &str = "";
 
-/// Of both families, and both ends of a connection speak first.
+/// The address of the node and the end that sends first (0 for the client), in all combinations.
 const ALL: [(&str, usize); 4] = [(NODE4, 0), (NODE4, 1), (NODE6, 0), (NODE6, 1)];
 
-/// The same policy again would be no other one.
+/// A policy with the same meaning and another digest, because applying the same policy again
+/// changes nothing.
 fn like(rules: &str, port: u16) -> Policy {
     rules_from_lines(&format!("{rules}\nin udp {port} from any drop"))
 }
@@ -39,12 +40,12 @@ fn flushing(policy: Policy) -> Policy {
     }
 }
 
-/// Neither end is heard, whoever speaks first.
+/// Checks that data of neither end arrives, whichever sends first.
 #[track_caller]
 fn stay_cut(pairs: &[Pair]) {
     for (pair, (_, first)) in pairs.iter().zip(ALL.iter().cycle()) {
         for end in [*first, 1 - first] {
-            assert!(!pair.carries_from(end, false), "{end} is heard");
+            assert!(!pair.carries_from(end, false), "data of end {end} arrives");
         }
     }
 }
@@ -53,7 +54,7 @@ fn inbound(node: &Node) -> Vec<Pair> {
     ALL.iter().map(|(to, _)| node.inbound(to)).collect()
 }
 
-/// Turns the clock of the flows, by more than any of them may be silent.
+/// Moves the times of all flows back by more than the longest timeout.
 fn make_older(table: &FlowTable) {
     let ticks = ((6 * 24 * 3600 * 1_000_000_000u64) >> TICK_SHIFT) as u32;
     table.rewrite(|mut flow| {
@@ -68,9 +69,9 @@ fn wait_for_days(node: &Node) {
     make_older(&table);
 }
 
-/// Proves K11: what one policy has cut stays so when the one before it comes back, which passes
-/// both directions. New connections are made, and datagrams pass. When the cut ones have expired
-/// nobody looks for them any more.
+/// Proves K11: connections that one policy has cut stay cut when the policy before it comes back,
+/// which accepts both directions. New connections and datagrams pass. When the cut flows have
+/// expired, the programs do not look them up any more.
 #[test]
 fn a_cut_connection_stays_so_when_the_policy_before_comes_back() {
     sandbox(|sandbox| {
@@ -97,7 +98,7 @@ fn a_cut_connection_stays_so_when_the_policy_before_comes_back() {
         let [inbound, outbound] = node.counted("revoked");
         assert!(inbound >= 12 && outbound >= 12, "{inbound} and {outbound}");
         let cut = node.flows().into_iter().filter(|f| f.state == "tcp-cut");
-        assert_eq!(cut.count(), 4, "and no other flow needs an entry");
+        assert_eq!(cut.count(), 4, "only the cut flows have an entry");
 
         wait_for_days(&node);
         let state = node.apply(&like(OPEN, 2)).state;
@@ -106,7 +107,7 @@ fn a_cut_connection_stays_so_when_the_policy_before_comes_back() {
     });
 }
 
-/// Proves K11: the same of connections that the node has opened, and of a policy without rules in
+/// Proves K11: the same for connections that the node has opened, with a policy without rules in
 /// between.
 #[test]
 fn both_ways_and_whoever_has_opened_it() {
@@ -121,14 +122,14 @@ fn both_ways_and_whoever_has_opened_it() {
         stay_cut(&pairs);
         node.apply(&like(OPEN, 1));
         stay_cut(&pairs);
-        // Nobody has judged what was not seen under the policy that would have cut it.
+        // This connection sent nothing under the policy that would have cut it, so it was not cut.
         silent.goes_on();
         datagrams.iter().for_each(Pair::goes_on);
     });
 }
 
-/// Proves K11: a SYN that the rules accept begins a new connection on the same ports, which needs
-/// no entry.
+/// Proves K11: a SYN that the rules accept opens a new connection on the same ports, which needs no
+/// entry.
 #[test]
 fn a_new_connection_on_the_same_ports_passes() {
     sandbox(|sandbox| {
@@ -152,9 +153,9 @@ fn a_new_connection_on_the_same_ports_passes() {
     });
 }
 
-/// Proves K11: a policy that flushes cuts the connections that have entries also where it passes
-/// both their directions itself, before userspace has gone through the table and after it; they
-/// stay cut under the next one. Datagrams pass, and so do connections that were in no table.
+/// Proves K11: a policy with `flush` cuts the connections in the flow table even if its own rules
+/// accept both directions, before userspace has swept the table as well as after. They stay cut
+/// under the next policy. Datagrams and connections without an entry pass.
 #[test]
 fn what_was_flushed_stays_cut_where_the_rules_pass_it() {
     sandbox(|sandbox| {
@@ -174,8 +175,8 @@ fn what_was_flushed_stays_cut_where_the_rules_pass_it() {
     });
 }
 
-/// Proves K11: what a first attachment has cut, under a policy that opens no flows, stays so
-/// under one that passes everything.
+/// Proves K11: connections that the first attachment has cut, under a policy that opens no flows,
+/// stay cut under one that accepts everything.
 #[test]
 fn what_was_cut_at_the_first_attachment_stays_so_under_an_open_policy() {
     sandbox(|sandbox| {
@@ -196,11 +197,11 @@ fn what_was_cut_at_the_first_attachment_stays_so_under_an_open_policy() {
     });
 }
 
-/// What is in force, kept open.
+/// The policy in force, with its maps and programs kept open.
 fn held(sandbox: &Sandbox, node: &Node) -> Box<sg_userspace::kernel::held::Held> {
     match InForce::find(sandbox.bpffs(), &node.attached().pins) {
         Ok(InForce::Policy(held)) => held,
-        Ok(_) => panic!("nothing whole is in force"),
+        Ok(_) => panic!("no complete policy is in force"),
         Err(e) => panic!("{e}"),
     }
 }
@@ -210,12 +211,12 @@ fn programs(applied: &Applied) -> [u32; 2] {
     [state.inbound_program, state.outbound_program]
 }
 
-/// Proves K11 and C11: where a policy is put back that was in force before, its programs look for
-/// what has been cut since, although they did not when they were loaded; near tables and far
-/// ones. Its counters go on, and the next policy finds all of it.
+/// Proves K11 and C11: a policy that is put back looks up the connections that were cut meanwhile,
+/// although it did not when it was loaded, with tables in .bss as well as in array maps. Its
+/// counters go on, and the connections stay cut under the next policy.
 #[test]
 fn what_is_put_back_leaves_connections_cut() {
-    // More rules than have room in the programs' own memory.
+    // Too many rules for tables in .bss.
     let many: String = (0..45_000u32)
         .map(|i| {
             let (port, host) = (1000 + i, i % 250 + 1);
@@ -263,7 +264,7 @@ fn what_is_put_back_leaves_connections_cut() {
     }
 }
 
-/// Proves K11: where nothing has been cut, the very programs come back that ran before.
+/// Proves K11: if nothing was cut, putting a policy back uses the same programs as before.
 #[test]
 fn what_is_put_back_is_what_it_was_unless_something_is_cut() {
     sandbox(|sandbox| {
@@ -284,8 +285,8 @@ fn what_is_put_back_is_what_it_was_unless_something_is_cut() {
     });
 }
 
-/// The interface of the node, and its addresses, once more. `attach` makes it safe again; until
-/// then the peer, which has no address, sends nothing that it has left.
+/// Creates the interface of the node again, with its addresses, and calls `attach`. Until then the
+/// peer has no address and so sends no segment of an old connection.
 fn make_anew(node: &Node, attach: impl FnOnce()) {
     ip(&["link", "delete", "nic"]);
     node.peer.connect("nic", "eth0");
@@ -298,8 +299,8 @@ fn make_anew(node: &Node, attach: impl FnOnce()) {
     });
 }
 
-/// Proves K11: on an interface that is made anew under its name, whether what was in force is
-/// attached again or another policy comes in its place.
+/// Proves K11: connections stay cut on a new interface of the same name, whether the policy in
+/// force is attached to it again or another one replaces it.
 #[test]
 fn connections_stay_cut_on_an_interface_that_is_made_anew() {
     for is_attached_again in [true, false] {
@@ -329,8 +330,9 @@ fn connections_stay_cut_on_an_interface_that_is_made_anew() {
     }
 }
 
-/// Proves K11: connections that are still to be judged may be cut at any moment, also between the
-/// look at the table and the swap; where no policy judges them they are not.
+/// Proves K11: flows that have yet to be judged again may be cut at any moment, also between
+/// reading the table and the swap, so the next policy has to look them up. Seeded flows and those
+/// under `keep` are never judged again.
 #[test]
 fn what_may_still_be_cut_is_looked_for_too() {
     let judged = |established, is_seeded: bool| {
@@ -348,7 +350,7 @@ fn what_may_still_be_cut_is_looked_for_too() {
                 ..rules_from_lines(WEB)
             };
             node.apply(&next);
-            // Nobody has said anything under it.
+            // No packet has passed under this policy.
             let states: Vec<_> = node.flows().iter().map(|flow| flow.state).collect();
             assert_eq!(states, ["tcp-established"]);
             found = Some(node.apply(&like(OPEN, 1)).state.may_have_cut);
@@ -361,9 +363,9 @@ fn what_may_still_be_cut_is_looked_for_too() {
     assert!(!judged(Established::Revalidate, true));
 }
 
-/// Proves K11, packet by packet: a policy that passes both directions drops what belongs to a cut
-/// connection, and what it flushes itself before anybody else has gone through the table, until
-/// that has expired.
+/// Proves K11, packet by packet: a policy that accepts both directions drops segments of a cut
+/// connection until its flow has expired. The same goes for flows that the policy flushes itself
+/// and that userspace has not swept yet.
 #[test]
 fn segments_are_dropped_until_the_cut_flow_expires() {
     const ENDS: [(&str, &str); 2] = [

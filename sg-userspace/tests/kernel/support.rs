@@ -1,5 +1,5 @@
-//! Loads a policy's programs without attaching them, and pushes frames through them by
-//! `BPF_PROG_TEST_RUN`, watching which counter moves.
+//! Loads a policy's programs without attaching them, runs them on frames with `BPF_PROG_TEST_RUN`,
+//! and finds the counter that moved.
 
 use std::collections::BTreeMap;
 
@@ -16,17 +16,18 @@ use sg_userspace::kernel::{CounterReader, EgressHook, KernelError};
 
 use crate::sandbox::{Sandbox, require_root};
 
-/// Whether this runs in a guest of `cargo xtask test --kernels`, whose processors are emulated.
+/// Whether the test runs in a guest of `cargo xtask test --kernels`, whose processors are emulated
+/// and slow.
 pub(crate) fn is_guest() -> bool {
     std::env::var_os("SG_GUEST").is_some()
 }
 
-/// How often to repeat something random: less often where processors are emulated.
+/// How often to repeat a random test: less often in a guest.
 pub(crate) fn rounds(usual: usize) -> usize {
     if is_guest() { usual.div_ceil(4) } else { usual }
 }
 
-/// The running kernel, as `uname -r` prints it.
+/// The release of the running kernel, as `uname -r` prints it.
 pub(crate) fn kernel_release() -> String {
     let path = "/proc/sys/kernel/osrelease";
     let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{path}: {e}"));
@@ -42,7 +43,7 @@ pub(crate) fn is_kernel_since(major: u32, minor: u32) -> bool {
     version.unwrap_or_else(|| panic!("`{release}` has no version")) >= (major, minor)
 }
 
-/// The outbound hooks of the running kernel, the one that it prefers first.
+/// The outbound hooks of the running kernel. The first is the one that `auto` chooses.
 pub(crate) fn egress_hooks() -> &'static [EgressHook] {
     if is_kernel_since(6, 6) {
         &[EgressHook::Tcx, EgressHook::Clsact]
@@ -51,8 +52,8 @@ pub(crate) fn egress_hooks() -> &'static [EgressHook] {
     }
 }
 
-/// Maps for programs that are attached to nothing, pinned in the sandbox so that their flow table
-/// can be read.
+/// Maps for programs that are not attached, pinned in the sandbox so that the test can read their
+/// flow table.
 pub(crate) fn pinned_maps(sandbox: &Sandbox, max_flows: u32) -> (SharedMaps, InterfacePins) {
     let pins = PinTree::new(sandbox.bpffs()).interface(1, 1);
     pins.create().unwrap_or_else(|e| panic!("{e}"));
@@ -65,7 +66,7 @@ pub(crate) fn pinned_maps(sandbox: &Sandbox, max_flows: u32) -> (SharedMaps, Int
     (shared, pins)
 }
 
-/// A policy in the kernel, attached to nothing.
+/// A policy whose programs are loaded and not attached.
 pub(crate) struct Enforcer {
     pub(crate) policy: Policy,
     pub(crate) programs: Programs,
@@ -84,7 +85,7 @@ pub(crate) struct Decision {
 }
 
 impl Enforcer {
-    /// Rules as lines of text.
+    /// Loads the rules, given as lines of text.
     pub(crate) fn new(rules: &str) -> Self {
         Self::of(rules_from_lines(rules))
     }
@@ -93,13 +94,13 @@ impl Enforcer {
         Self::sharing(policy, 1, SharedMaps::default())
     }
 
-    /// A later generation, with the maps of an earlier one where they are pinned.
+    /// Loads a later generation. It uses the maps of an earlier one if those are pinned.
     pub(crate) fn sharing(policy: Policy, generation: u32, shared: SharedMaps) -> Self {
         let told = Generation::of(&policy, generation);
         Self::told(policy, &told, &shared, Programs::load)
     }
 
-    /// Loaded by `load` as `generation` says.
+    /// Loads the policy with `load`, as `generation` says.
     pub(crate) fn told(
         policy: Policy,
         generation: &Generation,
@@ -126,12 +127,13 @@ impl Enforcer {
         }
     }
 
-    /// Runs the hook of `direction` on `frame`, without looking at the counters. True if accepted.
+    /// Runs the hook of `direction` on `frame` and returns whether it accepts. Does not read the
+    /// counters.
     pub(crate) fn run(&mut self, direction: Direction, frame: &[u8]) -> bool {
         run_hook(&mut self.programs, direction, frame, 1).unwrap_or_else(|e| panic!("{e:?}"))
     }
 
-    /// Runs the hook and finds the one counter that moved.
+    /// Runs the hook, and finds the one counter that moved.
     pub(crate) fn send(&mut self, direction: Direction, frame: &[u8]) -> Decision {
         let accept = self.run(direction, frame);
         let counted = self.counters.all().expect("the counters can be read");
@@ -163,7 +165,7 @@ impl Enforcer {
         }
     }
 
-    /// Fails if a counter has moved since the last frame that was sent.
+    /// Fails if a counter has moved since the last call of `send`.
     pub(crate) fn assert_counted_nothing(&self) {
         let counted = self.counters.all().expect("the counters can be read");
         assert_eq!(counted, self.last);
@@ -189,12 +191,12 @@ impl Enforcer {
     }
 }
 
-/// How many instructions the verifier has walked of every program, by name.
+/// How many instructions the verifier has explored of each program, by name.
 pub(crate) fn verified_instructions(programs: &Programs) -> BTreeMap<String, u32> {
     let infos = programs.infos().unwrap_or_else(|e| panic!("{e}"));
     let count = |info: &ProgramInfo| {
         info.verified_instruction_count()
-            .expect("kernels since 5.16 tell the count")
+            .expect("kernels since 5.16 report the count")
     };
     infos
         .iter()
@@ -205,22 +207,23 @@ pub(crate) fn verified_instructions(programs: &Programs) -> BTreeMap<String, u32
 /// Why a program was not run.
 #[derive(Debug)]
 pub(crate) enum TestRunFailed {
-    /// The kernel makes no socket buffer of so few bytes.
+    /// The kernel cannot build a socket buffer from so few bytes.
     TooShort,
 }
 
-/// Below this the kernel may refuse to make a socket buffer of an IP packet.
+/// The kernel may refuse a test run with an IP packet in a frame shorter than this.
 const SHORTEST_SKB: usize = 14 + 40;
 
-/// Runs the hook of `direction` on a frame that the wire carries as `segments` packets. True if it
-/// was accepted.
+/// Runs the hook of `direction` on a frame that is `segments` packets on the wire. Returns whether
+/// the hook accepts it.
 pub(crate) fn run_hook(
     programs: &mut Programs,
     direction: Direction,
     frame: &[u8],
     segments: u32,
 ) -> Result<bool, TestRunFailed> {
-    // `struct __sk_buff` (include/uapi/linux/bpf.h), of which only what tells of segments is set.
+    // Offsets in `struct __sk_buff` (include/uapi/linux/bpf.h) of the two fields that describe the
+    // segments. All others are zero.
     const GSO_SEGS: usize = 164;
     const GSO_SIZE: usize = 176;
     let mut context = [0u8; 192];
@@ -242,16 +245,17 @@ pub(crate) fn run_hook(
         }
         Err(e) => panic!("test run of {} bytes: {e:?}", frame.len()),
     };
-    // XDP_DROP 1, XDP_PASS 2; TC_ACT_UNSPEC -1, TC_ACT_SHOT 2.
+    // The return values: XDP_DROP is 1, XDP_PASS 2, TC_ACT_UNSPEC -1, TC_ACT_SHOT 2.
     match (direction, value) {
         (Direction::Inbound, 1) | (Direction::Outbound, 2) => Ok(false),
         (Direction::Inbound, 2) | (Direction::Outbound, -1) => Ok(true),
-        other => panic!("the hook answered {other:?}"),
+        other => panic!("the hook returned {other:?}"),
     }
 }
 
-/// Pushes frames through one enforcer in turn. Each row: a sentence, the direction, the frame, and
-/// `accept` or `drop` followed by the counter that must move, by one packet of the frame's length.
+/// Runs the rows one after the other, with the same flow table. Each row has a description, the
+/// direction, the frame, and `accept` or `drop` with the counter that must move by one packet of
+/// the frame's length.
 pub(crate) fn table(rules: &str, rows: &[(&str, &str, crate::frames::Frame, &str)]) {
     rows_of(&mut Enforcer::new(rules), rows);
 }

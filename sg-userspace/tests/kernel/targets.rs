@@ -1,5 +1,5 @@
-//! The programs that go on where the attached ones stop: that they are there for as long as a
-//! packet may want them, and what is said and done where somebody has removed them.
+//! The tail-call targets: they exist for as long as a packet may need them, and if another process
+//! removes them, that is reported and packets are dropped.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -14,11 +14,11 @@ use crate::sandbox::{RawSender, sandbox};
 use crate::support::rounds;
 use crate::watching::{NODE, apply_rules, assert_adds_up, only, read, read_when, under};
 
-/// Another policy with the same verdicts of what these tests send.
+/// Another policy that gives the packets of these tests the same verdicts.
 const OTHER: &str = "in tcp 22 from any accept\nout all to any accept";
 
-/// Proves K2 and A2: packets that the first program cannot decide are decided as ever while the
-/// policy is replaced, in both directions, and none meets a program whose further ones are gone.
+/// Proves K2 and A2: packets that need a tail call are decided as usual while the policy is
+/// replaced, in both directions. None meets a program whose targets have been removed.
 #[test]
 fn packets_under_way_keep_their_programs() {
     const REPLACEMENTS: usize = 20;
@@ -59,7 +59,7 @@ fn packets_under_way_keep_their_programs() {
     });
 }
 
-/// Only what runs is pinned: replaced programs do not pile up.
+/// Only the targets in use are pinned. Those of replaced programs are removed.
 #[test]
 fn a_replaced_policy_leaves_no_target_behind() {
     sandbox(|sandbox| {
@@ -80,9 +80,8 @@ fn a_replaced_policy_leaves_no_target_behind() {
     });
 }
 
-/// Proves A1 and A2 for each tail call by itself: a packet whose target is missing is dropped and
-/// counted as `incomplete`, also where a rule would accept it, since nothing would remember its
-/// flow.
+/// Proves A1 and A2 for each tail call: a packet whose target is missing is dropped and counted as
+/// `incomplete`. That holds also if a rule would accept it, because its flow would not be entered.
 #[test]
 fn a_packet_whose_tail_call_finds_nothing_is_dropped_as_incomplete() {
     sandbox(|sandbox| {
@@ -95,7 +94,8 @@ fn a_packet_whose_tail_call_finds_nothing_is_dropped_as_incomplete() {
             (Target::Slow, Direction::Outbound, non_ip(0x88cc)),
             (Target::Track, Direction::Outbound, opens()),
             (Target::Track, Direction::Outbound, tagged(opens())),
-            // By the fast path this one is dropped by its rule: there are no flows at its port.
+            // The frame is tagged, because the fast path would drop it by its rule: no flow uses
+            // its port.
             (Target::Track, Direction::Inbound, tagged(answers())),
             (Target::Related, Direction::Inbound, error()),
         ];
@@ -123,7 +123,7 @@ fn a_packet_whose_tail_call_finds_nothing_is_dropped_as_incomplete() {
     });
 }
 
-/// Proves K1 where it is hardest: a packet that nobody is left to decide is dropped and counted.
+/// Proves K1: if all targets are missing, a packet that needs one is dropped and counted.
 #[test]
 fn without_its_targets_an_interface_is_incomplete_and_passes_nothing_unknown() {
     sandbox(|sandbox| {
@@ -137,7 +137,7 @@ fn without_its_targets_an_interface_is_incomplete_and_passes_nothing_unknown() {
             fs::remove_file(attached.pins.targets(direction, 1)).unwrap();
         }
         assert_eq!(health(), Health::Incomplete);
-        // The kernel empties them some time later.
+        // The kernel clears the program arrays some time after the last reference is gone.
         let (peer, node) = (RawSender::new("sg1"), RawSender::new("sg0"));
         let (lldp, ssh) = (
             non_ip(0x88cc),

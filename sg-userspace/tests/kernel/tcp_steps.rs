@@ -1,6 +1,5 @@
-//! Every step of TCP's table, each on purpose: a flow is led to each state, and there each
-//! segment comes from each side. After every step the kernel's table holds what the reference
-//! holds.
+//! Every step of TCP's table on purpose: a flow is brought to each state, and there gets each
+//! segment from each side. After every step the kernel's table holds what the reference holds.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +17,7 @@ const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
-/// Every set of flags that means something of its own, those that no stack sends too.
+/// Every combination of flags with a meaning of its own, including those that no stack sends.
 const FLAGS: [u8; 12] = [
     SYN,
     SYN | FIN,
@@ -36,7 +35,7 @@ const FLAGS: [u8; 12] = [
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
-    /// It sends outbound.
+    /// The side that sends outbound.
     Originator,
     Other,
 }
@@ -45,7 +44,7 @@ use Side::{Originator, Other};
 
 const SIDES: [Side; 2] = [Originator, Other];
 
-/// How a connection comes to a state, from its first segment on.
+/// The segments that bring a connection to each state.
 const PATHS: [(State, &[(Side, u8)]); 9] = [
     (State::SynSent, &[(Originator, SYN)]),
     (State::BothSyn, &[(Originator, SYN), (Other, SYN)]),
@@ -97,15 +96,15 @@ const PATHS: [(State, &[(Side, u8)]); 9] = [
     (State::Closed, &[(Originator, SYN), (Other, RST | ACK)]),
 ];
 
-/// A connection as both stacks see it: what each side sends next has the numbers that it should
-/// have.
+/// A connection with its sequence numbers, so that each segment has the numbers that the other side
+/// expects.
 struct Connection {
     port: u16,
-    /// Of the originator and of the other side.
+    /// The next sequence number of the originator and of the other side.
     next: [u32; 2],
 }
 
-/// Bytes behind the headers of each frame.
+/// Bytes after the headers of each frame.
 const PAYLOAD: u32 = 24;
 
 impl Connection {
@@ -153,9 +152,10 @@ fn policy(rules: [&str; 2]) -> Step {
     })
 }
 
-/// What the rules accept is remembered, and what they do not is looked for; a SYN is only ever
-/// the rules'. So each segment comes once while the rules accept what the originator sends, and
-/// once while they accept what the other side sends and the flow is kept.
+/// All steps of the script. A flow is updated either when the rules accept the packet or when they
+/// do not and it is looked up, and a SYN is only ever decided by rules. So each segment is sent
+/// once while the rules accept the originator's packets, and once while they accept the other
+/// side's and the flow is kept.
 fn steps(rules_at_last_for: Side) -> Vec<Step> {
     let for_originator = || policy(["out tcp to any accept", "in all from any drop"]);
     let for_other = || policy(["in tcp from any accept", "out all to any drop"]);
@@ -196,9 +196,9 @@ fn steps(rules_at_last_for: Side) -> Vec<Step> {
     [paths, other_syns, last].concat()
 }
 
-/// Proves K9: from each state each segment of each side leads to where connection tracking's
-/// table has it, in the kernel and over a change of policy, and each segment begins what it
-/// should.
+/// Proves K9: in each state each segment of each side leads to the state that connection tracking's
+/// table has, in the kernel and after a change of policy. Each segment that opens a flow begins it
+/// in the right state.
 #[test]
 fn every_step_is_taken() {
     let manner = Manner {
@@ -214,8 +214,8 @@ fn every_step_is_taken() {
         }
     });
     if is_guest() {
-        // An emulated processor takes longer than a closed flow lives, so that some steps find
-        // none. All that were taken have been compared.
+        // On an emulated processor a closed flow can expire before its next step, so some steps
+        // find no flow. All steps that were taken have been compared.
         return;
     }
     let segments = [

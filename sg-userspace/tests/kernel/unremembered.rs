@@ -1,5 +1,5 @@
-//! Connections that needed no flow entry, because the rules passed both their sides, when a policy
-//! comes that passes them no longer.
+//! Connections that had no flow entry because the rules accepted both directions, when the next
+//! policy does not.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -11,18 +11,19 @@ use crate::hosts::Pair;
 use crate::sandbox::sandbox;
 use crate::seed::{NODE4, NODE6, Node, PEER4, PEER6, at};
 
-/// Of the connections to the node no answer needs an entry, nor of those from it.
+/// Under these rules neither connections to the node nor those from it need an entry.
 const BOTH_WAYS: &str = "in tcp 22 from any accept
     in all from 192.0.2.0/24 accept
     in all from 2001:db8::/64 accept
     out all to any accept";
 
-/// The end of a connection that has connected, and the other.
+/// The index of each end in a pair: the client has connected to the server.
 const CLIENT: usize = 0;
 const SERVER: usize = 1;
 
-/// Opens connections under one policy and puts `next` in its place; `check` says whether one that
-/// came in and one that went out carry what their remote says first, and then the node.
+/// Opens connections under one policy and replaces it by `next`. For one inbound connection, one
+/// outbound and datagrams, it compares whether data passes: first from the remote, then from the
+/// node.
 #[track_caller]
 fn assert_becomes(
     next: &str,
@@ -61,7 +62,7 @@ fn assert_becomes(
     });
 }
 
-/// Proves K7 and K11: connections that needed no entry run out as any other.
+/// Proves K7 and K11: with `keep` these connections go on until they end.
 #[test]
 fn connections_without_entries_are_kept() {
     let all = [true; 2];
@@ -70,8 +71,8 @@ fn connections_without_entries_are_kept() {
     assert_becomes("in all from any accept", Established::Keep, all, all, all);
 }
 
-/// Proves K7 and K11: they are judged again by the direction that opened them, whoever speaks
-/// first.
+/// Proves K7 and K11: with `revalidate` they are judged by the rules of the direction that opened
+/// them, whichever end sends first.
 #[test]
 fn connections_without_entries_are_judged_again() {
     let (all, none) = ([true; 2], [false; 2]);
@@ -92,8 +93,8 @@ fn connections_without_entries_are_judged_again() {
     );
 }
 
-/// Proves K7 and K11: they are flushed with all others: of TCP nothing passes any more, in
-/// whichever direction the rules would accept it, and a UDP flow may begin anew.
+/// Proves K7 and K11: `flush` applies to them, too. TCP segments are dropped in both directions
+/// even if the rules would accept them, and UDP flows can begin again.
 #[test]
 fn connections_without_entries_are_flushed() {
     let none = [false; 2];
@@ -107,7 +108,7 @@ fn connections_without_entries_are_flushed() {
     );
 }
 
-/// Proves K7: what passes by rules alone before and after needs no entry.
+/// Proves K7: connections that need no entry before and after a change get none.
 #[test]
 fn connections_that_still_need_no_entry_get_none() {
     sandbox(|sandbox| {
@@ -115,22 +116,21 @@ fn connections_that_still_need_no_entry_get_none() {
         let all = rules_from_lines("in all from any accept\nout all to any accept");
         node.apply(&all);
         let pairs = [node.inbound(NODE4), node.outbound(PEER6), node.udp(PEER4)];
-        // Another one that says the same.
+        // Another policy with the same meaning.
         let again = rules_from_lines(
             "in all from any accept\nout tcp to any accept\nout all to any accept",
         );
         let applied = node.apply(&again);
         assert_eq!(applied.seeded, None);
-        assert!(!applied.state.has_flows, "nothing is looked for");
+        assert!(!applied.state.has_flows, "no flows are looked up");
         assert_eq!(node.flows().len(), 0);
         pairs.iter().for_each(Pair::goes_on);
     });
 }
 
-/// Proves K11: a flow that is half-open in the table, and whose sockets are known too, is not
-/// entered once more when a policy comes that needs no entries, and goes. The node has another
-/// socket at that port, so that the sockets alone would say that the flow was opened from
-/// outside.
+/// Proves K11: a flow that is half-open in the table, and whose sockets are found as well, is not
+/// entered a second time while a policy without flows comes and goes. The node has another socket
+/// at the same port, so the sockets alone would suggest that the flow was opened from outside.
 #[test]
 fn a_half_open_flow_is_there_once() {
     const UDP_OUT: &str = "out udp 53 to any accept";

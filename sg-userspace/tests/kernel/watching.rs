@@ -1,5 +1,5 @@
-//! Looks at an attached interface: what is there, what has been counted, and that it adds up.
-//! Every test that attaches something uses it.
+//! Reads an attached interface: its state, its counters, and whether the counters add up. All tests
+//! that attach something use it.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use sg_userspace::observe::counters::{Counters, counters};
 
 use crate::sandbox::Sandbox;
 
-/// The rules of a usual node.
+/// The rules of a typical node.
 pub(crate) const NODE: &str = "in tcp 22 from any accept
      in all from 10.0.0.0/8 accept
      in all from any drop
@@ -27,13 +27,13 @@ pub(crate) fn read(sandbox: &Sandbox, interface: &str) -> Counters {
     counters(&only(sandbox, interface)).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// Waits for receivers to catch up, then reads.
+/// Reads the counters until `done` returns true, because receivers need some time to catch up.
 pub(crate) fn read_when(
     sandbox: &Sandbox,
     interface: &str,
     done: impl Fn(&Counters) -> bool,
 ) -> Counters {
-    // Emulated processors that others use as well may need some of it.
+    // Generous, because processors may be emulated and busy.
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let counted = read(sandbox, interface);
@@ -49,7 +49,7 @@ pub(crate) fn apply_rules(sandbox: &Sandbox, rules: &str, options: &ApplyOptions
     apply(&rules_from_lines(rules), options).unwrap_or_else(|e| panic!("apply: {e}"));
 }
 
-/// Inbound and outbound packets under a reason, whatever its action.
+/// Inbound and outbound packets of a reason, whatever its action.
 pub(crate) fn under(counters: &Counters, reason: &str) -> [u64; 2] {
     ["inbound", "outbound"].map(|direction| {
         let rows = counters.reasons.iter();
@@ -60,7 +60,7 @@ pub(crate) fn under(counters: &Counters, reason: &str) -> [u64; 2] {
     })
 }
 
-/// SPEC A2, summed up from the listed rows without looking at how totals are made.
+/// A2: checks the sums of the listed rows, without using the totals that they are compared with.
 pub(crate) fn assert_adds_up(c: &Counters, inbound: u64, outbound: u64) {
     for (direction, sent) in [("inbound", inbound), ("outbound", outbound)] {
         let rules: u64 = c

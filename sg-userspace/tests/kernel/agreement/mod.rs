@@ -1,6 +1,6 @@
-//! The kernel's programs, the compiled tables, the oracle and the reference agree on random
-//! packets for random policies: verdict, rule and reason, packet by packet. nftables agrees rule
-//! by rule.
+//! The agreement tests: for random policies, the kernel's programs, the compiled tables, the oracle
+//! and the reference agree on the verdict, the rule and the reason of every random packet. nftables
+//! agrees on the counters of every rule.
 
 mod nftables;
 
@@ -16,22 +16,22 @@ use crate::traffic::{Traffic, policies};
 use crate::world::hunt::{self, Manner};
 use crate::world::script::{self, Step};
 
-/// Frames for each policy.
+/// How many frames are sent for each policy.
 const FRAMES: usize = 5000;
-/// Policies of the normal test run, on each of two threads.
+/// How many policies each of the two threads tries in the normal test run.
 const POLICIES: u64 = 110;
 const THREADS: u64 = 2;
-/// Policies on each thread where processors are emulated.
+/// The same in a guest, where processors are emulated and slow.
 const POLICIES_OF_A_GUEST: u64 = 4;
 
-/// What has been tried.
+/// Sums over all policies, to show that enough was tried.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) policies: u64,
     pub(crate) frames: u64,
     pub(crate) refused: u64,
     pub(crate) evicted: u64,
-    /// How many frames went which way in the reference.
+    /// How many frames took each path through the reference.
     pub(crate) ways: BTreeMap<&'static str, u64>,
 }
 
@@ -75,7 +75,7 @@ pub(crate) fn round(sandbox: &Sandbox, seed: u64, tally: &Mutex<Tally>) {
         .add(&world);
 }
 
-/// Every way that a frame can go in a policy's first generation.
+/// Every path that a frame can take in the first generation of a policy.
 const WAYS: &[&str] = &[
     "non-ip",
     "non-ip, dropped",
@@ -149,7 +149,7 @@ fn a_million_frames_have_the_fate_that_the_reference_gives_them() {
     let tally = tally.into_inner().expect("all threads have ended");
     println!("{tally:#?}");
     let wanted = policies * THREADS * FRAMES as u64;
-    // The kernel refuses to make a packet of some of the shortest.
+    // The kernel refuses test runs with some of the shortest frames.
     assert_eq!(tally.frames + tally.refused, wanted);
     assert!(is_guest() || tally.frames >= 1_000_000, "{}", tally.frames);
     assert!(
@@ -164,8 +164,8 @@ fn a_million_frames_have_the_fate_that_the_reference_gives_them() {
     }
 }
 
-/// Proves P3, K4, K8, K9, K11 and A2 by the cases in `tests/cases`: kernel and reference agree,
-/// and say what the case says.
+/// Proves P3, K4, K8, K9, K11 and A2 by the cases in `tests/cases`, which random tests once failed
+/// on: kernel and reference agree, and decide as the case says.
 #[test]
 fn cases_found_before_stay_solved() {
     let mut files: Vec<_> = std::fs::read_dir(hunt::cases())
@@ -195,7 +195,8 @@ fn cases_found_before_stay_solved() {
     });
 }
 
-/// The machinery finds a mistake, makes it small, and writes a case that can be replayed.
+/// Shows that the machinery works: it finds a mistake made on purpose, shrinks the script, and
+/// writes a case that can be replayed.
 #[test]
 fn a_mistake_is_found_shrunk_and_written_down() {
     let folder = tempfile::tempdir().expect("a folder for the case");
@@ -231,7 +232,8 @@ fn a_mistake_is_found_shrunk_and_written_down() {
         assert!(policy.groups.iter().all(|g| g.rules.is_empty()), "{text}");
         assert_eq!(sent.bytes[..12], [0; 12], "{text}");
         assert_eq!(sent.expected.as_deref(), Some("accept non-ip"), "{text}");
-        // Without the mistake the kernel is right, and the case says something else.
+        // The kernel does not have the mistake, so the written case, which has, does not agree with
+        // it.
         let Err(failure) = hunt::run(sandbox, &Manner::default(), &case) else {
             panic!("the case is replayed:\n{text}");
         };

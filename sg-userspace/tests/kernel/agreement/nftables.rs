@@ -1,5 +1,5 @@
-//! nftables, an independent implementation, counts for each rule what the enforcer counts for it:
-//! on ingress and on egress, packets of many remotes to and from addresses that belong to no flow.
+//! nftables, an independent implementation, counts for each rule the same packets as the enforcer,
+//! on ingress and on egress. The packets have many addresses, and none belongs to a flow.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,8 +17,8 @@ use crate::frames::{Frame, frame, other};
 use crate::sandbox::{RawSender, run, sandbox};
 use crate::support::rounds;
 
-/// A frame of what `packet` says, to or from a local address that no other frame of the test has,
-/// so that it belongs to no flow.
+/// A frame with the addresses and ports of `packet`. Its local address is random, so that it
+/// belongs to no flow.
 fn frame_of(rng: &mut Rng, packet: &oracle::Packet) -> Frame {
     let local: IpAddr = match packet.remote {
         IpAddr::V4(_) => Ipv4Addr::from(rng.u32(..)).into(),
@@ -46,7 +46,8 @@ fn frame_of(rng: &mut Rng, packet: &oracle::Packet) -> Frame {
     }
 }
 
-/// One rule in the language of nftables, for a chain on an interface's ingress or egress.
+/// The rule in the language of nftables, for a chain at an interface's ingress or egress. A rule
+/// with several prefixes becomes several.
 fn nft_rule(rule: &Rule) -> Vec<String> {
     let mut out = Vec::new();
     let side = match rule.direction {
@@ -91,8 +92,8 @@ fn nft_rule(rule: &Rule) -> Vec<String> {
     out
 }
 
-/// Loads `policy` as a list of nftables rules on `interface`, each with the counter `r<index>` (a
-/// rule with several prefixes becomes several with one counter).
+/// Loads `policy` as nftables rules on `interface`. Those that a rule has become share its counter
+/// `r<index>`.
 fn load_nftables(policy: &Policy, direction: Direction, interface: &str) {
     let hook = match direction {
         Direction::Inbound => "ingress",
@@ -132,8 +133,8 @@ fn nftables_packets(rules: usize) -> Vec<u64> {
     packets
 }
 
-/// Sends the same packets through an interface with the policy attached and one with nftables, and
-/// compares what each rule has counted, and on egress what has left.
+/// Sends the same packets through an interface with the policy attached and one with nftables.
+/// Compares the counters of each rule, and on egress which packets have left.
 fn same_as_nftables(policy: &Policy, direction: Direction, packets: usize, seed: u64) {
     let mut rng = Rng::with_seed(seed);
     let frames: Vec<Frame> = std::iter::repeat_with(|| {
@@ -160,7 +161,8 @@ fn same_as_nftables(policy: &Policy, direction: Direction, packets: usize, seed:
             let (ours, theirs) = (ours.send(frame.bytes()), theirs.send(frame.bytes()));
             assert_eq!(ours, theirs, "seed {seed}, packet {i}: whether it left");
             if i % 256 == 255 {
-                // Receivers share our cores; do not outrun their queues.
+                // The receiving threads share the two cores. A pause keeps their queues from
+                // overflowing.
                 std::thread::sleep(std::time::Duration::from_micros(500));
             }
         }
@@ -194,7 +196,7 @@ fn same_as_nftables(policy: &Policy, direction: Direction, packets: usize, seed:
     });
 }
 
-/// 1,000 random rules with nested prefixes and port ranges, all of one direction.
+/// 1,000 random rules of one direction, with nested prefixes and port ranges.
 fn rules(direction: Direction, seed: u64) -> Policy {
     let shape = Shape {
         rules: 1000,
@@ -228,8 +230,8 @@ fn each_outbound_rule_counts_what_the_same_rule_in_nftables_counts() {
     }
 }
 
-/// Proves P2 and A1 with the standard rule sets, which are read from `SG_DATA`. Without it there
-/// is nothing to compare; `cargo xtask test` says so.
+/// Proves P2 and A1 with the ClassBench rule sets, which are read from `SG_DATA`. Without that
+/// variable there is nothing to compare, and `cargo xtask test` reports it.
 #[test]
 fn classbench_rules_count_as_in_nftables() {
     let Some(data) = std::env::var_os("SG_DATA") else {
@@ -241,7 +243,7 @@ fn classbench_rules_count_as_in_nftables() {
     let mut rules = String::new();
     for (i, line) in text.lines().enumerate() {
         let word: Vec<&str> = line.trim_start_matches('@').split_whitespace().collect();
-        // source, destination, source ports, destination ports, protocol/mask, flags
+        // The columns: source, destination, source ports, destination ports, protocol/mask, flags.
         let [source, _, _, ":", _, first, ":", last, protocol, ..] = word[..] else {
             panic!("{}:{}: unexpected columns", path.display(), i + 1);
         };

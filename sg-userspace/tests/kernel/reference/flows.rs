@@ -1,5 +1,5 @@
-//! What the enforcer remembers of flows (SPEC K6-K11): half-open and established ones, with a
-//! clock that is handed in.
+//! The reference's flow table (K6 to K11): half-open and established flows, with the time as an
+//! argument.
 
 use std::collections::HashMap;
 
@@ -12,11 +12,11 @@ use super::states::{self, Circumstances, Segment, State, Taken};
 
 pub(crate) const SECOND: u64 = 1_000_000_000;
 
-/// A flow that is seen again this soon need not say so.
+/// A packet updates the time of its flow only if the last update is older than this.
 pub(crate) const TOUCH: u64 = SECOND / 4;
 
-/// Nanoseconds from `then` to `now`, also when `then` lies before the clock's zero: tests turn it
-/// back further than a machine that was just started has run.
+/// Nanoseconds from `then` to `now`. `then` may lie before the clock's zero, since tests move times
+/// back by more than the machine has been up.
 pub(crate) fn elapsed(now: u64, then: u64) -> i64 {
     now.wrapping_sub(then) as i64
 }
@@ -28,34 +28,34 @@ pub(crate) struct Flow {
     pub(crate) last_seen: u64,
     pub(crate) slot: u32,
     pub(crate) generation: u32,
-    /// Whose packets the rules are asked about.
+    /// The direction whose rules have to admit the flow.
     pub(crate) originator: Direction,
-    /// Who has opened it, where that is known.
+    /// The direction of the packet that opened the connection, if it was seen.
     pub(crate) opened: Option<Direction>,
     pub(crate) state: State,
     pub(crate) answered: bool,
     pub(crate) seeded: bool,
-    /// What acknowledges the other side's last segment of a handshake; the kernel does not tell
-    /// it.
+    /// The number that acknowledges the other side's last segment of the handshake. The kernel's
+    /// entry keeps it in another form, so it is not compared.
     pub(crate) number: Number,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Number {
-    /// It has sent nothing.
+    /// The other side has sent nothing.
     None,
     Of(u32),
-    /// Nobody has seen what it sent.
+    /// What the other side sent was not seen.
     Unknown,
 }
 
-/// The age from which on an answer shows that somebody is there (SPEC K9).
+/// A reply at this age shows that the flow lasts (K9).
 pub(crate) const LASTING: u64 = 2 * SECOND;
 
-/// How a packet of a TCP flow that has been cut is dropped.
+/// The reason of dropped packets of a cut TCP flow.
 pub(crate) const REVOKED: &str = "revoked";
 
-/// What the policy in force says about flows.
+/// The options of the policy in force that concern flows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
     pub(crate) generation: u32,
@@ -65,23 +65,23 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
-    /// How long a flow in `state` may be silent.
+    /// The timeout of a flow in `state`.
     pub(crate) fn seconds(&self, state: State) -> u32 {
         let seconds = self.timeouts[state.timeout() as usize];
         match state {
-            // Five days, unless the policy has longer connections.
+            // Five days, or longer if the policy's timeout for connections is.
             State::Cut => seconds.max(432_000),
             _ => seconds,
         }
     }
 
-    /// SPEC K11: it was there before this policy, which has flushed all that were.
+    /// K11: whether the flow is older than this policy, which has flushed all older ones.
     fn has_flushed(&self, flow: &Flow) -> bool {
         self.flush && flow.generation < self.generation
     }
 }
 
-/// What a flow has to say about a packet that no rule accepts.
+/// What the flow table says about a packet that no rule accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     Nothing,
@@ -91,8 +91,7 @@ pub(crate) enum Found {
     Revoked,
 }
 
-/// Flows of one kind that were entered into the table, that were taken out, and that had to make
-/// room for others.
+/// How many flows of one kind were entered, were removed, and were evicted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Moves {
     pub(crate) entered: u64,
@@ -105,7 +104,7 @@ pub(crate) struct Flows {
     pub(crate) entries: HashMap<FlowKey, Flow>,
     /// In the order of `FlowKind::BOTH`.
     pub(crate) moves: [Moves; 2],
-    /// TCP's steps.
+    /// The steps of TCP that were taken, to see that all are tried.
     pub(crate) taken: Taken,
 }
 
@@ -114,7 +113,7 @@ pub(crate) fn has_expired(flow: &Flow, now: u64, terms: &Terms) -> bool {
     elapsed(now, flow.last_seen) > i64::from(seconds) * SECOND as i64
 }
 
-/// What a TCP segment acknowledges.
+/// The acknowledgement number of a TCP segment.
 fn acknowledged(seen: &Seen) -> Option<u32> {
     match seen.transport {
         Transport::Tcp { numbers, .. } => Some(numbers.acknowledges),
@@ -122,8 +121,8 @@ fn acknowledged(seen: &Seen) -> Option<u32> {
     }
 }
 
-/// What acknowledges all of a TCP segment: its data, and SYN and FIN, which count for one each
-/// (RFC 9293, section 3.4).
+/// The number that acknowledges all of a TCP segment: its data, and SYN and FIN, which count for
+/// one each (RFC 9293, section 3.4).
 fn end(seen: &Seen) -> u32 {
     let Transport::Tcp { numbers, flags, .. } = seen.transport else {
         return 0;
@@ -140,7 +139,8 @@ fn is_tcp(key: &FlowKey) -> bool {
 }
 
 impl Flow {
-    /// SPEC K11: only a SYN that the rules accept begins a connection in its place.
+    /// K11: cuts the flow. Only a SYN that the rules accept opens a connection on these ports
+    /// again.
     fn cut(&mut self, now: u64) {
         if self.state != State::Cut || elapsed(now, self.last_seen) > TOUCH as i64 {
             self.last_seen = now;
@@ -151,8 +151,9 @@ impl Flow {
 }
 
 impl Flows {
-    /// What `apply` does to all flows of policies before this one, and the programs to those that
-    /// they meet. Returns how many of each kind have gone.
+    /// What a policy with `flush` does to all older flows: `apply` does it for the whole table, and
+    /// the programs for each flow that they find before. Returns how many flows of each kind were
+    /// removed.
     pub(crate) fn flush(&mut self, now: u64, terms: &Terms) -> [u64; 2] {
         let mut gone = [0; 2];
         self.entries.retain(|key, flow| {
@@ -186,7 +187,7 @@ impl Flows {
         self.moves[flow.kind as usize].left += 1;
     }
 
-    /// The packet is accepted by the rule of `slot`, and its answer may need the flow table.
+    /// The packet is accepted by the rule of `slot`, and its reply may need the flow table.
     pub(crate) fn remember(
         &mut self,
         seen: &Seen,
@@ -196,8 +197,9 @@ impl Flows {
         terms: &Terms,
     ) -> &'static str {
         if let Some(flow) = self.entries.get_mut(&key) {
-            // The rules do not pass what would answer this packet. If that is what its originator
-            // sends, they do not admit the flow any more, whichever side they are asked about.
+            // The rules do not accept the replies to this packet. If this packet comes from the
+            // other side than the originator, the originator's own packets are what the rules
+            // refuse, so they do not admit the flow any more.
             let is_judged = !terms.keep && flow.generation < terms.generation && !flow.seeded;
             let is_lost = is_judged && flow.originator != seen.direction;
             let is_over = is_lost || terms.has_flushed(flow);
@@ -230,7 +232,7 @@ impl Flows {
             slot,
             generation: terms.generation,
             originator: seen.direction,
-            // Of TCP that is told by a SYN alone.
+            // For TCP, only a SYN shows which side opened the connection.
             opened: match states::asks_to_open(seen) || !is_tcp(&key) {
                 true => Some(seen.direction),
                 false => None,
@@ -245,7 +247,7 @@ impl Flows {
         "accept, opens a flow"
     }
 
-    /// The packet and its answers are accepted by the rules.
+    /// The rules accept both the packet and the replies to it.
     pub(crate) fn pass(
         &mut self,
         seen: &Seen,
@@ -269,7 +271,7 @@ impl Flows {
         REVOKED
     }
 
-    /// The flow of `key` has one more packet.
+    /// Updates the flow of `key` for one more packet of it.
     fn go_on(&mut self, seen: &Seen, key: FlowKey, now: u64, is_judged_anew: bool) {
         let flow = self.entries.get_mut(&key).expect("it was found");
         let before = *flow;
@@ -293,7 +295,8 @@ impl Flows {
         let has_moved = *flow != before;
         if tells {
             flow.number = match end(seen) {
-                // What the entry says when it has none, and when any will do.
+                // The entry stores these two values for "none" and "any", so a segment that ends
+                // there counts as none.
                 0 | u32::MAX => Number::None,
                 end => Number::Of(end),
             };
@@ -311,8 +314,8 @@ impl Flows {
         }
     }
 
-    /// No rule accepts the packet. `accepts_answer` is what the rules of the other direction say
-    /// of the packet that would answer this one: the slot, if they accept.
+    /// No rule accepts the packet. `accepts_answer` gives the slot of the rule of the other
+    /// direction that accepts the reply to this packet, if one does.
     pub(crate) fn find(
         &mut self,
         seen: &Seen,
@@ -344,8 +347,8 @@ impl Flows {
         }
         let mut is_judged_anew = false;
         if !is_current && !terms.keep {
-            // The rules of the originator's direction have the word: from the originator itself
-            // they have just not accepted.
+            // The rules of the originator's direction decide. If this packet is the originator's
+            // own, they have just refused it.
             let slot = if from_originator {
                 None
             } else {
@@ -371,8 +374,8 @@ impl Flows {
         }
     }
 
-    /// SPEC K8: a packet that the rules do not accept, quoted in an error, belongs to a flow that
-    /// the policy in force admits.
+    /// K8: whether a packet quoted in an ICMP error, which the rules do not accept, belongs to a
+    /// flow that the policy in force admits.
     pub(crate) fn has(
         &self,
         quoted: &Seen,

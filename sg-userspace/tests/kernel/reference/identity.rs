@@ -1,4 +1,5 @@
-//! What names a flow (SPEC K6), and what the rules are asked about a packet and about its answer.
+//! The tuple of a flow (K6), and the packets that the rules are asked about: the packet itself, and
+//! its reply.
 
 use std::net::IpAddr;
 
@@ -7,7 +8,7 @@ use sg_policy::oracle;
 
 use super::parse::{Datagram, Transport};
 
-/// Names a flow, seen from the node.
+/// The tuple of a flow, with local and remote end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct FlowKey {
     pub(crate) local: IpAddr,
@@ -22,7 +23,7 @@ pub(crate) enum By {
         local: u16,
         remote: u16,
     },
-    /// ICMP queries: the request's type, who asks, and the identifier.
+    /// ICMP queries: the type of the request, whether the request is inbound, and the identifier.
     Query {
         request: u8,
         asked_inbound: bool,
@@ -31,7 +32,7 @@ pub(crate) enum By {
     Addresses,
 }
 
-/// A packet as the node sees it.
+/// A packet with local and remote end instead of source and destination.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen {
     pub(crate) direction: Direction,
@@ -41,7 +42,7 @@ pub(crate) struct Seen {
     pub(crate) transport: Transport,
 }
 
-/// (local, remote) of the (source, destination) of a packet in `direction`.
+/// The (local, remote) pair of a packet in `direction`, from its (source, destination).
 pub(crate) fn ends<T>(direction: Direction, source: T, destination: T) -> (T, T) {
     match direction {
         Direction::Inbound => (destination, source),
@@ -49,7 +50,7 @@ pub(crate) fn ends<T>(direction: Direction, source: T, destination: T) -> (T, T)
     }
 }
 
-/// RFC 792, RFC 950, RFC 4443, RFC 4620: requests and their answers.
+/// Types of requests and their replies, for IPv6 or not (RFC 792, RFC 950, RFC 4443, RFC 4620).
 const QUERIES: [(bool, u8, u8); 6] = [
     (false, 8, 0),
     (false, 13, 14),
@@ -77,7 +78,7 @@ impl Seen {
         }
     }
 
-    /// The request's type, the answer's, and whether this is the request.
+    /// The types of the request and of the reply, and whether this packet is the request.
     fn query(&self) -> Option<(u8, u8, bool)> {
         let Transport::Icmp { kind, .. } = self.transport else {
             return None;
@@ -89,7 +90,7 @@ impl Seen {
             .map(|(_, request, answer)| (request, answer, kind == request))
     }
 
-    /// `None` for what belongs to no flow: ICMP that neither asks nor answers.
+    /// The tuple of the packet's flow, or `None` for ICMP that is neither request nor reply.
     pub(crate) fn flow_key(&self) -> Option<FlowKey> {
         let by = match self.transport {
             Transport::Tcp {
@@ -133,7 +134,7 @@ impl Seen {
         }
     }
 
-    /// SPEC K9: an answer or a reset begins nothing.
+    /// K9: whether the packet may open a flow. Replies and resets do not.
     pub(crate) fn may_open(&self) -> bool {
         const RST: u8 = 4;
         match self.transport {
@@ -142,7 +143,7 @@ impl Seen {
         }
     }
 
-    /// What the rules of this packet's direction are asked.
+    /// The packet as the rules of its direction see it.
     pub(crate) fn question(&self) -> oracle::Packet {
         let (port, icmp) = match self.transport {
             Transport::Tcp { destination, .. }
@@ -160,7 +161,7 @@ impl Seen {
         }
     }
 
-    /// What the rules of the other direction would be asked, were this packet answered.
+    /// The reply to this packet as the rules of the other direction see it.
     pub(crate) fn answers_question(&self) -> oracle::Packet {
         let (port, icmp) = match self.transport {
             Transport::Tcp { source, .. }
@@ -183,7 +184,7 @@ impl Seen {
     }
 }
 
-/// Names the datagram of a fragment that crosses the interface in one direction.
+/// Identifies the datagram of a fragment that crosses the interface in one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FragmentKey {
     pub(crate) direction: Direction,

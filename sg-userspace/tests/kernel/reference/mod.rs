@@ -1,9 +1,10 @@
-//! The fate of a whole packet, written slowly and plainly from SPEC K2-K11: what the kernel's
-//! programs must agree with. It shares no code with them, only the names of what both write down.
+//! The fate of a whole packet, written a second time from K2 to K11, slowly and plainly. The
+//! programs in the kernel must agree with it. It shares no code with them, only the names of
+//! reasons and kinds.
 //!
-//! bytes → headers (`parse`, `quoted`) → what names a flow and what the rules are asked
-//! (`identity`) → the rules (`rules`) → what is remembered (`flows`, `states`, and fragments
-//! here).
+//! A frame becomes headers (`parse`, `quoted`), those become the tuple of a flow and questions to
+//! the rules (`identity`), the rules give a verdict (`rules`), and flows and fragments are
+//! remembered (`flows`, `states`, and fragments in this file).
 
 pub(crate) mod flows;
 pub(crate) mod identity;
@@ -24,18 +25,19 @@ use identity::{FragmentKey, Seen};
 use parse::{Frame, Packet, Transport};
 use rules::{Rules, Ruling};
 
-/// What happens to a frame, and the counter that says so.
+/// What happens to a frame, and the counter that moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fate {
     pub(crate) accept: bool,
     pub(crate) slot: u32,
     pub(crate) is_reply: bool,
     pub(crate) packets: u64,
-    /// `None` where nobody can say how many there are: segments of a frame without known headers.
+    /// `None` if it cannot be known: the kernel counts the bytes of segments by their headers,
+    /// which this frame does not have.
     pub(crate) bytes: Option<u64>,
 }
 
-/// Verdict and counter, before it is known how much is counted.
+/// Verdict and counter slot, without the numbers of packets and bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) accept: bool,
@@ -57,9 +59,10 @@ pub(crate) struct Reference {
     pub(crate) non_ip: NonIp,
     pub(crate) flows: Flows,
     pub(crate) fragments: HashMap<FragmentKey, First>,
-    /// How many frames went which way.
+    /// How many frames took each path.
     pub(crate) ways: BTreeMap<&'static str, u64>,
-    /// A mistake made on purpose, to see that it is found: packets to this port are accepted.
+    /// A mistake made on purpose, to show that the tests find it: packets to this port are
+    /// accepted.
     pub(crate) sabotaged_port: Option<u16>,
 }
 
@@ -82,7 +85,7 @@ impl Outcome {
 }
 
 impl Reference {
-    /// Decides a frame at `now`; the wire carries it as `segments` packets.
+    /// Decides a frame at time `now`. On the wire it is `segments` packets.
     pub(crate) fn decide(
         &mut self,
         direction: Direction,
@@ -145,7 +148,7 @@ impl Reference {
         Outcome::reason(direction, reason)
     }
 
-    /// SPEC K4.
+    /// K4: decides a later fragment as its first one was decided.
     fn follow(&mut self, direction: Direction, key: FragmentKey, now: u64) -> Outcome {
         let seconds = self.terms.timeouts[Timeout::Fragment as usize];
         let first = self.fragments.get(&key).copied();
@@ -198,8 +201,8 @@ impl Reference {
         Outcome::rule(ruling)
     }
 
-    /// SPEC K7: remembers an accepted packet's flow, unless its answers pass by the rules anyway:
-    /// then the table matters to a connection that has been cut and to nothing else (SPEC K11).
+    /// K7: enters an accepted packet's flow. If the rules accept the replies by themselves, no
+    /// entry is needed, and the table only matters for a connection that was cut (K11).
     fn open(&mut self, seen: &Seen, ruling: Ruling, now: u64) -> &'static str {
         match seen.flow_key() {
             None => "accept, of no flow",
@@ -216,7 +219,7 @@ impl Reference {
         }
     }
 
-    /// SPEC K6: what the flow table says of a packet that no rule accepts.
+    /// K6: what the flow table says about a packet that no rule accepts.
     fn look_up(&mut self, seen: &Seen, now: u64) -> Option<Outcome> {
         let key = seen.flow_key()?;
         if states::asks_to_open(seen) {
@@ -249,7 +252,7 @@ impl Reference {
         }
     }
 
-    /// SPEC K8.
+    /// K8: whether an ICMP error is about a packet of a tracked flow or of accepted traffic.
     fn is_related(&mut self, error: &Seen, packet: &Packet, now: u64) -> bool {
         let Transport::Icmp { kind, .. } = error.transport else {
             return false;
@@ -263,7 +266,7 @@ impl Reference {
             self.went("an error with an unreadable quotation");
             return false;
         };
-        // An error is sent to whoever sent what it is about.
+        // An error must go to the sender of the packet that it quotes.
         let (to, about) = match error.direction {
             Direction::Inbound => (error.local, quoted.local),
             Direction::Outbound => (error.remote, quoted.remote),
@@ -290,7 +293,7 @@ impl Reference {
     }
 }
 
-/// SPEC K5.
+/// K5: whether the packet is essential traffic.
 fn is_essential(packet: &Packet) -> bool {
     const IGMP: u8 = 2;
     match (packet.source, packet.transport) {

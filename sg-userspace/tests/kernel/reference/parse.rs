@@ -1,5 +1,5 @@
-//! Bytes → headers, as SPEC K2-K4 say: by an independent parser where that is strict in the same
-//! way, and by looking at the bytes where it is not.
+//! Parses frames as K2 to K4 say: by an independent parser where that is as strict, and by hand
+//! where it is not.
 
 use std::net::IpAddr;
 
@@ -8,25 +8,25 @@ use etherparse::{
     UdpHeaderSlice,
 };
 
-/// What a frame turns out to be.
+/// What a frame is.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Frame {
     Arp,
-    /// Neither IPv4 nor IPv6, nor ARP.
+    /// Neither IPv4 nor IPv6 nor ARP.
     NonIp,
-    /// With what is wrong.
+    /// Malformed, with the defect.
     Malformed(&'static str),
     LaterFragment(Datagram),
     Packet(Packet),
 }
 
-/// What the fragments of one datagram have in common.
+/// What all fragments of one datagram have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Datagram {
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
     pub(crate) identification: u32,
-    /// The protocol; for IPv6 what the fragment header says comes next.
+    /// The protocol. For IPv6, the next header after the fragment header.
     pub(crate) protocol: u8,
 }
 
@@ -37,11 +37,11 @@ pub(crate) struct Packet {
     pub(crate) hop_limit: u8,
     pub(crate) protocol: u8,
     pub(crate) transport: Transport,
-    /// The datagram that this is the first fragment of.
+    /// The datagram, if this packet is its first fragment.
     pub(crate) first_fragment_of: Option<Datagram>,
-    /// Bytes of all headers.
+    /// The length of all headers in bytes.
     pub(crate) headers: usize,
-    /// What an ICMP message carries behind its header, as far as the packet's length claims it.
+    /// What follows the header of an ICMP message, up to the length in the IP header.
     pub(crate) icmp_payload: Vec<u8>,
 }
 
@@ -61,7 +61,7 @@ pub(crate) enum Transport {
         source: u16,
         destination: u16,
     },
-    /// ICMP in IPv4, ICMPv6 in IPv6.
+    /// ICMP in IPv4 and ICMPv6 in IPv6.
     Icmp {
         kind: u8,
         code: u8,
@@ -70,13 +70,13 @@ pub(crate) enum Transport {
     Other,
 }
 
-/// Where a TCP segment stands in its stream (RFC 9293 section 3.4). Nothing is known of one that
-/// is quoted.
+/// The sequence numbers of a TCP segment (RFC 9293, section 3.4). For a quoted one they are
+/// unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Numbers {
     pub(crate) sequence: u32,
     pub(crate) acknowledges: u32,
-    /// Bytes behind the header, as far as the packet's length claims them.
+    /// Bytes after the TCP header, up to the length in the IP header.
     pub(crate) length: u32,
 }
 
@@ -96,12 +96,12 @@ const MOST_EXTENSION_HEADERS: usize = 8;
 const MOST_TAGS: usize = 2;
 const LONGEST_DATAGRAM: usize = 65_535;
 
-/// The protocol that is ICMP for `address`.
+/// The number of the protocol ICMP in the family of `address`.
 pub(crate) fn icmp_of(address: IpAddr) -> u8 {
     if address.is_ipv4() { ICMP } else { ICMPV6 }
 }
 
-/// Parses a frame which the wire carries as `segments` packets.
+/// Parses a frame that is `segments` packets on the wire.
 pub(crate) fn parse(frame: &[u8], segments: u32) -> Frame {
     let Ok(ethernet) = Ethernet2HeaderSlice::from_slice(frame) else {
         return Frame::Malformed("no Ethernet header");
@@ -172,8 +172,8 @@ fn ipv4(bytes: &[u8], segments: u32) -> Result<Ip, &'static str> {
     )
 }
 
-/// What a length field says of the bytes from there on: zero is all of them, where they are too
-/// many for it.
+/// The length that a 16-bit field gives for `bytes`. Zero means all of them if they are too many
+/// for the field.
 fn length(field: u16, bytes: &[u8]) -> usize {
     match field {
         0 if bytes.len() > LONGEST_DATAGRAM => bytes.len(),
@@ -208,8 +208,8 @@ fn ipv6(bytes: &[u8], segments: u32) -> Result<Ip, &'static str> {
     )
 }
 
-/// A walk along the extension headers of an IPv6 packet, which ends at a later fragment or at
-/// what is no extension header.
+/// Walks along the extension headers of an IPv6 packet, to a later fragment or the first header
+/// that is no extension header.
 pub(crate) struct Chain {
     pub(crate) protocol: u8,
     pub(crate) len: usize,
@@ -373,7 +373,7 @@ fn transport(
     Ok((Transport::Other, 0))
 }
 
-/// What TCP, UDP and SCTP begin with.
+/// The ports, which are the first four bytes of TCP, UDP and SCTP headers.
 pub(crate) fn ports(header: &[u8]) -> (u16, u16) {
     let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
     (word(0), word(2))

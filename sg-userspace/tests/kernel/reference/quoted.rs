@@ -1,5 +1,5 @@
-//! The packet that an ICMP error is about, as far as the error quotes it (SPEC K8; RFC 792 and
-//! RFC 4443: its headers and at least 8 bytes behind them).
+//! The packet that an ICMP error quotes (K8). By RFC 792 and RFC 4443 at least its IP header and 8
+//! more bytes are there.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,8 @@ use sg_common::verdict::Direction;
 use super::identity::Seen;
 use super::parse::{Chain, Numbers, SCTP, TCP, Transport, UDP, icmp, icmp_of, ports};
 
-/// Unreachable, time exceeded, parameter problem, and for IPv6 packet too big.
+/// Whether the type is one of the errors: unreachable, time exceeded, parameter problem, and packet
+/// too big in IPv6.
 pub(crate) fn is_error(address: IpAddr, kind: u8) -> bool {
     match address {
         IpAddr::V4(_) => [3, 11, 12].contains(&kind),
@@ -17,7 +18,8 @@ pub(crate) fn is_error(address: IpAddr, kind: u8) -> bool {
     }
 }
 
-/// What `bytes` in an error about a packet in `direction` quote; `None` if that cannot be told.
+/// The packet in `direction` that the error quotes in `bytes`, or `None` if the quote does not
+/// identify it.
 pub(crate) fn quoted(is_v6: bool, direction: Direction, bytes: &[u8]) -> Option<Seen> {
     let (source, destination, protocol, rest): (IpAddr, IpAddr, u8, &[u8]) = if is_v6 {
         let header = Ipv6HeaderSlice::from_slice(bytes).ok()?;
@@ -69,6 +71,6 @@ pub(crate) fn quoted(is_v6: bool, direction: Direction, bytes: &[u8]) -> Option<
         Transport::Other
     };
     let seen = Seen::new(direction, source, destination, protocol, transport);
-    // Errors are sent about queries and answers, not about other ICMP.
+    // Of ICMP only queries and replies belong to flows.
     seen.flow_key().map(|_| seen)
 }

@@ -1,5 +1,5 @@
-//! The rules of a policy, asked twice: the oracle, which walks the list, and the tables that the
-//! compiler has made of it, evaluated on the host. They must answer alike (SPEC P2).
+//! The rules of a policy, evaluated twice: by the oracle, which walks the list, and by the compiled
+//! tables on the host. The two must agree (P2).
 
 use std::cell::RefCell;
 
@@ -12,21 +12,21 @@ use sg_policy::compile::Compiled;
 use sg_policy::oracle;
 use sg_policy::policy::Policy;
 
-/// What the rules of one direction say.
+/// The verdict of one direction's rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ruling {
     pub(crate) accept: bool,
-    /// Counter slot of the rule, or of "no match".
+    /// The counter slot of the rule, or of no-match.
     pub(crate) slot: u32,
 }
 
 pub(crate) struct Rules {
-    /// What the oracle walks.
+    /// The policy for the oracle.
     pub(crate) policy: Policy,
     pub(crate) compiled: Compiled,
-    /// Of each rule of `policy`.
+    /// The counter slot of each rule of `policy`.
     pub(crate) slots: Vec<u32>,
-    /// The first question that the two have answered differently.
+    /// The first question for which the oracle and the tables differ.
     pub(crate) disagreement: RefCell<Option<String>>,
 }
 
@@ -68,7 +68,7 @@ impl Rules {
         by_oracle
     }
 
-    /// The slot of the rule that accepts, if one does.
+    /// The slot of the rule that accepts the packet, if one does.
     pub(crate) fn accepting_slot(&self, question: &oracle::Packet) -> Option<u32> {
         Some(self.ask(question))
             .filter(|ruling| ruling.accept)

@@ -1,8 +1,7 @@
-//! How a flow goes from state to state (SPEC K9), for the tests alone: no step of the enforcer's
-//! is used. TCP's table is that of the kernel's connection tracking
-//! (net/netfilter/nf_conntrack_proto_tcp.c) for segments that it takes for valid, with RFC 9293,
-//! sections 3.3.2 and 3.10.7, for what a segment is. Where the enforcer differs on purpose, it is
-//! said.
+//! The states of a flow (K9), written a second time for the tests; no code of the enforcer is used.
+//! TCP's table is that of the kernel's connection tracking (net/netfilter/nf_conntrack_proto_tcp.c)
+//! for segments that it considers valid. What a segment is follows RFC 9293, sections 3.3.2 and
+//! 3.10.7. Where the enforcer differs on purpose, a comment says so.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +22,7 @@ pub(crate) enum State {
     LastAck,
     TimeWait,
     Closed,
-    /// Revoked, flushed or cut (SPEC K11): nothing leads out of it but a new connection.
+    /// Revoked, flushed or cut (K11). Only a new connection leaves this state.
     Cut,
     UdpOneWay,
     UdpBothWays,
@@ -34,8 +33,8 @@ pub(crate) enum State {
 
 use State::*;
 
-/// What a TCP segment is for the table: connection tracking looks at RST, SYN, FIN and ACK in this
-/// order, and at no other flag.
+/// The kind of a TCP segment in the table. As in connection tracking RST, SYN, FIN and ACK are
+/// looked at in this order, and no other flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Segment {
     Syn,
@@ -46,8 +45,8 @@ pub(crate) enum Segment {
     Nothing,
 }
 
-/// How often each step was taken: from which state, by the side that opened the flow or by the
-/// other one, with which segment. `None` is a flow that began.
+/// How often each step was taken: from which state, whether by the originator, with which segment.
+/// `None` is a new flow.
 pub(crate) type Taken = BTreeMap<(Option<State>, bool, Segment), u64>;
 
 const FLAG_FIN: u8 = 1 << 0;
@@ -75,12 +74,13 @@ pub(crate) fn segment(flags: u8) -> Segment {
     Segment::Nothing
 }
 
-/// Where each segment leads from a state, first from the side that opened the flow, then from the
-/// other one. `--` stays: connection tracking ignores such a segment, or calls it invalid.
+/// The next state for each segment, first from the originator, then from the other side. `--` stays
+/// in the state: connection tracking ignores such a segment or considers it invalid.
 ///
-/// Two differences. While a connection closes, a SYN of its originator begins another one at once
-/// (`!`): connection tracking waits for the answer first, to compare numbers, which are not kept
-/// here. A SYN of the other side never begins one: no flow answers for a SYN, only rules do.
+/// There are two differences. While a connection closes, a SYN of its originator opens another one
+/// at once (`!`). Connection tracking first waits for the reply to compare sequence numbers, which
+/// are not kept here. A SYN of the other side never opens one, because only rules accept a SYN,
+/// never a flow.
 #[rustfmt::skip]
 const TCP: [(State, [&str; 6], [&str; 6]); 9] = [
     //            originator:                              other side:
@@ -126,8 +126,8 @@ fn tcp_step(state: State, from_originator: bool, flags: u8) -> State {
 }
 
 /// The state of a flow that begins with this packet. A TCP segment from the middle of a connection
-/// takes it up where it may be, as connection tracking does when it is `loose`; unlike there, an
-/// answer or a FIN does too.
+/// gives the state that the connection may be in, as in connection tracking with `loose`. Unlike
+/// there, a SYN-ACK or FIN does so too.
 pub(crate) fn begin(seen: &Seen) -> State {
     match seen.transport {
         Transport::Tcp { flags, .. } => match segment(flags) {
@@ -144,19 +144,19 @@ pub(crate) fn begin(seen: &Seen) -> State {
     }
 }
 
-/// What else bears on a flow's next state than the state and the packet.
+/// What the next state depends on besides the state and the packet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Circumstances {
     pub(crate) from_originator: bool,
-    /// The segment acknowledges exactly what the other side sent last.
+    /// The segment acknowledges exactly the last segment of the other side.
     pub(crate) acknowledges: bool,
-    /// The flow is two seconds old or older.
+    /// The flow is at least two seconds old.
     pub(crate) lasts: bool,
 }
 
-/// The state of a flow in `state` after this packet of it. Of the segments of its originator, the
-/// one that ends TCP's handshake has to acknowledge what the other side sent; one that does not
-/// changes nothing, unless it is a reset.
+/// The state after this packet of a flow in `state`. The originator's segment that completes the
+/// handshake has to acknowledge what the other side sent. If it does not, nothing changes, unless
+/// it is a reset.
 pub(crate) fn after(state: State, seen: &Seen, it: Circumstances) -> State {
     match seen.transport {
         Transport::Tcp { .. } if state == Cut => Cut,
@@ -174,18 +174,17 @@ pub(crate) fn after(state: State, seen: &Seen, it: Circumstances) -> State {
     }
 }
 
-/// Whether this packet of a flow in `state` is an answer: from the other side, but no SYN to a
-/// connection that was taken up in the middle.
+/// Whether this packet is a reply: it comes from the other side, and is no SYN to a connection
+/// whose beginning was not seen.
 pub(crate) fn answers(state: State, seen: &Seen, it: Circumstances) -> bool {
     const SYN: u8 = FLAG_SYN;
     let is_late_syn = state == Established && seen.tcp_flags() & SYN != 0;
     !it.from_originator && !is_late_syn
 }
 
-/// SPEC K9: whether a flow, once it is in `state` after this packet, is one that a flood of
-/// opening packets must not evict. Connection tracking calls it assured (`IPS_ASSURED`), as here:
-/// TCP after its handshake, others when they are still answered after two seconds. A ping never
-/// is.
+/// K9: whether a flow in `state` after this packet is established, so that a flood of opening
+/// packets must not evict it. Connection tracking calls it assured (`IPS_ASSURED`): TCP after its
+/// handshake, other flows if they still get replies after two seconds, a ping never.
 pub(crate) fn is_assured(state: State, has_seen_reply: bool, it: Circumstances) -> bool {
     match state {
         Established => has_seen_reply,
@@ -196,14 +195,15 @@ pub(crate) fn is_assured(state: State, has_seen_reply: bool, it: Circumstances) 
     }
 }
 
-/// Whether the other side's segment says what has to be acknowledged: while a handshake lasts.
+/// Whether a segment of the other side gives the number to acknowledge, which it does during the
+/// handshake.
 pub(crate) fn is_in_handshake(state: State) -> bool {
     matches!(state, SynSent | BothSyn | SynReceived)
 }
 
-/// Whether this packet, which the rules accept, begins another connection on the ports of a flow
-/// in `state`, which may have been flushed: RFC 9293 opens with a segment that has SYN and none
-/// of ACK, RST and FIN.
+/// Whether this packet, which the rules accept, opens another connection on the ports of a flow in
+/// `state`, or of one that may have been flushed. By RFC 9293 that is a segment with SYN and
+/// without ACK, RST and FIN.
 pub(crate) fn begins_anew(state: State, is_flushed: bool, seen: &Seen) -> bool {
     let Transport::Tcp { flags, .. } = seen.transport else {
         return false;
@@ -212,7 +212,7 @@ pub(crate) fn begins_anew(state: State, is_flushed: bool, seen: &Seen) -> bool {
     is_opening && (state.is_closing() || state == Cut || is_flushed)
 }
 
-/// Whether no flow answers for this packet, only rules (SPEC K9): whatever has SYN and not ACK.
+/// Whether only rules can accept this packet, and no flow: a segment with SYN and without ACK (K9).
 pub(crate) fn asks_to_open(seen: &Seen) -> bool {
     match seen.transport {
         Transport::Tcp { flags, .. } => segment(flags & !FLAG_RST) == Segment::Syn,
@@ -239,12 +239,12 @@ impl State {
         Other,
     ];
 
-    /// One side has sent a FIN or a reset.
+    /// Whether one side has sent a FIN or a reset.
     pub(crate) fn is_closing(self) -> bool {
         matches!(self, FinWait | CloseWait | LastAck | TimeWait | Closed)
     }
 
-    /// What the kernel's table says of it.
+    /// The number of the state in the kernel's table.
     pub(crate) fn number(self) -> u8 {
         match self {
             Cut => 15,
@@ -252,8 +252,7 @@ impl State {
         }
     }
 
-    /// What a policy calls the time that a flow in this state has; a cut one has it longer, see
-    /// `Terms`.
+    /// The timeout of a flow in this state, by its name in a policy. For a cut flow see `Terms`.
     pub(crate) fn timeout(self) -> Timeout {
         match self {
             SynSent => Timeout::TcpSynSent,
@@ -273,7 +272,7 @@ impl State {
         }
     }
 
-    /// From the kernel's table.
+    /// The state with this number in the kernel's table.
     pub(crate) fn of_number(number: u8) -> State {
         State::ALL
             .into_iter()
@@ -307,8 +306,8 @@ mod tests {
         })
     }
 
-    /// Proves K9: the enforcer's steps, and what they take for established, are those written
-    /// here, for every state, every set of flags and both sides.
+    /// Proves K9: the enforcer's steps and what it considers established are those written here,
+    /// for every state, every set of flags and both sides.
     #[test]
     fn every_step_is_the_enforcers() {
         const TCP_KIND: u8 = Kind::Tcp as u8;

@@ -19,31 +19,31 @@ pub(crate) struct Draft {
     pub(crate) protocol: u8,
     pub(crate) transport: Transport,
     pub(crate) hop_limit: u8,
-    /// Type of each tag.
+    /// The EtherType of each VLAN tag.
     pub(crate) tags: Vec<u16>,
-    /// IPv4 options: a multiple of four bytes.
+    /// IPv4 options, a multiple of four bytes.
     pub(crate) options: Vec<u8>,
     /// IPv6 extension headers.
     pub(crate) extensions: Vec<Extension>,
     pub(crate) fragment: Option<Fragment>,
-    /// By how much UDP's length is wrong.
+    /// What is added to the right value of UDP's length field.
     pub(crate) udp_lie: i16,
-    /// Words of TCP options.
+    /// How many 32-bit words of TCP options there are.
     pub(crate) tcp_options: u8,
     pub(crate) payload: Vec<u8>,
-    /// Keeps no more than so many bytes behind the network headers, which do not claim more.
+    /// The most bytes after the network headers, whose lengths are adapted.
     pub(crate) cut: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) enum Extension {
-    /// Its protocol number, and how many eight-byte units follow the first.
+    /// A header with this protocol number, and with this many eight-byte units after the first.
     Generic(u8, u8),
-    /// Four-byte words behind the fixed part.
+    /// An authentication header with this many four-byte words after its fixed part.
     Authentication(u8),
-    /// One that says that it has eight bytes.
+    /// An authentication header that claims to be eight bytes long.
     ShortAuthentication,
-    /// Where the draft's fragment header stands.
+    /// The place of the draft's fragment header.
     Fragment,
     AtomicFragment,
 }
@@ -51,7 +51,7 @@ pub(crate) enum Extension {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fragment {
     pub(crate) identification: u32,
-    /// In units of eight bytes.
+    /// The offset in units of eight bytes.
     pub(crate) offset: u16,
     pub(crate) more: bool,
 }
@@ -107,10 +107,10 @@ impl Draft {
         bytes
     }
 
-    /// From the network header on.
+    /// The packet from its network header on.
     pub(crate) fn packet(&self) -> Vec<u8> {
         let mut transport = match self.fragment {
-            // A later fragment carries whatever comes next.
+            // A later fragment has no transport header.
             Some(Fragment { offset: 1.., .. }) => self.payload.clone(),
             _ => self.transport_bytes(),
         };
@@ -125,7 +125,8 @@ impl Draft {
                     protocol: IpNumber(self.protocol),
                     source: source.octets(),
                     destination: destination.octets(),
-                    options: Ipv4Options::try_from(&self.options[..]).expect("words, ten at most"),
+                    options: Ipv4Options::try_from(&self.options[..])
+                        .expect("a multiple of four, forty bytes at most"),
                     ..Ipv4Header::default()
                 };
                 header
@@ -159,7 +160,7 @@ impl Draft {
         }
     }
 
-    /// The extension headers, and the protocol number of the first.
+    /// The extension headers, and the protocol number of the first of them.
     fn chain(&self) -> (u8, Vec<u8>) {
         let mut extensions = self.extensions.clone();
         if self.fragment.is_some() && !extensions.iter().any(|e| matches!(e, Extension::Fragment)) {
@@ -244,7 +245,7 @@ impl Draft {
                 debug_assert_eq!(self.protocol, SCTP);
                 let mut bytes = source.to_be_bytes().to_vec();
                 bytes.extend_from_slice(&destination.to_be_bytes());
-                // Verification tag and checksum.
+                // The verification tag and the checksum.
                 bytes.extend_from_slice(&[0; 8]);
                 bytes
             }

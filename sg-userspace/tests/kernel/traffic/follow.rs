@@ -1,5 +1,5 @@
-//! Traffic that follows from what has been sent before: more of a flow, answers, fragments,
-//! errors; and the wrapping that any packet may come in.
+//! Packets that depend on earlier ones: more packets of a flow, replies, fragments and ICMP errors.
+//! Also the tags, options and extension headers that any packet may get.
 
 use sg_common::verdict::Direction;
 
@@ -7,7 +7,7 @@ use super::draft::{Draft, Extension, Fragment};
 use super::{MEMORY, Traffic};
 use crate::reference::parse::{TCP, Transport, icmp_of};
 
-/// First fragments that later ones may follow.
+/// How many first fragments are kept, so that later ones can follow.
 const FIRSTS: usize = 12;
 
 impl Traffic {
@@ -28,7 +28,8 @@ impl Traffic {
         }
     }
 
-    /// More of an earlier packet's flow, in either direction, and sometimes almost of it.
+    /// Another packet of an earlier one's flow, in either direction. Sometimes its tuple differs
+    /// slightly.
     pub(super) fn following(&mut self) -> Draft {
         let earlier = self.earlier();
         let mut draft = match self.rng.u8(..10) {
@@ -57,11 +58,11 @@ impl Traffic {
         draft
     }
 
-    /// An ICMP error about an earlier packet, to whoever sent it.
+    /// An ICMP error about an earlier packet, sent to its sender.
     pub(super) fn error(&mut self) -> Draft {
         let mut about = self.earlier();
         if self.rng.u8(..4) == 0 {
-            // About an answer that was perhaps never sent.
+            // The error is about the reply, which may never have been sent.
             about = answer(&about);
         }
         if self.rng.u8(..6) == 0 {
@@ -71,7 +72,7 @@ impl Traffic {
         let is_v4 = about.source.is_ipv4();
         let mut quotation = about.packet();
         match self.rng.u8(..8) {
-            // At least as much as RFC 792 asks for.
+            // As much as RFC 792 asks for at least.
             0..4 => quotation.truncate(if is_v4 { 28 } else { 48 }),
             4 => quotation.truncate(self.rng.usize(..=quotation.len())),
             5 => {
@@ -104,12 +105,12 @@ impl Traffic {
         draft
     }
 
-    /// Wraps a packet and builds its bytes.
+    /// Adds tags, options or extension headers to a packet, and builds its bytes.
     pub(super) fn dressed(&mut self, mut draft: Draft) -> (Direction, Vec<u8>) {
         if draft.payload.is_empty() {
             let len = match self.rng.u8(..40) {
                 0 => self.rng.usize(..1400),
-                // More than the first of several buffers holds.
+                // Larger than the first of a driver's buffers.
                 1 if draft.direction == Direction::Inbound => self.rng.usize(3000..6000),
                 _ => self.rng.usize(..40),
             };
@@ -142,7 +143,7 @@ impl Traffic {
         (draft.direction, draft.frame())
     }
 
-    /// A later fragment of a datagram whose first one was sent, and sometimes almost of it.
+    /// A later fragment of a datagram whose first one was sent. Sometimes one field differs.
     pub(super) fn later_fragment(&mut self) -> Draft {
         let Some(first) = self.rng.choice(&self.firsts) else {
             return self.fresh();
@@ -213,7 +214,7 @@ fn extension(rng: &mut fastrand::Rng) -> Extension {
     }
 }
 
-/// The packet that would answer this one.
+/// The reply to a packet.
 pub(super) fn answer(draft: &Draft) -> Draft {
     let transport = match draft.transport {
         Transport::Tcp {
@@ -267,7 +268,7 @@ pub(super) fn answer(draft: &Draft) -> Draft {
     }
 }
 
-/// The protocol that a draft's transport header belongs to.
+/// The protocol number of the draft's transport header.
 fn protocol_of(draft: &Draft) -> u8 {
     match draft.transport {
         Transport::Tcp { .. } => 6,

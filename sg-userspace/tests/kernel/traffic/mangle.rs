@@ -1,20 +1,20 @@
-//! Damages frames: what arrives on a wire is not always what a sender meant.
+//! Damages frames, since a frame may arrive differently from how it was sent.
 
 use fastrand::Rng;
 
-/// Bytes of Ethernet, below which the kernel runs no program.
+/// The length of an Ethernet header. The kernel runs no program on shorter frames.
 const ETHERNET: usize = 14;
-/// Headers of most frames end before this.
+/// The headers of most frames end before this offset.
 const HEADERS: usize = 100;
 
-/// Changes, adds or takes away a few bytes.
+/// Changes, inserts or removes a few bytes.
 pub(crate) fn mangle(rng: &mut Rng, frame: &mut Vec<u8>) {
     for _ in 0..rng.usize(1..4) {
         let len = frame.len();
         if len <= ETHERNET {
             break;
         }
-        // Mostly among the headers, and not among the hardware addresses.
+        // A position among the headers, but not in the MAC addresses.
         let at = rng.usize(12..len.min(HEADERS));
         match rng.u8(..9) {
             0 => frame[at] ^= 1 << rng.u8(..8),
@@ -35,7 +35,7 @@ pub(crate) fn mangle(rng: &mut Rng, frame: &mut Vec<u8>) {
                 set_word(frame, at, word);
             }
             4 => {
-                // A length that is a little wrong.
+                // A 16-bit length that is off by a few bytes.
                 let word = (len - ETHERNET) as u16;
                 set_word(frame, at, word.wrapping_add(rng.u16(..9)).wrapping_sub(4));
             }
@@ -63,7 +63,7 @@ pub(crate) fn mangle(rng: &mut Rng, frame: &mut Vec<u8>) {
             }
         }
     }
-    // Taking away may have gone too far.
+    // The frame must not become shorter than an Ethernet header.
     if frame.len() < ETHERNET {
         frame.resize(ETHERNET, 0);
     }

@@ -1,5 +1,5 @@
-//! Random traffic for a policy: packets at the edges of its rules, what follows them, fragments,
-//! errors about them, essential traffic, and damage to all of these.
+//! Random traffic for a policy: packets at the edges of its rules, packets that follow them,
+//! fragments, ICMP errors, essential traffic, and damaged versions of all these.
 
 mod draft;
 mod follow;
@@ -18,15 +18,15 @@ use crate::reference::parse::{Numbers, SCTP, TCP, Transport, UDP, icmp_of};
 use crate::world::script::Sent;
 use draft::Draft;
 
-/// Packets that are remembered for others to follow.
+/// How many packets are kept, so that others can follow them.
 const MEMORY: usize = 48;
 
 pub(crate) struct Traffic {
     pub(crate) rng: Rng,
-    /// For its edges.
+    /// The policy, whose rules have the edges.
     policy: Policy,
     past: Vec<Draft>,
-    /// First fragments among what was sent.
+    /// The first fragments that were sent.
     firsts: Vec<Draft>,
 }
 
@@ -37,7 +37,7 @@ const FRAGMENTS: u8 = 8;
 const ERRORS: u8 = 12;
 const ESSENTIAL: u8 = 8;
 const NON_IP: u8 = 3;
-// The rest are random bytes.
+// The rest of the hundred are random bytes.
 
 impl Traffic {
     pub(crate) fn new(rng: Rng, policy: Policy) -> Self {
@@ -51,7 +51,8 @@ impl Traffic {
 
     pub(crate) fn next(&mut self) -> Sent {
         let mut kind = self.rng.u8(..100);
-        // True if the packet is of this kind, else its number among the others.
+        // Returns true for the share of packets that are of this kind. Otherwise it subtracts the
+        // share from the number, for the next kind.
         let mut is = |share: u8| match kind.checked_sub(share) {
             None => true,
             Some(rest) => {
@@ -80,7 +81,7 @@ impl Traffic {
         if self.rng.u8(..8) == 0 {
             mangle::mangle(&mut self.rng, &mut bytes);
         }
-        // Segmentation offload: the stack hands one long packet to the interface.
+        // With segmentation offload the stack passes several packets to the interface as one.
         let is_offloaded = direction == Direction::Outbound && self.rng.u8(..30) == 0;
         Sent {
             direction,
@@ -108,7 +109,7 @@ impl Traffic {
         }
     }
 
-    /// A port of the side that opens: one of a few, or one that some rule is about.
+    /// A port of the originator: one of a few, or one that a rule names.
     fn opening_port(&mut self) -> u16 {
         if self.rng.bool() {
             return *self
@@ -130,8 +131,8 @@ impl Traffic {
     }
 
     fn tcp_flags(&mut self) -> u8 {
-        // SYN, SYN-ACK, ACK, PSH-ACK, FIN-ACK, FIN, RST, RST-ACK, none, SYN-FIN, SYN-RST,
-        // "Christmas".
+        // SYN, SYN-ACK, ACK, PSH-ACK, FIN-ACK, FIN, RST, RST-ACK, none, SYN-FIN, SYN-RST, and all
+        // flags.
         *self
             .rng
             .choice(&[
@@ -141,13 +142,13 @@ impl Traffic {
             .unwrap_or(&0x10)
     }
 
-    /// One of a few, so that some acknowledge what others have sent.
+    /// One of a few numbers, so that some segments acknowledge others.
     fn numbers(&mut self) -> Numbers {
         let rng = &mut self.rng;
         Numbers {
             sequence: *rng.choice(&[0, 1000, u32::MAX]).unwrap_or(&0),
             acknowledges: *rng.choice(&[0, 1, 1000, 1001]).unwrap_or(&0),
-            // As much as the draft has when it is sent.
+            // The length is set when the draft is sent.
             length: 0,
         }
     }
@@ -193,7 +194,7 @@ impl Traffic {
         self.remember(draft)
     }
 
-    /// What SPEC K5 lets pass, and its neighbours that it does not.
+    /// Essential traffic (K5), and packets that differ from it in one field and are not essential.
     fn nearly_essential(&mut self) -> Draft {
         let rng = &mut self.rng;
         let direction = if rng.bool() {
@@ -256,7 +257,7 @@ impl Traffic {
         let source = *rng
             .choice(&[0xfe80, 0xfe80, 0xfebf, 0xfec0, 0x2001, 0])
             .unwrap_or(&0xfe80);
-        // With no network, the unspecified address, and almost it.
+        // Source addresses: the unspecified address, and one that differs from it in one bit.
         let host = if source == 0 { rng.u16(..2) } else { 9 };
         let source = Ipv6Addr::new(source, 0, 0, 0, 0, 0, 0, host);
         let destination = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -287,7 +288,7 @@ impl Traffic {
         frame
     }
 
-    /// Noise behind a type that says IP.
+    /// Random bytes after an EtherType of IP.
     fn random_bytes(&mut self) -> Vec<u8> {
         let rng = &mut self.rng;
         let mut frame = vec![2; 12];

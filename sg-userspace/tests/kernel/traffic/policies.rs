@@ -1,12 +1,12 @@
 //! Random policies: several groups with and without trailing denies, overlapping rules of every
-//! kind, and every option that bears on a packet's fate.
+//! kind, and every option that affects the fate of packets.
 
 use fastrand::Rng;
 use sg_policy::testing::{self, Shape};
 
 use crate::world::script::{Group, MAX_FLOWS, PolicyText};
 
-/// A policy of up to `rules` random rules, and some more that make flows worth remembering.
+/// A policy of up to `rules` random rules, and some more that make flows necessary.
 pub(crate) fn policy(rng: &mut Rng, rules: usize) -> PolicyText {
     let shape = Shape {
         rules: rng.usize(..=rules),
@@ -29,7 +29,7 @@ pub(crate) fn policy(rng: &mut Rng, rules: usize) -> PolicyText {
         close(rng, group);
     }
     if let Some(last) = groups.last_mut() {
-        // Where one direction accepts everything and the other little, flows are remembered.
+        // Flows are needed if one direction accepts everything and the other one little.
         if rng.u8(..3) == 0 {
             last.rules.push("out all to any accept".to_owned());
         } else if rng.u8(..4) == 0 {
@@ -43,7 +43,8 @@ pub(crate) fn policy(rng: &mut Rng, rules: usize) -> PolicyText {
     if rng.bool() {
         options.push("non-ip: arp-only".to_owned());
     }
-    // What is logged has the same fate as what is not, by another path through the programs.
+    // Logging does not change a packet's fate, but the packet takes another path through the
+    // programs.
     if rng.u8(..3) == 0 {
         let which = rng
             .choice(["true", "inbound", "outbound"])
@@ -62,7 +63,7 @@ pub(crate) fn policy(rng: &mut Rng, rules: usize) -> PolicyText {
     }
 }
 
-/// Ends a group with rules that drop everything, or almost.
+/// Ends a group with rules that drop everything, or nearly everything.
 fn close(rng: &mut Rng, group: &mut Group) {
     for _ in 0..rng.usize(..3) {
         let rule = *rng

@@ -1,5 +1,4 @@
-//! A handful of conversations, in both directions at once and out of order: what flows are made
-//! of.
+//! A few conversations in both directions at once, with packets out of order, as traffic for flows.
 
 use std::net::SocketAddr;
 
@@ -20,11 +19,11 @@ pub(crate) struct Talks {
 }
 
 struct Talk {
-    /// Its first packet.
+    /// The first packet of the conversation.
     opening: Draft,
-    /// How far it has come.
+    /// How many packets of it were sent.
     progress: usize,
-    /// The number of what comes next from the originator, and from the other side.
+    /// The next sequence number of the originator, and of the other side.
     next: [u32; 2],
 }
 
@@ -33,7 +32,7 @@ const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 const FIN: u8 = 0x01;
 
-/// A TCP connection as it should be: who sends (the originator?), and which flags.
+/// The segments of a normal TCP connection: whether the originator sends it, and its flags.
 const CONVERSATION: [(bool, u8); 11] = [
     (true, SYN),
     (false, SYN | ACK),
@@ -70,7 +69,7 @@ impl Talks {
         &mut self.traffic.rng
     }
 
-    /// The next packet of some conversation, or one that is out of order, a fragment, an error.
+    /// The next packet of some conversation, or one that is out of order, a fragment, or an error.
     pub(crate) fn next(&mut self) -> Sent {
         let draft = match self.rng().u8(..20) {
             0..2 => self.traffic.error(),
@@ -86,7 +85,7 @@ impl Talks {
             },
             _ => self.packet(),
         };
-        // Mostly as they are.
+        // Most packets are sent as they are.
         let is_plain = draft.fragment.is_none() && self.rng().u8(..8) > 0;
         let (direction, bytes) = match is_plain {
             true => (draft.direction, draft.frame()),
@@ -128,7 +127,7 @@ impl Talks {
             draft.payload = vec![0x5a; length as usize];
             *numbers = Numbers {
                 sequence: talk.next[own],
-                // Sometimes blindly.
+                // Some segments acknowledge a wrong number.
                 acknowledges: match rng.u8(..10) {
                     0 => talk.next[other].wrapping_sub(1),
                     1 => talk.next[other].wrapping_add(1),
@@ -149,7 +148,7 @@ impl Talks {
         draft
     }
 
-    /// A connection that was there before.
+    /// Makes one conversation exist before the first policy.
     pub(crate) fn seed(&mut self) -> Option<Seed> {
         let count = self.talks.len();
         let talk = &mut self.talks[self.traffic.rng.usize(..count)];
@@ -162,7 +161,7 @@ impl Talks {
         else {
             return None;
         };
-        // It goes on in the middle.
+        // The conversation continues after its handshake.
         talk.progress = 3;
         let source = SocketAddr::new(opening.source, source);
         let destination = SocketAddr::new(opening.destination, destination);
@@ -228,7 +227,7 @@ fn opening(rng: &mut Rng) -> Draft {
                 _ => (58, 128),
             };
             let identifier = rng.u16(..4);
-            // Its answer has code zero whatever it says.
+            // The reply has code zero, whatever the code of the request is.
             let code = *rng.choice(&[0, 0, 0, 3]).unwrap_or(&0);
             let query = Transport::Icmp {
                 kind,
@@ -242,7 +241,7 @@ fn opening(rng: &mut Rng) -> Draft {
     Draft::new(direction, source, destination, protocol, transport)
 }
 
-/// Rules about those conversations, of which a policy has some.
+/// Rules about these conversations. A policy has some of them.
 const RULES: [&str; 26] = [
     "out all to any accept",
     "out all to 203.0.113.0/24 drop",
@@ -272,7 +271,8 @@ const RULES: [&str; 26] = [
     "in all from any drop",
 ];
 
-/// A policy of a few of the rules, with short time-outs, since a test's clock begins at boot.
+/// A policy of a few of the rules. Its timeouts are short, because the tests move times back and
+/// the machine may have booted only recently.
 pub(crate) fn policy(rng: &mut Rng, max_flows: u32) -> PolicyText {
     let mut rules: Vec<String> = RULES.map(str::to_owned).into();
     rng.shuffle(&mut rules);

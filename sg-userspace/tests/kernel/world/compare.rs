@@ -1,4 +1,4 @@
-//! Compares what the kernel's tables hold with what the reference remembers.
+//! Compares the kernel's tables with the reference.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use super::{Disagreement, World};
 use crate::reference::flows::{Flow, elapsed, has_expired};
 use crate::reference::identity::FlowKey;
 
-/// Where the flows of one kind went that the programs do not know about.
+/// Changes to the flows of one kind that did not come from the programs.
 #[derive(Default)]
 pub(super) struct Account {
     pub(super) seeded: u64,
@@ -18,21 +18,21 @@ pub(super) struct Account {
     pub(super) evicted_by_seeds: u64,
     seeded_before: u64,
     evicted: u64,
-    /// What had been entered when the tables were last compared.
+    /// How many flows had been entered at the last comparison.
     entered: u64,
 }
 
-/// Ways of a word of the table: the flows among which one is evicted.
+/// How many entries a word of the table has. One of them is evicted if the word is full.
 const WAYS: usize = 8;
 
-/// Nanoseconds between two times, also across the clock's zero: on a machine that has just started
-/// a script turns times back beyond it.
+/// The distance between two times. They may lie on both sides of the clock's zero, because a script
+/// moves times back by more than the machine has been up.
 fn apart(a: u64, b: u64) -> u64 {
     elapsed(a, b).unsigned_abs()
 }
 
 impl World {
-    /// Compares every remembered flow. Times may differ by `slack`.
+    /// Compares every flow. Times may differ by `slack`.
     pub(super) fn compare_flows(&mut self, slack: u64) -> Result<(), Disagreement> {
         let Some(live) = &mut self.live else {
             return Ok(());
@@ -45,7 +45,7 @@ impl World {
         let flows = &mut live.reference.flows;
         let mut present = [0; 2];
         let mut seen: HashMap<FlowKey, Flow> = HashMap::new();
-        // What the reference knew of their times when nobody had gone yet.
+        // The reference's flows before any evicted ones are removed from it.
         let times: HashMap<FlowKey, Flow> = flows.entries.clone();
         for (key, in_kernel, place) in found {
             present[in_kernel.kind as usize] += 1;
@@ -98,8 +98,9 @@ impl World {
                 ));
             }
             if self.exact {
-                // SPEC K10, whatever the hash: a full word has lost one that had expired, or one
-                // that was closing, or the one seen least recently; which has its way now.
+                // K10, independent of the hash: the word was full, and the evicted flow had
+                // expired, or was closing, or was the one seen least recently. Its way has a new
+                // flow now.
                 let place = before.get(&key).ok_or_else(|| {
                     format!("{key:?} was evicted by what was entered before it: {flow:?}")
                 })?;
@@ -126,7 +127,8 @@ impl World {
             self.evicted += 1;
         }
         for kind in FlowKind::BOTH {
-            // Whom the reference cannot know, but the tables have shown.
+            // The reference cannot know how many were evicted, so it takes the number from the
+            // tables.
             let account = &self.accounts[kind as usize];
             flows.moves[kind as usize].evicted = account.evicted - account.evicted_by_seeds;
         }

@@ -1,4 +1,5 @@
-//! Runs scripts, and makes of one that fails the smallest that still does, written as a case file.
+//! Runs scripts. A script that fails is shrunk as long as it still fails, and written as a case
+//! file.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -7,41 +8,42 @@ use super::script::{self, Group, PolicyText, Step};
 use super::{Disagreement, World};
 use crate::sandbox::Sandbox;
 
-/// How scripts are run.
+/// The options of a run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Manner {
-    /// Compares the tables after every step, not only at the end.
+    /// Compares the tables after every step, and not only at the end.
     pub(crate) exact: bool,
     /// See [`crate::reference::Reference::sabotaged_port`].
     pub(crate) sabotaged_port: Option<u16>,
-    /// The folder for case files, where it is not the usual one.
+    /// The folder for case files, if it is not the usual one.
     pub(crate) cases: Option<PathBuf>,
 }
 
-/// Where kernel and reference differ.
+/// The first difference between kernel and reference.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    /// Steps up to the one that failed.
+    /// How many steps were taken, including the one that failed.
     pub(crate) steps: usize,
     pub(crate) why: Disagreement,
 }
 
-/// Time spent on making a failure smaller.
+/// The time limit for shrinking.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The bytes of more frames than this are left as they are.
+/// If the script has more frames than this, their bytes are not shrunk.
 const FEW: usize = 12;
 
-/// The folder whose cases every test run replays.
+/// The folder with the cases that every test run replays.
 pub(crate) fn cases() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases")
 }
 
-/// Runs a script from the beginning.
+/// Runs a script from its beginning.
 pub(crate) fn run(sandbox: &Sandbox, manner: &Manner, steps: &[Step]) -> Result<World, Failure> {
     run_with(sandbox, manner, steps, |_, _| {})
 }
 
-/// As [`run`]; `each` sees every step, and what the reference says of it if it is a frame.
+/// Like [`run`], with a callback for every step. For a frame the callback also gets the reference's
+/// decision.
 fn run_with(
     sandbox: &Sandbox,
     manner: &Manner,
@@ -63,8 +65,8 @@ fn run_with(
     Ok(world)
 }
 
-/// Runs a script that must not fail. If it does: shrinks it, writes it as a case file, and panics
-/// with everything that is needed to find the mistake.
+/// Runs a script that must not fail. If it does, the script is shrunk and written as a case file,
+/// and the panic message has all that is needed to replay it.
 pub(crate) fn check(
     sandbox: &Sandbox,
     manner: &Manner,
@@ -101,7 +103,7 @@ pub(crate) fn check(
     );
 }
 
-/// Says of each frame what the reference says of it, and why the script fails, if it does.
+/// Adds the reference's decision to each frame. Also returns why the script fails, if it does.
 fn annotate(
     sandbox: &Sandbox,
     manner: &Manner,
@@ -119,7 +121,7 @@ fn annotate(
     (steps, result.err().map(|failure| failure.why))
 }
 
-/// Tries ever smaller scripts, as long as they fail.
+/// Tries smaller and smaller scripts, as long as they still fail.
 struct Shrinker<'a> {
     sandbox: &'a Sandbox,
     manner: &'a Manner,
@@ -150,7 +152,7 @@ impl Shrinker<'_> {
         Instant::now() > self.deadline
     }
 
-    /// Takes `steps` for the best script so far if they fail.
+    /// Makes `steps` the best script so far if they fail.
     fn accept(&mut self, steps: Vec<Step>) -> bool {
         if self.is_over() {
             return false;
@@ -165,8 +167,8 @@ impl Shrinker<'_> {
         }
     }
 
-    /// Leaves out halves, quarters, … and at last single elements of what `parts` lists, as long
-    /// as the script that `without` makes fails.
+    /// Leaves out halves, quarters, and finally single elements of the parts that `parts` counts. A
+    /// change is kept if the script that `without` builds still fails.
     fn leave_out(
         &mut self,
         parts: impl Fn(&[Step]) -> usize,
@@ -185,7 +187,7 @@ impl Shrinker<'_> {
         }
     }
 
-    /// The first step is the first policy, without which there is nothing.
+    /// Leaves out steps. The first one is the first policy, which is always needed.
     fn fewer_steps(&mut self) {
         self.leave_out(
             |steps| steps.len() - 1,
@@ -197,7 +199,7 @@ impl Shrinker<'_> {
         );
     }
 
-    /// Rules, groups and options of all policies, counted through.
+    /// Leaves out rules, groups and options, numbered over all policies.
     fn fewer_rules(&mut self) {
         let parts = |steps: &[Step]| -> usize { policies(steps).map(lines).sum() };
         self.leave_out(parts, |steps, range| {
@@ -232,7 +234,7 @@ impl Shrinker<'_> {
         }
     }
 
-    /// Shorter frames, with zeros for what does not matter.
+    /// Shortens frames, and sets bytes to zero that do not matter.
     fn simpler_frames(&mut self) {
         let frames = |steps: &[Step]| steps.iter().filter(|s| matches!(s, Step::Frame(_))).count();
         if frames(&self.best) > FEW {
@@ -243,7 +245,7 @@ impl Shrinker<'_> {
             for change in [halve, shorten, one_segment] {
                 while self.change(position, change) {}
             }
-            // The hardware addresses, then the rest by ever smaller pieces.
+            // First the MAC addresses, then all other bytes in smaller and smaller pieces.
             for size in [16, 4, 1] {
                 let mut at = 0;
                 while self.change(position, |bytes, _| zero(bytes, at, size))
@@ -263,7 +265,7 @@ impl Shrinker<'_> {
         }
     }
 
-    /// Changes one frame, if that makes a difference and the script still fails.
+    /// Changes one frame. The change is kept if it makes a difference and the script still fails.
     fn change(&mut self, position: usize, change: impl FnOnce(&mut Vec<u8>, &mut u32)) -> bool {
         let mut steps = self.best.clone();
         let Some(Step::Frame(sent)) = steps.get_mut(position) else {

@@ -1,5 +1,5 @@
-//! A policy in force: programs and tables in the kernel, the reference beside them, and the clock
-//! that both go by.
+//! A policy in force: its programs and tables in the kernel, the reference beside them, and the
+//! clock of both.
 
 use std::collections::HashMap;
 
@@ -13,10 +13,10 @@ use crate::reference::Reference;
 use crate::reference::flows::{LASTING, SECOND, elapsed};
 use crate::reference::identity::FlowKey;
 
-/// No step is taken while an entry is this close to expiring: kernel and reference read the clock
-/// at different moments.
+/// No step is taken if an entry expires within this time, because kernel and reference read the
+/// clock at different moments.
 const MARGIN: u64 = 2 * SECOND;
-/// Nor while a flow is this close to lasting.
+/// The same for a flow that is about to be two seconds old.
 const LASTING_MARGIN: u64 = SECOND / 2;
 
 pub(super) struct Live {
@@ -24,9 +24,9 @@ pub(super) struct Live {
     pub(super) tables: Tables,
     pub(super) counters: CounterReader,
     pub(super) reference: Reference,
-    /// Nothing expires before this.
+    /// The time before which nothing expires.
     pub(super) quiet_until: u64,
-    /// Where the flows were when the tables were last compared.
+    /// Where each flow was in the table at the last comparison.
     pub(super) places: HashMap<FlowKey, Place>,
 }
 
@@ -37,7 +37,7 @@ pub(super) fn now() -> u64 {
 }
 
 impl Live {
-    /// Lets time pass: what is remembered becomes older.
+    /// Makes all entries older, in the kernel and in the reference.
     pub(super) fn age(&mut self, nanoseconds: u64) {
         self.tables.age(nanoseconds);
         for flow in self.reference.flows.entries.values_mut() {
@@ -50,7 +50,7 @@ impl Live {
         self.quiet_until = 0;
     }
 
-    /// Lets time pass while something is about to expire.
+    /// Makes entries older while one of them is about to expire.
     pub(super) fn keep_away_from_edges(&mut self) {
         loop {
             let time = now();
@@ -60,8 +60,8 @@ impl Live {
             let timeouts = self.reference.terms.timeouts;
             let terms = self.reference.terms;
             let (margin, lasting_margin) = (MARGIN as i64, LASTING_MARGIN as i64);
-            // Nanoseconds until the margin before something expires, or before a flow lasts.
-            // `None` if it has, and is by the margin behind that.
+            // The nanoseconds until the margin before an entry expires, or before a flow is two
+            // seconds old. `None` if that moment has passed by more than the margin.
             let left = |from: u64, time_out: u64, margin: i64| {
                 let left = time_out as i64 - elapsed(time, from);
                 (left > -margin).then_some(left - margin)
@@ -69,7 +69,8 @@ impl Live {
             let expires = |from, seconds: u32| left(from, u64::from(seconds) * SECOND, margin);
             let flows = self.reference.flows.entries.values();
             let fragments = self.reference.fragments.values();
-            // Whatever is entered or seen from now on expires after the shortest time-out.
+            // Whatever is entered or seen from now on expires after the shortest timeout at the
+            // earliest.
             let shortest = timeouts.iter().min().copied().unwrap_or(0);
             let next = flows
                 .clone()

@@ -1,5 +1,5 @@
-//! One enforcer in the kernel and the reference beside it, taken through the same steps; after
-//! each of them verdict, counter and (where asked) every remembered flow are compared.
+//! An enforcer in the kernel and the reference take the same steps. After each step the verdict and
+//! the counter are compared, and on request every flow.
 
 mod compare;
 pub(crate) mod hunt;
@@ -35,18 +35,18 @@ use tables::Tables;
 
 /// Counter slots for the rules of all policies of a script.
 const SLOTS: u32 = 2048;
-/// How closely an entry's times must agree while every step is compared, besides what the step
-/// took.
+/// How much the times of an entry may differ, besides the duration of the step, when every step is
+/// compared.
 const SLACK: u64 = SECOND / 2;
-/// Tables below this size are expected to evict.
+/// Tables below this size are expected to evict flows.
 const TINY: u32 = 256;
 
 pub(crate) struct World {
     pins: InterfacePins,
     live: Option<Live>,
-    /// Of each rule that there has been.
+    /// The slot of each rule of all policies so far.
     slots: HashMap<String, u32>,
-    /// Of the rules in force: `in 1`.
+    /// The name of each slot in force, such as `in 1`.
     names: HashMap<u32, String>,
     generation: u32,
     in_force: Option<Generation>,
@@ -54,22 +54,22 @@ pub(crate) struct World {
     exact: bool,
     steps: u64,
     sabotaged_port: Option<u16>,
-    /// What the reference says of the last frame.
+    /// The reference's decision about the last frame.
     pub(crate) last: Option<String>,
     accounts: [Account; 2],
     is_tiny: bool,
     pub(crate) frames: u64,
-    /// Frames that the kernel does not run programs on: too short to be skbs.
+    /// Frames that are too short for a socket buffer, so that the kernel refuses the test run.
     pub(crate) refused: u64,
     pub(crate) evicted: u64,
 }
 
-/// Why kernel and reference differ.
+/// A description of the difference between kernel and reference.
 pub(crate) type Disagreement = String;
 
 impl World {
-    /// `exact`: compares the tables after every step, and not only at the end (those of fragments
-    /// after some steps, since they are large).
+    /// With `exact` the tables are compared after every step, and not only at the end. The fragment
+    /// tables are large, so they are compared after some steps only.
     pub(crate) fn new(sandbox: &Sandbox, exact: bool) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let tree = PinTree::new(sandbox.bpffs());
@@ -95,7 +95,7 @@ impl World {
         }
     }
 
-    /// Makes the reference err, see [`Reference::sabotaged_port`].
+    /// Makes the reference decide wrongly, see [`Reference::sabotaged_port`].
     pub(crate) fn sabotage(&mut self, port: Option<u16>) {
         self.sabotaged_port = port;
     }
@@ -118,14 +118,14 @@ impl World {
             self.compare_flows(slack)?;
             self.steps += 1;
             if self.steps.is_multiple_of(8) {
-                // Seen some steps ago.
+                // The fragments may have been seen some steps ago.
                 self.compare_fragments(slack + 3 * SECOND)?;
             }
         }
         Ok(())
     }
 
-    /// Compares what is only compared at the end: every counter, and the tables.
+    /// Compares what is compared only at the end: every counter, and the tables.
     pub(crate) fn finish(&mut self) -> Result<(), Disagreement> {
         let Some(live) = &self.live else {
             return Ok(());
@@ -135,7 +135,8 @@ impl World {
         if !moved.is_empty() {
             return Err(format!("counters differ at the end: {}", moved.join(", ")));
         }
-        // Entries are touched now and then, at moments that the reference cannot know.
+        // The programs update the time of an entry only now and then, and the reference cannot know
+        // when.
         self.compare_flows(u64::MAX)?;
         self.compare_fragments(u64::MAX)
     }
@@ -215,9 +216,10 @@ impl World {
                 });
             }
         }
-        // `apply` goes through the tables, but after the programs are there: packets come before.
+        // Every other flush is done by `apply` sweeping the table. In between packets come before
+        // the sweep, and the programs have to notice.
         if terms.flush && self.generation.is_multiple_of(2) {
-            let live = self.live.as_mut().expect("it was set just now");
+            let live = self.live.as_mut().expect("the policy is in force");
             let gone = live.reference.flows.flush(now(), &terms);
             for kind in FlowKind::BOTH {
                 self.accounts[kind as usize].flushed += gone[kind as usize];
@@ -343,11 +345,11 @@ impl World {
                 }
             }
         }
-        // A rule that is not in force any more, by the order of appearance.
+        // A rule of an earlier policy, numbered in the order of appearance.
         format!("former {}", slot.saturating_sub(FIRST_RULE_SLOT))
     }
 
-    /// Says which counters are not as expected.
+    /// Lists the counters that differ from the expected ones.
     fn differences(&self, counted: &[SlotCounters]) -> Vec<String> {
         (0u32..)
             .zip(counted.iter().zip(&self.expected))
@@ -362,12 +364,13 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.live = None;
-        // The mount goes with the test in any case.
+        // An error does not matter, because the sandbox removes the mount.
         let _ = self.pins.remove();
     }
 }
 
-/// SPEC P3: what the policy's reader leaves of the groups is what the text says.
+/// P3: checks that the reader of policies and the text agree on the rules that remain of the
+/// groups.
 fn same_rules(policy: &Policy, flat: &Policy) -> Result<(), Disagreement> {
     let list = |policy: &Policy| -> Vec<String> {
         policy

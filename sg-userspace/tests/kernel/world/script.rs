@@ -1,5 +1,4 @@
-//! What is done to an enforcer, step by step, and how that is written down: the form of the files
-//! in `tests/cases`.
+//! The steps of a script, and the format of the case files in `tests/cases`.
 //!
 //! ```text
 //! # Why this case is here.
@@ -14,9 +13,9 @@
 //! wait 31
 //! ```
 //!
-//! `policy` puts a policy in force (a second one replaces the first), `seed` enters a flow that
-//! was there before, `in` and `out` send a frame (`x3`: one that the wire carries as three
-//! packets) and say what becomes of it, `wait` lets seconds pass.
+//! `policy` puts a policy in force, and replaces the one before. `seed` enters a flow as if it had
+//! existed before the first policy. `in` and `out` send a frame, and give its verdict and counter;
+//! with `x3` it is three packets on the wire. `wait` lets seconds pass.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -28,14 +27,14 @@ pub(crate) enum Step {
     Policy(PolicyText),
     Seed(Seed),
     Frame(Sent),
-    /// Seconds.
+    /// Waits this number of seconds.
     Wait(u32),
 }
 
 /// A policy as lines of text.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct PolicyText {
-    /// Size of the flow tables; that of the first policy counts.
+    /// The size of the flow tables. Only that of the first policy counts.
     pub(crate) max_flows: u32,
     /// Lines of the form `KEY: VALUE`.
     pub(crate) options: Vec<String>,
@@ -48,7 +47,7 @@ pub(crate) struct Group {
     pub(crate) rules: Vec<String>,
 }
 
-/// A TCP connection that was there before the first policy.
+/// A TCP connection that existed before the first policy.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Seed {
     pub(crate) local: SocketAddr,
@@ -59,17 +58,17 @@ pub(crate) struct Seed {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Sent {
     pub(crate) direction: Direction,
-    /// Packets that the wire sees; more than one is for outbound frames.
+    /// The number of packets on the wire. Only outbound frames have more than one.
     pub(crate) segments: u32,
     pub(crate) bytes: Vec<u8>,
-    /// What a case file says of it.
+    /// The expected decision in a case file.
     pub(crate) expected: Option<String>,
 }
 
 pub(crate) const MAX_FLOWS: u32 = 16_384;
 
 impl PolicyText {
-    /// The lines that the policy's reader takes.
+    /// The policy in the format that the reader of policies takes.
     pub(crate) fn lines(&self) -> String {
         let mut text = String::new();
         for option in &self.options {
@@ -81,8 +80,8 @@ impl PolicyText {
         text
     }
 
-    /// The same rules as one group, with SPEC P3 applied to the text: what is left of each group
-    /// but the last when its trailing denies take no effect.
+    /// The same rules as one group. P3 is applied to the text: of each group but the last, the
+    /// trailing denies are left out if they have no effect.
     pub(crate) fn flattened(&self) -> String {
         let is_literal = self.options.iter().any(|o| o == "trailing-deny: honour");
         let mut text = String::new();
@@ -91,7 +90,7 @@ impl PolicyText {
         }
         let _ = writeln!(text, "group all");
         let last = self.groups.len().saturating_sub(1);
-        // What would have been logged by rules that take no effect, by side.
+        // For each direction, rules with `log` that have no effect themselves.
         let mut deferred = [Vec::new(), Vec::new()];
         for (number, group) in self.groups.iter().enumerate() {
             for (side, deferred) in ["in ", "out "].into_iter().zip(&mut deferred) {
@@ -110,7 +109,7 @@ impl PolicyText {
                     let mut denies = rules.split_off(end);
                     for rule in deferred.drain(..) {
                         let same = |other: &&mut String| families(other) == families(&rule);
-                        // Those in front of the denies log already.
+                        // The rules before the trailing denies log already.
                         if let Some(deny) = denies.iter_mut().find(same) {
                             if !deny.ends_with(" log") {
                                 deny.push_str(" log");
@@ -130,7 +129,7 @@ impl PolicyText {
     }
 }
 
-/// All protocols, all sources (of one family at least), drop.
+/// Whether the rule drops all protocols from all addresses, of at least one family.
 fn drops_everything(rule: &str) -> bool {
     let words: Vec<&str> = rule.split_whitespace().collect();
     let ([_, "all", _, remotes, "drop"] | [_, "all", _, remotes, "drop", "log"]) = words[..] else {
@@ -141,7 +140,7 @@ fn drops_everything(rule: &str) -> bool {
         .any(|remote| ["any", "0.0.0.0/0", "::/0"].contains(&remote))
 }
 
-/// The remotes of a rule, with both families in place of `any`.
+/// The remotes of a rule, with `any` replaced by the prefixes of both families.
 fn families(rule: &str) -> std::collections::BTreeSet<&str> {
     let remotes = rule.split_whitespace().nth(3).unwrap_or_default();
     let both = remotes.split(',').flat_map(|remote| match remote {
@@ -176,7 +175,7 @@ pub(crate) fn from_hex(text: &str) -> Option<Vec<u8>> {
     Some(pairs.iter().map(|[a, b]| (a * 16 + b) as u8).collect())
 }
 
-/// Writes a script as a case file; `comment` says why it is there.
+/// Writes a script as a case file. `comment` says why the case is there.
 pub(crate) fn write(comment: &str, steps: &[Step]) -> String {
     let mut text = String::new();
     for line in comment.lines() {

@@ -1,5 +1,5 @@
-//! The kernel's tables of flows and fragments: read as the reference has them, and made older,
-//! which is how time passes in the tests.
+//! The kernel's tables of flows and fragments, converted for comparison with the reference. Time
+//! passes in the tests by moving the times of entries back.
 
 use std::net::IpAddr;
 
@@ -40,13 +40,13 @@ fn entries<K: Pod, V: Pod>(table: &Table<K, V>) -> Vec<(K, V)> {
     table
         .iter()
         .collect::<Result<_, _>>()
-        .expect("nobody else changes the table")
+        .expect("the table does not change while it is read")
 }
 
 impl Tables {
     pub(crate) fn open(pins: &InterfacePins) -> Self {
         Tables {
-            // Time-outs only say whom userspace evicts first.
+            // The timeouts only affect which flow userspace evicts first.
             flow_table: FlowTable::open(pins, &Timeout::defaults()).expect("the layout is known"),
             fragments4: table(pins.fragments4()),
             fragments6: table(pins.fragments6()),
@@ -55,7 +55,7 @@ impl Tables {
         }
     }
 
-    /// Every flow, and where it is.
+    /// Every flow, with its place in the table.
     pub(crate) fn flows(&self) -> Vec<(FlowKey, Flow, Place)> {
         let mut flows = Vec::new();
         self.flow_table.each(now(), |e| {
@@ -97,7 +97,7 @@ impl Tables {
             let stats = self
                 .stats
                 .get(&(kind as u32), 0)
-                .expect("one for each kind");
+                .expect("statistics of each kind");
             stats.iter().fold(Moves::default(), |sum, cpu| Moves {
                 entered: sum.entered + cpu.entered,
                 left: sum.left + cpu.left,
@@ -106,8 +106,7 @@ impl Tables {
         })
     }
 
-    /// Moves every time that is remembered `nanoseconds` into the past, which may be before the
-    /// machine was started.
+    /// Moves all times back by `nanoseconds`, possibly to before the machine was started.
     pub(crate) fn age(&mut self, nanoseconds: u64) {
         self.flow_table.rewrite(|flow| {
             let ticks = (nanoseconds >> TICK_SHIFT) as u32;
@@ -128,7 +127,7 @@ impl Tables {
         rewrite(&mut self.fragments6, back);
     }
 
-    /// Does what `apply` does for `established: flush` once the policy of this generation is in
+    /// Does what `apply` does for `established: flush`, after the policy of this generation is in
     /// force.
     pub(crate) fn flush(&mut self, generation: u32) {
         self.flow_table.flush(generation, now());
@@ -136,8 +135,8 @@ impl Tables {
         clear(&mut self.fragments6);
     }
 
-    /// Enters a flow as it is entered for a connection that was there before the first policy.
-    /// True if it took the place of another one.
+    /// Enters a flow as for a connection that existed before the first policy. Returns whether
+    /// another flow was evicted.
     pub(crate) fn seed(&mut self, key: &FlowKey, flow: &Flow) -> bool {
         let By::Ports { local, remote } = key.by else {
             panic!("only flows with ports are seeded");
@@ -164,7 +163,7 @@ fn rewrite<K: Pod, V: Pod>(table: &mut Table<K, V>, change: impl Fn(V) -> V) {
     for (key, value) in entries(table) {
         match table.insert(key, change(value), EXISTING) {
             Ok(()) => {}
-            // Rewriting takes a second entry for a moment, for which a full map evicts.
+            // Updating an entry needs a second one for a moment, and a full map evicts for it.
             Err(aya::maps::MapError::SyscallError(e))
                 if e.io_error.raw_os_error() == Some(libc::ENOENT) => {}
             Err(e) => panic!("rewriting an entry: {e:?}"),
@@ -174,7 +173,7 @@ fn rewrite<K: Pod, V: Pod>(table: &mut Table<K, V>, change: impl Fn(V) -> V) {
 
 fn clear<K: Pod, V: Pod>(table: &mut Table<K, V>) {
     for (key, _) in entries(table) {
-        table.remove(&key).expect("nobody else removes entries");
+        table.remove(&key).expect("the entry exists");
     }
 }
 
