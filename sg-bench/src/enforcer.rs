@@ -7,7 +7,8 @@ use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use sg_bench_ebpf::{FLOW_REMOTE_PORT, flow_address, flow_port};
 use sg_common::counters::SlotCounters;
 use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT, Reason, reason_slot};
-use sg_policy::compile::{Budget, Compiled, compile};
+use sg_policy::compile::{Budget, Compiled};
+use sg_policy::compile_policy;
 use sg_policy::policy::Policy;
 use sg_userspace::kernel::CounterReader;
 use sg_userspace::kernel::generation::Generation;
@@ -80,7 +81,7 @@ impl Enforcer {
         let started = std::time::Instant::now();
         let rules = u32::try_from(policy.rules.len()).context("too many rules")?;
         let slots: Vec<u32> = (FIRST_RULE_SLOT..FIRST_RULE_SLOT + rules).collect();
-        let compiled = compile(policy, &slots, Budget::default())?;
+        let compiled = compile_policy(policy, &slots, Budget::default())?;
         Ok(Ready {
             policy,
             compiled,

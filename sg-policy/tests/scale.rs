@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use nix::time::{ClockId, clock_gettime};
-use sg_common::protocol::{Kind, icmp_number, other_number};
+use sg_common::protocol::Kind;
 use sg_common::verdict::FIRST_RULE_SLOT;
-use sg_policy::compile::{Budget, Compiled, compile};
+use sg_policy::compile::{Budget, Compiled};
+use sg_policy::compile_policy as compile;
 use sg_policy::oracle;
 use sg_policy::policy::{Policy, load_text, rules_from_lines};
 use sg_policy::testing;
@@ -36,14 +37,7 @@ fn agrees(policy: &Policy, compiled: &Compiled, packets: usize, seed: u64) {
     let mut rng = Rng::with_seed(seed);
     for _ in 0..packets {
         let packet = testing::packet(&mut rng, policy);
-        let icmp = if packet.remote.is_ipv4() { 1 } else { 58 };
-        let (kind, number) = match packet.protocol {
-            6 => (Kind::Tcp, packet.port),
-            17 => (Kind::Udp, packet.port),
-            132 => (Kind::Sctp, packet.port),
-            p if p == icmp => (Kind::Icmp, icmp_number(packet.icmp.0, packet.icmp.1)),
-            p => (Kind::Other, other_number(p)),
-        };
+        let (kind, number) = testing::kind_and_number(&packet);
         let verdict = compiled.decide(packet.direction, packet.remote, kind, number);
         let rule = verdict.slot().checked_sub(FIRST_RULE_SLOT);
         let expected = oracle::first_match(policy, &packet);

@@ -1,37 +1,17 @@
-//! Prefixes → address classes: one walk down the nested prefixes of a family.
+//! The prefixes of a partition → those that the tables need: the rest decide what the prefix
+//! around them decides.
 
-use super::{
-    arena::Arena,
-    budget::TooLarge,
-    rule_sets::{RuleSets, SetId},
-    services::Rows,
-    steps::set,
-};
-use crate::policy::{Prefix, Remote};
+use super::{arena::Arena, budget::TooLarge, rows::Rows};
+use crate::partition::{Address, Decisions, Prefix, Space, steps_of};
 
-/// An address as an integer of one family.
-pub(super) trait Address: Copy + Ord {
-    fn prefixes(remote: &Remote) -> &[Prefix<Self>];
-    /// The last address of `prefix`.
-    fn last(prefix: Prefix<Self>) -> Self;
-    const ZERO: Self;
-    fn next(self) -> Option<Self>;
+/// An address whose family has tables of its own.
+pub(super) trait TableAddress: Address {
     /// Whether `prefix` has a node of its own, given the first addresses of the prefixes before
     /// and after it.
     fn is_alone(prefix: Prefix<Self>, neighbours: [Option<Self>; 2]) -> bool;
 }
 
-impl Address for u32 {
-    const ZERO: u32 = 0;
-    fn prefixes(remote: &Remote) -> &[Prefix<u32>] {
-        &remote.v4
-    }
-    fn last(p: Prefix<u32>) -> u32 {
-        p.bits | u32::MAX.checked_shr(p.len.into()).unwrap_or(0)
-    }
-    fn next(self) -> Option<u32> {
-        self.checked_add(1)
-    }
+impl TableAddress for u32 {
     /// Each /16 has an entry of the first level.
     fn is_alone(prefix: Prefix<u32>, neighbours: [Option<u32>; 2]) -> bool {
         let mut neighbours = neighbours.into_iter().flatten();
@@ -39,90 +19,62 @@ impl Address for u32 {
     }
 }
 
-impl Address for u128 {
-    const ZERO: u128 = 0;
-    fn prefixes(remote: &Remote) -> &[Prefix<u128>] {
-        &remote.v6
-    }
-    fn last(p: Prefix<u128>) -> u128 {
-        p.bits | u128::MAX.checked_shr(p.len.into()).unwrap_or(0)
-    }
-    fn next(self) -> Option<u128> {
-        self.checked_add(1)
-    }
+impl TableAddress for u128 {
     /// A node of a tree has several prefixes.
     fn is_alone(_: Prefix<u128>, _: [Option<u128>; 2]) -> bool {
         false
     }
 }
 
-/// The classes of one family's address space.
+/// The classes of one family's address space, as the tables have them.
 pub(super) struct Classes<T> {
-    default_class: u32,
+    /// That of the addresses outside all prefixes.
+    outside: u32,
     /// Prefixes in address order, parents before children, whose class is not their parent's.
     prefixes: Vec<(Prefix<T>, u32)>,
 }
 
-/// Walks the family's prefixes from the outside in, giving each the class of all rules that cover
-/// it.
-pub(super) fn classes_of<T: Address>(
-    sets: &mut RuleSets,
+/// Lays out what each class of `space` decides, and finds the prefixes whose tables differ from
+/// those of the prefix around them. `decisions` are those of the classes in order.
+pub(super) fn classes_of<T: TableAddress>(
+    space: &Space<T>,
+    mut decisions: impl Iterator<Item = Decisions>,
     rows: &mut Rows,
     arena: &mut Arena,
 ) -> Result<Classes<T>, TooLarge> {
-    let mut named: Vec<(Prefix<T>, u32)> = Vec::new();
-    for (index, (remote, _)) in sets.remotes.iter().enumerate() {
-        named.extend(T::prefixes(remote).iter().map(|p| (*p, index as u32)));
-    }
-    // Parents before children: by first address, then shorter prefix first.
-    named.sort_unstable_by_key(|(p, remote)| (p.bits, p.len, *remote));
-
-    let default_set = named
-        .iter()
-        .take_while(|(p, _)| p.len == 0)
-        .fold(0, |set, (_, remote)| sets.with_remote(set, *remote));
-    let default_class = rows.class_of(sets, default_set, false, arena)?;
-    let mut classes = Classes {
-        default_class,
-        prefixes: Vec::new(),
+    // By class of the partition: the class of the tables. Its first prefix says where its port
+    // tables lie.
+    let mut laid_out: Vec<u32> = Vec::new();
+    let mut lay_out = |laid_out: &mut Vec<u32>, is_alone| {
+        if let Some(decisions) = decisions.next() {
+            laid_out.push(rows.class_of(&decisions, is_alone, arena)?);
+        }
+        Ok(())
     };
-    // The prefixes around the current one: last address, set, class.
-    let mut around: Vec<(T, SetId, u32)> = Vec::new();
+    lay_out(&mut laid_out, false)?;
+    let mut prefixes = Vec::new();
     let mut before: Option<T> = None;
-    let mut rest = named.as_slice();
-    while let Some(&(prefix, _)) = rest.first() {
-        let same = rest.iter().take_while(|(p, _)| *p == prefix).count();
-        let (here, after) = rest.split_at(same);
+    let mut rest = space.prefixes();
+    while let [named, after @ ..] = rest {
         rest = after;
-        if prefix.len == 0 {
+        let around = space.class_around(named);
+        if named.class == around {
             continue;
         }
-        while around
-            .last()
-            .is_some_and(|(last, _, _)| *last < prefix.bits)
-        {
-            around.pop();
+        if named.class as usize == laid_out.len() {
+            let after = after.first().map(|named| named.prefix.bits);
+            lay_out(&mut laid_out, T::is_alone(named.prefix, [before, after]))?;
         }
-        let (parent_set, parent_class) = around
-            .last()
-            .map_or((default_set, default_class), |(_, set, class)| {
-                (*set, *class)
-            });
-        let set = here.iter().fold(parent_set, |set, (_, remote)| {
-            sets.with_remote(set, *remote)
-        });
-        if set == parent_set {
-            continue;
+        before = Some(named.prefix.bits);
+        let class = laid_out[named.class as usize];
+        if class != laid_out[around as usize] {
+            prefixes.push((named.prefix, class));
         }
-        let is_alone = T::is_alone(prefix, [before, after.first().map(|(p, _)| p.bits)]);
-        before = Some(prefix.bits);
-        let class = rows.class_of(sets, set, is_alone, arena)?;
-        if class != parent_class {
-            classes.prefixes.push((prefix, class));
-        }
-        around.push((T::last(prefix), set, class));
     }
-    Ok(classes)
+    Ok(Classes {
+        outside: laid_out[0],
+        prefixes,
+    })
 }
 
 impl Classes<u32> {
@@ -145,33 +97,13 @@ impl Classes<u32> {
     }
 }
 
-impl<T: Address> Classes<T> {
+impl<T: TableAddress> Classes<T> {
     pub(super) fn prefixes(&self) -> usize {
         self.prefixes.len()
     }
 
     /// The class of every address, as steps.
     pub(super) fn steps(&self) -> Vec<(T, u32)> {
-        let mut steps: Vec<(T, u32)> = vec![(T::ZERO, self.default_class)];
-        let mut around: Vec<(T, u32)> = Vec::new();
-        let leave = |around: &mut Vec<(T, u32)>, steps: &mut Vec<(T, u32)>| {
-            if let Some((last, _)) = around.pop()
-                && let Some(next) = last.next()
-            {
-                let class = around.last().map_or(self.default_class, |(_, c)| *c);
-                set(steps, next, class);
-            }
-        };
-        for (prefix, class) in &self.prefixes {
-            while around.last().is_some_and(|(last, _)| *last < prefix.bits) {
-                leave(&mut around, &mut steps);
-            }
-            set(&mut steps, prefix.bits, *class);
-            around.push((T::last(*prefix), *class));
-        }
-        while !around.is_empty() {
-            leave(&mut around, &mut steps);
-        }
-        steps
+        steps_of(self.outside, self.prefixes.iter().copied())
     }
 }

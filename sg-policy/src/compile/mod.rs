@@ -1,19 +1,18 @@
-//! Rules → tables. Pure functions, no I/O: the same policy and slots give the same tables.
-//! The lookup cost of the result does not depend on the number of rules.
+//! Partition → tables. Pure functions, no I/O: the same partition and verdicts give the same
+//! tables. The lookup cost of the result does not depend on the number of rules.
 //!
-//! Each prefix carries the set of all rules whose remote covers it; that set, cut after the first
-//! rule that matches everything, decides a row (what happens to every protocol and port). Equal
-//! rows share an address class, and a prefix whose class is its parent's disappears.
+//! What a class of the partition decides becomes a row: a verdict or a port table for each
+//! direction and kind. Rules are not told apart any more where their verdicts are the same word,
+//! so that more is equal than in the partition. Equal rows share an address class, and a prefix
+//! whose class is its parent's disappears.
 
 mod addresses;
 mod arena;
 mod budget;
 mod hosts;
 mod row;
-mod rule_sets;
-mod services;
+mod rows;
 mod sizes;
-mod steps;
 mod tree;
 
 use std::net::IpAddr;
@@ -27,13 +26,12 @@ use sg_common::{
     verdict::{Direction, Verdict},
 };
 
-use crate::policy::Policy;
+use crate::partition::{Family, Partition, Verdicts};
 use addresses::classes_of;
 use arena::{Arena, Built};
 pub use budget::{Budget, TooLarge};
 use row::Row;
-use rule_sets::{Family, RuleSets};
-use services::Rows;
+use rows::Rows;
 pub use sizes::{Placement, TableSizes};
 
 /// Everything the kernel needs of a policy, and a second evaluator of it (`decide`).
@@ -46,14 +44,20 @@ pub struct Compiled {
     opens_flows: bool,
 }
 
-/// Compiles `policy`; `slots[i]` is the counter slot of `policy.rules[i]`.
-pub fn compile(policy: &Policy, slots: &[u32], budget: Budget) -> Result<Compiled, TooLarge> {
-    assert_eq!(policy.rules.len(), slots.len(), "one slot for each rule");
+/// Lays `partition` out in memory, each rule as its verdict.
+///
+/// # Errors
+/// [`TooLarge`] if the tables would take more memory than `budget`.
+pub fn compile(
+    partition: &Partition,
+    verdicts: &Verdicts,
+    budget: Budget,
+) -> Result<Compiled, TooLarge> {
     let mut arena = Arena::new(budget);
-    let mut rows = Rows::new(policy, slots);
+    let mut rows = Rows::new(verdicts);
 
-    let mut sets = RuleSets::new(policy, Family::V4);
-    let mut v4 = classes_of::<u32>(&mut sets, &mut rows, &mut arena)?;
+    let decisions = partition.all_decisions(Family::V4);
+    let mut v4 = classes_of(partition.v4(), decisions, &mut rows, &mut arena)?;
     let mut listed = v4.take_hosts();
     let hosts = hosts::store(&mut arena, &mut listed)?;
     v4.put_back(listed);
@@ -61,8 +65,8 @@ pub fn compile(policy: &Policy, slots: &[u32], budget: Budget) -> Result<Compile
     let mut addresses = Built::default();
     let is_narrow = arena.fill_root(&mut root4, &v4.steps(), rows.rows(), &mut addresses)?;
 
-    let mut sets = RuleSets::new(policy, Family::V6);
-    let v6 = classes_of::<u128>(&mut sets, &mut rows, &mut arena)?;
+    let decisions = partition.all_decisions(Family::V6);
+    let v6 = classes_of(partition.v6(), decisions, &mut rows, &mut arena)?;
     let trees = tree::build(&mut arena, &v6.steps())?;
 
     let shape = Shape {

@@ -2,36 +2,19 @@
 
 use fastrand::Rng;
 use sg_common::lookup::{POSITION_MASK, column_entry};
-use sg_common::protocol::{
-    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, icmp_number,
-    other_number,
-};
+use sg_common::protocol::Kind;
 use sg_common::verdict::{FIRST_RULE_SLOT, Verdict};
 
 use super::*;
+use crate::compile_policy as compile;
 use crate::oracle;
 use crate::policy::{Policy, rules_from_lines};
-use crate::testing::{self, Shape};
+use crate::testing::{self, Shape, kind_and_number};
 
 fn slots(policy: &Policy) -> Vec<u32> {
     (0..policy.rules.len() as u32)
         .map(|i| FIRST_RULE_SLOT + i)
         .collect()
-}
-
-/// Kind and number under which the packet path looks a packet up.
-fn lookup(packet: &oracle::Packet) -> (Kind, u16) {
-    let icmp = match packet.remote {
-        IpAddr::V4(_) => IPPROTO_ICMP,
-        IpAddr::V6(_) => IPPROTO_ICMPV6,
-    };
-    match packet.protocol {
-        IPPROTO_TCP => (Kind::Tcp, packet.port),
-        IPPROTO_UDP => (Kind::Udp, packet.port),
-        IPPROTO_SCTP => (Kind::Sctp, packet.port),
-        p if p == icmp => (Kind::Icmp, icmp_number(packet.icmp.0, packet.icmp.1)),
-        p => (Kind::Other, other_number(p)),
-    }
 }
 
 fn expected(policy: &Policy, packet: &oracle::Packet) -> Verdict {
@@ -48,7 +31,7 @@ fn expected(policy: &Policy, packet: &oracle::Packet) -> Verdict {
 }
 
 fn agrees(policy: &Policy, compiled: &Compiled, packet: &oracle::Packet, about: &str) {
-    let (kind, number) = lookup(packet);
+    let (kind, number) = kind_and_number(packet);
     let decided = compiled.decide(packet.direction, packet.remote, kind, number);
     assert_eq!(
         decided,

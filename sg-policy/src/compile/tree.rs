@@ -8,7 +8,8 @@ use sg_common::lookup::{
     NodeType, POINTER, TREE_BITS6, TREES6, UNIT_WORDS,
 };
 
-use super::{arena::Arena, budget::TooLarge, steps::set};
+use super::{arena::Arena, budget::TooLarge};
+use crate::partition::set;
 
 const CHILDREN: usize = NODE_KEYS + 1;
 const LEAVES: usize = LAST_KEYS + 1;

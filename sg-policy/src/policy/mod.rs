@@ -50,4 +50,5 @@ pub use load::{Loaded, load, load_text};
 pub use loading::{PORT_RANGES, PREFIXES, RULES};
 pub use model::*;
 pub use protocol::icmp_type_of as icmp_type;
+pub(crate) use protocol::is_ipv6_extension;
 pub use read::{POLICY_BYTES, SET_BYTES};

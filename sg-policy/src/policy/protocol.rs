@@ -92,6 +92,12 @@ pub(crate) fn has_ports(protocol: Protocol) -> bool {
     matches!(protocol, Protocol::Number(6 | 17 | 132))
 }
 
+/// Whether this is the number of an IPv6 extension header, so that the protocol of a packet is what
+/// stands behind it.
+pub(crate) fn is_ipv6_extension(number: u8) -> bool {
+    IPV6_EXTENSIONS.contains(&number)
+}
+
 /// The families whose packets can carry the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Families {
@@ -109,7 +115,7 @@ pub(crate) fn families(protocol: Protocol) -> Families {
     };
     Families {
         v4: number != ICMPV6,
-        v6: number != ICMP && !IPV6_EXTENSIONS.contains(&number),
+        v6: number != ICMP && !is_ipv6_extension(number),
     }
 }
 

@@ -7,7 +7,8 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use serde::Serialize;
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT};
-use sg_policy::compile::{Placement, TableSizes, compile};
+use sg_policy::compile::{Placement, TableSizes};
+use sg_policy::compile_policy;
 use sg_policy::policy::{Finding, Lint, Loaded, NonIp, Severity};
 use sg_userspace::kernel::KernelError;
 
@@ -91,7 +92,7 @@ impl Check {
         let slots: Vec<u32> = (FIRST_RULE_SLOT..)
             .take(loaded.policy.rules.len())
             .collect();
-        let sizes = match compile(&loaded.policy, &slots, self.memory.budget()) {
+        let sizes = match compile_policy(&loaded.policy, &slots, self.memory.budget()) {
             Ok(compiled) => compiled.sizes(),
             Err(error) if json => {
                 let errors = Failure::from(KernelError::from(error)).findings();

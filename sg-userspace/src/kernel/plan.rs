@@ -19,7 +19,8 @@ use super::pins::{InterfacePins, PinTree};
 use super::shared::PinnedUse;
 use super::slots;
 use super::state::{PolicyRecord, State};
-use sg_policy::compile::{Compiled, compile};
+use sg_policy::compile::Compiled;
+use sg_policy::compile_policy;
 use sg_policy::policy::Policy;
 
 /// What is to be done.
@@ -140,7 +141,7 @@ fn plan_at_once(
     let in_use = PinnedUse::new(found, previous, runs_alone, &options.held_slots);
     let assignment = slots::assign(policy, previous, capacity, &in_use)?;
     let started = Instant::now();
-    let compiled = compile(policy, &assignment.slots(), options.budget)?;
+    let compiled = compile_policy(policy, &assignment.slots(), options.budget)?;
     let compile_time = started.elapsed();
     if let Start::Replace(replaced) = &start
         && is_unchanged(policy, &options, replaced)

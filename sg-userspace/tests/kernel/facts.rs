@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use aya::programs::XdpMode;
 use sg_common::verdict::FIRST_RULE_SLOT;
-use sg_policy::compile::{Budget, compile};
+use sg_policy::compile::Budget;
+use sg_policy::compile_policy;
 use sg_policy::policy::{Policy, PolicyInput, load, rules_from_lines};
 use sg_userspace::kernel::generation::Generation;
 use sg_userspace::kernel::programs::Programs;
@@ -155,7 +156,7 @@ fn verified(name: &str, policy: &Policy) {
 fn loaded(policy: &Policy) -> Programs {
     let rules = policy.rules.len() as u32;
     let slots: Vec<u32> = (FIRST_RULE_SLOT..FIRST_RULE_SLOT + rules).collect();
-    let compiled = compile(policy, &slots, Budget::default()).expect("tables fit");
+    let compiled = compile_policy(policy, &slots, Budget::default()).expect("tables fit");
     let shared = SharedMaps {
         counter_slots: FIRST_RULE_SLOT + rules,
         max_flows: 4096,

@@ -3,7 +3,8 @@
 
 use sg_common::flow::{FlowKind, FlowValue, Timeout};
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT};
-use sg_policy::compile::{Budget, compile};
+use sg_policy::compile::Budget;
+use sg_policy::compile_policy;
 use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::DEFAULT_MAX_FLOWS;
 use sg_userspace::kernel::flow_tables::{FlowTable, key_of, monotonic_now};
@@ -66,7 +67,7 @@ fn a_spoofed_flood_evicts_no_idle_connection() {
     sandbox(|sandbox| {
         let policy = rules_from_lines("in tcp 80 from any accept\nin udp 53 from any accept");
         let slots = [FIRST_RULE_SLOT, FIRST_RULE_SLOT + 1];
-        let compiled = compile(&policy, &slots, Budget::default()).expect("tables fit");
+        let compiled = compile_policy(&policy, &slots, Budget::default()).expect("tables fit");
         let (shared, pins) = pinned_maps(sandbox, max_flows);
         let mut programs = Programs::load(&compiled, &Generation::of(&policy, 1), &shared)
             .unwrap_or_else(|e| panic!("{e}"));

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use sg_common::flow::{FlowKind, FlowValue, Timeout};
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
-use sg_policy::compile::{Budget, compile};
+use sg_policy::compile::Budget;
+use sg_policy::compile_policy;
 use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::flow_tables::{FlowTable, each_flow, key_of, monotonic_now, sweep};
 use sg_userspace::kernel::generation::Generation;
@@ -39,7 +40,7 @@ fn packets_of_all_cpus_share_one_table() {
     sandbox(|sandbox| {
         let policy = rules_from_lines("out tcp 53 to any accept\nout tcp 54 to any accept");
         let slots = [FIRST_RULE_SLOT, FIRST_RULE_SLOT + 1];
-        let tables = compile(&policy, &slots, Budget::default()).expect("tables fit");
+        let tables = compile_policy(&policy, &slots, Budget::default()).expect("tables fit");
         let (shared, pins) = pinned_maps(sandbox, ROOM);
         let load = || {
             let generation = Generation::of(&policy, 1);
@@ -139,7 +140,8 @@ struct Together {
 impl Together {
     fn new(sandbox: &Sandbox, rules: &str) -> Self {
         let policy = rules_from_lines(rules);
-        let tables = compile(&policy, &[FIRST_RULE_SLOT], Budget::default()).expect("tables fit");
+        let tables =
+            compile_policy(&policy, &[FIRST_RULE_SLOT], Budget::default()).expect("tables fit");
         // Far more room than flows, so that none is evicted.
         let (shared, pins) = pinned_maps(sandbox, 65_536);
         let load = || {
@@ -306,7 +308,8 @@ fn a_sweep_holds_up_no_packet() {
     const ROOM: u32 = 200_000;
     sandbox(|sandbox| {
         let policy = rules_from_lines("out udp 53 to any accept");
-        let tables = compile(&policy, &[FIRST_RULE_SLOT], Budget::default()).expect("tables fit");
+        let tables =
+            compile_policy(&policy, &[FIRST_RULE_SLOT], Budget::default()).expect("tables fit");
         sandbox.veth("sg0", "sg1");
         let options = ApplyOptions {
             max_flows: Some(ROOM),

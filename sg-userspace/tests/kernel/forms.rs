@@ -9,7 +9,8 @@ use fastrand::Rng;
 use sg_common::lookup::{NodeType, Shape};
 use sg_common::protocol::Kind;
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
-use sg_policy::compile::{Budget, Compiled, compile};
+use sg_policy::compile::{Budget, Compiled};
+use sg_policy::compile_policy;
 use sg_policy::oracle;
 use sg_policy::policy::{Policy, rules_from_lines};
 use sg_policy::testing;
@@ -295,7 +296,7 @@ fn every_form_decides_as_the_oracle_does() {
         let mut rng = Rng::with_seed(i);
         let policy = rules_from_lines(&rules(&mut rng));
         let slots: Vec<u32> = (FIRST_RULE_SLOT..).take(policy.rules.len()).collect();
-        let compiled = compile(&policy, &slots, Budget::default());
+        let compiled = compile_policy(&policy, &slots, Budget::default());
         let compiled = compiled.unwrap_or_else(|e| panic!("{what}: {e}"));
         assert!(is_there(&compiled.shape), "{what}: {:?}", compiled.shape);
         for is_in_bss in [true, false] {

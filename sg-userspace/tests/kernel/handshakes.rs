@@ -3,7 +3,8 @@
 
 use sg_common::flow::{FlowKind, Timeout};
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT};
-use sg_policy::compile::{Budget, compile};
+use sg_policy::compile::Budget;
+use sg_policy::compile_policy;
 use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::flow_tables::{FlowTable, monotonic_now};
 use sg_userspace::kernel::generation::Generation;
@@ -218,7 +219,8 @@ fn bytes(segment: Segment, port: u16, is_v6: bool, has_tag: bool) -> Frame {
 fn a_flow_is_established_by_the_right_acknowledgement_alone() {
     sandbox(|sandbox| {
         let policy = rules_from_lines("in tcp 80 from any accept");
-        let compiled = compile(&policy, &[FIRST_RULE_SLOT], Budget::default()).expect("tables fit");
+        let compiled =
+            compile_policy(&policy, &[FIRST_RULE_SLOT], Budget::default()).expect("tables fit");
         let (shared, pins) = pinned_maps(sandbox, 256);
         let mut programs = Programs::load(&compiled, &Generation::of(&policy, 1), &shared)
             .unwrap_or_else(|e| panic!("{e}"));

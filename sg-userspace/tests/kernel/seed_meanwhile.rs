@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sg_common::flow::FlowKind;
-use sg_policy::compile::{Budget, compile};
+use sg_policy::compile::Budget;
+use sg_policy::compile_policy;
 use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::flow_tables::{FlowEntry, each_flow};
 use sg_userspace::kernel::generation::Generation;
@@ -124,7 +125,7 @@ fn a_second_look_adds_what_is_new() {
     sandbox(|sandbox| {
         let node = Node::new(sandbox);
         let policy = rules_from_lines(NOBODY);
-        let tables = compile(&policy, &[], Budget::default()).expect("tables of no rules");
+        let tables = compile_policy(&policy, &[], Budget::default()).expect("tables of no rules");
         let (shared, pins) = pinned_maps(sandbox, 256);
         let _programs = Programs::load(&tables, &Generation::of(&policy, 1), &shared)
             .unwrap_or_else(|e| panic!("{e}"));

@@ -1,7 +1,8 @@
 //! Parts that a policy does not need are left out of its programs: fewer instructions and the same
 //! verdicts. They are back when another policy needs them.
 
-use sg_policy::compile::{Budget, compile};
+use sg_policy::compile::Budget;
+use sg_policy::compile_policy;
 use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::generation::Generation;
 use sg_userspace::kernel::programs::Programs;
@@ -26,7 +27,8 @@ const ASYMMETRIC: &str = "in tcp 22 from any accept
 fn count(rules: &str, change: impl FnOnce(&mut Generation)) -> u32 {
     let policy = rules_from_lines(rules);
     let slots: Vec<u32> = (32..32 + policy.rules.len() as u32).collect();
-    let compiled = compile(&policy, &slots, Budget::default()).unwrap_or_else(|e| panic!("{e}"));
+    let compiled =
+        compile_policy(&policy, &slots, Budget::default()).unwrap_or_else(|e| panic!("{e}"));
     let mut generation = Generation::of(&policy, 1);
     change(&mut generation);
     let shared = SharedMaps {

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use aya::programs::{ProgramInfo, TestRun, TestRunOptions};
 use sg_common::counters::SlotCounters;
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
-use sg_policy::compile::{Budget, Compiled, compile};
+use sg_policy::compile::{Budget, Compiled};
+use sg_policy::compile_policy;
 use sg_policy::policy::{Policy, rules_from_lines};
 use sg_userspace::kernel::generation::Generation;
 use sg_userspace::kernel::pins::{InterfacePins, PinTree};
@@ -110,7 +111,7 @@ impl Enforcer {
         require_root();
         let rules = policy.rules.len() as u32;
         let slots: Vec<u32> = (FIRST_RULE_SLOT..FIRST_RULE_SLOT + rules).collect();
-        let compiled = compile(&policy, &slots, Budget::default()).expect("tables fit");
+        let compiled = compile_policy(&policy, &slots, Budget::default()).expect("tables fit");
         let shared = SharedMaps {
             counter_slots: FIRST_RULE_SLOT + rules,
             max_flows: 4096,

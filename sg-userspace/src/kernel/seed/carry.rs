@@ -52,13 +52,14 @@ mod tests {
 
     use super::super::existing::Key;
     use super::*;
-    use sg_policy::compile::{Budget, Compiled, compile};
+    use sg_policy::compile::{Budget, Compiled};
+    use sg_policy::compile_policy;
     use sg_policy::policy::rules_from_lines;
 
     fn compiled(rules: &str) -> Compiled {
         let policy = rules_from_lines(rules);
         let slots: Vec<u32> = (FIRST_RULE_SLOT..).take(policy.rules.len()).collect();
-        compile(&policy, &slots, Budget::default()).unwrap()
+        compile_policy(&policy, &slots, Budget::default()).unwrap()
     }
 
     /// Proves K7 and K11: what needed no entry gets one when it begins to need one.

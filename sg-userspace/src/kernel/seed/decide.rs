@@ -83,7 +83,8 @@ mod tests {
 
     use super::super::existing::Key;
     use super::*;
-    use sg_policy::compile::{Budget, compile};
+    use sg_policy::compile::Budget;
+    use sg_policy::compile_policy;
     use sg_policy::policy::rules_from_lines;
 
     /// A flow of `local` port 22 with `remote` port 5000, unless it is a ping.
@@ -134,7 +135,7 @@ mod tests {
         let policy = rules_from_lines(rules);
         let slots: Vec<u32> = (0..).take(policy.rules.len()).collect();
         let slots: Vec<u32> = slots.iter().map(|i| FIRST_RULE_SLOT + i).collect();
-        let tables = compile(&policy, &slots, Budget::default()).unwrap();
+        let tables = compile_policy(&policy, &slots, Budget::default()).unwrap();
         let judge =
             |direction, remote, kind, number| tables.decide(direction, remote, kind, number);
         let Some((kind, value)) = decide(flow, judge, 7, 1000) else {

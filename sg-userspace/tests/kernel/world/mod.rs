@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use sg_common::counters::SlotCounters;
 use sg_common::flow::FlowKind;
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
-use sg_policy::compile::{Budget, compile};
+use sg_policy::compile::Budget;
+use sg_policy::compile_policy;
 use sg_policy::policy::{Established, Policy, groups_from_lines};
 use sg_userspace::kernel::flow_tables::may_have_cut;
 use sg_userspace::kernel::generation::Generation;
@@ -160,7 +161,7 @@ impl World {
             let name = script::direction_name(rule.direction);
             self.names.insert(slot, format!("{name} {}", rule.position));
         }
-        let compiled = compile(&policy, &slots, Budget::default()).expect("tables fit");
+        let compiled = compile_policy(&policy, &slots, Budget::default()).expect("tables fit");
         let shared = SharedMaps {
             pins: Some(self.pins.clone()),
             counter_map: 0,

@@ -1,0 +1,92 @@
+//! What a class decides → a row: an entry for each direction and kind. Equal rows are one class of
+//! the tables.
+
+use std::collections::HashMap;
+
+use sg_common::{
+    lookup::{COLUMNS, LINE_WORDS, POINTER, column_index},
+    protocol::Kind,
+    verdict::Direction,
+};
+
+use super::{
+    arena::{Arena, Built},
+    budget::TooLarge,
+    row::Row,
+};
+use crate::partition::{Decisions, Verdicts, set};
+
+/// The distinct rows so far; a row's index is an address class of the tables.
+pub(super) struct Rows<'a> {
+    verdicts: &'a Verdicts,
+    rows: Vec<Row>,
+    classes: HashMap<Row, u32>,
+    pub(super) built: Built,
+}
+
+impl<'a> Rows<'a> {
+    pub(super) fn new(verdicts: &'a Verdicts) -> Self {
+        Rows {
+            verdicts,
+            rows: Vec::new(),
+            classes: HashMap::new(),
+            built: Built::default(),
+        }
+    }
+
+    pub(super) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// Stores the rows column by column, equal ones once: a packet's direction and kind have all
+    /// their entries side by side. Returns the word at which each column begins.
+    pub(super) fn store(&self, arena: &mut Arena) -> Result<[u32; COLUMNS], TooLarge> {
+        let mut begins = [0; COLUMNS];
+        let mut known: HashMap<Vec<u32>, u32> = HashMap::new();
+        for (index, begin) in begins.iter_mut().enumerate() {
+            let column: Vec<u32> = self.rows.iter().map(|row| row[index]).collect();
+            if let Some(stored) = known.get(&column) {
+                *begin = *stored;
+                continue;
+            }
+            let line = arena.take_lines(column.len().div_ceil(LINE_WORDS))?;
+            for (word, entry) in arena.words_mut(line).zip(&column) {
+                *word = *entry;
+            }
+            *begin = line * LINE_WORDS as u32;
+            known.insert(column, *begin);
+        }
+        Ok(begins)
+    }
+
+    /// The class of addresses that decide so; its port tables are stored. Where the addresses are
+    /// those of a prefix that is alone, its node will lie beside a port table.
+    pub(super) fn class_of(
+        &mut self,
+        decisions: &Decisions,
+        is_alone: bool,
+        arena: &mut Arena,
+    ) -> Result<u32, TooLarge> {
+        let mut row = Row::default();
+        for direction in Direction::BOTH {
+            for kind in Kind::ALL {
+                // Rules with the same verdict are no longer told apart.
+                let mut steps = Vec::new();
+                for step in decisions.steps(direction, kind) {
+                    let verdict = self.verdicts.of(direction, step.rule);
+                    set(&mut steps, step.first.into(), verdict.0);
+                }
+                // One of them is enough: the node is one.
+                let is_first = row.iter().all(|entry| entry & POINTER == 0);
+                let column = column_index(direction, kind as u8);
+                row[column] = arena.ports(column, &steps, is_alone && is_first, &mut self.built)?;
+            }
+        }
+        let next = self.rows.len() as u32;
+        let class = *self.classes.entry(row).or_insert(next);
+        if class == next {
+            self.rows.push(row);
+        }
+        Ok(class)
+    }
+}

@@ -1,0 +1,41 @@
+//! What a rule's number becomes in the packet path.
+
+use sg_common::verdict::{Direction, Verdict};
+
+use crate::policy::Policy;
+
+/// The verdict of each rule of a policy, and of packets that no rule matches.
+#[derive(Clone, Debug)]
+pub struct Verdicts {
+    rules: Vec<Verdict>,
+    /// By direction.
+    no_match: [Verdict; 2],
+}
+
+impl Verdicts {
+    /// The verdicts of `policy`, whose rule `i` is counted in counter slot `slots[i]`. Rules may
+    /// share a slot: those of the same identity do.
+    ///
+    /// # Panics
+    /// If there is not one slot for each rule.
+    pub fn new(policy: &Policy, slots: &[u32]) -> Self {
+        assert_eq!(policy.rules.len(), slots.len(), "one slot for each rule");
+        let rules = policy.rules.iter().zip(slots);
+        Verdicts {
+            rules: rules
+                .map(|(rule, &slot)| Verdict::new(rule.action, slot, rule.log))
+                .collect(),
+            no_match: Direction::BOTH.map(|direction| {
+                Verdict::no_match(direction).logged(policy.log_no_match[direction as usize])
+            }),
+        }
+    }
+
+    /// The verdict of a packet in `direction` that `rule`, an index into the policy's rules,
+    /// decides, or that no rule matches. A number that no rule has is no match.
+    pub fn of(&self, direction: Direction, rule: Option<u32>) -> Verdict {
+        rule.and_then(|rule| self.rules.get(rule as usize))
+            .copied()
+            .unwrap_or(self.no_match[direction as usize])
+    }
+}
