@@ -1,5 +1,5 @@
-//! The lab run for real: it agrees with the policies, it notices when it should not, and nothing
-//! of it is left, not even when it is killed. Needs root, as the enforcer does.
+//! Runs the real lab: it agrees with the policies, it reports a difference that a test makes on
+//! purpose, and it leaves nothing behind, even if it is killed. Needs root, as the enforcer does.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use sg_policy::policy::{Policy, PolicyInput, load, rules_from_lines};
 use sg_userspace::lab::{AnswerBy, Attempt, Options, Report, run};
 use sg_userspace::observe::attached::{Scope, attached};
 
-/// For what takes a second or two, but on emulated processors that others use as well much longer.
+/// The bound for what usually takes a second or two. Emulated and busy processors take much longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn policy(input: &str, sets: &[&str]) -> Policy {
@@ -28,7 +28,8 @@ fn lab(policy: Policy) -> Report {
     run(&Options::new(policy)).unwrap()
 }
 
-/// The one attempt that reads so, for example `outside node tcp 22`; addresses count as names.
+/// The only attempt with this text, for example `outside node tcp 22`. An address may stand for a
+/// name.
 fn find<'a>(report: &'a Report, text: &str) -> &'a Attempt {
     let words: Vec<&str> = text.split(' ').collect();
     let is_end = |word: &str, name: &str, address: &str| word == name || word == address;
@@ -76,7 +77,7 @@ fn names_in(dir: &Path) -> BTreeSet<PathBuf> {
     entries.map(|entry| entry.unwrap().path()).collect()
 }
 
-/// Proves P7 and K6, with the table of SPEC P7 read by a human.
+/// Proves P7 and K6: a person has checked this table against that of P7.
 #[test]
 fn the_recommended_policy_does_what_its_table_says() {
     let started = Instant::now();
@@ -110,7 +111,7 @@ fn the_recommended_policy_does_what_its_table_says() {
     assert!(outbound.reply_packets >= 4, "{outbound:?}");
 }
 
-/// Proves P2: a policy with no rules denies everything.
+/// Proves P2: a policy without rules denies everything.
 #[test]
 fn a_policy_without_rules_lets_nothing_through() {
     let report = lab(rules_from_lines(""));
@@ -134,7 +135,7 @@ fn sets_given_on_the_command_line_reach_the_packets() {
     check(&report, "outside node tcp 30080", "drop", None);
 }
 
-/// Without this, the tests above could hold because nothing is compared.
+/// Shows that the comparison can fail, since the tests above would prove nothing otherwise.
 #[test]
 fn what_differs_is_reported() {
     let open = rules_from_lines("in all from any accept\nout all to any accept");
@@ -163,7 +164,7 @@ fn what_differs_is_reported() {
         report.differences
     );
 
-    // The same verdicts by another rule: only the counters tell.
+    // Another rule gives the same verdicts, so only the counters show the difference.
     let twice = "in tcp 1 from any accept\nin all from any accept\nout all to any accept";
     let mut options = Options::new(policy_of_one_rule_each());
     options.expect = Some(rules_from_lines(twice));
@@ -192,7 +193,8 @@ fn nothing_is_left_behind() {
     });
 }
 
-/// Runs `test` where the names and mounts that other tests make meanwhile are not seen.
+/// Runs `test` in a mount namespace of its own, where the namespaces and mounts of other tests do
+/// not appear.
 fn alone(test: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -211,7 +213,8 @@ fn alone(test: impl FnOnce() + Send) {
 
 #[test]
 fn nothing_is_left_behind_when_it_is_killed() {
-    // SIGTERM for Ctrl-C, which it ends like; a shell's background jobs ignore SIGINT.
+    // SIGTERM ends the lab as Ctrl-C does. SIGINT would be ignored if the tests run as a background
+    // job of a shell.
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         let mut child = Command::new(env!("CARGO_BIN_EXE_sgctl"))
             .arg("lab")
@@ -225,13 +228,13 @@ fn nothing_is_left_behind_when_it_is_killed() {
     }
 }
 
-/// The programs that the child's lab has attached, once it has.
+/// The programs that the child's lab has attached. Waits until it has.
 fn programs_of(child: &mut Child) -> Vec<u32> {
     let deadline = Instant::now() + PATIENCE;
     let mounts_of = |thread: &Path| std::fs::read_link(thread.join("ns/mnt")).ok();
     let own = mounts_of(Path::new("/proc/self"));
     while Instant::now() < deadline && child.try_wait().unwrap().is_none() {
-        // The lab's mounts are those of its threads only.
+        // Only the lab's own threads are in its mount namespace.
         for thread in names_in(&PathBuf::from(format!("/proc/{}/task", child.id()))) {
             if mounts_of(&thread) == own {
                 continue;
@@ -241,7 +244,7 @@ fn programs_of(child: &mut Child) -> Vec<u32> {
             let state = states
                 .filter_map(|a| a.state.ok())
                 .find(|s| s.interface == "eth0");
-            // The record is written once more with the hooks when both programs run.
+            // The record has the hooks only after both programs are attached.
             if let Some(state) = state.filter(|s| !s.egress_hook.is_empty()) {
                 return vec![state.inbound_program, state.outbound_program];
             }

@@ -1,5 +1,5 @@
-//! Packets that the kernel has joined, or has yet to cut, as XDP sees them in the generic path:
-//! larger than their own length fields can say (BIG TCP), or datagrams that are many.
+//! Packets that the kernel has joined or has yet to segment, as generic XDP sees them: TCP packets
+//! longer than their length fields can express (BIG TCP), and several datagrams in one.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -20,17 +20,17 @@ use crate::transfer::{Sender, transfer};
 const SIZE: usize = 50_000_000;
 const LARGEST: u32 = 185_000;
 
-/// Sets what `ip link set dev … gso_max_size … gro_max_size … gso_ipv4_max_size …
-/// gro_ipv4_max_size …` does, by hand: Debian's `ip` does not know all of them.
+/// Sets what `ip link set dev … gso_max_size … gro_max_size … gso_ipv4_max_size … gro_ipv4_max_size
+/// …` sets. Debian's `ip` does not know all of them.
 fn set_largest(interface: &str) {
-    // include/uapi/linux/if_link.h; those of IPv4 are there since Linux 6.3.
+    // From include/uapi/linux/if_link.h. Those for IPv4 exist since Linux 6.3.
     const GSO_MAX_SIZE: u16 = 41;
     const GRO_MAX_SIZE: u16 = 58;
     const GSO_IPV4_MAX_SIZE: u16 = 63;
     const GRO_IPV4_MAX_SIZE: u16 = 64;
     let index = nix::net::if_::if_nametoindex(interface).expect("an interface");
     let mut message = Vec::new();
-    // `struct nlmsghdr`, whose length is known at the end, and `struct ifinfomsg`.
+    // `struct nlmsghdr`, whose length is filled in at the end, and `struct ifinfomsg`.
     message.extend_from_slice(&0u32.to_ne_bytes());
     message.extend_from_slice(&libc::RTM_NEWLINK.to_ne_bytes());
     let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
@@ -54,7 +54,7 @@ fn set_largest(interface: &str) {
     // SAFETY: no pointers; the result is checked.
     let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
     assert!(fd >= 0, "netlink: {}", io::Error::last_os_error());
-    // SAFETY: the kernel just returned this descriptor to us alone.
+    // SAFETY: the kernel has just returned this descriptor, and nothing else uses it.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     let mut answer = [0u8; 1024];
     // SAFETY: both buffers are valid for the lengths given.
@@ -74,7 +74,7 @@ fn set_largest(interface: &str) {
         )
     };
     assert!(received >= 20, "netlink: {}", io::Error::last_os_error());
-    // `struct nlmsgerr` behind the header begins with a negative error.
+    // After the header, `struct nlmsgerr` begins with the negative error number.
     let error = i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]);
     let error = io::Error::from_raw_os_error(-error);
     let is_set = error.raw_os_error() == Some(0);
@@ -96,7 +96,8 @@ fn enforce(sandbox: &Sandbox, line: &Line) -> Enforced {
     line.raise_node(Enforced::new(&options.bpffs))
 }
 
-/// Uploads to the node over both families; some of what arrives must be larger than 64 KiB.
+/// Uploads to the node over both families. Some of the packets that arrive must be larger than 64
+/// KiB.
 #[track_caller]
 fn assert_uploads_arrive(line: &Line, enforced: &Enforced) {
     let hook = format!("hook ingress device {NIC}");
@@ -113,8 +114,8 @@ fn assert_uploads_arrive(line: &Line, enforced: &Enforced) {
     assert_eq!(enforced.reason("in malformed"), 0);
 }
 
-/// Proves K3 for datagrams that are sent as one and cut at the end of the path (UDP_SEGMENT):
-/// UDP's length is that of all of them, be they on their way out or in.
+/// Proves K3 for datagrams that are sent as one packet and segmented at the end of the path
+/// (UDP_SEGMENT), outbound and inbound. The length field of UDP covers all of them.
 #[test]
 fn datagrams_that_are_yet_to_be_cut_are_judged() {
     const SEGMENT: usize = 1400;
@@ -126,7 +127,7 @@ fn datagrams_that_are_yet_to_be_cut_are_judged() {
         let rules = "in udp 6001 from any accept\nout udp 6002 to any accept";
         apply(&rules_from_lines(rules), &options).unwrap_or_else(|e| panic!("apply: {e}"));
         let enforced = line.raise_node(Enforced::new(&options.bpffs));
-        // What a hook of the node sees of datagrams that are larger than a frame.
+        // Counts packets of datagrams larger than a frame at both hooks of the node.
         let joined = ["ingress", "egress"].map(|hook| {
             let hook = format!("hook {hook} device {NIC}");
             Counter::new("netdev", &hook, "meta l4proto udp meta length > 9000")
@@ -143,7 +144,9 @@ fn datagrams_that_are_yet_to_be_cut_are_judged() {
                 let client = client.expect("a free port");
                 setsockopt(&client, UdpGsoSegment, &(SEGMENT as i32)).expect("an option");
                 from.inside(|| client.connect(address)).expect("a route");
-                let sent = client.send(&[7; SEGMENT * SEGMENTS]).expect("it leaves");
+                let sent = client
+                    .send(&[7; SEGMENT * SEGMENTS])
+                    .expect("the datagrams are sent");
                 assert_eq!(sent, SEGMENT * SEGMENTS);
                 for n in 0..SEGMENTS {
                     let len = again(|| server.recv(&mut [0; 2 * SEGMENT]));
@@ -160,7 +163,7 @@ fn datagrams_that_are_yet_to_be_cut_are_judged() {
     });
 }
 
-/// Proves K3 for BIG TCP on the interface that receives it.
+/// Proves K3 for BIG TCP at the receiving interface.
 #[test]
 fn packets_beyond_64_kib_are_judged_in_the_generic_path() {
     sandbox(|sandbox| {
@@ -174,7 +177,7 @@ fn packets_beyond_64_kib_are_judged_in_the_generic_path() {
     });
 }
 
-/// Proves K3 for BIG TCP on a bridge over the interface that receives it.
+/// Proves K3 for BIG TCP at a bridge with the receiving interface as its port.
 #[test]
 fn packets_beyond_64_kib_are_judged_on_a_bridge() {
     sandbox(|sandbox| {
@@ -184,8 +187,8 @@ fn packets_beyond_64_kib_are_judged_on_a_bridge() {
         line.node.ip(&format!("link set port master {NIC} up"));
         set_largest_of(&line.node, &["port", NIC]);
         set_largest_of(&line.remote, &[NIC]);
-        // That it adds up cannot be asked here: until the kernel has noticed that a port is in
-        // operation, it throws away behind the outbound hook what the bridge sends.
+        // The sums are not compared here: until the kernel has noticed that a port is up, it drops
+        // some of the bridge's packets after the outbound hook.
         let enforced = enforce(sandbox, &line);
         assert_uploads_arrive(&line, &enforced);
     });

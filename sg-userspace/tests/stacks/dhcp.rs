@@ -1,5 +1,5 @@
-//! A DHCP client on the node and a server beside it, both Debian's, under a policy that accepts no
-//! more than the client's requests.
+//! A DHCP client on the node and a server beside it, both from Debian, under a policy that accepts
+//! only the client's requests.
 
 use std::path::Path;
 use std::thread::scope;
@@ -13,7 +13,7 @@ use crate::sandbox::{Sandbox, sandbox};
 use crate::service::PATIENCE;
 use crate::tools::Daemon;
 
-/// The node, a server beside it, and a client that asks until it is dropped.
+/// The node, a DHCP server beside it, and a client that keeps asking until it is dropped.
 struct Asking {
     line: Line,
     server: Daemon,
@@ -22,20 +22,20 @@ struct Asking {
 }
 
 impl Asking {
-    /// Whether the node has an address of the server's range.
+    /// Whether the node has an address from the server's range.
     fn has_address(&self) -> bool {
         let addresses = self.line.node.ip(&format!("address show dev {NIC}"));
         addresses.contains("inet 10.0.0.1") || addresses.contains("inet6 2001:db8::1")
     }
 
-    /// How often the server has said a word.
+    /// How often the server's output contains a word.
     fn told(&mut self, word: &str) -> usize {
         self.server.said().matches(word).count()
     }
 }
 
 fn ask(sandbox: &Sandbox, rules: &str, family: Family) -> Asking {
-    // The client leaves things in these.
+    // The client writes to these directories, so each test mounts its own.
     for place in ["/run", "/var/lib"] {
         let none: Option<&str> = None;
         let mounted = mount(none, place, Some("tmpfs"), MsFlags::empty(), none);
@@ -70,7 +70,7 @@ fn ask(sandbox: &Sandbox, rules: &str, family: Family) -> Asking {
     line.node.ip(&format!("link set {NIC} up"));
     line.wait_for_carriers();
 
-    let configuration = configuration.to_str().expect("it is text");
+    let configuration = configuration.to_str().expect("the path is valid UTF-8");
     let arguments = ["-f", configuration, "-B", "-d", NIC];
     Asking {
         client: Daemon::start(&line.node, "dhcpcd", &arguments),
@@ -84,14 +84,14 @@ const REQUESTS_ONLY: &str = "
     inbound: []
     outbound: [{protocol: udp, ports: [67, 547], to: any, action: accept}]";
 
-/// Proves K5: the server's answers come in although no rule accepts them. They belong to no flow
-/// either: the request was a broadcast, from no address.
+/// Proves K5: the server's replies pass although no rule accepts them. No flow admits them either,
+/// since the request was a broadcast from the unspecified address.
 #[test]
 fn a_dhcp_client_gets_an_address() {
     sandbox(|sandbox| assert_gets_address(sandbox, Family::V4));
 }
 
-/// Proves K5 for DHCPv6, whose requests are multicasts.
+/// Proves K5 for DHCPv6, whose requests are sent to a multicast group.
 #[test]
 fn a_dhcpv6_client_gets_an_address() {
     sandbox(|sandbox| assert_gets_address(sandbox, Family::V6));
@@ -101,13 +101,14 @@ fn a_dhcpv6_client_gets_an_address() {
 fn assert_gets_address(sandbox: &Sandbox, family: Family) {
     let asking = ask(sandbox, REQUESTS_ONLY, family);
     wait_for("an address", 2 * PATIENCE, || asking.has_address());
-    // An offer and an acknowledgement.
+    // The server has sent an offer and an acknowledgement.
     assert!(asking.enforced.reason("in essential") >= 2);
     assert_eq!(asking.enforced.rule("out 1").reply_packets, 0);
     asking.enforced.assert_adds_up();
 }
 
-/// Proves K5: without essential traffic the answers are dropped, for all that the server sends.
+/// Proves K5: without essential traffic the server's replies are dropped, however often it sends
+/// them.
 #[test]
 fn a_dhcp_client_gets_no_address_without_essential_traffic() {
     let offers = [(Family::V4, "DHCPOFFER"), (Family::V6, "DHCPADVERTISE")];
@@ -127,7 +128,7 @@ fn assert_gets_none(sandbox: &Sandbox, family: Family, offer: &str) {
     assert!(asking.enforced.reason("in no-match") > 0);
 }
 
-/// Proves K5 and P2: only answers are essential. A policy that denies everything denies the
+/// Proves K5 and P2: only DHCP replies are essential. A policy that denies everything drops the
 /// request.
 #[test]
 fn a_dhcp_request_needs_a_rule() {

@@ -1,5 +1,5 @@
-//! What the enforcer counted, and whether that adds up to what passed the interface by the
-//! kernel's own counts, which know nothing of the enforcer.
+//! The enforcer's counters, compared with independent counts of the kernel: they must add up to
+//! what passed the interface.
 
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -14,24 +14,24 @@ use crate::line::NIC;
 use crate::sandbox::run;
 use crate::service::PATIENCE;
 
-/// A policy from its text, for those that have more than rules.
+/// Reads a policy from its text, for policies that have more than rules.
 #[track_caller]
 pub(crate) fn policy(text: &str) -> Policy {
     let loaded = load_text("a test", text, None, &[]);
     loaded.unwrap_or_else(|e| panic!("{e}\n{text}")).policy
 }
 
-/// The policy on the node's interface. Its methods are for the node's own thread.
+/// The policy on the node's interface. Its methods must be called on the node's thread.
 pub(crate) struct Enforced {
     bpffs: PathBuf,
     reached: Counter,
-    /// What the interfaces themselves said before the test began.
+    /// The counters before the test began, with what the interfaces had sent by themselves.
     before: Option<Counters>,
 }
 
 impl Enforced {
-    /// Also begins to count, at both ends of the path outwards, what reaches the outbound hook and
-    /// what leaves it; the inbound side is counted by the interface.
+    /// Also starts counting outbound packets before and after the outbound hook. Inbound packets
+    /// are counted by the interface.
     pub(crate) fn new(bpffs: &Path) -> Enforced {
         let fifo = [
             "qdisc", "replace", "dev", NIC, "root", "pfifo", "limit", "100000",
@@ -39,13 +39,14 @@ impl Enforced {
         run("tc", &fifo);
         Enforced {
             bpffs: bpffs.to_owned(),
-            // This hook is before tc's, the queueing discipline behind it.
+            // nftables' egress hook comes before that of tc, and the queueing discipline after it.
             reached: Counter::new("netdev", &format!("hook egress device {NIC}"), ""),
             before: None,
         }
     }
 
-    /// Waits until the interfaces have nothing to say any more, and counts reasons from there.
+    /// Waits until the interfaces have stopped sending by themselves. Reasons are counted from here
+    /// on.
     pub(crate) fn begin(&mut self) {
         self.before = Some(self.at_rest().0);
     }
@@ -64,7 +65,7 @@ impl Enforced {
         counters(&self.attached()).unwrap_or_else(|e| panic!("{e}"))
     }
 
-    /// Takes the policy away.
+    /// Detaches the policy.
     pub(crate) fn detach(self) {
         detach(&self.bpffs, &self.attached().pins).unwrap_or_else(|e| panic!("{e}"));
     }
@@ -80,14 +81,15 @@ impl Enforced {
             .unwrap_or_else(|| panic!("no rule {name}"))
     }
 
-    /// Packets of a reason, for example `in related`, that the test has caused.
+    /// How many packets of a reason, for example `in related`, the test has caused.
     #[track_caller]
     pub(crate) fn reason(&self, name: &str) -> u64 {
         let before = self.before.as_ref().map_or(0, |it| of_reason(it, name));
         of_reason(&self.counters(), name) - before
     }
 
-    /// SPEC A2 for everything that has passed: waits until nothing more does, and compares.
+    /// A2: waits until no more packets pass, and compares the enforcer's sums with the kernel's
+    /// counts.
     #[track_caller]
     pub(crate) fn assert_adds_up(&self) {
         let (counted, kernel) = self.at_rest();
@@ -104,7 +106,7 @@ impl Enforced {
         );
         assert!(outbound.seen >= kernel.reached, "outbound packets: {table}");
         if kernel.left == kernel.left_whole {
-            // No segmentation offload, so that the kernel counted packets as the wire does.
+            // Without segmentation offload the kernel counts the same packets as the wire.
             assert_eq!(
                 outbound.seen, kernel.reached,
                 "outbound packets seen: {table}"
@@ -121,9 +123,10 @@ impl Enforced {
         }
     }
 
-    /// Both counts, once they stay the same.
+    /// The counters of the enforcer and of the kernel, once they have stopped changing.
     fn at_rest(&self) -> (Counters, KernelCounts) {
-        /// Looks that must show the same: a packet may wait for a busy processor.
+        /// How many readings in a row must agree. More than one, because a packet may be waiting
+        /// for a busy processor.
         const AT_REST: u32 = 4;
         let deadline = Instant::now() + PATIENCE;
         let (mut before, mut same) = (self.kernel(), 0);
@@ -139,7 +142,7 @@ impl Enforced {
         }
     }
 
-    /// Packets that left the node, and in how many the stack had sent them.
+    /// How many packets left the node, and in how many the stack had sent them before segmentation.
     pub(crate) fn left(&self) -> (u64, u64) {
         let kernel = self.kernel();
         (kernel.left, kernel.left_whole)
@@ -169,7 +172,7 @@ fn of_reason(counters: &Counters, name: &str) -> u64 {
     packets.iter().sum()
 }
 
-/// The listed rows of one direction, summed up.
+/// The sums of all listed rows of one direction.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sums {
     seen: u64,
@@ -203,29 +206,29 @@ fn sums(counters: &Counters, direction: &str) -> Sums {
     sums
 }
 
-/// What the kernel counted without the enforcer's help.
+/// What the kernel has counted independently of the enforcer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct KernelCounts {
     /// Packets that the interface received, before XDP.
     received: u64,
-    /// Packets that reached the outbound hook; one that is to be segmented is one.
+    /// Packets that reached the outbound hook. One that is segmented later counts once.
     reached: u64,
-    /// Packets and bytes that left it, as the wire sees them.
+    /// Packets and bytes that left the outbound hook, as the wire sees them.
     left: u64,
     left_bytes: u64,
-    /// Packets that left it; one that is to be segmented is one.
+    /// Packets that left the hook. One that is segmented later counts once.
     left_whole: u64,
 }
 
-/// Counts packets somewhere in the node's network stack. One that is yet to be segmented, or that
-/// has been joined of several, is one.
+/// Counts packets at one point of the node's network stack. A packet that was joined from several,
+/// or is segmented later, counts once.
 pub(crate) struct Counter {
     family: &'static str,
     name: String,
 }
 
 impl Counter {
-    /// Of those that match an expression of nftables, at one of its hooks.
+    /// Counts the packets that match an expression of nftables, at one of its hooks.
     pub(crate) fn new(family: &'static str, hook: &str, expression: &str) -> Counter {
         let name = format!("counter{}", fastrand::u64(..));
         let chain = format!(
@@ -245,5 +248,5 @@ impl Counter {
 }
 
 fn json(program: &str, arguments: &[&str]) -> serde_json::Value {
-    serde_json::from_str(&run(program, arguments)).expect("the tool speaks JSON")
+    serde_json::from_str(&run(program, arguments)).expect("the tool prints JSON")
 }

@@ -1,5 +1,5 @@
-//! ICMP errors that real stacks send: those about nothing that the node did are dropped, those
-//! that the node itself owes leave it.
+//! ICMP errors from real network stacks: errors about packets that the node did not send are
+//! dropped, and the node's own errors are sent.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -14,8 +14,8 @@ use crate::path_mtu::{narrow_line, path_mtu};
 use crate::sandbox::sandbox;
 use crate::service::{PATIENCE, Service, Transport, again, any, is_answered};
 
-/// Proves K8: a router's error about a packet that somebody else sent in the node's name is
-/// dropped, in the middle of a conversation of the node with the same remote.
+/// Proves K8: a router's error about a packet that another host sent with the node's address is
+/// dropped, while the node talks to the same remote.
 #[test]
 fn errors_about_packets_that_the_node_never_sent_are_dropped() {
     sandbox(|sandbox| {
@@ -32,7 +32,7 @@ fn errors_about_packets_that_the_node_never_sent_are_dropped() {
             let service = SocketAddr::new(remote, 53);
             assert!(is_answered(&line.node, Transport::Udp, service, PATIENCE));
 
-            // Too large for the way from the second router to the first, whatever is there.
+            // Too large for the link between the routers, whatever address it is sent to.
             let packet = forged(line.node_address(family), neighbour(&line, family));
             line.remote
                 .inside(|| send_raw(&packet, neighbour(&line, family)));
@@ -48,7 +48,7 @@ fn errors_about_packets_that_the_node_never_sent_are_dropped() {
     });
 }
 
-/// An address beside the node's.
+/// An address next to the node's.
 fn neighbour(line: &Line, family: Family) -> IpAddr {
     match line.node_address(family) {
         IpAddr::V4(address) => IpAddr::V4((u32::from(address) + 76).into()),
@@ -56,7 +56,7 @@ fn neighbour(line: &Line, family: Family) -> IpAddr {
     }
 }
 
-/// A datagram of 1,400 bytes, not to be fragmented.
+/// A datagram of 1,400 bytes that must not be fragmented.
 fn forged(from: IpAddr, to: IpAddr) -> Vec<u8> {
     let builder = match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
@@ -70,7 +70,7 @@ fn forged(from: IpAddr, to: IpAddr) -> Vec<u8> {
     packet
 }
 
-/// Sends a packet with its IP header as it is.
+/// Sends a packet with the IP header that it has.
 pub(crate) fn send_raw(packet: &[u8], to: IpAddr) {
     let to = SocketAddr::new(to, 0);
     let raw = Some(Protocol::from(libc::IPPROTO_RAW));
@@ -78,8 +78,8 @@ pub(crate) fn send_raw(packet: &[u8], to: IpAddr) {
     socket.send_to(packet, &to.into()).expect("a route");
 }
 
-/// Proves K8 in the other direction: that nobody listens on a port which the rules accept is told,
-/// though the rules accept nothing outbound.
+/// Proves K8 outbound: the node reports that a port is unreachable if the rules accept packets to
+/// it, although they accept nothing outbound.
 #[test]
 fn the_nodes_own_errors_leave_it() {
     sandbox(|sandbox| {

@@ -1,6 +1,6 @@
-//! A node that forwards to a pod behind it, under a policy without outbound rules: what it says
-//! as a router about packets that the inbound rules accept has to get out, or the senders' large
-//! packets vanish.
+//! A node that forwards to a pod behind it, under a policy without outbound rules. Its ICMP errors
+//! about packets that the inbound rules accept must be sent, because otherwise the senders' large
+//! packets would be lost without notice.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -17,16 +17,17 @@ use crate::tools::tool;
 use crate::transfer::{Sender, transfer};
 
 const SIZE: usize = 5_000_000;
-/// Not less than IPv6 allows.
+/// The smallest MTU of IPv6 is 1,280.
 const NARROW: u32 = 1300;
 
-/// The pod's own address, and one that nobody has.
+/// The gateway's address with its prefix length, the pod's address, and one that no host has.
 const PODS: [(Family, &str, &str, &str); 2] = [
     (Family::V4, "10.244.0.1/24", "10.244.0.2", "10.244.0.77"),
     (Family::V6, "fd00:244::1/64", "fd00:244::2", "fd00:244::77"),
 ];
 
-/// Only the node's end of the link is narrow, so that the pod tells nobody.
+/// Only the node's end of the link has the small MTU, so the pod does not announce a smaller
+/// segment size.
 fn pod(node: &Host) -> Host {
     let pod = Host::new();
     node.join("pod", &pod, "eth0");
@@ -55,9 +56,9 @@ fn parsed(address: &str) -> IpAddr {
     address.parse().expect("an address")
 }
 
-/// Proves K8 outbound, and K6: "fragmentation needed" and "packet too big" about forwarded
-/// packets leave the node, which sends them in its own name, so that an upload to the pod finds
-/// the size that fits.
+/// Proves K8 outbound, and K6: "fragmentation needed" and "packet too big" about forwarded packets
+/// pass. The node sends them with its own address, and an upload to the pod finds the right packet
+/// size.
 #[test]
 fn the_path_mtu_behind_the_node_is_discovered() {
     sandbox(|sandbox| {
@@ -78,8 +79,8 @@ fn the_path_mtu_behind_the_node_is_discovered() {
     });
 }
 
-/// Proves K8 outbound: the node tells that a forwarded packet's time is up, and that its
-/// destination is not there.
+/// Proves K8 outbound: the node reports that the hop limit of a forwarded packet has expired, and
+/// that its destination is unreachable.
 #[test]
 fn the_node_tells_what_it_cannot_forward() {
     sandbox(|sandbox| {
@@ -101,7 +102,8 @@ fn the_node_tells_what_it_cannot_forward() {
             ];
             let said = tool(&line.remote, "traceroute", &options);
             let node = line.node_address(family).to_string();
-            // From the node, and from the pod, where nobody listens.
+            // One error comes from the node, and one from the pod, which has no listener at that
+            // port.
             for hop in [node.as_str(), address] {
                 let is_hop = |line: &str| line.split_whitespace().nth(1) == Some(hop);
                 assert!(
@@ -111,7 +113,7 @@ fn the_node_tells_what_it_cannot_forward() {
                 );
             }
 
-            // Who is not there is soon known not to be.
+            // A short interval, so that the node soon gives up looking for the missing neighbour.
             for ip in ["ipv4", "ipv6"] {
                 let setting = format!("net/{ip}/neigh/pod/retrans_time_ms");
                 line.node.set(&setting, "200");
@@ -121,14 +123,14 @@ fn the_node_tells_what_it_cannot_forward() {
                 let socket = UdpSocket::bind(any(to.ip())).expect("a free port");
                 socket.connect(to).expect("a route");
                 socket.set_read_timeout(Some(PATIENCE)).expect("an option");
-                // Otherwise only those errors are told that no try can mend.
+                // Without this option the socket only reports errors that are final.
                 match family {
                     Family::V4 => setsockopt(&socket, Ipv4RecvErr, &true),
                     Family::V6 => setsockopt(&socket, Ipv6RecvErr, &true),
                 }
                 .expect("an option");
                 socket.send(b"is anybody there?").expect("a route");
-                again(|| socket.recv(&mut [0; 1])).expect_err("nobody is")
+                again(|| socket.recv(&mut [0; 1])).expect_err("no host has the address")
             });
             assert_eq!(
                 refused.raw_os_error(),

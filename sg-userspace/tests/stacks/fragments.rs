@@ -1,5 +1,5 @@
-//! Datagrams and pings that need several fragments: all of them follow the first, in both
-//! directions and families, or none of them passes.
+//! Datagrams and pings in several fragments: all fragments of a packet pass or none does, in both
+//! directions and families.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::thread::scope;
@@ -14,11 +14,11 @@ use crate::service::{PATIENCE, SILENCE, Service, Transport, again, any, is_answe
 use crate::tools::tool;
 
 const SIZE: usize = 9000;
-/// Of an echo message with so much data, at an MTU of 1,500, in each family.
+/// How many fragments a ping with this much data has at an MTU of 1,500, in each family.
 const FRAGMENTS: u64 = 7;
 const PINGS: u64 = 2;
 
-/// How many of some large pings were answered.
+/// How many large pings got a reply.
 #[track_caller]
 fn ping(host: &Host, line: &Line, family: Family) -> u64 {
     let is_node = std::ptr::eq(host, &raw const line.node);
@@ -36,18 +36,19 @@ fn ping(host: &Host, line: &Line, family: Family) -> u64 {
     received.parse().expect(&said)
 }
 
-/// Packets that a rule or an ICMP error's relation let pass, in both directions.
+/// How many packets the rules, flows and related errors accepted, in both directions.
 fn passed(enforced: &Enforced) -> u64 {
     let counters = enforced.counters();
     let accepted: u64 = counters.totals.iter().map(|total| total.accepted).sum();
     let passing = counters.reasons.iter().filter(|row| {
-        // The hosts look for each other.
+        // Left out: the hosts resolve each other's link-layer addresses.
         ["non-ip", "essential"].contains(&row.reason)
     });
     accepted - passing.map(|row| row.packets).sum::<u64>()
 }
 
-/// Proves K4 and K6: of a ping in fragments all pass by the rule, and all of its answer with it.
+/// Proves K4 and K6: all fragments of a ping are accepted by the rule, and all fragments of its
+/// reply by the flow.
 #[test]
 fn pings_in_fragments_pass_with_their_answers() {
     let outbound = "out icmp 8 to any accept\nout icmpv6 128 to any accept";
@@ -73,7 +74,8 @@ fn pings_in_fragments_pass_with_their_answers() {
     }
 }
 
-/// Proves K4 and P2: of what no rule accepts no fragment passes, inbound or outbound.
+/// Proves K4 and P2: if no rule accepts a packet, none of its fragments passes, inbound or
+/// outbound.
 #[test]
 fn pings_in_fragments_that_no_rule_accepts_do_not_pass() {
     sandbox(|sandbox| {
@@ -94,13 +96,15 @@ fn pings_in_fragments_that_no_rule_accepts_do_not_pass() {
         let dropped = first + enforced.reason("in fragment");
         assert_eq!(dropped, 2 * PINGS * FRAGMENTS);
         assert!(first >= 2 * PINGS, "{first} first fragments");
-        // The stack sends no more of a packet once it is told that a fragment was dropped.
+        // The stack stops sending a packet's fragments when the hook drops one, so only first
+        // fragments are certain.
         assert!(enforced.reason("out no-match") >= 2 * PINGS);
         enforced.assert_adds_up();
     });
 }
 
-/// Proves K4: datagrams are judged by the port that only their first fragment has, many at a time.
+/// Proves K4: of many datagrams at a time, each is judged by the port, which only its first
+/// fragment has.
 #[test]
 fn datagrams_in_fragments_are_judged_by_their_port() {
     const OPEN: u16 = 5001;
@@ -129,8 +133,8 @@ fn datagrams_in_fragments_are_judged_by_their_port() {
     });
 }
 
-/// Has many large datagrams echoed, a few at a time so that no socket's buffer overflows; all of
-/// them must come back.
+/// Sends large datagrams to an echo server, a few at a time so that no socket buffer overflows. All
+/// must come back.
 fn echo_many(to: SocketAddr) {
     const AT_A_TIME: usize = 4;
     let socket = UdpSocket::bind(any(to.ip())).expect("a free port");
@@ -140,12 +144,12 @@ fn echo_many(to: SocketAddr) {
     for round in 0..25 {
         let words = vec![round; SIZE];
         for _ in 0..AT_A_TIME {
-            socket.send(&words).expect("it leaves");
+            socket.send(&words).expect("the datagram is sent");
         }
         for n in 0..AT_A_TIME {
             let len = again(|| socket.recv(&mut answer));
             let len = len.unwrap_or_else(|e| panic!("answer {n} of round {round} of {to}: {e}"));
-            assert!(answer[..len] == words, "the echo is what was said");
+            assert!(answer[..len] == words, "the echo is what was sent");
         }
     }
 }

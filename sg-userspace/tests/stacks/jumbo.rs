@@ -1,5 +1,5 @@
-//! Links whose frames are larger than a page: the inbound program sees the first of several
-//! buffers, and judges and counts the whole.
+//! Links with frames larger than a page: the inbound program sees only the first of several
+//! buffers, and has to judge and count the whole frame.
 
 use std::net::{SocketAddr, UdpSocket};
 
@@ -20,8 +20,8 @@ const RULES: &str = "in tcp 5001-5002 from any accept
 const SIZE: usize = 5_000_000;
 const DATAGRAMS: u64 = 20;
 
-/// Proves K3, K6 and A2 for frames in several buffers: connections and datagrams arrive whole,
-/// none of them in fragments, and are counted to the byte.
+/// Proves K3, K6 and A2 for frames in several buffers: TCP data and datagrams arrive complete and
+/// unfragmented, and every byte is counted.
 #[test]
 fn jumbo_frames_are_judged_and_counted_whole() {
     sandbox(|sandbox| {
@@ -37,13 +37,13 @@ fn jumbo_frames_are_judged_and_counted_whole() {
         for rule in ["in 1", "out 1"] {
             let rule = enforced.rule(rule);
             assert_on_the_wire(&rule, 2 * SIZE, 9014);
-            // Otherwise the frames were small, and nothing has been tested.
+            // The test only means something if the frames were large.
             assert!(rule.bytes > rule.packets * 4096, "{rule:?}");
         }
     });
 }
 
-/// Proves K3 and A2 for the largest packets that are none of the jumbograms of IPv6.
+/// Proves K3 and A2 for the largest packets that are not jumbograms of IPv6.
 #[test]
 fn the_largest_frames_are_judged_and_counted_whole() {
     sandbox(|sandbox| {
@@ -67,7 +67,7 @@ fn line(sandbox: &Sandbox, mtu: u32) -> (Line, Enforced) {
 fn assert_datagrams_are_counted(line: &Line, enforced: &Enforced, size: usize) {
     for family in Family::BOTH {
         let (node, remote) = (line.node_address(family), line.remote_address(family));
-        // Ethernet, IP and UDP.
+        // The headers of Ethernet, IP and UDP.
         let headers = if family == Family::V4 { 42 } else { 62 };
         for (from, to, address, rule) in [
             (
@@ -91,12 +91,12 @@ fn assert_datagrams_are_counted(line: &Line, enforced: &Enforced, size: usize) {
             assert_eq!(counted, sent, "{rule}, {family:?}");
         }
     }
-    // Neither sender cut them.
+    // No datagram was fragmented.
     assert_eq!(enforced.reason("in fragment"), 0);
     assert_eq!(enforced.reason("in malformed"), 0);
 }
 
-/// Sends datagrams of `size` bytes one after another; each must arrive.
+/// Sends datagrams of `size` bytes one after the other. Each must arrive.
 #[track_caller]
 fn datagrams(from: &Host, to: &Host, address: SocketAddr, size: usize) {
     let server = to.inside(|| UdpSocket::bind(address)).expect("a free port");
@@ -107,7 +107,7 @@ fn datagrams(from: &Host, to: &Host, address: SocketAddr, size: usize) {
     let mut heard = vec![0; size + 1];
     for n in 0..DATAGRAMS {
         let words = vec![n as u8; size];
-        client.send(&words).expect("it leaves");
+        client.send(&words).expect("the datagram is sent");
         let len = again(|| server.recv(&mut heard));
         let len = len.unwrap_or_else(|e| panic!("datagram {n} to {address}: {e}"));
         assert!(

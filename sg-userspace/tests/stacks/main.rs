@@ -1,5 +1,6 @@
-//! The enforcer between real network stacks: real sockets, routers and tools in network namespaces
-//! that each test makes for itself. They need root and a few Debian packages, and say so.
+//! The enforcer between real network stacks: each test makes its own network namespaces with
+//! sockets, routers and tools. The tests need root and a few Debian packages, and fail with a clear
+//! message without them.
 
 mod big;
 mod dhcp;

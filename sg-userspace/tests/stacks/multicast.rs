@@ -1,5 +1,5 @@
-//! Group membership, as the kernel's own stacks announce it: IGMP, and MLD of a host that has no
-//! address yet. Switches that listen to it would cut off who cannot announce itself.
+//! Reports of multicast group membership from the kernel's own stacks: IGMP, and MLD from a host
+//! that has no address yet. Switches with snooping would cut off a host whose reports are dropped.
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::thread::sleep;
@@ -14,8 +14,8 @@ const NOTHING: &str = "{inbound: [], outbound: []}";
 const NOTHING_AT_ALL: &str = "{essential: false, inbound: [], outbound: []}";
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
 
-/// Proves K5 for MLD: a host that is still making sure of its address reports from none (RFC
-/// 3590).
+/// Proves K5 for MLD: while a host checks its address for duplicates, it sends reports from the
+/// unspecified address (RFC 3590).
 #[test]
 fn groups_are_reported_before_there_is_an_address() {
     for (rules, passes) in [(NOTHING, true), (NOTHING_AT_ALL, false)] {

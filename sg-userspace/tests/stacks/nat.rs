@@ -1,5 +1,5 @@
-//! A node that translates addresses for a pod behind it, as kube-proxy does: the policy is about
-//! the addresses and ports on the wire, in front of the one translation and behind the other.
+//! A node that translates addresses for a pod behind it, as kube-proxy does. The policy uses the
+//! addresses and ports on the wire: before destination NAT, and after source NAT.
 
 use std::net::SocketAddr;
 
@@ -15,7 +15,8 @@ const PODS: [(&str, &str, &str); 2] = [
     ("ip6", "fd00:244::1/64", "fd00:244::2"),
 ];
 
-/// A pod behind the node, whose port 80 is the node's 30080, and who speaks in the node's name.
+/// A pod behind the node. Port 30080 of the node leads to its port 80, and its packets leave with
+/// the node's address.
 fn pod(node: &Host) -> Host {
     let pod = Host::new();
     node.join("pod", &pod, "eth0");
@@ -50,8 +51,8 @@ fn pod(node: &Host) -> Host {
     pod
 }
 
-/// Proves K1 and K6: inbound is judged before destination NAT and outbound after source NAT, and
-/// both know the flow by the addresses on the wire.
+/// Proves K1 and K6: inbound packets are judged before destination NAT and outbound ones after
+/// source NAT. The flow has the addresses on the wire in both directions.
 #[test]
 fn the_policy_is_about_addresses_on_the_wire() {
     sandbox(|sandbox| {

@@ -1,5 +1,5 @@
-//! IPv6 neighbour discovery, duplicate address detection and router advertisements, by the
-//! kernel's own stacks, under a policy that denies everything.
+//! IPv6 neighbour discovery, duplicate address detection and router advertisements of the kernel's
+//! own stacks, under a policy that denies everything.
 
 use std::net::IpAddr;
 use std::thread::{scope, sleep};
@@ -14,8 +14,8 @@ use crate::tools::{Daemon, tool};
 const NOTHING: &str = "{inbound: [], outbound: []}";
 const NOTHING_AT_ALL: &str = "{essential: false, inbound: [], outbound: []}";
 
-/// Proves K5 and K2: the hosts find each other by neighbour discovery, and by ARP, though
-/// neither's packets pass.
+/// Proves K5 and K2: the hosts resolve each other's addresses by neighbour discovery and ARP,
+/// although no other packet passes.
 #[test]
 fn neighbours_are_found_under_a_policy_that_denies_everything() {
     sandbox(|sandbox| {
@@ -29,7 +29,7 @@ fn neighbours_are_found_under_a_policy_that_denies_everything() {
     });
 }
 
-/// Proves K5 and K2: without essential traffic they find each other by ARP only.
+/// Proves K5 and K2: without essential traffic only ARP resolves addresses.
 #[test]
 fn ipv6_neighbours_are_not_found_without_essential_traffic() {
     sandbox(|sandbox| {
@@ -43,15 +43,15 @@ fn ipv6_neighbours_are_not_found_without_essential_traffic() {
     });
 }
 
-/// The remote and the node send each other something that must not pass. Whether each has found
-/// the other's link-layer address.
+/// The remote and the node send each other packets that must not pass. Returns whether each has
+/// resolved the other's link-layer address.
 fn search(line: &Line, family: Family) -> [bool; 2] {
     let (node, remote) = (line.node_address(family), line.remote_address(family));
     scope(|scope| {
         let searches = [(&line.remote, node), (&line.node, remote)].map(|(host, other)| {
             scope.spawn(move || {
                 let pinged = ["-n", "-c", "1", "-W", "1", &other.to_string()];
-                assert!(!tool(host, "ping", &pinged).is_success, "{other} answers");
+                assert!(!tool(host, "ping", &pinged).is_success, "{other} replies");
                 is_found(host, other)
             })
         });
@@ -59,7 +59,8 @@ fn search(line: &Line, family: Family) -> [bool; 2] {
     })
 }
 
-/// Whether a host has found the link-layer address of its neighbour; waits until it gives up.
+/// Whether a host has resolved the link-layer address of its neighbour. Waits until it has or gives
+/// up.
 fn is_found(host: &Host, neighbour: IpAddr) -> bool {
     let mut entry = String::new();
     wait_for("an end of the search", PATIENCE, || {
@@ -69,7 +70,7 @@ fn is_found(host: &Host, neighbour: IpAddr) -> bool {
     entry.contains("lladdr")
 }
 
-/// Proves K5: an address that another host has already is noticed; without essential traffic it is
+/// Proves K5: the node detects that another host has its address. Without essential traffic it does
 /// not.
 #[test]
 fn duplicate_addresses_are_detected_under_a_policy_that_denies_everything() {
@@ -95,8 +96,8 @@ fn duplicate_addresses_are_detected_under_a_policy_that_denies_everything() {
     }
 }
 
-/// Proves K5: a router's advertisement gives the node an address and a route under a policy that
-/// denies everything.
+/// Proves K5: a router advertisement configures an address and a route under a policy that denies
+/// everything.
 #[test]
 fn router_advertisements_configure_the_node() {
     sandbox(|sandbox| {
@@ -109,7 +110,7 @@ fn router_advertisements_configure_the_node() {
     });
 }
 
-/// Proves K5: without essential traffic the rules decide about advertisements.
+/// Proves K5: without essential traffic the rules decide about router advertisements.
 #[test]
 fn router_advertisements_are_dropped_without_essential_traffic() {
     sandbox(|sandbox| {
@@ -127,7 +128,7 @@ fn router_advertisements_are_dropped_without_essential_traffic() {
     });
 }
 
-/// A node without addresses that asks for routers, next to one.
+/// A node without addresses, which solicits routers, next to a router.
 fn advertised_to(sandbox: &Sandbox, rules: &str) -> (Line, Daemon, Enforced) {
     let line = Line::new(0);
     let enforced = line.enforce_bare(sandbox, &policy(rules));

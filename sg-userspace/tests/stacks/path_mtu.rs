@@ -1,5 +1,6 @@
-//! Path MTU discovery through a narrow hop, with no inbound ICMP rule: the routers' errors about
-//! the node's own packets must reach it, or its large packets vanish without a word.
+//! Path MTU discovery through a link with a small MTU, without an inbound ICMP rule. The routers'
+//! errors about the node's packets must reach it, because otherwise its large packets would be lost
+//! without notice.
 
 use std::net::SocketAddr;
 
@@ -11,11 +12,11 @@ use crate::sandbox::sandbox;
 use crate::transfer::{Sender, transfer};
 
 const SIZE: usize = 5_000_000;
-/// Not less than IPv6 allows.
+/// The smallest MTU of IPv6 is 1,280.
 const NARROW: u32 = 1300;
 
-/// The node, two routers, the remote host; the hop between the routers is narrow, so that neither
-/// end knows of it.
+/// The node, two routers and the remote host. The link between the routers has the small MTU, so
+/// neither end knows about it.
 pub(crate) fn narrow_line() -> Line {
     let line = Line::new(2);
     for (router, interface) in line.routers.iter().zip(["right", "left"]) {
@@ -24,8 +25,8 @@ pub(crate) fn narrow_line() -> Line {
     line
 }
 
-/// Sends more than a packet from the node to the remote, over one connection in each family, and
-/// looks at what the node learned.
+/// Sends more than one packet from the node to the remote, in each family, and checks the path MTU
+/// that the node has learned.
 #[track_caller]
 fn assert_discovered(rules: &str, is_node_client: bool) {
     sandbox(|sandbox| {
@@ -49,7 +50,7 @@ fn assert_discovered(rules: &str, is_node_client: bool) {
     });
 }
 
-/// What a host has learned of the largest packet that gets to an address.
+/// The path MTU that a host has learned for an address.
 pub(crate) fn path_mtu(host: &Host, to: std::net::IpAddr) -> Option<u32> {
     let route = host.ip(&format!("route get {to}"));
     let mut words = route.split_whitespace();
@@ -57,7 +58,7 @@ pub(crate) fn path_mtu(host: &Host, to: std::net::IpAddr) -> Option<u32> {
     words.next()?.parse().ok()
 }
 
-/// Proves K8 for a tracked flow that the node opened.
+/// Proves K8 for a tracked flow that the node has opened.
 #[test]
 fn the_path_mtu_of_an_outbound_connection_is_discovered() {
     assert_discovered("out tcp 5001 to any accept", true);
@@ -69,8 +70,7 @@ fn the_path_mtu_of_an_inbound_connection_is_discovered() {
     assert_discovered("in tcp 5001 from any accept", false);
 }
 
-/// Proves K7 and K8 for traffic that the rules accept in both directions, so that no flow is
-/// remembered.
+/// Proves K7 and K8 for traffic that the rules accept in both directions, so that there is no flow.
 #[test]
 fn the_path_mtu_of_a_connection_without_a_flow_is_discovered() {
     assert_discovered("in tcp from any accept\nout tcp to any accept", true);

@@ -1,5 +1,5 @@
-//! Connections that end in every way that real ones do, and at once begin again from the same
-//! port.
+//! Connections that end in all the ways of real ones, and are opened again from the same port at
+//! once.
 
 use std::io::ErrorKind::{AddrInUse, AddrNotAvailable, ConnectionRefused};
 use std::io::{self, Read as _, Write as _};
@@ -19,15 +19,15 @@ use crate::service::{PATIENCE, again, connect_from, talk};
 /// How a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// The client closes first, and remembers the connection for a while.
+    /// The client closes first, and so keeps TIME-WAIT.
     ClientCloses,
-    /// The server closes first, and remembers.
+    /// The server closes first, and so keeps TIME-WAIT.
     ServerCloses,
     ClientResets,
     ServerResets,
-    /// The client forgets the connection without a word, as when its machine loses power.
+    /// The client loses the connection without sending anything, as when its machine loses power.
     ClientForgets,
-    /// There was none: nobody listened.
+    /// There is no connection, because the server has no listener.
     Refused,
 }
 
@@ -42,13 +42,13 @@ impl End {
     ];
 }
 
-/// Nothing but an established connection outlives the pause of the last one.
+/// Short timeouts: only an established flow outlives the pause of the last round.
 const OVER_SOON: &str = "timeouts: {tcp-syn-sent: 1s, tcp-syn-recv: 1s, tcp-fin-wait: 1s, \
                          tcp-close-wait: 1s, tcp-last-ack: 1s, tcp-time-wait: 1s, tcp-close: 1s}";
 const PAUSE: Duration = Duration::from_secs(2);
 const ROUNDS: u32 = 4;
 
-/// Proves K6 and K9 for flows that the node opens: nothing but what answers them comes in.
+/// Proves K6 and K9 for flows that the node opens: only replies come in.
 #[test]
 fn outbound_connections_begin_again_from_the_same_port() {
     assert_reused(
@@ -57,7 +57,7 @@ fn outbound_connections_begin_again_from_the_same_port() {
     );
 }
 
-/// Proves K6 and K9 for flows that are opened from outside: nothing but answers leaves.
+/// Proves K6 and K9 for flows opened from outside: only replies leave.
 #[test]
 fn inbound_connections_begin_again_from_the_same_port() {
     assert_reused(
@@ -66,7 +66,7 @@ fn inbound_connections_begin_again_from_the_same_port() {
     );
 }
 
-/// Each end in each family, all at the same time on ports of their own.
+/// Tries each kind of end in each family, all at the same time and on their own ports.
 #[track_caller]
 fn assert_reused(rules: &str, is_node_client: bool) {
     sandbox(|sandbox| {
@@ -76,7 +76,7 @@ fn assert_reused(rules: &str, is_node_client: bool) {
             true => (&line.node, &line.remote),
             false => (&line.remote, &line.node),
         };
-        // A connection that the client has closed may begin again after a millisecond.
+        // The client may reuse a connection in TIME-WAIT after a millisecond.
         client.set("net/ipv4/tcp_tw_reuse", "1");
         client.set("net/ipv4/tcp_tw_reuse_delay", "1");
         let address = |family| match is_node_client {
@@ -124,8 +124,9 @@ fn again_and_again(client: &Host, server: &Host, at: SocketAddr, end: End) {
     }
 }
 
-/// Connects as soon as the client itself has finished with the port: the last acknowledgement may
-/// be on its way, and a tool that another test starts holds copies of all sockets for a moment.
+/// Connects as soon as the client's own port is free. It may be in use for a moment: the last
+/// acknowledgement may be on its way, and a child that another test starts has copies of all
+/// sockets until it executes its program.
 fn connect_when_free(own_port: u16, at: SocketAddr) -> io::Result<TcpStream> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -141,7 +142,7 @@ fn connect_when_free(own_port: u16, at: SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
-/// The client's part of the end.
+/// What the client does for this kind of end.
 fn finish(mut stream: TcpStream, end: End) {
     match end {
         End::ServerCloses | End::ServerResets => {
@@ -153,14 +154,14 @@ fn finish(mut stream: TcpStream, end: End) {
     }
 }
 
-/// Echoes once over one connection, says something unasked after a pause if it is the last, and
-/// does the server's part of its end. Returns what the client has forgotten and the server has
-/// not.
+/// Echoes once over one connection, and then does what the server does for this kind of end. In the
+/// last round it sends something after a pause before. Returns the connection if the client has
+/// lost it and the server still has it.
 fn serve(listener: &TcpListener, end: End, is_last: bool) -> Option<TcpStream> {
     let (mut stream, _) = listener.accept().expect("a client");
-    // Not by closing alone, see `connect_when_free`.
+    // Closing alone may not be enough, see `connect_when_free`.
     let closed = SockRef::from(listener).shutdown(Shutdown::Both);
-    closed.expect("it listens");
+    closed.expect("the listener can be shut down");
     stream.set_read_timeout(Some(PATIENCE)).expect("an option");
     let mut words = [0; 64];
     let len = again(|| stream.read(&mut words)).expect("words");
@@ -180,7 +181,7 @@ fn serve(listener: &TcpListener, end: End, is_last: bool) -> Option<TcpStream> {
     None
 }
 
-/// Makes closing a reset.
+/// Makes the next close send a reset.
 fn reset(stream: &TcpStream) {
     let linger = SockRef::from(stream).set_linger(Some(Duration::ZERO));
     linger.expect("an option");

@@ -1,4 +1,5 @@
-//! `nmap` from outside over all 65,536 TCP ports: it finds what the policy opens and no more.
+//! `nmap` scans all 65,536 TCP ports from outside. It must find the ports that the policy opens,
+//! and no others.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
@@ -9,14 +10,14 @@ use crate::line::{Family, Line};
 use crate::sandbox::sandbox;
 use crate::tools::tool;
 
-/// Where somebody listens.
+/// Ports with a listener.
 const LISTENING: [u16; 9] = [1, 22, 80, 443, 3306, 8003, 9090, 30_000, 65_535];
 const RULES: &str = "in tcp 443 from any drop
     in tcp 22,80,443,0 from any accept
     in tcp 8000-8005 from any accept
     in tcp 30000-30001,65535 from any accept";
 const OPEN: [u16; 5] = [22, 80, 8003, 30_000, 65_535];
-/// The policy lets these through to a host on which nobody listens there.
+/// Ports that the policy accepts, but that have no listener.
 const CLOSED: [u16; 7] = [0, 8000, 8001, 8002, 8004, 8005, 30_001];
 
 /// Proves P2, P4 and K6 for every TCP port: half-open handshakes over IPv4.
@@ -42,7 +43,8 @@ fn scan(family: Family, method: &str) {
         });
 
         let node = line.node_address(family).to_string();
-        // Between the two there is nothing: what is silent for a tenth of a second stays so.
+        // There is no other host in between, so a port that is silent for a tenth of a second stays
+        // silent.
         let options = "-n -Pn -T5 -p 0-65535 -oG - --min-rate 20000 --max-retries 2 \
                        --initial-rtt-timeout 100ms --max-rtt-timeout 100ms --host-timeout 45s";
         let mut arguments: Vec<&str> = options.split_whitespace().collect();
@@ -60,14 +62,15 @@ fn scan(family: Family, method: &str) {
         let filtered = 65_536 - OPEN.len() - CLOSED.len();
         let ignored = format!("Ignored State: filtered ({filtered})");
         assert!(said.text.contains(&ignored), "{}", said.text);
-        // Each of the others was asked at least once, and no rule answered.
+        // Every other port was probed at least once, and no rule matched.
         assert!(enforced.reason("in no-match") >= filtered as u64 - 1);
         assert!(enforced.rule("in 1").packets > 0);
         enforced.assert_adds_up();
     });
 }
 
-/// The listed ports by state, from nmap's line for a host: `Ports: 22/open/tcp//ssh///, …`.
+/// The listed ports by state. nmap prints a line such as `Ports: 22/open/tcp//ssh///, …` for a
+/// host.
 fn found(text: &str) -> BTreeMap<&str, Vec<u16>> {
     let (_, rest) = text.split_once("Ports: ").expect(text);
     let list = rest.split('\t').next().expect("a first field");

@@ -1,14 +1,13 @@
-//! ICMP errors that nftables would call `ct state related`, and those that the enforcer lets pass
-//! as related: the same ones, for what the node sends, what it receives and what it forwards,
-//! both ways.
+//! ICMP errors that nftables considers `ct state related` must be those that the enforcer accepts
+//! as related, for packets that the node sends, receives and forwards, in both directions.
 //!
-//! Two equal networks have the same conversations and then see the same errors, made by hand. In
-//! one the node has the enforcer, in the other nftables with connection tracking.
+//! Two equal networks have the same conversations and then get the same constructed errors. The
+//! node of one has the enforcer, the node of the other nftables with connection tracking.
 //!
-//! Left out is where they differ on purpose (SPEC K8): connection tracking relates redirects and
-//! source quench too, and knows nothing of packets that the rules would accept and that were
-//! never sent. It also takes four bytes of a quoted transport header for enough, where RFC 792
-//! has every router quote eight.
+//! The test leaves out where the two differ on purpose (K8). Connection tracking also relates
+//! redirects and source quench, and cannot relate errors about packets that the rules would accept
+//! and that were never sent. And it accepts four quoted bytes of a transport header, where RFC 792
+//! demands that routers quote eight.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
@@ -25,8 +24,7 @@ use crate::line::{Family, Line, NIC};
 use crate::sandbox::{Sandbox, run, sandbox};
 use crate::service::{PATIENCE, Service, Transport, again, any, connect_from};
 
-/// What the policy accepts of each direction: nothing but the conversations, so that no error is
-/// about something else that the rules accept.
+/// The policy accepts only the conversations, so that no error is about other accepted traffic.
 const RULES: &str = "in tcp 22 from any accept
     in udp 5300 from any accept
     in icmp 8 from any accept
@@ -36,11 +34,11 @@ const RULES: &str = "in tcp 22 from any accept
     out icmp 8 to any accept
     out icmpv6 128 to any accept";
 
-/// Where those who open a conversation begin.
+/// The first port of the clients.
 const CLIENT: u16 = 40_000;
 const ECHO: u16 = 7;
 
-/// The end of a conversation that is not the remote.
+/// The end of a conversation on the node's side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Local {
     Node,
@@ -54,7 +52,7 @@ enum Protocol {
     Echo,
 }
 
-/// A conversation, or rather one packet of it: it goes outwards or comes in, and opens or answers.
+/// One packet of a conversation: inbound or outbound, and a request or a reply.
 #[derive(Clone, Copy, Debug)]
 struct Talk {
     family: Family,
@@ -63,25 +61,25 @@ struct Talk {
     is_opened_inbound: bool,
 }
 
-/// What is wrong with an error, if anything.
+/// What an error has that a genuine one has not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Twist {
     Nothing,
-    /// It comes from a router, not from the end of the conversation.
+    /// A router sends it, not the end of the conversation.
     Router,
-    /// It is sent to somebody else.
+    /// It is sent to another host.
     OtherReceiver,
-    /// It quotes a packet with another port, or another identifier, at the end that it comes from.
+    /// The quoted packet has another port or identifier at the end that sends the error.
     OtherPort,
-    /// At the end that it goes to.
+    /// The same at the end that the error is sent to.
     OtherSenderPort,
-    /// It quotes a packet to another address.
+    /// The quoted packet has another destination address.
     OtherPeer,
-    /// It quotes a packet of another host.
+    /// The quoted packet has another source address.
     OtherSender,
-    /// It quotes a packet that went the other way.
+    /// The quoted packet went in the opposite direction.
     Backwards,
-    /// It quotes no more than an IP header.
+    /// It quotes only the IP header.
     Cut,
 }
 
@@ -97,7 +95,7 @@ const TWISTS: [Twist; 9] = [
     Twist::Cut,
 ];
 
-/// One error about one packet.
+/// An error about one packet.
 #[derive(Clone, Copy)]
 struct Case {
     talk: Talk,
@@ -123,7 +121,7 @@ fn parsed(address: &str) -> IpAddr {
     address.parse().expect("an address")
 }
 
-/// Addresses that nobody has: behind the node, and beside the remote.
+/// Addresses that no host has: one behind the node, and one next to the remote.
 fn nobody(family: Family) -> (IpAddr, IpAddr) {
     match family {
         Family::V4 => (parsed("10.244.0.77"), parsed("10.0.0.77")),
@@ -179,9 +177,9 @@ impl Talk {
         }
     }
 
-    /// The ports of who opens and who answers.
+    /// The ports of the client and of the server.
     fn ports(&self) -> (u16, u16) {
-        // Each has a port of its own to begin at.
+        // Each client has its own port.
         let client = CLIENT + self.local as u16 * 2 + u16::from(self.is_opened_inbound);
         match (self.protocol, self.is_opened_inbound) {
             (Protocol::Tcp, true) => (client, 22),
@@ -228,7 +226,7 @@ fn ip(source: IpAddr, destination: IpAddr) -> PacketBuilderStep<IpHeaders> {
     }
 }
 
-/// An ICMP message with a right checksum, which connection tracking looks at.
+/// An ICMP message with a correct checksum, because connection tracking checks it.
 fn message(
     source: IpAddr,
     destination: IpAddr,
@@ -246,17 +244,17 @@ fn message(
     bytes
 }
 
-/// The second word of the first error's header, by which they are known: no router sends such
-/// ones.
+/// The second word in the header of the first error. No router sends such a word, so the test
+/// recognises its errors by it.
 const FIRST: u32 = 0x5a00_0000;
 
 impl Case {
-    /// The error, where it is going, and whether it comes in.
+    /// The error, its destination, and whether it is inbound.
     fn error(&self, line: &Line, number: u32) -> (Vec<u8>, IpAddr, bool) {
         let Case { talk, twist, .. } = *self;
         let (local, remote) = (talk.local(line), line.remote_address(talk.family));
         let (nobody_here, nobody_there) = nobody(talk.family);
-        // Who sent the packet that the error is about, and to whom. The error comes back.
+        // The sender and the receiver of the quoted packet. The error goes back to the sender.
         let is_sent_inbound = talk.is_opened_inbound != self.is_answer;
         let (mut sender, mut peer, nobody_beside, nobody_beyond) = match is_sent_inbound {
             true => (remote, local, nobody_there, nobody_here),
@@ -282,7 +280,7 @@ impl Case {
             }
         }
         if talk.protocol == Protocol::Echo && twist == Twist::OtherPort {
-            // It has but one identifier.
+            // An ICMP query has only one identifier.
             from = to;
         }
         let is_answer = self.is_answer != (twist == Twist::Backwards);
@@ -295,8 +293,8 @@ impl Case {
         (error, destination, !is_sent_inbound)
     }
 
-    /// Whether a rule accepts what the error is about although it has never been sent: there the
-    /// enforcer says more than connection tracking knows.
+    /// Whether a rule would accept the quoted packet, which was never sent. The enforcer accepts
+    /// such an error, and connection tracking cannot.
     fn is_about_something_else_that_is_accepted(&self) -> bool {
         let accepted_by_a_rule = !self.is_answer;
         match self.twist {
@@ -310,7 +308,7 @@ impl Case {
     }
 }
 
-/// A network whose node has conversations under way, and sees errors.
+/// A network whose node has conversations under way and gets ICMP errors.
 struct World {
     line: Line,
     pod: Host,
@@ -319,10 +317,11 @@ struct World {
 }
 
 impl World {
-    /// The node's interface is up, under whatever decides about related errors.
+    /// Brings up the node's interface, with either implementation in place.
     fn new(line: Line) -> World {
         let pod = pod(&line);
-        // For those that nobody has.
+        // The addresses that no host has need a static neighbour entry, or packets to them would
+        // not be sent.
         for (_, beyond) in Family::BOTH.map(nobody) {
             let neighbour = "lladdr 02:00:00:00:00:77 nud permanent";
             line.node
@@ -351,7 +350,7 @@ impl World {
         world
     }
 
-    /// Has a conversation, as far as there is an answer.
+    /// Has a conversation up to its first reply.
     fn begin(&self, talk: Talk) -> Option<TcpStream> {
         let (local, remote) = (
             talk.local(&self.line),
@@ -389,7 +388,7 @@ impl World {
         None
     }
 
-    /// Sends all errors; returns which of them are among the words that `seen` reads.
+    /// Sends all errors. Returns for each whether `seen` has read its word.
     fn related(&self, seen: impl Fn() -> Vec<u32>) -> Vec<bool> {
         let cases = cases();
         for (number, case) in (0..).zip(&cases) {
@@ -401,7 +400,7 @@ impl World {
             };
             from.inside(|| send_raw(&error, to));
         }
-        // All of them are on their way; what is seen comes to rest.
+        // Waits until no more errors arrive.
         let mut last = Vec::new();
         wait_for("an end of the errors", PATIENCE, || {
             sleep(Duration::from_millis(200));
@@ -432,8 +431,8 @@ fn pod(line: &Line) -> Host {
     pod
 }
 
-/// Notes errors in the calling thread's network namespace, by the second word of their header:
-/// those that match, at a hook of nftables.
+/// Records the errors that match at a hook of nftables in the calling thread's network namespace,
+/// by the second word of their header.
 fn note(name: &str, hook: &str, expression: &str) {
     let table = format!(
         "table inet {name} {{
@@ -453,12 +452,12 @@ fn noted(name: &str) -> Vec<u32> {
     let parts = json["nftables"].as_array().expect("a list").iter();
     let set = parts.filter_map(|part| part["set"]["elem"].as_array());
     let words = set.flatten().map(|word| word.as_u64().expect("a number"));
-    // A mark is in the processor's order, and what is copied into it in that of the wire.
+    // nftables copies the word into a mark without changing its byte order.
     let words = words.map(|word| u32::from_be_bytes((word as u32).to_ne_bytes()));
     words.collect()
 }
 
-/// What gets through the enforcer: inbound to the node's own stack, outbound to the remote.
+/// The errors that the enforcer accepts: inbound to the node's own stack, outbound to the remote.
 fn by_the_enforcer(sandbox: &Sandbox) -> Vec<bool> {
     let line = Line::new(0);
     let enforced = line.enforce(sandbox, &rules_from_lines(RULES));
@@ -479,7 +478,7 @@ fn by_the_enforcer(sandbox: &Sandbox) -> Vec<bool> {
     related
 }
 
-/// What nftables calls related on its way in, and on its way out.
+/// The errors that nftables considers related, inbound and outbound.
 fn by_nftables(sandbox: &Sandbox) -> Vec<bool> {
     let line = Line::new(0);
     let is_related = "ct state related";
@@ -493,7 +492,8 @@ fn by_nftables(sandbox: &Sandbox) -> Vec<bool> {
         "postrouting",
         &format!("oifname {NIC} {is_related}"),
     );
-    // Its interface comes up as under a policy; one that passes everything.
+    // The interface comes up with a policy that accepts everything, so that both networks go
+    // through the same steps.
     let everything = rules_from_lines("in all from any accept\nout all to any accept");
     let options = sandbox.options(NIC);
     apply(&everything, &options).unwrap_or_else(|e| panic!("apply: {e}"));
@@ -502,7 +502,7 @@ fn by_nftables(sandbox: &Sandbox) -> Vec<bool> {
     world.related(|| [noted("inwards"), noted("outwards")].concat())
 }
 
-/// Proves K8 against an independent implementation.
+/// Proves K8 by comparison with an independent implementation.
 #[test]
 fn the_same_errors_are_related_as_in_nftables() {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
@@ -524,7 +524,7 @@ fn the_same_errors_are_related_as_in_nftables() {
     }
     let count = different.len();
     assert!(count == 0, "{count} differ:\n{}", different.join("\n"));
-    // Otherwise nothing has been compared.
+    // The test only means something if enough errors were related and enough were not.
     println!("{} related, {} not", compared[1], compared[0]);
     assert!(compared.iter().all(|count| *count > 200), "{compared:?}");
 }

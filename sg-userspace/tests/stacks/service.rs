@@ -1,4 +1,4 @@
-//! Services that echo, and clients that want to be answered, over real sockets.
+//! Echo services and their clients, with real sockets.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -11,9 +11,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::host::Host;
 
-/// How long an answer may take that is sure to come; the machine may be busy.
+/// How long to wait for a reply that must come. Generous, because the machine may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-/// How long to wait for an answer that must not come.
+/// How long to wait for a reply that must not come.
 pub(crate) const SILENCE: Duration = Duration::from_millis(400);
 
 const POLL: Duration = Duration::from_millis(5);
@@ -95,7 +95,7 @@ fn echo_udp(socket: &UdpSocket, is_over: &AtomicBool) {
     }
 }
 
-/// Asks a service of another host from `host`. True if its answer came within `patience`.
+/// Sends a request to a service of another host. Returns whether the reply came within `patience`.
 pub(crate) fn is_answered(
     host: &Host,
     transport: Transport,
@@ -114,7 +114,7 @@ fn is_answered_over_tcp(to: SocketAddr, patience: Duration) -> bool {
             .map(|()| true)
             .unwrap_or_else(|e| panic!("{to}: {e}")),
         Err(e) if e.kind() == io::ErrorKind::TimedOut => false,
-        // Refused is an answer too, but not one that the tests ask for.
+        // A refused connection is a reply too, but no test expects one.
         Err(e) => panic!("connecting to {to}: {e}"),
     }
 }
@@ -126,11 +126,11 @@ pub(crate) fn talk(stream: &mut TcpStream) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(words)?;
     stream.read_exact(&mut answer)?;
-    assert_eq!(&answer, words, "the echo is what was said");
+    assert_eq!(&answer, words, "the echo is what was sent");
     Ok(())
 }
 
-/// Sends a datagram, again and again until it is answered or patience ends.
+/// Sends a datagram repeatedly. Returns whether a reply came within `patience`.
 pub(crate) fn is_answered_over_udp(to: SocketAddr, words: &[u8], patience: Duration) -> bool {
     let socket = UdpSocket::bind(any(to.ip())).expect("a free port");
     socket.connect(to).expect("a route");
@@ -140,18 +140,18 @@ pub(crate) fn is_answered_over_udp(to: SocketAddr, words: &[u8], patience: Durat
     let deadline = Instant::now() + patience;
     let mut answer = vec![0; 65_536];
     while Instant::now() < deadline {
-        // What the outbound hook drops looks like an error to some, and like success to others.
+        // If the outbound hook drops the packet, some kernels report an error and others do not.
         let _ = socket.send(words);
         if let Ok(len) = again(|| socket.recv(&mut answer)) {
-            assert!(answer[..len] == *words, "the echo is what was said");
+            assert!(answer[..len] == *words, "the echo is what was sent");
             return true;
         }
     }
     false
 }
 
-/// Reads again when a signal came in between: a child of another test that ends can wake any
-/// thread, and a read that has a timeout is not taken up again by itself.
+/// Repeats a read that was interrupted by a signal. When a child of another test ends, SIGCHLD can
+/// interrupt any thread, and a read with a timeout does not restart by itself.
 pub(crate) fn again<T>(mut read: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match read() {
@@ -161,7 +161,7 @@ pub(crate) fn again<T>(mut read: impl FnMut() -> io::Result<T>) -> io::Result<T>
     }
 }
 
-/// Any port of any own address, to speak with `peer`.
+/// Any port of any own address in the family of `peer`.
 pub(crate) fn any(peer: IpAddr) -> SocketAddr {
     match peer {
         IpAddr::V4(_) => SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0),
@@ -169,7 +169,7 @@ pub(crate) fn any(peer: IpAddr) -> SocketAddr {
     }
 }
 
-/// Connects from a port of one's own choice, which may have been in use a moment ago.
+/// Connects from the given port, which may have been in use a moment ago.
 pub(crate) fn connect_from(port: u16, to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;

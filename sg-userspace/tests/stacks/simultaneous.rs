@@ -1,4 +1,5 @@
-//! Both ends open a connection at once, from and to the same two ports (RFC 9293, figure 7).
+//! Simultaneous open: both ends open a connection at once, from and to the same two ports (RFC
+//! 9293, figure 7).
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -14,9 +15,8 @@ use crate::service::{PATIENCE, again, connect_from};
 const NODE: u16 = 5000;
 const REMOTE: u16 = 6000;
 
-/// Proves K6 and K9 where the rules admit only the node's opening packet: the remote's is
-/// dropped, before there is a flow and while there is one, and the connection is made all the
-/// same, since the remote answers the node's.
+/// Proves K6 and K9 if the rules admit only the node's SYN. The remote's SYN is dropped, with and
+/// without a flow. The connection succeeds, because the remote replies to the node's SYN.
 #[test]
 fn both_open_and_only_one_may() {
     for family in Family::BOTH {
@@ -34,10 +34,11 @@ fn both_open_and_only_one_may() {
                     enforced.reason("in no-match") > 0
                 });
                 let ours = line.node.inside(|| connect_from(NODE, remote, PATIENCE));
-                let theirs = opening.join().expect("it ends");
+                let theirs = opening.join().expect("the opening thread ends");
                 [ours, theirs].map(|stream| stream.unwrap_or_else(|e| panic!("{family:?}: {e}")))
             });
-            // It is one connection, though both have opened it and nobody has listened.
+            // There is one connection, although both ends have opened it and neither had a
+            // listener.
             speak(&mut ours, &mut theirs);
             speak(&mut theirs, &mut ours);
             let rule = enforced.rule("out 1");
@@ -49,8 +50,8 @@ fn both_open_and_only_one_may() {
 
 fn speak(from: &mut TcpStream, to: &mut TcpStream) {
     to.set_read_timeout(Some(PATIENCE)).expect("an option");
-    from.write_all(b"hello").expect("it is open");
+    from.write_all(b"hello").expect("the connection is open");
     let mut heard = [0; 5];
-    again(|| to.read_exact(&mut heard)).expect("it is open");
+    again(|| to.read_exact(&mut heard)).expect("the connection is open");
     assert_eq!(&heard, b"hello");
 }

@@ -1,5 +1,5 @@
-//! What silence does to a flow: UDP conversations that pause, TCP connections that are idle or
-//! half closed, with short timeouts and with the default ones.
+//! How long a silent flow lives: UDP flows with pauses, and TCP connections that are idle or half
+//! closed, with short timeouts and with the default ones.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -14,7 +14,7 @@ use crate::service::{PATIENCE, SILENCE, again, talk};
 
 const PORT: u16 = 7000;
 
-/// The node may open whatever it likes, and everything that comes back needs a flow.
+/// The node may open any flow, and every reply needs one.
 fn rules(timeouts: &str) -> String {
     format!(
         "{{timeouts: {{{timeouts}}}, inbound: [],
@@ -24,8 +24,8 @@ fn rules(timeouts: &str) -> String {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Proves K6 and K9 for UDP: answers pass while the flow lives, longer once it is still answered
-/// after two seconds, and not afterwards; a new question brings it back.
+/// Proves K6 and K9 for UDP: replies pass while the flow lives, and not after that. It lives longer
+/// if it still gets replies after two seconds, and a new request opens it again.
 #[test]
 fn udp_answers_pass_until_their_flow_has_timed_out() {
     sandbox(|sandbox| {
@@ -38,20 +38,23 @@ fn udp_answers_pass_until_their_flow_has_timed_out() {
                     let talk = UdpTalk::new(line, family);
                     talk.ask();
                     sleep(SECOND * 2);
-                    assert!(talk.is_unheard(), "{family:?}: an answer after udp");
+                    assert!(
+                        talk.is_unheard(),
+                        "{family:?}: a reply after the timeout `udp`"
+                    );
 
                     talk.ask();
-                    assert!(talk.is_heard(), "{family:?}: an answer at once");
+                    assert!(talk.is_heard(), "{family:?}: an immediate reply");
                     sleep(SECOND * 2);
                     assert!(
                         talk.is_unheard(),
                         "{family:?}: an answer after udp, to a flow that was answered at once only"
                     );
 
-                    // Still answered after two seconds.
+                    // The flow still gets replies after two seconds.
                     for _ in 0..6 {
                         talk.ask();
-                        assert!(talk.is_heard(), "{family:?}: an answer at once");
+                        assert!(talk.is_heard(), "{family:?}: an immediate reply");
                         sleep(SECOND / 2);
                     }
                     sleep(SECOND * 2);
@@ -60,10 +63,13 @@ fn udp_answers_pass_until_their_flow_has_timed_out() {
                         "{family:?}: an answer after udp, before udp-stream"
                     );
                     sleep(SECOND * 5);
-                    assert!(talk.is_unheard(), "{family:?}: an answer after udp-stream");
+                    assert!(
+                        talk.is_unheard(),
+                        "{family:?}: a reply after the timeout `udp-stream`"
+                    );
 
                     talk.ask();
-                    assert!(talk.is_heard(), "{family:?}: an answer to a new question");
+                    assert!(talk.is_heard(), "{family:?}: a reply to a new request");
                 });
             }
         });
@@ -73,7 +79,7 @@ fn udp_answers_pass_until_their_flow_has_timed_out() {
     });
 }
 
-/// A socket of the node and one of the remote.
+/// A socket of the node and one of the remote, connected to each other.
 struct UdpTalk {
     node: UdpSocket,
     remote: UdpSocket,
@@ -97,16 +103,16 @@ impl UdpTalk {
     fn ask(&self) {
         let remote = &self.remote;
         remote.set_read_timeout(Some(PATIENCE)).expect("an option");
-        self.node.send(b"?").expect("it leaves");
-        again(|| remote.recv(&mut [0])).expect("a question");
+        self.node.send(b"?").expect("the request is sent");
+        again(|| remote.recv(&mut [0])).expect("the request arrives");
     }
 
-    /// Answers, and tells whether the node heard what it should hear.
+    /// Sends a reply that the node must receive. Returns whether it did.
     fn is_heard(&self) -> bool {
         self.answer(PATIENCE)
     }
 
-    /// Answers, and tells whether the node did not hear what it should not.
+    /// Sends a reply that the node must not receive. Returns whether it did not.
     fn is_unheard(&self) -> bool {
         !self.answer(SILENCE)
     }
@@ -114,22 +120,22 @@ impl UdpTalk {
     fn answer(&self, patience: Duration) -> bool {
         let node = &self.node;
         node.set_read_timeout(Some(patience)).expect("an option");
-        self.remote.send(b"!").expect("it leaves");
+        self.remote.send(b"!").expect("the reply is sent");
         again(|| node.recv(&mut [0])).is_ok()
     }
 }
 
-/// What both ends of a connection do before they pause.
+/// What the ends of a connection do before the pause.
 #[derive(Clone, Copy, Debug)]
 enum Pause {
     /// Nothing.
     Idle,
-    /// The node says that it will send no more, which the remote acknowledges.
+    /// The node closes its side, and the remote acknowledges that.
     HalfClosed,
 }
 
-/// Proves K9: a TCP flow lives as long as the timeout of its state says, and of no other: with the
-/// default timeouts a connection outlives a pause, idle or half closed.
+/// Proves K9: a TCP flow lives for the timeout of its state, whatever the other timeouts are. With
+/// the default timeouts a connection outlives a pause, idle or half closed.
 #[test]
 fn tcp_flows_live_as_long_as_their_state() {
     let cases = [
@@ -141,7 +147,7 @@ fn tcp_flows_live_as_long_as_their_state() {
             Pause::HalfClosed,
             false,
         ),
-        // The timeouts of other states change nothing.
+        // The timeouts of other states make no difference.
         ("tcp-established: 1s", Pause::HalfClosed, true),
         (
             "tcp-syn-sent: 1s, tcp-syn-recv: 1s, tcp-fin-wait: 1s, tcp-close-wait: 1s, \
@@ -158,7 +164,7 @@ fn tcp_flows_live_as_long_as_their_state() {
                     let enforced = line.enforce(sandbox, &policy(&rules(timeouts)));
                     let heard = scope_both(&line, pause, is_heard);
                     assert_eq!(heard, [is_heard; 2], "{timeouts}: {pause:?}");
-                    // Those that are not heard were dropped by the enforcer and by nobody else.
+                    // Data that did not arrive was dropped by the enforcer, not lost elsewhere.
                     assert!(is_heard || enforced.reason("in no-match") > 0);
                     enforced.assert_adds_up();
                 });
@@ -167,8 +173,8 @@ fn tcp_flows_live_as_long_as_their_state() {
     });
 }
 
-/// Whether what the remote says after a pause is heard, over connections in both families.
-/// `is_heard` is what is expected.
+/// Whether data that the remote sends after a pause arrives, in each family. `is_heard` is the
+/// expected result.
 fn scope_both(line: &Line, pause: Pause, is_heard: bool) -> [bool; 2] {
     scope(|scope| {
         let ask = |family| scope.spawn(move || outlives(line, family, pause, is_heard));
@@ -181,17 +187,23 @@ fn outlives(line: &Line, family: Family, pause: Pause, is_heard: bool) -> bool {
     let at = SocketAddr::new(line.remote_address(family), PORT);
     let (mut node, mut remote) = connection(&line.node, &line.remote, at);
     if let Pause::HalfClosed = pause {
-        node.shutdown(Shutdown::Write).expect("it is open");
-        assert_eq!(again(|| remote.read(&mut [0])).expect("it is told"), 0);
+        node.shutdown(Shutdown::Write)
+            .expect("the connection is open");
+        assert_eq!(
+            again(|| remote.read(&mut [0])).expect("the end of the stream arrives"),
+            0
+        );
     }
     sleep(SECOND * 3);
-    remote.write_all(b"are you there?").expect("it is open");
+    remote
+        .write_all(b"are you there?")
+        .expect("the connection is open");
     let patience = if is_heard { PATIENCE } else { SECOND };
     node.set_read_timeout(Some(patience)).expect("an option");
     again(|| node.read(&mut [0; 14])).is_ok_and(|len| len > 0)
 }
 
-/// Both ends of a connection over which both have spoken.
+/// Both ends of a connection that has carried data in both directions.
 fn connection(client: &Host, server: &Host, at: SocketAddr) -> (TcpStream, TcpStream) {
     let listener = server.inside(|| TcpListener::bind(at));
     let listener = listener.expect("a free port");
@@ -204,8 +216,10 @@ fn connection(client: &Host, server: &Host, at: SocketAddr) -> (TcpStream, TcpSt
             let len = again(|| accepted.read(&mut words))?;
             accepted.write_all(&words[..len])
         });
-        talk(&mut opened).expect("an answer");
-        echo.join().expect("it speaks").expect("the words come");
+        talk(&mut opened).expect("an echo");
+        echo.join()
+            .expect("the echoing thread ends")
+            .expect("the echo is sent");
     });
     (opened, accepted)
 }

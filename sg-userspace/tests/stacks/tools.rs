@@ -1,4 +1,4 @@
-//! Programs that others wrote, run on a host for a bounded time.
+//! Runs tools of other projects on a host, for a limited time.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _};
@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use crate::host::Host;
 
-/// No tool runs longer than this, nor survives the tests for longer.
+/// The time limit of a tool. It also ends tools that the tests have left running.
 const SECONDS: &str = "50";
 
 fn bounded(program: &str, arguments: &[&str]) -> Command {
@@ -19,14 +19,14 @@ fn bounded(program: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// What a tool said, and whether it called that a success.
+/// The output of a tool, and whether its exit code was 0.
 #[derive(Debug)]
 pub(crate) struct Said {
     pub(crate) is_success: bool,
     pub(crate) text: String,
 }
 
-/// Runs a tool to its end. Both its outputs are returned as one text.
+/// Runs a tool to its end. Standard output and standard error are returned together.
 #[track_caller]
 pub(crate) fn tool(host: &Host, program: &str, arguments: &[&str]) -> Said {
     let output = host.inside(|| bounded(program, arguments).output());
@@ -39,14 +39,14 @@ pub(crate) fn tool(host: &Host, program: &str, arguments: &[&str]) -> Said {
     }
 }
 
-/// `timeout` ends with this code when there is no such program.
+/// `timeout` exits with this code if the program does not exist.
 #[track_caller]
 fn assert_is_there(program: &str, code: Option<i32>) {
     let is_missing = code == Some(127);
     assert!(!is_missing, "no {program}: `cargo xtask setup` installs it");
 }
 
-/// A tool that runs until it is dropped. What it said is printed when the test has failed by then.
+/// A tool that runs until it is dropped. If the test has failed by then, its output is printed.
 pub(crate) struct Daemon {
     program: &'static str,
     child: Child,
@@ -55,7 +55,7 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     pub(crate) fn start(host: &Host, program: &'static str, arguments: &[&str]) -> Daemon {
-        let said = tempfile::tempfile().expect("a file for what it says");
+        let said = tempfile::tempfile().expect("a file for its output");
         let copy = || said.try_clone().expect("a descriptor");
         let child = host.inside(|| {
             let mut command = bounded(program, arguments);
@@ -69,10 +69,14 @@ impl Daemon {
         }
     }
 
-    /// Everything said so far. Fails the test if the tool has ended.
+    /// The output so far. Fails the test if the tool has ended.
     #[track_caller]
     pub(crate) fn said(&mut self) -> String {
-        if let Some(status) = self.child.try_wait().expect("a child can be asked for") {
+        if let Some(status) = self
+            .child
+            .try_wait()
+            .expect("the state of the child can be read")
+        {
             assert_is_there(self.program, status.code());
             panic!("{} ended too early, with {status}", self.program);
         }
@@ -83,14 +87,14 @@ impl Daemon {
         let mut said = String::new();
         let rewound = self.said.rewind();
         let read = rewound.and_then(|()| self.said.read_to_string(&mut said));
-        read.expect("what a tool says is text");
+        read.expect("the output is valid UTF-8");
         said
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // To `timeout`, which tells the tool.
+        // The signal goes to `timeout`, which passes it on to the tool.
         let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
         let _ = self.child.wait();
         if std::thread::panicking() {

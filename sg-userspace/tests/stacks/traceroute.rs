@@ -6,14 +6,14 @@ use crate::line::{End, Family, Line, address};
 use crate::sandbox::sandbox;
 use crate::tools::tool;
 
-/// Proves K8: the routers' time-exceeded and the destination's port-unreachable about the node's
-/// datagrams come in.
+/// Proves K8: time-exceeded errors of the routers and the port-unreachable error of the destination
+/// about the node's datagrams pass.
 #[test]
 fn udp_probes_show_every_hop() {
     assert_all_hops_seen("out udp 33434-33534 to any accept", &[]);
 }
 
-/// Proves K6 and K8: the same for echo requests, of which the last is answered.
+/// Proves K6 and K8: the same for echo requests, with an echo reply from the destination.
 #[test]
 fn icmp_probes_show_every_hop() {
     let rules = "out icmp 8 to any accept\nout icmpv6 128 to any accept";

@@ -1,4 +1,4 @@
-//! Large transfers under a policy: every byte arrives, segmentation offload and all.
+//! Large transfers under a policy: every byte arrives, with segmentation offload as well.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -19,15 +19,15 @@ const BLOCK: usize = 65_536;
 
 const RULES: &str = "in tcp 5001-5002 from any accept\nout tcp 5003-5004 to any accept";
 
-/// Which end of a connection sends.
+/// Which end of a connection sends the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sender {
     Client,
     Server,
 }
 
-/// Opens a connection from one host to a port of another, sends `size` bytes over it that cannot
-/// be guessed, and compares all of them at the other end. Fails when it stands still.
+/// Opens a connection between two hosts, sends `size` random bytes over it, and compares them at
+/// the other end. Fails if the transfer stalls.
 #[track_caller]
 pub(crate) fn transfer(client: &Host, server: &Host, at: SocketAddr, sender: Sender, size: usize) {
     let listener = server.inside(|| TcpListener::bind(at));
@@ -46,7 +46,7 @@ pub(crate) fn transfer(client: &Host, server: &Host, at: SocketAddr, sender: Sen
     assert_eq!(received, size, "bytes of {at} that arrived");
 }
 
-/// The same bytes for the same connection.
+/// A generator of the bytes, which are the same at both ends of a connection.
 fn bytes(at: SocketAddr) -> Rng {
     Rng::with_seed(at.port().into())
 }
@@ -64,13 +64,13 @@ fn send(mut stream: TcpStream, at: SocketAddr, size: usize) {
     }
 }
 
-/// Counts the bytes that arrive; each must be the one that was sent.
+/// Receives and compares the bytes. Returns how many have arrived.
 fn receive(mut stream: TcpStream, at: SocketAddr) -> usize {
     stream.set_read_timeout(Some(PATIENCE)).expect("an option");
     let (mut bytes, mut expected, mut block) = (bytes(at), vec![0; BLOCK], vec![0; BLOCK]);
     let mut received = 0;
     loop {
-        // Whole blocks, so that the sender's sequence can be made again.
+        // Reads whole blocks, because the generator fills whole blocks.
         let mut filled = 0;
         while filled < BLOCK {
             match again(|| stream.read(&mut block[filled..])) {
@@ -88,16 +88,16 @@ fn receive(mut stream: TcpStream, at: SocketAddr) -> usize {
     }
 }
 
-/// Proves K6 and A2 with segmentation offload: 50 MB arrive whole in each direction and family,
-/// and every packet of them is counted as the wire sees it.
+/// Proves K6 and A2 with segmentation offload: 50 MB arrive complete in each direction and family,
+/// and the counters have the packets on the wire.
 #[test]
 fn large_transfers_arrive_whole_and_are_counted_whole() {
     sandbox(|sandbox| {
         let line = Line::new(0);
         let enforced = line.enforce(sandbox, &rules_from_lines(RULES));
-        // As most drivers do without being told.
+        // Most drivers have this on by default.
         run("ethtool", &["-K", NIC, "gro", "on"]);
-        // What the stack receives, after packets have been joined.
+        // Packets that the stack receives, after GRO.
         let joined = Counter::new("inet", "hook input", "meta l4proto tcp");
 
         for (port, family) in (5001..).zip(Family::BOTH) {
@@ -111,7 +111,7 @@ fn large_transfers_arrive_whole_and_are_counted_whole() {
         assert_on_the_wire(&inbound, 2 * SIZE, 1514);
         assert_on_the_wire(&outbound, 2 * SIZE, 1514);
 
-        // Otherwise there was no offload, and nothing has been tested.
+        // The test only means something if packets were segmented and joined.
         let (left, whole) = enforced.left();
         assert!(left > 5 * whole, "{left} packets left in {whole}");
         let arrived = inbound.packets + outbound.reply_packets;
@@ -123,8 +123,8 @@ fn large_transfers_arrive_whole_and_are_counted_whole() {
     });
 }
 
-/// Proves K6 and A2 for packets whose length is more than an IP header can say, which the
-/// kernel makes for devices that segment them (BIG TCP).
+/// Proves K6 and A2 for packets longer than the length field of IP can express. The kernel makes
+/// them for devices that segment them (BIG TCP).
 #[test]
 fn large_transfers_arrive_whole_with_big_tcp() {
     sandbox(|sandbox| {
@@ -136,17 +136,17 @@ fn large_transfers_arrive_whole_with_big_tcp() {
         let hook = format!("hook egress device {NIC}");
         let big = Counter::new("netdev", &hook, "meta length > 65600");
 
-        // Debian's `ip` knows the setting for IPv6 only.
+        // Debian's `ip` has the setting for IPv6 only.
         let outbound = SocketAddr::new(line.remote_address(Family::V6), 5003);
         transfer(&line.node, &line.remote, outbound, Sender::Client, SIZE);
         enforced.assert_adds_up();
-        // The byte counts have the jumbo payload option, as the kernel's own have.
+        // The counted bytes include the jumbo payload option, as the kernel's own counts do.
         assert_on_the_wire(&enforced.rule("out 1"), SIZE, 1514 + 8);
         assert!(big.read() > 0, "no packet was larger than 64 KiB");
     });
 }
 
-/// All of it was counted, in packets of the link's MTU and an Ethernet header at most.
+/// Checks that all data was counted, in packets of at most the link's MTU and an Ethernet header.
 #[track_caller]
 pub(crate) fn assert_on_the_wire(rule: &RuleCounters, size: usize, largest: u64) {
     assert!(rule.bytes > size as u64, "{rule:?}");

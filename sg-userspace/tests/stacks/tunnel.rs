@@ -1,5 +1,4 @@
-//! A tunnel between two nodes, as container networks build them: the policy sees its outer
-//! packets.
+//! A tunnel between two nodes, as in container networks. The policy sees its outer packets.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -16,7 +15,7 @@ const PORT: u16 = 4789;
 const NODE: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
 const REMOTE: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
 
-/// An end of a VXLAN tunnel from `local` to `remote`.
+/// Adds one end of a VXLAN tunnel from `local` to `remote`.
 fn end(host: &Host, own: Ipv4Addr, local: IpAddr, remote: IpAddr) {
     host.ip(&format!(
         "link add tunnel type vxlan id 7 dstport {PORT} local {local} remote {remote} dev {NIC}"
@@ -25,8 +24,8 @@ fn end(host: &Host, own: Ipv4Addr, local: IpAddr, remote: IpAddr) {
     host.ip(&format!("address add {own}/24 dev tunnel"));
 }
 
-/// Proves K1 and A2 for tunnelled packets, offloaded ones too: all of them arrive, each is
-/// counted, and nothing but the tunnel's own port has to be open.
+/// Proves K1 and A2 for tunnelled packets, including offloaded ones: all arrive, each is counted,
+/// and only the tunnel's own port has to be open.
 #[test]
 fn a_tunnel_needs_its_own_port_only() {
     for family in Family::BOTH {

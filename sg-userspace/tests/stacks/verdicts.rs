@@ -1,4 +1,5 @@
-//! What connects and what does not: TCP and UDP, both families, both directions, real sockets.
+//! Which connections succeed and which do not: TCP and UDP, both families, both directions, with
+//! real sockets.
 
 use std::net::SocketAddr;
 use std::thread::scope;
@@ -24,7 +25,7 @@ const RULES: &str = "
     out udp 53 to any drop
     out udp 123 to any accept";
 
-/// Who asks, over what, and the rule that the policy gives the question by.
+/// The client, the family, the transport, the port, and the rule of the policy that decides.
 const VERDICTS: [(&str, Family, Transport, u16, &str); 20] = [
     ("remote", Family::V4, Tcp, 80, "accept in 1"),
     ("remote", Family::V6, Tcp, 80, "accept in 1"),
@@ -48,9 +49,9 @@ const VERDICTS: [(&str, Family, Transport, u16, &str); 20] = [
     ("node", Family::V6, Udp, 123, "accept out 4"),
 ];
 
-/// Proves K1, K6, P2, P5 and A2: what the policy accepts is answered, though the rules of the
-/// other direction accept no answer; what it drops is not, in either direction; and without the
-/// policy all of it is answered.
+/// Proves K1, K6, P2, P5 and A2: what the policy accepts gets a reply, although the rules of the
+/// other direction do not accept it. What the policy drops gets none, in either direction. Without
+/// the policy everything gets a reply.
 #[test]
 fn what_the_policy_accepts_connects_and_nothing_else() {
     sandbox(|sandbox| {
@@ -86,7 +87,7 @@ fn what_the_policy_accepts_connects_and_nothing_else() {
     });
 }
 
-/// Asks all questions at once; waits long where `is_sure` of an answer.
+/// Sends all requests at once. Waits long for a reply where `is_sure`.
 fn ask_all(line: &Line, is_sure: impl Fn(&str) -> bool) -> Vec<bool> {
     scope(|scope| {
         let asked = VERDICTS.map(|(who, family, transport, port, verdict)| {
