@@ -13,7 +13,7 @@ fn main() {
         "" => Toolchain::Nightly,
         name => Toolchain::Custom(name),
     };
-    // The inner build's progress would come out as warnings; real warnings still do.
+    // The progress of the inner build would be printed as warnings. Real warnings still are.
     // SAFETY: a build script has one thread.
     unsafe { std::env::set_var("CARGO_TERM_QUIET", "true") };
     let package = Package {

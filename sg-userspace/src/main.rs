@@ -1,5 +1,5 @@
-//! `sgctl`: parses the command line and hands over to one function per command.
-//! Everything that does something is in the library; this binary reads arguments and prints.
+//! `sgctl`: parses the command line and calls one function for each command. Everything else is in
+//! the library.
 // No panic is reachable from a packet, a file, a flag or the state directory.
 #![cfg_attr(
     not(test),

@@ -1,5 +1,5 @@
-//! `sgctl apply`: compiles a policy, attaches it or replaces the one that is attached, and
-//! returns. On any error nothing has changed.
+//! `sgctl apply`: compiles a policy, attaches it or replaces the one in force, and returns. If it
+//! fails, nothing has changed.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -71,7 +71,7 @@ impl Apply {
     }
 }
 
-/// The report of an `apply` that did not begin.
+/// Prints the report of an `apply` that could not begin.
 pub(super) fn refuse(screen: &Screen, failure: &Failure) -> Result<(), Failure> {
     screen.json(&Report::Failed {
         interface: None,
@@ -80,8 +80,8 @@ pub(super) fn refuse(screen: &Screen, failure: &Failure) -> Result<(), Failure> 
     })
 }
 
-/// `apply --json`: what was done, what `check` says of the policy, and the errors. Without errors
-/// it was done.
+/// `apply --json`: what was done, the findings of `check`, and the errors. If there are no errors,
+/// the policy is in force.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Report<'a> {
@@ -116,30 +116,30 @@ impl<'a> Report<'a> {
     }
 }
 
-/// What was done, for scripts; the policy as `status` and `counters` print it.
+/// What was done, for scripts. The policy has the same form as in `status` and `counters`.
 #[derive(Serialize)]
 pub(super) struct Done<'a> {
     interface: &'a str,
     netns: Option<&'a str>,
-    /// A policy was there and has been replaced.
+    /// Whether another policy was replaced.
     replaced: bool,
-    /// The same policy is in force already, so that nothing was done.
+    /// Whether the same policy was in force already, so that nothing was done.
     unchanged: bool,
     xdp_mode: &'a str,
     egress_hook: &'a str,
     policy: &'a PolicyRecord,
     rules: usize,
     tables: TableSizes,
-    /// What became of flows that were there; null unless this was the first policy, and with
+    /// What was done with existing flows. `None` unless this was the first policy, and with
     /// --cut-existing.
     seeded: Option<&'a Seeded>,
-    /// What became of them with --cut-existing.
+    /// What was done with existing connections with --cut-existing.
     cut: Option<Cut>,
     /// A clsact qdisc was added, which makes the kernel drop some frames.
     added_clsact: bool,
     compile_seconds: f64,
     load_seconds: f64,
-    /// Where a BPF file system had to be mounted.
+    /// Where a BPF file system was mounted, if that was necessary.
     mounted: Option<&'a Path>,
 }
 
@@ -209,7 +209,7 @@ pub(super) fn text(screen: &Screen, applied: &Applied) -> String {
     out
 }
 
-/// What else was done than putting the policy in force, a sentence each.
+/// What was done besides putting the policy in force, one sentence each.
 pub(super) fn notes(applied: &Applied) -> Vec<String> {
     let mut notes: Vec<String> = seeded(applied).into_iter().collect();
     notes.extend(applied.cut.map(cut));
@@ -245,7 +245,7 @@ fn cut(cut: Cut) -> String {
     out
 }
 
-/// `kept 12 flows that were there (3 that no rule admits)`, if there were any.
+/// `kept 12 flows that were there (3 that no rule admits)`, if any were kept.
 fn seeded(applied: &Applied) -> Option<String> {
     let Seeded {
         entered,
@@ -272,8 +272,8 @@ fn seeded(applied: &Applied) -> Option<String> {
     Some(out)
 }
 
-/// `could not see …`, of each kind of connections that may exist and that nothing here knows of,
-/// and what becomes of those.
+/// `could not see …`, for each kind of connections that may exist and cannot be seen, and what
+/// happens to them.
 fn unseen(applied: &Applied) -> Vec<String> {
     let unseen = applied.seeded.iter().flat_map(|seeded| &seeded.unseen);
     let mut lines: Vec<String> = unseen
@@ -304,7 +304,8 @@ pub(super) fn summary(screen: &Screen, applied: &Applied) -> String {
     out
 }
 
-/// Warnings do not keep a policy from being applied, but they should not go unnoticed.
+/// Lists the warnings. They do not stop the policy from being applied, but should not be
+/// overlooked.
 pub(super) fn findings(findings: &[Finding], policies: &Policies) -> String {
     let warnings = findings
         .iter()

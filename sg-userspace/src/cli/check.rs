@@ -1,5 +1,5 @@
-//! `sgctl check`: is the policy valid, how large are its tables, and what should its author know.
-//! Attaches nothing and needs no privilege.
+//! `sgctl check`: says whether a policy is valid, how large its tables are, and what its author
+//! should know. Attaches nothing and needs no privilege.
 
 use std::fmt::Write as _;
 
@@ -57,7 +57,7 @@ struct Report {
     valid: bool,
     policy: Option<PolicyHead>,
     tables: Option<TableSizes>,
-    /// Warnings and notes.
+    /// The warnings and notes.
     findings: Vec<Finding>,
     errors: Vec<Finding>,
 }
@@ -88,7 +88,7 @@ impl Check {
             rules: loaded.policy.rules.len(),
             non_ip: loaded.policy.non_ip,
         };
-        // Which slot a rule counts in changes nothing about the sizes.
+        // The sizes do not depend on the counter slots, so any will do.
         let slots: Vec<u32> = (FIRST_RULE_SLOT..)
             .take(loaded.policy.rules.len())
             .collect();
@@ -130,7 +130,7 @@ impl Check {
         }
     }
 
-    /// Makes errors of the findings that were asked not to be there.
+    /// Makes errors of the findings that `--strict` and `--deny` forbid.
     fn promote(&self, findings: &mut [Finding]) {
         for finding in findings {
             let is_denied = self.deny.iter().any(|code| code == finding.code);
@@ -141,7 +141,7 @@ impl Check {
     }
 }
 
-/// The report of a `check` that did not come to look at the policy.
+/// Prints the report of a `check` that could not read the policy.
 pub(super) fn refuse(screen: &Screen, failure: &Failure) -> Result<Failure, Failure> {
     match not_valid(screen, None, Vec::new(), failure.findings()) {
         Err(Failure::Told(_)) | Ok(()) => Ok(Failure::Told(failure.exit_code())),
@@ -238,7 +238,7 @@ fn prefixes(number: usize) -> String {
     }
 }
 
-/// One finding: what it is, what it is about, and a remedy.
+/// A finding as text: its message, its place, and a remedy.
 fn finding_text(screen: &Screen, finding: &Finding) -> String {
     let paint = match finding.severity {
         Severity::Error => Paint::Red,

@@ -1,5 +1,5 @@
-//! `sgctl completions`: prints the completion script of a shell.
-//! The script is made from the same definitions as the help.
+//! `sgctl completions`: prints the completion script of a shell. It is generated from the same
+//! definitions as the help.
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;

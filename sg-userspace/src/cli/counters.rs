@@ -1,5 +1,5 @@
-//! `sgctl counters`: packets and bytes by rule and by reason, once or again and again.
-//! The table that `run` shows while it is in the foreground is drawn here too.
+//! `sgctl counters`: packets and bytes by rule and by reason, once or repeatedly. Also draws the
+//! table that `run` shows.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ pub(super) struct CountersCommand {
     json: Json,
 }
 
-/// An interval in seconds.
+/// Parses an interval in seconds.
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     let expected = "expected seconds from 0.1 to 86400, such as 1 or 0.5";
     match text.parse::<f64>() {
@@ -110,8 +110,8 @@ impl CountersCommand {
     }
 }
 
-/// Ctrl-C while a table is drawn again and again: the terminal shows it as `^C`, which is taken
-/// away before the process ends by it.
+/// Handles Ctrl-C while a table is redrawn: the `^C` that the terminal echoes is erased before the
+/// process ends.
 struct Interrupt<'a> {
     screen: &'a Screen,
     has_come: Arc<AtomicBool>,
@@ -131,7 +131,7 @@ impl Interrupt<'_> {
         Ok(Interrupt { screen, has_come })
     }
 
-    /// Sleeps, unless it has come.
+    /// Sleeps for the interval, or until Ctrl-C.
     fn sleep(&self, interval: Duration) -> Result<(), Failure> {
         const GLANCE: Duration = Duration::from_millis(50);
         let started = Instant::now();
@@ -179,8 +179,8 @@ fn read(context: &Context, iface: Option<&String>) -> Result<Vec<Counters>, Fail
     Ok(all)
 }
 
-/// The tables of all interfaces; with rates when there are any, and with no more `lines` than
-/// that if that can be.
+/// The tables of all interfaces, with `rates` if there are any. They have at most `lines` lines if
+/// possible.
 pub(super) fn text(
     screen: &Screen,
     all: &[Counters],
@@ -188,7 +188,7 @@ pub(super) fn text(
     all_reasons: bool,
     lines: Option<usize>,
 ) -> String {
-    // An empty line is between two.
+    // An empty line separates two tables.
     let share = lines.map(|lines| (lines + 1) / all.len().max(1));
     let share = share.map(|share| share.saturating_sub(1));
     let mut out = String::new();
@@ -223,7 +223,7 @@ fn heading(screen: &Screen, one: &Counters) -> String {
         ago(&policy.applied_at)
     );
     let taken = format!("{interface}{place}  {name}  ").chars().count();
-    // A line that wraps could not be drawn again in place.
+    // A wrapped line could not be redrawn in place.
     if let Some(width) = screen.width {
         rest = clip(&rest, Some(width.saturating_sub(taken)));
     }
@@ -235,19 +235,20 @@ fn heading(screen: &Screen, one: &Counters) -> String {
     )
 }
 
-/// What the rows of one interface are made with.
+/// What is needed to build the rows of one interface.
 struct Rows<'a> {
     table: Table,
     rates: Option<&'a Rates>,
     has_groups: bool,
-    /// The totals say how much was dropped, and what was accepted can be told from that.
+    /// Whether the totals show only what was dropped, which leaves the accepted packets to be
+    /// subtracted.
     is_narrow: bool,
 }
 
-/// Narrower terminals have no room for both numbers of a total.
+/// The terminal width that a total with both numbers needs.
 const BOTH_NUMBERS: usize = 76;
 
-/// A table of at most so many `lines`, of which the rows that count most are shown.
+/// A table of at most `lines` lines. If it has more rows, those with the highest counts are shown.
 fn table(
     screen: &Screen,
     one: &Counters,
@@ -260,7 +261,7 @@ fn table(
     let Some(lines) = lines.filter(|lines| whole.lines().count() > *lines) else {
         return whole;
     };
-    // What is left out is said on a line, too.
+    // One more line says how many rows were left out.
     let others = whole.lines().count() - shown.len() + 1;
     let hidden = keep_busiest(&mut shown, lines.saturating_sub(others));
     let more = format!(
@@ -272,8 +273,8 @@ fn table(
     format!("{}{more}\n", build(screen, one, rates, &shown))
 }
 
-/// Leaves the rows that count most at the moment, then those that have counted most, in their
-/// order. Says how many have gone.
+/// Keeps the rows with the highest rates, then those with the highest counts, in their order.
+/// Returns how many were removed.
 fn keep_busiest(rows: &mut Vec<Row<'_>>, room: usize) -> usize {
     let mut order: Vec<usize> = (0..rows.len()).collect();
     let rate = |i: usize| rows[i].rate.map_or(0.0, |rate| rate.packets);
@@ -300,7 +301,7 @@ fn rows<'a>(one: &'a Counters, rates: Option<&Rates>, all_reasons: bool) -> Vec<
             };
             rows.push(Row {
                 direction: rule.direction,
-                // The description may be left out.
+                // The position is shown even if the description does not fit.
                 number: rule
                     .position
                     .map_or_else(|| "gone".into(), |p| p.to_string()),
@@ -336,7 +337,7 @@ fn rows<'a>(one: &'a Counters, rates: Option<&Rates>, all_reasons: bool) -> Vec<
 }
 
 fn build(screen: &Screen, one: &Counters, rates: Option<&Rates>, shown: &[Row<'_>]) -> String {
-    // One group needs no column to tell groups apart.
+    // The column for the group is only needed if there are several groups.
     let has_groups = one
         .rules
         .iter()
@@ -400,7 +401,7 @@ impl Rows<'_> {
         if self.has_groups {
             cells.push((String::new(), None));
         }
-        // In a column that keeps it whole, for this is what is looked for first.
+        // This column is never shortened, because users look for the totals first.
         self.table.keep(&description);
         cells.push((description, bold));
         cells.push((String::new(), None));
@@ -439,7 +440,7 @@ impl Rows<'_> {
     }
 }
 
-/// As wide as rates get, so that columns stand still while numbers change.
+/// Padded to the widest rate, so that columns do not move while numbers change.
 fn steady_packets(rate: Rate) -> String {
     format!("{:>8}", packet_rate(rate.packets))
 }
@@ -448,7 +449,7 @@ fn steady_bits(rate: Rate) -> String {
     format!("{:>11}", bit_rate(rate.bytes))
 }
 
-/// What a reason means.
+/// Describes a reason.
 pub(super) fn about(reason: &str) -> &'static str {
     match reason {
         "non-ip" => "neither IPv4 nor IPv6: ARP and the like",

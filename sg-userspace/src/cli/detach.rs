@@ -1,5 +1,5 @@
-//! `sgctl detach`: removes everything the enforcer put on an interface, or on the machine.
-//! A damaged record keeps nobody from detaching, nor does one interface that cannot be detached.
+//! `sgctl detach`: removes all that the enforcer has put on an interface, or on the machine. A
+//! damaged record does not stop it, and neither does another interface that cannot be detached.
 
 use std::fmt::Write as _;
 
@@ -34,7 +34,7 @@ pub(super) struct Detach {
     json: Json,
 }
 
-/// An interface that is free again.
+/// An interface that was detached.
 #[derive(Serialize)]
 struct Gone<'a> {
     interface: String,
@@ -52,7 +52,7 @@ impl Detach {
         let mut gone = Vec::new();
         let mut failures = Vec::new();
         for one in &found {
-            // Afterwards there is nothing left to name it by.
+            // The names are read first, because they are gone after detaching.
             let (name, place) = whereabouts(one);
             match kernel::detach(&context.bpffs, &one.pins) {
                 Ok(()) => {

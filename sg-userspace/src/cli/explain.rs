@@ -1,5 +1,5 @@
-//! `sgctl explain`: which rule decides a packet that opens a flow, and why.
-//! A policy is asked by walking its rules, an interface by the tables it enforces.
+//! `sgctl explain`: which rule decides a packet that opens a flow, and why. For a policy the rules
+//! are walked in order, for an interface the tables in the kernel are evaluated.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};

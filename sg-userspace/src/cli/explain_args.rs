@@ -1,5 +1,5 @@
-//! The question of `sgctl explain`: direction, protocol and the two ends, read from the last four
-//! words. Words before them are policies.
+//! The question of `sgctl explain`: direction, protocol and the two ends are the last four words.
+//! The words before them are policies.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -61,16 +61,16 @@ pub(super) struct Explain {
     words: Vec<String>,
 }
 
-/// What is asked, and of which policies (none of them means the interface).
+/// The question, and the policies that it is about. Without policies it is about the interface.
 pub(super) struct Asked {
     pub(super) policies: Vec<PolicyInput>,
     pub(super) question: Question,
-    /// The protocol as it was written.
+    /// The protocol as the user wrote it.
     pub(super) protocol: String,
 }
 
 impl Explain {
-    /// The words taken apart, or what is wrong with them.
+    /// Parses the words. Returns what is wrong with them, if anything.
     pub(super) fn asked(&self) -> Result<Asked, String> {
         let wanted = "expected DIRECTION PROTO REMOTE[:PORT] LOCAL[:PORT] at the end, such as \
                       `inbound tcp 203.0.113.9 10.0.0.5:22`";
@@ -182,7 +182,7 @@ fn question(
     })
 }
 
-/// An address with or without a port.
+/// Parses an address with or without a port.
 fn end(what: &str, text: &str) -> Result<(IpAddr, Option<u16>), String> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok((address, None));

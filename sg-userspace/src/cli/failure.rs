@@ -1,4 +1,4 @@
-//! What a command can fail with, and the exit code that it means. How it is told is in `report`.
+//! The failures of commands, and their exit codes. How they are printed is in `report`.
 
 use std::fmt::Display;
 use std::io;
@@ -16,15 +16,15 @@ pub(super) enum Failure {
     Policy(PolicyErrors),
     Kernel(KernelError),
     Lab(LabError),
-    /// Arguments that clap could not judge alone.
+    /// Arguments that are wrong in a way that clap does not check.
     Usage(Box<clap::Error>),
-    /// The reader of standard output has gone, which is no error.
+    /// The reader of standard output has closed it, which is no error.
     BrokenPipe,
     Io {
         what: &'static str,
         source: io::Error,
     },
-    /// Everything has been said already.
+    /// The failure was printed already. The number is the exit code.
     Told(u8),
 }
 
@@ -72,7 +72,7 @@ impl Failure {
         }
     }
 
-    /// What is in force after it, where it says so.
+    /// What is in force after the failure, if the error says so.
     pub(super) fn standing(&self) -> Option<&str> {
         match self {
             Failure::Kernel(KernelError::Halfway { standing, .. }) => Some(standing),
@@ -80,7 +80,7 @@ impl Failure {
         }
     }
 
-    /// The failure in the shape of all errors and findings (SPEC A4).
+    /// The failure in the common form of errors and findings (A4).
     pub(super) fn findings(&self) -> Vec<Finding> {
         let of = |code: &'static str, error: &dyn Diagnostic| {
             let finding = Finding::error(code, error.to_string());
@@ -102,7 +102,7 @@ impl Failure {
     }
 }
 
-/// What clap says: the error in its first paragraph, and what may help in those behind it.
+/// Splits clap's message: the error is the first paragraph, and help is in those after it.
 fn usage(said: &str) -> Finding {
     let mut paragraphs = said.split("\n\n").map(|paragraph| {
         let words: Vec<&str> = paragraph.split_whitespace().collect();

@@ -1,5 +1,5 @@
-//! `sgctl flows`: the flow table, most recently seen first.
-//! On a screen the list is limited unless asked otherwise, for a table may hold many thousands.
+//! `sgctl flows`: the flow table, the most recently seen flows first. On a terminal the list has a
+//! limit by default, because a table may hold many thousands.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -52,7 +52,7 @@ pub(super) struct Flows {
 struct Listed {
     interface: String,
     netns: Option<String>,
-    /// Whether its policy is in force there, as `status` has it, with what is wrong.
+    /// Whether the policy is in force on the interface, with its faults, as in `status`.
     health: Health,
     faults: Vec<Fault>,
     #[serde(skip)]
@@ -63,7 +63,7 @@ struct Listed {
     flows: Vec<Flow>,
 }
 
-/// How the tables are used, counted since the interface was first attached.
+/// The use of the tables since the interface was first attached.
 #[derive(Serialize)]
 struct Tables {
     half_open: FlowTableUse,
@@ -173,7 +173,7 @@ fn text(screen: &Screen, listed: &[Listed]) -> String {
     out
 }
 
-/// Says when the tables are too small: flows that had to make room for others.
+/// Says so if flows were evicted, since the tables are too small then.
 fn evicted(tables: &Tables) -> String {
     let (half_open, established) = (tables.half_open.evicted, tables.established.evicted);
     if half_open + established == 0 {
@@ -186,13 +186,13 @@ fn evicted(tables: &Tables) -> String {
     )
 }
 
-/// The rule that admitted it, after its position.
+/// The rule that admitted the flow, with its position.
 fn rule_of(flow: &Flow) -> String {
     let rule = flow.rule.as_ref().map(|rule| {
         let title = titled(rule.name.as_deref(), &rule.summary);
         match rule.position {
             Some(position) => format!("{position}  {title}"),
-            // As in `counters`.
+            // The same word as in `counters`.
             None => format!("gone  {title}"),
         }
     });
@@ -203,7 +203,7 @@ fn rule_of(flow: &Flow) -> String {
     rule.unwrap_or_else(|| "-".into())
 }
 
-/// A flow on lines of its own, where a row would be longer than the terminal.
+/// A flow on several lines, for a terminal that is too narrow for a row.
 fn block(screen: &Screen, out: &mut String, flow: &Flow) {
     let _ = writeln!(
         out,

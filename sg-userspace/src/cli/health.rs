@@ -1,5 +1,5 @@
-//! What is said of an interface that does not enforce its policy: first, by every command that
-//! prints what the policy would do.
+//! Warnings about an interface that does not enforce its policy. All commands that print a policy
+//! print them first.
 
 use sg_userspace::kernel::Fault;
 use sg_userspace::observe::attached::Health;
@@ -7,7 +7,7 @@ use sg_userspace::observe::attached::Health;
 use super::screen::{Paint, Screen, wrapped};
 use super::units::clean;
 
-/// The word for it.
+/// The word for the health, with its colour.
 pub(super) fn word(health: Health) -> (&'static str, Paint) {
     match health {
         Health::Enforcing => ("enforcing", Paint::Green),
@@ -21,9 +21,9 @@ pub(super) fn word(health: Health) -> (&'static str, Paint) {
     }
 }
 
-/// A line for each fault and one where the interface is elsewhere, no longer than the terminal.
-/// Nothing where it is enforcing, or where that cannot be looked at from here, which `status`
-/// says.
+/// A line for each fault, and one if the interface is in another namespace, no longer than the
+/// terminal. There are none if the interface is enforcing, or if that cannot be checked from here,
+/// which `status` reports.
 pub(super) fn warnings(
     screen: &Screen,
     interface: &str,

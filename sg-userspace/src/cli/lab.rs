@@ -1,4 +1,4 @@
-//! `sgctl lab`: real traffic in throw-away network namespaces, beside what the policy says.
+//! `sgctl lab`: sends real traffic in temporary network namespaces and compares it with the policy.
 //! Prints the report of [`sg_userspace::lab`] as tables or as JSON.
 
 use std::fmt::Write as _;
@@ -65,11 +65,11 @@ impl Lab {
     }
 }
 
-/// Colours, on a terminal only.
+/// Colours for a terminal.
 #[derive(Clone, Copy)]
 struct Paint {
     is_coloured: bool,
-    /// Of the terminal.
+    /// The width of the terminal.
     width: Option<usize>,
 }
 
@@ -97,7 +97,7 @@ impl Paint {
         self.with("1", text)
     }
 
-    /// Green, or yellow for what is dropped.
+    /// Green for accept, yellow for drop.
     fn action(self, action: &str, text: &str) -> String {
         self.with(if action == "accept" { "32" } else { "33" }, text)
     }
@@ -159,8 +159,8 @@ fn attempts(out: &mut String, attempts: &[Attempt], paint: Paint) {
             .unwrap_or(0)
     };
     let (whats, by) = (width(&what), width(&decided_by));
-    // Before and behind it are the marks, `accepted` and `↩ flows`. Where there is no room for a
-    // rule its number has to do, by which the counters list it.
+    // The marks, `accepted` and `↩ flows` are before and after the rule. If the rule does not fit,
+    // its number is shown, which the counters list as well.
     let room = paint
         .width
         .map(|width| width.saturating_sub(whats + by + 27));
@@ -219,7 +219,7 @@ fn attempts(out: &mut String, attempts: &[Attempt], paint: Paint) {
 }
 
 fn counters(out: &mut String, report: &Report, paint: Paint) {
-    /// Narrower terminals have no room for bytes and replies.
+    /// The terminal width that bytes and replies need.
     const WIDE: usize = 76;
     let counters = &report.counters;
     let is_wide = paint.width.is_none_or(|width| width >= WIDE);

@@ -1,5 +1,5 @@
-//! The command line: one module per command, which reads its arguments, calls the library and
-//! prints. What they share: the arguments of several commands, the screen, failures and units.
+//! The command line. Each command is a module that reads its arguments, calls the library and
+//! prints. Shared parts are the arguments of several commands, the screen, failures and units.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -152,7 +152,8 @@ pub(crate) fn main() -> ExitCode {
 
 /// Enters the network namespace that --netns names.
 fn enter(context: &Context) -> Result<(), Failure> {
-    // Threads inherit the namespace of the thread that starts them, and none runs yet.
+    // Threads inherit the namespace of the thread that starts them, so this has to come before the
+    // first one.
     match &context.netns {
         Some(name) => Ok(Netns::from(name.as_str()).enter()?),
         None => Ok(()),
@@ -175,8 +176,8 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
     }
 }
 
-/// Whatever keeps a command with `--json` from beginning is said as its other errors are: `check`
-/// and `apply` print a report in any case. Returns what is left to be said.
+/// With `--json`, an error that keeps a command from beginning is printed like its other errors:
+/// `check` and `apply` always print a report. Returns the failure that is still to be printed.
 fn refuse(command: &str, failure: Failure, context: &Context) -> Failure {
     let printed = match command {
         "check" => check::refuse(&context.out, &failure),
@@ -196,7 +197,7 @@ impl Command {
     }
 }
 
-/// The command line, its help as wide as the terminal.
+/// The command line, with help as wide as the terminal.
 fn command() -> clap::Command {
     let flow = |command: clap::Command| {
         let help = command
@@ -210,8 +211,8 @@ fn command() -> clap::Command {
     flow(Cli::command()).mut_subcommands(flow)
 }
 
-/// The text with each paragraph on one line, for clap to break where the terminal ends. Lines that
-/// are indented, and those below which such lines stand, are left alone.
+/// Joins each paragraph to one line, which clap then breaks at the terminal's width. Indented
+/// lines, and lines before them, stay as they are.
 fn flowing(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut joins = false;
@@ -226,7 +227,7 @@ fn flowing(text: &str) -> String {
     out
 }
 
-/// Whether `--json` was given to the command or to one of its own.
+/// Whether `--json` was given to the command or to its subcommand.
 fn wants_json(matches: &ArgMatches) -> bool {
     matches!(matches.try_get_one::<bool>("json"), Ok(Some(true)))
         || matches
@@ -234,12 +235,12 @@ fn wants_json(matches: &ArgMatches) -> bool {
             .is_some_and(|(_, matches)| wants_json(matches))
 }
 
-/// Help and version are no errors; everything else that clap says is a usage error.
+/// Help and version are no errors. All other messages of clap are usage errors.
 fn usage(error: clap::Error) -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let error = suggestions::mend(error, &words, &Cli::command());
     if !error.use_stderr() || !asks_for_json(&words) {
-        // Whoever closed the pipe does not want to read it.
+        // If standard output is closed, there is no reader to tell.
         let _ = error.print();
         return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
     }
@@ -266,7 +267,7 @@ fn command_of(words: &[String]) -> &str {
     command.map_or("", String::as_str)
 }
 
-/// As [`wants_json`], of words that clap could not make anything of.
+/// Like [`wants_json`], for words that clap could not parse.
 fn asks_for_json(words: &[String]) -> bool {
     let mut options = words.iter().take_while(|word| *word != "--");
     options.any(|word| word == "--json")

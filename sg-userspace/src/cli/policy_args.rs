@@ -30,12 +30,12 @@ impl Policies {
         load(&self.policies, &self.sets.sets)
     }
 
-    /// Standard input can be read only once.
+    /// Whether one of the policies is standard input, which can be read only once.
     pub(super) fn are_from_stdin(&self) -> bool {
         self.policies.contains(&PolicyInput::Stdin)
     }
 
-    /// As the user wrote them, for a command to copy.
+    /// The arguments as the user wrote them, for a suggested command.
     pub(super) fn spelled(&self) -> String {
         let spelled = self.policies.iter().map(|input| match input {
             PolicyInput::Stdin => "-".to_owned(),

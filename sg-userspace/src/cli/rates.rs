@@ -1,12 +1,12 @@
-//! Packets and bytes per second of each row, from two readings of the counters.
-//! A row is known again by what the rule is, since its position changes across reloads.
+//! Packets and bytes per second of each row, from two readings of the counters. Rows are matched by
+//! the rule's identity, because its position changes across reloads.
 
 use std::collections::HashMap;
 use std::time::Instant;
 
 use sg_userspace::observe::counters::{Counters, ReasonCounters, RuleCounters, Totals};
 
-/// What one row had counted.
+/// The counters of one row at one reading.
 #[derive(Clone, Copy, Default)]
 struct Seen {
     packets: u64,
@@ -19,7 +19,7 @@ pub(super) struct Rate {
     pub(super) bytes: f64,
 }
 
-/// One reading, to compare the next one with.
+/// A reading, with which the next one is compared.
 pub(super) struct Reading {
     at: Instant,
     rows: HashMap<String, Seen>,
@@ -36,7 +36,7 @@ impl Reading {
         let mut rows = HashMap::new();
         for one in all {
             for (key, packets, bytes) in rows_of(one) {
-                // Rules that are alike in every respect count in the order of their rows.
+                // Rules with the same identity share one sum.
                 let seen: &mut Seen = rows.entry(key).or_default();
                 seen.packets += packets;
                 seen.bytes += bytes;
@@ -64,7 +64,7 @@ impl Rates {
         if self.seconds <= 0.0 {
             return Rate::default();
         }
-        // A row that was not there before began at zero; one that counts less has begun anew.
+        // A new row begins at zero. If a row counts less than before, it was reset.
         let seen = before.rows.get(key).copied().unwrap_or_default();
         Rate {
             packets: packets.saturating_sub(seen.packets) as f64 / self.seconds,

@@ -1,5 +1,5 @@
-//! When `run` replaces the policy: its files have changed and mean another policy, or it was told.
-//! Whatever goes wrong, the policy in force stays.
+//! When `run` replaces its policy: after its files have changed in a way that changes the policy,
+//! or on SIGHUP. If anything fails, the policy in force stays.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -12,45 +12,45 @@ use super::failure::Failure;
 use super::patience::Patience;
 use super::policy_args::Policies;
 
-/// After this long somebody is told that a file is not read because it is still being written.
+/// After this time a message says that a file is not read because a process is still writing it.
 const SAY_AFTER: Duration = Duration::from_secs(5);
 
-/// A policy with errors may come to life by a file that it names for the first time, and so that
-/// nobody watches.
+/// How often a policy with errors is read again. It may name a new file, which is not watched, and
+/// become valid when that appears.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 pub(super) struct Reloader {
     policies: Policies,
     options: ApplyOptions,
-    /// Files of the policy in force, which are what is looked at.
+    /// The files of the policy in force, which are watched.
     files: Vec<PathBuf>,
-    /// As of before they were read last.
+    /// The files' stamp from before they were last read.
     stamp: Stamp,
-    /// The policy that was put in force last.
+    /// The policy that was last put in force.
     policy: Policy,
-    /// What was wrong at the last attempt, so as to say it once.
+    /// The error of the last attempt and its time, so that it is reported only once.
     trouble: Option<(String, Instant)>,
     waiting: Option<Waiting>,
 }
 
-/// The files have changed, or were to be read, while somebody was writing them.
+/// The files have changed, or were to be read, while a process was writing them.
 struct Waiting {
     since: Instant,
-    /// Somebody has asked for the policy to be applied, changed or not.
+    /// SIGHUP has requested a reload, changed or not.
     forced: bool,
     is_said: bool,
 }
 
 pub(super) enum Outcome {
     Nothing,
-    /// This file is still being written, for so long that somebody should know.
+    /// This file has been open for writing for so long that the user should know.
     Unfinished(PathBuf),
-    /// The files have changed, but what they mean has not.
+    /// The files have changed, but the policy means the same.
     Unchanged,
     Applied(Box<Applied>, Vec<Finding>),
     Invalid(PolicyErrors),
     Refused(Failure),
-    /// Standard input has been read once and for all.
+    /// Standard input can only be read once.
     NotReadable,
 }
 
@@ -64,7 +64,7 @@ impl Reloader {
         let (loaded, files, stamp) = read(&policies, &[]).map_err(|(errors, _)| errors)?;
         let applied = kernel::apply(&loaded.policy, &options)?;
         drop(patience);
-        // Done once and for all: it is about a first attachment.
+        // The option is only valid for a first attachment.
         options.cut_existing = false;
         let reloader = Reloader {
             policies,
@@ -83,13 +83,13 @@ impl Reloader {
         &self.files
     }
 
-    /// Whether it waits for files to be whole, so that [`Reloader::check`] is to be called again
-    /// soon.
+    /// Whether it waits until files are written completely. Then [`Reloader::check`] must be called
+    /// again soon.
     pub(super) fn is_waiting(&self) -> bool {
         self.waiting.is_some()
     }
 
-    /// Waits for a file to be whole.
+    /// Waits until a file is written completely.
     fn wait(&mut self, forced: bool, file: PathBuf) -> Outcome {
         let waiting = self.waiting.get_or_insert(Waiting {
             since: Instant::now(),
@@ -104,8 +104,8 @@ impl Reloader {
         Outcome::Unfinished(file)
     }
 
-    /// Applies the policy again if its files mean another one now, or if `forced`. What is still
-    /// being written is left alone until it is whole.
+    /// Applies the policy again if its files mean another one now, or if `forced`. Files that are
+    /// still being written are not read yet.
     pub(super) fn check(&mut self, forced: bool) -> Outcome {
         if self.policies.are_from_stdin() {
             return if forced {
@@ -130,7 +130,7 @@ impl Reloader {
             Ok((_, files, stamp)) => (files, stamp),
             Err((_, stamp)) => (&self.files, stamp),
         };
-        // Somebody may have begun to write while they were read.
+        // A process may have begun to write while the files were read.
         if Stamp::of(files) != *before || unfinished(files).is_some() {
             let file = files.first().cloned().unwrap_or_default();
             return self.wait(forced, file);
@@ -172,13 +172,12 @@ impl Reloader {
         }
     }
 
-    /// Puts the policy in force once more, where some of it has been taken away. Its files are
-    /// not looked at.
+    /// Applies the policy in force again, after a part of it was removed. The files are not read.
     pub(super) fn repair(&self) -> Result<Box<Applied>, Failure> {
         Ok(Box::new(kernel::apply(&self.policy, &self.options)?))
     }
 
-    /// True when the same trouble has been told of already and nothing has happened since.
+    /// Whether the same error was reported already and nothing has changed since.
     fn is_said(&mut self, trouble: String, is_new: bool) -> bool {
         let same = matches!(&self.trouble, Some((before, _)) if *before == trouble);
         self.trouble = Some((trouble, Instant::now()));
@@ -186,9 +185,9 @@ impl Reloader {
     }
 }
 
-/// Reads the policy, with the files it is made of and their stamp from before they were read, so
-/// that no later change goes unnoticed. `known` are the files as far as they are known; on errors
-/// the stamp is theirs.
+/// Reads the policy. Returns also its files, and their stamp from before they were read, so that no
+/// later change is missed. `known` are the files known so far. If there are errors, the stamp is
+/// that of the known files.
 fn read(
     policies: &Policies,
     known: &[PathBuf],
@@ -200,11 +199,11 @@ fn read(
             Ok(loaded) => loaded,
             Err(errors) => return Err((errors, stamp)),
         };
-        // Standard input cannot be read twice, and its files are not looked at.
+        // Standard input cannot be read twice, and the files of such a policy are not watched.
         if policies.are_from_stdin() || loaded.policy.sources == known {
             return Ok((loaded, known, stamp));
         }
-        // Files that were not known have no stamp from before: once more, with theirs.
+        // New files have no stamp from before they were read, so everything is read once more.
         known.clone_from(&loaded.policy.sources);
     }
 }

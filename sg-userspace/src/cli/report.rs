@@ -1,5 +1,5 @@
-//! How a failure is told: with the lines of the policy drawn on a terminal, as `file:line:column:
-//! message` otherwise, and as JSON where that was asked for.
+//! Prints a failure: on a terminal with the lines of the policy drawn, otherwise as
+//! `file:line:column: message`, and with --json as JSON.
 
 use std::fmt;
 
@@ -9,13 +9,13 @@ use sg_policy::policy::{PRINTED, PolicyError, PolicyErrors};
 use super::failure::Failure;
 use super::screen::{Screen, clip};
 
-/// The widest that an error is drawn, however wide the terminal is.
+/// The maximum width of a drawn error, however wide the terminal is.
 const WIDEST: usize = 100;
 
 impl Failure {
     /// Prints the failure to standard error.
     pub(super) fn report(&self, screen: &Screen) {
-        // Nowhere is left to complain about a failure to write this.
+        // If standard error cannot be written, the error cannot be reported.
         let _ = match self {
             Failure::Usage(error) if !screen.json => error.print(),
             other => screen.write(&other.shown(screen)),
@@ -48,8 +48,8 @@ impl Failure {
     }
 }
 
-/// An error with its lines of the file. Their heading has the place, and the remedy follows them,
-/// so that the first line need not repeat either.
+/// An error with its lines of the policy file. The heading of the lines has the place and the
+/// remedy follows them, so the first line repeats neither.
 #[derive(Debug)]
 struct Drawn<'a> {
     error: &'a PolicyError,
@@ -57,18 +57,17 @@ struct Drawn<'a> {
 }
 
 impl Drawn<'_> {
-    /// Whether the place can be seen although the lines of the file are cut where the terminal
-    /// ends.
+    /// Whether the marked text is visible although long lines of the file are cut.
     fn is_mark_within(&self) -> bool {
-        /// The number of the line and the frame.
+        /// The width of the line number and the frame.
         const FRAME: usize = 10;
         let (_, marked) = self.error.mark().unwrap_or_default();
         FRAME + self.error.column as usize + marked <= self.width
     }
 
-    /// Whether what was expected fits beside its mark: a label is one line, whatever its length.
+    /// Whether the expected text fits beside the mark. miette never wraps such a label.
     fn has_room(&self) -> bool {
-        /// The number of the line, the frame and the hook that leads to the label.
+        /// The width of the line number, the frame and the hook that leads to the label.
         const FRAME: usize = 16;
         let expected = self.error.expected.as_ref();
         let length = expected.map_or(0, |text| text.chars().count());

@@ -1,5 +1,5 @@
-//! `sgctl run`: applies a policy and stays in the foreground; how it begins and ends. What it
-//! does meanwhile is in `run_session`.
+//! `sgctl run`: applies a policy and stays in the foreground. This file has its beginning and its
+//! end; what it does in between is in `run_session`.
 
 use std::time::Duration;
 
@@ -80,7 +80,8 @@ impl Run {
             what: "preparing to wait for signals",
             source,
         };
-        // While it can still be seen whether whoever started it ignores SIGHUP.
+        // This must come first, because whether SIGHUP was ignored at the start can only be seen
+        // until it is handled.
         let terminal = Terminal::find();
         // Before anything is attached: a signal from here on ends in returning to what was there.
         let mut events = Events::new(interval).map_err(preparing)?;
@@ -98,7 +99,7 @@ impl Run {
             Err(failure) => failure.attempted().cloned(),
         };
         let Some(attempted) = attempted else {
-            // Nothing has been changed.
+            // Nothing was changed.
             return started.map(drop);
         };
         let tree = PinTree::new(&context.bpffs);
@@ -141,7 +142,7 @@ impl Run {
             }
             Err(failure) => Err(session.give_up(failure)),
         };
-        // Standard error may stall as well.
+        // The log also writes standard error, whose reader may stall.
         let ended = ended.map_err(|failure| {
             session.log.failure(&failure);
             Failure::Told(failure.exit_code())
@@ -152,7 +153,7 @@ impl Run {
     }
 }
 
-/// The packets that are logged on an interface from now on, or those since it was attached.
+/// The logged packets of an interface from now on, or with `is_first` all since it was attached.
 fn packet_log(context: &Context, iface: &str, is_first: bool) -> Result<PacketLog, Failure> {
     let one = attached_to(&context.bpffs, iface)?;
     Ok(match is_first {
@@ -161,7 +162,7 @@ fn packet_log(context: &Context, iface: &str, is_first: bool) -> Result<PacketLo
     })
 }
 
-/// What is in force on an interface, kept open.
+/// The policy in force on an interface, with its maps and programs kept open.
 fn before(context: &Context, iface: &str) -> Result<InForce, Failure> {
     match attached_to(&context.bpffs, iface) {
         Ok(one) => Ok(InForce::find(&context.bpffs, &one.pins)?),

@@ -1,5 +1,5 @@
-//! Everything that wakes `run` up. Only waiting is asynchronous: the library is called between
-//! waits, since it drives netlink with a runtime of its own.
+//! The events that `run` waits for. Only the waiting is asynchronous. The library is called between
+//! waits, because it blocks.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,14 +11,15 @@ use sg_userspace::kernel::link_watch::LinkWatch;
 use sg_userspace::observe::pin_watch::PinWatch;
 use sg_userspace::observe::watch::FileWatch;
 
-/// What inotify cannot tell (a network file system, a directory made anew) is found by looking.
+/// How often files are checked without an event, because inotify misses some changes (network file
+/// systems, directories created again).
 const LOOK: Duration = Duration::from_secs(2);
 
-/// How often flows that have expired are swept out of the tables.
+/// How often expired flows are swept out of the tables.
 const SWEEP: Duration = Duration::from_secs(5);
 
-/// How often logged packets are fetched, and signals noticed; the kernel wakes nobody up for the
-/// first.
+/// How often logged packets are fetched and signals noticed. The kernel sends no wake-up for logged
+/// packets.
 const FETCH: Duration = Duration::from_millis(100);
 
 pub(super) enum Event {
@@ -27,7 +28,7 @@ pub(super) enum Event {
     FilesChanged,
     /// The pins of the interface have changed.
     PinsChanged,
-    /// An interface has come, gone or changed.
+    /// An interface was added, removed or changed.
     LinksChanged,
     Look,
     Show,
@@ -35,9 +36,9 @@ pub(super) enum Event {
     Sweep,
 }
 
-/// Whether a signal has come since somebody looked. A flag cannot fail. The runtime's own
-/// handlers send through a socket: for want of memory or by a seccomp filter it loses a signal,
-/// or panics when it reads.
+/// Whether a signal has come since the last check. It is a flag, which cannot fail. The runtime's
+/// own handlers use a socket: under memory pressure or a seccomp filter they could lose a signal or
+/// panic.
 struct Notice {
     has_come: Arc<AtomicBool>,
 }
@@ -59,8 +60,8 @@ pub(super) struct Events {
     interrupt: Notice,
     terminate: Notice,
     hangup: Notice,
-    /// Nobody waits for it: looking whether a file is being written may cause one, whose usual
-    /// effect is the end of the process.
+    /// This signal is only caught. Checking whether a file is being written takes a lease, and
+    /// breaking it sends a signal that would end the process.
     _lease: Notice,
     files: Option<FileWatch>,
     pins: Option<PinWatch>,
@@ -115,13 +116,13 @@ impl Events {
         }
     }
 
-    /// Watches the pins in `dir`. Where that cannot be done, looking from time to time has to do.
+    /// Watches the pins in `dir`. If that fails, the periodic check still finds changes.
     pub(super) fn watch_pins(&mut self, dir: &Path) {
         self.pins = PinWatch::new(dir).ok();
     }
 
     pub(super) fn next(&mut self) -> Event {
-        // The fetching ends the wait soon after a signal.
+        // The periodic fetching ends the wait soon after a signal.
         self.signalled().unwrap_or_else(|| self.wait())
     }
 
@@ -135,7 +136,7 @@ impl Events {
         }
     }
 
-    /// Waits for one event, and not for signals.
+    /// Waits for one event, signals not included.
     fn wait(&mut self) -> Event {
         let Events {
             runtime,

@@ -1,5 +1,6 @@
-//! What `run` prints: events as they happen, and the counters. On a terminal the events scroll by
-//! above a table drawn in place; elsewhere each is a line, and so is a summary of the counters.
+//! Prints the output of `run`: events as they happen, and the counters. On a terminal the events
+//! scroll above a table that is redrawn in place. Otherwise each event is one line, and so is a
+//! summary of the counters.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -24,11 +25,11 @@ use super::run_output::Output;
 use super::screen::{Paint, Screen};
 use super::units::{clean, packet_rate, thousands};
 
-/// An event in JSON: a line with its name, its time and what there is to say about it.
+/// An event in JSON: one line with its name, its time and its details.
 #[derive(Serialize)]
 struct Event<'a, T> {
     event: &'static str,
-    /// Left out where the details have it, as the interface is.
+    /// Left out if the details have the time, as for the interface.
     #[serde(skip_serializing_if = "Option::is_none")]
     at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -49,16 +50,16 @@ impl<'a, T> Event<'a, T> {
 }
 
 pub(super) struct Log {
-    /// For the form of what is written; `output` writes it.
+    /// The width and colours of the text. `output` writes it.
     out: Screen,
     err: Screen,
     json: bool,
     output: Output,
     before: Option<Reading>,
     interface: String,
-    /// Logged packets that were fetched and have not been handed to `output`, oldest first.
+    /// Logged packets that were fetched and not passed to `output` yet, oldest first.
     waiting: VecDeque<LoggedPacket>,
-    /// How many more there were, as of [`Logged`].
+    /// How many more packets were lost or suppressed, see [`Logged`].
     lost: u64,
     suppressed: u64,
 }
@@ -106,13 +107,12 @@ impl Log {
         self.out.paint(Paint::Green, text)
     }
 
-    /// Whether logged packets may be fetched: else they are kept better where they are, where the
-    /// newest stay.
+    /// Whether to fetch logged packets. If not, they stay in the ring, which keeps the newest.
     pub(super) fn has_room(&self) -> bool {
         self.waiting.is_empty() && self.output.has_room()
     }
 
-    /// Writes what waits to be written, as far as there is somebody to read it.
+    /// Writes everything that is waiting, unless the reader stalls.
     pub(super) fn finish(&mut self) {
         while let Some(packet) = self.waiting.pop_front() {
             self.packet(&packet);
@@ -121,7 +121,7 @@ impl Log {
         self.output.finish();
     }
 
-    /// An event that is one line, about the interface.
+    /// Prints an event about the interface, as one line.
     pub(super) fn event(&mut self, event: &'static str, line: &str, details: impl Serialize) {
         if self.json {
             let event = Event::new(event, Some(&self.interface), details);
@@ -142,8 +142,7 @@ impl Log {
         self.output.text(line);
     }
 
-    /// As [`Log::event`], of something that happened before it is told. `details` have the time
-    /// too.
+    /// Like [`Log::event`], for something that happened earlier. `details` have its time.
     fn event_at(
         &mut self,
         event: &'static str,
@@ -171,16 +170,16 @@ impl Log {
         self.output.text(line);
     }
 
-    /// The last table stays, and what is said from now on comes after it.
+    /// Leaves the last table on the screen. Further output comes below it.
     pub(super) fn close(&mut self) {
         if self.is_live() {
             self.output.leave_table();
-            // Ctrl-C has left its mark on the line.
+            // The terminal has echoed `^C` on this line.
             self.output.text("\r\x1b[K".into());
         }
     }
 
-    /// A failure, which goes to standard error.
+    /// Prints a failure to standard error.
     pub(super) fn failure(&mut self, failure: &Failure) {
         self.output.failure(failure.shown(&self.err));
     }
@@ -210,7 +209,7 @@ impl Log {
         self.event("unchanged", &line, json!({}));
     }
 
-    /// A reload that came to nothing.
+    /// Prints the errors of a reload that changed nothing.
     pub(super) fn invalid(&mut self, errors: PolicyErrors, generation: u32) {
         self.refused(&Failure::Policy(errors), generation);
     }
@@ -228,7 +227,7 @@ impl Log {
         }
     }
 
-    /// Prints packets that were logged, after all those before them.
+    /// Prints logged packets, after all earlier ones.
     pub(super) fn packets(&mut self, logged: Logged) {
         self.waiting.extend(logged.packets);
         self.lost += logged.lost;
@@ -236,8 +235,8 @@ impl Log {
         self.go_on();
     }
 
-    /// Hands on what waits, as far as there is room: one fetch may bring more than the output
-    /// holds, and what has no room there is lost.
+    /// Passes waiting packets on while there is room. One fetch may bring more than the output can
+    /// hold, and more than fits would be lost.
     pub(super) fn go_on(&mut self) {
         while self.output.has_room()
             && let Some(packet) = self.waiting.pop_front()
@@ -265,7 +264,7 @@ impl Log {
         }
     }
 
-    /// The counters, with what has changed since they were shown last.
+    /// Prints the counters, with the change since the last time.
     pub(super) fn counters(&mut self, now: &Counters) {
         let rates = Rates::since(self.before.take());
         let all = std::slice::from_ref(now);
@@ -283,8 +282,8 @@ impl Log {
     }
 }
 
-/// An object on a line; nothing where it cannot be rendered, which does not happen to what we
-/// have.
+/// A JSON object on one line. Empty if the value cannot be serialized, which does not happen with
+/// the types here.
 fn line_of(value: &impl Serialize) -> String {
     match serde_json::to_string(value) {
         Ok(json) => format!("{json}\n"),
@@ -319,7 +318,7 @@ fn summary(now: &Counters, rates: &Rates) -> String {
 }
 
 /// `3,000 more packets were to be logged: 2,900 over the rate limit, 100 overwritten before they
-/// were read`, or of one kind only `2,400 more packets were to be logged, over the rate limit`.
+/// were read`, or with one cause only `2,400 more packets were to be logged, over the rate limit`.
 fn not_shown(lost: u64, suppressed: u64) -> String {
     const SUPPRESSED: &str = "over the rate limit";
     const LOST: &str = "overwritten before they were read";
@@ -347,7 +346,7 @@ mod tests {
 
     use super::*;
 
-    /// A summary of counters does not look like one of a policy in force where it is none.
+    /// If the policy is not enforced, the summary of the counters says so.
     #[test]
     fn a_summary_says_what_is_not_enforced() {
         let mut now = Counters {
@@ -377,7 +376,7 @@ mod tests {
         let whole = "nic: inbound 1,234 packets (0/s), 34 dropped";
         for (health, more) in [
             (Health::Enforcing, ""),
-            // `status` says why it cannot be told.
+            // `status` says why it cannot be checked.
             (Health::Unverified, ""),
             (Health::Preceded, "; NOT enforcing (preceded)"),
             (Health::InterfaceGone, "; NOT enforcing (interface gone)"),

@@ -1,7 +1,6 @@
-//! Standard output and standard error of `run`, written by a thread of their own: a reader that
-//! stalls (a terminal after Ctrl-S, a full pipe) holds up nothing but what it reads. What waits
-//! for it is bounded; what had no room is counted, and said as soon as there is somebody to read
-//! it.
+//! Writes standard output and standard error of `run` in a separate thread, so that a reader that
+//! stalls (a terminal after Ctrl-S, a full pipe) delays nothing else. The queue is bounded. Items
+//! that did not fit are counted, and the number is printed when the reader continues.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,26 +9,26 @@ use std::time::{Duration, Instant};
 
 use super::screen::{Frame, Screen};
 
-/// Bytes that may wait; what is longer is taken when nothing else waits.
+/// The most bytes in the queue. A longer item is accepted if the queue is empty.
 const MOST: usize = 256 << 10;
-/// As long as more waits, no logged packets are added: where they are, the newest are kept. The
-/// rest is for other lines.
+/// Above this size no logged packets are added, because the ring keeps the newest ones. The rest of
+/// the queue is for other lines.
 const MOST_FOR_PACKETS: usize = 192 << 10;
 
-/// How long a reader may read nothing at the end.
+/// For how long a reader may stall at the end before `run` gives up.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Something to be written.
+/// An item to write.
 enum Item {
-    /// For standard output, above the table if there is one.
+    /// Text for standard output, above the table if there is one.
     Text(String),
     /// For standard error.
     Failure(String),
-    /// For the place of the table: only the latest is of interest.
+    /// The table. Only the latest is of interest.
     Table(String),
-    /// Counters where there is no table; likewise.
+    /// Counters as a line, if there is no table. Only the latest is of interest.
     Counters(String),
-    /// The table stays as it is, and what follows comes below it.
+    /// Leaves the table as it is. Further output comes below it.
     LeaveTable,
 }
 
@@ -43,7 +42,7 @@ impl Item {
         }
     }
 
-    /// Whether an earlier one has nothing to say any more.
+    /// Whether this item makes an earlier one obsolete.
     fn replaces(&self, earlier: &Item) -> bool {
         matches!(
             (self, earlier),
@@ -56,9 +55,9 @@ impl Item {
 struct Queue {
     items: VecDeque<Item>,
     bytes: usize,
-    /// Items that had no room since this was said last.
+    /// How many items did not fit since the number was last printed.
     dropped: u64,
-    /// Items written since the start, for telling a slow reader from one that stalls.
+    /// How many items were written so far, to tell a slow reader from one that stalls.
     written: u64,
     is_writing: bool,
     is_closed: bool,
@@ -88,7 +87,7 @@ struct Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        // Nobody leaves the queue half-changed, whatever has panicked.
+        // No code panics while the queue is inconsistent, so a poisoned lock can be used.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -98,7 +97,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// `dropped` renders how many lines were dropped, as a line.
+    /// `dropped` formats the line about dropped items.
     pub(super) fn new(
         out: Screen,
         err: Screen,
@@ -114,7 +113,7 @@ impl Output {
             out,
             err,
         };
-        // Nobody waits for its end: it may be stuck in a write for ever.
+        // The thread is never joined, because it may block in a write for ever.
         thread::Builder::new()
             .name("output".into())
             .spawn(move || writer.work(&theirs, dropped))?;
@@ -146,7 +145,7 @@ impl Output {
         self.push(Item::LeaveTable);
     }
 
-    /// Whether so little waits that logged packets may be added.
+    /// Whether the queue is short enough for more logged packets.
     pub(super) fn has_room(&self) -> bool {
         self.shared.lock().bytes <= MOST_FOR_PACKETS
     }
@@ -206,7 +205,7 @@ impl Writer {
         }
     }
 
-    /// Whoever read this may be gone; enforcement and reloading go on.
+    /// Errors are ignored: the reader may be gone, while enforcement and reloading go on.
     fn write(&mut self, item: Item) {
         let _ = match item {
             Item::Text(text) => self.above(|out, _| out.print(&text)),
@@ -223,7 +222,7 @@ impl Writer {
         };
     }
 
-    /// Writes where the table stood, if there is one, and the table below it.
+    /// Removes the table if there is one, writes, and draws the table again below.
     fn above(
         &mut self,
         write: impl FnOnce(&Screen, &Screen) -> Result<(), super::failure::Failure>,
@@ -250,7 +249,7 @@ mod tests {
         }
         assert_eq!(queue.items.len() as u64 + queue.dropped, 1000);
         assert!(queue.bytes <= MOST && queue.dropped > 0);
-        // Of tables and counters the latest waits, whatever else does.
+        // Only the latest table and the latest counters wait, whatever else is in the queue.
         for number in 0..3 {
             queue.push(Item::Counters(number.to_string()));
             queue.push(Item::Table(number.to_string()));

@@ -1,6 +1,6 @@
-//! What `sgctl run` does between its first apply and its end: attends to events, reloads, tells
-//! what others do to what it has put in force, puts back what they take away, and returns at last
-//! to what was there before.
+//! What `sgctl run` does between its first apply and its end. It handles events, reloads the
+//! policy, reports what other processes change, repairs what they remove, and finally puts back
+//! what was in force before.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ use super::run_events::{Event, Events};
 use super::run_log::Log;
 use super::terminal::{Hangup, Terminal};
 
-/// What this process has put in force.
+/// A policy that this process has put in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ours {
     generation: u32,
@@ -53,48 +53,48 @@ pub(super) struct Session<'a> {
     pub(super) log: Log,
     pub(super) pins: InterfacePins,
     pub(super) ours: Ours,
-    /// What was in force before this process, to return to.
+    /// What was in force before this process, to be put back at its end.
     pub(super) before: InForce,
-    /// What is in force now, whoever has put it there, to be attached to an interface that is
-    /// made anew.
+    /// The policy in force now, whichever process has applied it, to be attached again if the
+    /// interface is created anew.
     pub(super) current: Option<Box<Held>>,
-    /// What somebody else has put in force since, so as to say it once.
+    /// The policy that another process has put in force since, so that it is reported only once.
     pub(super) theirs: Option<Ours>,
-    /// Generations that this process has failed to put in force, or to replace as a whole: hooks
-    /// may run them all the same.
+    /// Generations that this process has failed to put in force or to replace completely. A hook
+    /// may still run them.
     pub(super) tried: Vec<Ours>,
-    /// The interface does not exist at the moment.
+    /// Whether the interface does not exist at the moment.
     pub(super) is_gone: bool,
-    /// Of the policy in force.
+    /// The timeouts of the policy in force.
     pub(super) timeouts: [u32; TIMEOUTS],
     pub(super) terminal: Terminal,
-    /// Why the counters could not be read last time, so as to say it once.
+    /// The last error in reading the counters, so that it is reported only once.
     pub(super) trouble: Option<String>,
-    /// What was wrong with the hooks at the last look.
+    /// The faults of the hooks at the last check.
     pub(super) damage: Option<Damage>,
-    /// Logged packets.
+    /// The reader of logged packets.
     pub(super) packets: Option<PacketLog>,
-    /// The packet path's own log of the generation in force, with `--trace`.
+    /// The reader of the packet path's log of the generation in force, with `--trace`.
     pub(super) trace: Option<PacketTrace>,
     pub(super) traces: bool,
 }
 
-/// Something that keeps the policy from being enforced.
+/// Faults that keep the policy from being enforced.
 pub(super) struct Damage {
     text: String,
     since: Instant,
-    /// When it was last tried to put it right. `None` until it has been told of.
+    /// When a repair was last tried. `None` until the damage was reported.
     tried: Option<Instant>,
 }
 
-/// What is wrong for a shorter time is somebody else's `apply` or `detach` under way.
+/// Shorter faults are ignored: they come from an `apply` or `detach` that is under way.
 const IS_DAMAGED_AFTER: Duration = Duration::from_millis(500);
 
-/// How often it is tried again to put right what is wrong with the hooks.
+/// How often a failed repair is tried again.
 const REPAIR_AGAIN: Duration = Duration::from_secs(5);
 
 impl Session<'_> {
-    /// Attends to events until one ends the session.
+    /// Handles events until one ends the session.
     pub(super) fn attend(
         &mut self,
         events: &mut Events,
@@ -135,14 +135,14 @@ impl Session<'_> {
                 }
                 Event::FilesChanged => {
                     self.reload(events, reloader, false)?;
-                    // A directory on the way may be another one by now.
+                    // A directory in the path may have been replaced.
                     events.watch(reloader.files());
                 }
             }
         }
     }
 
-    /// Applies the policy again if its files mean another one, or if `forced`.
+    /// Applies the policy again if its files mean another one now, or if `forced`.
     fn reload(
         &mut self,
         events: &mut Events,
@@ -150,7 +150,7 @@ impl Session<'_> {
         forced: bool,
     ) -> Result<(), Failure> {
         if self.is_gone {
-            // There is nothing to apply it to; when there is, it is applied.
+            // There is no interface to apply it to. It is applied when the interface is back.
             return Ok(());
         }
         let outcome = reloader.check(forced);
@@ -162,9 +162,9 @@ impl Session<'_> {
         self.show()
     }
 
-    /// Prints the packets that were to be logged, as long as somebody reads: else they are kept
-    /// where they are, where the newest are kept. What cannot be read is told with the counters,
-    /// which come from the same place.
+    /// Prints logged packets, as long as the output is read. If it is not, they stay in the ring,
+    /// which keeps the newest. Errors are reported with the counters, which are read from the same
+    /// pins.
     fn fetch(&mut self) {
         self.log.go_on();
         if self.log.has_room()
@@ -177,8 +177,8 @@ impl Session<'_> {
         }
     }
 
-    /// Makes room in the flow tables. Expired flows are no longer found anyway, so a failure costs
-    /// nothing but room, and whatever is wrong is told with the counters.
+    /// Sweeps expired flows out of the tables. They are not found any more anyway, so a failure
+    /// only costs space. Its cause is reported with the counters.
     fn sweep(&mut self) {
         let _ = flow_tables::sweep(&self.pins, &self.timeouts, monotonic_now());
     }
@@ -194,8 +194,7 @@ impl Session<'_> {
         }
     }
 
-    /// Keeps open what is in force. Where that fails it can still be loaded anew when it is
-    /// needed.
+    /// Keeps the policy in force open. If that fails, it can still be loaded again later.
     pub(super) fn hold(&mut self) {
         self.current = match InForce::find(&self.context.bpffs, &self.pins) {
             Ok(InForce::Policy(held)) => Some(held),
@@ -203,7 +202,7 @@ impl Session<'_> {
         };
     }
 
-    /// Remembers what has just been put in force.
+    /// Records what was just put in force.
     fn applied(&mut self, applied: &Applied) {
         self.hold();
         self.ours = Ours::of(&applied.state);
@@ -238,7 +237,7 @@ impl Session<'_> {
             Outcome::Invalid(errors) => self.log.invalid(errors, self.ours.generation),
             Outcome::Refused(failure) => {
                 self.failed(&failure);
-                // Where nothing is attached any more, the next look says so and ends the session.
+                // If nothing is attached any more, the next check reports it and ends the session.
                 if self.pins.exists() {
                     let _ = self.look_at_pins();
                 }
@@ -252,8 +251,8 @@ impl Session<'_> {
         }
     }
 
-    /// Looks whether what is in force is still what this process has put there. That it has been
-    /// taken away ends the session.
+    /// Checks whether the policy in force is still the one of this process. If it was detached, the
+    /// session ends.
     fn look_at_pins(&mut self) -> Result<(), Failure> {
         let state = match State::read(&self.pins) {
             Ok(Some(state)) => state,
@@ -269,7 +268,8 @@ impl Session<'_> {
                 }
                 .into());
             }
-            // Somebody is in the middle of it, or it is damaged, which is told with the counters.
+            // Another process is changing it, or it is damaged. Damage is reported with the
+            // counters.
             Ok(None) | Err(_) => return Ok(()),
         };
         let found = Ours::of(&state);
@@ -277,7 +277,8 @@ impl Session<'_> {
             return Ok(());
         }
         if let Some(at) = self.tried.iter().position(|tried| *tried == found) {
-            // What it has replaced, or was to replace, may still run in one direction.
+            // The generation before, or the one that was to replace it, may still run in one
+            // direction.
             self.tried[at] = std::mem::replace(&mut self.ours, found);
             self.theirs = None;
             self.timeouts = state.timeouts;
@@ -300,8 +301,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Looks whether the interface is still the one that the policy is attached to. One that is
-    /// made anew under its name has nothing attached.
+    /// Checks whether the interface is still the one with the policy. A new interface of the same
+    /// name has nothing attached.
     fn look_at_link(
         &mut self,
         events: &mut Events,
@@ -328,7 +329,7 @@ impl Session<'_> {
                 }
                 return Ok(());
             }
-            // Told with the counters.
+            // The error is reported with the counters.
             Err(_) => return Ok(()),
         };
         if index == self.pins.ifindex {
@@ -338,7 +339,7 @@ impl Session<'_> {
         self.attach_again(events, reloader, started)
     }
 
-    /// How the network namespace is called that the interface was moved to, if it was.
+    /// The name of the network namespace that the interface was moved to, if it was.
     fn moved_to(&self) -> Option<String> {
         self.attached().ok()?.condition().ok()?.elsewhere()
     }
@@ -347,7 +348,7 @@ impl Session<'_> {
         attached_to(&self.context.bpffs, self.iface)
     }
 
-    /// Says why the interface is not as it should be, unless it was said the last time.
+    /// Reports the error, unless it is the same as last time.
     fn say_once(&mut self, line: &str, error: KernelError) {
         let text = error.to_string();
         if self.trouble.as_ref() != Some(&text) {
@@ -357,13 +358,13 @@ impl Session<'_> {
         self.trouble = Some(text);
     }
 
-    /// Looks whether both hooks still run what this process has put there (SPEC C12), and puts it
-    /// back where somebody has taken a part of it away.
+    /// Checks whether both hooks still run the programs of this process, and repairs them if
+    /// another process has removed something (C12).
     fn look_at_hooks(&mut self, reloader: &Reloader) -> Result<(), Failure> {
         if self.is_gone || self.theirs.is_some() {
             return Ok(());
         }
-        // What cannot be looked at is told with the counters.
+        // An error in reading the state is reported with the counters.
         let Ok(status) = self.attached().and_then(|one| one.status()) else {
             return Ok(());
         };
@@ -392,7 +393,7 @@ impl Session<'_> {
         if !is_due {
             return Ok(());
         }
-        // It may be somebody else's by now.
+        // Another process may have applied a policy by now.
         self.look_at_pins()?;
         if self.theirs.is_some() {
             return Ok(());
@@ -422,7 +423,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Shows the counters, and ends the session when there is nothing left to count.
+    /// Shows the counters. Ends the session if nothing is attached any more.
     fn show(&mut self) -> Result<(), Failure> {
         if self.is_gone {
             return Ok(());
@@ -432,7 +433,7 @@ impl Session<'_> {
                 self.trouble = None;
                 self.log.counters(&now);
             }
-            // The interface may just have gone, or come back.
+            // The interface may just have been removed or created.
             Err(KernelError::NotAttached { .. } | KernelError::NoInterface { .. }) => {
                 return self.look_at_pins();
             }
@@ -441,7 +442,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Attaches what is in force to the interface that has come back under its name.
+    /// Attaches the policy in force to the new interface of the same name.
     fn attach_again(
         &mut self,
         events: &mut Events,
@@ -449,7 +450,7 @@ impl Session<'_> {
         started: Instant,
     ) -> Result<(), Failure> {
         let Some(current) = &self.current else {
-            // It could not be kept: `apply` finds what is left of it, and goes on with that.
+            // The policy could not be kept open, so `apply` continues with what is left of it.
             self.is_gone = false;
             return self.reload(events, reloader, true);
         };
@@ -478,7 +479,7 @@ impl Session<'_> {
         self.look_at_pins()
     }
 
-    /// What was in force before this process is still so, or again.
+    /// Whether the policy in force is the one from before this process.
     fn is_as_before(&self) -> bool {
         match &self.before {
             InForce::Nothing => !self.pins.exists(),
@@ -490,8 +491,8 @@ impl Session<'_> {
         }
     }
 
-    /// Returns to what was in force before, where the session could not begin although its policy
-    /// may be in force. What remains of the failure has been told.
+    /// Puts back what was in force before if the session could not begin, because its policy may be
+    /// in force. Reports the failure first.
     pub(super) fn give_up(&mut self, failure: Failure) -> Failure {
         self.log.failure(&failure);
         if !self.is_as_before()
@@ -502,9 +503,9 @@ impl Session<'_> {
         Failure::Told(failure.exit_code())
     }
 
-    /// Returns to what was in force before, as far as what is in force is still this process's.
+    /// Puts back what was in force before, unless another process has changed it.
     pub(super) fn leave(&mut self, persist: bool, why: &str) -> Result<(), Failure> {
-        // Whatever is still open here would be waited for.
+        // Detaching waits until the maps are closed, so they must not stay open here.
         (self.packets, self.trace, self.current) = (None, None, None);
         if !self.is_gone {
             self.look_at_pins()?;
@@ -542,7 +543,7 @@ impl Session<'_> {
             }
             InForce::Nothing => {
                 let detach = || match State::read(pins) {
-                    // Between two tries somebody may have put something there.
+                    // Between two attempts another process may have applied a policy.
                     Ok(Some(state)) if !ours.contains(&Ours::of(&state)) => Ok(false),
                     _ => kernel::detach(bpffs, pins).map(|()| true),
                 };
@@ -562,13 +563,13 @@ impl Session<'_> {
     }
 }
 
-/// How often the last step is tried, and for how long.
+/// How often, and for how long, the last step is tried.
 const TRIES: u32 = 5;
 const TRIED_FOR: Duration = Duration::from_secs(10);
 const TRY_AGAIN: Duration = Duration::from_millis(300);
 
-/// Takes the last step of a session. What the kernel refuses now it may do soon, and nobody comes
-/// after this process to put it right. An error says what is in force after it.
+/// Takes the last step of a session. It is repeated after an error, because no other process cleans
+/// up after this one. The error that is returned says what is in force.
 fn insist(
     log: &mut Log,
     iface: &str,

@@ -1,5 +1,5 @@
-//! Standard output and standard error: whether they are a terminal, how wide, and coloured or not.
-//! Text is written whole, so that a reader that goes away is noticed and never a panic.
+//! Standard output and standard error: whether they are terminals, how wide, and whether to use
+//! colours. A failed write is an error and not a panic, so that a closed pipe can be handled.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -30,9 +30,9 @@ pub(super) struct Screen {
     stream: Stream,
     pub(super) terminal: bool,
     pub(super) color: bool,
-    /// Failures are written as JSON, an object a line.
+    /// Whether failures are written as JSON, one object on each line.
     pub(super) json: bool,
-    /// Columns of the terminal; `None` where nothing limits a line.
+    /// The columns of the terminal, or `None` without one.
     pub(super) width: Option<usize>,
 }
 
@@ -75,12 +75,12 @@ impl Screen {
         screen
     }
 
-    /// The same, with failures in JSON or not.
+    /// The same screen, with failures in JSON or not.
     pub(super) fn with_json(self, json: bool) -> Self {
         Screen { json, ..self }
     }
 
-    /// Asks the terminal for its size again, and returns its lines.
+    /// Reads the terminal's size again. Returns its number of lines.
     pub(super) fn measure(&mut self) -> Option<usize> {
         let size = match self.stream {
             Stream::Out => terminal_size::terminal_size_of(io::stdout()),
@@ -91,7 +91,7 @@ impl Screen {
         size.map(|(_, height)| usize::from(height.0))
     }
 
-    /// The same, of the lines that a block may have that is drawn again and again.
+    /// Like `measure`, but returns how many lines a block may have that is redrawn in place.
     pub(super) fn lines_for_frame(&mut self) -> Option<usize> {
         self.measure().map(|lines| lines.saturating_sub(2).max(1))
     }
@@ -110,7 +110,7 @@ impl Screen {
         }
     }
 
-    /// Green where packets pass, red where they do not.
+    /// Green if packets pass, red if not.
     pub(super) fn action(&self, action: &str) -> String {
         self.paint(paint_of(action), action)
     }
@@ -132,8 +132,7 @@ impl Screen {
         })
     }
 
-    /// Text for people: lines that are too long for the terminal are broken between words, and go
-    /// on further in than they began.
+    /// Prints text for people: lines are wrapped between words, and continued lines are indented.
     pub(super) fn say(&self, text: &str) -> Result<(), Failure> {
         match self.width {
             None => self.print(text),
@@ -141,7 +140,7 @@ impl Screen {
         }
     }
 
-    /// One JSON value, indented.
+    /// Prints one JSON value, indented.
     pub(super) fn json(&self, value: &impl Serialize) -> Result<(), Failure> {
         self.print(&format!(
             "{}\n",
@@ -149,7 +148,7 @@ impl Screen {
         ))
     }
 
-    /// One JSON value on one line, for streams of them.
+    /// Prints one JSON value on one line, for streams.
     pub(super) fn json_line(&self, value: &impl Serialize) -> Result<(), Failure> {
         self.print(&format!("{}\n", rendered(serde_json::to_string(value))?))
     }
@@ -168,7 +167,7 @@ pub(super) fn wrapped(text: &str, width: usize) -> String {
         let line = line.trim_end_matches('\n');
         let indent = line.len() - line.trim_start_matches(' ').len();
         let further = " ".repeat(indent + 2);
-        // What is copied from the screen, a range or a code, stays in one piece.
+        // Words such as ranges and codes are never broken, so that they can be copied.
         let options = textwrap::Options::new(width)
             .word_splitter(WordSplitter::NoHyphenation)
             .subsequent_indent(&further);
@@ -180,7 +179,7 @@ pub(super) fn wrapped(text: &str, width: usize) -> String {
     out
 }
 
-/// As much of a line as `width` has room for. Colours take none.
+/// As much of a line as fits into `width`. Colours take no space.
 pub(super) fn clip(line: &str, width: Option<usize>) -> String {
     let Some(width) = width.filter(|width| display_width(line) > *width) else {
         return line.to_owned();
@@ -196,7 +195,7 @@ pub(super) fn clip(line: &str, width: Option<usize>) -> String {
             continue;
         }
         taken += display_width(c.encode_utf8(&mut buffer));
-        // One is the mark's.
+        // The last column is for the ellipsis.
         if taken < width {
             out.push(c);
         } else if !is_cut {
@@ -219,10 +218,10 @@ fn write_to(mut stream: impl Write, text: &str) -> io::Result<()> {
     stream.flush()
 }
 
-/// A block of lines at the bottom of a terminal that is drawn again and again in place.
+/// A block of lines at the bottom of a terminal that is redrawn in place.
 pub(super) struct Frame {
     screen: Screen,
-    /// How many lines of it stand above the cursor.
+    /// How many of its lines are above the cursor.
     drawn: usize,
     last: String,
 }
@@ -236,19 +235,19 @@ impl Frame {
         }
     }
 
-    /// Whether a block stands above the cursor.
+    /// Whether a block is above the cursor.
     pub(super) fn is_drawn(&self) -> bool {
         self.drawn > 0
     }
 
-    /// The screen as wide as the terminal is now, and how many lines a block may have.
+    /// The screen with the terminal's current width, and how many lines a block may have.
     pub(super) fn screen(&mut self) -> (Screen, Option<usize>) {
         let lines = self.screen.lines_for_frame();
         (self.screen, lines)
     }
 
-    /// Draws `text` over what was drawn before. What the terminal has no room for is left out,
-    /// for lines that have scrolled away, or that go on in the next one, cannot be drawn again.
+    /// Draws `text` over the block before. What does not fit is left out, because lines that were
+    /// wrapped or scrolled away cannot be redrawn.
     pub(super) fn draw(&mut self, text: &str) -> Result<(), Failure> {
         let room = self.screen.lines_for_frame().unwrap_or(22);
         let count = text.lines().count();
@@ -271,19 +270,19 @@ impl Frame {
         self.screen.print(&out)
     }
 
-    /// Puts the block back after something was written where it stood.
+    /// Draws the block again after something was written in its place.
     pub(super) fn redraw(&mut self) -> Result<(), Failure> {
         let last = std::mem::take(&mut self.last);
         self.draw(&last)
     }
 
-    /// Leaves the block as it stands, and goes on below it.
+    /// Leaves the block as it is. Further output comes below it.
     pub(super) fn leave(&mut self) {
         self.drawn = 0;
         self.last.clear();
     }
 
-    /// Takes the block away, so that something can be written where it stood.
+    /// Removes the block, so that something can be written in its place.
     pub(super) fn clear(&mut self) -> Result<(), Failure> {
         let out = format!("{}\x1b[J", self.home());
         self.drawn = 0;

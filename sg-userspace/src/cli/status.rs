@@ -1,5 +1,5 @@
-//! `sgctl status`: what is attached where, in which mode, since when, and whether it is enforcing.
-//! An interface whose record is damaged has its row too, with the reason.
+//! `sgctl status`: what is attached to which interface, in which mode, since when, and whether it
+//! is enforcing. An interface with a damaged record has a row with the reason.
 
 use clap::Args;
 use serde::Serialize;
@@ -78,7 +78,7 @@ enum JsonRow {
     Damaged(Damaged),
 }
 
-/// What is known of an interface whose record cannot be read.
+/// What is known about an interface whose record cannot be read.
 #[derive(Serialize)]
 struct Damaged {
     interface: Option<String>,
@@ -166,7 +166,7 @@ fn rest_of(row: &Row) -> Vec<(String, Option<Paint>)> {
     ]
 }
 
-/// The interface's name by its record, else by the kernel, else its index.
+/// The name of the interface from its record, or else from the kernel, or else its index.
 fn name_of(one: &Attached) -> String {
     match &one.state {
         Ok(state) => state.interface.clone(),
@@ -174,8 +174,8 @@ fn name_of(one: &Attached) -> String {
     }
 }
 
-/// How its namespace is called, unless it is the current one: by the record, for want of anything
-/// better.
+/// The name of its namespace, unless it is the current one. Taken from the record, because nothing
+/// else has it.
 fn place_of(one: &Attached) -> Option<String> {
     if let Ok(state) = &one.state
         && let Some(name) = &state.netns
@@ -185,14 +185,14 @@ fn place_of(one: &Attached) -> Option<String> {
     (!is_here(one)).then(|| format!("cookie {}", one.pins.netns_cookie))
 }
 
-/// The same of an interface whose record can be read: where it is now.
+/// The same for an interface whose record can be read: the namespace that it is in now.
 fn place_of_row(row: &Row) -> Option<String> {
     let is_here = netns::cookie().is_ok_and(|cookie| cookie == row.netns_cookie);
     let unnamed = (!is_here).then(|| format!("cookie {}", row.netns_cookie));
     row.netns.clone().or(unnamed)
 }
 
-/// The interface's name and namespace, as they are now.
+/// The current name and namespace of the interface.
 pub(super) fn whereabouts(one: &Attached) -> (String, Option<String>) {
     match one.condition() {
         Ok(condition) => {

@@ -1,9 +1,9 @@
-//! What is suggested for a command that there is none of: never one that ends enforcement, unless
-//! it was all but spelled out.
+//! Suggestions for a command that does not exist. A command that ends enforcement is only suggested
+//! if the user almost spelled it.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// What other tools call our commands.
+/// Names that other tools have for our commands.
 const ELSEWHERE: [(&str, &str); 33] = [
     ("add", "apply"),
     ("attach", "apply"),
@@ -40,8 +40,8 @@ const ELSEWHERE: [(&str, &str); 33] = [
     ("demo", "lab"),
 ];
 
-/// Puts our suggestion in the place of clap's, which goes by likeness alone. `words` are those of
-/// the command line, `sgctl` has the commands that there are.
+/// Replaces clap's suggestion, which only compares spellings, by our own. `words` are those of the
+/// command line, and `sgctl` has the commands that exist.
 pub(super) fn mend(mut error: clap::Error, words: &[String], sgctl: &clap::Command) -> clap::Error {
     if error.kind() == ErrorKind::MissingRequiredArgument {
         return name_interface(error, words);
@@ -61,7 +61,7 @@ pub(super) fn mend(mut error: clap::Error, words: &[String], sgctl: &clap::Comma
     error
 }
 
-/// Says where an interface belongs that stands among the policies.
+/// Says where an interface belongs if it was given among the policies.
 fn name_interface(mut error: clap::Error, words: &[String]) -> clap::Error {
     let is_missing = matches!(
         error.get(ContextKind::InvalidArg),
@@ -75,7 +75,8 @@ fn name_interface(mut error: clap::Error, words: &[String]) -> clap::Error {
     error
 }
 
-/// The word that is an interface, or a last one that looks like one and no policy.
+/// The word that is the name of an interface, or a last one that looks like a name and not like a
+/// policy.
 fn stray_interface(words: &[String]) -> Option<&String> {
     let here = sg_userspace::kernel::interfaces::names();
     let known = words.iter().skip(1).find(|word| here.contains(word));

@@ -1,5 +1,5 @@
-//! Aligned tables without borders. On a terminal some columns give way so that a row stays one
-//! line; numbers and addresses are never cut. Everywhere else nothing is.
+//! Aligned tables without borders. On a terminal some columns are shortened or left out so that a
+//! row fits on one line. Numbers and addresses are never cut. Without a terminal nothing is.
 
 use comfy_table::{
     Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Row, Width,
@@ -13,15 +13,15 @@ use super::units::clean;
 #[derive(Clone, Copy)]
 pub(super) enum Column {
     Text(&'static str),
-    /// Aligned to the right.
+    /// A number, aligned to the right.
     Number(&'static str),
-    /// As a number, but left out where the terminal is too narrow, lower ranks first.
+    /// A number that is left out if the terminal is too narrow. Lower ranks go first.
     Spare(&'static str, u8),
-    /// As text, but left out as a spare number is.
+    /// A text that is left out in the same way.
     SpareText(&'static str, u8),
-    /// Shortened where the terminal is too narrow.
+    /// A text that is shortened if the terminal is too narrow.
     Long(&'static str),
-    /// Shortened where the terminal is too narrow, and left out where that is not enough.
+    /// A text that is shortened if the terminal is too narrow, and left out if that is not enough.
     Flexible(&'static str),
 }
 
@@ -44,9 +44,9 @@ impl Column {
     }
 }
 
-/// Below this a shortened text says nothing any more.
+/// The shortest useful length of a shortened text.
 const SHORTEST: usize = 10;
-/// Below this spare columns go before a long one is shortened further.
+/// At this length of a long column, spare columns are left out before it is shortened further.
 const READABLE: usize = 28;
 const GAP: u16 = 2;
 
@@ -54,7 +54,7 @@ pub(super) struct Table {
     inner: comfy_table::Table,
     columns: Vec<Column>,
     screen: Screen,
-    /// What the first long column needs at least.
+    /// The least width of the first long column.
     whole: usize,
 }
 
@@ -81,12 +81,12 @@ impl Table {
         }
     }
 
-    /// The first long column is never shorter than `text`.
+    /// Makes the first long column at least as wide as `text`.
     pub(super) fn keep(&mut self, text: &str) {
         self.whole = self.whole.max(text.chars().count());
     }
 
-    /// Each cell with its own paint.
+    /// Adds a row. Each cell has its own colour.
     pub(super) fn row(&mut self, cells: Vec<(String, Option<Paint>)>) {
         let cells = cells
             .into_iter()
@@ -96,7 +96,7 @@ impl Table {
         self.inner.add_row(row);
     }
 
-    /// Whether a row is one line on the terminal, be it that some columns are left out.
+    /// Whether a row fits on one line, possibly without some columns.
     pub(super) fn fits(&self) -> bool {
         let Some(width) = self.screen.width else {
             return true;
@@ -106,7 +106,7 @@ impl Table {
         widths.iter().sum::<usize>() + gaps <= width
     }
 
-    /// The table, and the names of columns for which the terminal is too narrow.
+    /// The table, with the names of columns that did not fit.
     pub(super) fn render(mut self) -> String {
         let (last, hidden) = self.fit();
         for (index, column) in self.columns.iter().enumerate() {
@@ -146,8 +146,8 @@ impl Table {
         widths(&self.columns, &self.contents(), self.whole, width)
     }
 
-    /// Gives the columns their widths on a terminal. Says which is the last that is shown, and
-    /// which are not.
+    /// Sets the widths of the columns on a terminal. Returns the last column that is shown, and the
+    /// names of those that are not.
     fn fit(&mut self) -> (usize, Vec<&'static str>) {
         let last = self.columns.len().saturating_sub(1);
         let Some(width) = self.screen.width else {
@@ -171,7 +171,7 @@ impl Table {
                 None => ColumnConstraint::Hidden,
                 Some(width) if width >= content => ColumnConstraint::ContentWidth,
                 Some(width) => {
-                    // The gap counts as part of the column.
+                    // comfy-table counts the gap as part of the column.
                     let gap = if index == last { 0 } else { usize::from(GAP) };
                     let width = u16::try_from(width + gap).unwrap_or(u16::MAX);
                     ColumnConstraint::Absolute(Width::Fixed(width))
@@ -182,12 +182,12 @@ impl Table {
     }
 }
 
-/// How wide each column is on a terminal of `width`, `None` for one that is left out. `whole` is
-/// what the first long column needs at least.
+/// The width of each column on a terminal of `width`, `None` for one that is left out. `whole` is
+/// the least width of the first long column.
 ///
-/// What may be shortened is shortened first, and left out where too little would remain; then the
-/// spare columns go, one after the other; then the long ones are shortened further. Whatever else
-/// there is stays whole, though lines may be longer than the terminal.
+/// Flexible columns are shortened first, and left out if too little would remain. Then spare
+/// columns are left out one after the other, and then long columns are shortened further. All other
+/// columns keep their width, even if a line is longer than the terminal then.
 fn widths(
     columns: &[Column],
     contents: &[usize],
@@ -197,7 +197,7 @@ fn widths(
     let gap = usize::from(GAP);
     let mut ranks: Vec<u8> = columns.iter().filter_map(|column| column.rank()).collect();
     ranks.sort_unstable();
-    // How many of the spare columns are left out, from none to all.
+    // Tries to leave out none of the spare columns, then one, and so on.
     for gone in 0..=ranks.len() {
         let is_gone = |column: &Column| {
             let rank = column.rank();
@@ -217,7 +217,7 @@ fn widths(
                 _ => fixed += content + gap,
             }
         }
-        // No gap is behind the last column.
+        // There is no gap after the last column.
         let room = (width + gap).saturating_sub(fixed);
         let at_least = |i: usize| if i == 0 { whole } else { 0 };
         let readable = long.iter().enumerate();
@@ -226,7 +226,7 @@ fn widths(
         if is_short && gone < ranks.len() {
             continue;
         }
-        // The long columns have their own before the flexible ones get anything.
+        // Long columns get their width before flexible ones.
         let mut long = shares(&long, room);
         if let Some((share, content)) = long.first_mut() {
             *share = (*share).max(whole.min(*content));
@@ -268,7 +268,7 @@ fn widths(
     contents.iter().map(|content| Some(*content)).collect()
 }
 
-/// Divides `room` among columns, each with its content: what one does not need is the others'.
+/// Divides `room` among columns. What one column does not need goes to the others.
 fn shares(contents: &[usize], room: usize) -> Vec<(usize, usize)> {
     let mut order: Vec<usize> = (0..contents.len()).collect();
     order.sort_by_key(|i| contents[*i]);
@@ -302,7 +302,8 @@ fn painted(screen: &Screen, text: &str, paint: Option<Paint>) -> Cell {
 mod tests {
     use super::*;
 
-    /// `counters --watch`: no number is cut at any width, and the totals' words are whole.
+    /// The columns of `counters --watch`: at any width no number is cut, and the words of the
+    /// totals are complete.
     #[test]
     fn columns_give_way_in_their_order() {
         let columns = [
@@ -338,7 +339,7 @@ mod tests {
             }
             let shown: Vec<usize> = found.into_iter().flatten().collect();
             let taken = shown.iter().sum::<usize>() + 2 * (shown.len() - 1);
-            // Below the least that there must be, lines are longer than the terminal.
+            // If the terminal is narrower than the least width, lines are longer than it.
             assert!(
                 taken <= width.max(8 + 2 + 6 + 26 + 13 + 8 + 10),
                 "{width}: {taken}"
@@ -366,7 +367,7 @@ mod tests {
         assert_eq!(shares(&[], 30), []);
     }
 
-    /// A terminal that is too narrow is said to be, with what is not shown.
+    /// If the terminal is too narrow, a line names the columns that are left out.
     #[test]
     fn columns_that_are_left_out_are_named() {
         let screen = |width| {

@@ -1,5 +1,5 @@
-//! `sgctl templates`: lists the built-in policies and prints one.
-//! What `show` prints is a policy file, to be edited and applied.
+//! `sgctl templates`: lists the built-in policies and prints one. The output of `show` is a policy
+//! file to edit and apply.
 
 use std::fmt::Write as _;
 
@@ -98,7 +98,7 @@ fn list(context: &Context, json: bool) -> Result<(), Failure> {
 fn show(context: &Context, name: &str, json: bool) -> Result<(), Failure> {
     let name = name.strip_prefix("builtin:").unwrap_or(name);
     let Some(builtin) = sg_policy::policy::builtin(name) else {
-        // The library knows which names there are and which one was meant.
+        // The error of the library lists the names and suggests a similar one.
         load(&[PolicyInput::Builtin(name.to_owned())], &[])?;
         return Ok(());
     };

@@ -1,5 +1,5 @@
-//! The terminal that a command was started on, or the pipe that it writes to, and whether anybody
-//! is still there.
+//! The terminal that a command was started on, or the pipe that it writes to, and whether the other
+//! end is still open.
 
 use std::fs::{self, File};
 use std::io::{self, IsTerminal};
@@ -8,13 +8,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::SFlag;
 
-/// What there was of a terminal at the start.
+/// The state of the terminal at the start.
 pub(super) struct Terminal {
-    /// Standard input, output and error.
+    /// Whether standard input, output and error were terminals.
     streams: [bool; 3],
-    /// The process has a controlling terminal, be it that no stream is connected with it.
+    /// Whether the process has a controlling terminal, even if no stream is connected to it.
     is_controlled: bool,
-    /// Whoever started the process wants it to outlive its terminal, as nohup(1) does.
+    /// Whether the process must outlive its terminal, because it was started with SIGHUP ignored,
+    /// as nohup(1) does.
     outlives: bool,
 }
 
@@ -27,7 +28,7 @@ impl Terminal {
         }
     }
 
-    /// Why nobody is there any more, if so.
+    /// Why the session has to end, if its terminal or reader is gone.
     pub(super) fn end(&self) -> Option<&'static str> {
         if self.is_lost() {
             return Some("the terminal has gone");
@@ -36,15 +37,15 @@ impl Terminal {
         is_broken.then_some("nobody reads standard output any more")
     }
 
-    /// True once a terminal that was there is there no more. A stream that has been hung up is no
-    /// terminal any longer: every request to it fails with EIO.
+    /// Whether the terminal was closed. After a hangup a stream is no terminal any more: every
+    /// request to it fails with EIO.
     pub(super) fn is_lost(&self) -> bool {
         let is_gone = |(before, now): (bool, bool)| before && !now;
         let any_stream = self.streams.into_iter().zip(streams()).any(is_gone);
         !self.outlives && (any_stream || (self.is_controlled && !is_controlled()))
     }
 
-    /// What a SIGHUP means.
+    /// Handles a SIGHUP: returns what it means.
     pub(super) fn hangup(&mut self) -> Hangup {
         if self.is_lost() {
             return Hangup::Lost;
@@ -59,19 +60,18 @@ impl Terminal {
     }
 }
 
-/// What a SIGHUP means.
+/// The meaning of a SIGHUP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hangup {
-    /// The terminal has gone.
+    /// The terminal was closed.
     Lost,
-    /// The terminal has gone, and the process was started so as to outlive it.
+    /// The terminal was closed, and the process must outlive it.
     Outlived,
-    /// Somebody has sent it, and there is a terminal, or was none.
+    /// A process has sent it: the terminal is still open, or there was none.
     Asked,
 }
 
-/// Whether this is the end of a pipe whose other end nobody has open: then it is in error
-/// (poll(2)).
+/// Whether this is the writing end of a pipe without a reader. Then poll(2) reports an error.
 fn has_no_reader(end: BorrowedFd<'_>) -> bool {
     let is_pipe = nix::sys::stat::fstat(end).is_ok_and(|found| {
         SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO
@@ -94,8 +94,8 @@ fn is_controlled() -> bool {
     File::open("/dev/tty").is_ok()
 }
 
-/// Whether SIGHUP is ignored (proc_pid_status(5): a mask of signals, the first of which is
-/// SIGHUP).
+/// Whether SIGHUP is ignored. /proc/self/status has a mask of ignored signals whose first bit is
+/// SIGHUP (proc_pid_status(5)).
 fn ignores_hangup() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -1,5 +1,4 @@
-//! Numbers for people: thousands, bytes, rates, lengths of time.
-//! JSON has the exact numbers instead.
+//! Numbers for people: thousands, bytes, rates, durations. JSON has the exact numbers instead.
 
 use jiff::Timestamp;
 
@@ -36,7 +35,7 @@ pub(super) fn packet_rate(rate: f64) -> String {
     }
 }
 
-/// Bits per second, as links are sold: `1.21 Mbit/s`.
+/// Bits per second: `1.21 Mbit/s`.
 pub(super) fn bit_rate(bytes_per_second: f64) -> String {
     let units = ["bit/s", "kbit/s", "Mbit/s", "Gbit/s", "Tbit/s"];
     match bytes_per_second * 8.0 {
@@ -48,7 +47,7 @@ pub(super) fn bit_rate(bytes_per_second: f64) -> String {
 fn scaled(mut value: f64, step: f64, units: &[&str]) -> String {
     let mut units = units.iter();
     let mut unit = units.next().copied().unwrap_or_default();
-    // What would be printed as 1000 is one of the next unit.
+    // A value that would be printed as 1000 goes to the next unit.
     while value >= step.min(999.5) {
         match units.next() {
             Some(next) => (value, unit) = (value / step, next),
@@ -62,7 +61,7 @@ fn scaled(mut value: f64, step: f64, units: &[&str]) -> String {
     }
 }
 
-/// A length of time in its largest unit: `3 min`.
+/// A duration in its largest unit: `3 min`.
 pub(super) fn span(seconds: u64) -> String {
     match seconds {
         s @ 0..120 => format!("{s} s"),
@@ -72,12 +71,12 @@ pub(super) fn span(seconds: u64) -> String {
     }
 }
 
-/// How long ago `at` (RFC 3339) was: `3 min ago`; as it stands when it is no such time.
+/// How long ago `at` (RFC 3339) was: `3 min ago`. Text that is no such time is returned as it is.
 pub(super) fn ago(at: &str) -> String {
     match at.parse::<Timestamp>() {
         Err(_) => at.to_owned(),
         Ok(time) => match Timestamp::now().as_second() - time.as_second() {
-            // A clock that was set back since.
+            // The clock was set back since then.
             ..1 => "just now".to_owned(),
             seconds => format!("{} ago", span(seconds.unsigned_abs())),
         },
@@ -93,13 +92,14 @@ pub(super) fn count(number: usize, what: &str) -> String {
     }
 }
 
-/// The first digits of a digest, as many as tell policies apart by eye.
+/// The first digits of a digest, enough to tell policies apart by eye.
 pub(super) fn short_digest(digest: &str) -> &str {
     let hex = digest.strip_prefix("sha256:").unwrap_or(digest);
     hex.get(..12).unwrap_or(hex)
 }
 
-/// Text from policies and the kernel without what would move the cursor or break a line.
+/// Text from policies and the kernel, without control characters that would move the cursor or
+/// break a line.
 pub(super) fn clean(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })

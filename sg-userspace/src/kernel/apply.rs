@@ -43,8 +43,8 @@ pub fn apply(policy: &Policy, options: &ApplyOptions) -> Result<Applied, KernelE
     })
 }
 
-/// The index of an interface. The error says where it is by now, if it was moved to another
-/// network namespace with what is attached to it.
+/// The index of an interface. If the interface was moved to another network namespace with its
+/// attachment, the error says so.
 pub(super) fn present(bpffs: &Path, interface: &str) -> Result<u32, KernelError> {
     interfaces::index_of(interface).map_err(|error| match error {
         KernelError::NoInterface { .. } => moved_away(bpffs, interface).unwrap_or(error),

@@ -3,13 +3,13 @@
 
 use sg_common::flow::TIMEOUTS;
 
-/// What its record says.
+/// The data, from the policy's record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempted {
     pub netns_cookie: u64,
     pub ifindex: u32,
     pub generation: u32,
-    /// Ids, inbound first.
+    /// The ids of the programs, inbound first.
     pub programs: [u32; 2],
     pub timeouts: [u32; TIMEOUTS],
 }

@@ -1,5 +1,5 @@
-//! The BPF file system: finding it, mounting it where it is missing, refusing where pins would
-//! vanish with the process, where others could change them, or where nothing can be written.
+//! The BPF file system: finds it, mounts it if it is missing, and refuses it if pins would not
+//! outlive the process, if other users could change them, or if it is read-only.
 
 use std::path::{Path, PathBuf};
 
@@ -13,25 +13,25 @@ use super::error::KernelError;
 use super::lifetime::{self, Lifetime};
 use super::trust;
 
-/// Where the kernel's documentation, systemd and every other tool mount it.
+/// The usual mount point, in the kernel's documentation, systemd and other tools.
 pub const DEFAULT_PATH: &str = "/sys/fs/bpf";
 
 /// A mounted BPF file system.
 #[derive(Clone, Debug)]
 pub struct Bpffs {
     pub path: PathBuf,
-    /// This call mounted it, which the user should be told.
+    /// Whether this call has mounted it, which the user should know.
     pub just_mounted: bool,
 }
 
-/// For commands that read: the file system at `path`, or `None` where the usual place has none,
-/// which means that nothing is pinned. Any other place was named by somebody who expects one
-/// there.
+/// For commands that read: the file system at `path`. `None` if the usual place has none, which
+/// means that nothing is pinned. Any other place was named by the user, so a missing file system
+/// there is an error.
 pub fn find(path: &Path) -> Result<Option<Bpffs>, KernelError> {
     if !is_bpffs(path) {
         return match lifetime::of_new_mounts() {
-            // Not "nothing attached": whatever is attached was pinned in a mount namespace that
-            // this process cannot see.
+            // It would be wrong to report that nothing is attached: attachments may be pinned in a
+            // mount namespace that this process cannot see.
             Lifetime::Mounts | Lifetime::Container => Err(short_lived(path, false)),
             Lifetime::Machine if path == Path::new(DEFAULT_PATH) => Ok(None),
             Lifetime::Machine => Err(KernelError::NotBpffs {
@@ -40,8 +40,8 @@ pub fn find(path: &Path) -> Result<Option<Bpffs>, KernelError> {
         };
     }
     trust::check(path)?;
-    // Where it has pins of ours, `apply` has once found it good. Where it has none, "nothing is
-    // attached" would be said of one that only this container has.
+    // If it has our pins, an earlier `apply` has accepted it. If not, it may be a file system of
+    // this container alone, and it would be wrong to report that nothing is attached.
     if !path.join(trust::ROOT).exists() {
         refuse_short_lived(path)?;
     }
@@ -51,7 +51,7 @@ pub fn find(path: &Path) -> Result<Option<Bpffs>, KernelError> {
     }))
 }
 
-/// For commands that attach: the file system at `path`, mounted if need be.
+/// For commands that attach: the file system at `path`, which is mounted if necessary.
 pub fn find_or_mount(path: &Path) -> Result<Bpffs, KernelError> {
     if let Some(found) = find(path)? {
         return Ok(found);
@@ -76,8 +76,8 @@ pub fn find_or_mount(path: &Path) -> Result<Bpffs, KernelError> {
     })
 }
 
-/// Refuses the usual place when what is mounted there ends with this container or this process's
-/// mounts. Another place was mounted and named on purpose.
+/// Refuses the usual place if its mount ends with this container or with this process's mount
+/// namespace. Any other place was named by the user on purpose.
 fn refuse_short_lived(path: &Path) -> Result<(), KernelError> {
     if path == Path::new(DEFAULT_PATH) && lifetime::of_mounted(path) != Lifetime::Machine {
         return Err(short_lived(path, true));
@@ -93,7 +93,7 @@ fn short_lived(path: &Path, is_mounted: bool) -> KernelError {
     }
 }
 
-/// Fails where nothing can be pinned or removed, because it is mounted read-only.
+/// Fails if the file system is read-only, so that nothing can be pinned or removed.
 pub(super) fn check_writable(path: &Path) -> Result<(), KernelError> {
     match statfs(path) {
         Ok(found) if found.flags().contains(FsFlags::ST_RDONLY) => Err(KernelError::ReadOnly {

@@ -1,6 +1,5 @@
-//! The capabilities (capabilities(7)) that the enforcer's steps need, and which of them this
-//! process lacks: what was refused is said with what is missing, and not with everything that
-//! might be.
+//! The capabilities (capabilities(7)) that the enforcer needs for each kind of step, and which of
+//! them this process lacks. An error message names only the missing ones.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -37,14 +36,14 @@ impl Capability {
     }
 }
 
-/// What loading and attaching programs needs.
+/// Needed to load and attach programs.
 pub(crate) const TO_ENFORCE: &[Capability] = &[Bpf, Perfmon, NetAdmin];
-/// What listing the programs of an interface needs (`bpf_prog_query`, kernel/bpf/syscall.c).
+/// Needed to list the programs of an interface (`bpf_prog_query`, kernel/bpf/syscall.c).
 pub(crate) const TO_LIST: &[Capability] = &[NetAdmin];
-/// What entering a network namespace and mounting a file system need.
+/// Needed to enter a network namespace and to mount a file system.
 pub(crate) const TO_ENTER_AND_MOUNT: &[Capability] = &[SysAdmin];
 
-/// Those of `needed` that this process lacks; none when that cannot be known.
+/// The capabilities among `needed` that this process lacks. Empty if that cannot be known.
 pub(super) fn missing(needed: &[Capability]) -> Vec<Capability> {
     let effective = fs::read_to_string("/proc/thread-self/status")
         .ok()
@@ -59,13 +58,13 @@ fn effective(status: &str) -> Option<u64> {
 
 fn missing_of(effective: u64, needed: &[Capability]) -> Vec<Capability> {
     let has = |capability: Capability| effective >> capability as u32 & 1 == 1;
-    // CAP_SYS_ADMIN was all of BPF before Linux 5.8 and still is (include/linux/capability.h:
-    // bpf_capable and perfmon_capable).
+    // CAP_SYS_ADMIN includes CAP_BPF and CAP_PERFMON (bpf_capable and perfmon_capable in
+    // include/linux/capability.h), as before Linux 5.8.
     let may = |c: Capability| has(c) || matches!(c, Bpf | Perfmon) && has(SysAdmin);
     needed.iter().copied().filter(|c| !may(*c)).collect()
 }
 
-/// What to do when a step that needs these was refused.
+/// The remedy for a refused step that needs these capabilities.
 pub(super) fn remedy(needed: &[Capability]) -> String {
     let missing = missing(needed);
     let is_root = nix::unistd::geteuid().is_root();

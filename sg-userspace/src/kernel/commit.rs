@@ -29,7 +29,8 @@ use super::state::{State, taken_back};
 use super::targets;
 use sg_policy::policy::Established;
 
-/// What the node opens from then on is remembered when inbound packets begin to be judged.
+/// Outbound comes first: then the flows that the node opens are in the table when inbound packets
+/// begin to be judged.
 pub(super) const ORDER: [Direction; 2] = [Direction::Outbound, Direction::Inbound];
 
 pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, KernelError> {
@@ -142,8 +143,8 @@ fn take_back(
         return;
     };
     let old = &replaced.inspection.outbound;
-    // A hook that was not in use before is given up again; the one before it still runs what it
-    // ran.
+    // If a hook was not in use before, it is released. The hook that was in use still runs its old
+    // program.
     let has = (old.live_link().is_some(), old.filters().next().is_some());
     let given_up = match (has, hooks.egress_hook) {
         ((true, false), EgressHook::Clsact) => {
@@ -161,7 +162,8 @@ fn take_back(
             is_back &= hooks.put(direction, program.as_fd()).is_ok();
         }
     }
-    // Only then nobody needs what the new programs jump to, and the old record is true again.
+    // Only now are the tail-call targets of the new programs unused, and the old record is true
+    // again.
     let forget_attempt = || {
         // The counter maps stay: packets may have been counted in them.
         taken_back(replaced.state.clone(), attempted.clone()).write(&plan.pins)?;

@@ -1,6 +1,5 @@
-//! What is wrong with an attachment, each fault with its remedy, and what is in force:
-//! conclusions from an inspection. An attachment without a fault enforces its policy in both
-//! directions (SPEC C12).
+//! Derives from an inspection what is wrong with an attachment, each fault with its remedy, and
+//! what is in force. An attachment without a fault enforces its policy in both directions (C12).
 
 use serde::Serialize;
 use sg_common::verdict::Direction;
@@ -10,38 +9,39 @@ use super::inspect::{Inspection, Place, inspect, program};
 use super::pins::InterfacePins;
 use super::state::State;
 
-/// What kind of fault it is.
+/// The kind of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FaultCode {
-    /// The interface no longer exists.
+    /// The interface does not exist any more.
     InterfaceGone,
-    /// It was deleted, and another one of its name has nothing attached.
+    /// The interface was deleted, and a new one of the same name has nothing attached.
     Unprotected,
-    /// An `apply` was cut short: a direction runs another generation than the record says, or two
+    /// An `apply` was interrupted: a direction runs another generation than the record says, or two
     /// programs.
     Interrupted,
     /// A direction has no program.
     NotAttached,
-    /// Somebody has taken a link off the interface.
+    /// Another process has detached a link from the interface.
     Severed,
-    /// A direction runs a program that no record knows.
+    /// A direction runs a program that is in no record.
     OtherProgram,
-    /// Somebody else's program or filter comes first and may take packets away.
+    /// A program or filter of another tool comes first and may take packets away.
     Preceded,
     /// Tail-call targets are missing, so that packets are dropped.
     Incomplete,
     /// The record cannot be read.
     Damaged,
-    /// It cannot be looked at from here.
+    /// The attachment cannot be checked from here.
     Unverified,
 }
 
-/// Something that keeps an attachment from enforcing its policy, or from being known to.
+/// Something that keeps an attachment from enforcing its policy, or that keeps this from being
+/// checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fault {
     pub code: FaultCode,
-    /// Where it is one direction's.
+    /// The direction, if only one is affected.
     pub direction: Option<&'static str>,
     pub message: String,
     pub help: String,
@@ -85,7 +85,7 @@ pub fn standing_after(error: KernelError, pins: &InterfacePins) -> KernelError {
 }
 
 impl Inspection {
-    /// Everything that is wrong; nothing where both directions enforce the policy of the record.
+    /// All faults. There are none if both directions enforce the policy of the record.
     pub fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         match &self.place {
@@ -234,7 +234,7 @@ impl Inspection {
         })
     }
 
-    /// Why a direction runs nothing of the enforcer's.
+    /// Why a direction runs none of the enforcer's programs.
     fn missing(&self, direction: Direction, state: &State) -> Option<Fault> {
         let name = direction.name();
         let unjudged = format!("{name} packets pass unjudged");
@@ -252,7 +252,7 @@ impl Inspection {
         }
         let has_filter = direction == Direction::Outbound && state.egress_hook == "clsact";
         if has_filter && self.at().is_none() {
-            // Whoever cannot look there has been told so.
+            // Another fault reports already that this cannot be checked.
             return None;
         }
         let other = self.inbound.others.first();
@@ -279,7 +279,7 @@ impl Inspection {
             .collect()
     }
 
-    /// What is in force, in a sentence.
+    /// Describes what is in force in a sentence.
     pub fn standing(&self) -> String {
         let records = self.records.as_ref().ok();
         let of = |direction| {
@@ -303,7 +303,7 @@ impl Inspection {
             }
             [inbound, outbound] => {
                 let inbound = inbound.unwrap_or_else(|| "nothing".into());
-                // A filter shows itself only inside the namespace of its interface.
+                // A filter is only visible in the namespace of its interface.
                 let outbound = match (outbound, &self.place) {
                     (Some(outbound), _) => outbound,
                     (None, Place::Unknown { .. }) => "what could not be looked at".into(),
@@ -314,7 +314,7 @@ impl Inspection {
         }
     }
 
-    /// The enforcer has added the clsact qdisc, and so removes it.
+    /// Whether the enforcer has added the clsact qdisc, so that it also has to remove it.
     pub(super) fn owns_qdisc(&self) -> bool {
         let records = self.records.as_ref().ok();
         let states = records.map(|records| [&records.current, &records.next]);

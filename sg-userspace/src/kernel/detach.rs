@@ -1,5 +1,5 @@
-//! Detaches an interface: removes every trace of its enforcement, and waits until the kernel has
-//! freed it.
+//! Detaches an interface: removes all that enforcement has put there, and waits until the kernel
+//! has freed it.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -16,14 +16,14 @@ use super::removal::remove;
 use super::sys::{Listed, next_id};
 use super::targets;
 
-/// Removes everything of one interface. `bpffs` is where it was found. That nothing is left to
-/// remove is success.
+/// Removes all of one interface's attachment. `bpffs` is the file system with its pins. If nothing
+/// is left to remove, that is a success.
 pub fn detach(bpffs: &Path, pins: &InterfacePins) -> Result<(), KernelError> {
     let tree = PinTree::new(bpffs);
     let lock = tree.lock()?;
     let found = match inspect(pins)? {
-        // A damaged record keeps nobody from detaching. One that cannot be read just now may know
-        // of more that is ours, such as the clsact qdisc.
+        // A damaged record does not prevent detaching. A record that cannot be read at the moment
+        // does, because it may name more to remove, such as the clsact qdisc.
         Inspection {
             records: Err(error),
             ..
@@ -39,7 +39,7 @@ pub fn detach(bpffs: &Path, pins: &InterfacePins) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Removes the empty directories that somebody who was killed has left.
+/// Removes empty directories that a killed process has left.
 pub fn tidy_up(bpffs: &Path) -> Result<(), KernelError> {
     let tree = PinTree::new(bpffs);
     if tree.exists() {
@@ -49,7 +49,7 @@ pub fn tidy_up(bpffs: &Path) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Programs and maps that go away after their pins, some milliseconds later.
+/// The programs and maps that the kernel frees some milliseconds after their pins are removed.
 struct Leaving {
     programs: HashSet<u32>,
     maps: HashSet<u32>,
@@ -72,9 +72,9 @@ impl Leaving {
         Leaving { programs, maps }
     }
 
-    /// Waits, but not for long, until the kernel has freed them: whoever lists BPF objects after
-    /// `detach` should find what was there before `apply`. Looks at ids only: a program array
-    /// that is opened while the kernel clears it stays.
+    /// Waits a short time until the kernel has freed them, so that a list of BPF objects after
+    /// `detach` is the same as before `apply`. Only compares ids, because the kernel never frees a
+    /// program array that is opened while it is being cleared.
     fn wait(&self) {
         let deadline = Instant::now() + Duration::from_secs(2);
         while Instant::now() < deadline {
@@ -88,9 +88,9 @@ impl Leaving {
     }
 }
 
-/// Whether one of these is still listed; not where that cannot be told.
+/// Whether one of the ids still exists. False if that cannot be found out.
 fn is_any_left(kind: Listed, ids: &HashSet<u32>) -> bool {
-    // The one before, whose successor it is if it is there.
+    // Asks for the id that follows the one before.
     ids.iter()
         .any(|id| next_id(kind, id - 1).ok().flatten() == Some(*id))
 }

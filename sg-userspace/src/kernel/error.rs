@@ -1,4 +1,4 @@
-//! What can go wrong between userspace and the kernel, each with its remedy and exit code.
+//! Errors between userspace and the kernel, each with a remedy and an exit code.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,8 +7,8 @@ use super::attempted::Attempted;
 use super::capabilities::{Capability, TO_ENFORCE, missing, remedy};
 use sg_policy::compile::TooLarge;
 
-/// An error of the kernel side. `exit_code` is 1 where the input or the state is wrong and 3 where
-/// the kernel refused or did not permit something.
+/// An error of the kernel side. `exit_code` is 1 if the input or the state is wrong, and 3 if the
+/// kernel has refused something.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum KernelError {
     #[error("{what}: not permitted")]
@@ -45,7 +45,7 @@ pub enum KernelError {
     MovedAway {
         interface: String,
         netns: String,
-        /// How it is called there.
+        /// The name of the interface in that namespace.
         name: String,
     },
 
@@ -74,7 +74,7 @@ pub enum KernelError {
         interface: String,
         program: String,
         id: u32,
-        /// The link that it is attached by, if by any.
+        /// The link that attaches it, if there is one.
         link: Option<u32>,
     },
 
@@ -196,13 +196,13 @@ pub enum KernelError {
     ))]
     TooLarge(#[from] TooLarge),
 
-    /// An error, and what is in force after it.
+    /// Another error, with what is in force after it.
     #[error("{source}; {standing}")]
     Halfway {
         #[source]
         source: Box<KernelError>,
         standing: String,
-        /// That of the error.
+        /// The help of that error.
         #[help]
         help: Option<String>,
         /// The policy that was to be put in force, if there was one: its programs may run, in one
@@ -230,7 +230,7 @@ impl KernelError {
         }
     }
 
-    /// What kind of error it is, for programs: kebab-case and stable.
+    /// The kind of error for programs: kebab-case, and stable.
     pub fn code_name(&self) -> &'static str {
         match self {
             KernelError::NotPermitted { .. } => "not-permitted",
@@ -260,7 +260,7 @@ impl KernelError {
         }
     }
 
-    /// Says what is in force, too.
+    /// Adds what is in force after the error.
     pub(super) fn with_standing(self, standing: String) -> KernelError {
         let help = miette::Diagnostic::help(&self).map(|help| help.to_string());
         KernelError::Halfway {
@@ -287,7 +287,8 @@ impl KernelError {
         }
     }
 
-    /// Trying again may do: the kernel was short of something, or did not permit it.
+    /// Whether another attempt may succeed, because the kernel was short of a resource or did not
+    /// permit the step.
     pub(super) fn may_pass(&self) -> bool {
         match self {
             KernelError::NotPermitted { .. } => true,
@@ -296,7 +297,7 @@ impl KernelError {
         }
     }
 
-    /// Something that needs these capabilities was refused.
+    /// The error for a refused step that needs these capabilities.
     pub(crate) fn not_permitted(what: impl Into<String>, needed: &[Capability]) -> Self {
         KernelError::NotPermitted {
             what: what.into(),
@@ -304,7 +305,7 @@ impl KernelError {
         }
     }
 
-    /// Fails, before anything is touched, when this process cannot load or attach programs.
+    /// Fails before anything is changed if this process cannot load or attach programs.
     pub(super) fn unless_may_enforce(interface: &str) -> Result<(), Self> {
         match missing(TO_ENFORCE).is_empty() {
             true => Ok(()),
@@ -315,7 +316,7 @@ impl KernelError {
         }
     }
 
-    /// An operating system error, told apart by whether permission was the problem.
+    /// The error for an operating system error, which may be one of permission.
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
         let what = what.into();
         match source.raw_os_error() {
@@ -329,7 +330,8 @@ impl KernelError {
         }
     }
 
-    /// Any error of aya, with the operating system's reason and the verifier's word dug out.
+    /// The error for any error of aya, with the reason of the operating system and the end of the
+    /// verifier's log.
     pub(crate) fn bpf(what: impl Into<String>, error: impl std::error::Error + 'static) -> Self {
         let what = what.into();
         let mut reasons = vec![shortened(&error.to_string())];
@@ -366,7 +368,7 @@ impl KernelError {
     }
 }
 
-/// The kernel was short of something, and may not be the next time.
+/// Whether the kernel was short of a resource, which may be available the next time.
 fn is_short(error: &io::Error) -> bool {
     let short = [
         libc::ENOMEM,
@@ -381,7 +383,7 @@ fn is_short(error: &io::Error) -> bool {
     code.is_some_and(|code| short.contains(&code))
 }
 
-/// What to do where it was memory.
+/// The remedy if memory was short.
 fn short_of(error: &io::Error) -> Option<&'static str> {
     matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS)).then_some(
         "the machine is short of memory, or this process's control group has reached its limit; the flow \
@@ -404,7 +406,7 @@ fn mounted_or_not(is_mounted: bool, path: &std::path::Path) -> String {
     }
 }
 
-/// How an interface gets rid of somebody else's XDP program.
+/// The remedy for an XDP program of another tool on the interface.
 fn how_to_free(interface: &str, program: &str, link: Option<u32>) -> String {
     let ours = match program == super::object::INBOUND {
         true => {
@@ -428,15 +430,15 @@ fn how_to_free(interface: &str, program: &str, link: Option<u32>) -> String {
     format!("{ours}{how}")
 }
 
-/// Whoever opens a pin says so, with its path.
+/// Whether the text is about opening a pin. Those messages begin with the step and its path.
 fn opens_a_pin(what: &str) -> bool {
     ["opening /", "reading /", "entering flows into /"]
         .iter()
         .any(|beginning| what.starts_with(beginning))
 }
 
-/// The first line and the last ones: the verifier tells of every instruction it came by, and why
-/// it refuses a program at the very end.
+/// The first line and the last ones. The verifier's log lists every explored instruction, and has
+/// the reason at its end.
 fn shortened(text: &str) -> String {
     const LAST: usize = 8;
     let lines: Vec<&str> = text.trim_end().lines().collect();
@@ -450,7 +452,7 @@ fn shortened(text: &str) -> String {
     )
 }
 
-/// The embedded BPF object lacks something.
+/// The error for an embedded BPF object that lacks something.
 pub(super) fn broken_object(what: &str) -> KernelError {
     KernelError::Refused {
         what: "reading the embedded BPF object".into(),

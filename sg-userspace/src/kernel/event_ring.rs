@@ -1,5 +1,5 @@
-//! The rings of events as userspace has them: mapped into memory and only read, so that any
-//! number of readers see the same events, each from where it stands.
+//! The rings of events in userspace: mapped into memory and only read, so that any number of
+//! readers get the same events, each at its own position.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -13,20 +13,20 @@ use super::error::KernelError;
 use super::pins::InterfacePins;
 use super::sys;
 
-/// Events of all CPUs together for which there is room, if they are few enough for it.
+/// Room for events of all CPUs together, unless each has its minimum then.
 const SLOTS: u32 = 4096;
-/// A CPU's, at least: a quarter of what it may write in a second, and more than it does between
-/// two looks of a reader that looks ten times a second.
+/// The least room for each CPU: a quarter of the events that the rate limit allows in a second, and
+/// more than come in the tenth of a second between two readings.
 const FEWEST: u32 = 256;
 const MOST: u32 = 2048;
 
-/// Events for which each of so many CPUs has room, a power of two.
+/// Room for events of each of so many CPUs, a power of two.
 pub(super) fn slots_for(cpus: u32) -> u32 {
     let share = (SLOTS / cpus.max(1)).clamp(FEWEST, MOST);
     1 << share.ilog2()
 }
 
-/// CPUs that the machine may ever have, counted up to the one of the highest number.
+/// How many CPUs the machine may have: the highest possible number plus one.
 pub(super) fn possible_cpus() -> Result<u32, KernelError> {
     const PATH: &str = "/sys/devices/system/cpu/possible";
     let text =
@@ -42,7 +42,7 @@ fn highest(list: &str) -> Option<u32> {
     list.trim().rsplit([',', '-']).next()?.parse().ok()
 }
 
-/// Events for which a CPU has room where the rings are pinned.
+/// Room for the events of one CPU in the pinned rings.
 pub(super) fn slots_at(pins: &InterfacePins) -> Result<u32, KernelError> {
     let of = |path: std::path::PathBuf| {
         sys::open_pin_to_read(&path)
@@ -50,7 +50,7 @@ pub(super) fn slots_at(pins: &InterfacePins) -> Result<u32, KernelError> {
             .map(|shape| shape.entries)
             .map_err(|e| KernelError::io(format!("opening {}", path.display()), e))
     };
-    // Where somebody has removed them, as many as are made again.
+    // If the rings were removed, they are created again for all possible CPUs.
     let rings = match pins.event_rings().exists() {
         true => of(pins.event_rings())?,
         false => possible_cpus()?,
@@ -66,31 +66,32 @@ pub(super) fn slots_at(pins: &InterfacePins) -> Result<u32, KernelError> {
     }
 }
 
-/// A place in the rings of an interface, from which it goes on.
+/// A reader's position in the rings of an interface.
 pub struct EventReader {
     rings: sys::MapMemory,
     slots: sys::MapMemory,
-    /// Slots of each CPU.
+    /// How many slots each CPU has.
     share: usize,
-    /// The event of each CPU to go on with.
+    /// The number of the next event to read, for each CPU.
     next: Vec<u64>,
-    /// Suppressed events that have been reported.
+    /// How many suppressed events were reported.
     suppressed: u64,
 }
 
-/// What has happened since the last look. All events together are what the programs made.
+/// The events since the last reading. With those lost and suppressed, they are all that the
+/// programs have made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Drained {
-    /// In the order of their times.
+    /// The events, ordered by time.
     pub events: Vec<Event>,
-    /// Overwritten before they could be read.
+    /// How many were overwritten before they were read.
     pub lost: u64,
-    /// Never written, for being over the rate limit.
+    /// How many were over the rate limit, and so not written.
     pub suppressed: u64,
 }
 
 impl EventReader {
-    /// Opens the rings of an interface, from the first event that was ever written to them.
+    /// Opens the rings of an interface, beginning with the oldest event.
     pub fn from_the_first(pins: &InterfacePins) -> Result<Self, KernelError> {
         let mut reader = Self::open(pins)?;
         reader.next.fill(0);
@@ -98,7 +99,7 @@ impl EventReader {
         Ok(reader)
     }
 
-    /// Opens the rings of an interface. What is in them by now is not given.
+    /// Opens the rings of an interface, beginning with the next event that is written.
     pub fn open(pins: &InterfacePins) -> Result<Self, KernelError> {
         let share = slots_at(pins)? as usize;
         let map = |path: std::path::PathBuf, value: usize| {
@@ -128,8 +129,8 @@ impl EventReader {
     fn rings(&self) -> &[EventRing<AtomicU64>] {
         let words = self.rings.counters();
         const WORDS: usize = size_of::<EventRing<AtomicU64>>() / 8;
-        // SAFETY: a ring is atomic words and padding, and all bit patterns are valid; the mapping
-        // begins at a page, and the length is that of the whole rings in it.
+        // SAFETY: a ring consists of atomic words and padding, so all bit patterns are valid. The
+        // mapping begins at a page, and the length is that of the whole rings in it.
         unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len() / WORDS) }
     }
 
@@ -144,7 +145,7 @@ impl EventReader {
         self.rings().iter().map(|r| Word::load(&r.suppressed)).sum()
     }
 
-    /// Everything since the last call, or since the rings were opened.
+    /// Reads all events since the last call, or since the rings were opened.
     pub fn drain(&mut self) -> Drained {
         let mut drained = Drained::default();
         let mut next = std::mem::take(&mut self.next);
@@ -154,7 +155,7 @@ impl EventReader {
             let oldest = written.saturating_sub(self.share as u64);
             drained.lost += oldest.saturating_sub(*next);
             for number in oldest.max(*next)..written {
-                // A power of two, as was looked at when it was opened.
+                // `share` is a power of two; that was checked when the rings were opened.
                 match slots[number as usize & (self.share - 1)].read(number) {
                     Some(words) => drained.events.push(Event::from_words(&words)),
                     None => drained.lost += 1,

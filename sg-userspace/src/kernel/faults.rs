@@ -1,10 +1,11 @@
-//! Fault points of test builds: before and after each step that changes the kernel or a pin, a
-//! command can be made to fail or to be killed. A build without debug assertions has none of it.
+//! Fault points of test builds. Before and after each step that changes the kernel or a pin, a
+//! command can be made to fail or to be killed. A build without debug assertions has no fault
+//! points.
 //!
-//! `SG_FAULT` is `kill:POINT`, `fail:POINT`, or `refuse:POINT`, which fails there and wherever
-//! that side of that step comes again; `SG_FAULT_TRACE` names a file to which every point that is
-//! passed is appended, so that a test learns the points from a run without a fault. A point is
-//! named `before STEP` or `after STEP`, with ` #2` and so on where a step is repeated.
+//! `SG_FAULT` is `kill:POINT`, `fail:POINT`, or `refuse:POINT`; the last fails there and at every
+//! repetition. `SG_FAULT_TRACE` names a file to which each point is appended when it is passed, so
+//! that a test learns the points from a run without a fault. A point is named `before STEP` or
+//! `after STEP`, with ` #2` and so on if the step is repeated.
 
 use std::io;
 
@@ -52,12 +53,12 @@ mod points {
         kind: Kind,
         /// `before STEP` or `after STEP`.
         point: String,
-        /// The how manieth time that it is passed.
+        /// Which repetition of the point is meant.
         time: u32,
     }
 
     impl Fault {
-        /// `None` where the text is no fault: a test that asks for it sees none.
+        /// `None` if the text is no fault, in which case nothing fails and the test notices.
         fn parse(text: &str) -> Option<Fault> {
             let (kind, point) = text.split_once(':')?;
             let (point, time) = match point.rsplit_once(" #") {
@@ -91,7 +92,7 @@ mod points {
         passed: Mutex<HashMap<String, u32>>,
     }
 
-    /// As the environment asks for them; `None` where it does not.
+    /// The faults that the environment asks for, if any.
     pub(super) fn faults() -> Option<&'static Faults> {
         static FAULTS: OnceLock<Option<Faults>> = OnceLock::new();
         let read = || {
@@ -130,7 +131,7 @@ mod points {
                 return Ok(());
             };
             if fault.kind == Kind::Kill {
-                // SAFETY: no pointers; the process ends here, as by any other's SIGKILL.
+                // SAFETY: no pointers. The process ends here, as by a SIGKILL from outside.
                 unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
             }
             Err(io::Error::from_raw_os_error(libc::ENOMEM))

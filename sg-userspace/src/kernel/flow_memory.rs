@@ -1,5 +1,5 @@
-//! The flow table as userspace has it: the maps mapped into memory, worked on by the algorithm
-//! that the packet path uses too, so that nothing waits for anybody.
+//! The flow table in userspace: its maps are mapped into memory, and the algorithm is the same as
+//! in the packet path, so that neither side ever waits.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
@@ -28,13 +28,13 @@ use super::pins::InterfacePins;
 use super::sys;
 use sg_policy::policy::Established;
 
-/// One flow, whatever its family.
+/// A flow of either family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowEntry {
     pub kind: FlowKind,
     pub local: IpAddr,
     pub remote: IpAddr,
-    /// Of an ICMP query the identifier; zero without ports.
+    /// The port, or the identifier of an ICMP query; zero for other protocols.
     pub local_port: u16,
     pub remote_port: u16,
     pub protocol: u8,
@@ -42,10 +42,11 @@ pub struct FlowEntry {
     pub place: Place,
 }
 
-/// The multipliers of the hash, pinned beside the table: whoever knows them can aim at a bucket.
+/// The multipliers of the hash, pinned beside the table. They are secret, because knowing them
+/// would allow an attacker to fill one group.
 pub(super) type FlowKeys = [u64; HASH_KEYS];
 
-/// Reads the keys of an interface, or makes them where there are none.
+/// Reads the multipliers of an interface, or creates them.
 pub(super) fn keys_of(pins: Option<&InterfacePins>) -> Result<FlowKeys, KernelError> {
     let making = |e| KernelError::io("making the flow table's secret", e);
     let Some(pins) = pins else {
@@ -84,7 +85,7 @@ fn read_keys(path: &Path) -> Result<FlowKeys, KernelError> {
     Ok(keys)
 }
 
-/// Opens the counts of flows by local port, or makes them where there are none.
+/// Opens the counts of flows by local port, or creates them.
 pub(super) fn port_counts(pins: &InterfacePins) -> Result<OwnedFd, KernelError> {
     let path = pins.flow_ports();
     if path.exists() {
@@ -104,7 +105,7 @@ pub(super) fn ages(timeouts: &[u32; TIMEOUTS]) -> [u32; STATES] {
     ages
 }
 
-/// Groups of the table whose pages are pinned at `path`.
+/// How many groups the table has whose pages are pinned at `path`.
 pub(super) fn groups_at(path: &Path) -> Result<u32, KernelError> {
     sys::open_pin_to_read(path)
         .and_then(|map| sys::map_shape(map.as_fd()))
@@ -116,12 +117,12 @@ pub(super) fn failed(path: &Path, doing: &str, error: io::Error) -> KernelError 
     KernelError::io(format!("{doing} {}", path.display()), error)
 }
 
-/// The values of a pinned array map, to work on with everybody else.
+/// Maps the values of a pinned array map, which other processes and programs write as well.
 pub(super) fn shared_memory(path: &Path, items: u32, bytes: usize) -> io::Result<sys::MapMemory> {
     sys::MapMemory::shared(sys::open_pin(path)?.as_fd(), items as usize * bytes)
 }
 
-/// The same to look at: as they are while they are read, or else a copy.
+/// Maps the values for reading only, or copies them if they cannot be mapped.
 pub(super) fn memory_to_read(path: &Path, items: u32, bytes: usize) -> io::Result<sys::MapMemory> {
     let shared = shared_memory(path, items, bytes);
     let Err(error) = shared else {
@@ -135,26 +136,27 @@ pub(super) fn memory_to_read(path: &Path, items: u32, bytes: usize) -> io::Resul
     }
 }
 
-/// An interface's flow table.
+/// The flow table of an interface.
 pub struct FlowTable {
     tags: sys::MapMemory,
     pages: sys::MapMemory,
     port_counts: sys::MapMemory,
     groups: u32,
     keys: FlowKeys,
-    /// Which flows have to go first where there is no room.
+    /// The ages at which flows expire. Expired flows are evicted first.
     ages: [u32; 16],
 }
 
-/// What became of a flow that was to be entered.
+/// What happened to a flow that was to be entered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     pub is_new: bool,
-    /// Another flow has gone for it.
+    /// Whether another flow was evicted for it.
     pub evicted: bool,
-    /// A CPU has entered it at the same time, and one of the two was taken out.
+    /// Whether a CPU has entered the same flow at the same time, so that one of the two was
+    /// removed.
     pub is_double: bool,
-    /// It was half-open, and is so no more.
+    /// Whether it has replaced a half-open entry of the same flow.
     pub has_replaced: bool,
 }
 
@@ -191,8 +193,7 @@ impl FlowTable {
         Self::view(pins, timeouts, shared_memory)
     }
 
-    /// The same for those that only look: a copy, where the file system allows no more than
-    /// reading.
+    /// Opens the table for reading. On a read-only file system it is a copy.
     pub fn open_to_read(
         pins: &InterfacePins,
         timeouts: &[u32; TIMEOUTS],
@@ -225,7 +226,7 @@ impl FlowTable {
         Spot::of(hash(key, |i| self.keys[i % HASH_KEYS]), self.groups)
     }
 
-    /// Visits every way that is not free: its tag, and where it is.
+    /// Visits every way that is in use, with its tag and its place.
     fn each_tag(&self, mut visit: impl FnMut(u64, Place)) {
         for group in 0..self.groups {
             let Some(line) = self.line(group) else {
@@ -246,7 +247,7 @@ impl FlowTable {
         words.get(place.way as usize)
     }
 
-    /// Visits every flow that stays while it is read.
+    /// Visits every flow that does not change while it is read.
     pub(super) fn each_found(&self, mut visit: impl FnMut(FlowKey, Found)) {
         self.each_tag(|tag, place| {
             let read = self.entry(place).filter(|_| tag != BUSY).and_then(read_any);
@@ -265,12 +266,12 @@ impl FlowTable {
         });
     }
 
-    /// Visits every flow, with its times as of `now`.
+    /// Visits every flow, with its times relative to `now`.
     pub fn each(&self, now: u64, mut visit: impl FnMut(FlowEntry)) {
         self.each_found(|key, found| visit(entry_of(&key, &found, now)));
     }
 
-    /// Flows of each kind, in the order of [`FlowKind::BOTH`].
+    /// How many flows of each kind there are, in the order of [`FlowKind::BOTH`].
     pub(super) fn live(&self) -> [u64; 2] {
         let mut live = [0; 2];
         self.each_tag(|tag, place| {
@@ -281,9 +282,8 @@ impl FlowTable {
         live
     }
 
-    /// Enters a flow among those of a kind, unless it is there, of whichever kind. Only where its
-    /// SYN is all that is known of it there, and it has been answered since, it takes the place
-    /// of that.
+    /// Enters a flow of a kind, unless it is there in either kind. Only if the entry has seen
+    /// nothing but a SYN, and a reply has come since, is it replaced.
     pub fn enter(&self, key: &FlowKey, value: &FlowValue, kind: FlowKind, now: u64) -> Written {
         let spot = self.spot(key);
         let contents = Contents::of(value);
@@ -304,8 +304,8 @@ impl FlowTable {
             return Written::default();
         };
         let is_new = publish(self, &claim, key, &contents);
-        // A packet may have opened it meanwhile, and it is known better then than from outside.
-        // It cannot have gone on to the established ones in so short a time.
+        // A packet may have opened the flow meanwhile. Its entry is better than what is known from
+        // outside, and it cannot be established in so short a time.
         let is_open = || find_kind(self, &spot, key, FlowKind::HalfOpen).is_some();
         let double = match (kind, there) {
             (FlowKind::Established, None) if is_new && is_open() => {
@@ -341,26 +341,25 @@ impl FlowTable {
         removed
     }
 
-    /// Whether a TCP flow may be a cut one when the programs of `next` come in the place of those
-    /// of `in_force` (`None` where both directions do not run the same, so that nobody can say
-    /// what they do). Packets of a cut connection are dropped under every policy (SPEC K11), also
-    /// where the rules pass both directions and the table would not be asked (K7): the programs
-    /// then have to look for it. They are loaded after this look and before the swap, while those
-    /// in force go on. Nothing that matters is missed:
+    /// Whether a TCP flow may be cut when the programs of `next` replace those of `in_force`
+    /// (`None` if both directions do not run the same programs, so that nothing is known). Packets
+    /// of a cut connection are dropped under every policy (K11). If the rules accept both
+    /// directions, the programs would not look at the flow table (K7), so they have to be loaded
+    /// with a lookup of cut flows. The programs are loaded after this check and before the swap,
+    /// while those in force still run. Nothing is missed:
     ///
-    /// - What is cut now stays so until it expires, by whichever timeouts are longer.
-    /// - The programs in force cut flows of other generations than theirs and none of their own.
-    ///   These flows are there already. With `keep` they cut none, and seeded ones only with
-    ///   `flush`.
-    /// - The new programs cut what their rules do not pass in both directions, where they ask the
-    ///   table anyway. Only if they flush do they cut all that were entered before the swap, those
-    ///   included that are not there yet.
-    /// - While one direction has been swapped, the programs in force may meet, and cut, a flow of
-    ///   the new generation. That has an entry because the new rules do not pass it in both
-    ///   directions.
+    /// - A flow that is cut now stays cut until it expires, by the longer timeout.
+    /// - The programs in force cut flows of other generations and none of their own. These flows
+    ///   are in the table already. With `keep` they cut none, and seeded ones only with `flush`.
+    /// - The new programs cut flows whose packets or replies their rules do not accept, and for
+    ///   these they look at the table anyway. Only with `flush` do they cut all flows entered
+    ///   before the swap, including those that are not there yet.
+    /// - While only one direction has been swapped, the programs in force may find a flow of the
+    ///   new generation and cut it. That flow has an entry because the new rules do not accept both
+    ///   of its directions.
     ///
-    /// What userspace enters for the new policy, before the swap and after it, is also what that
-    /// does not pass in both directions. A lock keeps any other policy from coming in between.
+    /// What userspace enters for the new policy, before and after the swap, is also a flow that its
+    /// rules do not accept in both directions. A lock keeps other policies from coming in between.
     pub fn may_have_cut(&self, in_force: Option<&Generation>, next: &Generation, now: u64) -> bool {
         let flushes = next.established == Established::Flush;
         if flushes && in_force.is_none_or(|before| before.has_flows) {
@@ -390,7 +389,7 @@ impl FlowTable {
         may_have_cut
     }
 
-    /// Takes out the flows of `is_over`, and returns how many of each kind there were.
+    /// Removes the flows for which `is_over` is true. Returns how many of each kind were removed.
     pub fn remove_where(&self, is_over: impl Fn(&Contents) -> bool) -> [u64; 2] {
         let mut removed = [0; 2];
         self.each_found(|_, found| {
@@ -401,9 +400,9 @@ impl FlowTable {
         removed
     }
 
-    /// Gives back the ways that a process was writing when it was killed.
+    /// Releases the ways that a process was writing when it was killed.
     pub(super) fn reclaim(&self) {
-        /// Far longer than writing an entry takes, also where its processor is taken away
+        /// Far longer than it takes to write an entry, even if the process loses its processor
         /// meanwhile.
         const TOO_LONG: Duration = Duration::from_millis(100);
         let busy = || {
@@ -427,14 +426,13 @@ impl FlowTable {
         }
     }
 
-    /// Finds a flow.
+    /// Finds the entry of a flow.
     pub fn find(&self, key: &FlowKey) -> Option<Found> {
         let mut found = Found::NOTHING;
         find(self, &self.spot(key), key, &mut found).then_some(found)
     }
 
-    /// Writes over the flows that are there, which nobody else may use meanwhile: how tests turn
-    /// the clock.
+    /// Rewrites all flows, which nothing else may use meanwhile. Tests move times with it.
     #[doc(hidden)]
     pub fn rewrite(&self, change: impl Fn(Contents) -> Contents) {
         self.each_found(|_, found| {
@@ -447,7 +445,7 @@ impl FlowTable {
     }
 }
 
-/// The key of a flow between two addresses of one family.
+/// The tuple of a flow between two addresses of one family.
 pub fn key_of(local: IpAddr, remote: IpAddr, ports: (u16, u16), protocol: u8) -> FlowKey {
     let word = |bytes: &[u8]| {
         let mut word = [0; 8];

@@ -1,5 +1,5 @@
-//! An interface's flow table from outside: reading, sweeping what has expired, forgetting all,
-//! and how it is used. Fragments are swept and forgotten along with the flows.
+//! Maintenance of an interface's flow table: reading it, sweeping expired flows, flushing, and its
+//! use. Fragments are swept and flushed with the flows.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,28 +19,28 @@ use super::generation::Generation;
 use super::pins::InterfacePins;
 use super::sys;
 
-/// What the table has seen of one kind of flow since the first policy, both families together.
+/// The use of the table by one kind of flow since the first policy, in both families.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FlowTableUse {
-    /// Flows in the table now, those included that have expired and not been swept.
+    /// Flows in the table now, including those that have expired and were not swept yet.
     pub live: u64,
     pub entered: u64,
-    /// Flows that made room for new ones.
+    /// Flows that were evicted for new ones.
     pub evicted: u64,
 }
 
-/// Number of entries that one system call reads.
+/// How many entries one system call reads.
 const BATCH: u32 = 1024;
 
-/// The clock that flow times are in.
+/// The time on the clock that flow times use.
 pub fn monotonic_now() -> u64 {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
         .map(|t| t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64)
         .unwrap_or(0)
 }
 
-/// A fragment may come back to life between the look at it and its removal. One that has been
-/// expired for this long has been silent for longer than a batch takes by far.
+/// A fragment may be refreshed between reading and removing it. One that expired this long ago was
+/// silent for much longer than a batch takes.
 const GRACE_NS: u64 = 1_000_000_000;
 
 fn open(path: &Path) -> Result<OwnedFd, KernelError> {
@@ -57,7 +57,7 @@ fn each<K: aya::Pod, V: aya::Pod>(path: &Path, visit: impl FnMut(K, V)) -> Resul
     sys::each_hash_entry(map.as_fd(), BATCH, visit).map_err(|e| failed(path, "reading", e))
 }
 
-/// Removes the entries that `is_over` says, and returns how many there were.
+/// Removes the entries for which `is_over` is true, and returns their number.
 fn remove_where<K: aya::Pod, V: aya::Pod>(
     path: &Path,
     is_over: impl Fn(&V) -> bool,
@@ -74,7 +74,7 @@ fn remove_where<K: aya::Pod, V: aya::Pod>(
     for key in &over {
         match sys::delete_entry(map.as_fd(), key) {
             Ok(()) => removed += 1,
-            // Evicted or removed by a packet meanwhile, which is as good.
+            // The entry was evicted or removed by a packet meanwhile.
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
             Err(e) => return Err(failed(path, "sweeping", e)),
         }
@@ -89,7 +89,7 @@ pub fn each_flow(pins: &InterfacePins, visit: impl FnMut(FlowEntry)) -> Result<(
     Ok(())
 }
 
-/// The slots that a remembered first fragment points to.
+/// Visits the counter slots that remembered first fragments name.
 pub(super) fn each_fragment_slot(
     pins: &InterfacePins,
     mut visit: impl FnMut(u32),
@@ -102,7 +102,7 @@ pub(super) fn each_fragment_slot(
     })
 }
 
-/// [`FlowTable::may_have_cut`] of the table pinned at `pins`; where it cannot be read, it may.
+/// Calls [`FlowTable::may_have_cut`] for the table pinned at `pins`. True if it cannot be read.
 pub fn may_have_cut(
     pins: &InterfacePins,
     in_force: Option<&Generation>,
@@ -115,7 +115,7 @@ pub fn may_have_cut(
 }
 
 /// Removes the flows that have expired at `now` (`CLOCK_MONOTONIC` nanoseconds), and the fragments
-/// that have a second or more ago. Returns how many flows that were.
+/// that expired a second or more ago. Returns the number of flows.
 pub fn sweep(
     pins: &InterfacePins,
     timeouts: &[u32; TIMEOUTS],
@@ -134,8 +134,8 @@ pub fn sweep(
     remove_flows(pins, &table, has_expired)
 }
 
-/// Forgets every fragment, and every flow that a generation before this one has admitted; those
-/// of TCP stay, as cut ones. The programs of this generation do the same at a flow's next packet.
+/// Removes all fragments and all flows of earlier generations, except for those of TCP, which are
+/// cut. The programs of this generation do the same at a flow's next packet.
 pub(super) fn flush(pins: &InterfacePins, generation: u32) -> Result<(), KernelError> {
     remove_where::<FragmentKey4, FragmentValue>(&pins.fragments4(), |_| true)?;
     remove_where::<FragmentKey6, FragmentValue>(&pins.fragments6(), |_| true)?;
@@ -156,7 +156,7 @@ fn remove_flows(
     Ok(removed.iter().sum())
 }
 
-/// How the table is used by both kinds, in the order of [`FlowKind::BOTH`].
+/// The use of the table by both kinds, in the order of [`FlowKind::BOTH`].
 pub fn table_use(pins: &InterfacePins) -> Result<[FlowTableUse; 2], KernelError> {
     let ledger = Ledger::open_to_read(pins)?;
     let live = FlowTable::open_to_read(pins, &Timeout::defaults())?.live();
@@ -170,7 +170,7 @@ pub fn table_use(pins: &InterfacePins) -> Result<[FlowTableUse; 2], KernelError>
     Ok(result)
 }
 
-/// What the packet path has counted, over all CPUs.
+/// The packet path's statistics, summed over all CPUs.
 fn packet_path_stats(pins: &InterfacePins, kind: FlowKind) -> Result<FlowStats, KernelError> {
     let path = pins.flow_stats();
     let map = open_to_read(&path)?;
@@ -193,20 +193,20 @@ fn packet_path_stats(pins: &InterfacePins, kind: FlowKind) -> Result<FlowStats, 
     Ok(sum)
 }
 
-/// What userspace has entered into the table, taken out of it and evicted: pinned beside it, so
-/// that it adds up over processes.
+/// How many flows userspace has entered, removed and evicted. Pinned beside the table, so that all
+/// processes add to the same numbers.
 pub(super) struct Ledger {
     memory: sys::MapMemory,
 }
 
-// What the ledger counts, each of both kinds.
+// The indexes of the numbers, each of which exists for both kinds.
 const ENTERED: usize = 0;
 const LEFT: usize = 1;
 const EVICTED: usize = 2;
 const LEDGER_WORDS: usize = 6;
 
 impl Ledger {
-    /// Creates the ledger where there is none.
+    /// Creates the ledger if it does not exist.
     pub(super) fn create(pins: &InterfacePins) -> Result<(), KernelError> {
         let path = pins.flow_ledger();
         if path.exists() {
@@ -249,7 +249,7 @@ impl Ledger {
         }
     }
 
-    /// So many of each kind, in the order of [`FlowKind::BOTH`].
+    /// Adds so many of each kind, in the order of [`FlowKind::BOTH`].
     fn add_left(&self, counts: [u64; 2]) {
         for kind in FlowKind::BOTH {
             self.add(LEFT, kind, counts[kind as usize]);

@@ -5,36 +5,36 @@ use sg_common::flow::TIMEOUTS;
 use super::state::State;
 use sg_policy::policy::{Established, NonIp, Policy};
 
-/// What a generation is told at load.
+/// The options of a generation.
 #[derive(Clone, Debug)]
 pub struct Generation {
     pub number: u32,
     pub essential: bool,
     pub non_ip: NonIp,
-    /// What becomes of flows that earlier policies admitted.
+    /// What happens to flows that earlier policies admitted.
     pub established: Established,
     pub timeouts: [u32; TIMEOUTS],
-    /// Flows are looked up and remembered. Without them there must be none in the tables that
-    /// might concern a packet which the rules accept.
+    /// Whether flows are looked up and entered. If not, no flow in the tables may concern a packet
+    /// that the rules accept.
     pub has_flows: bool,
-    /// A TCP flow of the tables may be a cut one: see
+    /// Whether a TCP flow in the tables may be cut: see
     /// [`MAY_HAVE_CUT`](sg_common::program::MAY_HAVE_CUT), and
-    /// [`FlowTable::may_have_cut`](super::flow_tables::FlowTable::may_have_cut) for when that has
-    /// to be so. Takes `has_flows`.
+    /// [`FlowTable::may_have_cut`](super::flow_tables::FlowTable::may_have_cut) for when it must
+    /// be true. Takes `has_flows`.
     pub may_have_cut: bool,
-    /// They pass everything and only remember what the rules admit: see
+    /// Whether these are the remembering programs: see
     /// [`REMEMBERS`](sg_common::program::REMEMBERS).
     pub only_remembers: bool,
-    /// Tables that fit are put where the programs find them without a lookup. False only to try
-    /// the other way.
+    /// Whether tables that fit are put into .bss. False only in tests of array maps.
     pub may_be_in_bss: bool,
-    /// The programs ask for each thing that they may need, also where a variant is made for what
-    /// there is: see [`ASKS_FOR_EACH`](sg_common::program::ASKS_FOR_EACH). True only to measure
-    /// what that variant saves.
+    /// Whether the programs check for each thing that they may need, even if there is a variant
+    /// for this case: see [`ASKS_FOR_EACH`](sg_common::program::ASKS_FOR_EACH). True only to
+    /// measure what that variant saves.
     pub asks_for_each: bool,
-    /// Some rule asks for events, or what no rule matches is logged.
+    /// Whether some rule logs, or packets that no rule matches are logged.
     pub has_logging_rules: bool,
-    /// Log level of the packet path (1 error … 5 trace); zero removes logging from it.
+    /// Log level of the packet path (1 error … 5 trace). With zero the verifier removes its
+    /// logging.
     pub log_level: u8,
 }
 

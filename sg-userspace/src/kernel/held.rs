@@ -1,7 +1,6 @@
-//! A generation that is kept open, so that it can be put in force again at once: programs,
-//! tail-call targets and record, whatever has become of its pins. Nothing has to be compiled for
-//! it, and hardly ever loaded, so that there is little that can fail; counters and flows are the
-//! attachment's, and go on.
+//! Keeps a generation open, so that it can be put in force again at once: its programs, tail-call
+//! targets and record, whether or not its pins still exist. Nothing has to be compiled and hardly
+//! anything loaded, so little can fail. Counters and flows belong to the attachment and go on.
 
 use std::collections::HashSet;
 use std::os::fd::AsFd;
@@ -26,10 +25,10 @@ use super::tables::LiveTables;
 use super::targets::PinnedGeneration;
 use super::{interfaces, links, netns, targets, tc};
 
-/// What was in force.
+/// The generation that was in force.
 pub struct Held {
     state: State,
-    /// Everything that was pinned of it.
+    /// All its pinned objects.
     generation: PinnedGeneration,
 }
 
@@ -37,12 +36,12 @@ pub struct Held {
 pub enum InForce {
     Nothing,
     Policy(Box<Held>),
-    /// Not all of it is there, so that it cannot be put in force again.
+    /// Some of its objects are missing, so it could not be put in force again.
     Damaged,
 }
 
 impl InForce {
-    /// Finds out, and keeps it open.
+    /// Finds what is in force, and keeps it open.
     pub fn find(bpffs: &Path, pins: &InterfacePins) -> Result<InForce, KernelError> {
         let tree = PinTree::new(bpffs);
         let _lock = tree.lock()?;
@@ -85,14 +84,14 @@ impl Held {
         &self.state
     }
 
-    /// The counter slots that its programs write, which nobody else may be given meanwhile.
+    /// The counter slots that its programs write. They must not be given to other rules meanwhile.
     pub fn slots(&self) -> HashSet<u32> {
         self.state.rules.iter().map(|owner| owner.slot).collect()
     }
 
     /// Puts it in force again, inbound last, in place of the programs of the generations `ours`.
-    /// False, and nothing is changed, where a direction runs something else. May be repeated
-    /// after an error, whatever of it was done by then.
+    /// Returns false and changes nothing if a direction runs any other program. Can be repeated
+    /// after an error, however far it came.
     pub fn put_back(
         &self,
         bpffs: &Path,
@@ -104,7 +103,7 @@ impl Held {
         let mut found = inspect(pins)?;
         let records = std::mem::replace(&mut found.records, Ok(Records::default()))?;
         let running = Direction::BOTH.map(|direction| found.running(direction));
-        // It may have been loaded anew at an attempt before.
+        // An earlier attempt may have loaded its programs again.
         let recorded = [&records.current, &records.next].into_iter().flatten();
         let mine: Vec<[u32; 2]> = recorded
             .filter(|state| state.policy.generation == self.state.policy.generation)
@@ -116,7 +115,7 @@ impl Held {
             let mut known = ours.iter().chain(&mine);
             known.any(|programs| running[side] == Some(programs[side]))
         };
-        // What is to be replaced, as a whole; a part of it may be replaced already.
+        // The programs to be replaced; some of them may have been replaced already.
         let replaced = ours.iter().find(|programs| running == programs.map(Some));
         let whole = replaced.or(ours.first());
         let current = whole.and_then(|whole| records.clone().effective(whole.map(Some)));
@@ -156,7 +155,7 @@ impl Held {
             anew = Some(self.load_anew(&mut state, held, pins)?);
         }
         if let Err(error) = self.put(&state, &hooks, anew) {
-            // Both directions again as they were, as far as the kernel lets it be done.
+            // Returns both directions to what they ran before, as far as the kernel allows.
             for direction in ORDER {
                 if let Some(program) = &before[direction as usize] {
                     let _ = hooks.put(direction, program.as_fd());
@@ -169,15 +168,14 @@ impl Held {
             }
             return Err(standing_after(error, pins));
         }
-        // From here on it is in force, and nothing may be taken back: what the other programs
-        // need goes.
+        // The policy is in force from here on and must not be undone. The objects of the other
+        // generations are removed.
         tidy(&hooks, &mut state).map_err(|error| standing_after(error, pins))?;
         Ok(true)
     }
 
-    /// Attaches it to the interface that has been made anew under the name of the one it was
-    /// attached to, whose pins are `from`. Counters and flows go on. Returns where the pins are
-    /// now.
+    /// Attaches it to the new interface with the name of the old one, whose pins are `from`.
+    /// Counters and flows go on. Returns where the pins are now.
     pub fn attach_again(
         &self,
         bpffs: &Path,
@@ -201,7 +199,7 @@ impl Held {
             running.is_some_and(|id| id != self.state.program(direction))
         };
         if Direction::BOTH.into_iter().any(is_theirs) {
-            // Somebody has attached something else meanwhile.
+            // Another process has attached something meanwhile.
             return Ok(pins);
         }
         if let Some((_, id)) = found.inbound.others.first() {
@@ -223,15 +221,15 @@ impl Held {
             added_clsact: hooks.owns_qdisc,
             ..recorded
         };
-        // Its programs were in force until the interface was gone: what is cut, they have cut, or
-        // they know of it.
+        // Its programs were in force until the interface was gone, so they have cut the flows
+        // themselves or know about them.
         self.put(&state, &hooks, None)?;
         tidy(&hooks, &mut state)?;
         Ok(pins)
     }
 
-    /// Loads the programs of this generation once more, with the tables that they have, to look
-    /// for connections that have been cut since: see [`Generation::may_have_cut`].
+    /// Loads the programs of this generation again, with their existing tables, so that they look
+    /// up connections that were cut since: see [`Generation::may_have_cut`].
     fn load_anew(
         &self,
         state: &mut State,
@@ -246,7 +244,7 @@ impl Held {
         let shared = SharedMaps {
             pins: Some(pins.clone()),
             counter_map: state.counter_maps - 1,
-            // They are there.
+            // The counter maps exist already.
             counter_slots: 0,
             max_flows: state.max_flows,
         };
@@ -259,7 +257,8 @@ impl Held {
         Ok(programs)
     }
 
-    /// Has both hooks run the programs, or those in their place, as `commit` does.
+    /// Makes both hooks run the programs, or those loaded in their place, in the same order as
+    /// `commit`.
     fn put(
         &self,
         state: &State,

@@ -1,6 +1,6 @@
-//! The two hooks of an interface: has each of them run a program. Where the enforcer is attached
-//! the program is swapped in at once; where it is not, it is attached, in front of all others.
-//! Every step looks at what is there, so that it can be repeated.
+//! The two hooks of an interface: makes each run a program. If the enforcer is attached to the
+//! hook, the program is replaced atomically. If not, it is attached before all other programs.
+//! Every step checks what is there first, so that it can be repeated.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,20 +15,20 @@ use super::options::{EgressHook, XdpMode};
 use super::pins::InterfacePins;
 use super::{interfaces, sys, tc};
 
-/// The hooks of an interface of the current network namespace.
+/// The hooks of an interface in the current network namespace.
 pub(super) struct Hooks<'a> {
     pub(super) pins: &'a InterfacePins,
     pub(super) interface: &'a str,
-    /// How to attach where nothing is attached yet.
+    /// How to attach if nothing is attached yet.
     pub(super) xdp_mode: XdpMode,
-    /// With `Auto`, tcx where the kernel has it.
+    /// With `Auto`, tcx if the kernel has it.
     pub(super) egress_hook: EgressHook,
-    /// The clsact qdisc is removed along with its filter.
+    /// Whether the clsact qdisc is removed together with its filter.
     pub(super) owns_qdisc: bool,
 }
 
 impl Hooks<'_> {
-    /// Has the hook of a direction run `program`.
+    /// Makes the hook of a direction run `program`.
     pub(super) fn put(
         &self,
         direction: Direction,
@@ -70,13 +70,14 @@ impl Hooks<'_> {
             match links::create(*kind, program, ifindex) {
                 Ok(link) => return Ok(link),
                 Err(error) => {
-                    // Of the same kind, or of the other one, which excludes ours as well.
+                    // There is another XDP program, in the same mode or in the other, which
+                    // excludes ours as well.
                     if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
                         && let Some(id) = interfaces::xdp_program(ifindex)?
                     {
                         return Err(other_xdp(self.interface, id));
                     }
-                    // Too little memory for one is too little for the other.
+                    // If memory is too short for one mode, it is too short for the other.
                     let ends = matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOMEM));
                     last = error;
                     if ends {
@@ -94,7 +95,7 @@ impl Hooks<'_> {
             return self.put_clsact(program);
         }
         match self.put_tcx(program) {
-            // The answer of kernels before 6.6, which do not know the link type.
+            // Kernels before 6.6 refuse the link type in this way.
             Err(TcxFailed::Unknown) if self.egress_hook == EgressHook::Auto => {
                 self.put_clsact(program)
             }
@@ -114,7 +115,7 @@ impl Hooks<'_> {
 
     fn put_tcx(&self, program: BorrowedFd<'_>) -> Result<(), TcxFailed> {
         let (pin, next) = (self.pins.tcx_link(), self.pins.tcx_link_next());
-        // Of somebody who was killed.
+        // A killed process may have left this pin.
         links::unpin(&next).map_err(|e| refused("removing a link that was left", e))?;
         let attach = || match links::create(Kind::TcxEgressFirst, program, self.pins.ifindex) {
             Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::E2BIG)) => {
@@ -132,8 +133,9 @@ impl Hooks<'_> {
                     links::update(link.fd.as_fd(), Direction::Outbound, program)
                         .map_err(|e| refused(what, e))?;
                 } else {
-                    // A link cannot be moved. Until the old one goes, a moment later, both judge:
-                    // packets of that moment may be counted twice, and none passes unjudged.
+                    // A link cannot be moved to the front. The old link is removed a moment after
+                    // the new one is attached. In between both judge: packets may be counted twice,
+                    // but none passes unjudged.
                     let new = attach()?;
                     links::pin(new.as_fd(), &next).map_err(pinning)?;
                     links::rename(&next, &pin).map_err(pinning)?;
@@ -169,7 +171,7 @@ impl Hooks<'_> {
             }
             _ => {
                 tc::add_qdisc(ifindex).map_err(|e| refused("adding the clsact qdisc", e))?;
-                // One that is added comes before those of the same preference that are there.
+                // A new filter comes before those of the same preference.
                 let handles = there.egress.iter().map(|f| f.handle);
                 let handle = handles.max().map_or(1, |highest| highest.saturating_add(1));
                 let handle = if ours.is_empty() && is_free(&there, 1) {
@@ -190,7 +192,8 @@ impl Hooks<'_> {
 
     fn filter_refused(&self, error: io::Error) -> KernelError {
         match error.raw_os_error() {
-            // The answer of a block that several interfaces have in common (tc(8): egress_block).
+            // The kernel refuses this if several interfaces share the block of filters (tc(8):
+            // egress_block).
             Some(libc::EOPNOTSUPP) => KernelError::Refused {
                 what: self.attaching(),
                 reason: format!(
@@ -205,7 +208,7 @@ impl Hooks<'_> {
         }
     }
 
-    /// Nothing that a packet meets before the filter may take it away.
+    /// Fails if something before the filter may take packets away.
     fn refuse_what_is_before(&self, there: &tc::Clsact) -> Result<(), KernelError> {
         let interface = self.interface;
         let in_the_way = |reason: String, help: String| KernelError::Refused {
@@ -251,7 +254,7 @@ impl Hooks<'_> {
         Ok(())
     }
 
-    /// Removes what the outbound hook that is not used any more has.
+    /// Removes the attachment at the outbound hook that is not used any more.
     pub(super) fn retire_other(&self, used: EgressHook) -> Result<(), KernelError> {
         match used {
             EgressHook::Tcx => remove_filters(self.pins.ifindex, self.owns_qdisc),
@@ -263,7 +266,7 @@ impl Hooks<'_> {
         }
     }
 
-    /// The outbound hook in use, and where the inbound program runs, as the kernel has it.
+    /// The outbound hook in use, and the XDP mode, as the kernel reports them.
     pub(super) fn in_use(&self) -> Result<(EgressHook, XdpMode), KernelError> {
         let link = links::info(&self.pins.tcx_link())?;
         let hook = match (self.egress_hook, link.is_some_and(|l| l.is_live())) {
@@ -297,7 +300,7 @@ impl From<KernelError> for TcxFailed {
     }
 }
 
-/// Takes a pinned link off its interface and removes the pin. That it is not there is success.
+/// Detaches a pinned link from its interface and removes the pin. It is a success if there is none.
 pub(super) fn remove_link(pin: &std::path::Path, direction: Direction) -> Result<(), KernelError> {
     if let Some(link) = links::open(pin)? {
         let what = || format!("detaching the link pinned at {}", pin.display());
@@ -306,7 +309,8 @@ pub(super) fn remove_link(pin: &std::path::Path, direction: Direction) -> Result
     links::unpin(pin).map_err(|e| refused(format!("removing {}", pin.display()), e))
 }
 
-/// Deletes the enforcer's filters, and the qdisc where it is the enforcer's and nobody uses it.
+/// Deletes the enforcer's filters. Also deletes the qdisc if the enforcer has added it and no other
+/// filter uses it.
 pub(super) fn remove_filters(ifindex: u32, owns_qdisc: bool) -> Result<(), KernelError> {
     let there = tc::look(ifindex)?;
     for filter in there.egress.iter().filter(|f| f.is_ours()) {
@@ -332,7 +336,7 @@ pub(super) fn other_xdp(interface: &str, id: u32) -> KernelError {
             .filter(|name| !name.is_empty())
             .unwrap_or_else(|| "without a name".into()),
         id,
-        // Where that cannot be asked, the usual advice has to do.
+        // If the kernel does not tell, the general advice is given.
         link: sys::link_of(id).unwrap_or_default(),
     }
 }

@@ -1,7 +1,7 @@
-//! Finds out what is really there of an attachment, in both directions: the links and what they
-//! run, the clsact filters, whoever comes before them, the tail-call targets, the records, and
-//! where the interface is now. The record is believed in nothing that the kernel can be asked.
-//! `apply`, `detach` and `status` are built on this; what is wrong is named in `faults`.
+//! Reads the real state of an attachment in both directions: the links and their programs, the
+//! clsact filters, the programs before them, the tail-call targets, the records, and where the
+//! interface is now. Whatever the kernel can be asked is not taken from the record. `apply`,
+//! `detach` and `status` are built on this, and `condition` names what is wrong.
 
 use std::fs::File;
 
@@ -19,17 +19,17 @@ use super::sys::{self, Chained};
 use super::tc::{self, Clsact, Filter};
 use super::{interfaces, netns, places, targets};
 
-/// What is there of one attachment.
+/// The real state of one attachment.
 #[derive(Debug)]
 pub struct Inspection {
     pub pins: InterfacePins,
-    /// The records, or why they cannot be read: detaching works all the same.
+    /// The records, or why they cannot be read. Detaching works without them.
     pub records: Result<Records, KernelError>,
     pub place: Place,
     pub inbound: Inbound,
     pub outbound: Outbound,
-    /// Whether all tail-call targets of the running programs are there, inbound first; `None`
-    /// where no program of a known generation runs.
+    /// Whether all tail-call targets of the running programs exist, inbound first. `None` if no
+    /// program of a known generation runs.
     pub targets: [Option<bool>; 2],
     /// Pins that outlive a policy and are not there, by name.
     pub missing: Vec<String>,
@@ -38,35 +38,35 @@ pub struct Inspection {
 /// Where the interface of an attachment is.
 #[derive(Debug)]
 pub enum Place {
-    /// Where the pins say.
+    /// In the place that the pins name.
     There(At),
-    /// In another network namespace by now, or under another index.
+    /// In another network namespace, or with another index.
     Moved(At),
-    /// It was deleted, and there is another one of its name and in its namespace.
+    /// The interface was deleted, and another one of the same name exists in the same namespace.
     Recreated(At),
     Gone,
-    /// It cannot be looked at from here, although something is attached to it.
+    /// The interface cannot be found from here, although something is attached to it.
     Unknown {
         reason: String,
     },
 }
 
-/// An interface and the network namespace that it is in.
+/// An interface, and the network namespace that it is in.
 #[derive(Debug)]
 pub struct At {
     pub interface: Interface,
     pub cookie: u64,
-    /// The namespace, unless it is that of the calling thread.
+    /// The namespace and its name, unless it is that of the calling thread.
     other: Option<(File, String)>,
 }
 
 impl At {
-    /// How its namespace is called, unless it is that of the calling thread.
+    /// The name of its namespace, unless it is that of the calling thread.
     pub fn netns(&self) -> Option<&str> {
         self.other.as_ref().map(|(_, name)| name.as_str())
     }
 
-    /// Does something in the namespace of the interface.
+    /// Runs `act` in the namespace of the interface.
     pub(super) fn inside<T: Send>(
         &self,
         act: impl FnOnce() -> Result<T, KernelError> + Send,
@@ -88,22 +88,23 @@ fn inside<T: Send>(
 /// The inbound hook.
 #[derive(Debug, Default)]
 pub struct Inbound {
-    /// What is pinned as the inbound link.
+    /// The link that is pinned as the inbound link.
     pub link: Option<Link>,
     /// The XDP programs of the interface that are not the link's.
     pub others: Vec<(XdpPlace, u32)>,
-    /// Where the link's program runs.
+    /// The mode in which the link's program runs.
     pub mode: Option<XdpPlace>,
 }
 
-/// The outbound hook: a tcx link or a clsact filter, or both after an `apply` that was killed.
+/// The outbound hook: a tcx link or a clsact filter. After an `apply` that was killed there may be
+/// both.
 #[derive(Debug, Default)]
 pub struct Outbound {
-    /// What is pinned as the outbound link.
+    /// The link that is pinned as the outbound link.
     pub link: Option<Link>,
-    /// A link that was to take its place when somebody was killed.
+    /// The link that was to replace it when a process was killed.
     pub next_link: Option<Link>,
-    /// The programs of the interface's tcx egress, in the order in which packets meet them.
+    /// The programs at the interface's tcx egress, in the order in which they run.
     pub chain: Vec<Chained>,
     pub clsact: Clsact,
 }
@@ -114,12 +115,12 @@ impl Outbound {
         self.link.filter(Link::is_live)
     }
 
-    /// The enforcer's filters: one, unless somebody was killed.
+    /// The enforcer's filters. There is one, unless a process was killed.
     pub fn filters(&self) -> impl Iterator<Item = &Filter> {
         self.clsact.egress.iter().filter(|f| f.is_ours())
     }
 
-    /// What packets meet before the enforcer, in its words.
+    /// Describes what runs before the enforcer's program or filter.
     pub fn before_ours(&self) -> Vec<String> {
         let ours = |c: &&Chained| {
             let links = [self.link, self.next_link];
@@ -139,7 +140,7 @@ impl Outbound {
     }
 }
 
-/// `name` (id 7), as far as it can be asked for.
+/// A description of the program, `name` (id 7), as far as its name can be read.
 pub(super) fn program(id: u32) -> String {
     use std::os::fd::AsFd;
     let opened = sys::program_by_id(id).ok().flatten();
@@ -151,7 +152,7 @@ pub(super) fn program(id: u32) -> String {
 }
 
 impl Inspection {
-    /// The id of the program that a direction runs, if it runs one of the enforcer's.
+    /// The id of the enforcer's program that a direction runs, if it runs one.
     pub fn running(&self, direction: Direction) -> Option<u32> {
         match direction {
             Direction::Inbound => self.inbound.link.filter(Link::is_live).map(|l| l.program),
@@ -163,19 +164,19 @@ impl Inspection {
         }
     }
 
-    /// Whether both directions run the programs of this record, and no others.
+    /// Whether both directions run the programs of this record.
     pub(super) fn runs(&self, state: &State) -> bool {
         let mut directions = Direction::BOTH.into_iter();
         directions.all(|d| self.running(d) == Some(state.program(d)))
     }
 
-    /// The record that counts.
+    /// The record of the policy in force.
     pub fn state(&self) -> Option<State> {
         let records = self.records.as_ref().ok()?.clone();
         records.effective(Direction::BOTH.map(|direction| self.running(direction)))
     }
 
-    /// Something of the enforcer's is attached in some direction.
+    /// Whether any of the enforcer's programs is attached in some direction.
     pub fn is_attached(&self) -> bool {
         let links = [
             self.inbound.link,
@@ -186,7 +187,7 @@ impl Inspection {
             || self.outbound.filters().next().is_some()
     }
 
-    /// The interface, where it can be looked at.
+    /// The interface, if it was found.
     pub fn at(&self) -> Option<&At> {
         match &self.place {
             Place::There(at) | Place::Moved(at) => Some(at),
@@ -195,8 +196,8 @@ impl Inspection {
     }
 }
 
-/// Looks at everything that belongs to `pins`. Nothing is changed. Only "it is not there" means
-/// that something is not there: any other answer of the kernel is an error.
+/// Reads everything that belongs to `pins` and changes nothing. An object counts as missing only if
+/// the kernel says that it does not exist. Any other error is returned.
 pub fn inspect(pins: &InterfacePins) -> Result<Inspection, KernelError> {
     let records = Records::read(pins);
     let [inbound_link, link, next_link] = match links_of(pins) {
@@ -254,9 +255,9 @@ fn links_of(pins: &InterfacePins) -> Result<[Option<Link>; 3], KernelError> {
     ])
 }
 
-/// The links of a file system that is mounted read-only, where none can be opened: what the
-/// interface runs of the programs that the records name. `None` where it does not run both, or is
-/// elsewhere: then it cannot be told why.
+/// The links on a read-only file system, where links cannot be opened. Derived from the programs of
+/// the interface, if these are in the records. `None` if it does not run both, or is elsewhere,
+/// since the reason cannot be found out then.
 fn by_interface(
     pins: &InterfacePins,
     records: Option<&Records>,
@@ -294,8 +295,8 @@ fn chain(index: u32) -> Result<Vec<Chained>, KernelError> {
     })
 }
 
-/// The ids of the programs that the hooks of an attachment run, inbound first, as far as that can
-/// be told without looking for the interface elsewhere.
+/// The ids of the programs that the hooks of an attachment run, inbound first, as far as they can
+/// be read without searching for the interface.
 pub(super) fn running(pins: &InterfacePins) -> Result<[Option<u32>; 2], KernelError> {
     let live = |path: &std::path::Path| {
         let link = links::info(path)?.filter(Link::is_live);
@@ -311,7 +312,7 @@ pub(super) fn running(pins: &InterfacePins) -> Result<[Option<u32>; 2], KernelEr
 }
 
 impl State {
-    /// Reads the record of an interface that counts now; `None` where there is none.
+    /// The record of the policy in force on an interface, or `None` if there is none.
     pub fn read(pins: &InterfacePins) -> Result<Option<State>, KernelError> {
         let records = Records::read(pins)?;
         if records.next.is_none() {
@@ -322,7 +323,7 @@ impl State {
     }
 }
 
-/// Whether a pinned attachment is attached to this interface of the current network namespace.
+/// Whether an attachment belongs to this interface of the current network namespace.
 pub(super) fn is_attached_to(
     pins: &InterfacePins,
     interface: &Interface,
@@ -330,11 +331,11 @@ pub(super) fn is_attached_to(
     is_on(interface, links_of(pins)?)
 }
 
-/// Whether a pinned attachment is attached to an interface of the current network namespace: to
-/// the one with this index, or to any.
+/// Whether an attachment belongs to an interface of the current network namespace: to the one with
+/// this index, or to any.
 pub fn is_attached_here(pins: &InterfacePins, index: Option<u32>) -> Result<bool, KernelError> {
     let links = match links_of(pins) {
-        // Where it is cannot be told; what it says of itself has to do.
+        // Links cannot be opened there, so only the place that the pins name counts.
         Err(KernelError::ReadOnly { .. }) => return Ok(false),
         links => links?,
     };
@@ -351,11 +352,12 @@ pub fn is_attached_here(pins: &InterfacePins, index: Option<u32>) -> Result<bool
     Ok(false)
 }
 
-/// Whether one of the links hangs on the interface, which is in the current network namespace.
+/// Whether one of the links is attached to the interface, which is in the current network
+/// namespace.
 fn is_on(interface: &Interface, links: [Option<Link>; 3]) -> Result<bool, KernelError> {
     let [inbound, outbound @ ..] =
         links.map(|link| link.filter(|link| link.ifindex == interface.index));
-    // The number alone says nothing: each namespace counts for itself.
+    // The index alone proves nothing, since each namespace has its own numbers.
     if inbound.is_some_and(|link| interface.place_of(link.program).is_some()) {
         return Ok(true);
     }
@@ -381,7 +383,7 @@ fn locate(
         }),
         other => Err(other),
     };
-    // At home first: in the namespace that the pins name.
+    // The namespace that the pins name is searched first.
     let home = match netns::cookie()? == pins.netns_cookie {
         true => Some(None),
         false => match places::search(hint, |cookie| Ok(cookie == pins.netns_cookie)) {
@@ -431,7 +433,7 @@ fn locate(
         }
     }
     if live.is_empty() {
-        // With the namespace its interface has gone.
+        // The interface has gone with its namespace.
         return Ok(Place::Gone);
     }
     let mut found_interface = None;

@@ -1,5 +1,5 @@
-//! Interfaces of the current network namespace: by name, by index, and what the kernel says of
-//! one.
+//! Interfaces of the current network namespace, by name and by index, and what the kernel reports
+//! about one.
 
 use std::io;
 
@@ -23,7 +23,7 @@ pub fn index_of(name: &str) -> Result<u32, KernelError> {
     }
 }
 
-/// All names, in the kernel's order; none where they cannot be listed.
+/// All names, in the kernel's order. Empty if they cannot be listed.
 pub fn names() -> Vec<String> {
     nix::net::if_::if_nameindex()
         .map(|list| {
@@ -48,7 +48,7 @@ pub enum XdpPlace {
     Offloaded,
 }
 
-/// What the kernel says of an interface.
+/// What the kernel reports about an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     pub name: String,
@@ -60,7 +60,7 @@ pub struct Interface {
 }
 
 impl Interface {
-    /// Where it runs this program.
+    /// In which mode the interface runs this program.
     pub fn place_of(&self, program: u32) -> Option<XdpPlace> {
         let mut places = self.xdp.iter();
         places.find_map(|(place, id)| (*id == program).then_some(*place))
@@ -129,7 +129,7 @@ fn parse(payload: &[u8]) -> Option<Interface> {
     })
 }
 
-/// The id of the XDP program that an interface runs, if any, whoever attached it.
+/// The id of the XDP program that an interface runs, if any, whichever tool attached it.
 pub fn xdp_program(index: u32) -> Result<Option<u32>, KernelError> {
     let interface = inspect(index)?;
     Ok(interface.and_then(|i| i.xdp.first().map(|(_, id)| *id)))

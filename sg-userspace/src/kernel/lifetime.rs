@@ -1,9 +1,10 @@
 //! How long a mount lasts: as long as the machine runs, or only as long as a container or a
-//! process. Pins, and with them enforcement, end with the last mount of their BPF file system.
+//! process. When the last mount of a BPF file system ends, so do its pins, and with them
+//! enforcement.
 //!
-//! Where the machine's first process can be seen, its table of mounts answers the question. In a
-//! container with process ids of its own it cannot be seen; a BPF file system then counts as the
-//! machine's if it was a copy of a mount outside, or existed before the container did.
+//! If the machine's first process is visible, its mount table has the answer. It is not visible in
+//! a container with its own process ids. There a BPF file system counts as the machine's if it is a
+//! copy of a mount outside, or is older than the container.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -17,19 +18,19 @@ use nix::unistd::{SysconfVar, sysconf};
 /// What ends a mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lifetime {
-    /// Only the end of the machine, or somebody who unmounts it there.
+    /// The end of the machine, or an unmount there.
     Machine,
-    /// The last process with the mounts that this process has.
+    /// The end of the last process in the same mount namespace as this process.
     Mounts,
-    /// As far as can be seen from inside, the end of the container.
+    /// The end of the container, as far as can be seen from inside.
     Container,
 }
 
-/// The inode of the machine's own namespace of process ids (`PROC_PID_INIT_INO`, fixed since
-/// Linux 3.8; include/linux/proc_ns.h).
+/// The inode of the machine's own PID namespace (`PROC_PID_INIT_INO`, fixed since Linux 3.8;
+/// include/linux/proc_ns.h).
 pub(super) const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
-/// Of a mount that this process would make.
+/// The lifetime of a mount that this process would make.
 pub(super) fn of_new_mounts() -> Lifetime {
     if !sees_first_process() {
         return Lifetime::Container;
@@ -40,7 +41,7 @@ pub(super) fn of_new_mounts() -> Lifetime {
     }
 }
 
-/// Of the file system that is mounted at `path`.
+/// The lifetime of the file system mounted at `path`.
 pub(super) fn of_mounted(path: &Path) -> Lifetime {
     let Ok(found) = fs::metadata(path) else {
         return of_new_mounts();
@@ -65,19 +66,19 @@ pub(super) fn of_mounted(path: &Path) -> Lifetime {
     }
 }
 
-/// File times are those of the last clock tick, and a process's start is known to a hundredth of
-/// a second.
+/// File times are those of the last clock tick, and the start of a process is known to a hundredth
+/// of a second.
 const SLACK: Duration = Duration::from_secs(1);
 
 /// A line of `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
 #[derive(Debug, PartialEq, Eq)]
 struct Mount<'a> {
     device: &'a str,
-    /// What of the file system is mounted.
+    /// The part of the file system that is mounted.
     root: &'a str,
-    /// The group of mounts with which it shares what is mounted below it.
+    /// The peer group to which it propagates mounts.
     shared: Option<&'a str>,
-    /// The group from which it receives what is mounted below it.
+    /// The peer group from which it receives mounts.
     master: Option<&'a str>,
 }
 
@@ -96,9 +97,9 @@ fn mounts(text: &str) -> impl Iterator<Item = Mount<'_>> {
     })
 }
 
-/// Whether the mounts of `device` in `mountinfo` can only be copies of a mount that is not among
-/// them: they receive from a group that has no member here, or show a part of a file system that
-/// is nowhere mounted whole.
+/// Whether the mounts of `device` in `mountinfo` can only be copies of a mount outside: they
+/// receive from a group without a member here, or show a part of a file system that is not mounted
+/// as a whole.
 fn comes_from_outside(mountinfo: &str, device: &str) -> bool {
     let of_device = || mounts(mountinfo).filter(|mount| mount.device == device);
     let is_here = |group| mounts(mountinfo).any(|mount| mount.shared == Some(group));
@@ -107,8 +108,8 @@ fn comes_from_outside(mountinfo: &str, device: &str) -> bool {
     receives || !is_whole
 }
 
-/// The oldest time on the file system's directory and the entries in it: it existed then. Times
-/// are never older than what carries them, unless its owner sets them so.
+/// The oldest time of the file system's directory and its entries, at which it must have existed.
+/// Times are never older than their file, unless its owner sets them.
 fn oldest_time(path: &Path) -> Option<SystemTime> {
     let times = |path: &Path| {
         let found = fs::symlink_metadata(path).ok()?;
@@ -121,13 +122,13 @@ fn oldest_time(path: &Path) -> Option<SystemTime> {
     times(path).into_iter().chain(entries).min()
 }
 
-/// When the first process of this namespace of process ids began, if `/proc` shows it.
+/// When the first process of this PID namespace began, if `/proc` shows it.
 fn first_process_here_started() -> Option<SystemTime> {
     if proc_levels()? != 1 {
         return None;
     }
     let stat = fs::read_to_string("/proc/1/stat").ok()?;
-    // The second field is a name in parentheses; the 22nd is the start, in ticks since the boot.
+    // The second field is a name in parentheses. The 22nd is the start in clock ticks since boot.
     let (_, after_name) = stat.rsplit_once(')')?;
     let ticks: u64 = after_name.split_whitespace().nth(19)?.parse().ok()?;
     let per_second = sysconf(SysconfVar::CLK_TCK).ok()??;
@@ -136,25 +137,25 @@ fn first_process_here_started() -> Option<SystemTime> {
     SystemTime::now().checked_sub(now.checked_sub(started)?)
 }
 
-/// Whether `/proc/1` is the machine's first process, and not that of a container.
+/// Whether `/proc/1` is the machine's first process, not that of a container.
 fn sees_first_process() -> bool {
     let namespace = |who: &str| fs::metadata(format!("/proc/{who}/ns/pid")).map(|m| m.ino());
     if namespace("self").is_ok_and(|own| own == FIRST_PID_NAMESPACE) {
         return true;
     }
-    // A container may have been given the machine's /proc.
+    // A container may have the machine's /proc mounted.
     proc_levels().is_some_and(|levels| levels > 1)
         && namespace("1").is_ok_and(|first| first == FIRST_PID_NAMESPACE)
 }
 
-/// In how many nested namespaces this process has an id, from the one that `/proc` shows inwards.
+/// In how many nested PID namespaces this process has an id, from the one of `/proc` inwards.
 fn proc_levels() -> Option<usize> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("NSpid:"))?;
     Some(line.split_whitespace().count())
 }
 
-/// True in a mount namespace of one's own, which is what `ip netns exec` gives each command.
+/// Whether this process is in a separate mount namespace, as each command of `ip netns exec` is.
 fn has_private_mounts() -> bool {
     let namespace = |pid: u32| fs::metadata(format!("/proc/{pid}/ns/mnt")).map(|m| m.ino());
     let Ok(own) = namespace(std::process::id()) else {
@@ -163,8 +164,8 @@ fn has_private_mounts() -> bool {
     if let Ok(first) = namespace(1) {
         return own != first;
     }
-    // Not even root may look at process 1 on some machines: then whoever started us, and whoever
-    // started them, tell whether somebody on the way moved.
+    // On some machines not even root may read the namespaces of process 1. Then the ancestors of
+    // this process show whether one of them has changed its mount namespace.
     let mut pid = std::process::id();
     while let Some(parent) = parent_of(pid).filter(|parent| *parent > 1) {
         if namespace(parent).is_ok_and(|theirs| theirs != own) {
@@ -181,12 +182,12 @@ fn parent_of(pid: u32) -> Option<u32> {
     line.trim().parse().ok()
 }
 
-/// Changes entries of `directory` and leaves its time of change as it was: it tells how old the
-/// file system is.
+/// Changes entries of `directory`, and sets its modification time back to what it was, because that
+/// time shows the age of the file system.
 pub(super) fn keeping_time<T>(directory: &Path, change: impl FnOnce() -> T) -> T {
     let before = fs::metadata(directory).and_then(|found| found.modified());
     let result = change();
-    // Where that does not work, a container has to be given the file system in a plainer way.
+    // If that fails, a container needs a mount of the file system that propagates.
     if let Ok(before) = before {
         let times = fs::FileTimes::new().set_modified(before);
         let _ = fs::File::open(directory).and_then(|open| open.set_times(times));

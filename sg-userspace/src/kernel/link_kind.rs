@@ -1,14 +1,14 @@
-//! Links, as the kernel knows them.
+//! BPF links, as the kernel reports them.
 
 use sg_common::verdict::Direction;
 
-/// What the kernel says of a link.
+/// What the kernel reports about a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link {
     pub id: u32,
-    /// The id of the program that it runs, or ran until it was severed.
+    /// The id of its program. A severed link keeps it.
     pub program: u32,
-    /// Zero when it is severed: somebody has detached it, or its interface was deleted.
+    /// Zero if the link is severed: another process has detached it, or its interface was deleted.
     pub ifindex: u32,
 }
 
@@ -18,12 +18,12 @@ impl Link {
     }
 }
 
-/// Which kind of link, and in which mode.
+/// The kind of link and its mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     XdpNative,
     XdpGeneric,
-    /// Before all other programs of the chain.
+    /// At the tcx egress, before all other programs.
     TcxEgressFirst,
 }
 

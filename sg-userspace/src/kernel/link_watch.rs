@@ -1,5 +1,6 @@
-//! Tells when interfaces of the current network namespace come, go or change: the kernel's own
-//! messages (rtnetlink(7), the group of links). What they say is not believed; who is told looks.
+//! Notifies about added, removed and changed interfaces of the current network namespace, by the
+//! kernel's messages (rtnetlink(7), the group of links). The messages are only a reason to look:
+//! their content is not used.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -22,7 +23,7 @@ pub struct LinkWatch {
 }
 
 impl LinkWatch {
-    /// To be called inside a runtime.
+    /// Must be called inside a runtime.
     pub fn new() -> io::Result<LinkWatch> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind(&SocketAddr::new(0, LINKS))?;
@@ -35,12 +36,11 @@ impl LinkWatch {
         })
     }
 
-    /// Returns once something may have changed: a message has come, or some were lost because
-    /// there were more than the socket holds (ENOBUFS). May be dropped at any await and called
-    /// again.
+    /// Returns when something may have changed: a message has come, or some were lost because the
+    /// socket's buffer was full (ENOBUFS). Can be dropped at any await and called again.
     pub async fn changed(&mut self) {
         let Ok(mut ready) = self.socket.readable().await else {
-            // Nothing will ever come.
+            // No message will ever come.
             return std::future::pending().await;
         };
         let mut buffer = [0u8; 8192];
@@ -52,7 +52,7 @@ impl LinkWatch {
                 MsgFlags::MSG_DONTWAIT,
             ) {
                 Ok(_) => {}
-                // Going on empties the socket; before that it reports no further loss.
+                // Reading on empties the socket. Until then it reports no further loss.
                 Err(Errno::ENOBUFS | Errno::EINTR) if failures < PATIENCE => failures += 1,
                 Err(_) => {
                     ready.clear_ready();

@@ -1,4 +1,4 @@
-//! Loads, attaches, pins and swaps: the only code that talks to BPF.
+//! Loads, attaches, pins and replaces programs. No other code talks to BPF.
 
 mod apply;
 pub mod attempted;

@@ -12,11 +12,11 @@ use netlink_sys::{Socket, SocketAddr};
 
 const HEADER: usize = 16;
 
-/// As much as the kernel ever puts into one answer (net/netlink/af_netlink.c: 32 KiB), twice.
+/// Twice the largest reply of the kernel (net/netlink/af_netlink.c: 32 KiB).
 const ANSWER: usize = 64 << 10;
 
-/// Asks `protocol` of the current network namespace, and shows `visit` the payload of each
-/// message.
+/// Sends a dump request to `protocol` in the current network namespace, and calls `visit` with the
+/// payload of each message.
 pub(super) fn dump(
     protocol: isize,
     message_type: u16,
@@ -26,8 +26,8 @@ pub(super) fn dump(
     converse(protocol, message_type, NLM_F_DUMP, request, visit)
 }
 
-/// Has `protocol` do or answer one thing, and shows `visit` the payload of what it answers before
-/// it acknowledges. `flags` are those of the message besides the ones that every request has.
+/// Sends a request to `protocol`, and calls `visit` with the payload of each message before the
+/// acknowledgement. `flags` are added to those of every request.
 pub(super) fn request(
     protocol: isize,
     message_type: u16,
@@ -56,8 +56,8 @@ fn converse(
     }
 }
 
-/// Asks `protocol` of the current network namespace for one thing, and returns the payload of the
-/// answer.
+/// Sends a request to `protocol` in the current network namespace, and returns the payload of the
+/// reply.
 pub(super) fn ask(protocol: isize, message_type: u16, request: &[u8]) -> io::Result<Vec<u8>> {
     let socket = send(protocol, message_type, NLM_F_REQUEST, request)?;
     let mut answer = vec![0; ANSWER];
@@ -92,13 +92,13 @@ pub(super) fn put(attributes: &mut Vec<u8>, kind: u16, value: &[u8]) {
     attributes.resize(attributes.len().next_multiple_of(4), 0);
 }
 
-/// The 32-bit number that an attribute holds.
+/// The 32-bit number in an attribute.
 pub(super) fn number(attributes: &[u8], kind: u16) -> Option<u32> {
     let value = attribute(attributes, kind)?;
     value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
-/// The text that an attribute holds, up to its NUL.
+/// The text in an attribute, up to its NUL.
 pub(super) fn text(attributes: &[u8], kind: u16) -> Option<String> {
     let value = attribute(attributes, kind)?;
     let end = value.iter().position(|byte| *byte == 0);
@@ -111,7 +111,7 @@ enum Progress {
     Done,
 }
 
-/// Shows `visit` the payload of each whole message in `bytes`, up to the one that ends the dump.
+/// Calls `visit` with the payload of each complete message in `bytes`, up to the end of the dump.
 fn messages(mut bytes: &[u8], visit: &mut impl FnMut(&[u8])) -> io::Result<Progress> {
     let cut = || io::Error::other("the kernel's answer is cut off");
     if bytes.is_empty() {
@@ -123,7 +123,7 @@ fn messages(mut bytes: &[u8], visit: &mut impl FnMut(&[u8])) -> io::Result<Progr
         match message.message_type() {
             NLMSG_NOOP => {}
             NLMSG_DONE | NLMSG_ERROR => {
-                // Both begin with a negated error number, or zero.
+                // Both kinds of message begin with a negative error number, or zero.
                 let code = message.payload().first_chunk().ok_or_else(cut)?;
                 return match i32::from_ne_bytes(*code) {
                     0.. => Ok(Progress::Done),
@@ -204,7 +204,7 @@ mod tests {
             assert_eq!(progress.is_ok(), end == first.len(), "{end} bytes");
             assert_eq!(seen.len(), usize::from(end >= first.len()), "{end} bytes");
         }
-        // Every length that a message could claim of itself.
+        // All lengths that a message header could contain.
         for length in 0..64u32 {
             let mut bytes = message(20, b"one");
             bytes[..4].copy_from_slice(&length.to_ne_bytes());

@@ -40,7 +40,8 @@ impl Netns {
         &self.path
     }
 
-    /// Moves the calling thread into the namespace. Called before any other thread exists.
+    /// Moves the calling thread into the namespace. Must be called before other threads exist,
+    /// because they would stay behind.
     pub fn enter(&self) -> Result<(), KernelError> {
         let no_such = |reason: io::Error| match reason.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => {
@@ -57,7 +58,7 @@ impl Netns {
     }
 }
 
-/// The current namespace's cookie: unique among all that exist until the next boot.
+/// The current namespace's cookie, which is unique until the next boot.
 pub fn cookie() -> Result<u64, KernelError> {
     sys::netns_cookie().map_err(|source| {
         KernelError::io(

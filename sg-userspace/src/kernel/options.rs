@@ -1,4 +1,4 @@
-//! What a policy is to be applied to, and how.
+//! The options of applying a policy to an interface.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -6,23 +6,23 @@ use std::path::PathBuf;
 use super::bpffs;
 use sg_policy::compile::Budget;
 
-/// Established flows unless asked otherwise: about 22 MiB, with the half-open ones.
+/// The default number of established flows. With the half-open ones the table takes about 22 MiB.
 pub const DEFAULT_MAX_FLOWS: u32 = 131_072;
 
-/// Where in the receive path the inbound program runs.
+/// The XDP mode of the inbound program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum XdpMode {
-    /// Native where the driver has it, else generic.
+    /// Native if the driver has it, or else generic.
     #[default]
     Auto,
     Native,
     Generic,
 }
 
-/// How the outbound program hangs on the interface.
+/// The hook of the outbound program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EgressHook {
-    /// tcx where the kernel has it (Linux 6.6), else a clsact filter.
+    /// tcx if the kernel has it (Linux 6.6), or else a clsact filter.
     #[default]
     Auto,
     Tcx,
@@ -38,17 +38,17 @@ pub struct ApplyOptions {
     pub bpffs: PathBuf,
     pub xdp_mode: XdpMode,
     pub egress_hook: EgressHook,
-    /// Established flows for which the flow table has room; unless asked, as many as it has, or
-    /// at first [`DEFAULT_MAX_FLOWS`].
+    /// How many established flows the flow table has room for. By default, the number that it has
+    /// already, or [`DEFAULT_MAX_FLOWS`] for a new one.
     pub max_flows: Option<u32>,
     pub budget: Budget,
-    /// Does not keep connections that exist at a first attachment, nor those that the policy
-    /// which is replaced passed by its rules alone.
+    /// Whether existing connections are cut at a first attachment, and connections without an
+    /// entry at a replacement.
     pub cut_existing: bool,
     /// See [`super::generation::Generation::log_level`].
     pub log_level: u8,
-    /// Counter slots that stay their owners' although these are in no policy any more: of a
-    /// generation that is kept to be put in force again (see `held`).
+    /// Counter slots that must keep their owners although these are in no policy any more: those
+    /// of a generation that is kept to be put in force again (see `held`).
     pub held_slots: HashSet<u32>,
 }
 

@@ -1,4 +1,4 @@
-//! What became of a policy that was to be applied.
+//! The result of applying a policy.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use super::seed::{Cut, Seeded};
 use super::state::State;
 use sg_policy::compile::TableSizes;
 
-/// What became of the policy.
+/// What happened to the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// There was none before.
+    /// There was no policy before.
     Attached,
-    /// In place of another one, or of the same one where something was wrong with the attachment.
+    /// It has replaced another policy, or the same one because its attachment had a fault.
     Replaced,
-    /// The very same is in force, so that nothing was done.
+    /// The same policy was in force, so nothing was done.
     Unchanged,
 }
 
@@ -33,7 +33,7 @@ pub struct Applied {
     pub added_clsact: bool,
     pub compile_time: Duration,
     pub load_time: Duration,
-    /// Set when the BPF file system had to be mounted.
+    /// Where the BPF file system was mounted, if that was necessary.
     pub mounted: Option<PathBuf>,
 }
 

@@ -16,13 +16,13 @@ use super::{bpffs, lifetime, links};
 use sg_common::LAYOUT_VERSION;
 use sg_common::verdict::Direction;
 
-/// In front of an interface's name: see `run_lock`.
+/// The prefix of an interface's name, see `run_lock`.
 const RUN: &str = "run_";
 
 /// Between a direction and a generation.
 const TARGETS: &str = "_targets_";
 const PROGRAM: &str = "_program_";
-/// Between where the tables are and a generation.
+/// Between a placement and a generation.
 const TABLES: &str = "_tables_";
 
 const LOCK_SECONDS: u64 = 10;
@@ -55,7 +55,7 @@ impl PinTree {
         }
     }
 
-    /// Anything at all of the enforcer's is there.
+    /// Whether the enforcer has any pin at all.
     pub(super) fn exists(&self) -> bool {
         self.root.exists()
     }
@@ -83,7 +83,7 @@ impl PinTree {
         interface: &str,
     ) -> Result<PathBuf, KernelError> {
         let netns = self.version_dir().join(netns_cookie.to_string());
-        // A BPF file system has no names with a dot.
+        // Names in a BPF file system cannot contain a dot.
         let name: String = interface
             .bytes()
             .map(|byte| match byte.is_ascii_alphanumeric() {
@@ -98,7 +98,7 @@ impl PinTree {
         Ok(dir)
     }
 
-    /// Every interface that has pins of this layout version.
+    /// The pins of all interfaces that have some in this layout version.
     pub fn interfaces(&self) -> Result<Vec<InterfacePins>, KernelError> {
         let mut found = Vec::new();
         for netns in numbers_in(&self.version_dir())? {
@@ -139,7 +139,7 @@ impl PinTree {
         Ok(found)
     }
 
-    /// Fails when another layout version has pins for this interface.
+    /// Fails if this interface has pins of another layout version.
     pub fn refuse_other_layouts(&self, pins: &InterfacePins) -> Result<(), KernelError> {
         for version in names_in(&self.root)? {
             if self.root.join(&version) == self.version_dir() {
@@ -161,7 +161,7 @@ impl PinTree {
         Ok(())
     }
 
-    /// Waits for other writers, up to a limit.
+    /// Takes the lock. Waits for other writers, up to a limit.
     pub fn lock(&self) -> Result<WriteLock, KernelError> {
         let what = || format!("locking {}", self.root.display());
         let deadline = Instant::now() + Duration::from_secs(LOCK_SECONDS);
@@ -170,12 +170,12 @@ impl PinTree {
         loop {
             lifetime::keeping_time(&self.bpffs, || create_dir(&self.root))?;
             let Some(file) = trust::open_for_us_alone(&self.root)? else {
-                // The holder before us may have removed it just now.
+                // The process that held the lock before may just have removed the directory.
                 continue;
             };
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) => {
-                    // The holder before us may have removed the directory.
+                    // The process that held the lock before may have removed the directory.
                     let ours = file.metadata().map(|m| m.ino());
                     let current = fs::metadata(&self.root).map(|m| m.ino());
                     if matches!((ours, current), (Ok(a), Ok(b)) if a == b) {
@@ -211,7 +211,7 @@ impl PinTree {
             }
             let _ = fs::remove_dir(netns);
         }
-        // These fail while something is in them, which is the point.
+        // These calls fail if something is left in the directories, as they should.
         let _ = fs::remove_dir(self.version_dir());
         lifetime::keeping_time(&self.bpffs, || {
             let _ = fs::remove_dir(&self.root);
@@ -220,7 +220,7 @@ impl PinTree {
 }
 
 impl InterfacePins {
-    /// Something is pinned there: an empty directory is what somebody who was killed has left.
+    /// Whether something is pinned there. A killed process may have left an empty directory.
     pub fn exists(&self) -> bool {
         fs::read_dir(&self.dir).is_ok_and(|mut names| names.next().is_some())
     }
@@ -251,7 +251,7 @@ impl InterfacePins {
         self.dir.join("state_next")
     }
 
-    /// Where a link is pinned that is about to take another's place.
+    /// The pin of a link that is about to replace another one.
     pub fn tcx_link_next(&self) -> PathBuf {
         self.dir.join("outbound_link_next")
     }
@@ -303,7 +303,7 @@ impl InterfacePins {
         self.dir.join("event_slots")
     }
 
-    /// The further programs of a hook in a generation: see `targets`.
+    /// The tail-call targets of a hook in a generation: see `targets`.
     pub fn targets(&self, direction: Direction, generation: u32) -> PathBuf {
         self.dir
             .join(format!("{}{TARGETS}{generation}", direction.name()))
@@ -315,22 +315,22 @@ impl InterfacePins {
             .join(format!("{}{PROGRAM}{generation}", direction.name()))
     }
 
-    /// What a generation looks up: see `tables`.
+    /// The tables of a generation: see `tables`.
     pub fn tables(&self, place: &str, generation: u32) -> PathBuf {
         self.dir.join(format!("{place}{TABLES}{generation}"))
     }
 
-    /// The program arrays of every generation that are there.
+    /// The pinned program arrays of all generations.
     pub(super) fn all_targets(&self) -> Result<Vec<PathBuf>, KernelError> {
         self.all_with(&[TARGETS])
     }
 
-    /// The pins of every generation that are there.
+    /// The pins of all generations.
     pub(super) fn all_of_generations(&self) -> Result<Vec<PathBuf>, KernelError> {
         self.all_with(&[TARGETS, PROGRAM, TABLES])
     }
 
-    /// The programs that a hook has run, with their generations.
+    /// The pinned programs of a hook, with their generations.
     pub(super) fn programs(
         &self,
         direction: Direction,
@@ -350,7 +350,7 @@ impl InterfacePins {
         Ok(names.iter().map(|name| self.dir.join(name)).collect())
     }
 
-    /// Counter maps are added, never replaced, when more slots are needed: the counts of a slot
+    /// If more slots are needed, a counter map is added and none is replaced. The counts of a slot
     /// are the sum over all of them.
     pub fn counters(&self, index: usize) -> PathBuf {
         self.dir.join(format!("counters_{index}"))
@@ -362,10 +362,10 @@ impl InterfacePins {
         self.remove_records()
     }
 
-    /// Removes every pin but the records: the links must be gone by then.
+    /// Removes all pins but the records. The links must be removed before.
     fn remove_maps(&self) -> Result<(), KernelError> {
         let records = [self.state(), self.state_next()];
-        // What packets jump to goes first.
+        // The tail-call targets are removed first.
         let (targets, rest): (Vec<_>, Vec<_>) = names_in(&self.dir)?
             .into_iter()
             .partition(|name| name.contains(TARGETS));
@@ -389,7 +389,7 @@ impl InterfacePins {
     }
 }
 
-/// Removes one pin. That it is not there is success.
+/// Removes one pin. It is a success if there is none.
 pub(super) fn unpin(path: &Path) -> Result<(), KernelError> {
     links::unpin(path).map_err(|e| not_removed(path, e))
 }
@@ -406,7 +406,7 @@ fn create_dirs(path: &Path) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// The names in a directory; none where it does not exist.
+/// The names in a directory. Empty if it does not exist.
 fn names_in(dir: &Path) -> Result<Vec<String>, KernelError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,

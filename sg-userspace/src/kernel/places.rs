@@ -1,5 +1,5 @@
-//! The network namespaces of the machine, and doing something inside one of them. The kernel
-//! lists none: they are found by who is in them (/proc), by their names (/run/netns), and by
+//! Finds the network namespaces of the machine, and runs code in one of them. The kernel does not
+//! list them, so they are found by their processes (/proc), by their names (/run/netns), and by
 //! their mounts.
 
 use std::collections::HashSet;
@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, setns};
 use super::error::KernelError;
 use super::netns;
 
-/// Runs `act` on a thread of its own inside the network namespace that `file` is open on.
+/// Runs `act` on a new thread in the network namespace that `file` refers to.
 pub(super) fn inside<T: Send>(
     file: &File,
     name: &str,
@@ -22,7 +22,7 @@ pub(super) fn inside<T: Send>(
 ) -> Result<T, KernelError> {
     let what = || format!("entering the network namespace {name}");
     std::thread::scope(|scope| {
-        // It cannot come back.
+        // The thread is new because it cannot return to its namespace.
         let inside = scope.spawn(|| {
             setns(file, CloneFlags::CLONE_NEWNET)
                 .map_err(|errno| KernelError::io(what(), errno.into()))?;
@@ -42,9 +42,9 @@ pub(super) struct Found {
     pub(super) cookie: u64,
 }
 
-/// Looks through all network namespaces that can be found, the likely ones first, until `probe`,
-/// which runs inside, says yes. `hint` is how somebody has named it before. `Ok(None)` when none
-/// of those that can be entered is it.
+/// Calls `probe` in all network namespaces that can be found, the likely ones first, until it
+/// returns true. `hint` is the name that was used for the namespace before. `Ok(None)` if it is
+/// none of those that can be entered.
 pub(super) fn search(
     hint: Option<&str>,
     mut probe: impl FnMut(u64) -> Result<bool, KernelError> + Send,
@@ -52,7 +52,7 @@ pub(super) fn search(
     let mut seen = HashSet::new();
     let mut refused = None;
     for (path, name) in candidates(hint) {
-        // Who has ended meanwhile, and who may not be looked at, is in none that we can tell.
+        // The process may have ended, or may not be readable. Its namespace is not known then.
         let Ok(meta) = fs::metadata(&path) else {
             continue;
         };
@@ -69,7 +69,7 @@ pub(super) fn search(
         match entered {
             Ok((cookie, true)) => return Ok(Some(Found { file, name, cookie })),
             Ok((_, false)) => {}
-            // A file that is no namespace, or one that we may not enter.
+            // The file is no namespace, or this process may not enter it.
             Err(error) => refused = Some(error),
         }
     }
@@ -79,7 +79,7 @@ pub(super) fn search(
     }
 }
 
-/// Where namespaces may be found, with the name of each.
+/// The paths of all possible namespaces, each with a name.
 fn candidates(hint: Option<&str>) -> impl Iterator<Item = (PathBuf, String)> {
     let hint = hint.map(|name| {
         let path = netns::Netns::from(name).path().to_owned();
@@ -87,7 +87,7 @@ fn candidates(hint: Option<&str>) -> impl Iterator<Item = (PathBuf, String)> {
     });
     let unnamed = std::iter::once(PathBuf::from("/proc/1/ns/net"))
         .chain(processes().map(|process| process.join("ns/net")))
-        // A thread may be in another one than its process.
+        // A thread may be in another namespace than its process.
         .chain(processes().flat_map(|process| {
             let threads = entries(&process.join("task"));
             threads.map(|thread| thread.join("ns/net"))
@@ -106,7 +106,7 @@ fn candidates(hint: Option<&str>) -> impl Iterator<Item = (PathBuf, String)> {
     hint.into_iter().chain(named()).chain(unnamed)
 }
 
-/// The network namespaces that have a name of `ip netns`, each with its path.
+/// The network namespaces with a name of `ip netns`, each with its path.
 fn named() -> impl Iterator<Item = (PathBuf, String)> {
     entries(Path::new("/run/netns")).map(|path| {
         let name = path.file_name().unwrap_or_default();
@@ -115,10 +115,10 @@ fn named() -> impl Iterator<Item = (PathBuf, String)> {
     })
 }
 
-/// The name of `ip netns` of the network namespace with this cookie, if it has one and that can
-/// be found out.
+/// The name in `ip netns` of the network namespace with this cookie, if it has one and it can be
+/// found.
 pub(crate) fn name_of(cookie: u64) -> Option<String> {
-    // Of one's own the file is known, and nothing has to be entered.
+    // The file of the current namespace is known, so none has to be entered.
     let own = netns::cookie().ok().filter(|own| *own == cookie);
     let own = own.and_then(|_| fs::metadata("/proc/thread-self/ns/net").ok());
     let is_it = |path: &Path, name: &str| match &own {
@@ -141,7 +141,7 @@ fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
         .filter_map(|entry| Some(entry.ok()?.path()))
 }
 
-/// The directories of all processes that can be seen.
+/// The directories of all visible processes.
 pub(super) fn processes() -> impl Iterator<Item = PathBuf> {
     let is_number =
         |name: &OsStr| !name.is_empty() && name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
@@ -155,14 +155,14 @@ pub(super) fn mounts() -> impl Iterator<Item = (u64, PathBuf)> {
     mounted.into_iter()
 }
 
-/// The network namespace that a line of mountinfo is about: see proc_pid_mountinfo(5).
+/// The network namespace in a line of mountinfo: see proc_pid_mountinfo(5).
 fn mounted(line: &str) -> Option<(u64, PathBuf)> {
     let mut words = line.split(' ').skip(3);
     let inode = words.next()?.strip_prefix("net:[")?.strip_suffix(']')?;
     Some((inode.parse().ok()?, unescaped(words.next()?)))
 }
 
-/// A path in which a blank is `\040`.
+/// A path from mountinfo, which has `\040` for a space.
 fn unescaped(path: &str) -> PathBuf {
     let mut bytes = Vec::new();
     let mut rest = path.as_bytes();

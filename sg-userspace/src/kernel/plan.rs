@@ -30,7 +30,7 @@ pub(super) enum Planned {
     Change(Box<Plan>),
 }
 
-/// How a policy is to be put in force.
+/// How to put a policy in force.
 pub(super) struct Plan {
     pub(super) policy: Policy,
     pub(super) options: ApplyOptions,
@@ -51,19 +51,19 @@ pub(super) struct Plan {
 pub(super) enum Start {
     /// Nothing: no policy is in force.
     First,
-    /// Leftovers of an attempt that was killed, or of an interface that is gone. They are removed
-    /// first.
+    /// There are remains of an attempt that was killed, or of an interface that is gone. They are
+    /// removed first.
     Leftovers(Box<Inspection>),
-    /// A policy that is replaced, or some of it.
+    /// There is a policy to be replaced, or a part of one.
     Replace(Box<Replaced>),
 }
 
-/// What is replaced.
+/// The policy to be replaced.
 pub(super) struct Replaced {
     pub(super) state: State,
     pub(super) inspection: Inspection,
-    /// Where its pins are, if that is not where they belong any more: the interface was moved to
-    /// another network namespace, or was made anew.
+    /// Where its pins are, if they have to be moved, because the interface was moved to another
+    /// network namespace or created anew.
     pub(super) moved_from: Option<InterfacePins>,
 }
 
@@ -162,7 +162,7 @@ fn plan_at_once(
     let opens_flows = compiled.opens_flows();
     let has_flows = opens_flows
         || match previous {
-            // What is there already may be entered.
+            // Existing flows may be entered.
             None => !options.cut_existing,
             // Where the policy before opened none, what is not there will not come.
             Some(s) => s.has_flows && (s.opens_flows || has_any_flow(found)),
@@ -256,8 +256,8 @@ fn start(
     mut inspection: Inspection,
     moved_from: Option<InterfacePins>,
 ) -> Result<Start, KernelError> {
-    // An interface that was moved away takes its links along, and another one may have got its
-    // index.
+    // If the interface of these pins was moved away, its links went with it, and another interface
+    // may have its index now.
     if moved_from.is_none() {
         let elsewhere = match &inspection.place {
             Place::Moved(at) => Some(at.netns().unwrap_or("this one").to_owned()),
@@ -302,9 +302,9 @@ fn start(
     let goes_on = match (&records.current, &records.next) {
         (None, None) if is_attached => return Err(damaged("it is missing")),
         (None, None) => false,
-        // A first apply that was killed: at its very end everything is there.
+        // If a first apply was killed at its very end, everything is in place.
         (None, Some(next)) => is_complete(next),
-        // With everything that outlives a policy, counters and flows can be carried on.
+        // Counters and flows can be kept if all pins that outlive a policy exist.
         (Some(_), _) => is_attached || inspection.missing.is_empty(),
     };
     match inspection.state().filter(|_| goes_on) {
@@ -324,7 +324,7 @@ fn damaged_record(pins: &InterfacePins) -> KernelError {
     }
 }
 
-/// An XDP program of somebody else.
+/// The id of an XDP program of another tool.
 fn others_xdp(start: &Start, interface: &Interface) -> Option<u32> {
     match start {
         Start::First => interface.xdp.first(),
@@ -376,7 +376,7 @@ fn settle(options: &mut ApplyOptions, replaced: &Replaced) -> Result<(), KernelE
                           have to go before it can come back";
             return Err(refuse("the XDP mode", reason.into(), "--xdp-mode"));
         }
-        // As it was before it came off.
+        // The mode from before the link was detached.
         (XdpMode::Auto, _) if !is_inbound_live && state.xdp_mode == "generic" => {
             options.xdp_mode = XdpMode::Generic;
         }
@@ -434,7 +434,7 @@ fn has_qdisc(start: &Start, pins: &InterfacePins) -> Result<bool, KernelError> {
     })
 }
 
-/// Whether there is a flow in the tables; where they cannot be read, there may be.
+/// Whether there is a flow in the tables. True if they cannot be read.
 fn has_any_flow(pins: &InterfacePins) -> bool {
     let mut has_any = false;
     each_flow(pins, |_| has_any = true).is_err() || has_any

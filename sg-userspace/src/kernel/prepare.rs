@@ -20,7 +20,7 @@ use super::tables::LiveTables;
 use super::{faults, links, targets};
 use sg_policy::compile::Compiled;
 
-/// In the place of a generation, in the names of the pins of programs that do not enforce one yet.
+/// The number in the names of the remembering programs' pins, instead of a generation.
 const REMEMBERING: u32 = 0;
 
 /// What is ready to be put in force.

@@ -1,5 +1,5 @@
-//! Loads one generation: the programs of both hooks, its own frozen tables, the maps that all
-//! share.
+//! Loads one generation: the programs of both hooks, its own frozen tables, and the maps that all
+//! generations share.
 
 use std::collections::BTreeMap;
 use std::mem::offset_of;
@@ -32,17 +32,17 @@ use sg_policy::policy::{Established, NonIp};
 /// Datagrams under way in fragments, of each family.
 pub const FRAGMENT_ENTRIES: u32 = 4096;
 
-/// A loaded generation. Dropping it frees whatever no link holds.
+/// A loaded generation. Dropping it frees all that no link or pin holds.
 pub struct Programs {
     ebpf: Ebpf,
     pub load_time: Duration,
-    /// What the kernel took of that to verify and translate the programs of each hook, inbound
-    /// first.
+    /// How much of that the kernel has taken to verify and translate the programs of each hook,
+    /// inbound first.
     pub verify_times: [Duration; 2],
 }
 
 impl Programs {
-    /// Loads all programs and fills and freezes their tables. Nothing is attached.
+    /// Loads all programs, and fills and freezes their tables. Attaches nothing.
     pub fn load(
         compiled: &Compiled,
         generation: &Generation,
@@ -51,7 +51,7 @@ impl Programs {
         Self::load_with(&compiled.tables(), generation, shared, None)
     }
 
-    /// The same of tables that are at hand.
+    /// The same with tables in memory.
     pub(super) fn load_tables(
         tables: &Plain<'_>,
         generation: &Generation,
@@ -138,7 +138,7 @@ impl Programs {
             .map_max_entries("sg_fragments4", FRAGMENT_ENTRIES)
             .map_max_entries("sg_fragments6", FRAGMENT_ENTRIES);
         if generation.log_level == 0 {
-            // Nothing writes to it: the smallest ring there can be, which is a page.
+            // No program writes to this ring, so it has the smallest size, which is a page.
             loader.map_max_entries("AYA_LOGS", page_size());
         }
         shared.check()?;
@@ -169,8 +169,8 @@ impl Programs {
         Ok(programs)
     }
 
-    /// Has the kernel verify and translate all programs, those of the two hooks side by side.
-    /// Returns how long each of the two took.
+    /// Lets the kernel verify and translate all programs, with the two hooks in parallel. Returns
+    /// how long each hook took.
     fn verify(&mut self) -> Result<[Duration; 2], KernelError> {
         let started = Instant::now();
         let load = |programs: Vec<(&str, &mut Program)>| -> Result<Duration, KernelError> {
@@ -198,7 +198,7 @@ impl Programs {
         })
     }
 
-    /// Pins what the programs jump to: see `targets`.
+    /// Pins the tail-call targets: see `targets`.
     pub(super) fn pin_targets(
         &self,
         pins: &InterfacePins,
@@ -207,7 +207,7 @@ impl Programs {
         targets::pin(&self.ebpf, pins, generation)
     }
 
-    /// What the kernel tells of every program, by name.
+    /// What the kernel reports about every program, by name.
     pub fn infos(&self) -> Result<BTreeMap<&str, ProgramInfo>, KernelError> {
         let programs = self.ebpf.programs();
         let infos = programs.map(|(name, program)| Ok((name, program.info()?)));
@@ -257,9 +257,9 @@ impl Programs {
     }
 }
 
-/// Runs `load` while this thread's signals wait: the verifier gives up with EAGAIN when one
-/// comes, be it a resized terminal's or that of a child which has ended. aya tries once more, and
-/// takes its small programs that find out what the kernel can do for refused.
+/// Runs `load` with this thread's signals blocked. The verifier stops with EAGAIN when a signal is
+/// pending, such as those for a resized terminal or an ended child. aya retries once, and takes a
+/// probe that failed in this way for a missing feature of the kernel.
 fn undisturbed<T>(load: impl FnOnce() -> T) -> T {
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
     let result = load();
@@ -271,15 +271,15 @@ fn undisturbed<T>(load: impl FnOnce() -> T) -> T {
 
 /// A loader that has not parsed the kernel's own type information.
 ///
-/// aya reads and parses all of it (5 MB) whenever a loader is made, which is half the time that
-/// loading takes, and our programs have no use for it: they touch no kernel structure but their
-/// contexts. There is no way to say so, but where the file cannot be seen aya goes on without it;
-/// so the loader is made by a thread whose root directory is an empty one.
+/// Whenever a loader is made, aya reads and parses all of it (5 MB), which takes half of the
+/// loading time. Our programs do not need it: they access no kernel structure but their contexts.
+/// aya has no option for that, but goes on without the file if it cannot be opened. So the loader
+/// is made by a thread with an empty root directory.
 fn loader_without_btf() -> EbpfLoader<'static> {
     std::thread::scope(|scope| {
         let blind = scope.spawn(|| {
-            // Only this thread's view of the file system changes. Without the privilege the
-            // loader is merely slower.
+            // Only this thread's view of the file system changes. Without the privilege the loader
+            // is merely slower.
             let _ = nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)
                 .and_then(|()| nix::unistd::chroot("/proc/self/fdinfo"));
             let mut loader = EbpfLoader::new();
@@ -318,9 +318,9 @@ fn words_of(lines: &[Line]) -> &[u32] {
     unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LINE_WORDS) }
 }
 
-/// Has the programs count flows in the map that all generations share. The loader makes a map of
-/// its own of that section and writes it, also where it is taken from a pin; so the descriptor
-/// that the programs are about to be loaded with is made to mean the other map.
+/// Makes the programs count flows in the map that all generations share. The loader makes a map of
+/// its own from that section, and would overwrite a pinned one. So the descriptor that the programs
+/// are about to be loaded with is replaced by one of the shared map.
 fn share_port_counts(ebpf: &Ebpf, pins: &InterfacePins) -> Result<(), KernelError> {
     let Some(Map::Array(map)) = ebpf.map(FLOW_PORTS) else {
         return Err(broken_object(FLOW_PORTS));
@@ -339,8 +339,8 @@ fn share_lines(ebpf: &Ebpf, other: &Ebpf) -> Result<(), KernelError> {
         .map_err(|e| KernelError::io("sharing the tables", e))
 }
 
-/// Writes [`BssTables`]: the flows' secret, the first level of IPv4, and if `has_all` the lines
-/// too.
+/// Writes [`BssTables`]: the multipliers of the hash, the first level of IPv4, and with `has_all`
+/// also the lines.
 fn fill_bss(
     ebpf: &Ebpf,
     flow_keys: &FlowKeys,

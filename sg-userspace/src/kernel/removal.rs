@@ -1,6 +1,6 @@
-//! Removes an attachment: first it is taken off the interface, then, when no packet is under way
-//! in its programs, goes what they need, and the record last. Each step may find its work done
-//! already, so that it can be repeated after it was cut short.
+//! Removes an attachment. First it is detached from the interface. When no packet is in its
+//! programs any more, what they need is removed, and the record last. Every step may find that its
+//! work is done already, so the removal can be repeated after an interruption.
 
 use sg_common::verdict::Direction;
 
@@ -9,8 +9,8 @@ use super::hooks::{remove_filters, remove_link};
 use super::inspect::{Inspection, Place};
 use super::sys;
 
-/// Removes everything that was found of an attachment. Inbound goes first: as long as outbound
-/// packets are judged, what the node opens is remembered, and its answers pass.
+/// Removes all that was found of an attachment. Inbound goes first: as long as outbound packets are
+/// judged, the flows of the node's requests are entered, and their replies pass.
 pub(super) fn remove(found: &Inspection) -> Result<(), KernelError> {
     let pins = &found.pins;
     refuse_what_cannot_be_reached(found)?;
@@ -27,8 +27,8 @@ pub(super) fn remove(found: &Inspection) -> Result<(), KernelError> {
     pins.remove()
 }
 
-/// A filter can only be removed from inside the namespace of its interface, and must not be left
-/// without its programs, which would drop every packet.
+/// Fails if a filter cannot be reached: it can only be removed inside the namespace of its
+/// interface, and without its tail-call targets it would drop packets.
 fn refuse_what_cannot_be_reached(found: &Inspection) -> Result<(), KernelError> {
     let Place::Unknown { reason } = &found.place else {
         return Ok(());

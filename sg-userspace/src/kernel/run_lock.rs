@@ -1,6 +1,6 @@
-//! Who runs `run` on an interface: at most one process, which holds a lock on a directory of its
-//! own beside the pins. The kernel lets go of the lock with the process, however that ends; a
-//! directory that is left goes with the next command that tidies up.
+//! Ensures that at most one `run` works on an interface: it holds a lock on a directory of its own
+//! beside the pins. The kernel releases the lock when the process ends in any way. A directory that
+//! is left is removed by the next command that cleans up.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -14,21 +14,22 @@ use super::error::KernelError;
 use super::pins::PinTree;
 use super::{bpffs, netns};
 
-/// Held for as long as the process looks after the interface.
+/// Held for as long as the process works on the interface.
 pub struct RunLock {
     tree: PinTree,
     dir: PathBuf,
-    /// Set when the BPF file system had to be mounted.
+    /// Where the BPF file system was mounted, if that was necessary.
     pub mounted: Option<PathBuf>,
     _held: Flock<File>,
 }
 
 impl RunLock {
     /// Takes the lock of an interface of the current network namespace. It belongs to the name,
-    /// since the interface may be made anew meanwhile.
+    /// because the interface may be created anew meanwhile.
     ///
     /// # Errors
-    /// [`KernelError::RunsAlready`] where somebody has it.
+    ///
+    /// [`KernelError::RunsAlready`] if another process holds it.
     pub fn take(path: &Path, interface: &str) -> Result<RunLock, KernelError> {
         super::apply::present(path, interface)?;
         let cookie = netns::cookie()?;
@@ -59,7 +60,7 @@ impl RunLock {
 
 impl Drop for RunLock {
     fn drop(&mut self) {
-        // Where it cannot be removed now, it is removed by the next one who tidies up.
+        // If the directory cannot be removed now, the next command that cleans up removes it.
         if let Ok(_lock) = self.tree.lock() {
             let _ = fs::remove_dir(&self.dir);
             self.tree.prune();
@@ -67,7 +68,7 @@ impl Drop for RunLock {
     }
 }
 
-/// The process that holds the lock on a file, where /proc tells (proc_locks(5)).
+/// The process that holds the lock on a file, if /proc shows it (proc_locks(5)).
 fn holder(file: &File) -> Option<u32> {
     let about = file.metadata().ok()?;
     let (major, minor) = (major(about.dev()), minor(about.dev()));
@@ -75,7 +76,7 @@ fn holder(file: &File) -> Option<u32> {
     holder_in(&fs::read_to_string("/proc/locks").ok()?, &name)
 }
 
-/// `1: FLOCK  ADVISORY  WRITE 4711 00:2f:12 0 EOF`
+/// Parses lines such as `1: FLOCK ADVISORY WRITE 4711 00:2f:12 0 EOF`.
 fn holder_in(locks: &str, name: &str) -> Option<u32> {
     locks.lines().find_map(|line| {
         let mut words = line.split_whitespace().skip(1);

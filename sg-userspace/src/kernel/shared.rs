@@ -1,5 +1,5 @@
-//! The maps that outlive a policy: what they have counted, and which slots are in use.
-//! The flow tables themselves are read in `flow_tables`.
+//! Reads the maps that outlive a policy: the counters, and which slots are in use. The flow tables
+//! are read in `flow_tables`.
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,13 +15,13 @@ use super::slots::{SlotUse, add};
 use super::state::State;
 use super::sys;
 
-/// Slots of the pinned maps.
+/// The use of counter slots, read from the pinned maps.
 pub(super) struct PinnedUse<'a> {
     pins: &'a InterfacePins,
-    /// The record of what runs; none at first.
+    /// The record of the policy in force. `None` at a first attachment.
     state: Option<&'a State>,
-    /// The programs of that record, and no others, run in both directions: those of an earlier
-    /// one would still count in slots that the record calls retired.
+    /// Whether both directions run the programs of that record and no others. Programs of an
+    /// earlier record would still count in slots that this record calls retired.
     runs_alone: bool,
     /// Slots of a generation that may be put in force again.
     held: &'a HashSet<u32>,
@@ -46,11 +46,12 @@ impl<'a> PinnedUse<'a> {
 impl SlotUse for PinnedUse<'_> {
     fn named_by_flows(&self) -> Option<HashSet<u32>> {
         let state = self.state.filter(|_| self.runs_alone)?;
-        // Taken out, and not left out: under longer time-outs they would be alive again.
+        // Expired flows are removed and not just skipped, because they would be alive again under
+        // longer timeouts.
         sweep(self.pins, &state.timeouts, monotonic_now()).ok()?;
         let mut named = self.held.clone();
         each_flow(self.pins, |flow| {
-            // A cut flow counts for nothing any more.
+            // A cut flow is not counted any more.
             if flow.value.state != CUT {
                 named.insert(flow.value.slot);
             }
@@ -68,7 +69,7 @@ impl SlotUse for PinnedUse<'_> {
     }
 }
 
-/// Every slot's counts since its map was created, summed over CPUs and over the interface's
+/// The counts of every slot since its map was created, summed over CPUs and over the interface's
 /// `maps` counter maps.
 pub(crate) fn raw_counters(
     pins: &InterfacePins,
@@ -99,11 +100,11 @@ pub struct CounterReader {
     map: OwnedFd,
     slots: u32,
     cpus: usize,
-    /// One slot's values, one for each possible CPU.
+    /// The values of one slot, one for each possible CPU.
     values: Vec<u8>,
 }
 
-/// Bytes of one CPU's value.
+/// The length of one CPU's value.
 const LEN: usize = size_of::<SlotCounters>();
 
 impl CounterReader {
@@ -117,14 +118,14 @@ impl CounterReader {
         })
     }
 
-    /// Every slot, summed over CPUs.
+    /// The counts of all slots, summed over CPUs.
     pub fn all(&self) -> Result<Vec<SlotCounters>, KernelError> {
         let bytes = sys::read_per_cpu_array(self.map.as_fd(), self.slots, LEN, self.cpus)
             .map_err(|e| KernelError::io("reading the counters", e))?;
         Ok(bytes.chunks_exact(self.cpus * LEN).map(sum).collect())
     }
 
-    /// One slot, summed over CPUs.
+    /// The counts of one slot, summed over CPUs.
     pub fn slot(&mut self, slot: u32) -> Result<SlotCounters, KernelError> {
         sys::lookup(self.map.as_fd(), &slot, &mut self.values)
             .map_err(|e| KernelError::io("reading a counter", e))?;

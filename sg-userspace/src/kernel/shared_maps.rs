@@ -1,5 +1,5 @@
-//! The maps that outlive a policy: under which names the programs know them, where they are
-//! pinned, and what they must look like to be taken from a pin.
+//! The maps that outlive a policy: their names in the programs, where they are pinned, and what
+//! they must look like to be reused.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -19,28 +19,29 @@ use super::object::{FLOW_PORTS, PORT_COUNTS_LEN};
 use super::pins::InterfacePins;
 use super::state::State;
 
-/// The maps that outlive a policy: where they are pinned, and their sizes where they have to be
-/// created. Without a folder they live as long as the programs (tests, benches).
+/// Where the maps that outlive a policy are pinned, and the sizes of those that have to be created.
+/// Without pins they live as long as the programs, as in tests and benches.
 #[derive(Clone, Debug, Default)]
 pub struct SharedMaps {
     pub pins: Option<InterfacePins>,
     /// Which of the interface's counter maps the programs write.
     pub counter_map: usize,
-    /// Slots of a counter map that has to be created.
+    /// How many slots a new counter map gets.
     pub counter_slots: u32,
-    /// Established flows, of both families, for which a flow table that has to be created has
-    /// room; it has twice as many entries, and some for half-open flows besides.
+    /// How many established flows of both families a new flow table has room for. It has twice as
+    /// many entries, and some more for half-open flows.
     pub max_flows: u32,
 }
 
-/// Half-open flows for which there is room at any rate, a quarter of the established ones: they
-/// live for seconds.
+/// For how many half-open flows there is always room: a quarter of the established ones, because
+/// they live for seconds.
 pub fn half_open_entries(max_flows: u32) -> u32 {
     (max_flows / 4).max(1)
 }
 
 impl SharedMaps {
-    /// Groups of the flow table: as it is where it is pinned, else as many as `max_flows` take.
+    /// How many groups the flow table has: those of the pinned table, or those that `max_flows`
+    /// takes.
     pub(super) fn groups(&self) -> Result<u32, KernelError> {
         match &self.pins {
             Some(pins) if pins.flow_pages().exists() => groups_at(&pins.flow_pages()),
@@ -48,7 +49,7 @@ impl SharedMaps {
         }
     }
 
-    /// Events for which a CPU has room: as many as where the rings are pinned.
+    /// Room for events of one CPU: that of the pinned rings, if there are some.
     pub(super) fn event_slots(&self) -> Result<u32, KernelError> {
         let cpus = possible_cpus()?;
         match &self.pins {
@@ -57,16 +58,15 @@ impl SharedMaps {
         }
     }
 
-    /// Every map that the loader is to take from a pin or to pin: its name in the programs, and
-    /// where.
+    /// The maps that the loader takes from a pin or pins: the name in the programs, and the path.
     pub(super) fn pinned(&self) -> Result<Vec<(&'static str, PathBuf)>, KernelError> {
         let maps = self.layouts()?.into_iter();
-        // The loader would empty it.
+        // The loader would overwrite this map.
         let maps = maps.filter(|(name, ..)| *name != FLOW_PORTS);
         Ok(maps.map(|(name, path, _)| (name, path)).collect())
     }
 
-    /// Those of an attachment's pins that outlive a policy and are not there.
+    /// The names of missing pins among those of an attachment that outlive a policy.
     pub(super) fn missing(pins: &InterfacePins, state: &State) -> Result<Vec<String>, KernelError> {
         let shared = SharedMaps {
             pins: Some(pins.clone()),
@@ -86,7 +86,7 @@ impl SharedMaps {
         Ok(missing.into_iter().collect())
     }
 
-    /// Compares the maps that are pinned with what they must look like; aya itself takes any.
+    /// Checks that the pinned maps have the right layout, since aya accepts any.
     pub(super) fn check(&self) -> Result<(), KernelError> {
         let maps = self.layouts()?;
         let mut there = maps.iter().filter(|(_, path, _)| path.exists());
@@ -138,17 +138,17 @@ impl SharedMaps {
     }
 }
 
-/// What a map that is reused from a pin must look like.
+/// The layout that a reused map must have.
 struct Layout {
     map_type: MapType,
     key: usize,
     value: usize,
-    /// Where userspace maps it into memory, and so relies on its size: the number of entries.
+    /// The number of entries, if userspace maps it into memory and so relies on its size.
     mapped: Option<u32>,
 }
 
 impl Layout {
-    /// Mapped into memory by userspace.
+    /// A map that userspace maps into memory.
     const fn memory(value: usize, entries: u32) -> Layout {
         Layout {
             map_type: MapType::Array,
@@ -183,7 +183,7 @@ impl Layout {
         mapped: None,
     };
 
-    /// Compares the map pinned at `path`.
+    /// Checks the map pinned at `path`.
     fn check(&self, path: &Path) -> Result<(), KernelError> {
         let other = |difference: String| KernelError::OtherMap {
             path: path.to_owned(),

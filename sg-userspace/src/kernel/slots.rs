@@ -1,8 +1,8 @@
-//! Gives every rule its counter slot. A slot belongs to a rule's identity for as long as it can
-//! be named: across reloads, and after the rule is gone while a flow may still point at it. What
-//! a rule that nobody can name any more has counted goes into one sum for each direction and
-//! action, so that totals stay exact and neither the record nor the counter maps grow with the
-//! number of reloads.
+//! Assigns a counter slot to every rule. A slot belongs to a rule's identity for as long as
+//! anything names it: across reloads, and after the rule is removed while a flow may still refer to
+//! it. The counts of a rule that nothing names any more are added to one sum for each direction and
+//! action. So totals stay exact, and neither the record nor the counter maps grow with the number
+//! of reloads.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -13,7 +13,7 @@ use super::error::KernelError;
 use super::state::{Forgotten, SlotOwner, State};
 use sg_policy::policy::Policy;
 
-/// Fewest slots of a counter map: 32 KiB for each CPU.
+/// The smallest number of slots in a counter map: 32 KiB for each CPU.
 const MIN_CAPACITY: u32 = 1024;
 
 /// Who owns which slot under a new policy.
@@ -23,7 +23,7 @@ pub(super) struct Assignment {
     pub(super) rules: Vec<SlotOwner>,
     pub(super) retired: Vec<SlotOwner>,
     pub(super) forgotten: Vec<Forgotten>,
-    /// Slots the counter map must have; more than it has now means another map.
+    /// How many slots the counter map needs. If that is more than it has, another map is added.
     pub(super) capacity: u32,
 }
 
@@ -33,17 +33,16 @@ impl Assignment {
     }
 }
 
-/// What is known of the slots.
+/// What is known about the use of slots.
 pub(super) trait SlotUse {
-    /// Slots that a flow names, those of flows that have expired left out: they must not come
-    /// back to life. `None` when that cannot be known, and then no slot is taken away from a
-    /// rule.
+    /// The slots that flows name. Expired flows do not count, and must not become alive again.
+    /// `None` if the flows cannot be read, and then no slot is taken away from a rule.
     fn named_by_flows(&self) -> Option<HashSet<u32>>;
-    /// What every slot has counted since its map was created.
+    /// The counts of every slot since its map was created.
     fn counted(&self) -> Result<Vec<SlotCounters>, KernelError>;
 }
 
-/// Assigns slots for `policy`, after `previous` with `capacity` slots (zero at first).
+/// Assigns slots for `policy`, after `previous` with `capacity` slots (zero at a first attachment).
 pub(super) fn assign(
     policy: &Policy,
     previous: Option<&State>,
@@ -65,12 +64,13 @@ pub(super) fn assign(
         .iter()
         .map(|rule| known.remove(rule.identity.as_str()))
         .collect();
-    // A slot retired just now is still counted by the programs that are about to be replaced.
+    // The programs that are about to be replaced still count in a slot that is retired now.
     let (gone, mut retired): (Vec<SlotOwner>, Vec<SlotOwner>) = known
         .into_values()
         .cloned()
         .partition(|owner| retired_before.contains(&owner.slot));
-    // Before the counters are read: what a flow has counted until it expired is among them.
+    // This must come before reading the counters, so that they include all that expired flows have
+    // counted.
     let named = match gone.is_empty() {
         true => None,
         false => in_use.named_by_flows(),
@@ -116,7 +116,7 @@ pub(super) fn assign(
                         next += 1;
                     }
                     taken.insert(next);
-                    // Whoever had the slot before may have left counts in it.
+                    // The owner before may have left counts in the slot.
                     (next, counted(next))
                 }
             };
@@ -142,7 +142,7 @@ pub(super) fn assign(
     })
 }
 
-/// Adds what a rule has counted to the sum of its direction and action.
+/// Adds the counts of a rule to the sum of its direction and action.
 fn forget(forgotten: &mut Vec<Forgotten>, owner: &SlotOwner, counts: SlotCounters) {
     if counts == SlotCounters::default() {
         return;
@@ -158,7 +158,7 @@ fn forget(forgotten: &mut Vec<Forgotten>, owner: &SlotOwner, counts: SlotCounter
     }
 }
 
-/// `raw` counted since `base`.
+/// The difference of `raw` to `base`.
 pub(crate) fn since(raw: SlotCounters, base: SlotCounters) -> SlotCounters {
     SlotCounters {
         packets: raw.packets.wrapping_sub(base.packets),
@@ -185,7 +185,7 @@ mod tests {
     use sg_policy::policy::Established;
     use sg_policy::policy::rules_from_lines;
 
-    /// Slots that flows name, and what every slot has counted.
+    /// The slots that flows name, and the counts of every slot.
     #[derive(Default)]
     struct Used {
         named: HashSet<u32>,
@@ -197,13 +197,13 @@ mod tests {
             self.counted.entry(owner.slot).or_default().packets += packets;
         }
 
-        /// What an owner's row shows.
+        /// The packets in the row of an owner.
         fn of(&self, owner: &SlotOwner) -> u64 {
             let counted = self.counted.get(&owner.slot).copied().unwrap_or_default();
             since(counted, owner.base).packets
         }
 
-        /// Packets of everything that is listed, by direction and action.
+        /// The packets of all listed rows, by direction and action.
         fn listed(&self, now: &Assignment) -> HashMap<(Direction, Action), u64> {
             let mut sums = HashMap::new();
             for owner in now.rules.iter().chain(&now.retired) {
@@ -228,7 +228,7 @@ mod tests {
         }
     }
 
-    /// Nothing can be learned of the flows.
+    /// The flows cannot be read.
     struct Unknown;
 
     impl SlotUse for Unknown {
@@ -283,7 +283,7 @@ mod tests {
         }
     }
 
-    /// `count` rules for ports from `first` on.
+    /// `count` rules, for ports from `first` on.
     fn ports(first: usize, count: usize) -> Policy {
         let lines: Vec<String> = (first..first + count)
             .map(|port| format!("in tcp {port} from any accept"))
@@ -303,7 +303,7 @@ mod tests {
         assert_eq!(second.rules[0].slot, first.rules[2].slot);
         assert_eq!(second.rules[2].slot, first.rules[0].slot);
         assert_eq!(second.retired, [first.rules[1].clone()]);
-        // And gets it back.
+        // The rule gets its slot back.
         let third = assign(&ports(10, 3), Some(&second), &none);
         assert_eq!(third.slots(), first.slots());
     }
@@ -334,7 +334,7 @@ mod tests {
             assert!(now.retired.len() <= 150, "those of the last change");
             previous = Some(now);
         }
-        // 150 rules come and go in each round; their slots are used again.
+        // In each round 150 rules come and go, and their slots are used again.
         assert_eq!(previous.unwrap().capacity, MIN_CAPACITY);
     }
 
@@ -367,7 +367,7 @@ mod tests {
         let fourth = assign(&ports(2000, 500), Some(&third), &used);
         assert_eq!((fourth.retired.len(), fourth.forgotten.len()), (0, 1));
         assert_eq!(fourth.forgotten[0].counts.packets, 500 * 3);
-        // What has never counted leaves nothing to add up.
+        // A rule that has counted nothing leaves nothing to add.
         let quiet = Used::default();
         let first = assign(&ports(1, 5), None, &quiet);
         let second = assign(&ports(10, 5), Some(&first), &quiet);
@@ -434,7 +434,7 @@ mod tests {
                 "one for each direction and action"
             );
             assert_eq!(now.capacity, MIN_CAPACITY);
-            // The same rules once more: they stay what they are.
+            // Applying the same rules again changes no owner.
             let again = assign(&rules(round), Some(&now), &used);
             for (i, owner) in (1..).zip(&again.rules) {
                 assert_eq!(

@@ -1,13 +1,13 @@
-//! The state record: names, digests and slot owners, kept in a pinned map beside the links so that
-//! it lives and dies with what it describes. It is replaced whole, by renaming a new pin over the
-//! old one.
+//! The state record: names, digests and slot owners, in a pinned map beside the links, so that it
+//! exists exactly as long as what it describes. It is replaced atomically, by renaming a new pin
+//! over the old one.
 //!
-//! While programs are being replaced there are two: `state` is of the policy that was in force
-//! before, `state_next` of the one that is to be. The programs that run say which of them counts:
-//! an `apply` that is killed leaves both, and nothing is lost of either.
+//! While programs are being replaced there are two records: `state` of the policy that was in force
+//! before, and `state_next` of the new one. The running programs show which of them is valid. An
+//! `apply` that is killed leaves both, and nothing of either is lost.
 //!
-//! Layout of the map's value: magic `SGSTATE\0`, layout version (u32), length of the JSON (u32,
-//! both little-endian), SHA-256 of the JSON (32 bytes), JSON.
+//! The value of the map: magic `SGSTATE\0`, layout version (u32), length of the JSON (u32, both
+//! little-endian), SHA-256 of the JSON (32 bytes), JSON.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -28,57 +28,57 @@ use sg_policy::policy::{Established, NonIp};
 const MAGIC: &[u8; 8] = b"SGSTATE\0";
 const HEADER: usize = 8 + 4 + 4 + 32;
 
-/// Everything about an attached interface that the kernel does not know itself.
+/// What has to be known about an attached interface and cannot be read from the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     pub interface: String,
     pub ifindex: u32,
-    /// As `--netns` named it when the policy was applied last.
+    /// The name in `--netns` when the policy was last applied.
     pub netns: Option<String>,
     pub netns_cookie: u64,
     /// RFC 3339.
     pub attached_at: String,
     pub xdp_mode: String,
     pub egress_hook: String,
-    /// The enforcer added the clsact qdisc, and so removes it.
+    /// Whether the enforcer has added the clsact qdisc, so that it also has to remove it.
     pub added_clsact: bool,
     pub policy: PolicyRecord,
-    /// Ids of the programs that belong to this record; a link that runs another one was
-    /// interrupted between the record and the swap.
+    /// Ids of the programs that belong to this record. If a link runs another program, an `apply`
+    /// was interrupted between the record and the swap.
     pub inbound_program: u32,
     pub outbound_program: u32,
-    /// Ids of the programs that both directions run while this policy, the first one, is being
-    /// attached: they pass everything. `None` once it is in force.
+    /// Ids of the remembering programs that both directions run while this first policy is being
+    /// attached. `None` once it is in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remembering: Option<[u32; 2]>,
     pub counter_maps: usize,
     pub max_flows: u32,
-    /// As the programs were told: see [`sg_policy::policy::Policy`] and
+    /// The options of the programs: see [`sg_policy::policy::Policy`] and
     /// [`sg_policy::compile::Compiled`].
     pub essential: bool,
     pub non_ip: NonIp,
     pub established: Established,
     pub timeouts: [u32; TIMEOUTS],
-    /// Packets that the policy accepts may open flows.
+    /// Whether packets that the policy accepts may open flows.
     pub opens_flows: bool,
-    /// The programs look at the flow tables; otherwise nothing in them concerns a packet that the
+    /// Whether the programs look at the flow tables. If not, no flow concerns a packet that the
     /// rules accept.
     pub has_flows: bool,
-    /// They look for cut flows wherever the rules accept a TCP packet: see
+    /// Whether the programs look up cut flows for every TCP packet that the rules accept: see
     /// [`crate::kernel::generation::Generation::may_have_cut`].
     pub may_have_cut: bool,
     /// See [`crate::kernel::generation::Generation::log_level`].
     #[serde(default)]
     pub log_level: u8,
-    /// The latest generation that has run, where that is not the one in force: a number is used
-    /// once, since flows tell by it whether they have been judged.
+    /// The latest generation that has run, if it is not the one in force. A number is used only
+    /// once, because it shows whether a flow has been judged by a generation.
     #[serde(default)]
     pub last_generation: u32,
-    /// Rules of the policy in force, inbound first, in order of position.
+    /// The rules of the policy in force, inbound first, in order of position.
     pub rules: Vec<SlotOwner>,
     /// Rules of earlier policies whose slots flows may still name, or which have counted packets.
     pub retired: Vec<SlotOwner>,
-    /// What reused slots had counted for rules that nobody can name any more.
+    /// The counts of rules that nothing names any more and whose slots were reused.
     pub forgotten: Vec<Forgotten>,
 }
 
@@ -91,7 +91,7 @@ pub struct PolicyRecord {
     pub applied_at: String,
 }
 
-/// A rule and the counter slot that is its own.
+/// A rule, and the counter slot that it owns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotOwner {
     pub slot: u32,
@@ -105,12 +105,12 @@ pub struct SlotOwner {
     pub summary: String,
     pub description: Option<String>,
     pub identity: String,
-    /// What the slot had counted for its owner before.
+    /// The counts of the slot before it got this owner.
     #[serde(with = "counts", default)]
     pub base: SlotCounters,
 }
 
-/// Counts of rules that have lost their slots, summed up.
+/// The summed counts of rules that have lost their slots.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forgotten {
     #[serde(with = "direction_name")]
@@ -171,9 +171,9 @@ mod counts {
 /// The records that are pinned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Records {
-    /// Of the last policy that was put in force completely.
+    /// The record of the last policy that was put in force completely.
     pub current: Option<State>,
-    /// Of a policy that is being put in force, or was when somebody was killed.
+    /// The record of a policy that is being put in force, or was when a process was killed.
     pub next: Option<State>,
 }
 
@@ -185,7 +185,7 @@ impl Records {
         })
     }
 
-    /// Which generation a program belongs to.
+    /// The generation that a program belongs to.
     pub fn generation_of(&self, direction: Direction, program: u32) -> Option<u32> {
         [&self.next, &self.current]
             .into_iter()
@@ -194,7 +194,7 @@ impl Records {
             .map(|state| state.policy.generation)
     }
 
-    /// The record that counts while these programs run, inbound first.
+    /// The record that is valid while these programs run, inbound first.
     pub fn effective(self, running: [Option<u32>; 2]) -> Option<State> {
         let has_begun = |next: &State| {
             Direction::BOTH
@@ -210,8 +210,8 @@ impl Records {
     }
 }
 
-/// The record of a policy that is in force again, or still, after `attempted` was to replace it:
-/// packets may have been counted in the slots of that one.
+/// The record of a policy that is in force again or still, after `attempted` failed to replace it.
+/// Packets may have been counted in the slots of that one.
 pub(super) fn taken_back(current: State, attempted: State) -> State {
     let is_in_force = |owner: &SlotOwner| current.rules.iter().any(|o| o.slot == owner.slot);
     let retired = attempted.rules.into_iter().chain(attempted.retired);
@@ -237,7 +237,7 @@ impl State {
         }
     }
 
-    /// What is to be known of it should it not come into force.
+    /// What has to be known if the policy does not come into force.
     pub fn attempted(&self) -> Attempted {
         Attempted {
             netns_cookie: self.netns_cookie,
@@ -248,23 +248,23 @@ impl State {
         }
     }
 
-    /// Whether a program of this policy only remembers, and passes everything.
+    /// Whether `program` is one of this policy's remembering programs.
     pub fn only_remembers(&self, direction: Direction, program: u32) -> bool {
         self.remembering
             .is_some_and(|programs| programs[direction as usize] == program)
     }
 
-    /// Writes the record of what is about to be put in force.
+    /// Writes the record of the policy that is about to be put in force.
     pub(super) fn write_next(&self, pins: &InterfacePins) -> Result<(), KernelError> {
         self.write_at(pins, &pins.state_next())
     }
 
-    /// Makes the record that was written last the one in force.
+    /// Makes the record written by `write_next` the one in force.
     pub(super) fn promote(pins: &InterfacePins) -> Result<(), KernelError> {
         links::rename(&pins.state_next(), &pins.state()).map_err(|e| failed(&pins.state(), e))
     }
 
-    /// Writes the record of what is in force, replacing any other whole.
+    /// Writes the record of the policy in force, replacing any other.
     pub(super) fn write(&self, pins: &InterfacePins) -> Result<(), KernelError> {
         self.write_at(pins, &pins.state())
     }
@@ -288,13 +288,13 @@ fn failed(path: &Path, error: std::io::Error) -> KernelError {
     KernelError::io(format!("writing {}", path.display()), error)
 }
 
-/// The record pinned at `path`; `None` when nothing is pinned there.
+/// The record pinned at `path`. `None` if nothing is pinned there.
 fn read_at(path: &Path) -> Result<Option<State>, KernelError> {
     let damaged = |reason: &str| KernelError::DamagedState {
         path: path.to_owned(),
         reason: reason.to_owned(),
     };
-    // Only "no such pin" means that there is no record.
+    // Only if the pin does not exist is there no record.
     let bytes = match sys::read_blob(path) {
         Ok(bytes) => bytes,
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(None),

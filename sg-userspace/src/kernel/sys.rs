@@ -1,5 +1,5 @@
-//! The system calls that no library offers: filling an array map through memory, freezing it,
-//! creating the state map, asking a link for its interface, and a network namespace's cookie.
+//! System calls that no library offers, such as filling an array map through memory, freezing it,
+//! creating the state map, reading a link's interface, and a network namespace's cookie.
 
 use std::ffi::CString;
 use std::io;
@@ -16,7 +16,8 @@ use aya_obj::generated::{
 use super::link_kind::{Kind, Link};
 
 fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
-    // SAFETY: `attr` is a whole, zero-padded attribute union; pointers in it outlive the call.
+    // SAFETY: `attr` is a complete, zero-padded attribute union, and the pointers in it outlive the
+    // call.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -32,18 +33,18 @@ fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
 }
 
 fn zeroed() -> bpf_attr {
-    // SAFETY: a union of integers and pointers-as-integers, for which zero is valid.
+    // SAFETY: the union has integers and pointers as integers, for which zero is valid.
     unsafe { std::mem::zeroed() }
 }
 
-/// A memory view of an mmapable array map's values.
+/// The values of an mmapable array map, mapped into memory.
 pub(super) struct MapMemory {
     address: *mut libc::c_void,
     len: usize,
 }
 
 impl MapMemory {
-    /// Maps `len` bytes of `map`'s values. Writable views end before the map can be frozen.
+    /// Maps `len` bytes of `map`'s values. Writable mappings must end before the map can be frozen.
     fn new(map: BorrowedFd<'_>, len: usize, protection: libc::c_int) -> io::Result<Self> {
         // SAFETY: a fresh mapping chosen by the kernel; the result is checked.
         let address = unsafe {
@@ -66,14 +67,14 @@ impl MapMemory {
         Self::new(map, len, libc::PROT_READ)
     }
 
-    /// A view that several processes may count in.
+    /// A mapping in which several processes may count.
     pub(super) fn shared(map: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
         Self::new(map, len, libc::PROT_READ | libc::PROT_WRITE)
     }
 
-    /// A copy of the `entries` values of an array map, of which nothing reaches the map: what is
-    /// open for reading alone the kernel does not map (`bpf_map_mmap` wants `VM_SHARED`).
-    /// Whatever is written meanwhile may be copied in part.
+    /// A copy of the `entries` values of an array map. The kernel maps no descriptor that is open
+    /// for reading only (`bpf_map_mmap` requires `VM_SHARED`). A value that is written meanwhile
+    /// may be copied in part.
     pub(super) fn copied(map: BorrowedFd<'_>, entries: u32, value_len: usize) -> io::Result<Self> {
         let bytes = read_per_cpu_array(map, entries, value_len, 1)?;
         // SAFETY: a fresh mapping chosen by the kernel, of nothing that exists; the result is
@@ -91,7 +92,7 @@ impl MapMemory {
         if address == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the mapping is writable, as long as `bytes`, and nobody else's.
+        // SAFETY: the mapping is writable, as long as `bytes`, and nothing else uses it.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address.cast(), bytes.len()) };
         Ok(MapMemory {
             address,
@@ -101,10 +102,10 @@ impl MapMemory {
 }
 
 impl MapMemory {
-    /// The values as counters, which others may write meanwhile.
+    /// The values as counters, which other processes and programs may write meanwhile.
     pub(super) fn counters(&self) -> &[AtomicU64] {
-        // SAFETY: mappings begin at a page, so the alignment holds; whoever else writes the words
-        // does it atomically too; they live as long as `self`.
+        // SAFETY: mappings begin at a page, so the alignment holds. All other writers write the
+        // words atomically as well. The mapping lives as long as `self`.
         unsafe {
             std::slice::from_raw_parts(self.address.cast(), self.len / size_of::<AtomicU64>())
         }
@@ -113,31 +114,31 @@ impl MapMemory {
 
 impl Drop for MapMemory {
     fn drop(&mut self) {
-        // SAFETY: exactly the range that `mmap` returned.
+        // SAFETY: this is exactly the range that `mmap` returned.
         unsafe { libc::munmap(self.address, self.len) };
     }
 }
 
-/// Writes `bytes` to the front of an mmapable array map's values.
+/// Writes `bytes` to the beginning of an mmapable array map's values.
 pub(super) fn fill_array(map: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     if bytes.is_empty() {
         return Ok(());
     }
     let memory = MapMemory::new(map, bytes.len(), libc::PROT_READ | libc::PROT_WRITE)?;
-    // SAFETY: the mapping is writable and `bytes.len()` long; no program uses the map yet.
+    // SAFETY: the mapping is writable and `bytes.len()` long, and no program uses the map yet.
     unsafe {
         std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory.address.cast::<u8>(), bytes.len())
     };
     Ok(())
 }
 
-/// Numbers that nobody can guess.
+/// Unpredictable numbers.
 pub(super) fn random<const N: usize>() -> io::Result<[u64; N]> {
     let mut words = [0u64; N];
     let len = size_of_val(&words);
     // SAFETY: `words` is `len` bytes long.
     let got = unsafe { libc::getrandom(words.as_mut_ptr().cast(), len, 0) };
-    // Fewer than 256 bytes are never cut short.
+    // The kernel never returns fewer bytes than requested if these are less than 256.
     if got < 0 || got as usize != len {
         return Err(io::Error::last_os_error());
     }
@@ -151,8 +152,8 @@ pub(super) fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
     bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attr).map(drop)
 }
 
-/// All values of a per-CPU array map of `entries` values, `cpus` times `value_len` bytes each, in
-/// the order of the keys: one system call for a thousand values instead of one for each.
+/// All values of a per-CPU array map with `entries` values of `cpus` times `value_len` bytes, in
+/// the order of the keys. It takes one system call for a thousand values, not one for each.
 pub(super) fn read_per_cpu_array(
     map: BorrowedFd<'_>,
     entries: u32,
@@ -163,12 +164,12 @@ pub(super) fn read_per_cpu_array(
     let stride = value_len.next_multiple_of(8) * cpus;
     let mut values = vec![0u8; stride * entries as usize];
     let mut keys = vec![0u32; BATCH as usize];
-    // The kernel's cursor: for an array it is the last key of the batch before.
+    // The kernel's cursor. For an array it is the last key of the batch before.
     let mut cursor = 0u32;
     let mut done = 0u32;
     while done < entries {
         let mut attr = zeroed();
-        // The cursor is read before it is written.
+        // The kernel reads the cursor before it writes it.
         let position = &raw mut cursor as u64;
         attr.batch.in_batch = if done == 0 { 0 } else { position };
         attr.batch.out_batch = position;
@@ -177,11 +178,11 @@ pub(super) fn read_per_cpu_array(
         attr.batch.count = BATCH.min(entries - done);
         attr.batch.map_fd = map.as_raw_fd() as u32;
         let result = bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
-        // SAFETY: the kernel leaves the number of values in the same view of the union.
+        // SAFETY: the kernel has written the number of values into the same view of the union.
         let count = unsafe { attr.batch.count };
         match result {
             Ok(_) => {}
-            // The end of the map; what was copied before it counts.
+            // The end of the map. What was copied before it is valid.
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) && count > 0 => {}
             Err(e) => return Err(e),
         }
@@ -193,11 +194,11 @@ pub(super) fn read_per_cpu_array(
     Ok(values)
 }
 
-/// One value of an array map into `value`, which holds as many bytes as the kernel copies out: of
-/// a per-CPU map the values of all possible CPUs.
+/// Reads one value of an array map into `value`, which must have the length that the kernel copies.
+/// For a per-CPU map, that is the values of all possible CPUs.
 pub(super) fn lookup(map: BorrowedFd<'_>, key: &u32, value: &mut [u8]) -> io::Result<()> {
     let mut attr = zeroed();
-    // SAFETY: writing plain fields of the union's element view.
+    // SAFETY: plain fields of the union's element view are written.
     let view = unsafe { &mut attr.__bindgen_anon_2 };
     view.map_fd = map.as_raw_fd() as u32;
     view.key = std::ptr::from_ref(key) as u64;
@@ -205,10 +206,10 @@ pub(super) fn lookup(map: BorrowedFd<'_>, key: &u32, value: &mut [u8]) -> io::Re
     bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr).map(drop)
 }
 
-/// Writes the value under `key` of an array map, whole.
+/// Replaces the value of `key` in an array map.
 pub(super) fn write_value(map: BorrowedFd<'_>, key: &u32, value: &[u8]) -> io::Result<()> {
     let mut attr = zeroed();
-    // SAFETY: writing plain fields of the union's element view.
+    // SAFETY: plain fields of the union's element view are written.
     let view = unsafe { &mut attr.__bindgen_anon_2 };
     view.map_fd = map.as_raw_fd() as u32;
     view.key = std::ptr::from_ref(key) as u64;
@@ -216,8 +217,8 @@ pub(super) fn write_value(map: BorrowedFd<'_>, key: &u32, value: &[u8]) -> io::R
     bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 
-/// Visits every entry of a hash map, `batch` of them per system call. An entry that goes while the
-/// map is being read is left out, or not.
+/// Visits every entry of a hash map, with `batch` entries per system call. An entry that is removed
+/// meanwhile may be visited or not.
 pub(super) fn each_hash_entry<K: aya::Pod, V: aya::Pod>(
     map: BorrowedFd<'_>,
     batch: u32,
@@ -228,7 +229,7 @@ pub(super) fn each_hash_entry<K: aya::Pod, V: aya::Pod>(
     let mut batch = batch;
     let mut keys = vec![no_key; batch as usize];
     let mut values = vec![no_value; batch as usize];
-    // The kernel's cursor: the bucket to go on with.
+    // The kernel's cursor: the next bucket.
     let mut cursor = 0u32;
     let mut is_first = true;
     loop {
@@ -245,7 +246,7 @@ pub(super) fn each_hash_entry<K: aya::Pod, V: aya::Pod>(
             Ok(_) => false,
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => true,
             Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && batch < 1 << 20 => {
-                // One bucket holds more than a batch.
+                // One bucket has more entries than a batch.
                 batch *= 2;
                 keys.resize(batch as usize, no_key);
                 values.resize(batch as usize, no_value);
@@ -253,7 +254,7 @@ pub(super) fn each_hash_entry<K: aya::Pod, V: aya::Pod>(
             }
             Err(e) => return Err(e),
         };
-        // SAFETY: the kernel leaves the number of entries in the same view of the union.
+        // SAFETY: the kernel has written the number of entries into the same view of the union.
         let count = unsafe { attr.batch.count } as usize;
         for (key, value) in keys.iter().zip(&values).take(count) {
             visit(*key, *value);
@@ -268,7 +269,7 @@ pub(super) fn each_hash_entry<K: aya::Pod, V: aya::Pod>(
 /// Removes one entry of a hash map.
 pub(super) fn delete_entry<K: aya::Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
     let mut attr = zeroed();
-    // SAFETY: writing plain fields of the union's element view.
+    // SAFETY: plain fields of the union's element view are written.
     let view = unsafe { &mut attr.__bindgen_anon_2 };
     view.map_fd = map.as_raw_fd() as u32;
     view.key = std::ptr::from_ref(key) as u64;
@@ -278,7 +279,7 @@ pub(super) fn delete_entry<K: aya::Pod>(map: BorrowedFd<'_>, key: &K) -> io::Res
 /// Creates an array map with one value of `len` bytes that can be mapped into memory.
 pub(super) fn create_blob(name: &str, len: u32) -> io::Result<OwnedFd> {
     let mut attr = zeroed();
-    // SAFETY: writing plain fields of the union's map-creation view.
+    // SAFETY: plain fields of the union's map-creation view are written.
     let create = unsafe { &mut attr.__bindgen_anon_1 };
     create.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
     create.key_size = 4;
@@ -289,25 +290,25 @@ pub(super) fn create_blob(name: &str, len: u32) -> io::Result<OwnedFd> {
         *to = from as _;
     }
     let fd = bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr)?;
-    // SAFETY: the kernel just returned this descriptor to us alone.
+    // SAFETY: the kernel has just returned this descriptor, and nothing else uses it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Pins `object` at `path`, which must not exist.
+/// Pins `object` at `path`, where nothing may exist.
 pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attr = zeroed();
-    // SAFETY: writing plain fields of the union's pin view.
+    // SAFETY: plain fields of the union's pin view are written.
     let view = unsafe { &mut attr.__bindgen_anon_4 };
     view.pathname = path.as_ptr() as u64;
     view.bpf_fd = object.as_raw_fd() as u32;
     bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
 }
 
-/// Makes `descriptor`, whoever owns it, mean what `other` means.
+/// Makes the number `descriptor` refer to what `other` refers to. Its owner stays the same.
 pub(super) fn redirect(descriptor: BorrowedFd<'_>, other: BorrowedFd<'_>) -> io::Result<()> {
     let (from, to) = (other.as_raw_fd(), descriptor.as_raw_fd());
-    // SAFETY: both are open, and `descriptor` stays open and its owner's.
+    // SAFETY: both are open. `descriptor` stays open and keeps its owner.
     let result = unsafe { libc::dup3(from, to, libc::O_CLOEXEC) };
     if result < 0 {
         return Err(io::Error::last_os_error());
@@ -315,15 +316,14 @@ pub(super) fn redirect(descriptor: BorrowedFd<'_>, other: BorrowedFd<'_>) -> io:
     Ok(())
 }
 
-/// Whether somebody has the file open for writing: the kernel gives a lease for reading only
-/// where nobody has (fcntl(2)). An error where it gives none: the file system has no leases, or
-/// the file is another user's.
+/// Whether a process has the file open for writing: only if none has, the kernel grants a read
+/// lease (fcntl(2)). Fails if the file system has no leases, or the file belongs to another user.
 ///
-/// For the moment that the lease is held, somebody who opens the file for writing has to wait,
-/// and the process gets a SIGIO, which it has to have a handler for.
+/// While the lease is held, a process that opens the file for writing has to wait, and this process
+/// gets a SIGIO, for which it must have a handler.
 pub(crate) fn is_open_for_writing(file: BorrowedFd<'_>) -> io::Result<bool> {
     let lease = |kind: libc::c_int| {
-        // SAFETY: no pointers; the descriptor is open.
+        // SAFETY: no pointers, and the descriptor is open.
         let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) };
         match result {
             0 => Ok(()),
@@ -342,9 +342,8 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     open_pin_with(path, 0)
 }
 
-/// Opens the map or program that is pinned at `path` for reading alone, which needs no more than
-/// the right to read the pin and works where the file system is mounted read-only. Links do not
-/// open so.
+/// Opens the map or program pinned at `path` for reading only. That takes only the right to read
+/// the pin, and works on a read-only file system. Links cannot be opened in this way.
 pub(super) fn open_pin_to_read(path: &Path) -> io::Result<OwnedFd> {
     open_pin_with(path, aya_obj::generated::BPF_F_RDONLY)
 }
@@ -355,16 +354,17 @@ fn open_pin_with(path: &Path, flags: u32) -> io::Result<OwnedFd> {
     attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
     attr.__bindgen_anon_4.file_flags = flags;
     let fd = bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?;
-    // SAFETY: the kernel just returned this descriptor to us alone.
+    // SAFETY: the kernel has just returned this descriptor, and nothing else uses it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// What the kernel says of an object.
+/// What the kernel reports about an object.
 ///
 /// # Safety
-/// `T` is the structure of plain integers that the kernel fills in for this kind of object.
+///
+/// `T` must be the structure of plain integers that the kernel fills in for this kind of object.
 unsafe fn info<T>(object: BorrowedFd<'_>) -> io::Result<T> {
-    // SAFETY: plain integers, for which zero is valid.
+    // SAFETY: the structure has plain integers, for which zero is valid.
     let mut info: T = unsafe { std::mem::zeroed() };
     let mut attr = zeroed();
     attr.info.bpf_fd = object.as_raw_fd() as u32;
@@ -374,7 +374,7 @@ unsafe fn info<T>(object: BorrowedFd<'_>) -> io::Result<T> {
     Ok(info)
 }
 
-/// What a map is made of.
+/// The type and size of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct MapShape {
     pub(super) is_array: bool,
@@ -383,7 +383,7 @@ pub(super) struct MapShape {
 }
 
 pub(super) fn map_shape(map: BorrowedFd<'_>) -> io::Result<MapShape> {
-    // SAFETY: what the kernel says of a map.
+    // SAFETY: this is the structure that the kernel fills in for a map.
     let info: bpf_map_info = unsafe { info(map)? };
     Ok(MapShape {
         is_array: info.type_ == bpf_map_type::BPF_MAP_TYPE_ARRAY as u32,
@@ -392,8 +392,7 @@ pub(super) fn map_shape(map: BorrowedFd<'_>) -> io::Result<MapShape> {
     })
 }
 
-/// The first value of the array map that is pinned at `path`, whole; `None` for another kind of
-/// map.
+/// The first value of the array map pinned at `path`. `None` for another kind of map.
 pub(super) fn read_blob(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let map = open_pin_to_read(path)?;
     let shape = map_shape(map.as_fd())?;
@@ -405,9 +404,9 @@ pub(super) fn read_blob(path: &Path) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Waits until no packet is any more in a program that was replaced before: programs run inside
+/// Waits until no packet is in a program that was replaced before this call. Programs run inside
 /// read-side sections of RCU, and the kernel's global membarrier waits for all that have begun
-/// (kernel/sched/membarrier.c). Where it cannot, longer than any such section lasts.
+/// (kernel/sched/membarrier.c). Without membarrier it waits for longer than any such section lasts.
 pub(super) fn wait_for_programs() {
     // SAFETY: no pointers.
     let result = unsafe {
@@ -423,14 +422,14 @@ pub(super) fn wait_for_programs() {
     }
 }
 
-/// What the kernel says of an XDP or tcx link.
+/// What the kernel reports about an XDP or tcx link.
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<Link> {
-    // SAFETY: what the kernel says of a link.
+    // SAFETY: this is the structure that the kernel fills in for a link.
     let info: bpf_link_info = unsafe { info(link)? };
     Ok(Link {
         id: info.id,
         program: info.prog_id,
-        // SAFETY: the XDP and tcx views both begin with the interface index.
+        // SAFETY: the views for XDP and tcx both begin with the interface index.
         ifindex: unsafe { info.__bindgen_anon_1.xdp.ifindex },
     })
 }
@@ -444,7 +443,7 @@ pub(super) fn link_create(
     let (attach_type, flags) = match kind {
         Kind::XdpNative => (bpf_attach_type::BPF_XDP, XDP_FLAGS_DRV_MODE),
         Kind::XdpGeneric => (bpf_attach_type::BPF_XDP, XDP_FLAGS_SKB_MODE),
-        // Before whatever is first now: no other program is named.
+        // The flag without another program means: before all that are there.
         Kind::TcxEgressFirst => (bpf_attach_type::BPF_TCX_EGRESS, BPF_F_BEFORE),
     };
     let mut attr = zeroed();
@@ -453,11 +452,11 @@ pub(super) fn link_create(
     attr.link_create.attach_type = attach_type as u32;
     attr.link_create.flags = flags;
     let fd = bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?;
-    // SAFETY: the kernel just returned this descriptor to us alone.
+    // SAFETY: the kernel has just returned this descriptor, and nothing else uses it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Replaces the program of a link at once.
+/// Replaces the program of a link atomically.
 pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = zeroed();
     attr.link_update.link_fd = link.as_raw_fd() as u32;
@@ -465,25 +464,25 @@ pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
-/// Takes a link off its interface.
+/// Detaches a link from its interface.
 pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = zeroed();
     attr.link_detach.link_fd = link.as_raw_fd() as u32;
     bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
 }
 
-/// A program of the tcx chain.
+/// A program at a tcx hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chained {
     pub program: u32,
-    /// Zero where it is attached without a link.
+    /// Zero if the program is attached without a link.
     pub link: u32,
 }
 
-/// The egress programs of an interface of the current network namespace, in the order in which
-/// packets meet them. None where the kernel has no tcx.
+/// The tcx egress programs of an interface of the current network namespace, in the order in which
+/// they run. Empty if the kernel has no tcx.
 pub(super) fn tcx_egress(ifindex: u32) -> io::Result<Vec<Chained>> {
-    // As many as a chain has at most (BPF_MPROG_MAX, include/linux/bpf_mprog.h).
+    // The most programs that a hook can have (BPF_MPROG_MAX, include/linux/bpf_mprog.h).
     const MOST: usize = 64;
     let (mut programs, mut links) = ([0u32; MOST], [0u32; MOST]);
     let mut attr = zeroed();
@@ -494,13 +493,13 @@ pub(super) fn tcx_egress(ifindex: u32) -> io::Result<Vec<Chained>> {
     attr.query.__bindgen_anon_2.count = MOST as u32;
     match bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr) {
         Ok(_) => {}
-        // Kernels before 6.6 do not know the type, nor so large a request.
+        // Kernels before 6.6 know neither the attach type nor so large a request.
         Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::E2BIG)) => {
             return Ok(Vec::new());
         }
         Err(e) => return Err(e),
     }
-    // SAFETY: the kernel leaves the number of programs in the same view of the union.
+    // SAFETY: the kernel has written the number of programs into the same view of the union.
     let count = unsafe { attr.query.__bindgen_anon_2.count } as usize;
     let chained = programs.into_iter().zip(links).take(count);
     Ok(chained
@@ -508,12 +507,12 @@ pub(super) fn tcx_egress(ifindex: u32) -> io::Result<Vec<Chained>> {
         .collect())
 }
 
-/// Opens a program by its id; `None` when there is none.
+/// Opens a program by its id. `None` if it does not exist.
 pub(super) fn program_by_id(id: u32) -> io::Result<Option<OwnedFd>> {
     by_id(bpf_cmd::BPF_PROG_GET_FD_BY_ID, id)
 }
 
-/// The id of the link that attaches this program somewhere, if one does.
+/// The id of the link that attaches this program, if there is one.
 pub(super) fn link_of(program: u32) -> io::Result<Option<u32>> {
     let mut id = 0;
     while let Some(next) = next_id(Listed::Links, id)? {
@@ -530,10 +529,10 @@ pub(super) fn link_of(program: u32) -> io::Result<Option<u32>> {
 
 fn by_id(cmd: bpf_cmd, id: u32) -> io::Result<Option<OwnedFd>> {
     let mut attr = zeroed();
-    // Programs and links have it in the same place.
+    // The id is at the same place for programs and links.
     attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
     match bpf(cmd, &mut attr) {
-        // SAFETY: the kernel just returned this descriptor to us alone.
+        // SAFETY: the kernel has just returned this descriptor, and nothing else uses it.
         Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd as i32) })),
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(e) => Err(e),
@@ -541,7 +540,7 @@ fn by_id(cmd: bpf_cmd, id: u32) -> io::Result<Option<OwnedFd>> {
 }
 
 fn program_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
-    // SAFETY: what the kernel says of a program.
+    // SAFETY: this is the structure that the kernel fills in for a program.
     unsafe { info(program) }
 }
 
@@ -558,7 +557,7 @@ pub(super) fn program_name(program: BorrowedFd<'_>) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&name).into_owned())
 }
 
-/// The id of a loaded program, map or link that follows `id`; `None` after the last one.
+/// The next id after `id` of a loaded program, map or link. `None` after the last one.
 pub(super) fn next_id(kind: Listed, id: u32) -> io::Result<Option<u32>> {
     let cmd = match kind {
         Listed::Programs => bpf_cmd::BPF_PROG_GET_NEXT_ID,
@@ -568,14 +567,14 @@ pub(super) fn next_id(kind: Listed, id: u32) -> io::Result<Option<u32>> {
     let mut attr = zeroed();
     attr.__bindgen_anon_6.__bindgen_anon_1.start_id = id;
     match bpf(cmd, &mut attr) {
-        // SAFETY: the kernel leaves the id in the same view of the union.
+        // SAFETY: the kernel has written the id into the same view of the union.
         Ok(_) => Ok(Some(unsafe { attr.__bindgen_anon_6.next_id })),
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(e) => Err(e),
     }
 }
 
-/// What can be listed by id.
+/// The kinds of objects that can be listed by id.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Listed {
     Programs,
@@ -583,26 +582,26 @@ pub(super) enum Listed {
     Links,
 }
 
-/// A number that names the current network namespace for as long as the machine runs
+/// The cookie of the current network namespace, unique until the machine is restarted
 /// (`SO_NETNS_COOKIE`, include/uapi/asm-generic/socket.h; Linux 5.14).
 pub(super) fn netns_cookie() -> io::Result<u64> {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0")
         .map(OwnedFd::from)
         .or_else(|_| {
-            // A namespace whose loopback is down cannot bind; an unbound socket does as well.
+            // If loopback is down, nothing can be bound. An unbound socket also has the cookie.
             // SAFETY: no pointers; the result is checked.
             let fd =
                 unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
             if fd < 0 {
                 return Err(io::Error::last_os_error());
             }
-            // SAFETY: the kernel just returned this descriptor to us alone.
+            // SAFETY: the kernel has just returned this descriptor, and nothing else uses it.
             Ok(unsafe { OwnedFd::from_raw_fd(fd) })
         })?;
     const SO_NETNS_COOKIE: libc::c_int = 71;
     let mut cookie = 0u64;
     let mut len = size_of::<u64>() as libc::socklen_t;
-    // SAFETY: `cookie` and `len` are valid for writes of the sizes given.
+    // SAFETY: `cookie` and `len` are valid for writes of the sizes that are passed.
     let result = unsafe {
         libc::getsockopt(
             socket.as_fd().as_raw_fd(),

@@ -1,5 +1,5 @@
-//! The tables of a running generation, read back from the kernel: what `explain --iface` asks, so
-//! that its answer is what the interface really does.
+//! Reads the tables of a running generation back from the kernel, so that `explain --iface` and
+//! seeding get the verdicts of the programs in force.
 
 use std::mem::offset_of;
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ use super::state::State;
 use super::{inspect, sys, targets};
 use sg_policy::compile::decide;
 
-/// A copy of what a running program looks up.
+/// A copy of the tables of a running program.
 pub struct LiveTables {
     root4: Vec<u32>,
     lines: Vec<Line>,
@@ -24,12 +24,12 @@ pub struct LiveTables {
 }
 
 impl LiveTables {
-    /// Reads the tables of what the interface runs now; where nothing is attached, of what the
-    /// record says.
+    /// Reads the tables of the programs that the interface runs. If nothing is attached, reads
+    /// those that the record names.
     pub fn of_running(pins: &InterfacePins, state: &State) -> Result<Self, KernelError> {
         let inbound = match inspect::running(pins) {
             Ok([inbound, _]) => inbound,
-            // Links cannot be opened there.
+            // Links cannot be opened on a read-only file system.
             Err(KernelError::ReadOnly { .. }) => None,
             Err(error) => return Err(error),
         };
@@ -50,8 +50,7 @@ impl LiveTables {
         Self::read(open(BSS_PIN)?.as_fd(), || open(ARRAY_PIN))
     }
 
-    /// Reads the tables of a generation; `far` opens those in a map of their own, where there are
-    /// some.
+    /// Reads the tables of a generation. `far` opens the array map, if the tables are in one.
     pub(super) fn read<F: AsFd>(
         near: BorrowedFd<'_>,
         far: impl FnOnce() -> Result<F, KernelError>,

@@ -1,8 +1,9 @@
-//! The further programs of each hook: puts them where the first ones jump to, and keeps them
-//! there for as long as a packet may want them.
+//! The tail-call targets of each hook: puts them into the program arrays, and keeps them there for
+//! as long as a packet may need them.
 //!
-//! The kernel empties a program array when nobody has it open any more and it is pinned nowhere.
-//! Hence the pins, of each generation its own: one that is replaced still has packets under way.
+//! The kernel clears a program array when no process has it open and it is not pinned. Therefore
+//! each generation pins its own arrays: after it is replaced there are still packets in its
+//! programs.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ const fn array(direction: Direction) -> &'static str {
     }
 }
 
-/// The program that a hook runs first.
+/// The attached program of a hook.
 const fn entry(direction: Direction) -> &'static str {
     match direction {
         Direction::Inbound => INBOUND,
@@ -77,10 +78,10 @@ fn paths(pins: &InterfacePins, generation: u32) -> [PathBuf; 6] {
     ]
 }
 
-/// Pins a generation, before its programs are attached: the arrays, the programs of the hooks,
-/// which are to come back if a later generation cannot be put in force, and the tables, which
-/// `explain` and a later `apply` read. What is not pinned can be opened by its id alone, which
-/// takes CAP_SYS_ADMIN.
+/// Pins a generation before its programs are attached: the program arrays, the attached programs,
+/// which have to come back if a later generation cannot be put in force, and the tables, which
+/// `explain` and a later `apply` read. Without a pin an object could only be opened by its id,
+/// which takes CAP_SYS_ADMIN.
 pub(super) fn pin(ebpf: &Ebpf, pins: &InterfacePins, generation: u32) -> Result<(), KernelError> {
     for direction in Direction::BOTH {
         let name = array(direction);
@@ -105,12 +106,12 @@ pub(super) fn pin(ebpf: &Ebpf, pins: &InterfacePins, generation: u32) -> Result<
 }
 
 fn pin_at(object: BorrowedFd<'_>, path: &Path) -> Result<(), KernelError> {
-    // One that was killed before it attached anything may have left it.
+    // An `apply` that was killed before it attached anything may have left this pin.
     unpin(path)?;
     links::pin(object, path).map_err(|e| KernelError::io(format!("pinning {}", path.display()), e))
 }
 
-/// The program with an id, if it is among the pinned ones of a hook, and its generation.
+/// The program with this id among the pinned ones of a hook, and its generation.
 pub(super) fn pinned_program(
     pins: &InterfacePins,
     direction: Direction,
@@ -129,7 +130,7 @@ pub(super) fn pinned_program(
     Ok(None)
 }
 
-/// Whether the array of a hook in a generation is pinned, with a program for each target.
+/// Whether the program array of a hook in a generation is pinned and has a program for each target.
 pub(super) fn are_there(pins: &InterfacePins, direction: Direction, generation: u32) -> bool {
     let Ok(map) = sys::open_pin_to_read(&pins.targets(direction, generation)) else {
         return false;
@@ -139,7 +140,7 @@ pub(super) fn are_there(pins: &InterfacePins, direction: Direction, generation: 
     targets.all(|target| sys::lookup(map.as_fd(), &(target as u32), &mut id).is_ok())
 }
 
-/// The program that a hook runs, to go back to it; by its id where it is not pinned.
+/// The program that a hook runs, so that it can be put back. Opened by its id if it is not pinned.
 pub(super) fn program_in_force(
     pins: &InterfacePins,
     direction: Direction,
@@ -154,13 +155,13 @@ pub(super) fn program_in_force(
     })
 }
 
-/// Everything that is pinned of a generation, kept open.
+/// All pinned objects of a generation, kept open.
 pub(super) struct PinnedGeneration {
     /// In the order of `paths`.
     objects: Vec<OwnedFd>,
 }
 
-/// Opens a generation; `None` where something of it is missing.
+/// Opens a generation. `None` if one of its objects is missing.
 pub(super) fn open(
     pins: &InterfacePins,
     generation: u32,
@@ -179,15 +180,15 @@ pub(super) fn open(
 }
 
 impl PinnedGeneration {
-    /// The program that a hook runs first.
+    /// The attached program of a hook.
     pub(super) fn program(&self, direction: Direction) -> BorrowedFd<'_> {
-        // Behind the arrays of both directions.
+        // They come after the arrays of both directions.
         self.objects[Direction::BOTH.len() + direction as usize].as_fd()
     }
 
-    /// What its programs look up: in their own memory, and in a map.
+    /// The tables of its programs: in .bss, and in an array map.
     pub(super) fn tables(&self) -> Result<[BorrowedFd<'_>; 2], KernelError> {
-        // The last two.
+        // They are the last two.
         let [.., near, far] = &self.objects[..] else {
             return Err(broken_object(BSS));
         };
@@ -199,12 +200,12 @@ impl PinnedGeneration {
             .map_err(|e| KernelError::io("asking for a program's id", e))
     }
 
-    /// Pins what is no longer pinned.
+    /// Pins the objects that are not pinned any more.
     pub(super) fn pin(&self, pins: &InterfacePins, generation: u32) -> Result<(), KernelError> {
         let are_there = Direction::BOTH.map(|d| are_there(pins, d, generation));
         let paths = paths(pins, generation);
         for (i, (path, object)) in paths.iter().zip(&self.objects).enumerate() {
-            // An array may be there and empty.
+            // An array may exist and be empty.
             if are_there.get(i).copied().unwrap_or_else(|| path.exists()) {
                 continue;
             }
@@ -214,16 +215,16 @@ impl PinnedGeneration {
     }
 }
 
-/// What a generation lacks besides its arrays. Packets do not need it, but the next `apply` does,
-/// and whoever reads.
+/// The names of missing pins of a generation, besides the arrays. Packets do not need them, but the
+/// next `apply` and readers do.
 pub(super) fn missing(pins: &InterfacePins, generation: u32) -> Vec<String> {
     let [_, _, rest @ ..] = paths(pins, generation);
     let gone = rest.iter().filter(|path| !path.exists());
     gone.map(|path| links::name_of(path)).collect()
 }
 
-/// Removes the pins of all generations but one, which runs, once no packet is under way in the
-/// programs of another.
+/// Removes the pins of all generations but the running one, once no packet is in the programs of
+/// the others.
 pub(super) fn leave_only(pins: &InterfacePins, generation: u32) -> Result<(), KernelError> {
     let kept = paths(pins, generation);
     let mut others = pins.all_of_generations()?;
@@ -235,14 +236,14 @@ pub(super) fn leave_only(pins: &InterfacePins, generation: u32) -> Result<(), Ke
     others.iter().try_for_each(|path| unpin(path))
 }
 
-/// Removes the pins of a generation that was never attached, as far as there are any.
+/// Removes the pins of a generation that was never attached, if there are any.
 pub(super) fn forget(pins: &InterfacePins, generation: u32) {
     for path in paths(pins, generation) {
         let _ = unpin(&path);
     }
 }
 
-/// The id of the program of a target; `None` where it is not there.
+/// The id of the program of a target. `None` if it is missing.
 pub(crate) fn program_id(
     pins: &InterfacePins,
     direction: Direction,

@@ -1,5 +1,5 @@
-//! The clsact qdisc of an interface and the filters on its egress, by rtnetlink and by interface
-//! index: listing them, and the enforcer's own filter, which comes before all others.
+//! The clsact qdisc of an interface and its egress filters, by rtnetlink and interface index: lists
+//! them, and maintains the enforcer's own filter, which comes before all others.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -11,7 +11,7 @@ use super::faults::step;
 use super::netlink::{self, attribute, number, put, text};
 use super::object::OUTBOUND;
 
-/// The lowest number, which comes first.
+/// The lowest number, which runs first.
 const PREFERENCE: u16 = 1;
 const KIND: &str = "bpf";
 
@@ -41,15 +41,15 @@ const ETH_P_ALL: u16 = 3;
 /// `struct tcmsg` (include/uapi/linux/rtnetlink.h).
 const TCMSG: usize = 20;
 
-/// A filter on the egress of an interface, in the order in which packets meet them.
+/// An egress filter of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     pub preference: u16,
-    /// An EtherType, in host order.
+    /// An EtherType, in host byte order.
     pub protocol: u16,
     pub handle: u32,
     pub kind: String,
-    /// Of a BPF filter.
+    /// The name, if it is a BPF filter.
     pub name: Option<String>,
     pub program: Option<u32>,
 }
@@ -59,7 +59,7 @@ impl Filter {
         self.preference == PREFERENCE && self.kind == KIND && self.name.as_deref() == Some(OUTBOUND)
     }
 
-    /// It keeps ours from being where it has to be.
+    /// Whether it occupies the place that our filter needs.
     pub(super) fn is_in_the_way(&self) -> bool {
         self.preference == PREFERENCE && (self.kind != KIND || self.protocol != ETH_P_ALL)
     }
@@ -75,10 +75,10 @@ impl std::fmt::Display for Filter {
     }
 }
 
-/// What hangs on the egress of an interface.
+/// The qdisc and the egress filters of an interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Clsact {
-    /// The kind of the qdisc there is: `clsact`, or `ingress`, which has no egress.
+    /// The kind of the qdisc: `clsact`, or `ingress`, which has no egress.
     pub qdisc: Option<String>,
     pub egress: Vec<Filter>,
 }
@@ -92,7 +92,7 @@ fn message(ifindex: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
     bytes
 }
 
-/// Handle, parent and info of a message, and its attributes; `None` where it is of another
+/// The handle, parent and info of a message, and its attributes. `None` if it is about another
 /// interface or too short.
 fn read(payload: &[u8], ifindex: u32) -> Option<([u32; 3], &[u8])> {
     let (head, attributes) = payload.split_at_checked(TCMSG)?;
@@ -104,7 +104,7 @@ fn read(payload: &[u8], ifindex: u32) -> Option<([u32; 3], &[u8])> {
     (of(index) == ifindex).then(|| ([of(handle), of(parent), of(info)], attributes))
 }
 
-/// What is there, of the interface with this index in the current network namespace.
+/// Reads the qdisc and filters of the interface with this index in the current network namespace.
 pub(super) fn look(ifindex: u32) -> Result<Clsact, KernelError> {
     let qdisc = qdisc(ifindex)?;
     let egress = match &qdisc {
@@ -133,8 +133,8 @@ fn filters(ifindex: u32, parent: u32) -> Result<Vec<Filter>, KernelError> {
         let Some(([handle, _, info], attributes)) = read(payload, ifindex) else {
             return;
         };
-        // Each kind has a line of its own, without a handle, before its filters. Other chains
-        // than the first one are met by way of it only.
+        // Each kind has a message without a handle before those of its filters. Other chains than
+        // the first are only reached from it.
         if handle == 0 || number(attributes, TCA_CHAIN).is_some_and(|chain| chain != 0) {
             return;
         }
@@ -154,7 +154,7 @@ fn filters(ifindex: u32, parent: u32) -> Result<Vec<Filter>, KernelError> {
     Ok(found)
 }
 
-/// Adds the qdisc. That it is there is success.
+/// Adds the qdisc. It is a success if it exists.
 pub(super) fn add_qdisc(ifindex: u32) -> io::Result<()> {
     let mut request = message(ifindex, QDISC_HANDLE, TC_H_CLSACT, 0);
     put(&mut request, TCA_KIND, b"clsact\0");
@@ -168,7 +168,7 @@ pub(super) fn add_qdisc(ifindex: u32) -> io::Result<()> {
     )
 }
 
-/// Removes the qdisc, unless somebody's filters hang on it. That it is not there is success.
+/// Removes the qdisc, unless other tools have filters on it. It is a success if there is none.
 pub(super) fn delete_qdisc(ifindex: u32) -> Result<(), KernelError> {
     if qdisc(ifindex)?.as_deref() != Some("clsact") {
         return Ok(());
@@ -194,7 +194,7 @@ pub(super) fn delete_qdisc(ifindex: u32) -> Result<(), KernelError> {
     .map_err(|e| KernelError::io("deleting the clsact qdisc", e))
 }
 
-/// Hangs `program` on the egress, before every filter that is there, under a handle that is free.
+/// Adds a filter with `program` to the egress, before all existing filters, with a free handle.
 pub(super) fn add_filter(ifindex: u32, handle: u32, program: BorrowedFd<'_>) -> io::Result<()> {
     step(
         || "adding the clsact filter".into(),
@@ -202,7 +202,7 @@ pub(super) fn add_filter(ifindex: u32, handle: u32, program: BorrowedFd<'_>) -> 
     )
 }
 
-/// Has the filter that is there run `program` from now on.
+/// Makes the existing filter run `program` from now on.
 pub(super) fn replace_filter(ifindex: u32, handle: u32, program: BorrowedFd<'_>) -> io::Result<()> {
     step(
         || "replacing the clsact filter".into(),
@@ -247,12 +247,12 @@ pub(super) fn delete_filter(ifindex: u32, handle: u32) -> io::Result<()> {
     )
 }
 
-/// Preference and protocol of ours, as `tcm_info` has them.
+/// The preference and protocol of our filter, as in `tcm_info`.
 fn place() -> u32 {
     u32::from(PREFERENCE) << 16 | u32::from(ETH_P_ALL.to_be())
 }
 
-/// What has gone meanwhile, alone or with its qdisc or its interface, need not be removed.
+/// It is a success if the object is gone, alone or with its qdisc or interface.
 fn gone(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(e)

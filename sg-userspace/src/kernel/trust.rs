@@ -1,6 +1,6 @@
-//! Who else could have made or changed what is pinned. A plain `mount -t bpf` gives every user
-//! the right to create entries; whoever owns our directory, or may write to it, holds the lock
-//! and decides what the enforcer believes.
+//! Checks that no other user could have made or changed the pins. A plain `mount -t bpf` allows
+//! every user to create entries. A user who owns our directory or may write to it could hold the
+//! lock and decide what the enforcer reads.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -16,12 +16,12 @@ pub(super) const ROOT: &str = "sgctl";
 const GROUP_OR_OTHERS_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
-/// Refuses a BPF file system in which somebody else made our directory, may write to it, or could
-/// move it away and put another in its place.
+/// Refuses a BPF file system in which another user has made our directory, may write to it, or
+/// could replace it.
 pub(super) fn check(bpffs: &Path) -> Result<(), KernelError> {
     let found = fs::metadata(bpffs).map_err(|e| looking_at(bpffs, e))?;
     check_owner(bpffs, &found)?;
-    // In a sticky directory only the owner of an entry renames or removes it (rename(2)).
+    // In a sticky directory only the owner of an entry can rename or remove it (rename(2)).
     if found.mode() & GROUP_OR_OTHERS_WRITE != 0 && found.mode() & STICKY == 0 {
         return Err(KernelError::WritableByOthers {
             path: bpffs.to_owned(),
@@ -36,8 +36,8 @@ pub(super) fn check(bpffs: &Path) -> Result<(), KernelError> {
     }
 }
 
-/// Opens our directory, which nobody but its owner can open from then on: whoever can open it can
-/// hold its lock. `None` when there is none.
+/// Opens our directory, and closes it to all other users, because anyone who can open it can hold
+/// its lock. `None` if it does not exist.
 pub(super) fn open_for_us_alone(root: &Path) -> Result<Option<File>, KernelError> {
     let opened = OpenOptions::new()
         .read(true)
@@ -60,7 +60,7 @@ pub(super) fn open_for_us_alone(root: &Path) -> Result<Option<File>, KernelError
     Ok(Some(file))
 }
 
-/// Creates a directory for us alone, unless there is one.
+/// Creates a directory that only root can open, unless it exists.
 pub(super) fn create_dir(path: &Path) -> Result<(), KernelError> {
     let make = || DirBuilder::new().mode(0o700).create(path);
     match step(|| "making a directory".into(), make) {

@@ -1,4 +1,5 @@
-//! What is attached where: the pins, their records, and what the links really run.
+//! Which interfaces have an attachment, and its state: the pins, their records, and what the links
+//! really run.
 
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use crate::kernel::pins::{InterfacePins, PinTree};
 use crate::kernel::state::State;
 use crate::kernel::{Fault, FaultCode, KernelError, bpffs, interfaces, netns, places};
 
-/// Which of the attached interfaces a command is about.
+/// The attached interfaces that a command is about.
 #[derive(Clone, Debug)]
 pub enum Scope {
     /// Every interface in every network namespace.
@@ -24,27 +25,27 @@ pub enum Scope {
 #[derive(Clone, Debug)]
 pub struct Attached {
     pub pins: InterfacePins,
-    /// `Err` when the record cannot be read; detaching works all the same.
+    /// The record. `Err` if it cannot be read; detaching works without it.
     pub state: Result<State, String>,
 }
 
-/// How an attachment is, in a word: the first of its faults.
+/// The health of an attachment in one word, which is that of its first fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Health {
     /// Both directions enforce the policy of the record.
     Enforcing,
-    /// `apply` was cut short; another `apply` puts it right.
+    /// An `apply` was interrupted. Another `apply` repairs it.
     Interrupted,
-    /// A direction has no program any more, or not all of them.
+    /// A direction lacks its program or some tail-call targets.
     Incomplete,
-    /// Somebody else's program comes first and may take packets away.
+    /// A program of another tool comes first and may take packets away.
     Preceded,
-    /// The interface no longer exists; `detach` removes what is left.
+    /// The interface does not exist any more. `detach` removes what is left.
     InterfaceGone,
-    /// The interface was deleted, and there is another one of its name.
+    /// The interface was deleted, and another one of the same name exists.
     Unprotected,
-    /// It cannot be looked at from here.
+    /// The attachment cannot be checked from here.
     Unverified,
     /// The record cannot be read.
     Damaged,
@@ -70,22 +71,22 @@ impl Health {
     }
 }
 
-/// Where an attached interface is by now, and whether it enforces its policy.
+/// Where an attached interface is now, and whether it enforces its policy.
 #[derive(Clone, Debug)]
 pub struct Condition {
     pub interface: String,
     pub ifindex: u32,
-    /// How its network namespace is called: as `--netns` named it, else by its name under
-    /// /run/netns; null where it has none.
+    /// The name of its network namespace: that of `--netns`, or else its name under /run/netns, or
+    /// null if it has none.
     pub netns: Option<String>,
     pub netns_cookie: u64,
     pub health: Health,
-    /// What is wrong, each with its remedy; empty where it is enforcing.
+    /// All faults, each with its remedy. Empty if it is enforcing.
     pub faults: Vec<Fault>,
 }
 
 impl Condition {
-    /// How its network namespace is called, unless it is that of the calling thread.
+    /// The name of its network namespace, unless it is that of the calling thread.
     pub fn elsewhere(&self) -> Option<String> {
         let is_here = netns::cookie().is_ok_and(|cookie| cookie == self.netns_cookie);
         let name = || self.netns.clone();
@@ -98,11 +99,11 @@ impl Condition {
 pub struct Status {
     pub interface: String,
     pub ifindex: u32,
-    /// As of [`Condition`].
+    /// As in [`Condition`].
     pub netns: Option<String>,
     pub netns_cookie: u64,
     pub health: Health,
-    /// What is wrong, each with its remedy; empty where it is enforcing.
+    /// All faults, each with its remedy. Empty if it is enforcing.
     pub faults: Vec<Fault>,
     /// `native` or `generic`.
     pub xdp_mode: String,
@@ -135,7 +136,7 @@ impl PolicyStatus {
     }
 }
 
-/// Which pins a scope asks for.
+/// The pins that a scope selects.
 enum Wanted {
     Everything,
     Namespace {
@@ -160,7 +161,7 @@ impl Wanted {
                 name: name.clone(),
                 index: match interfaces::index_of(name) {
                     Ok(index) => Some(index),
-                    // It may have been moved away, or deleted.
+                    // The interface may have been moved away or deleted.
                     Err(KernelError::NoInterface { .. }) => None,
                     Err(error) => return Err(error),
                 },
@@ -168,7 +169,7 @@ impl Wanted {
         })
     }
 
-    /// By where the pins say that the interface is.
+    /// Whether the pins are selected by the place that they name.
     fn has(&self, pins: &InterfacePins) -> bool {
         match self {
             Wanted::Everything => true,
@@ -179,8 +180,8 @@ impl Wanted {
         }
     }
 
-    /// By what else is known: an interface that was moved here, or one that has gone from here
-    /// and whose name was asked for.
+    /// Whether the pins are selected for another reason: the interface was moved here, or it is
+    /// gone from here and its name was given.
     fn has_strayed(&self, one: &Attached) -> Result<bool, KernelError> {
         match self {
             Wanted::Everything => Ok(true),
@@ -197,7 +198,7 @@ impl Wanted {
                 }
                 let is_namesake = one.pins.netns_cookie == *cookie
                     && one.state.as_ref().is_ok_and(|s| s.interface == *name);
-                // One that has another name by now is not meant.
+                // An interface that was renamed is not selected by its old name.
                 Ok(is_namesake && interfaces::inspect(one.pins.ifindex)?.is_none())
             }
         }
@@ -219,7 +220,7 @@ pub fn attached(bpffs: &Path, scope: &Scope) -> Result<Vec<Attached>, KernelErro
                 Ok(Some(state)) => Ok(state),
                 Ok(None) => Err("the state record is missing".to_owned()),
                 Err(KernelError::DamagedState { reason, .. }) => Err(reason),
-                // Not to be taken for damage.
+                // This error does not mean that the record is damaged.
                 Err(error @ KernelError::NotPermitted { .. }) => return Err(error),
                 Err(error) => Err(error.to_string()),
             };
@@ -233,7 +234,7 @@ pub fn attached(bpffs: &Path, scope: &Scope) -> Result<Vec<Attached>, KernelErro
     match scope {
         Scope::Interface(name) if found.is_empty() => {
             let other = other_layouts(bpffs, scope)?.into_iter().next();
-            // An interface that does not exist is said to.
+            // Another error says that the interface does not exist.
             interfaces::index_of(name)?;
             Err(other.unwrap_or(KernelError::NotAttached {
                 scope: format!("`{name}`"),
@@ -282,12 +283,12 @@ impl Attached {
             })
     }
 
-    /// Looks at what is really there.
+    /// Reads the real state.
     pub fn inspect(&self) -> Result<Inspection, KernelError> {
         inspect(&self.pins)
     }
 
-    /// Looks where the interface is, and whether it enforces what its record says.
+    /// Finds the interface, and checks whether it enforces what its record says.
     pub fn condition(&self) -> Result<Condition, KernelError> {
         match self.inspect() {
             Ok(found) => {
@@ -307,8 +308,7 @@ impl Attached {
         }
     }
 
-    /// The same for whoever has something to say of it anyway: what cannot be found out is a
-    /// fault.
+    /// The same for commands that can report something anyway: an error becomes a fault.
     pub fn condition_if_known(&self) -> Result<Condition, KernelError> {
         self.condition().or_else(|error| {
             let help = "`sgctl status` says more";
@@ -330,7 +330,7 @@ impl Attached {
         let cookie = self.pins.netns_cookie;
         let named = || state.netns.clone().or_else(|| places::name_of(cookie));
         Ok(match place {
-            // Where it is, and not where it was.
+            // The namespace that it is in now, not the one that the pins name.
             Some(Place::Moved(at)) => Condition {
                 netns: match at.netns() {
                     Some(name) => Some(name.to_owned()),

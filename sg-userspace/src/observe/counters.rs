@@ -1,4 +1,4 @@
-//! Counters per rule and per reason, from the pinned maps (SPEC section 4).
+//! Counters by rule and by reason, read from the pinned maps.
 
 use serde::Serialize;
 use sg_common::counters::SlotCounters;
@@ -8,22 +8,22 @@ use super::attached::{Attached, Condition, Health, PolicyStatus};
 use crate::kernel::state::{SlotOwner, State};
 use crate::kernel::{Fault, KernelError, counts_since, raw_counters};
 
-/// `counters --json` of one interface (SPEC A4).
+/// `counters --json` of one interface (A4).
 #[derive(Clone, Debug, Serialize)]
 pub struct Counters {
     pub interface: String,
     pub netns: Option<String>,
-    /// Whether the rules are in force there; as `status` has it, with what is wrong.
+    /// Whether the rules are in force there, with all faults, as in `status`.
     pub health: Health,
     pub faults: Vec<Fault>,
-    /// As of [`Condition::elsewhere`].
+    /// See [`Condition::elsewhere`].
     #[serde(skip)]
     pub elsewhere: Option<String>,
-    /// When the counters were read, RFC 3339.
+    /// When the counters were read (RFC 3339).
     pub sampled_at: String,
     pub policy: PolicyStatus,
-    /// Rules in force, inbound first, in order; then those of earlier policies that have counted
-    /// packets, without a position.
+    /// The rules in force, inbound first, in order; then rules of earlier policies that have
+    /// counted packets, without a position.
     pub rules: Vec<RuleCounters>,
     pub reasons: Vec<ReasonCounters>,
     pub totals: Vec<Totals>,
@@ -32,7 +32,7 @@ pub struct Counters {
 #[derive(Clone, Debug, Serialize)]
 pub struct RuleCounters {
     pub direction: &'static str,
-    /// Counts from 1 within the direction; null for a rule that is no longer in the policy.
+    /// The position within the direction, from 1. Null if the rule is not in the policy any more.
     pub position: Option<u32>,
     pub group: String,
     pub action: &'static str,
@@ -54,8 +54,8 @@ pub struct ReasonCounters {
     pub bytes: u64,
 }
 
-/// Every packet that reached the hook. The kernel counts each packet once, under its rule or its
-/// reason; a total is the sum of those, taken from the same reading (SPEC A2).
+/// The sum over all packets that reached a hook. The kernel counts each packet once, for its rule
+/// or its reason, and the total is the sum of those in the same reading (A2).
 #[derive(Clone, Debug, Serialize)]
 pub struct Totals {
     pub direction: &'static str,
@@ -139,8 +139,8 @@ pub fn counters(attached: &Attached) -> Result<Counters, KernelError> {
     })
 }
 
-/// The record, and when its slots had counted what. While a policy is being replaced a slot may
-/// get another owner: then what was read before the record changed is read again.
+/// The record, and the counters of its slots with the time of reading. While a policy is being
+/// replaced a slot may get another owner, so both are read again if the record has changed.
 fn read_together(attached: &Attached) -> Result<(State, String, Vec<SlotCounters>), KernelError> {
     let mut state = attached.state()?.clone();
     loop {
@@ -148,7 +148,7 @@ fn read_together(attached: &Attached) -> Result<(State, String, Vec<SlotCounters
         let raw = raw_counters(&attached.pins, state.counter_maps)?;
         match State::read(&attached.pins)? {
             Some(now) if now != state => state = now,
-            // Somebody detaches: it was right when it was read.
+            // The attachment is being removed. What was read before is right.
             _ => return Ok((state, sampled_at, raw)),
         }
     }
@@ -170,7 +170,7 @@ fn rule_row(owner: &SlotOwner, position: Option<u32>, counts: SlotCounters) -> R
     }
 }
 
-/// Sums up one direction. A rule's replies are packets of the other direction, and accepted.
+/// The sum of one direction. A rule's replies are packets of the other direction, and accepted.
 fn total(direction: Direction, rules: &[RuleCounters], reasons: &[ReasonCounters]) -> Totals {
     let mut total = Totals {
         direction: direction.name(),

@@ -24,28 +24,28 @@ pub struct Events {
     reader: EventReader,
 }
 
-/// What has been logged since the last look. `packets`, `lost` and `suppressed` together are what
-/// was to be logged.
+/// The events since the last reading. `packets`, `lost` and `suppressed` together are all packets
+/// that were to be logged.
 #[derive(Clone, Debug, Default)]
 pub struct Logged {
-    /// Oldest first.
+    /// The packets, oldest first.
     pub packets: Vec<LoggedPacket>,
-    /// Overwritten before they were read.
+    /// How many were overwritten before they were read.
     pub lost: u64,
-    /// Held back by the rate limit.
+    /// How many were over the rate limit.
     pub suppressed: u64,
 }
 
-/// One logged packet.
+/// A logged packet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LoggedPacket {
-    /// When it was judged.
+    /// When the packet was judged.
     #[serde(serialize_with = "as_text")]
     pub at: Timestamp,
     pub interface: String,
     pub direction: &'static str,
     pub verdict: &'static str,
-    /// Of the policy that judged it.
+    /// The generation that judged the packet.
     pub generation: u32,
     pub protocol: u8,
     pub local: IpAddr,
@@ -54,19 +54,19 @@ pub struct LoggedPacket {
     pub remote_port: Option<u16>,
     pub icmp_type: Option<u8>,
     pub icmp_code: Option<u8>,
-    /// As in the header, of TCP.
+    /// The flags of the TCP header.
     pub tcp_flags: Option<u8>,
     pub bytes: u32,
-    /// The rule that decided; null if none did, or if it is gone since.
+    /// The rule that decided. Null if none did, or if it is gone since then.
     pub rule: Option<LoggingRule>,
-    /// `rule`, or the reason under which the packet is counted.
+    /// `rule`, or the reason for which the packet was counted.
     pub reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LoggingRule {
     pub group: String,
-    /// Null for a rule that is no longer in the policy.
+    /// Null if the rule is not in the policy any more.
     pub position: Option<u32>,
     pub name: Option<String>,
     pub summary: String,
@@ -77,7 +77,7 @@ fn as_text<S: serde::Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok,
 }
 
 impl Events {
-    /// Follows the rings of an attached interface from now on.
+    /// Opens the rings of an attached interface, for packets from now on.
     pub fn open(attached: &Attached) -> Result<Self, KernelError> {
         Ok(Events {
             pins: attached.pins.clone(),
@@ -85,7 +85,7 @@ impl Events {
         })
     }
 
-    /// Follows the rings of an interface that has just been attached, from the first packet on.
+    /// Opens the rings of an interface that was just attached, for all packets.
     pub fn from_the_first(attached: &Attached) -> Result<Self, KernelError> {
         Ok(Events {
             pins: attached.pins.clone(),
@@ -93,15 +93,15 @@ impl Events {
         })
     }
 
-    /// The pins of the interface are elsewhere by now.
+    /// Sets the pins, after they were moved.
     pub fn moved_to(&mut self, pins: &InterfacePins) {
         self.pins = pins.clone();
     }
 
-    /// Everything since the last call.
+    /// All events since the last call.
     pub fn drain(&mut self) -> Result<Logged, KernelError> {
         let drained = self.reader.drain();
-        // Only who has something to name needs the names.
+        // The record is only needed to name rules.
         let state = match drained.events.is_empty() {
             true => None,
             false => State::read(&self.pins)?,
@@ -189,7 +189,7 @@ fn logged(event: &Event, booted: Timestamp, state: Option<&State>) -> LoggedPack
     }
 }
 
-/// The reason that a slot counts, unless it is a rule's.
+/// The reason that a slot counts, unless it belongs to a rule.
 fn reason_of(direction: Direction, slot: u32) -> Option<Reason> {
     Reason::ALL
         .into_iter()
@@ -209,8 +209,8 @@ fn rule_of(state: &State, slot: u32) -> Option<LoggingRule> {
     of(&state.rules, true).or_else(|| of(&state.retired, false))
 }
 
-/// One line, e.g. `drop inbound tcp 198.51.100.1:4000 → 192.0.2.1:3306, 60 bytes, by rule 7 of tke
-/// (all from 0.0.0.0/0)`.
+/// Formats a line such as `drop inbound tcp 198.51.100.1:4000 → 192.0.2.1:3306, 60 bytes, by rule 7
+/// of tke (all from 0.0.0.0/0)`.
 impl fmt::Display for LoggedPacket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let end = |address: IpAddr, port: Option<u16>| match (address, port) {

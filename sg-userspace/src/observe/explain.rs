@@ -1,4 +1,5 @@
-//! Which rule decides a packet, and why: of a policy by the oracle, of an interface by its tables.
+//! Which rule decides a packet, and why: for a policy by the oracle, for an interface by its
+//! tables.
 
 use std::net::IpAddr;
 
@@ -15,7 +16,7 @@ use crate::kernel::{Fault, KernelError};
 use sg_policy::oracle;
 use sg_policy::policy::{Location, NonIp, Policy};
 
-/// A packet that opens a flow, as `explain` is asked about it.
+/// A packet that opens a flow, about which `explain` is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {
     pub direction: Direction,
@@ -29,9 +30,9 @@ pub struct Question {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     Arp,
-    /// Neither IPv4 nor IPv6, nor ARP.
+    /// Neither IPv4 nor IPv6 nor ARP.
     NonIp,
-    /// ICMP or ICMPv6, by the family of the addresses.
+    /// ICMP or ICMPv6, depending on the family of the addresses.
     Icmp {
         kind: u8,
         code: u8,
@@ -40,22 +41,22 @@ pub enum Transport {
     Protocol(u8),
 }
 
-/// `explain --json` (SPEC section 3).
+/// `explain --json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
-    /// Whose tables were asked; null when a policy was.
+    /// The interface whose tables were evaluated. Null for a policy.
     pub interface: Option<String>,
-    /// Whether that interface enforces them, as `status` has it, with what is wrong; null when a
-    /// policy was asked.
+    /// Whether the interface enforces these tables, with all faults, as in `status`. Null for a
+    /// policy.
     pub health: Option<Health>,
     pub faults: Vec<Fault>,
-    /// As of [`Condition::elsewhere`].
+    /// See [`Condition::elsewhere`].
     #[serde(skip)]
     pub elsewhere: Option<String>,
     pub verdict: &'static str,
     pub direction: &'static str,
     pub rule: Option<ExplainedRule>,
-    /// `rule`, or the reason under which the packet is counted.
+    /// `rule`, or the reason for which the packet is counted.
     pub reason: &'static str,
 }
 
@@ -66,11 +67,11 @@ pub struct ExplainedRule {
     pub name: Option<String>,
     pub summary: String,
     pub description: Option<String>,
-    /// Where it stands in its file; null when an interface was asked, which does not know that.
+    /// Where the rule is in its file. Null for an interface, which does not know that.
     pub location: Option<Location>,
 }
 
-/// Asks the rules of `policy`, walking them in order.
+/// Evaluates the rules of `policy` in order.
 pub fn explain_policy(policy: &Policy, question: &Question) -> Explanation {
     if let Some(early) = before_the_rules(question, policy.essential, policy.non_ip) {
         return early;
@@ -99,7 +100,7 @@ pub fn explain_policy(policy: &Policy, question: &Question) -> Explanation {
     }
 }
 
-/// Asks the tables that the interface enforces at this moment.
+/// Evaluates the tables that the interface enforces at this moment.
 pub fn explain_attached(
     attached: &Attached,
     question: &Question,
@@ -195,7 +196,7 @@ fn by_rule(question: &Question, action: Action, rule: ExplainedRule) -> Explanat
 }
 
 impl Question {
-    /// Destination port of the packet: the local one inbound, the remote one outbound.
+    /// The destination port of the packet: the local one inbound, the remote one outbound.
     fn destination_port(&self) -> u16 {
         let port = match self.direction {
             Direction::Inbound => self.local_port,
@@ -232,7 +233,8 @@ impl Question {
         }
     }
 
-    /// SPEC K5, taking neighbour discovery and IGMP to have the hop limit that they must have.
+    /// K5: whether the packet is essential traffic. Assumes that neighbour discovery and IGMP have
+    /// the required hop limit.
     fn is_essential(&self) -> bool {
         let (source, source_port, destination_port) = match self.direction {
             Direction::Inbound => (self.remote, self.remote_port, self.local_port),

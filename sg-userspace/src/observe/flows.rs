@@ -12,8 +12,8 @@ use crate::kernel::KernelError;
 use crate::kernel::flow_tables::each_flow;
 pub use crate::kernel::flow_tables::monotonic_now;
 
-/// One tracked flow. Ports are absent for protocols without them; an ICMP query has its
-/// identifier instead.
+/// One tracked flow. Ports are missing for protocols without them. An ICMP query has its identifier
+/// instead.
 #[derive(Clone, Debug, Serialize)]
 pub struct Flow {
     pub protocol: u8,
@@ -22,24 +22,24 @@ pub struct Flow {
     pub remote: IpAddr,
     pub remote_port: Option<u16>,
     pub icmp_id: Option<u16>,
-    /// Direction of the packet that opened it; `unknown` of a connection that was there before,
-    /// where nobody knows.
+    /// The direction of the packet that opened it, or `unknown` for an existing connection whose
+    /// originator is not known.
     pub opened: &'static str,
-    /// `half-open` or `established`: which table it is in.
+    /// The kind: `half-open` or `established`.
     pub kind: &'static str,
-    /// Name of the state's timeout, e.g. `tcp-established`; or `tcp-cut`, of a connection that
+    /// The name of the state's timeout, such as `tcp-established`. `tcp-cut` is a connection that
     /// was revoked, flushed or cut: its segments are dropped until a SYN that the rules accept.
     pub state: &'static str,
-    /// It was there before the first policy, and no rule admits it.
+    /// Whether it existed before the first policy and no rule admits it.
     #[serde(rename = "seeded")]
     pub is_seeded: bool,
     /// Seconds since it was entered, and since its last packet (to about a quarter of a second).
     pub age_seconds: u64,
     pub idle_seconds: u64,
-    /// Generation of the policy that admitted it last.
+    /// The generation of the policy that last admitted it.
     pub generation: u32,
-    /// The rule that admitted it; null once nobody knows it any more, and where it was seeded or
-    /// cut.
+    /// The rule that admitted it. Null if that rule is not known any more, or if the flow is
+    /// seeded or cut.
     pub rule: Option<FlowRule>,
 }
 
@@ -51,7 +51,7 @@ pub struct FlowRule {
     pub summary: String,
 }
 
-/// The live flows of an interface, longest idle last.
+/// The live flows of an interface, the most recently seen first.
 pub fn flows(attached: &Attached) -> Result<Vec<Flow>, KernelError> {
     let state = attached.state()?;
     let mut rules: HashMap<u32, FlowRule> = HashMap::new();

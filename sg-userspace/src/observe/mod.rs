@@ -1,4 +1,4 @@
-//! Reads what the kernel has counted and remembers. Nothing here changes anything.
+//! Reads the kernel's counters, events and flows. Nothing here changes anything.
 
 pub mod attached;
 pub mod counters;

@@ -1,12 +1,13 @@
-//! Tells when the pins of an interface change: somebody has applied a policy, or detached.
+//! Notifies about changes of an interface's pins, which mean that a policy was applied, or the
+//! interface detached.
 
 use std::path::Path;
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-/// inotify on the directory of the pins: every policy that is put in force has a new record
-/// there, and detaching removes it all.
+/// Uses inotify on the directory of the pins. Every policy that is put in force has a new record
+/// there, and detaching removes all of it.
 pub struct PinWatch {
     _watcher: RecommendedWatcher,
     events: UnboundedReceiver<()>,
@@ -19,9 +20,10 @@ impl PinWatch {
         let (sender, events) = unbounded_channel();
         let mut watcher =
             notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-                // An error (an overflow, say) may hide a change. Opening and reading is none.
+                // An error, such as an overflow, may hide a change. Opening and reading are no
+                // changes.
                 if event.map_or(true, |event| !matches!(event.kind, EventKind::Access(_))) {
-                    // Nobody listens once the watch is being dropped.
+                    // While the watch is being dropped there is no receiver any more.
                     let _ = sender.send(());
                 }
             })?;
@@ -32,12 +34,12 @@ impl PinWatch {
         })
     }
 
-    /// Returns once something has changed. May be dropped at any await and called again.
+    /// Returns when something has changed. Can be dropped at any await and called again.
     pub async fn changed(&mut self) {
         if self.events.recv().await.is_none() {
             return std::future::pending().await;
         }
-        // One look is enough for all that has happened by now.
+        // All changes so far need only one check.
         while self.events.try_recv().is_ok() {}
     }
 }

@@ -1,5 +1,5 @@
-//! The packet path's own log, for development: aya-log's records of programs that were loaded with
-//! a log level. Without one the verifier has removed every trace of it.
+//! The packet path's own log, for development: records of aya-log from programs that were loaded
+//! with a log level. Without one the verifier has removed all logging.
 
 use std::sync::Mutex;
 
@@ -11,7 +11,7 @@ use sg_common::verdict::Direction;
 use super::attached::Attached;
 use crate::kernel::{KernelError, targets};
 
-/// Level at which every record of the packet path is written (`aya_log::Level::Trace`).
+/// The level at which every record of the packet path is written (`aya_log::Level::Trace`).
 pub const TRACE: u8 = 5;
 
 /// Reads the records of one generation's programs.
@@ -40,9 +40,9 @@ impl log::Log for Lines {
 }
 
 impl PacketTrace {
-    /// Opens the log of the programs that `attached` runs now. All of them write to one ring,
-    /// which is found by a tail-call target: the attached programs themselves leave every packet
-    /// to those.
+    /// Opens the log of the programs that `attached` runs. All of them write to one ring. It is
+    /// found by a tail-call target, because with this log level the attached programs pass every
+    /// packet on to those.
     pub fn open(attached: &Attached) -> Result<Self, KernelError> {
         let generation = attached.state()?.policy.generation;
         let target = (Direction::Inbound, Target::Slow);
@@ -59,12 +59,12 @@ impl PacketTrace {
         Ok(PacketTrace { generation, reader })
     }
 
-    /// The generation whose programs this reads; another one has a ring of its own.
+    /// The generation whose log this is. Another generation has another ring.
     pub fn generation(&self) -> u32 {
         self.generation
     }
 
-    /// What has been written since the last call.
+    /// The lines since the last call.
     pub fn drain(&mut self) -> Vec<String> {
         self.reader.flush();
         LINES

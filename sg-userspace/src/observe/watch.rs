@@ -1,5 +1,6 @@
-//! Tells when policy files may have changed: inotify on every directory that their paths go
-//! through, symbolic links included, and stamps to tell a change from noise in the same directory.
+//! Notifies when policy files may have changed. Uses inotify on all directories in their paths,
+//! including those of symbolic links, and stamps to tell real changes from other events in the same
+//! directories.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -16,14 +17,15 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::kernel::is_open_for_writing;
 
-/// As many symbolic links as the kernel follows in one path.
+/// How many symbolic links the kernel follows in one path.
 const MOST_LINKS: usize = 40;
-/// Writers come in bursts: how long it must be quiet before anyone is told, and the longest wait.
+/// Writers cause many events at once. This is how long it must be quiet before a change is
+/// reported, and the longest wait.
 const QUIET: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// Watches directories, never files: a file that is replaced by renaming is another file, and a
-/// ConfigMap volume changes a symbolic link in a directory above it.
+/// Watches directories, not files: a file that is replaced by renaming has a new inode, and in a
+/// ConfigMap volume a symbolic link in a directory above changes.
 pub struct FileWatch {
     watcher: RecommendedWatcher,
     watched: BTreeSet<PathBuf>,
@@ -31,8 +33,8 @@ pub struct FileWatch {
     burst: Option<Burst>,
 }
 
-/// Events that nobody has been told of yet. Kept here and not in the future of
-/// [`FileWatch::changed`], which may be dropped in the middle of waiting.
+/// Events that were not reported yet. They are kept here and not in the future of
+/// [`FileWatch::changed`], which may be dropped while it waits.
 #[derive(Clone, Copy)]
 struct Burst {
     first: Instant,
@@ -45,12 +47,12 @@ impl FileWatch {
     pub fn new() -> notify::Result<FileWatch> {
         let (sender, events) = unbounded_channel();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // An error (an overflow, say) may hide a change.
+            // An error, such as an overflow, may hide a change.
             if event
                 .as_ref()
                 .map_or(true, |event| may_be_a_change(event.kind))
             {
-                // Nobody listens once the watch is being dropped.
+                // While the watch is being dropped there is no receiver any more.
                 let _ = sender.send(());
             }
         })?;
@@ -62,15 +64,15 @@ impl FileWatch {
         })
     }
 
-    /// Watches what `files` hang on now. To be called again after each change, since a directory
-    /// that was replaced is another one.
+    /// Watches all directories that the paths of `files` depend on now. Must be called again after
+    /// each change, because a directory may have been replaced by another one.
     pub fn set(&mut self, files: &[PathBuf]) {
         for dir in std::mem::take(&mut self.watched) {
-            // It may be gone.
+            // The directory may not exist any more.
             let _ = self.watcher.unwatch(&dir);
         }
         for dir in files.iter().flat_map(|file| directories_of(file)) {
-            // What cannot be watched is still noticed by its stamp, only later.
+            // Changes that cannot be watched are noticed later by the stamp.
             if self
                 .watcher
                 .watch(&dir, RecursiveMode::NonRecursive)
@@ -81,13 +83,13 @@ impl FileWatch {
         }
     }
 
-    /// Returns once something has happened and it has been quiet for a while since. May be dropped
-    /// at any await and called again: no event is lost.
+    /// Returns after something has happened and it has been quiet for a while. Can be dropped at
+    /// any await and called again, without losing an event.
     pub async fn changed(&mut self) {
         loop {
             let Some(burst) = &mut self.burst else {
                 if self.events.recv().await.is_none() {
-                    // The watcher has given up, and nothing will ever come.
+                    // The watcher has stopped, and no event will ever come.
                     return std::future::pending().await;
                 }
                 let now = Instant::now();
@@ -109,7 +111,7 @@ impl FileWatch {
     }
 }
 
-/// Reading a file changes nothing, and reloading reads files.
+/// Reading a file is no change, and reloading reads files.
 fn may_be_a_change(kind: EventKind) -> bool {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
@@ -118,8 +120,9 @@ fn may_be_a_change(kind: EventKind) -> bool {
     }
 }
 
-/// The directories whose entries decide what `file` is: those of every symbolic link on the way,
-/// and the one it is in at last. One that does not exist is represented by the nearest above it.
+/// The directories whose entries determine which file `file` is: those of every symbolic link in
+/// its path, and the one that it is in. If one does not exist, the nearest existing directory above
+/// it is taken.
 pub fn directories_of(file: &Path) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     let mut todo: Vec<OsString> = parts_of(file);
@@ -166,12 +169,11 @@ fn parts_of(path: &Path) -> Vec<OsString> {
         .collect()
 }
 
-/// How long a file must not have changed to be taken for whole.
+/// A file counts as complete if it has not changed for this long.
 const STILL: Duration = Duration::from_millis(200);
 
-/// The first of these files that is still being written, as far as can be told: somebody has it
-/// open for writing, or it has changed a moment ago. A file that is not there is not being
-/// written.
+/// The first of these files that is still being written: a process has it open for writing, or it
+/// has changed a moment ago. A file that does not exist is not being written.
 ///
 /// The process must have a handler for SIGIO.
 pub fn unfinished(files: &[PathBuf]) -> Option<&Path> {
@@ -180,13 +182,13 @@ pub fn unfinished(files: &[PathBuf]) -> Option<&Path> {
             return false;
         };
         let changed = file.metadata().and_then(|about| about.modified());
-        // A time in the future says nothing.
+        // A time in the future has no meaning.
         let age = changed.ok().and_then(|changed| changed.elapsed().ok());
         age.is_some_and(|age| age < STILL) || is_open_for_writing(file.as_fd()).unwrap_or(false)
     })
 }
 
-/// What tells one state of some files from another without reading them.
+/// Tells states of files apart without reading them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp(Vec<Option<[i64; 7]>>);
 
@@ -226,13 +228,13 @@ mod tests {
         symlink("../volume/policy.yaml", root.join("etc/policy.yaml")).unwrap();
 
         let found = directories_of(&root.join("etc/policy.yaml"));
-        // Spelled through `..`, which names the same directories.
+        // The paths contain `..`, so they are compared after resolving it.
         let found: BTreeSet<PathBuf> = found.iter().map(|d| d.canonicalize().unwrap()).collect();
         let expected = [root.join("etc"), volume.clone(), volume.join("..one")];
         assert_eq!(found, BTreeSet::from(expected));
     }
 
-    /// `run` waits for several things at once, and starts anew whenever one of them happens.
+    /// `run` waits for several things at once, and begins all waits again after each event.
     #[test]
     fn waiting_that_is_broken_off_loses_nothing() {
         let dir = tempfile::tempdir().unwrap();

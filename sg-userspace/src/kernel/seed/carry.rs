@@ -1,4 +1,4 @@
-//! Which flows get an entry when a policy replaces another one that passed them without. Pure.
+//! Decides which flows get an entry when a policy is replaced that needed none for them. Pure.
 
 use std::net::IpAddr;
 
@@ -9,13 +9,12 @@ use sg_common::verdict::{Direction, Verdict};
 use super::decide::{entry, kind_of};
 use super::existing::Existing;
 
-/// The table and the entry of `flow`, if it gets one. `before` and `after` ask the rules of the
-/// two policies, as the packet path does; `generation` is the earlier one's.
+/// The kind and the entry of `flow`, if it gets one. `before` and `after` evaluate the rules of the
+/// two policies, as the packet path does. `generation` is that of the earlier policy.
 ///
-/// The earlier rules accepted both the flow's packets and their answers, so that nothing was
-/// remembered of it (SPEC K7), and the later ones do not. It is now written down as the earlier
-/// policy's flow: whether it is kept or judged again is decided where that is decided of all
-/// others (SPEC K11).
+/// The earlier rules accepted both the flow's packets and its replies, so it had no entry (K7), and
+/// the later rules do not accept both. It now gets the entry that the earlier policy would have
+/// made. Whether it is kept or judged again is then decided as for all other flows (K11).
 pub(super) fn carry(
     flow: &Existing,
     before: impl Fn(Direction, IpAddr, Kind, u16) -> Verdict,
@@ -62,7 +61,7 @@ mod tests {
         compile_policy(&policy, &slots, Budget::default()).unwrap()
     }
 
-    /// Proves K7 and K11: what needed no entry gets one when it begins to need one.
+    /// Proves K7 and K11: a flow without an entry gets one when the next policy needs it.
     #[test]
     fn what_passed_by_rules_is_written_down_when_it_no_longer_does() {
         use Direction::{Inbound, Outbound};
@@ -72,7 +71,7 @@ mod tests {
             (BOTH, "", Outbound, Some(1)),
             (BOTH, "out all to any accept", Inbound, Some(0)),
             (BOTH, "in all from any accept", Outbound, Some(1)),
-            // It still needs none.
+            // The flow needs no entry under either policy.
             (BOTH, BOTH, Inbound, None),
             (
                 BOTH,
@@ -80,7 +79,7 @@ mod tests {
                 Outbound,
                 None,
             ),
-            // It had one, or was never admitted.
+            // The flow has an entry already, or no rule admitted it.
             ("in tcp 22 from any accept", "", Inbound, None),
             ("out all to any accept", "", Outbound, None),
             ("", "in tcp 22 from any accept", Inbound, None),

@@ -1,5 +1,5 @@
-//! The kernel's connection tracking table (ctnetlink), as flows: what the host forwards, and what
-//! it translates on the way.
+//! Reads the kernel's connection tracking table (ctnetlink) as flows: the host's own, forwarded and
+//! translated connections.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -13,8 +13,8 @@ use sg_common::verdict::Direction;
 use super::super::netlink::{self, attribute};
 use super::existing::{Existing, Key};
 
-/// How many entries the current network namespace has; there is no such file where the kernel does
-/// not track connections.
+/// Holds the number of entries of the current network namespace. The file does not exist if the
+/// kernel does not track connections.
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 
 // include/uapi/linux/netfilter/nfnetlink.h and nfnetlink_conntrack.h.
@@ -73,12 +73,12 @@ pub(super) struct Entry {
     reply: Tuple,
     status: u32,
     tcp_state: Option<u8>,
-    /// Seconds until it is forgotten.
+    /// Seconds until the entry expires.
     expires: u32,
 }
 
-/// Every entry of the current network namespace. None where connections are not tracked: asking
-/// the kernel would load the module, for nothing.
+/// All entries of the current network namespace. Without any, the kernel is not asked, since that
+/// would load the module.
 pub(super) fn list() -> io::Result<Vec<Entry>> {
     let count = fs::read_to_string(COUNT).unwrap_or_default();
     let mut entries = Vec::new();
@@ -91,7 +91,7 @@ pub(super) fn list() -> io::Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// Reads one answer; `None` where it is not what it should be.
+/// Parses one entry. `None` if the message is not complete.
 fn read(payload: &[u8]) -> Option<Entry> {
     let attributes = payload.get(FAMILY_HEADER..)?;
     let number = |kind| attribute(attributes, kind)?.first_chunk().copied();
@@ -134,20 +134,18 @@ fn tuple(attributes: &[u8]) -> Option<Tuple> {
     })
 }
 
-/// What one entry looks like on the interface.
+/// The flows that an entry may be on the interface.
 ///
-/// A connection that came in by the interface is seen there before its destination is translated,
-/// as the original tuple says; one that goes out by it, after its source was translated: the
-/// reply tuple the other way round. Which of the two it is (or both, where it leaves by the
-/// interface it came in by) depends on routes that may change, so both are entered, except that
-/// one of the host's own addresses is never the remote end. The wrong one is the connection as
-/// another interface sees it: no packet of this interface has its addresses, unless it were forged
-/// to the last port, and then it could as well be forged into the right one.
+/// If the connection came in by the interface, its packets are seen there before destination NAT,
+/// with the original tuple. If it goes out by the interface, they are seen after source NAT, with
+/// the reversed reply tuple. Which of the two it is depends on routes that may change, and it can
+/// be both, so both flows are entered. Only one of the host's own addresses is never the remote
+/// end. The superfluous flow does no harm: no packet on this interface has its tuple unless it is
+/// forged, and then it could have been forged for the right flow as well.
 ///
-/// A connection without an answer yet is a request that awaits one, or anybody's attempt to get
-/// in: the rules are asked about it, whichever it is ([`super::decide`]). Only where the request
-/// has one of the host's own addresses as its source is it known to be the host's: the kernel
-/// takes no packet from outside that claims to come from here.
+/// A connection without a reply may be a request under way or an attack, so the rules are asked
+/// about it ([`super::decide`]). If the source of the request is one of the host's own addresses,
+/// the host has sent it, since the kernel accepts no packet from outside with such a source.
 pub(super) fn flows(entry: &Entry, own: &HashSet<IpAddr>) -> impl Iterator<Item = Existing> {
     let is_ours = own.contains(&entry.original.source);
     Direction::BOTH
@@ -196,7 +194,8 @@ fn flow(entry: &Entry, originator: Direction, is_ours: bool) -> Option<Existing>
             Timeout::Icmp
         }
         Kind::Other => {
-            // By address pair: what the kernel has for ports (the keys of GRE) is not looked at.
+            // Flows of other protocols are keyed by addresses alone. The kernel's keys of GRE are
+            // ignored.
             (key.local_port, key.remote_port) = (0, 0);
             Timeout::Other
         }
@@ -212,8 +211,8 @@ fn flow(entry: &Entry, originator: Direction, is_ours: bool) -> Option<Existing>
     })
 }
 
-/// A TCP state of the kernel's (`enum tcp_conntrack`). One that is not there belongs to a
-/// connection whose packets bypass the tracking.
+/// The timeout for a TCP state of the kernel (`enum tcp_conntrack`). An entry without a state
+/// belongs to a connection whose packets bypass connection tracking.
 fn tcp_state(state: Option<u8>) -> Option<Timeout> {
     Some(match state {
         None | Some(3) => Timeout::TcpEstablished,
@@ -224,7 +223,7 @@ fn tcp_state(state: Option<u8>) -> Option<Timeout> {
         Some(6) => Timeout::TcpLastAck,
         Some(7) => Timeout::TcpTimeWait,
         Some(9) => Timeout::TcpSynSent2,
-        // NONE, CLOSE, and states that no connection is in.
+        // NONE, CLOSE, and values that are no states.
         Some(_) => return None,
     })
 }

@@ -1,4 +1,4 @@
-//! Whether a flow that was there before gets an entry, and as whose flow. Pure.
+//! Decides whether an existing flow gets an entry at a first attachment, and which one. Pure.
 
 use std::net::IpAddr;
 
@@ -9,19 +9,18 @@ use sg_common::verdict::{Direction, Verdict};
 
 use super::existing::Existing;
 
-/// The table and the entry of `flow`, if it gets one. `judge` asks the rules of a direction about
-/// a remote address and the number of a kind, as the packet path does; `generation` is the
-/// policy's, `now` the time on the monotonic clock.
+/// The kind and the entry of `flow`, if it gets one. `judge` evaluates the rules of a direction for
+/// a remote address and the number of a kind, as the packet path does. `generation` is that of the
+/// policy, `now` the time on the monotonic clock.
 ///
-/// - The rules accept both the packets of the flow and their answers: nothing is remembered of it,
-///   as of any flow of that sort (SPEC K7).
-/// - One direction's rules accept their side: the flow is that rule's, as if the next packet in
-///   that direction had opened it. Where somebody else opened it, the rule admits it all the same.
-/// - Neither accepts: it is seeded.
+/// - If the rules accept both the packets of the flow and their replies, it needs no entry (K7).
+/// - If the rules of one direction accept its packets, the flow gets an entry for that rule, as if
+///   the next packet in that direction had opened it. Which side really opened it makes no
+///   difference.
+/// - If neither direction accepts, the flow is seeded.
 ///
-/// A request that nobody has answered may have a forged sender. It gets what a rule gives it at
-/// this moment, the rule of the direction in which it went, and nothing else, unless it is known
-/// to be the host's own.
+/// A request without a reply may have a forged sender. It only gets an entry if a rule of its own
+/// direction admits it, or if it is known that this host has sent it.
 pub(super) fn decide(
     flow: &Existing,
     judge: impl Fn(Direction, IpAddr, Kind, u16) -> Verdict,
@@ -57,7 +56,7 @@ pub(super) fn decide(
     Some((kind_of(flow, kind), value))
 }
 
-/// The entry of a flow that is there `now`, but for whose it is.
+/// The entry of a flow that exists `now`, without the rule that admits it.
 pub(super) fn entry(flow: &Existing, now: u64) -> FlowValue {
     FlowValue {
         created: now,
@@ -87,7 +86,7 @@ mod tests {
     use sg_policy::compile_policy;
     use sg_policy::policy::rules_from_lines;
 
-    /// A flow of `local` port 22 with `remote` port 5000, unless it is a ping.
+    /// A flow between `local` port 22 and `remote` port 5000, or a ping.
     fn flow(remote: &str, protocol: u8, originator: Direction, state: Timeout) -> Existing {
         let remote: IpAddr = remote.parse().unwrap();
         let local = match remote {
@@ -129,8 +128,8 @@ mod tests {
         }
     }
 
-    /// `nothing`, or `seeded` or the rule's direction and position, the side that it is judged by
-    /// and the table.
+    /// Returns `nothing`, or three parts: `seeded` or the direction and position of the rule, the
+    /// direction of the originator, and the kind.
     fn decided(rules: &str, flow: &Existing) -> String {
         let policy = rules_from_lines(rules);
         let slots: Vec<u32> = (0..).take(policy.rules.len()).collect();
@@ -156,7 +155,7 @@ mod tests {
             is_originator_known: false,
             ..*flow
         };
-        let (_, other) = decide(&unknown, judge, 7, 1000).expect("it gets an entry as well");
+        let (_, other) = decide(&unknown, judge, 7, 1000).expect("this flow gets an entry as well");
         assert_eq!(
             (other.originator, other.opened_by()),
             (value.originator, None)
@@ -172,7 +171,8 @@ mod tests {
         format!("{whose}, as {originator}, {}", kind.name())
     }
 
-    /// Proves K12, A1: who admits a flow that was there, or that nobody does.
+    /// Proves K12 and A1: a flow is entered for the rule that admits it, or is seeded, or needs no
+    /// entry.
     #[test]
     fn a_flow_is_a_rules_or_seeded_or_needs_no_entry() {
         use Direction::{Inbound, Outbound};
@@ -201,7 +201,8 @@ mod tests {
                 ssh(Inbound),
                 "seeded, as inbound, established",
             ),
-            // Whoever opened it, the rules let this side in.
+            // The rules accept inbound packets, so the flow is admitted although the node opened
+            // it.
             (
                 "in tcp 22 from any accept",
                 ssh(Outbound),
@@ -212,7 +213,7 @@ mod tests {
                 ssh(Inbound),
                 "outbound 1, as outbound, established",
             ),
-            // Both sides pass by the rules.
+            // The rules accept both directions.
             (
                 "in tcp 22 from any accept\nout all to any accept",
                 ssh(Inbound),
@@ -228,7 +229,7 @@ mod tests {
                 ssh(Inbound),
                 "inbound 1, as inbound, established",
             ),
-            // A handshake under way stays apart.
+            // A handshake under way stays half-open.
             (
                 "",
                 flow(V4, IPPROTO_TCP, Outbound, Timeout::TcpSynSent),
@@ -249,7 +250,7 @@ mod tests {
                 flow(V4, IPPROTO_UDP, Outbound, Timeout::Udp),
                 "seeded, as outbound, half-open",
             ),
-            // Nobody has answered yet: the sender may be forged, unless it is the host.
+            // Without a reply the sender may be forged, unless this host has sent the request.
             ("", flow(V4, IPPROTO_UDP, Inbound, Timeout::Udp), "nothing"),
             (
                 "",
@@ -281,7 +282,7 @@ mod tests {
                 forwarded(flow(V4, IPPROTO_UDP, Outbound, Timeout::UdpStream)),
                 "seeded, as outbound, established",
             ),
-            // The request is asked about in one direction, the answer in the other.
+            // The request is judged by one direction and the reply by the other.
             ("", ping(Outbound), "seeded, as outbound, half-open"),
             (
                 "out icmp 8 to any accept",

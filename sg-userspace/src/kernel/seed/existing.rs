@@ -1,4 +1,5 @@
-//! A flow that was there before the enforcer, as it looks on the wire of the node's interface.
+//! A flow that existed before the enforcer, with the addresses that its packets have on the
+//! interface.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -10,8 +11,8 @@ use sg_common::protocol::{
 };
 use sg_common::verdict::Direction;
 
-/// What names a flow in the flow tables, of either family. Both addresses are of one family, and
-/// the fields mean what they mean in [`sg_common::flow_entry::FlowKey`].
+/// The tuple of a flow in either family. The fields mean what they mean in
+/// [`sg_common::flow_entry::FlowKey`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) local: IpAddr,
@@ -24,20 +25,20 @@ pub(super) struct Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Existing {
     pub(super) key: Key,
-    /// Direction of the packet that opened it, or most probably did.
+    /// The direction of the packet that opened it, known or guessed.
     pub(super) originator: Direction,
     pub(super) is_originator_known: bool,
     pub(super) state: Timeout,
     pub(super) has_seen_reply: bool,
-    /// It is sure that this host has sent its first packet, which a forged sender cannot make it
-    /// look like.
+    /// Whether it is certain that this host has sent the first packet. A forged sender cannot
+    /// cause that.
     pub(super) is_ours: bool,
-    /// Where there are more flows than the table holds, the higher ones are kept.
+    /// If there are more flows than the table holds, those with the highest values are kept.
     pub(super) recency: u32,
 }
 
 impl Existing {
-    /// Direction of the packet that opened it, where that is known.
+    /// The direction of the packet that opened it, if it is known.
     pub(super) fn opened_by(&self) -> Option<Direction> {
         self.is_originator_known.then_some(self.originator)
     }
@@ -55,7 +56,8 @@ impl Key {
         }
     }
 
-    /// The number by which the rules of `direction` look up this flow's packets.
+    /// The number (port, or ICMP type and code) by which the rules of `direction` match this flow's
+    /// packets.
     pub(super) fn number(&self, direction: Direction, originator: Direction) -> u16 {
         match self.kind() {
             Kind::Tcp | Kind::Udp | Kind::Sctp => match direction {
@@ -74,8 +76,8 @@ impl Key {
         }
     }
 
-    /// False for what never crosses an interface to somebody else: `own` are the addresses of this
-    /// network namespace.
+    /// Whether packets of the flow can leave the host. `own` are the addresses of this network
+    /// namespace.
     pub(super) fn can_be_on_the_wire(&self, own: &HashSet<IpAddr>) -> bool {
         let is_somewhere = |a: IpAddr| !a.is_unspecified() && !a.is_loopback();
         is_somewhere(self.local) && is_somewhere(self.remote) && !own.contains(&self.remote)

@@ -1,4 +1,4 @@
-//! Interfaces, as far as they tell whose packets come by which of them.
+//! Network interfaces and how they are connected, which shows whose packets cross which interface.
 
 use std::io;
 
@@ -18,12 +18,13 @@ const IFLA_INFO_KIND: u16 = 1;
 pub(super) struct Link {
     pub(super) index: u32,
     pub(super) name: String,
-    /// `bridge`, `tun`, `veth`; empty for hardware.
+    /// `bridge`, `tun`, `veth`; empty for a physical interface.
     pub(super) kind: String,
     pub(super) master: Option<u32>,
-    /// The other end of a veth, or the interface that this one is on top of.
+    /// The peer of a veth, or the interface that this one is stacked on.
     pub(super) other: Option<u32>,
-    /// By which number the network namespace of the other one goes here, if it is not this one.
+    /// The id of the namespace that `other` is in, as this namespace numbers it; `None` if it is
+    /// here.
     pub(super) namespace: Option<i32>,
 }
 

@@ -35,35 +35,35 @@ use tables::SeededTable;
 pub use unseen::{Unseen, UnseenKind};
 use view::{Extent, View};
 
-/// What became of the flows that were there.
+/// What seeding has done with existing flows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Seeded {
-    /// Flows that were entered. Those that the rules pass in both directions need no entry.
+    /// How many flows were entered. Flows that the rules accept in both directions need no entry.
     pub entered: usize,
-    /// How many of these no rule admits.
+    /// How many of the entered flows no rule admits.
     pub without_rule: usize,
-    /// Flows for which the tables had no room.
+    /// How many flows did not fit into the tables.
     pub left_out: usize,
-    /// What there may be besides, and nothing here knows of.
+    /// Kinds of connections that may exist and could not be seen.
     pub unseen: Vec<Unseen>,
 }
 
-/// What became of the TCP connections that were there and were not to be kept.
+/// What was done with existing TCP connections that were to be cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Cut {
-    /// How many were cut; null where the kernel would not list them.
+    /// How many were cut. `None` if the kernel did not list them.
     pub connections: Option<usize>,
-    /// Those that the tables had no room to remember: their ends may bring them back.
+    /// How many did not fit into the tables, so that their ends may continue them.
     pub left_out: usize,
 }
 
-/// The seeding around a first attachment: [`Seeding::before`] it, [`Seeding::meanwhile`] programs
-/// only remember, and [`Seeding::after`] it. Around a replacement it begins with
-/// [`Seeding::before_replacing`].
+/// The steps of seeding. Around a first attachment these are [`Seeding::before`] it,
+/// [`Seeding::meanwhile`], while the remembering programs run, and [`Seeding::after`] it. Around a
+/// replacement it begins with [`Seeding::before_replacing`].
 pub struct Seeding<'a> {
     rules: &'a Compiled,
     generation: u32,
-    /// The policy that is replaced, and its generation.
+    /// The tables of the policy that is replaced, and its generation.
     replaced: Option<(LiveTables, u32)>,
     table: SeededTable,
     ifindex: u32,
@@ -76,7 +76,7 @@ pub struct Seeding<'a> {
     seeded: Seeded,
 }
 
-/// A flow and the entry it gets.
+/// A flow with the entry that it gets.
 struct Entry {
     key: Key,
     recency: u32,
@@ -85,7 +85,7 @@ struct Entry {
 }
 
 impl<'a> Seeding<'a> {
-    /// The flow table pinned at `pins`, with room for `max_flows`, must be there.
+    /// The flow table must be pinned at `pins` and have room for `max_flows`.
     pub fn new(
         rules: &'a Compiled,
         generation: u32,
@@ -107,10 +107,10 @@ impl<'a> Seeding<'a> {
         })
     }
 
-    /// Has TCP connections that are there cut, instead of kept, unless the rules pass both their
-    /// sides: neither end can bring them back (SPEC K11). Of other flows nothing is entered, and
-    /// where the kernel has no list of connections none are: whoever cuts them need not know of
-    /// them.
+    /// Cuts existing TCP connections instead of keeping them, unless the rules accept both
+    /// directions: neither end can continue them (K11). Other flows get no entry. An error of the
+    /// kernel in listing connections is ignored then, since connections that are to be cut need not
+    /// be known.
     pub fn cuts(&mut self) {
         self.cuts = true;
     }
@@ -125,9 +125,9 @@ impl<'a> Seeding<'a> {
         Ok(())
     }
 
-    /// The most recent of `flows`, if there are more than the table has room for.
+    /// Enters the most recent of `flows`, if there are more than fit.
     fn fill(&mut self, kind: FlowKind, mut flows: Vec<&Entry>) {
-        // The last ones are evicted last, too.
+        // They are entered in the order of their age, so that the most recent are evicted last.
         flows.sort_unstable_by_key(|e| e.recency);
         let too_many = flows.len().saturating_sub(self.table.room(kind));
         self.seeded.left_out += too_many;
@@ -139,8 +139,8 @@ impl<'a> Seeding<'a> {
         }
     }
 
-    /// While the programs of the policy that is replaced run, whose rules are `tables`: what they
-    /// pass without an entry and the new rules will not.
+    /// The first step of a replacement, while the programs of the earlier policy run. Enters flows
+    /// that its rules (`tables`) accept without an entry and the new rules do not.
     pub fn before_replacing(
         &mut self,
         tables: LiveTables,
@@ -155,24 +155,25 @@ impl<'a> Seeding<'a> {
         self.seeded.entered
     }
 
-    /// While programs run that pass everything and remember what the rules admit: what was opened
-    /// since the first look. None of its packets has been refused.
+    /// While the remembering programs run: enters what was opened since the first step. None of its
+    /// packets has been dropped.
     pub fn meanwhile(&mut self) -> Result<(), KernelError> {
         let found = self.found(Extent::All)?;
         self.add(found);
         Ok(())
     }
 
-    /// After the enforcing programs are attached: what was opened since the last look. They write
-    /// to the table, and what they have entered is left alone.
+    /// After the enforcing programs are attached: enters what was opened since the last step. The
+    /// programs write to the table by now, and their entries are not overwritten.
     ///
-    /// Only what surely began before counts. A connected UDP socket does not tell.
+    /// Only flows that certainly began before the attachment are entered. For a connected UDP
+    /// socket that is not known.
     pub fn after(mut self) -> Result<Seeded, KernelError> {
         self.look_again()?;
         Ok(self.seeded)
     }
 
-    /// The same of connections that were to be cut.
+    /// The same for connections that are to be cut.
     pub(super) fn after_cutting(mut self) -> Result<Cut, KernelError> {
         self.look_again()?;
         Ok(Cut {
@@ -188,7 +189,7 @@ impl<'a> Seeding<'a> {
         Ok(())
     }
 
-    /// Enters what is not there yet, while packets come.
+    /// Enters flows that have no entry yet, while packets pass.
     fn add(&mut self, found: Vec<Existing>) {
         for entry in self.entries(found) {
             let Entry {
@@ -270,10 +271,10 @@ impl<'a> Seeding<'a> {
     }
 }
 
-/// Whether a flow that is found after the programs were attached began before, or with a packet
-/// that they have accepted. What came in and is tracked has passed the inbound program, which
-/// runs before tracking. The outbound program runs after it, and may have refused the packet of
-/// which tracking knows.
+/// Whether a flow that is found after the attachment began before it, or with a packet that the
+/// programs have accepted. An inbound flow in connection tracking has passed the inbound program,
+/// which runs before connection tracking. The outbound program runs after it and may have dropped
+/// the packet.
 fn is_surely_from_before(flow: &Existing) -> bool {
     flow.has_seen_reply || (flow.originator == Direction::Inbound && !flow.is_ours)
 }

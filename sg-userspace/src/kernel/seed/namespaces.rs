@@ -1,11 +1,11 @@
-//! The network namespaces whose packets may cross an interface of this one: what a pod or a
-//! container has open is known in its own namespace, and its packets come through a veth, a
-//! bridge, or an interface on top of the node's (macvlan, ipvlan).
+//! Finds the network namespaces whose packets may cross an interface of this one. Connections of
+//! pods and containers are only known in their own namespaces. Their packets come through a veth, a
+//! bridge, or an interface stacked on the node's (macvlan, ipvlan).
 //!
-//! A namespace belongs to this one if it has an interface that is joined to one here, or in
-//! another namespace that belongs to this one; but not one that is only at the other end of the
-//! interface itself, which is where the packets go. All others are left alone: what has the same
-//! addresses there is something else.
+//! A namespace belongs to this one if one of its interfaces is connected to an interface here, or
+//! to one in another namespace that belongs here. The namespace at the other end of the attached
+//! interface itself does not: that is where the packets go. All other namespaces are ignored,
+//! because their addresses mean other hosts.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -29,16 +29,16 @@ const NSID_HEADER: usize = 4;
 const NETNSA_NSID: u16 = 1;
 const NETNSA_FD: u16 = 3;
 
-/// What became of the search.
+/// The result of the search.
 #[derive(Debug)]
 pub(super) struct Search<T> {
-    /// What was found in each namespace that belongs to this one.
+    /// The result for each namespace that belongs to this one.
     pub(super) found: Vec<T>,
-    /// Namespaces that could not be looked into, whether they belong here or not.
+    /// How many namespaces could not be read, whether they belong here or not.
     pub(super) closed: usize,
-    /// Processes that do not show their namespace.
+    /// How many processes do not show their namespace.
     pub(super) hidden: usize,
-    /// There may be more, of processes that cannot be seen.
+    /// Whether there may be more namespaces, of processes that are not visible.
     pub(super) may_be_more: bool,
 }
 
@@ -53,7 +53,7 @@ impl<T> Default for Search<T> {
     }
 }
 
-/// A namespace, and its interfaces that are joined to one in another.
+/// A namespace, with those of its interfaces that are connected to another namespace.
 struct Place {
     path: PathBuf,
     joints: Vec<Link>,
@@ -106,7 +106,7 @@ fn walk<T>(here: File, ifindex: u32, look: impl Fn() -> io::Result<T>) -> io::Re
         let mut next = Vec::new();
         let mut others = Vec::new();
         for place in places {
-            // Whoever has gone meanwhile has no packets either.
+            // The namespace may have ended meanwhile.
             let Ok(namespace) = enter(&place.path) else {
                 continue;
             };
@@ -137,9 +137,8 @@ fn enter(path: &Path) -> io::Result<File> {
     Ok(namespace)
 }
 
-/// Where each other network namespace of this machine is to be found, each once, and how many
-/// processes do not show theirs: those of processes, and those that are mounted by a name and may
-/// have none.
+/// The path of each other network namespace of this machine, once each, and how many processes do
+/// not show theirs. Some namespaces have processes, and some are only mounted under a name.
 fn others(here: u64) -> (Vec<PathBuf>, usize) {
     let mut found = BTreeMap::new();
     let mut hidden = 0;
@@ -158,7 +157,7 @@ fn others(here: u64) -> (Vec<PathBuf>, usize) {
     (found.into_values().collect(), hidden)
 }
 
-/// The interfaces of the current namespace that are joined to one in another.
+/// The interfaces of the current namespace that are connected to another namespace.
 fn joints() -> io::Result<Vec<Link>> {
     let mut links = Link::list()?;
     links.retain(|link| link.namespace.is_some());

@@ -1,6 +1,6 @@
-//! The host's SCTP associations, as flows: read from /proc, where the kernel lists them without
-//! another module. An association has several addresses at either end, and each pair of them is a
-//! flow of its own.
+//! Reads the host's SCTP associations as flows. They are in /proc, where the kernel lists them
+//! without an additional module. An association has several addresses at each end, and each pair of
+//! them is one flow.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -12,17 +12,17 @@ use sg_common::verdict::Direction;
 
 use super::existing::{Existing, Key};
 
-// Of the calling thread's network namespace. net/sctp/proc.c writes them.
+// The files of the calling thread's network namespace, written by net/sctp/proc.c.
 const ASSOCIATIONS: &str = "/proc/thread-self/net/sctp/assocs";
 const ENDPOINTS: &str = "/proc/thread-self/net/sctp/eps";
-/// Names every protocol for which sockets can be made.
+/// Lists all protocols that have sockets.
 const PROTOCOLS: &str = "/proc/thread-self/net/protocols";
 
 /// States of an association (`enum sctp_state` in include/net/sctp/constants.h).
 const COOKIE_WAIT: u8 = 1;
 const SHUTDOWN_ACK_SENT: u8 = 7;
 
-/// `SCTP_SS_LISTENING` (include/net/sctp/constants.h): TCP's.
+/// `SCTP_SS_LISTENING` (include/net/sctp/constants.h), the same as TCP_LISTEN.
 const LISTENING: &str = "10";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,8 +33,8 @@ pub(super) struct Association {
     remote: Vec<IpAddr>,
 }
 
-/// The associations of the current network namespace, and the ports at which it serves. None
-/// where the kernel has no SCTP; an error where it has, and does not list them.
+/// The associations of the current network namespace, and the ports with a listener. Empty if the
+/// kernel has no SCTP. An error if it has and does not list them.
 pub(super) fn list() -> io::Result<(Vec<Association>, HashSet<u16>)> {
     let read = || -> io::Result<(String, String)> {
         Ok((
@@ -59,7 +59,7 @@ fn kernel_has_sctp() -> io::Result<bool> {
     Ok(protocols.lines().any(|line| line.starts_with("SCTP")))
 }
 
-/// Reads a line of the associations; `None` of the one that names the columns.
+/// Parses a line of the associations. `None` for the line with the names of the columns.
 fn association(line: &str) -> Option<Association> {
     // ASSOC SOCK STY SST ST HBKT ASSOC-ID TX_QUEUE RX_QUEUE UID INODE LPORT RPORT LADDRS <->
     // RADDRS …
@@ -67,7 +67,7 @@ fn association(line: &str) -> Option<Association> {
     let state = words.next()?.parse().ok()?;
     let mut words = words.skip(6);
     let ports = [words.next()?.parse().ok()?, words.next()?.parse().ok()?];
-    // The one in use has an asterisk.
+    // The primary address has an asterisk.
     let address = |word: &str| -> Option<IpAddr> { word.trim_start_matches('*').parse().ok() };
     let local = words.by_ref().take_while(|word| *word != "<->");
     let local: Vec<IpAddr> = local.filter_map(address).collect();
@@ -80,7 +80,7 @@ fn association(line: &str) -> Option<Association> {
     })
 }
 
-/// The port of a line of the endpoints, if it is one that listens.
+/// Parses a line of the endpoints. Returns the port if the endpoint listens.
 fn served(line: &str) -> Option<u16> {
     // ENDPT SOCK STY SST HBKT LPORT UID INODE LADDRS
     let mut words = line.split_ascii_whitespace().skip(3);
@@ -89,7 +89,7 @@ fn served(line: &str) -> Option<u16> {
     (state == LISTENING).then_some(port)
 }
 
-/// The flows of associations that have begun and not ended. `own` are the host's addresses.
+/// The flows of associations that were opened and not closed. `own` are the host's addresses.
 pub(super) fn flows(
     associations: &[Association],
     served: &HashSet<u16>,
@@ -107,7 +107,7 @@ pub(super) fn flows(
         };
         for &local in &association.local {
             for &remote in &association.remote {
-                // IPv4 on a socket of both families is IPv4 on the wire.
+                // IPv4 on an IPv6 socket is IPv4 on the wire.
                 let key = Key {
                     local: local.to_canonical(),
                     remote: remote.to_canonical(),
@@ -120,11 +120,11 @@ pub(super) fn flows(
                     flows.push(Existing {
                         key,
                         originator,
-                        // A socket that listens may connect as well.
+                        // A listening socket can also open associations, so its port shows nothing.
                         is_originator_known: originator == Direction::Outbound
                             && association.state == COOKIE_WAIT,
                         state: Timeout::Sctp,
-                        // Only who has sent the first chunk waits for a cookie.
+                        // Only the end that sent the first chunk is in COOKIE_WAIT.
                         has_seen_reply: association.state != COOKIE_WAIT,
                         is_ours: association.state == COOKIE_WAIT
                             || originator == Direction::Outbound,
@@ -141,8 +141,8 @@ pub(super) fn flows(
 mod tests {
     use super::*;
 
-    /// As Linux 6.12 writes them: an association of a client with two addresses of either family,
-    /// and one that a server has accepted.
+    /// The files as Linux 6.12 writes them: an association of a client with two addresses in each
+    /// family, and one that a server has accepted.
     const LISTED: &str = " ASSOC     SOCK   STY SST ST HBKT ASSOC-ID TX_QUEUE RX_QUEUE UID INODE LPORT RPORT \
         LADDRS <-> RADDRS HBINT INS OUTS MAXRT T1X T2X RTXC wmema wmemq sndbuf rcvbuf\n\
         0000000000000000 0000000000000000 2   1   3  0       5        0        0       0 21377 40000  9899  \
@@ -156,7 +156,7 @@ mod tests {
         0000000000000000 0000000000000000 2   10  17   36412     0 21379 0.0.0.0 \n\
         0000000000000000 0000000000000000 2   7   18   40000     0 21377 192.0.2.1 127.0.0.1 \n";
 
-    /// Proves K12: each pair of addresses of an association is a flow.
+    /// Proves K12: each pair of addresses of an association becomes a flow.
     #[test]
     fn associations_are_flows() {
         let associations: Vec<Association> = LISTED.lines().filter_map(association).collect();

@@ -1,4 +1,4 @@
-//! The host's connected TCP and UDP sockets (sock_diag(7)), as flows.
+//! Reads the host's connected TCP and UDP sockets (sock_diag(7)) as flows.
 
 use std::collections::HashSet;
 use std::io;
@@ -17,8 +17,8 @@ use sg_common::verdict::Direction;
 use super::super::netlink;
 use super::existing::{Existing, Key};
 
-/// Socket states (include/net/tcp_states.h). A UDP socket is ESTABLISHED when connected, else
-/// CLOSE.
+/// Socket states (include/net/tcp_states.h). A UDP socket is in ESTABLISHED if it is connected, and
+/// otherwise in CLOSE.
 mod state {
     pub(super) const ESTABLISHED: u8 = 1;
     pub(super) const SYN_SENT: u8 = 2;
@@ -34,7 +34,7 @@ mod state {
     pub(super) const NEW_SYN_RECV: u8 = 12;
 }
 
-/// One socket.
+/// A socket that the kernel has listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Socket {
     protocol: u8,
@@ -66,11 +66,11 @@ pub(super) fn list(protocol: u8) -> io::Result<Vec<Socket>> {
     Ok(sockets)
 }
 
-/// Reads one answer; `None` where it is not what it should be.
+/// Parses one message. `None` if it is not complete.
 fn read(protocol: u8, payload: &[u8]) -> Option<Socket> {
     let header = InetResponseHeader::parse(payload).ok()?;
     let id = header.socket_id;
-    // What a socket of both families has to do with IPv4 is IPv4 on the wire.
+    // IPv4 on an IPv6 socket is IPv4 on the wire.
     Some(Socket {
         protocol,
         state: header.state,
@@ -79,13 +79,14 @@ fn read(protocol: u8, payload: &[u8]) -> Option<Socket> {
     })
 }
 
-/// The flows of those sockets that have a peer. `own` are the host's addresses.
+/// The flows of the sockets that have a peer. `own` are the host's addresses.
 pub(super) fn flows(sockets: &[Socket], own: &HashSet<IpAddr>) -> Vec<Existing> {
     let serves = |s: &&Socket| match s.protocol {
         IPPROTO_TCP => s.state == state::LISTEN,
         _ => s.state == state::CLOSE && s.local.1 != 0,
     };
-    // By port alone: a listener may be bound to every address, or to either family.
+    // Listeners are compared by port only, because they may be bound to all addresses or to one
+    // family.
     let served: HashSet<(u8, u16)> = sockets
         .iter()
         .filter(serves)
@@ -107,8 +108,8 @@ pub(super) fn flows(sockets: &[Socket], own: &HashSet<IpAddr>) -> Vec<Existing> 
                 return None;
             }
             let is_served = served.contains(&(key.protocol, key.local_port));
-            // Of other connections the listener may be gone, and a UDP socket beside another one
-            // at the same port may have asked as well as been asked.
+            // In all other states the originator is a guess: the listener may have been closed, and
+            // a UDP socket that shares its port with another one may be on either side.
             let (originator, is_originator_known) = match state {
                 Timeout::TcpSynSent => (Direction::Outbound, true),
                 Timeout::TcpSynRecv => (Direction::Inbound, true),
@@ -122,15 +123,15 @@ pub(super) fn flows(sockets: &[Socket], own: &HashSet<IpAddr>) -> Vec<Existing> 
                 state,
                 has_seen_reply: state != Timeout::TcpSynSent,
                 is_ours: originator == Direction::Outbound,
-                // Somebody holds it open at this moment.
+                // The socket is open at this moment, so it counts as most recent.
                 recency: u32::MAX,
             })
         })
         .collect()
 }
 
-/// The state of a connected socket's flow, by the names of the kernel's connection tracking: they
-/// say which segments were seen, not which side has sent them.
+/// The state of a connected socket's flow, in the terms of the kernel's connection tracking. It
+/// depends on the segments seen, not on which side sent them.
 fn timeout(socket: &Socket) -> Option<Timeout> {
     if socket.protocol == IPPROTO_UDP {
         return (socket.state == state::ESTABLISHED).then_some(Timeout::UdpStream);
@@ -140,7 +141,7 @@ fn timeout(socket: &Socket) -> Option<Timeout> {
         state::SYN_SENT => Timeout::TcpSynSent,
         state::SYN_RECV | state::NEW_SYN_RECV => Timeout::TcpSynRecv,
         state::FIN_WAIT1 => Timeout::TcpFinWait,
-        // One side has ended, and the other has acknowledged that.
+        // One side has closed, and the other has acknowledged that.
         state::FIN_WAIT2 | state::CLOSE_WAIT => Timeout::TcpCloseWait,
         state::LAST_ACK | state::CLOSING => Timeout::TcpLastAck,
         state::TIME_WAIT => Timeout::TcpTimeWait,
@@ -171,8 +172,8 @@ mod tests {
             .into()
     }
 
-    /// Proves K12: which sockets are flows, in which state, and who opened them, or probably did
-    /// (`?`).
+    /// Proves K12: which sockets become flows, in which state, and with which originator. A `?`
+    /// marks a guess.
     #[test]
     fn connected_sockets_are_flows() {
         const TCP: u8 = IPPROTO_TCP;
@@ -199,7 +200,7 @@ mod tests {
             (TCP, 77, v4, None),
             (UDP, state::ESTABLISHED, v4, Some("out? udp-stream")),
             (UDP, state::CLOSE, v4, None),
-            // A listener on the same port, of whatever address.
+            // There is a listener at the same port, with any address.
             (
                 TCP,
                 state::ESTABLISHED,
@@ -224,7 +225,7 @@ mod tests {
                 ("192.0.2.1:22", "198.51.100.7:5000"),
                 Some("out? udp-stream"),
             ),
-            // What never leaves the host.
+            // Sockets whose packets do not leave the host.
             (
                 TCP,
                 state::ESTABLISHED,
@@ -265,8 +266,8 @@ mod tests {
         }
     }
 
-    /// An answer as the kernel sent it: 72 bytes, of a connection that a socket of both families
-    /// has accepted over IPv4.
+    /// A message as the kernel sent it: 72 bytes about a connection that an IPv6 socket has
+    /// accepted over IPv4.
     #[rustfmt::skip]
     const MAPPED: [u8; 72] = [
         10, 1, 0, 0,
@@ -277,7 +278,7 @@ mod tests {
         0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x2a, 0, 0, 0,
     ];
 
-    /// Proves K12: IPv4 on a socket of both families is an IPv4 flow.
+    /// Proves K12: IPv4 on an IPv6 socket becomes an IPv4 flow.
     #[test]
     fn a_mapped_address_is_ipv4() {
         let expected = socket(

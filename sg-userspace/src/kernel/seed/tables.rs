@@ -1,4 +1,4 @@
-//! The flow table as seeding writes it.
+//! The flow table, as far as seeding writes it.
 
 use sg_common::flow::{FlowKind, FlowValue, TIMEOUTS};
 
@@ -15,10 +15,10 @@ pub(super) struct SeededTable {
     max_flows: u32,
 }
 
-/// What became of a flow that was to be seeded.
+/// What happened to a flow that was to be seeded.
 pub(super) struct Seeding {
     pub(super) is_new: bool,
-    /// It took the place of another one.
+    /// Whether another flow was evicted for it.
     pub(super) evicted: bool,
 }
 
@@ -35,7 +35,7 @@ impl SeededTable {
         })
     }
 
-    /// How many flows of a kind there is room for.
+    /// How many flows of a kind fit.
     pub(super) fn room(&self, kind: FlowKind) -> usize {
         let entries = match kind {
             FlowKind::HalfOpen => half_open_entries(self.max_flows),
@@ -44,7 +44,7 @@ impl SeededTable {
         entries as usize
     }
 
-    /// Enters a flow, unless it is there.
+    /// Enters a flow, unless it has an entry.
     pub(super) fn enter(&self, kind: FlowKind, key: &Key, value: &FlowValue) -> Seeding {
         let ports = (key.local_port, key.remote_port);
         let key = key_of(key.local, key.remote, ports, key.protocol);

@@ -1,5 +1,5 @@
-//! What kinds of connections seeding cannot know of on this machine. Whoever attaches is told,
-//! since those may be cut off.
+//! The kinds of connections that seeding cannot see on this machine. They are reported, because an
+//! attachment may cut them.
 
 use std::fs;
 use std::path::Path;
@@ -8,25 +8,25 @@ use serde::Serialize;
 
 use super::link::Link;
 
-/// Connections that may exist and that nothing here knows of.
+/// A kind of connections that may exist and cannot be seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UnseenKind {
-    /// This host forwards, and tracks no connection.
+    /// Forwarded connections, on a host that does not track them.
     Forwarded,
-    /// Behind a bridge, or an interface on top of this one, whose other side is no namespace of
+    /// Connections of machines behind a bridge or a stacked interface, which are not namespaces of
     /// this machine.
     Bridged,
-    /// Of sockets without a peer, and of protocols without sockets: only connection tracking
-    /// knows of those.
+    /// Requests of unconnected sockets, and protocols without sockets: only connection tracking
+    /// knows them.
     Untracked,
-    /// Of network namespaces that could not be looked into.
+    /// Connections of network namespaces that could not be read.
     Namespaces,
-    /// SCTP associations, of which the kernel shows no list.
+    /// SCTP associations that the kernel does not list.
     Sctp,
 }
 
-/// One kind, and what keeps it from being seen.
+/// A kind, with the reason why it cannot be seen.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Unseen {
     pub kind: UnseenKind,
@@ -91,16 +91,16 @@ impl Unseen {
         }
     }
 
-    /// About sockets of the namespace itself, and not of what it passes on.
+    /// Whether it is about the namespace's own sockets, and not about packets that it forwards.
     pub(super) fn is_of_sockets(&self) -> bool {
         self.kind == UnseenKind::Sctp
     }
 }
 
-/// The bridge, or the interface on top of this one, through which the interface `ifindex` serves
-/// machines that are no namespaces of this one: virtual machines, or another wire.
+/// The name of the bridge or stacked interface that connects `ifindex` with machines that are no
+/// namespaces of this one, such as virtual machines or another network.
 pub(super) fn bridged(ifindex: u32) -> Option<String> {
-    // Where they cannot be listed nothing is said of them: what is there may well be seen.
+    // If the interfaces cannot be listed, nothing is reported: there may be no such machines.
     behind(&Link::list().ok()?, ifindex)
 }
 
@@ -109,7 +109,7 @@ fn behind(links: &[Link], ifindex: u32) -> Option<String> {
     let nic = of(ifindex)?;
     let master = nic.master.and_then(of).unwrap_or(nic);
     let serves_others = |link: &&Link| {
-        // The other end of a veth is in a namespace, which is looked into by itself.
+        // The peer of a veth is in a namespace, which is searched by itself.
         link.index != ifindex && link.master == Some(master.index) && link.kind != "veth"
     };
     if master.kind == "bridge" && links.iter().any(|link| serves_others(&link)) {
@@ -119,7 +119,7 @@ fn behind(links: &[Link], ifindex: u32) -> Option<String> {
     links.iter().find(is_tap).map(|link| link.name.clone())
 }
 
-/// Whether the calling thread's network namespace forwards between any interfaces.
+/// Whether forwarding is on for any interface of the calling thread's network namespace.
 pub(super) fn forwards() -> bool {
     let is_on = |path: &Path| {
         fs::read_to_string(path.join("forwarding")).is_ok_and(|value| value.trim() == "1")
@@ -148,7 +148,7 @@ mod tests {
         }
     }
 
-    /// Proves K12: who else is behind the interface.
+    /// Proves K12: other machines behind the same bridge are reported.
     #[test]
     fn machines_behind_a_bridge_are_said() {
         let bridge = |others: Vec<Link>| {
@@ -164,7 +164,7 @@ mod tests {
             (bridge(vec![link(4, "tap0", "tun", 3, 0)]), Some("br0")),
             (bridge(vec![link(4, "eth1", "", 3, 0)]), Some("br0")),
             (bridge(vec![link(4, "tap0", "tun", 0, 0)]), None),
-            // A bond has no others behind it.
+            // A bond has no other machines behind it.
             (
                 vec![
                     link(2, "eth0", "", 3, 0),
@@ -184,7 +184,7 @@ mod tests {
         ] {
             assert_eq!(behind(&links, 2).as_deref(), expected);
         }
-        // The interface may be the bridge itself.
+        // The attached interface may be the bridge itself.
         let links = bridge(vec![]);
         assert_eq!(
             behind(&links, 3).as_deref(),

@@ -1,5 +1,5 @@
-//! What one network namespace knows of its connections: its sockets, and its connection tracking.
-//! And how the namespaces that belong to it know more.
+//! What one network namespace knows about its connections, from sockets and connection tracking,
+//! together with what the namespaces that belong to it know.
 
 use std::collections::HashSet;
 use std::io;
@@ -14,24 +14,24 @@ use super::namespaces::{Search, look_into};
 use super::unseen::{Unseen, bridged, forwards};
 use super::{conntrack, sctp, sockets};
 
-/// Which sockets are asked for.
+/// Which sockets are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Extent {
-    /// All of this namespace, and of those that belong to it.
+    /// All sockets of this namespace and of those that belong to it.
     All,
-    /// The TCP sockets of this namespace: a look that takes little time.
+    /// Only TCP sockets of this namespace, which takes little time.
     Tcp,
 }
 
-/// What is there.
+/// The connections that were found.
 #[derive(Debug, Default)]
 pub(super) struct View {
     /// The addresses of this namespace.
     pub(super) own: HashSet<IpAddr>,
-    /// By connection tracking, which has seen the packets and so knows who sent the first one.
+    /// Flows in connection tracking, which has seen their packets and so knows the originator.
     pub(super) tracked: Vec<Existing>,
     pub(super) sockets: Vec<Existing>,
-    /// What cannot be seen.
+    /// Kinds of connections that cannot be seen.
     pub(super) unseen: Vec<Unseen>,
 }
 
@@ -49,7 +49,7 @@ impl View {
             ..Search::default()
         });
         for other in others.found {
-            // What has the host's own address at its other end does not cross its interface.
+            // A flow to one of the host's own addresses does not cross its interface.
             let is_outside = |flow: &Existing| flow.key.can_be_on_the_wire(&view.own);
             view.tracked
                 .extend(other.tracked.into_iter().filter(is_outside));
@@ -71,7 +71,7 @@ impl View {
         Ok(view)
     }
 
-    /// Of the calling thread's network namespace alone.
+    /// Reads the calling thread's network namespace alone.
     fn here(extent: Extent) -> Result<View, Blind> {
         let interfaces = nix::ifaddrs::getifaddrs().map_err(|e| Blind::Addresses(e.into()))?;
         let own = interfaces.filter_map(|i| address(&i.address?)).collect();
@@ -88,7 +88,8 @@ impl View {
             listed.extend(sockets::list(protocol).map_err(Blind::Sockets)?);
         }
         view.sockets = sockets::flows(&listed, &view.own);
-        // Last, since it alone knows what has begun a moment ago for certain.
+        // Connection tracking is read last, because it has flows that began a moment ago with their
+        // true originator.
         let tracked = conntrack::list().map_err(Blind::Connections)?;
         let flows = tracked.iter().flat_map(|e| conntrack::flows(e, &view.own));
         view.tracked = flows.collect();
@@ -128,7 +129,7 @@ impl From<Blind> for io::Error {
 }
 
 impl Blind {
-    /// What is not known cannot be kept, and whoever attaches should know that before.
+    /// Unknown connections cannot be kept, so the attachment fails before it changes anything.
     fn error(self) -> KernelError {
         let (what, needs, error) = match self {
             Blind::Addresses(e) => return KernelError::io("listing this host's addresses", e),

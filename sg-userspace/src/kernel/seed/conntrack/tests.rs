@@ -1,9 +1,9 @@
-//! What the kernel answers, whole, cut and broken, and what flows it becomes.
+//! Messages of the kernel, complete, cut and damaged, and the flows that they become.
 
 use super::*;
 
-// Answers of a Linux 6.18 router that masquerades 10.0.0.2 as 198.51.100.1 and fd00:a::2 as
-// 2001:db8::1, towards 198.51.100.7 and 2001:db8::7.
+// Messages of a Linux 6.18 router that translates 10.0.0.2 to 198.51.100.1 and fd00:a::2 to
+// 2001:db8::1, for connections to 198.51.100.7 and 2001:db8::7.
 /// From port 5000 to port 443, established.
 const TCP4: &str = "\
     020000003400018014000180080001000a00000208000200c63364071c0002800500010006000000060002\
@@ -19,25 +19,25 @@ const TCP6: &str = "\
     00028005000100060000000600020001bb00000600030013880000080003000000019e0800080000000000\
     08000c009550bedb08000b0000000001080007000006977e300004802c0001800500010003000000050002\
     000a000000050003000a00000006000400230000000600050023000000";
-/// From port 5353 to port 53, answered.
+/// From port 5353 to port 53, with a reply.
 const UDP4: &str = "\
     020000003400018014000180080001000a00000208000200c63364071c0002800500010011000000060002\
     0014e900000600030000350000340002801400018008000100c633640708000200c63364011c0002800500\
     01001100000006000200003500000600030014e90000080003000000019a080008000000000008000c00a0\
     56ad3108000b0000000001080007000000001c";
-/// From port 5354 to port 99, where nobody answers.
+/// From port 5354 to port 99, without a reply.
 const UDP4_UNANSWERED: &str = "\
     020000003400018014000180080001000a00000208000200c63364071c0002800500010011000000060002\
     0014ea00000600030000630000340002801400018008000100c633640708000200c63364011c0002800500\
     01001100000006000200006300000600030014ea00000800030000000198080008000000000008000c0028\
     f34f6108000b0000000001080007000000001c";
-/// Echo with identifier 77, answered.
+/// Echo with identifier 77, with a reply.
 const PING4: &str = "\
     020000003c00018014000180080001000a00000208000200c6336407240002800500010001000000060004\
     00004d0000050005000800000005000600000000003c0002801400018008000100c633640708000200c633\
     640124000280050001000100000006000400004d0000050005000000000005000600000000000800030000\
     00019a080008000000000008000c000f60ad5f08000b0000000001080007000000001d";
-/// Echo with identifier 78, answered.
+/// Echo with identifier 78, with a reply.
 const PING6: &str = "\
     0a000000540001802c00018014000300fd00000a0000000000000000000000021400040020010db8000000\
     00000000000000000724000280050001003a00000006000700004e00000500080080000000050009000000\
@@ -55,7 +55,7 @@ fn own(addresses: &[&str]) -> HashSet<IpAddr> {
     addresses.iter().map(|a| a.parse().unwrap()).collect()
 }
 
-/// `in|out LOCAL PORT REMOTE PORT STATE [answered]` of each flow.
+/// Each flow as `in|out LOCAL PORT REMOTE PORT STATE [answered]`.
 fn seen(entry: &Entry, own: &HashSet<IpAddr>) -> Vec<String> {
     let line = |f: Existing| {
         let originator = match f.originator {
@@ -80,7 +80,8 @@ fn seen(entry: &Entry, own: &HashSet<IpAddr>) -> Vec<String> {
     flows(entry, own).map(line).collect()
 }
 
-/// Proves K12: a forwarded connection before its destination and after its source is translated.
+/// Proves K12: a forwarded connection becomes a flow before destination NAT and one after source
+/// NAT.
 #[test]
 fn an_entry_is_what_either_side_sees_of_it() {
     let router = own(&["10.0.0.1", "198.51.100.1", "fd00:a::1", "2001:db8::1"]);
@@ -133,7 +134,8 @@ fn an_entry_is_what_either_side_sees_of_it() {
     }
 }
 
-/// Proves K12: the host's own connections have one view, from whichever end the host is.
+/// Proves K12: a connection of the host itself becomes one flow, whether the host is client or
+/// server.
 #[test]
 fn one_of_our_own_addresses_is_never_the_remote_end() {
     let entry = read(&bytes(TCP4)).expect("an entry");
@@ -145,8 +147,8 @@ fn one_of_our_own_addresses_is_never_the_remote_end() {
     assert_eq!(client, [outbound]);
 }
 
-/// Proves K12: what awaits an answer is there, from either side of the host, and what is over is
-/// over.
+/// Proves K12: a request under way becomes a flow for either interface, and a closed connection
+/// becomes none.
 #[test]
 fn attempts_are_flows_and_remains_are_not() {
     let none = HashSet::new();
@@ -190,7 +192,7 @@ fn other_protocols_go_by_their_addresses() {
     (entry.original.protocol, entry.reply.protocol) = (47, 47);
     let found = seen(&entry, &own(&["10.0.0.2"]));
     assert_eq!(found, ["out 198.51.100.1 0 198.51.100.7 0 other answered"]);
-    // Neither a request nor an answer of a query.
+    // An ICMP type that is neither a request nor a reply.
     let mut unreachable = read(&bytes(PING4)).expect("an entry");
     unreachable.original.icmp_type = 3;
     assert_eq!(flows(&unreachable, &HashSet::new()).count(), 0);
@@ -204,7 +206,7 @@ fn cut_or_broken_answers_never_panic() {
         let mut cut_off = 0;
         for end in 0..whole.len() {
             match read(&whole[..end]) {
-                // Its last attributes are not needed.
+                // The entry can be parsed without its last attributes.
                 Some(entry) => assert_eq!(entry.original, expected.original),
                 None => cut_off += 1,
             }
