@@ -1,6 +1,6 @@
-//! Everything behind the `sgctl` binary that touches the kernel. Data flows one way: text → rules
-//! → tables (both in `sg-policy`) → kernel (`kernel`) → counters and flows (`observe`); `lab`
-//! tries a policy with real traffic. Arrows point down only.
+//! The part of `sgctl` that touches the kernel. Data flows one way: text → rules → tables (both in
+//! `sg-policy`) → kernel (`kernel`) → counters and flows (`observe`). `lab` tries a policy with
+//! real traffic. Arrows point down only.
 //!
 //! Which rule of a built-in policy decides a packet needs no privilege:
 //!

@@ -1,5 +1,5 @@
-//! Echo requests over raw sockets, for IPv4 and IPv6: no `ping` program and no sysctl is needed.
-//! Each attempt has an identifier of its own, so that it is a flow of its own.
+//! Echo requests over raw sockets, for IPv4 and IPv6, which take no `ping` program and no sysctl.
+//! Each attempt has its own identifier, and so is a separate flow.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 const HEADER: usize = 8;
 const PAYLOAD: &[u8; 24] = b"security groups: the lab";
 
-/// Sends echo requests, one per `pause`, until one is answered.
+/// Sends an echo request every `pause`, until one gets a reply.
 pub(super) async fn ping(
     from: IpAddr,
     to: IpAddr,
@@ -25,15 +25,15 @@ pub(super) async fn ping(
     };
     let socket = Socket::new(domain, Type::RAW.nonblocking().cloexec(), Some(protocol))?;
     socket.bind(&SocketAddr::new(from, 0).into())?;
-    // From now on only packets of that address are received.
+    // From now on the socket only receives packets from that address.
     socket.connect(&SocketAddr::new(to, 0).into())?;
-    // Once connected, a raw socket sends and receives as a datagram socket does.
+    // A connected raw socket sends and receives as a datagram socket does.
     let socket = UdpSocket::from_std(socket.into())?;
     for sequence in 1.. {
         let request = request(to.is_ipv6(), identifier, sequence);
         match socket.send(&request).await {
-            // The kernel's word to a raw IPv6 socket when tc drops the packet; others hear
-            // nothing.
+            // The kernel reports this error to raw IPv6 sockets when tc drops the packet, and no
+            // error to others.
             Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {}
             result => result.map(drop)?,
         }
@@ -60,7 +60,7 @@ fn request(is_v6: bool, identifier: u16, sequence: u16) -> [u8; HEADER + PAYLOAD
     packet[4..6].copy_from_slice(&identifier.to_be_bytes());
     packet[6..8].copy_from_slice(&sequence.to_be_bytes());
     packet[HEADER..].copy_from_slice(PAYLOAD);
-    // ICMPv6's covers addresses too; the kernel fills it in.
+    // The checksum of ICMPv6 covers the addresses as well, and the kernel computes it.
     if !is_v6 {
         let sum = checksum(&packet);
         packet[2..4].copy_from_slice(&sum.to_be_bytes());
@@ -68,7 +68,8 @@ fn request(is_v6: bool, identifier: u16, sequence: u16) -> [u8; HEADER + PAYLOAD
     packet
 }
 
-/// True for the echo reply with this identifier. IPv4 comes with its IP header.
+/// Whether this is the echo reply with this identifier. With IPv4 the packet includes the IP
+/// header.
 fn is_answer(received: &[u8], is_v6: bool, identifier: u16) -> bool {
     let skipped = match received.first() {
         Some(first) if !is_v6 => usize::from(first & 0x0f) * 4,

@@ -1,4 +1,4 @@
-//! Why the lab has no report.
+//! The errors because of which the lab has no report.
 
 use std::io;
 
@@ -33,7 +33,7 @@ pub enum LabError {
 }
 
 impl LabError {
-    /// What kind of error it is, for programs: kebab-case and stable.
+    /// The kind of error for programs: kebab-case, and stable.
     pub fn code_name(&self) -> &'static str {
         match self {
             LabError::Kernel(error) => error.code_name(),

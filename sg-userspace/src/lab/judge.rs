@@ -1,4 +1,4 @@
-//! Compares what happened with what the policy says: each attempt, each counter, each total.
+//! Compares what happened with what the policy says, for each attempt, each counter and each total.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::observe::counters::Counters;
 use crate::observe::explain::explain_policy;
 use sg_policy::policy::{Policy, titled};
 
-/// Puts an attempt beside the policy's word on it.
+/// Combines an attempt with the policy's verdict.
 pub(super) fn attempt(policy: &Policy, tried: &Try, outcome: &Outcome) -> Attempt {
     let said = explain_policy(policy, &tried.question());
     let accepts = said.verdict == Action::Accept.name();
@@ -47,7 +47,7 @@ pub(super) fn attempt(policy: &Policy, tried: &Try, outcome: &Outcome) -> Attemp
     }
 }
 
-/// The attempts that went otherwise.
+/// Describes the attempts whose result is not the policy's verdict.
 pub(super) fn differing_attempts(attempts: &[Attempt]) -> impl Iterator<Item = String> {
     attempts.iter().filter(|a| !a.as_policy_says).map(|a| {
         let port = a.port.map(|port| format!(" {port}")).unwrap_or_default();
@@ -71,7 +71,8 @@ pub(super) fn differing_attempts(attempts: &[Attempt]) -> impl Iterator<Item = S
     })
 }
 
-/// Every rule and reason must have counted at least the packets that the attempts sent it.
+/// Describes the counters that are too low: every rule and reason must have counted at least the
+/// packets of its attempts.
 pub(super) fn differing_counts(attempts: &[Attempt], counters: &Counters) -> Vec<String> {
     let mut decided: BTreeMap<(&str, Option<u32>, &str), u64> = BTreeMap::new();
     let mut answered: BTreeMap<(&str, Option<u32>), u64> = BTreeMap::new();
@@ -129,7 +130,7 @@ fn number(count: u64, of: &str) -> String {
     format!("{count} {of}{plural}")
 }
 
-/// SPEC A2, summed up here from the rows alone.
+/// A2: describes the totals that are not the sums of their rows.
 pub(super) fn differing_sums(counters: &Counters) -> Vec<String> {
     let mut differences = Vec::new();
     for total in &counters.totals {
@@ -156,7 +157,8 @@ pub(super) fn differing_sums(counters: &Counters) -> Vec<String> {
     differences
 }
 
-/// What the interface counted from before and from after the enforcer was attached until `end`.
+/// Compares the interface's own counts with the totals. `before` and `after` were read before and
+/// after the enforcer was attached, `end` at the end.
 pub(super) fn interface_counts(
     counters: &Counters,
     before: NicCounts,
@@ -173,7 +175,8 @@ pub(super) fn interface_counts(
         uncertain: of(after).saturating_sub(of(before)),
         counted,
     };
-    // The interface counts what arrives before XDP drops it, and what leaves after tc has.
+    // The interface counts inbound packets before XDP drops any, and outbound packets after tc has
+    // dropped some.
     let arrived = total(Direction::Inbound).map_or(0, |t| t.packets);
     let left = total(Direction::Outbound).map_or(0, |t| t.accepted);
     vec![
@@ -206,7 +209,8 @@ mod tests {
     use crate::observe::counters::{ReasonCounters, RuleCounters, Totals};
     use sg_policy::policy::rules_from_lines;
 
-    /// One outbound rule with 5 packets and 4 replies, one dropped inbound packet.
+    /// The counters of an outbound rule with 5 packets and 4 replies, and of one dropped inbound
+    /// packet.
     fn counters() -> Counters {
         let total = |direction, packets, accepted, dropped| Totals {
             direction,
@@ -252,7 +256,7 @@ mod tests {
         }
     }
 
-    /// Proves A2 for what the lab calls a difference.
+    /// Proves A2: the lab reports sums that do not add up.
     #[test]
     fn sums_are_summed_up_again() {
         let mut counters = counters();

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-/// Packets that an interface received and sent since it exists.
+/// How many packets an interface has received and sent since it was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct NicCounts {
     pub(super) received: u64,
@@ -12,8 +12,8 @@ pub(super) struct NicCounts {
 
 /// Reads the counts of an interface in the calling thread's network namespace.
 pub(super) fn read(interface: &str) -> io::Result<NicCounts> {
-    // Not /proc/net nor /sys: the one belongs to the process's first thread, the other to whoever
-    // mounted it.
+    // /proc/net is that of the process's first thread, and /sys that of the process that mounted
+    // it. Neither need be this thread's namespace.
     let table = fs::read_to_string("/proc/thread-self/net/dev")?;
     parse(&table, interface)
         .ok_or_else(|| io::Error::other(format!("no counts of {interface} in /proc")))
@@ -25,7 +25,7 @@ fn parse(table: &str, interface: &str) -> Option<NicCounts> {
         (name.trim() == interface).then_some(counts)
     })?;
     let mut columns = counts.split_whitespace().map(|word| word.parse().ok());
-    // Bytes and packets, six more of the receiving side, then bytes and packets again.
+    // The columns: bytes and packets, six more for receiving, then bytes and packets sent.
     Some(NicCounts {
         received: columns.nth(1)??,
         sent: columns.nth(7)??,

@@ -1,5 +1,5 @@
-//! What the lab tries: who talks to whom, and about which packets the policy is asked.
-//! The addresses are those of documentation (RFC 5737, RFC 3849) and of private networks.
+//! The attempts of the lab: which hosts talk to each other, and which packets the policy is asked
+//! about. The addresses are those for documentation (RFC 5737, RFC 3849) and private ones.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,12 +8,12 @@ use sg_common::verdict::Direction;
 
 use crate::observe::explain::{Question, Transport};
 
-/// A host that is not the node.
+/// A host other than the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     Outside,
     Inside,
-    /// The next hop, which is also on the node's own link.
+    /// The next hop, which is on the node's own link as well.
     Neighbour,
 }
 
@@ -27,7 +27,7 @@ impl Place {
     }
 }
 
-/// One address of such a host, and the node's address of the same kind.
+/// An address of such a host, and the node's address of the same kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Peer {
     pub(super) place: Place,
@@ -41,7 +41,7 @@ pub(super) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 pub(super) const OUTSIDE_GATEWAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 pub(super) const INSIDE: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 10);
 pub(super) const INSIDE_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 1);
-/// Global and unique local.
+/// A global and a unique local address.
 pub(super) const NODE6: [Ipv6Addr; 2] = [
     Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2),
     Ipv6Addr::new(0xfd00, 0xdb8, 0, 0, 0, 0, 0, 2),
@@ -81,7 +81,8 @@ pub(super) enum What {
     Ping,
 }
 
-/// SSH, a NodePort, a database, and the port after the NodePorts; a NodePort and a name server.
+/// SSH, a NodePort, a database, the port after the NodePorts; then a NodePort and a name server
+/// over UDP.
 const TO_NODE: [What; 7] = [
     What::Tcp(22),
     What::Tcp(30080),
@@ -92,21 +93,21 @@ const TO_NODE: [What; 7] = [
     What::Ping,
 ];
 
-/// A registry, a mail server (which many policies forbid) and a name server.
+/// An image registry, a mail server (which many policies forbid) and a name server.
 const FROM_NODE: [What; 4] = [What::Tcp(443), What::Tcp(25), What::Udp(53), What::Ping];
 
-/// One attempt to get an answer through the node's interface.
+/// One attempt to get a reply through the node's interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Try {
-    /// Unique in the lab, and the identifier of its echo requests.
+    /// A unique number, which is also the identifier of its echo requests.
     pub(super) number: u16,
-    /// Inbound: the peer opens; outbound: the node does.
+    /// Inbound if the peer opens the flow, outbound if the node does.
     pub(super) direction: Direction,
     pub(super) peer: Peer,
     pub(super) what: What,
 }
 
-/// Everything that is tried.
+/// All attempts.
 pub(super) fn tries(has_ipv6: bool) -> Vec<Try> {
     let directions = [
         (Direction::Inbound, &TO_NODE[..]),
@@ -162,13 +163,13 @@ impl Try {
         }
     }
 
-    /// The packet that opens it.
+    /// The packet that opens the flow.
     pub(super) fn question(&self) -> Question {
         let kind = if self.peer.address.is_ipv4() { 8 } else { 128 };
         self.packet(self.direction, kind, None)
     }
 
-    /// The first packet of the answer, given the port that the originator happened to get.
+    /// The first packet of the reply, to the port that the originator was given.
     pub(super) fn answer(&self, own_port: Option<u16>) -> Question {
         let kind = if self.peer.address.is_ipv4() { 0 } else { 129 };
         self.packet(self.direction.opposite(), kind, own_port)
@@ -194,7 +195,7 @@ impl Try {
     }
 }
 
-/// What has to listen at the node (`Inbound`) or at the other hosts (`Outbound`).
+/// The services that the node (`Inbound`) or the other hosts (`Outbound`) must offer.
 pub(super) fn services(direction: Direction) -> &'static [What] {
     match direction {
         Direction::Inbound => &TO_NODE,

@@ -1,4 +1,4 @@
-//! What the lab found, ready for a table or for JSON.
+//! The results of the lab, ready for a table or for JSON.
 
 use serde::Serialize;
 
@@ -8,17 +8,17 @@ use crate::observe::explain::ExplainedRule;
 /// `lab --json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Everything was as the policy says.
+    /// Whether everything was as the policy says.
     pub ok: bool,
     pub seconds: f64,
     pub enforcer: Enforcer,
     pub attempts: Vec<Attempt>,
     pub counters: Counters,
-    /// What the node's interface itself counted while the policy was enforced.
+    /// The packet counts of the node's interface while the policy was enforced.
     pub interface: Vec<InterfaceCount>,
-    /// Each difference between what happened and what the policy says, in words.
+    /// Describes each difference between what happened and what the policy says.
     pub differences: Vec<String>,
-    /// What could not be tried here, and why.
+    /// What could not be tried on this machine, and why.
     pub notes: Vec<String>,
 }
 
@@ -29,54 +29,54 @@ pub struct Enforcer {
     pub xdp_mode: String,
     /// `tcx` or `clsact`.
     pub egress_hook: String,
-    /// Ids that the programs had; they are gone by now.
+    /// The ids of the programs, which do not exist any more.
     pub inbound_program: u32,
     pub outbound_program: u32,
 }
 
-/// One attempt to get an answer through the node's interface.
+/// One attempt to get a reply through the node's interface.
 #[derive(Clone, Debug, Serialize)]
 pub struct Attempt {
     pub from: &'static str,
     pub from_address: String,
     pub to: &'static str,
     pub to_address: String,
-    /// Of the packet that opens it, seen from the node.
+    /// The direction of the packet that opens the flow, as seen from the node.
     pub direction: &'static str,
     /// `tcp`, `udp`, `icmp` or `icmpv6`; the last two are pings.
     pub transport: &'static str,
     pub port: Option<u16>,
     /// `accept` or `drop`, as the policy says.
     pub expected: &'static str,
-    /// `accept` when the answer came, `drop` when nothing did.
+    /// `accept` if the reply came, `drop` if nothing came.
     pub got: &'static str,
-    /// The rule that decides the opening packet; without one, `reason` says why.
+    /// The rule that decides the opening packet. If none does, `reason` says why.
     pub rule: Option<ExplainedRule>,
     pub reason: &'static str,
-    /// What lets the answer through.
+    /// What admits the reply.
     pub answer: Option<AnswerBy>,
     pub as_policy_says: bool,
-    /// What else was seen: a refused connection, an answer that is another.
+    /// Anything else that was seen: a refused connection, or another reply than expected.
     pub note: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AnswerBy {
-    /// Rules of the other direction accept it anyway.
+    /// The rules of the other direction accept it.
     Rules,
-    /// Only the flow table knows that it belongs to something the policy admitted.
+    /// Only its flow admits it.
     FlowTable,
 }
 
-/// The interface's own count beside the enforcer's.
+/// The interface's own count, and that of the enforcer.
 #[derive(Clone, Debug, Serialize)]
 pub struct InterfaceCount {
     pub direction: &'static str,
-    /// Inbound every packet that arrived; outbound those that left, which are the accepted ones.
+    /// Inbound: all packets that arrived. Outbound: all that left, which are the accepted ones.
     pub packets: u64,
-    /// How many of them may have passed before the enforcer was there: those that the interface
-    /// counted while it was being attached.
+    /// How many of them may have passed before the enforcer, because the interface counted them
+    /// while it was being attached.
     pub uncertain: u64,
     /// The enforcer's count of the same.
     pub counted: u64,

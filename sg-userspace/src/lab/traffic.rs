@@ -1,5 +1,5 @@
-//! Real traffic with real sockets: clients that want an answer, and the services that give it.
-//! Everything here runs as a task on the thread of the namespace that it belongs to.
+//! Real traffic with real sockets: clients that wait for a reply, and the services that send it.
+//! All code here runs as tasks on the thread of the namespace that it belongs to.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,18 +13,18 @@ use tokio::time::{sleep, timeout};
 use super::echo;
 use super::plan::What;
 
-/// What came of an attempt.
+/// The result of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// The answer came. With the port that the originator had, where there are ports.
+    /// The reply came. Has the originator's port, for protocols with ports.
     Answered(Option<u16>),
-    /// Nothing came back at all.
+    /// Nothing came back.
     Silence,
-    /// Neither: refused, or connected without an answer.
+    /// Anything else: the connection was refused, or succeeded without a reply.
     Odd(String),
 }
 
-/// One end opens, the other answers.
+/// A request from one address to another, which must get a reply.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call {
     pub(super) from: IpAddr,
@@ -33,7 +33,7 @@ pub(super) struct Call {
     pub(super) number: u16,
 }
 
-/// Makes all calls at the same time; each has `wait` to get its answer.
+/// Makes all calls at the same time. Each waits for its reply for `wait`.
 pub(super) async fn call_all(calls: Vec<Call>, wait: Duration) -> Vec<(u16, Outcome)> {
     let mut running = JoinSet::new();
     for call in calls {
@@ -61,7 +61,7 @@ async fn call_one(call: Call, wait: Duration) -> Outcome {
     }
 }
 
-/// What is sent and must come back.
+/// The bytes that are sent and must come back.
 fn token(number: u16) -> [u8; 8] {
     let [high, low] = number.to_be_bytes();
     [b's', b'g', b' ', b'l', b'a', b'b', high, low]
@@ -72,7 +72,7 @@ async fn tcp(call: &Call, port: u16, is_connected: &AtomicBool) -> io::Result<Op
         IpAddr::V4(_) => TcpSocket::new_v4(),
         IpAddr::V6(_) => TcpSocket::new_v6(),
     }?;
-    // Ends with a reset: nothing lingers, neither in this host nor on the wire.
+    // Closing sends a reset, so that no connection stays in TIME-WAIT and no packet follows.
     socket.set_zero_linger()?;
     socket.bind(SocketAddr::new(call.from, 0))?;
     let own_port = socket.local_addr()?.port();
@@ -99,7 +99,7 @@ async fn udp(call: &Call, port: u16, pause: Duration) -> io::Result<Option<u16>>
     let mut answer = [0; 16];
     let len = loop {
         socket.send(&token).await?;
-        // A second datagram, as a resolver would send.
+        // After a timeout the datagram is sent again, as a resolver would do.
         if let Ok(received) = timeout(pause, socket.recv(&mut answer)).await {
             break received?;
         }
@@ -137,7 +137,7 @@ async fn read(stream: &TcpStream, into: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// Starts the services at every one of `addresses`. Pings are answered by the kernel.
+/// Starts the services at all of `addresses`. The kernel replies to pings.
 pub(super) async fn serve(addresses: Vec<IpAddr>, services: &'static [What]) -> io::Result<()> {
     for address in addresses {
         for service in services {
@@ -170,7 +170,7 @@ async fn serve_tcp(listener: TcpListener) {
                     }
                 });
             }
-            // The connection was gone before it was taken.
+            // The connection was closed before it was accepted.
             Err(_) => sleep(Duration::from_millis(1)).await,
         }
     }
