@@ -20,12 +20,13 @@ use syn::{
 };
 
 /// The crates whose files are looked at.
-const CRATES: [&str; 7] = [
+const CRATES: [&str; 8] = [
     "sg-bench",
     "sg-bench-ebpf",
     "sg-common",
     "sg-ebpf",
     "sg-policy",
+    "sg-testbed",
     "sg-userspace",
     "xtask",
 ];

@@ -3,6 +3,11 @@
 
 use std::io;
 
+use aya_obj::generated::{
+    IFLA_XDP_ATTACHED, IFLA_XDP_DRV_PROG_ID, IFLA_XDP_HW_PROG_ID, IFLA_XDP_PROG_ID,
+    IFLA_XDP_SKB_PROG_ID,
+};
+use libc::{ARPHRD_ETHER, ARPHRD_LOOPBACK, IFLA_IFNAME, IFLA_XDP, RTM_GETLINK};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::error::KernelError;
@@ -67,24 +72,18 @@ impl Interface {
     }
 }
 
-// include/uapi/linux/rtnetlink.h, if_link.h, if_arp.h.
-pub(super) const RTM_GETLINK: u16 = 18;
-/// `struct ifinfomsg`, in which the interface's index is at the offset 4.
+/// `struct ifinfomsg` (include/uapi/linux/rtnetlink.h), in which the interface's index is at the
+/// offset 4.
 pub(super) const IFINFOMSG: usize = 16;
-pub(super) const IFLA_IFNAME: u16 = 3;
-const IFLA_XDP: u16 = 43;
-const IFLA_XDP_ATTACHED: u16 = 2;
-const IFLA_XDP_PROG_ID: u16 = 4;
+// include/uapi/linux/if_link.h.
 const XDP_ATTACHED_SKB: u8 = 2;
 const XDP_ATTACHED_HW: u8 = 3;
 /// Each kind of program has an attribute of its own since Linux 5.0.
-const EACH_KIND: [(u16, XdpPlace); 3] = [
-    (5, XdpPlace::Native),
-    (6, XdpPlace::Generic),
-    (7, XdpPlace::Offloaded),
+const EACH_KIND: [(u32, XdpPlace); 3] = [
+    (IFLA_XDP_DRV_PROG_ID, XdpPlace::Native),
+    (IFLA_XDP_SKB_PROG_ID, XdpPlace::Generic),
+    (IFLA_XDP_HW_PROG_ID, XdpPlace::Offloaded),
 ];
-const ARPHRD_ETHER: u16 = 1;
-const ARPHRD_LOOPBACK: u16 = 772;
 
 /// Asks the kernel about the interface with this index; `None` where there is none.
 pub fn inspect(index: u32) -> Result<Option<Interface>, KernelError> {
@@ -108,13 +107,13 @@ fn parse(payload: &[u8]) -> Option<Interface> {
     let xdp = attribute(attributes, IFLA_XDP).unwrap_or_default();
     let mut programs: Vec<(XdpPlace, u32)> = EACH_KIND
         .into_iter()
-        .filter_map(|(kind, place)| Some((place, number(xdp, kind)?)))
+        .filter_map(|(kind, place)| Some((place, number(xdp, kind as u16)?)))
         .filter(|(_, id)| *id != 0)
         .collect();
     if programs.is_empty()
-        && let Some(id) = number(xdp, IFLA_XDP_PROG_ID).filter(|id| *id != 0)
+        && let Some(id) = number(xdp, IFLA_XDP_PROG_ID as u16).filter(|id| *id != 0)
     {
-        let place = match *attribute(xdp, IFLA_XDP_ATTACHED)?.first()? {
+        let place = match *attribute(xdp, IFLA_XDP_ATTACHED as u16)?.first()? {
             XDP_ATTACHED_SKB => XdpPlace::Generic,
             XDP_ATTACHED_HW => XdpPlace::Offloaded,
             _ => XdpPlace::Native,

@@ -11,9 +11,6 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::unix::AsyncFd;
 
-/// RTMGRP_LINK (include/uapi/linux/rtnetlink.h).
-const LINKS: u32 = 1;
-
 /// How often in a row receiving may fail and be tried again. The socket reports each loss once,
 /// but a filter of system calls might give the same answer for ever.
 const PATIENCE: u32 = 16;
@@ -26,7 +23,7 @@ impl LinkWatch {
     /// Must be called inside a runtime.
     pub fn new() -> io::Result<LinkWatch> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind(&SocketAddr::new(0, LINKS))?;
+        socket.bind(&SocketAddr::new(0, libc::RTMGRP_LINK as u32))?;
         socket.set_non_blocking(true)?;
         // SAFETY: the socket owns its descriptor and gives always the same one, until it is
         // dropped with the watch.

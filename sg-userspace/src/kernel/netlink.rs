@@ -1,12 +1,16 @@
 //! Netlink conversations: a dump (a request, and every message of the kernel's answer) and a
 //! request that the kernel acknowledges. Whatever the bytes say, reading them never goes beyond
 //! their end.
+//!
+//! Attributes are looked up one by one. The typed messages of netlink-packet-route fail as a whole
+//! where the kernel has an attribute that they read otherwise, and what enforces must not depend
+//! on attributes that it does not need.
 
 use std::io;
 
 use netlink_packet_core::{
-    NLA_F_NESTED, NLA_F_NET_BYTEORDER, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE,
-    NLMSG_ERROR, NLMSG_NOOP, NetlinkBuffer,
+    DefaultNla, Emitable, NLA_HEADER_SIZE, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE,
+    NLMSG_ERROR, NLMSG_NOOP, NetlinkBuffer, NlasIterator,
 };
 use netlink_sys::{Socket, SocketAddr};
 
@@ -85,11 +89,10 @@ fn send(protocol: isize, message_type: u16, flags: u16, request: &[u8]) -> io::R
 
 /// Appends an attribute.
 pub(super) fn put(attributes: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    let len = (4 + value.len()) as u16;
-    attributes.extend_from_slice(&len.to_ne_bytes());
-    attributes.extend_from_slice(&kind.to_ne_bytes());
-    attributes.extend_from_slice(value);
-    attributes.resize(attributes.len().next_multiple_of(4), 0);
+    let attribute = DefaultNla::new(kind, value.to_vec());
+    let end = attributes.len();
+    attributes.resize(end + attribute.buffer_len(), 0);
+    attribute.emit(&mut attributes[end..]);
 }
 
 /// The 32-bit number in an attribute.
@@ -138,20 +141,14 @@ fn messages(mut bytes: &[u8], visit: &mut impl FnMut(&[u8])) -> io::Result<Progr
 }
 
 /// The value of the first attribute of `kind`; `None` also where a broken one comes before it.
-pub(super) fn attribute(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
-    // Two bits of the kind say how the value is made.
-    const KIND: u16 = !(NLA_F_NESTED | NLA_F_NET_BYTEORDER);
-    loop {
-        let [len, found] = attributes.first_chunk::<4>()?.as_chunks().0 else {
-            return None;
-        };
-        let len = usize::from(u16::from_ne_bytes(*len));
-        let value = attributes.get(4..len)?;
-        if u16::from_ne_bytes(*found) & KIND == kind {
-            return Some(value);
-        }
-        attributes = attributes.get(len.next_multiple_of(4)..)?;
-    }
+pub(super) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    NlasIterator::new(attributes)
+        .map_while(Result::ok)
+        .find(|attribute| attribute.kind() == kind)
+        .and_then(|attribute| {
+            let len = attribute.value_length();
+            attribute.into_inner().get(NLA_HEADER_SIZE..)?.get(..len)
+        })
 }
 
 #[cfg(test)]

@@ -4,6 +4,14 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use aya_obj::generated::{
+    self, TC_H_CLSACT, TC_H_MAJ_MASK, TC_H_MIN_EGRESS, TC_H_MIN_INGRESS, TCA_BPF_FLAG_ACT_DIRECT,
+};
+use libc::{
+    RTM_DELQDISC, RTM_DELTFILTER, RTM_GETQDISC, RTM_GETTFILTER, RTM_NEWQDISC, RTM_NEWTFILTER,
+    TCA_CHAIN, TCA_KIND, TCA_OPTIONS,
+};
+use netlink_packet_core::{NLA_F_NESTED, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::error::KernelError;
@@ -15,28 +23,15 @@ use super::object::OUTBOUND;
 const PREFERENCE: u16 = 1;
 const KIND: &str = "bpf";
 
-// include/uapi/linux/rtnetlink.h, pkt_sched.h, pkt_cls.h, if_ether.h.
-const RTM_NEWQDISC: u16 = 36;
-const RTM_DELQDISC: u16 = 37;
-const RTM_GETQDISC: u16 = 38;
-const RTM_NEWTFILTER: u16 = 44;
-const RTM_DELTFILTER: u16 = 45;
-const RTM_GETTFILTER: u16 = 46;
-const NLM_F_EXCL: u16 = 0x200;
-const NLM_F_CREATE: u16 = 0x400;
-const TCA_KIND: u16 = 1;
-const TCA_OPTIONS: u16 = 2;
-const TCA_CHAIN: u16 = 11;
-const TCA_BPF_FD: u16 = 6;
-const TCA_BPF_NAME: u16 = 7;
-const TCA_BPF_FLAGS: u16 = 8;
-const TCA_BPF_ID: u16 = 11;
-const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
-const TC_H_CLSACT: u32 = 0xffff_fff1;
-const TC_H_INGRESS: u32 = 0xffff_fff2;
-const TC_H_EGRESS: u32 = 0xffff_fff3;
-const QDISC_HANDLE: u32 = 0xffff_0000;
-const ETH_P_ALL: u16 = 3;
+/// A qdisc's two hooks (include/uapi/linux/pkt_sched.h: TC_H_MAKE).
+const TC_H_INGRESS: u32 = TC_H_CLSACT & TC_H_MAJ_MASK | TC_H_MIN_INGRESS;
+const TC_H_EGRESS: u32 = TC_H_CLSACT & TC_H_MAJ_MASK | TC_H_MIN_EGRESS;
+const QDISC_HANDLE: u32 = TC_H_CLSACT & TC_H_MAJ_MASK;
+const TCA_BPF_FD: u16 = generated::TCA_BPF_FD as u16;
+const TCA_BPF_NAME: u16 = generated::TCA_BPF_NAME as u16;
+const TCA_BPF_FLAGS: u16 = generated::TCA_BPF_FLAGS as u16;
+const TCA_BPF_ID: u16 = generated::TCA_BPF_ID as u16;
+const ETH_P_ALL: u16 = libc::ETH_P_ALL as u16;
 
 /// `struct tcmsg` (include/uapi/linux/rtnetlink.h).
 const TCMSG: usize = 20;
@@ -223,11 +218,9 @@ fn set_filter(ifindex: u32, handle: u32, program: BorrowedFd<'_>, flags: u16) ->
     );
     let flag = TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes();
     put(&mut options, TCA_BPF_FLAGS, &flag);
-    put(&mut request, TCA_OPTIONS | NESTED, &options);
+    put(&mut request, TCA_OPTIONS | NLA_F_NESTED, &options);
     netlink::request(NETLINK_ROUTE, RTM_NEWTFILTER, flags, &request, |_| {})
 }
-
-const NESTED: u16 = 1 << 15;
 
 /// Deletes one filter of ours. That it is not there is success.
 pub(super) fn delete_filter(ifindex: u32, handle: u32) -> io::Result<()> {

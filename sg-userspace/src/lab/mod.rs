@@ -7,8 +7,8 @@
 
 mod echo;
 mod error;
+mod host;
 mod judge;
-mod namespace;
 mod network;
 mod nic;
 mod plan;
@@ -29,8 +29,8 @@ use crate::observe::attached::attached_to;
 use crate::observe::counters::{Counters, counters};
 use crate::observe::explain::explain_policy;
 pub use error::LabError;
-use namespace::{Namespace, private_bpffs};
-use network::{INTERFACE, Network};
+use host::Host;
+use network::{INTERFACE, Network, private_bpffs};
 use nic::NicCounts;
 use plan::Try;
 pub use report::{AnswerBy, Attempt, Enforcer, InterfaceCount, Report};
@@ -85,7 +85,8 @@ fn run_apart(options: &Options) -> Result<Report, LabError> {
     let policy = options.expect.as_ref().unwrap_or(&options.policy);
 
     progress("building a network of four hosts");
-    let bpffs = private_bpffs()?;
+    let mount = private_bpffs()?;
+    let bpffs = mount.path();
     let network = Network::build()?;
     let tries = plan::tries(network.has_ipv6);
     serve(&network, &tries)?;
@@ -95,12 +96,12 @@ fn run_apart(options: &Options) -> Result<Report, LabError> {
 
     progress(&format!("applying `{}` to the node", options.policy.name));
     let before = network.node.inside(at_rest)??;
-    let enforced = Enforced::new(&network.node, &options.policy, &bpffs)?;
+    let enforced = Enforced::new(&network.node, &options.policy, bpffs)?;
     let after = network.node.inside(read_nic)??;
 
     progress("trying everything again");
     let outcomes = try_all(&network, policy, &tries)?;
-    let (end, counters) = network.node.inside(|| counted(&bpffs))??;
+    let (end, counters) = network.node.inside(|| counted(bpffs))??;
 
     let attempts: Vec<Attempt> = tries
         .iter()
@@ -143,7 +144,7 @@ fn run_apart(options: &Options) -> Result<Report, LabError> {
 
 /// Starts what the attempts want an answer from.
 fn serve(network: &Network, tries: &[Try]) -> Result<(), LabError> {
-    let mut hosts: Vec<(&Namespace, Direction, Vec<IpAddr>)> = Vec::new();
+    let mut hosts: Vec<(&Host, Direction, Vec<IpAddr>)> = Vec::new();
     for tried in tries {
         let (host, address) = match tried.direction {
             Direction::Inbound => (&network.node, tried.peer.node),
@@ -169,7 +170,7 @@ fn call<'a>(
     tries: impl IntoIterator<Item = &'a Try>,
     wait: Duration,
 ) -> Result<HashMap<u16, Outcome>, LabError> {
-    let mut hosts: Vec<(&Namespace, Vec<Call>)> = Vec::new();
+    let mut hosts: Vec<(&Host, Vec<Call>)> = Vec::new();
     for tried in tries {
         let host = match tried.direction {
             Direction::Inbound => network.host(tried.peer.place),
@@ -241,14 +242,14 @@ fn try_all(
 
 /// The policy on the node's interface. Detaches when it is dropped.
 struct Enforced<'a> {
-    node: &'a Namespace,
+    node: &'a Host,
     bpffs: &'a Path,
     pins: Option<InterfacePins>,
     applied: Applied,
 }
 
 impl<'a> Enforced<'a> {
-    fn new(node: &'a Namespace, policy: &Policy, bpffs: &'a Path) -> Result<Self, LabError> {
+    fn new(node: &'a Host, policy: &Policy, bpffs: &'a Path) -> Result<Self, LabError> {
         let mut options = ApplyOptions::new(INTERFACE);
         options.bpffs = bpffs.to_owned();
         // What the attempts without a policy have left behind is not to let anything through.

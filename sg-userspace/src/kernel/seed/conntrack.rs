@@ -18,7 +18,7 @@ use super::existing::{Existing, Key};
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 
 // include/uapi/linux/netfilter/nfnetlink.h and nfnetlink_conntrack.h.
-const NFNL_SUBSYS_CTNETLINK: u16 = 1;
+const NFNL_SUBSYS_CTNETLINK: u16 = libc::NFNL_SUBSYS_CTNETLINK as u16;
 const IPCTNL_MSG_CT_GET: u16 = 1;
 /// `struct nfgenmsg`: family (zero asks for all), version, resource.
 const FAMILY_HEADER: usize = 4;

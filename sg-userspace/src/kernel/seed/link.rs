@@ -2,17 +2,14 @@
 
 use std::io;
 
+use libc::{
+    IFLA_IFNAME, IFLA_INFO_KIND, IFLA_LINK, IFLA_LINK_NETNSID, IFLA_LINKINFO, IFLA_MASTER,
+    RTM_GETLINK,
+};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::super::interfaces::{IFINFOMSG, IFLA_IFNAME, RTM_GETLINK};
+use super::super::interfaces::IFINFOMSG;
 use super::super::netlink::{self, attribute, number, text};
-
-// include/uapi/linux/if_link.h.
-const IFLA_LINK: u16 = 5;
-const IFLA_MASTER: u16 = 10;
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_LINK_NETNSID: u16 = 37;
-const IFLA_INFO_KIND: u16 = 1;
 
 /// An interface.
 pub(super) struct Link {

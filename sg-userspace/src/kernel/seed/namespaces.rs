@@ -14,16 +14,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use libc::RTM_GETNSID;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::sched::{CloneFlags, setns};
 
 use super::super::lifetime::FIRST_PID_NAMESPACE;
-use super::super::netlink::{self, attribute};
+use super::super::netlink::{self, number, put};
 use super::super::places;
 use super::link::Link;
 
 // include/uapi/linux/rtnetlink.h and net_namespace.h.
-const RTM_GETNSID: u16 = 90;
 /// `struct rtgenmsg`, padded.
 const NSID_HEADER: usize = 4;
 const NETNSA_NSID: u16 = 1;
@@ -166,12 +166,13 @@ fn joints() -> io::Result<Vec<Link>> {
 
 /// By which number `namespace` goes in the current one; negative where it has none.
 fn number_of(namespace: BorrowedFd<'_>) -> io::Result<i32> {
-    let mut request = [0; NSID_HEADER + 8];
-    request[NSID_HEADER..][..2].copy_from_slice(&8_u16.to_ne_bytes());
-    request[NSID_HEADER + 2..][..2].copy_from_slice(&NETNSA_FD.to_ne_bytes());
-    request[NSID_HEADER + 4..].copy_from_slice(&namespace.as_raw_fd().to_ne_bytes());
+    let mut request = vec![0; NSID_HEADER];
+    put(
+        &mut request,
+        NETNSA_FD,
+        &namespace.as_raw_fd().to_ne_bytes(),
+    );
     let answer = netlink::ask(NETLINK_ROUTE, RTM_GETNSID, &request)?;
     let attributes = answer.get(NSID_HEADER..).unwrap_or(&[]);
-    let number = attribute(attributes, NETNSA_NSID).and_then(|n| n.first_chunk());
-    Ok(number.map_or(-1, |number| i32::from_ne_bytes(*number)))
+    Ok(number(attributes, NETNSA_NSID).map_or(-1, u32::cast_signed))
 }
