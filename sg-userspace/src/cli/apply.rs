@@ -9,7 +9,7 @@ use serde::Serialize;
 use sg_policy::compile::TableSizes;
 use sg_policy::policy::{Finding, Loaded, Severity};
 use sg_userspace::kernel::state::PolicyRecord;
-use sg_userspace::kernel::{self, Applied, Cut, Outcome, Seeded};
+use sg_userspace::kernel::{self, Applied, AppliedTo, Cut, Outcome, Seeded};
 
 use super::context::{Context, Json};
 use super::failure::Failure;
@@ -18,7 +18,7 @@ use super::policy_args::{Attach, Policies};
 use super::screen::{Paint, Screen};
 use super::units::{bytes, count, short_digest, thousands};
 
-/// Attach a policy to an interface, or replace the one that is attached, and return
+/// Attach a policy to interfaces, or replace the one that is attached, and return
 #[derive(Args)]
 #[command(after_help = "\
 Enforcement outlives the process: everything is pinned under the BPF file system. A policy that is
@@ -27,6 +27,10 @@ connections that this host's sockets and its connection tracking know of go on e
 admits them: they are counted as `seeded`, and end by themselves (or with --cut-existing at once).
 What kinds of connections could not be seen, and so may be cut, is printed.
 
+Interfaces that are named together are under one policy and share their flows: what enters by one may
+be answered by another. Each has counters of its own. Naming one more adds it, and leaves the others
+alone if the policy is the same; `sgctl detach --iface IF` takes one out.
+
 Where tcx is missing (before Linux 6.6), or with --egress-hook clsact, the outbound program needs a
 clsact qdisc. Where the interface has none, adding it makes the kernel drop some frames that are sent
 at that moment, as `tc qdisc add dev IF clsact` does: senders repeat them. What adds one says so.
@@ -34,6 +38,8 @@ at that moment, as `tc qdisc add dev IF clsact` does: senders repeat them. What 
 Examples:
   sgctl apply builtin:tke --iface eth0
   sgctl apply base.yaml team.yaml --iface eth0 --set admin=198.51.100.7
+  sgctl apply policy.yaml --iface eth0 --iface eth1
+  sgctl apply policy.yaml --iface 'eth*'
   sgctl --netns node1 apply policy.yaml --iface eth0
 
 Exit codes: 0 done, 1 the policy, the interface or the state is wrong, 2 usage, 3 not permitted or
@@ -52,7 +58,7 @@ impl Apply {
         let done = self.apply(context);
         if self.json.json {
             // Whether it came to anything or not, what is printed is one report.
-            context.out.json(&Report::of(&self.attach.iface, &done))?;
+            context.out.json(&Report::of(&self.attach.ifaces, &done))?;
         }
         let (loaded, applied) = done?;
         if self.json.json {
@@ -66,7 +72,7 @@ impl Apply {
     fn apply(&self, context: &Context) -> Result<(Loaded, Applied), Failure> {
         let _patience = Patience::with("reading and applying the policy");
         let loaded = self.policies.load()?;
-        let applied = kernel::apply(&loaded.policy, &self.attach.options(context))?;
+        let applied = kernel::apply(&loaded.policy, &self.attach.options(context)?)?;
         Ok((loaded, applied))
     }
 }
@@ -87,12 +93,13 @@ pub(super) fn refuse(screen: &Screen, failure: &Failure) -> Result<(), Failure> 
 enum Report<'a> {
     Done {
         #[serde(flatten)]
-        done: Done<'a>,
+        done: Box<Done<'a>>,
         findings: &'a [Finding],
         errors: [Finding; 0],
     },
     Failed {
-        /// Null where the command line could not be read.
+        /// As it was named, the first one if there were several; null where the command line could
+        /// not be read.
         interface: Option<&'a str>,
         findings: [Finding; 0],
         errors: Vec<Finding>,
@@ -100,15 +107,15 @@ enum Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    fn of(interface: &'a str, done: &'a Result<(Loaded, Applied), Failure>) -> Report<'a> {
+    fn of(interfaces: &'a [String], done: &'a Result<(Loaded, Applied), Failure>) -> Report<'a> {
         match done {
             Ok((loaded, applied)) => Report::Done {
-                done: Done::from(applied),
+                done: Box::new(Done::from(applied)),
                 findings: &loaded.findings,
                 errors: [],
             },
             Err(failure) => Report::Failed {
-                interface: Some(interface),
+                interface: interfaces.first().map(String::as_str),
                 findings: [],
                 errors: failure.findings(),
             },
@@ -137,20 +144,52 @@ pub(super) struct Done<'a> {
     cut: Option<Cut>,
     /// A clsact qdisc was added, which makes the kernel drop some frames.
     added_clsact: bool,
+    /// What was done to the interfaces that were named after the first one, which share its flows;
+    /// left out where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    others: Vec<DoneTo<'a>>,
     compile_seconds: f64,
     load_seconds: f64,
     /// Where a BPF file system was mounted, if that was necessary.
     mounted: Option<&'a Path>,
 }
 
+/// What was done to one of several interfaces.
+#[derive(Serialize)]
+struct DoneTo<'a> {
+    interface: &'a str,
+    replaced: bool,
+    unchanged: bool,
+    xdp_mode: &'a str,
+    egress_hook: &'a str,
+    added_clsact: bool,
+}
+
+impl<'a> From<&'a AppliedTo> for DoneTo<'a> {
+    fn from(one: &'a AppliedTo) -> Self {
+        DoneTo {
+            interface: &one.state.interface,
+            replaced: one.outcome == Outcome::Replaced,
+            unchanged: one.outcome == Outcome::Unchanged,
+            xdp_mode: &one.state.xdp_mode,
+            egress_hook: &one.state.egress_hook,
+            added_clsact: one.added_clsact,
+        }
+    }
+}
+
 impl<'a> From<&'a Applied> for Done<'a> {
     fn from(applied: &'a Applied) -> Self {
-        let state = &applied.state;
+        let AppliedTo {
+            outcome,
+            state,
+            added_clsact,
+        } = &applied.first;
         Done {
             interface: &state.interface,
             netns: state.netns.as_deref(),
-            unchanged: applied.outcome == Outcome::Unchanged,
-            replaced: applied.outcome == Outcome::Replaced,
+            unchanged: *outcome == Outcome::Unchanged,
+            replaced: *outcome == Outcome::Replaced,
             xdp_mode: &state.xdp_mode,
             egress_hook: &state.egress_hook,
             policy: &state.policy,
@@ -158,7 +197,8 @@ impl<'a> From<&'a Applied> for Done<'a> {
             tables: applied.sizes,
             seeded: applied.seeded.as_ref(),
             cut: applied.cut,
-            added_clsact: applied.added_clsact,
+            added_clsact: *added_clsact,
+            others: applied.others.iter().map(DoneTo::from).collect(),
             compile_seconds: applied.compile_time.as_secs_f64(),
             load_seconds: applied.load_time.as_secs_f64(),
             mounted: applied.mounted.as_deref(),
@@ -171,7 +211,7 @@ pub(super) fn text(screen: &Screen, applied: &Applied) -> String {
     if let Some(path) = &applied.mounted {
         let _ = writeln!(out, "mounted a BPF file system at {}", path.display());
     }
-    let state = &applied.state;
+    let state = &applied.first.state;
     let (word, paint) = match applied.outcome {
         Outcome::Unchanged => ("unchanged", Paint::Dim),
         Outcome::Attached | Outcome::Replaced => ("applied", Paint::Green),
@@ -186,11 +226,24 @@ pub(super) fn text(screen: &Screen, applied: &Applied) -> String {
             format!("sha256:{}", short_digest(&state.policy.digest))
         ),
     );
-    let _ = writeln!(
-        out,
-        "  {} XDP inbound, {} outbound",
-        state.xdp_mode, state.egress_hook
-    );
+    for one in applied.interfaces() {
+        let AppliedTo { outcome, state, .. } = one;
+        let _ = write!(out, "  ");
+        if !applied.others.is_empty() {
+            let _ = write!(out, "{}: ", state.interface);
+        }
+        let _ = write!(
+            out,
+            "{} XDP inbound, {} outbound",
+            state.xdp_mode, state.egress_hook
+        );
+        let _ = match outcome {
+            _ if *outcome == applied.outcome => writeln!(out),
+            Outcome::Unchanged => writeln!(out, ", unchanged"),
+            Outcome::Attached => writeln!(out, ", attached"),
+            Outcome::Replaced => writeln!(out, ", replaced"),
+        };
+    }
     if applied.outcome == Outcome::Unchanged {
         return out;
     }
@@ -213,7 +266,7 @@ pub(super) fn text(screen: &Screen, applied: &Applied) -> String {
 pub(super) fn notes(applied: &Applied) -> Vec<String> {
     let mut notes: Vec<String> = seeded(applied).into_iter().collect();
     notes.extend(applied.cut.map(cut));
-    if applied.added_clsact {
+    if applied.has_added_clsact() {
         notes.push(
             "added a clsact qdisc: the kernel may have dropped frames that were sent at that moment"
                 .to_owned(),
@@ -287,12 +340,13 @@ fn unseen(applied: &Applied) -> Vec<String> {
 
 /// `tke on eth0, generation 3, in place of generation 2`.
 pub(super) fn summary(screen: &Screen, applied: &Applied) -> String {
-    let state = &applied.state;
+    let state = &applied.first.state;
     let generation = state.policy.generation;
+    let names = applied.interfaces().map(|one| one.state.interface.as_str());
     let mut out = format!(
         "{} on {}, generation {generation}",
         screen.paint(Paint::Bold, &state.policy.name),
-        screen.paint(Paint::Bold, &state.interface),
+        screen.paint(Paint::Bold, names.collect::<Vec<_>>().join(", ")),
     );
     if applied.outcome == Outcome::Replaced {
         let _ = write!(

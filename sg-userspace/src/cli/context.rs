@@ -1,4 +1,4 @@
-//! What every command needs to know, and the argument that nearly all have.
+//! What every command needs to know, and the arguments that several have.
 
 use std::path::PathBuf;
 
@@ -15,6 +15,14 @@ pub(super) struct Json {
     pub(super) json: bool,
 }
 
+/// `--iface`, of the commands that are about everything without it.
+#[derive(Args)]
+pub(super) struct Ifaces {
+    /// Only this interface, or those that match a pattern such as 'eth*'; may be repeated
+    #[arg(long = "iface", value_name = "IF")]
+    pub(super) names: Vec<String>,
+}
+
 /// What every command needs to know.
 pub(super) struct Context {
     pub(super) netns: Option<String>,
@@ -24,16 +32,19 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// The named interface, else all of the current namespace.
-    pub(super) fn here(&self, iface: Option<&String>) -> Scope {
-        iface.map_or(Scope::Namespace, |name| Scope::Interface(name.clone()))
+    /// The named interfaces, else all of the current namespace.
+    pub(super) fn here(&self, ifaces: &Ifaces) -> Scope {
+        match ifaces.names.is_empty() {
+            true => Scope::Namespace,
+            false => Scope::Interfaces(ifaces.names.clone()),
+        }
     }
 
-    /// The named interface, else all of the namespace that --netns named, else all there are.
-    pub(super) fn everywhere(&self, iface: Option<&String>) -> Scope {
-        match (iface, &self.netns) {
-            (None, None) => Scope::Machine,
-            _ => self.here(iface),
+    /// The named interfaces, else all of the namespace that --netns named, else all there are.
+    pub(super) fn everywhere(&self, ifaces: &Ifaces) -> Scope {
+        match (ifaces.names.is_empty(), &self.netns) {
+            (true, None) => Scope::Machine,
+            _ => self.here(ifaces),
         }
     }
 }

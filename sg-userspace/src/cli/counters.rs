@@ -13,7 +13,7 @@ use sg_userspace::observe::attached::{Attached, attached, other_layouts};
 use sg_userspace::observe::counters::{Counters, Totals, counters};
 use signal_hook::consts::SIGINT;
 
-use super::context::{Context, Json};
+use super::context::{Context, Ifaces, Json};
 use super::failure::Failure;
 use super::health;
 use super::rates::{Rate, Rates, Reading};
@@ -38,9 +38,8 @@ Examples:
 Exit codes: 0 done, 1 nothing is attached or the state is wrong, 2 usage, 3 not permitted."
 )]
 pub(super) struct CountersCommand {
-    /// Only this interface; else all of the network namespace
-    #[arg(long, value_name = "IF")]
-    iface: Option<String>,
+    #[command(flatten)]
+    ifaces: Ifaces,
     /// Print again every so many seconds (1 unless said otherwise), with rates
     #[arg(
         long,
@@ -75,7 +74,7 @@ impl CountersCommand {
     }
 
     fn once(&self, context: &Context) -> Result<(), Failure> {
-        let all = read(context, self.iface.as_ref())?;
+        let all = read(context, &self.ifaces)?;
         if !self.json.json {
             let text = text(&context.out, &all, None, self.all, None);
             return context.out.say(&text);
@@ -88,7 +87,7 @@ impl CountersCommand {
         let interrupt = Interrupt::of(&context.out)?;
         let mut before = None;
         loop {
-            let all = read(context, self.iface.as_ref())?;
+            let all = read(context, &self.ifaces)?;
             if self.json.json {
                 for one in &all {
                     context.out.json_line(one)?;
@@ -153,8 +152,8 @@ impl Interrupt<'_> {
 }
 
 /// The attached interfaces that a reading command is about: at least one.
-pub(super) fn find(context: &Context, iface: Option<&String>) -> Result<Vec<Attached>, Failure> {
-    let scope = context.here(iface);
+pub(super) fn find(context: &Context, ifaces: &Ifaces) -> Result<Vec<Attached>, Failure> {
+    let scope = context.here(ifaces);
     let found = attached(&context.bpffs, &scope)?;
     if let Some(other) = other_layouts(&context.bpffs, &scope)?.into_iter().next() {
         return Err(other.into());
@@ -171,9 +170,9 @@ pub(super) fn find(context: &Context, iface: Option<&String>) -> Result<Vec<Atta
     }
 }
 
-fn read(context: &Context, iface: Option<&String>) -> Result<Vec<Counters>, Failure> {
+fn read(context: &Context, ifaces: &Ifaces) -> Result<Vec<Counters>, Failure> {
     let mut all = Vec::new();
-    for one in find(context, iface)? {
+    for one in find(context, ifaces)? {
         all.push(counters(&one)?);
     }
     Ok(all)

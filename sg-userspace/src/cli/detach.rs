@@ -8,7 +8,7 @@ use serde::Serialize;
 use sg_userspace::kernel;
 use sg_userspace::observe::attached::{Attached, attached, other_layouts};
 
-use super::context::{Context, Json};
+use super::context::{Context, Ifaces, Json};
 use super::failure::Failure;
 use super::screen::Paint;
 use super::status::whereabouts;
@@ -18,18 +18,19 @@ use super::units::ago;
 #[derive(Args)]
 #[command(after_help = "\
 Without --iface everything goes: in the namespace that --netns names, else on the whole machine.
+Other interfaces under the same policy stay as they are, and keep the flows that they share.
 
 Examples:
   sgctl detach
   sgctl detach --iface eth0
+  sgctl detach --iface 'eth*'
   sgctl --netns node1 detach
 
 Exit codes: 0 done (nothing was attached included), 1 the named interface is not attached or the
 state is wrong, 2 usage, 3 not permitted or the kernel refused.")]
 pub(super) struct Detach {
-    /// Only this interface
-    #[arg(long, value_name = "IF")]
-    iface: Option<String>,
+    #[command(flatten)]
+    ifaces: Ifaces,
     #[command(flatten)]
     json: Json,
 }
@@ -44,7 +45,7 @@ struct Gone<'a> {
 
 impl Detach {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
-        let scope = context.everywhere(self.iface.as_ref());
+        let scope = context.everywhere(&self.ifaces);
         let found = attached(&context.bpffs, &scope)?;
         // Looked for before ours are gone, since the name of an interface leads to both.
         let others = other_layouts(&context.bpffs, &scope)?;

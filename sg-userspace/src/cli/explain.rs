@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use sg_common::verdict::Direction;
 use sg_policy::policy::{load, titled};
-use sg_userspace::observe::attached::attached_to;
+use sg_userspace::observe::attached::{Scope, attached};
 use sg_userspace::observe::explain::{Explanation, Question, explain_attached, explain_policy};
 
 use super::context::Context;
@@ -15,25 +15,37 @@ use super::explain_args::{Asked, Explain};
 use super::failure::Failure;
 use super::health;
 use super::screen::{Paint, Screen};
+use super::units::clean;
 
 impl Explain {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let asked = self
             .asked()
             .map_err(|e| Failure::usage::<Explain>("sgctl explain", e))?;
-        let explanation = match &self.iface {
-            None => {
+        let explanations = match self.ifaces.is_empty() {
+            true => {
                 let loaded = load(&asked.policies, &self.sets.sets)?;
-                explain_policy(&loaded.policy, &asked.question)
+                vec![explain_policy(&loaded.policy, &asked.question)]
             }
-            Some(iface) => {
-                let one = attached_to(&context.bpffs, iface)?;
-                explain_attached(&one, &asked.question)?
+            false => {
+                let scope = Scope::Interfaces(self.ifaces.clone());
+                let found = attached(&context.bpffs, &scope)?;
+                let explain = |one| explain_attached(one, &asked.question);
+                found.iter().map(explain).collect::<Result<_, _>>()?
             }
         };
-        match self.json.json {
-            true => context.out.json(&explanation),
-            false => context.out.say(&text(&context.out, &asked, &explanation)),
+        match (self.json.json, &explanations[..]) {
+            (true, [one]) => context.out.json(one),
+            (true, all) => context.out.json(&all),
+            (false, all) => {
+                let of = |one: &Explanation| {
+                    let name = one.interface.as_deref().filter(|_| all.len() > 1);
+                    let name = name.map(|name| format!("{}\n", clean(name)));
+                    name.unwrap_or_default() + &text(&context.out, &asked, one)
+                };
+                let texts: Vec<String> = all.iter().map(of).collect();
+                context.out.say(&texts.join("\n"))
+            }
         }
     }
 }

@@ -46,9 +46,10 @@ Exit codes: 0 answered (accept and drop alike), 1 the policy or the state is wro
 permitted."
 )]
 pub(super) struct Explain {
-    /// Ask what this interface enforces at this moment
-    #[arg(long, value_name = "IF")]
-    pub(super) iface: Option<String>,
+    /// Ask what this interface enforces at this moment, or those that match a pattern such as
+    /// 'eth*'; may be repeated
+    #[arg(long = "iface", value_name = "IF")]
+    pub(super) ifaces: Vec<String>,
 
     #[command(flatten)]
     pub(super) sets: Sets,
@@ -96,17 +97,17 @@ impl Explain {
         let [direction, protocol, remote, local] = packet else {
             return Err(wanted.to_owned());
         };
-        match (&self.iface, policies) {
-            (Some(_), [policy, ..]) => {
+        match (self.ifaces.is_empty(), policies) {
+            (false, [policy, ..]) => {
                 return Err(format!(
                     "`{policy}` is one word too many: with --iface the policy in force is asked, \
                      and only DIRECTION PROTO REMOTE LOCAL are given"
                 ));
             }
-            (Some(_), []) if !self.sets.sets.is_empty() => {
+            (false, []) if !self.sets.sets.is_empty() => {
                 return Err("--set fits a POLICY, and with --iface there is none".into());
             }
-            (None, []) => {
+            (true, []) => {
                 return Err(
                     "nothing to ask: name a POLICY before DIRECTION, or an interface with --iface"
                         .into(),

@@ -64,11 +64,12 @@ impl Failure {
         }
     }
 
-    /// The policy that was to be put in force, if its programs may run after this.
-    pub(super) fn attempted(&self) -> Option<&Attempted> {
+    /// The policy that was to be put in force, on each interface where its programs may run after
+    /// this.
+    pub(super) fn attempted(&self) -> &[Attempted] {
         match self {
             Failure::Kernel(error) => error.attempted(),
-            _ => None,
+            _ => &[],
         }
     }
 

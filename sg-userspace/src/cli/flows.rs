@@ -12,7 +12,7 @@ use sg_userspace::kernel::flow_tables::{FlowTableUse, table_use};
 use sg_userspace::observe::attached::{Attached, Condition, Health};
 use sg_userspace::observe::flows::{Flow, flows};
 
-use super::context::{Context, Json};
+use super::context::{Context, Ifaces, Json};
 use super::counters::find;
 use super::failure::Failure;
 use super::health;
@@ -38,9 +38,8 @@ Examples:
 
 Exit codes: 0 done, 1 nothing is attached or the state is wrong, 2 usage, 3 not permitted.")]
 pub(super) struct Flows {
-    /// Only this interface; else all of the network namespace
-    #[arg(long, value_name = "IF")]
-    iface: Option<String>,
+    #[command(flatten)]
+    ifaces: Ifaces,
     /// The most flows to print, 0 for all; 100 unless --json is given
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
@@ -57,6 +56,9 @@ struct Listed {
     faults: Vec<Fault>,
     #[serde(skip)]
     elsewhere: Option<String>,
+    /// Other interfaces with the same table; left out where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    shared_with: Vec<String>,
     /// How many there are, whatever the limit.
     total: usize,
     tables: Tables,
@@ -72,15 +74,21 @@ struct Tables {
 
 impl Flows {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
-        let found = find(context, self.iface.as_ref())?;
+        let found = find(context, &self.ifaces)?;
         let limit = match (self.limit, self.json.json) {
             (Some(0), _) | (None, true) => usize::MAX,
             (Some(n), _) => n,
             (None, false) => SHOWN,
         };
         let mut listed = Vec::new();
-        for one in &found {
-            listed.push(list(one, limit)?);
+        for (i, one) in found.iter().enumerate() {
+            // Interfaces under one policy have one table.
+            if !found[..i]
+                .iter()
+                .any(|before| before.pins.shares_with(&one.pins))
+            {
+                listed.push(list(one, limit)?);
+            }
         }
         if !self.json.json {
             return context.out.say(&text(&context.out, &listed));
@@ -109,6 +117,7 @@ fn list(one: &Attached, limit: usize) -> Result<Listed, Failure> {
         health,
         faults,
         elsewhere,
+        shared_with: one.shared_with(),
         total,
         tables: Tables {
             half_open,
@@ -124,10 +133,12 @@ fn text(screen: &Screen, listed: &[Listed]) -> String {
         if i > 0 {
             out.push('\n');
         }
+        let mut names = vec![one.interface.as_str()];
+        names.extend(one.shared_with.iter().map(String::as_str));
         let _ = writeln!(
             out,
             "{}  {}{}",
-            screen.paint(Paint::Bold, &one.interface),
+            screen.paint(Paint::Bold, names.join(", ")),
             super::units::count(one.total, "flow"),
             evicted(&one.tables)
         );

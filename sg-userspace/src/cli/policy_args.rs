@@ -4,7 +4,7 @@
 use clap::{Args, ValueEnum};
 use sg_policy::compile::Budget;
 use sg_policy::policy::{Loaded, PolicyErrors, PolicyInput, SetOverride, load};
-use sg_userspace::kernel::{self, ApplyOptions, DEFAULT_MAX_FLOWS};
+use sg_userspace::kernel::{self, ApplyOptions, DEFAULT_MAX_FLOWS, KernelError, interfaces};
 
 use super::context::Context;
 
@@ -83,9 +83,10 @@ enum EgressHook {
 
 #[derive(Args, Clone)]
 pub(super) struct Attach {
-    /// The interface to enforce the policy on
-    #[arg(long, value_name = "IF")]
-    pub(super) iface: String,
+    /// The interface to enforce the policy on, or those that match a pattern such as 'eth*'; may
+    /// be repeated: all of them share one flow table
+    #[arg(long = "iface", value_name = "IF", required = true)]
+    pub(super) ifaces: Vec<String>,
 
     /// Established flows for which the flow table has room, fixed when it is created
     #[arg(
@@ -117,8 +118,11 @@ pub(super) struct Attach {
 }
 
 impl Attach {
-    pub(super) fn options(&self, context: &Context) -> ApplyOptions {
-        let mut options = ApplyOptions::new(&self.iface);
+    /// # Errors
+    /// Where no interface matches a pattern.
+    pub(super) fn options(&self, context: &Context) -> Result<ApplyOptions, KernelError> {
+        let mut options = ApplyOptions::on(&[]);
+        options.interfaces = interfaces::expand(&self.ifaces)?;
         options.netns.clone_from(&context.netns);
         options.bpffs.clone_from(&context.bpffs);
         options.xdp_mode = match self.xdp_mode {
@@ -134,6 +138,6 @@ impl Attach {
         options.max_flows = self.max_flows;
         options.cut_existing = self.cut_existing;
         options.budget = self.memory.budget();
-        options
+        Ok(options)
     }
 }

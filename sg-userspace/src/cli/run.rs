@@ -65,12 +65,12 @@ pub(super) struct Run {
 }
 
 impl Run {
-    fn options(&self, context: &Context) -> ApplyOptions {
-        let mut options = self.attach.options(context);
+    fn options(&self, context: &Context) -> Result<ApplyOptions, Failure> {
+        let mut options = self.attach.options(context)?;
         if self.trace {
             options.log_level = TRACE;
         }
-        options
+        Ok(options)
     }
 
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
@@ -85,18 +85,25 @@ impl Run {
         let terminal = Terminal::find();
         // Before anything is attached: a signal from here on ends in returning to what was there.
         let mut events = Events::new(interval).map_err(preparing)?;
-        let iface = &self.attach.iface;
+        let mut options = self.options(context)?;
+        let [iface] = &options.interfaces.clone()[..] else {
+            return Err(KernelError::Fixed {
+                what: "looking after several interfaces".into(),
+                reason: "`run` looks after one at a time".into(),
+                help: "`sgctl apply` puts several under one policy".into(),
+            }
+            .into());
+        };
         let lock = RunLock::take(&context.bpffs, iface)?;
         let log = Log::new(context, self.json.json, iface).map_err(preparing)?;
         let before = before(context, iface)?;
-        let mut options = self.options(context);
         if let InForce::Policy(held) = &before {
             options.held_slots = held.slots();
         }
         let started = Reloader::start(self.policies.clone(), options);
         let attempted = match &started {
-            Ok((_, applied, _)) => Some(applied.state.attempted()),
-            Err(failure) => failure.attempted().cloned(),
+            Ok((_, applied, _)) => Some(applied.first.state.attempted()),
+            Err(failure) => failure.attempted().first().cloned(),
         };
         let Some(attempted) = attempted else {
             // Nothing was changed.

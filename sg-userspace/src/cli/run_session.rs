@@ -205,15 +205,16 @@ impl Session<'_> {
     /// Records what was just put in force.
     fn applied(&mut self, applied: &Applied) {
         self.hold();
-        self.ours = Ours::of(&applied.state);
+        self.ours = Ours::of(&applied.first.state);
         self.theirs = None;
         self.tried.clear();
-        self.timeouts = applied.state.timeouts;
+        self.timeouts = applied.first.state.timeouts;
     }
 
     /// Remembers what may be in force although it has failed.
     fn failed(&mut self, failure: &Failure) {
-        self.tried.extend(failure.attempted().map(Ours::attempted));
+        self.tried
+            .extend(failure.attempted().iter().map(Ours::attempted));
     }
 
     fn tell(&mut self, outcome: Outcome) {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use sg_userspace::kernel::{Fault, interfaces, netns};
 use sg_userspace::observe::attached::{Attached, Health, Status as Row, attached, other_layouts};
 
-use super::context::{Context, Json};
+use super::context::{Context, Ifaces, Json};
 use super::failure::Failure;
 use super::health::word;
 use super::screen::Paint;
@@ -31,16 +31,15 @@ Examples:
 Exit codes: 0 all that is listed is enforcing (also where nothing is), 1 something is not, 2 usage, 3
 not permitted.")]
 pub(super) struct Status {
-    /// Only this interface
-    #[arg(long, value_name = "IF")]
-    iface: Option<String>,
+    #[command(flatten)]
+    ifaces: Ifaces,
     #[command(flatten)]
     json: Json,
 }
 
 impl Status {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
-        let scope = context.everywhere(self.iface.as_ref());
+        let scope = context.everywhere(&self.ifaces);
         let found = attached(&context.bpffs, &scope)?;
         let others = other_layouts(&context.bpffs, &scope)?;
         let mut rows = Vec::new();
@@ -121,7 +120,7 @@ fn text(context: &Context, found: &[Attached], rows: &[Option<Row>]) -> String {
         Column::Flexible("APPLIED"),
     ];
     let mut table = Table::new(screen, &columns);
-    let mut notes = String::new();
+    let mut notes = shared(rows);
     for (one, row) in found.iter().zip(rows) {
         let (name, place) = match row {
             Some(row) => (row.interface.clone(), place_of_row(row)),
@@ -147,6 +146,33 @@ fn text(context: &Context, found: &[Attached], rows: &[Option<Row>]) -> String {
         table.row(cells);
     }
     table.render() + &notes
+}
+
+/// `eth0, eth1: one policy, one flow table`, of each attachment with several interfaces.
+fn shared(rows: &[Option<Row>]) -> String {
+    let mut said: Vec<&str> = Vec::new();
+    let mut out = String::new();
+    for row in rows
+        .iter()
+        .flatten()
+        .filter(|row| !row.shared_with.is_empty())
+    {
+        // Its others have the same pins above their own.
+        let Some((attachment, _)) = row.pins.rsplit_once('/') else {
+            continue;
+        };
+        if said.contains(&attachment) {
+            continue;
+        }
+        said.push(attachment);
+        let mut names = vec![row.interface.as_str()];
+        names.extend(row.shared_with.iter().map(String::as_str));
+        out.push_str(&format!(
+            "{}: under one policy, with one flow table\n",
+            names.join(", ")
+        ));
+    }
+    out
 }
 
 fn rest_of(row: &Row) -> Vec<(String, Option<Paint>)> {

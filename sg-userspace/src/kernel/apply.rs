@@ -1,6 +1,7 @@
-//! Applies a policy to an interface, in three steps that each do one thing: `plan` compiles and
-//! compares, `prepare` loads and checks, and only `commit` changes what packets meet.
+//! Applies a policy to one or more interfaces, in three steps that each do one thing: `plan`
+//! compiles and compares, `prepare` loads and checks, and only `commit` changes what packets meet.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use super::commit::commit;
@@ -14,19 +15,30 @@ use super::prepare::prepare;
 use super::{bpffs, interfaces, netns};
 use sg_policy::policy::Policy;
 
-/// Compiles `policy` and attaches it, or replaces the policy that is attached. On an error what
-/// was in force before is in force still, unless the error says otherwise.
+/// Compiles `policy` and attaches it to the interfaces of the options, or replaces the policy that
+/// is attached. They must be all interfaces of the attachment, if they belong to one; those that
+/// belong to none join it. On an error what was in force before is in force still, on each of
+/// them, unless the error says otherwise.
 pub fn apply(policy: &Policy, options: &ApplyOptions) -> Result<Applied, KernelError> {
-    let ifindex = present(&options.bpffs, &options.interface)?;
-    KernelError::unless_may_enforce(&options.interface)?;
+    let mut options = options.clone();
+    let mut seen = HashSet::new();
+    options.interfaces.retain(|name| seen.insert(name.clone()));
+    let options = &options;
+    let names = options.interfaces.iter();
+    let indices: Vec<u32> = names
+        .map(|name| present(&options.bpffs, name))
+        .collect::<Result<_, _>>()?;
+    let first = options.interfaces.first();
+    KernelError::unless_may_enforce(first.ok_or_else(KernelError::none_named)?)?;
     let cookie = netns::cookie()?;
     let bpffs = bpffs::find_or_mount(&options.bpffs)?;
     let tree = PinTree::new(&bpffs.path);
     let _lock = tree.lock()?;
-    let pins = tree.interface(cookie, ifindex);
-    let applied = tree
-        .refuse_other_layouts(&pins)
-        .and_then(|()| plan(policy, options, &tree, &pins))
+    let refuse = |index: &u32| tree.refuse_other_layouts(&tree.interface(cookie, *index));
+    let applied = indices
+        .iter()
+        .try_for_each(refuse)
+        .and_then(|()| plan(policy, options, &tree, cookie))
         .and_then(|planned| match planned {
             Planned::Unchanged(applied) => Ok(*applied),
             Planned::Change(plan) => {

@@ -1,5 +1,5 @@
-//! A policy that was to be put in force, as far as somebody has to know who is to take it away
-//! again.
+//! A policy that was to be put in force on an interface, as far as somebody has to know who is to
+//! take it away again.
 
 use sg_common::flow::TIMEOUTS;
 

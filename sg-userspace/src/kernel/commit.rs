@@ -1,9 +1,9 @@
 //! The third step of `apply`: puts the loaded programs in force, one hook after the other, and
 //! tidies up. This is all that packets notice.
 //!
-//! The record of the new policy is pinned beside the old one first, so that the slots of both are
-//! known at every moment, whichever of them runs, and takes its place when both directions run
-//! it. Where the second direction cannot follow, the first goes back.
+//! The record of the new policy is pinned beside the old one first, on every interface, so that
+//! the slots of both are known at every moment, whichever of them runs, and takes its place when
+//! both directions of all interfaces run it. Where a hook cannot follow, all go back.
 //!
 //! Where there was no policy before, one direction would judge before the other has seen
 //! anything: answers would be dropped whose requests nobody has remembered. So at first both run
@@ -14,17 +14,17 @@ use std::os::fd::AsFd;
 
 use sg_common::verdict::Direction;
 
-use super::condition::standing_after;
+use super::condition::standing_on;
 use super::error::KernelError;
 use super::flow_tables::flush;
 use super::hooks::{Hooks, remove_filters, remove_link};
 use super::inspect::inspect;
 use super::options::{EgressHook, XdpMode};
-use super::outcome::{Applied, Outcome};
-use super::plan::Plan;
-use super::prepare::Prepared;
+use super::outcome::{Applied, AppliedTo, Outcome};
+use super::plan::{InterfacePlan, Plan};
+use super::prepare::{Prepared, PreparedInterface, Seedings};
+use super::programs::Programs;
 use super::removal::remove;
-use super::seed::Seeding;
 use super::state::{State, taken_back};
 use super::targets;
 use sg_policy::policy::Established;
@@ -34,73 +34,122 @@ use sg_policy::policy::Established;
 pub(super) const ORDER: [Direction; 2] = [Direction::Outbound, Direction::Inbound];
 
 pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, KernelError> {
-    let hooks = Hooks {
-        pins: &plan.pins,
-        interface: &plan.options.interface,
-        xdp_mode: plan.options.xdp_mode,
-        egress_hook: plan.options.egress_hook,
-        owns_qdisc: plan.state.added_clsact,
-    };
-    let is_first = plan.replaced().is_none();
+    let is_first = plan.is_first();
     let Prepared {
-        mut programs,
-        remembering,
-        mut state,
-        mut seeding,
-        before,
+        mut interfaces,
+        mut seedings,
     } = prepared;
-    let put = state
-        .write_next(&plan.pins)
-        .and_then(|()| match remembering {
-            Some(mut early) => {
-                put_in_force(&hooks, &mut early)?;
-                seeding.as_mut().map_or(Ok(()), Seeding::meanwhile)
-            }
-            None => Ok(()),
-        })
-        .and_then(|()| put_in_force(&hooks, &mut programs))
-        .and_then(|()| State::promote(&plan.pins));
+    let put = put_all(&mut interfaces, &mut seedings);
     if let Err(error) = put {
-        take_back(plan, &state, &hooks, &before);
-        return Err(halfway(plan, &state, error));
+        for one in &interfaces {
+            take_back(one);
+        }
+        return Err(halfway(plan, &interfaces, error));
     }
     // From here on the policy is in force: each of these is done whatever becomes of the others.
-    state.policy.applied_at = jiff::Timestamp::now().to_string();
-    if is_first {
-        state.attached_at.clone_from(&state.policy.applied_at);
+    let now = jiff::Timestamp::now().to_string();
+    for one in &mut interfaces {
+        if plan.unchanged.is_empty() {
+            one.state.policy.applied_at.clone_from(&now);
+        }
+        if one.plan.replaced().is_none() {
+            one.state.attached_at.clone_from(&now);
+        }
     }
-    let cuts = is_first && plan.options.cut_existing;
     let (mut seeded, mut cut) = (None, None);
-    let looked = seeding.map_or(Ok(()), |seeding| {
-        match cuts {
+    let carried = seedings.carried.map_or(Ok(()), |it| it.after().map(drop));
+    let looked = seedings.new.map_or(Ok(()), |seeding| {
+        match plan.options.cut_existing {
             true => cut = Some(seeding.after_cutting()?),
             false => seeded = Some(seeding.after()?),
         }
         Ok(())
     });
-    let flushed = match plan.policy.established == Established::Flush && plan.replaced().is_some() {
-        true => flush(&plan.pins, state.policy.generation),
-        false => Ok(()),
+    let flushed = match (plan.policy.established, interfaces.first()) {
+        // It is no other policy than before where interfaces were only added.
+        (Established::Flush, Some(one)) if !is_first && plan.unchanged.is_empty() => {
+            flush(&one.plan.pins, one.state.policy.generation)
+        }
+        _ => Ok(()),
     };
-    state.remembering = None;
-    let tidied = tidy(&hooks, &mut state);
-    if let Err(error) = looked.and(flushed).and(tidied) {
-        return Err(halfway(plan, &state, error));
+    let mut done = carried.and(looked).and(flushed);
+    for one in &mut interfaces {
+        one.state.remembering = None;
+        let tidied = tidy(&hooks_of(one.plan), &mut one.state);
+        done = done.and(tidied);
     }
-    Ok(Applied {
-        outcome: match is_first {
-            true => Outcome::Attached,
-            false => Outcome::Replaced,
+    if let Err(error) = done {
+        return Err(halfway(plan, &interfaces, error));
+    }
+    let load_time = interfaces.iter().map(|one| one.programs.load_time).sum();
+    let changed = interfaces.into_iter().map(|one| AppliedTo {
+        outcome: match one.plan.replaced() {
+            None => Outcome::Attached,
+            Some(_) => Outcome::Replaced,
         },
+        added_clsact: !one.plan.has_qdisc && one.state.egress_hook == hook_name(EgressHook::Clsact),
+        state: one.state,
+    });
+    let unchanged = plan.unchanged.iter().cloned().map(AppliedTo::unchanged);
+    let mut all: Vec<AppliedTo> = changed.chain(unchanged).collect();
+    let names = &plan.options.interfaces;
+    all.sort_by_key(|one| names.iter().position(|name| *name == one.state.interface));
+    let mut all = all.into_iter();
+    Ok(Applied {
+        outcome: match plan.replaced().next() {
+            Some(_) => Outcome::Replaced,
+            None => Outcome::Attached,
+        },
+        first: all.next().ok_or_else(KernelError::none_named)?,
+        others: all.collect(),
         sizes: plan.compiled.sizes(),
-        seeded: seeded.filter(|_| is_first),
+        seeded,
         cut,
-        added_clsact: !plan.has_qdisc && state.egress_hook == hook_name(EgressHook::Clsact),
         compile_time: plan.compile_time,
-        load_time: programs.load_time,
+        load_time,
         mounted: None,
-        state,
     })
+}
+
+/// The hooks of an interface, as the plan has them.
+fn hooks_of(plan: &InterfacePlan) -> Hooks<'_> {
+    Hooks {
+        pins: &plan.pins,
+        interface: &plan.name,
+        xdp_mode: plan.xdp_mode,
+        egress_hook: plan.egress_hook,
+        owns_qdisc: plan.state.added_clsact,
+    }
+}
+
+/// Writes the record of each interface beside the one that is there, swaps one direction on all
+/// interfaces and then the other, and makes the new records those that count.
+fn put_all(
+    interfaces: &mut [PreparedInterface<'_>],
+    seedings: &mut Seedings<'_>,
+) -> Result<(), KernelError> {
+    for one in &mut *interfaces {
+        one.state.write_next(&one.plan.pins)?;
+    }
+    for direction in ORDER {
+        for one in &mut *interfaces {
+            if let Some(early) = &mut one.remembering {
+                put_direction(&hooks_of(one.plan), early, direction)?;
+            }
+        }
+    }
+    if interfaces.iter().any(|one| one.remembering.is_some())
+        && let Some(seeding) = &mut seedings.new
+    {
+        seeding.meanwhile()?;
+    }
+    for direction in ORDER {
+        for one in &mut *interfaces {
+            put_direction(&hooks_of(one.plan), &mut one.programs, direction)?;
+        }
+    }
+    let mut interfaces = interfaces.iter();
+    interfaces.try_for_each(|one| State::promote(&one.plan.pins))
 }
 
 /// Writes down how what `state` is the record of is attached, and removes what nothing needs any
@@ -113,31 +162,31 @@ pub(super) fn tidy(hooks: &Hooks<'_>, state: &mut State) -> Result<(), KernelErr
     targets::leave_only(hooks.pins, state.policy.generation)
 }
 
-pub(super) fn put_in_force(
-    hooks: &Hooks<'_>,
-    programs: &mut super::programs::Programs,
-) -> Result<(), KernelError> {
-    for direction in ORDER {
-        let program = match direction {
-            Direction::Inbound => programs.inbound()?.fd(),
-            Direction::Outbound => programs.outbound()?.fd(),
-        };
-        let program = program.map_err(|e| KernelError::bpf("opening the loaded program", e))?;
-        hooks.put(direction, program.as_fd())?;
-    }
-    Ok(())
+pub(super) fn put_in_force(hooks: &Hooks<'_>, programs: &mut Programs) -> Result<(), KernelError> {
+    let mut order = ORDER.into_iter();
+    order.try_for_each(|direction| put_direction(hooks, programs, direction))
 }
 
-/// Has both directions run what they ran before, as far as the kernel lets it be done. What it
-/// does not is told by looking at what is there afterwards.
-fn take_back(
-    plan: &Plan,
-    attempted: &State,
+fn put_direction(
     hooks: &Hooks<'_>,
-    before: &[Option<std::os::fd::OwnedFd>; 2],
-) {
+    programs: &mut Programs,
+    direction: Direction,
+) -> Result<(), KernelError> {
+    let program = match direction {
+        Direction::Inbound => programs.inbound()?.fd(),
+        Direction::Outbound => programs.outbound()?.fd(),
+    };
+    let program = program.map_err(|e| KernelError::bpf("opening the loaded program", e))?;
+    hooks.put(direction, program.as_fd())
+}
+
+/// Has both directions of an interface run what they ran before, as far as the kernel lets it be
+/// done. What it does not is told by looking at what is there afterwards.
+fn take_back(one: &PreparedInterface<'_>) {
+    let (plan, attempted, hooks) = (one.plan, &one.state, hooks_of(one.plan));
+    let pins = &plan.pins;
     let Some(replaced) = plan.replaced() else {
-        if let Ok(inspection) = inspect(&plan.pins) {
+        if let Ok(inspection) = inspect(pins) {
             let _ = remove(&inspection);
         }
         return;
@@ -147,16 +196,14 @@ fn take_back(
     // program.
     let has = (old.live_link().is_some(), old.filters().next().is_some());
     let given_up = match (has, hooks.egress_hook) {
-        ((true, false), EgressHook::Clsact) => {
-            Some(remove_filters(plan.pins.ifindex, hooks.owns_qdisc))
-        }
+        ((true, false), EgressHook::Clsact) => Some(remove_filters(pins.ifindex, hooks.owns_qdisc)),
         ((false, true), EgressHook::Tcx) => {
-            Some(remove_link(&plan.pins.tcx_link(), Direction::Outbound))
+            Some(remove_link(&pins.tcx_link(), Direction::Outbound))
         }
         _ => None,
     };
     let mut is_back = !matches!(given_up, Some(Err(_)));
-    for (direction, program) in Direction::BOTH.into_iter().zip(before) {
+    for (direction, program) in Direction::BOTH.into_iter().zip(&one.before) {
         let is_as_it_was = direction == Direction::Outbound && given_up.is_some();
         if let Some(program) = program.as_ref().filter(|_| !is_as_it_was) {
             is_back &= hooks.put(direction, program.as_fd()).is_ok();
@@ -166,21 +213,27 @@ fn take_back(
     // again.
     let forget_attempt = || {
         // The counter maps stay: packets may have been counted in them.
-        taken_back(replaced.state.clone(), attempted.clone()).write(&plan.pins)?;
-        super::pins::unpin(&plan.pins.state_next())?;
+        taken_back(replaced.state.clone(), attempted.clone()).write(pins)?;
+        super::pins::unpin(&pins.state_next())?;
         super::sys::wait_for_programs();
-        targets::forget(&plan.pins, plan.state.policy.generation);
+        targets::forget(pins, attempted.policy.generation);
         Ok::<_, KernelError>(())
     };
-    if is_back && inspect(&plan.pins).is_ok_and(|inspection| inspection.runs(&replaced.state)) {
+    if is_back && inspect(pins).is_ok_and(|inspection| inspection.runs(&replaced.state)) {
         // What cannot be tidied up is found by the next command.
         let _ = forget_attempt();
     }
 }
 
-/// `error`, what is in force after it, and what was to be: some of it may run.
-fn halfway(plan: &Plan, attempted: &State, error: KernelError) -> KernelError {
-    standing_after(error, &plan.pins).with_attempted(attempted.attempted())
+/// `error`, what is in force after it on each interface, and what was to be: some of it may run.
+fn halfway(plan: &Plan, interfaces: &[PreparedInterface<'_>], error: KernelError) -> KernelError {
+    let places = interfaces
+        .iter()
+        .map(|one| (&*one.plan.name, &one.plan.pins));
+    let places: Vec<_> = places.collect();
+    let is_only_one = plan.options.interfaces.len() == 1;
+    let error = standing_on(error, &places, is_only_one);
+    error.with_attempted(interfaces.iter().map(|one| one.state.attempted()).collect())
 }
 
 fn hook_name(hook: EgressHook) -> String {

@@ -74,14 +74,30 @@ impl Fault {
 
 /// `error`, and what is in force after it, unless it says so already.
 pub fn standing_after(error: KernelError, pins: &InterfacePins) -> KernelError {
+    standing_on(error, &[("", pins)], true)
+}
+
+/// The same of several interfaces, by their names; of `one` only without its name.
+pub(super) fn standing_on(
+    error: KernelError,
+    interfaces: &[(&str, &InterfacePins)],
+    is_only_one: bool,
+) -> KernelError {
     if matches!(error, KernelError::Halfway { .. }) {
         return error;
     }
-    let standing = match inspect(pins) {
-        Ok(found) => found.standing(),
-        Err(_) => "what is in force could not be found out: see `sgctl status`".into(),
+    let of = |(name, pins): &(&str, &InterfacePins)| {
+        let standing = match inspect(pins) {
+            Ok(found) => found.standing(),
+            Err(_) => "what is in force could not be found out: see `sgctl status`".into(),
+        };
+        match is_only_one {
+            true => standing,
+            false => format!("on {name} {standing}"),
+        }
     };
-    error.with_standing(standing)
+    let standing: Vec<String> = interfaces.iter().map(of).collect();
+    error.with_standing(standing.join("; "))
 }
 
 impl Inspection {
@@ -145,6 +161,17 @@ impl Inspection {
         };
         for direction in Direction::BOTH {
             faults.extend(self.fault_of(direction, &state));
+        }
+        if let Some((other, generation)) = &self.ahead {
+            faults.push(Fault::new(
+                FaultCode::Interrupted,
+                format!(
+                    "an apply was cut short: {other}, under the same policy, runs generation {generation}, \
+                     and this interface generation {}",
+                    state.policy.generation
+                ),
+                "apply again, to all of them",
+            ));
         }
         for (direction, before) in [
             (Direction::Inbound, self.before_inbound()),

@@ -205,9 +205,9 @@ pub enum KernelError {
         /// The help of that error.
         #[help]
         help: Option<String>,
-        /// The policy that was to be put in force, if there was one: its programs may run, in one
-        /// direction or in both.
-        attempted: Option<Box<Attempted>>,
+        /// The policy that was to be put in force, if there was one, on each interface: its
+        /// programs may run, in one direction or in both.
+        attempted: Vec<Attempted>,
     },
 
     #[error("{what}: {source}")]
@@ -267,23 +267,32 @@ impl KernelError {
             source: Box::new(self),
             standing,
             help,
-            attempted: None,
+            attempted: Vec::new(),
         }
     }
 
     /// Of an error that says what is in force: what was to be.
-    pub(super) fn with_attempted(mut self, what: Attempted) -> KernelError {
+    pub(super) fn with_attempted(mut self, what: Vec<Attempted>) -> KernelError {
         if let KernelError::Halfway { attempted, .. } = &mut self {
-            *attempted = Some(Box::new(what));
+            *attempted = what;
         }
         self
     }
 
-    /// The policy that was to be put in force, if its programs may run after this error.
-    pub fn attempted(&self) -> Option<&Attempted> {
+    /// The policy that was to be put in force, on each interface where its programs may run after
+    /// this error.
+    pub fn attempted(&self) -> &[Attempted] {
         match self {
-            KernelError::Halfway { attempted, .. } => attempted.as_deref(),
-            _ => None,
+            KernelError::Halfway { attempted, .. } => attempted,
+            _ => &[],
+        }
+    }
+
+    pub(super) fn none_named() -> Self {
+        KernelError::Fixed {
+            what: "applying a policy".into(),
+            reason: "no interface was named".into(),
+            help: "name one with --iface".into(),
         }
     }
 

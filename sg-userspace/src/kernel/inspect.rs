@@ -33,6 +33,9 @@ pub struct Inspection {
     pub targets: [Option<bool>; 2],
     /// Pins that outlive a policy and are not there, by name.
     pub missing: Vec<String>,
+    /// An interface of the same attachment that runs a later generation, and which: an `apply` was
+    /// cut short between the two.
+    pub ahead: Option<(String, u32)>,
 }
 
 /// Where the interface of an attachment is.
@@ -222,6 +225,7 @@ pub fn inspect(pins: &InterfacePins) -> Result<Inspection, KernelError> {
         },
         targets: [None; 2],
         missing: Vec::new(),
+        ahead: None,
     };
     if let Some(at) = inspection.at() {
         let ours = inbound_link.filter(Link::is_live).map(|link| link.program);
@@ -243,8 +247,24 @@ pub fn inspect(pins: &InterfacePins) -> Result<Inspection, KernelError> {
         inspection.missing = SharedMaps::missing(pins, &state)?;
         let generation = targets::missing(pins, state.policy.generation);
         inspection.missing.extend(generation);
+        inspection.ahead = ahead(pins, state.policy.generation);
     }
     Ok(inspection)
+}
+
+/// The interface that runs the latest generation of those of the same attachment, if that is later
+/// than this one. What cannot be read says so by itself.
+fn ahead(pins: &InterfacePins, generation: u32) -> Option<(String, u32)> {
+    let others = pins.of_attachment().unwrap_or_default().into_iter();
+    let others = others.filter(|other| other != pins);
+    let states = others.filter_map(|other| {
+        let runs_any = running(&other).ok()?.iter().any(Option::is_some);
+        State::read(&other).ok().flatten().filter(|_| runs_any)
+    });
+    states
+        .map(|state| (state.interface, state.policy.generation))
+        .filter(|(_, of_other)| *of_other > generation)
+        .max_by_key(|(_, of_other)| *of_other)
 }
 
 fn links_of(pins: &InterfacePins) -> Result<[Option<Link>; 3], KernelError> {

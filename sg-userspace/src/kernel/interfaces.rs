@@ -39,6 +39,65 @@ pub fn names() -> Vec<String> {
         .unwrap_or_default()
 }
 
+/// Whether a name stands for all interfaces that match it: `*` for any characters, `?` for one.
+pub fn is_pattern(name: &str) -> bool {
+    name.contains(['*', '?'])
+}
+
+/// Whether an interface of this name is meant by a pattern.
+pub fn matches(pattern: &str, name: &str) -> bool {
+    let Some(first) = pattern.chars().next() else {
+        return name.is_empty();
+    };
+    let rest = &pattern[first.len_utf8()..];
+    let mut chars = name.chars();
+    match first {
+        '*' => {
+            let ends = name.char_indices().map(|(at, _)| at).chain([name.len()]);
+            let mut tails = ends.map(|at| &name[at..]);
+            tails.any(|tail| matches(rest, tail))
+        }
+        '?' => chars.next().is_some() && matches(rest, chars.as_str()),
+        first => chars.next() == Some(first) && matches(rest, chars.as_str()),
+    }
+}
+
+/// The interfaces of the current network namespace that are meant, each once, in the order in
+/// which they are named; a pattern means all that match it, without the loopback interface.
+///
+/// # Errors
+/// [`KernelError::NoInterface`] for a pattern that nothing matches. A name is not looked up.
+pub fn expand(named: &[String]) -> Result<Vec<String>, KernelError> {
+    let there = names();
+    let mut all: Vec<String> = Vec::new();
+    for name in named {
+        let mut meant = match is_pattern(name) && !there.contains(name) {
+            true => there.iter().filter(|it| matches(name, it)).collect(),
+            false => vec![name],
+        };
+        if is_pattern(name) {
+            meant.retain(|it| *it == name || !is_loopback(it));
+        }
+        if meant.is_empty() {
+            return Err(KernelError::NoInterface {
+                name: name.clone(),
+                known: there.join(", "),
+            });
+        }
+        for name in meant {
+            if !all.contains(name) {
+                all.push(name.clone());
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn is_loopback(name: &str) -> bool {
+    let found = index_of(name).and_then(inspect);
+    found.is_ok_and(|found| found.is_some_and(|it| it.is_loopback))
+}
+
 /// The name of the interface with this index, if it exists here.
 pub fn name_of(index: u32) -> Option<String> {
     inspect(index).ok().flatten().map(|link| link.name)
@@ -60,6 +119,7 @@ pub struct Interface {
     pub index: u32,
     /// Its frames begin with an Ethernet header.
     pub is_ethernet: bool,
+    pub is_loopback: bool,
     /// The ids of the XDP programs that it runs, whoever attached them.
     pub xdp: Vec<(XdpPlace, u32)>,
 }
@@ -123,6 +183,7 @@ fn parse(payload: &[u8]) -> Option<Interface> {
     Some(Interface {
         name: text(attributes, IFLA_IFNAME)?,
         index: u32::from_ne_bytes(*head[4..].first_chunk()?),
+        is_loopback: layer == ARPHRD_LOOPBACK,
         is_ethernet: matches!(layer, ARPHRD_ETHER | ARPHRD_LOOPBACK),
         xdp: programs,
     })
@@ -132,4 +193,40 @@ fn parse(payload: &[u8]) -> Option<Interface> {
 pub fn xdp_program(index: u32) -> Result<Option<u32>, KernelError> {
     let interface = inspect(index)?;
     Ok(interface.and_then(|i| i.xdp.first().map(|(_, id)| *id)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_matches_whole_names() {
+        for (pattern, name, expected) in [
+            ("eth*", "eth0", true),
+            ("eth*", "eth", true),
+            ("eth*", "veth0", false),
+            ("*", "anything", true),
+            ("*0", "eth0", true),
+            ("*0", "eth01", false),
+            ("e?h1", "eth1", true),
+            ("eth?", "eth", false),
+            ("eth?", "eth10", false),
+            ("b*d*1", "bond1", true),
+            ("b*d*1", "bond0.11", true),
+            ("é*", "été", true),
+            ("", "eth0", false),
+        ] {
+            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn the_loopback_interface_is_meant_only_by_its_name() {
+        let named = |names: &[&str]| expand(&names.iter().map(|n| (*n).into()).collect::<Vec<_>>());
+        assert_eq!(named(&["lo", "lo"]).unwrap(), ["lo"]);
+        assert!(
+            matches!(named(&["l?"]), Err(KernelError::NoInterface { name, .. }) if name == "l?")
+        );
+        assert!(!named(&["*"]).is_ok_and(|all| all.contains(&"lo".to_owned())));
+    }
 }

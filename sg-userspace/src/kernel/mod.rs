@@ -49,7 +49,7 @@ pub use condition::{Fault, FaultCode, standing_after};
 pub use detach::{detach, tidy_up};
 pub use error::KernelError;
 pub use options::{ApplyOptions, DEFAULT_MAX_FLOWS, EgressHook, XdpMode};
-pub use outcome::{Applied, Outcome};
+pub use outcome::{Applied, AppliedTo, Outcome};
 pub use seed::{Cut, Seeded, Unseen, UnseenKind};
 pub use shared::CounterReader;
 pub(crate) use shared::raw_counters;

@@ -31,8 +31,9 @@ pub enum EgressHook {
 
 #[derive(Clone, Debug)]
 pub struct ApplyOptions {
-    /// In the current network namespace.
-    pub interface: String,
+    /// In the current network namespace; at least one, none of them twice. They share a flow
+    /// table.
+    pub interfaces: Vec<String>,
     /// As `--netns` named the current namespace, for `status` and `detach`.
     pub netns: Option<String>,
     pub bpffs: PathBuf,
@@ -54,8 +55,13 @@ pub struct ApplyOptions {
 
 impl ApplyOptions {
     pub fn new(interface: &str) -> Self {
+        Self::on(&[interface])
+    }
+
+    /// For several interfaces.
+    pub fn on(interfaces: &[&str]) -> Self {
         ApplyOptions {
-            interface: interface.to_owned(),
+            interfaces: interfaces.iter().map(|name| (*name).to_owned()).collect(),
             netns: None,
             bpffs: PathBuf::from(bpffs::DEFAULT_PATH),
             xdp_mode: XdpMode::Auto,

@@ -1,5 +1,7 @@
-//! Where everything is pinned: `<bpffs>/sgctl/v<layout>/<netns cookie>/<interface index>/`.
-//! One directory holds all of one interface, so that removing it removes every trace.
+//! Where everything is pinned: `<bpffs>/sgctl/v<layout>/<netns cookie>/<attachment>/` has what the
+//! interfaces of an attachment share (flows, fragments, events), and below it a directory for each
+//! interface, by its index, has what is the interface's own (links, programs, counters, record).
+//! With the last interface of an attachment its directory goes, so that every trace is removed.
 
 use std::fs;
 use std::io;
@@ -34,11 +36,14 @@ pub struct PinTree {
     root: PathBuf,
 }
 
-/// One interface's pins.
+/// One interface's pins, and those of the attachment that it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct InterfacePins {
+    /// The interface's own, in the directory of its attachment.
     pub dir: PathBuf,
     pub netns_cookie: u64,
+    /// The number of its attachment in the network namespace.
+    pub attachment: u32,
     pub ifindex: u32,
 }
 
@@ -64,16 +69,43 @@ impl PinTree {
         self.root.join(format!("v{LAYOUT_VERSION}"))
     }
 
-    /// The pins of an interface, whether or not they exist.
+    fn netns_dir(&self, netns_cookie: u64) -> PathBuf {
+        self.version_dir().join(netns_cookie.to_string())
+    }
+
+    /// The pins of an interface, where they are; where there are none, in an attachment of its own.
     pub fn interface(&self, netns_cookie: u64, ifindex: u32) -> InterfacePins {
+        let numbers = attachments_in(&self.netns_dir(netns_cookie)).unwrap_or_default();
+        let of = |attachment| self.interface_of(netns_cookie, attachment, ifindex);
+        let there = numbers.iter().map(|number| of(*number));
+        let mut there = there.filter(InterfacePins::exists);
+        there
+            .next()
+            .unwrap_or_else(|| of(self.free_attachment(netns_cookie)))
+    }
+
+    /// The pins of an interface in an attachment, whether or not they exist.
+    pub(super) fn interface_of(
+        &self,
+        netns_cookie: u64,
+        attachment: u32,
+        ifindex: u32,
+    ) -> InterfacePins {
         InterfacePins {
             dir: self
-                .version_dir()
-                .join(netns_cookie.to_string())
+                .netns_dir(netns_cookie)
+                .join(attachment.to_string())
                 .join(ifindex.to_string()),
             netns_cookie,
+            attachment,
             ifindex,
         }
+    }
+
+    /// The lowest number that no attachment of a network namespace has.
+    pub(super) fn free_attachment(&self, netns_cookie: u64) -> u32 {
+        let taken = attachments_in(&self.netns_dir(netns_cookie)).unwrap_or_default();
+        (1..).find(|number| !taken.contains(number)).unwrap_or(1)
     }
 
     /// The directory whose lock is held by who looks after an interface, made where there is none.
@@ -102,15 +134,23 @@ impl PinTree {
     pub fn interfaces(&self) -> Result<Vec<InterfacePins>, KernelError> {
         let mut found = Vec::new();
         for netns in numbers_in(&self.version_dir())? {
-            for ifindex in numbers_in(&self.version_dir().join(netns.to_string()))? {
-                if let Ok(ifindex) = u32::try_from(ifindex) {
-                    found.push(self.interface(netns, ifindex));
-                }
+            for attachment in attachments_in(&self.netns_dir(netns))? {
+                found.extend(self.interfaces_of(netns, attachment)?);
             }
         }
         found.retain(InterfacePins::exists);
         found.sort();
         Ok(found)
+    }
+
+    fn interfaces_of(
+        &self,
+        netns_cookie: u64,
+        attachment: u32,
+    ) -> Result<Vec<InterfacePins>, KernelError> {
+        let dir = self.netns_dir(netns_cookie).join(attachment.to_string());
+        let of = |index| self.interface_of(netns_cookie, attachment, index);
+        Ok(small_numbers_in(&dir)?.into_iter().map(of).collect())
     }
 
     /// Every interface that has pins of another layout version, with that version.
@@ -121,16 +161,25 @@ impl PinTree {
             if dir == self.version_dir() {
                 continue;
             }
+            let number = version.trim_start_matches('v').to_owned();
             for netns_cookie in numbers_in(&dir)? {
-                let dir = dir.join(netns_cookie.to_string());
-                for index in numbers_in(&dir)? {
-                    if let Ok(ifindex) = u32::try_from(index) {
+                let netns = dir.join(netns_cookie.to_string());
+                let mut parents = vec![(0, netns.clone())];
+                if has_attachments(&number) {
+                    let attachments = attachments_in(&netns)?.into_iter();
+                    parents = attachments
+                        .map(|attachment| (attachment, netns.join(attachment.to_string())))
+                        .collect();
+                }
+                for (attachment, parent) in parents {
+                    for ifindex in small_numbers_in(&parent)? {
                         let pins = InterfacePins {
-                            dir: dir.join(index.to_string()),
+                            dir: parent.join(ifindex.to_string()),
                             netns_cookie,
+                            attachment,
                             ifindex,
                         };
-                        found.push((version.trim_start_matches('v').to_owned(), pins));
+                        found.push((number.clone(), pins));
                     }
                 }
             }
@@ -141,24 +190,18 @@ impl PinTree {
 
     /// Fails if this interface has pins of another layout version.
     pub fn refuse_other_layouts(&self, pins: &InterfacePins) -> Result<(), KernelError> {
-        for version in names_in(&self.root)? {
-            if self.root.join(&version) == self.version_dir() {
-                continue;
-            }
-            let theirs = self
-                .root
-                .join(&version)
-                .join(pins.netns_cookie.to_string())
-                .join(pins.ifindex.to_string());
-            if theirs.exists() {
-                return Err(KernelError::OtherLayout {
-                    path: theirs,
-                    found: version.trim_start_matches('v').to_owned(),
-                    ours: LAYOUT_VERSION,
-                });
-            }
+        let is_of_it = |other: &InterfacePins| {
+            (other.netns_cookie, other.ifindex) == (pins.netns_cookie, pins.ifindex)
+        };
+        let mut others = self.other_layouts()?.into_iter();
+        match others.find(|(_, other)| is_of_it(other)) {
+            None => Ok(()),
+            Some((found, theirs)) => Err(KernelError::OtherLayout {
+                path: theirs.dir,
+                found,
+                ours: LAYOUT_VERSION,
+            }),
         }
-        Ok(())
     }
 
     /// Takes the lock. Waits for other writers, up to a limit.
@@ -196,13 +239,16 @@ impl PinTree {
         }
     }
 
-    /// Removes the directories above `pins` that have become empty.
+    /// Removes the directories that have become empty, and what no interface shares any more.
     pub fn prune(&self) {
-        for netns in numbers_in(&self.version_dir()).unwrap_or_default() {
-            let netns = self.version_dir().join(netns.to_string());
+        for cookie in numbers_in(&self.version_dir()).unwrap_or_default() {
+            let netns = self.netns_dir(cookie);
             // Of somebody who was killed.
-            for ifindex in numbers_in(&netns).unwrap_or_default() {
-                let _ = fs::remove_dir(netns.join(ifindex.to_string()));
+            for attachment in attachments_in(&netns).unwrap_or_default() {
+                for pins in self.interfaces_of(cookie, attachment).unwrap_or_default() {
+                    let _ = fs::remove_dir(&pins.dir);
+                }
+                let _ = remove_if_unused(&netns.join(attachment.to_string()));
             }
             for name in names_in(&netns).unwrap_or_default() {
                 if name.starts_with(RUN) {
@@ -225,13 +271,51 @@ impl InterfacePins {
         fs::read_dir(&self.dir).is_ok_and(|mut names| names.next().is_some())
     }
 
-    /// Makes the directories above.
+    /// Makes the directory of the attachment, and those above.
     pub(super) fn create_parent(&self) -> Result<(), KernelError> {
-        self.dir.parent().map_or(Ok(()), create_dirs)
+        create_dirs(self.shared_dir())
+    }
+
+    /// Makes the directory of the network namespace, and those above.
+    pub(super) fn create_netns(&self) -> Result<(), KernelError> {
+        self.shared_dir().parent().map_or(Ok(()), create_dirs)
     }
 
     pub fn create(&self) -> Result<(), KernelError> {
         create_dirs(&self.dir)
+    }
+
+    /// Where the interfaces of the attachment have what they share.
+    pub(super) fn shared_dir(&self) -> &Path {
+        self.dir.parent().unwrap_or(&self.dir)
+    }
+
+    fn shared(&self, name: &str) -> PathBuf {
+        self.shared_dir().join(name)
+    }
+
+    /// The pins of all interfaces of the attachment, this one's included where there are some, in
+    /// the order of their indices.
+    pub fn of_attachment(&self) -> Result<Vec<InterfacePins>, KernelError> {
+        let indices = small_numbers_in(self.shared_dir())?.into_iter();
+        let all = indices.map(|index| self.sibling(index));
+        let mut all: Vec<_> = all.filter(InterfacePins::exists).collect();
+        all.sort();
+        Ok(all)
+    }
+
+    /// The pins of another interface of the attachment, whether or not they exist.
+    pub(super) fn sibling(&self, ifindex: u32) -> InterfacePins {
+        InterfacePins {
+            dir: self.shared(&ifindex.to_string()),
+            ifindex,
+            ..self.clone()
+        }
+    }
+
+    /// Whether two interfaces belong to one attachment.
+    pub fn shares_with(&self, other: &InterfacePins) -> bool {
+        self.shared_dir() == other.shared_dir()
     }
 
     pub fn xdp_link(&self) -> PathBuf {
@@ -258,49 +342,49 @@ impl InterfacePins {
 
     /// The tags of the flow table.
     pub fn flow_tags(&self) -> PathBuf {
-        self.dir.join("flow_tags")
+        self.shared("flow_tags")
     }
 
     /// Its entries.
     pub fn flow_pages(&self) -> PathBuf {
-        self.dir.join("flow_pages")
+        self.shared("flow_pages")
     }
 
     /// How many flows there are at which local ports.
     pub fn flow_ports(&self) -> PathBuf {
-        self.dir.join("flow_ports")
+        self.shared("flow_ports")
     }
 
     /// The secret by which flows are spread over it.
     pub fn flow_keys(&self) -> PathBuf {
-        self.dir.join("flow_keys")
+        self.shared("flow_keys")
     }
 
     pub fn flow_stats(&self) -> PathBuf {
-        self.dir.join("flow_stats")
+        self.shared("flow_stats")
     }
 
     /// What userspace has entered into the flow table and taken out of it.
     pub fn flow_ledger(&self) -> PathBuf {
-        self.dir.join("flow_ledger")
+        self.shared("flow_ledger")
     }
 
     pub fn fragments4(&self) -> PathBuf {
-        self.dir.join("fragments4")
+        self.shared("fragments4")
     }
 
     pub fn fragments6(&self) -> PathBuf {
-        self.dir.join("fragments6")
+        self.shared("fragments6")
     }
 
     /// What each CPU has done with its events.
     pub fn event_rings(&self) -> PathBuf {
-        self.dir.join("event_rings")
+        self.shared("event_rings")
     }
 
     /// The events themselves.
     pub fn event_slots(&self) -> PathBuf {
-        self.dir.join("event_slots")
+        self.shared("event_slots")
     }
 
     /// The tail-call targets of a hook in a generation: see `targets`.
@@ -356,10 +440,20 @@ impl InterfacePins {
         self.dir.join(format!("counters_{index}"))
     }
 
-    /// Every pin of an interface that nothing is attached to any more.
+    /// Every pin of an interface that nothing is attached to any more; with the last interface of
+    /// the attachment, what they shared.
     pub fn remove(&self) -> Result<(), KernelError> {
         self.remove_maps()?;
-        self.remove_records()
+        let is_last = self.of_attachment()?.iter().all(|other| other == self);
+        // The record goes last: as long as it is there, so is a way to find the rest.
+        if is_last {
+            remove_files(self.shared_dir())?;
+        }
+        self.remove_records()?;
+        match is_last {
+            true => remove_directory(self.shared_dir()),
+            false => Ok(()),
+        }
     }
 
     /// Removes all pins but the records. The links must be removed before.
@@ -381,11 +475,35 @@ impl InterfacePins {
     fn remove_records(&self) -> Result<(), KernelError> {
         unpin(&self.state_next())?;
         unpin(&self.state())?;
-        let remove = || match fs::remove_dir(&self.dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
-        };
-        step(|| "removing the directory".into(), remove).map_err(|e| not_removed(&self.dir, e))
+        remove_directory(&self.dir)
+    }
+}
+
+/// Removes an empty directory. That it is not there is success.
+fn remove_directory(dir: &Path) -> Result<(), KernelError> {
+    let remove = || match fs::remove_dir(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    };
+    step(|| "removing the directory".into(), remove).map_err(|e| not_removed(dir, e))
+}
+
+/// Removes the pins in a directory, and leaves the directories in it.
+fn remove_files(dir: &Path) -> Result<(), KernelError> {
+    for name in names_in(dir)? {
+        let path = dir.join(name);
+        if !path.is_dir() {
+            unpin(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the directory of an attachment that has no interface.
+fn remove_if_unused(attachment: &Path) -> Result<(), KernelError> {
+    match numbers_in(attachment)?.is_empty() {
+        true => remove_files(attachment).and_then(|()| remove_directory(attachment)),
+        false => Ok(()),
     }
 }
 
@@ -423,6 +541,25 @@ fn numbers_in(dir: &Path) -> Result<Vec<u64>, KernelError> {
         .iter()
         .filter_map(|name| name.parse().ok())
         .collect())
+}
+
+/// Those of [`numbers_in`] that are indices of interfaces or numbers of attachments, in order.
+fn small_numbers_in(dir: &Path) -> Result<Vec<u32>, KernelError> {
+    let numbers = numbers_in(dir)?.into_iter();
+    let mut numbers: Vec<u32> = numbers.filter_map(|n| u32::try_from(n).ok()).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// The numbers of the attachments in the directory of a network namespace.
+fn attachments_in(netns: &Path) -> Result<Vec<u32>, KernelError> {
+    small_numbers_in(netns)
+}
+
+/// Whether the interfaces of a layout version are in directories of their attachments: before
+/// version 8 each was an attachment by itself.
+fn has_attachments(version: &str) -> bool {
+    version.parse::<u32>().is_ok_and(|number| number >= 8)
 }
 
 /// Removes a lock's directory unless somebody holds it. To be called under the lock of the tree.

@@ -1,5 +1,5 @@
 //! The first step of `apply`: compiles the policy and compares it, and what the options ask for,
-//! with what is really there. Nothing is changed.
+//! with what is really there on each interface. Nothing is changed.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,10 +14,10 @@ use super::interfaces;
 use super::interfaces::{Interface, XdpPlace};
 use super::object::INBOUND;
 use super::options::{ApplyOptions, DEFAULT_MAX_FLOWS, EgressHook, XdpMode};
-use super::outcome::{Applied, Outcome};
+use super::outcome::{Applied, AppliedTo, Outcome};
 use super::pins::{InterfacePins, PinTree};
-use super::shared::PinnedUse;
-use super::slots;
+use super::shared::{PinnedUse, raw_counters};
+use super::slots::{self, Assignment};
 use super::state::{PolicyRecord, State};
 use sg_policy::compile::Compiled;
 use sg_policy::compile_policy;
@@ -25,7 +25,7 @@ use sg_policy::policy::Policy;
 
 /// What is to be done.
 pub(super) enum Planned {
-    /// The same policy is in force, as the options ask for it.
+    /// The same policy is in force on every interface, as the options ask for it.
     Unchanged(Box<Applied>),
     Change(Box<Plan>),
 }
@@ -34,20 +34,32 @@ pub(super) enum Planned {
 pub(super) struct Plan {
     pub(super) policy: Policy,
     pub(super) options: ApplyOptions,
-    /// Where the interface's pins belong.
-    pub(super) pins: InterfacePins,
-    pub(super) start: Start,
+    /// Those that get programs, in the order in which they were named; at least one.
+    pub(super) interfaces: Vec<InterfacePlan>,
+    /// The records of those that enforce the same policy already, and are left alone.
+    pub(super) unchanged: Vec<State>,
     pub(super) compiled: Compiled,
     pub(super) compile_time: Duration,
-    /// Slots that the counter map must have.
+}
+
+/// What becomes of one interface.
+pub(super) struct InterfacePlan {
+    pub(super) name: String,
+    /// Where its pins belong.
+    pub(super) pins: InterfacePins,
+    pub(super) start: Start,
+    /// How to attach where nothing is attached yet.
+    pub(super) xdp_mode: XdpMode,
+    pub(super) egress_hook: EgressHook,
+    /// Slots that its counter map must have.
     pub(super) counter_slots: u32,
-    /// The interface has a clsact qdisc that stays.
+    /// It has a clsact qdisc that stays.
     pub(super) has_qdisc: bool,
     /// The record of the policy, but for what is known only when the programs are loaded.
     pub(super) state: State,
 }
 
-/// What the policy finds.
+/// What the policy finds on an interface.
 pub(super) enum Start {
     /// Nothing: no policy is in force.
     First,
@@ -67,12 +79,52 @@ pub(super) struct Replaced {
     pub(super) moved_from: Option<InterfacePins>,
 }
 
-impl Plan {
-    pub(super) fn replaced(&self) -> Option<&Replaced> {
-        match &self.start {
+impl Start {
+    fn inspection(&self) -> Option<&Inspection> {
+        match self {
+            Start::First => None,
+            Start::Leftovers(inspection) => Some(inspection),
+            Start::Replace(replaced) => Some(&replaced.inspection),
+        }
+    }
+
+    fn replaced(&self) -> Option<&Replaced> {
+        match self {
             Start::Replace(replaced) => Some(replaced),
             Start::First | Start::Leftovers(_) => None,
         }
+    }
+}
+
+impl InterfacePlan {
+    pub(super) fn replaced(&self) -> Option<&Replaced> {
+        self.start.replaced()
+    }
+}
+
+impl Plan {
+    /// The interfaces on which a policy is replaced.
+    pub(super) fn replaced(&self) -> impl Iterator<Item = (&InterfacePlan, &Replaced)> {
+        let interfaces = self.interfaces.iter();
+        interfaces.filter_map(|one| Some((one, one.replaced()?)))
+    }
+
+    /// No policy is in force on any interface of the attachment.
+    pub(super) fn is_first(&self) -> bool {
+        self.unchanged.is_empty() && self.replaced().next().is_none()
+    }
+
+    /// The indices of all interfaces of the attachment.
+    pub(super) fn indices(&self) -> Vec<u32> {
+        let changed = self.interfaces.iter().map(|one| one.pins.ifindex);
+        let unchanged = self.unchanged.iter().map(|state| state.ifindex);
+        changed.chain(unchanged).collect()
+    }
+
+    /// The generation that is to be in force.
+    pub(super) fn generation(&self) -> u32 {
+        let mut states = self.interfaces.iter();
+        states.next().map_or(0, |one| one.state.policy.generation)
     }
 }
 
@@ -80,15 +132,16 @@ impl Plan {
 /// has gone: the kernel frees a link some time later.
 const LINK_LEAVES_WITHIN: Duration = Duration::from_secs(2);
 
+/// Plans for the interfaces of the options, which are in the network namespace with this cookie.
 pub(super) fn plan(
     policy: &Policy,
     options: &ApplyOptions,
     tree: &PinTree,
-    pins: &InterfacePins,
+    cookie: u64,
 ) -> Result<Planned, KernelError> {
     let started = Instant::now();
     loop {
-        match plan_at_once(policy, options, tree, pins) {
+        match plan_at_once(policy, options, tree, cookie) {
             Err(KernelError::OtherXdp { ref program, .. })
                 if program == INBOUND && started.elapsed() < LINK_LEAVES_WITHIN =>
             {
@@ -99,60 +152,172 @@ pub(super) fn plan(
     }
 }
 
+/// What was found of one interface, and what the options ask for there.
+struct Found {
+    options: ApplyOptions,
+    name: String,
+    interface: Interface,
+    start: Start,
+}
+
+impl Found {
+    fn look(
+        tree: &PinTree,
+        cookie: u64,
+        name: &str,
+        options: &ApplyOptions,
+    ) -> Result<Found, KernelError> {
+        let no_interface = || KernelError::NoInterface {
+            name: name.to_owned(),
+            known: interfaces::names().join(", "),
+        };
+        let index = interfaces::index_of(name)?;
+        let interface = interfaces::inspect(index)?.ok_or_else(no_interface)?;
+        if !interface.is_ethernet {
+            return Err(KernelError::NotEthernet {
+                interface: name.to_owned(),
+            });
+        }
+        let start = find(tree, &tree.interface(cookie, index), &interface, name)?;
+        let mut options = options.clone();
+        match start.replaced() {
+            Some(replaced) => settle(&mut options, name, replaced)?,
+            None => {
+                if let Some(id) = others_xdp(&start, &interface) {
+                    return Err(other_xdp(name, id));
+                }
+            }
+        }
+        Ok(Found {
+            options,
+            name: name.to_owned(),
+            interface,
+            start,
+        })
+    }
+
+    fn is_unchanged(&self, policy: &Policy) -> bool {
+        let replaced = self.start.replaced();
+        replaced.is_some_and(|it| is_unchanged(policy, &self.options, &self.name, it))
+    }
+}
+
+/// The number of the attachment that the interfaces belong to from now on. They must be of one
+/// attachment, as far as they are of any, and must be all of it: an interface that is left out
+/// would go on under another policy, with the same flows.
+fn attachment_of(tree: &PinTree, cookie: u64, found: &[Found]) -> Result<u32, KernelError> {
+    let of = |one: &Found| {
+        let pins = &one.start.replaced()?.inspection.pins;
+        Some((one.name.clone(), pins.clone()))
+    };
+    let is_named = |pins: &InterfacePins| {
+        let mut inspections = found.iter().filter_map(|one| one.start.inspection());
+        inspections.any(|inspection| inspection.pins == *pins)
+    };
+    let attached: Vec<(String, InterfacePins)> = found.iter().filter_map(of).collect();
+    let Some((name, pins)) = attached.first() else {
+        return Ok(tree.free_attachment(cookie));
+    };
+    if let Some((other, _)) = attached.iter().find(|(_, it)| !it.shares_with(pins)) {
+        return Err(KernelError::Fixed {
+            what: format!("putting {name} and {other} under one policy"),
+            reason: "each is attached already, with flows of its own, which cannot be joined"
+                .into(),
+            help: format!(
+                "apply to each by itself, which replaces its policy; to have them share flows, \
+                 `sgctl detach --iface {other}`, with nothing enforced on it until the next apply to both"
+            ),
+        });
+    }
+    let mut left_out = Vec::new();
+    for other in pins.of_attachment()? {
+        if is_named(&other) {
+            continue;
+        }
+        let it = inspect(&other)?;
+        let state = it.state();
+        // Of one that has gone nothing is left that could enforce anything; nor of an attempt.
+        if !matches!(it.place, Place::Gone) && (state.is_some() || it.is_attached()) {
+            left_out.push(state.map_or_else(|| format!("#{}", other.ifindex), |s| s.interface));
+        }
+    }
+    if !left_out.is_empty() {
+        let named: Vec<&str> = found.iter().map(|one| one.name.as_str()).collect();
+        let all = named
+            .iter()
+            .copied()
+            .chain(left_out.iter().map(String::as_str));
+        let all: Vec<String> = all.map(|name| format!("--iface {name}")).collect();
+        return Err(KernelError::Fixed {
+            what: format!("applying to {} alone", named.join(" and ")),
+            reason: format!(
+                "{} is under the same policy and shares its flows with {}",
+                left_out.join(", "),
+                name
+            ),
+            help: format!(
+                "name all of them (`{}`); or take one out of it first with `sgctl detach --iface {}`, \
+                 which ends enforcement there",
+                all.join(" "),
+                left_out.first().map_or("IF", String::as_str)
+            ),
+        });
+    }
+    Ok(match pins.netns_cookie == cookie {
+        true => pins.attachment,
+        // It comes along.
+        false => tree.free_attachment(cookie),
+    })
+}
+
 fn plan_at_once(
     policy: &Policy,
     options: &ApplyOptions,
     tree: &PinTree,
-    pins: &InterfacePins,
+    cookie: u64,
 ) -> Result<Planned, KernelError> {
-    let interface = interfaces::inspect(pins.ifindex)?.ok_or_else(|| KernelError::NoInterface {
-        name: options.interface.clone(),
-        known: interfaces::names().join(", "),
-    })?;
-    if !interface.is_ethernet {
-        return Err(KernelError::NotEthernet {
-            interface: options.interface.clone(),
-        });
-    }
-    let start = find(tree, pins, &interface, options)?;
-    if !matches!(&start, Start::Replace(_))
-        && let Some(id) = others_xdp(&start, &interface)
-    {
-        return Err(other_xdp(&options.interface, id));
-    }
-    let mut options = options.clone();
-    let mut previous = None;
-    let mut found = pins;
-    if let Start::Replace(replaced) = &start {
-        settle(&mut options, replaced)?;
-        previous = Some(&replaced.state);
-        found = &replaced.inspection.pins;
-    }
+    let look = |name: &String| Found::look(tree, cookie, name, options);
+    let found: Vec<Found> = options
+        .interfaces
+        .iter()
+        .map(look)
+        .collect::<Result<_, _>>()?;
+    let attachment = attachment_of(tree, cookie, &found)?;
+    // The interface whose record is gone by; after an attempt that was cut short, of those that
+    // are furthest.
+    let replaced = || found.iter().filter_map(|one| one.start.replaced());
+    let lead = replaced().max_by_key(|it| it.state.policy.generation);
+    let previous = lead.map(|lead| &lead.state);
+    let is_same = lead.is_some()
+        && found
+            .iter()
+            .all(|one| one.start.replaced().is_none() || one.is_unchanged(policy));
 
-    let maps = previous.map_or(0, |s| s.counter_maps);
-    let capacity = match maps {
-        0 => 0,
-        n => map_entries(&found.counters(n - 1))?,
+    let capacity = match lead {
+        Some(lead) => capacity_of(lead)?,
+        None => 0,
     };
-    let runs_alone = match &start {
-        Start::Replace(replaced) => replaced.inspection.runs(&replaced.state),
-        Start::First | Start::Leftovers(_) => false,
-    };
-    let in_use = PinnedUse::new(found, previous, runs_alone, &options.held_slots);
+    let runs_alone = !is_same && replaced().all(|it| it.inspection.runs(&it.state));
+    // Where nobody is in force nothing is read.
+    let nowhere = tree.interface_of(cookie, attachment, 0);
+    let pins = lead.map_or(&nowhere, |lead| &lead.inspection.pins);
+    let in_use = PinnedUse::new(pins, previous, runs_alone, &options.held_slots);
     let assignment = slots::assign(policy, previous, capacity, &in_use)?;
     let started = Instant::now();
     let compiled = compile_policy(policy, &assignment.slots(), options.budget)?;
     let compile_time = started.elapsed();
-    if let Start::Replace(replaced) = &start
-        && is_unchanged(policy, &options, replaced)
+    let mut states = replaced().map(|it| it.state.clone());
+    if is_same
+        && replaced().count() == found.len()
+        && let Some(first) = states.next()
     {
         return Ok(Planned::Unchanged(Box::new(Applied {
             outcome: Outcome::Unchanged,
-            state: replaced.state.clone(),
+            first: AppliedTo::unchanged(first),
+            others: states.map(AppliedTo::unchanged).collect(),
             sizes: compiled.sizes(),
             seeded: None,
             cut: None,
-            added_clsact: false,
             compile_time,
             load_time: Duration::ZERO,
             mounted: None,
@@ -165,60 +330,156 @@ fn plan_at_once(
             // Existing flows may be entered.
             None => !options.cut_existing,
             // Where the policy before opened none, what is not there will not come.
-            Some(s) => s.has_flows && (s.opens_flows || has_any_flow(found)),
+            Some(s) => s.has_flows && (s.opens_flows || has_any_flow(pins)),
         };
-    let has_qdisc = has_qdisc(&start, pins)?;
+    let latest = replaced().map(|it| it.state.policy.generation.max(it.state.last_generation));
+    let generation = match previous {
+        // Those that are added get the same one.
+        Some(state) if is_same => state.policy.generation,
+        _ => latest.max().unwrap_or(0) + 1,
+    };
     // Until it is known when it took effect.
     let now = jiff::Timestamp::now().to_string();
-    let state = State {
-        interface: options.interface.clone(),
-        ifindex: pins.ifindex,
-        netns: options.netns.clone(),
-        netns_cookie: pins.netns_cookie,
-        attached_at: previous.map_or_else(|| now.clone(), |s| s.attached_at.clone()),
-        xdp_mode: previous.map_or_else(String::new, |s| s.xdp_mode.clone()),
-        egress_hook: previous.map_or_else(String::new, |s| s.egress_hook.clone()),
-        // It is removed with the enforcer if it was not there before.
-        added_clsact: previous.is_some_and(|s| s.added_clsact) || !has_qdisc,
-        policy: PolicyRecord {
-            name: policy.name.clone(),
-            digest: policy.digest.clone(),
-            generation: previous.map_or(0, |s| s.policy.generation.max(s.last_generation)) + 1,
-            applied_at: now,
+    let record = PolicyRecord {
+        name: policy.name.clone(),
+        digest: policy.digest.clone(),
+        generation,
+        applied_at: match previous {
+            Some(state) if is_same => state.policy.applied_at.clone(),
+            _ => now.clone(),
         },
-        inbound_program: 0,
-        outbound_program: 0,
-        remembering: None,
-        counter_maps: maps + usize::from(assignment.capacity > capacity),
-        max_flows: match previous {
-            Some(state) => state.max_flows,
-            None => options.max_flows.unwrap_or(DEFAULT_MAX_FLOWS),
-        },
-        essential: policy.essential,
-        non_ip: policy.non_ip,
-        established: policy.established,
-        timeouts: policy.timeouts,
-        opens_flows,
-        has_flows,
-        // Found out when the programs are loaded.
-        may_have_cut: false,
-        log_level: options.log_level,
-        last_generation: 0,
-        rules: assignment.rules,
-        retired: assignment.retired,
-        forgotten: assignment.forgotten,
     };
+    let max_flows = match previous {
+        Some(state) => state.max_flows,
+        None => options.max_flows.unwrap_or(DEFAULT_MAX_FLOWS),
+    };
+    let mut interfaces = Vec::new();
+    let mut left_alone = Vec::new();
+    for one in found.iter() {
+        let before = one.start.replaced();
+        if let Some(before) = before
+            && is_same
+        {
+            left_alone.push(before.state.clone());
+            continue;
+        }
+        let is_lead = before
+            .zip(lead)
+            .is_some_and(|(it, lead)| std::ptr::eq(it, lead));
+        let Own {
+            assignment,
+            maps,
+            has_qdisc,
+        } = Own::of(one, &assignment, is_lead)?;
+        let pins = tree.interface_of(cookie, attachment, one.interface.index);
+        let before = before.map(|it| &it.state);
+        interfaces.push((
+            pins,
+            assignment.capacity,
+            has_qdisc,
+            State {
+                interface: one.name.clone(),
+                ifindex: one.interface.index,
+                netns: options.netns.clone(),
+                netns_cookie: cookie,
+                attached_at: before.map_or_else(|| now.clone(), |s| s.attached_at.clone()),
+                xdp_mode: before.map_or_else(String::new, |s| s.xdp_mode.clone()),
+                egress_hook: before.map_or_else(String::new, |s| s.egress_hook.clone()),
+                // It is removed with the enforcer if it was not there before.
+                added_clsact: before.is_some_and(|s| s.added_clsact) || !has_qdisc,
+                policy: record.clone(),
+                inbound_program: 0,
+                outbound_program: 0,
+                remembering: None,
+                counter_maps: maps,
+                max_flows,
+                essential: policy.essential,
+                non_ip: policy.non_ip,
+                established: policy.established,
+                timeouts: policy.timeouts,
+                opens_flows,
+                has_flows,
+                // Found out when the programs are loaded.
+                may_have_cut: false,
+                log_level: options.log_level,
+                last_generation: 0,
+                rules: assignment.rules,
+                retired: assignment.retired,
+                forgotten: assignment.forgotten,
+            },
+        ));
+    }
+    let changed = found
+        .into_iter()
+        .filter(|one| !is_same || one.start.replaced().is_none());
+    let interfaces = changed.zip(interfaces);
     Ok(Planned::Change(Box::new(Plan {
         policy: policy.clone(),
-        options,
-        pins: pins.clone(),
-        start,
+        options: options.clone(),
+        interfaces: interfaces
+            .map(
+                |(one, (pins, counter_slots, has_qdisc, state))| InterfacePlan {
+                    name: one.name,
+                    pins,
+                    start: one.start,
+                    xdp_mode: one.options.xdp_mode,
+                    egress_hook: one.options.egress_hook,
+                    counter_slots,
+                    has_qdisc,
+                    state,
+                },
+            )
+            .collect(),
+        unchanged: left_alone,
         compiled,
         compile_time,
-        counter_slots: assignment.capacity,
-        has_qdisc,
-        state,
     })))
+}
+
+/// What is an interface's own of what its record will say.
+struct Own {
+    assignment: Assignment,
+    /// Counter maps.
+    maps: usize,
+    has_qdisc: bool,
+}
+
+impl Own {
+    /// `lead` is the assignment of the interface that `is_lead`.
+    fn of(one: &Found, lead: &Assignment, is_lead: bool) -> Result<Own, KernelError> {
+        let has_qdisc = has_qdisc(&one.start, one.interface.index)?;
+        let Some(before) = one.start.replaced() else {
+            return Ok(Own {
+                assignment: lead.of_interface(None, &[]),
+                maps: 1,
+                has_qdisc,
+            });
+        };
+        let maps = before.state.counter_maps;
+        let capacity = capacity_of(before)?;
+        let mut assignment = match is_lead {
+            true => lead.clone(),
+            false => {
+                let counted = raw_counters(&before.inspection.pins, maps)?;
+                lead.of_interface(Some(&before.state), &counted)
+            }
+        };
+        // A map that is there is never too large.
+        assignment.capacity = assignment.capacity.max(capacity);
+        Ok(Own {
+            maps: maps + usize::from(assignment.capacity > capacity),
+            assignment,
+            has_qdisc,
+        })
+    }
+}
+
+/// Slots of the counter map that the programs write.
+fn capacity_of(replaced: &Replaced) -> Result<u32, KernelError> {
+    match replaced.state.counter_maps {
+        0 => Ok(0),
+        n => map_entries(&replaced.inspection.pins.counters(n - 1)),
+    }
 }
 
 /// Finds what is attached to the interface: under its own place, under the one that it was moved
@@ -227,7 +488,7 @@ fn find(
     tree: &PinTree,
     pins: &InterfacePins,
     interface: &Interface,
-    options: &ApplyOptions,
+    name: &str,
 ) -> Result<Start, KernelError> {
     let others = tree.interfaces()?;
     let others = || others.iter().filter(|other| *other != pins);
@@ -244,7 +505,7 @@ fn find(
         let is_namesake = matches!(&inspection.place, Place::Recreated(at)
             if at.interface.index == interface.index);
         let state = inspection.state();
-        let is_of_this_name = state.is_some_and(|state| state.interface == options.interface);
+        let is_of_this_name = state.is_some_and(|state| state.interface == name);
         if is_namesake && is_of_this_name && inspection.missing.is_empty() {
             return start(inspection, Some(other.clone()));
         }
@@ -336,11 +597,14 @@ fn others_xdp(start: &Start, interface: &Interface) -> Option<u32> {
 
 /// Compares what the options ask for with what an attachment fixes when it is made, and fills in
 /// what they leave open. What cannot be changed without a gap is refused.
-fn settle(options: &mut ApplyOptions, replaced: &Replaced) -> Result<(), KernelError> {
+fn settle(
+    options: &mut ApplyOptions,
+    interface: &str,
+    replaced: &Replaced,
+) -> Result<(), KernelError> {
     let Replaced {
         state, inspection, ..
     } = replaced;
-    let interface = &options.interface;
     let refuse = |what: &str, reason: String, flag: &str| KernelError::Fixed {
         what: format!("changing {what} of the attachment to {interface}"),
         reason,
@@ -397,7 +661,12 @@ fn settle(options: &mut ApplyOptions, replaced: &Replaced) -> Result<(), KernelE
     Ok(())
 }
 
-fn is_unchanged(policy: &Policy, options: &ApplyOptions, replaced: &Replaced) -> bool {
+fn is_unchanged(
+    policy: &Policy,
+    options: &ApplyOptions,
+    interface: &str,
+    replaced: &Replaced,
+) -> bool {
     let Replaced {
         state,
         inspection,
@@ -417,15 +686,15 @@ fn is_unchanged(policy: &Policy, options: &ApplyOptions, replaced: &Replaced) ->
         && is_same_hook
         && state.policy.digest == policy.digest
         && state.log_level == options.log_level
-        && state.interface == options.interface
+        && state.interface == interface
         && inspection.faults().is_empty()
 }
 
 /// Whether the interface has a clsact qdisc, apart from one that is removed before anything is
 /// attached.
-fn has_qdisc(start: &Start, pins: &InterfacePins) -> Result<bool, KernelError> {
+fn has_qdisc(start: &Start, ifindex: u32) -> Result<bool, KernelError> {
     Ok(match start {
-        Start::First => super::tc::look(pins.ifindex)?.qdisc.is_some(),
+        Start::First => super::tc::look(ifindex)?.qdisc.is_some(),
         // What is left of ours is removed first.
         Start::Leftovers(inspection) => {
             inspection.outbound.clsact.qdisc.is_some() && !inspection.owns_qdisc()

@@ -1,6 +1,6 @@
-//! The second step of `apply`: makes room, loads the programs, fills their tables and pins what
-//! they need, and opens what is to come back if the third step fails. No packet meets anything of
-//! it yet.
+//! The second step of `apply`: makes room, loads the programs of each interface, fills their tables
+//! and pins what they need, and opens what is to come back if the third step fails. No packet
+//! meets anything of it yet.
 
 use std::os::fd::OwnedFd;
 
@@ -9,8 +9,9 @@ use sg_common::verdict::Direction;
 use super::error::KernelError;
 use super::flow_tables::{Ledger, may_have_cut};
 use super::generation::Generation;
+use super::inspect::inspect;
 use super::pins::{InterfacePins, unpin};
-use super::plan::{Plan, Replaced, Start};
+use super::plan::{InterfacePlan, Plan, Replaced, Start};
 use super::programs::Programs;
 use super::removal::remove;
 use super::seed::Seeding;
@@ -25,46 +26,71 @@ const REMEMBERING: u32 = 0;
 
 /// What is ready to be put in force.
 pub(super) struct Prepared<'a> {
+    /// In the order of the plan.
+    pub(super) interfaces: Vec<PreparedInterface<'a>>,
+    /// What looks for flows that are there, and enters them.
+    pub(super) seedings: Seedings<'a>,
+}
+
+/// What is ready for one interface.
+pub(super) struct PreparedInterface<'a> {
+    pub(super) plan: &'a InterfacePlan,
     pub(super) programs: Programs,
-    /// Of a first policy under which there are flows: what runs in both directions before it is
-    /// enforced.
+    /// Where a policy under which there are flows is attached first: what runs in both directions
+    /// before it is enforced.
     pub(super) remembering: Option<Programs>,
     pub(super) state: State,
-    pub(super) seeding: Option<Seeding<'a>>,
     /// The programs that are to come back if the new ones cannot be put in force, inbound first.
     pub(super) before: [Option<OwnedFd>; 2],
 }
 
+/// The looks for flows that are there.
+#[derive(Default)]
+pub(super) struct Seedings<'a> {
+    /// Those that the policy which is replaced passed without an entry.
+    pub(super) carried: Option<Seeding<'a>>,
+    /// Those of interfaces that are attached first.
+    pub(super) new: Option<Seeding<'a>>,
+}
+
 pub(super) fn prepare(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
-    let pins = &plan.pins;
-    match &plan.start {
-        Start::First => {}
-        Start::Leftovers(inspection) => remove(inspection)?,
-        Start::Replace(replaced) => {
-            if let Some(from) = &replaced.moved_from {
-                adopt(from, pins)?;
-            }
-        }
-    }
-    let prepared = load(plan);
+    let prepared = make_room(plan).and_then(|()| load(plan));
     if prepared.is_err() {
         forget(plan);
     }
     prepared
 }
 
+/// Removes what an attempt has left where the pins belong, and takes there what is elsewhere.
+fn make_room(plan: &Plan) -> Result<(), KernelError> {
+    for one in &plan.interfaces {
+        match &one.start {
+            Start::First => {}
+            Start::Leftovers(inspection) => remove(inspection)?,
+            Start::Replace(replaced) => {
+                if let Some(from) = &replaced.moved_from {
+                    adopt(from, &one.pins)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Removes what `prepare` has pinned of a policy that was not put in force.
 pub(super) fn forget(plan: &Plan) {
-    let pins = &plan.pins;
-    match plan.replaced() {
-        // Nothing is attached that might miss it.
-        None => {
-            let _ = pins.remove();
-        }
-        Some(replaced) => {
-            targets::forget(pins, plan.state.policy.generation);
-            for index in replaced.state.counter_maps..plan.state.counter_maps {
-                let _ = unpin(&pins.counters(index));
+    for one in &plan.interfaces {
+        let pins = &one.pins;
+        match one.replaced() {
+            // Nothing is attached that might miss it.
+            None => {
+                let _ = pins.remove();
+            }
+            Some(replaced) => {
+                targets::forget(pins, one.state.policy.generation);
+                for index in replaced.state.counter_maps..one.state.counter_maps {
+                    let _ = unpin(&pins.counters(index));
+                }
             }
         }
     }
@@ -74,124 +100,205 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
     let Plan {
         policy,
         options,
-        pins,
         compiled,
         ..
     } = plan;
-    let mut state = plan.state.clone();
-    let generation = state.policy.generation;
-    pins.create()?;
-    Ledger::create(pins)?;
-    let shared = SharedMaps {
-        pins: Some(pins.clone()),
-        counter_map: state.counter_maps - 1,
-        counter_slots: plan.counter_slots,
-        max_flows: state.max_flows,
+    for one in &plan.interfaces {
+        one.pins.create()?;
+        shared_by(one).check()?;
+    }
+    // One flow table and one secret, wherever they are looked at from.
+    let Some(shared) = plan.interfaces.first() else {
+        return Ok(Prepared {
+            interfaces: Vec::new(),
+            seedings: Seedings::default(),
+        });
     };
-    shared.check()?;
-    let mut before = [None, None];
-    let mut seeding = None;
-    if let Some(replaced) = plan.replaced() {
-        for (direction, before) in Direction::BOTH.into_iter().zip(&mut before) {
-            let running = replaced.inspection.running(direction);
-            let id = running.unwrap_or(replaced.state.program(direction));
-            *before = targets::program_in_force(pins, direction, id)?;
-        }
-        if !options.cut_existing {
-            let is_intact = replaced.inspection.running(Direction::Inbound)
-                == Some(replaced.state.inbound_program);
-            if is_intact {
-                seeding = carry_over(compiled, &replaced.state, generation, pins)?;
-            }
-        }
+    Ledger::create(&shared.pins)?;
+    let generation = plan.generation();
+    let mut seedings = Seedings::default();
+    if !options.cut_existing {
+        seedings.carried = carry_over(plan, compiled, generation)?;
     }
     // Where there are no flows nobody would look for one that came about meanwhile.
-    let entered = seeding.as_ref().map_or(0, Seeding::entered);
-    state.has_flows |= entered > 0;
-    seeding = seeding.filter(|_| state.has_flows);
+    let has_entered = seedings.carried.as_ref().is_some_and(|it| it.entered() > 0);
+    let mut has_flows = shared.state.has_flows || has_entered;
+    seedings.carried = seedings.carried.filter(|_| has_flows);
     let mut told = Generation::of(policy, generation);
     told.log_level = options.log_level;
-    if let Some(Replaced {
-        state: before,
-        inspection,
-        ..
-    }) = plan.replaced()
-    {
-        let in_force = inspection
-            .runs(before)
-            .then(|| Generation::recorded(before));
-        state.may_have_cut = may_have_cut(pins, in_force.as_ref(), &told);
-        state.has_flows |= state.may_have_cut;
+    let mut may_have_cut_flows = false;
+    if !plan.is_first() {
+        let in_force = in_force(plan);
+        may_have_cut_flows = may_have_cut(&shared.pins, in_force.as_ref(), &told);
+        has_flows |= may_have_cut_flows;
     }
-    told.has_flows = state.has_flows;
-    told.may_have_cut = state.may_have_cut;
-    let mut programs = faults::step(
-        || "loading the programs".into(),
-        || Ok(Programs::load(compiled, &told, &shared)),
-    )
-    .map_err(|e| KernelError::io("loading the programs", e))??;
-    [state.inbound_program, state.outbound_program] = programs.ids()?;
-    if plan.replaced().is_none() {
+    (told.has_flows, told.may_have_cut) = (has_flows, may_have_cut_flows);
+
+    let mut interfaces: Vec<PreparedInterface<'_>> = Vec::new();
+    for one in &plan.interfaces {
+        let mut state = State {
+            has_flows,
+            may_have_cut: may_have_cut_flows,
+            ..one.state.clone()
+        };
+        // One copy of the tables for all interfaces.
+        let lines_of = interfaces.first().map(|first| &first.programs);
+        let mut programs = faults::step(
+            || "loading the programs".into(),
+            || {
+                Ok(Programs::load_sharing(
+                    compiled,
+                    &told,
+                    &shared_by(one),
+                    lines_of,
+                ))
+            },
+        )
+        .map_err(|e| KernelError::io("loading the programs", e))??;
+        [state.inbound_program, state.outbound_program] = programs.ids()?;
+        interfaces.push(PreparedInterface {
+            plan: one,
+            programs,
+            remembering: None,
+            state,
+            before: before(one)?,
+        });
+    }
+    let added: Vec<u32> = plan
+        .interfaces
+        .iter()
+        .filter(|one| one.replaced().is_none())
+        .map(|one| one.pins.ifindex)
+        .collect();
+    if !added.is_empty() {
         let timeouts = &policy.timeouts;
-        let mut new = Seeding::new(compiled, generation, pins, state.max_flows, timeouts)?;
+        let max_flows = shared.state.max_flows;
+        let mut new = Seeding::new(compiled, generation, &shared.pins, max_flows, timeouts)?;
+        new.of_interfaces(plan.indices());
         if options.cut_existing {
             new.cuts();
         }
-        seeding.insert(new).before()?;
+        if !plan.is_first() {
+            new.joins(added);
+        }
+        seedings.new.insert(new).before()?;
     }
-    programs.pin_targets(pins, generation)?;
-    // Without a rule whose flows need entries there is nothing to remember.
-    let remembers = plan.replaced().is_none() && state.opens_flows;
-    let mut remembering = None;
-    if remembers {
+    for one in &mut interfaces {
+        one.programs.pin_targets(&one.plan.pins, generation)?;
+        // Without a rule whose flows need entries there is nothing to remember.
+        if one.plan.replaced().is_some() || !one.state.opens_flows {
+            continue;
+        }
         let mut early = faults::step(
             || "loading the programs that remember".into(),
-            || Ok(programs.load_remembering(compiled, &told, &shared)),
+            || {
+                Ok(one
+                    .programs
+                    .load_remembering(compiled, &told, &shared_by(one.plan)))
+            },
         )
         .map_err(|e| KernelError::io("loading the programs that remember", e))??;
-        state.remembering = Some(early.ids()?);
-        early.pin_targets(pins, REMEMBERING)?;
-        remembering = Some(early);
+        one.state.remembering = Some(early.ids()?);
+        early.pin_targets(&one.plan.pins, REMEMBERING)?;
+        one.remembering = Some(early);
     }
     Ok(Prepared {
-        programs,
-        remembering,
-        state,
-        seeding,
-        before,
+        interfaces,
+        seedings,
     })
 }
 
+/// The maps that the programs of an interface share with others.
+fn shared_by(one: &InterfacePlan) -> SharedMaps {
+    SharedMaps {
+        pins: Some(one.pins.clone()),
+        counter_map: one.state.counter_maps - 1,
+        counter_slots: one.counter_slots,
+        max_flows: one.state.max_flows,
+    }
+}
+
+/// The programs that an interface runs, to go back to them.
+fn before(one: &InterfacePlan) -> Result<[Option<OwnedFd>; 2], KernelError> {
+    let mut before = [None, None];
+    if let Some(replaced) = one.replaced() {
+        for (direction, before) in Direction::BOTH.into_iter().zip(&mut before) {
+            let running = replaced.inspection.running(direction);
+            let id = running.unwrap_or(replaced.state.program(direction));
+            *before = targets::program_in_force(&one.pins, direction, id)?;
+        }
+    }
+    Ok(before)
+}
+
+/// What the programs that are in force were told; `None` where they are not all of one generation,
+/// so that nobody can say what they do.
+fn in_force(plan: &Plan) -> Option<Generation> {
+    let mut states: Vec<&State> = plan.unchanged.iter().collect();
+    for (_, replaced) in plan.replaced() {
+        if !replaced.inspection.runs(&replaced.state) {
+            return None;
+        }
+        states.push(&replaced.state);
+    }
+    let (first, others) = states.split_first()?;
+    let number = first.policy.generation;
+    let is_one = others.iter().all(|state| state.policy.generation == number);
+    is_one.then(|| Generation::recorded(first))
+}
+
 /// Takes the pins of an interface that was moved, or made anew, to where they belong. What is
-/// attached stays so.
+/// attached stays so. One that was moved to another network namespace takes its attachment along.
 pub(super) fn adopt(from: &InterfacePins, to: &InterfacePins) -> Result<(), KernelError> {
+    let moving = |e| KernelError::io(format!("moving {}", from.dir.display()), e);
     if to.exists() {
         // Nothing of it is attached to the interface: it would have been found.
-        remove(&super::inspect::inspect(to)?)?;
+        remove(&inspect(to)?)?;
+    }
+    if !from.shares_with(to) && from.exists() {
+        to.create_netns()?;
+        links::rename(from.shared_dir(), to.shared_dir()).map_err(moving)?;
     }
     to.create_parent()?;
-    links::rename(&from.dir, &to.dir)
-        .map_err(|e| KernelError::io(format!("moving {}", from.dir.display()), e))
+    let here = to.sibling(from.ifindex);
+    match here.dir == to.dir {
+        true => Ok(()),
+        false => links::rename(&here.dir, &to.dir).map_err(moving),
+    }
 }
 
 /// Enters what the policy that is to be replaced passes without an entry, and this one does not.
 /// None where an attachment is damaged: applying again is what puts it right.
 fn carry_over<'a>(
+    plan: &Plan,
     compiled: &'a Compiled,
-    replaced: &State,
     generation: u32,
-    pins: &InterfacePins,
 ) -> Result<Option<Seeding<'a>>, KernelError> {
-    let timeouts = &replaced.timeouts;
-    let seeding = Seeding::new(compiled, generation, pins, replaced.max_flows, timeouts);
+    let is_intact = |replaced: &Replaced| {
+        replaced.inspection.running(Direction::Inbound) == Some(replaced.state.inbound_program)
+    };
+    if !plan.replaced().all(|(_, replaced)| is_intact(replaced)) {
+        return Ok(None);
+    }
+    let Some((one, Replaced { state, .. })) = plan.replaced().next() else {
+        return Ok(None);
+    };
+    let seeding = Seeding::new(
+        compiled,
+        generation,
+        &one.pins,
+        state.max_flows,
+        &state.timeouts,
+    );
     let mut seeding = match seeding {
         Err(KernelError::MissingPin { .. }) => return Ok(None),
         seeding => seeding?,
     };
-    let tables = match LiveTables::open(pins, replaced.inbound_program) {
+    seeding.of_interfaces(plan.indices());
+    let tables = match LiveTables::open(&one.pins, state.inbound_program) {
         Err(KernelError::MissingPin { .. } | KernelError::Refused { .. }) => return Ok(None),
         tables => tables?,
     };
-    seeding.before_replacing(tables, replaced.policy.generation)?;
+    seeding.before_replacing(tables, state.policy.generation)?;
     Ok(Some(seeding))
 }

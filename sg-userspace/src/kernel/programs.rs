@@ -48,7 +48,18 @@ impl Programs {
         generation: &Generation,
         shared: &SharedMaps,
     ) -> Result<Self, KernelError> {
-        Self::load_with(&compiled.tables(), generation, shared, None)
+        Self::load_sharing(compiled, generation, shared, None)
+    }
+
+    /// The same for another interface of an attachment, with the tables of programs of the same
+    /// generation, which are not in memory a second time.
+    pub(super) fn load_sharing(
+        compiled: &Compiled,
+        generation: &Generation,
+        shared: &SharedMaps,
+        tables_of: Option<&Programs>,
+    ) -> Result<Self, KernelError> {
+        Self::load_with(&compiled.tables(), generation, shared, tables_of)
     }
 
     /// The same with tables in memory.
@@ -60,8 +71,8 @@ impl Programs {
         Self::load_with(tables, generation, shared, None)
     }
 
-    /// Loads programs of the same generation that only remember, see [`REMEMBERS`]. A large
-    /// policy's lines are not in memory a second time.
+    /// Loads programs of the same generation that only remember, see [`REMEMBERS`]. The tables are
+    /// not in memory a second time.
     pub fn load_remembering(
         &self,
         compiled: &Compiled,
@@ -79,7 +90,7 @@ impl Programs {
         tables: &Plain<'_>,
         generation: &Generation,
         shared: &SharedMaps,
-        lines_of: Option<&Programs>,
+        tables_of: Option<&Programs>,
     ) -> Result<Self, KernelError> {
         let started = Instant::now();
         let flow_keys = keys_of(shared.pins.as_ref())?;
@@ -105,7 +116,7 @@ impl Programs {
         let has = bits.iter().fold(0, |bits, bit| bits | bit);
         let (cpus, event_slots) = (possible_cpus()?, shared.event_slots()?);
         // What is near needs no map, nor do lines that another one has.
-        let array_lines = match lines_of {
+        let array_lines = match tables_of {
             None if !is_in_bss => tables.lines.len(),
             _ => 1,
         };
@@ -151,11 +162,17 @@ impl Programs {
         if let Some(pins) = &shared.pins {
             share_port_counts(&ebpf, pins)?;
         }
-        fill_bss(&ebpf, &flow_keys, tables, is_in_bss)?;
-        match lines_of {
-            _ if is_in_bss => {}
-            None => fill(&ebpf, ARRAY, bytes_of(words_of(tables.lines)))?,
-            Some(other) => share_lines(&ebpf, &other.ebpf)?,
+        match tables_of {
+            Some(other) => {
+                share_table(BSS, &ebpf, &other.ebpf)?;
+                share_table(ARRAY, &ebpf, &other.ebpf)?;
+            }
+            None => {
+                fill_bss(&ebpf, &flow_keys, tables, is_in_bss)?;
+                if !is_in_bss {
+                    fill(&ebpf, ARRAY, bytes_of(words_of(tables.lines)))?;
+                }
+            }
         }
 
         let mut programs = Programs {
@@ -329,11 +346,10 @@ fn share_port_counts(ebpf: &Ebpf, pins: &InterfacePins) -> Result<(), KernelErro
         .map_err(|e| KernelError::io("sharing the counts of flows", e))
 }
 
-/// Has the programs of `ebpf` look up the lines of `other`: as in [`share_port_counts`].
-fn share_lines(ebpf: &Ebpf, other: &Ebpf) -> Result<(), KernelError> {
-    let (Some(Map::Array(map)), Some(Map::Array(other))) = (ebpf.map(ARRAY), other.map(ARRAY))
-    else {
-        return Err(broken_object(ARRAY));
+/// Has the programs of `ebpf` look up a table of `other`: as in [`share_port_counts`].
+fn share_table(name: &'static str, ebpf: &Ebpf, other: &Ebpf) -> Result<(), KernelError> {
+    let (Some(Map::Array(map)), Some(Map::Array(other))) = (ebpf.map(name), other.map(name)) else {
+        return Err(broken_object(name));
     };
     sys::redirect(map.fd().as_fd(), other.fd().as_fd())
         .map_err(|e| KernelError::io("sharing the tables", e))

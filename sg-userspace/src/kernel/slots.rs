@@ -17,7 +17,7 @@ use sg_policy::policy::Policy;
 const MIN_CAPACITY: u32 = 1024;
 
 /// Who owns which slot under a new policy.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Assignment {
     /// One for each rule of the policy, in its order.
     pub(super) rules: Vec<SlotOwner>,
@@ -30,6 +30,51 @@ pub(super) struct Assignment {
 impl Assignment {
     pub(super) fn slots(&self) -> Vec<u32> {
         self.rules.iter().map(|owner| owner.slot).collect()
+    }
+
+    /// The same owners for another interface of the attachment, which has counters of its own:
+    /// `previous` is its record, if it has one, and `counted` what its slots have counted. What an
+    /// owner that has lost its slot has counted there goes into that interface's sums.
+    pub(super) fn of_interface(
+        &self,
+        previous: Option<&State>,
+        counted: &[SlotCounters],
+    ) -> Assignment {
+        let counted = |slot: u32| counted.get(slot as usize).copied().unwrap_or_default();
+        let before = previous.map(|state| state.rules.iter().chain(&state.retired));
+        let mut before: HashMap<u32, &SlotOwner> = before
+            .into_iter()
+            .flatten()
+            .map(|owner| (owner.slot, owner))
+            .collect();
+        let mut of = |owners: &[SlotOwner]| -> Vec<SlotOwner> {
+            let with_base = |owner: &SlotOwner| {
+                let is_same = before
+                    .get(&owner.slot)
+                    .is_some_and(|known| known.identity == owner.identity);
+                let known = match is_same {
+                    true => before.remove(&owner.slot),
+                    false => None,
+                };
+                SlotOwner {
+                    base: known.map_or_else(|| counted(owner.slot), |known| known.base),
+                    ..owner.clone()
+                }
+            };
+            owners.iter().map(with_base).collect()
+        };
+        let (rules, retired) = (of(&self.rules), of(&self.retired));
+        let mut forgotten = previous.map_or_else(Vec::new, |state| state.forgotten.clone());
+        for owner in before.into_values() {
+            let counts = since(counted(owner.slot), owner.base);
+            forget(&mut forgotten, owner, counts);
+        }
+        Assignment {
+            rules,
+            retired,
+            forgotten,
+            capacity: self.capacity,
+        }
     }
 }
 
@@ -392,6 +437,47 @@ mod tests {
         let second = assign(&ports(2000, 900), Some(&first), &none);
         assert!(second.capacity > first.capacity);
         assert_eq!(second.retired.len(), 900);
+    }
+
+    /// Proves A2 for two interfaces that share slots and not counters, one of which joins later and
+    /// is left out for a while: on each, what is listed is what was counted there.
+    #[test]
+    fn each_interface_of_an_attachment_has_counts_of_its_own() {
+        let mut used = [Used::default(), Used::default()];
+        let mut sent = [HashMap::new(), HashMap::new()];
+        let mut last: [Option<Assignment>; 2] = [None, None];
+        let shape = |round: usize| {
+            let action = ["accept", "drop"][round % 2];
+            let line = |port| format!("in tcp {port} from any {action}");
+            let lines: Vec<String> = (round * 7..round * 7 + 20).map(line).collect();
+            rules_from_lines(&lines.join("\n"))
+        };
+        for round in 0..12 {
+            let lead = assign(&shape(round), last[0].as_ref(), &used[0]);
+            // The second one joins in the third round, and has gone for two later on.
+            let takes_part = round >= 2 && !(6..8).contains(&round);
+            let previous = last[1].as_ref().map(state);
+            let counts = used[1].counted().unwrap();
+            let second = takes_part.then(|| lead.of_interface(previous.as_ref(), &counts));
+            for (interface, now) in [(0, Some(&lead)), (1, second.as_ref())] {
+                let Some(now) = now else { continue };
+                assert_eq!(now.slots(), lead.slots(), "one numbering");
+                for (i, owner) in (1..).zip(&now.rules) {
+                    used[interface].count(owner, i * (interface as u64 + 1));
+                    *sent[interface]
+                        .entry((owner.direction, owner.action))
+                        .or_default() += i * (interface as u64 + 1);
+                }
+                assert_eq!(
+                    used[interface].listed(now),
+                    sent[interface],
+                    "interface {interface} in round {round}"
+                );
+            }
+            last[0] = Some(lead);
+            last[1] = second.or(last[1].take());
+        }
+        assert!(sent[1].len() == 2 && sent[0] != sent[1]);
     }
 
     /// Proves A2 for slots that have had several owners, of either action and direction: nothing

@@ -115,7 +115,7 @@ fn run_apart(options: &Options) -> Result<Report, LabError> {
     differences.extend(judge::differing_counts(&attempts, &counters));
     differences.extend(judge::differing_sums(&counters));
     differences.extend(judge::differing_interface(&interface));
-    let state = &enforced.applied.state;
+    let state = &enforced.applied.first.state;
     let enforcer = Enforcer {
         xdp_mode: state.xdp_mode.clone(),
         egress_hook: state.egress_hook.clone(),

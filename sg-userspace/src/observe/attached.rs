@@ -19,6 +19,9 @@ pub enum Scope {
     Namespace,
     /// One interface of the current network namespace.
     Interface(String),
+    /// Some interfaces of the current network namespace; a pattern means all attached ones that
+    /// match it.
+    Interfaces(Vec<String>),
 }
 
 /// An interface that has pins.
@@ -115,6 +118,9 @@ pub struct Status {
     pub max_flows: u32,
     /// Directory of the pins.
     pub pins: String,
+    /// Other interfaces under the same policy, with the same flows; left out where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shared_with: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -153,7 +159,7 @@ impl Wanted {
     fn of(scope: &Scope) -> Result<Wanted, KernelError> {
         Ok(match scope {
             Scope::Machine => Wanted::Everything,
-            Scope::Namespace => Wanted::Namespace {
+            Scope::Namespace | Scope::Interfaces(_) => Wanted::Namespace {
                 cookie: netns::cookie()?,
             },
             Scope::Interface(name) => Wanted::Interface {
@@ -208,6 +214,15 @@ impl Wanted {
 /// The attached interfaces in `scope`, in the order of namespace and index. Naming one that is not
 /// attached is an error; finding none otherwise is an empty list.
 pub fn attached(bpffs: &Path, scope: &Scope) -> Result<Vec<Attached>, KernelError> {
+    if let Scope::Interfaces(names) = scope {
+        let mut all = Vec::new();
+        for name in chosen(bpffs, names)? {
+            all.extend(attached(bpffs, &Scope::Interface(name))?);
+        }
+        all.sort_by(|a: &Attached, b| a.pins.cmp(&b.pins));
+        all.dedup_by(|a, b| a.pins == b.pins);
+        return Ok(all);
+    }
     let wanted = Wanted::of(scope)?;
     let found = match bpffs::find(bpffs)? {
         None => Vec::new(),
@@ -244,6 +259,28 @@ pub fn attached(bpffs: &Path, scope: &Scope) -> Result<Vec<Attached>, KernelErro
     }
 }
 
+/// The names that are meant: of a pattern those of all attached interfaces that match it.
+fn chosen(bpffs: &Path, names: &[String]) -> Result<Vec<String>, KernelError> {
+    let mut all = Vec::new();
+    for pattern in names {
+        let is_name = !interfaces::is_pattern(pattern) || interfaces::names().contains(pattern);
+        if is_name {
+            all.push(pattern.clone());
+            continue;
+        }
+        let found = attached(bpffs, &Scope::Namespace)?;
+        let names = found.iter().filter_map(Attached::name);
+        let before = all.len();
+        all.extend(names.filter(|name| interfaces::matches(pattern, name)));
+        if all.len() == before {
+            return Err(KernelError::NotAttached {
+                scope: format!("an interface that matches `{pattern}`"),
+            });
+        }
+    }
+    Ok(all)
+}
+
 /// What is attached to an interface of the current network namespace.
 pub fn attached_to(bpffs: &Path, interface: &str) -> Result<Attached, KernelError> {
     let found = attached(bpffs, &Scope::Interface(interface.to_owned()))?;
@@ -256,6 +293,13 @@ pub fn attached_to(bpffs: &Path, interface: &str) -> Result<Attached, KernelErro
 /// What another layout version has attached in `scope`, each as the error that says what to do
 /// about it: this program can neither read nor remove it, but must not call it nothing.
 pub fn other_layouts(bpffs: &Path, scope: &Scope) -> Result<Vec<KernelError>, KernelError> {
+    if let Scope::Interfaces(names) = scope {
+        let mut all = Vec::new();
+        for name in names {
+            all.extend(other_layouts(bpffs, &Scope::Interface(name.clone()))?);
+        }
+        return Ok(all);
+    }
     let wanted = Wanted::of(scope)?;
     let Some(bpffs) = bpffs::find(bpffs)? else {
         return Ok(Vec::new());
@@ -273,6 +317,32 @@ pub fn other_layouts(bpffs: &Path, scope: &Scope) -> Result<Vec<KernelError>, Ke
 }
 
 impl Attached {
+    /// The interface's name: by the kernel, if it is still there, else by its record.
+    fn name(&self) -> Option<String> {
+        let is_here = netns::cookie().is_ok_and(|cookie| cookie == self.pins.netns_cookie);
+        let there = is_here
+            .then(|| interfaces::name_of(self.pins.ifindex))
+            .flatten();
+        there.or_else(|| {
+            self.state
+                .as_ref()
+                .ok()
+                .map(|state| state.interface.clone())
+        })
+    }
+
+    /// The other interfaces of its attachment, which share its flows, by their names.
+    pub fn shared_with(&self) -> Vec<String> {
+        let others = self.pins.of_attachment().unwrap_or_default().into_iter();
+        let others = others.filter(|other| *other != self.pins);
+        others
+            .map(|pins| {
+                let state = State::read(&pins).ok().flatten();
+                state.map_or_else(|| format!("#{}", pins.ifindex), |state| state.interface)
+            })
+            .collect()
+    }
+
     /// The record, or the error that says what to do about it.
     pub fn state(&self) -> Result<&State, KernelError> {
         self.state
@@ -380,6 +450,7 @@ impl Attached {
             rules: state.rules.len(),
             max_flows: state.max_flows,
             pins: self.pins.dir.display().to_string(),
+            shared_with: self.shared_with(),
         })
     }
 }

@@ -1,5 +1,6 @@
-//! Logged packets, as they come out of an interface's rings.
+//! Logged packets, as they come out of the rings of an attachment.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -18,7 +19,8 @@ use crate::kernel::pins::InterfacePins;
 use crate::kernel::state::{SlotOwner, State};
 use sg_policy::policy::titled;
 
-/// Follows the rings of one interface. Readers take nothing from each other.
+/// Follows the rings that an interface has in common with the others of its attachment. Readers
+/// take nothing from each other.
 pub struct Events {
     pins: InterfacePins,
     reader: EventReader,
@@ -107,15 +109,26 @@ impl Events {
             false => State::read(&self.pins)?,
         };
         let booted = booted();
+        let names = match drained.events.is_empty() {
+            true => HashMap::new(),
+            false => names(&self.pins),
+        };
         let packets = drained.events.iter();
         Ok(Logged {
             packets: packets
-                .map(|event| logged(event, booted, state.as_ref()))
+                .map(|event| logged(event, booted, state.as_ref(), &names))
                 .collect(),
             lost: drained.lost,
             suppressed: drained.suppressed,
         })
     }
+}
+
+/// The names of the attachment's interfaces by their indices.
+fn names(pins: &InterfacePins) -> HashMap<u32, String> {
+    let all = pins.of_attachment().unwrap_or_default().into_iter();
+    all.filter_map(|one| Some((one.ifindex, State::read(&one).ok()??.interface)))
+        .collect()
 }
 
 /// When `CLOCK_MONOTONIC` was zero, by the wall clock as it is set now. The two clocks are read one
@@ -139,7 +152,15 @@ fn booted() -> Timestamp {
     })
 }
 
-fn logged(event: &Event, booted: Timestamp, state: Option<&State>) -> LoggedPacket {
+fn logged(
+    event: &Event,
+    booted: Timestamp,
+    state: Option<&State>,
+    names: &HashMap<u32, String>,
+) -> LoggedPacket {
+    // One that was made anew had another index when the packet was logged.
+    let by_record = || state.map_or_else(String::new, |state| state.interface.clone());
+    let name = names.get(&event.ifindex).cloned();
     let address = |words: [u32; 4]| -> IpAddr {
         match event.v6 {
             0 => ipv4(words[0]).into(),
@@ -169,7 +190,7 @@ fn logged(event: &Event, booted: Timestamp, state: Option<&State>) -> LoggedPack
     let reason = reason_of(direction, event.slot);
     LoggedPacket {
         at: at.unwrap_or(booted),
-        interface: state.map_or_else(String::new, |state| state.interface.clone()),
+        interface: name.unwrap_or_else(by_record),
         direction: direction.name(),
         verdict: action.name(),
         generation: event.generation,

@@ -325,7 +325,7 @@ fn a_damaged_record_is_shown_and_detached() {
     // Puts another kind of map in the place of the state record.
     let dir = world.pin_dir();
     std::fs::remove_file(dir.join("state")).unwrap();
-    std::fs::rename(dir.join("flow_tags"), dir.join("state")).unwrap();
+    std::fs::rename(dir.join("../flow_tags"), dir.join("state")).unwrap();
 
     let status = world.run(&["status"]);
     assert_shown!("status_damaged", status.all());

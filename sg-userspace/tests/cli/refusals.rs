@@ -207,7 +207,8 @@ fn pins_of_another_layout_version() {
     let world = World::new();
     world.run(&["apply", "builtin:tke", "--iface", "nic"]).ok();
     let ours = world.pin_dir();
-    let netns = ours.parent().unwrap();
+    // There was no directory of an attachment then.
+    let netns = ours.parent().unwrap().parent().unwrap();
     let version = netns.parent().unwrap();
     let theirs = version
         .with_file_name("v0")

@@ -295,7 +295,7 @@ macro_rules! assert_shown {
                 (r#""(bytes|ifindex|netns_cookie)": [1-9]\d*"#, r#""$1": [number]"#),
                 (r"sgcli-\d+-\d+", "[netns]"),
                 (r"/tmp/\.tmp\w+", "[dir]"),
-                (r"/v\d+/\d+/\d+", "/[pins]"),
+                (r"/v\d+/\d+/\d+/\d+", "/[pins]"),
                 (r" +\n", "\n"),
                 (r"  +", "  "),
             ],

@@ -232,10 +232,10 @@ fn the_recommended_policy_is_applied_and_replaced() {
         let tke = sg_policy::policy::load(&[tke], &[]).unwrap().policy;
         let applied = apply(&tke, &sandbox.options("sg0")).unwrap_or_else(|e| panic!("{e}"));
         assert!(applied.is_first());
-        assert_eq!(applied.state.rules.len(), 8);
+        assert_eq!(applied.first.state.rules.len(), 8);
         let again = apply(&tke, &sandbox.options("sg0")).unwrap_or_else(|e| panic!("{e}"));
         assert!(!again.is_first());
-        assert_eq!(again.state.rules, applied.state.rules);
+        assert_eq!(again.first.state.rules, applied.first.state.rules);
         // A clsact filter has no link.
         let links = 1 + usize::from(egress_hooks().contains(&EgressHook::Tcx));
         assert!(loaded_links().filter_map(Result::ok).count() >= links);

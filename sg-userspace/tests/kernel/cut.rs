@@ -92,7 +92,10 @@ fn a_connection_stays_cut_under_later_policies() {
             node.apply(&rules_from_lines(NOTHING));
             pairs.iter().for_each(|pair| stays_cut(pair, CLIENT));
             let applied = node.apply(&rules_from_lines("out icmp to any drop"));
-            assert!(applied.state.has_flows, "there are cut ones to look for");
+            assert!(
+                applied.first.state.has_flows,
+                "there are cut ones to look for"
+            );
             pairs.iter().for_each(|pair| stays_cut(pair, CLIENT));
             node.apply(&with("out all to any accept", established));
             pairs.iter().for_each(|pair| stays_cut(pair, SERVER));

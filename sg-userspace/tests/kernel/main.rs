@@ -35,6 +35,7 @@ mod seed_meanwhile;
 mod seed_moment;
 mod seed_namespaces;
 mod seed_requests;
+mod several;
 mod signals;
 mod specialised;
 mod stack;

@@ -64,7 +64,7 @@ fn every_packet_is_counted_once_across_reloads() {
 
 /// A random frame of TCP, UDP, ICMP, another protocol, ARP, or a malformed one. There are few
 /// addresses, so that flows arise.
-fn mixed(rng: &mut Rng) -> Frame {
+pub(crate) fn mixed(rng: &mut Rng) -> Frame {
     let v6 = rng.bool();
     let host = |rng: &mut Rng| match v6 {
         true => format!("2001:db8::{}", rng.u8(1..9)),

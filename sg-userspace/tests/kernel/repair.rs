@@ -335,7 +335,7 @@ fn the_same_policy_is_unchanged_and_flags_are_not_ignored() {
         assert_eq!(apply(&policy, &options).unwrap().outcome, Outcome::Attached);
         let again = apply(&policy, &options).unwrap();
         assert_eq!(again.outcome, Outcome::Unchanged);
-        assert_eq!(again.state.policy.generation, 1);
+        assert_eq!(again.first.state.policy.generation, 1);
         assert_eq!(status(sandbox).policy.generation, 1);
 
         let more = ApplyOptions {

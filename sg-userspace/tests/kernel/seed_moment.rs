@@ -187,7 +187,7 @@ fn attach_once(sandbox: &Sandbox, shared: &Shared, options: &ApplyOptions) {
         .collect();
     let about = format!(
         "{} and {}",
-        applied.state.xdp_mode, applied.state.egress_hook
+        applied.first.state.xdp_mode, applied.first.state.egress_hook
     );
     assert!(dropped.is_empty(), "{about}: {dropped:?}");
     let pins = only(sandbox, "nic").pins;

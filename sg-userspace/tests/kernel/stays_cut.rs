@@ -76,18 +76,18 @@ fn wait_for_days(node: &Node) {
 fn a_cut_connection_stays_so_when_the_policy_before_comes_back() {
     sandbox(|sandbox| {
         let node = Node::new(sandbox);
-        assert!(!node.apply(&rules_from_lines(SSH)).state.may_have_cut);
+        assert!(!node.apply(&rules_from_lines(SSH)).first.state.may_have_cut);
         let pairs = inbound(&node);
-        assert!(!node.apply(&rules_from_lines(WEB)).state.may_have_cut);
+        assert!(!node.apply(&rules_from_lines(WEB)).first.state.may_have_cut);
         stay_cut(&pairs);
         for port in 1..3 {
-            let state = node.apply(&like(SSH, port)).state;
+            let state = node.apply(&like(SSH, port)).first.state;
             assert!(state.may_have_cut && state.has_flows);
             stay_cut(&pairs);
         }
         let new = [NODE4, NODE6].map(|to| node.inbound(to));
         new.iter().for_each(Pair::goes_on);
-        let state = node.apply(&like(OPEN, 1)).state;
+        let state = node.apply(&like(OPEN, 1)).first.state;
         assert!(state.may_have_cut && state.has_flows);
         stay_cut(&pairs);
         new.iter().for_each(Pair::goes_on);
@@ -101,7 +101,7 @@ fn a_cut_connection_stays_so_when_the_policy_before_comes_back() {
         assert_eq!(cut.count(), 4, "only the cut flows have an entry");
 
         wait_for_days(&node);
-        let state = node.apply(&like(OPEN, 2)).state;
+        let state = node.apply(&like(OPEN, 2)).first.state;
         assert!(!state.may_have_cut && !state.has_flows);
         new.iter().for_each(Pair::goes_on);
     });
@@ -165,11 +165,16 @@ fn what_was_flushed_stays_cut_where_the_rules_pass_it() {
         ));
         let pairs = inbound(&node);
         let datagrams = [PEER4, PEER6].map(|to| node.udp(to));
-        assert!(node.apply(&flushing(like(OPEN, 1))).state.may_have_cut);
+        assert!(
+            node.apply(&flushing(like(OPEN, 1)))
+                .first
+                .state
+                .may_have_cut
+        );
         stay_cut(&pairs);
         datagrams.iter().for_each(Pair::goes_on);
         let new = [node.inbound(NODE4), node.outbound(PEER6)];
-        assert!(node.apply(&like(OPEN, 2)).state.may_have_cut);
+        assert!(node.apply(&like(OPEN, 2)).first.state.may_have_cut);
         stay_cut(&pairs);
         datagrams.iter().chain(&new).for_each(Pair::goes_on);
     });
@@ -189,8 +194,8 @@ fn what_was_cut_at_the_first_attachment_stays_so_under_an_open_policy() {
         };
         let first = sg_userspace::kernel::apply(&rules_from_lines(NOTHING), &options)
             .unwrap_or_else(|e| panic!("{e}"));
-        assert!(!first.state.has_flows, "its rules accept nothing");
-        let state = node.apply(&like(OPEN, 1)).state;
+        assert!(!first.first.state.has_flows, "its rules accept nothing");
+        let state = node.apply(&like(OPEN, 1)).first.state;
         assert!(state.may_have_cut && state.has_flows);
         stay_cut(&pairs);
         node.inbound(NODE4).goes_on();
@@ -207,7 +212,7 @@ fn held(sandbox: &Sandbox, node: &Node) -> Box<sg_userspace::kernel::held::Held>
 }
 
 fn programs(applied: &Applied) -> [u32; 2] {
-    let state = &applied.state;
+    let state = &applied.first.state;
     [state.inbound_program, state.outbound_program]
 }
 
@@ -321,7 +326,7 @@ fn connections_stay_cut_on_an_interface_that_is_made_anew() {
                 });
             } else {
                 make_anew(&node, || {
-                    assert!(node.apply(&like(SSH, 1)).state.may_have_cut);
+                    assert!(node.apply(&like(SSH, 1)).first.state.may_have_cut);
                 });
             }
             stay_cut(&pairs);
@@ -353,7 +358,7 @@ fn what_may_still_be_cut_is_looked_for_too() {
             // No packet has passed under this policy.
             let states: Vec<_> = node.flows().iter().map(|flow| flow.state).collect();
             assert_eq!(states, ["tcp-established"]);
-            found = Some(node.apply(&like(OPEN, 1)).state.may_have_cut);
+            found = Some(node.apply(&like(OPEN, 1)).first.state.may_have_cut);
             pair.goes_on();
         });
         found.expect("the test has run")

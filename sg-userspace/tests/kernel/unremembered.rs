@@ -122,7 +122,7 @@ fn connections_that_still_need_no_entry_get_none() {
         );
         let applied = node.apply(&again);
         assert_eq!(applied.seeded, None);
-        assert!(!applied.state.has_flows, "no flows are looked up");
+        assert!(!applied.first.state.has_flows, "no flows are looked up");
         assert_eq!(node.flows().len(), 0);
         pairs.iter().for_each(Pair::goes_on);
     });

@@ -1,8 +1,8 @@
 //! Enters flows that are there before the enforcer into its flow tables, so that turning it on
 //! cuts nobody off (SPEC K12): what the host's sockets and its connection tracking know of, and
 //! those of the network namespaces whose packets cross its interfaces. Likewise, when a policy is
-//! replaced, flows that needed no entry so far (SPEC K7, K11). What nothing here knows of is
-//! said.
+//! replaced, flows that needed no entry so far (SPEC K7, K11), and those of an interface that joins
+//! an attachment. What nothing here knows of is said.
 
 mod carry;
 mod conntrack;
@@ -10,13 +10,15 @@ mod decide;
 mod existing;
 mod link;
 mod namespaces;
+mod route;
 mod sctp;
 mod sockets;
 mod tables;
 mod unseen;
 mod view;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 
 use serde::Serialize;
 use sg_common::flow::{FlowKind, FlowValue, TIMEOUTS};
@@ -66,11 +68,17 @@ pub struct Seeding<'a> {
     /// The tables of the policy that is replaced, and its generation.
     replaced: Option<(LiveTables, u32)>,
     table: SeededTable,
-    ifindex: u32,
+    /// The interfaces of the attachment.
+    interfaces: Vec<u32>,
+    /// Those that join an attachment whose other interfaces enforce the policy already: see
+    /// [`Seeding::joins`].
+    joining: Option<Vec<u32>>,
     /// What is there is not to be kept: see [`Seeding::cuts`].
     cuts: bool,
     /// The kernel would not list what is there.
     is_blind: bool,
+    /// The addresses of this host.
+    own: HashSet<IpAddr>,
     /// What has been looked at, and whether it had been answered.
     known: HashMap<Key, bool>,
     seeded: Seeded,
@@ -99,9 +107,11 @@ impl<'a> Seeding<'a> {
             generation,
             replaced: None,
             table: SeededTable::open(pins, max_flows, timeouts)?,
-            ifindex: pins.ifindex,
+            interfaces: vec![pins.ifindex],
+            joining: None,
             cuts: false,
             is_blind: false,
+            own: HashSet::new(),
             known: HashMap::new(),
             seeded: Seeded::default(),
         })
@@ -113,6 +123,19 @@ impl<'a> Seeding<'a> {
     /// be known.
     pub fn cuts(&mut self) {
         self.cuts = true;
+    }
+
+    /// Names all interfaces of the attachment, where there are more than the one of the pins. What
+    /// is at their other ends is not behind the host.
+    pub(super) fn of_interfaces(&mut self, interfaces: Vec<u32>) {
+        self.interfaces = interfaces;
+    }
+
+    /// These interfaces join an attachment whose others enforce the policy already. A flow that no
+    /// rule admits is kept only if it leaves by one of these: by the others it does not pass, and
+    /// is not to pass from now on.
+    pub(super) fn joins(&mut self, joining: Vec<u32>) {
+        self.joining = Some(joining);
     }
 
     /// Before the programs of the policy are attached.
@@ -205,7 +228,7 @@ impl<'a> Seeding<'a> {
     /// What is there and has not been looked at yet, or not since it was answered. Of what both
     /// know, connection tracking has seen the packets and so knows for certain who opened it.
     fn found(&mut self, extent: Extent) -> Result<Vec<Existing>, KernelError> {
-        let view = match View::take(self.ifindex, extent) {
+        let view = match View::take(&self.interfaces, extent) {
             Err(_) if self.cuts => {
                 self.is_blind = true;
                 return Ok(Vec::new());
@@ -216,8 +239,9 @@ impl<'a> Seeding<'a> {
             tracked,
             sockets,
             unseen,
-            ..
+            own,
         } = view;
+        self.own = own;
         if extent == Extent::All {
             self.seeded.unseen = unseen;
         }
@@ -247,6 +271,8 @@ impl<'a> Seeding<'a> {
         let now = monotonic_now();
         let rules = &self.rules;
         let judge = |direction, remote, kind, number| rules.decide(direction, remote, kind, number);
+        // Many connections go to few hosts.
+        let mut routes: HashMap<(IpAddr, IpAddr), bool> = HashMap::new();
         let entry = |flow: Existing| {
             let (kind, value) = match &self.replaced {
                 None => decide(&flow, judge, self.generation, now)?,
@@ -260,6 +286,15 @@ impl<'a> Seeding<'a> {
                 (true, Kind::Tcp) => (FlowKind::Established, FlowValue::cut(now, flow.opened_by())),
                 (true, _) => return None,
             };
+            if value.is_seeded()
+                && let Some(joining) = &self.joining
+            {
+                let (local, remote) = (flow.key.local, flow.key.remote);
+                let leaves = || self.leaves_by(joining, local, remote);
+                if !*routes.entry((local, remote)).or_insert_with(leaves) {
+                    return None;
+                }
+            }
             Some(Entry {
                 key: flow.key,
                 recency: flow.recency,
@@ -268,6 +303,15 @@ impl<'a> Seeding<'a> {
             })
         };
         found.into_iter().filter_map(entry).collect()
+    }
+
+    /// Whether packets of the host, or that it forwards, leave by one of these interfaces. Where
+    /// that cannot be found out they are taken not to.
+    fn leaves_by(&self, interfaces: &[u32], local: IpAddr, remote: IpAddr) -> bool {
+        // The kernel answers about sources of its own only.
+        let source = self.own.contains(&local).then_some(local);
+        let index = route::leaves_by(remote, source).ok().flatten();
+        index.is_some_and(|index| interfaces.contains(&index))
     }
 }
 

@@ -60,30 +60,35 @@ struct Place {
 }
 
 impl Place {
-    /// Whether packets of this namespace come through the one that goes by `number` here, when
-    /// they are on their way to the interface `wire` of that one, if it is one of that one's.
-    fn is_behind(&self, number: i32, wire: Option<u32>) -> bool {
+    /// Whether packets of this namespace come through the one that goes by `number` here, when they
+    /// are on their way to the interfaces `wires` of that one.
+    fn is_behind(&self, number: i32, wires: &[u32]) -> bool {
         self.joints.iter().any(|joint| {
-            let is_the_wire = joint.kind == "veth" && wire.is_some() && joint.other == wire;
+            let other = joint.other.as_ref();
+            let is_the_wire = joint.kind == "veth" && other.is_some_and(|it| wires.contains(it));
             joint.namespace == Some(number) && !is_the_wire
         })
     }
 }
 
 /// Runs `look` in each network namespace that belongs to the calling thread's, seen from the
-/// interface `ifindex`. In a thread of its own, which moves from one to the next.
+/// interfaces `wires`. In a thread of its own, which moves from one to the next.
 pub(super) fn look_into<T: Send>(
-    ifindex: u32,
+    wires: &[u32],
     look: impl Fn() -> io::Result<T> + Send,
 ) -> io::Result<Search<T>> {
     let here = File::open("/proc/thread-self/ns/net")?;
     std::thread::scope(|scope| {
-        let walk = scope.spawn(|| walk(here, ifindex, look));
+        let walk = scope.spawn(|| walk(here, wires, look));
         walk.join().unwrap_or_else(|e| std::panic::resume_unwind(e))
     })
 }
 
-fn walk<T>(here: File, ifindex: u32, look: impl Fn() -> io::Result<T>) -> io::Result<Search<T>> {
+fn walk<T>(
+    here: File,
+    mut wires: &[u32],
+    look: impl Fn() -> io::Result<T>,
+) -> io::Result<Search<T>> {
     let (candidates, hidden) = others(here.metadata()?.ino());
     let mut search = Search {
         hidden,
@@ -92,7 +97,6 @@ fn walk<T>(here: File, ifindex: u32, look: impl Fn() -> io::Result<T>) -> io::Re
     };
     // What belongs here by the last step, whose neighbours belong here by the next.
     let mut last = vec![here];
-    let mut wire = Some(ifindex);
     let mut places = Vec::new();
     for path in candidates {
         match enter(&path).and_then(|_| joints()) {
@@ -110,8 +114,9 @@ fn walk<T>(here: File, ifindex: u32, look: impl Fn() -> io::Result<T>) -> io::Re
             let Ok(namespace) = enter(&place.path) else {
                 continue;
             };
-            let is_behind =
-                |to: &File| number_of(to.as_fd()).is_ok_and(|number| place.is_behind(number, wire));
+            let is_behind = |to: &File| {
+                number_of(to.as_fd()).is_ok_and(|number| place.is_behind(number, wires))
+            };
             if last.iter().any(is_behind) {
                 match look() {
                     Ok(seen) => search.found.push(seen),
@@ -122,7 +127,7 @@ fn walk<T>(here: File, ifindex: u32, look: impl Fn() -> io::Result<T>) -> io::Re
                 others.push(place);
             }
         }
-        (last, places, wire) = (next, others, None);
+        (last, places, wires) = (next, others, &[]);
     }
     Ok(search)
 }

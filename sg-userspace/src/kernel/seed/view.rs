@@ -36,14 +36,14 @@ pub(super) struct View {
 }
 
 impl View {
-    /// Of the current network namespace, in which the interface has the index `ifindex`.
-    pub(super) fn take(ifindex: u32, extent: Extent) -> Result<View, KernelError> {
+    /// Of the current network namespace, in which the interfaces have these indices.
+    pub(super) fn take(interfaces: &[u32], extent: Extent) -> Result<View, KernelError> {
         let mut view = View::here(extent).map_err(Blind::error)?;
         if extent == Extent::Tcp {
             return Ok(view);
         }
         // Whatever is known of them keeps a connection; what is not is said.
-        let others = look_into(ifindex, || View::here(extent).map_err(io::Error::from));
+        let others = look_into(interfaces, || View::here(extent).map_err(io::Error::from));
         let others = others.unwrap_or_else(|_| Search {
             closed: 1,
             ..Search::default()
@@ -63,9 +63,8 @@ impl View {
         unseen.extend((others.closed > 0).then(|| Unseen::closed(others.closed)));
         unseen.extend((others.hidden > 0).then(|| Unseen::hidden(others.hidden)));
         unseen.extend(others.may_be_more.then(Unseen::of_other_processes));
-        if let Some(by) = bridged(ifindex) {
-            view.unseen.push(Unseen::bridged(&by));
-        }
+        let bridges = interfaces.iter().filter_map(|index| bridged(*index));
+        view.unseen.extend(bridges.map(|by| Unseen::bridged(&by)));
         view.unseen.sort();
         view.unseen.dedup();
         Ok(view)

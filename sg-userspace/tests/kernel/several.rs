@@ -1,0 +1,559 @@
+//! Several interfaces under one policy: they share flows, each is counted for itself, and adding
+//! or removing one leaves the others alone (SPEC K1).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use sg_policy::policy::rules_from_lines;
+use sg_policy::testing::{self, Shape};
+use sg_userspace::kernel::{
+    Applied, ApplyOptions, FaultCode, KernelError, Outcome, apply, detach, interfaces,
+};
+use sg_userspace::observe::attached::{Health, Scope, attached};
+use sg_userspace::observe::events::Events;
+use sg_userspace::observe::explain::{Question, Transport, explain_attached};
+use sg_userspace::observe::flows::flows;
+
+use crate::frames::{Frame, frame};
+use crate::sandbox::{RawSender, Sandbox, ip, sandbox};
+use crate::watching::{assert_adds_up, only, read, read_when, under};
+
+/// Names of an uplink's two ends: the node's and the router's.
+const UPLINKS: [(&str, &str); 2] = [("up0", "far0"), ("up1", "far1")];
+
+/// Two pairs, and options for the node's ends of both.
+fn uplinks(sandbox: &Sandbox) -> ApplyOptions {
+    for (near, far) in UPLINKS {
+        sandbox.veth(near, far);
+    }
+    both(sandbox)
+}
+
+fn both(sandbox: &Sandbox) -> ApplyOptions {
+    on(sandbox, &["up0", "up1"])
+}
+
+fn on(sandbox: &Sandbox, interfaces: &[&str]) -> ApplyOptions {
+    ApplyOptions {
+        interfaces: interfaces.iter().map(|name| (*name).into()).collect(),
+        ..sandbox.options("up0")
+    }
+}
+
+fn put(rules: &str, options: &ApplyOptions) -> Applied {
+    apply(&rules_from_lines(rules), options).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// What the kernel runs on an interface: the ids of both programs.
+fn programs(sandbox: &Sandbox, interface: &str) -> [u32; 2] {
+    let one = only(sandbox, interface);
+    let found = one.inspect().unwrap_or_else(|e| panic!("{e}"));
+    sg_common::verdict::Direction::BOTH
+        .map(|direction| found.running(direction).expect("a program runs"))
+}
+
+fn health(sandbox: &Sandbox, interface: &str) -> Health {
+    only(sandbox, interface).status().unwrap().health
+}
+
+/// Proves K1 and K6: for each protocol and both families, what leaves by one uplink is answered by
+/// the other, and what enters by one leaves by the other; nothing else gets in. Proves A2 for each
+/// interface.
+#[test]
+fn a_flow_may_use_both_interfaces() {
+    sandbox(|sandbox| {
+        let options = uplinks(sandbox);
+        put(
+            "out tcp 443 to any accept
+             out udp 53 to any accept
+             out icmp 8 to any accept
+             out icmpv6 128 to any accept
+             out gre to any accept
+             in tcp 22 from any accept
+             in udp 500 from any accept",
+            &options,
+        );
+        let near = UPLINKS.map(|(near, _)| RawSender::new(near));
+        let far = UPLINKS.map(|(_, far)| RawSender::new(far));
+        let mut sent = [[0u64; 2]; 2];
+        let (mut replies, mut dropped) = ([[0u64; 2]; 2], [0u64; 2]);
+        for (v4, v6) in [
+            ("192.0.2.1", "198.51.100.7"),
+            ("2001:db8::1", "2001:db8:9::7"),
+        ] {
+            let end = |address: &str, port: u16| match address.contains(':') {
+                true => format!("[{address}]:{port}"),
+                false => format!("{address}:{port}"),
+            };
+            let (a, b) = (v4, v6);
+            let (ask, answer) = match a.contains(':') {
+                true => (128, 129),
+                false => (8, 0),
+            };
+            // Request and answer; outbound requests, then inbound ones.
+            let outbound = [
+                (
+                    format!("tcp {} > {} syn", end(a, 4000), end(b, 443)),
+                    format!("tcp {} > {} syn ack", end(b, 443), end(a, 4000)),
+                ),
+                (
+                    format!("udp {} > {}", end(a, 4000), end(b, 53)),
+                    format!("udp {} > {}", end(b, 53), end(a, 4000)),
+                ),
+                (
+                    format!("icmp {a} > {b} {ask}/0 id 7"),
+                    format!("icmp {b} > {a} {answer}/0 id 7"),
+                ),
+                (format!("proto 47 {a} > {b}"), format!("proto 47 {b} > {a}")),
+            ];
+            let inbound = [
+                (
+                    format!("tcp {} > {} syn", end(b, 5000), end(a, 22)),
+                    format!("tcp {} > {} syn ack", end(a, 22), end(b, 5000)),
+                ),
+                (
+                    format!("udp {} > {}", end(b, 5000), end(a, 500)),
+                    format!("udp {} > {}", end(a, 500), end(b, 5000)),
+                ),
+            ];
+            for (request, reply) in &outbound {
+                // Before it was asked for, nothing passes.
+                far[1].send(frame(reply).bytes());
+                sent[1][0] += 1;
+                dropped[1] += 1;
+                read_when(sandbox, "up1", |c| c.totals[0].packets == sent[1][0]);
+                assert!(near[0].send(frame(request).bytes()), "{request}");
+                far[1].send(frame(reply).bytes());
+                far[0].send(frame(reply).bytes());
+                sent[0][1] += 1;
+                sent[1][0] += 1;
+                sent[0][0] += 1;
+                replies[1][0] += 1;
+                replies[0][0] += 1;
+            }
+            for (request, reply) in &inbound {
+                assert!(
+                    !near[1].send(frame(reply).bytes()),
+                    "{reply} before it was asked for"
+                );
+                sent[1][1] += 1;
+                far[0].send(frame(request).bytes());
+                sent[0][0] += 1;
+                read_when(sandbox, "up0", |c| c.totals[0].packets == sent[0][0]);
+                assert!(near[1].send(frame(reply).bytes()), "{reply}");
+                sent[1][1] += 1;
+                replies[1][1] += 1;
+            }
+        }
+        for (i, (name, _)) in UPLINKS.into_iter().enumerate() {
+            let c = read_when(sandbox, name, |c| c.totals[0].packets == sent[i][0]);
+            assert_adds_up(&c, sent[i][0], sent[i][1]);
+            for (direction, expected) in [("outbound", replies[i][0]), ("inbound", replies[i][1])] {
+                let rules = c.rules.iter().filter(|rule| rule.direction == direction);
+                let counted: u64 = rules.map(|rule| rule.reply_packets).sum();
+                assert_eq!(counted, expected, "{name}: replies of {direction} rules");
+            }
+            assert_eq!(under(&c, "no-match")[0], dropped[i], "{name}");
+        }
+        // One table, whichever interface is asked.
+        let [a, b] = ["up0", "up1"].map(|name| flows(&only(sandbox, name)).unwrap().len());
+        assert_eq!((a, b), (12, 12));
+    });
+}
+
+/// Proves K1 and K4: a datagram's first fragment comes by one interface, the rest by the other.
+#[test]
+fn fragments_of_one_datagram_may_come_by_both_interfaces() {
+    sandbox(|sandbox| {
+        let options = uplinks(sandbox);
+        put("in udp 53 from any accept", &options);
+        let far = UPLINKS.map(|(_, far)| RawSender::new(far));
+        let fragment = |id: u16, is_first: bool| -> [Frame; 2] {
+            let (units, more) = if is_first { (0, true) } else { (4, false) };
+            [
+                frame("udp 198.51.100.1:4000 > 192.0.2.1:53").fragment4(id, units, more),
+                frame("udp [2001:db8::9]:4000 > [2001:db8::1]:53").fragment6(
+                    id.into(),
+                    units,
+                    more,
+                ),
+            ]
+        };
+        for first in fragment(7, true) {
+            far[0].send(first.bytes());
+        }
+        read_when(sandbox, "up0", |c| c.totals[0].packets == 2);
+        for rest in fragment(7, false).iter().chain(&fragment(8, false)) {
+            far[1].send(rest.bytes());
+        }
+        let c = read_when(sandbox, "up1", |c| c.totals[0].packets == 4);
+        assert_eq!(
+            c.rules[0].packets, 2,
+            "those whose first ones came by the other"
+        );
+        assert_eq!(under(&c, "fragment"), [2, 0]);
+    });
+}
+
+/// Proves K1 and C2: an interface that is added gets the policy that is in force, and the others
+/// run the very programs that they ran, with their flows; one that is taken out leaves the flows to
+/// the others, and the last one leaves nothing.
+#[test]
+fn an_interface_comes_and_goes_without_disturbing_the_others() {
+    sandbox(|sandbox| {
+        let options = uplinks(sandbox);
+        const RULES: &str = "out tcp 443 to any accept\nin udp 53 from any accept log";
+        let first = put(RULES, &on(sandbox, &["up0"]));
+        let (near, far) = (
+            RawSender::new("up0"),
+            UPLINKS.map(|(_, far)| RawSender::new(far)),
+        );
+        near.send(frame("tcp 192.0.2.1:4000 > 198.51.100.7:443 syn").bytes());
+        let before = programs(sandbox, "up0");
+
+        let added = put(RULES, &options);
+        assert_eq!(
+            (added.outcome, added.first.outcome),
+            (Outcome::Attached, Outcome::Unchanged)
+        );
+        assert_eq!(added.others.len(), 1);
+        assert_eq!(added.others[0].outcome, Outcome::Attached);
+        assert_eq!(programs(sandbox, "up0"), before, "the same programs");
+        let policy = |name: &str| only(sandbox, name).status().unwrap().policy;
+        assert_eq!(
+            policy("up0").generation,
+            first.first.state.policy.generation
+        );
+        for (name, other) in [("up0", "up1"), ("up1", "up0")] {
+            assert_eq!(policy(name).generation, 1);
+            assert_eq!(health(sandbox, name), Health::Enforcing);
+            assert_eq!(only(sandbox, name).shared_with(), [other]);
+        }
+        far[1].send(frame("tcp 198.51.100.7:443 > 192.0.2.1:4000 syn ack").bytes());
+        let c = read_when(sandbox, "up1", |c| c.totals[0].packets == 1);
+        assert_adds_up(&c, 1, 0);
+        assert_eq!(
+            c.rules.iter().map(|rule| rule.reply_packets).sum::<u64>(),
+            1
+        );
+        assert_adds_up(&read(sandbox, "up0"), 0, 1);
+        assert_eq!(put(RULES, &options).outcome, Outcome::Unchanged);
+
+        // Whoever follows the events of one sees those of both, by their names.
+        let mut events = Events::open(&only(sandbox, "up0")).unwrap();
+        for far in &far {
+            far.send(frame("udp 198.51.100.7:9 > 192.0.2.1:53").bytes());
+        }
+        let mut names = Vec::new();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while names.len() < 2 && Instant::now() < deadline {
+            names.extend(
+                events
+                    .drain()
+                    .unwrap()
+                    .packets
+                    .into_iter()
+                    .map(|p| p.interface),
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        names.sort();
+        assert_eq!(names, ["up0", "up1"]);
+
+        detach(sandbox.bpffs(), &only(sandbox, "up1").pins).unwrap();
+        assert_eq!(programs(sandbox, "up0"), before, "the same programs");
+        assert_eq!(health(sandbox, "up0"), Health::Enforcing);
+        assert_eq!(
+            interfaces::xdp_program(interfaces::index_of("up1").unwrap()).unwrap(),
+            None
+        );
+        let mut live = flows(&only(sandbox, "up0")).unwrap();
+        live.retain(|flow| flow.protocol == 6);
+        assert_eq!(
+            (live.len(), live[0].state),
+            (1, "tcp-syn-recv"),
+            "with its answer"
+        );
+        far[0].send(frame("tcp 198.51.100.7:443 > 192.0.2.1:4000 ack").bytes());
+        let c = read_when(sandbox, "up0", |c| c.totals[0].packets == 2);
+        assert_eq!(
+            c.rules.iter().map(|rule| rule.reply_packets).sum::<u64>(),
+            1
+        );
+
+        detach(sandbox.bpffs(), &only(sandbox, "up0").pins).unwrap();
+        assert!(!sandbox.pins().exists(), "nothing is left");
+    });
+}
+
+/// Proves K1: while an interface is added and taken out again and again, no packet of the other one
+/// is lost or passes unjudged.
+#[test]
+fn the_others_lose_no_packet_meanwhile() {
+    sandbox(|sandbox| {
+        let options = uplinks(sandbox);
+        const RULES: &str = "in udp 53 from any accept\nout udp 53 to any accept";
+        put(RULES, &on(sandbox, &["up0"]));
+        let (done, sent) = (AtomicBool::new(false), std::sync::Mutex::new([0u64; 3]));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (near, far) = (RawSender::new("up0"), RawSender::new("far0"));
+                let mut counts = [0; 3];
+                for i in 0u16.. {
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let port = 1024 + i % 20_000;
+                    let inbound = format!("udp 198.51.100.1:{port} > 192.0.2.1:53");
+                    far.send(frame(&inbound).bytes());
+                    let outbound = format!("udp 192.0.2.1:{port} > 198.51.100.1:53");
+                    counts[2] += u64::from(!near.send(frame(&outbound).bytes()));
+                    let refused = format!("udp 192.0.2.1:{port} > 198.51.100.1:54");
+                    counts[2] += u64::from(near.send(frame(&refused).bytes()));
+                    (counts[0], counts[1]) = (counts[0] + 1, counts[1] + 2);
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                *sent.lock().unwrap() = counts;
+            });
+            for _ in 0..8 {
+                put(RULES, &options);
+                detach(sandbox.bpffs(), &only(sandbox, "up1").pins).unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        let [inbound, outbound, wrong] = *sent.lock().unwrap();
+        assert_eq!(wrong, 0, "outbound packets that met another verdict");
+        let c = read_when(sandbox, "up0", |c| c.totals[0].packets == inbound);
+        assert_adds_up(&c, inbound, outbound);
+        assert_eq!(c.totals[0].dropped, 0);
+        assert_eq!(
+            (c.rules[0].packets, c.rules[1].packets),
+            (inbound, outbound / 2)
+        );
+        assert_eq!(c.policy.generation, 1);
+    });
+}
+
+/// Proves A2 and A3 for each of two interfaces, of which one joins later, over reloads in both
+/// directions under load.
+#[test]
+fn each_interface_counts_exactly_over_reloads() {
+    // 300 with `SG_THOROUGH`, which takes minutes.
+    let reloads = match std::env::var_os("SG_THOROUGH") {
+        Some(_) => 300,
+        None => 30,
+    };
+    sandbox(|sandbox| {
+        let options = uplinks(sandbox);
+        let mut rng = Rng::with_seed(11);
+        let shape = Shape {
+            rules: 30,
+            ipv6: 40,
+            inbound_only: false,
+        };
+        let policies: Vec<_> = (0..5)
+            .map(|_| rules_from_lines(&testing::rules(&mut rng, shape)))
+            .collect();
+        apply(&policies[0], &on(sandbox, &["up0"])).unwrap();
+        let done = AtomicBool::new(false);
+        let sent = std::thread::scope(|scope| {
+            let senders = UPLINKS.map(|(near, far)| {
+                let done = &done;
+                scope.spawn(move || {
+                    let (near, far) = (RawSender::new(near), RawSender::new(far));
+                    let mut rng = Rng::new();
+                    let mut sent = [0u64; 2];
+                    while !done.load(Ordering::Relaxed) {
+                        for _ in 0..20 {
+                            far.send(crate::reload::mixed(&mut rng).bytes());
+                            near.send(crate::reload::mixed(&mut rng).bytes());
+                            sent = [sent[0] + 1, sent[1] + 1];
+                        }
+                        std::thread::sleep(Duration::from_micros(500));
+                    }
+                    sent
+                })
+            });
+            // Of the second one, only what is sent from here on is judged.
+            let before = apply(&policies[0], &options).map(|_| ());
+            before.unwrap_or_else(|e| panic!("{e}"));
+            for round in 1..=reloads {
+                let next = &policies[round % policies.len()];
+                apply(next, &options).unwrap_or_else(|e| panic!("{e}"));
+            }
+            done.store(true, Ordering::Relaxed);
+            senders.map(|sender| sender.join().unwrap())
+        });
+        let c = read_when(sandbox, "up0", |c| c.totals[0].packets >= sent[0][0]);
+        assert_adds_up(&c, sent[0][0], sent[0][1]);
+        assert_eq!(c.policy.generation as usize, reloads + 1);
+        // What was counted of the second one, it counted once and exactly as well.
+        let settled = read_when(sandbox, "up1", |_| true);
+        let [inbound, outbound] = [0, 1].map(|i| settled.totals[i].packets);
+        assert_adds_up(&settled, inbound, outbound);
+        assert!(inbound > 0 && inbound <= sent[1][0] && outbound <= sent[1][1]);
+        let (near, far) = (RawSender::new("up1"), RawSender::new("far1"));
+        for _ in 0..500 {
+            far.send(crate::reload::mixed(&mut rng).bytes());
+            near.send(crate::reload::mixed(&mut rng).bytes());
+        }
+        let c = read_when(sandbox, "up1", |c| c.totals[0].packets >= inbound + 500);
+        assert_adds_up(&c, inbound + 500, outbound + 500);
+    });
+}
+
+/// What is refused changes nothing, says what is so, and names a remedy.
+#[test]
+fn a_set_that_is_no_whole_attachment_is_refused() {
+    sandbox(|sandbox| {
+        let options = uplinks(sandbox);
+        sandbox.veth("alone", "far2");
+        put("in udp 53 from any accept", &options);
+        put("in udp 54 from any accept", &on(sandbox, &["alone"]));
+        let before = ["up0", "up1", "alone"].map(|name| programs(sandbox, name));
+        let refused = |interfaces: &[&str], words: &[&str]| {
+            let other = rules_from_lines("in udp 55 from any accept");
+            let error = apply(&other, &on(sandbox, interfaces)).unwrap_err();
+            let KernelError::Fixed { what, reason, help } = &error else {
+                panic!("{error}");
+            };
+            let all = format!("{what}: {reason}; {help}");
+            for word in words {
+                assert!(all.contains(word), "`{word}` is not in: {all}");
+            }
+            assert_eq!(error.exit_code(), 1);
+            let after = ["up0", "up1", "alone"].map(|name| programs(sandbox, name));
+            assert_eq!(before, after);
+        };
+        let left_out = "applying to up0 alone: up1 is under the same policy";
+        refused(
+            &["up0"],
+            &[left_out, "`--iface up0 --iface up1`", "detach --iface up1"],
+        );
+        refused(
+            &["up0", "alone"],
+            &["putting up0 and alone under one policy"],
+        );
+        refused(&["up0", "up1", "alone"], &["detach --iface alone"]);
+        for name in ["up0", "up1", "alone"] {
+            assert_eq!(health(sandbox, name), Health::Enforcing);
+        }
+        let missing = apply(
+            &rules_from_lines("in udp 55 from any accept"),
+            &on(sandbox, &["up0", "up9"]),
+        );
+        assert!(matches!(missing, Err(KernelError::NoInterface { .. })));
+        // Twice is once.
+        let same = put(
+            "in udp 53 from any accept",
+            &on(sandbox, &["up1", "up0", "up1"]),
+        );
+        assert_eq!((same.outcome, same.others.len()), (Outcome::Unchanged, 1));
+    });
+}
+
+/// Proves C12: an interface that is deleted says so, and is in the way of nothing; when it is back,
+/// naming it takes up its counters.
+#[test]
+fn an_interface_of_an_attachment_may_vanish_and_come_back() {
+    sandbox(|sandbox| {
+        let options = uplinks(sandbox);
+        put("in udp 53 from any accept", &options);
+        let send = |far: &str, port: u16| {
+            let far = RawSender::new(far);
+            far.send(frame(&format!("udp 198.51.100.1:9 > 192.0.2.1:{port}")).bytes());
+        };
+        send("far1", 53);
+        read_when(sandbox, "up1", |c| c.totals[0].packets == 1);
+        ip(&["link", "del", "up1"]);
+        let gone = only(sandbox, "up1").status().unwrap();
+        assert_eq!(gone.health, Health::InterfaceGone);
+        assert_eq!(health(sandbox, "up0"), Health::Enforcing);
+        let next = put("in udp 54 from any accept", &on(sandbox, &["up0"]));
+        assert_eq!(next.first.state.policy.generation, 2);
+        assert_eq!(health(sandbox, "up0"), Health::Enforcing);
+
+        sandbox.veth("up1", "far1");
+        let back = only(sandbox, "up1").status().unwrap();
+        assert_eq!(back.faults[0].code, FaultCode::Unprotected);
+        // Now it is one of the attachment again.
+        let left_out = apply(
+            &rules_from_lines("in udp 55 from any accept"),
+            &on(sandbox, &["up0"]),
+        );
+        assert!(
+            matches!(left_out, Err(KernelError::Fixed { .. })),
+            "{left_out:?}"
+        );
+        put("in udp 55 from any accept", &options);
+        send("far1", 55);
+        let c = read_when(sandbox, "up1", |c| c.totals[0].packets == 2);
+        assert_adds_up(&c, 2, 0);
+        for name in ["up0", "up1"] {
+            assert_eq!(health(sandbox, name), Health::Enforcing);
+        }
+        ip(&["link", "del", "up0"]);
+        for name in ["up0", "up1"] {
+            detach(sandbox.bpffs(), &only(sandbox, name).pins).unwrap();
+        }
+        assert!(!sandbox.pins().exists(), "nothing is left");
+    });
+}
+
+/// Proves C12: interfaces of one attachment that run different generations are called interrupted,
+/// and the next `apply` to all of them puts that right.
+#[test]
+fn interfaces_of_two_generations_are_no_whole() {
+    sandbox(|sandbox| {
+        let options = uplinks(sandbox);
+        put("in udp 53 from any accept", &options);
+        let pins = only(sandbox, "up1").pins;
+        // As if an `apply` had come no further than the first interface.
+        let held = sg_userspace::kernel::held::InForce::find(sandbox.bpffs(), &pins).unwrap();
+        let sg_userspace::kernel::held::InForce::Policy(held) = held else {
+            panic!("a policy is in force");
+        };
+        let second = put("in udp 54 from any accept", &options);
+        let now = second.others[0].state.attempted().programs;
+        assert!(held.put_back(sandbox.bpffs(), &pins, &[now]).unwrap());
+        let status = only(sandbox, "up1").status().unwrap();
+        assert_eq!(status.health, Health::Interrupted, "{status:?}");
+        assert!(status.faults[0].message.contains("up0"), "{status:?}");
+        assert_eq!(health(sandbox, "up0"), Health::Enforcing);
+        put("in udp 54 from any accept", &options);
+        for name in ["up0", "up1"] {
+            assert_eq!(health(sandbox, name), Health::Enforcing);
+        }
+    });
+}
+
+/// `explain` asks the tables, which all interfaces have in common; a pattern means all of them.
+#[test]
+fn all_interfaces_are_found_by_a_pattern_and_explained_alike() {
+    sandbox(|sandbox| {
+        let options = uplinks(sandbox);
+        put("in udp 53 from any accept", &options);
+        let scope = Scope::Interfaces(vec!["up*".into(), "up0".into()]);
+        let found = attached(sandbox.bpffs(), &scope).unwrap();
+        assert_eq!(found.len(), 2);
+        for one in &found {
+            let question = Question {
+                direction: sg_common::verdict::Direction::Inbound,
+                transport: Transport::Protocol(17),
+                remote: "198.51.100.1".parse().unwrap(),
+                remote_port: None,
+                local: "192.0.2.1".parse().unwrap(),
+                local_port: Some(53),
+            };
+            let answer = explain_attached(one, &question).unwrap();
+            assert_eq!((answer.verdict, answer.reason), ("accept", "rule"));
+        }
+        let none = attached(sandbox.bpffs(), &Scope::Interfaces(vec!["far*".into()]));
+        let error = none.unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "nothing is attached to an interface that matches `far*`"
+        );
+    });
+}
