@@ -6,6 +6,10 @@ pub const FRAME: usize = 60;
 /// The same for IPv6, whose header and a TCP header do not fit in less.
 pub const FRAME6: usize = 74;
 
+/// The address of the node: where generated packets go, or what they come from once they are
+/// turned.
+pub const LOCAL4: [u8; 4] = [10, 10, 0, 2];
+
 /// Where packets come from and which ports they are for: one of these is drawn for each packet.
 /// Numbers are in host order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,23 +1,23 @@
-//! Programs that the benchmarks put around the packet path: `generate_*` rewrites a frame and
-//! sends it on, `prologue_*` rewrites it and jumps to the program under test, `floor_*` and
-//! `sink` do nothing else than what their names say.
+//! Programs that the benchmarks put around the packet path. `generate_*` rewrites a frame and sends
+//! it on. `prologue_*` rewrites it and tail-calls the program under test. `turn` sends what was
+//! received out of another interface. `floor_*` are the empty programs that rows are compared with.
 #![no_std]
 #![no_main]
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, xdp_action},
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
     helpers::bpf_redirect,
     macros::{classifier, map, xdp},
     maps::{Array, ProgramArray},
     programs::{TcContext, XdpContext},
 };
-use sg_bench_ebpf::{FLOW_REMOTE_PORT, FRAME, FRAME6, Target, flow_address, flow_port};
+use sg_bench_ebpf::{FLOW_REMOTE_PORT, FRAME, FRAME6, LOCAL4, Target, flow_address, flow_port};
 
 /// The first target is drawn by whatever share is not drawn from the others.
 #[map(name = "bench_targets")]
 static TARGETS: Array<Target> = Array::with_max_entries(1, 0);
 
-/// The program that a prologue jumps to.
+/// The program that a prologue tail-calls.
 #[map(name = "bench_programs")]
 static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
@@ -25,7 +25,7 @@ static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map(name = "bench_state")]
 static STATE: Array<u64> = Array::with_max_entries(1, 0);
 
-/// The interface that generated frames leave by.
+/// The interface that generated or turned frames leave by.
 #[unsafe(no_mangle)]
 static BENCH_IFINDEX: u32 = 0;
 /// Targets besides the first.
@@ -243,10 +243,45 @@ pub(crate) fn floor_pass(_: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
-/// Where accepted packets end: behind the driver, before the network stack.
+/// Where packets that a row lets pass end, before the network stack or the driver sees them. The
+/// kernel takes a program once at each hook: [`floor_tc_drop`] may stand before it.
 #[classifier]
 pub(crate) fn sink(_: TcContext) -> i32 {
     TC_ACT_SHOT
+}
+
+/// Drops every packet at a tc hook.
+#[classifier]
+pub(crate) fn floor_tc_drop(_: TcContext) -> i32 {
+    TC_ACT_SHOT
+}
+
+/// Passes every packet at a tc hook; programs behind it on the same hook still get it, as behind
+/// the enforcer's.
+#[classifier]
+pub(crate) fn floor_tc_pass(_: TcContext) -> i32 {
+    TC_ACT_UNSPEC
+}
+
+/// Makes a received packet an outbound one and sends it out of another interface: it comes from the
+/// node and goes to where it came from. That leaves its checksums as they are. The ports stay, so
+/// that the target's port is still the destination port. The node's address is not taken from the
+/// packet, because the kernel uses the memory of a frame again, and the generator writes its source
+/// only.
+#[classifier]
+pub(crate) fn turn(ctx: TcContext) -> i32 {
+    if ctx.data() + SOURCE4 + 8 > ctx.data_end() {
+        return TC_ACT_SHOT;
+    }
+    let interface = constant!(BENCH_IFINDEX);
+    // SAFETY: compared with the end of the packet just now; BPF may read and write at any address.
+    unsafe {
+        let source = (ctx.data() + SOURCE4) as *mut u32;
+        let remote = source.read_unaligned();
+        source.write_unaligned(u32::from_ne_bytes(LOCAL4));
+        source.add(1).write_unaligned(remote);
+        bpf_redirect(interface, 0) as i32
+    }
 }
 
 #[cfg(not(test))]

@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use sg_testbed::Mount;
 
-use crate::live::{Inputs, NO_DATA};
+use crate::cases::{Inputs, NO_DATA};
 use crate::policies;
 use crate::progress::Progress;
 use crate::rig::{self, World};
-use crate::settings::Settings;
+use crate::settings::{self, Settings};
 use crate::statistics::Record;
 
 /// A row, and how its policy is named to sgctl.
@@ -73,10 +73,9 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
         return Ok(records);
     }
     let Some(sgctl) = &settings.sgctl else {
-        let why = "no --sgctl; `cargo xtask bench` gives it";
         return Ok(wanted
             .iter()
-            .map(|case| Record::left_out(case.name, why))
+            .map(|case| Record::left_out(case.name, settings::NO_SGCTL))
             .collect());
     };
     let _world = World::enter()?;
@@ -85,7 +84,8 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
         &format!("link add {INTERFACE} type veth peer name bench1"),
     )?;
     rig::run("ip", &format!("link set {INTERFACE} up"))?;
-    let bpffs = BpfFs::mount()?;
+    let pins = tempfile::tempdir().context("a folder for the BPF file system")?;
+    let bpffs = Mount::bpffs(pins.path()).context("mounting a BPF file system")?;
     let folder = tempfile::tempdir().context("a folder for set files")?;
     let inputs = Inputs {
         folder: folder.path(),
@@ -106,7 +106,7 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
             policy => {
                 let node = Node {
                     sgctl,
-                    bpffs: &bpffs.0,
+                    bpffs: bpffs.path(),
                     more: &more,
                 };
                 records.extend(
@@ -120,33 +120,9 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
     Ok(records)
 }
 
-struct BpfFs(tempfile::TempDir);
-
-impl BpfFs {
-    fn mount() -> Result<Self> {
-        let folder = tempfile::tempdir().context("a folder for the BPF file system")?;
-        let none: Option<&str> = None;
-        mount(
-            Some("bpf"),
-            folder.path(),
-            Some("bpf"),
-            MsFlags::empty(),
-            none,
-        )
-        .context("mounting a BPF file system")?;
-        Ok(BpfFs(folder))
-    }
-}
-
-impl Drop for BpfFs {
-    fn drop(&mut self) {
-        let _ = umount2(self.0.path(), MntFlags::MNT_DETACH);
-    }
-}
-
 struct Node<'a> {
     sgctl: &'a Path,
-    bpffs: &'a tempfile::TempDir,
+    bpffs: &'a Path,
     /// A policy of one rule.
     more: &'a Path,
 }
@@ -213,7 +189,7 @@ impl Node<'_> {
         let mut command = Command::new(self.sgctl);
         command
             .arg("--bpffs")
-            .arg(self.bpffs.path())
+            .arg(self.bpffs)
             .args(words)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -1,22 +1,25 @@
 //! Rows measured on one core, by `BPF_PROG_TEST_RUN`: a prologue rewrites the packet before each
-//! run and jumps to the program, or to an empty one. Also how large programs are and how long
+//! run and tail-calls the program, or an empty one. Also how large programs are and how long
 //! they load.
 
 use anyhow::{Context as _, Result};
 use aya::programs::{ProgramFd, TestRun as _, TestRunOptions};
+use sg_common::verdict::Direction;
 
+use crate::cases::{Case, Inputs, NO_DATA, TOUCH};
 use crate::cores::{self, Cores};
 use crate::enforcer::Enforcer;
-use crate::live::{Case, Inputs, NO_DATA, TOUCH};
 use crate::object::{Floors, Writer};
 use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::statistics::{Record, median};
 
-/// Every live row of the enforcer, by its name here.
+/// Every live row of the enforcer about inbound packets, by its name here.
 fn cases() -> impl Iterator<Item = (String, &'static Case)> {
-    let is_ours = |case: &&Case| !case.is_peer() && case.name != TOUCH;
-    let cases = crate::live::cases().filter(is_ours);
+    let is_ours = |case: &&Case| {
+        !case.is_peer() && case.name != TOUCH && case.direction == Direction::Inbound
+    };
+    let cases = crate::cases::cases().filter(is_ours);
     cases.map(|case| (case.name.replacen("live/", "code/", 1), case))
 }
 
@@ -59,7 +62,7 @@ fn measure(
 ) -> Result<Vec<Record>> {
     let workload = (case.build)(inputs)?;
     let mut enforcer = Enforcer::load(&workload.policy, case.max_flows)?;
-    enforcer.open_flows(case.flows, case.max_flows, |_| ())?;
+    enforcer.open_flows(Direction::Outbound, case.flows, case.max_flows, |_| ())?;
     const NO_INTERFACE: u32 = 0;
     let mut writer = Writer::new(&workload.traffic, NO_INTERFACE, 0x5eed)?;
     let program = enforcer.inbound()?.fd()?.try_clone()?;

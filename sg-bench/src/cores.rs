@@ -1,5 +1,5 @@
-//! The two cores of a measurement: pins threads to them, and tells how far apart they are. A
-//! hypervisor moves virtual cores, and what one of them wrote may suddenly be far from the other.
+//! The two cores of a measurement: pins threads to them, and measures how long a cache line takes
+//! from one to the other, which depends on whether they share a cache (see `windows`).
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
@@ -41,7 +41,7 @@ pub(crate) fn pin(thread: i32, core: usize) -> Result<()> {
 
 /// Nanoseconds that a cache line takes from one core to the other: the best of several attempts,
 /// as an interrupt makes it longer and nothing makes it shorter.
-pub(crate) fn distance(cores: Cores) -> Result<f64> {
+pub(crate) fn transfer_time(cores: Cores) -> Result<f64> {
     const ATTEMPTS: usize = 5;
     const TURNS: u32 = 4000;
     let line = AtomicU32::new(0);

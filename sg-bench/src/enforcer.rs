@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use sg_bench_ebpf::{FLOW_REMOTE_PORT, flow_address, flow_port};
 use sg_common::counters::SlotCounters;
 use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT, Reason, reason_slot};
@@ -18,7 +18,9 @@ use sg_userspace::kernel::shared_maps::SharedMaps;
 use crate::frames;
 
 /// `enum xdp_action` (uapi/linux/bpf.h).
-const XDP_PASS: u32 = 2;
+const XDP_DROP: u32 = 1;
+/// uapi/linux/pkt_cls.h.
+const TC_ACT_SHOT: u32 = 2;
 
 pub(crate) struct Enforcer {
     policy: Policy,
@@ -36,7 +38,7 @@ pub(crate) struct Size {
     pub(crate) jitted: u32,
 }
 
-/// Inbound packets that were accepted and dropped since the programs were loaded.
+/// Packets of one direction that were accepted and dropped since the programs were loaded.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Fates {
     pub(crate) accepted: u64,
@@ -66,10 +68,15 @@ impl Ready<'_> {
     }
 }
 
-/// An answer in the flow of that number.
-fn reply(index: u32) -> Vec<u8> {
+/// A packet of the flow of that number. The side that opens flows has a port for each of them, the
+/// other one has the same port for all.
+fn packet(index: u32, direction: Direction, opener: Direction) -> Vec<u8> {
     let remote = flow_address(index);
-    frames::flow4(remote, [FLOW_REMOTE_PORT, flow_port(remote)], true)
+    let mut ports = [flow_port(remote), FLOW_REMOTE_PORT];
+    if direction != opener {
+        ports.reverse();
+    }
+    frames::flow4(remote, ports, direction)
 }
 
 impl Enforcer {
@@ -98,10 +105,15 @@ impl Enforcer {
         Ok(self.programs.inbound()?)
     }
 
-    /// Opens flows from inside, and lets each be answered once it is old enough for that to
-    /// establish it: not all at once, since half-open flows have little room.
+    pub(crate) fn outbound(&mut self) -> Result<&mut SchedClassifier> {
+        Ok(self.programs.outbound()?)
+    }
+
+    /// Opens flows in that direction, and replies to each once it is old enough for a reply to
+    /// establish it: not to all at once, since half-open flows have little room.
     pub(crate) fn open_flows(
         &mut self,
+        opener: Direction,
         flows: u32,
         max_flows: u32,
         mut progress: impl FnMut(u32),
@@ -119,14 +131,13 @@ impl Enforcer {
             progress(flows - waiting.len() as u32);
             let batch = waiting.split_off(waiting.len().saturating_sub(at_once));
             for index in &batch {
-                let remote = flow_address(*index);
-                let request = frames::flow4(remote, [flow_port(remote), FLOW_REMOTE_PORT], false);
-                self.outbound_accepts(&request)?;
+                self.accepts(opener, &packet(*index, opener, opener))?;
             }
             std::thread::sleep(LASTS);
+            let replying = opener.opposite();
             for index in batch {
                 // Another one may have taken its place.
-                if !self.inbound_accepts(&reply(index))? {
+                if !self.accepts(replying, &packet(index, replying, opener))? {
                     waiting.push(index);
                 }
             }
@@ -134,36 +145,32 @@ impl Enforcer {
         Ok(())
     }
 
-    fn outbound_accepts(&mut self, frame: &[u8]) -> Result<bool> {
-        const SHOT: u32 = 2;
+    /// Runs the programs of one direction on a frame.
+    fn accepts(&mut self, direction: Direction, frame: &[u8]) -> Result<bool> {
         let options = TestRunOptions {
             data_in: Some(frame),
             ..TestRunOptions::new()
         };
-        let result = self.programs.outbound()?.test_run(options);
-        Ok(result.context("opening a flow")?.return_value != SHOT)
-    }
-
-    fn inbound_accepts(&mut self, frame: &[u8]) -> Result<bool> {
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            ..TestRunOptions::new()
+        let (result, dropped) = match direction {
+            Direction::Inbound => (self.programs.inbound()?.test_run(options), XDP_DROP),
+            Direction::Outbound => (self.programs.outbound()?.test_run(options), TC_ACT_SHOT),
         };
-        let result = self.programs.inbound()?.test_run(options);
-        Ok(result.context("answering a flow")?.return_value == XDP_PASS)
+        let result = result.context("running a packet of a flow")?;
+        Ok(result.return_value != dropped)
     }
 
-    /// How many of the flows are no longer answered.
+    /// How many of the flows that were opened from inside have no reply accepted any more.
     pub(crate) fn lost_flows(&mut self, flows: u32) -> Result<u32> {
         let mut lost = 0;
         for index in 0..flows {
-            lost += u32::from(!self.inbound_accepts(&reply(index))?);
+            let reply = packet(index, Direction::Inbound, Direction::Outbound);
+            lost += u32::from(!self.accepts(Direction::Inbound, &reply)?);
         }
         Ok(lost)
     }
 
-    /// What became of inbound packets so far.
-    pub(crate) fn fates(&self) -> Result<Fates> {
+    /// What became of the packets of a direction so far.
+    pub(crate) fn fates(&self, direction: Direction) -> Result<Fates> {
         let counts = self.counters.all()?;
         let mut fates = Fates::default();
         let mut add = |action, count: &SlotCounters| match action {
@@ -171,7 +178,7 @@ impl Enforcer {
             Action::Drop => fates.dropped += count.packets,
         };
         for reason in Reason::ALL {
-            let slot = reason_slot(Direction::Inbound, reason) as usize;
+            let slot = reason_slot(direction, reason) as usize;
             add(
                 reason.action(),
                 counts.get(slot).context("a reason has no counter")?,
@@ -180,9 +187,10 @@ impl Enforcer {
         let rules = counts.get(FIRST_RULE_SLOT as usize..).unwrap_or_default();
         let mut replies = 0;
         for (rule, count) in self.policy.rules.iter().zip(rules) {
-            match rule.direction {
-                Direction::Inbound => add(rule.action, count),
-                Direction::Outbound => replies += count.reply_packets,
+            if rule.direction == direction {
+                add(rule.action, count);
+            } else {
+                replies += count.reply_packets;
             }
         }
         fates.accepted += replies;

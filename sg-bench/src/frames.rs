@@ -1,13 +1,12 @@
 //! The frames that the generator rewrites: Ethernet, IP, and a transport header that can be read
 //! as UDP or as a bare TCP SYN, whichever the protocol field says.
 
-use sg_bench_ebpf::{FRAME, FRAME6};
+use sg_bench_ebpf::{FRAME, FRAME6, LOCAL4};
+use sg_common::verdict::Direction;
 
 pub(crate) const UDP: u32 = 17;
 pub(crate) const TCP: u32 = 6;
 
-/// The address of the receiving interface's host.
-pub(crate) const LOCAL4: [u8; 4] = [10, 10, 0, 2];
 const LOCAL6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
 /// The address of the receiving interface.
 pub(crate) const RECEIVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
@@ -62,13 +61,13 @@ pub(crate) fn ipv6() -> Vec<u8> {
     frame
 }
 
-/// One UDP packet between the local host and a flow's remote side.
-pub(crate) fn flow4(remote: u32, ports: [u16; 2], is_reply: bool) -> Vec<u8> {
+/// One UDP packet between the local host and a flow's remote side; source port first.
+pub(crate) fn flow4(remote: u32, ports: [u16; 2], direction: Direction) -> Vec<u8> {
     let mut frame = ipv4();
-    let mut addresses = [LOCAL4, remote.to_be_bytes()];
-    if is_reply {
-        addresses.reverse();
-    }
+    let addresses = match direction {
+        Direction::Inbound => [remote.to_be_bytes(), LOCAL4],
+        Direction::Outbound => [LOCAL4, remote.to_be_bytes()],
+    };
     frame[23] = UDP as u8;
     frame[26..30].copy_from_slice(&addresses[0]);
     frame[30..34].copy_from_slice(&addresses[1]);
@@ -93,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_whole_header_sums_up_to_all_ones() {
-        let frame = flow4(0x01020304, [443, 40000], true);
+        let frame = flow4(0x01020304, [443, 40000], Direction::Inbound);
         let sum = ipv4_sum(&frame);
         assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff);
     }

@@ -1,235 +1,23 @@
 //! Rows measured over a veth pair: floor and variants in turn, several times.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use sg_common::verdict::Direction;
 
+use crate::cases::{Case, Floor, GROUPS, Inputs, NO_DATA, TOUCH};
 use crate::cores::Cores;
 use crate::enforcer::{Enforcer, Fates};
 use crate::nftables;
-use crate::object::{Floors, Writer};
-use crate::policies::{self, Peer, Workload};
+use crate::object::{Floors, Turn, Writer};
+use crate::policies::Peer;
 use crate::progress::Progress;
-use crate::rig::{Patience, Rig, Tally, Window, World};
+use crate::rig::{Exit, Rig, Window, World};
 use crate::settings::Settings;
+use crate::sockets;
 use crate::statistics::{Record, median};
+use crate::windows::{Patience, Tally};
 use crate::xdp_filter::{self, XdpFilter};
-
-/// With what a row is compared: an empty program that drops or passes every packet.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Floor {
-    Drop,
-    Pass,
-}
-
-/// One row.
-pub(crate) struct Case {
-    pub(crate) name: &'static str,
-    floor: Floor,
-    pub(crate) build: fn(&Inputs<'_>) -> Result<Workload>,
-    /// Flows that are opened before, and entries of the tables they are opened in.
-    pub(crate) flows: u32,
-    pub(crate) max_flows: u32,
-}
-
-impl Case {
-    /// Whether something else than the enforcer is measured.
-    pub(crate) fn is_peer(&self) -> bool {
-        ["live/nft/", "live/xdp-filter/"]
-            .iter()
-            .any(|begin| self.name.starts_with(begin))
-    }
-}
-
-pub(crate) struct Inputs<'a> {
-    pub(crate) folder: &'a Path,
-    pub(crate) data: Option<&'a Path>,
-}
-
-impl Inputs<'_> {
-    /// The folder of real data.
-    pub(crate) fn data(&self) -> Result<&Path> {
-        self.data.context(NO_DATA)
-    }
-}
-
-/// Why a row is left out.
-pub(crate) const NO_DATA: &str = "SG_DATA is not set";
-
-const fn case(
-    name: &'static str,
-    floor: Floor,
-    build: fn(&Inputs<'_>) -> Result<Workload>,
-) -> Case {
-    Case {
-        name,
-        floor,
-        build,
-        flows: 0,
-        max_flows: 65_536,
-    }
-}
-
-const fn flows(
-    name: &'static str,
-    flows: u32,
-    max_flows: u32,
-    build: fn(&Inputs<'_>) -> Result<Workload>,
-) -> Case {
-    Case {
-        name,
-        floor: Floor::Pass,
-        build,
-        flows,
-        max_flows,
-    }
-}
-
-const fn nft_flows(
-    name: &'static str,
-    flows: u32,
-    build: fn(&Inputs<'_>) -> Result<Workload>,
-) -> Case {
-    Case {
-        name,
-        floor: Floor::Drop,
-        build,
-        flows,
-        max_flows: 0,
-    }
-}
-
-/// The row of a program that does nothing but look at the packet: what every other one pays too.
-pub(crate) const TOUCH: &str = "live/touch";
-
-/// Rows that are measured in turn, since they are compared with each other.
-const GROUPS: &[&[Case]] = &[
-    &[
-        case(TOUCH, Floor::Drop, |_| policies::tke_drop()),
-        case("live/tke/drop", Floor::Drop, |_| policies::tke_drop()),
-        case("live/tke/accept", Floor::Pass, |_| policies::tke_accept()),
-    ],
-    &[
-        case("live/rules/10", Floor::Drop, |_| policies::rules(10)),
-        case("live/rules/100", Floor::Drop, |_| policies::rules(100)),
-        case("live/rules/1k", Floor::Drop, |_| policies::rules(1000)),
-        case("live/rules/10k", Floor::Drop, |_| policies::rules(10_000)),
-        case("live/xdp-filter/10", Floor::Drop, |_| {
-            policies::xdp_filter(10)
-        }),
-        case("live/xdp-filter/1k", Floor::Drop, |_| {
-            policies::xdp_filter(1000)
-        }),
-        case("live/xdp-filter/10k", Floor::Drop, |_| {
-            policies::xdp_filter(10_000)
-        }),
-    ],
-    &[
-        case("live/prefixes/10", Floor::Drop, |i| {
-            policies::prefixes(10, i.folder)
-        }),
-        case("live/prefixes/1k", Floor::Drop, |i| {
-            policies::prefixes(1000, i.folder)
-        }),
-        case("live/prefixes/100k", Floor::Drop, |i| {
-            policies::prefixes(100_000, i.folder)
-        }),
-        case("live/prefixes/1m", Floor::Drop, |i| {
-            policies::prefixes(1_000_000, i.folder)
-        }),
-        case("live/hosts/1m", Floor::Drop, |i| {
-            policies::hosts(1_000_000, i.folder)
-        }),
-    ],
-    &[
-        case("live/prefixes6/10", Floor::Drop, |i| {
-            policies::prefixes6(10, i.folder)
-        }),
-        case("live/prefixes6/1k", Floor::Drop, |i| {
-            policies::prefixes6(1000, i.folder)
-        }),
-        case("live/prefixes6/100k", Floor::Drop, |i| {
-            policies::prefixes6(100_000, i.folder)
-        }),
-    ],
-    &[
-        case("live/ipsum", Floor::Drop, |i| {
-            policies::ipsum(i.data()?, i.folder)
-        }),
-        case("live/classbench/acl1_1k", Floor::Drop, |i| {
-            policies::classbench("acl1_1k", i.data()?)
-        }),
-        case("live/classbench/acl1_8k", Floor::Drop, |i| {
-            policies::classbench("acl1_8k", i.data()?)
-        }),
-        case("live/classbench/ipc1_8k", Floor::Drop, |i| {
-            policies::classbench("ipc1_8k", i.data()?)
-        }),
-    ],
-    &[
-        flows("live/flow/1k", 1000, 2048, |_| policies::flow(1000)),
-        flows("live/flow/64k", 65_536, 131_072, |_| policies::flow(65_536)),
-        flows("live/flow/1m", 1_000_000, 2_097_152, |_| {
-            policies::flow(1_000_000)
-        }),
-        case("live/flow/new", Floor::Pass, |_| policies::new_flows()),
-    ],
-    &[
-        case("live/nft/tke/drop", Floor::Drop, |_| {
-            policies::nft_tke_drop()
-        }),
-        case("live/nft/rules/10", Floor::Drop, |_| {
-            policies::nft_rules(10)
-        }),
-        case("live/nft/rules/100", Floor::Drop, |_| {
-            policies::nft_rules(100)
-        }),
-        case("live/nft/rules/1k", Floor::Drop, |_| {
-            policies::nft_rules(1000)
-        }),
-        case("live/nft/rules/10k", Floor::Drop, |_| {
-            policies::nft_rules(10_000)
-        }),
-        case("live/nft/prefixes/10", Floor::Drop, |i| {
-            policies::nft_prefixes(10, i.folder)
-        }),
-        case("live/nft/prefixes/1k", Floor::Drop, |i| {
-            policies::nft_prefixes(1000, i.folder)
-        }),
-        case("live/nft/prefixes/100k", Floor::Drop, |i| {
-            policies::nft_prefixes(100_000, i.folder)
-        }),
-        case("live/nft/prefixes/1m", Floor::Drop, |i| {
-            policies::nft_prefixes(1_000_000, i.folder)
-        }),
-        case("live/nft/ipsum", Floor::Drop, |i| {
-            policies::nft_ipsum(i.data()?, i.folder)
-        }),
-    ],
-    // Each in a namespace of its own, since connection tracking has one table in each.
-    &[nft_flows("live/nft/flow/1k", 1000, |_| {
-        policies::nft_flow(1000)
-    })],
-    &[nft_flows("live/nft/flow/64k", 65_536, |_| {
-        policies::nft_flow(65_536)
-    })],
-    &[Case {
-        name: "live/flood/syn",
-        floor: Floor::Drop,
-        build: |_| policies::flood(),
-        flows: 65_536,
-        max_flows: 131_072,
-    }],
-];
-
-pub(crate) fn cases() -> impl Iterator<Item = &'static Case> {
-    GROUPS.iter().flat_map(|group| group.iter())
-}
-
-pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-    cases().map(|case| case.name)
-}
 
 /// What stands between generator and sink.
 enum Filter {
@@ -292,7 +80,18 @@ impl Bench<'_> {
         let mut floors = Floors::new()?;
         let world = World::enter()?;
         let mut rig = Rig::new(&world, self.cores, &self.patience, "")?;
-        rig.end_in(floors.sink()?)?;
+        let is_outbound = cases
+            .iter()
+            .all(|case| case.direction == Direction::Outbound);
+        let mut exit = None;
+        if is_outbound {
+            let out = Exit::new(&world, floors.sink()?)?;
+            let mut turn = Turn::new(out.index())?;
+            rig.send_on(&out, &mut turn)?;
+            exit = Some((out, turn));
+        } else {
+            rig.end_in(floors.sink()?)?;
+        }
         let mut records = Vec::new();
         let mut loaded = Vec::new();
         for case in cases {
@@ -311,26 +110,36 @@ impl Bench<'_> {
 
         rig.attach(floors.drop()?)?;
         let packets = calibrate(&rig, &mut first.floor_writer, self.settings.window)?;
-        let rounds = |case: &Case| match case.floor {
-            Floor::Drop => self.settings.rounds,
+        let rounds = |case: &Case| match (case.direction, case.floor) {
+            (Direction::Inbound, Floor::Drop) => self.settings.rounds,
             // The network stack's part of it varies.
-            Floor::Pass => 2 * self.settings.rounds,
+            _ => 2 * self.settings.rounds,
         };
         let steps: usize = loaded.iter().map(|variant| rounds(variant.case)).sum();
         let bar = self.progress.bar(steps as u64);
         for round in 0..2 * self.settings.rounds {
             for variant in loaded.iter_mut().filter(|v| round < rounds(v.case)) {
                 bar.at(variant.case.name);
-                rig.attach(match variant.case.floor {
-                    Floor::Drop => floors.drop()?,
-                    Floor::Pass => floors.pass()?,
-                })?;
+                match (&mut exit, variant.case.floor) {
+                    (None, Floor::Drop) => rig.attach(floors.drop()?)?,
+                    (None, Floor::Pass) => rig.attach(floors.pass()?)?,
+                    (Some((exit, _)), floor) => {
+                        rig.attach(floors.pass()?)?;
+                        exit.attach(match floor {
+                            Floor::Drop => floors.tc_drop()?,
+                            Floor::Pass => floors.tc_pass()?,
+                        })?;
+                    }
+                }
                 let tally = &mut variant.tally;
                 let floor = rig.warm_window(&mut variant.floor_writer, packets, tally)?;
                 variant.floors.push(floor);
                 let rig = match &mut variant.filter {
                     Filter::Enforcer(enforcer) => {
-                        rig.attach(enforcer.inbound()?)?;
+                        match &mut exit {
+                            None => rig.attach(enforcer.inbound()?)?,
+                            Some((exit, _)) => exit.attach(enforcer.outbound()?)?,
+                        }
                         &rig
                     }
                     Filter::Touch => {
@@ -371,7 +180,7 @@ impl Bench<'_> {
                 let own = own_rig()?;
                 nftables::install(&ruleset, own.receiver(), self.folder.path())?;
                 if case.flows > 0 {
-                    nftables::open_flows(case.flows, own.receiver())?;
+                    sockets::open_flows(case.flows, own.receiver())?;
                 }
                 sender = own.sender();
                 Filter::Nftables(own)
@@ -389,14 +198,15 @@ impl Bench<'_> {
             None => {
                 let mut enforcer = Enforcer::load(&workload.policy, case.max_flows)?;
                 if case.flows > 0 {
-                    enforcer.open_flows(case.flows, case.max_flows, |done| {
+                    let opener = case.direction.opposite();
+                    enforcer.open_flows(opener, case.flows, case.max_flows, |done| {
                         let (name, flows) = (case.name, case.flows);
                         self.progress
                             .say(format!("{name}: opening flows, {done} of {flows}"));
                     })?;
                     note = format!("{note}, tables for {}", case.max_flows);
                 }
-                fates = enforcer.fates()?;
+                fates = enforcer.fates(case.direction)?;
                 Filter::Enforcer(Box::new(enforcer))
             }
         };
@@ -420,7 +230,7 @@ fn is_left_out(error: &anyhow::Error) -> bool {
 }
 
 /// How many packets fill a window.
-fn calibrate(rig: &Rig, writer: &mut Writer, window: Duration) -> Result<u32> {
+pub(crate) fn calibrate(rig: &Rig, writer: &mut Writer, window: Duration) -> Result<u32> {
     const FEW: u32 = 400_000;
     rig.send(writer, FEW)?;
     let started = Instant::now();
@@ -467,7 +277,7 @@ fn check(variant: &mut Loaded) -> Result<String> {
         Filter::Nftables(_) | Filter::Touch => return Ok(String::new()),
     };
     let before = variant.fates;
-    let after = enforcer.fates()?;
+    let after = enforcer.fates(variant.case.direction)?;
     let accepted = (after.accepted - before.accepted) as f64;
     let dropped = (after.dropped - before.dropped) as f64;
     let (right, fate) = match variant.case.floor {

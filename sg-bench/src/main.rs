@@ -2,9 +2,11 @@
 
 mod aims;
 mod apply;
+mod cases;
 mod code;
 mod cores;
 mod enforcer;
+mod feel;
 mod frames;
 mod live;
 mod nftables;
@@ -15,7 +17,10 @@ mod replace;
 mod report;
 mod rig;
 mod settings;
+mod sockets;
 mod statistics;
+mod uplinks;
+mod windows;
 mod xdp_filter;
 
 use std::process::ExitCode;
@@ -36,7 +41,9 @@ fn main() -> ExitCode {
 }
 
 fn bench(settings: &Settings) -> Result<()> {
-    let mut names: Vec<String> = live::names().map(str::to_owned).collect();
+    let mut names: Vec<String> = cases::names().map(str::to_owned).collect();
+    names.extend(uplinks::names().map(str::to_owned));
+    names.extend(feel::names());
     names.extend(code::names());
     names.extend(replace::names().map(str::to_owned));
     names.extend(apply::names().map(str::to_owned));
@@ -52,9 +59,12 @@ fn bench(settings: &Settings) -> Result<()> {
     }
     let progress = Progress::new();
     let mut records = apart(|| live::run(settings, &progress))?;
+    records.extend(apart(|| uplinks::run(settings, &progress))?);
+    records.extend(apart(|| feel::run(settings, &progress))?);
     records.extend(apart(|| code::run(settings, &progress))?);
     records.extend(apart(|| replace::run(settings, &progress))?);
     records.extend(apart(|| apply::run(settings, &progress))?);
+    aims::set(&mut records);
     report::print(&records);
     if let Some(path) = &settings.write_doc {
         report::write_doc(path, &settings.command(), &records)?;

@@ -2,14 +2,10 @@
 //! interface, before the network stack, addresses and ports in one set, counted where the policy
 //! counts; flows behind its connection tracking.
 
-use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use sg_bench_ebpf::{FLOW_REMOTE_PORT, flow_address, flow_port};
 
-use crate::frames::LOCAL4;
 use crate::rig;
 
 /// What nftables does in place of the enforcer.
@@ -40,35 +36,6 @@ pub(crate) fn install(ruleset: &Ruleset, interface: &str, folder: &Path) -> Resu
     let path = folder.join(format!("{interface}.nft"));
     std::fs::write(&path, text).with_context(|| path.display().to_string())?;
     rig::run("nft", &format!("-f {}", path.display()))
-}
-
-/// Sends the first packet of each flow out of the receiving interface, past connection tracking.
-pub(crate) fn open_flows(flows: u32, interface: &str) -> Result<()> {
-    let local = Ipv4Addr::from(LOCAL4);
-    let router = Ipv4Addr::new(10, 10, 0, 1);
-    let mac = "02:00:00:00:00:01";
-    rig::run("ip", &format!("address add {local}/24 dev {interface}"))?;
-    rig::run(
-        "ip",
-        &format!("neighbour add {router} lladdr {mac} dev {interface} nud permanent"),
-    )?;
-    rig::run(
-        "ip",
-        &format!("route add default via {router} dev {interface}"),
-    )?;
-    // By their local ports, each of which is opened once.
-    let mut remotes: BTreeMap<u16, Vec<u32>> = BTreeMap::new();
-    for remote in (0..flows).map(flow_address) {
-        remotes.entry(flow_port(remote)).or_default().push(remote);
-    }
-    for (port, remotes) in remotes {
-        let socket = UdpSocket::bind((local, port)).context("opening a flow")?;
-        for remote in remotes {
-            let to = (Ipv4Addr::from(remote), FLOW_REMOTE_PORT);
-            socket.send_to(&[0; 18], to).context("opening a flow")?;
-        }
-    }
-    Ok(())
 }
 
 /// The share of packets that belonged to an established flow.

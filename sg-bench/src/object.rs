@@ -1,4 +1,4 @@
-//! The benchmark's own BPF object: a generator for one kind of traffic, the floors, the sink.
+//! The benchmark's own BPF object: a generator for one kind of traffic, and the empty programs.
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, ProgramArray};
@@ -24,7 +24,7 @@ pub(crate) enum Traffic {
         targets: Vec<Target>,
         share: u32,
     },
-    /// Answers of that many flows.
+    /// Packets of that many flows.
     Reply4 { flows: u32 },
 }
 
@@ -107,7 +107,7 @@ impl Writer {
         self.xdp(&name)
     }
 
-    /// The prologue that goes on to `program`.
+    /// The prologue that tail-calls `program`.
     pub(crate) fn prologue(&mut self, program: &ProgramFd) -> Result<&mut Xdp> {
         let map = self
             .ebpf
@@ -115,17 +115,18 @@ impl Writer {
             .context("the object has no programs")?;
         ProgramArray::try_from(map)?
             .set(0, program, 0)
-            .context("telling the prologue which program to jump to")?;
+            .context("telling the prologue which program to call")?;
         let name = format!("prologue_{}", self.kind);
         self.xdp(&name)
     }
 
-    /// One of the programs, loaded when it is first asked for.
+    /// One of the XDP programs.
     fn xdp(&mut self, name: &str) -> Result<&mut Xdp> {
         xdp(&mut self.ebpf, name)
     }
 }
 
+/// An XDP program, loaded when it is first asked for.
 fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     let program = ebpf
         .program_mut(name)
@@ -150,37 +151,72 @@ fn words(target: &Target) -> [u32; Target::WORDS] {
     words
 }
 
-/// The programs that cost what everything costs, and the sink.
+/// The empty programs that rows are compared with.
 pub(crate) struct Floors(Ebpf);
 
 impl Floors {
     pub(crate) fn new() -> Result<Self> {
         let object = EbpfLoader::new().btf(None).load(OBJECT);
-        Ok(Floors(object.context("loading the floor programs")?))
+        Ok(Floors(object.context("loading the empty programs")?))
     }
 
+    /// XDP: drops.
     pub(crate) fn drop(&mut self) -> Result<&mut Xdp> {
         xdp(&mut self.0, "floor_drop")
     }
 
-    /// Drops after a look at the packet.
+    /// XDP: drops after a look at the packet.
     pub(crate) fn touch(&mut self) -> Result<&mut Xdp> {
         xdp(&mut self.0, "touch")
     }
 
+    /// XDP: passes.
     pub(crate) fn pass(&mut self) -> Result<&mut Xdp> {
         xdp(&mut self.0, "floor_pass")
     }
 
+    /// tc: drops what comes behind the program that is measured.
     pub(crate) fn sink(&mut self) -> Result<&mut SchedClassifier> {
-        let program = self
-            .0
-            .program_mut("sink")
-            .context("the object has no sink")?;
-        let program: &mut SchedClassifier = program.try_into()?;
-        if program.fd().is_err() {
-            program.load().context("loading the sink")?;
-        }
-        Ok(program)
+        classifier(&mut self.0, "sink")
     }
+
+    /// tc: drops.
+    pub(crate) fn tc_drop(&mut self) -> Result<&mut SchedClassifier> {
+        classifier(&mut self.0, "floor_tc_drop")
+    }
+
+    /// tc: passes.
+    pub(crate) fn tc_pass(&mut self) -> Result<&mut SchedClassifier> {
+        classifier(&mut self.0, "floor_tc_pass")
+    }
+}
+
+/// The program that makes received packets outbound ones.
+pub(crate) struct Turn(Ebpf);
+
+impl Turn {
+    /// They leave by the interface of that index.
+    pub(crate) fn new(interface: u32) -> Result<Self> {
+        let object = EbpfLoader::new()
+            .btf(None)
+            .override_global("BENCH_IFINDEX", &interface, true)
+            .load(OBJECT);
+        Ok(Turn(object.context("loading the program that turns")?))
+    }
+
+    pub(crate) fn program(&mut self) -> Result<&mut SchedClassifier> {
+        classifier(&mut self.0, "turn")
+    }
+}
+
+/// A tc program, loaded when it is first asked for.
+fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    let program = ebpf
+        .program_mut(name)
+        .with_context(|| format!("the object has no {name}"))?;
+    let program: &mut SchedClassifier = program.try_into()?;
+    if program.fd().is_err() {
+        program.load().with_context(|| format!("loading {name}"))?;
+    }
+    Ok(program)
 }

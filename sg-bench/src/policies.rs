@@ -23,6 +23,8 @@ const ALWAYS: u32 = 1 << 16;
 /// What the rows have in common behind their rules: nodes may open connections, so that the
 /// programs are stateful.
 const OUTBOUND: &str = "out all to any accept\n";
+/// The same for rows about outbound packets: others may open connections to the node.
+const INBOUND: &str = "in all from any accept\n";
 
 /// A policy, and what arrives.
 pub(crate) struct Workload {
@@ -58,25 +60,38 @@ pub(crate) fn uniform() -> Traffic {
     }
 }
 
-/// Sources that no private network contains.
+/// Remote addresses that no private network contains.
 fn public(ports: (u32, u32), protocol: u32) -> Traffic {
-    let blocks = [(16, 4), (32, 3), (64, 2), (128, 3), (208, 4)];
-    let targets = blocks.map(|(first, len): (u32, u32)| Target {
-        base: [first << 24, 0, 0, 0],
-        mask: [u32::MAX >> len, 0, 0, 0],
-        port_base: ports.0,
-        port_span: ports.1,
-        port_or: 0,
+    let blocks = [
+        (16 << 24, 4),
+        (32 << 24, 3),
+        (64 << 24, 2),
+        (128 << 24, 3),
+        (208 << 24, 4),
+    ];
+    within(&blocks, ports, protocol)
+}
+
+/// Remote addresses of private networks.
+fn private(ports: (u32, u32), protocol: u32) -> Traffic {
+    within(
+        &[(10 << 24, 8), (0xac10 << 16, 12), (0xc0a8 << 16, 16)],
+        ports,
         protocol,
-    });
+    )
+}
+
+/// Remote addresses inside these prefixes, and ports: the first, and how many.
+fn within(prefixes: &[(u32, u32)], ports: (u32, u32), protocol: u32) -> Traffic {
+    let inside = |&(network, len)| inside4(network, len, ports.0, ports.1, 0, protocol);
     Traffic::Random4 {
         other: ANYWHERE,
-        targets: targets.to_vec(),
+        targets: prefixes.iter().map(inside).collect(),
         share: ALWAYS,
     }
 }
 
-fn builtin(name: &str) -> Result<Policy> {
+pub(crate) fn builtin(name: &str) -> Result<Policy> {
     let loaded = load(&[PolicyInput::Builtin(name.into())], &[]);
     Ok(loaded.map_err(|e| anyhow::anyhow!("{e}"))?.policy)
 }
@@ -99,6 +114,28 @@ pub(crate) fn tke_accept() -> Result<Workload> {
     })
 }
 
+/// What the template lets out, and whose replies it accepts: no flow entry.
+pub(crate) fn tke_out() -> Result<Workload> {
+    Ok(Workload {
+        policy: builtin("tke")?,
+        traffic: private((0, PORTS), UDP),
+        peer: None,
+        note: "UDP to private destinations, any port".into(),
+    })
+}
+
+/// The same to destinations whose replies it does not accept: each packet begins a flow, and finds
+/// the table full of others without a reply.
+pub(crate) fn new_flows_out() -> Result<Workload> {
+    Ok(Workload {
+        policy: builtin("tke")?,
+        traffic: public((0, PORTS), UDP),
+        peer: None,
+        note: "UDP to public destinations, each packet of a new flow that takes another's place"
+            .into(),
+    })
+}
+
 /// Bare SYNs that the template drops.
 pub(crate) fn flood() -> Result<Workload> {
     Ok(Workload {
@@ -109,7 +146,7 @@ pub(crate) fn flood() -> Result<Workload> {
     })
 }
 
-/// Every packet begins a flow, and finds the table full of others that nobody has answered.
+/// Every packet begins a flow, and finds the table full of others without a reply.
 pub(crate) fn new_flows() -> Result<Workload> {
     Ok(Workload {
         policy: rules_from_lines("in udp from any accept"),
@@ -122,6 +159,27 @@ pub(crate) fn new_flows() -> Result<Workload> {
 /// Each rule with a CIDR and a range of ports of its own. Half of the packets come from inside
 /// some rule's CIDR, and none has a port of its rule: everything ends in the final drop.
 pub(crate) fn rules(count: u32) -> Result<Workload> {
+    let (inbound, targets) = rule_lines(count, "in", "from");
+    Ok(Workload {
+        policy: rules_from_lines(&(inbound + OUTBOUND)),
+        traffic: beside_rules(targets),
+        peer: None,
+        note: "UDP, half from inside some rule's CIDR, all to ports of no rule".into(),
+    })
+}
+
+/// The same for outbound packets.
+pub(crate) fn rules_out(count: u32) -> Result<Workload> {
+    let (outbound, targets) = rule_lines(count, "out", "to");
+    Ok(Workload {
+        policy: rules_from_lines(&(outbound + INBOUND)),
+        traffic: beside_rules(targets),
+        peer: None,
+        note: "UDP, half to inside some rule's CIDR, all to ports of no rule".into(),
+    })
+}
+
+fn rule_lines(count: u32, direction: &str, remote: &str) -> (String, Vec<Target>) {
     let mut rng = Rng::with_seed(0x0072_756c_6573 + u64::from(count));
     let mut text = String::new();
     let mut targets = Vec::new();
@@ -132,24 +190,23 @@ pub(crate) fn rules(count: u32) -> Result<Workload> {
         let last = first + rng.u16(1..256);
         let _ = writeln!(
             text,
-            "in udp {first}-{last} from {}/{len} accept",
+            "{direction} udp {first}-{last} {remote} {}/{len} accept",
             Ipv4Addr::from(network)
         );
         targets.push(inside4(network, len, 0, PORTS, 0x200, UDP));
     }
-    Ok(Workload {
-        policy: rules_from_lines(&(text + OUTBOUND)),
-        traffic: Traffic::Random4 {
-            other: Target {
-                port_or: 0x200,
-                ..ANYWHERE
-            },
-            targets,
-            share: HALF,
+    (text, targets)
+}
+
+fn beside_rules(targets: Vec<Target>) -> Traffic {
+    Traffic::Random4 {
+        other: Target {
+            port_or: 0x200,
+            ..ANYWHERE
         },
-        peer: None,
-        note: "UDP, half from inside some rule's CIDR, all to ports of no rule".into(),
-    })
+        targets,
+        share: HALF,
+    }
 }
 
 /// nftables' best form of [`rules`]: all of them in one set of addresses and ports.
@@ -212,7 +269,7 @@ pub(crate) fn nft_ipsum(data: &Path, folder: &Path) -> Result<Workload> {
 pub(crate) fn nft_flow(flows: u32) -> Result<Workload> {
     Ok(Workload {
         peer: Some(Peer::Nftables(Ruleset::Established)),
-        note: format!("UDP answers of {flows} flows at random, conntrack, dropped behind it"),
+        note: format!("UDP replies in {flows} flows at random, conntrack, dropped behind it"),
         ..flow(flows)?
     })
 }
@@ -304,13 +361,23 @@ pub(crate) fn prefixes6(count: u32, folder: &Path) -> Result<Workload> {
     })
 }
 
-/// Answers of flows that nodes opened: the rules do not accept them.
+/// Replies of the node in flows that others opened: the rules do not accept them.
+pub(crate) fn flow_out(flows: u32) -> Result<Workload> {
+    Ok(Workload {
+        policy: rules_from_lines(&format!("out tcp 22 to any accept\n{INBOUND}")),
+        traffic: Traffic::Reply4 { flows },
+        peer: None,
+        note: format!("UDP replies in {flows} flows at random"),
+    })
+}
+
+/// Replies in flows that the node opened: the rules do not accept them.
 pub(crate) fn flow(flows: u32) -> Result<Workload> {
     Ok(Workload {
         policy: rules_from_lines(&format!("in tcp 22 from any accept\n{OUTBOUND}")),
         traffic: Traffic::Reply4 { flows },
         peer: None,
-        note: format!("UDP answers of {flows} flows at random"),
+        note: format!("UDP replies in {flows} flows at random"),
     })
 }
 

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use sg_common::verdict::Direction;
 
+use crate::cases::Inputs;
 use crate::cores::{Cores, pin};
 use crate::enforcer::Enforcer;
 use crate::frames;
-use crate::live::Inputs;
 use crate::policies::{self, Workload};
 use crate::progress::Progress;
 use crate::settings::Settings;
@@ -111,7 +112,7 @@ fn measure(name: &str, workload: &Workload, cores: Cores, settings: &Settings) -
 /// kernel replace a piece of its own code first. Returns the time in microseconds that one of
 /// [`ONE_OF`] exceeds, and the longest.
 fn slow_packets(program: &mut Xdp, time: Duration) -> Result<(f64, f64)> {
-    let frame = frames::flow4(0xc633_6401, [53, 5000], true);
+    let frame = frames::flow4(0xc633_6401, [53, 5000], Direction::Inbound);
     let mut times = Vec::new();
     let started = Instant::now();
     while started.elapsed() < time {

@@ -1,81 +1,53 @@
 //! The line that packets are measured on: a generator on one core sends into a veth pair, and a
 //! kernel thread of the receiving end, on the other core, is all that runs there. What a packet
-//! costs is that thread's processor time.
+//! costs is that thread's processor time. Outbound packets are received ones that are sent on by a
+//! second interface: the same thread runs its tc egress hook.
 
-use std::cell::Cell;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use aya::programs::tc::TcAttachType;
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions, TcAttachType};
 use aya::programs::xdp::{XdpLink, XdpMode};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use aya::programs::{LinkOrder, SchedClassifier, TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
+use sg_testbed::{Mount, Namespace, mounts, set_sysctl};
 
 use crate::cores::{self, Cores};
-use crate::object::Writer;
-use crate::statistics::median;
+use crate::object::{Turn, Writer};
+use crate::windows::{self, Patience, Tally};
 
 /// Frames that the generator's system call sends between two looks at signals.
 const BATCH: u32 = 128;
 
-/// Cache lines that take longer come from another complex of cores, in nanoseconds.
-const FAR: f64 = 90.0;
-
 /// A fresh network namespace, and the view of it under /sys, for the rest of this thread.
 pub(crate) struct World {
-    sys: tempfile::TempDir,
+    sys: Mount,
+    _folder: tempfile::TempDir,
 }
 
 impl World {
     pub(crate) fn enter() -> Result<Self> {
-        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
-            .context("making a network namespace")?;
-        let none: Option<&str> = None;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
-            .context("making mounts private")?;
-        let sys = tempfile::tempdir().context("a folder for /sys")?;
-        mount(
-            Some("sysfs"),
-            sys.path(),
-            Some("sysfs"),
-            MsFlags::empty(),
-            none,
-        )
-        .context("mounting the namespace's /sys")?;
-        Ok(World { sys })
+        Namespace::enter_new().context("making a network namespace")?;
+        mounts::make_private().context("making mounts private")?;
+        let folder = tempfile::tempdir().context("a folder for /sys")?;
+        Ok(World {
+            sys: Mount::sysfs(folder.path()).context("mounting the namespace's /sys")?,
+            _folder: folder,
+        })
     }
 
     fn interface(&self, name: &str) -> PathBuf {
         self.sys.path().join("class/net").join(name)
     }
-}
 
-impl Drop for World {
-    fn drop(&mut self) {
-        let _ = nix::mount::umount2(self.sys.path(), nix::mount::MntFlags::MNT_DETACH);
-    }
-}
-
-/// How many more far windows are thrown away before all are kept: there are machines whose cores
-/// are never near, and a run has to end there too. Shared by all rigs of a run.
-#[derive(Clone)]
-pub(crate) struct Patience(Rc<Cell<u32>>);
-
-impl Patience {
-    pub(crate) fn new(windows: u32) -> Self {
-        Patience(Rc::new(Cell::new(windows)))
-    }
-
-    /// False when it is at an end.
-    fn take(&self) -> bool {
-        let left = self.0.get();
-        self.0.set(left.saturating_sub(1));
-        left > 0
+    fn index(&self, name: &str) -> Result<u32> {
+        let path = self.interface(name).join("ifindex");
+        Ok(fs::read_to_string(&path)
+            .with_context(|| path.display().to_string())?
+            .trim()
+            .parse()?)
     }
 }
 
@@ -88,27 +60,6 @@ pub(crate) struct Rig {
     packets: PathBuf,
     thread: i32,
     link: Option<XdpLink>,
-}
-
-/// Windows that were measured, and those that were thrown away.
-#[derive(Clone, Default)]
-pub(crate) struct Tally {
-    /// Nanoseconds that a cache line took from core to core, beside the windows that count.
-    pub(crate) distances: Vec<f64>,
-    pub(crate) far: u32,
-    /// Measured while the cores were far apart, because they would not come closer.
-    pub(crate) kept_far: u32,
-}
-
-impl Tally {
-    pub(crate) fn describe(&self) -> String {
-        let near = format!("cores {:.0} ns apart", median(&self.distances));
-        match (self.far, self.kept_far) {
-            (0, 0) => near,
-            (far, 0) => format!("{near}, {far} far windows thrown away"),
-            (far, kept) => format!("{near}, {far} far windows thrown away, {kept} kept"),
-        }
-    }
 }
 
 /// What one window measured.
@@ -131,20 +82,13 @@ impl Rig {
         let id = std::process::id();
         let (sender, receiver) = (format!("t{id}{letter}"), format!("r{id}{letter}"));
         let mac = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
-        let words = format!(
-            "link add {sender} numtxqueues 1 numrxqueues 1 type veth peer name {receiver} \
-             address {} numtxqueues 1 numrxqueues 1",
-            mac(crate::frames::RECEIVER_MAC)
-        );
-        ip(&words)?;
-        for end in [&sender, &receiver] {
-            let path = format!("/proc/sys/net/ipv6/conf/{end}/disable_ipv6");
-            fs::write(&path, "1").with_context(|| path)?;
-        }
+        let address = format!("address {}", mac(crate::frames::RECEIVER_MAC));
+        add_pair(&sender, &receiver, &address)?;
         // The driver then has a receive queue of its own, which a thread can serve.
         run("ethtool", &format!("-K {receiver} gro on"))?;
-        ip(&format!("link set {sender} up"))?;
-        ip(&format!("link set {receiver} up"))?;
+        for end in [&sender, &receiver] {
+            ip(&format!("link set {end} up"))?;
+        }
         let threaded = world.interface(&receiver).join("threaded");
         fs::write(&threaded, "1").with_context(|| {
             format!(
@@ -155,16 +99,23 @@ impl Rig {
         let thread = find_thread(&receiver)?;
         cores::pin(thread, cores.receiver).context("pinning the receiving thread")?;
 
-        let index = fs::read_to_string(world.interface(&sender).join("ifindex"))?;
         Ok(Rig {
             cores,
             patience: patience.clone(),
-            sender_index: index.trim().parse()?,
+            sender_index: world.index(&sender)?,
             packets: world.interface(&receiver).join("statistics/rx_packets"),
             receiver,
             thread,
             link: None,
         })
+    }
+
+    /// Has everything that the driver's program passes leave by `exit`.
+    pub(crate) fn send_on(&self, exit: &Exit, turn: &mut Turn) -> Result<()> {
+        turn.program()?
+            .attach(&self.receiver, TcAttachType::Ingress)
+            .with_context(|| format!("sending on by {}", exit.interface))?;
+        Ok(())
     }
 
     /// The index of the interface to send by.
@@ -202,32 +153,9 @@ impl Rig {
         tally: &mut Tally,
     ) -> Result<Window> {
         self.send(writer, packets / 4)?;
-        self.window(writer, packets, tally)
-    }
-
-    /// Sends that many packets, and says what they cost the receiver. Far windows are measured
-    /// again, a few times.
-    fn window(&self, writer: &mut Writer, packets: u32, tally: &mut Tally) -> Result<Window> {
-        const ATTEMPTS: u32 = 24;
-        for attempt in 1.. {
-            let before = cores::distance(self.cores)?;
-            if before > FAR && attempt < ATTEMPTS && self.patience.take() {
-                tally.far += 1;
-                std::thread::sleep(Duration::from_millis(100));
-                continue;
-            }
-            let window = self.measure(writer, packets)?;
-            let distance = before.max(cores::distance(self.cores)?);
-            let is_far = distance > FAR;
-            if is_far && attempt < ATTEMPTS && self.patience.take() {
-                tally.far += 1;
-                continue;
-            }
-            tally.kept_far += u32::from(is_far);
-            tally.distances.push(distance);
-            return Ok(window);
-        }
-        bail!("no window was measured")
+        windows::measure(self.cores, &self.patience, tally, || {
+            self.measure(writer, packets)
+        })
     }
 
     /// Sends without measuring.
@@ -287,6 +215,70 @@ impl Drop for Rig {
     fn drop(&mut self) {
         let _ = ip(&format!("link del {}", self.receiver));
     }
+}
+
+/// An interface that received packets are sent on by, with a program at its tc egress hook. What
+/// that passes is dropped right behind it, before the driver sees it.
+pub(crate) struct Exit {
+    interface: String,
+    index: u32,
+    link: Option<SchedClassifierLink>,
+}
+
+impl Exit {
+    pub(crate) fn new(world: &World, sink: &mut SchedClassifier) -> Result<Self> {
+        let id = std::process::id();
+        let (interface, other) = (format!("o{id}"), format!("q{id}"));
+        add_pair(&interface, &other, "")?;
+        for end in [&interface, &other] {
+            ip(&format!("link set {end} up"))?;
+        }
+        sink.attach(&interface, TcAttachType::Egress)
+            .context("attaching the end of outbound packets (tcx, Linux 6.6)")?;
+        Ok(Exit {
+            index: world.index(&interface)?,
+            interface,
+            link: None,
+        })
+    }
+
+    /// For [`Turn::new`].
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Puts `program` first at the hook, in place of the one that is there.
+    pub(crate) fn attach(&mut self, program: &mut SchedClassifier) -> Result<()> {
+        let id = match self.link.take() {
+            Some(link) => program.attach_to_link(link),
+            None => program.attach_with_options(
+                &self.interface,
+                TcAttachType::Egress,
+                TcAttachOptions::TcxOrder(LinkOrder::first()),
+            ),
+        };
+        let id = id.context("attaching to the tc egress hook")?;
+        self.link = Some(program.take_link(id)?);
+        Ok(())
+    }
+}
+
+impl Drop for Exit {
+    fn drop(&mut self) {
+        let _ = ip(&format!("link del {}", self.interface));
+    }
+}
+
+/// A veth pair that nothing but the benchmark's packets pass; `more` says more of the second end.
+fn add_pair(one: &str, other: &str, more: &str) -> Result<()> {
+    ip(&format!(
+        "link add {one} numtxqueues 1 numrxqueues 1 type veth peer name {other} {more} \
+         numtxqueues 1 numrxqueues 1"
+    ))?;
+    for end in [one, other] {
+        set_sysctl(&format!("net/ipv6/conf/{end}/disable_ipv6"), "1")?;
+    }
+    Ok(())
 }
 
 /// The first number of a file.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-/// Measure what a packet, a load and a replacement cost
+/// Measure what a packet, a connection, a load and a replacement cost
 #[derive(Debug, Parser)]
 #[command(name = "sg-bench")]
 pub(crate) struct Settings {
@@ -16,17 +16,17 @@ pub(crate) struct Settings {
 
     /// Fewer and shorter windows
     #[arg(long)]
-    quick: bool,
+    pub(crate) quick: bool,
 
     /// Also write the rows to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 
-    /// Also write the rows into the table of this document
+    /// Also write the rows into the tables of this document
     #[arg(long, value_name = "FILE")]
     pub(crate) write_doc: Option<PathBuf>,
 
-    /// The sgctl whose `apply` is measured
+    /// The sgctl that is measured, where a row is about the whole process
     #[arg(long, value_name = "FILE")]
     pub(crate) sgctl: Option<PathBuf>,
 
@@ -38,7 +38,7 @@ pub(crate) struct Settings {
     pub(crate) rounds: usize,
     #[arg(skip)]
     pub(crate) window: Duration,
-    /// Far windows that are thrown away in all: see `rig::Patience`.
+    /// Slow windows that are discarded in all: see `windows::Patience`.
     #[arg(skip)]
     pub(crate) patience: u32,
     /// The folder of real data.
@@ -88,6 +88,9 @@ impl Settings {
             .find(|asked| !is_known(asked))
     }
 }
+
+/// Why rows of the whole process are left out.
+pub(crate) const NO_SGCTL: &str = "no --sgctl; `cargo xtask bench` gives it";
 
 fn matches(asked: &str, name: &str) -> bool {
     name.strip_prefix(asked.trim_end_matches('/'))

@@ -1,8 +1,23 @@
-//! Medians, and how far the rest lies from them.
+//! Medians and spreads.
 
 use serde::Serialize;
 
-use crate::aims;
+/// A bound of a row's value, in the unit of the row.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Aim {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+impl Aim {
+    pub(crate) fn is_met_by(self, value: f64) -> bool {
+        match self {
+            Aim::AtMost(bound) => value <= bound,
+            Aim::AtLeast(bound) => value >= bound,
+        }
+    }
+}
 
 /// One row, as `--json` writes it.
 #[derive(Clone, Debug, Serialize)]
@@ -13,8 +28,10 @@ pub(crate) struct Record {
     pub(crate) value: Option<f64>,
     pub(crate) min: Option<f64>,
     pub(crate) max: Option<f64>,
-    /// Where it should stand.
-    pub(crate) aim: Option<f64>,
+    /// Between the quartiles: half of the values lie within as much.
+    pub(crate) spread: Option<f64>,
+    /// Where it should stand; known when all rows have been measured.
+    pub(crate) aim: Option<Aim>,
     /// What the same run measured with an empty program.
     pub(crate) floor: Option<f64>,
     pub(crate) runs: usize,
@@ -35,7 +52,8 @@ impl Record {
             value: (!sorted.is_empty()).then(|| round(median(&sorted))),
             min: sorted.first().copied().map(round),
             max: sorted.last().copied().map(round),
-            aim: aims::aim(name),
+            spread: spread(&sorted).map(round),
+            aim: None,
             floor: floor.map(round),
             runs: sorted.len(),
             note: String::new(),
@@ -50,6 +68,12 @@ impl Record {
         }
     }
 
+    /// Whether it does not stand where it should.
+    pub(crate) fn misses(&self) -> bool {
+        let both = self.aim.zip(self.value);
+        both.is_some_and(|(aim, value)| !aim.is_met_by(value))
+    }
+
     pub(crate) fn noted(self, note: impl Into<String>) -> Self {
         Record {
             note: note.into(),
@@ -59,8 +83,15 @@ impl Record {
 }
 
 /// To three digits behind the point: more is noise.
-fn round(value: f64) -> f64 {
+pub(crate) fn round(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
+}
+
+/// The distance of the quartiles, of numbers in ascending order.
+fn spread(sorted: &[f64]) -> Option<f64> {
+    let last = sorted.len().checked_sub(1)?;
+    let lower = last / 4;
+    Some(sorted[last - lower] - sorted[lower])
 }
 
 /// Of numbers in any order; the lower one of two in the middle. Zero if there are none.
@@ -80,6 +111,14 @@ mod tests {
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0]), 1.0);
         assert_eq!(median(&[]), 0.0);
+    }
+
+    #[test]
+    fn the_spread_is_that_of_the_middle_half() {
+        assert_eq!(spread(&[1.0, 2.0, 4.0, 8.0, 16.0]), Some(6.0));
+        assert_eq!(spread(&[1.0, 2.0, 4.0]), Some(3.0));
+        assert_eq!(spread(&[7.0]), Some(0.0));
+        assert_eq!(spread(&[]), None);
     }
 
     #[test]

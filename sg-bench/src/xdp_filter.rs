@@ -1,4 +1,4 @@
-//! The nearest neighbour: xdp-filter of xdp-tools, which drops in XDP too, and knows single
+//! The nearest other filter: xdp-filter of xdp-tools, which drops in XDP too, and knows single
 //! addresses only and no connections. It loads itself; its addresses are written into its map,
 //! where its own command would take one process for each.
 

@@ -18,16 +18,31 @@ use crate::{
 
 const BINARY: &str = "sg-bench";
 
-/// Measure what a packet, a load and a replacement cost
+/// Measure what a packet, a connection, a load and a replacement cost
 #[derive(clap::Args)]
-#[command(after_help = "Examples:
-  cargo xtask bench                                  # everything: less than ten minutes
-  cargo xtask bench --quick                          # everything, roughly: less than two minutes
-  cargo xtask bench live/tke live/rules              # the rows whose names begin so
-  SG_DATA=data cargo xtask bench live/classbench     # rows over real data
-  cargo xtask bench --json rows.json --write-doc     # also into a file and docs/performance.md
+#[command(
+    after_help = "Rows, of which any first part names a group; `--list` has them all:
+  live/…     a packet over a veth pair, above an empty program: inbound
+  live/out/… the same for outbound packets, at the tc hook
+  live/nft/…, live/xdp-filter/…
+             other filters with the same packets
+  feel/{stream,rr,crr,udp-rr}/{wire,offload}/…
+             real sockets: throughput, latency and connections a second, with
+             nothing attached, empty programs, the enforcer, nftables
+  code/…     a packet by test run on one core; instructions of the programs
+  replace/…  what packets notice of a policy that is replaced
+  apply/…    `sgctl apply` as a whole process
 
-Rows: `cargo xtask bench --list`. Leave the machine alone meanwhile: two cores are measured.")]
+Examples:
+  cargo xtask bench                               # everything: a quarter of an hour
+  cargo xtask bench --quick                       # everything, roughly: three minutes
+  cargo xtask bench live/tke live/rules           # the rows whose names begin so
+  cargo xtask bench --quick feel                  # what connections feel: ten seconds
+  SG_DATA=data cargo xtask bench live/classbench  # rows over real data
+  cargo xtask bench --json rows.json --write-doc  # also into docs/performance.md
+
+Leave the machine alone meanwhile: two of its cores are measured."
+)]
 pub(crate) struct Args {
     /// Rows, or the first parts of their names; all when none is named
     #[arg(value_name = "NAME")]
@@ -41,7 +56,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Also write the rows into the table of docs/performance.md
+    /// Also write the rows into the tables of docs/performance.md
     #[arg(long)]
     write_doc: bool,
 
