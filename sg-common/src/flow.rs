@@ -159,15 +159,6 @@ impl Timeout {
     }
 }
 
-// What becomes of flows that an earlier policy admitted (SPEC K11), as the programs are told.
-
-/// The rules of the direction that opened them are asked, at their next packet.
-pub const JUDGE_OLD: u8 = 0;
-/// They go on.
-pub const KEEP_OLD: u8 = 1;
-/// They are flows no more: those of TCP are cut, all others as if they had never been.
-pub const FLUSH_OLD: u8 = 2;
-
 /// The address in a word whose bytes in memory are those on the wire.
 pub fn ipv4(word: u32) -> Ipv4Addr {
     Ipv4Addr::from(word.to_ne_bytes())

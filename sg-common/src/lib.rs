@@ -39,16 +39,20 @@
     )
 )]
 
+pub mod concern;
 pub mod counters;
+pub mod essential;
 pub mod event;
 pub mod flow;
 pub mod flow_entry;
 pub mod flow_ports;
 pub mod flow_table;
 pub mod fragment;
+pub mod icmp;
 pub mod lookup;
 pub mod program;
 pub mod protocol;
+pub mod ruling;
 pub mod tcp;
 pub mod track;
 pub mod verdict;

@@ -37,7 +37,7 @@ pub struct Config {
     pub event_slots: u32,
     /// What the programs are made for: [`HAS_FLOWS`] and the bits after it.
     pub has: u8,
-    /// What becomes of flows of earlier generations: [`crate::flow::JUDGE_OLD`] and those after
+    /// What becomes of flows of earlier generations: [`crate::ruling::JUDGE_OLD`] and those after
     /// it.
     pub old_flows: u8,
     /// 1 accepts essential traffic whatever the rules say (SPEC K5).
@@ -61,7 +61,7 @@ impl Config {
         fragment_timeout: 0,
         event_slots: 1,
         has: HAS_FLOWS | HAS_BSS_TABLES,
-        old_flows: crate::flow::JUDGE_OLD,
+        old_flows: crate::ruling::JUDGE_OLD,
         essential: 1,
         arp_only: 0,
     };

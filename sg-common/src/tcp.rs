@@ -16,7 +16,7 @@ pub const ACK: u8 = 0x10;
 /// Without these a segment changes nothing once a connection is established.
 pub const STATE_FLAGS: u8 = FIN | SYN | RST;
 
-/// True for whatever has SYN and no ACK: only rules accept it, no flow does.
+/// True for whatever has SYN and no ACK.
 #[inline(always)]
 pub const fn is_syn_without_ack(flags: u8) -> bool {
     flags & (SYN | ACK) == SYN
@@ -54,6 +54,12 @@ pub const fn first(flags: u8) -> Timeout {
 #[inline(always)]
 pub const fn makes_room(state: u8) -> u32 {
     (CLOSING | 1 << CUT) >> (state & 31) & 1
+}
+
+/// 1 if a segment with these flags may open a flow, else 0: a reset never does.
+#[inline(always)]
+pub const fn opens(flags: u8) -> u8 {
+    ((flags & RST) / RST) ^ 1
 }
 
 /// 1 for a flow in `state` (a [`Timeout`] as a number) that is closing or closed, else 0.
@@ -329,6 +335,7 @@ mod tests {
             let expected = flags & 0x17 == 0x02;
             assert_eq!(is_bare_syn(flags), expected, "{flags:#04x}");
             assert_eq!(differs_from_bare_syn(flags) == 0, expected, "{flags:#04x}");
+            assert_eq!(opens(flags) == 0, flags & 4 != 0, "{flags:#04x}");
         }
     }
 }

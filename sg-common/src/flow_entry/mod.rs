@@ -9,8 +9,8 @@ mod head;
 mod key;
 
 pub use clock::{
-    LASTING_AGE, LONGEST_TICKS, TICK_SHIFT, TOUCH_AGE, age, clock, of_ticks, tick, ticks_of,
-    time_out,
+    LASTING_AGE, LONGEST_TICKS, TICK_SHIFT, TOUCH_AGE, age, clock, has_expired, of_ticks, tick,
+    ticks_of, time_out,
 };
 pub use contents::{
     ADDRESSES, BEGUN, Contents, ENTRY_WORDS, HEAD, NAME, RULE, generation_of, rule_word, slot_of,

@@ -10,7 +10,6 @@ use aya_ebpf::{
 use sg_common::{
     counters::SlotCounters,
     event::{EventRing, EventSlot},
-    flow::{FLUSH_OLD, JUDGE_OLD, KEEP_OLD},
     fragment::{FragmentKey4, FragmentKey6, FragmentValue},
     lookup::{
         BSS_LINES, BssTables, HASH_KEY_ROOM, Keys2Words, LINE_UNITS, LINE_WORDS, Line,
@@ -19,6 +18,7 @@ use sg_common::{
     program::{
         Config, HAS_BSS_TABLES, HAS_FLOWS, HAS_LOGS, HAS_TRACE, MAY_HAVE_CUT, REMEMBERS, Target,
     },
+    ruling::Policy,
 };
 
 use crate::bpf::word::SharedWord;
@@ -141,20 +141,19 @@ pub(crate) fn shape() -> &'static Shape {
     unsafe { &*place }
 }
 
-pub(crate) fn keeps_flows() -> bool {
-    config().old_flows == KEEP_OLD
-}
+/// The policy in force, as the rulings on flows ask about it.
+pub(crate) struct InForce;
 
-/// 1 if flows of an earlier generation are judged again, else 0.
-#[inline(always)]
-pub(crate) fn judges_flows() -> u64 {
-    u64::from(config().old_flows == JUDGE_OLD)
-}
+impl Policy for InForce {
+    #[inline(always)]
+    fn generation(&self) -> u32 {
+        config().generation
+    }
 
-/// 1 if flows of an earlier generation are none any more, else 0.
-#[inline(always)]
-pub(crate) fn flushes_flows() -> u64 {
-    u64::from(config().old_flows == FLUSH_OLD)
+    #[inline(always)]
+    fn old_flows(&self) -> u8 {
+        config().old_flows
+    }
 }
 
 pub(crate) fn accepts_essential() -> bool {

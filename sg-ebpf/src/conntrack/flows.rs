@@ -2,14 +2,14 @@
 //! Only packets whose replies no rule would pass are remembered (SPEC K7).
 
 use sg_common::{
-    flow::{CUT, FlowKind},
+    flow::FlowKind,
     flow_entry::{
         Contents, Head, LASTING_AGE, NO_NUMBER, TOUCH_AGE, acknowledges, age, begun_word, clock,
-        created_of, generation_of, number_after, number_of, rule_word, slot_of, tick,
+        created_of, has_expired, number_after, number_of, rule_word, slot_of, tick,
     },
     flow_table::{Found, Table as _, Word as _, change},
-    protocol::Kind,
-    tcp::{self, Row},
+    ruling::{self, Ruling, end_of, has_ended, is_cut_at_its_end, rule_on_live, rule_on_passed},
+    tcp::Row,
     track,
     verdict::{Action, Direction, Reason, Verdict, reason_slot},
 };
@@ -25,26 +25,11 @@ use crate::outcome::Outcome;
 use crate::packet::{Numbers, Packet};
 use crate::rules::ask;
 
-/// 1 if it has, else 0.
+/// 1 if a flow with this head has expired, else 0.
 #[inline(always)]
-fn has_expired(head: Head, now: u64) -> u64 {
+fn is_expired(head: Head, now: u64) -> u64 {
     let age = age(clock(now), head.last_seen());
-    u64::from(Flows.time_out(head.state())).wrapping_sub(age.into()) >> 63
-}
-
-/// 1 if a policy before this one has admitted the flow whose rule this is, else 0. While programs
-/// are replaced one direction's meet flows of the policy that comes, which are none of these.
-#[inline(always)]
-fn is_before(rule: u64) -> u64 {
-    u64::from(generation_of(rule)).wrapping_sub(maps::generation().into()) >> 63
-}
-
-/// Not zero if the flow is a cut one, or is by this packet, since the policy has flushed all that
-/// were before it: of TCP it is so in both directions.
-#[inline(always)]
-fn is_ended(contents: &Contents) -> u64 {
-    let is_cut = u64::from(contents.head.state() ^ CUT).wrapping_sub(1) >> 63;
-    is_before(contents.rule) & maps::flushes_flows() | is_cut
+    has_expired(age, SharedWord::opaque(Flows.time_out(head.state()).into()))
 }
 
 // What `sg_go_on` is told besides the `FlowKind`, which is bit 0.
@@ -181,6 +166,18 @@ impl Traits {
         (self.0 >> 17) as u32 & 1
     }
 
+    /// The packet as the rulings see it; `is_accepted` is what the rules say of it.
+    #[inline(always)]
+    fn about(self, is_accepted: u32) -> ruling::Packet {
+        ruling::Packet {
+            kind: self.kind(),
+            tcp_flags: self.tcp_flags(),
+            direction: self.direction(),
+            opens: self.opens(),
+            is_accepted,
+        }
+    }
+
     #[inline(always)]
     fn return_number(self) -> u16 {
         (self.0 >> 32) as u16
@@ -223,40 +220,28 @@ pub(crate) extern "C" fn sg_track(
     let packet = unsafe { &*packet };
     let key = packet.flow_key();
     let traits = Traits(traits);
-    let is_accepted = verdict.is_accept();
-    // Numbers, for the verifier's sake: each condition in a row doubles the paths to explore.
-    let may_enter = verdict.accept_bit() & traits.opens();
     let now = now();
 
     let mut found = Found::NOTHING;
     let is_there = find(key, hash, &mut found);
     let head = found.contents.head;
-    let other_kind = u32::from(traits.kind() ^ Kind::Tcp as u8);
-    // 1 if an earlier policy admitted it and this one does not: it has flushed all such, or
-    // accepts what answers in it but not what it would answer, or else nobody would have come
-    // here.
-    let is_unanswerable =
-        u64::from(verdict.accept_bit() & u32::from(head.originator() ^ traits.direction()));
-    let is_lost = maps::judges_flows() & is_unanswerable & (u64::from(head.is_seeded()) ^ 1);
-    let is_over = (is_before(found.contents.rule) & (maps::flushes_flows() | is_lost)) as u32;
-    let is_full = (tcp::makes_room(head.state()) | is_over) ^ 1;
-    let continues =
-        may_enter ^ 1 | other_kind | is_full | tcp::differs_from_bare_syn(traits.tcp_flags());
-    let reopens = u64::from(continues).wrapping_sub(1) >> 63;
-    // Only a TCP flow leaves more behind than nothing.
-    let is_tcp = u64::from(other_kind).wrapping_sub(1) >> 63;
-    let has_left = u64::from(is_over) & (is_tcp ^ 1);
-    let has_gone = reopens | has_left | has_expired(head, now) | u64::from(is_there ^ 1);
-    if SharedWord::opaque(has_gone) != 0 {
+    let about = traits.about(verdict.accept_bit());
+    let entry = found.contents;
+    let end = end_of::<SharedWord>(&entry, &about, &maps::InForce, || {
+        is_expired(head, now) | u64::from(is_there ^ 1)
+    });
+    if SharedWord::opaque(end.is_without_flow) != 0 {
         if SharedWord::opaque(is_there.into()) != 0 {
             sg_flow_forget(&found);
         }
-        if SharedWord::opaque(may_enter.into()) != 0 {
+        let traits = Traits(SharedWord::opaque(traits.0));
+        let verdict = Verdict(SharedWord::opaque(verdict.0.into()) as u32);
+        if SharedWord::opaque((verdict.accept_bit() & traits.opens()).into()) != 0 {
             let flags = traits.tcp_flags().into();
             let state = sg_next_state(traits.kind().into(), NO_STATE, flags, 0) as u8;
             found.contents = Contents {
                 head: Head::of_first(tick(now), state, traits.direction()),
-                rule: rule_word(verdict.slot(), maps::generation()),
+                rule: rule_word(verdict.slot(), maps::config().generation),
                 begun: begun_word(tick(now), NO_NUMBER),
             };
             enter(key, hash, &found.contents, FlowKind::HalfOpen, now);
@@ -265,52 +250,48 @@ pub(crate) extern "C" fn sg_track(
         let verdict = Verdict(SharedWord::opaque(verdict.0.into()) as u32);
         return Outcome::rule(verdict).pack();
     }
-
-    let is_cut = u64::from(is_over) | u64::from(head.state() ^ CUT).wrapping_sub(1) >> 63;
-    if SharedWord::opaque(is_cut) != 0 {
+    if SharedWord::opaque(end.is_cut) != 0 {
         sg_flow_cut(&found, now);
         return reason(traits.direction(), Reason::Revoked);
     }
 
-    let from_originator = head.originator() == traits.direction();
-    let mut rule = found.contents.rule;
-    let is_older = generation_of(rule) != maps::generation();
+    // From here on everything is taken from these words anew: what was found out above is too much
+    // for a short stack.
+    let traits = Traits(SharedWord::opaque(traits.0));
+    let verdict = Verdict(SharedWord::opaque(verdict.0.into()) as u32);
+    let head = Head(SharedWord::opaque(head.0));
+    let entry = Contents { head, ..entry };
     let by_rules = Outcome::rule(verdict).pack();
     let mut result = by_rules;
     // All bits set where the packet counts for the flow's rule: the slot is then put in.
     let mut has_slot = 0u32;
     // The verdict that admits the flow under this policy, where an earlier one did.
     let mut admission = 0;
-    if head.is_seeded() && !is_accepted {
-        result = reason(traits.direction(), Reason::Seeded);
-    } else if is_accepted {
-        if from_originator && is_older && !head.is_seeded() {
-            admission = verdict.0;
-        }
-    } else if is_older && !maps::keeps_flows() {
-        // Of an originator's packet the rules of its own direction were asked just now, and did
-        // not accept.
-        if !from_originator {
-            let opposite = Direction::BOTH[usize::from(traits.direction() ^ 1)];
-            admission = ask(class, opposite, traits.kind(), traits.return_number()).0;
-        }
-        if !Verdict(admission).is_accept() {
-            if SharedWord::opaque(is_tcp) != 0 {
-                sg_flow_cut(&found, now);
-            } else {
-                sg_flow_forget(&found);
+    match rule_on_live(&entry, &traits.about(verdict.accept_bit()), &maps::InForce) {
+        Ruling::NoFlow | Ruling::Cut | Ruling::ByRulesAlone => return by_rules,
+        Ruling::ByRules => {}
+        Ruling::Readmitted => admission = verdict.0,
+        Ruling::Seeded => result = reason(traits.direction(), Reason::Seeded),
+        Ruling::Kept => (result, has_slot) = (KEPT, u32::MAX),
+        Ruling::Reply => (result, has_slot) = (REPLY, u32::MAX),
+        ruling @ (Ruling::JudgedAgain | Ruling::Revoked) => {
+            if matches!(ruling, Ruling::JudgedAgain) {
+                let opposite = Direction::BOTH[usize::from(traits.direction() ^ 1)];
+                admission = ask(class, opposite, traits.kind(), traits.return_number()).0;
             }
-            return reason(traits.direction(), Reason::Revoked);
+            if !Verdict(admission).is_accept() {
+                if is_cut_at_its_end(SharedWord::opaque(traits.kind().into()) as u8) {
+                    sg_flow_cut(&found, now);
+                } else {
+                    sg_flow_forget(&found);
+                }
+                return reason(traits.direction(), Reason::Revoked);
+            }
+            (result, has_slot) = (REPLY, u32::MAX);
         }
-        (result, has_slot) = (REPLY, u32::MAX);
-    } else if !from_originator {
-        (result, has_slot) = (REPLY, u32::MAX);
-    } else if is_older {
-        (result, has_slot) = (KEPT, u32::MAX);
-    } else {
-        // Same key, other match (an ICMP code): the rules have the word.
-        return by_rules;
     }
+    let from_originator = head.originator() == traits.direction();
+    let mut rule = found.contents.rule;
     // The verifier explores what follows once for all of these.
     rule = SharedWord::forget(rule, now);
     let result = SharedWord::forget(result, now);
@@ -319,7 +300,7 @@ pub(crate) extern "C" fn sg_track(
     let mut how = found.kind() as u32
         + SharedWord::forget(u64::from(from_originator), now) as u32 * FROM_ORIGINATOR;
     if admission != 0 {
-        rule = rule_word(Verdict(admission).slot(), maps::generation());
+        rule = rule_word(Verdict(admission).slot(), maps::config().generation);
         how |= IS_CHANGED;
         sg_flow_change_rule(&mut found, rule);
     }
@@ -360,18 +341,19 @@ pub(crate) extern "C" fn sg_pass_unless_cut(
     if find(packet.flow_key(), hash, &mut found) == 0 {
         return by_rules;
     }
-    let contents = &found.contents;
-    let other_kind = u64::from(traits.kind() ^ Kind::Tcp as u8);
-    let is_live_tcp = (has_expired(contents.head, now) ^ 1) & other_kind.wrapping_sub(1) >> 63;
-    if SharedWord::opaque(is_ended(contents) & is_live_tcp) == 0 {
-        return by_rules;
+    let entry = &found.contents;
+    let about = traits.about(Verdict(verdict).accept_bit());
+    match rule_on_passed::<SharedWord>(entry, &about, &maps::InForce, is_expired(entry.head, now)) {
+        Ruling::NoFlow => {
+            sg_flow_forget(&found);
+            by_rules
+        }
+        Ruling::Cut => {
+            sg_flow_cut(&found, now);
+            reason(traits.direction(), Reason::Revoked)
+        }
+        _ => by_rules,
     }
-    if tcp::differs_from_bare_syn(traits.tcp_flags()) == 0 {
-        sg_flow_forget(&found);
-        return by_rules;
-    }
-    sg_flow_cut(&found, now);
-    reason(traits.direction(), Reason::Revoked)
 }
 
 /// Whether `p`, a packet that was quoted and that the rules do not accept, belongs to a live flow
@@ -389,17 +371,19 @@ pub(crate) extern "C" fn sg_belongs(p: *const Packet, class: u32) -> u32 {
     if find(key, hash_of(key), &mut found) == 0 {
         return 0;
     }
-    let Contents { head, rule, .. } = found.contents;
-    if SharedWord::opaque(has_expired(head, now()) | is_ended(&found.contents)) != 0 {
+    let (entry, policy) = (&found.contents, maps::InForce);
+    if SharedWord::opaque(is_expired(entry.head, now()) | has_ended::<SharedWord>(entry, &policy))
+        != 0
+    {
         return 0;
     }
-    if head.is_seeded() || generation_of(rule) == maps::generation() || maps::keeps_flows() {
-        return 1;
+    // The rules do not accept it: see `sg_is_related`.
+    match rule_on_live(entry, &Traits::of(p).about(0), &policy) {
+        Ruling::Revoked => 0,
+        Ruling::JudgedAgain => {
+            let opposite = p.direction().opposite();
+            ask(class, opposite, p.kind, p.return_number).accept_bit()
+        }
+        _ => 1,
     }
-    if head.originator() == p.direction {
-        return 0;
-    }
-    // The rules on the packet that it answers.
-    let opposite = p.direction().opposite();
-    ask(class, opposite, p.kind, p.return_number).accept_bit()
 }

@@ -12,10 +12,12 @@ use network_types::{
     udp::UdpHdr,
 };
 use sg_common::{
+    concern::{Concern, concern},
+    essential::{DHCP_CLIENT, DHCPV6_CLIENT},
     flow_table::{Word as _, may_have},
     lookup::{Tables as _, column_entry, column_index, is_pointer, verdict_below},
     program::{HAS_BSS_TABLES, HAS_FLOWS},
-    protocol::{IPPROTO_TCP, IPPROTO_UDP},
+    protocol::{IPPROTO_TCP, IPPROTO_UDP, Kind},
     verdict::{Direction, Verdict},
 };
 
@@ -40,10 +42,6 @@ pub(crate) const IS_TO_TRACK: u32 = 3;
 /// Whatever is not plain takes the slow path, malformed packets too.
 const NO: Stop = parsed::MALFORMED;
 
-/// The ports on which the answers of DHCP arrive, which may be essential traffic.
-const DHCP_CLIENT: u64 = 68;
-const DHCPV6_CLIENT: u64 = 546;
-
 /// What the headers say.
 struct Plain {
     class: u32,
@@ -53,7 +51,7 @@ struct Plain {
 /// TCP's header or UDP's, as far as every packet needs it: there are few registers. The rest is
 /// [`Rest`].
 struct Transport {
-    /// 0 for TCP, 1 for UDP: the numbers of `Kind`.
+    /// A [`Kind`], TCP or UDP.
     kind: u64,
     /// The source port, and below it the destination, with no known history: the compiler would
     /// combine swaps and shifts to what takes more instructions.
@@ -127,6 +125,7 @@ fn names<H: Hook>(hook: &H, transport: &Transport, is_v6: u64) -> Result<Names, 
     let frame = at::<Frame<Ipv4Hdr>, H>(hook, 0)?;
     // SAFETY: an address inside what `at` has compared with the end of the packet.
     let header = unsafe { &raw const (*frame).ip };
+    const { assert!(Kind::Tcp as u8 == 0 && Kind::Udp as u8 == 1) };
     let protocol = TCP + transport.kind * (UDP - TCP);
     let (local, remote) = ends(
         H::DIRECTION,
@@ -187,7 +186,7 @@ fn plain<H: Hook, F: Variant>(hook: &H) -> Result<u32, Stop> {
     }
     let mut concern = match F::has_flows() {
         true => concern_of_flows::<H, F>(&p, is_drop),
-        false => NO_FLOW,
+        false => Concern::None as u64,
     };
     if F::may_have_cut() {
         // As above.
@@ -195,17 +194,17 @@ fn plain<H: Hook, F: Variant>(hook: &H) -> Result<u32, Stop> {
         wide_verdict = SharedWord::forget(wide_verdict, t.ports);
     }
     let verdict = Verdict(wide_verdict as u32);
-    if concern != NO_FLOW {
+    if concern != Concern::None as u64 {
         let rest = Rest::of(hook, t.kind)?;
         let names = names(hook, t, rest.is_v6)?;
         let step = Step {
             class: p.class,
             verdict,
             is_drop: match F::may_have_cut() {
-                true => concern == FLOW_OF_A_DROP,
+                true => concern == Concern::MayReply as u64,
                 false => is_drop,
             },
-            is_passed: F::may_have_cut() && concern == A_CUT_FLOW,
+            is_passed: F::may_have_cut() && concern == Concern::MayBeCut as u64,
             flags: rest.flags,
             headers: rest.headers,
         };
@@ -242,36 +241,26 @@ const fn answer(is_accepted: bool) -> u32 {
     if is_accepted { ACCEPTED } else { DROPPED }
 }
 
-// What the flow table may have to do with a packet.
-const NO_FLOW: u64 = 0;
-/// It is asked whether the flow of what the rules drop is there.
-const FLOW_OF_A_DROP: u64 = 1;
-/// It is asked for a cut flow, and for nothing else: see `MAY_HAVE_CUT`.
-const A_CUT_FLOW: u64 = 2;
-/// It is told of the flow.
-const A_FLOW: u64 = 3;
-
+/// What the flow table has to do with a packet. A number, since the verifier is to forget it.
 #[inline(always)]
 fn concern_of_flows<H: Hook, F: Variant>(p: &Plain, is_drop: bool) -> u64 {
-    let concern = if is_drop {
-        FLOW_OF_A_DROP
-    } else if !passes_answer::<F>(p, H::DIRECTION.opposite()) {
-        return A_FLOW;
-    } else if F::may_have_cut() {
-        A_CUT_FLOW
-    } else {
-        return NO_FLOW;
-    };
+    let concern = concern(!is_drop, F::may_have_cut, || {
+        passes_reply::<F>(p, H::DIRECTION.opposite())
+    });
+    match concern {
+        Concern::None | Concern::Remembered => return concern as u64,
+        Concern::MayReply | Concern::MayBeCut => {}
+    }
     match may_have(&Flows, p.transport.name(H::DIRECTION)) {
-        true => concern,
-        false => NO_FLOW,
+        true => concern as u64,
+        false => Concern::None as u64,
     }
 }
 
-/// Whether the other direction's rules pass the replies by themselves: then there is nothing to
-/// remember. Most such rules say so for all ports.
+/// Whether the other direction's rules pass the reply by themselves. Most such rules say so for all
+/// ports.
 #[inline(always)]
-fn passes_answer<F: Variant>(p: &Plain, opposite: Direction) -> bool {
+fn passes_reply<F: Variant>(p: &Plain, opposite: Direction) -> bool {
     let kind = p.transport.kind as u8;
     let Some(entry) = column_entry(&KernelTables::<F>::GET, p.class, opposite, kind) else {
         return false;
@@ -333,13 +322,13 @@ fn transport<I, H: Hook>(
     frame: *const Frame<I>,
     protocol: u8,
     end: u64,
-    dhcp_client: u64,
+    dhcp_client: u16,
 ) -> Result<Transport, Stop> {
     // SAFETY: an address inside what `at` has compared with the end of the packet.
     let header = unsafe { &raw const (*frame).transport };
     let ports = SharedWord::opaque(u32::from_be(field!(header, ports as u32)).into());
     let mut headers = (EthHdr::LEN + size_of::<I>()) as u64;
-    let column = |kind| maps::shape().column(column_index(H::DIRECTION, kind));
+    let column = |kind: Kind| maps::shape().column(column_index(H::DIRECTION, kind as u8));
     let transport;
     // TCP first: of UDP, whose numbers are among those that it may have, the verifier then
     // explores nothing more.
@@ -350,17 +339,17 @@ fn transport<I, H: Hook>(
         }
         headers += len;
         transport = Transport {
-            kind: SharedWord::forget(0, ports),
+            kind: SharedWord::forget(Kind::Tcp as u64, ports),
             ports,
-            column: SharedWord::forget(column(0).into(), ports) as u32,
+            column: SharedWord::forget(column(Kind::Tcp).into(), ports) as u32,
         };
     } else if protocol == IPPROTO_UDP {
         transport = Transport {
-            kind: 1,
+            kind: Kind::Udp as u64,
             ports,
-            column: column(1),
+            column: column(Kind::Udp),
         };
-        if transport.destination() == dhcp_client && maps::accepts_essential() {
+        if transport.destination() == u64::from(dhcp_client) && maps::accepts_essential() {
             return Err(NO);
         }
         headers += UdpHdr::LEN as u64;

@@ -8,14 +8,16 @@ use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
 };
 use sg_common::{
+    concern::only_rules_accept,
     flow_entry::{
-        ADDRESSES, FlowKey, Head, NAME, TOUCH_AGE, age, clock, finish, generation_of, hash_halves,
+        ADDRESSES, FlowKey, NAME, TOUCH_AGE, age, clock, finish, has_expired, hash_halves,
         hash_step, slot_of, tick,
     },
     flow_table::{
         Spot, Table as _, WAYS, change_head, choose, has_match, in_both, read_if, spread, tags_of,
     },
-    tcp, track,
+    ruling::{is_by_rules_alone, is_unsteady},
+    tcp,
     verdict::Verdict,
 };
 
@@ -130,7 +132,7 @@ pub(crate) enum Fate {
 /// passes anyway: any other one opens it.
 #[inline(always)]
 pub(crate) fn ask<H: Hook>(hook: &H, names: &Names, step: &Step) -> Result<Fate, Stop> {
-    if step.is_drop && tcp::is_syn_without_ack(step.flags as u8) {
+    if step.is_drop && only_rules_accept(step.flags as u8) {
         return Ok(Fate::ByRules);
     }
     let sum = match names.is_v6() {
@@ -186,21 +188,16 @@ fn steady<H: Hook>(hook: &H, names: &Names, step: &Step, spot: &Spot, both: u64)
     let (head, rule) = (contents.head, contents.rule);
     let now = now();
     let age = age(clock(now), head.last_seen());
-    let differs = u64::from(generation_of(rule) ^ maps::generation())
-        | (step.flags & u64::from(tcp::STATE_FLAGS))
-        | u64::from(track::disturbs(head.state()))
-        | head.0 & Head::SEEDED;
-    if differs != 0 || age > Flows.time_out(head.state()) {
+    let is_unsteady = is_unsteady(head, rule, maps::config().generation, step.flags);
+    if is_unsteady != 0 || has_expired(age, Flows.time_out(head.state()).into()) != 0 {
         return None;
     }
     let by_rules = Outcome::rule(step.verdict).pack();
-    let from_originator = head.originator() == H::DIRECTION as u8;
-    if from_originator && step.is_drop {
-        // Same key, other match: the rules have the word.
+    if is_by_rules_alone(head, H::DIRECTION as u8, !step.is_drop) {
         return Some(by_rules);
     }
     if age >= TOUCH_AGE {
-        // Where it fails somebody else has just done the same.
+        // Where it fails another CPU has just done the same.
         change_head(entry, head, head.seen_at(tick(now)));
     }
     Some(if step.is_drop {
@@ -257,9 +254,9 @@ fn hand_on<H: Hook>(hook: &H, names: &Names, step: &Step, hash: u32) -> Result<(
     };
     let flags = step.flags as u8;
     let numbers = numbers(hook, names, step)?;
-    // TCP is 6 and UDP 17; what resets a connection opens none.
+    // TCP is 6 and UDP 17.
     let kind = key.protocol() >> 4;
-    let opens = flags >> 2 & 1 ^ 1;
+    let opens = tcp::opens(flags);
     // Where the answer goes: the port that this packet comes from.
     let (return_number, _) = ends(H::DIRECTION, key.local_port(), key.remote_port());
     let scratch = scratch::get::<H>().ok_or(parsed::MALFORMED)?;

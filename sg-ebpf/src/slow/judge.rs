@@ -2,12 +2,12 @@
 //! the flow table.
 
 use sg_common::{
+    concern::{Concern, concern, only_rules_accept},
+    essential::{Headers, is_essential},
     protocol::Kind,
-    tcp,
     verdict::{Direction, Reason},
 };
 
-use super::essential;
 use crate::{
     bpf::{hook::Hook, maps},
     classes,
@@ -78,32 +78,33 @@ fn judge_packet(direction: Direction, p: &Packet) -> (Outcome, u64) {
             Direction::Inbound => (&p.remote, p.remote_port, p.local_port),
             Direction::Outbound => (&p.local, p.local_port, p.remote_port),
         };
-        if essential::is_essential(p, source, (source_port, destination_port)) {
+        let headers = Headers {
+            is_v6: p.is_v6(),
+            kind: p.kind,
+            number: p.number,
+            hop_limit: p.hop_limit,
+            source,
+            ports: (source_port, destination_port),
+        };
+        if is_essential(&headers) {
             return (Outcome::reason(direction, Reason::Essential), DECIDED);
         }
     }
 
     let class = classes::sg_class(p);
     let verdict = ask(class, direction, p.kind, p.number);
-    let decided_by_rules = if verdict.is_accept() {
-        // Where the other direction's rules pass the replies by themselves there is nothing to
-        // remember.
-        ask(class, direction.opposite(), p.kind, p.return_number).is_accept()
-    } else {
-        // A bare SYN opens a connection, so it can only be accepted by a rule: a flood of them
-        // never gets as far as the flow table.
-        p.is_kind(Kind::Tcp) && tcp::is_syn_without_ack(p.tcp_flags)
-    };
-    if !maps::has_flows() || p.is_trackable == 0 {
-        return (Outcome::rule(verdict), DECIDED);
-    }
-    let rest = ASK_FLOWS | u64::from(class) << 32 | u64::from(verdict.0);
-    if !decided_by_rules {
-        return (Outcome::rule(verdict), rest);
-    }
     // A connection that was cut is so whatever the rules say by now.
-    if maps::may_have_cut() && verdict.is_accept() && p.is_kind(Kind::Tcp) {
-        return (Outcome::rule(verdict), rest | ASK_FOR_CUT);
-    }
-    (Outcome::rule(verdict), DECIDED)
+    let may_have_cut = || maps::may_have_cut() && p.is_kind(Kind::Tcp);
+    let concern = concern(verdict.is_accept(), may_have_cut, || {
+        ask(class, direction.opposite(), p.kind, p.return_number).is_accept()
+    });
+    let rest = ASK_FLOWS | u64::from(class) << 32 | u64::from(verdict.0);
+    let rest = match concern {
+        _ if !maps::has_flows() || p.is_trackable == 0 => DECIDED,
+        Concern::MayReply if only_rules_accept(p.tcp_flags) => DECIDED,
+        Concern::MayReply | Concern::Remembered => rest,
+        Concern::MayBeCut => rest | ASK_FOR_CUT,
+        Concern::None => DECIDED,
+    };
+    (Outcome::rule(verdict), rest)
 }

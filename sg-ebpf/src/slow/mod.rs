@@ -1,6 +1,5 @@
 //! The slow path: any frame from its first byte on.
 
-pub(crate) mod essential;
 pub(crate) mod extension;
 pub(crate) mod fragments;
 pub(crate) mod judge;

@@ -6,7 +6,7 @@ use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
 };
 use sg_common::{
-    protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind},
+    protocol::{Kind, kind_of},
     verdict::Direction,
 };
 
@@ -110,16 +110,8 @@ fn transport<H: Hook>(
     // SAFETY: `at` has compared all of it with the end of the packet.
     let unknown = unsafe { *header.cast::<u64>() };
     out.is_trackable = 1;
-    let icmp_protocol = if out.is_v6() {
-        IPPROTO_ICMPV6
-    } else {
-        IPPROTO_ICMP
-    };
-    let with_ports = match out.protocol {
-        IPPROTO_TCP => Kind::Tcp,
-        IPPROTO_UDP => Kind::Udp,
-        IPPROTO_SCTP => Kind::Sctp,
-        protocol if protocol == icmp_protocol => {
+    let with_ports = match kind_of(out.protocol, out.is_v6()) {
+        Kind::Icmp => {
             icmp(header.cast::<Icmpv4Hdr>(), out);
             // There are no errors about errors, and other messages belong to nothing.
             return if out.is_trackable != 0 {
@@ -128,10 +120,11 @@ fn transport<H: Hook>(
                 Err(MALFORMED)
             };
         }
-        protocol => {
-            other(protocol, out);
+        Kind::Other => {
+            other(out.protocol, out);
             return Ok(());
         }
+        kind => kind,
     };
     // Without this the verifier explores three paths from here on.
     let kind = forget(with_ports as u64, unknown) as u8;

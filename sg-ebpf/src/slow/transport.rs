@@ -2,10 +2,8 @@
 
 use network_types::{icmp::Icmpv4Hdr, sctp::SctpHdr, tcp::TcpHdr, udp::UdpHdr};
 use sg_common::{
-    protocol::{
-        IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, icmp_answer,
-        icmp_is_error, icmp_number, icmp_query, other_number,
-    },
+    icmp::{flow_port, is_error, query, query_number},
+    protocol::{Kind, icmp_number, kind_of, other_number},
     tcp,
     verdict::Direction,
 };
@@ -42,13 +40,8 @@ pub(crate) fn transport<H: Hook>(
     out.is_trackable = 1;
     out.opens = 1;
     let protocol = out.protocol;
-    let icmp_protocol = if out.is_v6() {
-        IPPROTO_ICMPV6
-    } else {
-        IPPROTO_ICMP
-    };
-    let header_len = match protocol {
-        IPPROTO_TCP => {
+    let header_len = match kind_of(protocol, out.is_v6()) {
+        Kind::Tcp => {
             fits(TcpHdr::LEN)?;
             let header = at::<TcpStart, H>(hook, at_offset)?;
             let header_len = (field!(header, data_offset as u8) >> 4) as usize * 4;
@@ -60,10 +53,10 @@ pub(crate) fn transport<H: Hook>(
             let data = (len - header_len) as u32;
             out.numbers = Numbers::of(field!(header, numbers as [u32; 2]), flags, data);
             out.tcp_flags = flags;
-            out.opens = u8::from(flags & tcp::RST == 0);
+            out.opens = tcp::opens(flags);
             header_len
         }
-        IPPROTO_UDP => {
+        Kind::Udp => {
             fits(UdpHdr::LEN)?;
             let header = at::<UdpHdr, H>(hook, at_offset)?;
             let said = u16::from_be(field!(header, len as u16)) as usize;
@@ -73,18 +66,18 @@ pub(crate) fn transport<H: Hook>(
             ports(H::DIRECTION, Kind::Udp as u8, header.cast(), out);
             UdpHdr::LEN
         }
-        IPPROTO_SCTP => {
+        Kind::Sctp => {
             fits(SctpHdr::LEN)?;
             let header = at::<SctpHdr, H>(hook, at_offset)?;
             ports(H::DIRECTION, Kind::Sctp as u8, header.cast(), out);
             SctpHdr::LEN
         }
-        _ if protocol == icmp_protocol => {
+        Kind::Icmp => {
             fits(Icmpv4Hdr::LEN)?;
             icmp(at(hook, at_offset)?, out);
             Icmpv4Hdr::LEN
         }
-        _ => {
+        Kind::Other => {
             other(protocol, out);
             0
         }
@@ -131,10 +124,6 @@ pub(crate) fn ports(direction: Direction, kind: u8, header: *const Ports, out: &
     out.return_number = source;
 }
 
-/// Set in the remote port of an ICMP flow whose requests come in: pings in both directions with
-/// the same identifier are two flows, and a request is never taken for an answer.
-const ASKED_INBOUND: u16 = 1 << 8;
-
 #[inline(always)]
 pub(crate) fn icmp(header: *const Icmpv4Hdr, out: &mut Packet) {
     let (kind, code) = (field!(header, type_ as u8), field!(header, code as u8));
@@ -157,20 +146,15 @@ extern "C" fn sg_icmp(out: *mut Packet) -> u32 {
     let out = unsafe { &mut *out };
     let kind = (out.number >> 8) as u8;
     let v6 = out.v6;
-    let query = icmp_query(v6, kind);
+    let query = query(v6, kind);
     let (request, is_request) = query.unwrap_or((0, false));
-    let return_kind = if is_request {
-        icmp_answer(request)
-    } else {
-        request
-    };
     out.kind = Kind::Icmp as u8;
-    out.return_number = icmp_number(return_kind, 0);
-    // `Inbound` is 0 and `Outbound` is 1: requests that come in and answers that go out.
+    out.return_number = query_number(request, !is_request);
+    // `Inbound` is 0 and `Outbound` is 1: requests that come in and replies that go out.
     let asked_inbound = u16::from(out.direction) ^ u16::from(is_request);
-    out.remote_port = u16::from(request) | (asked_inbound * ASKED_INBOUND);
+    out.remote_port = flow_port(request, asked_inbound);
     out.is_trackable = query.is_some().into();
     out.opens = is_request.into();
-    out.is_error = icmp_is_error(v6, kind).into();
+    out.is_error = is_error(v6, kind).into();
     0
 }

@@ -18,6 +18,7 @@ mod tree;
 use std::net::IpAddr;
 
 use sg_common::{
+    concern::needs_no_entry,
     lookup::{
         BSS_LINES, Line, POINTER, Plain, ROOT_ENTRIES, Root, SHAPE_LINES, Shape, Tables, class4,
         class6, column_index, judge,
@@ -126,7 +127,7 @@ fn opens_flows(rows: &[Row]) -> bool {
             Kind::ALL.into_iter().any(|kind| {
                 let asked = row[column_index(direction, kind as u8)];
                 let answer = row[column_index(direction.opposite(), kind as u8)];
-                may_accept(asked) && !accepts_all(answer)
+                may_accept(asked) && !needs_no_entry(true, || accepts_all(answer))
             })
         })
     })

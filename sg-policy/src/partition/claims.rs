@@ -1,10 +1,7 @@
 //! The numbers that each rule claims: its ports, ICMP messages or protocols, as ranges.
 
 use sg_common::{
-    protocol::{
-        IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, icmp_number,
-        other_number,
-    },
+    protocol::{self, Kind, icmp_number, other_number},
     verdict::Direction,
 };
 
@@ -14,17 +11,7 @@ use crate::policy::{Policy, Protocol, Rule};
 
 /// The kind by which packets of protocol `number` are looked up.
 pub(super) fn kind_of(number: u8, family: Family) -> Kind {
-    let icmp = match family {
-        Family::V4 => IPPROTO_ICMP,
-        Family::V6 => IPPROTO_ICMPV6,
-    };
-    match number {
-        IPPROTO_TCP => Kind::Tcp,
-        IPPROTO_UDP => Kind::Udp,
-        IPPROTO_SCTP => Kind::Sctp,
-        number if number == icmp => Kind::Icmp,
-        _ => Kind::Other,
-    }
+    protocol::kind_of(number, matches!(family, Family::V6))
 }
 
 /// A range of numbers that a rule matches, whatever the address.

@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use sg_common::flow::{CUT, FlowKind, FlowValue, TIMEOUTS, Timeout, seconds};
 use sg_common::flow_entry::{
-    BEGUN, Contents, ENTRY_WORDS, FlowKey, HASH_KEYS, HEAD, Head, age, clock, generation_of, hash,
-    tick, time_out,
+    BEGUN, Contents, ENTRY_WORDS, FlowKey, HASH_KEYS, HEAD, Head, age, clock, hash, tick, time_out,
 };
 use sg_common::flow_ports::PORT_COUNTS;
 use sg_common::flow_table::{
@@ -19,7 +18,8 @@ use sg_common::flow_table::{
     give_back, kind_of_word, publish, read_any, reclaim, remove, settle, tags_of,
 };
 use sg_common::program::STATES;
-use sg_common::protocol::IPPROTO_TCP;
+use sg_common::protocol::kind_of;
+use sg_common::ruling::{FLUSH_OLD, InForce, Policy as _, is_cut_at_its_end};
 
 use super::error::KernelError;
 use super::generation::Generation;
@@ -326,13 +326,17 @@ impl FlowTable {
     /// them (SPEC K11), at their next packet: those of TCP are cut, all others taken out. Returns
     /// how many of each kind were.
     pub fn flush(&self, generation: u32, now: u64) -> [u64; 2] {
+        let policy = InForce {
+            generation,
+            old_flows: FLUSH_OLD,
+        };
         let mut removed = [0; 2];
         self.each_found(|key, found| {
             let is_cut = found.contents.head.state() == CUT;
-            if is_cut || generation_of(found.contents.rule) >= generation {
+            if is_cut || policy.is_before::<AtomicU64>(found.contents.rule) == 0 {
                 return;
             }
-            if key.protocol() == IPPROTO_TCP {
+            if is_cut_at_its_end(kind_of(key.protocol(), key.is_v6()) as u8) {
                 cut(self, &found, tick(now));
             } else if remove(self, &found) {
                 removed[found.kind() as usize] += 1;
@@ -377,14 +381,10 @@ impl FlowTable {
             let may_be_cut = match in_force {
                 _ if head.state() == CUT || flushes => true,
                 None => true,
-                Some(before) if generation_of(rule) == before.number => false,
-                Some(before) => match before.established {
-                    Established::Revalidate => !head.is_seeded(),
-                    Established::Keep => false,
-                    Established::Flush => true,
-                },
+                Some(before) => before.in_force().may_cut(head, rule),
             };
-            may_have_cut |= key.protocol() == IPPROTO_TCP && is_live && may_be_cut;
+            let is_tcp = is_cut_at_its_end(kind_of(key.protocol(), key.is_v6()) as u8);
+            may_have_cut |= is_tcp && is_live && may_be_cut;
         });
         may_have_cut
     }

@@ -1,6 +1,7 @@
 //! What a generation of programs is told at load.
 
 use sg_common::flow::TIMEOUTS;
+use sg_common::ruling::{FLUSH_OLD, InForce, JUDGE_OLD, KEEP_OLD};
 
 use super::state::State;
 use sg_policy::policy::{Established, NonIp, Policy};
@@ -53,6 +54,23 @@ impl Generation {
             asks_for_each: false,
             has_logging_rules: policy.logs(),
             log_level: 0,
+        }
+    }
+
+    /// What becomes of flows that earlier policies admitted, as the programs are told.
+    pub(super) fn old_flows(&self) -> u8 {
+        match self.established {
+            Established::Revalidate => JUDGE_OLD,
+            Established::Keep => KEEP_OLD,
+            Established::Flush => FLUSH_OLD,
+        }
+    }
+
+    /// The same, as the rulings on flows take it.
+    pub(super) fn in_force(&self) -> InForce {
+        InForce {
+            generation: self.number,
+            old_flows: self.old_flows(),
         }
     }
 

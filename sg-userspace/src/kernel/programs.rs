@@ -11,7 +11,7 @@ use aya::maps::Map;
 use aya::programs::{Program, ProgramError, ProgramInfo, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::sys::signal::{SigSet, SigmaskHow};
-use sg_common::flow::{FLUSH_OLD, JUDGE_OLD, KEEP_OLD, Timeout};
+use sg_common::flow::Timeout;
 use sg_common::lookup::{BSS_LINES, BssTables, LINE_WORDS, Line, Plain};
 use sg_common::program::{
     ASKS_FOR_EACH, Config, HAS_BSS_TABLES, HAS_FLOWS, HAS_LOGS, HAS_TRACE, MAY_HAVE_CUT, REMEMBERS,
@@ -27,7 +27,7 @@ use super::shared::CounterReader;
 use super::shared_maps::SharedMaps;
 use super::{sys, targets};
 use sg_policy::compile::Compiled;
-use sg_policy::policy::{Established, NonIp};
+use sg_policy::policy::NonIp;
 
 /// Datagrams under way in fragments, of each family.
 pub const FRAGMENT_ENTRIES: u32 = 4096;
@@ -95,11 +95,6 @@ impl Programs {
         let started = Instant::now();
         let flow_keys = keys_of(shared.pins.as_ref())?;
         let groups = shared.groups()?;
-        let old_flows = match generation.established {
-            Established::Revalidate => JUDGE_OLD,
-            Established::Keep => KEEP_OLD,
-            Established::Flush => FLUSH_OLD,
-        };
         let shape = tables.shape;
         let is_in_bss =
             generation.may_be_in_bss && tables.lines.len() <= BSS_LINES && shape.host_buckets == 0;
@@ -128,7 +123,7 @@ impl Programs {
             fragment_timeout: generation.timeouts[Timeout::Fragment as usize],
             event_slots,
             has,
-            old_flows,
+            old_flows: generation.old_flows(),
             essential: generation.essential.into(),
             arp_only: (generation.non_ip == NonIp::ArpOnly).into(),
         };

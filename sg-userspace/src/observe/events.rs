@@ -9,7 +9,9 @@ use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use sg_common::event::Event;
 use sg_common::flow::{ipv4, ipv6};
-use sg_common::protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
+use sg_common::protocol::{
+    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, kind_of,
+};
 use sg_common::verdict::{Action, Direction, Reason, reason_slot};
 
 use super::attached::Attached;
@@ -167,14 +169,10 @@ fn logged(
             _ => ipv6(words).into(),
         }
     };
-    let has_ports = matches!(event.protocol, IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP);
-    let icmp = if event.v6 == 0 {
-        IPPROTO_ICMP
-    } else {
-        IPPROTO_ICMPV6
-    };
-    let [kind, code] = event.icmp.to_be_bytes();
-    let is_icmp = event.protocol == icmp;
+    let kind = kind_of(event.protocol, event.v6 != 0);
+    let has_ports = kind.has_ports();
+    let [icmp_type, icmp_code] = event.icmp.to_be_bytes();
+    let is_icmp = kind == Kind::Icmp;
     let direction = if event.is_inbound() {
         Direction::Inbound
     } else {
@@ -199,10 +197,10 @@ fn logged(
         local_port: has_ports.then_some(event.local_port),
         remote: address(event.remote),
         remote_port: has_ports.then_some(event.remote_port),
-        icmp_type: is_icmp.then_some(kind),
-        icmp_code: is_icmp.then_some(code),
+        icmp_type: is_icmp.then_some(icmp_type),
+        icmp_code: is_icmp.then_some(icmp_code),
         bytes: event.bytes,
-        tcp_flags: (event.protocol == IPPROTO_TCP).then_some(event.tcp_flags),
+        tcp_flags: (kind == Kind::Tcp).then_some(event.tcp_flags),
         rule: state
             .filter(|_| reason.is_none())
             .and_then(|state| rule_of(state, event.slot)),

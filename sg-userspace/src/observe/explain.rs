@@ -4,10 +4,8 @@
 use std::net::IpAddr;
 
 use serde::Serialize;
-use sg_common::protocol::{
-    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind,
-    icmp_number, other_number,
-};
+use sg_common::essential::{Headers, IGMP_TTL, NEIGHBOUR_HOP_LIMIT, is_essential};
+use sg_common::protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6, Kind, icmp_number, kind_of, other_number};
 use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT, Reason};
 
 use super::attached::{Attached, Condition, Health};
@@ -223,14 +221,17 @@ impl Question {
 
     /// Kind and number of the table lookup.
     fn lookup(&self) -> (Kind, u16) {
-        match self.transport {
-            Transport::Icmp { kind, code } => (Kind::Icmp, icmp_number(kind, code)),
-            Transport::Protocol(IPPROTO_TCP) => (Kind::Tcp, self.destination_port()),
-            Transport::Protocol(IPPROTO_UDP) => (Kind::Udp, self.destination_port()),
-            Transport::Protocol(IPPROTO_SCTP) => (Kind::Sctp, self.destination_port()),
-            Transport::Protocol(other) => (Kind::Other, other_number(other)),
-            Transport::Arp | Transport::NonIp => (Kind::Other, 0),
-        }
+        let protocol = self.protocol();
+        let kind = kind_of(protocol, self.remote.is_ipv6());
+        let number = match kind {
+            Kind::Icmp => {
+                let (kind, code) = self.icmp();
+                icmp_number(kind, code)
+            }
+            Kind::Other => other_number(protocol),
+            Kind::Tcp | Kind::Udp | Kind::Sctp => self.destination_port(),
+        };
+        (kind, number)
     }
 
     /// K5: whether the packet is essential traffic. Assumes that neighbour discovery and IGMP have
@@ -240,19 +241,32 @@ impl Question {
             Direction::Inbound => (self.remote, self.remote_port, self.local_port),
             Direction::Outbound => (self.local, self.local_port, self.remote_port),
         };
-        let ports = (source_port, destination_port);
-        match (self.transport, source) {
-            (Transport::Protocol(IPPROTO_UDP), IpAddr::V4(_)) => ports == (Some(67), Some(68)),
-            (Transport::Protocol(IPPROTO_IGMP), IpAddr::V4(_)) => true,
-            (Transport::Protocol(IPPROTO_UDP), IpAddr::V6(source)) => {
-                ports.1 == Some(546) && (ports.0 == Some(547) || source.is_unicast_link_local())
-            }
-            (Transport::Icmp { kind, .. }, IpAddr::V6(source)) => match kind {
-                133..=137 => true,
-                130..=132 | 143 => source.is_unicast_link_local() || source.is_unspecified(),
-                _ => false,
-            },
-            _ => false,
-        }
+        let ports = (source_port.unwrap_or(0), destination_port.unwrap_or(0));
+        let source = words(source);
+        let (kind, number) = self.lookup();
+        [NEIGHBOUR_HOP_LIMIT, IGMP_TTL].iter().any(|&hop_limit| {
+            is_essential(&Headers {
+                is_v6: self.remote.is_ipv6(),
+                kind: kind as u8,
+                number,
+                hop_limit,
+                source: &source,
+                ports,
+            })
+        })
+    }
+}
+
+/// An address as the packet path has it: words whose bytes in memory are those on the wire.
+fn words(address: IpAddr) -> [u32; 4] {
+    let octets = match address {
+        IpAddr::V4(a) => a.to_ipv6_mapped().octets(),
+        IpAddr::V6(a) => a.octets(),
+    };
+    let (words, _) = octets.as_chunks::<4>();
+    let word = |i: usize| words.get(i).map_or(0, |word| u32::from_ne_bytes(*word));
+    match address {
+        IpAddr::V4(_) => [word(3), 0, 0, 0],
+        IpAddr::V6(_) => [0, 1, 2, 3].map(word),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use sg_common::concern::needs_no_entry;
 use sg_common::flow::{FlowKind, FlowValue};
 use sg_common::protocol::Kind;
 use sg_common::verdict::{Direction, Verdict};
@@ -28,10 +29,11 @@ pub(super) fn carry(
     let was = |direction| before(direction, key.remote, kind, number(direction));
     let is = |direction| after(direction, key.remote, kind, number(direction));
     let admission = was(flow.originator);
-    if !admission.is_accept() || !was(flow.originator.opposite()).is_accept() {
-        return None;
-    }
-    if Direction::BOTH.iter().all(|&d| is(d).is_accept()) {
+    let opposite = flow.originator.opposite();
+    let needed_none = needs_no_entry(admission.is_accept(), || was(opposite).is_accept());
+    let needs_none =
+        || needs_no_entry(is(flow.originator).is_accept(), || is(opposite).is_accept());
+    if !needed_none || needs_none() {
         return None;
     }
     let value = FlowValue {

@@ -7,7 +7,8 @@ use std::{fs, io};
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use sg_common::flow::Timeout;
-use sg_common::protocol::{Kind, icmp_query};
+use sg_common::icmp;
+use sg_common::protocol::Kind;
 use sg_common::verdict::Direction;
 
 use super::super::netlink::{self, attribute};
@@ -51,9 +52,6 @@ const CTA_PROTOINFO_TCP_STATE: u16 = 1;
 // include/uapi/linux/netfilter/nf_conntrack_common.h.
 const IPS_SEEN_REPLY: u32 = 1 << 1;
 const IPS_DYING: u32 = 1 << 9;
-
-/// Set in the remote port of an ICMP flow whose requests come in: see `FlowKey`.
-const ASKED_INBOUND: u16 = 1 << 8;
 
 /// The packets of one direction of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,15 +180,13 @@ fn flow(entry: &Entry, originator: Direction, is_ours: bool) -> Option<Existing>
         Kind::Sctp => Timeout::Sctp,
         Kind::Icmp => {
             // The original packets are the requests, whatever the interface.
-            let (request, true) = icmp_query(key.remote.is_ipv6().into(), original.icmp_type)?
+            let (request, true) = icmp::query(key.remote.is_ipv6().into(), original.icmp_type)?
             else {
                 return None;
             };
             key.local_port = tuple.icmp_id;
-            key.remote_port = match originator {
-                Direction::Inbound => u16::from(request) | ASKED_INBOUND,
-                Direction::Outbound => request.into(),
-            };
+            let asked_inbound = u16::from(originator == Direction::Inbound);
+            key.remote_port = icmp::flow_port(request, asked_inbound);
             Timeout::Icmp
         }
         Kind::Other => {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use sg_common::concern::needs_no_entry;
 use sg_common::flow::{FlowKind, FlowValue};
 use sg_common::protocol::Kind;
 use sg_common::track::kind_of_flow;
@@ -36,10 +37,12 @@ pub(super) fn decide(
     let entry = entry(flow, now);
     let mut flags = entry.flags;
     let is_vouched_for = flow.has_seen_reply || flow.is_ours || by_rule(flow.originator).is_some();
-    let (originator, slot) = match Direction::BOTH.map(by_rule) {
-        _ if !is_vouched_for => return None,
-        [Some(_), Some(_)] => return None,
-        [Some(inbound), None] => (Direction::Inbound, inbound.slot()),
+    let [inbound, outbound] = Direction::BOTH.map(by_rule);
+    if !is_vouched_for || needs_no_entry(inbound.is_some(), || outbound.is_some()) {
+        return None;
+    }
+    let (originator, slot) = match [inbound, outbound] {
+        [Some(inbound), _] => (Direction::Inbound, inbound.slot()),
         [None, Some(outbound)] => (Direction::Outbound, outbound.slot()),
         [None, None] => {
             flags |= FlowValue::SEEDED;

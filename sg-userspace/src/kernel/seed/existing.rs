@@ -5,10 +5,8 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use sg_common::flow::Timeout;
-use sg_common::protocol::{
-    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, icmp_answer,
-    icmp_number, other_number,
-};
+use sg_common::icmp::{query_number, request_of};
+use sg_common::protocol::{Kind, kind_of, other_number};
 use sg_common::verdict::Direction;
 
 /// The tuple of a flow in either family. The fields mean what they mean in
@@ -46,14 +44,7 @@ impl Existing {
 
 impl Key {
     pub(super) fn kind(&self) -> Kind {
-        match self.protocol {
-            IPPROTO_TCP => Kind::Tcp,
-            IPPROTO_UDP => Kind::Udp,
-            IPPROTO_SCTP => Kind::Sctp,
-            IPPROTO_ICMP if self.remote.is_ipv4() => Kind::Icmp,
-            IPPROTO_ICMPV6 if self.remote.is_ipv6() => Kind::Icmp,
-            _ => Kind::Other,
-        }
+        kind_of(self.protocol, self.remote.is_ipv6())
     }
 
     /// The number (port, or ICMP type and code) by which the rules of `direction` match this flow's
@@ -64,14 +55,7 @@ impl Key {
                 Direction::Inbound => self.local_port,
                 Direction::Outbound => self.remote_port,
             },
-            Kind::Icmp => {
-                let request = self.remote_port as u8;
-                let kind = match direction == originator {
-                    true => request,
-                    false => icmp_answer(request),
-                };
-                icmp_number(kind, 0)
-            }
+            Kind::Icmp => query_number(request_of(self.remote_port), direction == originator),
             Kind::Other => other_number(self.protocol),
         }
     }
