@@ -1,23 +1,59 @@
-//! What a policy means: text → rules (`policy`) → tables (`compile`), and the naive reference
-//! that both are compared with (`oracle`). No unsafe code, no BPF, no operating system: its tests
-//! need neither root nor a nightly compiler.
+//! What a policy means, in three steps: text → rules ([`policy`]) → partition ([`partition`]) →
+//! tables ([`compile`](mod@compile)). The tables are what the packet path looks packets up in. The
+//! [`oracle`] answers the same questions by walking through the rules, slowly and obviously; tests
+//! compare each step with it.
+//!
+//! No unsafe code, no BPF, no operating system: the tests need neither root nor a nightly compiler.
 //!
 //! ```
-//! use sg_policy::{compile::Budget, compile_policy, policy::load_text};
+//! use std::net::IpAddr;
 //!
-//! let text = "inbound:\n  - {protocol: tcp, ports: 22, from: 192.0.2.0/24, action: accept}\n";
-//! let loaded = load_text("policy.yaml", text, None, &[]).unwrap();
-//! assert_eq!(loaded.policy.rules.len(), 1);
+//! use sg_common::{
+//!     protocol::{IPPROTO_TCP, Kind},
+//!     verdict::{Action, Direction, FIRST_RULE_SLOT},
+//! };
+//! use sg_policy::{
+//!     compile::{Budget, compile},
+//!     oracle::{Packet, first_match},
+//!     partition::{Partition, Verdicts},
+//!     policy::load_text,
+//! };
 //!
-//! // Each rule has a counter slot; here there is one rule.
-//! let tables = compile_policy(&loaded.policy, &[32], Budget::default()).unwrap();
-//! assert_eq!(tables.sizes().address_classes, 2, "the network, and all other addresses");
+//! let text = "
+//! inbound:
+//!   - {protocol: tcp, ports: 22, from: 192.0.2.7, action: drop}
+//!   - {protocol: tcp, ports: 20-30, from: 192.0.2.0/24, action: accept}
+//! ";
+//! let (direction, port) = (Direction::Inbound, 22);
+//! let remote: IpAddr = "192.0.2.8".parse().unwrap();
 //!
-//! // A mistake is told with its place and what was expected.
+//! // Text → rules. A mistake is reported with its place and what was expected there.
+//! let policy = load_text("policy.yaml", text, None, &[]).unwrap().policy;
+//! assert_eq!(policy.rules[1].summary, "tcp 20-30 from 192.0.2.0/24");
 //! let wrong = load_text("policy.yaml", &text.replace("22", "70000"), None, &[]).unwrap_err();
-//! assert!(wrong.to_string().contains("policy.yaml:2"));
+//! assert!(wrong.to_string().starts_with("policy.yaml:3:"));
+//!
+//! // Rules → partition: rule 1 is the first that matches.
+//! let partition = Partition::new(&policy);
+//! let class = partition.class_of(remote);
+//! assert_eq!(partition.rule(class, direction, Kind::Tcp, port), Some(1));
+//!
+//! // Partition → tables, in which a rule is its action and its counter slot.
+//! let slots = [FIRST_RULE_SLOT, FIRST_RULE_SLOT + 1];
+//! let verdicts = Verdicts::new(&policy, &slots);
+//! let tables = compile(&partition, &verdicts, Budget::default()).unwrap();
+//! let verdict = tables.decide(direction, remote, Kind::Tcp, port);
+//! assert!(verdict.is_accept());
+//! assert_eq!(verdict.slot(), slots[1]);
+//!
+//! // The oracle says the same.
+//! let packet = Packet { direction, remote, protocol: IPPROTO_TCP, port, icmp: (0, 0) };
+//! let rule = first_match(&policy, &packet);
+//! assert_eq!(rule, Some(1));
+//! assert_eq!(policy.rules[1].action, Action::Accept);
 //! ```
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 // No panic is reachable from a packet, a file or a flag.
 #![cfg_attr(
     not(test),

@@ -13,6 +13,7 @@ use crate::policy::{Policy, Protocol, Rule};
 /// What the rules can see of a packet that opens a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
+    /// Inbound if the node receives it, outbound if it sends it.
     pub direction: Direction,
     /// The address at the other end: source of an inbound packet, destination of an outbound one.
     pub remote: IpAddr,

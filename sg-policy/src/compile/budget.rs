@@ -1,8 +1,9 @@
 //! How large tables may become, and the error where they would become larger.
 
-/// How much kernel memory the tables of one policy may take, in bytes.
+/// How much kernel memory the tables of one policy may take; 256 MiB by default.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
+    /// In bytes.
     pub table_bytes: usize,
 }
 
@@ -21,6 +22,7 @@ impl Default for Budget {
     budget_bytes >> 20
 )]
 pub struct TooLarge {
+    /// The budget, in bytes.
     pub budget_bytes: usize,
     /// What outgrew the budget.
     pub what: &'static str,

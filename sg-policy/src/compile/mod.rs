@@ -38,8 +38,11 @@ pub use sizes::{Placement, TableSizes};
 /// Everything the kernel needs of a policy, and a second evaluator of it (`decide`).
 #[derive(Clone, Debug)]
 pub struct Compiled {
+    /// The first level of IPv4: an entry for each /16.
     pub root4: Box<Root>,
+    /// All other tables, of which the first lines hold `shape`.
     pub lines: Vec<Line>,
+    /// Where things are in the lines.
     pub shape: Shape,
     sizes: TableSizes,
     opens_flows: bool,
@@ -139,6 +142,7 @@ impl Compiled {
         self.opens_flows
     }
 
+    /// The tables, to be looked up in.
     pub fn tables(&self) -> Plain<'_> {
         Plain {
             root4: &self.root4[..],
@@ -147,22 +151,23 @@ impl Compiled {
         }
     }
 
-    /// The address class of `remote`.
+    /// The address class of `remote`; `None` only if tables are damaged.
     pub fn class(&self, remote: IpAddr) -> Option<u32> {
         class_of(&self.tables(), remote)
     }
 
-    /// What the kernel would decide by the rules alone.
+    /// See [`decide`].
     pub fn decide(&self, direction: Direction, remote: IpAddr, kind: Kind, number: u16) -> Verdict {
         decide(&self.tables(), direction, remote, kind, number)
     }
 
+    /// What the tables take, and what a lookup in them costs.
     pub fn sizes(&self) -> TableSizes {
         self.sizes
     }
 }
 
-/// The address class of `remote` in any tables.
+/// The address class of `remote` in any tables; `None` if they lead nowhere, as damaged ones may.
 pub fn class_of(tables: &impl Tables, remote: IpAddr) -> Option<u32> {
     match remote {
         IpAddr::V4(address) => class4(tables, address.into()),
@@ -173,7 +178,8 @@ pub fn class_of(tables: &impl Tables, remote: IpAddr) -> Option<u32> {
     }
 }
 
-/// The verdict of the rules in any tables.
+/// The verdict of the rules in any tables: what the packet path decides by the rules alone.
+/// `number` is a port, an ICMP message or a protocol, as `kind` says.
 pub fn decide(
     tables: &impl Tables,
     direction: Direction,

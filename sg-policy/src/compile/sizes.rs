@@ -3,17 +3,22 @@
 /// Sizes and costs that `check` prints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct TableSizes {
+    /// Address classes, of both families together.
     pub address_classes: usize,
-    /// Tables of 256 entries.
+    /// 256-way nodes, of 1 KiB each.
     pub blocks: usize,
-    /// Smaller tables, and nodes of trees.
+    /// All other nodes: of 64 bytes and less.
     pub nodes: usize,
+    /// IPv6 prefixes that decide something else than the prefix around them.
     pub ipv6_prefixes: usize,
+    /// What all tables take, in bytes.
     pub bytes: usize,
+    /// Where the programs find the tables.
     pub placement: Placement,
-    /// Memory accesses that depend on each other, at most, from a packet to its verdict by the
-    /// rules.
+    /// Memory accesses from an IPv4 packet to its verdict by the rules, at most, each of which
+    /// needs what the one before it has read.
     pub ipv4_steps: usize,
+    /// The same from an IPv6 packet.
     pub ipv6_steps: usize,
 }
 

@@ -75,14 +75,18 @@ impl Problem {
     }
 }
 
-/// One error of a policy. `line` and `column` count from 1 (column in characters), and are 0
-/// where the error is about the file as a whole. For an error in a `--set` argument, `file` is
-/// `--set` and `column` counts within `NAME=VALUE`.
+/// One error of a policy. It prints as `FILE:LINE:COLUMN: MESSAGE; expected …`, and the remedy on a
+/// line of its own; as a [`Diagnostic`] it quotes the line it is about.
 #[derive(Clone, Debug)]
 pub struct PolicyError {
+    /// What kind of thing is wrong: words joined by hyphens, and stable.
     pub code: &'static str,
+    /// The path as it was given, `<stdin>`, `builtin:NAME`, or `--set` for an argument of that.
     pub file: String,
+    /// Counts from 1; 0 where the error is about the file as a whole.
     pub line: u32,
+    /// Counts characters from 1, of an argument of `--set` within `NAME=VALUE`; 0 where the error
+    /// is about the file as a whole.
     pub column: u32,
     /// What is wrong.
     pub message: String,
@@ -103,7 +107,8 @@ impl PolicyError {
         })
     }
 
-    /// Where in the quoted lines it is, and how long, in bytes.
+    /// What the error is about, within the lines that it quotes: first byte and length in bytes.
+    /// `None` where it quotes none.
     pub fn mark(&self) -> Option<(usize, usize)> {
         let marked = self.excerpt.as_ref()?.marked;
         Some((marked.offset(), marked.len()))
@@ -170,7 +175,8 @@ impl Diagnostic for PolicyError {
     }
 }
 
-/// Every error that was found, in the order of the files and of the places in each.
+/// Every error that was found, in the order of the files and of the places in each. The first
+/// [`PRINTED`] are printed, and the others counted.
 #[derive(Clone, Debug)]
 pub struct PolicyErrors(pub Vec<PolicyError>);
 

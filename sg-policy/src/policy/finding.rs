@@ -18,6 +18,7 @@ pub enum Severity {
 }
 
 impl Severity {
+    /// `error`, `warning` or `note`, as JSON has it.
     pub const fn name(self) -> &'static str {
         match self {
             Severity::Error => "error",
@@ -27,87 +28,80 @@ impl Severity {
     }
 }
 
-/// What `check` looks for in a valid policy. The names are stable: `--deny` takes them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lint {
-    ApiServerClosed,
-    DeniesEverything,
-    DeniesInbound,
-    DeniesOutbound,
-    EmptySet,
-    GlobalIpv6Closed,
-    InboundOpen,
-    Ipv4Denied,
-    Ipv6Denied,
-    NeighboursClosed,
-    NodePortRange,
-    PingClosed,
-    ShadowedRule,
-    SharedAddressesClosed,
-    SshClosed,
-    SshOpen,
-    TrailingDenyDeferred,
-    TrailingDenyHonoured,
-    UnspecifiedAddress,
-    UnusedSet,
-}
-
-impl Lint {
-    pub const ALL: [Lint; 20] = [
-        Lint::ApiServerClosed,
-        Lint::DeniesEverything,
-        Lint::DeniesInbound,
-        Lint::DeniesOutbound,
-        Lint::EmptySet,
-        Lint::GlobalIpv6Closed,
-        Lint::InboundOpen,
-        Lint::Ipv4Denied,
-        Lint::Ipv6Denied,
-        Lint::NeighboursClosed,
-        Lint::NodePortRange,
-        Lint::PingClosed,
-        Lint::ShadowedRule,
-        Lint::SharedAddressesClosed,
-        Lint::SshClosed,
-        Lint::SshOpen,
-        Lint::TrailingDenyDeferred,
-        Lint::TrailingDenyHonoured,
-        Lint::UnspecifiedAddress,
-        Lint::UnusedSet,
-    ];
-
-    /// The `code` of its findings.
-    pub const fn code(self) -> &'static str {
-        match self {
-            Lint::ApiServerClosed => "api-server-closed",
-            Lint::DeniesEverything => "denies-everything",
-            Lint::DeniesInbound => "denies-inbound",
-            Lint::DeniesOutbound => "denies-outbound",
-            Lint::EmptySet => "empty-set",
-            Lint::GlobalIpv6Closed => "global-ipv6-closed",
-            Lint::InboundOpen => "inbound-open",
-            Lint::Ipv4Denied => "ipv4-denied",
-            Lint::Ipv6Denied => "ipv6-denied",
-            Lint::NeighboursClosed => "neighbours-closed",
-            Lint::NodePortRange => "node-port-range",
-            Lint::PingClosed => "ping-closed",
-            Lint::ShadowedRule => "shadowed-rule",
-            Lint::SharedAddressesClosed => "shared-addresses-closed",
-            Lint::SshClosed => "ssh-closed",
-            Lint::SshOpen => "ssh-open",
-            Lint::TrailingDenyDeferred => "trailing-deny-deferred",
-            Lint::TrailingDenyHonoured => "trailing-deny-honoured",
-            Lint::UnspecifiedAddress => "unspecified-address",
-            Lint::UnusedSet => "unused-set",
+/// Defines [`Lint`] from one list of what there is to look for.
+macro_rules! lints {
+    ($($(#[$doc:meta])* $lint:ident $code:literal,)*) => {
+        /// What `check` looks for in a valid policy. The codes are stable: `--deny` takes them.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Lint {
+            $($(#[$doc])* $lint,)*
         }
-    }
+
+        impl Lint {
+            /// All of them, in the order of their codes.
+            pub const ALL: &[Lint] = &[$(Lint::$lint),*];
+
+            /// The `code` of its findings.
+            pub const fn code(self) -> &'static str {
+                match self {
+                    $(Lint::$lint => $code,)*
+                }
+            }
+        }
+    };
 }
 
-/// A place in a policy file; line and column count from 1.
+lints! {
+    /// In a cluster: outbound tcp 6443 is accepted to private addresses at most.
+    ApiServerClosed "api-server-closed",
+    /// No rule accepts anything, in either direction.
+    DeniesEverything "denies-everything",
+    /// No inbound rule accepts anything, though outbound rules do.
+    DeniesInbound "denies-inbound",
+    /// No outbound rule accepts anything, though inbound rules do.
+    DeniesOutbound "denies-outbound",
+    /// A rule matches nothing, because a set that it names is empty.
+    EmptySet "empty-set",
+    /// In a cluster: the rules for pods and nodes have no global IPv6 addresses.
+    GlobalIpv6Closed "global-ipv6-closed",
+    /// An inbound rule accepts all protocols from every address of a family.
+    InboundOpen "inbound-open",
+    /// No rule accepts any IPv4 address.
+    Ipv4Denied "ipv4-denied",
+    /// No rule accepts any IPv6 address.
+    Ipv6Denied "ipv6-denied",
+    /// Essential traffic is turned off, and no rule accepts neighbour discovery.
+    NeighboursClosed "neighbours-closed",
+    /// A range of ports begins in Kubernetes' NodePort range and ends beyond it.
+    NodePortRange "node-port-range",
+    /// In a cluster: no rule accepts the echo requests of public addresses, or those to them.
+    PingClosed "ping-closed",
+    /// A rule can never match, because an earlier one covers it.
+    ShadowedRule "shadowed-rule",
+    /// In a cluster: the rules for pods and nodes do not have 100.64.0.0/10 (RFC 6598).
+    SharedAddressesClosed "shared-addresses-closed",
+    /// Nobody can open an SSH session with the node, or nobody from outside the cluster.
+    SshClosed "ssh-closed",
+    /// SSH is open to every address of a family.
+    SshOpen "ssh-open",
+    /// The closing rule of a group that is not the last drops everything, and is put off to the end.
+    TrailingDenyDeferred "trailing-deny-deferred",
+    /// The same, and it takes effect where it stands: later groups never match.
+    TrailingDenyHonoured "trailing-deny-honoured",
+    /// `0.0.0.0` or `::` as a single address, where every address may have been meant.
+    UnspecifiedAddress "unspecified-address",
+    /// No rule names a set.
+    UnusedSet "unused-set",
+}
+
+/// A place in a policy file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Location {
+    /// The path as it was given, `<stdin>`, `builtin:NAME` or `--set`.
     pub file: String,
+    /// Counts from 1.
     pub line: u32,
+    /// Counts characters from 1.
     pub column: u32,
 }
 
@@ -117,18 +111,23 @@ impl fmt::Display for Location {
     }
 }
 
-/// One finding, or one error. `code` is kebab-case and stable; `location` is absent when it is not
-/// about a place in a policy.
+/// One finding, or one error in the shape of a finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
+    /// How much it matters.
     pub severity: Severity,
+    /// What kind of thing it is: words joined by hyphens, and stable.
     pub code: &'static str,
+    /// What was found, in a sentence that begins in lower case and has no full stop.
     pub message: String,
+    /// What to do about it.
     pub help: Option<String>,
+    /// Where it is; `None` if it is not about one place in a policy.
     pub location: Option<Location>,
 }
 
 impl Finding {
+    /// An error without help and place.
     pub fn error(code: &'static str, message: impl Into<String>) -> Finding {
         Finding {
             severity: Severity::Error,
@@ -153,6 +152,7 @@ impl Finding {
         }
     }
 
+    /// The same with a remedy.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Finding {
         self.help = Some(help.into());

@@ -14,8 +14,11 @@ use super::source::Source;
 /// Where a policy comes from: `-`, `builtin:NAME`, or a path.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PolicyInput {
+    /// The file of this path.
     File(PathBuf),
+    /// What is read from standard input.
     Stdin,
+    /// The [builtin](super::builtin()) of this name.
     Builtin(String),
 }
 
@@ -51,19 +54,24 @@ impl fmt::Display for PolicyInput {
 /// `--set NAME=VALUE[,VALUE…]`: replaces the contents of a named set. No value is the empty set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetOverride {
+    /// The name of the set.
     pub name: String,
+    /// Its literals as they were written; they are checked when the policy is loaded.
     pub values: Vec<String>,
 }
 
 /// An argument of `--set` that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SetOverrideError {
+    /// The argument has no `=`.
     #[error("`{0}` has no `=`; write NAME=VALUE[,VALUE…], or NAME= for the empty set")]
     NoEquals(String),
+    /// What stands before the `=` cannot be the name of a set.
     #[error(
         "`{0}` cannot name a set; a name is a lower-case letter, then letters, digits, `-` and `_`"
     )]
     BadName(String),
+    /// Two commas, or one at the end, have nothing between them.
     #[error(
         "`{0}` has an empty value; write one literal between commas, or NAME= for the empty set"
     )]

@@ -21,7 +21,9 @@ use super::{document, join, lint};
 /// A valid policy and what `check` says about it.
 #[derive(Clone, Debug)]
 pub struct Loaded {
+    /// The policy.
     pub policy: Policy,
+    /// Warnings and notes.
     pub findings: Vec<Finding>,
 }
 

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use super::finding::Location;
 pub use sg_common::verdict::{Action, Direction};
 
-/// One address prefix as an integer: `bits` is host order with every host bit zero, `len` the
-/// prefix length.
+/// One address prefix, such as 192.0.2.0/24; `T` is `u32` for IPv4 and `u128` for IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix<T> {
+    /// The first address, as a number in host order: every bit behind the prefix is zero.
     pub bits: T,
+    /// The prefix length in bits, from 0 to 32 or 128.
     pub len: u8,
 }
 
@@ -20,7 +21,9 @@ pub struct Prefix<T> {
 /// already split into prefixes; prefixes may nest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Remote {
+    /// The IPv4 prefixes.
     pub v4: Vec<Prefix<u32>>,
+    /// The IPv6 prefixes.
     pub v6: Vec<Prefix<u128>>,
 }
 
@@ -45,39 +48,51 @@ impl Remote {
     }
 }
 
-/// The protocol of a rule. `Number` holds the IANA number (1 is always ICMP for IPv4, 58 always
-/// ICMPv6, whichever way the policy spelled it).
+/// The protocol of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
+    /// Every protocol; such a rule has neither ports nor an ICMP message.
     All,
+    /// The protocol with this number of the IANA: 1 is always ICMP for IPv4, and 58 always ICMPv6,
+    /// whichever way the policy spelled it.
     Number(u8),
 }
 
 /// ICMP or ICMPv6 type and, when given, code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct IcmpMatch {
+    /// The type.
     pub kind: u8,
+    /// The code; `None` is every code.
     pub code: Option<u8>,
 }
 
 /// One rule of the concatenated list.
 #[derive(Clone, Debug)]
 pub struct Rule {
+    /// Which packets it is tried on.
     pub direction: Direction,
     /// Counts from 1 within the direction, over the concatenation of all groups.
     pub position: u32,
+    /// The name of its group.
     pub group: String,
+    /// The name that the policy gives it.
     pub name: Option<String>,
+    /// What the policy says it is for.
     pub description: Option<String>,
+    /// The protocol that it matches.
     pub protocol: Protocol,
     /// Destination ports of the packet that opens the flow: sorted, disjoint, inclusive.
     /// `None` is every port (and the only value for protocols without ports).
     pub ports: Option<Vec<(u16, u16)>>,
+    /// The ICMP messages that it matches; `None` is every message.
     pub icmp: Option<IcmpMatch>,
     /// Addresses the rule can match. An `icmp` rule has no IPv6 prefixes and an `icmpv6` rule no
     /// IPv4 ones.
     pub remote: Arc<Remote>,
+    /// What becomes of a packet that it is the first to match.
     pub action: Action,
+    /// Whether such a packet is logged.
     pub log: bool,
     /// The match in one line, e.g. `tcp 22 from 0.0.0.0/0` (SPEC section 3, `explain`).
     pub summary: String,
@@ -106,6 +121,7 @@ pub enum Established {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NonIp {
+    /// They pass.
     #[default]
     Accept,
     /// ARP passes, behind up to two VLAN tags too; everything else is dropped.
@@ -133,7 +149,9 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// Accept neighbour discovery, MLD, IGMP and DHCP replies whatever the rules say (SPEC K5).
     pub essential: bool,
+    /// What happens to frames that are not IP.
     pub non_ip: NonIp,
+    /// What happens to flows that live when the policy is put in force.
     pub established: Established,
     /// Log what no rule matches, by direction (SPEC P9).
     pub log_no_match: [bool; 2],

@@ -49,7 +49,7 @@ pub(super) struct Check {
 }
 
 fn lint_codes() -> PossibleValuesParser {
-    PossibleValuesParser::new(Lint::ALL.map(Lint::code))
+    PossibleValuesParser::new(Lint::ALL.iter().map(|lint| lint.code()))
 }
 
 #[derive(Serialize)]
