@@ -5,7 +5,8 @@ use sg_common::lookup::{HOSTS, Line, host_bucket};
 
 use super::{arena::Arena, budget::TooLarge};
 
-/// Fewer than this are as well off among the prefixes, and every other packet is better off.
+/// Fewer single addresses than this stay among the prefixes: a lookup of theirs takes as long
+/// there, and one of any other address does without the hosts table.
 const LEAST: usize = 1 << 18;
 /// Hosts to a line on average; a line has room for twice as many.
 const LOAD: usize = 4;
@@ -17,7 +18,8 @@ pub(super) struct Hosts {
     pub(super) buckets: u32,
 }
 
-/// Stores hosts and their classes. What finds no room, or is not worth a table, stays in `hosts`.
+/// Stores hosts and their classes. Those that find no room stay in `hosts`, and all of them if
+/// they are too few for a table.
 pub(super) fn store(arena: &mut Arena, hosts: &mut Vec<(u32, u32)>) -> Result<Hosts, TooLarge> {
     if hosts.len() < LEAST {
         return Ok(Hosts::default());
@@ -25,7 +27,7 @@ pub(super) fn store(arena: &mut Arena, hosts: &mut Vec<(u32, u32)>) -> Result<Ho
     let buckets = hosts.len().div_ceil(LOAD) as u32;
     let at = arena.take_lines(buckets as usize)?;
     for bucket in 0..buckets {
-        // An empty place holds an address that is looked for elsewhere.
+        // An empty place holds an address of another bucket: it is never looked for here.
         let foreign = (0..).find(|&address| host_bucket(address, buckets) != bucket);
         let mut line = Line::EMPTY;
         line.0[..HOSTS].fill(foreign.unwrap_or(0));

@@ -10,6 +10,9 @@ mod addresses;
 mod arena;
 mod budget;
 mod hosts;
+mod nodes;
+mod port_tables;
+mod root4;
 mod row;
 mod rows;
 mod sizes;
@@ -29,8 +32,9 @@ use sg_common::{
 
 use crate::partition::{Family, Partition, Verdicts};
 use addresses::classes_of;
-use arena::{Arena, Built};
+use arena::Arena;
 pub use budget::{Budget, TooLarge};
+use nodes::Extent;
 use row::Row;
 use rows::Rows;
 pub use sizes::{Placement, TableSizes};
@@ -66,8 +70,14 @@ pub fn compile(
     let hosts = hosts::store(&mut arena, &mut listed)?;
     v4.put_back(listed);
     let mut root4 = Box::new([0u32; ROOT_ENTRIES]);
-    let mut addresses = Built::default();
-    let is_narrow = arena.fill_root(&mut root4, &v4.steps(), rows.rows(), &mut addresses)?;
+    let mut addresses = Extent::default();
+    let is_narrow = root4::fill(
+        &mut arena,
+        &mut root4,
+        &v4.steps(),
+        rows.rows(),
+        &mut addresses,
+    )?;
 
     let decisions = partition.all_decisions(Family::V6);
     let v6 = classes_of(partition.v6(), decisions, &mut rows, &mut arena)?;
@@ -79,18 +89,18 @@ pub fn compile(
         depth6: trees.depth,
         index6: trees.index,
         low_depth6: trees.low_depth,
-        address_node_types: addresses.forms,
-        port_node_types: rows.built.forms,
+        address_node_types: addresses.node_types,
+        port_node_types: rows.port_tables.extent.node_types,
         narrow: is_narrow.into(),
         hosts_at: hosts.at,
         host_buckets: hosts.buckets,
         classes: rows.rows().len() as u32,
     };
-    let [few, several, parts, blocks] = arena.counts;
+    let [keys2, keys10, ways16, ways256] = arena.counts;
     let mut lines = arena.into_lines();
     lines[..SHAPE_LINES].copy_from_slice(&shape.to_lines());
     // A column and what is below it.
-    let ports = 1 + rows.built.steps;
+    let ports = 1 + rows.port_tables.extent.steps;
     // The last bit of an address may make a difference.
     let low_steps = match trees.low_depth {
         0 => 0,
@@ -100,8 +110,8 @@ pub fn compile(
     let host_steps = usize::from(hosts.buckets != 0);
     let sizes = TableSizes {
         address_classes: rows.rows().len(),
-        blocks,
-        nodes: few + several + parts + trees.nodes,
+        blocks: ways256,
+        nodes: keys2 + keys10 + ways16 + trees.nodes,
         ipv6_prefixes: v6.prefixes(),
         bytes: size_of::<Root>() + size_of_val(&lines[..]),
         placement: match lines.len() <= BSS_LINES {

@@ -9,11 +9,7 @@ use sg_common::{
     verdict::Direction,
 };
 
-use super::{
-    arena::{Arena, Built},
-    budget::TooLarge,
-    row::Row,
-};
+use super::{arena::Arena, budget::TooLarge, port_tables::PortTables, row::Row};
 use crate::partition::{Decisions, Verdicts, set};
 
 /// The distinct rows so far; a row's index is an address class of the tables.
@@ -21,7 +17,7 @@ pub(super) struct Rows<'a> {
     verdicts: &'a Verdicts,
     rows: Vec<Row>,
     classes: HashMap<Row, u32>,
-    pub(super) built: Built,
+    pub(super) port_tables: PortTables,
 }
 
 impl<'a> Rows<'a> {
@@ -30,7 +26,7 @@ impl<'a> Rows<'a> {
             verdicts,
             rows: Vec::new(),
             classes: HashMap::new(),
-            built: Built::default(),
+            port_tables: PortTables::new(),
         }
     }
 
@@ -79,7 +75,8 @@ impl<'a> Rows<'a> {
                 // One of them is enough: the node is one.
                 let is_first = row.iter().all(|entry| entry & POINTER == 0);
                 let column = column_index(direction, kind as u8);
-                row[column] = arena.ports(column, &steps, is_alone && is_first, &mut self.built)?;
+                let with_place = is_alone && is_first;
+                row[column] = self.port_tables.entry(arena, column, &steps, with_place)?;
             }
         }
         let next = self.rows.len() as u32;

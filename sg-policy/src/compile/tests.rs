@@ -164,7 +164,7 @@ fn the_node_of_a_lone_prefix_lies_beside_its_ports() {
         .iter()
         .filter(|rule| is_beside(rule.remote.v4[0].bits))
         .count();
-    // The first tables of ports are blocks.
+    // The first port tables begin with 256-way nodes.
     assert_eq!(beside, 1000 - 16);
 }
 

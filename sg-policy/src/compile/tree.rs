@@ -1,5 +1,6 @@
-//! Trees over 63-bit numbers, which IPv6 addresses are looked up in: one pair for the high halves,
-//! and one for the low half of each /64 in which prefixes longer than that end.
+//! Search trees for IPv6: over the high 64 bits of addresses, and for each /64 that contains longer
+//! prefixes over the low 64 bits. Low halves are looked up without their last bit, which the leaf
+//! decides where it makes a difference.
 
 use std::collections::HashMap;
 
@@ -14,10 +15,11 @@ use crate::partition::set;
 const CHILDREN: usize = NODE_KEYS + 1;
 const LEAVES: usize = LAST_KEYS + 1;
 
-/// A first tree of more levels than this gets an index instead,
+/// A first tree of more levels than this gets an index in front of it, unless it has more than
+/// [`INDEXED_STEPS`].
 const DEEP: u32 = 2;
-/// unless there are so many steps that the index and the nodes below it, which it leaves half
-/// empty, would not stay in a core's cache.
+/// With more steps than this an index and the nodes below it, which it leaves half empty, would not
+/// stay in a core's cache.
 const INDEXED_STEPS: usize = 1 << 13;
 
 /// A function over 64-bit numbers as its steps, from zero on.
@@ -30,7 +32,7 @@ pub(super) struct Trees {
     pub(super) depth: u32,
     pub(super) index: u32,
     pub(super) low_depth: u32,
-    /// Nodes, for those who want to know the size.
+    /// How many nodes the trees have.
     pub(super) nodes: usize,
 }
 
@@ -53,7 +55,8 @@ pub(super) fn build(arena: &mut Arena, steps: &[(u128, u32)]) -> Result<Trees, T
             set(&mut high, half, only);
             continue;
         }
-        // Which tree stands here is told once all of them are known to be equally deep.
+        // The index of a function over low halves; replaced by the root of its tree below, when
+        // all such trees have been built with the same depth.
         set(&mut high, half, POINTER | lows.index_of(&low, before));
         if let Some(next) = half.checked_add(1) {
             set(&mut high, next, class);
