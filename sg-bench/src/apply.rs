@@ -19,7 +19,7 @@ use crate::rig::{self, World};
 use crate::settings::{self, Settings};
 use crate::statistics::Record;
 
-/// A row, and how its policy is named to sgctl.
+/// A row, and the file or name of its policy, as sgctl takes it.
 struct Case {
     name: &'static str,
     policy: fn(&Inputs<'_>) -> Result<PathBuf>,
@@ -127,7 +127,7 @@ struct Node<'a> {
     more: &'a Path,
 }
 
-/// What one process took.
+/// What one run of sgctl took.
 struct Took {
     seconds: f64,
     peak_mib: f64,
@@ -248,7 +248,7 @@ struct MapMemory {
 fn maps() -> Result<HashMap<u32, MapMemory>> {
     let mut maps = HashMap::new();
     for map in aya::maps::loaded_maps() {
-        // One that has gone meanwhile is none.
+        // A map may be gone since it was listed.
         let Ok(map) = map else { continue };
         let Ok(fd) = map.fd() else { continue };
         let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());

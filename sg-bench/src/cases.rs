@@ -22,13 +22,13 @@ pub(crate) struct Case {
     pub(crate) direction: Direction,
     pub(crate) floor: Floor,
     pub(crate) build: fn(&Inputs<'_>) -> Result<Workload>,
-    /// Flows that are opened before, and entries of the tables they are opened in.
+    /// Flows that are opened before measuring, and for how many the flow table has room.
     pub(crate) flows: u32,
     pub(crate) max_flows: u32,
 }
 
 impl Case {
-    /// Whether something else than the enforcer is measured.
+    /// Whether another filter than the enforcer is measured.
     pub(crate) fn is_peer(&self) -> bool {
         ["live/nft/", "live/xdp-filter/"]
             .iter()

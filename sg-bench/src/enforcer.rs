@@ -1,4 +1,4 @@
-//! A policy loaded into the kernel, attached to nothing: what is measured.
+//! The programs of a policy, loaded into the kernel and attached to nothing: what is measured.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub(crate) struct Enforcer {
     pub(crate) load_time: f64,
 }
 
-/// How large a program is: instructions that the verifier walked, and bytes of machine code.
+/// How large a program is: instructions that the verifier explored, and bytes of machine code.
 pub(crate) struct Size {
     pub(crate) program: String,
     pub(crate) verified: u32,
@@ -197,7 +197,7 @@ impl Enforcer {
         Ok(fates)
     }
 
-    /// Of every program.
+    /// The sizes of all programs.
     pub(crate) fn sizes(&self) -> Result<Vec<Size>> {
         let infos = self.programs.infos()?;
         Ok(infos

@@ -1,4 +1,5 @@
-//! Rows measured over a veth pair: floor and variants in turn, several times.
+//! Rows measured over a veth pair: each takes turns with the empty program that it is compared
+//! with.
 
 use std::time::{Duration, Instant};
 
@@ -19,12 +20,12 @@ use crate::statistics::{Record, median};
 use crate::windows::{Patience, Tally};
 use crate::xdp_filter::{self, XdpFilter};
 
-/// What stands between generator and sink.
+/// What is measured: where packets are dropped or passed.
 enum Filter {
     Enforcer(Box<Enforcer>),
-    /// A ruleset on the ingress hook of a line of its own.
+    /// A ruleset on the ingress hook of a veth pair of its own.
     Nftables(Rig),
-    /// On a line of its own too.
+    /// xdp-filter, on a veth pair of its own too.
     Neighbour(Rig, XdpFilter),
     /// See [`TOUCH`].
     Touch,
@@ -35,7 +36,7 @@ struct Loaded {
     case: &'static Case,
     filter: Filter,
     writer: Writer,
-    /// Sends the same through the floor.
+    /// Sends the same packets to the empty program.
     floor_writer: Writer,
     windows: Vec<Window>,
     floors: Vec<Window>,
@@ -75,7 +76,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Measures rows in turn, each beside its floor.
+    /// Measures rows in turn, each beside its empty program.
     fn group(&self, cases: &[&'static Case]) -> Result<Vec<Record>> {
         let mut floors = Floors::new()?;
         let world = World::enter()?;
@@ -112,7 +113,7 @@ impl Bench<'_> {
         let packets = calibrate(&rig, &mut first.floor_writer, self.settings.window)?;
         let rounds = |case: &Case| match (case.direction, case.floor) {
             (Direction::Inbound, Floor::Drop) => self.settings.rounds,
-            // The network stack's part of it varies.
+            // What the network stack takes of each packet varies.
             _ => 2 * self.settings.rounds,
         };
         let steps: usize = loaded.iter().map(|variant| rounds(variant.case)).sum();
@@ -229,7 +230,7 @@ fn is_left_out(error: &anyhow::Error) -> bool {
     [NO_DATA, xdp_filter::NOT_INSTALLED].contains(&error.to_string().as_str())
 }
 
-/// How many packets fill a window.
+/// How many packets are sent in the time of a window.
 pub(crate) fn calibrate(rig: &Rig, writer: &mut Writer, window: Duration) -> Result<u32> {
     const FEW: u32 = 400_000;
     rig.send(writer, FEW)?;

@@ -12,8 +12,8 @@ use crate::rig;
 pub(crate) enum Ruleset {
     /// On the ingress hook: rules, and the sets that they name. What no rule decides is dropped.
     Ingress { sets: String, rules: String },
-    /// Connection tracking, and one rule for established flows, right behind it. They end there
-    /// too: what comes after is no business of the filter.
+    /// Connection tracking and, right behind it, one rule for established flows, which drops them:
+    /// what comes behind the filter is not measured.
     Established,
 }
 
@@ -55,7 +55,7 @@ pub(crate) fn established_share(interface: &str) -> Result<f64> {
     Ok(established / (established + others).max(1.0))
 }
 
-/// A list of rules that are few.
+/// A short list of rules.
 pub(crate) fn list(rules: &str) -> Ruleset {
     Ruleset::Ingress {
         sets: String::new(),
@@ -63,12 +63,12 @@ pub(crate) fn list(rules: &str) -> Ruleset {
     }
 }
 
-/// One set, and what happens to what it contains.
+/// One set, and the rule that looks it up.
 pub(crate) fn set(kind: &str, elements: &[String], rule: &str) -> Ruleset {
     Ruleset::Ingress {
         sets: format!(
             "set listed {{\ntype {kind}; flags interval; {}\nelements = {{ {} }}\n}}",
-            // A concatenation cannot be merged, and need not be.
+            // The kernel does not merge the elements of a concatenation.
             if kind.contains(" . ") {
                 ""
             } else {

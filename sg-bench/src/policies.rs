@@ -20,8 +20,8 @@ const PORTS: u32 = 1 << 16;
 const HALF: u32 = 1 << 15;
 const ALWAYS: u32 = 1 << 16;
 
-/// What the rows have in common behind their rules: nodes may open connections, so that the
-/// programs are stateful.
+/// The last rule of most policies here: the node may open connections, so that the programs keep
+/// state.
 const OUTBOUND: &str = "out all to any accept\n";
 /// The same for rows about outbound packets: others may open connections to the node.
 const INBOUND: &str = "in all from any accept\n";
@@ -233,7 +233,7 @@ pub(crate) fn nft_rules(count: u32) -> Result<Workload> {
 }
 
 /// As many addresses for xdp-filter, which knows no prefixes and no ranges, and the packets of
-/// [`rules`]. It finds none of them in its list, which is its shortest way.
+/// [`rules`]. It finds none of them in its list, which is its shortest path.
 pub(crate) fn xdp_filter(count: u32) -> Result<Workload> {
     let mut rng = Rng::with_seed(0x0078_6470 + u64::from(count));
     let addresses = (0..count).map(|_| rng.u32(..).into()).collect();
@@ -274,7 +274,8 @@ pub(crate) fn nft_flow(flows: u32) -> Result<Workload> {
     })
 }
 
-/// The template's inbound rules. Without connection tracking, which the ingress hook lies before.
+/// The template's inbound rules. Without connection tracking, which comes
+/// behind the ingress hook.
 pub(crate) fn nft_tke_drop() -> Result<Workload> {
     Ok(Workload {
         peer: Some(Peer::Nftables(nftables::list(
@@ -308,7 +309,7 @@ pub(crate) fn prefixes(count: u32, folder: &Path) -> Result<Workload> {
     })
 }
 
-/// The same of single addresses: nothing to aggregate.
+/// The same with single addresses, which cannot be aggregated.
 pub(crate) fn hosts(count: u32, folder: &Path) -> Result<Workload> {
     let mut rng = Rng::with_seed(0x686f_7374 + u64::from(count));
     let mut text = String::new();

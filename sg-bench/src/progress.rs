@@ -1,4 +1,4 @@
-//! How far it is: one line that is written over, on a terminal; nothing elsewhere.
+//! Shows how far the run is: one line that is written over, if standard error is a terminal.
 
 use indicatif::{ProgressBar, ProgressStyle};
 

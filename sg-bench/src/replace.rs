@@ -1,5 +1,5 @@
-//! Rows about what packets notice of large tables that come and go on the other core: packets are
-//! timed one by one, and the slow ones tell.
+//! Rows about what packets notice while the other core loads large tables and frees them: packets
+//! are timed one by one, and the slowest ones are compared.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::statistics::{Record, median};
 
-/// One packet of so many is slower than what is reported.
+/// The reported time is exceeded by one packet of so many.
 const ONE_OF: usize = 10_000;
 const ROUNDS: usize = 5;
 
@@ -41,7 +41,7 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
     if wanted.is_empty() {
         return Ok(records);
     }
-    // Now: later it would find the one core that this thread is pinned to.
+    // Before this thread is pinned to one core: afterwards that would be the only one found.
     let cores = Cores::find()?;
     for (name, build) in wanted {
         progress.say((*name).to_owned());

@@ -18,7 +18,7 @@ use crate::cores::{self, Cores};
 use crate::object::{Turn, Writer};
 use crate::windows::{self, Patience, Tally};
 
-/// Frames that the generator's system call sends between two looks at signals.
+/// Frames of one batch: the generator's system call checks for signals after each.
 const BATCH: u32 = 128;
 
 /// A fresh network namespace, and the view of it under /sys, for the rest of this thread.
@@ -78,7 +78,8 @@ impl Rig {
         patience: &Patience,
         letter: &str,
     ) -> Result<Self> {
-        // The thread is found by the name of the interface, of which it shows nine letters.
+        // The thread that receives is found by its name, which has the first nine letters of the
+        // interface's.
         let id = std::process::id();
         let (sender, receiver) = (format!("t{id}{letter}"), format!("r{id}{letter}"));
         let mac = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
@@ -145,7 +146,7 @@ impl Rig {
         Ok(())
     }
 
-    /// A window, after another one in which code and tables become as warm as they get.
+    /// A window, after a shorter one that brings code and tables into the caches.
     pub(crate) fn warm_window(
         &self,
         writer: &mut Writer,
@@ -194,13 +195,14 @@ impl Rig {
         })
     }
 
-    /// Packets received, and nanoseconds that the thread has run, once it has nothing left to do.
+    /// Packets received, and nanoseconds that the receiving thread has run, as soon as it sleeps.
     fn idle(&self) -> Result<(u64, u64)> {
         let mut last = None;
         loop {
             std::thread::sleep(Duration::from_millis(2));
             let packets = read_number(&self.packets)?;
-            // Exact while the thread sleeps: the scheduler adds a run up when it ends.
+            // The scheduler adds to this number when the thread goes to sleep, so that it is exact
+            // then.
             let path = PathBuf::from(format!("/proc/{}/schedstat", self.thread));
             let now = (packets, read_number(&path)?);
             if last == Some(now) {
@@ -314,12 +316,12 @@ fn ip(words: &str) -> Result<()> {
     run("ip", words)
 }
 
-/// Runs a program with the words of a line.
+/// Runs a program with the words of a line as its arguments.
 pub(crate) fn run(program: &str, words: &str) -> Result<()> {
     read(program, words).map(drop)
 }
 
-/// The same, and what it printed.
+/// The same; returns what it printed.
 pub(crate) fn read(program: &str, words: &str) -> Result<String> {
     let output = Command::new(program)
         .args(words.split_whitespace())

@@ -47,7 +47,7 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
         sender: cores.receiver,
         receiver: cores.sender,
     };
-    let patience = Patience::new(settings.patience);
+    let patience = Patience::new(settings.patience / 4);
     let world = World::enter()?;
     let pins = tempfile::tempdir().context("a folder for the BPF file system")?;
     let bpffs = Mount::bpffs(pins.path()).context("mounting a BPF file system")?;
@@ -82,7 +82,7 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
     let packets = crate::live::calibrate(&empty[0].rig, &mut empty[0].writer, settings.window)?;
     let bar = progress.bar(settings.rounds as u64);
     bar.at(NAMES[1]);
-    let mut above = [const { Vec::new() }; 2];
+    let mut above = [const { Vec::new() }; NAMES.len()];
     let mut floor = Vec::new();
     let mut tally = Tally::default();
     for _ in 0..settings.rounds {

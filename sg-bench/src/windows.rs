@@ -1,7 +1,7 @@
 //! Which windows count. A hypervisor may move a virtual core in the middle of a run, and what two
 //! cores share takes several times as long while they do not share a cache. So the time that a
 //! cache line takes between them is measured before and after each window, and a window in which
-//! it was long is discarded and measured again, a bounded number of times for the whole run.
+//! it was long is discarded and measured again, a bounded number of times for each kind of row.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -19,7 +19,7 @@ const SLOW: f64 = 90.0;
 const ATTEMPTS: u32 = 24;
 
 /// How many more slow windows are discarded before all are kept: there are machines whose cores
-/// never share a cache, and a run has to end there too. Shared by all rows of a run.
+/// never share a cache, and a run has to end there too. Shared by all rows of a kind.
 #[derive(Clone)]
 pub(crate) struct Patience(Rc<Cell<u32>>);
 

@@ -12,7 +12,7 @@ use nix::mount::{MsFlags, mount};
 
 use crate::rig;
 
-/// Where its maps are; it is told so by nothing.
+/// Where it pins its maps; it has no option for another place.
 const BPF_FS: &str = "/sys/fs/bpf";
 
 /// Listed as a source, in the low bits of each counter (`MAP_FLAG_SRC` of xdp-filter's common

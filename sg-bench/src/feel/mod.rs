@@ -30,7 +30,7 @@ pub(crate) fn compared() -> impl Iterator<Item = &'static str> {
 }
 
 /// One comparison: what is done, and by which frames.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 struct Case {
     test: Test,
     frames: Frames,
@@ -67,25 +67,23 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
     let plan = Plan {
         cores,
         transfer_time,
-        patience: Patience::new(settings.patience),
+        patience: Patience::new(settings.patience / 4),
         rounds: if settings.quick { 3 } else { settings.rounds },
         window: settings.window,
         folder: folder.path(),
     };
-    let mut records = Vec::new();
+    let mut measured = Vec::new();
     for frames in Frames::ALL {
         let of_frames = wanted.iter().filter(|case| case.frames == frames);
         let tests: Vec<Test> = of_frames.map(|case| case.test).collect();
         if tests.is_empty() {
             continue;
         }
-        for measured in plan.measure(frames, &tests, progress)? {
-            records.extend(measured.records());
-        }
+        measured.extend(plan.measure(frames, &tests, progress)?);
     }
-    let order: Vec<String> = names().collect();
-    records.sort_by_key(|record: &Record| order.iter().position(|name| *name == record.name));
-    Ok(records)
+    let order: Vec<Case> = Case::all().collect();
+    measured.sort_by_key(|one| order.iter().position(|case| *case == one.case));
+    Ok(measured.iter().flat_map(Measured::records).collect())
 }
 
 struct Plan<'a> {
