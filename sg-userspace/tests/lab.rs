@@ -154,12 +154,12 @@ fn what_differs_is_reported() {
     options.expect = Some(open);
     let report = run(&options).unwrap();
     assert!(!report.ok);
-    let is_told = |text: &str| report.differences.iter().any(|d| d.contains(text));
-    assert!(is_told(
+    let is_reported = |text: &str| report.differences.iter().any(|d| d.contains(text));
+    assert!(is_reported(
         "icmpv6: nothing came back, but the policy says accept"
     ));
     assert!(
-        !is_told("inside 10.20.0.10 to node"),
+        !is_reported("inside 10.20.0.10 to node"),
         "{:#?}",
         report.differences
     );
@@ -170,8 +170,8 @@ fn what_differs_is_reported() {
     options.expect = Some(rules_from_lines(twice));
     let report = run(&options).unwrap();
     assert!(report.attempts.iter().all(|a| a.as_policy_says));
-    let told = "inbound rule 2 decided 28 attempts but counted 0 packets";
-    assert_eq!(report.differences, [told]);
+    let expected = "inbound rule 2 decided 28 attempts but counted 0 packets";
+    assert_eq!(report.differences, [expected]);
 }
 
 fn policy_of_one_rule_each() -> Policy {

@@ -57,7 +57,7 @@ impl Apply {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let done = self.apply(context);
         if self.json.json {
-            // Whether it came to anything or not, what is printed is one report.
+            // The same report is printed for success and for failure.
             context.out.json(&Report::of(&self.attach.ifaces, &done))?;
         }
         let (loaded, applied) = done?;
@@ -98,8 +98,8 @@ enum Report<'a> {
         errors: [Finding; 0],
     },
     Failed {
-        /// As it was named, the first one if there were several; null where the command line could
-        /// not be read.
+        /// The first interface, as the user named it. `None` if the command line could not be
+        /// read.
         interface: Option<&'a str>,
         findings: [Finding; 0],
         errors: Vec<Finding>,
@@ -142,10 +142,10 @@ pub(super) struct Done<'a> {
     seeded: Option<&'a Seeded>,
     /// What was done with existing connections with --cut-existing.
     cut: Option<Cut>,
-    /// A clsact qdisc was added, which makes the kernel drop some frames.
+    /// Whether a clsact qdisc was added, in which case the kernel may have dropped some frames.
     added_clsact: bool,
-    /// What was done to the interfaces that were named after the first one, which share its flows;
-    /// left out where there are none.
+    /// What was done to the other interfaces, which share the flows of the first. Left out if
+    /// there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     others: Vec<DoneTo<'a>>,
     compile_seconds: f64,

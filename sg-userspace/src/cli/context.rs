@@ -1,4 +1,4 @@
-//! What every command needs to know, and the arguments that several have.
+//! The options that all commands share, and the arguments that several have.
 
 use std::path::PathBuf;
 
@@ -23,7 +23,7 @@ pub(super) struct Ifaces {
     pub(super) names: Vec<String>,
 }
 
-/// What every command needs to know.
+/// The options that all commands share.
 pub(super) struct Context {
     pub(super) netns: Option<String>,
     pub(super) bpffs: PathBuf,
@@ -32,7 +32,7 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// The named interfaces, else all of the current namespace.
+    /// The named interfaces, or else all of the current namespace.
     pub(super) fn here(&self, ifaces: &Ifaces) -> Scope {
         match ifaces.names.is_empty() {
             true => Scope::Namespace,
@@ -40,7 +40,8 @@ impl Context {
         }
     }
 
-    /// The named interfaces, else all of the namespace that --netns named, else all there are.
+    /// The named interfaces, or else all of the namespace that --netns names, or else all
+    /// namespaces.
     pub(super) fn everywhere(&self, ifaces: &Ifaces) -> Scope {
         match (ifaces.names.is_empty(), &self.netns) {
             (true, None) => Scope::Machine,

@@ -151,7 +151,7 @@ impl Interrupt<'_> {
     }
 }
 
-/// The attached interfaces that a reading command is about: at least one.
+/// The attached interfaces that a reading command is about. An error if there are none.
 pub(super) fn find(context: &Context, ifaces: &Ifaces) -> Result<Vec<Attached>, Failure> {
     let scope = context.here(ifaces);
     let found = attached(&context.bpffs, &scope)?;

@@ -47,7 +47,7 @@ impl Detach {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let scope = context.everywhere(&self.ifaces);
         let found = attached(&context.bpffs, &scope)?;
-        // Looked for before ours are gone, since the name of an interface leads to both.
+        // Listed before our own are removed, because the name of an interface leads to both.
         let others = other_layouts(&context.bpffs, &scope)?;
         let mut out = String::new();
         let mut gone = Vec::new();

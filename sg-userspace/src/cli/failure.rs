@@ -64,8 +64,8 @@ impl Failure {
         }
     }
 
-    /// The policy that was to be put in force, on each interface where its programs may run after
-    /// this.
+    /// The policy that was to be put in force, for each interface where its programs may run after
+    /// this failure.
     pub(super) fn attempted(&self) -> &[Attempted] {
         match self {
             Failure::Kernel(error) => error.attempted(),

@@ -56,10 +56,10 @@ struct Listed {
     faults: Vec<Fault>,
     #[serde(skip)]
     elsewhere: Option<String>,
-    /// Other interfaces with the same table; left out where there are none.
+    /// The other interfaces that share this table. Left out if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     shared_with: Vec<String>,
-    /// How many there are, whatever the limit.
+    /// The number of flows in the table, whatever the limit.
     total: usize,
     tables: Tables,
     flows: Vec<Flow>,
@@ -82,7 +82,7 @@ impl Flows {
         };
         let mut listed = Vec::new();
         for (i, one) in found.iter().enumerate() {
-            // Interfaces under one policy have one table.
+            // Interfaces of one attachment share a table, which is shown once.
             if !found[..i]
                 .iter()
                 .any(|before| before.pins.shares_with(&one.pins))

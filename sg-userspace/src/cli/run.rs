@@ -83,7 +83,8 @@ impl Run {
         // This must come first, because whether SIGHUP was ignored at the start can only be seen
         // until it is handled.
         let terminal = Terminal::find();
-        // Before anything is attached: a signal from here on ends in returning to what was there.
+        // This must come before attaching: with the handlers in place, a signal ends `run` and puts
+        // the previous state back.
         let mut events = Events::new(interval).map_err(preparing)?;
         let mut options = self.options(context)?;
         let [iface] = &options.interfaces.clone()[..] else {

@@ -148,7 +148,8 @@ fn text(context: &Context, found: &[Attached], rows: &[Option<Row>]) -> String {
     table.render() + &notes
 }
 
-/// `eth0, eth1: one policy, one flow table`, of each attachment with several interfaces.
+/// A line such as `eth0, eth1: one policy, one flow table` for each attachment with several
+/// interfaces.
 fn shared(rows: &[Option<Row>]) -> String {
     let mut said: Vec<&str> = Vec::new();
     let mut out = String::new();

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pipe_that_nobody_reads_is_told_from_one_that_somebody_may_read() {
+    fn a_pipe_without_a_reader_is_distinguished_from_one_that_may_get_one() {
         let (reader, writer) = io::pipe().unwrap();
         assert!(!has_no_reader(writer.as_fd()));
         drop(reader);

@@ -1,5 +1,6 @@
-//! Applies a policy to one or more interfaces, in three steps that each do one thing: `plan`
-//! compiles and compares, `prepare` loads and checks, and only `commit` changes what packets meet.
+//! Applies a policy to one or more interfaces in three steps: `plan` compiles it and compares it
+//! with what is there, `prepare` loads and checks the programs, and only `commit` changes what
+//! happens to packets.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -15,10 +16,10 @@ use super::prepare::prepare;
 use super::{bpffs, interfaces, netns};
 use sg_policy::policy::Policy;
 
-/// Compiles `policy` and attaches it to the interfaces of the options, or replaces the policy that
-/// is attached. They must be all interfaces of the attachment, if they belong to one; those that
-/// belong to none join it. On an error what was in force before is in force still, on each of
-/// them, unless the error says otherwise.
+/// Compiles `policy` and attaches it to the interfaces of the options, or replaces the policy in
+/// force. If some of them belong to an attachment, all its interfaces must be named; the others
+/// join it. If it fails, the policy before it is still in force on each of them, unless the error
+/// says otherwise.
 pub fn apply(policy: &Policy, options: &ApplyOptions) -> Result<Applied, KernelError> {
     let mut options = options.clone();
     let mut seen = HashSet::new();

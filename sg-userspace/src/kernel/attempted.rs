@@ -1,5 +1,5 @@
-//! A policy that was to be put in force on an interface, as far as somebody has to know who is to
-//! take it away again.
+//! What has to be known about a policy that was to be put in force on an interface, in case it has
+//! to be removed again.
 
 use sg_common::flow::TIMEOUTS;
 

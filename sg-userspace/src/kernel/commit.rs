@@ -1,14 +1,15 @@
 //! The third step of `apply`: puts the loaded programs in force, one hook after the other, and
-//! tidies up. This is all that packets notice.
+//! removes what is not needed any more. Only this step changes what happens to packets.
 //!
-//! The record of the new policy is pinned beside the old one first, on every interface, so that
-//! the slots of both are known at every moment, whichever of them runs, and takes its place when
-//! both directions of all interfaces run it. Where a hook cannot follow, all go back.
+//! The record of the new policy is first pinned beside the old one, on every interface, so that the
+//! counter slots of both are known whichever of them runs. It replaces the old record when both
+//! directions of all interfaces run the new policy. If a hook fails, all hooks return to the old
+//! programs.
 //!
-//! Where there was no policy before, one direction would judge before the other has seen
-//! anything: answers would be dropped whose requests nobody has remembered. So at first both run
-//! programs that pass everything and only remember what the rules admit, and those that enforce
-//! come in their place.
+//! At a first attachment, one direction would enforce before the other has entered any flow, so
+//! replies would be dropped. Therefore both directions first run the remembering programs, which
+//! accept everything and enter the flows that the rules admit. The enforcing programs then replace
+//! them.
 
 use std::os::fd::AsFd;
 
@@ -46,7 +47,8 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
         }
         return Err(halfway(plan, &interfaces, error));
     }
-    // From here on the policy is in force: each of these is done whatever becomes of the others.
+    // The policy is in force from here on, so each of these steps is taken even if another one
+    // fails.
     let now = jiff::Timestamp::now().to_string();
     for one in &mut interfaces {
         if plan.unchanged.is_empty() {
@@ -111,7 +113,7 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
     })
 }
 
-/// The hooks of an interface, as the plan has them.
+/// The hooks of an interface, with the options of the plan.
 fn hooks_of(plan: &InterfacePlan) -> Hooks<'_> {
     Hooks {
         pins: &plan.pins,
@@ -122,8 +124,8 @@ fn hooks_of(plan: &InterfacePlan) -> Hooks<'_> {
     }
 }
 
-/// Writes the record of each interface beside the one that is there, swaps one direction on all
-/// interfaces and then the other, and makes the new records those that count.
+/// Writes the record of each interface beside the existing one, replaces the programs of one
+/// direction on all interfaces and then of the other, and makes the new records those in force.
 fn put_all(
     interfaces: &mut [PreparedInterface<'_>],
     seedings: &mut Seedings<'_>,
@@ -152,8 +154,7 @@ fn put_all(
     interfaces.try_for_each(|one| State::promote(&one.plan.pins))
 }
 
-/// Writes down how what `state` is the record of is attached, and removes what nothing needs any
-/// more.
+/// Completes the record with the hooks in use, and removes what is not needed any more.
 pub(super) fn tidy(hooks: &Hooks<'_>, state: &mut State) -> Result<(), KernelError> {
     let (hook, mode) = hooks.in_use()?;
     (state.egress_hook, state.xdp_mode) = (hook_name(hook), mode_name(mode));
@@ -180,8 +181,8 @@ fn put_direction(
     hooks.put(direction, program.as_fd())
 }
 
-/// Has both directions of an interface run what they ran before, as far as the kernel lets it be
-/// done. What it does not is told by looking at what is there afterwards.
+/// Returns both directions of an interface to the programs before, as far as the kernel allows.
+/// Reading the state afterwards shows how far that was.
 fn take_back(one: &PreparedInterface<'_>) {
     let (plan, attempted, hooks) = (one.plan, &one.state, hooks_of(one.plan));
     let pins = &plan.pins;
@@ -212,7 +213,7 @@ fn take_back(one: &PreparedInterface<'_>) {
     // Only now are the tail-call targets of the new programs unused, and the old record is true
     // again.
     let forget_attempt = || {
-        // The counter maps stay: packets may have been counted in them.
+        // The counter maps stay, because packets may have been counted in them.
         taken_back(replaced.state.clone(), attempted.clone()).write(pins)?;
         super::pins::unpin(&pins.state_next())?;
         super::sys::wait_for_programs();
@@ -220,7 +221,7 @@ fn take_back(one: &PreparedInterface<'_>) {
         Ok::<_, KernelError>(())
     };
     if is_back && inspect(pins).is_ok_and(|inspection| inspection.runs(&replaced.state)) {
-        // What cannot be tidied up is found by the next command.
+        // What cannot be removed now is found by the next command.
         let _ = forget_attempt();
     }
 }

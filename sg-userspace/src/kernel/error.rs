@@ -205,8 +205,8 @@ pub enum KernelError {
         /// The help of that error.
         #[help]
         help: Option<String>,
-        /// The policy that was to be put in force, if there was one, on each interface: its
-        /// programs may run, in one direction or in both.
+        /// The policy that was to be put in force, for each interface where its programs may run
+        /// in one direction or both.
         attempted: Vec<Attempted>,
     },
 
@@ -271,7 +271,7 @@ impl KernelError {
         }
     }
 
-    /// Of an error that says what is in force: what was to be.
+    /// Adds the attempted policy to an error that says what is in force.
     pub(super) fn with_attempted(mut self, what: Vec<Attempted>) -> KernelError {
         if let KernelError::Halfway { attempted, .. } = &mut self {
             *attempted = what;
@@ -279,7 +279,7 @@ impl KernelError {
         self
     }
 
-    /// The policy that was to be put in force, on each interface where its programs may run after
+    /// The policy that was to be put in force, for each interface where its programs may run after
     /// this error.
     pub fn attempted(&self) -> &[Attempted] {
         match self {

@@ -1,4 +1,4 @@
-//! What a generation of programs is told at load.
+//! The options of a generation of programs, set when it is loaded.
 
 use sg_common::flow::TIMEOUTS;
 use sg_common::ruling::{FLUSH_OLD, InForce, JUDGE_OLD, KEEP_OLD};

@@ -31,10 +31,10 @@ pub struct Inspection {
     /// Whether all tail-call targets of the running programs exist, inbound first. `None` if no
     /// program of a known generation runs.
     pub targets: [Option<bool>; 2],
-    /// Pins that outlive a policy and are not there, by name.
+    /// The names of missing pins among those that outlive a policy.
     pub missing: Vec<String>,
-    /// An interface of the same attachment that runs a later generation, and which: an `apply` was
-    /// cut short between the two.
+    /// Another interface of the attachment that runs a later generation, with its number. An
+    /// `apply` was interrupted between the two.
     pub ahead: Option<(String, u32)>,
 }
 
@@ -252,8 +252,8 @@ pub fn inspect(pins: &InterfacePins) -> Result<Inspection, KernelError> {
     Ok(inspection)
 }
 
-/// The interface that runs the latest generation of those of the same attachment, if that is later
-/// than this one. What cannot be read says so by itself.
+/// The interface of the same attachment that runs the latest generation, if that is later than this
+/// one's. Interfaces that cannot be read have faults of their own.
 fn ahead(pins: &InterfacePins, generation: u32) -> Option<(String, u32)> {
     let others = pins.of_attachment().unwrap_or_default().into_iter();
     let others = others.filter(|other| other != pins);

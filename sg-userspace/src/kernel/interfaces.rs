@@ -39,12 +39,12 @@ pub fn names() -> Vec<String> {
         .unwrap_or_default()
 }
 
-/// Whether a name stands for all interfaces that match it: `*` for any characters, `?` for one.
+/// Whether the name is a pattern: `*` for any characters, `?` for one.
 pub fn is_pattern(name: &str) -> bool {
     name.contains(['*', '?'])
 }
 
-/// Whether an interface of this name is meant by a pattern.
+/// Whether the pattern matches the name.
 pub fn matches(pattern: &str, name: &str) -> bool {
     let Some(first) = pattern.chars().next() else {
         return name.is_empty();
@@ -62,11 +62,12 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// The interfaces of the current network namespace that are meant, each once, in the order in
-/// which they are named; a pattern means all that match it, without the loopback interface.
+/// The interfaces of the current network namespace that the names and patterns stand for, once
+/// each, in the order of the arguments. A pattern never matches the loopback interface.
 ///
 /// # Errors
-/// [`KernelError::NoInterface`] for a pattern that nothing matches. A name is not looked up.
+///
+/// [`KernelError::NoInterface`] if nothing matches a pattern. Names are not looked up.
 pub fn expand(named: &[String]) -> Result<Vec<String>, KernelError> {
     let there = names();
     let mut all: Vec<String> = Vec::new();
@@ -117,10 +118,10 @@ pub enum XdpPlace {
 pub struct Interface {
     pub name: String,
     pub index: u32,
-    /// Its frames begin with an Ethernet header.
+    /// Whether its frames begin with an Ethernet header.
     pub is_ethernet: bool,
     pub is_loopback: bool,
-    /// The ids of the XDP programs that it runs, whoever attached them.
+    /// The ids of all its XDP programs, whichever tool attached them.
     pub xdp: Vec<(XdpPlace, u32)>,
 }
 
@@ -138,14 +139,14 @@ pub(super) const IFINFOMSG: usize = 16;
 // include/uapi/linux/if_link.h.
 const XDP_ATTACHED_SKB: u8 = 2;
 const XDP_ATTACHED_HW: u8 = 3;
-/// Each kind of program has an attribute of its own since Linux 5.0.
+/// The attribute for programs of each mode, since Linux 5.0.
 const EACH_KIND: [(u32, XdpPlace); 3] = [
     (IFLA_XDP_DRV_PROG_ID, XdpPlace::Native),
     (IFLA_XDP_SKB_PROG_ID, XdpPlace::Generic),
     (IFLA_XDP_HW_PROG_ID, XdpPlace::Offloaded),
 ];
 
-/// Asks the kernel about the interface with this index; `None` where there is none.
+/// Asks the kernel about the interface with this index. `None` if it does not exist.
 pub fn inspect(index: u32) -> Result<Option<Interface>, KernelError> {
     let mut request = [0u8; IFINFOMSG];
     request[4..8].copy_from_slice(&index.to_ne_bytes());

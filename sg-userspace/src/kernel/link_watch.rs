@@ -11,8 +11,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::unix::AsyncFd;
 
-/// How often in a row receiving may fail and be tried again. The socket reports each loss once,
-/// but a filter of system calls might give the same answer for ever.
+/// How many errors in a row are retried. The socket reports each loss once, but a filter of system
+/// calls might return the same error for ever.
 const PATIENCE: u32 = 16;
 
 pub struct LinkWatch {

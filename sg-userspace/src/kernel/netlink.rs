@@ -1,10 +1,5 @@
-//! Netlink conversations: a dump (a request, and every message of the kernel's answer) and a
-//! request that the kernel acknowledges. Whatever the bytes say, reading them never goes beyond
-//! their end.
-//!
-//! Attributes are looked up one by one. The typed messages of netlink-packet-route fail as a whole
-//! where the kernel has an attribute that they read otherwise, and what enforces must not depend
-//! on attributes that it does not need.
+//! Netlink: a dump (a request, and all messages of the reply), and a request that the kernel
+//! acknowledges. Parsing never reads beyond the end of the bytes, whatever they contain.
 
 use std::io;
 
@@ -140,7 +135,7 @@ fn messages(mut bytes: &[u8], visit: &mut impl FnMut(&[u8])) -> io::Result<Progr
     Ok(Progress::More)
 }
 
-/// The value of the first attribute of `kind`; `None` also where a broken one comes before it.
+/// The value of the first attribute of `kind`. `None` also if a malformed attribute precedes it.
 pub(super) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
     NlasIterator::new(attributes)
         .map_while(Result::ok)

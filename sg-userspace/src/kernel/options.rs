@@ -31,10 +31,10 @@ pub enum EgressHook {
 
 #[derive(Clone, Debug)]
 pub struct ApplyOptions {
-    /// In the current network namespace; at least one, none of them twice. They share a flow
-    /// table.
+    /// The interfaces in the current network namespace. At least one, none of them twice. They
+    /// share a flow table.
     pub interfaces: Vec<String>,
-    /// As `--netns` named the current namespace, for `status` and `detach`.
+    /// The name of the current namespace in `--netns`, for `status` and `detach`.
     pub netns: Option<String>,
     pub bpffs: PathBuf,
     pub xdp_mode: XdpMode,
@@ -58,7 +58,7 @@ impl ApplyOptions {
         Self::on(&[interface])
     }
 
-    /// For several interfaces.
+    /// The options for several interfaces.
     pub fn on(interfaces: &[&str]) -> Self {
         ApplyOptions {
             interfaces: interfaces.iter().map(|name| (*name).to_owned()).collect(),

@@ -23,25 +23,24 @@ pub enum Outcome {
 pub struct AppliedTo {
     pub outcome: Outcome,
     pub state: State,
-    /// The interface had no clsact qdisc, and has got one.
+    /// Whether the interface had no clsact qdisc and has got one.
     pub added_clsact: bool,
 }
 
 /// What `apply` did.
 #[derive(Clone, Debug)]
 pub struct Applied {
-    /// `Unchanged` where nothing was done, `Replaced` where a policy was in force on some
-    /// interface and another generation is now.
+    /// `Unchanged` if nothing was done. `Replaced` if there was a policy on some interface, and
+    /// another generation is in force now.
     pub outcome: Outcome,
-    /// What was done to the interface that was named first.
+    /// What was done to the first interface.
     pub first: AppliedTo,
-    /// And to the others, in the order in which they were named.
+    /// What was done to the others, in the order of the options.
     pub others: Vec<AppliedTo>,
     pub sizes: TableSizes,
-    /// What became of flows that were there; `None` unless this was a first attachment that asked.
+    /// What was done with existing flows. `None` unless it was a first attachment that keeps them.
     pub seeded: Option<Seeded>,
-    /// How many TCP connections were cut; `None` unless this was a first attachment that asked
-    /// for it.
+    /// How many TCP connections were cut. `None` unless it was a first attachment that cuts them.
     pub cut: Option<Cut>,
     pub compile_time: Duration,
     pub load_time: Duration,
@@ -60,17 +59,17 @@ impl AppliedTo {
 }
 
 impl Applied {
-    /// A clsact qdisc was added to some interface.
+    /// Whether a clsact qdisc was added to some interface.
     pub fn has_added_clsact(&self) -> bool {
         self.interfaces().any(|one| one.added_clsact)
     }
 
-    /// What was done to each interface, in the order in which they were named.
+    /// What was done to each interface, in the order of the options.
     pub fn interfaces(&self) -> impl Iterator<Item = &AppliedTo> {
         std::iter::once(&self.first).chain(&self.others)
     }
 
-    /// No policy was in force before.
+    /// Whether no policy was in force before.
     pub fn is_first(&self) -> bool {
         self.outcome == Outcome::Attached
     }

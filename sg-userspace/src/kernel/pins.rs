@@ -1,7 +1,7 @@
-//! Where everything is pinned: `<bpffs>/sgctl/v<layout>/<netns cookie>/<attachment>/` has what the
-//! interfaces of an attachment share (flows, fragments, events), and below it a directory for each
-//! interface, by its index, has what is the interface's own (links, programs, counters, record).
-//! With the last interface of an attachment its directory goes, so that every trace is removed.
+//! The layout of pins: `<bpffs>/sgctl/v<layout>/<netns cookie>/<attachment>/` has what the
+//! interfaces of an attachment share (flows, fragments, events). In it, each interface has a
+//! directory, named by its index, with its own links, programs, counters and record. The directory
+//! of an attachment is removed with its last interface, so that nothing is left.
 
 use std::fs;
 use std::io;
@@ -36,13 +36,13 @@ pub struct PinTree {
     root: PathBuf,
 }
 
-/// One interface's pins, and those of the attachment that it belongs to.
+/// The pins of one interface, and those of its attachment.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct InterfacePins {
-    /// The interface's own, in the directory of its attachment.
+    /// The directory of the interface, in that of its attachment.
     pub dir: PathBuf,
     pub netns_cookie: u64,
-    /// The number of its attachment in the network namespace.
+    /// The number of its attachment, within the network namespace.
     pub attachment: u32,
     pub ifindex: u32,
 }
@@ -73,7 +73,8 @@ impl PinTree {
         self.version_dir().join(netns_cookie.to_string())
     }
 
-    /// The pins of an interface, where they are; where there are none, in an attachment of its own.
+    /// The existing pins of an interface. If there are none, those that it would have in a new
+    /// attachment.
     pub fn interface(&self, netns_cookie: u64, ifindex: u32) -> InterfacePins {
         let numbers = attachments_in(&self.netns_dir(netns_cookie)).unwrap_or_default();
         let of = |attachment| self.interface_of(netns_cookie, attachment, ifindex);
@@ -102,13 +103,13 @@ impl PinTree {
         }
     }
 
-    /// The lowest number that no attachment of a network namespace has.
+    /// The lowest number that no attachment of a network namespace uses.
     pub(super) fn free_attachment(&self, netns_cookie: u64) -> u32 {
         let taken = attachments_in(&self.netns_dir(netns_cookie)).unwrap_or_default();
         (1..).find(|number| !taken.contains(number)).unwrap_or(1)
     }
 
-    /// The directory whose lock is held by who looks after an interface, made where there is none.
+    /// The directory whose lock the `run` of an interface holds. Creates it if necessary.
     pub(super) fn run_dir(
         &self,
         netns_cookie: u64,
@@ -153,7 +154,7 @@ impl PinTree {
         Ok(small_numbers_in(&dir)?.into_iter().map(of).collect())
     }
 
-    /// Every interface that has pins of another layout version, with that version.
+    /// The pins of all interfaces that have some in another layout version, with that version.
     pub fn other_layouts(&self) -> Result<Vec<(String, InterfacePins)>, KernelError> {
         let mut found = Vec::new();
         for version in names_in(&self.root)? {
@@ -239,11 +240,11 @@ impl PinTree {
         }
     }
 
-    /// Removes the directories that have become empty, and what no interface shares any more.
+    /// Removes empty directories, and pins of attachments without interfaces.
     pub fn prune(&self) {
         for cookie in numbers_in(&self.version_dir()).unwrap_or_default() {
             let netns = self.netns_dir(cookie);
-            // Of somebody who was killed.
+            // Killed processes may have left empty directories.
             for attachment in attachments_in(&netns).unwrap_or_default() {
                 for pins in self.interfaces_of(cookie, attachment).unwrap_or_default() {
                     let _ = fs::remove_dir(&pins.dir);
@@ -271,12 +272,12 @@ impl InterfacePins {
         fs::read_dir(&self.dir).is_ok_and(|mut names| names.next().is_some())
     }
 
-    /// Makes the directory of the attachment, and those above.
+    /// Creates the directory of the attachment, and those above it.
     pub(super) fn create_parent(&self) -> Result<(), KernelError> {
         create_dirs(self.shared_dir())
     }
 
-    /// Makes the directory of the network namespace, and those above.
+    /// Creates the directory of the network namespace, and those above it.
     pub(super) fn create_netns(&self) -> Result<(), KernelError> {
         self.shared_dir().parent().map_or(Ok(()), create_dirs)
     }
@@ -285,7 +286,7 @@ impl InterfacePins {
         create_dirs(&self.dir)
     }
 
-    /// Where the interfaces of the attachment have what they share.
+    /// The directory with what the interfaces of the attachment share.
     pub(super) fn shared_dir(&self) -> &Path {
         self.dir.parent().unwrap_or(&self.dir)
     }
@@ -294,8 +295,8 @@ impl InterfacePins {
         self.shared_dir().join(name)
     }
 
-    /// The pins of all interfaces of the attachment, this one's included where there are some, in
-    /// the order of their indices.
+    /// The pins of all interfaces of the attachment that have some, including this one, in the
+    /// order of their indices.
     pub fn of_attachment(&self) -> Result<Vec<InterfacePins>, KernelError> {
         let indices = small_numbers_in(self.shared_dir())?.into_iter();
         let all = indices.map(|index| self.sibling(index));
@@ -345,17 +346,17 @@ impl InterfacePins {
         self.shared("flow_tags")
     }
 
-    /// Its entries.
+    /// The entries of the flow table.
     pub fn flow_pages(&self) -> PathBuf {
         self.shared("flow_pages")
     }
 
-    /// How many flows there are at which local ports.
+    /// The counts of flows by local port.
     pub fn flow_ports(&self) -> PathBuf {
         self.shared("flow_ports")
     }
 
-    /// The secret by which flows are spread over it.
+    /// The secret multipliers of the flow table's hash.
     pub fn flow_keys(&self) -> PathBuf {
         self.shared("flow_keys")
     }
@@ -364,7 +365,7 @@ impl InterfacePins {
         self.shared("flow_stats")
     }
 
-    /// What userspace has entered into the flow table and taken out of it.
+    /// The ledger: what userspace has entered into the flow table and removed from it.
     pub fn flow_ledger(&self) -> PathBuf {
         self.shared("flow_ledger")
     }
@@ -377,7 +378,7 @@ impl InterfacePins {
         self.shared("fragments6")
     }
 
-    /// What each CPU has done with its events.
+    /// The state of each CPU's ring of events.
     pub fn event_rings(&self) -> PathBuf {
         self.shared("event_rings")
     }
@@ -440,12 +441,12 @@ impl InterfacePins {
         self.dir.join(format!("counters_{index}"))
     }
 
-    /// Every pin of an interface that nothing is attached to any more; with the last interface of
-    /// the attachment, what they shared.
+    /// Removes all pins of an interface to which nothing is attached any more. With the last
+    /// interface of the attachment, the shared pins are removed as well.
     pub fn remove(&self) -> Result<(), KernelError> {
         self.remove_maps()?;
         let is_last = self.of_attachment()?.iter().all(|other| other == self);
-        // The record goes last: as long as it is there, so is a way to find the rest.
+        // The record is removed last, because it is needed to find the rest.
         if is_last {
             remove_files(self.shared_dir())?;
         }
@@ -479,7 +480,7 @@ impl InterfacePins {
     }
 }
 
-/// Removes an empty directory. That it is not there is success.
+/// Removes an empty directory. It is a success if there is none.
 fn remove_directory(dir: &Path) -> Result<(), KernelError> {
     let remove = || match fs::remove_dir(dir) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
@@ -488,7 +489,7 @@ fn remove_directory(dir: &Path) -> Result<(), KernelError> {
     step(|| "removing the directory".into(), remove).map_err(|e| not_removed(dir, e))
 }
 
-/// Removes the pins in a directory, and leaves the directories in it.
+/// Removes the pins in a directory, but not the directories in it.
 fn remove_files(dir: &Path) -> Result<(), KernelError> {
     for name in names_in(dir)? {
         let path = dir.join(name);
@@ -499,7 +500,7 @@ fn remove_files(dir: &Path) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Removes the directory of an attachment that has no interface.
+/// Removes the directory of an attachment without interfaces.
 fn remove_if_unused(attachment: &Path) -> Result<(), KernelError> {
     match numbers_in(attachment)?.is_empty() {
         true => remove_files(attachment).and_then(|()| remove_directory(attachment)),
@@ -543,7 +544,8 @@ fn numbers_in(dir: &Path) -> Result<Vec<u64>, KernelError> {
         .collect())
 }
 
-/// Those of [`numbers_in`] that are indices of interfaces or numbers of attachments, in order.
+/// The numbers of [`numbers_in`] that are indices of interfaces or numbers of attachments, in
+/// order.
 fn small_numbers_in(dir: &Path) -> Result<Vec<u32>, KernelError> {
     let numbers = numbers_in(dir)?.into_iter();
     let mut numbers: Vec<u32> = numbers.filter_map(|n| u32::try_from(n).ok()).collect();
@@ -556,13 +558,14 @@ fn attachments_in(netns: &Path) -> Result<Vec<u32>, KernelError> {
     small_numbers_in(netns)
 }
 
-/// Whether the interfaces of a layout version are in directories of their attachments: before
-/// version 8 each was an attachment by itself.
+/// Whether this layout version has directories for attachments. Before version 8 each interface was
+/// an attachment.
 fn has_attachments(version: &str) -> bool {
     version.parse::<u32>().is_ok_and(|number| number >= 8)
 }
 
-/// Removes a lock's directory unless somebody holds it. To be called under the lock of the tree.
+/// Removes the directory of a lock, unless a process holds it. Must be called under the lock of the
+/// tree.
 fn remove_unless_locked(dir: &Path) {
     let Ok(file) = fs::File::open(dir) else {
         return;

@@ -1,5 +1,5 @@
-//! The first step of `apply`: compiles the policy and compares it, and what the options ask for,
-//! with what is really there on each interface. Nothing is changed.
+//! The first step of `apply`: compiles the policy, and compares it and the options with the real
+//! state of each interface. It changes nothing.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ use sg_policy::compile::Compiled;
 use sg_policy::compile_policy;
 use sg_policy::policy::Policy;
 
-/// What is to be done.
+/// What has to be done.
 pub(super) enum Planned {
     /// The same policy is in force on every interface, as the options ask for it.
     Unchanged(Box<Applied>),
@@ -34,7 +34,7 @@ pub(super) enum Planned {
 pub(super) struct Plan {
     pub(super) policy: Policy,
     pub(super) options: ApplyOptions,
-    /// Those that get programs, in the order in which they were named; at least one.
+    /// The interfaces that get programs, in the order of the options. At least one.
     pub(super) interfaces: Vec<InterfacePlan>,
     /// The records of those that enforce the same policy already, and are left alone.
     pub(super) unchanged: Vec<State>,
@@ -42,26 +42,26 @@ pub(super) struct Plan {
     pub(super) compile_time: Duration,
 }
 
-/// What becomes of one interface.
+/// The plan for one interface.
 pub(super) struct InterfacePlan {
     pub(super) name: String,
-    /// Where its pins belong.
+    /// Where the pins of the interface belong.
     pub(super) pins: InterfacePins,
     pub(super) start: Start,
     /// How to attach where nothing is attached yet.
     pub(super) xdp_mode: XdpMode,
     pub(super) egress_hook: EgressHook,
-    /// Slots that its counter map must have.
+    /// How many slots its counter map needs.
     pub(super) counter_slots: u32,
     /// It has a clsact qdisc that stays.
     pub(super) has_qdisc: bool,
-    /// The record of the policy, but for what is known only when the programs are loaded.
+    /// The record of the policy, without what is only known after loading the programs.
     pub(super) state: State,
 }
 
 /// What the policy finds on an interface.
 pub(super) enum Start {
-    /// Nothing: no policy is in force.
+    /// No policy is in force.
     First,
     /// There are remains of an attempt that was killed, or of an interface that is gone. They are
     /// removed first.
@@ -128,8 +128,8 @@ impl Plan {
     }
 }
 
-/// How long a program of the enforcer's may stay on the interface after the last pin of its link
-/// has gone: the kernel frees a link some time later.
+/// For how long a program may stay on the interface after the last pin of its link is gone, because
+/// the kernel frees links with a delay.
 const LINK_LEAVES_WITHIN: Duration = Duration::from_secs(2);
 
 /// Plans for the interfaces of the options, which are in the network namespace with this cookie.
@@ -152,7 +152,7 @@ pub(super) fn plan(
     }
 }
 
-/// What was found of one interface, and what the options ask for there.
+/// The state of one interface, and the options for it.
 struct Found {
     options: ApplyOptions,
     name: String,
@@ -202,9 +202,9 @@ impl Found {
     }
 }
 
-/// The number of the attachment that the interfaces belong to from now on. They must be of one
-/// attachment, as far as they are of any, and must be all of it: an interface that is left out
-/// would go on under another policy, with the same flows.
+/// The number of the attachment that the interfaces belong to from now on. If some belong to an
+/// attachment already, it must be the same for all, and all its interfaces must be named: one that
+/// is left out would keep another policy while it shares the flows.
 fn attachment_of(tree: &PinTree, cookie: u64, found: &[Found]) -> Result<u32, KernelError> {
     let of = |one: &Found| {
         let pins = &one.start.replaced()?.inspection.pins;
@@ -236,7 +236,8 @@ fn attachment_of(tree: &PinTree, cookie: u64, found: &[Found]) -> Result<u32, Ke
         }
         let it = inspect(&other)?;
         let state = it.state();
-        // Of one that has gone nothing is left that could enforce anything; nor of an attempt.
+        // An interface that is gone cannot enforce anything, and neither can an interrupted
+        // attempt.
         if !matches!(it.place, Place::Gone) && (state.is_some() || it.is_attached()) {
             left_out.push(state.map_or_else(|| format!("#{}", other.ifindex), |s| s.interface));
         }
@@ -265,7 +266,7 @@ fn attachment_of(tree: &PinTree, cookie: u64, found: &[Found]) -> Result<u32, Ke
     }
     Ok(match pins.netns_cookie == cookie {
         true => pins.attachment,
-        // It comes along.
+        // The interface was moved here, and its attachment comes along with a new number.
         false => tree.free_attachment(cookie),
     })
 }
@@ -283,8 +284,8 @@ fn plan_at_once(
         .map(look)
         .collect::<Result<_, _>>()?;
     let attachment = attachment_of(tree, cookie, &found)?;
-    // The interface whose record is gone by; after an attempt that was cut short, of those that
-    // are furthest.
+    // The interface whose record counts. After an `apply` that was interrupted, it is one with the
+    // latest generation.
     let replaced = || found.iter().filter_map(|one| one.start.replaced());
     let lead = replaced().max_by_key(|it| it.state.policy.generation);
     let previous = lead.map(|lead| &lead.state);
@@ -298,7 +299,7 @@ fn plan_at_once(
         None => 0,
     };
     let runs_alone = !is_same && replaced().all(|it| it.inspection.runs(&it.state));
-    // Where nobody is in force nothing is read.
+    // If no policy is in force, these pins are not read.
     let nowhere = tree.interface_of(cookie, attachment, 0);
     let pins = lead.map_or(&nowhere, |lead| &lead.inspection.pins);
     let in_use = PinnedUse::new(pins, previous, runs_alone, &options.held_slots);
@@ -329,7 +330,7 @@ fn plan_at_once(
         || match previous {
             // Existing flows may be entered.
             None => !options.cut_existing,
-            // Where the policy before opened none, what is not there will not come.
+            // If the policy before opens no flows, none can be added until it is replaced.
             Some(s) => s.has_flows && (s.opens_flows || has_any_flow(pins)),
         };
     let latest = replaced().map(|it| it.state.policy.generation.max(it.state.last_generation));
@@ -399,7 +400,7 @@ fn plan_at_once(
                 timeouts: policy.timeouts,
                 opens_flows,
                 has_flows,
-                // Found out when the programs are loaded.
+                // Determined when the programs are loaded.
                 may_have_cut: false,
                 log_level: options.log_level,
                 last_generation: 0,
@@ -436,10 +437,10 @@ fn plan_at_once(
     })))
 }
 
-/// What is an interface's own of what its record will say.
+/// The part of the record that differs between interfaces.
 struct Own {
     assignment: Assignment,
-    /// Counter maps.
+    /// How many counter maps it has.
     maps: usize,
     has_qdisc: bool,
 }
@@ -464,7 +465,7 @@ impl Own {
                 lead.of_interface(Some(&before.state), &counted)
             }
         };
-        // A map that is there is never too large.
+        // An existing map can have more slots than are needed.
         assignment.capacity = assignment.capacity.max(capacity);
         Ok(Own {
             maps: maps + usize::from(assignment.capacity > capacity),
@@ -474,7 +475,7 @@ impl Own {
     }
 }
 
-/// Slots of the counter map that the programs write.
+/// How many slots the counter map has that the programs write.
 fn capacity_of(replaced: &Replaced) -> Result<u32, KernelError> {
     match replaced.state.counter_maps {
         0 => Ok(0),
@@ -482,8 +483,8 @@ fn capacity_of(replaced: &Replaced) -> Result<u32, KernelError> {
     }
 }
 
-/// Finds what is attached to the interface: under its own place, under the one that it was moved
-/// from, or left by an interface of the same name.
+/// Finds what is attached to the interface: with its own pins, with those from before it was moved,
+/// or with those of an earlier interface of the same name.
 fn find(
     tree: &PinTree,
     pins: &InterfacePins,
@@ -595,8 +596,8 @@ fn others_xdp(start: &Start, interface: &Interface) -> Option<u32> {
     .map(|(_, id)| *id)
 }
 
-/// Compares what the options ask for with what an attachment fixes when it is made, and fills in
-/// what they leave open. What cannot be changed without a gap is refused.
+/// Compares the options with what an attachment fixes when it is made, and fills in those that were
+/// not given. Refuses a change that would leave a gap in enforcement.
 fn settle(
     options: &mut ApplyOptions,
     interface: &str,
@@ -690,12 +691,12 @@ fn is_unchanged(
         && inspection.faults().is_empty()
 }
 
-/// Whether the interface has a clsact qdisc, apart from one that is removed before anything is
+/// Whether the interface has a clsact qdisc, not counting one that is removed before anything is
 /// attached.
 fn has_qdisc(start: &Start, ifindex: u32) -> Result<bool, KernelError> {
     Ok(match start {
         Start::First => super::tc::look(ifindex)?.qdisc.is_some(),
-        // What is left of ours is removed first.
+        // Our own remains are removed first.
         Start::Leftovers(inspection) => {
             inspection.outbound.clsact.qdisc.is_some() && !inspection.owns_qdisc()
         }

@@ -1,6 +1,6 @@
-//! The second step of `apply`: makes room, loads the programs of each interface, fills their tables
-//! and pins what they need, and opens what is to come back if the third step fails. No packet
-//! meets anything of it yet.
+//! The second step of `apply`: removes remains, loads the programs of each interface, fills their
+//! tables, pins what they need, and opens what has to come back if the third step fails. Packets
+//! are not affected yet.
 
 use std::os::fd::OwnedFd;
 
@@ -28,7 +28,7 @@ const REMEMBERING: u32 = 0;
 pub(super) struct Prepared<'a> {
     /// In the order of the plan.
     pub(super) interfaces: Vec<PreparedInterface<'a>>,
-    /// What looks for flows that are there, and enters them.
+    /// Finds existing flows and enters them.
     pub(super) seedings: Seedings<'a>,
 }
 
@@ -36,20 +36,19 @@ pub(super) struct Prepared<'a> {
 pub(super) struct PreparedInterface<'a> {
     pub(super) plan: &'a InterfacePlan,
     pub(super) programs: Programs,
-    /// Where a policy under which there are flows is attached first: what runs in both directions
-    /// before it is enforced.
+    /// The remembering programs, if this is a first attachment of a policy with flows.
     pub(super) remembering: Option<Programs>,
     pub(super) state: State,
-    /// The programs that are to come back if the new ones cannot be put in force, inbound first.
+    /// The programs that have to come back if the new ones cannot be put in force, inbound first.
     pub(super) before: [Option<OwnedFd>; 2],
 }
 
-/// The looks for flows that are there.
+/// The seeding of existing flows.
 #[derive(Default)]
 pub(super) struct Seedings<'a> {
-    /// Those that the policy which is replaced passed without an entry.
+    /// Finds flows that the replaced policy has accepted without an entry.
     pub(super) carried: Option<Seeding<'a>>,
-    /// Those of interfaces that are attached first.
+    /// Finds flows of interfaces that are attached for the first time.
     pub(super) new: Option<Seeding<'a>>,
 }
 
@@ -61,7 +60,7 @@ pub(super) fn prepare(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
     prepared
 }
 
-/// Removes what an attempt has left where the pins belong, and takes there what is elsewhere.
+/// Removes remains of an attempt where the pins belong, and moves existing pins there.
 fn make_room(plan: &Plan) -> Result<(), KernelError> {
     for one in &plan.interfaces {
         match &one.start {
@@ -77,12 +76,12 @@ fn make_room(plan: &Plan) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Removes what `prepare` has pinned of a policy that was not put in force.
+/// Removes the pins that `prepare` has made for a policy that was not put in force.
 pub(super) fn forget(plan: &Plan) {
     for one in &plan.interfaces {
         let pins = &one.pins;
         match one.replaced() {
-            // Nothing is attached that might miss it.
+            // Nothing is attached that needs the pins.
             None => {
                 let _ = pins.remove();
             }
@@ -107,7 +106,7 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
         one.pins.create()?;
         shared_by(one).check()?;
     }
-    // One flow table and one secret, wherever they are looked at from.
+    // The flow table and the multipliers of its hash are the same from all interfaces.
     let Some(shared) = plan.interfaces.first() else {
         return Ok(Prepared {
             interfaces: Vec::new(),
@@ -120,7 +119,7 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
     if !options.cut_existing {
         seedings.carried = carry_over(plan, compiled, generation)?;
     }
-    // Where there are no flows nobody would look for one that came about meanwhile.
+    // If the programs do not look up flows, flows that were opened meanwhile need no entry.
     let has_entered = seedings.carried.as_ref().is_some_and(|it| it.entered() > 0);
     let mut has_flows = shared.state.has_flows || has_entered;
     seedings.carried = seedings.carried.filter(|_| has_flows);
@@ -185,7 +184,7 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
     }
     for one in &mut interfaces {
         one.programs.pin_targets(&one.plan.pins, generation)?;
-        // Without a rule whose flows need entries there is nothing to remember.
+        // Without rules that open flows, the remembering programs would have nothing to enter.
         if one.plan.replaced().is_some() || !one.state.opens_flows {
             continue;
         }
@@ -218,7 +217,7 @@ fn shared_by(one: &InterfacePlan) -> SharedMaps {
     }
 }
 
-/// The programs that an interface runs, to go back to them.
+/// The programs that an interface runs, so that they can be put back.
 fn before(one: &InterfacePlan) -> Result<[Option<OwnedFd>; 2], KernelError> {
     let mut before = [None, None];
     if let Some(replaced) = one.replaced() {
@@ -231,8 +230,8 @@ fn before(one: &InterfacePlan) -> Result<[Option<OwnedFd>; 2], KernelError> {
     Ok(before)
 }
 
-/// What the programs that are in force were told; `None` where they are not all of one generation,
-/// so that nobody can say what they do.
+/// The options of the programs in force. `None` if they are not all of one generation, because
+/// nothing is known about their behaviour then.
 fn in_force(plan: &Plan) -> Option<Generation> {
     let mut states: Vec<&State> = plan.unchanged.iter().collect();
     for (_, replaced) in plan.replaced() {
@@ -247,8 +246,9 @@ fn in_force(plan: &Plan) -> Option<Generation> {
     is_one.then(|| Generation::recorded(first))
 }
 
-/// Takes the pins of an interface that was moved, or made anew, to where they belong. What is
-/// attached stays so. One that was moved to another network namespace takes its attachment along.
+/// Moves the pins of an interface that was moved or created anew to where they belong. The
+/// attachment does not change. If it was moved to another network namespace, its attachment comes
+/// along.
 pub(super) fn adopt(from: &InterfacePins, to: &InterfacePins) -> Result<(), KernelError> {
     let moving = |e| KernelError::io(format!("moving {}", from.dir.display()), e);
     if to.exists() {
@@ -267,8 +267,8 @@ pub(super) fn adopt(from: &InterfacePins, to: &InterfacePins) -> Result<(), Kern
     }
 }
 
-/// Enters what the policy that is to be replaced passes without an entry, and this one does not.
-/// None where an attachment is damaged: applying again is what puts it right.
+/// Enters the flows that the policy to be replaced accepts without an entry and the new one does
+/// not. `None` if the attachment is damaged, because this `apply` repairs it.
 fn carry_over<'a>(
     plan: &Plan,
     compiled: &'a Compiled,

@@ -51,8 +51,8 @@ impl Programs {
         Self::load_sharing(compiled, generation, shared, None)
     }
 
-    /// The same for another interface of an attachment, with the tables of programs of the same
-    /// generation, which are not in memory a second time.
+    /// The same for another interface of an attachment. It shares the tables with programs of the
+    /// same generation.
     pub(super) fn load_sharing(
         compiled: &Compiled,
         generation: &Generation,
@@ -71,8 +71,8 @@ impl Programs {
         Self::load_with(tables, generation, shared, None)
     }
 
-    /// Loads programs of the same generation that only remember, see [`REMEMBERS`]. The tables are
-    /// not in memory a second time.
+    /// Loads the remembering programs of the same generation, see [`REMEMBERS`]. They share the
+    /// tables with this one.
     pub fn load_remembering(
         &self,
         compiled: &Compiled,
@@ -110,7 +110,7 @@ impl Programs {
         let bits = has.map(|(is_so, bit)| u8::from(is_so) * bit);
         let has = bits.iter().fold(0, |bits, bit| bits | bit);
         let (cpus, event_slots) = (possible_cpus()?, shared.event_slots()?);
-        // What is near needs no map, nor do lines that another one has.
+        // Tables in .bss need no array map, and neither do lines that another map has.
         let array_lines = match tables_of {
             None if !is_in_bss => tables.lines.len(),
             _ => 1,
@@ -130,7 +130,7 @@ impl Programs {
 
         let mut loader = loader_without_btf();
         loader
-            // Asked for only when a program is refused.
+            // The log is only requested when a program is refused.
             .verifier_log_level(VerifierLogLevel::DEBUG)
             .override_global("SG_CONFIG", &config, true)
             .override_global("SG_SHAPE", shape, true)
@@ -341,7 +341,7 @@ fn share_port_counts(ebpf: &Ebpf, pins: &InterfacePins) -> Result<(), KernelErro
         .map_err(|e| KernelError::io("sharing the counts of flows", e))
 }
 
-/// Has the programs of `ebpf` look up a table of `other`: as in [`share_port_counts`].
+/// Makes the programs of `ebpf` use a table of `other`, as in [`share_port_counts`].
 fn share_table(name: &'static str, ebpf: &Ebpf, other: &Ebpf) -> Result<(), KernelError> {
     let (Some(Map::Array(map)), Some(Map::Array(other))) = (ebpf.map(name), other.map(name)) else {
         return Err(broken_object(name));

@@ -16,10 +16,10 @@ use sg_policy::policy::Policy;
 /// The smallest number of slots in a counter map: 32 KiB for each CPU.
 const MIN_CAPACITY: u32 = 1024;
 
-/// Who owns which slot under a new policy.
+/// The owners of all slots under a new policy.
 #[derive(Clone, Debug)]
 pub(super) struct Assignment {
-    /// One for each rule of the policy, in its order.
+    /// One owner for each rule of the policy, in its order.
     pub(super) rules: Vec<SlotOwner>,
     pub(super) retired: Vec<SlotOwner>,
     pub(super) forgotten: Vec<Forgotten>,
@@ -32,9 +32,9 @@ impl Assignment {
         self.rules.iter().map(|owner| owner.slot).collect()
     }
 
-    /// The same owners for another interface of the attachment, which has counters of its own:
-    /// `previous` is its record, if it has one, and `counted` what its slots have counted. What an
-    /// owner that has lost its slot has counted there goes into that interface's sums.
+    /// The same owners for another interface of the attachment, which has its own counters.
+    /// `previous` is its record, if it has one, and `counted` are the counts of its slots. The
+    /// counts of an owner that has lost its slot are added to the sums of that interface.
     pub(super) fn of_interface(
         &self,
         previous: Option<&State>,
@@ -439,8 +439,8 @@ mod tests {
         assert_eq!(second.retired.len(), 900);
     }
 
-    /// Proves A2 for two interfaces that share slots and not counters, one of which joins later and
-    /// is left out for a while: on each, what is listed is what was counted there.
+    /// Proves A2 for two interfaces that share slots but not counters, one of which joins later and
+    /// is left out for a while: the rows of each show what was counted there.
     #[test]
     fn each_interface_of_an_attachment_has_counts_of_its_own() {
         let mut used = [Used::default(), Used::default()];
@@ -454,7 +454,7 @@ mod tests {
         };
         for round in 0..12 {
             let lead = assign(&shape(round), last[0].as_ref(), &used[0]);
-            // The second one joins in the third round, and has gone for two later on.
+            // The second one joins in the third round, and is left out in two later ones.
             let takes_part = round >= 2 && !(6..8).contains(&round);
             let previous = last[1].as_ref().map(state);
             let counts = used[1].counted().unwrap();
@@ -480,9 +480,8 @@ mod tests {
         assert!(sent[1].len() == 2 && sent[0] != sent[1]);
     }
 
-    /// Proves A2 for slots that have had several owners, of either action and direction: nothing
-    /// that was counted is lost, moves to another direction or action, or is shown as another
-    /// rule's.
+    /// Proves A2 for slots with several owners, of both actions and directions: no count is lost,
+    /// moves to another direction or action, or is shown for another rule.
     #[test]
     fn a_slot_that_has_counted_may_be_used_again_and_again() {
         let rules = |round: usize| {

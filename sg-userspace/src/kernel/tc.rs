@@ -222,7 +222,7 @@ fn set_filter(ifindex: u32, handle: u32, program: BorrowedFd<'_>, flags: u16) ->
     netlink::request(NETLINK_ROUTE, RTM_NEWTFILTER, flags, &request, |_| {})
 }
 
-/// Deletes one filter of ours. That it is not there is success.
+/// Deletes one of our filters. It is a success if there is none.
 pub(super) fn delete_filter(ifindex: u32, handle: u32) -> io::Result<()> {
     let mut request = message(ifindex, handle, TC_H_EGRESS, place());
     put(&mut request, TCA_KIND, b"bpf\0");

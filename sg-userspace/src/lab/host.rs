@@ -1,5 +1,5 @@
-//! A host of the lab: a network namespace, and a thread that lives in it and runs its tasks, so
-//! that their sockets belong to it. It is gone when the process ends, however that ends.
+//! A host of the lab: a network namespace, and a thread in it that runs tasks, so that their
+//! sockets belong to the namespace. It is gone when the process ends in any way.
 
 use std::io;
 use std::sync::mpsc;
@@ -20,7 +20,7 @@ pub(super) struct Host {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The result of a task, when it is there.
+/// The result of a task that may still be running.
 pub(super) struct Pending<T>(mpsc::Receiver<T>);
 
 impl<T> Pending<T> {
@@ -68,7 +68,7 @@ impl Host {
         Pending(told)
     }
 
-    /// Runs blocking code on the host, on a thread of its own.
+    /// Runs blocking code in the host's namespace, on a new thread.
     pub(super) fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> Result<T, LabError> {
         self.namespace.inside(act).map_err(|e| {
             let what = format!("entering the network namespace `{}`", self.name);

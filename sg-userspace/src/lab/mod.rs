@@ -1,9 +1,9 @@
-//! A throw-away network: a node under a policy, hosts around it, real traffic between them.
+//! A temporary network: a node under a policy, hosts around it, and real traffic between them.
 //! [`run`] compares what got through, and what was counted, with what the policy says.
 //!
-//! Everything it makes is anonymous: network namespaces and mounts belong to threads, programs and
-//! maps to pins on a BPF file system that only those threads see. The end of the process, even by
-//! SIGKILL, is the end of them all.
+//! Nothing in it has a name: network namespaces and mounts belong to threads, and programs and maps
+//! to pins on a BPF file system that only those threads see. When the process ends, even by
+//! SIGKILL, all of it is gone.
 
 mod echo;
 mod error;
@@ -37,22 +37,22 @@ pub use report::{AnswerBy, Attempt, Enforcer, InterfaceCount, Report};
 use sg_policy::policy::Policy;
 use traffic::{Call, Outcome};
 
-/// How long an attempt waits before its silence counts as dropped.
+/// How long an attempt waits for a reply before it counts as dropped.
 const WAIT: Duration = Duration::from_millis(400);
-/// The same where an answer is expected: a busy machine may take its time, and is asked again.
+/// The same if a reply is expected: a busy machine may be slow, so the attempt is also repeated.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// An interface that counted nothing for so long has come to rest.
+/// An interface that has counted nothing for this long is considered idle.
 const REST: Duration = Duration::from_millis(15);
 const RESTS: usize = 100;
 
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What the node enforces.
+    /// The policy that the node enforces.
     pub policy: Policy,
-    /// What is taken to be the policy when comparing, if that is not the same: with another one
-    /// the lab must find differences, by which a test proves that it can.
+    /// The policy for the comparison, if it is another one. Then the lab must find differences,
+    /// which a test uses to show that it can.
     pub expect: Option<Policy>,
-    /// Told what begins, in a few words.
+    /// Called with a few words about each step that begins.
     pub progress: fn(&str),
 }
 
@@ -66,10 +66,10 @@ impl Options {
     }
 }
 
-/// Builds the network, enforces the policy on the node, tries everything, and compares. Takes one
-/// or two seconds. Leaves nothing behind, whether it succeeds or not.
+/// Builds the network, enforces the policy on the node, makes all attempts, and compares. Takes one
+/// or two seconds. Removes everything, whether it succeeds or not.
 pub fn run(options: &Options) -> Result<Report, LabError> {
-    // On a thread of its own, whose mounts and namespaces are not the caller's.
+    // A new thread, because its mounts and namespaces must not be the caller's.
     thread::scope(|scope| {
         let lab = thread::Builder::new()
             .name("lab".into())
@@ -142,7 +142,7 @@ fn run_apart(options: &Options) -> Result<Report, LabError> {
     })
 }
 
-/// Starts what the attempts want an answer from.
+/// Starts the services that the attempts need.
 fn serve(network: &Network, tries: &[Try]) -> Result<(), LabError> {
     let mut hosts: Vec<(&Host, Direction, Vec<IpAddr>)> = Vec::new();
     for tried in tries {
@@ -198,7 +198,7 @@ fn call<'a>(
     Ok(outcomes)
 }
 
-/// Without a policy everything must get through, or silence would prove nothing.
+/// Checks that everything gets through without a policy. Otherwise silence would prove nothing.
 fn baseline(network: &Network, tries: &[Try]) -> Result<(), LabError> {
     let outcomes = call(network, tries, PATIENCE)?;
     let is_silent = |t: &&Try| !matches!(outcomes.get(&t.number), Some(Outcome::Answered(_)));
@@ -222,7 +222,8 @@ fn baseline(network: &Network, tries: &[Try]) -> Result<(), LabError> {
     })
 }
 
-/// Tries everything, and with more patience again what should have been answered but was not.
+/// Makes all attempts. Those that should have got a reply and did not are repeated with more
+/// patience.
 fn try_all(
     network: &Network,
     policy: &Policy,
@@ -252,7 +253,7 @@ impl<'a> Enforced<'a> {
     fn new(node: &'a Host, policy: &Policy, bpffs: &'a Path) -> Result<Self, LabError> {
         let mut options = ApplyOptions::new(INTERFACE);
         options.bpffs = bpffs.to_owned();
-        // What the attempts without a policy have left behind is not to let anything through.
+        // The flows of the attempts without a policy must not admit any packet.
         options.cut_existing = true;
         let applied = node.inside(|| apply(policy, &options))??;
         let mut enforced = Enforced {
@@ -265,7 +266,7 @@ impl<'a> Enforced<'a> {
         Ok(enforced)
     }
 
-    /// Detaches, and waits for the kernel to have done so.
+    /// Detaches, and waits until the kernel has done so.
     fn end(mut self) -> Result<(), LabError> {
         self.detach()
     }
@@ -280,7 +281,7 @@ impl<'a> Enforced<'a> {
 
 impl Drop for Enforced<'_> {
     fn drop(&mut self) {
-        // What this leaves, the namespaces take with them.
+        // If this fails, the rest is removed with the namespaces.
         let _ = self.detach();
     }
 }
@@ -289,7 +290,7 @@ fn read_nic() -> Result<NicCounts, LabError> {
     nic::read(INTERFACE).map_err(|e| LabError::setup("reading the interface's own counts", e))
 }
 
-/// The interface's counts once nothing moves any more, or after a while.
+/// The interface's counts when it is idle, or after a while.
 fn at_rest() -> Result<NicCounts, LabError> {
     let mut last = read_nic()?;
     for _ in 0..RESTS {
@@ -303,7 +304,7 @@ fn at_rest() -> Result<NicCounts, LabError> {
     Ok(last)
 }
 
-/// The interface's counts and the enforcer's of one moment at which nothing moved.
+/// The interface's counts and the enforcer's counters, read while the interface was idle.
 fn counted(bpffs: &Path) -> Result<(NicCounts, Counters), LabError> {
     let mut rounds = RESTS;
     loop {

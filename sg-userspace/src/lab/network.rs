@@ -14,14 +14,14 @@ use super::plan::{
     INSIDE, INSIDE_GATEWAY, NEIGHBOUR6, NODE, NODE_GATEWAY, NODE6, OUTSIDE, OUTSIDE_GATEWAY, Place,
 };
 
-/// The name of a host's interface, the node's among them.
+/// The name of every host's interface, including the node's.
 pub(super) const INTERFACE: &str = "eth0";
 
 const PREFIX4: u8 = 24;
 const PREFIX6: u8 = 64;
 
-/// How long the lab waits for its interfaces to be in operation. Attempts are repeated, so that
-/// one that is late costs time and nothing else.
+/// How long the lab waits for its interfaces to be in operation. If one takes longer, attempts are
+/// repeated, which only costs time.
 const CARRIER: Duration = Duration::from_millis(1500);
 
 pub(super) struct Network {
@@ -33,7 +33,7 @@ pub(super) struct Network {
 }
 
 impl Network {
-    /// Makes the hosts and joins them.
+    /// Creates the hosts and connects them.
     pub(super) fn build() -> Result<Network, LabError> {
         let network = Network {
             node: Host::new("node")?,
@@ -52,7 +52,8 @@ impl Network {
             ..
         } = &network;
 
-        // The settings of a namespace are copied by interfaces that come into it afterwards.
+        // Interfaces copy the settings of a namespace when they are added to it, so the settings
+        // come first.
         for host in network.all() {
             host.inside(|| prepare(has_ipv6))?
                 .map_err(|e| LabError::setup("setting up a network namespace", e))?;
@@ -108,7 +109,7 @@ impl Network {
     }
 }
 
-/// Settings that make IPv6 addresses usable at once and keep a quiet link quiet.
+/// Settings that make IPv6 addresses usable at once and prevent packets that the lab does not send.
 fn prepare(has_ipv6: bool) -> io::Result<()> {
     if !has_ipv6 {
         return Ok(());
@@ -118,7 +119,7 @@ fn prepare(has_ipv6: bool) -> io::Result<()> {
     set_sysctl("net/ipv6/conf/all/disable_ipv6", "0")
 }
 
-/// Up, and addresses.
+/// Sets an interface up, with its addresses.
 fn configure(name: &str, address: Ipv4Addr, more: &[Ipv6Addr]) -> io::Result<()> {
     interfaces::set_up(name)?;
     interfaces::add_address(name, address.into(), PREFIX4)?;
@@ -128,13 +129,13 @@ fn configure(name: &str, address: Ipv4Addr, more: &[Ipv6Addr]) -> io::Result<()>
     Ok(())
 }
 
-/// Gives the calling thread, and those it starts from now on, mounts of their own, among them an
-/// empty BPF file system whose pins nobody else can see.
+/// Gives the calling thread, and those that it starts from now on, private mounts. One of them is
+/// an empty BPF file system, whose pins are not visible outside.
 pub(super) fn private_bpffs() -> Result<Mount, LabError> {
     mounts::make_private()
         .map_err(|e| LabError::setup("making mounts that only the lab sees", e))?;
-    // Any directory will do: what it holds is hidden from the lab's threads only. Not the usual
-    // place, where a file system that ends with its mount namespace is refused.
+    // Any directory will do, because the mount hides its content from the lab's threads only. It is
+    // not /sys/fs/bpf, because a file system there that ends with its mount namespace is refused.
     let candidates = ["/sys/fs", "/tmp"].map(PathBuf::from);
     let found = candidates.into_iter().find(|path| path.is_dir());
     Mount::bpffs(found.unwrap_or_else(|| PathBuf::from("/")))

@@ -19,8 +19,8 @@ pub enum Scope {
     Namespace,
     /// One interface of the current network namespace.
     Interface(String),
-    /// Some interfaces of the current network namespace; a pattern means all attached ones that
-    /// match it.
+    /// Some interfaces of the current network namespace. A pattern stands for all attached ones
+    /// that match it.
     Interfaces(Vec<String>),
 }
 
@@ -116,9 +116,9 @@ pub struct Status {
     pub policy: PolicyStatus,
     pub rules: usize,
     pub max_flows: u32,
-    /// Directory of the pins.
+    /// The directory of the pins.
     pub pins: String,
-    /// Other interfaces under the same policy, with the same flows; left out where there are none.
+    /// The other interfaces of the attachment. Left out if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub shared_with: Vec<String>,
 }
@@ -211,8 +211,8 @@ impl Wanted {
     }
 }
 
-/// The attached interfaces in `scope`, in the order of namespace and index. Naming one that is not
-/// attached is an error; finding none otherwise is an empty list.
+/// The attached interfaces in `scope`, ordered by namespace and index. It is an error if a named
+/// interface is not attached. Otherwise the list may be empty.
 pub fn attached(bpffs: &Path, scope: &Scope) -> Result<Vec<Attached>, KernelError> {
     if let Scope::Interfaces(names) = scope {
         let mut all = Vec::new();
@@ -259,7 +259,7 @@ pub fn attached(bpffs: &Path, scope: &Scope) -> Result<Vec<Attached>, KernelErro
     }
 }
 
-/// The names that are meant: of a pattern those of all attached interfaces that match it.
+/// The interfaces that a name or pattern stands for: all attached ones that match it.
 fn chosen(bpffs: &Path, names: &[String]) -> Result<Vec<String>, KernelError> {
     let mut all = Vec::new();
     for pattern in names {
@@ -290,8 +290,8 @@ pub fn attached_to(bpffs: &Path, interface: &str) -> Result<Attached, KernelErro
     })
 }
 
-/// What another layout version has attached in `scope`, each as the error that says what to do
-/// about it: this program can neither read nor remove it, but must not call it nothing.
+/// The attachments of other layout versions in `scope`, each as an error with its remedy. This
+/// program can neither read nor remove them, but must not report that nothing is attached.
 pub fn other_layouts(bpffs: &Path, scope: &Scope) -> Result<Vec<KernelError>, KernelError> {
     if let Scope::Interfaces(names) = scope {
         let mut all = Vec::new();
@@ -317,7 +317,7 @@ pub fn other_layouts(bpffs: &Path, scope: &Scope) -> Result<Vec<KernelError>, Ke
 }
 
 impl Attached {
-    /// The interface's name: by the kernel, if it is still there, else by its record.
+    /// The interface's name, from the kernel if it still exists, or else from its record.
     fn name(&self) -> Option<String> {
         let is_here = netns::cookie().is_ok_and(|cookie| cookie == self.pins.netns_cookie);
         let there = is_here
@@ -331,7 +331,7 @@ impl Attached {
         })
     }
 
-    /// The other interfaces of its attachment, which share its flows, by their names.
+    /// The names of the other interfaces of its attachment, which share its flows.
     pub fn shared_with(&self) -> Vec<String> {
         let others = self.pins.of_attachment().unwrap_or_default().into_iter();
         let others = others.filter(|other| *other != self.pins);
@@ -343,7 +343,7 @@ impl Attached {
             .collect()
     }
 
-    /// The record, or the error that says what to do about it.
+    /// The record, or an error with its remedy.
     pub fn state(&self) -> Result<&State, KernelError> {
         self.state
             .as_ref()

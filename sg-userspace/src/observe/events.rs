@@ -1,4 +1,4 @@
-//! Logged packets, as they come out of the rings of an attachment.
+//! Logged packets from the rings of an attachment.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,8 +21,8 @@ use crate::kernel::pins::InterfacePins;
 use crate::kernel::state::{SlotOwner, State};
 use sg_policy::policy::titled;
 
-/// Follows the rings that an interface has in common with the others of its attachment. Readers
-/// take nothing from each other.
+/// A reader of the rings that an interface shares with the others of its attachment. It does not
+/// affect other readers.
 pub struct Events {
     pins: InterfacePins,
     reader: EventReader,
@@ -133,9 +133,9 @@ fn names(pins: &InterfacePins) -> HashMap<u32, String> {
         .collect()
 }
 
-/// When `CLOCK_MONOTONIC` was zero, by the wall clock as it is set now. The two clocks are read one
-/// after the other, and this thread may lose its processor in between: of several readings the
-/// one counts that took the shortest time.
+/// The wall clock time at which `CLOCK_MONOTONIC` was zero. The two clocks are read one after the
+/// other, and the thread may lose its processor in between. Of several readings, the one that took
+/// the shortest time counts.
 fn booted() -> Timestamp {
     const READINGS: usize = 5;
     let monotonic = || {
@@ -160,7 +160,7 @@ fn logged(
     state: Option<&State>,
     names: &HashMap<u32, String>,
 ) -> LoggedPacket {
-    // One that was made anew had another index when the packet was logged.
+    // An interface that was created anew had another index when the packet was logged.
     let by_record = || state.map_or_else(String::new, |state| state.interface.clone());
     let name = names.get(&event.ifindex).cloned();
     let address = |words: [u32; 4]| -> IpAddr {

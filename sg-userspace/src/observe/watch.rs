@@ -188,7 +188,7 @@ pub fn unfinished(files: &[PathBuf]) -> Option<&Path> {
     })
 }
 
-/// Tells states of files apart without reading them.
+/// Distinguishes states of files without reading them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp(Vec<Option<[i64; 7]>>);
 

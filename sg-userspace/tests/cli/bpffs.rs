@@ -113,7 +113,7 @@ fn what_others_could_have_put_there_is_not_believed() {
 }
 
 #[test]
-fn a_read_only_one_is_said_to_be_read_only() {
+fn a_read_only_file_system_is_reported_as_such() {
     let world = World::new();
     let nothing = None::<&str>;
     let remount = |flags: MsFlags| {

@@ -52,7 +52,7 @@ fn what_is_missing_is_named_and_nothing_is_touched() {
 /// Even with every capability, seccomp or a security module may refuse a call, or the kernel may be
 /// short of memory. The message says which of the two it is, and names no capability.
 #[test]
-fn what_the_kernel_refuses_is_told_from_what_is_missing() {
+fn a_refusal_of_the_kernel_is_distinguished_from_a_missing_capability() {
     let world = World::new();
     for command in ["apply", "run"] {
         for (error, says, remedy) in [

@@ -248,7 +248,7 @@ fn apply_says_when_it_adds_a_qdisc() {
     assert_eq!(json("clsact"), false);
 }
 
-/// Proves P2: no rules deny everything.
+/// Proves P2: a policy without rules drops everything.
 #[test]
 fn a_policy_without_rules_drops_all() {
     let world = World::new();

@@ -207,7 +207,7 @@ fn pins_of_another_layout_version() {
     let world = World::new();
     world.run(&["apply", "builtin:tke", "--iface", "nic"]).ok();
     let ours = world.pin_dir();
-    // There was no directory of an attachment then.
+    // That version had no directories for attachments.
     let netns = ours.parent().unwrap().parent().unwrap();
     let version = netns.parent().unwrap();
     let theirs = version
@@ -350,12 +350,16 @@ fn pins_that_somebody_has_removed() {
         std::fs::remove_file(world.pin_dir().join(pin)).unwrap();
         for words in [&["counters"][..], &["flows"]] {
             let ran = world.run(words);
-            let is_told = ran.code == 1 && ran.err.contains("help: ");
-            assert!(is_told || ran.code == 0, "{name}: {words:?}: {}", ran.all());
+            let is_reported = ran.code == 1 && ran.err.contains("help: ");
+            assert!(
+                is_reported || ran.code == 0,
+                "{name}: {words:?}: {}",
+                ran.all()
+            );
         }
         let status = world.run(&["status"]);
-        let is_told = status.code == 1 && status.out.contains("apply again");
-        assert!(is_told, "{name}: {}", status.all());
+        let is_reported = status.code == 1 && status.out.contains("apply again");
+        assert!(is_reported, "{name}: {}", status.all());
         if name.starts_with("counters_") {
             // The programs still count in this map, and no process can open it any more: only
             // `detach` helps.

@@ -80,7 +80,7 @@ fn one_that_cannot_start_leaves_nothing() {
 /// Proves C11: `run` reports at once that another process has applied a policy, and leaves that
 /// policy in force at its end.
 #[test]
-fn a_foreign_apply_is_said_and_stays_at_the_end() {
+fn an_apply_of_another_process_is_reported_and_stays_at_the_end() {
     let world = World::new();
     let mine = file(world.dir.path(), "mine.yaml", &policy(1));
     let other = file(world.dir.path(), "other.yaml", &policy(2));
@@ -333,7 +333,7 @@ fn stalls(format: &[&str], newest: &str, not_shown: &str) {
 
 /// Proves C11: `run` ends although its output is not read.
 #[test]
-fn it_ends_although_nobody_reads() {
+fn it_ends_although_its_output_is_not_read() {
     let world = World::new();
     let text = format!("{}log-no-match: inbound\n", policy(1));
     let path = file(world.dir.path(), "p.yaml", &text);

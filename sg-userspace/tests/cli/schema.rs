@@ -34,7 +34,7 @@ fn differs(expected: &Value, value: &Value, at: &str) -> Option<String> {
                 return Some(format!("{at} is {value} and no object"));
             };
             if let Some(key) = found.keys().find(|key| !keys.contains_key(*key)) {
-                return Some(format!("{at} has a key `{key}` that nobody expects"));
+                return Some(format!("{at} has a key `{key}` that is not expected"));
             }
             keys.iter()
                 .find_map(|(key, expected)| match found.get(key) {
@@ -211,7 +211,7 @@ fn what_differs_is_seen() {
     without.as_object_mut().unwrap().remove("n");
     let wrong = [
         (without, "has no `n`"),
-        (with("more", json!(1)), "`more` that nobody expects"),
+        (with("more", json!(1)), "`more` that is not expected"),
         (with("a", json!(1)), "it.a"),
         (with("a", json!("")), "it.a"),
         (with("b", json!([])), "no list with something"),
@@ -219,7 +219,7 @@ fn what_differs_is_seen() {
         (with("b", json!([1, -1])), "it.b[1]"),
         (with("b", json!({"0": 1})), "no list"),
         (with("c", json!({"d": "z"})), "it.c.d"),
-        (with("c", json!({"d": "x", "e": 1})), "`e` that nobody"),
+        (with("c", json!({"d": "x", "e": 1})), "`e` that is not"),
         (with("c", json!([])), "no object"),
         (with("t", json!("2026-01-31 10:20:30Z")), "it.t"),
         (with("t", json!("2026-13-31T10:20:30Z")), "it.t"),

@@ -37,7 +37,7 @@ impl Shared {
         // Any map serves as the other tool's pin: it is a second name of the same object.
         let ours = shared.world.pin_dir().join("counters_0");
         std::fs::create_dir(shared.world.bpffs.join("other-tool")).expect("a folder beside ours");
-        std::fs::hard_link(ours, &shared.foreign_pin).expect("a pin of somebody else's");
+        std::fs::hard_link(ours, &shared.foreign_pin).expect("a pin of another tool");
         shared
     }
 

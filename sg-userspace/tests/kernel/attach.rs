@@ -140,7 +140,7 @@ fn a_clsact_filter_is_replaced_in_place() {
 }
 
 #[test]
-fn an_interface_that_is_gone_is_told_and_can_be_detached() {
+fn an_interface_that_is_gone_is_reported_and_can_be_detached() {
     for &hook in egress_hooks() {
         sandbox(|sandbox| {
             sandbox.veth("sg0", "sg1");

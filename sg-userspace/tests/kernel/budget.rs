@@ -54,7 +54,7 @@ fn programs_stay_within_their_budget() {
             ..Generation::of(&policy, 1)
         };
         let maps = SharedMaps::default();
-        let cut = Enforcer::told(policy.clone(), &after_a_cut, &maps, Programs::load);
+        let cut = Enforcer::loaded_by(policy.clone(), &after_a_cut, &maps, Programs::load);
         stays_within_budget(&format!("{name}, after a cut"), &cut.programs);
         let started = Instant::now();
         let enforcer = loop {

@@ -18,7 +18,7 @@ const STEPS: usize = 1200;
 const SCRIPTS: u64 = 40;
 /// Room for many more flows than a script has. It is no larger because every step reads the whole
 /// table.
-const ROOM: u32 = 1024;
+const MANY_FLOWS: u32 = 1024;
 const THREADS: u64 = 2;
 
 /// A random script. One in three has tables that are too small for its flows.
@@ -27,7 +27,7 @@ fn script(seed: u64) -> Vec<Step> {
     let is_tiny = rng.u8(..3) == 0;
     let (max_flows, count) = match is_tiny {
         true => (rng.u32(4..48), rng.usize(80..160)),
-        false => (ROOM, rng.usize(2..12)),
+        false => (MANY_FLOWS, rng.usize(2..12)),
     };
     let first = policy(&mut rng, max_flows);
     let mut talks = Talks::new(rng, count);
@@ -64,7 +64,7 @@ pub(crate) fn round(sandbox: &Sandbox, seed: u64, tally: &Mutex<Tally>) {
 }
 
 /// Every path that a frame of these scripts can take.
-const WAYS: &[&str] = &[
+const PATHS: &[&str] = &[
     "related to a flow",
     "related to what the rules accept",
     "no-match",
@@ -73,7 +73,7 @@ const WAYS: &[&str] = &[
     "kept",
     "revoked",
     "revoked, although the rules pass both sides",
-    "accept, answers by the rules",
+    "accept, replies by the rules",
     "accept, in place of a cut one",
     "seeded",
     "accept, in a flow",
@@ -112,8 +112,8 @@ fn flows_are_remembered_as_the_model_remembers_them() {
     println!("{tally:#?}");
     assert!(tally.frames >= 80_000, "{} frames", tally.frames);
     assert!(tally.evicted > 1000, "{} evicted", tally.evicted);
-    for way in WAYS {
-        let count = tally.ways.get(way).copied().unwrap_or(0);
-        assert!(count >= 20, "`{way}` was tried {count} times only");
+    for path in PATHS {
+        let count = tally.paths.get(path).copied().unwrap_or(0);
+        assert!(count >= 20, "`{path}` was tried {count} times only");
     }
 }

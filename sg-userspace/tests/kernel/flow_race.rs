@@ -30,7 +30,7 @@ const THREADS: usize = 2;
 /// More flows than the table holds. A table for 8 flows is one group, of 48 established and 16
 /// half-open entries.
 const FLOWS: usize = 90;
-const ROOM: u32 = 8;
+const MAX_FLOWS: u32 = 8;
 
 /// Proves K9, K10 and A2 on several CPUs at once: no flow has two entries of one kind, every entry
 /// that was made is there, has left or was evicted, and every packet is counted once, for the right
@@ -41,7 +41,7 @@ fn packets_of_all_cpus_share_one_table() {
         let policy = rules_from_lines("out tcp 53 to any accept\nout tcp 54 to any accept");
         let slots = [FIRST_RULE_SLOT, FIRST_RULE_SLOT + 1];
         let tables = compile_policy(&policy, &slots, Budget::default()).expect("tables fit");
-        let (shared, pins) = pinned_maps(sandbox, ROOM);
+        let (shared, pins) = pinned_maps(sandbox, MAX_FLOWS);
         let load = || {
             let generation = Generation::of(&policy, 1);
             Programs::load(&tables, &generation, &shared).unwrap_or_else(|e| panic!("{e}"))
@@ -53,7 +53,7 @@ fn packets_of_all_cpus_share_one_table() {
         // were dropped are counted together.
         let run = |mut programs: Programs, seed: u64| {
             let mut rng = Rng::with_seed(seed);
-            let (mut sent, mut answered, mut refused) = ([0u64; 2], [0u64; 2], 0u64);
+            let (mut sent, mut replied, mut refused) = ([0u64; 2], [0u64; 2], 0u64);
             begin.wait();
             for _ in 0..rounds(20_000) {
                 let rule = rng.usize(..2);
@@ -77,13 +77,13 @@ fn packets_of_all_cpus_share_one_table() {
                     sent[rule] += 1;
                 }
                 match hook(Direction::Inbound, answer.bytes()) {
-                    true => answered[rule] += 1,
+                    true => replied[rule] += 1,
                     false => refused += 1,
                 }
             }
-            (sent, answered, refused)
+            (sent, replied, refused)
         };
-        let (mut sent, mut answered, mut refused) = ([0; 2], [0; 2], 0);
+        let (mut sent, mut replied, mut refused) = ([0; 2], [0; 2], 0);
         std::thread::scope(|scope| {
             let mut threads = Vec::new();
             for (seed, programs) in (0u64..).zip(programs) {
@@ -94,7 +94,7 @@ fn packets_of_all_cpus_share_one_table() {
                 let (s, a, r) = thread.join().expect("a thread that ends");
                 for rule in 0..2 {
                     sent[rule] += s[rule];
-                    answered[rule] += a[rule];
+                    replied[rule] += a[rule];
                 }
                 refused += r;
             }
@@ -104,10 +104,10 @@ fn packets_of_all_cpus_share_one_table() {
             let counts = counted[slots[rule] as usize];
             assert_eq!(counts.packets, sent[rule], "rule {rule}");
             assert_eq!(
-                counts.reply_packets, answered[rule],
+                counts.reply_packets, replied[rule],
                 "replies of rule {rule}"
             );
-            assert!(answered[rule] > 0);
+            assert!(replied[rule] > 0);
         }
         let no_match = reason_slot(Direction::Inbound, Reason::NoMatch) as usize;
         assert_eq!(counted[no_match].packets, refused);
@@ -305,14 +305,14 @@ fn two_steps_at_once_are_both_taken() {
 /// sweep uses a time far ahead, so that every flow has expired.
 #[test]
 fn a_sweep_holds_up_no_packet() {
-    const ROOM: u32 = 200_000;
+    const MAX_FLOWS: u32 = 200_000;
     sandbox(|sandbox| {
         let policy = rules_from_lines("out udp 53 to any accept");
         let tables =
             compile_policy(&policy, &[FIRST_RULE_SLOT], Budget::default()).expect("tables fit");
         sandbox.veth("sg0", "sg1");
         let options = ApplyOptions {
-            max_flows: Some(ROOM),
+            max_flows: Some(MAX_FLOWS),
             ..sandbox.options("sg0")
         };
         apply(&policy, &options).unwrap_or_else(|e| panic!("{e}"));
@@ -321,7 +321,7 @@ fn a_sweep_holds_up_no_packet() {
             pins: Some(pins.clone()),
             counter_map: 0,
             counter_slots: 64,
-            max_flows: ROOM,
+            max_flows: MAX_FLOWS,
         };
         let mut programs = Programs::load(&tables, &Generation::of(&policy, 1), &shared)
             .unwrap_or_else(|e| panic!("{e}"));
@@ -364,10 +364,10 @@ fn a_sweep_holds_up_no_packet() {
             is_over.store(true, SeqCst);
             sweeper.join().expect("the sweeping thread ends")
         });
-        println!("{meanwhile} of {opened} flows were opened and answered within one sweep");
+        println!("{meanwhile} of {opened} flows were opened and replied to within one sweep");
         assert!(
             is_enough(opened, meanwhile, kept) && swept > 0,
-            "{kept} answers came in, {swept} flows were swept"
+            "{kept} replies were accepted, {swept} flows were swept"
         );
         let tables = Tables::open(&pins);
         let (live, moves) = (tables.flows().len(), tables.moves());

@@ -216,7 +216,7 @@ const SECOND: u64 = 1_000_000_000;
 /// Proves K9 for datagrams: a flow is half-open without a reply and also with one at once. A reply
 /// two seconds after its beginning makes it established.
 #[test]
-fn a_flow_that_is_still_answered_is_established() {
+fn a_flow_that_still_gets_replies_is_established() {
     sandbox(|sandbox| {
         let mut link = Link::new(sandbox, &rules_from_lines(WEB));
         let pins = only(sandbox, "sg0").pins;

@@ -354,6 +354,6 @@ fn talk(client: &Namespace, server: &Namespace, address: SocketAddr) {
 /// refused, so it must time out.
 fn assert_silent(client: &Namespace, address: SocketAddr) {
     let result = client.inside(|| TcpStream::connect_timeout(&address, SILENCE));
-    let error = result.expect_err("nobody listens").kind();
+    let error = result.expect_err("there is no listener").kind();
     assert_eq!(error, ErrorKind::TimedOut, "{address}");
 }

@@ -93,7 +93,7 @@ const STORIES: &[Story] = {
             ],
         ),
         (
-            "the server begins anew, with another number",
+            "the server begins again, with another number",
             &[
                 ((Client, SYN, C, 0, 0), HALF, TcpSynSent),
                 ((Server, SYN | ACK, 77, C + 1, 0), HALF, TcpSynRecv),
@@ -104,7 +104,7 @@ const STORIES: &[Story] = {
             ],
         ),
         (
-            "TCP Fast Open (RFC 7413): data on the SYN, and an answer before the ACK, which covers both",
+            "TCP Fast Open (RFC 7413): data on the SYN, and a reply before the ACK, which covers both",
             &[
                 ((Client, SYN, C, 0, 100), HALF, TcpSynSent),
                 ((Server, SYN | ACK, S, C + 101, 0), HALF, TcpSynRecv),
@@ -129,7 +129,7 @@ const STORIES: &[Story] = {
             ],
         ),
         (
-            "an answer that was forged from the server's address, at the worst moment: the server's next one mends it",
+            "a reply that was forged from the server's address, at the worst moment: the server's next one mends it",
             &[
                 ((Client, SYN, C, 0, 0), HALF, TcpSynSent),
                 ((Server, SYN | ACK, S, C + 1, 0), HALF, TcpSynRecv),

@@ -66,17 +66,17 @@ fn replies_of_an_admitted_flow_pass_and_are_counted_for_its_rule() {
     table(
         NODE,
         &[
-            ("a stranger's answer is dropped", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn ack"), "drop no-match"),
+            ("a reply of another host is dropped", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn ack"), "drop no-match"),
             ("the node opens a connection", "out", frame("tcp 192.0.2.1:50000 > 198.51.100.7:443 syn"), "accept out 1"),
-            ("and is answered", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn ack"), "accept out 1 reply"),
+            ("and gets a reply", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn ack"), "accept out 1 reply"),
             ("it goes on", "out", frame("tcp 192.0.2.1:50000 > 198.51.100.7:443 ack"), "accept out 1"),
             ("in both directions", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 ack"), "accept out 1 reply"),
-            ("another port of that host is no answer", "in", frame("tcp 198.51.100.7:444 > 192.0.2.1:50000 ack"), "drop no-match"),
+            ("another port of that host is no reply", "in", frame("tcp 198.51.100.7:444 > 192.0.2.1:50000 ack"), "drop no-match"),
             ("nor is another port of the node", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50001 ack"), "drop no-match"),
             ("nor another host", "in", frame("tcp 198.51.100.8:443 > 192.0.2.1:50000 ack"), "drop no-match"),
             ("nor UDP on the same ports", "in", frame("udp 198.51.100.7:443 > 192.0.2.1:50000"), "drop no-match"),
             ("UDP has flows of its own", "out", frame("udp 192.0.2.1:50000 > 198.51.100.7:123"), "accept out 1"),
-            ("whose answers pass", "in", frame("udp 198.51.100.7:123 > 192.0.2.1:50000"), "accept out 1 reply"),
+            ("whose replies pass", "in", frame("udp 198.51.100.7:123 > 192.0.2.1:50000"), "accept out 1 reply"),
             ("over IPv6", "out", frame("udp [2001:db8::1]:50000 > [2001:db8::7]:123"), "accept out 1"),
             ("too", "in", frame("udp [2001:db8::7]:123 > [2001:db8::1]:50000"), "accept out 1 reply"),
             ("SCTP likewise", "out", frame("sctp 192.0.2.1:5000 > 198.51.100.7:36412"), "accept out 1"),
@@ -96,12 +96,12 @@ fn echo_replies_pass_by_identifier() {
         NODE,
         &[
             ("the node pings", "out", frame("icmp 192.0.2.1 > 203.0.113.9 8/0 id 77"), "accept out 1"),
-            ("and is answered", "in", frame("icmp 203.0.113.9 > 192.0.2.1 0/0 id 77"), "accept out 1 reply"),
-            ("another identifier is no answer", "in", frame("icmp 203.0.113.9 > 192.0.2.1 0/0 id 78"), "drop in 5"),
-            ("a request is no answer", "in", frame("icmp 203.0.113.9 > 192.0.2.1 8/0 id 77"), "drop in 5"),
+            ("and gets a reply", "in", frame("icmp 203.0.113.9 > 192.0.2.1 0/0 id 77"), "accept out 1 reply"),
+            ("another identifier is no reply", "in", frame("icmp 203.0.113.9 > 192.0.2.1 0/0 id 78"), "drop in 5"),
+            ("a request is no reply", "in", frame("icmp 203.0.113.9 > 192.0.2.1 8/0 id 77"), "drop in 5"),
             ("nor another kind of reply", "in", frame("icmp 203.0.113.9 > 192.0.2.1 14/0 id 77"), "drop in 5"),
             ("over IPv6 the node pings", "out", frame("icmp 2001:db8::1 > 2001:db8::9 128/0 id 5"), "accept out 1"),
-            ("and is answered", "in", frame("icmp 2001:db8::9 > 2001:db8::1 129/0 id 5"), "accept out 1 reply"),
+            ("and gets a reply", "in", frame("icmp 2001:db8::9 > 2001:db8::1 129/0 id 5"), "accept out 1 reply"),
         ],
     );
 }
@@ -115,7 +115,7 @@ fn a_bare_syn_never_matches_a_flow() {
             ("the node opens a connection", "out", frame("tcp 192.0.2.1:50000 > 198.51.100.7:443 syn"), "accept out 1"),
             ("a SYN back on the same ports is dropped", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn"), "drop no-match"),
             ("with FIN as well", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn fin"), "drop no-match"),
-            ("the answer still passes", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn ack"), "accept out 1 reply"),
+            ("the reply still passes", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn ack"), "accept out 1 reply"),
             ("over IPv6 the node opens a connection", "out", frame("tcp [2001:db8::1]:50000 > [2001:db8::7]:443 syn"), "accept out 1"),
             ("a SYN back is dropped", "in", frame("tcp [2001:db8::7]:443 > [2001:db8::1]:50000 syn"), "drop no-match"),
             ("behind a tag too", "in", frame("tcp [2001:db8::7]:443 > [2001:db8::1]:50000 syn").vlan(0x8100, 7), "drop no-match"),
@@ -131,27 +131,27 @@ fn resets_end_flows_and_open_none() {
         NODE,
         &[
             ("a reset leaves the node", "out", frame("tcp 192.0.2.1:50000 > 198.51.100.7:443 rst"), "accept out 1"),
-            ("and nothing answers it", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 ack"), "drop no-match"),
+            ("and its flow admits nothing", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 ack"), "drop no-match"),
             ("nor does a reset", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 rst"), "drop no-match"),
             ("the node opens a connection", "out", frame("tcp 192.0.2.1:50000 > 198.51.100.7:443 syn"), "accept out 1"),
             ("which is refused", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 rst ack"), "accept out 1 reply"),
-            ("a SYN back is no answer", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn"), "drop no-match"),
+            ("a SYN back is no reply", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn"), "drop no-match"),
             ("the node tries again from the same port", "out", frame("tcp 192.0.2.1:50000 > 198.51.100.7:443 syn"), "accept out 1"),
-            ("and is answered", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn ack"), "accept out 1 reply"),
+            ("and gets a reply", "in", frame("tcp 198.51.100.7:443 > 192.0.2.1:50000 syn ack"), "accept out 1 reply"),
         ],
     );
 }
 
 /// Proves K6 for flows opened from outside, although no outbound rule accepts anything.
 #[test]
-fn the_answers_of_a_service_need_no_outbound_rule() {
+fn the_replies_of_a_service_need_no_outbound_rule() {
     table(
         "in tcp 22 from any accept",
         &[
             ("the node may open nothing", "out", frame("tcp 192.0.2.1:22 > 198.51.100.1:40000 ack"), "drop no-match"),
             ("a client comes", "in", frame("tcp 198.51.100.1:40000 > 192.0.2.1:22 syn"), "accept in 1"),
-            ("and is answered", "out", frame("tcp 192.0.2.1:22 > 198.51.100.1:40000 syn ack"), "accept in 1 reply"),
-            ("nobody else is", "out", frame("tcp 192.0.2.1:22 > 198.51.100.2:40000 syn ack"), "drop no-match"),
+            ("and gets a reply", "out", frame("tcp 192.0.2.1:22 > 198.51.100.1:40000 syn ack"), "accept in 1 reply"),
+            ("another client gets none", "out", frame("tcp 192.0.2.1:22 > 198.51.100.2:40000 syn ack"), "drop no-match"),
         ],
     );
 }
@@ -276,7 +276,7 @@ fn a_udp_length_that_does_not_fit_its_packet_is_malformed() {
 /// Proves K3 for frames that the kernel has joined from many packets (GRO). They are longer than a
 /// 16-bit field can express, so the field is zero and the length of the frame counts.
 #[test]
-fn a_length_of_zero_is_the_frames_in_frames_that_no_wire_carries() {
+fn a_length_of_zero_means_the_whole_of_a_joined_frame() {
     const LONGEST: usize = 65_535;
     // Pads the frame so that it has `len` bytes from offset `from` on.
     let long = |frame: Frame, from: usize, len: usize| {
@@ -413,7 +413,7 @@ fn later_fragments_follow_their_first() {
             ("\"don't fragment\" is no fragment", "in", ssh().set(6, &[0x40, 0]), "accept in 1"),
             ("outbound", "out", frame("udp 192.0.2.1:5000 > 203.0.113.1:40000").fragment4(9, 0, true), "accept out 1"),
             ("and the next", "out", frame("udp 192.0.2.1:9 > 203.0.113.1:9").fragment4(9, 3, true), "accept out 1"),
-            ("its answer, by the flow table", "in", banned().fragment4(10, 0, true), "accept out 1 reply"),
+            ("its reply, by the flow table", "in", banned().fragment4(10, 0, true), "accept out 1 reply"),
             ("and the next", "in", frame("udp 203.0.113.1:9 > 192.0.2.1:9").fragment4(10, 3, false), "accept out 1 reply"),
         ],
     );
@@ -507,11 +507,11 @@ fn icmp_errors_about_our_packets_are_related() {
             ("a redirect is no error about a packet", "in", router(ours(), 5, 1, 28), "drop no-match"),
             ("source quench is not used any more", "in", router(ours(), 4, 0, 28), "drop no-match"),
             ("about what the rules drop", "in", router(smtp(), 3, 4, 28), "drop no-match"),
-            ("about an answer that no flow knows", "in", router(answer(), 3, 4, 28), "drop no-match"),
+            ("about a reply that no flow knows", "in", router(answer(), 3, 4, 28), "drop no-match"),
             ("a connection from outside", "in", frame("tcp 203.0.113.7:50000 > 192.0.2.1:22 syn"), "accept in 1"),
-            ("about its answer", "in", router(answer(), 3, 4, 28), "accept related"),
-            ("sent to somebody else than the sender", "in", ours().error("10.9.9.9", "192.0.2.2", (3, 4), 28), "drop no-match"),
-            ("about a packet of somebody else", "in", router(frame("tcp 192.0.2.2:40000 > 203.0.113.7:443 syn"), 3, 4, 28), "drop no-match"),
+            ("about its reply", "in", router(answer(), 3, 4, 28), "accept related"),
+            ("sent to another host than the sender", "in", ours().error("10.9.9.9", "192.0.2.2", (3, 4), 28), "drop no-match"),
+            ("about a packet of another host", "in", router(frame("tcp 192.0.2.2:40000 > 203.0.113.7:443 syn"), 3, 4, 28), "drop no-match"),
             ("quoting options", "in", router(ours().ipv4_options(&[1; 12]), 3, 4, 40), "accept related"),
             ("with options itself", "in", router(ours(), 3, 4, 28).ipv4_options(&[1; 8]), "accept related"),
             ("behind two tags", "in", router(ours(), 3, 4, 28).vlan(0x8100, 1).vlan(0x88a8, 2), "accept related"),
@@ -584,7 +584,7 @@ fn essential_traffic_passes_whatever_the_rules_say() {
         ("an MLD query from afar", "in", mld("2001:db8::1", 130), "drop no-match"),
         ("at the end of link-local", "in", mld("febf:ffff::1", 131), "accept essential"),
         ("beyond link-local", "in", mld("fec0::1", 131), "drop no-match"),
-        ("a DHCP server's answer", "in", frame("udp 192.0.2.254:67 > 192.0.2.1:68"), "accept essential"),
+        ("a DHCP server's reply", "in", frame("udp 192.0.2.254:67 > 192.0.2.1:68"), "accept essential"),
         ("not to another port", "in", frame("udp 192.0.2.254:67 > 192.0.2.1:69"), "drop no-match"),
         ("not from another port", "in", frame("udp 192.0.2.254:66 > 192.0.2.1:68"), "drop no-match"),
         ("not TCP", "in", frame("tcp 192.0.2.254:67 > 192.0.2.1:68 syn"), "drop no-match"),
@@ -596,7 +596,7 @@ fn essential_traffic_passes_whatever_the_rules_say() {
         ("in fragments", "in", igmp("proto 2 192.0.2.254 > 224.0.0.1", 1).fragment4(3, 0, true), "drop no-match"),
         ("another protocol", "in", igmp("proto 3 192.0.2.254 > 224.0.0.1", 1), "drop no-match"),
         ("that number over IPv6", "in", frame("proto 2 fe80::1 > ff02::1").set(7, &[1]), "drop no-match"),
-        ("a DHCPv6 server's answer", "in", frame("udp [fe80::1]:547 > [fe80::2]:546"), "accept essential"),
+        ("a DHCPv6 server's reply", "in", frame("udp [fe80::1]:547 > [fe80::2]:546"), "accept essential"),
         ("from afar", "in", frame("udp [2001:db8::53]:547 > [2001:db8::2]:546"), "accept essential"),
         ("from another port on this link", "in", frame("udp [fe80::1]:40000 > [fe80::2]:546"), "accept essential"),
         ("from another port at the end of link-local", "in", frame("udp [febf:ffff::1]:1 > [fe80::2]:546"), "accept essential"),

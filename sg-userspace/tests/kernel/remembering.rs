@@ -47,8 +47,8 @@ fn what_is_admitted_is_remembered_and_everything_passes() {
             let mut generation = Generation::of(&policy, 1);
             generation.may_be_in_bss = may_be_in_bss;
             let mut enforcing =
-                Enforcer::told(policy.clone(), &generation, &shared, Programs::load);
-            let mut early = Enforcer::told(policy.clone(), &generation, &shared, |c, g, s| {
+                Enforcer::loaded_by(policy.clone(), &generation, &shared, Programs::load);
+            let mut early = Enforcer::loaded_by(policy.clone(), &generation, &shared, |c, g, s| {
                 enforcing.programs.load_remembering(c, g, s)
             });
             stays_within_budget("remembering", &early.programs);
@@ -104,7 +104,7 @@ fn what_is_admitted_is_remembered_and_everything_passes() {
                         "accept in 1 reply",
                     ),
                     (
-                        "an answer",
+                        "a reply",
                         "out",
                         frame("udp 192.0.2.1:53 > 198.51.100.7:5000"),
                         "accept in 2 reply",
@@ -116,7 +116,7 @@ fn what_is_admitted_is_remembered_and_everything_passes() {
                         "accept in 3 reply",
                     ),
                     (
-                        "an answer to the node",
+                        "a reply to the node",
                         "in",
                         frame("udp 198.51.100.7:123 > 192.0.2.1:5000"),
                         "accept out 1 reply",
@@ -128,7 +128,7 @@ fn what_is_admitted_is_remembered_and_everything_passes() {
                         "drop no-match",
                     ),
                     (
-                        "nor an answer to it",
+                        "nor a reply to it",
                         "in",
                         frame("udp 198.51.100.7:124 > 192.0.2.1:6000"),
                         "drop no-match",

@@ -40,11 +40,11 @@ fn status(sandbox: &Sandbox) -> Status {
         let Ok(read) = counters(&one) else {
             return status;
         };
-        let (told, shown) = ((read.health, &read.faults), (status.health, &status.faults));
-        if told == shown {
+        let (counted, shown) = ((read.health, &read.faults), (status.health, &status.faults));
+        if counted == shown {
             return status;
         }
-        assert!(Instant::now() < deadline, "{told:?}\n{shown:?}");
+        assert!(Instant::now() < deadline, "{counted:?}\n{shown:?}");
     }
 }
 
@@ -234,7 +234,7 @@ fn attach_first(theirs: &mut Enforcer) -> FdLink {
 /// Proves C12: `apply` puts its program before those that are there already, and `status` reports
 /// one that comes before it later.
 #[test]
-fn nobody_else_comes_first_unnoticed() {
+fn a_program_that_comes_before_ours_is_reported() {
     if !egress_hooks().contains(&EgressHook::Tcx) {
         return;
     }

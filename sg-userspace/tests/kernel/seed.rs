@@ -15,7 +15,7 @@ use crate::hosts::{Host, Pair, address, gateway, is_kept_out, listen, nft, sysct
 use crate::sandbox::{Sandbox, sandbox};
 use crate::watching::under;
 
-pub(crate) const NOBODY: &str = "";
+pub(crate) const NO_RULES: &str = "";
 
 /// The node is the sandbox itself. A peer is at the other end of its interface `nic`.
 pub(crate) struct Node<'a> {
@@ -123,7 +123,7 @@ fn connections_that_exist_go_on_and_no_new_ones_are_made() {
             node.udp(PEER4),
             node.udp(PEER6),
         ];
-        let applied = node.apply(&rules_from_lines(NOBODY));
+        let applied = node.apply(&rules_from_lines(NO_RULES));
         assert_eq!(kept(&applied.seeded), seeded(6, 6));
 
         let mut listed: Vec<String> = node.flows().iter().map(line).collect();
@@ -188,7 +188,8 @@ fn connections_are_cut_where_that_is_asked_for() {
             cut_existing: true,
             ..node.options()
         };
-        let applied = apply(&rules_from_lines(NOBODY), &options).unwrap_or_else(|e| panic!("{e}"));
+        let applied =
+            apply(&rules_from_lines(NO_RULES), &options).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(applied.seeded, None);
         pairs.iter().for_each(Pair::is_cut);
         assert_eq!(node.counted("seeded"), [0, 0]);
@@ -201,7 +202,7 @@ fn connections_are_cut_where_that_is_asked_for() {
 /// listener shows it for connections to its port, connection tracking for all. Which rule admits
 /// the flow says nothing about it.
 #[test]
-fn who_has_opened_a_connection_is_told_where_it_is_known() {
+fn the_originator_is_shown_where_it_is_known() {
     for is_tracked in [false, true] {
         let unless_tracked = |known: &'static str| match is_tracked {
             true => known,
@@ -210,8 +211,8 @@ fn who_has_opened_a_connection_is_told_where_it_is_known() {
         for (rules, is_cut) in [
             ("in tcp from any accept", false),
             ("out tcp to any accept", false),
-            (NOBODY, false),
-            (NOBODY, true),
+            (NO_RULES, false),
+            (NO_RULES, true),
         ] {
             sandbox(|sandbox| {
                 let node = Node::new(sandbox);
@@ -319,7 +320,7 @@ fn a_new_policy_ends_seeded_flows_only_by_flush() {
     sandbox(|sandbox| {
         let node = Node::new(sandbox);
         let pairs = [node.inbound(NODE4), node.outbound(PEER6), node.udp(PEER4)];
-        let mut policy = rules_from_lines(NOBODY);
+        let mut policy = rules_from_lines(NO_RULES);
         // The first policy flushes nothing, because there was none before it.
         policy.established = Established::Flush;
         assert_eq!(kept(&node.apply(&policy).seeded), seeded(3, 3));
@@ -353,7 +354,7 @@ fn a_seeded_flow_is_gone_after_its_end_and_its_timeout() {
         let closing = node.inbound(NODE4);
         let staying = node.outbound(PEER4);
         let silent = node.udp(PEER4);
-        let mut policy = rules_from_lines(NOBODY);
+        let mut policy = rules_from_lines(NO_RULES);
         for state in Timeout::ALL {
             let is_closing = !matches!(state, Timeout::TcpEstablished);
             policy.timeouts[state as usize] = if is_closing { 1 } else { 600 };
@@ -399,7 +400,8 @@ fn no_more_flows_are_seeded_than_the_table_holds() {
             max_flows: Some(256),
             ..node.options()
         };
-        let applied = apply(&rules_from_lines(NOBODY), &options).unwrap_or_else(|e| panic!("{e}"));
+        let applied =
+            apply(&rules_from_lines(NO_RULES), &options).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(kept(&applied.seeded), Some([256, 256, 44]));
         assert_eq!(node.flows().len(), 256);
         for socket in &sockets {
@@ -456,7 +458,7 @@ fn forwarded_connections_go_on() {
         });
         for interface in ["nic", "lan"] {
             let options = sandbox.options(interface);
-            let applied = apply(&rules_from_lines(NOBODY), &options);
+            let applied = apply(&rules_from_lines(NO_RULES), &options);
             let applied = applied.unwrap_or_else(|e| panic!("{interface}: {e}"));
             // Each connection has two flows: one with the inner and one with the outer address.
             assert_eq!(kept(&applied.seeded), seeded(6, 6));

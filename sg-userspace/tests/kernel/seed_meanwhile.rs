@@ -17,7 +17,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::hosts::nft;
 use crate::sandbox::sandbox;
-use crate::seed::{NOBODY, NODE4, Node, PEER4, PEER6, at, kept, seeded};
+use crate::seed::{NO_RULES, NODE4, Node, PEER4, PEER6, at, kept, seeded};
 use crate::support::pinned_maps;
 
 /// Proves K12: connections that are made during the attachment go on.
@@ -65,7 +65,7 @@ fn connections_made_meanwhile_go_on() {
             for _ in 0..20 {
                 has_begun.recv().expect("connections are being made");
             }
-            node.apply(&rules_from_lines(NOBODY));
+            node.apply(&rules_from_lines(NO_RULES));
             is_attached.store(true, Ordering::Relaxed);
             let clients = clients.join().expect("the connecting side");
             drop(over);
@@ -84,7 +84,7 @@ fn connections_made_meanwhile_go_on() {
         while heard < clients.len() {
             assert!(
                 Instant::now() < deadline,
-                "{heard} of {} are heard",
+                "data of {heard} of {} has arrived",
                 clients.len()
             );
             waiting.extend(std::iter::from_fn(|| Some(listener.accept().ok()?.0)));
@@ -124,7 +124,7 @@ fn attempt(to: &str) -> Socket {
 fn a_second_look_adds_what_is_new() {
     sandbox(|sandbox| {
         let node = Node::new(sandbox);
-        let policy = rules_from_lines(NOBODY);
+        let policy = rules_from_lines(NO_RULES);
         let tables = compile_policy(&policy, &[], Budget::default()).expect("tables of no rules");
         let (shared, pins) = pinned_maps(sandbox, 256);
         let _programs = Programs::load(&tables, &Generation::of(&policy, 1), &shared)
@@ -159,7 +159,7 @@ fn a_second_look_adds_what_is_new() {
         node.peer.inside(|| nft("delete table inet late"));
         let deadline = Instant::now() + Duration::from_secs(20);
         while late.peer_addr().is_err() {
-            assert!(Instant::now() < deadline, "the peer never answers");
+            assert!(Instant::now() < deadline, "the peer never replies");
             std::thread::sleep(Duration::from_millis(20));
         }
         let meanwhile = [node.inbound(NODE4), node.outbound(PEER6)];

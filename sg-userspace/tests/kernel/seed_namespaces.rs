@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::hosts::{Host, Pair, address, gateway, listen, sysctl};
 use crate::sandbox::{Sandbox, ip, sandbox};
-use crate::seed::{NOBODY, NODE4, PEER4, PEER6, at};
+use crate::seed::{NO_RULES, NODE4, PEER4, PEER6, at};
 
 /// A process in a host's namespace. The seeder finds a namespace by the processes in it.
 struct Process(Child);
@@ -116,7 +116,7 @@ fn connections_on_top_of_the_interface_go_on() {
             socket
         });
 
-        let seeded = enforce(sandbox, NOBODY);
+        let seeded = enforce(sandbox, NO_RULES);
         assert_eq!((seeded.entered, seeded.without_rule), (3, 3));
         assert_eq!(kinds(&seeded), [UnseenKind::Untracked]);
         assert_eq!(
@@ -157,7 +157,7 @@ fn connections_that_are_routed_to_pods_go_on() {
         let pairs =
             [&middle, &pod].map(|host| host.inside(|| Pair::tcp(&listener, &at(PEER4, 443))));
 
-        let seeded = enforce(sandbox, NOBODY);
+        let seeded = enforce(sandbox, NO_RULES);
         assert_eq!((seeded.entered, seeded.without_rule), (2, 2));
         assert_eq!(locals(sandbox), ["10.244.0.2", "10.244.1.2"]);
         let expected = [UnseenKind::Forwarded, UnseenKind::Untracked];
@@ -184,7 +184,7 @@ fn connections_through_a_bridge_go_on() {
             address("eth0", "192.0.2.10/24");
             Pair::tcp(&listener, &at(PEER4, 443))
         });
-        let seeded = enforce(sandbox, NOBODY);
+        let seeded = enforce(sandbox, NO_RULES);
         assert_eq!(seeded.entered, 1);
         assert_eq!(kinds(&seeded), [UnseenKind::Untracked]);
         pair.goes_on();
@@ -195,7 +195,7 @@ fn connections_through_a_bridge_go_on() {
         ip(&["link", "set", "nic", "master", "br0"]);
         ip(&["tuntap", "add", "tap0", "mode", "tap"]);
         ip(&["link", "set", "tap0", "master", "br0"]);
-        let seeded = enforce(sandbox, NOBODY);
+        let seeded = enforce(sandbox, NO_RULES);
         let said: Vec<&str> = seeded.unseen.iter().map(|u| u.message.as_str()).collect();
         assert_eq!(kinds(&seeded), [UnseenKind::Bridged, UnseenKind::Untracked]);
         assert!(said[0].contains("`br0`"), "{said:?}");
@@ -219,7 +219,7 @@ fn associations_go_on() {
         let (outside, _listener) = outside();
         address("nic", &format!("{NODE4}/24"));
         let Ok(client) = sctp() else {
-            let seeded = enforce(sandbox, NOBODY);
+            let seeded = enforce(sandbox, NO_RULES);
             assert_eq!(kinds(&seeded), [UnseenKind::Untracked]);
             assert_eq!(seeded.entered, 0);
             return;
@@ -236,7 +236,7 @@ fn associations_go_on() {
         let (server, _) = listener.accept().expect("an association");
         let pair = Pair::of("sctp", [client, server]);
         pair.goes_on();
-        let seeded = enforce(sandbox, NOBODY);
+        let seeded = enforce(sandbox, NO_RULES);
         assert!(seeded.entered >= 1, "{seeded:?}");
         assert_eq!(kinds(&seeded), [UnseenKind::Untracked]);
         pair.goes_on();

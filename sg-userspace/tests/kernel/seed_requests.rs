@@ -146,7 +146,7 @@ impl Request {
 
 /// Proves K12: a request under way at the first attachment gets its reply if a rule admits it.
 #[test]
-fn a_request_under_way_is_answered_where_a_rule_admits_it() {
+fn a_request_under_way_gets_its_reply_where_a_rule_admits_it() {
     sandbox(|sandbox| {
         let cluster = Cluster::new(sandbox);
         let inbound = cluster.to_node_port();
@@ -187,7 +187,7 @@ fn a_request_under_way_opens_nothing_that_no_rule_admits() {
 /// Proves K11 and K12: a request under way that needed no entry gets its reply after a change of
 /// policy, too.
 #[test]
-fn a_request_under_way_is_answered_across_a_change_of_policy() {
+fn a_request_under_way_gets_its_reply_across_a_change_of_policy() {
     sandbox(|sandbox| {
         let cluster = Cluster::new(sandbox);
         let everything = "in all from any accept\nout all to any accept";

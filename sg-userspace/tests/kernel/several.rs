@@ -1,5 +1,5 @@
-//! Several interfaces under one policy: they share flows, each is counted for itself, and adding
-//! or removing one leaves the others alone (SPEC K1).
+//! Several interfaces under one policy: they share flows, each has its own counters, and adding or
+//! removing one does not affect the others (K1).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -19,10 +19,10 @@ use crate::frames::{Frame, frame};
 use crate::sandbox::{RawSender, Sandbox, ip, sandbox};
 use crate::watching::{assert_adds_up, only, read, read_when, under};
 
-/// Names of an uplink's two ends: the node's and the router's.
+/// The names of an uplink's two ends: the node's and the router's.
 const UPLINKS: [(&str, &str); 2] = [("up0", "far0"), ("up1", "far1")];
 
-/// Two pairs, and options for the node's ends of both.
+/// Two veth pairs, with options for the node's ends of both.
 fn uplinks(sandbox: &Sandbox) -> ApplyOptions {
     for (near, far) in UPLINKS {
         sandbox.veth(near, far);
@@ -45,7 +45,7 @@ fn put(rules: &str, options: &ApplyOptions) -> Applied {
     apply(&rules_from_lines(rules), options).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// What the kernel runs on an interface: the ids of both programs.
+/// The ids of both programs that an interface runs.
 fn programs(sandbox: &Sandbox, interface: &str) -> [u32; 2] {
     let one = only(sandbox, interface);
     let found = one.inspect().unwrap_or_else(|e| panic!("{e}"));
@@ -57,9 +57,9 @@ fn health(sandbox: &Sandbox, interface: &str) -> Health {
     only(sandbox, interface).status().unwrap().health
 }
 
-/// Proves K1 and K6: for each protocol and both families, what leaves by one uplink is answered by
-/// the other, and what enters by one leaves by the other; nothing else gets in. Proves A2 for each
-/// interface.
+/// Proves K1 and K6: for each protocol and both families, replies to packets that leave by one
+/// uplink are accepted at the other, and replies to packets that enter by one may leave by the
+/// other. Nothing else is accepted. Proves A2 for each interface.
 #[test]
 fn a_flow_may_use_both_interfaces() {
     sandbox(|sandbox| {
@@ -91,7 +91,7 @@ fn a_flow_may_use_both_interfaces() {
                 true => (128, 129),
                 false => (8, 0),
             };
-            // Request and answer; outbound requests, then inbound ones.
+            // Requests and replies, first for outbound requests and then for inbound ones.
             let outbound = [
                 (
                     format!("tcp {} > {} syn", end(a, 4000), end(b, 443)),
@@ -118,7 +118,7 @@ fn a_flow_may_use_both_interfaces() {
                 ),
             ];
             for (request, reply) in &outbound {
-                // Before it was asked for, nothing passes.
+                // Without the request its reply is dropped.
                 far[1].send(frame(reply).bytes());
                 sent[1][0] += 1;
                 dropped[1] += 1;
@@ -156,13 +156,14 @@ fn a_flow_may_use_both_interfaces() {
             }
             assert_eq!(under(&c, "no-match")[0], dropped[i], "{name}");
         }
-        // One table, whichever interface is asked.
+        // The table is the same for both interfaces.
         let [a, b] = ["up0", "up1"].map(|name| flows(&only(sandbox, name)).unwrap().len());
         assert_eq!((a, b), (12, 12));
     });
 }
 
-/// Proves K1 and K4: a datagram's first fragment comes by one interface, the rest by the other.
+/// Proves K1 and K4: the first fragment of a datagram comes by one interface and the rest by the
+/// other.
 #[test]
 fn fragments_of_one_datagram_may_come_by_both_interfaces() {
     sandbox(|sandbox| {
@@ -196,9 +197,9 @@ fn fragments_of_one_datagram_may_come_by_both_interfaces() {
     });
 }
 
-/// Proves K1 and C2: an interface that is added gets the policy that is in force, and the others
-/// run the very programs that they ran, with their flows; one that is taken out leaves the flows to
-/// the others, and the last one leaves nothing.
+/// Proves K1 and C2: an interface that is added gets the policy in force, and the others keep their
+/// programs and flows. One that is removed leaves the flows to the others, and the last one leaves
+/// nothing.
 #[test]
 fn an_interface_comes_and_goes_without_disturbing_the_others() {
     sandbox(|sandbox| {
@@ -240,7 +241,7 @@ fn an_interface_comes_and_goes_without_disturbing_the_others() {
         assert_adds_up(&read(sandbox, "up0"), 0, 1);
         assert_eq!(put(RULES, &options).outcome, Outcome::Unchanged);
 
-        // Whoever follows the events of one sees those of both, by their names.
+        // A reader of one interface's events gets those of both, with their names.
         let mut events = Events::open(&only(sandbox, "up0")).unwrap();
         for far in &far {
             far.send(frame("udp 198.51.100.7:9 > 192.0.2.1:53").bytes());
@@ -287,8 +288,8 @@ fn an_interface_comes_and_goes_without_disturbing_the_others() {
     });
 }
 
-/// Proves K1: while an interface is added and taken out again and again, no packet of the other one
-/// is lost or passes unjudged.
+/// Proves K1: while an interface is added and removed repeatedly, no packet of the other one is
+/// lost or passes unjudged.
 #[test]
 fn the_others_lose_no_packet_meanwhile() {
     sandbox(|sandbox| {
@@ -375,7 +376,7 @@ fn each_interface_counts_exactly_over_reloads() {
                     sent
                 })
             });
-            // Of the second one, only what is sent from here on is judged.
+            // The second one judges only packets from here on.
             let before = apply(&policies[0], &options).map(|_| ());
             before.unwrap_or_else(|e| panic!("{e}"));
             for round in 1..=reloads {
@@ -388,7 +389,7 @@ fn each_interface_counts_exactly_over_reloads() {
         let c = read_when(sandbox, "up0", |c| c.totals[0].packets >= sent[0][0]);
         assert_adds_up(&c, sent[0][0], sent[0][1]);
         assert_eq!(c.policy.generation as usize, reloads + 1);
-        // What was counted of the second one, it counted once and exactly as well.
+        // Each packet of the second one was counted exactly once as well.
         let settled = read_when(sandbox, "up1", |_| true);
         let [inbound, outbound] = [0, 1].map(|i| settled.totals[i].packets);
         assert_adds_up(&settled, inbound, outbound);
@@ -403,7 +404,7 @@ fn each_interface_counts_exactly_over_reloads() {
     });
 }
 
-/// What is refused changes nothing, says what is so, and names a remedy.
+/// What is refused changes nothing, and the message says why and names a remedy.
 #[test]
 fn a_set_that_is_no_whole_attachment_is_refused() {
     sandbox(|sandbox| {
@@ -444,7 +445,7 @@ fn a_set_that_is_no_whole_attachment_is_refused() {
             &on(sandbox, &["up0", "up9"]),
         );
         assert!(matches!(missing, Err(KernelError::NoInterface { .. })));
-        // Twice is once.
+        // Naming an interface twice is the same as once.
         let same = put(
             "in udp 53 from any accept",
             &on(sandbox, &["up1", "up0", "up1"]),
@@ -453,8 +454,8 @@ fn a_set_that_is_no_whole_attachment_is_refused() {
     });
 }
 
-/// Proves C12: an interface that is deleted says so, and is in the way of nothing; when it is back,
-/// naming it takes up its counters.
+/// Proves C12: an interface that was deleted is reported, and does not prevent anything. When it is
+/// created again, an `apply` that names it continues its counters.
 #[test]
 fn an_interface_of_an_attachment_may_vanish_and_come_back() {
     sandbox(|sandbox| {
@@ -477,7 +478,7 @@ fn an_interface_of_an_attachment_may_vanish_and_come_back() {
         sandbox.veth("up1", "far1");
         let back = only(sandbox, "up1").status().unwrap();
         assert_eq!(back.faults[0].code, FaultCode::Unprotected);
-        // Now it is one of the attachment again.
+        // It belongs to the attachment again.
         let left_out = apply(
             &rules_from_lines("in udp 55 from any accept"),
             &on(sandbox, &["up0"]),
@@ -501,15 +502,15 @@ fn an_interface_of_an_attachment_may_vanish_and_come_back() {
     });
 }
 
-/// Proves C12: interfaces of one attachment that run different generations are called interrupted,
-/// and the next `apply` to all of them puts that right.
+/// Proves C12: if the interfaces of one attachment run different generations, they are reported as
+/// interrupted, and the next `apply` to all of them repairs that.
 #[test]
 fn interfaces_of_two_generations_are_no_whole() {
     sandbox(|sandbox| {
         let options = uplinks(sandbox);
         put("in udp 53 from any accept", &options);
         let pins = only(sandbox, "up1").pins;
-        // As if an `apply` had come no further than the first interface.
+        // The state after an `apply` that was interrupted after the first interface.
         let held = sg_userspace::kernel::held::InForce::find(sandbox.bpffs(), &pins).unwrap();
         let sg_userspace::kernel::held::InForce::Policy(held) = held else {
             panic!("a policy is in force");
@@ -528,7 +529,7 @@ fn interfaces_of_two_generations_are_no_whole() {
     });
 }
 
-/// `explain` asks the tables, which all interfaces have in common; a pattern means all of them.
+/// `explain` evaluates the tables, which all interfaces share. A pattern stands for all of them.
 #[test]
 fn all_interfaces_are_found_by_a_pattern_and_explained_alike() {
     sandbox(|sandbox| {

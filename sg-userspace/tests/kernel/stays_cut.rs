@@ -110,7 +110,7 @@ fn a_cut_connection_stays_so_when_the_policy_before_comes_back() {
 /// Proves K11: the same for connections that the node has opened, with a policy without rules in
 /// between.
 #[test]
-fn both_ways_and_whoever_has_opened_it() {
+fn outbound_connections_stay_cut_too() {
     sandbox(|sandbox| {
         let node = Node::new(sandbox);
         node.apply(&rules_from_lines(OPEN));
@@ -228,13 +228,16 @@ fn what_is_put_back_leaves_connections_cut() {
             format!("in tcp {port} from 10.0.{}.{host} drop\n", i / 250)
         })
         .collect();
-    for (rules, form) in [
+    for (rules, placement) in [
         (SSH.to_owned(), Placement::Bss),
         (format!("{many}{SSH}"), Placement::ArrayMap),
     ] {
         sandbox(|sandbox| {
             let node = Node::new(sandbox);
-            assert_eq!(node.apply(&rules_from_lines(&rules)).sizes.placement, form);
+            assert_eq!(
+                node.apply(&rules_from_lines(&rules)).sizes.placement,
+                placement
+            );
             let before = held(sandbox, &node);
             let pairs = inbound(&node);
             let counted = node.counters().rules.last().map(|rule| rule.packets);
@@ -384,11 +387,11 @@ fn segments_are_dropped_until_the_cut_flow_expires() {
                 ..rules_from_lines(OPEN)
             };
             let (shared, pins) = pinned_maps(sandbox, 64);
-            let told = Generation {
+            let options = Generation {
                 may_have_cut: true,
                 ..Generation::of(&policy, 2)
             };
-            let mut enforcer = Enforcer::told(policy, &told, &shared, Programs::load);
+            let mut enforcer = Enforcer::loaded_by(policy, &options, &shared, Programs::load);
             let table =
                 FlowTable::open(&pins, &Timeout::defaults()).unwrap_or_else(|e| panic!("{e}"));
             let now = monotonic_now();

@@ -97,12 +97,12 @@ impl Enforcer {
 
     /// Loads a later generation. It uses the maps of an earlier one if those are pinned.
     pub(crate) fn sharing(policy: Policy, generation: u32, shared: SharedMaps) -> Self {
-        let told = Generation::of(&policy, generation);
-        Self::told(policy, &told, &shared, Programs::load)
+        let options = Generation::of(&policy, generation);
+        Self::loaded_by(policy, &options, &shared, Programs::load)
     }
 
     /// Loads the policy with `load`, as `generation` says.
-    pub(crate) fn told(
+    pub(crate) fn loaded_by(
         policy: Policy,
         generation: &Generation,
         shared: &SharedMaps,
@@ -188,7 +188,7 @@ impl Enforcer {
                 }
             }
         }
-        format!("slot {slot} of nobody")
+        format!("slot {slot} without an owner")
     }
 }
 

@@ -167,7 +167,7 @@ fn a_half_open_flow_is_there_once() {
         node.apply(&rules_from_lines(UDP_OUT));
         assert_eq!(opened(&node), [("half-open", "outbound")]);
         server.send_to(b"!", from).expect("it leaves");
-        client.recv(&mut [0]).expect("an answer");
+        client.recv(&mut [0]).expect("a reply");
         assert_eq!(node.counted("revoked"), [0, 0]);
         assert_eq!(opened(&node), [("half-open", "outbound")]);
     });

@@ -29,7 +29,7 @@ impl Asking {
     }
 
     /// How often the server's output contains a word.
-    fn told(&mut self, word: &str) -> usize {
+    fn times_printed(&mut self, word: &str) -> usize {
         self.server.said().matches(word).count()
     }
 }
@@ -123,7 +123,9 @@ fn a_dhcp_client_gets_no_address_without_essential_traffic() {
 fn assert_gets_none(sandbox: &Sandbox, family: Family, offer: &str) {
     let rules = format!("essential: false{REQUESTS_ONLY}").replace("\n    ", "\n");
     let mut asking = ask(sandbox, &rules, family);
-    wait_for("a second offer", 3 * PATIENCE, || asking.told(offer) >= 2);
+    wait_for("a second offer", 3 * PATIENCE, || {
+        asking.times_printed(offer) >= 2
+    });
     assert!(!asking.has_address());
     assert!(asking.enforced.reason("in no-match") > 0);
 }
@@ -139,7 +141,7 @@ fn a_dhcp_request_needs_a_rule() {
             asking.client.said().matches(asks).count() >= 2
         });
         assert!(!asking.has_address());
-        assert_eq!(asking.told("DHCPDISCOVER"), 0);
+        assert_eq!(asking.times_printed("DHCPDISCOVER"), 0);
         assert!(asking.enforced.reason("out no-match") > 0);
     });
 }

@@ -92,7 +92,7 @@ fn the_nodes_own_errors_leave_it() {
                 socket.connect(to).expect("a route");
                 socket.set_read_timeout(Some(PATIENCE)).expect("an option");
                 socket.send(b"is anybody there?").expect("a route");
-                again(|| socket.recv(&mut [0; 1])).expect_err("nobody is")
+                again(|| socket.recv(&mut [0; 1])).expect_err("there is no listener")
             });
             assert_eq!(
                 refused.kind(),

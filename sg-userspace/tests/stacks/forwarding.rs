@@ -82,7 +82,7 @@ fn the_path_mtu_behind_the_node_is_discovered() {
 /// Proves K8 outbound: the node reports that the hop limit of a forwarded packet has expired, and
 /// that its destination is unreachable.
 #[test]
-fn the_node_tells_what_it_cannot_forward() {
+fn the_node_reports_what_it_cannot_forward() {
     sandbox(|sandbox| {
         let line = Line::new(0);
         let rules = rules_from_lines("in udp 53,33434-33534 from any accept");

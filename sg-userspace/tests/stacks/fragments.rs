@@ -50,7 +50,7 @@ fn passed(enforced: &Enforced) -> u64 {
 /// Proves K4 and K6: all fragments of a ping are accepted by the rule, and all fragments of its
 /// reply by the flow.
 #[test]
-fn pings_in_fragments_pass_with_their_answers() {
+fn pings_in_fragments_pass_with_their_replies() {
     let outbound = "out icmp 8 to any accept\nout icmpv6 128 to any accept";
     let inbound = "in icmp 8 from any accept\nin icmpv6 128 from any accept";
     for (rules, direction) in [(outbound, "out"), (inbound, "in")] {
@@ -148,7 +148,7 @@ fn echo_many(to: SocketAddr) {
         }
         for n in 0..AT_A_TIME {
             let len = again(|| socket.recv(&mut answer));
-            let len = len.unwrap_or_else(|e| panic!("answer {n} of round {round} of {to}: {e}"));
+            let len = len.unwrap_or_else(|e| panic!("reply {n} of round {round} of {to}: {e}"));
             assert!(answer[..len] == words, "the echo is what was sent");
         }
     }

@@ -100,7 +100,7 @@ fn again_and_again(client: &Host, server: &Host, at: SocketAddr, end: End) {
     let mut forgotten = Vec::new();
     for round in 1..=ROUNDS {
         if end == End::Refused {
-            let error = connect().expect_err("nobody listens");
+            let error = connect().expect_err("there is no listener");
             let kind = error.kind();
             assert_eq!(kind, ConnectionRefused, "{at}, round {round}: {error}");
         }

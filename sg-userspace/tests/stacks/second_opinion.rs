@@ -99,7 +99,7 @@ const TWISTS: [Twist; 9] = [
 #[derive(Clone, Copy)]
 struct Case {
     talk: Talk,
-    is_answer: bool,
+    is_reply: bool,
     message: (u8, u8),
     twist: Twist,
 }
@@ -108,11 +108,11 @@ impl fmt::Debug for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Case {
             talk,
-            is_answer,
+            is_reply,
             message,
             twist,
         } = self;
-        let part = if *is_answer { "an answer" } else { "a request" };
+        let part = if *is_reply { "a reply" } else { "a request" };
         write!(f, "{message:?} about {part} of {talk:?}, {twist:?}")
     }
 }
@@ -122,7 +122,7 @@ fn parsed(address: &str) -> IpAddr {
 }
 
 /// Addresses that no host has: one behind the node, and one next to the remote.
-fn nobody(family: Family) -> (IpAddr, IpAddr) {
+fn unused(family: Family) -> (IpAddr, IpAddr) {
     match family {
         Family::V4 => (parsed("10.244.0.77"), parsed("10.0.0.77")),
         Family::V6 => (parsed("fd00:244::77"), parsed("2001:db8::77")),
@@ -152,11 +152,11 @@ fn cases() -> Vec<Case> {
                         protocol,
                         is_opened_inbound,
                     };
-                    for is_answer in [true, false] {
+                    for is_reply in [true, false] {
                         for twist in TWISTS {
                             cases.extend(messages.iter().map(|message| Case {
                                 talk,
-                                is_answer,
+                                is_reply,
                                 message: *message,
                                 twist,
                             }));
@@ -196,7 +196,7 @@ fn packet(
     protocol: Protocol,
     (source, destination): (IpAddr, IpAddr),
     (from, to): (u16, u16),
-    is_answer: bool,
+    is_reply: bool,
 ) -> Vec<u8> {
     let ip = ip(source, destination);
     let mut bytes = Vec::new();
@@ -205,7 +205,7 @@ fn packet(
         Protocol::Udp => ip.udp(from, to).write(&mut bytes, &[0; 16]),
         Protocol::Echo => {
             let [a, b] = from.to_be_bytes();
-            let kind = match (source.is_ipv4(), is_answer) {
+            let kind = match (source.is_ipv4(), is_reply) {
                 (true, false) => 8,
                 (true, true) => 0,
                 (false, false) => 128,
@@ -253,27 +253,27 @@ impl Case {
     fn error(&self, line: &Line, number: u32) -> (Vec<u8>, IpAddr, bool) {
         let Case { talk, twist, .. } = *self;
         let (local, remote) = (talk.local(line), line.remote_address(talk.family));
-        let (nobody_here, nobody_there) = nobody(talk.family);
+        let (unused_here, unused_there) = unused(talk.family);
         // The sender and the receiver of the quoted packet. The error goes back to the sender.
-        let is_sent_inbound = talk.is_opened_inbound != self.is_answer;
-        let (mut sender, mut peer, nobody_beside, nobody_beyond) = match is_sent_inbound {
-            true => (remote, local, nobody_there, nobody_here),
-            false => (local, remote, nobody_here, nobody_there),
+        let is_sent_inbound = talk.is_opened_inbound != self.is_reply;
+        let (mut sender, mut peer, unused_beside, unused_beyond) = match is_sent_inbound {
+            true => (remote, local, unused_there, unused_here),
+            false => (local, remote, unused_here, unused_there),
         };
         let (client, server) = talk.ports();
-        let (mut from, mut to) = match self.is_answer {
+        let (mut from, mut to) = match self.is_reply {
             true => (server, client),
             false => (client, server),
         };
         let (mut source, mut destination) = (peer, sender);
         match twist {
             Twist::Nothing | Twist::Cut => {}
-            Twist::Router => source = nobody_beyond,
-            Twist::OtherReceiver => destination = nobody_beside,
+            Twist::Router => source = unused_beyond,
+            Twist::OtherReceiver => destination = unused_beside,
             Twist::OtherPort => to += 100,
             Twist::OtherSenderPort => from += 100,
-            Twist::OtherPeer => peer = nobody_beyond,
-            Twist::OtherSender => sender = nobody_beside,
+            Twist::OtherPeer => peer = unused_beyond,
+            Twist::OtherSender => sender = unused_beside,
             Twist::Backwards => {
                 (sender, peer) = (peer, sender);
                 (from, to) = (to, from);
@@ -283,8 +283,8 @@ impl Case {
             // An ICMP query has only one identifier.
             from = to;
         }
-        let is_answer = self.is_answer != (twist == Twist::Backwards);
-        let mut quoted = packet(talk.protocol, (sender, peer), (from, to), is_answer);
+        let is_reply = self.is_reply != (twist == Twist::Backwards);
+        let mut quoted = packet(talk.protocol, (sender, peer), (from, to), is_reply);
         if twist == Twist::Cut {
             quoted.truncate(if sender.is_ipv4() { 20 } else { 40 });
         }
@@ -296,7 +296,7 @@ impl Case {
     /// Whether a rule would accept the quoted packet, which was never sent. The enforcer accepts
     /// such an error, and connection tracking cannot.
     fn is_about_something_else_that_is_accepted(&self) -> bool {
-        let accepted_by_a_rule = !self.is_answer;
+        let accepted_by_a_rule = !self.is_reply;
         match self.twist {
             Twist::OtherPeer | Twist::OtherSender => {
                 accepted_by_a_rule && self.twist == Twist::OtherPeer
@@ -322,7 +322,7 @@ impl World {
         let pod = pod(&line);
         // The addresses that no host has need a static neighbour entry, or packets to them would
         // not be sent.
-        for (_, beyond) in Family::BOTH.map(nobody) {
+        for (_, beyond) in Family::BOTH.map(unused) {
             let neighbour = "lladdr 02:00:00:00:00:77 nud permanent";
             line.node
                 .ip(&format!("neighbour add {beyond} dev {NIC} {neighbour}"));
@@ -341,7 +341,7 @@ impl World {
             _services: services,
         };
         for case in cases() {
-            let is_first = case.twist == Twist::Nothing && !case.is_answer;
+            let is_first = case.twist == Twist::Nothing && !case.is_reply;
             if is_first && [(3, 1), (1, 0)].contains(&case.message) {
                 let opened = world.begin(case.talk);
                 world._open.extend(opened);

@@ -27,7 +27,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Proves K6 and K9 for UDP: replies pass while the flow lives, and not after that. It lives longer
 /// if it still gets replies after two seconds, and a new request opens it again.
 #[test]
-fn udp_answers_pass_until_their_flow_has_timed_out() {
+fn udp_replies_pass_until_their_flow_has_timed_out() {
     sandbox(|sandbox| {
         let line = Line::new(0);
         let enforced = line.enforce(sandbox, &policy(&rules("udp: 1s, udp-stream: 4s")));
@@ -48,7 +48,7 @@ fn udp_answers_pass_until_their_flow_has_timed_out() {
                     sleep(SECOND * 2);
                     assert!(
                         talk.is_unheard(),
-                        "{family:?}: an answer after udp, to a flow that was answered at once only"
+                        "{family:?}: a reply after the timeout `udp`, to a flow with immediate replies only"
                     );
 
                     // The flow still gets replies after two seconds.
@@ -60,7 +60,7 @@ fn udp_answers_pass_until_their_flow_has_timed_out() {
                     sleep(SECOND * 2);
                     assert!(
                         talk.is_heard(),
-                        "{family:?}: an answer after udp, before udp-stream"
+                        "{family:?}: a reply between the timeouts `udp` and `udp-stream`"
                     );
                     sleep(SECOND * 5);
                     assert!(

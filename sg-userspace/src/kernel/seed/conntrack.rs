@@ -21,7 +21,7 @@ const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 // include/uapi/linux/netfilter/nfnetlink.h and nfnetlink_conntrack.h.
 const NFNL_SUBSYS_CTNETLINK: u16 = libc::NFNL_SUBSYS_CTNETLINK as u16;
 const IPCTNL_MSG_CT_GET: u16 = 1;
-/// `struct nfgenmsg`: family (zero asks for all), version, resource.
+/// `struct nfgenmsg`: family (zero for all), version, resource.
 const FAMILY_HEADER: usize = 4;
 
 const CTA_TUPLE_ORIG: u16 = 1;
@@ -53,7 +53,7 @@ const CTA_PROTOINFO_TCP_STATE: u16 = 1;
 const IPS_SEEN_REPLY: u32 = 1 << 1;
 const IPS_DYING: u32 = 1 << 9;
 
-/// The packets of one direction of a connection.
+/// The tuple of one direction of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Tuple {
     source: IpAddr,
@@ -179,7 +179,7 @@ fn flow(entry: &Entry, originator: Direction, is_ours: bool) -> Option<Existing>
         Kind::Udp => Timeout::Udp,
         Kind::Sctp => Timeout::Sctp,
         Kind::Icmp => {
-            // The original packets are the requests, whatever the interface.
+            // The original tuple is that of the request on either interface.
             let (request, true) = icmp::query(key.remote.is_ipv6().into(), original.icmp_type)?
             else {
                 return None;

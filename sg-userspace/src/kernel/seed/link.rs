@@ -11,7 +11,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use super::super::interfaces::IFINFOMSG;
 use super::super::netlink::{self, attribute, number, text};
 
-/// An interface.
+/// A network interface.
 pub(super) struct Link {
     pub(super) index: u32,
     pub(super) name: String,

@@ -1,8 +1,8 @@
-//! Enters flows that are there before the enforcer into its flow tables, so that turning it on
-//! cuts nobody off (SPEC K12): what the host's sockets and its connection tracking know of, and
-//! those of the network namespaces whose packets cross its interfaces. Likewise, when a policy is
-//! replaced, flows that needed no entry so far (SPEC K7, K11), and those of an interface that joins
-//! an attachment. What nothing here knows of is said.
+//! Seeding: enters existing flows into the flow tables, so that a first attachment cuts no
+//! connection (K12). It knows the host's sockets and connection tracking, and those of the network
+//! namespaces whose packets cross its interfaces. Flows that needed no entry before are entered in
+//! the same way when a policy is replaced (K7, K11), and so are those of an interface that joins an
+//! attachment. Kinds of flows that cannot be seen are reported.
 
 mod carry;
 mod conntrack;
@@ -70,16 +70,16 @@ pub struct Seeding<'a> {
     table: SeededTable,
     /// The interfaces of the attachment.
     interfaces: Vec<u32>,
-    /// Those that join an attachment whose other interfaces enforce the policy already: see
-    /// [`Seeding::joins`].
+    /// The interfaces that join an attachment whose other interfaces enforce the policy already:
+    /// see [`Seeding::joins`].
     joining: Option<Vec<u32>>,
-    /// What is there is not to be kept: see [`Seeding::cuts`].
+    /// Whether existing connections are to be cut, see [`Seeding::cuts`].
     cuts: bool,
-    /// The kernel would not list what is there.
+    /// Whether the kernel has refused to list connections.
     is_blind: bool,
     /// The addresses of this host.
     own: HashSet<IpAddr>,
-    /// What has been looked at, and whether it had been answered.
+    /// The flows that were looked at already, and whether they had seen a reply.
     known: HashMap<Key, bool>,
     seeded: Seeded,
 }
@@ -125,20 +125,20 @@ impl<'a> Seeding<'a> {
         self.cuts = true;
     }
 
-    /// Names all interfaces of the attachment, where there are more than the one of the pins. What
-    /// is at their other ends is not behind the host.
+    /// Sets all interfaces of the attachment, if there are more than the one of the pins. What is
+    /// at their other ends is not behind the host.
     pub(super) fn of_interfaces(&mut self, interfaces: Vec<u32>) {
         self.interfaces = interfaces;
     }
 
-    /// These interfaces join an attachment whose others enforce the policy already. A flow that no
-    /// rule admits is kept only if it leaves by one of these: by the others it does not pass, and
-    /// is not to pass from now on.
+    /// Says that these interfaces join an attachment whose others enforce the policy already. A
+    /// flow that no rule admits is then only kept if it leaves by one of these. At the others such
+    /// a flow is dropped, and has to be dropped from now on as well.
     pub(super) fn joins(&mut self, joining: Vec<u32>) {
         self.joining = Some(joining);
     }
 
-    /// Before the programs of the policy are attached.
+    /// The first step, before the programs of the policy are attached.
     pub fn before(&mut self) -> Result<(), KernelError> {
         let found = self.found(Extent::All)?;
         let entries = self.entries(found);
@@ -225,8 +225,9 @@ impl<'a> Seeding<'a> {
         }
     }
 
-    /// What is there and has not been looked at yet, or not since it was answered. Of what both
-    /// know, connection tracking has seen the packets and so knows for certain who opened it.
+    /// The flows that were not looked at yet, or had not seen a reply then. If both a socket and
+    /// connection tracking show a flow, connection tracking is right about the originator, because
+    /// it has seen the packets.
     fn found(&mut self, extent: Extent) -> Result<Vec<Existing>, KernelError> {
         let view = match View::take(&self.interfaces, extent) {
             Err(_) if self.cuts => {
@@ -271,7 +272,7 @@ impl<'a> Seeding<'a> {
         let now = monotonic_now();
         let rules = &self.rules;
         let judge = |direction, remote, kind, number| rules.decide(direction, remote, kind, number);
-        // Many connections go to few hosts.
+        // Many connections go to a few hosts, so the result for each host is kept.
         let mut routes: HashMap<(IpAddr, IpAddr), bool> = HashMap::new();
         let entry = |flow: Existing| {
             let (kind, value) = match &self.replaced {
@@ -305,10 +306,10 @@ impl<'a> Seeding<'a> {
         found.into_iter().filter_map(entry).collect()
     }
 
-    /// Whether packets of the host, or that it forwards, leave by one of these interfaces. Where
-    /// that cannot be found out they are taken not to.
+    /// Whether packets of the host, and those that it forwards, leave by one of these interfaces.
+    /// False if that cannot be found out.
     fn leaves_by(&self, interfaces: &[u32], local: IpAddr, remote: IpAddr) -> bool {
-        // The kernel answers about sources of its own only.
+        // The kernel only looks up routes from its own source addresses.
         let source = self.own.contains(&local).then_some(local);
         let index = route::leaves_by(remote, source).ok().flatten();
         index.is_some_and(|index| interfaces.contains(&index))

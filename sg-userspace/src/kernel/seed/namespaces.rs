@@ -60,8 +60,8 @@ struct Place {
 }
 
 impl Place {
-    /// Whether packets of this namespace come through the one that goes by `number` here, when they
-    /// are on their way to the interfaces `wires` of that one.
+    /// Whether packets of this namespace pass through the one with the id `number`. Veths whose
+    /// peer is one of `wires` do not count: those are the attached interfaces in that namespace.
     fn is_behind(&self, number: i32, wires: &[u32]) -> bool {
         self.joints.iter().any(|joint| {
             let other = joint.other.as_ref();
@@ -71,8 +71,8 @@ impl Place {
     }
 }
 
-/// Runs `look` in each network namespace that belongs to the calling thread's, seen from the
-/// interfaces `wires`. In a thread of its own, which moves from one to the next.
+/// Runs `look` in each network namespace that belongs to the calling thread's, as seen from the
+/// interfaces `wires`. A new thread does this, because it has to change its namespace.
 pub(super) fn look_into<T: Send>(
     wires: &[u32],
     look: impl Fn() -> io::Result<T> + Send,
@@ -95,7 +95,7 @@ fn walk<T>(
         may_be_more: fs::metadata("/proc/self/ns/pid")?.ino() != FIRST_PID_NAMESPACE,
         ..Search::default()
     };
-    // What belongs here by the last step, whose neighbours belong here by the next.
+    // The namespaces found by the last step, to which those of the next step are connected.
     let mut last = vec![here];
     let mut places = Vec::new();
     for path in candidates {
@@ -169,7 +169,7 @@ fn joints() -> io::Result<Vec<Link>> {
     Ok(links)
 }
 
-/// By which number `namespace` goes in the current one; negative where it has none.
+/// The id of `namespace` in the current one, or a negative number if it has none.
 fn number_of(namespace: BorrowedFd<'_>) -> io::Result<i32> {
     let mut request = vec![0; NSID_HEADER];
     put(

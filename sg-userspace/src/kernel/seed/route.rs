@@ -1,4 +1,4 @@
-//! By which interface the host would send a packet.
+//! Finds the interface by which the host would send a packet.
 
 use std::io;
 use std::net::IpAddr;
@@ -9,16 +9,15 @@ use super::super::netlink::{self, number, put};
 
 // include/uapi/linux/rtnetlink.h.
 const RTM_GETROUTE: u16 = 26;
-/// `struct rtmsg`: family, lengths of the destination's and the source's prefix, and more that may
-/// be zero.
+/// `struct rtmsg`: family, prefix lengths of destination and source, and fields that may be zero.
 const RTMSG: usize = 12;
 const RTA_DST: u16 = 1;
 const RTA_SRC: u16 = 2;
 const RTA_OIF: u16 = 4;
 
 /// The index of the interface by which a packet to `remote` leaves the host, from its own address
-/// `source` if that is given. Where the kernel has several equally good routes, the one that it
-/// chooses for these addresses.
+/// `source` if that is given. If there are several equal routes, the kernel chooses one by these
+/// addresses.
 pub(super) fn leaves_by(remote: IpAddr, source: Option<IpAddr>) -> io::Result<Option<u32>> {
     let bytes = |address: IpAddr| match address {
         IpAddr::V4(a) => a.octets().to_vec(),

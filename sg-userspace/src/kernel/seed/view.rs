@@ -36,13 +36,14 @@ pub(super) struct View {
 }
 
 impl View {
-    /// Of the current network namespace, in which the interfaces have these indices.
+    /// Reads the current network namespace, in which the interfaces have these indices.
     pub(super) fn take(interfaces: &[u32], extent: Extent) -> Result<View, KernelError> {
         let mut view = View::here(extent).map_err(Blind::error)?;
         if extent == Extent::Tcp {
             return Ok(view);
         }
-        // Whatever is known of them keeps a connection; what is not is said.
+        // Errors in other namespaces do not stop the attachment: every connection that was found is
+        // kept, and the rest is reported.
         let others = look_into(interfaces, || View::here(extent).map_err(io::Error::from));
         let others = others.unwrap_or_else(|_| Search {
             closed: 1,

@@ -30,14 +30,14 @@ pub(super) enum Fate {
 }
 
 /// The sockets at both ends for one direction.
-struct Way {
+struct Lane {
     from: UdpSocket,
     to: Vec<UdpSocket>,
 }
 
 pub(super) struct Traffic {
-    inbound: Way,
-    outbound: Way,
+    inbound: Lane,
+    outbound: Lane,
 }
 
 impl Traffic {
@@ -51,7 +51,7 @@ impl Traffic {
             let words = ["-n", netns, "neigh", "replace", address, "lladdr"];
             ip(&[&words[..], &[&hardware, "dev", "nic", "nud", "permanent"]].concat());
         }
-        let way = |from: (&str, &str), to: (&str, &str), first: u16| Way {
+        let lane = |from: (&str, &str), to: (&str, &str), first: u16| Lane {
             from: socket(from.0, from.1, 0),
             to: (first + 1..)
                 .take(POLICIES.len())
@@ -61,8 +61,8 @@ impl Traffic {
         let node = (world.node.as_str(), "192.0.2.1");
         let peer = (world.peer.as_str(), "192.0.2.2");
         Traffic {
-            inbound: way(peer, node, INBOUND),
-            outbound: way(node, peer, OUTBOUND),
+            inbound: lane(peer, node, INBOUND),
+            outbound: lane(node, peer, OUTBOUND),
         }
     }
 
@@ -80,7 +80,7 @@ impl Traffic {
     }
 }
 
-impl Way {
+impl Lane {
     fn fate(&self, patience: Duration) -> Fate {
         let mut buffer = [0; 16];
         for socket in &self.to {

@@ -32,7 +32,7 @@ pub(crate) struct Tally {
     pub(crate) refused: u64,
     pub(crate) evicted: u64,
     /// How many frames took each path through the reference.
-    pub(crate) ways: BTreeMap<&'static str, u64>,
+    pub(crate) paths: BTreeMap<&'static str, u64>,
 }
 
 impl Tally {
@@ -42,8 +42,8 @@ impl Tally {
         self.refused += world.refused;
         self.evicted += world.evicted;
         if let Some(reference) = world.reference() {
-            for (way, count) in &reference.ways {
-                *self.ways.entry(way).or_default() += count;
+            for (path, count) in &reference.paths {
+                *self.paths.entry(path).or_default() += count;
             }
         }
     }
@@ -76,7 +76,7 @@ pub(crate) fn round(sandbox: &Sandbox, seed: u64, tally: &Mutex<Tally>) {
 }
 
 /// Every path that a frame can take in the first generation of a policy.
-const WAYS: &[&str] = &[
+const PATHS: &[&str] = &[
     "non-ip",
     "non-ip, dropped",
     "ARP",
@@ -89,7 +89,7 @@ const WAYS: &[&str] = &[
     "drop",
     "reply",
     "accept, of no flow",
-    "accept, answers by the rules",
+    "accept, replies by the rules",
     "accept, in a flow",
     "accept, opens a flow",
     "accept, opens nothing",
@@ -100,7 +100,7 @@ const WAYS: &[&str] = &[
     "related to what the rules accept",
     "related to a flow",
     "an error about nothing that is admitted",
-    "an error about somebody else's packet",
+    "an error about another host's packet",
     "an error from behind the node",
     "an error with an unreadable quotation",
     "three tags",
@@ -158,9 +158,9 @@ fn a_million_frames_have_the_fate_that_the_reference_gives_them() {
         tally.refused
     );
     let least = if is_guest() { 1 } else { 100 };
-    for way in WAYS {
-        let count = tally.ways.get(way).copied().unwrap_or(0);
-        assert!(count >= least, "`{way}` was tried {count} times only");
+    for path in PATHS {
+        let count = tally.paths.get(path).copied().unwrap_or(0);
+        assert!(count >= least, "`{path}` was tried {count} times only");
     }
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct Flow {
     /// The direction of the packet that opened the connection, if it was seen.
     pub(crate) opened: Option<Direction>,
     pub(crate) state: State,
-    pub(crate) answered: bool,
+    pub(crate) has_seen_reply: bool,
     pub(crate) seeded: bool,
     /// The number that acknowledges the other side's last segment of the handshake. The kernel's
     /// entry keeps it in another form, so it is not compared.
@@ -238,7 +238,7 @@ impl Flows {
                 false => None,
             },
             state: states::begin(seen),
-            answered: false,
+            has_seen_reply: false,
             seeded: false,
             number: Number::None,
         };
@@ -256,12 +256,12 @@ impl Flows {
         terms: &Terms,
     ) -> &'static str {
         let Some(flow) = self.entries.get_mut(&key) else {
-            return "accept, answers by the rules";
+            return "accept, replies by the rules";
         };
         let is_flushed = terms.has_flushed(flow);
         let is_cut = is_tcp(&key) && (flow.state == State::Cut || is_flushed);
         if !is_cut || has_expired(flow, now, terms) {
-            return "accept, answers by the rules";
+            return "accept, replies by the rules";
         }
         if states::begins_anew(flow.state, is_flushed, seen) {
             self.remove(&key);
@@ -287,7 +287,7 @@ impl Flows {
             lasts: elapsed(now, flow.created) >= LASTING as i64,
         };
         flow.state = states::after(state, seen, it);
-        flow.answered |= states::answers(state, seen, it);
+        flow.has_seen_reply |= states::is_reply(state, seen, it);
         let is_reset = states::segment(seen.tcp_flags()) == Segment::Rst;
         let tells = is_tcp(&key) && !from_originator && !is_reset && states::is_in_handshake(state);
         self.took(seen, Some(state), from_originator);
@@ -306,7 +306,7 @@ impl Flows {
         }
         flow.last_seen = now;
         let flow = *flow;
-        let is_assured = states::is_assured(flow.state, flow.answered, it);
+        let is_assured = states::is_assured(flow.state, flow.has_seen_reply, it);
         if flow.kind == FlowKind::HalfOpen && is_assured {
             self.remove(&key);
             let kind = FlowKind::Established;
@@ -314,7 +314,7 @@ impl Flows {
         }
     }
 
-    /// No rule accepts the packet. `accepts_answer` gives the slot of the rule of the other
+    /// No rule accepts the packet. `accepts_reply` gives the slot of the rule of the other
     /// direction that accepts the reply to this packet, if one does.
     pub(crate) fn find(
         &mut self,
@@ -322,7 +322,7 @@ impl Flows {
         key: FlowKey,
         now: u64,
         terms: &Terms,
-        accepts_answer: impl FnOnce() -> Option<u32>,
+        accepts_reply: impl FnOnce() -> Option<u32>,
     ) -> Found {
         let Some(flow) = self.entries.get_mut(&key) else {
             return Found::Nothing;
@@ -352,7 +352,7 @@ impl Flows {
             let slot = if from_originator {
                 None
             } else {
-                accepts_answer()
+                accepts_reply()
             };
             let Some(slot) = slot else {
                 match is_tcp(&key) {
@@ -381,7 +381,7 @@ impl Flows {
         quoted: &Seen,
         now: u64,
         terms: &Terms,
-        accepts_answer: impl FnOnce() -> Option<u32>,
+        accepts_reply: impl FnOnce() -> Option<u32>,
     ) -> bool {
         let flow = quoted.flow_key().and_then(|key| self.entries.get(&key));
         let Some(flow) = flow.filter(|flow| !has_expired(flow, now, terms)) else {
@@ -393,6 +393,6 @@ impl Flows {
         flow.seeded
             || terms.keep
             || flow.generation == terms.generation
-            || (flow.originator != quoted.direction && accepts_answer().is_some())
+            || (flow.originator != quoted.direction && accepts_reply().is_some())
     }
 }

@@ -162,7 +162,7 @@ impl Seen {
     }
 
     /// The reply to this packet as the rules of the other direction see it.
-    pub(crate) fn answers_question(&self) -> oracle::Packet {
+    pub(crate) fn reply_question(&self) -> oracle::Packet {
         let (port, icmp) = match self.transport {
             Transport::Tcp { source, .. }
             | Transport::Udp { source, .. }

@@ -60,7 +60,7 @@ pub(crate) struct Reference {
     pub(crate) flows: Flows,
     pub(crate) fragments: HashMap<FragmentKey, First>,
     /// How many frames took each path.
-    pub(crate) ways: BTreeMap<&'static str, u64>,
+    pub(crate) paths: BTreeMap<&'static str, u64>,
     /// A mistake made on purpose, to show that the tests find it: packets to this port are
     /// accepted.
     pub(crate) sabotaged_port: Option<u16>,
@@ -107,7 +107,7 @@ impl Reference {
                 (Outcome::reason(direction, Reason::NonIp), None)
             }
             Frame::Malformed(why) => {
-                *self.ways.entry(why).or_default() += 1;
+                *self.paths.entry(why).or_default() += 1;
                 (self.reason(direction, Reason::Malformed), None)
             }
             Frame::LaterFragment(datagram) => {
@@ -139,8 +139,8 @@ impl Reference {
         }
     }
 
-    fn went(&mut self, way: &'static str) {
-        *self.ways.entry(way).or_default() += 1;
+    fn went(&mut self, path: &'static str) {
+        *self.paths.entry(path).or_default() += 1;
     }
 
     fn reason(&mut self, direction: Direction, reason: Reason) -> Outcome {
@@ -181,11 +181,11 @@ impl Reference {
         }
         let ruling = self.rules.ask(&seen.question());
         if ruling.accept {
-            let way = self.open(&seen, ruling, now);
-            if way == flows::REVOKED {
+            let path = self.open(&seen, ruling, now);
+            if path == flows::REVOKED {
                 return self.reason(direction, Reason::Revoked);
             }
-            self.went(way);
+            self.went(path);
             return Outcome::rule(ruling);
         }
         if let Some(outcome) = self.look_up(&seen, now) {
@@ -206,12 +206,12 @@ impl Reference {
     fn open(&mut self, seen: &Seen, ruling: Ruling, now: u64) -> &'static str {
         match seen.flow_key() {
             None => "accept, of no flow",
-            Some(key) if self.rules.ask(&seen.answers_question()).accept => {
-                let way = self.flows.pass(seen, key, now, &self.terms);
-                if way == flows::REVOKED {
+            Some(key) if self.rules.ask(&seen.reply_question()).accept => {
+                let path = self.flows.pass(seen, key, now, &self.terms);
+                if path == flows::REVOKED {
                     self.went("revoked, although the rules pass both sides");
                 }
-                way
+                path
             }
             Some(key) => self
                 .flows
@@ -226,8 +226,8 @@ impl Reference {
             return None;
         }
         let rules = &self.rules;
-        let accepts_answer = || rules.accepting_slot(&seen.answers_question());
-        let found = self.flows.find(seen, key, now, &self.terms, accepts_answer);
+        let accepts_reply = || rules.accepting_slot(&seen.reply_question());
+        let found = self.flows.find(seen, key, now, &self.terms, accepts_reply);
         let direction = seen.direction;
         match found {
             Found::Nothing => None,
@@ -272,7 +272,7 @@ impl Reference {
             Direction::Outbound => (error.remote, quoted.remote),
         };
         if to != about {
-            self.went("an error about somebody else's packet");
+            self.went("an error about another host's packet");
             return false;
         }
         if error.direction == Direction::Outbound && quoted.local != error.local {
@@ -283,8 +283,8 @@ impl Reference {
             return true;
         }
         let rules = &self.rules;
-        let accepts_answer = || rules.accepting_slot(&quoted.answers_question());
-        let is_related = self.flows.has(&quoted, now, &self.terms, accepts_answer);
+        let accepts_reply = || rules.accepting_slot(&quoted.reply_question());
+        let is_related = self.flows.has(&quoted, now, &self.terms, accepts_reply);
         self.went(match is_related {
             true => "related to a flow",
             false => "an error about nothing that is admitted",

@@ -176,7 +176,7 @@ pub(crate) fn after(state: State, seen: &Seen, it: Circumstances) -> State {
 
 /// Whether this packet is a reply: it comes from the other side, and is no SYN to a connection
 /// whose beginning was not seen.
-pub(crate) fn answers(state: State, seen: &Seen, it: Circumstances) -> bool {
+pub(crate) fn is_reply(state: State, seen: &Seen, it: Circumstances) -> bool {
     const SYN: u8 = FLAG_SYN;
     let is_late_syn = state == Established && seen.tcp_flags() & SYN != 0;
     !it.from_originator && !is_late_syn
@@ -326,7 +326,7 @@ mod tests {
                     let it = circumstances(known);
                     let has_seen_reply = known & track::SEEN_REPLY != 0;
                     let ours = after(state, &packet, it);
-                    let has_seen_reply = has_seen_reply || answers(state, &packet, it);
+                    let has_seen_reply = has_seen_reply || is_reply(state, &packet, it);
                     let mut expected = u32::from(ours.number());
                     if has_seen_reply {
                         expected |= track::HAS_SEEN_REPLY;
@@ -336,12 +336,12 @@ mod tests {
                     }
                     let theirs = track::next(TCP_KIND, number, flags, known);
                     assert_eq!(expected, theirs, "{state:?}, {it:?}, {flags:#04x}");
-                    let is_told = is_in_handshake(state)
+                    let gives_number = is_in_handshake(state)
                         && !it.from_originator
                         && segment(flags) != Segment::Rst;
                     let from_originator = it.from_originator.into();
                     let theirs = track::tells_number(TCP_KIND, number, flags, from_originator);
-                    assert_eq!(u32::from(is_told), theirs, "{state:?}, {flags:#04x}");
+                    assert_eq!(u32::from(gives_number), theirs, "{state:?}, {flags:#04x}");
                 }
                 for is_flushed in [false, true] {
                     let has_room = tcp::makes_room(number) != 0 || is_flushed;
@@ -387,7 +387,7 @@ mod tests {
                 let number = state.number();
                 state = after(state, &packet, it);
                 let mut expected = u32::from(state.number());
-                if known & track::SEEN_REPLY != 0 || answers(state, &packet, it) {
+                if known & track::SEEN_REPLY != 0 || is_reply(state, &packet, it) {
                     expected |= track::HAS_SEEN_REPLY;
                 }
                 if is_assured(state, true, it) {

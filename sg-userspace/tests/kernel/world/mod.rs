@@ -209,7 +209,7 @@ impl World {
                         non_ip: policy.non_ip,
                         flows: Flows::default(),
                         fragments: HashMap::new(),
-                        ways: Default::default(),
+                        paths: Default::default(),
                         sabotaged_port: self.sabotaged_port,
                     },
                     quiet_until: 0,
@@ -255,7 +255,7 @@ impl World {
             originator: seed.originator,
             opened: Some(seed.originator),
             state: State::Established,
-            answered: true,
+            has_seen_reply: true,
             seeded: true,
             number: Number::Unknown,
         };

@@ -222,7 +222,7 @@ fn flow(kind: FlowKind, value: &FlowValue) -> Flow {
         originator: direction(value.originator),
         opened: value.opened_by(),
         state: State::of_number(value.state),
-        answered: value.has_seen_reply(),
+        has_seen_reply: value.has_seen_reply(),
         seeded: value.is_seeded(),
         number: Number::Unknown,
     }

@@ -80,8 +80,8 @@ fn blocklist(prefixes: &[String]) -> String {
     )
 }
 
-fn has(forms: u32, form: NodeType) -> bool {
-    forms & form.bit() != 0
+fn has(types: u32, node_type: NodeType) -> bool {
+    types & node_type.bit() != 0
 }
 
 /// A description, the rules, and a check that their tables have the node type that the description
@@ -90,32 +90,32 @@ type Case = (&'static str, fn(&mut Rng) -> String, fn(&Shape) -> bool);
 
 const CASES: &[Case] = &[
     (
-        "addresses by few keys, leaves narrow",
+        "2-key nodes for addresses, leaves narrow",
         |rng| blocklist(&anywhere(rng, 20..=32, 40)),
         |s| s.address_node_types == NodeType::Keys2.bit() && s.narrow == 1,
     ),
     (
-        "addresses by several keys, leaves narrow",
+        "10-key nodes for addresses, leaves narrow",
         |rng| blocklist(&[in_one_16(rng, 30, 5)]),
         |s| s.address_node_types == NodeType::Keys10.bit() && s.narrow == 1,
     ),
     (
-        "addresses in parts, leaves narrow",
+        "16-way nodes for addresses, leaves narrow",
         |rng| blocklist(&[in_one_16(rng, 28, 30)]),
         |s| has(s.address_node_types, NodeType::Way16) && s.narrow == 1,
     ),
     (
-        "addresses in a block, leaves narrow",
+        "256-way nodes for addresses, leaves narrow",
         |rng| blocklist(&[in_one_16(rng, 32, 300)]),
         |s| has(s.address_node_types, NodeType::Way256) && s.narrow == 1,
     ),
     (
-        "four parts in a row, leaves narrow",
+        "four 16-way nodes in a row, leaves narrow",
         |_| blocklist(&eight_even("10.77.3.")),
         |s| s.address_node_types == NodeType::Way16.bit() && s.narrow == 1,
     ),
     (
-        "four parts in a row, of many classes",
+        "four 16-way nodes in a row, of many classes",
         |rng| {
             let mut text = String::new();
             // Each host has other ports, and so a class of its own.
@@ -128,7 +128,7 @@ const CASES: &[Case] = &[
         |s| s.narrow == 0 && has(s.address_node_types, NodeType::Way16),
     ),
     (
-        "more classes than narrow leaves can tell",
+        "more classes than narrow leaves can hold",
         |rng| {
             let prefixes = anywhere(rng, 17..=32, 60);
             rules_of_their_own(rng, &prefixes, 1)
@@ -153,7 +153,7 @@ const CASES: &[Case] = &[
         |s| s.narrow == 0 && has(s.address_node_types, NodeType::Keys10),
     ),
     (
-        "ports in blocks with room",
+        "256-way nodes for ports, as there are few tables",
         |rng| {
             let prefixes = anywhere(rng, 8..=16, 5);
             rules_of_their_own(rng, &prefixes, 3)
@@ -161,7 +161,7 @@ const CASES: &[Case] = &[
         |s| has(s.port_node_types, NodeType::Way256) && !has(s.port_node_types, NodeType::Keys10),
     ),
     (
-        "ports of many tables",
+        "2-key and 10-key nodes for ports, as there are many tables",
         |rng| {
             let prefixes = anywhere(rng, 12..=24, 50);
             rules_of_their_own(rng, &prefixes, 4)
@@ -169,7 +169,7 @@ const CASES: &[Case] = &[
         |s| has(s.port_node_types, NodeType::Keys10) && has(s.port_node_types, NodeType::Keys2),
     ),
     (
-        "many ports of many tables",
+        "16-way nodes for ports",
         |rng| {
             let prefixes = anywhere(rng, 12..=24, 30);
             rules_of_their_own(rng, &prefixes, 20)
@@ -177,7 +177,7 @@ const CASES: &[Case] = &[
         |s| has(s.port_node_types, NodeType::Way16),
     ),
     (
-        "four parts in a row for ports",
+        "four 16-way nodes in a row for ports",
         |rng| {
             let ports = [2000, 2002, 2004, 2006, 2008, 2010, 2012, 2014];
             let mut text = String::new();
@@ -191,7 +191,7 @@ const CASES: &[Case] = &[
         |s| has(s.port_node_types, NodeType::Way16),
     ),
     (
-        "a cell of a block that has one more step, at its last number",
+        "a cell of a 256-way node with one more boundary, at its last number",
         |_| {
             "in udp 1023 from 10.0.0.0/8 drop\n\
              in udp 900-2000 from 10.0.0.0/8,172.16.0.0/12 accept\n"
@@ -200,7 +200,7 @@ const CASES: &[Case] = &[
         |s| s.port_node_types & NodeType::Way256.bit() != 0,
     ),
     (
-        "a cell of a block that has one step less, at its last number",
+        "a cell of a 256-way node with one boundary less, at its last number",
         |_| {
             "in udp 900-2000 from 10.0.0.0/8,172.16.0.0/12 accept\n\
              in udp 2047 from 172.16.0.0/12 accept\n\
@@ -224,7 +224,7 @@ const CASES: &[Case] = &[
         |s| s.host_buckets > 0,
     ),
     (
-        "hosts of several classes, inside of prefixes",
+        "hosts of more than one class, inside prefixes",
         |rng| {
             let hosts = anywhere(rng, 32..=32, 270_000);
             let (some, others) = hosts.split_at(130_000);
@@ -290,7 +290,7 @@ const CASES: &[Case] = &[
 
 /// Proves P2 for every node type: the first match decides, whatever the tables look like.
 #[test]
-fn every_form_decides_as_the_oracle_does() {
+fn every_node_type_decides_as_the_oracle_does() {
     require_root();
     for (i, (what, rules, is_there)) in (0..).zip(CASES) {
         let mut rng = Rng::with_seed(i);
@@ -353,7 +353,7 @@ fn agree(what: &str, policy: &Policy, compiled: &Compiled, is_in_bss: bool, rng:
         assert_eq!(
             accepted,
             by_tables.is_accept(),
-            "{what}, near {is_in_bss}, packet {number}: {text}"
+            "{what}, in .bss: {is_in_bss}, packet {number}: {text}"
         );
         expected[slot as usize] += 1;
     }
@@ -361,7 +361,7 @@ fn agree(what: &str, policy: &Policy, compiled: &Compiled, is_in_bss: bool, rng:
     for (slot, (counted, expected)) in counted.iter().zip(&expected).enumerate() {
         assert_eq!(
             counted.packets, *expected,
-            "{what}, near {is_in_bss}: slot {slot}"
+            "{what}, in .bss: {is_in_bss}: slot {slot}"
         );
     }
 }
