@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use sg_common::{protocol::Kind, verdict::Direction};
+use sg_common::{
+    protocol::{Kind, kind_of},
+    verdict::Direction,
+};
 
-use super::claims::kind_of;
 use super::class::{Class, Family};
 use crate::policy::is_ipv6_extension;
 
@@ -47,7 +49,7 @@ pub struct Cell {
 pub(super) fn is_possible(family: Family, kind: Kind, numbers: &RangeInclusive<u16>) -> bool {
     let [first, last] = [numbers.start(), numbers.end()].map(|number| number.to_be_bytes()[0]);
     let occurs = |protocol: u8| {
-        kind_of(protocol, family) == Kind::Other
+        kind_of(protocol, family == Family::V6) == Kind::Other
             && (family == Family::V4 || !is_ipv6_extension(protocol))
     };
     kind != Kind::Other || (first..=last).any(occurs)

@@ -1,18 +1,13 @@
 //! The numbers that each rule claims: its ports, ICMP messages or protocols, as ranges.
 
 use sg_common::{
-    protocol::{self, Kind, icmp_number, other_number},
+    protocol::{Kind, icmp_number, kind_of, other_number},
     verdict::Direction,
 };
 
 use super::class::Family;
 use super::decisions::service;
 use crate::policy::{Policy, Protocol, Rule};
-
-/// The kind by which packets of protocol `number` are looked up.
-pub(super) fn kind_of(number: u8, family: Family) -> Kind {
-    protocol::kind_of(number, matches!(family, Family::V6))
-}
 
 /// A range of numbers that a rule matches, whatever the address.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +38,7 @@ impl Claims {
                     claims.extend(all);
                 }
                 Protocol::Number(number) => {
-                    let kind = kind_of(number, family);
+                    let kind = kind_of(number, family == Family::V6);
                     each_range(rule, number, kind, |first, last| {
                         claims.push(claim(rule.direction, kind, first, last));
                     });

@@ -1,5 +1,5 @@
 //! One address literal: an address, a CIDR, a range or `any`; and ranges split into prefixes.
-//! What a literal cannot be is said here, with the spelling it probably means.
+//! An error names the spelling that was probably meant.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -274,7 +274,7 @@ fn range(text: &str, first: &str, last: &str) -> Result<Address, Problem> {
 pub(crate) fn split(first: u128, last: u128, width: u8, mut push: impl FnMut(u128, u8)) {
     let mut at = first;
     while at <= last {
-        // The largest block that starts at `at` and ends by `last`, as a power of two.
+        // The largest prefix that starts at `at` and ends by `last`, as the logarithm of its size.
         let aligned = at.trailing_zeros().min(u32::from(width));
         let left = last - at;
         let fits = match left.checked_add(1) {

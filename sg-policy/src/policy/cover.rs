@@ -100,9 +100,9 @@ fn holds_all(outer: &[(u128, u128)], inner: &[(u128, u128)]) -> bool {
     })
 }
 
-/// True when the remote is a whole family, or both.
+/// True when the remote has every address of a family, or of both.
 pub(crate) fn is_whole_family(remote: &Remote) -> bool {
-    /// A longer list is not looked at: nobody spells "everything" like that.
+    /// A longer list is not examined: no policy writes "everything" like that.
     const LONG: usize = 1 << 16;
     let plain = remote.v4.first().is_some_and(|p| p.len == 0)
         || remote.v6.first().is_some_and(|p| p.len == 0);

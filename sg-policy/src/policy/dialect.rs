@@ -18,8 +18,8 @@ pub(crate) enum Place {
     Elsewhere,
 }
 
-/// Lower case, and without what joins words: `source-ports`, `source_ports` and `SourcePorts` are
-/// one word.
+/// The word in lower case and without separators, so that `source-ports`, `source_ports` and
+/// `SourcePorts` are one word.
 pub(crate) fn plain(word: &str) -> String {
     word.chars()
         .filter(|c| !matches!(c, '-' | '_' | ' ' | '.'))
@@ -96,7 +96,7 @@ fn in_rules(word: &str) -> Option<&'static str> {
 }
 
 fn in_rule(direction: Direction, word: &str) -> Option<String> {
-    // Said of what narrows a rule and has no counterpart here.
+    // Ends the remedy for a word that narrows a rule and has no counterpart here.
     const NARROWS: &str = "; a rule without this line matches more";
     let (remote, local) = match direction {
         Direction::Inbound => ("from", "destination"),
@@ -293,7 +293,7 @@ fn in_rule(direction: Direction, word: &str) -> Option<String> {
 }
 
 fn in_timeouts(word: &str) -> Option<String> {
-    // As the kernel's own settings for connection tracking are called.
+    // The kernel's own settings for connection tracking have these words in their names.
     let word = word
         .replace("nfconntrack", "")
         .replace("netnetfilter", "")
@@ -334,7 +334,7 @@ pub(crate) fn negation(text: &str) -> Problem {
         .help(AROUND)
 }
 
-/// The same of a protocol.
+/// The same for a protocol.
 pub(crate) fn negated_protocol(text: &str) -> Problem {
     Problem::new("negation", format!("`{text}` negates, and no rule can"))
         .expected("the protocol that the rule is about")

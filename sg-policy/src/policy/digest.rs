@@ -1,5 +1,5 @@
 //! The digest of a policy: SHA-256 over the resolved rules and options in a canonical form.
-//! Comments, formatting and paths do not reach it; a set counts by what it resolves to.
+//! Comments, formatting and paths do not change it; a set is replaced by what it resolves to.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::model::{Established, NonIp, Policy, Protocol, Remote};
 
-/// Bumped when the canonical form changes.
+/// Changes with the canonical form.
 const FORM: &str = "sg-policy 2";
 
 /// Lower-case hex digits.
@@ -36,7 +36,7 @@ impl Form {
 }
 
 /// `sha256:` and 64 hex digits. `group_of` gives for a rule's group its number, and its name if
-/// the policy gives one (a name made up from a path does not count).
+/// the policy gives one (`None` for a name derived from a path).
 pub(crate) fn of<'p>(
     policy: &'p Policy,
     group_of: impl Fn(&'p str) -> (u64, Option<&'p str>),

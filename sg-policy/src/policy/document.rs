@@ -50,7 +50,7 @@ pub(crate) struct Options {
 #[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) name: String,
-    /// False when the name was made up from the file's.
+    /// False when the name is derived from that of the file.
     pub(crate) is_named: bool,
     pub(crate) at: At,
     pub(crate) location: Location,
@@ -67,7 +67,7 @@ impl Group {
     }
 }
 
-/// A policy file that was walked.
+/// A policy file that was read.
 #[derive(Debug)]
 pub(crate) struct Document {
     pub(crate) name: String,
@@ -272,7 +272,7 @@ fn groups(
         .expected("one or the other")
         .help("move the top-level rules into a group of their own");
         ctx.error(at, problem);
-        // Their rules are looked at all the same.
+        // Their rules are checked nevertheless, so that one reading finds all errors.
         directions(ctx, scope, file);
     }
     let Some(list) = fields::list(ctx, node, "`groups`", "[]") else {

@@ -35,7 +35,7 @@ impl At {
         start: 0,
         end: 0,
     };
-    /// Of an error about a file as a whole, such as one that cannot be read: no place in it.
+    /// The place of an error about a file as a whole, such as one that cannot be read.
     pub(crate) const WHOLE: At = At {
         line: 0,
         column: 0,
@@ -142,7 +142,7 @@ impl From<&PolicyError> for Finding {
             None => error.message.clone(),
         };
         if location.is_none() {
-            // Which file it is has no other place to be said.
+            // Without a location, the message alone can name the file.
             message.insert_str(0, &format!("{}: ", error.file));
         }
         Finding {
@@ -238,7 +238,7 @@ impl Report {
         self.errors.len() + self.omitted
     }
 
-    /// Adds an error unless the same was said of the same place (an alias is read repeatedly).
+    /// Adds an error, unless there is the same one at the same place: an alias is read repeatedly.
     pub(crate) fn push(&mut self, source: &Source, at: At, problem: Problem) {
         if self.is_full() {
             self.omitted += 1;

@@ -14,7 +14,7 @@ use super::yaml::{Node, Value};
 const NAME: usize = 128;
 /// The longest description, in characters.
 const DESCRIPTION: usize = 1024;
-/// How many candidates a suggestion is looked for among.
+/// So many candidates, at most, are compared with a misspelt word.
 const CANDIDATES: usize = 500;
 
 /// The candidate that `word` is probably a misspelling or the beginning of.
@@ -85,7 +85,7 @@ impl<'n, 't> Fields<'n, 't> {
         for (key, at, value) in pairs {
             match known.iter().find(|k| **k == key) {
                 Some(known) => entries.push((*known, at, value)),
-                // Counted, without the effort of wording it.
+                // Only counted, since the report is full.
                 None if ctx.loading.report.is_full() => {
                     ctx.error(at, Problem::new("unknown-key", "unknown key"))
                 }

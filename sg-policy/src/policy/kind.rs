@@ -26,9 +26,9 @@ pub(crate) trait Kind: Sized {
     fn parse(text: &str) -> Result<Self::Literal, Problem>;
     fn add(value: &mut Self::Value, literal: Self::Literal);
     fn merge(value: &mut Self::Value, other: &Self::Value);
-    /// What to say of an unknown set that is called like something else.
+    /// The remedy for an unknown set whose name means something in another tool.
     fn hint(name: &str) -> Option<String>;
-    /// What is odd about a literal as it was written.
+    /// A finding about a literal that is valid, but probably not what was meant.
     fn odd(literal: Self::Literal, text: &str) -> Option<Finding>;
     /// Sorts and removes duplicates.
     fn finish(value: &mut Self::Value);
@@ -244,7 +244,7 @@ impl Kind for PortKind {
 }
 
 impl Ctx<'_> {
-    /// Says what is odd about a literal, the first times.
+    /// Reports what is odd about a literal, for the first few of a load.
     pub(crate) fn odd<K: Kind>(
         &mut self,
         literal: K::Literal,

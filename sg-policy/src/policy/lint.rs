@@ -1,5 +1,5 @@
-//! What is worth saying about a valid policy: what it leaves open, what it never lets through,
-//! and rules that do nothing.
+//! Findings about a valid policy: what it leaves open, what it never lets through, and rules that
+//! never match.
 
 use super::cover::is_whole_family;
 use super::finding::{Finding, Lint, Location};
@@ -7,7 +7,7 @@ use super::model::{Action, Direction, Policy, Protocol, Rule};
 use super::reach;
 use super::shadow;
 
-/// Findings of one code that are listed one by one; the rest is counted.
+/// The most findings of one code that are listed one by one; the others are counted.
 const LISTED: usize = 20;
 /// The first and last port that Kubernetes gives to services by default.
 const NODE_PORTS: (u16, u16) = (30000, 32767);

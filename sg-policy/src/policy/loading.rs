@@ -10,11 +10,11 @@ use super::finding::{Finding, Location};
 use super::model::Remote;
 use super::source::Source;
 
-/// Rules of one load.
+/// The most rules of one load.
 pub const RULES: usize = 100_000;
-/// Address prefixes of one load, over all sets and rules (a shared one counts once).
+/// The most address prefixes of one load, over all sets and rules (a shared set counts once).
 pub const PREFIXES: usize = 16 << 20;
-/// Port ranges of one load, over all sets and rules.
+/// The most port ranges of one load, over all sets and rules.
 pub const PORT_RANGES: usize = 8 << 20;
 
 /// Sorted, disjoint, inclusive ranges.
@@ -23,7 +23,7 @@ pub(crate) type PortRanges = Vec<(u16, u16)>;
 #[derive(Debug, Default)]
 pub(crate) struct Loading {
     pub(crate) report: Report,
-    /// What is odd about single values.
+    /// Findings about single values.
     pub(crate) findings: Vec<Finding>,
     /// Every file that was read.
     pub(crate) files: Vec<PathBuf>,

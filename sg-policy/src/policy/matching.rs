@@ -23,7 +23,7 @@ pub(crate) struct Scope {
     pub(crate) ports: Sets<PortKind>,
     /// By canonical spelling and by the families that the protocol leaves.
     remotes: HashMap<(String, Families), Arc<Remote>>,
-    /// Empty sets that were spoken of.
+    /// Empty sets for which there is a finding already.
     pub(crate) empty: HashSet<String>,
     pub(crate) findings: Vec<Finding>,
 }

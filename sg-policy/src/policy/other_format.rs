@@ -34,7 +34,7 @@ pub(crate) fn block(node: &Node<'_>) -> Option<Problem> {
     })
 }
 
-/// Says of a document that is no policy what it is, if that can be told.
+/// The error for a document of another tool, which it names; `None` where it is not recognised.
 pub(crate) fn other_document(root: &Node<'_>) -> Option<Problem> {
     let keys = match &root.value {
         Value::Map(pairs) => pairs.as_slice(),

@@ -25,7 +25,7 @@ const NAMES: [(&str, u8); 8] = [
 /// protocol in IPv6, never the protocol itself.
 const IPV6_EXTENSIONS: [u8; 5] = [0, 43, 44, 51, 60];
 
-/// What to do for several protocols.
+/// The remedy where one rule names several protocols.
 pub(crate) const ONE_EACH: &str = "write one rule for each protocol; they may name the same sets";
 
 /// Parses a `protocol:` value.

@@ -1,5 +1,5 @@
-//! From where, or to where, one kind of packet passes by the rules: enough to say that it passes
-//! nowhere in some part of the address space. And what a cluster's node is cut off from by that.
+//! Whether the rules let one kind of packet pass from or to any address of a part of the address
+//! space; and findings about what a node is cut off from where they do not.
 
 use super::address::{mask4, mask6};
 use super::cover::{Cover, is_whole_family};
@@ -105,8 +105,8 @@ fn shared_addresses() -> Prefix<u32> {
     v4([100, 64, 0, 0], 10)
 }
 
-/// A policy by which nobody can open a session with the node, or in a cluster nobody but those
-/// that may send everything: its pods and nodes.
+/// The finding for a policy by which nobody can open an SSH session with the node, or in a cluster
+/// only those that may send everything: its pods and nodes.
 pub(crate) fn ssh(policy: &Policy, is_cluster: bool) -> Option<Finding> {
     let probe = Probe::tcp(Direction::Inbound, SSH);
     let message = if !probe.passes_outside(policy, &Cover::default()) {
@@ -124,8 +124,8 @@ pub(crate) fn ssh(policy: &Policy, is_cluster: bool) -> Option<Finding> {
     Some(Finding::warning(Lint::SshClosed, message).help(help))
 }
 
-/// A policy with IPv6 rules that turns essential traffic off, and by which no neighbour of the
-/// node can be found (RFC 4861).
+/// The finding for a policy that has IPv6 rules and turns essential traffic off, and by which no
+/// neighbour of the node can be found (RFC 4861).
 pub(crate) fn neighbours(policy: &Policy) -> Option<Finding> {
     const NAMES: [(&str, u16); 2] = [
         ("neighbour-solicitation", 135),
@@ -173,7 +173,7 @@ fn sends_everything(policy: &Policy) -> Cover {
     Cover::default().and(&covers)
 }
 
-/// What a policy of a cluster's node cuts a common cluster off from.
+/// Findings about what a policy for a node of a cluster cuts off in most clusters.
 pub(crate) fn cluster(policy: &Policy, findings: &mut Vec<Finding>) {
     let kubelet = Probe::tcp(Direction::Inbound, KUBELET);
     let ten = cover(&[v4([10, 0, 0, 0], 8)], &[]);
@@ -182,7 +182,7 @@ pub(crate) fn cluster(policy: &Policy, findings: &mut Vec<Finding>) {
             && kubelet.is_matched(rule)
             && Cover::of(&rule.remote).covers(&ten)
     });
-    // Whoever has named the ranges of the cluster need not be told which others there are.
+    // A policy that names the cluster's own ranges needs no note about other ranges.
     if is_wide {
         let shared = cover(&[shared_addresses()], &[]);
         if !kubelet.passes_outside(policy, &shared.complement()) {

@@ -12,7 +12,7 @@ pub const POLICY_BYTES: u64 = 16 << 20;
 /// The largest set file, in bytes.
 pub const SET_BYTES: u64 = 64 << 20;
 
-/// A text that could not be read, and where in it the trouble is.
+/// A text that could not be read, and the place in it where reading failed.
 #[derive(Debug)]
 pub(crate) struct Unreadable {
     pub(crate) at: At,

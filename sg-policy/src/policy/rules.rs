@@ -1,5 +1,5 @@
 //! One rule: the walk over its keys, and what makes it a rule that can match something.
-//! A rule with an error is left out; every key is still looked at.
+//! A rule with an error is left out, after all of its keys have been checked.
 
 use std::sync::Arc;
 
@@ -108,7 +108,7 @@ fn read(
     }
     if let Some(ports) = ports.as_ref().filter(|p| p.value.is_empty()) {
         empty_sets(scope, &ports.names, PortKind::NOUN, &spelling, &location);
-        // Nobody's port: no address either, so that nothing downstream can match the rule.
+        // No port matches. Without addresses the rule matches nothing in any later step either.
         value = Arc::new(Remote::default());
     }
     let ports = ports.filter(|p| !whole(p)).map(|p| p.value);
@@ -134,7 +134,7 @@ fn read(
     })
 }
 
-/// Says once of each empty set that rules which name it match nothing.
+/// Reports each empty set once: rules that name it match nothing.
 fn empty_sets(
     scope: &mut Scope,
     names: &[String],

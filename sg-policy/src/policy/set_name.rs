@@ -1,9 +1,9 @@
-//! What may name a set.
+//! Which words can name a set.
 
 /// The longest name of a set, in characters.
 pub(crate) const SET_NAME: usize = 64;
 
-/// Words that would be taken for something else.
+/// Words that mean something else in a list.
 pub(crate) const KEYWORDS: [&str; 12] = [
     "any", "all", "none", "file", "true", "false", "yes", "no", "on", "off", "null", "nobody",
 ];

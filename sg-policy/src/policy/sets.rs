@@ -1,5 +1,5 @@
 //! Named sets of one policy file: definition, override, nesting without cycles, resolution.
-//! Resolved sets are shared; a set that is wrong is reported once and then left alone.
+//! Resolved sets are shared; the errors of a set are reported once, however many rules name it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -36,12 +36,12 @@ enum Content<K: Kind> {
     Entries {
         literals: Vec<K::Literal>,
         names: Vec<(At, String)>,
-        /// False when an element was wrong; its names are looked at all the same.
+        /// False when an element was wrong; the names are checked nevertheless.
         good: bool,
     },
     File(At, String),
     Ready(Arc<K::Value>),
-    /// Reported already.
+    /// It has an error, which was reported.
     Broken,
 }
 
@@ -54,10 +54,10 @@ impl<K: Kind> Default for Sets<K> {
     }
 }
 
-/// What looking a name up gives.
+/// The result of looking up a name.
 pub(crate) enum Lookup<V> {
     Found(Arc<V>),
-    /// Reported already.
+    /// It has an error, which was reported.
     Broken,
     Unknown,
 }
@@ -272,7 +272,7 @@ pub(crate) fn combine<K: Kind>(
     if let ([], [one]) = (literals, parts.as_slice()) {
         return Some(Arc::clone(one));
     }
-    // Known to be too big before it is built.
+    // What is known to be too large is refused before it is built.
     let size = parts.iter().map(|part| K::size(part)).sum::<usize>();
     let mut value = K::Value::default();
     if size <= K::limit() && *K::used(ctx.loading) <= K::limit() {
@@ -293,7 +293,7 @@ pub(crate) fn combine<K: Kind>(
     None
 }
 
-/// Reads what stands behind the name of a set: a list, one element, or `{file: PATH}`.
+/// Reads the definition of a set: a list, one element, or `{file: PATH}`.
 fn definition<K: Kind>(ctx: &mut Ctx<'_>, name: &str, node: &Node<'_>) -> Content<K> {
     let what = format!("set `{name}`");
     if let Value::Map(_) = node.value {

@@ -10,11 +10,11 @@ use super::address::{mask4, mask6};
 use super::cover::Cover;
 use super::model::{Direction, IcmpMatch, Policy, Protocol, Remote, Rule};
 
-/// Prefixes of a remote that is looked into; a larger one only covers itself.
+/// A remote with more prefixes than this is not compared with others, and covers only itself.
 const LARGE: usize = 1 << 14;
-/// Prefixes that are indexed in all.
+/// The most prefixes that are indexed.
 const INDEXED: usize = 1 << 20;
-/// Comparisons of remotes and rules in all.
+/// The most comparisons of remotes and of rules.
 const STEPS: usize = 2_000_000;
 
 /// For each shadowed rule, as an index into `policy.rules`, the rule that covers it.
@@ -28,7 +28,8 @@ pub(crate) fn find(policy: &Policy) -> Vec<(usize, usize)> {
             }
             match search.covering(&policy.rules, rule) {
                 Some(by) => found.push((index, by)),
-                // A shadowed rule need not be remembered: whatever it covers is covered already.
+                // A shadowed rule is not indexed: the rule that covers it covers all that it
+                // covers.
                 None => search.remember(index, rule),
             }
         }
@@ -75,7 +76,7 @@ impl Search {
         }
         let pointer = Arc::as_ptr(&rule.remote);
         if size(&rule.remote) > LARGE {
-            // Only the same remote can be told to cover a large one.
+            // Whether another remote covers a large one is not examined.
             let known = self.numbers.get(&pointer)?;
             return self.remotes.get(*known)?.covering(rules, rule);
         }

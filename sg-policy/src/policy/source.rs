@@ -1,4 +1,4 @@
-//! A text, and what errors call it.
+//! A text and its name in errors.
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,8 @@ impl Source {
     }
 }
 
-/// The file name without its extension, made fit to be the name of a policy.
+/// The file name without its extension, as the name of a policy: short, and without control
+/// characters and `|`.
 pub(crate) fn stem_of(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let bad = |c: char| c.is_control() || c == '|';

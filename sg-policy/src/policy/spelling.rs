@@ -7,9 +7,9 @@ use super::digest::hex;
 use super::model::{Direction, IcmpMatch, Protocol};
 use super::protocol;
 
-/// Elements of a list that a summary shows.
+/// The most elements of a list that a summary shows.
 const SHOWN: usize = 4;
-/// A canonical list longer than this, in bytes, counts by its checksum.
+/// A canonical list longer than this, in bytes, is replaced by its checksum.
 const LONG: usize = 512;
 
 /// A list of ports or addresses in both spellings.

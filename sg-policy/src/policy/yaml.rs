@@ -12,9 +12,9 @@ use super::dialect;
 use super::errors::{At, Problem};
 use super::source::Source;
 
-/// A policy nests six deep; what is deeper is a mistake or an attack.
+/// The deepest nesting. A policy nests six deep.
 const DEPTH: usize = 24;
-/// Nodes of one file, with every alias counted as what it stands for.
+/// The most nodes of one file, with every alias counted as what it stands for.
 const NODES: usize = 4_000_000;
 
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl Node<'_> {
     }
 }
 
-/// A collection whose end has not come yet.
+/// A list or mapping whose end has not been read yet.
 struct Open<'t> {
     at: At,
     anchor: usize,
