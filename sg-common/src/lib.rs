@@ -50,6 +50,8 @@ pub mod flow_table;
 pub mod fragment;
 pub mod icmp;
 pub mod lookup;
+#[cfg(feature = "user")]
+mod names;
 pub mod program;
 pub mod protocol;
 pub mod ruling;

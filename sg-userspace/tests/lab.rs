@@ -13,6 +13,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sg_policy::policy::{Policy, PolicyInput, load, rules_from_lines};
+use sg_userspace::kernel::EgressHook;
 use sg_userspace::lab::{AnswerBy, Attempt, Options, Report, run};
 use sg_userspace::observe::attached::{Scope, attached};
 
@@ -47,7 +48,7 @@ fn find<'a>(report: &'a Report, text: &str) -> &'a Attempt {
 #[track_caller]
 fn check(report: &Report, text: &str, got: &str, position: Option<u32>) {
     let attempt = find(report, text);
-    assert_eq!(attempt.got, got, "{text}");
+    assert_eq!(attempt.got.name(), got, "{text}");
     assert_eq!(
         attempt.rule.as_ref().map(|r| r.position),
         position,
@@ -56,7 +57,11 @@ fn check(report: &Report, text: &str, got: &str, position: Option<u32>) {
 }
 
 fn accepted(report: &Report) -> usize {
-    report.attempts.iter().filter(|a| a.got == "accept").count()
+    report
+        .attempts
+        .iter()
+        .filter(|a| a.got.name() == "accept")
+        .count()
 }
 
 #[track_caller]
@@ -107,7 +112,7 @@ fn the_recommended_policy_does_what_its_table_says() {
         );
     }
     let outbound = &report.counters.rules[7];
-    assert_eq!(outbound.direction, "outbound");
+    assert_eq!(outbound.direction.name(), "outbound");
     assert!(outbound.reply_packets >= 4, "{outbound:?}");
 }
 
@@ -117,7 +122,12 @@ fn a_policy_without_rules_lets_nothing_through() {
     let report = lab(rules_from_lines(""));
     assert!(report.ok, "{:#?}", report.differences);
     assert_eq!(accepted(&report), 0);
-    assert!(report.attempts.iter().all(|a| a.reason == "no-match"));
+    assert!(
+        report
+            .attempts
+            .iter()
+            .all(|a| a.reason.name() == "no-match")
+    );
 }
 
 #[test]
@@ -245,7 +255,7 @@ fn programs_of(child: &mut Child) -> Vec<u32> {
                 .filter_map(|a| a.state.ok())
                 .find(|s| s.interface == "eth0");
             // The record has the hooks only after both programs are attached.
-            if let Some(state) = state.filter(|s| !s.egress_hook.is_empty()) {
+            if let Some(state) = state.filter(|s| s.egress_hook != EgressHook::Auto) {
                 return vec![state.inbound_program, state.outbound_program];
             }
         }

@@ -132,8 +132,8 @@ pub(super) struct Done<'a> {
     replaced: bool,
     /// Whether the same policy was in force already, so that nothing was done.
     unchanged: bool,
-    xdp_mode: &'a str,
-    egress_hook: &'a str,
+    xdp_mode: kernel::XdpMode,
+    egress_hook: kernel::EgressHook,
     policy: &'a PolicyRecord,
     rules: usize,
     tables: TableSizes,
@@ -160,8 +160,8 @@ struct DoneTo<'a> {
     interface: &'a str,
     replaced: bool,
     unchanged: bool,
-    xdp_mode: &'a str,
-    egress_hook: &'a str,
+    xdp_mode: kernel::XdpMode,
+    egress_hook: kernel::EgressHook,
     added_clsact: bool,
 }
 
@@ -171,8 +171,8 @@ impl<'a> From<&'a AppliedTo> for DoneTo<'a> {
             interface: &one.state.interface,
             replaced: one.outcome == Outcome::Replaced,
             unchanged: one.outcome == Outcome::Unchanged,
-            xdp_mode: &one.state.xdp_mode,
-            egress_hook: &one.state.egress_hook,
+            xdp_mode: one.state.xdp_mode,
+            egress_hook: one.state.egress_hook,
             added_clsact: one.added_clsact,
         }
     }
@@ -190,8 +190,8 @@ impl<'a> From<&'a Applied> for Done<'a> {
             netns: state.netns.as_deref(),
             unchanged: *outcome == Outcome::Unchanged,
             replaced: *outcome == Outcome::Replaced,
-            xdp_mode: &state.xdp_mode,
-            egress_hook: &state.egress_hook,
+            xdp_mode: state.xdp_mode,
+            egress_hook: state.egress_hook,
             policy: &state.policy,
             rules: state.rules.len(),
             tables: applied.sizes,
@@ -235,7 +235,8 @@ pub(super) fn text(screen: &Screen, applied: &Applied) -> String {
         let _ = write!(
             out,
             "{} XDP inbound, {} outbound",
-            state.xdp_mode, state.egress_hook
+            state.xdp_mode.name(),
+            state.egress_hook.name()
         );
         let _ = match outcome {
             _ if *outcome == applied.outcome => writeln!(out),

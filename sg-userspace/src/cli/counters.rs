@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use sg_common::verdict::{Action, Direction, Reason};
 use sg_policy::policy::titled;
 use sg_userspace::kernel::KernelError;
 use sg_userspace::observe::attached::{Attached, attached, other_layouts};
@@ -322,7 +323,7 @@ fn rows<'a>(one: &'a Counters, rates: Option<&Rates>, all_reasons: bool) -> Vec<
                     number: "-".into(),
                     action: reason.action,
                     group: "",
-                    what: reason.reason.to_owned(),
+                    what: reason.reason.to_string(),
                     description: about(reason.reason).to_owned(),
                     packets: reason.packets,
                     bytes: reason.bytes,
@@ -374,9 +375,9 @@ fn build(screen: &Screen, one: &Counters, rates: Option<&Rates>, shown: &[Row<'_
 }
 
 struct Row<'a> {
-    direction: &'a str,
+    direction: Direction,
     number: String,
-    action: &'a str,
+    action: Action,
     group: &'a str,
     what: String,
     description: String,
@@ -395,7 +396,7 @@ impl Rows<'_> {
         };
         let rate = self.rates.map(|rates| rates.of_total(one, total));
         let bold = Some(Paint::Bold);
-        let mut cells = vec![(total.direction.to_owned(), bold), (String::new(), None)];
+        let mut cells = vec![(total.direction.to_string(), bold), (String::new(), None)];
         cells.push(("total".to_owned(), bold));
         if self.has_groups {
             cells.push((String::new(), None));
@@ -421,9 +422,9 @@ impl Rows<'_> {
             paint_of(row.action)
         };
         let mut cells = vec![
-            (row.direction.to_owned(), plain),
+            (row.direction.to_string(), plain),
             (row.number.clone(), plain),
-            (row.action.to_owned(), Some(action)),
+            (row.action.to_string(), Some(action)),
         ];
         if self.has_groups {
             cells.push((row.group.to_owned(), plain));
@@ -449,17 +450,16 @@ fn steady_bits(rate: Rate) -> String {
 }
 
 /// Describes a reason.
-pub(super) fn about(reason: &str) -> &'static str {
+pub(super) fn about(reason: Reason) -> &'static str {
     match reason {
-        "non-ip" => "neither IPv4 nor IPv6: ARP and the like",
-        "essential" => "neighbour discovery, MLD, IGMP, DHCP replies",
-        "related" => "ICMP errors about admitted traffic",
-        "seeded" => "flows from before the first attachment",
-        "no-match" => "no rule matched",
-        "malformed" => "headers that do not parse",
-        "fragment" => "fragments whose first one is unknown",
-        "revoked" => "flows that the new policy no longer admits",
-        "incomplete" => "programs of the enforcer are missing: apply the policy again",
-        _ => "",
+        Reason::NonIp | Reason::NonIpDropped => "neither IPv4 nor IPv6: ARP and the like",
+        Reason::Essential => "neighbour discovery, MLD, IGMP, DHCP replies",
+        Reason::Related => "ICMP errors about admitted traffic",
+        Reason::Seeded => "flows from before the first attachment",
+        Reason::NoMatch => "no rule matched",
+        Reason::Malformed => "headers that do not parse",
+        Reason::Fragment => "fragments whose first one is unknown",
+        Reason::Revoked => "flows that the new policy no longer admits",
+        Reason::Incomplete => "programs of the enforcer are missing: apply the policy again",
     }
 }

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use sg_common::verdict::Direction;
 use sg_policy::policy::{load, titled};
 use sg_userspace::observe::attached::{Scope, attached};
+use sg_userspace::observe::decided::DecidedBy;
 use sg_userspace::observe::explain::{Explanation, Question, explain_attached, explain_policy};
 
 use super::context::Context;
@@ -86,12 +87,14 @@ fn text(screen: &Screen, asked: &Asked, explanation: &Explanation) -> String {
             }
         }
         None => {
-            let _ = writeln!(
-                out,
-                "  by no rule, counted as {}: {}",
-                screen.paint(Paint::Bold, explanation.reason),
-                about(explanation.reason)
-            );
+            if let DecidedBy::Reason(reason) = explanation.reason {
+                let _ = writeln!(
+                    out,
+                    "  by no rule, counted as {}: {}",
+                    screen.paint(Paint::Bold, reason),
+                    about(reason)
+                );
+            }
         }
     }
     out

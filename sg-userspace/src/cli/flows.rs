@@ -225,8 +225,8 @@ fn block(screen: &Screen, out: &mut String, flow: &Flow) {
     );
     let line = format!(
         "  opened {}, {}, age {}, idle {}, rule {}",
-        flow.opened,
-        flow.state,
+        flow.opened.name(),
+        flow.state.name(),
         span(flow.age_seconds),
         span(flow.idle_seconds),
         rule_of(flow)
@@ -239,8 +239,8 @@ fn cells(flow: &Flow) -> Vec<(String, Option<Paint>)> {
         (protocol_name(flow.protocol), None),
         (endpoint(flow.local, flow.local_port, flow.icmp_id), None),
         (endpoint(flow.remote, flow.remote_port, None), None),
-        (flow.opened.to_owned(), None),
-        (flow.state.to_owned(), None),
+        (flow.opened.name().to_owned(), None),
+        (flow.state.name().to_owned(), None),
         (span(flow.age_seconds), None),
         (span(flow.idle_seconds), None),
         (rule_of(flow), Some(Paint::Dim)),

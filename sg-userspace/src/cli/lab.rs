@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use clap::Args;
+use sg_common::verdict::{Action, Direction};
 use sg_policy::policy::{self, PolicyInput, titled};
 use sg_userspace::lab::{self, AnswerBy, Attempt, Options, Report};
 
@@ -98,8 +99,12 @@ impl Paint {
     }
 
     /// Green for accept, yellow for drop.
-    fn action(self, action: &str, text: &str) -> String {
-        self.with(if action == "accept" { "32" } else { "33" }, text)
+    fn action(self, action: Action, text: &str) -> String {
+        let colour = match action {
+            Action::Accept => "32",
+            Action::Drop => "33",
+        };
+        self.with(colour, text)
     }
 }
 
@@ -114,7 +119,8 @@ fn render(report: &Report, paint: Paint) -> String {
         )),
         paint.quiet(&format!(
             "inbound XDP {}, outbound {}",
-            report.enforcer.xdp_mode, report.enforcer.egress_hook
+            report.enforcer.xdp_mode.name(),
+            report.enforcer.egress_hook.name()
         )),
     );
     attempts(&mut out, &report.attempts, paint);
@@ -123,11 +129,10 @@ fn render(report: &Report, paint: Paint) -> String {
     out
 }
 
-fn past(action: &str) -> &'static str {
-    if action == "accept" {
-        "accepted"
-    } else {
-        "dropped"
+fn past(action: Action) -> &'static str {
+    match action {
+        Action::Accept => "accepted",
+        Action::Drop => "dropped",
     }
 }
 
@@ -142,14 +147,14 @@ fn what(attempt: &Attempt) -> String {
 fn decided_by(attempt: &Attempt) -> String {
     match &attempt.rule {
         Some(rule) => format!("{} #{}", attempt.direction, rule.position),
-        None => attempt.direction.to_owned(),
+        None => attempt.direction.to_string(),
     }
 }
 
 fn attempts(out: &mut String, attempts: &[Attempt], paint: Paint) {
     let whole = |a: &Attempt| match &a.rule {
         Some(rule) => titled(rule.name.as_deref(), &rule.summary),
-        None => a.reason.to_owned(),
+        None => a.reason.to_string(),
     };
     let width = |of: &dyn Fn(&Attempt) -> String| {
         attempts
@@ -225,9 +230,9 @@ fn counters(out: &mut String, report: &Report, paint: Paint) {
     let is_wide = paint.width.is_none_or(|width| width >= WIDE);
     let count = if is_wide { 7 } else { 5 };
     let line = |out: &mut String,
-                direction: &str,
+                direction: Direction,
                 number: &str,
-                action: &str,
+                action: Action,
                 rest: [u64; 3],
                 name: &str| {
         let [packets, bytes, replies] = rest;
@@ -259,7 +264,7 @@ fn counters(out: &mut String, report: &Report, paint: Paint) {
         "rule or reason"
     );
     let _ = writeln!(out, "\n{}\n{}", paint.title("Counters"), paint.quiet(&head));
-    for direction in ["inbound", "outbound"] {
+    for direction in Direction::BOTH {
         for r in counters.rules.iter().filter(|r| r.direction == direction) {
             let number = r.position.map(|p| p.to_string()).unwrap_or_default();
             let counts = [r.packets, r.bytes, r.reply_packets];
@@ -274,7 +279,7 @@ fn counters(out: &mut String, report: &Report, paint: Paint) {
                 "",
                 r.action,
                 [r.packets, r.bytes, 0],
-                r.reason,
+                r.reason.name(),
             );
         }
     }
@@ -285,10 +290,9 @@ fn counters(out: &mut String, report: &Report, paint: Paint) {
         let mut interface = report.interface.iter();
         let nic = interface.find(|c| c.direction == total.direction);
         let nic = nic.map(|c| {
-            let did = if c.direction == "inbound" {
-                "received"
-            } else {
-                "sent"
+            let did = match c.direction {
+                Direction::Inbound => "received",
+                Direction::Outbound => "sent",
             };
             let early = match c.uncertain {
                 0 => String::new(),
@@ -322,7 +326,7 @@ fn verdict(out: &mut String, report: &Report, paint: Paint) {
     for difference in &report.differences {
         let _ = writeln!(out, "{} {difference}", paint.bad("✗"));
     }
-    let through = report.attempts.iter().filter(|a| a.got == "accept").count();
+    let through = report.attempts.iter().filter(|a| a.got == Action::Accept).count();
     let tried = report.attempts.len();
     let said = match report.differences.len() {
         0 => paint.good(&format!(

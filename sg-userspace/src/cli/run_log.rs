@@ -250,7 +250,7 @@ impl Log {
 
     fn packet(&mut self, packet: &LoggedPacket) {
         let line = clean(&packet.to_string());
-        let rest = line.strip_prefix(packet.verdict).unwrap_or(&line);
+        let rest = line.strip_prefix(packet.verdict.name()).unwrap_or(&line);
         let line = format!("{}{rest}", self.out.action(packet.verdict));
         self.event_at("packet", packet.at, &line, packet);
     }
@@ -342,6 +342,7 @@ fn not_shown(lost: u64, suppressed: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use sg_common::verdict::Direction;
     use sg_userspace::observe::attached::PolicyStatus;
 
     use super::*;
@@ -365,7 +366,7 @@ mod tests {
             rules: Vec::new(),
             reasons: Vec::new(),
             totals: vec![Totals {
-                direction: "inbound",
+                direction: Direction::Inbound,
                 packets: 1234,
                 bytes: 0,
                 accepted: 1200,

@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use clap::ValueEnum;
 use serde::Serialize;
+use sg_common::verdict::Action;
 use textwrap::WordSplitter;
 use textwrap::core::display_width;
 
@@ -111,8 +112,8 @@ impl Screen {
     }
 
     /// Green if packets pass, red if not.
-    pub(super) fn action(&self, action: &str) -> String {
-        self.paint(paint_of(action), action)
+    pub(super) fn action(&self, action: Action) -> String {
+        self.paint(paint_of(action), action.name())
     }
 
     pub(super) fn write(&self, text: &str) -> io::Result<()> {
@@ -154,10 +155,10 @@ impl Screen {
     }
 }
 
-pub(super) fn paint_of(action: &str) -> Paint {
+pub(super) fn paint_of(action: Action) -> Paint {
     match action {
-        "accept" => Paint::Green,
-        _ => Paint::Red,
+        Action::Accept => Paint::Green,
+        Action::Drop => Paint::Red,
     }
 }
 

@@ -180,8 +180,8 @@ fn rest_of(row: &Row) -> Vec<(String, Option<Paint>)> {
     let (health, paint) = word(row.health);
     vec![
         (health.to_owned(), Some(paint)),
-        (row.xdp_mode.clone(), None),
-        (row.egress_hook.clone(), None),
+        (row.xdp_mode.name().to_owned(), None),
+        (row.egress_hook.name().to_owned(), None),
         (ago(&row.attached_at), None),
         (row.policy.name.clone(), None),
         (

@@ -20,7 +20,7 @@ use super::error::KernelError;
 use super::flow_tables::flush;
 use super::hooks::{Hooks, remove_filters, remove_link};
 use super::inspect::inspect;
-use super::options::{EgressHook, XdpMode};
+use super::options::EgressHook;
 use super::outcome::{Applied, AppliedTo, Outcome};
 use super::plan::{InterfacePlan, Plan};
 use super::prepare::{Prepared, PreparedInterface, Seedings};
@@ -89,7 +89,7 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
             None => Outcome::Attached,
             Some(_) => Outcome::Replaced,
         },
-        added_clsact: !one.plan.has_qdisc && one.state.egress_hook == hook_name(EgressHook::Clsact),
+        added_clsact: !one.plan.has_qdisc && one.state.egress_hook == EgressHook::Clsact,
         state: one.state,
     });
     let unchanged = plan.unchanged.iter().cloned().map(AppliedTo::unchanged);
@@ -157,7 +157,7 @@ fn put_all(
 /// Completes the record with the hooks in use, and removes what is not needed any more.
 pub(super) fn tidy(hooks: &Hooks<'_>, state: &mut State) -> Result<(), KernelError> {
     let (hook, mode) = hooks.in_use()?;
-    (state.egress_hook, state.xdp_mode) = (hook_name(hook), mode_name(mode));
+    (state.egress_hook, state.xdp_mode) = (hook, mode);
     state.write(hooks.pins)?;
     hooks.retire_other(hook)?;
     targets::leave_only(hooks.pins, state.policy.generation)
@@ -235,18 +235,4 @@ fn halfway(plan: &Plan, interfaces: &[PreparedInterface<'_>], error: KernelError
     let is_only_one = plan.options.interfaces.len() == 1;
     let error = standing_on(error, &places, is_only_one);
     error.with_attempted(interfaces.iter().map(|one| one.state.attempted()).collect())
-}
-
-fn hook_name(hook: EgressHook) -> String {
-    match hook {
-        EgressHook::Clsact => "clsact".into(),
-        EgressHook::Tcx | EgressHook::Auto => "tcx".into(),
-    }
-}
-
-fn mode_name(mode: XdpMode) -> String {
-    match mode {
-        XdpMode::Generic => "generic".into(),
-        XdpMode::Native | XdpMode::Auto => "native".into(),
-    }
 }

@@ -6,6 +6,7 @@ use sg_common::verdict::Direction;
 
 use super::error::KernelError;
 use super::inspect::{Inspection, Place, inspect, program};
+use super::options::EgressHook;
 use super::pins::InterfacePins;
 use super::state::State;
 
@@ -42,7 +43,7 @@ pub enum FaultCode {
 pub struct Fault {
     pub code: FaultCode,
     /// The direction, if only one is affected.
-    pub direction: Option<&'static str>,
+    pub direction: Option<Direction>,
     pub message: String,
     pub help: String,
 }
@@ -66,7 +67,7 @@ impl Fault {
         help: impl Into<String>,
     ) -> Fault {
         Fault {
-            direction: Some(direction.name()),
+            direction: Some(direction),
             ..Fault::new(code, message, help)
         }
     }
@@ -277,7 +278,8 @@ impl Inspection {
                 APPLY,
             ));
         }
-        let has_filter = direction == Direction::Outbound && state.egress_hook == "clsact";
+        let has_filter =
+            direction == Direction::Outbound && state.egress_hook == EgressHook::Clsact;
         if has_filter && self.at().is_none() {
             // Another fault reports already that this cannot be checked.
             return None;

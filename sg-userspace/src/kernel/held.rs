@@ -209,8 +209,8 @@ impl Held {
             pins: &pins,
             interface,
             xdp_mode: mode_of(&self.state),
-            egress_hook: match self.state.egress_hook.as_str() {
-                "clsact" => EgressHook::Clsact,
+            egress_hook: match self.state.egress_hook {
+                EgressHook::Clsact => EgressHook::Clsact,
                 _ => EgressHook::Auto,
             },
             owns_qdisc: tc::look(pins.ifindex)?.qdisc.is_none(),
@@ -285,8 +285,8 @@ impl Held {
 }
 
 fn mode_of(state: &State) -> XdpMode {
-    match state.xdp_mode.as_str() {
-        "generic" => XdpMode::Generic,
+    match state.xdp_mode {
+        XdpMode::Generic => XdpMode::Generic,
         _ => XdpMode::Auto,
     }
 }

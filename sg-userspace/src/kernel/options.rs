@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::bpffs;
 use sg_policy::compile::Budget;
 
@@ -10,23 +12,50 @@ use sg_policy::compile::Budget;
 pub const DEFAULT_MAX_FLOWS: u32 = 131_072;
 
 /// The XDP mode of the inbound program.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum XdpMode {
-    /// Native if the driver has it, or else generic.
+    /// Native if the driver has it, or else generic. In a record: not attached yet.
     #[default]
+    #[serde(rename = "")]
     Auto,
     Native,
     Generic,
 }
 
+impl XdpMode {
+    /// The name used in output; nothing where it is not known yet.
+    pub const fn name(self) -> &'static str {
+        match self {
+            XdpMode::Auto => "",
+            XdpMode::Native => "native",
+            XdpMode::Generic => "generic",
+        }
+    }
+}
+
 /// The hook of the outbound program.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum EgressHook {
-    /// tcx if the kernel has it (Linux 6.6), or else a clsact filter.
+    /// tcx if the kernel has it (Linux 6.6), or else a clsact filter. In a record: not attached
+    /// yet.
     #[default]
+    #[serde(rename = "")]
     Auto,
     Tcx,
     Clsact,
+}
+
+impl EgressHook {
+    /// The name used in output; nothing where it is not known yet.
+    pub const fn name(self) -> &'static str {
+        match self {
+            EgressHook::Auto => "",
+            EgressHook::Tcx => "tcx",
+            EgressHook::Clsact => "clsact",
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -384,8 +384,8 @@ fn plan_at_once(
                 netns: options.netns.clone(),
                 netns_cookie: cookie,
                 attached_at: before.map_or_else(|| now.clone(), |s| s.attached_at.clone()),
-                xdp_mode: before.map_or_else(String::new, |s| s.xdp_mode.clone()),
-                egress_hook: before.map_or_else(String::new, |s| s.egress_hook.clone()),
+                xdp_mode: before.map_or(XdpMode::Auto, |s| s.xdp_mode),
+                egress_hook: before.map_or(EgressHook::Auto, |s| s.egress_hook),
                 // It is removed with the enforcer if it was not there before.
                 added_clsact: before.is_some_and(|s| s.added_clsact) || !has_qdisc,
                 policy: record.clone(),
@@ -642,7 +642,7 @@ fn settle(
             return Err(refuse("the XDP mode", reason.into(), "--xdp-mode"));
         }
         // The mode from before the link was detached.
-        (XdpMode::Auto, _) if !is_inbound_live && state.xdp_mode == "generic" => {
+        (XdpMode::Auto, _) if !is_inbound_live && state.xdp_mode == XdpMode::Generic => {
             options.xdp_mode = XdpMode::Generic;
         }
         _ => {}
@@ -652,10 +652,10 @@ fn settle(
     }
     if options.egress_hook == EgressHook::Auto {
         let outbound = &inspection.outbound;
-        options.egress_hook = match state.egress_hook.as_str() {
+        options.egress_hook = match state.egress_hook {
             _ if outbound.live_link().is_some() => EgressHook::Tcx,
             _ if outbound.filters().next().is_some() => EgressHook::Clsact,
-            "clsact" => EgressHook::Clsact,
+            EgressHook::Clsact => EgressHook::Clsact,
             _ => EgressHook::Auto,
         };
     }

@@ -7,6 +7,7 @@ use sg_common::verdict::Direction;
 use super::error::KernelError;
 use super::hooks::{remove_filters, remove_link};
 use super::inspect::{Inspection, Place};
+use super::options::EgressHook;
 use super::sys;
 
 /// Removes all that was found of an attachment. Inbound goes first: as long as outbound packets are
@@ -35,7 +36,7 @@ fn refuse_what_cannot_be_reached(found: &Inspection) -> Result<(), KernelError> 
     };
     let has_link = found.outbound.live_link().is_some();
     let may_have_filter = match found.state() {
-        Some(state) => state.egress_hook != "tcx",
+        Some(state) => state.egress_hook != EgressHook::Tcx,
         None => !has_link,
     };
     if has_link && !may_have_filter {

@@ -226,6 +226,7 @@ pub(crate) fn add(a: SlotCounters, b: SlotCounters) -> SlotCounters {
 mod tests {
     use super::*;
     use crate::kernel::state::PolicyRecord;
+    use crate::kernel::{EgressHook, XdpMode};
     use sg_common::verdict::{Action, Direction};
     use sg_policy::policy::Established;
     use sg_policy::policy::rules_from_lines;
@@ -299,8 +300,8 @@ mod tests {
             netns: None,
             netns_cookie: 1,
             attached_at: String::new(),
-            xdp_mode: String::new(),
-            egress_hook: String::new(),
+            xdp_mode: XdpMode::Auto,
+            egress_hook: EgressHook::Auto,
             added_clsact: false,
             policy: PolicyRecord {
                 name: String::new(),

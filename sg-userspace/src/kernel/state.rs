@@ -21,6 +21,7 @@ use sha2::{Digest, Sha256};
 
 use super::attempted::Attempted;
 use super::error::KernelError;
+use super::options::{EgressHook, XdpMode};
 use super::pins::InterfacePins;
 use super::{links, sys};
 use sg_policy::policy::{Established, NonIp};
@@ -38,8 +39,9 @@ pub struct State {
     pub netns_cookie: u64,
     /// RFC 3339.
     pub attached_at: String,
-    pub xdp_mode: String,
-    pub egress_hook: String,
+    /// Mode and hook in use, `Auto` until the policy is in force.
+    pub xdp_mode: XdpMode,
+    pub egress_hook: EgressHook,
     /// Whether the enforcer has added the clsact qdisc, so that it also has to remove it.
     pub added_clsact: bool,
     pub policy: PolicyRecord,
@@ -95,11 +97,9 @@ pub struct PolicyRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotOwner {
     pub slot: u32,
-    #[serde(with = "direction_name")]
     pub direction: Direction,
     pub position: u32,
     pub group: String,
-    #[serde(with = "action_name")]
     pub action: Action,
     pub name: Option<String>,
     pub summary: String,
@@ -113,41 +113,11 @@ pub struct SlotOwner {
 /// The summed counts of rules that have lost their slots.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forgotten {
-    #[serde(with = "direction_name")]
     pub direction: Direction,
-    #[serde(with = "action_name")]
     pub action: Action,
     #[serde(with = "counts")]
     pub counts: SlotCounters,
 }
-
-macro_rules! by_name {
-    ($module:ident, $type:ty, [$($variant:expr),*]) => {
-        mod $module {
-            use super::*;
-            use serde::{Deserializer, Serializer, de::Error};
-
-            pub(super) fn serialize<S: Serializer>(v: &$type, s: S) -> Result<S::Ok, S::Error> {
-                s.serialize_str(v.name())
-            }
-
-            pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<$type, D::Error> {
-                let name = String::deserialize(d)?;
-                [$($variant),*]
-                    .into_iter()
-                    .find(|v| v.name() == name)
-                    .ok_or_else(|| D::Error::custom(format!("`{name}` is none of its values")))
-            }
-        }
-    };
-}
-
-by_name!(
-    direction_name,
-    Direction,
-    [Direction::Inbound, Direction::Outbound]
-);
-by_name!(action_name, Action, [Action::Accept, Action::Drop]);
 
 mod counts {
     use super::*;
@@ -352,8 +322,8 @@ mod tests {
             netns: None,
             netns_cookie: 1,
             attached_at: "2026-01-01T00:00:00Z".into(),
-            xdp_mode: "native".into(),
-            egress_hook: "tcx".into(),
+            xdp_mode: XdpMode::Native,
+            egress_hook: EgressHook::Tcx,
             added_clsact: false,
             policy: PolicyRecord {
                 name: "p".into(),

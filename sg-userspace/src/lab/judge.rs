@@ -15,14 +15,14 @@ use sg_policy::policy::{Policy, titled};
 /// Combines an attempt with the policy's verdict.
 pub(super) fn attempt(policy: &Policy, tried: &Try, outcome: &Outcome) -> Attempt {
     let said = explain_policy(policy, &tried.question());
-    let accepts = said.verdict == Action::Accept.name();
+    let accepts = said.verdict == Action::Accept;
     let (got, own_port, note) = match outcome {
         Outcome::Answered(port) => (Action::Accept, *port, None),
         Outcome::Silence => (Action::Drop, None, None),
         Outcome::Odd(note) => (Action::Drop, None, Some(note.clone())),
     };
     let answer = (accepts && got == Action::Accept).then(|| {
-        match explain_policy(policy, &tried.answer(own_port)).verdict == Action::Accept.name() {
+        match explain_policy(policy, &tried.answer(own_port)).verdict == Action::Accept {
             true => AnswerBy::Rules,
             false => AnswerBy::FlowTable,
         }
@@ -34,15 +34,15 @@ pub(super) fn attempt(policy: &Policy, tried: &Try, outcome: &Outcome) -> Attemp
         from_address: from_address.to_string(),
         to,
         to_address: to_address.to_string(),
-        direction: tried.direction.name(),
+        direction: tried.direction,
         transport: tried.transport(),
         port: tried.port(),
         expected: said.verdict,
-        got: got.name(),
+        got,
         rule: said.rule,
         reason: said.reason,
         answer,
-        as_policy_says: got.name() == said.verdict && note.is_none(),
+        as_policy_says: got == said.verdict && note.is_none(),
         note,
     }
 }
@@ -57,12 +57,12 @@ pub(super) fn differing_attempts(attempts: &[Attempt]) -> impl Iterator<Item = S
                 rule.position,
                 titled(rule.name.as_deref(), &rule.summary)
             ),
-            None => a.reason.to_owned(),
+            None => a.reason.to_string(),
         };
         let seen = match (&a.note, a.got) {
             (Some(note), _) => note.clone(),
-            (None, "accept") => "it got through".to_owned(),
-            (None, _) => "nothing came back".to_owned(),
+            (None, Action::Accept) => "it got through".to_owned(),
+            (None, Action::Drop) => "nothing came back".to_owned(),
         };
         format!(
             "{} {} to {} {}, {}{port}: {seen}, but the policy says {} ({} {by})",
@@ -74,18 +74,18 @@ pub(super) fn differing_attempts(attempts: &[Attempt]) -> impl Iterator<Item = S
 /// Describes the counters that are too low: every rule and reason must have counted at least the
 /// packets of its attempts.
 pub(super) fn differing_counts(attempts: &[Attempt], counters: &Counters) -> Vec<String> {
-    let mut decided: BTreeMap<(&str, Option<u32>, &str), u64> = BTreeMap::new();
-    let mut answered: BTreeMap<(&str, Option<u32>), u64> = BTreeMap::new();
+    let mut decided: BTreeMap<(Direction, Option<u32>, &str), u64> = BTreeMap::new();
+    let mut answered: BTreeMap<(Direction, Option<u32>), u64> = BTreeMap::new();
     for a in attempts.iter().filter(|a| a.as_policy_says) {
         let position = a.rule.as_ref().map(|rule| rule.position);
         *decided
-            .entry((a.direction, position, a.reason))
+            .entry((a.direction, position, a.reason.name()))
             .or_default() += 1;
         if a.answer == Some(AnswerBy::FlowTable) {
             *answered.entry((a.direction, position)).or_default() += 1;
         }
     }
-    let rule = |direction: &str, position: Option<u32>| {
+    let rule = |direction: Direction, position: Option<u32>| {
         let mut rules = counters.rules.iter();
         rules.find(|r| r.direction == direction && position.is_some() && r.position == position)
     };
@@ -96,7 +96,7 @@ pub(super) fn differing_counts(attempts: &[Attempt], counters: &Counters) -> Vec
             None => counters
                 .reasons
                 .iter()
-                .find(|r| r.direction == direction && r.reason == reason)
+                .find(|r| r.direction == direction && r.reason.name() == reason)
                 .map(|r| r.packets),
         };
         let name = match position {
@@ -167,10 +167,10 @@ pub(super) fn interface_counts(
 ) -> Vec<InterfaceCount> {
     let total = |direction: Direction| {
         let mut totals = counters.totals.iter();
-        totals.find(|t| t.direction == direction.name())
+        totals.find(|t| t.direction == direction)
     };
     let count = |direction: Direction, of: fn(NicCounts) -> u64, counted| InterfaceCount {
-        direction: direction.name(),
+        direction,
         packets: of(end).saturating_sub(of(before)),
         uncertain: of(after).saturating_sub(of(before)),
         counted,
@@ -207,6 +207,7 @@ mod tests {
     use super::*;
     use crate::observe::attached::{Health, PolicyStatus};
     use crate::observe::counters::{ReasonCounters, RuleCounters, Totals};
+    use sg_common::verdict::Reason;
     use sg_policy::policy::rules_from_lines;
 
     /// The counters of an outbound rule with 5 packets and 4 replies, and of one dropped inbound
@@ -233,10 +234,10 @@ mod tests {
                 applied_at: String::new(),
             },
             rules: vec![RuleCounters {
-                direction: "outbound",
+                direction: Direction::Outbound,
                 position: Some(1),
                 group: "lines".into(),
-                action: "accept",
+                action: Action::Accept,
                 name: None,
                 summary: String::new(),
                 description: None,
@@ -246,13 +247,16 @@ mod tests {
                 reply_bytes: 0,
             }],
             reasons: vec![ReasonCounters {
-                direction: "inbound",
-                reason: "no-match",
-                action: "drop",
+                direction: Direction::Inbound,
+                reason: Reason::NoMatch,
+                action: Action::Drop,
                 packets: 1,
                 bytes: 0,
             }],
-            totals: vec![total("inbound", 5, 4, 1), total("outbound", 5, 5, 0)],
+            totals: vec![
+                total(Direction::Inbound, 5, 4, 1),
+                total(Direction::Outbound, 5, 5, 0),
+            ],
         }
     }
 

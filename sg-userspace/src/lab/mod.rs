@@ -117,8 +117,8 @@ fn run_apart(options: &Options) -> Result<Report, LabError> {
     differences.extend(judge::differing_interface(&interface));
     let state = &enforced.applied.first.state;
     let enforcer = Enforcer {
-        xdp_mode: state.xdp_mode.clone(),
-        egress_hook: state.egress_hook.clone(),
+        xdp_mode: state.xdp_mode,
+        egress_hook: state.egress_hook,
         inbound_program: state.inbound_program,
         outbound_program: state.outbound_program,
     };
@@ -233,7 +233,7 @@ fn try_all(
     let late: Vec<&Try> = tries
         .iter()
         .filter(|t| !matches!(outcomes.get(&t.number), Some(Outcome::Answered(_))))
-        .filter(|t| explain_policy(policy, &t.question()).verdict == Action::Accept.name())
+        .filter(|t| explain_policy(policy, &t.question()).verdict == Action::Accept)
         .collect();
     if !late.is_empty() {
         outcomes.extend(call(network, late, PATIENCE)?);

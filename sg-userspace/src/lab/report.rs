@@ -1,8 +1,11 @@
 //! The results of the lab, ready for a table or for JSON.
 
 use serde::Serialize;
+use sg_common::verdict::{Action, Direction};
 
+use crate::kernel::{EgressHook, XdpMode};
 use crate::observe::counters::Counters;
+use crate::observe::decided::DecidedBy;
 use crate::observe::explain::ExplainedRule;
 
 /// `lab --json`.
@@ -25,10 +28,8 @@ pub struct Report {
 /// How the policy was enforced.
 #[derive(Clone, Debug, Serialize)]
 pub struct Enforcer {
-    /// `native` or `generic`.
-    pub xdp_mode: String,
-    /// `tcx` or `clsact`.
-    pub egress_hook: String,
+    pub xdp_mode: XdpMode,
+    pub egress_hook: EgressHook,
     /// The ids of the programs, which do not exist any more.
     pub inbound_program: u32,
     pub outbound_program: u32,
@@ -42,17 +43,17 @@ pub struct Attempt {
     pub to: &'static str,
     pub to_address: String,
     /// The direction of the packet that opens the flow, as seen from the node.
-    pub direction: &'static str,
+    pub direction: Direction,
     /// `tcp`, `udp`, `icmp` or `icmpv6`; the last two are pings.
     pub transport: &'static str,
     pub port: Option<u16>,
-    /// `accept` or `drop`, as the policy says.
-    pub expected: &'static str,
-    /// `accept` if the reply came, `drop` if nothing came.
-    pub got: &'static str,
+    /// What the policy says.
+    pub expected: Action,
+    /// Accept if the reply came, drop if nothing came.
+    pub got: Action,
     /// The rule that decides the opening packet. If none does, `reason` says why.
     pub rule: Option<ExplainedRule>,
-    pub reason: &'static str,
+    pub reason: DecidedBy,
     /// What admits the reply.
     pub answer: Option<AnswerBy>,
     pub as_policy_says: bool,
@@ -72,7 +73,7 @@ pub enum AnswerBy {
 /// The interface's own count, and that of the enforcer.
 #[derive(Clone, Debug, Serialize)]
 pub struct InterfaceCount {
-    pub direction: &'static str,
+    pub direction: Direction,
     /// Inbound: all packets that arrived. Outbound: all that left, which are the accepted ones.
     pub packets: u64,
     /// How many of them may have passed before the enforcer, because the interface counted them

@@ -8,7 +8,9 @@ use serde::Serialize;
 use crate::kernel::inspect::{Inspection, Place, inspect, is_attached_here};
 use crate::kernel::pins::{InterfacePins, PinTree};
 use crate::kernel::state::State;
-use crate::kernel::{Fault, FaultCode, KernelError, bpffs, interfaces, netns, places};
+use crate::kernel::{
+    EgressHook, Fault, FaultCode, KernelError, XdpMode, bpffs, interfaces, netns, places,
+};
 
 /// The attached interfaces that a command is about.
 #[derive(Clone, Debug)]
@@ -109,9 +111,9 @@ pub struct Status {
     /// All faults, each with its remedy. Empty if it is enforcing.
     pub faults: Vec<Fault>,
     /// `native` or `generic`.
-    pub xdp_mode: String,
+    pub xdp_mode: XdpMode,
     /// `tcx` or `clsact`.
-    pub egress_hook: String,
+    pub egress_hook: EgressHook,
     pub attached_at: String,
     pub policy: PolicyStatus,
     pub rules: usize,
@@ -443,8 +445,8 @@ impl Attached {
             netns_cookie,
             health,
             faults,
-            xdp_mode: state.xdp_mode.clone(),
-            egress_hook: state.egress_hook.clone(),
+            xdp_mode: state.xdp_mode,
+            egress_hook: state.egress_hook,
             attached_at: state.attached_at.clone(),
             policy: PolicyStatus::of(state),
             rules: state.rules.len(),

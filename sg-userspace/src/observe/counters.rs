@@ -31,11 +31,11 @@ pub struct Counters {
 
 #[derive(Clone, Debug, Serialize)]
 pub struct RuleCounters {
-    pub direction: &'static str,
+    pub direction: Direction,
     /// The position within the direction, from 1. Null if the rule is not in the policy any more.
     pub position: Option<u32>,
     pub group: String,
-    pub action: &'static str,
+    pub action: Action,
     pub name: Option<String>,
     pub summary: String,
     pub description: Option<String>,
@@ -47,9 +47,9 @@ pub struct RuleCounters {
 
 #[derive(Clone, Debug, Serialize)]
 pub struct ReasonCounters {
-    pub direction: &'static str,
-    pub reason: &'static str,
-    pub action: &'static str,
+    pub direction: Direction,
+    pub reason: Reason,
+    pub action: Action,
     pub packets: u64,
     pub bytes: u64,
 }
@@ -58,7 +58,7 @@ pub struct ReasonCounters {
 /// or its reason, and the total is the sum of those in the same reading (A2).
 #[derive(Clone, Debug, Serialize)]
 pub struct Totals {
-    pub direction: &'static str,
+    pub direction: Direction,
     pub packets: u64,
     pub bytes: u64,
     pub accepted: u64,
@@ -84,10 +84,10 @@ pub fn counters(attached: &Attached) -> Result<Counters, KernelError> {
     }
     for gone in &state.forgotten {
         rules.push(RuleCounters {
-            direction: gone.direction.name(),
+            direction: gone.direction,
             position: None,
             group: String::new(),
-            action: gone.action.name(),
+            action: gone.action,
             name: None,
             summary: "rules of earlier policies".into(),
             description: None,
@@ -104,9 +104,9 @@ pub fn counters(attached: &Attached) -> Result<Counters, KernelError> {
         .map(|(direction, reason)| {
             let counts = of_slot(reason_slot(direction, reason));
             ReasonCounters {
-                direction: direction.name(),
-                reason: reason.name(),
-                action: reason.action().name(),
+                direction,
+                reason,
+                action: reason.action(),
                 packets: counts.packets,
                 bytes: counts.bytes,
             }
@@ -156,10 +156,10 @@ fn read_together(attached: &Attached) -> Result<(State, String, Vec<SlotCounters
 
 fn rule_row(owner: &SlotOwner, position: Option<u32>, counts: SlotCounters) -> RuleCounters {
     RuleCounters {
-        direction: owner.direction.name(),
+        direction: owner.direction,
         position,
         group: owner.group.clone(),
-        action: owner.action.name(),
+        action: owner.action,
         name: owner.name.clone(),
         summary: owner.summary.clone(),
         description: owner.description.clone(),
@@ -173,29 +173,29 @@ fn rule_row(owner: &SlotOwner, position: Option<u32>, counts: SlotCounters) -> R
 /// The sum of one direction. A rule's replies are packets of the other direction, and accepted.
 fn total(direction: Direction, rules: &[RuleCounters], reasons: &[ReasonCounters]) -> Totals {
     let mut total = Totals {
-        direction: direction.name(),
+        direction,
         packets: 0,
         bytes: 0,
         accepted: 0,
         dropped: 0,
     };
-    let mut add = |packets: u64, bytes: u64, action: &str| {
+    let mut add = |packets: u64, bytes: u64, action: Action| {
         total.packets += packets;
         total.bytes += bytes;
-        if action == Action::Accept.name() {
+        if action == Action::Accept {
             total.accepted += packets;
         } else {
             total.dropped += packets;
         }
     };
     for rule in rules {
-        if rule.direction == direction.name() {
+        if rule.direction == direction {
             add(rule.packets, rule.bytes, rule.action);
         } else {
-            add(rule.reply_packets, rule.reply_bytes, Action::Accept.name());
+            add(rule.reply_packets, rule.reply_bytes, Action::Accept);
         }
     }
-    for reason in reasons.iter().filter(|r| r.direction == direction.name()) {
+    for reason in reasons.iter().filter(|r| r.direction == direction) {
         add(reason.packets, reason.bytes, reason.action);
     }
     total

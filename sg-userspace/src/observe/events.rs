@@ -15,6 +15,7 @@ use sg_common::protocol::{
 use sg_common::verdict::{Action, Direction, Reason, reason_slot};
 
 use super::attached::Attached;
+use super::decided::DecidedBy;
 use crate::kernel::KernelError;
 use crate::kernel::event_ring::EventReader;
 use crate::kernel::pins::InterfacePins;
@@ -47,8 +48,8 @@ pub struct LoggedPacket {
     #[serde(serialize_with = "as_text")]
     pub at: Timestamp,
     pub interface: String,
-    pub direction: &'static str,
-    pub verdict: &'static str,
+    pub direction: Direction,
+    pub verdict: Action,
     /// The generation that judged the packet.
     pub generation: u32,
     pub protocol: u8,
@@ -63,8 +64,7 @@ pub struct LoggedPacket {
     pub bytes: u32,
     /// The rule that decided. Null if none did, or if it is gone since then.
     pub rule: Option<LoggingRule>,
-    /// `rule`, or the reason for which the packet was counted.
-    pub reason: &'static str,
+    pub reason: DecidedBy,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -189,8 +189,8 @@ fn logged(
     LoggedPacket {
         at: at.unwrap_or(booted),
         interface: name.unwrap_or_else(by_record),
-        direction: direction.name(),
-        verdict: action.name(),
+        direction,
+        verdict: action,
         generation: event.generation,
         protocol: event.protocol,
         local: address(event.local),
@@ -204,7 +204,7 @@ fn logged(
         rule: state
             .filter(|_| reason.is_none())
             .and_then(|state| rule_of(state, event.slot)),
-        reason: reason.map_or("rule", Reason::name),
+        reason: reason.map_or(DecidedBy::Rule, DecidedBy::Reason),
     }
 }
 
@@ -239,9 +239,9 @@ impl fmt::Display for LoggedPacket {
         };
         let local = end(self.local, self.local_port);
         let remote = end(self.remote, self.remote_port);
-        let (from, to) = match self.direction == Direction::Inbound.name() {
-            true => (remote, local),
-            false => (local, remote),
+        let (from, to) = match self.direction {
+            Direction::Inbound => (remote, local),
+            Direction::Outbound => (local, remote),
         };
         let protocol = match self.protocol {
             IPPROTO_TCP => "tcp".to_owned(),
@@ -262,7 +262,7 @@ impl fmt::Display for LoggedPacket {
         write!(f, ", {} bytes", self.bytes)?;
         match &self.rule {
             Some(rule) => write!(f, ", by {rule}"),
-            None if self.reason == "rule" => write!(f, ", by a rule that is gone"),
+            None if self.reason == DecidedBy::Rule => write!(f, ", by a rule that is gone"),
             None => write!(f, ", {}", self.reason),
         }
     }

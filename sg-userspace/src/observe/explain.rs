@@ -9,6 +9,7 @@ use sg_common::protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6, Kind, icmp_number, kind_
 use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT, Reason};
 
 use super::attached::{Attached, Condition, Health};
+use super::decided::DecidedBy;
 use crate::kernel::tables::LiveTables;
 use crate::kernel::{Fault, KernelError};
 use sg_policy::oracle;
@@ -51,11 +52,10 @@ pub struct Explanation {
     /// See [`Condition::elsewhere`].
     #[serde(skip)]
     pub elsewhere: Option<String>,
-    pub verdict: &'static str,
-    pub direction: &'static str,
+    pub verdict: Action,
+    pub direction: Direction,
     pub rule: Option<ExplainedRule>,
-    /// `rule`, or the reason for which the packet is counted.
-    pub reason: &'static str,
+    pub reason: DecidedBy,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -160,10 +160,10 @@ fn before_the_rules(question: &Question, essential: bool, non_ip: NonIp) -> Opti
         health: None,
         faults: Vec::new(),
         elsewhere: None,
-        verdict: reason.action().name(),
-        direction: question.direction.name(),
+        verdict: reason.action(),
+        direction: question.direction,
         rule: None,
-        reason: reason.name(),
+        reason: DecidedBy::Reason(reason),
     })
 }
 
@@ -173,10 +173,10 @@ fn no_match(question: &Question) -> Explanation {
         health: None,
         faults: Vec::new(),
         elsewhere: None,
-        verdict: Action::Drop.name(),
-        direction: question.direction.name(),
+        verdict: Action::Drop,
+        direction: question.direction,
         rule: None,
-        reason: "no-match",
+        reason: DecidedBy::Reason(Reason::NoMatch),
     }
 }
 
@@ -186,10 +186,10 @@ fn by_rule(question: &Question, action: Action, rule: ExplainedRule) -> Explanat
         health: None,
         faults: Vec::new(),
         elsewhere: None,
-        verdict: action.name(),
-        direction: question.direction.name(),
+        verdict: action,
+        direction: question.direction,
         rule: Some(rule),
-        reason: "rule",
+        reason: DecidedBy::Rule,
     }
 }
 

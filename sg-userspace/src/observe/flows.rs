@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use serde::Serialize;
-use sg_common::flow::{CUT, Timeout, elapsed, is_expired, seconds, state_name};
+use serde::{Serialize, Serializer};
+use sg_common::flow::{CUT, FlowKind, Timeout, elapsed, is_expired, seconds, state_name};
 use sg_common::verdict::Direction;
 
 use super::attached::Attached;
@@ -22,14 +22,10 @@ pub struct Flow {
     pub remote: IpAddr,
     pub remote_port: Option<u16>,
     pub icmp_id: Option<u16>,
-    /// The direction of the packet that opened it, or `unknown` for an existing connection whose
-    /// originator is not known.
-    pub opened: &'static str,
-    /// The kind: `half-open` or `established`.
-    pub kind: &'static str,
-    /// The name of the state's timeout, such as `tcp-established`. `tcp-cut` is a connection that
-    /// was revoked, flushed or cut: its segments are dropped until a SYN that the rules accept.
-    pub state: &'static str,
+    /// The direction of the packet that opened it.
+    pub opened: Opened,
+    pub kind: FlowKind,
+    pub state: FlowState,
     /// Whether it existed before the first policy and no rule admits it.
     #[serde(rename = "seeded")]
     pub is_seeded: bool,
@@ -41,6 +37,64 @@ pub struct Flow {
     /// The rule that admitted it. Null if that rule is not known any more, or if the flow is
     /// seeded or cut.
     pub rule: Option<FlowRule>,
+}
+
+/// The direction of the packet that opened a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Opened {
+    Inbound,
+    Outbound,
+    /// The connection existed before the first attachment, and its originator is not known.
+    Unknown,
+}
+
+impl Opened {
+    pub fn name(self) -> &'static str {
+        match self {
+            Opened::Inbound => Direction::Inbound.name(),
+            Opened::Outbound => Direction::Outbound.name(),
+            Opened::Unknown => "unknown",
+        }
+    }
+}
+
+impl From<Option<Direction>> for Opened {
+    fn from(direction: Option<Direction>) -> Opened {
+        match direction {
+            Some(Direction::Inbound) => Opened::Inbound,
+            Some(Direction::Outbound) => Opened::Outbound,
+            None => Opened::Unknown,
+        }
+    }
+}
+
+/// The state of a flow, written as the name of its timeout, such as `tcp-established`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowState {
+    Lives(Timeout),
+    /// `tcp-cut`: a connection that was revoked, flushed or cut. Its segments are dropped until a
+    /// SYN that the rules accept.
+    Cut,
+}
+
+impl FlowState {
+    fn of(number: u8) -> FlowState {
+        Timeout::from_index(number).map_or(FlowState::Cut, FlowState::Lives)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            FlowState::Lives(timeout) => timeout.name(),
+            FlowState::Cut => state_name(CUT),
+        }
+    }
+}
+
+impl Serialize for FlowState {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -88,9 +142,9 @@ pub fn flows(attached: &Attached) -> Result<Vec<Flow>, KernelError> {
             remote: entry.remote,
             remote_port: has_ports.then_some(entry.remote_port),
             icmp_id: is_icmp.then_some(entry.local_port),
-            opened: v.opened_by().map_or("unknown", Direction::name),
-            kind: entry.kind.name(),
-            state: state_name(v.state),
+            opened: v.opened_by().into(),
+            kind: entry.kind,
+            state: FlowState::of(v.state),
             is_seeded: v.is_seeded(),
             age_seconds: seconds_since(v.created),
             idle_seconds: seconds_since(v.last_seen),

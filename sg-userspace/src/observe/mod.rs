@@ -2,6 +2,7 @@
 
 pub mod attached;
 pub mod counters;
+pub mod decided;
 pub mod events;
 pub mod explain;
 pub mod flows;

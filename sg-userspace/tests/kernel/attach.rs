@@ -62,7 +62,7 @@ fn detaching_leaves_nothing_behind() {
                 },
             );
             assert_eq!(
-                (status.xdp_mode.as_str(), status.egress_hook.as_str()),
+                (status.xdp_mode.name(), status.egress_hook.name()),
                 expected
             );
             // Packets pass the programs in both directions, in every mode.
@@ -104,7 +104,7 @@ fn the_outbound_hook_is_tcx_since_linux_6_6_and_clsact_before() {
         // These options have `auto`.
         apply_rules(sandbox, NODE, &sandbox.options("sg0"));
         let status = only(sandbox, "sg0").status().unwrap();
-        assert_eq!(status.egress_hook, expected);
+        assert_eq!(status.egress_hook.name(), expected);
         assert_eq!(only(sandbox, "sg0").pins.tcx_link().exists(), has_tcx);
         let filters = crate::sandbox::run("tc", &["filter", "show", "dev", "sg0", "egress"]);
         assert_eq!(filters.contains("sg_outbound"), !has_tcx, "{filters}");
@@ -114,7 +114,10 @@ fn the_outbound_hook_is_tcx_since_linux_6_6_and_clsact_before() {
         apply_rules(sandbox, "in tcp 1 from any accept", &sandbox.options("sg0"));
         assert!(!node.send(frame("udp 192.0.2.1:1 > 198.51.100.1:2").bytes()));
         assert_adds_up(&read(sandbox, "sg0"), 0, 2);
-        assert_eq!(only(sandbox, "sg0").status().unwrap().egress_hook, expected);
+        assert_eq!(
+            only(sandbox, "sg0").status().unwrap().egress_hook.name(),
+            expected
+        );
     });
 }
 

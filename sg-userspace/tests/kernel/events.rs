@@ -243,7 +243,7 @@ fn what_no_rule_matches_is_logged_where_that_is_asked_for() {
             ]
         );
         for packet in &logged.packets {
-            assert_eq!((packet.reason, &packet.rule), ("no-match", &None));
+            assert_eq!((packet.reason.name(), &packet.rule), ("no-match", &None));
             assert!(packet.to_string().ends_with(", no-match"), "{packet}");
         }
     });

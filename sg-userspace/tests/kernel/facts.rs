@@ -51,9 +51,9 @@ fn what_this_kernel_offers() {
             .remove(0)
             .status();
         let status = status.unwrap();
-        assert_ne!(status.egress_hook, "");
-        fact("outbound hook that `auto` takes", &status.egress_hook);
-        assert_eq!(status.xdp_mode, "native");
+        assert_ne!(status.egress_hook.name(), "");
+        fact("outbound hook that `auto` takes", status.egress_hook.name());
+        assert_eq!(status.xdp_mode.name(), "native");
     });
     sandbox(|sandbox| {
         sandbox.veth("sg0", "sg1");

@@ -227,7 +227,10 @@ fn a_flow_that_still_gets_replies_is_established() {
         link.wait();
         let kinds = || -> Vec<(&str, &str)> {
             let flows = flows(&only(sandbox, "sg0")).unwrap();
-            flows.iter().map(|f| (f.kind, f.state)).collect()
+            flows
+                .iter()
+                .map(|f| (f.kind.name(), f.state.name()))
+                .collect()
         };
         assert_eq!(kinds(), [("half-open", "udp")]);
         assert!(link.send(&answer));

@@ -106,7 +106,7 @@ fn many_replacements_leave_no_more_than_a_few() {
         assert_eq!(gone, 4, "one row for each direction and action");
         let row = |direction: &str, action: &str| {
             let mut rows = counted.rules.iter().filter(|r| r.position.is_none());
-            let row = rows.find(|r| (r.direction, r.action) == (direction, action));
+            let row = rows.find(|r| (r.direction.name(), r.action.name()) == (direction, action));
             row.map(|r| r.packets).unwrap_or_default()
         };
         let total = (rounds * RULES) as u64;

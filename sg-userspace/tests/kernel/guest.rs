@@ -77,7 +77,7 @@ fn assert_in_driver(sandbox: &Sandbox, interface: &str) {
     assert!(words.contains(&"xdp"), "{shown}");
     assert!(!words.contains(&"xdpgeneric"), "{shown}");
     let status = only(sandbox, interface).status().unwrap();
-    assert_eq!(status.xdp_mode, "native");
+    assert_eq!(status.xdp_mode.name(), "native");
 }
 
 /// All counters that are not zero, as lines: `inbound 1: 20`, `outbound 1: 6, replies 6`, `inbound
@@ -158,7 +158,7 @@ fn virtio_runs_the_inbound_program_in_its_driver() {
         from_peer.send(ssh().bytes());
         let c = read_when(sandbox, &node, |c| c.totals[0].packets > sent);
         let now = c.rules.iter().find(|r| r.position == Some(1));
-        assert_eq!(now.map(|r| (r.action, r.packets)), Some(("drop", 1)));
+        assert_eq!(now.map(|r| (r.action.name(), r.packets)), Some(("drop", 1)));
         assert_adds_up(&c, sent + 1, 8);
     });
 }
@@ -176,8 +176,11 @@ fn virtio_judges_jumbo_frames() {
         }
         apply_in(XdpMode::Auto, sandbox, &node, "in tcp 22 from any accept");
         let mode = only(sandbox, &node).status().unwrap().xdp_mode;
-        assert_eq!(mode, if limit >= 9000 { "native" } else { "generic" });
-        fact("XDP on virtio_net with MTU 9000", &mode);
+        assert_eq!(
+            mode.name(),
+            if limit >= 9000 { "native" } else { "generic" }
+        );
+        fact("XDP on virtio_net with MTU 9000", mode.name());
         let from_peer = RawSender::new(&peer);
         let jumbo = |port: u16| {
             frame(&format!("tcp 198.51.100.1:4000 > 192.0.2.1:{port} syn")).padded(8000)
@@ -304,12 +307,13 @@ fn judges_vlans(sandbox: &Sandbox, node: &str, peer: &str, mode: XdpMode) {
 
     let c = read(sandbox, node);
     let rule = |direction: &str, position: u32| {
-        let is_it = |r: &&RuleCounters| r.direction == direction && r.position == Some(position);
+        let is_it =
+            |r: &&RuleCounters| r.direction.name() == direction && r.position == Some(position);
         c.rules.iter().find(is_it).expect("the rule is listed")
     };
     let reason = |direction: &str, name: &str| {
         let mut reasons = c.reasons.iter();
-        reasons.find(|r| r.direction == direction && r.reason == name)
+        reasons.find(|r| r.direction.name() == direction && r.reason.name() == name)
     };
     let networks = 4;
     let handshake = 3;

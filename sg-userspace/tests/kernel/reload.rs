@@ -282,7 +282,7 @@ fn a_flow_moves_to_the_rule_that_admits_it_now() {
         assert_eq!(c.rules[0].reply_packets, 1);
         let flows = flows(&only(sandbox, "sg0")).unwrap();
         assert_eq!(flows.len(), 1);
-        assert_eq!(flows[0].state, "tcp-syn-recv");
+        assert_eq!(flows[0].state.name(), "tcp-syn-recv");
         assert_eq!(flows[0].generation, 2);
         assert_eq!(
             flows[0].rule.as_ref().unwrap().summary,

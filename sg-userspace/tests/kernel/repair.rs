@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use aya::programs::links::FdLink;
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, TcAttachType};
+use sg_common::verdict::Direction;
 use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::{
     ApplyOptions, EgressHook, FaultCode, KernelError, Outcome, XdpMode, apply, detach, interfaces,
@@ -48,7 +49,7 @@ fn status(sandbox: &Sandbox) -> Status {
     }
 }
 
-fn codes(sandbox: &Sandbox) -> Vec<(FaultCode, Option<&'static str>)> {
+fn codes(sandbox: &Sandbox) -> Vec<(FaultCode, Option<Direction>)> {
     let faults = status(sandbox).faults.into_iter();
     faults.map(|fault| (fault.code, fault.direction)).collect()
 }
@@ -83,7 +84,7 @@ type Damage = (
     &'static str,
     EgressHook,
     fn(&Sandbox),
-    &'static [(FaultCode, Option<&'static str>)],
+    &'static [(FaultCode, Option<Direction>)],
     [Seen; 2],
 );
 
@@ -100,21 +101,21 @@ const DAMAGES: &[Damage] = &[
         "the outbound link severed",
         EgressHook::Tcx,
         |s| sever(&only(s, "sg0").pins.tcx_link()),
-        &[(FaultCode::Severed, Some("outbound"))],
+        &[(FaultCode::Severed, Some(Direction::Outbound))],
         [Seen::A, Seen::Open],
     ),
     (
         "the inbound link severed",
         EgressHook::Tcx,
         |s| sever(&only(s, "sg0").pins.xdp_link()),
-        &[(FaultCode::Severed, Some("inbound"))],
+        &[(FaultCode::Severed, Some(Direction::Inbound))],
         [Seen::Open, Seen::A],
     ),
     (
         "the inbound link severed beside a filter",
         EgressHook::Clsact,
         |s| sever(&only(s, "sg0").pins.xdp_link()),
-        &[(FaultCode::Severed, Some("inbound"))],
+        &[(FaultCode::Severed, Some(Direction::Inbound))],
         [Seen::Open, Seen::A],
     ),
     (
@@ -126,8 +127,8 @@ const DAMAGES: &[Damage] = &[
             sever(&pins.tcx_link());
         },
         &[
-            (FaultCode::Severed, Some("inbound")),
-            (FaultCode::Severed, Some("outbound")),
+            (FaultCode::Severed, Some(Direction::Inbound)),
+            (FaultCode::Severed, Some(Direction::Outbound)),
         ],
         [Seen::Open; 2],
     ),
@@ -135,14 +136,14 @@ const DAMAGES: &[Damage] = &[
         "the filter deleted",
         EgressHook::Clsact,
         |_| tc("filter del dev sg0 egress"),
-        &[(FaultCode::NotAttached, Some("outbound"))],
+        &[(FaultCode::NotAttached, Some(Direction::Outbound))],
         [Seen::A, Seen::Open],
     ),
     (
         "the qdisc deleted",
         EgressHook::Clsact,
         |_| tc("qdisc del dev sg0 clsact"),
-        &[(FaultCode::NotAttached, Some("outbound"))],
+        &[(FaultCode::NotAttached, Some(Direction::Outbound))],
         [Seen::A, Seen::Open],
     ),
     (
@@ -152,7 +153,7 @@ const DAMAGES: &[Damage] = &[
             tc("qdisc del dev sg0 clsact");
             tc("qdisc add dev sg0 clsact");
         },
-        &[(FaultCode::NotAttached, Some("outbound"))],
+        &[(FaultCode::NotAttached, Some(Direction::Outbound))],
         [Seen::A, Seen::Open],
     ),
     (
@@ -163,8 +164,8 @@ const DAMAGES: &[Damage] = &[
             unlink(s, "outbound_link");
         },
         &[
-            (FaultCode::NotAttached, Some("inbound")),
-            (FaultCode::NotAttached, Some("outbound")),
+            (FaultCode::NotAttached, Some(Direction::Inbound)),
+            (FaultCode::NotAttached, Some(Direction::Outbound)),
         ],
         [Seen::Open; 2],
     ),
@@ -205,7 +206,7 @@ fn what_was_taken_off_is_named_and_attached_again_or_removed() {
                     } else {
                         "clsact"
                     };
-                    assert_eq!(status(sandbox).egress_hook, hook_now, "{name}");
+                    assert_eq!(status(sandbox).egress_hook.name(), hook_now, "{name}");
                 }
                 detach(sandbox.bpffs(), &only(sandbox, "sg0").pins)
                     .unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -251,7 +252,10 @@ fn a_program_that_comes_before_ours_is_reported() {
         drop(before);
 
         let after = attach_first(&mut theirs);
-        assert_eq!(codes(sandbox), [(FaultCode::Preceded, Some("outbound"))]);
+        assert_eq!(
+            codes(sandbox),
+            [(FaultCode::Preceded, Some(Direction::Outbound))]
+        );
         let said = &status(sandbox).faults[0].message;
         assert!(said.contains("sg_outbound"), "{said}");
         let read = counters(&only(sandbox, "sg0")).unwrap();
@@ -302,7 +306,10 @@ fn what_comes_before_a_filter_is_named_or_refused() {
         if egress_hooks().contains(&EgressHook::Tcx) {
             let mut theirs = accepts_everything();
             let _link = attach_first(&mut theirs);
-            assert_eq!(codes(sandbox), [(FaultCode::Preceded, Some("outbound"))]);
+            assert_eq!(
+                codes(sandbox),
+                [(FaultCode::Preceded, Some(Direction::Outbound))]
+            );
             let error = apply(&rules_from_lines(B), &options).unwrap_err();
             assert!(
                 error
@@ -313,7 +320,7 @@ fn what_comes_before_a_filter_is_named_or_refused() {
             // With the tcx hook the program runs first, without a gap in enforcement.
             apply_rules(sandbox, B, &with_hook(sandbox, EgressHook::Tcx));
             assert_eq!(status(sandbox).health, Health::Enforcing);
-            assert_eq!(status(sandbox).egress_hook, "tcx");
+            assert_eq!(status(sandbox).egress_hook.name(), "tcx");
         }
         detach(sandbox.bpffs(), &only(sandbox, "sg0").pins).unwrap();
         let filters = run("tc", &["filter", "show", "dev", "sg0", "egress"]);

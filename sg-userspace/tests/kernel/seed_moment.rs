@@ -183,11 +183,12 @@ fn attach_once(sandbox: &Sandbox, shared: &Shared, options: &ApplyOptions) {
     let dropped: Vec<_> = counted
         .reasons
         .iter()
-        .filter(|r| r.action == "drop" && r.packets > 0)
+        .filter(|r| r.action.name() == "drop" && r.packets > 0)
         .collect();
     let about = format!(
         "{} and {}",
-        applied.first.state.xdp_mode, applied.first.state.egress_hook
+        applied.first.state.xdp_mode.name(),
+        applied.first.state.egress_hook.name()
     );
     assert!(dropped.is_empty(), "{about}: {dropped:?}");
     let pins = only(sandbox, "nic").pins;

@@ -150,7 +150,10 @@ fn a_flow_may_use_both_interfaces() {
             let c = read_when(sandbox, name, |c| c.totals[0].packets == sent[i][0]);
             assert_adds_up(&c, sent[i][0], sent[i][1]);
             for (direction, expected) in [("outbound", replies[i][0]), ("inbound", replies[i][1])] {
-                let rules = c.rules.iter().filter(|rule| rule.direction == direction);
+                let rules = c
+                    .rules
+                    .iter()
+                    .filter(|rule| rule.direction.name() == direction);
                 let counted: u64 = rules.map(|rule| rule.reply_packets).sum();
                 assert_eq!(counted, expected, "{name}: replies of {direction} rules");
             }
@@ -272,7 +275,7 @@ fn an_interface_comes_and_goes_without_disturbing_the_others() {
         let mut live = flows(&only(sandbox, "up0")).unwrap();
         live.retain(|flow| flow.protocol == 6);
         assert_eq!(
-            (live.len(), live[0].state),
+            (live.len(), live[0].state.name()),
             (1, "tcp-syn-recv"),
             "with its answer"
         );
@@ -548,7 +551,10 @@ fn all_interfaces_are_found_by_a_pattern_and_explained_alike() {
                 local_port: Some(53),
             };
             let answer = explain_attached(one, &question).unwrap();
-            assert_eq!((answer.verdict, answer.reason), ("accept", "rule"));
+            assert_eq!(
+                (answer.verdict.name(), answer.reason.name()),
+                ("accept", "rule")
+            );
         }
         let none = attached(sandbox.bpffs(), &Scope::Interfaces(vec!["far*".into()]));
         let error = none.unwrap_err().to_string();

@@ -97,8 +97,11 @@ fn a_cut_connection_stays_so_when_the_policy_before_comes_back() {
             .for_each(Pair::goes_on);
         let [inbound, outbound] = node.counted("revoked");
         assert!(inbound >= 12 && outbound >= 12, "{inbound} and {outbound}");
-        let cut = node.flows().into_iter().filter(|f| f.state == "tcp-cut");
-        assert_eq!(cut.count(), 4, "only the cut flows have an entry");
+        let cut = node
+            .flows()
+            .into_iter()
+            .filter(|f| f.state.name() == "tcp-cut");
+        assert_eq!(cut.count(), 4, "and no other flow needs an entry");
 
         wait_for_days(&node);
         let state = node.apply(&like(OPEN, 2)).first.state;
@@ -359,7 +362,7 @@ fn what_may_still_be_cut_is_looked_for_too() {
             };
             node.apply(&next);
             // No packet has passed under this policy.
-            let states: Vec<_> = node.flows().iter().map(|flow| flow.state).collect();
+            let states: Vec<_> = node.flows().iter().map(|flow| flow.state.name()).collect();
             assert_eq!(states, ["tcp-established"]);
             found = Some(node.apply(&like(OPEN, 1)).first.state.may_have_cut);
             pair.goes_on();

@@ -160,7 +160,8 @@ fn a_half_open_flow_is_there_once() {
         let opened = |node: &Node| -> Vec<(&str, &str)> {
             let all = node.flows().into_iter();
             let udp = all.filter(|flow| flow.protocol == 17);
-            udp.map(|flow| (flow.kind, flow.opened)).collect()
+            udp.map(|flow| (flow.kind.name(), flow.opened.name()))
+                .collect()
         };
         assert_eq!(opened(&node), [("half-open", "outbound")]);
         node.apply(&rules_from_lines(ALL));

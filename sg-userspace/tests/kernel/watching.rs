@@ -53,7 +53,7 @@ pub(crate) fn apply_rules(sandbox: &Sandbox, rules: &str, options: &ApplyOptions
 pub(crate) fn under(counters: &Counters, reason: &str) -> [u64; 2] {
     ["inbound", "outbound"].map(|direction| {
         let rows = counters.reasons.iter();
-        let rows = rows.filter(|r| r.direction == direction && r.reason == reason);
+        let rows = rows.filter(|r| r.direction.name() == direction && r.reason.name() == reason);
         let packets: Vec<u64> = rows.map(|row| row.packets).collect();
         assert!(!packets.is_empty(), "every reason is listed");
         packets.iter().sum()
@@ -66,7 +66,7 @@ pub(crate) fn assert_adds_up(c: &Counters, inbound: u64, outbound: u64) {
         let rules: u64 = c
             .rules
             .iter()
-            .map(|r| match r.direction == direction {
+            .map(|r| match r.direction.name() == direction {
                 true => r.packets,
                 false => r.reply_packets,
             })
@@ -74,10 +74,14 @@ pub(crate) fn assert_adds_up(c: &Counters, inbound: u64, outbound: u64) {
         let reasons: u64 = c
             .reasons
             .iter()
-            .filter(|r| r.direction == direction)
+            .filter(|r| r.direction.name() == direction)
             .map(|r| r.packets)
             .sum();
-        let total = c.totals.iter().find(|t| t.direction == direction).unwrap();
+        let total = c
+            .totals
+            .iter()
+            .find(|t| t.direction.name() == direction)
+            .unwrap();
         assert_eq!(rules + reasons, sent, "{direction} packets counted");
         assert_eq!(total.packets, sent, "{direction} total");
         assert_eq!(total.accepted + total.dropped, sent, "{direction} verdicts");

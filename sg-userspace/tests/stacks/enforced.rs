@@ -77,7 +77,9 @@ impl Enforced {
         let position: u32 = position.parse().expect("a position");
         let mut rules = self.counters().rules.into_iter();
         rules
-            .find(|rule| rule.direction.starts_with(direction) && rule.position == Some(position))
+            .find(|rule| {
+                rule.direction.name().starts_with(direction) && rule.position == Some(position)
+            })
             .unwrap_or_else(|| panic!("no rule {name}"))
     }
 
@@ -113,7 +115,10 @@ impl Enforced {
             );
         }
         for (name, sums) in [("inbound", inbound), ("outbound", outbound)] {
-            let told = counted.totals.iter().find(|total| total.direction == name);
+            let told = counted
+                .totals
+                .iter()
+                .find(|total| total.direction.name() == name);
             let told = told.expect("a total for each direction");
             assert_eq!(
                 (told.packets, told.bytes, told.accepted),
@@ -166,7 +171,8 @@ impl Enforced {
 fn of_reason(counters: &Counters, name: &str) -> u64 {
     let (direction, reason) = name.split_once(' ').expect("a direction and a reason");
     let rows = counters.reasons.iter();
-    let rows = rows.filter(|row| row.direction.starts_with(direction) && row.reason == reason);
+    let rows = rows
+        .filter(|row| row.direction.name().starts_with(direction) && row.reason.name() == reason);
     let packets: Vec<u64> = rows.map(|row| row.packets).collect();
     assert!(!packets.is_empty(), "no reason {name}");
     packets.iter().sum()
@@ -183,8 +189,8 @@ struct Sums {
 
 fn sums(counters: &Counters, direction: &str) -> Sums {
     let rules = counters.rules.iter().map(|rule| {
-        if rule.direction == direction {
-            (rule.packets, rule.bytes, rule.action)
+        if rule.direction.name() == direction {
+            (rule.packets, rule.bytes, rule.action.name())
         } else {
             (rule.reply_packets, rule.reply_bytes, "accept")
         }
@@ -192,8 +198,8 @@ fn sums(counters: &Counters, direction: &str) -> Sums {
     let reasons = counters
         .reasons
         .iter()
-        .filter(|row| row.direction == direction);
-    let reasons = reasons.map(|row| (row.packets, row.bytes, row.action));
+        .filter(|row| row.direction.name() == direction);
+    let reasons = reasons.map(|row| (row.packets, row.bytes, row.action.name()));
     let mut sums = Sums::default();
     for (packets, bytes, action) in rules.chain(reasons) {
         sums.seen += packets;

@@ -59,7 +59,7 @@ fn line(sandbox: &Sandbox, mtu: u32) -> (Line, Enforced) {
         host.ip(&format!("link set dev {NIC} mtu {mtu}"));
     }
     let enforced = line.enforce(sandbox, &rules_from_lines(RULES));
-    assert_eq!(enforced.status().xdp_mode, "native");
+    assert_eq!(enforced.status().xdp_mode.name(), "native");
     (line, enforced)
 }
 

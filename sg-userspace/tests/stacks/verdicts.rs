@@ -70,7 +70,7 @@ fn what_the_policy_accepts_connects_and_nothing_else() {
                 continue;
             };
             let counted = enforced.rule(rule);
-            assert_eq!(counted.action, action, "{question}");
+            assert_eq!(counted.action.name(), action, "{question}");
             assert!(counted.packets > 0, "{question}: {counted:?}");
             let has_replies = counted.reply_packets > 0;
             assert_eq!(has_replies, action == "accept", "{question}: {counted:?}");
