@@ -326,7 +326,11 @@ fn verdict(out: &mut String, report: &Report, paint: Paint) {
     for difference in &report.differences {
         let _ = writeln!(out, "{} {difference}", paint.bad("✗"));
     }
-    let through = report.attempts.iter().filter(|a| a.got == Action::Accept).count();
+    let through = report
+        .attempts
+        .iter()
+        .filter(|a| a.got == Action::Accept)
+        .count();
     let tried = report.attempts.len();
     let said = match report.differences.len() {
         0 => paint.good(&format!(

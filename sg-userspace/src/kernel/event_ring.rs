@@ -5,7 +5,7 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::sync::atomic::AtomicU64;
 
-use aya::maps::MapInfo;
+use aya::maps::MapData;
 use sg_common::event::{Event, EventRing, EventSlot};
 use sg_common::flow_table::Word;
 
@@ -45,9 +45,8 @@ fn highest(list: &str) -> Option<u32> {
 /// Room for the events of one CPU in the pinned rings.
 pub(super) fn slots_at(pins: &InterfacePins) -> Result<u32, KernelError> {
     let of = |path: std::path::PathBuf| {
-        sys::open_pin_to_read(&path)
-            .and_then(|map| sys::map_shape(map.as_fd()))
-            .map(|shape| shape.entries)
+        sys::map_info(&path)
+            .map(|info| info.max_entries())
             .map_err(|e| KernelError::io(format!("opening {}", path.display()), e))
     };
     // If the rings were removed, they are created again for all possible CPUs.
@@ -104,11 +103,10 @@ impl EventReader {
         let share = slots_at(pins)? as usize;
         let map = |path: std::path::PathBuf, value: usize| {
             let failed = |e| KernelError::io(format!("opening {}", path.display()), e);
-            let map = sys::open_pin(&path).map_err(failed)?;
-            let entries = MapInfo::from_pin(&path)
-                .map_err(|e| KernelError::bpf(format!("opening {}", path.display()), e))?
-                .max_entries();
-            sys::MapMemory::read_only(map.as_fd(), entries as usize * value).map_err(failed)
+            let opened = MapData::from_pin(&path).and_then(|map| Ok((map.info()?, map)));
+            let (info, map) = opened.map_err(|e| failed(sys::map_error(e)))?;
+            let len = info.max_entries() as usize * value;
+            sys::MapMemory::read_only(map.fd().as_fd(), len).map_err(failed)
         };
         let mut reader = EventReader {
             rings: map(pins.event_rings(), size_of::<EventRing<u64>>())?,

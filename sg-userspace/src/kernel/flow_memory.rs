@@ -3,11 +3,12 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use aya::maps::MapData;
 use sg_common::flow::{CUT, FlowKind, FlowValue, TIMEOUTS, Timeout, seconds};
 use sg_common::flow_entry::{
     BEGUN, Contents, ENTRY_WORDS, FlowKey, HASH_KEYS, HEAD, Head, age, clock, hash, tick, time_out,
@@ -60,9 +61,9 @@ pub(super) fn keys_of(pins: Option<&InterfacePins>) -> Result<FlowKeys, KernelEr
     let bytes = keys.map(u64::to_ne_bytes);
     sys::create_blob("sg_flow_keys", size_of::<FlowKeys>() as u32)
         .and_then(|map| {
-            sys::fill_array(map.as_fd(), bytes.as_flattened())?;
-            sys::freeze(map.as_fd())?;
-            sys::pin(map.as_fd(), &path)
+            sys::fill_array(map.fd().as_fd(), bytes.as_flattened())?;
+            sys::freeze(map.fd().as_fd())?;
+            map.pin(&path).map_err(sys::pin_error)
         })
         .map_err(making)?;
     Ok(keys)
@@ -86,13 +87,13 @@ fn read_keys(path: &Path) -> Result<FlowKeys, KernelError> {
 }
 
 /// Opens the counts of flows by local port, or creates them.
-pub(super) fn port_counts(pins: &InterfacePins) -> Result<OwnedFd, KernelError> {
+pub(super) fn port_counts(pins: &InterfacePins) -> Result<MapData, KernelError> {
     let path = pins.flow_ports();
     if path.exists() {
-        return sys::open_pin(&path).map_err(|e| failed(&path, "opening", e));
+        return open_map(&path);
     }
     sys::create_blob("sg_flow_ports", PORT_COUNTS_LEN as u32)
-        .and_then(|map| sys::pin(map.as_fd(), &path).map(|()| map))
+        .and_then(|map| map.pin(&path).map_err(sys::pin_error).map(|()| map))
         .map_err(|e| failed(&path, "creating", e))
 }
 
@@ -107,14 +108,17 @@ pub(super) fn ages(timeouts: &[u32; TIMEOUTS]) -> [u32; STATES] {
 
 /// How many groups the table has whose pages are pinned at `path`.
 pub(super) fn groups_at(path: &Path) -> Result<u32, KernelError> {
-    sys::open_pin_to_read(path)
-        .and_then(|map| sys::map_shape(map.as_fd()))
-        .map(|shape| shape.entries)
+    sys::map_info(path)
+        .map(|info| info.max_entries())
         .map_err(|e| failed(path, "opening", e))
 }
 
 pub(super) fn failed(path: &Path, doing: &str, error: io::Error) -> KernelError {
     KernelError::io(format!("{doing} {}", path.display()), error)
+}
+
+pub(super) fn open_map(path: &Path) -> Result<MapData, KernelError> {
+    MapData::from_pin(path).map_err(|e| failed(path, "opening", sys::map_error(e)))
 }
 
 /// Maps the values of a pinned array map, which other processes and programs write as well.

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use aya::maps::{HashMap, Map};
 use serde::Serialize;
 use sg_common::flow::{FlowKind, FlowStats, TIMEOUTS, Timeout, is_expired};
 use sg_common::flow_entry::{Contents, age, clock};
@@ -14,7 +15,7 @@ use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
 
 use super::error::KernelError;
 pub use super::flow_memory::{FlowEntry, FlowTable, Written, key_of};
-use super::flow_memory::{failed, memory_to_read, shared_memory};
+use super::flow_memory::{failed, memory_to_read, open_map, shared_memory};
 use super::generation::Generation;
 use super::pins::InterfacePins;
 use super::sys;
@@ -43,10 +44,6 @@ pub fn monotonic_now() -> u64 {
 /// silent for much longer than a batch takes.
 const GRACE_NS: u64 = 1_000_000_000;
 
-fn open(path: &Path) -> Result<OwnedFd, KernelError> {
-    sys::open_pin(path).map_err(|e| failed(path, "opening", e))
-}
-
 fn open_to_read(path: &Path) -> Result<OwnedFd, KernelError> {
     sys::open_pin_to_read(path).map_err(|e| failed(path, "opening", e))
 }
@@ -62,17 +59,20 @@ fn remove_where<K: aya::Pod, V: aya::Pod>(
     path: &Path,
     is_over: impl Fn(&V) -> bool,
 ) -> Result<u64, KernelError> {
-    let map = open(path)?;
+    let map = open_map(path)?;
     let mut over: Vec<K> = Vec::new();
-    sys::each_hash_entry(map.as_fd(), BATCH, |key, value| {
+    sys::each_hash_entry(map.fd().as_fd(), BATCH, |key, value: V| {
         if is_over(&value) {
             over.push(key);
         }
     })
     .map_err(|e| failed(path, "reading", e))?;
+    let sweeping = |e| failed(path, "sweeping", sys::map_error(e));
+    let map = Map::from_map_data(map).map_err(sweeping)?;
+    let mut map = HashMap::<_, K, V>::try_from(map).map_err(sweeping)?;
     let mut removed = 0;
     for key in &over {
-        match sys::delete_entry(map.as_fd(), key) {
+        match map.remove(key).map_err(sys::map_error) {
             Ok(()) => removed += 1,
             // The entry was evicted or removed by a packet meanwhile.
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
@@ -213,7 +213,7 @@ impl Ledger {
             return Ok(());
         }
         sys::create_blob("sg_flow_ledger", (LEDGER_WORDS * 8) as u32)
-            .and_then(|map| sys::pin(map.as_fd(), &path))
+            .and_then(|map| map.pin(&path).map_err(sys::pin_error))
             .map_err(|e| failed(&path, "creating", e))
     }
 

@@ -337,7 +337,7 @@ fn share_port_counts(ebpf: &Ebpf, pins: &InterfacePins) -> Result<(), KernelErro
     let Some(Map::Array(map)) = ebpf.map(FLOW_PORTS) else {
         return Err(broken_object(FLOW_PORTS));
     };
-    sys::redirect(map.fd().as_fd(), port_counts(pins)?.as_fd())
+    sys::redirect(map.fd().as_fd(), port_counts(pins)?.fd().as_fd())
         .map_err(|e| KernelError::io("sharing the counts of flows", e))
 }
 

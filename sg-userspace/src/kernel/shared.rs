@@ -91,8 +91,8 @@ pub(crate) fn raw_counters(
 fn read_counters(path: &Path) -> Result<Vec<SlotCounters>, KernelError> {
     let what = || format!("reading {}", path.display());
     let map = sys::open_pin_to_read(path).map_err(|e| KernelError::io(what(), e))?;
-    let shape = sys::map_shape(map.as_fd()).map_err(|e| KernelError::io(what(), e))?;
-    CounterReader::new(map, shape.entries)?.all()
+    let info = sys::map_info(path).map_err(|e| KernelError::io(what(), e))?;
+    CounterReader::new(map, info.max_entries())?.all()
 }
 
 /// Reads a counter map: all of it in a few system calls, or one slot in one.

@@ -247,9 +247,9 @@ impl State {
         links::unpin(&new).map_err(io)?;
         let len = u32::try_from(bytes.len()).map_err(|_| io(std::io::Error::other("too large")))?;
         let map = sys::create_blob("sg_state", len).map_err(io)?;
-        sys::fill_array(map.as_fd(), &bytes).map_err(io)?;
-        sys::freeze(map.as_fd()).map_err(io)?;
-        links::pin(map.as_fd(), &new).map_err(io)?;
+        sys::fill_array(map.fd().as_fd(), &bytes).map_err(io)?;
+        sys::freeze(map.fd().as_fd()).map_err(io)?;
+        links::pin(map.fd().as_fd(), &new).map_err(io)?;
         links::rename(&new, path).map_err(io)
     }
 }

@@ -1,5 +1,13 @@
-//! System calls that no library offers, such as filling an array map through memory, freezing it,
-//! creating the state map, reading a link's interface, and a network namespace's cookie.
+//! System calls that no library offers. aya makes the others. It does not have:
+//!
+//! - batches of lookups, which read a thousand values with one call,
+//! - freezing a map, and values whose length is known only at run time,
+//! - opening a pin for reading only, which works on a read-only mount and without capabilities,
+//! - links that stay pinned: it detaches a link that it drops, attaches by netlink if
+//!   BPF_LINK_CREATE fails, and does not know a link's interface,
+//! - the list of programs on a hook, and opening a program by its id.
+//!
+//! Besides bpf(2): leases on files, a grace period of RCU, and the cookie of a network namespace.
 
 use std::ffi::CString;
 use std::io;
@@ -8,10 +16,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 
+use aya::maps::{MapData, MapError, MapInfo, MapType};
+use aya::pin::PinError;
 use aya_obj::generated::{
-    BPF_F_BEFORE, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd,
-    bpf_link_info, bpf_map_info, bpf_map_type, bpf_prog_info,
+    BPF_F_BEFORE, BPF_F_MMAPABLE, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type,
+    bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info, bpf_map_type, bpf_prog_info,
 };
+use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
 use super::link_kind::{Kind, Link};
 
@@ -38,38 +49,19 @@ fn zeroed() -> bpf_attr {
 }
 
 /// The values of an mmapable array map, mapped into memory.
-pub(super) struct MapMemory {
-    address: *mut libc::c_void,
-    len: usize,
-}
+pub(super) struct MapMemory(MmapRaw);
 
 impl MapMemory {
-    /// Maps `len` bytes of `map`'s values. Writable mappings must end before the map can be frozen.
-    fn new(map: BorrowedFd<'_>, len: usize, protection: libc::c_int) -> io::Result<Self> {
-        // SAFETY: a fresh mapping chosen by the kernel; the result is checked.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                protection,
-                libc::MAP_SHARED,
-                map.as_raw_fd(),
-                0,
-            )
-        };
-        if address == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(MapMemory { address, len })
-    }
-
     pub(super) fn read_only(map: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
-        Self::new(map, len, libc::PROT_READ)
+        MmapOptions::new()
+            .len(len)
+            .map_raw_read_only(&map)
+            .map(MapMemory)
     }
 
-    /// A mapping in which several processes may count.
+    /// A mapping in which several processes may count. It must end before the map can be frozen.
     pub(super) fn shared(map: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
-        Self::new(map, len, libc::PROT_READ | libc::PROT_WRITE)
+        MmapOptions::new().len(len).map_raw(&map).map(MapMemory)
     }
 
     /// A copy of the `entries` values of an array map. The kernel maps no descriptor that is open
@@ -77,45 +69,17 @@ impl MapMemory {
     /// may be copied in part.
     pub(super) fn copied(map: BorrowedFd<'_>, entries: u32, value_len: usize) -> io::Result<Self> {
         let bytes = read_per_cpu_array(map, entries, value_len, 1)?;
-        // SAFETY: a fresh mapping chosen by the kernel, of nothing that exists; the result is
-        // checked.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes.len().max(1),
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
-        if address == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the mapping is writable, as long as `bytes`, and nothing else uses it.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address.cast(), bytes.len()) };
-        Ok(MapMemory {
-            address,
-            len: bytes.len().max(1),
-        })
+        let mut memory = MmapMut::map_anon(bytes.len())?;
+        memory[..bytes.len()].copy_from_slice(&bytes);
+        Ok(MapMemory(memory.into()))
     }
-}
 
-impl MapMemory {
     /// The values as counters, which other processes and programs may write meanwhile.
     pub(super) fn counters(&self) -> &[AtomicU64] {
+        let len = self.0.len() / size_of::<AtomicU64>();
         // SAFETY: mappings begin at a page, so the alignment holds. All other writers write the
         // words atomically as well. The mapping lives as long as `self`.
-        unsafe {
-            std::slice::from_raw_parts(self.address.cast(), self.len / size_of::<AtomicU64>())
-        }
-    }
-}
-
-impl Drop for MapMemory {
-    fn drop(&mut self) {
-        // SAFETY: this is exactly the range that `mmap` returned.
-        unsafe { libc::munmap(self.address, self.len) };
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), len) }
     }
 }
 
@@ -124,23 +88,19 @@ pub(super) fn fill_array(map: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     if bytes.is_empty() {
         return Ok(());
     }
-    let memory = MapMemory::new(map, bytes.len(), libc::PROT_READ | libc::PROT_WRITE)?;
+    let memory = MapMemory::shared(map, bytes.len())?;
     // SAFETY: the mapping is writable and `bytes.len()` long, and no program uses the map yet.
     unsafe {
-        std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory.address.cast::<u8>(), bytes.len())
-    };
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory.0.as_mut_ptr(), bytes.len());
+    }
     Ok(())
 }
 
-/// Unpredictable numbers.
+/// Numbers that nobody can guess.
 pub(super) fn random<const N: usize>() -> io::Result<[u64; N]> {
-    let mut words = [0u64; N];
-    let len = size_of_val(&words);
-    // SAFETY: `words` is `len` bytes long.
-    let got = unsafe { libc::getrandom(words.as_mut_ptr().cast(), len, 0) };
-    // The kernel never returns fewer bytes than requested if these are less than 256.
-    if got < 0 || got as usize != len {
-        return Err(io::Error::last_os_error());
+    let mut words = [0; N];
+    for word in &mut words {
+        *word = getrandom::u64()?;
     }
     Ok(words)
 }
@@ -266,32 +226,31 @@ pub(super) fn each_hash_entry<K: aya::Pod, V: aya::Pod>(
     }
 }
 
-/// Removes one entry of a hash map.
-pub(super) fn delete_entry<K: aya::Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
-    let mut attr = zeroed();
-    // SAFETY: plain fields of the union's element view are written.
-    let view = unsafe { &mut attr.__bindgen_anon_2 };
-    view.map_fd = map.as_raw_fd() as u32;
-    view.key = std::ptr::from_ref(key) as u64;
-    bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr).map(drop)
+/// Creates an array map with one value of `len` bytes that can be mapped into memory.
+pub(super) fn create_blob(name: &str, len: u32) -> io::Result<MapData> {
+    let array = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+    let key_len = size_of::<u32>() as u32;
+    let map = aya_obj::Map::new_from_params(array, key_len, len, 1, BPF_F_MMAPABLE);
+    MapData::create(map, name, None).map_err(map_error)
 }
 
-/// Creates an array map with one value of `len` bytes that can be mapped into memory.
-pub(super) fn create_blob(name: &str, len: u32) -> io::Result<OwnedFd> {
-    let mut attr = zeroed();
-    // SAFETY: plain fields of the union's map-creation view are written.
-    let create = unsafe { &mut attr.__bindgen_anon_1 };
-    create.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
-    create.key_size = 4;
-    create.value_size = len;
-    create.max_entries = 1;
-    create.map_flags = aya_obj::generated::BPF_F_MMAPABLE;
-    for (to, from) in create.map_name.iter_mut().zip(name.bytes().take(15)) {
-        *to = from as _;
+/// The kernel's own error in one of aya's.
+pub(super) fn map_error(error: MapError) -> io::Error {
+    match error {
+        MapError::CreateError { io_error, .. } => io_error,
+        MapError::IoError(error) => error,
+        MapError::SyscallError(error) => error.io_error,
+        MapError::PinError { error, .. } => pin_error(error),
+        other => io::Error::other(other),
     }
-    let fd = bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr)?;
-    // SAFETY: the kernel has just returned this descriptor, and nothing else uses it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// The kernel's own error in one of aya's.
+pub(super) fn pin_error(error: PinError) -> io::Error {
+    match error {
+        PinError::SyscallError(error) => error.io_error,
+        other => io::Error::other(other),
+    }
 }
 
 /// Pins `object` at `path`, where nothing may exist.
@@ -374,34 +333,29 @@ unsafe fn info<T>(object: BorrowedFd<'_>) -> io::Result<T> {
     Ok(info)
 }
 
-/// The type and size of a map.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct MapShape {
-    pub(super) is_array: bool,
-    pub(super) value_len: usize,
-    pub(super) entries: u32,
-}
-
-pub(super) fn map_shape(map: BorrowedFd<'_>) -> io::Result<MapShape> {
-    // SAFETY: this is the structure that the kernel fills in for a map.
-    let info: bpf_map_info = unsafe { info(map)? };
-    Ok(MapShape {
-        is_array: info.type_ == bpf_map_type::BPF_MAP_TYPE_ARRAY as u32,
-        value_len: info.value_size as usize,
-        entries: info.max_entries,
-    })
+/// What the map that is pinned at `path` is made of.
+pub(super) fn map_info(path: &Path) -> io::Result<MapInfo> {
+    let map = MapData::from_fd(open_pin_to_read(path)?).map_err(map_error)?;
+    map.info().map_err(map_error)
 }
 
 /// The first value of the array map pinned at `path`. `None` for another kind of map.
 pub(super) fn read_blob(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let map = open_pin_to_read(path)?;
-    let shape = map_shape(map.as_fd())?;
-    if !shape.is_array || shape.entries == 0 {
+    let map = MapData::from_fd(open_pin_to_read(path)?).map_err(map_error)?;
+    let info = map.info().map_err(map_error)?;
+    if !matches!(info.map_type(), Ok(MapType::Array)) || info.max_entries() == 0 {
         return Ok(None);
     }
-    let mut bytes = vec![0; shape.value_len];
-    lookup(map.as_fd(), &0, &mut bytes)?;
+    let mut bytes = vec![0; info.value_size() as usize];
+    lookup(map.fd().as_fd(), &0, &mut bytes)?;
     Ok(Some(bytes))
+}
+
+/// All values of the array map `map`, one behind the other.
+pub(super) fn read_array(map: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    // SAFETY: what the kernel says of a map.
+    let info: bpf_map_info = unsafe { info(map)? };
+    read_per_cpu_array(map, info.max_entries, info.value_size as usize, 1)
 }
 
 /// Waits until no packet is in a program that was replaced before this call. Programs run inside

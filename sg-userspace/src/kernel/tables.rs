@@ -55,12 +55,8 @@ impl LiveTables {
         near: BorrowedFd<'_>,
         far: impl FnOnce() -> Result<F, KernelError>,
     ) -> Result<Self, KernelError> {
-        let read = |map: BorrowedFd<'_>| {
-            let shape = sys::map_shape(map)?;
-            sys::read_per_cpu_array(map, shape.entries, shape.value_len, 1)
-        };
         let failed = |e| KernelError::io(READING, e);
-        let bytes = read(near).map_err(failed)?;
+        let bytes = sys::read_array(near).map_err(failed)?;
         let other_layout = || unknown("its tables have another layout".into());
         let bytes = bytes
             .get(..size_of::<BssTables>())
@@ -74,7 +70,7 @@ impl LiveTables {
 
         let mut lines = lines_of(words);
         if Shape::is_elsewhere(&lines) {
-            let bytes = read(far()?.as_fd()).map_err(failed)?;
+            let bytes = sys::read_array(far()?.as_fd()).map_err(failed)?;
             let (words, _) = bytes.as_chunks::<4>();
             lines = lines_of(words.iter().map(|w| u32::from_ne_bytes(*w)));
         }
