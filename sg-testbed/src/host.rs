@@ -97,6 +97,15 @@ impl Host {
             .unwrap_or_else(|e| panic!("a veth pair {name}, {other_name}: {e}"));
     }
 
+    /// Joins the calling thread's namespace and this host by a veth pair, whose ends are up.
+    #[track_caller]
+    pub fn connect(&self, here: &str, there: &str) {
+        let caller = Host::here();
+        caller.join(here, self, there);
+        caller.done(|| interfaces::set_up(here));
+        self.done(|| interfaces::set_up(there));
+    }
+
     /// Moves an interface of the calling thread's namespace here.
     #[track_caller]
     pub fn take(&self, interface: &str) {

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use aya::programs::loaded_programs;
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sg_policy::policy::{Policy, PolicyInput, load, rules_from_lines};
+use sg_testbed::mounts;
 use sg_userspace::kernel::EgressHook;
 use sg_userspace::lab::{AnswerBy, Attempt, Options, Report, run};
 use sg_userspace::observe::attached::{Scope, attached};
@@ -209,8 +209,7 @@ fn alone(test: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             let none: Option<&str> = None;
-            unshare(CloneFlags::CLONE_NEWNS).unwrap();
-            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+            mounts::make_private().unwrap();
             mount(none, "/run", Some("tmpfs"), MsFlags::empty(), none).unwrap();
             std::fs::create_dir("/run/netns").unwrap();
             test();

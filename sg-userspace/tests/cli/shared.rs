@@ -152,8 +152,7 @@ fn detach_takes_one_namespace() {
 fn detach_takes_the_machine_and_nothing_of_another_file_system() {
     let shared = Shared::new();
     let World { node, peer, .. } = &shared.world;
-    let other = shared.world.dir.path().join("other");
-    shared.world.make_bpffs(&other);
+    let other = shared.world.dir.bpffs("other").unwrap();
     let on_other = |words: &[&str]| {
         let other = path(&other);
         super::world::run(&[&["--netns", node, "--bpffs", &other], words].concat())

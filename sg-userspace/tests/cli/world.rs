@@ -2,9 +2,11 @@
 //! namespaces joined by a veth, and a BPF file system. Everything goes when the test ends.
 
 use std::io::Write as _;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+
+use sg_testbed::{Namespace, Scratch, interfaces, require_root};
 
 /// What a command printed and how it ended.
 pub(crate) struct Ran {
@@ -109,55 +111,41 @@ pub(crate) const EXPLAIN: [&str; 7] = [
 pub(crate) struct World {
     pub(crate) node: String,
     pub(crate) peer: String,
-    pub(crate) dir: tempfile::TempDir,
     pub(crate) bpffs: PathBuf,
+    pub(crate) dir: Scratch,
 }
 
 impl World {
     /// # Panics
     /// Without root: a test that cannot run has not passed.
     pub(crate) fn new() -> World {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        assert!(
-            nix::unistd::geteuid().is_root(),
-            "this test makes network namespaces and loads BPF programs, which needs root: run the \
-             tests with `cargo xtask test`"
-        );
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("sgcli-{}-{number}", std::process::id());
-        let dir = tempfile::tempdir().expect("a temporary directory");
+        require_root();
+        let dir = Scratch::new("sgcli").expect("root may make names and folders");
+        let namespace = |name| dir.namespace(name).unwrap_or_else(|e| panic!("{e}"));
         let world = World {
-            node: format!("{name}-node"),
-            peer: format!("{name}-peer"),
-            bpffs: dir.path().join("bpf"),
+            node: namespace("node"),
+            peer: namespace("peer"),
+            bpffs: dir.bpffs("bpf").expect("the kernel has BPF file systems"),
             dir,
         };
-        world.make_bpffs(&world.bpffs);
-        ip(&["netns", "add", &world.node]);
-        ip(&["netns", "add", &world.peer]);
         world.add_veth();
         world
     }
 
-    pub(crate) fn make_bpffs(&self, path: &Path) {
-        std::fs::create_dir(path).expect("the directory is writable");
-        nix::mount::mount(
-            Some("bpf"),
-            path,
-            Some("bpf"),
-            nix::mount::MsFlags::empty(),
-            Some("mode=0700"),
-        )
-        .expect("the kernel has BPF file systems");
-    }
-
     pub(crate) fn add_veth(&self) {
-        let World { node, peer, .. } = self;
-        let words = format!("link add nic netns {node} type veth peer name nic netns {peer}");
-        ip(&words.split(' ').collect::<Vec<_>>());
-        for (netns, address) in [(node, "192.0.2.1/24"), (peer, "192.0.2.2/24")] {
-            ip(&["-n", netns, "addr", "add", address, "dev", "nic"]);
-            ip(&["-n", netns, "link", "set", "nic", "up"]);
+        let ends = [(&self.node, 1), (&self.peer, 2)].map(|(name, last)| {
+            let path = Path::new("/run/netns").join(name);
+            let namespace = Namespace::open(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
+            (namespace, Ipv4Addr::new(192, 0, 2, last))
+        });
+        let [node, peer] = &ends;
+        interfaces::add_veth((&node.0, "nic"), (&peer.0, "nic")).expect("a veth pair");
+        for (namespace, address) in &ends {
+            let set_up = || {
+                interfaces::add_address("nic", (*address).into(), 24)?;
+                interfaces::set_up("nic")
+            };
+            namespace.inside(set_up).flatten().expect("an interface");
         }
     }
 
@@ -171,8 +159,7 @@ impl World {
     /// A file system for pins that nobody who uses the world's own knows of, and a policy that is
     /// pinned there in force on an interface of the node's.
     pub(crate) fn apply_elsewhere(&self, interface: &str) -> PathBuf {
-        let other = self.dir.path().join("other");
-        self.make_bpffs(&other);
+        let other = self.dir.bpffs("other").expect("another BPF file system");
         let elsewhere = other.display().to_string();
         let place = ["--netns", &self.node, "--bpffs", &elsewhere];
         let words = ["apply", "builtin:tke", "--iface", interface];
@@ -257,26 +244,10 @@ impl World {
     }
 }
 
-impl Drop for World {
-    fn drop(&mut self) {
-        for netns in [&self.node, &self.peer] {
-            let _ = Command::new("ip").args(["netns", "del", netns]).output();
-        }
-        for name in ["bpf", "other"] {
-            let _ = nix::mount::umount2(
-                &self.dir.path().join(name),
-                nix::mount::MntFlags::MNT_DETACH,
-            );
-        }
-    }
-}
-
 /// Runs `ip`.
 #[track_caller]
 pub(crate) fn ip(words: &[&str]) {
-    let ran = Command::new("ip").args(words).output();
-    let ran = Ran::of(&ran.expect("the tests need iproute2"));
-    assert_eq!(ran.code, 0, "ip {}: {}", words.join(" "), ran.all());
+    sg_testbed::run("ip", words);
 }
 
 /// Compares with a snapshot in which times, digests and numbers of the moment are named.

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use sg_common::verdict::Direction;
 use sg_policy::policy::rules_from_lines;
+use sg_testbed::Host;
 use sg_userspace::kernel::{ApplyOptions, XdpMode, apply};
 use sg_userspace::observe::counters::{Counters, RuleCounters};
 
 use crate::facts::{fact, native_xdp};
 use crate::frames::{Frame, frame, non_ip};
-use crate::namespace::Namespace;
 use crate::sandbox::{RawSender, Sandbox, ip, run, sandbox, silent_and_up};
 use crate::support::is_guest;
 use crate::watching::{assert_adds_up, only, read, read_when, under};
@@ -32,8 +32,8 @@ fn require_guest() {
 /// thread. The MAC address of a card encodes its pair and end.
 fn virtio(pair: u8) -> [String; 2] {
     require_guest();
-    let here = Namespace::here();
-    let ends = Namespace::of_the_machine().inside(|| {
+    let here = Host::here();
+    let ends = Host::of_the_machine().inside(|| {
         [0, 1].map(|end| {
             let name = with_address(&format!("52:54:00:5e:{pair:02x}:{end:02x}"));
             here.take(&name);
@@ -275,7 +275,7 @@ fn add_vlans(link: &str, host: u8) {
 }
 
 fn judges_vlans(sandbox: &Sandbox, node: &str, peer: &str, mode: XdpMode) {
-    let (here, there) = (Namespace::here(), Namespace::new());
+    let (here, there) = (Host::here(), Host::bare());
     there.take(peer);
     there.inside(|| {
         silent_and_up(peer);
@@ -335,7 +335,7 @@ fn judges_vlans(sandbox: &Sandbox, node: &str, peer: &str, mode: XdpMode) {
 }
 
 /// Connects to the server's `address`, sends a message and receives the same one.
-fn talk(client: &Namespace, server: &Namespace, address: SocketAddr) {
+fn talk(client: &Host, server: &Host, address: SocketAddr) {
     let failed = |e: std::io::Error| -> ! { panic!("{address}: {e}") };
     let listener = server.inside(|| TcpListener::bind(address).unwrap_or_else(|e| failed(e)));
     let mut asking = client
@@ -356,7 +356,7 @@ fn talk(client: &Namespace, server: &Namespace, address: SocketAddr) {
 
 /// Connects to an `address` without a listener. If the SYN arrived, the connection would be
 /// refused, so it must time out.
-fn assert_silent(client: &Namespace, address: SocketAddr) {
+fn assert_silent(client: &Host, address: SocketAddr) {
     let result = client.inside(|| TcpStream::connect_timeout(&address, SILENCE));
     let error = result.expect_err("there is no listener").kind();
     assert_eq!(error, ErrorKind::TimedOut, "{address}");

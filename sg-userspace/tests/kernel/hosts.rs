@@ -1,13 +1,10 @@
-//! More hosts for a test: network namespaces with nothing in them, cables between them and the
-//! sandbox, and connections over these.
+//! What tests do on the hosts of their network: settings, and connections between hosts.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, setns, unshare};
+pub(crate) use sg_testbed::Host;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::sandbox::{ip, run};
@@ -16,53 +13,6 @@ use crate::sandbox::{ip, run};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// After how long silence counts as dropped.
 const SILENCE: Duration = Duration::from_millis(300);
-
-/// A network namespace, which goes with the last of its sockets.
-pub(crate) struct Host {
-    namespace: File,
-}
-
-impl Host {
-    pub(crate) fn new() -> Self {
-        let made = std::thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).expect("root may have namespaces of its own");
-            let namespace = File::open("/proc/thread-self/ns/net").expect("the namespace");
-            ip(&["link", "set", "lo", "up"]);
-            namespace
-        });
-        Host {
-            namespace: made.join().expect("a namespace"),
-        }
-    }
-
-    /// Runs `work` in the namespace. Sockets stay there wherever they are used.
-    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        std::thread::scope(|scope| {
-            let inside = scope.spawn(|| {
-                setns(&self.namespace, CloneFlags::CLONE_NEWNET).expect("the host's namespace");
-                work()
-            });
-            inside
-                .join()
-                .unwrap_or_else(|e| std::panic::resume_unwind(e))
-        })
-    }
-
-    /// Moves an interface of the calling thread's namespace to the host.
-    pub(crate) fn take(&self, interface: &str) {
-        let process = std::process::id();
-        let namespace = format!("/proc/{process}/fd/{}", self.namespace.as_raw_fd());
-        ip(&["link", "set", interface, "netns", &namespace]);
-    }
-
-    /// A cable: `here` stays in the calling thread's namespace, `there` is the host's.
-    pub(crate) fn connect(&self, here: &str, there: &str) {
-        ip(&["link", "add", here, "type", "veth", "peer", "name", there]);
-        self.take(there);
-        ip(&["link", "set", here, "up"]);
-        self.inside(|| ip(&["link", "set", there, "up"]));
-    }
-}
 
 /// Gives an interface of the calling thread's namespace an address that can be used at once.
 pub(crate) fn address(interface: &str, address: &str) {

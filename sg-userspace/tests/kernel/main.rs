@@ -20,7 +20,6 @@ mod growth;
 mod guest;
 mod handshakes;
 mod hosts;
-mod namespace;
 mod node_types;
 mod packets;
 mod probe;

@@ -2,12 +2,13 @@
 //! same time.
 
 use sg_policy::policy::rules_from_lines;
+use sg_testbed::{Mount, Namespace};
 use sg_userspace::kernel::netns::{self, Netns};
 use sg_userspace::kernel::{ApplyOptions, KernelError, apply, detach, interfaces};
 use sg_userspace::observe::attached::{Health, Scope, attached};
 use sg_userspace::observe::counters::counters;
 
-use crate::sandbox::{sandbox, unmount};
+use crate::sandbox::sandbox;
 use crate::support::rounds;
 use crate::watching::{NODE, apply_rules, only};
 
@@ -20,9 +21,7 @@ fn another_xdp_program_is_named_and_left_alone() {
         let theirs = interfaces::xdp_program(index).unwrap();
         // Another program's attachment: its pins are on another BPF file system.
         let other = tempfile::tempdir().unwrap();
-        let none: Option<&str> = None;
-        let flags = nix::mount::MsFlags::empty();
-        nix::mount::mount(Some("bpf"), other.path(), Some("bpf"), flags, none).unwrap();
+        let mount = Mount::bpffs(other.path()).unwrap();
         let options = ApplyOptions {
             bpffs: other.path().to_owned(),
             ..sandbox.options("sg0")
@@ -35,7 +34,7 @@ fn another_xdp_program_is_named_and_left_alone() {
         );
         assert!(!other.path().join("sgctl").exists());
         assert_eq!(interfaces::xdp_program(index).unwrap(), theirs);
-        unmount(other.path());
+        drop(mount);
     });
 }
 
@@ -160,7 +159,7 @@ fn interfaces_of_one_name_in_two_namespaces_do_not_collide() {
         let here = netns::cookie().unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+                Namespace::enter_new().unwrap();
                 assert_ne!(netns::cookie().unwrap(), here);
                 sandbox.veth("sg0", "sg1");
                 apply_rules(sandbox, "in tcp 1 from any accept", &sandbox.options("sg0"));

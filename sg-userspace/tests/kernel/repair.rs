@@ -9,6 +9,7 @@ use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, TcAttachType};
 use sg_common::verdict::Direction;
 use sg_policy::policy::rules_from_lines;
+use sg_testbed::Host;
 use sg_userspace::kernel::{
     ApplyOptions, EgressHook, FaultCode, KernelError, Outcome, XdpMode, apply, detach, interfaces,
     netns,
@@ -17,7 +18,6 @@ use sg_userspace::observe::attached::{Health, Scope, Status, attached};
 use sg_userspace::observe::counters::counters;
 
 use crate::frames::{frame, non_ip};
-use crate::namespace::Namespace;
 use crate::probe::{A, B, Probe, Seen};
 use crate::sandbox::{RawSender, Sandbox, ip, run, sandbox};
 use crate::support::{Enforcer, egress_hooks};
@@ -448,7 +448,7 @@ fn an_interface_that_was_moved_is_found_wherever_it_is() {
             sandbox.veth("sg0", "sg1");
             apply_rules(sandbox, A, &with_hook(sandbox, hook));
             let old_cookie = netns::cookie().unwrap();
-            let there = Namespace::new();
+            let there = Host::bare();
             there.take("sg0");
             let cookie = there.inside(|| {
                 ip(&["link", "set", "sg0", "up"]);

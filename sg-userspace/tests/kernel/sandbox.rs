@@ -5,21 +5,14 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use sg_testbed::{Host, Mount, Namespace, interfaces, mounts, set_sysctl};
+pub(crate) use sg_testbed::{require_root, run};
 use sg_userspace::kernel::ApplyOptions;
 
-/// Fails the test, with the remedy, where it cannot run.
-pub(crate) fn require_root() {
-    assert!(
-        nix::unistd::geteuid().is_root(),
-        "this test loads BPF programs and needs root: run it through `cargo xtask test`"
-    );
-}
-
 pub(crate) struct Sandbox {
+    /// Taken away before its folder.
+    _mount: Mount,
     bpffs: tempfile::TempDir,
 }
 
@@ -29,41 +22,20 @@ pub(crate) fn sandbox(test: impl FnOnce(&Sandbox) + Send) {
     let outcome = std::thread::scope(|scope| {
         scope
             .spawn(|| {
-                unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
-                    .expect("root may have namespaces of its own");
-                // Nothing mounted from here on is seen outside.
-                let none: Option<&str> = None;
-                mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
-                    .expect("mounts can be made private");
+                Namespace::enter_new().expect("root may have a network of its own");
+                mounts::make_private().expect("root may have mounts of its own");
                 let bpffs = tempfile::tempdir().expect("a directory for the BPF file system");
-                mount(
-                    Some("bpf"),
-                    bpffs.path(),
-                    Some("bpf"),
-                    MsFlags::empty(),
-                    none,
-                )
-                .expect("a BPF file system of our own");
-                let sandbox = Sandbox { bpffs };
+                let mount = Mount::bpffs(bpffs.path()).expect("a BPF file system of our own");
+                let sandbox = Sandbox {
+                    _mount: mount,
+                    bpffs,
+                };
                 test(&sandbox);
             })
             .join()
     });
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
-    }
-}
-
-/// Takes a mount away. Lazily: a child that another test is just starting may hold a copy of a
-/// descriptor of ours until it has become `ip` or `nft`.
-pub(crate) fn unmount(path: &Path) {
-    umount2(path, MntFlags::MNT_DETACH).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-}
-
-impl Drop for Sandbox {
-    /// Before the directory is removed, also when the test has failed.
-    fn drop(&mut self) {
-        let _ = umount2(self.bpffs.path(), MntFlags::MNT_DETACH);
     }
 }
 
@@ -87,7 +59,8 @@ impl Sandbox {
 
     /// A veth pair, both ends here and up. Without IPv6, so that nobody but the test sends.
     pub(crate) fn veth(&self, a: &str, b: &str) {
-        ip(&["link", "add", a, "type", "veth", "peer", "name", b]);
+        let here = Host::here();
+        here.join(a, &here, b);
         for end in [a, b] {
             silent_and_up(end);
         }
@@ -96,28 +69,14 @@ impl Sandbox {
 
 /// Sets an interface up, without IPv6.
 pub(crate) fn silent_and_up(interface: &str) {
-    // The sysctl tree of this thread's namespace; /proc/sys/net follows the reader.
-    let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
-    std::fs::write(&path, "1").unwrap_or_else(|e| panic!("{path}: {e}"));
-    ip(&["link", "set", interface, "up"]);
+    let name = format!("net/ipv6/conf/{interface}/disable_ipv6");
+    set_sysctl(&name, "1").unwrap_or_else(|e| panic!("{e}"));
+    interfaces::set_up(interface).unwrap_or_else(|e| panic!("{interface}: {e}"));
 }
 
 /// Runs `ip` in the calling thread's network namespace.
 pub(crate) fn ip(arguments: &[&str]) {
     run("ip", arguments);
-}
-
-pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .unwrap_or_else(|e| panic!("{program}: {e}; `cargo xtask setup` installs it"));
-    assert!(
-        output.status.success(),
-        "{program} {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// A raw socket that sends whole frames out of one interface.

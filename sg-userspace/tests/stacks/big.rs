@@ -11,11 +11,11 @@ use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::{XdpMode, apply};
 
 use crate::enforced::{Counter, Enforced};
-use crate::host::Host;
 use crate::line::{Family, Line, NIC};
 use crate::sandbox::{Sandbox, sandbox};
 use crate::service::{PATIENCE, again, any};
 use crate::transfer::{Sender, transfer};
+use sg_testbed::Host;
 
 const SIZE: usize = 50_000_000;
 const LARGEST: u32 = 185_000;

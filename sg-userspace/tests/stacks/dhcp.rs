@@ -7,11 +7,11 @@ use std::thread::scope;
 use nix::mount::{MsFlags, mount};
 
 use crate::enforced::{Enforced, policy};
-use crate::host::wait_for;
 use crate::line::{Family, Line, NIC};
 use crate::sandbox::{Sandbox, sandbox};
 use crate::service::PATIENCE;
 use crate::tools::Daemon;
+use sg_testbed::wait_for;
 
 /// The node, a DHCP server beside it, and a client that keeps asking until it is dropped.
 struct Asking {

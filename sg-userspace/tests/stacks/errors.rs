@@ -8,11 +8,11 @@ use etherparse::PacketBuilder;
 use sg_policy::policy::rules_from_lines;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::host::wait_for;
 use crate::line::{Family, Line};
 use crate::path_mtu::{narrow_line, path_mtu};
 use crate::sandbox::sandbox;
 use crate::service::{PATIENCE, Service, Transport, again, any, is_answered};
+use sg_testbed::wait_for;
 
 /// Proves K8: a router's error about a packet that another host sent with the node's address is
 /// dropped, while the node talks to the same remote.

@@ -8,13 +8,13 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{Ipv4RecvErr, Ipv6RecvErr};
 use sg_policy::policy::rules_from_lines;
 
-use crate::host::Host;
 use crate::line::{Family, Line};
 use crate::path_mtu::path_mtu;
 use crate::sandbox::sandbox;
 use crate::service::{PATIENCE, again, any};
 use crate::tools::tool;
 use crate::transfer::{Sender, transfer};
+use sg_testbed::Host;
 
 const SIZE: usize = 5_000_000;
 /// The smallest MTU of IPv6 is 1,280.

@@ -7,11 +7,11 @@ use std::thread::scope;
 use sg_policy::policy::rules_from_lines;
 
 use crate::enforced::Enforced;
-use crate::host::Host;
 use crate::line::{Family, Line};
 use crate::sandbox::sandbox;
 use crate::service::{PATIENCE, SILENCE, Service, Transport, again, any, is_answered_over_udp};
 use crate::tools::tool;
+use sg_testbed::Host;
 
 const SIZE: usize = 9000;
 /// How many fragments a ping with this much data has at an MTU of 1,500, in each family.

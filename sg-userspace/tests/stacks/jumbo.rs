@@ -6,11 +6,11 @@ use std::net::{SocketAddr, UdpSocket};
 use sg_policy::policy::rules_from_lines;
 
 use crate::enforced::Enforced;
-use crate::host::Host;
 use crate::line::{Family, Line, NIC};
 use crate::sandbox::{Sandbox, sandbox};
 use crate::service::{PATIENCE, again, any};
 use crate::transfer::{Sender, assert_on_the_wire, transfer};
+use sg_testbed::Host;
 
 const RULES: &str = "in tcp 5001-5002 from any accept
     in udp 6001 from any accept

@@ -14,8 +14,8 @@ use sg_policy::policy::Policy;
 use sg_userspace::kernel::apply;
 
 use crate::enforced::Enforced;
-use crate::host::Host;
 use crate::sandbox::Sandbox;
+use sg_testbed::Host;
 
 /// The interface under a policy, and the remote's.
 pub(crate) const NIC: &str = "eth0";

@@ -8,7 +8,6 @@ mod enforced;
 mod errors;
 mod forwarding;
 mod fragments;
-mod host;
 mod jumbo;
 mod line;
 mod multicast;

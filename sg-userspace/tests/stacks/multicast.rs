@@ -5,10 +5,10 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::thread::sleep;
 
 use crate::enforced::{Counter, policy};
-use crate::host::wait_for;
 use crate::line::{Line, NIC};
 use crate::sandbox::sandbox;
 use crate::service::{PATIENCE, SILENCE};
+use sg_testbed::wait_for;
 
 const NOTHING: &str = "{inbound: [], outbound: []}";
 const NOTHING_AT_ALL: &str = "{essential: false, inbound: [], outbound: []}";

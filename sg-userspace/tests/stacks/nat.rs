@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 
 use sg_policy::policy::rules_from_lines;
 
-use crate::host::Host;
 use crate::line::{Family, Line, NIC};
 use crate::sandbox::{run, sandbox};
 use crate::service::{PATIENCE, SILENCE, Service, Transport, is_answered};
+use sg_testbed::Host;
 
 const PODS: [(&str, &str, &str); 2] = [
     ("ip", "10.244.0.1/24", "10.244.0.2"),

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::thread::{scope, sleep};
 
 use crate::enforced::{Enforced, policy};
-use crate::host::{Host, wait_for};
 use crate::line::{Family, Line, NIC};
 use crate::sandbox::{Sandbox, sandbox};
 use crate::service::{PATIENCE, SILENCE};
 use crate::tools::{Daemon, tool};
+use sg_testbed::{Host, wait_for};
 
 const NOTHING: &str = "{inbound: [], outbound: []}";
 const NOTHING_AT_ALL: &str = "{essential: false, inbound: [], outbound: []}";

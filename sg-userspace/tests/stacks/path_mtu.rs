@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 
 use sg_policy::policy::rules_from_lines;
 
-use crate::host::Host;
 use crate::line::{Family, Line};
 use crate::sandbox::sandbox;
 use crate::transfer::{Sender, transfer};
+use sg_testbed::Host;
 
 const SIZE: usize = 5_000_000;
 /// The smallest MTU of IPv6 is 1,280.

@@ -11,10 +11,10 @@ use nix::sys::socket::{setsockopt, sockopt::TcpRepair};
 use socket2::SockRef;
 
 use crate::enforced::policy;
-use crate::host::Host;
 use crate::line::{Family, Line};
 use crate::sandbox::sandbox;
 use crate::service::{PATIENCE, again, connect_from, talk};
+use sg_testbed::Host;
 
 /// How a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

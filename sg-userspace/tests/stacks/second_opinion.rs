@@ -19,10 +19,10 @@ use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::apply;
 
 use crate::errors::send_raw;
-use crate::host::{Host, wait_for};
 use crate::line::{Family, Line, NIC};
 use crate::sandbox::{Sandbox, run, sandbox};
 use crate::service::{PATIENCE, Service, Transport, again, any, connect_from};
+use sg_testbed::{Host, wait_for};
 
 /// The policy accepts only the conversations, so that no error is about other accepted traffic.
 const RULES: &str = "in tcp 22 from any accept

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::host::Host;
+use sg_testbed::Host;
 
 /// How long to wait for a reply that must come. Generous, because the machine may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);

@@ -7,10 +7,10 @@ use std::thread::scope;
 
 use sg_policy::policy::rules_from_lines;
 
-use crate::host::wait_for;
 use crate::line::{Family, Line};
 use crate::sandbox::sandbox;
 use crate::service::{PATIENCE, again, connect_from};
+use sg_testbed::wait_for;
 
 const NODE: u16 = 5000;
 const REMOTE: u16 = 6000;

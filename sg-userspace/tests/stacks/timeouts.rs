@@ -7,10 +7,10 @@ use std::thread::{scope, sleep};
 use std::time::Duration;
 
 use crate::enforced::policy;
-use crate::host::Host;
 use crate::line::{Family, Line};
 use crate::sandbox::sandbox;
 use crate::service::{PATIENCE, SILENCE, again, talk};
+use sg_testbed::Host;
 
 const PORT: u16 = 7000;
 

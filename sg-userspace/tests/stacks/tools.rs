@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::host::Host;
+use sg_testbed::Host;
 
 /// The time limit of a tool. It also ends tools that the tests have left running.
 const SECONDS: &str = "50";

@@ -9,10 +9,10 @@ use sg_policy::policy::rules_from_lines;
 use sg_userspace::observe::counters::RuleCounters;
 
 use crate::enforced::Counter;
-use crate::host::Host;
 use crate::line::{Family, Line, NIC};
 use crate::sandbox::{run, sandbox};
 use crate::service::{PATIENCE, again};
+use sg_testbed::Host;
 
 const SIZE: usize = 50_000_000;
 const BLOCK: usize = 65_536;

@@ -4,10 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use sg_policy::policy::rules_from_lines;
 
-use crate::host::Host;
 use crate::line::{Family, Line, NIC};
 use crate::sandbox::sandbox;
 use crate::transfer::{Sender, transfer};
+use sg_testbed::Host;
 
 const SIZE: usize = 10_000_000;
 const PORT: u16 = 4789;

@@ -6,10 +6,10 @@ use std::thread::scope;
 
 use sg_policy::policy::rules_from_lines;
 
-use crate::host::Host;
 use crate::line::{Family, Line};
 use crate::sandbox::sandbox;
 use crate::service::{PATIENCE, SILENCE, Service, Transport, is_answered};
+use sg_testbed::Host;
 
 use Transport::{Tcp, Udp};
 
