@@ -39,5 +39,6 @@
 )]
 
 pub mod kernel;
+#[cfg(feature = "cli")]
 pub mod lab;
 pub mod observe;

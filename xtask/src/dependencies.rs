@@ -224,6 +224,19 @@ mod tests {
         assert_eq!(format!("{}.{}", needs.major, needs.minor), OLDEST);
     }
 
+    /// How to wait is the caller's business.
+    #[test]
+    fn the_library_alone_has_no_asynchronous_runtime() {
+        let mut tree = shell::cargo(&shell::workspace().unwrap());
+        tree.args(["tree", "--offline", "--package", "sg-userspace"])
+            .args(["--no-default-features", "--edges", "normal"])
+            .args(["--prefix", "none", "--format", "{p}"]);
+        let tree = shell::read(&mut tree).unwrap();
+        let has = |name: &str| tree.lines().any(|line| line.split(' ').next() == Some(name));
+        assert!(has("aya"), "{tree}");
+        assert!(!has("tokio") && !has("clap"), "{tree}");
+    }
+
     #[test]
     fn a_toolchain_is_known_by_its_version_and_no_longer_one() {
         let listed = "stable-x86_64-unknown-linux-gnu (active, default)\n\

@@ -21,6 +21,7 @@ mod health;
 mod lab;
 mod patience;
 mod policy_args;
+mod quiet;
 mod rates;
 mod reload;
 mod report;

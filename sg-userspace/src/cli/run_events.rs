@@ -10,6 +10,9 @@ use std::time::Duration;
 use sg_userspace::kernel::link_watch::LinkWatch;
 use sg_userspace::observe::pin_watch::PinWatch;
 use sg_userspace::observe::watch::FileWatch;
+use tokio::io::unix::AsyncFd;
+
+use super::quiet::Changes;
 
 /// How often files are checked without an event, because inotify misses some changes (network file
 /// systems, directories created again).
@@ -63,9 +66,9 @@ pub(super) struct Events {
     /// This signal is only caught. Checking whether a file is being written takes a lease, and
     /// breaking it sends a signal that would end the process.
     _lease: Notice,
-    files: Option<FileWatch>,
-    pins: Option<PinWatch>,
-    links: Option<LinkWatch>,
+    files: Option<(FileWatch, Changes)>,
+    pins: Option<(PinWatch, Changes)>,
+    links: Option<AsyncFd<LinkWatch>>,
     look: tokio::time::Interval,
     show: tokio::time::Interval,
     fetch: tokio::time::Interval,
@@ -92,15 +95,19 @@ impl Events {
             Notice::of(libc::SIGHUP)?,
             Notice::of(libc::SIGIO)?,
         );
-        let links = LinkWatch::new().ok();
+        // SAFETY: the watch owns its descriptor and always gives the same one, until it is dropped.
+        let register = |watch| unsafe { AsyncFd::register(watch) }.ok();
+        let links = LinkWatch::new().ok().and_then(register);
         drop(guard);
+        let (changed, changes) = Changes::channel();
+        let files = FileWatch::new(changed).ok().map(|watch| (watch, changes));
         Ok(Events {
             runtime,
             interrupt,
             terminate,
             hangup,
             _lease: lease,
-            files: FileWatch::new().ok(),
+            files,
             pins: None,
             links,
             look,
@@ -111,14 +118,16 @@ impl Events {
     }
 
     pub(super) fn watch(&mut self, files: &[PathBuf]) {
-        if let Some(watch) = &mut self.files {
+        if let Some((watch, _)) = &mut self.files {
             watch.set(files);
         }
     }
 
     /// Watches the pins in `dir`. If that fails, the periodic check still finds changes.
     pub(super) fn watch_pins(&mut self, dir: &Path) {
-        self.pins = PinWatch::new(dir).ok();
+        let (changed, changes) = Changes::channel();
+        let watch = PinWatch::new(dir, changed).ok();
+        self.pins = watch.map(|watch| (watch, changes));
     }
 
     pub(super) fn next(&mut self) -> Event {
@@ -152,19 +161,19 @@ impl Events {
         runtime.block_on(async {
             let files = async {
                 match files {
-                    Some(watch) => watch.changed().await,
+                    Some((_, changes)) => changes.quiet().await,
                     None => std::future::pending().await,
                 }
             };
             let pins = async {
                 match pins {
-                    Some(watch) => watch.changed().await,
+                    Some((_, changes)) => changes.any().await,
                     None => std::future::pending().await,
                 }
             };
             let links = async {
                 match links {
-                    Some(watch) => watch.changed().await,
+                    Some(watch) => link_changed(watch).await,
                     None => std::future::pending().await,
                 }
             };
@@ -179,5 +188,17 @@ impl Events {
                 _ = sweep.tick() => Event::Sweep,
             }
         })
+    }
+}
+
+/// Returns when an interface may have changed. Can be dropped at any await and called again.
+async fn link_changed(watch: &AsyncFd<LinkWatch>) {
+    match watch.readable().await {
+        Ok(mut ready) => {
+            watch.get_ref().drain();
+            ready.clear_ready();
+        }
+        // No message will ever come.
+        Err(_) => std::future::pending().await,
     }
 }

@@ -3,59 +3,51 @@
 //! their content is not used.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
-use tokio::io::unix::AsyncFd;
 
 /// How many errors in a row are retried. The socket reports each loss once, but a filter of system
 /// calls might return the same error for ever.
 const PATIENCE: u32 = 16;
 
+/// A descriptor that is readable when something may have changed. The caller waits for it, in
+/// whatever way it waits for other things.
 pub struct LinkWatch {
-    socket: AsyncFd<Socket>,
+    socket: Socket,
 }
 
 impl LinkWatch {
-    /// Must be called inside a runtime.
     pub fn new() -> io::Result<LinkWatch> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind(&SocketAddr::new(0, libc::RTMGRP_LINK as u32))?;
         socket.set_non_blocking(true)?;
-        // SAFETY: the socket owns its descriptor and gives always the same one, until it is
-        // dropped with the watch.
-        let socket = unsafe { AsyncFd::register(socket) };
-        Ok(LinkWatch {
-            socket: socket.map_err(|e| io::Error::other(e.to_string()))?,
-        })
+        Ok(LinkWatch { socket })
     }
 
-    /// Returns when something may have changed: a message has come, or some were lost because the
-    /// socket's buffer was full (ENOBUFS). Can be dropped at any await and called again.
-    pub async fn changed(&mut self) {
-        let Ok(mut ready) = self.socket.readable().await else {
-            // No message will ever come.
-            return std::future::pending().await;
-        };
+    /// Takes all messages out of the socket, so that it is readable again only after another
+    /// change. Does not block.
+    pub fn drain(&self) {
         let mut buffer = [0u8; 8192];
         let mut failures = 0;
         loop {
-            match recv(
-                self.socket.get_ref().as_raw_fd(),
-                &mut buffer,
-                MsgFlags::MSG_DONTWAIT,
-            ) {
+            match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(_) => {}
-                // Reading on empties the socket. Until then it reports no further loss.
+                // Some messages were lost because the socket's buffer was full. Reading on empties
+                // it. Until then it reports no further loss.
                 Err(Errno::ENOBUFS | Errno::EINTR) if failures < PATIENCE => failures += 1,
-                Err(_) => {
-                    ready.clear_ready();
-                    return;
-                }
+                Err(_) => return,
             }
         }
+    }
+}
+
+/// The same descriptor for as long as the watch lives.
+impl AsRawFd for LinkWatch {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
     }
 }

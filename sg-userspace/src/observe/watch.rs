@@ -12,55 +12,37 @@ use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::time::{Instant, timeout_at};
 
 use crate::kernel::is_open_for_writing;
 
 /// How many symbolic links the kernel follows in one path.
 const MOST_LINKS: usize = 40;
-/// Writers cause many events at once. This is how long it must be quiet before a change is
-/// reported, and the longest wait.
-const QUIET: Duration = Duration::from_millis(200);
-const LONGEST: Duration = Duration::from_secs(2);
 
 /// Watches directories, not files: a file that is replaced by renaming has a new inode, and in a
 /// ConfigMap volume a symbolic link in a directory above changes.
 pub struct FileWatch {
     watcher: RecommendedWatcher,
     watched: BTreeSet<PathBuf>,
-    events: UnboundedReceiver<()>,
-    burst: Option<Burst>,
-}
-
-/// Events that were not reported yet. They are kept here and not in the future of
-/// [`FileWatch::changed`], which may be dropped while it waits.
-#[derive(Clone, Copy)]
-struct Burst {
-    first: Instant,
-    last: Instant,
 }
 
 impl FileWatch {
+    /// Calls `changed` after each change, from a thread of its own. Writers cause many in a row.
+    ///
     /// # Errors
     /// When the kernel gives out no inotify instance.
-    pub fn new() -> notify::Result<FileWatch> {
-        let (sender, events) = unbounded_channel();
+    pub fn new(changed: impl Fn() + Send + 'static) -> notify::Result<FileWatch> {
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // An error, such as an overflow, may hide a change.
             if event
                 .as_ref()
                 .map_or(true, |event| may_be_a_change(event.kind))
             {
-                // While the watch is being dropped there is no receiver any more.
-                let _ = sender.send(());
+                changed();
             }
         })?;
         Ok(FileWatch {
             watcher,
             watched: BTreeSet::new(),
-            events,
-            burst: None,
         })
     }
 
@@ -79,33 +61,6 @@ impl FileWatch {
                 .is_ok()
             {
                 self.watched.insert(dir);
-            }
-        }
-    }
-
-    /// Returns after something has happened and it has been quiet for a while. Can be dropped at
-    /// any await and called again, without losing an event.
-    pub async fn changed(&mut self) {
-        loop {
-            let Some(burst) = &mut self.burst else {
-                if self.events.recv().await.is_none() {
-                    // The watcher has stopped, and no event will ever come.
-                    return std::future::pending().await;
-                }
-                let now = Instant::now();
-                self.burst = Some(Burst {
-                    first: now,
-                    last: now,
-                });
-                continue;
-            };
-            let until = (burst.last + QUIET).min(burst.first + LONGEST);
-            match timeout_at(until, self.events.recv()).await {
-                Ok(Some(())) if Instant::now() < until => burst.last = Instant::now(),
-                _ => {
-                    self.burst = None;
-                    return;
-                }
             }
         }
     }
@@ -232,28 +187,6 @@ mod tests {
         let found: BTreeSet<PathBuf> = found.iter().map(|d| d.canonicalize().unwrap()).collect();
         let expected = [root.join("etc"), volume.clone(), volume.join("..one")];
         assert_eq!(found, BTreeSet::from(expected));
-    }
-
-    /// `run` waits for several things at once, and begins all waits again after each event.
-    #[test]
-    fn waiting_that_is_broken_off_loses_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("a");
-        fs::write(&file, "1").unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let mut watch = FileWatch::new().unwrap();
-            watch.set(std::slice::from_ref(&file));
-            fs::write(&file, "2").unwrap();
-            let deadline = Instant::now() + Duration::from_secs(5);
-            let tick = Duration::from_millis(50);
-            while tokio::time::timeout(tick, watch.changed()).await.is_err() {
-                assert!(Instant::now() < deadline, "the change was not told");
-            }
-        });
     }
 
     #[test]
