@@ -232,7 +232,10 @@ mod tests {
             .args(["--no-default-features", "--edges", "normal"])
             .args(["--prefix", "none", "--format", "{p}"]);
         let tree = shell::read(&mut tree).unwrap();
-        let has = |name: &str| tree.lines().any(|line| line.split(' ').next() == Some(name));
+        let has = |name: &str| {
+            tree.lines()
+                .any(|line| line.split(' ').next() == Some(name))
+        };
         assert!(has("aya"), "{tree}");
         assert!(!has("tokio") && !has("clap"), "{tree}");
     }

@@ -1,10 +1,11 @@
 //! Errors between userspace and the kernel, each with a remedy and an exit code.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::attempted::Attempted;
 use super::capabilities::{Capability, TO_ENFORCE, missing, remedy};
+use aya::programs::ProgramError;
 use sg_policy::compile::TooLarge;
 
 /// An error of the kernel side. `exit_code` is 1 if the input or the state is wrong, and 3 if the
@@ -330,12 +331,20 @@ impl KernelError {
         let what = what.into();
         match source.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => KernelError::not_permitted(what, TO_ENFORCE),
-            Some(libc::ENOENT) if opens_a_pin(&what) => KernelError::MissingPin { what },
             _ => KernelError::Io {
                 help: short_of(&source).map(str::to_owned),
                 what,
                 source,
             },
+        }
+    }
+
+    /// The error for a step at a pin, such as opening or reading it, that may not be there.
+    pub(crate) fn at_pin(doing: &str, path: impl AsRef<Path>, source: io::Error) -> Self {
+        let what = format!("{doing} {}", path.as_ref().display());
+        match source.raw_os_error() {
+            Some(libc::ENOENT) => KernelError::MissingPin { what },
+            _ => KernelError::io(what, source),
         }
     }
 
@@ -347,16 +356,13 @@ impl KernelError {
         let mut help = "the kernel's own message is above; `sgctl status` shows what is attached, docs list \
                         the kernel versions";
         let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+        // The verifier refuses a program with EACCES as well.
+        let mut is_verified = false;
         while let Some(e) = source {
-            if let Some(io) = e.downcast_ref::<io::Error>()
-                && io.raw_os_error() == Some(libc::ENOENT)
-                && opens_a_pin(&what)
-            {
-                return KernelError::MissingPin { what };
-            }
+            is_verified |= has_verifier_log(e);
             if let Some(io) = e.downcast_ref::<io::Error>()
                 && matches!(io.raw_os_error(), Some(libc::EPERM | libc::EACCES))
-                && !reasons.iter().any(|r| r.contains("processed"))
+                && !is_verified
             {
                 return KernelError::not_permitted(what, TO_ENFORCE);
             }
@@ -439,11 +445,12 @@ fn how_to_free(interface: &str, program: &str, link: Option<u32>) -> String {
     format!("{ours}{how}")
 }
 
-/// Whether the text is about opening a pin. Those messages begin with the step and its path.
-fn opens_a_pin(what: &str) -> bool {
-    ["opening /", "reading /", "entering flows into /"]
-        .iter()
-        .any(|beginning| what.starts_with(beginning))
+/// Whether the verifier has looked at the program, and so decided about it.
+fn has_verifier_log(error: &(dyn std::error::Error + 'static)) -> bool {
+    match error.downcast_ref::<ProgramError>() {
+        Some(ProgramError::LoadError { verifier_log, .. }) => !verifier_log.to_string().is_empty(),
+        _ => false,
+    }
 }
 
 /// The first line and the last ones. The verifier's log lists every explored instruction, and has

@@ -47,7 +47,7 @@ pub(super) fn slots_at(pins: &InterfacePins) -> Result<u32, KernelError> {
     let of = |path: std::path::PathBuf| {
         sys::map_info(&path)
             .map(|info| info.max_entries())
-            .map_err(|e| KernelError::io(format!("opening {}", path.display()), e))
+            .map_err(|e| KernelError::at_pin("opening", &path, e))
     };
     // If the rings were removed, they are created again for all possible CPUs.
     let rings = match pins.event_rings().exists() {
@@ -102,7 +102,7 @@ impl EventReader {
     pub fn open(pins: &InterfacePins) -> Result<Self, KernelError> {
         let share = slots_at(pins)? as usize;
         let map = |path: std::path::PathBuf, value: usize| {
-            let failed = |e| KernelError::io(format!("opening {}", path.display()), e);
+            let failed = |e| KernelError::at_pin("opening", &path, e);
             let opened = MapData::from_pin(&path).and_then(|map| Ok((map.info()?, map)));
             let (info, map) = opened.map_err(|e| failed(sys::map_error(e)))?;
             let len = info.max_entries() as usize * value;

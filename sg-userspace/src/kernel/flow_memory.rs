@@ -70,7 +70,7 @@ pub(super) fn keys_of(pins: Option<&InterfacePins>) -> Result<FlowKeys, KernelEr
 }
 
 fn read_keys(path: &Path) -> Result<FlowKeys, KernelError> {
-    let bytes = sys::read_blob(path).map_err(|e| failed(path, "opening", e))?;
+    let bytes = sys::read_blob(path).map_err(|e| KernelError::at_pin("opening", path, e))?;
     let bytes = bytes.unwrap_or_default();
     let (words, _) = bytes.as_chunks::<8>();
     let mut keys = [0; HASH_KEYS];
@@ -110,7 +110,7 @@ pub(super) fn ages(timeouts: &[u32; TIMEOUTS]) -> [u32; STATES] {
 pub(super) fn groups_at(path: &Path) -> Result<u32, KernelError> {
     sys::map_info(path)
         .map(|info| info.max_entries())
-        .map_err(|e| failed(path, "opening", e))
+        .map_err(|e| KernelError::at_pin("opening", path, e))
 }
 
 pub(super) fn failed(path: &Path, doing: &str, error: io::Error) -> KernelError {
@@ -118,7 +118,7 @@ pub(super) fn failed(path: &Path, doing: &str, error: io::Error) -> KernelError 
 }
 
 pub(super) fn open_map(path: &Path) -> Result<MapData, KernelError> {
-    MapData::from_pin(path).map_err(|e| failed(path, "opening", sys::map_error(e)))
+    MapData::from_pin(path).map_err(|e| KernelError::at_pin("opening", path, sys::map_error(e)))
 }
 
 /// Maps the values of a pinned array map, which other processes and programs write as well.
@@ -213,7 +213,7 @@ impl FlowTable {
         let (tags, pages) = (pins.flow_tags(), pins.flow_pages());
         let groups = groups_at(&pages)?;
         let view = |path: &Path, items: u32, bytes: usize| {
-            open(path, items, bytes).map_err(|e| failed(path, "opening", e))
+            open(path, items, bytes).map_err(|e| KernelError::at_pin("opening", path, e))
         };
         Ok(FlowTable {
             tags: view(&tags, groups, size_of::<Line<u64>>())?,

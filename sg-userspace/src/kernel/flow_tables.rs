@@ -45,13 +45,14 @@ pub fn monotonic_now() -> u64 {
 const GRACE_NS: u64 = 1_000_000_000;
 
 fn open_to_read(path: &Path) -> Result<OwnedFd, KernelError> {
-    sys::open_pin_to_read(path).map_err(|e| failed(path, "opening", e))
+    sys::open_pin_to_read(path).map_err(|e| KernelError::at_pin("opening", path, e))
 }
 
 /// Visits every entry of the hash map pinned at `path`.
 fn each<K: aya::Pod, V: aya::Pod>(path: &Path, visit: impl FnMut(K, V)) -> Result<(), KernelError> {
     let map = open_to_read(path)?;
-    sys::each_hash_entry(map.as_fd(), BATCH, visit).map_err(|e| failed(path, "reading", e))
+    sys::each_hash_entry(map.as_fd(), BATCH, visit)
+        .map_err(|e| KernelError::at_pin("reading", path, e))
 }
 
 /// Removes the entries for which `is_over` is true, and returns their number.
@@ -66,7 +67,7 @@ fn remove_where<K: aya::Pod, V: aya::Pod>(
             over.push(key);
         }
     })
-    .map_err(|e| failed(path, "reading", e))?;
+    .map_err(|e| KernelError::at_pin("reading", path, e))?;
     let sweeping = |e| failed(path, "sweeping", sys::map_error(e));
     let map = Map::from_map_data(map).map_err(sweeping)?;
     let mut map = HashMap::<_, K, V>::try_from(map).map_err(sweeping)?;
@@ -181,7 +182,7 @@ fn packet_path_stats(pins: &InterfacePins, kind: FlowKind) -> Result<FlowStats, 
         size_of::<FlowStats>(),
         cpus,
     )
-    .map_err(|e| failed(&path, "reading", e))?;
+    .map_err(|e| KernelError::at_pin("reading", &path, e))?;
     let (words, _) = bytes.as_chunks::<8>();
     let mut sum = FlowStats::default();
     let of_kind = words.chunks_exact(3 * cpus).nth(kind as usize);
@@ -231,7 +232,7 @@ impl Ledger {
     ) -> Result<Self, KernelError> {
         open(path, 1, LEDGER_WORDS * 8)
             .map(|memory| Ledger { memory })
-            .map_err(|e| failed(path, "opening", e))
+            .map_err(|e| KernelError::at_pin("opening", path, e))
     }
 
     fn word(&self, what: usize, kind: FlowKind) -> Option<&AtomicU64> {

@@ -530,7 +530,7 @@ fn names_in(dir: &Path) -> Result<Vec<String>, KernelError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(KernelError::io(format!("reading {}", dir.display()), e)),
+        Err(e) => return Err(KernelError::at_pin("reading", dir, e)),
     };
     Ok(entries
         .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))

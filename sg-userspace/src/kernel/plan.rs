@@ -4,8 +4,6 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use aya::maps::MapInfo;
-
 use super::error::KernelError;
 use super::flow_tables::each_flow;
 use super::hooks::other_xdp;
@@ -19,6 +17,7 @@ use super::pins::{InterfacePins, PinTree};
 use super::shared::{PinnedUse, raw_counters};
 use super::slots::{self, Assignment};
 use super::state::{PolicyRecord, State};
+use super::sys;
 use sg_policy::compile::Compiled;
 use sg_policy::compile_policy;
 use sg_policy::policy::Policy;
@@ -711,7 +710,7 @@ fn has_any_flow(pins: &InterfacePins) -> bool {
 }
 
 fn map_entries(path: &Path) -> Result<u32, KernelError> {
-    MapInfo::from_pin(path)
+    sys::map_info(path)
         .map(|info| info.max_entries())
-        .map_err(|e| KernelError::bpf(format!("opening {}", path.display()), e))
+        .map_err(|e| KernelError::at_pin("opening", path, e))
 }

@@ -89,9 +89,9 @@ pub(crate) fn raw_counters(
 
 /// Every value of a pinned counter map, summed over CPUs, in the order of the slots.
 fn read_counters(path: &Path) -> Result<Vec<SlotCounters>, KernelError> {
-    let what = || format!("reading {}", path.display());
-    let map = sys::open_pin_to_read(path).map_err(|e| KernelError::io(what(), e))?;
-    let info = sys::map_info(path).map_err(|e| KernelError::io(what(), e))?;
+    let reading = |e| KernelError::at_pin("reading", path, e);
+    let map = sys::open_pin_to_read(path).map_err(reading)?;
+    let info = sys::map_info(path).map_err(reading)?;
     CounterReader::new(map, info.max_entries())?.all()
 }
 

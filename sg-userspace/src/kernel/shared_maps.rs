@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{MapInfo, MapType};
+use aya::maps::MapType;
 use sg_common::counters::SlotCounters;
 use sg_common::event::{EventRing, EventSlot};
 use sg_common::flow::FlowStats;
@@ -18,6 +18,7 @@ use super::links::name_of;
 use super::object::{FLOW_PORTS, PORT_COUNTS_LEN};
 use super::pins::InterfacePins;
 use super::state::State;
+use super::sys;
 
 /// Where the maps that outlive a policy are pinned, and the sizes of those that have to be created.
 /// Without pins they live as long as the programs, as in tests and benches.
@@ -189,8 +190,7 @@ impl Layout {
             path: path.to_owned(),
             difference,
         };
-        let info = MapInfo::from_pin(path)
-            .map_err(|e| KernelError::bpf(format!("opening {}", path.display()), e))?;
+        let info = sys::map_info(path).map_err(|e| KernelError::at_pin("opening", path, e))?;
         let map_type = info.map_type().map_err(|e| other(e.to_string()))?;
         if map_type != self.map_type {
             return Err(other(format!(

@@ -268,7 +268,7 @@ fn read_at(path: &Path) -> Result<Option<State>, KernelError> {
     let bytes = match sys::read_blob(path) {
         Ok(bytes) => bytes,
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
-        Err(e) => return Err(KernelError::io(format!("opening {}", path.display()), e)),
+        Err(e) => return Err(KernelError::at_pin("opening", path, e)),
     };
     let Some(bytes) = bytes.filter(|bytes| bytes.len() >= HEADER) else {
         return Err(damaged("it is shorter than its header"));

@@ -44,8 +44,7 @@ impl LiveTables {
         };
         let open = |place| {
             let path = pins.tables(place, generation);
-            sys::open_pin_to_read(&path)
-                .map_err(|e| KernelError::io(format!("opening {}", path.display()), e))
+            sys::open_pin_to_read(&path).map_err(|e| KernelError::at_pin("opening", &path, e))
         };
         Self::read(open(BSS_PIN)?.as_fd(), || open(ARRAY_PIN))
     }

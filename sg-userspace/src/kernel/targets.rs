@@ -120,7 +120,7 @@ pub(super) fn pinned_program(
     for (generation, path) in pins.programs(direction)? {
         let opened = sys::open_pin_to_read(&path)
             .and_then(|fd| Ok((sys::program_number(fd.as_fd())?, fd)))
-            .map_err(|e| KernelError::io(format!("opening {}", path.display()), e));
+            .map_err(|e| KernelError::at_pin("opening", &path, e));
         match opened {
             Ok((found, fd)) if found == id => return Ok(Some((generation, fd))),
             Ok(_) | Err(KernelError::MissingPin { .. }) => {}
@@ -172,7 +172,7 @@ pub(super) fn open(
             Ok(object) => objects.push(object),
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
             Err(e) => {
-                return Err(KernelError::io(format!("opening {}", path.display()), e));
+                return Err(KernelError::at_pin("opening", &path, e));
             }
         }
     }
