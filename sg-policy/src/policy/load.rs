@@ -14,7 +14,7 @@ use super::input::{PolicyInput, SetOverride};
 use super::loading::{Ctx, Loading};
 use super::model::Policy;
 use super::read::Unreadable;
-use super::read::{self, POLICY_BYTES};
+use super::read::{self, POLICY_BYTES, Role};
 use super::source::{Source, stem_of};
 use super::{document, join, lint};
 
@@ -83,12 +83,12 @@ fn read_input(loading: &mut Loading, input: &PolicyInput) -> Result<Source, Unre
     let (text, base, stem) = match input {
         PolicyInput::File(path) => {
             loading.files.push(path.clone());
-            let text = read::read_file(path, POLICY_BYTES, "policy file")?;
+            let text = read::read_file(path, POLICY_BYTES, Role::Policy)?;
             let base = path.parent().unwrap_or(Path::new("")).to_owned();
             (text, Some(base), stem_of(path))
         }
         PolicyInput::Stdin => {
-            let text = read::read_stdin(POLICY_BYTES, "policy on standard input")?;
+            let text = read::read_stdin(POLICY_BYTES, Role::PolicyOnStandardInput)?;
             (text, Some(PathBuf::new()), "stdin".to_owned())
         }
         PolicyInput::Builtin(name) => {

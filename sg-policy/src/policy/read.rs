@@ -1,10 +1,12 @@
 //! Reads texts: policy files, set files and standard input, never more than a limit allows.
 //! What cannot be read at all becomes a [`Problem`] here.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
+use super::clip::clip;
 use super::errors::{At, Problem};
 
 /// The largest policy file, in bytes.
@@ -28,8 +30,32 @@ impl From<Problem> for Unreadable {
     }
 }
 
-/// Reads a regular file of at most `limit` bytes as UTF-8. `what` names its role in errors.
-pub(crate) fn read_file(path: &Path, limit: u64, what: &str) -> Result<String, Unreadable> {
+/// What a text is read for.
+#[derive(Clone, Copy)]
+pub(crate) enum Role<'a> {
+    Policy,
+    PolicyOnStandardInput,
+    /// With what the set is made of.
+    Set {
+        noun: &'static str,
+        path: &'a Path,
+    },
+}
+
+impl fmt::Display for Role<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Role::Policy => f.write_str("policy file"),
+            Role::PolicyOnStandardInput => f.write_str("policy on standard input"),
+            Role::Set { noun, path } => {
+                write!(f, "{noun} set file `{}`", clip(&path.to_string_lossy()))
+            }
+        }
+    }
+}
+
+/// Reads a regular file of at most `limit` bytes as UTF-8. Errors name `what` it is.
+pub(crate) fn read_file(path: &Path, limit: u64, what: Role<'_>) -> Result<String, Unreadable> {
     // Looked at before it is opened: opening a FIFO would wait for a writer.
     let metadata = fs::metadata(path).map_err(|e| unreadable(&e, what))?;
     let file_type = metadata.file_type();
@@ -58,11 +84,11 @@ pub(crate) fn read_file(path: &Path, limit: u64, what: &str) -> Result<String, U
 }
 
 /// Reads standard input to its end, at most `limit` bytes.
-pub(crate) fn read_stdin(limit: u64, what: &str) -> Result<String, Unreadable> {
+pub(crate) fn read_stdin(limit: u64, what: Role<'_>) -> Result<String, Unreadable> {
     read_limited(io::stdin().lock(), limit, what)
 }
 
-fn read_limited(reader: impl Read, limit: u64, what: &str) -> Result<String, Unreadable> {
+fn read_limited(reader: impl Read, limit: u64, what: Role<'_>) -> Result<String, Unreadable> {
     let mut bytes = Vec::new();
     reader
         .take(limit + 1)
@@ -96,7 +122,7 @@ fn read_limited(reader: impl Read, limit: u64, what: &str) -> Result<String, Unr
     })
 }
 
-fn too_big(what: &str, limit: u64) -> Problem {
+fn too_big(what: Role<'_>, limit: u64) -> Problem {
     Problem::new(
         "too-large",
         format!("the {what} is larger than {} MiB", limit >> 20),
@@ -105,10 +131,10 @@ fn too_big(what: &str, limit: u64) -> Problem {
     .help("split it, or check that it is the right file")
 }
 
-fn unreadable(error: &io::Error, what: &str) -> Problem {
+fn unreadable(error: &io::Error, what: Role<'_>) -> Problem {
     let problem = Problem::new("unreadable", format!("cannot read the {what}: {error}"));
     match error.kind() {
-        io::ErrorKind::NotFound if what.contains("set") => problem.help(
+        io::ErrorKind::NotFound if matches!(what, Role::Set { .. }) => problem.help(
             "check the path: a set file is looked up from the directory of the policy file that names it",
         ),
         io::ErrorKind::NotFound => problem.help(

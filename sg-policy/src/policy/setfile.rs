@@ -8,7 +8,7 @@ use super::clip::clip;
 use super::errors::{At, Problem};
 use super::kind::{self, Kind};
 use super::loading::Ctx;
-use super::read::{self, SET_BYTES};
+use super::read::{self, Role, SET_BYTES};
 use super::set_name::is_set_name;
 use super::source::Source;
 
@@ -31,8 +31,11 @@ pub(crate) fn load<K: Kind>(ctx: &mut Ctx<'_>, at: At, path: &str) -> Option<Arc
 
 fn read_file<K: Kind>(ctx: &mut Ctx<'_>, at: At, path: &Path) -> Option<Arc<K::Value>> {
     ctx.loading.files.push(path.to_owned());
-    let what = format!("{} set file `{}`", K::NOUN, clip(&path.to_string_lossy()));
-    let text = match read::read_file(path, SET_BYTES, &what) {
+    let what = Role::Set {
+        noun: K::NOUN,
+        path,
+    };
+    let text = match read::read_file(path, SET_BYTES, what) {
         Ok(text) => text,
         // What is inside the file is reported there, all else where the file is named.
         Err(e) if e.at == At::WHOLE => {
