@@ -109,7 +109,7 @@ fn measure(
 }
 
 /// Nanoseconds that a packet takes through prologue and `program`.
-fn time(writer: &mut Writer, program: &ProgramFd, packets: u32) -> Result<f64> {
+pub(crate) fn time(writer: &mut Writer, program: &ProgramFd, packets: u32) -> Result<f64> {
     let frame = writer.frame.clone();
     let prologue = writer.prologue(program)?;
     let run = |repeat| {

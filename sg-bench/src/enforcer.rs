@@ -6,8 +6,9 @@ use anyhow::{Context as _, Result, bail};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use sg_bench_ebpf::{FLOW_REMOTE_PORT, flow_address, flow_port};
 use sg_common::counters::SlotCounters;
+use sg_common::flow_ports::PORT_COUNTS;
 use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT, Reason, reason_slot};
-use sg_policy::compile::{Budget, Compiled};
+use sg_policy::compile::{Budget, Compiled, Without};
 use sg_policy::compile_policy;
 use sg_policy::policy::Policy;
 use sg_userspace::kernel::CounterReader;
@@ -16,6 +17,8 @@ use sg_userspace::kernel::programs::Programs;
 use sg_userspace::kernel::shared_maps::SharedMaps;
 
 use crate::frames;
+
+const PORTS: usize = 1 << 16;
 
 /// `enum xdp_action` (uapi/linux/bpf.h).
 const XDP_DROP: u32 = 1;
@@ -45,6 +48,28 @@ pub(crate) struct Fates {
     pub(crate) dropped: u64,
 }
 
+/// What is measured without one of the tricks of the packet path: see `tricks`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Switches {
+    /// As [`Generation::asks_for_each`].
+    pub(crate) asks_for_each: bool,
+    /// As [`Generation::may_be_in_bss`].
+    pub(crate) may_be_in_bss: bool,
+    pub(crate) without: Without,
+    /// There is a flow at each range of local ports.
+    pub(crate) fills_port_counts: bool,
+}
+
+impl Switches {
+    /// All tricks are there.
+    pub(crate) const ALL: Switches = Switches {
+        asks_for_each: false,
+        may_be_in_bss: true,
+        without: Without::NOTHING,
+        fills_port_counts: false,
+    };
+}
+
 /// A policy compiled, and not loaded yet.
 pub(crate) struct Ready<'a> {
     policy: &'a Policy,
@@ -55,7 +80,13 @@ pub(crate) struct Ready<'a> {
 
 impl Ready<'_> {
     pub(crate) fn load(&self) -> Result<Enforcer> {
+        self.load_with(&Switches::ALL)
+    }
+
+    fn load_with(&self, switches: &Switches) -> Result<Enforcer> {
         let mut generation = Generation::of(self.policy, 1);
+        generation.asks_for_each = switches.asks_for_each;
+        generation.may_be_in_bss = switches.may_be_in_bss;
         generation.has_flows = self.compiled.opens_flows();
         let programs = Programs::load(&self.compiled, &generation, &self.shared)?;
         Ok(Enforcer {
@@ -84,11 +115,27 @@ impl Enforcer {
         Self::ready(policy, max_flows)?.load()
     }
 
+    pub(crate) fn load_with(policy: &Policy, max_flows: u32, switches: &Switches) -> Result<Self> {
+        let budget = Budget {
+            without: switches.without,
+            ..Budget::default()
+        };
+        let mut enforcer = Self::within(policy, max_flows, budget)?.load_with(switches)?;
+        if switches.fills_port_counts {
+            enforcer.open_a_flow_at_each_port()?;
+        }
+        Ok(enforcer)
+    }
+
     pub(crate) fn ready(policy: &Policy, max_flows: u32) -> Result<Ready<'_>> {
+        Self::within(policy, max_flows, Budget::default())
+    }
+
+    fn within(policy: &Policy, max_flows: u32, budget: Budget) -> Result<Ready<'_>> {
         let started = std::time::Instant::now();
         let rules = u32::try_from(policy.rules.len()).context("too many rules")?;
         let slots: Vec<u32> = (FIRST_RULE_SLOT..FIRST_RULE_SLOT + rules).collect();
-        let compiled = compile_policy(policy, &slots, Budget::default())?;
+        let compiled = compile_policy(policy, &slots, budget)?;
         Ok(Ready {
             policy,
             compiled,
@@ -140,6 +187,20 @@ impl Enforcer {
                 if !self.accepts(replying, &packet(index, replying, opener))? {
                     waiting.push(index);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// One flow at each of the ranges of local ports that share a count: see
+    /// `sg_common::flow_ports`.
+    fn open_a_flow_at_each_port(&mut self) -> Result<()> {
+        const OUT: Direction = Direction::Outbound;
+        for (index, range) in (0..).zip(0..PORT_COUNTS) {
+            let port = (range * (PORTS / PORT_COUNTS)) as u16;
+            let request = frames::flow4(flow_address(index), [port, FLOW_REMOTE_PORT], OUT);
+            if !self.accepts(OUT, &request)? {
+                bail!("a flow at local port {port} is not opened");
             }
         }
         Ok(())

@@ -19,6 +19,7 @@ mod rig;
 mod settings;
 mod sockets;
 mod statistics;
+mod tricks;
 mod uplinks;
 mod windows;
 mod xdp_filter;
@@ -45,6 +46,7 @@ fn bench(settings: &Settings) -> Result<()> {
     names.extend(uplinks::names().map(str::to_owned));
     names.extend(feel::names());
     names.extend(code::names());
+    names.extend(tricks::names().map(str::to_owned));
     names.extend(replace::names().map(str::to_owned));
     names.extend(apply::names().map(str::to_owned));
     if settings.list {
@@ -62,6 +64,7 @@ fn bench(settings: &Settings) -> Result<()> {
     records.extend(apart(|| uplinks::run(settings, &progress))?);
     records.extend(apart(|| feel::run(settings, &progress))?);
     records.extend(apart(|| code::run(settings, &progress))?);
+    records.extend(apart(|| tricks::run(settings, &progress))?);
     records.extend(apart(|| replace::run(settings, &progress))?);
     records.extend(apart(|| apply::run(settings, &progress))?);
     aims::set(&mut records);

@@ -136,6 +136,19 @@ pub(crate) fn new_flows_out() -> Result<Workload> {
     })
 }
 
+/// One rule with so many ports, each with a closed one beside it, and packets to all ports.
+pub(crate) fn ports(count: u16) -> Result<Workload> {
+    let apart = u16::MAX / count;
+    let ports: Vec<String> = (0..count).map(|i| (i * apart + 7).to_string()).collect();
+    let rule = format!("in udp {} from any accept\n{OUTBOUND}", ports.join(","));
+    Ok(Workload {
+        policy: rules_from_lines(&rule),
+        traffic: uniform(),
+        peer: None,
+        note: "UDP from anywhere to any port".into(),
+    })
+}
+
 /// Bare SYNs that the template drops.
 pub(crate) fn flood() -> Result<Workload> {
     Ok(Workload {

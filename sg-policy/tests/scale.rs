@@ -163,6 +163,7 @@ fn classes_and_ports_multiply() {
     let slots: Vec<u32> = (FIRST_RULE_SLOT..).take(policy.rules.len()).collect();
     let budget = Budget {
         table_bytes: 1 << 20,
+        ..Budget::default()
     };
     let refused = compile(&policy, &slots, budget).expect_err("it takes more than a mebibyte");
     assert!(refused.to_string().contains("1 MiB"), "{refused}");

@@ -8,7 +8,7 @@ use sg_common::lookup::{
 };
 
 use super::{
-    budget::{Budget, TooLarge},
+    budget::{Budget, TooLarge, Without},
     row::Row,
 };
 
@@ -48,6 +48,11 @@ pub(super) struct Arena {
 }
 
 impl Arena {
+    /// What is left out.
+    pub(super) fn without(&self) -> Without {
+        self.budget.without
+    }
+
     pub(super) fn new(budget: Budget) -> Self {
         Arena {
             budget,

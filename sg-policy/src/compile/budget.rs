@@ -5,12 +5,37 @@
 pub struct Budget {
     /// In bytes.
     pub table_bytes: usize,
+    /// Only for the bench.
+    pub without: Without,
+}
+
+/// Tricks of the tables that are left out, to measure what each buys. Verdicts are the same.
+#[derive(Clone, Copy, Debug)]
+pub struct Without {
+    /// The 256-way nodes at the head of the first port tables.
+    pub way256_heads: bool,
+    /// The table of hosts.
+    pub hosts: bool,
+    /// The index in front of the IPv6 tree.
+    pub index6: bool,
+    /// A prefix's node and the port table below it in one line.
+    pub shared_lines: bool,
+}
+
+impl Without {
+    pub const NOTHING: Without = Without {
+        way256_heads: false,
+        hosts: false,
+        index6: false,
+        shared_lines: false,
+    };
 }
 
 impl Default for Budget {
     fn default() -> Self {
         Budget {
             table_bytes: 256 << 20,
+            without: Without::NOTHING,
         }
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct Hosts {
 /// Stores hosts and their classes. Those that find no room stay in `hosts`, and all of them if
 /// they are too few for a table.
 pub(super) fn store(arena: &mut Arena, hosts: &mut Vec<(u32, u32)>) -> Result<Hosts, TooLarge> {
-    if hosts.len() < LEAST {
+    if hosts.len() < LEAST || arena.without().hosts {
         return Ok(Hosts::default());
     }
     let buckets = hosts.len().div_ceil(LOAD) as u32;

@@ -33,7 +33,7 @@ use sg_common::{
 use crate::partition::{Family, Partition, Verdicts};
 use addresses::classes_of;
 use arena::Arena;
-pub use budget::{Budget, TooLarge};
+pub use budget::{Budget, TooLarge, Without};
 use nodes::Extent;
 use row::Row;
 use rows::Rows;

@@ -41,7 +41,9 @@ impl PortTables {
         steps: &Steps,
         with_place: bool,
     ) -> Result<u32, TooLarge> {
+        let without = arena.without();
         let prefer = match self.fast_left {
+            _ if without.way256_heads => Prefer::Memory,
             0 => Prefer::Memory,
             _ => Prefer::Speed,
         };
@@ -50,7 +52,7 @@ impl PortTables {
             bits: 16,
             above: 0,
             is_narrow: false,
-            beside: match with_place {
+            beside: match with_place && !without.shared_lines {
                 true => Beside::FreePlace,
                 false => Beside::Anything,
             },

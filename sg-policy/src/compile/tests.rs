@@ -183,7 +183,10 @@ fn a_prefix_that_decides_what_its_parent_decides_disappears() {
 #[test]
 fn a_budget_that_is_too_small_is_an_error() {
     let policy = rules_from_lines("in tcp 22 from 192.0.2.1 accept");
-    let budget = Budget { table_bytes: 64 };
+    let budget = Budget {
+        table_bytes: 64,
+        ..Budget::default()
+    };
     let error = compile(&policy, &slots(&policy), budget).unwrap_err();
     assert_eq!(error.budget_bytes, 64);
 }

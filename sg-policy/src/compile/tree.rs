@@ -76,7 +76,8 @@ pub(super) fn build(arena: &mut Arena, steps: &[(u128, u32)]) -> Result<Trees, T
     let quarters = split(&high, TREE_BITS6, TREES6);
     let depth = |parts: &[Steps]| parts.iter().map(|steps| depth_of(steps)).max().unwrap_or(1);
     trees.depth = depth(&quarters);
-    if trees.depth > DEEP && quarters[0].len() <= INDEXED_STEPS {
+    let is_indexed = !arena.without().index6;
+    if is_indexed && trees.depth > DEEP && quarters[0].len() <= INDEXED_STEPS {
         let shift = TREE_BITS6 - INDEX_BITS6;
         let cells = split(&quarters[0], shift, 1 << INDEX_BITS6);
         trees.depth = depth(&cells).max(depth(&quarters[1..]));

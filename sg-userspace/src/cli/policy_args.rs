@@ -61,6 +61,7 @@ impl TableMemory {
     pub(super) fn budget(self) -> Budget {
         Budget {
             table_bytes: (self.table_memory as usize).saturating_mul(1 << 20),
+            ..Budget::default()
         }
     }
 }
