@@ -43,7 +43,7 @@ pub struct Headers<'a> {
     pub ports: (u16, u16),
 }
 
-/// Whether a packet is essential. Fragments never are: whoever asks has looked at that.
+/// Whether a packet is essential. A fragment never is: callers have looked at that.
 ///
 /// - A DHCP server's reply: from 67 to 68 (RFC 2131), or to 546 from 547 or from the same link,
 ///   where the server may use any port (RFC 8415 section 7.2 names those on which they listen, and

@@ -116,8 +116,8 @@ impl<W: Word> EventRing<W> {
     /// Writes an event into the slot of this number, and makes it the newest.
     #[inline(always)]
     pub fn write(&self, number: u64, slot: &EventSlot<W>, words: &EventWords) {
-        // Both swaps are full barriers: who sees a word of this event sees no number of the one
-        // before, and who sees this number sees all words.
+        // Both swaps are full barriers: a reader that sees a word of this event does not see the
+        // number of the event before, and one that sees this number sees all words.
         slot.sequence.swap(0);
         for (to, from) in slot.words.iter().zip(words) {
             to.store(*from);

@@ -29,9 +29,9 @@ pub enum Timeout {
     TcpClose = 7,
     /// Both sides have sent a SYN (simultaneous open).
     TcpSynSent2 = 8,
-    /// UDP that has been seen in one direction only.
+    /// UDP that has not had a reply two seconds after it began, or later.
     Udp = 9,
-    /// UDP that has been answered.
+    /// UDP that still has replies two seconds after it began.
     UdpStream = 10,
     /// SCTP, in any state.
     Sctp = 11,
@@ -173,13 +173,13 @@ pub fn ipv6(words: [u32; 4]) -> Ipv6Addr {
     Ipv6Addr::from(bytes)
 }
 
-/// Which part of the table a flow lives in. A flood of packets that open flows fills the first one
-/// only, and never takes the place of a flow that both sides have confirmed.
+/// Which part of the table a flow lives in. A flood of packets that open flows fills the half-open
+/// part only, and never evicts an established flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum FlowKind {
-    /// Not confirmed yet: a TCP handshake under way, a datagram without an answer or with early
-    /// ones only, a ping.
+    /// Not established yet: a TCP handshake under way, a datagram without a reply or with early
+    /// replies only, a ping.
     HalfOpen = 0,
     /// Both ends are known to be where the packets say.
     Established = 1,
@@ -312,7 +312,7 @@ pub struct FlowStats {
     pub entered: u64,
     /// Flows that were taken out.
     pub left: u64,
-    /// Flows that were evicted to make room for others.
+    /// Flows that were evicted for others.
     pub evicted: u64,
 }
 

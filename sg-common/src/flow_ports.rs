@@ -1,11 +1,12 @@
 //! How many flows there are at each range of local ports. A packet to ports at which there is
 //! none belongs to no flow, which is known from one word that stays in the nearest cache.
 //!
-//! What a node opens itself comes from its ephemeral ports, and whatever is aimed at its services
-//! or scans them goes elsewhere; so ports share a count with their neighbours only.
+//! Connections that a node opens come from its ephemeral ports, and packets that are aimed at its
+//! services, or scan it, go to other ports. So a port shares its count with its neighbours only.
 //!
 //! A flow is counted before it is entered, and no longer after it has gone: a count that is zero
-//! is true. Who is killed between leaves one that is too high, which costs time and nothing else.
+//! is true. A process that is killed in between leaves a count too high, which costs time and
+//! nothing else.
 
 /// Neighbouring ports with one count, as a power of two.
 const NEIGHBOURS: u32 = 6;
@@ -25,7 +26,7 @@ mod tests {
     use crate::flow_entry::FlowKey;
 
     #[test]
-    fn neighbours_share_a_count_and_nobody_else() {
+    fn neighbours_share_a_count_and_no_other_ports_do() {
         let mut ports = [0u32; PORT_COUNTS];
         for port in 0..=u16::MAX {
             let index = count_of(port.into());

@@ -1,9 +1,13 @@
 //! Plain data and pure steps shared by the eBPF packet path and userspace.
 //! No allocation, no I/O, no dependency on the kernel side: everything here is tested on the host.
 //!
+//! Each rule of meaning is written here once, and tested by a table: `protocol`, `icmp` and
+//! `essential` say what a packet is, `concern` what the flow table has to do with it, `ruling` what
+//! the entry of its flow says, `track` and `tcp` how a flow changes its state. The packet path,
+//! userspace and tests call them.
+//!
 //! A verdict is what a lookup of the tables ends in: one word with the action and the counter
-//! slot. A flow goes from state to state by pure functions, of which one table says what becomes
-//! of each state.
+//! slot.
 //!
 //! ```
 //! use sg_common::{
@@ -17,13 +21,13 @@
 //! assert!(verdict.is_accept());
 //! assert_eq!(verdict.slot(), FIRST_RULE_SLOT);
 //!
-//! // A SYN begins a flow, and the SYN-ACK takes it further.
+//! // A SYN begins a flow, and the SYN-ACK changes its state.
 //! let tcp = Kind::Tcp as u8;
 //! let begun = track::first(tcp, SYN);
 //! assert_eq!(begun.name(), "tcp-syn-sent");
-//! let answered = track::next(tcp, begun as u8, SYN | ACK, 0);
-//! assert_eq!(answered & 0xff, sg_common::flow::Timeout::TcpSynRecv as u32);
-//! assert!(answered & track::HAS_SEEN_REPLY != 0);
+//! let replied = track::next(tcp, begun as u8, SYN | ACK, 0);
+//! assert_eq!(replied & 0xff, sg_common::flow::Timeout::TcpSynRecv as u32);
+//! assert!(replied & track::HAS_SEEN_REPLY != 0);
 //! ```
 #![no_std]
 #![warn(missing_docs)]

@@ -1,4 +1,4 @@
-//! The programs of a hook, and what the loader tells them.
+//! The programs of a hook, and the constants that they are loaded with.
 //!
 //! The first program of a hook, which is attached, decides what it can and makes a tail call for
 //! the rest. The verifier checks each program by itself, and each has a stack of its own.
@@ -19,9 +19,9 @@ impl Target {
     pub const ALL: [Target; 3] = [Target::Slow, Target::Track, Target::Related];
 }
 
-/// What the loader tells the programs of a generation besides their tables: one constant in
-/// read-only memory that is frozen before they are verified. The verifier knows each field and
-/// removes the code behind branches that it decides.
+/// The constants that the programs of a generation are loaded with, besides their tables. They lie
+/// in read-only memory that is frozen before the programs are verified. The verifier knows each
+/// field and removes the code behind branches that it decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Config {
@@ -33,7 +33,7 @@ pub struct Config {
     pub flow_timeouts: [u32; STATES],
     /// Seconds for which a first fragment is remembered.
     pub fragment_timeout: u32,
-    /// Events that a CPU's ring has room for, a power of two.
+    /// Events that a CPU's ring can hold, a power of two.
     pub event_slots: u32,
     /// What the programs are made for: [`HAS_FLOWS`] and the bits after it.
     pub has: u8,
@@ -80,8 +80,7 @@ pub const HAS_BSS_TABLES: u8 = 2;
 pub const REMEMBERS: u8 = 4;
 /// Some packets are to be logged.
 pub const HAS_LOGS: u8 = 8;
-/// The packet path writes a record of every packet for whoever develops it: all take the slow
-/// path.
+/// The packet path traces every packet, for its developers: all take the slow path.
 pub const HAS_TRACE: u8 = 16;
 /// A TCP flow of the table may be a cut one (see [`crate::flow::CUT`]): it is looked for also
 /// where the rules pass both directions, and nothing else is asked of the table.

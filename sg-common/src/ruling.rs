@@ -25,7 +25,7 @@ use crate::protocol::Kind;
 use crate::tcp;
 use crate::track;
 
-// What a policy does with flows that an earlier one admitted (SPEC K11), as the programs are told.
+// What a policy does with flows that an earlier one admitted (SPEC K11).
 
 /// The rules of the direction that admitted them are asked, at their next packet.
 pub const JUDGE_OLD: u8 = 0;
@@ -44,7 +44,8 @@ pub enum Ruling {
     Cut,
     /// The rules decide, and the flow goes on.
     ByRules,
-    /// The rules decide, and the flow takes no notice: same tuple, other match (an ICMP code).
+    /// The rules decide, and the flow is left as it is: the packet has its tuple, but another rule
+    /// matches (by an ICMP code).
     ByRulesAlone,
     /// The rules decide, and the rule that accepts the packet is the flow's from now on.
     Readmitted,
@@ -55,8 +56,8 @@ pub enum Ruling {
     /// It passes in the direction of a flow that an earlier policy admitted and this one keeps, and
     /// counts for the flow's rule.
     Kept,
-    /// The rules on what it replies to decide: if they accept that, it is a reply, and the rule is
-    /// the flow's from now on; if not, the flow is revoked.
+    /// The rules are asked about the packet to which it replies. If they accept that one, it
+    /// passes as a reply, and the rule is the flow's from now on; if not, the flow is revoked.
     JudgedAgain,
     /// The policy in force does not admit the flow: the packet is dropped, and the flow ends.
     Revoked,
@@ -240,8 +241,8 @@ pub fn rule_on_live(entry: &Contents, packet: &Packet, policy: &impl Policy) -> 
             Ruling::ByRules
         }
     } else if is_other && policy.old_flows() != KEEP_OLD {
-        // The rules of the originator's direction were asked about its own packets just now, and
-        // did not accept.
+        // A packet of the originator has just been judged by the rules of its own direction, which
+        // did not accept it.
         if from_originator {
             Ruling::Revoked
         } else {

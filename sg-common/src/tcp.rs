@@ -10,7 +10,7 @@ pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
 /// Reset the connection.
 pub const RST: u8 = 0x04;
-/// The acknowledgement field counts.
+/// The acknowledgement number is valid.
 pub const ACK: u8 = 0x10;
 
 /// Without these a segment changes nothing once a connection is established.
@@ -49,8 +49,8 @@ pub const fn first(flags: u8) -> Timeout {
 
 /// 1 if a bare SYN that the rules accept begins a new connection on the same ports as a flow in
 /// `state` (a number, see [`crate::flow::FlowValue::state`]), else 0: where that is closing or
-/// cut. The kernel's tracking waits for the answer in the three states before TIME_WAIT; without
-/// all sequence numbers to compare, a flow that is closing makes room at once.
+/// cut. The kernel's connection tracking waits for the reply in the three states before TIME_WAIT.
+/// Here not all sequence numbers are known, so that a closing flow makes room at once.
 #[inline(always)]
 pub const fn makes_room(state: u8) -> u32 {
     (CLOSING | 1 << CUT) >> (state & 31) & 1
@@ -74,14 +74,15 @@ const CLOSING: u32 = 1 << Timeout::TcpFinWait as u8
     | 1 << Timeout::TcpTimeWait as u8
     | 1 << Timeout::TcpClose as u8;
 
-/// Zero for a bare SYN. A number, since conditions in a row are ways for the verifier to walk.
+/// Zero for a bare SYN. A number, because each condition in a row doubles the paths that the
+/// verifier explores.
 #[inline(always)]
 pub const fn differs_from_bare_syn(flags: u8) -> u32 {
     ((flags & (SYN | ACK | RST | FIN)) ^ SYN) as u32
 }
 
-/// The state after each state, four bits each: a number, where a list would be memory, and a
-/// choice of cases one way for each of them for the verifier to walk.
+/// The state after each state, four bits each. A number, since a list would lie in memory, and the
+/// verifier would explore one path for each case of a `match`.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Row(pub u64);
@@ -130,7 +131,7 @@ const ON_SYN: Row = Row::of(&[
 ]);
 /// From the other side: both have sent a SYN.
 const ON_OTHER_SYN: Row = Row::of(&[(TcpSynSent, TcpSynSent2)]);
-/// From the originator: the answer to the other side's SYN, where both have sent one.
+/// From the originator: the reply to the other side's SYN, where both have sent one.
 const ON_SYN_ACK: Row = Row::of(&[(TcpSynSent2, TcpSynRecv)]);
 const ON_OTHER_SYN_ACK: Row = Row::of(&[(TcpSynSent, TcpSynRecv), (TcpSynSent2, TcpSynRecv)]);
 const ON_FIN: Row = Row::of(&[

@@ -25,7 +25,7 @@ pub const fn first(kind: u8, tcp_flags: u8) -> Timeout {
 // What there is to know of a packet and its flow besides their kind, state and flags.
 /// The packet comes from the side that opened the flow.
 pub const FROM_ORIGINATOR: u32 = 1;
-/// The side that did not open the flow has answered before.
+/// The other side than the originator has sent a packet before.
 pub const SEEN_REPLY: u32 = 2;
 /// The packet acknowledges the number of the flow's handshake.
 pub const ACKNOWLEDGES: u32 = 4;
@@ -34,16 +34,16 @@ pub const LASTS: u32 = 8;
 
 /// What [`next`] adds to a state if the flow belongs to the established ones.
 pub const IS_ESTABLISHED: u32 = 1 << 8;
-/// What it adds if the other side has answered.
+/// What it adds if the other side has sent a packet.
 pub const HAS_SEEN_REPLY: u32 = 1 << 9;
 
 /// The state (in bits 0-7) after one more packet, of which `known` says the above, and where the
 /// flow belongs then.
 ///
 /// A flow is established when it is known that both ends are where the packets say (SPEC K9).
-/// TCP: the originator has acknowledged what the other side sent. Others: it is still answered two
+/// TCP: the originator has acknowledged what the other side sent. Others: replies still come two
 /// seconds after it began, as the kernel's connection tracking has it of UDP since Linux 5.0; a
-/// spoofer would have to come back for each. Never ICMP, whose answers prove nothing.
+/// spoofer would have to come back for each flow. Never ICMP, whose replies prove nothing.
 #[inline(always)]
 pub const fn next(kind: u8, state: u8, flags: u8, known: u32) -> u32 {
     by_row(row(kind, state, flags, known), kind, state, flags, known)
@@ -61,14 +61,14 @@ pub const fn row(kind: u8, state: u8, flags: u8, known: u32) -> Row {
     }
 }
 
-/// The rest of [`next`]: by arithmetic, so that there is one way for the verifier.
+/// The second step of [`next`]. By arithmetic, so that the verifier has one path to explore.
 #[inline(always)]
 pub const fn by_row(row: Row, kind: u8, state: u8, flags: u8, known: u32) -> u32 {
     const ESTABLISHED: u8 = Timeout::TcpEstablished as u8;
     let is_tcp = is_zero(kind ^ TCP);
     let is_reply = (known & FROM_ORIGINATOR) ^ FROM_ORIGINATOR;
     let has_syn = ((flags & tcp::SYN) / tcp::SYN) as u32;
-    // Whoever answers a connection that was picked up in the middle knows of it, and sends no SYN.
+    // A connection that was picked up in the middle is known to its other side, which sends no SYN.
     let is_late_syn = is_tcp & is_zero(state ^ ESTABLISHED) & has_syn;
     let had_seen_reply = (known & SEEN_REPLY) / SEEN_REPLY;
     let has_seen_reply = had_seen_reply | is_reply & (is_late_syn ^ 1);
@@ -84,12 +84,12 @@ const fn is_zero(x: u8) -> u32 {
     ((x as u64).wrapping_sub(1) >> 63) as u32
 }
 
-/// 1 if a segment from the other side tells what has to be acknowledged: all of it, whatever it
-/// is, so that the last one counts where several differ (a SYN-ACK that is sent again, one that
-/// was forged, data on a SYN). Only while the handshake is under way, else 0. `from_originator` is
-/// 1 or 0.
+/// 1 if this segment sets the number that completes the handshake: the originator has to
+/// acknowledge all of it. Each segment of the other side does while the handshake is under way, so
+/// that the last one counts where several differ (a SYN-ACK that is sent again, one that was
+/// forged, data on a SYN). Else 0. `from_originator` is 1 or 0.
 #[inline(always)]
-pub const fn tells_number(kind: u8, state: u8, flags: u8, from_originator: u32) -> u32 {
+pub const fn sets_number(kind: u8, state: u8, flags: u8, from_originator: u32) -> u32 {
     const HANDSHAKE: u32 = 1 << Timeout::TcpSynSent as u8
         | 1 << Timeout::TcpSynSent2 as u8
         | 1 << Timeout::TcpSynRecv as u8;
@@ -97,9 +97,9 @@ pub const fn tells_number(kind: u8, state: u8, flags: u8, from_originator: u32) 
     is_zero(kind ^ TCP) & no_reset & (from_originator ^ 1) & (HANDSHAKE >> (state & 31))
 }
 
-/// Zero when [`next`] leaves an established flow in `state` whoever sends a packet, as long as
-/// none of [`tcp::STATE_FLAGS`] is set: a quick answer for nearly all packets. Otherwise it says
-/// nothing.
+/// Zero if an established flow in `state` stays in it ([`next`]) whichever side sends a packet, as
+/// long as none of [`tcp::STATE_FLAGS`] is set: nearly all packets need no more. If it is not zero
+/// the state may change.
 #[inline(always)]
 pub const fn disturbs(state: u8) -> u32 {
     const STEADY: u32 = 1 << Timeout::TcpEstablished as u8
@@ -110,8 +110,8 @@ pub const fn disturbs(state: u8) -> u32 {
     !STEADY >> (state & 31) & 1
 }
 
-/// Where a flow belongs that somebody else has seen: in `state`, answered or not. Unlike [`next`]
-/// without regard to when it began.
+/// Whether a flow is established that was not tracked here, by its `state` and whether it has had a
+/// reply. Unlike [`next`] it does not regard when the flow began.
 #[inline(always)]
 pub const fn kind_of_flow(kind: u8, state: u8, has_seen_reply: bool) -> FlowKind {
     let is_confirmed = match kind {
@@ -165,7 +165,7 @@ mod tests {
         }
     }
 
-    /// The quick answer is right wherever it is given.
+    /// [`disturbs`] agrees with [`next`].
     #[test]
     fn a_steady_state_does_not_change() {
         let mut steady = 0;
@@ -196,9 +196,9 @@ mod tests {
         assert_eq!(disturbs(crate::flow::CUT), 1, "it is to be looked at");
     }
 
-    /// Proves K9: only an answer that comes two seconds after the beginning makes a UDP flow a
-    /// stream, and a flow of any protocol without handshake an established one; early answers are
-    /// remembered and no more.
+    /// Proves K9: only a reply that comes two seconds after the beginning makes a UDP flow a
+    /// stream, and a flow of any protocol without handshake an established one; early replies
+    /// are noted and no more.
     #[test]
     fn what_is_still_answered_is_established() {
         let udp = Timeout::Udp as u8;
@@ -250,8 +250,8 @@ mod tests {
         );
     }
 
-    /// Proves K9: of a connection that was picked up in the middle, an answer that could come
-    /// from a listener proves nothing.
+    /// Proves K9: of a connection that was picked up in the middle, a reply that could come from a
+    /// listener proves nothing.
     #[test]
     fn a_connection_in_the_middle_is_answered_without_syn() {
         let half = u32::from(ESTABLISHED);
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_other_side_tells_the_number_while_a_handshake_lasts() {
+    fn the_other_side_sets_the_number_while_a_handshake_lasts() {
         let handshake = [
             Timeout::TcpSynSent,
             Timeout::TcpSynSent2,
@@ -279,7 +279,7 @@ mod tests {
                             && handshake.contains(&state)
                             && flags & tcp::RST == 0
                             && from_originator == 0;
-                        let found = tells_number(kind, state, flags, from_originator);
+                        let found = sets_number(kind, state, flags, from_originator);
                         assert_eq!(found, expected.into(), "{kind} {state} {flags:#x}");
                     }
                 }

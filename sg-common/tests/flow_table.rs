@@ -11,8 +11,8 @@ use sg_common::flow_entry::{
 };
 use sg_common::flow_ports::{PORT_COUNTS, count_of};
 use sg_common::flow_table::{
-    BUSY, Found, Line, Page, Spot, Table, change, claim, find, give_back, may_have, publish,
-    read_any, remove, settle, tags_of,
+    BUSY, Found, Line, Page, Spot, Table, change, claim, double, find, give_back, may_have,
+    publish, read_any, remove, tags_of,
 };
 
 struct Memory {
@@ -103,7 +103,7 @@ impl Memory {
         let entered = publish(self, &claim, &key, &contents);
         count.entered.fetch_add(entered.into(), Relaxed);
         if kind == FlowKind::Established
-            && let Some(double) = settle(self, &spot, &key)
+            && let Some(double) = double(self, &spot, &key)
         {
             count.left.fetch_add(remove(self, &double).into(), Relaxed);
         }

@@ -3,7 +3,7 @@
 use sg_common::lookup::{self, POINTER};
 
 use crate::{
-    bpf::maps::{AsLoaded, KernelTables, Variant},
+    bpf::maps::{Generic, KernelTables, Variant},
     packet::Packet,
 };
 
@@ -13,8 +13,8 @@ pub(crate) fn class4<F: Variant>(address: u32) -> Option<u32> {
     lookup::class4(&KernelTables::<F>::GET, address)
 }
 
-/// The class of an IPv6 address in wire order, in the range of a leaf of the IPv4 table, so that
-/// the verifier explores what follows once for both.
+/// The class of an IPv6 address in wire order. Bit 31 is cleared, as it is in a leaf of the IPv4
+/// table: the verifier then explores what follows once for both families.
 #[inline(always)]
 pub(crate) fn class6<F: Variant>(address: [u32; 4]) -> Option<u32> {
     let half = |high, low| u64::from(u32::from_be(high)) << 32 | u64::from(u32::from_be(low));
@@ -23,8 +23,8 @@ pub(crate) fn class6<F: Variant>(address: [u32; 4]) -> Option<u32> {
     Some(lookup::class6(&tables, half(a, b), half(c, d))? & !POINTER)
 }
 
-/// The class of the remote address; no row has the number that stands for "the tables are not
-/// there".
+/// The class of the remote address, or `u32::MAX` if the tables are not there: no column has an
+/// entry for that.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn sg_class(p: *const Packet) -> u32 {
@@ -34,7 +34,7 @@ pub(crate) extern "C" fn sg_class(p: *const Packet) -> u32 {
     // SAFETY: not null, and every caller passes a whole packet.
     let p = unsafe { &*p };
     if p.is_v6() {
-        return class6::<AsLoaded>(p.remote).unwrap_or(u32::MAX);
+        return class6::<Generic>(p.remote).unwrap_or(u32::MAX);
     }
-    class4::<AsLoaded>(u32::from_be(p.remote[0])).unwrap_or(u32::MAX)
+    class4::<Generic>(u32::from_be(p.remote[0])).unwrap_or(u32::MAX)
 }

@@ -6,10 +6,10 @@ use crate::bpf::hook::Hook;
 use crate::bpf::maps::COUNTERS;
 use crate::outcome::Outcome;
 
-/// Adds the frame to its slot, as the wire sees it: an offloaded packet counts as its segments,
-/// each with a copy of its `headers` bytes of headers, and of those inside a tunnel, of which only
-/// the kernel knows. `claimed` is where the IP packet in it ends,
-/// or zero. Returns the frame's bytes.
+/// Counts the frame in its slot, as the wire sees it: an offloaded packet counts as its segments,
+/// each with its own copy of the `headers` bytes of headers, and of the headers inside a tunnel,
+/// which only the kernel knows. `claimed` is where the IP packet ends in the frame, or zero.
+/// Returns the frame's bytes.
 #[inline(always)]
 pub(crate) fn count<H: Hook>(hook: &H, claimed: u32, headers: u32, outcome: &Outcome) -> u64 {
     let (segments, bytes) = measure(hook, claimed, || headers.into());

@@ -6,7 +6,7 @@
 //!  sg_inbound, sg_outbound ─┤
 //!    fast path              ├─ Track ──► sg_in_track, sg_out_track ──► decided
 //!                           │             scratch: tuple, TCP numbers, traits, hash, class, verdict
-//!                           └─ Long ───► sg_in_slow, sg_out_slow ────► decided
+//!                           └─ Slow ───► sg_in_slow, sg_out_slow ────► decided
 //!                                          slow path, scratch: nothing yet
 //!                                          ├─ Track ──► as above, scratch: the whole packet as well
 //!                                          └─ Related ► sg_in_related, sg_out_related ──► decided
@@ -15,7 +15,7 @@
 //!
 //! `fast` decides TCP and UDP right behind an IP header; `slow` parses and judges any frame;
 //! `conntrack` is the flow table and what a packet does to a flow; `rules` and `classes` ask the
-//! tables; `count` counts, `events` logs; `bpf` is what all of it is made of.
+//! tables; `count` counts, `events` logs. `bpf` has the parts that all of it is made of.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -65,22 +65,22 @@ use crate::{
 #[xdp(frags)]
 #[inline(always)]
 pub(crate) fn sg_inbound(ctx: XdpContext) -> u32 {
-    xdp_answer(decide(&ctx))
+    xdp_verdict(decide(&ctx))
 }
 
 #[xdp(frags)]
 pub(crate) fn sg_in_slow(ctx: XdpContext) -> u32 {
-    xdp_answer(decide_any(&ctx))
+    xdp_verdict(decide_any(&ctx))
 }
 
 #[xdp(frags)]
 pub(crate) fn sg_in_track(ctx: XdpContext) -> u32 {
-    xdp_answer(track(&ctx))
+    xdp_verdict(track(&ctx))
 }
 
 #[xdp(frags)]
 pub(crate) fn sg_in_related(ctx: XdpContext) -> u32 {
-    xdp_answer(relate(&ctx))
+    xdp_verdict(relate(&ctx))
 }
 
 // Outbound: after routing and source NAT, so that both hooks see the addresses on the wire.
@@ -88,26 +88,26 @@ pub(crate) fn sg_in_related(ctx: XdpContext) -> u32 {
 #[classifier]
 #[inline(always)]
 pub(crate) fn sg_outbound(ctx: TcContext) -> i32 {
-    tc_answer(decide(&ctx))
+    tc_verdict(decide(&ctx))
 }
 
 #[classifier]
 pub(crate) fn sg_out_slow(ctx: TcContext) -> i32 {
-    tc_answer(decide_any(&ctx))
+    tc_verdict(decide_any(&ctx))
 }
 
 #[classifier]
 pub(crate) fn sg_out_track(ctx: TcContext) -> i32 {
-    tc_answer(track(&ctx))
+    tc_verdict(track(&ctx))
 }
 
 #[classifier]
 pub(crate) fn sg_out_related(ctx: TcContext) -> i32 {
-    tc_answer(relate(&ctx))
+    tc_verdict(relate(&ctx))
 }
 
 #[inline(always)]
-fn xdp_answer(is_accepted: bool) -> u32 {
+fn xdp_verdict(is_accepted: bool) -> u32 {
     if is_accepted {
         xdp_action::XDP_PASS
     } else {
@@ -116,7 +116,7 @@ fn xdp_answer(is_accepted: bool) -> u32 {
 }
 
 #[inline(always)]
-fn tc_answer(is_accepted: bool) -> i32 {
+fn tc_verdict(is_accepted: bool) -> i32 {
     if is_accepted {
         // Not TC_ACT_OK: programs that others put on the same hook still get the packet.
         TC_ACT_UNSPEC
@@ -137,7 +137,7 @@ fn decide<H: Hook>(hook: &H) -> bool {
     if maps::only_remembers() {
         return true;
     }
-    // Not by way of the per-CPU scratch: there is no packet in it.
+    // Counted here, and not from the per-CPU scratch: there is no packet in it.
     let outcome = Outcome::reason(H::DIRECTION, Reason::Incomplete);
     count::count(hook, 0, 0, &outcome);
     false
@@ -167,7 +167,7 @@ fn decide_any<H: Hook>(hook: &H) -> bool {
                 *outcome = Outcome::unpack(packed);
             } else if rest != judge::DECIDED {
                 tail_call(hook, Target::Track);
-                // Behind a tail call is only what happens when its target is missing (SPEC A1).
+                // The code behind a tail call runs only if the target is missing (SPEC A1).
                 // The rules' verdict does not count then: an accepted packet would open no flow.
                 outcome.set_reason(H::DIRECTION, Reason::Incomplete);
             } else if packet.is_error != 0 && !outcome.is_accepted() {
@@ -185,7 +185,7 @@ fn decide_any<H: Hook>(hook: &H) -> bool {
         parsed::OTHER | parsed::ARP => outcome.set_reason(H::DIRECTION, Reason::NonIp),
         _ => outcome.set_reason(H::DIRECTION, Reason::Malformed),
     }
-    settle(hook, packet, outcome)
+    finish(hook, packet, outcome)
 }
 
 /// [`Target::Track`]: a packet whose fate the flow table knows, or that it has to remember.
@@ -198,7 +198,7 @@ fn track<H: Hook>(hook: &H) -> bool {
     let packed = flows::sg_track(packet, scratch.hash, traits, scratch.class, scratch.verdict);
     scratch.outcome = Outcome::unpack(packed);
     keep_if_first(packet, &scratch.outcome);
-    settle(hook, packet, &scratch.outcome)
+    finish(hook, packet, &scratch.outcome)
 }
 
 /// [`Target::Related`]: an ICMP error that no rule accepts.
@@ -212,7 +212,7 @@ fn relate<H: Hook>(hook: &H) -> bool {
         outcome.set_reason(H::DIRECTION, Reason::Related);
     }
     keep_if_first(packet, outcome);
-    settle(hook, packet, outcome)
+    finish(hook, packet, outcome)
 }
 
 /// Parses a frame, one of whose headers may have to be fetched first.
@@ -235,7 +235,7 @@ fn keep_if_first(packet: &Packet, outcome: &Outcome) {
 /// Every frame that is enforced ends in exactly one outcome: counts it, and writes its event if
 /// it is to have one.
 #[inline(always)]
-fn settle<H: Hook>(hook: &H, packet: &Packet, outcome: &Outcome) -> bool {
+fn finish<H: Hook>(hook: &H, packet: &Packet, outcome: &Outcome) -> bool {
     if maps::only_remembers() {
         return true;
     }

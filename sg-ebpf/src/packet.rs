@@ -21,16 +21,16 @@ pub(crate) struct Packet {
     /// 1 for IPv6.
     pub(crate) v6: u8,
     zero: u16,
-    /// The number that the rules of this packet's direction are asked for: the destination port,
+    /// The number that the rules of this packet's direction are asked about: the destination port,
     /// the ICMP type and code, or the protocol.
     pub(crate) number: u16,
-    /// The number that the rules of the other direction are asked for, were this packet answered.
+    /// The number that the rules of the other direction would be asked about for a reply.
     pub(crate) return_number: u16,
     /// Bytes of all headers, repeated in every segment of an offloaded packet.
     pub(crate) headers: u32,
     /// Where in the frame the IP packet ends.
     pub(crate) claimed: u32,
-    /// Of a fragment: the datagram's identification, and the protocol that belongs to its name.
+    /// Of a fragment: the datagram's identification, and the protocol that is part of its key.
     pub(crate) fragment_id: u32,
     pub(crate) fragment_protocol: u8,
     /// 1 for a first fragment: it is decided by its ports, but is never essential traffic.
@@ -41,7 +41,7 @@ pub(crate) struct Packet {
     pub(crate) tcp_flags: u8,
     /// 1 if the packet belongs to a flow, if there is one.
     pub(crate) is_trackable: u8,
-    /// 1 if it may open a flow (an answer or a reset never does).
+    /// 1 if it may open a flow (a reply or a reset never does).
     pub(crate) opens: u8,
     /// A [`Direction`].
     pub(crate) direction: u8,
@@ -49,11 +49,11 @@ pub(crate) struct Packet {
     pub(crate) is_error: u8,
     /// Of a later fragment, where it belongs in its datagram, in units of eight bytes.
     pub(crate) fragment_offset: u16,
-    /// TCP's, of a packet whose flow may be asked for.
+    /// TCP's, of a packet whose flow may be looked up.
     pub(crate) numbers: Numbers,
 }
 
-/// TCP's numbers, as far as a handshake is followed.
+/// The sequence numbers of TCP that a handshake is followed by.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Numbers {
@@ -125,8 +125,8 @@ impl Packet {
         unsafe { *core::ptr::from_ref(self).cast() }
     }
 
-    /// Makes it a plain packet with that flow's key and so many bytes of headers; whatever only
-    /// the rules ask for is left as it is.
+    /// Makes it a plain packet with this tuple, these sequence numbers and so many bytes of
+    /// headers. Fields that only the rules need keep their old values.
     #[inline(always)]
     pub(crate) fn set_plain(&mut self, key: &FlowKey, numbers: Numbers, headers: u32) {
         // SAFETY: as in `flow_key`.

@@ -1,4 +1,4 @@
-//! The rules: what they say of a number of a protocol, in an address class.
+//! Asks the rules: the verdict on a number of a kind, in an address class.
 
 use sg_common::{
     flow_table::Word as _,
@@ -7,7 +7,7 @@ use sg_common::{
 };
 
 use crate::bpf::{
-    maps::{AsLoaded, KernelTables},
+    maps::{Generic, KernelTables},
     word::SharedWord,
 };
 
@@ -16,11 +16,11 @@ use crate::bpf::{
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sg_ask_rules(class: u32, direction: u32, kind: u32, number: u32) -> u32 {
-    // As `lookup::judge`, but that the direction is a number: a condition would be two paths to
+    // As `lookup::judge`, but with the direction as a number: a condition would be two paths to
     // explore.
     const APART: u32 = column_index(Direction::Outbound, 0) as u32;
     let column = SharedWord::opaque(((direction & 1) * APART + (kind & 7)).into());
-    let tables = KernelTables::<AsLoaded>::GET;
+    let tables = KernelTables::<Generic>::GET;
     let begin = tables.shape().column(column as usize);
     let entry = tables.word(begin.wrapping_add(class));
     let direction = Direction::BOTH[SharedWord::opaque(direction.into()) as usize & 1];
@@ -31,7 +31,7 @@ extern "C" fn sg_ask_rules(class: u32, direction: u32, kind: u32, number: u32) -
     verdict.0
 }
 
-/// As [`sg_ask_rules`], in our own types.
+/// As [`sg_ask_rules`], by types.
 #[inline(always)]
 pub(crate) fn ask(class: u32, direction: Direction, kind: u8, number: u16) -> Verdict {
     Verdict(sg_ask_rules(

@@ -3,7 +3,8 @@
 /// The clock of flows: ticks of 2²⁴ nanoseconds (about 17 ms), which wrap after two years.
 pub const TICK_SHIFT: u32 = 24;
 
-/// A flow that was seen this far in the future was seen just now: clocks of CPUs differ a little.
+/// How far in the future a flow may have been seen: the clocks of CPUs differ a little. It counts
+/// as seen just now.
 const AHEAD: u32 = 1 << 28;
 
 /// The longest time-out that the clock can express: over 2 years.
@@ -21,8 +22,8 @@ pub const fn tick(now: u64) -> u32 {
     (now >> TICK_SHIFT) as u32
 }
 
-/// How long ago `last_seen` is, by [`clock`]: comparable with other ages, [`of_ticks`] and
-/// nothing else.
+/// How long ago `last_seen` was, given the [`clock`]. Ages can be compared with each other and
+/// with results of [`of_ticks`], and with nothing else.
 #[inline(always)]
 pub const fn age(clock: u32, last_seen: u32) -> u32 {
     clock.wrapping_sub(last_seen)

@@ -74,8 +74,8 @@ impl Contents {
         }
     }
 
-    /// The other way round, as of `now`. A time is that of the beginning of its tick, and never
-    /// later than now.
+    /// The value that the words hold, as of `now`. Each time is that of the beginning of its tick,
+    /// and never later than now.
     pub const fn value(&self, now: u64) -> FlowValue {
         let mut flags = 0;
         let mut i = 0;
@@ -107,18 +107,18 @@ mod tests {
     use crate::tcp;
     use crate::verdict::Direction;
 
-    /// Only a SYN tells who has opened a TCP connection.
+    /// Only a SYN shows which side has opened a TCP connection.
     #[test]
-    fn who_opened_a_connection_is_not_told_by_its_middle() {
+    fn the_middle_of_a_connection_does_not_show_its_originator() {
         for flags in 0..=u8::MAX {
             for state in [tcp::first(flags), Timeout::Udp, Timeout::Icmp] {
                 let contents = Contents {
                     head: Head::of_first(77, state as u8, 1),
                     ..Contents::default()
                 };
-                let is_told = tcp::is_syn_without_ack(flags) && flags & tcp::RST == 0;
+                let is_known = tcp::is_syn_without_ack(flags) && flags & tcp::RST == 0;
                 let is_tcp = state == tcp::first(flags);
-                let expected = (is_told || !is_tcp).then_some(Direction::Outbound);
+                let expected = (is_known || !is_tcp).then_some(Direction::Outbound);
                 let value = contents.value(1 << 60);
                 assert_eq!(value.opened_by(), expected, "{state:?} {flags:#x}");
                 assert_eq!((value.originator, value.state), (1, state as u8));

@@ -2,7 +2,7 @@
 
 /// The tick in which a flow was entered, and the *number* of its handshake: the one that
 /// acknowledges all of the last segment which the side that did not open the flow has sent.
-/// Nobody outside the path between the two can know it, so that whoever acknowledges it is no
+/// Only hosts on the path between the two can know it, so that a sender that acknowledges it is no
 /// spoofer (RFC 9293 section 3.4.1 on why sequence numbers begin anywhere).
 #[inline(always)]
 pub const fn begun_word(tick: u32, number: u32) -> u64 {
@@ -10,12 +10,12 @@ pub const fn begun_word(tick: u32, number: u32) -> u64 {
 }
 
 /// The number of a handshake in which the other side has sent nothing: no segment acknowledges
-/// it. Two of four billion numbers count as this one, so that what acknowledges them waits for
-/// the other side's next segment.
+/// it. Two of four billion real numbers are stored as this one; a handshake with one of them is
+/// completed after the other side's next segment.
 pub const NO_NUMBER: u32 = 0;
 
-/// The number of a flow that was entered from outside, where nobody has seen its segments: any
-/// segment acknowledges it.
+/// The number of a flow that userspace entered, whose segments were not seen: any segment
+/// acknowledges it.
 pub const ANY_NUMBER: u32 = u32::MAX;
 
 /// The number after a segment whose last one is before `end`.
@@ -38,7 +38,7 @@ pub const fn number_of(begun: u64) -> u32 {
 }
 
 /// 1 if a segment whose acknowledgement number is `acknowledged` acknowledges `number`, else 0.
-/// By arithmetic, for the verifier's sake.
+/// By arithmetic, so that the verifier has one path to explore.
 #[inline(always)]
 pub const fn acknowledges(number: u32, acknowledged: u32) -> u32 {
     const fn is_zero(x: u32) -> u32 {

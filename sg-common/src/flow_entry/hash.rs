@@ -8,7 +8,7 @@ pub const HASH_KEYS: usize = 11;
 
 /// Adds `word` to a hash, by one multiplier for each half of it. The upper half of such a sum is
 /// strongly universal (Lemire and Kaser, "Strongly universal string hashing is fast"), so that
-/// whoever does not know the multipliers cannot choose where a flow goes.
+/// a sender that does not know the multipliers cannot choose where a flow goes.
 #[inline(always)]
 pub const fn hash_step(sum: u64, word: u64, key_low: u64, key_high: u64) -> u64 {
     hash_halves(sum, word & 0xffff_ffff, word >> 32, key_low, key_high)

@@ -33,7 +33,7 @@ impl Head {
         (FlowValue::ORIGINATOR_UNKNOWN, Self::ORIGINATOR_UNKNOWN),
     ];
 
-    /// Of no version.
+    /// A head whose version is not set yet.
     #[inline(always)]
     pub const fn new(last_seen: u32, state: u8, originator: u8) -> Head {
         let (state, originator) = ((state & 15) as u64, (originator & 1) as u64);
@@ -41,7 +41,7 @@ impl Head {
     }
 
     /// Of a flow that begins in `state` with a packet of `direction`. A TCP connection that does
-    /// not begin with a SYN was there before, and it cannot be told which side has opened it.
+    /// not begin with a SYN was there before, and it is not known which side has opened it.
     #[inline(always)]
     pub const fn of_first(tick: u32, state: u8, direction: u8) -> Head {
         const MIDDLE: u64 = 1 << Timeout::TcpSynRecv as u8
@@ -94,39 +94,40 @@ impl Head {
         Head(self.in_state(CUT).0 & !Self::SEEDED)
     }
 
-    /// The same, of a flow whose last packet came in `tick`.
+    /// This head, with `tick` as the time of the last packet.
     #[inline(always)]
     pub const fn seen_at(self, tick: u32) -> Head {
         Head(self.0 & (!0 << 32) | tick as u64)
     }
 
-    /// The same, of a flow in `state`.
+    /// This head, in `state`.
     #[inline(always)]
     pub const fn in_state(self, state: u8) -> Head {
         let rest = self.0 & !(15 << Self::STATE);
         Head(rest | ((state & 15) as u64) << Self::STATE)
     }
 
-    /// The same flow: not another one that has taken its place, nor one that is leaving.
+    /// Whether both are heads of the same flow: not of another one that has taken its place, nor
+    /// of one that is being taken out.
     #[inline(always)]
     pub const fn is_same_flow(self, other: Head) -> bool {
         (self.0 ^ other.0) & (Self::VERSION | Self::BUSY) == 0
     }
 
-    /// Zero if what was read between two readings of a head belongs to one flow: nobody has
-    /// written the entry meanwhile, or does now.
+    /// Zero if what was read between two readings of a head belongs to one flow: no CPU has written
+    /// the entry meanwhile, or is writing it.
     #[inline(always)]
     pub const fn moved(before: u64, after: u64) -> u64 {
         (before ^ after) & Self::VERSION | (before | after) & Self::BUSY
     }
 
-    /// While the entry's next owner writes it.
+    /// The head while the entry is written for its next flow.
     #[inline(always)]
     pub const fn next_busy(self) -> Head {
         Head((self.0 & Self::VERSION).wrapping_add(1 << Self::VERSION_AT) | Self::BUSY)
     }
 
-    /// This head, of the version that `busy` has announced.
+    /// This head, with the version of `busy`, which was there while the entry was written.
     #[inline(always)]
     pub const fn of_version(self, busy: Head) -> Head {
         Head(self.0 & !(Self::VERSION | Self::BUSY) | busy.0 & Self::VERSION)

@@ -7,7 +7,8 @@ use super::tags::BUSY;
 use super::word::Word;
 use crate::flow_entry::{BEGUN, HEAD, Head, NAME, RULE};
 
-/// Takes a flow out; false if it has gone by itself, or if too many others write to its word.
+/// Takes a flow out of the table. False if it has gone already, or if too many others write to its
+/// word.
 #[inline(always)]
 pub fn remove<T: Table + ?Sized>(table: &T, found: &Found) -> bool {
     let (Some(line), Some(page)) = (table.line(found.group), table.page(found.group)) else {
@@ -29,7 +30,7 @@ pub fn remove<T: Table + ?Sized>(table: &T, found: &Found) -> bool {
         if !tags.replace(seen, seen & !(0xff << shift) | BUSY << shift) {
             continue;
         }
-        // Ours; unless the word has come to hold the same tags again in between.
+        // The way is ours, unless the flow was replaced by another one with the same tag meanwhile.
         if !is_there() {
             tags.add((tag - BUSY) << shift);
             return false;
@@ -43,7 +44,8 @@ pub fn remove<T: Table + ?Sized>(table: &T, found: &Found) -> bool {
     false
 }
 
-/// Changes a flow's head from what was found; `None` if it was, or else what it is now.
+/// Changes a flow's head from what was found. `None` if that succeeded, or else what the head is by
+/// now.
 #[inline(always)]
 pub fn change<T: Table + ?Sized>(table: &T, found: &Found, head: Head) -> Option<Head> {
     let page = table.page(found.group)?;
@@ -54,9 +56,9 @@ pub fn change<T: Table + ?Sized>(table: &T, found: &Found, head: Head) -> Option
     Some(Head(word.load()))
 }
 
-/// Gives back a way whose owner is gone: a process that was killed. `was_busy` is what its head
-/// was some time ago, when the way was busy already; no living owner takes that long. Which flows
-/// it has counted nobody knows, so that a count stays too high.
+/// Gives back a way that a process was writing when it was killed. `was_busy` is what its head was
+/// some time ago, when the way was busy already; no process that lives takes that long. Which flows
+/// the process has counted is not known, so that a count stays too high.
 pub fn reclaim<T: Table + ?Sized>(table: &T, place: Place, was_busy: Head) -> bool {
     let (Some(line), Some(page)) = (table.line(place.group), table.page(place.group)) else {
         return false;
@@ -84,9 +86,9 @@ pub fn change_rule<T: Table + ?Sized>(table: &T, found: &Found, rule: u64) {
     }
 }
 
-/// Puts another word in the place of the [`BEGUN`] that was found. The entry may be another
-/// flow's by now, and is changed all the same if that began in the same tick and waits for the
-/// same number: then nothing is wrong with it but that it waits for another segment.
+/// Replaces the [`BEGUN`] word that was found. The entry may be another flow's by now. If that one
+/// began in the same tick and waits for the same number it is changed all the same, and then waits
+/// for another segment; nothing worse happens.
 #[inline(always)]
 pub fn change_begun<T: Table + ?Sized>(table: &T, found: &Found, begun: u64) {
     if let Some(page) = table.page(found.group) {

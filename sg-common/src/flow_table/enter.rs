@@ -9,7 +9,7 @@ use super::tags::{BUSY, count, lowest, matches, spread};
 use super::word::Word;
 use crate::flow_entry::{ADDRESSES, BEGUN, Contents, FlowKey, HEAD, Head, NAME, RULE};
 
-/// A way that has been claimed, and belongs to whoever claimed it.
+/// A way that has been claimed: only the CPU that claimed it may write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// The group.
@@ -27,14 +27,14 @@ pub struct Claim {
 /// Why no way has been claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unclaimed {
-    /// The flow is there, or there is no room for it.
-    Settled,
+    /// The flow is there already, or no other flow can be evicted for it.
+    NotNeeded,
     /// Another CPU has changed the word meanwhile: it is worth another attempt.
     Raced,
 }
 
-/// Claims a way for a flow of `kind` (a [`crate::flow::FlowKind`] as a number), unless it is in the
-/// word that it would go to. Then [`publish`] is to be called, and nothing else.
+/// Claims a way for a flow of `kind` (a [`crate::flow::FlowKind`] as a number), unless the flow is
+/// in the word to which it would go. After it comes [`publish`], and nothing else.
 pub fn claim<T: Table + ?Sized>(
     table: &T,
     spot: &Spot,
@@ -45,7 +45,7 @@ pub fn claim<T: Table + ?Sized>(
     for _ in 0..ATTEMPTS {
         match try_claim(table, spot, key, kind, clock) {
             Ok(claim) => return Some(claim),
-            Err(Unclaimed::Settled) => return None,
+            Err(Unclaimed::NotNeeded) => return None,
             Err(Unclaimed::Raced) => (),
         }
     }
@@ -62,18 +62,19 @@ pub fn try_claim<T: Table + ?Sized>(
     clock: u32,
 ) -> Result<Claim, Unclaimed> {
     let group = spot.group;
-    let line = table.line(group).ok_or(Unclaimed::Settled)?;
+    let line = table.line(group).ok_or(Unclaimed::NotNeeded)?;
     let word = word_for(line, spot, kind);
     let tags = word_of(line, word);
-    // The tag itself need not be kept, then.
+    // The tag can be had from this: it is not kept beside it.
     let spread = T::Word::opaque(spread(spot.tag));
     let seen = tags.load();
     let candidates = matches(seen, spread);
     if candidates != 0 && table.has(group, word, candidates, key) {
-        return Err(Unclaimed::Settled);
+        return Err(Unclaimed::NotNeeded);
     }
-    // By arithmetic, for the verifier's sake: of the flows with the same tag if they are too
-    // many, else of the free ways. All bits set if they are.
+    // The way is one of a flow with the same tag if there are too many of those, else a free one.
+    // By arithmetic, so that the verifier has one path to explore: `is_crowded` has all bits
+    // set or none.
     const _: () = assert!(SAME_TAG + 5 == WAYS as u64 && WAYS == 8);
     let is_crowded = 0u64.wrapping_sub((count(candidates) + 5) >> 3);
     let free = matches(seen, 0) & !is_crowded;
@@ -85,18 +86,18 @@ pub fn try_claim<T: Table + ?Sized>(
     };
     let way = T::Word::forget(way.into(), seen) as u32;
     if way == NO_WAY {
-        return Err(Unclaimed::Settled);
+        return Err(Unclaimed::NotNeeded);
     }
     let shift = way % WAYS as u32 * 8;
     let is_free = T::Word::opaque(free >> shift >> 7) & 1;
-    let page = table.page(group).ok_or(Unclaimed::Settled)?;
+    let page = table.page(group).ok_or(Unclaimed::NotNeeded)?;
     count_in(table, key.name);
     if !tags.replace(seen, seen & !(0xff << shift) | BUSY << shift) {
         count_out(table, key.name);
         return Err(Unclaimed::Raced);
     }
     if is_free == 0 {
-        // Still that of the flow which had the way.
+        // The name is still that of the evicted flow.
         count_out(table, entry_of(page, word, way)[NAME].load());
     }
     Ok(Claim {
@@ -108,9 +109,9 @@ pub fn try_claim<T: Table + ?Sized>(
     })
 }
 
-/// Writes a flow into the way that was claimed for it; false if another CPU was faster, or if too
-/// many others write to the word. The way has been given back then. After an established flow
-/// [`settle`] is to be called.
+/// Writes a flow into the way that was claimed for it. False if another CPU was faster, or if too
+/// many others write to the word; the way has been given back then. After an established flow
+/// [`double`] is to be called.
 #[inline(always)]
 pub fn publish<T: Table + ?Sized>(
     table: &T,
@@ -170,11 +171,11 @@ pub fn give_back<T: Table + ?Sized>(table: &T, group: u32, word: u32, way: u32) 
     count_out(table, name);
 }
 
-/// Of an established flow that two CPUs have entered into both its words at once, the one in the
-/// second word, which is then to be removed. Each of them asks after it has entered its own, so
-/// that the last one sees both.
+/// Where two CPUs have entered an established flow at once, each into another of its two words, the
+/// entry in the second word: it is to be removed. Each CPU calls this after it has entered its own,
+/// so that the later one sees both.
 #[inline(always)]
-pub fn settle<T: Table + ?Sized>(table: &T, spot: &Spot, key: &FlowKey) -> Option<Found> {
+pub fn double<T: Table + ?Sized>(table: &T, spot: &Spot, key: &FlowKey) -> Option<Found> {
     let mut found = Found::NOTHING;
     let line = table.line(spot.group)?;
     let candidates = |word| matches(word_of(line, word).load(), spread(spot.tag));

@@ -8,9 +8,9 @@ use super::word::Word;
 use crate::flow::FlowKind;
 use crate::flow_entry::FlowKey;
 
-/// Looks for a flow, for a half-open one first: when one goes from one kind to the other it is
-/// entered there before it leaves here, so that whoever does not find it here any more finds it
-/// there.
+/// Looks for a flow, first among the half-open ones. A flow that becomes established is entered
+/// among those before it leaves the half-open ones, so that a packet that does not find it among
+/// these any more finds it among those.
 #[inline(always)]
 pub fn find<T: Table + ?Sized>(table: &T, spot: &Spot, key: &FlowKey, out: &mut Found) -> bool {
     let Some(line) = table.line(spot.group) else {

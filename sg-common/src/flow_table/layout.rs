@@ -17,7 +17,8 @@ pub(super) const HALF_OPEN_WORDS: u32 = (LINE_WORDS - ESTABLISHED_WORDS) as u32;
 /// Instead of a way.
 pub const NO_WAY: u32 = WAYS as u32;
 
-/// Groups of a table in which `flows` established flows find room: it has twice as many ways.
+/// Groups that a table needs for `flows` established flows: it has twice as many ways, so that
+/// next to none is evicted.
 pub const fn groups_for(flows: u32) -> u32 {
     const WAYS_OF_GROUP: u64 = (ESTABLISHED_WORDS * WAYS) as u64;
     let groups = (2 * flows as u64).div_ceil(WAYS_OF_GROUP);

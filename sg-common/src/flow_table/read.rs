@@ -23,8 +23,7 @@ impl<W: Word> Words<'_, W> {
     }
 }
 
-/// Reads an entry if `differs` finds in its words what it looks for, and says zero. What is
-/// returned belongs together.
+/// Reads an entry, if `differs` returns zero for its words. All that is returned is of one flow.
 #[inline(always)]
 pub fn read_if<W: Word>(
     entry: &Entry<W>,
@@ -35,7 +34,7 @@ pub fn read_if<W: Word>(
     let mut differs = differs(&words);
     let (rule, begun) = (words.get(RULE), words.get(BEGUN));
     let after = entry[HEAD].load_after(rule ^ begun ^ differs);
-    // One condition for all of it: the verifier walks each way.
+    // One condition for all of it, since the verifier explores both sides of each.
     differs |= Head::moved(before, after);
     if W::opaque(differs) != 0 {
         return None;

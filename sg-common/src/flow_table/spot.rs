@@ -21,7 +21,8 @@ pub struct Spot {
 }
 
 impl Spot {
-    /// Each step takes what is left of the hash below the last one, so that all are independent.
+    /// Each step takes the part of the hash that the step before it has left, so that all results
+    /// are independent.
     #[inline(always)]
     pub const fn of(hash: u32, groups: u32) -> Spot {
         const LEFT: u64 = 0xffff_ffff;
@@ -46,9 +47,8 @@ pub fn in_both(first: u64, second: u64, spread: u64) -> u64 {
     matches(first, spread) >> 7 | matches(second, spread) >> 6
 }
 
-/// The first way of a result of [`in_both`] that is not zero, and its word: it holds the flow, or
-/// no other one does in all but one of fifty cases. Without a branch, since either word is as
-/// likely.
+/// The first way in a result of [`in_both`] that is not zero, and its word. In all but one of fifty
+/// cases it holds the flow, or no way does. Without a branch, since either word is as likely.
 #[inline(always)]
 pub fn choose(spot: &Spot, both: u64) -> (u32, u32) {
     let lowest = both & both.wrapping_neg();
@@ -61,8 +61,8 @@ pub fn choose(spot: &Spot, both: u64) -> (u32, u32) {
     )
 }
 
-/// The word for a new flow: of an established one the emptier of two. By arithmetic, for the
-/// verifier's sake.
+/// The word for a new flow; for an established one the emptier of two. By arithmetic, so that the
+/// verifier has one path to explore.
 #[inline(always)]
 pub(super) fn word_for<W: Word>(line: &Line<W>, spot: &Spot, kind: u32) -> u32 {
     let free = |word| count(matches(word_of(line, word).load(), 0));

@@ -22,7 +22,7 @@ pub const fn matches(word: u64, spread: u64) -> u64 {
     !(((differs & !HIGH_BITS) + !HIGH_BITS) | differs) & HIGH_BITS
 }
 
-/// Not zero if any byte of `word` equals that of `spread`; which ones it does not say.
+/// Not zero if any byte of `word` equals that of `spread`. It does not show which one.
 #[inline(always)]
 pub const fn has_match(word: u64, spread: u64) -> u64 {
     let differs = word ^ spread;

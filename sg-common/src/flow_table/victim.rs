@@ -17,9 +17,9 @@ pub fn victim<W: Word>(
     clock: u32,
     time_out: impl Fn(u8) -> u32,
 ) -> u32 {
-    // Not one that is free, or that somebody is writing: its tag is less than any flow's. By the
-    // tags that the claim will compare: with others, a way that somebody is writing could be
-    // claimed again.
+    // A way that is free or being written is unfit: its tag is less than any flow's. The tags are
+    // those that the claim will compare: by newer ones, a way that another CPU is writing could be
+    // claimed a second time.
     let mut unfit = (matches(tags, 0) | matches(tags, spread(BUSY))) >> 7;
     let mut best = 0u64;
     let mut next = W::opaque(0);
@@ -30,8 +30,9 @@ pub fn victim<W: Word>(
         let left = (time_out(head.state()) as u64).wrapping_sub(age);
         let expired = W::opaque(left) >> 63;
         let closing = tcp::is_closing(head.state()) as u64;
-        // From the highest bit on: expired or not, closing or not, its age, and the way, with 1
-        // for there being one. Not a call for each: an eviction would take a third longer.
+        // From the highest bit on: expired or not, closing or not, the age, a 1 that says that
+        // there is a way, and the way. One function for all eight ways: with a call for
+        // each of them an eviction would take a third longer.
         let rank = (expired << 37 | closing << 36 | age << 4 | WAYS as u64 | next) & is_fit;
         unfit >>= 8;
         next += 1;

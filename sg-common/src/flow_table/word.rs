@@ -18,25 +18,26 @@ pub trait Word {
     fn swap(&self, value: u64) -> u64;
     /// Writes `new` where `old` is, as a full barrier; true if it was.
     fn replace(&self, old: u64, new: u64) -> bool;
-    /// Adds, and tells nothing.
+    /// Adds; what was there before is not returned.
     fn add(&self, value: u64);
 
-    /// Hides from the compiler what it knows of a number. It then leaves arithmetic as it is
-    /// written, instead of making branches of it which are two ways for the verifier, and loops
-    /// as well.
+    /// Hides from the compiler what it knows of a number. It then leaves arithmetic and loops as
+    /// they are written, instead of making branches of them, each of which is two paths for the
+    /// verifier.
     #[inline(always)]
     fn opaque(value: u64) -> u64 {
         value
     }
 
-    /// As [`Word::opaque`], and the verifier too loses what it knows. `unknown` is any number of
-    /// which it knows nothing.
+    /// As [`Word::opaque`], and hides from the verifier too what it knows of `value`. `unknown` is
+    /// any number of which the verifier knows nothing.
     #[inline(always)]
     fn forget(value: u64, _unknown: u64) -> u64 {
         value
     }
 
-    /// Hides that a key has been read before: the compiler would keep all of it on a short stack.
+    /// Hides from the compiler that a key has been read before: it would keep the whole key on the
+    /// stack, which is short.
     #[inline(always)]
     fn unread(key: &FlowKey) -> &FlowKey {
         key

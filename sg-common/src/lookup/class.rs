@@ -8,7 +8,7 @@ use super::tree6::{
     INDEX_BITS6, LAST_KEYS, LAST_LEAVES, MAX_DEPTH, NODE_CHILDREN, NODE_KEYS, TREE_BITS6, beyond,
 };
 
-/// The leaf of a tree that `number` is in.
+/// The leaf of a tree in whose range `number` lies.
 #[inline(always)]
 pub(super) fn leaf_of<T: Tables>(tables: &T, root: u32, depth: u32, number: u64) -> Option<u64> {
     let mut at = root;

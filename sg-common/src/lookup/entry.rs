@@ -19,8 +19,8 @@ pub enum NodeType {
     Way256 = 3,
 }
 
-/// Sets of forms, as bits: parts and blocks that a policy's tables do not have are removed from
-/// the programs.
+/// Sets of node types, as bits. Code for 16-way and 256-way nodes that a policy's tables do not
+/// have is removed from the programs when they are loaded.
 pub type NodeTypes = u32;
 
 /// The set of all of them.
@@ -35,17 +35,17 @@ impl NodeType {
         NodeType::Way256,
     ];
 
-    /// The set that has this form only.
+    /// The set that has this type only.
     pub const fn bit(self) -> NodeTypes {
         1 << self as u32
     }
 
-    /// The top three bits of an entry of this form.
+    /// The top three bits of an entry of this type.
     pub(super) const fn head(self) -> u64 {
         4 | self as u64
     }
 
-    /// Entries of this form, or of a later one, are not below it.
+    /// The least entry of this type: those of this type and the later ones are not below it.
     pub(super) const fn first(self) -> u64 {
         self.head() << NODE_TYPE_AT
     }
@@ -60,13 +60,13 @@ pub const POSITION_MASK: u32 = (1 << 27) - 1;
 pub(super) const NODE_TYPE_AT: u32 = 29;
 pub(super) const SHIFT_AT: u32 = 27;
 
-/// An entry that points to `position`, in units. `shift` is the first bit of the number
-/// that a part looks at; other forms have none.
-pub const fn pointer(form: NodeType, shift: u32, position: u32) -> u32 {
-    POINTER | (form as u32) << NODE_TYPE_AT | (shift / 4) << SHIFT_AT | position
+/// An entry that points to `position`, in units. `shift` is the first bit of the number that a
+/// 16-way node looks at; other types have none.
+pub const fn pointer(node: NodeType, shift: u32, position: u32) -> u32 {
+    POINTER | (node as u32) << NODE_TYPE_AT | (shift / 4) << SHIFT_AT | position
 }
 
-/// Whether an entry, which has 32 bits, is no leaf.
+/// Whether an entry, which has 32 bits, is a pointer; if not, it is a leaf.
 #[inline(always)]
 pub fn is_pointer(entry: u64) -> bool {
     entry >= POINTER.into()
@@ -90,13 +90,13 @@ mod tests {
 
     #[test]
     fn an_entry_keeps_its_parts() {
-        for form in NodeType::ALL {
+        for node in NodeType::ALL {
             for shift in [0, 4, 8, 12] {
-                let entry = pointer(form, shift, POSITION_MASK);
+                let entry = pointer(node, shift, POSITION_MASK);
                 assert!(is_pointer(entry.into()));
-                let form_first = u64::from(entry) & !0 << NODE_TYPE_AT;
-                assert_eq!(form_first, form.first());
-                assert_eq!(u64::from(entry) >> NODE_TYPE_AT, form.head());
+                let least = u64::from(entry) & !0 << NODE_TYPE_AT;
+                assert_eq!(least, node.first());
+                assert_eq!(u64::from(entry) >> NODE_TYPE_AT, node.head());
                 assert_eq!((entry >> SHIFT_AT & 3) * 4, shift);
                 assert_eq!(entry & POSITION_MASK, POSITION_MASK);
             }

@@ -5,7 +5,7 @@ use super::tables::Tables;
 /// Hosts in a line: eight addresses, then their classes.
 pub const HOSTS: usize = 8;
 
-/// The line of `buckets` in which a host is, if it is in one.
+/// The line, of `buckets` lines, in which a host is if it is in the table.
 #[inline(always)]
 pub const fn host_bucket(address: u32, buckets: u32) -> u32 {
     // 2^64 divided by the golden ratio, as Knuth has it.
@@ -14,8 +14,8 @@ pub const fn host_bucket(address: u32, buckets: u32) -> u32 {
     ((hash * buckets as u64) >> 32) as u32
 }
 
-/// The class of a host that has one of its own, else `class`. Without branches, since half of the
-/// packets may come from listed hosts.
+/// The class of a host that is in the table, else `class`. Without branches: half of the packets
+/// may come from listed hosts, at random, so that a branch would often be predicted wrongly.
 #[inline(always)]
 pub(super) fn class_of_host<T: Tables>(tables: &T, address: u32, class: u32) -> Option<u32> {
     let bucket = host_bucket(address, tables.host_buckets());

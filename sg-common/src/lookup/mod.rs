@@ -7,17 +7,17 @@
 //!
 //! ```text
 //!  31  30-29  28-27  26-0
-//!   1   form  shift  position, in units of eight bytes
-//!        0    -      few:     2 keys and 3 leaves in two units
-//!        1    -      several: 10 keys and 11 leaves in a line
-//!        2    n      part:    a line of 16 entries, by the 4 bits of the number from bit 4n on
-//!        3    -      block:   16 lines of 256 entries, by the high 8 bits of the number
+//!   1   type  shift  position, in units of eight bytes
+//!        0    -      2-key node:   2 keys and 3 leaves in two units
+//!        1    -      10-key node:  10 keys and 11 leaves in a line
+//!        2    n      16-way node:  a line of 16 entries, by the 4 bits of the number from bit 4n on
+//!        3    -      256-way node: 16 lines of 256 entries, by the high 8 bits of the number
 //! ```
 //!
 //! Where a policy has no more than 16 classes of IPv4 addresses, a leaf there takes 4 bits (it is
-//! *narrow*): few are then 3 keys and 4 leaves in one unit, several 12 keys and 13 leaves in half
-//! a line. Lists of a million prefixes have two classes, and what does not fit a core's cache
-//! costs a hundred nanoseconds a step.
+//! *narrow*): a 2-key node then has 3 keys and 4 leaves in one unit, a 10-key node 12 keys and 13
+//! leaves in half a line. A list of a million prefixes has two classes; tables that do not fit a
+//! core's cache cost a hundred nanoseconds a step.
 //!
 //! The low half of an IPv4 address and a port are both 16-bit numbers, so both are resolved by
 //! the same walk. 2-key nodes and 10-key nodes divide the numbers at their keys, by arithmetic
@@ -25,12 +25,12 @@
 //!
 //! ```text
 //! IPv4 address ─ high 16 bits → root ─┬─ leaf ──────────────────────────→ class
-//!                                     └─ low 16 bits → (block) → (part …) → few or several → class
+//!                                     └─ low 16 bits → nodes, 256-way to 2-key → class
 //!              └ hash → eight hosts ─── if it is one of them ───────────→ class instead
 //! IPv6 address ─ high 64 bits → tree ─┬─ leaf ──────────────────────────→ class
 //!                                     └─ low 64 bits → tree ────────────→ class
 //! class, direction, kind → column ─┬─ leaf ─────────────────────────────→ verdict
-//!                                  └─ port, ICMP type and code, protocol → (block) → … → verdict
+//!                                  └─ port, ICMP type and code, or protocol → nodes → verdict
 //! ```
 //!
 //! A *tree* divides numbers of at most 63 bits. A node is a line: seven keys, and where its

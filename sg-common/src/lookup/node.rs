@@ -79,13 +79,13 @@ impl Layout {
     }
 }
 
-/// How a key is stored: a number plus this carries out of 16 bits from the key on. A key is never
-/// zero, so zero is no key.
+/// How a key is stored: so that a number plus the stored key carries out of 16 bits if the number
+/// has reached the key. A key is never zero, so a stored zero is no key.
 pub const fn stored_key(key: u16) -> u16 {
     key.wrapping_neg()
 }
 
-/// 1 if a number has reached a stored key, the low 16 bits of `key`.
+/// 1 if `number` has reached the stored key in the low 16 bits of `key`, else 0.
 #[inline(always)]
 fn reached(key: u64, number: u64) -> u64 {
     (number + (key & 0xffff)) >> 16
@@ -107,15 +107,15 @@ pub(super) fn narrow_keys2(unit: u64, number: u64) -> u64 {
 const ONES: u64 = 0x0001_0001_0001_0001;
 const TOPS: u64 = ONES << 15;
 
-/// Four times [`reached`] at once: additions of 16 bits of which only the carries are wanted.
-/// `number` is four times the number.
+/// [`reached`] for four keys at once: four additions of 16 bits, of which only the carries are
+/// wanted. `number` is the number four times, side by side.
 #[inline(always)]
 fn four_reached(keys: u64, number: u64) -> u64 {
     let sums = (keys & !TOPS) + (number & !TOPS);
     ((keys & number | (keys | number) & sums) & TOPS) >> 15
 }
 
-/// The sum of four numbers.
+/// The sum of four numbers of 16 bits, side by side in one word.
 #[inline(always)]
 fn sum(four: u64) -> u64 {
     four.wrapping_mul(ONES) >> 48
@@ -147,10 +147,10 @@ mod tests {
     use super::*;
     use crate::lookup::line::{LINE_WORDS, UNIT_WORDS};
 
-    /// Every number against every key, counted the plain way; what lies beside it is not looked
-    /// at.
+    /// Every number against every key, compared with a plain count. What lies beside the node in
+    /// its line does not matter.
     #[test]
-    fn few_and_several_count_the_keys_that_a_number_has_reached() {
+    fn a_node_counts_the_keys_that_a_number_has_reached() {
         let lists: [&[u16]; 8] = [
             &[1],
             &[65535],

@@ -6,12 +6,12 @@ use super::line::LINE_UNITS;
 use super::node::{keys2, keys10, narrow_keys2, narrow_keys10};
 use super::tables::Tables;
 
-/// What 16-bit numbers stand for, and so which forms decide them.
+/// What 16-bit numbers stand for, and so which node types there may be for them.
 pub(super) trait Numbers {
-    /// Whether walks mostly begin with a block, as the first port tables do whatever they need.
+    /// Whether walks mostly begin with a 256-way node, as those through the first port tables do.
     const BEGIN_WITH_WAY256: bool;
 
-    fn forms<T: Tables>(tables: &T) -> NodeTypes;
+    fn node_types<T: Tables>(tables: &T) -> NodeTypes;
     fn is_narrow<T: Tables>(tables: &T) -> bool;
 }
 
@@ -25,7 +25,7 @@ impl Numbers for Addresses {
     const BEGIN_WITH_WAY256: bool = false;
 
     #[inline(always)]
-    fn forms<T: Tables>(tables: &T) -> NodeTypes {
+    fn node_types<T: Tables>(tables: &T) -> NodeTypes {
         tables.shape().address_node_types
     }
 
@@ -39,7 +39,7 @@ impl Numbers for Ports {
     const BEGIN_WITH_WAY256: bool = true;
 
     #[inline(always)]
-    fn forms<T: Tables>(tables: &T) -> NodeTypes {
+    fn node_types<T: Tables>(tables: &T) -> NodeTypes {
         tables.shape().port_node_types
     }
 
@@ -51,21 +51,21 @@ impl Numbers for Ports {
 
 /// The leaf for `number`, which has 16 bits, below `entry`: at most five steps.
 ///
-/// What is usual is asked of the entry alone: which forms there are is known when a program is
-/// loaded, but asking takes instructions all the same, so only what is rare asks, for the
-/// verifier not to walk what is not there.
+/// The common node types are told apart by the entry alone. Which types a policy's tables have is a
+/// load-time constant, but a test of it takes instructions all the same. So only the path of the
+/// rare types tests it, for the verifier not to explore what is not there.
 #[inline(always)]
 pub(super) fn walk16<T: Tables, N: Numbers>(tables: &T, entry: u64, number: u64) -> Option<u64> {
     let mut entry = entry;
     if N::BEGIN_WITH_WAY256 && entry >= NodeType::Way256.first() {
-        entry = in_block(tables, entry, number)?;
+        entry = in_way256(tables, entry, number)?;
     }
     if !is_pointer(entry) {
         return Some(entry);
     }
     if entry >= NodeType::Keys10.first() {
         if entry >= NodeType::Way16.first() {
-            entry = below_parts::<T, N>(tables, entry, number)?;
+            entry = below_way16::<T, N>(tables, entry, number)?;
             if !is_pointer(entry) {
                 return Some(entry);
             }
@@ -86,18 +86,18 @@ pub(super) fn walk16<T: Tables, N: Numbers>(tables: &T, entry: u64, number: u64)
     Some(keys2(tables.keys2(position)?, number))
 }
 
-/// What parts, and for addresses the block before them, lead to.
+/// The entry behind 16-way nodes, and for addresses behind the 256-way node before them.
 #[inline(always)]
-fn below_parts<T: Tables, N: Numbers>(tables: &T, entry: u64, number: u64) -> Option<u64> {
-    let forms = N::forms(tables);
+fn below_way16<T: Tables, N: Numbers>(tables: &T, entry: u64, number: u64) -> Option<u64> {
+    let node_types = N::node_types(tables);
     let mut entry = entry;
     if !N::BEGIN_WITH_WAY256
-        && forms & NodeType::Way256.bit() != 0
+        && node_types & NodeType::Way256.bit() != 0
         && entry >= NodeType::Way256.first()
     {
-        entry = in_block(tables, entry, number)?;
+        entry = in_way256(tables, entry, number)?;
     }
-    if forms & NodeType::Way16.bit() != 0 {
+    if node_types & NodeType::Way16.bit() != 0 {
         for _ in 0..4 {
             if entry >> NODE_TYPE_AT != NodeType::Way16.head() {
                 break;
@@ -111,6 +111,6 @@ fn below_parts<T: Tables, N: Numbers>(tables: &T, entry: u64, number: u64) -> Op
 }
 
 #[inline(always)]
-fn in_block<T: Tables>(tables: &T, entry: u64, number: u64) -> Option<u64> {
+fn in_way256<T: Tables>(tables: &T, entry: u64, number: u64) -> Option<u64> {
     tables.word((first_word(entry) + (number >> 8)) as u32)
 }

@@ -32,9 +32,9 @@ pub struct Shape {
     pub index6: u32,
     /// Depth of the trees for low halves; zero when no prefix is longer than 64 bits.
     pub low_depth6: u32,
-    /// NodeTypes that nodes for IPv4 addresses have.
+    /// Node types that there are for IPv4 addresses.
     pub address_node_types: NodeTypes,
-    /// NodeTypes that nodes of port tables have.
+    /// Node types that there are in port tables.
     pub port_node_types: NodeTypes,
     /// 1 when leaves of IPv4 addresses are narrow.
     pub narrow: u32,
@@ -83,7 +83,7 @@ impl Shape {
         self.roots6[index & (TREES6 - 1)]
     }
 
-    /// As the first lines hold it.
+    /// The first lines, which hold it.
     pub fn to_lines(&self) -> [Line; SHAPE_LINES] {
         let mut lines = [Line::EMPTY; SHAPE_LINES];
         let [first, second] = &mut lines;
@@ -104,7 +104,7 @@ impl Shape {
         lines
     }
 
-    /// Whether these lines hold no shape, since all lines are in the other place.
+    /// Whether these lines hold no shape, because all lines are in the array map.
     pub fn is_elsewhere(lines: &[Line]) -> bool {
         // A policy has one class at least.
         Shape::from_lines(lines).is_none_or(|shape| shape.classes == 0)

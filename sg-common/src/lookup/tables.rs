@@ -12,19 +12,19 @@ pub const ROOT_ENTRIES: usize = 1 << 16;
 /// First level of IPv4: an entry for each /16.
 pub type Root = [u32; ROOT_ENTRIES];
 
-/// Lines that the programs find at an address they know, if all of a policy's fit: elsewhere a
-/// step is an array lookup of a dozen instructions. A power of two, so that an index can be
-/// masked.
+/// Lines that the programs' own memory has room for, at an address they know. If a policy needs
+/// more, all of them are in an array map, where a step is a lookup of a dozen instructions. A power
+/// of two, so that an index can be masked.
 pub const BSS_LINES: usize = 1 << 15;
 
 /// Room for the [`HASH_KEYS`]: a power of two, so that an index can be masked.
 pub const HASH_KEY_ROOM: usize = HASH_KEYS.next_power_of_two();
 
-/// The programs' own memory.
+/// The programs' own memory (.bss).
 #[repr(C, align(64))]
 pub struct BssTables {
-    /// The secret of the flows' hash. Here, since the verifier would walk other ways for each
-    /// secret if it knew it, as it knows constants.
+    /// The secret of the flows' hash. It is no load-time constant: the verifier knows those, and
+    /// would explore other paths for each secret.
     pub flow_keys: [u64; HASH_KEY_ROOM],
     /// The first level of IPv4.
     pub root4: Root,
@@ -32,11 +32,11 @@ pub struct BssTables {
     pub lines: [Line; BSS_LINES],
 }
 
-/// Read access to the tables. `None` means that an index lies outside of them, which the compiler
-/// never produces and every caller takes for "nothing accepts this".
+/// Read access to the tables. `None` means that an index lies outside of them. The compiler never
+/// produces such an index, and every caller takes it for "nothing accepts this".
 ///
-/// Entries are 32 bits in 64: without 32-bit arithmetic a narrower number is made so by two
-/// shifts.
+/// Entries have 32 bits, and are returned as 64: BPF code without 32-bit arithmetic needs two
+/// shifts to cut a number off at 32.
 pub trait Tables {
     /// The entry for a /16.
     fn root4(&self, high: u16) -> u64;
@@ -48,7 +48,7 @@ pub trait Tables {
     fn unit(&self, index: u32) -> Option<u64>;
     /// 2-key nodes that begin at a unit.
     fn keys2(&self, index: u32) -> Option<&Keys2Words>;
-    /// Where things are in the lines.
+    /// Where each table begins in the lines.
     fn shape(&self) -> &Shape;
     /// How many lines of hosts there are. Zero also where it is known without a look at the shape.
     #[inline(always)]

@@ -50,5 +50,5 @@ macro_rules! field {
 
 pub(crate) use field;
 
-/// The most that a length field of 16 bits can say.
+/// The largest number in a length field of 16 bits.
 pub(crate) const LONGEST_SAID: usize = u16::MAX as usize;

@@ -13,9 +13,9 @@ use sg_common::verdict::Direction;
 /// longest chain of eight IPv6 extension headers takes. Few frames have their headers there.
 pub(crate) const PULL: u32 = 17 << 10;
 
-/// A first buffer below this length has no other behind it, unless the packet says so: drivers
-/// and the kernel's own conversion fill the first one, which holds more than a usual frame. The
-/// smallest is virtio_net's, whose buffers of 1536 bytes begin with a header of 12.
+/// A first buffer shorter than this is the whole frame, unless the IP packet says that it is
+/// longer: drivers and the kernel's own conversion fill the first buffer before they use a second.
+/// The smallest buffers are virtio_net's, of 1536 bytes that begin with a header of 12.
 const SURELY_WHOLE: u64 = 1536 - 12;
 
 pub(crate) trait Hook: EbpfContext {
@@ -73,9 +73,9 @@ impl Hook for XdpContext {
         unsafe { bpf_xdp_get_buff_len(self.as_ptr().cast::<xdp_md>()) as u32 }
     }
 
-    /// Only a helper knows the rest of a frame in several buffers, and asking it for each packet
-    /// would cost more than the whole lookup. The first of several buffers is long, or else the
-    /// packet in the frame ends behind it.
+    /// Only a helper knows the length of a frame in several buffers, and a call of it for each
+    /// packet would cost more than the whole lookup. If there are several buffers the first one
+    /// is long, or the IP packet ends behind it.
     #[inline(always)]
     fn counted_len(&self, claimed: u32) -> u64 {
         let readable = (self.end() - self.start()) as u64;

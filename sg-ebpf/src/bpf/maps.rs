@@ -41,10 +41,10 @@ static SG_BSS_TABLES: Filled<BssTables> = Filled(UnsafeCell::new(BssTables {
     lines: [Line::EMPTY; BSS_LINES],
 }));
 
-/// Where a static begins, or what is at an offset in it, in one instruction. Of no static does
-/// the compiler see which it is: it would fold in the default of a constant that the loader
-/// replaces, and take another instruction for an offset. It asks anew each time, instead of
-/// keeping an address on the stack.
+/// The address of a static, or of a place in it, in one instruction. The compiler does not see
+/// which static it is: it would fold in the default of a constant that the loader replaces, and
+/// take another instruction for an offset. The address is loaded anew each time, instead of being
+/// kept on the stack.
 macro_rules! address_of {
     ($name:ident + $offset:expr, $type:ty) => {{
         let place: *const $type;
@@ -62,7 +62,7 @@ macro_rules! address_of {
     }};
 }
 
-/// Where a field of the near tables begins.
+/// Where a field of the tables in .bss begins.
 macro_rules! bss_at {
     ($field:ident as $type:ty) => {{
         let place = address_of!(
@@ -82,7 +82,7 @@ pub(crate) fn flow_keys() -> &'static [u64; HASH_KEY_ROOM] {
     unsafe { &(*SG_BSS_TABLES.0.get()).flow_keys }
 }
 
-/// The lines of a policy whose lines are too many to be near; the loader sets the size.
+/// The lines of a policy that has too many for .bss; the loader sets the size.
 #[map(name = "sg_lines")]
 static LINES: Array<Line> = Array::with_max_entries(1, MMAPABLE);
 
@@ -98,8 +98,7 @@ pub(crate) static FRAGMENTS4: LruHashMap<FragmentKey4, FragmentValue> =
 pub(crate) static FRAGMENTS6: LruHashMap<FragmentKey6, FragmentValue> =
     LruHashMap::with_max_entries(1, 0);
 
-// The programs that go on where others stop, by [`Target`]. One array cannot hold those of both
-// hooks.
+// The tail-call targets, by [`Target`]. One array cannot hold programs of both hooks.
 
 #[map(name = "sg_in_targets")]
 pub(crate) static INBOUND_TARGETS: ProgramArray =
@@ -125,7 +124,8 @@ static SG_CONFIG: Config = Config::UNSET;
 #[unsafe(no_mangle)]
 static SG_SHAPE: Shape = Shape::UNSET;
 
-/// What the programs were told at load. Its address is taken anew each time: see [`address_of`].
+/// The constants that the programs were loaded with. The address is taken anew each time: see
+/// [`address_of`].
 #[inline(always)]
 pub(crate) fn config() -> &'static Config {
     let place = address_of!(SG_CONFIG + 0, Config);
@@ -191,7 +191,7 @@ pub(crate) fn is_traced() -> bool {
     has() & HAS_TRACE != 0
 }
 
-/// Events that a CPU's ring has room for.
+/// Events that a CPU's ring can hold.
 #[inline(always)]
 pub(crate) fn event_slots() -> u32 {
     config().event_slots
@@ -221,13 +221,13 @@ pub(crate) trait Variant {
     fn may_have_cut() -> bool;
 }
 
-/// Flows and near tables, nothing to be logged and no flow that may be cut, as with nearly every
-/// policy.
-pub(crate) struct Usual;
-/// As the loader says, which is asked anew at each step.
-pub(crate) struct AsLoaded;
+/// For flows and tables in .bss, with nothing to be logged and no flow that may be cut: as nearly
+/// every policy has it.
+pub(crate) struct Specialised;
+/// For any policy: tests the load-time constant at each step.
+pub(crate) struct Generic;
 
-impl Variant for Usual {
+impl Variant for Specialised {
     #[inline(always)]
     fn has_bss_tables() -> bool {
         true
@@ -254,7 +254,7 @@ impl Variant for Usual {
     }
 }
 
-impl Variant for AsLoaded {
+impl Variant for Generic {
     #[inline(always)]
     fn has_bss_tables() -> bool {
         has() & HAS_BSS_TABLES != 0
@@ -281,8 +281,8 @@ impl Variant for AsLoaded {
     }
 }
 
-/// An entry, of which the compiler does not know that it has 32 bits: it would compare its sign,
-/// which takes two shifts.
+/// Loads an entry. The compiler does not see that it has 32 bits: it would test the sign, which
+/// takes two shifts.
 #[inline(always)]
 fn load(entry: &u32) -> u64 {
     let wide: u64;

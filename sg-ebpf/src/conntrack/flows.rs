@@ -19,7 +19,7 @@ use crate::bpf::maps;
 use crate::bpf::word::SharedWord;
 use crate::conntrack::table::{
     Flows, enter, find, hash_of, sg_flow_change_begun, sg_flow_change_rule, sg_flow_cut,
-    sg_flow_forget, sg_flow_settle,
+    sg_flow_forget, sg_flow_remove_double,
 };
 use crate::outcome::Outcome;
 use crate::packet::{Numbers, Packet};
@@ -32,7 +32,7 @@ fn is_expired(head: Head, now: u64) -> u64 {
     has_expired(age, SharedWord::opaque(Flows.time_out(head.state()).into()))
 }
 
-// What `sg_go_on` is told besides the `FlowKind`, which is bit 0.
+// Bits of the argument `how` of `sg_go_on`, besides the `FlowKind` in bit 0.
 const FROM_ORIGINATOR: u32 = 2;
 const IS_CHANGED: u32 = 4;
 
@@ -56,14 +56,16 @@ extern "C" fn sg_next_state(kind: u32, state: u32, tcp_flags: u32, known: u32) -
 
 // What `sg_go_on` returns.
 const DONE: u32 = 0;
-/// It goes to the established flows: as what is then in `found`.
+/// The flow is established from now on: it is to be entered among those, as what is then in
+/// `found`.
 const IS_CONFIRMED: u32 = 1;
-/// Another CPU has taken the flow further meanwhile, to what is then in `found`: the step is to be
-/// taken again from there.
+/// Another CPU has changed the flow meanwhile, to what is then in `found`: the step is to be taken
+/// again from there.
 const RACED: u32 = 2;
 
-/// Takes the flow one packet further, and writes back what that changes: a busy flow's line is
-/// dirtied a few times a second, not per packet.
+/// Takes the flow one packet further, and writes its entry if that changes it. Its last packet's
+/// time is written a few times a second only, so that a busy flow's line is not dirtied by each
+/// packet.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sg_go_on(found: *mut Found, traits: u64, numbers: u64, how: u32, now: u64) -> u32 {
@@ -77,7 +79,7 @@ extern "C" fn sg_go_on(found: *mut Found, traits: u64, numbers: u64, how: u32, n
     let (head, begun) = (found.contents.head, found.contents.begun);
     let (kind, flags) = (traits.kind(), traits.tcp_flags());
     let old = head.state();
-    // Numbers: each condition in a row doubles the paths to explore.
+    // Numbers, because each condition in a row doubles the paths to explore.
     let acknowledges = acknowledges(number_of(begun), numbers.acknowledged);
     let young =
         u64::from(age(clock(now), created_of(begun))).wrapping_sub(LASTING_AGE.into()) >> 63;
@@ -86,9 +88,9 @@ extern "C" fn sg_go_on(found: *mut Found, traits: u64, numbers: u64, how: u32, n
         + acknowledges * track::ACKNOWLEDGES
         + (young as u32 ^ 1) * track::LASTS;
     let state = sg_next_state(kind.into(), old.into(), flags.into(), known);
-    let is_told = track::tells_number(kind, old, flags, from_originator);
-    if SharedWord::opaque(is_told.into()) != 0 {
-        // Before the state that it belongs to.
+    let sets_number = track::sets_number(kind, old, flags, from_originator);
+    if SharedWord::opaque(sets_number.into()) != 0 {
+        // Written before the state to which it belongs.
         sg_flow_change_begun(
             found,
             begun_word(created_of(begun), number_after(numbers.next)),
@@ -120,7 +122,7 @@ extern "C" fn sg_go_on(found: *mut Found, traits: u64, numbers: u64, how: u32, n
     }
 }
 
-/// What tracking has to know of a packet besides its key, in one number: its kind in bits 0-7,
+/// What conntrack has to know of a packet besides its tuple, in one number: its kind in bits 0-7,
 /// TCP's flags in 8-15, its direction in bit 16, whether it may open a flow in bit 17, and from
 /// bit 32 on the number that the other direction's rules are asked for.
 #[derive(Clone, Copy)]
@@ -196,13 +198,14 @@ fn reason(direction: u8, reason: Reason) -> u64 {
 const REASONS_APART: u64 = (reason_slot(Direction::Outbound, Reason::NonIp)
     - reason_slot(Direction::Inbound, Reason::NonIp)) as u64;
 
-/// It answers a flow that the slot's rule admitted.
+/// The outcome of a reply in a flow that the slot's rule admitted; the slot is put in.
 pub(crate) const REPLY: u64 = Outcome::of_slot(0, true, true).pack();
-/// It goes on in the direction of a flow that an earlier policy admitted and this one keeps.
+/// The outcome of [`Ruling::Kept`]; the slot is put in.
 const KEPT: u64 = Outcome::of_slot(0, true, false).pack();
 
-/// Decides a packet whose remote address is in `class`, given the rules' verdict: remembers what
-/// they accept, and looks for the flow of what they do not. Returns an [`Outcome`], packed.
+/// Decides a packet whose remote address is in `class`, given the rules' verdict: enters or
+/// continues the flow of what they accept, and looks for the flow of what they do not. Returns an
+/// [`Outcome`], packed.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn sg_track(
@@ -255,8 +258,8 @@ pub(crate) extern "C" fn sg_track(
         return reason(traits.direction(), Reason::Revoked);
     }
 
-    // From here on everything is taken from these words anew: what was found out above is too much
-    // for a short stack.
+    // Opaque, so that the compiler takes everything below from these words anew: it would keep
+    // what was computed above on the stack, which is short.
     let traits = Traits(SharedWord::opaque(traits.0));
     let verdict = Verdict(SharedWord::opaque(verdict.0.into()) as u32);
     let head = Head(SharedWord::opaque(head.0));
@@ -311,9 +314,10 @@ pub(crate) extern "C" fn sg_track(
         step = sg_go_on(&mut found, traits.0, numbers, how & !IS_CHANGED, now);
     }
     if step == IS_CONFIRMED {
-        // First in, then out: a packet on another CPU finds it among one of the two kinds.
+        // Entered first, and then taken out: a packet on another CPU always finds one of the two
+        // entries.
         enter(key, hash, &found.contents, FlowKind::Established, now);
-        sg_flow_settle(key, hash);
+        sg_flow_remove_double(key, hash);
         sg_flow_forget(&found);
     }
     result

@@ -27,8 +27,8 @@ static TAGS: Array<Line<SharedWord>> = Array::with_max_entries(1, MMAPABLE);
 #[map(name = "sg_flow_pages")]
 static PAGES: Array<Page<SharedWord>> = Array::with_max_entries(1, MMAPABLE);
 
-/// In plain memory, where a packet finds them without a look-up. The section is a map by itself,
-/// so that all generations can share it.
+/// In the programs' own memory, where a packet finds them without a lookup. The section is a map by
+/// itself, so that all generations can share it.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".bss.flow_ports")]
 static SG_FLOW_PORTS: [SharedWord; PORT_COUNTS] = [const { SharedWord::zero() }; PORT_COUNTS];
@@ -151,7 +151,7 @@ pub(crate) extern "C" fn sg_flow_change_rule(found: *mut Found, rule: u64) -> u3
     0
 }
 
-/// Makes a flow that is there wait for another number.
+/// Changes the number that completes the handshake of a flow that is there.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn sg_flow_change_begun(found: *mut Found, begun: u64) -> u32 {
@@ -224,9 +224,9 @@ extern "C" fn sg_flow_look_up(key: *const FlowKey, hash: u32, found: *mut Found)
     flow_table::find(&Flows, &spot(hash), key, found).into()
 }
 
-/// Enters a flow into the table, among those of a kind. When another CPU was faster its entry
-/// serves as well; a full word evicts. Neither is a reason to drop a packet that the rules
-/// accept.
+/// Enters a flow into the table, among those of a kind. If another CPU was faster its entry serves
+/// as well; if a word is full another flow is evicted, or this one is left out. None of that is a
+/// reason to drop a packet that the rules accept.
 #[inline(always)]
 pub(crate) fn enter(key: &FlowKey, hash: u32, contents: &Contents, kind: FlowKind, now: u64) {
     let mut claimed = sg_flow_claim(key, hash, kind as u32, now);
@@ -240,10 +240,12 @@ pub(crate) fn enter(key: &FlowKey, hash: u32, contents: &Contents, kind: FlowKin
     sg_flow_tally(kind as u32, entered | claimed as u32 & EVICTED);
 }
 
-/// What [`sg_flow_claim`] returns instead of a way in bits 0-2, its word in bits 3-5, [`EVICTED`]
-/// if another flow has gone for it, the tag in bits 16-23 and the group in bits 32-63.
+/// [`sg_flow_claim`] returns a claimed way: the way in bits 0-2, its word in bits 3-5, [`EVICTED`]
+/// if another flow was evicted for it, the tag in bits 16-23 and the group in bits 32-63. If
+/// nothing is claimed it returns this.
 const NOT_CLAIMED: u64 = 0;
-/// No tag is as small: nothing is claimed, but may be by another attempt.
+/// Returned instead if nothing is claimed but another attempt may succeed: no way has so small a
+/// tag.
 const RACED: u64 = 1;
 const EVICTED: u32 = 1 << 8;
 const ENTERED: u32 = 1;
@@ -277,7 +279,7 @@ extern "C" fn sg_flow_claim(key: *const FlowKey, hash: u32, kind: u32, now: u64)
             let low = claim.evicted * EVICTED + at;
             u64::from(claim.group) << 32 | claim.tag << 16 | u64::from(low)
         }
-        Err(Unclaimed::Settled) => NOT_CLAIMED,
+        Err(Unclaimed::NotNeeded) => NOT_CLAIMED,
         Err(Unclaimed::Raced) => RACED,
     }
 }
@@ -301,16 +303,17 @@ extern "C" fn sg_flow_publish(key: *const FlowKey, contents: *const Contents, cl
     flow_table::publish(&Flows, &claim, key, contents).into()
 }
 
-/// To be called after an established flow has been entered: see `flow_table::settle`.
+/// Removes the second of two entries of an established flow, if there are two. To be called after
+/// one has been entered: see `flow_table::double`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn sg_flow_settle(key: *const FlowKey, hash: u32) -> u32 {
+pub(crate) extern "C" fn sg_flow_remove_double(key: *const FlowKey, hash: u32) -> u32 {
     if key.is_null() {
         return 0;
     }
     // SAFETY: not null, and every caller passes a whole key on its stack.
     let key = unsafe { &*key };
-    if let Some(found) = flow_table::settle(&Flows, &spot(hash), key) {
+    if let Some(found) = flow_table::double(&Flows, &spot(hash), key) {
         sg_flow_forget(&found);
     }
     0

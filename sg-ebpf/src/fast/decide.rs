@@ -25,21 +25,21 @@ use super::flow::{self, Fate, IS_V6, Names, Step};
 use super::frame::{Beginning, Frame};
 use crate::bpf::bytes::{ETH_P_IP, ETH_P_IPV6, Stop, at, field, parsed};
 use crate::bpf::hook::Hook;
-use crate::bpf::maps::{self, AsLoaded, KernelTables, Usual, Variant};
+use crate::bpf::maps::{self, Generic, KernelTables, Specialised, Variant};
 use crate::bpf::word::SharedWord;
 use crate::conntrack::table::Flows;
 use crate::outcome::Outcome;
 use crate::packet::ends;
 use crate::{classes, count, rules};
 
-/// What [`decide`] returns: nothing decided, or what became of the packet, or which program goes
-/// on.
+/// What [`decide`] returns: that the slow path has to decide, or the verdict, or that conntrack
+/// goes on.
 pub(crate) const NOT_PLAIN: u32 = 0;
 pub(crate) const DROPPED: u32 = 1;
 pub(crate) const ACCEPTED: u32 = 2;
 pub(crate) const IS_TO_TRACK: u32 = 3;
 
-/// Whatever is not plain takes the slow path, malformed packets too.
+/// The frame is not plain: the slow path decides it, also if it is malformed.
 const NO: Stop = parsed::MALFORMED;
 
 /// What the headers say.
@@ -48,13 +48,13 @@ struct Plain {
     transport: Transport,
 }
 
-/// TCP's header or UDP's, as far as every packet needs it: there are few registers. The rest is
-/// [`Rest`].
+/// What every packet needs of TCP's header or UDP's. There are few registers: what only some
+/// packets need is in [`Rest`].
 struct Transport {
     /// A [`Kind`], TCP or UDP.
     kind: u64,
-    /// The source port, and below it the destination, with no known history: the compiler would
-    /// combine swaps and shifts to what takes more instructions.
+    /// The source port, and below it the destination. Opaque to the compiler, which would combine
+    /// swaps and shifts to what takes more instructions.
     ports: u64,
     /// Where the column of this kind begins.
     column: u32,
@@ -81,7 +81,7 @@ impl Transport {
     }
 }
 
-/// What only few packets need, and so is read anew.
+/// What only some packets need of their headers, which read it anew.
 struct Rest {
     is_v6: u64,
     /// TCP's, or none.
@@ -91,15 +91,15 @@ struct Rest {
 }
 
 impl Rest {
-    /// Of a frame that has been taken for plain, with a transport header of `kind`. Without
-    /// branches, so that there is one path for the verifier to explore.
+    /// Reads them from a frame that is plain, with a transport header of `kind`. Without branches,
+    /// so that the verifier has one path to explore.
     #[inline(always)]
     fn of<H: Hook>(hook: &H, kind: u64) -> Result<Self, Stop> {
         const _: () = assert!(ETH_P_IP.to_be() >> 7 & 1 == 0 && ETH_P_IPV6.to_be() >> 7 & 1 == 1);
         let frame = at::<Frame<Ipv4Hdr>, H>(hook, 0)?;
-        // SAFETY: an address inside what `at` has compared with the end of the packet. A reading
-        // of its own, since the verifier knows what the first one was compared with, and both
-        // families go on together.
+        // SAFETY: an address inside what `at` has compared with the end of the packet. Read a
+        // second time, since the verifier knows what the first value was compared with, and
+        // would explore what follows for each family.
         let ether_type = unsafe {
             (&raw const (*frame).ethernet.ether_type)
                 .cast::<u16>()
@@ -143,14 +143,14 @@ const UDP: u64 = IPPROTO_UDP as u64;
 
 #[inline(always)]
 pub(crate) fn decide<H: Hook>(hook: &H) -> u32 {
-    // Written twice, and the kernel removes the variant that the constant does not choose: it
-    // cannot remove a question whose answers go on at one place.
+    // Compiled twice, and the kernel removes the variant that the constant does not choose. It
+    // could not remove single tests of that constant whose two sides meet again.
     let decided = if maps::has() == HAS_FLOWS | HAS_BSS_TABLES {
-        plain::<H, Usual>(hook)
+        plain::<H, Specialised>(hook)
     } else if maps::is_traced() {
         Err(NO)
     } else {
-        plain::<H, AsLoaded>(hook)
+        plain::<H, Generic>(hook)
     };
     decided.unwrap_or(NOT_PLAIN)
 }
@@ -173,7 +173,8 @@ fn plain<H: Hook, F: Variant>(hook: &H) -> Result<u32, Stop> {
     let t = &p.transport;
     let entry = tables.word(t.column.wrapping_add(p.class)).ok_or(NO)?;
     let verdict = verdict_below(&tables, entry, direction, t.destination());
-    // Many paths lead to a verdict, and the verifier would explore what follows once for each.
+    // Many paths lead to a verdict. Without this the verifier would explore what follows once for
+    // each of them.
     let mut wide_verdict = SharedWord::forget(verdict.0.into(), t.ports);
     const ACCEPT_BIT: u64 = Verdict::ACCEPT_BIT as u64;
     const LOG_BIT: u64 = Verdict::LOG_BIT as u64;
@@ -217,9 +218,9 @@ fn plain<H: Hook, F: Variant>(hook: &H) -> Result<u32, Stop> {
                     return Err(NO);
                 }
                 count::count(hook, 0, rest.headers as u32, &outcome);
-                return Ok(answer(outcome.is_accepted()));
+                return Ok(decided(outcome.is_accepted()));
             }
-            // What its event tells is not all there.
+            // The scratch has not all that its event needs.
             Fate::Unknown if is_logged => return Err(NO),
             Fate::Unknown => return Ok(IS_TO_TRACK),
         }
@@ -230,14 +231,14 @@ fn plain<H: Hook, F: Variant>(hook: &H) -> Result<u32, Stop> {
     if is_logged {
         return Err(NO);
     }
-    // That the whole packet can be read was looked at.
+    // The whole packet is readable: `transport` has compared its end.
     let headers = || Rest::of(hook, t.kind).map_or(0, |rest| rest.headers);
     count::count_plain(hook, headers, verdict.slot());
-    Ok(answer(verdict.is_accept()))
+    Ok(decided(verdict.is_accept()))
 }
 
 #[inline(always)]
-const fn answer(is_accepted: bool) -> u32 {
+const fn decided(is_accepted: bool) -> u32 {
     if is_accepted { ACCEPTED } else { DROPPED }
 }
 
@@ -330,8 +331,8 @@ fn transport<I, H: Hook>(
     let mut headers = (EthHdr::LEN + size_of::<I>()) as u64;
     let column = |kind: Kind| maps::shape().column(column_index(H::DIRECTION, kind as u8));
     let transport;
-    // TCP first: of UDP, whose numbers are among those that it may have, the verifier then
-    // explores nothing more.
+    // TCP first. The numbers of UDP are in the range of those of TCP, so that the verifier then
+    // has nothing more to explore for UDP.
     if protocol == IPPROTO_TCP {
         let len = Beginning::len(header);
         if len < TcpHdr::LEN as u64 {
@@ -353,8 +354,8 @@ fn transport<I, H: Hook>(
             return Err(NO);
         }
         headers += UdpHdr::LEN as u64;
-        // At least its header, and no more than the packet has: one comparison for both, unless
-        // the packet ends before, which is looked at below.
+        // UDP's length is at least its header's, and at most what the packet has: one comparison
+        // for both. It is wrong only if the packet ends within the header, which is checked below.
         let beyond_header = Beginning::udp_len(header).wrapping_sub(UdpHdr::LEN as u64);
         if beyond_header > end.wrapping_sub(headers) {
             return Err(NO);

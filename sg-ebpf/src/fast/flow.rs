@@ -1,5 +1,5 @@
-//! Flows of plain packets: that there is none is known from a cache line; that a flow goes on as
-//! it did, from two lines and the time. All else is handed on to be tracked.
+//! Flows of plain packets. One cache line shows that there is no flow; two and the time show that a
+//! flow goes on unchanged. All other packets go to conntrack by a tail call.
 
 use core::mem::offset_of;
 
@@ -104,7 +104,7 @@ impl Names {
     }
 }
 
-/// What else is known of it.
+/// What else is known of a plain packet when its flow is looked for.
 pub(crate) struct Step {
     pub(crate) class: u32,
     pub(crate) verdict: Verdict,
@@ -118,18 +118,18 @@ pub(crate) struct Step {
     pub(crate) headers: u64,
 }
 
-/// What becomes of a packet that flows may have a say in.
+/// What becomes of a packet that may belong to a flow.
 pub(crate) enum Fate {
     /// What the rules say.
     ByRules,
     /// This outcome, packed.
     ByFlow(u64),
-    /// It has been handed on to be tracked.
+    /// Conntrack decides: what it needs is in the scratch.
     Unknown,
 }
 
-/// Looks for its flow. A packet that is to be dropped may be none of a flow's, and one that
-/// passes anyway: any other one opens it.
+/// Looks for the packet's flow. A packet that the rules drop may have none, and so may one that
+/// they pass in both directions; any other packet opens one.
 #[inline(always)]
 pub(crate) fn ask<H: Hook>(hook: &H, names: &Names, step: &Step) -> Result<Fate, Stop> {
     if step.is_drop && only_rules_accept(step.flags as u8) {
@@ -143,7 +143,7 @@ pub(crate) fn ask<H: Hook>(hook: &H, names: &Names, step: &Step) -> Result<Fate,
     let spot = spot(hash);
     let line = Flows.line(spot.group).ok_or(parsed::MALFORMED)?;
     let tags = spread(spot.tag);
-    // Read first: a flow that has left them meanwhile is among the others by then.
+    // The half-open word is read first: a flow that leaves it meanwhile is found in the others.
     let half_open = tags_of(line, spot.half_open);
     let both = in_both(tags_of(line, spot.first), tags_of(line, spot.second), tags);
     if step.is_passed {
@@ -231,7 +231,7 @@ fn numbers<H: Hook>(hook: &H, names: &Names, step: &Step) -> Result<Numbers, Sto
     ))
 }
 
-/// Leaves for the next program what is known.
+/// Leaves in the scratch what the next program needs.
 #[inline(always)]
 fn hand_on<H: Hook>(hook: &H, names: &Names, step: &Step, hash: u32) -> Result<(), Stop> {
     // All of its 64 bits.
@@ -257,7 +257,7 @@ fn hand_on<H: Hook>(hook: &H, names: &Names, step: &Step, hash: u32) -> Result<(
     // TCP is 6 and UDP 17.
     let kind = key.protocol() >> 4;
     let opens = tcp::opens(flags);
-    // Where the answer goes: the port that this packet comes from.
+    // The port to which the reply goes: the one that this packet comes from.
     let (return_number, _) = ends(H::DIRECTION, key.local_port(), key.remote_port());
     let scratch = scratch::get::<H>().ok_or(parsed::MALFORMED)?;
     scratch.packet.set_plain(&key, numbers, step.headers as u32);

@@ -5,7 +5,7 @@ use network_types::{eth::EthHdr, ip::Ipv6Hdr};
 
 use crate::bpf::bytes::field;
 
-/// The frame of a plain packet with its header of type `I`, as far as there are fields to look at.
+/// The frame of a plain packet, whose IP header is an `I`, up to the last field that is read.
 /// Nearly every UDP packet is that long; a shorter one takes the slow path.
 #[repr(C, packed)]
 pub(super) struct Frame<I> {
@@ -14,7 +14,7 @@ pub(super) struct Frame<I> {
     pub(super) transport: Beginning,
 }
 
-/// The start of TCP's header. What of it no UDP header has, a plain frame has all the same.
+/// The start of TCP's header. It is longer than UDP's, but a plain frame of UDP has as many bytes.
 #[repr(C, packed)]
 pub(super) struct Beginning {
     pub(super) ports: u32,
@@ -24,7 +24,7 @@ pub(super) struct Beginning {
 }
 
 impl Beginning {
-    /// UDP's length, in a header that it may be.
+    /// UDP's length field, of a header that is one of UDP.
     #[inline(always)]
     pub(super) fn udp_len(header: *const Self) -> u64 {
         // SAFETY: an address inside what `at` has compared with the end of the packet.
@@ -32,14 +32,14 @@ impl Beginning {
         u64::from(u16::from_be(len))
     }
 
-    /// TCP's length.
+    /// The length of TCP's header.
     #[inline(always)]
     pub(super) fn len(header: *const Self) -> u64 {
         u64::from(field!(header, data_offset as u8)) >> 2 & 0x3c
     }
 }
 
-/// A plain packet of IPv6 up to its addresses.
+/// A plain IPv6 frame up to and with the addresses.
 #[repr(C, packed)]
 pub(super) struct Addressed {
     ethernet: EthHdr,

@@ -74,7 +74,7 @@ fn walk_extension_headers<H: Hook>(hook: &H, offset: u32, protocol: u32, out: *m
 /// Set beside a result of [`walk_extension_headers`] whose protocol is one more extension header.
 const MORE_HEADERS: u64 = 1 << 63;
 
-/// One more extension header, of the type and as far behind `offset` as what was `walked` says.
+/// One more extension header. `walked` says of which type it is, and how far behind `offset`.
 /// Returns what [`walk_extension_headers`] does, and [`MORE_HEADERS`] if another one follows.
 #[inline(always)]
 fn extension_header<H: Hook>(hook: &H, offset: u32, walked: u64, out: *mut Packet) -> u64 {

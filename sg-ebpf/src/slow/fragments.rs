@@ -106,8 +106,8 @@ fn fragment(p: &Packet) -> Option<*mut FragmentValue> {
     }
 }
 
-/// Remembers a first fragment, in place of an older one of that name. A table without room for it
-/// costs its datagram, and nothing else.
+/// Remembers a first fragment, in place of an older one of the same key. If the table is full the
+/// later fragments of this datagram are dropped, and nothing else happens.
 #[inline(always)]
 fn insert_fragment(p: &Packet, value: &FragmentValue) {
     let _ = if p.is_v6() {

@@ -65,7 +65,7 @@ pub(crate) fn class_and_verdict(rest: u64) -> (u32, u32) {
     ((rest >> 32) as u32 & !(3 << 30), rest as u32)
 }
 
-/// Whether a cut flow is to be asked for and nothing else.
+/// Whether the table is to be asked for a cut flow and for nothing else.
 #[inline(always)]
 pub(crate) fn is_for_cut(rest: u64) -> bool {
     maps::may_have_cut() && rest & ASK_FOR_CUT != 0

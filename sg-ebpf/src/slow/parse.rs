@@ -45,7 +45,7 @@ fn parse_into<H: Hook>(hook: &H, out: *mut Packet) -> u32 {
     // SAFETY: not null, and the only caller passes a whole `Packet`.
     let out = unsafe { &mut *out };
     out.direction = H::DIRECTION as u8;
-    // What an attempt before this one may have left.
+    // An attempt before this one may have left it set.
     out.is_fragment = 0;
     match parse(hook, out) {
         Ok(found) => found,
@@ -144,15 +144,15 @@ fn skip_vlans<H: Hook>(hook: &H) -> u64 {
     (2 * VlanHdr::LEN as u64) << 16 | u64::from(ether_type)
 }
 
-/// What a length field of zero means in a frame that begins `offset` bytes before what the field
-/// counts: all the rest, if that is more than the field could say; else zero.
+/// What a length field of zero means, if the field counts from `offset` on: all the rest of the
+/// frame, if that is more than the field could say; else zero.
 ///
 /// The kernel joins the segments of a TCP connection, or leaves them joined until a device
 /// segments them, to packets of up to 512 KiB (BIG TCP). It writes zero into the field then
 /// (`iph_set_totlen` in include/net/ip.h, `ipv6_gro_complete` in net/ipv6/ip6_offload.c), with or
 /// without a jumbo payload option in IPv6, and reads zero as the frame's length (`skb_ip_totlen`,
 /// `ipv6_payload_len`) if its own record says that the packet is joined. XDP does not see that
-/// record. But no wire carries frames of that length, so that the length tells the same; a short
+/// record. But no wire carries frames of that length, so that the length says the same; a short
 /// frame that claims zero comes from a wire, and is malformed.
 #[inline(always)]
 fn unsaid_len<H: Hook>(hook: &H, offset: usize) -> usize {
@@ -234,7 +234,7 @@ fn ipv6<H: Hook>(hook: &H, offset: usize, out: &mut Packet) -> Result<Payload, S
 
 /// What a fragment of `len` bytes is that begins at `offset`, not zero, of its datagram. One that
 /// starts inside what the first fragment was judged by would overwrite it (RFC 1858 section 3);
-/// one that ends beyond the longest datagram would overflow whoever assembles it.
+/// one that ends beyond the longest datagram would overflow the buffer of its receiver.
 #[inline(always)]
 fn later_fragment(protocol: u8, offset: usize, len: usize) -> Result<u32, Stop> {
     let judged = match protocol {

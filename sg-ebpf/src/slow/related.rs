@@ -1,4 +1,4 @@
-//! ICMP errors: whether one is about a packet of ours (SPEC K8).
+//! ICMP errors: whether one is about traffic of this node (SPEC K8).
 
 use super::quoted;
 use crate::{
@@ -18,8 +18,8 @@ twins! {
     pub(crate) fn relates(error: *const Packet) -> u32 = is_related as sg_relates_xdp, sg_relates_tc;
 }
 
-/// Whether `error`, which no rule accepts, is about a packet of ours (SPEC K8); 1 if so. Nothing
-/// is malformed here: a quotation that cannot be read relates to nothing.
+/// Whether `error`, which no rule accepts, is about traffic of this node (SPEC K8); 1 if so.
+/// Nothing is malformed here: a quotation that cannot be read relates to nothing.
 #[inline(always)]
 fn is_related<H: Hook>(hook: &H, error: *const Packet) -> u32 {
     if error.is_null() {
@@ -27,7 +27,7 @@ fn is_related<H: Hook>(hook: &H, error: *const Packet) -> u32 {
     }
     // SAFETY: not null, and the only caller passes a whole packet.
     let error = unsafe { &*error };
-    // Errors are rare: the bytes are asked for before it is known whether they are missing. The
+    // Errors are rare, so that the bytes are made readable whether or not they are already. The
     // mask changes nothing, since headers take less than 17 KiB; the verifier of Linux 6.12 loses
     // the bounds of a number to which something was added that might overflow.
     hook.pull((error.headers & 0x7fff) + PULL);
@@ -52,10 +52,10 @@ extern "C" fn sg_is_related(error: *const Packet, quoted: *const Packet) -> u64 
     }
     // SAFETY: not null, and the only caller passes whole values.
     let (error, quoted) = unsafe { (&*error, &*quoted) };
-    // An error goes to whoever sent what it is about: inbound to the quoted packet's local end,
-    // outbound to its remote one. It may come from any router on the way, and outbound also from
-    // this node as a router or from what is behind it. As nf_conntrack_inet_error in
-    // net/netfilter/nf_conntrack_proto_icmp.c.
+    // An error goes to the sender of the packet that it is about: inbound to the quoted packet's
+    // local end, outbound to its remote one. It may come from any router on the way, and
+    // outbound also from this node as a router or from what is behind it. As
+    // nf_conntrack_inet_error in net/netfilter/nf_conntrack_proto_icmp.c.
     let direction = quoted.direction();
     let (to, sender) = match direction {
         Direction::Inbound => (&error.remote, &quoted.remote),

@@ -133,9 +133,9 @@ pub(crate) fn icmp(header: *const Icmpv4Hdr, out: &mut Packet) {
 }
 
 /// What a message means, given its type and code (`number`), family and direction. Queries and
-/// their answers form a flow by identifier (local port) and request type (remote port); no other
-/// message belongs to a flow of its own. Checked by the verifier once, hence a function of its
-/// own.
+/// their replies form a flow by identifier (local port) and request type (remote port); no other
+/// message belongs to a flow of its own. An exported function, so that the verifier checks it
+/// once.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sg_icmp(out: *mut Packet) -> u32 {

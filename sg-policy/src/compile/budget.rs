@@ -23,6 +23,7 @@ pub struct Without {
 }
 
 impl Without {
+    /// All tricks are there.
     pub const NOTHING: Without = Without {
         way256_heads: false,
         hosts: false,

@@ -15,8 +15,8 @@ use sg_common::flow_entry::{
 };
 use sg_common::flow_ports::PORT_COUNTS;
 use sg_common::flow_table::{
-    BUSY, Found, LINE_WORDS, Line, Page, Place, Spot, Table, WAYS, claim, cut, find, find_kind,
-    give_back, kind_of_word, publish, read_any, reclaim, remove, settle, tags_of,
+    BUSY, Found, LINE_WORDS, Line, Page, Place, Spot, Table, WAYS, claim, cut, double, find,
+    find_kind, give_back, kind_of_word, publish, read_any, reclaim, remove, tags_of,
 };
 use sg_common::program::STATES;
 use sg_common::protocol::kind_of;
@@ -315,7 +315,7 @@ impl FlowTable {
             (FlowKind::Established, None) if is_new && is_open() => {
                 find_kind(self, &spot, key, kind)
             }
-            (FlowKind::Established, _) => settle(self, &spot, key),
+            (FlowKind::Established, _) => double(self, &spot, key),
             (FlowKind::HalfOpen, _) => None,
         };
         Written {

@@ -340,7 +340,7 @@ mod tests {
                         && !it.from_originator
                         && segment(flags) != Segment::Rst;
                     let from_originator = it.from_originator.into();
-                    let theirs = track::tells_number(TCP_KIND, number, flags, from_originator);
+                    let theirs = track::sets_number(TCP_KIND, number, flags, from_originator);
                     assert_eq!(u32::from(gives_number), theirs, "{state:?}, {flags:#04x}");
                 }
                 for is_flushed in [false, true] {
