@@ -1,5 +1,5 @@
-//! What the README shows and says: its policies are valid as they stand, and its figures are
-//! those of docs/performance.md.
+//! What the README shows and says: its policies are valid as they stand, and figures it leaves to
+//! docs/performance.md.
 
 use std::path::PathBuf;
 
@@ -69,6 +69,7 @@ fn the_policies_of_the_readme_are_valid_as_they_stand() {
 }
 
 /// A figure, and the row of docs/performance.md that it is said to come from.
+#[derive(Debug)]
 struct Figure {
     value: String,
     unit: &'static str,
@@ -121,57 +122,36 @@ fn figures(prose: &str) -> Vec<Figure> {
     found
 }
 
-/// The columns of a row of the tables.
-fn row<'a>(performance: &'a str, name: &str) -> Option<Vec<&'a str>> {
-    let begin = format!("| `{name}` |");
-    let line = performance.lines().find(|line| line.starts_with(&begin))?;
-    Some(line.split('|').map(str::trim).collect())
-}
-
-/// Figures of time come from the measured rows, rounded as they are written; whoever measures
-/// anew brings the README along.
+/// Measured figures stand in docs/performance.md alone, where one command writes them: the README
+/// has none that could be out of date.
 #[test]
-fn the_figures_of_the_readme_are_measured() {
-    let (text, performance) = (prose(&read("README.md")), read("docs/performance.md"));
+fn the_readme_leaves_figures_to_the_measurements() {
+    let text = prose(&read("README.md"));
     let figures = figures(&text);
-    assert!(figures.len() >= 5, "the figures are not found");
-    for Figure {
-        value,
-        unit,
-        row: from,
-    } in figures
-    {
-        let from = from.unwrap_or_else(|| panic!("no row is named for {value} {unit}"));
-        let row = row(&performance, &from).unwrap_or_else(|| panic!("no row `{from}`"));
-        assert_eq!(row[3], unit, "{from}");
-        let measured: f64 = row[2].parse().unwrap();
-        let digits = value.split_once('.').map_or(0, |(_, digits)| digits.len());
-        assert_eq!(value, format!("{measured:.digits$}"), "{from}");
-    }
+    assert!(figures.is_empty(), "{figures:?}");
+    assert!(
+        text.contains("docs/performance.md"),
+        "no way to the figures"
+    );
 }
 
-/// How many times as much nftables takes is the range of the rows that the sentence is about.
+/// What the README says of nftables holds for each row that compares rule sets with it.
 #[test]
-fn what_the_readme_says_of_nftables_is_measured() {
+fn nftables_takes_several_times_as_much_of_a_core() {
     let (text, performance) = (prose(&read("README.md")), read("docs/performance.md"));
+    assert!(text.contains("nftables takes several times as much of a core"));
     let multiples = performance.lines().filter_map(|line| {
         let name = line.strip_prefix("| `live/")?;
         let of_rules = ["tke/", "rules/", "prefixes/"];
         if !of_rules.iter().any(|begin| name.starts_with(begin)) {
             return None;
         }
-        line.split('|')
-            .nth(8)?
-            .trim()
-            .strip_prefix('×')?
-            .parse::<f64>()
-            .ok()
+        let multiple = line.split('|').nth(8)?.trim().strip_prefix('×')?;
+        multiple.parse::<f64>().ok()
     });
     let multiples: Vec<f64> = multiples.collect();
-    let least = multiples.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = multiples.iter().copied().fold(0.0, f64::max);
-    let said = format!("takes {least:.0} to {most:.0} times as much of the core");
-    assert!(text.contains(&said), "`{said}` is not what it says");
+    assert!(!multiples.is_empty(), "no row compares with nftables");
+    assert!(multiples.iter().all(|m| *m >= 3.0), "{multiples:?}");
 }
 
 #[test]
