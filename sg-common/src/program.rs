@@ -27,6 +27,9 @@ impl Target {
 pub struct Config {
     /// Number of the generation.
     pub generation: u32,
+    /// What flows are stamped with when the rules admit them: those of another epoch are judged
+    /// again.
+    pub epoch: u32,
     /// Groups of the flow table.
     pub flow_groups: u32,
     /// Ages at which flows expire, by state: see [`crate::flow_entry::time_out`].
@@ -37,7 +40,7 @@ pub struct Config {
     pub event_slots: u32,
     /// What the programs are made for: [`HAS_FLOWS`] and the bits after it.
     pub has: u8,
-    /// What becomes of flows of earlier generations: [`crate::ruling::JUDGE_OLD`] and those after
+    /// What becomes of flows of earlier epochs: [`crate::ruling::JUDGE_OLD`] and those after
     /// it.
     pub old_flows: u8,
     /// 1 accepts essential traffic whatever the rules say (SPEC K5).
@@ -50,12 +53,13 @@ pub struct Config {
 /// index can be masked.
 pub const STATES: usize = 16;
 
-const _: () = assert!(size_of::<Config>() == 4 * (4 + STATES) + 4);
+const _: () = assert!(size_of::<Config>() == 4 * (5 + STATES) + 4);
 
 impl Config {
     /// What the object file holds until the loader writes its own.
     pub const UNSET: Config = Config {
         generation: 0,
+        epoch: 0,
         flow_groups: 1,
         flow_timeouts: [0; STATES],
         fragment_timeout: 0,

@@ -147,7 +147,7 @@ pub(crate) struct InForce;
 impl Policy for InForce {
     #[inline(always)]
     fn generation(&self) -> u32 {
-        config().generation
+        config().epoch
     }
 
     #[inline(always)]

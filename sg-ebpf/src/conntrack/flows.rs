@@ -244,7 +244,7 @@ pub(crate) extern "C" fn sg_track(
             let state = sg_next_state(traits.kind().into(), NO_STATE, flags, 0) as u8;
             found.contents = Contents {
                 head: Head::of_first(tick(now), state, traits.direction()),
-                rule: rule_word(verdict.slot(), maps::config().generation),
+                rule: rule_word(verdict.slot(), maps::config().epoch),
                 begun: begun_word(tick(now), NO_NUMBER),
             };
             enter(key, hash, &found.contents, FlowKind::HalfOpen, now);
@@ -303,7 +303,7 @@ pub(crate) extern "C" fn sg_track(
     let mut how = found.kind() as u32
         + SharedWord::forget(u64::from(from_originator), now) as u32 * FROM_ORIGINATOR;
     if admission != 0 {
-        rule = rule_word(Verdict(admission).slot(), maps::config().generation);
+        rule = rule_word(Verdict(admission).slot(), maps::config().epoch);
         how |= IS_CHANGED;
         sg_flow_change_rule(&mut found, rule);
     }

@@ -78,6 +78,11 @@ impl Reloader {
         Ok((reloader, Box::new(applied), loaded.findings))
     }
 
+    /// Applies to these interfaces from now on.
+    pub(super) fn set_interfaces(&mut self, names: Vec<String>) {
+        self.options.interfaces = names;
+    }
+
     /// The files to watch.
     pub(super) fn files(&self) -> &[PathBuf] {
         &self.files

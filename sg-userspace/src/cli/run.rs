@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use clap::Args;
+use sg_userspace::kernel::attempted::Attempted;
 use sg_userspace::kernel::held::InForce;
 use sg_userspace::kernel::pins::PinTree;
 use sg_userspace::kernel::run_lock::RunLock;
-use sg_userspace::kernel::{ApplyOptions, KernelError};
+use sg_userspace::kernel::{ApplyOptions, KernelError, interfaces, netns};
 use sg_userspace::observe::attached::attached_to;
 use sg_userspace::observe::events::Events as PacketLog;
 use sg_userspace::observe::trace::TRACE;
@@ -20,7 +21,7 @@ use super::policy_args::{Attach, Policies};
 use super::reload::Reloader;
 use super::run_events::Events;
 use super::run_log::Log;
-use super::run_session::{Ours, Session};
+use super::run_session::{Ours, Session, Watched};
 use super::terminal::Terminal;
 
 /// Enforce a policy in the foreground: live counters, reload when its files change
@@ -42,6 +43,7 @@ the flow table.
 
 Examples:
   sgctl run policy.yaml --iface eth0
+  sgctl run policy.yaml --iface eth0 --iface eth1
   sgctl run base.yaml team.yaml --iface eth0 --persist --interval 60
 
 Exit codes: 0 ended by Ctrl-C, SIGTERM or the loss of its terminal or reader, 1 the policy, the interface or the state is wrong, 2
@@ -87,53 +89,61 @@ impl Run {
         // the previous state back.
         let mut events = Events::new(interval).map_err(preparing)?;
         let mut options = self.options(context)?;
-        let [iface] = &options.interfaces.clone()[..] else {
-            return Err(KernelError::Fixed {
-                what: "looking after several interfaces".into(),
-                reason: "`run` looks after one at a time".into(),
-                help: "`sgctl apply` puts several under one policy".into(),
+        let names = options.interfaces.clone();
+        let take = |name: &String| RunLock::take(&context.bpffs, name);
+        let locks: Vec<RunLock> = names.iter().map(take).collect::<Result<_, _>>()?;
+        let mounted = locks.iter().find_map(|lock| lock.mounted.clone());
+        let log = Log::new(context, self.json.json, &names).map_err(preparing)?;
+        let mut before = Vec::new();
+        for name in &names {
+            let found = find_before(context, name)?;
+            if let InForce::Policy(held) = &found {
+                options.held_slots.extend(held.slots());
             }
-            .into());
-        };
-        let lock = RunLock::take(&context.bpffs, iface)?;
-        let log = Log::new(context, self.json.json, iface).map_err(preparing)?;
-        let before = before(context, iface)?;
-        if let InForce::Policy(held) = &before {
-            options.held_slots = held.slots();
+            before.push(found);
         }
         let started = Reloader::start(self.policies.clone(), options);
-        let attempted = match &started {
-            Ok((_, applied, _)) => Some(applied.first.state.attempted()),
-            Err(failure) => failure.attempted().first().cloned(),
+        let attempted: Vec<Attempted> = match &started {
+            Ok((_, applied, _)) => applied
+                .interfaces()
+                .map(|it| it.state.attempted())
+                .collect(),
+            Err(failure) => failure.attempted().to_vec(),
         };
-        let Some(attempted) = attempted else {
+        let Some(timeouts) = attempted.first().map(|first| first.timeouts) else {
             // Nothing was changed.
             return started.map(drop);
         };
         let tree = PinTree::new(&context.bpffs);
+        let (cookie, mut interfaces) = (netns::cookie()?, Vec::new());
+        for (name, before) in names.iter().zip(before) {
+            let known = attempted.iter().find(|it| it.interface == *name);
+            let index = match known {
+                Some(known) => known.ifindex,
+                // One that was to be left as it is.
+                None => interfaces::index_of(name)?,
+            };
+            interfaces.push(Watched::new(name, tree.interface(cookie, index), before));
+        }
         let mut session = Session {
             context,
             policies: &self.policies,
-            iface,
+            interfaces,
             log,
-            pins: tree.interface(attempted.netns_cookie, attempted.ifindex),
             ours: Ours::attempted(&attempted),
-            before,
-            current: None,
             theirs: None,
             tried: Vec::new(),
-            is_gone: false,
-            timeouts: attempted.timeouts,
+            timeouts,
             terminal,
             trouble: None,
             damage: None,
             packets: None,
-            trace: None,
+            trace: Vec::new(),
             traces: self.trace,
         };
         let begun = started.and_then(|(reloader, mut applied, findings)| {
-            applied.mounted = applied.mounted.or_else(|| lock.mounted.clone());
-            let packets = packet_log(context, iface, applied.is_first());
+            applied.mounted = applied.mounted.or(mounted);
+            let packets = packet_log(context, &names, applied.is_first());
             let warnings = apply::findings(&findings, &self.policies);
             session.log.applied("applied", &applied, &warnings);
             session.packets = Some(packets?);
@@ -142,7 +152,7 @@ impl Run {
         let ended = match begun {
             Ok(mut reloader) => {
                 events.watch(reloader.files());
-                events.watch_pins(&session.pins.dir);
+                session.watch_pins(&mut events);
                 session.hold();
                 let ended = session.attend(&mut events, &mut reloader);
                 session.log.close();
@@ -156,14 +166,17 @@ impl Run {
             Failure::Told(failure.exit_code())
         });
         session.log.finish();
-        drop(lock);
+        drop(locks);
         ended
     }
 }
 
-/// The logged packets of an interface from now on, or with `is_first` all since it was attached.
-fn packet_log(context: &Context, iface: &str, is_first: bool) -> Result<PacketLog, Failure> {
-    let one = attached_to(&context.bpffs, iface)?;
+/// The logged packets of the interfaces from now on, or with `is_first` all since they were
+/// attached.
+fn packet_log(context: &Context, names: &[String], is_first: bool) -> Result<PacketLog, Failure> {
+    // They have their rings in common.
+    let name = names.first().map(String::as_str).unwrap_or_default();
+    let one = attached_to(&context.bpffs, name)?;
     Ok(match is_first {
         true => PacketLog::from_the_first(&one)?,
         false => PacketLog::open(&one)?,
@@ -171,7 +184,7 @@ fn packet_log(context: &Context, iface: &str, is_first: bool) -> Result<PacketLo
 }
 
 /// The policy in force on an interface, with its maps and programs kept open.
-fn before(context: &Context, iface: &str) -> Result<InForce, Failure> {
+fn find_before(context: &Context, iface: &str) -> Result<InForce, Failure> {
     match attached_to(&context.bpffs, iface) {
         Ok(one) => Ok(InForce::find(&context.bpffs, &one.pins)?),
         Err(KernelError::NotAttached { .. }) => Ok(InForce::Nothing),

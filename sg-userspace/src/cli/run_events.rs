@@ -123,10 +123,10 @@ impl Events {
         }
     }
 
-    /// Watches the pins in `dir`. If that fails, the periodic check still finds changes.
-    pub(super) fn watch_pins(&mut self, dir: &Path) {
+    /// Watches the pins in `dirs`. If that fails, the periodic check still finds changes.
+    pub(super) fn watch_pins(&mut self, dirs: &[&Path]) {
         let (changed, changes) = Changes::channel();
-        let watch = PinWatch::new(dir, changed).ok();
+        let watch = PinWatch::new(dirs, changed).ok();
         self.pins = watch.map(|watch| (watch, changes));
     }
 

@@ -56,7 +56,10 @@ pub(super) struct Log {
     json: bool,
     output: Output,
     before: Option<Reading>,
+    /// The first interface, which events in JSON name unless they are about another one.
     interface: String,
+    /// All of them, for the text.
+    names: String,
     /// Logged packets that were fetched and not passed to `output` yet, oldest first.
     waiting: VecDeque<LoggedPacket>,
     /// How many more packets were lost or suppressed, see [`Logged`].
@@ -65,8 +68,9 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn new(context: &Context, json: bool, interface: &str) -> io::Result<Self> {
-        let name = interface.to_owned();
+    pub(super) fn new(context: &Context, json: bool, interfaces: &[String]) -> io::Result<Self> {
+        let interface = interfaces.first().cloned().unwrap_or_default();
+        let name = interface.clone();
         let dropped = move |lines: u64| {
             if json {
                 let event = Event::new("dropped", Some(&name), json!({"lines": lines}));
@@ -84,7 +88,8 @@ impl Log {
             json,
             output: Output::new(context.out, context.err, dropped)?,
             before: None,
-            interface: interface.to_owned(),
+            interface,
+            names: interfaces.join(", "),
             waiting: VecDeque::new(),
             lost: 0,
             suppressed: 0,
@@ -125,6 +130,22 @@ impl Log {
     pub(super) fn event(&mut self, event: &'static str, line: &str, details: impl Serialize) {
         if self.json {
             let event = Event::new(event, Some(&self.interface), details);
+            self.output.text(line_of(&event));
+            return;
+        }
+        self.line(line);
+    }
+
+    /// The same about one interface.
+    pub(super) fn event_on(
+        &mut self,
+        interface: &str,
+        event: &'static str,
+        line: &str,
+        details: impl Serialize,
+    ) {
+        if self.json {
+            let event = Event::new(event, Some(interface), details);
             self.output.text(line_of(&event));
             return;
         }
@@ -203,8 +224,12 @@ impl Log {
 
     pub(super) fn unchanged(&mut self) {
         let line = format!(
-            "unchanged: {} enforces already what the files of the policy say",
-            self.interface
+            "unchanged: {} {} already what the files of the policy say",
+            self.names,
+            match self.names.contains(", ") {
+                true => "enforce",
+                false => "enforces",
+            }
         );
         self.event("unchanged", &line, json!({}));
     }
@@ -265,18 +290,20 @@ impl Log {
     }
 
     /// Prints the counters, with the change since the last time.
-    pub(super) fn counters(&mut self, now: &Counters) {
+    pub(super) fn counters(&mut self, all: &[Counters]) {
         let rates = Rates::since(self.before.take());
-        let all = std::slice::from_ref(now);
         if self.json {
-            self.output
-                .counters(line_of(&Event::new("counters", None, now)));
+            let lines = all
+                .iter()
+                .map(|now| line_of(&Event::new("counters", None, now)));
+            self.output.counters(lines.collect());
         } else if self.is_live() {
             let lines = self.out.lines_for_frame();
             let text = counters::text(&self.out, all, Some(&rates), false, lines);
             self.output.table(text);
         } else {
-            self.output.counters(summary(now, &rates));
+            let lines = all.iter().map(|now| summary(now, &rates));
+            self.output.counters(lines.collect());
         }
         self.before = Some(Reading::of(all));
     }

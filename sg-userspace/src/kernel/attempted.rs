@@ -6,6 +6,7 @@ use sg_common::flow::TIMEOUTS;
 /// The data, from the policy's record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempted {
+    pub interface: String,
     pub netns_cookie: u64,
     pub ifindex: u32,
     pub generation: u32,

@@ -68,9 +68,11 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
         Ok(())
     });
     let flushed = match (plan.policy.established, interfaces.first()) {
-        // It is no other policy than before where interfaces were only added.
-        (Established::Flush, Some(one)) if !is_first && plan.unchanged.is_empty() => {
-            flush(&one.plan.pins, one.state.policy.generation)
+        // The same policy as before flushes nothing.
+        (Established::Flush, Some(one))
+            if !is_first && plan.epoch() == plan.generation() && plan.unchanged.is_empty() =>
+        {
+            flush(&one.plan.pins, plan.epoch())
         }
         _ => Ok(()),
     };
@@ -163,12 +165,8 @@ pub(super) fn tidy(hooks: &Hooks<'_>, state: &mut State) -> Result<(), KernelErr
     targets::leave_only(hooks.pins, state.policy.generation)
 }
 
-pub(super) fn put_in_force(hooks: &Hooks<'_>, programs: &mut Programs) -> Result<(), KernelError> {
-    let mut order = ORDER.into_iter();
-    order.try_for_each(|direction| put_direction(hooks, programs, direction))
-}
-
-fn put_direction(
+/// Makes the hook of a direction run the loaded program.
+pub(super) fn put_direction(
     hooks: &Hooks<'_>,
     programs: &mut Programs,
     direction: Direction,
@@ -228,11 +226,14 @@ fn take_back(one: &PreparedInterface<'_>) {
 
 /// `error`, what is in force after it on each interface, and what was to be: some of it may run.
 fn halfway(plan: &Plan, interfaces: &[PreparedInterface<'_>], error: KernelError) -> KernelError {
-    let places = interfaces
-        .iter()
-        .map(|one| (&*one.plan.name, &one.plan.pins));
-    let places: Vec<_> = places.collect();
     let is_only_one = plan.options.interfaces.len() == 1;
-    let error = standing_on(error, &places, is_only_one);
+    let places: Vec<_> = interfaces
+        .iter()
+        .map(|one| match is_only_one {
+            true => ("", &one.plan.pins),
+            false => (&*one.plan.name, &one.plan.pins),
+        })
+        .collect();
+    let error = standing_on(error, &places);
     error.with_attempted(interfaces.iter().map(|one| one.state.attempted()).collect())
 }

@@ -75,15 +75,11 @@ impl Fault {
 
 /// `error`, and what is in force after it, unless it says so already.
 pub fn standing_after(error: KernelError, pins: &InterfacePins) -> KernelError {
-    standing_on(error, &[("", pins)], true)
+    standing_on(error, &[("", pins)])
 }
 
-/// The same of several interfaces, by their names; of `one` only without its name.
-pub(super) fn standing_on(
-    error: KernelError,
-    interfaces: &[(&str, &InterfacePins)],
-    is_only_one: bool,
-) -> KernelError {
+/// The same of several interfaces, each with the name that it is to be called by, if any.
+pub fn standing_on(error: KernelError, interfaces: &[(&str, &InterfacePins)]) -> KernelError {
     if matches!(error, KernelError::Halfway { .. }) {
         return error;
     }
@@ -92,7 +88,7 @@ pub(super) fn standing_on(
             Ok(found) => found.standing(),
             Err(_) => "what is in force could not be found out: see `sgctl status`".into(),
         };
-        match is_only_one {
+        match name.is_empty() {
             true => standing,
             false => format!("on {name} {standing}"),
         }

@@ -10,6 +10,9 @@ use sg_policy::policy::{Established, NonIp, Policy};
 #[derive(Clone, Debug)]
 pub struct Generation {
     pub number: u32,
+    /// Which flows need not be judged again: those of this epoch. It is the number of the
+    /// generation that began it, and stays where a policy is loaded again that means the same.
+    pub epoch: u32,
     pub essential: bool,
     pub non_ip: NonIp,
     /// What happens to flows that earlier policies admitted.
@@ -43,6 +46,7 @@ impl Generation {
     pub fn of(policy: &Policy, number: u32) -> Self {
         Generation {
             number,
+            epoch: number,
             essential: policy.essential,
             non_ip: policy.non_ip,
             established: policy.established,
@@ -69,7 +73,7 @@ impl Generation {
     /// The same, as the rulings on flows take it.
     pub(super) fn in_force(&self) -> InForce {
         InForce {
-            generation: self.number,
+            generation: self.epoch,
             old_flows: self.old_flows(),
         }
     }
@@ -79,6 +83,7 @@ impl Generation {
     pub(super) fn recorded(state: &State) -> Self {
         Generation {
             number: state.policy.generation,
+            epoch: state.epoch,
             essential: state.essential,
             non_ip: state.non_ip,
             established: state.established,

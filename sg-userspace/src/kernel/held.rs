@@ -3,13 +3,13 @@
 //! anything loaded, so little can fail. Counters and flows belong to the attachment and go on.
 
 use std::collections::HashSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use sg_common::verdict::Direction;
 
-use super::commit::{ORDER, put_in_force, tidy};
-use super::condition::standing_after;
+use super::commit::{ORDER, put_direction, tidy};
+use super::condition::standing_on;
 use super::error::KernelError;
 use super::flow_tables::may_have_cut;
 use super::generation::Generation;
@@ -24,6 +24,7 @@ use super::state::{Records, State, taken_back};
 use super::tables::LiveTables;
 use super::targets::PinnedGeneration;
 use super::{interfaces, links, netns, targets, tc};
+use sg_policy::policy::Established;
 
 /// The generation that was in force.
 pub struct Held {
@@ -89,26 +90,36 @@ impl Held {
         self.state.rules.iter().map(|owner| owner.slot).collect()
     }
 
-    /// Puts it in force again, inbound last, in place of the programs of the generations `ours`.
-    /// Returns false and changes nothing if a direction runs any other program. Can be repeated
-    /// after an error, however far it came.
+    /// Puts it in force again on its interface: see [`put_back`].
     pub fn put_back(
         &self,
         bpffs: &Path,
         pins: &InterfacePins,
         ours: &[[u32; 2]],
     ) -> Result<bool, KernelError> {
-        let tree = PinTree::new(bpffs);
-        let _lock = tree.lock()?;
+        put_back(bpffs, &[(self, pins)], ours)
+    }
+
+    /// Finds out what putting it in force again takes, and loads what has to be loaded: programs of
+    /// the new `epoch` where another policy has admitted flows since, which are to be judged by
+    /// this one at their next packet, whichever side sends it. `None`
+    /// where a direction runs any other program than `ours` and those of this generation.
+    fn prepare<'a>(
+        &'a self,
+        pins: &'a InterfacePins,
+        ours: &[[u32; 2]],
+        epoch: u32,
+    ) -> Result<Option<Return<'a>>, KernelError> {
         let mut found = inspect(pins)?;
         let records = std::mem::replace(&mut found.records, Ok(Records::default()))?;
         let running = Direction::BOTH.map(|direction| found.running(direction));
         // An earlier attempt may have loaded its programs again.
-        let recorded = [&records.current, &records.next].into_iter().flatten();
-        let mine: Vec<[u32; 2]> = recorded
+        let recorded = || [&records.current, &records.next].into_iter().flatten();
+        let ids = |state: &State| Direction::BOTH.map(|direction| state.program(direction));
+        let mine: Vec<[u32; 2]> = recorded()
             .filter(|state| state.policy.generation == self.state.policy.generation)
             .chain([&self.state])
-            .map(|state| Direction::BOTH.map(|direction| state.program(direction)))
+            .map(ids)
             .collect();
         let is_known = |direction: &Direction| {
             let side = *direction as usize;
@@ -117,22 +128,13 @@ impl Held {
         };
         // The programs to be replaced; some of them may have been replaced already.
         let replaced = ours.iter().find(|programs| running == programs.map(Some));
-        let whole = replaced.or(ours.first());
+        let is_recorded = |programs: &&[u32; 2]| recorded().any(|state| ids(state) == **programs);
+        let whole = replaced.or_else(|| ours.iter().find(is_recorded));
         let current = whole.and_then(|whole| records.clone().effective(whole.map(Some)));
         let Some(current) = current.filter(|_| Direction::BOTH.iter().all(is_known)) else {
-            return Ok(false);
+            return Ok(None);
         };
-        let hooks = Hooks {
-            pins,
-            interface: &current.interface,
-            xdp_mode: mode_of(&current),
-            egress_hook: match found.outbound.live_link() {
-                Some(_) => EgressHook::Tcx,
-                None => EgressHook::Clsact,
-            },
-            owns_qdisc: current.added_clsact,
-        };
-        let mut state = State {
+        let state = State {
             interface: current.interface.clone(),
             ifindex: current.ifindex,
             netns: current.netns.clone(),
@@ -149,29 +151,37 @@ impl Held {
             None => [None, None],
         };
         let in_force = found.runs(&current).then(|| Generation::recorded(&current));
-        let held = Generation::recorded(&self.state);
-        let mut anew = None;
-        if !held.may_have_cut && may_have_cut(pins, in_force.as_ref(), &held) {
-            anew = Some(self.load_anew(&mut state, held, pins)?);
-        }
-        if let Err(error) = self.put(&state, &hooks, anew) {
-            // Returns both directions to what they ran before, as far as the kernel allows.
-            for direction in ORDER {
-                if let Some(program) = &before[direction as usize] {
-                    let _ = hooks.put(direction, program.as_fd());
-                }
+        let mut step = Return {
+            held: self,
+            pins,
+            egress_hook: match found.outbound.live_link() {
+                Some(_) => EgressHook::Tcx,
+                None => EgressHook::Clsact,
+            },
+            is_whole: replaced.is_some(),
+            current,
+            state,
+            before,
+            anew: None,
+        };
+        let mut told = Generation::recorded(&self.state);
+        let is_later = step.current.epoch != self.state.epoch;
+        let is_new_epoch = is_later && step.current.has_flows && told.has_flows;
+        if is_new_epoch {
+            told.epoch = epoch;
+            if told.established == Established::Flush {
+                // It forgot what was before it when it was put in force first. Its own flows stay.
+                told.established = Established::Revalidate;
             }
-            if replaced.is_some() && inspect(pins).is_ok_and(|found| found.runs(&current)) {
-                let _ = current.write(pins);
-                let _ = links::unpin(&pins.state_next());
-                let _ = targets::leave_only(pins, current.policy.generation);
-            }
-            return Err(standing_after(error, pins));
         }
-        // The policy is in force from here on and must not be undone. The objects of the other
-        // generations are removed.
-        tidy(&hooks, &mut state).map_err(|error| standing_after(error, pins))?;
-        Ok(true)
+        let is_cut = !told.may_have_cut && may_have_cut(pins, in_force.as_ref(), &told);
+        if is_cut {
+            (told.has_flows, told.may_have_cut) = (true, true);
+        }
+        if is_new_epoch || is_cut {
+            step.anew = Some(self.load_anew(&mut step.state, &told, pins)?);
+        }
+        Ok(Some(step))
     }
 
     /// Attaches it to the new interface with the name of the old one, whose pins are `from`.
@@ -184,7 +194,13 @@ impl Held {
     ) -> Result<InterfacePins, KernelError> {
         let tree = PinTree::new(bpffs);
         let _lock = tree.lock()?;
-        let pins = tree.interface(netns::cookie()?, interfaces::index_of(interface)?);
+        let index = interfaces::index_of(interface)?;
+        let there = tree.interface(netns::cookie()?, index);
+        let pins = match there.exists() {
+            true => there,
+            // In the attachment that it belonged to.
+            false => from.sibling(index),
+        };
         if pins != *from && from.exists() && !inspect(&pins)?.is_attached() {
             adopt(from, &pins)?;
         }
@@ -223,24 +239,18 @@ impl Held {
         };
         // Its programs were in force until the interface was gone, so they have cut the flows
         // themselves or know about them.
-        self.put(&state, &hooks, None)?;
+        self.put(&state, &hooks)?;
         tidy(&hooks, &mut state)?;
         Ok(pins)
     }
 
-    /// Loads the programs of this generation again, with their existing tables, so that they look
-    /// up connections that were cut since: see [`Generation::may_have_cut`].
+    /// Loads the programs of this generation again, with their existing tables.
     fn load_anew(
         &self,
         state: &mut State,
-        told: Generation,
+        told: &Generation,
         pins: &InterfacePins,
     ) -> Result<Programs, KernelError> {
-        let told = Generation {
-            has_flows: true,
-            may_have_cut: true,
-            ..told
-        };
         let shared = SharedMaps {
             pins: Some(pins.clone()),
             counter_map: state.counter_maps - 1,
@@ -250,38 +260,150 @@ impl Held {
         };
         let [near, far] = self.generation.tables()?;
         let tables = LiveTables::read(near, || Ok(far))?;
-        let mut programs = Programs::load_tables(&tables.plain(), &told, &shared)?;
+        let mut programs = Programs::load_tables(&tables.plain(), told, &shared)?;
         let ids = programs.ids()?;
         [state.inbound_program, state.outbound_program] = ids;
-        (state.has_flows, state.may_have_cut) = (true, true);
+        (state.has_flows, state.may_have_cut) = (told.has_flows, told.may_have_cut);
+        state.epoch = told.epoch;
+        state.last_generation = state.latest_number();
         Ok(programs)
     }
 
-    /// Makes both hooks run the programs, or those loaded in their place, in the same order as
-    /// `commit`.
-    fn put(
-        &self,
-        state: &State,
-        hooks: &Hooks<'_>,
-        anew: Option<Programs>,
-    ) -> Result<(), KernelError> {
-        let (pins, generation) = (hooks.pins, state.policy.generation);
-        match anew {
-            None => {
-                self.generation.pin(pins, generation)?;
-                state.write_next(pins)?;
-                for direction in ORDER {
-                    hooks.put(direction, self.generation.program(direction))?;
-                }
-            }
-            Some(mut programs) => {
-                programs.pin_targets(pins, generation)?;
-                state.write_next(pins)?;
-                put_in_force(hooks, &mut programs)?;
-            }
+    /// Makes both hooks run the programs, in the same order as `commit`.
+    fn put(&self, state: &State, hooks: &Hooks<'_>) -> Result<(), KernelError> {
+        let pins = hooks.pins;
+        self.generation.pin(pins, state.policy.generation)?;
+        state.write_next(pins)?;
+        for direction in ORDER {
+            hooks.put(direction, self.generation.program(direction))?;
         }
         State::promote(pins)
     }
+}
+
+/// What takes a held generation back into force on one interface.
+struct Return<'a> {
+    held: &'a Held,
+    pins: &'a InterfacePins,
+    egress_hook: EgressHook,
+    /// What is replaced runs in both directions.
+    is_whole: bool,
+    /// The record of what is replaced, and the one that is to be.
+    current: State,
+    state: State,
+    /// The programs that are replaced, inbound first.
+    before: [Option<OwnedFd>; 2],
+    /// Programs that were loaded in the place of those that are held.
+    anew: Option<Programs>,
+}
+
+impl Return<'_> {
+    fn hooks(&self) -> Hooks<'_> {
+        Hooks {
+            pins: self.pins,
+            interface: &self.current.interface,
+            xdp_mode: mode_of(&self.current),
+            egress_hook: self.egress_hook,
+            owns_qdisc: self.current.added_clsact,
+        }
+    }
+
+    fn pin(&self) -> Result<(), KernelError> {
+        let generation = self.state.policy.generation;
+        match &self.anew {
+            None => self.held.generation.pin(self.pins, generation)?,
+            Some(programs) => programs.pin_targets(self.pins, generation)?,
+        }
+        self.state.write_next(self.pins)
+    }
+
+    fn put(&mut self, direction: Direction) -> Result<(), KernelError> {
+        match self.anew.take() {
+            None => {
+                let program = self.held.generation.program(direction);
+                self.hooks().put(direction, program)
+            }
+            Some(mut programs) => {
+                let put = put_direction(&self.hooks(), &mut programs, direction);
+                self.anew = Some(programs);
+                put
+            }
+        }
+    }
+
+    /// Returns both directions to what they ran before, as far as the kernel allows.
+    fn take_back(&self) {
+        let hooks = self.hooks();
+        for direction in ORDER {
+            if let Some(program) = &self.before[direction as usize] {
+                let _ = hooks.put(direction, program.as_fd());
+            }
+        }
+        if self.is_whole && inspect(self.pins).is_ok_and(|found| found.runs(&self.current)) {
+            let _ = self.current.write(self.pins);
+            let _ = links::unpin(&self.pins.state_next());
+            let _ = targets::leave_only(self.pins, self.current.policy.generation);
+        }
+    }
+}
+
+/// Puts held generations in force again on the interfaces of an attachment, inbound last, in place
+/// of programs of `ours`, each pair of one interface. Returns false and changes nothing if a
+/// direction runs any other program. Can be repeated after an error, however far it came.
+pub fn put_back(
+    bpffs: &Path,
+    what: &[(&Held, &InterfacePins)],
+    ours: &[[u32; 2]],
+) -> Result<bool, KernelError> {
+    let tree = PinTree::new(bpffs);
+    let _lock = tree.lock()?;
+    // One that no flow has yet, and the same on all interfaces.
+    let mut latest = 0;
+    for (held, pins) in what {
+        let Records { current, next } = Records::read(pins)?;
+        let known = [current.as_ref(), next.as_ref(), Some(&held.state)];
+        let numbers = known.into_iter().flatten().map(State::latest_number);
+        latest = numbers.fold(latest, u32::max);
+    }
+    let mut steps = Vec::new();
+    for (held, pins) in what {
+        match held.prepare(pins, ours, latest + 1)? {
+            Some(step) => steps.push(step),
+            None => return Ok(false),
+        }
+    }
+    let places: Vec<(String, &InterfacePins)> = steps
+        .iter()
+        .map(|step| match what.len() {
+            1 => (String::new(), step.pins),
+            _ => (step.current.interface.clone(), step.pins),
+        })
+        .collect();
+    let standing = |error| {
+        let places: Vec<_> = places.iter().map(|(name, pins)| (&**name, *pins)).collect();
+        standing_on(error, &places)
+    };
+    if let Err(error) = put_all(&mut steps) {
+        steps.iter().for_each(Return::take_back);
+        return Err(standing(error));
+    }
+    // The policy is in force from here on and must not be undone. The objects of the other
+    // generations are removed.
+    let mut done = Ok(());
+    for step in &mut steps {
+        let mut state = step.state.clone();
+        done = done.and(tidy(&step.hooks(), &mut state));
+    }
+    done.map_err(standing)?;
+    Ok(true)
+}
+
+fn put_all(steps: &mut [Return<'_>]) -> Result<(), KernelError> {
+    steps.iter().try_for_each(Return::pin)?;
+    for direction in ORDER {
+        steps.iter_mut().try_for_each(|step| step.put(direction))?;
+    }
+    steps.iter().try_for_each(|step| State::promote(step.pins))
 }
 
 fn mode_of(state: &State) -> XdpMode {

@@ -45,7 +45,7 @@ pub mod tc;
 mod trust;
 
 pub use apply::apply;
-pub use condition::{Fault, FaultCode, standing_after};
+pub use condition::{Fault, FaultCode, standing_after, standing_on};
 pub use detach::{detach, tidy_up};
 pub use error::KernelError;
 pub use options::{ApplyOptions, DEFAULT_MAX_FLOWS, EgressHook, XdpMode};

@@ -120,6 +120,12 @@ impl Plan {
         changed.chain(unchanged).collect()
     }
 
+    /// The epoch that is to be: see [`super::generation::Generation::epoch`].
+    pub(super) fn epoch(&self) -> u32 {
+        let mut states = self.interfaces.iter();
+        states.next().map_or(0, |one| one.state.epoch)
+    }
+
     /// The generation that is to be in force.
     pub(super) fn generation(&self) -> u32 {
         let mut states = self.interfaces.iter();
@@ -332,11 +338,20 @@ fn plan_at_once(
             // If the policy before opens no flows, none can be added until it is replaced.
             Some(s) => s.has_flows && (s.opens_flows || has_any_flow(pins)),
         };
-    let latest = replaced().map(|it| it.state.policy.generation.max(it.state.last_generation));
+    let latest = replaced().map(|it| it.state.latest_number());
     let generation = match previous {
         // Those that are added get the same one.
         Some(state) if is_same => state.policy.generation,
         _ => latest.max().unwrap_or(0) + 1,
+    };
+    // The rules of an epoch are the same wherever it runs, so that its flows stay admitted.
+    let is_of_epoch = |state: &State| {
+        let same = previous.map(|previous| previous.epoch) == Some(state.epoch);
+        same && state.policy.digest == policy.digest
+    };
+    let epoch = match previous {
+        Some(state) if replaced().all(|it| is_of_epoch(&it.state)) => state.epoch,
+        _ => generation,
     };
     // Until it is known when it took effect.
     let now = jiff::Timestamp::now().to_string();
@@ -388,6 +403,7 @@ fn plan_at_once(
                 // It is removed with the enforcer if it was not there before.
                 added_clsact: before.is_some_and(|s| s.added_clsact) || !has_qdisc,
                 policy: record.clone(),
+                epoch,
                 inbound_program: 0,
                 outbound_program: 0,
                 remembering: None,

@@ -117,13 +117,14 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
     let generation = plan.generation();
     let mut seedings = Seedings::default();
     if !options.cut_existing {
-        seedings.carried = carry_over(plan, compiled, generation)?;
+        seedings.carried = carry_over(plan, compiled, plan.epoch())?;
     }
     // If the programs do not look up flows, flows that were opened meanwhile need no entry.
     let has_entered = seedings.carried.as_ref().is_some_and(|it| it.entered() > 0);
     let mut has_flows = shared.state.has_flows || has_entered;
     seedings.carried = seedings.carried.filter(|_| has_flows);
     let mut told = Generation::of(policy, generation);
+    told.epoch = plan.epoch();
     told.log_level = options.log_level;
     let mut may_have_cut_flows = false;
     if !plan.is_first() {
@@ -172,7 +173,7 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
     if !added.is_empty() {
         let timeouts = &policy.timeouts;
         let max_flows = shared.state.max_flows;
-        let mut new = Seeding::new(compiled, generation, &shared.pins, max_flows, timeouts)?;
+        let mut new = Seeding::new(compiled, plan.epoch(), &shared.pins, max_flows, timeouts)?;
         new.of_interfaces(plan.indices());
         if options.cut_existing {
             new.cuts();
@@ -272,7 +273,7 @@ pub(super) fn adopt(from: &InterfacePins, to: &InterfacePins) -> Result<(), Kern
 fn carry_over<'a>(
     plan: &Plan,
     compiled: &'a Compiled,
-    generation: u32,
+    epoch: u32,
 ) -> Result<Option<Seeding<'a>>, KernelError> {
     let is_intact = |replaced: &Replaced| {
         replaced.inspection.running(Direction::Inbound) == Some(replaced.state.inbound_program)
@@ -283,13 +284,7 @@ fn carry_over<'a>(
     let Some((one, Replaced { state, .. })) = plan.replaced().next() else {
         return Ok(None);
     };
-    let seeding = Seeding::new(
-        compiled,
-        generation,
-        &one.pins,
-        state.max_flows,
-        &state.timeouts,
-    );
+    let seeding = Seeding::new(compiled, epoch, &one.pins, state.max_flows, &state.timeouts);
     let mut seeding = match seeding {
         Err(KernelError::MissingPin { .. }) => return Ok(None),
         seeding => seeding?,
@@ -299,6 +294,6 @@ fn carry_over<'a>(
         Err(KernelError::MissingPin { .. } | KernelError::Refused { .. }) => return Ok(None),
         tables => tables?,
     };
-    seeding.before_replacing(tables, state.policy.generation)?;
+    seeding.before_replacing(tables, state.epoch)?;
     Ok(Some(seeding))
 }

@@ -118,6 +118,7 @@ impl Programs {
 
         let config = Config {
             generation: generation.number,
+            epoch: generation.epoch,
             flow_groups: groups,
             flow_timeouts: ages(&generation.timeouts),
             fragment_timeout: generation.timeouts[Timeout::Fragment as usize],

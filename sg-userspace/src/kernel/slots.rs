@@ -309,6 +309,7 @@ mod tests {
                 generation: 1,
                 applied_at: String::new(),
             },
+            epoch: 1,
             inbound_program: 0,
             outbound_program: 0,
             remembering: None,

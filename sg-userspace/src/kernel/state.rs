@@ -45,6 +45,8 @@ pub struct State {
     /// Whether the enforcer has added the clsact qdisc, so that it also has to remove it.
     pub added_clsact: bool,
     pub policy: PolicyRecord,
+    /// See [`crate::kernel::generation::Generation::epoch`].
+    pub epoch: u32,
     /// Ids of the programs that belong to this record. If a link runs another program, an `apply`
     /// was interrupted between the record and the swap.
     pub inbound_program: u32,
@@ -72,8 +74,8 @@ pub struct State {
     /// See [`crate::kernel::generation::Generation::log_level`].
     #[serde(default)]
     pub log_level: u8,
-    /// The latest generation that has run, if it is not the one in force. A number is used only
-    /// once, because it shows whether a flow has been judged by a generation.
+    /// The latest generation or epoch that has run, if it is not the one in force. A number is
+    /// used only once, because the stamp of a flow shows whether it has been judged.
     #[serde(default)]
     pub last_generation: u32,
     /// The rules of the policy in force, inbound first, in order of position.
@@ -184,16 +186,13 @@ impl Records {
 /// Packets may have been counted in the slots of that one.
 pub(super) fn taken_back(current: State, attempted: State) -> State {
     let is_in_force = |owner: &SlotOwner| current.rules.iter().any(|o| o.slot == owner.slot);
+    let last_generation = attempted.latest_number().max(current.last_generation);
     let retired = attempted.rules.into_iter().chain(attempted.retired);
     State {
         retired: retired.filter(|owner| !is_in_force(owner)).collect(),
         forgotten: attempted.forgotten,
         counter_maps: attempted.counter_maps,
-        last_generation: attempted
-            .policy
-            .generation
-            .max(attempted.last_generation)
-            .max(current.last_generation),
+        last_generation,
         ..current
     }
 }
@@ -210,12 +209,19 @@ impl State {
     /// What has to be known if the policy does not come into force.
     pub fn attempted(&self) -> Attempted {
         Attempted {
+            interface: self.interface.clone(),
             netns_cookie: self.netns_cookie,
             ifindex: self.ifindex,
             generation: self.policy.generation,
             programs: [self.inbound_program, self.outbound_program],
             timeouts: self.timeouts,
         }
+    }
+
+    /// The highest number that a generation or an epoch has had.
+    pub(super) fn latest_number(&self) -> u32 {
+        let numbers = [self.policy.generation, self.epoch, self.last_generation];
+        numbers.into_iter().max().unwrap_or_default()
     }
 
     /// Whether `program` is one of this policy's remembering programs.
@@ -331,6 +337,7 @@ mod tests {
                 generation: 3,
                 applied_at: "2026-01-01T00:00:00Z".into(),
             },
+            epoch: 2,
             inbound_program: 1,
             outbound_program: 2,
             remembering: None,

@@ -32,7 +32,8 @@ pub struct Flow {
     /// Seconds since it was entered, and since its last packet (to about a quarter of a second).
     pub age_seconds: u64,
     pub idle_seconds: u64,
-    /// The generation of the policy that last admitted it.
+    /// The epoch in which a policy admitted it last, by the number of the generation that began
+    /// it: loading the same policy again, or adding an interface, begins none.
     pub generation: u32,
     /// The rule that admitted it. Null if that rule is not known any more, or if the flow is
     /// seeded or cut.

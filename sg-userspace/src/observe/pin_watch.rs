@@ -15,8 +15,8 @@ impl PinWatch {
     /// Calls `changed` after each change, from a thread of its own.
     ///
     /// # Errors
-    /// When the directory cannot be watched.
-    pub fn new(dir: &Path, changed: impl Fn() + Send + 'static) -> notify::Result<PinWatch> {
+    /// When a directory cannot be watched.
+    pub fn new(dirs: &[&Path], changed: impl Fn() + Send + 'static) -> notify::Result<PinWatch> {
         let mut watcher =
             notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
                 // An error, such as an overflow, may hide a change. Opening and reading are no
@@ -25,7 +25,9 @@ impl PinWatch {
                     changed();
                 }
             })?;
-        watcher.watch(dir, RecursiveMode::NonRecursive)?;
+        for dir in dirs {
+            watcher.watch(dir, RecursiveMode::NonRecursive)?;
+        }
         Ok(PinWatch { _watcher: watcher })
     }
 }

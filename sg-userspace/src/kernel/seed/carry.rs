@@ -11,7 +11,7 @@ use super::decide::{entry, kind_of};
 use super::existing::Existing;
 
 /// The kind and the entry of `flow`, if it gets one. `before` and `after` evaluate the rules of the
-/// two policies, as the packet path does. `generation` is that of the earlier policy.
+/// two policies, as the packet path does. `epoch` is that of the earlier policy.
 ///
 /// The earlier rules accepted both the flow's packets and its replies, so it had no entry (K7), and
 /// the later rules do not accept both. It now gets the entry that the earlier policy would have
@@ -20,7 +20,7 @@ pub(super) fn carry(
     flow: &Existing,
     before: impl Fn(Direction, IpAddr, Kind, u16) -> Verdict,
     after: impl Fn(Direction, IpAddr, Kind, u16) -> Verdict,
-    generation: u32,
+    epoch: u32,
     now: u64,
 ) -> Option<(FlowKind, FlowValue)> {
     let key = &flow.key;
@@ -38,7 +38,7 @@ pub(super) fn carry(
     }
     let value = FlowValue {
         slot: admission.slot(),
-        generation,
+        generation: epoch,
         ..entry(flow, now)
     };
     let value = value.admitted(flow.originator, flow.opened_by());

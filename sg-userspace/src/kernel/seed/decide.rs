@@ -11,7 +11,7 @@ use sg_common::verdict::{Direction, Verdict};
 use super::existing::Existing;
 
 /// The kind and the entry of `flow`, if it gets one. `judge` evaluates the rules of a direction for
-/// a remote address and the number of a kind, as the packet path does. `generation` is that of the
+/// a remote address and the number of a kind, as the packet path does. `epoch` is that of the
 /// policy, `now` the time on the monotonic clock.
 ///
 /// - If the rules accept both the packets of the flow and their replies, it needs no entry (K7).
@@ -25,7 +25,7 @@ use super::existing::Existing;
 pub(super) fn decide(
     flow: &Existing,
     judge: impl Fn(Direction, IpAddr, Kind, u16) -> Verdict,
-    generation: u32,
+    epoch: u32,
     now: u64,
 ) -> Option<(FlowKind, FlowValue)> {
     let key = &flow.key;
@@ -51,7 +51,7 @@ pub(super) fn decide(
     };
     let value = FlowValue {
         slot,
-        generation,
+        generation: epoch,
         flags,
         ..entry
     };

@@ -64,8 +64,8 @@ pub struct Cut {
 /// replacement it begins with [`Seeding::before_replacing`].
 pub struct Seeding<'a> {
     rules: &'a Compiled,
-    generation: u32,
-    /// The tables of the policy that is replaced, and its generation.
+    epoch: u32,
+    /// The tables of the policy that is replaced, and its epoch.
     replaced: Option<(LiveTables, u32)>,
     table: SeededTable,
     /// The interfaces of the attachment.
@@ -96,7 +96,7 @@ impl<'a> Seeding<'a> {
     /// The flow table must be pinned at `pins` and have room for `max_flows`.
     pub fn new(
         rules: &'a Compiled,
-        generation: u32,
+        epoch: u32,
         pins: &InterfacePins,
         max_flows: u32,
         timeouts: &[u32; TIMEOUTS],
@@ -104,7 +104,7 @@ impl<'a> Seeding<'a> {
         Ledger::create(pins)?;
         Ok(Seeding {
             rules,
-            generation,
+            epoch,
             replaced: None,
             table: SeededTable::open(pins, max_flows, timeouts)?,
             interfaces: vec![pins.ifindex],
@@ -164,12 +164,8 @@ impl<'a> Seeding<'a> {
 
     /// The first step of a replacement, while the programs of the earlier policy run. Enters flows
     /// that its rules (`tables`) accept without an entry and the new rules do not.
-    pub fn before_replacing(
-        &mut self,
-        tables: LiveTables,
-        generation: u32,
-    ) -> Result<(), KernelError> {
-        self.replaced = Some((tables, generation));
+    pub fn before_replacing(&mut self, tables: LiveTables, epoch: u32) -> Result<(), KernelError> {
+        self.replaced = Some((tables, epoch));
         self.before()
     }
 
@@ -276,10 +272,10 @@ impl<'a> Seeding<'a> {
         let mut routes: HashMap<(IpAddr, IpAddr), bool> = HashMap::new();
         let entry = |flow: Existing| {
             let (kind, value) = match &self.replaced {
-                None => decide(&flow, judge, self.generation, now)?,
-                Some((tables, generation)) => {
+                None => decide(&flow, judge, self.epoch, now)?,
+                Some((tables, epoch)) => {
                     let before = |d, remote, kind, number| tables.decide(d, remote, kind, number);
-                    carry(&flow, before, judge, *generation, now)?
+                    carry(&flow, before, judge, *epoch, now)?
                 }
             };
             let (kind, value) = match (self.cuts, flow.key.kind()) {
