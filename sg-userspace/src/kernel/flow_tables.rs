@@ -115,6 +115,13 @@ pub fn may_have_cut(
     })
 }
 
+/// Whether a flow is stamped with a later epoch than this one; if the table cannot be read, it may
+/// be.
+pub(super) fn has_later_flow(pins: &InterfacePins, epoch: u32) -> bool {
+    let mut has_later = false;
+    each_flow(pins, |flow| has_later |= flow.value.generation > epoch).is_err() || has_later
+}
+
 /// Removes the flows that have expired at `now` (`CLOCK_MONOTONIC` nanoseconds), and the fragments
 /// that expired a second or more ago. Returns the number of flows.
 pub fn sweep(

@@ -11,7 +11,7 @@ use sg_common::verdict::Direction;
 use super::commit::{ORDER, put_direction, tidy};
 use super::condition::standing_on;
 use super::error::KernelError;
-use super::flow_tables::may_have_cut;
+use super::flow_tables::{has_later_flow, may_have_cut};
 use super::generation::Generation;
 use super::hooks::Hooks;
 use super::inspect::{Inspection, inspect};
@@ -166,7 +166,8 @@ impl Held {
         };
         let mut told = Generation::recorded(&self.state);
         let is_later = step.current.epoch != self.state.epoch;
-        let is_new_epoch = is_later && step.current.has_flows && told.has_flows;
+        let has_later = || step.current.opens_flows || has_later_flow(pins, self.state.epoch);
+        let is_new_epoch = is_later && told.has_flows && has_later();
         if is_new_epoch {
             told.epoch = epoch;
             if told.established == Established::Flush {

@@ -348,3 +348,58 @@ fn it_ends_when_somebody_else_detaches() {
     assert!(err.contains("nothing is attached to `nic`"), "{err}");
     world.assert_untouched();
 }
+
+/// Proves C11 and K1 for two interfaces: `run` looks after both, attaches one that is made anew,
+/// goes on with the other when one is taken out, and at its end returns each to what it was.
+#[test]
+fn several_interfaces_are_looked_after_together() {
+    let world = World::new();
+    let words = format!(
+        "link add nic1 netns {} type veth peer name nic1 netns {}",
+        world.node, world.peer
+    );
+    let add = || {
+        super::world::ip(&words.split(' ').collect::<Vec<_>>());
+        super::world::ip(&["-n", &world.node, "link", "set", "nic1", "up"]);
+    };
+    add();
+    let policy = |name: &str| {
+        let text =
+            format!("name: {name}\ninbound: [{{protocol: icmp, from: any, action: accept}}]\n");
+        file(world.dir.path(), "p.yaml", &text)
+    };
+    let before = file(
+        world.dir.path(),
+        "before.yaml",
+        "name: before\ninbound: []\n",
+    );
+    world.run(&["apply", &before, "--iface", "nic"]).ok();
+    let path = policy("one");
+    let running =
+        Running::of(&mut world.command(&["run", &path, "--iface", "nic*", "--interval", "0.5"]));
+    running.says("applied one on nic, nic1, generation 2");
+    running.says("nic1: inbound ");
+    world.run(&["status"]).ok();
+    world
+        .run(&["run", &path, "--iface", "nic1"])
+        .fails(1, "looks after `nic1`");
+
+    policy("two");
+    running.says("reloaded two on nic, nic1, generation 3");
+    super::world::ip(&["-n", &world.node, "link", "del", "nic1"]);
+    running.says("nic1 has gone");
+    add();
+    running.says("nic1 has been made anew");
+    world.run(&["status"]).ok();
+
+    let (code, err) = running.end(nix::sys::signal::Signal::SIGINT);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    let rows = world.run(&["status", "--json"]).ok().json();
+    assert_eq!(rows.as_array().unwrap().len(), 1, "{rows:#}");
+    assert_eq!(
+        (&rows[0]["interface"], &rows[0]["policy"]["name"]),
+        (&"nic".into(), &"before".into())
+    );
+    world.run(&["detach"]).ok();
+    world.assert_untouched();
+}

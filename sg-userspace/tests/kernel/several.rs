@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use sg_policy::policy::rules_from_lines;
 use sg_policy::testing::{self, Shape};
+use sg_userspace::kernel::held::InForce;
 use sg_userspace::kernel::{
     Applied, ApplyOptions, FaultCode, KernelError, Outcome, apply, detach, interfaces,
 };
@@ -16,6 +17,7 @@ use sg_userspace::observe::explain::{Question, Transport, explain_attached};
 use sg_userspace::observe::flows::flows;
 
 use crate::frames::{Frame, frame};
+use crate::probe::{Probe, Seen};
 use crate::sandbox::{RawSender, Sandbox, ip, sandbox};
 use crate::watching::{assert_adds_up, only, read, read_when, under};
 
@@ -514,8 +516,8 @@ fn interfaces_of_two_generations_are_no_whole() {
         put("in udp 53 from any accept", &options);
         let pins = only(sandbox, "up1").pins;
         // The state after an `apply` that was interrupted after the first interface.
-        let held = sg_userspace::kernel::held::InForce::find(sandbox.bpffs(), &pins).unwrap();
-        let sg_userspace::kernel::held::InForce::Policy(held) = held else {
+        let held = InForce::find(sandbox.bpffs(), &pins).unwrap();
+        let InForce::Policy(held) = held else {
             panic!("a policy is in force");
         };
         let second = put("in udp 54 from any accept", &options);
@@ -562,5 +564,251 @@ fn all_interfaces_are_found_by_a_pattern_and_explained_alike() {
             error,
             "nothing is attached to an interface that matches `far*`"
         );
+    });
+}
+
+/// Proves K11: when a policy comes back after another one, what only that one admitted is judged by
+/// it at the next packet, whichever side sends that, although its generation has the lower number.
+#[test]
+fn what_only_the_policy_between_admitted_is_judged_when_the_former_comes_back() {
+    sandbox(|sandbox| {
+        sandbox.veth("up0", "far0");
+        let options = on(sandbox, &["up0"]);
+        // The answers pass by its rules, the requests do not.
+        put(
+            "in tcp 4000-4999 from any accept\nin udp 4000-4999 from any accept",
+            &options,
+        );
+        let pins = only(sandbox, "up0").pins;
+        let held = InForce::find(sandbox.bpffs(), &pins).unwrap();
+        let InForce::Policy(held) = held else {
+            panic!("a policy is in force");
+        };
+        let between = put(
+            "out tcp 443 to any accept\nout udp 53 to any accept",
+            &options,
+        );
+        let (near, far) = (RawSender::new("up0"), RawSender::new("far0"));
+        near.send(frame("tcp 192.0.2.1:4000 > 198.51.100.7:443 syn").bytes());
+        far.send(frame("tcp 198.51.100.7:443 > 192.0.2.1:4000 syn ack").bytes());
+        near.send(frame("udp 192.0.2.1:4001 > 198.51.100.7:53").bytes());
+        let c = read_when(sandbox, "up0", |c| c.totals[0].packets == 1);
+        assert_eq!(c.totals[0].accepted, 1);
+        let ours = between.first.state.attempted().programs;
+        assert!(held.put_back(sandbox.bpffs(), &pins, &[ours]).unwrap());
+        let state = only(sandbox, "up0").state().unwrap().clone();
+        assert_eq!(state.policy.generation, 1, "the former one");
+        assert!(state.epoch > 2, "{}", state.epoch);
+        far.send(frame("tcp 198.51.100.7:443 > 192.0.2.1:4000 ack").bytes());
+        let c = read_when(sandbox, "up0", |c| c.totals[0].packets == 2);
+        assert_eq!(under(&c, "revoked"), [1, 0], "{c:#?}");
+        assert_adds_up(&c, 2, 2);
+        // A number is used once.
+        let next = put("in udp 9 from any accept", &options);
+        assert!(next.first.state.policy.generation > state.epoch);
+        assert_eq!(health(sandbox, "up0"), Health::Enforcing);
+    });
+}
+
+/// Proves K11: loading a policy again that means the same, to repair it or to add an interface, is
+/// no new policy for the flows, even where a new one would flush them.
+#[test]
+fn the_same_policy_again_leaves_the_flows_alone() {
+    sandbox(|sandbox| {
+        let options = uplinks(sandbox);
+        let mut policy = rules_from_lines("out tcp 443 to any accept");
+        policy.established = sg_policy::policy::Established::Flush;
+        apply(&policy, &on(sandbox, &["up0"])).unwrap();
+        let (near, far) = (RawSender::new("up0"), RawSender::new("far0"));
+        near.send(frame("tcp 192.0.2.1:4000 > 198.51.100.7:443 syn").bytes());
+        let goes_on = |count: u64| {
+            far.send(frame("tcp 198.51.100.7:443 > 192.0.2.1:4000 syn ack").bytes());
+            let c = read_when(sandbox, "up0", |c| c.totals[0].packets == count);
+            assert_eq!(c.totals[0].accepted, count, "{c:#?}");
+            let live = flows(&only(sandbox, "up0")).unwrap();
+            assert_eq!((live.len(), live[0].generation), (1, 1));
+        };
+        goes_on(1);
+        apply(&policy, &options).unwrap();
+        goes_on(2);
+        // Somebody takes the inbound link away.
+        std::fs::remove_file(only(sandbox, "up0").pins.xdp_link()).unwrap();
+        let index = interfaces::index_of("up0").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while interfaces::xdp_program(index).unwrap().is_some() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let repaired = apply(&policy, &options).unwrap();
+        assert_eq!(repaired.outcome, Outcome::Replaced);
+        assert_eq!(repaired.first.state.policy.generation, 2);
+        assert_eq!(repaired.first.state.epoch, 1);
+        goes_on(3);
+        // Another policy flushes them.
+        let mut other = rules_from_lines("out tcp 443 to any accept\nout udp 53 to any accept");
+        other.established = sg_policy::policy::Established::Flush;
+        apply(&other, &options).unwrap();
+        far.send(frame("tcp 198.51.100.7:443 > 192.0.2.1:4000 syn ack").bytes());
+        let c = read_when(sandbox, "up0", |c| c.totals[0].packets == 4);
+        assert_eq!(under(&c, "revoked"), [1, 0]);
+    });
+}
+
+/// Proves K12 where an interface joins: a connection over it goes on, and one that the other
+/// interface does not let through is not brought to life.
+#[test]
+fn of_what_no_rule_admits_only_what_leaves_by_the_new_interface_is_kept() {
+    sandbox(|sandbox| {
+        let options = uplinks(sandbox);
+        for (near, far, net) in [("up0", "far0", 1), ("up1", "far1", 2)] {
+            ip(&["addr", "add", &format!("10.0.{net}.1/24"), "dev", near]);
+            ip(&[
+                "neigh",
+                "add",
+                &format!("10.0.{net}.2"),
+                "lladdr",
+                "02:00:00:00:00:01",
+                "dev",
+                near,
+            ]);
+            let _ = far;
+        }
+        put("in udp 9 from any accept", &on(sandbox, &["up0"]));
+        let socket = |to: &str| {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.connect(to).unwrap();
+            let _ = socket.send(b"a datagram");
+            socket
+        };
+        let sockets = [socket("10.0.1.2:53"), socket("10.0.2.2:53")];
+        let added = put("in udp 9 from any accept", &options);
+        assert_eq!(
+            added.seeded.as_ref().map(|seeded| seeded.without_rule),
+            Some(1)
+        );
+        let live = flows(&only(sandbox, "up1")).unwrap();
+        let remotes: Vec<String> = live.iter().map(|flow| flow.remote.to_string()).collect();
+        assert_eq!(remotes, ["10.0.2.2"]);
+        for (i, (net, far)) in [(1, "far0"), (2, "far1")].into_iter().enumerate() {
+            let port = sockets[i].local_addr().unwrap().port();
+            let answer = format!("udp 10.0.{net}.2:53 > 10.0.{net}.1:{port}");
+            RawSender::new(far).send(frame(&answer).bytes());
+        }
+        let c = read_when(sandbox, "up1", |c| c.totals[0].packets == 1);
+        assert_eq!(under(&c, "seeded"), [1, 0]);
+        let c = read_when(sandbox, "up0", |c| c.totals[0].packets == 1);
+        assert_eq!(under(&c, "no-match"), [1, 1]);
+    });
+}
+
+/// Proves C1 and C12 for two interfaces: where a step of `apply` fails, all directions of both run
+/// one policy; where it is killed, each runs the old one or the new one, and `status` calls
+/// enforcing only what is. An interface that joins never disturbs the other. The next `apply` puts
+/// everything right.
+#[test]
+fn a_fault_at_any_step_leaves_one_policy_everywhere() {
+    sandbox(|sandbox| {
+        uplinks(sandbox);
+        let dir = tempfile::tempdir().expect("a directory");
+        let trace = dir.path().join("points");
+        let policy = |name: &str, port: u16| {
+            let rule = |end: &str| {
+                format!("[{{protocol: udp, ports: {port}, {end}: any, action: accept}}]")
+            };
+            let text = format!("inbound: {}\noutbound: {}\n", rule("from"), rule("to"));
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).expect("it can be written");
+            path.display().to_string()
+        };
+        let (a, b) = (policy("a", 1000), policy("b", 2000));
+        let run = |policy: &str, interfaces: &[&str], fault: Option<&str>| {
+            let _ = std::fs::remove_file(&trace);
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sgctl"));
+            command.arg("--bpffs").arg(sandbox.bpffs());
+            command.args(["apply", policy, "--max-flows", "64"]);
+            for name in interfaces {
+                command.args(["--iface", name]);
+            }
+            command.env("SG_FAULT_TRACE", &trace);
+            if let Some(fault) = fault {
+                command.env("SG_FAULT", fault);
+            }
+            command.output().expect("sgctl starts")
+        };
+        let passed = || -> Vec<String> {
+            let points = std::fs::read_to_string(&trace).expect("a build with fault points");
+            points.lines().map(str::to_owned).collect()
+        };
+        let clean = || {
+            for one in attached(sandbox.bpffs(), &Scope::Namespace).unwrap() {
+                detach(sandbox.bpffs(), &one.pins).unwrap_or_else(|e| panic!("{e}"));
+            }
+            sg_userspace::kernel::tidy_up(sandbox.bpffs()).unwrap();
+            assert!(!sandbox.pins().exists(), "pins are left");
+        };
+        const BOTH: [&str; 2] = ["up0", "up1"];
+        let mut probes = UPLINKS.map(|(near, far)| Probe::new(near, far));
+        // The policy and the interfaces before, and the policy that is applied to both.
+        let scenarios: [(&str, &[&str], &str); 3] =
+            [(&a, &BOTH, &b), (&a, &["up0"], &a), (&a, &["up0"], &b)];
+        for (number, (before, on, next)) in scenarios.into_iter().enumerate() {
+            let set_up = || assert!(run(before, on, None).status.success());
+            set_up();
+            assert!(run(next, &BOTH, None).status.success());
+            let points = passed();
+            assert!(points.len() > 40, "{points:?}");
+            clean();
+            // A sample, of other points for each scenario.
+            let every = 7;
+            for (at, point) in points.iter().enumerate().skip(number).step_by(every) {
+                let kind = ["fail", "kill"][(at / every) % 2];
+                set_up();
+                let output = run(next, &BOTH, Some(&format!("{kind}:{point}")));
+                let error = String::from_utf8_lossy(&output.stderr);
+                let when = format!("{on:?}, {kind} {point}: {} {error}", output.status);
+                let seen = [probes[0].look(), probes[1].look()];
+                let when = format!("{when} {seen:?}");
+                let joins = on.len() == 1;
+                for (interface, seen) in seen.iter().enumerate() {
+                    let allowed: &[Seen] = match interface {
+                        1 if joins => &[Seen::Open, Seen::A, Seen::B],
+                        0 if before == next => &[Seen::A],
+                        _ => &[Seen::A, Seen::B],
+                    };
+                    assert!(seen.iter().all(|seen| allowed.contains(seen)), "{when}");
+                    if kind == "fail" {
+                        assert_eq!(seen[0], seen[1], "{when}: half of a policy");
+                    }
+                }
+                if kind == "fail" && !(joins && seen[1] == [Seen::Open; 2]) {
+                    assert_eq!(seen[0], seen[1], "{when}: two policies");
+                }
+                let rows = attached(sandbox.bpffs(), &Scope::Namespace).unwrap();
+                let enforcing = rows.iter().filter(|one| {
+                    one.state.is_ok()
+                        && one
+                            .status()
+                            .is_ok_and(|row| row.health == Health::Enforcing)
+                });
+                let enforcing: Vec<u32> = enforcing.map(|one| one.pins.ifindex).collect();
+                for (interface, seen) in BOTH.iter().zip(&seen) {
+                    let index = interfaces::index_of(interface).unwrap();
+                    let is_one = seen[0] == seen[1] && seen[0] != Seen::Open;
+                    assert!(
+                        is_one || !enforcing.contains(&index),
+                        "{when}: {enforcing:?}"
+                    );
+                }
+                if enforcing.len() == 2 {
+                    assert_eq!(seen[0], seen[1], "{when}: both are called enforcing");
+                }
+                let again = run(&b, &BOTH, None);
+                let error = String::from_utf8_lossy(&again.stderr);
+                assert!(again.status.success(), "{when}: then {error}");
+                for probe in &mut probes {
+                    assert_eq!(probe.look(), [Seen::B; 2], "{when}: then");
+                }
+                clean();
+            }
+        }
     });
 }

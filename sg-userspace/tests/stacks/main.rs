@@ -27,4 +27,5 @@ mod tools;
 mod traceroute;
 mod transfer;
 mod tunnel;
+mod uplinks;
 mod verdicts;
