@@ -418,9 +418,10 @@ fn it_returns_to_the_policy_that_was_there() {
     }
     world.ping_node(2);
     assert_eq!(counted(), Some((5, Some(1))));
-    // The number of a generation is never used again.
+    // The number of a generation is never used again, nor is the one of the epoch that the return
+    // began.
     world.run(&["apply", &mine, "--iface", "nic"]).ok();
-    assert_eq!(in_force(&world), ("p4".to_owned(), 6));
+    assert_eq!(in_force(&world), ("p4".to_owned(), 7));
     world.run(&["detach", "--iface", "nic"]).ok();
     world.assert_untouched();
 }
