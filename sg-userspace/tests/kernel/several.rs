@@ -758,7 +758,7 @@ fn a_fault_at_any_step_leaves_one_policy_everywhere() {
             assert!(points.len() > 40, "{points:?}");
             clean();
             // A sample, of other points for each scenario.
-            let every = 7;
+            let every = 17;
             for (at, point) in points.iter().enumerate().skip(number).step_by(every) {
                 let kind = ["fail", "kill"][(at / every) % 2];
                 set_up();
