@@ -3,12 +3,13 @@
 
 use std::net::SocketAddr;
 
+use sg_common::verdict::{Direction, Reason};
 use sg_policy::policy::rules_from_lines;
+use sg_testbed::Host;
 use sg_userspace::kernel::{ApplyOptions, apply};
 use sg_userspace::observe::attached::{Scope, attached};
 use sg_userspace::observe::counters::{Counters, counters};
 
-use crate::host::Host;
 use crate::sandbox::{Sandbox, sandbox};
 use crate::service::{PATIENCE, SILENCE, Service, Transport, is_answered};
 use crate::tools::tool;
@@ -132,11 +133,11 @@ fn connections_use_both_uplinks() {
             Service::start(&router, &[(Tcp, 5001), (Udp, 5001)]),
             Service::start(&node, &[(Tcp, 6001), (Udp, 6001), (Tcp, 6002)]),
         ];
-        let used = |direction: usize| {
+        let used = |direction: Direction| {
             read(sandbox).map(|one| {
                 let replies = |rule: &sg_userspace::observe::counters::RuleCounters| match rule
                     .direction
-                    == ["inbound", "outbound"][direction]
+                    == direction
                 {
                     true => rule.packets,
                     false => rule.reply_packets,
@@ -148,7 +149,8 @@ fn connections_use_both_uplinks() {
         route(&node, NODE, ROUTER, 1, &[0]);
         route(&router, ROUTER, NODE, 2, &[1]);
         exchange(&node, &router, 2);
-        let ([inbound0, inbound1], [outbound0, outbound1]) = (used(0), used(1));
+        let ([inbound0, inbound1], [outbound0, outbound1]) =
+            (used(Direction::Inbound), used(Direction::Outbound));
         assert_eq!(
             (inbound0, outbound1),
             (0, 0),
@@ -163,17 +165,17 @@ fn connections_use_both_uplinks() {
         route(&node, NODE, ROUTER, 1, &[0, 1]);
         route(&router, ROUTER, NODE, 2, &[0, 1]);
         exchange(&node, &router, 12);
-        let ([inbound0, _], [_, outbound1]) = (used(0), used(1));
+        let ([inbound0, _], [_, outbound1]) = (used(Direction::Inbound), used(Direction::Outbound));
         assert!(
             inbound0 > 10 && outbound1 > 10,
             "{inbound0} and {outbound1} packets"
         );
         for one in read(sandbox) {
-            let revoked = one
+            let broken = one
                 .reasons
                 .iter()
-                .filter(|row| row.reason == "malformed" || row.reason == "incomplete");
-            assert_eq!(revoked.map(|row| row.packets).sum::<u64>(), 0);
+                .filter(|row| matches!(row.reason, Reason::Malformed | Reason::Incomplete));
+            assert_eq!(broken.map(|row| row.packets).sum::<u64>(), 0);
         }
     });
 }
