@@ -66,8 +66,8 @@ pub enum Ruling {
 /// What a policy does with flows that an earlier one admitted. A trait, since the packet path reads
 /// its constants anew each time: it has few registers, and a short stack.
 pub trait Policy {
-    /// The generation in force.
-    fn generation(&self) -> u32;
+    /// The epoch in force: what its flows are stamped with.
+    fn epoch(&self) -> u32;
     /// One of [`JUDGE_OLD`] and those after it.
     fn old_flows(&self) -> u8;
 
@@ -88,13 +88,13 @@ pub trait Policy {
     /// before it.
     #[inline(always)]
     fn is_before<W: Word>(&self, rule: u64) -> u64 {
-        W::opaque(generation_of(rule).into()).wrapping_sub(self.generation().into()) >> 63
+        W::opaque(generation_of(rule).into()).wrapping_sub(self.epoch().into()) >> 63
     }
 
     /// Whether another policy has admitted the flow, before this one or after it.
     #[inline(always)]
     fn is_other(&self, rule: u64) -> bool {
-        generation_of(rule) != self.generation()
+        generation_of(rule) != self.epoch()
     }
 
     /// Whether programs of this policy may cut a TCP flow with this entry: if they do not, no
@@ -108,15 +108,15 @@ pub trait Policy {
 /// A [`Policy`] in numbers at hand.
 #[derive(Clone, Copy, Debug)]
 pub struct InForce {
-    /// See [`Policy::generation`].
-    pub generation: u32,
+    /// See [`Policy::epoch`].
+    pub epoch: u32,
     /// See [`Policy::old_flows`].
     pub old_flows: u8,
 }
 
 impl Policy for InForce {
-    fn generation(&self) -> u32 {
-        self.generation
+    fn epoch(&self) -> u32 {
+        self.epoch
     }
 
     fn old_flows(&self) -> u8 {
@@ -309,7 +309,7 @@ mod tests {
 
     fn in_force(old_flows: u8) -> InForce {
         InForce {
-            generation: GENERATION,
+            epoch: GENERATION,
             old_flows,
         }
     }

@@ -146,7 +146,7 @@ pub(crate) struct InForce;
 
 impl Policy for InForce {
     #[inline(always)]
-    fn generation(&self) -> u32 {
+    fn epoch(&self) -> u32 {
         config().epoch
     }
 

@@ -329,9 +329,9 @@ impl FlowTable {
     /// Does to the flows of earlier generations what the programs of this one do, which flushes
     /// them (SPEC K11), at their next packet: those of TCP are cut, all others taken out. Returns
     /// how many of each kind were.
-    pub fn flush(&self, generation: u32, now: u64) -> [u64; 2] {
+    pub fn flush(&self, epoch: u32, now: u64) -> [u64; 2] {
         let policy = InForce {
-            generation,
+            epoch,
             old_flows: FLUSH_OLD,
         };
         let mut removed = [0; 2];

@@ -73,7 +73,7 @@ impl Generation {
     /// The same, as the rulings on flows take it.
     pub(super) fn in_force(&self) -> InForce {
         InForce {
-            generation: self.epoch,
+            epoch: self.epoch,
             old_flows: self.old_flows(),
         }
     }
