@@ -103,10 +103,12 @@ impl Inspection {
         let mut faults = Vec::new();
         match &self.place {
             Place::Gone => {
+                // Without a name `detach` would end enforcement everywhere.
+                let name = self.state().map_or("IF".into(), |state| state.interface);
                 return vec![Fault::new(
                     FaultCode::InterfaceGone,
                     "the interface was deleted",
-                    "`sgctl detach` removes what is left",
+                    format!("`sgctl detach --iface {name}` removes what is left of it"),
                 )];
             }
             Place::Recreated(at) => {

@@ -161,20 +161,23 @@ pub enum KernelError {
     },
 
     #[error("the pinned map {path} is not what this sgctl expects: {difference}")]
-    #[diagnostic(help("`sgctl detach` removes it and ends enforcement; then apply again"))]
+    #[diagnostic(help(
+        "`sgctl detach --iface IF` removes it and ends enforcement there; then apply again"
+    ))]
     OtherMap { path: PathBuf, difference: String },
 
     #[error("{what}: it is not there")]
     #[diagnostic(help(
         "somebody has removed a part of what sgctl pinned; where applying again does not put it \
-         back, `sgctl detach` removes the rest and ends enforcement; then apply again"
+         back, `sgctl detach --iface IF` removes the rest and ends enforcement there; then apply \
+         again"
     ))]
     MissingPin { what: String },
 
     #[error("the state record {path} is damaged: {reason}")]
     #[diagnostic(help(
         "the policy is still enforced, but rules and counters can no longer be told apart; \
-         `sgctl detach` removes it and ends enforcement, then apply again"
+         `sgctl detach --iface IF` removes it and ends enforcement there, then apply again"
     ))]
     DamagedState { path: PathBuf, reason: String },
 

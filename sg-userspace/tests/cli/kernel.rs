@@ -318,6 +318,36 @@ fn several_interfaces_are_an_array_and_detach_takes_all() {
     world.assert_untouched();
 }
 
+/// Proves C12: the remedy for an interface that was deleted names it, and ends nothing elsewhere.
+#[test]
+fn what_is_left_of_a_deleted_interface_is_removed_alone() {
+    let world = World::new();
+    let add = ["link", "add", "second", "type", "veth", "peer", "name"];
+    ip(&[&["-n", world.node.as_str()][..], &add, &["third"]].concat());
+    let both = ["--iface", "nic", "--iface", "second"];
+    let apply = [&["apply", "builtin:tke"][..], &both].concat();
+    world.run(&apply).ok();
+    ip(&["-n", &world.node, "link", "del", "second"]);
+
+    let status = world.run(&["status"]);
+    assert_eq!(status.code, 1, "{}", status.all());
+    let remedy = "detach --iface second";
+    assert!(
+        status.out.contains(&format!("`sgctl {remedy}`")),
+        "{}",
+        status.out
+    );
+    world.run(&remedy.split(' ').collect::<Vec<_>>()).ok();
+    let status = world.run(&["status"]).ok();
+    assert!(
+        status.out.contains("enforcing") && !status.out.contains("second"),
+        "{}",
+        status.out
+    );
+    world.run(&["detach"]).ok();
+    world.assert_untouched();
+}
+
 #[test]
 fn a_damaged_record_is_shown_and_detached() {
     let world = World::new();

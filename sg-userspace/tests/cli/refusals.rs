@@ -363,7 +363,9 @@ fn pins_that_somebody_has_removed() {
         if name.starts_with("counters_") {
             // The programs still count in this map, and no process can open it any more: only
             // `detach` helps.
-            world.run(&apply).fails(1, "`sgctl detach` removes");
+            world
+                .run(&apply)
+                .fails(1, "`sgctl detach --iface IF` removes");
             world.run(&["detach"]).ok();
         }
         world.run(&apply).ok();
