@@ -1,9 +1,9 @@
 //! Tests that run only in a guest of `cargo xtask test --kernels`, which has pairs of virtio
-//! interfaces and the kernel module for VLANs. Elsewhere they are ignored.
+//! interfaces and the kernel modules for VLANs and bonds. Elsewhere they are ignored.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sg_common::verdict::Direction;
 use sg_policy::policy::rules_from_lines;
@@ -332,6 +332,102 @@ fn judges_vlans(sandbox: &Sandbox, node: &str, peer: &str, mode: XdpMode) {
         assert!(packets >= least, "{direction} {name}: {packets}");
     }
     assert_eq!(reason("inbound", "malformed").map_or(0, |r| r.packets), 0);
+}
+
+/// The networks on the bond itself and on a VLAN of it. The node is host 1 in each, the peer host
+/// 2.
+const ON_THE_BOND: [(&str, [&str; 2]); 2] = [
+    ("bond", ["192.0.2.", "2001:db8:1::"]),
+    ("vlan", ["198.51.100.", "2001:db8:2::"]),
+];
+
+/// Joins two interfaces to a bond that sends by both in turns, with a VLAN interface on it.
+fn add_bond(members: [&str; 2], host: u8) {
+    let bond = ["link", "add", "bond", "type", "bond"];
+    ip(&[&bond[..], &["mode", "balance-rr", "miimon", "20"]].concat());
+    for member in members {
+        join_bond(member);
+    }
+    ip(&["link", "set", "bond", "up"]);
+    ip(&[
+        "link", "add", "link", "bond", "name", "vlan", "type", "vlan", "id", "5",
+    ]);
+    ip(&["link", "set", "vlan", "up"]);
+    for (name, [v4, v6]) in ON_THE_BOND {
+        ip(&["address", "add", &format!("{v4}{host}/24"), "dev", name]);
+        let v6 = format!("{v6}{host}/64");
+        ip(&["address", "add", &v6, "dev", name, "nodad"]);
+    }
+}
+
+/// An interface joins a bond only while it is down; the bond sets it up.
+fn join_bond(member: &str) {
+    ip(&["link", "set", member, "down"]);
+    ip(&["link", "set", member, "master", "bond"]);
+}
+
+/// Takes a member out. Its other end loses the carrier, by which the peer's bond notices.
+fn leave_bond(member: &str) {
+    ip(&["link", "set", member, "nomaster"]);
+    ip(&["link", "set", member, "down"]);
+}
+
+/// Proves K1 on a bond: the policy is attached to the bond itself, and judges what any member
+/// receives, also one that has left the bond and come back, and what a VLAN on the bond carries.
+#[test]
+#[ignore = "needs the guest of cargo xtask test --kernels"]
+fn a_bond_is_judged_whichever_member_carries_the_packets() {
+    require_guest();
+    sandbox(|sandbox| {
+        let (here, there) = (Host::here(), Host::bare());
+        for (member, other) in [("m0", "s0"), ("m1", "s1")] {
+            here.join(member, &there, other);
+        }
+        add_bond(["m0", "m1"], 1);
+        there.inside(|| add_bond(["s0", "s1"], 2));
+        let rules = "in tcp 7000 from any accept
+             in all from any drop
+             out tcp 443 to any accept";
+        apply_in(XdpMode::Auto, sandbox, "bond", rules);
+        let mode = only(sandbox, "bond").status().unwrap().xdp_mode;
+        fact("XDP on a bond of veth pairs", mode.name());
+
+        let dropped = || {
+            let c = read(sandbox, "bond");
+            let mut rules = c.rules.iter();
+            let rule = rules.find(|r| r.direction == Direction::Inbound && r.position == Some(2));
+            rule.expect("the rule is listed").packets
+        };
+        let judges = |members: &str| {
+            for network in ON_THE_BOND.iter().flat_map(|(_, networks)| networks) {
+                let at = |host: u8, port: u16| -> SocketAddr {
+                    let host = format!("{network}{host}");
+                    let host = host.parse().unwrap_or_else(|e| panic!("{host}: {e}"));
+                    SocketAddr::new(host, port)
+                };
+                talk(&there, &here, at(1, 7000));
+                talk(&here, &there, at(2, 443));
+                assert_silent(&here, at(2, 444));
+                // A bond may send by a member that is gone until it notices.
+                let (before, deadline) = (dropped(), Instant::now() + PATIENCE);
+                while dropped() == before {
+                    assert!(Instant::now() < deadline, "{network} with {members}");
+                    assert_silent(&there, at(1, 7001));
+                }
+            }
+        };
+        judges("both members");
+        leave_bond("m0");
+        judges("the second member alone");
+        join_bond("m0");
+        judges("the first member back");
+        leave_bond("m1");
+        judges("only the member that has come back");
+
+        let c = read(sandbox, "bond");
+        assert_eq!(under(&c, "malformed"), [0, 0]);
+        assert_adds_up(&c, c.totals[0].packets, c.totals[1].packets);
+    });
 }
 
 /// Connects to the server's `address`, sends a message and receives the same one.

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 /// What the tests need; what a kernel has built in is passed over.
-pub(super) const NEEDED: [&str; 22] = [
+pub(super) const NEEDED: [&str; 23] = [
     // The network interfaces.
     "virtio_pci",
     "virtio_net",
@@ -21,6 +21,7 @@ pub(super) const NEEDED: [&str; 22] = [
     "8021q",
     "macvlan",
     "bridge",
+    "bonding",
     // Another protocol with sockets.
     "sctp",
     // The outbound hook where there is no tcx.
