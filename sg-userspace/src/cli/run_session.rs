@@ -284,7 +284,7 @@ impl Session<'_> {
         self.timeouts = applied.first.state.timeouts;
     }
 
-    /// Remembers what may be in force although it has failed.
+    /// Records what may be in force after a failure.
     fn failed(&mut self, failure: &Failure) {
         if !failure.attempted().is_empty() {
             self.tried.push(Ours::attempted(failure.attempted()));

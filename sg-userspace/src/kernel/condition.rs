@@ -73,7 +73,7 @@ impl Fault {
     }
 }
 
-/// `error`, and what is in force after it, unless it says so already.
+/// Adds to `error` what is in force after it, unless the error says so already.
 pub fn standing_after(error: KernelError, pins: &InterfacePins) -> KernelError {
     standing_on(error, &[("", pins)])
 }

@@ -326,9 +326,9 @@ impl FlowTable {
         }
     }
 
-    /// Does to the flows of earlier generations what the programs of this one do, which flushes
-    /// them (SPEC K11), at their next packet: those of TCP are cut, all others taken out. Returns
-    /// how many of each kind were.
+    /// Does for all flows of earlier generations what a generation with `flush` does for the flows
+    /// of its packets (K11): cuts those of TCP, and removes all others. Returns how many of each
+    /// kind were removed.
     pub fn flush(&self, epoch: u32, now: u64) -> [u64; 2] {
         let policy = InForce {
             epoch,

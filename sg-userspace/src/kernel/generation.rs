@@ -78,8 +78,8 @@ impl Generation {
         }
     }
 
-    /// What the generation of a record was told, but that it has logging rules, which the tables
-    /// tell too.
+    /// The options of a generation from its record. Whether it has logging rules is taken as true,
+    /// since the tables say it as well.
     pub(super) fn recorded(state: &State) -> Self {
         Generation {
             number: state.policy.generation,

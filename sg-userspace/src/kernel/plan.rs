@@ -24,7 +24,7 @@ use sg_policy::policy::Policy;
 
 /// What has to be done.
 pub(super) enum Planned {
-    /// The same policy is in force on every interface, as the options ask for it.
+    /// Nothing, because the same policy is in force on every interface with the same options.
     Unchanged(Box<Applied>),
     Change(Box<Plan>),
 }
@@ -35,7 +35,7 @@ pub(super) struct Plan {
     pub(super) options: ApplyOptions,
     /// The interfaces that get programs, in the order of the options. At least one.
     pub(super) interfaces: Vec<InterfacePlan>,
-    /// The records of those that enforce the same policy already, and are left alone.
+    /// The records of interfaces that enforce the same policy already and do not change.
     pub(super) unchanged: Vec<State>,
     pub(super) compiled: Compiled,
     pub(super) compile_time: Duration,
@@ -52,13 +52,13 @@ pub(super) struct InterfacePlan {
     pub(super) egress_hook: EgressHook,
     /// How many slots its counter map needs.
     pub(super) counter_slots: u32,
-    /// It has a clsact qdisc that stays.
+    /// Whether it has a clsact qdisc that stays.
     pub(super) has_qdisc: bool,
     /// The record of the policy, without what is only known after loading the programs.
     pub(super) state: State,
 }
 
-/// What the policy finds on an interface.
+/// The state of an interface before the policy.
 pub(super) enum Start {
     /// No policy is in force.
     First,
@@ -340,7 +340,7 @@ fn plan_at_once(
         };
     let latest = replaced().map(|it| it.state.latest_number());
     let generation = match previous {
-        // Those that are added get the same one.
+        // Added interfaces get the same generation.
         Some(state) if is_same => state.policy.generation,
         _ => latest.max().unwrap_or(0) + 1,
     };
@@ -353,7 +353,7 @@ fn plan_at_once(
         Some(state) if replaced().all(|it| is_of_epoch(&it.state)) => state.epoch,
         _ => generation,
     };
-    // Until it is known when it took effect.
+    // A preliminary time, until the policy takes effect.
     let now = jiff::Timestamp::now().to_string();
     let record = PolicyRecord {
         name: policy.name.clone(),
@@ -400,7 +400,7 @@ fn plan_at_once(
                 attached_at: before.map_or_else(|| now.clone(), |s| s.attached_at.clone()),
                 xdp_mode: before.map_or(XdpMode::Auto, |s| s.xdp_mode),
                 egress_hook: before.map_or(EgressHook::Auto, |s| s.egress_hook),
-                // It is removed with the enforcer if it was not there before.
+                // If the qdisc was not there before, it is removed with the enforcer.
                 added_clsact: before.is_some_and(|s| s.added_clsact) || !has_qdisc,
                 policy: record.clone(),
                 epoch,

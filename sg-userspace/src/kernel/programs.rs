@@ -29,7 +29,7 @@ use super::{sys, targets};
 use sg_policy::compile::Compiled;
 use sg_policy::policy::NonIp;
 
-/// Datagrams under way in fragments, of each family.
+/// How many fragmented datagrams are remembered at a time, in each family.
 pub const FRAGMENT_ENTRIES: u32 = 4096;
 
 /// A loaded generation. Dropping it frees all that no link or pin holds.

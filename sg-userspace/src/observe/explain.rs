@@ -219,7 +219,7 @@ impl Question {
         }
     }
 
-    /// Kind and number of the table lookup.
+    /// The kind and the number of the table lookup.
     fn lookup(&self) -> (Kind, u16) {
         let protocol = self.protocol();
         let kind = kind_of(protocol, self.remote.is_ipv6());
