@@ -5,7 +5,7 @@
 //! Which rule of a built-in policy decides a packet needs no privilege:
 //!
 //! ```
-//! use sg_common::verdict::Direction;
+//! use sg_common::verdict::{Action, Direction};
 //! use sg_policy::policy::{PolicyInput, load};
 //! use sg_userspace::observe::explain::{Question, Transport, explain_policy};
 //!
@@ -21,7 +21,7 @@
 //!         local_port: Some(22),
 //!     },
 //! );
-//! assert_eq!(answer.verdict, "accept");
+//! assert_eq!(answer.verdict, Action::Accept);
 //! assert_eq!(answer.rule.unwrap().summary, "tcp 22 from 0.0.0.0/0");
 //! ```
 //!
