@@ -22,7 +22,7 @@ pub(crate) struct Case {
     pub(crate) direction: Direction,
     pub(crate) floor: Floor,
     pub(crate) build: fn(&Inputs<'_>) -> Result<Workload>,
-    /// Flows that are opened before measuring, and for how many the flow table has room.
+    /// How many flows are opened before measuring, and how many the flow table can hold.
     pub(crate) flows: u32,
     pub(crate) max_flows: u32,
 }

@@ -29,6 +29,23 @@ pub(crate) fn names() -> impl Iterator<Item = String> {
 
 pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record>> {
     let wanted: Vec<_> = cases().filter(|(name, _)| settings.wants(name)).collect();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut floors = Floors::new()?;
+    measure_each(wanted, settings, progress, |name, case, inputs| {
+        measure(name, case, inputs, &mut floors, settings)
+    })
+}
+
+/// Has `measure` make the rows of each of `wanted`, by name, on one core and with a folder for set
+/// files. Where a row needs data that are not here, it is left out.
+pub(crate) fn measure_each<T>(
+    wanted: Vec<(String, T)>,
+    settings: &Settings,
+    progress: &Progress,
+    mut measure: impl FnMut(&str, T, &Inputs<'_>) -> Result<Vec<Record>>,
+) -> Result<Vec<Record>> {
     let mut records = Vec::new();
     if wanted.is_empty() {
         return Ok(records);
@@ -38,13 +55,12 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
         folder: folder.path(),
         data: settings.data.as_deref(),
     };
-    let mut floors = Floors::new()?;
     if let Ok(cores) = Cores::find() {
         cores::pin(0, cores.receiver)?;
     }
-    for (name, case) in wanted {
+    for (name, one) in wanted {
         progress.say(name.clone());
-        match measure(&name, case, &inputs, &mut floors, settings) {
+        match measure(&name, one, &inputs) {
             Err(e) if e.to_string() == NO_DATA => records.push(Record::left_out(&name, NO_DATA)),
             measured => records.extend(measured.context(name)?),
         }

@@ -1,12 +1,11 @@
 //! What single tricks of the packet path and its tables buy: a policy's programs with one and
 //! without it, in turns on one core by `BPF_PROG_TEST_RUN`, as in `code`.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use sg_policy::compile::Without;
 
-use crate::cases::{Inputs, NO_DATA};
-use crate::code::time;
-use crate::cores::{self, Cores};
+use crate::cases::Inputs;
+use crate::code::{measure_each, time};
 use crate::enforcer::{Enforcer, Switches};
 use crate::object::Writer;
 use crate::policies::{self, Workload};
@@ -159,33 +158,15 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 }
 
 pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record>> {
-    let wanted: Vec<_> = TRICKS.iter().filter(|t| settings.wants(t.name)).collect();
-    let mut records = Vec::new();
-    if wanted.is_empty() {
-        return Ok(records);
-    }
-    let folder = tempfile::tempdir().context("a folder for set files")?;
-    let inputs = Inputs {
-        folder: folder.path(),
-        data: settings.data.as_deref(),
-    };
-    if let Ok(cores) = Cores::find() {
-        cores::pin(0, cores.receiver)?;
-    }
-    for trick in wanted {
-        progress.say(trick.name.to_owned());
-        records.push(match measure(trick, &inputs, settings) {
-            Err(e) if e.to_string() == NO_DATA => Record::left_out(trick.name, NO_DATA),
-            measured => measured.context(trick.name)?,
-        });
-    }
-    progress.clear();
-    Ok(records)
+    let wanted = TRICKS.iter().filter(|t| settings.wants(t.name));
+    let wanted = wanted.map(|trick| (trick.name.to_owned(), trick)).collect();
+    measure_each(wanted, settings, progress, |_, trick, inputs| {
+        Ok(vec![measure(trick, inputs, settings)?])
+    })
 }
 
 /// `value` is what a packet takes more without the trick, the mean of the middle half of all turns;
-/// `floor` what it takes with it, the
-/// prologue included.
+/// `floor` what it takes with it, the prologue included.
 fn measure(trick: &Trick, inputs: &Inputs<'_>, settings: &Settings) -> Result<Record> {
     const MAX_FLOWS: u32 = 65_536;
     const NO_INTERFACE: u32 = 0;
@@ -207,7 +188,7 @@ fn measure(trick: &Trick, inputs: &Inputs<'_>, settings: &Settings) -> Result<Re
     let packets = settings.test_runs() / 2;
     let (mut more, mut least) = (Vec::new(), Vec::new());
     for turn in 0..settings.rounds * TURNS {
-        // Whoever is first in one turn is last in the next.
+        // The variant that is measured first in one turn is measured last in the next.
         let (first, second) = match turn % 2 {
             0 => (with, without),
             _ => (without, with),

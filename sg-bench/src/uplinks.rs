@@ -25,7 +25,8 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 }
 
 const FLOWS: u32 = 65_536;
-/// Flows without a reply have room for a quarter of as many: enough when all are opened at once.
+/// Opened flows are half-open, of which the table holds a quarter as many as of established ones.
+/// This size holds all that are opened at once.
 const MAX_FLOWS: u32 = 8 * FLOWS;
 
 /// The rules accept what the node opens, and no reply.

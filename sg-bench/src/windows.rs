@@ -69,7 +69,7 @@ pub(crate) fn measure<T>(
     measure_with(|| transfer_time(cores), patience, tally, window)
 }
 
-/// The same by another way to tell how long a cache line takes.
+/// The same, where the caller measures how long a cache line takes.
 pub(crate) fn measure_with<T>(
     transfer: impl Fn() -> Result<f64>,
     patience: &Patience,

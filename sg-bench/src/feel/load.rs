@@ -136,7 +136,7 @@ pub(super) fn run(test: Test, ends: &Ends<'_>, window: Duration) -> Result<Sampl
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic),
     });
-    // An end that fails makes the other one fail as well: both are told.
+    // If one end fails, the other fails as a consequence: the error names both.
     match both {
         [Ok(server), Ok(client)] => server.or(client).context("neither end measured anything"),
         [Err(server), Err(client)] => bail!("{server:#}; {client:#}"),

@@ -30,7 +30,7 @@ pub fn remove<T: Table + ?Sized>(table: &T, found: &Found) -> bool {
         if !tags.replace(seen, seen & !(0xff << shift) | BUSY << shift) {
             continue;
         }
-        // The way is ours, unless the flow was replaced by another one with the same tag meanwhile.
+        // This way holds the flow, unless another flow with the same tag has replaced it meanwhile.
         if !is_there() {
             tags.add((tag - BUSY) << shift);
             return false;
