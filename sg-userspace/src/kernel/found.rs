@@ -1,0 +1,263 @@
+//! Finds what is on each interface of an `apply`, and which attachment the interfaces belong to.
+//! Changes nothing.
+
+use super::error::KernelError;
+use super::fixed::{is_unchanged, settle};
+use super::hooks::other_xdp;
+use super::inspect::{Inspection, Place, inspect, is_attached_to};
+use super::interfaces::{self, Interface};
+use super::options::ApplyOptions;
+use super::pins::{InterfacePins, PinTree};
+use super::start::{Replaced, Start};
+use super::state::State;
+use super::tc;
+use sg_policy::policy::Policy;
+
+/// The state of one interface, and the options for it.
+pub(super) struct Found {
+    pub(super) options: ApplyOptions,
+    pub(super) name: String,
+    pub(super) interface: Interface,
+    pub(super) start: Start,
+}
+
+impl Found {
+    pub(super) fn look(
+        tree: &PinTree,
+        cookie: u64,
+        name: &str,
+        options: &ApplyOptions,
+    ) -> Result<Found, KernelError> {
+        let no_interface = || KernelError::NoInterface {
+            name: name.to_owned(),
+            known: interfaces::names().join(", "),
+        };
+        let index = interfaces::index_of(name)?;
+        let interface = interfaces::inspect(index)?.ok_or_else(no_interface)?;
+        if !interface.is_ethernet {
+            return Err(KernelError::NotEthernet {
+                interface: name.to_owned(),
+            });
+        }
+        let start = find(tree, &tree.interface(cookie, index), &interface, name)?;
+        let mut options = options.clone();
+        match start.replaced() {
+            Some(replaced) => settle(&mut options, name, replaced)?,
+            None => {
+                if let Some(id) = others_xdp(&start, &interface) {
+                    return Err(other_xdp(name, id));
+                }
+            }
+        }
+        Ok(Found {
+            options,
+            name: name.to_owned(),
+            interface,
+            start,
+        })
+    }
+
+    pub(super) fn is_unchanged(&self, policy: &Policy) -> bool {
+        let replaced = self.start.replaced();
+        replaced.is_some_and(|it| is_unchanged(policy, &self.options, &self.name, it))
+    }
+}
+
+/// The number of the attachment that the interfaces belong to from now on. If some belong to an
+/// attachment already, it must be the same for all, and all its interfaces must be named: one that
+/// is left out would keep another policy while it shares the flows.
+pub(super) fn attachment_of(
+    tree: &PinTree,
+    cookie: u64,
+    found: &[Found],
+) -> Result<u32, KernelError> {
+    let of = |one: &Found| {
+        let pins = &one.start.replaced()?.inspection.pins;
+        Some((one.name.clone(), pins.clone()))
+    };
+    let is_named = |pins: &InterfacePins| {
+        let mut inspections = found.iter().filter_map(|one| one.start.inspection());
+        inspections.any(|inspection| inspection.pins == *pins)
+    };
+    let attached: Vec<(String, InterfacePins)> = found.iter().filter_map(of).collect();
+    let Some((name, pins)) = attached.first() else {
+        return Ok(tree.free_attachment(cookie));
+    };
+    if let Some((other, _)) = attached.iter().find(|(_, it)| !it.shares_with(pins)) {
+        return Err(KernelError::Fixed {
+            what: format!("putting {name} and {other} under one policy"),
+            reason: "each is attached already, with flows of its own, which cannot be joined"
+                .into(),
+            help: format!(
+                "apply to each by itself, which replaces its policy; to have them share flows, \
+                 `sgctl detach --iface {other}`, with nothing enforced on it until the next apply to both"
+            ),
+        });
+    }
+    let mut left_out = Vec::new();
+    for other in pins.of_attachment()? {
+        if is_named(&other) {
+            continue;
+        }
+        let it = inspect(&other)?;
+        let state = it.state();
+        // An interface that is gone cannot enforce anything, and neither can an interrupted
+        // attempt.
+        if !matches!(it.place, Place::Gone) && (state.is_some() || it.is_attached()) {
+            left_out.push(state.map_or_else(|| format!("#{}", other.ifindex), |s| s.interface));
+        }
+    }
+    if !left_out.is_empty() {
+        let named: Vec<&str> = found.iter().map(|one| one.name.as_str()).collect();
+        let all = named
+            .iter()
+            .copied()
+            .chain(left_out.iter().map(String::as_str));
+        let all: Vec<String> = all.map(|name| format!("--iface {name}")).collect();
+        return Err(KernelError::Fixed {
+            what: format!("applying to {} alone", named.join(" and ")),
+            reason: format!(
+                "{} is under the same policy and shares its flows with {}",
+                left_out.join(", "),
+                name
+            ),
+            help: format!(
+                "name all of them (`{}`); or take one out of it first with `sgctl detach --iface {}`, \
+                 which ends enforcement there",
+                all.join(" "),
+                left_out.first().map_or("IF", String::as_str)
+            ),
+        });
+    }
+    Ok(match pins.netns_cookie == cookie {
+        true => pins.attachment,
+        // The interface was moved here, and its attachment comes along with a new number.
+        false => tree.free_attachment(cookie),
+    })
+}
+
+/// Finds what is attached to the interface: with its own pins, with those from before it was moved,
+/// or with those of an earlier interface of the same name.
+fn find(
+    tree: &PinTree,
+    pins: &InterfacePins,
+    interface: &Interface,
+    name: &str,
+) -> Result<Start, KernelError> {
+    let others = tree.interfaces()?;
+    let others = || others.iter().filter(|other| *other != pins);
+    for other in others() {
+        if is_attached_to(other, interface)? {
+            return start(inspect(other)?, Some(other.clone()));
+        }
+    }
+    if pins.exists() {
+        return start(inspect(pins)?, None);
+    }
+    for other in others().filter(|other| other.netns_cookie == pins.netns_cookie) {
+        let inspection = inspect(other)?;
+        let is_namesake = matches!(&inspection.place, Place::Recreated(at)
+            if at.interface.index == interface.index);
+        let state = inspection.state();
+        let is_of_this_name = state.is_some_and(|state| state.interface == name);
+        if is_namesake && is_of_this_name && inspection.missing.is_empty() {
+            return start(inspection, Some(other.clone()));
+        }
+    }
+    Ok(Start::First)
+}
+
+fn start(
+    mut inspection: Inspection,
+    moved_from: Option<InterfacePins>,
+) -> Result<Start, KernelError> {
+    // If the interface of these pins was moved away, its links went with it, and another interface
+    // may have its index now.
+    if moved_from.is_none() {
+        let elsewhere = match &inspection.place {
+            Place::Moved(at) => Some(at.netns().unwrap_or("this one").to_owned()),
+            Place::Unknown { reason } => Some(reason.clone()),
+            _ => None,
+        };
+        if let Some(place) = elsewhere {
+            return Err(KernelError::Refused {
+                what: format!("attaching where the pins are {}", inspection.pins.dir.display()),
+                reason: format!(
+                    "they belong to an interface that was moved to another network namespace \
+                     ({place})"
+                ),
+                help: "apply to that interface where it is now, which takes the pins along, or detach \
+                       from it"
+                    .into(),
+            });
+        }
+    }
+    let is_attached = inspection.is_attached();
+    let damaged = |reason: &str| KernelError::DamagedState {
+        path: inspection.pins.state(),
+        reason: reason.to_owned(),
+    };
+    let records = match &inspection.records {
+        Ok(records) => records,
+        Err(KernelError::DamagedState { reason, .. }) if is_attached => {
+            return Err(damaged(reason));
+        }
+        Err(KernelError::DamagedState { .. }) => {
+            return Ok(Start::Leftovers(Box::new(inspection)));
+        }
+        Err(_) => {
+            let records = std::mem::replace(&mut inspection.records, Ok(Default::default()));
+            return Err(records
+                .err()
+                .unwrap_or_else(|| damaged_record(&inspection.pins)));
+        }
+    };
+    let is_complete =
+        |state: &State| inspection.runs(state) && inspection.targets == [Some(true); 2];
+    let goes_on = match (&records.current, &records.next) {
+        (None, None) if is_attached => return Err(damaged("it is missing")),
+        (None, None) => false,
+        // If a first apply was killed at its very end, everything is in place.
+        (None, Some(next)) => is_complete(next),
+        // Counters and flows can be kept if all pins that outlive a policy exist.
+        (Some(_), _) => is_attached || inspection.missing.is_empty(),
+    };
+    match inspection.state().filter(|_| goes_on) {
+        Some(state) => Ok(Start::Replace(Box::new(Replaced {
+            state,
+            inspection,
+            moved_from,
+        }))),
+        None => Ok(Start::Leftovers(Box::new(inspection))),
+    }
+}
+
+fn damaged_record(pins: &InterfacePins) -> KernelError {
+    KernelError::DamagedState {
+        path: pins.state(),
+        reason: "it cannot be read".into(),
+    }
+}
+
+/// The id of an XDP program of another tool.
+fn others_xdp(start: &Start, interface: &Interface) -> Option<u32> {
+    match start {
+        Start::First => interface.xdp.first(),
+        Start::Leftovers(inspection) => inspection.inbound.others.first(),
+        Start::Replace(_) => None,
+    }
+    .map(|(_, id)| *id)
+}
+
+/// Whether the interface has a clsact qdisc, not counting one that is removed before anything is
+/// attached.
+pub(super) fn has_qdisc(start: &Start, ifindex: u32) -> Result<bool, KernelError> {
+    Ok(match start {
+        Start::First => tc::look(ifindex)?.qdisc.is_some(),
+        // Our own remains are removed first.
+        Start::Leftovers(inspection) => {
+            inspection.outbound.clsact.qdisc.is_some() && !inspection.owns_qdisc()
+        }
+        Start::Replace(replaced) => replaced.inspection.outbound.clsact.qdisc.is_some(),
+    })
+}
