@@ -1,6 +1,5 @@
 //! The part of `sgctl` that touches the kernel. Data flows one way: text → rules → tables (both in
-//! `sg-policy`) → kernel (`kernel`) → counters and flows (`observe`). `lab` tries a policy with
-//! real traffic. Arrows point down only.
+//! `sg-policy`) → kernel (`kernel`) → counters and flows (`observe`). Arrows point down only.
 //!
 //! Which rule of a built-in policy decides a packet needs no privilege:
 //!
@@ -39,6 +38,4 @@
 )]
 
 pub mod kernel;
-#[cfg(feature = "cli")]
-pub mod lab;
 pub mod observe;

@@ -1,5 +1,5 @@
-//! `sgctl`: parses the command line and calls one function for each command. Everything else is in
-//! the library.
+//! `sgctl`: parses the command line and calls one function for each command. `lab` is what the
+//! command of that name runs; everything else is in the library.
 // No panic is reachable from a packet, a file, a flag or the state directory.
 #![cfg_attr(
     not(test),
@@ -13,6 +13,7 @@
 )]
 
 mod cli;
+mod lab;
 
 fn main() -> std::process::ExitCode {
     cli::main()

@@ -14,8 +14,18 @@ use nix::unistd::Pid;
 use sg_policy::policy::{Policy, PolicyInput, load, rules_from_lines};
 use sg_testbed::mounts;
 use sg_userspace::kernel::EgressHook;
-use sg_userspace::lab::{AnswerBy, Attempt, Options, Report, run};
 use sg_userspace::observe::attached::{Scope, attached};
+
+// The lab belongs to the binary, which no test can import: its files are compiled into the test.
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the test does not print reports or exit with codes"
+)]
+#[path = "../src/lab/mod.rs"]
+mod lab;
+
+use lab::{AnswerBy, Attempt, Options, Report};
 
 /// The bound for what usually takes a second or two. Emulated and busy processors take much longer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,8 +35,8 @@ fn policy(input: &str, sets: &[&str]) -> Policy {
     load(&[PolicyInput::from(input)], &sets).unwrap().policy
 }
 
-fn lab(policy: Policy) -> Report {
-    run(&Options::new(policy)).unwrap()
+fn try_out(policy: Policy) -> Report {
+    lab::run(&Options::new(policy)).unwrap()
 }
 
 /// The only attempt with this text, for example `outside node tcp 22`. An address may stand for a
@@ -35,9 +45,9 @@ fn find<'a>(report: &'a Report, text: &str) -> &'a Attempt {
     let words: Vec<&str> = text.split(' ').collect();
     let is_end = |word: &str, name: &str, address: &str| word == name || word == address;
     let mut found = report.attempts.iter().filter(|a| {
-        is_end(words[0], a.from, &a.from_address)
-            && is_end(words[1], a.to, &a.to_address)
-            && words[2] == a.transport
+        is_end(words[0], a.from.name(), &a.from_address)
+            && is_end(words[1], a.to.name(), &a.to_address)
+            && words[2] == a.transport.name()
             && words.get(3).map(|port| port.parse().unwrap()) == a.port
     });
     let attempt = found.next().unwrap_or_else(|| panic!("no {text}"));
@@ -86,7 +96,7 @@ fn names_in(dir: &Path) -> BTreeSet<PathBuf> {
 #[test]
 fn the_recommended_policy_does_what_its_table_says() {
     let started = Instant::now();
-    let report = lab(policy("builtin:tke", &[]));
+    let report = try_out(policy("builtin:tke", &[]));
     assert!(started.elapsed() < PATIENCE);
     assert!(report.ok, "{:#?}", report.differences);
     assert!(report.differences.is_empty());
@@ -119,7 +129,7 @@ fn the_recommended_policy_does_what_its_table_says() {
 /// Proves P2: a policy without rules denies everything.
 #[test]
 fn a_policy_without_rules_lets_nothing_through() {
-    let report = lab(rules_from_lines(""));
+    let report = try_out(rules_from_lines(""));
     assert!(report.ok, "{:#?}", report.differences);
     assert_eq!(accepted(&report), 0);
     assert!(
@@ -132,14 +142,14 @@ fn a_policy_without_rules_lets_nothing_through() {
 
 #[test]
 fn sets_given_on_the_command_line_reach_the_packets() {
-    let report = lab(policy("builtin:tke-minimal", &["admin=203.0.113.10"]));
+    let report = try_out(policy("builtin:tke-minimal", &["admin=203.0.113.10"]));
     assert!(report.ok, "{:#?}", report.differences);
     check(&report, "outside node tcp 22", "accept", Some(6));
     check(&report, "2001:db8::10 node tcp 22", "drop", None);
     check(&report, "fd00:db8::10 node tcp 3306", "accept", Some(1));
     check(&report, "node outside tcp 25", "drop", None);
 
-    let report = lab(policy("builtin:tke-minimal", &["node-ports="]));
+    let report = try_out(policy("builtin:tke-minimal", &["node-ports="]));
     assert!(report.ok, "{:#?}", report.differences);
     check(&report, "outside node tcp 22", "drop", None);
     check(&report, "outside node tcp 30080", "drop", None);
@@ -151,7 +161,7 @@ fn what_differs_is_reported() {
     let open = rules_from_lines("in all from any accept\nout all to any accept");
     let mut options = Options::new(open.clone());
     options.expect = Some(rules_from_lines(""));
-    let report = run(&options).unwrap();
+    let report = lab::run(&options).unwrap();
     assert!(!report.ok);
     assert_eq!(accepted(&report), report.attempts.len());
     assert_eq!(report.differences.len(), report.attempts.len());
@@ -162,7 +172,7 @@ fn what_differs_is_reported() {
 
     let mut options = Options::new(rules_from_lines("in all from 10.0.0.0/8 accept"));
     options.expect = Some(open);
-    let report = run(&options).unwrap();
+    let report = lab::run(&options).unwrap();
     assert!(!report.ok);
     let is_reported = |text: &str| report.differences.iter().any(|d| d.contains(text));
     assert!(is_reported(
@@ -178,7 +188,7 @@ fn what_differs_is_reported() {
     let twice = "in tcp 1 from any accept\nin all from any accept\nout all to any accept";
     let mut options = Options::new(policy_of_one_rule_each());
     options.expect = Some(rules_from_lines(twice));
-    let report = run(&options).unwrap();
+    let report = lab::run(&options).unwrap();
     assert!(report.attempts.iter().all(|a| a.as_policy_says));
     let expected = "inbound rule 2 decided 28 attempts but counted 0 packets";
     assert_eq!(report.differences, [expected]);
@@ -193,7 +203,7 @@ fn nothing_is_left_behind() {
     alone(|| {
         let mounts = || std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
         let (names, mounted) = (names_in(Path::new("/run/netns")), mounts());
-        let report = lab(policy("builtin:tke", &[]));
+        let report = try_out(policy("builtin:tke", &[]));
         assert_gone(&[
             report.enforcer.inbound_program,
             report.enforcer.outbound_program,

@@ -3,13 +3,13 @@
 use std::fmt::Display;
 use std::io;
 
+use crate::lab::LabError;
 use clap::Args;
 use clap::error::ErrorKind;
 use miette::Diagnostic;
 use sg_policy::policy::{Finding, PolicyErrors};
 use sg_userspace::kernel::KernelError;
 use sg_userspace::kernel::attempted::Attempted;
-use sg_userspace::lab::LabError;
 
 #[derive(Debug)]
 pub(super) enum Failure {

@@ -1,13 +1,13 @@
 //! `sgctl lab`: sends real traffic in temporary network namespaces and compares it with the policy.
-//! Prints the report of [`sg_userspace::lab`] as tables or as JSON.
+//! Prints the report of [`crate::lab`] as tables or as JSON.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
+use crate::lab::{self, AnswerBy, Attempt, Options, Protocol, Report};
 use clap::Args;
 use sg_common::verdict::{Action, Direction};
 use sg_policy::policy::{self, PolicyInput, titled};
-use sg_userspace::lab::{self, AnswerBy, Attempt, Options, Report};
 
 use super::context::{Context, Json};
 use super::failure::Failure;
@@ -139,7 +139,7 @@ fn past(action: Action) -> &'static str {
 fn what(attempt: &Attempt) -> String {
     match attempt.port {
         Some(port) => format!("{} {port}", attempt.transport),
-        None if attempt.transport == "icmp" => "ping".to_owned(),
+        None if attempt.transport == Protocol::Icmp => "ping".to_owned(),
         None => "ping (v6)".to_owned(),
     }
 }

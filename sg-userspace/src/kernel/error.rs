@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::attempted::Attempted;
-use super::capabilities::{Capability, TO_ENFORCE, missing, remedy};
+use super::capabilities::{Capability, TO_ENFORCE, TO_ENTER_AND_MOUNT, missing, remedy};
 use aya::programs::ProgramError;
 use sg_policy::compile::TooLarge;
 
@@ -316,6 +316,11 @@ impl KernelError {
             what: what.into(),
             help: remedy(needed),
         }
+    }
+
+    /// The error for a refused step in entering a network namespace or mounting a file system.
+    pub fn may_not_enter(what: impl Into<String>) -> Self {
+        KernelError::not_permitted(what, TO_ENTER_AND_MOUNT)
     }
 
     /// Fails before anything is changed if this process cannot load or attach programs.

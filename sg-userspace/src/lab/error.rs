@@ -2,12 +2,11 @@
 
 use std::io;
 
-use crate::kernel::KernelError;
-use crate::kernel::capabilities::TO_ENTER_AND_MOUNT;
+use sg_userspace::kernel::KernelError;
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
-pub enum LabError {
+pub(crate) enum LabError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Kernel(#[from] KernelError),
@@ -34,7 +33,7 @@ pub enum LabError {
 
 impl LabError {
     /// The kind of error for programs: kebab-case, and stable.
-    pub fn code_name(&self) -> &'static str {
+    pub(crate) fn code_name(&self) -> &'static str {
         match self {
             LabError::Kernel(error) => error.code_name(),
             LabError::Setup { .. } => "lab-setup",
@@ -43,7 +42,7 @@ impl LabError {
         }
     }
 
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         match self {
             LabError::Kernel(error) => error.exit_code(),
             LabError::Setup { .. } | LabError::Baseline { .. } | LabError::Lost => 3,
@@ -53,9 +52,7 @@ impl LabError {
     pub(super) fn setup(what: impl Into<String>, source: io::Error) -> LabError {
         let what = what.into();
         match source.kind() {
-            io::ErrorKind::PermissionDenied => {
-                KernelError::not_permitted(what, TO_ENTER_AND_MOUNT).into()
-            }
+            io::ErrorKind::PermissionDenied => KernelError::may_not_enter(what).into(),
             _ => LabError::Setup { what, source },
         }
     }

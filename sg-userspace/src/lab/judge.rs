@@ -8,9 +8,9 @@ use super::nic::NicCounts;
 use super::plan::Try;
 use super::report::{AnswerBy, Attempt, InterfaceCount};
 use super::traffic::Outcome;
-use crate::observe::counters::Counters;
-use crate::observe::explain::explain_policy;
 use sg_policy::policy::{Policy, titled};
+use sg_userspace::observe::counters::Counters;
+use sg_userspace::observe::explain::explain_policy;
 
 /// Combines an attempt with the policy's verdict.
 pub(super) fn attempt(policy: &Policy, tried: &Try, outcome: &Outcome) -> Attempt {
@@ -205,10 +205,10 @@ pub(super) fn differing_interface(counts: &[InterfaceCount]) -> impl Iterator<It
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::attached::{Health, PolicyStatus};
-    use crate::observe::counters::{ReasonCounters, RuleCounters, Totals};
     use sg_common::verdict::Reason;
     use sg_policy::policy::rules_from_lines;
+    use sg_userspace::observe::attached::{Health, PolicyStatus};
+    use sg_userspace::observe::counters::{ReasonCounters, RuleCounters, Totals};
 
     /// The counters of an outbound rule with 5 packets and 4 replies, and of one dropped inbound
     /// packet.

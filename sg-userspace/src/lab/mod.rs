@@ -23,18 +23,19 @@ use std::time::{Duration, Instant};
 
 use sg_common::verdict::{Action, Direction};
 
-use crate::kernel::pins::InterfacePins;
-use crate::kernel::{Applied, ApplyOptions, apply, detach};
-use crate::observe::attached::attached_to;
-use crate::observe::counters::{Counters, counters};
-use crate::observe::explain::explain_policy;
-pub use error::LabError;
+pub(crate) use error::LabError;
 use host::Host;
 use network::{INTERFACE, Network, private_bpffs};
 use nic::NicCounts;
+pub(crate) use plan::Protocol;
 use plan::Try;
-pub use report::{AnswerBy, Attempt, Enforcer, InterfaceCount, Report};
+pub(crate) use report::{AnswerBy, Attempt, Enforcer, Report};
 use sg_policy::policy::Policy;
+use sg_userspace::kernel::pins::InterfacePins;
+use sg_userspace::kernel::{Applied, ApplyOptions, apply, detach};
+use sg_userspace::observe::attached::attached_to;
+use sg_userspace::observe::counters::{Counters, counters};
+use sg_userspace::observe::explain::explain_policy;
 use traffic::{Call, Outcome};
 
 /// How long an attempt waits for a reply before it counts as dropped.
@@ -46,18 +47,18 @@ const REST: Duration = Duration::from_millis(15);
 const RESTS: usize = 100;
 
 #[derive(Clone, Debug)]
-pub struct Options {
+pub(crate) struct Options {
     /// The policy that the node enforces.
-    pub policy: Policy,
+    pub(crate) policy: Policy,
     /// The policy for the comparison, if it is another one. Then the lab must find differences,
     /// which a test uses to show that it can.
-    pub expect: Option<Policy>,
+    pub(crate) expect: Option<Policy>,
     /// Called with a few words about each step that begins.
-    pub progress: fn(&str),
+    pub(crate) progress: fn(&str),
 }
 
 impl Options {
-    pub fn new(policy: Policy) -> Self {
+    pub(crate) fn new(policy: Policy) -> Self {
         Options {
             policy,
             expect: None,
@@ -68,7 +69,7 @@ impl Options {
 
 /// Builds the network, enforces the policy on the node, makes all attempts, and compares. Takes one
 /// or two seconds. Removes everything, whether it succeeds or not.
-pub fn run(options: &Options) -> Result<Report, LabError> {
+pub(crate) fn run(options: &Options) -> Result<Report, LabError> {
     // A new thread, because its mounts and namespaces must not be the caller's.
     thread::scope(|scope| {
         let lab = thread::Builder::new()

@@ -102,6 +102,7 @@ impl Network {
 
     pub(super) fn host(&self, place: Place) -> &Host {
         match place {
+            Place::Node => &self.node,
             Place::Outside => &self.outside,
             Place::Inside => &self.inside,
             Place::Neighbour => &self.neighbour,

@@ -1,16 +1,21 @@
 //! The attempts of the lab: which hosts talk to each other, and which packets the policy is asked
 //! about. The addresses are those for documentation (RFC 5737, RFC 3849) and private ones.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use serde::Serialize;
 use sg_common::protocol::{IPPROTO_TCP, IPPROTO_UDP};
 use sg_common::verdict::Direction;
 
-use crate::observe::explain::{Question, Transport};
+use sg_userspace::observe::explain::{Question, Transport};
 
-/// A host other than the node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+/// A host of the lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Place {
+    /// The one that enforces the policy.
+    Node,
     Outside,
     Inside,
     /// The next hop, which is on the node's own link as well.
@@ -18,8 +23,9 @@ pub(super) enum Place {
 }
 
 impl Place {
-    pub(super) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
+            Place::Node => "node",
             Place::Outside => "outside",
             Place::Inside => "inside",
             Place::Neighbour => "neighbour",
@@ -27,7 +33,42 @@ impl Place {
     }
 }
 
-/// An address of such a host, and the node's address of the same kind.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The protocol of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Protocol {
+    Tcp,
+    Udp,
+    /// A ping over IPv4.
+    Icmp,
+    /// A ping over IPv6.
+    Icmpv6,
+}
+
+impl Protocol {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Icmp => "icmp",
+            Protocol::Icmpv6 => "icmpv6",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// An address of another host than the node, and the node's address of the same kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Peer {
     pub(super) place: Place,
@@ -133,17 +174,17 @@ pub(super) fn tries(has_ipv6: bool) -> Vec<Try> {
 }
 
 impl Try {
-    pub(super) fn from(&self) -> (&'static str, IpAddr) {
+    pub(super) fn from(&self) -> (Place, IpAddr) {
         match self.direction {
-            Direction::Inbound => (self.peer.place.name(), self.peer.address),
-            Direction::Outbound => ("node", self.peer.node),
+            Direction::Inbound => (self.peer.place, self.peer.address),
+            Direction::Outbound => (Place::Node, self.peer.node),
         }
     }
 
-    pub(super) fn to(&self) -> (&'static str, IpAddr) {
+    pub(super) fn to(&self) -> (Place, IpAddr) {
         match self.direction {
-            Direction::Inbound => ("node", self.peer.node),
-            Direction::Outbound => (self.peer.place.name(), self.peer.address),
+            Direction::Inbound => (Place::Node, self.peer.node),
+            Direction::Outbound => (self.peer.place, self.peer.address),
         }
     }
 
@@ -154,12 +195,12 @@ impl Try {
         }
     }
 
-    pub(super) fn transport(&self) -> &'static str {
+    pub(super) fn transport(&self) -> Protocol {
         match self.what {
-            What::Tcp(_) => "tcp",
-            What::Udp(_) => "udp",
-            What::Ping if self.peer.address.is_ipv4() => "icmp",
-            What::Ping => "icmpv6",
+            What::Tcp(_) => Protocol::Tcp,
+            What::Udp(_) => Protocol::Udp,
+            What::Ping if self.peer.address.is_ipv4() => Protocol::Icmp,
+            What::Ping => Protocol::Icmpv6,
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::screen::{Frame, Screen};
+use crate::cli::screen::{Frame, Screen};
 
 /// The most bytes in the queue. A longer item is accepted if the queue is empty.
 const MOST: usize = 256 << 10;
@@ -225,8 +225,8 @@ impl Writer {
     /// Removes the table if there is one, writes, and draws the table again below.
     fn above(
         &mut self,
-        write: impl FnOnce(&Screen, &Screen) -> Result<(), super::failure::Failure>,
-    ) -> Result<(), super::failure::Failure> {
+        write: impl FnOnce(&Screen, &Screen) -> Result<(), crate::cli::failure::Failure>,
+    ) -> Result<(), crate::cli::failure::Failure> {
         if !self.frame.is_drawn() {
             return write(&self.out, &self.err);
         }

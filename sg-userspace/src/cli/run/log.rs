@@ -15,15 +15,15 @@ use sg_userspace::observe::attached::Health;
 use sg_userspace::observe::counters::{Counters, Totals};
 use sg_userspace::observe::events::{Logged, LoggedPacket};
 
-use super::apply;
-use super::context::Context;
-use super::counters;
-use super::failure::Failure;
-use super::health;
-use super::rates::{Rates, Reading};
-use super::run_output::Output;
-use super::screen::{Paint, Screen};
-use super::units::{clean, packet_rate, thousands};
+use super::output::Output;
+use crate::cli::apply;
+use crate::cli::context::Context;
+use crate::cli::counters;
+use crate::cli::failure::Failure;
+use crate::cli::health;
+use crate::cli::rates::{Rates, Reading};
+use crate::cli::screen::{Paint, Screen};
+use crate::cli::units::{clean, packet_rate, thousands};
 
 /// An event in JSON: one line with its name, its time and its details.
 #[derive(Serialize)]

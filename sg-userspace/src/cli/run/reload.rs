@@ -8,9 +8,9 @@ use sg_policy::policy::{Finding, Loaded, Policy, PolicyErrors};
 use sg_userspace::kernel::{self, Applied, ApplyOptions};
 use sg_userspace::observe::watch::{Stamp, unfinished};
 
-use super::failure::Failure;
-use super::patience::Patience;
-use super::policy_args::Policies;
+use crate::cli::failure::Failure;
+use crate::cli::patience::Patience;
+use crate::cli::policy_args::Policies;
 
 /// After this time a message says that a file is not read because a process is still writing it.
 const SAY_AFTER: Duration = Duration::from_secs(5);

@@ -1,5 +1,18 @@
 //! `sgctl run`: applies a policy and stays in the foreground. This file has its beginning and its
-//! end; what it does in between is in `run_session`.
+//! end; `session` says where to find what it does in between.
+
+mod attend;
+mod end;
+mod events;
+mod link;
+mod log;
+mod output;
+mod pins;
+mod quiet;
+mod reload;
+mod repair;
+mod session;
+mod terminal;
 
 use std::time::Duration;
 
@@ -13,16 +26,16 @@ use sg_userspace::observe::attached::attached_to;
 use sg_userspace::observe::events::Events as PacketLog;
 use sg_userspace::observe::trace::TRACE;
 
+use self::events::Events;
+use self::log::Log;
+use self::reload::Reloader;
+use self::session::{Ours, Session, Watched};
+use self::terminal::Terminal;
 use super::apply;
 use super::context::{Context, Json};
 use super::counters::seconds;
 use super::failure::Failure;
 use super::policy_args::{Attach, Policies};
-use super::reload::Reloader;
-use super::run_events::Events;
-use super::run_log::Log;
-use super::run_session::{Ours, Session, Watched};
-use super::terminal::Terminal;
 
 /// Enforce a policy in the foreground: live counters, reload when its files change
 #[derive(Args)]

@@ -1,0 +1,80 @@
+//! What other processes change while `run` looks on: another policy put in force, or an interface
+//! detached. Both stay as they are.
+
+use serde_json::json;
+use sg_userspace::kernel::KernelError;
+use sg_userspace::kernel::state::State;
+
+use super::session::{Ours, Session};
+use crate::cli::failure::Failure;
+
+impl Session<'_> {
+    /// Checks whether the policy in force is still the one of this process. An interface that was
+    /// detached is left alone from then on; with the last one the session ends.
+    pub(super) fn look_at_pins(&mut self) -> Result<(), Failure> {
+        let (mut states, mut detached) = (Vec::new(), Vec::new());
+        for one in &self.interfaces {
+            match State::read(&one.pins) {
+                // It may have missed what was put in force since it has gone.
+                Ok(Some(_)) if one.is_gone && self.interfaces.len() > 1 => {}
+                Ok(Some(state)) => states.push(state),
+                Ok(None) if !one.pins.exists() => detached.push(one.name.clone()),
+                // Another process is changing it, or it is damaged. Damage is reported with the
+                // counters.
+                Ok(None) | Err(_) => return Ok(()),
+            }
+        }
+        for name in &detached {
+            let line =
+                format!("somebody else has detached {name}, whose policy was in force until then");
+            let details = json!({"why": "by somebody else"});
+            self.log.event_on(name, "detached", &line, details);
+        }
+        if detached.len() == self.interfaces.len() {
+            return Err(KernelError::NotAttached {
+                scope: format!("`{}`", self.names()),
+            }
+            .into());
+        }
+        self.interfaces.retain(|one| !detached.contains(&one.name));
+        let Some(latest) = states.iter().max_by_key(|state| state.policy.generation) else {
+            return Ok(());
+        };
+        let found = Ours::of(states.iter());
+        if self.ours.includes(&found) || self.theirs.as_ref() == Some(&found) {
+            return Ok(());
+        }
+        let timeouts = latest.timeouts;
+        if let Some(at) = self.tried.iter().position(|tried| tried.includes(&found)) {
+            // The generation before, or the one that was to replace it, may still run in one
+            // direction.
+            self.tried[at] = std::mem::replace(&mut self.ours, found);
+            self.theirs = None;
+            self.timeouts = timeouts;
+            self.hold();
+            return Ok(());
+        }
+        let is_ours = |programs| {
+            let mut all = self.tried.iter().chain([&self.ours]);
+            all.any(|ours| ours.programs.contains(programs))
+        };
+        if found.programs.iter().all(is_ours) {
+            // Some interfaces run one generation of this process and some another.
+            return Ok(());
+        }
+        let (name, generation) = (&latest.policy.name, latest.policy.generation);
+        let line = format!(
+            "somebody else has put {} in force on {}, generation {generation}, in place of \
+             generation {}: it stays until the files of this policy change or a SIGHUP comes",
+            self.log.bold(name),
+            self.names(),
+            self.ours.generation,
+        );
+        let details = json!({"policy": latest.policy, "replaced": self.ours.generation});
+        self.log.event("replaced", &line, details);
+        self.timeouts = timeouts;
+        self.theirs = Some(found);
+        self.hold();
+        Ok(())
+    }
+}

@@ -1,0 +1,191 @@
+//! What `run` knows between its first apply and its end: the interfaces that it looks after, the
+//! programs that are its own, and what is wrong at the moment. What it does is in the files beside
+//! this one: `attend` waits for events, `pins`, `link` and `repair` look at what others change, and
+//! `end` puts back what was in force before.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use serde_json::json;
+use sg_common::flow::TIMEOUTS;
+use sg_userspace::kernel::attempted::Attempted;
+use sg_userspace::kernel::held::{Held, InForce};
+use sg_userspace::kernel::pins::{InterfacePins, PinTree};
+use sg_userspace::kernel::state::State;
+use sg_userspace::kernel::{Applied, KernelError};
+use sg_userspace::observe::attached::{Attached, attached_to};
+use sg_userspace::observe::events::Events as PacketLog;
+use sg_userspace::observe::trace::PacketTrace;
+
+use super::events::Events;
+use super::log::Log;
+use super::terminal::Terminal;
+use crate::cli::context::Context;
+use crate::cli::failure::Failure;
+use crate::cli::policy_args::Policies;
+
+/// A policy that this process has put in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ours {
+    pub(super) generation: u32,
+    /// Of each interface, inbound first.
+    pub(super) programs: BTreeSet<[u32; 2]>,
+}
+
+impl Ours {
+    pub(super) fn of<'a>(states: impl Iterator<Item = &'a State>) -> Ours {
+        let attempted: Vec<Attempted> = states.map(State::attempted).collect();
+        Ours::attempted(&attempted)
+    }
+
+    pub(super) fn attempted(what: &[Attempted]) -> Ours {
+        let generations = what.iter().map(|one| one.generation);
+        Ours {
+            generation: generations.max().unwrap_or_default(),
+            programs: what.iter().map(|one| one.programs).collect(),
+        }
+    }
+
+    /// Everything that `other` runs is of this one.
+    pub(super) fn includes(&self, other: &Ours) -> bool {
+        other.programs.is_subset(&self.programs)
+    }
+}
+
+/// An interface that the session looks after.
+pub(super) struct Watched {
+    pub(super) name: String,
+    pub(super) pins: InterfacePins,
+    /// What was in force before this process, to return to.
+    pub(super) before: InForce,
+    /// What is in force now, whoever has put it there, to be attached if the interface is made
+    /// anew.
+    pub(super) current: Option<Box<Held>>,
+    /// Whether the interface does not exist at the moment.
+    pub(super) is_gone: bool,
+}
+
+impl Watched {
+    pub(super) fn new(name: &str, pins: InterfacePins, before: InForce) -> Watched {
+        Watched {
+            name: name.to_owned(),
+            pins,
+            before,
+            current: None,
+            is_gone: false,
+        }
+    }
+
+    /// Whether the interface still runs what it ran before this process.
+    pub(super) fn is_as_before(&self) -> bool {
+        match &self.before {
+            InForce::Nothing => !self.pins.exists(),
+            InForce::Policy(held) => {
+                let found = State::read(&self.pins).ok().flatten();
+                found.is_some_and(|state| state.attempted() == held.state().attempted())
+            }
+            InForce::Damaged => false,
+        }
+    }
+}
+
+pub(super) struct Session<'a> {
+    pub(super) context: &'a Context,
+    pub(super) policies: &'a Policies,
+    /// At least one, in the order in which they were named.
+    pub(super) interfaces: Vec<Watched>,
+    pub(super) log: Log,
+    pub(super) ours: Ours,
+    /// The policy that another process has put in force since, so that it is reported only once.
+    pub(super) theirs: Option<Ours>,
+    /// Generations that this process has failed to put in force or to replace completely. A hook
+    /// may still run them.
+    pub(super) tried: Vec<Ours>,
+    /// The timeouts of the policy in force.
+    pub(super) timeouts: [u32; TIMEOUTS],
+    pub(super) terminal: Terminal,
+    /// The last error in reading the counters, so that it is reported only once.
+    pub(super) trouble: Option<String>,
+    /// The faults of the hooks at the last check.
+    pub(super) damage: Option<Damage>,
+    /// The reader of logged packets.
+    pub(super) packets: Option<PacketLog>,
+    /// The readers of the packet path's log of the generation in force, with `--trace`.
+    pub(super) trace: Vec<PacketTrace>,
+    pub(super) traces: bool,
+}
+
+/// Faults that keep the policy from being enforced.
+pub(super) struct Damage {
+    pub(super) text: String,
+    pub(super) since: Instant,
+    /// When a repair was last tried. `None` until the damage was reported.
+    pub(super) tried: Option<Instant>,
+}
+
+impl Session<'_> {
+    /// The interfaces that exist.
+    pub(super) fn present(&self) -> impl Iterator<Item = &Watched> {
+        self.interfaces.iter().filter(|one| !one.is_gone)
+    }
+
+    pub(super) fn names(&self) -> String {
+        let names = self.interfaces.iter().map(|one| one.name.as_str());
+        names.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Watches the pins of all interfaces.
+    pub(super) fn watch_pins(&self, events: &mut Events) {
+        let dirs = self.interfaces.iter().map(|one| &*one.pins.dir);
+        events.watch_pins(&dirs.collect::<Vec<_>>());
+    }
+
+    /// Keeps the policy in force open. If that fails, it can still be loaded again later.
+    pub(super) fn hold(&mut self) {
+        for one in self.interfaces.iter_mut().filter(|one| !one.is_gone) {
+            one.current = match InForce::find(&self.context.bpffs, &one.pins) {
+                Ok(InForce::Policy(held)) => Some(held),
+                Ok(InForce::Nothing | InForce::Damaged) | Err(_) => None,
+            };
+        }
+    }
+
+    /// Records what was just put in force.
+    pub(super) fn applied(&mut self, applied: &Applied) {
+        for one in &mut self.interfaces {
+            let states = applied.interfaces().map(|it| &it.state);
+            let mut states = states.filter(|state| state.interface == one.name);
+            // One that was made anew has its pins elsewhere.
+            if let Some(state) = states.next() {
+                one.pins =
+                    PinTree::new(&self.context.bpffs).interface(state.netns_cookie, state.ifindex);
+            }
+        }
+        self.hold();
+        self.ours = Ours::of(applied.interfaces().map(|it| &it.state));
+        self.theirs = None;
+        self.tried.clear();
+        self.timeouts = applied.first.state.timeouts;
+    }
+
+    /// Records what may be in force after a failure.
+    pub(super) fn failed(&mut self, failure: &Failure) {
+        if !failure.attempted().is_empty() {
+            self.tried.push(Ours::attempted(failure.attempted()));
+        }
+    }
+
+    pub(super) fn attached(&self, name: &str) -> Result<Attached, KernelError> {
+        attached_to(&self.context.bpffs, name)
+    }
+
+    /// Reports the error, unless it is the same as last time.
+    pub(super) fn say_once(&mut self, line: &str, error: KernelError) {
+        let text = error.to_string();
+        if self.trouble.as_ref() != Some(&text) {
+            self.log.event("error", line, json!({}));
+            self.log.failure(&error.into());
+        }
+        self.trouble = Some(text);
+    }
+}
