@@ -178,7 +178,7 @@ fn send(written: Option<()>) -> u32 {
 }
 
 #[inline(always)]
-fn jump(ctx: &XdpContext, written: Option<()>) -> u32 {
+fn call_program(ctx: &XdpContext, written: Option<()>) -> u32 {
     if written.is_some() {
         // SAFETY: on success it does not return.
         unsafe { PROGRAMS.tail_call(ctx, 0) };
@@ -203,17 +203,17 @@ pub(crate) fn generate_reply4(ctx: XdpContext) -> u32 {
 
 #[xdp(frags)]
 pub(crate) fn prologue_random4(ctx: XdpContext) -> u32 {
-    jump(&ctx, random4(&ctx))
+    call_program(&ctx, random4(&ctx))
 }
 
 #[xdp(frags)]
 pub(crate) fn prologue_random6(ctx: XdpContext) -> u32 {
-    jump(&ctx, random6(&ctx))
+    call_program(&ctx, random6(&ctx))
 }
 
 #[xdp(frags)]
 pub(crate) fn prologue_reply4(ctx: XdpContext) -> u32 {
-    jump(&ctx, reply4(&ctx))
+    call_program(&ctx, reply4(&ctx))
 }
 
 #[xdp(frags)]

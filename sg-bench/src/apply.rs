@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use sg_testbed::Mount;
 
-use crate::cases::{Inputs, NO_DATA};
+use crate::cases::Inputs;
+use crate::missing::Missing;
 use crate::policies;
 use crate::progress::Progress;
 use crate::rig::{self, World};
-use crate::settings::{self, Settings};
+use crate::settings::Settings;
 use crate::statistics::Record;
 
 /// A row, and the file or name of its policy, as sgctl takes it.
@@ -75,7 +76,7 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
     let Some(sgctl) = &settings.sgctl else {
         return Ok(wanted
             .iter()
-            .map(|case| Record::left_out(case.name, settings::NO_SGCTL))
+            .map(|case| Record::left_out(case.name, Missing::Sgctl))
             .collect());
     };
     let _world = World::enter()?;
@@ -99,21 +100,16 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
     .context("writing a policy")?;
     for case in wanted {
         progress.say(case.name.to_owned());
-        match (case.policy)(&inputs) {
-            Err(e) if e.to_string() == NO_DATA => {
-                records.push(Record::left_out(case.name, NO_DATA));
-            }
-            policy => {
-                let node = Node {
-                    sgctl,
-                    bpffs: bpffs.path(),
-                    more: &more,
-                };
-                records.extend(
-                    node.measure(case.name, &policy?, settings)
-                        .context(case.name)?,
-                );
-            }
+        let node = Node {
+            sgctl,
+            bpffs: bpffs.path(),
+            more: &more,
+        };
+        let policy = (case.policy)(&inputs);
+        let measured = policy.and_then(|policy| node.measure(case.name, &policy, settings));
+        match measured {
+            Ok(measured) => records.extend(measured),
+            Err(error) => records.push(Record::without(case.name, error)?),
         }
     }
     progress.clear();

@@ -3,9 +3,10 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use sg_common::verdict::Direction;
 
+use crate::missing::Missing;
 use crate::policies::{self, Workload};
 
 /// With what a row is compared: an empty program that drops or passes every packet.
@@ -44,12 +45,9 @@ pub(crate) struct Inputs<'a> {
 impl Inputs<'_> {
     /// The folder of real data.
     pub(crate) fn data(&self) -> Result<&Path> {
-        self.data.context(NO_DATA)
+        Ok(self.data.ok_or(Missing::Data)?)
     }
 }
-
-/// Why a row is left out.
-pub(crate) const NO_DATA: &str = "SG_DATA is not set";
 
 const fn case(
     name: &'static str,

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use aya::programs::{ProgramFd, TestRun as _, TestRunOptions};
 use sg_common::verdict::Direction;
 
-use crate::cases::{Case, Inputs, NO_DATA, TOUCH};
+use crate::cases::{Case, Inputs, TOUCH};
 use crate::cores::{self, Cores};
 use crate::enforcer::Enforcer;
 use crate::object::{Floors, Writer};
@@ -60,9 +60,10 @@ pub(crate) fn measure_each<T>(
     }
     for (name, one) in wanted {
         progress.say(name.clone());
-        match measure(&name, one, &inputs) {
-            Err(e) if e.to_string() == NO_DATA => records.push(Record::left_out(&name, NO_DATA)),
-            measured => records.extend(measured.context(name)?),
+        let measured = measure(&name, one, &inputs);
+        match measured {
+            Ok(measured) => records.extend(measured),
+            Err(error) => records.push(Record::without(&name, error)?),
         }
     }
     progress.clear();

@@ -101,10 +101,10 @@ impl Ready<'_> {
 
 /// A packet of the flow of that number. The side that opens flows has a port for each of them, the
 /// other one has the same port for all.
-fn packet(index: u32, direction: Direction, opener: Direction) -> Vec<u8> {
+fn packet(index: u32, direction: Direction, originator: Direction) -> Vec<u8> {
     let remote = flow_address(index);
     let mut ports = [flow_port(remote), FLOW_REMOTE_PORT];
-    if direction != opener {
+    if direction != originator {
         ports.reverse();
     }
     frames::flow4(remote, ports, direction)
@@ -160,7 +160,7 @@ impl Enforcer {
     /// establish it: not to all at once, since half-open flows have little room.
     pub(crate) fn open_flows(
         &mut self,
-        opener: Direction,
+        originator: Direction,
         flows: u32,
         max_flows: u32,
         mut progress: impl FnMut(u32),
@@ -178,13 +178,13 @@ impl Enforcer {
             progress(flows - waiting.len() as u32);
             let batch = waiting.split_off(waiting.len().saturating_sub(at_once));
             for index in &batch {
-                self.accepts(opener, &packet(*index, opener, opener))?;
+                self.accepts(originator, &packet(*index, originator, originator))?;
             }
             std::thread::sleep(LASTS);
-            let replying = opener.opposite();
+            let replying = originator.opposite();
             for index in batch {
                 // Another one may have taken its place.
-                if !self.accepts(replying, &packet(index, replying, opener))? {
+                if !self.accepts(replying, &packet(index, replying, originator))? {
                     waiting.push(index);
                 }
             }

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use sg_common::verdict::Direction;
 
-use crate::cases::{Case, Floor, GROUPS, Inputs, NO_DATA, TOUCH};
+use crate::cases::{Case, Floor, GROUPS, Inputs, TOUCH};
 use crate::cores::Cores;
 use crate::enforcer::{Enforcer, Fates};
+use crate::missing::Missing;
 use crate::nftables;
 use crate::object::{Floors, Turn, Writer};
 use crate::policies::Peer;
@@ -99,10 +100,8 @@ impl Bench<'_> {
             self.progress
                 .say(format!("{}: compiling and loading", case.name));
             match self.load(case, &world, &rig, loaded.len()) {
-                Err(e) if is_left_out(&e) => {
-                    records.push(Record::left_out(case.name, &e.to_string()));
-                }
-                variant => loaded.push(variant.with_context(|| case.name)?),
+                Ok(variant) => loaded.push(variant),
+                Err(error) => records.push(Record::without(case.name, error)?),
             }
         }
         let Some(first) = loaded.first_mut() else {
@@ -188,7 +187,7 @@ impl Bench<'_> {
             }
             Some(Peer::XdpFilter(addresses)) => {
                 if !xdp_filter::is_installed() {
-                    bail!(xdp_filter::NOT_INSTALLED);
+                    return Err(Missing::XdpFilter.into());
                 }
                 let own = own_rig()?;
                 let installed = XdpFilter::install(&addresses, own.receiver())?;
@@ -199,8 +198,8 @@ impl Bench<'_> {
             None => {
                 let mut enforcer = Enforcer::load(&workload.policy, case.max_flows)?;
                 if case.flows > 0 {
-                    let opener = case.direction.opposite();
-                    enforcer.open_flows(opener, case.flows, case.max_flows, |done| {
+                    let originator = case.direction.opposite();
+                    enforcer.open_flows(originator, case.flows, case.max_flows, |done| {
                         let (name, flows) = (case.name, case.flows);
                         self.progress
                             .say(format!("{name}: opening flows, {done} of {flows}"));
@@ -223,11 +222,6 @@ impl Bench<'_> {
             note,
         })
     }
-}
-
-/// Whether a row cannot be measured here, and the others can.
-fn is_left_out(error: &anyhow::Error) -> bool {
-    [NO_DATA, xdp_filter::NOT_INSTALLED].contains(&error.to_string().as_str())
 }
 
 /// How many packets are sent in the time of a window.

@@ -9,6 +9,7 @@ mod enforcer;
 mod feel;
 mod frames;
 mod live;
+mod missing;
 mod nftables;
 mod object;
 mod policies;

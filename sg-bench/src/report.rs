@@ -216,7 +216,7 @@ fn print_table(table: &Table) {
     }
 }
 
-/// As many digits as mean something.
+/// Rounds to the digits that mean something.
 fn figure(value: Option<f64>, unit: &str) -> String {
     match (value, unit) {
         (None, _) => String::new(),

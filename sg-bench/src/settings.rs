@@ -89,9 +89,6 @@ impl Settings {
     }
 }
 
-/// Why rows of the whole process are left out.
-pub(crate) const NO_SGCTL: &str = "no --sgctl; `cargo xtask bench` gives it";
-
 fn matches(asked: &str, name: &str) -> bool {
     name.strip_prefix(asked.trim_end_matches('/'))
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

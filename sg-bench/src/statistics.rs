@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::missing::Missing;
+
 /// A bound of a row's value, in the unit of the row.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -61,10 +63,18 @@ impl Record {
         }
     }
 
-    pub(crate) fn left_out(name: &str, why: &str) -> Self {
+    pub(crate) fn left_out(name: &str, why: Missing) -> Self {
         Record {
             note: format!("left out: {why}"),
             ..Record::of(name, "", &[], None)
+        }
+    }
+
+    /// The row, left out because of what `error` says is missing. Any other error is returned.
+    pub(crate) fn without(name: &str, error: anyhow::Error) -> anyhow::Result<Self> {
+        match Missing::of(&error) {
+            Some(missing) => Ok(Record::left_out(name, missing)),
+            None => Err(error.context(name.to_owned())),
         }
     }
 
@@ -134,6 +144,6 @@ mod tests {
             ),
             (Some(5.0), Some(1.0), Some(9.0), Some(70.123), 3)
         );
-        assert_eq!(Record::left_out("a", "no data").value, None);
+        assert_eq!(Record::left_out("a", Missing::Data).value, None);
     }
 }

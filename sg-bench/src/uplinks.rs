@@ -9,10 +9,11 @@ use anyhow::{Context as _, Result, bail};
 use sg_testbed::Mount;
 
 use crate::cores::Cores;
+use crate::missing::Missing;
 use crate::object::{Floors, Traffic, Writer};
 use crate::progress::Progress;
 use crate::rig::{self, Rig, World};
-use crate::settings::{self, Settings};
+use crate::settings::Settings;
 use crate::sockets;
 use crate::statistics::{Record, median};
 use crate::windows::{Patience, Tally};
@@ -39,7 +40,7 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
         return Ok(Vec::new());
     }
     let Some(sgctl) = &settings.sgctl else {
-        let left_out = |name| Record::left_out(name, settings::NO_SGCTL);
+        let left_out = |name| Record::left_out(name, Missing::Sgctl);
         return Ok(NAMES.map(left_out).into());
     };
     progress.say(format!("{}: attaching and opening flows", NAMES[1]));

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use aya::util::nr_cpus;
-use nix::mount::{MsFlags, mount};
+use sg_testbed::Mount;
 
 use crate::rig;
 
@@ -23,9 +23,6 @@ const SOURCE: u64 = 1;
 const XDP_DROP: u32 = 1;
 const ACTIONS: u32 = 5;
 
-/// Why the rows are left out.
-pub(crate) const NOT_INSTALLED: &str = "xdp-filter is not installed";
-
 pub(crate) fn is_installed() -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join("xdp-filter").is_file())
@@ -35,6 +32,8 @@ pub(crate) fn is_installed() -> bool {
 pub(crate) struct XdpFilter {
     /// Packets and bytes for each action.
     counts: PerCpuArray<MapData, [u64; 2]>,
+    /// Where its maps are pinned.
+    _mount: Mount,
 }
 
 impl XdpFilter {
@@ -42,14 +41,8 @@ impl XdpFilter {
     pub(crate) fn install(addresses: &[Ipv4Addr], interface: &str) -> Result<Self> {
         // A file system of its own over the last one's, since instances would share what is
         // pinned there.
-        mount(
-            Some("bpf"),
-            BPF_FS,
-            Some("bpf"),
-            MsFlags::empty(),
-            None::<&str>,
-        )
-        .with_context(|| format!("mounting a BPF file system at {BPF_FS}"))?;
+        let mount = Mount::bpffs(BPF_FS)
+            .with_context(|| format!("mounting a BPF file system at {BPF_FS}"))?;
         rig::run(
             "xdp-filter",
             &format!("load --mode native --policy deny --features ipv4 {interface}"),
@@ -71,6 +64,7 @@ impl XdpFilter {
         }
         Ok(XdpFilter {
             counts: Map::PerCpuArray(pinned("xdp_stats_map")?).try_into()?,
+            _mount: mount,
         })
     }
 

@@ -346,7 +346,7 @@ fn needed<T>(done: Option<T>) -> Result<T> {
     done.context("the server ended too early")
 }
 
-/// Repeats a call that would have to wait, until it is done; none if the load is over before.
+/// Repeats a call that does not wait until it succeeds. `None` if the load is over before that.
 fn spin<T>(is_over: &AtomicBool, mut call: impl FnMut() -> io::Result<T>) -> Result<Option<T>> {
     let mut begun = None;
     for attempt in 1u32.. {
