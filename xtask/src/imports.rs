@@ -56,14 +56,36 @@ pub(crate) fn check(workspace: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The folders from top to bottom: one may import those below it.
-fn layers(page: &str) -> Result<Vec<String>> {
+/// Before the folders that a layer must not import although they are below it.
+const NEVER: &str = "never imports ";
+
+#[derive(Debug, PartialEq, Eq)]
+struct Layer {
+    folder: String,
+    never: Vec<String>,
+}
+
+/// The folders from top to bottom: one may import those below it, unless its line says otherwise.
+fn layers(page: &str) -> Result<Vec<Layer>> {
     let (_, rest) = page
         .split_once(LAYERS)
         .with_context(|| format!("ARCHITECTURE.md has no block that starts with {LAYERS}"))?;
     let (block, _) = rest.split_once("```").context("the block does not end")?;
-    let folder = |line: &str| line.split_whitespace().next().map(str::to_owned);
-    Ok(block.lines().filter_map(folder).collect())
+    let layer = |line: &str| {
+        let folder = line.split_whitespace().next()?.to_owned();
+        let never = line.split_once(NEVER).map_or("", |(_, names)| names);
+        let never = never.split(',').map(|name| name.trim().to_owned());
+        let never = never.filter(|name| !name.is_empty()).collect();
+        Some(Layer { folder, never })
+    };
+    let layers: Vec<Layer> = block.lines().filter_map(layer).collect();
+    let names = layers.iter().flat_map(|layer| &layer.never);
+    for name in names {
+        if !layers.iter().any(|layer| layer.folder == *name) {
+            bail!("the layers of ARCHITECTURE.md forbid to import `{name}`, which is none of them");
+        }
+    }
+    Ok(layers)
 }
 
 /// A module: its target (`lib` or `main`), then the names of its parents and its own.
@@ -170,14 +192,15 @@ impl Package {
             .collect()
     }
 
-    /// Imports of a layer by one below it, and of layers that are not named.
-    fn upward(&self, layers: &[String]) -> Vec<String> {
+    /// Imports of a layer by one below it or by one that never imports it, and of layers that are
+    /// not named.
+    fn upward(&self, layers: &[Layer]) -> Vec<String> {
         let layer = |number: usize| {
             let path = &self.files[number].path;
             let first = path.split('/').next().unwrap_or(path);
             first.strip_suffix(".rs").unwrap_or(first).to_owned()
         };
-        let position = |name: &str| layers.iter().position(|layer| layer == name);
+        let position = |name: &str| layers.iter().position(|layer| layer.folder == name);
         let is_root = |name: &str| matches!(name, "lib" | "main");
         let mut found = Vec::new();
         for ((from, to), line) in &self.imports {
@@ -186,14 +209,14 @@ impl Package {
                 continue;
             }
             let is_down = match (position(&above), position(&below)) {
-                (Some(above), Some(below)) => above < below,
+                (Some(from), Some(to)) => from < to && !layers[from].never.contains(&below),
                 _ => false,
             };
             if !is_down {
                 let (from, to) = (&self.files[*from].path, &self.files[*to].path);
                 found.push(format!(
-                    "{}: src/{from}:{line} imports src/{to}, and the layers of ARCHITECTURE.md do not put \
-                     `{below}` below `{above}`",
+                    "{}: src/{from}:{line} imports src/{to}, and the layers of ARCHITECTURE.md do not let \
+                     `{above}` import `{below}`",
                     self.name
                 ));
             }
@@ -519,7 +542,8 @@ mod tests {
     fn layers_import_those_below_them_only() {
         let page = "x\n```layers\ntop    the first\nmiddle\nbottom\n```\ny";
         let layers = layers(page).unwrap();
-        assert_eq!(layers, ["top", "middle", "bottom"]);
+        let folders: Vec<_> = layers.iter().map(|layer| &*layer.folder).collect();
+        assert_eq!(folders, ["top", "middle", "bottom"]);
         let found = package(&[
             ("lib.rs", "mod middle;\nmod bottom;\nmod unnamed;"),
             ("main.rs", "mod top;"),
@@ -541,7 +565,35 @@ mod tests {
                 "a-b: src/bottom.rs:2 imports src/middle/mod.rs",
             ]
         );
-        assert!(super::layers("no block").is_err());
-        assert!(super::layers("```layers\nopen").is_err());
+    }
+
+    #[test]
+    fn what_a_layer_never_imports_is_found_although_it_is_below() {
+        let files = [
+            ("lib.rs", "mod top;\nmod middle;\nmod bottom;"),
+            ("top.rs", "use crate::middle::M;\nuse crate::bottom::B;"),
+            ("middle.rs", "use crate::bottom::B;"),
+            ("bottom.rs", "#[cfg(test)] mod tests { use crate::top::T; }"),
+        ];
+        let found = |never: &str| {
+            let page = format!("```layers\ntop the first; {never}\nmiddle\nbottom\n```");
+            package(&files).upward(&layers(&page).unwrap())
+        };
+        assert_eq!(found(""), [""; 0]);
+        assert_eq!(
+            found("never imports bottom"),
+            [
+                "a-b: src/top.rs:2 imports src/bottom.rs, and the layers of ARCHITECTURE.md do not \
+                 let `top` import `bottom`"
+            ]
+        );
+        assert_eq!(found("never imports middle, bottom").len(), 2);
+    }
+
+    #[test]
+    fn a_block_that_cannot_be_meant_is_refused() {
+        assert!(layers("```layers\ntop; never imports botom\nbottom\n```").is_err());
+        assert!(layers("no block").is_err());
+        assert!(layers("```layers\nopen").is_err());
     }
 }
