@@ -95,6 +95,7 @@ pub(super) fn attachment_of(
         });
     }
     let mut left_out = Vec::new();
+    let mut elsewhere = None;
     for other in pins.of_attachment()? {
         if is_named(&other) {
             continue;
@@ -104,7 +105,13 @@ pub(super) fn attachment_of(
         // An interface that is gone cannot enforce anything, and neither can an interrupted
         // attempt.
         if !matches!(it.place, Place::Gone) && (state.is_some() || it.is_attached()) {
-            left_out.push(state.map_or_else(|| format!("#{}", other.ifindex), |s| s.interface));
+            let name = state.map_or_else(|| format!("#{}", other.ifindex), |s| s.interface);
+            if let Place::There(at) | Place::Moved(at) = &it.place
+                && at.netns().is_some()
+            {
+                elsewhere = Some(name.clone());
+            }
+            left_out.push(name);
         }
     }
     if !left_out.is_empty() {
@@ -121,12 +128,19 @@ pub(super) fn attachment_of(
                 left_out.join(", "),
                 name
             ),
-            help: format!(
-                "name all of them (`{}`); or take one out of it first with `sgctl detach --iface {}`, \
-                 which ends enforcement there",
-                all.join(" "),
-                left_out.first().map_or("IF", String::as_str)
-            ),
+            help: match elsewhere {
+                Some(other) => format!(
+                    "{other} is in another network namespace, which an apply from here cannot reach: \
+                     take it out of the attachment first with `sgctl detach --iface {other}`, which ends \
+                     enforcement there"
+                ),
+                None => format!(
+                    "name all of them (`{}`); or take one out of it first with `sgctl detach --iface {}`, \
+                     which ends enforcement there",
+                    all.join(" "),
+                    left_out.first().map_or("IF", String::as_str)
+                ),
+            },
         });
     }
     Ok(match pins.netns_cookie == cookie {

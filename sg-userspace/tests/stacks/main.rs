@@ -28,4 +28,5 @@ mod traceroute;
 mod transfer;
 mod tunnel;
 mod uplinks;
+mod uplinks_nftables;
 mod verdicts;

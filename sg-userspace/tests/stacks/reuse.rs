@@ -155,8 +155,8 @@ fn finish(mut stream: TcpStream, end: End) {
 }
 
 /// Echoes once over one connection, and then does what the server does for this kind of end. In the
-/// last round it sends something after a pause before. Returns the connection if the client has
-/// lost it and the server still has it.
+/// last round it waits first and then sends something more. Returns the connection if the client
+/// has lost it and the server still has it.
 fn serve(listener: &TcpListener, end: End, is_last: bool) -> Option<TcpStream> {
     let (mut stream, _) = listener.accept().expect("a client");
     // Closing alone may not be enough, see `connect_when_free`.

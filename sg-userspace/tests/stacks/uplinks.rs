@@ -17,8 +17,8 @@ use crate::tools::tool;
 use Transport::{Tcp, Udp};
 
 /// The node's own addresses, and the router's, which belong to no uplink.
-const NODE: [&str; 2] = ["10.8.0.1", "fd00:8::1"];
-const ROUTER: [&str; 2] = ["10.9.0.1", "fd00:9::1"];
+pub(crate) const NODE: [&str; 2] = ["10.8.0.1", "fd00:8::1"];
+pub(crate) const ROUTER: [&str; 2] = ["10.9.0.1", "fd00:9::1"];
 
 const RULES: &str = "
     out tcp 5001 to any accept
@@ -29,7 +29,7 @@ const RULES: &str = "
     in udp 6001 from any accept";
 
 /// The node and the router, joined twice.
-fn joined() -> (Host, Host) {
+pub(crate) fn joined() -> (Host, Host) {
     let (node, router) = (Host::here(), Host::new());
     node.hush();
     for host in [&node, &router] {
@@ -60,7 +60,7 @@ fn joined() -> (Host, Host) {
 }
 
 /// Routes to the other host over these uplinks; its packets have the host's own address.
-fn route(host: &Host, own: [&str; 2], to: [&str; 2], end: usize, uplinks: &[usize]) {
+pub(crate) fn route(host: &Host, own: [&str; 2], to: [&str; 2], end: usize, uplinks: &[usize]) {
     let name = match end {
         1 => "up",
         _ => "far",
