@@ -198,15 +198,15 @@ fn text(screen: &Screen, loaded: &Loaded, sizes: TableSizes) -> String {
     }
     let _ = writeln!(
         out,
-        "  {} of lookup tables {}: {}, {}, {}, {}",
+        "  {} of lookup tables {}: {}, {} ({} of them 256-way), {}",
         bytes(sizes.bytes as u64),
         match sizes.placement {
             Placement::Bss => "in the programs' own memory",
             Placement::ArrayMap => "in a map of their own",
         },
         classes(sizes.address_classes),
-        count(sizes.blocks, "block"),
-        count(sizes.nodes, "node"),
+        count(sizes.blocks + sizes.nodes, "node"),
+        sizes.blocks,
         prefixes(sizes.ipv6_prefixes),
     );
     let _ = writeln!(

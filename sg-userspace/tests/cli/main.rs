@@ -6,6 +6,7 @@ mod capabilities;
 mod examples;
 mod faults;
 mod kernel;
+mod operating;
 mod refusals;
 mod remembering;
 mod run;

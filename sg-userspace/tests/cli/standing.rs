@@ -108,10 +108,7 @@ fn an_interface_that_was_moved_is_where_it_is() {
         let mut command = super::world::sgctl(&["--netns", &world.peer, "--bpffs"]);
         Ran::of(&command.arg(&world.bpffs).args(words).output().unwrap())
     };
-    let note = format!(
-        "note: nic is in the network namespace {} by now",
-        world.peer
-    );
+    let note = format!("note: nic is now in the network namespace {}", world.peer);
     assert_said(&world, "enforcing", &note);
     for command in [&["counters"][..], &["flows"], &["status"]] {
         let said = there(command).ok().out;
