@@ -135,8 +135,8 @@ fn every_port_has_a_rule_of_its_own() {
     agrees(&policy, &compiled, 500, 5);
 }
 
-/// So many ports that are accepted from anywhere, above as many networks with a range each that
-/// is dropped.
+/// A policy of `count` rules that each accept one port from anywhere, followed by `count` rules
+/// that each drop a range of ports from a network of their own.
 fn ports_above_ranges(seed: u64, count: usize) -> Policy {
     let mut rng = Rng::with_seed(seed);
     let mut text = String::new();
@@ -152,14 +152,14 @@ fn ports_above_ranges(seed: u64, count: usize) -> Policy {
     rules_from_lines(&text)
 }
 
-/// Each class has all the ports, and something between them that no other class has.
+/// Each class has all the single ports, and between them a range that no other class has.
 #[test]
 fn classes_and_ports_multiply() {
     let policy = ports_above_ranges(6, 1500);
     let (compiled, time) = compiled(&policy);
     assert!(time < PATIENCE, "{time:?}");
     agrees(&policy, &compiled, 500, 6);
-    // Where that is too much it is said, and not attempted to the end.
+    // A budget that is too small for it is reported as soon as it is exceeded.
     let slots: Vec<u32> = (FIRST_RULE_SLOT..).take(policy.rules.len()).collect();
     let budget = Budget {
         table_bytes: 1 << 20,
@@ -169,7 +169,8 @@ fn classes_and_ports_multiply() {
     assert!(refused.to_string().contains("1 MiB"), "{refused}");
 }
 
-/// As many rules as ever multiply: most of the tables are parts that other classes have as well.
+/// The most that the tables can hold of such rules. Most parts of a class's tables are parts of
+/// other classes' tables too, and are stored once.
 #[test]
 fn five_thousand_ports_above_five_thousand_networks_with_ranges() {
     let policy = ports_above_ranges(8, 5000);

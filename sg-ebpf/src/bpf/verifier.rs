@@ -1,10 +1,10 @@
-//! Hints to the verifier. It explores a path on unless every register is at least as general
-//! there as on a path that it has explored before, so that a number of which it knows more than
-//! it has to makes it explore the rest again.
+//! Hints to the verifier. It skips the rest of a path only if it has explored that rest before
+//! with registers that were at least as general. A number of which it knows more than it has to
+//! makes it explore the rest once more.
 
-/// `value`, without what the verifier knows of it: what follows is then explored once for all
-/// paths that differ in nothing else. `unknown` is any number that the verifier knows nothing
-/// about, in none of the bits that `value` may have.
+/// Returns `value`, and makes the verifier forget what it knows of it. Where paths differ in this
+/// value alone, what follows is then explored once. `unknown` is any number that the verifier knows
+/// nothing about; the value itself does not change.
 #[inline(always)]
 pub(crate) fn forget(value: u64, unknown: u64) -> u64 {
     let mut value = value;

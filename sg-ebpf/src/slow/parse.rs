@@ -232,9 +232,10 @@ fn ipv6<H: Hook>(hook: &H, offset: usize, out: &mut Packet) -> Result<Payload, S
     Ok(payload)
 }
 
-/// What a fragment of `len` bytes is that begins at `offset`, not zero, of its datagram. One that
-/// starts inside what the first fragment was judged by would overwrite it (RFC 1858 section 3);
-/// one that ends beyond the longest datagram would overflow the buffer of its receiver.
+/// Judges a fragment of `len` bytes that is not the first: it begins at `offset` of its datagram.
+/// A fragment that begins inside the header by which the first one was judged would overwrite it
+/// (RFC 1858 section 3). One that ends beyond the longest datagram would overflow the buffer of
+/// its receiver.
 #[inline(always)]
 fn later_fragment(protocol: u8, offset: usize, len: usize) -> Result<u32, Stop> {
     let judged = match protocol {

@@ -163,7 +163,8 @@ fn ranges_and_cells_have_every_packet_once() {
 /// Cells are there for what packets can have, and for nothing else.
 #[test]
 fn what_no_packet_has_is_in_no_cell() {
-    // Both halves of the address space have rules of their own: the class around them is empty.
+    // The two halves are the whole address space, so that no address is left for the class of
+    // those outside of both.
     let policy = rules_from_lines(
         "in udp 53 from 0.0.0.0/1 accept
          in udp 54 from 128.0.0.0/1 accept

@@ -97,7 +97,8 @@ fn the_minimal_template_has_its_sets_and_lets_nobody_reach_ssh() {
         "node-ports=30000-30100",
     ];
     let loaded = builtin_policy("tke-minimal", &sets);
-    // Whoever names the cluster's ranges knows them; what else is closed is still said.
+    // Once the sets name the cluster's ranges, nothing is said about these ranges any more. The
+    // notes about the API server and about pings stay.
     assert_eq!(codes(&loaded), ["api-server-closed", "ping-closed"]);
     assert!(ssh(&loaded).remote.contains("2001:db8::7".parse().unwrap()));
     let closed = builtin_policy("tke-minimal", &["node-ports="]);
@@ -114,8 +115,8 @@ fn the_minimal_template_has_its_sets_and_lets_nobody_reach_ssh() {
     );
 }
 
-/// Each note about what the minimal template cuts off is there while it is so, and goes when a
-/// rule or a set opens it.
+/// The minimal template has a note for each kind of traffic that it cuts off. A note disappears
+/// when a rule or a set opens that traffic.
 ///
 /// Proves P7.
 #[test]

@@ -35,7 +35,7 @@ pub(super) fn warnings(
     if let Some(place) = elsewhere {
         let note = screen.paint(Paint::Yellow, "note");
         out.push_str(&format!(
-            "{note}: {} is in the network namespace {} by now\n",
+            "{note}: {} is now in the network namespace {}\n",
             clean(interface),
             clean(place)
         ));

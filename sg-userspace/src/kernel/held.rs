@@ -259,8 +259,8 @@ impl Held {
             counter_slots: 0,
             max_flows: state.max_flows,
         };
-        let [near, far] = self.generation.tables()?;
-        let tables = LiveTables::read(near, || Ok(far))?;
+        let [bss, array] = self.generation.tables()?;
+        let tables = LiveTables::read(bss, || Ok(array))?;
         let mut programs = Programs::load_tables(&tables.plain(), told, &shared)?;
         let ids = programs.ids()?;
         [state.inbound_program, state.outbound_program] = ids;

@@ -476,7 +476,7 @@ fn locate(
         })),
         (Err(error), _) => unknown(error),
         _ => Ok(Place::Unknown {
-            reason: "the network namespace that it is in is nowhere to be found".into(),
+            reason: "its network namespace cannot be found".into(),
         }),
     }
 }

@@ -67,7 +67,7 @@ impl SharedMaps {
         Ok(maps.map(|(name, path, _)| (name, path)).collect())
     }
 
-    /// The names of missing pins among those of an attachment that outlive a policy.
+    /// An attachment has pins that outlive its policies: the names of those that are missing.
     pub(super) fn missing(pins: &InterfacePins, state: &State) -> Result<Vec<String>, KernelError> {
         let shared = SharedMaps {
             pins: Some(pins.clone()),

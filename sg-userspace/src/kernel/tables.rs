@@ -49,13 +49,14 @@ impl LiveTables {
         Self::read(open(BSS_PIN)?.as_fd(), || open(ARRAY_PIN))
     }
 
-    /// Reads the tables of a generation. `far` opens the array map, if the tables are in one.
+    /// Reads the tables of a generation. `array` opens the array map, if the tables are in
+    /// one.
     pub(super) fn read<F: AsFd>(
-        near: BorrowedFd<'_>,
-        far: impl FnOnce() -> Result<F, KernelError>,
+        bss: BorrowedFd<'_>,
+        array: impl FnOnce() -> Result<F, KernelError>,
     ) -> Result<Self, KernelError> {
         let failed = |e| KernelError::io(READING, e);
-        let bytes = sys::read_array(near).map_err(failed)?;
+        let bytes = sys::read_array(bss).map_err(failed)?;
         let other_layout = || unknown("its tables have another layout".into());
         let bytes = bytes
             .get(..size_of::<BssTables>())
@@ -69,7 +70,7 @@ impl LiveTables {
 
         let mut lines = lines_of(words);
         if Shape::is_elsewhere(&lines) {
-            let bytes = sys::read_array(far()?.as_fd()).map_err(failed)?;
+            let bytes = sys::read_array(array()?.as_fd()).map_err(failed)?;
             let (words, _) = bytes.as_chunks::<4>();
             lines = lines_of(words.iter().map(|w| u32::from_ne_bytes(*w)));
         }

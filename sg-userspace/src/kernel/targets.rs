@@ -189,10 +189,10 @@ impl PinnedGeneration {
     /// The tables of its programs: in .bss, and in an array map.
     pub(super) fn tables(&self) -> Result<[BorrowedFd<'_>; 2], KernelError> {
         // They are the last two.
-        let [.., near, far] = &self.objects[..] else {
+        let [.., bss, array] = &self.objects[..] else {
             return Err(broken_object(BSS));
         };
-        Ok([near.as_fd(), far.as_fd()])
+        Ok([bss.as_fd(), array.as_fd()])
     }
 
     pub(super) fn program_id(&self, direction: Direction) -> Result<u32, KernelError> {

@@ -48,12 +48,12 @@ fn parse(address: &str) -> SocketAddr {
     address.parse().unwrap_or_else(|e| panic!("{address}: {e}"))
 }
 
-/// Whether the calling thread's namespace can connect to what should let it in.
+/// Whether the calling thread can connect to this address, which should let it in.
 pub(crate) fn reaches(to: &str) -> bool {
     connects(to, PATIENCE)
 }
 
-/// Whether it cannot to what should not.
+/// Whether the calling thread cannot connect to this address, which should not let it in.
 pub(crate) fn is_kept_out(to: &str) -> bool {
     !connects(to, SILENCE)
 }

@@ -165,8 +165,8 @@ fn connections_that_exist_go_on_and_no_new_ones_are_made() {
     });
 }
 
-/// A flow as text, without its remote end. Its local port is only there for the listener's port,
-/// since others are random.
+/// A flow as text, without its remote end. The local port is left out unless it is the listener's,
+/// since all others are random.
 fn line(flow: &Flow) -> String {
     let port = match flow.local_port {
         Some(22) => " 22",

@@ -221,9 +221,9 @@ impl<'a> Seeding<'a> {
         }
     }
 
-    /// The flows that were not looked at yet, or had not seen a reply then. If both a socket and
-    /// connection tracking show a flow, connection tracking is right about the originator, because
-    /// it has seen the packets.
+    /// Lists the existing flows, without those that an earlier look has found with a reply. If both
+    /// a socket and connection tracking show a flow, connection tracking is right about the
+    /// originator, because it has seen the packets.
     fn found(&mut self, extent: Extent) -> Result<Vec<Existing>, KernelError> {
         let view = match View::take(&self.interfaces, extent) {
             Err(_) if self.cuts => {

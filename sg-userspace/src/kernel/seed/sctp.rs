@@ -168,7 +168,7 @@ mod tests {
             .iter()
             .map(|f| {
                 let originator = f.originator.name();
-                let answered = if f.has_seen_reply { " answered" } else { "" };
+                let replied = if f.has_seen_reply { " replied" } else { "" };
                 let Key {
                     local,
                     remote,
@@ -177,15 +177,15 @@ mod tests {
                     protocol,
                 } = f.key;
                 format!(
-                    "{originator} {protocol} {local} {local_port} {remote} {remote_port}{answered}"
+                    "{originator} {protocol} {local} {local_port} {remote} {remote_port}{replied}"
                 )
             })
             .collect();
         assert_eq!(
             found,
             [
-                "outbound 132 192.0.2.1 40000 198.51.100.7 9899 answered",
-                "outbound 132 2001:db8::1 40000 2001:db8::7 9899 answered",
+                "outbound 132 192.0.2.1 40000 198.51.100.7 9899 replied",
+                "outbound 132 2001:db8::1 40000 2001:db8::7 9899 replied",
                 "inbound 132 192.0.2.1 36412 198.51.100.7 5000",
             ]
         );

@@ -16,7 +16,8 @@ use crate::reference::identity::FlowKey;
 /// No step is taken if an entry expires within this time, because kernel and reference read the
 /// clock at different moments.
 const MARGIN: u64 = 2 * SECOND;
-/// The same for a flow that is about to be two seconds old.
+/// Nor is a step taken within this time before a flow is two seconds old, from when on its replies
+/// establish it.
 const LASTING_MARGIN: u64 = SECOND / 2;
 
 pub(super) struct Live {

@@ -55,15 +55,15 @@ fn own(addresses: &[&str]) -> HashSet<IpAddr> {
     addresses.iter().map(|a| a.parse().unwrap()).collect()
 }
 
-/// Each flow as `in|out LOCAL PORT REMOTE PORT STATE [answered]`.
+/// Each flow as `in|out LOCAL PORT REMOTE PORT STATE [replied]`.
 fn seen(entry: &Entry, own: &HashSet<IpAddr>) -> Vec<String> {
     let line = |f: Existing| {
         let originator = match f.originator {
             Direction::Inbound => "in",
             Direction::Outbound => "out",
         };
-        let answered = match (f.has_seen_reply, f.is_ours) {
-            (true, _) => " answered",
+        let replied = match (f.has_seen_reply, f.is_ours) {
+            (true, _) => " replied",
             (false, true) => " ours",
             (false, false) => "",
         };
@@ -75,7 +75,7 @@ fn seen(entry: &Entry, own: &HashSet<IpAddr>) -> Vec<String> {
             ..
         } = f.key;
         let state = f.state.name();
-        format!("{originator} {local} {local_port} {remote} {remote_port} {state}{answered}")
+        format!("{originator} {local} {local_port} {remote} {remote_port} {state}{replied}")
     };
     flows(entry, own).map(line).collect()
 }
@@ -89,22 +89,22 @@ fn an_entry_is_what_either_side_sees_of_it() {
         (
             TCP4,
             &[
-                "in 198.51.100.7 443 10.0.0.2 5000 tcp-established answered",
-                "out 198.51.100.1 5000 198.51.100.7 443 tcp-established answered",
+                "in 198.51.100.7 443 10.0.0.2 5000 tcp-established replied",
+                "out 198.51.100.1 5000 198.51.100.7 443 tcp-established replied",
             ][..],
         ),
         (
             TCP6,
             &[
-                "in 2001:db8::7 443 fd00:a::2 5000 tcp-established answered",
-                "out 2001:db8::1 5000 2001:db8::7 443 tcp-established answered",
+                "in 2001:db8::7 443 fd00:a::2 5000 tcp-established replied",
+                "out 2001:db8::1 5000 2001:db8::7 443 tcp-established replied",
             ],
         ),
         (
             UDP4,
             &[
-                "in 198.51.100.7 53 10.0.0.2 5353 udp-stream answered",
-                "out 198.51.100.1 5353 198.51.100.7 53 udp-stream answered",
+                "in 198.51.100.7 53 10.0.0.2 5353 udp-stream replied",
+                "out 198.51.100.1 5353 198.51.100.7 53 udp-stream replied",
             ],
         ),
         (
@@ -117,15 +117,15 @@ fn an_entry_is_what_either_side_sees_of_it() {
         (
             PING4,
             &[
-                "in 198.51.100.7 77 10.0.0.2 264 icmp answered",
-                "out 198.51.100.1 77 198.51.100.7 8 icmp answered",
+                "in 198.51.100.7 77 10.0.0.2 264 icmp replied",
+                "out 198.51.100.1 77 198.51.100.7 8 icmp replied",
             ],
         ),
         (
             PING6,
             &[
-                "in 2001:db8::7 78 fd00:a::2 384 icmp answered",
-                "out 2001:db8::1 78 2001:db8::7 128 icmp answered",
+                "in 2001:db8::7 78 fd00:a::2 384 icmp replied",
+                "out 2001:db8::1 78 2001:db8::7 128 icmp replied",
             ],
         ),
     ] {
@@ -140,10 +140,10 @@ fn an_entry_is_what_either_side_sees_of_it() {
 fn one_of_our_own_addresses_is_never_the_remote_end() {
     let entry = read(&bytes(TCP4)).expect("an entry");
     let server = seen(&entry, &own(&["198.51.100.7", "198.51.100.1"]));
-    let inbound = "in 198.51.100.7 443 10.0.0.2 5000 tcp-established answered";
+    let inbound = "in 198.51.100.7 443 10.0.0.2 5000 tcp-established replied";
     assert_eq!(server, [inbound]);
     let client = seen(&entry, &own(&["10.0.0.2"]));
-    let outbound = "out 198.51.100.1 5000 198.51.100.7 443 tcp-established answered";
+    let outbound = "out 198.51.100.1 5000 198.51.100.7 443 tcp-established replied";
     assert_eq!(client, [outbound]);
 }
 
@@ -191,7 +191,7 @@ fn other_protocols_go_by_their_addresses() {
     let mut entry = read(&bytes(UDP4)).expect("an entry");
     (entry.original.protocol, entry.reply.protocol) = (47, 47);
     let found = seen(&entry, &own(&["10.0.0.2"]));
-    assert_eq!(found, ["out 198.51.100.1 0 198.51.100.7 0 other answered"]);
+    assert_eq!(found, ["out 198.51.100.1 0 198.51.100.7 0 other replied"]);
     // An ICMP type that is neither a request nor a reply.
     let mut unreachable = read(&bytes(PING4)).expect("an entry");
     unreachable.original.icmp_type = 3;
