@@ -1,7 +1,8 @@
 //! What a policy means, in three steps: text → rules ([`policy`]) → partition ([`partition`]) →
-//! tables ([`compile`](mod@compile)). The tables are what the packet path looks packets up in. The
-//! [`oracle`] answers the same questions by walking through the rules, slowly and obviously; tests
-//! compare each step with it.
+//! tables ([`compile`](mod@compile)). The tables are what the packet path looks packets up in.
+//! [`analysis`] has what else follows from a partition: rules that do nothing, and the difference
+//! of two policies. The [`oracle`] answers the same questions by walking through the rules, slowly
+//! and obviously; tests compare each step with it.
 //!
 //! No unsafe code, no BPF, no operating system: the tests need neither root nor a nightly compiler.
 //!
@@ -66,6 +67,7 @@
     )
 )]
 
+pub mod analysis;
 pub mod compile;
 pub mod oracle;
 pub mod partition;

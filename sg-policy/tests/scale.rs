@@ -10,6 +10,7 @@ use fastrand::Rng;
 use nix::time::{ClockId, clock_gettime};
 use sg_common::protocol::Kind;
 use sg_common::verdict::FIRST_RULE_SLOT;
+use sg_policy::analysis;
 use sg_policy::compile::{Budget, Compiled};
 use sg_policy::compile_policy as compile;
 use sg_policy::oracle;
@@ -297,4 +298,112 @@ outbound: []
         assert_eq!(verdict.slot(), FIRST_RULE_SLOT, "{address}");
     }
     agrees(&policy, &compiled, 100, 6);
+}
+
+/// What the calling thread uses for `work`.
+fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let started = cpu_time();
+    (work(), cpu_time() - started)
+}
+
+/// Ten thousand rules of ten prefixes each, many inside of others, with ports in common.
+fn rules_with_prefixes(seed: u64, count: usize) -> String {
+    let mut rng = Rng::with_seed(seed);
+    let mut text = String::new();
+    for i in 0..count {
+        let prefixes: Vec<String> = (0..10)
+            .map(|_| {
+                let len = rng.u32(12..=32);
+                network(&mut rng, len)
+            })
+            .collect();
+        let first = rng.u16(..);
+        let last = first.saturating_add(rng.u16(..1000));
+        let action = if i % 3 == 0 { "drop" } else { "accept" };
+        let _ = writeln!(
+            text,
+            "in tcp {first}-{last} from {} {action}",
+            prefixes.join(",")
+        );
+    }
+    text
+}
+
+/// Proves C8 and C7 at their size: 10,000 rules with 100,000 prefixes.
+#[test]
+fn rules_that_do_nothing_and_differences_among_a_hundred_thousand_prefixes() {
+    let text = rules_with_prefixes(9, 10_000);
+    // One that never matches, one that changes nothing, and one that makes a difference.
+    let (before, behind) = text.split_at(text.len() / 2);
+    let (line, behind) = behind.split_once('\n').expect("there are more rules");
+    let begun = format!("{before}{line}\n");
+    let never = "in tcp 7 from 0.0.0.0/0 drop\nin tcp 7 from 10.1.2.0/24 accept\n";
+    let old = rules_from_lines(&format!("in tcp 7 from 0.0.0.0/0 drop\n{begun}{behind}"));
+    let new = rules_from_lines(&format!(
+        "{never}{begun}{behind}in udp 9 from 10.0.0.0/8 accept\n"
+    ));
+    let prefixes: usize = new.rules.iter().map(|rule| rule.remote.v4.len()).sum();
+    assert!(new.rules.len() > 10_000 && prefixes > 100_000, "{prefixes}");
+
+    let (found, time) = timed(|| analysis::idle(&new));
+    println!("{} rules that do nothing, in {time:?}", found.len());
+    assert!(time < PATIENCE, "{time:?}");
+    let second = found.iter().find(|one| one.rule == 1);
+    let expected = analysis::Why::NeverMatches {
+        covered_by: vec![0],
+    };
+    assert_eq!(second.map(|one| &one.why), Some(&expected));
+    for one in &found {
+        let decider = oracle::first_match(&new, &one.witness).map(|rule| rule as u32);
+        match &one.why {
+            analysis::Why::NeverMatches { covered_by } => {
+                assert_eq!(decider, Some(covered_by[0]));
+            }
+            analysis::Why::ChangesNothing { .. } => assert_eq!(decider, Some(one.rule)),
+        }
+    }
+
+    let (found, time) = timed(|| analysis::diff(&old, &new));
+    println!("{} rows of a difference, in {time:?}", found.rows.len());
+    assert!(time < PATIENCE, "{time:?}");
+    let rows: Vec<_> = found.rows.iter().map(|row| (row.old, row.new)).collect();
+    assert_eq!(rows, [(None, Some(new.rules.len() as u32 - 1))]);
+    assert_eq!(found.rows[0].traffic.remotes_in_words(3), "10.0.0.0/8");
+}
+
+/// As many rules that never match as there can be, behind as many as cover them together.
+#[test]
+fn thousands_of_rules_that_never_match_above_thousands_of_networks() {
+    let mut rng = Rng::with_seed(10);
+    let mut text = String::new();
+    for i in 0..1000u32 {
+        let _ = writeln!(text, "in tcp {}-{} from any accept", i * 60, i * 60 + 59);
+    }
+    for _ in 0..1000 {
+        let _ = writeln!(
+            text,
+            "in udp {} from {} accept",
+            rng.u16(..),
+            network(&mut rng, 24)
+        );
+    }
+    for _ in 0..1000 {
+        let first = rng.u16(..50_000);
+        let last = first + rng.u16(..100);
+        let _ = writeln!(
+            text,
+            "in tcp {first}-{last} from {} drop",
+            network(&mut rng, 20)
+        );
+    }
+    for _ in 0..500 {
+        let first = rng.u16(..50_000);
+        let _ = writeln!(text, "in tcp {first} from any drop");
+    }
+    let policy = rules_from_lines(&text);
+    let (found, time) = timed(|| analysis::idle(&policy));
+    println!("{} rules that do nothing, in {time:?}", found.len());
+    assert!(time < PATIENCE, "{time:?}");
+    let never = |one: &&analysis::Idle| matches!(one.why, analysis::Why::NeverMatches { .. });
+    assert!(found.iter().filter(never).count() >= 1500);
 }

@@ -9,6 +9,7 @@ use sg_common::{
 };
 
 use super::class::{Class, Family};
+use super::space::{Address, Space};
 use crate::policy::is_ipv6_extension;
 
 /// Neighbouring addresses of one class.
@@ -53,4 +54,42 @@ pub(super) fn is_possible(family: Family, kind: Kind, numbers: &RangeInclusive<u
             && (family == Family::V4 || !is_ipv6_extension(protocol))
     };
     kind != Kind::Other || (first..=last).any(occurs)
+}
+
+/// All addresses of one family with their classes.
+pub(super) fn ranges<T: Address>(family: Family, space: &Space<T>) -> Vec<AddressRange> {
+    let steps = space.steps();
+    let ends = steps.iter().skip(1).map(|(start, _)| start.before());
+    let lasts = ends.flatten().chain([T::MAX]);
+    let range = |(&(first, index), last): (&(T, u32), T)| AddressRange {
+        first: first.address(),
+        last: last.address(),
+        class: Class { family, index },
+    };
+    steps.iter().zip(lasts).map(range).collect()
+}
+
+/// For each class that has addresses, some of them: the range with the lowest.
+pub(crate) fn places(ranges: impl IntoIterator<Item = AddressRange>) -> Vec<Option<AddressRange>> {
+    let mut places: Vec<Option<AddressRange>> = Vec::new();
+    for range in ranges {
+        let index = range.class.index as usize;
+        places.resize(places.len().max(index + 1), None);
+        places[index].get_or_insert(range);
+    }
+    places
+}
+
+impl AddressRange {
+    /// An address of the range to show: the second one where there are more, since the first is
+    /// often a network's own.
+    pub(crate) fn example(&self) -> IpAddr {
+        let second = match self.first {
+            IpAddr::V4(first) => first.to_bits().checked_add(1).map(|a| IpAddr::V4(a.into())),
+            IpAddr::V6(first) => first.to_bits().checked_add(1).map(|a| IpAddr::V6(a.into())),
+        };
+        second
+            .filter(|second| *second <= self.last)
+            .unwrap_or(self.first)
+    }
 }

@@ -7,7 +7,7 @@ use sg_common::{
 
 use super::class::Family;
 use super::decisions::service;
-use crate::policy::{Policy, Protocol, Rule};
+use crate::policy::{Protocol, Rule};
 
 /// A range of numbers that a rule matches, whatever the address.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +19,21 @@ pub(super) struct Claim {
     pub(super) last: u16,
 }
 
-/// What every rule of a policy claims in one family. In one list, since it is gone through for
+impl Claim {
+    /// The direction and kind of its packets.
+    pub(super) fn service(self) -> (Direction, Kind) {
+        let (direction, kind) = (
+            self.service / Kind::ALL.len() as u8,
+            self.service % Kind::ALL.len() as u8,
+        );
+        (
+            Direction::BOTH[usize::from(direction)],
+            Kind::ALL[usize::from(kind)],
+        )
+    }
+}
+
+/// What every rule of a list claims in one family. In one list, since it is gone through for
 /// each class.
 pub(super) struct Claims {
     claims: Vec<Claim>,
@@ -28,10 +42,10 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    pub(super) fn new(policy: &Policy, family: Family) -> Self {
+    pub(super) fn new<'p>(rules: impl IntoIterator<Item = &'p Rule>, family: Family) -> Self {
         let mut claims = Vec::new();
         let mut ends = Vec::new();
-        for rule in &policy.rules {
+        for rule in rules {
             match rule.protocol {
                 Protocol::All => {
                     let all = Kind::ALL.map(|kind| claim(rule.direction, kind, 0, u16::MAX));
@@ -49,7 +63,7 @@ impl Claims {
         Claims { claims, ends }
     }
 
-    /// The claims of the rule with this index in the policy.
+    /// The claims of the rule with this index in the list.
     pub(super) fn of(&self, rule: u32) -> &[Claim] {
         let first = match rule {
             0 => 0,

@@ -42,4 +42,9 @@ impl Class {
     pub const fn family(self) -> Family {
         self.family
     }
+
+    /// Its number within its family.
+    pub(crate) const fn index(self) -> usize {
+        self.index as usize
+    }
 }

@@ -21,6 +21,9 @@ mod class;
 mod coverage;
 mod decisions;
 mod first_match;
+mod first_two;
+mod pair_steps;
+mod pairs;
 mod space;
 mod steps;
 mod verdicts;
@@ -31,13 +34,18 @@ use sg_common::{protocol::Kind, verdict::Direction};
 
 use crate::policy::Policy;
 pub(crate) use crate::policy::Prefix;
+use cell::ranges;
 use claims::Claims;
-use coverage::Coverage;
+use coverage::{Coverage, Layer, Matches};
 use first_match::FirstMatch;
 
+pub(crate) use cell::places;
 pub use cell::{AddressRange, Cell};
 pub use class::{Class, Family};
 pub use decisions::{Decisions, Step};
+pub use pair_steps::{PairCell, PairStep, PairSteps};
+pub(crate) use pairs::Beside;
+pub use pairs::Pairs;
 pub(crate) use space::{Address, Space, steps_of};
 pub(crate) use steps::set;
 pub use verdicts::Verdicts;
@@ -81,11 +89,11 @@ impl Partition {
     /// Cuts the packets that there can be by the rules of `policy`. Rules are known by their index
     /// in [`Policy::rules`] from then on.
     pub fn new(policy: &Policy) -> Self {
-        let mut coverage = Coverage::new(policy);
+        let mut coverage = Coverage::new(&[Layer::of(policy, Matches::First)]);
         Partition {
             v4: Space::new(&mut coverage),
             v6: Space::new(&mut coverage),
-            claims: Family::BOTH.map(|family| Claims::new(policy, family)),
+            claims: Family::BOTH.map(|family| Claims::new(&policy.rules, family)),
             coverage,
         }
     }
@@ -189,18 +197,6 @@ impl Partition {
             })
         })
     }
-}
-
-fn ranges<T: Address>(family: Family, space: &Space<T>) -> Vec<AddressRange> {
-    let steps = space.steps();
-    let ends = steps.iter().skip(1).map(|(start, _)| start.before());
-    let lasts = ends.flatten().chain([T::MAX]);
-    let range = |(&(first, index), last): (&(T, u32), T)| AddressRange {
-        first: first.address(),
-        last: last.address(),
-        class: Class { family, index },
-    };
-    steps.iter().zip(lasts).map(range).collect()
 }
 
 /// The cells of one class, of which `remote` is an address.

@@ -20,10 +20,6 @@ impl Cover {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.v4.is_empty() && self.v6.is_empty()
-    }
-
     pub(crate) fn whole_v4(&self) -> bool {
         self.v4 == [(0, u128::from(u32::MAX))]
     }
@@ -132,7 +128,7 @@ mod tests {
         assert_eq!(others.v4, [(0, (10 << 24) - 1), (11 << 24, end)]);
         assert!(others.whole_v6() && others.complement() == ten);
         let all = ten.and(std::slice::from_ref(&others));
-        assert!(all.whole_v4() && all.complement().is_empty());
+        assert!(all.whole_v4() && all.complement() == Cover::default());
     }
 
     #[test]

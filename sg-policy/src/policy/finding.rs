@@ -3,7 +3,10 @@
 
 use std::fmt;
 
+use std::net::IpAddr;
+
 use serde::Serialize;
+use sg_common::verdict::{Action, Direction};
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -30,11 +33,11 @@ impl Severity {
 
 /// Defines [`Lint`] from one list of what there is to look for.
 macro_rules! lints {
-    ($($(#[$doc:meta])* $lint:ident $code:literal,)*) => {
+    ($($(#[doc = $doc:literal])* $lint:ident $code:literal,)*) => {
         /// What `check` looks for in a valid policy. The codes are stable: `--deny` takes them.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Lint {
-            $($(#[$doc])* $lint,)*
+            $($(#[doc = $doc])* $lint,)*
         }
 
         impl Lint {
@@ -45,6 +48,13 @@ macro_rules! lints {
             pub const fn code(self) -> &'static str {
                 match self {
                     $(Lint::$lint => $code,)*
+                }
+            }
+
+            /// What is looked for, in a sentence.
+            pub const fn about(self) -> &'static str {
+                match self {
+                    $(Lint::$lint => concat!($($doc),*).trim_ascii_start(),)*
                 }
             }
         }
@@ -76,7 +86,9 @@ lints! {
     NodePortRange "node-port-range",
     /// In a cluster: no rule accepts the echo requests of public addresses, or those to them.
     PingClosed "ping-closed",
-    /// A rule can never match, because an earlier one covers it.
+    /// A rule changes nothing: without it the rest of the policy does the same.
+    RedundantRule "redundant-rule",
+    /// A rule can never match, because earlier ones cover it, one alone or several together.
     ShadowedRule "shadowed-rule",
     /// In a cluster: the rules for pods and nodes do not have 100.64.0.0/10 (RFC 6598).
     SharedAddressesClosed "shared-addresses-closed",
@@ -124,6 +136,47 @@ pub struct Finding {
     pub help: Option<String>,
     /// Where it is; `None` if it is not about one place in a policy.
     pub location: Option<Location>,
+    /// Of a rule that does nothing: the rules that decide its packets, or would decide them. Of
+    /// all others none.
+    pub rules: Vec<Decider>,
+    /// Of a rule that does nothing: a packet that shows it.
+    pub witness: Option<Witness>,
+}
+
+/// A rule that a finding names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Decider {
+    /// The list that it is in.
+    pub direction: Direction,
+    /// Its place there, from 1.
+    pub position: u32,
+    /// The name of its group.
+    pub group: String,
+    /// Its own name.
+    pub name: Option<String>,
+    /// What it does to packets.
+    pub action: Action,
+    /// Its match in one line.
+    pub summary: String,
+    /// Where it stands.
+    pub location: Location,
+}
+
+/// A packet that opens a flow, as rules see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Witness {
+    /// Where it goes.
+    pub direction: Direction,
+    /// The number of its protocol.
+    pub protocol: u8,
+    /// The address at the other end.
+    pub remote: IpAddr,
+    /// The destination port, of TCP, UDP and SCTP.
+    pub port: Option<u16>,
+    /// The type, of ICMP in IPv4 and ICMPv6 in IPv6.
+    pub icmp_type: Option<u8>,
+    /// Its code.
+    pub icmp_code: Option<u8>,
 }
 
 impl Finding {
@@ -135,6 +188,8 @@ impl Finding {
             message: message.into(),
             help: None,
             location: None,
+            rules: Vec::new(),
+            witness: None,
         }
     }
 

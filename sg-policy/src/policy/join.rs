@@ -15,11 +15,10 @@ use super::model::{Action, Direction, Policy, Protocol, Rule};
 use super::rules::Draft;
 use super::source::Source;
 
-/// A policy, and the place of each of its rules.
+/// A policy, and what joining its groups has shown.
 #[derive(Debug)]
 pub(crate) struct Joined {
     pub(crate) policy: Policy,
-    pub(crate) places: Vec<Location>,
     pub(crate) findings: Vec<Finding>,
 }
 
@@ -61,7 +60,7 @@ pub(crate) fn join(loading: &mut Loading, documents: Vec<(Source, Document)>) ->
     for (number, group) in (0..).zip(&groups) {
         numbers.insert(group.name.clone(), (number, group.is_named));
     }
-    let (rules, places) = number(groups);
+    let rules = number(groups);
     let mut policy = Policy {
         name,
         digest: String::new(),
@@ -78,11 +77,7 @@ pub(crate) fn join(loading: &mut Loading, documents: Vec<(Source, Document)>) ->
         Some((number, false)) => (*number, None),
         None => (0, None),
     });
-    Joined {
-        policy,
-        places,
-        findings,
-    }
+    Joined { policy, findings }
 }
 
 /// The value of an option that several files may give, if they agree.
@@ -216,7 +211,7 @@ fn keep_logs(last: &mut Vec<Draft>, deferred: Vec<Draft>) {
 }
 
 /// Gives every rule its position and identity.
-fn number(groups: Vec<Group>) -> (Vec<Rule>, Vec<Location>) {
+fn number(groups: Vec<Group>) -> Vec<Rule> {
     let mut occurrences: HashMap<String, u32> = HashMap::new();
     let (mut inbound, mut outbound) = (Vec::new(), Vec::new());
     for group in groups {
@@ -229,7 +224,7 @@ fn number(groups: Vec<Group>) -> (Vec<Rule>, Vec<Location>) {
                 .map(|draft| (name.clone(), draft)),
         );
     }
-    let (mut rules, mut places) = (Vec::new(), Vec::new());
+    let mut rules = Vec::new();
     for drafts in [inbound, outbound] {
         for (position, (group, draft)) in (1..).zip(drafts) {
             let mut identity = format!(
@@ -257,10 +252,9 @@ fn number(groups: Vec<Group>) -> (Vec<Rule>, Vec<Location>) {
                 log: draft.log,
                 summary: draft.spelling.summary,
                 identity,
-                source: draft.location.clone(),
+                source: draft.location,
             });
-            places.push(draft.location);
         }
     }
-    (rules, places)
+    rules
 }

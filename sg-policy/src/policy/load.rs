@@ -16,15 +16,18 @@ use super::model::Policy;
 use super::read::Unreadable;
 use super::read::{self, POLICY_BYTES, Role};
 use super::source::{Source, stem_of};
-use super::{document, join, lint};
+use super::{document, join};
 
-/// A valid policy and what `check` says about it.
+/// A valid policy, and what reading it has shown.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The policy.
     pub policy: Policy,
-    /// Warnings and notes.
+    /// What is odd in its text. [`analysis::findings`](crate::analysis::findings) has these, and
+    /// what follows from the meaning of the rules.
     pub findings: Vec<Finding>,
+    /// Whether it is for a node of a container cluster, as its sets say.
+    pub is_cluster: bool,
 }
 
 /// Loads policies and binds their groups in the order of `inputs`. `overrides` replace the
@@ -145,10 +148,10 @@ fn load_sources(
     let mut findings = std::mem::take(&mut loading.findings);
     loading.report.finish()?;
     findings.extend(joined.findings);
-    findings.extend(lint::lint(&joined.policy, &joined.places, is_cluster));
     Ok(Loaded {
         policy: joined.policy,
         findings,
+        is_cluster,
     })
 }
 

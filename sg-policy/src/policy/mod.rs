@@ -3,7 +3,7 @@
 //!
 //! A text becomes a tree whose nodes know their places (`yaml`), which is walked (`document`,
 //! `rules`, `sets`) so that one reading finds every error; then the groups of all files are joined
-//! (`join`) and linted (`lint`).
+//! (`join`).
 
 mod address;
 mod builtin;
@@ -21,7 +21,6 @@ mod items;
 mod join;
 mod kind;
 mod lines;
-mod lint;
 mod load;
 mod loading;
 mod matching;
@@ -29,20 +28,20 @@ pub mod model;
 mod other_format;
 mod ports;
 mod protocol;
-mod reach;
 mod read;
 mod rules;
 mod set_name;
 mod setfile;
 mod sets;
-mod shadow;
 mod source;
 mod spelling;
 mod yaml;
 
+pub(crate) use address::{mask4, mask6, split as split_range};
 pub use builtin::{Builtin, builtin, builtins};
+pub(crate) use cover::{Cover, is_whole_family};
 pub use errors::{PRINTED, PolicyError, PolicyErrors};
-pub use finding::{Finding, Lint, Location, Severity};
+pub use finding::{Decider, Finding, Lint, Location, Severity, Witness};
 pub use input::{PolicyInput, SetOverride, SetOverrideError};
 #[doc(hidden)]
 pub use lines::{groups_from_lines, rules_from_lines};
@@ -50,5 +49,5 @@ pub use load::{Loaded, load, load_text};
 pub use loading::{PORT_RANGES, PREFIXES, RULES};
 pub use model::*;
 pub use protocol::icmp_type_of as icmp_type;
-pub(crate) use protocol::is_ipv6_extension;
+pub(crate) use protocol::{is_ipv6_extension, name as protocol_name};
 pub use read::{POLICY_BYTES, SET_BYTES};

@@ -117,6 +117,17 @@ pub enum Established {
     Flush,
 }
 
+impl Established {
+    /// The word that a policy writes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Established::Revalidate => "revalidate",
+            Established::Keep => "keep",
+            Established::Flush => "flush",
+        }
+    }
+}
+
 /// What happens to frames that are neither IPv4 nor IPv6 (SPEC P10).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -11,7 +11,32 @@ mod templates;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use sg_policy::analysis::findings;
 use sg_policy::policy::*;
+
+/// With all that `check` says of it.
+fn checked(loaded: Loaded) -> Loaded {
+    Loaded {
+        findings: findings(&loaded),
+        ..loaded
+    }
+}
+
+pub(crate) fn load(
+    inputs: &[PolicyInput],
+    overrides: &[SetOverride],
+) -> Result<Loaded, PolicyErrors> {
+    sg_policy::policy::load(inputs, overrides).map(checked)
+}
+
+pub(crate) fn load_text(
+    name: &str,
+    text: &str,
+    base_dir: Option<&Path>,
+    overrides: &[SetOverride],
+) -> Result<Loaded, PolicyErrors> {
+    sg_policy::policy::load_text(name, text, base_dir, overrides).map(checked)
+}
 
 pub(crate) fn text(policy: &str) -> Result<Loaded, PolicyErrors> {
     load_text("p.yaml", policy, None, &[])

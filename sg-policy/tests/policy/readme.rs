@@ -3,9 +3,7 @@
 
 use std::path::PathBuf;
 
-use sg_policy::policy::*;
-
-use crate::codes;
+use crate::{codes, load_text};
 
 fn read(name: &str) -> String {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use sg_policy::policy::*;
 
-use crate::{codes, good, load_file, write};
+use crate::{codes, good, load_file, load_text, write};
 
 /// Proves P6.
 #[test]

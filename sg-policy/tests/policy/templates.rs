@@ -2,7 +2,7 @@
 
 use sg_policy::policy::*;
 
-use crate::{builtin_policy, codes};
+use crate::{builtin_policy, codes, load_text};
 
 /// Proves P7.
 #[test]
@@ -55,6 +55,7 @@ fn checking_the_tke_template_notes_its_weak_points_and_nothing_else() {
             "node-port-range",
             "node-port-range",
             "ssh-open",
+            "redundant-rule",
             "ipv6-denied"
         ]
     );
@@ -62,7 +63,7 @@ fn checking_the_tke_template_notes_its_weak_points_and_nothing_else() {
     for part in ["32768", "30000-32767", "ephemeral", "builtin:tke:8:5"] {
         assert!(text.contains(part), "{text}");
     }
-    let json = serde_json::to_value(&loaded.findings[3]).unwrap();
+    let json = serde_json::to_value(&loaded.findings[4]).unwrap();
     assert_eq!(json["severity"], "warning");
     assert_eq!(json["code"], "ipv6-denied");
 }

@@ -3,10 +3,11 @@
 
 use std::fmt::Write as _;
 
-use clap::Args;
 use clap::builder::PossibleValuesParser;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT};
+use sg_policy::analysis::listed;
 use sg_policy::compile::{Placement, TableSizes};
 use sg_policy::compile_policy;
 use sg_policy::policy::{Finding, Lint, Loaded, NonIp, Severity};
@@ -16,6 +17,7 @@ use super::context::{Context, Json};
 use super::failure::Failure;
 use super::patience::Patience;
 use super::policy_args::{Policies, TableMemory};
+use super::sarif;
 use super::screen::{Paint, Screen};
 use super::units::{bytes, count, short_digest};
 
@@ -27,9 +29,14 @@ Examples:
   sgctl check builtin:tke-minimal --set admin=198.51.100.7
   sgctl check base.yaml team.yaml --json
   sgctl check policy.yaml --strict --deny shadowed-rule
+  sgctl check policy.yaml --format sarif > findings.sarif
 
 Each finding has its code in brackets. --strict makes an error of each warning, --deny CODE of each
 finding with that code. Errors are listed with their places; nothing is attached in any case.
+
+Rules that do nothing are found exactly: `shadowed-rule` is one that never matches, `redundant-rule`
+one whose removal alone changes neither a verdict nor what is logged (its packets are counted
+elsewhere then).
 
 Exit codes: 0 valid (warnings and notes included), 1 not valid, or a finding is an error by --strict
 or --deny, 2 usage.")]
@@ -44,8 +51,18 @@ pub(super) struct Check {
     /// Make errors of findings with this code; may be repeated
     #[arg(long, value_name = "CODE", value_parser = lint_codes(), hide_possible_values = true)]
     deny: Vec<String>,
+    /// How to print findings: for people, as JSON (like --json), or as SARIF 2.1.0 for code hosts
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Format::Text)]
+    format: Format,
     #[command(flatten)]
     json: Json,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+    Sarif,
 }
 
 fn lint_codes() -> PossibleValuesParser {
@@ -72,12 +89,25 @@ struct PolicyHead {
 
 impl Check {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
-        let json = self.json.json;
+        let format = match self.json.json {
+            true => Format::Json,
+            false => self.format,
+        };
+        if self.json.json && self.format == Format::Sarif {
+            let both = "--json and --format sarif are two formats: give one of them".to_owned();
+            return Err(Failure::usage::<Check>("sgctl check", both));
+        }
+        let json = format == Format::Json;
+        let sarif = format == Format::Sarif;
         let patience = Patience::with("reading and compiling the policy");
         let mut loaded = match self.policies.load() {
             Ok(loaded) => loaded,
             Err(errors) if json => {
                 return not_valid(&context.out, None, Vec::new(), errors.findings());
+            }
+            Err(errors) if sarif => {
+                self.sarif(&context.out, &errors.findings())?;
+                return Err(Failure::Told(1));
             }
             Err(errors) => return Err(errors.into()),
         };
@@ -98,6 +128,13 @@ impl Check {
                 let errors = Failure::from(KernelError::from(error)).findings();
                 return not_valid(&context.out, Some(head), loaded.findings, errors);
             }
+            Err(error) if sarif => {
+                loaded
+                    .findings
+                    .extend(Failure::from(KernelError::from(error)).findings());
+                self.sarif(&context.out, &loaded.findings)?;
+                return Err(Failure::Told(1));
+            }
             Err(error) => return Err(KernelError::from(error).into()),
         };
         drop(patience);
@@ -117,6 +154,8 @@ impl Check {
                 findings,
                 errors,
             })?;
+        } else if sarif {
+            self.sarif(&context.out, &loaded.findings)?;
         } else {
             let mut out = text(&context.out, &loaded, sizes);
             if errors > 0 {
@@ -128,6 +167,16 @@ impl Check {
             0 => Ok(()),
             _ => Err(Failure::Told(1)),
         }
+    }
+
+    /// Prints findings for code hosts, with paths relative to the working directory.
+    fn sarif(&self, screen: &Screen, findings: &[Finding]) -> Result<(), Failure> {
+        let directory = std::env::current_dir().map_err(|source| Failure::Io {
+            what: "finding the working directory",
+            source,
+        })?;
+        let whole = self.policies.files().next();
+        screen.json_line(&sarif::log(findings, whole, &directory))
     }
 
     /// Makes errors of the findings that `--strict` and `--deny` forbid.
@@ -218,8 +267,8 @@ fn text(screen: &Screen, loaded: &Loaded, sizes: TableSizes) -> String {
     if !loaded.findings.is_empty() {
         out.push('\n');
     }
-    for finding in &loaded.findings {
-        out.push_str(&finding_text(screen, finding));
+    for finding in listed(&loaded.findings) {
+        out.push_str(&finding_text(screen, &finding));
     }
     out
 }
@@ -256,6 +305,9 @@ fn finding_text(screen: &Screen, finding: &Finding) -> String {
         finding.message,
         screen.paint(Paint::Dim, format!("[{}]", finding.code)),
     );
+    if let Some(witness) = &finding.witness {
+        let _ = writeln!(out, "  such as {witness}");
+    }
     if let Some(help) = &finding.help {
         let _ = writeln!(out, "  help: {help}");
     }

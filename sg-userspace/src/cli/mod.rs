@@ -13,6 +13,7 @@ mod completions;
 mod context;
 mod counters;
 mod detach;
+mod diff;
 mod explain;
 mod explain_args;
 mod failure;
@@ -24,6 +25,7 @@ mod policy_args;
 mod rates;
 mod report;
 mod run;
+mod sarif;
 mod screen;
 mod status;
 mod suggestions;
@@ -105,6 +107,7 @@ enum Command {
     Templates(templates::Templates),
     Check(check::Check),
     Explain(explain_args::Explain),
+    Diff(diff::Diff),
     Apply(apply::Apply),
     Run(run::Run),
     Status(status::Status),
@@ -159,6 +162,7 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Templates(command) => command.run(context),
         Command::Check(command) => command.run(context),
         Command::Explain(command) => command.run(context),
+        Command::Diff(command) => command.run(context),
         Command::Apply(command) => command.run(context),
         Command::Run(command) => command.run(context),
         Command::Status(command) => command.run(context),

@@ -1,7 +1,10 @@
 //! The arguments that name and fit policies, shared by `check`, `apply` and `run`, and those that
 //! say how to attach.
 
+use std::path::Path;
+
 use clap::{Args, ValueEnum};
+use sg_policy::analysis;
 use sg_policy::compile::Budget;
 use sg_policy::policy::{Loaded, PolicyErrors, PolicyInput, SetOverride, load};
 use sg_userspace::kernel::{self, ApplyOptions, DEFAULT_MAX_FLOWS, KernelError, interfaces};
@@ -26,8 +29,21 @@ pub(super) struct Sets {
 }
 
 impl Policies {
+    /// The policy, with all that `check` says of it.
     pub(super) fn load(&self) -> Result<Loaded, PolicyErrors> {
-        load(&self.policies, &self.sets.sets)
+        let loaded = load(&self.policies, &self.sets.sets)?;
+        Ok(Loaded {
+            findings: analysis::findings(&loaded),
+            ..loaded
+        })
+    }
+
+    /// The files among them.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.policies.iter().filter_map(|input| match input {
+            PolicyInput::File(path) => Some(path.as_path()),
+            _ => None,
+        })
     }
 
     /// Whether one of the policies is standard input, which can be read only once.

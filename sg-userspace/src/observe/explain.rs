@@ -13,7 +13,7 @@ use super::decided::DecidedBy;
 use crate::kernel::tables::LiveTables;
 use crate::kernel::{Fault, KernelError};
 use sg_policy::oracle;
-use sg_policy::policy::{Location, NonIp, Policy};
+use sg_policy::policy::{Location, NonIp, Policy, Rule};
 
 /// A packet that opens a flow, about which `explain` is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,18 +83,21 @@ pub fn explain_policy(policy: &Policy, question: &Question) -> Explanation {
     };
     match oracle::first_match(policy, &packet).map(|i| &policy.rules[i]) {
         None => no_match(question),
-        Some(rule) => by_rule(
-            question,
-            rule.action,
-            ExplainedRule {
-                group: rule.group.clone(),
-                position: rule.position,
-                name: rule.name.clone(),
-                summary: rule.summary.clone(),
-                description: rule.description.clone(),
-                location: Some(rule.source.clone()),
-            },
-        ),
+        Some(rule) => by_rule(question, rule.action, ExplainedRule::of(rule)),
+    }
+}
+
+impl ExplainedRule {
+    /// A rule of a policy.
+    pub fn of(rule: &Rule) -> Self {
+        ExplainedRule {
+            group: rule.group.clone(),
+            position: rule.position,
+            name: rule.name.clone(),
+            summary: rule.summary.clone(),
+            description: rule.description.clone(),
+            location: Some(rule.source.clone()),
+        }
     }
 }
 

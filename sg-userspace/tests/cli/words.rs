@@ -4,11 +4,12 @@
 use super::world::{assert_shown, file, run, run_with, sgctl};
 
 /// Every command that has its own help text. The first is `sgctl` itself.
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "",
     "templates",
     "check",
     "explain",
+    "diff",
     "apply",
     "run",
     "status",
@@ -190,6 +191,48 @@ fn what_happens_to_other_frames_than_ip_is_said() {
     }
     let bad = of("non-ip: drop\n");
     run(&["check", &bad]).fails(1, "expected one of accept, arp-only");
+}
+
+/// Proves C7: `diff` says what differs, and `explain` confirms each row with either policy.
+#[test]
+fn diff_says_which_traffic_is_decided_differently() {
+    let dir = tempfile::tempdir().unwrap();
+    let mine = file(
+        dir.path(),
+        "mine.yaml",
+        "name: mine\ninbound:\n  - {protocol: tcp, ports: 30000-32767, from: 0.0.0.0/0, action: \
+         accept}\n  - {protocol: all, from: 10.0.0.0/8, action: accept}\n  - {protocol: tcp, ports: \
+         22, from: 192.0.2.0/24, action: accept, name: ssh}\n  - {protocol: icmpv6, from: any, \
+         action: accept}\noutbound:\n  - {protocol: all, to: any, action: accept}\ntimeouts: \
+         {udp: 1m}\nlog-no-match: inbound\n",
+    );
+    let words = ["diff", "builtin:tke", &mine];
+    let ran = run(&words);
+    let shown = |text: &str| text.replace(dir.path().to_str().unwrap(), "[dir]");
+    assert_shown!("diff_tke", shown(&ran.all()));
+    assert_eq!(ran.code, 1);
+    let json = run(&[&words[..], &["--json"]].concat()).json();
+    let rows = json["rows"].as_array().unwrap();
+    assert!(rows.len() > 5, "{json:#}");
+    for row in rows {
+        for (side, policy) in [("old", "builtin:tke"), ("new", &mine)] {
+            let question = row["explain"].as_str().unwrap();
+            let words = ["explain", policy].into_iter().chain(question.split(' '));
+            let words: Vec<&str> = words.chain(["--json"]).collect();
+            let explained = run(&words).ok().json();
+            assert_eq!(explained["verdict"], row[side]["action"], "{row:#}");
+            let position = |rule: &serde_json::Value| rule["position"].clone();
+            assert_eq!(
+                position(&explained["rule"]),
+                position(&row[side]["rule"]),
+                "{row:#}"
+            );
+        }
+    }
+    let same = run(&["diff", "builtin:tke", "builtin:tke"]).ok().out;
+    assert!(same.contains("the same for every packet"), "{same}");
+    run(&["diff", "-", "-"]).fails(2, "named twice");
+    run(&["diff", "builtin:tke", "builtin:tk"]).fails(1, "did you mean");
 }
 
 #[test]

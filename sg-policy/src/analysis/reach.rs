@@ -1,11 +1,12 @@
 //! Whether the rules let one kind of packet pass from or to any address of a part of the address
 //! space; and findings about what a node is cut off from where they do not.
 
-use super::address::{mask4, mask6};
-use super::cover::{Cover, is_whole_family};
-use super::finding::{Finding, Lint};
-use super::model::{Action, Direction, Policy, Prefix, Protocol, Remote, Rule};
-use super::protocol::{ICMP, ICMPV6};
+use sg_common::protocol::{IPPROTO_ICMP as ICMP, IPPROTO_ICMPV6 as ICMPV6};
+
+use crate::policy::{
+    Action, Cover, Direction, Finding, Lint, Policy, Prefix, Protocol, Remote, Rule,
+    is_whole_family, mask4, mask6,
+};
 
 const TCP: u8 = 6;
 const SSH: u16 = 22;

@@ -1,37 +1,26 @@
-//! Findings about a valid policy: what it leaves open, what it never lets through, and rules that
-//! never match.
+//! Findings about what a valid policy leaves open, and what it never lets through.
 
-use super::cover::is_whole_family;
-use super::finding::{Finding, Lint, Location};
-use super::model::{Action, Direction, Policy, Protocol, Rule};
 use super::reach;
-use super::shadow;
+use crate::policy::{Action, Direction, Finding, Lint, Policy, Protocol, Rule, is_whole_family};
 
-/// The most findings of one code that are listed one by one; the others are counted.
-const LISTED: usize = 20;
 /// The first and last port that Kubernetes gives to services by default.
 const NODE_PORTS: (u16, u16) = (30000, 32767);
 /// The first port that Linux gives to outgoing connections by default.
 const EPHEMERAL: u16 = 32768;
 
-/// Lints a policy. `places` holds the place of each rule; `is_cluster` tells that it is for a node
-/// of a container cluster.
-pub(crate) fn lint(policy: &Policy, places: &[Location], is_cluster: bool) -> Vec<Finding> {
+/// What is open to everybody; of rules that `decides` something.
+pub(super) fn opens(policy: &Policy, decides: impl Fn(usize) -> bool) -> Vec<Finding> {
+    let rules = policy.rules.iter().enumerate();
+    let deciding = rules.filter(|(index, _)| decides(*index));
+    deciding
+        .filter_map(|(_, rule)| Some(open(rule)?.at(&rule.source)))
+        .collect()
+}
+
+/// What is never let through. `is_cluster` tells that the policy is for a node of a container
+/// cluster.
+pub(super) fn closes(policy: &Policy, is_cluster: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let shadowed = shadow::find(policy);
-    let mut is_shadowed = vec![false; policy.rules.len()];
-    for (index, _) in &shadowed {
-        if let Some(flag) = is_shadowed.get_mut(*index) {
-            *flag = true;
-        }
-    }
-    let live = policy.rules.iter().zip(places).zip(&is_shadowed);
-    let live = live.filter(|(_, shadowed)| !**shadowed);
-    for ((rule, place), _) in live {
-        findings.extend(open(rule).map(|finding| finding.at(place)));
-    }
-    limit(&mut findings);
-    shadows(policy, places, &shadowed, &mut findings);
     denied(policy, &mut findings);
     findings.extend(reach::ssh(policy, is_cluster));
     findings.extend(reach::neighbours(policy));
@@ -88,65 +77,6 @@ fn open(rule: &Rule) -> Option<Finding> {
         return Some(Finding::note(Lint::NodePortRange, message).help(help));
     }
     None
-}
-
-/// Keeps the first findings of each code and counts the others.
-fn limit(findings: &mut Vec<Finding>) {
-    for lint in [Lint::InboundOpen, Lint::SshOpen, Lint::NodePortRange] {
-        let mut count = 0;
-        findings.retain(|finding| {
-            let is_one = finding.code == lint.code();
-            count += usize::from(is_one);
-            !is_one || count <= LISTED
-        });
-        if let Some(more @ 1..) = count.checked_sub(LISTED) {
-            findings.push(Finding::warning(
-                lint,
-                format!("and {more} more rules like these"),
-            ));
-        }
-    }
-}
-
-fn shadows(
-    policy: &Policy,
-    places: &[Location],
-    shadowed: &[(usize, usize)],
-    findings: &mut Vec<Finding>,
-) {
-    for (index, by) in shadowed.iter().take(LISTED) {
-        let rules = policy.rules.get(*index).zip(policy.rules.get(*by));
-        let (Some((rule, first)), Some(place)) = (rules, places.get(*index)) else {
-            continue;
-        };
-        let message = format!(
-            "`{}` {} can never match: {} rule {} (`{}` {}, {}:{}) covers it",
-            rule.title(),
-            rule.action.name(),
-            first.direction.name(),
-            first.position,
-            first.title(),
-            first.action.name(),
-            first.source.file,
-            first.source.line,
-        );
-        let finding = match (rule.action, first.action) {
-            (Action::Accept, Action::Accept) => {
-                Finding::note(Lint::ShadowedRule, message).help("it can be removed")
-            }
-            (Action::Drop, Action::Drop) => Finding::note(Lint::ShadowedRule, message)
-                .help("it changes nothing as long as that rule stands"),
-            (Action::Drop, Action::Accept) => Finding::warning(Lint::ShadowedRule, message)
-                .help("move it before that rule, so that it drops what it says"),
-            (Action::Accept, Action::Drop) => Finding::warning(Lint::ShadowedRule, message)
-                .help("it lets nothing through; the first rule that matches decides"),
-        };
-        findings.push(finding.at(place));
-    }
-    if let Some(more @ 1..) = shadowed.len().checked_sub(LISTED) {
-        let message = format!("and {more} more rules that can never match");
-        findings.push(Finding::warning(Lint::ShadowedRule, message));
-    }
 }
 
 /// What no accept rule lets through.

@@ -1,0 +1,183 @@
+//! All that `check` says of a valid policy.
+
+use super::idle::{Idle, Why, idle};
+use super::lint;
+use crate::policy::{Action, Decider, Finding, Lint, Loaded, Location, Policy, Severity, Witness};
+
+/// The most rules that a message names; the others are counted.
+const NAMED: usize = 4;
+/// The most findings of one code that [`listed`] keeps.
+const LISTED: usize = 20;
+
+/// What reading the policy has shown, what it leaves open, rules that never match or change
+/// nothing, and what it never lets through.
+pub fn findings(loaded: &Loaded) -> Vec<Finding> {
+    let policy = &loaded.policy;
+    let found = idle(policy);
+    let mut never = vec![false; policy.rules.len()];
+    for one in &found {
+        if let Some(flag) = never.get_mut(one.rule as usize) {
+            *flag = matches!(one.why, Why::NeverMatches { .. });
+        }
+    }
+    let mut findings = loaded.findings.clone();
+    findings.extend(lint::opens(policy, |rule| {
+        !never.get(rule).unwrap_or(&false)
+    }));
+    findings.extend(found.iter().filter_map(|one| finding(policy, one)));
+    findings.extend(lint::closes(policy, loaded.is_cluster));
+    findings
+}
+
+/// The same findings for a person: the first of each code, and how many there are of it besides.
+pub fn listed(findings: &[Finding]) -> Vec<Finding> {
+    let mut kept: Vec<Finding> = Vec::new();
+    let mut left_out: Vec<(&'static str, usize, Severity)> = Vec::new();
+    for finding in findings {
+        if kept.iter().filter(|k| k.code == finding.code).count() < LISTED {
+            kept.push(finding.clone());
+            continue;
+        }
+        match left_out.iter_mut().find(|(code, ..)| *code == finding.code) {
+            Some((_, count, worst)) => {
+                *count += 1;
+                *worst = finding.severity.min(*worst);
+            }
+            None => left_out.push((finding.code, 1, finding.severity)),
+        }
+    }
+    for (code, count, severity) in left_out {
+        let message = match count {
+            1 => "and 1 more like these".to_owned(),
+            n => format!("and {n} more like these"),
+        };
+        let after = kept.iter().rposition(|finding| finding.code == code);
+        let finding = Finding {
+            severity,
+            ..Finding::error(code, message)
+        };
+        kept.insert(
+            after.map_or(kept.len(), |place| place + 1),
+            finding.help("`--json` lists all"),
+        );
+    }
+    kept
+}
+
+fn finding(policy: &Policy, one: &Idle) -> Option<Finding> {
+    let rule = policy.rules.get(one.rule as usize)?;
+    let this = format!("`{}` {}", rule.title(), rule.action.name());
+    let (finding, others) = match &one.why {
+        Why::NeverMatches { covered_by } => {
+            let others: Vec<Option<u32>> = covered_by.iter().copied().map(Some).collect();
+            let covers = match covered_by.len() {
+                1 => "covers it",
+                _ => "together cover it",
+            };
+            let message = format!(
+                "{this} can never match: {} {covers}",
+                names(policy, &others)
+            );
+            let is_like = |by: &u32| {
+                let by = policy.rules.get(*by as usize);
+                by.is_some_and(|by| by.action == rule.action)
+            };
+            let that = match covered_by.len() {
+                1 => "that rule",
+                _ => "those rules",
+            };
+            let stands = match covered_by.len() {
+                1 => "that rule stands",
+                _ => "those rules stand",
+            };
+            let finding = match (rule.action, covered_by.iter().all(is_like)) {
+                (Action::Accept, true) => {
+                    Finding::note(Lint::ShadowedRule, message).help("it can be removed")
+                }
+                (Action::Drop, true) => Finding::note(Lint::ShadowedRule, message)
+                    .help(format!("it changes nothing as long as {stands}")),
+                (Action::Drop, false) => Finding::warning(Lint::ShadowedRule, message).help(
+                    format!("move it before {that}, so that it drops what it says"),
+                ),
+                (Action::Accept, false) => Finding::warning(Lint::ShadowedRule, message)
+                    .help("it lets nothing through; the first rule that matches decides"),
+            };
+            (finding, others)
+        }
+        Why::ChangesNothing { instead } => {
+            let message = match &instead[..] {
+                [None] => format!(
+                    "{this} changes nothing: what it drops would match no rule without it, and be \
+                     dropped"
+                ),
+                [None, rules @ ..] => format!(
+                    "{this} changes nothing: without it {} would drop the same, or no rule would \
+                     match, which drops too",
+                    names(policy, rules)
+                ),
+                rules => format!(
+                    "{this} changes nothing: without it {} would {} the same",
+                    names(policy, rules),
+                    rule.action.name()
+                ),
+            };
+            let help = match &instead[..] {
+                [None] => "it can stay: it has a counter of its own, and says what is meant",
+                _ => "each such finding is about one rule alone: after removing it, check again",
+            };
+            (
+                Finding::note(Lint::RedundantRule, message).help(help),
+                instead.clone(),
+            )
+        }
+    };
+    let deciders = others.iter().flatten().filter_map(|other| {
+        let rule = policy.rules.get(*other as usize)?;
+        Some(Decider {
+            direction: rule.direction,
+            position: rule.position,
+            group: rule.group.clone(),
+            name: rule.name.clone(),
+            action: rule.action,
+            summary: rule.summary.clone(),
+            location: rule.source.clone(),
+        })
+    });
+    Some(Finding {
+        rules: deciders.collect(),
+        witness: Some(Witness::from(&one.witness)),
+        ..finding.at(&rule.source)
+    })
+}
+
+/// Rules of one direction in words: ``inbound rule 3 (`tcp 22 from any` accept, p.yaml:7)``.
+fn names(policy: &Policy, rules: &[Option<u32>]) -> String {
+    let rules = || {
+        let known = |rule: &Option<u32>| policy.rules.get((*rule)? as usize);
+        rules.iter().filter_map(known)
+    };
+    let count = rules().count();
+    let Some(first) = rules().next() else {
+        return "no rule".to_owned();
+    };
+    let direction = first.direction.name();
+    let place = |Location { file, line, .. }: &Location| format!("{file}:{line}");
+    if count == 1 {
+        return format!(
+            "{direction} rule {} (`{}` {}, {})",
+            first.position,
+            first.title(),
+            first.action.name(),
+            place(&first.source),
+        );
+    }
+    let mut texts: Vec<String> = rules()
+        .take(NAMED)
+        .map(|rule| format!("{} ({})", rule.position, place(&rule.source)))
+        .collect();
+    let last = match count.checked_sub(NAMED) {
+        Some(more @ 1..) => format!("{more} more"),
+        _ => texts.pop().unwrap_or_default(),
+    };
+    format!("{direction} rules {} and {last}", texts.join(", "))
+}

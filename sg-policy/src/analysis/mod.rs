@@ -1,0 +1,17 @@
+//! What follows from partitions, exactly and with a packet that shows it: rules that decide
+//! nothing, rules that change nothing ([`idle`]), and the traffic that two policies decide
+//! differently ([`diff`](mod@diff)). [`findings`] is all that `check` says of a policy.
+
+pub mod diff;
+mod effects;
+mod findings;
+pub mod idle;
+mod lint;
+mod reach;
+mod traffic;
+mod witness;
+
+pub use diff::{Change, Diff, Logging, Row, Setting, diff};
+pub use findings::{findings, listed};
+pub use idle::{Idle, Why, idle};
+pub use traffic::{Service, Traffic, prefixes_of};

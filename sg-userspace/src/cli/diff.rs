@@ -1,0 +1,308 @@
+//! `sgctl diff`: the traffic that two policies decide differently, and the settings that differ.
+//! Attaches nothing and needs no privilege.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+use serde::Serialize;
+use sg_common::verdict::{Action, Direction};
+use sg_policy::analysis::{
+    self, Change, Diff as Found, Logging, Row, Service, Setting, prefixes_of,
+};
+use sg_policy::policy::{Policy, PolicyInput, Witness, load};
+use sg_userspace::observe::explain::ExplainedRule;
+
+use super::context::{Context, Json};
+use super::failure::Failure;
+use super::patience::Patience;
+use super::policy_args::Sets;
+use super::screen::{Paint, Screen};
+use super::units::{clean, count, short_digest, thousands};
+
+/// The most rows that are printed for people; the others are counted.
+const PRINTED: usize = 40;
+/// The most prefixes of a row that are printed for people.
+const PREFIXES: usize = 4;
+
+/// Say which traffic two policies decide differently; attaches nothing and needs no privilege
+#[derive(Args)]
+#[command(after_help = "\
+Each row is traffic that one rule decided and another decides, with another verdict: its protocols
+and ports, the addresses at the other end, both rules, and a packet out of it that `sgctl explain`
+confirms with either policy. Where another rule decides and the verdict is the same there is no row.
+What is said for the whole policy, such as `essential` or `timeouts`, is listed below the rows.
+
+Examples:
+  sgctl diff builtin:tke policy.yaml
+  sgctl diff old.yaml new.yaml --set admin=198.51.100.7
+  git show HEAD:policy.yaml | sgctl diff - policy.yaml --json
+
+Exit codes: 0 the same, 1 they differ, or a policy is not valid, 2 usage.")]
+pub(super) struct Diff {
+    /// The policy that is: a file, `-` for standard input, or builtin:NAME
+    #[arg(value_name = "OLD")]
+    old: PolicyInput,
+    /// The policy that is to be
+    #[arg(value_name = "NEW")]
+    new: PolicyInput,
+    #[command(flatten)]
+    sets: Sets,
+    #[command(flatten)]
+    json: Json,
+}
+
+/// `diff --json`.
+#[derive(Serialize)]
+struct Report<'a> {
+    old: Side<'a>,
+    new: Side<'a>,
+    /// Whether both do the same to every packet, log the same, and have the same settings.
+    same: bool,
+    /// What the rules do, taken together. Null if no verdict differs.
+    change: Option<Change>,
+    rows: Vec<ShownRow>,
+    settings: &'a [Setting],
+    logging: Vec<ShownLogging>,
+    /// How many other pairs of rules there are that decide packets alike.
+    another_rule: usize,
+}
+
+/// A policy that is compared.
+#[derive(Serialize)]
+struct Side<'a> {
+    name: &'a str,
+    digest: &'a str,
+}
+
+#[derive(Serialize)]
+struct ShownRow {
+    direction: Direction,
+    services: Vec<Service>,
+    prefixes: Vec<String>,
+    change: Change,
+    old: Decided,
+    new: Decided,
+    witness: Witness,
+    /// The witness as the last words of an `explain`.
+    explain: String,
+}
+
+/// What a policy does to the traffic of a row.
+#[derive(Serialize)]
+struct Decided {
+    action: Action,
+    /// Null if no rule matches.
+    rule: Option<Shown>,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    direction: Direction,
+    #[serde(flatten)]
+    rule: ExplainedRule,
+}
+
+#[derive(Serialize)]
+struct ShownLogging {
+    direction: Direction,
+    /// Whether the new policy logs what the old one did not; else it is the other way round.
+    logs: bool,
+    old: Decided,
+    new: Decided,
+}
+
+impl Decided {
+    fn of(policy: &Policy, rule: Option<u32>) -> Decided {
+        let rule = rule.and_then(|rule| policy.rules.get(rule as usize));
+        Decided {
+            action: rule.map_or(Action::Drop, |rule| rule.action),
+            rule: rule.map(|rule| Shown {
+                direction: rule.direction,
+                rule: ExplainedRule::of(rule),
+            }),
+        }
+    }
+
+    /// ``drop, by rule 3 of web: tcp 22 from 10.0.0.0/8 (new.yaml:7)``
+    fn text(&self, screen: &Screen) -> String {
+        let action = screen.action(self.action);
+        let Some(Shown { rule, .. }) = &self.rule else {
+            return format!("{action}, since no rule matches");
+        };
+        let place = match &rule.location {
+            Some(place) => format!(" ({}:{})", place.file, place.line),
+            None => String::new(),
+        };
+        let title = sg_policy::policy::titled(rule.name.as_deref(), &rule.summary);
+        format!(
+            "{action} by rule {} of {}: {}{}",
+            rule.position,
+            clean(&rule.group),
+            clean(&title),
+            screen.paint(Paint::Dim, clean(&place)),
+        )
+    }
+}
+
+impl Diff {
+    pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        let patience = Patience::with("comparing the policies");
+        if (&self.old, &self.new) == (&PolicyInput::Stdin, &PolicyInput::Stdin) {
+            let twice = "standard input is named twice, and can be read once".to_owned();
+            return Err(Failure::usage::<Diff>("sgctl diff", twice));
+        }
+        let [old, new] =
+            [&self.old, &self.new].map(|input| load(std::slice::from_ref(input), &self.sets.sets));
+        let (old, new) = (old?.policy, new?.policy);
+        let found = analysis::diff(&old, &new);
+        drop(patience);
+        if self.json.json {
+            context.out.json(&report(&old, &new, &found))?;
+        } else {
+            context.out.say(&text(&context.out, &old, &new, &found))?;
+        }
+        match found.is_same() {
+            true => Ok(()),
+            false => Err(Failure::Told(1)),
+        }
+    }
+}
+
+fn report<'a>(old: &'a Policy, new: &'a Policy, found: &'a Found) -> Report<'a> {
+    let side = |policy: &'a Policy| Side {
+        name: &policy.name,
+        digest: &policy.digest,
+    };
+    let row = |row: &Row| {
+        let witness = Witness::from(&row.witness);
+        ShownRow {
+            direction: row.traffic.direction,
+            services: row.traffic.services(),
+            prefixes: prefixes_of(&row.traffic.remotes).collect(),
+            change: row.change,
+            old: Decided::of(old, row.old),
+            new: Decided::of(new, row.new),
+            explain: witness.to_string(),
+            witness,
+        }
+    };
+    let logging = |one: &Logging| ShownLogging {
+        direction: one.direction,
+        logs: one.logs,
+        old: Decided::of(old, one.old),
+        new: Decided::of(new, one.new),
+    };
+    Report {
+        old: side(old),
+        new: side(new),
+        same: found.is_same(),
+        change: found.change(),
+        rows: found.rows.iter().map(row).collect(),
+        settings: &found.settings,
+        logging: found.logging.iter().map(logging).collect(),
+        another_rule: found.another_rule,
+    }
+}
+
+fn text(screen: &Screen, old: &Policy, new: &Policy, found: &Found) -> String {
+    let head = |policy: &Policy| {
+        format!(
+            "{} {}",
+            screen.paint(Paint::Bold, clean(&policy.name)),
+            screen.paint(
+                Paint::Dim,
+                format!("sha256:{}", short_digest(&policy.digest))
+            )
+        )
+    };
+    let mut out = format!("{} → {}\n", head(old), head(new));
+    let verdict = match found.change() {
+        None if found.is_same() => screen.paint(Paint::Green, "the same for every packet"),
+        None => "every packet has the same verdict".to_owned(),
+        Some(Change::Widened) => format!(
+            "{}: what was dropped passes, {}",
+            screen.paint(Paint::Yellow, "widened"),
+            count(found.rows.len(), "row")
+        ),
+        Some(Change::Narrowed) => format!(
+            "{}: what passed is dropped, {}",
+            screen.paint(Paint::Yellow, "narrowed"),
+            count(found.rows.len(), "row")
+        ),
+        Some(Change::Both) => {
+            let of = |change| found.rows.iter().filter(|row| row.change == change).count();
+            format!(
+                "{}: {} passed on, {} dropped",
+                screen.paint(Paint::Yellow, "widened and narrowed"),
+                count(of(Change::Widened), "row"),
+                count(of(Change::Narrowed), "row"),
+            )
+        }
+    };
+    let _ = writeln!(out, "  {verdict}");
+    for row in found.rows.iter().take(PRINTED) {
+        out.push_str(&row_text(screen, old, new, row));
+    }
+    if let Some(more @ 1..) = found.rows.len().checked_sub(PRINTED) {
+        let more = thousands(more as u64);
+        let _ = writeln!(out, "\nand {more} more rows: --json lists all");
+    }
+    let settings = found.settings.iter();
+    let mut below: Vec<String> = settings
+        .map(|one| format!("{}: {} → {}", one.setting, one.old, one.new))
+        .collect();
+    let logs = |logs: bool| found.logging.iter().filter(move |one| one.logs == logs);
+    for (what, ones) in [
+        ("logged from now on", logs(true).collect::<Vec<_>>()),
+        ("no longer logged", logs(false).collect()),
+    ] {
+        below.extend(ones.iter().take(PRINTED).map(|one| {
+            let decided = match what {
+                "no longer logged" => Decided::of(old, one.old),
+                _ => Decided::of(new, one.new),
+            };
+            format!("{what}: {} {}", one.direction.name(), decided.text(screen))
+        }));
+        if let Some(more @ 1..) = ones.len().checked_sub(PRINTED) {
+            below.push(format!(
+                "{what}: {} more pairs of rules",
+                thousands(more as u64)
+            ));
+        }
+    }
+    if found.another_rule > 0 {
+        below.push(format!(
+            "for other traffic another rule decides, with the same verdict: {}",
+            count(found.another_rule, "pair") + " of rules"
+        ));
+    }
+    if !below.is_empty() {
+        let _ = writeln!(out, "\n{}", below.join("\n"));
+    }
+    out
+}
+
+fn row_text(screen: &Screen, old: &Policy, new: &Policy, row: &Row) -> String {
+    let traffic = &row.traffic;
+    let (word, paint) = match row.change {
+        Change::Widened => ("passes ", Paint::Green),
+        _ => ("dropped", Paint::Red),
+    };
+    let preposition = match traffic.direction {
+        Direction::Inbound => "from",
+        Direction::Outbound => "to",
+    };
+    format!(
+        "\n{}  {} {} {preposition} {}\n    was {}\n    now {}\n    {}\n",
+        screen.paint(paint, word),
+        traffic.direction.name(),
+        traffic.services_in_words(),
+        traffic.remotes_in_words(PREFIXES),
+        Decided::of(old, row.old).text(screen),
+        Decided::of(new, row.new).text(screen),
+        screen.paint(
+            Paint::Dim,
+            format!("such as {}", Witness::from(&row.witness))
+        ),
+    )
+}
