@@ -9,14 +9,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use sg_common::flow::Timeout;
-use sg_common::protocol::Kind;
 use sg_common::verdict::Direction;
 
 use super::effects::Effects;
+use super::products::{Ranges, add, by_class, products};
 use super::traffic::{Numbers, Traffic, means_the_same, remote_of};
 use super::witness::{choose, may_be_essential};
 use crate::oracle::Packet;
-use crate::partition::{AddressRange, Family, Pairs};
+use crate::partition::{Family, Pairs};
 use crate::policy::{Policy, Remote};
 
 /// What a change of policy does to packets.
@@ -104,12 +104,8 @@ impl Diff {
 /// The rules of a pair, in a direction.
 type Pair = (Direction, [Option<u32>; 2]);
 
-/// Numbers, and the classes of addresses from or to which packets have them.
-type Block = (Vec<Numbers>, Vec<usize>);
-
-/// Up to so many pieces it is tried whether classes that have numbers in common make fewer rows
-/// than numbers that have classes in common.
-const TRIED: usize = 20_000;
+/// Numbers, and the addresses of each family from or to which packets have them.
+type InFamilies = (Vec<Numbers>, [Ranges; 2]);
 
 /// Compares two policies.
 ///
@@ -137,7 +133,7 @@ pub fn diff(old: &Policy, new: &Policy) -> Diff {
     let pairs = Pairs::of_policies(old, new);
     let mut logging: BTreeSet<Logging> = BTreeSet::new();
     let mut alike: BTreeSet<Pair> = BTreeSet::new();
-    let mut blocks: BTreeMap<Pair, Vec<(Vec<Numbers>, [Ranges; 2])>> = BTreeMap::new();
+    let mut blocks: BTreeMap<Pair, Vec<InFamilies>> = BTreeMap::new();
     for family in Family::BOTH {
         let ranges = by_class(pairs.ranges(family));
         let mut found: BTreeMap<Pair, Vec<(usize, Vec<Numbers>)>> = BTreeMap::new();
@@ -210,129 +206,6 @@ pub fn diff(old: &Policy, new: &Policy) -> Diff {
         logging: logging.into_iter().collect(),
         another_rule: alike.len(),
     }
-}
-
-/// Sorted ranges that do not touch, as numbers.
-type Ranges = Vec<(u128, u128)>;
-
-/// The ranges of each class.
-fn by_class(ranges: impl Iterator<Item = AddressRange>) -> Vec<Ranges> {
-    let bits = |address| match address {
-        IpAddr::V4(a) => u128::from(u32::from(a)),
-        IpAddr::V6(a) => u128::from(a),
-    };
-    let mut classes: Vec<Ranges> = Vec::new();
-    for range in ranges {
-        let index = range.class.index();
-        if classes.len() <= index {
-            classes.resize(index + 1, Vec::new());
-        }
-        if let Some(class) = classes.get_mut(index) {
-            class.push((bits(range.first), bits(range.last)));
-        }
-    }
-    classes
-}
-
-/// Adds numbers that come after those that are there.
-fn add(numbers: &mut Vec<Numbers>, (kind, first, last): Numbers) {
-    match numbers.last_mut() {
-        Some((of, _, end)) if *of == kind && end.checked_add(1) == Some(first) => *end = last,
-        _ => numbers.push((kind, first, last)),
-    }
-}
-
-/// The packets of classes with their numbers as products of numbers and addresses, in few pieces.
-fn products(classes: Vec<(usize, Vec<Numbers>)>, ranges: &[Ranges]) -> Vec<(Vec<Numbers>, Ranges)> {
-    let united = |blocks: Vec<Block>| -> Vec<(Vec<Numbers>, Ranges)> {
-        let of = |(numbers, classes): Block| (numbers, union(&classes, ranges));
-        blocks.into_iter().map(of).collect()
-    };
-    let pieces: usize = classes.iter().map(|(_, numbers)| numbers.len()).sum();
-    let by_numbers = by_equal_numbers(&classes);
-    if by_numbers.len() < 2 || pieces > TRIED {
-        return united(by_numbers);
-    }
-    let by_addresses = united(by_equal_addresses(&classes));
-    let by_numbers = united(by_numbers);
-    let length = |blocks: &[(Vec<Numbers>, Ranges)]| -> usize {
-        let of = |(numbers, ranges): &(Vec<Numbers>, Ranges)| numbers.len() + ranges.len();
-        blocks.len() + blocks.iter().map(of).sum::<usize>()
-    };
-    match length(&by_addresses) < length(&by_numbers) {
-        true => by_addresses,
-        false => by_numbers,
-    }
-}
-
-/// Joins classes that have the same numbers.
-fn by_equal_numbers(classes: &[(usize, Vec<Numbers>)]) -> Vec<Block> {
-    let mut blocks: Vec<Block> = Vec::new();
-    let mut known: HashMap<&[Numbers], usize> = HashMap::new();
-    for (class, numbers) in classes {
-        let index = *known.entry(numbers).or_insert(blocks.len());
-        match blocks.get_mut(index) {
-            Some((_, classes)) => classes.push(*class),
-            None => blocks.push((numbers.clone(), vec![*class])),
-        }
-    }
-    blocks
-}
-
-/// Joins numbers that the same classes have.
-fn by_equal_addresses(classes: &[(usize, Vec<Numbers>)]) -> Vec<Block> {
-    // Where the numbers of a kind begin or end in any class.
-    let mut bounds: Vec<(Kind, u32)> = classes
-        .iter()
-        .flat_map(|(_, numbers)| numbers)
-        .flat_map(|&(kind, first, last)| [(kind, first.into()), (kind, u32::from(last) + 1)])
-        .collect();
-    bounds.sort_unstable_by_key(|(kind, number)| (*kind as u8, *number));
-    bounds.dedup();
-    let place = |kind: Kind, number: u32| {
-        bounds.partition_point(|(k, n)| (*k as u8, *n) < (kind as u8, number))
-    };
-    let mut having: Vec<Vec<usize>> = vec![Vec::new(); bounds.len()];
-    for (class, numbers) in classes {
-        for &(kind, first, last) in numbers {
-            let places = place(kind, first.into())..place(kind, u32::from(last) + 1);
-            for classes in having.get_mut(places).into_iter().flatten() {
-                classes.push(*class);
-            }
-        }
-    }
-    let mut blocks: Vec<Block> = Vec::new();
-    let mut known: HashMap<Vec<usize>, usize> = HashMap::new();
-    for (window, classes) in bounds.windows(2).zip(having) {
-        let [(kind, first), (_, end)] = window else {
-            continue;
-        };
-        if classes.is_empty() {
-            continue;
-        }
-        let numbers = (*kind, *first as u16, (end - 1) as u16);
-        let index = *known.entry(classes.clone()).or_insert(blocks.len());
-        match blocks.get_mut(index) {
-            Some((all, _)) => add(all, numbers),
-            None => blocks.push((vec![numbers], classes)),
-        }
-    }
-    blocks
-}
-
-/// The addresses of some classes.
-fn union(classes: &[usize], ranges: &[Ranges]) -> Ranges {
-    let of = |class: &usize| ranges.get(*class).into_iter().flatten().copied();
-    let mut all: Ranges = classes.iter().flat_map(of).collect();
-    all.sort_unstable();
-    all.dedup_by(|next, kept| {
-        let touches = kept.1.checked_add(1) == Some(next.0);
-        if touches {
-            kept.1 = next.1;
-        }
-        touches
-    });
-    all
 }
 
 /// `None` only if there is no packet with these numbers.

@@ -7,6 +7,7 @@ mod effects;
 mod findings;
 pub mod idle;
 mod lint;
+mod products;
 mod reach;
 mod traffic;
 mod witness;
