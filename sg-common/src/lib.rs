@@ -61,8 +61,9 @@ pub mod protocol;
 pub mod ruling;
 pub mod tcp;
 pub mod track;
+pub mod trial;
 pub mod verdict;
 
 /// Version of every layout in this crate and of the pin directory. It changes whenever a map's
 /// key, value or meaning changes, so that two builds never read each other's maps.
-pub const LAYOUT_VERSION: u32 = 8;
+pub const LAYOUT_VERSION: u32 = 9;

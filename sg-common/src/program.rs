@@ -47,13 +47,19 @@ pub struct Config {
     pub essential: u8,
     /// 1 drops what is neither IPv4 nor IPv6, nor ARP (SPEC P10).
     pub arp_only: u8,
+    /// 1 if the policy is not confirmed when it is loaded: see [`crate::trial`].
+    pub on_trial: u8,
+    /// 1 if a policy returns where this one is not confirmed; if not, everything passes then.
+    pub has_fallback: u8,
+    /// Always zero: there is no padding.
+    pub zero: [u8; 2],
 }
 
 /// States that four bits tell apart, and so the ages in [`Config`]: a power of two, so that an
 /// index can be masked.
 pub const STATES: usize = 16;
 
-const _: () = assert!(size_of::<Config>() == 4 * (5 + STATES) + 4);
+const _: () = assert!(size_of::<Config>() == 4 * (5 + STATES) + 8);
 
 impl Config {
     /// What the object file holds until the loader writes its own.
@@ -68,6 +74,9 @@ impl Config {
         old_flows: crate::ruling::JUDGE_OLD,
         essential: 1,
         arp_only: 0,
+        on_trial: 0,
+        has_fallback: 0,
+        zero: [0; 2],
     };
 }
 

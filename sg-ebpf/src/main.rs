@@ -15,7 +15,8 @@
 //!
 //! `fast` decides TCP and UDP right behind an IP header; `slow` parses and judges any frame;
 //! `conntrack` is the flow table and what a packet does to a flow; `rules` and `classes` ask the
-//! tables; `count` counts, `events` logs. `bpf` has the parts that all of it is made of.
+//! tables; `count` counts, `events` logs; `gate` is in front of a policy that is not confirmed.
+//! `bpf` has the parts that all of it is made of.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -29,6 +30,7 @@ mod conntrack;
 mod count;
 mod events;
 mod fast;
+mod gate;
 mod outcome;
 mod packet;
 mod rules;
@@ -83,6 +85,12 @@ pub(crate) fn sg_in_related(ctx: XdpContext) -> u32 {
     xdp_verdict(relate(&ctx))
 }
 
+/// In front of a policy that is not confirmed.
+#[xdp(frags)]
+pub(crate) fn sg_in_gate(ctx: XdpContext) -> u32 {
+    xdp_verdict(gate::pass(&ctx))
+}
+
 // Outbound: after routing and source NAT, so that both hooks see the addresses on the wire.
 
 #[classifier]
@@ -104,6 +112,12 @@ pub(crate) fn sg_out_track(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn sg_out_related(ctx: TcContext) -> i32 {
     tc_verdict(relate(&ctx))
+}
+
+/// In front of a policy that is not confirmed.
+#[classifier]
+pub(crate) fn sg_out_gate(ctx: TcContext) -> i32 {
+    tc_verdict(gate::pass(&ctx))
 }
 
 #[inline(always)]

@@ -191,6 +191,16 @@ pub(crate) fn is_traced() -> bool {
     has() & HAS_TRACE != 0
 }
 
+/// The policy was not confirmed when it was loaded: see [`sg_common::trial`].
+pub(crate) fn began_on_trial() -> bool {
+    config().on_trial != 0
+}
+
+/// A policy returns if this one is not confirmed.
+pub(crate) fn has_fallback() -> bool {
+    config().has_fallback != 0
+}
+
 /// Events that a CPU's ring can hold.
 #[inline(always)]
 pub(crate) fn event_slots() -> u32 {

@@ -19,8 +19,9 @@ use crate::bpf::maps;
 use crate::bpf::word::SharedWord;
 use crate::conntrack::table::{
     Flows, enter, find, hash_of, sg_flow_change_begun, sg_flow_change_rule, sg_flow_cut,
-    sg_flow_forget, sg_flow_remove_double,
+    sg_flow_forget, sg_flow_remove_double, sg_flow_spare,
 };
+use crate::gate;
 use crate::outcome::Outcome;
 use crate::packet::{Numbers, Packet};
 use crate::rules::ask;
@@ -203,6 +204,16 @@ pub(crate) const REPLY: u64 = Outcome::of_slot(0, true, true).pack();
 /// The outcome of [`Ruling::Kept`]; the slot is put in.
 const KEPT: u64 = Outcome::of_slot(0, true, false).pack();
 
+/// Cuts a TCP flow, or spares it: see [`gate::ends_flows`].
+#[inline(always)]
+fn cut(found: &Found, now: u64) {
+    if gate::ends_flows() {
+        sg_flow_cut(found, now);
+    } else {
+        sg_flow_spare(found, now);
+    }
+}
+
 /// Decides a packet whose remote address is in `class`, given the rules' verdict: enters or
 /// continues the flow of what they accept, and looks for the flow of what they do not. Returns an
 /// [`Outcome`], packed.
@@ -234,12 +245,13 @@ pub(crate) extern "C" fn sg_track(
         is_expired(head, now) | u64::from(is_there ^ 1)
     });
     if SharedWord::opaque(end.is_without_flow) != 0 {
-        if SharedWord::opaque(is_there.into()) != 0 {
-            sg_flow_forget(&found);
-        }
         let traits = Traits(SharedWord::opaque(traits.0));
         let verdict = Verdict(SharedWord::opaque(verdict.0.into()) as u32);
-        if SharedWord::opaque((verdict.accept_bit() & traits.opens()).into()) != 0 {
+        let enters = verdict.accept_bit() & traits.opens();
+        if SharedWord::opaque(is_there.into()) != 0 && (gate::ends_flows() || enters != 0) {
+            sg_flow_forget(&found);
+        }
+        if SharedWord::opaque(enters.into()) != 0 {
             let flags = traits.tcp_flags().into();
             let state = sg_next_state(traits.kind().into(), NO_STATE, flags, 0) as u8;
             found.contents = Contents {
@@ -254,7 +266,7 @@ pub(crate) extern "C" fn sg_track(
         return Outcome::rule(verdict).pack();
     }
     if SharedWord::opaque(end.is_cut) != 0 {
-        sg_flow_cut(&found, now);
+        cut(&found, now);
         return reason(traits.direction(), Reason::Revoked);
     }
 
@@ -283,7 +295,10 @@ pub(crate) extern "C" fn sg_track(
                 admission = ask(class, opposite, traits.kind(), traits.return_number()).0;
             }
             if !Verdict(admission).is_accept() {
-                if is_cut_at_its_end(SharedWord::opaque(traits.kind().into()) as u8) {
+                let is_cut = is_cut_at_its_end(SharedWord::opaque(traits.kind().into()) as u8);
+                if !gate::ends_flows() {
+                    sg_flow_spare(&found, now);
+                } else if is_cut {
                     sg_flow_cut(&found, now);
                 } else {
                     sg_flow_forget(&found);
@@ -353,7 +368,7 @@ pub(crate) extern "C" fn sg_pass_unless_cut(
             by_rules
         }
         Ruling::Cut => {
-            sg_flow_cut(&found, now);
+            cut(&found, now);
             reason(traits.direction(), Reason::Revoked)
         }
         _ => by_rules,

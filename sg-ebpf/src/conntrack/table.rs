@@ -184,6 +184,24 @@ pub(crate) extern "C" fn sg_flow_cut(found: *const Found, now: u64) -> u32 {
     0
 }
 
+/// Notes that a packet of a flow was seen and dropped, and leaves the flow as it is otherwise: the
+/// policy that does not admit it may yet be undone.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn sg_flow_spare(found: *const Found, now: u64) -> u32 {
+    if found.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and every caller passes a whole value on its stack.
+    let found = unsafe { &*found };
+    let head = found.contents.head;
+    let age = u64::from(age(clock(now), head.last_seen()));
+    if SharedWord::opaque(u64::from(TOUCH_AGE - 1).wrapping_sub(age) >> 63) != 0 {
+        flow_table::change(&Flows, found, head.seen_at(tick(now)));
+    }
+    0
+}
+
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sg_flow_give_back(group: u32, word: u32, way: u32) -> u32 {

@@ -30,6 +30,11 @@ pub(crate) fn parse(text: &str) -> Result<u32, Problem> {
     }
 }
 
+/// The seconds in a duration as policies write it, such as `90s` or `2m`. `None` if it is none.
+pub fn seconds_in(text: &str) -> Option<u32> {
+    parse(text).ok()
+}
+
 /// What to write instead.
 fn remedy(digits: &str, unit: Option<u32>) -> String {
     let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());

@@ -40,6 +40,7 @@ mod yaml;
 pub(crate) use address::{mask4, mask6, split as split_range};
 pub use builtin::{Builtin, builtin, builtins};
 pub(crate) use cover::{Cover, is_whole_family};
+pub use duration::seconds_in;
 pub use errors::{PRINTED, PolicyError, PolicyErrors};
 pub use finding::{Decider, Finding, Lint, Location, Severity, Witness};
 pub use input::{PolicyInput, SetOverride, SetOverrideError};

@@ -3,20 +3,24 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 use sg_policy::compile::TableSizes;
 use sg_policy::policy::{Finding, Loaded, Severity};
 use sg_userspace::kernel::state::PolicyRecord;
-use sg_userspace::kernel::{self, Applied, AppliedTo, Cut, Outcome, Seeded};
+use sg_userspace::kernel::trial::left_until;
+use sg_userspace::kernel::{self, Applied, AppliedTo, ApplyOptions, Cut, Outcome, Seeded};
 
+use super::confirm;
 use super::context::{Context, Json};
 use super::failure::Failure;
 use super::patience::Patience;
 use super::policy_args::{Attach, Policies};
 use super::screen::{Paint, Screen};
-use super::units::{bytes, count, short_digest, thousands};
+use super::units::{bytes, count, short_digest, span, thousands};
+use sg_userspace::observe::attached::Unconfirmed;
 
 /// Attach a policy to interfaces, or replace the one that is attached, and return
 #[derive(Args)]
@@ -31,6 +35,11 @@ Interfaces that are named together are under one policy and share their flows: w
 be answered by another. Each has counters of its own. Naming one more adds it, and leaves the others
 alone if the policy is the same; `sgctl detach --iface IF` takes one out.
 
+With --confirm-within the policy is in force at once, and the kernel undoes it after that time unless
+`sgctl confirm` comes before, from any session: a mistake that cuts you off undoes itself, with no
+process alive. What was in force before comes back, and connections that were stopped go on. The same
+command without --confirm-within keeps the policy for good.
+
 Where tcx is missing (before Linux 6.6), or with --egress-hook clsact, the outbound program needs a
 clsact qdisc. Where the interface has none, adding it makes the kernel drop some frames that are sent
 at that moment, as `tc qdisc add dev IF clsact` does: senders repeat them. What adds one says so.
@@ -40,6 +49,7 @@ Examples:
   sgctl apply base.yaml team.yaml --iface eth0 --set admin=198.51.100.7
   sgctl apply policy.yaml --iface eth0 --iface eth1
   sgctl apply policy.yaml --iface 'eth*'
+  sgctl apply policy.yaml --iface eth0 --confirm-within 60s
   sgctl --netns node1 apply policy.yaml --iface eth0
 
 Exit codes: 0 done, 1 the policy, the interface or the state is wrong, 2 usage, 3 not permitted or
@@ -49,8 +59,21 @@ pub(super) struct Apply {
     policies: Policies,
     #[command(flatten)]
     attach: Attach,
+    /// Undo the policy after this time, from 1s to 24h, unless `sgctl confirm` comes before
+    #[arg(long, value_name = "TIME", value_parser = window)]
+    confirm_within: Option<Duration>,
     #[command(flatten)]
     json: Json,
+}
+
+/// Parses the time of `--confirm-within`, which is written as the timeouts of a policy are.
+fn window(text: &str) -> Result<Duration, String> {
+    const LONGEST: u32 = 24 * 3600;
+    let seconds = sg_policy::policy::seconds_in(text);
+    let seconds = seconds.filter(|seconds| (1..=LONGEST).contains(seconds));
+    seconds
+        .map(|seconds| Duration::from_secs(seconds.into()))
+        .ok_or_else(|| "expected a time from 1s to 24h, such as 60s or 5m".to_owned())
 }
 
 impl Apply {
@@ -65,6 +88,9 @@ impl Apply {
             return Ok(());
         }
         let mut out = text(&context.out, &applied);
+        if applied.outcome == Outcome::Unchanged && self.confirm_within.is_some() {
+            out.push_str("  it was in force already: nothing waits to be confirmed\n");
+        }
         out.push_str(&findings(&loaded.findings, &self.policies));
         context.out.say(&out)
     }
@@ -72,7 +98,11 @@ impl Apply {
     fn apply(&self, context: &Context) -> Result<(Loaded, Applied), Failure> {
         let _patience = Patience::with("reading and applying the policy");
         let loaded = self.policies.load()?;
-        let applied = kernel::apply(&loaded.policy, &self.attach.options(context)?)?;
+        let options = ApplyOptions {
+            confirm_within: self.confirm_within,
+            ..self.attach.options(context)?
+        };
+        let applied = kernel::apply(&loaded.policy, &options)?;
         Ok((loaded, applied))
     }
 }
@@ -142,6 +172,12 @@ pub(super) struct Done<'a> {
     seeded: Option<&'a Seeded>,
     /// What was done with existing connections with --cut-existing.
     cut: Option<Cut>,
+    /// Until when the policy waits to be confirmed, and what returns then. Null if it does not.
+    unconfirmed: Option<Unconfirmed>,
+    /// What has become of an earlier policy that waited to be confirmed, where this has tidied up
+    /// after it. Left out if there was none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    decided: Vec<confirm::Row<'a>>,
     /// Whether a clsact qdisc was added, in which case the kernel may have dropped some frames.
     added_clsact: bool,
     /// What was done to the other interfaces, which share the flows of the first. Left out if
@@ -197,6 +233,8 @@ impl<'a> From<&'a Applied> for Done<'a> {
             tables: applied.sizes,
             seeded: applied.seeded.as_ref(),
             cut: applied.cut,
+            unconfirmed: Unconfirmed::of(state),
+            decided: confirm::rows(&applied.decided, state.netns.as_deref()),
             added_clsact: *added_clsact,
             others: applied.others.iter().map(DoneTo::from).collect(),
             compile_seconds: applied.compile_time.as_secs_f64(),
@@ -208,6 +246,9 @@ impl<'a> From<&'a Applied> for Done<'a> {
 
 pub(super) fn text(screen: &Screen, applied: &Applied) -> String {
     let mut out = String::new();
+    for decided in &applied.decided {
+        let _ = writeln!(out, "{}", confirm::sentence(screen, decided));
+    }
     if let Some(path) = &applied.mounted {
         let _ = writeln!(out, "mounted a BPF file system at {}", path.display());
     }
@@ -265,7 +306,9 @@ pub(super) fn text(screen: &Screen, applied: &Applied) -> String {
 
 /// What was done besides putting the policy in force, one sentence each.
 pub(super) fn notes(applied: &Applied) -> Vec<String> {
-    let mut notes: Vec<String> = seeded(applied).into_iter().collect();
+    let mut notes: Vec<String> = Vec::new();
+    notes.extend(unconfirmed(applied));
+    notes.extend(seeded(applied));
     notes.extend(applied.cut.map(cut));
     if applied.has_added_clsact() {
         notes.push(
@@ -275,6 +318,38 @@ pub(super) fn notes(applied: &Applied) -> Vec<String> {
     }
     notes.extend(unseen(applied));
     notes
+}
+
+/// Until when the policy waits to be confirmed, and what returns then; or that one which has waited
+/// is replaced for good.
+fn unconfirmed(applied: &Applied) -> Vec<String> {
+    let trials = applied.interfaces().filter_map(|it| it.state.open_trial());
+    let Some(trial) = trials.max_by_key(|trial| trial.returns_to.is_some()) else {
+        let ended = applied.replaced.as_ref();
+        let ended = ended.filter(|_| applied.has_ended_trial);
+        let line = |before: &PolicyRecord| {
+            format!(
+                "generation {}, which waited to be confirmed, is replaced: nothing will be undone",
+                before.generation
+            )
+        };
+        return ended.map(line).into_iter().collect();
+    };
+    let left = left_until(trial.deadline).as_secs_f64().round() as u64;
+    let returns = match &trial.returns_to {
+        Some(before) => format!(
+            "then {}, generation {}, comes back",
+            before.policy.name, before.policy.generation
+        ),
+        None => "then nothing is in force, as before".to_owned(),
+    };
+    vec![
+        format!(
+            "not confirmed: undone in {} unless `sgctl confirm` comes before",
+            span(left)
+        ),
+        returns,
+    ]
 }
 
 /// `cut 3 TCP connections that were there`.
@@ -349,12 +424,8 @@ pub(super) fn summary(screen: &Screen, applied: &Applied) -> String {
         screen.paint(Paint::Bold, &state.policy.name),
         screen.paint(Paint::Bold, names.collect::<Vec<_>>().join(", ")),
     );
-    if applied.outcome == Outcome::Replaced {
-        let _ = write!(
-            out,
-            ", in place of generation {}",
-            generation.saturating_sub(1)
-        );
+    if let Some(before) = &applied.replaced {
+        let _ = write!(out, ", in place of generation {}", before.generation);
     }
     out
 }

@@ -103,6 +103,10 @@ fn sentence(one: &Attached, name: &str, place: Option<&str>) -> String {
         .map(|p| format!(" in namespace {p}"))
         .unwrap_or_default();
     match &one.state {
+        Ok(state) if state.has_ended() => format!(
+            "what is left of {}, which was not confirmed, from {name}{place}",
+            state.policy.name
+        ),
         Ok(state) => format!(
             "{} from {name}{place}, attached {}",
             state.policy.name,

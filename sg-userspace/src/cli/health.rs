@@ -17,6 +17,7 @@ pub(super) fn word(health: Health) -> (&'static str, Paint) {
         Health::InterfaceGone => ("interface gone", Paint::Red),
         Health::Unprotected => ("unprotected", Paint::Red),
         Health::Unverified => ("unverified", Paint::Yellow),
+        Health::Undone => ("undone", Paint::Yellow),
         Health::Damaged => ("damaged", Paint::Red),
     }
 }

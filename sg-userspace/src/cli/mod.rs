@@ -10,6 +10,7 @@ use sg_userspace::kernel::{bpffs, netns::Netns};
 mod apply;
 mod check;
 mod completions;
+mod confirm;
 mod context;
 mod counters;
 mod detach;
@@ -24,6 +25,7 @@ mod patience;
 mod policy_args;
 mod rates;
 mod report;
+mod rollback;
 mod run;
 mod sarif;
 mod screen;
@@ -110,6 +112,8 @@ enum Command {
     Diff(diff::Diff),
     Apply(apply::Apply),
     Run(run::Run),
+    Confirm(confirm::Confirm),
+    Rollback(rollback::Rollback),
     Status(status::Status),
     Counters(counters::CountersCommand),
     Flows(flows::Flows),
@@ -165,6 +169,8 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Diff(command) => command.run(context),
         Command::Apply(command) => command.run(context),
         Command::Run(command) => command.run(context),
+        Command::Confirm(command) => command.run(context),
+        Command::Rollback(command) => command.run(context),
         Command::Status(command) => command.run(context),
         Command::Counters(command) => command.run(context),
         Command::Flows(command) => command.run(context),

@@ -3,6 +3,7 @@
 
 use clap::Args;
 use serde::Serialize;
+use sg_userspace::kernel::state::PolicyRecord;
 use sg_userspace::kernel::{Fault, interfaces, netns};
 use sg_userspace::observe::attached::{Attached, Health, Status as Row, attached, other_layouts};
 
@@ -11,7 +12,7 @@ use super::failure::Failure;
 use super::health::word;
 use super::screen::Paint;
 use super::table::{Column, Table};
-use super::units::{ago, short_digest};
+use super::units::{ago, seconds_of, short_digest, span};
 
 /// What is attached where, in which mode, since when, which policy
 #[derive(Args)]
@@ -22,7 +23,8 @@ Health: `enforcing` means that in both directions the interface runs what the re
 nothing before it. Anything else is a fault, and is named with its remedy: `interrupted` (an apply was
 cut short), `incomplete` (a direction has lost its program or a part of it), `preceded` (somebody
 else's program comes first), `unprotected` (the interface was deleted and made again), `interface gone`,
-`unverified` (it cannot be looked at from here), `damaged` (the record cannot be read).
+`unverified` (it cannot be looked at from here), `undone` (the policy was not confirmed and there was
+none before it), `damaged` (the record cannot be read).
 
 Examples:
   sgctl status
@@ -132,6 +134,7 @@ fn text(context: &Context, found: &[Attached], rows: &[Option<Row>]) -> String {
         ];
         match row {
             Some(row) => {
+                notes.push_str(&trial(row));
                 for fault in &row.faults {
                     let Fault { message, help, .. } = fault;
                     notes.push_str(&format!("{}: {message}; {help}\n", row.interface));
@@ -146,6 +149,43 @@ fn text(context: &Context, found: &[Attached], rows: &[Option<Row>]) -> String {
         table.row(cells);
     }
     table.render() + &notes
+}
+
+/// What is to be known of a policy that waits to be confirmed, or has waited.
+fn trial(row: &Row) -> String {
+    let name = &row.interface;
+    if let Some(waits) = &row.unconfirmed {
+        let left = span(waits.seconds_left.ceil() as u64);
+        let returns = match &waits.returns_to {
+            Some(before) => format!(
+                "{}, generation {}, comes back",
+                before.name, before.generation
+            ),
+            None => "nothing is in force".to_owned(),
+        };
+        return format!(
+            "{name}: unconfirmed, {left} left until {}: then {returns}; `sgctl confirm` keeps it\n",
+            seconds_of(&waits.until)
+        );
+    }
+    let Some(decided) = &row.decided else {
+        return String::new();
+    };
+    let PolicyRecord {
+        name: policy,
+        generation,
+        ..
+    } = &decided.policy;
+    match decided.confirmed {
+        true => format!("{name}: {policy}, generation {generation}, is confirmed\n"),
+        // Otherwise a fault says so.
+        false if row.health != Health::Undone => format!(
+            "{name}: {policy}, generation {generation}, was not confirmed and is undone: {}, generation {}, \
+             is in force again\n",
+            row.policy.name, row.policy.generation
+        ),
+        false => String::new(),
+    }
 }
 
 /// A line such as `eth0, eth1: one policy, one flow table` for each attachment with several

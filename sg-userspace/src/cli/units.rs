@@ -83,6 +83,14 @@ pub(super) fn ago(at: &str) -> String {
     }
 }
 
+/// A time in RFC 3339, to the second.
+pub(super) fn seconds_of(at: &str) -> String {
+    match at.parse::<Timestamp>() {
+        Err(_) => at.to_owned(),
+        Ok(time) => time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+    }
+}
+
 /// `1 rule`, `2 rules`.
 pub(super) fn count(number: usize, what: &str) -> String {
     let number = number as u64;

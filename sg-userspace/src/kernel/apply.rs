@@ -6,11 +6,12 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::commit::commit;
+use super::confirm::tidy_attachment;
 use super::error::KernelError;
 use super::inspect::{Place, inspect};
 use super::options::ApplyOptions;
 use super::outcome::Applied;
-use super::pins::PinTree;
+use super::pins::{InterfacePins, PinTree};
 use super::plan::{Planned, plan};
 use super::prepare::prepare;
 use super::{bpffs, interfaces, netns};
@@ -35,18 +36,7 @@ pub fn apply(policy: &Policy, options: &ApplyOptions) -> Result<Applied, KernelE
     let bpffs = bpffs::find_or_mount(&options.bpffs)?;
     let tree = PinTree::new(&bpffs.path);
     let _lock = tree.lock()?;
-    let refuse = |index: &u32| tree.refuse_other_layouts(&tree.interface(cookie, *index));
-    let applied = indices
-        .iter()
-        .try_for_each(refuse)
-        .and_then(|()| plan(policy, options, &tree, cookie))
-        .and_then(|planned| match planned {
-            Planned::Unchanged(applied) => Ok(*applied),
-            Planned::Change(plan) => {
-                let prepared = prepare(&plan)?;
-                commit(&plan, prepared)
-            }
-        });
+    let applied = under_lock(policy, options, &tree, cookie, &indices);
     if applied.is_err() {
         tree.prune();
     }
@@ -54,6 +44,35 @@ pub fn apply(policy: &Policy, options: &ApplyOptions) -> Result<Applied, KernelE
         applied.mounted = bpffs.just_mounted.then_some(bpffs.path);
         applied
     })
+}
+
+fn under_lock(
+    policy: &Policy,
+    options: &ApplyOptions,
+    tree: &PinTree,
+    cookie: u64,
+    indices: &[u32],
+) -> Result<Applied, KernelError> {
+    let places: Vec<InterfacePins> = indices
+        .iter()
+        .map(|index| tree.interface(cookie, *index))
+        .collect();
+    for pins in &places {
+        tree.refuse_other_layouts(pins)?;
+    }
+    let mut decided = Vec::new();
+    for pins in places.iter().filter(|pins| pins.exists()) {
+        decided.extend(tidy_attachment(pins)?);
+    }
+    let mut applied = match plan(policy, options, tree, cookie)? {
+        Planned::Unchanged(applied) => *applied,
+        Planned::Change(plan) => {
+            let prepared = prepare(&plan)?;
+            commit(&plan, prepared)?
+        }
+    };
+    applied.decided = decided;
+    Ok(applied)
 }
 
 /// The index of an interface. If the interface was moved to another network namespace with its

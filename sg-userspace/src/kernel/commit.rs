@@ -12,6 +12,7 @@
 //! them.
 
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use sg_common::verdict::Direction;
 
@@ -25,9 +26,11 @@ use super::outcome::{Applied, AppliedTo, Outcome};
 use super::plan::{InterfacePlan, Plan};
 use super::prepare::{Prepared, PreparedInterface, Seedings};
 use super::programs::Programs;
+use super::records::{Records, taken_back};
 use super::removal::remove;
-use super::state::{State, taken_back};
+use super::state::State;
 use super::targets;
+use super::trial::{Word, deadline_after};
 use sg_policy::policy::Established;
 
 /// Outbound comes first: then the flows that the node opens are in the table when inbound packets
@@ -39,9 +42,16 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
     let Prepared {
         mut interfaces,
         mut seedings,
+        trial,
     } = prepared;
-    let put = put_all(&mut interfaces, &mut seedings);
+    let within = plan.options.confirm_within;
+    let trial = trial.zip(within);
+    let put = put_all(&mut interfaces, &mut seedings, trial.as_ref());
     if let Err(error) = put {
+        // Where a hook cannot return to the programs before, the gate passes packets to them.
+        if let Some((word, _)) = &trial {
+            let _ = word.undo();
+        }
         for one in &interfaces {
             take_back(one);
         }
@@ -70,7 +80,10 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
     let flushed = match (plan.policy.established, interfaces.first()) {
         // The same policy as before flushes nothing.
         (Established::Flush, Some(one))
-            if !is_first && plan.epoch() == plan.generation() && plan.unchanged.is_empty() =>
+            // A policy that may yet be undone forgets nothing.
+            if trial.is_none()
+                && !is_first
+                && plan.epoch() == plan.generation() && plan.unchanged.is_empty() =>
         {
             flush(&one.plan.pins, plan.epoch())
         }
@@ -81,6 +94,9 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
         one.state.remembering = None;
         let tidied = tidy(&hooks_of(one.plan), &mut one.state);
         done = done.and(tidied);
+    }
+    if let Some(one) = interfaces.first() {
+        done = done.and(Records::forget_trials(&one.plan.pins));
     }
     if let Err(error) = done {
         return Err(halfway(plan, &interfaces, error));
@@ -99,11 +115,15 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
     let names = &plan.options.interfaces;
     all.sort_by_key(|one| names.iter().position(|name| *name == one.state.interface));
     let mut all = all.into_iter();
+    let replaced = plan.replaced().map(|(_, replaced)| replaced);
+    let lead = replaced.max_by_key(|it| it.state.policy.generation);
     Ok(Applied {
         outcome: match plan.replaced().next() {
             Some(_) => Outcome::Replaced,
             None => Outcome::Attached,
         },
+        replaced: lead.map(|lead| lead.state.policy.clone()),
+        has_ended_trial: lead.is_some_and(|lead| lead.state.open_trial().is_some()),
         first: all.next().ok_or_else(KernelError::none_named)?,
         others: all.collect(),
         sizes: plan.compiled.sizes(),
@@ -111,6 +131,7 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
         cut,
         compile_time: plan.compile_time,
         load_time,
+        decided: Vec::new(),
         mounted: None,
     })
 }
@@ -131,7 +152,20 @@ fn hooks_of(plan: &InterfacePlan) -> Hooks<'_> {
 fn put_all(
     interfaces: &mut [PreparedInterface<'_>],
     seedings: &mut Seedings<'_>,
+    trial: Option<&(Word, Duration)>,
 ) -> Result<(), KernelError> {
+    if let Some((word, within)) = trial {
+        let deadline = deadline_after(*within);
+        let until = jiff::Timestamp::now().checked_add(*within);
+        let until = until.map_or_else(|_| String::new(), |time| time.to_string());
+        word.begin(deadline)?;
+        let trials = interfaces
+            .iter_mut()
+            .filter_map(|one| one.state.trial.as_mut());
+        for trial in trials {
+            (trial.deadline, trial.until) = (deadline, until.clone());
+        }
+    }
     for one in &mut *interfaces {
         one.state.write_next(&one.plan.pins)?;
     }
@@ -149,7 +183,11 @@ fn put_all(
     }
     for direction in ORDER {
         for one in &mut *interfaces {
-            put_direction(&hooks_of(one.plan), &mut one.programs, direction)?;
+            let hooks = hooks_of(one.plan);
+            match one.is_on_trial {
+                true => hooks.put(direction, one.programs.gate(direction)?.as_fd())?,
+                false => put_direction(&hooks, &mut one.programs, direction)?,
+            }
         }
     }
     let mut interfaces = interfaces.iter();
@@ -162,7 +200,7 @@ pub(super) fn tidy(hooks: &Hooks<'_>, state: &mut State) -> Result<(), KernelErr
     (state.egress_hook, state.xdp_mode) = (hook, mode);
     state.write(hooks.pins)?;
     hooks.retire_other(hook)?;
-    targets::leave_only(hooks.pins, state.policy.generation)
+    targets::leave_only(hooks.pins, state)
 }
 
 /// Makes the hook of a direction run the loaded program.
@@ -215,7 +253,11 @@ fn take_back(one: &PreparedInterface<'_>) {
         taken_back(replaced.state.clone(), attempted.clone()).write(pins)?;
         super::pins::unpin(&pins.state_next())?;
         super::sys::wait_for_programs();
-        targets::forget(pins, attempted.policy.generation);
+        targets::forget(pins, attempted.number());
+        let trial = attempted.trial.as_ref();
+        if let Some(before) = trial.and_then(|trial| trial.returns_to.as_ref()) {
+            targets::forget(pins, before.number());
+        }
         Ok::<_, KernelError>(())
     };
     if is_back && inspect(pins).is_ok_and(|inspection| inspection.runs(&replaced.state)) {

@@ -31,6 +31,8 @@ pub enum FaultCode {
     Preceded,
     /// Tail-call targets are missing, so that packets are dropped.
     Incomplete,
+    /// The policy was not confirmed, and none was in force before it, so that everything passes.
+    Undone,
     /// The record cannot be read.
     Damaged,
     /// The attachment cannot be checked from here.
@@ -158,6 +160,20 @@ impl Inspection {
             });
             return faults;
         };
+        if state.has_ended() {
+            faults.push(Fault::new(
+                FaultCode::Undone,
+                format!(
+                    "{}, generation {}, was not confirmed and is undone: everything passes, as before it",
+                    state.policy.name, state.policy.generation
+                ),
+                format!(
+                    "apply a policy, or `sgctl detach --iface {}` removes what is left",
+                    state.interface
+                ),
+            ));
+            return faults;
+        }
         for direction in Direction::BOTH {
             faults.extend(self.fault_of(direction, &state));
         }
@@ -229,6 +245,15 @@ impl Inspection {
         }
         if running != state.program(direction) {
             return Some(match generation {
+                Some(generation) if generation == state.policy.generation => Fault::of(
+                    direction,
+                    FaultCode::Interrupted,
+                    format!(
+                        "an apply was cut short and undone: {name} runs generation {generation} as it was \
+                         loaded first"
+                    ),
+                    APPLY,
+                ),
                 Some(generation) => Fault::of(
                     direction,
                     FaultCode::Interrupted,
@@ -309,6 +334,9 @@ impl Inspection {
     /// Describes what is in force in a sentence.
     pub fn standing(&self) -> String {
         let records = self.records.as_ref().ok();
+        if self.state().is_some_and(|state| state.has_ended()) {
+            return "nothing is in force".into();
+        }
         let of = |direction| {
             let id = self.running(direction)?;
             let generation = records.and_then(|records| records.generation_of(direction, id));

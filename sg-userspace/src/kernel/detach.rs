@@ -57,7 +57,7 @@ struct Leaving {
 
 impl Leaving {
     fn of(found: &Inspection) -> Self {
-        let running = Direction::BOTH.map(|direction| found.running(direction));
+        let running = Direction::BOTH.map(|direction| found.attached(direction));
         let programs: HashSet<u32> = running
             .into_iter()
             .flatten()

@@ -187,6 +187,17 @@ pub enum KernelError {
     ))]
     NotAttached { scope: String },
 
+    #[error("no policy on {scope} waits to be confirmed")]
+    #[diagnostic(help(
+        "`sgctl apply --confirm-within TIME` puts one in force that does; `sgctl status` shows what is \
+         in force"
+    ))]
+    NothingToConfirm { scope: String },
+
+    #[error("too late: {undone}")]
+    #[diagnostic(help("apply the policy again to put it in force"))]
+    TooLate { undone: String },
+
     #[error("another sgctl holds the lock on {path} for more than {seconds} s")]
     #[diagnostic(help(
         "wait for it, or look for a stuck process with `fuser {}`",
@@ -257,6 +268,8 @@ impl KernelError {
             KernelError::MissingPin { .. } => "missing-pin",
             KernelError::DamagedState { .. } => "damaged-state",
             KernelError::NotAttached { .. } => "not-attached",
+            KernelError::NothingToConfirm { .. } => "nothing-to-confirm",
+            KernelError::TooLate { .. } => "too-late",
             KernelError::Locked { .. } => "locked",
             KernelError::TooLarge(_) => "tables-too-large",
             KernelError::Io { .. } => "io",

@@ -95,7 +95,9 @@ pub(super) fn is_unchanged(
         .records
         .as_ref()
         .is_ok_and(|records| records.next.is_none());
+    // A policy that is applied once more while it is on trial is put in force anew.
     moved_from.is_none()
+        && state.trial.is_none()
         && has_no_next
         && is_same_hook
         && state.policy.digest == policy.digest

@@ -236,7 +236,9 @@ fn start(
         // Counters and flows can be kept if all pins that outlive a policy exist.
         (Some(_), _) => is_attached || inspection.missing.is_empty(),
     };
-    match inspection.state().filter(|_| goes_on) {
+    // If a policy was undone and none was before it, nothing is in force.
+    let goes_on = |state: &State| goes_on && !state.has_ended();
+    match inspection.state().filter(goes_on) {
         Some(state) => Ok(Start::Replace(Box::new(Replaced {
             state,
             inspection,

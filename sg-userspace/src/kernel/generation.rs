@@ -37,6 +37,11 @@ pub struct Generation {
     pub asks_for_each: bool,
     /// Whether some rule logs, or packets that no rule matches are logged.
     pub has_logging_rules: bool,
+    /// Whether the policy is not confirmed when it is loaded: see [`sg_common::trial`]. Then its
+    /// gates are loaded as well, and the word of its trial has to be pinned.
+    pub on_trial: bool,
+    /// Whether a policy returns where this one is not confirmed.
+    pub has_fallback: bool,
     /// Log level of the packet path (1 error … 5 trace). With zero the verifier removes its
     /// logging.
     pub log_level: u8,
@@ -57,6 +62,8 @@ impl Generation {
             may_be_in_bss: true,
             asks_for_each: false,
             has_logging_rules: policy.logs(),
+            on_trial: false,
+            has_fallback: false,
             log_level: 0,
         }
     }
@@ -94,6 +101,8 @@ impl Generation {
             may_be_in_bss: true,
             asks_for_each: false,
             has_logging_rules: true,
+            on_trial: state.open_trial().is_some(),
+            has_fallback: false,
             log_level: state.log_level,
         }
     }

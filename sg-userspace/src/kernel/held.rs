@@ -19,11 +19,10 @@ use super::options::{EgressHook, XdpMode};
 use super::pins::{InterfacePins, PinTree};
 use super::prepare::adopt;
 use super::programs::Programs;
-use super::shared_maps::SharedMaps;
-use super::state::{Records, State, taken_back};
-use super::tables::LiveTables;
+use super::records::{Records, taken_back};
+use super::state::State;
 use super::targets::PinnedGeneration;
-use super::{interfaces, links, netns, targets, tc};
+use super::{again, interfaces, links, netns, targets, tc};
 use sg_policy::policy::Established;
 
 /// The generation that was in force.
@@ -47,7 +46,24 @@ impl InForce {
         let tree = PinTree::new(bpffs);
         let _lock = tree.lock()?;
         let found = inspect(pins)?;
-        if !found.is_attached() {
+        let state = found.state();
+        if let Some(state) = &state
+            && let Some(trial) = state.open_trial()
+        {
+            return Err(KernelError::Fixed {
+                what: format!(
+                    "returning to what is in force on {}, at the end",
+                    state.interface
+                ),
+                reason: format!(
+                    "{}, generation {}, waits to be confirmed until {}, and may be undone meanwhile",
+                    state.policy.name, state.policy.generation, trial.until
+                ),
+                help: "decide first: `sgctl confirm` keeps it, `sgctl rollback` undoes it".into(),
+            });
+        }
+        // A policy that was undone, with none before it, passes everything.
+        if !found.is_attached() || state.is_some_and(|state| state.has_ended()) {
             return Ok(InForce::Nothing);
         }
         Ok(match Held::of(&found)? {
@@ -62,7 +78,7 @@ impl Held {
         let Some(state) = found.state() else {
             return Ok(None);
         };
-        let number = state.policy.generation;
+        let number = state.number();
         for direction in Direction::BOTH {
             let is_whole = found.running(direction) == Some(state.program(direction))
                 && targets::are_there(&found.pins, direction, number);
@@ -111,7 +127,10 @@ impl Held {
         epoch: u32,
     ) -> Result<Option<Return<'a>>, KernelError> {
         let mut found = inspect(pins)?;
-        let records = std::mem::replace(&mut found.records, Ok(Records::default()))?;
+        let records = match &found.records {
+            Ok(records) => records.clone(),
+            Err(_) => std::mem::replace(&mut found.records, Ok(Records::default()))?,
+        };
         let running = Direction::BOTH.map(|direction| found.running(direction));
         // An earlier attempt may have loaded its programs again.
         let recorded = || [&records.current, &records.next].into_iter().flatten();
@@ -180,7 +199,7 @@ impl Held {
             (told.has_flows, told.may_have_cut) = (true, true);
         }
         if is_new_epoch || is_cut {
-            step.anew = Some(self.load_anew(&mut step.state, &told, pins)?);
+            step.anew = Some(again::load(&self.generation, &told, &mut step.state, pins)?);
         }
         Ok(Some(step))
     }
@@ -245,35 +264,10 @@ impl Held {
         Ok(pins)
     }
 
-    /// Loads the programs of this generation again, with their existing tables.
-    fn load_anew(
-        &self,
-        state: &mut State,
-        told: &Generation,
-        pins: &InterfacePins,
-    ) -> Result<Programs, KernelError> {
-        let shared = SharedMaps {
-            pins: Some(pins.clone()),
-            counter_map: state.counter_maps - 1,
-            // The counter maps exist already.
-            counter_slots: 0,
-            max_flows: state.max_flows,
-        };
-        let [bss, array] = self.generation.tables()?;
-        let tables = LiveTables::read(bss, || Ok(array))?;
-        let mut programs = Programs::load_tables(&tables.plain(), told, &shared)?;
-        let ids = programs.ids()?;
-        [state.inbound_program, state.outbound_program] = ids;
-        (state.has_flows, state.may_have_cut) = (told.has_flows, told.may_have_cut);
-        state.epoch = told.epoch;
-        state.last_generation = state.latest_number();
-        Ok(programs)
-    }
-
     /// Makes both hooks run the programs, in the same order as `commit`.
     fn put(&self, state: &State, hooks: &Hooks<'_>) -> Result<(), KernelError> {
         let pins = hooks.pins;
-        self.generation.pin(pins, state.policy.generation)?;
+        self.generation.pin(pins, state.number())?;
         state.write_next(pins)?;
         for direction in ORDER {
             hooks.put(direction, self.generation.program(direction))?;
@@ -310,10 +304,10 @@ impl Return<'_> {
     }
 
     fn pin(&self) -> Result<(), KernelError> {
-        let generation = self.state.policy.generation;
+        let number = self.state.number();
         match &self.anew {
-            None => self.held.generation.pin(self.pins, generation)?,
-            Some(programs) => programs.pin_targets(self.pins, generation)?,
+            None => self.held.generation.pin(self.pins, number)?,
+            Some(programs) => programs.pin_targets(self.pins, number)?,
         }
         self.state.write_next(self.pins)
     }
@@ -343,7 +337,7 @@ impl Return<'_> {
         if self.is_whole && inspect(self.pins).is_ok_and(|found| found.runs(&self.current)) {
             let _ = self.current.write(self.pins);
             let _ = links::unpin(&self.pins.state_next());
-            let _ = targets::leave_only(self.pins, self.current.policy.generation);
+            let _ = targets::leave_only(self.pins, &self.current);
         }
     }
 }
@@ -394,6 +388,9 @@ pub fn put_back(
     for step in &mut steps {
         let mut state = step.state.clone();
         done = done.and(tidy(&step.hooks(), &mut state));
+    }
+    if let Some((_, pins)) = what.first() {
+        done = done.and(Records::forget_trials(pins));
     }
     done.map_err(standing)?;
     Ok(true)

@@ -13,11 +13,12 @@ use super::interfaces::{Interface, XdpPlace};
 use super::link_kind::Link;
 use super::links;
 use super::pins::InterfacePins;
+use super::records::Records;
 use super::shared_maps::SharedMaps;
-use super::state::{Records, State};
+use super::state::State;
 use super::sys::{self, Chained};
 use super::tc::{self, Clsact, Filter};
-use super::{interfaces, netns, places, targets};
+use super::{gate, interfaces, netns, places, targets};
 
 /// The real state of one attachment.
 #[derive(Debug)]
@@ -28,8 +29,8 @@ pub struct Inspection {
     pub place: Place,
     pub inbound: Inbound,
     pub outbound: Outbound,
-    /// Whether all tail-call targets of the running programs exist, inbound first. `None` if no
-    /// program of a known generation runs.
+    /// Whether all tail-call targets of the running programs exist, and what is behind their gate,
+    /// inbound first. `None` if no program of a known generation runs.
     pub targets: [Option<bool>; 2],
     /// The names of missing pins among those that outlive a policy.
     pub missing: Vec<String>,
@@ -155,8 +156,18 @@ pub(super) fn program(id: u32) -> String {
 }
 
 impl Inspection {
-    /// The id of the enforcer's program that a direction runs, if it runs one.
+    /// The id of the first program of the policy that decides in a direction. `None` if nothing of
+    /// the enforcer is attached, or a gate that passes everything, see [`State::has_ended`].
     pub fn running(&self, direction: Direction) -> Option<u32> {
+        let attached = self.attached(direction)?;
+        match &self.records {
+            Ok(records) => records.behind(direction, attached),
+            Err(_) => Some(attached),
+        }
+    }
+
+    /// The id of the enforcer's program that is attached to a hook: a first program, or a gate.
+    pub(super) fn attached(&self, direction: Direction) -> Option<u32> {
         match direction {
             Direction::Inbound => self.inbound.link.filter(Link::is_live).map(|l| l.program),
             Direction::Outbound => {
@@ -176,7 +187,7 @@ impl Inspection {
     /// The record of the policy in force.
     pub fn state(&self) -> Option<State> {
         let records = self.records.as_ref().ok()?.clone();
-        records.effective(Direction::BOTH.map(|direction| self.running(direction)))
+        records.effective(Direction::BOTH.map(|direction| self.attached(direction)))
     }
 
     /// Whether any of the enforcer's programs is attached in some direction.
@@ -239,14 +250,21 @@ pub fn inspect(pins: &InterfacePins) -> Result<Inspection, KernelError> {
     }
     inspection.targets = [Direction::Inbound, Direction::Outbound].map(|direction| {
         let records = inspection.records.as_ref().ok()?;
-        let program = inspection.running(direction)?;
-        let generation = records.generation_of(direction, program)?;
-        Some(targets::are_there(pins, direction, generation))
+        let attached = inspection.attached(direction)?;
+        let program = records.behind(direction, attached)?;
+        let number = records.owner_of(direction, program)?.number();
+        let has_whole_gate = match records.on_trial_behind(direction, attached) {
+            Some(state) => gate::is_whole(pins, direction, state),
+            None => true,
+        };
+        Some(has_whole_gate && targets::are_there(pins, direction, number))
     });
     if let Some(state) = inspection.state() {
         inspection.missing = SharedMaps::missing(pins, &state)?;
-        let generation = targets::missing(pins, state.policy.generation);
-        inspection.missing.extend(generation);
+        inspection
+            .missing
+            .extend(targets::missing(pins, state.number()));
+        inspection.missing.extend(gate::missing(pins, &state));
         inspection.ahead = ahead(pins, state.policy.generation);
     }
     Ok(inspection)
@@ -258,7 +276,7 @@ fn ahead(pins: &InterfacePins, generation: u32) -> Option<(String, u32)> {
     let others = pins.of_attachment().unwrap_or_default().into_iter();
     let others = others.filter(|other| other != pins);
     let states = others.filter_map(|other| {
-        let runs_any = running(&other).ok()?.iter().any(Option::is_some);
+        let runs_any = attached(&other).ok()?.iter().any(Option::is_some);
         State::read(&other).ok().flatten().filter(|_| runs_any)
     });
     states
@@ -293,7 +311,7 @@ fn by_interface(
         program,
         ifindex: interface.index,
     };
-    let knows = |direction, id| records.generation_of(direction, id).is_some();
+    let knows = |direction, id| records.knows(direction, id);
     let mut xdp = interface.xdp.iter();
     let inbound = xdp.find(|(_, id)| knows(Direction::Inbound, *id));
     let chain = chain(interface.index)?;
@@ -315,9 +333,9 @@ fn chain(index: u32) -> Result<Vec<Chained>, KernelError> {
     })
 }
 
-/// The ids of the programs that the hooks of an attachment run, inbound first, as far as they can
-/// be read without searching for the interface.
-pub(super) fn running(pins: &InterfacePins) -> Result<[Option<u32>; 2], KernelError> {
+/// The ids of the programs that are attached to the hooks, gates among them, inbound first, as far
+/// as they can be read without searching for the interface.
+pub(super) fn attached(pins: &InterfacePins) -> Result<[Option<u32>; 2], KernelError> {
     let live = |path: &std::path::Path| {
         let link = links::info(path)?.filter(Link::is_live);
         Ok::<_, KernelError>(link.map(|link| link.program))
@@ -336,10 +354,10 @@ impl State {
     pub fn read(pins: &InterfacePins) -> Result<Option<State>, KernelError> {
         let records = Records::read(pins)?;
         if records.next.is_none() {
-            return Ok(records.current);
+            return Ok(records.current.map(State::decided));
         }
-        let running = running(pins)?;
-        Ok(records.effective(running))
+        let attached = attached(pins)?;
+        Ok(records.effective(attached))
     }
 }
 

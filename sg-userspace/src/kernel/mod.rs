@@ -1,19 +1,23 @@
 //! Loads, attaches, pins and replaces programs. No other code talks to BPF.
 
+mod again;
 mod apply;
 pub mod attempted;
 pub mod bpffs;
 pub(crate) mod capabilities;
 mod commit;
 mod condition;
+mod confirm;
 mod detach;
 pub mod error;
 pub mod event_ring;
+mod fallback;
 mod faults;
 mod fixed;
 mod flow_memory;
 pub mod flow_tables;
 mod found;
+mod gate;
 pub mod generation;
 pub mod held;
 mod hooks;
@@ -33,6 +37,7 @@ pub(crate) mod places;
 mod plan;
 mod prepare;
 pub mod programs;
+pub mod records;
 mod removal;
 pub mod run_lock;
 pub mod seed;
@@ -45,10 +50,13 @@ mod sys;
 pub mod tables;
 pub(crate) mod targets;
 pub mod tc;
+pub mod trial;
 mod trust;
 
 pub use apply::apply;
 pub use condition::{Fault, FaultCode, standing_after, standing_on};
+pub(crate) use confirm::over;
+pub use confirm::{Decided, confirm, undo};
 pub use detach::{detach, tidy_up};
 pub use error::KernelError;
 pub use options::{ApplyOptions, DEFAULT_MAX_FLOWS, EgressHook, XdpMode};

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +76,9 @@ pub struct ApplyOptions {
     /// Whether existing connections are cut at a first attachment, and connections without an
     /// entry at a replacement.
     pub cut_existing: bool,
+    /// Undoes the policy in the kernel after this time unless it is confirmed: see
+    /// [`super::confirm`].
+    pub confirm_within: Option<Duration>,
     /// See [`super::generation::Generation::log_level`].
     pub log_level: u8,
     /// Counter slots that must keep their owners although these are in no policy any more: those
@@ -98,6 +102,7 @@ impl ApplyOptions {
             max_flows: None,
             budget: Budget::default(),
             cut_existing: false,
+            confirm_within: None,
             log_level: 0,
             held_slots: HashSet::new(),
         }

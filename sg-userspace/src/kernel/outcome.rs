@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::confirm::Decided;
 use super::seed::{Cut, Seeded};
-use super::state::State;
+use super::state::{PolicyRecord, State};
 use sg_policy::compile::TableSizes;
 
 /// What happened to the policy.
@@ -33,6 +34,10 @@ pub struct Applied {
     /// `Unchanged` if nothing was done. `Replaced` if there was a policy on some interface, and
     /// another generation is in force now.
     pub outcome: Outcome,
+    /// The policy that was replaced. `None` if there was none, or nothing was done.
+    pub replaced: Option<PolicyRecord>,
+    /// Whether that one waited to be confirmed.
+    pub has_ended_trial: bool,
     /// What was done to the first interface.
     pub first: AppliedTo,
     /// What was done to the others, in the order of the options.
@@ -44,6 +49,8 @@ pub struct Applied {
     pub cut: Option<Cut>,
     pub compile_time: Duration,
     pub load_time: Duration,
+    /// The trials of earlier policies that were over, and that this has tidied up after.
+    pub decided: Vec<Decided>,
     /// Where the BPF file system was mounted, if that was necessary.
     pub mounted: Option<PathBuf>,
 }

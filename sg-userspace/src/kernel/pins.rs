@@ -24,6 +24,10 @@ const RUN: &str = "run_";
 /// Between a direction and a generation.
 const TARGETS: &str = "_targets_";
 const PROGRAM: &str = "_program_";
+const GATE: &str = "_gate_";
+const BEHIND: &str = "_behind_";
+/// Before a generation.
+const TRIAL: &str = "trial_";
 /// Between a placement and a generation.
 const TABLES: &str = "_tables_";
 
@@ -400,6 +404,44 @@ impl InterfacePins {
             .join(format!("{}{PROGRAM}{generation}", direction.name()))
     }
 
+    /// The gate in front of a generation that is not confirmed: see `gate`.
+    pub fn gate(&self, direction: Direction, generation: u32) -> PathBuf {
+        self.dir
+            .join(format!("{}{GATE}{generation}", direction.name()))
+    }
+
+    /// The programs behind a gate.
+    pub fn behind(&self, direction: Direction, generation: u32) -> PathBuf {
+        self.dir
+            .join(format!("{}{BEHIND}{generation}", direction.name()))
+    }
+
+    /// What is pinned for the gates of a generation: what is behind them, and they themselves.
+    pub(super) fn gates(&self, generation: u32) -> [PathBuf; 4] {
+        let [inbound, outbound] = Direction::BOTH;
+        [
+            self.behind(inbound, generation),
+            self.behind(outbound, generation),
+            self.gate(inbound, generation),
+            self.gate(outbound, generation),
+        ]
+    }
+
+    /// The word of a trial, which all interfaces of the attachment share: see `trial`.
+    pub fn trial(&self, generation: u32) -> PathBuf {
+        self.shared(&format!("{TRIAL}{generation}"))
+    }
+
+    /// The words of all trials, with their generations.
+    pub(super) fn trials(&self) -> Result<Vec<(u32, PathBuf)>, KernelError> {
+        let names = names_in(self.shared_dir())?.into_iter();
+        let of_trial = |name: String| {
+            let generation = name.strip_prefix(TRIAL)?.parse().ok()?;
+            Some((generation, self.shared(&name)))
+        };
+        Ok(names.filter_map(of_trial).collect())
+    }
+
     /// The tables of a generation: see `tables`.
     pub fn tables(&self, place: &str, generation: u32) -> PathBuf {
         self.dir.join(format!("{place}{TABLES}{generation}"))
@@ -407,15 +449,16 @@ impl InterfacePins {
 
     /// The pinned program arrays of all generations.
     pub(super) fn all_targets(&self) -> Result<Vec<PathBuf>, KernelError> {
-        self.all_with(&[TARGETS])
+        self.all_with(&[TARGETS, BEHIND])
     }
 
     /// The pins of all generations.
     pub(super) fn all_of_generations(&self) -> Result<Vec<PathBuf>, KernelError> {
-        self.all_with(&[TARGETS, PROGRAM, TABLES])
+        self.all_with(&[TARGETS, PROGRAM, TABLES, GATE, BEHIND])
     }
 
-    /// The pinned programs of a hook, with their generations.
+    /// The pinned programs of a hook that can be attached, gates among them, with their
+    /// generations.
     pub(super) fn programs(
         &self,
         direction: Direction,
@@ -423,8 +466,10 @@ impl InterfacePins {
         let names = names_in(&self.dir)?.into_iter();
         let of_hook = names.filter_map(|name| {
             let rest = name.strip_prefix(direction.name())?;
-            let generation = rest.strip_prefix(PROGRAM)?.parse().ok()?;
-            Some((generation, self.dir.join(name)))
+            let number = rest
+                .strip_prefix(PROGRAM)
+                .or_else(|| rest.strip_prefix(GATE));
+            Some((number?.parse().ok()?, self.dir.join(name)))
         });
         Ok(of_hook.collect())
     }
@@ -460,10 +505,10 @@ impl InterfacePins {
     /// Removes all pins but the records. The links must be removed before.
     fn remove_maps(&self) -> Result<(), KernelError> {
         let records = [self.state(), self.state_next()];
-        // The tail-call targets are removed first.
+        // The program arrays are removed first.
         let (targets, rest): (Vec<_>, Vec<_>) = names_in(&self.dir)?
             .into_iter()
-            .partition(|name| name.contains(TARGETS));
+            .partition(|name| name.contains(TARGETS) || name.contains(BEHIND));
         targets
             .iter()
             .chain(&rest)

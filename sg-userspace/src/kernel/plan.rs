@@ -15,7 +15,7 @@ use super::shared::{PinnedUse, raw_counters};
 use super::slots::{self, Assignment};
 use super::start::{Replaced, Start};
 use super::state::{PolicyRecord, State};
-use super::sys;
+use super::{gate, sys};
 use sg_policy::compile::Compiled;
 use sg_policy::compile_policy;
 use sg_policy::policy::Policy;
@@ -87,6 +87,11 @@ impl Plan {
         states.next().map_or(0, |one| one.state.epoch)
     }
 
+    /// The number of the policy that returns if this one is not confirmed.
+    pub(super) fn fallback_number(&self) -> u32 {
+        self.generation() + 1
+    }
+
     /// The generation that is to be in force.
     pub(super) fn generation(&self) -> u32 {
         let mut states = self.interfaces.iter();
@@ -109,7 +114,8 @@ pub(super) fn plan(
     loop {
         match plan_at_once(policy, options, tree, cookie) {
             Err(KernelError::OtherXdp { ref program, .. })
-                if program == INBOUND && started.elapsed() < LINK_LEAVES_WITHIN =>
+                if (program == INBOUND || gate::is_one(program))
+                    && started.elapsed() < LINK_LEAVES_WITHIN =>
             {
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -229,6 +235,8 @@ impl<'a> Before<'a> {
         }
         Some(Applied {
             outcome: Outcome::Unchanged,
+            replaced: None,
+            has_ended_trial: false,
             first: AppliedTo::unchanged(states.next()?),
             others: states.map(AppliedTo::unchanged).collect(),
             sizes: compiled.sizes(),
@@ -236,6 +244,7 @@ impl<'a> Before<'a> {
             cut: None,
             compile_time,
             load_time: Duration::ZERO,
+            decided: Vec::new(),
             mounted: None,
         })
     }
@@ -254,7 +263,12 @@ impl<'a> Before<'a> {
         let runs_alone = !self.is_same && self.replaced().all(|it| it.inspection.runs(&it.state));
         // If no policy is in force, the pins are not read.
         let pins = self.lead.map_or(nowhere, |it| &it.inspection.pins);
-        let in_use = PinnedUse::new(pins, self.previous(), runs_alone, &options.held_slots);
+        // A policy that may return counts in its slots.
+        let mut held = options.held_slots.clone();
+        let trials = self.replaced().filter_map(|it| it.state.open_trial());
+        let returning = trials.filter_map(|trial| trial.returns_to.as_ref());
+        held.extend(returning.flat_map(|state| state.rules.iter().map(|owner| owner.slot)));
+        let in_use = PinnedUse::new(pins, self.previous(), runs_alone, &held);
         slots::assign(policy, self.previous(), capacity, &in_use)
     }
 
@@ -368,6 +382,8 @@ impl Common<'_> {
             // Determined when the programs are loaded.
             may_have_cut: false,
             log_level: options.log_level,
+            trial: None,
+            pinned_as: None,
             last_generation: 0,
             rules: assignment.rules,
             retired: assignment.retired,

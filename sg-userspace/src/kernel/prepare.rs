@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use sg_common::verdict::Direction;
 
 use super::error::KernelError;
+use super::fallback::Fallback;
 use super::flow_tables::{Ledger, may_have_cut};
 use super::generation::Generation;
 use super::inspect::inspect;
@@ -17,9 +18,10 @@ use super::removal::remove;
 use super::seed::Seeding;
 use super::shared_maps::SharedMaps;
 use super::start::{Replaced, Start};
-use super::state::State;
+use super::state::{State, Trial};
 use super::tables::LiveTables;
-use super::{faults, links, targets};
+use super::trial::{Stands, Word};
+use super::{fallback, faults, links, targets};
 use sg_policy::compile::Compiled;
 
 /// The number in the names of the remembering programs' pins, instead of a generation.
@@ -31,6 +33,8 @@ pub(super) struct Prepared<'a> {
     pub(super) interfaces: Vec<PreparedInterface<'a>>,
     /// Finds existing flows and enters them.
     pub(super) seedings: Seedings<'a>,
+    /// The word of the trial, if the policy is to be confirmed.
+    pub(super) trial: Option<Word>,
 }
 
 /// What is ready for one interface.
@@ -40,6 +44,8 @@ pub(super) struct PreparedInterface<'a> {
     /// The remembering programs, if this is a first attachment of a policy with flows.
     pub(super) remembering: Option<Programs>,
     pub(super) state: State,
+    /// Whether the gates are attached, and not the programs.
+    pub(super) is_on_trial: bool,
     /// The programs that have to come back if the new ones cannot be put in force, inbound first.
     pub(super) before: [Option<OwnedFd>; 2],
 }
@@ -87,7 +93,11 @@ pub(super) fn forget(plan: &Plan) {
                 let _ = pins.remove();
             }
             Some(replaced) => {
-                targets::forget(pins, one.state.policy.generation);
+                targets::forget(pins, one.state.number());
+                targets::forget(pins, plan.fallback_number());
+                if plan.options.confirm_within.is_some() {
+                    let _ = unpin(&pins.trial(one.state.number()));
+                }
                 for index in replaced.state.counter_maps..one.state.counter_maps {
                     let _ = unpin(&pins.counters(index));
                 }
@@ -112,6 +122,7 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
         return Ok(Prepared {
             interfaces: Vec::new(),
             seedings: Seedings::default(),
+            trial: None,
         });
     };
     Ledger::create(&shared.pins)?;
@@ -127,9 +138,14 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
     let mut told = Generation::of(policy, generation);
     told.epoch = plan.epoch();
     told.log_level = options.log_level;
+    let trial = match options.confirm_within {
+        Some(_) => Some(Word::create(&shared.pins, generation)?),
+        None => None,
+    };
+    told.on_trial = trial.is_some();
     let mut may_have_cut_flows = false;
+    let in_force = in_force(plan);
     if !plan.is_first() {
-        let in_force = in_force(plan);
         may_have_cut_flows = may_have_cut(&shared.pins, in_force.as_ref(), &told);
         has_flows |= may_have_cut_flows;
     }
@@ -144,6 +160,11 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
         };
         // One copy of the tables for all interfaces.
         let lines_of = interfaces.first().map(|first| &first.programs);
+        let before_trial = fallback::returns_to(one).filter(|_| trial.is_some());
+        let told = Generation {
+            has_fallback: before_trial.is_some(),
+            ..told.clone()
+        };
         let mut programs = faults::step(
             || "loading the programs".into(),
             || {
@@ -157,10 +178,28 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
         )
         .map_err(|e| KernelError::io("loading the programs", e))??;
         [state.inbound_program, state.outbound_program] = programs.ids()?;
+        if trial.is_some() {
+            let number = plan.fallback_number();
+            let load = |before| Fallback::load(one, before, number, in_force.as_ref());
+            let fallback = before_trial.map(load).transpose()?;
+            programs.connect_gates(fallback.as_ref().map(|it| &it.programs))?;
+            if fallback.is_some() {
+                state.last_generation = number;
+            }
+            state.trial = Some(Trial {
+                gates: programs.gate_ids()?,
+                // Set when it begins.
+                deadline: 0,
+                until: String::new(),
+                returns_to: fallback.map(|it| Box::new(it.state)),
+                stands: Stands::OnTrial,
+            });
+        }
         interfaces.push(PreparedInterface {
             plan: one,
             programs,
             remembering: None,
+            is_on_trial: trial.is_some(),
             state,
             before: before(one)?,
         });
@@ -186,6 +225,9 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
     }
     for one in &mut interfaces {
         one.programs.pin_targets(&one.plan.pins, generation)?;
+        if one.is_on_trial {
+            one.programs.pin_gates(&one.plan.pins, generation)?;
+        }
         // Without rules that open flows, the remembering programs would have nothing to enter.
         if one.plan.replaced().is_some() || !one.state.opens_flows {
             continue;
@@ -206,6 +248,7 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
     Ok(Prepared {
         interfaces,
         seedings,
+        trial,
     })
 }
 
@@ -224,7 +267,11 @@ fn before(one: &InterfacePlan) -> Result<[Option<OwnedFd>; 2], KernelError> {
     let mut before = [None, None];
     if let Some(replaced) = one.replaced() {
         for (direction, before) in Direction::BOTH.into_iter().zip(&mut before) {
-            let running = replaced.inspection.running(direction);
+            // The gate, if what is replaced is on trial itself; else what decides.
+            let running = match replaced.state.open_trial() {
+                Some(_) => replaced.inspection.attached(direction),
+                None => replaced.inspection.running(direction),
+            };
             let id = running.unwrap_or(replaced.state.program(direction));
             *before = targets::program_in_force(&one.pins, direction, id)?;
         }
@@ -232,12 +279,14 @@ fn before(one: &InterfacePlan) -> Result<[Option<OwnedFd>; 2], KernelError> {
     Ok(before)
 }
 
-/// The options of the programs in force. `None` if they are not all of one generation, because
-/// nothing is known about their behaviour then.
+/// The options of the programs in force. `None` if they are not all of one generation, or if
+/// another one may come in their place before they are replaced, because nothing is known about
+/// their behaviour then.
 fn in_force(plan: &Plan) -> Option<Generation> {
     let mut states: Vec<&State> = plan.unchanged.iter().collect();
     for (_, replaced) in plan.replaced() {
-        if !replaced.inspection.runs(&replaced.state) {
+        let is_on_trial = replaced.state.open_trial().is_some();
+        if is_on_trial || !replaced.inspection.runs(&replaced.state) {
             return None;
         }
         states.push(&replaced.state);

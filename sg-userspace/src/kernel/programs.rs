@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::mem::offset_of;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::resume_unwind;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use sg_common::lookup::{BSS_LINES, BssTables, LINE_WORDS, Line, Plain};
 use sg_common::program::{
     ASKS_FOR_EACH, Config, HAS_BSS_TABLES, HAS_FLOWS, HAS_LOGS, HAS_TRACE, MAY_HAVE_CUT, REMEMBERS,
 };
+use sg_common::verdict::Direction;
 
 use super::error::{KernelError, broken_object};
 use super::event_ring::possible_cpus;
@@ -25,7 +26,7 @@ use super::object::{ARRAY, BSS, FLOW_PORTS, INBOUND, OBJECT, OUTBOUND};
 use super::pins::InterfacePins;
 use super::shared::CounterReader;
 use super::shared_maps::SharedMaps;
-use super::{sys, targets};
+use super::{gate, sys, targets, trial};
 use sg_policy::compile::Compiled;
 use sg_policy::policy::NonIp;
 
@@ -127,6 +128,9 @@ impl Programs {
             old_flows: generation.old_flows(),
             essential: generation.essential.into(),
             arp_only: (generation.non_ip == NonIp::ArpOnly).into(),
+            on_trial: generation.on_trial.into(),
+            has_fallback: generation.has_fallback.into(),
+            zero: [0; 2],
         };
 
         let mut loader = loader_without_btf();
@@ -152,6 +156,9 @@ impl Programs {
         for (name, path) in shared.pinned()? {
             loader.map_pin_path(name, path);
         }
+        if let Some(pins) = shared.pins.as_ref().filter(|_| generation.on_trial) {
+            loader.map_pin_path(trial::MAP, pins.trial(generation.number));
+        }
         let ebpf = undisturbed(|| loader.load(OBJECT))
             .map_err(|e| KernelError::bpf("creating the BPF maps", e))?;
 
@@ -176,7 +183,7 @@ impl Programs {
             load_time: Duration::ZERO,
             verify_times: [Duration::ZERO; 2],
         };
-        programs.verify_times = programs.verify()?;
+        programs.verify_times = programs.verify(generation.on_trial)?;
         targets::connect(&mut programs.ebpf)?;
         programs.load_time = started.elapsed();
         Ok(programs)
@@ -184,7 +191,7 @@ impl Programs {
 
     /// Lets the kernel verify and translate all programs, with the two hooks in parallel. Returns
     /// how long each hook took.
-    fn verify(&mut self) -> Result<[Duration; 2], KernelError> {
+    fn verify(&mut self, has_gates: bool) -> Result<[Duration; 2], KernelError> {
         let started = Instant::now();
         let load = |programs: Vec<(&str, &mut Program)>| -> Result<Duration, KernelError> {
             for (name, program) in programs {
@@ -200,6 +207,7 @@ impl Programs {
         let (inbound, outbound) = self
             .ebpf
             .programs_mut()
+            .filter(|(name, _)| has_gates || !gate::is_one(name))
             .partition(|(_, program)| matches!(program, Program::Xdp(_)));
         undisturbed(|| {
             std::thread::scope(|scope| {
@@ -220,9 +228,35 @@ impl Programs {
         targets::pin(&self.ebpf, pins, generation)
     }
 
-    /// What the kernel reports about every program, by name.
+    /// Puts the first programs behind the gates, and those of the policy that returns.
+    pub(super) fn connect_gates(&mut self, fallback: Option<&Programs>) -> Result<(), KernelError> {
+        gate::connect(&mut self.ebpf, fallback.map(|programs| &programs.ebpf))
+    }
+
+    /// Pins the gates: see `gate`.
+    pub(super) fn pin_gates(&self, pins: &InterfacePins, number: u32) -> Result<(), KernelError> {
+        gate::pin(&self.ebpf, pins, number)
+    }
+
+    /// The gate of a hook.
+    pub(super) fn gate(&self, direction: Direction) -> Result<OwnedFd, KernelError> {
+        gate::open(&self.ebpf, direction)
+    }
+
+    /// The ids of the gates, inbound first.
+    pub(super) fn gate_ids(&self) -> Result<[u32; 2], KernelError> {
+        let id = |direction| {
+            sys::program_number(self.gate(direction)?.as_fd())
+                .map_err(|e| KernelError::io("asking for a program's id", e))
+        };
+        let [inbound, outbound] = Direction::BOTH;
+        Ok([id(inbound)?, id(outbound)?])
+    }
+
+    /// What the kernel reports about every program that is loaded, by name.
     pub fn infos(&self) -> Result<BTreeMap<&str, ProgramInfo>, KernelError> {
         let programs = self.ebpf.programs();
+        let programs = programs.filter(|(_, program)| program.fd().is_ok());
         let infos = programs.map(|(name, program)| Ok((name, program.info()?)));
         infos
             .collect::<Result<_, ProgramError>>()

@@ -313,6 +313,8 @@ mod tests {
             inbound_program: 0,
             outbound_program: 0,
             remembering: None,
+            trial: None,
+            pinned_as: None,
             counter_maps: 1,
             max_flows: 1,
             essential: true,

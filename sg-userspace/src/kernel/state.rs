@@ -2,9 +2,7 @@
 //! exists exactly as long as what it describes. It is replaced atomically, by renaming a new pin
 //! over the old one.
 //!
-//! While programs are being replaced there are two records: `state` of the policy that was in force
-//! before, and `state_next` of the new one. The running programs show which of them is valid. An
-//! `apply` that is killed leaves both, and nothing of either is lost.
+//! Which record is valid is said in `records`.
 //!
 //! The value of the map: magic `SGSTATE\0`, layout version (u32), length of the JSON (u32, both
 //! little-endian), SHA-256 of the JSON (32 bytes), JSON.
@@ -23,6 +21,7 @@ use super::attempted::Attempted;
 use super::error::KernelError;
 use super::options::{EgressHook, XdpMode};
 use super::pins::InterfacePins;
+use super::trial::Stands;
 use super::{links, sys};
 use sg_policy::policy::{Established, NonIp};
 
@@ -55,6 +54,13 @@ pub struct State {
     /// attached. `None` once it is in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remembering: Option<[u32; 2]>,
+    /// The trial that the policy is on, or was, until a command has tidied up after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
+    /// The number in the names of its pins, where it is not that of the generation: the programs
+    /// of a policy that returned were loaded anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned_as: Option<u32>,
     pub counter_maps: usize,
     pub max_flows: u32,
     /// The options of the programs: see [`sg_policy::policy::Policy`] and
@@ -93,6 +99,23 @@ pub struct PolicyRecord {
     pub generation: u32,
     /// RFC 3339.
     pub applied_at: String,
+}
+
+/// A policy that is in force and not confirmed: the gate in front of its programs, and what comes
+/// back if nobody confirms it (C4).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    /// The ids of the gates, inbound first. They are attached in the place of the programs.
+    pub gates: [u32; 2],
+    /// Nanoseconds of `CLOCK_BOOTTIME`.
+    pub deadline: u64,
+    /// The same as RFC 3339, for people: the clock of the machine may be set.
+    pub until: String,
+    /// The record of the policy that returns. `None` if none was in force.
+    pub returns_to: Option<Box<State>>,
+    /// Which policy decides, read with the record.
+    #[serde(skip)]
+    pub stands: Stands,
 }
 
 /// A rule, and the counter slot that it owns.
@@ -140,63 +163,6 @@ mod counts {
     }
 }
 
-/// The records that are pinned.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Records {
-    /// The record of the last policy that was put in force completely.
-    pub current: Option<State>,
-    /// The record of a policy that is being put in force, or was when a process was killed.
-    pub next: Option<State>,
-}
-
-impl Records {
-    pub fn read(pins: &InterfacePins) -> Result<Records, KernelError> {
-        Ok(Records {
-            current: read_at(&pins.state())?,
-            next: read_at(&pins.state_next())?,
-        })
-    }
-
-    /// The generation that a program belongs to.
-    pub fn generation_of(&self, direction: Direction, program: u32) -> Option<u32> {
-        [&self.next, &self.current]
-            .into_iter()
-            .flatten()
-            .find(|state| state.program(direction) == program)
-            .map(|state| state.policy.generation)
-    }
-
-    /// The record that is valid while these programs run, inbound first.
-    pub fn effective(self, running: [Option<u32>; 2]) -> Option<State> {
-        let has_begun = |next: &State| {
-            Direction::BOTH
-                .into_iter()
-                .zip(running)
-                .any(|(direction, program)| program == Some(next.program(direction)))
-        };
-        match (self.current, self.next) {
-            (Some(_), Some(next)) if has_begun(&next) => Some(next),
-            (Some(current), Some(next)) => Some(taken_back(current, next)),
-            (current, next) => current.or(next),
-        }
-    }
-}
-
-/// The record of a policy that is in force again or still, after `attempted` failed to replace it.
-/// Packets may have been counted in the slots of that one.
-pub(super) fn taken_back(current: State, attempted: State) -> State {
-    let is_in_force = |owner: &SlotOwner| current.rules.iter().any(|o| o.slot == owner.slot);
-    let last_generation = attempted.latest_number().max(current.last_generation);
-    let retired = attempted.rules.into_iter().chain(attempted.retired);
-    State {
-        retired: retired.filter(|owner| !is_in_force(owner)).collect(),
-        forgotten: attempted.forgotten,
-        counter_maps: attempted.counter_maps,
-        last_generation,
-        ..current
-    }
-}
-
 impl State {
     /// The id of the program of a direction.
     pub fn program(&self, direction: Direction) -> u32 {
@@ -220,8 +186,35 @@ impl State {
 
     /// The highest number that a generation or an epoch has had.
     pub(super) fn latest_number(&self) -> u32 {
-        let numbers = [self.policy.generation, self.epoch, self.last_generation];
+        let numbers = [
+            self.policy.generation,
+            self.number(),
+            self.epoch,
+            self.last_generation,
+        ];
         numbers.into_iter().max().unwrap_or_default()
+    }
+
+    /// The number in the names of its pins.
+    pub(crate) fn number(&self) -> u32 {
+        self.pinned_as.unwrap_or(self.policy.generation)
+    }
+
+    /// The trial, if the policy is in force and not confirmed.
+    pub fn open_trial(&self) -> Option<&Trial> {
+        let trial = self.trial.as_ref();
+        trial.filter(|trial| trial.stands == Stands::OnTrial)
+    }
+
+    /// Whether the policy is in force again because another one was not confirmed.
+    pub fn has_returned(&self) -> bool {
+        self.pinned_as.is_some()
+    }
+
+    /// Whether the policy was undone and none was in force before it.
+    pub fn has_ended(&self) -> bool {
+        let trial = self.trial.as_ref();
+        trial.is_some_and(|trial| trial.stands == Stands::Returned)
     }
 
     /// Whether `program` is one of this policy's remembering programs.
@@ -265,7 +258,7 @@ fn failed(path: &Path, error: std::io::Error) -> KernelError {
 }
 
 /// The record pinned at `path`. `None` if nothing is pinned there.
-fn read_at(path: &Path) -> Result<Option<State>, KernelError> {
+pub(super) fn read_at(path: &Path) -> Result<Option<State>, KernelError> {
     let damaged = |reason: &str| KernelError::DamagedState {
         path: path.to_owned(),
         reason: reason.to_owned(),
@@ -341,6 +334,8 @@ mod tests {
             inbound_program: 1,
             outbound_program: 2,
             remembering: None,
+            trial: None,
+            pinned_as: None,
             counter_maps: 1,
             max_flows: 10,
             essential: true,

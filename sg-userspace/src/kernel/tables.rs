@@ -12,6 +12,7 @@ use sg_common::verdict::{Direction, Verdict};
 use super::error::KernelError;
 use super::object::{ARRAY_PIN, BSS_PIN};
 use super::pins::InterfacePins;
+use super::records::Records;
 use super::state::State;
 use super::{inspect, sys, targets};
 use sg_policy::compile::decide;
@@ -27,13 +28,19 @@ impl LiveTables {
     /// Reads the tables of the programs that the interface runs. If nothing is attached, reads
     /// those that the record names.
     pub fn of_running(pins: &InterfacePins, state: &State) -> Result<Self, KernelError> {
-        let inbound = match inspect::running(pins) {
+        let inbound = match inspect::attached(pins) {
             Ok([inbound, _]) => inbound,
             // Links cannot be opened on a read-only file system.
             Err(KernelError::ReadOnly { .. }) => None,
             Err(error) => return Err(error),
         };
-        Self::open(pins, inbound.unwrap_or(state.inbound_program))
+        // Behind a gate the record says which policy decides.
+        let records = Records::read(pins)?;
+        let first = inbound.filter(|id| {
+            let gate = records.on_trial_behind(Direction::Inbound, *id);
+            gate.is_none()
+        });
+        Self::open(pins, first.unwrap_or(state.inbound_program))
     }
 
     /// Reads the tables of the generation whose inbound program has the id `program`.

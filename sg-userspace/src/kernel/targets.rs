@@ -16,6 +16,7 @@ use sg_common::verdict::Direction;
 use super::error::{KernelError, broken_object};
 use super::object::{ARRAY, ARRAY_PIN, BSS, BSS_PIN, INBOUND, OUTBOUND};
 use super::pins::{InterfacePins, unpin};
+use super::state::State;
 use super::{links, sys};
 
 /// The program array of a hook.
@@ -27,7 +28,7 @@ const fn array(direction: Direction) -> &'static str {
 }
 
 /// The attached program of a hook.
-const fn entry(direction: Direction) -> &'static str {
+pub(super) const fn entry(direction: Direction) -> &'static str {
     match direction {
         Direction::Inbound => INBOUND,
         Direction::Outbound => OUTBOUND,
@@ -105,7 +106,7 @@ pub(super) fn pin(ebpf: &Ebpf, pins: &InterfacePins, generation: u32) -> Result<
     Ok(())
 }
 
-fn pin_at(object: BorrowedFd<'_>, path: &Path) -> Result<(), KernelError> {
+pub(super) fn pin_at(object: BorrowedFd<'_>, path: &Path) -> Result<(), KernelError> {
     // An `apply` that was killed before it attached anything may have left this pin.
     unpin(path)?;
     links::pin(object, path).map_err(|e| KernelError::io(format!("pinning {}", path.display()), e))
@@ -223,10 +224,16 @@ pub(super) fn missing(pins: &InterfacePins, generation: u32) -> Vec<String> {
     gone.map(|path| links::name_of(path)).collect()
 }
 
-/// Removes the pins of all generations but the running one, once no packet is in the programs of
-/// the others.
-pub(super) fn leave_only(pins: &InterfacePins, generation: u32) -> Result<(), KernelError> {
-    let kept = paths(pins, generation);
+/// Removes the pins of all generations but the one of this record, and the one that may return if
+/// it is not confirmed, once no packet is in the programs of the others.
+pub(super) fn leave_only(pins: &InterfacePins, state: &State) -> Result<(), KernelError> {
+    let mut kept = Vec::from(paths(pins, state.number()));
+    if let Some(trial) = &state.trial {
+        kept.extend(pins.gates(state.number()));
+        if let Some(before) = &trial.returns_to {
+            kept.extend(paths(pins, before.number()));
+        }
+    }
     let mut others = pins.all_of_generations()?;
     others.retain(|path| !kept.contains(path));
     if others.is_empty() {
@@ -236,10 +243,11 @@ pub(super) fn leave_only(pins: &InterfacePins, generation: u32) -> Result<(), Ke
     others.iter().try_for_each(|path| unpin(path))
 }
 
-/// Removes the pins of a generation that was never attached, if there are any.
+/// Removes the pins of a generation that was never attached, if there are any, and of its gates.
 pub(super) fn forget(pins: &InterfacePins, generation: u32) {
-    for path in paths(pins, generation) {
-        let _ = unpin(&path);
+    let gates = pins.gates(generation);
+    for path in paths(pins, generation).iter().chain(&gates) {
+        let _ = unpin(path);
     }
 }
 

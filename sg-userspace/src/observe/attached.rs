@@ -7,9 +7,10 @@ use serde::Serialize;
 
 use crate::kernel::inspect::{Inspection, Place, inspect, is_attached_here};
 use crate::kernel::pins::{InterfacePins, PinTree};
-use crate::kernel::state::State;
+use crate::kernel::state::{PolicyRecord, State};
+use crate::kernel::trial::left_until;
 use crate::kernel::{
-    EgressHook, Fault, FaultCode, KernelError, XdpMode, bpffs, interfaces, netns, places,
+    EgressHook, Fault, FaultCode, KernelError, XdpMode, bpffs, interfaces, netns, over, places,
 };
 
 /// The attached interfaces that a command is about.
@@ -52,6 +53,8 @@ pub enum Health {
     Unprotected,
     /// The attachment cannot be checked from here.
     Unverified,
+    /// The policy was not confirmed, and none was in force before it.
+    Undone,
     /// The record cannot be read.
     Damaged,
 }
@@ -70,6 +73,7 @@ impl Health {
             | FaultCode::OtherProgram
             | FaultCode::Incomplete => Health::Incomplete,
             FaultCode::Preceded => Health::Preceded,
+            FaultCode::Undone => Health::Undone,
             FaultCode::Damaged => Health::Damaged,
             FaultCode::Unverified => Health::Unverified,
         }
@@ -116,6 +120,13 @@ pub struct Status {
     pub egress_hook: EgressHook,
     pub attached_at: String,
     pub policy: PolicyStatus,
+    /// Where the policy is in force and not confirmed. Left out if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unconfirmed: Option<Unconfirmed>,
+    /// A policy whose trial is over, as long as no command has tidied up after it. Left out if
+    /// there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decided: Option<DecidedStatus>,
     pub rules: usize,
     pub max_flows: u32,
     /// The directory of the pins.
@@ -123,6 +134,40 @@ pub struct Status {
     /// The other interfaces of the attachment. Left out if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub shared_with: Vec<String>,
+}
+
+/// A policy that is undone unless it is confirmed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Unconfirmed {
+    /// RFC 3339, by the clock of the machine when the policy was applied.
+    pub until: String,
+    /// What is left of the time, by a clock that cannot be set.
+    pub seconds_left: f64,
+    /// The policy that returns then. Null if none was in force.
+    pub returns_to: Option<PolicyStatus>,
+}
+
+impl Unconfirmed {
+    /// `None` if the policy of the record does not wait to be confirmed.
+    pub fn of(state: &State) -> Option<Unconfirmed> {
+        let trial = state.open_trial()?;
+        Some(Unconfirmed {
+            until: trial.until.clone(),
+            seconds_left: left_until(trial.deadline).as_secs_f64(),
+            returns_to: trial.returns_to.as_deref().map(PolicyStatus::of),
+        })
+    }
+}
+
+/// What has become of a policy that was on trial.
+#[derive(Clone, Debug, Serialize)]
+pub struct DecidedStatus {
+    /// The policy that was on trial.
+    pub policy: PolicyRecord,
+    /// Whether it was confirmed; if not, it was undone.
+    pub confirmed: bool,
+    /// RFC 3339.
+    pub until: String,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -428,6 +473,26 @@ impl Attached {
         })
     }
 
+    /// Whether its policy waits to be confirmed, or has waited and no command has tidied up after
+    /// it.
+    pub fn has_trial(&self) -> bool {
+        let waits = self
+            .state
+            .as_ref()
+            .is_ok_and(|state| state.open_trial().is_some());
+        waits || self.decided().is_some()
+    }
+
+    /// The trial that is over, unless a command has tidied up after it.
+    fn decided(&self) -> Option<DecidedStatus> {
+        let decided = over(&self.inspect().ok()?)?;
+        Some(DecidedStatus {
+            policy: decided.policy,
+            confirmed: decided.is_confirmed,
+            until: decided.until,
+        })
+    }
+
     pub fn status(&self) -> Result<Status, KernelError> {
         let state = self.state()?;
         let Condition {
@@ -449,6 +514,8 @@ impl Attached {
             egress_hook: state.egress_hook,
             attached_at: state.attached_at.clone(),
             policy: PolicyStatus::of(state),
+            unconfirmed: Unconfirmed::of(state),
+            decided: self.decided(),
             rules: state.rules.len(),
             max_flows: state.max_flows,
             pins: self.pins.dir.display().to_string(),

@@ -44,13 +44,14 @@ impl PacketTrace {
     /// found by a tail-call target, because with this log level the attached programs pass every
     /// packet on to those.
     pub fn open(attached: &Attached) -> Result<Self, KernelError> {
-        let generation = attached.state()?.policy.generation;
+        let state = attached.state()?;
+        let (generation, number) = (state.policy.generation, state.number());
         let target = (Direction::Inbound, Target::Slow);
-        let program = targets::program_id(&attached.pins, target.0, generation, target.1).ok_or(
+        let program = targets::program_id(&attached.pins, target.0, number, target.1).ok_or(
             KernelError::MissingPin {
                 what: format!(
                     "opening {}",
-                    attached.pins.targets(target.0, generation).display()
+                    attached.pins.targets(target.0, number).display()
                 ),
             },
         )?;

@@ -3,6 +3,7 @@
 
 mod bpffs;
 mod capabilities;
+mod confirm;
 mod examples;
 mod faults;
 mod kernel;

@@ -156,8 +156,14 @@ fn applied() -> Value {
             "unseen": [{"kind": "forwarded|bridged|untracked|namespaces|sctp", "message": "text"}],
         }],
         "cut": ["?", {"connections": "number?", "left_out": "number"}], "added_clsact": "bool",
+        "unconfirmed": ["?", unconfirmed()],
         "compile_seconds": "real", "load_seconds": "real", "mounted": "text?",
     })
+}
+
+/// A policy that is undone unless it is confirmed.
+fn unconfirmed() -> Value {
+    json!({"until": "time", "seconds_left": "real", "returns_to": ["?", policy_status()]})
 }
 
 fn fault() -> Value {
@@ -312,6 +318,52 @@ fn what_is_attached() {
     );
     let detached = json!([{"interface": "nic", "netns": "text", "policy": "text"}]);
     assert_shape(&detached, &world.run(&["detach", "--json"]).ok().json());
+}
+
+/// Proves C4 and A4: what waits to be confirmed, in `apply`, `status`, `confirm` and `rollback`.
+#[test]
+fn what_waits_to_be_confirmed() {
+    let world = World::new();
+    let text = "name: p\noutbound: [{protocol: udp, to: any, action: accept}]\ninbound: []\n";
+    let path = file(world.dir.path(), "p.yaml", text);
+    world.run(&super::world::APPLY).ok();
+    let try_out = [
+        "apply",
+        &path,
+        "--iface",
+        "nic",
+        "--confirm-within",
+        "1h",
+        "--json",
+    ];
+    let reported = world.run(&try_out).ok().json();
+    assert_shape(&applied_report(), &reported);
+    assert_shape(&unconfirmed(), &reported["unconfirmed"]);
+    let status = world.run(&["status", "--json"]).ok().json();
+    assert_shape(&unconfirmed(), &status[0]["unconfirmed"]);
+    let decided = |returned_to: Value| {
+        json!([{
+            "interface": "nic", "netns": "text", "policy": policy_status(), "confirmed": "bool",
+            "returned_to": returned_to,
+        }])
+    };
+    let undone = world.run(&["rollback", "--json"]).ok().json();
+    assert_shape(&decided(policy_status()), &undone);
+    world.run(&try_out).ok();
+    let confirmed = world.run(&["confirm", "--json"]).ok().json();
+    assert_shape(&decided(json!("none?")), &confirmed);
+    world.run(&super::world::APPLY).ok();
+    world.run(&[&try_out[..5], &["1s"]].concat()).ok();
+    let row = loop {
+        let status = world.run(&["status", "--json"]).ok().json();
+        if status[0]["unconfirmed"].is_null() {
+            break status[0].clone();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    };
+    let decided = json!({"policy": policy_status(), "confirmed": "bool", "until": "time"});
+    assert_shape(&decided, &row["decided"]);
+    assert_eq!(row["decided"]["confirmed"], false);
 }
 
 fn flows_of_one() -> Value {

@@ -4,7 +4,7 @@
 use super::world::{assert_shown, file, run, run_with, sgctl};
 
 /// Every command that has its own help text. The first is `sgctl` itself.
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 15] = [
     "",
     "templates",
     "check",
@@ -12,6 +12,8 @@ const COMMANDS: [&str; 13] = [
     "diff",
     "apply",
     "run",
+    "confirm",
+    "rollback",
     "status",
     "counters",
     "flows",

@@ -33,6 +33,11 @@ enum Scenario {
     First,
     Replace,
     Detach,
+    /// `apply --confirm-within` over another policy, and the confirmation and the undo of what it
+    /// has put in force.
+    Trial,
+    Confirm,
+    Undo,
     /// The beginning of `run`: `Begin` where nothing is attached, `BeginOver` over another policy.
     Begin,
     BeginOver,
@@ -42,10 +47,13 @@ enum Scenario {
 }
 
 impl Scenario {
-    const ALL: [Scenario; 7] = [
+    const ALL: [Scenario; 10] = [
         Scenario::First,
         Scenario::Replace,
         Scenario::Detach,
+        Scenario::Trial,
+        Scenario::Confirm,
+        Scenario::Undo,
         Scenario::Begin,
         Scenario::BeginOver,
         Scenario::Leave,
@@ -53,7 +61,10 @@ impl Scenario {
     ];
 
     fn is_run(self) -> bool {
-        !matches!(self, Scenario::First | Scenario::Replace | Scenario::Detach)
+        matches!(
+            self,
+            Scenario::Begin | Scenario::BeginOver | Scenario::Leave | Scenario::Return
+        )
     }
 
     fn is_end_of_run(self) -> bool {
@@ -68,8 +79,8 @@ impl Scenario {
     /// What packets show if the command succeeds. For `run`, this is the state after its end.
     fn goal(self) -> Seen {
         match self {
-            Scenario::First | Scenario::Replace => Seen::B,
-            Scenario::BeginOver | Scenario::Return => Seen::A,
+            Scenario::First | Scenario::Replace | Scenario::Trial | Scenario::Confirm => Seen::B,
+            Scenario::Undo | Scenario::BeginOver | Scenario::Return => Seen::A,
             Scenario::Detach | Scenario::Begin | Scenario::Leave => Seen::Open,
         }
     }
@@ -77,7 +88,12 @@ impl Scenario {
     /// What packets may show in each direction after the interruption.
     fn allowed(self) -> &'static [Seen] {
         match self {
-            Scenario::Replace | Scenario::BeginOver | Scenario::Return => &[Seen::A, Seen::B],
+            Scenario::Replace
+            | Scenario::Trial
+            | Scenario::Undo
+            | Scenario::BeginOver
+            | Scenario::Return => &[Seen::A, Seen::B],
+            Scenario::Confirm => &[Seen::B],
             Scenario::First | Scenario::Begin | Scenario::Leave => &[Seen::Open, Seen::B],
             Scenario::Detach => &[Seen::A, Seen::Open],
         }
@@ -171,9 +187,11 @@ fn walk(hook: EgressHook) {
             let points = walk.points(scenario);
             assert!(points.len() >= 10, "{scenario:?} has only {points:?}");
             // A `run` takes longer than the other commands, so fewer of its points are tried.
-            let every = match scenario.is_run() && !everything {
-                true => every * 8,
-                false => every,
+            let every = match scenario {
+                _ if everything => every,
+                Scenario::Trial | Scenario::Confirm | Scenario::Undo => every * 3,
+                _ if scenario.is_run() => every * 8,
+                _ => every,
             };
             let kinds: &[Kind] = match scenario.is_end_of_run() {
                 true => &[Kind::Kill, Kind::Fail, Kind::Refuse],
@@ -205,6 +223,13 @@ impl Walk<'_> {
         if scenario.is_over() {
             apply(&rules_from_lines(A), &self.options).unwrap_or_else(|e| panic!("{e}"));
         }
+        if matches!(scenario, Scenario::Confirm | Scenario::Undo) {
+            let options = ApplyOptions {
+                confirm_within: Some(Duration::from_secs(3600)),
+                ..self.options.clone()
+            };
+            apply(&rules_from_lines(B), &options).unwrap_or_else(|e| panic!("{e}"));
+        }
     }
 
     /// The command that is interrupted.
@@ -219,8 +244,19 @@ impl Walk<'_> {
             command.args(["detach", "--iface", "sg0"]);
             return command;
         }
+        match scenario {
+            Scenario::Confirm => command.arg("confirm"),
+            Scenario::Undo => command.arg("rollback"),
+            _ => &mut command,
+        };
+        if matches!(scenario, Scenario::Confirm | Scenario::Undo) {
+            return command;
+        }
         let verb = if scenario.is_run() { "run" } else { "apply" };
         command.args([verb, &self.policy, "--iface", "sg0"]);
+        if scenario == Scenario::Trial {
+            command.args(["--confirm-within", "1h"]);
+        }
         if !scenario.is_over() {
             command.args(["--egress-hook", hook, "--max-flows", "64"]);
         }

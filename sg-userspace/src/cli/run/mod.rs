@@ -145,6 +145,7 @@ impl Run {
             log,
             ours: Ours::attempted(&attempted),
             theirs: None,
+            theirs_on_trial: None,
             tried: Vec::new(),
             timeouts,
             terminal,

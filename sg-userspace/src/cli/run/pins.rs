@@ -63,15 +63,46 @@ impl Session<'_> {
             return Ok(());
         }
         let (name, generation) = (&latest.policy.name, latest.policy.generation);
+        if let Some(undone) = self.theirs_on_trial.take_if(|_| latest.has_returned()) {
+            let line = format!(
+                "generation {}, which somebody else has put in force on {}, was not confirmed and is undone: \
+                 {}, generation {generation}, is in force again",
+                undone.generation,
+                self.names(),
+                self.log.bold(name),
+            );
+            let details = json!({"policy": latest.policy, "undone": undone});
+            self.log.event("undone", &line, details);
+            self.timeouts = timeouts;
+            self.theirs = match generation == self.ours.generation {
+                true => {
+                    self.ours.programs.extend(found.programs);
+                    None
+                }
+                false => Some(found),
+            };
+            self.hold();
+            return Ok(());
+        }
+        let waits = latest.open_trial().map(|trial| trial.until.clone());
+        let ends = match &waits {
+            Some(_) => "it is undone unless `sgctl confirm` comes before its deadline",
+            None => "it stays until the files of this policy change or a SIGHUP comes",
+        };
         let line = format!(
             "somebody else has put {} in force on {}, generation {generation}, in place of \
-             generation {}: it stays until the files of this policy change or a SIGHUP comes",
+             generation {}: {ends}",
             self.log.bold(name),
             self.names(),
             self.ours.generation,
         );
-        let details = json!({"policy": latest.policy, "replaced": self.ours.generation});
+        let details = json!({
+            "policy": latest.policy,
+            "replaced": self.ours.generation,
+            "unconfirmed_until": waits,
+        });
         self.log.event("replaced", &line, details);
+        self.theirs_on_trial = waits.map(|_| latest.policy.clone());
         self.timeouts = timeouts;
         self.theirs = Some(found);
         self.hold();

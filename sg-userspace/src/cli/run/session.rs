@@ -11,7 +11,7 @@ use sg_common::flow::TIMEOUTS;
 use sg_userspace::kernel::attempted::Attempted;
 use sg_userspace::kernel::held::{Held, InForce};
 use sg_userspace::kernel::pins::{InterfacePins, PinTree};
-use sg_userspace::kernel::state::State;
+use sg_userspace::kernel::state::{PolicyRecord, State};
 use sg_userspace::kernel::{Applied, KernelError};
 use sg_userspace::observe::attached::{Attached, attached_to};
 use sg_userspace::observe::events::Events as PacketLog;
@@ -98,6 +98,8 @@ pub(super) struct Session<'a> {
     pub(super) ours: Ours,
     /// The policy that another process has put in force since, so that it is reported only once.
     pub(super) theirs: Option<Ours>,
+    /// That policy, if it is undone unless somebody confirms it.
+    pub(super) theirs_on_trial: Option<PolicyRecord>,
     /// Generations that this process has failed to put in force or to replace completely. A hook
     /// may still run them.
     pub(super) tried: Vec<Ours>,

@@ -41,6 +41,10 @@ const ERRORS: [&str; 4] = ["EPERM", "ENOMEM", "EBUSY", "ENOBUFS"];
 /// The time limit of each test in a full run, in which the tests run in parallel.
 const LIMIT: Duration = Duration::from_secs(14 * 60);
 
+/// Puts policy b on trial: its path comes after the first word.
+const APPLY_B: [&str; 3] = ["apply", "--iface", "nic"];
+const WITHIN: [&str; 2] = ["--confirm-within", "1h"];
+
 /// How many calls of each kind a sample tries.
 const SAMPLE: u32 = 5;
 
@@ -51,6 +55,12 @@ enum During {
     /// `apply` over another policy.
     Replace,
     Detach,
+    /// `apply --confirm-within` over another policy.
+    Trial,
+    /// `confirm` of a policy that has replaced another one.
+    Confirm,
+    /// `rollback` of one.
+    Undo,
     /// `run` where nothing is attached, and its end.
     Run,
     /// `run` over another policy, and its end.
@@ -136,6 +146,9 @@ impl Bench {
             During::Run | During::RunOver => {
                 vec!["run", &policy, "--iface", "nic", "--egress-hook", self.hook]
             }
+            During::Trial => [&APPLY_B[..1], &[&*policy], &APPLY_B[1..], &WITHIN].concat(),
+            During::Confirm => vec!["confirm", "--iface", "nic"],
+            During::Undo => vec!["rollback", "--iface", "nic"],
             During::Detach => vec!["detach", "--iface", "nic"],
             During::Reload => unreachable!("`reload` starts this command"),
         };
@@ -217,13 +230,24 @@ impl Bench {
     fn has_policy_before(&self) -> bool {
         matches!(
             self.during,
-            During::Replace | During::Detach | During::RunOver | During::Reload
+            During::Replace
+                | During::Detach
+                | During::Trial
+                | During::Confirm
+                | During::Undo
+                | During::RunOver
+                | During::Reload
         )
     }
 
     fn start(&self) -> Result<(), String> {
         if self.has_policy_before() {
             expect(self.apply("a"), "setting up")?;
+        }
+        if matches!(self.during, During::Confirm | During::Undo) {
+            let policy = self.policy("b");
+            let words = [&APPLY_B[..1], &[&*policy], &APPLY_B[1..], &WITHIN].concat();
+            expect(self.world.run(&words), "setting up the trial")?;
         }
         Ok(())
     }
@@ -286,6 +310,12 @@ impl Bench {
             (During::First | During::Replace, 0) => both(new),
             (During::First, _) => both(Fate::Open) || both(new),
             (During::Replace, _) => both(old) || both(new),
+            (During::Trial, 0) => both(new),
+            (During::Trial, _) => both(old) || both(new),
+            // Whatever fails, the policy decides until its deadline, or for good.
+            (During::Confirm, _) => both(new),
+            (During::Undo, 0) => both(old),
+            (During::Undo, _) => both(old) || both(new),
             (During::Detach, 0) => both(Fate::Open),
             (During::Detach, _) => each_open_or(old),
             // A `run` retries at its end what has failed once, and also cleans up if it cannot
@@ -404,7 +434,7 @@ fn try_all(during: During, hook: &'static str) {
         calls
     };
     let sample = match during {
-        During::RunOver | During::Reload => SAMPLE / 2,
+        During::RunOver | During::Reload | During::Trial => SAMPLE / 2,
         _ => SAMPLE,
     };
     let faults = faults(&calls, (!is_full).then_some(sample));
@@ -475,6 +505,24 @@ fn a_replacement_is_the_old_policy_or_the_new_one() {
 #[test]
 fn a_replacement_by_a_filter_is_the_old_policy_or_the_new_one() {
     try_all(During::Replace, "clsact");
+}
+
+/// Proves C1, C4 and C12.
+#[test]
+fn a_policy_on_trial_is_the_old_policy_or_the_new_one() {
+    try_all(During::Trial, "tcx");
+}
+
+/// Proves C4 and C12.
+#[test]
+fn a_confirmation_that_fails_changes_nothing_for_packets() {
+    try_all(During::Confirm, "tcx");
+}
+
+/// Proves C4 and C12.
+#[test]
+fn an_undo_is_the_old_policy_or_the_new_one() {
+    try_all(During::Undo, "clsact");
 }
 
 /// Proves C12.
