@@ -2,6 +2,7 @@
 //! measured in the same run: with xdp-filter, with nftables, with empty programs. How long a whole
 //! `apply` may take, and what memory, is absolute.
 
+use crate::cases::CANDIDATE;
 use crate::statistics::{Aim, Record, round};
 
 /// How many times as much of a core nftables takes for the same packets.
@@ -41,6 +42,11 @@ fn aim(record: &Record, all: &[Record]) -> Option<Aim> {
         let whole = NFTABLES * (ours.value? + ours.floor?);
         return Some(Aim::AtLeast(round(whole - record.floor?)));
     }
+    if name == CANDIDATE {
+        let without = other("live/tke/drop".into())?;
+        // Within its spread of the row without.
+        return Some(Aim::AtMost(round(without.value? + without.spread?)));
+    }
     if name == "live/uplinks/2" {
         let one = other("live/uplinks/1".into())?;
         let whole = OF_ONE_INTERFACE * (one.value? + one.floor?);
@@ -76,6 +82,8 @@ mod tests {
             row("live/xdp-filter/1k", 32.0, 80.0),
             row("live/nft/rules/10", 460.0, 80.0),
             row("live/nft/flow/1k", 530.0, 80.0),
+            row("live/tke/drop", 20.0, 80.0),
+            row("live/candidate", 23.0, 80.0),
             row("live/uplinks/1", 120.0, 380.0),
             row("live/uplinks/2", 171.0, 380.0),
             Record::of("feel/rr/wire/state", "ratio", &[0.94], None),
@@ -95,6 +103,8 @@ mod tests {
             ("live/xdp-filter/1k", None, false),
             ("live/nft/rules/10", Some(Aim::AtLeast(470.0)), true),
             ("live/nft/flow/1k", None, false),
+            ("live/tke/drop", None, false),
+            ("live/candidate", Some(Aim::AtMost(24.0)), false),
             ("live/uplinks/1", None, false),
             ("live/uplinks/2", Some(Aim::AtMost(170.0)), true),
             ("feel/rr/wire/state", Some(Aim::AtLeast(0.95)), true),

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use sg_common::verdict::Direction;
+use sg_policy::policy::Policy;
 
 use crate::missing::Missing;
 use crate::policies::{self, Workload};
@@ -26,6 +27,8 @@ pub(crate) struct Case {
     /// How many flows are opened before measuring, and how many the flow table can hold.
     pub(crate) flows: u32,
     pub(crate) max_flows: u32,
+    /// A policy that is evaluated beside it, if there is one.
+    pub(crate) candidate: Option<fn() -> Result<Policy>>,
 }
 
 impl Case {
@@ -61,6 +64,7 @@ const fn case(
         build,
         flows: 0,
         max_flows: 65_536,
+        candidate: None,
     }
 }
 
@@ -77,6 +81,14 @@ const fn flows(
         build,
         flows,
         max_flows,
+        candidate: None,
+    }
+}
+
+const fn beside(candidate: fn() -> Result<Policy>, case: Case) -> Case {
+    Case {
+        candidate: Some(candidate),
+        ..case
     }
 }
 
@@ -99,11 +111,15 @@ const fn nft_flows(
         build,
         flows,
         max_flows: 0,
+        candidate: None,
     }
 }
 
 /// The row of a program that does nothing but look at the packet: what every other one pays too.
 pub(crate) const TOUCH: &str = "live/touch";
+
+/// `live/tke/drop` with a candidate that would accept half of the packets.
+pub(crate) const CANDIDATE: &str = "live/candidate";
 
 /// Rows that are measured in turn, since they are compared with each other. All of a group are
 /// about packets of one direction.
@@ -112,6 +128,10 @@ pub(crate) const GROUPS: &[&[Case]] = &[
         case(TOUCH, Floor::Drop, |_| policies::tke_drop()),
         case("live/tke/drop", Floor::Drop, |_| policies::tke_drop()),
         case("live/tke/accept", Floor::Pass, |_| policies::tke_accept()),
+        beside(
+            policies::tke_candidate,
+            case(CANDIDATE, Floor::Drop, |_| policies::tke_candidate_drop()),
+        ),
     ],
     &[
         case("live/rules/10", Floor::Drop, |_| policies::rules(10)),
@@ -239,6 +259,7 @@ pub(crate) const GROUPS: &[&[Case]] = &[
         build: |_| policies::flood(),
         flows: 65_536,
         max_flows: 131_072,
+        candidate: None,
     }],
 ];
 

@@ -8,8 +8,9 @@ use sg_bench_ebpf::{FLOW_REMOTE_PORT, flow_address, flow_port};
 use sg_common::counters::SlotCounters;
 use sg_common::flow_ports::PORT_COUNTS;
 use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT, Reason, reason_slot};
-use sg_policy::compile::{Budget, Compiled, Without};
+use sg_policy::compile::{Budget, Compiled, Without, compile_beside};
 use sg_policy::compile_policy;
+use sg_policy::partition::{Candidate, Pair, Verdicts};
 use sg_policy::policy::Policy;
 use sg_userspace::kernel::CounterReader;
 use sg_userspace::kernel::generation::Generation;
@@ -27,6 +28,8 @@ const TC_ACT_SHOT: u32 = 2;
 
 pub(crate) struct Enforcer {
     policy: Policy,
+    /// Pairs of rules that are counted apart, for a candidate.
+    pairs: Vec<Pair>,
     programs: Programs,
     counters: CounterReader,
     /// Milliseconds.
@@ -93,6 +96,7 @@ impl Ready<'_> {
             counters: programs.counters()?,
             load_time: programs.load_time.as_secs_f64() * 1e3,
             policy: self.policy.clone(),
+            pairs: Vec::new(),
             programs,
             compile_time: self.compile_time,
         })
@@ -113,6 +117,39 @@ fn packet(index: u32, direction: Direction, originator: Direction) -> Vec<u8> {
 impl Enforcer {
     pub(crate) fn load(policy: &Policy, max_flows: u32) -> Result<Self> {
         Self::ready(policy, max_flows)?.load()
+    }
+
+    /// With a policy evaluated beside it, if there is one.
+    pub(crate) fn load_beside(
+        policy: &Policy,
+        candidate: Option<&Policy>,
+        max_flows: u32,
+    ) -> Result<Self> {
+        let Some(candidate) = candidate else {
+            return Self::load(policy, max_flows);
+        };
+        let started = std::time::Instant::now();
+        let found = Candidate::new(policy, candidate)?;
+        let rules = u32::try_from(policy.rules.len()).context("too many rules")?;
+        let pairs = u32::try_from(found.pairs().len()).context("too many pairs")?;
+        let first_pair = FIRST_RULE_SLOT + rules;
+        let slots: Vec<u32> = (FIRST_RULE_SLOT..first_pair).collect();
+        let pair_slots: Vec<u32> = (first_pair..first_pair + pairs).collect();
+        let verdicts = Verdicts::beside(policy, &slots, found.pairs(), &pair_slots);
+        let ready = Ready {
+            policy,
+            compiled: compile_beside(&found, &verdicts, Budget::default())?,
+            shared: SharedMaps {
+                counter_slots: first_pair + pairs,
+                max_flows,
+                ..SharedMaps::default()
+            },
+            compile_time: started.elapsed().as_secs_f64() * 1e3,
+        };
+        Ok(Enforcer {
+            pairs: found.pairs().to_vec(),
+            ..ready.load()?
+        })
     }
 
     pub(crate) fn load_with(policy: &Policy, max_flows: u32, switches: &Switches) -> Result<Self> {
@@ -245,11 +282,23 @@ impl Enforcer {
                 counts.get(slot).context("a reason has no counter")?,
             );
         }
-        let rules = counts.get(FIRST_RULE_SLOT as usize..).unwrap_or_default();
+        let slots = counts.get(FIRST_RULE_SLOT as usize..).unwrap_or_default();
+        let rules = self.policy.rules.iter();
+        let rules = rules.map(|rule| (rule.direction, rule.action));
+        // The slots of pairs are behind those of rules.
+        let pairs = self.pairs.iter().map(|pair| {
+            let rule = pair
+                .enforced
+                .and_then(|rule| self.policy.rules.get(rule as usize));
+            (
+                pair.direction,
+                rule.map_or(Action::Drop, |rule| rule.action),
+            )
+        });
         let mut replies = 0;
-        for (rule, count) in self.policy.rules.iter().zip(rules) {
-            if rule.direction == direction {
-                add(rule.action, count);
+        for ((of, action), count) in rules.chain(pairs).zip(slots) {
+            if of == direction {
+                add(action, count);
             } else {
                 replies += count.reply_packets;
             }

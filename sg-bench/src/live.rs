@@ -196,7 +196,10 @@ impl Bench<'_> {
             }
             None if case.name == TOUCH => Filter::Touch,
             None => {
-                let mut enforcer = Enforcer::load(&workload.policy, case.max_flows)?;
+                let candidate = case.candidate.map(|load| load()).transpose()?;
+                let candidate = candidate.as_ref();
+                let policy = &workload.policy;
+                let mut enforcer = Enforcer::load_beside(policy, candidate, case.max_flows)?;
                 if case.flows > 0 {
                     let originator = case.direction.opposite();
                     enforcer.open_flows(originator, case.flows, case.max_flows, |done| {

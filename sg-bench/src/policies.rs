@@ -105,6 +105,25 @@ pub(crate) fn tke_drop() -> Result<Workload> {
     })
 }
 
+/// The same with a candidate beside the policy.
+pub(crate) fn tke_candidate_drop() -> Result<Workload> {
+    let workload = tke_drop()?;
+    Ok(Workload {
+        note: format!("as live/tke/drop, half of it differs; {}", workload.note),
+        ..workload
+    })
+}
+
+/// The template with a rule more, which matches half of the public addresses.
+pub(crate) fn tke_candidate() -> Result<Policy> {
+    let rule = "- {protocol: udp, ports: 1000-29999, from: 0.0.0.0/1, action: accept}";
+    let tke = sg_policy::policy::builtin("tke").context("the template is missing")?;
+    let rules = format!("inbound:\n  {rule}\n");
+    let text = tke.text.replacen("inbound:\n", &rules, 1);
+    let loaded = load_text("candidate.yaml", &text, None, &[]);
+    Ok(loaded.map_err(|e| anyhow::anyhow!("{e}"))?.policy)
+}
+
 pub(crate) fn tke_accept() -> Result<Workload> {
     Ok(Workload {
         policy: builtin("tke")?,

@@ -6,13 +6,12 @@
 //! are no product of numbers and addresses, there is more than one row for them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
 
 use sg_common::flow::Timeout;
 use sg_common::verdict::Direction;
 
 use super::effects::Effects;
-use super::products::{Ranges, add, by_class, products};
+use super::products::{Ranges, add, by_class, example, products};
 use super::traffic::{Numbers, Traffic, means_the_same, remote_of};
 use super::witness::{choose, may_be_essential};
 use crate::oracle::Packet;
@@ -220,18 +219,13 @@ fn row(
     let mut witness: Option<Packet> = None;
     for family in Family::BOTH {
         let ranges = &ranges[family as usize];
-        let Some(&(first, last)) = ranges.first() else {
+        if ranges.is_empty() {
             continue;
-        };
+        }
         let mut part = remote_of(family, ranges);
         remotes.v4.append(&mut part.v4);
         remotes.v6.append(&mut part.v6);
-        // The first address of a range is often a network's own.
-        let bits = if last > first { first + 1 } else { first };
-        let remote: IpAddr = match family {
-            Family::V4 => IpAddr::V4((bits as u32).into()),
-            Family::V6 => IpAddr::V6(bits.into()),
-        };
+        let remote = example(family, ranges);
         for &(kind, first, last) in &numbers {
             let found = choose(direction, remote, kind, (first, last));
             if witness.is_none_or(|packet| may_be_essential(&packet)) {

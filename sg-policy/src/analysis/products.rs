@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use sg_common::protocol::Kind;
 
 use super::traffic::Numbers;
-use crate::partition::AddressRange;
+use crate::partition::{AddressRange, Family, example_of, is_of_a_host};
 
 /// All packets with some numbers from or to some addresses.
 pub(super) type Product = (Vec<Numbers>, Ranges);
@@ -38,6 +38,21 @@ pub(super) fn by_class(ranges: impl Iterator<Item = AddressRange>) -> Vec<Ranges
         }
     }
     classes
+}
+
+/// An address of the ranges to show: one that a host can have, if there is one among the first.
+pub(super) fn example(family: Family, ranges: &[(u128, u128)]) -> IpAddr {
+    let address = |bits: u128| match family {
+        Family::V4 => IpAddr::V4((bits as u32).into()),
+        Family::V6 => IpAddr::V6(bits.into()),
+    };
+    let of = |(first, last): &(u128, u128)| example_of(address(*first), address(*last));
+    let mut examples = ranges.iter().take(64).map(of);
+    let first = examples.next().unwrap_or(address(0));
+    match is_of_a_host(first) {
+        true => first,
+        false => examples.find(|one| is_of_a_host(*one)).unwrap_or(first),
+    }
 }
 
 /// Adds numbers that come after those that are there.

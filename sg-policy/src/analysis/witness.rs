@@ -64,18 +64,20 @@ pub(super) fn may_be_essential(packet: &Packet) -> bool {
 }
 
 /// A packet with one of the numbers from `first` to `last`, if there is one; if it can be, one
-/// that is not essential traffic.
+/// that is not essential traffic, and that people know.
 pub(super) fn choose(
     direction: Direction,
     remote: IpAddr,
     kind: Kind,
     (first, last): (u16, u16),
 ) -> Option<Packet> {
-    let known = match (kind, remote.is_ipv6()) {
-        (Kind::Icmp, false) => icmp_number(8, 0),
-        (Kind::Icmp, true) => icmp_number(128, 0),
-        (Kind::Other, _) => other_number(GRE),
-        _ => first.max(1),
+    let known: &[u16] = match (kind, remote.is_ipv6()) {
+        (Kind::Tcp, _) => &[443, 22, 80, 8080],
+        (Kind::Udp, _) => &[53, 443, 123],
+        (Kind::Sctp, _) => &[2905],
+        (Kind::Icmp, false) => &[icmp_number(8, 0)],
+        (Kind::Icmp, true) => &[icmp_number(128, 0)],
+        (Kind::Other, _) => &[other_number(GRE)],
     };
     // A protocol or an ICMP type is the high byte of its number.
     let stride = match kind {
@@ -84,8 +86,13 @@ pub(super) fn choose(
     };
     let next = (u32::from(first) / stride + 1) * stride;
     let others = (next..=last.into()).step_by(stride as usize).take(256);
-    let numbers = [known, first]
-        .into_iter()
+    // Ports 0 and 1 are seldom seen.
+    let low = (kind.has_ports() && first <= 1).then_some(last);
+    let numbers = known
+        .iter()
+        .copied()
+        .chain(low)
+        .chain([first])
         .filter(|number| (first..=last).contains(number))
         .chain(others.map(|number| number as u16));
     let mut packets = numbers.filter_map(|number| packet(direction, remote, kind, number));

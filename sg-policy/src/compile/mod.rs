@@ -30,12 +30,11 @@ use sg_common::{
     verdict::{Direction, Verdict},
 };
 
-use crate::partition::{Family, Partition, Verdicts};
+use crate::partition::{Candidate, Decisions, Family, Partition, Space, Verdicts};
 use addresses::classes_of;
 use arena::Arena;
 pub use budget::{Budget, TooLarge, Without};
 use nodes::Extent;
-use row::Row;
 use rows::Rows;
 pub use sizes::{Placement, TableSizes};
 
@@ -61,11 +60,38 @@ pub fn compile(
     verdicts: &Verdicts,
     budget: Budget,
 ) -> Result<Compiled, TooLarge> {
+    let v4 = (partition.v4(), partition.all_decisions(Family::V4));
+    let v6 = (partition.v6(), partition.all_decisions(Family::V6));
+    lay_out(v4, v6, verdicts, budget)
+}
+
+/// The same for a policy with a candidate beside it, whose pairs have verdicts as well
+/// ([`Verdicts::beside`]). Each packet is decided as without the candidate; where that would decide
+/// otherwise, it is counted in the slot of the pair.
+///
+/// # Errors
+/// [`TooLarge`] if the tables would take more memory than `budget`.
+pub fn compile_beside(
+    candidate: &Candidate,
+    verdicts: &Verdicts,
+    budget: Budget,
+) -> Result<Compiled, TooLarge> {
+    let v4 = (candidate.v4(), candidate.all_decisions(Family::V4));
+    let v6 = (candidate.v6(), candidate.all_decisions(Family::V6));
+    lay_out(v4, v6, verdicts, budget)
+}
+
+/// Of each family the addresses, and what their classes decide.
+fn lay_out(
+    v4: (&Space<u32>, impl Iterator<Item = Decisions>),
+    v6: (&Space<u128>, impl Iterator<Item = Decisions>),
+    verdicts: &Verdicts,
+    budget: Budget,
+) -> Result<Compiled, TooLarge> {
     let mut arena = Arena::new(budget);
     let mut rows = Rows::new(verdicts);
 
-    let decisions = partition.all_decisions(Family::V4);
-    let mut v4 = classes_of(partition.v4(), decisions, &mut rows, &mut arena)?;
+    let mut v4 = classes_of(v4.0, v4.1, &mut rows, &mut arena)?;
     let mut listed = v4.take_hosts();
     let hosts = hosts::store(&mut arena, &mut listed)?;
     v4.put_back(listed);
@@ -79,8 +105,7 @@ pub fn compile(
         &mut addresses,
     )?;
 
-    let decisions = partition.all_decisions(Family::V6);
-    let v6 = classes_of(partition.v6(), decisions, &mut rows, &mut arena)?;
+    let v6 = classes_of(v6.0, v6.1, &mut rows, &mut arena)?;
     let trees = tree::build(&mut arena, &v6.steps())?;
 
     let shape = Shape {
@@ -126,21 +151,20 @@ pub fn compile(
         lines,
         shape,
         sizes,
-        opens_flows: opens_flows(rows.rows()),
+        opens_flows: opens_flows(&rows),
     })
 }
 
 /// Whether some packet that the rules accept could have an answer that they do not accept. A port
 /// table counts as accepting some of its numbers.
-fn opens_flows(rows: &[Row]) -> bool {
-    let accepts_all = |entry: u32| entry & POINTER == 0 && Verdict(entry).is_accept();
+fn opens_flows(rows: &Rows<'_>) -> bool {
     let may_accept = |entry: u32| entry & POINTER != 0 || Verdict(entry).is_accept();
-    rows.iter().any(|row| {
+    rows.rows().iter().any(|row| {
         Direction::BOTH.into_iter().any(|direction| {
             Kind::ALL.into_iter().any(|kind| {
                 let asked = row[column_index(direction, kind as u8)];
                 let answer = row[column_index(direction.opposite(), kind as u8)];
-                may_accept(asked) && !needs_no_entry(true, || accepts_all(answer))
+                may_accept(asked) && !needs_no_entry(true, || rows.accepts_all(answer))
             })
         })
     })

@@ -1,12 +1,12 @@
 //! What a class decides → a row: an entry for each direction and kind. Equal rows are one class of
 //! the tables.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sg_common::{
     lookup::{COLUMNS, LINE_WORDS, POINTER, column_index},
     protocol::Kind,
-    verdict::Direction,
+    verdict::{Direction, Verdict},
 };
 
 use super::{arena::Arena, budget::TooLarge, port_tables::PortTables, row::Row};
@@ -18,6 +18,8 @@ pub(super) struct Rows<'a> {
     rows: Vec<Row>,
     classes: HashMap<Row, u32>,
     pub(super) port_tables: PortTables,
+    /// Entries that lead to a port table which accepts every number.
+    accepting: HashSet<u32>,
 }
 
 impl<'a> Rows<'a> {
@@ -27,6 +29,15 @@ impl<'a> Rows<'a> {
             rows: Vec::new(),
             classes: HashMap::new(),
             port_tables: PortTables::new(),
+            accepting: HashSet::new(),
+        }
+    }
+
+    /// Whether every number is accepted, by whichever rules.
+    pub(super) fn accepts_all(&self, entry: u32) -> bool {
+        match entry & POINTER {
+            0 => Verdict(entry).is_accept(),
+            _ => self.accepting.contains(&entry),
         }
     }
 
@@ -77,6 +88,10 @@ impl<'a> Rows<'a> {
                 let column = column_index(direction, kind as u8);
                 let with_place = is_alone && is_first;
                 row[column] = self.port_tables.entry(arena, column, &steps, with_place)?;
+                let accepts = |(_, verdict): &(u32, u32)| Verdict(*verdict).is_accept();
+                if row[column] & POINTER != 0 && steps.iter().all(accepts) {
+                    self.accepting.insert(row[column]);
+                }
             }
         }
         let next = self.rows.len() as u32;

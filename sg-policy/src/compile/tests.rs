@@ -8,6 +8,7 @@ use sg_common::verdict::{FIRST_RULE_SLOT, Verdict};
 use super::*;
 use crate::compile_policy as compile;
 use crate::oracle;
+use crate::partition::{Candidate, Pair, Verdicts};
 use crate::policy::{Policy, rules_from_lines};
 use crate::testing::{self, Shape, kind_and_number};
 
@@ -201,4 +202,98 @@ fn a_policy_without_rules_drops_everything() {
             assert_eq!(verdict, Verdict::no_match(direction));
         }
     }
+}
+
+/// A random policy, and another that has most of its rules.
+fn two_policies(rng: &mut Rng) -> (Policy, Policy) {
+    let shape = Shape {
+        rules: rng.usize(1..40),
+        ipv6: 40,
+        inbound_only: false,
+    };
+    let text = testing::rules(rng, shape);
+    let other = testing::rules(rng, shape);
+    let mut lines: Vec<&str> = text.lines().collect();
+    let others: Vec<&str> = other.lines().collect();
+    for _ in 0..rng.usize(..6) {
+        let at = rng.usize(..=lines.len());
+        match rng.u8(..3) {
+            0 if at < lines.len() => {
+                lines.remove(at);
+            }
+            1 if at + 1 < lines.len() => lines.swap(at, at + 1),
+            _ => lines.insert(at, others[rng.usize(..others.len())]),
+        }
+    }
+    (rules_from_lines(&text), rules_from_lines(&lines.join("\n")))
+}
+
+/// What C10 stands on: with a candidate beside it a policy decides as before, and a
+/// packet that the candidate would decide otherwise has the slot of the pair of rules.
+#[test]
+fn a_candidate_changes_nothing_but_the_slots_of_what_it_would_decide_otherwise() {
+    let mut differing = 0;
+    for seed in 0..300 {
+        let mut rng = Rng::with_seed(seed);
+        let (enforced, candidate) = two_policies(&mut rng);
+        let found = Candidate::new(&enforced, &candidate).unwrap();
+        let first = FIRST_RULE_SLOT + enforced.rules.len() as u32;
+        let pair_slots: Vec<u32> = (first..).take(found.pairs().len()).collect();
+        let verdicts = Verdicts::beside(&enforced, &slots(&enforced), found.pairs(), &pair_slots);
+        let compiled = compile_beside(&found, &verdicts, Budget::default()).unwrap();
+        let alone = compile(&enforced, &slots(&enforced), Budget::default()).unwrap();
+        let mut seen = vec![false; found.pairs().len()];
+        for i in 0..400 {
+            let of = if i % 2 == 0 { &enforced } else { &candidate };
+            let packet = testing::packet(&mut rng, of);
+            let (kind, number) = kind_and_number(&packet);
+            let decide =
+                |tables: &Compiled| tables.decide(packet.direction, packet.remote, kind, number);
+            let (with, without) = (decide(&compiled), decide(&alone));
+            let about = format!("seed {seed}: {packet:?}");
+            assert_eq!(
+                with.0 & !Verdict::SLOT_MASK,
+                without.0 & !Verdict::SLOT_MASK,
+                "{about}"
+            );
+            let rule =
+                |policy: &Policy| oracle::first_match(policy, &packet).map(|rule| rule as u32);
+            let accepts = |policy: &Policy| expected(policy, &packet).is_accept();
+            let pair = Pair {
+                direction: packet.direction,
+                enforced: rule(&enforced),
+                candidate: rule(&candidate),
+            };
+            match accepts(&enforced) == accepts(&candidate) {
+                true => assert_eq!(with, without, "{about}"),
+                false => {
+                    let index = found.pairs().iter().position(|known| *known == pair);
+                    let index = index.unwrap_or_else(|| panic!("{about}: no {pair:?}"));
+                    assert_eq!(with.slot(), pair_slots[index], "{about}");
+                    seen[index] = true;
+                    differing += 1;
+                }
+            }
+        }
+        assert_eq!(compiled.opens_flows(), alone.opens_flows(), "seed {seed}");
+    }
+    assert!(differing > 2000, "{differing}");
+}
+
+/// A candidate that splits what is accepted whole makes no flows necessary, nor do two rules that
+/// accept everything together.
+#[test]
+fn what_is_accepted_by_several_rules_needs_no_flow() {
+    let opens = |text: &str| {
+        let policy = rules_from_lines(text);
+        let compiled = compile(&policy, &slots(&policy), Budget::default());
+        compiled.unwrap().opens_flows()
+    };
+    let out = "out all to any accept\n";
+    assert!(!opens(&format!("{out}in all from any accept")));
+    let split = "in tcp 0-99 from any accept\nin all from any accept";
+    assert!(!opens(&format!("{out}{split}")));
+    let but_ssh = "in tcp 22 from any drop\nin all from any accept";
+    assert!(opens(&format!("{out}{but_ssh}")));
+    assert!(opens(&format!("{out}in tcp from any accept")));
 }

@@ -57,39 +57,88 @@ pub(super) fn is_possible(family: Family, kind: Kind, numbers: &RangeInclusive<u
 }
 
 /// All addresses of one family with their classes.
-pub(super) fn ranges<T: Address>(family: Family, space: &Space<T>) -> Vec<AddressRange> {
-    let steps = space.steps();
-    let ends = steps.iter().skip(1).map(|(start, _)| start.before());
-    let lasts = ends.flatten().chain([T::MAX]);
-    let range = |(&(first, index), last): (&(T, u32), T)| AddressRange {
-        first: first.address(),
-        last: last.address(),
-        class: Class { family, index },
-    };
-    steps.iter().zip(lasts).map(range).collect()
+pub(super) fn ranges(
+    family: Family,
+    v4: &Space<u32>,
+    v6: &Space<u128>,
+) -> impl Iterator<Item = AddressRange> + use<> {
+    let v4 = (family == Family::V4).then(|| ranges_of(family, v4));
+    let v6 = (family == Family::V6).then(|| ranges_of(family, v6));
+    let v6 = v6.into_iter().flatten();
+    v4.into_iter().flatten().chain(v6)
 }
 
-/// For each class that has addresses, some of them: the range with the lowest.
+fn ranges_of<T: Address>(
+    family: Family,
+    space: &Space<T>,
+) -> impl Iterator<Item = AddressRange> + use<T> {
+    let mut steps = space.steps().into_iter().peekable();
+    std::iter::from_fn(move || {
+        let (first, index) = steps.next()?;
+        let last = steps.peek().and_then(|(start, _)| start.before());
+        Some(AddressRange {
+            first: first.address(),
+            last: last.unwrap_or(T::MAX).address(),
+            class: Class { family, index },
+        })
+    })
+}
+
+/// For each class that has addresses, some of them: the first range with one that hosts have, or
+/// else the first of all.
 pub(crate) fn places(ranges: impl IntoIterator<Item = AddressRange>) -> Vec<Option<AddressRange>> {
     let mut places: Vec<Option<AddressRange>> = Vec::new();
     for range in ranges {
         let index = range.class.index as usize;
         places.resize(places.len().max(index + 1), None);
-        places[index].get_or_insert(range);
+        let place = places[index].get_or_insert(range);
+        if !is_of_a_host(place.example()) && is_of_a_host(range.example()) {
+            *place = range;
+        }
     }
     places
 }
 
-impl AddressRange {
-    /// An address of the range to show: the second one where there are more, since the first is
-    /// often a network's own.
-    pub(crate) fn example(&self) -> IpAddr {
-        let second = match self.first {
-            IpAddr::V4(first) => first.to_bits().checked_add(1).map(|a| IpAddr::V4(a.into())),
-            IpAddr::V6(first) => first.to_bits().checked_add(1).map(|a| IpAddr::V6(a.into())),
-        };
-        second
-            .filter(|second| *second <= self.last)
-            .unwrap_or(self.first)
+/// Whether a host of a network can have the address: not unspecified, loopback, multicast or
+/// reserved (RFC 6890).
+pub(crate) fn is_of_a_host(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => !matches!(a.octets(), [0 | 127 | 224.., ..]),
+        IpAddr::V6(a) => !a.is_multicast() && a.segments()[..7] != [0; 7],
     }
+}
+
+impl AddressRange {
+    /// See [`example_of`].
+    pub(crate) fn example(&self) -> IpAddr {
+        example_of(self.first, self.last)
+    }
+}
+
+/// An address to show, of those from `first` to `last`: one that a host can have, if there is one.
+pub(crate) fn example_of(first: IpAddr, last: IpAddr) -> IpAddr {
+    // For documentation (RFC 5737, RFC 3849). Then the second address, since the first is often a
+    // network's own; and those behind addresses that no host has.
+    let (known, behind): (IpAddr, [IpAddr; 2]) = match first {
+        IpAddr::V4(_) => (
+            [203, 0, 113, 1].into(),
+            [[1, 0, 0, 1].into(), [128, 0, 0, 1].into()],
+        ),
+        IpAddr::V6(_) => (
+            [0x2001, 0xdb8, 0, 0, 0, 0, 0, 9].into(),
+            [
+                [0x2000, 0, 0, 0, 0, 0, 0, 1].into(),
+                [0x100, 0, 0, 0, 0, 0, 0, 1].into(),
+            ],
+        ),
+    };
+    let second = match first {
+        IpAddr::V4(first) => first.to_bits().checked_add(1).map(|a| IpAddr::V4(a.into())),
+        IpAddr::V6(first) => first.to_bits().checked_add(1).map(|a| IpAddr::V6(a.into())),
+    };
+    let all = [Some(known), second, Some(behind[0]), Some(behind[1])];
+    let inside = |address: &IpAddr| (first..=last).contains(address);
+    let mut inside = all.into_iter().flatten().filter(inside);
+    let of_a_host = inside.clone().find(|address| is_of_a_host(*address));
+    of_a_host.or_else(|| inside.next()).unwrap_or(first)
 }

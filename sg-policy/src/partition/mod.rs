@@ -15,6 +15,7 @@
 //! Classes and addresses are stored. The steps of a class are found when they are asked for, since
 //! there can be as many as rules for each of as many classes.
 
+mod candidate;
 mod cell;
 mod claims;
 mod class;
@@ -39,8 +40,9 @@ use claims::Claims;
 use coverage::{Coverage, Layer, Matches};
 use first_match::FirstMatch;
 
-pub(crate) use cell::places;
+pub use candidate::{Candidate, PAIRS, Pair, TooManyPairs};
 pub use cell::{AddressRange, Cell};
+pub(crate) use cell::{example_of, is_of_a_host, places};
 pub use class::{Class, Family};
 pub use decisions::{Decisions, Step};
 pub use pair_steps::{PairCell, PairStep, PairSteps};
@@ -171,11 +173,7 @@ impl Partition {
     /// All addresses of one family with their classes, from the lowest on. Neighbouring ranges
     /// have different classes.
     pub fn ranges(&self, family: Family) -> impl Iterator<Item = AddressRange> {
-        match family {
-            Family::V4 => ranges(family, &self.v4),
-            Family::V6 => ranges(family, &self.v6),
-        }
-        .into_iter()
+        ranges(family, &self.v4, &self.v6)
     }
 
     /// All cells: classes of IPv4 first, for each of them inbound before outbound, and there the

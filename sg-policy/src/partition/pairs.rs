@@ -82,33 +82,46 @@ impl Pairs {
     /// Visits the classes of one family in their order, with their pairs. Of one whose prefix is
     /// divided among longer ones no address may be left.
     pub fn each_class(&self, family: Family, mut visit: impl FnMut(Class, &PairSteps)) {
+        for (class, pairs) in self.all(family) {
+            visit(class, &pairs);
+        }
+    }
+
+    /// The classes of one family in their order, with their pairs.
+    pub(super) fn all(&self, family: Family) -> impl Iterator<Item = (Class, PairSteps)> {
         let f = family as usize;
         let mut first_two = FirstTwo::default();
         let mut first_match = FirstMatch::default();
         let begin = self.coverage.second_layer();
-        for (class, mut rules) in classes(family, &self.coverage, &self.v4, &self.v6) {
+        classes(family, &self.coverage, &self.v4, &self.v6).map(move |(class, mut rules)| {
             let pairs = match &self.source {
                 Source::FirstTwo(claims) => first_two.decide(&rules, &claims[f]),
                 Source::Policies([old, new]) => {
                     let second = rules.partition_point(|rule| *rule < begin);
-                    let old = first_match.decide(&rules[..second], &old[f]);
-                    let (_, theirs) = rules.split_at_mut(second);
+                    let (ours, theirs) = rules.split_at_mut(second);
                     theirs.iter_mut().for_each(|rule| *rule -= begin);
+                    let old = first_match.decide(ours, &old[f]);
                     PairSteps::of(&old, &first_match.decide(theirs, &new[f]))
                 }
             };
-            visit(class, &pairs);
-        }
+            (class, pairs)
+        })
     }
 
     /// All addresses of one family with their classes, from the lowest on. Neighbouring ranges
     /// have different classes.
     pub fn ranges(&self, family: Family) -> impl Iterator<Item = AddressRange> {
-        match family {
-            Family::V4 => ranges(family, &self.v4),
-            Family::V6 => ranges(family, &self.v6),
-        }
-        .into_iter()
+        ranges(family, &self.v4, &self.v6)
+    }
+
+    /// The IPv4 addresses.
+    pub(super) fn v4(&self) -> &Space<u32> {
+        &self.v4
+    }
+
+    /// The IPv6 addresses.
+    pub(super) fn v6(&self) -> &Space<u128> {
+        &self.v6
     }
 }
 
@@ -154,10 +167,7 @@ impl<'p> Beside<'p> {
     pub(crate) fn each_decided(&self, mut visit: impl FnMut(u32, AddressRange, PairCell)) {
         for family in Family::BOTH {
             let [of_policy, of_beside] = &self.claims[family as usize];
-            let places = places(match family {
-                Family::V4 => ranges(family, &self.v4),
-                Family::V6 => ranges(family, &self.v6),
-            });
+            let places = places(ranges(family, &self.v4, &self.v6));
             let mut first_match = FirstMatch::default();
             let begin = self.coverage.second_layer();
             for (class, rules) in classes(family, &self.coverage, &self.v4, &self.v6) {

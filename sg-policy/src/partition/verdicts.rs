@@ -2,11 +2,13 @@
 
 use sg_common::verdict::{Direction, Verdict};
 
+use super::candidate::Pair;
 use crate::policy::Policy;
 
 /// The verdict of each rule of a policy, and of packets that no rule matches.
 #[derive(Clone, Debug)]
 pub struct Verdicts {
+    /// Behind those of rules are those of pairs.
     rules: Vec<Verdict>,
     /// By direction.
     no_match: [Verdict; 2],
@@ -29,6 +31,24 @@ impl Verdicts {
                 Verdict::no_match(direction).logged(policy.log_no_match[direction as usize])
             }),
         }
+    }
+
+    /// The verdicts of `policy` with a candidate beside it: those of [`Verdicts::new`], and the
+    /// same for packets that a pair of rules decides, but counted in the pair's slot. Pair `i`
+    /// is counted in counter slot `pair_slots[i]`.
+    ///
+    /// # Panics
+    /// If there is not one slot for each rule and each pair.
+    pub fn beside(policy: &Policy, slots: &[u32], pairs: &[Pair], pair_slots: &[u32]) -> Self {
+        assert_eq!(pairs.len(), pair_slots.len(), "one slot for each pair");
+        let mut verdicts = Verdicts::new(policy, slots);
+        let of_pairs = pairs.iter().zip(pair_slots).map(|(pair, &slot)| {
+            let enforced = verdicts.of(pair.direction, pair.enforced);
+            Verdict(enforced.0 & !Verdict::SLOT_MASK | slot & Verdict::SLOT_MASK)
+        });
+        let of_pairs: Vec<Verdict> = of_pairs.collect();
+        verdicts.rules.extend(of_pairs);
+        verdicts
     }
 
     /// The verdict of a packet in `direction` that `rule`, an index into the policy's rules,

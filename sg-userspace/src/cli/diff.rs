@@ -16,11 +16,13 @@ use super::context::{Context, Json};
 use super::failure::Failure;
 use super::patience::Patience;
 use super::policy_args::Sets;
-use super::screen::{Paint, Screen};
+use super::screen::{Paint, Screen, wrapped};
 use super::units::{clean, count, short_digest, thousands};
 
 /// The most rows that are printed for people; the others are counted.
 const PRINTED: usize = 40;
+/// How wide the text is where there is no terminal.
+const WIDTH: usize = 80;
 /// The most prefixes of a row that are printed for people.
 const PREFIXES: usize = 4;
 
@@ -159,7 +161,10 @@ impl Diff {
         if self.json.json {
             context.out.json(&report(&old, &new, &found))?;
         } else {
-            context.out.say(&text(&context.out, &old, &new, &found))?;
+            // Rows are read beside each other, so that they are wrapped in a file too.
+            let width = context.out.width.unwrap_or(WIDTH);
+            let text = text(&context.out, &old, &new, &found);
+            context.out.print(&wrapped(&text, width))?;
         }
         match found.is_same() {
             true => Ok(()),

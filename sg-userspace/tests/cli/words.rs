@@ -195,6 +195,74 @@ fn what_happens_to_other_frames_than_ip_is_said() {
     run(&["check", &bad]).fails(1, "expected one of accept, arp-only");
 }
 
+/// Proves C8: `explain` confirms what `check` says of rules that do nothing.
+#[test]
+fn check_names_rules_that_do_nothing_with_packets_that_show_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let rules = [
+        "{protocol: tcp, ports: 22, from: 10.0.0.0/9, action: accept}",
+        "{protocol: tcp, ports: 22, from: 10.128.0.0/9, action: accept}",
+        "{protocol: tcp, ports: 22, from: 10.0.0.0/8, action: drop}",
+        "{protocol: udp, ports: 53, from: 192.0.2.0/24, action: accept}",
+        "{protocol: udp, from: 192.0.2.0/24, action: accept}",
+        "{protocol: icmpv6, icmp: {type: 135}, from: any, action: drop}",
+    ];
+    let text = |without: Option<usize>| {
+        let kept = rules
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| Some(*i) != without);
+        let kept: Vec<String> = kept.map(|(_, rule)| format!("- {rule}\n")).collect();
+        format!("inbound:\n{}", kept.concat())
+    };
+    let policy = file(dir.path(), "p.yaml", &text(None));
+    let ran = run(&["check", &policy]).ok();
+    let shown = ran.all().replace(dir.path().to_str().unwrap(), "[dir]");
+    assert_shown!("check_rules_that_do_nothing", shown);
+    let json = run(&["check", &policy, "--json"]).ok().json();
+    let decides = |policy: &str, question: &str| {
+        let words = ["explain", policy].into_iter().chain(question.split(' '));
+        let explained = run(&words.chain(["--json"]).collect::<Vec<_>>())
+            .ok()
+            .json();
+        explained["rule"]["position"].as_u64()
+    };
+    let said = |code: &str| {
+        let of = |line: &str| line.strip_prefix("  such as ").map(str::to_owned);
+        let lines: Vec<&str> = ran.out.lines().collect();
+        let found = lines.windows(2).filter(|pair| pair[0].contains(code));
+        found.filter_map(|pair| of(pair[1])).collect::<Vec<_>>()
+    };
+    let [never] = &said("[shadowed-rule]")[..] else {
+        panic!("{}", ran.out)
+    };
+    assert_eq!(
+        decides(&policy, never),
+        Some(1),
+        "of rules 1 and 2, which cover 3 together"
+    );
+    let findings = json["findings"].as_array().unwrap();
+    let never = findings
+        .iter()
+        .find(|f| f["code"] == "shadowed-rule")
+        .unwrap();
+    let covering = never["rules"].as_array().unwrap();
+    assert_eq!(
+        (&covering[0]["position"], &covering[1]["position"]),
+        (&1.into(), &2.into())
+    );
+    let nothing = said("[redundant-rule]");
+    assert_eq!(nothing.len(), 2, "{}", ran.out);
+    for (question, rule, instead) in [(&nothing[0], 4, Some(4)), (&nothing[1], 6, None)] {
+        // Neighbour discovery passes whatever the rules say.
+        let essential = question.contains("icmpv6:135");
+        let confirmed = if essential { None } else { Some(rule as u64) };
+        assert_eq!(decides(&policy, question), confirmed, "{question}");
+        let without = file(dir.path(), "without.yaml", &text(Some(rule - 1)));
+        assert_eq!(decides(&without, question), instead, "{question}");
+    }
+}
+
 /// Proves C7: `diff` says what differs, and `explain` confirms each row with either policy.
 #[test]
 fn diff_says_which_traffic_is_decided_differently() {
@@ -208,11 +276,15 @@ fn diff_says_which_traffic_is_decided_differently() {
          action: accept}\noutbound:\n  - {protocol: all, to: any, action: accept}\ntimeouts: \
          {udp: 1m}\nlog-no-match: inbound\n",
     );
-    let words = ["diff", "builtin:tke", &mine];
-    let ran = run(&words);
-    let shown = |text: &str| text.replace(dir.path().to_str().unwrap(), "[dir]");
-    assert_shown!("diff_tke", shown(&ran.all()));
+    // Where lines break does not depend on where the test runs.
+    let here = ["diff", "builtin:tke", "mine.yaml"];
+    let ran = sgctl(&here).current_dir(dir.path()).output().unwrap();
+    let ran = super::world::Ran::of(&ran);
+    assert_shown!("diff_tke", ran.all());
     assert_eq!(ran.code, 1);
+    let is_long = |line: &&str| line.chars().count() > 80;
+    assert_eq!(ran.out.lines().find(is_long), None);
+    let words = ["diff", "builtin:tke", &mine];
     let json = run(&[&words[..], &["--json"]].concat()).json();
     let rows = json["rows"].as_array().unwrap();
     assert!(rows.len() > 5, "{json:#}");

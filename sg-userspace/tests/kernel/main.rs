@@ -5,6 +5,7 @@ mod agreement;
 mod attach;
 mod budget;
 mod buffers;
+mod candidate;
 mod confirm;
 mod cut;
 mod events;

@@ -143,6 +143,7 @@ impl Connection {
 
 fn policy(rules: [&str; 2]) -> Step {
     Step::Policy(PolicyText {
+        candidate: Vec::new(),
         max_flows: 8192,
         options: vec!["established: keep".to_owned()],
         groups: vec![Group {

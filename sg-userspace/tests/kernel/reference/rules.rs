@@ -2,12 +2,13 @@
 //! tables on the host. The two must agree (P2).
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 
 use sg_common::protocol::{
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, icmp_number,
     other_number,
 };
-use sg_common::verdict::{Action, Reason, reason_slot};
+use sg_common::verdict::{Action, Direction, Reason, reason_slot};
 use sg_policy::compile::Compiled;
 use sg_policy::oracle;
 use sg_policy::policy::Policy;
@@ -26,13 +27,37 @@ pub(crate) struct Rules {
     pub(crate) compiled: Compiled,
     /// The counter slot of each rule of `policy`.
     pub(crate) slots: Vec<u32>,
+    /// What is evaluated beside it, if anything is.
+    pub(crate) candidate: Option<Beside>,
     /// The first question for which the oracle and the tables differ.
     pub(crate) disagreement: RefCell<Option<String>>,
 }
 
+/// A candidate, which changes no verdict.
+pub(crate) struct Beside {
+    pub(crate) policy: Policy,
+    /// The counter slot of each pair of rules: of the enforced policy, and of the candidate.
+    pub(crate) slots: HashMap<(Direction, Option<usize>, Option<usize>), u32>,
+}
+
 impl Rules {
+    /// The slot of the pair of rules, if the candidate would decide otherwise.
+    fn pair(&self, question: &oracle::Packet, enforced: Option<usize>) -> Option<u32> {
+        let beside = self.candidate.as_ref()?;
+        let candidate = oracle::first_match(&beside.policy, question);
+        let action = |policy: &Policy, rule: Option<usize>| {
+            rule.map_or(Action::Drop, |rule| policy.rules[rule].action)
+        };
+        if action(&self.policy, enforced) == action(&beside.policy, candidate) {
+            return None;
+        }
+        let pair = (question.direction, enforced, candidate);
+        Some(*beside.slots.get(&pair).unwrap_or(&u32::MAX))
+    }
+
     pub(crate) fn ask(&self, question: &oracle::Packet) -> Ruling {
-        let by_oracle = match oracle::first_match(&self.policy, question) {
+        let first = oracle::first_match(&self.policy, question);
+        let mut by_oracle = match first {
             None => Ruling {
                 accept: false,
                 slot: reason_slot(question.direction, Reason::NoMatch),
@@ -42,6 +67,9 @@ impl Rules {
                 slot: self.slots[rule],
             },
         };
+        if let Some(slot) = self.pair(question, first) {
+            by_oracle.slot = slot;
+        }
         let icmp = match question.remote.is_ipv4() {
             true => IPPROTO_ICMP,
             false => IPPROTO_ICMPV6,

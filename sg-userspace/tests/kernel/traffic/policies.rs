@@ -57,6 +57,7 @@ pub(crate) fn policy(rng: &mut Rng, rules: usize) -> PolicyText {
         _ => {}
     }
     PolicyText {
+        candidate: Vec::new(),
         max_flows: MAX_FLOWS,
         options,
         groups,

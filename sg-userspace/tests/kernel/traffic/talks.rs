@@ -285,6 +285,7 @@ pub(crate) fn policy(rng: &mut Rng, max_flows: u32) -> PolicyText {
         .map(|t| format!("{}: {}s", t.name(), rng.u32(5..40)))
         .collect();
     PolicyText {
+        candidate: Vec::new(),
         max_flows,
         options: vec![
             "essential: false".to_owned(),

@@ -7,14 +7,15 @@ mod live;
 pub(crate) mod script;
 pub(crate) mod tables;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use sg_common::counters::SlotCounters;
 use sg_common::flow::FlowKind;
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
-use sg_policy::compile::Budget;
+use sg_policy::compile::{Budget, Compiled, compile_beside};
 use sg_policy::compile_policy;
+use sg_policy::partition::{Candidate, Verdicts};
 use sg_policy::policy::{Established, Policy, groups_from_lines};
 use sg_userspace::kernel::flow_tables::may_have_cut;
 use sg_userspace::kernel::generation::Generation;
@@ -24,7 +25,7 @@ use sg_userspace::kernel::shared_maps::SharedMaps;
 
 use crate::reference::flows::{Flow, Flows, Number, SECOND, Terms};
 use crate::reference::identity::{By, FlowKey};
-use crate::reference::rules::Rules;
+use crate::reference::rules::{Beside, Rules};
 use crate::reference::states::State;
 use crate::reference::{Fate, Reference};
 use crate::sandbox::Sandbox;
@@ -47,6 +48,8 @@ pub(crate) struct World {
     live: Option<Live>,
     /// The slot of each rule of all policies so far.
     slots: HashMap<String, u32>,
+    /// Those of pairs of rules.
+    pair_slots: HashSet<u32>,
     /// The name of each slot in force, such as `in 1`.
     names: HashMap<u32, String>,
     generation: u32,
@@ -80,6 +83,7 @@ impl World {
             pins,
             live: None,
             slots: HashMap::new(),
+            pair_slots: HashSet::new(),
             names: HashMap::new(),
             generation: 0,
             in_force: None,
@@ -161,7 +165,17 @@ impl World {
             let name = script::direction_name(rule.direction);
             self.names.insert(slot, format!("{name} {}", rule.position));
         }
-        let compiled = compile_policy(&policy, &slots, Budget::default()).expect("tables fit");
+        let (compiled, candidate) = match text.candidate_lines() {
+            None => {
+                let compiled = compile_policy(&policy, &slots, Budget::default());
+                (compiled.expect("tables fit"), None)
+            }
+            Some(candidate) => {
+                let candidate = groups_from_lines(&candidate);
+                let (compiled, beside) = self.beside(&policy, &slots, candidate);
+                (compiled, Some(beside))
+            }
+        };
         let shared = SharedMaps {
             pins: Some(self.pins.clone()),
             counter_map: 0,
@@ -179,6 +193,7 @@ impl World {
             policy: flat,
             compiled,
             slots,
+            candidate,
             disagreement: Default::default(),
         };
         let terms = Terms {
@@ -229,6 +244,60 @@ impl World {
             live.tables.flush(self.generation);
         }
         Ok(())
+    }
+
+    /// Compiles a policy with a candidate beside it, whose pairs of rules get slots.
+    fn beside(&mut self, policy: &Policy, slots: &[u32], candidate: Policy) -> (Compiled, Beside) {
+        let found = Candidate::new(policy, &candidate).expect("few pairs of rules");
+        let mut pair_slots = Vec::new();
+        let mut of_pairs = HashMap::new();
+        for pair in found.pairs() {
+            let identity = |policy: &Policy, rule: Option<u32>| match rule {
+                Some(rule) => policy.rules[rule as usize].identity.clone(),
+                None => format!("no rule {}", pair.direction.name()),
+            };
+            let both = [
+                identity(policy, pair.enforced),
+                identity(&candidate, pair.candidate),
+            ];
+            let next = FIRST_RULE_SLOT + self.slots.len() as u32;
+            let slot = *self.slots.entry(both.join(" beside ")).or_insert(next);
+            assert!(slot < SLOTS, "too many rules for one script");
+            pair_slots.push(slot);
+            self.pair_slots.insert(slot);
+            let place = |policy: &Policy, rule: Option<u32>| {
+                rule.map_or(0, |rule| policy.rules[rule as usize].position)
+            };
+            let name = format!(
+                "{} {}, and {} of the candidate",
+                script::direction_name(pair.direction),
+                place(policy, pair.enforced),
+                place(&candidate, pair.candidate)
+            );
+            self.names.insert(slot, name);
+            let index = |rule: Option<u32>| rule.map(|rule| rule as usize);
+            let rules = (pair.direction, index(pair.enforced), index(pair.candidate));
+            of_pairs.insert(rules, slot);
+        }
+        let verdicts = Verdicts::beside(policy, slots, found.pairs(), &pair_slots);
+        let compiled = compile_beside(&found, &verdicts, Budget::default()).expect("tables fit");
+        let beside = Beside {
+            policy: candidate,
+            slots: of_pairs,
+        };
+        (compiled, beside)
+    }
+
+    /// How many packets and replies were counted for pairs of rules, and how many pairs counted.
+    pub(crate) fn counted_for_pairs(&self) -> (u64, u64, usize) {
+        let counted = self
+            .pair_slots
+            .iter()
+            .map(|slot| self.expected[*slot as usize]);
+        let counted = counted.filter(|counts| *counts != SlotCounters::default());
+        let counted: Vec<SlotCounters> = counted.collect();
+        let sum = |of: fn(&SlotCounters) -> u64| counted.iter().map(of).sum();
+        (sum(|c| c.packets), sum(|c| c.reply_packets), counted.len())
     }
 
     fn seed(&mut self, seed: &Seed) {

@@ -13,7 +13,8 @@
 //! wait 31
 //! ```
 //!
-//! `policy` puts a policy in force, and replaces the one before. `seed` enters a flow as if it had
+//! `policy` puts a policy in force, and replaces the one before; groups behind a line `candidate`
+//! are those of a candidate beside it. `seed` enters a flow as if it had
 //! existed before the first policy. `in` and `out` send a frame, and give its verdict and counter;
 //! with `x3` it is three packets on the wire. `wait` lets seconds pass.
 
@@ -39,6 +40,8 @@ pub(crate) struct PolicyText {
     /// Lines of the form `KEY: VALUE`.
     pub(crate) options: Vec<String>,
     pub(crate) groups: Vec<Group>,
+    /// A candidate beside it, with the same options. Without groups there is none.
+    pub(crate) candidate: Vec<Group>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -70,11 +73,20 @@ pub(crate) const MAX_FLOWS: u32 = 16_384;
 impl PolicyText {
     /// The policy in the format that the reader of policies takes.
     pub(crate) fn lines(&self) -> String {
+        self.lines_of(&self.groups)
+    }
+
+    /// The candidate in that format, if there is one.
+    pub(crate) fn candidate_lines(&self) -> Option<String> {
+        (!self.candidate.is_empty()).then(|| self.lines_of(&self.candidate))
+    }
+
+    fn lines_of(&self, groups: &[Group]) -> String {
         let mut text = String::new();
         for option in &self.options {
             let _ = writeln!(text, "option {option}");
         }
-        for group in &self.groups {
+        for group in groups {
             let _ = writeln!(text, "group {}\n{}", group.name, group.rules.join("\n"));
         }
         text
@@ -188,10 +200,15 @@ pub(crate) fn write(comment: &str, steps: &[Step]) -> String {
                 for option in &policy.options {
                     let _ = writeln!(text, "  option {option}");
                 }
-                for group in &policy.groups {
-                    let _ = writeln!(text, "  group {}", group.name);
-                    for rule in &group.rules {
-                        let _ = writeln!(text, "    {rule}");
+                for (candidate, groups) in [(false, &policy.groups), (true, &policy.candidate)] {
+                    if candidate && !groups.is_empty() {
+                        text.push_str("  candidate\n");
+                    }
+                    for group in groups {
+                        let _ = writeln!(text, "  group {}", group.name);
+                        for rule in &group.rules {
+                            let _ = writeln!(text, "    {rule}");
+                        }
                     }
                 }
                 text.push_str("end\n");
@@ -230,6 +247,7 @@ pub(crate) fn write(comment: &str, steps: &[Step]) -> String {
 pub(crate) fn read(text: &str) -> Result<Vec<Step>, String> {
     let mut steps = Vec::new();
     let mut policy: Option<PolicyText> = None;
+    let mut is_candidate = false;
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();
         let unreadable = || format!("line {number}: cannot read `{line}`");
@@ -237,16 +255,23 @@ pub(crate) fn read(text: &str) -> Result<Vec<Step>, String> {
             continue;
         }
         if let Some(open) = &mut policy {
+            let groups = match is_candidate {
+                false => &mut open.groups,
+                true => &mut open.candidate,
+            };
             if line == "end" {
                 steps.extend(policy.take().map(Step::Policy));
+                is_candidate = false;
+            } else if line == "candidate" {
+                is_candidate = true;
             } else if let Some(option) = line.strip_prefix("option ") {
                 open.options.push(option.to_owned());
             } else if let Some(name) = line.strip_prefix("group ") {
                 let name = name.to_owned();
                 let rules = Vec::new();
-                open.groups.push(Group { name, rules });
+                groups.push(Group { name, rules });
             } else {
-                let group = open.groups.last_mut().ok_or_else(unreadable)?;
+                let group = groups.last_mut().ok_or_else(unreadable)?;
                 group.rules.push(line.to_owned());
             }
             continue;
@@ -315,6 +340,10 @@ mod tests {
                     name: "web".into(),
                     rules: vec!["in tcp 22 from any accept".into()],
                 }],
+                candidate: vec![Group {
+                    name: "other".into(),
+                    rules: vec!["in tcp 22 from any drop".into()],
+                }],
             }),
             Step::Seed(Seed {
                 local: "192.0.2.1:5".parse().unwrap(),
@@ -342,6 +371,7 @@ mod tests {
             rules: rules.iter().map(|r| (*r).to_owned()).collect(),
         };
         let mut policy = PolicyText {
+            candidate: Vec::new(),
             groups: vec![
                 group("a", &["in tcp 22 from any accept", "in all from any drop"]),
                 group("b", &["in all from any drop"]),
