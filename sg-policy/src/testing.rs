@@ -72,6 +72,167 @@ pub fn rules(rng: &mut Rng, shape: Shape) -> String {
     text
 }
 
+/// A random policy file with everything that one may have: settings, sets that nest, groups, and
+/// rules with names and descriptions that YAML could take for something else. `name` is in the
+/// names of its groups, so that several of different names can be one policy; their sets have the
+/// same names.
+pub fn policy_file(rng: &mut Rng, name: &str) -> String {
+    let mut text = String::from("# A random policy.\n");
+    if rng.bool() {
+        let _ = writeln!(text, "name: {name}");
+    }
+    if rng.u8(..3) == 0 {
+        let _ = writeln!(text, "description: {}", awkward(rng));
+    }
+    // Files of one policy must agree, so that settings depend on nothing that differs.
+    if name == "a" {
+        settings(rng, &mut text);
+    }
+    let (seeds4, seeds6): (Vec<u32>, Vec<u128>) = (
+        (0..4).map(|_| rng.u32(..)).collect(),
+        (0..2)
+            .map(|_| 0x2001_0db8 << 96 | u128::from(rng.u64(..)))
+            .collect(),
+    );
+    let address_sets = ["alpha", "beta", "gamma", "everyone"];
+    text.push_str("address-sets:\n");
+    for (index, set) in address_sets.into_iter().enumerate() {
+        let mut entries: Vec<String> = (0..rng.usize(..5))
+            .map(|_| {
+                let v6 = rng.bool();
+                format!("{:?}", remote(rng, v6, &seeds4, &seeds6))
+            })
+            .collect();
+        if set == "everyone" {
+            entries = vec!["0.0.0.0/1".to_owned(), "128.0.0.0/1".to_owned()];
+        } else if index > 0 && rng.bool() {
+            entries.push(address_sets[rng.usize(..index)].to_owned());
+        }
+        let _ = writeln!(text, "  {set}: [{}]", entries.join(", "));
+    }
+    let port_list = |rng: &mut Rng| match ports(rng).trim() {
+        "" => "0-65535".to_owned(),
+        list => list.to_owned(),
+    };
+    let list = port_list(rng);
+    let _ = writeln!(
+        text,
+        "port-sets:\n  web: [80, 443]\n  some: [web, {list}]\n  closed: []"
+    );
+    let rules = |rng: &mut Rng, indent: &str| {
+        let mut text = String::new();
+        for (direction, side) in [("inbound", "from"), ("outbound", "to")] {
+            if rng.u8(..5) == 0 {
+                continue;
+            }
+            let _ = writeln!(text, "{indent}{direction}:");
+            for _ in 0..rng.usize(1..5) {
+                let v6 = rng.bool();
+                let literal = format!("{:?}", remote(rng, v6, &seeds4, &seeds6));
+                let set = address_sets[rng.usize(..address_sets.len())];
+                let (protocol, remote) = match rng.u8(..8) {
+                    0..=3 => {
+                        let protocol = rng.choice(["tcp", "udp", "sctp"]).unwrap_or("tcp");
+                        let list = match rng.u8(..4) {
+                            0 => String::new(),
+                            1 => ", ports: [some, 8080]".to_owned(),
+                            2 => format!(
+                                ", ports: {}",
+                                rng.choice(["web", "closed"]).unwrap_or("web")
+                            ),
+                            _ => format!(", ports: \"{}\"", port_list(rng)),
+                        };
+                        (format!("{protocol}{list}"), format!("[{literal}, {set}]"))
+                    }
+                    4 => {
+                        let kind = rng.u8(..20);
+                        let name = if v6 { "icmpv6" } else { "icmp" };
+                        (format!("{name}, icmp: {{type: {kind}, code: 1}}"), literal)
+                    }
+                    5 => ("gre".to_owned(), set.to_owned()),
+                    6 => ("112".to_owned(), literal),
+                    _ => ("all".to_owned(), set.to_owned()),
+                };
+                let action = if rng.bool() { "accept" } else { "drop" };
+                let mut more = String::new();
+                if rng.u8(..3) == 0 {
+                    more.push_str(", log: true");
+                }
+                if rng.u8(..3) == 0 {
+                    let _ = write!(more, ", name: {}", awkward(rng));
+                }
+                if rng.u8(..3) == 0 {
+                    let _ = write!(more, ", description: {}", awkward(rng));
+                }
+                let _ = writeln!(
+                    text,
+                    "{indent}  - {{protocol: {protocol}, {side}: {remote}, action: {action}{more}}}"
+                );
+            }
+            if rng.bool() {
+                let whole = rng
+                    .choice(["any", "0.0.0.0/0", "everyone"])
+                    .unwrap_or("any");
+                let log = if rng.bool() { ", log: true" } else { "" };
+                let _ = writeln!(
+                    text,
+                    "{indent}  - {{protocol: all, {side}: {whole}, action: drop{log}}}"
+                );
+            }
+        }
+        text
+    };
+    match rng.usize(..4) {
+        0 | 1 => text.push_str(&rules(rng, "")),
+        groups => {
+            text.push_str("groups:\n");
+            for group in 0..groups {
+                let _ = writeln!(text, "  - name: {name} group {group}");
+                if rng.bool() {
+                    let _ = writeln!(text, "    description: {}", awkward(rng));
+                }
+                text.push_str(&rules(rng, "    "));
+            }
+        }
+    }
+    text
+}
+
+fn settings(rng: &mut Rng, text: &mut String) {
+    for (key, values) in [
+        ("trailing-deny", &["defer", "honour"][..]),
+        ("essential", &["true", "false"]),
+        ("non-ip", &["accept", "arp-only"]),
+        ("established", &["revalidate", "keep", "flush"]),
+        ("log-no-match", &["true", "false", "inbound", "outbound"]),
+        (
+            "timeouts",
+            &["{udp: 31, tcp-established: 1d}", "{icmp: 90}"],
+        ),
+    ] {
+        if rng.u8(..3) == 0
+            && let Some(value) = rng.choice(values)
+        {
+            let _ = writeln!(text, "{key}: {value}");
+        }
+    }
+}
+
+/// Text that has to be quoted, or nearly, in single quotes.
+fn awkward(rng: &mut Rng) -> String {
+    let parts = [
+        "yes", "no", "22", ": ", "#", "'", "\"", "\\", "- ", "a", "{b}", "größe", "\u{feff}", "&x",
+        "*", "!", "%", "@", "`", ",", "null", "~",
+    ];
+    let text: String = (0..rng.usize(1..4))
+        .map(|_| *rng.choice(parts.iter()).unwrap_or(&"a"))
+        .collect();
+    match text.trim() {
+        "" => "x".to_owned(),
+        text => format!("'{}'", text.replace('\'', "''")),
+    }
+}
+
 fn remote(rng: &mut Rng, v6: bool, seeds4: &[u32], seeds6: &[u128]) -> String {
     match rng.u8(..12) {
         0 => "any".to_owned(),

@@ -1,6 +1,7 @@
 //! One policy file: its options, sets and groups, each checked as far as one file can be.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use sg_common::flow::{TIMEOUTS, Timeout};
 
@@ -12,19 +13,12 @@ use super::finding::{Finding, Lint, Location};
 use super::input::SetOverride;
 use super::loading::Ctx;
 use super::matching::Scope;
-use super::model::{Direction, Established, NonIp};
+use super::model::{self, Direction, Established, NonIp, TrailingDeny};
 use super::other_format;
 use super::rules::{self, Draft};
 use super::sets::Sets;
 use super::source::Source;
 use super::yaml::{self, Node};
-
-/// What a trailing "drop everything" of a group that is not the last means (SPEC P3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TrailingDeny {
-    Defer,
-    Honour,
-}
 
 /// A value and where it was given.
 #[derive(Clone, Debug)]
@@ -52,6 +46,7 @@ pub(crate) struct Group {
     pub(crate) name: String,
     /// False when the name is derived from that of the file.
     pub(crate) is_named: bool,
+    pub(crate) description: Option<String>,
     pub(crate) at: At,
     pub(crate) location: Location,
     pub(crate) inbound: Vec<Draft>,
@@ -71,15 +66,16 @@ impl Group {
 #[derive(Debug)]
 pub(crate) struct Document {
     pub(crate) name: String,
+    pub(crate) description: Option<String>,
     pub(crate) options: Options,
     pub(crate) groups: Vec<Group>,
-    /// Names of sets, for `--set`.
-    pub(crate) sets: Vec<String>,
+    pub(crate) sets: Arc<model::Sets>,
     pub(crate) findings: Vec<Finding>,
 }
 
 const KEYS: &[&str] = &[
     "name",
+    "file-name",
     "description",
     "trailing-deny",
     "essential",
@@ -93,7 +89,7 @@ const KEYS: &[&str] = &[
     "outbound",
     "groups",
 ];
-const GROUP_KEYS: &[&str] = &["name", "description", "inbound", "outbound"];
+const GROUP_KEYS: &[&str] = &["name", "file-name", "description", "inbound", "outbound"];
 
 /// Walks a policy text. `None` when it has no shape to walk; errors are in the report.
 pub(crate) fn read(ctx: &mut Ctx<'_>, overrides: &[SetOverride]) -> Option<Document> {
@@ -121,16 +117,14 @@ pub(crate) fn read(ctx: &mut Ctx<'_>, overrides: &[SetOverride]) -> Option<Docum
         return None;
     }
     let file = Fields::read(ctx, &root, "the policy", Place::Rules, KEYS)?;
-    let named = file
-        .get("name")
-        .and_then(|n| fields::name(ctx, n, "`name`"));
-    if let Some(node) = file.get("description") {
-        fields::description(ctx, node);
-    }
+    let named = name_of(ctx, &file, "`name`");
+    let description = file
+        .get("description")
+        .and_then(|node| fields::description(ctx, node));
     let options = options(ctx, &file);
     let mut scope = sets(ctx, &file, overrides);
-    let is_named = named.is_some();
-    let name = named.unwrap_or_else(|| source.stem.clone());
+    let is_named = matches!(named, Some((_, true)));
+    let name = named.map_or_else(|| source.stem.clone(), |(name, _)| name);
     let groups = groups(ctx, &mut scope, &file, &name, is_named);
     let mut findings = std::mem::take(&mut scope.findings);
     let unused = scope.addresses.unused().chain(scope.ports.unused());
@@ -139,14 +133,37 @@ pub(crate) fn read(ctx: &mut Ctx<'_>, overrides: &[SetOverride]) -> Option<Docum
             .help("remove it, or name it in a rule")
             .at(&ctx.location(at))
     }));
-    let names = scope.addresses.names().chain(scope.ports.names());
     Some(Document {
         name,
+        description,
         options,
         groups,
-        sets: names.map(str::to_owned).collect(),
+        sets: Arc::new(model::Sets {
+            addresses: scope.addresses.resolved(),
+            ports: scope.ports.resolved(),
+        }),
         findings,
     })
+}
+
+/// The name, and whether it is one of its own: `file-name` is that of the file that a policy or a
+/// group without a name was read from, so that it can be written down elsewhere and stay the same.
+fn name_of(ctx: &mut Ctx<'_>, fields: &Fields<'_, '_>, what: &str) -> Option<(String, bool)> {
+    let own = fields
+        .get("name")
+        .and_then(|node| fields::name(ctx, node, what));
+    let Some((at, node)) = fields.entry("file-name") else {
+        return own.map(|name| (name, true));
+    };
+    let of_file = fields::name(ctx, node, "`file-name`");
+    if fields.entry("name").is_some() {
+        let problem = Problem::new("conflict", "`file-name` beside `name`")
+            .expected("one or the other")
+            .help("remove `file-name`, which only stands for a name that is missing");
+        ctx.error(at, problem);
+    }
+    own.map(|name| (name, true))
+        .or_else(|| of_file.map(|name| (name, false)))
 }
 
 fn given<T>(ctx: &Ctx<'_>, at: At, value: T) -> Given<T> {
@@ -258,6 +275,7 @@ fn groups(
         return vec![Group {
             name: name.to_owned(),
             is_named,
+            description: None,
             at: file.at,
             location: ctx.location(file.at),
             inbound,
@@ -284,18 +302,18 @@ fn groups(
         let Some(fields) = Fields::read(ctx, node, "the group", Place::Rules, GROUP_KEYS) else {
             continue;
         };
-        if let Some(node) = fields.get("description") {
-            fields::description(ctx, node);
-        }
+        let description = fields
+            .get("description")
+            .and_then(|node| fields::description(ctx, node));
         let (inbound, outbound) = directions(ctx, scope, &fields);
-        let Some(name_node) = fields.get("name") else {
+        let Some(name_node) = fields.get("name").or_else(|| fields.get("file-name")) else {
             let problem = Problem::new("missing-key", "the group has no `name`")
                 .expected("a name that no other group of the policy has")
                 .help("counters and errors call the group by it");
             ctx.error(node.at, problem);
             continue;
         };
-        let Some(name) = fields::name(ctx, name_node, "the group's `name`") else {
+        let Some((name, is_named)) = name_of(ctx, &fields, "the group's `name`") else {
             continue;
         };
         if let Some(first) = names.insert(name.clone(), name_node.at) {
@@ -312,7 +330,8 @@ fn groups(
         }
         groups.push(Group {
             name,
-            is_named: true,
+            is_named,
+            description,
             at: name_node.at,
             location: ctx.location(name_node.at),
             inbound,

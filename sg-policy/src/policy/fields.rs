@@ -11,9 +11,9 @@ use super::loading::Ctx;
 use super::yaml::{Node, Value};
 
 /// The longest name of a policy, group, rule or set, in characters.
-const NAME: usize = 128;
+pub(crate) const NAME: usize = 128;
 /// The longest description, in characters.
-const DESCRIPTION: usize = 1024;
+pub(crate) const DESCRIPTION: usize = 1024;
 /// So many candidates, at most, are compared with a misspelt word.
 const CANDIDATES: usize = 500;
 

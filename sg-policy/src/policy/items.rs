@@ -129,6 +129,23 @@ fn scalar<'n, K: Kind>(
     good
 }
 
+/// The elements as they are written, joined by commas.
+pub(crate) fn joined<L>(items: &[Item<'_, L>]) -> String {
+    let len = items.iter().map(|item| item.text.len() + 1).sum();
+    let mut text = String::with_capacity(len);
+    for item in items {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        // A literal that was broken across lines is one line here.
+        match item.text.contains(char::is_control) {
+            true => text.extend(item.text.split_whitespace()),
+            false => text.push_str(item.text),
+        }
+    }
+    text
+}
+
 pub(crate) fn article<K: Kind>() -> String {
     match K::NOUN {
         "address" => "an address".to_owned(),

@@ -2,18 +2,24 @@
 //! honoured, positions and identities given.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use sg_common::flow::Timeout;
 
-use super::cover;
+use super::cover::{self, Cover};
 use super::digest;
-use super::document::{Document, Given, Group, TrailingDeny};
+use super::document::{Document, Given, Group};
 use super::errors::Problem;
+use super::fields::{DESCRIPTION, NAME};
 use super::finding::{Finding, Lint, Location};
 use super::loading::Loading;
-use super::model::{Action, Direction, Policy, Protocol, Rule};
+use super::model::{
+    self, Action, Direction, Policy, Prefix, Protocol, Remote, Rule, TrailingDeny, Written,
+};
 use super::rules::Draft;
+use super::set_name::is_set_name;
 use super::source::Source;
+use super::spelling::{self, Spelling};
 
 /// A policy, and what joining its groups has shown.
 #[derive(Debug)]
@@ -46,24 +52,51 @@ pub(crate) fn join(loading: &mut Loading, documents: Vec<(Source, Document)>) ->
         });
         *slot = given.unwrap_or(*slot);
     }
-    let names: Vec<&str> = documents.iter().map(|(_, d)| d.name.as_str()).collect();
-    let name = names.join("+");
+    let name = joined(documents.iter().map(|(_, d)| d.name.as_str()), "+", NAME);
     let mut findings = Vec::new();
     let mut groups = Vec::new();
+    let mut sets = Vec::new();
+    let mut descriptions = Vec::new();
+    let is_alone = documents.len() == 1;
     for (_, mut document) in documents {
         findings.append(&mut document.findings);
+        sets.extend(document.groups.iter().map(|_| Arc::clone(&document.sets)));
+        match document.groups.as_mut_slice() {
+            // What a file says of its only group stays with the group where files are joined.
+            [one] if !is_alone && one.description.is_none() => {
+                one.description = document.description;
+            }
+            _ => descriptions.extend(document.description),
+        }
         groups.append(&mut document.groups);
     }
-    let mode = trailing_deny.unwrap_or(TrailingDeny::Defer);
-    trailing(&mut groups, mode, &mut findings);
+    let trailing_deny = trailing_deny.unwrap_or_default();
+    trailing(&mut groups, trailing_deny, &mut findings);
     let mut numbers: HashMap<String, (u64, bool)> = HashMap::new();
     for (number, group) in (0..).zip(&groups) {
         numbers.insert(group.name.clone(), (number, group.is_named));
     }
+    let kept = groups.iter().zip(sets).map(|(group, sets)| model::Group {
+        name: group.name.clone(),
+        is_named: group.is_named,
+        description: group.description.clone(),
+        sets,
+    });
+    let kept = kept.collect();
     let rules = number(groups);
     let mut policy = Policy {
         name,
         digest: String::new(),
+        description: match descriptions.is_empty() {
+            true => None,
+            false => Some(joined(
+                descriptions.iter().map(String::as_str),
+                "; ",
+                DESCRIPTION,
+            )),
+        },
+        groups: kept,
+        trailing_deny,
         rules,
         essential: essential.unwrap_or(true),
         non_ip: non_ip.unwrap_or_default(),
@@ -78,6 +111,13 @@ pub(crate) fn join(loading: &mut Loading, documents: Vec<(Source, Document)>) ->
         None => (0, None),
     });
     Joined { policy, findings }
+}
+
+/// The texts behind each other, no longer than a text that a policy may have there.
+fn joined<'t>(texts: impl Iterator<Item = &'t str>, between: &str, longest: usize) -> String {
+    let whole = texts.collect::<Vec<_>>().join(between);
+    let cut: String = whole.chars().take(longest).collect();
+    cut.trim_end().to_owned()
 }
 
 /// The value of an option that several files may give, if they agree.
@@ -203,10 +243,40 @@ fn keep_logs(last: &mut Vec<Draft>, deferred: Vec<Draft>) {
         match rest.find(|other| other.remote == rule.remote) {
             Some(same) => same.log = true,
             None => {
-                last.insert(at, rule);
+                last.insert(at, without_sets(rule));
                 at += 1;
             }
         }
+    }
+}
+
+/// The same rule for another group, whose file may not have its sets.
+fn without_sets(rule: Draft) -> Draft {
+    if !rule.written.remote.split(',').any(is_set_name) {
+        return rule;
+    }
+    let mut remote = Remote::default();
+    let cover = Cover::of(&rule.remote);
+    let text = match (cover.whole_v4(), cover.whole_v6()) {
+        (true, true) => "any",
+        (true, false) => "0.0.0.0/0",
+        _ => "::/0",
+    };
+    if cover.whole_v4() {
+        remote.v4.push(Prefix { bits: 0, len: 0 });
+    }
+    if cover.whole_v6() {
+        remote.v6.push(Prefix { bits: 0, len: 0 });
+    }
+    let spelled = spelling::Written::new(&[text], vec![text.to_owned()]);
+    Draft {
+        spelling: Spelling::new(rule.protocol, None, None, rule.direction, &spelled),
+        written: Written {
+            ports: None,
+            remote: text.into(),
+        },
+        remote: Arc::new(remote),
+        ..rule
     }
 }
 
@@ -248,6 +318,7 @@ fn number(groups: Vec<Group>) -> Vec<Rule> {
                 ports: draft.ports,
                 icmp: draft.icmp,
                 remote: draft.remote,
+                written: draft.written,
                 action: draft.action,
                 log: draft.log,
                 summary: draft.spelling.summary,

@@ -3,12 +3,11 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use super::address::{self, Address};
 use super::errors::{At, Problem};
 use super::finding::{Finding, Lint};
-use super::loading::{Ctx, Loading, PORT_RANGES, PREFIXES, PortRanges};
+use super::loading::{Ctx, Loading, PORT_RANGES, PREFIXES, PortRanges, SetFile};
 use super::model::{Prefix, Remote};
 use super::ports::{self, Ports};
 
@@ -37,7 +36,7 @@ pub(crate) trait Kind: Sized {
     /// The count of what all sets and rules hold so far.
     fn used(loading: &mut Loading) -> &mut usize;
     /// Values of set files that were read already.
-    fn files(loading: &mut Loading) -> &mut HashMap<PathBuf, Option<Arc<Self::Value>>>;
+    fn files(loading: &mut Loading) -> &mut HashMap<PathBuf, Option<SetFile<Self::Value>>>;
 }
 
 /// Parses a literal where the name of a set may not stand.
@@ -167,7 +166,7 @@ impl Kind for Addresses {
         &mut loading.prefixes
     }
 
-    fn files(loading: &mut Loading) -> &mut HashMap<PathBuf, Option<Arc<Remote>>> {
+    fn files(loading: &mut Loading) -> &mut HashMap<PathBuf, Option<SetFile<Remote>>> {
         &mut loading.address_files
     }
 }
@@ -238,7 +237,7 @@ impl Kind for PortKind {
         &mut loading.port_ranges
     }
 
-    fn files(loading: &mut Loading) -> &mut HashMap<PathBuf, Option<Arc<Self::Value>>> {
+    fn files(loading: &mut Loading) -> &mut HashMap<PathBuf, Option<SetFile<Self::Value>>> {
         &mut loading.port_files
     }
 }

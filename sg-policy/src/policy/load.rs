@@ -12,7 +12,7 @@ use super::fields::{suggest, words};
 use super::finding::Finding;
 use super::input::{PolicyInput, SetOverride};
 use super::loading::{Ctx, Loading};
-use super::model::Policy;
+use super::model::{Policy, Sets};
 use super::read::Unreadable;
 use super::read::{self, POLICY_BYTES, Role};
 use super::source::{Source, stem_of};
@@ -82,6 +82,44 @@ pub fn load_text(
     load_sources(Loading::default(), vec![source], overrides)
 }
 
+/// Loads what [`formats::write`](crate::formats::write) has written, with its set files from
+/// memory. Errors and findings call it `name`.
+///
+/// # Errors
+/// Every error of the text and of its set files.
+pub fn load_written(name: &str, written: &PolicyText) -> Result<Loaded, PolicyErrors> {
+    let source = Source {
+        base: Some(PathBuf::new()),
+        ..Source::of_text(name, &written.yaml)
+    };
+    let files = written.files.iter();
+    let loading = Loading {
+        given_files: files
+            .map(|file| (PathBuf::from(&file.name), file.text.clone()))
+            .collect(),
+        ..Loading::default()
+    };
+    load_sources(loading, vec![source], &[])
+}
+
+/// A policy as text, with the set files that it names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PolicyText {
+    /// The policy file.
+    pub yaml: String,
+    /// The set files beside it.
+    pub files: Vec<SetText>,
+}
+
+/// A set file as text.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SetText {
+    /// Its name, as the policy file has it.
+    pub name: String,
+    /// One entry a line.
+    pub text: String,
+}
+
 fn read_input(loading: &mut Loading, input: &PolicyInput) -> Result<Source, Unreadable> {
     let (text, base, stem) = match input {
         PolicyInput::File(path) => {
@@ -140,7 +178,10 @@ fn load_sources(
     }
     check_overrides(&mut loading, &documents, overrides, complete);
     // As the template calls them, which most policies of nodes come from.
-    let has = |document: &Document, name: &str| document.sets.iter().any(|set| set == name);
+    let has = |document: &Document, name: &str| {
+        let mut sets = document.sets.addresses.iter();
+        sets.any(|set| set.name == name)
+    };
     let is_cluster = documents
         .iter()
         .any(|(_, document)| has(document, "pods") && has(document, "nodes"));
@@ -165,7 +206,9 @@ fn check_overrides(
 ) {
     let mut known: Vec<&str> = Vec::new();
     for (_, document) in documents {
-        known.extend(document.sets.iter().map(String::as_str));
+        let Sets { addresses, ports } = &*document.sets;
+        known.extend(addresses.iter().map(|set| set.name.as_str()));
+        known.extend(ports.iter().map(|set| set.name.as_str()));
     }
     known.sort_unstable();
     known.dedup();

@@ -20,6 +20,14 @@ pub const PORT_RANGES: usize = 8 << 20;
 /// Sorted, disjoint, inclusive ranges.
 pub(crate) type PortRanges = Vec<(u16, u16)>;
 
+/// What a set file holds.
+#[derive(Clone, Debug)]
+pub(crate) struct SetFile<V> {
+    pub(crate) value: Arc<V>,
+    /// Its entries as they are written, joined by commas.
+    pub(crate) text: Arc<str>,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Loading {
     pub(crate) report: Report,
@@ -28,8 +36,10 @@ pub(crate) struct Loading {
     /// Every file that was read.
     pub(crate) files: Vec<PathBuf>,
     /// Set files by path, for many sets may name one file; `None` is one with errors.
-    pub(crate) address_files: HashMap<PathBuf, Option<Arc<Remote>>>,
-    pub(crate) port_files: HashMap<PathBuf, Option<Arc<PortRanges>>>,
+    pub(crate) address_files: HashMap<PathBuf, Option<SetFile<Remote>>>,
+    pub(crate) port_files: HashMap<PathBuf, Option<SetFile<PortRanges>>>,
+    /// Set files that are not read from disk, since their texts are known.
+    pub(crate) given_files: HashMap<PathBuf, String>,
     pub(crate) prefixes: usize,
     pub(crate) port_ranges: usize,
     pub(crate) rules: usize,

@@ -23,15 +23,39 @@ pub(crate) struct Scope {
     pub(crate) ports: Sets<PortKind>,
     /// By canonical spelling and by the families that the protocol leaves.
     remotes: HashMap<(String, Families), Arc<Remote>>,
+    /// Lists as they are written.
+    texts: HashSet<Arc<str>>,
     /// Empty sets for which there is a finding already.
     pub(crate) empty: HashSet<String>,
     pub(crate) findings: Vec<Finding>,
+}
+
+impl Scope {
+    /// Whether none of these address sets has an address.
+    pub(crate) fn is_empty(&mut self, names: &[String]) -> bool {
+        let mut found = names.iter().map(|name| self.addresses.get(name));
+        found.all(|it| !matches!(it, Lookup::Found(value) if Addresses::size(&value) > 0))
+    }
+
+    /// The text, as one that is shared with the rules that have the same.
+    fn share(&mut self, text: String) -> Arc<str> {
+        match self.texts.get(text.as_str()) {
+            Some(known) => Arc::clone(known),
+            None => {
+                let text = Arc::<str>::from(text);
+                self.texts.insert(Arc::clone(&text));
+                text
+            }
+        }
+    }
 }
 
 /// A list of addresses or ports, resolved.
 pub(crate) struct Resolved<V> {
     pub(crate) value: Arc<V>,
     pub(crate) written: Written,
+    /// As written, joined by commas.
+    pub(crate) text: Arc<str>,
     /// The names of sets in the list.
     pub(crate) names: Vec<String>,
 }
@@ -41,6 +65,7 @@ struct Listed<K: Kind> {
     literals: Vec<K::Literal>,
     parts: Vec<Arc<K::Value>>,
     written: Written,
+    text: String,
     names: Vec<String>,
 }
 
@@ -74,6 +99,7 @@ pub(crate) fn read_ports(
     Some(Resolved {
         value: combine::<PortKind>(ctx, node.at, &listed.literals, listed.parts)?,
         written: listed.written,
+        text: scope.share(listed.text),
         names: listed.names,
     })
 }
@@ -125,10 +151,21 @@ pub(crate) fn read_remote(
         }
     };
     let protocol = protocol?;
-    let value = reduce(ctx, scope, &listed.written, node.at, all, protocol)?;
+    // A set may have no address of a family, as it may have none at all.
+    let may_be_empty = !listed.names.is_empty();
+    let value = reduce(
+        ctx,
+        scope,
+        &listed.written,
+        node.at,
+        all,
+        protocol,
+        may_be_empty,
+    )?;
     Some(Resolved {
         value,
         written: listed.written,
+        text: scope.share(listed.text),
         names: listed.names,
     })
 }
@@ -141,6 +178,7 @@ fn reduce(
     at: At,
     all: Arc<Remote>,
     protocol: Protocol,
+    may_be_empty: bool,
 ) -> Option<Arc<Remote>> {
     let families = protocol::families(protocol);
     let nothing_to_do = (families.v4 || all.v4.is_empty()) && (families.v6 || all.v6.is_empty());
@@ -158,7 +196,7 @@ fn reduce(
     if families.v6 {
         value.v6.clone_from(&all.v6);
     }
-    if Addresses::size(&value) == 0 {
+    if Addresses::size(&value) == 0 && !may_be_empty {
         let name = protocol::name(protocol);
         let (sees, has) = match families.v4 {
             true => ("IPv4", "IPv6"),
@@ -236,6 +274,7 @@ fn list<K: Kind>(
         literals,
         parts,
         written: Written::new(&written, canonical),
+        text: items::joined(&items),
         names,
     };
     good.then_some(listed)

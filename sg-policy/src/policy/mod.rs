@@ -46,9 +46,11 @@ pub use finding::{Decider, Finding, Lint, Location, Severity, Witness};
 pub use input::{PolicyInput, SetOverride, SetOverrideError};
 #[doc(hidden)]
 pub use lines::{groups_from_lines, rules_from_lines};
-pub use load::{Loaded, load, load_text};
+pub use load::{Loaded, PolicyText, SetText, load, load_text, load_written};
 pub use loading::{PORT_RANGES, PREFIXES, RULES};
 pub use model::*;
 pub use protocol::icmp_type_of as icmp_type;
-pub(crate) use protocol::{is_ipv6_extension, name as protocol_name};
+pub(crate) use protocol::is_ipv6_extension;
+pub use protocol::name as protocol_name;
 pub use read::{POLICY_BYTES, SET_BYTES};
+pub(crate) use set_name::is_set_name;

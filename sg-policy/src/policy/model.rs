@@ -67,6 +67,16 @@ pub struct IcmpMatch {
     pub code: Option<u8>,
 }
 
+/// The lists of a rule as the policy writes them: literals and names of sets, joined by commas.
+/// Equal lists share one text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// `None` is every port.
+    pub ports: Option<Arc<str>>,
+    /// `from` or `to`.
+    pub remote: Arc<str>,
+}
+
 /// One rule of the concatenated list.
 #[derive(Clone, Debug)]
 pub struct Rule {
@@ -90,6 +100,8 @@ pub struct Rule {
     /// Addresses the rule can match. An `icmp` rule has no IPv6 prefixes and an `icmpv6` rule no
     /// IPv4 ones.
     pub remote: Arc<Remote>,
+    /// Ports and addresses as the policy writes them.
+    pub written: Written,
     /// What becomes of a packet that it is the first to match.
     pub action: Action,
     /// Whether such a packet is logged.
@@ -102,6 +114,51 @@ pub struct Rule {
     pub identity: String,
     /// Where the rule stands; the file as it was given.
     pub source: Location,
+}
+
+/// A named set of a policy file (SPEC P6).
+#[derive(Clone, Debug)]
+pub struct NamedSet<V> {
+    /// What rules and `--set` call it.
+    pub name: String,
+    /// Literals and names of other sets, joined by commas: as the policy, its set file or `--set`
+    /// writes them.
+    pub entries: Arc<str>,
+    /// What they resolve to.
+    pub value: Arc<V>,
+}
+
+/// The sets of one policy file, in the order of the file.
+#[derive(Clone, Debug, Default)]
+pub struct Sets {
+    /// `address-sets`.
+    pub addresses: Vec<NamedSet<Remote>>,
+    /// `port-sets`, as sorted, disjoint, inclusive ranges.
+    pub ports: Vec<NamedSet<Vec<(u16, u16)>>>,
+}
+
+/// A security group, whose rules name it.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Its name, which no other group of the policy has.
+    pub name: String,
+    /// False where that is the name of the policy's file. The digest leaves such a name out, so
+    /// that a file may be renamed.
+    pub is_named: bool,
+    /// What the policy says it is for.
+    pub description: Option<String>,
+    /// The sets that its rules may name: those of its file.
+    pub sets: Arc<Sets>,
+}
+
+/// What a trailing "drop everything" of a group that is not the last means (SPEC P3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrailingDeny {
+    /// It takes effect only in the last group, and is left out where it stands.
+    #[default]
+    Defer,
+    /// It is taken literally.
+    Honour,
 }
 
 /// What a new policy does to flows that live already (SPEC K11).
@@ -156,6 +213,12 @@ pub struct Policy {
     pub name: String,
     /// `sha256:` and 64 hex digits over the resolved policy: groups, rules, sets, options.
     pub digest: String,
+    /// What the policy says it is for.
+    pub description: Option<String>,
+    /// The groups in binding order, also those without rules.
+    pub groups: Vec<Group>,
+    /// What became of trailing denies. Those that were deferred are not among the rules.
+    pub trailing_deny: TrailingDeny,
     /// Inbound rules in order of position, then outbound rules in order of position.
     pub rules: Vec<Rule>,
     /// Accept neighbour discovery, MLD, IGMP and DHCP replies whatever the rules say (SPEC K5).

@@ -76,8 +76,8 @@ pub(crate) fn parse(text: &str) -> Result<Protocol, Problem> {
     })
 }
 
-/// The name in summaries: a known name, else the number.
-pub(crate) fn name(protocol: Protocol) -> String {
+/// The name in policies and summaries: a known name, else the number.
+pub fn name(protocol: Protocol) -> String {
     match protocol {
         Protocol::All => "all".to_owned(),
         Protocol::Number(number) => match NAMES.iter().find(|(_, n)| *n == number) {

@@ -11,7 +11,7 @@ use super::finding::{Finding, Lint, Location};
 use super::kind::{self, Addresses, Kind, PortKind};
 use super::loading::{Ctx, RULES};
 use super::matching::{Resolved, Scope, read_ports, read_remote};
-use super::model::{Action, Direction, IcmpMatch, Protocol, Remote};
+use super::model::{Action, Direction, IcmpMatch, Protocol, Remote, Written};
 use super::protocol;
 use super::spelling::Spelling;
 use super::yaml::{Node, Value};
@@ -27,6 +27,7 @@ pub(crate) struct Draft {
     pub(crate) ports: Option<Vec<(u16, u16)>>,
     pub(crate) icmp: Option<IcmpMatch>,
     pub(crate) remote: Arc<Remote>,
+    pub(crate) written: Written,
     pub(crate) action: Action,
     pub(crate) log: bool,
     pub(crate) spelling: Spelling,
@@ -100,11 +101,19 @@ fn read(
     let location = ctx.location(node.at);
     let whole = |p: &Resolved<Vec<(u16, u16)>>| p.value.as_slice() == [(0, u16::MAX)];
     let written = ports.as_ref().filter(|p| !whole(p) || !p.names.is_empty());
+    let text = written.map(|p| Arc::clone(&p.text));
     let written = written.map(|p| &p.written);
     let spelling = Spelling::new(protocol, written, icmp, direction, &remote.written);
+    let written = Written {
+        ports: text,
+        remote: remote.text,
+    };
     let mut value = remote.value;
     if Addresses::size(&value) == 0 {
-        empty_sets(scope, &remote.names, Addresses::NOUN, &spelling, &location);
+        match scope.is_empty(&remote.names) {
+            true => empty_sets(scope, &remote.names, Addresses::NOUN, &spelling, &location),
+            false => other_family(scope, &remote.names, protocol, &spelling, &location),
+        }
     }
     if let Some(ports) = ports.as_ref().filter(|p| p.value.is_empty()) {
         empty_sets(scope, &ports.names, PortKind::NOUN, &spelling, &location);
@@ -128,6 +137,7 @@ fn read(
         ports: ports.map(Arc::unwrap_or_clone),
         icmp,
         remote: value,
+        written,
         action,
         log: log.unwrap_or(false),
         spelling,
@@ -157,6 +167,32 @@ fn empty_sets(
             .at(location);
         scope.findings.push(finding);
     }
+}
+
+/// Reports that a rule matches nothing, since the sets that it names have no address of the family
+/// that its protocol is seen with.
+fn other_family(
+    scope: &mut Scope,
+    names: &[String],
+    protocol: Protocol,
+    spelling: &Spelling,
+    location: &Location,
+) {
+    let (sees, has) = match protocol::families(protocol).v4 {
+        true => ("IPv4", "IPv6"),
+        false => ("IPv6", "IPv4"),
+    };
+    let message = format!(
+        "`{}` has no {sees} address, so that `{}` matches nothing",
+        names.join("`, `"),
+        spelling.summary
+    );
+    let finding = Finding::note(Lint::EmptySet, message)
+        .help(format!(
+            "the addresses are all {has}; add those of {sees} if that is not meant"
+        ))
+        .at(location);
+    scope.findings.push(finding);
 }
 
 fn read_protocol(ctx: &mut Ctx<'_>, rule: &Fields<'_, '_>) -> Option<Protocol> {

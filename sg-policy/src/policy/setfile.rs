@@ -7,13 +7,13 @@ use std::sync::Arc;
 use super::clip::clip;
 use super::errors::{At, Problem};
 use super::kind::{self, Kind};
-use super::loading::Ctx;
+use super::loading::{Ctx, SetFile};
 use super::read::{self, Role, SET_BYTES};
 use super::set_name::is_set_name;
 use super::source::Source;
 
 /// Reads the file `path` (as written at `at`) as a set. `None` after an error.
-pub(crate) fn load<K: Kind>(ctx: &mut Ctx<'_>, at: At, path: &str) -> Option<Arc<K::Value>> {
+pub(crate) fn load<K: Kind>(ctx: &mut Ctx<'_>, at: At, path: &str) -> Option<SetFile<K::Value>> {
     let Some(base) = &ctx.source.base else {
         let problem = Problem::new("no-files", "this policy is built in and cannot read files")
             .help("give the entries in a list, or with `--set`");
@@ -29,13 +29,19 @@ pub(crate) fn load<K: Kind>(ctx: &mut Ctx<'_>, at: At, path: &str) -> Option<Arc
     value
 }
 
-fn read_file<K: Kind>(ctx: &mut Ctx<'_>, at: At, path: &Path) -> Option<Arc<K::Value>> {
-    ctx.loading.files.push(path.to_owned());
+fn read_file<K: Kind>(ctx: &mut Ctx<'_>, at: At, path: &Path) -> Option<SetFile<K::Value>> {
     let what = Role::Set {
         noun: K::NOUN,
         path,
     };
-    let text = match read::read_file(path, SET_BYTES, what) {
+    let text = match ctx.loading.given_files.remove(path) {
+        Some(text) => Ok(text),
+        None => {
+            ctx.loading.files.push(path.to_owned());
+            read::read_file(path, SET_BYTES, what)
+        }
+    };
+    let text = match text {
         Ok(text) => text,
         // What is inside the file is reported there, all else where the file is named.
         Err(e) if e.at == At::WHOLE => {
@@ -53,13 +59,16 @@ fn read_file<K: Kind>(ctx: &mut Ctx<'_>, at: At, path: &Path) -> Option<Arc<K::V
         source: &source,
         loading: ctx.loading,
     };
-    let mut value = entries::<K>(&mut file)?;
+    let (mut value, text) = entries::<K>(&mut file)?;
     K::finish(&mut value);
     if let Err(problem) = kind::charge::<K>(file.loading, &value) {
         file.error(At::WHOLE, problem);
         return None;
     }
-    Some(Arc::new(value))
+    Some(SetFile {
+        value: Arc::new(value),
+        text: text.into(),
+    })
 }
 
 fn named(path: &Path, text: String) -> Source {
@@ -71,10 +80,11 @@ fn named(path: &Path, text: String) -> Source {
     }
 }
 
-fn entries<K: Kind>(ctx: &mut Ctx<'_>) -> Option<K::Value> {
+fn entries<K: Kind>(ctx: &mut Ctx<'_>) -> Option<(K::Value, String)> {
     let source = ctx.source;
     let errors = ctx.loading.report.count();
     let mut value = K::Value::default();
+    let mut text = String::new();
     let mut start = 0;
     for (line, raw) in (1..).zip(source.text.split('\n')) {
         let content = raw.split(['#', ';']).next().unwrap_or_default();
@@ -98,6 +108,10 @@ fn entries<K: Kind>(ctx: &mut Ctx<'_>) -> Option<K::Value> {
                 Ok(literal) => {
                     ctx.odd::<K>(literal, word, at);
                     K::add(&mut value, literal);
+                    if !text.is_empty() {
+                        text.push(',');
+                    }
+                    text.push_str(word);
                 }
                 Err(problem) => ctx.error(at(), problem),
             }
@@ -109,7 +123,7 @@ fn entries<K: Kind>(ctx: &mut Ctx<'_>) -> Option<K::Value> {
         }
         start += raw.len() + 1;
     }
-    (ctx.loading.report.count() == errors).then_some(value)
+    (ctx.loading.report.count() == errors).then_some((value, text))
 }
 
 fn parse<K: Kind>(word: &str) -> Result<K::Literal, Problem> {

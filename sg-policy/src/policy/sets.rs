@@ -12,6 +12,7 @@ use super::input::SetOverride;
 use super::items::{self, Meaning, article, bad_set_name};
 use super::kind::{self, Kind};
 use super::loading::Ctx;
+use super::model::NamedSet;
 use super::set_name::is_set_name;
 use super::setfile;
 use super::yaml::{Node, Value};
@@ -28,6 +29,8 @@ pub(crate) struct Sets<K: Kind> {
 struct Slot<K: Kind> {
     at: At,
     content: Content<K>,
+    /// The elements as they are written, joined by commas.
+    text: Arc<str>,
     used: bool,
 }
 
@@ -80,13 +83,14 @@ impl<K: Kind> Sets<K> {
                 ctx.error(at, bad_set_name(name));
                 continue;
             }
-            let content = match overridden.iter().find(|o| o.name == name) {
-                Some(given) => overriding::<K>(ctx, given),
+            let (content, text) = match overridden.iter().find(|o| o.name == name) {
+                Some(given) => (overriding::<K>(ctx, given), given.values.join(",").into()),
                 None => definition::<K>(ctx, name, node),
             };
             let slot = Slot {
                 at,
                 content,
+                text,
                 used: false,
             };
             sets.slots.insert(name.to_owned(), slot);
@@ -97,6 +101,23 @@ impl<K: Kind> Sets<K> {
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.order.iter().map(String::as_str)
+    }
+
+    /// The sets as a loaded policy keeps them. One that has an error, so that nothing is loaded, is
+    /// empty.
+    pub(crate) fn resolved(&self) -> Vec<NamedSet<K::Value>> {
+        let of = |name: &String| {
+            let slot = self.slots.get(name)?;
+            Some(NamedSet {
+                name: name.clone(),
+                entries: Arc::clone(&slot.text),
+                value: match &slot.content {
+                    Content::Ready(value) => Arc::clone(value),
+                    _ => Arc::default(),
+                },
+            })
+        };
+        self.order.iter().filter_map(of).collect()
     }
 
     pub(crate) fn defined_at(&self, name: &str) -> Option<At> {
@@ -129,6 +150,7 @@ impl<K: Kind> Sets<K> {
             let Some(slot) = self.slots.get_mut(&name) else {
                 continue;
             };
+            let mut text = None;
             let content = match std::mem::replace(&mut slot.content, Content::Broken) {
                 Content::Entries {
                     literals,
@@ -139,12 +161,16 @@ impl<K: Kind> Sets<K> {
                     let joined = self.join(ctx, at, literals, names);
                     joined.filter(|_| good)
                 }
-                Content::File(at, path) => setfile::load::<K>(ctx, at, &path),
+                Content::File(at, path) => setfile::load::<K>(ctx, at, &path).map(|file| {
+                    text = Some(file.text);
+                    file.value
+                }),
                 Content::Ready(value) => Some(value),
                 Content::Broken => None,
             };
             if let (Some(value), Some(slot)) = (content, self.slots.get_mut(&name)) {
                 slot.content = Content::Ready(value);
+                slot.text = text.unwrap_or_else(|| Arc::clone(&slot.text));
             }
         }
     }
@@ -293,8 +319,10 @@ pub(crate) fn combine<K: Kind>(
     None
 }
 
-/// Reads the definition of a set: a list, one element, or `{file: PATH}`.
-fn definition<K: Kind>(ctx: &mut Ctx<'_>, name: &str, node: &Node<'_>) -> Content<K> {
+/// Reads the definition of a set: a list, one element, or `{file: PATH}`. The text of a list comes
+/// with it.
+fn definition<K: Kind>(ctx: &mut Ctx<'_>, name: &str, node: &Node<'_>) -> (Content<K>, Arc<str>) {
+    let nothing = || Arc::<str>::from("");
     let what = format!("set `{name}`");
     if let Value::Map(_) = node.value {
         let read = |ctx: &mut Ctx<'_>| {
@@ -310,8 +338,8 @@ fn definition<K: Kind>(ctx: &mut Ctx<'_>, name: &str, node: &Node<'_>) -> Conten
             Some((node.at, path.to_owned()))
         };
         return match read(ctx) {
-            Some((at, path)) => Content::File(at, path),
-            None => Content::Broken,
+            Some((at, path)) => (Content::File(at, path), nothing()),
+            None => (Content::Broken, nothing()),
         };
     }
     if node.is_null() {
@@ -322,9 +350,10 @@ fn definition<K: Kind>(ctx: &mut Ctx<'_>, name: &str, node: &Node<'_>) -> Conten
             ))
             .help("an empty set is `[]`");
         ctx.error(node.at, problem);
-        return Content::Broken;
+        return (Content::Broken, nothing());
     }
     let (items, good) = items::read::<K>(ctx, node, &what);
+    let text = items::joined(&items).into();
     let (mut literals, mut names) = (Vec::with_capacity(items.len()), Vec::new());
     for item in items {
         match item.meaning {
@@ -332,11 +361,12 @@ fn definition<K: Kind>(ctx: &mut Ctx<'_>, name: &str, node: &Node<'_>) -> Conten
             Meaning::Named(name) => names.push((item.at, name)),
         }
     }
-    Content::Entries {
+    let content = Content::Entries {
         literals,
         names,
         good,
-    }
+    };
+    (content, text)
 }
 
 /// The contents that `--set` gives: literals only.

@@ -20,6 +20,7 @@ mod explain_args;
 mod failure;
 mod flows;
 mod health;
+mod history;
 mod lab;
 mod patience;
 mod policy_args;
@@ -29,6 +30,7 @@ mod rollback;
 mod run;
 mod sarif;
 mod screen;
+mod show;
 mod status;
 mod suggestions;
 mod table;
@@ -117,6 +119,8 @@ enum Command {
     Status(status::Status),
     Counters(counters::CountersCommand),
     Flows(flows::Flows),
+    Show(show::Show),
+    History(history::History),
     Detach(detach::Detach),
     Lab(lab::Lab),
     Completions(completions::Completions),
@@ -174,6 +178,8 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Status(command) => command.run(context),
         Command::Counters(command) => command.run(context),
         Command::Flows(command) => command.run(context),
+        Command::Show(command) => command.run(context),
+        Command::History(command) => command.run(context),
         Command::Detach(command) => command.run(context),
         Command::Lab(command) => command.run(context),
         Command::Completions(command) => command.run::<Cli>(context),

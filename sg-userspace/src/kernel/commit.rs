@@ -19,6 +19,7 @@ use sg_common::verdict::Direction;
 use super::condition::standing_on;
 use super::error::KernelError;
 use super::flow_tables::flush;
+use super::history::{self, Keepsake};
 use super::hooks::{Hooks, remove_filters, remove_link};
 use super::inspect::inspect;
 use super::options::EgressHook;
@@ -46,7 +47,7 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
     } = prepared;
     let within = plan.options.confirm_within;
     let trial = trial.zip(within);
-    let put = put_all(&mut interfaces, &mut seedings, trial.as_ref());
+    let put = announce(plan).and_then(|()| put_all(&mut interfaces, &mut seedings, trial.as_ref()));
     if let Err(error) = put {
         // Where a hook cannot return to the programs before, the gate passes packets to them.
         if let Some((word, _)) = &trial {
@@ -97,6 +98,7 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
     }
     if let Some(one) = interfaces.first() {
         done = done.and(Records::forget_trials(&one.plan.pins));
+        done = done.and(history::settle(&one.plan.pins, &one.state));
     }
     if let Err(error) = done {
         return Err(halfway(plan, &interfaces, error));
@@ -134,6 +136,22 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
         decided: Vec::new(),
         mounted: None,
     })
+}
+
+/// Writes down what is about to be done, once for the attachment. Where only an interface is added
+/// to a policy that is in force, that is nothing.
+fn announce(plan: &Plan) -> Result<(), KernelError> {
+    let Some(one) = plan
+        .interfaces
+        .first()
+        .filter(|_| plan.unchanged.is_empty())
+    else {
+        return Ok(());
+    };
+    let replaced = plan.replaced().map(|(_, it)| &it.state);
+    let in_force = replaced.max_by_key(|state| state.policy.generation);
+    let next = Keepsake::of(&plan.policy, &one.state)?;
+    history::begin(&one.pins, in_force, &next, plan.options.how, None)
 }
 
 /// The hooks of an interface, with the options of the plan.
@@ -258,7 +276,7 @@ fn take_back(one: &PreparedInterface<'_>) {
         if let Some(before) = trial.and_then(|trial| trial.returns_to.as_ref()) {
             targets::forget(pins, before.number());
         }
-        Ok::<_, KernelError>(())
+        history::settle(pins, &replaced.state)
     };
     if is_back && inspect(pins).is_ok_and(|inspection| inspection.runs(&replaced.state)) {
         // What cannot be removed now is found by the next command.

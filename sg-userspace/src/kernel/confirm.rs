@@ -13,6 +13,7 @@ use super::commit::ORDER;
 use super::condition::standing_on;
 use super::error::KernelError;
 use super::flow_tables::flush;
+use super::history::{self, How};
 use super::hooks::Hooks;
 use super::inspect::{Inspection, Place, inspect};
 use super::options::{EgressHook, XdpMode};
@@ -179,10 +180,30 @@ pub(super) fn tidy_attachment(pins: &InterfacePins) -> Result<Option<Decided>, K
             None => done = Some(decided),
         }
     }
-    if done.is_some() {
+    if let Some(decided) = &done {
         Records::forget_trials(pins)?;
+        write_down(pins, decided)?;
     }
     Ok(done)
+}
+
+/// Writes down in the history how a policy that was undone ended: at its deadline, or by hand
+/// before it.
+fn write_down(pins: &InterfacePins, decided: &Decided) -> Result<(), KernelError> {
+    let in_force = match decided.is_confirmed {
+        true => None,
+        false => State::read(pins)?,
+    };
+    let Some(state) = in_force.filter(|state| !state.has_ended()) else {
+        return Ok(());
+    };
+    let now = jiff::Timestamp::now();
+    match decided.until.parse::<jiff::Timestamp>() {
+        Ok(until) if until <= now => {
+            history::returned(pins, &state, How::Undone, decided.until.clone())
+        }
+        _ => history::returned(pins, &state, How::RolledBack, now.to_string()),
+    }
 }
 
 /// The trial on an interface, if it is over.

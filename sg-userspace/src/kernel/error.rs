@@ -181,6 +181,16 @@ pub enum KernelError {
     ))]
     DamagedState { path: PathBuf, reason: String },
 
+    #[error("what is kept at {path} cannot be used: {reason}")]
+    #[diagnostic(help(
+        "the policy in force is enforced as before; the next policy that is applied is kept anew"
+    ))]
+    DamagedHistory { path: PathBuf, reason: String },
+
+    #[error("the policy of generation {generation} is not kept: {reason}")]
+    #[diagnostic(help("`sgctl history` lists what is kept"))]
+    NotKept { generation: u32, reason: String },
+
     #[error("nothing is attached to {scope}")]
     #[diagnostic(help(
         "`sgctl apply POLICY --iface IF` attaches, `sgctl status` shows what is where"
@@ -267,6 +277,8 @@ impl KernelError {
             KernelError::OtherMap { .. } => "other-map",
             KernelError::MissingPin { .. } => "missing-pin",
             KernelError::DamagedState { .. } => "damaged-state",
+            KernelError::DamagedHistory { .. } => "damaged-history",
+            KernelError::NotKept { .. } => "not-kept",
             KernelError::NotAttached { .. } => "not-attached",
             KernelError::NothingToConfirm { .. } => "nothing-to-confirm",
             KernelError::TooLate { .. } => "too-late",

@@ -13,6 +13,7 @@ use super::condition::standing_on;
 use super::error::KernelError;
 use super::flow_tables::{has_later_flow, may_have_cut};
 use super::generation::Generation;
+use super::history::{self, How, Keepsake};
 use super::hooks::Hooks;
 use super::inspect::{Inspection, inspect};
 use super::options::{EgressHook, XdpMode};
@@ -30,6 +31,8 @@ pub struct Held {
     state: State,
     /// All its pinned objects.
     generation: PinnedGeneration,
+    /// Its text, which may not be kept any more when it comes back.
+    keepsake: Keepsake,
 }
 
 /// What is in force on an interface.
@@ -94,7 +97,12 @@ impl Held {
                 return Ok(None);
             }
         }
-        Ok(Some(Held { state, generation }))
+        let keepsake = Keepsake::in_force(&found.pins, &state)?;
+        Ok(Some(Held {
+            state,
+            generation,
+            keepsake,
+        }))
     }
 
     pub fn state(&self) -> &State {
@@ -378,7 +386,11 @@ pub fn put_back(
         let places: Vec<_> = places.iter().map(|(name, pins)| (&**name, *pins)).collect();
         standing_on(error, &places)
     };
-    if let Err(error) = put_all(&mut steps) {
+    let announced = steps.first().map_or(Ok(()), |step| {
+        let current = Some(&step.current);
+        history::begin(step.pins, current, &step.held.keepsake, How::RunEnded, None)
+    });
+    if let Err(error) = announced.and_then(|()| put_all(&mut steps)) {
         steps.iter().for_each(Return::take_back);
         return Err(standing(error));
     }
@@ -391,6 +403,9 @@ pub fn put_back(
     }
     if let Some((_, pins)) = what.first() {
         done = done.and(Records::forget_trials(pins));
+    }
+    if let Some(step) = steps.first() {
+        done = done.and(history::settle(step.pins, &step.state));
     }
     done.map_err(standing)?;
     Ok(true)

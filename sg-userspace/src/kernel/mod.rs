@@ -3,6 +3,7 @@
 mod again;
 mod apply;
 pub mod attempted;
+mod blob;
 pub mod bpffs;
 pub(crate) mod capabilities;
 mod commit;
@@ -20,7 +21,9 @@ mod found;
 mod gate;
 pub mod generation;
 pub mod held;
+pub mod history;
 mod hooks;
+mod how;
 pub mod inspect;
 pub mod interfaces;
 mod lifetime;
@@ -52,6 +55,7 @@ pub(crate) mod targets;
 pub mod tc;
 pub mod trial;
 mod trust;
+pub mod who;
 
 pub use apply::apply;
 pub use condition::{Fault, FaultCode, standing_after, standing_on};

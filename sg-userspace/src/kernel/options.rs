@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::bpffs;
+use super::how::How;
 use sg_policy::compile::Budget;
 
 /// The default number of established flows. With the half-open ones the table takes about 22 MiB.
@@ -84,6 +85,8 @@ pub struct ApplyOptions {
     /// Counter slots that must keep their owners although these are in no policy any more: those
     /// of a generation that is kept to be put in force again (see `held`).
     pub held_slots: HashSet<u32>,
+    /// How the policy before it ends, for `history`.
+    pub how: How,
 }
 
 impl ApplyOptions {
@@ -105,6 +108,7 @@ impl ApplyOptions {
             confirm_within: None,
             log_level: 0,
             held_slots: HashSet::new(),
+            how: How::Replaced,
         }
     }
 }

@@ -28,6 +28,7 @@ const GATE: &str = "_gate_";
 const BEHIND: &str = "_behind_";
 /// Before a generation.
 const TRIAL: &str = "trial_";
+const POLICY: &str = "policy_";
 /// Between a placement and a generation.
 const TABLES: &str = "_tables_";
 
@@ -390,6 +391,23 @@ impl InterfacePins {
     /// The events themselves.
     pub fn event_slots(&self) -> PathBuf {
         self.shared("event_slots")
+    }
+
+    /// What was in force in the attachment: see `history`.
+    pub fn history(&self) -> PathBuf {
+        self.shared("history")
+    }
+
+    /// The text of a generation's policy: see `history`.
+    pub fn policy_text(&self, generation: u32) -> PathBuf {
+        self.shared(&format!("{POLICY}{generation}"))
+    }
+
+    /// The generations whose policies have a text.
+    pub(super) fn policy_texts(&self) -> Result<Vec<u32>, KernelError> {
+        let names = names_in(self.shared_dir())?.into_iter();
+        let numbers = names.filter_map(|name| name.strip_prefix(POLICY)?.parse().ok());
+        Ok(numbers.collect())
     }
 
     /// The tail-call targets of a hook in a generation: see `targets`.

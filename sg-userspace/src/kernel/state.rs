@@ -4,29 +4,23 @@
 //!
 //! Which record is valid is said in `records`.
 //!
-//! The value of the map: magic `SGSTATE\0`, layout version (u32), length of the JSON (u32, both
-//! little-endian), SHA-256 of the JSON (32 bytes), JSON.
+//! It is a blob (`blob`) whose body is JSON.
 
-use std::os::fd::AsFd;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sg_common::LAYOUT_VERSION;
 use sg_common::counters::SlotCounters;
 use sg_common::flow::TIMEOUTS;
 use sg_common::verdict::{Action, Direction};
-use sha2::{Digest, Sha256};
 
 use super::attempted::Attempted;
+use super::blob::Kind;
 use super::error::KernelError;
 use super::options::{EgressHook, XdpMode};
 use super::pins::InterfacePins;
 use super::trial::Stands;
-use super::{links, sys};
+use super::{blob, links};
 use sg_policy::policy::{Established, NonIp};
-
-const MAGIC: &[u8; 8] = b"SGSTATE\0";
-const HEADER: usize = 8 + 4 + 4 + 32;
 
 /// What has to be known about an attached interface and cannot be read from the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -225,7 +219,7 @@ impl State {
 
     /// Writes the record of the policy that is about to be put in force.
     pub(super) fn write_next(&self, pins: &InterfacePins) -> Result<(), KernelError> {
-        self.write_at(pins, &pins.state_next())
+        self.write_at(&pins.state_next())
     }
 
     /// Makes the record written by `write_next` the one in force.
@@ -235,21 +229,12 @@ impl State {
 
     /// Writes the record of the policy in force, replacing any other.
     pub(super) fn write(&self, pins: &InterfacePins) -> Result<(), KernelError> {
-        self.write_at(pins, &pins.state())
+        self.write_at(&pins.state())
     }
 
-    fn write_at(&self, pins: &InterfacePins, path: &Path) -> Result<(), KernelError> {
-        let new = pins.dir.join("state_new");
-        let io = |e| failed(path, e);
-        let bytes = render(self).map_err(|e| io(e.into()))?;
-        // A writer that was killed may have left one.
-        links::unpin(&new).map_err(io)?;
-        let len = u32::try_from(bytes.len()).map_err(|_| io(std::io::Error::other("too large")))?;
-        let map = sys::create_blob("sg_state", len).map_err(io)?;
-        sys::fill_array(map.fd().as_fd(), &bytes).map_err(io)?;
-        sys::freeze(map.fd().as_fd()).map_err(io)?;
-        links::pin(map.fd().as_fd(), &new).map_err(io)?;
-        links::rename(&new, path).map_err(io)
+    fn write_at(&self, path: &Path) -> Result<(), KernelError> {
+        let json = serde_json::to_vec(self).map_err(|e| failed(path, e.into()))?;
+        blob::write(path, Kind::State, &json)
     }
 }
 
@@ -263,58 +248,20 @@ pub(super) fn read_at(path: &Path) -> Result<Option<State>, KernelError> {
         path: path.to_owned(),
         reason: reason.to_owned(),
     };
-    // Only if the pin does not exist is there no record.
-    let bytes = match sys::read_blob(path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
-        Err(e) => return Err(KernelError::at_pin("opening", path, e)),
+    let Some(body) = blob::read(path, Kind::State)? else {
+        return Ok(None);
     };
-    let Some(bytes) = bytes.filter(|bytes| bytes.len() >= HEADER) else {
-        return Err(damaged("it is shorter than its header"));
-    };
-    parse(&bytes).map(Some).map_err(|r| damaged(&r))
-}
-
-fn render(state: &State) -> serde_json::Result<Vec<u8>> {
-    let json = serde_json::to_vec(state)?;
-    let mut bytes = Vec::with_capacity(HEADER + json.len());
-    bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&LAYOUT_VERSION.to_le_bytes());
-    bytes.extend_from_slice(&(json.len() as u32).to_le_bytes());
-    bytes.extend_from_slice(&Sha256::digest(&json));
-    bytes.extend_from_slice(&json);
-    Ok(bytes)
-}
-
-fn parse(bytes: &[u8]) -> Result<State, String> {
-    let take = |from: usize, len: usize| bytes.get(from..from + len);
-    let word = |from| {
-        take(from, 4)
-            .and_then(|b| b.try_into().ok())
-            .map(u32::from_le_bytes)
-    };
-    if take(0, 8) != Some(MAGIC) {
-        return Err("it does not begin as one".into());
-    }
-    match word(8) {
-        Some(LAYOUT_VERSION) => {}
-        Some(other) => return Err(format!("its layout version is {other}")),
-        None => return Err("its header is cut off".into()),
-    }
-    let json = word(12)
-        .and_then(|len| take(HEADER, len as usize))
-        .ok_or("it is cut off")?;
-    if take(16, 32) != Some(Sha256::digest(json).as_slice()) {
-        return Err("its checksum does not match".into());
-    }
-    serde_json::from_slice(json).map_err(|e| e.to_string())
+    let json = body.map_err(|reason| damaged(&reason))?;
+    serde_json::from_slice(&json)
+        .map(Some)
+        .map_err(|e| damaged(&e.to_string()))
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn sample() -> State {
+    pub(in crate::kernel) fn sample() -> State {
         State {
             interface: "eth0".into(),
             ifindex: 2,
@@ -369,23 +316,10 @@ mod tests {
         }
     }
 
+    /// That a blob which was cut or changed is refused is tested in `blob`.
     #[test]
-    fn a_record_reads_back_as_written_even_with_padding_behind_it() {
-        let mut bytes = render(&sample()).unwrap();
-        bytes.extend_from_slice(&[0; 7]);
-        assert_eq!(parse(&bytes), Ok(sample()));
-    }
-
-    #[test]
-    fn a_record_cut_or_changed_anywhere_is_refused() {
-        let bytes = render(&sample()).unwrap();
-        for len in 0..bytes.len() {
-            assert!(parse(&bytes[..len]).is_err(), "cut to {len} bytes");
-        }
-        for at in 0..bytes.len() {
-            let mut changed = bytes.clone();
-            changed[at] ^= 0x20;
-            assert!(parse(&changed).is_err(), "byte {at} changed");
-        }
+    fn a_record_reads_back_as_written() {
+        let json = serde_json::to_vec(&sample()).unwrap();
+        assert_eq!(serde_json::from_slice::<State>(&json).unwrap(), sample());
     }
 }

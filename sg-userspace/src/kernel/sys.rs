@@ -234,6 +234,19 @@ pub(super) fn create_blob(name: &str, len: u32) -> io::Result<MapData> {
     MapData::create(map, name, None).map_err(map_error)
 }
 
+/// The length of one value of [`create_pages`].
+const PAGE: usize = 4096;
+
+/// An mmapable array map with room for `len` bytes, in values of one page each: older kernels
+/// allocate no value of more than 4 MiB (`array_map_alloc_check` in kernel/bpf/arraymap.c).
+pub(super) fn create_pages(name: &str, len: usize) -> io::Result<MapData> {
+    let pages = u32::try_from(len.div_ceil(PAGE)).map_err(io::Error::other)?;
+    let array = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+    let key_len = size_of::<u32>() as u32;
+    let map = aya_obj::Map::new_from_params(array, key_len, PAGE as u32, pages, BPF_F_MMAPABLE);
+    MapData::create(map, name, None).map_err(map_error)
+}
+
 /// The kernel's own error in one of aya's.
 pub(super) fn map_error(error: MapError) -> io::Error {
     match error {
@@ -349,6 +362,17 @@ pub(super) fn read_blob(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = vec![0; info.value_size() as usize];
     lookup(map.fd().as_fd(), &0, &mut bytes)?;
     Ok(Some(bytes))
+}
+
+/// The bytes of the map of [`create_pages`] that is pinned at `path`. `None` for another map.
+pub(super) fn read_pages(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let map = MapData::from_fd(open_pin_to_read(path)?).map_err(map_error)?;
+    let info = map.info().map_err(map_error)?;
+    let is_array = matches!(info.map_type(), Ok(MapType::Array));
+    if !is_array || info.value_size() as usize != PAGE || info.max_entries() == 0 {
+        return Ok(None);
+    }
+    read_per_cpu_array(map.fd().as_fd(), info.max_entries(), PAGE, 1).map(Some)
 }
 
 /// All values of the array map `map`, one behind the other.

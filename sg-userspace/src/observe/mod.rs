@@ -6,6 +6,7 @@ pub mod decided;
 pub mod events;
 pub mod explain;
 pub mod flows;
+pub mod history;
 pub mod pin_watch;
 pub mod trace;
 pub mod watch;

@@ -6,6 +6,7 @@ mod capabilities;
 mod confirm;
 mod examples;
 mod faults;
+mod kept;
 mod kernel;
 mod operating;
 mod refusals;

@@ -301,7 +301,16 @@ fn what_is_attached() {
         assert_eq!(counters.as_array().unwrap().len(), 1);
         assert_eq!(reasons(&counters[0]), REASONS.map(str::to_owned).into());
         assert_shape(&json!([flows_of_one()]), &json("flows"));
+        let history = json!([{
+            "interface": "nic", "netns": "text", "policies": [kept_policy()],
+        }]);
+        assert_shape(&history, &json("history"));
     }
+    let mut shown = kept_policy();
+    for key in ["interface", "netns", "text"] {
+        shown[key] = json!("text");
+    }
+    assert_shape(&shown, &world.run(&["show", "--json"]).ok().json());
     let words = [
         "explain",
         "--json",
@@ -364,6 +373,16 @@ fn what_waits_to_be_confirmed() {
     let decided = json!({"policy": policy_status(), "confirmed": "bool", "until": "time"});
     assert_shape(&decided, &row["decided"]);
     assert_eq!(row["decided"]["confirmed"], false);
+}
+
+/// A policy that is or was in force.
+fn kept_policy() -> Value {
+    json!({
+        "name": "text", "digest": "digest", "generation": "number", "applied_at": "time",
+        "by": {"login": "text?", "sudo_user": "text?", "user": "text", "uid": "number"},
+        "ended": ["?", {"at": "time?", "how": "replaced|undone|rolled-back|run-ended"}],
+        "is_kept": "bool",
+    })
 }
 
 fn flows_of_one() -> Value {

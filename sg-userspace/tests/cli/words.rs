@@ -4,7 +4,7 @@
 use super::world::{assert_shown, file, run, run_with, sgctl};
 
 /// Every command that has its own help text. The first is `sgctl` itself.
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 17] = [
     "",
     "templates",
     "check",
@@ -17,6 +17,8 @@ const COMMANDS: [&str; 15] = [
     "status",
     "counters",
     "flows",
+    "show",
+    "history",
     "detach",
     "lab",
     "completions",

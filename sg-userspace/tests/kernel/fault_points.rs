@@ -414,6 +414,7 @@ impl Walk<'_> {
             assert!(standing.iter().any(|words| error.contains(words)), "{when}");
         }
         self.status_is_true(seen, &when);
+        self.history_is_true(seen, scenario, &when);
 
         match then {
             Then::Apply => {
@@ -432,6 +433,39 @@ impl Walk<'_> {
             .expect("the attachments can be listed");
         let one = found.first()?;
         Some(one.status().map_or(Health::Damaged, |status| status.health))
+    }
+
+    /// Checks `history`: first the policy in force, with its text; then only what was in force.
+    fn history_is_true(&self, seen: [Seen; 2], scenario: Scenario, when: &str) {
+        let found = attached(self.sandbox.bpffs(), &Scope::Namespace).expect("they can be listed");
+        let Some(one) = found.first().filter(|_| seen[0] == seen[1]) else {
+            return;
+        };
+        if !matches!(seen[0], Seen::A | Seen::B) {
+            return;
+        }
+        let digest = rules_from_lines(A).digest;
+        let named = |of: &str| if of == digest { Seen::A } else { Seen::B };
+        let past = one.history().unwrap_or_else(|e| panic!("{when}: {e}"));
+        let (first, ended) = past.policies.split_first().expect("one is in force");
+        assert_eq!(named(&first.digest), seen[0], "{when}");
+        let is_known = first.ended.is_none() && first.by.is_some();
+        assert!(is_known, "{when}: {first:?}");
+        let (_, policy) = one.policy(None).unwrap_or_else(|e| panic!("{when}: {e}"));
+        assert_eq!(policy.digest, first.digest, "{when}");
+        let is_ended = ended.iter().all(|it| it.ended.is_some());
+        assert!(is_ended, "{when}: {ended:?}");
+        let ended: Vec<Seen> = ended.iter().map(|it| named(&it.digest)).collect();
+        let is_true = match (scenario, seen[0]) {
+            (Scenario::First | Scenario::Begin | Scenario::Leave, Seen::B) => ended.is_empty(),
+            (_, Seen::B) => ended == [Seen::A],
+            // What comes back has had the other one in force in its place.
+            (Scenario::Undo | Scenario::BeginOver | Scenario::Return, Seen::A) => {
+                ended.is_empty() || ended == [Seen::B]
+            }
+            _ => ended.is_empty(),
+        };
+        assert!(is_true, "{when}: {ended:?} before {seen:?}");
     }
 
     /// Checks `status`: it says "enforcing" if and only if both directions enforce the policy that
