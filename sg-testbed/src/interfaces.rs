@@ -104,6 +104,21 @@ pub fn add_default_route(gateway: Ipv4Addr) -> io::Result<()> {
     request(RouteNetlinkMessage::NewRoute(message), flags).map(drop)
 }
 
+/// Looks for all IPv6 addresses that have no better route on the link of an interface.
+pub fn add_link_route6(name: &str) -> io::Result<()> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet6;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unicast;
+    message
+        .attributes
+        .push(RouteAttribute::Oif(if_nametoindex(name)?));
+    let flags = NLM_F_CREATE | NLM_F_EXCL;
+    request(RouteNetlinkMessage::NewRoute(message), flags).map(drop)
+}
+
 /// Waits until every interface that is set up is in operation: until then the kernel throws away
 /// what is sent, and whoever has sent it tries again only after a second. False if one is not
 /// after `patience`.

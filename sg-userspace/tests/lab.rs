@@ -45,8 +45,8 @@ fn find<'a>(report: &'a Report, text: &str) -> &'a Attempt {
     let words: Vec<&str> = text.split(' ').collect();
     let is_end = |word: &str, name: &str, address: &str| word == name || word == address;
     let mut found = report.attempts.iter().filter(|a| {
-        is_end(words[0], a.from.name(), &a.from_address)
-            && is_end(words[1], a.to.name(), &a.to_address)
+        is_end(words[0], &a.from, &a.from_address)
+            && is_end(words[1], &a.to, &a.to_address)
             && words[2] == a.transport.name()
             && words.get(3).map(|port| port.parse().unwrap()) == a.port
     });
@@ -153,6 +153,81 @@ fn sets_given_on_the_command_line_reach_the_packets() {
     assert!(report.ok, "{:#?}", report.differences);
     check(&report, "outside node tcp 22", "drop", None);
     check(&report, "outside node tcp 30080", "drop", None);
+}
+
+/// Proves P7: each template with real traffic, from hosts in its own sets and from strangers.
+#[test]
+fn templates_do_what_their_sets_say() {
+    for (name, rows) in [
+        (
+            "web",
+            &[
+                ("clients node tcp 443", "accept"),
+                ("clients node tcp 22", "drop"),
+                ("198.51.100.7 node tcp 22", "accept"),
+                ("198.51.100.7 node tcp 80", "drop"),
+                ("2001:db8::10 node tcp 443", "drop"),
+                ("fd00:30::1 node icmpv6", "accept"),
+                ("node backends tcp 5432", "accept"),
+                ("node updates tcp 443", "accept"),
+                ("node outside tcp 443", "drop"),
+            ][..],
+        ),
+        (
+            "bastion",
+            &[
+                ("198.51.100.7 node tcp 22", "accept"),
+                ("2001:db8:10::7 node tcp 22", "accept"),
+                ("outside node tcp 22", "drop"),
+                ("10.0.0.7 node tcp 22", "drop"),
+                ("node 10.0.0.7 tcp 22", "accept"),
+                ("node outside tcp 443", "drop"),
+            ],
+        ),
+        (
+            "database",
+            &[
+                ("10.60.0.7 node tcp 5432", "accept"),
+                ("fd00:60::7 node tcp 5432", "accept"),
+                ("10.60.0.7 node tcp 22", "drop"),
+                ("outside node tcp 5432", "drop"),
+                ("node replicas tcp 5432", "accept"),
+                ("node 10.60.0.7 tcp 5432", "drop"),
+            ],
+        ),
+        (
+            "control-plane",
+            &[
+                ("10.0.0.10 node tcp 2379", "accept"),
+                ("10.0.1.7 node tcp 2379", "drop"),
+                ("10.0.1.7 node tcp 6443", "accept"),
+                ("10.0.1.7 node udp 8472", "accept"),
+                ("pods node tcp 6443", "accept"),
+                ("pods node tcp 10250", "drop"),
+                ("outside node tcp 6443", "drop"),
+                ("node 10.0.1.7 tcp 10250", "accept"),
+            ],
+        ),
+        (
+            "worker",
+            &[
+                ("10.0.1.7 node tcp 30000", "accept"),
+                ("control-plane node tcp 10250", "accept"),
+                ("balancers node tcp 10256", "accept"),
+                ("balancers node tcp 10250", "drop"),
+                ("outside node tcp 10250", "drop"),
+                ("node control-plane tcp 6443", "accept"),
+                ("node external tcp 443", "accept"),
+            ],
+        ),
+    ] {
+        let scenario = sg_policy::policy::builtin(name).unwrap().scenario;
+        let report = try_out(policy(&format!("builtin:{name}"), scenario));
+        assert!(report.ok, "{name}: {:#?}", report.differences);
+        for (text, got) in rows {
+            assert_eq!(find(&report, text).got.name(), *got, "{name}: {text}");
+        }
+    }
 }
 
 /// Shows that the comparison can fail, since the tests above would prove nothing otherwise.

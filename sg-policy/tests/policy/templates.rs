@@ -282,3 +282,273 @@ fn neighbour_discovery_that_nothing_accepts_is_noted() {
         }
     }
 }
+
+/// Which rule of a policy decides `in tcp 22 192.0.2.1` or `out icmp 192.0.2.1`: its name, else its
+/// description, or nothing where no rule matches. All rules of these templates accept.
+fn decided_by(policy: &Policy, packet: &str) -> String {
+    let words: Vec<&str> = packet.split(' ').collect();
+    let direction = match words[0] {
+        "in" => Direction::Inbound,
+        _ => Direction::Outbound,
+    };
+    let remote: std::net::IpAddr = words.last().unwrap().parse().unwrap();
+    let (protocol, port, icmp) = match (words[1], remote.is_ipv4()) {
+        ("tcp", _) => (6, words[2].parse().unwrap(), (0, 0)),
+        ("udp", _) => (17, words[2].parse().unwrap(), (0, 0)),
+        ("ping", true) => (1, 0, (8, 0)),
+        ("ping", false) => (58, 0, (128, 0)),
+        (other, _) => panic!("{other}"),
+    };
+    let packet = sg_policy::oracle::Packet {
+        direction,
+        remote,
+        protocol,
+        port,
+        icmp,
+    };
+    let rule = sg_policy::oracle::first_match(policy, &packet).map(|index| &policy.rules[index]);
+    rule.map_or_else(String::new, |rule| {
+        assert_eq!(rule.action, Action::Accept);
+        let name = rule.name.clone().or(rule.description.clone());
+        name.unwrap()
+    })
+}
+
+/// A template, and what decides some packets under the sets of its scenario. With empty sets, all
+/// of them are dropped.
+struct Fitted {
+    name: &'static str,
+    rows: &'static [(&'static str, &'static str)],
+}
+
+const FITTED: [Fitted; 5] = [
+    Fitted {
+        name: "web",
+        rows: &[
+            ("in tcp 80 203.0.113.9", "service"),
+            ("in tcp 443 2001:db8:1::9", "service"),
+            ("in tcp 8080 203.0.113.9", ""),
+            ("in tcp 443 198.51.100.7", ""),
+            ("in udp 443 203.0.113.9", "service over UDP"),
+            ("in udp 80 203.0.113.9", ""),
+            ("in tcp 22 198.51.100.7", "ssh"),
+            ("in tcp 22 203.0.113.9", ""),
+            ("in tcp 9100 fd00:30::1", "metrics"),
+            ("in tcp 9100 203.0.113.9", ""),
+            ("in ping 198.51.100.7", "pings"),
+            ("in ping fd00:30::1", "pings"),
+            ("in ping 203.0.113.9", ""),
+            ("out tcp 5432 10.50.0.9", "backends"),
+            ("out tcp 22 10.50.0.9", ""),
+            ("out tcp 443 192.0.2.80", "updates"),
+            ("out tcp 443 203.0.113.9", ""),
+            ("out udp 53 fd00::2", "name resolution and time"),
+            ("out tcp 53 10.0.0.2", "name resolution, long answers"),
+            ("out udp 53 203.0.113.9", ""),
+        ],
+    },
+    Fitted {
+        name: "bastion",
+        rows: &[
+            ("in tcp 22 198.51.100.9", "ssh"),
+            ("in tcp 22 2001:db8:10::9", "ssh"),
+            ("in tcp 22 10.0.3.3", ""),
+            ("in tcp 443 198.51.100.9", ""),
+            ("in ping 2001:db8:10::9", "pings"),
+            ("in ping 10.0.3.3", ""),
+            ("out tcp 22 10.0.3.3", "fleet"),
+            ("out tcp 22 2001:db8:20::3", "fleet"),
+            ("out tcp 22 198.51.100.9", ""),
+            ("out tcp 443 10.0.3.3", ""),
+            ("out tcp 80 192.0.2.80", "updates"),
+            ("out udp 123 10.0.0.2", "name resolution and time"),
+        ],
+    },
+    Fitted {
+        name: "database",
+        rows: &[
+            ("in tcp 5432 10.60.0.7", "service"),
+            ("in tcp 5432 fd00:60::7", "service"),
+            ("in tcp 5432 10.50.0.12", "service"),
+            ("in tcp 5432 10.40.0.1", ""),
+            ("in tcp 3306 10.60.0.7", ""),
+            ("in tcp 9187 10.30.0.10", "metrics"),
+            ("in tcp 22 10.40.0.1", "ssh"),
+            ("in tcp 22 10.60.0.7", ""),
+            ("in ping 10.60.0.7", ""),
+            ("out tcp 5432 10.50.0.12", "replication"),
+            ("out tcp 5432 10.60.0.7", ""),
+            ("out tcp 443 10.70.0.5", "backups"),
+            ("out tcp 443 10.60.0.7", ""),
+            ("out udp 53 10.0.0.2", "name resolution and time"),
+        ],
+    },
+    Fitted {
+        name: "control-plane",
+        rows: &[
+            ("in tcp 6443 10.0.1.5", "api server"),
+            ("in tcp 6443 172.16.3.4", "api server"),
+            ("in tcp 6443 10.0.9.4", "api server"),
+            ("in tcp 6443 198.51.100.7", "api server"),
+            ("in tcp 6443 203.0.113.9", ""),
+            ("in tcp 2379 10.0.0.11", "etcd"),
+            ("in tcp 2380 fd00::a", "etcd"),
+            ("in tcp 2379 10.0.1.5", ""),
+            ("in tcp 2379 172.16.3.4", ""),
+            ("in tcp 2379 198.51.100.7", ""),
+            ("in tcp 10250 10.0.0.11", "components"),
+            ("in tcp 10259 10.30.0.10", "components"),
+            ("in tcp 10250 10.0.1.5", ""),
+            ("in tcp 10250 172.16.3.4", ""),
+            ("in udp 8472 10.0.1.5", "overlay"),
+            ("in udp 4789 fd00:1::5", "overlay"),
+            ("in udp 8472 172.16.3.4", ""),
+            ("in tcp 30080 10.0.1.5", ""),
+            ("in tcp 22 198.51.100.7", "ssh"),
+            ("in tcp 22 10.0.1.5", ""),
+            ("in ping 10.0.9.4", "pings"),
+            ("in ping fd00:1::5", "pings"),
+            ("in ping 172.16.3.4", ""),
+            ("out tcp 2380 10.0.0.11", "control plane"),
+            ("out tcp 6443 fd00::a", "control plane"),
+            ("out tcp 2380 10.0.1.5", ""),
+            ("out tcp 10250 10.0.1.5", "kubelets"),
+            ("out tcp 9443 172.16.3.4", "webhooks"),
+            ("out tcp 8080 172.16.3.4", ""),
+            ("out udp 8472 10.0.1.5", "overlay"),
+            ("out tcp 443 192.0.2.80", "registries"),
+            ("out tcp 443 203.0.113.9", ""),
+        ],
+    },
+    Fitted {
+        name: "worker",
+        rows: &[
+            ("in tcp 8080 10.0.1.5", "cluster"),
+            ("in udp 8472 10.0.1.5", "cluster"),
+            ("in udp 5353 172.16.3.4", "cluster"),
+            ("in ping fd00:1::5", "cluster"),
+            ("in tcp 10250 10.0.0.10", "control plane"),
+            ("in tcp 9443 10.0.0.10", "control plane"),
+            ("in tcp 2379 10.0.0.10", ""),
+            ("in udp 4789 10.0.0.10", "overlay"),
+            ("in tcp 10250 10.30.0.10", "metrics"),
+            ("in tcp 10250 203.0.113.9", ""),
+            ("in tcp 10256 10.0.9.4", "balancers"),
+            ("in tcp 30080 10.0.9.4", "balancers"),
+            ("in udp 30053 10.0.9.4", "balancers over UDP"),
+            ("in tcp 22 10.0.9.4", ""),
+            ("in tcp 30080 203.0.113.9", "clients"),
+            ("in udp 32767 203.0.113.9", "clients over UDP"),
+            ("in tcp 32768 203.0.113.9", ""),
+            ("in tcp 10256 203.0.113.9", ""),
+            ("in tcp 22 198.51.100.7", "ssh"),
+            ("in tcp 22 203.0.113.9", ""),
+            ("in ping 10.0.0.10", "pings"),
+            ("in ping 203.0.113.9", ""),
+            ("out tcp 8080 172.16.3.4", "cluster"),
+            ("out tcp 6443 10.0.0.10", "api server"),
+            ("out tcp 2379 10.0.0.10", ""),
+            ("out udp 8472 10.0.0.10", "overlay"),
+            ("out tcp 443 192.0.2.80", "external"),
+            ("out udp 443 192.0.2.80", ""),
+            ("out tcp 443 203.0.113.9", ""),
+            ("out udp 53 10.0.0.2", "name resolution and time"),
+        ],
+    },
+];
+
+/// Proves P7: what each of these templates accepts with its sets, by which rule, and what it does
+/// not; with empty sets nobody gets in, and nothing but DHCP out.
+#[test]
+fn templates_accept_what_their_sets_say_and_nothing_else() {
+    for Fitted { name, rows } in FITTED {
+        let fitted = builtin_policy(name, builtin(name).unwrap().scenario).policy;
+        let empty = builtin_policy(name, &[]).policy;
+        for (packet, expected) in rows {
+            assert_eq!(decided_by(&fitted, packet), *expected, "{name}: {packet}");
+            assert_eq!(
+                decided_by(&empty, packet),
+                "",
+                "{name} with empty sets: {packet}"
+            );
+        }
+        for policy in [&fitted, &empty] {
+            for remote in ["255.255.255.255", "ff02::1:2"] {
+                let packet = |port: u16| format!("out udp {port} {remote}");
+                assert_eq!(decided_by(policy, &packet(67)), "DHCP and DHCPv6 requests");
+                assert_eq!(decided_by(policy, &packet(68)), "");
+            }
+        }
+        // Each rule but that of DHCP decides some packet of the table.
+        let mut unused: Vec<String> = fitted.rules.iter().map(Rule::title).collect();
+        for (packet, _) in rows {
+            let decides = |rule: &Rule| {
+                let name = rule.name.clone().or(rule.description.clone()).unwrap();
+                name == decided_by(&fitted, packet)
+            };
+            let used = fitted
+                .rules
+                .iter()
+                .filter(|rule| decides(rule))
+                .map(Rule::title);
+            let used: Vec<String> = used.collect();
+            unused.retain(|title| !used.contains(title));
+        }
+        unused.retain(|title| {
+            !title.contains("67") && !title.contains("icmp") && !title.contains(" 53")
+        });
+        assert_eq!(unused, Vec::<String>::new(), "{name}");
+        // Whatever `check` says of the empty template is that sets are empty and what that closes.
+        for code in codes(&builtin_policy(name, &[])) {
+            let is_known = ["empty-set", "denies-inbound"].contains(&code);
+            assert!(is_known || code.ends_with("-closed"), "{name}: {code}");
+        }
+    }
+}
+
+/// Proves P7: a template whose sets are replaced in its text is what `--set` makes of it, with its
+/// comments.
+#[test]
+fn a_template_that_is_fitted_is_the_same_policy_as_with_set() {
+    for builtin in builtins() {
+        let plain = builtin_policy(builtin.name, &[]).policy;
+        let sets = &plain.groups[0].sets;
+        let addresses = sets.addresses.iter();
+        let addresses = addresses.map(|set| format!("{}=192.0.2.7,2001:db8::/32", set.name));
+        let ports = sets.ports.iter().map(|set| format!("{}=7-9,80", set.name));
+        let sets: Vec<String> = addresses.chain(ports).collect();
+        let words: Vec<&str> = sets.iter().map(String::as_str).collect();
+        let overrides: Vec<SetOverride> = words.iter().map(|it| it.parse().unwrap()).collect();
+        let text = sg_policy::formats::fit(builtin, &overrides);
+        let comments = |text: &str| text.lines().filter(|line| line.contains('#')).count();
+        assert_eq!(comments(&text), comments(builtin.text));
+        let fitted = load_text("x", &text, None, &[]).unwrap().policy;
+        assert_eq!(
+            fitted.digest,
+            builtin_policy(builtin.name, &words).policy.digest
+        );
+        assert_eq!(sg_policy::formats::fit(builtin, &[]), builtin.text);
+    }
+}
+
+/// A set with addresses of one family may stand in a rule for the other, which then matches
+/// nothing, and a note says so: it is a parameter. A literal may not.
+#[test]
+fn a_set_without_addresses_of_a_family_is_noted() {
+    let text = "address-sets: {admin: [192.0.2.7]}\n\
+                outbound: [{protocol: all, to: any, action: accept}]\n\
+                inbound: [{protocol: icmpv6, from: admin, action: accept}, {protocol: all, from: admin, action: accept}]\n";
+    let loaded = load_text("p", text, None, &[]).unwrap();
+    let found = loaded
+        .findings
+        .iter()
+        .find(|it| it.code == "empty-set")
+        .unwrap();
+    assert_eq!(
+        found.message,
+        "`admin` has no IPv6 address, so that `icmpv6 from admin` matches nothing"
+    );
+    assert!(loaded.policy.rules[0].remote.v6.is_empty());
+    let literal = text.replace("icmpv6, from: admin", "icmpv6, from: 192.0.2.7");
+    assert!(load_text("p", &literal, None, &[]).is_err());
+}

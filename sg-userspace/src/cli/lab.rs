@@ -7,7 +7,7 @@ use std::io::{self, Write as _};
 use crate::lab::{self, AnswerBy, Attempt, Options, Protocol, Report};
 use clap::Args;
 use sg_common::verdict::{Action, Direction};
-use sg_policy::policy::{self, PolicyInput, titled};
+use sg_policy::policy::{self, PolicyInput, SetOverride, titled};
 
 use super::context::{Context, Json};
 use super::failure::Failure;
@@ -16,16 +16,17 @@ use super::screen::clip;
 
 /// Try a policy with real traffic in throw-away network namespaces
 ///
-/// Joins a node, a client outside, a client inside 10.0.0.0/8 and an IPv6 neighbour, enforces the
-/// policy on the node's interface, tries connections in both directions, and compares what got
-/// through, and what was counted, with what the policy says. Touches no interface of this machine
-/// and leaves nothing behind.
+/// Joins a node, a client outside, a client inside 10.0.0.0/8, an IPv6 neighbour, and a host for
+/// each address set of the policy, enforces the policy on the node's interface, tries connections
+/// in both directions, and compares what got through, and what was counted, with what the policy
+/// says. Touches no interface of this machine and leaves nothing behind.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   sgctl lab
   sgctl lab my-policy.yaml
   sgctl lab builtin:tke-minimal --set admin=203.0.113.0/24
+  sgctl lab builtin:web                       with sets made up for the lab
   sgctl lab --json | jq '.attempts[] | select(.got == \"drop\")'
 
 Exit codes: 0 all as the policy says, 1 a difference or a bad policy, 2 usage, 3 not permitted here")]
@@ -43,7 +44,9 @@ pub(super) struct Lab {
 
 impl Lab {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
-        let mut options = Options::new(policy::load(&self.policies, &self.sets.sets)?.policy);
+        let (sets, made_up) = self.sets();
+        let mut options = Options::new(policy::load(&self.policies, &sets)?.policy);
+        options.notes.extend(made_up);
         if context.err.terminal {
             options.progress = |phase| {
                 let _ = writeln!(io::stderr(), "… {phase}");
@@ -63,6 +66,31 @@ impl Lab {
             true => Ok(()),
             false => Err(Failure::Told(1)),
         }
+    }
+}
+
+impl Lab {
+    /// The sets that were given; and, for a template whose sets are empty, those of its scenario,
+    /// with what is to be said of them.
+    fn sets(&self) -> (Vec<SetOverride>, Option<String>) {
+        let mut sets = self.sets.sets.clone();
+        let scenario = match self.policies.as_slice() {
+            [PolicyInput::Builtin(name)] => policy::builtin(name).map_or(&[][..], |it| it.scenario),
+            _ => &[],
+        };
+        let more = scenario
+            .iter()
+            .filter_map(|text| text.parse::<SetOverride>().ok());
+        let more = more.filter(|it| self.sets.sets.iter().all(|given| given.name != it.name));
+        let more: Vec<SetOverride> = more.collect();
+        let spelled = more
+            .iter()
+            .map(|it| format!("--set {}={}", it.name, it.values.join(",")));
+        let spelled = spelled.collect::<Vec<_>>().join(" ");
+        let said = (!more.is_empty())
+            .then(|| format!("sets of the template that were made up for the lab: {spelled}"));
+        sets.extend(more);
+        (sets, said)
     }
 }
 

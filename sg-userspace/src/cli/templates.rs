@@ -5,10 +5,12 @@ use std::fmt::Write as _;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use sg_policy::policy::{Builtin, PolicyInput, builtins, load};
+use sg_policy::formats::fit;
+use sg_policy::policy::{PolicyInput, SetOverride, builtins, load};
 
 use super::context::{Context, Json};
 use super::failure::Failure;
+use super::policy_args::Sets;
 use super::screen::Paint;
 use super::table::{Column, Table};
 
@@ -18,6 +20,7 @@ use super::table::{Column, Table};
 Examples:
   sgctl templates
   sgctl templates show tke > policy.yaml
+  sgctl templates show web --set clients=any --set admin=198.51.100.7
   sgctl apply builtin:tke --iface eth0")]
 pub(super) struct Templates {
     #[command(subcommand)]
@@ -28,10 +31,12 @@ pub(super) struct Templates {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Print a built-in policy as a file
+    /// Print a built-in policy as a file, with its sets as they are or as --set gives them
     Show {
         /// As `sgctl templates` lists it
         name: String,
+        #[command(flatten)]
+        sets: Sets,
         #[command(flatten)]
         json: Json,
     },
@@ -48,14 +53,16 @@ struct Listed {
 struct Shown {
     name: &'static str,
     description: &'static str,
-    text: &'static str,
+    text: String,
 }
 
 impl Templates {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         match self.command {
             None => list(context, self.json.json),
-            Some(Command::Show { name, json }) => show(context, &name, json.json || self.json.json),
+            Some(Command::Show { name, sets, json }) => {
+                show(context, &name, &sets.sets, json.json || self.json.json)
+            }
         }
     }
 }
@@ -95,23 +102,20 @@ fn list(context: &Context, json: bool) -> Result<(), Failure> {
     screen.say(&out)
 }
 
-fn show(context: &Context, name: &str, json: bool) -> Result<(), Failure> {
+fn show(context: &Context, name: &str, sets: &[SetOverride], json: bool) -> Result<(), Failure> {
     let name = name.strip_prefix("builtin:").unwrap_or(name);
+    // The error of the library lists the names and suggests a similar one, of templates and of
+    // sets.
+    load(&[PolicyInput::Builtin(name.to_owned())], sets)?;
     let Some(builtin) = sg_policy::policy::builtin(name) else {
-        // The error of the library lists the names and suggests a similar one.
-        load(&[PolicyInput::Builtin(name.to_owned())], &[])?;
         return Ok(());
     };
-    let Builtin {
-        name,
-        summary,
-        text,
-    } = *builtin;
+    let text = fit(builtin, sets);
     match json {
-        false => context.out.print(text),
+        false => context.out.print(&text),
         true => context.out.json(&Shown {
-            name,
-            description: summary,
+            name: builtin.name,
+            description: builtin.summary,
             text,
         }),
     }

@@ -30,9 +30,9 @@ pub(super) fn attempt(policy: &Policy, tried: &Try, outcome: &Outcome) -> Attemp
     let (from, from_address) = tried.from();
     let (to, to_address) = tried.to();
     Attempt {
-        from,
+        from: from.to_owned(),
         from_address: from_address.to_string(),
-        to,
+        to: to.to_owned(),
         to_address: to_address.to_string(),
         direction: tried.direction,
         transport: tried.transport(),
@@ -296,7 +296,7 @@ mod tests {
     #[test]
     fn an_answer_that_needs_the_flow_table_must_be_counted_as_one() {
         let policy = rules_from_lines("out all to any accept");
-        let tries = super::super::plan::tries(true);
+        let tries = super::super::plan::Plan::of(&policy, true).tries;
         let is_outbound = |t: &&Try| t.direction == Direction::Outbound;
         let tried = tries.iter().find(is_outbound).unwrap();
         let answered = attempt(&policy, tried, &Outcome::Answered(Some(40000)));

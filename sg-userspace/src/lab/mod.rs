@@ -28,7 +28,7 @@ use host::Host;
 use network::{INTERFACE, Network, private_bpffs};
 use nic::NicCounts;
 pub(crate) use plan::Protocol;
-use plan::Try;
+use plan::{Plan, Try};
 pub(crate) use report::{AnswerBy, Attempt, Enforcer, Report};
 use sg_policy::policy::Policy;
 use sg_userspace::kernel::pins::InterfacePins;
@@ -53,6 +53,8 @@ pub(crate) struct Options {
     /// The policy for the comparison, if it is another one. Then the lab must find differences,
     /// which a test uses to show that it can.
     pub(crate) expect: Option<Policy>,
+    /// What is to be said in the report.
+    pub(crate) notes: Vec<String>,
     /// Called with a few words about each step that begins.
     pub(crate) progress: fn(&str),
 }
@@ -62,6 +64,7 @@ impl Options {
         Options {
             policy,
             expect: None,
+            notes: Vec::new(),
             progress: |_| {},
         }
     }
@@ -89,11 +92,13 @@ fn run_apart(options: &Options) -> Result<Report, LabError> {
     let mount = private_bpffs()?;
     let bpffs = mount.path();
     let network = Network::build()?;
-    let tries = plan::tries(network.has_ipv6);
-    serve(&network, &tries)?;
+    let plan = Plan::of(policy, network.has_ipv6);
+    network.add(&plan.added)?;
+    serve(&network, &plan)?;
+    let tries = &plan.tries;
 
     progress("trying everything without a policy");
-    baseline(&network, &tries)?;
+    baseline(&network, tries)?;
 
     progress(&format!("applying `{}` to the node", options.policy.name));
     let before = network.node.inside(at_rest)??;
@@ -101,7 +106,7 @@ fn run_apart(options: &Options) -> Result<Report, LabError> {
     let after = network.node.inside(read_nic)??;
 
     progress("trying everything again");
-    let outcomes = try_all(&network, policy, &tries)?;
+    let outcomes = try_all(&network, policy, tries)?;
     let (end, counters) = network.node.inside(|| counted(bpffs))??;
 
     let attempts: Vec<Attempt> = tries
@@ -126,7 +131,7 @@ fn run_apart(options: &Options) -> Result<Report, LabError> {
 
     progress("taking it all down");
     enforced.end()?;
-    let mut notes = Vec::new();
+    let mut notes = options.notes.clone();
     if !network.has_ipv6 {
         notes.push("this kernel has no IPv6: its attempts were left out".to_owned());
     }
@@ -144,9 +149,9 @@ fn run_apart(options: &Options) -> Result<Report, LabError> {
 }
 
 /// Starts the services that the attempts need.
-fn serve(network: &Network, tries: &[Try]) -> Result<(), LabError> {
+fn serve(network: &Network, plan: &Plan) -> Result<(), LabError> {
     let mut hosts: Vec<(&Host, Direction, Vec<IpAddr>)> = Vec::new();
-    for tried in tries {
+    for tried in &plan.tries {
         let (host, address) = match tried.direction {
             Direction::Inbound => (&network.node, tried.peer.node),
             Direction::Outbound => (network.host(tried.peer.place), tried.peer.address),
@@ -158,7 +163,7 @@ fn serve(network: &Network, tries: &[Try]) -> Result<(), LabError> {
         }
     }
     for (host, direction, addresses) in hosts {
-        let serving = host.start(traffic::serve(addresses, plan::services(direction)));
+        let serving = host.start(traffic::serve(addresses, plan.services(direction)));
         let failed = |e| LabError::setup("starting the lab's services", e);
         serving.wait()?.map_err(failed)?;
     }

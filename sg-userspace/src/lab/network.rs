@@ -2,7 +2,7 @@
 //! neighbour. The neighbour routes IPv4 between them and is the node's next hop for both families.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -94,6 +94,27 @@ impl Network {
                 .map_err(|e| LabError::setup("waiting for the lab's interfaces", e))?;
         }
         Ok(network)
+    }
+
+    /// Gives the neighbour more addresses. The node reaches them by its default route, or finds
+    /// them on its link.
+    pub(super) fn add(&self, addresses: &[IpAddr]) -> Result<(), LabError> {
+        let give = || {
+            addresses.iter().try_for_each(|address| {
+                let length = if address.is_ipv4() { 32 } else { 128 };
+                interfaces::add_address("to-node", *address, length)
+            })
+        };
+        self.neighbour
+            .inside(give)?
+            .map_err(|e| LabError::setup("adding the addresses of the policy's sets", e))?;
+        let route = || match addresses.iter().any(IpAddr::is_ipv6) {
+            true => interfaces::add_link_route6(INTERFACE),
+            false => Ok(()),
+        };
+        self.node
+            .inside(route)?
+            .map_err(|e| LabError::setup("routing to the addresses of the policy's sets", e))
     }
 
     fn all(&self) -> [&Host; 4] {

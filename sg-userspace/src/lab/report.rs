@@ -8,7 +8,7 @@ use sg_userspace::observe::counters::Counters;
 use sg_userspace::observe::decided::DecidedBy;
 use sg_userspace::observe::explain::ExplainedRule;
 
-use super::plan::{Place, Protocol};
+use super::plan::Protocol;
 
 /// `lab --json`.
 #[derive(Clone, Debug, Serialize)]
@@ -40,9 +40,10 @@ pub(crate) struct Enforcer {
 /// One attempt to get a reply through the node's interface.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Attempt {
-    pub(crate) from: Place,
+    /// A host, or a set of the policy that the address is in.
+    pub(crate) from: String,
     pub(crate) from_address: String,
-    pub(crate) to: Place,
+    pub(crate) to: String,
     pub(crate) to_address: String,
     /// The direction of the packet that opens the flow, as seen from the node.
     pub(crate) direction: Direction,

@@ -138,9 +138,9 @@ async fn read(stream: &TcpStream, into: &mut [u8]) -> io::Result<usize> {
 }
 
 /// Starts the services at all of `addresses`. The kernel replies to pings.
-pub(super) async fn serve(addresses: Vec<IpAddr>, services: &'static [What]) -> io::Result<()> {
+pub(super) async fn serve(addresses: Vec<IpAddr>, services: Vec<What>) -> io::Result<()> {
     for address in addresses {
-        for service in services {
+        for service in &services {
             match *service {
                 What::Tcp(port) => {
                     let listener = TcpListener::bind(SocketAddr::new(address, port)).await?;
