@@ -19,7 +19,7 @@ use super::failure::Failure;
 use super::patience::Patience;
 use super::policy_args::{Attach, Policies};
 use super::screen::{Paint, Screen};
-use super::units::{bytes, count, short_digest, span, thousands};
+use super::units::{bytes, count, left, short_digest, thousands};
 use sg_userspace::observe::attached::Unconfirmed;
 
 /// Attach a policy to interfaces, or replace the one that is attached, and return
@@ -67,7 +67,7 @@ pub(super) struct Apply {
 }
 
 /// Parses the time of `--confirm-within`, which is written as the timeouts of a policy are.
-fn window(text: &str) -> Result<Duration, String> {
+pub(super) fn window(text: &str) -> Result<Duration, String> {
     const LONGEST: u32 = 24 * 3600;
     let seconds = sg_policy::policy::seconds_in(text);
     let seconds = seconds.filter(|seconds| (1..=LONGEST).contains(seconds));
@@ -335,7 +335,7 @@ fn unconfirmed(applied: &Applied) -> Vec<String> {
         };
         return ended.map(line).into_iter().collect();
     };
-    let left = left_until(trial.deadline).as_secs_f64().round() as u64;
+    let left = left(left_until(trial.deadline).as_secs_f64());
     let returns = match &trial.returns_to {
         Some(before) => format!(
             "then {}, generation {}, comes back",
@@ -344,10 +344,7 @@ fn unconfirmed(applied: &Applied) -> Vec<String> {
         None => "then nothing is in force, as before".to_owned(),
     };
     vec![
-        format!(
-            "not confirmed: undone in {} unless `sgctl confirm` comes before",
-            span(left)
-        ),
+        format!("not confirmed: undone in {left} unless `sgctl confirm` comes before"),
         returns,
     ]
 }

@@ -62,7 +62,7 @@ pub(super) fn waiting(context: &Context, ifaces: &Ifaces) -> Result<Vec<Attached
     Ok(chosen)
 }
 
-pub(super) fn nothing_waits() -> Failure {
+fn nothing_waits() -> Failure {
     Failure::from(KernelError::NothingToConfirm {
         scope: "any interface here".into(),
     })

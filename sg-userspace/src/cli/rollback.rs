@@ -1,28 +1,49 @@
-//! `sgctl rollback`: returns to the policy that was in force before.
+//! `sgctl rollback`: returns to a policy that was in force before. One that waits to be confirmed
+//! is undone; otherwise an earlier policy is applied again, from the text that is kept of it.
+
+use std::time::Duration;
 
 use clap::Args;
-use sg_userspace::kernel;
+use sg_userspace::kernel::history::{How, history, policy};
+use sg_userspace::kernel::{self, ApplyOptions, Decided, KernelError, Outcome};
+use sg_userspace::observe::attached::{Attached, attached};
 
-use super::confirm::{fail, nothing_waits, report, waiting};
+use super::apply::{self, window};
+use super::confirm::{fail, report, waiting};
 use super::context::{Context, Ifaces, Json};
 use super::failure::Failure;
+use super::policy_args::TableMemory;
 
-/// Undo a policy that waits to be confirmed, at once
+/// Return to the policy that was in force before
 #[derive(Args)]
 #[command(after_help = "\
-The policy before comes back on all interfaces at once, as it would at the deadline; where there was
-none, everything passes again. Without --iface all policies that wait in this network namespace are
-undone.
+A policy that waits to be confirmed is undone at once, as it would be at its deadline: what was in force
+before it comes back on all interfaces, or nothing if there was nothing. Without --iface all policies that
+wait in this network namespace are undone.
+
+Where none waits, and with --to, an earlier policy is applied again from its text, as a new generation:
+the last one before the one in force, or the one that `sgctl history` lists under that number.
 
 Examples:
   sgctl rollback
   sgctl rollback --iface eth0
-  sgctl --netns node1 rollback --json
+  sgctl rollback --iface eth0 --to 3
+  sgctl rollback --iface eth0 --to 3 --confirm-within 60s
 
-Exit codes: 0 undone, 1 nothing waits to be confirmed, 2 usage, 3 not permitted or the kernel refused.")]
+Exit codes: 0 done, 1 there is nothing to return to or the state is wrong, 2 usage, 3 not permitted or
+the kernel refused.")]
 pub(super) struct Rollback {
     #[command(flatten)]
     ifaces: Ifaces,
+    /// Return to this generation
+    #[arg(long, value_name = "GENERATION")]
+    to: Option<u32>,
+    /// Undo an earlier policy that is applied again after this time, unless `sgctl confirm` comes
+    /// before
+    #[arg(long, value_name = "TIME", value_parser = window)]
+    confirm_within: Option<Duration>,
+    #[command(flatten)]
+    memory: TableMemory,
     #[command(flatten)]
     json: Json,
 }
@@ -30,16 +51,95 @@ pub(super) struct Rollback {
 impl Rollback {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let (mut decided, mut failures) = (Vec::new(), Vec::new());
-        for one in waiting(context, &self.ifaces)? {
-            match kernel::undo(&context.bpffs, &one.pins) {
-                Ok(done) => decided.extend(done),
-                Err(error) => failures.push(Failure::from(error)),
+        if self.to.is_none() {
+            for one in waiting(context, &self.ifaces)? {
+                match kernel::undo(&context.bpffs, &one.pins) {
+                    Ok(done) => decided.extend(done),
+                    Err(error) => failures.push(Failure::from(error)),
+                }
             }
         }
         if decided.is_empty() && failures.is_empty() {
-            failures.push(nothing_waits());
+            return self.apply_again(context);
         }
         report(context, self.json.json, &decided)?;
         fail(context, &failures)
+    }
+
+    /// Applies an earlier policy again.
+    fn apply_again(&self, context: &Context) -> Result<(), Failure> {
+        let interfaces = self.attachment(context)?;
+        let Some(first) = interfaces.first() else {
+            return Err(KernelError::NotAttached {
+                scope: "any interface here".into(),
+            }
+            .into());
+        };
+        let entries = history(&first.pins)?;
+        let generation = match (self.to, entries.get(1)) {
+            (Some(generation), _) => generation,
+            (None, Some(before)) => before.generation,
+            (None, None) => {
+                return Err(KernelError::Fixed {
+                    what: "returning to the policy before".into(),
+                    reason: "no policy before the one in force is kept".into(),
+                    help: "`sgctl history` shows what is; `sgctl detach` ends enforcement".into(),
+                }
+                .into());
+            }
+        };
+        let policy = policy(&first.pins, generation)?;
+        let names: Vec<String> = interfaces
+            .iter()
+            .map(|one| one.condition().map(|it| it.interface))
+            .collect::<Result<_, _>>()?;
+        let options = ApplyOptions {
+            interfaces: names,
+            netns: context.netns.clone(),
+            bpffs: context.bpffs.clone(),
+            budget: self.memory.budget(),
+            confirm_within: self.confirm_within,
+            how: How::RolledBack,
+            ..ApplyOptions::on(&[])
+        };
+        let applied = kernel::apply(&policy, &options)?;
+        if !self.json.json {
+            return context.out.say(&apply::text(&context.out, &applied));
+        }
+        let now = applied.first.state.policy.clone();
+        let rolled_back = applied.replaced.clone().map(|before| Decided {
+            interfaces: options.interfaces.clone(),
+            policy: before,
+            until: String::new(),
+            is_confirmed: false,
+            returned_to: Some(now),
+        });
+        debug_assert!(rolled_back.is_some() || applied.outcome == Outcome::Unchanged);
+        report(context, true, rolled_back.as_slice())
+    }
+
+    /// All interfaces of the one attachment that is meant.
+    fn attachment(&self, context: &Context) -> Result<Vec<Attached>, Failure> {
+        let named = attached(&context.bpffs, &context.here(&self.ifaces))?;
+        let mut first: Option<&Attached> = None;
+        for one in &named {
+            match first {
+                Some(first) if !first.pins.shares_with(&one.pins) => {
+                    return Err(Failure::usage::<Rollback>(
+                        "rollback",
+                        "several policies are in force here: name the interface with --iface",
+                    ));
+                }
+                _ => first = first.or(Some(one)),
+            }
+        }
+        let Some(first) = first else {
+            return Ok(Vec::new());
+        };
+        let all = attached(&context.bpffs, &context.here(&Ifaces { names: Vec::new() }))?;
+        let own = all
+            .into_iter()
+            .filter(|it| it.pins.shares_with(&first.pins));
+        Ok(own.collect())
     }
 }

@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::health::word;
 use super::screen::Paint;
 use super::table::{Column, Table};
-use super::units::{ago, seconds_of, short_digest, span};
+use super::units::{ago, left, seconds_of, short_digest};
 
 /// What is attached where, in which mode, since when, which policy
 #[derive(Args)]
@@ -155,7 +155,7 @@ fn text(context: &Context, found: &[Attached], rows: &[Option<Row>]) -> String {
 fn trial(row: &Row) -> String {
     let name = &row.interface;
     if let Some(waits) = &row.unconfirmed {
-        let left = span(waits.seconds_left.ceil() as u64);
+        let left = left(waits.seconds_left);
         let returns = match &waits.returns_to {
             Some(before) => format!(
                 "{}, generation {}, comes back",
@@ -164,7 +164,7 @@ fn trial(row: &Row) -> String {
             None => "nothing is in force".to_owned(),
         };
         return format!(
-            "{name}: unconfirmed, {left} left until {}: then {returns}; `sgctl confirm` keeps it\n",
+            "{name}: unconfirmed, {left} left until {}\n  then {returns}; `sgctl confirm` keeps it\n",
             seconds_of(&waits.until)
         );
     }
@@ -180,8 +180,8 @@ fn trial(row: &Row) -> String {
         true => format!("{name}: {policy}, generation {generation}, is confirmed\n"),
         // Otherwise a fault says so.
         false if row.health != Health::Undone => format!(
-            "{name}: {policy}, generation {generation}, was not confirmed and is undone: {}, generation {}, \
-             is in force again\n",
+            "{name}: {policy}, generation {generation}, was not confirmed and is undone\n  {}, generation {}, is in \
+             force again\n",
             row.policy.name, row.policy.generation
         ),
         false => String::new(),

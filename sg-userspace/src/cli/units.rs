@@ -71,6 +71,14 @@ pub(super) fn span(seconds: u64) -> String {
     }
 }
 
+/// What is left of a time, rounded up, so that it begins as it was given.
+pub(super) fn left(seconds: f64) -> String {
+    match seconds.ceil() as u64 {
+        whole @ 0..=120 => span(whole),
+        whole => span(whole.div_ceil(60) * 60),
+    }
+}
+
 /// How long ago `at` (RFC 3339) was: `3 min ago`. Text that is no such time is returned as it is.
 pub(super) fn ago(at: &str) -> String {
     match at.parse::<Timestamp>() {
@@ -134,6 +142,9 @@ mod tests {
         assert_eq!(span(119), "119 s");
         assert_eq!(span(7199), "119 min");
         assert_eq!(span(400_000), "4 d");
+        assert_eq!(left(9.2), "10 s");
+        assert_eq!(left(3599.3), "60 min");
+        assert_eq!(left(7199.9), "2 h");
     }
 
     #[test]

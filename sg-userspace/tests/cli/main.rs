@@ -11,6 +11,7 @@ mod kernel;
 mod operating;
 mod refusals;
 mod remembering;
+mod rollback;
 mod run;
 mod run_ends;
 mod schema;

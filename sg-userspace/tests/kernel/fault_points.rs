@@ -189,7 +189,7 @@ fn walk(hook: EgressHook) {
             // A `run` takes longer than the other commands, so fewer of its points are tried.
             let every = match scenario {
                 _ if everything => every,
-                Scenario::Trial | Scenario::Confirm | Scenario::Undo => every * 3,
+                Scenario::Trial | Scenario::Confirm | Scenario::Undo => every * 6,
                 _ if scenario.is_run() => every * 8,
                 _ => every,
             };

@@ -173,8 +173,9 @@ impl Enforcer {
     }
 
     fn counter_name(&self, slot: u32) -> String {
-        if let Some(index) = slot.checked_sub(FIRST_RULE_SLOT) {
-            let rule = &self.policy.rules[index as usize];
+        // A flow may name a rule of an earlier policy that this one does not have.
+        let index = slot.checked_sub(FIRST_RULE_SLOT);
+        if let Some(rule) = index.and_then(|index| self.policy.rules.get(index as usize)) {
             let direction = match rule.direction {
                 Direction::Inbound => "in",
                 Direction::Outbound => "out",
