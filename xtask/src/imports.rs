@@ -567,6 +567,13 @@ mod tests {
         );
     }
 
+    /// What `cargo xtask lint` checks, so that a plain `cargo test` fails as well.
+    #[test]
+    fn the_files_of_this_workspace_import_what_they_may() {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        check(&workspace).unwrap_or_else(|e| panic!("{e}"));
+    }
+
     #[test]
     fn what_a_layer_never_imports_is_found_although_it_is_below() {
         let files = [
