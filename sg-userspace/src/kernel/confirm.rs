@@ -17,6 +17,7 @@ use super::history::{self, How};
 use super::hooks::Hooks;
 use super::inspect::{Inspection, Place, inspect};
 use super::options::{EgressHook, XdpMode};
+use super::outcome::Decided;
 use super::pins::{InterfacePins, PinTree};
 use super::records::Records;
 use super::removal::remove;
@@ -24,20 +25,6 @@ use super::state::{PolicyRecord, State};
 use super::trial::{Stands, Word};
 use super::{links, targets};
 use sg_policy::policy::Established;
-
-/// A trial that is over.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decided {
-    /// The interfaces that the policy was put on.
-    pub interfaces: Vec<String>,
-    /// The policy that was on trial.
-    pub policy: PolicyRecord,
-    /// Its deadline, RFC 3339.
-    pub until: String,
-    pub is_confirmed: bool,
-    /// The policy that decides if that one was undone. `None` if none was in force before.
-    pub returned_to: Option<PolicyRecord>,
-}
 
 /// How a trial is to end.
 #[derive(Clone, Copy, PartialEq, Eq)]

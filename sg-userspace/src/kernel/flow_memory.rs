@@ -24,6 +24,7 @@ use sg_common::ruling::{FLUSH_OLD, InForce, Policy as _, is_cut_at_its_end};
 
 use super::error::KernelError;
 use super::generation::Generation;
+use super::map_memory::{failed, memory_to_read, open_map, shared_memory};
 use super::object::PORT_COUNTS_LEN;
 use super::pins::InterfacePins;
 use super::sys;
@@ -111,33 +112,6 @@ pub(super) fn groups_at(path: &Path) -> Result<u32, KernelError> {
     sys::map_info(path)
         .map(|info| info.max_entries())
         .map_err(|e| KernelError::at_pin("opening", path, e))
-}
-
-pub(super) fn failed(path: &Path, doing: &str, error: io::Error) -> KernelError {
-    KernelError::io(format!("{doing} {}", path.display()), error)
-}
-
-pub(super) fn open_map(path: &Path) -> Result<MapData, KernelError> {
-    MapData::from_pin(path).map_err(|e| KernelError::at_pin("opening", path, sys::map_error(e)))
-}
-
-/// Maps the values of a pinned array map, which other processes and programs write as well.
-pub(super) fn shared_memory(path: &Path, items: u32, bytes: usize) -> io::Result<sys::MapMemory> {
-    sys::MapMemory::shared(sys::open_pin(path)?.as_fd(), items as usize * bytes)
-}
-
-/// Maps the values for reading only, or copies them if they cannot be mapped.
-pub(super) fn memory_to_read(path: &Path, items: u32, bytes: usize) -> io::Result<sys::MapMemory> {
-    let shared = shared_memory(path, items, bytes);
-    let Err(error) = shared else {
-        return shared;
-    };
-    match error.raw_os_error() {
-        Some(libc::EROFS | libc::EACCES | libc::EPERM) => {
-            sys::MapMemory::copied(sys::open_pin_to_read(path)?.as_fd(), items, bytes)
-        }
-        _ => Err(error),
-    }
 }
 
 /// The flow table of an interface.

@@ -1,9 +1,8 @@
-//! The result of applying a policy.
+//! The results of applying a policy, and of its trial.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::confirm::Decided;
 use super::seed::{Cut, Seeded};
 use super::state::{PolicyRecord, State};
 use sg_policy::compile::TableSizes;
@@ -80,4 +79,18 @@ impl Applied {
     pub fn is_first(&self) -> bool {
         self.outcome == Outcome::Attached
     }
+}
+
+/// A trial that is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    /// The interfaces that the policy was put on.
+    pub interfaces: Vec<String>,
+    /// The policy that was on trial.
+    pub policy: PolicyRecord,
+    /// Its deadline, RFC 3339.
+    pub until: String,
+    pub is_confirmed: bool,
+    /// The policy that decides if that one was undone. `None` if none was in force before.
+    pub returned_to: Option<PolicyRecord>,
 }

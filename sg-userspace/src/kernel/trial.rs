@@ -10,7 +10,7 @@ use nix::time::{ClockId, clock_gettime};
 use sg_common::trial::{CONFIRMED, RETURNED, is_over};
 
 use super::error::KernelError;
-use super::flow_memory::{failed, memory_to_read, shared_memory};
+use super::map_memory::{failed, memory_to_read, shared_memory};
 use super::pins::{InterfacePins, unpin};
 use super::{faults, sys};
 
