@@ -2,6 +2,7 @@
 //! applied them and how they ended.
 
 use clap::Args;
+use sg_userspace::kernel::pins::InterfacePins;
 use sg_userspace::observe::attached::attached;
 use sg_userspace::observe::history::{History as Row, Past};
 
@@ -37,32 +38,47 @@ impl History {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let found = attached(&context.bpffs, &context.everywhere(&self.ifaces))?;
         let mut rows = Vec::new();
+        // What is wrong on one interface does not hide the others.
+        let mut wrong: Vec<Failure> = Vec::new();
         for one in &found {
-            rows.push((&one.pins, one.history()?));
+            match one.history() {
+                Ok(row) => rows.push((&one.pins, row)),
+                Err(error) => wrong.push(error.into()),
+            }
         }
         if self.json.json {
             let rows: Vec<&Row> = rows.iter().map(|(_, row)| row).collect();
-            return context.out.json(&rows);
+            context.out.json(&rows)?;
+        } else if !rows.is_empty() || wrong.is_empty() {
+            context.out.say(&text(context, &rows))?;
         }
-        if rows.is_empty() {
-            return context.out.say("nothing is attached\n");
+        let last = wrong.pop();
+        for failure in wrong {
+            failure.report(&context.err);
         }
-        let mut said: Vec<&sg_userspace::kernel::pins::InterfacePins> = Vec::new();
-        let mut out = String::new();
-        let is_one = rows.iter().all(|(pins, _)| pins.shares_with(rows[0].0));
-        for (pins, row) in &rows {
-            if said.iter().any(|other| other.shares_with(pins)) {
-                continue;
-            }
-            said.push(pins);
-            if !is_one || !row.shared_with.is_empty() {
-                let blank = if out.is_empty() { "" } else { "\n" };
-                out.push_str(&format!("{blank}{}\n", title(context, row)));
-            }
-            out.push_str(&table(context, &row.policies));
-        }
-        context.out.say(&out)
+        last.map_or(Ok(()), Err)
     }
+}
+
+fn text(context: &Context, rows: &[(&InterfacePins, Row)]) -> String {
+    let Some((first, _)) = rows.first() else {
+        return "nothing is attached\n".to_owned();
+    };
+    let is_one = rows.iter().all(|(pins, _)| pins.shares_with(first));
+    let mut said: Vec<&InterfacePins> = Vec::new();
+    let mut out = String::new();
+    for (pins, row) in rows {
+        if said.iter().any(|other| other.shares_with(pins)) {
+            continue;
+        }
+        said.push(pins);
+        if !is_one || !row.shared_with.is_empty() {
+            let blank = if out.is_empty() { "" } else { "\n" };
+            out.push_str(&format!("{blank}{}\n", title(context, row)));
+        }
+        out.push_str(&table(context, &row.policies));
+    }
+    out
 }
 
 /// `eth0, eth1 in node1`.

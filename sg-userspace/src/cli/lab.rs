@@ -12,7 +12,7 @@ use sg_policy::policy::{self, PolicyInput, SetOverride, titled};
 use super::context::{Context, Json};
 use super::failure::Failure;
 use super::policy_args::Sets;
-use super::screen::clip;
+use super::screen::{clip, wrapped};
 
 /// Try a policy with real traffic in throw-away network namespaces
 ///
@@ -349,7 +349,11 @@ fn verdict(out: &mut String, report: &Report, paint: Paint) {
     }
     out.push('\n');
     for note in &report.notes {
-        let _ = writeln!(out, "note: {note}");
+        let note = format!("note: {note}\n");
+        out.push_str(&match paint.width {
+            Some(width) => wrapped(&note, width),
+            None => note,
+        });
     }
     for difference in &report.differences {
         let _ = writeln!(out, "{} {difference}", paint.bad("✗"));
