@@ -1,5 +1,5 @@
 //! `sgctl diff`: the traffic that two policies decide differently, and the settings that differ.
-//! Attaches nothing and needs no privilege.
+//! Attaches nothing, and needs no privilege but to read what is in force.
 
 use std::fmt::Write as _;
 
@@ -10,6 +10,7 @@ use sg_policy::analysis::{
     self, Change, Diff as Found, Logging, Row, Service, Setting, prefixes_of,
 };
 use sg_policy::policy::{Policy, PolicyInput, Witness, load};
+use sg_userspace::observe::attached::{Scope, attached};
 use sg_userspace::observe::explain::ExplainedRule;
 
 use super::context::{Context, Json};
@@ -26,9 +27,15 @@ const WIDTH: usize = 80;
 /// The most prefixes of a row that are printed for people.
 const PREFIXES: usize = 4;
 
-/// Say which traffic two policies decide differently; attaches nothing and needs no privilege
+/// Say which traffic two policies decide differently; attaches nothing
 #[derive(Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "sgctl diff [OPTIONS] OLD NEW\n       \
+                      sgctl diff [OPTIONS] --iface IF NEW",
+    after_help = "\
+OLD and NEW are files, `-` for standard input, or builtin:NAME. With --iface the policy in force
+there takes the place of OLD, or with --generation an earlier one (see `sgctl history`).
+
 Each row is traffic that one rule decided and another decides, with another verdict: its protocols
 and ports, the addresses at the other end, both rules, and a packet out of it that `sgctl explain`
 confirms with either policy. Where another rule decides and the verdict is the same there is no row.
@@ -36,17 +43,22 @@ What is said for the whole policy, such as `essential` or `timeouts`, is listed 
 
 Examples:
   sgctl diff builtin:tke policy.yaml
+  sgctl diff --iface eth0 policy.yaml
   sgctl diff old.yaml new.yaml --set admin=198.51.100.7
   git show HEAD:policy.yaml | sgctl diff - policy.yaml --json
 
-Exit codes: 0 the same, 1 they differ, or a policy is not valid, 2 usage.")]
+Exit codes: 0 the same, 1 they differ, or a policy or the state is wrong, 2 usage, 3 not permitted."
+)]
 pub(super) struct Diff {
-    /// The policy that is: a file, `-` for standard input, or builtin:NAME
-    #[arg(value_name = "OLD")]
-    old: PolicyInput,
-    /// The policy that is to be
-    #[arg(value_name = "NEW")]
-    new: PolicyInput,
+    /// The policy that is, and the policy that is to be
+    #[arg(value_name = "POLICY", required = true, num_args = 1..=2, hide = true)]
+    policies: Vec<PolicyInput>,
+    /// Compare the policy in force on this interface
+    #[arg(long = "iface", value_name = "IF")]
+    iface: Option<String>,
+    /// Compare an earlier policy of the interface, by its number in `sgctl history`
+    #[arg(long, value_name = "N", requires = "iface")]
+    generation: Option<u32>,
     #[command(flatten)]
     sets: Sets,
     #[command(flatten)]
@@ -72,8 +84,18 @@ struct Report<'a> {
 /// A policy that is compared.
 #[derive(Serialize)]
 struct Side<'a> {
+    /// Where it is or was in force. Null for a policy that is read.
+    interface: Option<&'a str>,
+    generation: Option<u32>,
     name: &'a str,
     digest: &'a str,
+}
+
+/// The policy that is, and where it is in force.
+struct Old {
+    policy: Policy,
+    interface: Option<String>,
+    generation: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -149,21 +171,44 @@ impl Decided {
 impl Diff {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let patience = Patience::with("comparing the policies");
-        if (&self.old, &self.new) == (&PolicyInput::Stdin, &PolicyInput::Stdin) {
-            let twice = "standard input is named twice, and can be read once".to_owned();
-            return Err(Failure::usage::<Diff>("sgctl diff", twice));
-        }
-        let [old, new] =
-            [&self.old, &self.new].map(|input| load(std::slice::from_ref(input), &self.sets.sets));
-        let (old, new) = (old?.policy, new?.policy);
-        let found = analysis::diff(&old, &new);
+        let usage = |message: String| Failure::usage::<Diff>("sgctl diff", message);
+        let read = |input: &PolicyInput| load(std::slice::from_ref(input), &self.sets.sets);
+        let (old, new) = match (&self.iface, &self.policies[..]) {
+            (None, [PolicyInput::Stdin, PolicyInput::Stdin]) => {
+                let twice = "standard input is named twice, and can be read once";
+                return Err(usage(twice.into()));
+            }
+            (None, [old, new]) => {
+                let policy = read(old)?.policy;
+                let old = Old {
+                    policy,
+                    interface: None,
+                    generation: None,
+                };
+                (old, read(new)?.policy)
+            }
+            (None, _) => {
+                let one = "one policy alone cannot be compared: name OLD and NEW, or an interface \
+                           with --iface";
+                return Err(usage(one.into()));
+            }
+            (Some(iface), [new]) => {
+                let new = read(new)?.policy;
+                (self.in_force(context, iface)?, new)
+            }
+            (Some(_), _) => {
+                let many = "with --iface the policy in force is OLD, and only NEW is named";
+                return Err(usage(many.into()));
+            }
+        };
+        let found = analysis::diff(&old.policy, &new);
         drop(patience);
         if self.json.json {
             context.out.json(&report(&old, &new, &found))?;
         } else {
             // Rows are read beside each other, so that they are wrapped in a file too.
             let width = context.out.width.unwrap_or(WIDTH);
-            let text = text(&context.out, &old, &new, &found);
+            let text = text(&context.out, &old.policy, &new, &found);
             context.out.print(&wrapped(&text, width))?;
         }
         match found.is_same() {
@@ -173,8 +218,41 @@ impl Diff {
     }
 }
 
-fn report<'a>(old: &'a Policy, new: &'a Policy, found: &'a Found) -> Report<'a> {
+impl Diff {
+    /// The policy that is in force on an interface, or was.
+    fn in_force(&self, context: &Context, iface: &str) -> Result<Old, Failure> {
+        let found = attached(&context.bpffs, &Scope::Interfaces(vec![iface.to_owned()]))?;
+        let mut policies = Vec::new();
+        for one in &found {
+            let (past, policy) = one.policy(self.generation)?;
+            let interface = one.history()?.interface;
+            policies.push((interface, past.generation, policy));
+        }
+        let first = policies.first().map(|(_, _, policy)| policy.digest.clone());
+        if policies
+            .iter()
+            .any(|(_, _, policy)| Some(&policy.digest) != first.as_ref())
+        {
+            let several = format!("`{iface}` matches interfaces with different policies: name one");
+            return Err(Failure::usage::<Diff>("sgctl diff", several));
+        }
+        let Some((interface, generation, policy)) = policies.into_iter().next() else {
+            let none = format!("no policy is attached to `{iface}`");
+            return Err(Failure::usage::<Diff>("sgctl diff", none));
+        };
+        Ok(Old {
+            policy,
+            interface: Some(interface),
+            generation: Some(generation),
+        })
+    }
+}
+
+fn report<'a>(from: &'a Old, new: &'a Policy, found: &'a Found) -> Report<'a> {
+    let old = &from.policy;
     let side = |policy: &'a Policy| Side {
+        interface: None,
+        generation: None,
         name: &policy.name,
         digest: &policy.digest,
     };
@@ -198,7 +276,11 @@ fn report<'a>(old: &'a Policy, new: &'a Policy, found: &'a Found) -> Report<'a> 
         new: Decided::of(new, one.new),
     };
     Report {
-        old: side(old),
+        old: Side {
+            interface: from.interface.as_deref(),
+            generation: from.generation,
+            ..side(old)
+        },
         new: side(new),
         same: found.is_same(),
         change: found.change(),
@@ -237,7 +319,7 @@ fn text(screen: &Screen, old: &Policy, new: &Policy, found: &Found) -> String {
         Some(Change::Both) => {
             let of = |change| found.rows.iter().filter(|row| row.change == change).count();
             format!(
-                "{}: {} passed on, {} dropped",
+                "{}: {} now passing, {} now dropped",
                 screen.paint(Paint::Yellow, "widened and narrowed"),
                 count(of(Change::Widened), "row"),
                 count(of(Change::Narrowed), "row"),

@@ -4,6 +4,7 @@
 mod bpffs;
 mod capabilities;
 mod confirm;
+mod diff;
 mod examples;
 mod faults;
 mod kept;

@@ -747,7 +747,9 @@ fn reports_of_diff() {
         "summary": "text", "description": "text?", "location": location(),
     });
     let decided = json!({"action": "accept|drop", "rule": ["?", rule]});
-    let side = json!({"name": "text", "digest": "digest"});
+    let side = json!({
+        "interface": "nic?", "generation": "number?", "name": "text", "digest": "digest",
+    });
     let report = json!({
         "old": side, "new": side, "same": "bool", "change": "widened|narrowed|both?",
         "rows": [{

@@ -308,6 +308,8 @@ fn diff_says_which_traffic_is_decided_differently() {
     let same = run(&["diff", "builtin:tke", "builtin:tke"]).ok().out;
     assert!(same.contains("the same for every packet"), "{same}");
     run(&["diff", "-", "-"]).fails(2, "named twice");
+    run(&["diff", "builtin:tke"]).fails(2, "cannot be compared");
+    run(&["diff", "--iface", "eth9", "a", "b"]).fails(2, "only NEW");
     run(&["diff", "builtin:tke", "builtin:tk"]).fails(1, "did you mean");
 }
 

@@ -1,0 +1,48 @@
+//! `sgctl diff --iface`: the policy in force, or an earlier one, against a file.
+
+use super::world::{World, file};
+
+fn policy(world: &World, name: &str, port: u16) -> String {
+    let text = format!(
+        "name: p\ninbound:\n  - {{protocol: tcp, ports: {port}, from: 192.0.2.0/24, action: accept}}\n"
+    );
+    file(world.dir.path(), name, &text)
+}
+
+/// Proves C7: what is in force is compared by what it means, and so is what was.
+#[test]
+fn what_is_in_force_is_compared_with_a_file() {
+    let world = World::new();
+    let [ssh, web] =
+        [("ssh.yaml", 22), ("web.yaml", 80)].map(|(name, port)| policy(&world, name, port));
+    let diff = |words: &[&str]| world.run(&[&["diff", "--iface", "nic", "--json"], words].concat());
+    diff(&[&ssh]).fails(1, "nic");
+    world.run(&["apply", &ssh, "--iface", "nic"]).ok();
+    let same = diff(&[&ssh]).ok().json();
+    assert_eq!(
+        (&same["same"], &same["old"]["interface"]),
+        (&true.into(), &"nic".into())
+    );
+    let changed = diff(&[&web]);
+    assert_eq!(changed.code, 1);
+    let changed = changed.json();
+    assert_eq!(
+        (&changed["change"], &changed["old"]["generation"]),
+        (&"both".into(), &1.into())
+    );
+    for (row, port) in changed["rows"].as_array().unwrap().iter().zip([80, 22]) {
+        assert_eq!(row["witness"]["port"], port, "{changed:#}");
+        // The tables in the kernel say the same.
+        let question = row["explain"].as_str().unwrap();
+        let words = ["explain", "--iface", "nic", "--json"].into_iter();
+        let words: Vec<&str> = words.chain(question.split(' ')).collect();
+        let explained = world.run(&words).ok().json();
+        assert_eq!(explained["verdict"], row["old"]["action"], "{changed:#}");
+    }
+    // What was in force before.
+    world.run(&["apply", &web, "--iface", "nic"]).ok();
+    diff(&[&web]).ok();
+    diff(&[&ssh, "--generation", "1"]).ok();
+    assert_eq!(diff(&[&web, "--generation", "1"]).code, 1);
+    diff(&[&web, "--generation", "7"]).fails(1, "7");
+}
