@@ -206,6 +206,13 @@ fn settings(rng: &mut Rng, text: &mut String) {
         ("established", &["revalidate", "keep", "flush"]),
         ("log-no-match", &["true", "false", "inbound", "outbound"]),
         (
+            "guard",
+            &[
+                "[{protocol: tcp, ports: [22, 80-90], from: any, description: us}]",
+                "[{protocol: icmp, from: 10.0.0.0/8}, {protocol: udp, ports: 53, from: [192.0.2.1-192.0.2.9, '2001:db8::/32']}]",
+            ],
+        ),
+        (
             "timeouts",
             &["{udp: 31, tcp-established: 1d}", "{icmp: 90}"],
         ),

@@ -300,6 +300,11 @@ fn settings(old: &Policy, new: &Policy) -> Vec<Setting> {
         .to_owned()
     };
     compare("log-no-match", log(old), log(new));
+    let guard = |policy: &Policy| {
+        let entries = policy.guard.iter().map(|guard| guard.summary.as_str());
+        format!("[{}]", entries.collect::<Vec<_>>().join(", "))
+    };
+    compare("guard", guard(old), guard(new));
     for (timeout, (old, new)) in Timeout::ALL
         .into_iter()
         .zip(old.timeouts.iter().zip(&new.timeouts))

@@ -2,7 +2,9 @@
 
 use super::idle::{Idle, Why, idle};
 use super::lint;
-use crate::policy::{Action, Decider, Finding, Lint, Loaded, Location, Policy, Severity, Witness};
+use crate::policy::{
+    Action, Decider, Finding, Lint, Loaded, Location, Policy, Rule, Severity, Witness,
+};
 
 /// The most rules that a message names; the others are counted.
 const NAMED: usize = 4;
@@ -133,21 +135,26 @@ fn finding(policy: &Policy, one: &Idle) -> Option<Finding> {
     };
     let deciders = others.iter().flatten().filter_map(|other| {
         let rule = policy.rules.get(*other as usize)?;
-        Some(Decider {
-            direction: rule.direction,
-            position: rule.position,
-            group: rule.group.clone(),
-            name: rule.name.clone(),
-            action: rule.action,
-            summary: rule.summary.clone(),
-            location: rule.source.clone(),
-        })
+        Some(decider(rule))
     });
     Some(Finding {
         rules: deciders.collect(),
         witness: Some(Witness::from(&one.witness)),
         ..finding.at(&rule.source)
     })
+}
+
+/// A rule as findings name it.
+pub(super) fn decider(rule: &Rule) -> Decider {
+    Decider {
+        direction: rule.direction,
+        position: rule.position,
+        group: rule.group.clone(),
+        name: rule.name.clone(),
+        action: rule.action,
+        summary: rule.summary.clone(),
+        location: rule.source.clone(),
+    }
 }
 
 /// Rules of one direction in words: ``inbound rule 3 (`tcp 22 from any` accept, p.yaml:7)``.

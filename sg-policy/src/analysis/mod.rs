@@ -2,6 +2,7 @@
 //! nothing, rules that change nothing ([`idle`]), and the traffic that two policies decide
 //! differently ([`diff`](mod@diff)). [`findings`] is all that `check` says of a policy.
 
+pub mod access;
 pub mod diff;
 mod effects;
 mod findings;

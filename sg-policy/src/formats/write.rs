@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use sg_common::flow::{TIMEOUTS, Timeout};
@@ -11,8 +12,8 @@ use sg_common::verdict::{Action, Direction};
 use super::names::Names;
 use super::scalar;
 use crate::policy::{
-    Established, Group, IcmpMatch, NonIp, Policy, PolicyText, Rule, SetText, Sets, TrailingDeny,
-    Written, is_set_name, protocol_name,
+    Established, Group, Guard, IcmpMatch, NonIp, Policy, PolicyText, Rule, SetText, Sets,
+    TrailingDeny, Written, is_set_name, protocol_name,
 };
 
 /// How long sets are written.
@@ -49,6 +50,7 @@ pub fn write(policy: &Policy, style: Style) -> PolicyText {
         established,
         log_no_match,
         timeouts,
+        guard,
         // The files that it was read from are written out.
         sources: _,
     } = policy;
@@ -91,6 +93,7 @@ pub fn write(policy: &Policy, style: Style) -> PolicyText {
     }
     out.timeouts(timeouts);
     out.sets();
+    out.guard(guard);
     let mut by_group: HashMap<&str, [Vec<&Rule>; 2]> = HashMap::new();
     for rule in rules {
         let of_group = by_group.entry(&rule.group).or_default();
@@ -166,6 +169,47 @@ impl Text<'_> {
             }
             self.set(&written.name, written.sets, &written.set.entries);
         }
+    }
+
+    /// Written as what it resolves to, which is what its digest is made of.
+    fn guard(&mut self, guard: &[Guard]) {
+        for (index, entry) in guard.iter().enumerate() {
+            if index == 0 {
+                self.yaml.push_str("\nguard:\n");
+            }
+            let Guard {
+                protocol,
+                ports,
+                remote,
+                description,
+                summary: _,
+                source: _,
+            } = entry;
+            let _ = writeln!(self.yaml, "  - protocol: {}", protocol_name(*protocol));
+            if let Some(ports) = ports {
+                let range = |(first, last): &(u16, u16)| match first == last {
+                    true => first.to_string(),
+                    false => format!("{first}-{last}"),
+                };
+                let ports: Vec<String> = ports.iter().map(range).collect();
+                self.resolved("ports", &ports);
+            }
+            let v4 = remote.v4.iter().map(|prefix| {
+                let address = Ipv4Addr::from(prefix.bits);
+                format!("{address}/{}", prefix.len)
+            });
+            let v6 = remote.v6.iter().map(|prefix| {
+                let address = Ipv6Addr::from(prefix.bits);
+                format!("{address}/{}", prefix.len)
+            });
+            self.resolved("from", &v4.chain(v6).collect::<Vec<_>>());
+            self.description(4, description.as_deref());
+        }
+    }
+
+    fn resolved(&mut self, key: &str, entries: &[String]) {
+        let joined = entries.join(",");
+        self.list(4, key, &joined, entries.iter().map(String::as_str));
     }
 
     fn set(&mut self, name: &str, sets: &Arc<Sets>, entries: &str) {

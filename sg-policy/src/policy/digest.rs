@@ -88,6 +88,27 @@ pub(crate) fn of<'p>(
         form.number(rule.action as u64);
         form.number(u64::from(rule.log));
     }
+    // A policy without a guard has the digest that it had before there were guards.
+    if !policy.guard.is_empty() {
+        form.number(policy.guard.len() as u64);
+    }
+    for guard in &policy.guard {
+        form.text(guard.description.as_deref());
+        form.number(match guard.protocol {
+            Protocol::All => 256,
+            Protocol::Number(number) => u64::from(number),
+        });
+        form.number(u64::from(guard.ports.is_some()));
+        let ports = guard.ports.as_deref().unwrap_or_default();
+        form.number(ports.len() as u64);
+        for (first, last) in ports {
+            form.number(u64::from(*first) << 16 | u64::from(*last));
+        }
+        let remote = remotes
+            .entry(Arc::as_ptr(&guard.remote))
+            .or_insert_with(|| of_remote(&guard.remote));
+        form.bytes(remote);
+    }
     format!("sha256:{}", hex(&form.0.finalize()))
 }
 

@@ -10,10 +10,11 @@ use super::duration;
 use super::errors::{At, Problem};
 use super::fields::{self, Fields};
 use super::finding::{Finding, Lint, Location};
+use super::guard;
 use super::input::SetOverride;
 use super::loading::Ctx;
 use super::matching::Scope;
-use super::model::{self, Direction, Established, NonIp, TrailingDeny};
+use super::model::{self, Direction, Established, Guard, NonIp, TrailingDeny};
 use super::other_format;
 use super::rules::{self, Draft};
 use super::sets::Sets;
@@ -70,6 +71,7 @@ pub(crate) struct Document {
     pub(crate) options: Options,
     pub(crate) groups: Vec<Group>,
     pub(crate) sets: Arc<model::Sets>,
+    pub(crate) guard: Vec<Guard>,
     pub(crate) findings: Vec<Finding>,
 }
 
@@ -85,6 +87,7 @@ const KEYS: &[&str] = &[
     "timeouts",
     "address-sets",
     "port-sets",
+    "guard",
     "inbound",
     "outbound",
     "groups",
@@ -126,6 +129,10 @@ pub(crate) fn read(ctx: &mut Ctx<'_>, overrides: &[SetOverride]) -> Option<Docum
     let is_named = matches!(named, Some((_, true)));
     let name = named.map_or_else(|| source.stem.clone(), |(name, _)| name);
     let groups = groups(ctx, &mut scope, &file, &name, is_named);
+    let guard = match file.get("guard") {
+        Some(node) => guard::read_list(ctx, &mut scope, node),
+        None => Vec::new(),
+    };
     let mut findings = std::mem::take(&mut scope.findings);
     let unused = scope.addresses.unused().chain(scope.ports.unused());
     findings.extend(unused.take(20).map(|(name, at)| {
@@ -138,6 +145,7 @@ pub(crate) fn read(ctx: &mut Ctx<'_>, overrides: &[SetOverride]) -> Option<Docum
         description,
         options,
         groups,
+        guard,
         sets: Arc::new(model::Sets {
             addresses: scope.addresses.resolved(),
             ports: scope.ports.resolved(),

@@ -58,7 +58,9 @@ pub(crate) fn join(loading: &mut Loading, documents: Vec<(Source, Document)>) ->
     let mut sets = Vec::new();
     let mut descriptions = Vec::new();
     let is_alone = documents.len() == 1;
+    let mut guard = Vec::new();
     for (_, mut document) in documents {
+        guard.append(&mut document.guard);
         findings.append(&mut document.findings);
         sets.extend(document.groups.iter().map(|_| Arc::clone(&document.sets)));
         match document.groups.as_mut_slice() {
@@ -103,6 +105,7 @@ pub(crate) fn join(loading: &mut Loading, documents: Vec<(Source, Document)>) ->
         established: established.unwrap_or_default(),
         log_no_match: log_no_match.unwrap_or_default(),
         timeouts,
+        guard,
         sources: loading.take_files(),
     };
     policy.digest = digest::of(&policy, |group| match numbers.get(group) {

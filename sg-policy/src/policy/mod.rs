@@ -16,6 +16,7 @@ mod duration;
 mod errors;
 mod fields;
 mod finding;
+mod guard;
 mod input;
 mod items;
 mod join;

@@ -231,8 +231,28 @@ pub struct Policy {
     pub log_no_match: [bool; 2],
     /// Idle seconds after which a flow is forgotten, indexed by `sg_common::flow::Timeout`.
     pub timeouts: [u32; sg_common::flow::TIMEOUTS],
+    /// What must stay reachable, whatever the rules say today (SPEC C6).
+    pub guard: Vec<Guard>,
     /// Every file that was read (policy and set files), for `run` to watch.
     pub sources: Vec<PathBuf>,
+}
+
+/// Inbound packets that the policy says must stay accepted (SPEC C6). It accepts nothing by itself,
+/// and names at least one packet.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    /// As in a [`Rule`].
+    pub protocol: Protocol,
+    /// As in a [`Rule`].
+    pub ports: Option<Vec<(u16, u16)>>,
+    /// As in a [`Rule`].
+    pub remote: Arc<Remote>,
+    /// What the policy says it is for.
+    pub description: Option<String>,
+    /// The match in one line, as in a [`Rule`].
+    pub summary: String,
+    /// Where it stands.
+    pub source: Location,
 }
 
 /// A rule's match, with its name in front if it has one: `[ssh] tcp 22 from 192.0.2.0/24`.

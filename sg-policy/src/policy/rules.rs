@@ -145,7 +145,7 @@ fn read(
 }
 
 /// Reports each empty set once: rules that name it match nothing.
-fn empty_sets(
+pub(crate) fn empty_sets(
     scope: &mut Scope,
     names: &[String],
     kind: &str,
@@ -171,7 +171,7 @@ fn empty_sets(
 
 /// Reports that a rule matches nothing, since the sets that it names have no address of the family
 /// that its protocol is seen with.
-fn other_family(
+pub(crate) fn other_family(
     scope: &mut Scope,
     names: &[String],
     protocol: Protocol,
@@ -195,7 +195,7 @@ fn other_family(
     scope.findings.push(finding);
 }
 
-fn read_protocol(ctx: &mut Ctx<'_>, rule: &Fields<'_, '_>) -> Option<Protocol> {
+pub(crate) fn read_protocol(ctx: &mut Ctx<'_>, rule: &Fields<'_, '_>) -> Option<Protocol> {
     const EXPECTED: &str = "`all`, a protocol's name, or its number";
     let Some(node) = rule.get("protocol") else {
         let problem = Problem::new("missing-key", "the rule has no `protocol`")

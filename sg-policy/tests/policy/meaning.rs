@@ -345,3 +345,47 @@ fn yaml_of(lines: &str) -> String {
     }
     yaml
 }
+
+/// Proves C6: a guard is part of what a policy means, whichever file has it, and accepts nothing.
+#[test]
+fn a_guard_is_in_the_digest_and_is_no_rule() {
+    let load = |text: &str| load_text("p.yaml", text, None, &[]).unwrap();
+    let rules = "inbound: [{protocol: tcp, ports: 22, from: any, action: accept}]\n";
+    let plain = load(rules);
+    let guarded = |entry: &str| load(&format!("guard: [{entry}]\n{rules}"));
+    let one = guarded("{protocol: tcp, ports: 22, from: any}");
+    assert_eq!(one.policy.rules.len(), 1);
+    assert_eq!(one.policy.guard[0].summary, "tcp 22 from any");
+    assert_eq!(
+        load(&format!("guard: []\n{rules}")).policy.digest,
+        plain.policy.digest
+    );
+    let mut digests = vec![plain.policy.digest, one.policy.digest];
+    for entry in [
+        "{protocol: tcp, ports: 23, from: any}",
+        "{protocol: tcp, from: any}",
+        "{protocol: udp, ports: 22, from: any}",
+        "{protocol: tcp, ports: 22, from: 0.0.0.0/0}",
+        "{protocol: tcp, ports: 22, from: any, description: us}",
+        "{protocol: tcp, ports: 22, from: any}, {protocol: tcp, ports: 22, from: any}",
+    ] {
+        digests.push(guarded(entry).policy.digest);
+    }
+    let all = digests.len();
+    digests.sort();
+    digests.dedup();
+    assert_eq!(digests.len(), all);
+    // A set that only the guard names is used, and one that is empty is noted.
+    let named = "address-sets: {admin: []}\nguard: [{protocol: tcp, ports: 22, from: admin}]\n";
+    let loaded = load(&format!("{named}{rules}"));
+    assert!(
+        codes(&loaded).contains(&"empty-set"),
+        "{:?}",
+        codes(&loaded)
+    );
+    assert!(
+        !codes(&loaded).contains(&"unused-set"),
+        "{:?}",
+        codes(&loaded)
+    );
+}

@@ -9,13 +9,15 @@ use clap::Args;
 use serde::Serialize;
 use sg_policy::compile::TableSizes;
 use sg_policy::policy::{Finding, Loaded, Severity};
+use sg_userspace::kernel::impact::{Change, Impact};
 use sg_userspace::kernel::state::PolicyRecord;
 use sg_userspace::kernel::trial::left_until;
-use sg_userspace::kernel::{self, Applied, AppliedTo, ApplyOptions, Cut, Outcome, Seeded};
+use sg_userspace::kernel::{self, Applied, AppliedTo, ApplyOptions, Cut, Outcome, Preview, Seeded};
 
 use super::confirm;
 use super::context::{Context, Json};
 use super::failure::Failure;
+use super::impact::{self, Mood};
 use super::patience::Patience;
 use super::policy_args::{Attach, Policies};
 use super::screen::{Paint, Screen};
@@ -44,8 +46,14 @@ Where tcx is missing (before Linux 6.6), or with --egress-hook clsact, the outbo
 clsact qdisc. Where the interface has none, adding it makes the kernel drop some frames that are sent
 at that moment, as `tc qdisc add dev IF clsact` does: senders repeat them. What adds one says so.
 
+Before anything changes it says which connections would be cut, with the rule that admits each now and
+what drops it then, and which listening sockets would become reachable. --dry-run stops there. It
+refuses to cut the connection through which you work, or to drop a new one made the same way, and it
+refuses a policy that drops what its own `guard` names, unless --confirm-within or --force is given.
+
 Examples:
   sgctl apply builtin:tke --iface eth0
+  sgctl apply policy.yaml --iface eth0 --dry-run
   sgctl apply base.yaml team.yaml --iface eth0 --set admin=198.51.100.7
   sgctl apply policy.yaml --iface eth0 --iface eth1
   sgctl apply policy.yaml --iface 'eth*'
@@ -62,6 +70,9 @@ pub(super) struct Apply {
     /// Undo the policy after this time, from 1s to 24h, unless `sgctl confirm` comes before
     #[arg(long, value_name = "TIME", value_parser = window)]
     confirm_within: Option<Duration>,
+    /// Say what it would do, and change nothing
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     json: Json,
 }
@@ -78,10 +89,16 @@ pub(super) fn window(text: &str) -> Result<Duration, String> {
 
 impl Apply {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
-        let done = self.apply(context);
+        let mut impact = None;
+        if self.dry_run {
+            return self.preview(context);
+        }
+        let done = self.apply(context, &mut impact);
         if self.json.json {
             // The same report is printed for success and for failure.
-            context.out.json(&Report::of(&self.attach.ifaces, &done))?;
+            let impact = impact.as_ref();
+            let report = Report::of(&self.attach.ifaces, &done, impact);
+            context.out.json(&report)?;
         }
         let (loaded, applied) = done?;
         if self.json.json {
@@ -95,15 +112,172 @@ impl Apply {
         context.out.say(&out)
     }
 
-    fn apply(&self, context: &Context) -> Result<(Loaded, Applied), Failure> {
+    fn apply(
+        &self,
+        context: &Context,
+        seen: &mut Option<Impact>,
+    ) -> Result<(Loaded, Applied), Failure> {
         let _patience = Patience::with("reading and applying the policy");
         let loaded = self.policies.load()?;
-        let options = ApplyOptions {
+        let options = self.options(context)?;
+        let is_off = impact::is_off(&options);
+        if !is_off {
+            impact::guarded(&loaded.policy)?;
+        }
+        let mut review = |change: &Change<'_>| {
+            let found = change.impact()?;
+            let refusal = impact::lock_out(&found, &self.policies, &loaded.policy);
+            let refusal = refusal.filter(|_| !is_off);
+            if !self.json.json {
+                let (mood, verb) = match refusal {
+                    None => (Mood::Does, "applying"),
+                    Some(_) => (Mood::Would, "not applied:"),
+                };
+                let name = context.out.paint(Paint::Bold, &loaded.policy.name);
+                let interfaces = found.interfaces.join(", ");
+                let mut out = format!("{verb} {name} to {interfaces}\n");
+                out.push_str(&impact::text(&context.out, &found, mood, is_off));
+                // Whoever does not read it may still want the policy.
+                let _ = context.out.say(&out);
+            }
+            *seen = Some(found);
+            refusal.map_or(Ok(()), Err)
+        };
+        let applied = kernel::apply_reviewed(&loaded.policy, &options, &mut review)?;
+        Ok((loaded, applied))
+    }
+
+    fn options(&self, context: &Context) -> Result<ApplyOptions, Failure> {
+        Ok(ApplyOptions {
             confirm_within: self.confirm_within,
             ..self.attach.options(context)?
+        })
+    }
+
+    /// `--dry-run`.
+    fn preview(&self, context: &Context) -> Result<(), Failure> {
+        let mut impact = None;
+        let found = self.look(context, &mut impact);
+        if self.json.json {
+            let failure = found.as_ref().err();
+            let report = Previewed::of(&self.attach.ifaces, &found, impact.as_ref());
+            match failure {
+                None => context.out.json(&report)?,
+                Some(failure) => refuse(&context.out, failure)?,
+            }
+        }
+        let (loaded, preview, refusals) = found?;
+        if self.json.json {
+            return Ok(());
+        }
+        let name = context.out.paint(Paint::Bold, &loaded.policy.name);
+        let options = self.options(context)?;
+        let names = options.interfaces.join(", ");
+        let mut out = match &preview {
+            Preview::Unchanged(_) => format!("dry run: {name} is in force on {names} already\n"),
+            Preview::Change {
+                generation,
+                is_first: true,
+            } => format!("dry run: would attach {name} to {names}, generation {generation}\n"),
+            Preview::Change { generation, .. } => format!(
+                "dry run: would replace the policy of {names} by {name}, generation {generation}\n"
+            ),
         };
-        let applied = kernel::apply(&loaded.policy, &options)?;
-        Ok((loaded, applied))
+        if let Some(impact) = &impact {
+            let is_off = impact::is_off(&options);
+            out.push_str(&impact::text(&context.out, impact, Mood::Would, is_off));
+        }
+        for refusal in &refusals {
+            let _ = writeln!(
+                out,
+                "  {}: {}",
+                context.out.paint(Paint::Red, "would be refused"),
+                refusal.message
+            );
+            if let Some(help) = &refusal.help {
+                let _ = writeln!(out, "    help: {help}");
+            }
+        }
+        out.push_str(&findings(&loaded.findings, &self.policies));
+        context.out.say(&out)
+    }
+
+    /// What an apply would do, and for what it would be refused.
+    fn look(
+        &self,
+        context: &Context,
+        seen: &mut Option<Impact>,
+    ) -> Result<(Loaded, Preview, Vec<Finding>), Failure> {
+        let _patience = Patience::with("reading the policy and looking at connections");
+        let loaded = self.policies.load()?;
+        let options = self.options(context)?;
+        let mut refusals = Vec::new();
+        if let Err(failure) = impact::guarded(&loaded.policy) {
+            refusals.extend(failure.findings());
+        }
+        let mut review = |change: &Change<'_>| {
+            let found = change.impact()?;
+            let refusal = impact::lock_out(&found, &self.policies, &loaded.policy);
+            refusals.extend(
+                refusal
+                    .into_iter()
+                    .flat_map(|it| Failure::from(it).findings()),
+            );
+            *seen = Some(found);
+            Ok(())
+        };
+        let preview = kernel::preview(&loaded.policy, &options, &mut review)?;
+        if impact::is_off(&options) {
+            refusals.clear();
+        }
+        Ok((loaded, preview, refusals))
+    }
+}
+
+/// `apply --dry-run --json`.
+#[derive(Serialize)]
+struct Previewed<'a> {
+    /// The first interface, as the user named it.
+    interface: Option<&'a str>,
+    dry_run: bool,
+    /// Whether the policy is in force already, so that nothing would be done.
+    unchanged: bool,
+    /// Whether another policy would be replaced.
+    replaced: bool,
+    generation: Option<u32>,
+    /// Null if nothing would be done.
+    impact: Option<&'a Impact>,
+    /// For what it would be refused.
+    refusals: &'a [Finding],
+    findings: &'a [Finding],
+    errors: [Finding; 0],
+}
+
+impl<'a> Previewed<'a> {
+    fn of(
+        interfaces: &'a [String],
+        found: &'a Result<(Loaded, Preview, Vec<Finding>), Failure>,
+        impact: Option<&'a Impact>,
+    ) -> Option<Previewed<'a>> {
+        let (loaded, preview, refusals) = found.as_ref().ok()?;
+        let (unchanged, replaced, generation) = match preview {
+            Preview::Unchanged(applied) => (true, false, applied.first.state.policy.generation),
+            Preview::Change {
+                generation,
+                is_first,
+            } => (false, !is_first, *generation),
+        };
+        Some(Previewed {
+            interface: interfaces.first().map(String::as_str),
+            dry_run: true,
+            unchanged,
+            replaced,
+            generation: Some(generation),
+            impact,
+            refusals,
+            findings: &loaded.findings,
+            errors: [],
+        })
     }
 }
 
@@ -111,6 +285,7 @@ impl Apply {
 pub(super) fn refuse(screen: &Screen, failure: &Failure) -> Result<(), Failure> {
     screen.json(&Report::Failed {
         interface: None,
+        impact: None,
         findings: [],
         errors: failure.findings(),
     })
@@ -124,6 +299,8 @@ enum Report<'a> {
     Done {
         #[serde(flatten)]
         done: Box<Done<'a>>,
+        /// What it did to connections and listening sockets. Null if nothing was done.
+        impact: Option<&'a Impact>,
         findings: &'a [Finding],
         errors: [Finding; 0],
     },
@@ -131,21 +308,29 @@ enum Report<'a> {
         /// The first interface, as the user named it. `None` if the command line could not be
         /// read.
         interface: Option<&'a str>,
+        /// What it would have done. Null if that was not found out.
+        impact: Option<&'a Impact>,
         findings: [Finding; 0],
         errors: Vec<Finding>,
     },
 }
 
 impl<'a> Report<'a> {
-    fn of(interfaces: &'a [String], done: &'a Result<(Loaded, Applied), Failure>) -> Report<'a> {
+    fn of(
+        interfaces: &'a [String],
+        done: &'a Result<(Loaded, Applied), Failure>,
+        impact: Option<&'a Impact>,
+    ) -> Report<'a> {
         match done {
             Ok((loaded, applied)) => Report::Done {
                 done: Box::new(Done::from(applied)),
+                impact,
                 findings: &loaded.findings,
                 errors: [],
             },
             Err(failure) => Report::Failed {
                 interface: interfaces.first().map(String::as_str),
+                impact,
                 findings: [],
                 errors: failure.findings(),
             },
@@ -184,6 +369,8 @@ pub(super) struct Done<'a> {
     /// there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     others: Vec<DoneTo<'a>>,
+    /// Whether the lock-out guard was off (--force).
+    forced: bool,
     compile_seconds: f64,
     load_seconds: f64,
     /// Where a BPF file system was mounted, if that was necessary.
@@ -237,6 +424,7 @@ impl<'a> From<&'a Applied> for Done<'a> {
             decided: confirm::rows(&applied.decided, state.netns.as_deref()),
             added_clsact: *added_clsact,
             others: applied.others.iter().map(DoneTo::from).collect(),
+            forced: state.forced,
             compile_seconds: applied.compile_time.as_secs_f64(),
             load_seconds: applied.load_time.as_secs_f64(),
             mounted: applied.mounted.as_deref(),
@@ -309,6 +497,9 @@ pub(super) fn notes(applied: &Applied) -> Vec<String> {
     let mut notes: Vec<String> = Vec::new();
     notes.extend(unconfirmed(applied));
     notes.extend(seeded(applied));
+    if applied.first.state.forced && applied.outcome != Outcome::Unchanged {
+        notes.push("the lock-out guard was off (--force)".to_owned());
+    }
     notes.extend(applied.cut.map(cut));
     if applied.has_added_clsact() {
         notes.push(

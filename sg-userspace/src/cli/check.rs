@@ -7,7 +7,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use sg_common::verdict::{Direction, FIRST_RULE_SLOT};
-use sg_policy::analysis::listed;
+use sg_policy::analysis::{access, listed};
 use sg_policy::compile::{Placement, TableSizes};
 use sg_policy::compile_policy;
 use sg_policy::policy::{Finding, Lint, Loaded, NonIp, Severity};
@@ -112,6 +112,7 @@ impl Check {
             Err(errors) => return Err(errors.into()),
         };
         self.promote(&mut loaded.findings);
+        loaded.findings.extend(access::findings(&loaded.policy));
         let head = PolicyHead {
             name: loaded.policy.name.clone(),
             digest: loaded.policy.digest.clone(),
@@ -159,7 +160,15 @@ impl Check {
         } else {
             let mut out = text(&context.out, &loaded, sizes);
             if errors > 0 {
-                let _ = writeln!(out, "\n{} by --strict or --deny", count(errors, "error"));
+                let is_promoted = loaded
+                    .findings
+                    .iter()
+                    .any(|f| f.severity == Severity::Error && f.code != access::CODE);
+                let by = match is_promoted {
+                    true => " by --strict or --deny",
+                    false => "",
+                };
+                let _ = writeln!(out, "\n{}{by}", count(errors, "error"));
             }
             context.out.say(&out)?;
         }

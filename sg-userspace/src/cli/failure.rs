@@ -16,6 +16,8 @@ pub(super) enum Failure {
     Policy(PolicyErrors),
     Kernel(KernelError),
     Lab(LabError),
+    /// The policy drops what its own guard names: an error for each of that.
+    Guard(Vec<Finding>),
     /// Arguments that are wrong in a way that clap does not check.
     Usage(Box<clap::Error>),
     /// The reader of standard output has closed it, which is no error.
@@ -55,7 +57,7 @@ impl Failure {
 
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            Failure::Policy(_) | Failure::Io { .. } => 1,
+            Failure::Policy(_) | Failure::Guard(_) | Failure::Io { .. } => 1,
             Failure::Kernel(error) => error.exit_code(),
             Failure::Lab(error) => error.exit_code(),
             Failure::Usage(_) => 2,
@@ -92,6 +94,7 @@ impl Failure {
         };
         match self {
             Failure::Policy(errors) => errors.findings(),
+            Failure::Guard(errors) => errors.clone(),
             Failure::Kernel(error) => of(error.code_name(), error),
             Failure::Lab(error) => of(error.code_name(), error),
             Failure::Usage(error) => vec![usage(&error.to_string())],

@@ -21,6 +21,7 @@ mod failure;
 mod flows;
 mod health;
 mod history;
+mod impact;
 mod lab;
 mod patience;
 mod policy_args;

@@ -51,6 +51,14 @@ impl Policies {
         self.policies.contains(&PolicyInput::Stdin)
     }
 
+    /// The same policies with a set replaced.
+    pub(super) fn with_set(&self, set: SetOverride) -> Policies {
+        let mut with = self.clone();
+        with.sets.sets.retain(|other| other.name != set.name);
+        with.sets.sets.push(set);
+        with
+    }
+
     /// The arguments as the user wrote them, for a suggested command.
     pub(super) fn spelled(&self) -> String {
         let spelled = self.policies.iter().map(|input| match input {
@@ -130,6 +138,10 @@ pub(super) struct Attach {
     #[arg(long, value_enum, value_name = "HOOK", default_value_t = EgressHook::Auto)]
     egress_hook: EgressHook,
 
+    /// Apply it even where that would lock you out, or drops what the policy's own guard names
+    #[arg(long)]
+    force: bool,
+
     #[command(flatten)]
     memory: TableMemory,
 }
@@ -154,6 +166,7 @@ impl Attach {
         };
         options.max_flows = self.max_flows;
         options.cut_existing = self.cut_existing;
+        options.forced = self.force;
         options.budget = self.memory.budget();
         Ok(options)
     }

@@ -41,6 +41,10 @@ impl Failure {
             Failure::Policy(errors) => format!("{errors}\n"),
             Failure::Kernel(error) => diagnostic_text(error, screen),
             Failure::Lab(error) => diagnostic_text(error, screen),
+            Failure::Guard(errors) => {
+                let lines = errors.iter().map(|error| format!("{error}\n"));
+                lines.collect::<String>() + super::impact::OFF + "\n"
+            }
             Failure::Usage(error) => error.to_string(),
             Failure::Io { what, source } => format!("error: {what}: {source}\n"),
             Failure::BrokenPipe | Failure::Told(_) => String::new(),

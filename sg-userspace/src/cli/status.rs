@@ -139,6 +139,10 @@ fn text(context: &Context, found: &[Attached], rows: &[Option<Row>]) -> String {
                     let Fault { message, help, .. } = fault;
                     notes.push_str(&format!("{}: {message}; {help}\n", row.interface));
                 }
+                if row.forced {
+                    let line = "applied with --force, the lock-out guard was off";
+                    notes.push_str(&format!("{}: {line}\n", row.interface));
+                }
                 cells.extend(rest_of(row));
             }
             None => {

@@ -8,6 +8,7 @@ use std::path::Path;
 use super::commit::commit;
 use super::confirm::tidy_attachment;
 use super::error::KernelError;
+use super::impact::Change;
 use super::inspect::{Place, inspect};
 use super::options::ApplyOptions;
 use super::outcome::Applied;
@@ -22,6 +23,16 @@ use sg_policy::policy::Policy;
 /// join it. If it fails, the policy before it is still in force on each of them, unless the error
 /// says otherwise.
 pub fn apply(policy: &Policy, options: &ApplyOptions) -> Result<Applied, KernelError> {
+    apply_reviewed(policy, options, &mut |_| Ok(()))
+}
+
+/// The same with a `review` of the change before anything is changed. If it fails, so does the
+/// apply. It is not asked where the policy is in force already.
+pub fn apply_reviewed(
+    policy: &Policy,
+    options: &ApplyOptions,
+    review: &mut dyn FnMut(&Change<'_>) -> Result<(), KernelError>,
+) -> Result<Applied, KernelError> {
     let mut options = options.clone();
     let mut seen = HashSet::new();
     options.interfaces.retain(|name| seen.insert(name.clone()));
@@ -36,7 +47,7 @@ pub fn apply(policy: &Policy, options: &ApplyOptions) -> Result<Applied, KernelE
     let bpffs = bpffs::find_or_mount(&options.bpffs)?;
     let tree = PinTree::new(&bpffs.path);
     let _lock = tree.lock()?;
-    let applied = under_lock(policy, options, &tree, cookie, &indices);
+    let applied = under_lock(policy, options, &tree, cookie, &indices, review);
     if applied.is_err() {
         tree.prune();
     }
@@ -52,6 +63,7 @@ fn under_lock(
     tree: &PinTree,
     cookie: u64,
     indices: &[u32],
+    review: &mut dyn FnMut(&Change<'_>) -> Result<(), KernelError>,
 ) -> Result<Applied, KernelError> {
     let places: Vec<InterfacePins> = indices
         .iter()
@@ -67,12 +79,61 @@ fn under_lock(
     let mut applied = match plan(policy, options, tree, cookie)? {
         Planned::Unchanged(applied) => *applied,
         Planned::Change(plan) => {
+            review(&Change::new(&plan))?;
             let prepared = prepare(&plan)?;
             commit(&plan, prepared)?
         }
     };
     applied.decided = decided;
     Ok(applied)
+}
+
+/// What an apply would do.
+pub enum Preview {
+    /// Nothing, since the policy is in force already.
+    Unchanged(Box<Applied>),
+    /// It would put this generation in force.
+    Change { generation: u32, is_first: bool },
+}
+
+/// Plans an apply and lets `review` look at the change, and ends there. Nothing is changed, mounted
+/// or pinned, and nobody is kept from changing something at the same time where nothing is pinned.
+pub fn preview(
+    policy: &Policy,
+    options: &ApplyOptions,
+    review: &mut dyn FnMut(&Change<'_>) -> Result<(), KernelError>,
+) -> Result<Preview, KernelError> {
+    let mut options = options.clone();
+    let mut seen = HashSet::new();
+    options.interfaces.retain(|name| seen.insert(name.clone()));
+    let names = options.interfaces.iter();
+    let indices: Vec<u32> = names
+        .map(|name| present(&options.bpffs, name))
+        .collect::<Result<_, _>>()?;
+    let first = options.interfaces.first();
+    KernelError::unless_may_enforce(first.ok_or_else(KernelError::none_named)?)?;
+    let cookie = netns::cookie()?;
+    // Where there is none it would be mounted, with nothing pinned in it.
+    let found = bpffs::find(&options.bpffs)?;
+    let tree = PinTree::new(found.as_ref().map_or(&options.bpffs, |found| &found.path));
+    let _lock = match tree.exists() {
+        true => Some(tree.lock()?),
+        false => None,
+    };
+    for index in &indices {
+        tree.refuse_other_layouts(&tree.interface(cookie, *index))?;
+    }
+    match plan(policy, &options, &tree, cookie)? {
+        Planned::Unchanged(applied) => Ok(Preview::Unchanged(applied)),
+        Planned::Change(plan) => {
+            let change = Change::new(&plan);
+            review(&change)?;
+            Ok(Preview::Change {
+                generation: change.generation(),
+                is_first: change.is_first(),
+            })
+        }
+    }
 }
 
 /// The index of an interface. If the interface was moved to another network namespace with its

@@ -181,6 +181,16 @@ pub enum KernelError {
     ))]
     DamagedState { path: PathBuf, reason: String },
 
+    /// Refused by the lock-out guard, or because of what the policy's own guard names (C6).
+    #[error("{message}")]
+    #[diagnostic(help("{help}"))]
+    Guarded {
+        /// `lock-out` or `guard`.
+        code: &'static str,
+        message: String,
+        help: String,
+    },
+
     #[error("what is kept at {path} cannot be used: {reason}")]
     #[diagnostic(help(
         "the policy in force is enforced as before; the next policy that is applied is kept anew"
@@ -279,6 +289,7 @@ impl KernelError {
             KernelError::DamagedState { .. } => "damaged-state",
             KernelError::DamagedHistory { .. } => "damaged-history",
             KernelError::NotKept { .. } => "not-kept",
+            KernelError::Guarded { code, .. } => code,
             KernelError::NotAttached { .. } => "not-attached",
             KernelError::NothingToConfirm { .. } => "nothing-to-confirm",
             KernelError::TooLate { .. } => "too-late",

@@ -24,6 +24,7 @@ pub mod held;
 pub mod history;
 mod hooks;
 mod how;
+pub mod impact;
 pub mod inspect;
 pub mod interfaces;
 mod lifetime;
@@ -58,7 +59,7 @@ pub mod trial;
 mod trust;
 pub mod who;
 
-pub use apply::apply;
+pub use apply::{Preview, apply, apply_reviewed, preview};
 pub use condition::{Fault, FaultCode, standing_after, standing_on};
 pub(crate) use confirm::over;
 pub use confirm::{confirm, undo};

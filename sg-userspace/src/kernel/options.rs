@@ -87,6 +87,9 @@ pub struct ApplyOptions {
     pub held_slots: HashSet<u32>,
     /// How the policy before it ends, for `history`.
     pub how: How,
+    /// Whether the policy is applied although the lock-out guard would refuse it. Recorded, since
+    /// it is shown that a guard is off.
+    pub forced: bool,
 }
 
 impl ApplyOptions {
@@ -109,6 +112,7 @@ impl ApplyOptions {
             log_level: 0,
             held_slots: HashSet::new(),
             how: How::Replaced,
+            forced: false,
         }
     }
 }

@@ -385,6 +385,7 @@ impl Common<'_> {
             trial: None,
             pinned_as: None,
             last_generation: 0,
+            forced: options.forced,
             rules: assignment.rules,
             retired: assignment.retired,
             forgotten: assignment.forgotten,

@@ -326,6 +326,7 @@ mod tests {
             may_have_cut: false,
             log_level: 0,
             last_generation: 0,
+            forced: false,
             rules: assignment.rules.clone(),
             retired: assignment.retired.clone(),
             forgotten: assignment.forgotten.clone(),

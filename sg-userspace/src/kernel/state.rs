@@ -78,6 +78,9 @@ pub struct State {
     /// used only once, because the stamp of a flow shows whether it has been judged.
     #[serde(default)]
     pub last_generation: u32,
+    /// See [`super::options::ApplyOptions::forced`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forced: bool,
     /// The rules of the policy in force, inbound first, in order of position.
     pub rules: Vec<SlotOwner>,
     /// Rules of earlier policies whose slots flows may still name, or which have counted packets.
@@ -294,6 +297,7 @@ pub(super) mod tests {
             may_have_cut: false,
             log_level: 0,
             last_generation: 0,
+            forced: false,
             rules: vec![SlotOwner {
                 slot: 32,
                 direction: Direction::Inbound,

@@ -128,6 +128,8 @@ pub struct Status {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decided: Option<DecidedStatus>,
     pub rules: usize,
+    /// Whether it was applied with `--force`, so that the lock-out guard was off.
+    pub forced: bool,
     pub max_flows: u32,
     /// The directory of the pins.
     pub pins: String,
@@ -517,6 +519,7 @@ impl Attached {
             unconfirmed: Unconfirmed::of(state),
             decided: self.decided(),
             rules: state.rules.len(),
+            forced: state.forced,
             max_flows: state.max_flows,
             pins: self.pins.dir.display().to_string(),
             shared_with: self.shared_with(),

@@ -7,6 +7,7 @@ mod confirm;
 mod diff;
 mod examples;
 mod faults;
+mod guard;
 mod kept;
 mod kernel;
 mod operating;

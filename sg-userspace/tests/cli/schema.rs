@@ -157,7 +157,50 @@ fn applied() -> Value {
         }],
         "cut": ["?", {"connections": "number?", "left_out": "number"}], "added_clsact": "bool",
         "unconfirmed": ["?", unconfirmed()],
-        "compile_seconds": "real", "load_seconds": "real", "mounted": "text?",
+        "forced": "bool", "compile_seconds": "real", "load_seconds": "real", "mounted": "text?",
+    })
+}
+
+/// What a change does to the machine.
+fn impact() -> Value {
+    let rule = json!({
+        "direction": "inbound|outbound", "group": "text", "position": "number?", "name": "text?",
+        "summary": "text",
+    });
+    let process = json!({"pid": "number", "name": "text"});
+    let dropped = json!({
+        "reason": "rule|no-match|flush|cut-existing", "direction": "inbound|outbound",
+        "rule": ["?", rule.clone()],
+    });
+    json!({
+        "interfaces": ["nic"],
+        "cut": ["*", {
+            "interface": "nic", "protocol": "number", "local": "address", "local_port": "number?",
+            "remote": "address", "remote_port": "number?", "icmp_id": "number?",
+            "opened": "inbound|outbound|unknown", "state": "text", "age_seconds": "number?",
+            "is_older": "bool", "processes": ["*", process.clone()],
+            "now": {"reason": "rule|seeded|no-policy", "rule": ["?", rule.clone()]},
+            "then": dropped.clone(),
+        }],
+        "kept": "number",
+        "opened": ["*", {
+            "protocol": "number", "local": "address", "port": "number",
+            "processes": ["*", process.clone()],
+            "from": [{"prefixes": ["text"], "more": "number", "rule": rule}],
+        }],
+        "opened_is_complete": "bool",
+        "unseen": ["*", {
+            "kind": "forwarded|bridged|untracked|namespaces|sctp", "message": "text",
+        }],
+        "blind": "text?",
+        "session": {
+            "connections": ["*", {
+                "local": "address", "local_port": "number", "remote": "address",
+                "remote_port": "number", "opened": "inbound|outbound", "process": ["?", process],
+                "crosses": "bool", "cut": ["?", dropped.clone()], "new": ["?", dropped],
+            }],
+            "unseen": ["*", "text"],
+        },
     })
 }
 
@@ -277,6 +320,16 @@ fn what_is_attached() {
         &text.replace("any", "0.0.0.0/0"),
     );
     let apply = ["apply", &other, "--iface", "nic", "--json"];
+    let dry = world
+        .run(&[&apply[..], &["--dry-run"]].concat())
+        .ok()
+        .json();
+    let would = json!({
+        "interface": "nic", "dry_run": "bool", "unchanged": "bool", "replaced": "bool",
+        "generation": "number", "impact": impact(), "refusals": ["*", finding("error")],
+        "findings": ["*", finding("warning|note")], "errors": ["*", "none"],
+    });
+    assert_shape(&would, &dry);
     let replaced = world.run(&apply).ok().json();
     assert_shape(&applied_report(), &replaced);
     assert_eq!(replaced["replaced"], true);
@@ -287,7 +340,7 @@ fn what_is_attached() {
         "health": "enforcing", "xdp_mode": "native|generic", "egress_hook": "tcx|clsact",
         "faults": ["*", fault()],
         "attached_at": "time", "policy": policy_status(), "rules": "number",
-        "max_flows": "number", "pins": "text",
+        "forced": "bool", "max_flows": "number", "pins": "text",
     }]);
     let iface = ["--iface", "nic"];
     for more in [&[][..], &iface] {
@@ -458,6 +511,7 @@ fn applied_report() -> Value {
     let mut report = applied();
     report["findings"] = json!(["*", finding("warning|note")]);
     report["errors"] = json!(["*", finding("error")]);
+    report["impact"] = json!(["?", impact()]);
     report
 }
 
@@ -542,7 +596,8 @@ fn errors() {
         }
         if words[0] == "apply" {
             let report = json!({
-                "interface": "nic|eth7", "findings": ["*", "none"], "errors": [finding("error")],
+                "interface": "nic|eth7", "impact": ["?", impact()], "findings": ["*", "none"],
+                "errors": [finding("error")],
             });
             assert_shape(&report, &ran.json());
             assert_eq!(ran.json()["errors"], json!(errors));

@@ -169,6 +169,18 @@ impl Pair {
         pair
     }
 
+    /// The addresses of both ends, as their sockets know them.
+    pub(crate) fn addresses(&self) -> [SocketAddr; 2] {
+        let of = |address: io::Result<SocketAddr>| {
+            let address = address.unwrap_or_else(|e| panic!("{}: {e}", self.what));
+            SocketAddr::new(address.ip().to_canonical(), address.port())
+        };
+        match &self.ends {
+            Ends::Tcp(ends) => [of(ends[0].local_addr()), of(ends[1].local_addr())],
+            Ends::Udp(ends) => [of(ends[0].local_addr()), of(ends[1].local_addr())],
+        }
+    }
+
     /// Sends a byte each way; fails the test unless both arrive.
     pub(crate) fn goes_on(&self) {
         for from in 0..2 {

@@ -22,6 +22,7 @@ mod growth;
 mod guest;
 mod handshakes;
 mod hosts;
+mod impact;
 mod node_types;
 mod packets;
 mod probe;

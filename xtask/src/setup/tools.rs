@@ -19,7 +19,7 @@ struct Tool {
     why: &'static str,
 }
 
-const TOOLS: [Tool; 11] = [
+const TOOLS: [Tool; 15] = [
     Tool {
         program: "ip",
         package: "iproute2",
@@ -69,6 +69,26 @@ const TOOLS: [Tool; 11] = [
         program: "dhcpcd",
         package: "dhcpcd-base",
         why: "asks for an address, on a node",
+    },
+    Tool {
+        program: "dropbear",
+        package: "dropbear-bin",
+        why: "is the SSH server through which an operator works",
+    },
+    Tool {
+        program: "dbclient",
+        package: "dropbear-bin",
+        why: "is the operator's SSH client",
+    },
+    Tool {
+        program: "dropbearkey",
+        package: "dropbear-bin",
+        why: "makes the keys of both",
+    },
+    Tool {
+        program: "tmux",
+        package: "tmux",
+        why: "stands between an operator and a shell",
     },
     Tool {
         program: "strace",
@@ -190,6 +210,8 @@ mod tests {
                 "ethtool",
                 "dnsmasq-base",
                 "dhcpcd-base",
+                "dropbear-bin",
+                "tmux",
                 "strace"
             ]
         );

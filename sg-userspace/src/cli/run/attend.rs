@@ -90,10 +90,11 @@ impl Session<'_> {
         match outcome {
             Outcome::Nothing => {}
             Outcome::Unchanged => self.log.unchanged(),
-            Outcome::Applied(applied, findings) => {
-                self.applied(&applied);
-                let warnings = apply::findings(&findings, self.policies);
-                self.log.applied("reloaded", &applied, &warnings);
+            Outcome::Applied(reloaded) => {
+                self.applied(&reloaded.applied);
+                let warnings = apply::findings(&reloaded.findings, self.policies);
+                self.log.impact(reloaded.impact.as_ref());
+                self.log.applied("reloaded", &reloaded.applied, &warnings);
             }
             Outcome::Unfinished(file) => {
                 let file = file.display().to_string();

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::json;
 use sg_policy::policy::PolicyErrors;
 use sg_userspace::kernel::Applied;
+use sg_userspace::kernel::impact::Impact;
 use sg_userspace::observe::attached::Health;
 use sg_userspace::observe::counters::{Counters, Totals};
 use sg_userspace::observe::events::{Logged, LoggedPacket};
@@ -219,6 +220,13 @@ impl Log {
             for note in apply::notes(applied) {
                 self.line(&note);
             }
+        }
+    }
+
+    /// What the policy that is put in force does to connections and listening sockets.
+    pub(super) fn impact(&mut self, impact: Option<&(String, Impact)>) {
+        if let Some((short, impact)) = impact {
+            self.event("impact", short, json!({"impact": impact}));
         }
     }
 

@@ -117,7 +117,8 @@ impl Run {
         }
         let started = Reloader::start(self.policies.clone(), options);
         let attempted: Vec<Attempted> = match &started {
-            Ok((_, applied, _)) => applied
+            Ok((_, begun)) => begun
+                .applied
                 .interfaces()
                 .map(|it| it.state.attempted())
                 .collect(),
@@ -155,11 +156,12 @@ impl Run {
             trace: Vec::new(),
             traces: self.trace,
         };
-        let begun = started.and_then(|(reloader, mut applied, findings)| {
-            applied.mounted = applied.mounted.or(mounted);
-            let packets = packet_log(context, &names, applied.is_first());
-            let warnings = apply::findings(&findings, &self.policies);
-            session.log.applied("applied", &applied, &warnings);
+        let begun = started.and_then(|(reloader, mut begun)| {
+            begun.applied.mounted = begun.applied.mounted.or(mounted);
+            let packets = packet_log(context, &names, begun.applied.is_first());
+            let warnings = apply::findings(&begun.findings, &self.policies);
+            session.log.impact(begun.impact.as_ref());
+            session.log.applied("applied", &begun.applied, &warnings);
             session.packets = Some(packets?);
             Ok(reloader)
         });

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use sg_policy::policy::{Finding, Loaded, Policy, PolicyErrors};
+use sg_userspace::kernel::impact::{Change, Impact};
 use sg_userspace::kernel::{self, Applied, ApplyOptions};
 use sg_userspace::observe::watch::{Stamp, unfinished};
 
 use crate::cli::failure::Failure;
+use crate::cli::impact;
 use crate::cli::patience::Patience;
 use crate::cli::policy_args::Policies;
 
@@ -41,13 +43,21 @@ struct Waiting {
     is_said: bool,
 }
 
+/// A policy that was put in force.
+pub(super) struct Reloaded {
+    pub(super) applied: Applied,
+    pub(super) findings: Vec<Finding>,
+    /// What it did to connections and listening sockets, in a few words, and all of it.
+    pub(super) impact: Option<(String, Impact)>,
+}
+
 pub(super) enum Outcome {
     Nothing,
     /// This file has been open for writing for so long that the user should know.
     Unfinished(PathBuf),
     /// The files have changed, but the policy means the same.
     Unchanged,
-    Applied(Box<Applied>, Vec<Finding>),
+    Applied(Box<Reloaded>),
     Invalid(PolicyErrors),
     Refused(Failure),
     /// Standard input can only be read once.
@@ -59,10 +69,10 @@ impl Reloader {
     pub(super) fn start(
         policies: Policies,
         mut options: ApplyOptions,
-    ) -> Result<(Reloader, Box<Applied>, Vec<Finding>), Failure> {
+    ) -> Result<(Reloader, Box<Reloaded>), Failure> {
         let patience = Patience::with("reading and applying the policy");
         let (loaded, files, stamp) = read(&policies, &[]).map_err(|(errors, _)| errors)?;
-        let applied = kernel::apply(&loaded.policy, &options)?;
+        let (applied, impact) = apply(&policies, &loaded.policy, &options)?;
         drop(patience);
         // The option is only valid for a first attachment.
         options.cut_existing = false;
@@ -75,7 +85,12 @@ impl Reloader {
             trouble: None,
             waiting: None,
         };
-        Ok((reloader, Box::new(applied), loaded.findings))
+        let reloaded = Reloaded {
+            applied,
+            findings: loaded.findings,
+            impact,
+        };
+        Ok((reloader, Box::new(reloaded)))
     }
 
     /// Applies to these interfaces from now on.
@@ -161,19 +176,26 @@ impl Reloader {
                 false => Outcome::Nothing,
             };
         }
-        match kernel::apply(&loaded.policy, &self.options) {
-            Ok(applied) => {
+        match apply(&self.policies, &loaded.policy, &self.options) {
+            Ok((applied, impact)) => {
                 self.trouble = None;
                 self.policy = loaded.policy;
                 if applied.outcome == kernel::Outcome::Unchanged {
                     return Outcome::Unchanged;
                 }
-                Outcome::Applied(Box::new(applied), loaded.findings)
+                Outcome::Applied(Box::new(Reloaded {
+                    applied,
+                    findings: loaded.findings,
+                    impact,
+                }))
             }
-            Err(error) => match self.is_said(error.to_string(), is_new) {
-                true => Outcome::Nothing,
-                false => Outcome::Refused(error.into()),
-            },
+            Err(failure) => {
+                let said: Vec<String> = failure.findings().iter().map(Finding::to_string).collect();
+                match self.is_said(said.join("\n"), is_new) {
+                    true => Outcome::Nothing,
+                    false => Outcome::Refused(failure),
+                }
+            }
         }
     }
 
@@ -188,6 +210,28 @@ impl Reloader {
         self.trouble = Some((trouble, Instant::now()));
         same && !is_new
     }
+}
+
+/// Applies a policy, unless a guard refuses it. Returns also what that does, if there is anything
+/// to be said of it.
+fn apply(
+    policies: &Policies,
+    policy: &Policy,
+    options: &ApplyOptions,
+) -> Result<(Applied, Option<(String, Impact)>), Failure> {
+    let is_off = impact::is_off(options);
+    if !is_off {
+        impact::guarded(policy)?;
+    }
+    let mut seen = None;
+    let mut review = |change: &Change<'_>| {
+        let found = change.impact()?;
+        let refusal = impact::lock_out(&found, policies, policy).filter(|_| !is_off);
+        seen = impact::short(&found, is_off).map(|short| (short, found));
+        refusal.map_or(Ok(()), Err)
+    };
+    let applied = kernel::apply_reviewed(policy, options, &mut review)?;
+    Ok((applied, seen))
 }
 
 /// Reads the policy. Returns also its files, and their stamp from before they were read, so that no

@@ -153,6 +153,36 @@ pub(super) fn flows(entry: &Entry, own: &HashSet<IpAddr>) -> impl Iterator<Item 
         .filter(|flow| flow.key.can_be_on_the_wire(own))
 }
 
+/// How the tuple of a translated connection looks to a socket, with how it looks on the wire: once
+/// for the side that opened it, and once for the side that it was opened to. Only protocols with
+/// ports, since only these have sockets.
+pub(super) fn translations(entry: &Entry) -> impl Iterator<Item = (Key, Key)> {
+    let Entry {
+        original, reply, ..
+    } = entry;
+    let key = |local: (IpAddr, u16), remote: (IpAddr, u16)| Key {
+        local: local.0,
+        remote: remote.0,
+        local_port: local.1,
+        remote_port: remote.1,
+        protocol: original.protocol,
+    };
+    let from = |tuple: &Tuple| (tuple.source, tuple.source_port);
+    let to = |tuple: &Tuple| (tuple.destination, tuple.destination_port);
+    let outward = (
+        key(from(original), to(original)),
+        key(to(reply), from(reply)),
+    );
+    let inward = (
+        key(from(reply), to(reply)),
+        key(to(original), from(original)),
+    );
+    let has_ports = original.source_port != 0 || original.destination_port != 0;
+    [outward, inward]
+        .into_iter()
+        .filter(move |(inside, wire)| has_ports && inside != wire)
+}
+
 fn flow(entry: &Entry, originator: Direction, is_ours: bool) -> Option<Existing> {
     if entry.status & IPS_DYING != 0 {
         return None;

@@ -29,13 +29,15 @@ use super::error::KernelError;
 use super::flow_tables::{Ledger, monotonic_now};
 use super::pins::InterfacePins;
 use super::tables::LiveTables;
-use carry::carry;
-use decide::decide;
-use existing::{Existing, Key};
+pub(super) use carry::carry;
+pub(super) use decide::decide;
+pub(super) use existing::{Existing, Key};
+pub(super) use route::leaves_by;
 use sg_policy::compile::Compiled;
+pub(super) use sockets::Listener;
 use tables::SeededTable;
 pub use unseen::{Unseen, UnseenKind};
-use view::{Extent, View};
+pub(super) use view::{Extent, View};
 
 /// What seeding has done with existing flows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -237,6 +239,7 @@ impl<'a> Seeding<'a> {
             sockets,
             unseen,
             own,
+            ..
         } = view;
         self.own = own;
         if extent == Extent::All {
@@ -252,11 +255,7 @@ impl<'a> Seeding<'a> {
         let mut found = Vec::with_capacity(tracked.len() + sockets.len());
         for flow in tracked.into_iter().filter(|flow| is_new(flow)) {
             found.push(match sockets.remove(&flow.key) {
-                Some(socket) => Existing {
-                    recency: socket.recency,
-                    is_ours: flow.is_ours || socket.is_ours,
-                    ..flow
-                },
+                Some(socket) => flow.with_socket(&socket),
                 None => flow,
             });
         }

@@ -41,6 +41,21 @@ pub(super) struct Socket {
     state: u8,
     local: (IpAddr, u16),
     remote: (IpAddr, u16),
+    /// Zero for one that no process has open any more.
+    inode: u32,
+    /// The interface that it is bound to, or zero.
+    device: u32,
+}
+
+/// A socket to which anybody may send, as far as a policy lets them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::kernel) struct Listener {
+    pub(in crate::kernel) protocol: u8,
+    pub(in crate::kernel) local: IpAddr,
+    pub(in crate::kernel) port: u16,
+    /// See [`Socket`].
+    pub(in crate::kernel) inode: u32,
+    pub(in crate::kernel) device: u32,
 }
 
 /// The sockets of `protocol` in the current network namespace, of both families.
@@ -76,33 +91,65 @@ fn read(protocol: u8, payload: &[u8]) -> Option<Socket> {
         state: header.state,
         local: (id.source_address.to_canonical(), id.source_port),
         remote: (id.destination_address.to_canonical(), id.destination_port),
+        inode: header.inode,
+        device: id.interface_id,
     })
+}
+
+impl Socket {
+    /// Whether it takes packets of any remote end: a TCP listener, or a UDP socket without a peer.
+    fn serves(&self) -> bool {
+        match self.protocol {
+            IPPROTO_TCP => self.state == state::LISTEN,
+            _ => self.state == state::CLOSE && self.local.1 != 0,
+        }
+    }
+
+    fn key(&self) -> Key {
+        Key {
+            local: self.local.0,
+            remote: self.remote.0,
+            local_port: self.local.1,
+            remote_port: self.remote.1,
+            protocol: self.protocol,
+        }
+    }
+}
+
+/// The sockets to which anybody may send, but for those that only this host can reach.
+pub(super) fn listeners(sockets: &[Socket]) -> impl Iterator<Item = Listener> {
+    let listening = sockets.iter().filter(|socket| socket.serves());
+    let listening = listening.filter(|socket| !socket.local.0.is_loopback());
+    listening.map(|socket| Listener {
+        protocol: socket.protocol,
+        local: socket.local.0,
+        port: socket.local.1,
+        inode: socket.inode,
+        device: socket.device,
+    })
+}
+
+/// The inodes of the sockets that have a peer, by which their processes are found.
+pub(super) fn inodes(sockets: &[Socket]) -> impl Iterator<Item = (Key, u32)> {
+    let connected = sockets.iter().filter(|socket| timeout(socket).is_some());
+    let connected = connected.filter(|socket| socket.inode != 0);
+    connected.map(|socket| (socket.key(), socket.inode))
 }
 
 /// The flows of the sockets that have a peer. `own` are the host's addresses.
 pub(super) fn flows(sockets: &[Socket], own: &HashSet<IpAddr>) -> Vec<Existing> {
-    let serves = |s: &&Socket| match s.protocol {
-        IPPROTO_TCP => s.state == state::LISTEN,
-        _ => s.state == state::CLOSE && s.local.1 != 0,
-    };
     // Listeners are compared by port only, because they may be bound to all addresses or to one
     // family.
     let served: HashSet<(u8, u16)> = sockets
         .iter()
-        .filter(serves)
+        .filter(|s| s.serves())
         .map(|s| (s.protocol, s.local.1))
         .collect();
     sockets
         .iter()
         .filter_map(|socket| {
             let state = timeout(socket)?;
-            let key = Key {
-                local: socket.local.0,
-                remote: socket.remote.0,
-                local_port: socket.local.1,
-                remote_port: socket.remote.1,
-                protocol: socket.protocol,
-            };
+            let key = socket.key();
             let is_one_family = key.local.is_ipv4() == key.remote.is_ipv4();
             if !is_one_family || !key.can_be_on_the_wire(own) {
                 return None;
@@ -163,6 +210,8 @@ mod tests {
             state,
             local: end(local),
             remote: end(remote),
+            inode: 0,
+            device: 0,
         }
     }
 
@@ -281,12 +330,11 @@ mod tests {
     /// Proves K12: IPv4 on an IPv6 socket becomes an IPv4 flow.
     #[test]
     fn a_mapped_address_is_ipv4() {
-        let expected = socket(
-            IPPROTO_TCP,
-            state::ESTABLISHED,
-            "192.0.2.1:22",
-            "198.51.100.7:5000",
-        );
+        let (local, remote) = ("192.0.2.1:22", "198.51.100.7:5000");
+        let expected = Socket {
+            inode: 42,
+            ..socket(IPPROTO_TCP, state::ESTABLISHED, local, remote)
+        };
         assert_eq!(read(IPPROTO_TCP, &MAPPED), Some(expected));
     }
 

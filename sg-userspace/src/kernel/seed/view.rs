@@ -1,7 +1,7 @@
 //! What one network namespace knows about its connections, from sockets and connection tracking,
 //! together with what the namespaces that belong to it know.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 
@@ -9,14 +9,15 @@ use sg_common::protocol::{IPPROTO_TCP, IPPROTO_UDP};
 
 use super::super::capabilities::TO_ENFORCE;
 use super::super::error::KernelError;
-use super::existing::Existing;
+use super::existing::{Existing, Key};
 use super::namespaces::{Search, look_into};
+use super::sockets::Listener;
 use super::unseen::{Unseen, bridged, forwards};
 use super::{conntrack, sctp, sockets};
 
 /// Which sockets are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Extent {
+pub(in crate::kernel) enum Extent {
     /// All sockets of this namespace and of those that belong to it.
     All,
     /// Only TCP sockets of this namespace, which takes little time.
@@ -25,19 +26,25 @@ pub(super) enum Extent {
 
 /// The connections that were found.
 #[derive(Debug, Default)]
-pub(super) struct View {
+pub(in crate::kernel) struct View {
     /// The addresses of this namespace.
-    pub(super) own: HashSet<IpAddr>,
+    pub(in crate::kernel) own: HashSet<IpAddr>,
     /// Flows in connection tracking, which has seen their packets and so knows the originator.
-    pub(super) tracked: Vec<Existing>,
-    pub(super) sockets: Vec<Existing>,
+    pub(in crate::kernel) tracked: Vec<Existing>,
+    pub(in crate::kernel) sockets: Vec<Existing>,
+    /// The inodes of the connected sockets, where a process has them open.
+    pub(in crate::kernel) inodes: HashMap<Key, u32>,
+    pub(in crate::kernel) listeners: Vec<Listener>,
+    /// The tuples of sockets that are others on the wire, because the host translates addresses;
+    /// each with the one on the wire.
+    pub(in crate::kernel) translated: HashMap<Key, Key>,
     /// Kinds of connections that cannot be seen.
-    pub(super) unseen: Vec<Unseen>,
+    pub(in crate::kernel) unseen: Vec<Unseen>,
 }
 
 impl View {
     /// Reads the current network namespace, in which the interfaces have these indices.
-    pub(super) fn take(interfaces: &[u32], extent: Extent) -> Result<View, KernelError> {
+    pub(in crate::kernel) fn take(interfaces: &[u32], extent: Extent) -> Result<View, KernelError> {
         let mut view = View::here(extent).map_err(Blind::error)?;
         if extent == Extent::Tcp {
             return Ok(view);
@@ -56,6 +63,9 @@ impl View {
                 .extend(other.tracked.into_iter().filter(is_outside));
             view.sockets
                 .extend(other.sockets.into_iter().filter(is_outside));
+            view.inodes.extend(other.inodes);
+            view.listeners.extend(other.listeners);
+            view.translated.extend(other.translated);
             let of_sockets = Unseen::is_of_sockets;
             view.unseen
                 .extend(other.unseen.into_iter().filter(of_sockets));
@@ -88,12 +98,17 @@ impl View {
             listed.extend(sockets::list(protocol).map_err(Blind::Sockets)?);
         }
         view.sockets = sockets::flows(&listed, &view.own);
+        if extent == Extent::All {
+            view.inodes = sockets::inodes(&listed).collect();
+            view.listeners = sockets::listeners(&listed).collect();
+        }
         // Connection tracking is read last, because it has flows that began a moment ago with their
         // true originator.
         let tracked = conntrack::list().map_err(Blind::Connections)?;
         let flows = tracked.iter().flat_map(|e| conntrack::flows(e, &view.own));
         view.tracked = flows.collect();
         if extent == Extent::All {
+            view.translated = tracked.iter().flat_map(conntrack::translations).collect();
             match sctp::list() {
                 Ok((associations, served)) => {
                     let flows = sctp::flows(&associations, &served, &view.own);
