@@ -16,8 +16,8 @@ use super::super::interfaces;
 use super::super::seed::{Existing, Key, View, carry, decide};
 use super::crossing::Crossing;
 use super::fate::Fate;
+use super::report::{Admitted, CutConnection, Dropped};
 use super::terms::{Before, Terms};
-use super::{Admitted, CutConnection, Dropped, is_over, is_vouched_for};
 
 /// What was found.
 pub(super) struct Found {
@@ -344,4 +344,19 @@ pub(super) fn inodes(cut: &[CutConnection], view: &View) -> HashMap<Key, u32> {
         translated.filter_map(|(inside, wire)| Some((*wire, *view.inodes.get(inside)?)));
     let all = direct.chain(translated);
     all.filter(|(key, _)| wanted.contains(key)).collect()
+}
+
+/// Whether there is anything left of a connection that could be cut: one that both ends have closed
+/// is over.
+fn is_over(state: u8) -> bool {
+    use sg_common::flow::Timeout;
+    [Timeout::TcpLastAck, Timeout::TcpTimeWait, Timeout::TcpClose]
+        .iter()
+        .any(|over| *over as u8 == state)
+}
+
+/// Whether a connection is known to be one: its other end has sent something, or this host has
+/// opened it. A sender of a single request may be forged.
+pub(super) fn is_vouched_for(flow: &Existing) -> bool {
+    flow.has_seen_reply || flow.is_ours
 }

@@ -12,8 +12,8 @@ use sg_policy::policy::{Action, Policy};
 use super::super::history;
 use super::super::plan::Plan;
 use super::super::seed::{Listener, View};
+use super::report::{OpenedFrom, OpenedListener, RuleOf};
 use super::terms::Terms;
-use super::{OpenedFrom, OpenedListener, RuleOf};
 
 /// The most prefixes that are listed for one rule.
 const SHOWN: usize = 8;

@@ -2,64 +2,19 @@
 //! same way: from the same remote address to the same local address and port (SPEC C6).
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use serde::Serialize;
 use sg_common::protocol::{IPPROTO_TCP, Kind};
 use sg_common::verdict::Direction;
 
 use super::super::seed::{Existing, Key, View};
+use super::connections::is_vouched_for;
 use super::connections::{self, Known, Outcome};
 use super::crossing::Crossing;
+use super::report::{Dropped, OwnConnection, Session};
 use super::session::{Way, search};
 use super::terms::Terms;
-use super::{Dropped, Process, is_vouched_for};
-
-/// The operator's connections, and what of the search failed.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Session {
-    /// Those that were found, several if several terminals show the same tmux session. Empty on a
-    /// console, and in a job of cron or systemd.
-    pub connections: Vec<OwnConnection>,
-    /// What could not be looked at.
-    pub unseen: Vec<String>,
-}
-
-/// A connection through which the operator works.
-#[derive(Clone, Debug, Serialize)]
-pub struct OwnConnection {
-    pub local: IpAddr,
-    pub local_port: u16,
-    pub remote: IpAddr,
-    pub remote_port: u16,
-    /// The side that opened it.
-    pub opened: Direction,
-    /// The process that has it open. Null if only `SSH_CONNECTION` names it.
-    pub process: Option<Process>,
-    /// Whether its packets cross an interface of this change, as far as can be known.
-    pub crosses: bool,
-    /// What drops it then. Null if it goes on.
-    pub cut: Option<Dropped>,
-    /// What drops a new one made the same way. Null if it is accepted.
-    pub new: Option<Dropped>,
-}
-
-impl OwnConnection {
-    /// Whether the change would leave the operator without this way.
-    pub fn is_lost(&self) -> bool {
-        self.crosses && (self.cut.is_some() || self.new.is_some())
-    }
-
-    /// The port that the side which opened it connected to.
-    pub fn port(&self) -> u16 {
-        match self.opened {
-            Direction::Inbound => self.local_port,
-            Direction::Outbound => self.remote_port,
-        }
-    }
-}
 
 /// What the connections are judged by.
 pub(super) struct About<'a> {

@@ -20,8 +20,8 @@ use super::super::seed::Key;
 use super::super::start::Replaced;
 use super::super::state::State;
 use super::super::tables::LiveTables;
-use super::RuleOf;
 use super::fate::{Fate, fate};
+use super::report::RuleOf;
 
 /// Both sides of a change.
 pub(super) struct Terms<'a> {
