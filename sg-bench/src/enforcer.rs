@@ -272,7 +272,7 @@ impl Enforcer {
         let counts = self.counters.all()?;
         let mut fates = Fates::default();
         let mut add = |action, count: &SlotCounters| match action {
-            Action::Accept => fates.accepted += count.packets,
+            Action::Accept | Action::Audit => fates.accepted += count.packets,
             Action::Drop => fates.dropped += count.packets,
         };
         for reason in Reason::ALL {

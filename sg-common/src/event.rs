@@ -155,9 +155,13 @@ impl Event {
         self.direction == Direction::Inbound as u8
     }
 
-    /// Whether the packet passed.
-    pub const fn is_accepted(&self) -> bool {
-        self.action == Action::Accept as u8
+    /// What became of the packet; of a number that is none, a drop.
+    pub const fn action(&self) -> Action {
+        match self.action {
+            1 => Action::Accept,
+            2 => Action::Audit,
+            _ => Action::Drop,
+        }
     }
 }
 
@@ -222,6 +226,17 @@ mod tests {
             }
             assert!(seen > 0, "at least the last one can be read");
         });
+    }
+
+    #[test]
+    fn an_event_says_what_became_of_the_packet() {
+        for action in Action::ALL {
+            let event = Event {
+                action: action as u8,
+                ..Event::default()
+            };
+            assert_eq!(event.action(), action);
+        }
     }
 
     #[test]

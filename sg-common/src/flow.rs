@@ -277,6 +277,9 @@ impl FlowValue {
     pub const OPENED_OTHERWISE: u8 = 4;
     /// It is not known which side has opened it.
     pub const ORIGINATOR_UNKNOWN: u8 = 8;
+    /// In [`FlowValue::flags`]: the flow passes only because what would be dropped is watched
+    /// (SPEC C9).
+    pub const AUDITED: u8 = 16;
 
     /// Direction of the packet that opened it, where that is known.
     pub const fn opened_by(&self) -> Option<Direction> {
@@ -294,6 +297,11 @@ impl FlowValue {
     #[inline(always)]
     pub const fn has_seen_reply(&self) -> bool {
         self.flags & Self::SEEN_REPLY != 0
+    }
+
+    /// See [`FlowValue::AUDITED`].
+    pub const fn is_audited(&self) -> bool {
+        self.flags & Self::AUDITED != 0
     }
 
     /// See [`FlowValue::SEEDED`].

@@ -46,7 +46,7 @@ pub struct FragmentValue {
     pub seen: u64,
     /// Counter slot that it was counted in.
     pub slot: u32,
-    /// [`FragmentValue::ACCEPT`] and [`FragmentValue::REPLY`].
+    /// [`FragmentValue::ACCEPT`] and those after it.
     pub flags: u32,
 }
 
@@ -55,6 +55,11 @@ impl FragmentValue {
     pub const ACCEPT: u32 = 1;
     /// Counted as a reply of the slot's rule.
     pub const REPLY: u32 = 2;
+    /// It passed only because what would be dropped is watched (SPEC C9), and so do the later ones,
+    /// which leave events too.
+    pub const AUDIT: u32 = 8;
+    /// All bits.
+    pub const FLAGS: u32 = Self::ACCEPT | Self::REPLY | Self::AUDIT;
 }
 
 /// Bytes that a later fragment must leave to the first one: what TCP (RFC 9293 section 3.1) and

@@ -23,13 +23,15 @@ impl Target {
 /// in read-only memory that is frozen before the programs are verified. The verifier knows each
 /// field and removes the code behind branches that it decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Config {
-    /// Number of the generation.
-    pub generation: u32,
+    /// Always zero: see [`Config::mark`].
+    pub zero: u32,
     /// What flows are stamped with when the rules admit them: those of another epoch are judged
     /// again.
     pub epoch: u32,
+    /// Number of the generation.
+    pub generation: u32,
     /// Groups of the flow table.
     pub flow_groups: u32,
     /// Ages at which flows expire, by state: see [`crate::flow_entry::time_out`].
@@ -51,21 +53,25 @@ pub struct Config {
     pub on_trial: u8,
     /// 1 if a policy returns where this one is not confirmed; if not, everything passes then.
     pub has_fallback: u8,
+    /// What passes that would be dropped, besides what rules audit: [`AUDIT_RULES`] and those
+    /// after it. Only the variants of the tail-call targets that audit look at it.
+    pub audits: u8,
     /// Always zero: there is no padding.
-    pub zero: [u8; 2],
+    pub zeros: [u8; 1],
 }
 
 /// States that four bits tell apart, and so the ages in [`Config`]: a power of two, so that an
 /// index can be masked.
 pub const STATES: usize = 16;
 
-const _: () = assert!(size_of::<Config>() == 4 * (5 + STATES) + 8);
+const _: () = assert!(size_of::<Config>() == 4 * (6 + STATES) + 8);
 
 impl Config {
     /// What the object file holds until the loader writes its own.
     pub const UNSET: Config = Config {
-        generation: 0,
+        zero: 0,
         epoch: 0,
+        generation: 0,
         flow_groups: 1,
         flow_timeouts: [0; STATES],
         fragment_timeout: 0,
@@ -76,9 +82,25 @@ impl Config {
         arp_only: 0,
         on_trial: 0,
         has_fallback: 0,
-        zero: [0; 2],
+        audits: AUDIT_RULES,
+        zeros: [0; 1],
     };
+
+    /// The epoch above 32 zeros: what the word of a flow begins with that this policy admits, see
+    /// [`crate::flow_entry::differs_from_mark`]. The packet path reads both fields at once.
+    pub const fn mark(&self) -> u64 {
+        (self.epoch as u64) << 32
+    }
 }
+
+// What `Config::audits` may be (SPEC C9).
+
+/// What rules audit and nothing else.
+pub const AUDIT_RULES: u8 = 0;
+/// What no rule matches, unknown fragments, flows that are revoked, and frames that are not IP.
+pub const AUDIT_ALL: u8 = 1;
+/// What is malformed too.
+pub const AUDIT_EVERYTHING: u8 = 2;
 
 // The bits of `Config::has`. There are two variants of the first program: one for flows and tables
 // in .bss and nothing else, and one that asks for each bit.

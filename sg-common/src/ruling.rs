@@ -19,7 +19,7 @@
 //! double the paths that the verifier explores.
 
 use crate::flow::CUT;
-use crate::flow_entry::{Contents, Head, generation_of};
+use crate::flow_entry::{Contents, Head, audits, differs_from_mark, generation_of};
 use crate::flow_table::Word;
 use crate::protocol::Kind;
 use crate::tcp;
@@ -36,6 +36,7 @@ pub const FLUSH_OLD: u8 = 2;
 
 /// What becomes of a packet, and of its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Ruling {
     /// The packet belongs to no flow. Whatever entry there is goes, the rules decide, and what
     /// they accept begins a flow if it may.
@@ -61,6 +62,34 @@ pub enum Ruling {
     JudgedAgain,
     /// The policy in force does not admit the flow: the packet is dropped, and the flow ends.
     Revoked,
+}
+
+impl Ruling {
+    /// The ruling of this number.
+    #[inline(always)]
+    pub const fn of_number(number: u64) -> Ruling {
+        const NO_FLOW: u64 = Ruling::NoFlow as u64;
+        const CUT: u64 = Ruling::Cut as u64;
+        const BY_RULES: u64 = Ruling::ByRules as u64;
+        const BY_RULES_ALONE: u64 = Ruling::ByRulesAlone as u64;
+        const READMITTED: u64 = Ruling::Readmitted as u64;
+        const SEEDED: u64 = Ruling::Seeded as u64;
+        const REPLY: u64 = Ruling::Reply as u64;
+        const KEPT: u64 = Ruling::Kept as u64;
+        const JUDGED_AGAIN: u64 = Ruling::JudgedAgain as u64;
+        match number {
+            NO_FLOW => Ruling::NoFlow,
+            CUT => Ruling::Cut,
+            BY_RULES => Ruling::ByRules,
+            BY_RULES_ALONE => Ruling::ByRulesAlone,
+            READMITTED => Ruling::Readmitted,
+            SEEDED => Ruling::Seeded,
+            REPLY => Ruling::Reply,
+            KEPT => Ruling::Kept,
+            JUDGED_AGAIN => Ruling::JudgedAgain,
+            _ => Ruling::Revoked,
+        }
+    }
 }
 
 /// What a policy does with flows that an earlier one admitted. A trait, since the packet path reads
@@ -277,12 +306,170 @@ pub fn rule_on_passed<W: Word>(
     }
 }
 
-/// Zero if a packet with these flags changes nothing about an established flow that has not
-/// expired, and this policy admitted the flow: then the ruling is one of *by rules*, *by rules
-/// alone* and *reply*, without another look at the entry.
+/// What a policy that audits has to know of a packet besides [`Packet`] (SPEC C9).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Watched {
+    /// 1 if the rules audit the packet. They do not accept it then.
+    pub is_audited: u32,
+    /// 1 if the rules of the other direction accept its reply.
+    pub accepts_other: u32,
+    /// 1 if they accept or audit it.
+    pub passes_other: u32,
+}
+
+/// What decides the ruling of a policy that audits on a flow that goes on: bits of an index into
+/// [`LIVE_WATCHED`].
+mod fact {
+    /// The flow is a seeded one.
+    pub(super) const SEEDED: u64 = 1 << 0;
+    /// The rules accept the packet.
+    pub(super) const ACCEPTED: u64 = 1 << 1;
+    /// The rules audit the packet.
+    pub(super) const AUDITED: u64 = 1 << 2;
+    /// Only rules may accept it: see [`crate::concern::only_rules_accept`].
+    pub(super) const ONLY_RULES: u64 = 1 << 3;
+    /// It comes from the side that did not open the flow.
+    pub(super) const FROM_OTHER: u64 = 1 << 4;
+    /// Another policy has admitted the flow.
+    pub(super) const OF_OTHER: u64 = 1 << 5;
+    /// The flow is only watched.
+    pub(super) const WATCHED: u64 = 1 << 6;
+    /// Flows of other policies are judged, and what the packet would reply to passes.
+    pub(super) const PASSES_OTHER: u64 = 1 << 7;
+    /// Flows of other policies are kept.
+    pub(super) const KEEPS: u64 = 1 << 8;
+    /// All indices.
+    pub(super) const ALL: usize = 1 << 9;
+}
+
+/// What is audited is ruled on as what is dropped, so that what a flow admits anyway is not taken
+/// for what would be dropped. Only what the rules would decide is audited: a SYN, and what comes
+/// from the side that opened the flow. In a flow that is only watched the other side's packets are
+/// replies also where the rules accept them: without the audit there would be none. Where the rules
+/// accept a packet of the other side, those of the flow's own direction may audit what it replies
+/// to, and so the flow goes on.
+const fn live_watched(facts: u64) -> Ruling {
+    let is_accepted = facts & fact::ACCEPTED != 0;
+    let is_audited = facts & fact::AUDITED != 0;
+    let only_rules = facts & fact::ONLY_RULES != 0;
+    let from_other = facts & fact::FROM_OTHER != 0;
+    let is_other = facts & fact::OF_OTHER != 0;
+    let is_kept = is_other && facts & fact::KEEPS != 0;
+    if facts & fact::SEEDED != 0 {
+        return if is_accepted || is_audited && only_rules {
+            Ruling::ByRules
+        } else {
+            Ruling::Seeded
+        };
+    }
+    if is_accepted && from_other {
+        return if is_other && facts & fact::PASSES_OTHER != 0 {
+            Ruling::JudgedAgain
+        } else if facts & fact::WATCHED != 0 {
+            Ruling::Reply
+        } else {
+            Ruling::ByRules
+        };
+    }
+    if is_accepted || is_audited && (only_rules || !from_other && !is_kept) {
+        return if !from_other && is_other && (is_accepted || !is_kept) {
+            Ruling::Readmitted
+        } else {
+            Ruling::ByRules
+        };
+    }
+    // As if the rules dropped it: see `rule_on_live`.
+    match (is_other, is_kept, from_other) {
+        (true, false, false) => Ruling::Revoked,
+        (true, false, true) => Ruling::JudgedAgain,
+        (_, _, true) => Ruling::Reply,
+        (true, true, false) => Ruling::Kept,
+        (false, _, false) => Ruling::ByRulesAlone,
+    }
+}
+
+/// [`live_watched`] of all facts: a list in memory is fewer instructions than what it says.
+static LIVE_WATCHED: [u8; fact::ALL] = {
+    let mut rulings = [0; fact::ALL];
+    let mut facts = 0;
+    while facts < fact::ALL {
+        rulings[facts] = live_watched(facts as u64) as u8;
+        facts += 1;
+    }
+    rulings
+};
+
+/// The ruling on a packet of a policy that audits, as [`end_of`] and [`rule_on_live`] together for
+/// others. Returns its number: see [`Ruling::of_number`]. `is_gone` as there.
+///
+/// A SYN that is audited begins a flow where an accepted one would, but leaves one alone that the
+/// rules accept; a SYN that is accepted takes the place of a flow that is only watched.
 #[inline(always)]
-pub const fn is_unsteady(head: Head, rule: u64, generation: u32, tcp_flags: u64) -> u64 {
-    (generation_of(rule) ^ generation) as u64
+pub fn rule_with_audits<W: Word>(
+    entry: &Contents,
+    packet: &Packet,
+    watched: &Watched,
+    policy: &impl Policy,
+    is_gone: u64,
+) -> u64 {
+    let not = |fact: u64| fact ^ 1;
+    // Facts are numbers. The compiler must not see that they are 1 or 0, or it makes branches.
+    let fact = |fact: u64| W::opaque(fact);
+    let head = entry.head;
+    let old_flows = u64::from(policy.old_flows()) & 3;
+    let is = |rule: u8| W::opaque(1 << rule) >> old_flows & 1;
+    let (judges, keeps, flushes) = (is(JUDGE_OLD), is(KEEP_OLD), is(FLUSH_OLD));
+    let is_seeded = fact((head.0 / Head::SEEDED) & 1);
+    let is_accepted = fact(packet.is_accepted.into());
+    let is_audited = fact(watched.is_audited.into());
+    let passes_other = fact(watched.passes_other.into());
+    let from_other = fact((head.originator() ^ packet.direction).into());
+    let is_watched = fact(audits(entry.rule));
+    let before = policy.is_before::<W>(entry.rule);
+    let of_this = is_zero::<W>((generation_of(entry.rule) ^ policy.epoch()).into());
+    let is_tcp = packet.is_tcp::<W>();
+
+    // Whether the flow ends before the packet.
+    let is_flushed = before & flushes;
+    let is_judged = before & judges & not(is_seeded) & from_other;
+    let is_over = is_flushed | is_judged & is_accepted & not(passes_other);
+    let is_new = is_accepted | not(watched.accepts_other.into());
+    let is_full = u64::from(tcp::makes_room(head.state()))
+        | is_flushed
+        | is_accepted & is_watched
+        | is_judged & is_new;
+    let may_enter = (is_accepted | is_audited) & u64::from(packet.opens);
+    let is_syn = is_zero::<W>(tcp::differs_from_bare_syn(packet.tcp_flags).into());
+    let reopens = may_enter & is_tcp & is_syn & is_full;
+    let is_without_flow = reopens | is_over & not(is_tcp) | is_gone;
+    let is_cut = is_over | is_cut::<W>(head);
+
+    // The flags are zero where the protocol is not TCP.
+    let only_rules = is_zero::<W>(tcp::differs_from_opening(packet.tcp_flags).into());
+    let facts = is_seeded * fact::SEEDED
+        + is_accepted * fact::ACCEPTED
+        + is_audited * fact::AUDITED
+        + only_rules * fact::ONLY_RULES
+        + from_other * fact::FROM_OTHER
+        + not(of_this) * fact::OF_OTHER
+        + is_watched * fact::WATCHED
+        + (judges & passes_other) * fact::PASSES_OTHER
+        + keeps * fact::KEEPS;
+    let ruling = u64::from(LIVE_WATCHED[W::opaque(facts) as usize & (fact::ALL - 1)]);
+    const { assert!(Ruling::NoFlow as u64 == 0) };
+    let (goes_on, is_cut) = (fact(not(is_without_flow)), fact(is_cut));
+    // All ones where the ruling is the table's.
+    let live = is_cut.wrapping_sub(1);
+    goes_on.wrapping_neg() & (ruling & live | (is_cut * Ruling::Cut as u64))
+}
+
+/// Zero if a packet with these flags changes nothing about an established flow that has not
+/// expired, and the policy of this [`mark`](crate::program::Config::mark) admitted the flow and
+/// does not only watch it: then the ruling is one of *by rules*, *by rules alone* and *reply*,
+/// without another look at the entry.
+#[inline(always)]
+pub const fn is_unsteady(head: Head, rule: u64, mark: u64, tcp_flags: u64) -> u64 {
+    differs_from_mark(rule, mark)
         | (tcp_flags & tcp::STATE_FLAGS as u64)
         | track::disturbs(head.state()) as u64
         | head.0 & Head::SEEDED
@@ -297,12 +484,16 @@ pub const fn is_by_rules_alone(head: Head, direction: u8, is_accepted: bool) -> 
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use core::sync::atomic::AtomicU64;
+    use std::vec::Vec;
 
     use super::*;
     use crate::flow::Timeout;
     use crate::flow_entry::rule_word;
     use crate::tcp::{ACK, FIN, RST, SYN};
+    use crate::verdict::Verdict;
 
     const GENERATION: u32 = 7;
     const ORIGINATOR: u8 = 1;
@@ -463,7 +654,7 @@ mod tests {
                     for entry in [entry(state, generation), seeded(entry(state, generation))] {
                         let policy = in_force(JUDGE_OLD);
                         let (head, rule) = (entry.head, entry.rule);
-                        if is_unsteady(head, rule, GENERATION, flags.into()) != 0 {
+                        if is_unsteady(head, rule, u64::from(GENERATION) << 32, flags.into()) != 0 {
                             continue;
                         }
                         steady += 1;
@@ -485,6 +676,130 @@ mod tests {
             }
         }
         assert!(steady > 0);
+        // A flow that is only watched always needs another look.
+        let entry = watched(entry(Timeout::TcpEstablished as u8, GENERATION));
+        let mark = u64::from(GENERATION) << 32;
+        assert_ne!(is_unsteady(entry.head, entry.rule, mark, ACK.into()), 0);
+    }
+
+    /// The same entry, of a flow that is only watched.
+    fn watched(entry: Contents) -> Contents {
+        Contents {
+            rule: entry.rule | u64::from(Verdict::AUDIT_BIT),
+            ..entry
+        }
+    }
+
+    /// What the rules say of a packet, and of its reply.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Says {
+        Accept,
+        Audit,
+        Drop,
+    }
+
+    fn rule_on_with_audits(
+        entry: &Contents,
+        packet: &Packet,
+        watched: &Watched,
+        policy: &InForce,
+    ) -> Ruling {
+        let rule = |is_gone| rule_with_audits::<AtomicU64>(entry, packet, watched, policy, is_gone);
+        assert_eq!(Ruling::of_number(rule(1)), Ruling::NoFlow);
+        Ruling::of_number(rule(0))
+    }
+
+    /// Proves C9: where nothing is audited, neither the packet nor its reply nor the flow, a policy
+    /// that audits rules on flows as any other.
+    #[test]
+    fn what_is_not_audited_is_ruled_on_as_without_audits() {
+        let mut compared = 0;
+        for state in 0..=CUT {
+            for generation in [GENERATION - 1, GENERATION, GENERATION + 1] {
+                for old_flows in [JUDGE_OLD, KEEP_OLD, FLUSH_OLD] {
+                    let entry = entry(state, generation);
+                    for entry in [entry, seeded(entry)] {
+                        for about in PACKETS {
+                            let (packet, policy) = (packet(about), in_force(old_flows));
+                            // Where the rules accept both sides the table is not asked.
+                            for accepts_other in [0, 1 ^ packet.is_accepted] {
+                                let watched = Watched {
+                                    is_audited: 0,
+                                    accepts_other,
+                                    passes_other: accepts_other,
+                                };
+                                let found = rule_on_with_audits(&entry, &packet, &watched, &policy);
+                                let expected = rule_on(&entry, &packet, &policy, false);
+                                assert_eq!(found, expected, "{entry:?} {about:?} {policy:?}");
+                                compared += 1;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        assert!(compared > 6_000, "{compared}");
+    }
+
+    /// Proves C9 and K11: the table of a policy that audits. A letter for each packet, as above.
+    #[test]
+    fn every_packet_of_every_flow_with_audits() {
+        use Says::{Accept, Audit, Drop};
+        let tcp = Timeout::TcpEstablished as u8;
+        let closing = Timeout::TcpFinWait as u8;
+        let (this, old) = (GENERATION, GENERATION - 1);
+        let (judge, keep, flush) = (JUDGE_OLD, KEEP_OLD, FLUSH_OLD);
+        // Flags, whether from the originator, and what the rules say of the packet and of what it
+        // would reply to.
+        let packets = [
+            (SYN, true, Audit, Accept),
+            (SYN, true, Audit, Drop),
+            (SYN, false, Audit, Accept),
+            (SYN, false, Audit, Drop),
+            (ACK, true, Audit, Accept),
+            (ACK, true, Audit, Drop),
+            (ACK, false, Audit, Accept),
+            (ACK, false, Audit, Audit),
+            (ACK, false, Audit, Drop),
+            (SYN, false, Accept, Audit),
+            (ACK, false, Accept, Audit),
+            (ACK, false, Accept, Drop),
+            (ACK, true, Accept, Audit),
+            (ACK, false, Drop, Audit),
+        ];
+        #[rustfmt::skip]
+        let table = [
+            // packet:                              audit                         accept    drop
+            // what it would reply to:              acc drop  a d   a d   a u d   u  u d u  u
+            // SYN or not, originator or other:     So So     St St o o   t t t   St t t o  t
+            (entry(tcp, this),              judge, "r  r      r  r  r r   p p p   r  r r r  p"),
+            (watched(entry(tcp, this)),     judge, "r  r      r  r  r r   p p p   n  p p r  p"),
+            (entry(closing, this),          judge, "n  n      n  n  r r   p p p   n  r r r  p"),
+            (entry(CUT, this),              judge, "n  n      n  n  C C   C C C   n  C C C  C"),
+            (watched(entry(CUT, old)),      judge, "n  n      n  n  C C   C C C   n  C C C  C"),
+            (seeded(entry(tcp, this)),      judge, "r  r      r  r  s s   s s s   r  r r r  s"),
+            (entry(tcp, old),               judge, "+  +      r  n  + +   j j j   n  j C +  j"),
+            (watched(entry(tcp, old)),      judge, "+  +      r  n  + +   j j j   n  j C +  j"),
+            (entry(tcp, old),               keep,  "r  r      r  r  k k   p p p   r  r r +  p"),
+            (watched(entry(tcp, old)),      keep,  "r  r      r  r  k k   p p p   n  p p +  p"),
+            (entry(tcp, old),               flush, "n  n      n  n  C C   C C C   n  C C C  C"),
+        ];
+        for (entry, old_flows, expected) in table {
+            let letters: Vec<char> = expected.chars().filter(|c| *c != ' ').collect();
+            assert_eq!(letters.len(), packets.len(), "{expected}");
+            for (expected, about) in letters.into_iter().zip(packets) {
+                let (flags, from_originator, says, of_other) = about;
+                let packet = packet((Kind::Tcp, flags, from_originator, says == Accept));
+                let watched = Watched {
+                    is_audited: u32::from(says == Audit),
+                    accepts_other: u32::from(of_other == Accept),
+                    passes_other: u32::from(of_other != Drop),
+                };
+                let found = rule_on_with_audits(&entry, &packet, &watched, &in_force(old_flows));
+                assert_eq!(Ruling::of_number(found as u64), found);
+                assert_eq!(letter(found), expected, "{entry:?} {about:?} {old_flows}");
+            }
+        }
     }
 
     /// A flow of an earlier policy has ended if it is flushed; one that is judged or kept has not.

@@ -19,7 +19,13 @@ pub const STATE_FLAGS: u8 = FIN | SYN | RST;
 /// True for whatever has SYN and no ACK.
 #[inline(always)]
 pub const fn is_syn_without_ack(flags: u8) -> bool {
-    flags & (SYN | ACK) == SYN
+    differs_from_opening(flags) == 0
+}
+
+/// Zero for the same.
+#[inline(always)]
+pub const fn differs_from_opening(flags: u8) -> u32 {
+    ((flags & (SYN | ACK)) ^ SYN) as u32
 }
 
 /// True for the segment that opens a connection: SYN without ACK, RST or FIN.

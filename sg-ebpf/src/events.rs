@@ -1,13 +1,11 @@
-//! Events of rules with `log`, and of what no rule matches where that is logged: a typed record
+//! Events of rules with `log`, of what no rule matches where that is logged, and of what is
+//! audited: a typed record
 //! in a ring of the CPU's own, limited in rate.
 
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
-use sg_common::{
-    event::EVENT_WORDS,
-    flow_table::Word as _,
-    verdict::{Action, Direction},
-};
+use sg_common::{event::EVENT_WORDS, flow_table::Word as _, verdict::Direction};
 
+use crate::audit::Auditing;
 use crate::bpf::clock;
 use crate::bpf::maps::{self, EVENT_RINGS, EVENT_SLOTS};
 use crate::outcome::Outcome;
@@ -16,7 +14,13 @@ use crate::packet::Packet;
 /// Writes the event of a packet, over the oldest one. That it is not written is counted, and no
 /// reason to treat the packet otherwise.
 #[inline(always)]
-pub(crate) fn emit(p: &Packet, direction: Direction, outcome: &Outcome, bytes: u64, ifindex: u32) {
+pub(crate) fn emit<A: Auditing>(
+    p: &Packet,
+    direction: Direction,
+    outcome: &Outcome,
+    bytes: u64,
+    ifindex: u32,
+) {
     // SAFETY: no arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
     // BPF programs of one hook do not nest on a CPU, and neither hook runs inside the other.
@@ -33,11 +37,6 @@ pub(crate) fn emit(p: &Packet, direction: Direction, outcome: &Outcome, bytes: u
         ring.suppress();
         return;
     };
-    let action = if outcome.is_accepted() {
-        Action::Accept
-    } else {
-        Action::Drop
-    };
     let [local, local2, remote, remote2, name] = p.flow_key_words();
     // As `sg_common::event::Event`, whose test has the same words.
     let words: [u64; EVENT_WORDS] = [
@@ -50,7 +49,7 @@ pub(crate) fn emit(p: &Packet, direction: Direction, outcome: &Outcome, bytes: u
         name | u64::from(p.number) << 48,
         u64::from(maps::generation())
             | (direction as u64) << 32
-            | (action as u64) << 40
+            | outcome.action::<A>() << 40
             | u64::from(p.tcp_flags) << 48,
         ifindex.into(),
     ];

@@ -13,6 +13,9 @@
 //!                                                       scratch: the packet and the rules' outcome
 //! ```
 //!
+//! Of each tail-call target there are two programs, and the loader takes one of them: those whose
+//! names end in `_aud` are for policies that audit.
+//!
 //! `fast` decides TCP and UDP right behind an IP header; `slow` parses and judges any frame;
 //! `conntrack` is the flow table and what a packet does to a flow; `rules` and `classes` ask the
 //! tables; `count` counts, `events` logs; `gate` is in front of a policy that is not confirmed.
@@ -24,6 +27,7 @@
 #![allow(internal_features)]
 #![feature(core_intrinsics)]
 
+mod audit;
 mod bpf;
 mod classes;
 mod conntrack;
@@ -43,9 +47,13 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use aya_log_ebpf::trace;
-use sg_common::{program::Target, verdict::Reason};
+use sg_common::{
+    program::Target,
+    verdict::{Reason, Verdict},
+};
 
 use crate::{
+    audit::{Auditing, Off, On},
     bpf::{
         bytes::parsed,
         hook::{Hook, PULL},
@@ -59,7 +67,7 @@ use crate::{
     outcome::Outcome,
     packet::Packet,
     scratch::Scratch,
-    slow::{fragments, judge, parse::parse_frame, related::relates},
+    slow::{fragments, judge, parse::parse_frame, related},
 };
 
 // Inbound: at the driver, before the kernel has spent a socket buffer on the packet.
@@ -72,17 +80,32 @@ pub(crate) fn sg_inbound(ctx: XdpContext) -> u32 {
 
 #[xdp(frags)]
 pub(crate) fn sg_in_slow(ctx: XdpContext) -> u32 {
-    xdp_verdict(decide_any(&ctx))
+    xdp_verdict(decide_any::<_, Off>(&ctx))
+}
+
+#[xdp(frags)]
+pub(crate) fn sg_in_slow_aud(ctx: XdpContext) -> u32 {
+    xdp_verdict(decide_any::<_, On>(&ctx))
 }
 
 #[xdp(frags)]
 pub(crate) fn sg_in_track(ctx: XdpContext) -> u32 {
-    xdp_verdict(track(&ctx))
+    xdp_verdict(track::<_, Off>(&ctx))
+}
+
+#[xdp(frags)]
+pub(crate) fn sg_in_track_aud(ctx: XdpContext) -> u32 {
+    xdp_verdict(track::<_, On>(&ctx))
 }
 
 #[xdp(frags)]
 pub(crate) fn sg_in_related(ctx: XdpContext) -> u32 {
-    xdp_verdict(relate(&ctx))
+    xdp_verdict(relate::<_, Off>(&ctx))
+}
+
+#[xdp(frags)]
+pub(crate) fn sg_in_rel_aud(ctx: XdpContext) -> u32 {
+    xdp_verdict(relate::<_, On>(&ctx))
 }
 
 /// In front of a policy that is not confirmed.
@@ -101,17 +124,32 @@ pub(crate) fn sg_outbound(ctx: TcContext) -> i32 {
 
 #[classifier]
 pub(crate) fn sg_out_slow(ctx: TcContext) -> i32 {
-    tc_verdict(decide_any(&ctx))
+    tc_verdict(decide_any::<_, Off>(&ctx))
+}
+
+#[classifier]
+pub(crate) fn sg_out_slow_aud(ctx: TcContext) -> i32 {
+    tc_verdict(decide_any::<_, On>(&ctx))
 }
 
 #[classifier]
 pub(crate) fn sg_out_track(ctx: TcContext) -> i32 {
-    tc_verdict(track(&ctx))
+    tc_verdict(track::<_, Off>(&ctx))
+}
+
+#[classifier]
+pub(crate) fn sg_out_track_aud(ctx: TcContext) -> i32 {
+    tc_verdict(track::<_, On>(&ctx))
 }
 
 #[classifier]
 pub(crate) fn sg_out_related(ctx: TcContext) -> i32 {
-    tc_verdict(relate(&ctx))
+    tc_verdict(relate::<_, Off>(&ctx))
+}
+
+#[classifier]
+pub(crate) fn sg_out_rel_aud(ctx: TcContext) -> i32 {
+    tc_verdict(relate::<_, On>(&ctx))
 }
 
 /// In front of a policy that is not confirmed.
@@ -159,7 +197,7 @@ fn decide<H: Hook>(hook: &H) -> bool {
 
 /// [`Target::Slow`]: any frame.
 #[inline(always)]
-fn decide_any<H: Hook>(hook: &H) -> bool {
+fn decide_any<H: Hook, A: Auditing>(hook: &H) -> bool {
     let Some(scratch) = scratch::get::<H>() else {
         return maps::only_remembers();
     };
@@ -169,7 +207,7 @@ fn decide_any<H: Hook>(hook: &H) -> bool {
     *packet = Packet::EMPTY;
     match parse(hook, packet) {
         parsed::IP => {
-            let rest = judge::judge::<H>(packet, outcome);
+            let rest = judge::judge::<H, A>(packet, outcome);
             if rest != judge::DECIDED {
                 scratch.traits = Traits::of(packet);
                 scratch.hash = hash_of(packet.flow_key());
@@ -177,14 +215,14 @@ fn decide_any<H: Hook>(hook: &H) -> bool {
             }
             if judge::is_for_cut(rest) {
                 let (hash, traits) = (scratch.hash, scratch.traits.0);
-                let packed = flows::sg_pass_unless_cut(packet, hash, traits, scratch.verdict);
+                let packed = flows::pass_unless_cut::<A>(packet, hash, traits, scratch.verdict);
                 *outcome = Outcome::unpack(packed);
             } else if rest != judge::DECIDED {
                 tail_call(hook, Target::Track);
                 // The code behind a tail call runs only if the target is missing (SPEC A1).
                 // The rules' verdict does not count then: an accepted packet would open no flow.
                 outcome.set_reason(H::DIRECTION, Reason::Incomplete);
-            } else if packet.is_error != 0 && !outcome.is_accepted() {
+            } else if packet.is_error != 0 && !outcome.is_accepted::<A>() {
                 tail_call(hook, Target::Related);
                 outcome.set_reason(H::DIRECTION, Reason::Incomplete);
             }
@@ -192,41 +230,68 @@ fn decide_any<H: Hook>(hook: &H) -> bool {
         }
         parsed::LATER_FRAGMENT => {
             fragments::sg_follow_fragment(packet, outcome);
+            if A::ON && maps::audits_all() {
+                outcome.audit_if(H::DIRECTION, Reason::Fragment, Reason::FragmentAudited);
+            }
         }
-        parsed::OTHER if maps::passes_only_arp() => {
-            outcome.set_reason(H::DIRECTION, Reason::NonIpDropped);
-        }
+        parsed::OTHER if maps::passes_only_arp() => outcome.set_reason(
+            H::DIRECTION,
+            match A::ON && maps::audits_all() {
+                true => Reason::NonIpAudited,
+                false => Reason::NonIpDropped,
+            },
+        ),
         parsed::OTHER | parsed::ARP => outcome.set_reason(H::DIRECTION, Reason::NonIp),
-        _ => outcome.set_reason(H::DIRECTION, Reason::Malformed),
+        _ => outcome.set_reason(
+            H::DIRECTION,
+            match A::ON && maps::audits_everything() {
+                true => Reason::MalformedAudited,
+                false => Reason::Malformed,
+            },
+        ),
     }
-    finish(hook, packet, outcome)
+    finish::<H, A>(hook, packet, outcome)
 }
 
 /// [`Target::Track`]: a packet whose fate the flow table knows, or that it has to remember.
 #[inline(always)]
-fn track<H: Hook>(hook: &H) -> bool {
+fn track<H: Hook, A: Auditing>(hook: &H) -> bool {
     let Some(scratch) = scratch::get::<H>() else {
         return maps::only_remembers();
     };
+    if A::ON {
+        // The first program leaves them in the traits only.
+        scratch.packet.tcp_flags = scratch.traits.tcp_flags();
+    }
     let (packet, traits) = (&scratch.packet, scratch.traits.0);
-    let packed = flows::sg_track(packet, scratch.hash, traits, scratch.class, scratch.verdict);
-    scratch.outcome = Outcome::unpack(packed);
+    let packed = flows::track::<A>(packet, scratch.hash, traits, scratch.class, scratch.verdict);
+    scratch.outcome = match A::ON && packed == flows::BY_RULES {
+        true => Outcome::ruled::<A>(Verdict(scratch.verdict)),
+        false => Outcome::unpack(packed),
+    };
     keep_if_first(packet, &scratch.outcome);
-    finish(hook, packet, &scratch.outcome)
+    finish::<H, A>(hook, packet, &scratch.outcome)
 }
 
 /// [`Target::Related`]: an ICMP error that no rule accepts.
 #[inline(always)]
-fn relate<H: Hook>(hook: &H) -> bool {
+fn relate<H: Hook, A: Auditing>(hook: &H) -> bool {
     let Some(scratch) = scratch::get::<H>() else {
         return maps::only_remembers();
     };
     let (packet, outcome) = (&scratch.packet, &mut scratch.outcome);
-    if relates(hook, packet) != 0 {
-        outcome.set_reason(H::DIRECTION, Reason::Related);
+    match related::relation::<H, A>(hook, packet) {
+        flows::NONE => (),
+        // What the rules audit themselves stays theirs.
+        flows::TO_AUDITED if A::ON => {
+            if !outcome.passes() {
+                outcome.set_reason(H::DIRECTION, Reason::RelatedAudited);
+            }
+        }
+        _ => outcome.set_reason(H::DIRECTION, Reason::Related),
     }
     keep_if_first(packet, outcome);
-    finish(hook, packet, outcome)
+    finish::<H, A>(hook, packet, outcome)
 }
 
 /// Parses a frame, one of whose headers may have to be fetched first.
@@ -249,22 +314,22 @@ fn keep_if_first(packet: &Packet, outcome: &Outcome) {
 /// Every frame that is enforced ends in exactly one outcome: counts it, and writes its event if
 /// it is to have one.
 #[inline(always)]
-fn finish<H: Hook>(hook: &H, packet: &Packet, outcome: &Outcome) -> bool {
+fn finish<H: Hook, A: Auditing>(hook: &H, packet: &Packet, outcome: &Outcome) -> bool {
     if maps::only_remembers() {
         return true;
     }
     let bytes = count::count(hook, packet.claimed, packet.headers, outcome);
     if maps::has_logging_rules() && outcome.is_logged() {
-        events::emit(packet, H::DIRECTION, outcome, bytes, hook.ifindex());
+        events::emit::<A>(packet, H::DIRECTION, outcome, bytes, hook.ifindex());
     }
     trace!(
         hook,
         "direction {} accept {} slot {}",
         H::DIRECTION as u8,
-        u8::from(outcome.is_accepted()),
+        u8::from(outcome.passes()),
         outcome.slot
     );
-    outcome.is_accepted()
+    outcome.passes()
 }
 
 #[cfg(not(test))]

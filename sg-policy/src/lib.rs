@@ -69,6 +69,7 @@
 
 pub mod analysis;
 pub mod compile;
+pub mod edges;
 pub mod formats;
 pub mod oracle;
 pub mod partition;

@@ -4,7 +4,10 @@
 use std::net::IpAddr;
 
 use sg_common::{
-    protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP},
+    protocol::{
+        IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, icmp_number,
+        other_number,
+    },
     verdict::Direction,
 };
 
@@ -30,11 +33,14 @@ pub fn first_match(policy: &Policy, packet: &Packet) -> Option<usize> {
     policy.rules.iter().position(|rule| matches(rule, packet))
 }
 
-/// True when `rule` matches `packet`.
+/// True when `rule` matches `packet`. Addresses come last, for there may be many of them.
 pub fn matches(rule: &Rule, packet: &Packet) -> bool {
-    if rule.direction != packet.direction || !rule.remote.contains(packet.remote) {
-        return false;
-    }
+    rule.direction == packet.direction
+        && matches_number(rule, packet)
+        && rule.remote.contains(packet.remote)
+}
+
+fn matches_number(rule: &Rule, packet: &Packet) -> bool {
     let number = match rule.protocol {
         Protocol::All => return true,
         Protocol::Number(number) => number,
@@ -57,4 +63,43 @@ pub fn matches(rule: &Rule, packet: &Packet) -> bool {
             .any(|&(first, last)| (first..=last).contains(&packet.port)),
         _ => true,
     }
+}
+
+/// The kind and number by which a packet is looked up.
+pub fn kind_and_number(packet: &Packet) -> (Kind, u16) {
+    let icmp = match packet.remote {
+        IpAddr::V4(_) => IPPROTO_ICMP,
+        IpAddr::V6(_) => IPPROTO_ICMPV6,
+    };
+    match packet.protocol {
+        IPPROTO_TCP => (Kind::Tcp, packet.port),
+        IPPROTO_UDP => (Kind::Udp, packet.port),
+        IPPROTO_SCTP => (Kind::Sctp, packet.port),
+        p if p == icmp => (Kind::Icmp, icmp_number(packet.icmp.0, packet.icmp.1)),
+        p => (Kind::Other, other_number(p)),
+    }
+}
+
+/// The packet that is looked up by that kind and number, if there is one: the inverse of
+/// [`kind_and_number`]. The low byte of a protocol's number is not looked at; IPv6 extension
+/// headers are no protocols.
+pub fn packet_of(direction: Direction, remote: IpAddr, kind: Kind, number: u16) -> Option<Packet> {
+    let [high, low] = number.to_be_bytes();
+    let (protocol, port, icmp) = match kind {
+        Kind::Tcp => (IPPROTO_TCP, number, (0, 0)),
+        Kind::Udp => (IPPROTO_UDP, number, (0, 0)),
+        Kind::Sctp => (IPPROTO_SCTP, number, (0, 0)),
+        Kind::Icmp if remote.is_ipv4() => (IPPROTO_ICMP, 0, (high, low)),
+        Kind::Icmp => (IPPROTO_ICMPV6, 0, (high, low)),
+        Kind::Other if remote.is_ipv6() && [0, 43, 44, 51, 60].contains(&high) => return None,
+        Kind::Other => (high, 0, (0, 0)),
+    };
+    let packet = Packet {
+        direction,
+        remote,
+        protocol,
+        port,
+        icmp,
+    };
+    (kind_and_number(&packet).0 == kind).then_some(packet)
 }

@@ -5,13 +5,10 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use fastrand::Rng;
-use sg_common::protocol::{
-    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind, icmp_number,
-    other_number,
-};
 use sg_common::verdict::Direction;
 
 use crate::oracle;
+pub use crate::oracle::{kind_and_number, packet_of};
 use crate::policy::{Policy, Prefix, Protocol};
 
 /// What a generated rule list is made of.
@@ -400,48 +397,4 @@ fn edge6(rng: &mut Rng, prefixes: &[Prefix<u128>]) -> u128 {
         3 => (p.bits | size).wrapping_add(1),
         _ => p.bits | rng.u128(..=size),
     }
-}
-
-/// The kind and number by which a packet is looked up.
-pub fn kind_and_number(packet: &oracle::Packet) -> (Kind, u16) {
-    let icmp = match packet.remote {
-        IpAddr::V4(_) => IPPROTO_ICMP,
-        IpAddr::V6(_) => IPPROTO_ICMPV6,
-    };
-    match packet.protocol {
-        IPPROTO_TCP => (Kind::Tcp, packet.port),
-        IPPROTO_UDP => (Kind::Udp, packet.port),
-        IPPROTO_SCTP => (Kind::Sctp, packet.port),
-        p if p == icmp => (Kind::Icmp, icmp_number(packet.icmp.0, packet.icmp.1)),
-        p => (Kind::Other, other_number(p)),
-    }
-}
-
-/// The packet that is looked up by that kind and number, if there is one: the inverse of
-/// [`kind_and_number`]. The low byte of a protocol's number is not looked at; IPv6 extension
-/// headers are no protocols.
-pub fn packet_of(
-    direction: Direction,
-    remote: IpAddr,
-    kind: Kind,
-    number: u16,
-) -> Option<oracle::Packet> {
-    let [high, low] = number.to_be_bytes();
-    let (protocol, port, icmp) = match kind {
-        Kind::Tcp => (IPPROTO_TCP, number, (0, 0)),
-        Kind::Udp => (IPPROTO_UDP, number, (0, 0)),
-        Kind::Sctp => (IPPROTO_SCTP, number, (0, 0)),
-        Kind::Icmp if remote.is_ipv4() => (IPPROTO_ICMP, 0, (high, low)),
-        Kind::Icmp => (IPPROTO_ICMPV6, 0, (high, low)),
-        Kind::Other if remote.is_ipv6() && [0, 43, 44, 51, 60].contains(&high) => return None,
-        Kind::Other => (high, 0, (0, 0)),
-    };
-    let packet = oracle::Packet {
-        direction,
-        remote,
-        protocol,
-        port,
-        icmp,
-    };
-    (kind_and_number(&packet).0 == kind).then_some(packet)
 }

@@ -4,6 +4,7 @@ use super::clock::{tick, time_of};
 use super::handshake::{ANY_NUMBER, begun_word, created_of};
 use super::head::Head;
 use crate::flow::FlowValue;
+use crate::verdict::Verdict;
 
 // The words of an entry. All that changes from packet to packet is in `HEAD`, so that one
 // compare-and-swap changes it whole; an entry is one cache line.
@@ -25,16 +26,26 @@ pub const BEGUN: usize = 7;
 /// Words of an entry, of 64 bits each.
 pub const ENTRY_WORDS: usize = 8;
 
-/// The counter slot of the rule that admitted a flow, and the generation that did.
-#[inline(always)]
-pub const fn rule_word(slot: u32, generation: u32) -> u64 {
-    slot as u64 | (generation as u64) << 32
+/// What admitted a flow: a [`Verdict::admission`], which is the counter slot of the rule and
+/// whether the flow is audited, and the generation.
+pub const fn rule_word(admission: u32, generation: u32) -> u64 {
+    admission as u64 | (generation as u64) << 32
 }
 
 /// The counter slot in a [`rule_word`].
-#[inline(always)]
 pub const fn slot_of(rule: u64) -> u32 {
-    rule as u32
+    rule as u32 & Verdict::SLOT_MASK
+}
+
+/// 1 if a flow with this [`rule_word`] passes only because it is watched (SPEC C9), else 0.
+pub const fn audits(rule: u64) -> u64 {
+    (rule / Verdict::AUDIT_BIT as u64) & 1
+}
+
+/// What differs between a [`rule_word`] and that of a flow which the policy of that mark admitted
+/// and does not only watch; zero if nothing does. See [`crate::program::Config::mark`].
+pub const fn differs_from_mark(rule: u64, mark: u64) -> u64 {
+    (rule ^ mark) >> Verdict::AUDIT_BIT.trailing_zeros()
 }
 
 /// The generation in a [`rule_word`].
@@ -69,7 +80,10 @@ impl Contents {
         }
         Contents {
             head,
-            rule: rule_word(value.slot, value.generation),
+            rule: rule_word(
+                value.slot & Verdict::SLOT_MASK | audit_bit(value.flags),
+                value.generation,
+            ),
             begun: begun_word(tick(value.created), ANY_NUMBER),
         }
     }
@@ -86,6 +100,9 @@ impl Contents {
             }
             i += 1;
         }
+        if audits(self.rule) != 0 {
+            flags |= FlowValue::AUDITED;
+        }
         FlowValue {
             created: time_of(created_of(self.begun), now),
             last_seen: time_of(self.head.last_seen(), now),
@@ -96,6 +113,15 @@ impl Contents {
             flags,
             zero: [0; 5],
         }
+    }
+}
+
+/// [`Verdict::AUDIT_BIT`], if the flags of a value have [`FlowValue::AUDITED`].
+const fn audit_bit(flags: u8) -> u32 {
+    if flags & FlowValue::AUDITED != 0 {
+        Verdict::AUDIT_BIT
+    } else {
+        0
     }
 }
 
@@ -130,11 +156,11 @@ mod tests {
     fn contents_read_back_as_written() {
         let now = 50_000_000_000;
         for state in 0..=CUT {
-            for flags in 0..16 {
+            for flags in 0..32 {
                 let value = FlowValue {
                     created: now - (300 << TICK_SHIFT),
                     last_seen: now - (100 << TICK_SHIFT),
-                    slot: u32::MAX,
+                    slot: Verdict::SLOT_MASK,
                     generation: u32::MAX - 1,
                     originator: flags & 1,
                     state,

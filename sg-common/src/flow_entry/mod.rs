@@ -13,7 +13,8 @@ pub use clock::{
     ticks_of, time_out,
 };
 pub use contents::{
-    ADDRESSES, BEGUN, Contents, ENTRY_WORDS, HEAD, NAME, RULE, generation_of, rule_word, slot_of,
+    ADDRESSES, BEGUN, Contents, ENTRY_WORDS, HEAD, NAME, RULE, audits, differs_from_mark,
+    generation_of, rule_word, slot_of,
 };
 pub use handshake::{
     ANY_NUMBER, NO_NUMBER, acknowledges, begun_word, created_of, number_after, number_of,

@@ -16,7 +16,8 @@ use sg_common::{
         ROOT_ENTRIES, Shape, Tables,
     },
     program::{
-        Config, HAS_BSS_TABLES, HAS_FLOWS, HAS_LOGS, HAS_TRACE, MAY_HAVE_CUT, REMEMBERS, Target,
+        AUDIT_ALL, AUDIT_EVERYTHING, Config, HAS_BSS_TABLES, HAS_FLOWS, HAS_LOGS, HAS_TRACE,
+        MAY_HAVE_CUT, REMEMBERS, Target,
     },
     ruling::Policy,
 };
@@ -133,6 +134,18 @@ pub(crate) fn config() -> &'static Config {
     unsafe { &*place }
 }
 
+/// See [`Config::mark`]: both fields in one instruction.
+#[inline(always)]
+pub(crate) fn mark() -> u64 {
+    const _: () = assert!(
+        core::mem::offset_of!(Config, zero) == 0 && core::mem::offset_of!(Config, epoch) == 4
+    );
+    let place = address_of!(SG_CONFIG + 0, u64);
+    // SAFETY: the first eight bytes of a live static of plain data that is aligned to eight;
+    // nothing writes it once the program is loaded.
+    unsafe { *place }
+}
+
 /// Where things are in the tables; otherwise as [`config`].
 #[inline(always)]
 pub(crate) fn shape() -> &'static Shape {
@@ -185,6 +198,16 @@ pub(crate) fn has_logging_rules() -> bool {
 /// See [`MAY_HAVE_CUT`].
 pub(crate) fn may_have_cut() -> bool {
     has() & MAY_HAVE_CUT != 0
+}
+
+/// Whether all that would be dropped passes, but for what is malformed: see [`AUDIT_ALL`].
+pub(crate) fn audits_all() -> bool {
+    config().audits >= AUDIT_ALL
+}
+
+/// Whether what is malformed passes too: see [`AUDIT_EVERYTHING`].
+pub(crate) fn audits_everything() -> bool {
+    config().audits >= AUDIT_EVERYTHING
 }
 
 pub(crate) fn is_traced() -> bool {

@@ -218,7 +218,7 @@ fn plain<H: Hook, F: Variant>(hook: &H) -> Result<u32, Stop> {
                     return Err(NO);
                 }
                 count::count(hook, 0, rest.headers as u32, &outcome);
-                return Ok(decided(outcome.is_accepted()));
+                return Ok(decided(outcome.passes()));
             }
             // The scratch has not all that its event needs.
             Fate::Unknown if is_logged => return Err(NO),

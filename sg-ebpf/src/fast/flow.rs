@@ -188,7 +188,7 @@ fn steady<H: Hook>(hook: &H, names: &Names, step: &Step, spot: &Spot, both: u64)
     let (head, rule) = (contents.head, contents.rule);
     let now = now();
     let age = age(clock(now), head.last_seen());
-    let is_unsteady = is_unsteady(head, rule, maps::config().epoch, step.flags);
+    let is_unsteady = is_unsteady(head, rule, maps::mark(), step.flags);
     if is_unsteady != 0 || has_expired(age, Flows.time_out(head.state()).into()) != 0 {
         return None;
     }

@@ -26,17 +26,10 @@ pub(crate) extern "C" fn sg_keep_fragment(p: *const Packet, outcome: *const Outc
     }
     // SAFETY: not null, and the only caller passes whole values.
     let (p, outcome) = unsafe { (&*p, &*outcome) };
-    let mut flags = 0;
-    if outcome.is_accepted() {
-        flags |= FragmentValue::ACCEPT;
-    }
-    if outcome.is_reply() {
-        flags |= FragmentValue::REPLY;
-    }
     let value = FragmentValue {
         seen: clock::now(),
         slot: outcome.slot,
-        flags,
+        flags: outcome.kept_flags(),
     };
     insert_fragment(p, &value);
     0
@@ -62,11 +55,7 @@ pub(crate) extern "C" fn sg_follow_fragment(p: *const Packet, out: *mut Outcome)
         // and each of them is valid at any time.
         let first = unsafe { *first };
         if !is_expired(clock::now(), first.seen, maps::fragment_timeout()) {
-            *out = Outcome::of_slot(
-                first.slot,
-                first.flags & FragmentValue::ACCEPT != 0,
-                first.flags & FragmentValue::REPLY != 0,
-            );
+            *out = Outcome::of_first(first.slot, first.flags);
         }
     }
     0

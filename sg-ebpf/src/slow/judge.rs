@@ -9,6 +9,7 @@ use sg_common::{
 };
 
 use crate::{
+    audit::{Auditing, Off, On},
     bpf::{hook::Hook, maps},
     classes,
     outcome::Outcome,
@@ -18,10 +19,12 @@ use crate::{
 
 /// Decides a packet of the hook's direction: see [`sg_judge_inbound`].
 #[inline(always)]
-pub(crate) fn judge<H: Hook>(packet: &Packet, out: &mut Outcome) -> u64 {
-    match H::DIRECTION {
-        Direction::Inbound => sg_judge_inbound(packet, out),
-        Direction::Outbound => sg_judge_outbound(packet, out),
+pub(crate) fn judge<H: Hook, A: Auditing>(packet: &Packet, out: &mut Outcome) -> u64 {
+    match (H::DIRECTION, A::ON) {
+        (Direction::Inbound, false) => sg_judge_inbound(packet, out),
+        (Direction::Outbound, false) => sg_judge_outbound(packet, out),
+        (Direction::Inbound, true) => sg_audit_inbound(packet, out),
+        (Direction::Outbound, true) => sg_audit_outbound(packet, out),
     }
 }
 
@@ -30,23 +33,37 @@ pub(crate) fn judge<H: Hook>(packet: &Packet, out: &mut Outcome) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sg_judge_inbound(p: *const Packet, out: *mut Outcome) -> u64 {
-    judge_into(Direction::Inbound, p, out)
+    judge_into::<Off>(Direction::Inbound, p, out)
 }
 
 /// Decides an outbound packet, as [`sg_judge_inbound`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sg_judge_outbound(p: *const Packet, out: *mut Outcome) -> u64 {
-    judge_into(Direction::Outbound, p, out)
+    judge_into::<Off>(Direction::Outbound, p, out)
+}
+
+/// As [`sg_judge_inbound`], for a policy that audits.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_audit_inbound(p: *const Packet, out: *mut Outcome) -> u64 {
+    judge_into::<On>(Direction::Inbound, p, out)
+}
+
+/// As [`sg_judge_inbound`], for an outbound packet and a policy that audits.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sg_audit_outbound(p: *const Packet, out: *mut Outcome) -> u64 {
+    judge_into::<On>(Direction::Outbound, p, out)
 }
 
 #[inline(always)]
-fn judge_into(direction: Direction, p: *const Packet, out: *mut Outcome) -> u64 {
+fn judge_into<A: Auditing>(direction: Direction, p: *const Packet, out: *mut Outcome) -> u64 {
     if p.is_null() || out.is_null() {
         return DECIDED;
     }
     // SAFETY: not null, and the only caller passes whole values.
-    let (outcome, rest) = judge_packet(direction, unsafe { &*p });
+    let (outcome, rest) = judge_packet::<A>(direction, unsafe { &*p });
     // SAFETY: as above.
     unsafe { *out = outcome };
     rest
@@ -72,7 +89,7 @@ pub(crate) fn is_for_cut(rest: u64) -> bool {
 }
 
 #[inline(always)]
-fn judge_packet(direction: Direction, p: &Packet) -> (Outcome, u64) {
+fn judge_packet<A: Auditing>(direction: Direction, p: &Packet) -> (Outcome, u64) {
     if maps::accepts_essential() && !p.is_first_fragment() {
         let (source, source_port, destination_port) = match direction {
             Direction::Inbound => (&p.remote, p.remote_port, p.local_port),
@@ -101,10 +118,12 @@ fn judge_packet(direction: Direction, p: &Packet) -> (Outcome, u64) {
     let rest = ASK_FLOWS | u64::from(class) << 32 | u64::from(verdict.0);
     let rest = match concern {
         _ if !maps::has_flows() || p.is_trackable == 0 => DECIDED,
+        // What is audited enters a flow, though not one that its replies need.
+        Concern::MayReply if A::ON && verdict.is_audit() => rest,
         Concern::MayReply if only_rules_accept(p.tcp_flags) => DECIDED,
         Concern::MayReply | Concern::Remembered => rest,
         Concern::MayBeCut => rest | ASK_FOR_CUT,
         Concern::None => DECIDED,
     };
-    (Outcome::rule(verdict), rest)
+    (Outcome::ruled::<A>(verdict), rest)
 }

@@ -2,6 +2,7 @@
 
 use super::quoted;
 use crate::{
+    audit::{Auditing, Off, On},
     bpf::{
         hook::{Hook, PULL},
         twins::twins,
@@ -13,15 +14,38 @@ use crate::{
 };
 use sg_common::verdict::Direction;
 
-twins! {
-    /// See [`is_related`].
-    pub(crate) fn relates(error: *const Packet) -> u32 = is_related as sg_relates_xdp, sg_relates_tc;
+/// What `error`, an ICMP error that no rule accepts, is about: one of [`flows::NONE`] and those
+/// after it.
+#[inline(always)]
+pub(crate) fn relation<H: Hook, A: Auditing>(hook: &H, error: *const Packet) -> u32 {
+    match A::ON {
+        true => relates_audited(hook, error),
+        false => relates(hook, error),
+    }
 }
 
-/// Whether `error`, which no rule accepts, is about traffic of this node (SPEC K8); 1 if so.
-/// Nothing is malformed here: a quotation that cannot be read relates to nothing.
+twins! {
+    /// See [`is_related`].
+    fn relates(error: *const Packet) -> u32 = of_accepting as sg_relates_xdp, sg_relates_tc;
+    /// The same, for a policy that audits.
+    fn relates_audited(error: *const Packet) -> u32 = of_auditing as sg_rel_aud_xdp, sg_rel_aud_tc;
+}
+
 #[inline(always)]
-fn is_related<H: Hook>(hook: &H, error: *const Packet) -> u32 {
+fn of_accepting<H: Hook>(hook: &H, error: *const Packet) -> u32 {
+    is_related::<H, Off>(hook, error)
+}
+
+#[inline(always)]
+fn of_auditing<H: Hook>(hook: &H, error: *const Packet) -> u32 {
+    is_related::<H, On>(hook, error)
+}
+
+/// Whether `error`, which no rule accepts, is about traffic of this node (SPEC K8): one of
+/// [`flows::NONE`] and those after it. Nothing is malformed here: a quotation that cannot be read
+/// relates to nothing.
+#[inline(always)]
+fn is_related<H: Hook, A: Auditing>(hook: &H, error: *const Packet) -> u32 {
     if error.is_null() {
         return 0;
     }
@@ -33,6 +57,12 @@ fn is_related<H: Hook>(hook: &H, error: *const Packet) -> u32 {
     hook.pull((error.headers & 0x7fff) + PULL);
     let mut quoted = Packet::EMPTY;
     match quoted::parse(hook, error, &mut quoted) {
+        Ok(()) if A::ON => match sg_is_related(error, &quoted) {
+            rest if rest & ASK_WHETHER_IT_BELONGS != 0 => {
+                flows::sg_belongs_audited(&quoted, rest as u32)
+            }
+            known => known as u32,
+        },
         Ok(()) => match sg_is_related(error, &quoted) {
             rest if rest & ASK_WHETHER_IT_BELONGS != 0 => flows::sg_belongs(&quoted, rest as u32),
             known => known as u32,

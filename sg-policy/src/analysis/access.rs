@@ -93,6 +93,7 @@ fn accepting(policy: &Policy) -> Policy {
             remote: Arc::from(""),
         },
         action: Action::Accept,
+        audit: false,
         log: false,
         summary: guard.summary.clone(),
         identity: String::new(),

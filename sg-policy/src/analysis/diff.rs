@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sg_common::flow::Timeout;
-use sg_common::verdict::Direction;
+use sg_common::verdict::{Action, Direction};
 
 use super::effects::Effects;
 use super::products::{Ranges, add, by_class, example, products};
@@ -147,7 +147,7 @@ pub fn diff(old: &Policy, new: &Policy) -> Diff {
                     effects[1].rule(cell.direction, new),
                 ];
                 let pair = (cell.direction, cell.rules);
-                if was.is_accept() != is.is_accept() {
+                if was.action() != is.action() {
                     let classes = found.entry(pair).or_default();
                     match classes.last_mut() {
                         Some((last, numbers)) if *last == class.index() => {
@@ -187,10 +187,10 @@ pub fn diff(old: &Policy, new: &Policy) -> Diff {
     }
     let mut rows: Vec<Row> = Vec::new();
     for ((direction, rules), blocks) in blocks {
-        let [was, is] = [0, 1].map(|i| effects[i].rule(direction, rules[i]).is_accept());
-        let change = match (was, is) {
-            (false, _) => Change::Widened,
-            (true, _) => Change::Narrowed,
+        let [was, is] = [0, 1].map(|i| effects[i].rule(direction, rules[i]).action());
+        let change = match openness(is) > openness(was) {
+            true => Change::Widened,
+            false => Change::Narrowed,
         };
         debug_assert_ne!(was, is);
         for (numbers, ranges) in blocks {
@@ -204,6 +204,15 @@ pub fn diff(old: &Policy, new: &Policy) -> Diff {
         settings: settings(old, new),
         logging: logging.into_iter().collect(),
         another_rule: alike.len(),
+    }
+}
+
+/// What is only watched passes, but is to be dropped.
+const fn openness(action: Action) -> u8 {
+    match action {
+        Action::Drop => 0,
+        Action::Audit => 1,
+        Action::Accept => 2,
     }
 }
 

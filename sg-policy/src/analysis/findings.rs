@@ -96,11 +96,13 @@ fn finding(policy: &Policy, one: &Idle) -> Option<Finding> {
                 (Action::Accept, true) => {
                     Finding::note(Lint::ShadowedRule, message).help("it can be removed")
                 }
-                (Action::Drop, true) => Finding::note(Lint::ShadowedRule, message)
+                (Action::Drop | Action::Audit, true) => Finding::note(Lint::ShadowedRule, message)
                     .help(format!("it changes nothing as long as {stands}")),
                 (Action::Drop, false) => Finding::warning(Lint::ShadowedRule, message).help(
                     format!("move it before {that}, so that it drops what it says"),
                 ),
+                (Action::Audit, false) => Finding::warning(Lint::ShadowedRule, message)
+                    .help("it watches nothing; the first rule that matches decides"),
                 (Action::Accept, false) => Finding::warning(Lint::ShadowedRule, message)
                     .help("it lets nothing through; the first rule that matches decides"),
             };

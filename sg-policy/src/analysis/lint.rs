@@ -22,6 +22,7 @@ pub(super) fn opens(policy: &Policy, decides: impl Fn(usize) -> bool) -> Vec<Fin
 pub(super) fn closes(policy: &Policy, is_cluster: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     denied(policy, &mut findings);
+    audited(policy, &mut findings);
     findings.extend(reach::ssh(policy, is_cluster));
     findings.extend(reach::neighbours(policy));
     if is_cluster {
@@ -77,6 +78,20 @@ fn open(rule: &Rule) -> Option<Finding> {
         return Some(Finding::note(Lint::NodePortRange, message).help(help));
     }
     None
+}
+
+/// Rules whose drops are only watched: they enforce nothing.
+fn audited(policy: &Policy, findings: &mut Vec<Finding>) {
+    for rule in policy.audited_rules() {
+        let message = format!(
+            "`{}` is audited: what it would drop passes, and is counted and logged",
+            rule.title()
+        );
+        let finding = Finding::warning(Lint::AuditedRule, message)
+            .help("take `audit` out of the rule to enforce it")
+            .at(&rule.source);
+        findings.push(finding);
+    }
 }
 
 /// What no accept rule lets through.

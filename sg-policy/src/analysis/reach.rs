@@ -55,7 +55,8 @@ impl Probe {
         let mut closed = aside.clone();
         let mut dropped = Vec::new();
         for rule in policy.rules.iter().filter(|rule| self.is_matched(rule)) {
-            if rule.action == Action::Drop {
+            // What is only watched is closed too: it is to be dropped.
+            if rule.action != Action::Accept {
                 dropped.push(Cover::of(&rule.remote));
                 continue;
             }

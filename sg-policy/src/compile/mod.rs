@@ -151,7 +151,8 @@ fn lay_out(
         lines,
         shape,
         sizes,
-        opens_flows: opens_flows(&rows),
+        // What is audited enters a flow, whatever the rules say of its replies.
+        opens_flows: verdicts.audits() || opens_flows(&rows),
     })
 }
 

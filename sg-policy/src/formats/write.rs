@@ -51,6 +51,8 @@ pub fn write(policy: &Policy, style: Style) -> PolicyText {
         log_no_match,
         timeouts,
         guard,
+        // How the policy is applied is not part of it.
+        audit: _,
         // The files that it was read from are written out.
         sources: _,
     } = policy;
@@ -309,6 +311,7 @@ impl Text<'_> {
             written: Written { ports, remote },
             icmp,
             action,
+            audit,
             log,
             summary: _,
             identity: _,
@@ -339,9 +342,12 @@ impl Text<'_> {
             "action",
             match action {
                 Action::Accept => "accept",
-                Action::Drop => "drop",
+                Action::Drop | Action::Audit => "drop",
             },
         );
+        if *audit {
+            self.line(indent, "audit", "true");
+        }
         if *log {
             self.line(indent, "log", "true");
         }

@@ -71,6 +71,8 @@ pub struct Candidate {
     numbers: HashMap<Pair, u32>,
     /// What each rule does, of the enforced policy and of the candidate.
     actions: [Vec<Action>; 2],
+    /// The same of packets that no rule matches.
+    no_match: [Action; 2],
 }
 
 impl Candidate {
@@ -86,6 +88,7 @@ impl Candidate {
             pairs: Vec::new(),
             numbers: HashMap::new(),
             actions,
+            no_match: [enforced.no_match(), candidate.no_match()],
         };
         let mut pairs: BTreeSet<Pair> = BTreeSet::new();
         for family in Family::BOTH {
@@ -116,7 +119,7 @@ impl Candidate {
     fn pair(&self, direction: Direction, [enforced, candidate]: [Option<u32>; 2]) -> Option<Pair> {
         let action = |which: usize, rule: Option<u32>| {
             let action = rule.and_then(|rule| self.actions[which].get(rule as usize));
-            action.copied().unwrap_or(Action::Drop)
+            action.copied().unwrap_or(self.no_match[which])
         };
         (action(0, enforced) != action(1, candidate)).then_some(Pair {
             direction,

@@ -1,6 +1,6 @@
 //! What a rule's number becomes in the packet path.
 
-use sg_common::verdict::{Direction, Verdict};
+use sg_common::verdict::{Action, Direction, Verdict};
 
 use super::candidate::Pair;
 use crate::policy::Policy;
@@ -12,6 +12,7 @@ pub struct Verdicts {
     rules: Vec<Verdict>,
     /// By direction.
     no_match: [Verdict; 2],
+    audits: bool,
 }
 
 impl Verdicts {
@@ -27,9 +28,11 @@ impl Verdicts {
             rules: rules
                 .map(|(rule, &slot)| Verdict::new(rule.action, slot, rule.log))
                 .collect(),
-            no_match: Direction::BOTH.map(|direction| {
-                Verdict::no_match(direction).logged(policy.log_no_match[direction as usize])
+            no_match: Direction::BOTH.map(|direction| match policy.no_match() {
+                Action::Audit => Verdict::no_match_audited(direction),
+                _ => Verdict::no_match(direction).logged(policy.log_no_match[direction as usize]),
             }),
+            audits: policy.audits(),
         }
     }
 
@@ -49,6 +52,11 @@ impl Verdicts {
         let of_pairs: Vec<Verdict> = of_pairs.collect();
         verdicts.rules.extend(of_pairs);
         verdicts
+    }
+
+    /// Whether some verdict lets pass what would be dropped (SPEC C9).
+    pub fn audits(&self) -> bool {
+        self.audits
     }
 
     /// The verdict of a packet in `direction` that `rule`, an index into the policy's rules,

@@ -64,6 +64,8 @@ macro_rules! lints {
 lints! {
     /// In a cluster: outbound tcp 6443 is accepted to private addresses at most.
     ApiServerClosed "api-server-closed",
+    /// A rule drops nothing, because it is audited.
+    AuditedRule "audited-rule",
     /// No rule accepts anything, in either direction.
     DeniesEverything "denies-everything",
     /// No inbound rule accepts anything, though outbound rules do.

@@ -14,7 +14,8 @@ use super::fields::{DESCRIPTION, NAME};
 use super::finding::{Finding, Lint, Location};
 use super::loading::Loading;
 use super::model::{
-    self, Action, Direction, Policy, Prefix, Protocol, Remote, Rule, TrailingDeny, Written,
+    self, Action, AuditScope, Direction, Policy, Prefix, Protocol, Remote, Rule, TrailingDeny,
+    Written, identity_of,
 };
 use super::rules::Draft;
 use super::set_name::is_set_name;
@@ -104,6 +105,7 @@ pub(crate) fn join(loading: &mut Loading, documents: Vec<(Source, Document)>) ->
         non_ip: non_ip.unwrap_or_default(),
         established: established.unwrap_or_default(),
         log_no_match: log_no_match.unwrap_or_default(),
+        audit: AuditScope::Rules,
         timeouts,
         guard,
         sources: loading.take_files(),
@@ -205,7 +207,8 @@ fn trailing(groups: &mut [Group], mode: TrailingDeny, findings: &mut Vec<Finding
             let finding = match mode {
                 TrailingDeny::Defer => {
                     let left_out = rules.split_off(kept).into_iter();
-                    deferred[direction as usize].extend(left_out.filter(|rule| rule.log));
+                    let keeps = |rule: &Draft| rule.log || rule.action == Action::Audit;
+                    deferred[direction as usize].extend(left_out.filter(keeps));
                     Finding::warning(
                         Lint::TrailingDenyDeferred,
                         format!("{what}: it takes effect only in the last group and is left out here"),
@@ -230,21 +233,22 @@ fn trailing(groups: &mut [Group], mode: TrailingDeny, findings: &mut Vec<Finding
 fn trailing_denies(rules: &[Draft]) -> usize {
     let denies = |rule: &&Draft| {
         rule.protocol == Protocol::All
-            && rule.action == Action::Drop
+            && rule.action != Action::Accept
             && cover::is_whole_family(&rule.remote)
     };
     rules.iter().rev().take_while(denies).count()
 }
 
-/// Lets deferred denies log in the last group what they would have logged (SPEC P9): by the rule
-/// there that drops the same, or else as rules in front of those that drop everything.
+/// Lets deferred denies log and audit in the last group what they would have (SPEC P9 and C9): by
+/// the rule there that drops the same, or else as rules in front of those that drop everything.
+/// Where the last group's own rule drops the same, it drops it.
 fn keep_logs(last: &mut Vec<Draft>, deferred: Vec<Draft>) {
     let denies = last.len() - trailing_denies(last);
     let mut at = denies;
     for rule in deferred {
         let mut rest = last.iter_mut().skip(denies);
         match rest.find(|other| other.remote == rule.remote) {
-            Some(same) => same.log = true,
+            Some(same) => same.log |= rule.log,
             None => {
                 last.insert(at, without_sets(rule));
                 at += 1;
@@ -300,12 +304,8 @@ fn number(groups: Vec<Group>) -> Vec<Rule> {
     let mut rules = Vec::new();
     for drafts in [inbound, outbound] {
         for (position, (group, draft)) in (1..).zip(drafts) {
-            let mut identity = format!(
-                "{group}|{}|{}|{}",
-                draft.direction.name(),
-                draft.spelling.canonical,
-                draft.action.name()
-            );
+            let canonical = &draft.spelling.canonical;
+            let mut identity = identity_of(&group, draft.direction, canonical, draft.action);
             let count = occurrences.entry(identity.clone()).or_default();
             *count += 1;
             if *count > 1 {
@@ -323,6 +323,7 @@ fn number(groups: Vec<Group>) -> Vec<Rule> {
                 remote: draft.remote,
                 written: draft.written,
                 action: draft.action,
+                audit: draft.action == Action::Audit,
                 log: draft.log,
                 summary: draft.spelling.summary,
                 identity,

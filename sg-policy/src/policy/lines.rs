@@ -11,7 +11,7 @@ use super::model::Policy;
 
 /// Reads one rule per line, blank lines and lines that start with `#` aside:
 ///
-/// `in|out PROTOCOL [PORTS or TYPE[/CODE]] from|to REMOTE accept|drop [log]`
+/// `in|out PROTOCOL [PORTS or TYPE[/CODE]] from|to REMOTE accept|drop [audit] [log]`
 ///
 /// `PORTS` and `REMOTE` are lists joined by commas without blanks: `in tcp 22,80-90 from
 /// 10.0.0.0/8 accept`, `in icmp 8/0 from any accept`, `out all to any drop`, `in 47 from ::/0
@@ -100,6 +100,10 @@ fn rule(words: &[&str]) -> Option<(bool, String)> {
         (&"log", words) => (", log: true", words),
         _ => ("", words),
     };
+    let (audit, words) = match words.split_last()? {
+        (&"audit", words) => (", audit: true", words),
+        _ => ("", words),
+    };
     let (detail, words) = match words {
         [direction, protocol, key, remote, action] => {
             (None, [direction, protocol, key, remote, action])
@@ -124,7 +128,8 @@ fn rule(words: &[&str]) -> Option<(bool, String)> {
         Some(ports) => format!(", ports: \"{ports}\""),
         None => String::new(),
     };
-    let rule =
-        format!("- {{protocol: {protocol}{detail}, {key}: \"{remote}\", action: {action}{log}}}\n");
+    let rule = format!(
+        "- {{protocol: {protocol}{detail}, {key}: \"{remote}\", action: {action}{audit}{log}}}\n"
+    );
     Some((out, rule))
 }

@@ -28,10 +28,21 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// True when `address` is inside one of the prefixes. A linear walk: for the oracle and for
-    /// `explain`, never for packets.
+    /// True when `address` is inside one of the prefixes: for the oracle and for `explain`, never
+    /// for packets. A linear walk, or in long lists a search for each network that the address
+    /// is in.
     pub fn contains(&self, address: IpAddr) -> bool {
+        /// Below this, walking is quicker.
+        const LONG: usize = 256;
         match address {
+            IpAddr::V4(a) if self.v4.len() > LONG => (0..=32u8).any(|len| {
+                let bits = u32::from(a) & u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0);
+                self.v4.binary_search(&Prefix { bits, len }).is_ok()
+            }),
+            IpAddr::V6(a) if self.v6.len() > LONG => (0..=128u8).any(|len| {
+                let bits = u128::from(a) & u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0);
+                self.v6.binary_search(&Prefix { bits, len }).is_ok()
+            }),
             IpAddr::V4(a) => {
                 let a = u32::from(a);
                 self.v4
@@ -102,8 +113,12 @@ pub struct Rule {
     pub remote: Arc<Remote>,
     /// Ports and addresses as the policy writes them.
     pub written: Written,
-    /// What becomes of a packet that it is the first to match.
+    /// What becomes of a packet that it is the first to match. [`Action::Audit`] if it would be
+    /// dropped, but passes because the rule is audited.
     pub action: Action,
+    /// Whether the policy says `audit` of the rule; a whole policy may be audited besides: see
+    /// [`Policy::audited`].
+    pub audit: bool,
     /// Whether such a packet is logged.
     pub log: bool,
     /// The match in one line, e.g. `tcp 22 from 0.0.0.0/0` (SPEC section 3, `explain`).
@@ -206,6 +221,43 @@ impl NonIp {
     }
 }
 
+/// What passes that a policy would drop, besides what its rules audit (SPEC C9). It belongs to how
+/// a policy is applied and not to the policy: it is in no file and not in the digest.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum AuditScope {
+    /// What rules with `audit: true` would drop, and nothing else.
+    #[default]
+    Rules,
+    /// What any rule would drop, what no rule matches, fragments whose first one is unknown, flows
+    /// that are revoked, and frames that `non-ip` excludes. What is malformed is dropped.
+    Policy,
+    /// What is malformed too.
+    All,
+}
+
+impl AuditScope {
+    /// The word in output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            AuditScope::Rules => "rules",
+            AuditScope::Policy => "policy",
+            AuditScope::All => "all",
+        }
+    }
+}
+
 /// A policy ready to be explained, checked against the oracle, or compiled.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -233,6 +285,8 @@ pub struct Policy {
     pub timeouts: [u32; sg_common::flow::TIMEOUTS],
     /// What must stay reachable, whatever the rules say today (SPEC C6).
     pub guard: Vec<Guard>,
+    /// What passes that the policy would drop: see [`Policy::audited`].
+    pub audit: AuditScope,
     /// Every file that was read (policy and set files), for `run` to watch.
     pub sources: Vec<PathBuf>,
 }
@@ -264,7 +318,30 @@ pub fn titled(name: Option<&str>, summary: &str) -> String {
     }
 }
 
+/// How an identity ends: with the action, and before it a stroke.
+pub(crate) fn identity_of(
+    group: &str,
+    direction: Direction,
+    canonical: &str,
+    action: Action,
+) -> String {
+    format!("{group}|{}|{canonical}|{}", direction.name(), action.name())
+}
+
 impl Rule {
+    /// Makes a rule that drops one that is only watched.
+    fn audit(&mut self) {
+        if self.action != Action::Drop {
+            return;
+        }
+        self.action = Action::Audit;
+        // The action ends the identity, but for the number of one that occurs several times.
+        if let Some((rest, end)) = self.identity.rsplit_once('|') {
+            let number = end.strip_prefix(Action::Drop.name()).unwrap_or_default();
+            self.identity = format!("{rest}|{}{number}", Action::Audit.name());
+        }
+    }
+
     /// See [`titled`].
     pub fn title(&self) -> String {
         titled(self.name.as_deref(), &self.summary)
@@ -272,13 +349,93 @@ impl Rule {
 }
 
 impl Policy {
+    /// The policy with what it would drop passing and being watched, as far as `scope` says. Rules
+    /// that are audited because of it count for themselves, and not where they count when they
+    /// drop.
+    #[must_use]
+    pub fn audited(mut self, scope: AuditScope) -> Policy {
+        self.audit = scope;
+        if scope != AuditScope::Rules {
+            for rule in &mut self.rules {
+                rule.audit();
+            }
+        }
+        self
+    }
+
+    /// Whether anything passes that would be dropped.
+    pub fn audits(&self) -> bool {
+        self.audit != AuditScope::Rules || self.audited_rules().next().is_some()
+    }
+
+    /// The scope of what passes that would be dropped; `None` if nothing does.
+    pub fn audit_in_force(&self) -> Option<AuditScope> {
+        self.audits().then_some(self.audit)
+    }
+
+    /// The rules whose drops are only watched.
+    pub fn audited_rules(&self) -> impl Iterator<Item = &Rule> {
+        self.rules
+            .iter()
+            .filter(|rule| rule.action == Action::Audit)
+    }
+
+    /// What becomes of packets that no rule matches.
+    pub const fn no_match(&self) -> Action {
+        match self.audit {
+            AuditScope::Rules => Action::Drop,
+            AuditScope::Policy | AuditScope::All => Action::Audit,
+        }
+    }
+
     /// Whether there is anything to be logged.
     pub fn logs(&self) -> bool {
-        self.log_no_match.contains(&true) || self.rules.iter().any(|rule| rule.log)
+        self.audits() || self.log_no_match.contains(&true) || self.rules.iter().any(|rule| rule.log)
     }
 
     /// The rules of one direction in order.
     pub fn rules_of(&self, direction: Direction) -> impl Iterator<Item = &Rule> {
         self.rules.iter().filter(move |r| r.direction == direction)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both ways to look an address up are the same function.
+    #[test]
+    fn a_long_list_has_the_addresses_that_a_walk_through_it_finds() {
+        let mut rng = fastrand::Rng::with_seed(5);
+        let mut remote = Remote::default();
+        for _ in 0..2000 {
+            let len = rng.u8(4..=32);
+            let bits = rng.u32(..) & u32::MAX << (32 - len);
+            remote.v4.push(Prefix { bits, len });
+            let len = rng.u8(8..=128);
+            let bits = rng.u128(..) & u128::MAX << (128 - len);
+            remote.v6.push(Prefix { bits, len });
+        }
+        remote.v4.sort_unstable();
+        remote.v6.sort_unstable();
+        let (mut inside, mut outside) = (0, 0);
+        for _ in 0..2000 {
+            let near = remote.v4[rng.usize(..2000)].bits
+                ^ rng.u32(..).checked_shr(rng.u32(8..33)).unwrap_or(0);
+            let near6 = remote.v6[rng.usize(..2000)].bits
+                ^ rng.u128(..).checked_shr(rng.u32(16..129)).unwrap_or(0);
+            for address in [IpAddr::V4(near.into()), IpAddr::V6(near6.into())] {
+                let walk = (0..2000).any(|i| {
+                    let one = Remote {
+                        v4: vec![remote.v4[i]],
+                        v6: vec![remote.v6[i]],
+                    };
+                    one.contains(address)
+                });
+                assert_eq!(remote.contains(address), walk, "{address}");
+                *if walk { &mut inside } else { &mut outside } += 1;
+            }
+        }
+        assert!(inside > 500 && outside > 50, "{inside} {outside}");
     }
 }

@@ -40,6 +40,7 @@ const KEYS: &[&str] = &[
     "from",
     "to",
     "action",
+    "audit",
     "description",
     "log",
     "name",
@@ -85,6 +86,7 @@ fn read(
     let icmp = read_icmp(ctx, &rule, protocol);
     let remote = read_remote(ctx, scope, &rule, direction, protocol);
     let action = read_action(ctx, &rule);
+    let action = read_audit(ctx, &rule, action);
     let log = rule
         .get("log")
         .and_then(|n| fields::boolean(ctx, n, "`log`"));
@@ -231,6 +233,24 @@ fn read_action(ctx: &mut Ctx<'_>, rule: &Fields<'_, '_>) -> Option<Action> {
             None
         }
     }
+}
+
+/// The action, given what `audit` says (SPEC C9).
+fn read_audit(ctx: &mut Ctx<'_>, rule: &Fields<'_, '_>, action: Option<Action>) -> Option<Action> {
+    let Some((key, node)) = rule.entry("audit") else {
+        return action;
+    };
+    if !fields::boolean(ctx, node, "`audit`")? {
+        return action;
+    }
+    if action == Some(Action::Accept) {
+        let problem = Problem::new("misplaced-key", "`audit` on a rule that accepts")
+            .expected("`audit: true` only with `action: drop`: what the rule would drop passes")
+            .help("leave `audit` out; to see what the rule accepts, write `log: true`");
+        ctx.error(key, problem);
+        return None;
+    }
+    action.map(|_| Action::Audit)
 }
 
 fn read_icmp(

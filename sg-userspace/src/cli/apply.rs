@@ -10,6 +10,7 @@ use serde::Serialize;
 use sg_policy::compile::TableSizes;
 use sg_policy::policy::{Finding, Loaded, Severity};
 use sg_userspace::kernel::impact::{Change, Impact};
+use sg_userspace::kernel::self_check::SelfCheck;
 use sg_userspace::kernel::state::PolicyRecord;
 use sg_userspace::kernel::trial::left_until;
 use sg_userspace::kernel::{self, Applied, AppliedTo, ApplyOptions, Cut, Outcome, Preview, Seeded};
@@ -17,6 +18,7 @@ use sg_userspace::kernel::{self, Applied, AppliedTo, ApplyOptions, Cut, Outcome,
 use super::confirm;
 use super::context::{Context, Json};
 use super::failure::Failure;
+use super::health;
 use super::impact::{self, Mood};
 use super::patience::Patience;
 use super::policy_args::{Attach, Policies};
@@ -58,6 +60,7 @@ Examples:
   sgctl apply policy.yaml --iface eth0 --iface eth1
   sgctl apply policy.yaml --iface 'eth*'
   sgctl apply policy.yaml --iface eth0 --confirm-within 60s
+  sgctl apply policy.yaml --iface eth0 --audit    # counts what it would drop
   sgctl --netns node1 apply policy.yaml --iface eth0
 
 Exit codes: 0 done, 1 the policy, the interface or the state is wrong, 2 usage, 3 not permitted or
@@ -371,6 +374,8 @@ pub(super) struct Done<'a> {
     others: Vec<DoneTo<'a>>,
     /// Whether the lock-out guard was off (--force).
     forced: bool,
+    /// What the self-check has tried. `None` without one.
+    self_check: Option<SelfCheck>,
     compile_seconds: f64,
     load_seconds: f64,
     /// Where a BPF file system was mounted, if that was necessary.
@@ -425,6 +430,7 @@ impl<'a> From<&'a Applied> for Done<'a> {
             added_clsact: *added_clsact,
             others: applied.others.iter().map(DoneTo::from).collect(),
             forced: state.forced,
+            self_check: applied.self_check,
             compile_seconds: applied.compile_time.as_secs_f64(),
             load_seconds: applied.load_time.as_secs_f64(),
             mounted: applied.mounted.as_deref(),
@@ -475,6 +481,9 @@ pub(super) fn text(screen: &Screen, applied: &Applied) -> String {
         };
     }
     if applied.outcome == Outcome::Unchanged {
+        if let Some(auditing) = health::auditing(state.policy.audit, state.audited_rules()) {
+            let _ = writeln!(out, "  {auditing}");
+        }
         return out;
     }
     let milliseconds = |time: std::time::Duration| time.as_secs_f64() * 1e3;
@@ -486,15 +495,46 @@ pub(super) fn text(screen: &Screen, applied: &Applied) -> String {
         milliseconds(applied.compile_time),
         milliseconds(applied.load_time),
     );
+    if let Some(checked) = &applied.self_check {
+        let _ = writeln!(out, "  {}", self_check(checked));
+    }
     for note in notes(applied) {
         let _ = writeln!(out, "  {note}");
     }
     out
 }
 
+/// `self-check: 12,345 packets agree (0.31 s)`, and how much of what there is to try that was.
+fn self_check(checked: &SelfCheck) -> String {
+    let mut out = format!(
+        "self-check: {} agree ({:.2} s)",
+        count(checked.packets, "packet"),
+        checked.seconds
+    );
+    if !checked.is_whole() {
+        let _ = write!(
+            out,
+            ", of {} at the edges of ",
+            thousands(checked.edges as u64)
+        );
+        let _ = match checked.classes == checked.all_classes {
+            true => write!(out, "the rules"),
+            false => write!(
+                out,
+                "{} of {} address classes",
+                thousands(checked.classes as u64),
+                thousands(checked.all_classes as u64)
+            ),
+        };
+    }
+    out
+}
+
 /// What was done besides putting the policy in force, one sentence each.
 pub(super) fn notes(applied: &Applied) -> Vec<String> {
-    let mut notes: Vec<String> = Vec::new();
+    let state = &applied.first.state;
+    let auditing = health::auditing(state.policy.audit, state.audited_rules());
+    let mut notes: Vec<String> = auditing.into_iter().collect();
     notes.extend(unconfirmed(applied));
     notes.extend(seeded(applied));
     if applied.first.state.forced && applied.outcome != Outcome::Unchanged {

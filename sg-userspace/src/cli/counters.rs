@@ -390,9 +390,17 @@ struct Row<'a> {
 impl Rows<'_> {
     fn total(&mut self, one: &Counters, total: &Totals) {
         let dropped = format!("{} dropped", thousands(total.dropped));
+        let audited = match total.audited {
+            0 => String::new(),
+            n => format!("{} audited, ", thousands(n)),
+        };
         let description = match self.is_narrow {
-            true => dropped,
-            false => format!("{} accepted, {dropped}", thousands(total.accepted)),
+            true => format!("{audited}{dropped}"),
+            // What is audited has passed, but was not accepted.
+            false => format!(
+                "{} accepted, {audited}{dropped}",
+                thousands(total.accepted - total.audited)
+            ),
         };
         let rate = self.rates.map(|rates| rates.of_total(one, total));
         let bold = Some(Paint::Bold);
@@ -452,14 +460,17 @@ fn steady_bits(rate: Rate) -> String {
 /// Describes a reason.
 pub(super) fn about(reason: Reason) -> &'static str {
     match reason {
-        Reason::NonIp | Reason::NonIpDropped => "neither IPv4 nor IPv6: ARP and the like",
+        Reason::NonIp | Reason::NonIpDropped | Reason::NonIpAudited => {
+            "neither IPv4 nor IPv6: ARP and the like"
+        }
         Reason::Essential => "neighbour discovery, MLD, IGMP, DHCP replies",
         Reason::Related => "ICMP errors about admitted traffic",
+        Reason::RelatedAudited => "ICMP errors about audited traffic",
         Reason::Seeded => "flows from before the first attachment",
-        Reason::NoMatch => "no rule matched",
-        Reason::Malformed => "headers that do not parse",
-        Reason::Fragment => "fragments whose first one is unknown",
-        Reason::Revoked => "flows that the new policy no longer admits",
+        Reason::NoMatch | Reason::NoMatchAudited => "no rule matched",
+        Reason::Malformed | Reason::MalformedAudited => "headers that do not parse",
+        Reason::Fragment | Reason::FragmentAudited => "fragments whose first one is unknown",
+        Reason::Revoked | Reason::RevokedAudited => "flows that the new policy no longer admits",
         Reason::Incomplete => "programs of the enforcer are missing: apply the policy again",
     }
 }

@@ -1,6 +1,7 @@
 //! Warnings about an interface that does not enforce its policy. All commands that print a policy
 //! print them first.
 
+use sg_policy::policy::AuditScope;
 use sg_userspace::kernel::Fault;
 use sg_userspace::observe::attached::Health;
 
@@ -11,6 +12,7 @@ use super::units::clean;
 pub(super) fn word(health: Health) -> (&'static str, Paint) {
     match health {
         Health::Enforcing => ("enforcing", Paint::Green),
+        Health::Auditing => ("auditing", Paint::Magenta),
         Health::Interrupted => ("interrupted", Paint::Yellow),
         Health::Incomplete => ("incomplete", Paint::Red),
         Health::Preceded => ("preceded", Paint::Red),
@@ -22,9 +24,34 @@ pub(super) fn word(health: Health) -> (&'static str, Paint) {
     }
 }
 
-/// A line for each fault, and one if the interface is in another namespace, no longer than the
-/// terminal. There are none if the interface is enforcing, or if that cannot be checked from here,
-/// which `status` reports.
+/// What passes that a policy would drop, and how that ends. `rules` is how many of its rules are
+/// audited.
+pub(super) fn auditing(audit: Option<AuditScope>, rules: usize) -> Option<String> {
+    let (what, how) = match audit? {
+        AuditScope::Rules => (
+            match rules {
+                1 => "what 1 of its rules would drop passes".to_owned(),
+                n => format!("what {n} of its rules would drop passes"),
+            },
+            "take `audit` out of the rules and apply the policy again",
+        ),
+        AuditScope::Policy => (
+            "what the policy would drop passes, but for malformed packets".to_owned(),
+            "apply the policy without --audit",
+        ),
+        AuditScope::All => (
+            "what the policy would drop passes, malformed packets too".to_owned(),
+            "apply the policy without --audit",
+        ),
+    };
+    Some(format!(
+        "auditing: {what}, and is counted and logged as audit; to enforce it, {how}"
+    ))
+}
+
+/// A line for each fault, one if what is to be dropped passes, and one if the interface is in
+/// another namespace, no longer than the terminal. There are none if the interface is enforcing, or
+/// if that cannot be checked from here, which `status` reports.
 pub(super) fn warnings(
     screen: &Screen,
     interface: &str,
@@ -39,6 +66,13 @@ pub(super) fn warnings(
             "{note}: {} is now in the network namespace {}\n",
             clean(interface),
             clean(place)
+        ));
+    }
+    if health == Health::Auditing {
+        out.push_str(&format!(
+            "{}: {} is auditing: what its policy would drop passes, all of it or some (`sgctl status`)\n",
+            screen.paint(Paint::Magenta, "warning"),
+            clean(interface),
         ));
     }
     if health != Health::Unverified {

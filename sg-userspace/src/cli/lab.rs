@@ -131,6 +131,7 @@ impl Paint {
         let colour = match action {
             Action::Accept => "32",
             Action::Drop => "33",
+            Action::Audit => "35",
         };
         self.with(colour, text)
     }
@@ -161,6 +162,7 @@ fn past(action: Action) -> &'static str {
     match action {
         Action::Accept => "accepted",
         Action::Drop => "dropped",
+        Action::Audit => "audited",
     }
 }
 

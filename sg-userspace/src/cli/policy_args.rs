@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::{Args, ValueEnum};
 use sg_policy::analysis;
 use sg_policy::compile::Budget;
-use sg_policy::policy::{Loaded, PolicyErrors, PolicyInput, SetOverride, load};
+use sg_policy::policy::{AuditScope, Loaded, PolicyErrors, PolicyInput, SetOverride, load};
 use sg_userspace::kernel::{self, ApplyOptions, DEFAULT_MAX_FLOWS, KernelError, interfaces};
 
 use super::context::Context;
@@ -106,6 +106,14 @@ enum EgressHook {
     Clsact,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum Audit {
+    /// What the policy would drop, but for what is malformed
+    Policy,
+    /// What is malformed too
+    All,
+}
+
 #[derive(Args, Clone)]
 pub(super) struct Attach {
     /// The interface to enforce the policy on, or those that match a pattern such as 'eth*'; may
@@ -128,6 +136,27 @@ pub(super) struct Attach {
     /// Cut connections that exist when the first policy is attached, unless its rules pass them
     #[arg(long)]
     cut_existing: bool,
+
+    /// Drop nothing: let pass what the policy would drop, and count and log it as `audit`; what is
+    /// malformed is dropped all the same, except with --audit=all
+    #[arg(
+        long,
+        value_enum,
+        value_name = "SCOPE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "policy"
+    )]
+    audit: Option<Audit>,
+
+    /// Before anything changes, let the new programs judge packets at each edge of each rule, and
+    /// refuse them if they differ from the rules; `run` does so unless told otherwise
+    #[arg(long, overrides_with = "no_self_check")]
+    self_check: bool,
+
+    /// Leave that out
+    #[arg(long, overrides_with = "self_check")]
+    pub(super) no_self_check: bool,
 
     /// Where in the receive path inbound packets are judged
     #[arg(long, value_enum, value_name = "MODE", default_value_t = XdpMode::Auto)]
@@ -168,6 +197,12 @@ impl Attach {
         options.cut_existing = self.cut_existing;
         options.forced = self.force;
         options.budget = self.memory.budget();
+        options.self_check = self.self_check;
+        options.audit = match self.audit {
+            None => AuditScope::Rules,
+            Some(Audit::Policy) => AuditScope::Policy,
+            Some(Audit::All) => AuditScope::All,
+        };
         Ok(options)
     }
 }

@@ -44,6 +44,7 @@ pub(super) enum Paint {
     Red,
     Green,
     Yellow,
+    Magenta,
 }
 
 impl Screen {
@@ -104,6 +105,7 @@ impl Screen {
             Paint::Red => 31,
             Paint::Green => 32,
             Paint::Yellow => 33,
+            Paint::Magenta => 35,
         };
         match self.color {
             true => format!("\x1b[{code}m{text}\x1b[0m"),
@@ -159,6 +161,7 @@ pub(super) fn paint_of(action: Action) -> Paint {
     match action {
         Action::Accept => Paint::Green,
         Action::Drop => Paint::Red,
+        Action::Audit => Paint::Magenta,
     }
 }
 

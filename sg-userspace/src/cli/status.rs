@@ -9,7 +9,7 @@ use sg_userspace::observe::attached::{Attached, Health, Status as Row, attached,
 
 use super::context::{Context, Ifaces, Json};
 use super::failure::Failure;
-use super::health::word;
+use super::health::{auditing, word};
 use super::screen::Paint;
 use super::table::{Column, Table};
 use super::units::{ago, left, seconds_of, short_digest};
@@ -20,7 +20,8 @@ use super::units::{ago, left, seconds_of, short_digest};
 Without --netns all network namespaces are shown.
 
 Health: `enforcing` means that in both directions the interface runs what the record names, with
-nothing before it. Anything else is a fault, and is named with its remedy: `interrupted` (an apply was
+nothing before it. `auditing` means the same, but that what the policy would drop passes, all of it
+or some, and is counted and logged. Anything else is a fault, and is named with its remedy: `interrupted` (an apply was
 cut short), `incomplete` (a direction has lost its program or a part of it), `preceded` (somebody
 else's program comes first), `unprotected` (the interface was deleted and made again), `interface gone`,
 `unverified` (it cannot be looked at from here), `undone` (the policy was not confirmed and there was
@@ -30,8 +31,8 @@ Examples:
   sgctl status
   sgctl --netns node1 status --json
 
-Exit codes: 0 all that is listed is enforcing (also where nothing is), 1 something is not, 2 usage, 3
-not permitted.")]
+Exit codes: 0 all that is listed is enforcing (also where nothing is), 1 something is not, be it that it
+is auditing, 2 usage, 3 not permitted.")]
 pub(super) struct Status {
     #[command(flatten)]
     ifaces: Ifaces,
@@ -143,6 +144,8 @@ fn text(context: &Context, found: &[Attached], rows: &[Option<Row>]) -> String {
                     let line = "applied with --force, the lock-out guard was off";
                     notes.push_str(&format!("{}: {line}\n", row.interface));
                 }
+                let auditing = auditing(row.policy.audit, row.audited_rules);
+                notes.extend(auditing.map(|what| format!("{}: {what}\n", row.interface)));
                 cells.extend(rest_of(row));
             }
             None => {

@@ -295,6 +295,7 @@ fn painted(screen: &Screen, text: &str, paint: Option<Paint>) -> Cell {
         Some(Paint::Red) => cell.fg(Color::DarkRed),
         Some(Paint::Green) => cell.fg(Color::DarkGreen),
         Some(Paint::Yellow) => cell.fg(Color::DarkYellow),
+        Some(Paint::Magenta) => cell.fg(Color::DarkMagenta),
     }
 }
 

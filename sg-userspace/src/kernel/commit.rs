@@ -44,6 +44,7 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
         mut interfaces,
         mut seedings,
         trial,
+        self_check,
     } = prepared;
     let within = plan.options.confirm_within;
     let trial = trial.zip(within);
@@ -131,6 +132,7 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
         sizes: plan.compiled.sizes(),
         seeded,
         cut,
+        self_check,
         compile_time: plan.compile_time,
         load_time,
         decided: Vec::new(),

@@ -24,6 +24,19 @@ pub enum KernelError {
         help: String,
     },
 
+    #[error(
+        "the self-check found a difference: {packet}: by the rules {expected}; the programs {found}"
+    )]
+    #[diagnostic(help(
+        "nothing was changed; this is a mistake in sgctl, which should be reported together with the \
+         policy: until it is mended, keep the policy that is in force"
+    ))]
+    SelfCheck {
+        packet: String,
+        expected: String,
+        found: String,
+    },
+
     #[error("{what}: {reason}")]
     #[diagnostic(help("{help}"))]
     Fixed {
@@ -258,7 +271,9 @@ pub enum KernelError {
 impl KernelError {
     pub fn exit_code(&self) -> u8 {
         match self {
-            KernelError::NotPermitted { .. } | KernelError::Refused { .. } => 3,
+            KernelError::NotPermitted { .. }
+            | KernelError::Refused { .. }
+            | KernelError::SelfCheck { .. } => 3,
             KernelError::Io { source, .. } if is_short(source) => 3,
             KernelError::Halfway { source, .. } => source.exit_code(),
             _ => 1,
@@ -270,6 +285,7 @@ impl KernelError {
         match self {
             KernelError::NotPermitted { .. } => "not-permitted",
             KernelError::Refused { .. } => "refused",
+            KernelError::SelfCheck { .. } => "self-check",
             KernelError::Fixed { .. } => "fixed",
             KernelError::NoInterface { .. } | KernelError::MovedAway { .. } => "no-interface",
             KernelError::NotEthernet { .. } => "not-ethernet",

@@ -4,10 +4,16 @@
 //!
 //! `SG_FAULT` is `kill:POINT`, `fail:POINT`, or `refuse:POINT`; the last fails there and at every
 //! repetition. `SG_FAULT_TRACE` names a file to which each point is appended when it is passed, so
-//! that a test learns the points from a run without a fault. A point is named `before STEP` or
-//! `after STEP`, with ` #2` and so on if the step is repeated.
+//! that a test learns the points from a run without a fault. `flip:N` flips a bit of word N of the
+//! tables that are loaded, so that the self-check has something to find. A point is named `before
+//! STEP` or `after STEP`, with ` #2` and so on if the step is repeated.
 
+use std::borrow::Cow;
 use std::io;
+
+#[cfg(debug_assertions)]
+use sg_common::{lookup::LINE_WORDS, verdict::Verdict};
+use sg_policy::compile::Compiled;
 
 /// Takes a step that changes the kernel or a pin.
 #[cfg(not(debug_assertions))]
@@ -32,6 +38,28 @@ pub(super) fn step<T>(
     let done = act()?;
     faults.pass("after", &name)?;
     Ok(done)
+}
+
+/// The tables that are to be loaded, with a mistake if one is asked for.
+#[cfg(debug_assertions)]
+pub(super) fn tables(compiled: &Compiled) -> Cow<'_, Compiled> {
+    let asked = std::env::var("SG_FAULT").ok();
+    let word = asked.and_then(|fault| fault.strip_prefix("flip:")?.parse::<usize>().ok());
+    let mut compiled = Cow::Borrowed(compiled);
+    if let Some(word) = word {
+        let lines = &mut compiled.to_mut().lines;
+        let line = lines.get_mut(word / LINE_WORDS);
+        if let Some(word) = line.and_then(|line| line.0.get_mut(word % LINE_WORDS)) {
+            *word ^= Verdict::ACCEPT_BIT;
+        }
+    }
+    compiled
+}
+
+/// The tables that are to be loaded.
+#[cfg(not(debug_assertions))]
+pub(super) fn tables(compiled: &Compiled) -> Cow<'_, Compiled> {
+    Cow::Borrowed(compiled)
 }
 
 #[cfg(debug_assertions)]

@@ -101,6 +101,7 @@ pub(super) fn is_unchanged(
         && has_no_next
         && is_same_hook
         && state.policy.digest == policy.digest
+        && state.policy.audit == policy.audit_in_force()
         && state.log_level == options.log_level
         && state.interface == interface
         && inspection.faults().is_empty()

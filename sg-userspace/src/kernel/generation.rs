@@ -4,7 +4,7 @@ use sg_common::flow::TIMEOUTS;
 use sg_common::ruling::{FLUSH_OLD, InForce, JUDGE_OLD, KEEP_OLD};
 
 use super::state::State;
-use sg_policy::policy::{Established, NonIp, Policy};
+use sg_policy::policy::{AuditScope, Established, NonIp, Policy};
 
 /// The options of a generation.
 #[derive(Clone, Debug)]
@@ -42,6 +42,11 @@ pub struct Generation {
     pub on_trial: bool,
     /// Whether a policy returns where this one is not confirmed.
     pub has_fallback: bool,
+    /// Whether anything passes that would be dropped: then other programs are the tail-call
+    /// targets.
+    pub audits: bool,
+    /// What does, besides what rules audit.
+    pub audit: AuditScope,
     /// Log level of the packet path (1 error … 5 trace). With zero the verifier removes its
     /// logging.
     pub log_level: u8,
@@ -64,6 +69,8 @@ impl Generation {
             has_logging_rules: policy.logs(),
             on_trial: false,
             has_fallback: false,
+            audits: policy.audits(),
+            audit: policy.audit,
             log_level: 0,
         }
     }
@@ -103,6 +110,8 @@ impl Generation {
             has_logging_rules: true,
             on_trial: state.open_trial().is_some(),
             has_fallback: false,
+            audits: state.audits(),
+            audit: state.policy.audit.unwrap_or_default(),
             log_level: state.log_level,
         }
     }

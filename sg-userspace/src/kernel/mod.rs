@@ -46,6 +46,7 @@ pub mod records;
 mod removal;
 pub mod run_lock;
 pub mod seed;
+pub mod self_check;
 mod shared;
 pub mod shared_maps;
 mod slots;

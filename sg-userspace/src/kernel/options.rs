@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::bpffs;
 use super::how::How;
 use sg_policy::compile::Budget;
+use sg_policy::policy::AuditScope;
 
 /// The default number of established flows. With the half-open ones the table takes about 22 MiB.
 pub const DEFAULT_MAX_FLOWS: u32 = 131_072;
@@ -80,6 +81,10 @@ pub struct ApplyOptions {
     /// Undoes the policy in the kernel after this time unless it is confirmed: see
     /// [`super::confirm`].
     pub confirm_within: Option<Duration>,
+    /// Whether the new programs are checked against the rules before anything changes.
+    pub self_check: bool,
+    /// What passes that the policy would drop, besides what its rules audit.
+    pub audit: AuditScope,
     /// See [`super::generation::Generation::log_level`].
     pub log_level: u8,
     /// Counter slots that must keep their owners although these are in no policy any more: those
@@ -109,6 +114,8 @@ impl ApplyOptions {
             budget: Budget::default(),
             cut_existing: false,
             confirm_within: None,
+            self_check: false,
+            audit: AuditScope::Rules,
             log_level: 0,
             held_slots: HashSet::new(),
             how: How::Replaced,

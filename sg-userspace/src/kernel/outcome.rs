@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::seed::{Cut, Seeded};
+use super::self_check::SelfCheck;
 use super::state::{PolicyRecord, State};
 use sg_policy::compile::TableSizes;
 
@@ -46,6 +47,8 @@ pub struct Applied {
     pub seeded: Option<Seeded>,
     /// How many TCP connections were cut. `None` unless it was a first attachment that cuts them.
     pub cut: Option<Cut>,
+    /// What the self-check has tried. `None` without one.
+    pub self_check: Option<SelfCheck>,
     pub compile_time: Duration,
     pub load_time: Duration,
     /// The trials of earlier policies that were over, and that this has tidied up after.

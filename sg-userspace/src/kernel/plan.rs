@@ -242,6 +242,7 @@ impl<'a> Before<'a> {
             sizes: compiled.sizes(),
             seeded: None,
             cut: None,
+            self_check: None,
             compile_time,
             load_time: Duration::ZERO,
             decided: Vec::new(),
@@ -299,7 +300,9 @@ impl<'a> Before<'a> {
         // The rules of an epoch are the same wherever it runs, so that its flows stay admitted.
         let is_of_epoch = |state: &State| {
             let same = previous.map(|previous| previous.epoch) == Some(state.epoch);
-            same && state.policy.digest == policy.digest
+            // What passes only because it is watched is judged again when that ends.
+            let same_audit = state.policy.audit == policy.audit_in_force();
+            same && same_audit && state.policy.digest == policy.digest
         };
         let epoch = match previous {
             Some(state) if self.replaced().all(|it| is_of_epoch(&it.state)) => state.epoch,
@@ -318,6 +321,7 @@ impl<'a> Before<'a> {
                     Some(state) if self.is_same => state.policy.applied_at.clone(),
                     _ => now.clone(),
                 },
+                audit: policy.audit_in_force(),
             },
             now,
             epoch,

@@ -16,6 +16,7 @@ use super::plan::{InterfacePlan, Plan};
 use super::programs::Programs;
 use super::removal::remove;
 use super::seed::Seeding;
+use super::self_check::{SelfCheck, self_check};
 use super::shared_maps::SharedMaps;
 use super::start::{Replaced, Start};
 use super::state::{State, Trial};
@@ -35,6 +36,8 @@ pub(super) struct Prepared<'a> {
     pub(super) seedings: Seedings<'a>,
     /// The word of the trial, if the policy is to be confirmed.
     pub(super) trial: Option<Word>,
+    /// What the self-check has tried, where one was asked for.
+    pub(super) self_check: Option<SelfCheck>,
 }
 
 /// What is ready for one interface.
@@ -123,6 +126,7 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
             interfaces: Vec::new(),
             seedings: Seedings::default(),
             trial: None,
+            self_check: None,
         });
     };
     Ledger::create(&shared.pins)?;
@@ -151,6 +155,7 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
     }
     (told.has_flows, told.may_have_cut) = (has_flows, may_have_cut_flows);
 
+    let tables = faults::tables(compiled);
     let mut interfaces: Vec<PreparedInterface<'_>> = Vec::new();
     for one in &plan.interfaces {
         let mut state = State {
@@ -169,7 +174,7 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
             || "loading the programs".into(),
             || {
                 Ok(Programs::load_sharing(
-                    compiled,
+                    &tables,
                     &told,
                     &shared_by(one),
                     lines_of,
@@ -204,6 +209,17 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
             before: before(one)?,
         });
     }
+    let checked = match (options.self_check, interfaces.first()) {
+        (true, Some(one)) => {
+            let slots: Vec<u32> = one.state.rules.iter().map(|owner| owner.slot).collect();
+            let loaded = Some(&one.programs);
+            let check = || Ok(self_check(policy, &slots, &tables, &told, loaded));
+            let checked = faults::step(|| "the self-check".into(), check)
+                .map_err(|e| KernelError::io("the self-check", e))?;
+            Some(checked?)
+        }
+        _ => None,
+    };
     let added: Vec<u32> = plan
         .interfaces
         .iter()
@@ -237,7 +253,7 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
             || {
                 Ok(one
                     .programs
-                    .load_remembering(compiled, &told, &shared_by(one.plan)))
+                    .load_remembering(&tables, &told, &shared_by(one.plan)))
             },
         )
         .map_err(|e| KernelError::io("loading the programs that remember", e))??;
@@ -249,6 +265,7 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
         interfaces,
         seedings,
         trial,
+        self_check: checked,
     })
 }
 

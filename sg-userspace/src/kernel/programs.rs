@@ -14,7 +14,8 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 use sg_common::flow::Timeout;
 use sg_common::lookup::{BSS_LINES, BssTables, LINE_WORDS, Line, Plain};
 use sg_common::program::{
-    ASKS_FOR_EACH, Config, HAS_BSS_TABLES, HAS_FLOWS, HAS_LOGS, HAS_TRACE, MAY_HAVE_CUT, REMEMBERS,
+    ASKS_FOR_EACH, AUDIT_ALL, AUDIT_EVERYTHING, AUDIT_RULES, Config, HAS_BSS_TABLES, HAS_FLOWS,
+    HAS_LOGS, HAS_TRACE, MAY_HAVE_CUT, REMEMBERS,
 };
 use sg_common::verdict::Direction;
 
@@ -28,7 +29,7 @@ use super::shared::CounterReader;
 use super::shared_maps::SharedMaps;
 use super::{gate, sys, targets, trial};
 use sg_policy::compile::Compiled;
-use sg_policy::policy::NonIp;
+use sg_policy::policy::{AuditScope, NonIp};
 
 /// How many fragmented datagrams are remembered at a time, in each family.
 pub const FRAGMENT_ENTRIES: u32 = 4096;
@@ -118,8 +119,9 @@ impl Programs {
         };
 
         let config = Config {
-            generation: generation.number,
+            zero: 0,
             epoch: generation.epoch,
+            generation: generation.number,
             flow_groups: groups,
             flow_timeouts: ages(&generation.timeouts),
             fragment_timeout: generation.timeouts[Timeout::Fragment as usize],
@@ -130,7 +132,12 @@ impl Programs {
             arp_only: (generation.non_ip == NonIp::ArpOnly).into(),
             on_trial: generation.on_trial.into(),
             has_fallback: generation.has_fallback.into(),
-            zero: [0; 2],
+            audits: match generation.audit {
+                AuditScope::Rules => AUDIT_RULES,
+                AuditScope::Policy => AUDIT_ALL,
+                AuditScope::All => AUDIT_EVERYTHING,
+            },
+            zeros: [0; 1],
         };
 
         let mut loader = loader_without_btf();
@@ -159,6 +166,7 @@ impl Programs {
         if let Some(pins) = shared.pins.as_ref().filter(|_| generation.on_trial) {
             loader.map_pin_path(trial::MAP, pins.trial(generation.number));
         }
+
         let ebpf = undisturbed(|| loader.load(OBJECT))
             .map_err(|e| KernelError::bpf("creating the BPF maps", e))?;
 
@@ -183,15 +191,15 @@ impl Programs {
             load_time: Duration::ZERO,
             verify_times: [Duration::ZERO; 2],
         };
-        programs.verify_times = programs.verify(generation.on_trial)?;
+        programs.verify_times = programs.verify(generation)?;
         targets::connect(&mut programs.ebpf)?;
         programs.load_time = started.elapsed();
         Ok(programs)
     }
 
-    /// Lets the kernel verify and translate all programs, with the two hooks in parallel. Returns
-    /// how long each hook took.
-    fn verify(&mut self, has_gates: bool) -> Result<[Duration; 2], KernelError> {
+    /// Lets the kernel verify and translate the programs that the generation needs, with the two
+    /// hooks in parallel. Returns how long each hook took.
+    fn verify(&mut self, generation: &Generation) -> Result<[Duration; 2], KernelError> {
         let started = Instant::now();
         let load = |programs: Vec<(&str, &mut Program)>| -> Result<Duration, KernelError> {
             for (name, program) in programs {
@@ -207,7 +215,11 @@ impl Programs {
         let (inbound, outbound) = self
             .ebpf
             .programs_mut()
-            .filter(|(name, _)| has_gates || !gate::is_one(name))
+            .filter(|(name, _)| {
+                let is_gate = gate::is_one(name);
+                let is_wanted = targets::is_wanted(name, generation.audits);
+                is_wanted && (generation.on_trial || !is_gate)
+            })
             .partition(|(_, program)| matches!(program, Program::Xdp(_)));
         undisturbed(|| {
             std::thread::scope(|scope| {

@@ -308,6 +308,7 @@ mod tests {
                 digest: String::new(),
                 generation: 1,
                 applied_at: String::new(),
+                audit: None,
             },
             epoch: 1,
             inbound_program: 0,

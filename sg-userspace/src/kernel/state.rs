@@ -20,7 +20,7 @@ use super::options::{EgressHook, XdpMode};
 use super::pins::InterfacePins;
 use super::trial::Stands;
 use super::{blob, links};
-use sg_policy::policy::{Established, NonIp};
+use sg_policy::policy::{AuditScope, Established, NonIp};
 
 /// What has to be known about an attached interface and cannot be read from the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +96,9 @@ pub struct PolicyRecord {
     pub generation: u32,
     /// RFC 3339.
     pub applied_at: String,
+    /// What passes that the policy would drop (C9). Null if nothing does.
+    #[serde(default)]
+    pub audit: Option<AuditScope>,
 }
 
 /// A policy that is in force and not confirmed: the gate in front of its programs, and what comes
@@ -167,6 +170,20 @@ impl State {
             Direction::Inbound => self.inbound_program,
             Direction::Outbound => self.outbound_program,
         }
+    }
+
+    /// Whether anything passes that the policy would drop (C9).
+    pub fn audits(&self) -> bool {
+        self.policy.audit.is_some()
+    }
+
+    /// How many rules of the policy are only watched.
+    pub fn audited_rules(&self) -> usize {
+        let audited = self
+            .rules
+            .iter()
+            .filter(|owner| owner.action == Action::Audit);
+        audited.count()
     }
 
     /// What has to be known if the policy does not come into force.
@@ -279,6 +296,7 @@ pub(super) mod tests {
                 digest: "sha256:0".into(),
                 generation: 3,
                 applied_at: "2026-01-01T00:00:00Z".into(),
+                audit: Some(AuditScope::Policy),
             },
             epoch: 2,
             inbound_program: 1,

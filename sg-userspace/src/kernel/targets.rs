@@ -35,26 +35,39 @@ pub(super) const fn entry(direction: Direction) -> &'static str {
     }
 }
 
-/// The program of a target.
-const fn program(direction: Direction, target: Target) -> &'static str {
+/// The two programs of a target: the usual one, and that of policies that audit.
+const fn variants(direction: Direction, target: Target) -> [&'static str; 2] {
     match (direction, target) {
-        (Direction::Inbound, Target::Slow) => "sg_in_slow",
-        (Direction::Inbound, Target::Track) => "sg_in_track",
-        (Direction::Inbound, Target::Related) => "sg_in_related",
-        (Direction::Outbound, Target::Slow) => "sg_out_slow",
-        (Direction::Outbound, Target::Track) => "sg_out_track",
-        (Direction::Outbound, Target::Related) => "sg_out_related",
+        (Direction::Inbound, Target::Slow) => ["sg_in_slow", "sg_in_slow_aud"],
+        (Direction::Inbound, Target::Track) => ["sg_in_track", "sg_in_track_aud"],
+        (Direction::Inbound, Target::Related) => ["sg_in_related", "sg_in_rel_aud"],
+        (Direction::Outbound, Target::Slow) => ["sg_out_slow", "sg_out_slow_aud"],
+        (Direction::Outbound, Target::Track) => ["sg_out_track", "sg_out_track_aud"],
+        (Direction::Outbound, Target::Related) => ["sg_out_related", "sg_out_rel_aud"],
     }
+}
+
+/// Whether a program is loaded for a policy that `audits` something, or for one that does not.
+pub(super) fn is_wanted(name: &str, audits: bool) -> bool {
+    let other = usize::from(!audits);
+    let mut all = Direction::BOTH
+        .into_iter()
+        .flat_map(|direction| Target::ALL.map(|target| variants(direction, target)));
+    all.all(|names| names[other] != name)
 }
 
 /// Puts the loaded programs of each target into the arrays of their hooks.
 pub(super) fn connect(ebpf: &mut Ebpf) -> Result<(), KernelError> {
     for direction in Direction::BOTH {
         for target in Target::ALL {
-            let name = program(direction, target);
+            let names = variants(direction, target);
+            let [name, _] = names;
             let what = || format!("connecting {name}");
-            let program = ebpf.program(name).ok_or_else(|| broken_object(name))?;
-            let fd = program.fd().map_err(|e| KernelError::bpf(what(), e))?;
+            // The one that is loaded.
+            let mut programs = names.into_iter().filter_map(|name| ebpf.program(name));
+            let fd = programs
+                .find_map(|program| program.fd().ok())
+                .ok_or_else(|| broken_object(name))?;
             let fd = fd.try_clone().map_err(|e| KernelError::io(what(), e))?;
             let array = array(direction);
             let map = ebpf.map_mut(array).ok_or_else(|| broken_object(array))?;

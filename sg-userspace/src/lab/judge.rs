@@ -15,14 +15,16 @@ use sg_userspace::observe::explain::explain_policy;
 /// Combines an attempt with the policy's verdict.
 pub(super) fn attempt(policy: &Policy, tried: &Try, outcome: &Outcome) -> Attempt {
     let said = explain_policy(policy, &tried.question());
-    let accepts = said.verdict == Action::Accept;
+    let accepts = said.verdict.passes();
     let (got, own_port, note) = match outcome {
         Outcome::Answered(port) => (Action::Accept, *port, None),
         Outcome::Silence => (Action::Drop, None, None),
         Outcome::Odd(note) => (Action::Drop, None, Some(note.clone())),
     };
     let answer = (accepts && got == Action::Accept).then(|| {
-        match explain_policy(policy, &tried.answer(own_port)).verdict == Action::Accept {
+        let answer = explain_policy(policy, &tried.answer(own_port)).verdict;
+        // Answers to what is only watched belong to its flow, whatever the rules say.
+        match said.verdict == Action::Accept && answer == Action::Accept {
             true => AnswerBy::Rules,
             false => AnswerBy::FlowTable,
         }
@@ -42,7 +44,7 @@ pub(super) fn attempt(policy: &Policy, tried: &Try, outcome: &Outcome) -> Attemp
         rule: said.rule,
         reason: said.reason,
         answer,
-        as_policy_says: got == said.verdict && note.is_none(),
+        as_policy_says: got.passes() == accepts && note.is_none(),
         note,
     }
 }
@@ -61,7 +63,7 @@ pub(super) fn differing_attempts(attempts: &[Attempt]) -> impl Iterator<Item = S
         };
         let seen = match (&a.note, a.got) {
             (Some(note), _) => note.clone(),
-            (None, Action::Accept) => "it got through".to_owned(),
+            (None, Action::Accept | Action::Audit) => "it got through".to_owned(),
             (None, Action::Drop) => "nothing came back".to_owned(),
         };
         format!(
@@ -219,6 +221,7 @@ mod tests {
             bytes: 0,
             accepted,
             dropped,
+            audited: 0,
         };
         Counters {
             interface: "eth0".into(),
@@ -232,6 +235,7 @@ mod tests {
                 digest: String::new(),
                 generation: 1,
                 applied_at: String::new(),
+                audit: None,
             },
             rules: vec![RuleCounters {
                 direction: Direction::Outbound,

@@ -21,7 +21,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sg_common::verdict::{Action, Direction};
+use sg_common::verdict::Direction;
 
 pub(crate) use error::LabError;
 use host::Host;
@@ -239,7 +239,7 @@ fn try_all(
     let late: Vec<&Try> = tries
         .iter()
         .filter(|t| !matches!(outcomes.get(&t.number), Some(Outcome::Answered(_))))
-        .filter(|t| explain_policy(policy, &t.question()).verdict == Action::Accept)
+        .filter(|t| explain_policy(policy, &t.question()).verdict.passes())
         .collect();
     if !late.is_empty() {
         outcomes.extend(call(network, late, PATIENCE)?);

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use serde::Serialize;
+use sg_policy::policy::AuditScope;
 
 use crate::kernel::inspect::{Inspection, Place, inspect, is_attached_here};
 use crate::kernel::pins::{InterfacePins, PinTree};
@@ -41,6 +42,8 @@ pub struct Attached {
 pub enum Health {
     /// Both directions enforce the policy of the record.
     Enforcing,
+    /// There is no fault, but some or all that the policy would drop passes (C9).
+    Auditing,
     /// An `apply` was interrupted. Another `apply` repairs it.
     Interrupted,
     /// A direction lacks its program or some tail-call targets.
@@ -130,6 +133,8 @@ pub struct Status {
     pub rules: usize,
     /// Whether it was applied with `--force`, so that the lock-out guard was off.
     pub forced: bool,
+    /// How many of them are only watched.
+    pub audited_rules: usize,
     pub max_flows: u32,
     /// The directory of the pins.
     pub pins: String,
@@ -178,6 +183,8 @@ pub struct PolicyStatus {
     pub digest: String,
     pub generation: u32,
     pub applied_at: String,
+    /// What passes that the policy would drop. Null if nothing does.
+    pub audit: Option<AuditScope>,
 }
 
 impl PolicyStatus {
@@ -187,6 +194,7 @@ impl PolicyStatus {
             digest: state.policy.digest.clone(),
             generation: state.policy.generation,
             applied_at: state.policy.applied_at.clone(),
+            audit: state.policy.audit,
         }
     }
 }
@@ -445,7 +453,10 @@ impl Attached {
 
     fn found_at(&self, place: Option<Place>, faults: Vec<Fault>) -> Result<Condition, KernelError> {
         let state = self.state()?;
-        let health = Health::of(&faults);
+        let health = match Health::of(&faults) {
+            Health::Enforcing if state.audits() => Health::Auditing,
+            health => health,
+        };
         let cookie = self.pins.netns_cookie;
         let named = || state.netns.clone().or_else(|| places::name_of(cookie));
         Ok(match place {
@@ -520,6 +531,7 @@ impl Attached {
             decided: self.decided(),
             rules: state.rules.len(),
             forced: state.forced,
+            audited_rules: state.audited_rules(),
             max_flows: state.max_flows,
             pins: self.pins.dir.display().to_string(),
             shared_with: self.shared_with(),

@@ -61,8 +61,11 @@ pub struct Totals {
     pub direction: Direction,
     pub packets: u64,
     pub bytes: u64,
+    /// What passed, also what passed only because it is watched.
     pub accepted: u64,
     pub dropped: u64,
+    /// What passed only because it is watched.
+    pub audited: u64,
 }
 
 /// Reads the counters of an interface.
@@ -102,13 +105,15 @@ pub fn counters(attached: &Attached) -> Result<Counters, KernelError> {
         .into_iter()
         .flat_map(|direction| Reason::ALL.map(|reason| (direction, reason)))
         .map(|(direction, reason)| {
+            // What no rule matches may have replies, where it passes: they cross the other way.
+            let replies = of_slot(reason_slot(direction.opposite(), reason));
             let counts = of_slot(reason_slot(direction, reason));
             ReasonCounters {
                 direction,
                 reason,
                 action: reason.action(),
-                packets: counts.packets,
-                bytes: counts.bytes,
+                packets: counts.packets + replies.reply_packets,
+                bytes: counts.bytes + replies.reply_bytes,
             }
         })
         .collect();
@@ -178,21 +183,28 @@ fn total(direction: Direction, rules: &[RuleCounters], reasons: &[ReasonCounters
         bytes: 0,
         accepted: 0,
         dropped: 0,
+        audited: 0,
     };
     let mut add = |packets: u64, bytes: u64, action: Action| {
         total.packets += packets;
         total.bytes += bytes;
-        if action == Action::Accept {
-            total.accepted += packets;
-        } else {
-            total.dropped += packets;
+        match action.passes() {
+            true => total.accepted += packets,
+            false => total.dropped += packets,
+        }
+        if action == Action::Audit {
+            total.audited += packets;
         }
     };
     for rule in rules {
         if rule.direction == direction {
             add(rule.packets, rule.bytes, rule.action);
         } else {
-            add(rule.reply_packets, rule.reply_bytes, Action::Accept);
+            let action = match rule.action {
+                Action::Audit => Action::Audit,
+                Action::Accept | Action::Drop => Action::Accept,
+            };
+            add(rule.reply_packets, rule.reply_bytes, action);
         }
     }
     for reason in reasons.iter().filter(|r| r.direction == direction) {

@@ -65,6 +65,8 @@ pub struct LoggedPacket {
     /// The rule that decided. Null if none did, or if it is gone since then.
     pub rule: Option<LoggingRule>,
     pub reason: DecidedBy,
+    /// Whether it is a reply to what the rule or the reason decided, in the other direction.
+    pub reply: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -178,19 +180,23 @@ fn logged(
     } else {
         Direction::Outbound
     };
-    let action = if event.is_accepted() {
-        Action::Accept
-    } else {
-        Action::Drop
-    };
     let nanoseconds = i64::try_from(event.time).unwrap_or(i64::MAX);
     let at = booted.checked_add(SignedDuration::from_nanos(nanoseconds));
+    // What no rule matches may have replies, which count for it too (C9).
+    let of_reply = || reason_of(direction.opposite(), event.slot);
     let reason = reason_of(direction, event.slot);
+    let (reason, is_reply) = match reason {
+        Some(reason) => (Some(reason), false),
+        None => (of_reply(), of_reply().is_some()),
+    };
+    let owner = state
+        .filter(|_| reason.is_none())
+        .and_then(|state| owner_of(state, event.slot));
     LoggedPacket {
         at: at.unwrap_or(booted),
         interface: name.unwrap_or_else(by_record),
         direction,
-        verdict: action,
+        verdict: event.action(),
         generation: event.generation,
         protocol: event.protocol,
         local: address(event.local),
@@ -201,9 +207,13 @@ fn logged(
         icmp_code: is_icmp.then_some(icmp_code),
         bytes: event.bytes,
         tcp_flags: (kind == Kind::Tcp).then_some(event.tcp_flags),
-        rule: state
-            .filter(|_| reason.is_none())
-            .and_then(|state| rule_of(state, event.slot)),
+        reply: is_reply || owner.is_some_and(|(owner, _)| owner.direction != direction),
+        rule: owner.map(|(owner, is_there)| LoggingRule {
+            group: owner.group.clone(),
+            position: is_there.then_some(owner.position),
+            name: owner.name.clone(),
+            summary: owner.summary.clone(),
+        }),
         reason: reason.map_or(DecidedBy::Rule, DecidedBy::Reason),
     }
 }
@@ -215,17 +225,11 @@ fn reason_of(direction: Direction, slot: u32) -> Option<Reason> {
         .find(|reason| reason_slot(direction, *reason) == slot)
 }
 
-fn rule_of(state: &State, slot: u32) -> Option<LoggingRule> {
-    let of = |owners: &[SlotOwner], is_there: bool| {
-        let owner = owners.iter().find(|owner| owner.slot == slot)?;
-        Some(LoggingRule {
-            group: owner.group.clone(),
-            position: is_there.then_some(owner.position),
-            name: owner.name.clone(),
-            summary: owner.summary.clone(),
-        })
-    };
-    of(&state.rules, true).or_else(|| of(&state.retired, false))
+/// The rule that a slot belongs to, and whether it is still in the policy.
+fn owner_of(state: &State, slot: u32) -> Option<(&SlotOwner, bool)> {
+    let of = |owners: &'_ [SlotOwner]| owners.iter().position(|owner| owner.slot == slot);
+    let current = of(&state.rules).and_then(|at| Some((state.rules.get(at)?, true)));
+    current.or_else(|| of(&state.retired).and_then(|at| Some((state.retired.get(at)?, false))))
 }
 
 /// Formats a line such as `drop inbound tcp 198.51.100.1:4000 → 192.0.2.1:3306, 60 bytes, by rule 7
@@ -260,6 +264,9 @@ impl fmt::Display for LoggedPacket {
             write!(f, " type {kind}/{code}")?;
         }
         write!(f, ", {} bytes", self.bytes)?;
+        if self.reply {
+            write!(f, ", a reply")?;
+        }
         match &self.rule {
             Some(rule) => write!(f, ", by {rule}"),
             None if self.reason == DecidedBy::Rule => write!(f, ", by a rule that is gone"),

@@ -13,7 +13,7 @@ use super::decided::DecidedBy;
 use crate::kernel::tables::LiveTables;
 use crate::kernel::{Fault, KernelError};
 use sg_policy::oracle;
-use sg_policy::policy::{Location, NonIp, Policy, Rule};
+use sg_policy::policy::{AuditScope, Location, NonIp, Policy, Rule};
 
 /// A packet that opens a flow, about which `explain` is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub struct ExplainedRule {
 
 /// Evaluates the rules of `policy` in order.
 pub fn explain_policy(policy: &Policy, question: &Question) -> Explanation {
-    if let Some(early) = before_the_rules(question, policy.essential, policy.non_ip) {
+    if let Some(early) = before_the_rules(question, policy.essential, policy.non_ip, policy.audit) {
         return early;
     }
     let packet = oracle::Packet {
@@ -82,7 +82,7 @@ pub fn explain_policy(policy: &Policy, question: &Question) -> Explanation {
         icmp: question.icmp(),
     };
     match oracle::first_match(policy, &packet).map(|i| &policy.rules[i]) {
-        None => no_match(question),
+        None => no_match(question, policy.no_match()),
         Some(rule) => by_rule(question, rule.action, ExplainedRule::of(rule)),
     }
 }
@@ -122,14 +122,15 @@ pub fn explain_attached(
         elsewhere,
         ..explanation
     };
-    if let Some(early) = before_the_rules(question, state.essential, state.non_ip) {
+    let audit = state.policy.audit.unwrap_or_default();
+    if let Some(early) = before_the_rules(question, state.essential, state.non_ip, audit) {
         return Ok(of_interface(early));
     }
     let tables = LiveTables::of_running(&attached.pins, state)?;
     let (kind, number) = question.lookup();
     let verdict = tables.decide(question.direction, question.remote, kind, number);
     if verdict.slot() < FIRST_RULE_SLOT {
-        return Ok(of_interface(no_match(question)));
+        return Ok(of_interface(no_match(question, verdict.action())));
     }
     let Some(owner) = state.rules.iter().find(|o| o.slot == verdict.slot()) else {
         return Err(KernelError::DamagedState {
@@ -151,8 +152,14 @@ pub fn explain_attached(
     )))
 }
 
-fn before_the_rules(question: &Question, essential: bool, non_ip: NonIp) -> Option<Explanation> {
+fn before_the_rules(
+    question: &Question,
+    essential: bool,
+    non_ip: NonIp,
+    audit: AuditScope,
+) -> Option<Explanation> {
     let reason = match (question.transport, non_ip) {
+        (Transport::NonIp, NonIp::ArpOnly) if audit != AuditScope::Rules => Reason::NonIpAudited,
         (Transport::NonIp, NonIp::ArpOnly) => Reason::NonIpDropped,
         (Transport::NonIp | Transport::Arp, _) => Reason::NonIp,
         _ if essential && question.is_essential() => Reason::Essential,
@@ -170,16 +177,19 @@ fn before_the_rules(question: &Question, essential: bool, non_ip: NonIp) -> Opti
     })
 }
 
-fn no_match(question: &Question) -> Explanation {
+fn no_match(question: &Question, verdict: Action) -> Explanation {
     Explanation {
         interface: None,
         health: None,
         faults: Vec::new(),
         elsewhere: None,
-        verdict: Action::Drop,
+        verdict,
         direction: question.direction,
         rule: None,
-        reason: DecidedBy::Reason(Reason::NoMatch),
+        reason: DecidedBy::Reason(match verdict {
+            Action::Audit => Reason::NoMatchAudited,
+            Action::Accept | Action::Drop => Reason::NoMatch,
+        }),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What `sgctl` prints and how it exits, shown by running the real binary. Each test makes its own
 //! network namespaces and BPF file system for what touches the kernel.
 
+mod audit;
 mod bpffs;
 mod capabilities;
 mod confirm;

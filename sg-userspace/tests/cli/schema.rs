@@ -95,7 +95,7 @@ fn assert_shape(expected: &Value, value: &Value) {
 }
 
 fn policy_status() -> Value {
-    json!({"name": "text", "digest": "digest", "generation": "number", "applied_at": "time"})
+    json!({"name": "text", "digest": "digest", "generation": "number", "applied_at": "time", "audit": "rules|policy|all?"})
 }
 
 fn counters_of_one() -> Value {
@@ -109,27 +109,33 @@ fn counters_of_one() -> Value {
         "policy": policy_status(),
         "rules": [{
             "direction": DIRECTION, "position": "number?", "group": "text", "name": "text?",
-            "action": "accept|drop", "summary": "text", "description": "text?",
+            "action": "accept|drop|audit", "summary": "text", "description": "text?",
             "packets": "number", "bytes": "number",
             "reply_packets": "number", "reply_bytes": "number",
         }],
         "reasons": [{
-            "direction": DIRECTION, "reason": "text", "action": "accept|drop",
+            "direction": DIRECTION, "reason": "text", "action": "accept|drop|audit",
             "packets": "number", "bytes": "number",
         }],
         "totals": [{
             "direction": DIRECTION, "packets": "number", "bytes": "number",
-            "accepted": "number", "dropped": "number",
+            "accepted": "number", "dropped": "number", "audited": "number",
         }],
     })
 }
 
 /// Each reason with the action of its packets.
-const REASONS: [&str; 10] = [
+const REASONS: [&str; 16] = [
     "accept essential",
     "accept non-ip",
     "accept related",
     "accept seeded",
+    "audit fragment",
+    "audit malformed",
+    "audit no-match",
+    "audit non-ip",
+    "audit related",
+    "audit revoked",
     "drop fragment",
     "drop incomplete",
     "drop malformed",
@@ -157,6 +163,8 @@ fn applied() -> Value {
         }],
         "cut": ["?", {"connections": "number?", "left_out": "number"}], "added_clsact": "bool",
         "unconfirmed": ["?", unconfirmed()],
+        "self_check": ["?", {"packets": "number", "edges": "number", "classes": "number",
+            "all_classes": "number", "seconds": "real"}],
         "forced": "bool", "compile_seconds": "real", "load_seconds": "real", "mounted": "text?",
     })
 }
@@ -225,7 +233,7 @@ fn tables() -> Value {
 
 fn explained(rule: Value, interface: &str) -> Value {
     json!({
-        "interface": interface, "health": "enforcing?", "faults": ["*", fault()], "verdict": "accept|drop", "direction": "inbound|outbound",
+        "interface": interface, "health": "enforcing?", "faults": ["*", fault()], "verdict": "accept|drop|audit", "direction": "inbound|outbound",
         "rule": rule, "reason": "text",
     })
 }
@@ -340,7 +348,7 @@ fn what_is_attached() {
         "health": "enforcing", "xdp_mode": "native|generic", "egress_hook": "tcx|clsact",
         "faults": ["*", fault()],
         "attached_at": "time", "policy": policy_status(), "rules": "number",
-        "forced": "bool", "max_flows": "number", "pins": "text",
+        "audited_rules": "number", "forced": "bool", "max_flows": "number", "pins": "text",
     }]);
     let iface = ["--iface", "nic"];
     for more in [&[][..], &iface] {
@@ -478,7 +486,7 @@ fn streams() {
     world.ping_node(1);
     let rule = json!({"group": "p", "position": "number", "name": "text?", "summary": "text"});
     let packet = json!({
-        "direction": "inbound", "verdict": "drop", "protocol": "number",
+        "direction": "inbound", "verdict": "drop", "reply": "bool", "protocol": "number",
         "local": "address", "local_port": "number?", "remote": "address", "remote_port": "number?",
         "icmp_type": "number?", "icmp_code": "number?", "tcp_flags": "number?", "bytes": "number",
         "generation": "number", "rule": rule, "reason": "rule",

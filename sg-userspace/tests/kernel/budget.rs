@@ -1,9 +1,11 @@
 //! What it costs to load the programs: how many instructions the verifier explores, and how long it
 //! takes. `--nocapture` prints the figures.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use sg_policy::policy::rules_from_lines;
+use sg_common::verdict::Action;
+use sg_policy::policy::{AuditScope, rules_from_lines};
 use sg_userspace::kernel::generation::Generation;
 use sg_userspace::kernel::object::OBJECT;
 use sg_userspace::kernel::programs::Programs;
@@ -39,14 +41,21 @@ fn programs_stay_within_their_budget() {
         policy.rules[0].log = true;
         policy
     };
+    let auditing = {
+        let mut policy = both.clone();
+        policy.rules[1].action = Action::Audit;
+        policy
+    };
     let policies = [
         ("no rules", rules_from_lines("")),
         (
             "IPv4 only",
             rules_from_lines("in tcp 22 from 10.0.0.0/8 accept\nout all to 0.0.0.0/0 accept"),
         ),
-        ("both families", both),
+        ("both families", both.clone()),
         ("logging", logging),
+        ("auditing", auditing),
+        ("auditing everything", both.clone().audited(AuditScope::All)),
     ];
     for (name, policy) in policies {
         let after_a_cut = Generation {
@@ -63,7 +72,7 @@ fn programs_stay_within_their_budget() {
             ..Generation::of(&policy, 1)
         };
         let trial = Enforcer::loaded_by(policy.clone(), &not_confirmed, &maps, Programs::load);
-        has_budget(&format!("{name}, on trial"), &trial.programs, &WITH_GATES);
+        has_budget(&format!("{name}, on trial"), &trial.programs, &GATES);
         let started = Instant::now();
         let enforcer = loop {
             let enforcer = Enforcer::of(policy.clone());
@@ -84,13 +93,20 @@ fn programs_stay_within_their_budget() {
 
 /// Fails if a program of a policy has more instructions to verify than it may have.
 pub(crate) fn stays_within_budget(policy: &str, programs: &Programs) {
-    has_budget(policy, programs, &PROGRAMS);
+    has_budget(policy, programs, &[]);
 }
 
-fn has_budget(policy: &str, programs: &Programs, expected: &[&str]) {
+fn has_budget(policy: &str, programs: &Programs, gates: &[&str]) {
     let counts = verified_instructions(programs);
-    let names: Vec<&str> = counts.keys().map(String::as_str).collect();
-    assert_eq!(names, expected);
+    let names: BTreeSet<&str> = counts.keys().map(String::as_str).collect();
+    let usual = match policy.starts_with("auditing") {
+        true => AUDITING,
+        false => PROGRAMS,
+    };
+    assert_eq!(
+        names,
+        usual.into_iter().chain(gates.iter().copied()).collect()
+    );
     for (program, count) in counts {
         println!("  {program:<14} {count:>5}");
         assert!(
@@ -112,16 +128,17 @@ const PROGRAMS: [&str; 8] = [
 ];
 
 /// Those of a policy that is not confirmed.
-const WITH_GATES: [&str; 10] = [
-    "sg_in_gate",
-    "sg_in_related",
-    "sg_in_slow",
-    "sg_in_track",
+const GATES: [&str; 2] = ["sg_in_gate", "sg_out_gate"];
+
+/// Those of a policy that audits.
+const AUDITING: [&str; 8] = [
+    "sg_in_rel_aud",
+    "sg_in_slow_aud",
+    "sg_in_track_aud",
     "sg_inbound",
-    "sg_out_gate",
-    "sg_out_related",
-    "sg_out_slow",
-    "sg_out_track",
+    "sg_out_rel_aud",
+    "sg_out_slow_aud",
+    "sg_out_track_aud",
     "sg_outbound",
 ];
 
@@ -129,8 +146,9 @@ const WITH_GATES: [&str; 10] = [
 #[test]
 fn stacks_stay_within_their_budget() {
     let depths = depths(OBJECT);
-    let names: Vec<&str> = depths.keys().map(String::as_str).collect();
-    assert_eq!(names, WITH_GATES);
+    let names: BTreeSet<&str> = depths.keys().map(String::as_str).collect();
+    let all = PROGRAMS.into_iter().chain(AUDITING).chain(GATES);
+    assert_eq!(names, all.collect());
     for (program, bytes) in depths {
         println!("{program:<14} {bytes} bytes of stack");
         assert!((8..=STACK_BYTES).contains(&bytes), "{program}: {bytes}");

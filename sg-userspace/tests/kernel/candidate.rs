@@ -46,7 +46,8 @@ fn edited(rng: &mut Rng, groups: &[Group], others: &[Group]) -> Vec<Group> {
                     let rule = &mut group.rules[at];
                     *rule = match rule.contains(accept) {
                         true => rule.replace(accept, drop),
-                        false => rule.replace(drop, accept),
+                        // What is accepted cannot be audited.
+                        false => rule.replace(drop, accept).replace(" audit", ""),
                     };
                 }
                 2 if at + 1 < group.rules.len() => group.rules.swap(at, at + 1),

@@ -15,7 +15,7 @@ use crate::world::script::Step;
 
 const STEPS: usize = 1200;
 /// How many scripts each of the two threads tries in the normal test run.
-const SCRIPTS: u64 = 40;
+const SCRIPTS: u64 = 46;
 /// Room for many more flows than a script has. It is no larger because every step reads the whole
 /// table.
 const MANY_FLOWS: u32 = 1024;
@@ -81,6 +81,12 @@ const PATHS: &[&str] = &[
     "accept, opens nothing",
     "fragment follows an accept",
     "fragment follows a reply",
+    "audit, in a flow",
+    "audit, opens a flow",
+    "accept, as a reply in a watched flow",
+    "reply, audited",
+    "revoked, audited",
+    "related to what is audited",
 ];
 
 /// Proves K4, K6, K7, K8, K9, K10, K11, A1 and A2 packet by packet: the entry of each flow (kind,

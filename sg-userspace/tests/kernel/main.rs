@@ -3,6 +3,7 @@
 
 mod agreement;
 mod attach;
+mod audit;
 mod budget;
 mod buffers;
 mod candidate;
@@ -37,6 +38,7 @@ mod seed_meanwhile;
 mod seed_moment;
 mod seed_namespaces;
 mod seed_requests;
+mod self_check;
 mod several;
 mod signals;
 mod specialised;

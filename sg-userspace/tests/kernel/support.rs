@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use aya::programs::{ProgramInfo, TestRun, TestRunOptions};
 use sg_common::counters::SlotCounters;
-use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Reason, reason_slot};
+use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT, Reason, reason_slot};
 use sg_policy::compile::{Budget, Compiled};
 use sg_policy::compile_policy;
 use sg_policy::policy::{Policy, rules_from_lines};
@@ -185,11 +185,19 @@ impl Enforcer {
         for direction in Direction::BOTH {
             for reason in Reason::ALL {
                 if reason_slot(direction, reason) == slot {
-                    return reason.name().to_owned();
+                    return reason_name(reason);
                 }
             }
         }
         format!("slot {slot} without an owner")
+    }
+}
+
+/// The name of a reason's counter: `no-match`, or `no-match audited`.
+pub(crate) fn reason_name(reason: Reason) -> String {
+    match reason.action() {
+        Action::Audit => format!("{} audited", reason.name()),
+        Action::Accept | Action::Drop => reason.name().to_owned(),
     }
 }
 

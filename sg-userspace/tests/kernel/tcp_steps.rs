@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use sg_common::verdict::Direction;
+use sg_policy::policy::AuditScope;
 
 use crate::frames::frame;
 use crate::reference::states::{Segment, State};
@@ -145,6 +146,7 @@ fn policy(rules: [&str; 2]) -> Step {
     Step::Policy(PolicyText {
         candidate: Vec::new(),
         max_flows: 8192,
+        audit: AuditScope::Rules,
         options: vec!["established: keep".to_owned()],
         groups: vec![Group {
             name: "steps".to_owned(),

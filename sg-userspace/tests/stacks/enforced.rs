@@ -51,7 +51,7 @@ impl Enforced {
         self.before = Some(self.at_rest().0);
     }
 
-    fn attached(&self) -> Attached {
+    pub(crate) fn attached(&self) -> Attached {
         attached(&self.bpffs, &Scope::Interface(NIC.into()))
             .unwrap_or_else(|e| panic!("{e}"))
             .remove(0)
@@ -204,7 +204,7 @@ fn sums(counters: &Counters, direction: &str) -> Sums {
     for (packets, bytes, action) in rules.chain(reasons) {
         sums.seen += packets;
         sums.seen_bytes += bytes;
-        if action == "accept" {
+        if action != "drop" {
             sums.accepted += packets;
             sums.accepted_bytes += bytes;
         }

@@ -2,6 +2,7 @@
 //! sockets, routers and tools. The tests need root and a few Debian packages, and fail with a clear
 //! message without them.
 
+mod audit;
 mod big;
 mod dhcp;
 mod enforced;

@@ -334,6 +334,7 @@ fn summary(now: &Counters, rates: &Rates) -> String {
             direction,
             packets,
             dropped,
+            audited,
             ..
         } = total;
         let _ = write!(
@@ -344,8 +345,13 @@ fn summary(now: &Counters, rates: &Rates) -> String {
             packet_rate(rates.of_total(now, total).packets),
             thousands(*dropped),
         );
+        if *audited > 0 {
+            let _ = write!(out, ", {} audited", thousands(*audited));
+        }
     }
-    if !matches!(now.health, Health::Enforcing | Health::Unverified) {
+    if now.health == Health::Auditing {
+        out.push_str("; auditing");
+    } else if !matches!(now.health, Health::Enforcing | Health::Unverified) {
         let _ = write!(out, "; NOT enforcing ({})", health::word(now.health).0);
     }
     out.push('\n');
@@ -397,6 +403,7 @@ mod tests {
                 digest: String::new(),
                 generation: 1,
                 applied_at: String::new(),
+                audit: None,
             },
             rules: Vec::new(),
             reasons: Vec::new(),
@@ -406,6 +413,7 @@ mod tests {
                 bytes: 0,
                 accepted: 1200,
                 dropped: 34,
+                audited: 0,
             }],
         };
         let rates = Rates::since(None);
@@ -414,6 +422,7 @@ mod tests {
             (Health::Enforcing, ""),
             // `status` says why it cannot be checked.
             (Health::Unverified, ""),
+            (Health::Auditing, "; auditing"),
             (Health::Preceded, "; NOT enforcing (preceded)"),
             (Health::InterfaceGone, "; NOT enforcing (interface gone)"),
         ] {

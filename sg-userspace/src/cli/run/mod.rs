@@ -82,6 +82,7 @@ pub(super) struct Run {
 impl Run {
     fn options(&self, context: &Context) -> Result<ApplyOptions, Failure> {
         let mut options = self.attach.options(context)?;
+        options.self_check = !self.attach.no_self_check;
         if self.trace {
             options.log_level = TRACE;
         }

@@ -8,6 +8,7 @@ use sg_common::verdict::Direction;
 
 use super::identity::{FlowKey, Seen};
 use super::parse::{TCP, Transport};
+use super::rules::Ruling;
 use super::states::{self, Circumstances, Segment, State, Taken};
 
 pub(crate) const SECOND: u64 = 1_000_000_000;
@@ -35,6 +36,8 @@ pub(crate) struct Flow {
     pub(crate) state: State,
     pub(crate) has_seen_reply: bool,
     pub(crate) seeded: bool,
+    /// Whether it passes only because what would be dropped is watched (C9).
+    pub(crate) audited: bool,
     /// The number that acknowledges the other side's last segment of the handshake. The kernel's
     /// entry keeps it in another form, so it is not compared.
     pub(crate) number: Number,
@@ -62,6 +65,9 @@ pub(crate) struct Terms {
     pub(crate) keep: bool,
     pub(crate) flush: bool,
     pub(crate) timeouts: [u32; TIMEOUTS],
+    /// Whether the policy audits anything (C9). To one that does not, a flow that an earlier
+    /// policy only watched and that it keeps is a flow as any other.
+    pub(crate) watches: bool,
 }
 
 impl Terms {
@@ -85,9 +91,25 @@ impl Terms {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     Nothing,
-    Reply(u32),
-    Kept(u32),
+    Reply(Member),
+    Kept(Member),
     Seeded,
+    Revoked,
+}
+
+/// The flow that a packet belongs to: the slot it counts for, and whether it is only watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Member {
+    pub(crate) slot: u32,
+    pub(crate) audited: bool,
+}
+
+/// What becomes of a packet that the rules accept, and not its replies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Remembered {
+    ByRules(&'static str),
+    /// It is a reply in a flow that is only watched.
+    Reply(Member),
     Revoked,
 }
 
@@ -139,6 +161,25 @@ fn is_tcp(key: &FlowKey) -> bool {
 }
 
 impl Flow {
+    /// The rules of this policy let the flow pass.
+    fn admit(&mut self, ruling: Ruling, terms: &Terms) {
+        self.slot = ruling.slot;
+        self.audited = ruling.audit;
+        self.generation = terms.generation;
+    }
+
+    /// Whether it passes only because the policy in force watches it.
+    fn is_watched(&self, terms: &Terms) -> bool {
+        self.audited && !self.seeded && terms.watches
+    }
+
+    fn member(&self, terms: &Terms) -> Member {
+        Member {
+            slot: self.slot,
+            audited: self.is_watched(terms),
+        }
+    }
+
     /// K11: cuts the flow. Only a SYN that the rules accept opens a connection on these ports
     /// again.
     fn cut(&mut self, now: u64) {
@@ -169,6 +210,45 @@ impl Flows {
         gone
     }
 
+    /// Enters the flow that this packet opens, if it may.
+    fn open(
+        &mut self,
+        seen: &Seen,
+        key: FlowKey,
+        ruling: Ruling,
+        now: u64,
+        terms: &Terms,
+    ) -> &'static str {
+        let paths = match ruling.audit {
+            true => ["audit, opens nothing", "audit, opens a flow"],
+            false => ["accept, opens nothing", "accept, opens a flow"],
+        };
+        if !seen.may_open() {
+            return paths[0];
+        }
+        let flow = Flow {
+            kind: FlowKind::HalfOpen,
+            created: now,
+            last_seen: now,
+            slot: ruling.slot,
+            generation: terms.generation,
+            originator: seen.direction,
+            // For TCP, only a SYN shows which side opened the connection.
+            opened: match states::asks_to_open(seen) || !is_tcp(&key) {
+                true => Some(seen.direction),
+                false => None,
+            },
+            state: states::begin(seen),
+            has_seen_reply: false,
+            seeded: false,
+            audited: ruling.audit,
+            number: Number::None,
+        };
+        self.enter(key, flow);
+        self.took(seen, None, true);
+        paths[1]
+    }
+
     fn enter(&mut self, key: FlowKey, flow: Flow) {
         let before = self.entries.insert(key, flow);
         assert_eq!(before, None, "{key:?} was entered twice");
@@ -187,64 +267,101 @@ impl Flows {
         self.moves[flow.kind as usize].left += 1;
     }
 
-    /// The packet is accepted by the rule of `slot`, and its reply may need the flow table.
+    /// The rules accept the packet, and may not accept its replies. `of_reply` is what they say of
+    /// those, if they let them pass.
     pub(crate) fn remember(
         &mut self,
         seen: &Seen,
         key: FlowKey,
-        slot: u32,
+        ruling: Ruling,
+        of_reply: Option<Ruling>,
         now: u64,
         terms: &Terms,
-    ) -> &'static str {
+    ) -> Remembered {
         if let Some(flow) = self.entries.get_mut(&key) {
             // The rules do not accept the replies to this packet. If this packet comes from the
             // other side than the originator, the originator's own packets are what the rules
-            // refuse, so they do not admit the flow any more.
+            // refuse, so they do not admit the flow any more; unless they only watch it.
             let is_judged = !terms.keep && flow.generation < terms.generation && !flow.seeded;
-            let is_lost = is_judged && flow.originator != seen.direction;
+            let from_originator = flow.originator == seen.direction;
+            let is_lost = is_judged && !from_originator && of_reply.is_none();
             let is_over = is_lost || terms.has_flushed(flow);
             let has_gone = has_expired(flow, now, terms) || is_over && !is_tcp(&key);
-            let is_new_connection = states::begins_anew(flow.state, is_over, seen);
+            let makes_room = is_over || is_judged && !from_originator || flow.is_watched(terms);
+            let is_new_connection = states::begins_anew(flow.state, makes_room, seen);
             if !has_gone && !is_new_connection {
                 if is_over || flow.state == State::Cut {
                     flow.cut(now);
-                    return REVOKED;
+                    return Remembered::Revoked;
                 }
-                let from_originator = flow.originator == seen.direction;
-                let is_judged_anew =
-                    from_originator && !flow.seeded && flow.generation != terms.generation;
-                if is_judged_anew {
-                    flow.slot = slot;
-                    flow.generation = terms.generation;
+                let is_other = !flow.seeded && flow.generation != terms.generation;
+                if !from_originator {
+                    let watched = of_reply.filter(|_| is_other && !terms.keep);
+                    if let Some(watched) = watched {
+                        flow.admit(watched, terms);
+                    }
+                    let member = flow.member(terms);
+                    self.go_on(seen, key, now, watched.is_some());
+                    return match member.audited {
+                        true => Remembered::Reply(member),
+                        false => Remembered::ByRules("accept, in a flow"),
+                    };
                 }
-                self.go_on(seen, key, now, is_judged_anew);
-                return "accept, in a flow";
+                if is_other {
+                    flow.admit(ruling, terms);
+                }
+                self.go_on(seen, key, now, is_other);
+                return Remembered::ByRules("accept, in a flow");
             }
             self.remove(&key);
         }
-        if !seen.may_open() {
-            return "accept, opens nothing";
-        }
-        let flow = Flow {
-            kind: FlowKind::HalfOpen,
-            created: now,
-            last_seen: now,
-            slot,
-            generation: terms.generation,
-            originator: seen.direction,
-            // For TCP, only a SYN shows which side opened the connection.
-            opened: match states::asks_to_open(seen) || !is_tcp(&key) {
-                true => Some(seen.direction),
-                false => None,
-            },
-            state: states::begin(seen),
-            has_seen_reply: false,
-            seeded: false,
-            number: Number::None,
+        Remembered::ByRules(self.open(seen, key, ruling, now, terms))
+    }
+
+    /// The rules audit the packet (C9). Whatever a flow admits passes in it, as if the rules
+    /// dropped the packet; what they would drop passes too, and begins a flow that is watched.
+    /// Returns the path of what the rules decide.
+    pub(crate) fn watch(
+        &mut self,
+        seen: &Seen,
+        key: FlowKey,
+        ruling: Ruling,
+        of_reply: Option<Ruling>,
+        now: u64,
+        terms: &Terms,
+    ) -> Result<&'static str, Found> {
+        let Some(flow) = self.entries.get_mut(&key) else {
+            return Ok(self.open(seen, key, ruling, now, terms));
         };
-        self.enter(key, flow);
-        self.took(seen, None, true);
-        "accept, opens a flow"
+        let is_flushed = terms.has_flushed(flow);
+        let from_originator = flow.originator == seen.direction;
+        let is_judged = !terms.keep && flow.generation < terms.generation && !flow.seeded;
+        let is_accepted = of_reply.is_some_and(|of_reply| of_reply.accept);
+        let makes_room = is_flushed || is_judged && !from_originator && !is_accepted;
+        if has_expired(flow, now, terms)
+            || is_flushed && !is_tcp(&key)
+            || states::begins_anew(flow.state, makes_room, seen)
+        {
+            self.remove(&key);
+            return Ok(self.open(seen, key, ruling, now, terms));
+        }
+        let only_rules = states::asks_to_open(seen);
+        let is_live = !is_flushed && flow.state != State::Cut;
+        let is_kept = terms.keep && flow.generation != terms.generation;
+        let by_rules = only_rules || from_originator && !flow.seeded && !is_kept;
+        if is_live && by_rules {
+            let is_other = !flow.seeded && flow.generation != terms.generation;
+            let is_judged_anew = is_other && from_originator && !is_kept;
+            if is_judged_anew {
+                flow.admit(ruling, terms);
+            }
+            self.go_on(seen, key, now, is_judged_anew);
+            return Ok("audit, in a flow");
+        }
+        match self.find(seen, key, now, terms, || of_reply) {
+            Found::Nothing => Ok("audit, beside a flow"),
+            found => Err(found),
+        }
     }
 
     /// The rules accept both the packet and the replies to it.
@@ -314,15 +431,15 @@ impl Flows {
         }
     }
 
-    /// No rule accepts the packet. `accepts_reply` gives the slot of the rule of the other
-    /// direction that accepts the reply to this packet, if one does.
+    /// No rule accepts the packet. `of_reply` gives what the rules of the other direction say of
+    /// the reply to this packet, if they let it pass.
     pub(crate) fn find(
         &mut self,
         seen: &Seen,
         key: FlowKey,
         now: u64,
         terms: &Terms,
-        accepts_reply: impl FnOnce() -> Option<u32>,
+        of_reply: impl FnOnce() -> Option<Ruling>,
     ) -> Found {
         let Some(flow) = self.entries.get_mut(&key) else {
             return Found::Nothing;
@@ -349,50 +466,47 @@ impl Flows {
         if !is_current && !terms.keep {
             // The rules of the originator's direction decide. If this packet is the originator's
             // own, they have just refused it.
-            let slot = if from_originator {
-                None
-            } else {
-                accepts_reply()
-            };
-            let Some(slot) = slot else {
+            let ruling = if from_originator { None } else { of_reply() };
+            let Some(ruling) = ruling else {
                 match is_tcp(&key) {
                     true => flow.cut(now),
                     false => self.remove(&key),
                 }
                 return Found::Revoked;
             };
-            flow.slot = slot;
-            flow.generation = terms.generation;
+            flow.admit(ruling, terms);
             is_judged_anew = true;
         }
-        let slot = flow.slot;
+        let member = flow.member(terms);
         self.go_on(seen, key, now, is_judged_anew);
         if from_originator {
-            Found::Kept(slot)
+            Found::Kept(member)
         } else {
-            Found::Reply(slot)
+            Found::Reply(member)
         }
     }
 
     /// K8: whether a packet quoted in an ICMP error, which the rules do not accept, belongs to a
-    /// flow that the policy in force admits.
+    /// flow that the policy in force lets pass; if so, whether it only watches that. `of_reply` as
+    /// in `find`.
     pub(crate) fn has(
         &self,
         quoted: &Seen,
         now: u64,
         terms: &Terms,
-        accepts_reply: impl FnOnce() -> Option<u32>,
-    ) -> bool {
+        of_reply: impl FnOnce() -> Option<Ruling>,
+    ) -> Option<bool> {
         let flow = quoted.flow_key().and_then(|key| self.entries.get(&key));
-        let Some(flow) = flow.filter(|flow| !has_expired(flow, now, terms)) else {
-            return false;
-        };
+        let flow = flow.filter(|flow| !has_expired(flow, now, terms))?;
         if flow.state == State::Cut || terms.has_flushed(flow) {
-            return false;
+            return None;
         }
-        flow.seeded
-            || terms.keep
-            || flow.generation == terms.generation
-            || (flow.originator != quoted.direction && accepts_reply().is_some())
+        if flow.seeded || terms.keep || flow.generation == terms.generation {
+            return Some(flow.is_watched(terms));
+        }
+        match flow.originator == quoted.direction {
+            true => None,
+            false => of_reply().map(|ruling| ruling.audit),
+        }
     }
 }

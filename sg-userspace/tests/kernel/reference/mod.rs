@@ -18,9 +18,9 @@ use std::net::IpAddr;
 
 use sg_common::flow::Timeout;
 use sg_common::verdict::{Action, Direction, Reason, reason_slot};
-use sg_policy::policy::NonIp;
+use sg_policy::policy::{AuditScope, NonIp};
 
-use flows::{Flows, Found, SECOND, Terms, elapsed};
+use flows::{Flows, Found, Member, Remembered, SECOND, Terms, elapsed};
 use identity::{FragmentKey, Seen};
 use parse::{Frame, Packet, Transport};
 use rules::{Rules, Ruling};
@@ -43,6 +43,9 @@ pub(crate) struct Outcome {
     pub(crate) accept: bool,
     pub(crate) slot: u32,
     pub(crate) is_reply: bool,
+    /// Whether it passes only because what would be dropped is watched (C9). `accept` is true
+    /// then.
+    pub(crate) audit: bool,
 }
 
 /// What is remembered of a first fragment.
@@ -69,17 +72,28 @@ pub(crate) struct Reference {
 impl Outcome {
     fn reason(direction: Direction, reason: Reason) -> Self {
         Outcome {
-            accept: reason.action() == Action::Accept,
+            accept: reason.action() != Action::Drop,
             slot: reason_slot(direction, reason),
             is_reply: false,
+            audit: reason.action() == Action::Audit,
         }
     }
 
     fn rule(ruling: Ruling) -> Self {
         Outcome {
-            accept: ruling.accept,
+            accept: ruling.accept || ruling.audit,
             slot: ruling.slot,
             is_reply: false,
+            audit: ruling.audit,
+        }
+    }
+
+    fn of_flow(member: Member, is_reply: bool) -> Self {
+        Outcome {
+            accept: true,
+            slot: member.slot,
+            is_reply,
+            audit: member.audited,
         }
     }
 }
@@ -94,6 +108,10 @@ impl Reference {
         now: u64,
     ) -> Fate {
         let (outcome, headers) = match parse::parse(frame, segments) {
+            Frame::NonIp if self.non_ip == NonIp::ArpOnly && self.audits(AuditScope::Policy) => {
+                self.went("non-ip, audited");
+                (Outcome::reason(direction, Reason::NonIpAudited), None)
+            }
             Frame::NonIp if self.non_ip == NonIp::ArpOnly => {
                 self.went("non-ip, dropped");
                 (Outcome::reason(direction, Reason::NonIpDropped), None)
@@ -108,7 +126,14 @@ impl Reference {
             }
             Frame::Malformed(why) => {
                 *self.paths.entry(why).or_default() += 1;
-                (self.reason(direction, Reason::Malformed), None)
+                let outcome = match self.audits(AuditScope::All) {
+                    true => {
+                        self.went("malformed, audited");
+                        Outcome::reason(direction, Reason::MalformedAudited)
+                    }
+                    false => self.reason(direction, Reason::Malformed),
+                };
+                (outcome, None)
             }
             Frame::LaterFragment(datagram) => {
                 let key = FragmentKey::new(direction, datagram);
@@ -139,6 +164,22 @@ impl Reference {
         }
     }
 
+    /// Whether the policy lets pass what it would drop, at least as far as `scope` says.
+    fn audits(&self, scope: AuditScope) -> bool {
+        self.rules.policy.audit >= scope
+    }
+
+    /// The outcome for a packet of a cut flow.
+    fn revoked(&mut self, direction: Direction) -> Outcome {
+        match self.audits(AuditScope::Policy) {
+            true => {
+                self.went("revoked, audited");
+                Outcome::reason(direction, Reason::RevokedAudited)
+            }
+            false => self.reason(direction, Reason::Revoked),
+        }
+    }
+
     fn went(&mut self, path: &'static str) {
         *self.paths.entry(path).or_default() += 1;
     }
@@ -155,11 +196,16 @@ impl Reference {
         match first.filter(|f| elapsed(now, f.seen) <= i64::from(seconds) * SECOND as i64) {
             Some(first) => {
                 self.went(match first.outcome {
+                    Outcome { audit: true, .. } => "fragment follows an audited one",
                     Outcome { is_reply: true, .. } => "fragment follows a reply",
                     Outcome { accept: true, .. } => "fragment follows an accept",
                     _ => "fragment follows a drop",
                 });
                 first.outcome
+            }
+            None if self.audits(AuditScope::Policy) => {
+                self.went("fragment, audited");
+                Outcome::reason(direction, Reason::FragmentAudited)
             }
             None => self.reason(direction, Reason::Fragment),
         }
@@ -181,18 +227,26 @@ impl Reference {
         }
         let ruling = self.rules.ask(&seen.question());
         if ruling.accept {
-            let path = self.open(&seen, ruling, now);
-            if path == flows::REVOKED {
-                return self.reason(direction, Reason::Revoked);
-            }
-            self.went(path);
-            return Outcome::rule(ruling);
+            return match self.open(&seen, ruling, now) {
+                Remembered::ByRules(path) => {
+                    self.went(path);
+                    Outcome::rule(ruling)
+                }
+                Remembered::Reply(member) => {
+                    self.went("accept, as a reply in a watched flow");
+                    Outcome::of_flow(member, true)
+                }
+                Remembered::Revoked => self.revoked(direction),
+            };
+        }
+        if ruling.audit {
+            return self.watch(&seen, packet, ruling, now);
         }
         if let Some(outcome) = self.look_up(&seen, now) {
             return outcome;
         }
-        if self.is_related(&seen, packet, now) {
-            return self.reason(direction, Reason::Related);
+        if let Some(reason) = self.relation(&seen, packet, now) {
+            return self.reason(direction, reason);
         }
         if ruling.slot == reason_slot(direction, Reason::NoMatch) {
             return self.reason(direction, Reason::NoMatch);
@@ -203,19 +257,42 @@ impl Reference {
 
     /// K7: enters an accepted packet's flow. If the rules accept the replies by themselves, no
     /// entry is needed, and the table only matters for a connection that was cut (K11).
-    fn open(&mut self, seen: &Seen, ruling: Ruling, now: u64) -> &'static str {
-        match seen.flow_key() {
-            None => "accept, of no flow",
-            Some(key) if self.rules.ask(&seen.reply_question()).accept => {
-                let path = self.flows.pass(seen, key, now, &self.terms);
-                if path == flows::REVOKED {
-                    self.went("revoked, although the rules pass both sides");
-                }
-                path
+    fn open(&mut self, seen: &Seen, ruling: Ruling, now: u64) -> Remembered {
+        let Some(key) = seen.flow_key() else {
+            return Remembered::ByRules("accept, of no flow");
+        };
+        let of_reply = self.rules.passing(&seen.reply_question());
+        if of_reply.is_some_and(|ruling| ruling.accept) {
+            let path = self.flows.pass(seen, key, now, &self.terms);
+            if path == flows::REVOKED {
+                self.went("revoked, although the rules pass both sides");
+                return Remembered::Revoked;
             }
-            Some(key) => self
-                .flows
-                .remember(seen, key, ruling.slot, now, &self.terms),
+            return Remembered::ByRules(path);
+        }
+        self.flows
+            .remember(seen, key, ruling, of_reply, now, &self.terms)
+    }
+
+    /// C9: a packet that the rules audit.
+    fn watch(&mut self, seen: &Seen, packet: &Packet, ruling: Ruling, now: u64) -> Outcome {
+        let Some(key) = seen.flow_key() else {
+            // An error about what the policy admits passes by itself; what it only watches the rule
+            // counts.
+            if self.relation(seen, packet, now) == Some(Reason::Related) {
+                return self.reason(seen.direction, Reason::Related);
+            }
+            self.went("audit, of no flow");
+            return Outcome::rule(ruling);
+        };
+        let of_reply = self.rules.passing(&seen.reply_question());
+        let terms = &self.terms;
+        match self.flows.watch(seen, key, ruling, of_reply, now, terms) {
+            Ok(path) => {
+                self.went(path);
+                Outcome::rule(ruling)
+            }
+            Err(found) => self.in_flow(seen.direction, found).expect("it was found"),
         }
     }
 
@@ -226,45 +303,44 @@ impl Reference {
             return None;
         }
         let rules = &self.rules;
-        let accepts_reply = || rules.accepting_slot(&seen.reply_question());
-        let found = self.flows.find(seen, key, now, &self.terms, accepts_reply);
-        let direction = seen.direction;
+        let of_reply = || rules.passing(&seen.reply_question());
+        let found = self.flows.find(seen, key, now, &self.terms, of_reply);
+        self.in_flow(seen.direction, found)
+    }
+
+    fn in_flow(&mut self, direction: Direction, found: Found) -> Option<Outcome> {
         match found {
             Found::Nothing => None,
             Found::Seeded => Some(self.reason(direction, Reason::Seeded)),
-            Found::Revoked => Some(self.reason(direction, Reason::Revoked)),
-            Found::Reply(slot) => {
-                self.went("reply");
-                Some(Outcome {
-                    accept: true,
-                    slot,
-                    is_reply: true,
-                })
+            Found::Revoked => Some(self.revoked(direction)),
+            Found::Reply(member) => {
+                self.went(match member.audited {
+                    true => "reply, audited",
+                    false => "reply",
+                });
+                Some(Outcome::of_flow(member, true))
             }
-            Found::Kept(slot) => {
+            Found::Kept(member) => {
                 self.went("kept");
-                Some(Outcome {
-                    accept: true,
-                    slot,
-                    is_reply: false,
-                })
+                Some(Outcome::of_flow(member, false))
             }
         }
     }
 
-    /// K8: whether an ICMP error is about a packet of a tracked flow or of accepted traffic.
-    fn is_related(&mut self, error: &Seen, packet: &Packet, now: u64) -> bool {
+    /// K8: whether an ICMP error is about a packet of a tracked flow or of traffic that the rules
+    /// let pass, and what it is counted as then.
+    fn relation(&mut self, error: &Seen, packet: &Packet, now: u64) -> Option<Reason> {
         let Transport::Icmp { kind, .. } = error.transport else {
-            return false;
+            return None;
         };
         if !quoted::is_error(error.remote, kind) {
-            return false;
+            return None;
         }
         let is_v6 = error.remote.is_ipv6();
         let other_way = error.direction.opposite();
         let Some(quoted) = quoted::quoted(is_v6, other_way, &packet.icmp_payload) else {
             self.went("an error with an unreadable quotation");
-            return false;
+            return None;
         };
         // An error must go to the sender of the packet that it quotes.
         let (to, about) = match error.direction {
@@ -273,23 +349,35 @@ impl Reference {
         };
         if to != about {
             self.went("an error about another host's packet");
-            return false;
+            return None;
         }
         if error.direction == Direction::Outbound && quoted.local != error.local {
             self.went("an error from behind the node");
         }
-        if self.rules.ask(&quoted.question()).accept {
+        let ruling = self.rules.ask(&quoted.question());
+        if ruling.accept {
             self.went("related to what the rules accept");
-            return true;
+            return Some(Reason::Related);
         }
         let rules = &self.rules;
-        let accepts_reply = || rules.accepting_slot(&quoted.reply_question());
-        let is_related = self.flows.has(&quoted, now, &self.terms, accepts_reply);
-        self.went(match is_related {
-            true => "related to a flow",
-            false => "an error about nothing that is admitted",
+        let of_reply = || rules.passing(&quoted.reply_question());
+        let is_watched = match self.flows.has(&quoted, now, &self.terms, of_reply) {
+            Some(false) => false,
+            Some(true) => true,
+            None if ruling.audit => true,
+            None => {
+                self.went("an error about nothing that is admitted");
+                return None;
+            }
+        };
+        self.went(match is_watched {
+            true => "related to what is audited",
+            false => "related to a flow",
         });
-        is_related
+        Some(match is_watched {
+            true => Reason::RelatedAudited,
+            false => Reason::Related,
+        })
     }
 }
 

@@ -11,12 +11,14 @@ use sg_common::protocol::{
 use sg_common::verdict::{Action, Direction, Reason, reason_slot};
 use sg_policy::compile::Compiled;
 use sg_policy::oracle;
-use sg_policy::policy::Policy;
+use sg_policy::policy::{AuditScope, Policy};
 
 /// The verdict of one direction's rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ruling {
     pub(crate) accept: bool,
+    /// Whether the packet passes although it is to be dropped (C9). `accept` is false then.
+    pub(crate) audit: bool,
     /// The counter slot of the rule, or of no-match.
     pub(crate) slot: u32,
 }
@@ -46,7 +48,7 @@ impl Rules {
         let beside = self.candidate.as_ref()?;
         let candidate = oracle::first_match(&beside.policy, question);
         let action = |policy: &Policy, rule: Option<usize>| {
-            rule.map_or(Action::Drop, |rule| policy.rules[rule].action)
+            rule.map_or(policy.no_match(), |rule| policy.rules[rule].action)
         };
         if action(&self.policy, enforced) == action(&beside.policy, candidate) {
             return None;
@@ -58,12 +60,19 @@ impl Rules {
     pub(crate) fn ask(&self, question: &oracle::Packet) -> Ruling {
         let first = oracle::first_match(&self.policy, question);
         let mut by_oracle = match first {
+            None if self.policy.audit == AuditScope::Rules => Ruling {
+                accept: false,
+                audit: false,
+                slot: reason_slot(question.direction, Reason::NoMatch),
+            },
             None => Ruling {
                 accept: false,
-                slot: reason_slot(question.direction, Reason::NoMatch),
+                audit: true,
+                slot: reason_slot(question.direction, Reason::NoMatchAudited),
             },
             Some(rule) => Ruling {
                 accept: self.policy.rules[rule].action == Action::Accept,
+                audit: self.policy.rules[rule].action == Action::Audit,
                 slot: self.slots[rule],
             },
         };
@@ -86,6 +95,7 @@ impl Rules {
             .decide(question.direction, question.remote, kind, number);
         let by_tables = Ruling {
             accept: verdict.is_accept(),
+            audit: verdict.is_audit(),
             slot: verdict.slot(),
         };
         if by_tables != by_oracle {
@@ -96,10 +106,8 @@ impl Rules {
         by_oracle
     }
 
-    /// The slot of the rule that accepts the packet, if one does.
-    pub(crate) fn accepting_slot(&self, question: &oracle::Packet) -> Option<u32> {
-        Some(self.ask(question))
-            .filter(|ruling| ruling.accept)
-            .map(|ruling| ruling.slot)
+    /// The ruling on the packet, if it lets the packet pass.
+    pub(crate) fn passing(&self, question: &oracle::Packet) -> Option<Ruling> {
+        Some(self.ask(question)).filter(|ruling| ruling.accept || ruling.audit)
     }
 }

@@ -2,6 +2,7 @@
 //! kind, and every option that affects the fate of packets.
 
 use fastrand::Rng;
+use sg_policy::policy::AuditScope;
 use sg_policy::testing::{self, Shape};
 
 use crate::world::script::{Group, MAX_FLOWS, PolicyText};
@@ -28,6 +29,17 @@ pub(crate) fn policy(rng: &mut Rng, rules: usize) -> PolicyText {
     for group in &mut groups {
         close(rng, group);
     }
+    // C9: some policies only watch what some of their rules would drop, or all that they would.
+    if rng.u8(..4) == 0 {
+        for rule in groups.iter_mut().flat_map(|group| &mut group.rules) {
+            audit(rng, rule);
+        }
+    }
+    let audit = match rng.u8(..8) {
+        0 => AuditScope::Policy,
+        1 => AuditScope::All,
+        _ => AuditScope::Rules,
+    };
     if let Some(last) = groups.last_mut() {
         // Flows are needed if one direction accepts everything and the other one little.
         if rng.u8(..3) == 0 {
@@ -58,9 +70,25 @@ pub(crate) fn policy(rng: &mut Rng, rules: usize) -> PolicyText {
     }
     PolicyText {
         candidate: Vec::new(),
-        max_flows: MAX_FLOWS,
+        // Nearly every packet enters a flow where all is watched, and none may be evicted.
+        max_flows: match audit {
+            AuditScope::Rules => MAX_FLOWS,
+            AuditScope::Policy | AuditScope::All => 8 * MAX_FLOWS,
+        },
         options,
         groups,
+        audit,
+    }
+}
+
+/// Makes a rule that drops one that is only watched, mostly.
+pub(crate) fn audit(rng: &mut Rng, rule: &mut String) {
+    let at = match rule.strip_suffix(" log") {
+        Some(rest) => rest.len(),
+        None => rule.len(),
+    };
+    if rule[..at].ends_with(" drop") && rng.u8(..3) != 0 {
+        rule.insert_str(at, " audit");
     }
 }
 

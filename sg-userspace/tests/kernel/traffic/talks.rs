@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use fastrand::Rng;
 use sg_common::flow::Timeout;
 use sg_common::verdict::Direction;
-use sg_policy::policy::groups_from_lines;
+use sg_policy::policy::{AuditScope, groups_from_lines};
 
 use super::Traffic;
 use super::draft::{Draft, Fragment};
 use super::follow::answer;
+use super::policies::audit;
 use crate::reference::parse::{Numbers, Transport};
 use crate::world::script::{Group, PolicyText, Seed, Sent};
 
@@ -277,6 +278,14 @@ pub(crate) fn policy(rng: &mut Rng, max_flows: u32) -> PolicyText {
     let mut rules: Vec<String> = RULES.map(str::to_owned).into();
     rng.shuffle(&mut rules);
     rules.truncate(rng.usize(2..14));
+    if rng.u8(..4) == 0 {
+        rules.iter_mut().for_each(|rule| audit(rng, rule));
+    }
+    let scope = match rng.u8(..14) {
+        0 => AuditScope::Policy,
+        1 => AuditScope::All,
+        _ => AuditScope::Rules,
+    };
     let established = *rng
         .choice(&["revalidate", "revalidate", "keep", "keep", "flush"])
         .unwrap_or(&"revalidate");
@@ -287,6 +296,7 @@ pub(crate) fn policy(rng: &mut Rng, max_flows: u32) -> PolicyText {
     PolicyText {
         candidate: Vec::new(),
         max_flows,
+        audit: scope,
         options: vec![
             "essential: false".to_owned(),
             format!("established: {established}"),

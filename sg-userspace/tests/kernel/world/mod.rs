@@ -151,8 +151,8 @@ impl World {
     }
 
     fn put_in_force(&mut self, text: &PolicyText) -> Result<(), Disagreement> {
-        let policy = groups_from_lines(&text.lines());
-        let flat = groups_from_lines(&text.flattened());
+        let policy = groups_from_lines(&text.lines()).audited(text.audit);
+        let flat = groups_from_lines(&text.flattened()).audited(text.audit);
         same_rules(&policy, &flat)?;
         self.generation += 1;
         let mut slots = Vec::new();
@@ -171,7 +171,7 @@ impl World {
                 (compiled.expect("tables fit"), None)
             }
             Some(candidate) => {
-                let candidate = groups_from_lines(&candidate);
+                let candidate = groups_from_lines(&candidate).audited(text.audit);
                 let (compiled, beside) = self.beside(&policy, &slots, candidate);
                 (compiled, Some(beside))
             }
@@ -201,6 +201,7 @@ impl World {
             keep: policy.established == Established::Keep,
             flush: policy.established == Established::Flush,
             timeouts: policy.timeouts,
+            watches: policy.audits(),
         };
         match &mut self.live {
             Some(live) => {
@@ -326,6 +327,7 @@ impl World {
             state: State::Established,
             has_seen_reply: true,
             seeded: true,
+            audited: false,
             number: Number::Unknown,
         };
         let evicted = live.tables.seed(&key, &flow);
@@ -411,7 +413,7 @@ impl World {
         for direction in Direction::BOTH {
             for reason in Reason::ALL {
                 if reason_slot(direction, reason) == slot {
-                    return reason.name().to_owned();
+                    return crate::support::reason_name(reason);
                 }
             }
         }

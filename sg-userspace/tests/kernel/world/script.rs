@@ -14,14 +14,16 @@
 //! ```
 //!
 //! `policy` puts a policy in force, and replaces the one before; groups behind a line `candidate`
-//! are those of a candidate beside it. `seed` enters a flow as if it had
-//! existed before the first policy. `in` and `out` send a frame, and give its verdict and counter;
-//! with `x3` it is three packets on the wire. `wait` lets seconds pass.
+//! are those of a candidate beside it. `seed` enters a flow as if it had existed before the first
+//! policy. `policy max-flows 4096 audit policy` is `apply --audit`. `in` and `out` send a frame,
+//! and give its verdict and counter; with `x3` it is three packets on the wire. `wait` lets seconds
+//! pass.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use sg_common::verdict::Direction;
+use sg_policy::policy::AuditScope;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Step {
@@ -42,6 +44,8 @@ pub(crate) struct PolicyText {
     pub(crate) groups: Vec<Group>,
     /// A candidate beside it, with the same options. Without groups there is none.
     pub(crate) candidate: Vec<Group>,
+    /// What passes besides that would be dropped, as `apply --audit` has it.
+    pub(crate) audit: AuditScope,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -102,7 +106,7 @@ impl PolicyText {
         }
         let _ = writeln!(text, "group all");
         let last = self.groups.len().saturating_sub(1);
-        // For each direction, rules with `log` that have no effect themselves.
+        // For each direction, rules with `log` or `audit` that have no effect where they stand.
         let mut deferred = [Vec::new(), Vec::new()];
         for (number, group) in self.groups.iter().enumerate() {
             for (side, deferred) in ["in ", "out "].into_iter().zip(&mut deferred) {
@@ -116,18 +120,19 @@ impl PolicyText {
                 let end = others.map_or(0, |others| others + 1);
                 if number != last && !is_literal {
                     let left_out = rules.split_off(end).into_iter();
-                    deferred.extend(left_out.filter(|rule| rule.ends_with(" log")));
+                    deferred
+                        .extend(left_out.filter(|rule| is_logged(rule) || rule.contains(" audit")));
                 } else if number == last {
                     let mut denies = rules.split_off(end);
                     for rule in deferred.drain(..) {
                         let same = |other: &&mut String| families(other) == families(&rule);
-                        // The rules before the trailing denies log already.
-                        if let Some(deny) = denies.iter_mut().find(same) {
-                            if !deny.ends_with(" log") {
-                                deny.push_str(" log");
+                        let mut others = rules[end..].iter_mut().chain(&mut denies);
+                        match others.find(same) {
+                            Some(other) if is_logged(&rule) && !is_logged(other) => {
+                                other.push_str(" log");
                             }
-                        } else if !rules[end..].iter().any(|r| families(r) == families(&rule)) {
-                            rules.push(rule);
+                            Some(_) => {}
+                            None => rules.push(rule),
                         }
                     }
                     rules.append(&mut denies);
@@ -141,10 +146,14 @@ impl PolicyText {
     }
 }
 
+fn is_logged(rule: &str) -> bool {
+    rule.ends_with(" log")
+}
+
 /// Whether the rule drops all protocols from all addresses, of at least one family.
 fn drops_everything(rule: &str) -> bool {
     let words: Vec<&str> = rule.split_whitespace().collect();
-    let ([_, "all", _, remotes, "drop"] | [_, "all", _, remotes, "drop", "log"]) = words[..] else {
+    let [_, "all", _, remotes, "drop", ..] = words[..] else {
         return false;
     };
     remotes
@@ -196,7 +205,11 @@ pub(crate) fn write(comment: &str, steps: &[Step]) -> String {
     for step in steps {
         match step {
             Step::Policy(policy) => {
-                let _ = writeln!(text, "policy max-flows {}", policy.max_flows);
+                let audit = match policy.audit {
+                    AuditScope::Rules => String::new(),
+                    scope => format!(" audit {}", scope.name()),
+                };
+                let _ = writeln!(text, "policy max-flows {}{audit}", policy.max_flows);
                 for option in &policy.options {
                     let _ = writeln!(text, "  option {option}");
                 }
@@ -278,9 +291,16 @@ pub(crate) fn read(text: &str) -> Result<Vec<Step>, String> {
         }
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
-            ["policy", "max-flows", max_flows] => {
+            ["policy", "max-flows", max_flows, ref audit @ ..] => {
+                let scopes = [AuditScope::Rules, AuditScope::Policy, AuditScope::All];
+                let audit = match audit {
+                    [] => Some(AuditScope::Rules),
+                    ["audit", name] => scopes.into_iter().find(|scope| scope.name() == *name),
+                    _ => None,
+                };
                 policy = Some(PolicyText {
                     max_flows: max_flows.parse().map_err(|_| unreadable())?,
+                    audit: audit.ok_or_else(unreadable)?,
                     ..PolicyText::default()
                 });
             }
@@ -335,6 +355,7 @@ mod tests {
         let steps = vec![
             Step::Policy(PolicyText {
                 max_flows: 8,
+                audit: AuditScope::All,
                 options: vec!["essential: false".into()],
                 groups: vec![Group {
                     name: "web".into(),
@@ -379,7 +400,12 @@ mod tests {
             ..PolicyText::default()
         };
         assert_eq!(policy.flattened().lines().count(), 3);
+        // What is only watched is watched at the end, but where the last group drops it.
+        policy.groups[0].rules[1].push_str(" audit");
+        assert_eq!(policy.flattened().lines().count(), 3);
+        policy.groups[1].rules.clear();
+        assert!(policy.flattened().ends_with("in all from any drop audit\n"));
         policy.options.push("trailing-deny: honour".into());
-        assert_eq!(policy.flattened().lines().count(), 5);
+        assert_eq!(policy.flattened().lines().count(), 4);
     }
 }

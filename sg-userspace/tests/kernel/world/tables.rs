@@ -210,7 +210,7 @@ fn flow_key(local: IpAddr, remote: IpAddr, protocol: u8, ports: (u16, u16)) -> F
 
 fn flow(kind: FlowKind, value: &FlowValue) -> Flow {
     let opened = FlowValue::OPENED_OTHERWISE | FlowValue::ORIGINATOR_UNKNOWN;
-    let known = FlowValue::SEEN_REPLY | FlowValue::SEEDED | opened;
+    let known = FlowValue::SEEN_REPLY | FlowValue::SEEDED | FlowValue::AUDITED | opened;
     assert_eq!(value.flags & !known, 0, "unknown flags");
     assert_eq!(value.zero, [0; 5], "padding");
     Flow {
@@ -224,19 +224,20 @@ fn flow(kind: FlowKind, value: &FlowValue) -> Flow {
         state: State::of_number(value.state),
         has_seen_reply: value.has_seen_reply(),
         seeded: value.is_seeded(),
+        audited: value.is_audited(),
         number: Number::Unknown,
     }
 }
 
 fn first(value: &FragmentValue) -> First {
-    let known = FragmentValue::ACCEPT | FragmentValue::REPLY;
-    assert_eq!(value.flags & !known, 0, "unknown flags");
+    assert_eq!(value.flags & !FragmentValue::FLAGS, 0, "unknown flags");
     First {
         seen: value.seen,
         outcome: Outcome {
             accept: value.flags & FragmentValue::ACCEPT != 0,
             slot: value.slot,
             is_reply: value.flags & FragmentValue::REPLY != 0,
+            audit: value.flags & FragmentValue::AUDIT != 0,
         },
     }
 }

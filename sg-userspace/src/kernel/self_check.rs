@@ -1,0 +1,412 @@
+//! The self-check of `apply`: before anything changes, the new programs judge a packet at each edge
+//! of each rule, and the oracle says what should become of it. The programs are a private copy with
+//! the tables that are to be put in force; their other maps are their own, nothing of them is
+//! pinned or attached, and the packets exist only in test runs (`BPF_PROG_TEST_RUN`, which takes no
+//! more privilege than loading).
+//!
+//! Counters are read once for many packets: each packet of a round has another length, so that the
+//! bytes of a slot show which packets were counted in it. Where a round differs, its packets are
+//! judged again one by one, and the first that differs is named.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Instant;
+
+use aya::programs::{TestRun, TestRunOptions};
+use sg_common::counters::SlotCounters;
+use sg_common::essential::{Headers, is_essential};
+use sg_common::protocol::{
+    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind,
+};
+use sg_common::tcp::SYN;
+use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT, Reason, reason_slot};
+
+use super::error::KernelError;
+use super::generation::Generation;
+use super::programs::Programs;
+use super::shared_maps::SharedMaps;
+use sg_policy::compile::Compiled;
+use sg_policy::edges::{Edges, edges};
+use sg_policy::oracle::{self, Packet, kind_and_number};
+use sg_policy::partition::Partition;
+use sg_policy::policy::Policy;
+
+/// The most packets that are tried.
+const MOST_PACKETS: usize = 40_000;
+/// For how many rules of all packets together the oracle is asked.
+const RULES_OF_PACKETS: usize = 40_000_000;
+/// The fewest packets that are tried, if there are so many edges.
+const FEWEST_PACKETS: usize = 200;
+/// Packets of a round: as many lengths as there are.
+const ROUND: usize = 1000;
+/// Room for flows of the packets that are tried.
+const FLOWS: u32 = 4096;
+
+/// What was tried, all of which agreed.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct SelfCheck {
+    /// How many packets were tried.
+    pub packets: usize,
+    /// How many packets there are at the edges of the classes of addresses that were looked at.
+    pub edges: usize,
+    /// How many classes of addresses were looked at, and how many there are.
+    pub classes: usize,
+    pub all_classes: usize,
+    pub seconds: f64,
+}
+
+impl SelfCheck {
+    /// Whether there was no edge that was not tried.
+    pub fn is_whole(&self) -> bool {
+        self.packets == self.edges && self.classes == self.all_classes
+    }
+}
+
+/// Judges packets at the edges of `policy`, whose rule `i` has counter slot `slots[i]`, by the
+/// programs of `generation`. Their tables are those of `loaded`, if there are loaded programs, and
+/// else `compiled`.
+///
+/// # Errors
+/// [`KernelError::SelfCheck`] for the first packet on which programs and oracle differ.
+pub fn self_check(
+    policy: &Policy,
+    slots: &[u32],
+    compiled: &Compiled,
+    generation: &Generation,
+    loaded: Option<&Programs>,
+) -> Result<SelfCheck, KernelError> {
+    let started = Instant::now();
+    let rules = policy.rules.len();
+    let most = (RULES_OF_PACKETS / (rules + 1)).clamp(FEWEST_PACKETS, MOST_PACKETS);
+    let Edges {
+        packets,
+        of,
+        classes,
+        all_classes,
+    } = edges(&Partition::new(policy), rules, most);
+    let shared = SharedMaps {
+        pins: None,
+        counter_map: 0,
+        counter_slots: slots
+            .iter()
+            .max()
+            .map_or(0, |slot| slot + 1)
+            .max(FIRST_RULE_SLOT),
+        max_flows: FLOWS,
+    };
+    let programs = Programs::load_sharing(compiled, generation, &shared, loaded)?;
+    let mut judge = Judge {
+        policy,
+        slots,
+        programs,
+        frame: Vec::new(),
+    };
+    for round in packets.chunks(ROUND) {
+        judge.round(round)?;
+    }
+    Ok(SelfCheck {
+        packets: packets.len(),
+        edges: of,
+        classes,
+        all_classes,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+struct Judge<'a> {
+    policy: &'a Policy,
+    slots: &'a [u32],
+    programs: Programs,
+    /// Memory for the frame of a packet.
+    frame: Vec<u8>,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fate {
+    action: Action,
+    slot: u32,
+}
+
+impl Judge<'_> {
+    fn round(&mut self, packets: &[Packet]) -> Result<(), KernelError> {
+        let before = self.counted()?;
+        let mut expected: BTreeMap<u32, SlotCounters> = BTreeMap::new();
+        for (number, packet) in packets.iter().enumerate() {
+            let fate = self.expected(packet);
+            let passes = self.run(packet, number)?;
+            if passes != fate.action.passes() {
+                return Err(self.differs(packet, number, fate));
+            }
+            let counters = expected.entry(fate.slot).or_default();
+            counters.packets += 1;
+            counters.bytes += self.frame.len() as u64;
+        }
+        let now = self.counted()?;
+        let as_expected = (0u32..)
+            .zip(before.iter().zip(&now))
+            .all(|(slot, (before, now))| {
+                let expected = expected.get(&slot).copied().unwrap_or_default();
+                *now == sum(*before, expected)
+            });
+        if as_expected {
+            return Ok(());
+        }
+        for (number, packet) in packets.iter().enumerate() {
+            let fate = self.expected(packet);
+            if self.counted_in(packet, number)? != Some(fate.slot) {
+                return Err(self.differs(packet, number, fate));
+            }
+        }
+        Err(KernelError::SelfCheck {
+            packet: format!("{} packets at the edges of its rules", packets.len()),
+            expected: "as many for each rule as the rules say".into(),
+            found: "other numbers, though each of them by itself counts for its rule".into(),
+        })
+    }
+
+    fn counted(&self) -> Result<Vec<SlotCounters>, KernelError> {
+        self.programs.counters()?.all()
+    }
+
+    /// The slot that counts the packet, unless none does or several do.
+    fn counted_in(&mut self, packet: &Packet, number: usize) -> Result<Option<u32>, KernelError> {
+        let before = self.counted()?;
+        self.run(packet, number)?;
+        let now = self.counted()?;
+        let moved = (0u32..).zip(before.iter().zip(&now));
+        let mut moved = moved.filter(|(_, (before, now))| before != now);
+        let first = moved.next().map(|(slot, _)| slot);
+        Ok(first.filter(|_| moved.next().is_none()))
+    }
+
+    /// What the rules say.
+    fn expected(&self, packet: &Packet) -> Fate {
+        let reason = |reason: Reason| Fate {
+            action: reason.action(),
+            slot: reason_slot(packet.direction, reason),
+        };
+        if self.policy.essential && is_essential(&headers(packet)) {
+            return reason(Reason::Essential);
+        }
+        let rule = oracle::first_match(self.policy, packet);
+        let rule = rule.and_then(|i| Some((self.policy.rules.get(i)?, self.slots.get(i)?)));
+        match (rule, self.policy.no_match()) {
+            (Some((rule, slot)), _) => Fate {
+                action: rule.action,
+                slot: *slot,
+            },
+            (None, Action::Audit) => reason(Reason::NoMatchAudited),
+            (None, Action::Accept | Action::Drop) => reason(Reason::NoMatch),
+        }
+    }
+
+    /// Whether the programs let the packet pass. Its length goes by its number.
+    fn run(&mut self, packet: &Packet, number: usize) -> Result<bool, KernelError> {
+        build(&mut self.frame, packet, number % ROUND);
+        let options = TestRunOptions {
+            data_in: Some(&self.frame),
+            ..Default::default()
+        };
+        let result = match packet.direction {
+            Direction::Inbound => self.programs.inbound()?.test_run(options),
+            Direction::Outbound => self.programs.outbound()?.test_run(options),
+        };
+        let value = result
+            .map_err(|e| {
+                KernelError::bpf("running the new programs on a packet of the self-check", e)
+            })?
+            .return_value as i32;
+        // XDP_PASS is 2, and TC_ACT_UNSPEC -1 (uapi/linux/bpf.h, uapi/linux/pkt_cls.h).
+        Ok(match packet.direction {
+            Direction::Inbound => value == 2,
+            Direction::Outbound => value == -1,
+        })
+    }
+
+    /// The error about a packet whose fate is another one.
+    fn differs(&mut self, packet: &Packet, number: usize, expected: Fate) -> KernelError {
+        let found = match (self.run(packet, number), self.counted_in(packet, number)) {
+            (Ok(passes), Ok(slot)) => {
+                let verdict = if passes { "let it pass" } else { "drop it" };
+                format!(
+                    "{verdict}, counted {}",
+                    self.name_of(packet.direction, slot)
+                )
+            }
+            (Err(error), _) | (_, Err(error)) => return error,
+        };
+        let verdict = if expected.action.passes() {
+            "passes"
+        } else {
+            "is dropped"
+        };
+        KernelError::SelfCheck {
+            packet: Shown(packet).to_string(),
+            expected: format!(
+                "it {verdict}, counted {}",
+                self.name_of(packet.direction, Some(expected.slot))
+            ),
+            found,
+        }
+    }
+
+    /// `by inbound rule 3 (tcp 22 from any)`, or `as no-match`.
+    fn name_of(&self, direction: Direction, slot: Option<u32>) -> String {
+        let Some(slot) = slot else {
+            return "by no single rule".into();
+        };
+        let mut rules = self.policy.rules.iter().zip(self.slots);
+        if let Some((rule, _)) = rules.find(|(_, its)| **its == slot) {
+            return format!(
+                "by {} rule {} ({})",
+                rule.direction,
+                rule.position,
+                rule.title()
+            );
+        }
+        let reason = |reason: &Reason| reason_slot(direction, *reason) == slot;
+        match Reason::ALL.into_iter().find(reason) {
+            Some(reason) => format!("as {reason}"),
+            None => format!("in counter slot {slot}, which no rule has"),
+        }
+    }
+}
+
+fn sum(a: SlotCounters, b: SlotCounters) -> SlotCounters {
+    super::slots::add(a, b)
+}
+
+/// Shows a packet: `an inbound packet of protocol 6 from 192.0.2.7 to port 22`.
+struct Shown<'a>(&'a Packet);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Packet {
+            direction,
+            remote,
+            protocol,
+            port,
+            icmp: (kind, code),
+        } = self.0;
+        let towards = match direction {
+            Direction::Inbound => "from",
+            Direction::Outbound => "to",
+        };
+        let name = match *protocol {
+            IPPROTO_TCP => "tcp",
+            IPPROTO_UDP => "udp",
+            IPPROTO_SCTP => "sctp",
+            IPPROTO_ICMP => "icmp",
+            IPPROTO_ICMPV6 => "icmpv6",
+            _ => "protocol",
+        };
+        write!(f, "{direction} {name}")?;
+        match kind_and_number(self.0).0 {
+            Kind::Icmp => write!(f, " {kind}/{code} {towards} {remote}"),
+            Kind::Other => write!(f, " {protocol} {towards} {remote}"),
+            Kind::Tcp | Kind::Udp | Kind::Sctp => write!(f, " {towards} {remote}, port {port}"),
+        }
+    }
+}
+
+/// The node's addresses: another one for each direction, so that no packet is a reply to one of the
+/// other direction.
+fn local(direction: Direction, is_v4: bool) -> IpAddr {
+    let last = direction as u16 + 1;
+    match is_v4 {
+        true => Ipv4Addr::new(192, 0, 2, last as u8).into(),
+        false => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last).into(),
+    }
+}
+
+/// The port at the end that opens the flow; rules do not look at it.
+const OPENING_PORT: u16 = 61_001;
+/// Neither 1 nor 255, with which IGMP and neighbour discovery are essential.
+const HOP_LIMIT: u8 = 64;
+
+fn source_and_destination(packet: &Packet) -> (IpAddr, IpAddr) {
+    let local = local(packet.direction, packet.remote.is_ipv4());
+    match packet.direction {
+        Direction::Inbound => (packet.remote, local),
+        Direction::Outbound => (local, packet.remote),
+    }
+}
+
+/// What decides whether the packet is essential traffic.
+fn headers(packet: &Packet) -> Headers<'static> {
+    const LINK_LOCAL: [u32; 4] = [u32::from_ne_bytes([0xfe, 0x80, 0, 0]), 0, 0, 0];
+    const GLOBAL: [u32; 4] = [u32::from_ne_bytes([0x20, 1, 0xd, 0xb8]), 0, 0, 1];
+    const UNSPECIFIED: [u32; 4] = [0; 4];
+    let (kind, number) = kind_and_number(packet);
+    let (source, _) = source_and_destination(packet);
+    Headers {
+        is_v6: source.is_ipv6(),
+        kind: kind as u8,
+        number,
+        hop_limit: HOP_LIMIT,
+        source: match source {
+            IpAddr::V6(source) if source.is_unicast_link_local() => &LINK_LOCAL,
+            IpAddr::V6(source) if source.is_unspecified() => &UNSPECIFIED,
+            _ => &GLOBAL,
+        },
+        ports: (OPENING_PORT, packet.port),
+    }
+}
+
+/// Writes the frame of a packet, with so many bytes of payload beyond the fewest that a test run
+/// takes.
+fn build(frame: &mut Vec<u8>, packet: &Packet, more: usize) {
+    /// The kernel refuses test runs of packets that are shorter than this behind Ethernet's header
+    /// (`bpf_prog_test_run_skb` in net/bpf/test_run.c).
+    const FEWEST: usize = 40;
+    let (source, destination) = source_and_destination(packet);
+    let transport = transport_of(packet);
+    let len = transport.len() + FEWEST + more;
+    frame.clear();
+    frame.extend_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2]);
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            frame.extend_from_slice(&[0x08, 0x00, 0x45, 0]);
+            frame.extend_from_slice(&((20 + len) as u16).to_be_bytes());
+            frame.extend_from_slice(&[0, 1, 0, 0, HOP_LIMIT, packet.protocol, 0, 0]);
+            frame.extend_from_slice(&source.octets());
+            frame.extend_from_slice(&destination.octets());
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            frame.extend_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0]);
+            frame.extend_from_slice(&(len as u16).to_be_bytes());
+            frame.extend_from_slice(&[packet.protocol, HOP_LIMIT]);
+            frame.extend_from_slice(&source.octets());
+            frame.extend_from_slice(&destination.octets());
+        }
+        // Both are of the family of the remote address.
+        _ => {}
+    }
+    let payload = frame.len() + len;
+    frame.extend_from_slice(&transport);
+    if packet.protocol == IPPROTO_UDP {
+        let at = frame.len() - 4;
+        if let Some(length) = frame.get_mut(at..at + 2) {
+            length.copy_from_slice(&(len as u16).to_be_bytes());
+        }
+    }
+    frame.resize(payload, 0);
+}
+
+/// The transport header; checksums, which nobody looks at, are zero.
+fn transport_of(packet: &Packet) -> Vec<u8> {
+    let [a, b] = OPENING_PORT.to_be_bytes();
+    let [c, d] = packet.port.to_be_bytes();
+    let (kind, code) = packet.icmp;
+    match kind_and_number(packet).0 {
+        Kind::Tcp => vec![
+            a, b, c, d, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, SYN, 255, 255, 0, 0, 0, 0,
+        ],
+        Kind::Udp => vec![a, b, c, d, 0, 0, 0, 0],
+        Kind::Sctp => vec![a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0],
+        Kind::Icmp => vec![kind, code, 0, 0, 0, 1, 0, 1],
+        Kind::Other => Vec::new(),
+    }
+}
