@@ -144,8 +144,17 @@ impl Decided {
     }
 }
 
+/// What is found on all interfaces of an attachment. A record that cannot be read at the moment may
+/// name a trial, so nothing is decided without it; one that is damaged names none.
 fn all_of(pins: &InterfacePins) -> Result<Vec<Inspection>, KernelError> {
-    pins.of_attachment()?.iter().map(inspect).collect()
+    let readable = |found: Inspection| match found.records {
+        Err(error) if !matches!(error, KernelError::DamagedState { .. }) => Err(error),
+        records => Ok(Inspection { records, ..found }),
+    };
+    let all = pins.of_attachment()?;
+    all.iter()
+        .map(|pins| inspect(pins).and_then(readable))
+        .collect()
 }
 
 /// Tidies up after a trial that is over, on all interfaces of an attachment. `None` if there is
