@@ -48,7 +48,14 @@ impl InForce {
     pub fn find(bpffs: &Path, pins: &InterfacePins) -> Result<InForce, KernelError> {
         let tree = PinTree::new(bpffs);
         let _lock = tree.lock()?;
-        let found = inspect(pins)?;
+        let found = match inspect(pins)? {
+            // What cannot be read at the moment is not damaged: `run` would stay in its place.
+            Inspection {
+                records: Err(error),
+                ..
+            } if error.may_pass() => return Err(error),
+            found => found,
+        };
         let state = found.state();
         if let Some(state) = &state
             && let Some(trial) = state.open_trial()
