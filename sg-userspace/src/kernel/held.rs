@@ -91,7 +91,7 @@ impl Held {
         let number = state.number();
         for direction in Direction::BOTH {
             let is_whole = found.running(direction) == Some(state.program(direction))
-                && targets::are_there(&found.pins, direction, number);
+                && targets::look(&found.pins, direction, number)?;
             if !is_whole {
                 return Ok(None);
             }

@@ -146,12 +146,30 @@ pub(super) fn pinned_program(
 
 /// Whether the program array of a hook in a generation is pinned and has a program for each target.
 pub(super) fn are_there(pins: &InterfacePins, direction: Direction, generation: u32) -> bool {
-    let Ok(map) = sys::open_pin_to_read(&pins.targets(direction, generation)) else {
-        return false;
+    look(pins, direction, generation).unwrap_or(false)
+}
+
+/// As [`are_there`]; an error where that cannot be seen at the moment.
+pub(super) fn look(
+    pins: &InterfacePins,
+    direction: Direction,
+    generation: u32,
+) -> Result<bool, KernelError> {
+    let path = pins.targets(direction, generation);
+    let is_missing = |e: &std::io::Error| e.raw_os_error() == Some(libc::ENOENT);
+    let failed = |e| KernelError::at_pin("reading", &path, e);
+    let map = match sys::open_pin_to_read(&path) {
+        Err(e) if is_missing(&e) => return Ok(false),
+        map => map.map_err(failed)?,
     };
     let mut id = [0; 4];
-    let mut targets = Target::ALL.into_iter();
-    targets.all(|target| sys::lookup(map.as_fd(), &(target as u32), &mut id).is_ok())
+    for target in Target::ALL {
+        match sys::lookup(map.as_fd(), &(target as u32), &mut id) {
+            Err(e) if is_missing(&e) => return Ok(false),
+            found => found.map_err(failed)?,
+        }
+    }
+    Ok(true)
 }
 
 /// The program that a hook runs, so that it can be put back. Opened by its id if it is not pinned.
