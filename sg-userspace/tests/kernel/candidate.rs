@@ -12,7 +12,7 @@ use crate::world::hunt::{self, Manner};
 use crate::world::script::{Group, PolicyText, Step};
 
 /// How many random pairs of policies are tried in the normal test run.
-const PAIRS: u64 = 24;
+const PAIRS: u64 = 30;
 const PAIRS_OF_A_GUEST: u64 = 2;
 /// How many frames are sent for each.
 const FRAMES: usize = 3000;
