@@ -210,8 +210,8 @@ pub fn opened(
     let mut opened: Vec<Opened> = Vec::new();
     let accepted = |(policy, partition): (&Policy, &Partition), class| {
         let rule = partition.rule(class, Direction::Inbound, kind, number)?;
-        let is_accept = policy.rules.get(rule as usize)?.action == Action::Accept;
-        is_accept.then_some(rule)
+        let passes = policy.rules.get(rule as usize)?.action.passes();
+        passes.then_some(rule)
     };
     for family in Family::BOTH {
         let mut known: HashMap<[Class; 2], Option<u32>> = HashMap::new();

@@ -129,7 +129,7 @@ impl Apply {
         }
         let mut review = |change: &Change<'_>| {
             let found = change.impact()?;
-            let refusal = impact::lock_out(&found, &self.policies, &loaded.policy);
+            let refusal = impact::lock_out(&found, Some(&self.policies), &loaded.policy);
             let refusal = refusal.filter(|_| !is_off);
             if !self.json.json {
                 let (mood, verb) = match refusal {
@@ -220,7 +220,7 @@ impl Apply {
         }
         let mut review = |change: &Change<'_>| {
             let found = change.impact()?;
-            let refusal = impact::lock_out(&found, &self.policies, &loaded.policy);
+            let refusal = impact::lock_out(&found, Some(&self.policies), &loaded.policy);
             refusals.extend(
                 refusal
                     .into_iter()

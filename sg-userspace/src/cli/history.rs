@@ -118,7 +118,10 @@ fn table(context: &Context, policies: &[Past]) -> String {
             (ago(&policy.applied_at), None),
             (ended.unwrap_or_else(|| "-".into()), None),
             (by.unwrap_or_else(|| "-".into()), None),
-            (policy.name.clone(), None),
+            match policy.audit {
+                None => (policy.name.clone(), None),
+                Some(_) => (format!("{}, auditing", policy.name), Some(Paint::Yellow)),
+            },
             match policy.is_kept {
                 true => (digest.to_owned(), Some(Paint::Dim)),
                 false => (format!("{digest}, no text"), Some(Paint::Yellow)),

@@ -118,6 +118,7 @@ fn connection(out: &mut String, one: &CutConnection) {
         (Some(rule), _) => format!("now by {}; ", rule.title()),
         (None, "seeded") => "now as one that was there before; ".to_owned(),
         (None, "no-policy") => String::new(),
+        (None, "audit") => "now since all is audited; ".to_owned(),
         (None, _) => "now by a rule that is not known any more; ".to_owned(),
     };
     let _ = writeln!(out, "      {now}then {}", dropped(&one.then));
@@ -164,7 +165,7 @@ fn opened(out: &mut String, impact: &Impact, mood: Mood) {
     if !impact.opened_is_complete {
         let _ = writeln!(
             out,
-            "  more sockets may become reachable: the rules in force cannot be read back, only asked"
+            "  more sockets may become reachable: not all that passes could be compared"
         );
     }
 }
@@ -238,11 +239,13 @@ fn loss(one: &OwnConnection) -> String {
 /// The refusal of a change that would lock the operator out.
 pub(super) fn lock_out(
     impact: &Impact,
-    policies: &Policies,
+    policies: Option<&Policies>,
     policy: &Policy,
 ) -> Option<KernelError> {
     let one = crossing(impact).find(|one| one.is_lost())?;
-    let mut help: Vec<String> = remedy(policies, policy, one).into_iter().collect();
+    // A policy that was kept cannot be changed.
+    let remedy = policies.and_then(|policies| remedy(policies, policy, one));
+    let mut help: Vec<String> = remedy.into_iter().collect();
     help.push(OFF.to_owned());
     Some(KernelError::Guarded {
         code: "lock-out",
@@ -293,7 +296,7 @@ pub(super) fn short(impact: &Impact, is_off: bool) -> Option<String> {
 
 /// What turns a guard off.
 pub(super) const OFF: &str =
-    "`apply --confirm-within 60s` tries it and undoes itself, --force applies it all the same";
+    "with `--confirm-within 60s` it undoes itself, with --force it is applied all the same";
 
 /// Refuses a policy that drops what its own guard names.
 pub(super) fn guarded(policy: &Policy) -> Result<(), Failure> {

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use clap::Args;
-use sg_userspace::kernel::history::{How, history, policy};
+use sg_userspace::kernel::history::{How, history, kept};
+use sg_userspace::kernel::impact::Change;
 use sg_userspace::kernel::{self, ApplyOptions, Decided, KernelError, Outcome};
 use sg_userspace::observe::attached::{Attached, attached};
 
@@ -12,6 +13,7 @@ use super::apply::{self, window};
 use super::confirm::{fail, report, waiting};
 use super::context::{Context, Ifaces, Json};
 use super::failure::Failure;
+use super::impact::{self, Mood};
 use super::policy_args::TableMemory;
 
 /// Return to the policy that was in force before
@@ -22,7 +24,9 @@ before it comes back on all interfaces, or nothing if there was nothing. Without
 wait in this network namespace are undone.
 
 Where none waits, and with --to, an earlier policy is applied again from its text, as a new generation:
-the last one before the one in force, or the one that `sgctl history` lists under that number.
+the last one before the one in force, or the one that `sgctl history` lists under that number. It audits
+what it audited then. What it does to connections is said before, and it is refused as by `apply` where it
+would lock you out.
 
 Examples:
   sgctl rollback
@@ -42,6 +46,10 @@ pub(super) struct Rollback {
     /// before
     #[arg(long, value_name = "TIME", value_parser = window)]
     confirm_within: Option<Duration>,
+    /// Apply an earlier policy also where that cuts the connection through which you work, or
+    /// where it drops what its own `guard` names
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     memory: TableMemory,
     #[command(flatten)]
@@ -88,7 +96,7 @@ impl Rollback {
                 .into());
             }
         };
-        let policy = policy(&first.pins, generation)?;
+        let (entry, policy) = kept(&first.pins, generation)?;
         let names: Vec<String> = interfaces
             .iter()
             .map(|one| one.condition().map(|it| it.interface))
@@ -99,10 +107,31 @@ impl Rollback {
             bpffs: context.bpffs.clone(),
             budget: self.memory.budget(),
             confirm_within: self.confirm_within,
+            forced: self.force,
+            audit: entry.audit.unwrap_or_default(),
             how: How::RolledBack,
             ..ApplyOptions::on(&[])
         };
-        let applied = kernel::apply(&policy, &options)?;
+        let is_off = impact::is_off(&options);
+        if !is_off {
+            impact::guarded(&policy)?;
+        }
+        let mut review = |change: &Change<'_>| {
+            let found = change.impact()?;
+            let refusal = impact::lock_out(&found, None, &policy).filter(|_| !is_off);
+            if !self.json.json {
+                let mood = match refusal {
+                    None => Mood::Does,
+                    Some(_) => Mood::Would,
+                };
+                // Whoever does not read it may still want the policy.
+                let _ = context
+                    .out
+                    .say(&impact::text(&context.out, &found, mood, is_off));
+            }
+            refusal.map_or(Ok(()), Err)
+        };
+        let applied = kernel::apply_reviewed(&policy, &options, &mut review)?;
         if !self.json.json {
             return context.out.say(&apply::text(&context.out, &applied));
         }

@@ -16,7 +16,7 @@ use super::pins::{InterfacePins, PinTree};
 use super::plan::{Planned, plan};
 use super::prepare::prepare;
 use super::{bpffs, interfaces, netns};
-use sg_policy::policy::{AuditScope, Policy};
+use sg_policy::policy::Policy;
 
 /// Compiles `policy` and attaches it to the interfaces of the options, or replaces the policy in
 /// force. If some of them belong to an attachment, all its interfaces must be named; the others
@@ -37,11 +37,6 @@ pub fn apply_reviewed(
     let mut seen = HashSet::new();
     options.interfaces.retain(|name| seen.insert(name.clone()));
     let options = &options;
-    let audited = match options.audit {
-        AuditScope::Rules => None,
-        scope => Some(policy.clone().audited(scope)),
-    };
-    let policy = audited.as_ref().unwrap_or(policy);
     let names = options.interfaces.iter();
     let indices: Vec<u32> = names
         .map(|name| present(&options.bpffs, name))

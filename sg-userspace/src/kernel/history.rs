@@ -29,7 +29,7 @@ use super::pins::{InterfacePins, unpin};
 use super::state::State;
 use super::who::Who;
 use sg_policy::formats::{Style, write};
-use sg_policy::policy::{Policy, PolicyText, load_written};
+use sg_policy::policy::{AuditScope, Policy, PolicyText, load_written};
 
 /// How many policies are kept that are not in force any more.
 pub const KEPT: usize = 5;
@@ -62,6 +62,9 @@ pub struct Entry {
     pub ended: Option<Ended>,
     /// How many bytes its text takes. `None` if it is not kept, because it is too large.
     pub text_bytes: Option<usize>,
+    /// What it audits, besides what its text says. `None` if it enforces all its rules.
+    #[serde(default)]
+    pub audit: Option<AuditScope>,
 }
 
 impl Entry {
@@ -75,6 +78,7 @@ impl Entry {
             by: None,
             ended: None,
             text_bytes: None,
+            audit: state.policy.audit,
         }
     }
 }

@@ -18,7 +18,7 @@ use super::state::{PolicyRecord, State};
 use super::{gate, sys};
 use sg_policy::compile::Compiled;
 use sg_policy::compile_policy;
-use sg_policy::policy::Policy;
+use sg_policy::policy::{AuditScope, Policy};
 
 /// What has to be done.
 pub(super) enum Planned {
@@ -111,6 +111,11 @@ pub(super) fn plan(
     cookie: u64,
 ) -> Result<Planned, KernelError> {
     let started = Instant::now();
+    let audited = match options.audit {
+        AuditScope::Rules => None,
+        scope => Some(policy.clone().audited(scope)),
+    };
+    let policy = audited.as_ref().unwrap_or(policy);
     loop {
         match plan_at_once(policy, options, tree, cookie) {
             Err(KernelError::OtherXdp { ref program, .. })

@@ -6,7 +6,7 @@ use super::attached::Attached;
 use crate::kernel::KernelError;
 use crate::kernel::history::{self, Ended, Entry};
 use crate::kernel::who::Who;
-use sg_policy::policy::Policy;
+use sg_policy::policy::{AuditScope, Policy};
 
 /// The policies of one interface.
 #[derive(Clone, Debug, Serialize)]
@@ -35,6 +35,8 @@ pub struct Past {
     pub ended: Option<Ended>,
     /// Whether its text is kept, so that it can be shown and put in force again.
     pub is_kept: bool,
+    /// What it audits, besides what its text says. Null if nothing.
+    pub audit: Option<AuditScope>,
 }
 
 impl From<Entry> for Past {
@@ -47,6 +49,7 @@ impl From<Entry> for Past {
             by: entry.by,
             ended: entry.ended,
             is_kept: entry.text_bytes.is_some(),
+            audit: entry.audit,
         }
     }
 }

@@ -263,3 +263,39 @@ fn a_wrong_table_is_refused() {
     }
     assert!(refused > 0, "no flipped word was found");
 }
+
+/// Proves C3 and C9: a policy that was audited is audited again after a rollback, and not enforced.
+#[test]
+fn a_rollback_audits_what_was_audited() {
+    let world = World::new();
+    let plain = PINGS.replace(", audit: true", "");
+    let other = file(
+        world.dir.path(),
+        "other.yaml",
+        &plain.replace("name: pings", "name: other"),
+    );
+    let plain = file(world.dir.path(), "plain.yaml", &plain);
+    let audit = || world.run(&["status", "--json"]).json()[0]["policy"]["audit"].clone();
+    world
+        .run(&["apply", &plain, "--iface", "nic", "--audit"])
+        .ok();
+    assert_eq!(audit(), "policy");
+    world.run(&["apply", &other, "--iface", "nic"]).ok();
+    assert_eq!(audit(), json!(null));
+    world.run(&["rollback", "--iface", "nic"]).ok();
+    assert_eq!(audit(), "policy");
+    let history = world.run(&["history", "--json"]).ok().json();
+    let kept = history[0]["policies"].as_array().expect("a list");
+    let audits: Vec<_> = kept
+        .iter()
+        .map(|one| (one["name"].clone(), one["audit"].clone()))
+        .collect();
+    let expected = [
+        (json!("pings"), json!("policy")),
+        (json!("other"), json!(null)),
+        (json!("pings"), json!("policy")),
+    ];
+    assert_eq!(audits, expected);
+    let shown = world.run(&["history"]).ok().out;
+    assert_eq!(shown.matches("pings, auditing").count(), 2, "{shown}");
+}

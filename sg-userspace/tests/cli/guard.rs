@@ -433,6 +433,16 @@ fn what_the_guard_of_a_policy_names_stays_reachable() {
     );
     assert_eq!(run(&["check", &whole]).code, 0);
     world.run(&["apply", &whole, "--iface", "nic"]).ok();
+    // Nor does a way back lead around it.
+    let generation =
+        || world.run(&["status", "--json"]).ok().json()[0]["policy"]["generation"].clone();
+    let before = generation();
+    let refused = world.run(&["rollback", "--iface", "nic"]);
+    let refused = refused.fails(1, "the guard names `tcp 22 from 192.0.2.0/24`");
+    assert!(refused.err.contains("--force"), "{}", refused.err);
+    assert_eq!(generation(), before);
+    world.run(&["rollback", "--iface", "nic", "--force"]).ok();
+    assert_ne!(generation(), before);
 }
 
 /// Proves C5: `--dry-run` says what would be done and leaves the kernel and the pins as they are.

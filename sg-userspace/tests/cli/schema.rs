@@ -442,7 +442,7 @@ fn kept_policy() -> Value {
         "name": "text", "digest": "digest", "generation": "number", "applied_at": "time",
         "by": {"login": "text?", "sudo_user": "text?", "user": "text", "uid": "number"},
         "ended": ["?", {"at": "time?", "how": "replaced|undone|rolled-back|run-ended"}],
-        "is_kept": "bool",
+        "is_kept": "bool", "audit": "text?",
     })
 }
 

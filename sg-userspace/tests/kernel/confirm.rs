@@ -547,8 +547,12 @@ fn a_policy_on_trial_decides_as_any_other() {
     sandbox(|sandbox| {
         for round in 0..rounds(30) as u64 {
             let mut rng = Rng::with_seed(round);
-            let mut policies =
-                [0; 2].map(|_| groups_from_lines(&talks::policy(&mut rng, 1024).lines()));
+            // Without audits: what a policy on trial has revoked it goes on revoking, where one
+            // that has forgotten the flow would audit the next packet (SPEC C9).
+            let mut policies = [0; 2].map(|_| {
+                let lines = talks::policy(&mut rng, 1024).lines();
+                groups_from_lines(&lines.replace(" audit", ""))
+            });
             // The counters are made for the first one.
             policies.sort_by_key(|policy| std::cmp::Reverse(policy.rules.len()));
             let [first, second] = policies;

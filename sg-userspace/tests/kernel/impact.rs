@@ -10,7 +10,7 @@ use sg_common::flow::{FlowKind, FlowValue, Timeout};
 use sg_common::flow_entry::FlowKey;
 use sg_common::protocol::{IPPROTO_TCP, IPPROTO_UDP, Kind};
 use sg_common::verdict::Direction;
-use sg_policy::policy::{Established, Policy, rules_from_lines};
+use sg_policy::policy::{AuditScope, Established, Policy, rules_from_lines};
 use sg_userspace::kernel::flow_tables::{FlowTable, key_of, monotonic_now};
 use sg_userspace::kernel::impact::{CutConnection, Impact};
 use sg_userspace::kernel::tables::LiveTables;
@@ -140,7 +140,11 @@ fn random_rules(rng: &mut Rng) -> Policy {
             3 => format!("203.0.{}.{}/25", rng.u8(..4), rng.u8(..2) * 128),
             _ => format!("2001:db8:5:{}::/64", rng.u8(..4)),
         };
-        let action = if rng.u8(..3) > 0 { "accept" } else { "drop" };
+        let action = match rng.u8(..12) {
+            0..8 => "accept",
+            8..11 => "drop",
+            _ => "drop audit",
+        };
         lines.push_str(&format!(
             "{direction} {protocol}{ports} {word} {remote} {action}\n"
         ));
@@ -228,15 +232,15 @@ fn what_is_listed_is_what_is_cut() {
         gateway(PEER4);
         gateway(PEER6);
         let mut rng = Rng::with_seed(17);
-        let options = ApplyOptions {
+        let mut options = ApplyOptions {
             max_flows: Some(1 << 17),
             ..sandbox.options("nic")
         };
-        let in_force = |policy: &Policy| {
-            apply(policy, &options).unwrap_or_else(|e| panic!("{e}"));
+        let in_force = |policy: &Policy, options: &ApplyOptions| {
+            apply(policy, options).unwrap_or_else(|e| panic!("{e}"));
             attached_nic(sandbox)
         };
-        let mut one = in_force(&random_rules(&mut rng));
+        let mut one = in_force(&random_rules(&mut rng), &options);
         let mut flows: Vec<Entered> = Vec::new();
         let (mut cut, mut gone_on) = (0, 0);
         let mut reasons = BTreeSet::new();
@@ -259,6 +263,10 @@ fn what_is_listed_is_what_is_cut() {
                 })
                 .collect();
             let next = random_rules(&mut rng);
+            options.audit = match rng.u8(..6) {
+                0 => AuditScope::Policy,
+                _ => AuditScope::Rules,
+            };
             let impact = impact_of(&next, &options);
             for row in &impact.cut {
                 reasons.insert((row.now.reason, row.then.reason));
@@ -269,7 +277,7 @@ fn what_is_listed_is_what_is_cut() {
                     "{row:?}"
                 );
             }
-            one = in_force(&next);
+            one = in_force(&next, &options);
             let mut running = Running::of(&one);
             let mut died = BTreeSet::new();
             for (flow, passed) in flows.iter().zip(passed) {

@@ -226,7 +226,7 @@ fn apply(
     let mut seen = None;
     let mut review = |change: &Change<'_>| {
         let found = change.impact()?;
-        let refusal = impact::lock_out(&found, policies, policy).filter(|_| !is_off);
+        let refusal = impact::lock_out(&found, Some(policies), policy).filter(|_| !is_off);
         seen = impact::short(&found, is_off).map(|short| (short, found));
         refusal.map_or(Ok(()), Err)
     };

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 
 use sg_common::flow::{FlowValue, state_name};
-use sg_common::flow_entry::Contents;
+use sg_common::flow_entry::{self, Contents};
 use sg_common::protocol::Kind;
 use sg_common::verdict::Direction;
 
@@ -16,7 +16,7 @@ use super::super::interfaces;
 use super::super::seed::{Existing, Key, View, carry, decide};
 use super::crossing::Crossing;
 use super::fate::Fate;
-use super::report::{Admitted, CutConnection, Dropped};
+use super::report::{Admitted, CutConnection, Dropped, RuleOf};
 use super::terms::{Before, Terms};
 
 /// What was found.
@@ -186,22 +186,31 @@ fn under_a_policy(terms: &Terms<'_>, before: &Before<'_>, known: &Known) -> Outc
             reason: "seeded",
             rule: None,
         },
-        Some(entry) => Admitted {
-            reason: "rule",
-            rule: before.rule_of(sg_common::flow_entry::slot_of(entry.rule)),
-        },
+        Some(entry) => {
+            let rule = before.rule_of(flow_entry::slot_of(entry.rule));
+            admitted(rule, before.audits_all())
+        }
         None => {
             let passing = directions.iter().copied().find(|d| passes(d));
             let direction = passing.unwrap_or(opener);
             let number = key.number(direction, opener);
             let verdict = before.rules(direction, key.remote, key.kind(), number);
-            Admitted {
-                reason: "rule",
-                rule: before.rule_of(verdict.slot()),
-            }
+            admitted(before.rule_of(verdict.slot()), before.audits_all())
         }
     };
     Outcome::Cut(Box::new((now, dropped(terms, key, opener, *fate))))
+}
+
+/// By what the policy in force lets a connection pass. One that `audits_all` also passes what no
+/// rule matches, and what has been cut.
+fn admitted(rule: Option<RuleOf>, audits_all: bool) -> Admitted {
+    Admitted {
+        reason: match rule {
+            None if audits_all => "audit",
+            _ => "rule",
+        },
+        rule,
+    }
 }
 
 /// Where no policy is in force yet.

@@ -6,9 +6,12 @@ use std::sync::atomic::AtomicU64;
 use sg_common::concern::{Concern, concern};
 use sg_common::flow_entry::Contents;
 use sg_common::protocol::Kind;
-use sg_common::ruling::{End, InForce, Packet, Ruling, end_of, rule_on_live, rule_on_passed};
+use sg_common::ruling::{
+    End, InForce, Packet, Ruling, Watched, end_of, rule_on_live, rule_on_passed, rule_with_audits,
+};
 use sg_common::tcp;
 use sg_common::verdict::{Direction, Verdict};
+use sg_policy::policy::AuditScope;
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +26,8 @@ pub(super) enum Fate {
 
 /// The next packet from one side of a connection that exists: of TCP, a segment from its middle.
 /// `entry` is the live entry that the flow table has for it then, if it has one; `rules` gives the
-/// verdict of a direction's rules about the connection's packets of that direction.
+/// verdict of a direction's rules about the connection's packets of that direction; `audits` is
+/// what the policy audits, if anything.
 ///
 /// The packet path leaves a step out where its programs know that nothing can come of it
 /// (`has_flows`, `may_have_cut`); such an entry is not there then.
@@ -33,14 +37,20 @@ pub(super) fn fate(
     entry: Option<&Contents>,
     rules: impl Fn(Direction) -> Verdict,
     policy: &InForce,
+    audits: Option<AuditScope>,
 ) -> Fate {
-    let is_accepted = rules(direction).is_accept();
-    let by_rules = match is_accepted {
+    if audits.is_some_and(|scope| scope != AuditScope::Rules) {
+        // Of the packets that belong to connections none is dropped (SPEC C9).
+        return Fate::Passes;
+    }
+    let opposite = direction.opposite();
+    let (verdict, other) = (rules(direction), rules(opposite));
+    let is_accepted = verdict.is_accept();
+    let by_rules = match verdict.passes() {
         true => Fate::Passes,
         false => Fate::ByRules(direction),
     };
-    let opposite = direction.opposite();
-    let concern = concern(is_accepted, || true, || rules(opposite).is_accept());
+    let concern = concern(is_accepted, || true, || other.is_accept());
     let Some(entry) = entry else {
         return by_rules;
     };
@@ -51,45 +61,43 @@ pub(super) fn fate(
         opens: 1,
         is_accepted: is_accepted.into(),
     };
-    match concern {
-        Concern::None => by_rules,
-        Concern::MayBeCut => match rule_on_passed::<AtomicU64>(entry, &packet, policy, 0) {
-            Ruling::Cut => Fate::Ended,
-            _ => by_rules,
-        },
+    let ruling = match concern {
+        Concern::None => return by_rules,
+        Concern::MayBeCut => {
+            return match rule_on_passed::<AtomicU64>(entry, &packet, policy, 0) {
+                Ruling::Cut => Fate::Ended,
+                _ => by_rules,
+            };
+        }
+        Concern::MayReply | Concern::Remembered if audits.is_some() => {
+            let watched = Watched {
+                is_audited: verdict.audit_bit(),
+                accepts_other: other.accept_bit(),
+                passes_other: other.passes().into(),
+            };
+            Ruling::of_number(rule_with_audits::<AtomicU64>(
+                entry, &packet, &watched, policy, 0,
+            ))
+        }
         Concern::MayReply | Concern::Remembered => {
             match end_of::<AtomicU64>(entry, &packet, policy, || 0) {
                 End {
                     is_without_flow: 1, ..
-                } => by_rules,
-                // Where the rules of this direction accept the packet and a policy that judges ends
-                // the flow, it is those of the other one that do not.
-                End { is_cut: 1, .. } => match is_lost(entry, &packet, policy) {
-                    true => Fate::ByRules(opposite),
-                    false => Fate::Ended,
-                },
-                End { .. } => live(entry, &packet, policy, by_rules, direction, &rules),
+                } => Ruling::NoFlow,
+                End { is_cut: 1, .. } => Ruling::Cut,
+                End { .. } => rule_on_live(entry, &packet, policy),
             }
         }
-    }
-}
-
-fn live(
-    entry: &Contents,
-    packet: &Packet,
-    policy: &InForce,
-    by_rules: Fate,
-    direction: Direction,
-    rules: &impl Fn(Direction) -> Verdict,
-) -> Fate {
-    match rule_on_live(entry, packet, policy) {
+    };
+    match ruling {
         Ruling::NoFlow | Ruling::ByRules | Ruling::ByRulesAlone | Ruling::Readmitted => by_rules,
         Ruling::Seeded | Ruling::Reply | Ruling::Kept => Fate::Passes,
         Ruling::Revoked => Fate::ByRules(direction),
-        Ruling::JudgedAgain => match rules(direction.opposite()).is_accept() {
-            true => Fate::Passes,
-            false => Fate::ByRules(direction.opposite()),
-        },
+        Ruling::JudgedAgain if other.passes() => Fate::Passes,
+        Ruling::JudgedAgain => Fate::ByRules(opposite),
+        // Where the rules of this direction accept the packet and a policy that judges ends the
+        // flow, it is those of the other one that do not.
+        Ruling::Cut if is_lost(entry, &packet, policy) => Fate::ByRules(opposite),
         Ruling::Cut => Fate::Ended,
     }
 }
@@ -157,7 +165,7 @@ mod tests {
                     false => Verdict::no_match(direction),
                 };
                 for direction in Direction::BOTH {
-                    let fate = fate(kind, direction, entry.as_ref(), rules, &policy);
+                    let fate = fate(kind, direction, entry.as_ref(), rules, &policy, None);
                     found.push(match fate {
                         Fate::Passes => '-',
                         Fate::ByRules(Direction::Inbound) => 'i',

@@ -7,7 +7,7 @@ use sg_common::protocol::kind_of;
 use sg_common::verdict::Direction;
 use sg_policy::analysis::access;
 use sg_policy::partition::{Family, Partition};
-use sg_policy::policy::{Action, Policy};
+use sg_policy::policy::Policy;
 
 use super::super::history;
 use super::super::plan::Plan;
@@ -49,7 +49,8 @@ pub(super) fn opened(plan: &Plan, view: &View, terms: &Terms<'_>) -> Opened {
     let after = &plan.policy;
     let partition = Partition::new(after);
     let known = in_force(plan).map(|policy| (Partition::new(&policy), policy));
-    opened.is_complete = known.is_some();
+    // What no rule matches passes an audit, by no rule that could be named.
+    opened.is_complete = known.is_some() && !after.no_match().passes();
     let mut by_port: BTreeMap<(u8, u16), Vec<From>> = BTreeMap::new();
     for ((protocol, local, port), inodes) in listening {
         let all = by_port.entry((protocol, port)).or_insert_with(|| {
@@ -65,7 +66,7 @@ pub(super) fn opened(plan: &Plan, view: &View, terms: &Terms<'_>) -> Opened {
                 }
                 None => at_ends(after, &partition, kind, port, |remote| {
                     let verdict = before.rules(Direction::Inbound, remote, kind, port);
-                    verdict.is_accept()
+                    verdict.passes()
                 }),
             }
         });
@@ -91,7 +92,8 @@ pub(super) fn opened(plan: &Plan, view: &View, terms: &Terms<'_>) -> Opened {
 fn in_force(plan: &Plan) -> Option<Policy> {
     let (_, replaced) = plan.replaced().next()?;
     let generation = replaced.state.policy.generation;
-    history::policy(&replaced.inspection.pins, generation).ok()
+    let policy = history::policy(&replaced.inspection.pins, generation).ok()?;
+    Some(policy.audited(replaced.state.policy.audit.unwrap_or_default()))
 }
 
 /// Listeners that packets of the changed interfaces reach, with the inodes of their sockets:
@@ -130,11 +132,11 @@ fn at_ends(
     for family in Family::BOTH {
         for range in partition.ranges(family) {
             let rule = partition.rule(range.class, Direction::Inbound, kind, port);
-            let is_accept = |rule: &u32| {
+            let passes = |rule: &u32| {
                 let rule = after.rules.get(*rule as usize);
-                rule.is_some_and(|rule| rule.action == Action::Accept)
+                rule.is_some_and(|rule| rule.action.passes())
             };
-            let Some(rule) = rule.filter(is_accept) else {
+            let Some(rule) = rule.filter(passes) else {
                 continue;
             };
             if !was_accepted(range.first) || !was_accepted(range.last) {

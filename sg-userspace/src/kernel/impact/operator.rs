@@ -105,9 +105,9 @@ fn judged(
             Outcome::Cut(by) => Some(by.1),
             Outcome::GoesOn | Outcome::Kept => {
                 // Nothing is known of it, so that only the rules can let it pass.
-                (!is_known && !verdict.is_accept()).then(|| dropped.clone())
+                (!is_known && !verdict.passes()).then(|| dropped.clone())
             }
         },
-        new: (!verdict.is_accept()).then_some(dropped),
+        new: (!verdict.passes()).then_some(dropped),
     }
 }

@@ -64,7 +64,8 @@ pub struct CutConnection {
 /// By what a connection passes now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Admitted {
-    /// `rule`, `seeded` (it was there before the first policy), or `no-policy`.
+    /// `rule`, `seeded` (it was there before the first policy), `audit` (by no rule, but the
+    /// policy audits all that it would drop), or `no-policy`.
     pub reason: &'static str,
     pub rule: Option<RuleOf>,
 }

@@ -9,6 +9,7 @@ use sg_common::program::STATES;
 use sg_common::protocol::Kind;
 use sg_common::ruling::InForce;
 use sg_common::verdict::{Direction, Verdict};
+use sg_policy::policy::AuditScope;
 
 use super::super::error::KernelError;
 use super::super::flow_memory::{FlowTable, ages, key_of};
@@ -133,7 +134,8 @@ impl<'a> Terms<'a> {
         entry: Option<&Contents>,
     ) -> Fate {
         let rules = |d| self.rules(d, key.remote, key.kind(), key.number(d, originator));
-        fate(key.kind(), direction, entry, rules, &self.after)
+        let audits = self.plan.policy.audit_in_force();
+        fate(key.kind(), direction, entry, rules, &self.after, audits)
     }
 
     /// The rule of the new policy that owns a verdict's slot.
@@ -207,7 +209,14 @@ impl<'a> Before<'a> {
         entry: Option<&Contents>,
     ) -> Fate {
         let rules = |d| self.rules(d, key.remote, key.kind(), key.number(d, originator));
-        fate(key.kind(), direction, entry, rules, &self.policy)
+        let audits = self.state.policy.audit;
+        fate(key.kind(), direction, entry, rules, &self.policy, audits)
+    }
+
+    /// Whether it audits what no rule matches, too.
+    pub(super) fn audits_all(&self) -> bool {
+        let audits = self.state.policy.audit;
+        audits.is_some_and(|scope| scope != AuditScope::Rules)
     }
 
     /// The rule that owns a counter slot.
