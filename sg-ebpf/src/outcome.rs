@@ -129,7 +129,7 @@ impl Outcome {
         const { assert!(Action::Accept as u8 == 1 && Action::Audit as u8 == 2) };
         let passes = self.flags & ACCEPT;
         match A::ON {
-            true => (passes + (self.flags / AUDIT & 1)).into(),
+            true => (passes + ((self.flags / AUDIT) & 1)).into(),
             false => passes.into(),
         }
     }

@@ -561,7 +561,7 @@ pub(crate) extern "C" fn sg_belongs_audited(p: *const Packet, class: u32) -> u32
             let verdict = ask(class, opposite, p.kind, p.return_number);
             match verdict.is_accept() {
                 true => TO_ACCEPTED,
-                false => by_rules | verdict.audit_bit() * TO_AUDITED,
+                false => by_rules | (verdict.audit_bit() * TO_AUDITED),
             }
         }
         _ => of_flow,

@@ -1,5 +1,5 @@
 //! What follows from partitions, exactly and with a packet that shows it: rules that decide
-//! nothing, rules that change nothing ([`idle`]), and the traffic that two policies decide
+//! nothing, rules that change nothing ([`idle()`]), and the traffic that two policies decide
 //! differently ([`diff`](mod@diff)). [`findings`] is all that `check` says of a policy.
 
 pub mod access;

@@ -6,15 +6,15 @@
 //! anything else. A change is written down in two steps, so that a process may be killed at any
 //! moment:
 //!
-//! 1. [`begin`], before any hook is touched, keeps the text of the new policy and notes what is
+//! 1. `begin`, before any hook is touched, keeps the text of the new policy and notes what is
 //!    intended: the generation that is to be, and how the one before it ends.
-//! 2. [`settle`], when the records name the new generation, makes the note true and removes what is
+//! 2. `settle`, when the records name the new generation, makes the note true and removes what is
 //!    too old.
 //!
 //! Whoever reads in between asks the record which generation is in force, and believes the note
 //! only if it is that one. What an attempt has left that failed is removed by the next change.
 //!
-//! Pins, in the directory of the attachment: `history` is a blob of JSON ([`Book`]); `policy_7` is
+//! Pins, in the directory of the attachment: `history` is a blob of JSON (`Book`); `policy_7` is
 //! the text of generation 7, as the JSON of a [`PolicyText`], compressed: its length (u32,
 //! little-endian), then DEFLATE (RFC 1951).
 

@@ -516,7 +516,7 @@ impl Walk<'_> {
         let qdiscs = run("tc", &["qdisc", "show", "dev", "sg0"]);
         assert!(!qdiscs.contains("clsact"), "{when}: {qdiscs}");
         // The kernel frees programs and maps some time after the last reference is gone.
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let left = ours.still_there();
             if left.is_empty() {
