@@ -300,8 +300,9 @@ fn what_is_listed_is_what_is_cut() {
             );
         }
         assert_eq!(flows.len() as u32, rounds * each);
+        let least = flows.len() / 20;
         assert!(
-            cut > 500 && gone_on > 500,
+            cut > least && gone_on > least,
             "{cut} were cut, {gone_on} went on"
         );
         let expected = [
