@@ -120,14 +120,18 @@ impl Rollback {
             let found = change.impact()?;
             let refusal = impact::lock_out(&found, None, &policy).filter(|_| !is_off);
             if !self.json.json {
-                let mood = match refusal {
-                    None => Mood::Does,
-                    Some(_) => Mood::Would,
+                let (mood, verb) = match refusal {
+                    None => (Mood::Does, "applying"),
+                    Some(_) => (Mood::Would, "not applied:"),
                 };
+                let mut out = format!(
+                    "{verb} {} to {}\n",
+                    policy.name,
+                    found.interfaces.join(", ")
+                );
+                out.push_str(&impact::text(&context.out, &found, mood, is_off));
                 // Whoever does not read it may still want the policy.
-                let _ = context
-                    .out
-                    .say(&impact::text(&context.out, &found, mood, is_off));
+                let _ = context.out.say(&out);
             }
             refusal.map_or(Ok(()), Err)
         };

@@ -28,8 +28,9 @@ fn an_earlier_policy_is_applied_again() {
     let world = World::new();
     let digests = [1, 2, 3].map(|port| apply(&world, port));
     let ran = world.run(&["rollback"]).ok();
-    let expected = "applied p2 on nic, generation 4, in place of generation 3";
-    assert!(ran.out.starts_with(expected), "{}", ran.out);
+    assert!(ran.out.starts_with("applying p2 to nic\n"), "{}", ran.out);
+    let expected = "\napplied p2 on nic, generation 4, in place of generation 3";
+    assert!(ran.out.contains(expected), "{}", ran.out);
     assert_eq!(in_force(&world), ("p2".into(), 4, digests[1].clone()));
     let rows = world.run(&["rollback", "--to", "1", "--json"]).ok().json();
     assert_eq!(rows[0]["interface"], "nic");
