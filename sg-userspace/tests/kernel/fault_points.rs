@@ -15,8 +15,8 @@ use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use aya::maps::MapInfo;
-use aya::programs::loaded_programs;
+use aya::maps::{MapInfo, loaded_maps};
+use aya::programs::{ProgramInfo, loaded_programs};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sg_policy::policy::rules_from_lines;
@@ -522,10 +522,56 @@ impl Walk<'_> {
             if left.is_empty() {
                 return;
             }
-            assert!(Instant::now() < deadline, "{when}: {left:?} are left");
+            assert!(
+                Instant::now() < deadline,
+                "{when}: {:?} are left",
+                left.into_iter().map(holders).collect::<Vec<_>>()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// What an id that has not disappeared belongs to, and who holds it, for the message of a failure.
+fn holders(id: u32) -> String {
+    let map = loaded_maps()
+        .filter_map(Result::ok)
+        .find(|map| map.id() == id);
+    let map = map.map(|map| format!("{:?} {:?}", map.map_type().ok(), map.name_as_str()));
+    let programs: Vec<String> = loaded_programs()
+        .filter_map(Result::ok)
+        .filter(|program| program.id() == id || uses(program, id))
+        .map(|program| format!("{} {:?}", program.id(), program.name_as_str()))
+        .collect();
+    let processes: Vec<String> = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|process| has_open(&process.path(), id))
+        .map(|process| {
+            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            format!("{} {}", process.file_name().display(), name.trim())
+        })
+        .collect();
+    format!("{id} (map: {map:?}, programs: {programs:?}, processes: {processes:?})")
+}
+
+fn uses(program: &ProgramInfo, map: u32) -> bool {
+    let maps = program.map_ids().ok().flatten();
+    maps.is_some_and(|maps| maps.contains(&map))
+}
+
+/// Whether a process has a descriptor of the map or program.
+fn has_open(process: &Path, id: u32) -> bool {
+    fs::read_dir(process.join("fdinfo"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|descriptor| fs::read_to_string(descriptor.path()).ok())
+        .any(|info| {
+            info.contains(&format!("map_id:\t{id}\n"))
+                || info.contains(&format!("prog_id:\t{id}\n"))
+        })
 }
 
 /// Ids of programs and maps that must disappear.
