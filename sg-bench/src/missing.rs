@@ -1,5 +1,5 @@
-//! What is not on every machine, and without which a row is left out of the results. It is told
-//! from other errors by its type: any other error ends the run.
+//! What some machines lack. A row that needs it is left out of the results; any error of another
+//! type ends the run.
 
 use std::fmt;
 

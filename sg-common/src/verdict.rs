@@ -172,8 +172,8 @@ pub const fn reason_slot(direction: Direction, reason: Reason) -> u32 {
 ///
 /// Bit 31 is always zero (it marks a pointer in the tables), bit 30 is the action (1 = accept),
 /// bit 29 asks for an event, bit 28 lets a packet pass that is dropped otherwise, bits 0-23 are the
-/// counter slot. Bit 28 is set together with bit 29 and never with bit 30: whoever asks for what
-/// the rules accept, such as which replies pass by themselves, takes it for a drop.
+/// counter slot. Bit 28 is set together with bit 29 and never with bit 30, so that the verdict is a
+/// drop for all code that asks whether the rules accept a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct Verdict(pub u32);

@@ -1,8 +1,8 @@
 //! The gate in front of a policy that is not confirmed yet (SPEC C4). It is attached in the place
 //! of the policy's first program, and passes each packet to that one until the trial is over, and
-//! then to the first program of the policy before, or on, if there was none. So a policy that
-//! nobody confirms is undone by the kernel, with no process alive, on all hooks of an attachment at
-//! once. A confirmed policy has no gate.
+//! then to the first program of the policy before, or on, if there was none. So the
+//! kernel undoes a policy that was not confirmed in time, on all hooks of an attachment at once,
+//! and no process has to live for that. A confirmed policy has no gate.
 
 use aya_ebpf::{
     macros::map,
@@ -59,7 +59,8 @@ pub(crate) fn pass<H: Hook>(hook: &H) -> bool {
 }
 
 /// Whether the trial is over and the policy was not confirmed. The first packet after the deadline
-/// closes the trial, so that nobody can confirm the policy once another one has decided.
+/// closes the trial: once the policy before has decided a packet, the one on trial cannot be
+/// confirmed any more.
 #[inline(always)]
 fn is_over() -> bool {
     let Some(word) = TRIAL.get(0) else {

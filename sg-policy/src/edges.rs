@@ -1,7 +1,7 @@
 //! The packets at the edges of a partition: where the rule that decides may change from one packet
 //! to the next. At each end of each cell's numbers there is one, and on both sides of each boundary
-//! between two ranges of addresses. Whoever decides all of these as the oracle does has no boundary
-//! in the wrong place.
+//! between two ranges of addresses. Tables that decide all of
+//! these packets as the oracle does have no boundary in the wrong place.
 //!
 //! Of very large policies an even share is chosen, always the same: see [`Edges`].
 

@@ -91,30 +91,25 @@ pub fn add_address(name: &str, address: IpAddr, prefix_length: u8) -> io::Result
 
 /// Routes all IPv4 packets that have no better route to `gateway`.
 pub fn add_default_route(gateway: Ipv4Addr) -> io::Result<()> {
-    let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.header.protocol = RouteProtocol::Static;
-    message.header.scope = RouteScope::Universe;
-    message.header.kind = RouteType::Unicast;
-    message
-        .attributes
-        .push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
-    let flags = NLM_F_CREATE | NLM_F_EXCL;
-    request(RouteNetlinkMessage::NewRoute(message), flags).map(drop)
+    let gateway = RouteAttribute::Gateway(RouteAddress::Inet(gateway));
+    add_route(AddressFamily::Inet, gateway)
 }
 
 /// Looks for all IPv6 addresses that have no better route on the link of an interface.
 pub fn add_link_route6(name: &str) -> io::Result<()> {
+    let link = RouteAttribute::Oif(if_nametoindex(name)?);
+    add_route(AddressFamily::Inet6, link)
+}
+
+/// Adds the default route of a family.
+fn add_route(family: AddressFamily, to: RouteAttribute) -> io::Result<()> {
     let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet6;
+    message.header.address_family = family;
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Static;
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unicast;
-    message
-        .attributes
-        .push(RouteAttribute::Oif(if_nametoindex(name)?));
+    message.attributes.push(to);
     let flags = NLM_F_CREATE | NLM_F_EXCL;
     request(RouteNetlinkMessage::NewRoute(message), flags).map(drop)
 }

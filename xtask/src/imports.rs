@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use petgraph::{algo::tarjan_scc, graphmap::DiGraphMap};
 use proc_macro2::{Span, TokenStream, TokenTree};
 use syn::{
-    Attribute, File, Item, ItemMod, ItemUse, Macro, Meta, UseTree,
+    Attribute, File, Item, ItemMod, ItemUse, Macro, Meta, UseTree, Visibility,
     visit::{self, Visit},
 };
 
@@ -364,6 +364,9 @@ impl<'ast> Visit<'ast> for Paths {
         self.tree(&item.tree, Vec::new());
     }
 
+    /// `pub(in crate::a)` says who may import an item, and imports nothing itself.
+    fn visit_visibility(&mut self, _: &'ast Visibility) {}
+
     fn visit_path(&mut self, path: &'ast syn::Path) {
         if path.segments.len() > 1 {
             let segments = path.segments.iter().map(|part| part.ident.to_string());
@@ -515,6 +518,7 @@ mod tests {
             "fn f() { let a = \"crate::a::A\"; }",
             "use std::a::A; use other::a::A;",
             "mod a { pub struct A; } use self::a::A;",
+            "pub(in crate::a) fn f() {}",
         ];
         for import in from_b {
             let package = package(&[

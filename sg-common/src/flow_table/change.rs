@@ -30,7 +30,8 @@ pub fn remove<T: Table + ?Sized>(table: &T, found: &Found) -> bool {
         if !tags.replace(seen, seen & !(0xff << shift) | BUSY << shift) {
             continue;
         }
-        // This way holds the flow, unless another flow with the same tag has replaced it meanwhile.
+        // The flow is in this way of the group, unless another one with the same tag has replaced
+        // it meanwhile.
         if !is_there() {
             tags.add((tag - BUSY) << shift);
             return false;

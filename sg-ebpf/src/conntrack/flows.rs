@@ -9,8 +9,9 @@ use sg_common::{
     },
     flow_table::{Found, Table as _, Word as _, change},
     ruling::{
-        self, End, Ruling, Watched, end_of, has_ended, is_cut_at_its_end, rule_on_live,
-        rule_on_passed, rule_with_audits,
+        self, End, Ruling,
+        audits::{Watched, rule_with_audits},
+        end_of, has_ended, is_cut_at_its_end, rule_on_live, rule_on_passed,
     },
     tcp::Row,
     track,
@@ -218,8 +219,8 @@ fn cut(found: &Found, now: u64) {
     }
 }
 
-/// The outcome of a packet of a cut flow. Whoever audits everything lets it pass, and leaves the
-/// flow cut.
+/// The outcome of a packet of a cut flow. A policy that audits everything lets it pass, and the
+/// flow stays cut.
 #[inline(always)]
 fn revoked<A: Auditing>(direction: u8) -> u64 {
     if A::ON && maps::audits_all() {
@@ -301,7 +302,7 @@ fn track_packet<A: Auditing>(
             watched = sg_rule_on_watched(&found.contents, traits.0, verdict.0, class, is_gone());
             End {
                 is_without_flow: is_ruling(watched, Ruling::NoFlow),
-                // Both end in the same way: only TCP flows are cut.
+                // `end_flow` cuts a flow of TCP and forgets any other, under either ruling.
                 is_cut: is_ruling(watched, Ruling::Cut) | is_ruling(watched, Ruling::Revoked),
             }
         }

@@ -26,14 +26,14 @@ use super::witness::{choose, may_be_essential};
 pub struct Idle {
     /// The rule, as an index into [`Policy::rules`].
     pub rule: u32,
-    /// In which way.
+    /// Why it does nothing.
     pub why: Why,
     /// A packet that shows it. The rule matches it; the first of the rules that [`Why`] names
     /// decides it, of a rule that changes nothing after its removal.
     pub witness: Packet,
 }
 
-/// In which way a rule does nothing.
+/// Why a rule does nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Why {
     /// It decides no packet.

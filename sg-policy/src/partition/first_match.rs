@@ -4,32 +4,22 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::claims::Claims;
-use super::decisions::{Decisions, SERVICES, Step};
-
-/// First number, last number, rule; in the order of the rules.
-type Range = (u16, u16, u32);
-
-/// With more ranges than this it is quicker to look at every number than to sort.
-const MANY_RANGES: usize = 256;
+use super::decisions::{Decisions, Step};
+use super::ranges::{MANY_RANGES, NONE, NUMBERS, Range, Ranges, Room, boundaries, by_beginning};
 
 /// Finds decisions; what it holds is memory that is used again for the next class.
 #[derive(Default)]
 pub(super) struct FirstMatch {
-    ranges: [Vec<Range>; SERVICES],
+    ranges: Ranges,
     painting: Painting,
 }
 
 impl FirstMatch {
     /// What `rules` decide, given as indices into the policy in ascending order.
     pub(super) fn decide(&mut self, rules: &[u32], claims: &Claims) -> Decisions {
-        self.ranges.iter_mut().for_each(Vec::clear);
-        for &rule in rules {
-            for claim in claims.of(rule) {
-                self.ranges[usize::from(claim.service)].push((claim.first, claim.last, rule));
-            }
-        }
         let mut decisions = Decisions::default();
-        for (steps, ranges) in decisions.steps.iter_mut().zip(&self.ranges) {
+        let ranges = self.ranges.of(rules, claims);
+        for (steps, ranges) in decisions.steps.iter_mut().zip(ranges) {
             *steps = match ranges.len() > MANY_RANGES {
                 true => self.painting.steps(ranges),
                 false => sweep(ranges),
@@ -41,21 +31,10 @@ impl FirstMatch {
 
 /// Goes through the numbers at which a range begins or ends, with the ranges that are open there.
 fn sweep(ranges: &[Range]) -> Vec<Step> {
-    let mut order: Vec<usize> = (0..ranges.len()).collect();
-    order.sort_by_key(|&i| ranges[i].0);
-    let mut boundaries: Vec<u16> = ranges
-        .iter()
-        .flat_map(|&(first, last, _)| [Some(first), last.checked_add(1)])
-        .chain([Some(0)])
-        .flatten()
-        .collect();
-    boundaries.sort_unstable();
-    boundaries.dedup();
-
     let mut steps: Vec<Step> = Vec::new();
     let mut open: BinaryHeap<Reverse<usize>> = BinaryHeap::new();
-    let mut order = order.into_iter().peekable();
-    for first in boundaries {
+    let mut order = by_beginning(ranges).into_iter().peekable();
+    for first in boundaries(ranges) {
         while let Some(i) = order.next_if(|&i| ranges[i].0 <= first) {
             open.push(Reverse(i));
         }
@@ -76,28 +55,21 @@ fn sweep(ranges: &[Range]) -> Vec<Step> {
 #[derive(Default)]
 struct Painting {
     rules: Vec<u32>,
-    /// For each number, and one more: a number from which the search for the next unclaimed one
-    /// goes on. Unclaimed numbers have themselves.
-    unclaimed: Vec<u32>,
+    unclaimed: Room,
 }
 
 impl Painting {
-    const NUMBERS: u32 = 1 << 16;
-    /// The rule of a number that nobody claims.
-    const NONE: u32 = u32::MAX;
-
     /// What [`sweep`] returns.
     fn steps(&mut self, ranges: &[Range]) -> Vec<Step> {
         self.rules.clear();
-        self.rules.resize(Self::NUMBERS as usize, Self::NONE);
-        self.unclaimed.clear();
-        self.unclaimed.extend(0..=Self::NUMBERS);
+        self.rules.resize(NUMBERS as usize, NONE);
+        self.unclaimed.fill();
         for &(first, last, rule) in ranges {
-            let mut number = self.next_unclaimed(first.into());
+            let mut number = self.unclaimed.from(first.into());
             while number <= last.into() {
                 self.rules[number as usize] = rule;
-                self.unclaimed[number as usize] = number + 1;
-                number = self.next_unclaimed(number + 1);
+                self.unclaimed.take(number);
+                number = self.unclaimed.from(number + 1);
             }
         }
         let mut first = 0;
@@ -105,27 +77,12 @@ impl Painting {
         runs.map(|run| {
             let step = Step {
                 first: first as u16,
-                rule: (run[0] != Self::NONE).then_some(run[0]),
+                rule: (run[0] != NONE).then_some(run[0]),
             };
             first += run.len();
             step
         })
         .collect()
-    }
-
-    /// The next number from `number` on that no range has claimed. Shortens the search for the
-    /// next time.
-    fn next_unclaimed(&mut self, number: u32) -> u32 {
-        let mut number = number;
-        loop {
-            let next = self.unclaimed[number as usize];
-            if next == number {
-                return number;
-            }
-            let further = self.unclaimed[next as usize];
-            self.unclaimed[number as usize] = further;
-            number = further;
-        }
     }
 }
 

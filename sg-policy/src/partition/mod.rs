@@ -25,6 +25,7 @@ mod first_match;
 mod first_two;
 mod pair_steps;
 mod pairs;
+mod ranges;
 mod space;
 mod steps;
 mod verdicts;

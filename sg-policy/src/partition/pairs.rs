@@ -5,6 +5,7 @@ use super::cell::{AddressRange, is_possible, places, ranges};
 use super::claims::Claims;
 use super::class::{Class, Family};
 use super::coverage::{Coverage, Layer, Matches};
+use super::decisions::Step;
 use super::first_match::FirstMatch;
 use super::first_two::FirstTwo;
 use super::pair_steps::{PairCell, PairSteps};
@@ -183,36 +184,44 @@ impl<'p> Beside<'p> {
                 for number in beside.iter().map(|rule| rule - begin) {
                     for claim in of_beside.of(number) {
                         let (direction, kind) = claim.service();
-                        let steps = decisions.steps(direction, kind);
-                        let after = steps.partition_point(|step| step.first <= claim.first);
-                        let mut steps = steps[after.saturating_sub(1)..].iter().peekable();
-                        while let Some(step) = steps.next_if(|step| step.first <= claim.last) {
-                            let first = step.first.max(claim.first);
-                            let last = match steps.peek() {
-                                Some(next) => claim.last.min(next.first - 1),
-                                None => claim.last,
-                            };
-                            if is_possible(family, kind, &(first..=last)) {
-                                let rule = self.beside[number as usize];
-                                let rules = [step.rule, Some(rule)];
-                                visit(
-                                    rule,
-                                    *place,
-                                    PairCell {
-                                        direction,
-                                        kind,
-                                        first,
-                                        last,
-                                        rules,
-                                    },
-                                );
+                        let numbers = (claim.first, claim.last);
+                        for (first, last, decides) in
+                            parts(decisions.steps(direction, kind), numbers)
+                        {
+                            if !is_possible(family, kind, &(first..=last)) {
+                                continue;
                             }
+                            let rule = self.beside[number as usize];
+                            let cell = PairCell {
+                                direction,
+                                kind,
+                                first,
+                                last,
+                                rules: [decides, Some(rule)],
+                            };
+                            visit(rule, *place, cell);
                         }
                     }
                 }
             }
         }
     }
+}
+
+/// The parts of a range of numbers, first and last, that have one step each, with its rule.
+fn parts(
+    steps: &[Step],
+    (first, last): (u16, u16),
+) -> impl Iterator<Item = (u16, u16, Option<u32>)> {
+    let after = steps.partition_point(|step| step.first <= first);
+    let steps = &steps[after.saturating_sub(1)..];
+    let within = steps.iter().take_while(move |step| step.first <= last);
+    within.enumerate().map(move |(i, step)| {
+        let end = steps
+            .get(i + 1)
+            .map_or(last, |next| last.min(next.first - 1));
+        (step.first.max(first), end, step.rule)
+    })
 }
 
 /// The classes of one family, with the rules of each by number.

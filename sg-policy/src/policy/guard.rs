@@ -1,16 +1,13 @@
 //! `guard`: what must stay reachable. Each entry is read as the match of an inbound rule is, and
 //! has no action.
 
-use std::sync::Arc;
-
 use super::dialect::Place;
 use super::errors::Problem;
 use super::fields::{self, Fields};
-use super::kind::{self, Addresses, Kind, PortKind};
 use super::loading::{Ctx, RULES};
-use super::matching::{Resolved, Scope, read_ports, read_remote};
+use super::matching::{Scope, read_ports, read_remote};
 use super::model::{Direction, Guard};
-use super::rules::{empty_sets, other_family, read_protocol};
+use super::rules::{charged, has_no_address, has_no_port, is_worth_writing, read_protocol};
 use super::spelling::Spelling;
 use super::yaml::Node;
 
@@ -52,33 +49,19 @@ fn read(ctx: &mut Ctx<'_>, scope: &mut Scope, node: &Node<'_>) -> Option<Guard> 
     }
     let (protocol, remote) = (protocol?, remote?);
     let location = ctx.location(node.at);
-    let whole = |p: &Resolved<Vec<(u16, u16)>>| p.value.as_slice() == [(0, u16::MAX)];
-    let written = ports.as_ref().filter(|p| !whole(p) || !p.names.is_empty());
+    let written = ports.as_ref().filter(|p| is_worth_writing(p));
     let written = written.map(|p| &p.written);
     let spelling = Spelling::new(protocol, written, None, Direction::Inbound, &remote.written);
     // What names nothing guards nothing.
-    if Addresses::size(&remote.value) == 0 {
-        match scope.is_empty(&remote.names) {
-            true => empty_sets(scope, &remote.names, Addresses::NOUN, &spelling, &location),
-            false => other_family(scope, &remote.names, protocol, &spelling, &location),
-        }
-        return None;
-    }
-    if let Some(ports) = ports.as_ref().filter(|p| p.value.is_empty()) {
-        empty_sets(scope, &ports.names, PortKind::NOUN, &spelling, &location);
-        return None;
-    }
-    let ports = ports.filter(|p| !whole(p)).map(|p| p.value);
-    if let Some(problem) = ports
-        .as_ref()
-        .and_then(|p| kind::charge::<PortKind>(ctx.loading, p).err())
+    let (value, names) = (&remote.value, &remote.names);
+    if has_no_address(scope, value, names, protocol, &spelling, &location)
+        || has_no_port(scope, ports.as_ref(), &spelling, &location)
     {
-        ctx.error(node.at, problem);
         return None;
     }
     Some(Guard {
         protocol,
-        ports: ports.map(Arc::unwrap_or_clone),
+        ports: charged(ctx, node, ports)?,
         remote: remote.value,
         description,
         summary: spelling.summary,

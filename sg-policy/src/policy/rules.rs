@@ -101,8 +101,7 @@ fn read(
     }
     let (protocol, remote, action) = (protocol?, remote?, action?);
     let location = ctx.location(node.at);
-    let whole = |p: &Resolved<Vec<(u16, u16)>>| p.value.as_slice() == [(0, u16::MAX)];
-    let written = ports.as_ref().filter(|p| !whole(p) || !p.names.is_empty());
+    let written = ports.as_ref().filter(|p| is_worth_writing(p));
     let text = written.map(|p| Arc::clone(&p.text));
     let written = written.map(|p| &p.written);
     let spelling = Spelling::new(protocol, written, icmp, direction, &remote.written);
@@ -111,32 +110,19 @@ fn read(
         remote: remote.text,
     };
     let mut value = remote.value;
-    if Addresses::size(&value) == 0 {
-        match scope.is_empty(&remote.names) {
-            true => empty_sets(scope, &remote.names, Addresses::NOUN, &spelling, &location),
-            false => other_family(scope, &remote.names, protocol, &spelling, &location),
-        }
-    }
-    if let Some(ports) = ports.as_ref().filter(|p| p.value.is_empty()) {
-        empty_sets(scope, &ports.names, PortKind::NOUN, &spelling, &location);
-        // No port matches. Without addresses the rule matches nothing in any later step either.
+    has_no_address(scope, &value, &remote.names, protocol, &spelling, &location);
+    if has_no_port(scope, ports.as_ref(), &spelling, &location) {
+        // Without addresses the rule matches nothing in any later step either.
         value = Arc::new(Remote::default());
     }
-    let ports = ports.filter(|p| !whole(p)).map(|p| p.value);
-    if let Some(problem) = ports
-        .as_ref()
-        .and_then(|p| kind::charge::<PortKind>(ctx.loading, p).err())
-    {
-        ctx.error(node.at, problem);
-        return None;
-    }
+    let ports = charged(ctx, node, ports)?;
     Some(Draft {
         location,
         direction,
         name,
         description,
         protocol,
-        ports: ports.map(Arc::unwrap_or_clone),
+        ports,
         icmp,
         remote: value,
         written,
@@ -146,8 +132,74 @@ fn read(
     })
 }
 
+/// The ports that were read, resolved.
+type Ports = Resolved<Vec<(u16, u16)>>;
+
+/// Whether these are all ports, which is as if none were named.
+fn are_all(ports: &Ports) -> bool {
+    ports.value.as_slice() == [(0, u16::MAX)]
+}
+
+/// Whether the ports belong into what is shown of a rule.
+pub(crate) fn is_worth_writing(ports: &Ports) -> bool {
+    !are_all(ports) || !ports.names.is_empty()
+}
+
+/// Whether the sets that a rule names have no address that it could match, which is reported.
+pub(crate) fn has_no_address(
+    scope: &mut Scope,
+    remote: &Remote,
+    names: &[String],
+    protocol: Protocol,
+    spelling: &Spelling,
+    location: &Location,
+) -> bool {
+    let has_none = Addresses::size(remote) == 0;
+    if has_none {
+        match scope.is_empty(names) {
+            true => empty_sets(scope, names, Addresses::NOUN, spelling, location),
+            false => other_family(scope, names, protocol, spelling, location),
+        }
+    }
+    has_none
+}
+
+/// Whether the sets that a rule names have no port, which is reported.
+pub(crate) fn has_no_port(
+    scope: &mut Scope,
+    ports: Option<&Ports>,
+    spelling: &Spelling,
+    location: &Location,
+) -> bool {
+    let Some(ports) = ports.filter(|ports| ports.value.is_empty()) else {
+        return false;
+    };
+    empty_sets(scope, &ports.names, PortKind::NOUN, spelling, location);
+    true
+}
+
+/// The ports of a rule, or none for all ports. They count towards what a policy may hold; `None`
+/// after an error if that is too much.
+pub(crate) fn charged(
+    ctx: &mut Ctx<'_>,
+    node: &Node<'_>,
+    ports: Option<Ports>,
+) -> Option<Option<Vec<(u16, u16)>>> {
+    let ports = ports
+        .filter(|ports| !are_all(ports))
+        .map(|ports| ports.value);
+    if let Some(problem) = ports
+        .as_ref()
+        .and_then(|ports| kind::charge::<PortKind>(ctx.loading, ports).err())
+    {
+        ctx.error(node.at, problem);
+        return None;
+    }
+    Some(ports.map(Arc::unwrap_or_clone))
+}
+
 /// Reports each empty set once: rules that name it match nothing.
-pub(crate) fn empty_sets(
+fn empty_sets(
     scope: &mut Scope,
     names: &[String],
     kind: &str,
@@ -173,7 +225,7 @@ pub(crate) fn empty_sets(
 
 /// Reports that a rule matches nothing, since the sets that it names have no address of the family
 /// that its protocol is seen with.
-pub(crate) fn other_family(
+fn other_family(
     scope: &mut Scope,
     names: &[String],
     protocol: Protocol,

@@ -10,9 +10,9 @@ use sg_policy::analysis::access;
 use sg_policy::oracle::Packet;
 use sg_policy::policy::{Finding, Loaded, Policy, Protocol, SetOverride};
 use sg_userspace::kernel::impact::{
-    CutConnection, Dropped, Impact, OpenedListener, OwnConnection, Process,
+    Change, CutConnection, Dropped, Impact, OpenedListener, OwnConnection, Process,
 };
-use sg_userspace::kernel::{ApplyOptions, KernelError};
+use sg_userspace::kernel::{self, Applied, ApplyOptions, KernelError, Preview};
 
 use super::failure::Failure;
 use super::policy_args::Policies;
@@ -237,11 +237,7 @@ fn loss(one: &OwnConnection) -> String {
 }
 
 /// The refusal of a change that would lock the operator out.
-pub(super) fn lock_out(
-    impact: &Impact,
-    policies: Option<&Policies>,
-    policy: &Policy,
-) -> Option<KernelError> {
+fn lock_out(impact: &Impact, policies: Option<&Policies>, policy: &Policy) -> Option<KernelError> {
     let one = crossing(impact).find(|one| one.is_lost())?;
     // A policy that was kept cannot be changed.
     let remedy = policies.and_then(|policies| remedy(policies, policy, one));
@@ -252,6 +248,86 @@ pub(super) fn lock_out(
         message: format!("refused, for it would lock you out: {}", loss(one)),
         help: help.join("; "),
     })
+}
+
+/// Applies a policy, unless a guard refuses it; `policies` are what it was read from. Before
+/// anything changes `say` gets what it does to this machine, and whether it is refused.
+pub(super) fn apply(
+    policies: Option<&Policies>,
+    policy: &Policy,
+    options: &ApplyOptions,
+    mut say: impl FnMut(Impact, bool),
+) -> Result<Applied, Failure> {
+    let is_off = is_off(options);
+    if !is_off {
+        guarded(policy)?;
+    }
+    let mut review = |change: &Change<'_>| {
+        let found = change.impact()?;
+        let refusal = lock_out(&found, policies, policy).filter(|_| !is_off);
+        say(found, refusal.is_some());
+        refusal.map_or(Ok(()), Err)
+    };
+    Ok(kernel::apply_reviewed(policy, options, &mut review)?)
+}
+
+/// What an apply would do.
+pub(super) struct Previewed {
+    pub(super) preview: Preview,
+    /// What it would do to this machine. `None` if nothing would change.
+    pub(super) impact: Option<Impact>,
+    /// For what it would be refused.
+    pub(super) refusals: Vec<Finding>,
+}
+
+/// Finds out what an apply would do, and changes nothing.
+pub(super) fn preview(
+    policies: &Policies,
+    policy: &Policy,
+    options: &ApplyOptions,
+) -> Result<Previewed, Failure> {
+    let mut refusals = access::findings(policy);
+    let mut impact = None;
+    let mut review = |change: &Change<'_>| {
+        let found = change.impact()?;
+        let refusal = lock_out(&found, Some(policies), policy);
+        refusals.extend(
+            refusal
+                .into_iter()
+                .flat_map(|it| Failure::from(it).findings()),
+        );
+        impact = Some(found);
+        Ok(())
+    };
+    let preview = kernel::preview(policy, options, &mut review)?;
+    if is_off(options) {
+        refusals.clear();
+    }
+    Ok(Previewed {
+        preview,
+        impact,
+        refusals,
+    })
+}
+
+/// Prints what is about to be applied and what that does, or what it would have done if it is
+/// refused.
+pub(super) fn announce(
+    screen: &Screen,
+    name: &str,
+    impact: &Impact,
+    is_refused: bool,
+    is_off: bool,
+) {
+    let (mood, verb) = match is_refused {
+        false => (Mood::Does, "applying"),
+        true => (Mood::Would, "not applied:"),
+    };
+    let name = screen.paint(Paint::Bold, name);
+    let mut out = format!("{verb} {name} to {}\n", impact.interfaces.join(", "));
+    out.push_str(&text(screen, impact, mood, is_off));
+    // Whoever does not read it may still want the policy.
+    let _ = screen.say(&out);
 }
 
 /// Whether the guard refuses nothing.
@@ -299,7 +375,7 @@ pub(super) const OFF: &str =
     "with `--confirm-within 60s` it undoes itself, with --force it is applied all the same";
 
 /// Refuses a policy that drops what its own guard names.
-pub(super) fn guarded(policy: &Policy) -> Result<(), Failure> {
+fn guarded(policy: &Policy) -> Result<(), Failure> {
     let findings: Vec<Finding> = access::findings(policy);
     match findings.is_empty() {
         true => Ok(()),

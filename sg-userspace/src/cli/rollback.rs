@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use sg_userspace::kernel::history::{How, history, kept};
-use sg_userspace::kernel::impact::Change;
+use sg_userspace::kernel::impact::Impact;
 use sg_userspace::kernel::{self, ApplyOptions, Decided, KernelError, Outcome};
 use sg_userspace::observe::attached::{Attached, attached};
 
@@ -13,7 +13,7 @@ use super::apply::{self, window};
 use super::confirm::{fail, report, waiting};
 use super::context::{Context, Ifaces, Json};
 use super::failure::Failure;
-use super::impact::{self, Mood};
+use super::impact;
 use super::policy_args::TableMemory;
 
 /// Return to the policy that was in force before
@@ -113,29 +113,12 @@ impl Rollback {
             ..ApplyOptions::on(&[])
         };
         let is_off = impact::is_off(&options);
-        if !is_off {
-            impact::guarded(&policy)?;
-        }
-        let mut review = |change: &Change<'_>| {
-            let found = change.impact()?;
-            let refusal = impact::lock_out(&found, None, &policy).filter(|_| !is_off);
+        let say = |found: Impact, is_refused| {
             if !self.json.json {
-                let (mood, verb) = match refusal {
-                    None => (Mood::Does, "applying"),
-                    Some(_) => (Mood::Would, "not applied:"),
-                };
-                let mut out = format!(
-                    "{verb} {} to {}\n",
-                    policy.name,
-                    found.interfaces.join(", ")
-                );
-                out.push_str(&impact::text(&context.out, &found, mood, is_off));
-                // Whoever does not read it may still want the policy.
-                let _ = context.out.say(&out);
+                impact::announce(&context.out, &policy.name, &found, is_refused, is_off);
             }
-            refusal.map_or(Ok(()), Err)
         };
-        let applied = kernel::apply_reviewed(&policy, &options, &mut review)?;
+        let applied = impact::apply(None, &policy, &options, say)?;
         if !self.json.json {
             return context.out.say(&apply::text(&context.out, &applied));
         }

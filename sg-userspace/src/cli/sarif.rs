@@ -230,11 +230,11 @@ mod tests {
 
     #[test]
     fn paths_are_relative_uris_where_they_can_be() {
-        let of = |path: &str| uri(Path::new(path), Path::new("/work/repo"));
+        let of = |path: &str| uri(Path::new(path), Path::new("/srv/repo"));
         assert_eq!(of("policies/a b.yaml"), "policies/a%20b.yaml");
         assert_eq!(of("./p.yaml"), "p.yaml");
-        assert_eq!(of("/work/repo/x/../p.yaml"), "p.yaml");
-        assert_eq!(of("../other.yaml"), "file:///work/other.yaml");
+        assert_eq!(of("/srv/repo/x/../p.yaml"), "p.yaml");
+        assert_eq!(of("../other.yaml"), "file:///srv/other.yaml");
         assert_eq!(of("ü.yaml"), "%C3%BC.yaml");
     }
 }

@@ -33,21 +33,11 @@ pub fn apply_reviewed(
     options: &ApplyOptions,
     review: &mut dyn FnMut(&Change<'_>) -> Result<(), KernelError>,
 ) -> Result<Applied, KernelError> {
-    let mut options = options.clone();
-    let mut seen = HashSet::new();
-    options.interfaces.retain(|name| seen.insert(name.clone()));
-    let options = &options;
-    let names = options.interfaces.iter();
-    let indices: Vec<u32> = names
-        .map(|name| present(&options.bpffs, name))
-        .collect::<Result<_, _>>()?;
-    let first = options.interfaces.first();
-    KernelError::unless_may_enforce(first.ok_or_else(KernelError::none_named)?)?;
-    let cookie = netns::cookie()?;
+    let asked = Asked::of(options)?;
     let bpffs = bpffs::find_or_mount(&options.bpffs)?;
     let tree = PinTree::new(&bpffs.path);
     let _lock = tree.lock()?;
-    let applied = under_lock(policy, options, &tree, cookie, &indices, review);
+    let applied = under_lock(policy, &asked, &tree, review);
     if applied.is_err() {
         tree.prune();
     }
@@ -57,26 +47,59 @@ pub fn apply_reviewed(
     })
 }
 
+/// What is asked for, of this network namespace.
+struct Asked {
+    /// Each interface is named once.
+    options: ApplyOptions,
+    /// The indices of the interfaces.
+    indices: Vec<u32>,
+    /// The cookie of the network namespace.
+    cookie: u64,
+}
+
+impl Asked {
+    /// Fails if an interface is not there, or if the caller may not enforce.
+    fn of(options: &ApplyOptions) -> Result<Asked, KernelError> {
+        let mut options = options.clone();
+        let mut seen = HashSet::new();
+        options.interfaces.retain(|name| seen.insert(name.clone()));
+        let names = options.interfaces.iter();
+        let indices = names.map(|name| present(&options.bpffs, name));
+        let indices = indices.collect::<Result<_, _>>()?;
+        let first = options.interfaces.first();
+        KernelError::unless_may_enforce(first.ok_or_else(KernelError::none_named)?)?;
+        Ok(Asked {
+            options,
+            indices,
+            cookie: netns::cookie()?,
+        })
+    }
+
+    /// Where the interfaces have their pins. Fails if one has pins of another layout.
+    fn places(&self, tree: &PinTree) -> Result<Vec<InterfacePins>, KernelError> {
+        let indices = self.indices.iter();
+        let places: Vec<InterfacePins> = indices
+            .map(|index| tree.interface(self.cookie, *index))
+            .collect();
+        for pins in &places {
+            tree.refuse_other_layouts(pins)?;
+        }
+        Ok(places)
+    }
+}
+
 fn under_lock(
     policy: &Policy,
-    options: &ApplyOptions,
+    asked: &Asked,
     tree: &PinTree,
-    cookie: u64,
-    indices: &[u32],
     review: &mut dyn FnMut(&Change<'_>) -> Result<(), KernelError>,
 ) -> Result<Applied, KernelError> {
-    let places: Vec<InterfacePins> = indices
-        .iter()
-        .map(|index| tree.interface(cookie, *index))
-        .collect();
-    for pins in &places {
-        tree.refuse_other_layouts(pins)?;
-    }
+    let places = asked.places(tree)?;
     let mut decided = Vec::new();
     for pins in places.iter().filter(|pins| pins.exists()) {
         decided.extend(tidy_attachment(pins)?);
     }
-    let mut applied = match plan(policy, options, tree, cookie)? {
+    let mut applied = match plan(policy, &asked.options, tree, asked.cookie)? {
         Planned::Unchanged(applied) => *applied,
         Planned::Change(plan) => {
             review(&Change::new(&plan))?;
@@ -103,27 +126,20 @@ pub fn preview(
     options: &ApplyOptions,
     review: &mut dyn FnMut(&Change<'_>) -> Result<(), KernelError>,
 ) -> Result<Preview, KernelError> {
-    let mut options = options.clone();
-    let mut seen = HashSet::new();
-    options.interfaces.retain(|name| seen.insert(name.clone()));
-    let names = options.interfaces.iter();
-    let indices: Vec<u32> = names
-        .map(|name| present(&options.bpffs, name))
-        .collect::<Result<_, _>>()?;
-    let first = options.interfaces.first();
-    KernelError::unless_may_enforce(first.ok_or_else(KernelError::none_named)?)?;
-    let cookie = netns::cookie()?;
+    let asked = Asked::of(options)?;
     // Where there is none it would be mounted, with nothing pinned in it.
-    let found = bpffs::find(&options.bpffs)?;
-    let tree = PinTree::new(found.as_ref().map_or(&options.bpffs, |found| &found.path));
+    let found = bpffs::find(&asked.options.bpffs)?;
+    let tree = PinTree::new(
+        found
+            .as_ref()
+            .map_or(&asked.options.bpffs, |found| &found.path),
+    );
     let _lock = match tree.exists() {
         true => Some(tree.lock()?),
         false => None,
     };
-    for index in &indices {
-        tree.refuse_other_layouts(&tree.interface(cookie, *index))?;
-    }
-    match plan(policy, &options, &tree, cookie)? {
+    asked.places(&tree)?;
+    match plan(policy, &asked.options, &tree, asked.cookie)? {
         Planned::Unchanged(applied) => Ok(Preview::Unchanged(applied)),
         Planned::Change(plan) => {
             let change = Change::new(&plan);

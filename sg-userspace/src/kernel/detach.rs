@@ -10,7 +10,7 @@ use sg_common::verdict::Direction;
 
 use super::condition::standing_after;
 use super::error::KernelError;
-use super::inspect::{Inspection, inspect};
+use super::inspect::{Inspection, inspect_readable};
 use super::pins::{InterfacePins, PinTree};
 use super::removal::remove;
 use super::sys::{Listed, next_id};
@@ -21,15 +21,9 @@ use super::targets;
 pub fn detach(bpffs: &Path, pins: &InterfacePins) -> Result<(), KernelError> {
     let tree = PinTree::new(bpffs);
     let lock = tree.lock()?;
-    let found = match inspect(pins)? {
-        // A damaged record does not prevent detaching. A record that cannot be read at the moment
-        // does, because it may name more to remove, such as the clsact qdisc.
-        Inspection {
-            records: Err(error),
-            ..
-        } if error.may_pass() => return Err(error),
-        found => found,
-    };
+    // A damaged record does not prevent detaching. A record that cannot be read at the moment does,
+    // because it may name more to remove, such as the clsact qdisc.
+    let found = inspect_readable(pins)?;
     let leaving = Leaving::of(&found);
     let removed = remove(&found);
     tree.prune();

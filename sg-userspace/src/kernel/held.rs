@@ -15,7 +15,7 @@ use super::flow_tables::{has_later_flow, may_have_cut};
 use super::generation::Generation;
 use super::history::{self, How, Keepsake};
 use super::hooks::Hooks;
-use super::inspect::{Inspection, inspect};
+use super::inspect::{Inspection, inspect, inspect_readable};
 use super::options::{EgressHook, XdpMode};
 use super::pins::{InterfacePins, PinTree};
 use super::prepare::adopt;
@@ -48,14 +48,9 @@ impl InForce {
     pub fn find(bpffs: &Path, pins: &InterfacePins) -> Result<InForce, KernelError> {
         let tree = PinTree::new(bpffs);
         let _lock = tree.lock()?;
-        let found = match inspect(pins)? {
-            // What cannot be read at the moment is not damaged: `run` would stay in its place.
-            Inspection {
-                records: Err(error),
-                ..
-            } if error.may_pass() => return Err(error),
-            found => found,
-        };
+        // A record that cannot be read at the moment must not pass for a damaged one: then `run`
+        // would not return to its policy.
+        let found = inspect_readable(pins)?;
         let state = found.state();
         if let Some(state) = &state
             && let Some(trial) = state.open_trial()

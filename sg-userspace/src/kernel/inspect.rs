@@ -210,6 +210,18 @@ impl Inspection {
     }
 }
 
+/// As [`inspect`], with an error where the record cannot be read at the moment. A damaged one is
+/// none, and stays in [`Inspection::records`].
+pub(super) fn inspect_readable(pins: &InterfacePins) -> Result<Inspection, KernelError> {
+    match inspect(pins)? {
+        Inspection {
+            records: Err(error),
+            ..
+        } if error.may_pass() => Err(error),
+        found => Ok(found),
+    }
+}
+
 /// Reads everything that belongs to `pins` and changes nothing. An object counts as missing only if
 /// the kernel says that it does not exist. Any other error is returned.
 pub fn inspect(pins: &InterfacePins) -> Result<Inspection, KernelError> {

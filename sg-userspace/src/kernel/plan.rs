@@ -16,8 +16,8 @@ use super::slots::{self, Assignment};
 use super::start::{Replaced, Start};
 use super::state::{PolicyRecord, State};
 use super::{gate, sys};
-use sg_policy::compile::Compiled;
-use sg_policy::compile_policy;
+use sg_policy::compile::{Compiled, compile};
+use sg_policy::partition::{Partition, Verdicts};
 use sg_policy::policy::{AuditScope, Policy};
 
 /// What has to be done.
@@ -35,6 +35,8 @@ pub(super) struct Plan {
     pub(super) interfaces: Vec<InterfacePlan>,
     /// The records of interfaces that enforce the same policy already and do not change.
     pub(super) unchanged: Vec<State>,
+    /// What the policy decides about which packets, laid out in `compiled`.
+    pub(super) partition: Partition,
     pub(super) compiled: Compiled,
     pub(super) compile_time: Duration,
 }
@@ -147,7 +149,9 @@ fn plan_at_once(
 
     let assignment = before.assign(policy, options, &pins_of(0))?;
     let started = Instant::now();
-    let compiled = compile_policy(policy, &assignment.slots(), options.budget)?;
+    let partition = Partition::new(policy);
+    let verdicts = Verdicts::new(policy, &assignment.slots());
+    let compiled = compile(&partition, &verdicts, options.budget)?;
     let compile_time = started.elapsed();
     if let Some(unchanged) = before.all_unchanged(&compiled, compile_time) {
         return Ok(Planned::Unchanged(Box::new(unchanged)));
@@ -179,6 +183,7 @@ fn plan_at_once(
         policy: policy.clone(),
         options: options.clone(),
         unchanged,
+        partition,
         compiled,
         compile_time,
     })))

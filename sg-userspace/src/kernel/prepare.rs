@@ -213,7 +213,16 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
         (true, Some(one)) => {
             let slots: Vec<u32> = one.state.rules.iter().map(|owner| owner.slot).collect();
             let loaded = Some(&one.programs);
-            let check = || Ok(self_check(policy, &slots, &tables, &told, loaded));
+            let check = || {
+                Ok(self_check(
+                    policy,
+                    &plan.partition,
+                    &slots,
+                    &tables,
+                    &told,
+                    loaded,
+                ))
+            };
             let checked = faults::step(|| "the self-check".into(), check)
                 .map_err(|e| KernelError::io("the self-check", e))?;
             Some(checked?)

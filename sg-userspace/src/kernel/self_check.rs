@@ -26,6 +26,7 @@ use super::error::KernelError;
 use super::generation::Generation;
 use super::programs::Programs;
 use super::shared_maps::SharedMaps;
+use super::slots::add;
 use sg_policy::compile::Compiled;
 use sg_policy::edges::{Edges, edges};
 use sg_policy::oracle::{self, Packet, kind_and_number};
@@ -63,14 +64,15 @@ impl SelfCheck {
     }
 }
 
-/// Judges packets at the edges of `policy`, whose rule `i` has counter slot `slots[i]`, by the
-/// programs of `generation`. Their tables are those of `loaded`, if there are loaded programs, and
-/// else `compiled`.
+/// Judges packets at the edges of `policy`, which has this `partition` and whose rule `i` has
+/// counter slot `slots[i]`, by the programs of `generation`. Their tables are those of `loaded`, if
+/// there are loaded programs, and else `compiled`.
 ///
 /// # Errors
 /// [`KernelError::SelfCheck`] for the first packet on which programs and oracle differ.
 pub fn self_check(
     policy: &Policy,
+    partition: &Partition,
     slots: &[u32],
     compiled: &Compiled,
     generation: &Generation,
@@ -84,7 +86,7 @@ pub fn self_check(
         of,
         classes,
         all_classes,
-    } = edges(&Partition::new(policy), rules, most);
+    } = edges(partition, rules, most);
     let shared = SharedMaps {
         pins: None,
         counter_map: 0,
@@ -148,7 +150,7 @@ impl Judge<'_> {
             .zip(before.iter().zip(&now))
             .all(|(slot, (before, now))| {
                 let expected = expected.get(&slot).copied().unwrap_or_default();
-                *now == sum(*before, expected)
+                *now == add(*before, expected)
             });
         if as_expected {
             return Ok(());
@@ -272,10 +274,6 @@ impl Judge<'_> {
             None => format!("in counter slot {slot}, which no rule has"),
         }
     }
-}
-
-fn sum(a: SlotCounters, b: SlotCounters) -> SlotCounters {
-    super::slots::add(a, b)
 }
 
 /// Shows a packet: `an inbound packet of protocol 6 from 192.0.2.7 to port 22`.

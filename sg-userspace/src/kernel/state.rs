@@ -281,7 +281,7 @@ pub(super) fn read_at(path: &Path) -> Result<Option<State>, KernelError> {
 pub(super) mod tests {
     use super::*;
 
-    pub(crate) fn sample() -> State {
+    pub(in crate::kernel) fn sample() -> State {
         State {
             interface: "eth0".into(),
             ifindex: 2,

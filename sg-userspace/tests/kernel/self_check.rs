@@ -25,7 +25,9 @@ fn compiled(policy: &Policy) -> (Vec<u32>, Compiled) {
 
 fn check(policy: &Policy, compiled: &Compiled, slots: &[u32]) -> Result<SelfCheck, KernelError> {
     require_root();
-    self_check(policy, slots, compiled, &Generation::of(policy, 1), None)
+    let partition = Partition::new(policy);
+    let generation = Generation::of(policy, 1);
+    self_check(policy, &partition, slots, compiled, &generation, None)
 }
 
 /// Policies of every kind agree, also where they are audited and where essential traffic passes.

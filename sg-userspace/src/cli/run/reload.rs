@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use sg_policy::policy::{Finding, Loaded, Policy, PolicyErrors};
-use sg_userspace::kernel::impact::{Change, Impact};
+use sg_userspace::kernel::impact::Impact;
 use sg_userspace::kernel::{self, Applied, ApplyOptions};
 use sg_userspace::observe::watch::{Stamp, unfinished};
 
@@ -220,17 +220,11 @@ fn apply(
     options: &ApplyOptions,
 ) -> Result<(Applied, Option<(String, Impact)>), Failure> {
     let is_off = impact::is_off(options);
-    if !is_off {
-        impact::guarded(policy)?;
-    }
     let mut seen = None;
-    let mut review = |change: &Change<'_>| {
-        let found = change.impact()?;
-        let refusal = impact::lock_out(&found, Some(policies), policy).filter(|_| !is_off);
+    let say = |found: Impact, _| {
         seen = impact::short(&found, is_off).map(|short| (short, found));
-        refusal.map_or(Ok(()), Err)
     };
-    let applied = kernel::apply_reviewed(policy, options, &mut review)?;
+    let applied = impact::apply(Some(policies), policy, options, say)?;
     Ok((applied, seen))
 }
 

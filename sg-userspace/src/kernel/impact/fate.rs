@@ -6,9 +6,8 @@ use std::sync::atomic::AtomicU64;
 use sg_common::concern::{Concern, concern};
 use sg_common::flow_entry::Contents;
 use sg_common::protocol::Kind;
-use sg_common::ruling::{
-    End, InForce, Packet, Ruling, Watched, end_of, rule_on_live, rule_on_passed, rule_with_audits,
-};
+use sg_common::ruling::audits::{Watched, rule_with_audits};
+use sg_common::ruling::{End, InForce, Packet, Ruling, end_of, rule_on_live, rule_on_passed};
 use sg_common::tcp;
 use sg_common::verdict::{Direction, Verdict};
 use sg_policy::policy::AuditScope;

@@ -47,7 +47,7 @@ pub(super) fn opened(plan: &Plan, view: &View, terms: &Terms<'_>) -> Opened {
         return opened;
     }
     let after = &plan.policy;
-    let partition = Partition::new(after);
+    let partition = &plan.partition;
     let known = in_force(plan).map(|policy| (Partition::new(&policy), policy));
     // What no rule matches passes an audit, by no rule that could be named.
     opened.is_complete = known.is_some() && !after.no_match().passes();
@@ -57,14 +57,14 @@ pub(super) fn opened(plan: &Plan, view: &View, terms: &Terms<'_>) -> Opened {
             let kind = kind_of(protocol, false);
             match &known {
                 Some((was, policy)) => {
-                    let both = ((policy, was), (after, &partition));
+                    let both = ((policy, was), (after, partition));
                     let found = access::opened(both.0, both.1, kind, port);
                     found
                         .iter()
                         .map(|it| (it.first, it.last, it.rule))
                         .collect()
                 }
-                None => at_ends(after, &partition, kind, port, |remote| {
+                None => at_ends(after, partition, kind, port, |remote| {
                     let verdict = before.rules(Direction::Inbound, remote, kind, port);
                     verdict.passes()
                 }),

@@ -16,7 +16,7 @@ use super::existing::Existing;
 /// The earlier rules accepted both the flow's packets and its replies, so it had no entry (K7), and
 /// the later rules do not accept both. It now gets the entry that the earlier policy would have
 /// made. Whether it is kept or judged again is then decided as for all other flows (K11).
-pub(crate) fn carry(
+pub(in crate::kernel) fn carry(
     flow: &Existing,
     before: impl Fn(Direction, IpAddr, Kind, u16) -> Verdict,
     after: impl Fn(Direction, IpAddr, Kind, u16) -> Verdict,

@@ -22,7 +22,7 @@ use super::existing::Existing;
 ///
 /// A request without a reply may have a forged sender. It only gets an entry if a rule of its own
 /// direction admits it, or if it is known that this host has sent it.
-pub(crate) fn decide(
+pub(in crate::kernel) fn decide(
     flow: &Existing,
     judge: impl Fn(Direction, IpAddr, Kind, u16) -> Verdict,
     epoch: u32,

@@ -12,33 +12,33 @@ use sg_common::verdict::Direction;
 /// The tuple of a flow in either family. The fields mean what they mean in
 /// [`sg_common::flow_entry::FlowKey`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Key {
-    pub(crate) local: IpAddr,
-    pub(crate) remote: IpAddr,
-    pub(crate) local_port: u16,
-    pub(crate) remote_port: u16,
-    pub(crate) protocol: u8,
+pub(in crate::kernel) struct Key {
+    pub(in crate::kernel) local: IpAddr,
+    pub(in crate::kernel) remote: IpAddr,
+    pub(in crate::kernel) local_port: u16,
+    pub(in crate::kernel) remote_port: u16,
+    pub(in crate::kernel) protocol: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Existing {
-    pub(crate) key: Key,
+pub(in crate::kernel) struct Existing {
+    pub(in crate::kernel) key: Key,
     /// The direction of the packet that opened it, known or guessed.
-    pub(crate) originator: Direction,
-    pub(crate) is_originator_known: bool,
-    pub(crate) state: Timeout,
-    pub(crate) has_seen_reply: bool,
+    pub(in crate::kernel) originator: Direction,
+    pub(in crate::kernel) is_originator_known: bool,
+    pub(in crate::kernel) state: Timeout,
+    pub(in crate::kernel) has_seen_reply: bool,
     /// Whether it is certain that this host has sent the first packet. A forged sender cannot
     /// cause that.
-    pub(crate) is_ours: bool,
+    pub(in crate::kernel) is_ours: bool,
     /// If there are more flows than the table holds, those with the highest values are kept.
-    pub(crate) recency: u32,
+    pub(in crate::kernel) recency: u32,
 }
 
 impl Existing {
     /// The same flow, of which connection tracking and a socket know. Connection tracking has seen
     /// the packets, so it is right about the originator.
-    pub(crate) fn with_socket(self, socket: &Existing) -> Existing {
+    pub(in crate::kernel) fn with_socket(self, socket: &Existing) -> Existing {
         Existing {
             recency: socket.recency,
             is_ours: self.is_ours || socket.is_ours,
@@ -47,19 +47,19 @@ impl Existing {
     }
 
     /// The direction of the packet that opened it, if it is known.
-    pub(crate) fn opened_by(&self) -> Option<Direction> {
+    pub(in crate::kernel) fn opened_by(&self) -> Option<Direction> {
         self.is_originator_known.then_some(self.originator)
     }
 }
 
 impl Key {
-    pub(crate) fn kind(&self) -> Kind {
+    pub(in crate::kernel) fn kind(&self) -> Kind {
         kind_of(self.protocol, self.remote.is_ipv6())
     }
 
     /// The number (port, or ICMP type and code) by which the rules of `direction` match this flow's
     /// packets.
-    pub(crate) fn number(&self, direction: Direction, originator: Direction) -> u16 {
+    pub(in crate::kernel) fn number(&self, direction: Direction, originator: Direction) -> u16 {
         match self.kind() {
             Kind::Tcp | Kind::Udp | Kind::Sctp => match direction {
                 Direction::Inbound => self.local_port,
@@ -72,7 +72,7 @@ impl Key {
 
     /// Whether packets of the flow can leave the host. `own` are the addresses of this network
     /// namespace.
-    pub(crate) fn can_be_on_the_wire(&self, own: &HashSet<IpAddr>) -> bool {
+    pub(in crate::kernel) fn can_be_on_the_wire(&self, own: &HashSet<IpAddr>) -> bool {
         let is_somewhere = |a: IpAddr| !a.is_unspecified() && !a.is_loopback();
         is_somewhere(self.local) && is_somewhere(self.remote) && !own.contains(&self.remote)
     }

@@ -18,7 +18,10 @@ const RTA_OIF: u16 = 4;
 /// The index of the interface by which a packet to `remote` leaves the host, from its own address
 /// `source` if that is given. If there are several equal routes, the kernel chooses one by these
 /// addresses.
-pub(crate) fn leaves_by(remote: IpAddr, source: Option<IpAddr>) -> io::Result<Option<u32>> {
+pub(in crate::kernel) fn leaves_by(
+    remote: IpAddr,
+    source: Option<IpAddr>,
+) -> io::Result<Option<u32>> {
     let bytes = |address: IpAddr| match address {
         IpAddr::V4(a) => a.octets().to_vec(),
         IpAddr::V6(a) => a.octets().to_vec(),

@@ -49,13 +49,13 @@ pub(super) struct Socket {
 
 /// A socket to which anybody may send, as far as a policy lets them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Listener {
-    pub(crate) protocol: u8,
-    pub(crate) local: IpAddr,
-    pub(crate) port: u16,
+pub(in crate::kernel) struct Listener {
+    pub(in crate::kernel) protocol: u8,
+    pub(in crate::kernel) local: IpAddr,
+    pub(in crate::kernel) port: u16,
     /// See [`Socket`].
-    pub(crate) inode: u32,
-    pub(crate) device: u32,
+    pub(in crate::kernel) inode: u32,
+    pub(in crate::kernel) device: u32,
 }
 
 /// The sockets of `protocol` in the current network namespace, of both families.

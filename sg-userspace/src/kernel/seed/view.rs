@@ -17,7 +17,7 @@ use super::{conntrack, sctp, sockets};
 
 /// Which sockets are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Extent {
+pub(in crate::kernel) enum Extent {
     /// All sockets of this namespace and of those that belong to it.
     All,
     /// Only TCP sockets of this namespace, which takes little time.
@@ -26,25 +26,25 @@ pub(crate) enum Extent {
 
 /// The connections that were found.
 #[derive(Debug, Default)]
-pub(crate) struct View {
+pub(in crate::kernel) struct View {
     /// The addresses of this namespace.
-    pub(crate) own: HashSet<IpAddr>,
+    pub(in crate::kernel) own: HashSet<IpAddr>,
     /// Flows in connection tracking, which has seen their packets and so knows the originator.
-    pub(crate) tracked: Vec<Existing>,
-    pub(crate) sockets: Vec<Existing>,
+    pub(in crate::kernel) tracked: Vec<Existing>,
+    pub(in crate::kernel) sockets: Vec<Existing>,
     /// The inodes of the connected sockets, where a process has them open.
-    pub(crate) inodes: HashMap<Key, u32>,
-    pub(crate) listeners: Vec<Listener>,
+    pub(in crate::kernel) inodes: HashMap<Key, u32>,
+    pub(in crate::kernel) listeners: Vec<Listener>,
     /// The tuples of sockets that are others on the wire, because the host translates addresses;
     /// each with the one on the wire.
-    pub(crate) translated: HashMap<Key, Key>,
+    pub(in crate::kernel) translated: HashMap<Key, Key>,
     /// Kinds of connections that cannot be seen.
-    pub(crate) unseen: Vec<Unseen>,
+    pub(in crate::kernel) unseen: Vec<Unseen>,
 }
 
 impl View {
     /// Reads the current network namespace, in which the interfaces have these indices.
-    pub(crate) fn take(interfaces: &[u32], extent: Extent) -> Result<View, KernelError> {
+    pub(in crate::kernel) fn take(interfaces: &[u32], extent: Extent) -> Result<View, KernelError> {
         let mut view = View::here(extent).map_err(Blind::error)?;
         if extent == Extent::Tcp {
             return Ok(view);

@@ -1,0 +1,198 @@
+//! `sgctl apply`: compiles a policy, attaches it or replaces the one in force, and returns. If it
+//! fails, nothing has changed.
+
+mod report;
+mod text;
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use clap::Args;
+use sg_policy::policy::Loaded;
+use sg_userspace::kernel::impact::Impact;
+use sg_userspace::kernel::{Applied, ApplyOptions, Outcome, Preview};
+
+use super::context::{Context, Json};
+use super::failure::Failure;
+use super::impact::{self, Mood, Previewed};
+use super::patience::Patience;
+use super::policy_args::{Attach, Policies};
+use super::screen::Paint;
+use report::Report;
+pub(super) use report::{Done, refuse};
+pub(super) use text::{findings, notes, summary, text};
+
+/// Attach a policy to interfaces, or replace the one that is attached, and return
+#[derive(Args)]
+#[command(after_help = "\
+Enforcement outlives the process: everything is pinned under the BPF file system. A policy that is
+attached already is replaced without a gap; counters and flows carry over. Where there is none yet,
+connections that this host's sockets and its connection tracking know of go on even if no rule
+admits them: they are counted as `seeded`, and end by themselves (or with --cut-existing at once).
+What kinds of connections could not be seen, and so may be cut, is printed.
+
+Interfaces that are named together are under one policy and share their flows: what enters by one may
+be answered by another. Each has counters of its own. Naming one more adds it, and leaves the others
+alone if the policy is the same; `sgctl detach --iface IF` takes one out.
+
+With --confirm-within the policy is in force at once, and the kernel undoes it after that time unless
+`sgctl confirm` comes before, from any session: a mistake that cuts you off undoes itself, with no
+process alive. What was in force before comes back, and connections that were stopped go on. The same
+command without --confirm-within keeps the policy for good.
+
+Where tcx is missing (before Linux 6.6), or with --egress-hook clsact, the outbound program needs a
+clsact qdisc. Where the interface has none, adding it makes the kernel drop some frames that are sent
+at that moment, as `tc qdisc add dev IF clsact` does: senders repeat them. What adds one says so.
+
+Before anything changes it says which connections would be cut, with the rule that admits each now and
+what drops it then, and which listening sockets would become reachable. --dry-run stops there. It
+refuses to cut the connection through which you work, or to drop a new one made the same way, and it
+refuses a policy that drops what its own `guard` names, unless --confirm-within or --force is given.
+
+Examples:
+  sgctl apply builtin:tke --iface eth0
+  sgctl apply policy.yaml --iface eth0 --dry-run
+  sgctl apply base.yaml team.yaml --iface eth0 --set admin=198.51.100.7
+  sgctl apply policy.yaml --iface eth0 --iface eth1
+  sgctl apply policy.yaml --iface 'eth*'
+  sgctl apply policy.yaml --iface eth0 --confirm-within 60s
+  sgctl apply policy.yaml --iface eth0 --audit    # counts what it would drop
+  sgctl --netns node1 apply policy.yaml --iface eth0
+
+Exit codes: 0 done, 1 the policy, the interface or the state is wrong, 2 usage, 3 not permitted or
+the kernel refused. On an error nothing has changed.")]
+pub(super) struct Apply {
+    #[command(flatten)]
+    policies: Policies,
+    #[command(flatten)]
+    attach: Attach,
+    /// Undo the policy after this time, from 1s to 24h, unless `sgctl confirm` comes before
+    #[arg(long, value_name = "TIME", value_parser = window)]
+    confirm_within: Option<Duration>,
+    /// Say what it would do, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    json: Json,
+}
+
+/// Parses the time of `--confirm-within`, which is written as the timeouts of a policy are.
+pub(super) fn window(text: &str) -> Result<Duration, String> {
+    const LONGEST: u32 = 24 * 3600;
+    let seconds = sg_policy::policy::seconds_in(text);
+    let seconds = seconds.filter(|seconds| (1..=LONGEST).contains(seconds));
+    seconds
+        .map(|seconds| Duration::from_secs(seconds.into()))
+        .ok_or_else(|| "expected a time from 1s to 24h, such as 60s or 5m".to_owned())
+}
+
+impl Apply {
+    pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        let mut impact = None;
+        if self.dry_run {
+            return self.preview(context);
+        }
+        let done = self.apply(context, &mut impact);
+        if self.json.json {
+            // The same report is printed for success and for failure.
+            let impact = impact.as_ref();
+            let report = Report::of(&self.attach.ifaces, &done, impact);
+            context.out.json(&report)?;
+        }
+        let (loaded, applied) = done?;
+        if self.json.json {
+            return Ok(());
+        }
+        let mut out = text(&context.out, &applied);
+        if applied.outcome == Outcome::Unchanged && self.confirm_within.is_some() {
+            out.push_str("  it was in force already: nothing waits to be confirmed\n");
+        }
+        out.push_str(&findings(&loaded.findings, &self.policies));
+        context.out.say(&out)
+    }
+
+    fn apply(
+        &self,
+        context: &Context,
+        seen: &mut Option<Impact>,
+    ) -> Result<(Loaded, Applied), Failure> {
+        let _patience = Patience::with("reading and applying the policy");
+        let loaded = self.policies.load()?;
+        let options = self.options(context)?;
+        let is_off = impact::is_off(&options);
+        let say = |found: Impact, is_refused| {
+            if !self.json.json {
+                let name = &loaded.policy.name;
+                impact::announce(&context.out, name, &found, is_refused, is_off);
+            }
+            *seen = Some(found);
+        };
+        let applied = impact::apply(Some(&self.policies), &loaded.policy, &options, say)?;
+        Ok((loaded, applied))
+    }
+
+    fn options(&self, context: &Context) -> Result<ApplyOptions, Failure> {
+        Ok(ApplyOptions {
+            confirm_within: self.confirm_within,
+            ..self.attach.options(context)?
+        })
+    }
+
+    /// `--dry-run`.
+    fn preview(&self, context: &Context) -> Result<(), Failure> {
+        let found = self.look(context);
+        if self.json.json {
+            let printed = match &found {
+                Ok((loaded, _, seen)) => {
+                    let report = report::Previewed::of(&self.attach.ifaces, loaded, seen);
+                    context.out.json(&report)
+                }
+                Err(failure) => refuse(&context.out, failure),
+            };
+            return printed.and(found.map(drop));
+        }
+        let (loaded, options, seen) = found?;
+        let Previewed {
+            preview,
+            impact,
+            refusals,
+        } = &seen;
+        let name = context.out.paint(Paint::Bold, &loaded.policy.name);
+        let names = options.interfaces.join(", ");
+        let mut out = match preview {
+            Preview::Unchanged(_) => format!("dry run: {name} is in force on {names} already\n"),
+            Preview::Change {
+                generation,
+                is_first: true,
+            } => format!("dry run: would attach {name} to {names}, generation {generation}\n"),
+            Preview::Change { generation, .. } => format!(
+                "dry run: would replace the policy of {names} by {name}, generation {generation}\n"
+            ),
+        };
+        if let Some(impact) = impact {
+            let is_off = impact::is_off(&options);
+            out.push_str(&impact::text(&context.out, impact, Mood::Would, is_off));
+        }
+        for refusal in refusals {
+            let _ = writeln!(
+                out,
+                "  {}: {}",
+                context.out.paint(Paint::Red, "would be refused"),
+                refusal.message
+            );
+            if let Some(help) = &refusal.help {
+                let _ = writeln!(out, "    help: {help}");
+            }
+        }
+        out.push_str(&findings(&loaded.findings, &self.policies));
+        context.out.say(&out)
+    }
+
+    fn look(&self, context: &Context) -> Result<(Loaded, ApplyOptions, Previewed), Failure> {
+        let _patience = Patience::with("reading the policy and looking at connections");
+        let loaded = self.policies.load()?;
+        let options = self.options(context)?;
+        let seen = impact::preview(&self.policies, &loaded.policy, &options)?;
+        Ok((loaded, options, seen))
+    }
+}

@@ -1,0 +1,217 @@
+//! What `sgctl apply --json` prints.
+
+use std::path::Path;
+
+use serde::Serialize;
+use sg_policy::compile::TableSizes;
+use sg_policy::policy::{Finding, Loaded};
+use sg_userspace::kernel::impact::Impact;
+use sg_userspace::kernel::self_check::SelfCheck;
+use sg_userspace::kernel::state::PolicyRecord;
+use sg_userspace::kernel::{self, Applied, AppliedTo, Cut, Outcome, Preview, Seeded};
+use sg_userspace::observe::attached::Unconfirmed;
+
+use crate::cli::confirm;
+use crate::cli::failure::Failure;
+use crate::cli::impact;
+use crate::cli::screen::Screen;
+
+/// `apply --dry-run --json`.
+#[derive(Serialize)]
+pub(super) struct Previewed<'a> {
+    /// The first interface, as the user named it.
+    interface: Option<&'a str>,
+    dry_run: bool,
+    /// Whether the policy is in force already, so that nothing would be done.
+    unchanged: bool,
+    /// Whether another policy would be replaced.
+    replaced: bool,
+    generation: u32,
+    /// Null if nothing would be done.
+    impact: Option<&'a Impact>,
+    /// For what it would be refused.
+    refusals: &'a [Finding],
+    findings: &'a [Finding],
+    errors: [Finding; 0],
+}
+
+impl<'a> Previewed<'a> {
+    pub(super) fn of(
+        interfaces: &'a [String],
+        loaded: &'a Loaded,
+        seen: &'a impact::Previewed,
+    ) -> Previewed<'a> {
+        let (unchanged, replaced, generation) = match &seen.preview {
+            Preview::Unchanged(applied) => (true, false, applied.first.state.policy.generation),
+            Preview::Change {
+                generation,
+                is_first,
+            } => (false, !is_first, *generation),
+        };
+        Previewed {
+            interface: interfaces.first().map(String::as_str),
+            dry_run: true,
+            unchanged,
+            replaced,
+            generation,
+            impact: seen.impact.as_ref(),
+            refusals: &seen.refusals,
+            findings: &loaded.findings,
+            errors: [],
+        }
+    }
+}
+
+/// Prints the report of an `apply` that could not begin.
+pub(in crate::cli) fn refuse(screen: &Screen, failure: &Failure) -> Result<(), Failure> {
+    screen.json(&Report::Failed {
+        interface: None,
+        impact: None,
+        findings: [],
+        errors: failure.findings(),
+    })
+}
+
+/// `apply --json`: what was done, the findings of `check`, and the errors. If there are no errors,
+/// the policy is in force.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(super) enum Report<'a> {
+    Done {
+        #[serde(flatten)]
+        done: Box<Done<'a>>,
+        /// What it did to connections and listening sockets. Null if nothing was done.
+        impact: Option<&'a Impact>,
+        findings: &'a [Finding],
+        errors: [Finding; 0],
+    },
+    Failed {
+        /// The first interface, as the user named it. `None` if the command line could not be
+        /// read.
+        interface: Option<&'a str>,
+        /// What it would have done. Null if that was not found out.
+        impact: Option<&'a Impact>,
+        findings: [Finding; 0],
+        errors: Vec<Finding>,
+    },
+}
+
+impl<'a> Report<'a> {
+    pub(super) fn of(
+        interfaces: &'a [String],
+        done: &'a Result<(Loaded, Applied), Failure>,
+        impact: Option<&'a Impact>,
+    ) -> Report<'a> {
+        match done {
+            Ok((loaded, applied)) => Report::Done {
+                done: Box::new(Done::from(applied)),
+                impact,
+                findings: &loaded.findings,
+                errors: [],
+            },
+            Err(failure) => Report::Failed {
+                interface: interfaces.first().map(String::as_str),
+                impact,
+                findings: [],
+                errors: failure.findings(),
+            },
+        }
+    }
+}
+
+/// What was done, for scripts. The policy has the same form as in `status` and `counters`.
+#[derive(Serialize)]
+pub(in crate::cli) struct Done<'a> {
+    interface: &'a str,
+    netns: Option<&'a str>,
+    /// Whether another policy was replaced.
+    replaced: bool,
+    /// Whether the same policy was in force already, so that nothing was done.
+    unchanged: bool,
+    xdp_mode: kernel::XdpMode,
+    egress_hook: kernel::EgressHook,
+    policy: &'a PolicyRecord,
+    rules: usize,
+    tables: TableSizes,
+    /// What was done with existing flows. `None` unless this was the first policy, and with
+    /// --cut-existing.
+    seeded: Option<&'a Seeded>,
+    /// What was done with existing connections with --cut-existing.
+    cut: Option<Cut>,
+    /// Until when the policy waits to be confirmed, and what returns then. Null if it does not.
+    unconfirmed: Option<Unconfirmed>,
+    /// What has become of an earlier policy that waited to be confirmed, where this has tidied up
+    /// after it. Left out if there was none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    decided: Vec<confirm::Row<'a>>,
+    /// Whether a clsact qdisc was added, in which case the kernel may have dropped some frames.
+    added_clsact: bool,
+    /// What was done to the other interfaces, which share the flows of the first. Left out if
+    /// there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    others: Vec<DoneTo<'a>>,
+    /// Whether the lock-out guard was off (--force).
+    forced: bool,
+    /// What the self-check has tried. `None` without one.
+    self_check: Option<SelfCheck>,
+    compile_seconds: f64,
+    load_seconds: f64,
+    /// Where a BPF file system was mounted, if that was necessary.
+    mounted: Option<&'a Path>,
+}
+
+/// What was done to one of several interfaces.
+#[derive(Serialize)]
+struct DoneTo<'a> {
+    interface: &'a str,
+    replaced: bool,
+    unchanged: bool,
+    xdp_mode: kernel::XdpMode,
+    egress_hook: kernel::EgressHook,
+    added_clsact: bool,
+}
+
+impl<'a> From<&'a AppliedTo> for DoneTo<'a> {
+    fn from(one: &'a AppliedTo) -> Self {
+        DoneTo {
+            interface: &one.state.interface,
+            replaced: one.outcome == Outcome::Replaced,
+            unchanged: one.outcome == Outcome::Unchanged,
+            xdp_mode: one.state.xdp_mode,
+            egress_hook: one.state.egress_hook,
+            added_clsact: one.added_clsact,
+        }
+    }
+}
+
+impl<'a> From<&'a Applied> for Done<'a> {
+    fn from(applied: &'a Applied) -> Self {
+        let AppliedTo {
+            outcome,
+            state,
+            added_clsact,
+        } = &applied.first;
+        Done {
+            interface: &state.interface,
+            netns: state.netns.as_deref(),
+            unchanged: *outcome == Outcome::Unchanged,
+            replaced: *outcome == Outcome::Replaced,
+            xdp_mode: state.xdp_mode,
+            egress_hook: state.egress_hook,
+            policy: &state.policy,
+            rules: state.rules.len(),
+            tables: applied.sizes,
+            seeded: applied.seeded.as_ref(),
+            cut: applied.cut,
+            unconfirmed: Unconfirmed::of(state),
+            decided: confirm::rows(&applied.decided, state.netns.as_deref()),
+            added_clsact: *added_clsact,
+            others: applied.others.iter().map(DoneTo::from).collect(),
+            forced: state.forced,
+            self_check: applied.self_check,
+            compile_seconds: applied.compile_time.as_secs_f64(),
+            load_seconds: applied.load_time.as_secs_f64(),
+            mounted: applied.mounted.as_deref(),
+        }
+    }
+}
