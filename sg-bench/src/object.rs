@@ -10,7 +10,7 @@ use crate::frames;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sg-bench-ebpf"));
 
-/// What arrives.
+/// The packets that the bench's programs make.
 #[derive(Clone, Debug)]
 pub(crate) enum Traffic {
     /// A target drawn for each packet: in `share` of 65536 one of `targets`, else `other`.

@@ -169,8 +169,8 @@ fn xdp_counts(text: &str) -> Result<(u64, u64)> {
     Ok((of("_xdp_packets")?, of("_drops")? + of("_xdp_drops")?))
 }
 
-/// Opens all flows by the first interface, and lets the replies come by each, once they are old
-/// enough for a reply to establish them.
+/// Opens all flows through the first interface. Once they are old enough that a reply establishes
+/// them, replies come in through every interface.
 fn establish(lines: &mut [&mut Line]) -> Result<()> {
     /// A little more than it takes a flow to last: see `flow_entry::LASTING_AGE`.
     const LASTS: Duration = Duration::from_millis(2100);

@@ -13,20 +13,20 @@ pub(crate) struct Scratch {
     pub(crate) packet: Packet,
     pub(crate) outcome: Outcome,
     pub(crate) traits: Traits,
-    /// Of the packet's flow.
+    /// The hash of the packet's flow.
     pub(crate) hash: u32,
-    /// Of the remote address.
+    /// The class of the remote address.
     pub(crate) class: u32,
     /// The rules' verdict.
     pub(crate) verdict: u32,
     zero: u32,
 }
 
-/// By direction.
+/// One for each direction.
 #[map(name = "sg_scratch")]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(2, 0);
 
-/// This CPU's; always there.
+/// The scratch of this CPU. An array has all its entries, so the lookup never fails.
 #[inline(always)]
 pub(crate) fn get<H: Hook>() -> Option<&'static mut Scratch> {
     let scratch = SCRATCH.get_ptr_mut(H::DIRECTION as u32)?;

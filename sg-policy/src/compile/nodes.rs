@@ -181,8 +181,8 @@ fn divided(layout: Layout, steps: &Steps, origin: u32) -> [u32; LINE_WORDS] {
     words
 }
 
-/// Divides the numbers from `base` on into `entries.len()` ranges of `width`; one with a single
-/// value becomes a leaf, any other what `below` makes of it.
+/// Divides the numbers from `base` on into `entries.len()` ranges of `width`. The entry of a range
+/// with a single value is a leaf; the entry of any other range is what `below` returns for it.
 pub(super) fn for_each_range(
     steps: &Steps,
     base: u32,

@@ -168,7 +168,7 @@ fn uri(path: &Path, directory: &Path) -> String {
     out
 }
 
-/// Without `.` and `..`, as they are written.
+/// The path without its `.` and `..`, taken out by its text: symbolic links are not followed.
 fn resolved(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for part in path.components() {

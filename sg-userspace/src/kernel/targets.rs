@@ -189,7 +189,7 @@ pub(super) fn program_in_force(
 
 /// All pinned objects of a generation, kept open.
 pub(super) struct PinnedGeneration {
-    /// In the order of `paths`.
+    /// One descriptor for each of `paths`, in their order.
     objects: Vec<OwnedFd>,
 }
 

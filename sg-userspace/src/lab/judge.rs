@@ -159,8 +159,8 @@ pub(super) fn differing_sums(counters: &Counters) -> Vec<String> {
     differences
 }
 
-/// Compares the interface's own counts with the totals. `before` and `after` were read before and
-/// after the enforcer was attached, `end` at the end.
+/// Compares the interface's own counts with the totals. `before` was read before the enforcer was
+/// attached, `after` once it was, and `end` at the end of the lab.
 pub(super) fn interface_counts(
     counters: &Counters,
     before: NicCounts,

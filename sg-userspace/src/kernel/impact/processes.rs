@@ -64,7 +64,7 @@ pub(super) fn files_of(process: &Path) -> std::io::Result<Vec<(std::ffi::OsStrin
     let mut files = Vec::new();
     for entry in fs::read_dir(process.join("fd"))? {
         let entry = entry?;
-        // One that was closed meanwhile.
+        // The process has closed the file in the meantime.
         let Ok(link) = fs::read_link(entry.path()) else {
             continue;
         };
