@@ -31,7 +31,7 @@ static BENCH_IFINDEX: u32 = 0;
 /// Targets besides the first.
 #[unsafe(no_mangle)]
 static BENCH_TARGETS: u32 = 0;
-/// Packets of 65536 that are drawn from those.
+/// How many of 65536 packets go to one of the targets.
 #[unsafe(no_mangle)]
 static BENCH_SHARE: u32 = 0;
 /// Sum of the IPv4 header's words, without those that the programs rewrite.

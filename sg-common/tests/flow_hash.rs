@@ -181,8 +181,7 @@ fn every_part_of_a_spot_is_even() {
                     by(|s| (s.first * 3 + s.second - 3) * 2 + s.half_open - 6, 18),
                 ),
             ] {
-                // Of a normal distribution one in ten million lies above; chi-square's tail is a
-                // little thicker.
+                // In standard deviations: a fair hash practically never exceeds this limit.
                 assert!(uneven < 6.5, "{shape:?}, secret {secret}: {part} {uneven}");
             }
         }

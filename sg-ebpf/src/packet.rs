@@ -39,7 +39,7 @@ pub(crate) struct Packet {
     pub(crate) kind: u8,
     pub(crate) hop_limit: u8,
     pub(crate) tcp_flags: u8,
-    /// 1 if the packet belongs to a flow, if there is one.
+    /// 1 if the packet may belong to a flow in the table.
     pub(crate) is_trackable: u8,
     /// 1 if it may open a flow (a reply or a reset never does).
     pub(crate) opens: u8,

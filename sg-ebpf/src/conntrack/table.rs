@@ -242,9 +242,9 @@ extern "C" fn sg_flow_look_up(key: *const FlowKey, hash: u32, found: *mut Found)
     flow_table::find(&Flows, &spot(hash), key, found).into()
 }
 
-/// Enters a flow into the table, among those of a kind. If another CPU was faster its entry serves
-/// as well; if a word is full another flow is evicted, or this one is left out. None of that is a
-/// reason to drop a packet that the rules accept.
+/// Enters a flow of `kind` into the table. If another CPU has entered the same flow first, its
+/// entry is used. If the word is full, another flow is evicted, or this one stays without an entry.
+/// The rules have accepted the packet, so it passes in every case.
 #[inline(always)]
 pub(crate) fn enter(key: &FlowKey, hash: u32, contents: &Contents, kind: FlowKind, now: u64) {
     let mut claimed = sg_flow_claim(key, hash, kind as u32, now);

@@ -14,7 +14,7 @@ use super::yaml::{Node, Value};
 pub(crate) const NAME: usize = 128;
 /// The longest description, in characters.
 pub(crate) const DESCRIPTION: usize = 1024;
-/// So many candidates, at most, are compared with a misspelt word.
+/// How many candidates a misspelt word is compared with, at most.
 const CANDIDATES: usize = 500;
 
 /// The candidate that `word` is probably a misspelling or the beginning of.

@@ -183,9 +183,10 @@ pub enum Established {
     /// A flow is judged again by the rules of the direction that opened it, at its next packet.
     #[default]
     Revalidate,
-    /// It runs out.
+    /// A flow lives on until it expires.
     Keep,
-    /// It is none any more: of TCP it is cut, of other protocols as if it had never been.
+    /// A flow is removed. A TCP connection is cut; packets of other protocols are judged as if the
+    /// flow had never existed.
     Flush,
 }
 
@@ -335,7 +336,8 @@ impl Rule {
             return;
         }
         self.action = Action::Audit;
-        // The action ends the identity, but for the number of one that occurs several times.
+        // The identity ends with the action, and with a number if the same rule occurs more than
+        // once.
         if let Some((rest, end)) = self.identity.rsplit_once('|') {
             let number = end.strip_prefix(Action::Drop.name()).unwrap_or_default();
             self.identity = format!("{rest}|{}{number}", Action::Audit.name());

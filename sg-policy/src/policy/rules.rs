@@ -112,7 +112,7 @@ fn read(
     let mut value = remote.value;
     has_no_address(scope, &value, &remote.names, protocol, &spelling, &location);
     if has_no_port(scope, ports.as_ref(), &spelling, &location) {
-        // Without addresses the rule matches nothing in any later step either.
+        // A rule without ports matches nothing. Without addresses, later steps need not know.
         value = Arc::new(Remote::default());
     }
     let ports = charged(ctx, node, ports)?;

@@ -326,7 +326,7 @@ pub(super) fn announce(
     let name = screen.paint(Paint::Bold, name);
     let mut out = format!("{verb} {name} to {}\n", impact.interfaces.join(", "));
     out.push_str(&text(screen, impact, mood, is_off));
-    // Whoever does not read it may still want the policy.
+    // If the output is closed, the policy is applied nevertheless.
     let _ = screen.say(&out);
 }
 

@@ -129,7 +129,8 @@ impl Book {
         blob::write(&path, Kind::History, &json)
     }
 
-    /// The book as it has to read while the policy of this record is in force.
+    /// Corrects the book by what is in force: a command that was killed may have left an entry
+    /// about a policy that never came into force, or none about the one that did.
     fn settled(mut self, state: &State) -> Book {
         let intended = self.intended.take();
         let generation = state.policy.generation;

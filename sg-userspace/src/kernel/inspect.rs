@@ -60,7 +60,7 @@ pub enum Place {
 pub struct At {
     pub interface: Interface,
     pub cookie: u64,
-    /// The namespace and its name, unless it is that of the calling thread.
+    /// The network namespace and its name; `None` for the namespace of the calling thread.
     other: Option<(File, String)>,
 }
 
