@@ -181,7 +181,7 @@ pub enum FlowKind {
     /// Not established yet: a TCP handshake under way, a datagram without a reply or with early
     /// replies only, a ping.
     HalfOpen = 0,
-    /// Both ends are known to be where the packets say.
+    /// Both ends have proven that they receive at their addresses, so neither is spoofed.
     Established = 1,
 }
 

@@ -224,7 +224,7 @@ impl Verdict {
         self.0 & Self::ACCEPT_BIT != 0
     }
 
-    /// Whether the packet is to be dropped and passes all the same.
+    /// Whether the packet is audited: the rules drop it, and it passes nevertheless.
     #[inline(always)]
     pub const fn is_audit(self) -> bool {
         self.0 & Self::AUDIT_BIT != 0

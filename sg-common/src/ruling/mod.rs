@@ -288,9 +288,9 @@ pub fn rule_on_live(entry: &Contents, packet: &Packet, policy: &impl Policy) -> 
     }
 }
 
-/// The ruling on a packet that the rules pass in both directions, of a flow that has not expired:
-/// only that it is a cut one matters. The rules do not bring a connection back, but a new one may
-/// take its place.
+/// The ruling on a packet that the rules pass in both directions, so that its flow matters only if
+/// it is cut and has not expired. The rules do not bring a cut connection back, but a bare SYN may
+/// begin a new one in its place.
 #[inline(always)]
 pub fn rule_on_passed<W: Word>(
     entry: &Contents,

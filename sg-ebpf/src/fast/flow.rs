@@ -72,7 +72,8 @@ fn sum6<H: Hook>(hook: &H) -> Result<u64, Stop> {
     Ok(sum)
 }
 
-/// From the sum over the addresses and the halves of the name.
+/// The hash of a flow, from the sum over its addresses and the two halves of its name (see
+/// [`FlowKey::name`]).
 #[inline(always)]
 fn hash(sum: u64, [low, high]: [u64; 2]) -> u32 {
     let keys = HashKeys::get();
