@@ -1,7 +1,7 @@
 //! Rows about `sgctl apply` as a whole process: how long it takes on a bare interface and in place
 //! of a policy, the memory it needs meanwhile, and the memory that the kernel keeps.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use aya::maps::MapData;
 use sg_testbed::Mount;
+use sg_testbed::objects::{Kind, ids};
 
 use crate::cases::Inputs;
 use crate::missing::Missing;
@@ -137,15 +139,14 @@ impl Node<'_> {
         let mut kernel = Vec::new();
         let mut kernel_tables = Vec::new();
         for _ in 0..settings.rounds.div_ceil(4).max(2) {
-            let before = maps()?;
+            let before = ids(Kind::Map);
             let policy = policy.display().to_string();
             let took = self.sgctl(&["apply", &policy, "--iface", INTERFACE])?;
             first.push(took.seconds);
             peaks.push(took.peak_mib);
-            let mut after = maps()?;
-            after.retain(|id, _| !before.contains_key(id));
-            kernel.push(mebibytes(after.values().map(|map| map.bytes).sum()));
-            let tables = after.values().filter(|map| !map.is_shared);
+            let made = maps(&ids(Kind::Map) - &before)?;
+            kernel.push(mebibytes(made.iter().map(|map| map.bytes).sum()));
+            let tables = made.iter().filter(|map| !map.is_shared);
             kernel_tables.push(mebibytes(tables.map(|map| map.bytes).sum()));
             // The same policy alone would be left as it is.
             let more = self.more.display().to_string();
@@ -240,20 +241,22 @@ struct MapMemory {
     is_shared: bool,
 }
 
-/// Every map of the machine, by its id.
-fn maps() -> Result<HashMap<u32, MapMemory>> {
-    let mut maps = HashMap::new();
-    for map in aya::maps::loaded_maps() {
+/// The maps with these ids. No others are opened: see `sg_testbed::objects`.
+fn maps(ids: BTreeSet<u32>) -> Result<Vec<MapMemory>> {
+    let mut maps = Vec::new();
+    for id in ids {
         // A map may be gone since it was listed.
-        let Ok(map) = map else { continue };
-        let Ok(fd) = map.fd() else { continue };
-        let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+        let Ok(map) = MapData::from_id(id) else {
+            continue;
+        };
+        let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
         let text = fs::read_to_string(&path).context(path)?;
         let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
         let bytes = line
             .and_then(|bytes| bytes.trim().parse().ok())
             .unwrap_or(0);
-        let name = String::from_utf8_lossy(map.name()).into_owned();
+        let info = map.info().context("asking about a map")?;
+        let name = String::from_utf8_lossy(info.name()).into_owned();
         const SHARED: [&str; 5] = [
             "sg_counters",
             "sg_flow",
@@ -262,7 +265,7 @@ fn maps() -> Result<HashMap<u32, MapMemory>> {
             "sg_event",
         ];
         let is_shared = SHARED.iter().any(|shared| name.starts_with(shared));
-        maps.insert(map.id(), MapMemory { bytes, is_shared });
+        maps.push(MapMemory { bytes, is_shared });
     }
     Ok(maps)
 }

@@ -6,6 +6,7 @@
 //! Host        the same for tests: what cannot be done fails the test and says why
 //! interfaces  veth pairs, addresses, routes (rtnetlink, one request at a time)
 //! mounts      mounts of one's own, a BPF file system, a view of /sys
+//! objects     BPF objects by their ids: what was made, and whether it is gone
 //! Scratch     what has to have a name that other processes can use; cleaned up even after a kill
 //! ```
 //!
@@ -33,6 +34,7 @@ pub mod interfaces;
 pub mod mounts;
 mod namespace;
 mod netlink;
+pub mod objects;
 mod scratch;
 pub mod sysctl;
 

@@ -28,6 +28,12 @@ impl Mount {
         Mount::new(path.into(), "bpf", Some("mode=0700"))
     }
 
+    /// A file system with room for so many bytes over the folder `path`.
+    pub fn small(path: impl Into<PathBuf>, bytes: usize) -> io::Result<Mount> {
+        let options = format!("mode=0700,size={bytes}");
+        Mount::new(path.into(), "tmpfs", Some(&options))
+    }
+
     /// The /sys of the calling thread's network namespace over the folder `path`: /sys itself
     /// shows the interfaces of whoever has mounted it.
     pub fn sysfs(path: impl Into<PathBuf>) -> io::Result<Mount> {

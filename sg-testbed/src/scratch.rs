@@ -67,11 +67,23 @@ impl Scratch {
 
     /// A BPF file system of this name in the folder.
     pub fn bpffs(&self, name: &str) -> io::Result<PathBuf> {
+        self.mounted(name, |path| Mount::bpffs(path))
+    }
+
+    /// A file system of this name in the folder, with room for so many bytes.
+    pub fn small(&self, name: &str, bytes: usize) -> io::Result<PathBuf> {
+        self.mounted(name, |path| Mount::small(path, bytes))
+    }
+
+    fn mounted(
+        &self,
+        name: &str,
+        mount: impl FnOnce(&Path) -> io::Result<Mount>,
+    ) -> io::Result<PathBuf> {
         let path = self.path().join(name);
         self.write_down("mount", &path.to_string_lossy())?;
         fs::create_dir(&path)?;
-        let mount = Mount::bpffs(&path)?;
-        lock(&self.mounts).push(mount);
+        lock(&self.mounts).push(mount(&path)?);
         Ok(path)
     }
 

@@ -13,7 +13,8 @@ use crate::{
     test_binaries::{DATA, PROFILE, data_folder, run_as_root, way_to_root},
 };
 
-/// Has the tests of `tests/cli/faults` try every system call, and not a sample.
+/// Has the tests of `tests/cli/faults` try every system call and those of
+/// `tests/kernel/fault_points` every fault point, and not a sample.
 const FAULTS: &str = "SG_FAULTS";
 
 /// Run all tests; those that load programs into the kernel need root
@@ -27,8 +28,8 @@ pub(crate) struct Args {
     #[arg(value_name = "OPTION", last = true)]
     options: Vec<String>,
 
-    /// Let every system call of apply, detach and run fail, one at a time, instead of all tests;
-    /// takes up to 15 minutes (all tests include a sample of it)
+    /// Let every system call and every step of apply, confirm, rollback, detach and run fail, one
+    /// at a time, instead of all tests; takes half an hour (all tests include a sample of it)
     #[arg(long, conflicts_with = "kernels")]
     faults: bool,
 
@@ -89,7 +90,14 @@ fn tests(workspace: &Path, args: &Args, data: Option<&Path>) -> Command {
     command.arg("test");
     match args.faults {
         true => command
-            .args(["--package", "sg-userspace", "--test", "cli"])
+            .args([
+                "--package",
+                "sg-userspace",
+                "--test",
+                "cli",
+                "--test",
+                "kernel",
+            ])
             .env(FAULTS, "all"),
         false => command
             .args(["--workspace"])
@@ -99,7 +107,8 @@ fn tests(workspace: &Path, args: &Args, data: Option<&Path>) -> Command {
     command.args(["--profile", PROFILE]);
     if args.faults {
         // All at once: most of their time they wait, and each takes as long as it may.
-        command.args(["--", "faults::", "--nocapture", "--test-threads=16"]);
+        command.args(["--", "faults::", "fault_points::", "--nocapture"]);
+        command.arg("--test-threads=16");
         command.args(&args.options);
     } else if !args.filters.is_empty() || !args.options.is_empty() {
         // Cargo takes one filter, the test binaries any number.
@@ -140,7 +149,7 @@ mod tests {
             ),
             (
                 vec!["test", "--faults"],
-                "SG_FAULTS=all cargo test --package sg-userspace --test cli --profile test -- faults:: --nocapture --test-threads=16"
+                "SG_FAULTS=all cargo test --package sg-userspace --test cli --test kernel --profile test -- faults:: fault_points:: --nocapture --test-threads=16"
                     .to_owned(),
             ),
         ];

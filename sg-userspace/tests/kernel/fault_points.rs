@@ -5,21 +5,25 @@
 //! A run without a fault lists the fault points that it passes, and those are then tried. For
 //! `run`, the points before its first counters belong to its beginning, and those after SIGTERM to
 //! its end. It passes none in between.
+//!
+//! A normal run takes a sample: of attaching, replacing and detaching without a trial each point is
+//! tried with one kind of fault, by tcx or by clsact; of what takes longer every second one, spread
+//! evenly ([`Scenario::share`]). After each fault one of the two next commands is tried, in turns.
+//! `cargo xtask test --faults` tries all.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use aya::maps::{MapInfo, loaded_maps};
-use aya::programs::{ProgramInfo, loaded_programs};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sg_policy::policy::rules_from_lines;
+use sg_testbed::objects::{Kind as ObjectKind, Object, Objects};
 use sg_userspace::kernel::{ApplyOptions, EgressHook, apply, detach, interfaces, tidy_up};
 use sg_userspace::observe::attached::{Health, Scope, attached};
 
@@ -69,6 +73,17 @@ impl Scenario {
 
     fn is_end_of_run(self) -> bool {
         matches!(self, Scenario::Leave | Scenario::Return)
+    }
+
+    /// In a normal run, a kind of fault is tried with a hook at one point in so many. A guest has
+    /// emulated, slow processors.
+    fn share(self) -> usize {
+        match self {
+            Scenario::First | Scenario::Replace | Scenario::Detach if is_guest() => 12,
+            _ if is_guest() => 72,
+            Scenario::First | Scenario::Replace | Scenario::Detach => 4,
+            _ => 8,
+        }
     }
 
     /// Whether policy A is in force before the command.
@@ -157,65 +172,80 @@ fn clsact() {
     walk(EgressHook::Clsact);
 }
 
+/// Set by `cargo xtask test --faults`, which tries every point.
+const ALL: &str = "SG_FAULTS";
+
+/// How many scenarios are under way at a time. Most of their time they wait for the kernel.
+const AT_ONCE: usize = 4;
+
 fn walk(hook: EgressHook) {
-    sandbox(|sandbox| {
-        sandbox.veth("sg0", "sg1");
-        let dir = tempfile::tempdir().expect("a directory");
-        let policy = dir.path().join("b.yaml");
-        fs::write(
-            &policy,
-            "inbound: [{protocol: udp, ports: 2000, from: any, action: accept}]\n\
-             outbound: [{protocol: udp, ports: 2000, to: any, action: accept}]\n",
-        )
-        .expect("the policy can be written");
-        let mut walk = Walk {
-            sandbox,
-            options: ApplyOptions {
-                egress_hook: hook,
-                max_flows: Some(64),
-                ..sandbox.options("sg0")
-            },
-            probe: Probe::new("sg0", "sg1"),
-            policy: policy.display().to_string(),
-            trace: dir.path().join("points"),
-        };
-        let everything = std::env::var_os("SG_FAULTS_ALL").is_some();
-        // A guest has emulated, slow processors, so only one point in twelve is tried.
-        let every = if is_guest() { 12 } else { 1 };
-        let mut tried = 0usize;
-        for scenario in Scenario::ALL {
-            let points = walk.points(scenario);
-            assert!(points.len() >= 10, "{scenario:?} has only {points:?}");
-            // A `run` takes longer than the other commands, so fewer of its points are tried.
-            let every = match scenario {
-                _ if everything => every,
-                Scenario::Trial | Scenario::Confirm | Scenario::Undo => every * 6,
-                _ if scenario.is_run() => every * 8,
-                _ => every,
-            };
-            let kinds: &[Kind] = match scenario.is_end_of_run() {
-                true => &[Kind::Kill, Kind::Fail, Kind::Refuse],
-                false => &[Kind::Kill, Kind::Fail],
-            };
-            for (number, point) in points.iter().enumerate() {
-                for (kind_number, kind) in kinds.iter().enumerate() {
-                    for (then, then_number) in [(Then::Apply, 0), (Then::Detach, 1)] {
-                        // Each pair of a point and a kind of fault is followed by one of the two
-                        // commands; the other outbound hook gets the other one. In a sample, each
-                        // kind of fault is tried at different points.
-                        let which = number + kind_number + usize::from(hook == EgressHook::Clsact);
-                        let is_chosen = (number + 2 * kind_number).is_multiple_of(every)
-                            && (number / every + which) % 2 == then_number;
-                        if everything || is_chosen {
-                            walk.one(scenario, *kind, point, then);
-                            tried += 1;
-                        }
-                    }
+    let (next, tried) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let work = || {
+        while let Some(scenario) = Scenario::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
+            sandbox(|sandbox| {
+                let more = walk_through(sandbox, *scenario, hook);
+                tried.fetch_add(more, Ordering::Relaxed);
+            });
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            if let Err(panic) = worker.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    });
+    println!("{} faults with {hook:?}", tried.into_inner());
+}
+
+/// Tries the points of one scenario. Returns how many faults that were.
+fn walk_through(sandbox: &Sandbox, scenario: Scenario, hook: EgressHook) -> usize {
+    sandbox.veth("sg0", "sg1");
+    let dir = tempfile::tempdir().expect("a directory");
+    let policy = dir.path().join("b.yaml");
+    fs::write(
+        &policy,
+        "inbound: [{protocol: udp, ports: 2000, from: any, action: accept}]\n\
+         outbound: [{protocol: udp, ports: 2000, to: any, action: accept}]\n",
+    )
+    .expect("the policy can be written");
+    let mut walk = Walk {
+        sandbox,
+        options: ApplyOptions {
+            egress_hook: hook,
+            max_flows: Some(64),
+            ..sandbox.options("sg0")
+        },
+        probe: Probe::new("sg0", "sg1"),
+        policy: policy.display().to_string(),
+        trace: dir.path().join("points"),
+    };
+    let is_all = std::env::var_os(ALL).is_some();
+    let points = walk.points(scenario);
+    assert!(points.len() >= 10, "{scenario:?} has only {points:?}");
+    let every = scenario.share();
+    let kinds: &[Kind] = match scenario.is_end_of_run() {
+        true => &[Kind::Kill, Kind::Fail, Kind::Refuse],
+        false => &[Kind::Kill, Kind::Fail],
+    };
+    let side = usize::from(hook == EgressHook::Clsact);
+    let mut tried = 0;
+    for (number, point) in points.iter().enumerate() {
+        for (kind_number, kind) in kinds.iter().enumerate() {
+            // Each hook tries other points, and each kind of fault does.
+            let first = (2 * kind_number + side) * every / 4;
+            let is_chosen = (number + first).is_multiple_of(every);
+            for (then, then_number) in [(Then::Apply, 0), (Then::Detach, 1)] {
+                let is_turn = (number / every + kind_number + side) % 2 == then_number;
+                if is_all || is_chosen && is_turn {
+                    walk.one(scenario, *kind, point, then);
+                    tried += 1;
                 }
             }
         }
-        println!("{tried} faults with {hook:?}");
-    });
+    }
+    tried
 }
 
 impl Walk<'_> {
@@ -496,7 +526,12 @@ impl Walk<'_> {
     /// Detaches, and checks that nothing is left.
     fn clean_up(&mut self, when: &str) {
         let sandbox = self.sandbox;
-        let ours = ids(sandbox.bpffs());
+        let index = interfaces::index_of("sg0").expect("it exists");
+        let attached_there = interfaces::xdp_program(index).unwrap().map(|id| Object {
+            kind: ObjectKind::Program,
+            id,
+        });
+        let ours = Objects::below(&sandbox.pins(), attached_there);
         let found =
             attached(sandbox.bpffs(), &Scope::Namespace).unwrap_or_else(|e| panic!("{when}: {e}"));
         match found.first() {
@@ -511,119 +546,10 @@ impl Walk<'_> {
             [Seen::Open; 2],
             "{when}: after detaching"
         );
-        let index = interfaces::index_of("sg0").expect("it exists");
         assert_eq!(interfaces::xdp_program(index).unwrap(), None, "{when}");
         let qdiscs = run("tc", &["qdisc", "show", "dev", "sg0"]);
         assert!(!qdiscs.contains("clsact"), "{when}: {qdiscs}");
-        // The kernel frees programs and maps some time after the last reference is gone.
-        let deadline = Instant::now() + Duration::from_secs(60);
-        loop {
-            let left = ours.still_there();
-            if left.is_empty() {
-                return;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "{when}: {:?} are left",
-                left.into_iter().map(holders).collect::<Vec<_>>()
-            );
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-/// What an id that has not disappeared belongs to, and who holds it, for the message of a failure.
-fn holders(id: u32) -> String {
-    let map = loaded_maps()
-        .filter_map(Result::ok)
-        .find(|map| map.id() == id);
-    let map = map.map(|map| format!("{:?} {:?}", map.map_type().ok(), map.name_as_str()));
-    let programs: Vec<String> = loaded_programs()
-        .filter_map(Result::ok)
-        .filter(|program| program.id() == id || uses(program, id))
-        .map(|program| format!("{} {:?}", program.id(), program.name_as_str()))
-        .collect();
-    let processes: Vec<String> = fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|process| has_open(&process.path(), id))
-        .map(|process| {
-            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            format!("{} {}", process.file_name().display(), name.trim())
-        })
-        .collect();
-    format!("{id} (map: {map:?}, programs: {programs:?}, processes: {processes:?})")
-}
-
-fn uses(program: &ProgramInfo, map: u32) -> bool {
-    let maps = program.map_ids().ok().flatten();
-    maps.is_some_and(|maps| maps.contains(&map))
-}
-
-/// Whether a process has a descriptor of the map or program.
-fn has_open(process: &Path, id: u32) -> bool {
-    fs::read_dir(process.join("fdinfo"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|descriptor| fs::read_to_string(descriptor.path()).ok())
-        .any(|info| {
-            info.contains(&format!("map_id:\t{id}\n"))
-                || info.contains(&format!("prog_id:\t{id}\n"))
-        })
-}
-
-/// Ids of programs and maps that must disappear.
-#[derive(Default)]
-struct Ids {
-    programs: BTreeSet<u32>,
-    maps: BTreeSet<u32>,
-}
-
-/// All objects of the sandbox: what is pinned, the program of the interface, and the maps of all
-/// these programs.
-fn ids(bpffs: &Path) -> Ids {
-    let mut ids = Ids::default();
-    let index = interfaces::index_of("sg0").expect("it exists");
-    ids.programs.extend(interfaces::xdp_program(index).unwrap());
-    let mut todo = vec![bpffs.join("sgctl")];
-    while let Some(dir) = todo.pop() {
-        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
-            match entry.path().is_dir() {
-                true => todo.push(entry.path()),
-                false => ids
-                    .maps
-                    .extend(MapInfo::from_pin(entry.path()).map(|info| info.id())),
-            }
-        }
-    }
-    let maps = loaded_programs()
-        .filter_map(Result::ok)
-        .filter(|program| ids.programs.contains(&program.id()))
-        .filter_map(|program| program.map_ids().ok().flatten())
-        .flatten();
-    ids.maps.extend(maps.collect::<Vec<u32>>());
-    ids
-}
-
-impl Ids {
-    /// Compares ids only, and opens nothing: the kernel never frees a program array that is opened
-    /// while it is being cleared.
-    fn still_there(&self) -> Vec<u32> {
-        const BPF_PROG_GET_NEXT_ID: libc::c_long = 11;
-        const BPF_MAP_GET_NEXT_ID: libc::c_long = 12;
-        let is_there = |command: libc::c_long, id: u32| {
-            let mut attribute = [id - 1, 0, 0];
-            // SAFETY: the attribute has the length that is passed.
-            let done = unsafe { libc::syscall(libc::SYS_bpf, command, attribute.as_mut_ptr(), 12) };
-            done == 0 && attribute[1] == id
-        };
-        let programs = self.programs.iter().copied();
-        let maps = self.maps.iter().copied();
-        programs
-            .filter(|id| is_there(BPF_PROG_GET_NEXT_ID, *id))
-            .chain(maps.filter(|id| is_there(BPF_MAP_GET_NEXT_ID, *id)))
-            .collect()
+        let gone = ours.wait_until_gone(PATIENCE);
+        gone.unwrap_or_else(|left| panic!("{when}: left are {left}"));
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::world::{Ran, World, file};
 use session::Session;
-use strace::{Calls, Fault, Tracer, attached_objects, traced};
+use strace::{Calls, Fault, Tracer, attached_objects, traced, wait_until_gone};
 use traffic::{Fate, Traffic};
 
 /// Set by `cargo xtask test --faults`, which tries every call.
@@ -36,7 +36,7 @@ const CALLS: [&str; 12] = [
     "inotify_add_watch",
 ];
 
-const ERRORS: [&str; 4] = ["EPERM", "ENOMEM", "EBUSY", "ENOBUFS"];
+const ERRORS: [&str; 5] = ["EPERM", "ENOMEM", "EBUSY", "ENOBUFS", "ENOSPC"];
 
 /// The time limit of each test in a full run, in which the tests run in parallel.
 const LIMIT: Duration = Duration::from_secs(14 * 60);
@@ -291,7 +291,7 @@ impl Bench {
         }
         let objects = objects.join(attached_objects(&self.world));
         self.clean_up().map_err(after)?;
-        objects.wait_until_gone().map_err(after)?;
+        wait_until_gone(&objects).map_err(after)?;
         Ok(true)
     }
 

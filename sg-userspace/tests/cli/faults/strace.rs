@@ -1,18 +1,16 @@
 //! Runs `sgctl` under strace, which counts its system calls or makes one fail, and finds the
 //! programs and maps that it leaves in the kernel.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use aya::maps::MapInfo;
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::loaded_programs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use sg_testbed::objects::Objects;
 
 use super::CALLS;
 use crate::world::{Ran, World};
@@ -245,84 +243,13 @@ pub(super) fn tc(world: &World, words: &[&str]) -> String {
 /// The beginning of the error about objects that are not freed.
 pub(super) const LEFT: &str = "left in the kernel";
 
-/// Ids of programs and maps in the kernel.
-#[derive(Debug, Default)]
-pub(super) struct Objects {
-    programs: BTreeSet<u32>,
-    maps: BTreeSet<u32>,
-}
-
-/// The objects of the world's attachment: all that is pinned, every program that uses one of these
-/// maps, and the maps of those programs.
+/// The objects of the world's attachment.
 pub(super) fn attached_objects(world: &World) -> Objects {
-    let mut found = Objects::default();
-    for pin in world.pins().iter().filter(|path| path.is_file()) {
-        match MapInfo::from_pin(pin) {
-            Ok(map) => found.maps.extend([map.id()]),
-            Err(_) => found.programs.extend(program_of_link(pin)),
-        }
-    }
-    for program in loaded_programs().flatten() {
-        let maps = program.map_ids().ok().flatten().unwrap_or_default();
-        let is_ours = |id: &u32| found.maps.contains(id);
-        if found.programs.contains(&program.id()) || maps.iter().any(is_ours) {
-            found.programs.insert(program.id());
-            found.maps.extend(maps);
-        }
-    }
-    found
+    Objects::below(&world.bpffs, [])
 }
 
-fn program_of_link(pin: &Path) -> Option<u32> {
-    let link = FdLink::from(PinnedLink::from_pin(pin).ok()?);
-    Some(link.info().ok()?.program_id())
-}
-
-impl Objects {
-    pub(super) fn join(mut self, other: Objects) -> Objects {
-        self.programs.extend(other.programs);
-        self.maps.extend(other.maps);
-        self
-    }
-
-    /// Waits until all are freed, which the kernel does some milliseconds after the last reference
-    /// is gone.
-    pub(super) fn wait_until_gone(&self) -> Result<(), String> {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            let programs = &ids(PROGRAMS) & &self.programs;
-            let maps = &ids(MAPS) & &self.maps;
-            if programs.is_empty() && maps.is_empty() {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                return Err(format!("{LEFT}: programs {programs:?}, maps {maps:?}"));
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-/// `BPF_PROG_GET_NEXT_ID` and `BPF_MAP_GET_NEXT_ID` (include/uapi/linux/bpf.h).
-const PROGRAMS: libc::c_long = 11;
-const MAPS: libc::c_long = 12;
-
-/// All ids of a kind. The objects are not opened, because the kernel does not clear a program array
-/// that another process has open.
-fn ids(kind: libc::c_long) -> BTreeSet<u32> {
-    let mut found = BTreeSet::new();
-    // The call reads the first number, an id, and writes the next larger id to the second.
-    let mut attributes = [0u32; 4];
-    loop {
-        // SAFETY: the attributes have the length that is passed, and live during the call.
-        let result = unsafe {
-            let pointer = attributes.as_mut_ptr();
-            libc::syscall(libc::SYS_bpf, kind, pointer, size_of_val(&attributes))
-        };
-        if result != 0 {
-            return found;
-        }
-        found.insert(attributes[1]);
-        attributes[0] = attributes[1];
-    }
+/// Waits until all are freed.
+pub(super) fn wait_until_gone(objects: &Objects) -> Result<(), String> {
+    let gone = objects.wait_until_gone(Duration::from_secs(20));
+    gone.map_err(|left| format!("{LEFT}: {left}"))
 }
