@@ -2,7 +2,7 @@
 //! measured in the same run: with xdp-filter, with nftables, with empty programs. How long a whole
 //! `apply` may take, and what memory, is absolute.
 
-use crate::cases::CANDIDATE;
+use crate::cases::{CANDIDATE, CONFIRMED};
 use crate::statistics::{Aim, Record, round};
 
 /// How many times as much of a core nftables takes for the same packets.
@@ -42,7 +42,7 @@ fn aim(record: &Record, all: &[Record]) -> Option<Aim> {
         let whole = NFTABLES * (ours.value? + ours.floor?);
         return Some(Aim::AtLeast(round(whole - record.floor?)));
     }
-    if name == CANDIDATE {
+    if name == CANDIDATE || name == CONFIRMED {
         let without = other("live/tke/drop".into())?;
         // Within its spread of the row without.
         return Some(Aim::AtMost(round(without.value? + without.spread?)));
@@ -84,6 +84,8 @@ mod tests {
             row("live/nft/flow/1k", 530.0, 80.0),
             row("live/tke/drop", 20.0, 80.0),
             row("live/candidate", 23.0, 80.0),
+            row("live/trial/waits", 25.0, 80.0),
+            row("live/trial/confirmed", 25.0, 80.0),
             row("live/uplinks/1", 120.0, 380.0),
             row("live/uplinks/2", 171.0, 380.0),
             Record::of("feel/rr/wire/state", "ratio", &[0.94], None),
@@ -105,6 +107,8 @@ mod tests {
             ("live/nft/flow/1k", None, false),
             ("live/tke/drop", None, false),
             ("live/candidate", Some(Aim::AtMost(24.0)), false),
+            ("live/trial/waits", None, false),
+            ("live/trial/confirmed", Some(Aim::AtMost(24.0)), true),
             ("live/uplinks/1", None, false),
             ("live/uplinks/2", Some(Aim::AtMost(170.0)), true),
             ("feel/rr/wire/state", Some(Aim::AtLeast(0.95)), true),

@@ -7,6 +7,7 @@ use anyhow::Result;
 use sg_common::verdict::Direction;
 use sg_policy::policy::Policy;
 
+use crate::enforcer::Stage;
 use crate::missing::Missing;
 use crate::policies::{self, Workload};
 
@@ -29,6 +30,8 @@ pub(crate) struct Case {
     pub(crate) max_flows: u32,
     /// A policy that is evaluated beside it, if there is one.
     pub(crate) candidate: Option<fn() -> Result<Policy>>,
+    /// If it was applied to be confirmed, whether it was.
+    pub(crate) trial: Option<Stage>,
 }
 
 impl Case {
@@ -65,6 +68,7 @@ const fn case(
         flows: 0,
         max_flows: 65_536,
         candidate: None,
+        trial: None,
     }
 }
 
@@ -82,12 +86,20 @@ const fn flows(
         flows,
         max_flows,
         candidate: None,
+        trial: None,
     }
 }
 
 const fn beside(candidate: fn() -> Result<Policy>, case: Case) -> Case {
     Case {
         candidate: Some(candidate),
+        ..case
+    }
+}
+
+const fn on_trial(stage: Stage, case: Case) -> Case {
+    Case {
+        trial: Some(stage),
         ..case
     }
 }
@@ -112,6 +124,7 @@ const fn nft_flows(
         flows,
         max_flows: 0,
         candidate: None,
+        trial: None,
     }
 }
 
@@ -120,6 +133,9 @@ pub(crate) const TOUCH: &str = "live/touch";
 
 /// `live/tke/drop` with a candidate that would accept half of the packets.
 pub(crate) const CANDIDATE: &str = "live/candidate";
+
+/// `live/tke/drop` once it was confirmed.
+pub(crate) const CONFIRMED: &str = "live/trial/confirmed";
 
 /// Rows that are measured in turn, since they are compared with each other. All of a group are
 /// about packets of one direction.
@@ -131,6 +147,14 @@ pub(crate) const GROUPS: &[&[Case]] = &[
         beside(
             policies::tke_candidate,
             case(CANDIDATE, Floor::Drop, |_| policies::tke_candidate_drop()),
+        ),
+        on_trial(
+            Stage::Waits,
+            case("live/trial/waits", Floor::Drop, |_| policies::tke_drop()),
+        ),
+        on_trial(
+            Stage::Confirmed,
+            case(CONFIRMED, Floor::Drop, |_| policies::tke_drop()),
         ),
     ],
     &[
@@ -260,6 +284,7 @@ pub(crate) const GROUPS: &[&[Case]] = &[
         flows: 65_536,
         max_flows: 131_072,
         candidate: None,
+        trial: None,
     }],
 ];
 

@@ -3,17 +3,21 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use aya::maps::{Array, Map, MapData};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use sg_bench_ebpf::{FLOW_REMOTE_PORT, flow_address, flow_port};
 use sg_common::counters::SlotCounters;
 use sg_common::flow_ports::PORT_COUNTS;
+use sg_common::trial::CONFIRMED;
 use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT, Reason, reason_slot};
 use sg_policy::compile::{Budget, Compiled, Without, compile_beside};
 use sg_policy::compile_policy;
 use sg_policy::partition::{Candidate, Pair, Verdicts};
 use sg_policy::policy::Policy;
+use sg_testbed::Mount;
 use sg_userspace::kernel::CounterReader;
 use sg_userspace::kernel::generation::Generation;
+use sg_userspace::kernel::pins::PinTree;
 use sg_userspace::kernel::programs::Programs;
 use sg_userspace::kernel::shared_maps::SharedMaps;
 
@@ -32,6 +36,11 @@ pub(crate) struct Enforcer {
     pairs: Vec<Pair>,
     programs: Programs,
     counters: CounterReader,
+    /// Whether packets come by a gate.
+    has_gate: bool,
+    /// Where the maps of a policy that was applied to be confirmed are pinned, and the folder over
+    /// which that is mounted.
+    _pins: Option<(Mount, tempfile::TempDir)>,
     /// Milliseconds.
     pub(crate) compile_time: f64,
     pub(crate) load_time: f64,
@@ -73,6 +82,15 @@ impl Switches {
     };
 }
 
+/// What became of a policy that was applied to be confirmed.
+#[derive(Clone, Copy)]
+pub(crate) enum Stage {
+    /// Its gate passes the packets to it.
+    Waits,
+    /// Its programs are attached in the place of the gate.
+    Confirmed,
+}
+
 /// A policy compiled, and not loaded yet.
 pub(crate) struct Ready<'a> {
     policy: &'a Policy,
@@ -98,6 +116,8 @@ impl Ready<'_> {
             policy: self.policy.clone(),
             pairs: Vec::new(),
             programs,
+            has_gate: false,
+            _pins: None,
             compile_time: self.compile_time,
         })
     }
@@ -152,6 +172,42 @@ impl Enforcer {
         })
     }
 
+    /// A policy that was applied to be confirmed.
+    pub(crate) fn load_on_trial(policy: &Policy, max_flows: u32, stage: Stage) -> Result<Self> {
+        let folder = tempfile::tempdir().context("a folder for the BPF file system")?;
+        let mount = Mount::bpffs(folder.path()).context("mounting a BPF file system")?;
+        let pins = PinTree::new(folder.path()).interface(1, 1);
+        pins.create()?;
+        let mut ready = Self::ready(policy, max_flows)?;
+        ready.shared.pins = Some(pins.clone());
+        let generation = Generation {
+            on_trial: true,
+            has_fallback: true,
+            has_flows: ready.compiled.opens_flows(),
+            ..Generation::of(policy, 1)
+        };
+        let mut programs = Programs::load(&ready.compiled, &generation, &ready.shared)?;
+        programs.connect_gates(None)?;
+        let word = MapData::from_pin(pins.trial(1)).context("the word of the trial")?;
+        let mut word = Array::<_, u64>::try_from(Map::Array(word))?;
+        let (has_gate, says) = match stage {
+            // The latest deadline that there is.
+            Stage::Waits => (true, CONFIRMED - 1),
+            Stage::Confirmed => (false, CONFIRMED),
+        };
+        word.set(0, says, 0).context("the word of the trial")?;
+        Ok(Enforcer {
+            counters: programs.counters()?,
+            load_time: programs.load_time.as_secs_f64() * 1e3,
+            policy: policy.clone(),
+            pairs: Vec::new(),
+            programs,
+            has_gate,
+            _pins: Some((mount, folder)),
+            compile_time: ready.compile_time,
+        })
+    }
+
     pub(crate) fn load_with(policy: &Policy, max_flows: u32, switches: &Switches) -> Result<Self> {
         let budget = Budget {
             without: switches.without,
@@ -186,7 +242,10 @@ impl Enforcer {
     }
 
     pub(crate) fn inbound(&mut self) -> Result<&mut Xdp> {
-        Ok(self.programs.inbound()?)
+        Ok(match self.has_gate {
+            true => self.programs.inbound_gate()?,
+            false => self.programs.inbound()?,
+        })
     }
 
     pub(crate) fn outbound(&mut self) -> Result<&mut SchedClassifier> {

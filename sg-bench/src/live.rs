@@ -199,7 +199,10 @@ impl Bench<'_> {
                 let candidate = case.candidate.map(|load| load()).transpose()?;
                 let candidate = candidate.as_ref();
                 let policy = &workload.policy;
-                let mut enforcer = Enforcer::load_beside(policy, candidate, case.max_flows)?;
+                let mut enforcer = match case.trial {
+                    Some(stage) => Enforcer::load_on_trial(policy, case.max_flows, stage)?,
+                    None => Enforcer::load_beside(policy, candidate, case.max_flows)?,
+                };
                 if case.flows > 0 {
                     let originator = case.direction.opposite();
                     enforcer.open_flows(originator, case.flows, case.max_flows, |done| {

@@ -241,7 +241,7 @@ impl Programs {
     }
 
     /// Puts the first programs behind the gates, and those of the policy that returns.
-    pub(super) fn connect_gates(&mut self, fallback: Option<&Programs>) -> Result<(), KernelError> {
+    pub fn connect_gates(&mut self, fallback: Option<&Programs>) -> Result<(), KernelError> {
         gate::connect(&mut self.ebpf, fallback.map(|programs| &programs.ebpf))
     }
 
@@ -281,6 +281,15 @@ impl Programs {
         program
             .and_then(|p| p.try_into().ok())
             .ok_or_else(|| broken_object(INBOUND))
+    }
+
+    /// The gate in front of it, where the policy is on trial.
+    pub fn inbound_gate(&mut self) -> Result<&mut Xdp, KernelError> {
+        let name = gate::program(Direction::Inbound);
+        let program = self.ebpf.program_mut(name);
+        program
+            .and_then(|p| p.try_into().ok())
+            .ok_or_else(|| broken_object(name))
     }
 
     /// The tc program that is attached.
