@@ -15,22 +15,26 @@ use super::traffic::{prefixes_of, remote_of};
 use crate::oracle::Packet;
 use crate::partition::{Class, Family, Partition};
 use crate::policy::{
-    Action, Finding, Guard, Location, Policy, Protocol, Rule, Witness, Written, protocol_name,
+    Action, Finding, Guard, Location, Policy, Protocol, Rule, Severity, Witness, Written,
+    protocol_name,
 };
 
-/// Something that a policy's guard names and its rules drop.
+/// Something that a policy's guard names and its rules drop, or would drop if it were not audited.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Breach {
     /// The entry of the guard, as an index into [`Policy::guard`].
     pub guard: usize,
     /// The rule that drops it, as an index into [`Policy::rules`]; `None` if no rule matches it.
     pub rule: Option<usize>,
+    /// Whether it passes all the same, because it is audited (SPEC C9).
+    pub is_watched: bool,
     /// One of the packets that are dropped.
     pub witness: Packet,
 }
 
-/// Everything that the rules of `policy` drop of what its guard names, each time with the rule.
-/// What two entries name is said of the earlier one. Empty if nothing is dropped.
+/// Everything that the rules of `policy` drop of what its guard names, each time with the rule;
+/// what it audits is among it. What two entries name is said of the earlier one. Empty if nothing
+/// is dropped.
 ///
 /// ```
 /// use sg_policy::{analysis::access::breaches, policy::load_text};
@@ -63,9 +67,14 @@ pub fn breaches(policy: &Policy) -> Vec<Breach> {
             .iter()
             .all(|it| (it.guard, it.rule) != (guard, rule))
         {
+            let action = match rule {
+                Some(rule) => policy.rules.get(rule).map(|rule| rule.action),
+                None => Some(policy.no_match()),
+            };
             breaches.push(Breach {
                 guard,
                 rule,
+                is_watched: action == Some(Action::Audit),
                 witness: row.witness,
             });
         }
@@ -109,12 +118,17 @@ fn accepting(policy: &Policy) -> Policy {
 /// The code of these errors.
 pub const CODE: &str = "guard";
 
-/// The breaches of a policy as errors, each with the place of the guard's entry.
+/// The breaches of a policy as errors, each with the place of the guard's entry. One whose packets
+/// pass because they are audited is a warning.
 pub fn findings(policy: &Policy) -> Vec<Finding> {
     let error = |breach: &Breach| {
         let guard = policy.guard.get(breach.guard)?;
         let rule = breach.rule.and_then(|rule| policy.rules.get(rule));
         Some(Finding {
+            severity: match breach.is_watched {
+                true => Severity::Warning,
+                false => Severity::Error,
+            },
             location: Some(guard.source.clone()),
             rules: rule.map(decider).into_iter().collect(),
             witness: Some(Witness::from(&breach.witness)),
@@ -129,17 +143,25 @@ impl Breach {
     fn message(&self, policy: &Policy, guard: &Guard) -> String {
         let by = match self.rule.and_then(|rule| policy.rules.get(rule)) {
             Some(rule) => format!(
-                "inbound rule {} of {} ({}) drops",
+                "inbound rule {} of {} ({}) {}",
                 rule.position,
                 rule.group,
-                rule.title()
+                rule.title(),
+                match self.is_watched {
+                    true => "would drop",
+                    false => "drops",
+                }
             ),
             None => "no inbound rule accepts".to_owned(),
         };
         format!(
-            "the guard names `{}`, of which {by} {}",
+            "the guard names `{}`, of which {by} {}{}",
             guard.summary,
-            shown(&self.witness)
+            shown(&self.witness),
+            match self.is_watched {
+                true => ": it passes, for that is audited, and is dropped once it is enforced",
+                false => "",
+            }
         )
     }
 

@@ -111,8 +111,8 @@ impl Check {
             }
             Err(errors) => return Err(errors.into()),
         };
-        self.promote(&mut loaded.findings);
         loaded.findings.extend(access::findings(&loaded.policy));
+        self.promote(&mut loaded.findings);
         let head = PolicyHead {
             name: loaded.policy.name.clone(),
             digest: loaded.policy.digest.clone(),

@@ -44,8 +44,8 @@ impl Confirm {
         if waiting.is_empty() {
             failures.push(nothing_waits());
         }
-        report(context, self.json.json, &decided)?;
-        fail(context, &failures)
+        let printed = report(context, self.json.json, &decided);
+        fail(context, &failures).and(printed.map_err(Failure::after_all))
     }
 }
 

@@ -77,15 +77,15 @@ impl Detach {
             kernel::tidy_up(&context.bpffs)?;
             out.push_str("nothing is attached\n");
         }
-        match self.json.json {
-            true => context.out.json(&gone)?,
-            false => context.out.say(&out)?,
-        }
+        let printed = match self.json.json {
+            true => context.out.json(&gone),
+            false => context.out.say(&out),
+        };
         for failure in &failures {
             failure.report(&context.err);
         }
         match failures.iter().map(Failure::exit_code).max() {
-            None => Ok(()),
+            None => printed.map_err(Failure::after_all),
             Some(code) => Err(Failure::Told(code)),
         }
     }

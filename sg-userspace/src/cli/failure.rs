@@ -55,6 +55,17 @@ impl Failure {
         Failure::Usage(Box::new(command.error(ErrorKind::ValueValidation, message)))
     }
 
+    /// The failure to print what was done, which says that it was done.
+    pub(super) fn after_all(self) -> Failure {
+        match self {
+            Failure::Io { source, .. } => Failure::Io {
+                what: "done as asked, but that could not be written to standard output",
+                source,
+            },
+            other => other,
+        }
+    }
+
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Failure::Policy(_) | Failure::Guard(_) | Failure::Io { .. } => 1,

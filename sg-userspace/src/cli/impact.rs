@@ -8,7 +8,7 @@ use sg_common::protocol::{IPPROTO_TCP, IPPROTO_UDP};
 use sg_common::verdict::{Action, Direction};
 use sg_policy::analysis::access;
 use sg_policy::oracle::Packet;
-use sg_policy::policy::{Finding, Loaded, Policy, Protocol, SetOverride};
+use sg_policy::policy::{AuditScope, Finding, Loaded, Policy, Protocol, SetOverride, Severity};
 use sg_userspace::kernel::impact::{
     Change, CutConnection, Dropped, Impact, OpenedListener, OwnConnection, Process,
 };
@@ -260,7 +260,7 @@ pub(super) fn apply(
 ) -> Result<Applied, Failure> {
     let is_off = is_off(options);
     if !is_off {
-        guarded(policy)?;
+        guarded(policy, options)?;
     }
     let mut review = |change: &Change<'_>| {
         let found = change.impact()?;
@@ -286,7 +286,7 @@ pub(super) fn preview(
     policy: &Policy,
     options: &ApplyOptions,
 ) -> Result<Previewed, Failure> {
-    let mut refusals = access::findings(policy);
+    let mut refusals = breaches(policy, options, Severity::Error);
     let mut impact = None;
     let mut review = |change: &Change<'_>| {
         let found = change.impact()?;
@@ -374,9 +374,25 @@ pub(super) fn short(impact: &Impact, is_off: bool) -> Option<String> {
 pub(super) const OFF: &str =
     "with `--confirm-within 60s` it undoes itself, with --force it is applied all the same";
 
+/// What a policy drops of what its own guard names, as it is applied: an error, or a warning where
+/// it passes all the same because it is audited.
+fn breaches(policy: &Policy, options: &ApplyOptions, severity: Severity) -> Vec<Finding> {
+    let mut findings = match options.audit {
+        AuditScope::Rules => access::findings(policy),
+        scope => access::findings(&policy.clone().audited(scope)),
+    };
+    findings.retain(|finding| finding.severity == severity);
+    findings
+}
+
+/// What a policy's own guard names and would be dropped if it were not audited.
+pub(super) fn watched(policy: &Policy, options: &ApplyOptions) -> Vec<Finding> {
+    breaches(policy, options, Severity::Warning)
+}
+
 /// Refuses a policy that drops what its own guard names.
-fn guarded(policy: &Policy) -> Result<(), Failure> {
-    let findings: Vec<Finding> = access::findings(policy);
+fn guarded(policy: &Policy, options: &ApplyOptions) -> Result<(), Failure> {
+    let findings = breaches(policy, options, Severity::Error);
     match findings.is_empty() {
         true => Ok(()),
         false => Err(Failure::Guard(findings)),

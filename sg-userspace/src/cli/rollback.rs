@@ -70,8 +70,8 @@ impl Rollback {
         if decided.is_empty() && failures.is_empty() {
             return self.apply_again(context);
         }
-        report(context, self.json.json, &decided)?;
-        fail(context, &failures)
+        let printed = report(context, self.json.json, &decided);
+        fail(context, &failures).and(printed.map_err(Failure::after_all))
     }
 
     /// Applies an earlier policy again.
@@ -120,18 +120,20 @@ impl Rollback {
         };
         let applied = impact::apply(None, &policy, &options, say)?;
         if !self.json.json {
-            return context.out.say(&apply::text(&context.out, &applied));
+            let text = apply::text(&context.out, &applied);
+            return context.out.say(&text).map_err(Failure::after_all);
         }
         let now = applied.first.state.policy.clone();
         let rolled_back = applied.replaced.clone().map(|before| Decided {
             interfaces: options.interfaces.clone(),
             policy: before,
             until: String::new(),
+            deadline: 0,
             is_confirmed: false,
             returned_to: Some(now),
         });
         debug_assert!(rolled_back.is_some() || applied.outcome == Outcome::Unchanged);
-        report(context, true, rolled_back.as_slice())
+        report(context, true, rolled_back.as_slice()).map_err(Failure::after_all)
     }
 
     /// All interfaces of the one attachment that is meant.

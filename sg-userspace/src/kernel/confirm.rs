@@ -6,6 +6,7 @@
 
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::Duration;
 
 use sg_common::verdict::Direction;
 
@@ -22,7 +23,7 @@ use super::pins::{InterfacePins, PinTree};
 use super::records::Records;
 use super::removal::remove;
 use super::state::{PolicyRecord, State};
-use super::trial::{Stands, Word};
+use super::trial::{Stands, Word, since};
 use super::{links, targets};
 use sg_policy::policy::Established;
 
@@ -114,6 +115,7 @@ impl Decided {
             interfaces: vec![state.interface.clone()],
             policy: state.policy.clone(),
             until: trial.until.clone(),
+            deadline: trial.deadline,
             is_confirmed: match trial.stands {
                 Stands::OnTrial => return None,
                 Stands::Confirmed => true,
@@ -193,13 +195,14 @@ fn write_down(pins: &InterfacePins, decided: &Decided) -> Result<(), KernelError
     let Some(state) = in_force.filter(|state| !state.has_ended()) else {
         return Ok(());
     };
+    // The clock of the machine may have been set since the trial began.
+    let (how, ago) = match since(decided.deadline) {
+        Some(ago) => (How::Undone, ago),
+        None => (How::RolledBack, Duration::ZERO),
+    };
     let now = jiff::Timestamp::now();
-    match decided.until.parse::<jiff::Timestamp>() {
-        Ok(until) if until <= now => {
-            history::returned(pins, &state, How::Undone, decided.until.clone())
-        }
-        _ => history::returned(pins, &state, How::RolledBack, now.to_string()),
-    }
+    let at = now.checked_sub(ago).unwrap_or(now);
+    history::returned(pins, &state, how, at.to_string())
 }
 
 /// The trial on an interface, if it is over.

@@ -227,6 +227,12 @@ pub enum KernelError {
     ))]
     NothingToConfirm { scope: String },
 
+    #[error("{undone}")]
+    #[diagnostic(help(
+        "run it again, and keep it by `sgctl confirm` from another session before its deadline"
+    ))]
+    NotConfirmed { undone: String },
+
     #[error("too late: {undone}")]
     #[diagnostic(help("apply the policy again to put it in force"))]
     TooLate { undone: String },
@@ -308,6 +314,7 @@ impl KernelError {
             KernelError::Guarded { code, .. } => code,
             KernelError::NotAttached { .. } => "not-attached",
             KernelError::NothingToConfirm { .. } => "nothing-to-confirm",
+            KernelError::NotConfirmed { .. } => "not-confirmed",
             KernelError::TooLate { .. } => "too-late",
             KernelError::Locked { .. } => "locked",
             KernelError::TooLarge(_) => "tables-too-large",

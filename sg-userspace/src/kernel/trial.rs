@@ -173,6 +173,11 @@ pub(super) fn deadline_after(within: Duration) -> u64 {
     boot_now().saturating_add(within).min(CONFIRMED - 1)
 }
 
+/// How long ago a deadline passed. `None` if it has not passed.
+pub(super) fn since(deadline: u64) -> Option<Duration> {
+    boot_now().checked_sub(deadline).map(Duration::from_nanos)
+}
+
 /// How long it is until the deadline.
 pub fn left_until(deadline: u64) -> Duration {
     Duration::from_nanos(deadline.saturating_sub(boot_now()))
@@ -204,7 +209,9 @@ mod tests {
         assert!(before > 0);
         assert!(boot_now() >= before);
         assert_eq!(left_until(0), Duration::ZERO);
+        assert!(since(0).is_some_and(|ago| ago >= Duration::from_nanos(before)));
         let far = deadline_after(Duration::from_secs(3600));
         assert!(left_until(far) > Duration::from_secs(3000));
+        assert_eq!(since(far), None);
     }
 }

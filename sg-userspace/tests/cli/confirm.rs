@@ -224,8 +224,10 @@ fn a_run_does_not_start_while_a_policy_waits() {
 }
 
 /// Proves C4: in 10 of 10 tries (in 100 of 100 with SG_THOROUGH=1) `apply --confirm-within` is
-/// killed at a random moment, and so is `confirm` in some, and within a second of the deadline the
-/// old policy decides in both directions, unless the other one was confirmed before that.
+/// killed at a random moment; in a third of them `confirm` is begun at a random moment of the time
+/// that is left and killed at one of its own, in another third `rollback`. Within a second of the
+/// deadline the old policy decides in both directions, unless the other one was confirmed before
+/// that.
 #[test]
 fn a_kill_at_any_moment_does_not_keep_the_policy() {
     let tries = match std::env::var_os("SG_THOROUGH") {
@@ -241,8 +243,11 @@ fn a_kill_at_any_moment_does_not_keep_the_policy() {
     let started = Instant::now();
     world.run(&words).ok();
     let usual = started.elapsed();
+    let started = Instant::now();
     world.run(&["rollback"]).ok();
+    let usual_end = started.elapsed();
     let (mut killed, mut begun, mut confirmed) = (0, 0, 0);
+    let mut ended_by_hand = [0; 2];
     for number in 0..tries {
         let kill = |words: &[&str], waits_for_trial: bool, after: Duration| {
             let mut child = world
@@ -271,8 +276,11 @@ fn a_kill_at_any_moment_does_not_keep_the_policy() {
         let after = usual.mul_f64(random.f64() * if is_late { 0.8 } else { 1.2 });
         killed += usize::from(kill(&words, is_late, after));
         let ended = Instant::now();
-        if number % 3 == 0 {
-            kill(&["confirm"], false, usual.mul_f64(random.f64() * 0.3));
+        let end = ["confirm", "rollback"].get(number % 3);
+        if let Some(end) = end {
+            std::thread::sleep(Duration::from_secs_f64(random.f64()));
+            let after = usual_end.mul_f64(random.f64() * 1.2);
+            ended_by_hand[number % 3] += usize::from(kill(&[*end], false, after));
         }
         let found = status(&world);
         begun += usize::from(!found["unconfirmed"].is_null());
@@ -285,6 +293,10 @@ fn a_kill_at_any_moment_does_not_keep_the_policy() {
         confirmed += usize::from(was_confirmed);
         // What must not come is not waited for as long as what must.
         let is_open = lets_in(&world, if was_confirmed { "1" } else { "20" });
+        assert!(
+            !was_confirmed || end == Some(&"confirm"),
+            "try {number}: nobody has confirmed {found}"
+        );
         assert_eq!(
             is_open, !was_confirmed,
             "try {number}, killed after {after:?}: {found}"
@@ -294,7 +306,11 @@ fn a_kill_at_any_moment_does_not_keep_the_policy() {
         assert_eq!(status(&world)["health"], "enforcing");
         assert_eq!(status(&world)["policy"]["name"], "tke");
     }
-    println!("{killed} of {tries} were killed, {begun} had begun, {confirmed} were confirmed");
+    let [confirms, rollbacks] = ended_by_hand;
+    println!(
+        "{killed} of {tries} were killed, {begun} had begun, {confirmed} were confirmed; {confirms} confirms and \
+         {rollbacks} rollbacks were killed"
+    );
     assert!(killed > 0, "no apply was killed before its end");
 }
 

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::run::Running;
 use super::world::{Ran, World, file, run};
 
@@ -15,14 +18,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An SSH server on the node, and a client with its key on the peer. The server has a passwd file
 /// of its own, which gives root another home; nothing of the machine's is touched.
-struct Ssh<'a> {
+pub(super) struct Ssh<'a> {
     world: &'a World,
     home: PathBuf,
     server: Child,
 }
 
 impl<'a> Ssh<'a> {
-    fn new(world: &'a World) -> Ssh<'a> {
+    pub(super) fn new(world: &'a World) -> Ssh<'a> {
         let home = world.dir.path().join("home");
         let mut private = std::fs::DirBuilder::new();
         private.mode(0o700).create(&home).expect("a home");
@@ -73,7 +76,7 @@ impl<'a> Ssh<'a> {
     }
 
     /// The client with a command for the node's shell.
-    fn command(&self, script: &str) -> Command {
+    pub(super) fn command(&self, script: &str) -> Command {
         let mut command = Command::new("ip");
         command
             .args(["netns", "exec", &self.world.peer, "env"])
@@ -88,7 +91,7 @@ impl<'a> Ssh<'a> {
     }
 
     /// Runs a command in a session of its own. What the client says of keys is left out.
-    fn run(&self, script: &str) -> Ran {
+    pub(super) fn run(&self, script: &str) -> Ran {
         let mut ran = Ran::of(&self.command(script).output().expect("the client starts"));
         let lines = ran.err.lines().map(|line| line.trim_end_matches('\r'));
         let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("dbclient: "));
@@ -97,9 +100,27 @@ impl<'a> Ssh<'a> {
     }
 
     /// `sgctl` with these words, for the node's shell.
-    fn sgctl(&self, words: &str) -> String {
+    pub(super) fn sgctl(&self, words: &str) -> String {
         let bpffs = self.world.bpffs.display();
         format!("{} --bpffs {bpffs} {words}", env!("CARGO_BIN_EXE_sgctl"))
+    }
+}
+
+impl Ssh<'_> {
+    /// Kills all that the server has started for its sessions.
+    pub(super) fn kill_sessions(&self) {
+        let mut todo = vec![self.server.id()];
+        while let Some(process) = todo.pop() {
+            let children = format!("/proc/{process}/task/{process}/children");
+            let children = std::fs::read_to_string(children).unwrap_or_default();
+            for child in children
+                .split_whitespace()
+                .filter_map(|id| id.parse::<u32>().ok())
+            {
+                todo.push(child);
+                let _ = kill(Pid::from_raw(child.cast_signed()), Signal::SIGKILL);
+            }
+        }
     }
 }
 
@@ -443,6 +464,75 @@ fn what_the_guard_of_a_policy_names_stays_reachable() {
     assert_eq!(generation(), before);
     world.run(&["rollback", "--iface", "nic", "--force"]).ok();
     assert_ne!(generation(), before);
+}
+
+/// Proves C6 and C9: the guard of a policy whose drops pass because they are audited refuses
+/// nothing, and says what would be dropped once it is enforced: with `--audit`, and with `audit` on
+/// the rule.
+#[test]
+fn the_guard_of_an_audited_policy_says_what_enforcing_it_would_drop() {
+    let world = World::new();
+    let guard = "guard:\n  - {protocol: tcp, ports: 22, from: 192.0.2.0/24}\n";
+    let accepts = "  - {protocol: tcp, ports: 22, from: 192.0.2.0/25, action: accept}\n";
+    let none = file(
+        world.dir.path(),
+        "none.yaml",
+        &format!("{guard}inbound:\n{accepts}"),
+    );
+    let message = "the guard names `tcp 22 from 192.0.2.0/24`, of which no inbound rule accepts tcp 22 \
+                   from 192.0.2.";
+    let once = "it passes, for that is audited, and is dropped once it is enforced";
+    let applied = world
+        .run(&["apply", &none, "--iface", "nic", "--audit"])
+        .ok();
+    let line = applied.out.lines().find(|line| line.contains(message));
+    let line = line.unwrap_or_else(|| panic!("{}", applied.all()));
+    assert!(
+        line.starts_with("  guard: ") && line.ends_with(once),
+        "{line}"
+    );
+    // What is enforced is refused as before, by the same words.
+    let refused = world.run(&["apply", &none, "--iface", "nic"]);
+    assert_eq!(refused.code, 1, "{}", refused.all());
+    assert!(
+        refused.err.contains(message) && !refused.err.contains(once),
+        "{}",
+        refused.all()
+    );
+    let dry = ["apply", &none, "--iface", "nic", "--dry-run", "--json"];
+    for (audit, refusals, findings) in [(None, 1, 0), (Some("--audit=all"), 0, 1)] {
+        let words = [&dry[..], audit.as_slice()].concat();
+        let shown = world.run(&words).ok().json();
+        let of_guard = |list: &serde_json::Value| {
+            let list = list.as_array().expect("a list");
+            list.iter().filter(|it| it["code"] == "guard").count()
+        };
+        assert_eq!(of_guard(&shown["refusals"]), refusals, "{shown}");
+        assert_eq!(of_guard(&shown["findings"]), findings, "{shown}");
+    }
+    world.run(&["detach"]).ok();
+
+    let rule = file(
+        world.dir.path(),
+        "rule.yaml",
+        &format!(
+            "{guard}inbound:\n{accepts}  - {{protocol: all, from: any, action: drop, audit: true}}\n"
+        ),
+    );
+    let would = "of which inbound rule 2 of rule (all from any) would drop tcp 22 from 192.0.2.";
+    let checked = run(&["check", &rule]);
+    assert_eq!(checked.code, 0, "{}", checked.all());
+    assert!(
+        checked.out.contains(would) && checked.out.contains(once),
+        "{}",
+        checked.all()
+    );
+    assert_eq!(run(&["check", &rule, "--strict"]).code, 1);
+    let running = Running::start(&world, &[&rule]);
+    running.says("applied rule on nic");
+    let line = running.line("guard: ");
+    assert!(line.contains(would) && line.contains(once), "{line}");
+    running.end(Signal::SIGTERM);
 }
 
 /// Proves C5: `--dry-run` says what would be done and leaves the kernel and the pins as they are.

@@ -114,7 +114,7 @@ fn steps<'a>(lines: &'a [&str], from: usize, to: usize) -> impl Iterator<Item = 
 /// numbers that the kernel gives. Spaces count as one, since columns are as wide as what is in
 /// them.
 fn normal(text: &str) -> Vec<String> {
-    const KINDS: [(&str, &str); 10] = [
+    const KINDS: [(&str, &str); 11] = [
         (r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "TIME"),
         (r"\b[0-9a-f]{64}\b", "DIGEST"),
         (r"\b[0-9a-f]{12}\b", "DIGEST"),
@@ -124,6 +124,8 @@ fn normal(text: &str) -> Vec<String> {
         (r"[\d.]+ [KM]iB\b", "SIZE"),
         (r"\bid \d+", "id N"),
         (r"time=[\d.]+", "time=N"),
+        // Of those that the kernel gives out.
+        (r":[3-6]\d{4}\b", ":PORT"),
         (r"\s+", " "),
     ];
     let mut text: Vec<String> = text

@@ -1,5 +1,8 @@
 //! Tests that run only in a guest of `cargo xtask test --kernels`, which has pairs of virtio
-//! interfaces and the kernel modules for VLANs and bonds. Elsewhere they are ignored.
+//! interfaces, the kernel modules for VLANs and bonds, and a clock that may be set. Elsewhere they
+//! are ignored.
+
+mod clock;
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -20,7 +20,7 @@ use super::policy_args::{Attach, Policies};
 use super::screen::Paint;
 use report::Report;
 pub(super) use report::{Done, refuse};
-pub(super) use text::{findings, notes, summary, text};
+pub(super) use text::{findings, notes, summary, text, watched};
 
 /// Attach a policy to interfaces, or replace the one that is attached, and return
 #[derive(Args)]
@@ -60,7 +60,7 @@ Examples:
   sgctl --netns node1 apply policy.yaml --iface eth0
 
 Exit codes: 0 done, 1 the policy, the interface or the state is wrong, 2 usage, 3 not permitted or
-the kernel refused. On an error nothing has changed.")]
+the kernel refused. On an error nothing has changed, unless it says what is in force.")]
 pub(super) struct Apply {
     #[command(flatten)]
     policies: Policies,
@@ -97,18 +97,26 @@ impl Apply {
             // The same report is printed for success and for failure.
             let impact = impact.as_ref();
             let report = Report::of(&self.attach.ifaces, &done, impact);
-            context.out.json(&report)?;
+            let printed = context.out.json(&report);
+            done?;
+            return printed.map_err(Failure::after_all);
         }
         let (loaded, applied) = done?;
-        if self.json.json {
-            return Ok(());
-        }
         let mut out = text(&context.out, &applied);
         if applied.outcome == Outcome::Unchanged && self.confirm_within.is_some() {
             out.push_str("  it was in force already: nothing waits to be confirmed\n");
         }
+        out.push_str(&self.warnings(context, &loaded));
+        context.out.say(&out).map_err(Failure::after_all)
+    }
+
+    /// What is said at the end of the policy itself.
+    fn warnings(&self, context: &Context, loaded: &Loaded) -> String {
+        let word = context.out.paint(Paint::Yellow, "guard");
+        let watched = watched(&loaded.findings).into_iter();
+        let mut out: String = watched.map(|line| format!("  {word}: {line}\n")).collect();
         out.push_str(&findings(&loaded.findings, &self.policies));
-        context.out.say(&out)
+        out
     }
 
     fn apply(
@@ -117,8 +125,10 @@ impl Apply {
         seen: &mut Option<Impact>,
     ) -> Result<(Loaded, Applied), Failure> {
         let _patience = Patience::with("reading and applying the policy");
-        let loaded = self.policies.load()?;
+        let mut loaded = self.policies.load()?;
         let options = self.options(context)?;
+        let watched = impact::watched(&loaded.policy, &options);
+        loaded.findings.extend(watched);
         let is_off = impact::is_off(&options);
         let say = |found: Impact, is_refused| {
             if !self.json.json {
@@ -184,14 +194,16 @@ impl Apply {
                 let _ = writeln!(out, "    help: {help}");
             }
         }
-        out.push_str(&findings(&loaded.findings, &self.policies));
+        out.push_str(&self.warnings(context, &loaded));
         context.out.say(&out)
     }
 
     fn look(&self, context: &Context) -> Result<(Loaded, ApplyOptions, Previewed), Failure> {
         let _patience = Patience::with("reading the policy and looking at connections");
-        let loaded = self.policies.load()?;
+        let mut loaded = self.policies.load()?;
         let options = self.options(context)?;
+        let watched = impact::watched(&loaded.policy, &options);
+        loaded.findings.extend(watched);
         let seen = impact::preview(&self.policies, &loaded.policy, &options)?;
         Ok((loaded, options, seen))
     }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use sg_policy::analysis::access;
 use sg_policy::policy::{Finding, Severity};
 use sg_userspace::kernel::self_check::SelfCheck;
 use sg_userspace::kernel::state::PolicyRecord;
@@ -235,12 +236,18 @@ pub(in crate::cli) fn summary(screen: &Screen, applied: &Applied) -> String {
     out
 }
 
+/// What the policy's own guard names and would be dropped if it were not audited, in lines.
+pub(in crate::cli) fn watched(findings: &[Finding]) -> Vec<String> {
+    let of_guard = findings.iter().filter(|it| it.code == access::CODE);
+    of_guard.map(|it| it.message.clone()).collect()
+}
+
 /// Lists the warnings. They do not stop the policy from being applied, but should not be
 /// overlooked.
 pub(in crate::cli) fn findings(findings: &[Finding], policies: &Policies) -> String {
     let warnings = findings
         .iter()
-        .filter(|finding| finding.severity == Severity::Warning)
+        .filter(|it| it.severity == Severity::Warning && it.code != access::CODE)
         .count();
     match warnings {
         0 => String::new(),

@@ -32,6 +32,9 @@ impl Session<'_> {
                 Event::Show => self.show()?,
                 Event::Fetch => {
                     self.fetch();
+                    if self.is_trial_over() {
+                        self.look_at_pins()?;
+                    }
                     if reloader.is_waiting() {
                         self.reload(events, reloader, false)?;
                     }
@@ -70,12 +73,17 @@ impl Session<'_> {
         reloader: &mut Reloader,
         forced: bool,
     ) -> Result<(), Failure> {
+        if self.on_trial.is_some() {
+            // It may have been confirmed meanwhile, and is then what the next one gives way to.
+            self.look_at_pins()?;
+        }
         let present = self.present().map(|one| one.name.clone());
         let present: Vec<String> = present.collect();
         if present.is_empty() {
             // There is no interface to apply it to. It is applied when the interface is back.
             return Ok(());
         }
+        self.settle(reloader);
         reloader.set_interfaces(present);
         let outcome = reloader.check(forced);
         if matches!(outcome, Outcome::Nothing) {
@@ -95,6 +103,7 @@ impl Session<'_> {
                 let warnings = apply::findings(&reloaded.findings, self.policies);
                 self.log.impact(reloaded.impact.as_ref());
                 self.log.applied("reloaded", &reloaded.applied, &warnings);
+                self.log.watched(&reloaded.findings);
             }
             Outcome::Unfinished(file) => {
                 let file = file.display().to_string();

@@ -36,8 +36,14 @@ impl Session<'_> {
         if self.present().next().is_some() {
             self.look_at_pins()?;
         }
+        if !persist && self.theirs.is_none() && self.end_trial(why)? {
+            return Ok(());
+        }
         let names = self.names();
         let left = match &self.interfaces[..] {
+            _ if persist && self.on_trial.is_some() => {
+                ", where it is undone unless `sgctl confirm` comes before its deadline"
+            }
             _ if persist => "",
             _ if self.theirs.is_some() => ", for it is somebody else's",
             all if all.iter().any(|one| matches!(one.before, InForce::Damaged)) => {
@@ -168,7 +174,7 @@ const TRY_AGAIN: Duration = Duration::from_millis(300);
 
 /// Takes the last step of a session. It is repeated after an error, because no other process cleans
 /// up after this one. The error that is returned says what is in force.
-fn insist(
+pub(super) fn insist(
     log: &mut Log,
     names: &str,
     places: &[&InterfacePins],

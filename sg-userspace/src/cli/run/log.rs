@@ -9,7 +9,7 @@ use std::mem::take;
 
 use serde::Serialize;
 use serde_json::json;
-use sg_policy::policy::PolicyErrors;
+use sg_policy::policy::{Finding, PolicyErrors};
 use sg_userspace::kernel::Applied;
 use sg_userspace::kernel::impact::Impact;
 use sg_userspace::observe::attached::Health;
@@ -220,6 +220,14 @@ impl Log {
             for note in apply::notes(applied) {
                 self.line(&note);
             }
+        }
+    }
+
+    /// What the policy's own guard names and would be dropped if it were not audited.
+    pub(super) fn watched(&mut self, findings: &[Finding]) {
+        for message in apply::watched(findings) {
+            let line = format!("{}: {message}", self.out.paint(Paint::Yellow, "guard"));
+            self.event("guard", &line, json!({"message": message}));
         }
     }
 

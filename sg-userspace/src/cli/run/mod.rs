@@ -7,12 +7,14 @@ mod events;
 mod link;
 mod log;
 mod output;
+mod own_trial;
 mod pins;
 mod quiet;
 mod reload;
 mod repair;
 mod session;
 mod terminal;
+mod trial;
 
 use std::time::Duration;
 
@@ -28,6 +30,7 @@ use sg_userspace::observe::trace::TRACE;
 
 use self::events::Events;
 use self::log::Log;
+use self::own_trial::OwnTrial;
 use self::reload::Reloader;
 use self::session::{Ours, Session, Watched};
 use self::terminal::Terminal;
@@ -51,6 +54,11 @@ force meanwhile stays. An interface that is deleted and made anew under its name
 once, and what somebody takes off the interface is put back within some seconds. One `sgctl run`
 looks after an interface at a time.
 
+With --confirm-within the first policy and each reloaded one waits to be confirmed by `sgctl confirm`
+in another session, as with `sgctl apply`. If nobody does so, the kernel undoes it and that is said: then
+the last policy that was confirmed goes on until the files change, and where there is none, what was in
+force before is in force again and `run` ends with 1.
+
 Packets of rules with `log: true` are printed as they come. Flows that have expired are swept out of
 the flow table.
 
@@ -58,9 +66,10 @@ Examples:
   sgctl run policy.yaml --iface eth0
   sgctl run policy.yaml --iface eth0 --iface eth1
   sgctl run base.yaml team.yaml --iface eth0 --persist --interval 60
+  sgctl run policy.yaml --iface eth0 --confirm-within 60s
 
-Exit codes: 0 ended by Ctrl-C, SIGTERM or the loss of its terminal or reader, 1 the policy, the interface or the state is wrong, 2
-usage, 3 not permitted or the kernel refused.")]
+Exit codes: 0 ended by Ctrl-C, SIGTERM or the loss of its terminal or reader, 1 the policy, the interface or the state is wrong, or
+nobody has confirmed it, 2 usage, 3 not permitted or the kernel refused.")]
 pub(super) struct Run {
     #[command(flatten)]
     policies: Policies,
@@ -69,6 +78,9 @@ pub(super) struct Run {
     /// Leave the policy attached at the end
     #[arg(long)]
     persist: bool,
+    /// Undo each policy after this time, from 1s to 24h, unless `sgctl confirm` comes before
+    #[arg(long, value_name = "TIME", value_parser = apply::window)]
+    confirm_within: Option<Duration>,
     /// Show the counters every so many seconds; 1 on a terminal, else 10
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     interval: Option<Duration>,
@@ -83,6 +95,7 @@ impl Run {
     fn options(&self, context: &Context) -> Result<ApplyOptions, Failure> {
         let mut options = self.attach.options(context)?;
         options.self_check = !self.attach.no_self_check;
+        options.confirm_within = self.confirm_within;
         if self.trace {
             options.log_level = TRACE;
         }
@@ -140,7 +153,14 @@ impl Run {
             };
             interfaces.push(Watched::new(name, tree.interface(cookie, index), before));
         }
+        let begun = started.as_ref().ok().map(|(_, begun)| &begun.applied);
+        let on_trial = begun.and_then(OwnTrial::of);
+        let kept = begun.filter(|_| on_trial.is_none());
+        let kept = kept.map(|applied| applied.first.state.policy.generation);
         let mut session = Session {
+            on_trial,
+            kept,
+            ended: None,
             context,
             policies: &self.policies,
             interfaces,
@@ -163,6 +183,7 @@ impl Run {
             let warnings = apply::findings(&begun.findings, &self.policies);
             session.log.impact(begun.impact.as_ref());
             session.log.applied("applied", &begun.applied, &warnings);
+            session.log.watched(&begun.findings);
             session.packets = Some(packets?);
             Ok(reloader)
         });

@@ -24,6 +24,9 @@ impl Session<'_> {
                 Ok(None) | Err(_) => return Ok(()),
             }
         }
+        if self.look_at_trial(&states)? {
+            return Ok(());
+        }
         for name in &detached {
             let line =
                 format!("somebody else has detached {name}, whose policy was in force until then");
@@ -52,6 +55,14 @@ impl Session<'_> {
             self.theirs = None;
             self.timeouts = timeouts;
             self.hold();
+            return Ok(());
+        }
+        if latest.has_returned()
+            && self.kept == Some(latest.policy.generation)
+            && self.theirs.is_none()
+        {
+            // One that was to replace it has failed, and the kernel has returned to it.
+            self.ours.programs.extend(found.programs);
             return Ok(());
         }
         let is_ours = |programs| {

@@ -9,6 +9,7 @@ use sg_userspace::kernel::impact::Impact;
 use sg_userspace::kernel::{self, Applied, ApplyOptions};
 use sg_userspace::observe::watch::{Stamp, unfinished};
 
+use super::own_trial::{Ended, OwnTrial};
 use crate::cli::failure::Failure;
 use crate::cli::impact;
 use crate::cli::patience::Patience;
@@ -30,6 +31,8 @@ pub(super) struct Reloader {
     stamp: Stamp,
     /// The policy that was last put in force.
     policy: Policy,
+    /// The last one that was confirmed, if that one is on trial.
+    before: Option<Policy>,
     /// The error of the last attempt and its time, so that it is reported only once.
     trouble: Option<(String, Instant)>,
     waiting: Option<Waiting>,
@@ -71,7 +74,9 @@ impl Reloader {
         mut options: ApplyOptions,
     ) -> Result<(Reloader, Box<Reloaded>), Failure> {
         let patience = Patience::with("reading and applying the policy");
-        let (loaded, files, stamp) = read(&policies, &[]).map_err(|(errors, _)| errors)?;
+        let (mut loaded, files, stamp) = read(&policies, &[]).map_err(|(errors, _)| errors)?;
+        let watched = impact::watched(&loaded.policy, &options);
+        loaded.findings.extend(watched);
         let (applied, impact) = apply(&policies, &loaded.policy, &options)?;
         drop(patience);
         // The option is only valid for a first attachment.
@@ -82,6 +87,7 @@ impl Reloader {
             stamp,
             files,
             policy: loaded.policy,
+            before: None,
             trouble: None,
             waiting: None,
         };
@@ -96,6 +102,16 @@ impl Reloader {
     /// Applies to these interfaces from now on.
     pub(super) fn set_interfaces(&mut self, names: Vec<String>) {
         self.options.interfaces = names;
+    }
+
+    /// The trial of the policy that was last put in force has ended.
+    pub(super) fn settle(&mut self, ended: Ended) {
+        let before = self.before.take();
+        if ended == Ended::Undone
+            && let Some(before) = before
+        {
+            self.policy = before;
+        }
     }
 
     /// The files to watch.
@@ -157,8 +173,10 @@ impl Reloader {
         }
         self.waiting = None;
         let loaded = match read {
-            Ok((loaded, files, stamp)) => {
+            Ok((mut loaded, files, stamp)) => {
                 (self.files, self.stamp) = (files, stamp);
+                let watched = impact::watched(&loaded.policy, &self.options);
+                loaded.findings.extend(watched);
                 loaded
             }
             Err((errors, stamp)) => {
@@ -179,7 +197,12 @@ impl Reloader {
         match apply(&self.policies, &loaded.policy, &self.options) {
             Ok((applied, impact)) => {
                 self.trouble = None;
-                self.policy = loaded.policy;
+                let before = std::mem::replace(&mut self.policy, loaded.policy);
+                if OwnTrial::of(&applied).is_none() {
+                    self.before = None;
+                } else if self.before.is_none() {
+                    self.before = Some(before);
+                }
                 if applied.outcome == kernel::Outcome::Unchanged {
                     return Outcome::Unchanged;
                 }
@@ -200,8 +223,13 @@ impl Reloader {
     }
 
     /// Applies the policy in force again, after a part of it was removed. The files are not read.
-    pub(super) fn repair(&self) -> Result<Box<Applied>, Failure> {
-        Ok(Box::new(kernel::apply(&self.policy, &self.options)?))
+    /// Only one that `is_on_trial` waits to be confirmed.
+    pub(super) fn repair(&self, is_on_trial: bool) -> Result<Box<Applied>, Failure> {
+        let options = ApplyOptions {
+            confirm_within: self.options.confirm_within.filter(|_| is_on_trial),
+            ..self.options.clone()
+        };
+        Ok(Box::new(kernel::apply(&self.policy, &options)?))
     }
 
     /// Whether the same error was reported already and nothing has changed since.

@@ -71,8 +71,9 @@ impl Session<'_> {
             let details = json!({"faults": faults});
             self.log.event_on(&first, "damaged", &line, details);
         }
+        self.settle(reloader);
         reloader.set_interfaces(self.present().map(|one| one.name.clone()).collect());
-        match reloader.repair() {
+        match reloader.repair(self.on_trial.is_some()) {
             Ok(applied) => {
                 self.applied(&applied);
                 self.log.applied("repaired", &applied, "");

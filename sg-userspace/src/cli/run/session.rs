@@ -19,6 +19,7 @@ use sg_userspace::observe::trace::PacketTrace;
 
 use super::events::Events;
 use super::log::Log;
+use super::own_trial::{Ended, OwnTrial};
 use super::terminal::Terminal;
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
@@ -96,6 +97,12 @@ pub(super) struct Session<'a> {
     pub(super) interfaces: Vec<Watched>,
     pub(super) log: Log,
     pub(super) ours: Ours,
+    /// The policy of this process that waits to be confirmed.
+    pub(super) on_trial: Option<OwnTrial>,
+    /// The generation of the last policy of this process that was confirmed, or had not to be.
+    pub(super) kept: Option<u32>,
+    /// How the last trial ended, until the reloader knows.
+    pub(super) ended: Option<Ended>,
     /// The policy that another process has put in force since, so that it is reported only once.
     pub(super) theirs: Option<Ours>,
     /// That policy, if it is undone unless somebody confirms it.
@@ -168,6 +175,10 @@ impl Session<'_> {
         self.theirs = None;
         self.tried.clear();
         self.timeouts = applied.first.state.timeouts;
+        self.on_trial = OwnTrial::of(applied);
+        if self.on_trial.is_none() {
+            self.kept = Some(self.ours.generation);
+        }
     }
 
     /// Records what may be in force after a failure.
