@@ -22,6 +22,7 @@ mod flows;
 mod health;
 mod history;
 mod impact;
+mod interrupt;
 mod lab;
 mod patience;
 mod policy_args;

@@ -13,7 +13,7 @@ struct Seen {
     bytes: u64,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rate {
     pub(super) packets: f64,
     pub(super) bytes: f64,

@@ -46,7 +46,8 @@ impl Column {
 
 /// The shortest useful length of a shortened text.
 const SHORTEST: usize = 10;
-/// At this length of a long column, spare columns are left out before it is shortened further.
+/// At this length of a long column, spare columns are left out before it is shortened further,
+/// unless a table says otherwise.
 const READABLE: usize = 28;
 const GAP: u16 = 2;
 
@@ -56,6 +57,8 @@ pub(super) struct Table {
     screen: Screen,
     /// The least width of the first long column.
     whole: usize,
+    /// See [`READABLE`].
+    readable: usize,
 }
 
 impl Table {
@@ -78,7 +81,13 @@ impl Table {
             columns: columns.to_vec(),
             screen: *screen,
             whole: 0,
+            readable: READABLE,
         }
+    }
+
+    /// Shortens long columns to so many characters before spare columns are left out.
+    pub(super) fn shorten_to(&mut self, readable: usize) {
+        self.readable = readable;
     }
 
     /// Makes the first long column at least as wide as `text`.
@@ -94,6 +103,16 @@ impl Table {
         let mut row = Row::from(cells.collect::<Vec<Cell>>());
         row.max_height(1);
         self.inner.add_row(row);
+    }
+
+    /// Whether no column of numbers is left out.
+    pub(super) fn has_all_numbers(&self) -> bool {
+        let Some(width) = self.screen.width else {
+            return true;
+        };
+        let widths = self.widths(width);
+        let mut columns = self.columns.iter().zip(&widths);
+        columns.all(|(column, width)| width.is_some() || !matches!(column, Column::Spare(..)))
     }
 
     /// Whether a row fits on one line, possibly without some columns.
@@ -143,7 +162,8 @@ impl Table {
     }
 
     fn widths(&self, width: usize) -> Vec<Option<usize>> {
-        widths(&self.columns, &self.contents(), self.whole, width)
+        let least = (self.whole, self.readable);
+        widths(&self.columns, &self.contents(), least, width)
     }
 
     /// Sets the widths of the columns on a terminal. Returns the last column that is shown, and the
@@ -183,7 +203,7 @@ impl Table {
 }
 
 /// The width of each column on a terminal of `width`, `None` for one that is left out. `whole` is
-/// the least width of the first long column.
+/// the least width of the first long column, and `readable` is [`READABLE`] of the table.
 ///
 /// Flexible columns are shortened first, and left out if too little would remain. Then spare
 /// columns are left out one after the other, and then long columns are shortened further. All other
@@ -191,7 +211,7 @@ impl Table {
 fn widths(
     columns: &[Column],
     contents: &[usize],
-    whole: usize,
+    (whole, readable): (usize, usize),
     width: usize,
 ) -> Vec<Option<usize>> {
     let gap = usize::from(GAP);
@@ -220,9 +240,9 @@ fn widths(
         // There is no gap after the last column.
         let room = (width + gap).saturating_sub(fixed);
         let at_least = |i: usize| if i == 0 { whole } else { 0 };
-        let readable = long.iter().enumerate();
-        let readable = readable.map(|(i, content)| *content.min(&at_least(i).max(READABLE)));
-        let is_short = readable.sum::<usize>() > room || fixed > width + gap;
+        let needed = long.iter().enumerate();
+        let needed = needed.map(|(i, content)| *content.min(&at_least(i).max(readable)));
+        let is_short = needed.sum::<usize>() > room || fixed > width + gap;
         if is_short && gone < ranks.len() {
             continue;
         }
@@ -303,7 +323,7 @@ fn painted(screen: &Screen, text: &str, paint: Option<Paint>) -> Cell {
 mod tests {
     use super::*;
 
-    /// The columns of `counters --watch`: at any width no number is cut, and the words of the
+    /// At any width no number is cut, and the words of the
     /// totals are complete.
     #[test]
     fn columns_give_way_in_their_order() {
@@ -320,7 +340,7 @@ mod tests {
             Column::Spare("REPLIES", 3),
         ];
         let contents = [8, 2, 6, 40, 30, 13, 8, 8, 11, 9];
-        let of = |width| widths(&columns, &contents, 26, width);
+        let of = |width| widths(&columns, &contents, (26, READABLE), width);
         let wide = of(200);
         assert!(
             wide.iter().zip(contents).all(|(w, c)| *w == Some(c)),

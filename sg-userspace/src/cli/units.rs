@@ -27,21 +27,17 @@ pub(super) fn bytes(number: u64) -> String {
     )
 }
 
-/// Packets per second: `1.21 k/s`.
-pub(super) fn packet_rate(rate: f64) -> String {
-    match rate {
-        r if r < 1000.0 => format!("{r:.0}/s"),
-        r => format!("{}/s", scaled(r, 1000.0, &["", "k", "M", "G", "T"])),
+/// Three significant digits and a decimal unit: `1.21 M`.
+pub(super) fn short(number: f64) -> String {
+    match number {
+        n if n < 1000.0 => format!("{n:.0}"),
+        n => scaled(n, 1000.0, &["", "k", "M", "G", "T", "P", "E"]),
     }
 }
 
-/// Bits per second: `1.21 Mbit/s`.
-pub(super) fn bit_rate(bytes_per_second: f64) -> String {
-    let units = ["bit/s", "kbit/s", "Mbit/s", "Gbit/s", "Tbit/s"];
-    match bytes_per_second * 8.0 {
-        r if r < 1000.0 => format!("{r:.0} bit/s"),
-        r => scaled(r, 1000.0, &units),
-    }
+/// Packets per second: `1.21 k/s`.
+pub(super) fn packet_rate(rate: f64) -> String {
+    format!("{}/s", short(rate))
 }
 
 fn scaled(mut value: f64, step: f64, units: &[&str]) -> String {
@@ -138,7 +134,8 @@ mod tests {
         assert_eq!(bytes(u64::MAX), "16.0 EiB");
         assert_eq!(packet_rate(12.4), "12/s");
         assert_eq!(packet_rate(1_210_000.0), "1.21 M/s");
-        assert_eq!(bit_rate(125_000.0), "1.00 Mbit/s");
+        assert_eq!(short(999.4), "999");
+        assert_eq!(short(1e6), "1.00 M");
         assert_eq!(span(119), "119 s");
         assert_eq!(span(7199), "119 min");
         assert_eq!(span(400_000), "4 d");

@@ -27,6 +27,8 @@ pub(super) enum Kind {
     History,
     /// The text of one policy.
     Policy,
+    /// The zero of an interface's counters: see `zero`.
+    Zero,
 }
 
 impl Kind {
@@ -35,6 +37,7 @@ impl Kind {
             Kind::State => b"SGSTATE\0",
             Kind::History => b"SGHISTRY",
             Kind::Policy => b"SGPOLICY",
+            Kind::Zero => b"SGZERO\0\0",
         }
     }
 
@@ -44,6 +47,7 @@ impl Kind {
             Kind::State => "sg_state",
             Kind::History => "sg_history",
             Kind::Policy => "sg_policy",
+            Kind::Zero => "sg_zero",
         }
     }
 
@@ -53,6 +57,7 @@ impl Kind {
             Kind::State => "state_new",
             Kind::History => "history_new",
             Kind::Policy => "policy_new",
+            Kind::Zero => "zero_new",
         }
     }
 }

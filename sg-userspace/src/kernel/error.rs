@@ -210,6 +210,13 @@ pub enum KernelError {
     ))]
     DamagedHistory { path: PathBuf, reason: String },
 
+    #[error("the zero of the counters at {path} cannot be used: {reason}")]
+    #[diagnostic(help(
+        "the counters themselves are whole: leave out --since-reset, or set a new zero with `sgctl \
+         counters --reset`"
+    ))]
+    DamagedZero { path: PathBuf, reason: String },
+
     #[error("the policy of generation {generation} is not kept: {reason}")]
     #[diagnostic(help("`sgctl history` lists what is kept"))]
     NotKept { generation: u32, reason: String },
@@ -310,6 +317,7 @@ impl KernelError {
             KernelError::MissingPin { .. } => "missing-pin",
             KernelError::DamagedState { .. } => "damaged-state",
             KernelError::DamagedHistory { .. } => "damaged-history",
+            KernelError::DamagedZero { .. } => "damaged-zero",
             KernelError::NotKept { .. } => "not-kept",
             KernelError::Guarded { code, .. } => code,
             KernelError::NotAttached { .. } => "not-attached",

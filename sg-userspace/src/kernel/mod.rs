@@ -59,6 +59,7 @@ pub mod tc;
 pub mod trial;
 mod trust;
 pub mod who;
+pub(crate) mod zero;
 
 pub use apply::{Preview, apply, apply_reviewed, preview};
 pub use condition::{Fault, FaultCode, standing_after, standing_on};
@@ -73,3 +74,4 @@ pub use shared::CounterReader;
 pub(crate) use shared::raw_counters;
 pub(crate) use slots::since as counts_since;
 pub(crate) use sys::is_open_for_writing;
+pub use zero::{Zero, set_zero};

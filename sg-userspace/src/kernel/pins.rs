@@ -504,6 +504,11 @@ impl InterfacePins {
         self.dir.join(format!("counters_{index}"))
     }
 
+    /// What the counters had counted when somebody set their zero: see `zero`.
+    pub fn zero(&self) -> PathBuf {
+        self.dir.join("zero")
+    }
+
     /// Removes all pins of an interface to which nothing is attached any more. With the last
     /// interface of the attachment, the shared pins are removed as well.
     pub fn remove(&self) -> Result<(), KernelError> {

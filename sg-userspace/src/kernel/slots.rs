@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use sg_common::counters::SlotCounters;
-use sg_common::verdict::FIRST_RULE_SLOT;
+use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT};
 
 use super::error::KernelError;
 use super::state::{Forgotten, SlotOwner, State};
@@ -67,7 +67,7 @@ impl Assignment {
         let mut forgotten = previous.map_or_else(Vec::new, |state| state.forgotten.clone());
         for owner in before.into_values() {
             let counts = since(counted(owner.slot), owner.base);
-            forget(&mut forgotten, owner, counts);
+            forget(&mut forgotten, owner.direction, owner.action, counts);
         }
         Assignment {
             rules,
@@ -130,7 +130,7 @@ pub(super) fn assign(
         match &named {
             Some(named) if !named.contains(&owner.slot) => {
                 let counts = since(counted(owner.slot), owner.base);
-                forget(&mut forgotten, &owner, counts);
+                forget(&mut forgotten, owner.direction, owner.action, counts);
             }
             _ => retired.push(owner),
         }
@@ -188,16 +188,21 @@ pub(super) fn assign(
 }
 
 /// Adds the counts of a rule to the sum of its direction and action.
-fn forget(forgotten: &mut Vec<Forgotten>, owner: &SlotOwner, counts: SlotCounters) {
+pub(super) fn forget(
+    forgotten: &mut Vec<Forgotten>,
+    direction: Direction,
+    action: Action,
+    counts: SlotCounters,
+) {
     if counts == SlotCounters::default() {
         return;
     }
-    let same = |f: &&mut Forgotten| f.direction == owner.direction && f.action == owner.action;
+    let same = |f: &&mut Forgotten| (f.direction, f.action) == (direction, action);
     match forgotten.iter_mut().find(same) {
         Some(f) => f.counts = add(f.counts, counts),
         None => forgotten.push(Forgotten {
-            direction: owner.direction,
-            action: owner.action,
+            direction,
+            action,
             counts,
         }),
     }
@@ -227,7 +232,6 @@ mod tests {
     use super::*;
     use crate::kernel::state::PolicyRecord;
     use crate::kernel::{EgressHook, XdpMode};
-    use sg_common::verdict::{Action, Direction};
     use sg_policy::policy::Established;
     use sg_policy::policy::rules_from_lines;
 

@@ -144,22 +144,36 @@ pub struct Forgotten {
     pub counts: SlotCounters,
 }
 
-mod counts {
+/// Counts in JSON: a list of four numbers, in the order of the fields.
+pub(super) mod counts {
     use super::*;
     use serde::{Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(c: &SlotCounters, s: S) -> Result<S::Ok, S::Error> {
-        [c.packets, c.bytes, c.reply_packets, c.reply_bytes].serialize(s)
+    pub(in crate::kernel) fn words(c: SlotCounters) -> [u64; 4] {
+        [c.packets, c.bytes, c.reply_packets, c.reply_bytes]
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<SlotCounters, D::Error> {
-        let [packets, bytes, reply_packets, reply_bytes] = Deserialize::deserialize(d)?;
-        Ok(SlotCounters {
+    pub(in crate::kernel) fn of_words(words: [u64; 4]) -> SlotCounters {
+        let [packets, bytes, reply_packets, reply_bytes] = words;
+        SlotCounters {
             packets,
             bytes,
             reply_packets,
             reply_bytes,
-        })
+        }
+    }
+
+    pub(in crate::kernel) fn serialize<S: Serializer>(
+        c: &SlotCounters,
+        s: S,
+    ) -> Result<S::Ok, S::Error> {
+        words(*c).serialize(s)
+    }
+
+    pub(in crate::kernel) fn deserialize<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<SlotCounters, D::Error> {
+        Deserialize::deserialize(d).map(of_words)
     }
 }
 

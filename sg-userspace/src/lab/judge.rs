@@ -230,6 +230,8 @@ mod tests {
             faults: Vec::new(),
             elsewhere: None,
             sampled_at: String::new(),
+            since: String::new(),
+            reset_at: None,
             policy: PolicyStatus {
                 name: "lines".into(),
                 digest: String::new(),

@@ -11,7 +11,8 @@ use crate::kernel::pins::{InterfacePins, PinTree};
 use crate::kernel::state::{PolicyRecord, State};
 use crate::kernel::trial::left_until;
 use crate::kernel::{
-    EgressHook, Fault, FaultCode, KernelError, XdpMode, bpffs, interfaces, netns, over, places,
+    EgressHook, Fault, FaultCode, KernelError, XdpMode, Zero, bpffs, interfaces, netns, over,
+    places,
 };
 
 /// The attached interfaces that a command is about.
@@ -375,7 +376,7 @@ pub fn other_layouts(bpffs: &Path, scope: &Scope) -> Result<Vec<KernelError>, Ke
 
 impl Attached {
     /// The interface's name, from the kernel if it still exists, or else from its record.
-    fn name(&self) -> Option<String> {
+    pub(crate) fn name(&self) -> Option<String> {
         let is_here = netns::cookie().is_ok_and(|cookie| cookie == self.pins.netns_cookie);
         let there = is_here
             .then(|| interfaces::name_of(self.pins.ifindex))
@@ -408,6 +409,18 @@ impl Attached {
                 path: self.pins.state(),
                 reason: reason.clone(),
             })
+    }
+
+    /// Since when its counters count: the last zero (A5), or else its attachment.
+    pub fn counted_since(&self) -> Result<String, KernelError> {
+        match Zero::read(&self.pins) {
+            // A new one takes its place.
+            Ok(None) | Err(KernelError::DamagedZero { .. }) => {
+                Ok(self.state()?.attached_at.clone())
+            }
+            Ok(Some(zero)) => Ok(zero.at),
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads the real state.

@@ -5,7 +5,8 @@ use sg_common::counters::SlotCounters;
 use sg_common::verdict::{Action, Direction, Reason, reason_slot};
 
 use super::attached::{Attached, Condition, Health, PolicyStatus};
-use crate::kernel::state::{SlotOwner, State};
+use crate::kernel::state::{Forgotten, SlotOwner, State};
+use crate::kernel::zero::{Before, Zero};
 use crate::kernel::{Fault, KernelError, counts_since, raw_counters};
 
 /// `counters --json` of one interface (A4).
@@ -21,6 +22,10 @@ pub struct Counters {
     pub elsewhere: Option<String>,
     /// When the counters were read (RFC 3339).
     pub sampled_at: String,
+    /// Since when they count: the attachment of the interface, or the zero that was asked for.
+    pub since: String,
+    /// When their zero was set last (A5). Null if it never was.
+    pub reset_at: Option<String>,
     pub policy: PolicyStatus,
     /// The rules in force, inbound first, in order; then rules of earlier policies that have
     /// counted packets, without a position.
@@ -68,24 +73,102 @@ pub struct Totals {
     pub audited: u64,
 }
 
-/// Reads the counters of an interface.
+/// From where counters count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The attachment of the interface.
+    Attachment,
+    /// The last zero (A5); where none was set, the attachment.
+    Zero,
+}
+
+/// What one reading of an interface has found.
+struct Figures<'a> {
+    raw: &'a [SlotCounters],
+    before: Option<Before<'a>>,
+}
+
+impl Figures<'_> {
+    fn of_slot(&self, slot: u32) -> SlotCounters {
+        let now = self.raw.get(slot as usize).copied().unwrap_or_default();
+        match &self.before {
+            None => now,
+            Some(before) => counts_since(now, before.of_reason_slot(slot)),
+        }
+    }
+
+    fn of_owner(&self, owner: &SlotOwner) -> SlotCounters {
+        let raw = self.raw.get(owner.slot as usize).copied();
+        let now = counts_since(raw.unwrap_or_default(), owner.base);
+        match &self.before {
+            None => now,
+            Some(before) => counts_since(now, before.of_rule(owner)),
+        }
+    }
+
+    fn of_forgotten(&self, gone: &Forgotten) -> SlotCounters {
+        match &self.before {
+            None => gone.counts,
+            Some(before) => counts_since(gone.counts, before.of_forgotten(gone)),
+        }
+    }
+}
+
+/// Reads the counters of an interface, since it was attached.
 pub fn counters(attached: &Attached) -> Result<Counters, KernelError> {
+    counters_since(attached, Origin::Attachment)
+}
+
+/// The same since an origin.
+pub fn counters_since(attached: &Attached, origin: Origin) -> Result<Counters, KernelError> {
+    // This comes before the reading, see `Zero::read`.
+    let zero = match Zero::read(&attached.pins) {
+        // Only who asks for it needs it.
+        Err(KernelError::DamagedZero { .. }) if origin == Origin::Attachment => None,
+        zero => zero?,
+    };
     let (state, sampled_at, raw) = read_together(attached)?;
-    let of_slot = |slot: u32| raw.get(slot as usize).copied().unwrap_or_default();
-    let of_owner = |owner: &SlotOwner| counts_since(of_slot(owner.slot), owner.base);
+    let condition = attached.condition_if_known()?;
+    Ok(assemble(
+        &state,
+        sampled_at,
+        &raw,
+        condition,
+        (zero.as_ref(), origin),
+    ))
+}
+
+/// The counters of an interface, by its record and the counts of all slots in one reading. `zero`
+/// is the one that is set.
+pub(crate) fn assemble(
+    state: &State,
+    sampled_at: String,
+    raw: &[SlotCounters],
+    condition: Condition,
+    (zero, origin): (Option<&Zero>, Origin),
+) -> Counters {
+    let asked = zero.filter(|_| origin == Origin::Zero);
+    let figures = Figures {
+        raw,
+        before: asked.map(|zero| zero.before(state)),
+    };
 
     let mut rules: Vec<RuleCounters> = state
         .rules
         .iter()
-        .map(|owner| rule_row(owner, Some(owner.position), of_owner(owner)))
+        .map(|owner| rule_row(owner, Some(owner.position), figures.of_owner(owner)))
         .collect();
     for owner in &state.retired {
-        let counts = of_owner(owner);
+        let counts = figures.of_owner(owner);
         if counts != SlotCounters::default() {
             rules.push(rule_row(owner, None, counts));
         }
     }
     for gone in &state.forgotten {
+        let counts = figures.of_forgotten(gone);
+        if counts == SlotCounters::default() {
+            continue;
+        }
         rules.push(RuleCounters {
             direction: gone.direction,
             position: None,
@@ -94,10 +177,10 @@ pub fn counters(attached: &Attached) -> Result<Counters, KernelError> {
             name: None,
             summary: "rules of earlier policies".into(),
             description: None,
-            packets: gone.counts.packets,
-            bytes: gone.counts.bytes,
-            reply_packets: gone.counts.reply_packets,
-            reply_bytes: gone.counts.reply_bytes,
+            packets: counts.packets,
+            bytes: counts.bytes,
+            reply_packets: counts.reply_packets,
+            reply_bytes: counts.reply_bytes,
         });
     }
 
@@ -106,8 +189,8 @@ pub fn counters(attached: &Attached) -> Result<Counters, KernelError> {
         .flat_map(|direction| Reason::ALL.map(|reason| (direction, reason)))
         .map(|(direction, reason)| {
             // What no rule matches may have replies, where it passes: they cross the other way.
-            let replies = of_slot(reason_slot(direction.opposite(), reason));
-            let counts = of_slot(reason_slot(direction, reason));
+            let replies = figures.of_slot(reason_slot(direction.opposite(), reason));
+            let counts = figures.of_slot(reason_slot(direction, reason));
             ReasonCounters {
                 direction,
                 reason,
@@ -121,7 +204,6 @@ pub fn counters(attached: &Attached) -> Result<Counters, KernelError> {
         .into_iter()
         .map(|direction| total(direction, &rules, &reasons))
         .collect();
-    let condition = attached.condition_if_known()?;
     let elsewhere = condition.elsewhere();
     let Condition {
         interface,
@@ -130,18 +212,20 @@ pub fn counters(attached: &Attached) -> Result<Counters, KernelError> {
         faults,
         ..
     } = condition;
-    Ok(Counters {
+    Counters {
         interface,
         netns,
         health,
         faults,
         elsewhere,
         sampled_at,
-        policy: PolicyStatus::of(&state),
+        since: asked.map_or_else(|| state.attached_at.clone(), |zero| zero.at.clone()),
+        reset_at: zero.map(|zero| zero.at.clone()),
+        policy: PolicyStatus::of(state),
         rules,
         reasons,
         totals,
-    })
+    }
 }
 
 /// The record, and the counters of its slots with the time of reading. While a policy is being

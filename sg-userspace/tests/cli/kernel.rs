@@ -398,7 +398,7 @@ fn watching_prints_a_block_or_a_line_each_time() {
     let mut blocks = 0;
     while blocks < 4 {
         let line = lines.recv_timeout(patience).expect("another block");
-        blocks += line.matches("RATE").count();
+        blocks += line.matches("PKT/S").count();
     }
     child.kill().unwrap();
     child.wait().unwrap();

@@ -5,6 +5,7 @@ mod audit;
 mod bpffs;
 mod capabilities;
 mod confirm;
+mod counters;
 mod cut_off;
 mod diff;
 mod disk_full;

@@ -105,7 +105,7 @@ fn counters_of_one() -> Value {
         "netns": "text",
         "health": "enforcing",
         "faults": ["*", fault()],
-        "sampled_at": "time",
+        "sampled_at": "time", "since": "time", "reset_at": "time?",
         "policy": policy_status(),
         "rules": [{
             "direction": DIRECTION, "position": "number?", "group": "text", "name": "text?",
@@ -361,6 +361,11 @@ fn what_is_attached() {
         assert_shape(&json!([counters_of_one()]), &counters);
         assert_eq!(counters.as_array().unwrap().len(), 1);
         assert_eq!(reasons(&counters[0]), REASONS.map(str::to_owned).into());
+        let reset = world.run(&[&["counters", "--reset", "--json"][..], more].concat());
+        let zero = json!([{
+            "interface": "nic", "netns": "text", "reset_at": "time", "counted_since": "time",
+        }]);
+        assert_shape(&zero, &reset.ok().json());
         assert_shape(&json!([flows_of_one()]), &json("flows"));
         let history = json!([{
             "interface": "nic", "netns": "text", "policies": [kept_policy()],

@@ -19,7 +19,7 @@ use sg_userspace::observe::events::{Logged, LoggedPacket};
 use super::output::Output;
 use crate::cli::apply;
 use crate::cli::context::Context;
-use crate::cli::counters;
+use crate::cli::counters::{self, Choice, Look};
 use crate::cli::failure::Failure;
 use crate::cli::health;
 use crate::cli::rates::{Rates, Reading};
@@ -315,7 +315,13 @@ impl Log {
             self.output.counters(lines.collect());
         } else if self.is_live() {
             let lines = self.out.lines_for_frame();
-            let text = counters::text(&self.out, all, Some(&rates), false, lines);
+            let look = Look {
+                choice: &Choice::default(),
+                rates: Some(&rates),
+                lines,
+                since_reset: false,
+            };
+            let text = counters::text(&self.out, all, look);
             self.output.table(text);
         } else {
             let lines = all.iter().map(|now| summary(now, &rates));
@@ -406,6 +412,8 @@ mod tests {
             faults: Vec::new(),
             elsewhere: None,
             sampled_at: String::new(),
+            since: String::new(),
+            reset_at: None,
             policy: PolicyStatus {
                 name: "p".into(),
                 digest: String::new(),

@@ -1,0 +1,468 @@
+//! The table of the counters of each interface, once or redrawn in place, also in `run`.
+//!
+//! On a terminal text gives way to numbers: what a row is about is shortened, directions and the
+//! words of totals have short forms, and only then are numbers left out, which a line below says.
+
+use sg_common::verdict::Direction;
+use sg_userspace::observe::counters::{Counters, Totals};
+
+use super::choice::Choice;
+use super::rows::{Row, Rows};
+use crate::cli::health;
+use crate::cli::rates::{Rate, Rates};
+use crate::cli::screen::{Paint, Screen, clip, paint_of};
+use crate::cli::table::{Column, Table};
+use crate::cli::units::{ago, bytes, clean, count, seconds_of, short, short_digest, thousands};
+
+/// What to draw.
+#[derive(Clone, Copy)]
+pub(in crate::cli) struct Look<'a> {
+    pub(in crate::cli) choice: &'a Choice,
+    pub(in crate::cli) rates: Option<&'a Rates>,
+    /// How many lines all tables together have at most, if possible.
+    pub(in crate::cli) lines: Option<usize>,
+    /// Whether the counts since the zero were asked for.
+    pub(in crate::cli) since_reset: bool,
+}
+
+/// The tables of all interfaces.
+pub(in crate::cli) fn text(screen: &Screen, all: &[Counters], look: Look<'_>) -> String {
+    // An empty line separates two tables.
+    let share = look.lines.map(|lines| (lines + 1) / all.len().max(1));
+    let share = share.map(|share| share.saturating_sub(1));
+    let mut out = String::new();
+    for (i, one) in all.iter().enumerate() {
+        if i > 0 {
+            out.push('\n');
+        }
+        let mut head = heading(screen, one);
+        if look.since_reset {
+            let since = clip(&since(one), screen.width);
+            head.push_str(&screen.paint(Paint::Dim, since));
+            head.push('\n');
+        }
+        head.push_str(&health::warnings(
+            screen,
+            &one.interface,
+            one.health,
+            &one.faults,
+            one.elsewhere.as_deref(),
+        ));
+        let room = share.map(|share| share.saturating_sub(head.lines().count()));
+        out.push_str(&head);
+        out.push_str(&table(screen, one, look, room));
+    }
+    out
+}
+
+fn since(one: &Counters) -> String {
+    let (at, ago) = (seconds_of(&one.since), ago(&one.since));
+    match &one.reset_at {
+        Some(_) => format!("counted since the zero of {at}, {ago}"),
+        None => format!("no zero was set: counted since it was attached at {at}, {ago}"),
+    }
+}
+
+fn heading(screen: &Screen, one: &Counters) -> String {
+    let policy = &one.policy;
+    let place = one.netns.as_ref().map(|netns| format!(" in {netns}"));
+    let place = clean(&place.unwrap_or_default());
+    let (interface, name) = (clean(&one.interface), clean(&policy.name));
+    let mut rest = format!(
+        "sha256:{}, generation {}, applied {}",
+        short_digest(&policy.digest),
+        policy.generation,
+        ago(&policy.applied_at)
+    );
+    let taken = format!("{interface}{place}  {name}  ").chars().count();
+    // A wrapped line could not be redrawn in place.
+    if let Some(width) = screen.width {
+        rest = clip(&rest, Some(width.saturating_sub(taken)));
+    }
+    format!(
+        "{}{place}  {}  {}\n",
+        screen.paint(Paint::Bold, interface),
+        screen.paint(Paint::Bold, name),
+        screen.paint(Paint::Dim, rest)
+    )
+}
+
+/// A table of at most `lines` lines. If it has more rows, those with the highest counts are shown.
+fn table(screen: &Screen, one: &Counters, look: Look<'_>, lines: Option<usize>) -> String {
+    let mut rows = Rows::of(one, look.rates, look.choice);
+    let hidden = rows.lower;
+    let mut out = build(screen, one, look.rates, &rows);
+    let others = out.lines().count() - rows.rows.len();
+    let note = |rows: &Rows<'_>| usize::from(rows.zeros + rows.lower > 0);
+    if let Some(lines) = lines
+        && out.lines().count() + note(&rows) > lines
+    {
+        // One more line says how many rows were left out.
+        rows.keep_busiest(lines.saturating_sub(others + 1));
+        out = build(screen, one, look.rates, &rows);
+    }
+    if let Some(note) = left_out(one, &rows, rows.lower > hidden) {
+        out.push_str(&screen.paint(Paint::Dim, clip(&note, screen.width)));
+        out.push('\n');
+    }
+    out
+}
+
+/// How many rows are not shown. `is_too_low` is whether the terminal has no room for them.
+fn left_out(one: &Counters, rows: &Rows<'_>, is_too_low: bool) -> Option<String> {
+    let zeros = match rows.zeros {
+        0 => None,
+        1 => Some("1 row is at zero".to_owned()),
+        n => Some(format!("{} are at zero", count(n, "row"))),
+    };
+    let lower = match rows.lower {
+        0 => None,
+        1 => Some("and 1 row that counts less".to_owned()),
+        n => Some(format!("and {} that count less", count(n, "row"))),
+    };
+    let parts: Vec<String> = lower.into_iter().chain(zeros).collect();
+    let how = match is_too_low {
+        true => format!(": `sgctl counters --iface {}`", clean(&one.interface)),
+        false => String::new(),
+    };
+    (!parts.is_empty()).then(|| format!("{}{how}", parts.join("; ")))
+}
+
+/// How much room words take.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Words {
+    Long,
+    /// Directions are short.
+    Shorter,
+    /// And what was dropped of a total has a row of its own, which needs no words.
+    Shortest,
+}
+
+/// The table with the longest words that leave room for all numbers.
+fn build(screen: &Screen, one: &Counters, rates: Option<&Rates>, rows: &Rows<'_>) -> String {
+    let mut table = filled(screen, one, rates, rows, Words::Long);
+    for words in [Words::Shorter, Words::Shortest] {
+        if table.has_all_numbers() {
+            break;
+        }
+        table = filled(screen, one, rates, rows, words);
+    }
+    table.render()
+}
+
+fn filled(
+    screen: &Screen,
+    one: &Counters,
+    rates: Option<&Rates>,
+    rows: &Rows<'_>,
+    words: Words,
+) -> Table {
+    // The column for the group is only needed if there are several groups.
+    let first = one.rules.first().map(|rule| rule.group.as_str());
+    let has_groups = one
+        .rules
+        .iter()
+        .any(|rule| rule.position.is_some() && Some(rule.group.as_str()) != first);
+    let mut columns = vec![
+        Column::Text("DIR"),
+        Column::Number("#"),
+        Column::Text("ACTION"),
+    ];
+    if has_groups {
+        columns.push(Column::SpareText("GROUP", 0));
+    }
+    columns.extend([Column::Long("MATCH"), Column::Flexible("DESCRIPTION")]);
+    columns.push(Column::Number("PACKETS"));
+    if rates.is_some() {
+        columns.push(Column::Spare("PKT/S", 4));
+    }
+    columns.push(Column::Spare("BYTES", 2));
+    if rates.is_some() {
+        columns.push(Column::Spare("BIT/S", 1));
+    }
+    columns.push(Column::Spare("REPLIES", 3));
+    let mut table = Table::new(screen, &columns);
+    table.shorten_to(READABLE);
+    let mut filling = Filling {
+        table,
+        rates,
+        has_groups,
+        words,
+    };
+    for total in &one.totals {
+        if !rows.is_sorted {
+            let of_direction = rows.rows.iter().filter(|r| r.direction == total.direction);
+            of_direction.for_each(|row| filling.push(row));
+            filling.total(one, total);
+        }
+    }
+    if rows.is_sorted {
+        rows.rows.iter().for_each(|row| filling.push(row));
+        one.totals
+            .iter()
+            .for_each(|total| filling.total(one, total));
+    }
+    filling.table
+}
+
+/// To how many characters matches are shortened before numbers are left out.
+const READABLE: usize = 12;
+
+/// What is needed to add rows.
+struct Filling<'a> {
+    table: Table,
+    rates: Option<&'a Rates>,
+    has_groups: bool,
+    words: Words,
+}
+
+impl Filling<'_> {
+    fn direction(&self, direction: Direction) -> String {
+        match (self.words, direction) {
+            (Words::Long, direction) => direction.to_string(),
+            (_, Direction::Inbound) => "in".to_owned(),
+            (_, Direction::Outbound) => "out".to_owned(),
+        }
+    }
+
+    fn total(&mut self, one: &Counters, total: &Totals) {
+        let parts = [("audited", total.audited), ("dropped", total.dropped)];
+        let parts = parts
+            .into_iter()
+            .filter(|(what, n)| *what == "dropped" || *n > 0);
+        let description = match self.words {
+            Words::Shortest => String::new(),
+            Words::Long | Words::Shorter => {
+                // What is audited has passed, but was not accepted.
+                let accepted = thousands(total.accepted - total.audited);
+                let others = parts
+                    .clone()
+                    .map(|(what, n)| format!(", {} {what}", thousands(n)));
+                format!("{accepted} accepted{}", others.collect::<String>())
+            }
+        };
+        let rate = self.rates.map(|rates| rates.of_total(one, total));
+        // This column is never shortened, because users look for the totals first.
+        self.table.keep(&description);
+        let numbers = [
+            thousands(total.packets),
+            rate.map(packets).unwrap_or_default(),
+            bytes(total.bytes),
+            rate.map(bits).unwrap_or_default(),
+        ];
+        self.summed(total.direction, "total", description, numbers);
+        if self.words == Words::Shortest {
+            for (what, n) in parts {
+                let empty = String::new;
+                let numbers = [thousands(n), empty(), empty(), empty()];
+                self.summed(total.direction, what, empty(), numbers);
+            }
+        }
+    }
+
+    /// A row of a total: packets, their rate, bytes, their rate.
+    fn summed(&mut self, direction: Direction, what: &str, words: String, numbers: [String; 4]) {
+        let bold = |text: String| (text, Some(Paint::Bold));
+        let empty = || (String::new(), None);
+        let mut cells = vec![bold(self.direction(direction)), empty(), bold(what.into())];
+        if self.has_groups {
+            cells.push(empty());
+        }
+        cells.extend([bold(words), empty()]);
+        let [packets, packet_rate, bytes, bit_rate] = numbers;
+        let has_rates = self.rates.is_some();
+        cells.push(bold(packets));
+        cells.extend(has_rates.then(|| bold(packet_rate)));
+        cells.push(bold(bytes));
+        cells.extend(has_rates.then(|| bold(bit_rate)));
+        cells.push(empty());
+        self.table.row(cells);
+    }
+
+    fn push(&mut self, row: &Row<'_>) {
+        let numbers = &row.numbers;
+        let plain = numbers.is_zero().then_some(Paint::Dim);
+        let paint = row.action.map(paint_of);
+        let action = row.action.map_or("mixed", |action| action.name());
+        let mut cells = vec![
+            (self.direction(row.direction), plain),
+            (row.number.clone(), plain),
+            (action.to_owned(), plain.or(paint)),
+        ];
+        if self.has_groups {
+            cells.push((row.group.to_owned(), plain));
+        }
+        cells.push((row.what.clone(), plain));
+        cells.push((row.description.clone(), Some(Paint::Dim)));
+        cells.push((thousands(numbers.packets), plain));
+        if self.rates.is_some() {
+            cells.push((packets(numbers.rate), plain));
+        }
+        cells.push((bytes(numbers.bytes), plain));
+        if self.rates.is_some() {
+            cells.push((bits(numbers.rate), plain));
+        }
+        let replies = row.has_replies.then(|| thousands(numbers.replies));
+        cells.push((replies.unwrap_or_default(), plain));
+        self.table.row(cells);
+    }
+}
+
+/// Padded to the widest rate, so that columns do not move while numbers change.
+fn packets(rate: Rate) -> String {
+    format!("{:>6}", short(rate.packets))
+}
+
+fn bits(rate: Rate) -> String {
+    format!("{:>6}", short(rate.bytes * 8.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::rates::Reading;
+    use crate::cli::screen::ColorChoice;
+    use sg_common::verdict::{Action, Reason};
+    use sg_userspace::observe::attached::{Health, PolicyStatus};
+    use sg_userspace::observe::counters::{ReasonCounters, RuleCounters};
+
+    /// Counters with numbers up to `largest`.
+    fn counters(largest: u64) -> Counters {
+        let rule = |position: Option<u32>, action, packets| RuleCounters {
+            direction: Direction::Inbound,
+            position,
+            group: "web".into(),
+            action,
+            name: None,
+            summary: "tcp 8080,8443,9090,9100+7 more from 2001:db8:1234::/48".into(),
+            description: Some("what this rule is there for, in many words".into()),
+            packets,
+            bytes: packets * 700,
+            reply_packets: packets,
+            reply_bytes: packets * 700,
+        };
+        let total = |direction| Totals {
+            direction,
+            packets: largest,
+            bytes: largest * 700,
+            accepted: largest - largest.min(1234),
+            dropped: largest.min(1234),
+            audited: 0,
+        };
+        Counters {
+            interface: "eth0".into(),
+            netns: None,
+            health: Health::Enforcing,
+            faults: Vec::new(),
+            elsewhere: None,
+            sampled_at: "2026-01-31T10:20:30Z".into(),
+            since: "2026-01-31T10:00:00Z".into(),
+            reset_at: None,
+            policy: PolicyStatus {
+                name: "a-policy".into(),
+                digest: format!("sha256:{}", "0".repeat(64)),
+                generation: 3,
+                applied_at: "2026-01-31T10:00:00Z".into(),
+                audit: None,
+            },
+            rules: vec![
+                rule(Some(1), Action::Accept, largest),
+                rule(Some(2), Action::Drop, 0),
+                rule(None, Action::Accept, 7),
+                rule(None, Action::Drop, 5),
+            ],
+            reasons: vec![ReasonCounters {
+                direction: Direction::Inbound,
+                reason: Reason::NoMatch,
+                action: Action::Drop,
+                packets: 1229,
+                bytes: 1229 * 60,
+            }],
+            totals: Direction::BOTH.map(total).to_vec(),
+        }
+    }
+
+    fn drawn(one: &Counters, width: usize, rates: Option<&Rates>, choice: Choice) -> String {
+        let mut screen = Screen::stdout(ColorChoice::Never);
+        screen.width = Some(width);
+        let look = Look {
+            choice: &choice,
+            rates,
+            lines: None,
+            since_reset: false,
+        };
+        text(&screen, std::slice::from_ref(one), look)
+    }
+
+    /// From 80 columns on, no number is left out of the counters of millions of packets, with rates
+    /// or without, and at no width is one cut or a line too long.
+    #[test]
+    fn text_gives_way_to_numbers() {
+        for largest in [9_999_999, 99_999_999_999] {
+            let one = counters(largest);
+            let rates = Rates::since(Some(Reading::of(&[counters(1)])));
+            for width in 60..200 {
+                for rates in [None, Some(&rates)] {
+                    let text = drawn(&one, width, rates, Choice::default());
+                    let longest = text.lines().map(|line| line.chars().count()).max();
+                    assert!(longest <= Some(width), "{width}:\n{text}");
+                    // Those of the rule, of its replies, and of both totals.
+                    let heading = text.lines().nth(1).unwrap();
+                    let whole = text.matches(&thousands(largest)).count();
+                    let has_replies = heading.contains("REPLIES");
+                    assert_eq!(whole, 3 + usize::from(has_replies), "{width}:\n{text}");
+                    assert_eq!(text.matches("1,234").count(), 2, "{width}:\n{text}");
+                    if width >= 80 && largest < 10_000_000 {
+                        let numbers = ["PACKETS", "BYTES", "REPLIES"];
+                        let rates = ["PKT/S", "BIT/S"].iter().filter(|_| rates.is_some());
+                        for column in numbers.iter().chain(rates) {
+                            assert!(heading.contains(column), "{width}: {column}:\n{text}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_removed_rules_counted_is_one_row_unless_all_are_asked_for() {
+        let one = counters(50);
+        let row = |choice| {
+            let text = drawn(&one, 200, None, choice);
+            let gone = text.lines().filter(|line| line.contains("  gone  "));
+            let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+            gone.map(words).collect::<Vec<_>>()
+        };
+        let expected = "inbound gone mixed removed rules 2 rows: --all 12 8.20 KiB 12";
+        assert_eq!(row(Choice::default()), [expected]);
+        let all = Choice {
+            all: true,
+            ..Choice::default()
+        };
+        assert_eq!(row(all).len(), 2);
+    }
+
+    /// Rows of both directions are one list then, and the totals stand behind it.
+    #[test]
+    fn sorted_rows_come_before_the_totals_and_the_rest_is_counted() {
+        let one = counters(50);
+        let choice = Choice {
+            nonzero: true,
+            top: Some(2),
+            ..Choice::default()
+        };
+        let text = drawn(&one, 120, None, choice);
+        let actions: Vec<&str> = text
+            .lines()
+            .skip(2)
+            .filter_map(|line| {
+                line.split_whitespace()
+                    .nth(2)
+                    .filter(|_| line.contains("bound"))
+            })
+            .collect();
+        assert_eq!(actions, ["drop", "accept", "0", "0"], "{text}");
+        let note = "and 1 row that counts less; 1 row is at zero\n";
+        assert!(text.ends_with(note), "{text}");
+    }
+}
