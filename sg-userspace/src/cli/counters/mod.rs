@@ -210,7 +210,7 @@ impl CountersCommand {
             });
         }
         if self.json.json {
-            return context.out.json(&done);
+            return context.out.json(&done).map_err(Failure::after_all);
         }
         let lines = done.iter().map(|one| {
             format!(
@@ -221,7 +221,8 @@ impl CountersCommand {
                 clean(&one.interface)
             )
         });
-        context.out.say(&lines.collect::<String>())
+        let text: String = lines.collect();
+        context.out.say(&text).map_err(Failure::after_all)
     }
 }
 
