@@ -37,6 +37,7 @@ mod status;
 mod suggestions;
 mod table;
 mod templates;
+mod top;
 mod units;
 
 use context::Context;
@@ -120,6 +121,7 @@ enum Command {
     Rollback(rollback::Rollback),
     Status(status::Status),
     Counters(counters::CountersCommand),
+    Top(top::Top),
     Flows(flows::Flows),
     Show(show::Show),
     History(history::History),
@@ -179,6 +181,7 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Rollback(command) => command.run(context),
         Command::Status(command) => command.run(context),
         Command::Counters(command) => command.run(context),
+        Command::Top(command) => command.run(context),
         Command::Flows(command) => command.run(context),
         Command::Show(command) => command.run(context),
         Command::History(command) => command.run(context),

@@ -40,6 +40,14 @@ pub(super) fn packet_rate(rate: f64) -> String {
     format!("{}/s", short(rate))
 }
 
+/// Bits per second: `1.21 Mbit/s`.
+pub(super) fn bit_rate(bytes_per_second: f64) -> String {
+    match bytes_per_second * 8.0 {
+        r if r < 1000.0 => format!("{r:.0} bit/s"),
+        r => format!("{}bit/s", short(r)),
+    }
+}
+
 fn scaled(mut value: f64, step: f64, units: &[&str]) -> String {
     let mut units = units.iter();
     let mut unit = units.next().copied().unwrap_or_default();
@@ -77,9 +85,14 @@ pub(super) fn left(seconds: f64) -> String {
 
 /// How long ago `at` (RFC 3339) was: `3 min ago`. Text that is no such time is returned as it is.
 pub(super) fn ago(at: &str) -> String {
+    since(at, Timestamp::now())
+}
+
+/// How long before `now` it was.
+pub(super) fn since(at: &str, now: Timestamp) -> String {
     match at.parse::<Timestamp>() {
         Err(_) => at.to_owned(),
-        Ok(time) => match Timestamp::now().as_second() - time.as_second() {
+        Ok(time) => match now.as_second() - time.as_second() {
             // The clock was set back since then.
             ..1 => "just now".to_owned(),
             seconds => format!("{} ago", span(seconds.unsigned_abs())),
@@ -134,6 +147,7 @@ mod tests {
         assert_eq!(bytes(u64::MAX), "16.0 EiB");
         assert_eq!(packet_rate(12.4), "12/s");
         assert_eq!(packet_rate(1_210_000.0), "1.21 M/s");
+        assert_eq!(bit_rate(125_000.0), "1.00 Mbit/s");
         assert_eq!(short(999.4), "999");
         assert_eq!(short(1e6), "1.00 M");
         assert_eq!(span(119), "119 s");

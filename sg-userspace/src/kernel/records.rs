@@ -11,6 +11,7 @@ use sg_common::verdict::Direction;
 use super::error::KernelError;
 use super::pins::{InterfacePins, unpin};
 use super::state::{SlotOwner, State, read_at};
+use super::sys;
 use super::trial::{self, Stands};
 
 /// The records that are pinned.
@@ -145,6 +146,51 @@ pub(super) fn taken_back(current: State, attempted: State) -> State {
         last_generation,
         ..current
     }
+}
+
+/// Tells whether the records of an interface have changed since one was read. A record is never
+/// changed in place: a new map takes its pin.
+#[derive(Clone, Debug)]
+pub struct Stamp {
+    /// The ids of the maps that hold the two records.
+    maps: [Option<u32>; 2],
+    /// The number of the policy that is on trial, its deadline, and which policy stood.
+    trial: Option<(u32, u64, Stands)>,
+}
+
+impl Stamp {
+    /// The record of the policy in force, with its stamp. `None` if there is no record.
+    pub fn read(pins: &InterfacePins) -> Result<Option<(State, Stamp)>, KernelError> {
+        // Before the record, so that a change in between is noticed later.
+        let maps = maps_of(pins)?;
+        let Some(state) = State::read(pins)? else {
+            return Ok(None);
+        };
+        let trial = state.trial.as_ref();
+        let trial = trial.map(|trial| (state.number(), trial.deadline, trial.stands));
+        Ok(Some((state, Stamp { maps, trial })))
+    }
+
+    /// Whether the record would be the same if it was read again. False if that is not known.
+    pub fn is_current(&self, pins: &InterfacePins) -> Result<bool, KernelError> {
+        // While there is a second record, the attached programs show which one is valid.
+        let has_one = self.maps[1].is_none();
+        if !has_one || maps_of(pins)? != self.maps {
+            return Ok(false);
+        }
+        Ok(self
+            .trial
+            .is_none_or(|(number, deadline, stood)| trial::stands(pins, number, deadline) == stood))
+    }
+}
+
+fn maps_of(pins: &InterfacePins) -> Result<[Option<u32>; 2], KernelError> {
+    let id = |path: std::path::PathBuf| match sys::map_info(&path) {
+        Ok(info) => Ok(Some(info.id())),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(e) => Err(KernelError::at_pin("opening", &path, e)),
+    };
+    Ok([id(pins.state())?, id(pins.state_next())?])
 }
 
 impl State {

@@ -8,5 +8,6 @@ pub mod explain;
 pub mod flows;
 pub mod history;
 pub mod pin_watch;
+pub mod sampler;
 pub mod trace;
 pub mod watch;

@@ -25,5 +25,6 @@ mod schema;
 mod screens;
 mod shared;
 mod standing;
+mod top;
 mod words;
 mod world;

@@ -4,7 +4,7 @@
 use super::world::{assert_shown, file, run, run_with, sgctl};
 
 /// Every command that has its own help text. The first is `sgctl` itself.
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "",
     "templates",
     "check",
@@ -16,6 +16,7 @@ const COMMANDS: [&str; 17] = [
     "rollback",
     "status",
     "counters",
+    "top",
     "flows",
     "show",
     "history",

@@ -1,0 +1,297 @@
+//! The top of the screen: what is attached, what is wrong with it, what it accepts and drops, and
+//! its flow table.
+
+use std::time::Duration;
+
+use ratatui::layout::Rect;
+use ratatui::text::{Line, Span};
+use sg_common::verdict::Direction;
+use sg_userspace::observe::attached::Health;
+
+use super::pen::{Now, Pen};
+use crate::cli::health;
+use crate::cli::screen::Paint;
+use crate::cli::top::model::{About, Direct, Flows, Model, Table};
+use crate::cli::units::{bit_rate, count, left, packet_rate, since, thousands};
+
+/// How many lines of notes are shown.
+const NOTES: usize = 4;
+
+/// How many lines it has on a screen of this width.
+pub(super) fn height(model: &Model, now: &Now, width: u16) -> u16 {
+    let counted = if model.table().is_some() { 3 } else { 0 };
+    1 + note_lines(model, now, width.into()).len() as u16 + counted
+}
+
+/// The notes in lines, at most so many.
+fn note_lines(model: &Model, now: &Now, width: usize) -> Vec<(Paint, String)> {
+    let wrapped = |(paint, note): (Paint, String)| {
+        let lines = textwrap::wrap(&note, width).into_iter();
+        let lines = lines.map(|line| (paint, line.into_owned()));
+        lines.collect::<Vec<_>>()
+    };
+    let notes = notes(model, now.clock).into_iter();
+    let mut lines: Vec<(Paint, String)> = notes.flat_map(wrapped).collect();
+    if lines.len() > NOTES {
+        lines.truncate(NOTES - 1);
+        lines.push((Paint::Red, "and more: `sgctl status`".to_owned()));
+    }
+    lines
+}
+
+pub(super) fn draw(pen: &mut Pen<'_>, area: Rect, model: &Model, now: &Now) {
+    let width = usize::from(area.width);
+    let mut lines = vec![title(pen, model, now, width)];
+    for (paint, note) in note_lines(model, now, width) {
+        lines.push(Line::from(pen.paint(paint, &note)));
+    }
+    if let Some(table) = model.table() {
+        for direction in Direction::BOTH {
+            let total = table.total(direction);
+            lines.push(total.map_or_else(Line::default, |total| direct(pen, total, width)));
+        }
+        lines.push(flows(pen, &table.flows, width));
+    }
+    pen.lines(area, lines);
+}
+
+/// `eth0  web  generation 3, applied 5 min ago        every 1 s`.
+fn title(pen: &Pen<'_>, model: &Model, now: &Now, width: usize) -> Line<'static> {
+    let mut right = Vec::new();
+    if model.tables.len() > 1 {
+        let place = format!("{} of {}, Tab  ", model.place() + 1, model.tables.len());
+        right.push(pen.paint(Paint::Dim, &place));
+    }
+    right.push(match model.is_paused {
+        true => pen.paint(Paint::Yellow, "paused"),
+        false => pen.paint(
+            Paint::Dim,
+            &format!("every {} s", now.interval.as_secs_f64()),
+        ),
+    });
+    let taken: usize = right.iter().map(Span::width).sum();
+    let room = width.saturating_sub(taken + 2);
+    let mut spans = match model.table() {
+        None => vec![pen.paint(Paint::Bold, "sgctl top")],
+        Some(table) => named(pen, table, now, room),
+    };
+    let used: usize = spans.iter().map(Span::width).sum();
+    spans.push(Span::raw(" ".repeat(width.saturating_sub(used + taken))));
+    spans.extend(right);
+    Line::from(spans)
+}
+
+/// What the table is about, in so many columns.
+fn named(pen: &Pen<'_>, table: &Table, now: &Now, room: usize) -> Vec<Span<'static>> {
+    let Some(first) = table.interfaces.first() else {
+        return Vec::new();
+    };
+    let is_one = table.interfaces.len() == 1;
+    let name = match (is_one, &first.netns) {
+        (false, _) => count(table.interfaces.len(), "interface"),
+        (true, Some(netns)) => format!("{} in {netns}", first.interface),
+        (true, None) => first.interface.clone(),
+    };
+    let policy = &first.policy;
+    let is_same = |other: &About| other.attachment == first.attachment;
+    let parts = match table.interfaces.iter().all(is_same) {
+        false => vec![(Paint::Dim, "of several attachments".to_owned())],
+        true => vec![
+            (Paint::Bold, policy.name.clone()),
+            (
+                Paint::Dim,
+                format!(
+                    "generation {}, applied {}",
+                    policy.generation,
+                    since(&policy.applied_at, now.wall)
+                ),
+            ),
+        ],
+    };
+    let mut spans = Vec::new();
+    let mut left = room;
+    for (paint, text) in std::iter::once((Paint::Bold, name)).chain(parts) {
+        let gap = if spans.is_empty() { 0 } else { 2 };
+        let text = pen.look.fit(&text, left.saturating_sub(gap));
+        spans.push(Span::raw(" ".repeat(gap.min(left))));
+        let span = pen.paint(paint, &text);
+        left = left.saturating_sub(gap + span.width());
+        spans.push(span);
+    }
+    spans
+}
+
+/// What the user has to know: what cannot be read, what is not enforced, and what ends by itself.
+fn notes(model: &Model, clock: Duration) -> Vec<(Paint, String)> {
+    let mut notes: Vec<(Paint, String)> = Vec::new();
+    notes.extend(
+        model
+            .troubles
+            .iter()
+            .map(|trouble| (Paint::Red, trouble.clone())),
+    );
+    let Some(table) = model.table() else {
+        return notes;
+    };
+    let mut on_trial = Vec::new();
+    for one in &table.interfaces {
+        let name = &one.interface;
+        if let Some(place) = &one.elsewhere {
+            let note = format!("{name} is now in the network namespace {place}");
+            notes.push((Paint::Yellow, note));
+        }
+        let (word, paint) = health::word(one.health);
+        match one.health {
+            // `status` says why that is not known.
+            Health::Enforcing | Health::Unverified => {}
+            Health::Auditing => notes.push((
+                paint,
+                format!("{name} is auditing: what its policy would drop passes"),
+            )),
+            _ => notes.extend(one.faults.iter().map(|fault| {
+                let message = &fault.message;
+                (
+                    paint,
+                    format!(
+                        "{name} is not enforcing ({word}): {message}; {}",
+                        fault.help
+                    ),
+                )
+            })),
+        }
+        if let Some(trial) = &one.unconfirmed
+            && !on_trial.contains(&one.attachment)
+        {
+            on_trial.push(one.attachment);
+            let passed = clock.saturating_sub(table.at).as_secs_f64();
+            let rest = left((trial.seconds_left - passed).max(0.0));
+            let then = match &trial.returns_to {
+                None => "nothing is enforced".to_owned(),
+                Some(before) => format!("generation {} returns", before.generation),
+            };
+            let note = format!("on trial: {rest} left for `sgctl confirm`, else {then}");
+            notes.push((Paint::Yellow, note));
+        }
+    }
+    notes
+}
+
+/// `inbound  1.21 M/s  accepted 1.20 M/s ▃▃▃▃  dropped 12.1 k/s ▁▁▇▇  1.0 %`.
+fn direct(pen: &Pen<'_>, total: &Direct, width: usize) -> Line<'static> {
+    let has_bits = width >= 100;
+    let counts = match width >= 132 {
+        true => {
+            let (accepted, dropped) = (total.totals.accepted, total.totals.dropped);
+            format!(
+                "  {} accepted, {} dropped in all",
+                thousands(accepted),
+                thousands(dropped)
+            )
+        }
+        false => String::new(),
+    };
+    let bits = match has_bits {
+        true => format!("  {:>11}", bit_rate(total.all.rate.bytes)),
+        false => String::new(),
+    };
+    const FIXED: usize = 64;
+    let taken = FIXED + bits.len() + counts.len();
+    let trend = (width.saturating_sub(taken) / 2).clamp(4, 24);
+    let rate = |rate: f64| format!("{:>8}", packet_rate(rate));
+    let (all, dropped) = (total.all.rate.packets, total.dropped.rate.packets);
+    let share = match all > 0.0 {
+        true => format!("{:>6}", percent(dropped / all)),
+        false => format!("{:>6}", "-"),
+    };
+    let accepted_trend = pen.look.trend(total.accepted.history(trend), trend);
+    let dropped_trend = pen.look.trend(total.dropped.history(trend), trend);
+    let drops = match dropped > 0.0 {
+        true => Paint::Red,
+        false => Paint::Dim,
+    };
+    Line::from(vec![
+        pen.paint(
+            Paint::Bold,
+            &format!("{:<8}", total.totals.direction.name()),
+        ),
+        pen.plain(&format!(
+            " {}{bits}  accepted {} ",
+            rate(all),
+            rate(total.accepted.rate.packets)
+        )),
+        pen.paint(Paint::Green, &accepted_trend),
+        pen.plain("  dropped "),
+        pen.paint(drops, &format!("{} ", rate(dropped))),
+        pen.paint(Paint::Red, &dropped_trend),
+        pen.paint(drops, &format!("  {share}")),
+        pen.paint(Paint::Dim, &counts),
+    ])
+}
+
+fn percent(share: f64) -> String {
+    match share * 100.0 {
+        p if p > 0.0 && p < 0.1 => "<0.1 %".to_owned(),
+        p if p < 99.95 => format!("{p:.1} %"),
+        p => format!("{p:.0} %"),
+    }
+}
+
+/// `flows    12,345 of 262,144 ██░░░░░░ 4.7 %  half-open 12  none evicted  120 new/s`, as far as it
+/// fits.
+fn flows(pen: &Pen<'_>, flows: &Flows, width: usize) -> Line<'static> {
+    const BAR: usize = 10;
+    let live = flows.established.live;
+    let share = match flows.capacity {
+        0 => 0.0,
+        capacity => live as f64 / capacity as f64,
+    };
+    let full = match share {
+        s if s >= 0.9 => Paint::Red,
+        s if s >= 0.7 => Paint::Yellow,
+        _ => Paint::Green,
+    };
+    let [half_open, established] = &flows.evictions;
+    let evicted = (flows.half_open.evicted, flows.established.evicted);
+    let (paint, evicted) = match evicted {
+        (0, 0) => (Paint::Dim, "none evicted".to_owned()),
+        (open, done) => {
+            let is_now = half_open.rate.packets + established.rate.packets > 0.0;
+            let paint = match established.rate.packets > 0.0 {
+                true => Paint::Red,
+                false if is_now => Paint::Yellow,
+                false => Paint::Dim,
+            };
+            let (open, done) = (thousands(open), thousands(done));
+            (
+                paint,
+                format!("evicted {done} established, {open} half-open"),
+            )
+        }
+    };
+    let entered = packet_rate(flows.entered.rate.packets);
+    let parts = [
+        vec![
+            pen.paint(Paint::Bold, "flows   "),
+            pen.plain(&format!(
+                " {} of {} ",
+                thousands(live),
+                thousands(flows.capacity)
+            )),
+            pen.paint(full, &pen.look.bar(share, BAR)),
+            pen.plain(&format!(" {}", percent(share))),
+        ],
+        vec![pen.plain(&format!("  half-open {}", thousands(flows.half_open.live)))],
+        vec![pen.paint(paint, &format!("  {evicted}"))],
+        vec![pen.paint(Paint::Dim, &format!("  new {entered}"))],
+    ];
+    let mut spans: Vec<Span<'static>> = Vec::new();
+    let mut used = 0;
+    for part in parts {
+        used += part.iter().map(Span::width).sum::<usize>();
+        if used > width {
+            break;
+        }
+        spans.extend(part);
+    }
+    Line::from(spans)
+}
