@@ -61,6 +61,7 @@ fn aim(record: &Record, all: &[Record]) -> Option<Aim> {
         "apply/ipsum/first" | "apply/ipsum/replace" => 0.5,
         "apply/1m/first" | "apply/1m/replace" => 1.5,
         "apply/1m/peak" | "apply/1m/kernel" => 256.0,
+        "flows/1m/text" | "flows/1m/json" | "flows/1m/top" | "flows/1m/filter" => 2.0,
         _ => return None,
     }))
 }

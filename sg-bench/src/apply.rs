@@ -118,17 +118,17 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
     Ok(records)
 }
 
-struct Node<'a> {
-    sgctl: &'a Path,
-    bpffs: &'a Path,
+pub(crate) struct Node<'a> {
+    pub(crate) sgctl: &'a Path,
+    pub(crate) bpffs: &'a Path,
     /// A policy of one rule.
-    more: &'a Path,
+    pub(crate) more: &'a Path,
 }
 
 /// What one run of sgctl took.
-struct Took {
-    seconds: f64,
-    peak_mib: f64,
+pub(crate) struct Took {
+    pub(crate) seconds: f64,
+    pub(crate) peak_mib: f64,
 }
 
 impl Node<'_> {
@@ -182,7 +182,7 @@ impl Node<'_> {
         ])
     }
 
-    fn sgctl(&self, words: &[&str]) -> Result<Took> {
+    pub(crate) fn sgctl(&self, words: &[&str]) -> Result<Took> {
         let mut command = Command::new(self.sgctl);
         command
             .arg("--bpffs")

@@ -7,6 +7,7 @@ mod code;
 mod cores;
 mod enforcer;
 mod feel;
+mod flows;
 mod frames;
 mod live;
 mod missing;
@@ -50,6 +51,7 @@ fn bench(settings: &Settings) -> Result<()> {
     names.extend(tricks::names().map(str::to_owned));
     names.extend(replace::names().map(str::to_owned));
     names.extend(apply::names().map(str::to_owned));
+    names.extend(flows::names().map(str::to_owned));
     if settings.list {
         names.iter().for_each(|name| println!("{name}"));
         return Ok(());
@@ -68,6 +70,7 @@ fn bench(settings: &Settings) -> Result<()> {
     records.extend(apart(|| tricks::run(settings, &progress))?);
     records.extend(apart(|| replace::run(settings, &progress))?);
     records.extend(apart(|| apply::run(settings, &progress))?);
+    records.extend(apart(|| flows::run(settings, &progress))?);
     aims::set(&mut records);
     report::print(&records);
     if let Some(path) = &settings.write_doc {

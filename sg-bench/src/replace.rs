@@ -111,7 +111,7 @@ fn measure(name: &str, workload: &Workload, cores: Cores, settings: &Settings) -
 /// Runs packets for so long, each by a system call of its own: several at once would have the
 /// kernel replace a piece of its own code first. Returns the time in microseconds that one of
 /// [`ONE_OF`] exceeds, and the longest.
-fn slow_packets(program: &mut Xdp, time: Duration) -> Result<(f64, f64)> {
+pub(crate) fn slow_packets(program: &mut Xdp, time: Duration) -> Result<(f64, f64)> {
     let frame = frames::flow4(0xc633_6401, [53, 5000], Direction::Inbound);
     let mut times = Vec::new();
     let started = Instant::now();

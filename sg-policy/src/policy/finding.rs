@@ -5,7 +5,7 @@ use std::fmt;
 
 use std::net::IpAddr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sg_common::verdict::{Action, Direction};
 
 /// How much a finding matters.
@@ -109,7 +109,7 @@ lints! {
 }
 
 /// A place in a policy file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Location {
     /// The path as it was given, `<stdin>`, `builtin:NAME` or `--set`.
     pub file: String,

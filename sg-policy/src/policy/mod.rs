@@ -22,6 +22,7 @@ mod items;
 mod join;
 mod kind;
 mod lines;
+mod literals;
 mod load;
 mod loading;
 mod matching;
@@ -47,6 +48,7 @@ pub use finding::{Decider, Finding, Lint, Location, Severity, Witness};
 pub use input::{PolicyInput, SetOverride, SetOverrideError};
 #[doc(hidden)]
 pub use lines::{groups_from_lines, rules_from_lines};
+pub use literals::{addresses_in, ports_in, protocol_in};
 pub use load::{Loaded, PolicyText, SetText, load, load_text, load_written};
 pub use loading::{PORT_RANGES, PREFIXES, RULES};
 pub use model::*;

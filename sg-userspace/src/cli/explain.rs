@@ -1,57 +1,110 @@
 //! `sgctl explain`: which rule decides a packet that opens a flow, and why. For a policy the rules
-//! are walked in order, for an interface the tables in the kernel are evaluated.
+//! are walked in order; for an interface a copy of its programs is asked, and the way to the
+//! verdict is shown.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
+use serde::Serialize;
 use sg_common::verdict::Direction;
+use sg_policy::analysis::Miss;
 use sg_policy::policy::{load, titled};
-use sg_userspace::observe::attached::{Scope, attached};
+use sg_userspace::kernel::impact::Process;
+use sg_userspace::kernel::listening::{Listening, Local, Takes, look, own_address};
+use sg_userspace::observe::attached::{Attached, Scope, attached};
 use sg_userspace::observe::decided::DecidedBy;
-use sg_userspace::observe::explain::{Explanation, Question, explain_attached, explain_policy};
+use sg_userspace::observe::explain::{Explanation, Question, explain_policy};
+use sg_userspace::observe::inquiry::explain_attached;
+use sg_userspace::observe::way::{Decision, ExplainedRule, JudgedBy, NearRule, Way};
 
 use super::context::Context;
 use super::counters::about;
-use super::explain_args::{Asked, Explain};
+use super::explain_args::{Explain, Packet};
 use super::failure::Failure;
 use super::health;
 use super::screen::{Paint, Screen};
-use super::units::clean;
+use super::units::{clean, count, place as place_of, span};
+
+/// An answer with what listens at the port.
+#[derive(Serialize)]
+struct Answer {
+    #[serde(flatten)]
+    explanation: Explanation,
+    /// Left out if it was not asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listening: Option<Local>,
+    #[serde(skip)]
+    question: Question,
+}
 
 impl Explain {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
-        let asked = self
-            .asked()
-            .map_err(|e| Failure::usage::<Explain>("sgctl explain", e))?;
-        let explanations = match self.ifaces.is_empty() {
+        let usage = |message: String| Failure::usage::<Explain>("sgctl explain", message);
+        let asked = self.asked().map_err(usage)?;
+        let packet = &asked.packet;
+        let answers: Vec<Answer> = match self.ifaces.is_empty() {
             true => {
                 let loaded = load(&asked.policies, &self.sets.sets)?;
-                vec![explain_policy(&loaded.policy, &asked.question)]
+                // The address is there: `asked` refuses a policy without one.
+                let question = packet.question(Ok)?;
+                vec![Answer {
+                    explanation: explain_policy(&loaded.policy, &question),
+                    listening: None,
+                    question,
+                }]
             }
             false => {
                 let scope = Scope::Interfaces(self.ifaces.clone());
                 let found = attached(&context.bpffs, &scope)?;
-                let explain = |one| explain_attached(one, &asked.question);
-                found.iter().map(explain).collect::<Result<_, _>>()?
+                let ask = |one| self.answer(one, packet);
+                found.iter().map(ask).collect::<Result<_, _>>()?
             }
         };
-        match (self.json.json, &explanations[..]) {
+        match (self.json.json, &answers[..]) {
             (true, [one]) => context.out.json(one),
             (true, all) => context.out.json(&all),
             (false, all) => {
-                let of = |one: &Explanation| {
-                    let name = one.interface.as_deref().filter(|_| all.len() > 1);
+                let of = |one: &Answer| {
+                    let name = one.explanation.interface.as_deref();
+                    let name = name.filter(|_| all.len() > 1);
                     let name = name.map(|name| format!("{}\n", clean(name)));
-                    name.unwrap_or_default() + &text(&context.out, &asked, one)
+                    name.unwrap_or_default() + &text(&context.out, packet, one)
                 };
                 let texts: Vec<String> = all.iter().map(of).collect();
                 context.out.say(&texts.join("\n"))
             }
         }
     }
+
+    fn answer(&self, one: &Attached, packet: &Packet) -> Result<Answer, Failure> {
+        let interface = one.state()?.interface.clone();
+        let question = packet.question(|remote| {
+            let family = if remote.is_ipv4() { "IPv4" } else { "IPv6" };
+            own_address(&interface, remote)?.ok_or_else(|| {
+                let message = format!(
+                    "{interface} has no {family} address: give that of LOCAL, the node itself"
+                );
+                Failure::usage::<Explain>("sgctl explain", message)
+            })
+        })?;
+        let listening = match (self.listening, packet.service()) {
+            (true, Ok((protocol, port))) => {
+                let local = question.local;
+                let found = look(&interface, one.pins.ifindex, protocol, local, port);
+                Some(found?)
+            }
+            _ => None,
+        };
+        Ok(Answer {
+            explanation: explain_attached(one, &question)?,
+            listening,
+            question,
+        })
+    }
 }
 
-fn text(screen: &Screen, asked: &Asked, explanation: &Explanation) -> String {
+fn text(screen: &Screen, packet: &Packet, answer: &Answer) -> String {
+    let explanation = &answer.explanation;
     let mut out = match (&explanation.interface, explanation.health) {
         (Some(interface), Some(health)) => health::warnings(
             screen,
@@ -66,14 +119,19 @@ fn text(screen: &Screen, asked: &Asked, explanation: &Explanation) -> String {
         out,
         "{}  {}",
         screen.action(explanation.verdict),
-        packet(&asked.question, &asked.protocol)
+        shown(&answer.question, &packet.protocol)
     );
+    let is_by_flow = explanation.way.as_ref().is_some_and(|way| way.by_flow);
     match &explanation.rule {
         Some(rule) => {
+            let direction = match is_by_flow {
+                true => explanation.direction.opposite(),
+                false => explanation.direction,
+            };
             let _ = writeln!(
                 out,
-                "  by {} rule {} of {}: {}",
-                explanation.direction,
+                "  by {}{direction} rule {} of {}: {}",
+                if is_by_flow { "its flow, of " } else { "" },
                 rule.position,
                 screen.paint(Paint::Bold, &rule.group),
                 titled(rule.name.as_deref(), &rule.summary)
@@ -82,7 +140,7 @@ fn text(screen: &Screen, asked: &Asked, explanation: &Explanation) -> String {
                 let _ = writeln!(out, "  {description}");
             }
             if let Some(place) = &rule.location {
-                let place = format!("{}:{}", place.file, place.line);
+                let place = clean(&place_of(place));
                 let _ = writeln!(out, "  {}", screen.paint(Paint::Dim, place));
             }
         }
@@ -97,11 +155,214 @@ fn text(screen: &Screen, asked: &Asked, explanation: &Explanation) -> String {
             }
         }
     }
+    if let Some(way) = &explanation.way {
+        out.push_str(&way_text(screen, answer, way));
+    }
+    if let (Some(local), Some(interface)) = (&answer.listening, &explanation.interface) {
+        out.push_str(&local_text(screen, &answer.question, interface, local));
+    }
     out
 }
 
+/// A line with a heading in front, or without one as the line before goes on.
+fn line(out: &mut String, screen: &Screen, heading: &str, text: &str) {
+    let heading = screen.paint(Paint::Dim, format!("{heading:<9}"));
+    let _ = writeln!(out, "  {heading} {}", clean(text));
+}
+
+fn way_text(screen: &Screen, answer: &Answer, way: &Way) -> String {
+    let mut out = String::new();
+    let direction = answer.explanation.direction;
+    match &way.flow {
+        Some(flow) => {
+            let rule = match (&flow.rule, flow.is_seeded) {
+                (_, true) => "was there before the first policy".to_owned(),
+                (Some(rule), _) => {
+                    let position = rule.position.map(|n| format!("{n} "));
+                    let title = titled(rule.name.as_deref(), &rule.summary);
+                    format!(
+                        "by {} rule {}({title})",
+                        rule.direction,
+                        position.unwrap_or_default()
+                    )
+                }
+                (None, _) => "by no rule that is known".to_owned(),
+            };
+            let text = format!(
+                "{}, opened {} {} ago, {rule}",
+                flow.state.name(),
+                flow.opened.name(),
+                span(flow.age_seconds)
+            );
+            line(&mut out, screen, "flow", &text);
+            let text = format!(
+                "seen {} ago, forgotten in {} without a packet",
+                span(flow.idle_seconds),
+                span(flow.seconds_left)
+            );
+            line(&mut out, screen, "", &text);
+            if let Some(next) = &way.next {
+                let text = format!("its next segment: {}", decided(next, direction));
+                line(&mut out, screen, "", &text);
+            }
+        }
+        None if way.flows_between > 0 => {
+            let text = format!(
+                "{} between these ends; with both ports given, one is looked at",
+                count(way.flows_between, "flow")
+            );
+            line(&mut out, screen, "flow", &text);
+        }
+        None => line(&mut out, screen, "flow", "none between these ends"),
+    }
+    match (&way.reply, way.judged_by) {
+        (Some(reply), _) => {
+            let text = decided(reply, direction.opposite());
+            line(&mut out, screen, "reply", &text);
+        }
+        (None, JudgedBy::Tables) if answer.explanation.verdict.passes() => {
+            line(&mut out, screen, "reply", "not known without a test run");
+        }
+        (None, _) => {}
+    }
+    let mut heading = "nearest";
+    for near in way.nearest.iter().flatten() {
+        line(&mut out, screen, heading, &near_text(near, answer));
+        heading = "";
+    }
+    if way.nearest.is_none() && matches!(answer.explanation.reason, DecidedBy::Rule) {
+        let text = "not known: the text of the policy is not kept";
+        line(&mut out, screen, "nearest", text);
+    }
+    let by = match way.judged_by {
+        JudgedBy::Programs => "a private copy of the programs in force, in a test run",
+        JudgedBy::Tables => "the tables in force; a test run of the programs was not possible",
+    };
+    line(&mut out, screen, "judged by", by);
+    out
+}
+
+/// `accept, by the flow of inbound rule 4 (tcp 22 from any)`.
+fn decided(decision: &Decision, direction: Direction) -> String {
+    let by = match (&decision.rule, decision.reason, decision.by_flow) {
+        (Some(rule), _, true) => {
+            format!("by its flow, of {} {}", direction.opposite(), named(rule))
+        }
+        (Some(rule), _, false) => format!("by {direction} {}", named(rule)),
+        (None, DecidedBy::Reason(reason), _) => format!("{reason}: {}", about(reason)),
+        (None, DecidedBy::Rule, _) => "by a rule that is gone".to_owned(),
+    };
+    format!("{}, {by}", decision.verdict.name())
+}
+
+fn named(rule: &ExplainedRule) -> String {
+    let title = titled(rule.name.as_deref(), &rule.summary);
+    format!("rule {} ({title})", rule.position)
+}
+
+/// `rule 6 would accept: tcp 22 from 0.0.0.0/0; another port`.
+fn near_text(near: &NearRule, answer: &Answer) -> String {
+    let misses: Vec<String> = near
+        .misses
+        .iter()
+        .map(|miss| match miss {
+            Miss::Order => match &answer.explanation.rule {
+                Some(rule) => format!("it matches, and rule {} comes first", rule.position),
+                None => "it matches".to_owned(),
+            },
+            Miss::Protocol => "another protocol".to_owned(),
+            Miss::Port => "another port".to_owned(),
+            Miss::Icmp => "another ICMP message".to_owned(),
+            Miss::Address => "another address".to_owned(),
+        })
+        .collect();
+    let title = titled(near.rule.name.as_deref(), &near.rule.summary);
+    format!(
+        "rule {} {} {title}: {}",
+        near.rule.position,
+        near.action.name(),
+        misses.join(", ")
+    )
+}
+
+fn local_text(screen: &Screen, question: &Question, interface: &str, local: &Local) -> String {
+    let mut out = String::new();
+    let address = question.local;
+    let takes = |takes: Takes| local.sockets.iter().filter(move |it| it.takes == takes);
+    let mut heading = "listening";
+    let mut say = |text: String| {
+        line(&mut out, screen, heading, &text);
+        heading = "";
+    };
+    for socket in takes(Takes::Yes) {
+        say(socket_text(socket));
+    }
+    for socket in takes(Takes::UnlessV6Only) {
+        say(format!(
+            "{}, and IPv4 too unless it is IPV6_V6ONLY",
+            socket_text(socket)
+        ));
+    }
+    for socket in takes(Takes::OtherAddress) {
+        say(format!(
+            "{}, which takes no packets to {address}",
+            socket_text(socket)
+        ));
+    }
+    for socket in takes(Takes::OtherInterface) {
+        say(format!(
+            "{}, which is bound to another interface",
+            socket_text(socket)
+        ));
+    }
+    let port = question.local_port.unwrap_or(0);
+    if local.sockets.is_empty() {
+        say(format!(
+            "nothing listens at port {port} in this network namespace"
+        ));
+    }
+    let mut heading = "in its way";
+    let mut say = |text: String| {
+        line(&mut out, screen, heading, &text);
+        heading = "";
+    };
+    match (local.is_up, local.has_carrier) {
+        (false, _) => say(format!("{interface} is down")),
+        (true, false) => say(format!("{interface} has no carrier")),
+        (true, true) => {}
+    }
+    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    match (local.is_own, local.forwards) {
+        (true, _) => {}
+        (false, Some(false)) => say(format!(
+            "{address} is no address of this network namespace, which does not forward {family}"
+        )),
+        (false, _) => say(format!(
+            "{address} is no address of this network namespace: the packet is forwarded, if at all"
+        )),
+    }
+    line(
+        &mut out,
+        screen,
+        "not seen",
+        "netfilter, routes, and what listens in other network namespaces",
+    );
+    out
+}
+
+/// `mysqld (pid 4711) at 0.0.0.0:3306`.
+fn socket_text(socket: &Listening) -> String {
+    let of = |process: &Process| format!("{} (pid {})", process.name, process.pid);
+    let processes: Vec<String> = socket.processes.iter().map(of).collect();
+    let who = match processes.is_empty() {
+        true => "a socket of a process that cannot be seen".to_owned(),
+        false => processes.join(", "),
+    };
+    format!("{who} at {}", SocketAddr::new(socket.local, socket.port))
+}
+
 /// `inbound tcp 203.0.113.9 → 10.0.0.5:22`
-fn packet(question: &Question, protocol: &str) -> String {
+fn shown(question: &Question, protocol: &str) -> String {
     let end = |address: IpAddr, port: Option<u16>| match port {
         Some(port) => SocketAddr::new(address, port).to_string(),
         None => address.to_string(),

@@ -10,6 +10,7 @@ use sg_policy::policy::{PolicyInput, icmp_type};
 use sg_userspace::observe::explain::{Question, Transport};
 
 use super::context::Json;
+use super::failure::Failure;
 use super::policy_args::Sets;
 
 const ECHO_REQUEST: u8 = 8;
@@ -19,28 +20,38 @@ const ECHO_REQUEST_V6: u8 = 128;
 #[derive(Args)]
 #[command(
     override_usage = "sgctl explain [OPTIONS] POLICY... DIRECTION PROTO REMOTE LOCAL\n       \
-                      sgctl explain [OPTIONS] --iface IF DIRECTION PROTO REMOTE LOCAL",
+                      sgctl explain [OPTIONS] --iface IF [DIRECTION] PROTO REMOTE [LOCAL]",
     after_help = "\
 Words:
   POLICY     a file, `-`, or builtin:NAME; with --iface the policy in force is
              asked instead
-  DIRECTION  inbound or outbound (in, out)
+  DIRECTION  inbound or outbound (in, out); with --iface it may be left out
+             where only one end has a port
   PROTO      tcp, udp, sctp, icmp[:TYPE[/CODE]], icmpv6[:TYPE[/CODE]] (an echo
              request unless said otherwise; TYPE is a number or a name as in
              policies), gre, esp, ah, a number 0-255, arp, or non-ip for other
              frames that are not IP
   REMOTE     ADDRESS[:PORT] of the other end: source of an inbound packet,
              destination of an outbound one
-  LOCAL      ADDRESS[:PORT] of the node itself
+  LOCAL      ADDRESS[:PORT] of the node itself, or of what it forwards for; with
+             --iface it may be :PORT alone, or left out, and is the address
+             that the interface has
   PORT       the destination port is needed for tcp, udp and sctp;
              [2001:db8::1]:443 for IPv6
 
 The packet is one that opens a flow: replies of an admitted flow pass whatever the rules say.
 
+With --iface a private copy of the programs in force judges the packet in a test run, with the flow
+that the flow table has for it. Nothing is counted, and no flow changes. Shown are also what becomes of
+the reply, what becomes of the next segment of a flow that has exactly these ends, and the rules that
+nearly decide, each with what it misses the packet by. --listening adds what listens at the port, and
+what else on this machine keeps the packet from it.
+
 Examples:
   sgctl explain builtin:tke inbound tcp 203.0.113.9 10.0.0.5:22
   sgctl explain policy.yaml outbound udp 192.0.2.53:53 10.0.0.5
-  sgctl explain --iface eth0 inbound icmpv6:128 2001:db8::9 2001:db8::5 --json
+  sgctl explain --iface eth0 tcp 203.0.113.9 :3306 --listening
+  sgctl explain --iface eth0 inbound icmpv6:128 2001:db8::9 --json
 
 Exit codes: 0 answered (accept and drop alike), 1 the policy or the state is wrong, 2 usage, 3 not
 permitted."
@@ -50,6 +61,10 @@ pub(super) struct Explain {
     /// 'eth*'; may be repeated
     #[arg(long = "iface", value_name = "IF")]
     pub(super) ifaces: Vec<String>,
+
+    /// With --iface: also look whether anything on this machine listens at the port
+    #[arg(long, requires = "ifaces")]
+    pub(super) listening: bool,
 
     #[command(flatten)]
     pub(super) sets: Sets,
@@ -62,17 +77,76 @@ pub(super) struct Explain {
     words: Vec<String>,
 }
 
-/// The question, and the policies that it is about. Without policies it is about the interface.
+/// The packet, and the policies that it is about. Without policies it is about the interface.
 pub(super) struct Asked {
     pub(super) policies: Vec<PolicyInput>,
-    pub(super) question: Question,
-    /// The protocol as the user wrote it.
+    pub(super) packet: Packet,
+}
+
+/// The packet as the user wrote it, parsed as far as that goes without an interface.
+#[derive(Clone, Debug)]
+pub(super) struct Packet {
+    direction: Direction,
+    /// As it was written.
     pub(super) protocol: String,
+    transport: Transport,
+    remote: (IpAddr, Option<u16>),
+    /// `None` for the address of the interface.
+    local: (Option<IpAddr>, Option<u16>),
+}
+
+impl Packet {
+    /// The question, with this address in the place of one that was left out.
+    pub(super) fn question(
+        &self,
+        own: impl FnOnce(IpAddr) -> Result<IpAddr, Failure>,
+    ) -> Result<Question, Failure> {
+        let (remote, remote_port) = self.remote;
+        Ok(Question {
+            direction: self.direction,
+            transport: self.transport,
+            remote,
+            remote_port,
+            local: match self.local.0 {
+                Some(local) => local,
+                None => own(remote)?,
+            },
+            local_port: self.local.1,
+        })
+    }
+
+    /// What `--listening` asks about: protocol and local port of a packet that comes in. Says what
+    /// is wrong otherwise.
+    pub(super) fn service(&self) -> Result<(u8, u16), String> {
+        match (self.direction, self.transport, self.local.1) {
+            (
+                Direction::Inbound,
+                Transport::Protocol(protocol @ (IPPROTO_TCP | IPPROTO_UDP)),
+                Some(port),
+            ) => Ok((protocol, port)),
+            _ => Err(
+                "--listening is about inbound packets of tcp or udp: nothing else has a \
+                      socket on this machine that listens at a port"
+                    .into(),
+            ),
+        }
+    }
 }
 
 impl Explain {
     /// Parses the words. Returns what is wrong with them, if anything.
     pub(super) fn asked(&self) -> Result<Asked, String> {
+        let asked = match self.ifaces.is_empty() {
+            true => self.of_policies()?,
+            false => self.of_interface()?,
+        };
+        if self.listening {
+            asked.packet.service()?;
+        }
+        Ok(asked)
+    }
+
+    fn of_policies(&self) -> Result<Asked, String> {
         let wanted = "expected DIRECTION PROTO REMOTE[:PORT] LOCAL[:PORT] at the end, such as \
                       `inbound tcp 203.0.113.9 10.0.0.5:22`";
         let count = self.words.len();
@@ -97,31 +171,56 @@ impl Explain {
         let [direction, protocol, remote, local] = packet else {
             return Err(wanted.to_owned());
         };
-        match (self.ifaces.is_empty(), policies) {
-            (false, [policy, ..]) => {
-                return Err(format!(
-                    "`{policy}` is one word too many: with --iface the policy in force is asked, \
-                     and only DIRECTION PROTO REMOTE LOCAL are given"
-                ));
-            }
-            (false, []) if !self.sets.sets.is_empty() => {
-                return Err("--set fits a POLICY, and with --iface there is none".into());
-            }
-            (true, []) => {
-                return Err(
-                    "nothing to ask: name a POLICY before DIRECTION, or an interface with --iface"
-                        .into(),
-                );
-            }
-            _ => {}
+        if policies.is_empty() {
+            return Err(
+                "nothing to ask: name a POLICY before DIRECTION, or an interface with --iface"
+                    .into(),
+            );
+        }
+        let packet = packet_of(Some(direction), protocol, remote, Some(local))?;
+        if packet.local.0.is_none() {
+            return Err(format!(
+                "`{local}` is no LOCAL: a policy has no address of its own, write ADDRESS:PORT"
+            ));
         }
         Ok(Asked {
             policies: policies
                 .iter()
                 .map(|p| PolicyInput::from(p.as_str()))
                 .collect(),
-            question: question(direction, protocol, remote, local)?,
-            protocol: protocol.clone(),
+            packet,
+        })
+    }
+
+    fn of_interface(&self) -> Result<Asked, String> {
+        if !self.sets.sets.is_empty() {
+            return Err("--set fits a POLICY, and with --iface there is none".into());
+        }
+        let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
+        let (direction, rest) = match words.as_slice() {
+            [direction, rest @ ..] if is_direction(direction) => (Some(*direction), rest),
+            all => (None, all),
+        };
+        let packet = match *rest {
+            [protocol, remote] => packet_of(direction, protocol, remote, None)?,
+            [protocol, remote, local] => packet_of(direction, protocol, remote, Some(local))?,
+            [word, ..] if rest.len() > 3 => {
+                return Err(format!(
+                    "`{word}` is one word too many: with --iface the policy in force is asked, and \
+                     only [DIRECTION] PROTO REMOTE [LOCAL] are given"
+                ));
+            }
+            _ => {
+                return Err(format!(
+                    "{} are too few: expected [DIRECTION] PROTO REMOTE[:PORT] [LOCAL][:PORT], such \
+                     as `tcp 203.0.113.9 :22`",
+                    super::units::count(words.len(), "word")
+                ));
+            }
+        };
+        Ok(Asked {
+            policies: Vec::new(),
+            packet,
         })
     }
 }
@@ -130,24 +229,28 @@ fn is_direction(word: &str) -> bool {
     ["inbound", "in", "outbound", "out"].contains(&word)
 }
 
-fn question(
-    direction: &str,
+fn packet_of(
+    direction: Option<&str>,
     protocol: &str,
     remote: &str,
-    local: &str,
-) -> Result<Question, String> {
+    local: Option<&str>,
+) -> Result<Packet, String> {
     let direction = match direction {
-        "inbound" | "in" => Direction::Inbound,
-        "outbound" | "out" => Direction::Outbound,
-        other => {
+        Some("inbound" | "in") => Some(Direction::Inbound),
+        Some("outbound" | "out") => Some(Direction::Outbound),
+        None => None,
+        Some(other) => {
             return Err(format!(
                 "`{other}` is no DIRECTION: expected inbound or outbound"
             ));
         }
     };
     let (remote, remote_port) = end("REMOTE", remote)?;
-    let (local, local_port) = end("LOCAL", local)?;
-    if remote.is_ipv4() != local.is_ipv4() {
+    let (local, local_port) = match local {
+        None => (None, None),
+        Some(text) => local_end(text)?,
+    };
+    if let Some(local) = local.filter(|local| local.is_ipv4() != remote.is_ipv4()) {
         return Err(format!(
             "REMOTE {remote} and LOCAL {local} are of different families: a packet is either IPv4 \
              or IPv6"
@@ -158,29 +261,52 @@ fn question(
         transport,
         Transport::Protocol(IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP)
     );
+    if !has_ports && (remote_port.is_some() || local_port.is_some()) {
+        return Err(format!("{protocol} has no ports: give the addresses alone"));
+    }
+    let direction = match (direction, remote_port, local_port) {
+        (Some(direction), ..) => direction,
+        (None, None, Some(_)) => Direction::Inbound,
+        (None, Some(_), None) => Direction::Outbound,
+        _ => {
+            return Err(format!(
+                "say whether the packet is inbound or outbound: write it before `{protocol}`"
+            ));
+        }
+    };
     let (destination, name, address) = match direction {
         Direction::Inbound => (local_port, "LOCAL", local),
-        Direction::Outbound => (remote_port, "REMOTE", remote),
+        Direction::Outbound => (remote_port, "REMOTE", Some(remote)),
     };
     if has_ports && destination.is_none() {
-        let example = SocketAddr::new(address, 443);
+        let example = match address {
+            Some(address) => SocketAddr::new(address, 443).to_string(),
+            None => ":443".to_owned(),
+        };
         return Err(format!(
             "{protocol} needs the destination port, which is {name}'s when the packet is {}: \
              write it like {example}",
             direction.name()
         ));
     }
-    if !has_ports && (remote_port.is_some() || local_port.is_some()) {
-        return Err(format!("{protocol} has no ports: give the addresses alone"));
-    }
-    Ok(Question {
+    Ok(Packet {
         direction,
+        protocol: protocol.to_owned(),
         transport,
-        remote,
-        remote_port,
-        local,
-        local_port,
+        remote: (remote, remote_port),
+        local: (local, local_port),
     })
+}
+
+/// Parses LOCAL, whose address may be missing.
+fn local_end(text: &str) -> Result<(Option<IpAddr>, Option<u16>), String> {
+    if let Some(port) = text.strip_prefix(':')
+        && let Ok(port) = port.parse()
+    {
+        return Ok((None, Some(port)));
+    }
+    let (address, port) = end("LOCAL", text)?;
+    Ok((Some(address), port))
 }
 
 /// Parses an address with or without a port.
@@ -265,8 +391,52 @@ fn icmp(detail: Option<&str>, echo_request: u8) -> Result<Transport, String> {
 mod tests {
     use super::*;
 
+    fn question(
+        direction: &str,
+        protocol: &str,
+        remote: &str,
+        local: &str,
+    ) -> Result<Question, String> {
+        let packet = packet_of(Some(direction), protocol, remote, Some(local))?;
+        Ok(packet.question(Ok).expect("the address is there"))
+    }
+
     fn fails(direction: &str, protocol: &str, remote: &str, local: &str) -> String {
         question(direction, protocol, remote, local).unwrap_err()
+    }
+
+    #[test]
+    fn the_interface_has_what_is_left_out() {
+        let own: IpAddr = "192.0.2.1".parse().unwrap();
+        let ask = |protocol, remote, local| {
+            let packet = packet_of(None, protocol, remote, local)?;
+            let asked = packet.question(|_| Ok(own)).expect("there is an address");
+            Ok::<_, String>((
+                asked.direction,
+                asked.local,
+                asked.local_port,
+                asked.remote_port,
+            ))
+        };
+        let (inbound, outbound) = (Direction::Inbound, Direction::Outbound);
+        let found = ask("tcp", "203.0.113.9", Some(":3306"));
+        assert_eq!(found, Ok((inbound, own, Some(3306), None)));
+        let found = ask("udp", "203.0.113.9:53", None);
+        assert_eq!(found, Ok((outbound, own, None, Some(53))));
+        let other: IpAddr = "192.0.2.7".parse().unwrap();
+        let found = ask("tcp", "203.0.113.9", Some("192.0.2.7:80"));
+        assert_eq!(found, Ok((inbound, other, Some(80), None)));
+        for (protocol, remote, local, says) in [
+            ("icmp", "203.0.113.9", None, "inbound or outbound"),
+            ("tcp", "203.0.113.9:1", Some(":2"), "inbound or outbound"),
+            ("tcp", "203.0.113.9", None, "inbound or outbound"),
+            ("tcp", "203.0.113.9", Some(":65536"), "no LOCAL"),
+        ] {
+            let error = ask(protocol, remote, local).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+        let error = packet_of(Some("in"), "tcp", "203.0.113.9", None).unwrap_err();
+        assert!(error.contains("like :443"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Numbers for people: thousands, bytes, rates, durations. JSON has the exact numbers instead.
 
+use std::path::Path;
+
 use jiff::Timestamp;
+use sg_policy::policy::Location;
 
 /// `1234567` as `1,234,567`.
 pub(super) fn thousands(number: u64) -> String {
@@ -121,6 +124,15 @@ pub(super) fn count(number: usize, what: &str) -> String {
 pub(super) fn short_digest(digest: &str) -> &str {
     let hex = digest.strip_prefix("sha256:").unwrap_or(digest);
     hex.get(..12).unwrap_or(hex)
+}
+
+/// A place in a policy file, `p.yaml:12`, relative to the working directory if it is in there.
+pub(super) fn place(location: &Location) -> String {
+    let path = Path::new(&location.file);
+    let here = std::env::current_dir().ok();
+    let inside = here.and_then(|here| path.strip_prefix(here).ok());
+    let file = inside.unwrap_or(path).display();
+    format!("{file}:{}", location.line)
 }
 
 /// Text from policies and the kernel, without control characters that would move the cursor or

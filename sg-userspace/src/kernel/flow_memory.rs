@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use std::time::Duration;
 use aya::maps::MapData;
 use sg_common::flow::{CUT, FlowKind, FlowValue, TIMEOUTS, Timeout, seconds};
 use sg_common::flow_entry::{
-    BEGUN, Contents, ENTRY_WORDS, FlowKey, HASH_KEYS, HEAD, Head, age, clock, hash, tick, time_out,
+    BEGUN, Contents, ENTRY_WORDS, FlowKey, HASH_KEYS, HEAD, Head, age, clock, created_of, hash,
+    tick, time_out,
 };
 use sg_common::flow_ports::PORT_COUNTS;
 use sg_common::flow_table::{
@@ -42,6 +43,8 @@ pub struct FlowEntry {
     pub protocol: u8,
     pub value: FlowValue,
     pub place: Place,
+    /// The tick in which it was entered: see [`sg_common::flow_entry::tick`].
+    pub created: u32,
 }
 
 /// The multipliers of the hash, pinned beside the table. They are secret, because knowing them
@@ -199,6 +202,37 @@ impl FlowTable {
         })
     }
 
+    /// The table in these maps, which no pin has. Its counts of flows by local port are this
+    /// process's own.
+    pub(super) fn private(
+        tags: BorrowedFd<'_>,
+        pages: BorrowedFd<'_>,
+        keys: FlowKeys,
+        timeouts: &[u32; TIMEOUTS],
+    ) -> Result<Self, KernelError> {
+        let failed = |e| KernelError::io("opening a private flow table", e);
+        let groups = sys::entries(pages).map_err(failed)?;
+        let view = |map, bytes: usize| {
+            sys::MapMemory::shared(map, groups as usize * bytes).map_err(failed)
+        };
+        Ok(FlowTable {
+            tags: view(tags, size_of::<Line<u64>>())?,
+            pages: view(pages, size_of::<Page<u64>>())?,
+            port_counts: sys::MapMemory::of_zeros(PORT_COUNTS_LEN).map_err(failed)?,
+            groups,
+            keys,
+            ages: ages(timeouts),
+        })
+    }
+
+    /// Enters a flow with what another table says of it.
+    pub(super) fn copy(&self, key: &FlowKey, contents: &Contents, kind: FlowKind, now: u64) {
+        let claim = claim(self, &self.spot(key), key, kind as u32, clock(now));
+        if let Some(claim) = claim {
+            publish(self, &claim, key, contents);
+        }
+    }
+
     #[doc(hidden)]
     pub fn spot(&self, key: &FlowKey) -> Spot {
         Spot::of(hash(key, |i| self.keys[i % HASH_KEYS]), self.groups)
@@ -242,6 +276,11 @@ impl FlowTable {
                 );
             }
         });
+    }
+
+    /// The entry of a flow, with its times relative to `now`.
+    pub fn entry_of(&self, key: &FlowKey, now: u64) -> Option<FlowEntry> {
+        Some(entry_of(key, &self.find(key)?, now))
     }
 
     /// Visits every flow, with its times relative to `now`.
@@ -479,6 +518,7 @@ fn entry_of(key: &FlowKey, found: &Found, now: u64) -> FlowEntry {
         protocol: key.protocol(),
         value: found.contents.value(now),
         place: found.place(),
+        created: created_of(found.contents.begun),
     }
 }
 

@@ -258,7 +258,7 @@ impl Ledger {
     }
 
     /// Adds so many of each kind, in the order of [`FlowKind::BOTH`].
-    fn add_left(&self, counts: [u64; 2]) {
+    pub(super) fn add_left(&self, counts: [u64; 2]) {
         for kind in FlowKind::BOTH {
             self.add(LEFT, kind, counts[kind as usize]);
         }

@@ -11,7 +11,7 @@ use aya::maps::Map;
 use aya::programs::{Program, ProgramError, ProgramInfo, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::sys::signal::{SigSet, SigmaskHow};
-use sg_common::flow::Timeout;
+use sg_common::flow::{TIMEOUTS, Timeout};
 use sg_common::lookup::{BSS_LINES, BssTables, LINE_WORDS, Line, Plain};
 use sg_common::program::{
     ASKS_FOR_EACH, AUDIT_ALL, AUDIT_EVERYTHING, AUDIT_RULES, Config, HAS_BSS_TABLES, HAS_FLOWS,
@@ -21,9 +21,9 @@ use sg_common::verdict::Direction;
 
 use super::error::{KernelError, broken_object};
 use super::event_ring::possible_cpus;
-use super::flow_memory::{FlowKeys, ages, keys_of, port_counts};
+use super::flow_memory::{FlowKeys, FlowTable, ages, keys_of, port_counts};
 use super::generation::Generation;
-use super::object::{ARRAY, BSS, FLOW_PORTS, INBOUND, OBJECT, OUTBOUND};
+use super::object::{ARRAY, BSS, FLOW_PORTS, INBOUND, OBJECT, OUTBOUND, PORT_COUNTS_LEN};
 use super::pins::InterfacePins;
 use super::shared::CounterReader;
 use super::shared_maps::SharedMaps;
@@ -37,6 +37,8 @@ pub const FRAGMENT_ENTRIES: u32 = 4096;
 /// A loaded generation. Dropping it frees all that no link or pin holds.
 pub struct Programs {
     ebpf: Ebpf,
+    /// The multipliers of the flow table's hash.
+    flow_keys: FlowKeys,
     pub load_time: Duration,
     /// How much of that the kernel has taken to verify and translate the programs of each hook,
     /// inbound first.
@@ -188,6 +190,7 @@ impl Programs {
 
         let mut programs = Programs {
             ebpf,
+            flow_keys,
             load_time: Duration::ZERO,
             verify_times: [Duration::ZERO; 2],
         };
@@ -307,6 +310,23 @@ impl Programs {
                 .map_err(|e| KernelError::bpf("asking for a program's id", e))
         };
         Ok([id(self.inbound()?.info())?, id(self.outbound()?.info())?])
+    }
+
+    /// The flow table of programs whose maps are pinned nowhere. Their counts of flows by local
+    /// port are set so that the programs always ask the table.
+    pub(super) fn private_flows(
+        &self,
+        timeouts: &[u32; TIMEOUTS],
+    ) -> Result<FlowTable, KernelError> {
+        let map = |name: &'static str| match self.ebpf.map(name) {
+            Some(Map::Array(map)) => Ok(map.fd().as_fd()),
+            _ => Err(broken_object(name)),
+        };
+        let ports = map(FLOW_PORTS)?;
+        sys::write_value(ports, &0, &[1; PORT_COUNTS_LEN])
+            .map_err(|e| KernelError::io("preparing a private flow table", e))?;
+        let (tags, pages) = (map("sg_flow_tags")?, map("sg_flow_pages")?);
+        FlowTable::private(tags, pages, self.flow_keys, timeouts)
     }
 
     /// A reader of the counters that these programs write.

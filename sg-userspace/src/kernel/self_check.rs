@@ -13,7 +13,6 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
-use aya::programs::{TestRun, TestRunOptions};
 use sg_common::counters::SlotCounters;
 use sg_common::essential::{Headers, is_essential};
 use sg_common::protocol::{
@@ -23,8 +22,10 @@ use sg_common::tcp::SYN;
 use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT, Reason, reason_slot};
 
 use super::error::KernelError;
+use super::frame::{Body, HOP_LIMIT, Wire};
 use super::generation::Generation;
 use super::programs::Programs;
+use super::rehearsal::passes;
 use super::shared_maps::SharedMaps;
 use super::slots::add;
 use sg_policy::compile::Compiled;
@@ -207,24 +208,7 @@ impl Judge<'_> {
     /// Whether the programs let the packet pass. Its length goes by its number.
     fn run(&mut self, packet: &Packet, number: usize) -> Result<bool, KernelError> {
         build(&mut self.frame, packet, number % ROUND);
-        let options = TestRunOptions {
-            data_in: Some(&self.frame),
-            ..Default::default()
-        };
-        let result = match packet.direction {
-            Direction::Inbound => self.programs.inbound()?.test_run(options),
-            Direction::Outbound => self.programs.outbound()?.test_run(options),
-        };
-        let value = result
-            .map_err(|e| {
-                KernelError::bpf("running the new programs on a packet of the self-check", e)
-            })?
-            .return_value as i32;
-        // XDP_PASS is 2, and TC_ACT_UNSPEC -1 (uapi/linux/bpf.h, uapi/linux/pkt_cls.h).
-        Ok(match packet.direction {
-            Direction::Inbound => value == 2,
-            Direction::Outbound => value == -1,
-        })
+        passes(&mut self.programs, packet.direction, &self.frame)
     }
 
     /// The error about a packet whose fate is another one.
@@ -321,8 +305,6 @@ fn local(direction: Direction, is_v4: bool) -> IpAddr {
 
 /// The port at the end that opens the flow; rules do not look at it.
 const OPENING_PORT: u16 = 61_001;
-/// Neither 1 nor 255, with which IGMP and neighbour discovery are essential.
-const HOP_LIMIT: u8 = 64;
 
 fn source_and_destination(packet: &Packet) -> (IpAddr, IpAddr) {
     let local = local(packet.direction, packet.remote.is_ipv4());
@@ -356,55 +338,25 @@ fn headers(packet: &Packet) -> Headers<'static> {
 /// Writes the frame of a packet, with so many bytes of payload beyond the fewest that a test run
 /// takes.
 fn build(frame: &mut Vec<u8>, packet: &Packet, more: usize) {
-    /// The kernel refuses test runs of packets that are shorter than this behind Ethernet's header
-    /// (`bpf_prog_test_run_skb` in net/bpf/test_run.c).
-    const FEWEST: usize = 40;
     let (source, destination) = source_and_destination(packet);
-    let transport = transport_of(packet);
-    let len = transport.len() + FEWEST + more;
-    frame.clear();
-    frame.extend_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2]);
-    match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            frame.extend_from_slice(&[0x08, 0x00, 0x45, 0]);
-            frame.extend_from_slice(&((20 + len) as u16).to_be_bytes());
-            frame.extend_from_slice(&[0, 1, 0, 0, HOP_LIMIT, packet.protocol, 0, 0]);
-            frame.extend_from_slice(&source.octets());
-            frame.extend_from_slice(&destination.octets());
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            frame.extend_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0]);
-            frame.extend_from_slice(&(len as u16).to_be_bytes());
-            frame.extend_from_slice(&[packet.protocol, HOP_LIMIT]);
-            frame.extend_from_slice(&source.octets());
-            frame.extend_from_slice(&destination.octets());
-        }
-        // Both are of the family of the remote address.
-        _ => {}
-    }
-    let payload = frame.len() + len;
-    frame.extend_from_slice(&transport);
-    if packet.protocol == IPPROTO_UDP {
-        let at = frame.len() - 4;
-        if let Some(length) = frame.get_mut(at..at + 2) {
-            length.copy_from_slice(&(len as u16).to_be_bytes());
-        }
-    }
-    frame.resize(payload, 0);
-}
-
-/// The transport header; checksums, which nobody looks at, are zero.
-fn transport_of(packet: &Packet) -> Vec<u8> {
-    let [a, b] = OPENING_PORT.to_be_bytes();
-    let [c, d] = packet.port.to_be_bytes();
+    let ports = (OPENING_PORT, packet.port);
     let (kind, code) = packet.icmp;
-    match kind_and_number(packet).0 {
-        Kind::Tcp => vec![
-            a, b, c, d, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, SYN, 255, 255, 0, 0, 0, 0,
-        ],
-        Kind::Udp => vec![a, b, c, d, 0, 0, 0, 0],
-        Kind::Sctp => vec![a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0],
-        Kind::Icmp => vec![kind, code, 0, 0, 0, 1, 0, 1],
-        Kind::Other => Vec::new(),
-    }
+    let body = match kind_and_number(packet).0 {
+        Kind::Tcp => Body::Tcp {
+            ports,
+            flags: SYN,
+            numbers: (1, 0),
+        },
+        Kind::Udp => Body::Udp { ports },
+        Kind::Sctp => Body::Sctp { ports },
+        Kind::Icmp => Body::Icmp { kind, code, id: 1 },
+        Kind::Other => Body::Other(packet.protocol),
+    };
+    let wire = Wire {
+        source,
+        destination,
+        hop_limit: HOP_LIMIT,
+        body,
+    };
+    wire.write(frame, more);
 }

@@ -5,13 +5,14 @@
 //! of reloads.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::Path;
 
 use sg_common::counters::SlotCounters;
 use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT};
 
 use super::error::KernelError;
 use super::state::{Forgotten, SlotOwner, State};
-use sg_policy::policy::Policy;
+use sg_policy::policy::{Location, Policy};
 
 /// The smallest number of slots in a counter map: 32 KiB for each CPU.
 const MIN_CAPACITY: u32 = 1024;
@@ -149,6 +150,7 @@ pub(super) fn assign(
     }
 
     let mut next = FIRST_RULE_SLOT;
+    let mut places = Places::default();
     let rules = policy
         .rules
         .iter()
@@ -175,6 +177,7 @@ pub(super) fn assign(
                 summary: rule.summary.clone(),
                 description: rule.description.clone(),
                 identity: rule.identity.clone(),
+                location: Some(places.of(&rule.source)),
                 base,
             }
         })
@@ -185,6 +188,25 @@ pub(super) fn assign(
         forgotten,
         capacity,
     })
+}
+
+/// The names of files, as whoever reads the record from another directory finds them.
+#[derive(Default)]
+struct Places<'p>(HashMap<&'p str, String>);
+
+impl<'p> Places<'p> {
+    fn of(&mut self, source: &'p Location) -> Location {
+        let file = self.0.entry(&source.file).or_insert_with(|| {
+            let path = Path::new(&source.file);
+            let whole = std::path::absolute(path).ok();
+            let whole = whole.filter(|_| path.is_relative() && path.is_file());
+            whole.map_or_else(|| source.file.clone(), |path| path.display().to_string())
+        });
+        Location {
+            file: file.clone(),
+            ..*source
+        }
+    }
 }
 
 /// Adds the counts of a rule to the sum of its direction and action.

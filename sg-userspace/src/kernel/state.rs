@@ -20,7 +20,7 @@ use super::options::{EgressHook, XdpMode};
 use super::pins::InterfacePins;
 use super::trial::Stands;
 use super::{blob, links};
-use sg_policy::policy::{AuditScope, Established, NonIp};
+use sg_policy::policy::{AuditScope, Established, Location, NonIp};
 
 /// What has to be known about an attached interface and cannot be read from the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,6 +130,10 @@ pub struct SlotOwner {
     pub summary: String,
     pub description: Option<String>,
     pub identity: String,
+    /// Where the rule was when the policy was applied; a file has its whole path. `None` of a rule
+    /// that is not of a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<Location>,
     /// The counts of the slot before it got this owner.
     #[serde(with = "counts", default)]
     pub base: SlotCounters,
@@ -340,6 +344,11 @@ pub(super) mod tests {
                 summary: "tcp 22 from any".into(),
                 description: None,
                 identity: "id".into(),
+                location: Some(Location {
+                    file: "/etc/sgctl/p.yaml".into(),
+                    line: 3,
+                    column: 5,
+                }),
                 base: SlotCounters {
                     packets: 1,
                     bytes: 2,

@@ -74,6 +74,11 @@ impl MapMemory {
         Ok(MapMemory(memory.into()))
     }
 
+    /// Zeros that no map has.
+    pub(super) fn of_zeros(len: usize) -> io::Result<Self> {
+        Ok(MapMemory(MmapMut::map_anon(len)?.into()))
+    }
+
     /// The values as counters, which other processes and programs may write meanwhile.
     pub(super) fn counters(&self) -> &[AtomicU64] {
         let len = self.0.len() / size_of::<AtomicU64>();
@@ -373,6 +378,13 @@ pub(super) fn read_pages(path: &Path) -> io::Result<Option<Vec<u8>>> {
         return Ok(None);
     }
     read_per_cpu_array(map.fd().as_fd(), info.max_entries(), PAGE, 1).map(Some)
+}
+
+/// How many entries a map has.
+pub(super) fn entries(map: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: what the kernel says of a map.
+    let info: bpf_map_info = unsafe { info(map)? };
+    Ok(info.max_entries)
 }
 
 /// All values of the array map `map`, one behind the other.

@@ -1,5 +1,5 @@
-//! Which rule decides a packet, and why: for a policy by the oracle, for an interface by its
-//! tables.
+//! Which rule decides a packet, and why: for a policy by the oracle, and by the tables of an
+//! interface where its programs cannot be asked (`inquiry`).
 
 use std::net::IpAddr;
 
@@ -8,12 +8,15 @@ use sg_common::essential::{Headers, IGMP_TTL, NEIGHBOUR_HOP_LIMIT, is_essential}
 use sg_common::protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6, Kind, icmp_number, kind_of, other_number};
 use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT, Reason};
 
-use super::attached::{Attached, Condition, Health};
+use super::attached::{Attached, Health};
 use super::decided::DecidedBy;
+pub use super::way::ExplainedRule;
+use super::way::{Decision, Way};
+use crate::kernel::state::State;
 use crate::kernel::tables::LiveTables;
 use crate::kernel::{Fault, KernelError};
 use sg_policy::oracle;
-use sg_policy::policy::{AuditScope, Location, NonIp, Policy, Rule};
+use sg_policy::policy::{AuditScope, NonIp, Policy};
 
 /// A packet that opens a flow, about which `explain` is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +44,7 @@ pub enum Transport {
 }
 
 /// `explain --json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Explanation {
     /// The interface whose tables were evaluated. Null for a policy.
     pub interface: Option<String>,
@@ -49,24 +52,33 @@ pub struct Explanation {
     /// policy.
     pub health: Option<Health>,
     pub faults: Vec<Fault>,
-    /// See [`Condition::elsewhere`].
+    /// See [`super::attached::Condition::elsewhere`].
     #[serde(skip)]
     pub elsewhere: Option<String>,
     pub verdict: Action,
     pub direction: Direction,
     pub rule: Option<ExplainedRule>,
     pub reason: DecidedBy,
+    /// The way to it. Left out for a policy.
+    #[serde(flatten)]
+    pub way: Option<Box<Way>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ExplainedRule {
-    pub group: String,
-    pub position: u32,
-    pub name: Option<String>,
-    pub summary: String,
-    pub description: Option<String>,
-    /// Where the rule is in its file. Null for an interface, which does not know that.
-    pub location: Option<Location>,
+impl Explanation {
+    /// What is known of a packet that nobody has looked further at.
+    pub(super) fn of(direction: Direction, decision: Decision) -> Explanation {
+        Explanation {
+            interface: None,
+            health: None,
+            faults: Vec::new(),
+            elsewhere: None,
+            verdict: decision.verdict,
+            direction,
+            rule: decision.rule,
+            reason: decision.reason,
+            way: None,
+        }
+    }
 }
 
 /// Evaluates the rules of `policy` in order.
@@ -74,63 +86,27 @@ pub fn explain_policy(policy: &Policy, question: &Question) -> Explanation {
     if let Some(early) = before_the_rules(question, policy.essential, policy.non_ip, policy.audit) {
         return early;
     }
-    let packet = oracle::Packet {
-        direction: question.direction,
-        remote: question.remote,
-        protocol: question.protocol(),
-        port: question.destination_port(),
-        icmp: question.icmp(),
-    };
-    match oracle::first_match(policy, &packet).map(|i| &policy.rules[i]) {
+    match oracle::first_match(policy, &question.packet()).map(|i| &policy.rules[i]) {
         None => no_match(question, policy.no_match()),
         Some(rule) => by_rule(question, rule.action, ExplainedRule::of(rule)),
     }
 }
 
-impl ExplainedRule {
-    /// A rule of a policy.
-    pub fn of(rule: &Rule) -> Self {
-        ExplainedRule {
-            group: rule.group.clone(),
-            position: rule.position,
-            name: rule.name.clone(),
-            summary: rule.summary.clone(),
-            description: rule.description.clone(),
-            location: Some(rule.source.clone()),
-        }
-    }
-}
-
 /// Evaluates the tables that the interface enforces at this moment.
-pub fn explain_attached(
+pub(super) fn by_tables(
     attached: &Attached,
+    state: &State,
     question: &Question,
 ) -> Result<Explanation, KernelError> {
-    let state = attached.state()?;
-    let condition = attached.condition_if_known()?;
-    let elsewhere = condition.elsewhere();
-    let Condition {
-        interface,
-        health,
-        faults,
-        ..
-    } = condition;
-    let of_interface = |explanation| Explanation {
-        interface: Some(interface),
-        health: Some(health),
-        faults,
-        elsewhere,
-        ..explanation
-    };
     let audit = state.policy.audit.unwrap_or_default();
     if let Some(early) = before_the_rules(question, state.essential, state.non_ip, audit) {
-        return Ok(of_interface(early));
+        return Ok(early);
     }
     let tables = LiveTables::of_running(&attached.pins, state)?;
     let (kind, number) = question.lookup();
     let verdict = tables.decide(question.direction, question.remote, kind, number);
     if verdict.slot() < FIRST_RULE_SLOT {
-        return Ok(of_interface(no_match(question, verdict.action())));
+        return Ok(no_match(question, verdict.action()));
     }
     let Some(owner) = state.rules.iter().find(|o| o.slot == verdict.slot()) else {
         return Err(KernelError::DamagedState {
@@ -138,18 +114,8 @@ pub fn explain_attached(
             reason: format!("no rule owns counter slot {}", verdict.slot()),
         });
     };
-    Ok(of_interface(by_rule(
-        question,
-        owner.action,
-        ExplainedRule {
-            group: owner.group.clone(),
-            position: owner.position,
-            name: owner.name.clone(),
-            summary: owner.summary.clone(),
-            description: owner.description.clone(),
-            location: None,
-        },
-    )))
+    let rule = ExplainedRule::of_owner(owner);
+    Ok(by_rule(question, owner.action, rule))
 }
 
 fn before_the_rules(
@@ -165,48 +131,53 @@ fn before_the_rules(
         _ if essential && question.is_essential() => Reason::Essential,
         _ => return None,
     };
-    Some(Explanation {
-        interface: None,
-        health: None,
-        faults: Vec::new(),
-        elsewhere: None,
-        verdict: reason.action(),
-        direction: question.direction,
-        rule: None,
-        reason: DecidedBy::Reason(reason),
-    })
+    Some(Explanation::of(
+        question.direction,
+        Decision {
+            verdict: reason.action(),
+            rule: None,
+            reason: DecidedBy::Reason(reason),
+            by_flow: false,
+        },
+    ))
 }
 
 fn no_match(question: &Question, verdict: Action) -> Explanation {
-    Explanation {
-        interface: None,
-        health: None,
-        faults: Vec::new(),
-        elsewhere: None,
+    let reason = match verdict {
+        Action::Audit => Reason::NoMatchAudited,
+        Action::Accept | Action::Drop => Reason::NoMatch,
+    };
+    let decision = Decision {
         verdict,
-        direction: question.direction,
         rule: None,
-        reason: DecidedBy::Reason(match verdict {
-            Action::Audit => Reason::NoMatchAudited,
-            Action::Accept | Action::Drop => Reason::NoMatch,
-        }),
-    }
+        reason: DecidedBy::Reason(reason),
+        by_flow: false,
+    };
+    Explanation::of(question.direction, decision)
 }
 
 fn by_rule(question: &Question, action: Action, rule: ExplainedRule) -> Explanation {
-    Explanation {
-        interface: None,
-        health: None,
-        faults: Vec::new(),
-        elsewhere: None,
+    let decision = Decision {
         verdict: action,
-        direction: question.direction,
         rule: Some(rule),
         reason: DecidedBy::Rule,
-    }
+        by_flow: false,
+    };
+    Explanation::of(question.direction, decision)
 }
 
 impl Question {
+    /// The packet as rules see it.
+    pub fn packet(&self) -> oracle::Packet {
+        oracle::Packet {
+            direction: self.direction,
+            remote: self.remote,
+            protocol: self.protocol(),
+            port: self.destination_port(),
+            icmp: self.icmp(),
+        }
+    }
+
     /// The destination port of the packet: the local one inbound, the remote one outbound.
     fn destination_port(&self) -> u16 {
         let port = match self.direction {
@@ -216,7 +187,7 @@ impl Question {
         port.unwrap_or(0)
     }
 
-    fn protocol(&self) -> u8 {
+    pub(super) fn protocol(&self) -> u8 {
         match self.transport {
             Transport::Arp | Transport::NonIp => 0,
             Transport::Icmp { .. } if self.remote.is_ipv4() => IPPROTO_ICMP,
@@ -250,6 +221,12 @@ impl Question {
     /// K5: whether the packet is essential traffic. Assumes that neighbour discovery and IGMP have
     /// the required hop limit.
     fn is_essential(&self) -> bool {
+        self.hop_limit().is_some()
+    }
+
+    /// The hop limit with which it is essential traffic, if it can be: that of neighbour discovery
+    /// or that of IGMP, and any other packet is essential with either.
+    pub(super) fn hop_limit(&self) -> Option<u8> {
         let (source, source_port, destination_port) = match self.direction {
             Direction::Inbound => (self.remote, self.remote_port, self.local_port),
             Direction::Outbound => (self.local, self.local_port, self.remote_port),
@@ -257,16 +234,18 @@ impl Question {
         let ports = (source_port.unwrap_or(0), destination_port.unwrap_or(0));
         let source = words(source);
         let (kind, number) = self.lookup();
-        [NEIGHBOUR_HOP_LIMIT, IGMP_TTL].iter().any(|&hop_limit| {
+        let is_essential_with = |hop_limit: &u8| {
             is_essential(&Headers {
                 is_v6: self.remote.is_ipv6(),
                 kind: kind as u8,
                 number,
-                hop_limit,
+                hop_limit: *hop_limit,
                 source: &source,
                 ports,
             })
-        })
+        };
+        let all = [NEIGHBOUR_HOP_LIMIT, IGMP_TTL];
+        all.into_iter().find(is_essential_with)
     }
 }
 

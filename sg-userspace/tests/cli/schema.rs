@@ -238,6 +238,28 @@ fn explained(rule: Value, interface: &str) -> Value {
     })
 }
 
+/// The same of an interface, whose programs were asked.
+fn explained_there(rule: Value) -> Value {
+    let decision = json!({
+        "verdict": "accept|drop|audit", "rule": ["?", explained_rule(json!(["?", location()]))],
+        "reason": "text", "by_flow": "bool",
+    });
+    let more = json!({
+        "judged_by": "programs|tables", "remote": "address", "remote_port": "number?",
+        "local": "address", "local_port": "number?", "by_flow": "bool", "flow": ["?", flow()],
+        "next": ["?", decision.clone()], "flows_between": "number", "reply": ["?", decision],
+        "nearest": ["*", {
+            "action": "accept|drop|audit", "rule": explained_rule(json!(["?", location()])),
+            "misses": ["order|protocol|port|icmp|address"],
+        }],
+    });
+    let mut whole = explained(rule, "nic");
+    for (key, value) in more.as_object().expect("an object") {
+        whole[key] = value.clone();
+    }
+    whole
+}
+
 fn explained_rule(location: Value) -> Value {
     json!({
         "group": "text", "position": "number", "name": "text?", "summary": "text",
@@ -387,10 +409,28 @@ fn what_is_attached() {
         "192.0.2.2",
         "192.0.2.1",
     ];
-    assert_shape(
-        &explained(explained_rule(json!("none?")), "nic"),
-        &world.run(&words).ok().json(),
-    );
+    let there = explained_there(explained_rule(location()));
+    assert_shape(&there, &world.run(&words).ok().json());
+    let words = [
+        "explain",
+        "--json",
+        "--iface",
+        "nic",
+        "tcp",
+        "192.0.2.2",
+        ":22",
+        "--listening",
+    ];
+    let mut with_sockets = there;
+    with_sockets["rule"] = json!("none?");
+    with_sockets["listening"] = json!({
+        "up": "bool", "carrier": "bool", "own_address": "bool", "forwards": "bool",
+        "sockets": ["*", {
+            "local": "address", "port": "number", "processes": ["*", {"pid": "number", "name": "text"}],
+            "takes": "yes|unless-v6-only|other-address|other-interface",
+        }],
+    });
+    assert_shape(&with_sockets, &world.run(&words).ok().json());
     let detached = json!([{"interface": "nic", "netns": "text", "policy": "text"}]);
     assert_shape(&detached, &world.run(&["detach", "--json"]).ok().json());
 }
@@ -455,17 +495,22 @@ fn flows_of_one() -> Value {
     let used = json!({"live": "number", "entered": "number", "evicted": "number"});
     json!({
         "interface": "nic", "netns": "text", "health": "enforcing", "faults": ["*", fault()],
-        "total": "number",
+        "total": "number", "matching": "number",
         "tables": {"half_open": used, "established": used},
-        "flows": [{
-            "protocol": "number", "local": "address", "local_port": "number?",
-            "remote": "address", "remote_port": "number?", "icmp_id": "number?",
-            "opened": "inbound|outbound|unknown", "kind": "half-open|established", "state": "text",
-            "seeded": "bool", "age_seconds": "number", "idle_seconds": "number",
-            "generation": "number",
-            "rule": ["?", {
-                "group": "text", "position": "number?", "name": "text?", "summary": "text",
-            }],
+        "flows": [flow()],
+    })
+}
+
+fn flow() -> Value {
+    json!({
+        "protocol": "number", "local": "address", "local_port": "number?",
+        "remote": "address", "remote_port": "number?", "icmp_id": "number?",
+        "opened": "inbound|outbound|unknown", "kind": "half-open|established", "state": "text",
+        "seeded": "bool", "audited": "bool", "age_seconds": "number", "idle_seconds": "number",
+        "seconds_left": "number", "generation": "number",
+        "rule": ["?", {
+            "direction": "inbound|outbound", "group": "text", "position": "number?",
+            "name": "text?", "summary": "text",
         }],
     })
 }

@@ -241,7 +241,7 @@ fn the_originator_is_shown_where_it_is_known() {
                             (
                                 f.local_port == Some(22),
                                 f.opened.name(),
-                                f.rule.map(|r| r.summary),
+                                f.rule.map(|r| r.summary.clone()),
                             )
                         })
                         .collect();

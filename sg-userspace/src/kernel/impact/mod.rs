@@ -15,7 +15,9 @@ mod report;
 mod session;
 mod terms;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::path::Path;
 
 use super::error::KernelError;
 use super::plan::Plan;
@@ -28,6 +30,25 @@ pub use report::{
     Session,
 };
 use terms::Terms;
+
+/// The processes that have sockets open, by their inodes.
+pub(super) fn owners_of(inodes: &HashSet<u32>) -> HashMap<u32, Vec<Process>> {
+    let owners = Owners::find(inodes);
+    inodes
+        .iter()
+        .map(|inode| (*inode, owners.of(*inode)))
+        .collect()
+}
+
+/// The TCP connections through which the operator works, as far as they can be found: local and
+/// remote end, as the sockets have them.
+pub fn own_connections() -> Vec<[(IpAddr, u16); 2]> {
+    let named = std::env::var("SSH_CONNECTION").ok();
+    let proc = Path::new("/proc");
+    let found = session::search(proc, std::process::id(), named.as_deref());
+    let ways = found.ways.into_iter();
+    ways.map(|way| [way.local, way.remote]).collect()
+}
 
 /// A change that is planned, and about which a caller of `apply` may have a say.
 pub struct Change<'a> {

@@ -34,7 +34,7 @@ pub(super) use decide::decide;
 pub(super) use existing::{Existing, Key};
 pub(super) use route::leaves_by;
 use sg_policy::compile::Compiled;
-pub(super) use sockets::Listener;
+pub(super) use sockets::{Listener, listening};
 use tables::SeededTable;
 pub use unseen::{Unseen, UnseenKind};
 pub(super) use view::{Extent, View};

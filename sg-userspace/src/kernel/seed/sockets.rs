@@ -105,6 +105,16 @@ impl Socket {
         }
     }
 
+    fn listener(&self) -> Listener {
+        Listener {
+            protocol: self.protocol,
+            local: self.local.0,
+            port: self.local.1,
+            inode: self.inode,
+            device: self.device,
+        }
+    }
+
     fn key(&self) -> Key {
         Key {
             local: self.local.0,
@@ -116,17 +126,19 @@ impl Socket {
     }
 }
 
+/// All sockets of `protocol` in the current network namespace that take packets of any remote end,
+/// those that only this host can reach among them.
+pub(in crate::kernel) fn listening(protocol: u8) -> io::Result<Vec<Listener>> {
+    let sockets = list(protocol)?;
+    let listening = sockets.iter().filter(|socket| socket.serves());
+    Ok(listening.map(Socket::listener).collect())
+}
+
 /// The sockets to which anybody may send, but for those that only this host can reach.
 pub(super) fn listeners(sockets: &[Socket]) -> impl Iterator<Item = Listener> {
     let listening = sockets.iter().filter(|socket| socket.serves());
     let listening = listening.filter(|socket| !socket.local.0.is_loopback());
-    listening.map(|socket| Listener {
-        protocol: socket.protocol,
-        local: socket.local.0,
-        port: socket.local.1,
-        inode: socket.inode,
-        device: socket.device,
-    })
+    listening.map(Socket::listener)
 }
 
 /// The inodes of the sockets that have a peer, by which their processes are found.

@@ -8,8 +8,9 @@ use sg_userspace::kernel::held::InForce;
 use sg_userspace::kernel::{FaultCode, KernelError, Outcome, apply, detach, interfaces};
 use sg_userspace::observe::attached::{Health, Scope, attached};
 use sg_userspace::observe::events::Events;
-use sg_userspace::observe::explain::{Question, Transport, explain_attached};
+use sg_userspace::observe::explain::{Question, Transport};
 use sg_userspace::observe::flows::flows;
+use sg_userspace::observe::inquiry::explain_attached;
 
 use super::{UPLINKS, health, on, programs, put, uplinks};
 use crate::frames::frame;

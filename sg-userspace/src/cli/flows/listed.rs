@@ -1,0 +1,69 @@
+//! The flows of an attachment, read for printing.
+
+use serde::Serialize;
+use sg_userspace::kernel::Fault;
+use sg_userspace::kernel::flow_tables::{FlowTableUse, table_use};
+use sg_userspace::observe::attached::{Attached, Condition, Health};
+use sg_userspace::observe::flows::{Flow, Wanted, list};
+
+use crate::cli::failure::Failure;
+
+/// How many flows are printed for people, unless they say otherwise.
+pub(super) const SHOWN: usize = 100;
+
+/// The flows of an attachment.
+#[derive(Serialize)]
+pub(super) struct Listed {
+    pub(super) interface: String,
+    pub(super) netns: Option<String>,
+    /// Whether the policy is in force on the interface, with its faults, as in `status`.
+    pub(super) health: Health,
+    pub(super) faults: Vec<Fault>,
+    #[serde(skip)]
+    pub(super) elsewhere: Option<String>,
+    /// The other interfaces that share this table. Left out if there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) shared_with: Vec<String>,
+    /// The number of flows in the table, whatever the filters and the limit.
+    pub(super) total: usize,
+    /// How many of them the filters take, whatever the limit.
+    pub(super) matching: usize,
+    pub(super) tables: Tables,
+    pub(super) flows: Vec<Flow>,
+}
+
+/// The use of the tables since the interface was first attached.
+#[derive(Serialize)]
+pub(super) struct Tables {
+    pub(super) half_open: FlowTableUse,
+    pub(super) established: FlowTableUse,
+}
+
+pub(super) fn listed(one: &Attached, wanted: &Wanted) -> Result<Listed, Failure> {
+    let listing = list(one, wanted)?;
+    let [half_open, established] = table_use(&one.pins)?;
+    let condition = one.condition_if_known()?;
+    let elsewhere = condition.elsewhere();
+    let Condition {
+        interface,
+        netns,
+        health,
+        faults,
+        ..
+    } = condition;
+    Ok(Listed {
+        interface,
+        netns,
+        health,
+        faults,
+        elsewhere,
+        shared_with: one.shared_with(),
+        total: listing.total,
+        matching: listing.matching,
+        tables: Tables {
+            half_open,
+            established,
+        },
+        flows: listing.flows,
+    })
+}

@@ -1,0 +1,292 @@
+//! The list of flows for people: a table that fits the terminal, or, of very many flows, plain
+//! lines that are written as they are made.
+
+use std::fmt::{self, Write as _};
+use std::net::{IpAddr, SocketAddr};
+
+use sg_policy::policy::{Protocol, protocol_name, titled};
+use sg_userspace::observe::flows::{Flow, FlowState};
+
+use super::super::failure::Failure;
+use super::super::health;
+use super::super::screen::{Paint, Screen};
+use super::super::table::{Column, Table};
+use super::super::units::{clean, count, span, thousands};
+use super::listed::{Listed, Tables};
+
+/// From so many flows on they are plain lines: a table is built whole before it is printed.
+const MANY: usize = 1000;
+
+/// How much is written at once.
+const CHUNK: usize = 1 << 16;
+
+/// Prints the flows of all attachments.
+pub(super) fn print(screen: &Screen, listed: &[Listed]) -> Result<(), Failure> {
+    if listed.iter().all(|one| one.flows.len() <= MANY) {
+        return screen.say(&text(screen, listed));
+    }
+    for (i, one) in listed.iter().enumerate() {
+        let gap = if i > 0 { "\n" } else { "" };
+        screen.say(&format!("{gap}{}", heading(screen, one)))?;
+        lines(screen, &one.flows)?;
+        screen.say(&closing(screen, one))?;
+    }
+    Ok(())
+}
+
+pub(super) fn text(screen: &Screen, listed: &[Listed]) -> String {
+    let mut out = String::new();
+    for (i, one) in listed.iter().enumerate() {
+        if i > 0 {
+            out.push('\n');
+        }
+        out.push_str(&heading(screen, one));
+        if one.flows.is_empty() {
+            continue;
+        }
+        let columns = [
+            Column::Text("PROTO"),
+            Column::Text("LOCAL"),
+            Column::Text("REMOTE"),
+            Column::SpareText("OPENED", 3),
+            Column::Text("STATE"),
+            Column::Spare("AGE", 1),
+            Column::Number("IDLE"),
+            Column::Spare("LEFT", 2),
+            Column::Flexible("RULE"),
+        ];
+        let mut table = Table::new(screen, &columns);
+        for flow in &one.flows {
+            table.row(cells(flow));
+        }
+        match table.fits() {
+            true => out.push_str(&table.render()),
+            false => one
+                .flows
+                .iter()
+                .for_each(|flow| block(screen, &mut out, flow)),
+        }
+        out.push_str(&closing(screen, one));
+    }
+    out
+}
+
+/// The interfaces and how many flows there are, with what is wrong.
+fn heading(screen: &Screen, one: &Listed) -> String {
+    let mut names = vec![one.interface.as_str()];
+    names.extend(one.shared_with.iter().map(String::as_str));
+    let flows = match one.matching == one.total {
+        true => count(one.total, "flow"),
+        false => format!(
+            "{} of {}",
+            thousands(one.matching as u64),
+            count(one.total, "flow")
+        ),
+    };
+    format!(
+        "{}  {flows}{}\n{}",
+        screen.paint(Paint::Bold, names.join(", ")),
+        evicted(&one.tables),
+        health::warnings(
+            screen,
+            &one.interface,
+            one.health,
+            &one.faults,
+            one.elsewhere.as_deref(),
+        )
+    )
+}
+
+/// How many flows are not shown.
+fn closing(screen: &Screen, one: &Listed) -> String {
+    match one.matching - one.flows.len() {
+        0 => String::new(),
+        more => {
+            let line = format!("and {} more; --limit 0 prints all", thousands(more as u64));
+            format!("{}\n", screen.paint(Paint::Dim, line))
+        }
+    }
+}
+
+/// Says so if flows were evicted, since the tables are too small then.
+fn evicted(tables: &Tables) -> String {
+    let (half_open, established) = (tables.half_open.evicted, tables.established.evicted);
+    if half_open + established == 0 {
+        return String::new();
+    }
+    format!(
+        ", and so far {} established and {} half-open evicted by a full table",
+        thousands(established),
+        thousands(half_open)
+    )
+}
+
+/// The rule that admitted the flow, with its position.
+fn rule_of(flow: &Flow) -> String {
+    let rule = flow.rule.as_ref().map(|rule| {
+        let title = titled(rule.name.as_deref(), &rule.summary);
+        match rule.position {
+            Some(position) => format!("{position}  {title}"),
+            // The same word as in `counters`.
+            None => format!("gone  {title}"),
+        }
+    });
+    let rule = match flow.is_seeded {
+        true => Some("was there before the first policy".to_owned()),
+        false => rule,
+    };
+    rule.unwrap_or_else(|| "-".into())
+}
+
+/// A flow on several lines, for a terminal that is too narrow for a row.
+fn block(screen: &Screen, out: &mut String, flow: &Flow) {
+    let _ = writeln!(
+        out,
+        "{} {}\n  with {}",
+        protocol_name(Protocol::Number(flow.protocol)),
+        endpoint(flow.local, flow.local_port, flow.icmp_id),
+        endpoint(flow.remote, flow.remote_port, None),
+    );
+    let line = format!(
+        "  opened {}, {}, age {}, idle {}, {} left, rule {}",
+        flow.opened.name(),
+        flow.state.name(),
+        span(flow.age_seconds),
+        span(flow.idle_seconds),
+        span(flow.seconds_left),
+        rule_of(flow)
+    );
+    let _ = writeln!(out, "{}", screen.paint(Paint::Dim, line));
+}
+
+fn cells(flow: &Flow) -> Vec<(String, Option<Paint>)> {
+    let state = (flow.state == FlowState::Cut).then_some(Paint::Red);
+    vec![
+        (protocol_name(Protocol::Number(flow.protocol)), None),
+        (endpoint(flow.local, flow.local_port, flow.icmp_id), None),
+        (endpoint(flow.remote, flow.remote_port, None), None),
+        (flow.opened.name().to_owned(), None),
+        (flow.state.name().to_owned(), state),
+        (span(flow.age_seconds), None),
+        (span(flow.idle_seconds), None),
+        (span(flow.seconds_left), None),
+        (rule_of(flow), Some(Paint::Dim)),
+    ]
+}
+
+fn endpoint(address: IpAddr, port: Option<u16>, icmp_id: Option<u16>) -> String {
+    let mut out = String::new();
+    let _ = write_end(&mut out, address, port, icmp_id);
+    out
+}
+
+fn write_end(
+    out: &mut impl fmt::Write,
+    address: IpAddr,
+    port: Option<u16>,
+    icmp_id: Option<u16>,
+) -> fmt::Result {
+    match (address, port, icmp_id) {
+        (IpAddr::V4(address), Some(port), _) => write!(out, "{address}:{port}"),
+        (address, Some(port), _) => write!(out, "{}", SocketAddr::new(address, port)),
+        (address, None, Some(id)) => write!(out, "{address} id {id}"),
+        (address, None, None) => write!(out, "{address}"),
+    }
+}
+
+/// Counts what is written.
+#[derive(Default)]
+struct Length(usize);
+
+impl fmt::Write for Length {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0 += text.len();
+        Ok(())
+    }
+}
+
+/// The flows as plain lines. The columns are as wide as their widest value, which takes a look at
+/// all flows first, and no memory.
+fn lines(screen: &Screen, flows: &[Flow]) -> Result<(), Failure> {
+    const HEADINGS: [&str; 9] = [
+        "PROTO", "LOCAL", "REMOTE", "OPENED", "STATE", "AGE", "IDLE", "LEFT", "RULE",
+    ];
+    let mut widths = HEADINGS.map(str::len);
+    for flow in flows {
+        let ends = [
+            (1, flow.local, flow.local_port, flow.icmp_id),
+            (2, flow.remote, flow.remote_port, None),
+        ];
+        for (column, address, port, id) in ends {
+            let mut length = Length::default();
+            let _ = write_end(&mut length, address, port, id);
+            widths[column] = widths[column].max(length.0);
+        }
+        widths[3] = widths[3].max(flow.opened.name().len());
+        widths[4] = widths[4].max(flow.state.name().len());
+    }
+    // The longest are `icmpv6` and `119 min`.
+    widths[0] = widths[0].max(6);
+    for width in &mut widths[5..8] {
+        *width = (*width).max(7);
+    }
+    let mut out = String::with_capacity(CHUNK + CHUNK / 8);
+    for (column, (heading, width)) in HEADINGS.iter().zip(widths).enumerate() {
+        let is_number = (5..8).contains(&column);
+        pad(&mut out, width, is_number, |out| out.push_str(heading));
+    }
+    end_line(&mut out);
+    for flow in flows {
+        row(&mut out, flow, &widths);
+        if out.len() >= CHUNK {
+            screen.print(&out)?;
+            out.clear();
+        }
+    }
+    screen.print(&out)
+}
+
+fn row(out: &mut String, flow: &Flow, widths: &[usize; 9]) {
+    let [proto, local, remote, opened, state, age, idle, left, _] = *widths;
+    pad(out, proto, false, |out| match flow.protocol {
+        6 => out.push_str("tcp"),
+        17 => out.push_str("udp"),
+        other => out.push_str(&protocol_name(Protocol::Number(other))),
+    });
+    pad(out, local, false, |out| {
+        let _ = write_end(out, flow.local, flow.local_port, flow.icmp_id);
+    });
+    pad(out, remote, false, |out| {
+        let _ = write_end(out, flow.remote, flow.remote_port, None);
+    });
+    pad(out, opened, false, |out| out.push_str(flow.opened.name()));
+    pad(out, state, false, |out| out.push_str(flow.state.name()));
+    for (width, seconds) in [
+        (age, flow.age_seconds),
+        (idle, flow.idle_seconds),
+        (left, flow.seconds_left),
+    ] {
+        pad(out, width, true, |out| out.push_str(&span(seconds)));
+    }
+    out.push_str(&clean(&rule_of(flow)));
+    end_line(out);
+}
+
+/// Writes a cell and the gap behind it.
+fn pad(out: &mut String, width: usize, is_number: bool, write: impl FnOnce(&mut String)) {
+    const SPACES: &str = "                                                                ";
+    let begin = out.len();
+    write(out);
+    let missing = width.saturating_sub(out.len() - begin).min(SPACES.len());
+    let spaces = &SPACES[..missing];
+    match is_number {
+        true => out.insert_str(begin, spaces),
+        false => out.push_str(spaces),
+    }
+    out.push_str("  ");
+}
+
+fn end_line(out: &mut String) {
+    out.truncate(out.trim_end_matches(' ').len());
+    out.push('\n');
+}
