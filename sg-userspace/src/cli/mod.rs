@@ -26,6 +26,7 @@ mod impact;
 mod interrupt;
 mod json_rows;
 mod lab;
+mod metrics;
 mod patience;
 mod policy_args;
 mod rates;
@@ -125,6 +126,7 @@ enum Command {
     Counters(counters::CountersCommand),
     Top(top::Top),
     Flows(flows::Flows),
+    Metrics(metrics::Metrics),
     Show(show::Show),
     History(history::History),
     Detach(detach::Detach),
@@ -185,6 +187,7 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Counters(command) => command.run(context),
         Command::Top(command) => command.run(context),
         Command::Flows(command) => command.run(context),
+        Command::Metrics(command) => command.run(context),
         Command::Show(command) => command.run(context),
         Command::History(command) => command.run(context),
         Command::Detach(command) => command.run(context),

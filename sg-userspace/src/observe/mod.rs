@@ -9,6 +9,8 @@ pub mod filter;
 pub mod flows;
 pub mod history;
 pub mod inquiry;
+pub mod metrics;
+pub mod pace;
 pub mod pin_watch;
 pub mod sampler;
 pub mod trace;

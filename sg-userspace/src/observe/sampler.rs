@@ -3,11 +3,10 @@
 //! rules takes longer to parse than all the rest; and its health as often as takes a small share of
 //! the time.
 
-use std::time::{Duration, Instant};
-
 use super::attached::{Attached, Condition, Unconfirmed};
 use super::counters::{Counters, Origin, assemble};
 use super::history::Past;
+use super::pace::Pace;
 use crate::kernel::flow_tables::{FlowTableUse, table_use};
 use crate::kernel::pins::InterfacePins;
 use crate::kernel::records::Stamp;
@@ -118,36 +117,4 @@ fn read(pins: &InterfacePins) -> Result<(crate::kernel::state::State, Stamp), Ke
 fn past(pins: &InterfacePins) -> Vec<Past> {
     let found = history::history(pins).unwrap_or_default();
     found.into_iter().map(Past::from).collect()
-}
-
-/// Work that is repeated, but takes at most a fiftieth of the time.
-#[derive(Debug)]
-pub struct Pace {
-    due: Instant,
-}
-
-impl Default for Pace {
-    fn default() -> Pace {
-        Pace {
-            due: Instant::now(),
-        }
-    }
-}
-
-impl Pace {
-    const SHARE: u32 = 50;
-    const LEAST: Duration = Duration::from_secs(2);
-
-    /// Whether it is time to do it again.
-    pub fn is_due(&self) -> bool {
-        Instant::now() >= self.due
-    }
-
-    /// Does it, and measures how long it takes.
-    pub fn pass<T>(&mut self, work: impl FnOnce() -> T) -> T {
-        let began = Instant::now();
-        let done = work();
-        self.due = Instant::now() + Pace::LEAST.max(began.elapsed() * Pace::SHARE);
-        done
-    }
 }

@@ -16,6 +16,7 @@ mod flows;
 mod guard;
 mod kept;
 mod kernel;
+mod metrics;
 mod operating;
 mod refusals;
 mod remembering;

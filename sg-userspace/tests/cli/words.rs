@@ -4,7 +4,7 @@
 use super::world::{assert_shown, file, run, run_with, sgctl};
 
 /// Every command that has its own help text. The first is `sgctl` itself.
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "",
     "templates",
     "check",
@@ -18,6 +18,7 @@ const COMMANDS: [&str; 18] = [
     "counters",
     "top",
     "flows",
+    "metrics",
     "show",
     "history",
     "detach",

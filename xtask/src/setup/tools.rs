@@ -97,6 +97,20 @@ const TOOLS: [Tool; 15] = [
     },
 ];
 
+/// What only tests outside of a guest call.
+const HOST_TOOLS: [Tool; 2] = [
+    Tool {
+        program: "prometheus",
+        package: "prometheus",
+        why: "scrapes metrics; where systemd runs, the package starts one on port 9090",
+    },
+    Tool {
+        program: "promtool",
+        package: "prometheus",
+        why: "checks metrics and alert rules",
+    },
+];
+
 const KERNEL_TOOLS: [Tool; 3] = [
     Tool {
         program: "qemu-system-x86_64",
@@ -115,7 +129,7 @@ const KERNEL_TOOLS: [Tool; 3] = [
     },
 ];
 
-/// The programs that tests call.
+/// The programs that tests in a guest call.
 pub(crate) fn test_programs() -> impl Iterator<Item = &'static str> {
     TOOLS.iter().map(|tool| tool.program)
 }
@@ -162,7 +176,7 @@ fn needed(needs: Needs) -> impl Iterator<Item = &'static Tool> {
         Needs::Kernels => &KERNEL_TOOLS,
         Needs::Build | Needs::Tools => &[],
     };
-    TOOLS.iter().chain(for_kernels)
+    TOOLS.iter().chain(&HOST_TOOLS).chain(for_kernels)
 }
 
 fn missing(needs: Needs) -> Vec<&'static Tool> {

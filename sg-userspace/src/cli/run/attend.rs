@@ -139,6 +139,7 @@ impl Session<'_> {
         if self.log.has_room()
             && let Some(Ok(logged)) = self.packets.as_mut().map(PacketLog::drain)
         {
+            self.read.add(&logged);
             self.log.packets(logged);
         }
         if self.traces {

@@ -16,9 +16,12 @@ mod session;
 mod terminal;
 mod trial;
 
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use serde_json::json;
 use sg_userspace::kernel::attempted::Attempted;
 use sg_userspace::kernel::held::InForce;
 use sg_userspace::kernel::pins::PinTree;
@@ -38,6 +41,7 @@ use super::apply;
 use super::context::{Context, Json};
 use super::counters::seconds;
 use super::failure::Failure;
+use super::metrics::server::{Address, Server};
 use super::policy_args::{Attach, Policies};
 
 /// Enforce a policy in the foreground: live counters, reload when its files change
@@ -67,6 +71,7 @@ Examples:
   sgctl run policy.yaml --iface eth0 --iface eth1
   sgctl run base.yaml team.yaml --iface eth0 --persist --interval 60
   sgctl run policy.yaml --iface eth0 --confirm-within 60s
+  sgctl run policy.yaml --iface eth0 --metrics 127.0.0.1:9750
 
 Exit codes: 0 ended by Ctrl-C, SIGTERM or the loss of its terminal or reader, 1 the policy, the interface or the state is wrong, or
 nobody has confirmed it, 2 usage, 3 not permitted or the kernel refused.")]
@@ -84,6 +89,13 @@ pub(super) struct Run {
     /// Show the counters every so many seconds; 1 on a terminal, else 10
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     interval: Option<Duration>,
+    /// Serve metrics for Prometheus: at an address such as 127.0.0.1:9750, or at the path of a
+    /// socket
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<Address>,
+    /// Serve metrics to other machines too: they show rules, policies and what is dropped
+    #[arg(long, requires = "metrics")]
+    metrics_public: bool,
     /// Print what the packet path says of every packet: for development, and slow
     #[arg(long, hide_short_help = true)]
     trace: bool,
@@ -102,6 +114,28 @@ impl Run {
         Ok(options)
     }
 
+    /// The server of metrics, which nobody can disturb `run` through. It listens before anything is
+    /// changed, so that an address that is taken ends the command then.
+    fn server(&self) -> Result<Option<Server>, Failure> {
+        let Some(address) = &self.metrics else {
+            return Ok(None);
+        };
+        if !address.is_local() && !self.metrics_public {
+            return Err(Failure::usage::<Run>(
+                "run",
+                format!(
+                    "--metrics {address}: others than this machine could read rules and policies there; \
+                     an address of the loopback or the path of a socket, or --metrics-public"
+                ),
+            ));
+        }
+        let server = Server::bind(address);
+        server.map(Some).map_err(|source| Failure::Io {
+            what: "listening for who reads metrics",
+            source: io::Error::new(source.kind(), format!("{address}: {source}")),
+        })
+    }
+
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let usual = if context.out.terminal { 1 } else { 10 };
         let interval = self.interval.unwrap_or(Duration::from_secs(usual));
@@ -117,6 +151,7 @@ impl Run {
         let mut events = Events::new(interval).map_err(preparing)?;
         let mut options = self.options(context)?;
         let names = options.interfaces.clone();
+        let mut server = self.server()?;
         let take = |name: &String| RunLock::take(&context.bpffs, name);
         let locks: Vec<RunLock> = names.iter().map(take).collect::<Result<_, _>>()?;
         let mounted = locks.iter().find_map(|lock| lock.mounted.clone());
@@ -174,6 +209,7 @@ impl Run {
             trouble: None,
             damage: None,
             packets: None,
+            read: Arc::default(),
             trace: Vec::new(),
             traces: self.trace,
         };
@@ -185,6 +221,15 @@ impl Run {
             session.log.applied("applied", &begun.applied, &warnings);
             session.log.watched(&begun.findings);
             session.packets = Some(packets?);
+            if let Some(server) = &mut server {
+                let read = Arc::clone(&session.read);
+                server.serve(context, &names, read).map_err(preparing)?;
+                let line = format!("metrics: {}", server.address);
+                let address = server.address.to_string();
+                session
+                    .log
+                    .event("metrics", &line, json!({"address": address}));
+            }
             Ok(reloader)
         });
         let ended = match begun {
@@ -204,7 +249,7 @@ impl Run {
             Failure::Told(failure.exit_code())
         });
         session.log.finish();
-        drop(locks);
+        drop((locks, server));
         ended
     }
 }

@@ -4,6 +4,7 @@
 //! `end` puts back what was in force before.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::json;
@@ -15,6 +16,7 @@ use sg_userspace::kernel::state::{PolicyRecord, State};
 use sg_userspace::kernel::{Applied, KernelError};
 use sg_userspace::observe::attached::{Attached, attached_to};
 use sg_userspace::observe::events::Events as PacketLog;
+use sg_userspace::observe::metrics::EventCounts;
 use sg_userspace::observe::trace::PacketTrace;
 
 use super::events::Events;
@@ -119,6 +121,8 @@ pub(super) struct Session<'a> {
     pub(super) damage: Option<Damage>,
     /// The reader of logged packets.
     pub(super) packets: Option<PacketLog>,
+    /// What became of what it has read, for metrics.
+    pub(super) read: Arc<EventCounts>,
     /// The readers of the packet path's log of the generation in force, with `--trace`.
     pub(super) trace: Vec<PacketTrace>,
     pub(super) traces: bool,

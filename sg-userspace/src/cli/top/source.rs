@@ -2,7 +2,8 @@
 //! attached and detached while the screen is shown.
 
 use sg_userspace::kernel::KernelError;
-use sg_userspace::observe::sampler::{Pace, Sampler};
+use sg_userspace::observe::pace::Pace;
+use sg_userspace::observe::sampler::Sampler;
 
 use super::reading::{InterfaceReading, Reading};
 use crate::cli::context::{Context, Ifaces};

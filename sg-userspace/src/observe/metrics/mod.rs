@@ -1,0 +1,19 @@
+//! Metrics in OpenMetrics: what `sgctl metrics` prints and `sgctl run --metrics` serves (O5).
+//!
+//! `reader` reads the kernel and keeps what seldom changes, `sample` is what it has read, `labels`
+//! names series, `families` says which there are, and `format` writes the two text formats.
+//!
+//! What could not be read is absent, and never zero.
+
+mod events;
+mod families;
+mod format;
+mod labels;
+mod reader;
+mod sample;
+
+pub use events::EventCounts;
+pub use families::{FAMILIES, FamilyInfo, Kind};
+pub use format::{Format, expose};
+pub use reader::Reader;
+pub use sample::Sample;
