@@ -29,7 +29,7 @@ pub(crate) struct Args {
     options: Vec<String>,
 
     /// Let every system call and every step of apply, confirm, rollback, detach and run fail, one
-    /// at a time, instead of all tests; takes half an hour (all tests include a sample of it)
+    /// at a time, instead of all tests; takes up to an hour (all tests include a sample of it)
     #[arg(long, conflicts_with = "kernels")]
     faults: bool,
 
