@@ -2,7 +2,7 @@
 //! measured in the same run: with xdp-filter, with nftables, with empty programs. How long a whole
 //! `apply` may take, and what memory, is absolute.
 
-use crate::cases::{CANDIDATE, CONFIRMED};
+use crate::cases::{CANDIDATE, CONFIRMED, WATCHED};
 use crate::statistics::{Aim, Record, round};
 
 /// How many times as much of a core nftables takes for the same packets.
@@ -13,6 +13,9 @@ const OF_EMPTY: f64 = 0.95;
 
 /// What a packet may cost by two interfaces, of what it costs by one.
 const OF_ONE_INTERFACE: f64 = 1.1;
+
+/// What a dropped packet may cost while somebody watches, of what it costs while nobody does.
+const OF_UNWATCHED: f64 = 1.02;
 
 /// Gives each row its aim, if it has one.
 pub(crate) fn set(records: &mut [Record]) {
@@ -46,6 +49,11 @@ fn aim(record: &Record, all: &[Record]) -> Option<Aim> {
         let without = other("live/tke/drop".into())?;
         // Within its spread of the row without.
         return Some(Aim::AtMost(round(without.value? + without.spread?)));
+    }
+    if name == WATCHED {
+        let without = other("live/tke/drop".into())?;
+        let whole = OF_UNWATCHED * (without.value? + without.floor?);
+        return Some(Aim::AtMost(round(whole - record.floor?)));
     }
     if name == "live/uplinks/2" {
         let one = other("live/uplinks/1".into())?;
@@ -87,6 +95,7 @@ mod tests {
             row("live/candidate", 23.0, 80.0),
             row("live/trial/waits", 25.0, 80.0),
             row("live/trial/confirmed", 25.0, 80.0),
+            row("live/watched", 23.0, 80.0),
             row("live/uplinks/1", 120.0, 380.0),
             row("live/uplinks/2", 171.0, 380.0),
             Record::of("feel/rr/wire/state", "ratio", &[0.94], None),
@@ -110,6 +119,7 @@ mod tests {
             ("live/candidate", Some(Aim::AtMost(24.0)), false),
             ("live/trial/waits", None, false),
             ("live/trial/confirmed", Some(Aim::AtMost(24.0)), true),
+            ("live/watched", Some(Aim::AtMost(22.0)), true),
             ("live/uplinks/1", None, false),
             ("live/uplinks/2", Some(Aim::AtMost(170.0)), true),
             ("feel/rr/wire/state", Some(Aim::AtLeast(0.95)), true),

@@ -32,6 +32,8 @@ pub(crate) struct Case {
     pub(crate) candidate: Option<fn() -> Result<Policy>>,
     /// If it was applied to be confirmed, whether it was.
     pub(crate) trial: Option<Stage>,
+    /// Whether somebody watches what is dropped.
+    pub(crate) is_watched: bool,
 }
 
 impl Case {
@@ -69,6 +71,7 @@ const fn case(
         max_flows: 65_536,
         candidate: None,
         trial: None,
+        is_watched: false,
     }
 }
 
@@ -87,6 +90,7 @@ const fn flows(
         max_flows,
         candidate: None,
         trial: None,
+        is_watched: false,
     }
 }
 
@@ -100,6 +104,13 @@ const fn beside(candidate: fn() -> Result<Policy>, case: Case) -> Case {
 const fn on_trial(stage: Stage, case: Case) -> Case {
     Case {
         trial: Some(stage),
+        ..case
+    }
+}
+
+const fn watched(case: Case) -> Case {
+    Case {
+        is_watched: true,
         ..case
     }
 }
@@ -125,6 +136,7 @@ const fn nft_flows(
         max_flows: 0,
         candidate: None,
         trial: None,
+        is_watched: false,
     }
 }
 
@@ -136,6 +148,9 @@ pub(crate) const CANDIDATE: &str = "live/candidate";
 
 /// `live/tke/drop` once it was confirmed.
 pub(crate) const CONFIRMED: &str = "live/trial/confirmed";
+
+/// `live/tke/drop` while somebody watches what is dropped.
+pub(crate) const WATCHED: &str = "live/watched";
 
 /// Rows that are measured in turn, since they are compared with each other. All of a group are
 /// about packets of one direction.
@@ -156,6 +171,7 @@ pub(crate) const GROUPS: &[&[Case]] = &[
             Stage::Confirmed,
             case(CONFIRMED, Floor::Drop, |_| policies::tke_drop()),
         ),
+        watched(case(WATCHED, Floor::Drop, |_| policies::tke_drop())),
     ],
     &[
         case("live/rules/10", Floor::Drop, |_| policies::rules(10)),
@@ -285,6 +301,7 @@ pub(crate) const GROUPS: &[&[Case]] = &[
         max_flows: 131_072,
         candidate: None,
         trial: None,
+        is_watched: false,
     }],
 ];
 

@@ -1,5 +1,8 @@
 //! The programs of a policy, loaded into the kernel and attached to nothing: what is measured.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -44,6 +47,27 @@ pub(crate) struct Enforcer {
     /// Milliseconds.
     pub(crate) compile_time: f64,
     pub(crate) load_time: f64,
+}
+
+/// Watches what an enforcer drops, in a thread.
+pub(crate) struct Watcher {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<u64>>,
+}
+
+impl Watcher {
+    /// Ends it. Returns how many events it got.
+    pub(crate) fn end(mut self) -> u64 {
+        self.stop.store(true, Ordering::SeqCst);
+        let thread = self.thread.take();
+        thread.and_then(|thread| thread.join().ok()).unwrap_or(0)
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
 }
 
 /// How large a program is: instructions that the verifier explored, and bytes of machine code.
@@ -238,6 +262,27 @@ impl Enforcer {
                 ..SharedMaps::default()
             },
             compile_time: started.elapsed().as_secs_f64() * 1e3,
+        })
+    }
+
+    /// Somebody who watches what is dropped, until dropped.
+    pub(crate) fn watcher(&self) -> Result<Watcher> {
+        let (mut watch, mut reader) = self.programs.events()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut events = 0;
+            // As `sgctl log --follow` does.
+            while !stopped.load(Ordering::SeqCst) {
+                watch.renew();
+                events += reader.drain().events.len() as u64;
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            events
+        });
+        Ok(Watcher {
+            stop,
+            thread: Some(thread),
         })
     }
 

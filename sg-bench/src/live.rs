@@ -8,7 +8,7 @@ use sg_common::verdict::Direction;
 
 use crate::cases::{Case, Floor, GROUPS, Inputs, TOUCH};
 use crate::cores::Cores;
-use crate::enforcer::{Enforcer, Fates};
+use crate::enforcer::{Enforcer, Fates, Watcher};
 use crate::missing::Missing;
 use crate::nftables;
 use crate::object::{Floors, Turn, Writer};
@@ -44,6 +44,8 @@ struct Loaded {
     tally: Tally,
     fates: Fates,
     note: String,
+    /// Who watches what is dropped, if somebody does.
+    watcher: Option<Watcher>,
 }
 
 pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record>> {
@@ -170,6 +172,7 @@ impl Bench<'_> {
         let workload = (case.build)(&inputs)?;
         let mut note = workload.note;
         let mut fates = Fates::default();
+        let mut watcher = None;
         let mut sender = rig.sender();
         let own_rig = || {
             let letter = char::from(b'a' + index as u8);
@@ -213,6 +216,9 @@ impl Bench<'_> {
                     note = format!("{note}, tables for {}", case.max_flows);
                 }
                 fates = enforcer.fates(case.direction)?;
+                if case.is_watched {
+                    watcher = Some(enforcer.watcher()?);
+                }
                 Filter::Enforcer(Box::new(enforcer))
             }
         };
@@ -226,6 +232,7 @@ impl Bench<'_> {
             tally: Tally::default(),
             fates,
             note,
+            watcher,
         })
     }
 }
@@ -292,6 +299,12 @@ fn check(variant: &mut Loaded) -> Result<String> {
     let mut note = String::new();
     if share < 0.9999 {
         note = format!("; {:.2} % {fate}", share * 100.0);
+    }
+    if let Some(watcher) = variant.watcher.take() {
+        match watcher.end() {
+            0 => bail!("the watcher got no event"),
+            events => note = format!("{note}; {events} events read"),
+        }
     }
     if variant.case.floor == Floor::Drop && variant.case.flows > 0 {
         let flows = variant.case.flows;

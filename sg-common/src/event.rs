@@ -1,4 +1,6 @@
-//! What a rule with `log` leaves behind of each packet it decides, and the rings that hold it.
+//! What is kept of a packet that a rule with `log` decides, or that is dropped while somebody
+//! watches, and the rings that hold it. Which of them are written is said in
+//! [`event_budget`](crate::event_budget).
 //!
 //! Each CPU has a ring of its own, which it overwrites: the ring keeps the newest events, whether
 //! or not anybody reads. Readers map the rings into memory and take nothing away, so that any
@@ -9,7 +11,7 @@
 use crate::flow_table::Word;
 use crate::verdict::{Action, Direction};
 
-/// One logged packet. Addresses are words whose bytes in memory are those on the wire (IPv4 uses
+/// One packet. Addresses are words whose bytes in memory are those on the wire (IPv4 uses
 /// the first), everything else is host order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -43,24 +45,41 @@ pub struct Event {
     pub action: u8,
     /// The flags of the header, of TCP; else zero.
     pub tcp_flags: u8,
-    /// Always zero: there is no padding.
-    pub zero: u8,
+    /// [`LOGGED`] and the bits after it.
+    pub marks: u8,
     /// The interface that the packet crossed.
     pub ifindex: u32,
-    /// As `zero`.
-    pub zero2: u32,
+    /// The queue of the device that it came from or goes to.
+    pub queue: u16,
+    /// How many bytes of it there are in the slot.
+    pub captured: u16,
+    /// The VLAN tag (priority, DEI, number) that the device has taken out of the frame or is going
+    /// to put in, if `has_tag` is 1. One that is in the frame is among its first bytes.
+    pub tag: u16,
+    /// See `tag`.
+    pub has_tag: u16,
+    /// How many packets the wire sees of it: more than one if the device segments it.
+    pub packets: u32,
 }
 
+/// In [`Event::marks`]: the policy says that the packet is logged. Without it there is an event
+/// only because somebody watched.
+pub const LOGGED: u8 = 1;
+/// As [`LOGGED`]: it is a later fragment, which has no ports.
+pub const LATER_FRAGMENT: u8 = 2;
+
 /// Words of an event.
-pub const EVENT_WORDS: usize = 9;
+pub const EVENT_WORDS: usize = 10;
+
+/// The word that [`Event::captured`] is the highest part of.
+const CAPTURED_WORD: usize = 8;
+
+const _: () = assert!(core::mem::offset_of!(Event, captured) == CAPTURED_WORD * 8 + 6);
 
 /// An event as it lies in a slot.
 pub type EventWords = [u64; EVENT_WORDS];
 
 const _: () = assert!(size_of::<Event>() == size_of::<EventWords>());
-
-/// Events that one CPU writes in a second at most; a flood must not become a flood of logs.
-pub const EVENTS_PER_SECOND: u64 = 1000;
 
 /// What one CPU has done with its events. Only that CPU writes it.
 #[derive(Debug, Default)]
@@ -68,13 +87,28 @@ pub const EVENTS_PER_SECOND: u64 = 1000;
 pub struct EventRing<W> {
     /// Events written since the ring was made, which is also the number of the next one.
     pub written: W,
-    /// Events not written since then, for being over [`EVENTS_PER_SECOND`].
-    pub suppressed: W,
-    /// The second that is being counted, and the events written in it.
-    pub second: W,
-    /// Events written in that second.
-    pub written_in_second: W,
+    /// As `written`, with the event that is being written. Counts of written events that are read
+    /// between the two, in this order, belong to them if they are equal.
+    pub begun: W,
+    /// Those of them that the policy logs.
+    pub logged: W,
+    /// Events that the policy logs and that were not written.
+    pub logged_suppressed: W,
+    /// The tick that is being counted: see [`event_budget`](crate::event_budget).
+    pub tick: W,
+    /// Events admitted in that tick.
+    pub in_tick: W,
 }
+
+/// Bytes of each packet that an event always has: the headers, by which a malformed packet can be
+/// named.
+pub const HEAD: u64 = 64;
+
+/// The most bytes of a packet that an event can have.
+pub const SNAP: u64 = 256;
+
+/// Words of a packet's first bytes.
+pub const SNAP_WORDS: usize = (SNAP / 8) as usize;
 
 /// Room for one event.
 #[derive(Debug, Default)]
@@ -85,51 +119,69 @@ pub struct EventSlot<W> {
     pub sequence: W,
     /// The event: an [`Event`].
     pub words: [W; EVENT_WORDS],
+    /// The first bytes of the packet, as many as [`Event::captured`] says.
+    pub data: [W; SNAP_WORDS],
 }
 
-const _: () = assert!(size_of::<EventRing<u64>>() == 64 && size_of::<EventSlot<u64>>() == 80);
+const _: () = assert!(size_of::<EventRing<u64>>() == 64 && size_of::<EventSlot<u64>>() == 344);
 
 impl<W: Word> EventRing<W> {
-    /// Counts one event at `now` nanoseconds. True if it may be written.
+    /// Whether `limit` events have been admitted in this tick. Begins the tick if it is a new one.
     #[inline(always)]
-    pub fn admit(&self, now: u64) -> bool {
-        let second = now / 1_000_000_000;
-        let mut written = self.written_in_second.load();
-        if second != self.second.load() {
-            self.second.store(second);
-            written = 0;
+    pub fn is_full(&self, tick: u64, limit: u64) -> bool {
+        if self.tick.load() != tick {
+            self.tick.store(tick);
+            self.in_tick.store(0);
         }
-        if written >= EVENTS_PER_SECOND {
-            self.suppress();
-            return false;
-        }
-        self.written_in_second.store(written + 1);
-        true
+        self.in_tick.load() >= limit
     }
 
-    /// Counts an event that is not written.
+    /// Counts an event that is going to be written.
     #[inline(always)]
-    pub fn suppress(&self) {
-        self.suppressed.store(self.suppressed.load() + 1);
+    pub fn count(&self) {
+        self.in_tick.store(self.in_tick.load() + 1);
     }
 
-    /// Writes an event into the slot of this number, and makes it the newest.
+    /// Begins an event, before anything counts it.
     #[inline(always)]
-    pub fn write(&self, number: u64, slot: &EventSlot<W>, words: &EventWords) {
+    pub fn begin(&self) {
+        // A full barrier: whoever sees that the event is counted sees that it has begun.
+        self.begun.swap(self.written.load() + 1);
+    }
+
+    /// Whether the first `written` events are all that have begun; `earlier` is a number that was
+    /// read before.
+    pub fn is_at(&self, written: u64, earlier: u64) -> bool {
+        self.begun.load_after(earlier) == written
+    }
+
+    /// Writes an event into the slot of this number, and makes it the newest. `fill` writes the
+    /// first bytes of the packet, and returns how many.
+    #[inline(always)]
+    pub fn write(
+        &self,
+        number: u64,
+        slot: &EventSlot<W>,
+        words: &EventWords,
+        fill: impl FnOnce(&EventSlot<W>) -> u64,
+    ) {
         // Both swaps are full barriers: a reader that sees a word of this event does not see the
         // number of the event before, and one that sees this number sees all words.
         slot.sequence.swap(0);
         for (to, from) in slot.words.iter().zip(words) {
             to.store(*from);
         }
+        let captured = fill(slot);
+        slot.words[CAPTURED_WORD].store(words[CAPTURED_WORD] | captured << 48);
         slot.sequence.swap(number + 1);
         self.written.store(number + 1);
     }
 }
 
 impl<W: Word> EventSlot<W> {
-    /// The event of this number, unless another one has taken its place.
-    pub fn read(&self, number: u64) -> Option<EventWords> {
+    /// The event of this number and the first bytes of its packet, unless another one has taken its
+    /// place.
+    pub fn read(&self, number: u64) -> Option<(EventWords, [u64; SNAP_WORDS])> {
         if self.sequence.load() != number + 1 {
             return None;
         }
@@ -137,8 +189,13 @@ impl<W: Word> EventSlot<W> {
         for (to, from) in words.iter_mut().zip(&self.words) {
             *to = from.load_after(number);
         }
+        let mut data = [0; SNAP_WORDS];
+        for (to, from) in data.iter_mut().zip(&self.data) {
+            *to = from.load_after(number);
+        }
         // A writer that came in between has set the number to zero before it changed a word.
-        (self.sequence.load_after(words[EVENT_WORDS - 1]) == number + 1).then_some(words)
+        let last = data[SNAP_WORDS - 1];
+        (self.sequence.load_after(last) == number + 1).then_some((words, data))
     }
 }
 
@@ -176,27 +233,20 @@ mod tests {
     type Slot = EventSlot<AtomicU64>;
 
     #[test]
-    fn the_limit_starts_anew_each_second_and_counts_what_it_holds_back() {
-        let ring = Ring::default();
-        let second = 1_000_000_000;
-        for _ in 0..EVENTS_PER_SECOND {
-            assert!(ring.admit(5 * second));
-        }
-        assert!(!ring.admit(5 * second + 1));
-        assert_eq!(Word::load(&ring.suppressed), 1);
-        assert!(ring.admit(6 * second));
-    }
-
-    #[test]
     fn a_slot_gives_the_event_of_its_number_and_no_other() {
         let (ring, slot) = (Ring::default(), Slot::default());
         assert_eq!(slot.read(0), None);
         let words = [7; EVENT_WORDS];
-        ring.write(0, &slot, &words);
-        assert_eq!(slot.read(0), Some(words));
-        ring.write(4, &slot, &[8; EVENT_WORDS]);
+        ring.write(0, &slot, &words, |slot| {
+            Word::store(&slot.data[1], 5);
+            0
+        });
+        let mut data = [0; SNAP_WORDS];
+        data[1] = 5;
+        assert_eq!(slot.read(0), Some((words, data)));
+        ring.write(4, &slot, &[8; EVENT_WORDS], |_| 0);
         assert_eq!(slot.read(0), None);
-        assert_eq!(slot.read(4), Some([8; EVENT_WORDS]));
+        assert_eq!(slot.read(4), Some(([8; EVENT_WORDS], data)));
         Word::swap(&slot.sequence, 0);
         assert_eq!(slot.read(4), None, "while it is being written");
     }
@@ -208,16 +258,22 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for number in 0..200_000 {
-                    ring.write(number, &slot, &[number; EVENT_WORDS]);
+                    ring.write(number, &slot, &[number; EVENT_WORDS], |slot| {
+                        for word in &slot.data {
+                            Word::store(word, number);
+                        }
+                        0
+                    });
                 }
             });
             let mut seen = 0;
             loop {
                 let next = Word::load(&ring.written);
                 if let Some(number) = next.checked_sub(1)
-                    && let Some(words) = slot.read(number)
+                    && let Some((words, data)) = slot.read(number)
                 {
                     assert_eq!(words, [number; EVENT_WORDS]);
+                    assert_eq!(data, [number; SNAP_WORDS]);
                     seen += 1;
                 }
                 if next == 200_000 {
@@ -256,9 +312,13 @@ mod tests {
             direction: 1,
             action: 1,
             tcp_flags: 16,
-            zero: 0,
+            marks: LOGGED,
             ifindex: 17,
-            zero2: 0,
+            queue: 18,
+            captured: 64,
+            tag: 19,
+            has_tag: 1,
+            packets: 20,
         };
         let pair = |low: u64, high: u64| low | high << 32;
         let words = [
@@ -269,9 +329,13 @@ mod tests {
             pair(8, 9),
             pair(10, 11),
             12 | 13 << 16 | 14 << 32 | 1 << 40 | 0x0102 << 48,
-            pair(15, 1 | 1 << 8 | 16 << 16),
-            17,
+            pair(15, 1 | 1 << 8 | 16 << 16 | 1 << 24),
+            pair(17, 18),
+            pair(19 | 1 << 16, 20),
         ];
-        assert_eq!(Event::from_words(&words), event);
+        let (ring, slot) = (Ring::default(), Slot::default());
+        ring.write(0, &slot, &words, |_| 64);
+        let read = slot.read(0).map(|(words, _)| Event::from_words(&words));
+        assert_eq!(read, Some(event));
     }
 }

@@ -47,6 +47,7 @@ pub mod concern;
 pub mod counters;
 pub mod essential;
 pub mod event;
+pub mod event_budget;
 pub mod flow;
 pub mod flow_entry;
 pub mod flow_ports;
@@ -66,4 +67,4 @@ pub mod verdict;
 
 /// Version of every layout in this crate and of the pin directory. It changes whenever a map's
 /// key, value or meaning changes, so that two builds never read each other's maps.
-pub const LAYOUT_VERSION: u32 = 9;
+pub const LAYOUT_VERSION: u32 = 10;

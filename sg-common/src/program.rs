@@ -12,11 +12,14 @@ pub enum Target {
     Track = 1,
     /// ICMP errors that no rule accepts: whether they are about traffic of this node.
     Related = 2,
+    /// Packets that are decided and counted, and of which an event may have to be written. Without
+    /// this target there are no events, and nothing else changes.
+    Event = 3,
 }
 
 impl Target {
     /// All of them, each at its index.
-    pub const ALL: [Target; 3] = [Target::Slow, Target::Track, Target::Related];
+    pub const ALL: [Target; 4] = [Target::Slow, Target::Track, Target::Related, Target::Event];
 }
 
 /// The constants that the programs of a generation are loaded with, besides their tables. They lie

@@ -1,4 +1,4 @@
-//! The packet path: packet → class → verdict → count. Each hook has four programs, of which the
+//! The packet path: packet → class → verdict → count. Each hook has five programs, of which the
 //! first is attached and the others are reached by tail calls:
 //!
 //! ```text
@@ -13,8 +13,11 @@
 //!                                                       scratch: the packet and the rules' outcome
 //! ```
 //!
-//! Of each tail-call target there are two programs, and the loader takes one of them: those whose
-//! names end in `_aud` are for policies that audit.
+//! All but the first go on to a fifth one, `sg_in_event` or `sg_out_event`, with a packet that is
+//! decided and counted and of which there is to be an event.
+//!
+//! Of each tail-call target but that there are two programs, and the loader takes one of them:
+//! those whose names end in `_aud` are for policies that audit.
 //!
 //! `fast` decides TCP and UDP right behind an IP header; `slow` parses and judges any frame;
 //! `conntrack` is the flow table and what a packet does to a flow; `rules` and `classes` ask the
@@ -108,6 +111,11 @@ pub(crate) fn sg_in_rel_aud(ctx: XdpContext) -> u32 {
     xdp_verdict(relate::<_, On>(&ctx))
 }
 
+#[xdp(frags)]
+pub(crate) fn sg_in_event(ctx: XdpContext) -> u32 {
+    xdp_verdict(events::write(&ctx))
+}
+
 /// In front of a policy that is not confirmed.
 #[xdp(frags)]
 pub(crate) fn sg_in_gate(ctx: XdpContext) -> u32 {
@@ -150,6 +158,11 @@ pub(crate) fn sg_out_related(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn sg_out_rel_aud(ctx: TcContext) -> i32 {
     tc_verdict(relate::<_, On>(&ctx))
+}
+
+#[classifier]
+pub(crate) fn sg_out_event(ctx: TcContext) -> i32 {
+    tc_verdict(events::write(&ctx))
 }
 
 /// In front of a policy that is not confirmed.
@@ -259,10 +272,8 @@ fn track<H: Hook, A: Auditing>(hook: &H) -> bool {
     let Some(scratch) = scratch::get::<H>() else {
         return maps::only_remembers();
     };
-    if A::ON {
-        // The first program leaves them in the traits only.
-        scratch.packet.tcp_flags = scratch.traits.tcp_flags();
-    }
+    // The first program leaves them in the traits only, and an event shows them.
+    scratch.packet.tcp_flags = scratch.traits.tcp_flags();
     let (packet, traits) = (&scratch.packet, scratch.traits.0);
     let packed = flows::track::<A>(packet, scratch.hash, traits, scratch.class, scratch.verdict);
     scratch.outcome = match A::ON && packed == flows::BY_RULES {
@@ -311,17 +322,14 @@ fn keep_if_first(packet: &Packet, outcome: &Outcome) {
     }
 }
 
-/// Every frame that is enforced ends in exactly one outcome: counts it, and writes its event if
-/// it is to have one.
+/// Every frame that is enforced ends in exactly one outcome: counts it, and goes on to write its
+/// event if it may have one.
 #[inline(always)]
 fn finish<H: Hook, A: Auditing>(hook: &H, packet: &Packet, outcome: &Outcome) -> bool {
     if maps::only_remembers() {
         return true;
     }
     let bytes = count::count(hook, packet.claimed, packet.headers, outcome);
-    if maps::has_logging_rules() && outcome.is_logged() {
-        events::emit::<A>(packet, H::DIRECTION, outcome, bytes, hook.ifindex());
-    }
     trace!(
         hook,
         "direction {} accept {} slot {}",
@@ -329,6 +337,7 @@ fn finish<H: Hook, A: Auditing>(hook: &H, packet: &Packet, outcome: &Outcome) ->
         u8::from(outcome.passes()),
         outcome.slot
     );
+    events::emit::<H, A>(hook, packet, outcome, bytes);
     outcome.passes()
 }
 

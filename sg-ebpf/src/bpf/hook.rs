@@ -4,7 +4,9 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, xdp_md},
-    helpers::generated::{bpf_skb_pull_data, bpf_xdp_get_buff_len},
+    helpers::generated::{
+        bpf_skb_load_bytes, bpf_skb_pull_data, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+    },
     programs::{TcContext, XdpContext},
 };
 use sg_common::verdict::Direction;
@@ -52,6 +54,16 @@ pub(crate) trait Hook: EbpfContext {
 
     /// The interface that the frame crosses.
     fn ifindex(&self) -> u32;
+
+    /// The queue of the device that it came from or goes to.
+    fn queue(&self) -> u32;
+
+    /// The VLAN tag beside the frame (see [`Hook::has_tag_beside`]).
+    fn tag_beside(&self) -> u32;
+
+    /// Copies the first `len` bytes of the frame, which has as many, wherever they lie. True if it
+    /// did.
+    fn copy(&self, to: *mut core::ffi::c_void, len: u32) -> bool;
 }
 
 impl Hook for XdpContext {
@@ -117,6 +129,24 @@ impl Hook for XdpContext {
     fn ifindex(&self) -> u32 {
         // SAFETY: reading a field of the context the kernel passed in.
         unsafe { (*self.as_ptr().cast::<xdp_md>()).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn queue(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.as_ptr().cast::<xdp_md>()).rx_queue_index }
+    }
+
+    #[inline(always)]
+    fn tag_beside(&self) -> u32 {
+        0
+    }
+
+    #[inline(always)]
+    fn copy(&self, to: *mut core::ffi::c_void, len: u32) -> bool {
+        // SAFETY: the context pointer is the one the kernel passed in; the verifier has compared
+        // the length with that of the memory.
+        unsafe { bpf_xdp_load_bytes(self.as_ptr().cast::<xdp_md>(), 0, to, len) == 0 }
     }
 }
 
@@ -185,5 +215,23 @@ impl Hook for TcContext {
     fn ifindex(&self) -> u32 {
         // SAFETY: reading a field of the context the kernel passed in.
         unsafe { (*self.skb.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn queue(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.skb.skb).queue_mapping }
+    }
+
+    #[inline(always)]
+    fn tag_beside(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.skb.skb).vlan_tci }
+    }
+
+    #[inline(always)]
+    fn copy(&self, to: *mut core::ffi::c_void, len: u32) -> bool {
+        // SAFETY: as for XDP.
+        unsafe { bpf_skb_load_bytes(self.as_ptr().cast(), 0, to, len) == 0 }
     }
 }

@@ -10,6 +10,7 @@ use aya_ebpf::{
 use sg_common::{
     counters::SlotCounters,
     event::{EventRing, EventSlot},
+    event_budget::{EventCounts, EventWatch},
     fragment::{FragmentKey4, FragmentKey6, FragmentValue},
     lookup::{
         BSS_LINES, BssTables, HASH_KEY_ROOM, Keys2Words, LINE_UNITS, LINE_WORDS, Line,
@@ -116,6 +117,25 @@ pub(crate) static EVENT_RINGS: Array<EventRing<SharedWord>> = Array::with_max_en
 /// The events of all CPUs, as many for each as [`event_slots`] says.
 #[map(name = "sg_event_slots")]
 pub(crate) static EVENT_SLOTS: Array<EventSlot<SharedWord>> = Array::with_max_entries(1, MMAPABLE);
+
+/// What each CPU has done with the events of each counter slot; as long as the counters.
+#[map(name = "sg_event_counts")]
+pub(crate) static EVENT_COUNTS: PerCpuArray<EventCounts> = PerCpuArray::with_max_entries(1, 0);
+
+/// Whether somebody watches. In the programs' own memory, where a dropped packet finds it without a
+/// lookup. The section is a map by itself, so that all generations can share it.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.event_watch")]
+static SG_EVENT_WATCH: EventWatch<SharedWord> = EventWatch {
+    tick: SharedWord::zero(),
+    snap: SharedWord::zero(),
+};
+
+/// See [`EventWatch`].
+#[inline(always)]
+pub(crate) fn event_watch() -> &'static EventWatch<SharedWord> {
+    &SG_EVENT_WATCH
+}
 
 // What the loader writes before the verifier sees the programs. Exported, so that it finds them.
 
@@ -252,6 +272,9 @@ pub(crate) trait Variant {
     fn has_logs() -> bool;
     /// See [`MAY_HAVE_CUT`].
     fn may_have_cut() -> bool;
+    /// Whether the fast path counts the events that are not to be written. If not, the slow path
+    /// has all packets while somebody watches what is dropped.
+    fn counts_events() -> bool;
 }
 
 /// For flows and tables in .bss, with nothing to be logged and no flow that may be cut: as nearly
@@ -285,6 +308,11 @@ impl Variant for Specialised {
     fn may_have_cut() -> bool {
         false
     }
+
+    #[inline(always)]
+    fn counts_events() -> bool {
+        true
+    }
 }
 
 impl Variant for Generic {
@@ -311,6 +339,12 @@ impl Variant for Generic {
     #[inline(always)]
     fn may_have_cut() -> bool {
         may_have_cut()
+    }
+
+    /// For the sake of the verifier's budget.
+    #[inline(always)]
+    fn counts_events() -> bool {
+        false
     }
 }
 

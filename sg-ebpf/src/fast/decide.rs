@@ -30,7 +30,7 @@ use crate::bpf::word::SharedWord;
 use crate::conntrack::table::Flows;
 use crate::outcome::Outcome;
 use crate::packet::ends;
-use crate::{classes, count, rules};
+use crate::{classes, count, events, rules};
 
 /// What [`decide`] returns: that the slow path has to decide, or the verdict, or that conntrack
 /// goes on.
@@ -147,7 +147,8 @@ pub(crate) fn decide<H: Hook>(hook: &H) -> u32 {
     // could not remove single tests of that constant whose two sides meet again.
     let decided = if maps::has() == HAS_FLOWS | HAS_BSS_TABLES {
         plain::<H, Specialised>(hook)
-    } else if maps::is_traced() {
+    } else if maps::is_traced() || events::is_watched() {
+        // See `Variant::counts_events`.
         Err(NO)
     } else {
         plain::<H, Generic>(hook)
@@ -229,6 +230,14 @@ fn plain<H: Hook, F: Variant>(hook: &H) -> Result<u32, Stop> {
         return Ok(ACCEPTED);
     }
     if is_logged {
+        return Err(NO);
+    }
+    // Asked anew, of a number that the verifier knows nothing of: it would explore what comes
+    // before once for drops and once for all else.
+    if F::counts_events()
+        && SharedWord::opaque(verdict.0.into()) & ACCEPT_BIT == 0
+        && events::is_wanted(hook, verdict.slot())
+    {
         return Err(NO);
     }
     // The whole packet is readable: `transport` has compared its end.

@@ -19,7 +19,7 @@ pub(super) struct Json {
 #[derive(Args)]
 pub(super) struct Ifaces {
     /// Only this interface, or those that match a pattern such as 'eth*'; may be repeated
-    #[arg(long = "iface", value_name = "IF")]
+    #[arg(long = "iface", alias = "interface", value_name = "IF")]
     pub(super) names: Vec<String>,
 }
 

@@ -15,6 +15,7 @@ mod context;
 mod counters;
 mod detach;
 mod diff;
+mod event_line;
 mod explain;
 mod explain_args;
 mod failure;
@@ -26,10 +27,12 @@ mod impact;
 mod interrupt;
 mod json_rows;
 mod lab;
+mod log;
 mod metrics;
 mod patience;
 mod policy_args;
 mod rates;
+mod reader;
 mod report;
 mod rollback;
 mod run;
@@ -126,6 +129,7 @@ enum Command {
     Counters(counters::CountersCommand),
     Top(top::Top),
     Flows(flows::Flows),
+    Log(log::Log),
     Metrics(metrics::Metrics),
     Show(show::Show),
     History(history::History),
@@ -187,6 +191,7 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Counters(command) => command.run(context),
         Command::Top(command) => command.run(context),
         Command::Flows(command) => command.run(context),
+        Command::Log(command) => command.run(context),
         Command::Metrics(command) => command.run(context),
         Command::Show(command) => command.run(context),
         Command::History(command) => command.run(context),

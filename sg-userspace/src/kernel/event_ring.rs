@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::AtomicU64;
 
 use aya::maps::MapData;
-use sg_common::event::{Event, EventRing, EventSlot};
+use sg_common::event::{Event, EventRing, EventSlot, EventWords, SNAP_WORDS};
 use sg_common::flow_table::Word;
 
 use super::error::KernelError;
@@ -15,9 +15,9 @@ use super::sys;
 
 /// Room for events of all CPUs together, unless each has its minimum then.
 const SLOTS: u32 = 4096;
-/// The least room for each CPU: a quarter of the events that the rate limit allows in a second, and
-/// more than come in the tenth of a second between two readings.
-const FEWEST: u32 = 256;
+/// The least room for each CPU: all events that one CPU writes in half a second, besides
+/// the first one of each slot (see [`sg_common::event_budget`]).
+const FEWEST: u32 = 512;
 const MOST: u32 = 2048;
 
 /// Room for events of each of so many CPUs, a power of two.
@@ -65,7 +65,7 @@ pub(super) fn slots_at(pins: &InterfacePins) -> Result<u32, KernelError> {
     }
 }
 
-/// A reader's position in the rings of an interface.
+/// A reader's position in the rings of an attachment.
 pub struct EventReader {
     rings: sys::MapMemory,
     slots: sys::MapMemory,
@@ -73,19 +73,30 @@ pub struct EventReader {
     share: usize,
     /// The number of the next event to read, for each CPU.
     next: Vec<u64>,
-    /// How many suppressed events were reported.
-    suppressed: u64,
 }
 
-/// The events since the last reading. With those lost and suppressed, they are all that the
-/// programs have made.
+/// An event and the first bytes of its packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    pub event: Event,
+    pub bytes: Vec<u8>,
+}
+
+/// The events since the last reading.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Drained {
     /// The events, ordered by time.
-    pub events: Vec<Event>,
+    pub events: Vec<Taken>,
     /// How many were overwritten before they were read.
     pub lost: u64,
-    /// How many were over the rate limit, and so not written.
+}
+
+/// Events that policies log, since the rings were made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoggedSoFar {
+    /// Those that were written.
+    pub written: u64,
+    /// Those that were not, for being over a limit.
     pub suppressed: u64,
 }
 
@@ -94,33 +105,45 @@ impl EventReader {
     pub fn from_the_first(pins: &InterfacePins) -> Result<Self, KernelError> {
         let mut reader = Self::open(pins)?;
         reader.next.fill(0);
-        reader.suppressed = 0;
         Ok(reader)
     }
 
     /// Opens the rings of an interface, beginning with the next event that is written.
     pub fn open(pins: &InterfacePins) -> Result<Self, KernelError> {
         let share = slots_at(pins)? as usize;
-        let map = |path: std::path::PathBuf, value: usize| {
-            let failed = |e| KernelError::at_pin("opening", &path, e);
-            let opened = MapData::from_pin(&path).and_then(|map| Ok((map.info()?, map)));
-            let (info, map) = opened.map_err(|e| failed(sys::map_error(e)))?;
-            let len = info.max_entries() as usize * value;
-            sys::MapMemory::read_only(map.fd().as_fd(), len).map_err(failed)
+        let open = |path: std::path::PathBuf| {
+            MapData::from_pin(&path)
+                .map_err(|e| KernelError::at_pin("opening", &path, sys::map_error(e)))
+        };
+        let (rings, slots) = (open(pins.event_rings())?, open(pins.event_slots())?);
+        Self::of_maps(&rings, &slots, share)
+    }
+
+    /// The same of maps that are open, with so many slots for each CPU.
+    pub(super) fn of_maps(
+        rings: &MapData,
+        slots: &MapData,
+        share: usize,
+    ) -> Result<Self, KernelError> {
+        let failed = |e| KernelError::io("mapping the events into memory", e);
+        let map = |map: &MapData, value: usize| {
+            let entries = map
+                .info()
+                .map_err(|e| failed(sys::map_error(e)))?
+                .max_entries();
+            sys::MapMemory::read_only(map.fd().as_fd(), entries as usize * value).map_err(failed)
         };
         let mut reader = EventReader {
-            rings: map(pins.event_rings(), size_of::<EventRing<u64>>())?,
-            slots: map(pins.event_slots(), size_of::<EventSlot<u64>>())?,
+            rings: map(rings, size_of::<EventRing<u64>>())?,
+            slots: map(slots, size_of::<EventSlot<u64>>())?,
             share,
             next: Vec::new(),
-            suppressed: 0,
         };
         reader.next = reader
             .rings()
             .iter()
             .map(|r| Word::load(&r.written))
             .collect();
-        reader.suppressed = reader.suppressed_in_all();
         Ok(reader)
     }
 
@@ -139,8 +162,30 @@ impl EventReader {
         unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len() / WORDS) }
     }
 
-    fn suppressed_in_all(&self) -> u64 {
-        self.rings().iter().map(|r| Word::load(&r.suppressed)).sum()
+    /// Goes on behind the newest event.
+    pub fn skip(&mut self) {
+        self.next = self
+            .rings()
+            .iter()
+            .map(|r| Word::load(&r.written))
+            .collect();
+    }
+
+    /// Whether no event has been written or begun since the last reading: counts of written events
+    /// that were read in between belong to what was read. `earlier` is one of them.
+    pub fn is_at_the_end(&self, earlier: u64) -> bool {
+        let mut rings = self.rings().iter().zip(&self.next);
+        rings.all(|(ring, next)| ring.is_at(*next, earlier))
+    }
+
+    /// What the headers of the rings say of the events that policies log.
+    pub fn logged_so_far(&self) -> LoggedSoFar {
+        let mut sum = LoggedSoFar::default();
+        for ring in self.rings() {
+            sum.written += Word::load(&ring.logged);
+            sum.suppressed += Word::load(&ring.logged_suppressed);
+        }
+        sum
     }
 
     /// Reads all events since the last call, or since the rings were opened.
@@ -155,18 +200,24 @@ impl EventReader {
             for number in oldest.max(*next)..written {
                 // `share` is a power of two; that was checked when the rings were opened.
                 match slots[number as usize & (self.share - 1)].read(number) {
-                    Some(words) => drained.events.push(Event::from_words(&words)),
+                    Some((words, data)) => drained.events.push(taken(&words, &data)),
                     None => drained.lost += 1,
                 }
             }
             *next = written;
         }
         self.next = next;
-        drained.events.sort_by_key(|event| event.time);
-        let suppressed = self.suppressed_in_all();
-        drained.suppressed = suppressed.wrapping_sub(self.suppressed);
-        self.suppressed = suppressed;
+        drained.events.sort_by_key(|taken| taken.event.time);
         drained
+    }
+}
+
+fn taken(words: &EventWords, data: &[u64; SNAP_WORDS]) -> Taken {
+    let event = Event::from_words(words);
+    let bytes = data.iter().flat_map(|word| word.to_ne_bytes());
+    Taken {
+        bytes: bytes.take(event.captured.into()).collect(),
+        event,
     }
 }
 
@@ -184,7 +235,7 @@ mod tests {
             (slots_for(1), slots_for(2), slots_for(6)),
             (2048, 2048, 512)
         );
-        assert_eq!((slots_for(16), slots_for(1000)), (256, 256));
+        assert_eq!((slots_for(16), slots_for(1000)), (512, 512));
     }
 
     #[test]

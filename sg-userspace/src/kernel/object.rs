@@ -1,5 +1,6 @@
 //! The embedded BPF object, and the names of its programs and maps.
 
+use sg_common::event_budget::EventWatch;
 use sg_common::flow_ports::PORT_COUNTS;
 
 /// The BPF object with all programs.
@@ -21,3 +22,7 @@ pub(super) const ARRAY_PIN: &str = "array";
 /// The map that the loader makes of the section with the counts of flows by local port.
 pub(super) const FLOW_PORTS: &str = ".bss.flow_ports";
 pub(super) const PORT_COUNTS_LEN: usize = PORT_COUNTS * size_of::<u64>();
+
+/// The map that the loader makes of the section in which a watcher says that it watches.
+pub(super) const EVENT_WATCH: &str = ".bss.event_watch";
+pub(super) const EVENT_WATCH_LEN: usize = size_of::<EventWatch<u64>>();

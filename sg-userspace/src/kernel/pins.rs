@@ -393,6 +393,11 @@ impl InterfacePins {
         self.shared("event_slots")
     }
 
+    /// Whether somebody watches: see `event_watch`.
+    pub fn event_watch(&self) -> PathBuf {
+        self.shared("event_watch")
+    }
+
     /// What was in force in the attachment: see `history`.
     pub fn history(&self) -> PathBuf {
         self.shared("history")
@@ -507,6 +512,11 @@ impl InterfacePins {
     /// What the counters had counted when somebody set their zero: see `zero`.
     pub fn zero(&self) -> PathBuf {
         self.dir.join("zero")
+    }
+
+    /// What was done with the events of each slot of that counter map.
+    pub fn event_counts(&self, index: usize) -> PathBuf {
+        self.dir.join(format!("event_counts_{index}"))
     }
 
     /// Removes all pins of an interface to which nothing is attached any more. With the last

@@ -103,6 +103,7 @@ pub(super) fn forget(plan: &Plan) {
                 }
                 for index in replaced.state.counter_maps..one.state.counter_maps {
                     let _ = unpin(&pins.counters(index));
+                    let _ = unpin(&pins.event_counts(index));
                 }
             }
         }

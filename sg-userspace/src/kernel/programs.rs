@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::resume_unwind;
 use std::time::{Duration, Instant};
 
-use aya::maps::Map;
+use aya::maps::{Map, MapData};
 use aya::programs::{Program, ProgramError, ProgramInfo, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::sys::signal::{SigSet, SigmaskHow};
@@ -20,14 +20,17 @@ use sg_common::program::{
 use sg_common::verdict::Direction;
 
 use super::error::{KernelError, broken_object};
-use super::event_ring::possible_cpus;
+use super::event_ring::{EventReader, possible_cpus};
+use super::event_watch::Watch;
 use super::flow_memory::{FlowKeys, FlowTable, ages, keys_of, port_counts};
 use super::generation::Generation;
-use super::object::{ARRAY, BSS, FLOW_PORTS, INBOUND, OBJECT, OUTBOUND, PORT_COUNTS_LEN};
+use super::object::{
+    ARRAY, BSS, EVENT_WATCH, FLOW_PORTS, INBOUND, OBJECT, OUTBOUND, PORT_COUNTS_LEN,
+};
 use super::pins::InterfacePins;
 use super::shared::CounterReader;
 use super::shared_maps::SharedMaps;
-use super::{gate, sys, targets, trial};
+use super::{event_watch, gate, sys, targets, trial};
 use sg_policy::compile::Compiled;
 use sg_policy::policy::{AuditScope, NonIp};
 
@@ -151,6 +154,7 @@ impl Programs {
             .override_global(aya_log::LEVEL, &generation.log_level, true)
             .map_max_entries(ARRAY, u32::try_from(array_lines).unwrap_or(u32::MAX))
             .map_max_entries("sg_counters", shared.counter_slots.max(1))
+            .map_max_entries("sg_event_counts", shared.counter_slots.max(1))
             .map_max_entries("sg_event_rings", cpus)
             .map_max_entries("sg_event_slots", cpus * event_slots)
             .map_max_entries("sg_flow_tags", groups)
@@ -173,7 +177,15 @@ impl Programs {
             .map_err(|e| KernelError::bpf("creating the BPF maps", e))?;
 
         if let Some(pins) = &shared.pins {
-            share_port_counts(&ebpf, pins)?;
+            let flow_ports = port_counts(pins)?;
+            share_section(
+                FLOW_PORTS,
+                &ebpf,
+                &flow_ports,
+                "sharing the counts of flows",
+            )?;
+            let watch = event_watch::map(pins)?;
+            share_section(EVENT_WATCH, &ebpf, &watch, "sharing who watches")?;
         }
         match tables_of {
             Some(other) => {
@@ -329,6 +341,21 @@ impl Programs {
         FlowTable::private(tags, pages, self.flow_keys, timeouts)
     }
 
+    /// Watches what these programs drop, and reads their events.
+    pub fn events(&self) -> Result<(Watch, EventReader), KernelError> {
+        let map = |name: &'static str| match self.ebpf.map(name) {
+            Some(Map::Array(map)) => Ok(map),
+            _ => Err(broken_object(name)),
+        };
+        let (rings, slots) = (map("sg_event_rings")?, map("sg_event_slots")?);
+        let entries = slots
+            .info()
+            .map_err(|e| KernelError::bpf("opening the events", e))?;
+        let share = entries.max_entries() / possible_cpus()?.max(1);
+        let reader = EventReader::of_maps(rings, slots, share as usize)?;
+        Ok((Watch::of_map(map(EVENT_WATCH)?)?, reader))
+    }
+
     /// A reader of the counters that these programs write.
     pub fn counters(&self) -> Result<CounterReader, KernelError> {
         const NAME: &str = "sg_counters";
@@ -406,18 +433,22 @@ fn words_of(lines: &[Line]) -> &[u32] {
     unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LINE_WORDS) }
 }
 
-/// Makes the programs count flows in the map that all generations share. The loader makes a map of
-/// its own from that section, and would overwrite a pinned one. So the descriptor that the programs
-/// are about to be loaded with is replaced by one of the shared map.
-fn share_port_counts(ebpf: &Ebpf, pins: &InterfacePins) -> Result<(), KernelError> {
-    let Some(Map::Array(map)) = ebpf.map(FLOW_PORTS) else {
-        return Err(broken_object(FLOW_PORTS));
+/// Makes the programs use the map that all generations share in the place of a section. The loader
+/// makes a map of its own from each section, and would overwrite a pinned one. So the descriptor
+/// that the programs are about to be loaded with is replaced by one of the shared map.
+fn share_section(
+    section: &'static str,
+    ebpf: &Ebpf,
+    shared: &MapData,
+    doing: &str,
+) -> Result<(), KernelError> {
+    let Some(Map::Array(map)) = ebpf.map(section) else {
+        return Err(broken_object(section));
     };
-    sys::redirect(map.fd().as_fd(), port_counts(pins)?.fd().as_fd())
-        .map_err(|e| KernelError::io("sharing the counts of flows", e))
+    sys::redirect(map.fd().as_fd(), shared.fd().as_fd()).map_err(|e| KernelError::io(doing, e))
 }
 
-/// Makes the programs of `ebpf` use a table of `other`, as in [`share_port_counts`].
+/// Makes the programs of `ebpf` use a table of `other`, as in [`share_section`].
 fn share_table(name: &'static str, ebpf: &Ebpf, other: &Ebpf) -> Result<(), KernelError> {
     let (Some(Map::Array(map)), Some(Map::Array(other))) = (ebpf.map(name), other.map(name)) else {
         return Err(broken_object(name));

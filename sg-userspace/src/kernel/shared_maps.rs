@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::MapType;
 use sg_common::counters::SlotCounters;
 use sg_common::event::{EventRing, EventSlot};
+use sg_common::event_budget::EventCounts;
 use sg_common::flow::FlowStats;
 use sg_common::flow_table::{Line, Page, groups_for};
 use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
@@ -15,7 +16,7 @@ use super::error::KernelError;
 use super::event_ring::{self, possible_cpus};
 use super::flow_memory::groups_at;
 use super::links::name_of;
-use super::object::{FLOW_PORTS, PORT_COUNTS_LEN};
+use super::object::{EVENT_WATCH, EVENT_WATCH_LEN, FLOW_PORTS, PORT_COUNTS_LEN};
 use super::pins::InterfacePins;
 use super::state::State;
 use super::sys;
@@ -62,8 +63,8 @@ impl SharedMaps {
     /// The maps that the loader takes from a pin or pins: the name in the programs, and the path.
     pub(super) fn pinned(&self) -> Result<Vec<(&'static str, PathBuf)>, KernelError> {
         let maps = self.layouts()?.into_iter();
-        // The loader would overwrite this map.
-        let maps = maps.filter(|(name, ..)| *name != FLOW_PORTS);
+        // The loader would overwrite these maps.
+        let maps = maps.filter(|(name, ..)| ![FLOW_PORTS, EVENT_WATCH].contains(name));
         Ok(maps.map(|(name, path, _)| (name, path)).collect())
     }
 
@@ -76,7 +77,8 @@ impl SharedMaps {
             max_flows: state.max_flows,
         };
         let maps = shared.layouts()?.into_iter().map(|(_, path, _)| path);
-        let counters = (0..state.counter_maps).map(|index| pins.counters(index));
+        let counters = (0..state.counter_maps)
+            .flat_map(|index| [pins.counters(index), pins.event_counts(index)]);
         let all = maps
             .chain(counters)
             .chain([pins.flow_keys(), pins.flow_ledger()]);
@@ -106,6 +108,16 @@ impl SharedMaps {
                 "sg_counters",
                 pins.counters(self.counter_map),
                 Layout::COUNTERS,
+            ),
+            (
+                "sg_event_counts",
+                pins.event_counts(self.counter_map),
+                Layout::EVENT_COUNTS,
+            ),
+            (
+                EVENT_WATCH,
+                pins.event_watch(),
+                Layout::memory(EVENT_WATCH_LEN, 1),
             ),
             (
                 "sg_flow_tags",
@@ -163,6 +175,12 @@ impl Layout {
         map_type: MapType::PerCpuArray,
         key: size_of::<u32>(),
         value: size_of::<SlotCounters>(),
+        mapped: None,
+    };
+    const EVENT_COUNTS: Layout = Layout {
+        map_type: MapType::PerCpuArray,
+        key: size_of::<u32>(),
+        value: size_of::<EventCounts>(),
         mapped: None,
     };
     const FLOW_STATS: Layout = Layout {

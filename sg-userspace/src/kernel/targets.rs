@@ -35,15 +35,17 @@ pub(super) const fn entry(direction: Direction) -> &'static str {
     }
 }
 
-/// The two programs of a target: the usual one, and that of policies that audit.
+/// The two programs of a target: the usual one, and that of policies that audit. One may be both.
 const fn variants(direction: Direction, target: Target) -> [&'static str; 2] {
     match (direction, target) {
         (Direction::Inbound, Target::Slow) => ["sg_in_slow", "sg_in_slow_aud"],
         (Direction::Inbound, Target::Track) => ["sg_in_track", "sg_in_track_aud"],
         (Direction::Inbound, Target::Related) => ["sg_in_related", "sg_in_rel_aud"],
+        (Direction::Inbound, Target::Event) => ["sg_in_event"; 2],
         (Direction::Outbound, Target::Slow) => ["sg_out_slow", "sg_out_slow_aud"],
         (Direction::Outbound, Target::Track) => ["sg_out_track", "sg_out_track_aud"],
         (Direction::Outbound, Target::Related) => ["sg_out_related", "sg_out_rel_aud"],
+        (Direction::Outbound, Target::Event) => ["sg_out_event"; 2],
     }
 }
 
@@ -53,7 +55,7 @@ pub(super) fn is_wanted(name: &str, audits: bool) -> bool {
     let mut all = Direction::BOTH
         .into_iter()
         .flat_map(|direction| Target::ALL.map(|target| variants(direction, target)));
-    all.all(|names| names[other] != name)
+    all.all(|names| names[other] != name || names[1 - other] == name)
 }
 
 /// Puts the loaded programs of each target into the arrays of their hooks.

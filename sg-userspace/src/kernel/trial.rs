@@ -146,25 +146,41 @@ pub fn boot_now() -> u64 {
 
 const SECOND: i128 = 1_000_000_000;
 
+/// The time on the clock of events and flows, as the kernel's programs see it: nanoseconds of
+/// `CLOCK_MONOTONIC`, without the offset of a time namespace.
+pub(super) fn monotonic_of_programs() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| {
+        i128::from(time.tv_sec()) * SECOND + i128::from(time.tv_nsec())
+    });
+    u64::try_from(now - i128::from(monotonic_offset())).unwrap_or(0)
+}
+
+/// What this process's time namespace adds to `CLOCK_MONOTONIC`, in nanoseconds.
+pub fn monotonic_offset() -> i64 {
+    let offset = offset_in(&offsets(), ["monotonic", "1"]);
+    i64::try_from(offset).unwrap_or(0)
+}
+
 /// The offset of this process's time namespace, in nanoseconds.
 fn boot_offset() -> i128 {
-    let text = std::fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
-    offset_in(&text)
+    offset_in(&offsets(), ["boottime", "7"])
+}
+
+fn offsets() -> String {
+    std::fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default()
 }
 
 /// From lines such as `boottime  100  5`: seconds and nanoseconds. Either name or number of the
 /// clock stands first.
-fn offset_in(text: &str) -> i128 {
-    let boottime = |line: &str| {
+fn offset_in(text: &str, clock: [&str; 2]) -> i128 {
+    let of_clock = |line: &str| {
         let mut words = line.split_whitespace();
-        let is_it = words
-            .next()
-            .is_some_and(|name| ["boottime", "7"].contains(&name));
+        let is_it = words.next().is_some_and(|name| clock.contains(&name));
         let mut number = || words.next()?.parse::<i128>().ok();
         let (seconds, nanoseconds) = (number()?, number()?);
         is_it.then_some(seconds * SECOND + nanoseconds)
     };
-    text.lines().find_map(boottime).unwrap_or(0)
+    text.lines().find_map(of_clock).unwrap_or(0)
 }
 
 /// The deadline of a trial that begins now.
@@ -199,7 +215,7 @@ mod tests {
             ("boottime x y\n", 0),
             ("", 0),
         ] {
-            assert_eq!(offset_in(text), expected, "{text}");
+            assert_eq!(offset_in(text, ["boottime", "7"]), expected, "{text}");
         }
     }
 

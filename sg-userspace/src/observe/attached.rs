@@ -376,7 +376,7 @@ pub fn other_layouts(bpffs: &Path, scope: &Scope) -> Result<Vec<KernelError>, Ke
 
 impl Attached {
     /// The interface's name, from the kernel if it still exists, or else from its record.
-    pub(crate) fn name(&self) -> Option<String> {
+    pub fn name(&self) -> Option<String> {
         let is_here = netns::cookie().is_ok_and(|cookie| cookie == self.pins.netns_cookie);
         let there = is_here
             .then(|| interfaces::name_of(self.pins.ifindex))

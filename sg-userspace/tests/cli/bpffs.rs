@@ -83,7 +83,7 @@ fn what_others_could_have_put_there_is_not_believed() {
         assert!(!world.has_xdp(), "{words}");
     };
     // The directory belongs to another user, who has put something into it.
-    std::fs::create_dir_all(root.join("v9/1/1")).unwrap();
+    std::fs::create_dir_all(root.join("v10/1/1")).unwrap();
     chown(&root, Some(NOBODY), None).unwrap();
     refused("belongs to user 65534", "-o mode=0700");
     chown(&root, Some(0), None).unwrap();

@@ -4,6 +4,7 @@
 mod audit;
 mod bpffs;
 mod capabilities;
+mod captures;
 mod confirm;
 mod counters;
 mod cut_off;
@@ -16,6 +17,7 @@ mod flows;
 mod guard;
 mod kept;
 mod kernel;
+mod log;
 mod metrics;
 mod operating;
 mod refusals;

@@ -231,18 +231,18 @@ fn packets_of_rules_with_log_are_printed() {
     running.says("applied p on nic");
     world.ping_node(1);
     running.says(
-        "drop inbound icmp 192.0.2.2 → 192.0.2.1 type 8/0, 98 bytes, by rule 1 of p ([no-ping] icmp",
+        "drop in  icmp 192.0.2.2         > 192.0.2.1     type 8/0 98 B rule 1 no-ping p.yaml:2",
     );
     // Events still arrive after a reload, because the ring outlives the policy.
-    std::fs::write(&path, text.replace("name: p", "name: q")).unwrap();
+    std::fs::write(&path, text.replace("name: p", "name: q\n")).unwrap();
     running.says("reloaded q");
     world.ping_node(1);
-    running.says("by rule 1 of q");
+    running.says("rule 1 no-ping p.yaml:3");
     let text = "name: r\nlog-no-match: inbound\n";
     std::fs::write(&path, text).unwrap();
     running.says("reloaded r");
     world.ping_node(1);
-    running.says("type 8/0, 98 bytes, no-match");
+    running.says("type 8/0 98 B no-match");
 }
 
 /// Proves O2: while the reader sleeps, packets are judged. Each is printed with its own time.

@@ -278,7 +278,12 @@ fn a_reader_of_json_that_stalls_holds_up_nothing() {
 
 fn stalls(format: &[&str], newest: &str, not_shown: &str) {
     let world = World::new();
-    let logging = |port: u16| format!("{}outbound: []\nlog-no-match: inbound\n", policy(port));
+    // Two rules, since each has a limit of its own.
+    let logging = |port: u16| {
+        let rule = "protocol: udp, ports: 10, from: any, action: drop, log: true";
+        policy(port).replace("inbound: [", &format!("inbound: [{{{rule}}}, "))
+            + "outbound: []\nlog-no-match: inbound\n"
+    };
     let path = file(world.dir.path(), "p.yaml", &logging(1));
     let mut child = world
         .command(&["run", "--iface", "nic", "--interval", "60", &path])
@@ -291,11 +296,11 @@ fn stalls(format: &[&str], newest: &str, not_shown: &str) {
     wait_for("the first policy", || {
         world.has_xdp() && in_force(&world).1 == 1
     });
-    // More packets than the pipe and the queue hold, and more than the rate limit lets through in a
-    // second.
-    for _ in 0..4 {
-        world.send_udp_times(9, 3000);
-        std::thread::sleep(Duration::from_millis(1010));
+    // More packets than the pipe and the queue hold, and more than the limits let through.
+    for _ in 0..7 {
+        world.send_udp_times(9, 2000);
+        world.send_udp_times(10, 2000);
+        std::thread::sleep(Duration::from_millis(400));
     }
     std::fs::write(&path, logging(2)).unwrap();
     wait_for("the reload", || in_force(&world) == ("p2".to_owned(), 2));

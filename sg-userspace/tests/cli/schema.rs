@@ -515,6 +515,86 @@ fn flow() -> Value {
     })
 }
 
+/// An event, without its name.
+fn packet(direction: &str, verdict: &str) -> Value {
+    let location = json!({"file": "text", "line": "number", "column": "number"});
+    json!({
+        "at": "time", "interface": "nic",
+        "direction": direction, "verdict": verdict, "reply": "bool", "protocol": "number?",
+        "local": "address?", "local_port": "number?", "remote": "address?",
+        "remote_port": "number?", "icmp_type": "number?", "icmp_code": "number?",
+        "tcp_flags": "number?", "bytes": "number", "packets": "number", "queue": "number",
+        "ether_type": "number", "vlans": ["*", "number"], "generation": "number",
+        "rule": ["?", {
+            "group": "text", "position": "number?", "name": "text?", "summary": "text",
+            "location": ["?", location],
+        }],
+        "reason": "text",
+    })
+}
+
+/// Proves A4: `log` prints one object on each line, and at the end what became of all events.
+#[test]
+fn the_log_is_a_stream() {
+    let world = World::new();
+    let text = "name: p\ninbound: [{protocol: icmp, from: any, action: drop}]\n";
+    let path = file(world.dir.path(), "p.yaml", text);
+    world.run(&["apply", &path, "--iface", "nic"]).ok();
+    let running = Running::of(&mut world.command(&["log", "--follow", "--json"]));
+    let found: Value = loop {
+        world.ping_node(1);
+        let wait = std::time::Duration::from_millis(500);
+        if let Ok(line) = running.lines.recv_timeout(wait) {
+            break serde_json::from_str(&line).unwrap();
+        }
+    };
+    let mut expected = packet("inbound", "drop");
+    expected["event"] = "packet".into();
+    assert_shape(&expected, &found);
+    // The limits hold some of these back.
+    world.send_udp_times(9, 2000);
+    let (code, rest, err) = running.end_with_lines(nix::sys::signal::Signal::SIGINT);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    let lines: Vec<Value> = rest
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let not_shown = json!({
+        "event": "not_shown", "at": "time", "interface": "nic", "lost": "number",
+        "suppressed": "number",
+    });
+    let ended = json!({
+        "event": "end", "at": "time", "interface": "nic", "shown": "number", "filtered": "number",
+        "tally": [{
+            "interface": "nic", "direction": "inbound|outbound", "reason": "text",
+            "rule": expected["rule"], "produced": "number", "delivered": "number",
+            "lost": "number", "suppressed": "number",
+        }],
+    });
+    for line in &lines {
+        match line["event"].as_str() {
+            Some("packet") => assert_shape(&expected, line),
+            Some("not_shown") => assert_shape(&not_shown, line),
+            Some("end") => assert_shape(&ended, line),
+            other => panic!("{other:?}"),
+        }
+    }
+    let last = lines.last().unwrap();
+    assert_eq!(last["event"], "end");
+    // What a reader was not shown is said once, and exactly.
+    let sum =
+        |lines: &[Value], of: &str| -> u64 { lines.iter().filter_map(|l| l[of].as_u64()).sum() };
+    let rows = last["tally"].as_array().unwrap();
+    for of in ["lost", "suppressed"] {
+        assert_eq!(sum(rows, of), sum(&lines, of), "{of}: {last}");
+    }
+    assert_eq!(sum(rows, "delivered"), last["shown"].as_u64().unwrap());
+    assert_eq!(
+        sum(rows, "produced"),
+        sum(rows, "delivered") + sum(rows, "lost") + sum(rows, "suppressed")
+    );
+}
+
 /// Proves A4: a stream has one object on each line, with the interface and the time.
 #[test]
 fn streams() {
@@ -534,14 +614,7 @@ fn streams() {
     event("applied", applied());
     event("counters", counters_of_one());
     world.ping_node(1);
-    let rule = json!({"group": "p", "position": "number", "name": "text?", "summary": "text"});
-    let packet = json!({
-        "direction": "inbound", "verdict": "drop", "reply": "bool", "protocol": "number",
-        "local": "address", "local_port": "number?", "remote": "address", "remote_port": "number?",
-        "icmp_type": "number?", "icmp_code": "number?", "tcp_flags": "number?", "bytes": "number",
-        "generation": "number", "rule": rule, "reason": "rule",
-    });
-    event("packet", packet);
+    event("packet", packet("inbound", "drop"));
     std::fs::write(&path, text.replace("name: p", "name: q")).unwrap();
     event("reloaded", applied());
 

@@ -18,6 +18,7 @@ const COMMANDS: [&str; 19] = [
     "counters",
     "top",
     "flows",
+    "log",
     "metrics",
     "show",
     "history",

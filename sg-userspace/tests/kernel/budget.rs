@@ -116,11 +116,13 @@ fn has_budget(policy: &str, programs: &Programs, gates: &[&str]) {
     }
 }
 
-const PROGRAMS: [&str; 8] = [
+const PROGRAMS: [&str; 10] = [
+    "sg_in_event",
     "sg_in_related",
     "sg_in_slow",
     "sg_in_track",
     "sg_inbound",
+    "sg_out_event",
     "sg_out_related",
     "sg_out_slow",
     "sg_out_track",
@@ -131,11 +133,13 @@ const PROGRAMS: [&str; 8] = [
 const GATES: [&str; 2] = ["sg_in_gate", "sg_out_gate"];
 
 /// Those of a policy that audits.
-const AUDITING: [&str; 8] = [
+const AUDITING: [&str; 10] = [
+    "sg_in_event",
     "sg_in_rel_aud",
     "sg_in_slow_aud",
     "sg_in_track_aud",
     "sg_inbound",
+    "sg_out_event",
     "sg_out_rel_aud",
     "sg_out_slow_aud",
     "sg_out_track_aud",

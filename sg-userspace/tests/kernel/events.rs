@@ -157,20 +157,23 @@ fn the_newest_events_are_kept_and_the_lost_ones_counted() {
         // lost by now.
         let mut scouts: Vec<_> = (0..40).map(|_| open(sandbox)).collect();
         let node = RawSender::new("sg0");
-        // All packets are sent on one CPU. At the highest rate that the limit allows, its ring is
-        // full after three seconds.
+        // All packets are sent on one CPU. With what the limits allow of one rule in half a second,
+        // its ring is full after six rounds.
         let mut cpus = CpuSet::new();
         cpus.set(0).unwrap_or_else(|e| panic!("{e}"));
         sched_setaffinity(Pid::from_raw(0), &cpus).unwrap_or_else(|e| panic!("{e}"));
-        let old = frame("udp 192.0.2.1:1 > 198.51.100.1:2");
+        let old: Vec<_> = (1..=16)
+            .map(|host| frame(&format!("udp 192.0.2.1:1 > 198.51.100.{host}:2")))
+            .collect();
+        const ROUND: usize = 1100;
         let mut rounds = 0;
         loop {
-            for _ in 0..1100 {
-                node.send(old.bytes());
+            for i in 0..ROUND {
+                node.send(old[i % old.len()].bytes());
             }
             rounds += 1;
-            std::thread::sleep(Duration::from_millis(1010));
-            // On an idle machine the loop ends after four rounds.
+            // Longer than a tick, so that the limits begin anew.
+            std::thread::sleep(Duration::from_millis(600));
             let seen = drain(&mut scouts.pop().expect("some are never held back or lost"));
             if seen.lost > 0 && seen.suppressed > 0 {
                 break;
@@ -191,7 +194,7 @@ fn the_newest_events_are_kept_and_the_lost_ones_counted() {
         );
         let counted = read(sandbox, "sg0").rules[0].packets;
         assert_eq!(delivered + logged.lost + logged.suppressed, counted);
-        assert_eq!(counted, rounds * 1100 + 20);
+        assert_eq!(counted, rounds * ROUND as u64 + 20);
         assert!(drain(&mut events).packets.is_empty());
     });
 }

@@ -9,6 +9,7 @@ mod buffers;
 mod candidate;
 mod confirm;
 mod cut;
+mod event_watch;
 mod events;
 mod explained;
 mod facts;

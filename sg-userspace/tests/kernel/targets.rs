@@ -123,6 +123,32 @@ fn a_packet_whose_tail_call_finds_nothing_is_dropped_as_incomplete() {
     });
 }
 
+/// Proves C12: the target that writes events is the only one without which packets are decided as
+/// before; it is reported all the same.
+#[test]
+fn without_the_target_of_events_packets_are_decided_as_before() {
+    sandbox(|sandbox| {
+        sandbox.veth("sg0", "sg1");
+        let rules = "in tcp 22 from any accept log\nin all from any drop log";
+        apply_rules(sandbox, rules, &sandbox.options("sg0"));
+        let attached = only(sandbox, "sg0");
+        let map = Map::ProgramArray(
+            MapData::from_pin(attached.pins.targets(Direction::Inbound, 1)).unwrap(),
+        );
+        let mut array = ProgramArray::try_from(map).unwrap();
+        array.clear_index(&(Target::Event as u32)).unwrap();
+        let peer = RawSender::new("sg1");
+        peer.send(frame("tcp 198.51.100.1:1 > 192.0.2.1:22 syn").bytes());
+        peer.send(frame("tcp 198.51.100.1:1 > 192.0.2.1:23 syn").bytes());
+        let counted = read_when(sandbox, "sg0", |c| c.totals[0].packets == 2);
+        assert_adds_up(&counted, 2, 0);
+        assert_eq!((counted.rules[0].packets, counted.rules[1].packets), (1, 1));
+        assert_eq!(under(&counted, "incomplete"), [0, 0]);
+        let health = only(sandbox, "sg0").status().unwrap().health;
+        assert_eq!(health, Health::Incomplete);
+    });
+}
+
 /// Proves K1: if all targets are missing, a packet that needs one is dropped and counted.
 #[test]
 fn without_its_targets_an_interface_is_incomplete_and_passes_nothing_unknown() {

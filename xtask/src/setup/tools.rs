@@ -19,7 +19,7 @@ struct Tool {
     why: &'static str,
 }
 
-const TOOLS: [Tool; 15] = [
+const TOOLS: [Tool; 17] = [
     Tool {
         program: "ip",
         package: "iproute2",
@@ -94,6 +94,16 @@ const TOOLS: [Tool; 15] = [
         program: "strace",
         package: "strace",
         why: "lets single system calls fail",
+    },
+    Tool {
+        program: "tshark",
+        package: "tshark",
+        why: "reads captures, and filters them by verdict and comment",
+    },
+    Tool {
+        program: "capinfos",
+        package: "wireshark-common",
+        why: "checks captures and their statistics",
     },
 ];
 

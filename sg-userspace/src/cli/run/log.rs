@@ -20,11 +20,12 @@ use super::output::Output;
 use crate::cli::apply;
 use crate::cli::context::Context;
 use crate::cli::counters::{self, Choice, Look};
+use crate::cli::event_line::{Columns, not_shown};
 use crate::cli::failure::Failure;
 use crate::cli::health;
 use crate::cli::rates::{Rates, Reading};
 use crate::cli::screen::{Paint, Screen};
-use crate::cli::units::{clean, packet_rate, thousands};
+use crate::cli::units::{packet_rate, thousands};
 
 /// An event in JSON: one line with its name, its time and its details.
 #[derive(Serialize)]
@@ -61,6 +62,8 @@ pub(super) struct Log {
     interface: String,
     /// All of them, for the text.
     names: String,
+    /// How wide the parts of the lines of packets are.
+    columns: Columns,
     /// Logged packets that were fetched and not passed to `output` yet, oldest first.
     waiting: VecDeque<LoggedPacket>,
     /// How many more packets were lost or suppressed, see [`Logged`].
@@ -91,6 +94,7 @@ impl Log {
             before: None,
             interface,
             names: interfaces.join(", "),
+            columns: Columns::new(interfaces.len() > 1),
             waiting: VecDeque::new(),
             lost: 0,
             suppressed: 0,
@@ -290,9 +294,7 @@ impl Log {
     }
 
     fn packet(&mut self, packet: &LoggedPacket) {
-        let line = clean(&packet.to_string());
-        let rest = line.strip_prefix(packet.verdict.name()).unwrap_or(&line);
-        let line = format!("{}{rest}", self.out.action(packet.verdict));
+        let line = self.columns.line(&self.out, packet);
         self.event_at("packet", packet.at, &line, packet);
     }
 
@@ -372,29 +374,6 @@ fn summary(now: &Counters, rates: &Rates) -> String {
     out
 }
 
-/// `3,000 more packets were to be logged: 2,900 over the rate limit, 100 overwritten before they
-/// were read`, or with one cause only `2,400 more packets were to be logged, over the rate limit`.
-fn not_shown(lost: u64, suppressed: u64) -> String {
-    const SUPPRESSED: &str = "over the rate limit";
-    const LOST: &str = "overwritten before they were read";
-    let all = lost + suppressed;
-    let packets = if all == 1 {
-        "packet was"
-    } else {
-        "packets were"
-    };
-    let head = format!("{} more {packets} to be logged", thousands(all));
-    match (suppressed, lost) {
-        (_, 0) => format!("{head}, {SUPPRESSED}"),
-        (0, _) => format!("{head}, {LOST}"),
-        (suppressed, lost) => format!(
-            "{head}: {} {SUPPRESSED}, {} {LOST}",
-            thousands(suppressed),
-            thousands(lost)
-        ),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use sg_common::verdict::Direction;
@@ -444,30 +423,6 @@ mod tests {
         ] {
             now.health = health;
             assert_eq!(summary(&now, &rates), format!("{whole}{more}\n"));
-        }
-    }
-
-    #[test]
-    fn what_was_not_shown_is_counted_once() {
-        for (lost, suppressed, expected) in [
-            (
-                0,
-                2400,
-                "2,400 more packets were to be logged, over the rate limit",
-            ),
-            (
-                1,
-                0,
-                "1 more packet was to be logged, overwritten before they were read",
-            ),
-            (
-                100,
-                2900,
-                "3,000 more packets were to be logged: 2,900 over the rate limit, 100 overwritten \
-                 before they were read",
-            ),
-        ] {
-            assert_eq!(not_shown(lost, suppressed), expected);
         }
     }
 }

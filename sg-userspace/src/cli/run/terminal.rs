@@ -3,10 +3,9 @@
 
 use std::fs::{self, File};
 use std::io::{self, IsTerminal};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::SFlag;
+use crate::cli::reader::has_no_reader;
 
 /// The state of the terminal at the start.
 pub(super) struct Terminal {
@@ -69,17 +68,6 @@ pub(super) enum Hangup {
     Outlived,
     /// A process has sent it: the terminal is still open, or there was none.
     Asked,
-}
-
-/// Whether this is the writing end of a pipe without a reader. Then poll(2) reports an error.
-fn has_no_reader(end: BorrowedFd<'_>) -> bool {
-    let is_pipe = nix::sys::stat::fstat(end).is_ok_and(|found| {
-        SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO
-    });
-    let mut asked = [PollFd::new(end, PollFlags::empty())];
-    let answered = poll(&mut asked, PollTimeout::ZERO);
-    let found = asked[0].revents();
-    is_pipe && answered.is_ok() && found.is_some_and(|found| found.contains(PollFlags::POLLERR))
 }
 
 fn streams() -> [bool; 3] {

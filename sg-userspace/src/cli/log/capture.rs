@@ -1,0 +1,275 @@
+//! Writes packets to a capture file, or to several in turns: as events show them, with the verdict
+//! of the hook, and with what decided them as a comment.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{self, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use sg_common::verdict::{Action, Direction};
+use sg_userspace::observe::events::{LoggedPacket, Tally};
+
+use super::pcapng::{self, Packet, Statistics, Verdict};
+use crate::cli::event_line::decider;
+
+/// When a file is full and the next one begins.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Rotation {
+    pub(super) size: Option<u64>,
+    pub(super) time: Option<Duration>,
+    /// How many files stay.
+    pub(super) files: usize,
+}
+
+impl Rotation {
+    fn is_on(&self) -> bool {
+        self.size.is_some() || self.time.is_some()
+    }
+}
+
+pub(super) struct Capture {
+    /// `None` for standard output.
+    path: Option<PathBuf>,
+    rotation: Rotation,
+    snap: u32,
+    out: Box<dyn Write>,
+    written: u64,
+    since: Instant,
+    begun: u64,
+    /// The files that there are, the oldest first, and the number of the next one.
+    files: VecDeque<PathBuf>,
+    number: usize,
+    /// The interfaces that the file describes, by name: their numbers, and how many packets of
+    /// each are in it.
+    interfaces: BTreeMap<String, (u32, u64)>,
+    /// Packets in all files.
+    pub(super) packets: u64,
+    /// The next file begins with the next packet.
+    is_between: bool,
+    /// What the statistics of earlier files have said was produced and not delivered.
+    said: BTreeMap<String, (u64, u64)>,
+}
+
+impl Capture {
+    pub(super) fn create(path: &str, snap: u32, rotation: Rotation) -> io::Result<Capture> {
+        let mut capture = Capture {
+            path: (path != "-").then(|| PathBuf::from(path)),
+            rotation,
+            snap,
+            out: Box::new(io::sink()),
+            written: 0,
+            since: Instant::now(),
+            begun: now(),
+            files: VecDeque::new(),
+            number: 0,
+            interfaces: BTreeMap::new(),
+            packets: 0,
+            is_between: false,
+            said: BTreeMap::new(),
+        };
+        capture.next_file()?;
+        Ok(capture)
+    }
+
+    /// Begins the next file, and removes the oldest where there are too many.
+    fn next_file(&mut self) -> io::Result<()> {
+        self.out = match &self.path {
+            None => Box::new(BufWriter::new(io::stdout())),
+            Some(path) => {
+                self.number += 1;
+                let path = match self.rotation.is_on() {
+                    true => numbered(path, self.number),
+                    false => path.clone(),
+                };
+                // It has parts of what others have sent.
+                let mut options = OpenOptions::new();
+                options.write(true).create(true).truncate(true).mode(0o600);
+                let file = options.open(&path)?;
+                self.files.push_back(path);
+                Box::new(BufWriter::new(file))
+            }
+        };
+        while self.rotation.is_on() && self.files.len() > self.rotation.files.max(1) {
+            if let Some(oldest) = self.files.pop_front() {
+                fs::remove_file(oldest)?;
+            }
+        }
+        self.interfaces.clear();
+        (self.since, self.begun) = (Instant::now(), now());
+        self.written = pcapng::section(&mut self.out)? as u64;
+        Ok(())
+    }
+
+    /// Whether the file is full: then [`Capture::rotate`] is due.
+    pub(super) fn is_full(&self) -> bool {
+        let has_any = self.interfaces.values().any(|(_, packets)| *packets > 0);
+        let is_large = self.rotation.size.is_some_and(|size| self.written >= size);
+        let is_old = self
+            .rotation
+            .time
+            .is_some_and(|time| self.since.elapsed() >= time);
+        has_any && !self.is_between && (is_large || is_old)
+    }
+
+    /// Ends the file with what `tallies` say. The next one begins with the next packet.
+    pub(super) fn rotate(&mut self, tallies: &[Tally]) -> io::Result<()> {
+        self.finish(tallies)?;
+        self.is_between = true;
+        Ok(())
+    }
+
+    /// Ends the last file.
+    pub(super) fn finish(&mut self, tallies: &[Tally]) -> io::Result<()> {
+        if !self.is_between {
+            self.statistics(tallies)?;
+        }
+        self.out.flush()
+    }
+
+    /// Hands on what is buffered, so that whoever reads at the same time has all of it.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+
+    /// The files, for people.
+    pub(super) fn names(&self) -> Vec<String> {
+        let names = self.files.iter().map(|path| path.display().to_string());
+        names.collect()
+    }
+
+    pub(super) fn packet(&mut self, packet: &LoggedPacket) -> io::Result<()> {
+        if std::mem::take(&mut self.is_between) {
+            self.next_file()?;
+        }
+        let known = self.interfaces.len() as u32;
+        let interface = match self.interfaces.get_mut(&packet.interface) {
+            Some((number, packets)) => {
+                *packets += 1;
+                *number
+            }
+            None => {
+                let name = packet.interface.clone();
+                self.written += pcapng::interface(&mut self.out, &name, self.snap)? as u64;
+                self.interfaces.insert(name, (known, 1));
+                known
+            }
+        };
+        let head = with_tag(packet);
+        let bytes = &head[..head.len().min(self.snap as usize)];
+        let block = Packet {
+            interface,
+            time: nanoseconds(packet.at),
+            bytes,
+            len: packet.bytes.max(bytes.len() as u32),
+            comment: comment(packet),
+            is_inbound: packet.direction == Direction::Inbound,
+            queue: packet.queue.into(),
+            verdict: verdict(packet),
+        };
+        self.written += pcapng::packet(&mut self.out, &block)? as u64;
+        self.packets += 1;
+        Ok(())
+    }
+
+    fn statistics(&mut self, tallies: &[Tally]) -> io::Result<()> {
+        let stop = now();
+        for (name, (number, delivered)) in &self.interfaces {
+            let of = tallies.iter().filter(|tally| tally.interface == *name);
+            let sums = of.fold((0, 0), |(produced, not), tally| {
+                (
+                    produced + tally.produced,
+                    not + tally.lost + tally.suppressed,
+                )
+            });
+            let before = self.said.insert(name.clone(), sums).unwrap_or_default();
+            let statistics = Statistics {
+                start: self.begun,
+                stop,
+                received: sums.0.saturating_sub(before.0),
+                dropped: sums.1.saturating_sub(before.1),
+                delivered: *delivered,
+            };
+            self.written += pcapng::statistics(&mut self.out, *number, &statistics)? as u64;
+        }
+        Ok(())
+    }
+}
+
+fn now() -> u64 {
+    nanoseconds(Timestamp::now())
+}
+
+fn nanoseconds(at: Timestamp) -> u64 {
+    u64::try_from(at.as_nanosecond()).unwrap_or_default()
+}
+
+/// `capture.pcapng` as `capture-00001.pcapng`.
+fn numbered(path: &Path, number: usize) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let name = match path.extension() {
+        Some(extension) => format!("{stem}-{number:05}.{}", extension.to_string_lossy()),
+        None => format!("{stem}-{number:05}"),
+    };
+    path.with_file_name(name)
+}
+
+/// Its first bytes as they are on the wire: with the tag that the device takes out or puts in.
+fn with_tag(packet: &LoggedPacket) -> Vec<u8> {
+    const ADDRESSES: usize = 12;
+    let mut bytes = packet.head.clone();
+    if let Some(tag) = packet.tag_beside
+        && bytes.len() >= ADDRESSES
+    {
+        let [a, b] = tag.to_be_bytes();
+        // IEEE 802.1Q.
+        bytes.splice(ADDRESSES..ADDRESSES, [0x81, 0x00, a, b]);
+    }
+    bytes
+}
+
+/// `drop inbound: no-match, generation 3`.
+fn comment(packet: &LoggedPacket) -> String {
+    let reply = if packet.reply { ", a reply" } else { "" };
+    format!(
+        "{} {}: {}{reply}, generation {}",
+        packet.verdict,
+        packet.direction,
+        decider(packet),
+        packet.generation
+    )
+}
+
+/// What the program at the hook returned.
+fn verdict(packet: &LoggedPacket) -> Verdict {
+    // enum xdp_action in include/uapi/linux/bpf.h.
+    const XDP_DROP: i64 = 1;
+    const XDP_PASS: i64 = 2;
+    // include/uapi/linux/pkt_cls.h.
+    const TC_ACT_UNSPEC: i64 = -1;
+    const TC_ACT_SHOT: i64 = 2;
+    match (packet.direction, packet.verdict) {
+        (Direction::Inbound, Action::Drop) => Verdict::Xdp(XDP_DROP),
+        (Direction::Inbound, Action::Accept | Action::Audit) => Verdict::Xdp(XDP_PASS),
+        (Direction::Outbound, Action::Drop) => Verdict::Tc(TC_ACT_SHOT),
+        (Direction::Outbound, Action::Accept | Action::Audit) => Verdict::Tc(TC_ACT_UNSPEC),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_numbered_before_their_extension() {
+        for (path, expected) in [
+            ("/tmp/a.pcapng", "/tmp/a-00012.pcapng"),
+            ("a", "a-00012"),
+            ("b.c/a.x.pcapng", "b.c/a.x-00012.pcapng"),
+        ] {
+            assert_eq!(numbered(Path::new(path), 12), Path::new(expected));
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Which events `log` shows: the options that only it has, and how an event is asked the filter
+//! that it shares with `flows`.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use sg_common::event;
+use sg_common::verdict::{Action, Reason};
+use sg_userspace::observe::events::LoggedPacket;
+use sg_userspace::observe::filter::{Ends, Filter, RuleSeen};
+
+#[derive(Args)]
+#[command(next_help_heading = "Filters")]
+pub(super) struct Choice {
+    /// Only packets with this verdict; may be repeated
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "VERDICT")]
+    verdict: Vec<Verdict>,
+    /// Only packets that this reason decided, such as no-match, or `rule`; may be repeated
+    #[arg(long, value_delimiter = ',', value_name = "REASON", value_parser = reason)]
+    reason: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Verdict {
+    Accept,
+    Drop,
+    Audit,
+}
+
+impl Verdict {
+    fn action(self) -> Action {
+        match self {
+            Verdict::Accept => Action::Accept,
+            Verdict::Drop => Action::Drop,
+            Verdict::Audit => Action::Audit,
+        }
+    }
+}
+
+impl Choice {
+    pub(super) fn takes(&self, packet: &LoggedPacket) -> bool {
+        let is_verdict = |wanted: &Verdict| wanted.action() == packet.verdict;
+        let is_reason = |wanted: &String| wanted == packet.reason.name();
+        (self.verdict.is_empty() || self.verdict.iter().any(is_verdict))
+            && (self.reason.is_empty() || self.reason.iter().any(is_reason))
+    }
+}
+
+/// Whether the filter takes a packet. One that is not IP has no ends, so that it fits only where
+/// nothing is said of them.
+pub(super) fn fits(filter: &Filter, packet: &LoggedPacket) -> bool {
+    let says_nothing = filter.protocols.is_empty()
+        && filter.ports.is_empty()
+        && filter.from.is_none()
+        && filter.to.is_none();
+    let fits_ends = match (packet.protocol, packet.local, packet.remote) {
+        (Some(protocol), Some(local), Some(remote)) => filter.takes(&Ends {
+            direction: Some(packet.direction),
+            protocol,
+            local,
+            local_port: packet.local_port,
+            remote,
+            remote_port: packet.remote_port,
+        }),
+        _ => says_nothing,
+    };
+    let rule = packet.rule.as_ref().map(|rule| RuleSeen {
+        // That of the rule: its replies go the other way.
+        direction: match packet.reply {
+            true => packet.direction.opposite(),
+            false => packet.direction,
+        },
+        position: rule.position,
+        name: rule.name.as_deref(),
+    });
+    fits_ends && filter.takes_rule(rule)
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    let mut names: Vec<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+    names.push("rule");
+    names.sort_unstable();
+    names.dedup();
+    match names.contains(&text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("expected one of {}", names.join(", "))),
+    }
+}
+
+pub(super) fn snap(text: &str) -> Result<u32, String> {
+    let most = event::SNAP as u32;
+    let number = text.parse().ok().filter(|n| (1..=most).contains(n));
+    number.ok_or_else(|| format!("expected a number of bytes from 1 to {most}"))
+}
+
+pub(super) fn files(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|n| *n > 0);
+    number.ok_or_else(|| "expected a number of files, at least 1".to_owned())
+}
+
+/// A size such as `100M`, with binary units.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    let wanted = "expected a size such as 500K, 100M or 2G";
+    let (number, shift) = match text.strip_suffix(['K', 'k']) {
+        Some(number) => (number, 10),
+        None => match text.strip_suffix('M') {
+            Some(number) => (number, 20),
+            None => match text.strip_suffix('G') {
+                Some(number) => (number, 30),
+                None => (text, 0),
+            },
+        },
+    };
+    let number: u64 = number.parse().map_err(|_| wanted.to_owned())?;
+    let size = number.checked_mul(1 << shift).filter(|size| *size > 0);
+    size.ok_or_else(|| wanted.to_owned())
+}
+
+pub(super) fn time(text: &str) -> Result<Duration, String> {
+    let seconds = sg_policy::policy::seconds_in(text).filter(|seconds| *seconds > 0);
+    let seconds = seconds.ok_or_else(|| "expected a time such as 90s, 10m or 1h".to_owned())?;
+    Ok(Duration::from_secs(seconds.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_binary_units() {
+        for (text, expected) in [
+            ("1", Some(1)),
+            ("4k", Some(4096)),
+            ("100M", Some(100 << 20)),
+            ("2G", Some(2 << 30)),
+            ("0", None),
+            ("M", None),
+            ("1T", None),
+            ("99999999999G", None),
+        ] {
+            assert_eq!(bytes(text).ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_reason_has_to_be_one() {
+        assert!(reason("no-match").is_ok() && reason("rule").is_ok());
+        assert!(reason("nomatch").unwrap_err().contains("no-match"));
+        assert!(snap("257").is_err() && snap("0").is_err() && snap("64").is_ok());
+    }
+}

@@ -1,0 +1,395 @@
+//! What `log` does once it is known what is asked for: reads, chooses and prints, and says what was
+//! not shown.
+
+use std::fmt::Write as _;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use sg_userspace::observe::events::{LoggedPacket, Tally};
+use sg_userspace::observe::filter::Filter;
+
+use super::capture::Capture;
+use super::choice::{Choice, fits};
+use super::sources::Sources;
+use crate::cli::context::Context;
+use crate::cli::event_line::{Columns, not_shown, rule_text};
+use crate::cli::failure::Failure;
+use crate::cli::reader::has_no_reader;
+use crate::cli::screen::Paint;
+use crate::cli::units::thousands;
+
+/// How often the rings are read. Between two readings each has room for what a CPU writes.
+const FETCH: Duration = Duration::from_millis(50);
+
+/// How often it is said how many packets were not shown.
+const TELL: Duration = Duration::from_secs(1);
+
+/// How many events are printed without --follow and --last.
+const LAST: usize = 20;
+
+/// An event of the stream, as one line of JSON.
+#[derive(Serialize)]
+struct Line<'a, T> {
+    event: &'static str,
+    #[serde(flatten)]
+    details: &'a T,
+}
+
+#[derive(Serialize)]
+struct NotShown<'a> {
+    at: String,
+    interface: &'a str,
+    lost: u64,
+    suppressed: u64,
+}
+
+#[derive(Serialize)]
+struct Unwatched<'a> {
+    at: String,
+    interface: &'a str,
+}
+
+/// The last object of a stream.
+#[derive(Serialize)]
+struct Ended<'a> {
+    at: String,
+    interface: &'a str,
+    /// Packets that were printed.
+    shown: u64,
+    /// Packets that the filter left out.
+    filtered: u64,
+    /// What became of all events, by interface and by what decided.
+    tally: &'a [Tally],
+}
+
+/// What is asked for.
+pub(super) struct Asked {
+    pub(super) filter: Filter,
+    pub(super) choice: Choice,
+    pub(super) last: Option<usize>,
+    pub(super) json: bool,
+}
+
+pub(super) fn writing(source: io::Error) -> Failure {
+    match source.kind() {
+        io::ErrorKind::BrokenPipe => Failure::BrokenPipe,
+        _ => Failure::Io {
+            what: "writing the capture",
+            source,
+        },
+    }
+}
+
+pub(super) struct Session<'a> {
+    context: &'a Context,
+    asked: Asked,
+    sources: Sources,
+    /// The first interface, which events in JSON name unless they are about another one.
+    first: String,
+    columns: Columns,
+    capture: Option<Capture>,
+    shown: u64,
+    filtered: u64,
+    /// How many more there were since that was last said.
+    lost: u64,
+    suppressed: u64,
+    told: Instant,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(
+        context: &'a Context,
+        asked: Asked,
+        sources: Sources,
+        capture: Option<Capture>,
+    ) -> Session<'a> {
+        Session {
+            context,
+            columns: Columns::new(sources.names().len() > 1),
+            first: sources.names().first().cloned().unwrap_or_default(),
+            sources,
+            asked,
+            capture,
+            shown: 0,
+            filtered: 0,
+            lost: 0,
+            suppressed: 0,
+            told: Instant::now(),
+        }
+    }
+
+    /// Prints the newest events that are there.
+    pub(super) fn newest(&mut self) -> Result<(), Failure> {
+        let read = self.sources.read()?;
+        let mut packets = self.chosen(read.packets);
+        let last = self.asked.last.unwrap_or(LAST);
+        let more = packets.len().saturating_sub(last);
+        packets.drain(..more);
+        self.show(&packets)?;
+        if let Some(capture) = &mut self.capture {
+            let (tallies, _) = self.sources.tally()?;
+            capture.finish(&tallies).map_err(writing)?;
+        }
+        if self.asked.json {
+            return Ok(());
+        }
+        let mut notes = String::new();
+        if packets.is_empty() && self.filtered == 0 {
+            notes.push_str(
+                "no event is there: rules with `log: true` leave some, and --follow shows what is \
+                 dropped from now on\n",
+            );
+        }
+        if more > 0 {
+            let _ = writeln!(
+                notes,
+                "and {} older; --last N prints more",
+                thousands(more as u64)
+            );
+        }
+        if read.lost > 0 {
+            let _ = writeln!(
+                notes,
+                "overwritten by newer events: {}",
+                thousands(read.lost)
+            );
+        }
+        if read.suppressed > 0 {
+            let packets = thousands(read.suppressed);
+            let _ = writeln!(
+                notes,
+                "without an event, for being over the rate limit: {packets}"
+            );
+        }
+        let painted: String = notes
+            .lines()
+            .map(|line| format!("{}\n", self.context.err.paint(Paint::Dim, line)))
+            .collect();
+        let _ = self.context.err.write(&painted);
+        Ok(())
+    }
+
+    /// Prints events until a signal comes or nobody reads any more.
+    pub(super) fn follow(&mut self) -> Result<(), Failure> {
+        let stop = stop_flags().map_err(|source| Failure::Io {
+            what: "preparing to wait for signals",
+            source,
+        })?;
+        let mut is_first = self.asked.last.is_some();
+        while !stop.load(Ordering::SeqCst) {
+            let read = self.sources.read()?;
+            let unwatched = read.unwatched;
+            (self.lost, self.suppressed) =
+                (self.lost + read.lost, self.suppressed + read.suppressed);
+            let mut packets = self.chosen(read.packets);
+            if is_first {
+                let last = self.asked.last.unwrap_or(LAST);
+                packets.drain(..packets.len().saturating_sub(last));
+                is_first = false;
+            }
+            self.show(&packets)?;
+            if unwatched {
+                self.tell_unwatched()?;
+            }
+            if self.told.elapsed() >= TELL {
+                self.tell_not_shown()?;
+                for line in self.sources.look(self.context)? {
+                    let _ = self.context.err.write(&format!("{line}\n"));
+                }
+                if has_no_reader(io::stdout().as_fd()) {
+                    return Err(Failure::BrokenPipe);
+                }
+                self.told = Instant::now();
+            }
+            if self.capture.as_ref().is_some_and(Capture::is_full) {
+                let (tallies, more) = self.sources.tally()?;
+                let packets = self.chosen(more.packets);
+                self.show(&packets)?;
+                if let Some(capture) = &mut self.capture {
+                    capture.rotate(&tallies).map_err(writing)?;
+                }
+            }
+            std::thread::sleep(FETCH);
+        }
+        self.end()
+    }
+
+    /// Says what became of all events.
+    fn end(&mut self) -> Result<(), Failure> {
+        let last = self.sources.read()?;
+        let (tallies, more) = self.sources.tally()?;
+        for read in [last, more] {
+            (self.lost, self.suppressed) =
+                (self.lost + read.lost, self.suppressed + read.suppressed);
+            let packets = self.chosen(read.packets);
+            self.show(&packets)?;
+        }
+        self.tell_not_shown()?;
+        if let Some(capture) = &mut self.capture {
+            capture.finish(&tallies).map_err(writing)?;
+        }
+        if self.asked.json {
+            let ended = Ended {
+                at: Timestamp::now().to_string(),
+                interface: &self.first,
+                shown: self.shown,
+                filtered: self.filtered,
+                tally: &tallies,
+            };
+            return self.line("end", &ended);
+        }
+        let text = self.summary(&tallies);
+        let _ = self.context.err.write(&text);
+        Ok(())
+    }
+
+    fn summary(&self, tallies: &[Tally]) -> String {
+        let mut out = String::new();
+        // Behind the `^C` that the terminal has echoed.
+        if self.context.err.terminal {
+            out.push('\n');
+        }
+        let shown = match &self.capture {
+            None => format!("{} shown", thousands(self.shown)),
+            Some(capture) => format!(
+                "{} written{}",
+                thousands(capture.packets),
+                match capture.names().as_slice() {
+                    [] => String::new(),
+                    [one] => format!(" to {one}"),
+                    [first, .., last] => format!(", the newest to {first} … {last}"),
+                }
+            ),
+        };
+        out.push_str(&shown);
+        if self.filtered > 0 {
+            let _ = write!(out, ", {} left out by the filter", thousands(self.filtered));
+        }
+        out.push('\n');
+        for row in tallies.iter().filter(|row| row.lost + row.suppressed > 0) {
+            let what = match &row.rule {
+                Some(rule) => rule_text(rule),
+                None => row.reason.to_string(),
+            };
+            let _ = writeln!(
+                out,
+                "  {} {} {what}: {} of {} not shown",
+                row.interface,
+                row.direction,
+                thousands(row.lost + row.suppressed),
+                thousands(row.produced)
+            );
+        }
+        out
+    }
+
+    /// Those that the filter takes.
+    fn chosen(&mut self, packets: Vec<LoggedPacket>) -> Vec<LoggedPacket> {
+        let all = packets.len();
+        let takes = |packet: &LoggedPacket| {
+            self.sources.takes(&packet.interface)
+                && self.asked.choice.takes(packet)
+                && fits(&self.asked.filter, packet)
+        };
+        let chosen: Vec<_> = packets.into_iter().filter(takes).collect();
+        self.filtered += (all - chosen.len()) as u64;
+        chosen
+    }
+
+    fn show(&mut self, packets: &[LoggedPacket]) -> Result<(), Failure> {
+        if packets.is_empty() {
+            return Ok(());
+        }
+        self.shown += packets.len() as u64;
+        if let Some(capture) = &mut self.capture {
+            for packet in packets {
+                capture.packet(packet).map_err(writing)?;
+            }
+            capture.flush().map_err(writing)?;
+        }
+        let mut out = String::new();
+        if self.asked.json {
+            for packet in packets {
+                let line = Line {
+                    event: "packet",
+                    details: packet,
+                };
+                let text = serde_json::to_string(&line).map_err(|source| Failure::Io {
+                    what: "writing JSON",
+                    source: source.into(),
+                })?;
+                let _ = writeln!(out, "{text}");
+            }
+        } else if self.capture.is_none() {
+            let screen = self.context.out;
+            for packet in packets {
+                let local = packet.at.to_zoned(jiff::tz::TimeZone::system());
+                let at = match screen.terminal {
+                    true => local.strftime("%H:%M:%S%.3f").to_string(),
+                    false => local.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string(),
+                };
+                let line = self.columns.line(&screen, packet);
+                let _ = writeln!(out, "{} {line}", screen.paint(Paint::Dim, at));
+            }
+        }
+        self.context.out.print(&out)
+    }
+
+    fn line(&self, event: &'static str, details: &impl Serialize) -> Result<(), Failure> {
+        self.context.out.json_line(&Line { event, details })
+    }
+
+    fn tell_not_shown(&mut self) -> Result<(), Failure> {
+        let (lost, suppressed) = (
+            std::mem::take(&mut self.lost),
+            std::mem::take(&mut self.suppressed),
+        );
+        if lost + suppressed == 0 {
+            return Ok(());
+        }
+        if self.asked.json {
+            let not_shown = NotShown {
+                at: Timestamp::now().to_string(),
+                interface: &self.first,
+                lost,
+                suppressed,
+            };
+            return self.line("not_shown", &not_shown);
+        }
+        if self.capture.is_some() {
+            // It is in the statistics, and said at the end.
+            return Ok(());
+        }
+        let screen = self.context.out;
+        let line = screen.paint(Paint::Dim, not_shown(lost, suppressed));
+        screen.print(&format!("{line}\n"))
+    }
+
+    fn tell_unwatched(&mut self) -> Result<(), Failure> {
+        if self.asked.json {
+            let unwatched = Unwatched {
+                at: Timestamp::now().to_string(),
+                interface: &self.first,
+            };
+            return self.line("unwatched", &unwatched);
+        }
+        let line = "nobody watched for some seconds, for this process was held up: what was dropped \
+                    meanwhile is in the counters only";
+        let _ = self.context.err.write(&format!("{line}\n"));
+        Ok(())
+    }
+}
+
+/// Set by the signals that end the command.
+fn stop_flags() -> io::Result<Arc<AtomicBool>> {
+    let stop = Arc::default();
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}

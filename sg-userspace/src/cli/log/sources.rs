@@ -1,0 +1,140 @@
+//! Where the events of `log` come from: a reader for each attachment that it is about.
+
+use sg_userspace::kernel::KernelError;
+use sg_userspace::observe::attached::{Attached, attached};
+use sg_userspace::observe::events::{Events, Logged, Tally};
+
+use crate::cli::context::{Context, Ifaces};
+use crate::cli::counters::find;
+use crate::cli::failure::Failure;
+
+/// Which events are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Those that are there.
+    Newest,
+    /// Those from now on, also of what is dropped and not logged.
+    Watch,
+    /// Both.
+    NewestAndWatch,
+}
+
+pub(super) struct Sources {
+    readers: Vec<Reader>,
+    names: Vec<String>,
+    /// Whether events of other interfaces of an attachment are left out.
+    is_chosen: bool,
+    ifaces: Vec<String>,
+    snap: u32,
+}
+
+struct Reader {
+    events: Events,
+    attached: Attached,
+}
+
+impl Sources {
+    pub(super) fn open(
+        context: &Context,
+        ifaces: &Ifaces,
+        mode: Mode,
+        snap: u32,
+    ) -> Result<Sources, Failure> {
+        let found = find(context, ifaces)?;
+        let names = found.iter().filter_map(Attached::name).collect();
+        let mut sources = Sources {
+            readers: Vec::new(),
+            names,
+            is_chosen: !ifaces.names.is_empty(),
+            ifaces: ifaces.names.clone(),
+            snap,
+        };
+        sources.add(found, mode)?;
+        Ok(sources)
+    }
+
+    /// Adds readers of attachments that have none.
+    fn add(&mut self, found: Vec<Attached>, mode: Mode) -> Result<(), KernelError> {
+        for one in found {
+            let is_known = |known: &Reader| known.attached.pins.shares_with(&one.pins);
+            if self.readers.iter().any(is_known) {
+                continue;
+            }
+            let events = match mode {
+                Mode::Newest => Events::newest(&one)?,
+                Mode::Watch => Events::watch(&one, self.snap)?,
+                Mode::NewestAndWatch => Events::newest_and_watch(&one, self.snap)?,
+            };
+            self.readers.push(Reader {
+                events,
+                attached: one,
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Whether events of this interface are wanted.
+    pub(super) fn takes(&self, interface: &str) -> bool {
+        !self.is_chosen || self.names.iter().any(|name| name == interface)
+    }
+
+    /// The events of all attachments since the last call, oldest first.
+    pub(super) fn read(&mut self) -> Result<Logged, KernelError> {
+        let mut all = Logged::default();
+        for reader in &mut self.readers {
+            add(&mut all, reader.events.drain()?);
+        }
+        all.packets.sort_by_key(|packet| packet.at);
+        Ok(all)
+    }
+
+    /// What became of all events, and those that have come since the last reading.
+    pub(super) fn tally(&mut self) -> Result<(Vec<Tally>, Logged), KernelError> {
+        let (mut tallies, mut more) = (Vec::new(), Logged::default());
+        for reader in &mut self.readers {
+            let mut logged = Logged::default();
+            tallies.extend(reader.events.tally(&mut logged)?);
+            add(&mut more, logged);
+        }
+        Ok((tallies, more))
+    }
+
+    /// Looks whether what is read is still attached, and reads what has taken its place. Returns
+    /// what is to be said about it.
+    pub(super) fn look(&mut self, context: &Context) -> Result<Vec<String>, KernelError> {
+        if !self.readers.is_empty() && !self.readers.iter().any(|one| one.events.is_over()) {
+            return Ok(Vec::new());
+        }
+        let mut lines = Vec::new();
+        self.readers.retain(|one| {
+            let name = one.attached.name().unwrap_or_default();
+            let is_over = one.events.is_over();
+            if is_over {
+                lines.push(format!(
+                    "{name}: detached; waiting until it is attached again"
+                ));
+            }
+            !is_over
+        });
+        let ifaces = Ifaces {
+            names: self.ifaces.clone(),
+        };
+        match attached(&context.bpffs, &context.here(&ifaces)) {
+            Ok(found) => self.add(found, Mode::Watch)?,
+            Err(KernelError::NotAttached { .. } | KernelError::NoInterface { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(lines)
+    }
+}
+
+fn add(all: &mut Logged, one: Logged) {
+    all.packets.extend(one.packets);
+    all.lost += one.lost;
+    all.suppressed += one.suppressed;
+    all.unwatched |= one.unwatched;
+}

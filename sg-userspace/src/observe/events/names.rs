@@ -1,0 +1,306 @@
+//! What numbers in events mean: interfaces, rules and times. The records that say so are read again
+//! only when others have taken their place.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+
+use jiff::{SignedDuration, Timestamp};
+use nix::time::{ClockId, clock_gettime};
+use sg_common::event::{Event, LATER_FRAGMENT};
+use sg_common::flow::{ipv4, ipv6};
+use sg_common::protocol::{Kind, kind_of};
+use sg_common::verdict::{Direction, Reason, reason_slot};
+
+use super::frame::Headers;
+use super::packet::{LoggedPacket, LoggingRule};
+use super::tally::{Counts, Delivered, Tally};
+use crate::kernel::KernelError;
+use crate::kernel::event_ring::Taken;
+use crate::kernel::pins::InterfacePins;
+use crate::kernel::state::{SlotOwner, State};
+use crate::kernel::trial::monotonic_offset;
+use crate::observe::decided::DecidedBy;
+
+/// The names of one attachment.
+#[derive(Default)]
+pub(super) struct Names {
+    /// The index and the record's pin of each interface.
+    read: Vec<(u32, Option<u64>)>,
+    /// By index.
+    interfaces: HashMap<u32, String>,
+    rules: HashMap<u32, Owner>,
+}
+
+/// The owner of a counter slot.
+struct Owner {
+    direction: Direction,
+    rule: LoggingRule,
+}
+
+impl Names {
+    pub(super) fn packets(
+        &mut self,
+        pins: &InterfacePins,
+        taken: Vec<Taken>,
+    ) -> Result<Vec<LoggedPacket>, KernelError> {
+        if taken.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.refresh(pins)?;
+        let booted = booted();
+        let packets = taken.into_iter();
+        Ok(packets.map(|one| self.packet(one, booted)).collect())
+    }
+
+    /// Reads the records, unless they are the same as before.
+    fn refresh(&mut self, pins: &InterfacePins) -> Result<(), KernelError> {
+        let all = pins.of_attachment()?;
+        let record = |one: &InterfacePins| fs::metadata(one.state()).ok().map(|it| it.ino());
+        let found: Vec<_> = all.iter().map(|one| (one.ifindex, record(one))).collect();
+        if found == self.read {
+            return Ok(());
+        }
+        let mut rules = HashMap::new();
+        for one in &all {
+            let Some(state) = State::read(one)? else {
+                continue;
+            };
+            self.interfaces.insert(one.ifindex, state.interface.clone());
+            // Rules that are in force come last.
+            for (owners, is_there) in [(&state.retired, false), (&state.rules, true)] {
+                for owner in owners {
+                    rules.insert(owner.slot, Owner::of(owner, is_there));
+                }
+            }
+        }
+        (self.rules, self.read) = (rules, found);
+        Ok(())
+    }
+
+    fn interface(&self, ifindex: u32) -> String {
+        let name = self.interfaces.get(&ifindex).cloned();
+        // One that is not in the attachment any more, and was not since the reader began.
+        name.unwrap_or_else(|| format!("if{ifindex}"))
+    }
+
+    /// Who decided what is counted in a slot, and whether it is a reply to that.
+    fn decided(&self, direction: Direction, slot: u32) -> (DecidedBy, Option<&LoggingRule>, bool) {
+        // What no rule matches may have replies, which count for it too (C9).
+        let opposite = direction.opposite();
+        if let Some(reason) = reason_of(direction, slot) {
+            return (DecidedBy::Reason(reason), None, false);
+        }
+        if let Some(reason) = reason_of(opposite, slot) {
+            return (DecidedBy::Reason(reason), None, true);
+        }
+        let owner = self.rules.get(&slot);
+        let is_reply = owner.is_some_and(|owner| owner.direction != direction);
+        (DecidedBy::Rule, owner.map(|owner| &owner.rule), is_reply)
+    }
+
+    fn packet(&self, taken: Taken, booted: Timestamp) -> LoggedPacket {
+        let Taken { event, bytes } = taken;
+        let headers = Headers::of(&bytes, (event.has_tag != 0).then_some(event.tag));
+        let direction = direction_of(&event);
+        let (reason, rule, reply) = self.decided(direction, event.slot);
+        let ends = Ends::of(&event, &headers, reason);
+        let kind = ends.protocol.map(|protocol| kind_of(protocol, ends.is_v6));
+        let kind = kind.filter(|_| ends.is_parsed);
+        let has_ports = kind.is_some_and(Kind::has_ports);
+        let is_icmp = kind == Some(Kind::Icmp);
+        let [icmp_type, icmp_code] = event.icmp.to_be_bytes();
+        let nanoseconds = i64::try_from(event.time).unwrap_or(i64::MAX);
+        let at = booted.checked_add(SignedDuration::from_nanos(nanoseconds));
+        LoggedPacket {
+            at: at.unwrap_or(booted),
+            interface: self.interface(event.ifindex),
+            direction,
+            verdict: event.action(),
+            generation: event.generation,
+            ether_type: headers.ether_type,
+            vlans: headers.vlans,
+            protocol: ends.protocol,
+            local: ends.local,
+            local_port: has_ports.then_some(event.local_port),
+            remote: ends.remote,
+            remote_port: has_ports.then_some(event.remote_port),
+            icmp_type: is_icmp.then_some(icmp_type),
+            icmp_code: is_icmp.then_some(icmp_code),
+            tcp_flags: (kind == Some(Kind::Tcp)).then_some(event.tcp_flags),
+            bytes: event.bytes,
+            packets: event.packets.max(1),
+            queue: event.queue,
+            tag_beside: (event.has_tag != 0).then_some(event.tag),
+            rule: rule.cloned(),
+            reason,
+            reply,
+            head: bytes,
+        }
+    }
+
+    /// See [`super::Events::tally`].
+    pub(super) fn tallies(
+        &mut self,
+        pins: &InterfacePins,
+        from: &Counts,
+        to: &Counts,
+        delivered: &Delivered,
+    ) -> Result<Vec<Tally>, KernelError> {
+        self.refresh(pins)?;
+        // A rule has several slots while a candidate is evaluated beside the policy, and one rule's
+        // packets of the other direction are listed apart.
+        let mut rows: BTreeMap<(u32, u8, &str, Option<u32>, u32), Tally> = BTreeMap::new();
+        for (ifindex, slots) in &to.0 {
+            for (slot, now) in slots.iter().enumerate() {
+                let before = from.of(*ifindex, slot);
+                let written = now.written().saturating_sub(before.written());
+                let suppressed = now.suppressed().saturating_sub(before.suppressed());
+                if written + suppressed == 0 {
+                    continue;
+                }
+                let slot = slot as u32;
+                let got = delivered.of(*ifindex, slot);
+                let (direction, reason, rule) = self.owner(slot);
+                let position = rule.and_then(|rule| rule.position);
+                // Rules that are gone are listed by slot.
+                let apart = match (reason, position) {
+                    (DecidedBy::Rule, None) => slot,
+                    _ => 0,
+                };
+                let key = (*ifindex, direction as u8, reason.name(), position, apart);
+                let row = rows.entry(key).or_insert_with(|| Tally {
+                    interface: self.interface(*ifindex),
+                    direction,
+                    reason,
+                    rule: rule.cloned(),
+                    produced: 0,
+                    delivered: 0,
+                    lost: 0,
+                    suppressed: 0,
+                });
+                row.produced += written + suppressed;
+                row.delivered += got;
+                row.lost += written.saturating_sub(got);
+                row.suppressed += suppressed;
+            }
+        }
+        Ok(rows.into_values().collect())
+    }
+
+    /// Whose slot it is, and in which direction.
+    fn owner(&self, slot: u32) -> (Direction, DecidedBy, Option<&LoggingRule>) {
+        for direction in Direction::BOTH {
+            if let Some(reason) = reason_of(direction, slot) {
+                return (direction, DecidedBy::Reason(reason), None);
+            }
+        }
+        match self.rules.get(&slot) {
+            Some(owner) => (owner.direction, DecidedBy::Rule, Some(&owner.rule)),
+            None => (Direction::Inbound, DecidedBy::Rule, None),
+        }
+    }
+}
+
+impl Owner {
+    fn of(owner: &SlotOwner, is_there: bool) -> Owner {
+        Owner {
+            direction: owner.direction,
+            rule: LoggingRule {
+                group: owner.group.clone(),
+                position: is_there.then_some(owner.position),
+                name: owner.name.clone(),
+                summary: owner.summary.clone(),
+                location: owner.location.clone(),
+            },
+        }
+    }
+}
+
+/// The ends of a packet: as the packet path has parsed them, or else as far as its headers go.
+struct Ends {
+    protocol: Option<u8>,
+    is_v6: bool,
+    local: Option<IpAddr>,
+    remote: Option<IpAddr>,
+    /// Whether ports and ICMP message are known too.
+    is_parsed: bool,
+}
+
+impl Ends {
+    fn of(event: &Event, headers: &Headers, reason: DecidedBy) -> Ends {
+        let address = |words: [u32; 4]| -> IpAddr {
+            match event.v6 {
+                0 => ipv4(words[0]).into(),
+                _ => ipv6(words).into(),
+            }
+        };
+        let is_broken = matches!(
+            reason,
+            DecidedBy::Reason(Reason::Malformed | Reason::MalformedAudited)
+        );
+        if !is_broken && headers.is_ip() {
+            return Ends {
+                protocol: Some(event.protocol),
+                is_v6: event.v6 != 0,
+                local: Some(address(event.local)),
+                remote: Some(address(event.remote)),
+                is_parsed: event.marks & LATER_FRAGMENT == 0,
+            };
+        }
+        let (protocol, source, destination) = match headers.ip {
+            Some((protocol, source, destination)) => {
+                (Some(protocol), Some(source), Some(destination))
+            }
+            None => (None, None, None),
+        };
+        let (local, remote) = match direction_of(event) {
+            Direction::Inbound => (destination, source),
+            Direction::Outbound => (source, destination),
+        };
+        Ends {
+            protocol,
+            is_v6: source.is_some_and(|source| source.is_ipv6()),
+            local,
+            remote,
+            is_parsed: false,
+        }
+    }
+}
+
+fn direction_of(event: &Event) -> Direction {
+    match event.is_inbound() {
+        true => Direction::Inbound,
+        false => Direction::Outbound,
+    }
+}
+
+/// The reason that a slot counts, unless it belongs to a rule.
+fn reason_of(direction: Direction, slot: u32) -> Option<Reason> {
+    Reason::ALL
+        .into_iter()
+        .find(|reason| reason_slot(direction, *reason) == slot)
+}
+
+/// The wall clock time at which the clock of events was zero. The two clocks are read one after the
+/// other, and the thread may lose its processor in between. Of several readings, the one that took
+/// the shortest time counts.
+fn booted() -> Timestamp {
+    const READINGS: usize = 5;
+    let monotonic = || {
+        clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(SignedDuration::ZERO, |t| {
+            SignedDuration::new(t.tv_sec(), t.tv_nsec() as i32)
+        })
+    };
+    let readings = (0..READINGS).map(|_| {
+        let before = monotonic();
+        let now = Timestamp::now();
+        (monotonic() - before, now, before)
+    });
+    let shortest = readings.min_by_key(|(took, ..)| *took);
+    let offset = SignedDuration::from_nanos(monotonic_offset());
+    shortest.map_or_else(Timestamp::now, |(_, now, since)| {
+        now.checked_sub(since - offset).unwrap_or(now)
+    })
+}

@@ -1,0 +1,200 @@
+//! `sgctl log`: beside `run` and beside others, with filters, and how it ends.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::run::Running;
+use super::world::{World, file};
+
+/// Lets ports 22 and 443 in and logs nothing.
+const POLICY: &str = "name: web
+inbound:
+  - {protocol: tcp, ports: 22, from: any, action: accept, name: ssh}
+  - {protocol: udp, ports: 53, from: any, action: drop, name: dns}
+";
+
+fn applied(text: &str) -> World {
+    let world = World::new();
+    let path = file(world.dir.path(), "web.yaml", text);
+    world.run(&["apply", &path, "--iface", "nic"]).ok();
+    world
+}
+
+/// A datagram from the node to the peer.
+pub(super) fn send_udp_from_node(world: &World, port: u16) {
+    let send = format!("echo x > /dev/udp/192.0.2.2/{port}");
+    let sent = Command::new("ip")
+        .args(["netns", "exec", &world.node, "bash", "-c", &send])
+        .output();
+    assert!(sent.is_ok(), "the tests need iproute2");
+}
+
+impl Running {
+    /// `sgctl log --follow`, once it sees what `send` sends, of which it shows `words`.
+    pub(super) fn following(world: &World, words: &[&str], sees: &str, send: impl Fn()) -> Running {
+        let running = Running::of(world.command(&["log", "--follow"]).args(words));
+        running.sees(sees, send);
+        running
+    }
+
+    /// Sends again and again, until it is shown.
+    #[track_caller]
+    pub(super) fn sees(&self, words: &str, send: impl Fn()) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            assert!(Instant::now() < deadline, "{words} was not shown");
+            send();
+            let until = Instant::now() + Duration::from_millis(400);
+            while let Ok(line) = self
+                .lines
+                .recv_timeout(until.saturating_duration_since(Instant::now()))
+            {
+                if line.contains(words) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Proves O3: what is dropped is shown live beside `run`, though no rule logs; `run` shows what its
+/// policy logs and nothing else, and each of several watchers all of it.
+#[test]
+fn drops_are_shown_beside_run_and_other_watchers() {
+    let world = World::new();
+    let path = file(world.dir.path(), "web.yaml", POLICY);
+    let run = Running::start(&world, &[&path, "--interval", "60"]);
+    run.says("applied web on nic");
+    let no_match = "drop in  udp 192.0.2.2:";
+    let dropped = || world.send_udp_to_node(99);
+    let first = Running::following(&world, &[], "192.0.2.1:99", dropped);
+    let other = Running::following(&world, &["--json"], r#""local_port":99"#, dropped);
+    world.send_udp_to_node(53);
+    let line = first.line("192.0.2.1:53");
+    assert!(line.contains(no_match), "{line}");
+    assert!(line.ends_with("44 B rule 2 dns web.yaml:4"), "{line}");
+    other.says(r#""local_port":53"#);
+    let line = {
+        world.send_udp_to_node(98);
+        first.line("192.0.2.1:98")
+    };
+    assert!(line.ends_with("44 B no-match"), "{line}");
+    let (code, err) = first.end(Signal::SIGINT);
+    assert_eq!(code, Some(0));
+    assert!(err.contains(" shown"), "{err}");
+    assert_eq!(other.end(Signal::SIGTERM).0, Some(0));
+    let (code, lines, _) = run.end_with_lines(Signal::SIGTERM);
+    assert_eq!(code, Some(0));
+    assert!(!lines.contains("192.0.2.1:53"), "{lines}");
+    world.assert_untouched();
+}
+
+/// Proves O3: the newest events are still there when somebody asks later, and filters choose.
+#[test]
+fn the_newest_events_are_still_there_and_filters_choose() {
+    let world = applied(POLICY);
+    let none = world.run(&["log"]);
+    assert_eq!((none.code, none.out.as_str()), (0, ""));
+    assert!(none.err.contains("no event is there"), "{}", none.err);
+    let watching = Running::following(&world, &[], ":97", || world.send_udp_to_node(97));
+    world.send_udp_to_node(53);
+    watching.says(":53");
+    world.ping_node(1);
+    watching.says("icmp");
+    send_udp_from_node(&world, 7);
+    watching.says("192.0.2.2:7");
+    watching.end(Signal::SIGINT);
+
+    let shown = |words: &[&str]| {
+        let ran = world
+            .run(&[&["log", "--last", "1000"], words].concat())
+            .ok();
+        ran.out.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let all = shown(&[]);
+    assert!(all.len() >= 4, "{all:?}");
+    for (words, is_it) in [
+        (&["--rule", "dns"][..], ":53"),
+        (&["--rule", "2"], ":53"),
+        (&["--reason", "rule"], ":53"),
+        (&["--port", "53"], ":53"),
+        (&["--proto", "icmp"], "icmp"),
+        (&["--to", "192.0.2.2"], "192.0.2.2:7"),
+        (
+            &["--from", "192.0.2.1/32", "--verdict", "drop"],
+            "192.0.2.2:7",
+        ),
+    ] {
+        let chosen = shown(words);
+        let expected: Vec<_> = all.iter().filter(|line| line.contains(is_it)).collect();
+        // The columns are as wide as what is shown.
+        let count = (chosen.len(), chosen.iter().all(|line| line.contains(is_it)));
+        assert_eq!(count, (expected.len(), true), "{words:?}: {chosen:?}");
+    }
+    for words in [
+        &["--reason", "malformed"][..],
+        &["--verdict", "accept"],
+        &["--from", "203.0.113.0/24"],
+        &["--rule", "ssh"],
+    ] {
+        assert_eq!(shown(words), Vec::<String>::new(), "{words:?}");
+    }
+    // The newest come last, and no more than was asked for.
+    let last = world.run(&["log", "--last", "1"]);
+    assert_eq!((last.code, last.out.lines().count()), (0, 1));
+    assert!(last.out.contains("192.0.2.2:7"), "{}", last.out);
+    assert!(last.err.contains("older"), "{}", last.err);
+}
+
+/// Proves O1: what a flood held back is said, in all and by what decided it.
+#[test]
+fn what_is_not_shown_is_said() {
+    let world = applied(POLICY);
+    let watching = Running::following(&world, &[], ":97", || world.send_udp_to_node(97));
+    world.send_udp_times(53, 3000);
+    watching.says("more packets were to be logged, over the rate limit");
+    let (code, err) = watching.end(Signal::SIGINT);
+    assert_eq!(code, Some(0));
+    assert!(err.contains("nic inbound rule 2 dns web.yaml:4: "), "{err}");
+    assert!(err.contains(" of 3,000 not shown"), "{err}");
+}
+
+/// Proves O3: it ends when nobody reads what it prints any more.
+#[test]
+fn it_ends_with_its_reader() {
+    let world = applied(POLICY);
+    let mut child = world
+        .command(&["log", "--follow"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let ended = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("it still runs");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(ended.code(), Some(0));
+}
+
+/// Proves O3: where nothing is attached it says so.
+#[test]
+fn without_an_attachment_there_is_nothing_to_show() {
+    let world = World::new();
+    world
+        .run(&["log", "--follow"])
+        .fails(1, "nothing is attached");
+    world
+        .run(&["log", "--write", "-", "--json"])
+        .fails(2, "--write -");
+    world.run(&["log", "--reason", "bad"]).fails(2, "no-match");
+}

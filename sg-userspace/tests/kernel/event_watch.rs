@@ -1,0 +1,352 @@
+//! Watching what is dropped: whether or not a rule logs, under a flood, by several watchers, and
+//! after one was killed.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use sg_common::verdict::{Action, Direction};
+use sg_policy::policy::groups_from_lines;
+use sg_userspace::kernel::apply;
+use sg_userspace::observe::events::{Events, Logged, LoggedPacket, Tally, event_totals};
+
+use crate::frames::{Frame, frame, non_ip};
+use crate::sandbox::{RawSender, Sandbox, sandbox};
+use crate::watching::{apply_rules, only, read, read_when};
+
+fn watch(sandbox: &Sandbox, snap: u32) -> Events {
+    Events::watch(&only(sandbox, "sg0"), snap).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn settle(events: &mut Events) -> Logged {
+    events.settle().unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn tally(events: &mut Events) -> (Vec<Tally>, Logged) {
+    let mut more = Logged::default();
+    let tallies = events.tally(&mut more).unwrap_or_else(|e| panic!("{e}"));
+    (tallies, more)
+}
+
+fn inbound(sandbox: &Sandbox) -> u64 {
+    read(sandbox, "sg0").totals[0].packets
+}
+
+/// What a packet is and what decided it, in one line.
+fn line(packet: &LoggedPacket) -> String {
+    let vlans: Vec<String> = packet.vlans.iter().map(u16::to_string).collect();
+    let vlans = match vlans.is_empty() {
+        true => String::new(),
+        false => format!(" vlan {}", vlans.join(".")),
+    };
+    format!("{packet}{vlans}")
+}
+
+/// Proves O2 and O3: all that is dropped is seen as it was sent, though no rule logs; what is
+/// accepted is not, and after the watch nothing is counted any more.
+#[test]
+fn what_is_dropped_is_seen_as_it_was_sent() {
+    sandbox(|sandbox| {
+        sandbox.veth("sg0", "sg1");
+        let policy = groups_from_lines(
+            "option non-ip: arp-only
+             group g
+             in tcp 22 from any accept
+             in udp 53 from any drop
+             out tcp 80 to any accept",
+        );
+        apply(&policy, &sandbox.options("sg0")).unwrap_or_else(|e| panic!("{e}"));
+        let (peer, node) = (RawSender::new("sg1"), RawSender::new("sg0"));
+        let long = |mut frame: Frame| {
+            frame = frame.padded(200);
+            frame
+        };
+        let sent: Vec<(Frame, &str)> = vec![
+            (
+                frame("tcp 198.51.100.1:4000 > 192.0.2.1:3306 syn"),
+                "drop inbound tcp 198.51.100.1:4000 → 192.0.2.1:3306, 78 bytes, no-match",
+            ),
+            (
+                frame("tcp [2001:db8::9]:4000 > [2001:db8::1]:80 fin ack"),
+                "drop inbound tcp [2001:db8::9]:4000 → [2001:db8::1]:80, 98 bytes, no-match",
+            ),
+            (
+                long(frame("udp 198.51.100.1:4000 > 192.0.2.1:53")),
+                "drop inbound udp 198.51.100.1:4000 → 192.0.2.1:53, 266 bytes, by rule 2 of g \
+                 (udp 53 from any)",
+            ),
+            (
+                frame("icmp 198.51.100.1 > 192.0.2.1 8/0 id 3"),
+                "drop inbound icmp 198.51.100.1 → 192.0.2.1 type 8/0, 66 bytes, no-match",
+            ),
+            (
+                frame("icmp 2001:db8::9 > 2001:db8::1 128/0 id 3"),
+                "drop inbound icmpv6 2001:db8::9 → 2001:db8::1 type 128/0, 86 bytes, no-match",
+            ),
+            (
+                frame("udp 198.51.100.1:1 > 192.0.2.1:2").vlan(0x8100, 7),
+                "drop inbound udp 198.51.100.1:1 → 192.0.2.1:2, 70 bytes, no-match vlan 7",
+            ),
+            (
+                frame("udp 198.51.100.1:1 > 192.0.2.1:2")
+                    .vlan(0x8100, 9)
+                    .vlan(0x88a8, 8),
+                "drop inbound udp 198.51.100.1:1 → 192.0.2.1:2, 74 bytes, no-match vlan 8.9",
+            ),
+            (
+                frame("udp 198.51.100.1:1 > 192.0.2.1:2").fragment4(5, 10, true),
+                "drop inbound udp 198.51.100.1 → 192.0.2.1, 66 bytes, fragment",
+            ),
+            // A header length of 4 words.
+            (
+                frame("udp 198.51.100.1:1 > 192.0.2.1:2").set(0, &[0x44]),
+                "drop inbound udp 198.51.100.1 → 192.0.2.1, 66 bytes, malformed",
+            ),
+            (
+                non_ip(0x88cc),
+                "drop inbound 0x88cc - → -, 60 bytes, non-ip",
+            ),
+            (
+                frame("proto 47 198.51.100.1 > 192.0.2.1"),
+                "drop inbound gre 198.51.100.1 → 192.0.2.1, 58 bytes, no-match",
+            ),
+        ];
+        let mut events = watch(sandbox, 128);
+        // Accepted: not seen.
+        peer.send(frame("tcp 198.51.100.1:4000 > 192.0.2.1:22 syn").bytes());
+        for (i, (frame, _)) in sent.iter().enumerate() {
+            peer.send(frame.bytes());
+            read_when(sandbox, "sg0", |c| c.totals[0].packets == i as u64 + 2);
+        }
+        assert!(!node.send(frame("udp 192.0.2.1:9 > 198.51.100.1:53").bytes()));
+        let seen = settle(&mut events);
+        assert_eq!((seen.lost, seen.suppressed, seen.unwatched), (0, 0, false));
+        let mut expected: Vec<&str> = sent.iter().map(|(_, line)| *line).collect();
+        expected.push("drop outbound udp 192.0.2.1:9 → 198.51.100.1:53, 66 bytes, no-match");
+        let found: Vec<String> = seen.packets.iter().map(line).collect();
+        assert_eq!(found, expected);
+        for (packet, (frame, _)) in seen.packets.iter().zip(&sent) {
+            let len = frame.bytes().len().min(128);
+            assert_eq!(packet.head, &frame.bytes()[..len], "{packet}");
+            assert_eq!((packet.interface.as_str(), packet.generation), ("sg0", 1));
+            assert_eq!((packet.verdict, packet.packets), (Action::Drop, 1));
+        }
+        let flags: Vec<_> = seen.packets.iter().map(|p| p.tcp_flags).collect();
+        assert_eq!(flags[..3], [Some(2), Some(0x11), None]);
+    });
+}
+
+/// Proves O3: several watchers see the same, and one that reads late too.
+#[test]
+fn watchers_do_not_take_events_from_each_other() {
+    sandbox(|sandbox| {
+        sandbox.veth("sg0", "sg1");
+        apply_rules(
+            sandbox,
+            "in tcp 22 from any accept",
+            &sandbox.options("sg0"),
+        );
+        let (mut one, mut other) = (watch(sandbox, 0), watch(sandbox, 0));
+        let peer = RawSender::new("sg1");
+        for port in 1..=50 {
+            peer.send(frame(&format!("udp 198.51.100.1:{port} > 192.0.2.1:9")).bytes());
+        }
+        read_when(sandbox, "sg0", |c| c.totals[0].packets == 50);
+        let seen = settle(&mut one);
+        assert_eq!(seen.packets.len(), 50);
+        // Each has its own reading of the clock.
+        let lines = |logged: &Logged| -> Vec<_> {
+            let packets = logged.packets.iter();
+            packets.map(|p| (p.to_string(), p.head.clone())).collect()
+        };
+        assert_eq!(lines(&seen), lines(&settle(&mut other)));
+        // Whoever comes later finds them, without watching.
+        let late = Events::newest(&only(sandbox, "sg0")).and_then(|mut late| late.settle());
+        assert_eq!(lines(&late.unwrap_or_else(|e| panic!("{e}"))), lines(&seen));
+        // Headers only, unless more is asked for.
+        assert!(seen.packets.iter().all(|packet| packet.head.len() == 64));
+    });
+}
+
+/// Proves O3: without a watcher nothing is written, and a watcher that was killed stops costing
+/// within ten seconds, by itself.
+#[test]
+fn a_watch_ends_by_itself() {
+    sandbox(|sandbox| {
+        sandbox.veth("sg0", "sg1");
+        apply_rules(
+            sandbox,
+            "in tcp 22 from any accept",
+            &sandbox.options("sg0"),
+        );
+        let peer = RawSender::new("sg1");
+        let dropped = frame("udp 198.51.100.1:1 > 192.0.2.1:9");
+        let produced = || {
+            let totals = event_totals(&only(sandbox, "sg0")).unwrap_or_else(|e| panic!("{e}"));
+            totals.produced
+        };
+        let send = |times: u64| {
+            let before = inbound(sandbox);
+            for _ in 0..times {
+                peer.send(dropped.bytes());
+            }
+            read_when(sandbox, "sg0", |c| c.totals[0].packets == before + times);
+        };
+        send(100);
+        assert_eq!(produced(), 0, "nobody watches");
+        let events = watch(sandbox, 0);
+        send(100);
+        assert_eq!(produced(), 100);
+        // As a kill does: nothing says goodbye.
+        drop(events);
+        let started = Instant::now();
+        let mut last = produced();
+        loop {
+            send(400);
+            let now = produced();
+            if now == last {
+                break;
+            }
+            last = now;
+            assert!(started.elapsed() < Duration::from_secs(60), "{last}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let took = started.elapsed();
+        // One round may be late on a busy machine.
+        assert!(took < Duration::from_secs(12), "{took:?}");
+        send(1000);
+        assert_eq!(produced(), last, "the watch is over for good");
+        // And begins again with the next watcher.
+        let mut events = watch(sandbox, 0);
+        send(3);
+        assert_eq!(settle(&mut events).packets.len(), 3);
+    });
+}
+
+/// Rules and reasons under flood, each by what tells its packets apart.
+const KINDS: [(&str, u16); 4] = [
+    ("rule 2", 53),
+    ("rule 3", 54),
+    ("rule 4", 55),
+    ("no-match", 9),
+];
+
+fn kind(packet: &LoggedPacket) -> String {
+    match &packet.rule {
+        Some(rule) => format!("rule {}", rule.position.unwrap_or(0)),
+        None => packet.reason.name().to_owned(),
+    }
+}
+
+/// Proves O1 and O4: under a flood of one source and one rule, every rule and every reason has an
+/// event in each second, other sources under the same rule are seen too, and what was produced is
+/// what the counters count and what was delivered, lost and suppressed, to the packet.
+#[test]
+fn a_flood_silences_nobody() {
+    sandbox(|sandbox| {
+        sandbox.veth("sg0", "sg1");
+        apply_rules(
+            sandbox,
+            "in tcp 22 from any accept
+             in udp 53 from any drop
+             in udp 54 from any drop
+             in udp 55 from any drop
+             out all to any accept",
+            &sandbox.options("sg0"),
+        );
+        let peer = RawSender::new("sg1");
+        let flood = frame("udp 203.0.113.7:1 > 192.0.2.1:53");
+        let others: Vec<Frame> = KINDS
+            .iter()
+            .map(|(_, port)| frame(&format!("udp 198.51.100.1:1 > 192.0.2.1:{port}")))
+            .collect();
+        let broken = frame("udp 198.51.100.1:1 > 192.0.2.1:2").set(0, &[0x44]);
+        let mut events = watch(sandbox, 0);
+        let mut seen = Logged::default();
+        let mut sent = 0;
+        let add = |logged: Logged, seen: &mut Logged| {
+            seen.packets.extend(logged.packets);
+            seen.lost += logged.lost;
+            seen.suppressed += logged.suppressed;
+            // On a machine that was held up for seconds.
+            assert!(!logged.unwatched, "the watch was renewed in time");
+        };
+        let mut parts = Vec::new();
+        for _ in 0..3 {
+            let begun = Timestamp::now();
+            let started = Instant::now();
+            // Until packets were sent a tick after the beginning, and a second is over.
+            loop {
+                let late = started.elapsed() > Duration::from_millis(1100);
+                add(events.drain().unwrap_or_else(|e| panic!("{e}")), &mut seen);
+                for _ in 0..100 {
+                    peer.send(flood.bytes());
+                }
+                for frame in others.iter().chain([&broken]) {
+                    peer.send(frame.bytes());
+                }
+                sent += 105;
+                if late {
+                    break;
+                }
+            }
+            read_when(sandbox, "sg0", |c| c.totals[0].packets == sent);
+            parts.push((begun, Timestamp::now()));
+        }
+        let counted = read_when(sandbox, "sg0", |c| c.totals[0].packets == sent);
+        add(settle(&mut events), &mut seen);
+        let (tallies, more) = tally(&mut events);
+        add(more, &mut seen);
+
+        // Each has its event in each second.
+        let coarse = jiff::SignedDuration::from_millis(20);
+        for (begun, ended) in parts {
+            let within: Vec<&LoggedPacket> = seen
+                .packets
+                .iter()
+                .filter(|p| begun - coarse <= p.at && p.at <= ended + coarse)
+                .collect();
+            for wanted in ["rule 2", "rule 3", "rule 4", "no-match", "malformed"] {
+                let found = within.iter().any(|packet| kind(packet) == wanted);
+                assert!(found, "{wanted} from {begun} to {ended}");
+            }
+            let is_other = |p: &&LoggedPacket| {
+                kind(p) == "rule 2" && p.remote == Some([198, 51, 100, 1].into())
+            };
+            assert!(within.iter().any(is_other), "the other source under rule 2");
+        }
+
+        // The counters are the truth.
+        let mut rows: BTreeMap<String, &Tally> = BTreeMap::new();
+        for row in &tallies {
+            assert_eq!(row.produced, row.delivered + row.lost + row.suppressed);
+            assert_eq!(
+                (row.interface.as_str(), row.direction),
+                ("sg0", Direction::Inbound)
+            );
+            let name = match &row.rule {
+                Some(rule) => format!("rule {}", rule.position.unwrap_or(0)),
+                None => row.reason.name().to_owned(),
+            };
+            assert!(rows.insert(name, row).is_none());
+        }
+        for rule in counted.rules.iter().filter(|rule| rule.packets > 0) {
+            let name = format!("rule {}", rule.position.unwrap_or(0));
+            assert_eq!(rows[&name].produced, rule.packets, "{name}");
+        }
+        for reason in counted.reasons.iter().filter(|reason| reason.packets > 0) {
+            assert_eq!(rows[reason.reason.name()].produced, reason.packets);
+        }
+        let sum = |of: fn(&Tally) -> u64| tallies.iter().map(of).sum::<u64>();
+        assert_eq!(sum(|row| row.produced), sent);
+        assert_eq!(sum(|row| row.delivered), seen.packets.len() as u64);
+        assert_eq!(sum(|row| row.lost), seen.lost);
+        assert_eq!(sum(|row| row.suppressed), seen.suppressed);
+        assert!(rows["rule 2"].suppressed > 0, "it was a flood");
+        let totals = event_totals(&only(sandbox, "sg0")).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(
+            (totals.produced, totals.suppressed),
+            (sent, seen.suppressed)
+        );
+    });
+}
