@@ -258,13 +258,13 @@ fn a_candidate_changes_nothing_but_the_slots_of_what_it_would_decide_otherwise()
             );
             let rule =
                 |policy: &Policy| oracle::first_match(policy, &packet).map(|rule| rule as u32);
-            let accepts = |policy: &Policy| expected(policy, &packet).is_accept();
+            let passes = |policy: &Policy| expected(policy, &packet).passes();
             let pair = Pair {
                 direction: packet.direction,
                 enforced: rule(&enforced),
                 candidate: rule(&candidate),
             };
-            match accepts(&enforced) == accepts(&candidate) {
+            match passes(&enforced) == passes(&candidate) {
                 true => assert_eq!(with, without, "{about}"),
                 false => {
                     let index = found.pairs().iter().position(|known| *known == pair);

@@ -15,7 +15,8 @@ use super::pairs::Pairs;
 use super::space::Space;
 use crate::policy::Policy;
 
-/// Two rules that decide some packet differently.
+/// Two rules by which some packet has another outcome: it passes by the one, and is dropped by the
+/// other. What is only watched (`audit`) passes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Pair {
     /// Where the packets go.
@@ -27,8 +28,8 @@ pub struct Pair {
     pub candidate: Option<u32>,
 }
 
-/// The most pairs that are told apart: each takes a counter slot.
-pub const PAIRS: usize = 1 << 16;
+/// The most pairs that are told apart: each takes a counter slot, of 32 bytes for each CPU.
+pub const PAIRS: usize = 1 << 14;
 
 /// More pairs of rules decide differently than are told apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,18 +111,18 @@ impl Candidate {
         Ok(found)
     }
 
-    /// The pairs of rules that decide some packet differently, ascending.
+    /// The pairs of rules by which some packet has another outcome, ascending.
     pub fn pairs(&self) -> &[Pair] {
         &self.pairs
     }
 
-    /// The two rules as a pair, if they decide differently.
+    /// The two rules as a pair, if the outcome differs.
     fn pair(&self, direction: Direction, [enforced, candidate]: [Option<u32>; 2]) -> Option<Pair> {
         let action = |which: usize, rule: Option<u32>| {
             let action = rule.and_then(|rule| self.actions[which].get(rule as usize));
             action.copied().unwrap_or(self.no_match[which])
         };
-        (action(0, enforced) != action(1, candidate)).then_some(Pair {
+        (action(0, enforced).passes() != action(1, candidate).passes()).then_some(Pair {
             direction,
             enforced,
             candidate,

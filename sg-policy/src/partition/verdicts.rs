@@ -54,6 +54,14 @@ impl Verdicts {
         verdicts
     }
 
+    /// The same, with an event for each packet that a pair decides.
+    #[must_use]
+    pub fn logging_pairs(mut self, policy: &Policy) -> Self {
+        let pairs = self.rules.iter_mut().skip(policy.rules.len());
+        pairs.for_each(|verdict| *verdict = verdict.logged(true));
+        self
+    }
+
     /// Whether some verdict lets pass what would be dropped (SPEC C9).
     pub fn audits(&self) -> bool {
         self.audits

@@ -205,6 +205,7 @@ mod tests {
             rule: None,
             reason: DecidedBy::Reason(Reason::NoMatch),
             reply: false,
+            candidate: None,
             tag_beside: None,
             head: Vec::new(),
         }

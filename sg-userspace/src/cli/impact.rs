@@ -282,7 +282,7 @@ pub(super) struct Previewed {
 
 /// Finds out what an apply would do, and changes nothing.
 pub(super) fn preview(
-    policies: &Policies,
+    policies: Option<&Policies>,
     policy: &Policy,
     options: &ApplyOptions,
 ) -> Result<Previewed, Failure> {
@@ -290,7 +290,7 @@ pub(super) fn preview(
     let mut impact = None;
     let mut review = |change: &Change<'_>| {
         let found = change.impact()?;
-        let refusal = lock_out(&found, Some(policies), policy);
+        let refusal = lock_out(&found, policies, policy);
         refusals.extend(
             refusal
                 .into_iter()

@@ -8,6 +8,8 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand}
 use sg_userspace::kernel::{bpffs, netns::Netns};
 
 mod apply;
+mod attachment;
+mod candidate;
 mod check;
 mod completions;
 mod confirm;
@@ -31,6 +33,7 @@ mod log;
 mod metrics;
 mod patience;
 mod policy_args;
+mod promote;
 mod rates;
 mod reader;
 mod report;
@@ -125,6 +128,7 @@ enum Command {
     Run(run::Run),
     Confirm(confirm::Confirm),
     Rollback(rollback::Rollback),
+    Promote(promote::Promote),
     Status(status::Status),
     Counters(counters::CountersCommand),
     Top(top::Top),
@@ -187,6 +191,7 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Run(command) => command.run(context),
         Command::Confirm(command) => command.run(context),
         Command::Rollback(command) => command.run(context),
+        Command::Promote(command) => command.run(context),
         Command::Status(command) => command.run(context),
         Command::Counters(command) => command.run(context),
         Command::Top(command) => command.run(context),

@@ -29,6 +29,18 @@ pub(super) struct Sets {
 }
 
 impl Policies {
+    pub(super) fn of(policies: Vec<PolicyInput>, sets: Vec<SetOverride>) -> Policies {
+        Policies {
+            policies,
+            sets: Sets { sets },
+        }
+    }
+
+    /// Whether none is named, where a command allows that.
+    pub(super) fn is_empty(&self) -> bool {
+        self.policies.is_empty()
+    }
+
     /// The policy, with all that `check` says of it.
     pub(super) fn load(&self) -> Result<Loaded, PolicyErrors> {
         let loaded = load(&self.policies, &self.sets.sets)?;
@@ -176,6 +188,15 @@ pub(super) struct Attach {
 }
 
 impl Attach {
+    /// An option that was given and that belongs to a policy, not to an attachment.
+    pub(super) fn of_a_policy(&self) -> Option<&'static str> {
+        match (&self.audit, self.force) {
+            (Some(_), _) => Some("--audit"),
+            (None, true) => Some("--force"),
+            (None, false) => None,
+        }
+    }
+
     /// # Errors
     /// Where no interface matches a pattern.
     pub(super) fn options(&self, context: &Context) -> Result<ApplyOptions, KernelError> {

@@ -7,9 +7,9 @@ use clap::Args;
 use sg_userspace::kernel::history::{How, history, kept};
 use sg_userspace::kernel::impact::Impact;
 use sg_userspace::kernel::{self, ApplyOptions, Decided, KernelError, Outcome};
-use sg_userspace::observe::attached::{Attached, attached};
 
 use super::apply::{self, window};
+use super::attachment::{names_of, one_attachment};
 use super::confirm::{fail, report, waiting};
 use super::context::{Context, Ifaces, Json};
 use super::failure::Failure;
@@ -76,13 +76,7 @@ impl Rollback {
 
     /// Applies an earlier policy again.
     fn apply_again(&self, context: &Context) -> Result<(), Failure> {
-        let interfaces = self.attachment(context)?;
-        let Some(first) = interfaces.first() else {
-            return Err(KernelError::NotAttached {
-                scope: "any interface here".into(),
-            }
-            .into());
-        };
+        let (first, interfaces) = one_attachment::<Rollback>(context, "rollback", &self.ifaces)?;
         let entries = history(&first.pins)?;
         let generation = match (self.to, entries.get(1)) {
             (Some(generation), _) => generation,
@@ -97,12 +91,8 @@ impl Rollback {
             }
         };
         let (entry, policy) = kept(&first.pins, generation)?;
-        let names: Vec<String> = interfaces
-            .iter()
-            .map(|one| one.condition().map(|it| it.interface))
-            .collect::<Result<_, _>>()?;
         let options = ApplyOptions {
-            interfaces: names,
+            interfaces: names_of(&interfaces)?,
             netns: context.netns.clone(),
             bpffs: context.bpffs.clone(),
             budget: self.memory.budget(),
@@ -134,30 +124,5 @@ impl Rollback {
         });
         debug_assert!(rolled_back.is_some() || applied.outcome == Outcome::Unchanged);
         report(context, true, rolled_back.as_slice()).map_err(Failure::after_all)
-    }
-
-    /// All interfaces of the one attachment that is meant.
-    fn attachment(&self, context: &Context) -> Result<Vec<Attached>, Failure> {
-        let named = attached(&context.bpffs, &context.here(&self.ifaces))?;
-        let mut first: Option<&Attached> = None;
-        for one in &named {
-            match first {
-                Some(first) if !first.pins.shares_with(&one.pins) => {
-                    return Err(Failure::usage::<Rollback>(
-                        "rollback",
-                        "several policies are in force here: name the interface with --iface",
-                    ));
-                }
-                _ => first = first.or(Some(one)),
-            }
-        }
-        let Some(first) = first else {
-            return Ok(Vec::new());
-        };
-        let all = attached(&context.bpffs, &context.here(&Ifaces { names: Vec::new() }))?;
-        let own = all
-            .into_iter()
-            .filter(|it| it.pins.shares_with(&first.pins));
-        Ok(own.collect())
     }
 }

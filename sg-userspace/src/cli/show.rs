@@ -8,10 +8,14 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 use sg_policy::formats::{Style, write};
+use sg_policy::policy::Policy;
+use sg_userspace::kernel::history::candidate;
+use sg_userspace::kernel::state::PolicyRecord;
 use sg_userspace::kernel::who::Who;
 use sg_userspace::observe::attached::{Attached, Scope, attached};
 use sg_userspace::observe::history::Past;
 
+use super::candidate::none_on;
 use super::context::{Context, Json};
 use super::failure::Failure;
 use super::patience::Patience;
@@ -35,6 +39,7 @@ Examples:
   sgctl show --iface eth0 > eth0.yaml
   sgctl show --iface eth0 --generation 3
   sgctl show --iface eth0 --output /etc/sgctl
+  sgctl show --candidate
 
 Exit codes: 0 done, 1 nothing is attached or that policy is not kept, 2 usage, 3 not permitted")]
 pub(super) struct Show {
@@ -45,6 +50,10 @@ pub(super) struct Show {
     /// An earlier policy that `sgctl history` lists
     #[arg(long, value_name = "N")]
     generation: Option<u32>,
+
+    /// The candidate that is evaluated beside the policy in force
+    #[arg(long, conflicts_with = "generation")]
+    candidate: bool,
 
     /// Write files into this directory, which is made if it is missing
     #[arg(long, value_name = "DIR", conflicts_with = "json")]
@@ -60,9 +69,60 @@ struct Shown<'a> {
     interface: &'a str,
     netns: Option<&'a str>,
     #[serde(flatten)]
-    policy: &'a Past,
+    policy: &'a What,
     /// The policy file.
     text: &'a str,
+}
+
+/// What is shown.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum What {
+    Policy(Past),
+    Candidate {
+        name: String,
+        digest: String,
+        /// Since when it is evaluated (RFC 3339).
+        since: String,
+        /// The policy that it is beside.
+        beside: PolicyRecord,
+    },
+}
+
+impl What {
+    /// The lines that say where and since when it is what it is.
+    fn lines(&self, place: &str) -> [String; 3] {
+        match self {
+            What::Policy(past) => {
+                let by = past.by.as_ref().map(|who: &Who| format!(" by {who}"));
+                let ended = match &past.ended {
+                    None => "in force".to_owned(),
+                    Some(ended) => match &ended.at {
+                        Some(at) => format!("{} {at}", ended.how.name()),
+                        None => ended.how.name().to_owned(),
+                    },
+                };
+                [
+                    format!("{place}, generation {}, {ended}", past.generation),
+                    format!("applied {}{}", past.applied_at, by.unwrap_or_default()),
+                    past.digest.clone(),
+                ]
+            }
+            What::Candidate {
+                digest,
+                since,
+                beside,
+                ..
+            } => [
+                format!(
+                    "{place}, a candidate beside {}, generation {}",
+                    beside.name, beside.generation
+                ),
+                format!("evaluated since {since}"),
+                digest.clone(),
+            ],
+        }
+    }
 }
 
 impl Show {
@@ -70,7 +130,7 @@ impl Show {
         let one = self.attached(context)?;
         let place = one.condition_if_known()?;
         let patience = Patience::with("reading the policy");
-        let (past, policy) = one.policy(self.generation)?;
+        let (past, policy) = self.what(&one)?;
         let style = match self.output {
             None => Style::default(),
             Some(_) => Style {
@@ -104,6 +164,24 @@ impl Show {
         context.out.say(&out)
     }
 
+    fn what(&self, one: &Attached) -> Result<(What, Policy), Failure> {
+        if !self.candidate {
+            let (past, policy) = one.policy(self.generation)?;
+            return Ok((What::Policy(past), policy));
+        }
+        let state = one.state()?;
+        let Some(record) = &state.candidate else {
+            return Err(none_on(&state.interface).into());
+        };
+        let what = What::Candidate {
+            name: record.name.clone(),
+            digest: record.digest.clone(),
+            since: record.since.clone(),
+            beside: state.policy.clone(),
+        };
+        Ok((what, candidate(&one.pins, record)?))
+    }
+
     /// The attachment that is meant.
     fn attached(&self, context: &Context) -> Result<Attached, Failure> {
         let scope = match &self.iface {
@@ -126,25 +204,12 @@ impl Show {
 }
 
 /// The comments before the policy.
-fn head(interface: &str, netns: Option<&str>, past: &Past) -> String {
+fn head(interface: &str, netns: Option<&str>, what: &What) -> String {
     let place = match netns {
         Some(netns) => format!("{interface} in {netns}"),
         None => interface.to_owned(),
     };
-    let by = past.by.as_ref().map(|who: &Who| format!(" by {who}"));
-    let ended = match &past.ended {
-        None => "in force".to_owned(),
-        Some(ended) => match &ended.at {
-            Some(at) => format!("{} {at}", ended.how.name()),
-            None => ended.how.name().to_owned(),
-        },
-    };
-    let lines = [
-        format!("{place}, generation {}, {ended}", past.generation),
-        format!("applied {}{}", past.applied_at, by.unwrap_or_default()),
-        past.digest.clone(),
-    ];
-    lines
+    what.lines(&place)
         .iter()
         .map(|line| format!("# {}\n", clean(line)))
         .collect()

@@ -6,7 +6,9 @@ use serde::Serialize;
 use sg_userspace::kernel::state::PolicyRecord;
 use sg_userspace::kernel::{Fault, interfaces, netns};
 use sg_userspace::observe::attached::{Attached, Health, Status as Row, attached, other_layouts};
+use sg_userspace::observe::candidate::{self, CandidateStatus};
 
+use super::candidate::{compared, evaluated};
 use super::context::{Context, Ifaces, Json};
 use super::failure::Failure;
 use super::health::{auditing, word};
@@ -45,18 +47,23 @@ impl Status {
         let scope = context.everywhere(&self.ifaces);
         let found = attached(&context.bpffs, &scope)?;
         let others = other_layouts(&context.bpffs, &scope)?;
-        let mut rows = Vec::new();
+        let (mut rows, mut candidates) = (Vec::new(), Vec::new());
         for one in &found {
             rows.push(one.state.is_ok().then(|| one.status()).transpose()?);
+            // What is wrong with counters is said by `counters`.
+            candidates.push(candidate::status(one).ok().flatten());
         }
         let is_enforcing =
             |row: &Option<Row>| row.as_ref().is_some_and(|r| r.health == Health::Enforcing);
         let is_wrong = !others.is_empty() || !rows.iter().all(is_enforcing);
         if self.json.json {
-            let rows: Vec<JsonRow> = found.iter().zip(rows).map(json_row).collect();
+            let rows = found.iter().zip(rows).zip(candidates);
+            let rows: Vec<JsonRow> = rows.map(json_row).collect();
             context.out.json(&rows)?;
         } else if !found.is_empty() || others.is_empty() {
-            context.out.say(&text(context, &found, &rows))?;
+            context
+                .out
+                .say(&text(context, &found, &rows, &candidates))?;
         }
         for error in found
             .iter()
@@ -76,8 +83,18 @@ impl Status {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum JsonRow {
-    Readable(Box<Row>),
+    Readable(Box<Readable>),
     Damaged(Damaged),
+}
+
+/// What is known about an interface, and about the candidate beside its policy. That is left out if
+/// there is none.
+#[derive(Serialize)]
+struct Readable {
+    #[serde(flatten)]
+    row: Row,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    candidate: Option<CandidateStatus>,
 }
 
 /// What is known about an interface whose record cannot be read.
@@ -91,9 +108,11 @@ struct Damaged {
     pins: String,
 }
 
-fn json_row((one, row): (&Attached, Option<Row>)) -> JsonRow {
+fn json_row(
+    ((one, row), candidate): ((&Attached, Option<Row>), Option<CandidateStatus>),
+) -> JsonRow {
     match row {
-        Some(row) => JsonRow::Readable(Box::new(row)),
+        Some(row) => JsonRow::Readable(Box::new(Readable { row, candidate })),
         None => JsonRow::Damaged(Damaged {
             interface: interface_here(one),
             ifindex: one.pins.ifindex,
@@ -105,7 +124,12 @@ fn json_row((one, row): (&Attached, Option<Row>)) -> JsonRow {
     }
 }
 
-fn text(context: &Context, found: &[Attached], rows: &[Option<Row>]) -> String {
+fn text(
+    context: &Context,
+    found: &[Attached],
+    rows: &[Option<Row>],
+    candidates: &[Option<CandidateStatus>],
+) -> String {
     let screen = &context.out;
     if found.is_empty() {
         return "nothing is attached\n".to_owned();
@@ -124,7 +148,7 @@ fn text(context: &Context, found: &[Attached], rows: &[Option<Row>]) -> String {
     ];
     let mut table = Table::new(screen, &columns);
     let mut notes = shared(rows);
-    for (one, row) in found.iter().zip(rows) {
+    for ((one, row), candidate) in found.iter().zip(rows).zip(candidates) {
         let (name, place) = match row {
             Some(row) => (row.interface.clone(), place_of_row(row)),
             None => (name_of(one), place_of(one)),
@@ -146,6 +170,9 @@ fn text(context: &Context, found: &[Attached], rows: &[Option<Row>]) -> String {
                 }
                 let auditing = auditing(row.policy.audit, row.audited_rules);
                 notes.extend(auditing.map(|what| format!("{}: {what}\n", row.interface)));
+                if let Some(candidate) = candidate {
+                    notes.push_str(&beside(&row.interface, candidate));
+                }
                 cells.extend(rest_of(row));
             }
             None => {
@@ -193,6 +220,17 @@ fn trial(row: &Row) -> String {
         ),
         false => String::new(),
     }
+}
+
+/// What the candidate beside a policy would have decided otherwise.
+fn beside(interface: &str, candidate: &CandidateStatus) -> String {
+    format!(
+        "{interface}: candidate {} ({}), {}\n  {}; `sgctl counters --candidate`\n",
+        candidate.name,
+        short_digest(&candidate.digest),
+        evaluated(&candidate.since),
+        compared(candidate.packets, candidate.evaluated)
+    )
 }
 
 /// A line such as `eth0, eth1: one policy, one flow table` for each attachment with several

@@ -29,9 +29,11 @@ use super::prepare::{Prepared, PreparedInterface, Seedings};
 use super::programs::Programs;
 use super::records::{Records, taken_back};
 use super::removal::remove;
+use super::shared::raw_counters;
 use super::state::State;
-use super::targets;
+use super::sums::Sums;
 use super::trial::{Word, deadline_after};
+use super::{sys, targets};
 use sg_policy::policy::Established;
 
 /// Outbound comes first: then the flows that the node opens are in the table when inbound packets
@@ -63,7 +65,7 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
     // fails.
     let now = jiff::Timestamp::now().to_string();
     for one in &mut interfaces {
-        if plan.unchanged.is_empty() {
+        if plan.unchanged.is_empty() && !plan.keeps_policy {
             one.state.policy.applied_at.clone_from(&now);
         }
         if one.plan.replaced().is_none() {
@@ -91,7 +93,8 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
         }
         _ => Ok(()),
     };
-    let mut done = carried.and(looked).and(flushed);
+    let watched = watch_from_now(&mut interfaces, &now);
+    let mut done = carried.and(looked).and(flushed).and(watched);
     for one in &mut interfaces {
         one.state.remembering = None;
         let tidied = tidy(&hooks_of(one.plan), &mut one.state);
@@ -132,6 +135,7 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
         sizes: plan.compiled.sizes(),
         seeded,
         cut,
+        ended_candidate: plan.ended_candidate.clone(),
         self_check,
         compile_time: plan.compile_time,
         load_time,
@@ -152,8 +156,42 @@ fn announce(plan: &Plan) -> Result<(), KernelError> {
     };
     let replaced = plan.replaced().map(|(_, it)| &it.state);
     let in_force = replaced.max_by_key(|state| state.policy.generation);
-    let next = Keepsake::of(&plan.policy, &one.state)?;
+    let watch = plan.watch.as_ref();
+    let candidate = watch.and_then(|watch| Some((watch.number, watch.text.clone()?)));
+    let next = match in_force.filter(|_| plan.keeps_policy) {
+        Some(state) => Keepsake::again(&one.pins, state, &one.state, candidate)?,
+        None => Keepsake::of(&plan.policy, &one.state, candidate)?,
+    };
     history::begin(&one.pins, in_force, &next, plan.options.how, None)
+}
+
+/// Writes into the records of interfaces on which the watch of a candidate begins how many packets
+/// were decided before it. That is read when no packet is judged by the programs before any more,
+/// and without what pairs have counted: then no packet passes for one that was evaluated and was
+/// not.
+fn watch_from_now(interfaces: &mut [PreparedInterface<'_>], now: &str) -> Result<(), KernelError> {
+    let begins = |one: &PreparedInterface<'_>| {
+        let candidate = one.state.candidate.as_ref();
+        candidate.is_some_and(|candidate| candidate.began.is_none())
+    };
+    if !interfaces.iter().any(begins) {
+        return Ok(());
+    }
+    sys::wait_for_programs();
+    for one in interfaces.iter_mut().filter(|one| begins(one)) {
+        let raw = raw_counters(&one.plan.pins, one.state.counter_maps)?;
+        let sums = Sums::of(&one.state, &raw);
+        let (decided, differing) = (sums.decided(), sums.differing(&one.state));
+        let [inbound, outbound] = Direction::BOTH.map(|direction| {
+            let at = direction as usize;
+            decided[at].wrapping_sub(differing[at])
+        });
+        if let Some(candidate) = &mut one.state.candidate {
+            candidate.began = Some([inbound, outbound]);
+            now.clone_into(&mut candidate.since);
+        }
+    }
+    Ok(())
 }
 
 /// The hooks of an interface, with the options of the plan.

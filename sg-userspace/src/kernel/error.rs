@@ -227,6 +227,12 @@ pub enum KernelError {
     ))]
     NotAttached { scope: String },
 
+    #[error("no candidate is evaluated beside the policy on {scope}")]
+    #[diagnostic(help(
+        "`sgctl apply --candidate POLICY --iface IF` puts one there, and changes no verdict"
+    ))]
+    NoCandidate { scope: String },
+
     #[error("no policy on {scope} waits to be confirmed")]
     #[diagnostic(help(
         "`sgctl apply --confirm-within TIME` puts one in force that does; `sgctl status` shows what is \
@@ -321,6 +327,7 @@ impl KernelError {
             KernelError::NotKept { .. } => "not-kept",
             KernelError::Guarded { code, .. } => code,
             KernelError::NotAttached { .. } => "not-attached",
+            KernelError::NoCandidate { .. } => "no-candidate",
             KernelError::NothingToConfirm { .. } => "nothing-to-confirm",
             KernelError::NotConfirmed { .. } => "not-confirmed",
             KernelError::TooLate { .. } => "too-late",

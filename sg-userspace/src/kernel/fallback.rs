@@ -58,7 +58,7 @@ impl Fallback {
             pinned_as: Some(number),
             // Those of the policy on trial exist by now.
             counter_maps: one.state.counter_maps,
-            ..before.clone()
+            ..before.clone().back_after(&one.state)
         };
         let programs = again::load(&generation, &options, &mut state, pins)?;
         programs.pin_targets(pins, number)?;

@@ -113,7 +113,7 @@ impl Held {
 
     /// The counter slots that its programs write. They must not be given to other rules meanwhile.
     pub fn slots(&self) -> HashSet<u32> {
-        self.state.rules.iter().map(|owner| owner.slot).collect()
+        self.state.slots().collect()
     }
 
     /// Puts it in force again on its interface: see [`put_back`].
@@ -170,7 +170,7 @@ impl Held {
             netns_cookie: current.netns_cookie,
             attached_at: current.attached_at.clone(),
             added_clsact: current.added_clsact,
-            ..taken_back(self.state.clone(), current.clone())
+            ..taken_back(self.state.clone().back_after(&current), current.clone())
         };
         let before = match replaced {
             Some([inbound, outbound]) => [

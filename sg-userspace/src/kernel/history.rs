@@ -16,7 +16,8 @@
 //!
 //! Pins, in the directory of the attachment: `history` is a blob of JSON (`Book`); `policy_7` is
 //! the text of generation 7, as the JSON of a [`PolicyText`], compressed: its length (u32,
-//! little-endian), then DEFLATE (RFC 1951).
+//! little-endian), then DEFLATE (RFC 1951). `candidate_8` is in the same form the text of the
+//! candidate that was put beside a policy with generation 8, for as long as a record names it.
 
 use miniz_oxide::deflate::compress_to_vec;
 use miniz_oxide::inflate::decompress_to_vec_with_limit;
@@ -26,7 +27,8 @@ use super::blob::{self, Kind};
 use super::error::KernelError;
 pub use super::how::{Ended, How};
 use super::pins::{InterfacePins, unpin};
-use super::state::State;
+use super::records::Records;
+use super::state::{CandidateRecord, State};
 use super::who::Who;
 use sg_policy::formats::{Style, write};
 use sg_policy::policy::{AuditScope, Policy, PolicyText, load_written};
@@ -194,7 +196,7 @@ impl Book {
                 unpin(&pins.policy_text(generation))?;
             }
         }
-        Ok(())
+        forget_candidates(pins)
     }
 
     fn entries(&self) -> impl Iterator<Item = &Entry> {
@@ -208,18 +210,49 @@ pub struct Keepsake {
     entry: Entry,
     /// The body of its blob. `None` if it is not kept, because it is too large.
     text: Option<Vec<u8>>,
+    /// The number of the watch of its candidate, and the body of that one's blob. `None` if it has
+    /// none, or if the blob is there already.
+    candidate: Option<(u32, Vec<u8>)>,
 }
 
 impl Keepsake {
-    /// A policy that is about to be applied by the caller.
-    pub(super) fn of(policy: &Policy, state: &State) -> Result<Keepsake, KernelError> {
+    /// A policy that is about to be applied by the caller, and the text of a candidate that was not
+    /// beside a policy before.
+    pub(super) fn of(
+        policy: &Policy,
+        state: &State,
+        candidate: Option<(u32, Vec<u8>)>,
+    ) -> Result<Keepsake, KernelError> {
         let text = render(policy)?;
         let entry = Entry {
             by: Some(Who::here()),
             text_bytes: text.as_ref().map(Vec::len),
             ..Entry::of_record(state)
         };
-        Ok(Keepsake { entry, text })
+        Ok(Keepsake {
+            entry,
+            text,
+            candidate,
+        })
+    }
+
+    /// The policy in force, as the generation of the record `next`, with the same text and by whom
+    /// it was applied.
+    pub(super) fn again(
+        pins: &InterfacePins,
+        in_force: &State,
+        next: &State,
+        candidate: Option<(u32, Vec<u8>)>,
+    ) -> Result<Keepsake, KernelError> {
+        let Keepsake { entry, text, .. } = Keepsake::in_force(pins, in_force)?;
+        Ok(Keepsake {
+            entry: Entry {
+                generation: next.policy.generation,
+                ..entry
+            },
+            text,
+            candidate,
+        })
     }
 
     /// The policy in force on an interface.
@@ -239,7 +272,17 @@ impl Keepsake {
             text_bytes,
             ..entry
         };
-        Ok(Keepsake { entry, text })
+        let candidate = state.candidate.as_ref().map(|it| it.watch);
+        let candidate = candidate.and_then(|watch| {
+            // Where it cannot be read, it cannot be kept.
+            let body = blob::read(&pins.candidate_text(watch), Kind::Policy).ok()??;
+            Some((watch, body.ok()?))
+        });
+        Ok(Keepsake {
+            entry,
+            text,
+            candidate,
+        })
     }
 }
 
@@ -262,6 +305,9 @@ pub(super) fn begin(
     if let Some(text) = &next.text {
         blob::write(&pins.policy_text(generation), Kind::Policy, text)?;
     }
+    if let Some((watch, text)) = &next.candidate {
+        blob::write(&pins.candidate_text(*watch), Kind::Policy, text)?;
+    }
     Book {
         intended: Some(Intended {
             entry: next.entry.clone(),
@@ -271,6 +317,26 @@ pub(super) fn begin(
         ..book
     }
     .write(pins)
+}
+
+/// Removes the texts of candidates that no record of the attachment names. Where a record cannot be
+/// read, none.
+fn forget_candidates(pins: &InterfacePins) -> Result<(), KernelError> {
+    let texts = pins.candidate_texts()?;
+    if texts.is_empty() {
+        return Ok(());
+    }
+    let mut named = Vec::new();
+    for one in pins.of_attachment()? {
+        let Ok(records) = Records::read(&one) else {
+            return Ok(());
+        };
+        let candidates = records.all().filter_map(|state| state.candidate.as_ref());
+        named.extend(candidates.map(|candidate| candidate.watch));
+    }
+    let gone = texts.iter().filter(|watch| !named.contains(watch));
+    gone.map(|watch| pins.candidate_text(*watch))
+        .try_for_each(|path| unpin(&path))
 }
 
 /// Writes down that the policy of this record is in force, whether or not [`begin`] has announced
@@ -372,6 +438,27 @@ fn record(pins: &InterfacePins) -> Result<State, KernelError> {
     })
 }
 
+/// The candidate that a record of the attachment names.
+///
+/// # Errors
+/// [`KernelError::DamagedHistory`] if its text cannot be read.
+pub fn candidate(pins: &InterfacePins, record: &CandidateRecord) -> Result<Policy, KernelError> {
+    let path = pins.candidate_text(record.watch);
+    let damaged = |reason: String| KernelError::DamagedHistory {
+        path: path.clone(),
+        reason,
+    };
+    let body = blob::read(&path, Kind::Policy)?;
+    let body = body.ok_or_else(|| damaged("it is not there".to_owned()))?;
+    let text = body.and_then(|body| parse(&body)).map_err(damaged)?;
+    let loaded = load_written(&record.name, &text);
+    let policy = loaded.map_err(|errors| damaged(errors.to_string()))?.policy;
+    match policy.digest == record.digest {
+        true => Ok(policy),
+        false => Err(damaged("it is the text of another policy".to_owned())),
+    }
+}
+
 fn read_text(pins: &InterfacePins, generation: u32) -> Result<Option<Vec<u8>>, KernelError> {
     let path = pins.policy_text(generation);
     let body = blob::read(&path, Kind::Policy)?.transpose();
@@ -379,7 +466,7 @@ fn read_text(pins: &InterfacePins, generation: u32) -> Result<Option<Vec<u8>>, K
 }
 
 /// The body of a policy's blob. `None` if it is too large to be kept.
-fn render(policy: &Policy) -> Result<Option<Vec<u8>>, KernelError> {
+pub(super) fn render(policy: &Policy) -> Result<Option<Vec<u8>>, KernelError> {
     let style = Style {
         entries_inline: ENTRIES_INLINE,
     };

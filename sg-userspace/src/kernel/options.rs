@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::bpffs;
 use super::how::How;
 use sg_policy::compile::Budget;
-use sg_policy::policy::AuditScope;
+use sg_policy::policy::{AuditScope, Policy};
 
 /// The default number of established flows. With the half-open ones the table takes about 22 MiB.
 pub const DEFAULT_MAX_FLOWS: u32 = 131_072;
@@ -61,6 +62,22 @@ impl EgressHook {
     }
 }
 
+/// What is to be evaluated beside the policy (C10).
+#[derive(Clone, Debug, Default)]
+pub enum CandidateOption {
+    /// The candidate that is there, unless it cannot be evaluated beside the policy.
+    #[default]
+    Keep,
+    /// This one.
+    Set {
+        policy: Arc<Policy>,
+        /// Whether each packet with another outcome leaves an event.
+        logs: bool,
+    },
+    /// None.
+    Remove,
+}
+
 #[derive(Clone, Debug)]
 pub struct ApplyOptions {
     /// The interfaces in the current network namespace. At least one, none of them twice. They
@@ -92,6 +109,11 @@ pub struct ApplyOptions {
     pub held_slots: HashSet<u32>,
     /// How the policy before it ends, for `history`.
     pub how: How,
+    /// What is evaluated beside it.
+    pub candidate: CandidateOption,
+    /// The generation that must be in force, because the policy was chosen by it. Refused if
+    /// another one is.
+    pub only_over: Option<u32>,
     /// Whether the policy is applied although the lock-out guard would refuse it. Recorded, since
     /// it is shown that a guard is off.
     pub forced: bool,
@@ -119,6 +141,8 @@ impl ApplyOptions {
             log_level: 0,
             held_slots: HashSet::new(),
             how: How::Replaced,
+            candidate: CandidateOption::Keep,
+            only_over: None,
             forced: false,
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::seed::{Cut, Seeded};
 use super::self_check::SelfCheck;
-use super::state::{PolicyRecord, State};
+use super::state::{CandidateRecord, PolicyRecord, State};
 use sg_policy::compile::TableSizes;
 
 /// What happened to the policy.
@@ -47,6 +47,8 @@ pub struct Applied {
     pub seeded: Option<Seeded>,
     /// How many TCP connections were cut. `None` unless it was a first attachment that cuts them.
     pub cut: Option<Cut>,
+    /// The candidate that was beside the policy before, if it had to be given up.
+    pub ended_candidate: Option<EndedCandidate>,
     /// What the self-check has tried. `None` without one.
     pub self_check: Option<SelfCheck>,
     pub compile_time: Duration,
@@ -81,6 +83,25 @@ impl Applied {
     /// Whether no policy was in force before.
     pub fn is_first(&self) -> bool {
         self.outcome == Outcome::Attached
+    }
+}
+
+/// A candidate that is not evaluated any more, because it cannot be evaluated beside the policy
+/// that was applied.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct EndedCandidate {
+    pub name: String,
+    pub digest: String,
+    pub reason: String,
+}
+
+impl EndedCandidate {
+    pub(super) fn of(candidate: &CandidateRecord, reason: String) -> EndedCandidate {
+        EndedCandidate {
+            name: candidate.name.clone(),
+            digest: candidate.digest.clone(),
+            reason,
+        }
     }
 }
 

@@ -29,6 +29,7 @@ const BEHIND: &str = "_behind_";
 /// Before a generation.
 const TRIAL: &str = "trial_";
 const POLICY: &str = "policy_";
+const CANDIDATE: &str = "candidate_";
 /// Between a placement and a generation.
 const TABLES: &str = "_tables_";
 
@@ -120,7 +121,15 @@ impl PinTree {
         netns_cookie: u64,
         interface: &str,
     ) -> Result<PathBuf, KernelError> {
-        let netns = self.version_dir().join(netns_cookie.to_string());
+        let netns = self.netns_dir(netns_cookie);
+        let dir = self.path_of_run(netns_cookie, interface);
+        for dir in [&self.root, &self.version_dir(), &netns, &dir] {
+            create_dir(dir)?;
+        }
+        Ok(dir)
+    }
+
+    fn path_of_run(&self, netns_cookie: u64, interface: &str) -> PathBuf {
         // Names in a BPF file system cannot contain a dot.
         let name: String = interface
             .bytes()
@@ -129,11 +138,14 @@ impl PinTree {
                 false => format!("%{byte:02x}"),
             })
             .collect();
-        let dir = netns.join(format!("{RUN}{name}"));
-        for dir in [&self.root, &self.version_dir(), &netns, &dir] {
-            create_dir(dir)?;
-        }
-        Ok(dir)
+        let netns = self.netns_dir(netns_cookie);
+        netns.join(format!("{RUN}{name}"))
+    }
+
+    /// Whether a `run` looks after an interface.
+    pub(super) fn has_run(&self, netns_cookie: u64, interface: &str) -> bool {
+        let file = fs::File::open(self.path_of_run(netns_cookie, interface));
+        file.is_ok_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err())
     }
 
     /// The pins of all interfaces that have some in this layout version.
@@ -412,6 +424,18 @@ impl InterfacePins {
     pub(super) fn policy_texts(&self) -> Result<Vec<u32>, KernelError> {
         let names = names_in(self.shared_dir())?.into_iter();
         let numbers = names.filter_map(|name| name.strip_prefix(POLICY)?.parse().ok());
+        Ok(numbers.collect())
+    }
+
+    /// The text of the candidate whose watch has this number: see `history`.
+    pub fn candidate_text(&self, watch: u32) -> PathBuf {
+        self.shared(&format!("{CANDIDATE}{watch}"))
+    }
+
+    /// The numbers of the watches whose candidates have a text.
+    pub(super) fn candidate_texts(&self) -> Result<Vec<u32>, KernelError> {
+        let names = names_in(self.shared_dir())?.into_iter();
+        let numbers = names.filter_map(|name| name.strip_prefix(CANDIDATE)?.parse().ok());
         Ok(numbers.collect())
     }
 

@@ -9,14 +9,15 @@ use super::flow_tables::each_flow;
 use super::found::{Found, attachment_of, has_qdisc};
 use super::object::INBOUND;
 use super::options::{ApplyOptions, DEFAULT_MAX_FLOWS, EgressHook, XdpMode};
-use super::outcome::{Applied, AppliedTo, Outcome};
+use super::outcome::{Applied, AppliedTo, EndedCandidate, Outcome};
 use super::pins::{InterfacePins, PinTree};
 use super::shared::{PinnedUse, raw_counters};
-use super::slots::{self, Assignment};
+use super::slots::{self, Assignment, PairsOf};
 use super::start::{Replaced, Start};
 use super::state::{PolicyRecord, State};
+use super::watch::{self, Watch};
 use super::{gate, sys};
-use sg_policy::compile::{Compiled, compile};
+use sg_policy::compile::{Compiled, compile, compile_beside};
 use sg_policy::partition::{Partition, Verdicts};
 use sg_policy::policy::{AuditScope, Policy};
 
@@ -39,6 +40,13 @@ pub(super) struct Plan {
     pub(super) partition: Partition,
     pub(super) compiled: Compiled,
     pub(super) compile_time: Duration,
+    /// The candidate beside the policy.
+    pub(super) watch: Option<Watch>,
+    /// The candidate that was there before and cannot be kept.
+    pub(super) ended_candidate: Option<EndedCandidate>,
+    /// The policy in force stays, and so do its epoch and its entry in the history: another
+    /// candidate is put beside it, or none.
+    pub(super) keeps_policy: bool,
 }
 
 /// The plan for one interface.
@@ -145,18 +153,47 @@ fn plan_at_once(
         .collect::<Result<_, _>>()?;
     let attachment = attachment_of(tree, cookie, &found)?;
     let pins_of = |index| tree.interface_of(cookie, attachment, index);
-    let before = Before::of(policy, &found);
+    let (before, mut beside) = Before::of(policy, options, &found)?;
+    before.expect(options)?;
+    let has_run = found.iter().any(|one| tree.has_run(cookie, &one.name));
 
-    let assignment = before.assign(policy, options, &pins_of(0))?;
     let started = Instant::now();
     let partition = Partition::new(policy);
-    let verdicts = Verdicts::new(policy, &assignment.slots());
-    let compiled = compile(&partition, &verdicts, options.budget)?;
+    let (assignment, compiled) = loop {
+        let watch = beside.watch.as_ref();
+        let assignment = before.assign(policy, watch, (options, has_run), &pins_of(0))?;
+        let compiled = match watch {
+            None => {
+                let verdicts = Verdicts::new(policy, &assignment.slots());
+                compile(&partition, &verdicts, options.budget)
+            }
+            Some(watch) => {
+                let (slots, pair_slots) = (assignment.slots(), assignment.pair_slots());
+                let pairs = watch.found.pairs();
+                let verdicts = Verdicts::beside(policy, &slots, pairs, &pair_slots);
+                let verdicts = match watch.logs {
+                    true => verdicts.logging_pairs(policy),
+                    false => verdicts,
+                };
+                compile_beside(&watch.found, &verdicts, options.budget)
+            }
+        };
+        match compiled {
+            Ok(compiled) => break (assignment, compiled),
+            // The policy comes before a candidate that was there.
+            Err(error) if beside.is_kept && beside.watch.is_some() => {
+                beside.give_up(error.to_string());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
     let compile_time = started.elapsed();
+    let before = before.with(&beside);
     if let Some(unchanged) = before.all_unchanged(&compiled, compile_time) {
         return Ok(Planned::Unchanged(Box::new(unchanged)));
     }
 
+    let keeps_policy = before.is_same_policy && !before.is_same;
     let common = before.common(policy, options, &compiled);
     let unchanged = before.unchanged();
     let own = |one: &Found| match before.leaves(one) {
@@ -170,7 +207,7 @@ fn plan_at_once(
         .filter_map(|(one, own)| Some((one, own?)));
     let interfaces = changed.map(|(one, own)| InterfacePlan {
         pins: pins_of(one.interface.index),
-        state: common.state(&one, &own, cookie),
+        state: common.state(&one, &own, beside.watch.as_ref(), cookie),
         counter_slots: own.assignment.capacity,
         has_qdisc: own.has_qdisc,
         xdp_mode: one.options.xdp_mode,
@@ -186,6 +223,9 @@ fn plan_at_once(
         partition,
         compiled,
         compile_time,
+        keeps_policy,
+        watch: beside.watch,
+        ended_candidate: beside.ended,
     })))
 }
 
@@ -196,20 +236,61 @@ struct Before<'a> {
     /// latest generation. `None` if no policy is in force anywhere.
     lead: Option<&'a Replaced>,
     /// Wherever a policy is in force it is the same one, with the same options and no fault.
+    is_same_policy: bool,
+    /// And so is what is beside it.
     is_same: bool,
 }
 
 impl<'a> Before<'a> {
-    fn of(policy: &Policy, found: &'a [Found]) -> Self {
+    /// Returns also what is to be beside the policy.
+    fn of(
+        policy: &Policy,
+        options: &ApplyOptions,
+        found: &'a [Found],
+    ) -> Result<(Self, watch::Planned), KernelError> {
         let replaced = found.iter().filter_map(|one| one.start.replaced());
         let lead = replaced.max_by_key(|it| it.state.policy.generation);
         let is_new = |one: &Found| one.start.replaced().is_none();
         let mut all = found.iter();
-        Before {
+        let is_same_policy =
+            lead.is_some() && all.all(|one| is_new(one) || one.is_unchanged(policy));
+        let before = Before {
             found,
             lead,
-            is_same: lead.is_some() && all.all(|one| is_new(one) || one.is_unchanged(policy)),
+            is_same_policy,
+            is_same: false,
+        };
+        let next = before.next_generation();
+        let beside = watch::Planned::of(policy, &options.candidate, lead, next)?;
+        Ok((before.with(&beside), beside))
+    }
+
+    /// The same with this beside the policy.
+    fn with(self, beside: &watch::Planned) -> Self {
+        let is_same = self.is_same_policy && self.replaced().all(|it| beside.is_of(&it.state));
+        Before { is_same, ..self }
+    }
+
+    /// Fails unless what is in force is what the options say.
+    fn expect(&self, options: &ApplyOptions) -> Result<(), KernelError> {
+        let in_force = self.previous().map(|state| state.policy.generation);
+        match options.only_over {
+            Some(expected) if in_force != Some(expected) => Err(KernelError::Fixed {
+                what: format!("changing what is in force with generation {expected}"),
+                reason: match in_force {
+                    Some(other) => format!("generation {other} has come in its place"),
+                    None => "nothing is in force any more".into(),
+                },
+                help: "look at it with `sgctl status`, and repeat the command".into(),
+            }),
+            _ => Ok(()),
         }
+    }
+
+    /// The number of a generation that would follow.
+    fn next_generation(&self) -> u32 {
+        let latest = self.replaced().map(|it| it.state.latest_number());
+        latest.max().unwrap_or(0) + 1
     }
 
     fn replaced(&self) -> impl Iterator<Item = &'a Replaced> {
@@ -252,6 +333,7 @@ impl<'a> Before<'a> {
             sizes: compiled.sizes(),
             seeded: None,
             cut: None,
+            ended_candidate: None,
             self_check: None,
             compile_time,
             load_time: Duration::ZERO,
@@ -260,27 +342,37 @@ impl<'a> Before<'a> {
         })
     }
 
-    /// The counter slots of the policy's rules. `nowhere` are pins that need not exist.
+    /// The counter slots of the policy's rules, and of the pairs with the candidate's. `has_run`
+    /// says whether a `run` looks after the interfaces. `nowhere` are pins that need not exist.
     fn assign(
         &self,
         policy: &Policy,
-        options: &ApplyOptions,
+        watch: Option<&Watch>,
+        (options, has_run): (&ApplyOptions, bool),
         nowhere: &InterfacePins,
     ) -> Result<Assignment, KernelError> {
         let capacity = match self.lead {
             Some(lead) => capacity_of(lead)?,
             None => 0,
         };
-        let runs_alone = !self.is_same && self.replaced().all(|it| it.inspection.runs(&it.state));
+        // Where somebody else changes the candidate beside its policy, a `run` still returns to
+        // what was in force before it, whose slots are known to it alone: none is taken
+        // away.
+        let keeps_all = self.is_same || self.is_same_policy && has_run;
+        let runs_alone = !keeps_all && self.replaced().all(|it| it.inspection.runs(&it.state));
         // If no policy is in force, the pins are not read.
         let pins = self.lead.map_or(nowhere, |it| &it.inspection.pins);
         // A policy that may return counts in its slots.
         let mut held = options.held_slots.clone();
         let trials = self.replaced().filter_map(|it| it.state.open_trial());
         let returning = trials.filter_map(|trial| trial.returns_to.as_ref());
-        held.extend(returning.flat_map(|state| state.rules.iter().map(|owner| owner.slot)));
+        held.extend(returning.flat_map(|state| state.slots()));
         let in_use = PinnedUse::new(pins, self.previous(), runs_alone, &held);
-        slots::assign(policy, self.previous(), capacity, &in_use)
+        let pairs = watch.map(|watch| PairsOf {
+            watch: watch.number,
+            owners: watch.owners(policy),
+        });
+        slots::assign(policy, pairs, self.previous(), capacity, &in_use)
     }
 
     /// What is the same on all interfaces that change.
@@ -301,11 +393,10 @@ impl<'a> Before<'a> {
                     state, inspection, ..
                 }) => state.has_flows && (state.opens_flows || has_any_flow(&inspection.pins)),
             };
-        let latest = self.replaced().map(|it| it.state.latest_number());
         let generation = match previous {
             // Added interfaces get the same generation.
             Some(state) if self.is_same => state.policy.generation,
-            _ => latest.max().unwrap_or(0) + 1,
+            _ => self.next_generation(),
         };
         // The rules of an epoch are the same wherever it runs, so that its flows stay admitted.
         let is_of_epoch = |state: &State| {
@@ -328,7 +419,7 @@ impl<'a> Before<'a> {
                 digest: policy.digest.clone(),
                 generation,
                 applied_at: match previous {
-                    Some(state) if self.is_same => state.policy.applied_at.clone(),
+                    Some(state) if self.is_same_policy => state.policy.applied_at.clone(),
                     _ => now.clone(),
                 },
                 audit: policy.audit_in_force(),
@@ -360,7 +451,7 @@ struct Common<'p> {
 
 impl Common<'_> {
     /// The record of an interface, without what is only known after loading the programs.
-    fn state(&self, one: &Found, own: &Own, cookie: u64) -> State {
+    fn state(&self, one: &Found, own: &Own, watch: Option<&Watch>, cookie: u64) -> State {
         let before = one.start.replaced().map(|it| &it.state);
         let Common {
             policy,
@@ -400,7 +491,9 @@ impl Common<'_> {
             pinned_as: None,
             last_generation: 0,
             forced: options.forced,
+            candidate: watch.map(|watch| watch.record(now, before, assignment.gone)),
             rules: assignment.rules,
+            pairs: assignment.pairs,
             retired: assignment.retired,
             forgotten: assignment.forgotten,
         }

@@ -16,10 +16,10 @@ use super::plan::{InterfacePlan, Plan};
 use super::programs::Programs;
 use super::removal::remove;
 use super::seed::Seeding;
-use super::self_check::{SelfCheck, self_check};
+use super::self_check::{CheckedBeside, CheckedRules, SelfCheck, self_check};
 use super::shared_maps::SharedMaps;
 use super::start::{Replaced, Start};
-use super::state::{State, Trial};
+use super::state::{SlotOwner, State, Trial};
 use super::tables::LiveTables;
 use super::trial::{Stands, Word};
 use super::{fallback, faults, links, targets};
@@ -143,6 +143,7 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
     let mut told = Generation::of(policy, generation);
     told.epoch = plan.epoch();
     told.log_level = options.log_level;
+    told.has_logging_rules |= plan.watch.as_ref().is_some_and(|watch| watch.logs);
     let trial = match options.confirm_within {
         Some(_) => Some(Word::create(&shared.pins, generation)?),
         None => None,
@@ -212,18 +213,20 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
     }
     let checked = match (options.self_check, interfaces.first()) {
         (true, Some(one)) => {
-            let slots: Vec<u32> = one.state.rules.iter().map(|owner| owner.slot).collect();
-            let loaded = Some(&one.programs);
-            let check = || {
-                Ok(self_check(
-                    policy,
-                    &plan.partition,
-                    &slots,
-                    &tables,
-                    &told,
-                    loaded,
-                ))
+            let slots = |owners: &[SlotOwner]| owners.iter().map(|owner| owner.slot).collect();
+            let slots: [Vec<u32>; 2] = [&one.state.rules, &one.state.pairs].map(|it| slots(it));
+            let rules = CheckedRules {
+                policy,
+                partition: &plan.partition,
+                slots: &slots[0],
+                beside: plan.watch.as_ref().map(|watch| CheckedBeside {
+                    policy: &watch.policy,
+                    pairs: watch.found.pairs(),
+                    slots: &slots[1],
+                }),
             };
+            let loaded = Some(&one.programs);
+            let check = || Ok(self_check(&rules, &tables, &told, loaded));
             let checked = faults::step(|| "the self-check".into(), check)
                 .map_err(|e| KernelError::io("the self-check", e))?;
             Some(checked?)

@@ -6,11 +6,14 @@
 //! is not confirmed holds that of the policy before it as well, and the word of its trial says
 //! which of the two is valid.
 
+use std::collections::{HashMap, HashSet};
+
+use sg_common::counters::SlotCounters;
 use sg_common::verdict::Direction;
 
 use super::error::KernelError;
 use super::pins::{InterfacePins, unpin};
-use super::state::{SlotOwner, State, read_at};
+use super::state::{CandidateRecord, SlotOwner, State, read_at};
 use super::sys;
 use super::trial::{self, Stands};
 
@@ -62,7 +65,7 @@ impl Records {
     }
 
     /// The records of all policies that may decide, those that may return among them.
-    fn all(&self) -> impl Iterator<Item = &State> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &State> {
         self.both().flat_map(|state| {
             let trial = state.trial.as_ref();
             [Some(state), trial.and_then(|it| it.returns_to.as_deref())]
@@ -128,18 +131,53 @@ impl Records {
 /// The record of a policy that is in force again or still, after `attempted` failed to replace it.
 /// Packets may have been counted in the slots of that one.
 pub(super) fn taken_back(current: State, attempted: State) -> State {
-    let is_in_force = |owner: &SlotOwner| current.rules.iter().any(|o| o.slot == owner.slot);
+    let is_in_force: HashSet<u32> = current.slots().collect();
     let last_generation = attempted.latest_number().max(current.last_generation);
     let mut retired: Vec<SlotOwner> = Vec::new();
+    let mut seen = HashSet::new();
+    // What pairs have counted that have lost their slots since was added to their rules there.
+    let mut bases: HashMap<u32, [SlotCounters; 2]> = HashMap::new();
     // A policy that may return owns its slots until it cannot any more.
     let returns_to = attempted.trial.and_then(|trial| trial.returns_to);
-    let all = attempted.rules.into_iter().chain(attempted.retired);
-    for owner in all.chain(returns_to.into_iter().flat_map(|state| state.rules)) {
-        if !is_in_force(&owner) && !retired.iter().any(|known| known.slot == owner.slot) {
-            retired.push(owner);
+    let returning = returns_to.into_iter().flat_map(|state| {
+        let State { rules, pairs, .. } = *state;
+        rules.into_iter().chain(pairs)
+    });
+    let all = attempted.rules.into_iter().chain(attempted.pairs);
+    for owner in all.chain(attempted.retired).chain(returning) {
+        if !seen.insert(owner.slot) {
+            continue;
+        }
+        match is_in_force.contains(&owner.slot) {
+            true => _ = bases.insert(owner.slot, [owner.base, owner.more]),
+            false => retired.push(owner),
         }
     }
+    let based = |owners: Vec<SlotOwner>| -> Vec<SlotOwner> {
+        let based = |owner: SlotOwner| {
+            let own = [owner.base, owner.more];
+            let [base, more] = bases.get(&owner.slot).copied().unwrap_or(own);
+            SlotOwner {
+                base,
+                more,
+                ..owner
+            }
+        };
+        owners.into_iter().map(based).collect()
+    };
+    let same_watch = |candidate: &CandidateRecord| {
+        let other = attempted.candidate.as_ref();
+        let other = other.filter(|other| other.watch == candidate.watch);
+        other.map_or_else(|| candidate.gone.clone(), |other| other.gone.clone())
+    };
+    let candidate = current.candidate.map(|candidate| CandidateRecord {
+        gone: same_watch(&candidate),
+        ..candidate
+    });
     State {
+        rules: based(current.rules),
+        pairs: based(current.pairs),
+        candidate,
         retired,
         forgotten: attempted.forgotten,
         counter_maps: attempted.counter_maps,

@@ -8,7 +8,7 @@
 //! bytes of a slot show which packets were counted in it. Where a round differs, its packets are
 //! judged again one by one, and the first that differs is named.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
@@ -31,7 +31,7 @@ use super::slots::add;
 use sg_policy::compile::Compiled;
 use sg_policy::edges::{Edges, edges};
 use sg_policy::oracle::{self, Packet, kind_and_number};
-use sg_policy::partition::Partition;
+use sg_policy::partition::{Pair, Partition};
 use sg_policy::policy::Policy;
 
 /// The most packets that are tried.
@@ -65,34 +65,71 @@ impl SelfCheck {
     }
 }
 
-/// Judges packets at the edges of `policy`, which has this `partition` and whose rule `i` has
-/// counter slot `slots[i]`, by the programs of `generation`. Their tables are those of `loaded`, if
-/// there are loaded programs, and else `compiled`.
+/// A policy whose programs are checked.
+pub struct CheckedRules<'a> {
+    pub policy: &'a Policy,
+    /// That of the policy.
+    pub partition: &'a Partition,
+    /// The counter slot of each rule.
+    pub slots: &'a [u32],
+    /// The candidate that is compiled in, if there is one.
+    pub beside: Option<CheckedBeside<'a>>,
+}
+
+/// A candidate beside it.
+pub struct CheckedBeside<'a> {
+    pub policy: &'a Policy,
+    pub pairs: &'a [Pair],
+    /// The counter slot of each pair.
+    pub slots: &'a [u32],
+}
+
+/// Judges packets at the edges of a policy, and of a candidate beside it, by the programs of
+/// `generation`. Their tables are those of `loaded`, if there are loaded programs, and else
+/// `compiled`.
 ///
 /// # Errors
 /// [`KernelError::SelfCheck`] for the first packet on which programs and oracle differ.
 pub fn self_check(
-    policy: &Policy,
-    partition: &Partition,
-    slots: &[u32],
+    checked: &CheckedRules<'_>,
     compiled: &Compiled,
     generation: &Generation,
     loaded: Option<&Programs>,
 ) -> Result<SelfCheck, KernelError> {
     let started = Instant::now();
-    let rules = policy.rules.len();
+    let CheckedRules {
+        policy,
+        partition,
+        slots,
+        beside,
+    } = checked;
+    let of_candidate = beside.as_ref().map(|it| it.policy.rules.len());
+    let rules = policy.rules.len() + of_candidate.unwrap_or_default();
     let most = (RULES_OF_PACKETS / (rules + 1)).clamp(FEWEST_PACKETS, MOST_PACKETS);
+    let mut all = edges(partition, policy.rules.len(), most);
+    if let Some(beside) = beside {
+        // Its edges are boundaries in the tables too.
+        let rules = beside.policy.rules.len();
+        let more = edges(&Partition::new(beside.policy), rules, most);
+        all.packets.extend(more.packets);
+        all.of += more.of;
+        all.classes += more.classes;
+        all.all_classes += more.all_classes;
+    }
     let Edges {
         packets,
         of,
         classes,
         all_classes,
-    } = edges(partition, rules, most);
+    } = all;
+    let pairs = beside.iter().flat_map(|it| it.pairs.iter().zip(it.slots));
+    let pairs: HashMap<Pair, u32> = pairs.map(|(pair, slot)| (*pair, *slot)).collect();
     let shared = SharedMaps {
         pins: None,
         counter_map: 0,
         counter_slots: slots
             .iter()
+            .chain(pairs.values())
             .max()
             .map_or(0, |slot| slot + 1)
             .max(FIRST_RULE_SLOT),
@@ -102,6 +139,8 @@ pub fn self_check(
     let mut judge = Judge {
         policy,
         slots,
+        candidate: beside.as_ref().map(|it| it.policy),
+        pairs,
         programs,
         frame: Vec::new(),
     };
@@ -120,6 +159,9 @@ pub fn self_check(
 struct Judge<'a> {
     policy: &'a Policy,
     slots: &'a [u32],
+    candidate: Option<&'a Policy>,
+    /// The counter slots of pairs.
+    pairs: HashMap<Pair, u32>,
     programs: Programs,
     /// Memory for the frame of a packet.
     frame: Vec<u8>,
@@ -193,16 +235,39 @@ impl Judge<'_> {
         if self.policy.essential && is_essential(&headers(packet)) {
             return reason(Reason::Essential);
         }
-        let rule = oracle::first_match(self.policy, packet);
-        let rule = rule.and_then(|i| Some((self.policy.rules.get(i)?, self.slots.get(i)?)));
-        match (rule, self.policy.no_match()) {
+        let first = oracle::first_match(self.policy, packet);
+        let rule = first.and_then(|i| Some((self.policy.rules.get(i)?, self.slots.get(i)?)));
+        let fate = match (rule, self.policy.no_match()) {
             (Some((rule, slot)), _) => Fate {
                 action: rule.action,
                 slot: *slot,
             },
             (None, Action::Audit) => reason(Reason::NoMatchAudited),
             (None, Action::Accept | Action::Drop) => reason(Reason::NoMatch),
+        };
+        match self.pair_of(packet, first, fate.action) {
+            Some(slot) => Fate { slot, ..fate },
+            None => fate,
         }
+    }
+
+    /// The slot of the pair of rules that decides the packet, if the candidate would have another
+    /// outcome.
+    fn pair_of(&self, packet: &Packet, enforced: Option<usize>, action: Action) -> Option<u32> {
+        let candidate = self.candidate?;
+        let other = oracle::first_match(candidate, packet);
+        let would = other.and_then(|i| candidate.rules.get(i));
+        let would = would.map_or(candidate.no_match(), |rule| rule.action);
+        if would.passes() == action.passes() {
+            return None;
+        }
+        let pair = Pair {
+            direction: packet.direction,
+            enforced: enforced.map(|rule| rule as u32),
+            candidate: other.map(|rule| rule as u32),
+        };
+        // One that is not known has no slot, and the difference is seen.
+        Some(self.pairs.get(&pair).copied().unwrap_or(u32::MAX))
     }
 
     /// Whether the programs let the packet pass. Its length goes by its number.
@@ -250,6 +315,22 @@ impl Judge<'_> {
                 rule.direction,
                 rule.position,
                 rule.title()
+            );
+        }
+        if let Some((pair, _)) = self.pairs.iter().find(|(_, its)| **its == slot) {
+            let rule = |policy: &Policy, rule: Option<u32>| {
+                let rule = rule.and_then(|rule| policy.rules.get(rule as usize));
+                rule.map_or_else(
+                    || "no rule".to_owned(),
+                    |it| format!("rule {}", it.position),
+                )
+            };
+            let candidate = self.candidate.unwrap_or(self.policy);
+            return format!(
+                "by {} {} and {} of the candidate",
+                pair.direction,
+                rule(self.policy, pair.enforced),
+                rule(candidate, pair.candidate)
             );
         }
         let reason = |reason: &Reason| reason_slot(direction, *reason) == slot;

@@ -3,14 +3,20 @@
 //! it. The counts of a rule that nothing names any more are added to one sum for each direction and
 //! action. So totals stay exact, and neither the record nor the counter maps grow with the number
 //! of reloads.
+//!
+//! With a candidate beside the policy, each pair of rules with another outcome has a slot too,
+//! which it keeps in the same way. A rule's counter is the sum of its own slot and those of its
+//! pairs. What a pair has counted that nothing names any more is added to its rule (`more`).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 use sg_common::counters::SlotCounters;
-use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT};
+use sg_common::verdict::FIRST_RULE_SLOT;
 
 use super::error::KernelError;
+use super::owners::Key;
+pub(super) use super::owners::{add, since};
 use super::state::{Forgotten, SlotOwner, State};
 use sg_policy::policy::{Location, Policy};
 
@@ -22,8 +28,15 @@ const MIN_CAPACITY: u32 = 1024;
 pub(super) struct Assignment {
     /// One owner for each rule of the policy, in its order.
     pub(super) rules: Vec<SlotOwner>,
+    /// One owner for each pair of rules that has another outcome under the candidate, in its
+    /// order.
+    pub(super) pairs: Vec<SlotOwner>,
     pub(super) retired: Vec<SlotOwner>,
     pub(super) forgotten: Vec<Forgotten>,
+    /// What pairs of this candidate have counted that are gone. Their rules count it too.
+    pub(super) gone: Vec<Forgotten>,
+    /// The number of the watch that the pairs are of.
+    watch: Option<u32>,
     /// How many slots the counter map needs. If that is more than it has, another map is added.
     pub(super) capacity: u32,
 }
@@ -31,6 +44,10 @@ pub(super) struct Assignment {
 impl Assignment {
     pub(super) fn slots(&self) -> Vec<u32> {
         self.rules.iter().map(|owner| owner.slot).collect()
+    }
+
+    pub(super) fn pair_slots(&self) -> Vec<u32> {
+        self.pairs.iter().map(|owner| owner.slot).collect()
     }
 
     /// The same owners for another interface of the attachment, which has its own counters.
@@ -42,7 +59,7 @@ impl Assignment {
         counted: &[SlotCounters],
     ) -> Assignment {
         let counted = |slot: u32| counted.get(slot as usize).copied().unwrap_or_default();
-        let before = previous.map(|state| state.rules.iter().chain(&state.retired));
+        let before = previous.map(State::owners);
         let mut before: HashMap<u32, &SlotOwner> = before
             .into_iter()
             .flatten()
@@ -52,31 +69,74 @@ impl Assignment {
             let with_base = |owner: &SlotOwner| {
                 let is_same = before
                     .get(&owner.slot)
-                    .is_some_and(|known| known.identity == owner.identity);
+                    .is_some_and(|known| known.key() == owner.key());
                 let known = match is_same {
                     true => before.remove(&owner.slot),
                     false => None,
                 };
                 SlotOwner {
                     base: known.map_or_else(|| counted(owner.slot), |known| known.base),
+                    more: known.map_or_else(SlotCounters::default, |known| known.more),
                     ..owner.clone()
                 }
             };
             owners.iter().map(with_base).collect()
         };
-        let (rules, retired) = (of(&self.rules), of(&self.retired));
-        let mut forgotten = previous.map_or_else(Vec::new, |state| state.forgotten.clone());
-        for owner in before.into_values() {
-            let counts = since(counted(owner.slot), owner.base);
-            forget(&mut forgotten, owner.direction, owner.action, counts);
-        }
-        Assignment {
+        let (rules, pairs) = (of(&self.rules), of(&self.pairs));
+        let mut assignment = Assignment {
             rules,
-            retired,
-            forgotten,
+            pairs,
+            retired: of(&self.retired),
+            forgotten: previous.map_or_else(Vec::new, |state| state.forgotten.clone()),
+            gone: gone_before(previous, self.watch),
+            watch: self.watch,
             capacity: self.capacity,
+        };
+        let lost = before.into_values();
+        let lost = lost.map(|owner| (owner.clone(), owner.counts(counted(owner.slot))));
+        assignment.forget(lost.collect());
+        assignment
+    }
+
+    /// Adds the counts of owners that have lost their slots: of a pair to the counts of its rule,
+    /// if that still has a slot, and else to the sum of the direction and action.
+    fn forget(&mut self, lost: Vec<(SlotOwner, SlotCounters)>) {
+        let mut of_rules: HashMap<Key<'_>, (&SlotOwner, SlotCounters)> = HashMap::new();
+        for (owner, counts) in &lost {
+            if *counts == SlotCounters::default() {
+                continue;
+            }
+            let watch = owner.beside.as_ref().map(|beside| beside.watch);
+            if watch.is_some() && watch == self.watch {
+                add_to(&mut self.gone, owner, *counts);
+            }
+            let none = (owner, SlotCounters::default());
+            let (_, sum) = of_rules.entry(owner.key_of_rule()).or_insert(none);
+            *sum = add(*sum, *counts);
+        }
+        let is_one = |owner: &SlotOwner| owner.beside.is_none();
+        let rules = self.rules.iter().chain(&self.retired);
+        let rules: HashSet<Key<'_>> = rules.filter(|it| is_one(it)).map(SlotOwner::key).collect();
+        for (rule, (owner, counts)) in &of_rules {
+            if !rules.contains(rule) {
+                add_to(&mut self.forgotten, owner, *counts);
+            }
+        }
+        drop(rules);
+        let rules = self.rules.iter_mut().chain(&mut self.retired);
+        for rule in rules.filter(|it| is_one(it)) {
+            if let Some((_, counts)) = of_rules.get(&rule.key()).copied() {
+                rule.more = add(rule.more, counts);
+            }
         }
     }
+}
+
+/// What pairs of a watch have counted on an interface that are gone.
+fn gone_before(previous: Option<&State>, watch: Option<u32>) -> Vec<Forgotten> {
+    let candidate = previous.and_then(|state| state.candidate.as_ref());
+    let same = candidate.filter(|it| Some(it.watch) == watch);
+    same.map_or_else(Vec::new, |it| it.gone.clone())
 }
 
 /// What is known about the use of slots.
@@ -88,27 +148,39 @@ pub(super) trait SlotUse {
     fn counted(&self) -> Result<Vec<SlotCounters>, KernelError>;
 }
 
-/// Assigns slots for `policy`, after `previous` with `capacity` slots (zero at a first attachment).
+/// The pairs of rules that need slots too: those of the watch with this number.
+pub(super) struct PairsOf {
+    pub(super) watch: u32,
+    /// Without their slots.
+    pub(super) owners: Vec<SlotOwner>,
+}
+
+/// Assigns slots for `policy` and `pairs`, after `previous` with `capacity` slots (zero at a first
+/// attachment).
 pub(super) fn assign(
     policy: &Policy,
+    pairs: Option<PairsOf>,
     previous: Option<&State>,
     capacity: u32,
     in_use: &dyn SlotUse,
 ) -> Result<Assignment, KernelError> {
-    let mut known: HashMap<&str, &SlotOwner> = HashMap::new();
-    let mut forgotten = Vec::new();
+    let watch = pairs.as_ref().map(|pairs| pairs.watch);
+    let mut places = Places::default();
+    let rules = policy.rules.iter().map(|rule| SlotOwner {
+        location: Some(places.of(&rule.source)),
+        ..SlotOwner::of(rule)
+    });
+    let pairs = pairs.into_iter().flat_map(|pairs| pairs.owners);
+    let wanted: Vec<SlotOwner> = rules.chain(pairs).collect();
+    let mut known: HashMap<Key<'_>, &SlotOwner> = HashMap::new();
     let mut retired_before = HashSet::new();
     if let Some(state) = previous {
-        forgotten.clone_from(&state.forgotten);
         retired_before.extend(state.retired.iter().map(|o| o.slot));
-        for owner in state.rules.iter().chain(&state.retired) {
-            known.insert(&owner.identity, owner);
-        }
+        known.extend(state.owners().map(|owner| (owner.key(), owner)));
     }
-    let kept: Vec<Option<&SlotOwner>> = policy
-        .rules
+    let kept: Vec<Option<&SlotOwner>> = wanted
         .iter()
-        .map(|rule| known.remove(rule.identity.as_str()))
+        .map(|owner| known.remove(&owner.key()))
         .collect();
     // The programs that are about to be replaced still count in a slot that is retired now.
     let (gone, mut retired): (Vec<SlotOwner>, Vec<SlotOwner>) = known
@@ -127,11 +199,12 @@ pub(super) fn assign(
         false => Vec::new(),
     };
     let counted = |slot: u32| counted.get(slot as usize).copied().unwrap_or_default();
+    let mut lost = Vec::new();
     for owner in gone {
         match &named {
             Some(named) if !named.contains(&owner.slot) => {
-                let counts = since(counted(owner.slot), owner.base);
-                forget(&mut forgotten, owner.direction, owner.action, counts);
+                let counts = owner.counts(counted(owner.slot));
+                lost.push((owner, counts));
             }
             _ => retired.push(owner),
         }
@@ -150,44 +223,39 @@ pub(super) fn assign(
     }
 
     let mut next = FIRST_RULE_SLOT;
-    let mut places = Places::default();
-    let rules = policy
-        .rules
-        .iter()
-        .zip(kept)
-        .map(|(rule, kept)| {
-            let (slot, base) = match kept {
-                Some(owner) => (owner.slot, owner.base),
-                None => {
-                    while taken.contains(&next) {
-                        next += 1;
-                    }
-                    taken.insert(next);
-                    // The owner before may have left counts in the slot.
-                    (next, counted(next))
-                }
-            };
-            SlotOwner {
-                slot,
-                direction: rule.direction,
-                position: rule.position,
-                group: rule.group.clone(),
-                action: rule.action,
-                name: rule.name.clone(),
-                summary: rule.summary.clone(),
-                description: rule.description.clone(),
-                identity: rule.identity.clone(),
-                location: Some(places.of(&rule.source)),
-                base,
+    let mut place = |kept: Option<&SlotOwner>| match kept {
+        Some(owner) => (owner.slot, owner.base, owner.more),
+        None => {
+            while taken.contains(&next) {
+                next += 1;
             }
+            taken.insert(next);
+            // The owner before may have left counts in the slot.
+            (next, counted(next), SlotCounters::default())
+        }
+    };
+    let places: Vec<(u32, SlotCounters, SlotCounters)> = kept.into_iter().map(&mut place).collect();
+    let placed = wanted.into_iter().zip(places);
+    let mut rules: Vec<SlotOwner> = placed
+        .map(|(owner, (slot, base, more))| SlotOwner {
+            slot,
+            base,
+            more,
+            ..owner
         })
         .collect();
-    Ok(Assignment {
+    let pairs = rules.split_off(policy.rules.len());
+    let mut assignment = Assignment {
         rules,
+        pairs,
         retired,
-        forgotten,
+        forgotten: previous.map_or_else(Vec::new, |state| state.forgotten.clone()),
+        gone: gone_before(previous, watch),
+        watch,
         capacity,
-    })
+    };
+    assignment.forget(lost);
+    Ok(assignment)
 }
 
 /// The names of files, as whoever reads the record from another directory finds them.
@@ -209,43 +277,25 @@ impl<'p> Places<'p> {
     }
 }
 
-/// Adds the counts of a rule to the sum of its direction and action.
-pub(super) fn forget(
-    forgotten: &mut Vec<Forgotten>,
-    direction: Direction,
-    action: Action,
-    counts: SlotCounters,
-) {
-    if counts == SlotCounters::default() {
+/// Adds the counts of an owner to the sum of its direction and action.
+fn add_to(sums: &mut Vec<Forgotten>, owner: &SlotOwner, counts: SlotCounters) {
+    let new = Forgotten {
+        direction: owner.direction,
+        action: owner.action,
+        is_no_match: !owner.is_rule(),
+        counts,
+    };
+    forget(sums, new);
+}
+
+/// Adds counts to the sum of their kind.
+pub(super) fn forget(sums: &mut Vec<Forgotten>, new: Forgotten) {
+    if new.counts == SlotCounters::default() {
         return;
     }
-    let same = |f: &&mut Forgotten| (f.direction, f.action) == (direction, action);
-    match forgotten.iter_mut().find(same) {
-        Some(f) => f.counts = add(f.counts, counts),
-        None => forgotten.push(Forgotten {
-            direction,
-            action,
-            counts,
-        }),
-    }
-}
-
-/// The difference of `raw` to `base`.
-pub(crate) fn since(raw: SlotCounters, base: SlotCounters) -> SlotCounters {
-    SlotCounters {
-        packets: raw.packets.wrapping_sub(base.packets),
-        bytes: raw.bytes.wrapping_sub(base.bytes),
-        reply_packets: raw.reply_packets.wrapping_sub(base.reply_packets),
-        reply_bytes: raw.reply_bytes.wrapping_sub(base.reply_bytes),
-    }
-}
-
-pub(crate) fn add(a: SlotCounters, b: SlotCounters) -> SlotCounters {
-    SlotCounters {
-        packets: a.packets.wrapping_add(b.packets),
-        bytes: a.bytes.wrapping_add(b.bytes),
-        reply_packets: a.reply_packets.wrapping_add(b.reply_packets),
-        reply_bytes: a.reply_bytes.wrapping_add(b.reply_bytes),
+    match sums.iter_mut().find(|it| it.is_as(&new)) {
+        Some(sum) => sum.counts = add(sum.counts, new.counts),
+        None => sums.push(new),
     }
 }
 
@@ -254,6 +304,7 @@ mod tests {
     use super::*;
     use crate::kernel::state::PolicyRecord;
     use crate::kernel::{EgressHook, XdpMode};
+    use sg_common::verdict::{Action, Direction};
     use sg_policy::policy::Established;
     use sg_policy::policy::rules_from_lines;
 
@@ -316,7 +367,7 @@ mod tests {
     fn assign(policy: &Policy, previous: Option<&Assignment>, in_use: &dyn SlotUse) -> Assignment {
         let state = previous.map(state);
         let capacity = previous.map_or(0, |a| a.capacity);
-        super::assign(policy, state.as_ref(), capacity, in_use).unwrap()
+        super::assign(policy, None, state.as_ref(), capacity, in_use).unwrap()
     }
 
     fn state(assignment: &Assignment) -> State {
@@ -354,7 +405,9 @@ mod tests {
             log_level: 0,
             last_generation: 0,
             forced: false,
+            candidate: None,
             rules: assignment.rules.clone(),
+            pairs: assignment.pairs.clone(),
             retired: assignment.retired.clone(),
             forgotten: assignment.forgotten.clone(),
         }

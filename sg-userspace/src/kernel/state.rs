@@ -6,21 +6,23 @@
 //!
 //! It is a blob (`blob`) whose body is JSON.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sg_common::counters::SlotCounters;
 use sg_common::flow::TIMEOUTS;
-use sg_common::verdict::{Action, Direction};
+use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT, Reason, reason_slot};
 
 use super::attempted::Attempted;
 use super::blob::Kind;
 use super::error::KernelError;
 use super::options::{EgressHook, XdpMode};
+use super::owners::Key;
+pub use super::owners::{Beside, CandidateRule, Forgotten, SlotOwner};
 use super::pins::InterfacePins;
 use super::trial::Stands;
 use super::{blob, links};
-use sg_policy::policy::{AuditScope, Established, Location, NonIp};
+use sg_policy::policy::{AuditScope, Established, NonIp};
 
 /// What has to be known about an attached interface and cannot be read from the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,8 +83,15 @@ pub struct State {
     /// See [`super::options::ApplyOptions::forced`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forced: bool,
+    /// The policy that is evaluated beside it and changes no verdict (C10). `None` if none is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<CandidateRecord>,
     /// The rules of the policy in force, inbound first, in order of position.
     pub rules: Vec<SlotOwner>,
+    /// The slots of what has another outcome under the candidate. Each belongs to a rule of the
+    /// policy as well, or to what no rule matches, whose counter is the sum of all its slots.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pairs: Vec<SlotOwner>,
     /// Rules of earlier policies whose slots flows may still name, or which have counted packets.
     pub retired: Vec<SlotOwner>,
     /// The counts of rules that nothing names any more and whose slots were reused.
@@ -101,6 +110,44 @@ pub struct PolicyRecord {
     pub audit: Option<AuditScope>,
 }
 
+/// A policy that is evaluated beside the one in force, for every packet, and changes no verdict
+/// (C10).
+///
+/// A *watch* is the time in which one candidate is beside the policy in force, whatever that is. It
+/// has the number of the generation with which it began. The candidate's text is pinned under that
+/// number, and pairs of different watches have different slots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CandidateRecord {
+    pub name: String,
+    pub digest: String,
+    /// How many rules it has.
+    pub rules: usize,
+    /// The number of the watch.
+    pub watch: u32,
+    /// Since when this interface evaluates it, RFC 3339.
+    pub since: String,
+    /// How many packets the rules of the policy had decided by then, by direction. `None` if that
+    /// is not known, because `apply` was killed, or because another policy was in force in between
+    /// without this candidate.
+    pub began: Option<[u64; 2]>,
+    /// Whether each packet with another outcome leaves an event.
+    pub logs: bool,
+    /// What pairs have counted that are gone, because a rule of theirs is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<Forgotten>,
+}
+
+impl CandidateRecord {
+    /// The record where this candidate was not evaluated for a while: how many packets were is not
+    /// known any more.
+    pub(super) fn interrupted(self) -> CandidateRecord {
+        CandidateRecord {
+            began: None,
+            ..self
+        }
+    }
+}
+
 /// A policy that is in force and not confirmed: the gate in front of its programs, and what comes
 /// back if nobody confirms it (C4).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,69 +163,6 @@ pub struct Trial {
     /// Which policy decides, read with the record.
     #[serde(skip)]
     pub stands: Stands,
-}
-
-/// A rule, and the counter slot that it owns.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SlotOwner {
-    pub slot: u32,
-    pub direction: Direction,
-    pub position: u32,
-    pub group: String,
-    pub action: Action,
-    pub name: Option<String>,
-    pub summary: String,
-    pub description: Option<String>,
-    pub identity: String,
-    /// Where the rule was when the policy was applied; a file has its whole path. `None` of a rule
-    /// that is not of a file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub location: Option<Location>,
-    /// The counts of the slot before it got this owner.
-    #[serde(with = "counts", default)]
-    pub base: SlotCounters,
-}
-
-/// The summed counts of rules that have lost their slots.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Forgotten {
-    pub direction: Direction,
-    pub action: Action,
-    #[serde(with = "counts")]
-    pub counts: SlotCounters,
-}
-
-/// Counts in JSON: a list of four numbers, in the order of the fields.
-pub(super) mod counts {
-    use super::*;
-    use serde::{Deserializer, Serializer};
-
-    pub(in crate::kernel) fn words(c: SlotCounters) -> [u64; 4] {
-        [c.packets, c.bytes, c.reply_packets, c.reply_bytes]
-    }
-
-    pub(in crate::kernel) fn of_words(words: [u64; 4]) -> SlotCounters {
-        let [packets, bytes, reply_packets, reply_bytes] = words;
-        SlotCounters {
-            packets,
-            bytes,
-            reply_packets,
-            reply_bytes,
-        }
-    }
-
-    pub(in crate::kernel) fn serialize<S: Serializer>(
-        c: &SlotCounters,
-        s: S,
-    ) -> Result<S::Ok, S::Error> {
-        words(*c).serialize(s)
-    }
-
-    pub(in crate::kernel) fn deserialize<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<SlotCounters, D::Error> {
-        Deserialize::deserialize(d).map(of_words)
-    }
 }
 
 impl State {
@@ -202,6 +186,74 @@ impl State {
             .iter()
             .filter(|owner| owner.action == Action::Audit);
         audited.count()
+    }
+
+    /// The same record where another policy was in force in between, which has the record
+    /// `meanwhile`.
+    pub(super) fn back_after(mut self, meanwhile: &State) -> State {
+        let goes_on = |candidate: &CandidateRecord| {
+            let other = meanwhile.candidate.as_ref();
+            other.is_some_and(|other| other.watch == candidate.watch)
+        };
+        if let Some(candidate) = self.candidate.take() {
+            self.candidate = Some(match goes_on(&candidate) {
+                true => candidate,
+                false => candidate.interrupted(),
+            });
+        }
+        self
+    }
+
+    /// All owners of slots that packets may be counted in: rules, pairs, and rules and pairs of
+    /// earlier policies.
+    pub(super) fn owners(&self) -> impl Iterator<Item = &SlotOwner> {
+        let in_force = self.rules.iter().chain(&self.pairs);
+        in_force.chain(&self.retired)
+    }
+
+    /// The slots that the programs of this policy write.
+    pub(super) fn slots(&self) -> impl Iterator<Item = u32> + '_ {
+        self.rules.iter().chain(&self.pairs).map(|owner| owner.slot)
+    }
+
+    /// The rule that a counter slot belongs to, and whether it is still in the policy. The slot of
+    /// a pair belongs to the rule of the policy.
+    pub fn rule_of(&self, slot: u32) -> Option<(&SlotOwner, bool)> {
+        let owner = self.owners().find(|owner| owner.slot == slot)?;
+        let mut rules = self.rules.iter();
+        let rule = rules.find(|rule| rule.key() == owner.key_of_rule());
+        let found = rule.map_or((owner, false), |rule| (rule, true));
+        owner.is_rule().then_some(found)
+    }
+
+    /// The same of all slots.
+    pub(crate) fn rules_by_slot(&self) -> HashMap<u32, (&SlotOwner, bool)> {
+        let rules = self.rules.iter().map(|rule| (rule.key(), rule));
+        let rules: HashMap<Key<'_>, &SlotOwner> = rules.collect();
+        let owners = self.owners().filter(|owner| owner.is_rule());
+        let found = owners.map(|owner| {
+            let rule = rules.get(&owner.key_of_rule());
+            let found = rule.map_or((owner, false), |rule| (*rule, true));
+            (owner.slot, found)
+        });
+        found.collect()
+    }
+
+    /// Why packets are counted in a slot that belongs to no rule, and their direction.
+    pub fn reason_of(&self, slot: u32) -> Option<(Direction, Reason)> {
+        if slot < FIRST_RULE_SLOT {
+            return reason_of_slot(slot);
+        }
+        let mut owners = self.owners();
+        let owner = owners.find(|owner| owner.slot == slot && !owner.is_rule())?;
+        Some((owner.direction, no_match(owner.action)))
+    }
+
+    /// What the candidate says of packets that are counted in this slot, if they have another
+    /// outcome under it.
+    pub fn pair_of(&self, slot: u32) -> Option<&Beside> {
+        let pair = self.pairs.iter().find(|owner| owner.slot == slot)?;
+        pair.beside.as_ref()
     }
 
     /// What has to be known if the policy does not come into force.
@@ -276,6 +328,22 @@ impl State {
     }
 }
 
+/// The reason that a slot counts which belongs to neither rules nor pairs, and the direction.
+pub(crate) fn reason_of_slot(slot: u32) -> Option<(Direction, Reason)> {
+    let mut reasons = Direction::BOTH
+        .into_iter()
+        .flat_map(|direction| Reason::ALL.map(|reason| (direction, reason)));
+    reasons.find(|(direction, reason)| reason_slot(*direction, *reason) == slot)
+}
+
+/// The reason of packets that no rule matches, by what becomes of them.
+pub(crate) fn no_match(action: Action) -> Reason {
+    match action {
+        Action::Audit => Reason::NoMatchAudited,
+        Action::Accept | Action::Drop => Reason::NoMatch,
+    }
+}
+
 fn failed(path: &Path, error: std::io::Error) -> KernelError {
     KernelError::io(format!("writing {}", path.display()), error)
 }
@@ -298,6 +366,7 @@ pub(super) fn read_at(path: &Path) -> Result<Option<State>, KernelError> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use sg_common::counters::SlotCounters;
 
     pub(in crate::kernel) fn sample() -> State {
         State {
@@ -334,6 +403,8 @@ pub(super) mod tests {
             log_level: 0,
             last_generation: 0,
             forced: false,
+            candidate: None,
+            pairs: vec![],
             rules: vec![SlotOwner {
                 slot: 32,
                 direction: Direction::Inbound,
@@ -344,7 +415,7 @@ pub(super) mod tests {
                 summary: "tcp 22 from any".into(),
                 description: None,
                 identity: "id".into(),
-                location: Some(Location {
+                location: Some(sg_policy::policy::Location {
                     file: "/etc/sgctl/p.yaml".into(),
                     line: 3,
                     column: 5,
@@ -355,6 +426,8 @@ pub(super) mod tests {
                     reply_packets: 3,
                     reply_bytes: 4,
                 },
+                more: SlotCounters::default(),
+                beside: None,
             }],
             retired: vec![],
             forgotten: vec![],

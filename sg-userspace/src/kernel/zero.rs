@@ -14,10 +14,11 @@ use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT};
 
 use super::blob::{self, Kind};
 use super::error::KernelError;
+use super::owners::{Key, counts};
 use super::pins::{InterfacePins, PinTree};
 use super::shared::raw_counters;
-use super::slots::{forget, since};
-use super::state::{Forgotten, SlotOwner, State, counts};
+use super::slots::{add, forget};
+use super::state::{Forgotten, SlotOwner, State};
 use super::who::Who;
 
 /// What an interface had counted at one moment.
@@ -34,37 +35,66 @@ pub struct Zero {
     forgotten: Vec<Forgotten>,
 }
 
-/// What a rule had counted. A slot that gets another owner begins at another base, unless the one
-/// before has counted nothing, so slot and base name the rule.
+/// What a rule had counted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Owned {
-    slot: u32,
+    place: Place,
     direction: Direction,
     action: Action,
-    #[serde(with = "counts")]
-    base: SlotCounters,
+    /// Whether it is what no rule matches, of the slots of pairs.
+    #[serde(default)]
+    is_no_match: bool,
+    /// Of the slot of a pair, slot and base of the rule, to which its counts are added in the end.
+    #[serde(default)]
+    rule: Option<Place>,
     #[serde(with = "counts")]
     counts: SlotCounters,
 }
 
-impl Owned {
-    fn is_of(&self, owner: &SlotOwner) -> bool {
-        (self.slot, self.base) == (owner.slot, owner.base)
+/// What tells an owner of a slot from all others that the slot ever has. Another one begins at
+/// another base, unless the one before has counted nothing there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+struct Place {
+    slot: u32,
+    /// As [`counts::words`].
+    base: [u64; 4],
+    /// The rule's, and of the slot of a pair the other rule's.
+    identity: String,
+}
+
+impl Place {
+    fn of(owner: &SlotOwner) -> Place {
+        let beside = owner.beside.as_ref();
+        let other = beside.map(|it| {
+            let other = it.rule.as_ref().map(|rule| rule.identity.as_str());
+            format!(" beside {} {}", it.watch, other.unwrap_or_default())
+        });
+        Place {
+            slot: owner.slot,
+            base: counts::words(owner.base),
+            identity: owner.identity.clone() + &other.unwrap_or_default(),
+        }
     }
 }
 
 impl Zero {
     /// What is counted now, by the record and the counts of all slots.
-    fn of(state: &State, raw: &[SlotCounters]) -> Zero {
+    pub(super) fn of(state: &State, raw: &[SlotCounters]) -> Zero {
         let of_slot = |slot: u32| raw.get(slot as usize).copied().unwrap_or_default();
-        let owners = state.rules.iter().chain(&state.retired);
-        let rules = owners.filter_map(|owner| {
-            let counts = since(of_slot(owner.slot), owner.base);
+        let rules = state.owners().filter(|owner| owner.beside.is_none());
+        let by_key: HashMap<Key<'_>, &SlotOwner> = rules.map(|it| (it.key(), it)).collect();
+        let rules = state.owners().filter_map(|owner| {
+            let counts = owner.counts(of_slot(owner.slot));
+            let is_pair = owner.beside.is_some();
             (counts != SlotCounters::default()).then_some(Owned {
-                slot: owner.slot,
+                place: Place::of(owner),
                 direction: owner.direction,
                 action: owner.action,
-                base: owner.base,
+                is_no_match: !owner.is_rule(),
+                rule: by_key
+                    .get(&owner.key_of_rule())
+                    .filter(|_| is_pair)
+                    .map(|rule| Place::of(rule)),
                 counts,
             })
         });
@@ -94,20 +124,39 @@ impl Zero {
 
     /// What the zero takes away from the counters of this record.
     pub(crate) fn before(&self, state: &State) -> Before<'_> {
-        let owners = state.rules.iter().chain(&state.retired);
-        let there: HashSet<(u32, [u64; 4])> = owners
-            .map(|owner| (owner.slot, counts::words(owner.base)))
-            .collect();
+        let there: HashSet<Place> = state.owners().map(Place::of).collect();
         let mut forgotten = self.forgotten.clone();
-        // What these rules had counted is in the sums of forgotten ones now.
+        let mut of_pairs: HashMap<u32, SlotCounters> = HashMap::new();
         for gone in &self.rules {
-            if !there.contains(&(gone.slot, counts::words(gone.base))) {
-                forget(&mut forgotten, gone.direction, gone.action, gone.counts);
+            if there.contains(&gone.place) {
+                continue;
+            }
+            match gone.rule.as_ref().filter(|rule| there.contains(*rule)) {
+                // What these pairs had counted is in the counters of their rules now.
+                Some(rule) => {
+                    let sum = of_pairs.entry(rule.slot).or_default();
+                    *sum = add(*sum, gone.counts);
+                }
+                // And of these rules in the sums of forgotten ones.
+                None => forget(
+                    &mut forgotten,
+                    Forgotten {
+                        direction: gone.direction,
+                        action: gone.action,
+                        is_no_match: gone.is_no_match,
+                        counts: gone.counts,
+                    },
+                ),
             }
         }
         Before {
             zero: self,
-            by_slot: self.rules.iter().map(|owned| (owned.slot, owned)).collect(),
+            of_pairs,
+            by_slot: self
+                .rules
+                .iter()
+                .map(|owned| (owned.place.slot, owned))
+                .collect(),
             forgotten,
         }
     }
@@ -124,14 +173,18 @@ impl Zero {
 pub(crate) struct Before<'a> {
     zero: &'a Zero,
     by_slot: HashMap<u32, &'a Owned>,
+    /// What pairs that are gone had counted for the rules with these slots.
+    of_pairs: HashMap<u32, SlotCounters>,
     forgotten: Vec<Forgotten>,
 }
 
 impl Before<'_> {
     pub(crate) fn of_rule(&self, owner: &SlotOwner) -> SlotCounters {
         let known = self.by_slot.get(&owner.slot);
-        let known = known.filter(|owned| owned.is_of(owner));
-        known.map_or_else(SlotCounters::default, |owned| owned.counts)
+        let known = known.filter(|owned| owned.place == Place::of(owner));
+        let own = known.map_or_else(SlotCounters::default, |owned| owned.counts);
+        let of_pairs = self.of_pairs.get(&owner.slot).copied();
+        add(own, of_pairs.unwrap_or_default())
     }
 
     pub(crate) fn of_reason_slot(&self, slot: u32) -> SlotCounters {
@@ -140,8 +193,7 @@ impl Before<'_> {
     }
 
     pub(crate) fn of_forgotten(&self, gone: &Forgotten) -> SlotCounters {
-        let same = |f: &&Forgotten| (f.direction, f.action) == (gone.direction, gone.action);
-        let known = self.forgotten.iter().find(same);
+        let known = self.forgotten.iter().find(|it| it.is_as(gone));
         known.map_or_else(SlotCounters::default, |known| known.counts)
     }
 }
@@ -168,7 +220,7 @@ pub fn set_zero(bpffs: &Path, pins: &InterfacePins) -> Result<Zero, KernelError>
 
 #[cfg(test)]
 mod tests {
-    use super::super::slots::{SlotUse, assign};
+    use super::super::slots::{SlotUse, assign, since};
     use super::super::state::tests::sample;
     use super::*;
     use sg_policy::policy::rules_from_lines;
@@ -231,7 +283,7 @@ mod tests {
                     .collect();
                 let policy = rules_from_lines(&lines.join("\n"));
                 let previous = (capacity > 0).then_some(&state);
-                let now = assign(&policy, previous, capacity, &used).unwrap();
+                let now = assign(&policy, None, previous, capacity, &used).unwrap();
                 capacity = now.capacity;
                 (state.rules, state.retired) = (now.rules, now.retired);
                 state.forgotten = now.forgotten;

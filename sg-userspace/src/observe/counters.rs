@@ -2,12 +2,13 @@
 
 use serde::Serialize;
 use sg_common::counters::SlotCounters;
-use sg_common::verdict::{Action, Direction, Reason, reason_slot};
+use sg_common::verdict::{Action, Direction, Reason};
 
 use super::attached::{Attached, Condition, Health, PolicyStatus};
-use crate::kernel::state::{Forgotten, SlotOwner, State};
-use crate::kernel::zero::{Before, Zero};
-use crate::kernel::{Fault, KernelError, counts_since, raw_counters};
+use crate::kernel::state::{SlotOwner, State};
+use crate::kernel::sums::Sums;
+use crate::kernel::zero::Zero;
+use crate::kernel::{Fault, KernelError, raw_counters};
 
 /// `counters --json` of one interface (A4).
 #[derive(Clone, Debug, Serialize)]
@@ -82,38 +83,6 @@ pub enum Origin {
     Zero,
 }
 
-/// What one reading of an interface has found.
-struct Figures<'a> {
-    raw: &'a [SlotCounters],
-    before: Option<Before<'a>>,
-}
-
-impl Figures<'_> {
-    fn of_slot(&self, slot: u32) -> SlotCounters {
-        let now = self.raw.get(slot as usize).copied().unwrap_or_default();
-        match &self.before {
-            None => now,
-            Some(before) => counts_since(now, before.of_reason_slot(slot)),
-        }
-    }
-
-    fn of_owner(&self, owner: &SlotOwner) -> SlotCounters {
-        let raw = self.raw.get(owner.slot as usize).copied();
-        let now = counts_since(raw.unwrap_or_default(), owner.base);
-        match &self.before {
-            None => now,
-            Some(before) => counts_since(now, before.of_rule(owner)),
-        }
-    }
-
-    fn of_forgotten(&self, gone: &Forgotten) -> SlotCounters {
-        match &self.before {
-            None => gone.counts,
-            Some(before) => counts_since(gone.counts, before.of_forgotten(gone)),
-        }
-    }
-}
-
 /// Reads the counters of an interface, since it was attached.
 pub fn counters(attached: &Attached) -> Result<Counters, KernelError> {
     counters_since(attached, Origin::Attachment)
@@ -148,24 +117,15 @@ pub(crate) fn assemble(
     (zero, origin): (Option<&Zero>, Origin),
 ) -> Counters {
     let asked = zero.filter(|_| origin == Origin::Zero);
-    let figures = Figures {
-        raw,
-        before: asked.map(|zero| zero.before(state)),
-    };
-
-    let mut rules: Vec<RuleCounters> = state
-        .rules
-        .iter()
-        .map(|owner| rule_row(owner, Some(owner.position), figures.of_owner(owner)))
-        .collect();
-    for owner in &state.retired {
-        let counts = figures.of_owner(owner);
-        if counts != SlotCounters::default() {
-            rules.push(rule_row(owner, None, counts));
-        }
-    }
-    for gone in &state.forgotten {
-        let counts = figures.of_forgotten(gone);
+    let before = asked.map(|zero| zero.before(state));
+    let sums = Sums::since(state, raw, before.as_ref());
+    let in_force = sums.rules.iter();
+    let in_force = in_force.map(|(owner, counts)| rule_row(owner, Some(owner.position), *counts));
+    let former = sums.former.iter();
+    let former = former.map(|(owner, counts)| rule_row(owner, None, *counts));
+    let mut rules: Vec<RuleCounters> = in_force.chain(former).collect();
+    for gone in &sums.forgotten {
+        let counts = gone.counts;
         if counts == SlotCounters::default() {
             continue;
         }
@@ -189,8 +149,8 @@ pub(crate) fn assemble(
         .flat_map(|direction| Reason::ALL.map(|reason| (direction, reason)))
         .map(|(direction, reason)| {
             // What no rule matches may have replies, where it passes: they cross the other way.
-            let replies = figures.of_slot(reason_slot(direction.opposite(), reason));
-            let counts = figures.of_slot(reason_slot(direction, reason));
+            let replies = sums.reason(direction.opposite(), reason);
+            let counts = sums.reason(direction, reason);
             ReasonCounters {
                 direction,
                 reason,
@@ -228,9 +188,11 @@ pub(crate) fn assemble(
     }
 }
 
-/// The record, and the counters of its slots with the time of reading. While a policy is being
+/// The record, and the counts of its slots with the time of reading. While a policy is being
 /// replaced a slot may get another owner, so both are read again if the record has changed.
-fn read_together(attached: &Attached) -> Result<(State, String, Vec<SlotCounters>), KernelError> {
+pub(super) fn read_together(
+    attached: &Attached,
+) -> Result<(State, String, Vec<SlotCounters>), KernelError> {
     let mut state = attached.state()?.clone();
     loop {
         let sampled_at = jiff::Timestamp::now().to_string();

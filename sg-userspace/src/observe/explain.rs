@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 use sg_common::essential::{Headers, IGMP_TTL, NEIGHBOUR_HOP_LIMIT, is_essential};
 use sg_common::protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6, Kind, icmp_number, kind_of, other_number};
-use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT, Reason};
+use sg_common::verdict::{Action, Direction, Reason};
 
 use super::attached::{Attached, Health};
 use super::decided::DecidedBy;
@@ -105,10 +105,10 @@ pub(super) fn by_tables(
     let tables = LiveTables::of_running(&attached.pins, state)?;
     let (kind, number) = question.lookup();
     let verdict = tables.decide(question.direction, question.remote, kind, number);
-    if verdict.slot() < FIRST_RULE_SLOT {
+    if state.reason_of(verdict.slot()).is_some() {
         return Ok(no_match(question, verdict.action()));
     }
-    let Some(owner) = state.rules.iter().find(|o| o.slot == verdict.slot()) else {
+    let Some((owner, _)) = state.rule_of(verdict.slot()) else {
         return Err(KernelError::DamagedState {
             path: attached.pins.state(),
             reason: format!("no rule owns counter slot {}", verdict.slot()),

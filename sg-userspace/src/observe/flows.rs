@@ -405,19 +405,17 @@ impl FlowRule {
 /// The rules that flows may name, by their counter slots: those of the policy, and those that are
 /// not in it any more.
 pub(super) fn rules(state: &State) -> HashMap<u32, Arc<FlowRule>> {
-    let owners = state.rules.iter().map(|o| (o, Some(o.position)));
-    let all = owners.chain(state.retired.iter().map(|o| (o, None)));
-    let rule = |(owner, position): (&SlotOwner, Option<u32>)| {
+    let rule = |(slot, (owner, is_there)): (u32, (&SlotOwner, bool))| {
         let rule = FlowRule {
             direction: owner.direction,
             group: owner.group.clone(),
-            position,
+            position: is_there.then_some(owner.position),
             name: owner.name.clone(),
             summary: owner.summary.clone(),
         };
-        (owner.slot, Arc::new(rule))
+        (slot, Arc::new(rule))
     };
-    all.map(rule).collect()
+    state.rules_by_slot().into_iter().map(rule).collect()
 }
 
 /// The rules that flows of this interface may name.

@@ -11,7 +11,7 @@ use sg_common::flow_entry::{Contents, FlowKey};
 use sg_common::icmp::{query, reply_type};
 use sg_common::protocol::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 use sg_common::tcp::{ACK, SYN};
-use sg_common::verdict::{Action, Direction, Reason, reason_slot};
+use sg_common::verdict::{Action, Direction, Reason};
 use sg_policy::analysis::nearest;
 use sg_policy::policy::Policy;
 
@@ -196,16 +196,13 @@ impl<'a> Inquiry<'a> {
             slot,
             is_reply,
         } = judged;
-        let of = |direction| {
-            let mut all = Reason::ALL.into_iter();
-            all.find(|reason| reason_slot(direction, *reason) == slot)
-        };
-        let here = of(direction);
-        let reason = here.or_else(|| of(direction.opposite()));
+        let reason = self.state.reason_of(slot);
+        let is_here = reason.is_some_and(|(of, _)| of == direction);
+        let reason = reason.map(|(_, reason)| reason);
         let of_flow = |reason: Reason| match reason {
             Reason::Seeded | Reason::Revoked | Reason::RevokedAudited => true,
             // Replies to what no rule matches, and an audit lets pass, count for that.
-            _ => here.is_none() || is_reply,
+            _ => !is_here || is_reply,
         };
         if let Some(reason) = reason {
             return Decision {
@@ -215,8 +212,7 @@ impl<'a> Inquiry<'a> {
                 by_flow: of_flow(reason),
             };
         }
-        let mut owners = self.state.rules.iter().chain(&self.state.retired);
-        let owner = owners.find(|owner| owner.slot == slot);
+        let owner = self.state.rule_of(slot).map(|(owner, _)| owner);
         let verdict = match (owner.map(|owner| owner.action), passes) {
             (Some(action), passes) if action.passes() == passes => action,
             (_, true) => Action::Accept,

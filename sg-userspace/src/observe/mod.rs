@@ -1,6 +1,7 @@
 //! Reads the kernel's counters, events and flows. Nothing here changes anything.
 
 pub mod attached;
+pub mod candidate;
 pub mod counters;
 pub mod decided;
 pub mod events;

@@ -3,6 +3,7 @@
 
 mod audit;
 mod bpffs;
+mod candidate;
 mod capabilities;
 mod captures;
 mod confirm;

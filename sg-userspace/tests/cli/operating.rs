@@ -114,11 +114,12 @@ fn steps<'a>(lines: &'a [&str], from: usize, to: usize) -> impl Iterator<Item = 
 /// numbers that the kernel gives. Spaces count as one, since columns are as wide as what is in
 /// them.
 fn normal(text: &str) -> Vec<String> {
-    const KINDS: [(&str, &str); 11] = [
+    const KINDS: [(&str, &str); 12] = [
         (r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "TIME"),
         (r"\b[0-9a-f]{64}\b", "DIGEST"),
         (r"\b[0-9a-f]{12}\b", "DIGEST"),
         (r"just now|\d+ (s|min|h) ago", "AGO"),
+        (r"evaluated (from now on|for \d+ (s|min))", "evaluated AGO"),
         (r"\d+(\.\d+)? ?(ms|µs)\b", "DURATION"),
         (r"\b\d+(\.\d+)? (s|min|seconds)\b", "DURATION"),
         (r"[\d.]+ [KM]iB\b", "SIZE"),

@@ -163,6 +163,10 @@ fn applied() -> Value {
         }],
         "cut": ["?", {"connections": "number?", "left_out": "number"}], "added_clsact": "bool",
         "unconfirmed": ["?", unconfirmed()],
+        "candidate": ["?", {
+            "name": "text", "digest": "digest", "since": "time", "pairs": "number", "logs": "bool",
+        }],
+        "ended_candidate": ["?", {"name": "text", "digest": "digest", "reason": "text"}],
         "self_check": ["?", {"packets": "number", "edges": "number", "classes": "number",
             "all_classes": "number", "seconds": "real"}],
         "forced": "bool", "compile_seconds": "real", "load_seconds": "real", "mounted": "text?",
@@ -433,6 +437,67 @@ fn what_is_attached() {
     assert_shape(&with_sockets, &world.run(&words).ok().json());
     let detached = json!([{"interface": "nic", "netns": "text", "policy": "text"}]);
     assert_shape(&detached, &world.run(&["detach", "--json"]).ok().json());
+}
+
+/// Proves C10 and A4: what is evaluated beside a policy, in `apply`, `status`, `counters`, `show`
+/// and `promote`.
+#[test]
+fn what_is_beside_a_policy() {
+    let world = World::new();
+    let text = "name: p\noutbound: [{protocol: udp, to: any, action: accept}]\ninbound: []\n";
+    let path = file(world.dir.path(), "p.yaml", text);
+    let other = file(world.dir.path(), "q.yaml", &text.replace("udp", "icmp"));
+    let words = [
+        "apply",
+        &path,
+        "--iface",
+        "nic",
+        "--candidate",
+        &other,
+        "--json",
+    ];
+    let reported = world.run(&words).ok().json();
+    assert_shape(&applied_report(), &reported);
+    assert_eq!(reported["candidate"]["pairs"], 2, "{reported:#}");
+    world.ping_node(1);
+    let status = world.run(&["status", "--json"]).ok().json();
+    let candidate = json!({
+        "name": "text", "digest": "digest", "rules": "number", "since": "time", "logs": "bool",
+        "packets": "number", "evaluated": "number?",
+    });
+    assert_shape(&candidate, &status[0]["candidate"]);
+    let rule = json!({
+        "group": "text", "position": "number?", "name": "text?", "summary": "text",
+    });
+    let decision = json!({"verdict": "accept|drop|audit", "rule": ["?", rule]});
+    let counters = json!([{
+        "interface": "nic", "netns": "text", "health": "enforcing", "faults": ["*", fault()],
+        "sampled_at": "time", "policy": policy_status(), "candidate": candidate,
+        "pairs": [{
+            "direction": "inbound|outbound", "enforced": decision, "candidate": ["?", decision],
+            "is_former": "bool", "packets": "number", "bytes": "number",
+            "reply_packets": "number", "reply_bytes": "number",
+        }],
+        "totals": [{
+            "direction": "inbound|outbound", "evaluated": "number?", "packets": "number",
+            "bytes": "number", "reply_packets": "number", "reply_bytes": "number",
+        }],
+    }]);
+    let found = world
+        .run(&["counters", "--candidate", "--json"])
+        .ok()
+        .json();
+    assert_shape(&counters, &found);
+    let shown = json!({
+        "interface": "nic", "netns": "text", "name": "text", "digest": "digest", "since": "time",
+        "beside": policy_status(), "text": "text",
+    });
+    let found = world.run(&["show", "--candidate", "--json"]).ok().json();
+    assert_shape(&shown, &found);
+    assert_shape(
+        &applied_report(),
+        &world.run(&["promote", "--json"]).ok().json(),
+    );
 }
 
 /// Proves C4 and A4: what waits to be confirmed, in `apply`, `status`, `confirm` and `rollback`.

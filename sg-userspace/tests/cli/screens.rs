@@ -113,7 +113,8 @@ fn plain(text: &str) -> String {
     out
 }
 
-fn shown(world: &World, words: &[&str], columns: u16) -> String {
+/// What a command shows on a terminal of so many columns.
+pub(super) fn shown(world: &World, words: &[&str], columns: u16) -> String {
     plain(&OnTerminal::start(world.command(words), columns, 40).all())
 }
 

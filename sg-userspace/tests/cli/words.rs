@@ -4,7 +4,7 @@
 use super::world::{assert_shown, file, run, run_with, sgctl};
 
 /// Every command that has its own help text. The first is `sgctl` itself.
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 21] = [
     "",
     "templates",
     "check",
@@ -14,6 +14,7 @@ const COMMANDS: [&str; 20] = [
     "run",
     "confirm",
     "rollback",
+    "promote",
     "status",
     "counters",
     "top",

@@ -16,6 +16,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -24,8 +25,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sg_policy::policy::rules_from_lines;
 use sg_testbed::objects::{Kind as ObjectKind, Object, Objects};
-use sg_userspace::kernel::{ApplyOptions, EgressHook, apply, detach, interfaces, tidy_up};
+use sg_userspace::kernel::{
+    ApplyOptions, CandidateOption, EgressHook, apply, detach, history, interfaces, tidy_up,
+};
 use sg_userspace::observe::attached::{Health, Scope, attached};
+use sg_userspace::observe::candidate::candidate;
 
 use crate::probe::{A, B, Probe, Seen};
 use crate::sandbox::{Sandbox, run, sandbox};
@@ -42,6 +46,9 @@ enum Scenario {
     Trial,
     Confirm,
     Undo,
+    /// `apply --candidate` over another policy, and `promote` of what it has put beside that.
+    Watch,
+    Promote,
     /// The beginning of `run`: `Begin` where nothing is attached, `BeginOver` over another policy.
     Begin,
     BeginOver,
@@ -51,13 +58,15 @@ enum Scenario {
 }
 
 impl Scenario {
-    const ALL: [Scenario; 10] = [
+    const ALL: [Scenario; 12] = [
         Scenario::First,
         Scenario::Replace,
         Scenario::Detach,
         Scenario::Trial,
         Scenario::Confirm,
         Scenario::Undo,
+        Scenario::Watch,
+        Scenario::Promote,
         Scenario::Begin,
         Scenario::BeginOver,
         Scenario::Leave,
@@ -94,8 +103,12 @@ impl Scenario {
     /// What packets show if the command succeeds. For `run`, this is the state after its end.
     fn goal(self) -> Seen {
         match self {
-            Scenario::First | Scenario::Replace | Scenario::Trial | Scenario::Confirm => Seen::B,
-            Scenario::Undo | Scenario::BeginOver | Scenario::Return => Seen::A,
+            Scenario::First
+            | Scenario::Replace
+            | Scenario::Trial
+            | Scenario::Confirm
+            | Scenario::Promote => Seen::B,
+            Scenario::Undo | Scenario::Watch | Scenario::BeginOver | Scenario::Return => Seen::A,
             Scenario::Detach | Scenario::Begin | Scenario::Leave => Seen::Open,
         }
     }
@@ -106,9 +119,12 @@ impl Scenario {
             Scenario::Replace
             | Scenario::Trial
             | Scenario::Undo
+            | Scenario::Promote
             | Scenario::BeginOver
             | Scenario::Return => &[Seen::A, Seen::B],
             Scenario::Confirm => &[Seen::B],
+            // A candidate changes no verdict, however far it came.
+            Scenario::Watch => &[Seen::A],
             Scenario::First | Scenario::Begin | Scenario::Leave => &[Seen::Open, Seen::B],
             Scenario::Detach => &[Seen::A, Seen::Open],
         }
@@ -253,6 +269,17 @@ impl Walk<'_> {
         if scenario.is_over() {
             apply(&rules_from_lines(A), &self.options).unwrap_or_else(|e| panic!("{e}"));
         }
+        if scenario == Scenario::Promote {
+            let candidate = CandidateOption::Set {
+                policy: Arc::new(rules_from_lines(B)),
+                logs: false,
+            };
+            let options = ApplyOptions {
+                candidate,
+                ..self.options.clone()
+            };
+            apply(&rules_from_lines(A), &options).unwrap_or_else(|e| panic!("{e}"));
+        }
         if matches!(scenario, Scenario::Confirm | Scenario::Undo) {
             let options = ApplyOptions {
                 confirm_within: Some(Duration::from_secs(3600)),
@@ -277,9 +304,16 @@ impl Walk<'_> {
         match scenario {
             Scenario::Confirm => command.arg("confirm"),
             Scenario::Undo => command.arg("rollback"),
+            Scenario::Promote => command.arg("promote"),
+            Scenario::Watch => {
+                command.args(["apply", "--candidate", &self.policy, "--iface", "sg0"])
+            }
             _ => &mut command,
         };
-        if matches!(scenario, Scenario::Confirm | Scenario::Undo) {
+        if matches!(
+            scenario,
+            Scenario::Confirm | Scenario::Undo | Scenario::Promote | Scenario::Watch
+        ) {
             return command;
         }
         let verb = if scenario.is_run() { "run" } else { "apply" };
@@ -445,6 +479,7 @@ impl Walk<'_> {
         }
         self.status_is_true(seen, &when);
         self.history_is_true(seen, scenario, &when);
+        self.candidate_is_true(&when);
 
         match then {
             Then::Apply => {
@@ -496,6 +531,28 @@ impl Walk<'_> {
             _ => ended.is_empty(),
         };
         assert!(is_true, "{when}: {ended:?} before {seen:?}");
+    }
+
+    /// Checks a candidate that the record names: its own text is there, and where it is said how
+    /// many packets were evaluated, those with another outcome are among them.
+    fn candidate_is_true(&self, when: &str) {
+        let found = attached(self.sandbox.bpffs(), &Scope::Namespace).expect("they can be listed");
+        let Some(state) = found.first().and_then(|one| one.state.as_ref().ok()) else {
+            return;
+        };
+        let Some(record) = &state.candidate else {
+            return;
+        };
+        let text = history::candidate(&found[0].pins, record);
+        text.unwrap_or_else(|e| panic!("{when}: {e}"));
+        let seen = candidate(&found[0]).unwrap_or_else(|e| panic!("{when}: {e}"));
+        let seen = seen.expect("it is there");
+        for total in &seen.totals {
+            let is_right = total
+                .evaluated
+                .is_none_or(|n| (total.packets..1000).contains(&n));
+            assert!(is_right, "{when}: {total:?}");
+        }
     }
 
     /// Checks `status`: it says "enforcing" if and only if both directions enforce the policy that

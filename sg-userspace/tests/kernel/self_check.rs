@@ -12,7 +12,7 @@ use sg_policy::policy::{AuditScope, Policy, groups_from_lines, rules_from_lines}
 use sg_policy::testing::{self, Shape};
 use sg_userspace::kernel::KernelError;
 use sg_userspace::kernel::generation::Generation;
-use sg_userspace::kernel::self_check::{SelfCheck, self_check};
+use sg_userspace::kernel::self_check::{CheckedRules, SelfCheck, self_check};
 
 use crate::sandbox::require_root;
 
@@ -27,7 +27,13 @@ fn check(policy: &Policy, compiled: &Compiled, slots: &[u32]) -> Result<SelfChec
     require_root();
     let partition = Partition::new(policy);
     let generation = Generation::of(policy, 1);
-    self_check(policy, &partition, slots, compiled, &generation, None)
+    let rules = CheckedRules {
+        policy,
+        partition: &partition,
+        slots,
+        beside: None,
+    };
+    self_check(&rules, compiled, &generation, None)
 }
 
 /// Policies of every kind agree, also where they are audited and where essential traffic passes.

@@ -1,6 +1,7 @@
 //! `sgctl apply`: compiles a policy, attaches it or replaces the one in force, and returns. If it
 //! fails, nothing has changed.
 
+mod beside;
 mod report;
 mod text;
 
@@ -8,9 +9,9 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use clap::Args;
-use sg_policy::policy::Loaded;
+use sg_policy::policy::{Finding, Policy};
 use sg_userspace::kernel::impact::Impact;
-use sg_userspace::kernel::{Applied, ApplyOptions, Outcome, Preview};
+use sg_userspace::kernel::{self, Applied, ApplyOptions, Outcome, Preview};
 
 use super::context::{Context, Json};
 use super::failure::Failure;
@@ -18,13 +19,18 @@ use super::impact::{self, Mood, Previewed};
 use super::patience::Patience;
 use super::policy_args::{Attach, Policies};
 use super::screen::Paint;
-use report::Report;
-pub(super) use report::{Done, refuse};
+use beside::{Beside, in_force};
+pub(super) use report::{Done, Report, refuse};
 pub(super) use text::{findings, notes, summary, text, watched};
 
 /// Attach a policy to interfaces, or replace the one that is attached, and return
 #[derive(Args)]
-#[command(after_help = "\
+#[command(
+    mut_arg("policies", |policies| {
+        let none = ["candidate", "no_candidate"];
+        policies.required(false).required_unless_present_any(none)
+    }),
+    after_help = "\
 Enforcement outlives the process: everything is pinned under the BPF file system. A policy that is
 attached already is replaced without a gap; counters and flows carry over. Where there is none yet,
 connections that this host's sockets and its connection tracking know of go on even if no rule
@@ -39,6 +45,11 @@ With --confirm-within the policy is in force at once, and the kernel undoes it a
 `sgctl confirm` comes before, from any session: a mistake that cuts you off undoes itself, with no
 process alive. What was in force before comes back, and connections that were stopped go on. The same
 command without --confirm-within keeps the policy for good.
+
+With --candidate a second policy is evaluated beside the one in force, for every packet, and changes no
+verdict: `sgctl counters --candidate` shows which packets would have had another outcome, by pair of
+rules, and `sgctl promote` enforces it. Both need the same `essential`, `non-ip` and `timeouts`. It stays
+beside whatever policy is applied next, until --no-candidate.
 
 Where tcx is missing (before Linux 6.6), or with --egress-hook clsact, the outbound program needs a
 clsact qdisc. Where the interface has none, adding it makes the kernel drop some frames that are sent
@@ -57,10 +68,13 @@ Examples:
   sgctl apply policy.yaml --iface 'eth*'
   sgctl apply policy.yaml --iface eth0 --confirm-within 60s
   sgctl apply policy.yaml --iface eth0 --audit    # counts what it would drop
+  sgctl apply --candidate next.yaml --iface eth0  # changes no verdict
+  sgctl apply --no-candidate --iface eth0
   sgctl --netns node1 apply policy.yaml --iface eth0
 
 Exit codes: 0 done, 1 the policy, the interface or the state is wrong, 2 usage, 3 not permitted or
-the kernel refused. On an error nothing has changed, unless it says what is in force.")]
+the kernel refused. On an error nothing has changed, unless it says what is in force."
+)]
 pub(super) struct Apply {
     #[command(flatten)]
     policies: Policies,
@@ -69,6 +83,8 @@ pub(super) struct Apply {
     /// Undo the policy after this time, from 1s to 24h, unless `sgctl confirm` comes before
     #[arg(long, value_name = "TIME", value_parser = window)]
     confirm_within: Option<Duration>,
+    #[command(flatten)]
+    beside: Beside,
     /// Say what it would do, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -96,56 +112,99 @@ impl Apply {
         if self.json.json {
             // The same report is printed for success and for failure.
             let impact = impact.as_ref();
-            let report = Report::of(&self.attach.ifaces, &done, impact);
+            let found = done
+                .as_ref()
+                .map(|(found, _)| found.all().cloned().collect());
+            let found: Vec<Finding> = found.unwrap_or_default();
+            let applied = done.as_ref().map(|(_, applied)| applied);
+            let report = Report::of(&self.attach.ifaces, applied, &found, impact);
             let printed = context.out.json(&report);
             done?;
             return printed.map_err(Failure::after_all);
         }
-        let (loaded, applied) = done?;
+        let (found, applied) = done?;
         let mut out = text(&context.out, &applied);
+        if self.beside.is_removed() {
+            out.push_str(match applied.outcome {
+                Outcome::Unchanged => "  no candidate was beside it\n",
+                _ => "  no candidate is evaluated beside it any more\n",
+            });
+        }
         if applied.outcome == Outcome::Unchanged && self.confirm_within.is_some() {
             out.push_str("  it was in force already: nothing waits to be confirmed\n");
         }
-        out.push_str(&self.warnings(context, &loaded));
+        out.push_str(&self.warnings(context, &found));
         context.out.say(&out).map_err(Failure::after_all)
     }
 
-    /// What is said at the end of the policy itself.
-    fn warnings(&self, context: &Context, loaded: &Loaded) -> String {
+    /// What is said at the end of the policies themselves.
+    fn warnings(&self, context: &Context, found: &Found) -> String {
         let word = context.out.paint(Paint::Yellow, "guard");
-        let watched = watched(&loaded.findings).into_iter();
+        let watched = watched(&found.of_policy).into_iter();
         let mut out: String = watched.map(|line| format!("  {word}: {line}\n")).collect();
-        out.push_str(&findings(&loaded.findings, &self.policies));
+        out.push_str(&findings(&found.of_policy, &self.policies));
+        if let Some(candidate) = self.beside.policies() {
+            out.push_str(&findings(&found.of_candidate, &candidate));
+        }
         out
+    }
+
+    /// The policy and the options, and what `check` says.
+    fn load(&self, context: &Context) -> Result<(Policy, ApplyOptions, Found), Failure> {
+        let of_candidate = self.beside.policies();
+        let is_stdin = of_candidate.is_some_and(|it| it.are_from_stdin());
+        if is_stdin && self.policies.are_from_stdin() {
+            let message = "standard input can be read once: name a file for POLICY or --candidate";
+            return Err(Failure::usage::<Apply>("apply", message));
+        }
+        if self.policies.is_empty() && !self.policies.sets.sets.is_empty() {
+            let message = "--set is for POLICY: --candidate-set is for the candidate";
+            return Err(Failure::usage::<Apply>("apply", message));
+        }
+        let (mut of_policy, mut of_candidate) = (Vec::new(), Vec::new());
+        let (policy, options) = match self.policies.is_empty() {
+            true => in_force::<Apply>(context, &self.attach)?,
+            false => {
+                let loaded = self.policies.load()?;
+                of_policy = loaded.findings;
+                (loaded.policy, self.attach.options(context)?)
+            }
+        };
+        let (candidate, loaded) = self.beside.load()?;
+        of_candidate.extend(loaded.into_iter().flat_map(|loaded| loaded.findings));
+        let options = ApplyOptions {
+            confirm_within: self.confirm_within,
+            candidate,
+            ..options
+        };
+        of_policy.extend(impact::watched(&policy, &options));
+        let found = Found {
+            of_policy,
+            of_candidate,
+        };
+        Ok((policy, options, found))
     }
 
     fn apply(
         &self,
         context: &Context,
         seen: &mut Option<Impact>,
-    ) -> Result<(Loaded, Applied), Failure> {
+    ) -> Result<(Found, Applied), Failure> {
         let _patience = Patience::with("reading and applying the policy");
-        let mut loaded = self.policies.load()?;
-        let options = self.options(context)?;
-        let watched = impact::watched(&loaded.policy, &options);
-        loaded.findings.extend(watched);
+        let (policy, options, found) = self.load(context)?;
+        if self.policies.is_empty() {
+            // No verdict changes, so that nothing is to be said or refused.
+            return Ok((found, kernel::apply(&policy, &options)?));
+        }
         let is_off = impact::is_off(&options);
         let say = |found: Impact, is_refused| {
             if !self.json.json {
-                let name = &loaded.policy.name;
-                impact::announce(&context.out, name, &found, is_refused, is_off);
+                impact::announce(&context.out, &policy.name, &found, is_refused, is_off);
             }
             *seen = Some(found);
         };
-        let applied = impact::apply(Some(&self.policies), &loaded.policy, &options, say)?;
-        Ok((loaded, applied))
-    }
-
-    fn options(&self, context: &Context) -> Result<ApplyOptions, Failure> {
-        Ok(ApplyOptions {
-            confirm_within: self.confirm_within,
-            ..self.attach.options(context)?
-        })
+        let applied = impact::apply(Some(&self.policies), &policy, &options, say)?;
+        Ok((found, applied))
     }
 
     /// `--dry-run`.
@@ -153,23 +212,32 @@ impl Apply {
         let found = self.look(context);
         if self.json.json {
             let printed = match &found {
-                Ok((loaded, _, seen)) => {
-                    let report = report::Previewed::of(&self.attach.ifaces, loaded, seen);
+                Ok(looked) => {
+                    let found: Vec<Finding> = looked.found.all().cloned().collect();
+                    let report = report::Previewed::of(&self.attach.ifaces, &found, &looked.seen);
                     context.out.json(&report)
                 }
                 Err(failure) => refuse(&context.out, failure),
             };
             return printed.and(found.map(drop));
         }
-        let (loaded, options, seen) = found?;
+        let Looked {
+            name,
+            options,
+            found,
+            seen,
+        } = found?;
         let Previewed {
             preview,
             impact,
             refusals,
         } = &seen;
-        let name = context.out.paint(Paint::Bold, &loaded.policy.name);
+        let name = context.out.paint(Paint::Bold, &name);
         let names = options.interfaces.join(", ");
         let mut out = match preview {
+            Preview::Change { .. } if self.policies.is_empty() => {
+                format!("dry run: would change what is beside {name} on {names}, and no verdict\n")
+            }
             Preview::Unchanged(_) => format!("dry run: {name} is in force on {names} already\n"),
             Preview::Change {
                 generation,
@@ -194,17 +262,47 @@ impl Apply {
                 let _ = writeln!(out, "    help: {help}");
             }
         }
-        out.push_str(&self.warnings(context, &loaded));
+        out.push_str(&self.warnings(context, &found));
         context.out.say(&out)
     }
 
-    fn look(&self, context: &Context) -> Result<(Loaded, ApplyOptions, Previewed), Failure> {
+    fn look(&self, context: &Context) -> Result<Looked, Failure> {
         let _patience = Patience::with("reading the policy and looking at connections");
-        let mut loaded = self.policies.load()?;
-        let options = self.options(context)?;
-        let watched = impact::watched(&loaded.policy, &options);
-        loaded.findings.extend(watched);
-        let seen = impact::preview(&self.policies, &loaded.policy, &options)?;
-        Ok((loaded, options, seen))
+        let (policy, options, found) = self.load(context)?;
+        let seen = match self.policies.is_empty() {
+            true => Previewed {
+                preview: kernel::preview(&policy, &options, &mut |_| Ok(()))?,
+                impact: None,
+                refusals: Vec::new(),
+            },
+            false => impact::preview(Some(&self.policies), &policy, &options)?,
+        };
+        Ok(Looked {
+            name: policy.name,
+            options,
+            found,
+            seen,
+        })
     }
+}
+
+/// What `check` says of what is applied.
+#[derive(Default)]
+pub(super) struct Found {
+    of_policy: Vec<Finding>,
+    of_candidate: Vec<Finding>,
+}
+
+impl Found {
+    fn all(&self) -> impl Iterator<Item = &Finding> {
+        self.of_policy.iter().chain(&self.of_candidate)
+    }
+}
+
+/// What an apply would do.
+struct Looked {
+    name: String,
+    options: ApplyOptions,
+    found: Found,
+    seen: Previewed,
 }

@@ -4,11 +4,13 @@ use std::path::Path;
 
 use serde::Serialize;
 use sg_policy::compile::TableSizes;
-use sg_policy::policy::{Finding, Loaded};
+use sg_policy::policy::Finding;
 use sg_userspace::kernel::impact::Impact;
 use sg_userspace::kernel::self_check::SelfCheck;
 use sg_userspace::kernel::state::PolicyRecord;
-use sg_userspace::kernel::{self, Applied, AppliedTo, Cut, Outcome, Preview, Seeded};
+use sg_userspace::kernel::{
+    self, Applied, AppliedTo, Cut, EndedCandidate, Outcome, Preview, Seeded,
+};
 use sg_userspace::observe::attached::Unconfirmed;
 
 use crate::cli::confirm;
@@ -18,7 +20,7 @@ use crate::cli::screen::Screen;
 
 /// `apply --dry-run --json`.
 #[derive(Serialize)]
-pub(super) struct Previewed<'a> {
+pub(in crate::cli) struct Previewed<'a> {
     /// The first interface, as the user named it.
     interface: Option<&'a str>,
     dry_run: bool,
@@ -36,9 +38,9 @@ pub(super) struct Previewed<'a> {
 }
 
 impl<'a> Previewed<'a> {
-    pub(super) fn of(
+    pub(in crate::cli) fn of(
         interfaces: &'a [String],
-        loaded: &'a Loaded,
+        findings: &'a [Finding],
         seen: &'a impact::Previewed,
     ) -> Previewed<'a> {
         let (unchanged, replaced, generation) = match &seen.preview {
@@ -56,7 +58,7 @@ impl<'a> Previewed<'a> {
             generation,
             impact: seen.impact.as_ref(),
             refusals: &seen.refusals,
-            findings: &loaded.findings,
+            findings,
             errors: [],
         }
     }
@@ -76,7 +78,7 @@ pub(in crate::cli) fn refuse(screen: &Screen, failure: &Failure) -> Result<(), F
 /// the policy is in force.
 #[derive(Serialize)]
 #[serde(untagged)]
-pub(super) enum Report<'a> {
+pub(in crate::cli) enum Report<'a> {
     Done {
         #[serde(flatten)]
         done: Box<Done<'a>>,
@@ -97,16 +99,17 @@ pub(super) enum Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    pub(super) fn of(
+    pub(in crate::cli) fn of(
         interfaces: &'a [String],
-        done: &'a Result<(Loaded, Applied), Failure>,
+        done: Result<&'a Applied, &'a Failure>,
+        findings: &'a [Finding],
         impact: Option<&'a Impact>,
     ) -> Report<'a> {
         match done {
-            Ok((loaded, applied)) => Report::Done {
+            Ok(applied) => Report::Done {
                 done: Box::new(Done::from(applied)),
                 impact,
-                findings: &loaded.findings,
+                findings,
                 errors: [],
             },
             Err(failure) => Report::Failed {
@@ -144,6 +147,10 @@ pub(in crate::cli) struct Done<'a> {
     /// after it. Left out if there was none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     decided: Vec<confirm::Row<'a>>,
+    /// What is evaluated beside the policy. Null if nothing is.
+    candidate: Option<Beside<'a>>,
+    /// The candidate that had to be given up. Null if none had to.
+    ended_candidate: Option<&'a EndedCandidate>,
     /// Whether a clsact qdisc was added, in which case the kernel may have dropped some frames.
     added_clsact: bool,
     /// What was done to the other interfaces, which share the flows of the first. Left out if
@@ -158,6 +165,18 @@ pub(in crate::cli) struct Done<'a> {
     load_seconds: f64,
     /// Where a BPF file system was mounted, if that was necessary.
     mounted: Option<&'a Path>,
+}
+
+/// The candidate beside a policy.
+#[derive(Serialize)]
+struct Beside<'a> {
+    name: &'a str,
+    digest: &'a str,
+    /// Since when it is evaluated on the first interface (RFC 3339).
+    since: &'a str,
+    /// How many pairs of rules can have another outcome.
+    pairs: usize,
+    logs: bool,
 }
 
 /// What was done to one of several interfaces.
@@ -205,6 +224,14 @@ impl<'a> From<&'a Applied> for Done<'a> {
             cut: applied.cut,
             unconfirmed: Unconfirmed::of(state),
             decided: confirm::rows(&applied.decided, state.netns.as_deref()),
+            candidate: state.candidate.as_ref().map(|candidate| Beside {
+                name: &candidate.name,
+                digest: &candidate.digest,
+                since: &candidate.since,
+                pairs: state.pairs.len(),
+                logs: candidate.logs,
+            }),
+            ended_candidate: applied.ended_candidate.as_ref(),
             added_clsact: *added_clsact,
             others: applied.others.iter().map(DoneTo::from).collect(),
             forced: state.forced,

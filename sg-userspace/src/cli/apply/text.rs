@@ -7,7 +7,7 @@ use sg_policy::policy::{Finding, Severity};
 use sg_userspace::kernel::self_check::SelfCheck;
 use sg_userspace::kernel::state::PolicyRecord;
 use sg_userspace::kernel::trial::left_until;
-use sg_userspace::kernel::{Applied, AppliedTo, Cut, Outcome, Seeded};
+use sg_userspace::kernel::{Applied, AppliedTo, Cut, EndedCandidate, Outcome, Seeded};
 
 use crate::cli::confirm;
 use crate::cli::health;
@@ -62,6 +62,9 @@ pub(in crate::cli) fn text(screen: &Screen, applied: &Applied) -> String {
         if let Some(auditing) = health::auditing(state.policy.audit, state.audited_rules()) {
             let _ = writeln!(out, "  {auditing}");
         }
+        for note in candidate(applied) {
+            let _ = writeln!(out, "  {note}");
+        }
         return out;
     }
     let milliseconds = |time: std::time::Duration| time.as_secs_f64() * 1e3;
@@ -113,6 +116,7 @@ pub(in crate::cli) fn notes(applied: &Applied) -> Vec<String> {
     let state = &applied.first.state;
     let auditing = health::auditing(state.policy.audit, state.audited_rules());
     let mut notes: Vec<String> = auditing.into_iter().collect();
+    notes.extend(candidate(applied));
     notes.extend(unconfirmed(applied));
     notes.extend(seeded(applied));
     if applied.first.state.forced && applied.outcome != Outcome::Unchanged {
@@ -127,6 +131,37 @@ pub(in crate::cli) fn notes(applied: &Applied) -> Vec<String> {
     }
     notes.extend(unseen(applied));
     notes
+}
+
+/// What is evaluated beside the policy, or is not any more.
+fn candidate(applied: &Applied) -> Vec<String> {
+    let state = &applied.first.state;
+    let mut lines = Vec::new();
+    if let Some(candidate) = &state.candidate {
+        let outcome = match state.pairs.len() {
+            0 => "no packet can have another outcome under it".to_owned(),
+            1 => {
+                "1 pair of rules can have another outcome: `sgctl counters --candidate`".to_owned()
+            }
+            n => format!(
+                "{} pairs of rules can have another outcome: `sgctl counters --candidate`",
+                thousands(n as u64)
+            ),
+        };
+        lines.push(format!(
+            "candidate {} ({}) is evaluated beside it",
+            candidate.name,
+            short_digest(&candidate.digest)
+        ));
+        lines.push(outcome);
+    }
+    if let Some(ended) = &applied.ended_candidate {
+        let EndedCandidate { name, reason, .. } = ended;
+        lines.push(format!(
+            "candidate {name} is not evaluated any more: {reason}"
+        ));
+    }
+    lines
 }
 
 /// Until when the policy waits to be confirmed, and what returns then; or that one which has waited

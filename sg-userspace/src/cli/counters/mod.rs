@@ -17,6 +17,7 @@ use sg_userspace::observe::counters::{Counters, Origin, counters_since};
 pub(super) use self::choice::Choice;
 pub(super) use self::draw::{Look, text};
 pub(super) use self::rows::about;
+use super::candidate;
 use super::context::{Context, Ifaces, Json};
 use super::failure::Failure;
 use super::interrupt::Interrupt;
@@ -44,6 +45,7 @@ Examples:
   sgctl counters --sort rate --top 5
   sgctl counters --reset && sleep 60 && sgctl counters --since-reset
   sgctl counters --iface eth0 --json | jq '.[].totals'
+  sgctl counters --candidate
 
 Exit codes: 0 done, 1 nothing is attached or the state is wrong, 2 usage, 3 not permitted."
 )]
@@ -67,6 +69,11 @@ pub(super) struct CountersCommand {
     /// Show what was counted since the last --reset
     #[arg(long)]
     since_reset: bool,
+    /// What would have another outcome under the candidate beside the policy, by pair of rules
+    #[arg(long, conflicts_with_all = [
+        "watch", "all", "nonzero", "sort", "top", "reset", "since_reset", "csv",
+    ])]
+    candidate: bool,
     /// Print CSV, with a row for each rule, reason and total
     #[arg(long, conflicts_with = "json")]
     csv: bool,
@@ -100,6 +107,9 @@ impl CountersCommand {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         match self.watch {
             _ if self.reset => self.reset(context),
+            _ if self.candidate => {
+                candidate::print(context, &find(context, &self.ifaces)?, self.json.json)
+            }
             None => self.once(context),
             Some(interval) => self.watch(context, interval),
         }

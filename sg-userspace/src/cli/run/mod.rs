@@ -201,6 +201,7 @@ impl Run {
             interfaces,
             log,
             ours: Ours::attempted(&attempted),
+            policy: None,
             theirs: None,
             theirs_on_trial: None,
             tried: Vec::new(),
@@ -220,6 +221,7 @@ impl Run {
             session.log.impact(begun.impact.as_ref());
             session.log.applied("applied", &begun.applied, &warnings);
             session.log.watched(&begun.findings);
+            session.policy = Some(Session::policy_of(&begun.applied.first.state));
             session.packets = Some(packets?);
             if let Some(server) = &mut server {
                 let read = Arc::clone(&session.read);

@@ -3,6 +3,7 @@
 
 use serde_json::json;
 use sg_userspace::kernel::KernelError;
+use sg_userspace::kernel::held::{Held, InForce};
 use sg_userspace::kernel::state::State;
 
 use super::session::{Ours, Session};
@@ -95,6 +96,39 @@ impl Session<'_> {
             self.hold();
             return Ok(());
         }
+        if self.is_with_other_candidate(latest) {
+            let beside = self.log.bold(name);
+            let line = match &latest.candidate {
+                Some(candidate) => format!(
+                    "somebody else has put the candidate {} beside {beside} on {}, generation {generation}: no \
+                     verdict changes",
+                    self.log.bold(&candidate.name),
+                    self.names(),
+                ),
+                None => format!(
+                    "somebody else has taken away the candidate beside {beside} on {}, generation {generation}",
+                    self.names(),
+                ),
+            };
+            let details = json!({"policy": latest.policy, "candidate": latest.candidate.as_ref().map(|it| json!({
+                "name": it.name, "digest": it.digest, "since": it.since,
+            }))});
+            self.log.event("candidate", &line, details);
+            self.policy = Some(Session::policy_of(latest));
+            // Where this process has put nothing there, it is still what it found.
+            let (bpffs, ours) = (&self.context.bpffs, &self.ours);
+            for one in self.interfaces.iter_mut() {
+                let is_ours =
+                    |held: &Held| ours.programs.contains(&held.state().attempted().programs);
+                if matches!(&one.before, InForce::Policy(held) if is_ours(held)) {
+                    one.before = InForce::find(bpffs, &one.pins)?;
+                }
+            }
+            self.tried.push(std::mem::replace(&mut self.ours, found));
+            self.timeouts = timeouts;
+            self.hold();
+            return Ok(());
+        }
         let waits = latest.open_trial().map(|trial| trial.until.clone());
         let ends = match &waits {
             Some(_) => "it is undone unless `sgctl confirm` comes before its deadline",
@@ -118,5 +152,15 @@ impl Session<'_> {
         self.theirs = Some(found);
         self.hold();
         Ok(())
+    }
+
+    /// Whether it is the policy of this process, with another candidate beside it or with none.
+    fn is_with_other_candidate(&self, latest: &State) -> bool {
+        let Some((policy, watch)) = self.policy.as_ref().filter(|_| self.theirs.is_none()) else {
+            return false;
+        };
+        let (found, now) = Session::policy_of(latest);
+        let is_same = policy.digest == found.digest && policy.audit == found.audit;
+        is_same && *watch != now && latest.trial.is_none() && !latest.has_returned()
     }
 }

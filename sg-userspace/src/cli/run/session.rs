@@ -99,6 +99,8 @@ pub(super) struct Session<'a> {
     pub(super) interfaces: Vec<Watched>,
     pub(super) log: Log,
     pub(super) ours: Ours,
+    /// The policy of that, and the number of the watch of a candidate beside it.
+    pub(super) policy: Option<(PolicyRecord, Option<u32>)>,
     /// The policy of this process that waits to be confirmed.
     pub(super) on_trial: Option<OwnTrial>,
     /// The generation of the last policy of this process that was confirmed, or had not to be.
@@ -176,6 +178,7 @@ impl Session<'_> {
         }
         self.hold();
         self.ours = Ours::of(applied.interfaces().map(|it| &it.state));
+        self.policy = Some(Session::policy_of(&applied.first.state));
         self.theirs = None;
         self.tried.clear();
         self.timeouts = applied.first.state.timeouts;
@@ -183,6 +186,12 @@ impl Session<'_> {
         if self.on_trial.is_none() {
             self.kept = Some(self.ours.generation);
         }
+    }
+
+    /// The policy of a record, and the number of the watch of its candidate.
+    pub(super) fn policy_of(state: &State) -> (PolicyRecord, Option<u32>) {
+        let watch = state.candidate.as_ref().map(|candidate| candidate.watch);
+        (state.policy.clone(), watch)
     }
 
     /// Records what may be in force after a failure.

@@ -58,8 +58,10 @@ impl<'a> Terms<'a> {
         };
         let mut told = Generation::of(&plan.policy, plan.generation());
         told.epoch = plan.epoch();
-        let owners = plan.interfaces.iter().flat_map(|one| &one.state.rules);
+        let states = plan.interfaces.iter().map(|one| &one.state);
+        let owners = states.flat_map(|state| state.rules.iter().chain(&state.pairs));
         let after_rules = owners
+            .filter(|owner| owner.is_rule())
             .map(|owner| (owner.slot, RuleOf::owner(owner, true)))
             .collect();
         let table = match inspection(plan) {
@@ -166,11 +168,9 @@ impl<'a> Before<'a> {
             Err(KernelError::MissingPin { .. } | KernelError::Refused { .. }) => return Ok(None),
             tables => tables?,
         };
-        let current = state.rules.iter().map(|owner| (owner, true));
-        let retired = state.retired.iter().map(|owner| (owner, false));
-        let rules = current.chain(retired);
+        let rules = state.rules_by_slot().into_iter();
         let rules =
-            rules.map(|(owner, is_in_policy)| (owner.slot, RuleOf::owner(owner, is_in_policy)));
+            rules.map(|(slot, (owner, is_in_policy))| (slot, RuleOf::owner(owner, is_in_policy)));
         let is_intact = |one: &Replaced| {
             one.inspection.running(Direction::Inbound) == Some(one.state.inbound_program)
         };

@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use self::names::Names;
-pub use self::packet::{LoggedPacket, LoggingRule, end};
+pub use self::packet::{CandidateSays, LoggedPacket, LoggingRule, end};
 use self::tally::{Counts, Delivered};
 pub use self::tally::{EventTotals, Tally, event_totals};
 use super::attached::Attached;

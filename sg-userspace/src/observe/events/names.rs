@@ -14,7 +14,7 @@ use sg_common::protocol::{Kind, kind_of};
 use sg_common::verdict::{Direction, Reason, reason_slot};
 
 use super::frame::Headers;
-use super::packet::{LoggedPacket, LoggingRule};
+use super::packet::{CandidateSays, LoggedPacket, LoggingRule};
 use super::tally::{Counts, Delivered, Tally};
 use crate::kernel::KernelError;
 use crate::kernel::event_ring::Taken;
@@ -31,6 +31,10 @@ pub(super) struct Names {
     /// By index.
     interfaces: HashMap<u32, String>,
     rules: HashMap<u32, Owner>,
+    /// The slots of pairs in which no rule of the policy matches.
+    reasons: HashMap<u32, (Direction, Reason)>,
+    /// What the candidate says of what is counted in the slots of pairs.
+    candidates: HashMap<u32, CandidateSays>,
 }
 
 /// The owner of a counter slot.
@@ -62,20 +66,27 @@ impl Names {
         if found == self.read {
             return Ok(());
         }
-        let mut rules = HashMap::new();
+        let (mut rules, mut reasons) = (HashMap::new(), HashMap::new());
+        let mut candidates = HashMap::new();
         for one in &all {
             let Some(state) = State::read(one)? else {
                 continue;
             };
             self.interfaces.insert(one.ifindex, state.interface.clone());
-            // Rules that are in force come last.
-            for (owners, is_there) in [(&state.retired, false), (&state.rules, true)] {
-                for owner in owners {
-                    rules.insert(owner.slot, Owner::of(owner, is_there));
-                }
+            for (slot, (owner, is_there)) in state.rules_by_slot() {
+                rules.insert(slot, Owner::of(owner, is_there));
+            }
+            let pairs = state.pairs.iter().chain(&state.retired);
+            for owner in pairs.filter(|owner| !owner.is_rule()) {
+                reasons.extend(state.reason_of(owner.slot).map(|it| (owner.slot, it)));
+            }
+            for owner in &state.pairs {
+                let says = owner.beside.as_ref().map(CandidateSays::of);
+                candidates.extend(says.map(|says| (owner.slot, says)));
             }
         }
         (self.rules, self.read) = (rules, found);
+        (self.reasons, self.candidates) = (reasons, candidates);
         Ok(())
     }
 
@@ -94,6 +105,9 @@ impl Names {
         }
         if let Some(reason) = reason_of(opposite, slot) {
             return (DecidedBy::Reason(reason), None, true);
+        }
+        if let Some((of, reason)) = self.reasons.get(&slot) {
+            return (DecidedBy::Reason(*reason), None, *of != direction);
         }
         let owner = self.rules.get(&slot);
         let is_reply = owner.is_some_and(|owner| owner.direction != direction);
@@ -136,6 +150,7 @@ impl Names {
             rule: rule.cloned(),
             reason,
             reply,
+            candidate: self.candidates.get(&event.slot).cloned(),
             head: bytes,
         }
     }
@@ -195,6 +210,9 @@ impl Names {
             if let Some(reason) = reason_of(direction, slot) {
                 return (direction, DecidedBy::Reason(reason), None);
             }
+        }
+        if let Some((direction, reason)) = self.reasons.get(&slot) {
+            return (*direction, DecidedBy::Reason(*reason), None);
         }
         match self.rules.get(&slot) {
             Some(owner) => (owner.direction, DecidedBy::Rule, Some(&owner.rule)),

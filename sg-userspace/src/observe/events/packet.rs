@@ -9,6 +9,7 @@ use sg_common::protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TC
 use sg_common::verdict::{Action, Direction};
 use sg_policy::policy::{Location, titled};
 
+use crate::kernel::state::Beside;
 use crate::observe::decided::DecidedBy;
 
 /// A packet that was to be logged, or that was dropped while somebody watched.
@@ -48,12 +49,40 @@ pub struct LoggedPacket {
     pub reason: DecidedBy,
     /// Whether it is a reply to what the rule or the reason decided, in the other direction.
     pub reply: bool,
+    /// What the candidate would do, where that has another outcome. Left out otherwise, and where
+    /// there is no candidate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<CandidateSays>,
     /// The VLAN tag that is not in `head`: the device has taken it out, or is going to put it in.
     #[serde(skip)]
     pub tag_beside: Option<u16>,
     /// Its first bytes, those of the headers at least.
     #[serde(skip)]
     pub head: Vec<u8>,
+}
+
+/// What a candidate would do with a packet that has another outcome under the policy in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CandidateSays {
+    pub verdict: Action,
+    /// The candidate's rule. Null if none matches.
+    pub rule: Option<LoggingRule>,
+}
+
+impl CandidateSays {
+    pub(super) fn of(beside: &Beside) -> CandidateSays {
+        let rule = beside.rule.as_ref();
+        CandidateSays {
+            verdict: rule.map_or(Action::Drop, |rule| rule.action),
+            rule: rule.map(|rule| LoggingRule {
+                group: rule.group.clone(),
+                position: Some(rule.position),
+                name: rule.name.clone(),
+                summary: rule.summary.clone(),
+                location: None,
+            }),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -137,9 +166,19 @@ impl fmt::Display for LoggedPacket {
             write!(f, ", a reply")?;
         }
         match &self.rule {
-            Some(rule) => write!(f, ", by {rule}"),
-            None if self.reason == DecidedBy::Rule => write!(f, ", by a rule that is gone"),
-            None => write!(f, ", {}", self.reason),
+            Some(rule) => write!(f, ", by {rule}")?,
+            None if self.reason == DecidedBy::Rule => write!(f, ", by a rule that is gone")?,
+            None => write!(f, ", {}", self.reason)?,
+        }
+        match &self.candidate {
+            None => Ok(()),
+            Some(CandidateSays { verdict, rule }) => {
+                write!(f, "; the candidate: {verdict}")?;
+                match rule {
+                    Some(rule) => write!(f, " by {rule}"),
+                    None => write!(f, ", no rule matches"),
+                }
+            }
         }
     }
 }

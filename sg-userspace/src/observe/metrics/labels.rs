@@ -161,6 +161,8 @@ mod tests {
             location: None,
             identity: identity.into(),
             base: Default::default(),
+            more: Default::default(),
+            beside: None,
         }
     }
 

@@ -3,13 +3,14 @@
 //! counters of an interface come in batches, and flows are seen in mapped memory.
 
 use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use sg_common::counters::SlotCounters;
 use sg_common::flow::{CUT, FlowKind, Timeout, is_expired, seconds, state_name};
-use sg_common::verdict::{Action, Direction, Reason, reason_slot};
+use sg_common::verdict::{Action, Direction, Reason};
 
 use super::events::EventCounts;
 use super::labels::{self, Labels, OTHER};
@@ -18,8 +19,9 @@ use crate::kernel::flow_tables::{each_flow, monotonic_now, table_use};
 use crate::kernel::pins::{InterfacePins, PinTree};
 use crate::kernel::records::Stamp;
 use crate::kernel::state::{SlotOwner, State};
+use crate::kernel::sums::Sums;
 use crate::kernel::trial::left_until;
-use crate::kernel::{FaultCode, KernelError, bpffs, counts_since, raw_counters};
+use crate::kernel::{FaultCode, KernelError, bpffs, counts_since, counts_sum, raw_counters};
 use crate::observe::attached::{Attached, Condition, Scope, attached};
 use crate::observe::pace::Pace;
 
@@ -254,6 +256,28 @@ fn seconds_of(at: &str) -> f64 {
     time.map_or(0.0, |time| time.as_millisecond() as f64 / 1000.0)
 }
 
+/// The place among `others` of the series that counts for an owner without one of its own.
+fn other(
+    others: &mut Vec<(Direction, Action, Labels)>,
+    interface: &str,
+    owner: &SlotOwner,
+) -> usize {
+    let is_it = |(direction, action, _): &(Direction, Action, Labels)| {
+        (*direction, *action) == (owner.direction, owner.action)
+    };
+    if let Some(at) = others.iter().position(is_it) {
+        return at;
+    }
+    let more = [
+        ("group", ""),
+        ("rule", OTHER),
+        ("action", owner.action.name()),
+    ];
+    let labels = of_direction(interface, owner.direction, &more);
+    others.push((owner.direction, owner.action, labels));
+    others.len() - 1
+}
+
 /// An attached interface, with what seldom changes.
 struct Known {
     attached: Attached,
@@ -271,6 +295,7 @@ struct Known {
 struct Rule {
     slot: u32,
     base: SlotCounters,
+    more: SlotCounters,
     /// Which of the series, those of `others` behind them.
     series: usize,
     labels: Option<Labels>,
@@ -306,37 +331,39 @@ impl Known {
             return;
         };
         // A rule that flows still refer to has been removed, but goes on to count.
-        let mut owners: Vec<&SlotOwner> = state.rules.iter().chain(&state.retired).collect();
+        let owners = state.rules.iter().chain(&state.retired);
+        let mut owners: Vec<&SlotOwner> = owners.filter(|it| it.beside.is_none()).collect();
         // A reload leaves slots as they are.
         owners.sort_by_key(|owner| owner.slot);
         let labels = labels::of_rules(&self.name, &owners, labels::RULES);
         let count = labels.iter().flatten().count();
+        let mut by_identity: HashMap<(Direction, &str), usize> = HashMap::new();
         for (owner, labels) in owners.into_iter().zip(labels) {
             let series = match &labels {
                 Some(_) => self.rules.len(),
-                None => {
-                    let is_it = |(direction, action, _): &(Direction, Action, Labels)| {
-                        (*direction, *action) == (owner.direction, owner.action)
-                    };
-                    let known = self.others.iter().position(is_it);
-                    let at = known.unwrap_or(self.others.len());
-                    if known.is_none() {
-                        let more = [
-                            ("group", ""),
-                            ("rule", OTHER),
-                            ("action", owner.action.name()),
-                        ];
-                        let labels = of_direction(&self.name, owner.direction, &more);
-                        self.others.push((owner.direction, owner.action, labels));
-                    }
-                    count + at
-                }
+                None => count + other(&mut self.others, &self.name, owner),
             };
+            by_identity.insert((owner.direction, &owner.identity), series);
             self.rules.push(Rule {
                 slot: owner.slot,
                 base: owner.base,
+                more: owner.more,
                 series,
                 labels,
+            });
+        }
+        // The slots of a rule's pairs count for it.
+        let pairs = state.pairs.iter().chain(&state.retired);
+        for owner in pairs.filter(|it| it.beside.is_some() && it.is_rule()) {
+            let of_rule = by_identity.get(&(owner.direction, owner.identity.as_str()));
+            let of_rule = of_rule.copied();
+            self.rules.push(Rule {
+                slot: owner.slot,
+                base: owner.base,
+                more: owner.more,
+                series: of_rule
+                    .unwrap_or_else(|| count + other(&mut self.others, &self.name, owner)),
+                labels: None,
             });
         }
         for direction in Direction::BOTH {
@@ -397,6 +424,7 @@ impl Known {
         }
         let created = seconds_of(&state.attached_at);
         let of_slot = |slot: u32| raw.get(slot as usize).copied().unwrap_or_default();
+        let sums = Sums::of(state, &raw);
         let first = sample.rules.len();
         let labels = self.rules.iter().filter_map(|rule| rule.labels.as_ref());
         let labels = labels.chain(self.others.iter().map(|(_, _, labels)| labels));
@@ -406,7 +434,7 @@ impl Known {
             created,
         }));
         for rule in &self.rules {
-            let counts = counts_since(of_slot(rule.slot), rule.base);
+            let counts = counts_sum(counts_since(of_slot(rule.slot), rule.base), rule.more);
             let [packets, bytes, replies] = &mut sample.rules[first + rule.series].counts;
             *packets += counts.packets;
             *bytes += counts.bytes;
@@ -414,10 +442,10 @@ impl Known {
         }
         for (direction, reason, labels) in &self.reasons {
             // As `counters` has them: what answers crosses the other way.
-            let replies = of_slot(reason_slot(direction.opposite(), *reason)).reply_packets;
+            let replies = sums.reason(direction.opposite(), *reason).reply_packets;
             sample.reasons.push(Series {
                 labels: labels.clone(),
-                counts: [of_slot(reason_slot(*direction, *reason)).packets + replies],
+                counts: [sums.reason(*direction, *reason).packets + replies],
                 created,
             });
         }

@@ -47,10 +47,11 @@ impl Rules {
     fn pair(&self, question: &oracle::Packet, enforced: Option<usize>) -> Option<u32> {
         let beside = self.candidate.as_ref()?;
         let candidate = oracle::first_match(&beside.policy, question);
-        let action = |policy: &Policy, rule: Option<usize>| {
+        let passes = |policy: &Policy, rule: Option<usize>| {
             rule.map_or(policy.no_match(), |rule| policy.rules[rule].action)
+                .passes()
         };
-        if action(&self.policy, enforced) == action(&beside.policy, candidate) {
+        if passes(&self.policy, enforced) == passes(&beside.policy, candidate) {
             return None;
         }
         let pair = (question.direction, enforced, candidate);

@@ -171,7 +171,8 @@ impl World {
                 (compiled.expect("tables fit"), None)
             }
             Some(candidate) => {
-                let candidate = groups_from_lines(&candidate).audited(text.audit);
+                // An audit belongs to how the policy is applied; the candidate would be enforced.
+                let candidate = groups_from_lines(&candidate);
                 let (compiled, beside) = self.beside(&policy, &slots, candidate);
                 (compiled, Some(beside))
             }

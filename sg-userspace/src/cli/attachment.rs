@@ -1,0 +1,45 @@
+//! The one attachment that a command is about which changes what is in force there, with all its
+//! interfaces.
+
+use clap::Args;
+use sg_userspace::kernel::KernelError;
+use sg_userspace::observe::attached::{Attached, attached};
+
+use super::context::{Context, Ifaces};
+use super::failure::Failure;
+
+/// The first of the named interfaces, or of those here, and all interfaces of its attachment, which
+/// must be the only one that is named. `command` is the one with the arguments `A`.
+pub(super) fn one_attachment<A: Args>(
+    context: &Context,
+    command: &'static str,
+    ifaces: &Ifaces,
+) -> Result<(Attached, Vec<Attached>), Failure> {
+    let mut named = attached(&context.bpffs, &context.here(ifaces))?.into_iter();
+    let Some(first) = named.next() else {
+        return Err(KernelError::NotAttached {
+            scope: "any interface here".into(),
+        }
+        .into());
+    };
+    if named.any(|one| !first.pins.shares_with(&one.pins)) {
+        return Err(Failure::usage::<A>(
+            command,
+            "several policies are in force here: name the interface with --iface",
+        ));
+    }
+    let all = attached(&context.bpffs, &context.here(&Ifaces { names: Vec::new() }))?;
+    let own = all
+        .into_iter()
+        .filter(|it| it.pins.shares_with(&first.pins));
+    let own = own.collect();
+    Ok((first, own))
+}
+
+/// The names of these interfaces now.
+pub(super) fn names_of(interfaces: &[Attached]) -> Result<Vec<String>, KernelError> {
+    let names = interfaces.iter();
+    names
+        .map(|one| one.condition().map(|it| it.interface))
+        .collect()
+}

@@ -1,0 +1,157 @@
+//! `sgctl counters --candidate`: what would have had another outcome under the candidate beside the
+//! policy, by pair of rules.
+
+use std::fmt::Write as _;
+
+use sg_policy::policy::titled;
+use sg_userspace::kernel::KernelError;
+use sg_userspace::observe::attached::Attached;
+use sg_userspace::observe::candidate::{Candidate, Decision, PairCounters, candidate};
+
+use super::context::Context;
+use super::failure::Failure;
+use super::health;
+use super::screen::{Paint, Screen, paint_of};
+use super::table::{Column, Table};
+use super::units::{ago, bytes, clean, count, short_digest, thousands};
+
+/// Prints it for those of the interfaces that have a candidate.
+pub(super) fn print(context: &Context, found: &[Attached], json: bool) -> Result<(), Failure> {
+    let mut all = Vec::new();
+    for one in found {
+        all.extend(candidate(one)?);
+    }
+    if all.is_empty() {
+        let names = found.iter().filter_map(|one| one.state.as_ref().ok());
+        let names: Vec<&str> = names.map(|state| state.interface.as_str()).collect();
+        return Err(none_on(&names.join(", ")).into());
+    }
+    if json {
+        return context.out.json(&all);
+    }
+    let shown = all.iter().map(|one| text(&context.out, one));
+    context.out.say(&shown.collect::<Vec<_>>().join("\n"))
+}
+
+/// The error where a command needs a candidate.
+pub(super) fn none_on(names: &str) -> KernelError {
+    KernelError::NoCandidate {
+        scope: names.to_owned(),
+    }
+}
+
+fn text(screen: &Screen, one: &Candidate) -> String {
+    let watched = &one.candidate;
+    let place = one.netns.as_ref().map(|netns| format!(" in {netns}"));
+    let mut out = format!(
+        "{}{}  {}, generation {}\n  candidate {}  {}\n",
+        screen.paint(Paint::Bold, clean(&one.interface)),
+        clean(&place.unwrap_or_default()),
+        screen.paint(Paint::Bold, clean(&one.policy.name)),
+        one.policy.generation,
+        screen.paint(Paint::Bold, clean(&watched.name)),
+        screen.paint(
+            Paint::Dim,
+            format!(
+                "sha256:{}, {}",
+                short_digest(&watched.digest),
+                evaluated(&watched.since)
+            )
+        ),
+    );
+    for total in &one.totals {
+        let compared = compared(total.packets, total.evaluated);
+        let _ = writeln!(out, "  {}: {compared}", total.direction);
+    }
+    out.push_str(&health::warnings(
+        screen,
+        &one.interface,
+        one.health,
+        &one.faults,
+        one.elsewhere.as_deref(),
+    ));
+    let counted = one.pairs.iter();
+    let counted = counted.filter(|pair| pair.packets > 0 || pair.reply_packets > 0);
+    let counted: Vec<_> = counted.collect();
+    let idle = one.pairs.len() - counted.len();
+    if !counted.is_empty() {
+        out.push_str(&table(screen, &counted));
+    }
+    if idle > 0 {
+        let more = if counted.is_empty() { "" } else { "more " };
+        let line = format!(
+            "{} of rules can have another outcome, and no such packet has come",
+            count(idle, &format!("{more}pair"))
+        );
+        let _ = writeln!(out, "{}", screen.paint(Paint::Dim, line));
+    }
+    out
+}
+
+fn table(screen: &Screen, pairs: &[&PairCounters]) -> String {
+    let columns = [
+        Column::Text("DIR"),
+        Column::Long("IN FORCE"),
+        Column::Long("CANDIDATE"),
+        Column::Number("PACKETS"),
+        Column::Spare("BYTES", 1),
+        Column::Spare("REPLIES", 2),
+    ];
+    let mut table = Table::new(screen, &columns);
+    // Rules give way to numbers.
+    table.shorten_to(18);
+    for pair in pairs {
+        let would = pair.candidate.as_ref();
+        let paint = would.map(|would| paint_of(would.verdict));
+        table.row(vec![
+            (pair.direction.to_string(), None),
+            (decision(&pair.enforced), None),
+            (
+                would.map_or_else(|| "pairs that are gone".to_owned(), decision),
+                paint,
+            ),
+            (thousands(pair.packets), None),
+            (bytes(pair.bytes), None),
+            (thousands(pair.reply_packets), None),
+        ]);
+    }
+    table.render()
+}
+
+/// `accept 2, tcp 22 from admin`, or `drop, no rule matches`.
+fn decision(of: &Decision) -> String {
+    match &of.rule {
+        None => format!("{}, no rule matches", of.verdict),
+        Some(rule) => {
+            let title = titled(rule.name.as_deref(), &rule.summary);
+            match rule.position {
+                Some(position) => format!("{} {position}, {title}", of.verdict),
+                None => format!("{} (former), {title}", of.verdict),
+            }
+        }
+    }
+}
+
+/// For how long it is evaluated: `evaluated for 3 min`.
+pub(super) fn evaluated(since: &str) -> String {
+    let ago = ago(since);
+    match ago.strip_suffix(" ago") {
+        Some(span) => format!("evaluated for {span}"),
+        None => "evaluated from now on".to_owned(),
+    }
+}
+
+/// How many packets have another outcome, and of how many. No packets are never shown as no
+/// difference.
+pub(super) fn compared(packets: u64, evaluated: Option<u64>) -> String {
+    let differ = match packets {
+        1 => "1 packet has another outcome".to_owned(),
+        n => format!("{} packets have another outcome", thousands(n)),
+    };
+    match (packets, evaluated) {
+        (_, None) => format!("{differ}; of how many is not known, since it was interrupted"),
+        (0, Some(0)) => "no packet has been evaluated yet, which says nothing".to_owned(),
+        (0, Some(n)) => format!("no difference in {}", count(n as usize, "packet")),
+        (_, Some(n)) => format!("{differ}, of {}", thousands(n)),
+    }
+}

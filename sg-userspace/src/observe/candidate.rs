@@ -1,0 +1,231 @@
+//! What would have had another outcome under the candidate beside a policy (SPEC C10), by pair of
+//! rules: the rule of the policy that decided, and the candidate's that would have.
+
+use serde::Serialize;
+use sg_common::counters::SlotCounters;
+use sg_common::verdict::{Action, Direction};
+
+use super::attached::{Attached, Condition, Health, PolicyStatus};
+use super::counters::read_together;
+use crate::kernel::state::{SlotOwner, State};
+use crate::kernel::sums::Sums;
+use crate::kernel::{Fault, KernelError};
+
+/// `counters --candidate --json` of one interface.
+#[derive(Clone, Debug, Serialize)]
+pub struct Candidate {
+    pub interface: String,
+    pub netns: Option<String>,
+    pub health: Health,
+    pub faults: Vec<Fault>,
+    /// See [`Condition::elsewhere`].
+    #[serde(skip)]
+    pub elsewhere: Option<String>,
+    /// When the counters were read (RFC 3339).
+    pub sampled_at: String,
+    /// The policy in force.
+    pub policy: PolicyStatus,
+    pub candidate: CandidateStatus,
+    /// All pairs that can have another outcome, also those that no packet has come to; then those
+    /// whose rules are in the two policies no more.
+    pub pairs: Vec<PairCounters>,
+    pub totals: Vec<CandidateTotals>,
+}
+
+/// Which candidate it is, and since when.
+#[derive(Clone, Debug, Serialize)]
+pub struct CandidateStatus {
+    pub name: String,
+    pub digest: String,
+    pub rules: usize,
+    /// Since when it is evaluated on this interface (RFC 3339).
+    pub since: String,
+    /// Whether each packet with another outcome leaves an event.
+    pub logs: bool,
+    /// Packets with another outcome, both directions.
+    pub packets: u64,
+    /// Of so many that were evaluated. Null where that is not known, since another policy was in
+    /// force without this candidate, or `apply` was killed.
+    pub evaluated: Option<u64>,
+}
+
+/// What a pair of rules has counted.
+#[derive(Clone, Debug, Serialize)]
+pub struct PairCounters {
+    pub direction: Direction,
+    /// What decided.
+    pub enforced: Decision,
+    /// What would have decided. Null if that is not known any more, of pairs that are gone.
+    pub candidate: Option<Decision>,
+    /// Whether it is of an earlier policy.
+    pub is_former: bool,
+    pub packets: u64,
+    pub bytes: u64,
+    /// Replies of the flows that the pair has admitted.
+    pub reply_packets: u64,
+    pub reply_bytes: u64,
+}
+
+/// What becomes of packets, and by which rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Decision {
+    pub verdict: Action,
+    /// Null if no rule matches.
+    pub rule: Option<DecidingRule>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DecidingRule {
+    pub group: String,
+    /// Null if the rule is not in the policy any more.
+    pub position: Option<u32>,
+    pub name: Option<String>,
+    pub summary: String,
+}
+
+/// The sums of one direction.
+#[derive(Clone, Debug, Serialize)]
+pub struct CandidateTotals {
+    pub direction: Direction,
+    /// Packets that both policies' rules were asked about since the watch began. What is decided
+    /// without them, such as replies of flows and malformed packets, is not among them. Null where
+    /// it is not known: see [`CandidateStatus::evaluated`].
+    pub evaluated: Option<u64>,
+    /// Those of them with another outcome.
+    pub packets: u64,
+    pub bytes: u64,
+    /// Replies to them.
+    pub reply_packets: u64,
+    pub reply_bytes: u64,
+}
+
+/// Reads what the candidate of an interface would have decided otherwise. `None` if it has none.
+pub fn candidate(attached: &Attached) -> Result<Option<Candidate>, KernelError> {
+    if attached.state()?.candidate.is_none() {
+        return Ok(None);
+    }
+    let (state, sampled_at, raw) = read_together(attached)?;
+    let sums = Sums::of(&state, &raw);
+    let Some((candidate, totals)) = status_of(&state, &sums) else {
+        return Ok(None);
+    };
+    let in_force = sums.pairs.iter().map(|pair| row(pair, false));
+    let former = sums.former_pairs.iter();
+    let former = former.filter(|(_, counts)| *counts != SlotCounters::default());
+    let former = former.map(|pair| row(pair, true));
+    let mut pairs: Vec<PairCounters> = in_force.chain(former).collect();
+    let gone = state.candidate.as_ref().map_or(&[][..], |it| &it.gone);
+    pairs.extend(gone.iter().map(|gone| PairCounters {
+        direction: gone.direction,
+        enforced: Decision {
+            verdict: gone.action,
+            rule: None,
+        },
+        candidate: None,
+        is_former: true,
+        packets: gone.counts.packets,
+        bytes: gone.counts.bytes,
+        reply_packets: gone.counts.reply_packets,
+        reply_bytes: gone.counts.reply_bytes,
+    }));
+    let condition = attached.condition_if_known()?;
+    let elsewhere = condition.elsewhere();
+    let Condition {
+        interface,
+        netns,
+        health,
+        faults,
+        ..
+    } = condition;
+    Ok(Some(Candidate {
+        interface,
+        netns,
+        health,
+        faults,
+        elsewhere,
+        sampled_at,
+        policy: PolicyStatus::of(&state),
+        candidate,
+        pairs,
+        totals,
+    }))
+}
+
+/// The same in short, for `status`. Nothing if it has none.
+pub fn status(attached: &Attached) -> Result<Option<CandidateStatus>, KernelError> {
+    if attached.state()?.candidate.is_none() {
+        return Ok(None);
+    }
+    let (state, _, raw) = read_together(attached)?;
+    let sums = Sums::of(&state, &raw);
+    Ok(status_of(&state, &sums).map(|(status, _)| status))
+}
+
+fn status_of(state: &State, sums: &Sums<'_>) -> Option<(CandidateStatus, Vec<CandidateTotals>)> {
+    let record = state.candidate.as_ref()?;
+    let decided = sums.decided();
+    let totals = Direction::BOTH.map(|direction| {
+        let pairs = sums.pairs.iter().chain(&sums.former_pairs);
+        let pairs = pairs.map(|(owner, counts)| (owner.direction, *counts));
+        let gone = record.gone.iter().map(|gone| (gone.direction, gone.counts));
+        let mut total = CandidateTotals {
+            direction,
+            evaluated: record.began.map(|began| {
+                let at = direction as usize;
+                decided[at].wrapping_sub(began[at])
+            }),
+            packets: 0,
+            bytes: 0,
+            reply_packets: 0,
+            reply_bytes: 0,
+        };
+        for (_, counts) in pairs.chain(gone).filter(|(of, _)| *of == direction) {
+            total.packets += counts.packets;
+            total.bytes += counts.bytes;
+            total.reply_packets += counts.reply_packets;
+            total.reply_bytes += counts.reply_bytes;
+        }
+        total
+    });
+    let status = CandidateStatus {
+        name: record.name.clone(),
+        digest: record.digest.clone(),
+        rules: record.rules,
+        since: record.since.clone(),
+        logs: record.logs,
+        packets: totals.iter().map(|total| total.packets).sum(),
+        evaluated: totals.iter().map(|total| total.evaluated).sum(),
+    };
+    Some((status, totals.into()))
+}
+
+fn row((owner, counts): &(&SlotOwner, SlotCounters), is_former: bool) -> PairCounters {
+    let beside = owner.beside.as_ref();
+    let rule = beside.and_then(|beside| beside.rule.as_ref());
+    PairCounters {
+        direction: owner.direction,
+        enforced: Decision {
+            verdict: owner.action,
+            rule: owner.is_rule().then(|| DecidingRule {
+                group: owner.group.clone(),
+                position: (!is_former).then_some(owner.position),
+                name: owner.name.clone(),
+                summary: owner.summary.clone(),
+            }),
+        },
+        candidate: Some(Decision {
+            verdict: rule.map_or(Action::Drop, |rule| rule.action),
+            rule: rule.map(|rule| DecidingRule {
+                group: rule.group.clone(),
+                position: Some(rule.position),
+                name: rule.name.clone(),
+                summary: rule.summary.clone(),
+            }),
+        }),
+        is_former,
+        packets: counts.packets,
+        bytes: counts.bytes,
+        reply_packets: counts.reply_packets,
+        reply_bytes: counts.reply_bytes,
+    }
+}
