@@ -98,9 +98,9 @@ fn the_newest_events_are_still_there_and_filters_choose() {
     let none = world.run(&["log"]);
     assert_eq!((none.code, none.out.as_str()), (0, ""));
     assert!(none.err.contains("no event is there"), "{}", none.err);
-    let watching = Running::following(&world, &[], ":97", || world.send_udp_to_node(97));
+    let watching = Running::following(&world, &[], "192.0.2.1:97", || world.send_udp_to_node(97));
     world.send_udp_to_node(53);
-    watching.says(":53");
+    watching.says("192.0.2.1:53");
     world.ping_node(1);
     watching.says("icmp");
     send_udp_from_node(&world, 7);
@@ -116,10 +116,10 @@ fn the_newest_events_are_still_there_and_filters_choose() {
     let all = shown(&[]);
     assert!(all.len() >= 4, "{all:?}");
     for (words, is_it) in [
-        (&["--rule", "dns"][..], ":53"),
-        (&["--rule", "2"], ":53"),
-        (&["--reason", "rule"], ":53"),
-        (&["--port", "53"], ":53"),
+        (&["--rule", "dns"][..], "192.0.2.1:53"),
+        (&["--rule", "2"], "192.0.2.1:53"),
+        (&["--reason", "rule"], "192.0.2.1:53"),
+        (&["--port", "53"], "192.0.2.1:53"),
         (&["--proto", "icmp"], "icmp"),
         (&["--to", "192.0.2.2"], "192.0.2.2:7"),
         (
