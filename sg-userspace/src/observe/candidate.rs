@@ -161,7 +161,11 @@ pub fn status(attached: &Attached) -> Result<Option<CandidateStatus>, KernelErro
     Ok(status_of(&state, &sums).map(|(status, _)| status))
 }
 
-fn status_of(state: &State, sums: &Sums<'_>) -> Option<(CandidateStatus, Vec<CandidateTotals>)> {
+/// Which candidate it is, and its sums by direction. `None` if there is none.
+pub(super) fn status_of(
+    state: &State,
+    sums: &Sums<'_>,
+) -> Option<(CandidateStatus, Vec<CandidateTotals>)> {
     let record = state.candidate.as_ref()?;
     let decided = sums.decided();
     let totals = Direction::BOTH.map(|direction| {

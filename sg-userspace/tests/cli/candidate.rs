@@ -244,6 +244,14 @@ fn differences_are_what_was_sent_and_counters_stay_exact() {
         "{status}"
     );
 
+    let metrics = node.run(&["metrics"]).out;
+    for (direction, packets) in [("inbound", since[0] + 7), ("outbound", 0)] {
+        let series = format!(
+            "sgctl_candidate_differences_total{{interface=\"nic\",direction=\"{direction}\"}} {packets}\n"
+        );
+        assert!(metrics.contains(&series), "{series}{metrics}");
+    }
+
     for words in [&["counters", "--candidate"][..], &["status"]] {
         let shown = on_terminal(&node.world, words, 80);
         assert!(shown.contains(" have another outcome"), "{shown}");
@@ -255,6 +263,8 @@ fn differences_are_what_was_sent_and_counters_stay_exact() {
 
     // The rule's slots are one counter, also when the pair is gone and flows still name its slot.
     node.apply(&["--no-candidate"]);
+    let metrics = node.run(&["metrics"]).out;
+    assert!(!metrics.contains("sgctl_candidate"), "{metrics}");
     assert_eq!(node.counted("tcp 7000"), [sent, answered]);
     assert_eq!(node.counted("no-match")[0], 10);
     node.world

@@ -32,7 +32,7 @@ pub struct FamilyInfo {
 const RULE: &[&str] = &["interface", "direction", "group", "rule", "action"];
 
 /// All families, in the order in which they are written.
-pub const FAMILIES: [FamilyInfo; 12] = [
+pub const FAMILIES: [FamilyInfo; 13] = [
     FamilyInfo {
         name: "sgctl_build_info",
         kind: Kind::Info,
@@ -105,6 +105,12 @@ pub const FAMILIES: [FamilyInfo; 12] = [
         labels: &["outcome"],
         help: "Events of packets that the policy logs, by what became of them in this run",
     },
+    FamilyInfo {
+        name: "sgctl_candidate_differences_total",
+        kind: Kind::Counter,
+        labels: &["interface", "direction"],
+        help: "Packets with another outcome under the candidate beside the policy",
+    },
 ];
 
 // Each by its place in the table.
@@ -120,6 +126,7 @@ const FLOWS: &FamilyInfo = &FAMILIES[8];
 const EVICTIONS: &FamilyInfo = &FAMILIES[9];
 const CAPACITY: &FamilyInfo = &FAMILIES[10];
 const EVENTS: &FamilyInfo = &FAMILIES[11];
+const DIFFERENCES: &FamilyInfo = &FAMILIES[12];
 
 impl FamilyInfo {
     /// The name of the family in OpenMetrics, where its kind adds the rest.
@@ -216,6 +223,7 @@ impl Collector for Sample {
         to.gauges(FLOWS, self.flows.as_deref().unwrap_or_default())?;
         to.counters(EVICTIONS, &self.evictions, 0)?;
         to.gauge(CAPACITY, self.capacity)?;
-        to.counters(EVENTS, &self.events, 0)
+        to.counters(EVENTS, &self.events, 0)?;
+        to.counters(DIFFERENCES, &self.differences, 0)
     }
 }

@@ -23,6 +23,7 @@ use crate::kernel::sums::Sums;
 use crate::kernel::trial::left_until;
 use crate::kernel::{FaultCode, KernelError, bpffs, counts_since, counts_sum, raw_counters};
 use crate::observe::attached::{Attached, Condition, Scope, attached};
+use crate::observe::candidate;
 use crate::observe::pace::Pace;
 
 /// How often a reading begins anew when policies are replaced meanwhile.
@@ -448,6 +449,14 @@ impl Known {
                 counts: [sums.reason(*direction, *reason).packets + replies],
                 created,
             });
+        }
+        if let Some((candidate, totals)) = candidate::status_of(state, &sums) {
+            let series = totals.iter().map(|total| Series {
+                labels: of_direction(&self.name, total.direction, &[]),
+                counts: [total.packets],
+                created: seconds_of(&candidate.since),
+            });
+            sample.differences.extend(series);
         }
         true
     }

@@ -24,6 +24,8 @@ pub struct Sample {
     pub(super) evictions: Vec<Series<1>>,
     pub(super) capacity: Option<u64>,
     pub(super) events: Vec<Series<1>>,
+    /// Packets with another outcome under the candidate, where there is one.
+    pub(super) differences: Vec<Series<1>>,
     /// Each policy that is in force somewhere, once.
     pub(super) policies: Vec<Labels>,
     /// Seconds since 1970. `None` if no policy waits to be confirmed.

@@ -131,7 +131,7 @@ fn metrics_are_what_the_other_commands_say() {
     without.retain(|series| !series.contains("_created{"));
     assert_eq!(samples(&older).into_keys().collect::<Vec<_>>(), without);
     // Every family is one of those that are documented, with its labels, and none is missing but
-    // the time until which a policy has to be confirmed, and what `run` alone knows.
+    // the time until which a policy has to be confirmed, what `run` alone knows, and a candidate.
     let mut missing: Vec<&str> = FAMILIES.iter().map(|family| family.name).collect();
     for series in &without {
         let (name, labels) = series.split_once('{').unwrap_or((series, ""));
@@ -145,7 +145,14 @@ fn metrics_are_what_the_other_commands_say() {
         assert_eq!(is_counter, family.kind == Kind::Counter, "{name}");
     }
     let deadline = "sgctl_confirm_deadline_timestamp_seconds";
-    assert_eq!(missing, [deadline, "sgctl_events_total"]);
+    assert_eq!(
+        missing,
+        [
+            deadline,
+            "sgctl_events_total",
+            "sgctl_candidate_differences_total"
+        ]
+    );
     world.run(&[
         "apply",
         &path,
