@@ -110,13 +110,13 @@ fn reading_needs_no_capability() {
             "echo x | nc -u -w1 -q0 192.0.2.2 9",
         ]);
         for words in READING {
-            let everything = world.run(words).ok();
-            let nothing = without(&world, "-all", words).ok();
-            assert_eq!(
-                nothing.out.lines().count(),
-                everything.out.lines().count(),
-                "{words:?}"
-            );
+            // A packet that comes in between, such as neighbour discovery, may add a row.
+            let have_same = (0..20).any(|_| {
+                let everything = world.run(words).ok();
+                let nothing = without(&world, "-all", words).ok();
+                nothing.out.lines().count() == everything.out.lines().count()
+            });
+            assert!(have_same, "{words:?}");
         }
         // `status` asks the kernel which other programs are attached to the interface, and the
         // kernel answers that only with CAP_NET_ADMIN.

@@ -68,23 +68,20 @@ fn heading(screen: &Screen, one: &Counters) -> String {
     let place = one.netns.as_ref().map(|netns| format!(" in {netns}"));
     let place = clean(&place.unwrap_or_default());
     let (interface, name) = (clean(&one.interface), clean(&policy.name));
-    let mut rest = format!(
+    let rest = format!(
         "sha256:{}, generation {}, applied {}",
         short_digest(&policy.digest),
         policy.generation,
         ago(&policy.applied_at)
     );
-    let taken = format!("{interface}{place}  {name}  ").chars().count();
-    // A wrapped line could not be redrawn in place.
-    if let Some(width) = screen.width {
-        rest = clip(&rest, Some(width.saturating_sub(taken)));
-    }
-    format!(
-        "{}{place}  {}  {}\n",
+    let line = format!(
+        "{}{place}  {}  {}",
         screen.paint(Paint::Bold, interface),
         screen.paint(Paint::Bold, name),
         screen.paint(Paint::Dim, rest)
-    )
+    );
+    // A wrapped line could not be redrawn in place.
+    clip(&line, screen.width) + "\n"
 }
 
 /// A table of at most `lines` lines. If it has more rows, those with the highest counts are shown.
