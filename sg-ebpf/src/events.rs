@@ -190,10 +190,14 @@ fn write_event<H: Hook>(hook: &H, p: &Packet, left: &Left) {
         // Longer than the frame would fail.
         let frame = u64::from(hook.frame_len());
         let wanted = if wanted > frame { frame } else { wanted };
-        let len = SharedWord::opaque(if wanted > SNAP { SNAP } else { wanted });
-        if len == 0 || len > SNAP {
+        let wanted = if wanted > SNAP { SNAP } else { wanted };
+        // Verifier workaround: Linux 6.1 does not learn from a comparison with zero that a length
+        // is at least one, so the length less one is compared.
+        let less_one = SharedWord::opaque(wanted.wrapping_sub(1));
+        if less_one >= SNAP {
             return 0;
         }
+        let len = less_one + 1;
         let data = core::ptr::from_ref(&place.data).cast_mut().cast();
         match hook.copy(data, len as u32) {
             true => len,
