@@ -97,7 +97,7 @@ pub struct EventCounts {
     pub tick: u64,
     /// Events written in it.
     pub in_tick: u64,
-    /// The most frequent source of the tick: see [`EventCounts::vote`].
+    /// The most frequent source of the tick: see `EventCounts::vote`.
     pub source: u32,
     /// How often it was seen, less what was seen of others.
     pub votes: u32,

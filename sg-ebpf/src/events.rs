@@ -110,7 +110,7 @@ pub(crate) fn emit<H: Hook, A: Auditing>(hook: &H, p: &Packet, outcome: &Outcome
         what: u64::from(maps::generation())
             | (H::DIRECTION as u64) << 32
             | outcome.action::<A>() << 40
-            | u64::from(is_logged) * u64::from(LOGGED) << 56,
+            | (u64::from(is_logged) * u64::from(LOGGED)) << 56,
         bytes,
         slot: outcome.slot,
         passes: outcome.passes().into(),
@@ -166,7 +166,7 @@ fn write_event<H: Hook>(hook: &H, p: &Packet, left: &Left) {
     };
     let [local, local2, remote, remote2, name] = p.flow_key_words();
     let is_later = p.is_fragment != 0 && p.fragment_offset != 0;
-    let marks = u64::from(is_later) * u64::from(LATER_FRAGMENT) << 56;
+    let marks = (u64::from(is_later) * u64::from(LATER_FRAGMENT)) << 56;
     let tag = match hook.has_tag_beside() {
         true => u64::from(hook.tag_beside() as u16) | 1 << 16,
         false => 0,

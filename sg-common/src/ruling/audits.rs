@@ -98,8 +98,8 @@ static LIVE_WATCHED: [u8; fact::ALL] = {
     rulings
 };
 
-/// The ruling on a packet of a policy that audits, as [`end_of`] and [`rule_on_live`] together for
-/// others. Returns its number: see [`Ruling::of_number`]. `is_gone` as there.
+/// The ruling on a packet of a policy that audits, as [`super::end_of`] and [`super::rule_on_live`]
+/// together for others. Returns its number: see [`Ruling::of_number`]. `is_gone` as there.
 ///
 /// A SYN that is audited begins a flow where an accepted one would, but leaves one alone that the
 /// rules accept; a SYN that is accepted takes the place of a flow that is only watched.
