@@ -87,8 +87,9 @@ const _: () = assert!(size_of::<Event>() == size_of::<EventWords>());
 pub struct EventRing<W> {
     /// Events written since the ring was made, which is also the number of the next one.
     pub written: W,
-    /// As `written`, with the event that is being written. Counts of written events that are read
-    /// between the two, in this order, belong to them if they are equal.
+    /// Like `written`, but it counts the event that is being written too. A reader that loads
+    /// `written`, then the counters, then `begun`, and finds both equal, knows that the counters
+    /// include exactly these events.
     pub begun: W,
     /// Those of them that the policy logs.
     pub logged: W,
@@ -149,8 +150,8 @@ impl<W: Word> EventRing<W> {
         self.begun.swap(self.written.load() + 1);
     }
 
-    /// Whether the first `written` events are all that have begun; `earlier` is a number that was
-    /// read before.
+    /// Whether no event has begun after the first `written` ones. `earlier` is any value that was
+    /// loaded before: it only forces the order of the loads.
     pub fn is_at(&self, written: u64, earlier: u64) -> bool {
         self.begun.load_after(earlier) == written
     }

@@ -203,10 +203,6 @@ impl EventCounts {
     }
 }
 
-// SAFETY: integers without padding, as was asserted above; every bit pattern is valid.
-#[cfg(feature = "user")]
-unsafe impl aya::Pod for EventCounts {}
-
 #[cfg(test)]
 mod tests {
     extern crate std;

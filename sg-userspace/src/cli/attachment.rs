@@ -1,5 +1,4 @@
-//! The one attachment that a command is about which changes what is in force there, with all its
-//! interfaces.
+//! The one attachment that a command is about, and all its interfaces.
 
 use clap::Args;
 use sg_userspace::kernel::KernelError;
@@ -8,13 +7,13 @@ use sg_userspace::observe::attached::{Attached, attached};
 use super::context::{Context, Ifaces};
 use super::failure::Failure;
 
-/// The first of the named interfaces, or of those here, and all interfaces of its attachment, which
-/// must be the only one that is named. `command` is the one with the arguments `A`.
-pub(super) fn one_attachment<A: Args>(
+/// The first of the named interfaces, or of those here, whose attachment must be the only one that
+/// is named. `command` is the one with the arguments `A`.
+pub(super) fn only_one<A: Args>(
     context: &Context,
     command: &'static str,
     ifaces: &Ifaces,
-) -> Result<(Attached, Vec<Attached>), Failure> {
+) -> Result<Attached, Failure> {
     let mut named = attached(&context.bpffs, &context.here(ifaces))?.into_iter();
     let Some(first) = named.next() else {
         return Err(KernelError::NotAttached {
@@ -28,6 +27,16 @@ pub(super) fn one_attachment<A: Args>(
             "several policies are in force here: name the interface with --iface",
         ));
     }
+    Ok(first)
+}
+
+/// The same, and all interfaces of that attachment.
+pub(super) fn one_attachment<A: Args>(
+    context: &Context,
+    command: &'static str,
+    ifaces: &Ifaces,
+) -> Result<(Attached, Vec<Attached>), Failure> {
+    let first = only_one::<A>(context, command, ifaces)?;
     let all = attached(&context.bpffs, &context.here(&Ifaces { names: Vec::new() }))?;
     let own = all
         .into_iter()

@@ -141,8 +141,8 @@ pub(super) fn evaluated(since: &str) -> String {
     }
 }
 
-/// How many packets have another outcome, and of how many. No packets are never shown as no
-/// difference.
+/// How many packets have another outcome, and of how many. Where no packet was evaluated, it does
+/// not say that there is no difference.
 pub(super) fn compared(packets: u64, evaluated: Option<u64>) -> String {
     let differ = match packets {
         1 => "1 packet has another outcome".to_owned(),

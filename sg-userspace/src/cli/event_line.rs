@@ -7,6 +7,7 @@ use std::path::Path;
 
 use sg_common::tcp;
 use sg_common::verdict::Direction;
+use sg_userspace::observe::decided::DecidedBy;
 use sg_userspace::observe::events::{LoggedPacket, LoggingRule, end};
 
 use super::screen::{Paint, Screen, paint_of};
@@ -119,7 +120,7 @@ fn flags_of(flags: u8) -> String {
 pub(super) fn decider(packet: &LoggedPacket) -> String {
     match &packet.rule {
         Some(rule) => rule_text(rule),
-        None if packet.reason.name() == "rule" => "a rule that is gone".to_owned(),
+        None if packet.reason == DecidedBy::Rule => "a rule that is gone".to_owned(),
         None => packet.reason.to_string(),
     }
 }

@@ -271,6 +271,23 @@ pub(super) fn apply(
     Ok(kernel::apply_reviewed(policy, options, &mut review)?)
 }
 
+/// The same for a person: what it does is printed on `screen`, if there is one, and kept in `seen`.
+pub(super) fn apply_aloud(
+    screen: Option<&Screen>,
+    policies: Option<&Policies>,
+    policy: &Policy,
+    options: &ApplyOptions,
+    seen: &mut Option<Impact>,
+) -> Result<Applied, Failure> {
+    let is_off = is_off(options);
+    apply(policies, policy, options, |found, is_refused| {
+        if let Some(screen) = screen {
+            announce(screen, &policy.name, &found, is_refused, is_off);
+        }
+        *seen = Some(found);
+    })
+}
+
 /// What an apply would do.
 pub(super) struct Previewed {
     pub(super) preview: Preview,
@@ -312,13 +329,7 @@ pub(super) fn preview(
 
 /// Prints what is about to be applied and what that does, or what it would have done if it is
 /// refused.
-pub(super) fn announce(
-    screen: &Screen,
-    name: &str,
-    impact: &Impact,
-    is_refused: bool,
-    is_off: bool,
-) {
+fn announce(screen: &Screen, name: &str, impact: &Impact, is_refused: bool, is_off: bool) {
     let (mood, verb) = match is_refused {
         false => (Mood::Does, "applying"),
         true => (Mood::Would, "not applied:"),

@@ -89,14 +89,8 @@ impl Promote {
             only_over: Some(state.policy.generation),
             ..ApplyOptions::on(&[])
         };
-        let is_off = impact::is_off(&options);
-        let say = |found: Impact, is_refused| {
-            if !self.json.json {
-                impact::announce(&context.out, &policy.name, &found, is_refused, is_off);
-            }
-            *seen = Some(found);
-        };
-        impact::apply(None, &policy, &options, say)
+        let screen = (!self.json.json).then_some(&context.out);
+        impact::apply_aloud(screen, None, &policy, &options, seen)
     }
 
     /// The candidate beside the policy of this record.

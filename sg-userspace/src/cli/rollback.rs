@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use clap::Args;
 use sg_userspace::kernel::history::{How, history, kept};
-use sg_userspace::kernel::impact::Impact;
 use sg_userspace::kernel::{self, ApplyOptions, Decided, KernelError, Outcome};
 
 use super::apply::{self, window};
@@ -102,13 +101,8 @@ impl Rollback {
             how: How::RolledBack,
             ..ApplyOptions::on(&[])
         };
-        let is_off = impact::is_off(&options);
-        let say = |found: Impact, is_refused| {
-            if !self.json.json {
-                impact::announce(&context.out, &policy.name, &found, is_refused, is_off);
-            }
-        };
-        let applied = impact::apply(None, &policy, &options, say)?;
+        let screen = (!self.json.json).then_some(&context.out);
+        let applied = impact::apply_aloud(screen, None, &policy, &options, &mut None)?;
         if !self.json.json {
             let text = apply::text(&context.out, &applied);
             return context.out.say(&text).map_err(Failure::after_all);

@@ -12,11 +12,12 @@ use sg_policy::policy::Policy;
 use sg_userspace::kernel::history::candidate;
 use sg_userspace::kernel::state::PolicyRecord;
 use sg_userspace::kernel::who::Who;
-use sg_userspace::observe::attached::{Attached, Scope, attached};
+use sg_userspace::observe::attached::Attached;
 use sg_userspace::observe::history::Past;
 
+use super::attachment::only_one;
 use super::candidate::none_on;
-use super::context::{Context, Json};
+use super::context::{Context, Ifaces, Json};
 use super::failure::Failure;
 use super::patience::Patience;
 use super::units::clean;
@@ -184,22 +185,10 @@ impl Show {
 
     /// The attachment that is meant.
     fn attached(&self, context: &Context) -> Result<Attached, Failure> {
-        let scope = match &self.iface {
-            Some(name) => Scope::Interfaces(vec![name.clone()]),
-            None => Scope::Namespace,
+        let ifaces = Ifaces {
+            names: self.iface.iter().cloned().collect(),
         };
-        let mut found = attached(&context.bpffs, &scope)?.into_iter();
-        let Some(first) = found.next() else {
-            let scope = "any interface here".to_owned();
-            return Err(sg_userspace::kernel::KernelError::NotAttached { scope }.into());
-        };
-        match found.find(|other| !other.pins.shares_with(&first.pins)) {
-            None => Ok(first),
-            Some(_) => Err(Failure::usage::<Show>(
-                "show",
-                "several policies are in force here: name the interface with --iface",
-            )),
-        }
+        only_one::<Show>(context, "show", &ifaces)
     }
 }
 

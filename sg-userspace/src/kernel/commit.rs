@@ -165,10 +165,9 @@ fn announce(plan: &Plan) -> Result<(), KernelError> {
     history::begin(&one.pins, in_force, &next, plan.options.how, None)
 }
 
-/// Writes into the records of interfaces on which the watch of a candidate begins how many packets
-/// were decided before it. That is read when no packet is judged by the programs before any more,
-/// and without what pairs have counted: then no packet passes for one that was evaluated and was
-/// not.
+/// Where the watch of a candidate begins, writes down how many packets had been decided before it,
+/// less those that pairs have already counted. It waits until no packet is in the old programs any
+/// more; else packets that they decided would count as evaluated.
 fn watch_from_now(interfaces: &mut [PreparedInterface<'_>], now: &str) -> Result<(), KernelError> {
     let begins = |one: &PreparedInterface<'_>| {
         let candidate = one.state.candidate.as_ref();
@@ -184,7 +183,7 @@ fn watch_from_now(interfaces: &mut [PreparedInterface<'_>], now: &str) -> Result
         let (decided, differing) = (sums.decided(), sums.differing(&one.state));
         let [inbound, outbound] = Direction::BOTH.map(|direction| {
             let at = direction as usize;
-            decided[at].wrapping_sub(differing[at])
+            decided[at].wrapping_sub(differing[at].packets)
         });
         if let Some(candidate) = &mut one.state.candidate {
             candidate.began = Some([inbound, outbound]);

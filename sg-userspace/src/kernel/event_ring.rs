@@ -139,11 +139,7 @@ impl EventReader {
             share,
             next: Vec::new(),
         };
-        reader.next = reader
-            .rings()
-            .iter()
-            .map(|r| Word::load(&r.written))
-            .collect();
+        reader.skip();
         Ok(reader)
     }
 

@@ -244,7 +244,7 @@ impl Keepsake {
         next: &State,
         candidate: Option<(u32, Vec<u8>)>,
     ) -> Result<Keepsake, KernelError> {
-        let Keepsake { entry, text, .. } = Keepsake::in_force(pins, in_force)?;
+        let (entry, text) = entry_and_text(pins, in_force)?;
         Ok(Keepsake {
             entry: Entry {
                 generation: next.policy.generation,
@@ -257,21 +257,7 @@ impl Keepsake {
 
     /// The policy in force on an interface.
     pub(super) fn in_force(pins: &InterfacePins, state: &State) -> Result<Keepsake, KernelError> {
-        let book = Book::read_or_begin(pins)?.settled(state);
-        let entry = book.current.unwrap_or_else(|| Entry::of_record(state));
-        let text = match entry.text_bytes {
-            // What cannot be read is not kept; `run` begins nevertheless.
-            Some(_) => match read_text(pins, entry.generation) {
-                Err(KernelError::DamagedHistory { .. }) => None,
-                text => text?,
-            },
-            None => None,
-        };
-        let text_bytes = text.as_ref().map(Vec::len);
-        let entry = Entry {
-            text_bytes,
-            ..entry
-        };
+        let (entry, text) = entry_and_text(pins, state)?;
         let candidate = state.candidate.as_ref().map(|it| it.watch);
         let candidate = candidate.and_then(|watch| {
             // Where it cannot be read, it cannot be kept.
@@ -284,6 +270,29 @@ impl Keepsake {
             candidate,
         })
     }
+}
+
+/// What the history says of the policy in force, and its text if that is kept.
+fn entry_and_text(
+    pins: &InterfacePins,
+    state: &State,
+) -> Result<(Entry, Option<Vec<u8>>), KernelError> {
+    let book = Book::read_or_begin(pins)?.settled(state);
+    let entry = book.current.unwrap_or_else(|| Entry::of_record(state));
+    let text = match entry.text_bytes {
+        // What cannot be read is not kept; `run` begins nevertheless.
+        Some(_) => match read_text(pins, entry.generation) {
+            Err(KernelError::DamagedHistory { .. }) => None,
+            text => text?,
+        },
+        None => None,
+    };
+    let text_bytes = text.as_ref().map(Vec::len);
+    let entry = Entry {
+        text_bytes,
+        ..entry
+    };
+    Ok((entry, text))
 }
 
 /// Writes down that a policy is about to be put in force, before anything else is changed.

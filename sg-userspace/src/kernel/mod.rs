@@ -78,7 +78,6 @@ pub use detach::{detach, tidy_up};
 pub use error::KernelError;
 pub use options::{ApplyOptions, CandidateOption, DEFAULT_MAX_FLOWS, EgressHook, XdpMode};
 pub use outcome::{Applied, AppliedTo, Decided, EndedCandidate, Outcome};
-pub(crate) use owners::{add as counts_sum, since as counts_since};
 pub use seed::{Cut, Seeded, Unseen, UnseenKind};
 pub use shared::CounterReader;
 pub(crate) use shared::raw_counters;

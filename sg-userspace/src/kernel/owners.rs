@@ -85,7 +85,8 @@ impl SlotOwner {
         !self.identity.is_empty()
     }
 
-    /// What two owners have in common that are the same, whatever their slots.
+    /// What identifies an owner: two records with the same key are the same rule, or the same pair,
+    /// whatever slot each has.
     pub(super) fn key(&self) -> Key<'_> {
         let beside = self.beside.as_ref().map(|it| {
             let other = it.rule.as_ref().map(|rule| rule.identity.as_str());

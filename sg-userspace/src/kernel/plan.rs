@@ -355,9 +355,8 @@ impl<'a> Before<'a> {
             Some(lead) => capacity_of(lead)?,
             None => 0,
         };
-        // Where somebody else changes the candidate beside its policy, a `run` still returns to
-        // what was in force before it, whose slots are known to it alone: none is taken
-        // away.
+        // If only the candidate changes while a `run` is active, that `run` may still return to the
+        // record from before, and only it knows that record's slots. So no slot is taken away.
         let keeps_all = self.is_same || self.is_same_policy && has_run;
         let runs_alone = !keeps_all && self.replaced().all(|it| it.inspection.runs(&it.state));
         // If no policy is in force, the pins are not read.

@@ -11,7 +11,7 @@ use sg_common::counters::SlotCounters;
 use sg_common::flow::FlowKind;
 use sg_common::flow_entry::{Contents, FlowKey};
 use sg_common::protocol::Kind;
-use sg_common::verdict::{Direction, FIRST_RULE_SLOT, Verdict};
+use sg_common::verdict::{Direction, Verdict};
 
 use super::error::KernelError;
 use super::flow_memory::FlowTable;
@@ -54,14 +54,7 @@ impl Rehearsal {
             log_level: 0,
             ..Generation::recorded(state)
         };
-        let owners = state.rules.iter().chain(&state.retired);
-        let slots = owners.map(|owner| owner.slot + 1).max();
-        let shared = SharedMaps {
-            pins: None,
-            counter_map: 0,
-            counter_slots: slots.unwrap_or(0).max(FIRST_RULE_SLOT),
-            max_flows: FLOWS,
-        };
+        let shared = SharedMaps::private(state.owners().map(|owner| owner.slot), FLOWS);
         let programs = Programs::load_tables(&tables.plain(), &options, &shared)?;
         let table = programs.private_flows(&options.timeouts)?;
         let counters = programs.counters()?;
@@ -89,8 +82,8 @@ impl Rehearsal {
         let before = self.counters.all()?;
         let passes = passes(&mut self.programs, direction, frame)?;
         let now = self.counters.all()?;
-        let mut moved = (0u32..).zip(before.iter().zip(&now));
-        let mut moved = moved.by_ref().filter(|(_, (before, now))| before != now);
+        let moved = (0u32..).zip(before.iter().zip(&now));
+        let mut moved = moved.filter(|(_, (before, now))| before != now);
         let (first, more) = (moved.next(), moved.next());
         match (first, more) {
             (Some((slot, (before, now))), None) => Ok(Judged {

@@ -19,7 +19,7 @@ use sg_common::protocol::{
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind,
 };
 use sg_common::tcp::SYN;
-use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT, Reason, reason_slot};
+use sg_common::verdict::{Action, Direction, Reason, reason_slot};
 
 use super::error::KernelError;
 use super::frame::{Body, HOP_LIMIT, Wire};
@@ -124,17 +124,7 @@ pub fn self_check(
     } = all;
     let pairs = beside.iter().flat_map(|it| it.pairs.iter().zip(it.slots));
     let pairs: HashMap<Pair, u32> = pairs.map(|(pair, slot)| (*pair, *slot)).collect();
-    let shared = SharedMaps {
-        pins: None,
-        counter_map: 0,
-        counter_slots: slots
-            .iter()
-            .chain(pairs.values())
-            .max()
-            .map_or(0, |slot| slot + 1)
-            .max(FIRST_RULE_SLOT),
-        max_flows: FLOWS,
-    };
+    let shared = SharedMaps::private(slots.iter().chain(pairs.values()).copied(), FLOWS);
     let programs = Programs::load_sharing(compiled, generation, &shared, loaded)?;
     let mut judge = Judge {
         policy,

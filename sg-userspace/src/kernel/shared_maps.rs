@@ -11,6 +11,7 @@ use sg_common::event_budget::EventCounts;
 use sg_common::flow::FlowStats;
 use sg_common::flow_table::{Line, Page, groups_for};
 use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
+use sg_common::verdict::FIRST_RULE_SLOT;
 
 use super::error::KernelError;
 use super::event_ring::{self, possible_cpus};
@@ -42,6 +43,16 @@ pub fn half_open_entries(max_flows: u32) -> u32 {
 }
 
 impl SharedMaps {
+    /// Maps of the programs' own, with a counter for each reason and each of these slots.
+    pub(super) fn private(slots: impl Iterator<Item = u32>, max_flows: u32) -> SharedMaps {
+        SharedMaps {
+            pins: None,
+            counter_map: 0,
+            counter_slots: slots.fold(FIRST_RULE_SLOT, |most, slot| most.max(slot + 1)),
+            max_flows,
+        }
+    }
+
     /// How many groups the flow table has: those of the pinned table, or those that `max_flows`
     /// takes.
     pub(super) fn groups(&self) -> Result<u32, KernelError> {

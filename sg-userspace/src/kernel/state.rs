@@ -249,13 +249,6 @@ impl State {
         Some((owner.direction, no_match(owner.action)))
     }
 
-    /// What the candidate says of packets that are counted in this slot, if they have another
-    /// outcome under it.
-    pub fn pair_of(&self, slot: u32) -> Option<&Beside> {
-        let pair = self.pairs.iter().find(|owner| owner.slot == slot)?;
-        pair.beside.as_ref()
-    }
-
     /// What has to be known if the policy does not come into force.
     pub fn attempted(&self) -> Attempted {
         Attempted {

@@ -142,18 +142,18 @@ impl<'a> Sums<'a> {
         })
     }
 
-    /// How many of them were decided by pairs of the candidate, by direction.
-    pub(crate) fn differing(&self, state: &State) -> [u64; 2] {
+    /// What pairs of the candidate have counted, by direction.
+    pub(crate) fn differing(&self, state: &State) -> [SlotCounters; 2] {
         let gone = state.candidate.as_ref().map_or(&[][..], |it| &it.gone);
-        Direction::BOTH.map(|direction| {
-            let pairs = self.pairs.iter().chain(&self.former_pairs);
-            let pairs = pairs.filter(|(owner, _)| owner.direction == direction);
-            let gone = gone.iter().filter(|it| it.direction == direction);
-            let packets = pairs
-                .map(|(_, counts)| counts.packets)
-                .chain(gone.map(|it| it.counts.packets));
-            packets.fold(0, u64::wrapping_add)
-        })
+        let gone = gone.iter().map(|gone| (gone.direction, gone.counts));
+        let pairs = self.pairs.iter().chain(&self.former_pairs);
+        let pairs = pairs.map(|(owner, counts)| (owner.direction, *counts));
+        let mut sums = [SlotCounters::default(); 2];
+        for (direction, counts) in pairs.chain(gone) {
+            let sum = &mut sums[direction as usize];
+            *sum = add(*sum, counts);
+        }
+        sums
     }
 }
 
@@ -350,7 +350,7 @@ mod tests {
                 let all: u64 = sent.values().map(|[packets, _]| packets).sum();
                 assert_eq!(decided, all, "{about}");
                 if let Some((number, _)) = &watched {
-                    let found: u64 = sums.differing(&now).iter().sum();
+                    let found: u64 = sums.differing(&now).iter().map(|it| it.packets).sum();
                     let counted = differing.get(number).copied().unwrap_or_default();
                     assert_eq!(found, counted, "{about}");
                 }

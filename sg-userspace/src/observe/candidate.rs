@@ -168,28 +168,18 @@ pub(super) fn status_of(
 ) -> Option<(CandidateStatus, Vec<CandidateTotals>)> {
     let record = state.candidate.as_ref()?;
     let decided = sums.decided();
+    let differing = sums.differing(state);
     let totals = Direction::BOTH.map(|direction| {
-        let pairs = sums.pairs.iter().chain(&sums.former_pairs);
-        let pairs = pairs.map(|(owner, counts)| (owner.direction, *counts));
-        let gone = record.gone.iter().map(|gone| (gone.direction, gone.counts));
-        let mut total = CandidateTotals {
+        let at = direction as usize;
+        let counts = differing[at];
+        CandidateTotals {
             direction,
-            evaluated: record.began.map(|began| {
-                let at = direction as usize;
-                decided[at].wrapping_sub(began[at])
-            }),
-            packets: 0,
-            bytes: 0,
-            reply_packets: 0,
-            reply_bytes: 0,
-        };
-        for (_, counts) in pairs.chain(gone).filter(|(of, _)| *of == direction) {
-            total.packets += counts.packets;
-            total.bytes += counts.bytes;
-            total.reply_packets += counts.reply_packets;
-            total.reply_bytes += counts.reply_bytes;
+            evaluated: record.began.map(|it| decided[at].wrapping_sub(it[at])),
+            packets: counts.packets,
+            bytes: counts.bytes,
+            reply_packets: counts.reply_packets,
+            reply_bytes: counts.reply_bytes,
         }
-        total
     });
     let status = CandidateStatus {
         name: record.name.clone(),

@@ -74,6 +74,46 @@ pub struct Totals {
     pub audited: u64,
 }
 
+impl Totals {
+    /// The sum of one direction. A rule's replies are packets of the other direction, and accepted.
+    pub fn of(direction: Direction, rules: &[RuleCounters], reasons: &[ReasonCounters]) -> Totals {
+        let mut total = Totals {
+            direction,
+            packets: 0,
+            bytes: 0,
+            accepted: 0,
+            dropped: 0,
+            audited: 0,
+        };
+        let mut add = |packets: u64, bytes: u64, action: Action| {
+            total.packets += packets;
+            total.bytes += bytes;
+            match action.passes() {
+                true => total.accepted += packets,
+                false => total.dropped += packets,
+            }
+            if action == Action::Audit {
+                total.audited += packets;
+            }
+        };
+        for rule in rules {
+            if rule.direction == direction {
+                add(rule.packets, rule.bytes, rule.action);
+            } else {
+                let action = match rule.action {
+                    Action::Audit => Action::Audit,
+                    Action::Accept | Action::Drop => Action::Accept,
+                };
+                add(rule.reply_packets, rule.reply_bytes, action);
+            }
+        }
+        for reason in reasons.iter().filter(|r| r.direction == direction) {
+            add(reason.packets, reason.bytes, reason.action);
+        }
+        total
+    }
+}
+
 /// From where counters count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -160,10 +200,7 @@ pub(crate) fn assemble(
             }
         })
         .collect();
-    let totals = Direction::BOTH
-        .into_iter()
-        .map(|direction| total(direction, &rules, &reasons))
-        .collect();
+    let totals = Direction::BOTH.map(|it| Totals::of(it, &rules, &reasons));
     let elsewhere = condition.elsewhere();
     let Condition {
         interface,
@@ -184,7 +221,7 @@ pub(crate) fn assemble(
         policy: PolicyStatus::of(state),
         rules,
         reasons,
-        totals,
+        totals: totals.into(),
     }
 }
 
@@ -219,42 +256,4 @@ fn rule_row(owner: &SlotOwner, position: Option<u32>, counts: SlotCounters) -> R
         reply_packets: counts.reply_packets,
         reply_bytes: counts.reply_bytes,
     }
-}
-
-/// The sum of one direction. A rule's replies are packets of the other direction, and accepted.
-fn total(direction: Direction, rules: &[RuleCounters], reasons: &[ReasonCounters]) -> Totals {
-    let mut total = Totals {
-        direction,
-        packets: 0,
-        bytes: 0,
-        accepted: 0,
-        dropped: 0,
-        audited: 0,
-    };
-    let mut add = |packets: u64, bytes: u64, action: Action| {
-        total.packets += packets;
-        total.bytes += bytes;
-        match action.passes() {
-            true => total.accepted += packets,
-            false => total.dropped += packets,
-        }
-        if action == Action::Audit {
-            total.audited += packets;
-        }
-    };
-    for rule in rules {
-        if rule.direction == direction {
-            add(rule.packets, rule.bytes, rule.action);
-        } else {
-            let action = match rule.action {
-                Action::Audit => Action::Audit,
-                Action::Accept | Action::Drop => Action::Accept,
-            };
-            add(rule.reply_packets, rule.reply_bytes, action);
-        }
-    }
-    for reason in reasons.iter().filter(|r| r.direction == direction) {
-        add(reason.packets, reason.bytes, reason.action);
-    }
-    total
 }

@@ -12,7 +12,7 @@ use super::attached::{Attached, Health};
 use super::decided::DecidedBy;
 pub use super::way::ExplainedRule;
 use super::way::{Decision, Way};
-use crate::kernel::state::State;
+use crate::kernel::state::{self, State};
 use crate::kernel::tables::LiveTables;
 use crate::kernel::{Fault, KernelError};
 use sg_policy::oracle;
@@ -143,10 +143,7 @@ fn before_the_rules(
 }
 
 fn no_match(question: &Question, verdict: Action) -> Explanation {
-    let reason = match verdict {
-        Action::Audit => Reason::NoMatchAudited,
-        Action::Accept | Action::Drop => Reason::NoMatch,
-    };
+    let reason = state::no_match(verdict);
     let decision = Decision {
         verdict,
         rule: None,

@@ -2,18 +2,16 @@
 //! traffic, promoted, and taken away.
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::path::Path;
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use sg_testbed::Namespace;
 
 use super::run::Running;
 use super::screens::shown as on_terminal;
-use super::world::{Ran, World, file};
+use super::world::{Ran, World, file, inside};
 
 /// Accepts a service over TCP, with replies that only the flow table passes, and datagrams.
 const WEB: &str = "\
@@ -44,11 +42,6 @@ impl Node {
         let web = file(world.dir.path(), "web.yaml", WEB);
         let next = file(world.dir.path(), "next.yaml", NEXT);
         Node { world, web, next }
-    }
-
-    fn namespace(&self, name: &str) -> Namespace {
-        let path = Path::new("/run/netns").join(name);
-        Namespace::open(&path).unwrap_or_else(|e| panic!("{name}: {e}"))
     }
 
     #[track_caller]
@@ -138,27 +131,15 @@ impl Node {
         ["dport 7000 counter packets ", "sport 7000 counter packets "].map(after)
     }
 
-    /// Datagrams of the peer to the node, whatever becomes of them.
-    fn send_udp(&self, port: u16, times: usize) {
-        let bind = || UdpSocket::bind("192.0.2.2:0");
-        let socket = self.namespace(&self.world.peer).inside(bind).flatten();
-        let socket = socket.expect("a free port");
-        for _ in 0..times {
-            let sent = socket.send_to(b"x", ("192.0.2.1", port));
-            sent.expect("an unconnected socket hears of no refusal");
-        }
-    }
-
     /// A connection of the peer to the service, with some bytes each way.
     fn converse(&self) {
         let listening = || TcpListener::bind("192.0.2.1:7000");
-        let node = self.namespace(&self.world.node).inside(listening).flatten();
-        let listener = node.expect("a free port");
+        let listener = inside(&self.world.node, listening).expect("a free port");
         let connect = || {
             let address = ([192, 0, 2, 1], 7000).into();
             TcpStream::connect_timeout(&address, Duration::from_secs(20))
         };
-        let peer = self.namespace(&self.world.peer).inside(connect).flatten();
+        let peer = inside(&self.world.peer, connect);
         let mut client = peer.expect("the service answers");
         let (mut server, _) = listener.accept().expect("a connection");
         for _ in 0..5 {
@@ -195,7 +176,7 @@ fn differences_are_what_was_sent_and_counters_stay_exact() {
     node.apply(&[&node.web]);
     // Before the watch: counted for the rules, and not as evaluated.
     node.converse();
-    node.send_udp(1002, 3);
+    node.world.send_from_one_socket(1002, 3);
     let before = same(|| node.counted("tcp 7000"), || node.at_the_peer());
     same(|| node.counted("no-match")[0], || 3);
 
@@ -221,8 +202,8 @@ fn differences_are_what_was_sent_and_counters_stay_exact() {
     );
 
     node.converse();
-    node.send_udp(1002, 7);
-    node.send_udp(1001, 4);
+    node.world.send_from_one_socket(1002, 7);
+    node.world.send_from_one_socket(1001, 4);
     let [sent, answered] = same(|| node.counted("tcp 7000"), || node.at_the_peer());
     let since = [sent - before[0], answered - before[1]];
     assert!(since[0] > 8 && since[1] > 8, "{since:?}");
@@ -245,6 +226,14 @@ fn differences_are_what_was_sent_and_counters_stay_exact() {
     );
 
     let metrics = node.run(&["metrics"]).out;
+    // A rule's series has what the slots of its pairs have counted, too.
+    let mut series = metrics.lines();
+    let of_rule =
+        series.find(|it| it.starts_with("sgctl_rule_packets_total{") && it.contains("tcp 7000"));
+    assert!(
+        of_rule.is_some_and(|it| it.ends_with(&format!(" {sent}"))),
+        "{sent}: {metrics}"
+    );
     for (direction, packets) in [("inbound", since[0] + 7), ("outbound", 0)] {
         let series = format!(
             "sgctl_candidate_differences_total{{interface=\"nic\",direction=\"{direction}\"}} {packets}\n"
@@ -259,6 +248,15 @@ fn differences_are_what_was_sent_and_counters_stay_exact() {
             assert!(line.chars().count() <= 80, "{line}");
         }
         println!("{shown}");
+    }
+
+    // What the programs say of a packet with another outcome is who decides it, not the pair.
+    for (port, says) in [("7000", "tcp 7000"), ("1002", "no-match")] {
+        let protocol = if port == "7000" { "tcp" } else { "udp" };
+        let (from, to) = ("192.0.2.2:9", format!("192.0.2.1:{port}"));
+        let words = ["explain", "--iface", "nic", "inbound", protocol, from, &to];
+        let said = node.run(&words).out;
+        assert!(said.contains(says), "{said}");
     }
 
     // The rule's slots are one counter, also when the pair is gone and flows still name its slot.
@@ -279,7 +277,7 @@ fn differences_are_what_was_sent_and_counters_stay_exact() {
     // Another watch begins at zero.
     node.apply(&["--candidate", &node.next, "--self-check"]);
     assert_eq!(node.pair(["accept", "drop"]), [0, 0]);
-    node.send_udp(1002, 2);
+    node.world.send_from_one_socket(1002, 2);
     same(|| node.pair(["drop", "accept"]), || [2, 0]);
     same(|| node.counted("no-match")[0], || 12);
     let said = node.apply(&["--candidate", &node.next]);
@@ -295,7 +293,7 @@ fn differences_are_what_was_sent_and_counters_stay_exact() {
     assert_eq!(node.counted("no-match")[0], 12);
     // The rule that has gone has all that it and its pairs have counted.
     assert_eq!(node.counted("tcp 7000"), at_the_end);
-    node.send_udp(1002, 5);
+    node.world.send_from_one_socket(1002, 5);
     same(|| node.counted("udp 1001-1002")[0], || 5);
     node.world
         .run(&["promote"])
@@ -405,14 +403,14 @@ fn it_stays_beside_what_is_applied_and_undone() {
     let node = Node::new();
     let dir = node.world.dir.path();
     node.apply(&[&node.web, "--candidate", &node.next]);
-    node.send_udp(1002, 3);
+    node.world.send_from_one_socket(1002, 3);
     same(|| node.pair(["drop", "accept"]), || [3, 0]);
     let began = node.candidate()["candidate"]["since"].clone();
 
     let other = file(dir, "other.yaml", &WEB.replace("7000", "[7000, 7001]"));
     let said = node.apply(&[&other, "--confirm-within", "1h"]);
     assert!(said.contains("candidate next ("), "{said}");
-    node.send_udp(1002, 2);
+    node.world.send_from_one_socket(1002, 2);
     same(|| node.pair(["drop", "accept"]), || [5, 0]);
     node.run(&["rollback"]);
     assert_eq!(node.pair(["drop", "accept"]), [5, 0]);
@@ -441,7 +439,7 @@ fn it_stays_beside_what_is_applied_and_undone() {
     assert_eq!(node.evaluated(), [None, None]);
     let shown = node.run(&["counters", "--candidate"]).out;
     assert!(shown.contains("of how many is not known"), "{shown}");
-    node.send_udp(1002, 1);
+    node.world.send_from_one_socket(1002, 1);
     same(|| node.pair(["drop", "accept"]), || [6, 0]);
     // Put there again, it begins anew.
     node.apply(&["--candidate", &node.next]);
@@ -463,7 +461,7 @@ fn it_stays_beside_what_is_applied_and_undone() {
 fn run_keeps_it() {
     let node = Node::new();
     node.apply(&[&node.web, "--candidate", &node.next]);
-    node.send_udp(1002, 3);
+    node.world.send_from_one_socket(1002, 3);
     same(|| node.pair(["drop", "accept"]), || [3, 0]);
     let path = file(
         node.world.dir.path(),
@@ -479,7 +477,7 @@ fn run_keeps_it() {
         &WEB.replace("web", "ours").replace("7000", "[7000, 7001]"),
     );
     running.says("reloaded ours on nic");
-    node.send_udp(1002, 2);
+    node.world.send_from_one_socket(1002, 2);
     same(|| node.pair(["drop", "accept"]), || [5, 0]);
     node.apply(&["--no-candidate"]);
     running.says("somebody else has taken away the candidate beside ours");
@@ -516,7 +514,7 @@ fn events_name_both_rules() {
     running.says("\"applied\"");
     node.apply(&["--candidate", &node.next, "--candidate-log"]);
     running.says("\"candidate\"");
-    node.send_udp(1002, 1);
+    node.world.send_from_one_socket(1002, 1);
     let line = running.line("\"packet\"");
     let event: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"));
     assert_eq!(event["verdict"], "drop", "{event:#}");

@@ -12,7 +12,7 @@ use super::run::{Running, policy};
 use super::world::{EXPLAIN, Ran, World, assert_shown, file, run};
 
 /// Keeps everybody out.
-const MISTAKE: &str = "name: mistake\ninbound: []\noutbound: []\n";
+pub(super) const MISTAKE: &str = "name: mistake\ninbound: []\noutbound: []\n";
 
 /// The bound of every wait.
 const PATIENCE: Duration = Duration::from_secs(30);

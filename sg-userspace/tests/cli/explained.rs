@@ -1,11 +1,8 @@
 //! `sgctl explain --iface`: the way to the verdict, as a person reads it, and what listens.
 
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::path::Path;
 
-use sg_testbed::Namespace;
-
-use super::world::{World, file, ip};
+use super::world::{World, file, inside, ip};
 
 const POLICY: &str = "\
 name: db
@@ -16,12 +13,6 @@ inbound:
 outbound:
   - {protocol: udp, ports: 53, to: any, action: accept}
 ";
-
-fn inside<T: Send>(name: &str, act: impl FnOnce() -> T + Send) -> T {
-    let namespace = Namespace::open(Path::new("/run/netns").join(name));
-    let namespace = namespace.expect("the world has made it");
-    namespace.inside(act).expect("it can be entered")
-}
 
 /// Asks, and fails unless the answer has each of these.
 #[track_caller]

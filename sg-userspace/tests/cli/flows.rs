@@ -2,13 +2,11 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sg_testbed::Namespace;
 
-use super::world::{World, file};
+use super::world::{World, file, inside};
 
 /// No outbound rule accepts anything, so that every reply needs the flow table.
 const POLICY: &str = "\
@@ -25,17 +23,10 @@ const SOON: Duration = Duration::from_secs(20);
 /// How long what is not to arrive is waited for.
 const NEVER: Duration = Duration::from_millis(300);
 
-fn inside<T: Send>(world: &World, name: &str, act: impl FnOnce() -> T + Send) -> T {
-    let path = Path::new("/run/netns").join(name);
-    let namespace = Namespace::open(path).expect("the world has made it");
-    let _ = world;
-    namespace.inside(act).expect("it can be entered")
-}
-
 /// A connection from the peer to a port of the node: the peer's end and the node's.
 fn connect(world: &World, listener: &TcpListener) -> (TcpStream, TcpStream) {
     let port = listener.local_addr().expect("it is bound").port();
-    let peer = inside(world, &world.peer, || {
+    let peer = inside(&world.peer, || {
         TcpStream::connect(("192.0.2.1", port)).expect("the policy accepts it")
     });
     let (node, _) = listener.accept().expect("a connection has come");
@@ -43,7 +34,7 @@ fn connect(world: &World, listener: &TcpListener) -> (TcpStream, TcpStream) {
 }
 
 fn listen(world: &World, port: u16) -> TcpListener {
-    inside(world, &world.node, || {
+    inside(&world.node, || {
         TcpListener::bind(("192.0.2.1", port)).expect("the port is free")
     })
 }
@@ -219,9 +210,7 @@ fn a_killed_connection_stays_cut_and_a_new_one_opens() {
     assert!(passes(&mut peer, &mut node, SOON) && passes(&mut node, &mut peer, SOON));
 
     let socket = |name: &str, address: &'static str| {
-        let socket = inside(&world, name, || {
-            UdpSocket::bind(address).expect("it is free")
-        });
+        let socket = inside(name, || UdpSocket::bind(address).expect("it is free"));
         socket.set_read_timeout(Some(NEVER)).expect("not zero");
         socket
     };

@@ -21,6 +21,7 @@ mod kernel;
 mod log;
 mod metrics;
 mod operating;
+mod pty;
 mod refusals;
 mod remembering;
 mod rollback;

@@ -13,6 +13,7 @@ use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::pty::take_terminal;
 use super::run::{Running, in_force, lines_of, policy};
 use super::world::{Ran, World, file, ip};
 
@@ -159,12 +160,7 @@ impl OnTerminal {
                 // The tests themselves may run under `nohup`, and a child inherits an ignored
                 // SIGHUP.
                 libc::signal(libc::SIGHUP, hangup);
-                nix::unistd::setsid()?;
-                // Standard input becomes the terminal of the new session.
-                if libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
-                Ok(())
+                take_terminal()
             });
         }
         OnTerminal {

@@ -2,65 +2,34 @@
 //! leaves out.
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use nix::pty::{Winsize, openpty};
+use nix::pty::openpty;
 
+use super::pty;
 use super::world::{World, file, ip};
 
 /// A command on its own pseudo-terminal, with all that it writes there.
 struct OnTerminal {
     child: Child,
     master: File,
-    written: Receiver<String>,
+    written: Receiver<Vec<u8>>,
     seen: String,
 }
 
 impl OnTerminal {
     fn start(mut command: Command, columns: u16, lines: u16) -> OnTerminal {
-        let size = Winsize {
-            ws_row: lines,
-            ws_col: columns,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        let pty = openpty(&size, None).unwrap();
-        let slave = |fd: &OwnedFd| Stdio::from(fd.try_clone().unwrap());
-        command
-            .stdin(slave(&pty.slave))
-            .stdout(slave(&pty.slave))
-            .stderr(slave(&pty.slave))
-            .env("TERM", "xterm")
-            .env_remove("NO_COLOR");
-        // SAFETY: both calls are async-signal-safe, so they may be made between fork and exec.
-        unsafe {
-            command.pre_exec(|| {
-                nix::unistd::setsid()?;
-                if libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
-                Ok(())
-            });
-        }
-        let child = command.spawn().unwrap();
+        let pty = openpty(&pty::size(columns, lines), None).unwrap();
+        command.env("TERM", "xterm").env_remove("NO_COLOR");
+        let (child, written) = pty::start(command, &pty);
         // The reader sees the end of the output only if no other descriptor of the terminal is
         // open.
-        drop((command, pty.slave));
+        drop(pty.slave);
         let master = File::from(pty.master);
-        let mut reader = master.try_clone().unwrap();
-        let (sender, written) = channel();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(length @ 1..) = reader.read(&mut buffer) {
-                let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-                let _ = sender.send(text);
-            }
-        });
         OnTerminal {
             child,
             master,
@@ -76,7 +45,7 @@ impl OnTerminal {
         while !done(&self.seen) {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.written.recv_timeout(left) {
-                Ok(text) => self.seen.push_str(&text),
+                Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => panic!("the output so far: {}", self.seen),
             }

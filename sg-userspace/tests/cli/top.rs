@@ -2,22 +2,19 @@
 //! What the terminal shows is read by an emulator of one.
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
-use std::net::UdpSocket;
+use std::io::Write as _;
 use std::num::NonZero;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::process::{Child, Command};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use nix::pty::{Winsize, openpty};
+use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{Termios, tcgetattr};
 use nix::unistd::Pid;
-use sg_testbed::Namespace;
 
+use super::pty;
 use super::world::{World, file, run};
 
 /// How long something may take on a busy machine.
@@ -37,16 +34,6 @@ struct Tty {
     modes: Termios,
 }
 
-/// So many datagrams to a port of the node. Answers that nobody listens there do not matter.
-fn send(world: &World, port: u16, times: u32) {
-    let peer = Namespace::open(Path::new("/run/netns").join(&world.peer)).unwrap();
-    let send = || {
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
-        (0..times).try_for_each(|_| socket.send_to(b"x", ("192.0.2.1", port)).map(drop))
-    };
-    peer.inside(send).flatten().unwrap();
-}
-
 /// With job control, as where people type.
 const SHELL: &str = "set -m; \"$@\"; echo \"ended $?\"";
 
@@ -63,42 +50,19 @@ impl Tty {
         lines: u16,
         environment: &[(&str, &str)],
     ) -> Tty {
-        let pty = openpty(&size(columns, lines), None).unwrap();
+        let pty = openpty(&pty::size(columns, lines), None).unwrap();
         let modes = tcgetattr(&pty.slave).unwrap();
-        let slave = || Stdio::from(pty.slave.try_clone().unwrap());
         let mut shell = Command::new("bash");
         shell
             .args(["-c", script, "-"])
             .arg(command.get_program())
             .args(command.get_args())
-            .stdin(slave())
-            .stdout(slave())
-            .stderr(slave())
             .env("TERM", "xterm-256color")
             .env("LC_ALL", "C.UTF-8")
             .env_remove("NO_COLOR")
             .envs(environment.iter().copied());
-        // SAFETY: both calls are async-signal-safe, so they may be made between fork and exec.
-        unsafe {
-            shell.pre_exec(|| {
-                nix::unistd::setsid()?;
-                if libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
-                Ok(())
-            });
-        }
-        let child = shell.spawn().unwrap();
-        drop(shell);
+        let (child, written) = pty::start(shell, &pty);
         let master = File::from(pty.master);
-        let mut reader = master.try_clone().unwrap();
-        let (sender, written) = channel();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(length @ 1..) = reader.read(&mut buffer) {
-                let _ = sender.send(buffer[..length].to_vec());
-            }
-        });
         Tty {
             shell: child,
             master,
@@ -156,7 +120,7 @@ impl Tty {
     }
 
     fn resize(&mut self, columns: u16, lines: u16) {
-        let size = size(columns, lines);
+        let size = pty::size(columns, lines);
         // SAFETY: the pointer is to a complete `Winsize`, and the descriptor is open.
         let done =
             unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
@@ -198,15 +162,6 @@ impl Drop for Tty {
     }
 }
 
-fn size(columns: u16, lines: u16) -> Winsize {
-    Winsize {
-        ws_row: lines,
-        ws_col: columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    }
-}
-
 fn positive(number: u16) -> NonZero<u16> {
     NonZero::new(number).unwrap()
 }
@@ -241,9 +196,9 @@ fn a_rule_is_found_by_typing_and_has_the_count_of_what_was_sent() {
     let mut tty = Tty::top(&world, &[], &[]);
     tty.until_shown("generation 1");
     tty.until_shown("4 rules, by rate");
-    send(&world, 5001, 37);
-    send(&world, 5002, 11);
-    send(&world, 5003, 5);
+    world.send_from_one_socket(5001, 37);
+    world.send_from_one_socket(5002, 11);
+    world.send_from_one_socket(5003, 5);
     tty.until("the reason is shown", |tty| {
         let line = tty.line("no-match").unwrap_or_default();
         line.starts_with("in ") && line.split_whitespace().any(|word| word == "5")
@@ -383,7 +338,7 @@ fn no_colour_and_a_c_locale_are_obeyed() {
     let world = world();
     let mut tty = Tty::top(&world, &[], &[("NO_COLOR", "1"), ("LC_ALL", "C")]);
     tty.until_shown("by rate");
-    send(&world, 5001, 3);
+    world.send_from_one_socket(5001, 3);
     tty.until("a trend is shown", |tty| {
         tty.line("udp 5001")
             .is_some_and(|line| line.trim_end().ends_with(['#', '.']))

@@ -2,7 +2,7 @@
 //! namespaces joined by a veth, and a BPF file system. Everything goes when the test ends.
 
 use std::io::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -133,11 +133,8 @@ impl World {
     }
 
     pub(crate) fn add_veth(&self) {
-        let ends = [(&self.node, 1), (&self.peer, 2)].map(|(name, last)| {
-            let path = Path::new("/run/netns").join(name);
-            let namespace = Namespace::open(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
-            (namespace, Ipv4Addr::new(192, 0, 2, last))
-        });
+        let ends = [(&self.node, 1), (&self.peer, 2)]
+            .map(|(name, last)| (namespace(name), Ipv4Addr::new(192, 0, 2, last)));
         let [node, peer] = &ends;
         interfaces::add_veth((&node.0, "nic"), (&peer.0, "nic")).expect("a veth pair");
         for (namespace, address) in &ends {
@@ -146,6 +143,17 @@ impl World {
                 interfaces::set_up("nic")
             };
             namespace.inside(set_up).flatten().expect("an interface");
+        }
+    }
+
+    /// Datagrams from the peer to the node, whatever becomes of them: an unconnected socket hears
+    /// of no refusal.
+    pub(crate) fn send_from_one_socket(&self, port: u16, times: u32) {
+        let bind = || UdpSocket::bind("192.0.2.2:0");
+        let socket = inside(&self.peer, bind).expect("a free port");
+        for _ in 0..times {
+            let sent = socket.send_to(b"x", ("192.0.2.1", port));
+            sent.expect("it takes datagrams");
         }
     }
 
@@ -246,6 +254,18 @@ impl World {
 
 /// Runs `ip`.
 #[track_caller]
+/// A network namespace of the world.
+pub(crate) fn namespace(name: &str) -> Namespace {
+    let path = Path::new("/run/netns").join(name);
+    Namespace::open(&path).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+/// Does something in a network namespace of the world.
+pub(crate) fn inside<T: Send>(name: &str, act: impl FnOnce() -> T + Send) -> T {
+    let done = namespace(name).inside(act);
+    done.unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
 pub(crate) fn ip(words: &[&str]) {
     sg_testbed::run("ip", words);
 }

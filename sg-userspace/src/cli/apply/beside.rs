@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use clap::Args;
-use sg_policy::policy::{Loaded, Policy, PolicyInput, SetOverride};
+use sg_policy::policy::{Finding, Policy, PolicyInput, SetOverride};
 use sg_userspace::kernel::history::kept;
 use sg_userspace::kernel::{ApplyOptions, CandidateOption, KernelError};
 
@@ -45,19 +45,20 @@ impl Beside {
     }
 
     /// What is to be beside the policy, and what `check` says of a candidate.
-    pub(super) fn load(&self) -> Result<(CandidateOption, Option<Loaded>), Failure> {
+    pub(super) fn load(&self) -> Result<(CandidateOption, Vec<Finding>), Failure> {
         let Some(policies) = self.policies() else {
-            return Ok(match self.no_candidate {
-                true => (CandidateOption::Remove, None),
-                false => (CandidateOption::Keep, None),
-            });
+            let option = match self.no_candidate {
+                true => CandidateOption::Remove,
+                false => CandidateOption::Keep,
+            };
+            return Ok((option, Vec::new()));
         };
         let loaded = policies.load()?;
         let option = CandidateOption::Set {
-            policy: Arc::new(loaded.policy.clone()),
+            policy: Arc::new(loaded.policy),
             logs: self.candidate_log,
         };
-        Ok((option, Some(loaded)))
+        Ok((option, loaded.findings))
     }
 }
 

@@ -161,7 +161,7 @@ impl Apply {
             let message = "--set is for POLICY: --candidate-set is for the candidate";
             return Err(Failure::usage::<Apply>("apply", message));
         }
-        let (mut of_policy, mut of_candidate) = (Vec::new(), Vec::new());
+        let mut of_policy = Vec::new();
         let (policy, options) = match self.policies.is_empty() {
             true => in_force::<Apply>(context, &self.attach)?,
             false => {
@@ -170,8 +170,7 @@ impl Apply {
                 (loaded.policy, self.attach.options(context)?)
             }
         };
-        let (candidate, loaded) = self.beside.load()?;
-        of_candidate.extend(loaded.into_iter().flat_map(|loaded| loaded.findings));
+        let (candidate, of_candidate) = self.beside.load()?;
         let options = ApplyOptions {
             confirm_within: self.confirm_within,
             candidate,
@@ -196,14 +195,8 @@ impl Apply {
             // No verdict changes, so that nothing is to be said or refused.
             return Ok((found, kernel::apply(&policy, &options)?));
         }
-        let is_off = impact::is_off(&options);
-        let say = |found: Impact, is_refused| {
-            if !self.json.json {
-                impact::announce(&context.out, &policy.name, &found, is_refused, is_off);
-            }
-            *seen = Some(found);
-        };
-        let applied = impact::apply(Some(&self.policies), &policy, &options, say)?;
+        let screen = (!self.json.json).then_some(&context.out);
+        let applied = impact::apply_aloud(screen, Some(&self.policies), &policy, &options, seen)?;
         Ok((found, applied))
     }
 

@@ -53,15 +53,16 @@ pub(super) fn run(flows: &Flows, context: &Context) -> Result<(), Failure> {
         return refuse("--kill asks before it ends flows, and there is nobody to ask: give --yes");
     }
     let found = flows.tables(context, &wanted)?;
+    let own = match flows.force {
+        true => Vec::new(),
+        false => own_connections(),
+    };
     let mut all = Vec::new();
     for one in &found {
         let mut listed = listed(one, &wanted)?;
         listed.flows.retain(|flow| flow.state != FlowState::Cut);
         let before = listed.flows.len();
-        if !flows.force {
-            let own = own_connections();
-            listed.flows.retain(|flow| !is_own(flow, &own));
-        }
+        listed.flows.retain(|flow| !is_own(flow, &own));
         let own = before - listed.flows.len();
         listed.matching = listed.flows.len();
         let audit = one.state()?.policy.audit;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::Serialize;
-use sg_userspace::observe::events::{LoggedPacket, Tally};
+use sg_userspace::observe::events::{Logged, LoggedPacket, Tally};
 use sg_userspace::observe::filter::Filter;
 
 use super::capture::Capture;
@@ -180,19 +180,11 @@ impl<'a> Session<'a> {
             what: "preparing to wait for signals",
             source,
         })?;
-        let mut is_first = self.asked.last.is_some();
+        let mut most = self.asked.last;
         while !stop.load(Ordering::SeqCst) {
             let read = self.sources.read()?;
             let unwatched = read.unwatched;
-            (self.lost, self.suppressed) =
-                (self.lost + read.lost, self.suppressed + read.suppressed);
-            let mut packets = self.chosen(read.packets);
-            if is_first {
-                let last = self.asked.last.unwrap_or(LAST);
-                packets.drain(..packets.len().saturating_sub(last));
-                is_first = false;
-            }
-            self.show(&packets)?;
+            self.take(read, most.take())?;
             if unwatched {
                 self.tell_unwatched()?;
             }
@@ -208,8 +200,7 @@ impl<'a> Session<'a> {
             }
             if self.capture.as_ref().is_some_and(Capture::is_full) {
                 let (tallies, more) = self.sources.tally()?;
-                let packets = self.chosen(more.packets);
-                self.show(&packets)?;
+                self.take(more, None)?;
                 if let Some(capture) = &mut self.capture {
                     capture.rotate(&tallies).map_err(writing)?;
                 }
@@ -224,10 +215,7 @@ impl<'a> Session<'a> {
         let last = self.sources.read()?;
         let (tallies, more) = self.sources.tally()?;
         for read in [last, more] {
-            (self.lost, self.suppressed) =
-                (self.lost + read.lost, self.suppressed + read.suppressed);
-            let packets = self.chosen(read.packets);
-            self.show(&packets)?;
+            self.take(read, None)?;
         }
         self.tell_not_shown()?;
         if let Some(capture) = &mut self.capture {
@@ -286,6 +274,16 @@ impl<'a> Session<'a> {
             );
         }
         out
+    }
+
+    /// Shows what was read, `most` of the newest packets, and adds up what there was besides.
+    fn take(&mut self, read: Logged, most: Option<usize>) -> Result<(), Failure> {
+        self.lost += read.lost;
+        self.suppressed += read.suppressed;
+        let mut packets = self.chosen(read.packets);
+        let older = most.map_or(0, |most| packets.len().saturating_sub(most));
+        packets.drain(..older);
+        self.show(&packets)
     }
 
     /// Those that the filter takes.

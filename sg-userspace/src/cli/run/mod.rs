@@ -114,8 +114,9 @@ impl Run {
         Ok(options)
     }
 
-    /// The server of metrics, which nobody can disturb `run` through. It listens before anything is
-    /// changed, so that an address that is taken ends the command then.
+    /// Binds the server of metrics. It has a thread of its own, so that its clients cannot delay
+    /// `run`. It listens before anything is changed, so that an address that is taken ends the
+    /// command then.
     fn server(&self) -> Result<Option<Server>, Failure> {
         let Some(address) = &self.metrics else {
             return Ok(None);

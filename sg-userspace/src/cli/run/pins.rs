@@ -97,37 +97,7 @@ impl Session<'_> {
             return Ok(());
         }
         if self.is_with_other_candidate(latest) {
-            let beside = self.log.bold(name);
-            let line = match &latest.candidate {
-                Some(candidate) => format!(
-                    "somebody else has put the candidate {} beside {beside} on {}, generation {generation}: no \
-                     verdict changes",
-                    self.log.bold(&candidate.name),
-                    self.names(),
-                ),
-                None => format!(
-                    "somebody else has taken away the candidate beside {beside} on {}, generation {generation}",
-                    self.names(),
-                ),
-            };
-            let details = json!({"policy": latest.policy, "candidate": latest.candidate.as_ref().map(|it| json!({
-                "name": it.name, "digest": it.digest, "since": it.since,
-            }))});
-            self.log.event("candidate", &line, details);
-            self.policy = Some(Session::policy_of(latest));
-            // Where this process has put nothing there, it is still what it found.
-            let (bpffs, ours) = (&self.context.bpffs, &self.ours);
-            for one in self.interfaces.iter_mut() {
-                let is_ours =
-                    |held: &Held| ours.programs.contains(&held.state().attempted().programs);
-                if matches!(&one.before, InForce::Policy(held) if is_ours(held)) {
-                    one.before = InForce::find(bpffs, &one.pins)?;
-                }
-            }
-            self.tried.push(std::mem::replace(&mut self.ours, found));
-            self.timeouts = timeouts;
-            self.hold();
-            return Ok(());
+            return self.go_on_beside_another_candidate(latest, found);
         }
         let waits = latest.open_trial().map(|trial| trial.until.clone());
         let ends = match &waits {
@@ -150,6 +120,46 @@ impl Session<'_> {
         self.theirs_on_trial = waits.map(|_| latest.policy.clone());
         self.timeouts = timeouts;
         self.theirs = Some(found);
+        self.hold();
+        Ok(())
+    }
+
+    /// Reports that somebody else has put a candidate beside the policy of this process, or has
+    /// taken it away. It is the policy of this process still.
+    fn go_on_beside_another_candidate(
+        &mut self,
+        latest: &State,
+        found: Ours,
+    ) -> Result<(), Failure> {
+        let generation = latest.policy.generation;
+        let beside = self.log.bold(&latest.policy.name);
+        let line = match &latest.candidate {
+            Some(candidate) => format!(
+                "somebody else has put the candidate {} beside {beside} on {}, generation {generation}: no \
+                 verdict changes",
+                self.log.bold(&candidate.name),
+                self.names(),
+            ),
+            None => format!(
+                "somebody else has taken away the candidate beside {beside} on {}, generation {generation}",
+                self.names(),
+            ),
+        };
+        let details = json!({"policy": latest.policy, "candidate": latest.candidate.as_ref().map(|it| json!({
+            "name": it.name, "digest": it.digest, "since": it.since,
+        }))});
+        self.log.event("candidate", &line, details);
+        self.policy = Some(Session::policy_of(latest));
+        // Where this process has put nothing there, it is still what it found.
+        let (bpffs, ours) = (&self.context.bpffs, &self.ours);
+        for one in self.interfaces.iter_mut() {
+            let is_ours = |held: &Held| ours.programs.contains(&held.state().attempted().programs);
+            if matches!(&one.before, InForce::Policy(held) if is_ours(held)) {
+                one.before = InForce::find(bpffs, &one.pins)?;
+            }
+        }
+        self.give_way(found);
+        self.timeouts = latest.timeouts;
         self.hold();
         Ok(())
     }

@@ -99,7 +99,7 @@ pub(super) struct Session<'a> {
     pub(super) interfaces: Vec<Watched>,
     pub(super) log: Log,
     pub(super) ours: Ours,
-    /// The policy of that, and the number of the watch of a candidate beside it.
+    /// The policy of `ours`, and the number of the watch of its candidate, if it has one.
     pub(super) policy: Option<(PolicyRecord, Option<u32>)>,
     /// The policy of this process that waits to be confirmed.
     pub(super) on_trial: Option<OwnTrial>,
@@ -139,6 +139,12 @@ pub(super) struct Damage {
 }
 
 impl Session<'_> {
+    /// Goes on with `found` as what this process has in force; what it had is one that it has
+    /// tried.
+    pub(super) fn give_way(&mut self, found: Ours) {
+        self.tried.push(std::mem::replace(&mut self.ours, found));
+    }
+
     /// The interfaces that exist.
     pub(super) fn present(&self) -> impl Iterator<Item = &Watched> {
         self.interfaces.iter().filter(|one| !one.is_gone)

@@ -107,8 +107,7 @@ impl Session<'_> {
             self.timeouts = state.timeouts;
         }
         if self.kept == Some(before.generation) {
-            let undone = std::mem::replace(&mut self.ours, found);
-            self.tried.push(undone);
+            self.give_way(found);
             self.theirs = None;
         } else {
             // Another process has put it in force before this one's was.
@@ -150,8 +149,7 @@ impl Session<'_> {
         }
         if self.kept.is_some() {
             let found = Ours::of(self.states()?.iter());
-            let undone = std::mem::replace(&mut self.ours, found);
-            self.tried.push(undone);
+            self.give_way(found);
             return Ok(false);
         }
         for (name, pins) in &all {

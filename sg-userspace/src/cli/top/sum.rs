@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use sg_common::verdict::Direction;
 use sg_userspace::observe::counters::{Counters, ReasonCounters, RuleCounters, Totals};
 
 use super::track::Counted;
@@ -14,20 +15,23 @@ pub(super) struct Sum {
 }
 
 pub(super) fn sum<'a>(all: impl Iterator<Item = &'a Counters> + Clone) -> Sum {
+    let rules = merge(all.clone().map(|one| &one.rules), |sum, one| {
+        sum.packets += one.packets;
+        sum.bytes += one.bytes;
+        sum.reply_packets += one.reply_packets;
+        sum.reply_bytes += one.reply_bytes;
+        // Another interface may have it still.
+        sum.position = sum.position.or(one.position);
+    });
+    let reasons = merge(all.map(|one| &one.reasons), |sum, one| {
+        sum.packets += one.packets;
+        sum.bytes += one.bytes;
+    });
+    let totals = Direction::BOTH.map(|it| Totals::of(it, &rules, &reasons));
     Sum {
-        rules: merge(all.clone().map(|one| &one.rules), |sum, one| {
-            sum.packets += one.packets;
-            sum.bytes += one.bytes;
-            sum.reply_packets += one.reply_packets;
-            sum.reply_bytes += one.reply_bytes;
-            // Another interface may have it still.
-            sum.position = sum.position.or(one.position);
-        }),
-        reasons: merge(all.clone().map(|one| &one.reasons), |sum, one| {
-            sum.packets += one.packets;
-            sum.bytes += one.bytes;
-        }),
-        totals: totals(all.map(|one| &one.totals)),
+        rules,
+        reasons,
+        totals: totals.into(),
     }
 }
 
@@ -65,23 +69,6 @@ fn merge<'a, T: Counted + Clone + 'a>(
             }
         }
         sums.extend(more);
-    }
-    sums
-}
-
-fn totals<'a>(all: impl Iterator<Item = &'a Vec<Totals>>) -> Vec<Totals> {
-    let mut sums: Vec<Totals> = Vec::new();
-    for one in all.flatten() {
-        match sums.iter_mut().find(|sum| sum.direction == one.direction) {
-            None => sums.push(one.clone()),
-            Some(sum) => {
-                sum.packets += one.packets;
-                sum.bytes += one.bytes;
-                sum.accepted += one.accepted;
-                sum.dropped += one.dropped;
-                sum.audited += one.audited;
-            }
-        }
     }
     sums
 }

@@ -230,10 +230,16 @@ impl Events {
         let counts = Counts::read(&self.pins)?;
         let took = now.elapsed();
         self.next_look = now + LOOK.max(took * LOOK_SHARE);
-        let suppressed = counts.suppressed().saturating_sub(self.from.suppressed());
-        logged.suppressed = suppressed.saturating_sub(self.suppressed);
-        self.suppressed = self.suppressed.max(suppressed);
+        logged.suppressed = self.suppressed_since(&counts);
         Ok(())
+    }
+
+    /// How many events more were suppressed than it was said before.
+    fn suppressed_since(&mut self, counts: &Counts) -> u64 {
+        let all = counts.suppressed().saturating_sub(self.from.suppressed());
+        let more = all.saturating_sub(self.suppressed);
+        self.suppressed += more;
+        more
     }
 
     /// What has become of the events since the reader was opened, by interface, direction and what
@@ -244,9 +250,7 @@ impl Events {
             let counts = Counts::read(&self.pins)?;
             let is_at_the_end = self.reader.is_at_the_end(counts.suppressed());
             if is_at_the_end {
-                let suppressed = counts.suppressed().saturating_sub(self.from.suppressed());
-                more.suppressed += suppressed.saturating_sub(self.suppressed);
-                self.suppressed = self.suppressed.max(suppressed);
+                more.suppressed += self.suppressed_since(&counts);
                 return self
                     .names
                     .tallies(&self.pins, &self.from, &counts, &self.delivered);

@@ -11,7 +11,7 @@ use nix::time::{ClockId, clock_gettime};
 use sg_common::event::{Event, LATER_FRAGMENT};
 use sg_common::flow::{ipv4, ipv6};
 use sg_common::protocol::{Kind, kind_of};
-use sg_common::verdict::{Direction, Reason, reason_slot};
+use sg_common::verdict::{Direction, Reason};
 
 use super::frame::Headers;
 use super::packet::{CandidateSays, LoggedPacket, LoggingRule};
@@ -19,7 +19,7 @@ use super::tally::{Counts, Delivered, Tally};
 use crate::kernel::KernelError;
 use crate::kernel::event_ring::Taken;
 use crate::kernel::pins::InterfacePins;
-use crate::kernel::state::{SlotOwner, State};
+use crate::kernel::state::{SlotOwner, State, no_match, reason_of_slot};
 use crate::kernel::trial::monotonic_offset;
 use crate::observe::decided::DecidedBy;
 
@@ -78,7 +78,7 @@ impl Names {
             }
             let pairs = state.pairs.iter().chain(&state.retired);
             for owner in pairs.filter(|owner| !owner.is_rule()) {
-                reasons.extend(state.reason_of(owner.slot).map(|it| (owner.slot, it)));
+                reasons.insert(owner.slot, (owner.direction, no_match(owner.action)));
             }
             for owner in &state.pairs {
                 let says = owner.beside.as_ref().map(CandidateSays::of);
@@ -96,22 +96,23 @@ impl Names {
         name.unwrap_or_else(|| format!("if{ifindex}"))
     }
 
-    /// Who decided what is counted in a slot, and whether it is a reply to that.
+    /// Whose slot it is, and in which direction. `None` if nobody is known to own it.
+    fn owner(&self, slot: u32) -> Option<(Direction, DecidedBy, Option<&LoggingRule>)> {
+        let reason = reason_of_slot(slot).or_else(|| self.reasons.get(&slot).copied());
+        if let Some((direction, reason)) = reason {
+            return Some((direction, DecidedBy::Reason(reason), None));
+        }
+        let owner = self.rules.get(&slot)?;
+        Some((owner.direction, DecidedBy::Rule, Some(&owner.rule)))
+    }
+
+    /// Who decided what is counted in a slot, and whether it is a reply to that. What no rule
+    /// matches may have replies, which count for it too (C9).
     fn decided(&self, direction: Direction, slot: u32) -> (DecidedBy, Option<&LoggingRule>, bool) {
-        // What no rule matches may have replies, which count for it too (C9).
-        let opposite = direction.opposite();
-        if let Some(reason) = reason_of(direction, slot) {
-            return (DecidedBy::Reason(reason), None, false);
+        match self.owner(slot) {
+            Some((of, reason, rule)) => (reason, rule, of != direction),
+            None => (DecidedBy::Rule, None, false),
         }
-        if let Some(reason) = reason_of(opposite, slot) {
-            return (DecidedBy::Reason(reason), None, true);
-        }
-        if let Some((of, reason)) = self.reasons.get(&slot) {
-            return (DecidedBy::Reason(*reason), None, *of != direction);
-        }
-        let owner = self.rules.get(&slot);
-        let is_reply = owner.is_some_and(|owner| owner.direction != direction);
-        (DecidedBy::Rule, owner.map(|owner| &owner.rule), is_reply)
     }
 
     fn packet(&self, taken: Taken, booted: Timestamp) -> LoggedPacket {
@@ -177,7 +178,8 @@ impl Names {
                 }
                 let slot = slot as u32;
                 let got = delivered.of(*ifindex, slot);
-                let (direction, reason, rule) = self.owner(slot);
+                let nobody = (Direction::Inbound, DecidedBy::Rule, None);
+                let (direction, reason, rule) = self.owner(slot).unwrap_or(nobody);
                 let position = rule.and_then(|rule| rule.position);
                 // Rules that are gone are listed by slot.
                 let apart = match (reason, position) {
@@ -202,22 +204,6 @@ impl Names {
             }
         }
         Ok(rows.into_values().collect())
-    }
-
-    /// Whose slot it is, and in which direction.
-    fn owner(&self, slot: u32) -> (Direction, DecidedBy, Option<&LoggingRule>) {
-        for direction in Direction::BOTH {
-            if let Some(reason) = reason_of(direction, slot) {
-                return (direction, DecidedBy::Reason(reason), None);
-            }
-        }
-        if let Some((direction, reason)) = self.reasons.get(&slot) {
-            return (*direction, DecidedBy::Reason(*reason), None);
-        }
-        match self.rules.get(&slot) {
-            Some(owner) => (owner.direction, DecidedBy::Rule, Some(&owner.rule)),
-            None => (Direction::Inbound, DecidedBy::Rule, None),
-        }
     }
 }
 
@@ -292,13 +278,6 @@ fn direction_of(event: &Event) -> Direction {
         true => Direction::Inbound,
         false => Direction::Outbound,
     }
-}
-
-/// The reason that a slot counts, unless it belongs to a rule.
-fn reason_of(direction: Direction, slot: u32) -> Option<Reason> {
-    Reason::ALL
-        .into_iter()
-        .find(|reason| reason_slot(direction, *reason) == slot)
 }
 
 /// The wall clock time at which the clock of events was zero. The two clocks are read one after the

@@ -1,6 +1,6 @@
-//! What becomes of events in a process that reads them (O1): it was shown, or it was overwritten
-//! before it could be read, or there were so many that it was not written. Together they are all
-//! that there were since the process began to read.
+//! Counts what became of events since this process began to read them (O1): delivered, lost
+//! (overwritten before they were read), or suppressed (never written, being over the rate limit).
+//! Together they are all events.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

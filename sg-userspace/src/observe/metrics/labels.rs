@@ -131,7 +131,7 @@ pub(super) fn of_rules(
         }
         let mut rule = rule_label(owner);
         let mut found = labels(owner, &rule);
-        // Identities are unique, so this one is unique for certain.
+        // Two rules may have the same title. A checksum of their identities tells them apart.
         if taken.contains(&found) {
             rule.push(' ');
             rule.push_str(&checksum(owner));

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use sg_common::counters::SlotCounters;
 use sg_common::flow::{CUT, FlowKind, Timeout, is_expired, seconds, state_name};
 use sg_common::verdict::{Action, Direction, Reason};
 
@@ -21,7 +20,7 @@ use crate::kernel::records::Stamp;
 use crate::kernel::state::{SlotOwner, State};
 use crate::kernel::sums::Sums;
 use crate::kernel::trial::left_until;
-use crate::kernel::{FaultCode, KernelError, bpffs, counts_since, counts_sum, raw_counters};
+use crate::kernel::{FaultCode, KernelError, bpffs, raw_counters};
 use crate::observe::attached::{Attached, Condition, Scope, attached};
 use crate::observe::candidate;
 use crate::observe::pace::Pace;
@@ -115,7 +114,14 @@ impl Reader {
             }
             scope => attached(bpffs, scope),
         })?;
-        self.known = found.into_iter().map(Known::new).collect();
+        // Labels are made anew only where the record is another one.
+        let mut before = std::mem::take(&mut self.known);
+        let known = found.into_iter().map(|one| {
+            let mut same = before.iter();
+            let same = same.position(|it| it.attached.pins == one.pins && it.is_current());
+            same.map_or_else(|| Known::new(one), |at| before.swap_remove(at))
+        });
+        self.known = known.collect();
         self.pins = pins;
         Ok(())
     }
@@ -257,28 +263,6 @@ fn seconds_of(at: &str) -> f64 {
     time.map_or(0.0, |time| time.as_millisecond() as f64 / 1000.0)
 }
 
-/// The place among `others` of the series that counts for an owner without one of its own.
-fn other(
-    others: &mut Vec<(Direction, Action, Labels)>,
-    interface: &str,
-    owner: &SlotOwner,
-) -> usize {
-    let is_it = |(direction, action, _): &(Direction, Action, Labels)| {
-        (*direction, *action) == (owner.direction, owner.action)
-    };
-    if let Some(at) = others.iter().position(is_it) {
-        return at;
-    }
-    let more = [
-        ("group", ""),
-        ("rule", OTHER),
-        ("action", owner.action.name()),
-    ];
-    let labels = of_direction(interface, owner.direction, &more);
-    others.push((owner.direction, owner.action, labels));
-    others.len() - 1
-}
-
 /// An attached interface, with what seldom changes.
 struct Known {
     attached: Attached,
@@ -287,19 +271,11 @@ struct Known {
     name: String,
     condition: Option<Condition>,
     health: Pace,
-    rules: Vec<Rule>,
-    others: Vec<(Direction, Action, Labels)>,
+    /// The labels of the series of rules.
+    rules: Vec<Labels>,
+    /// Which of these series counts for the rule that owns a slot, itself or by a pair.
+    series: HashMap<u32, usize>,
     reasons: Vec<(Direction, Reason, Labels)>,
-}
-
-/// A rule's place among the counters and among the series.
-struct Rule {
-    slot: u32,
-    base: SlotCounters,
-    more: SlotCounters,
-    /// Which of the series, those of `others` behind them.
-    series: usize,
-    labels: Option<Labels>,
 }
 
 impl Known {
@@ -318,7 +294,7 @@ impl Known {
             condition,
             health,
             rules: Vec::new(),
-            others: Vec::new(),
+            series: HashMap::new(),
             reasons: Vec::new(),
             name,
         };
@@ -331,41 +307,44 @@ impl Known {
         let Ok(state) = self.attached.state() else {
             return;
         };
+        self.rules.clear();
+        self.series.clear();
+        self.reasons.clear();
         // A rule that flows still refer to has been removed, but goes on to count.
         let owners = state.rules.iter().chain(&state.retired);
         let mut owners: Vec<&SlotOwner> = owners.filter(|it| it.beside.is_none()).collect();
         // A reload leaves slots as they are.
         owners.sort_by_key(|owner| owner.slot);
         let labels = labels::of_rules(&self.name, &owners, labels::RULES);
-        let count = labels.iter().flatten().count();
+        let mut others: HashMap<(Direction, Action), usize> = HashMap::new();
+        let mut other = |series: &mut Vec<Labels>, owner: &SlotOwner| {
+            let at = others.entry((owner.direction, owner.action));
+            *at.or_insert_with(|| {
+                let action = owner.action.name();
+                let more = [("group", ""), ("rule", OTHER), ("action", action)];
+                series.push(of_direction(&self.name, owner.direction, &more));
+                series.len() - 1
+            })
+        };
         let mut by_identity: HashMap<(Direction, &str), usize> = HashMap::new();
         for (owner, labels) in owners.into_iter().zip(labels) {
-            let series = match &labels {
-                Some(_) => self.rules.len(),
-                None => count + other(&mut self.others, &self.name, owner),
+            let series = match labels {
+                Some(labels) => {
+                    self.rules.push(labels);
+                    self.rules.len() - 1
+                }
+                None => other(&mut self.rules, owner),
             };
             by_identity.insert((owner.direction, &owner.identity), series);
-            self.rules.push(Rule {
-                slot: owner.slot,
-                base: owner.base,
-                more: owner.more,
-                series,
-                labels,
-            });
+            self.series.insert(owner.slot, series);
         }
         // The slots of a rule's pairs count for it.
         let pairs = state.pairs.iter().chain(&state.retired);
         for owner in pairs.filter(|it| it.beside.is_some() && it.is_rule()) {
             let of_rule = by_identity.get(&(owner.direction, owner.identity.as_str()));
             let of_rule = of_rule.copied();
-            self.rules.push(Rule {
-                slot: owner.slot,
-                base: owner.base,
-                more: owner.more,
-                series: of_rule
-                    .unwrap_or_else(|| count + other(&mut self.others, &self.name, owner)),
-                labels: None,
-            });
+            let series = of_rule.unwrap_or_else(|| other(&mut self.rules, owner));
+            self.series.insert(owner.slot, series);
         }
         for direction in Direction::BOTH {
             for reason in Reason::ALL {
@@ -413,6 +392,11 @@ impl Known {
     fn read(&mut self, sample: &mut Sample) -> bool {
         if self.health.is_due() {
             self.condition = self.health.pass(|| self.attached.condition().ok());
+            let name = name_of(&self.attached, self.condition.as_ref());
+            if name != self.name {
+                self.name = name;
+                self.label();
+            }
         }
         let Ok(state) = self.attached.state() else {
             return true;
@@ -424,19 +408,18 @@ impl Known {
             return false;
         }
         let created = seconds_of(&state.attached_at);
-        let of_slot = |slot: u32| raw.get(slot as usize).copied().unwrap_or_default();
         let sums = Sums::of(state, &raw);
         let first = sample.rules.len();
-        let labels = self.rules.iter().filter_map(|rule| rule.labels.as_ref());
-        let labels = labels.chain(self.others.iter().map(|(_, _, labels)| labels));
-        sample.rules.extend(labels.map(|labels| Series {
+        sample.rules.extend(self.rules.iter().map(|labels| Series {
             labels: labels.clone(),
             counts: [0; 3],
             created,
         }));
-        for rule in &self.rules {
-            let counts = counts_sum(counts_since(of_slot(rule.slot), rule.base), rule.more);
-            let [packets, bytes, replies] = &mut sample.rules[first + rule.series].counts;
+        for (owner, counts) in sums.rules.iter().chain(&sums.former) {
+            let Some(series) = self.series.get(&owner.slot) else {
+                continue;
+            };
+            let [packets, bytes, replies] = &mut sample.rules[first + series].counts;
             *packets += counts.packets;
             *bytes += counts.bytes;
             *replies += counts.reply_packets;

@@ -3,12 +3,11 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use sg_testbed::Namespace;
 use sg_userspace::observe::attached::Scope;
 use sg_userspace::observe::metrics::{Format, Reader, expose};
 
 use super::{samples, world};
-use crate::world::{Ran, World, file};
+use crate::world::{Ran, World, file, inside};
 
 fn rules(count: usize) -> String {
     let mut text = "name: many\ninbound:\n".to_owned();
@@ -60,21 +59,18 @@ fn ten_thousand_rules_are_read_at_once() {
         "{with_few} calls became {with_many}"
     );
 
-    let node = Namespace::open(format!("/run/netns/{}", world.node)).unwrap();
-    let (text, took) = node
-        .inside(|| {
-            let mut reader = Reader::new(&world.bpffs, Scope::Namespace, Vec::new());
-            let mut fastest = Duration::MAX;
-            let mut text = String::new();
-            for _ in 0..10 {
-                let began = Instant::now();
-                let sample = reader.read().unwrap();
-                text = expose(sample, Format::OpenMetrics).unwrap();
-                fastest = fastest.min(began.elapsed());
-            }
-            (text, fastest)
-        })
-        .unwrap();
+    let (text, took) = inside(&world.node, || {
+        let mut reader = Reader::new(&world.bpffs, Scope::Namespace, Vec::new());
+        let mut fastest = Duration::MAX;
+        let mut text = String::new();
+        for _ in 0..10 {
+            let began = Instant::now();
+            let sample = reader.read().unwrap();
+            text = expose(sample, Format::OpenMetrics).unwrap();
+            fastest = fastest.min(began.elapsed());
+        }
+        (text, fastest)
+    });
     let found = samples(&text);
     let of_rules = found
         .keys()

@@ -9,14 +9,13 @@ mod served;
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use sg_testbed::{Namespace, interfaces};
+use sg_testbed::interfaces;
 
 use super::run::Running;
-use super::world::{Ran, World, file};
+use super::world::{Ran, World, file, inside};
 
 /// Every packet to the node has one rule or reason of its own.
 const POLICY: &str = "\
@@ -31,15 +30,10 @@ outbound: [{protocol: all, to: any, action: accept}]
 const PINGS: &str = "icmp from any";
 const DATAGRAMS: &str = "[dns] udp 5000 from 192.0.2.0/24";
 
-fn node(world: &World) -> Namespace {
-    Namespace::open(Path::new("/run/netns").join(&world.node)).expect("the node's namespace")
-}
-
 /// A world whose node has a loopback.
 fn world() -> (World, String) {
     let world = World::new();
-    let up = node(&world).inside(|| interfaces::set_up("lo")).flatten();
-    up.expect("a loopback");
+    inside(&world.node, || interfaces::set_up("lo")).expect("a loopback");
     let policy = file(world.dir.path(), "p.yaml", POLICY);
     (world, policy)
 }
@@ -53,9 +47,7 @@ struct Answer {
 
 /// Writes a request to an address in the node's namespace, and reads the answer to its end.
 fn ask(world: &World, address: &str, request: &[u8]) -> std::io::Result<Answer> {
-    let mut stream = node(world)
-        .inside(|| TcpStream::connect(address))
-        .flatten()?;
+    let mut stream = inside(&world.node, || TcpStream::connect(address))?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     stream.write_all(request)?;
     let mut text = Vec::new();

@@ -6,8 +6,9 @@ use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::Signal;
 
-use super::{PINGS, ask, get, node, samples, serving, world};
+use super::{PINGS, ask, get, samples, serving, world};
 use crate::run::{Running, in_force};
+use crate::world::inside;
 
 /// Proves O5: OpenMetrics for who asks for it, else the older format, and nothing but metrics.
 #[test]
@@ -63,7 +64,7 @@ fn run_answers_scrapers_and_nobody_else() {
     let silent: Vec<TcpStream> = (0..40)
         .map(|i| {
             let connect = || TcpStream::connect(&address);
-            let mut stream = node(&world).inside(connect).flatten().unwrap();
+            let mut stream = inside(&world.node, connect).unwrap();
             if i % 2 == 0 {
                 let _ = stream.write_all(b"GET /metr");
             }

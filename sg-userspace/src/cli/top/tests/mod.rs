@@ -148,44 +148,6 @@ fn reasons(second: u64) -> Vec<ReasonCounters> {
     all
 }
 
-/// The sums as the library makes them.
-fn totals(rules: &[RuleCounters], reasons: &[ReasonCounters]) -> Vec<Totals> {
-    Direction::BOTH
-        .into_iter()
-        .map(|direction| {
-            let mut total = Totals {
-                direction,
-                packets: 0,
-                bytes: 0,
-                accepted: 0,
-                dropped: 0,
-                audited: 0,
-            };
-            let mut add = |packets: u64, bytes: u64, passes: bool| {
-                total.packets += packets;
-                total.bytes += bytes;
-                match passes {
-                    true => total.accepted += packets,
-                    false => total.dropped += packets,
-                }
-            };
-            for rule in rules {
-                match rule.direction == direction {
-                    true => add(rule.packets, rule.bytes, rule.action.passes()),
-                    false => add(rule.reply_packets, rule.reply_bytes, true),
-                }
-            }
-            for reason in reasons
-                .iter()
-                .filter(|reason| reason.direction == direction)
-            {
-                add(reason.packets, reason.bytes, reason.action.passes());
-            }
-            total
-        })
-        .collect()
-}
-
 fn sample(
     interface: &str,
     rules: Vec<RuleCounters>,
@@ -199,7 +161,9 @@ fn sample(
         applied_at: APPLIED.into(),
         audit: None,
     };
-    let totals = totals(&rules, &reasons);
+    let totals = Direction::BOTH
+        .map(|it| Totals::of(it, &rules, &reasons))
+        .to_vec();
     let live = |live, entered, evicted| FlowTableUse {
         live,
         entered,
