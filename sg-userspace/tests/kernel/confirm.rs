@@ -22,7 +22,7 @@ use sg_userspace::observe::attached::{Health, Status};
 use crate::frames::{frame, non_ip};
 use crate::hosts::Pair;
 use crate::probe::{A, B, Probe, Seen};
-use crate::sandbox::{RawSender, Sandbox, sandbox};
+use crate::sandbox::{RawSender, Sandbox, lost_on_the_way, sandbox};
 use crate::seed::{NODE4, NODE6, Node, PEER4, PEER6};
 use crate::support::{Decision, Enforcer, egress_hooks, is_guest, rounds};
 use crate::traffic::talks::{self, Talks};
@@ -380,6 +380,8 @@ fn every_packet_is_counted_once_over_the_deadline() {
             senders.map(|sender| sender.join().expect("it does not panic"))
         });
         let [inbound, outbound] = sent.map(|[others, udp]| others + udp);
+        // Where the senders are faster than the receiver, its queue is full at times.
+        let inbound = inbound - lost_on_the_way("sg1");
         let counted = read_when(sandbox, "sg0", |c| c.totals[0].packets >= inbound);
         assert_adds_up(&counted, inbound, outbound);
         assert_eq!(under(&counted, "incomplete"), [0, 0]);

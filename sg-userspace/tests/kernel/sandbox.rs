@@ -74,6 +74,20 @@ pub(crate) fn silent_and_up(interface: &str) {
     interfaces::set_up(interface).unwrap_or_else(|e| panic!("{interface}: {e}"));
 }
 
+/// How many packets that were sent out of a veth interface did not fit into the other end's queue.
+/// No program has seen them.
+pub(crate) fn lost_on_the_way(interface: &str) -> u64 {
+    let table = std::fs::read_to_string("/proc/thread-self/net/dev").expect("proc is mounted");
+    let line = table.lines().find_map(|line| {
+        let (name, counters) = line.split_once(':')?;
+        (name.trim() == interface).then_some(counters)
+    });
+    let line = line.unwrap_or_else(|| panic!("no {interface} in:\n{table}"));
+    // Eight columns are about what was received; bytes, packets, errors and losses follow.
+    let lost = line.split_whitespace().nth(8 + 3).map(str::parse);
+    lost.expect("sixteen columns").expect("a number")
+}
+
 /// Runs `ip` in the calling thread's network namespace.
 pub(crate) fn ip(arguments: &[&str]) {
     run("ip", arguments);

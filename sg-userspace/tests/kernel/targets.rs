@@ -10,7 +10,7 @@ use sg_common::verdict::Direction;
 use sg_userspace::observe::attached::Health;
 
 use crate::frames::{Frame, frame, non_ip};
-use crate::sandbox::{RawSender, sandbox};
+use crate::sandbox::{RawSender, lost_on_the_way, sandbox};
 use crate::support::rounds;
 use crate::watching::{NODE, apply_rules, assert_adds_up, only, read, read_when, under};
 
@@ -49,6 +49,8 @@ fn packets_under_way_keep_their_programs() {
             is_over.store(true, Relaxed);
             senders.map(|sender| sender.join().unwrap())
         });
+        // Where the senders are faster than the receiver, its queue is full at times.
+        let sent = [sent[0] - lost_on_the_way("sg1"), sent[1]];
         let counted = read_when(sandbox, "sg0", |c| c.totals[0].packets >= sent[0]);
         assert_adds_up(&counted, sent[0], sent[1]);
         assert!(

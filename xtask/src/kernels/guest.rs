@@ -18,7 +18,7 @@ use super::image::Image;
 
 /// Several times what it takes on two processors that others use as well.
 const TO_BOOT: Duration = Duration::from_secs(60);
-const TO_END: Duration = Duration::from_secs(900);
+const TO_END: Duration = Duration::from_secs(1800);
 
 /// Pairs of network interfaces, each joined by a cable of its own. The tests know them by these
 /// addresses: the last two digits are the pair and the end.
