@@ -63,10 +63,7 @@ use crate::{
         maps,
         tail_call::tail_call,
     },
-    conntrack::{
-        flows::{self, Traits},
-        table::hash_of,
-    },
+    conntrack::{belongs, flows, table::hash_of, traits::Traits, unless_cut},
     outcome::Outcome,
     packet::Packet,
     scratch::Scratch,
@@ -228,7 +225,8 @@ fn decide_any<H: Hook, A: Auditing>(hook: &H) -> bool {
             }
             if judge::is_for_cut(rest) {
                 let (hash, traits) = (scratch.hash, scratch.traits.0);
-                let packed = flows::pass_unless_cut::<A>(packet, hash, traits, scratch.verdict);
+                let packed =
+                    unless_cut::pass_unless_cut::<A>(packet, hash, traits, scratch.verdict);
                 *outcome = Outcome::unpack(packed);
             } else if rest != judge::DECIDED {
                 tail_call(hook, Target::Track);
@@ -292,9 +290,9 @@ fn relate<H: Hook, A: Auditing>(hook: &H) -> bool {
     };
     let (packet, outcome) = (&scratch.packet, &mut scratch.outcome);
     match related::relation::<H, A>(hook, packet) {
-        flows::NONE => (),
+        belongs::NONE => (),
         // What the rules audit themselves stays theirs.
-        flows::TO_AUDITED if A::ON => {
+        belongs::TO_AUDITED if A::ON => {
             if !outcome.passes() {
                 outcome.set_reason(H::DIRECTION, Reason::RelatedAudited);
             }

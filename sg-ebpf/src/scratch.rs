@@ -4,7 +4,7 @@
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 
 use crate::bpf::hook::Hook;
-use crate::conntrack::flows::Traits;
+use crate::conntrack::traits::Traits;
 use crate::outcome::Outcome;
 use crate::packet::Packet;
 

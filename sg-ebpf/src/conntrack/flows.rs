@@ -1,196 +1,32 @@
-//! The flow table: what admitted flows leave behind, and how their replies find it.
-//! Only packets whose replies no rule would pass are remembered (SPEC K7).
+//! What a packet does to its flow, and the flow to the packet: what admitted flows leave behind,
+//! and how their replies find it. Only packets whose replies no rule would pass are remembered
+//! (SPEC K7).
 
 use sg_common::{
     flow::FlowKind,
-    flow_entry::{
-        Contents, Head, LASTING_AGE, NO_NUMBER, TOUCH_AGE, acknowledges, age, audits, begun_word,
-        clock, created_of, has_expired, number_after, number_of, rule_word, slot_of, tick,
-    },
-    flow_table::{Found, Table as _, Word as _, change},
-    ruling::{
-        self, End, Ruling,
-        audits::{Watched, rule_with_audits},
-        end_of, has_ended, is_cut_at_its_end, rule_on_live, rule_on_passed,
-    },
-    tcp::Row,
-    track,
+    flow_entry::{Contents, Head, NO_NUMBER, audits, begun_word, rule_word, slot_of, tick},
+    flow_table::{Found, Word as _},
+    ruling::{End, Ruling, end_of, is_cut_at_its_end, rule_on_live},
     verdict::{Direction, Reason, Verdict, reason_slot},
 };
 
+use super::step::{
+    FROM_ORIGINATOR, IS_CHANGED, IS_CONFIRMED, NO_STATE, RACED, sg_go_on, sg_next_state,
+};
+use super::table::{
+    enter, find, is_expired, sg_flow_change_rule, sg_flow_cut, sg_flow_forget,
+    sg_flow_remove_double, sg_flow_spare,
+};
+use super::traits::Traits;
+use super::watched::{WATCHED_RULING, is_ruling, sg_rule_on_watched};
 use crate::audit::{Auditing, Off, On};
 use crate::bpf::clock::now;
 use crate::bpf::maps;
 use crate::bpf::word::SharedWord;
-use crate::conntrack::table::{
-    Flows, enter, find, hash_of, sg_flow_change_begun, sg_flow_change_rule, sg_flow_cut,
-    sg_flow_forget, sg_flow_remove_double, sg_flow_spare,
-};
 use crate::gate;
 use crate::outcome::Outcome;
-use crate::packet::{Numbers, Packet};
+use crate::packet::Packet;
 use crate::rules::ask;
-
-/// 1 if a flow with this head has expired, else 0.
-#[inline(always)]
-fn is_expired(head: Head, now: u64) -> u64 {
-    let age = age(clock(now), head.last_seen());
-    has_expired(age, SharedWord::opaque(Flows.time_out(head.state()).into()))
-}
-
-// Bits of the argument `how` of `sg_go_on`, besides the `FlowKind` in bit 0.
-const FROM_ORIGINATOR: u32 = 2;
-const IS_CHANGED: u32 = 4;
-
-/// Instead of a state, for a flow that begins.
-const NO_STATE: u32 = u8::MAX as u32;
-
-/// The state after one more packet: [`track::next`], or [`track::first`] after [`NO_STATE`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sg_next_state(kind: u32, state: u32, tcp_flags: u32, known: u32) -> u32 {
-    // Nothing is known of these, in all of its 64 bits.
-    let unknown = u64::from(known) | u64::from(tcp_flags) << 32;
-    let (kind, tcp_flags) = (kind as u8, tcp_flags as u8);
-    if state == NO_STATE {
-        return track::first(kind, tcp_flags) as u32;
-    }
-    let row = track::row(kind, state as u8, tcp_flags, known);
-    let row = Row(SharedWord::forget(row.0, unknown));
-    track::by_row(row, kind, state as u8, tcp_flags, known)
-}
-
-// What `sg_go_on` returns.
-const DONE: u32 = 0;
-/// The flow is established from now on: it is to be entered among those, as what is then in
-/// `found`.
-const IS_CONFIRMED: u32 = 1;
-/// Another CPU has changed the flow meanwhile, to what is then in `found`: the step is to be taken
-/// again from there.
-const RACED: u32 = 2;
-
-/// Takes the flow one packet further, and writes its entry if that changes it. Its last packet's
-/// time is written a few times a second only, so that a busy flow's line is not dirtied by each
-/// packet.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sg_go_on(found: *mut Found, traits: u64, numbers: u64, how: u32, now: u64) -> u32 {
-    if found.is_null() {
-        return DONE;
-    }
-    // SAFETY: not null, and the only caller passes a whole value on its stack.
-    let found = unsafe { &mut *found };
-    let (traits, numbers) = (Traits(traits), Numbers::unpack(numbers));
-    let from_originator = (how & FROM_ORIGINATOR) / FROM_ORIGINATOR;
-    let (head, begun) = (found.contents.head, found.contents.begun);
-    let (kind, flags) = (traits.kind(), traits.tcp_flags());
-    let old = head.state();
-    // Numbers, because each condition in a row doubles the paths to explore.
-    let acknowledges = acknowledges(number_of(begun), numbers.acknowledged);
-    let young =
-        u64::from(age(clock(now), created_of(begun))).wrapping_sub(LASTING_AGE.into()) >> 63;
-    let known = from_originator * track::FROM_ORIGINATOR
-        + u32::from(head.has_seen_reply()) * track::SEEN_REPLY
-        + acknowledges * track::ACKNOWLEDGES
-        + (young as u32 ^ 1) * track::LASTS;
-    let state = sg_next_state(kind.into(), old.into(), flags.into(), known);
-    let sets_number = track::sets_number(kind, old, flags, from_originator);
-    if SharedWord::opaque(sets_number.into()) != 0 {
-        // Written before the state to which it belongs.
-        sg_flow_change_begun(
-            found,
-            begun_word(created_of(begun), number_after(numbers.next)),
-        );
-    }
-    let mut next = head.in_state(state as u8);
-    next.0 |= u64::from((state / track::HAS_SEEN_REPLY) & 1) * Head::SEEN_REPLY;
-    let is_step = next.0 ^ head.0;
-    let age = u64::from(age(clock(now), head.last_seen()));
-    let is_stale = u64::from(TOUCH_AGE - 1).wrapping_sub(age) >> 63;
-    if SharedWord::opaque(is_step | is_stale | u64::from(how & IS_CHANGED)) == 0 {
-        return DONE;
-    }
-    let next = next.seen_at(tick(now));
-    // 1 if it is half-open and belongs to the established ones now.
-    let is_half_open = how & 1 ^ FlowKind::Established as u32;
-    if SharedWord::opaque((is_half_open & (state / track::IS_ESTABLISHED)).into()) != 0 {
-        found.contents.head = next;
-        return IS_CONFIRMED;
-    }
-    let Some(current) = change(&Flows, found, next) else {
-        return DONE;
-    };
-    found.contents.head = current;
-    if is_step != 0 && current.is_same_flow(head) {
-        RACED
-    } else {
-        DONE
-    }
-}
-
-/// What conntrack has to know of a packet besides its tuple, in one number: its kind in bits 0-7,
-/// TCP's flags in 8-15, its direction in bit 16, whether it may open a flow in bit 17, and from
-/// bit 32 on the number that the other direction's rules are asked for.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-pub(crate) struct Traits(pub(crate) u64);
-
-impl Traits {
-    #[inline(always)]
-    pub(crate) fn new(
-        kind: u8,
-        tcp_flags: u8,
-        direction: u8,
-        opens: u8,
-        return_number: u16,
-    ) -> Self {
-        let low = u64::from(kind) | u64::from(tcp_flags) << 8;
-        let bits = u64::from(direction) << 16 | u64::from(opens) << 17;
-        Traits(low | bits | u64::from(return_number) << 32)
-    }
-
-    #[inline(always)]
-    pub(crate) fn of(p: &Packet) -> Self {
-        Traits::new(p.kind, p.tcp_flags, p.direction, p.opens, p.return_number)
-    }
-
-    #[inline(always)]
-    fn kind(self) -> u8 {
-        self.0 as u8
-    }
-
-    #[inline(always)]
-    pub(crate) fn tcp_flags(self) -> u8 {
-        (self.0 >> 8) as u8
-    }
-
-    #[inline(always)]
-    pub(crate) fn direction(self) -> u8 {
-        (self.0 >> 16) as u8 & 1
-    }
-
-    #[inline(always)]
-    fn opens(self) -> u32 {
-        (self.0 >> 17) as u32 & 1
-    }
-
-    /// The packet as the rulings see it; `is_accepted` is what the rules say of it.
-    #[inline(always)]
-    fn about(self, is_accepted: u32) -> ruling::Packet {
-        ruling::Packet {
-            kind: self.kind(),
-            tcp_flags: self.tcp_flags(),
-            direction: self.direction(),
-            opens: self.opens(),
-            is_accepted,
-        }
-    }
-
-    #[inline(always)]
-    fn return_number(self) -> u16 {
-        (self.0 >> 32) as u16
-    }
-}
 
 /// The outcome of a reason. Arithmetic where [`Outcome::reason`] would branch by direction.
 #[inline(always)]
@@ -211,7 +47,7 @@ const KEPT: u64 = Outcome::of_slot(0, true, false).pack();
 
 /// Cuts a TCP flow, or spares it: see [`gate::ends_flows`].
 #[inline(always)]
-fn cut(found: &Found, now: u64) {
+pub(super) fn cut(found: &Found, now: u64) {
     if gate::ends_flows() {
         sg_flow_cut(found, now);
     } else {
@@ -222,7 +58,7 @@ fn cut(found: &Found, now: u64) {
 /// The outcome of a packet of a cut flow. A policy that audits everything lets it pass, and the
 /// flow stays cut.
 #[inline(always)]
-fn revoked<A: Auditing>(direction: u8) -> u64 {
+pub(super) fn revoked<A: Auditing>(direction: u8) -> u64 {
     if A::ON && maps::audits_all() {
         return reason(direction, Reason::RevokedAudited);
     }
@@ -428,147 +264,6 @@ fn track_packet<A: Auditing>(
     result
 }
 
-/// SPEC K11, of a packet that the rules pass both ways. Whatever entry its flow has, only that it
-/// is a cut one matters: the rules do not bring a connection back, but a new one may take its
-/// place. Returns an [`Outcome`], packed.
-#[inline(always)]
-pub(crate) fn pass_unless_cut<A: Auditing>(
-    packet: *const Packet,
-    hash: u32,
-    traits: u64,
-    verdict: u32,
-) -> u64 {
-    match A::ON {
-        true => sg_pass_audited(packet, hash, traits, verdict),
-        false => sg_pass_unless_cut(packet, hash, traits, verdict),
-    }
-}
-
-/// See [`pass_unless_cut`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sg_pass_unless_cut(
-    packet: *const Packet,
-    hash: u32,
-    traits: u64,
-    verdict: u32,
-) -> u64 {
-    pass_or_drop::<Off>(packet, hash, traits, verdict)
-}
-
-/// See [`pass_unless_cut`], for a policy that audits.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sg_pass_audited(packet: *const Packet, hash: u32, traits: u64, verdict: u32) -> u64 {
-    pass_or_drop::<On>(packet, hash, traits, verdict)
-}
-
-#[inline(always)]
-fn pass_or_drop<A: Auditing>(packet: *const Packet, hash: u32, traits: u64, verdict: u32) -> u64 {
-    let by_rules = Outcome::rule(Verdict(verdict)).pack();
-    if packet.is_null() {
-        return by_rules;
-    }
-    // SAFETY: not null, and the only caller passes its whole packet.
-    let packet = unsafe { &*packet };
-    let (traits, now) = (Traits(traits), now());
-    let mut found = Found::NOTHING;
-    if find(packet.flow_key(), hash, &mut found) == 0 {
-        return by_rules;
-    }
-    let entry = &found.contents;
-    let about = traits.about(Verdict(verdict).accept_bit());
-    match rule_on_passed::<SharedWord>(entry, &about, &maps::InForce, is_expired(entry.head, now)) {
-        Ruling::NoFlow => {
-            sg_flow_forget(&found);
-            by_rules
-        }
-        Ruling::Cut => {
-            cut(&found, now);
-            revoked::<A>(traits.direction())
-        }
-        _ => by_rules,
-    }
-}
-
-// What the packet is about that an ICMP error quotes (SPEC K8).
-
-/// Nothing of this node.
-pub(crate) const NONE: u32 = 0;
-/// A flow, or what the rules accept.
-pub(crate) const TO_ACCEPTED: u32 = 1;
-/// What passes only because it is watched (SPEC C9).
-pub(crate) const TO_AUDITED: u32 = 2;
-
-/// Whether `p`, a packet that was quoted and that the rules do not accept, belongs to a live flow
-/// which the policy admits; 1 if so. Changes nothing.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn sg_belongs(p: *const Packet, class: u32) -> u32 {
-    if p.is_null() || !maps::has_flows() {
-        return 0;
-    }
-    // SAFETY: not null, and the only caller passes a whole packet on its stack.
-    let p = unsafe { &*p };
-    let mut found = Found::NOTHING;
-    let key = p.flow_key();
-    if find(key, hash_of(key), &mut found) == 0 {
-        return 0;
-    }
-    let (entry, policy) = (&found.contents, maps::InForce);
-    if SharedWord::opaque(is_expired(entry.head, now()) | has_ended::<SharedWord>(entry, &policy))
-        != 0
-    {
-        return 0;
-    }
-    // The rules do not accept it: see `sg_is_related`.
-    match rule_on_live(entry, &Traits::of(p).about(0), &policy) {
-        Ruling::Revoked => 0,
-        Ruling::JudgedAgain => {
-            let opposite = p.direction().opposite();
-            ask(class, opposite, p.kind, p.return_number).accept_bit()
-        }
-        _ => 1,
-    }
-}
-
-/// As [`sg_belongs`], for a policy that audits: one of [`NONE`] and those after it. Whatever the
-/// rules audit of it, a flow that they admit comes first.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn sg_belongs_audited(p: *const Packet, class: u32) -> u32 {
-    if p.is_null() {
-        return NONE;
-    }
-    // SAFETY: not null, and the only caller passes a whole packet on its stack.
-    let p = unsafe { &*p };
-    let by_rules = ask(class, p.direction(), p.kind, p.number).audit_bit() * TO_AUDITED;
-    let mut found = Found::NOTHING;
-    let key = p.flow_key();
-    if find(key, hash_of(key), &mut found) == 0 {
-        return by_rules;
-    }
-    let (entry, policy) = (&found.contents, maps::InForce);
-    if SharedWord::opaque(is_expired(entry.head, now()) | has_ended::<SharedWord>(entry, &policy))
-        != 0
-    {
-        return by_rules;
-    }
-    let of_flow = TO_ACCEPTED + audits(entry.rule) as u32;
-    match rule_on_live(entry, &Traits::of(p).about(0), &policy) {
-        Ruling::Revoked => by_rules,
-        Ruling::JudgedAgain => {
-            let opposite = p.direction().opposite();
-            let verdict = ask(class, opposite, p.kind, p.return_number);
-            match verdict.is_accept() {
-                true => TO_ACCEPTED,
-                false => by_rules | (verdict.audit_bit() * TO_AUDITED),
-            }
-        }
-        _ => of_flow,
-    }
-}
-
 /// Returned by [`track`] for what the rules decide, by programs that audit: theirs is a longer
 /// outcome, which is made in one place.
 pub(crate) const BY_RULES: u64 = u64::MAX;
@@ -594,16 +289,6 @@ fn end_flow(found: &Found, traits: Traits, now: u64) {
     }
 }
 
-/// The bits of what [`sg_rule_on_watched`] returns that are a [`Ruling`]. The upper half is the
-/// verdict that admits the flow from now on, where an earlier policy did.
-const WATCHED_RULING: u64 = 15;
-
-/// 1 if it is this ruling, else 0; without a branch.
-#[inline(always)]
-fn is_ruling(watched: u64, ruling: Ruling) -> u64 {
-    SharedWord::opaque(watched & WATCHED_RULING ^ ruling as u64).wrapping_sub(1) >> 63
-}
-
 /// What a flow keeps of the verdict that admits it.
 #[inline(always)]
 fn admission_of<A: Auditing>(verdict: Verdict) -> u32 {
@@ -611,45 +296,4 @@ fn admission_of<A: Auditing>(verdict: Verdict) -> u32 {
         true => verdict.admission(),
         false => verdict.slot(),
     }
-}
-
-/// The ruling of a policy that audits: see [`rule_with_audits`]. In a
-/// function of its own, whose stack is free again when flows are entered. Returns a [`Ruling`] in
-/// the bits of [`WATCHED_RULING`]; where it is [`Ruling::JudgedAgain`] the rules have been asked.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sg_rule_on_watched(
-    entry: *const Contents,
-    traits: u64,
-    verdict: u32,
-    class: u32,
-    is_gone: u64,
-) -> u64 {
-    if entry.is_null() {
-        return Ruling::NoFlow as u64;
-    }
-    // SAFETY: not null, and the only caller passes a whole value on its stack.
-    let entry = unsafe { &*entry };
-    let (traits, verdict) = (Traits(traits), Verdict(verdict));
-    let opposite = Direction::BOTH[usize::from(traits.direction() ^ 1)];
-    let other = ask(class, opposite, traits.kind(), traits.return_number());
-    let watched = Watched {
-        is_audited: verdict.audit_bit(),
-        accepts_other: other.accept_bit(),
-        // One by one, or the compiler makes a branch of both.
-        passes_other: SharedWord::opaque(other.accept_bit().into()) as u32 | other.audit_bit(),
-    };
-    let about = traits.about(verdict.accept_bit());
-    let ruling =
-        rule_with_audits::<SharedWord>(entry, &about, &watched, &maps::InForce, is_gone & 1);
-    if ruling == Ruling::Readmitted as u64 {
-        return ruling | u64::from(verdict.0) << 32;
-    }
-    if ruling == Ruling::JudgedAgain as u64 {
-        if !other.passes() {
-            return Ruling::Revoked as u64;
-        }
-        return ruling | u64::from(other.0) << 32;
-    }
-    ruling
 }

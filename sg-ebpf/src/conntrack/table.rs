@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use sg_common::{
     flow::{CUT, FlowKind, FlowStats},
-    flow_entry::{Contents, FlowKey, TOUCH_AGE, age, clock, hash, tick},
+    flow_entry::{Contents, FlowKey, Head, TOUCH_AGE, age, clock, has_expired, hash, tick},
     flow_ports::PORT_COUNTS,
     flow_table::{
         self, Claim, Found, LINE_WORDS, Line, NO_WAY, Page, Spot, Table, Unclaimed, WAYS, Word as _,
@@ -350,4 +350,11 @@ pub(crate) extern "C" fn sg_flow_forget(found: *const Found) -> u32 {
         sg_flow_tally(found.kind() as u32, LEFT);
     }
     0
+}
+
+/// 1 if a flow with this head has expired, else 0.
+#[inline(always)]
+pub(super) fn is_expired(head: Head, now: u64) -> u64 {
+    let age = age(clock(now), head.last_seen());
+    has_expired(age, SharedWord::opaque(Flows.time_out(head.state()).into()))
 }

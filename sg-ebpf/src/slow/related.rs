@@ -8,13 +8,13 @@ use crate::{
         twins::twins,
     },
     classes,
-    conntrack::flows,
+    conntrack::belongs,
     packet::Packet,
     rules::ask,
 };
 use sg_common::verdict::Direction;
 
-/// What `error`, an ICMP error that no rule accepts, is about: one of [`flows::NONE`] and those
+/// What `error`, an ICMP error that no rule accepts, is about: one of [`belongs::NONE`] and those
 /// after it.
 #[inline(always)]
 pub(crate) fn relation<H: Hook, A: Auditing>(hook: &H, error: *const Packet) -> u32 {
@@ -42,7 +42,7 @@ fn of_auditing<H: Hook>(hook: &H, error: *const Packet) -> u32 {
 }
 
 /// Whether `error`, which no rule accepts, is about traffic of this node (SPEC K8): one of
-/// [`flows::NONE`] and those after it. Nothing is malformed here: a quotation that cannot be read
+/// [`belongs::NONE`] and those after it. Nothing is malformed here: a quotation that cannot be read
 /// relates to nothing.
 #[inline(always)]
 fn is_related<H: Hook, A: Auditing>(hook: &H, error: *const Packet) -> u32 {
@@ -59,12 +59,12 @@ fn is_related<H: Hook, A: Auditing>(hook: &H, error: *const Packet) -> u32 {
     match quoted::parse(hook, error, &mut quoted) {
         Ok(()) if A::ON => match sg_is_related(error, &quoted) {
             rest if rest & ASK_WHETHER_IT_BELONGS != 0 => {
-                flows::sg_belongs_audited(&quoted, rest as u32)
+                belongs::sg_belongs_audited(&quoted, rest as u32)
             }
             known => known as u32,
         },
         Ok(()) => match sg_is_related(error, &quoted) {
-            rest if rest & ASK_WHETHER_IT_BELONGS != 0 => flows::sg_belongs(&quoted, rest as u32),
+            rest if rest & ASK_WHETHER_IT_BELONGS != 0 => belongs::sg_belongs(&quoted, rest as u32),
             known => known as u32,
         },
         Err(_) => 0,
