@@ -2,6 +2,7 @@
 //! attachment share. Without a watcher a dropped packet finds a zero there, and nothing more
 //! happens. A watch that is not renewed ends by itself: see [`sg_common::event_budget`].
 
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
@@ -21,9 +22,18 @@ pub(super) fn map(pins: &InterfacePins) -> Result<MapData, KernelError> {
     if path.exists() {
         return open_map(&path);
     }
-    sys::create_blob("sg_event_watch", EVENT_WATCH_LEN as u32)
+    create()
         .and_then(|map| map.pin(&path).map_err(sys::pin_error).map(|()| map))
         .map_err(|e| failed(&path, "creating", e))
+}
+
+/// A map for programs that share none. The one that comes with them cannot be mapped into memory.
+pub(super) fn private() -> Result<MapData, KernelError> {
+    create().map_err(|e| KernelError::io("creating the map of who watches", e))
+}
+
+fn create() -> io::Result<MapData> {
+    sys::create_blob("sg_event_watch", EVENT_WATCH_LEN as u32)
 }
 
 /// A watch on what an attachment drops. It lasts only as long as it is renewed, several times in a

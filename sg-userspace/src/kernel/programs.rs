@@ -184,9 +184,12 @@ impl Programs {
                 &flow_ports,
                 "sharing the counts of flows",
             )?;
-            let watch = event_watch::map(pins)?;
-            share_section(EVENT_WATCH, &ebpf, &watch, "sharing who watches")?;
         }
+        let watch = match &shared.pins {
+            Some(pins) => event_watch::map(pins)?,
+            None => event_watch::private()?,
+        };
+        share_section(EVENT_WATCH, &ebpf, &watch, "sharing who watches")?;
         match tables_of {
             Some(other) => {
                 share_table(BSS, &ebpf, &other.ebpf)?;

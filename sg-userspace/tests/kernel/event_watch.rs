@@ -8,10 +8,12 @@ use jiff::Timestamp;
 use sg_common::verdict::{Action, Direction};
 use sg_policy::policy::groups_from_lines;
 use sg_userspace::kernel::apply;
+use sg_userspace::kernel::programs::Programs;
 use sg_userspace::observe::events::{Events, Logged, LoggedPacket, Tally, event_totals};
 
 use crate::frames::{Frame, frame, non_ip};
 use crate::sandbox::{RawSender, Sandbox, sandbox};
+use crate::support::{Enforcer, run_hook};
 use crate::watching::{apply_rules, only, read, read_when};
 
 fn watch(sandbox: &Sandbox, snap: u32) -> Events {
@@ -349,4 +351,22 @@ fn a_flood_silences_nobody() {
             (sent, seen.suppressed)
         );
     });
+}
+
+/// Programs that share no pinned map have a watch of their own, and their events are read as
+/// others.
+#[test]
+fn programs_that_are_not_pinned_can_be_watched() {
+    let mut enforcer = Enforcer::new("in tcp 22 from any accept");
+    let dropped = frame("tcp 198.51.100.1:4000 > 192.0.2.1:3306 syn");
+    let judge =
+        |programs: &mut Programs| run_hook(programs, Direction::Inbound, dropped.bytes(), 1);
+    assert!(matches!(judge(&mut enforcer.programs), Ok(false)));
+    let (watch, mut reader) = enforcer.programs.events().unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(reader.drain().events.len(), 0, "nobody watched");
+    for _ in 0..3 {
+        assert!(matches!(judge(&mut enforcer.programs), Ok(false)));
+    }
+    assert_eq!(reader.drain().events.len(), 3);
+    drop(watch);
 }

@@ -98,8 +98,8 @@ impl Scenario {
         match self {
             Scenario::First | Scenario::Replace | Scenario::Detach if is_guest() => 24,
             _ if is_guest() => 48,
-            Scenario::First | Scenario::Replace | Scenario::Detach => 4,
-            _ => 8,
+            Scenario::First | Scenario::Replace | Scenario::Detach => 8,
+            _ => 16,
         }
     }
 

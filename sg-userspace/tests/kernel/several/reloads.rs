@@ -14,6 +14,7 @@ use sg_userspace::observe::flows::flows;
 use super::{UPLINKS, health, on, put, uplinks};
 use crate::frames::frame;
 use crate::sandbox::{RawSender, lost_on_the_way, sandbox};
+use crate::support::rounds;
 use crate::watching::{assert_adds_up, only, read_when, under};
 
 /// Proves A2 and A3 for each of two interfaces, of which one joins later, over reloads in both
@@ -23,7 +24,7 @@ fn each_interface_counts_exactly_over_reloads() {
     // 300 with `SG_THOROUGH`, which takes minutes.
     let reloads = match std::env::var_os("SG_THOROUGH") {
         Some(_) => 300,
-        None => 30,
+        None => rounds(30),
     };
     sandbox(|sandbox| {
         let options = uplinks(sandbox);
