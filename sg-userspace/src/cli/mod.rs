@@ -257,9 +257,11 @@ fn flowing(text: &str) -> String {
     out
 }
 
-/// Whether `--json` was given to the command or to its subcommand.
+/// Whether `--json` was given to the command or to its subcommand, or that its log is to be JSON.
 fn wants_json(matches: &ArgMatches) -> bool {
+    let format = matches.try_get_one("log_format");
     matches!(matches.try_get_one::<bool>("json"), Ok(Some(true)))
+        || matches!(format, Ok(Some(run::LogFormat::Json)))
         || matches
             .subcommand()
             .is_some_and(|(_, matches)| wants_json(matches))
@@ -300,5 +302,11 @@ fn command_of(words: &[String]) -> &str {
 /// Like [`wants_json`], for words that clap could not parse.
 fn asks_for_json(words: &[String]) -> bool {
     let mut options = words.iter().take_while(|word| *word != "--");
-    options.any(|word| word == "--json")
+    let mut before = "";
+    options.any(|word| {
+        let option = std::mem::replace(&mut before, word);
+        word == "--json"
+            || word == "--log-format=json"
+            || (option == "--log-format" && word == "json")
+    })
 }

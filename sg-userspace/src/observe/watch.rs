@@ -163,6 +163,15 @@ impl Stamp {
         };
         Stamp(files.iter().map(of).collect())
     }
+
+    /// Those of `files` of which this is another state than `before`: both are stamps of them.
+    pub fn differs<'a>(&self, before: &Stamp, files: &'a [PathBuf]) -> Vec<&'a Path> {
+        let states = self.0.iter().zip(&before.0).zip(files);
+        states
+            .filter(|((now, before), _)| now != before)
+            .map(|(_, file)| file.as_path())
+            .collect()
+    }
 }
 
 #[cfg(test)]
@@ -213,6 +222,9 @@ mod tests {
         assert_ne!(none, one);
         fs::write(dir.path().join("b"), "1").unwrap();
         fs::rename(dir.path().join("b"), &files[0]).unwrap();
-        assert_ne!(one, Stamp::of(&files));
+        let two = Stamp::of(&files);
+        assert_ne!(one, two);
+        assert_eq!(two.differs(&one, &files), [files[0].as_path()]);
+        assert!(two.differs(&two, &files).is_empty());
     }
 }

@@ -27,6 +27,7 @@ mod remembering;
 mod rollback;
 mod run;
 mod run_ends;
+mod run_log;
 mod run_trial;
 mod schema;
 mod screens;

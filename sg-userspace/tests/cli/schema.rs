@@ -671,6 +671,10 @@ fn streams() {
         expected["event"] = name.into();
         expected["at"] = "time".into();
         expected["interface"] = "nic".into();
+        if ["applied", "reloaded"].contains(&name) {
+            expected = change(expected);
+            expected["notes"] = json!(["*", "text"]);
+        }
         let line = running.line(&format!(r#""event":"{name}""#));
         let value: Value = serde_json::from_str(&line).unwrap();
         assert_shape(&expected, &value);
@@ -681,7 +685,9 @@ fn streams() {
     world.ping_node(1);
     event("packet", packet("inbound", "drop"));
     std::fs::write(&path, text.replace("name: p", "name: q")).unwrap();
-    event("reloaded", applied());
+    let mut reloaded = applied();
+    reloaded["why"] = "text".into();
+    event("reloaded", reloaded);
 
     let mut watching = world
         .command(&["counters", "--watch", "0.2", "--json"])
@@ -700,6 +706,48 @@ fn streams() {
     }
     let (code, err) = running.end(nix::sys::signal::Signal::SIGINT);
     assert_eq!((code, err.as_str()), (Some(0), ""));
+}
+
+/// What every change in the log of `run` has besides.
+fn change(mut expected: Value) -> Value {
+    expected["level"] = "error|warning|info".into();
+    expected["message"] = "text".into();
+    expected
+}
+
+/// Proves A4: with `--log-format json` what changes has the same form as with `--json`, and is by
+/// itself on standard error.
+#[test]
+fn the_log_of_run() {
+    let world = World::new();
+    let text = "name: p\ninbound: []\n";
+    let path = file(world.dir.path(), "p.yaml", text);
+    let words = [&path[..], "--log-format", "json", "--interval", "60"];
+    let mut running = Running::start(&world, &words);
+    let lines = super::run::lines_of(running.child.stderr.take().unwrap());
+    let event = |name: &str, mut expected: Value| {
+        expected["event"] = name.into();
+        expected["at"] = "time".into();
+        expected["interface"] = "nic".into();
+        let line = lines.recv_timeout(std::time::Duration::from_secs(60));
+        let value: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        assert_shape(&change(expected), &value);
+    };
+    let mut expected = applied();
+    expected["notes"] = json!(["*", "text"]);
+    event("applied", expected);
+    // By now the policy is kept open, so that it can be attached again.
+    running.says("nic: inbound ");
+    super::world::ip(&["-n", &world.node, "link", "del", "nic"]);
+    event("gone", json!({"moved_to": "text?"}));
+    world.add_veth();
+    event(
+        "reattached",
+        json!({"ifindex": "number", "milliseconds": "real"}),
+    );
+    running.signal(nix::sys::signal::Signal::SIGTERM);
+    event("detached", json!({"why": "text"}));
+    assert_eq!(running.child.wait().unwrap().code(), Some(0));
 }
 
 /// The report of an `apply` that has succeeded.
@@ -814,10 +862,10 @@ fn errors() {
     )
     .unwrap();
     let line = running.line(r#""event":"reload_failed""#);
-    let failed = json!({
+    let failed = change(json!({
         "event": "reload_failed", "at": "time", "interface": "nic", "generation": "number",
         "errors": [finding("error")],
-    });
+    }));
     assert_shape(&failed, &serde_json::from_str(&line).unwrap());
     running.end(nix::sys::signal::Signal::SIGINT);
 }

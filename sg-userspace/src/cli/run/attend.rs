@@ -7,12 +7,16 @@ use sg_userspace::observe::events::Events as PacketLog;
 use sg_userspace::observe::flows::monotonic_now;
 use sg_userspace::observe::trace::PacketTrace;
 
+use super::change::Change;
 use super::events::{Event, Events};
-use super::reload::{Outcome, Reloader};
+use super::reload::{Forced, Outcome, Reloader};
 use super::session::{Session, Watched};
 use super::terminal::Hangup;
 use crate::cli::apply;
 use crate::cli::failure::Failure;
+
+/// What is said while the counters cannot be read.
+const UNREADABLE: &str = "the counters cannot be read:";
 
 impl Session<'_> {
     /// Handles events until one ends the session.
@@ -27,7 +31,7 @@ impl Session<'_> {
                 Event::Hangup => match self.terminal.hangup() {
                     Hangup::Lost => return Ok("the terminal has gone"),
                     Hangup::Outlived => {}
-                    Hangup::Asked => self.reload(events, reloader, true)?,
+                    Hangup::Asked => self.reload(events, reloader, Some(Forced::Signal))?,
                 },
                 Event::Show => self.show()?,
                 Event::Fetch => {
@@ -36,7 +40,7 @@ impl Session<'_> {
                         self.look_at_pins()?;
                     }
                     if reloader.is_waiting() {
-                        self.reload(events, reloader, false)?;
+                        self.reload(events, reloader, None)?;
                     }
                     if matches!(&self.damage, Some(damage) if damage.tried.is_none()) {
                         self.look_at_hooks(reloader)?;
@@ -54,11 +58,11 @@ impl Session<'_> {
                     }
                     self.look_at_link(events, reloader)?;
                     self.look_at_pins()?;
-                    self.reload(events, reloader, false)?;
+                    self.reload(events, reloader, None)?;
                     self.look_at_hooks(reloader)?;
                 }
                 Event::FilesChanged => {
-                    self.reload(events, reloader, false)?;
+                    self.reload(events, reloader, None)?;
                     // A directory in the path may have been replaced.
                     events.watch(reloader.files());
                 }
@@ -71,7 +75,7 @@ impl Session<'_> {
         &mut self,
         events: &mut Events,
         reloader: &mut Reloader,
-        forced: bool,
+        forced: Option<Forced>,
     ) -> Result<(), Failure> {
         if self.on_trial.is_some() {
             // It may have been confirmed meanwhile, and is then what the next one gives way to.
@@ -102,7 +106,9 @@ impl Session<'_> {
                 self.applied(&reloaded.applied);
                 let warnings = apply::findings(&reloaded.findings, self.policies);
                 self.log.impact(reloaded.impact.as_ref());
-                self.log.applied("reloaded", &reloaded.applied, &warnings);
+                let why = Some(reloaded.why.as_str());
+                self.log
+                    .applied(Change::Reloaded, &reloaded.applied, &warnings, why);
                 self.log.watched(&reloaded.findings);
             }
             Outcome::Unfinished(file) => {
@@ -112,7 +118,8 @@ impl Session<'_> {
                      it is whole",
                     self.ours.generation
                 );
-                self.log.event("waiting", &line, json!({"file": file}));
+                self.log
+                    .event(Change::Waiting, &line, json!({"file": file}));
             }
             Outcome::Invalid(errors) => self.log.invalid(errors, self.ours.generation),
             Outcome::Refused(failure) => {
@@ -126,7 +133,7 @@ impl Session<'_> {
             Outcome::NotReadable => {
                 let line = "not reloaded: the policy came from standard input, which can be read \
                             only once; apply a file instead";
-                self.log.event("not_reloaded", line, json!({}));
+                self.log.event(Change::NotReloaded, line, json!({}));
             }
         }
     }
@@ -155,7 +162,7 @@ impl Session<'_> {
         }
         let lines = self.trace.iter_mut().flat_map(PacketTrace::drain);
         for line in lines.collect::<Vec<String>>() {
-            self.log.event("trace", &line, json!({"text": line}));
+            self.log.trace(&line);
         }
     }
 
@@ -176,14 +183,14 @@ impl Session<'_> {
         let read = |one: &Watched| self.attached(&one.name).and_then(|it| counters(&it));
         match self.present().map(read).collect::<Result<Vec<_>, _>>() {
             Ok(now) => {
-                self.trouble = None;
+                self.say_over(UNREADABLE, "the counters can be read again");
                 self.log.counters(&now);
             }
             // The interface may just have been removed or created.
             Err(KernelError::NotAttached { .. } | KernelError::NoInterface { .. }) => {
                 return self.look_at_pins();
             }
-            Err(error) => self.say_once("the counters cannot be read:", error),
+            Err(error) => self.say_once(UNREADABLE, error),
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use sg_userspace::kernel::pins::InterfacePins;
 use sg_userspace::kernel::state::State;
 use sg_userspace::kernel::{self, KernelError};
 
+use super::change::Change;
 use super::log::Log;
 use super::session::{Session, Watched};
 use crate::cli::failure::Failure;
@@ -67,7 +68,7 @@ impl Session<'_> {
         let line = format!(
             "left as it is on {names}{left} ({why}): `sgctl detach{each}` ends enforcement"
         );
-        self.log.event("left", &line, json!({"why": why}));
+        self.log.event(Change::Left, &line, json!({"why": why}));
         Ok(())
     }
 
@@ -121,7 +122,7 @@ impl Session<'_> {
             policy.generation,
         );
         let details = json!({"why": why, "policy": policy});
-        self.log.event("returned", &line, details);
+        self.log.event(Change::Returned, &line, details);
         Ok(Left::Done)
     }
 
@@ -145,7 +146,7 @@ impl Session<'_> {
             }
             let line = format!("{} from {name} ({why})", self.log.green("detached"));
             self.log
-                .event_on(name, "detached", &line, json!({"why": why}));
+                .event_on(name, Change::Detached, &line, json!({"why": why}));
             if left == Left::Nothing {
                 left = Left::Done;
             }
@@ -196,7 +197,7 @@ pub(super) fn insist(
                  wrong, `sgctl detach{each}` ends enforcement"
             );
             let why = format!("{what} has failed");
-            log.event("left", &line, json!({"why": why}));
+            log.event(Change::LeftUnwillingly, &line, json!({"why": why}));
             let places = names.split(", ").zip(places.iter().copied());
             let is_only_one = !names.contains(", ");
             let places = places.map(|(name, pins)| match is_only_one {
@@ -208,14 +209,7 @@ pub(super) fn insist(
         let failure = Failure::from(error);
         if tries == 1 {
             let line = format!("{what} has failed, and is tried again:");
-            log.event(
-                "retrying",
-                &line,
-                json!({"step": what, "errors": failure.findings()}),
-            );
-            if !log.is_json() {
-                log.failure(&failure);
-            }
+            log.trouble(Change::Retrying, &line, json!({"step": what}), &failure);
         }
         tries += 1;
         std::thread::sleep(TRY_AGAIN);

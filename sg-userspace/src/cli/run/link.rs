@@ -7,8 +7,9 @@ use serde_json::json;
 use sg_userspace::kernel::held::Held;
 use sg_userspace::kernel::{KernelError, interfaces};
 
+use super::change::Change;
 use super::events::Events;
-use super::reload::Reloader;
+use super::reload::{Forced, Reloader};
 use super::session::Session;
 use crate::cli::failure::Failure;
 
@@ -33,7 +34,13 @@ impl Session<'_> {
                 Err(_) => continue,
             };
             match self.interfaces.iter_mut().find(|one| one.name == name) {
-                Some(one) if one.pins.ifindex == index => one.is_gone = false,
+                Some(one) if one.pins.ifindex == index => {
+                    let was_gone = std::mem::take(&mut one.is_gone);
+                    if was_gone {
+                        let line = format!("{name} is here again");
+                        self.log.event_on(&name, Change::Back, &line, json!({}));
+                    }
+                }
                 Some(_) => self.attach_again(&name, events, reloader, started)?,
                 // It was detached meanwhile.
                 None => {}
@@ -52,6 +59,7 @@ impl Session<'_> {
             return;
         };
         one.is_gone = true;
+        self.troubles.remove(&unprotected(name));
         let line = match &moved_to {
             Some(place) => format!(
                 "{name} was moved to the network namespace {place}, where its policy goes on"
@@ -61,7 +69,7 @@ impl Session<'_> {
             }
         };
         let details = json!({"moved_to": moved_to});
-        self.log.event_on(name, "gone", &line, details);
+        self.log.event_on(name, Change::Gone, &line, details);
     }
 
     /// Attaches the policy in force to the new interface of the same name.
@@ -84,7 +92,7 @@ impl Session<'_> {
             // The policy could not be kept open, or another one was put in force since, so
             // `apply` continues with what is left of it.
             one.is_gone = false;
-            self.reload(events, reloader, true)?;
+            self.reload(events, reloader, Some(Forced::NewInterface))?;
             self.watch_pins(events);
             return Ok(());
         };
@@ -92,12 +100,14 @@ impl Session<'_> {
             Ok(pins) => pins,
             Err(error @ KernelError::NotAttached { .. }) => return Err(error.into()),
             Err(error) => {
-                self.say_once(&format!("{name} has come back UNPROTECTED:"), error);
+                self.say_once(&unprotected(name), error);
                 return Ok(());
             }
         };
         let milliseconds = started.elapsed().as_secs_f64() * 1e3;
-        (one.is_gone, self.trouble) = (false, None);
+        one.is_gone = false;
+        // That it is attached again says that this is over.
+        self.troubles.remove(&unprotected(name));
         if let Some(packets) = &mut self.packets {
             packets.moved_to(&pins);
         }
@@ -109,7 +119,12 @@ impl Session<'_> {
              known, with its counters and flows"
         );
         let details = json!({"ifindex": index, "milliseconds": milliseconds});
-        self.log.event_on(name, "reattached", &line, details);
+        self.log.event_on(name, Change::Reattached, &line, details);
         self.look_at_pins()
     }
+}
+
+/// What is said while the policy cannot be attached to an interface that was made anew.
+fn unprotected(name: &str) -> String {
+    format!("{name} has come back UNPROTECTED:")
 }

@@ -1,6 +1,6 @@
-//! Prints the output of `run`: events as they happen, and the counters. On a terminal the events
-//! scroll above a table that is redrawn in place. Otherwise each event is one line, and so is a
-//! summary of the counters.
+//! Prints the output of `run`: what changes, logged packets, and the counters. On a terminal lines
+//! scroll above a table that is redrawn in place. Otherwise a summary of the counters is one line
+//! too. What changes goes by `journal`, which knows the forms of it.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -8,26 +8,27 @@ use std::io;
 use std::mem::take;
 
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use sg_policy::policy::{Finding, PolicyErrors};
 use sg_userspace::kernel::Applied;
 use sg_userspace::kernel::impact::Impact;
-use sg_userspace::observe::attached::Health;
-use sg_userspace::observe::counters::{Counters, Totals};
+use sg_userspace::observe::counters::Counters;
 use sg_userspace::observe::events::{Logged, LoggedPacket};
 
+use super::change::Change;
+use super::journal::{self, Journal, Lines, LogFormat, Priority, with_priority};
 use super::output::Output;
+use super::summary::summary;
 use crate::cli::apply;
 use crate::cli::context::Context;
 use crate::cli::counters::{self, Choice, Look};
 use crate::cli::event_line::{Columns, not_shown};
 use crate::cli::failure::Failure;
-use crate::cli::health;
 use crate::cli::rates::{Rates, Reading};
 use crate::cli::screen::{Paint, Screen};
-use crate::cli::units::{packet_rate, thousands};
+use crate::cli::units::thousands;
 
-/// An event in JSON: one line with its name, its time and its details.
+/// What is no change, in JSON: one line with its name, its time and its details.
 #[derive(Serialize)]
 struct Event<'a, T> {
     event: &'static str,
@@ -55,7 +56,15 @@ pub(super) struct Log {
     /// The width and colours of the text. `output` writes it.
     out: Screen,
     err: Screen,
+    /// The same for what changes, which the journal and JSON have without colours.
+    words: Screen,
+    /// Whether packets and counters are JSON.
     json: bool,
+    /// Whether what changes is JSON: among them, or by itself on standard error.
+    has_json_log: bool,
+    /// Whether it is by itself.
+    is_apart: bool,
+    journal: Journal,
     output: Output,
     before: Option<Reading>,
     /// The first interface, which events in JSON name unless they are about another one.
@@ -72,25 +81,55 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn new(context: &Context, json: bool, interfaces: &[String]) -> io::Result<Self> {
+    /// With `json` everything is JSON on standard output. With the JSON `format` only what changes
+    /// is, on standard error. A process can make one of these.
+    pub(super) fn new(
+        context: &Context,
+        json: bool,
+        format: LogFormat,
+        interfaces: &[String],
+    ) -> io::Result<Self> {
         let interface = interfaces.first().cloned().unwrap_or_default();
         let name = interface.clone();
+        let journal = Journal::find();
         let dropped = move |lines: u64| {
-            if json {
-                let event = Event::new("dropped", Some(&name), json!({"lines": lines}));
-                return line_of(&event);
-            }
             let what = if lines == 1 { "line was" } else { "lines were" };
-            format!(
-                "{} {what} dropped, for nobody read them\n",
-                thousands(lines)
-            )
+            let text = match json {
+                true => line_of(&Event::new("dropped", Some(&name), json!({"lines": lines}))),
+                false => format!(
+                    "{} {what} dropped, for nobody read them\n",
+                    thousands(lines)
+                ),
+            };
+            match journal.out {
+                true => with_priority(&text, Priority::Warning),
+                false => text,
+            }
         };
+        let output = Output::new(context.out, context.err, dropped)?;
+        let is_apart = format == LogFormat::Json;
+        let has_json_log = json || is_apart;
+        let to_err = is_apart || (journal.err && !json);
+        let to_journal = if to_err { journal.err } else { journal.out };
+        let mut words = context.out;
+        words.color &= !has_json_log && !to_journal;
+        let lines = Lines {
+            output: output.clone(),
+            json: has_json_log,
+            to_err,
+            to_journal,
+            terminal: (words.terminal && !to_err).then_some(words),
+        };
+        lines.install()?;
         Ok(Log {
             out: context.out,
             err: context.err,
+            words,
             json,
-            output: Output::new(context.out, context.err, dropped)?,
+            has_json_log,
+            is_apart,
+            journal,
+            output,
             before: None,
             interface,
             names: interfaces.join(", "),
@@ -101,20 +140,16 @@ impl Log {
         })
     }
 
-    pub(super) fn is_json(&self) -> bool {
-        self.json
-    }
-
     fn is_live(&self) -> bool {
         self.out.terminal && !self.json
     }
 
     pub(super) fn bold(&self, text: &str) -> String {
-        self.out.paint(Paint::Bold, text)
+        self.words.paint(Paint::Bold, text)
     }
 
     pub(super) fn green(&self, text: &str) -> String {
-        self.out.paint(Paint::Green, text)
+        self.words.paint(Paint::Green, text)
     }
 
     /// Whether to fetch logged packets. If not, they stay in the ring, which keeps the newest.
@@ -131,69 +166,80 @@ impl Log {
         self.output.finish();
     }
 
-    /// Prints an event about the interface, as one line.
-    pub(super) fn event(&mut self, event: &'static str, line: &str, details: impl Serialize) {
-        if self.json {
-            let event = Event::new(event, Some(&self.interface), details);
-            self.output.text(line_of(&event));
-            return;
-        }
-        self.line(line);
+    /// Says that something has changed, as one line.
+    pub(super) fn event(&mut self, change: Change, line: &str, details: impl Serialize) {
+        let details = object(&details);
+        journal::say(change, Some(&self.interface), line, &details);
     }
 
     /// The same about one interface.
     pub(super) fn event_on(
         &mut self,
         interface: &str,
-        event: &'static str,
+        change: Change,
         line: &str,
         details: impl Serialize,
     ) {
-        if self.json {
-            let event = Event::new(event, Some(interface), details);
-            self.output.text(line_of(&event));
+        journal::say(change, Some(interface), line, &object(&details));
+    }
+
+    /// Says that something has failed. `line` ends with a colon, behind which the failure follows.
+    pub(super) fn trouble(
+        &mut self,
+        change: Change,
+        line: &str,
+        mut details: Value,
+        failure: &Failure,
+    ) {
+        if !self.has_json_log {
+            self.event(change, line, details);
+            self.failure(failure);
             return;
         }
-        self.line(line);
+        let errors = failure.findings();
+        let first = errors.first().map(|error| error.message.as_str());
+        let line = format!("{line} {}", first.unwrap_or_default());
+        details["errors"] = json!(errors);
+        self.event(change, line.trim(), details);
     }
 
-    fn line(&mut self, line: &str) {
-        let line = match self.is_live() {
-            true => {
-                let now = jiff::Zoned::now().strftime("%H:%M:%S").to_string();
-                format!("{} {line}\n", self.out.paint(Paint::Dim, now))
-            }
-            false => format!("{line}\n"),
-        };
-        self.output.text(line);
+    /// Packets and counters, for standard output.
+    fn print(&self, priority: Priority, text: String) {
+        self.output.text(self.marked(priority, text));
     }
 
-    /// Like [`Log::event`], for something that happened earlier. `details` have its time.
-    fn event_at(
+    fn marked(&self, priority: Priority, text: String) -> String {
+        match self.journal.out {
+            true => with_priority(&text, priority),
+            false => text,
+        }
+    }
+
+    /// Prints what is no change: with `at` something that happened then, whose time and interface
+    /// are in `details`.
+    fn data(
         &mut self,
         event: &'static str,
-        at: jiff::Timestamp,
+        at: Option<jiff::Timestamp>,
         line: &str,
         details: impl Serialize,
     ) {
-        if self.json {
-            let (at, interface) = (None, None);
-            let event = Event {
-                event,
-                at,
-                interface,
-                details,
-            };
-            self.output.text(line_of(&event));
-            return;
-        }
-        let local = at.to_zoned(jiff::tz::TimeZone::system());
-        let at = match self.is_live() {
-            true => local.strftime("%H:%M:%S%.3f").to_string(),
-            false => local.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string(),
+        let local = at.map(|at| at.to_zoned(jiff::tz::TimeZone::system()));
+        let time = match (local, self.is_live()) {
+            _ if self.json => {
+                let mut event = Event::new(event, Some(&self.interface), details);
+                if at.is_some() {
+                    (event.at, event.interface) = (None, None);
+                }
+                return self.print(Priority::Info, line_of(&event));
+            }
+            (Some(at), true) => at.strftime("%H:%M:%S%.3f").to_string(),
+            (Some(at), false) => at.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string(),
+            (None, true) => jiff::Zoned::now().strftime("%H:%M:%S").to_string(),
+            (None, false) => return self.print(Priority::Info, format!("{line}\n")),
         };
-        let line = format!("{} {line}\n", self.out.paint(Paint::Dim, at));
-        self.output.text(line);
+        let line = format!("{} {line}\n", self.out.paint(Paint::Dim, time));
+        self.print(Priority::Info, line);
     }
 
     /// Leaves the last table on the screen. Further output comes below it.
@@ -207,38 +253,63 @@ impl Log {
 
     /// Prints a failure to standard error.
     pub(super) fn failure(&mut self, failure: &Failure) {
-        self.output.failure(failure.shown(&self.err));
+        if matches!(failure, Failure::Told(_)) {
+            return;
+        }
+        if self.is_apart {
+            return self.trouble(Change::Failed, "", json!({}), failure);
+        }
+        let text = failure.shown(&self.err);
+        self.output.error(match self.journal.err {
+            true => with_priority(&text, Priority::Error),
+            false => text,
+        });
     }
 
-    pub(super) fn applied(&mut self, name: &'static str, applied: &Applied, warnings: &str) {
-        let mut line = self.out.paint(Paint::Green, name);
-        let _ = write!(line, " {}", apply::summary(&self.out, applied));
+    /// Says that a policy is in force. `why` is the reason, if it is not that `run` was started.
+    pub(super) fn applied(
+        &mut self,
+        change: Change,
+        applied: &Applied,
+        warnings: &str,
+        why: Option<&str>,
+    ) {
+        let mut line = self.words.paint(Paint::Green, change.name());
+        let _ = write!(line, " {}", apply::summary(&self.words, applied));
+        if let Some(why) = why {
+            let _ = write!(line, ": {why}");
+        }
         if !warnings.is_empty() {
             let _ = write!(line, " ({})", warnings.trim());
         }
-        if self.json {
-            let event = Event::new(name, None, apply::Done::from(applied));
-            self.output.text(line_of(&event));
-        } else {
-            self.line(&line);
-            for note in apply::notes(applied) {
-                self.line(&note);
-            }
+        let notes = apply::notes(applied).into_iter();
+        if self.has_json_log {
+            let done = Reported {
+                done: apply::Done::from(applied),
+                why,
+                notes: notes.collect(),
+            };
+            return journal::say(change, None, &line, &object(&done));
         }
+        self.event(change, &line, json!({}));
+        notes.for_each(|note| self.event(change, &note, json!({})));
     }
 
     /// What the policy's own guard names and would be dropped if it were not audited.
     pub(super) fn watched(&mut self, findings: &[Finding]) {
         for message in apply::watched(findings) {
-            let line = format!("{}: {message}", self.out.paint(Paint::Yellow, "guard"));
-            self.event("guard", &line, json!({"message": message}));
+            let line = match self.has_json_log {
+                true => message,
+                false => format!("{}: {message}", self.words.paint(Paint::Yellow, "guard")),
+            };
+            self.event(Change::Guard, &line, json!({}));
         }
     }
 
     /// What the policy that is put in force does to connections and listening sockets.
     pub(super) fn impact(&mut self, impact: Option<&(String, Impact)>) {
         if let Some((short, impact)) = impact {
-            self.event("impact", short, json!({"impact": impact}));
+            self.event(Change::Impact, short, json!({"impact": impact}));
         }
     }
 
@@ -251,7 +322,7 @@ impl Log {
                 false => "enforces",
             }
         );
-        self.event("unchanged", &line, json!({}));
+        self.event(Change::Unchanged, &line, json!({}));
     }
 
     /// Prints the errors of a reload that changed nothing.
@@ -261,13 +332,13 @@ impl Log {
 
     pub(super) fn refused(&mut self, failure: &Failure, generation: u32) {
         let details = json!({"generation": generation, "errors": failure.findings()});
-        let failed = self.out.paint(Paint::Red, "reload failed");
+        let failed = self.words.paint(Paint::Red, "reload failed");
         let line = match failure.standing() {
             Some(standing) => format!("{failed}: {standing}"),
             None => format!("{failed}: generation {generation} stays in force"),
         };
-        self.event("reload_failed", &line, details);
-        if !self.json {
+        self.event(Change::ReloadFailed, &line, details);
+        if !self.has_json_log {
             self.failure(failure);
         }
     }
@@ -295,7 +366,7 @@ impl Log {
 
     fn packet(&mut self, packet: &LoggedPacket) {
         let line = self.columns.line(&self.out, packet);
-        self.event_at("packet", packet.at, &line, packet);
+        self.data("packet", Some(packet.at), &line, packet);
     }
 
     fn tell_not_shown(&mut self) {
@@ -303,8 +374,13 @@ impl Log {
         if lost + suppressed > 0 {
             let line = not_shown(lost, suppressed);
             let details = json!({"lost": lost, "suppressed": suppressed});
-            self.event("not_shown", &line, details);
+            self.data("not_shown", None, &line, details);
         }
+    }
+
+    /// Prints a line of the packet path's log.
+    pub(super) fn trace(&mut self, line: &str) {
+        self.data("trace", None, line, json!({"text": line}));
     }
 
     /// Prints the counters, with the change since the last time.
@@ -314,7 +390,8 @@ impl Log {
             let lines = all
                 .iter()
                 .map(|now| line_of(&Event::new("counters", None, now)));
-            self.output.counters(lines.collect());
+            let lines = self.marked(Priority::Debug, lines.collect());
+            self.output.counters(lines);
         } else if self.is_live() {
             let lines = self.out.lines_for_frame();
             let look = Look {
@@ -327,10 +404,27 @@ impl Log {
             self.output.table(text);
         } else {
             let lines = all.iter().map(|now| summary(now, &rates));
-            self.output.counters(lines.collect());
+            let lines = self.marked(Priority::Debug, lines.collect());
+            self.output.counters(lines);
         }
         self.before = Some(Reading::of(all));
     }
+}
+
+/// What is said in JSON of a policy that was put in force.
+#[derive(Serialize)]
+struct Reported<'a> {
+    #[serde(flatten)]
+    done: apply::Done<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<&'a str>,
+    notes: Vec<String>,
+}
+
+/// A JSON object. An empty one if the value cannot be serialized, which does not happen with the
+/// types here.
+fn object(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| "{}".to_owned())
 }
 
 /// A JSON object on one line. Empty if the value cannot be serialized, which does not happen with
@@ -339,90 +433,5 @@ fn line_of(value: &impl Serialize) -> String {
     match serde_json::to_string(value) {
         Ok(json) => format!("{json}\n"),
         Err(_) => String::new(),
-    }
-}
-
-/// `eth0: inbound 1,234 packets (12/s), 3 dropped; outbound …`
-fn summary(now: &Counters, rates: &Rates) -> String {
-    let mut out = format!("{}:", now.interface);
-    for (i, total) in now.totals.iter().enumerate() {
-        let Totals {
-            direction,
-            packets,
-            dropped,
-            audited,
-            ..
-        } = total;
-        let _ = write!(
-            out,
-            "{} {direction} {} packets ({}), {} dropped",
-            if i > 0 { ";" } else { "" },
-            thousands(*packets),
-            packet_rate(rates.of_total(now, total).packets),
-            thousands(*dropped),
-        );
-        if *audited > 0 {
-            let _ = write!(out, ", {} audited", thousands(*audited));
-        }
-    }
-    if now.health == Health::Auditing {
-        out.push_str("; auditing");
-    } else if !matches!(now.health, Health::Enforcing | Health::Unverified) {
-        let _ = write!(out, "; NOT enforcing ({})", health::word(now.health).0);
-    }
-    out.push('\n');
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use sg_common::verdict::Direction;
-    use sg_userspace::observe::attached::PolicyStatus;
-
-    use super::*;
-
-    /// If the policy is not enforced, the summary of the counters says so.
-    #[test]
-    fn a_summary_says_what_is_not_enforced() {
-        let mut now = Counters {
-            interface: "nic".into(),
-            netns: None,
-            health: Health::Enforcing,
-            faults: Vec::new(),
-            elsewhere: None,
-            sampled_at: String::new(),
-            since: String::new(),
-            reset_at: None,
-            policy: PolicyStatus {
-                name: "p".into(),
-                digest: String::new(),
-                generation: 1,
-                applied_at: String::new(),
-                audit: None,
-            },
-            rules: Vec::new(),
-            reasons: Vec::new(),
-            totals: vec![Totals {
-                direction: Direction::Inbound,
-                packets: 1234,
-                bytes: 0,
-                accepted: 1200,
-                dropped: 34,
-                audited: 0,
-            }],
-        };
-        let rates = Rates::since(None);
-        let whole = "nic: inbound 1,234 packets (0/s), 34 dropped";
-        for (health, more) in [
-            (Health::Enforcing, ""),
-            // `status` says why it cannot be checked.
-            (Health::Unverified, ""),
-            (Health::Auditing, "; auditing"),
-            (Health::Preceded, "; NOT enforcing (preceded)"),
-            (Health::InterfaceGone, "; NOT enforcing (interface gone)"),
-        ] {
-            now.health = health;
-            assert_eq!(summary(&now, &rates), format!("{whole}{more}\n"));
-        }
     }
 }

@@ -2,8 +2,10 @@
 //! end; `session` says where to find what it does in between.
 
 mod attend;
+mod change;
 mod end;
 mod events;
+mod journal;
 mod link;
 mod log;
 mod output;
@@ -13,9 +15,11 @@ mod quiet;
 mod reload;
 mod repair;
 mod session;
+mod summary;
 mod terminal;
 mod trial;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +35,9 @@ use sg_userspace::observe::attached::attached_to;
 use sg_userspace::observe::events::Events as PacketLog;
 use sg_userspace::observe::trace::TRACE;
 
+use self::change::Change;
 use self::events::Events;
+pub(super) use self::journal::LogFormat;
 use self::log::Log;
 use self::own_trial::OwnTrial;
 use self::reload::Reloader;
@@ -66,12 +72,18 @@ force before is in force again and `run` ends with 1.
 Packets of rules with `log: true` are printed as they come. Flows that have expired are swept out of
 the flow table.
 
+Each change is said once, with its reason. In a service of systemd it goes to standard error, where the
+journal reads its priority: an error stays until somebody acts, a warning is what others have done.
+With --log-format json it is an object a line there. Packets and counters stay on standard output, with
+the priorities 6 and 7.
+
 Examples:
   sgctl run policy.yaml --iface eth0
   sgctl run policy.yaml --iface eth0 --iface eth1
   sgctl run base.yaml team.yaml --iface eth0 --persist --interval 60
   sgctl run policy.yaml --iface eth0 --confirm-within 60s
   sgctl run policy.yaml --iface eth0 --metrics 127.0.0.1:9750
+  sgctl run policy.yaml --iface eth0 --log-format json
 
 Exit codes: 0 ended by Ctrl-C, SIGTERM or the loss of its terminal or reader, 1 the policy, the interface or the state is wrong, or
 nobody has confirmed it, 2 usage, 3 not permitted or the kernel refused.")]
@@ -96,6 +108,9 @@ pub(super) struct Run {
     /// Serve metrics to other machines too: they show rules, policies and what is dropped
     #[arg(long, requires = "metrics")]
     metrics_public: bool,
+    /// How changes are said; with json on standard error
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
     /// Print what the packet path says of every packet: for development, and slow
     #[arg(long, hide_short_help = true)]
     trace: bool,
@@ -156,7 +171,7 @@ impl Run {
         let take = |name: &String| RunLock::take(&context.bpffs, name);
         let locks: Vec<RunLock> = names.iter().map(take).collect::<Result<_, _>>()?;
         let mounted = locks.iter().find_map(|lock| lock.mounted.clone());
-        let log = Log::new(context, self.json.json, &names).map_err(preparing)?;
+        let log = Log::new(context, self.json.json, self.log_format, &names).map_err(preparing)?;
         let mut before = Vec::new();
         for name in &names {
             let found = find_before(context, name)?;
@@ -208,7 +223,7 @@ impl Run {
             tried: Vec::new(),
             timeouts,
             terminal,
-            trouble: None,
+            troubles: BTreeMap::new(),
             damage: None,
             packets: None,
             read: Arc::default(),
@@ -220,7 +235,9 @@ impl Run {
             let packets = packet_log(context, &names, begun.applied.is_first());
             let warnings = apply::findings(&begun.findings, &self.policies);
             session.log.impact(begun.impact.as_ref());
-            session.log.applied("applied", &begun.applied, &warnings);
+            session
+                .log
+                .applied(Change::Applied, &begun.applied, &warnings, None);
             session.log.watched(&begun.findings);
             session.policy = Some(Session::policy_of(&begun.applied.first.state));
             session.packets = Some(packets?);
@@ -231,7 +248,7 @@ impl Run {
                 let address = server.address.to_string();
                 session
                     .log
-                    .event("metrics", &line, json!({"address": address}));
+                    .event(Change::Metrics, &line, json!({"address": address}));
             }
             Ok(reloader)
         });

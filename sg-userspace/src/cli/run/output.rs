@@ -23,7 +23,7 @@ enum Item {
     /// Text for standard output, above the table if there is one.
     Text(String),
     /// For standard error.
-    Failure(String),
+    Error(String),
     /// The table. Only the latest is of interest.
     Table(String),
     /// Counters as a line, if there is no table. Only the latest is of interest.
@@ -35,7 +35,7 @@ enum Item {
 impl Item {
     fn len(&self) -> usize {
         match self {
-            Item::Text(text) | Item::Failure(text) | Item::Table(text) | Item::Counters(text) => {
+            Item::Text(text) | Item::Error(text) | Item::Table(text) | Item::Counters(text) => {
                 text.len()
             }
             Item::LeaveTable => 0,
@@ -70,7 +70,7 @@ impl Queue {
         {
             self.bytes -= earlier.len();
         }
-        let is_text = matches!(item, Item::Text(_) | Item::Failure(_));
+        let is_text = matches!(item, Item::Text(_) | Item::Error(_));
         if is_text && self.bytes + item.len() > MOST && !self.items.is_empty() {
             self.dropped += 1;
             return;
@@ -92,6 +92,7 @@ impl Shared {
     }
 }
 
+#[derive(Clone)]
 pub(super) struct Output {
     shared: Arc<Shared>,
 }
@@ -129,8 +130,8 @@ impl Output {
         self.push(Item::Text(text));
     }
 
-    pub(super) fn failure(&self, text: String) {
-        self.push(Item::Failure(text));
+    pub(super) fn error(&self, text: String) {
+        self.push(Item::Error(text));
     }
 
     pub(super) fn table(&self, text: String) {
@@ -209,7 +210,7 @@ impl Writer {
     fn write(&mut self, item: Item) {
         let _ = match item {
             Item::Text(text) => self.above(|out, _| out.print(&text)),
-            Item::Failure(text) => self.above(|_, err| {
+            Item::Error(text) => self.above(|_, err| {
                 let _ = err.write(&text);
                 Ok(())
             }),

@@ -6,6 +6,7 @@ use sg_userspace::kernel::KernelError;
 use sg_userspace::kernel::held::{Held, InForce};
 use sg_userspace::kernel::state::State;
 
+use super::change::Change;
 use super::session::{Ours, Session};
 use crate::cli::failure::Failure;
 
@@ -32,7 +33,8 @@ impl Session<'_> {
             let line =
                 format!("somebody else has detached {name}, whose policy was in force until then");
             let details = json!({"why": "by somebody else"});
-            self.log.event_on(name, "detached", &line, details);
+            self.log
+                .event_on(name, Change::DetachedByOther, &line, details);
         }
         if detached.len() == self.interfaces.len() {
             return Err(KernelError::NotAttached {
@@ -84,7 +86,7 @@ impl Session<'_> {
                 self.log.bold(name),
             );
             let details = json!({"policy": latest.policy, "undone": undone});
-            self.log.event("undone", &line, details);
+            self.log.event(Change::Undone, &line, details);
             self.timeouts = timeouts;
             self.theirs = match generation == self.ours.generation {
                 true => {
@@ -116,7 +118,7 @@ impl Session<'_> {
             "replaced": self.ours.generation,
             "unconfirmed_until": waits,
         });
-        self.log.event("replaced", &line, details);
+        self.log.event(Change::Replaced, &line, details);
         self.theirs_on_trial = waits.map(|_| latest.policy.clone());
         self.timeouts = timeouts;
         self.theirs = Some(found);
@@ -148,7 +150,7 @@ impl Session<'_> {
         let details = json!({"policy": latest.policy, "candidate": latest.candidate.as_ref().map(|it| json!({
             "name": it.name, "digest": it.digest, "since": it.since,
         }))});
-        self.log.event("candidate", &line, details);
+        self.log.event(Change::Candidate, &line, details);
         self.policy = Some(Session::policy_of(latest));
         // Where this process has put nothing there, it is still what it found.
         let (bpffs, ours) = (&self.context.bpffs, &self.ours);

@@ -1,7 +1,7 @@
 //! When `run` replaces its policy: after its files have changed in a way that changes the policy,
 //! or on SIGHUP. If anything fails, the policy in force stays.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use sg_policy::policy::{Finding, Loaded, Policy, PolicyErrors};
@@ -38,11 +38,28 @@ pub(super) struct Reloader {
     waiting: Option<Waiting>,
 }
 
+/// Why the policy is applied again whether or not its files have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Forced {
+    Signal,
+    /// An interface was made anew, and the policy in force could not be kept open.
+    NewInterface,
+}
+
+impl Forced {
+    fn why(self) -> &'static str {
+        match self {
+            Forced::Signal => "SIGHUP has come",
+            Forced::NewInterface => "an interface was made anew",
+        }
+    }
+}
+
 /// The files have changed, or were to be read, while a process was writing them.
 struct Waiting {
     since: Instant,
-    /// SIGHUP has requested a reload, changed or not.
-    forced: bool,
+    /// Why a reload was requested, changed or not.
+    forced: Option<Forced>,
     is_said: bool,
 }
 
@@ -52,6 +69,8 @@ pub(super) struct Reloaded {
     pub(super) findings: Vec<Finding>,
     /// What it did to connections and listening sockets, in a few words, and all of it.
     pub(super) impact: Option<(String, Impact)>,
+    /// Why it was put in force.
+    pub(super) why: String,
 }
 
 pub(super) enum Outcome {
@@ -95,6 +114,7 @@ impl Reloader {
             applied,
             findings: loaded.findings,
             impact,
+            why: "at the start".to_owned(),
         };
         Ok((reloader, Box::new(reloaded)))
     }
@@ -126,13 +146,13 @@ impl Reloader {
     }
 
     /// Waits until a file is written completely.
-    fn wait(&mut self, forced: bool, file: PathBuf) -> Outcome {
+    fn wait(&mut self, forced: Option<Forced>, file: PathBuf) -> Outcome {
         let waiting = self.waiting.get_or_insert(Waiting {
             since: Instant::now(),
-            forced: false,
+            forced: None,
             is_said: false,
         });
-        waiting.forced |= forced;
+        waiting.forced = waiting.forced.or(forced);
         if waiting.is_said || waiting.since.elapsed() < SAY_AFTER {
             return Outcome::Nothing;
         }
@@ -142,17 +162,18 @@ impl Reloader {
 
     /// Applies the policy again if its files mean another one now, or if `forced`. Files that are
     /// still being written are not read yet.
-    pub(super) fn check(&mut self, forced: bool) -> Outcome {
+    pub(super) fn check(&mut self, forced: Option<Forced>) -> Outcome {
         if self.policies.are_from_stdin() {
-            return if forced {
-                Outcome::NotReadable
-            } else {
-                Outcome::Nothing
+            return match forced {
+                Some(_) => Outcome::NotReadable,
+                None => Outcome::Nothing,
             };
         }
         let is_due = matches!(&self.trouble, Some((_, at)) if at.elapsed() >= TRY_AGAIN);
-        let forced = forced || self.waiting.as_ref().is_some_and(|waiting| waiting.forced);
-        let is_new = forced || Stamp::of(&self.files) != self.stamp;
+        let forced = forced.or(self.waiting.as_ref().and_then(|waiting| waiting.forced));
+        let now = Stamp::of(&self.files);
+        let is_new = forced.is_some() || now != self.stamp;
+        let why = why(forced, &now.differs(&self.stamp, &self.files));
         if !is_new && !is_due {
             self.waiting = None;
             return Outcome::Nothing;
@@ -187,7 +208,7 @@ impl Reloader {
                 };
             }
         };
-        if loaded.policy.digest == self.policy.digest && !forced {
+        if loaded.policy.digest == self.policy.digest && forced.is_none() {
             let was_wrong = self.trouble.take().is_some();
             return match was_wrong || is_new {
                 true => Outcome::Unchanged,
@@ -210,6 +231,7 @@ impl Reloader {
                     applied,
                     findings: loaded.findings,
                     impact,
+                    why,
                 }))
             }
             Err(failure) => {
@@ -237,6 +259,19 @@ impl Reloader {
         let same = matches!(&self.trouble, Some((before, _)) if *before == trouble);
         self.trouble = Some((trouble, Instant::now()));
         same && !is_new
+    }
+}
+
+/// Why the policy is read again.
+fn why(forced: Option<Forced>, changed: &[&Path]) -> String {
+    match (forced, changed) {
+        (Some(forced), _) => forced.why().to_owned(),
+        (None, [file]) => format!("{} has changed", file.display()),
+        (None, [file, rest @ ..]) => {
+            format!("{} and {} more have changed", file.display(), rest.len())
+        }
+        // A file has come that was not known before.
+        (None, []) => "what was wrong with its files is mended".to_owned(),
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::change::Change;
 use super::reload::Reloader;
 use super::session::{Damage, Session};
 use crate::cli::failure::Failure;
@@ -33,7 +34,14 @@ impl Session<'_> {
             }
         }
         let Some(first) = damaged.first().cloned() else {
-            self.damage = None;
+            if let Some(damage) = self.damage.take().filter(|it| it.is_told) {
+                let line = format!(
+                    "{}: what was wrong with the hooks is right again",
+                    self.names()
+                );
+                let details = json!({"was": damage.text});
+                self.log.event(Change::Recovered, &line, details);
+            }
             return Ok(());
         };
         let messages = faults.iter().map(|fault| fault.message.as_str());
@@ -42,10 +50,12 @@ impl Session<'_> {
         let damage = match &mut self.damage {
             Some(damage) if damage.text == text => damage,
             _ => {
+                let is_told = self.damage.as_ref().is_some_and(|it| it.is_told);
                 self.damage = Some(Damage {
                     text,
                     since: Instant::now(),
                     tried: None,
+                    is_told,
                 });
                 return Ok(());
             }
@@ -65,25 +75,30 @@ impl Session<'_> {
         }
         if let Some(damage) = &mut self.damage {
             damage.tried = Some(Instant::now());
+            damage.is_told = true;
         }
         if is_new {
             let line = format!("{damaged} is not enforcing: {text}");
             let details = json!({"faults": faults});
-            self.log.event_on(&first, "damaged", &line, details);
+            self.log.event_on(&first, Change::Damaged, &line, details);
         }
         self.settle(reloader);
         reloader.set_interfaces(self.present().map(|one| one.name.clone()).collect());
         match reloader.repair(self.on_trial.is_some()) {
             Ok(applied) => {
                 self.applied(&applied);
-                self.log.applied("repaired", &applied, "");
+                self.log.applied(Change::Repaired, &applied, "", None);
+                // That says it.
+                if let Some(damage) = &mut self.damage {
+                    damage.is_told = false;
+                }
             }
             Err(failure) => {
                 self.failed(&failure);
                 if is_new {
+                    let line = "it could not be put right, and is tried again every 5 seconds:";
                     self.log
-                        .event("repair_failed", "it could not be put right:", json!({}));
-                    self.log.failure(&failure);
+                        .trouble(Change::RepairFailed, line, json!({}), &failure);
                 }
             }
         }

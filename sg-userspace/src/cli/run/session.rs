@@ -3,7 +3,7 @@
 //! this one: `attend` waits for events, `pins`, `link` and `repair` look at what others change, and
 //! `end` puts back what was in force before.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,6 +19,7 @@ use sg_userspace::observe::events::Events as PacketLog;
 use sg_userspace::observe::metrics::EventCounts;
 use sg_userspace::observe::trace::PacketTrace;
 
+use super::change::Change;
 use super::events::Events;
 use super::log::Log;
 use super::own_trial::{Ended, OwnTrial};
@@ -117,8 +118,9 @@ pub(super) struct Session<'a> {
     /// The timeouts of the policy in force.
     pub(super) timeouts: [u32; TIMEOUTS],
     pub(super) terminal: Terminal,
-    /// The last error in reading the counters, so that it is reported only once.
-    pub(super) trouble: Option<String>,
+    /// What fails at the moment, by the line that says so, and its last error: each is reported
+    /// only once.
+    pub(super) troubles: BTreeMap<String, String>,
     /// The faults of the hooks at the last check.
     pub(super) damage: Option<Damage>,
     /// The reader of logged packets.
@@ -136,6 +138,8 @@ pub(super) struct Damage {
     pub(super) since: Instant,
     /// When a repair was last tried. `None` until the damage was reported.
     pub(super) tried: Option<Instant>,
+    /// Whether something of it was said, and not that it is over.
+    pub(super) is_told: bool,
 }
 
 impl Session<'_> {
@@ -214,10 +218,18 @@ impl Session<'_> {
     /// Reports the error, unless it is the same as last time.
     pub(super) fn say_once(&mut self, line: &str, error: KernelError) {
         let text = error.to_string();
-        if self.trouble.as_ref() != Some(&text) {
-            self.log.event("error", line, json!({}));
-            self.log.failure(&error.into());
+        let before = self.troubles.insert(line.to_owned(), text.clone());
+        if before.as_ref() != Some(&text) {
+            self.log
+                .trouble(Change::Error, line, json!({}), &error.into());
         }
-        self.trouble = Some(text);
+    }
+
+    /// Reports that what `line` says does not fail any more, if it did.
+    pub(super) fn say_over(&mut self, line: &str, over: &str) {
+        if let Some(error) = self.troubles.remove(line) {
+            self.log
+                .event(Change::ErrorOver, over, json!({"error": error}));
+        }
     }
 }

@@ -8,6 +8,7 @@ use sg_userspace::kernel::state::{PolicyRecord, State};
 use sg_userspace::kernel::trial::left_until;
 use sg_userspace::kernel::{self, KernelError};
 
+use super::change::Change;
 use super::end::insist;
 use super::own_trial::{Ended, OwnTrial};
 use super::reload::Reloader;
@@ -63,7 +64,7 @@ impl Session<'_> {
             self.kept = Some(policy.generation);
             self.ended = Some(Ended::Confirmed);
             self.log
-                .event("confirmed", &line, json!({"policy": policy}));
+                .event(Change::Confirmed, &line, json!({"policy": policy}));
             self.hold();
             return Ok(false);
         }
@@ -89,7 +90,7 @@ impl Session<'_> {
             self.names()
         );
         let details = json!({"policy": returned, "undone": policy});
-        self.log.event("undone", &undone, details);
+        self.log.event(Change::Undone, &undone, details);
         self.ended = Some(Ended::Undone);
         let pins = self.present().next().map(|one| one.pins.clone());
         if let Some(pins) = pins
@@ -162,12 +163,12 @@ impl Session<'_> {
                         state.policy.generation,
                     );
                     let details = json!({"why": why, "policy": state.policy});
-                    self.log.event_on(name, "returned", &line, details);
+                    self.log.event_on(name, Change::Returned, &line, details);
                 }
                 None => {
                     let line = format!("{} from {name} ({why})", self.log.green("detached"));
                     let details = json!({"why": why});
-                    self.log.event_on(name, "detached", &line, details);
+                    self.log.event_on(name, Change::Detached, &line, details);
                 }
             }
         }

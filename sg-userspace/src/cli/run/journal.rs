@@ -1,0 +1,272 @@
+//! The log of `run`: each change of state once, with its reason, as an event of `tracing`. On a
+//! terminal it is for people, among the other lines; with `--log-format json` it is one object a
+//! line, and where the journal of systemd reads along, each line has a priority.
+
+use std::fmt::{self, Debug};
+use std::io;
+use std::os::fd::AsFd;
+
+use clap::ValueEnum;
+use nix::sys::stat::fstat;
+use serde::Serialize;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+
+use super::change::Change;
+use super::output::Output;
+use crate::cli::screen::{Paint, Screen};
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum LogFormat {
+    /// For people
+    Text,
+    /// An object a line, on standard error
+    Json,
+}
+
+/// The priorities of syslog(3) that lines have in the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Priority {
+    Error = 3,
+    Warning = 4,
+    Info = 6,
+    Debug = 7,
+}
+
+impl Priority {
+    fn of(level: Level) -> Priority {
+        match level {
+            Level::ERROR => Priority::Error,
+            Level::WARN => Priority::Warning,
+            Level::INFO => Priority::Info,
+            _ => Priority::Debug,
+        }
+    }
+
+    fn word(level: Level) -> &'static str {
+        match level {
+            Level::ERROR => "error",
+            Level::WARN => "warning",
+            Level::INFO => "info",
+            _ => "debug",
+        }
+    }
+}
+
+/// Which of the two streams the journal reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Journal {
+    pub(super) out: bool,
+    pub(super) err: bool,
+}
+
+impl Journal {
+    /// `JOURNAL_STREAM` names the journal's stream by device and inode, both decimal
+    /// (systemd.exec(5)). A process whose output was redirected since inherits the variable, so
+    /// the descriptors are compared with it.
+    pub(super) fn find() -> Journal {
+        let Ok(named) = std::env::var("JOURNAL_STREAM") else {
+            return Journal::default();
+        };
+        Journal {
+            out: is_stream(io::stdout(), &named),
+            err: is_stream(io::stderr(), &named),
+        }
+    }
+}
+
+fn is_stream(stream: impl AsFd, named: &str) -> bool {
+    fstat(stream).is_ok_and(|about| named == format!("{}:{}", about.st_dev, about.st_ino))
+}
+
+/// Lines as the journal takes them: each begins with its priority (sd-daemon(3)).
+pub(super) fn with_priority(text: &str, priority: Priority) -> String {
+    let lines = text.lines();
+    lines
+        .map(|line| format!("<{}>{line}\n", priority as u8))
+        .collect()
+}
+
+/// Where the log goes, and in which form.
+pub(super) struct Lines {
+    pub(super) output: Output,
+    /// Whether each line is a JSON object.
+    pub(super) json: bool,
+    /// Whether it goes to standard error.
+    pub(super) to_err: bool,
+    /// Whether the journal reads that stream.
+    pub(super) to_journal: bool,
+    /// The terminal on which the time stands before each line, if it is one.
+    pub(super) terminal: Option<Screen>,
+}
+
+impl Lines {
+    /// Makes this the log of the process.
+    pub(super) fn install(self) -> io::Result<()> {
+        let log = tracing_subscriber::registry().with(self);
+        tracing::subscriber::set_global_default(log).map_err(io::Error::other)
+    }
+
+    fn text(&self, level: Level, said: &Said) -> String {
+        if self.json {
+            return said.json(level);
+        }
+        let Some(screen) = &self.terminal else {
+            return format!("{}\n", said.message);
+        };
+        let paint = match level {
+            Level::ERROR => Paint::Red,
+            Level::WARN => Paint::Yellow,
+            _ => Paint::Dim,
+        };
+        let now = jiff::Zoned::now().strftime("%H:%M:%S").to_string();
+        format!("{} {}\n", screen.paint(paint, now), said.message)
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let level = *event.metadata().level();
+        let mut said = Said::default();
+        event.record(&mut said);
+        let mut text = self.text(level, &said);
+        if self.to_journal {
+            text = with_priority(&text, Priority::of(level));
+        }
+        match self.to_err {
+            true => self.output.error(text),
+            false => self.output.text(text),
+        }
+    }
+}
+
+/// Says what has happened, and on which interface if the details do not name one. `details` are a
+/// JSON object.
+pub(super) fn say(change: Change, interface: Option<&str>, message: &str, details: &str) {
+    let event = change.name();
+    // The level is a part of the place in the code from which an event comes.
+    match change.level() {
+        Level::ERROR => tracing::error!(event, interface, details, "{message}"),
+        Level::WARN => tracing::warn!(event, interface, details, "{message}"),
+        _ => tracing::info!(event, interface, details, "{message}"),
+    }
+}
+
+/// The fields of an event.
+#[derive(Default)]
+struct Said {
+    event: String,
+    interface: Option<String>,
+    details: String,
+    message: String,
+}
+
+impl Visit for Said {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "event" => value.clone_into(&mut self.event),
+            "interface" => self.interface = Some(value.to_owned()),
+            "details" => value.clone_into(&mut self.details),
+            _ => {}
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        if field.name() == "message" {
+            self.message = format!("{value:?}");
+        }
+    }
+}
+
+/// What every object of the log begins with.
+#[derive(Serialize)]
+struct Head<'a> {
+    event: &'a str,
+    at: String,
+    level: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interface: Option<&'a str>,
+    message: &'a str,
+}
+
+impl Said {
+    fn json(&self, level: Level) -> String {
+        let head = Head {
+            event: &self.event,
+            at: jiff::Timestamp::now().to_string(),
+            level: Priority::word(level),
+            interface: self.interface.as_deref(),
+            message: &self.message,
+        };
+        let head = serde_json::to_string(&head).unwrap_or_default();
+        format!("{}\n", Joined(&head, &self.details))
+    }
+}
+
+/// Two JSON objects as one. They have no key in common.
+struct Joined<'a>(&'a str, &'a str);
+
+impl fmt::Display for Joined<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0.strip_suffix('}'), self.1.strip_prefix('{')) {
+            (Some(head), Some(rest)) if rest != "}" => write!(f, "{head},{rest}"),
+            _ => f.write_str(self.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_log_is_one_object_with_its_details() {
+        let said = Said {
+            event: "gone".into(),
+            interface: Some("nic".into()),
+            details: r#"{"moved_to":"other"}"#.into(),
+            message: "nic was \"moved\"\nto other".into(),
+        };
+        for (details, moved_to) in [(said.details.as_str(), json!("other")), ("{}", Value::Null)] {
+            let said = Said {
+                details: details.into(),
+                event: said.event.clone(),
+                interface: said.interface.clone(),
+                message: said.message.clone(),
+            };
+            let line = said.json(Level::WARN);
+            assert_eq!(line.lines().count(), 1, "{line}");
+            let value: Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(value["event"], "gone");
+            assert_eq!(value["level"], "warning");
+            assert_eq!(value["interface"], "nic");
+            assert_eq!(value["message"], said.message);
+            assert_eq!(value["moved_to"], moved_to);
+        }
+    }
+
+    #[test]
+    fn each_line_has_its_priority() {
+        let text = "error: one\n  help: two\n";
+        assert_eq!(
+            with_priority(text, Priority::Error),
+            "<3>error: one\n<3>  help: two\n"
+        );
+    }
+
+    /// A stream is the journal's only if it is the one that is named: a shell passes the variable
+    /// on to commands whose output goes elsewhere.
+    #[test]
+    fn a_stream_is_recognized_by_device_and_inode() {
+        let (mine, other) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let about = fstat(&mine).unwrap();
+        let named = format!("{}:{}", about.st_dev, about.st_ino);
+        assert!(is_stream(&mine, &named));
+        assert!(!is_stream(&other, &named));
+        assert!(!is_stream(&mine, ""));
+    }
+}

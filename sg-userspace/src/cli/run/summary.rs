@@ -1,0 +1,95 @@
+//! The counters of an interface as one line, where there is no terminal for a table.
+
+use std::fmt::Write as _;
+
+use sg_userspace::observe::attached::Health;
+use sg_userspace::observe::counters::{Counters, Totals};
+
+use crate::cli::health;
+use crate::cli::rates::Rates;
+use crate::cli::units::{packet_rate, thousands};
+
+/// `eth0: inbound 1,234 packets (12/s), 3 dropped; outbound …`
+pub(super) fn summary(now: &Counters, rates: &Rates) -> String {
+    let mut out = format!("{}:", now.interface);
+    for (i, total) in now.totals.iter().enumerate() {
+        let Totals {
+            direction,
+            packets,
+            dropped,
+            audited,
+            ..
+        } = total;
+        let _ = write!(
+            out,
+            "{} {direction} {} packets ({}), {} dropped",
+            if i > 0 { ";" } else { "" },
+            thousands(*packets),
+            packet_rate(rates.of_total(now, total).packets),
+            thousands(*dropped),
+        );
+        if *audited > 0 {
+            let _ = write!(out, ", {} audited", thousands(*audited));
+        }
+    }
+    if now.health == Health::Auditing {
+        out.push_str("; auditing");
+    } else if !matches!(now.health, Health::Enforcing | Health::Unverified) {
+        let _ = write!(out, "; NOT enforcing ({})", health::word(now.health).0);
+    }
+    out.push('\n');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use sg_common::verdict::Direction;
+    use sg_userspace::observe::attached::PolicyStatus;
+
+    use super::*;
+
+    /// If the policy is not enforced, the summary of the counters says so.
+    #[test]
+    fn a_summary_says_what_is_not_enforced() {
+        let mut now = Counters {
+            interface: "nic".into(),
+            netns: None,
+            health: Health::Enforcing,
+            faults: Vec::new(),
+            elsewhere: None,
+            sampled_at: String::new(),
+            since: String::new(),
+            reset_at: None,
+            policy: PolicyStatus {
+                name: "p".into(),
+                digest: String::new(),
+                generation: 1,
+                applied_at: String::new(),
+                audit: None,
+            },
+            rules: Vec::new(),
+            reasons: Vec::new(),
+            totals: vec![Totals {
+                direction: Direction::Inbound,
+                packets: 1234,
+                bytes: 0,
+                accepted: 1200,
+                dropped: 34,
+                audited: 0,
+            }],
+        };
+        let rates = Rates::since(None);
+        let whole = "nic: inbound 1,234 packets (0/s), 34 dropped";
+        for (health, more) in [
+            (Health::Enforcing, ""),
+            // `status` says why it cannot be checked.
+            (Health::Unverified, ""),
+            (Health::Auditing, "; auditing"),
+            (Health::Preceded, "; NOT enforcing (preceded)"),
+            (Health::InterfaceGone, "; NOT enforcing (interface gone)"),
+        ] {
+            now.health = health;
+            assert_eq!(summary(&now, &rates), format!("{whole}{more}\n"));
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The log of `run`: each change once, with its reason and how much it matters, as JSON and in the
+//! journal.
+
+use std::os::fd::AsFd as _;
+use std::process::Stdio;
+
+use nix::sys::signal::Signal;
+use nix::sys::stat::fstat;
+use serde_json::Value;
+
+use super::run::{Running, lines_of, policy};
+use super::world::{World, file, run};
+
+/// The log of a `run --log-format json`.
+struct Log {
+    running: Running,
+    lines: std::sync::mpsc::Receiver<String>,
+    seen: Vec<Value>,
+}
+
+impl Log {
+    fn start(world: &World, words: &[&str]) -> Log {
+        let words = [words, &["--log-format", "json", "--interval", "0.5"]].concat();
+        let mut running = Running::start(world, &words);
+        let stderr = running.child.stderr.take().unwrap();
+        Log {
+            running,
+            lines: lines_of(stderr),
+            seen: Vec::new(),
+        }
+    }
+
+    /// Waits for a change of this name, and returns it.
+    #[track_caller]
+    fn says(&mut self, event: &str) -> Value {
+        let bound = std::time::Duration::from_secs(60);
+        while let Ok(line) = self.lines.recv_timeout(bound) {
+            let value: Value =
+                serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"));
+            self.seen.push(value.clone());
+            if value["event"] == event {
+                return value;
+            }
+        }
+        panic!("`{event}` was not said, only {:#?}", self.seen);
+    }
+
+    /// Each change with its level, in their order.
+    fn said(&self) -> Vec<(String, String)> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let seen = self.seen.iter();
+        seen.map(|it| (text(&it["event"]), text(&it["level"])))
+            .collect()
+    }
+}
+
+/// Proves A4: with `--log-format json` each change is said once, as an object on standard error
+/// that has its reason, and standard output has packets and counters for people.
+#[test]
+fn each_change_is_said_once_and_why() {
+    let world = World::new();
+    let text = policy(1) + "log-no-match: inbound\n";
+    let path = file(world.dir.path(), "p.yaml", &text);
+    // An editor's way, so that no half of a file is read.
+    let write = |text: &str| {
+        let new = file(world.dir.path(), "p.new", text);
+        std::fs::rename(new, &path).unwrap();
+    };
+    let mut log = Log::start(&world, &[&path]);
+    let applied = log.says("applied");
+    assert_eq!(applied["policy"]["generation"], 1, "{applied:#}");
+    let message = applied["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("applied p1 on nic, generation 1"),
+        "{message}"
+    );
+    assert_eq!(applied["interface"], "nic");
+    world.ping_node(1);
+    let packet = log.running.line("no-match");
+    assert!(packet.contains("drop in  icmp"), "{packet}");
+
+    write("inbound: [{protocol: tpc, from: any, action: accept}]\n");
+    let failed = log.says("reload_failed");
+    assert_eq!(failed["errors"][0]["location"]["line"], 1, "{failed:#}");
+    write(&text);
+    log.says("unchanged");
+    write(&(policy(2) + "log-no-match: inbound\n"));
+    let reloaded = log.says("reloaded");
+    let why = reloaded["why"].as_str().unwrap();
+    assert_eq!(why, format!("{path} has changed"), "{reloaded:#}");
+    let message = reloaded["message"].as_str().unwrap();
+    assert!(message.contains(&format!(": {why}")), "{message}");
+    let other = file(world.dir.path(), "other.yaml", &policy(3));
+    world.run(&["apply", &other, "--iface", "nic"]).ok();
+    let replaced = log.says("replaced");
+    assert_eq!(replaced["replaced"], 2, "{replaced:#}");
+    log.running.signal(Signal::SIGHUP);
+    assert_eq!(log.says("reloaded")["why"], "SIGHUP has come");
+    log.running.signal(Signal::SIGTERM);
+    assert_eq!(log.says("detached")["why"], "terminated");
+    assert_eq!(log.running.child.wait().unwrap().code(), Some(0));
+    assert!(log.lines.recv().is_err(), "nothing follows");
+
+    let said = log.said();
+    let said: Vec<(&str, &str)> = said.iter().map(|(a, b)| (&a[..], &b[..])).collect();
+    let expected = [
+        ("applied", "info"),
+        ("reload_failed", "error"),
+        ("unchanged", "info"),
+        ("reloaded", "info"),
+        ("replaced", "warning"),
+        ("reloaded", "info"),
+        ("detached", "info"),
+    ];
+    assert_eq!(said, expected);
+    for line in log.running.lines.iter() {
+        let is_data = line.contains("packets (") || line.contains("no-match");
+        assert!(is_data, "a change is not on standard output too: {line}");
+    }
+    world.assert_untouched();
+}
+
+/// Proves A4: what ends a `run` is in its log, and an error before it begins has the form of all
+/// errors.
+#[test]
+fn a_failure_is_a_line_of_the_log() {
+    let world = World::new();
+    let path = file(world.dir.path(), "p.yaml", &policy(1));
+    let mut log = Log::start(&world, &[&path]);
+    log.says("applied");
+    world.run(&["detach", "--iface", "nic"]).ok();
+    let detached = log.says("detached");
+    assert_eq!(detached["level"], "warning", "{detached:#}");
+    let failed = log.says("failed");
+    assert_eq!(failed["level"], "error");
+    assert_eq!(failed["errors"][0]["code"], "not-attached", "{failed:#}");
+    assert_eq!(failed["message"], failed["errors"][0]["message"]);
+    assert_eq!(log.running.child.wait().unwrap().code(), Some(1));
+    assert!(log.lines.recv().is_err(), "nothing follows");
+
+    let bad = file(world.dir.path(), "bad.yaml", "inbound: 7\n");
+    let in_json = ["--log-format", "json"];
+    let ran = world.run(&[&["run", &bad, "--iface", "nic"], &in_json[..]].concat());
+    let usage = run(&[&["run"], &in_json[..]].concat());
+    let equals = run(&["run", "--log-format=json"]);
+    for (ran, code) in [(ran, 1), (usage, 2), (equals, 2)] {
+        assert_eq!(ran.code, code, "{}", ran.all());
+        let error: Value = serde_json::from_str(ran.err.lines().next().unwrap())
+            .unwrap_or_else(|e| panic!("{e}: {}", ran.all()));
+        assert_eq!(error["severity"], "error", "{error:#}");
+    }
+}
+
+/// In a service each line has its priority, errors of several lines on each. A stream that is not
+/// the journal's has none, though the variable is inherited.
+#[test]
+fn the_journal_gets_priorities() {
+    let world = World::new();
+    let text = policy(1) + "log-no-match: inbound\n";
+    let path = file(world.dir.path(), "p.yaml", &text);
+    for is_journal in [true, false] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let about = fstat(writer.as_fd()).unwrap();
+        let inode = match is_journal {
+            true => about.st_ino,
+            false => about.st_ino + 1,
+        };
+        let mut command = world.command(&["run", &path, "--iface", "nic", "--interval", "0.5"]);
+        let child = command
+            .env("JOURNAL_STREAM", format!("{}:{inode}", about.st_dev))
+            .stdout(Stdio::from(writer.try_clone().unwrap()))
+            .stderr(Stdio::from(writer))
+            .spawn()
+            .unwrap();
+        // It has copies of the pipe's end.
+        drop(command);
+        let lines = lines_of(reader);
+        let mut running = Running { child, lines };
+        let of = |priority: u8, words: &str| match is_journal {
+            true => format!("<{priority}>{words}"),
+            false => words.to_owned(),
+        };
+        let applied = running.line("applied");
+        assert!(
+            applied.starts_with(&of(6, "applied p1 on nic")),
+            "{applied}"
+        );
+        world.ping_node(1);
+        let packet = running.line("no-match");
+        assert_eq!(packet.starts_with("<6>"), is_journal, "{packet}");
+        let counters = running.line("nic: inbound ");
+        assert!(counters.starts_with(&of(7, "nic: ")), "{counters}");
+        let new = file(world.dir.path(), "p.new", "inbound: 7\nfoo: 1\n");
+        std::fs::rename(new, &path).unwrap();
+        let failed = running.line("reload failed");
+        assert_eq!(failed, of(3, "reload failed: generation 1 stays in force"));
+        for words in [":1:", ":2:"] {
+            let error = running.line(words);
+            assert!(error.starts_with(&of(3, "")), "{error}");
+            assert_eq!(error.starts_with('<'), is_journal, "{error}");
+        }
+        world.run(&["apply", "builtin:tke", "--iface", "nic"]).ok();
+        let replaced = running.line("somebody else has put tke in force");
+        assert!(replaced.starts_with(&of(4, "somebody")), "{replaced}");
+        running.signal(Signal::SIGTERM);
+        assert_eq!(running.child.wait().unwrap().code(), Some(0));
+        let rest: Vec<String> = running.lines.iter().collect();
+        for line in &rest {
+            assert_eq!(line.starts_with('<'), is_journal, "{rest:#?}");
+        }
+        world.run(&["detach"]).ok();
+        std::fs::write(&path, &text).unwrap();
+    }
+    world.assert_untouched();
+}
