@@ -40,7 +40,7 @@ fn size(rules: &str, change: impl FnOnce(&mut Generation)) -> u32 {
     let programs =
         Programs::load(&compiled, &generation, &shared).unwrap_or_else(|e| panic!("{e}"));
     let infos = programs.infos().unwrap_or_else(|e| panic!("{e}"));
-    let sizes = infos.iter().map(|(_, info)| info.size_translated());
+    let sizes = infos.values().map(|info| info.size_translated());
     sizes.map(|size| size.expect("we are root")).sum()
 }
 
