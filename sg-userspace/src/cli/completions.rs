@@ -1,15 +1,20 @@
-//! `sgctl completions`: prints the completion script of a shell. It is generated from the same
-//! definitions as the help.
+//! `sgctl completions`: prints the script by which a shell completes what is typed. The script asks
+//! `sgctl` itself: see [`super::complete`].
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::Shell;
 
+use super::complete;
 use super::context::Context;
 use super::failure::Failure;
 
 /// Print the completion script of a shell
 #[derive(Args)]
 #[command(after_help = "\
+Commands, options and their values are completed: interfaces, network namespaces, builtins and files,
+the sets of the policies on the line, and the rules and generations of what is in force. The script
+asks sgctl for them. What is in force only root may ask.
+
 Examples:
   sgctl completions bash > /etc/bash_completion.d/sgctl
   sgctl completions zsh > \"${fpath[1]}/_sgctl\"
@@ -21,9 +26,11 @@ pub(super) struct Completions {
 }
 
 impl Completions {
-    pub(super) fn run<C: CommandFactory>(self, context: &Context) -> Result<(), Failure> {
-        let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut C::command(), "sgctl", &mut script);
+    pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        let script = complete::script(self.shell).map_err(|source| Failure::Io {
+            what: "writing the script",
+            source,
+        })?;
         context.out.print(&String::from_utf8_lossy(&script))
     }
 }

@@ -4,13 +4,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use sg_userspace::kernel::{bpffs, netns::Netns};
 
 mod apply;
 mod attachment;
 mod candidate;
 mod check;
+mod complete;
 mod completions;
 mod confirm;
 mod context;
@@ -30,6 +31,7 @@ mod interrupt;
 mod json_rows;
 mod lab;
 mod log;
+mod man;
 mod metrics;
 mod patience;
 mod policy_args;
@@ -140,9 +142,13 @@ enum Command {
     Detach(detach::Detach),
     Lab(lab::Lab),
     Completions(completions::Completions),
+    Man(man::Man),
 }
 
 pub(crate) fn main() -> ExitCode {
+    if let Some(answered) = complete::answer(command) {
+        return answered;
+    }
     let parsed = command().try_get_matches().and_then(|matches| {
         let cli = Cli::from_arg_matches(&matches)?;
         Ok((cli, wants_json(&matches)))
@@ -202,7 +208,8 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::History(command) => command.run(context),
         Command::Detach(command) => command.run(context),
         Command::Lab(command) => command.run(context),
-        Command::Completions(command) => command.run::<Cli>(context),
+        Command::Completions(command) => command.run(context),
+        Command::Man(command) => command.run(context, self::command()),
     }
 }
 

@@ -9,7 +9,7 @@ use aya_obj::generated::{
 };
 use libc::{
     RTM_DELQDISC, RTM_DELTFILTER, RTM_GETQDISC, RTM_GETTFILTER, RTM_NEWQDISC, RTM_NEWTFILTER,
-    TCA_CHAIN, TCA_KIND, TCA_OPTIONS,
+    TCA_KIND, TCA_OPTIONS,
 };
 use netlink_packet_core::{NLA_F_NESTED, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -31,6 +31,8 @@ const TCA_BPF_FD: u16 = generated::TCA_BPF_FD as u16;
 const TCA_BPF_NAME: u16 = generated::TCA_BPF_NAME as u16;
 const TCA_BPF_FLAGS: u16 = generated::TCA_BPF_FLAGS as u16;
 const TCA_BPF_ID: u16 = generated::TCA_BPF_ID as u16;
+/// include/uapi/linux/rtnetlink.h; libc has it for glibc only.
+const TCA_CHAIN: u16 = 11;
 const ETH_P_ALL: u16 = libc::ETH_P_ALL as u16;
 
 /// `struct tcmsg` (include/uapi/linux/rtnetlink.h).

@@ -158,3 +158,11 @@ fn examples_decide_what_they_are_for() {
         }
     }
 }
+
+/// Packages install it. It has to be a policy, since people begin with it.
+#[test]
+fn the_packaged_example_is_valid() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/etc/example.yaml");
+    let ran = run(&["check", "--strict", path]);
+    assert_eq!(ran.code, 0, "{}", ran.all());
+}

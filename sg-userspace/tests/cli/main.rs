@@ -6,6 +6,7 @@ mod bpffs;
 mod candidate;
 mod capabilities;
 mod captures;
+mod complete;
 mod confirm;
 mod counters;
 mod cut_off;

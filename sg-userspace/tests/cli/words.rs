@@ -429,11 +429,20 @@ fn a_file_that_is_not_there_has_no_lines() {
     assert!(message.starts_with(&format!("{path}: ")), "{message}");
 }
 
+/// Each script asks sgctl, which knows the commands; bash, zsh and fish themselves are asked in
+/// [`super::complete`].
 #[test]
 fn completions_know_the_commands() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let ran = run(&["completions", shell]).ok();
-        assert!(ran.out.contains("counters"), "{shell}");
+        assert!(ran.out.contains("SGCTL_COMPLETE"), "{shell}: {}", ran.out);
+        let asked = sgctl(&["--", "sgctl", "cou"])
+            .env("SGCTL_COMPLETE", shell)
+            .env("_CLAP_COMPLETE_INDEX", "1")
+            .output()
+            .unwrap();
+        let asked = super::world::Ran::of(&asked).ok();
+        assert!(asked.out.contains("counters"), "{shell}: {}", asked.out);
     }
 }
 

@@ -108,7 +108,17 @@ const TOOLS: [Tool; 17] = [
 ];
 
 /// What only tests outside of a guest call.
-const HOST_TOOLS: [Tool; 2] = [
+const HOST_TOOLS: [Tool; 4] = [
+    Tool {
+        program: "zsh",
+        package: "zsh",
+        why: "completes what is typed",
+    },
+    Tool {
+        program: "fish",
+        package: "fish",
+        why: "completes what is typed",
+    },
     Tool {
         program: "prometheus",
         package: "prometheus",
