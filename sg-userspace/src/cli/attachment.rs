@@ -2,7 +2,7 @@
 
 use clap::Args;
 use sg_userspace::kernel::KernelError;
-use sg_userspace::observe::attached::{Attached, attached};
+use sg_userspace::observe::attached::{Attached, attached, found};
 
 use super::context::{Context, Ifaces};
 use super::failure::Failure;
@@ -14,7 +14,7 @@ pub(super) fn only_one<A: Args>(
     command: &'static str,
     ifaces: &Ifaces,
 ) -> Result<Attached, Failure> {
-    let mut named = attached(&context.bpffs, &context.here(ifaces))?.into_iter();
+    let mut named = found(&context.bpffs, &context.here(ifaces))?.into_iter();
     let Some(first) = named.next() else {
         return Err(KernelError::NotAttached {
             scope: "any interface here".into(),

@@ -4,7 +4,7 @@ use clap::Args;
 use serde::Serialize;
 use sg_userspace::kernel::state::PolicyRecord;
 use sg_userspace::kernel::{self, Decided, KernelError};
-use sg_userspace::observe::attached::{Attached, attached};
+use sg_userspace::observe::attached::{Attached, found};
 
 use super::context::{Context, Ifaces, Json};
 use super::failure::Failure;
@@ -53,7 +53,7 @@ impl Confirm {
 /// confirmed, or has waited.
 pub(super) fn waiting(context: &Context, ifaces: &Ifaces) -> Result<Vec<Attached>, Failure> {
     let mut chosen: Vec<Attached> = Vec::new();
-    for one in attached(&context.bpffs, &context.here(ifaces))? {
+    for one in found(&context.bpffs, &context.here(ifaces))? {
         let is_known = chosen.iter().any(|it| it.pins.shares_with(&one.pins));
         if !is_known && (!ifaces.names.is_empty() || one.has_trial()) {
             chosen.push(one);

@@ -3,7 +3,7 @@
 
 use clap::Args;
 use sg_userspace::kernel::pins::InterfacePins;
-use sg_userspace::observe::attached::attached;
+use sg_userspace::observe::attached::found;
 use sg_userspace::observe::history::{History as Row, Past};
 
 use super::context::{Context, Ifaces, Json};
@@ -36,7 +36,7 @@ pub(super) struct History {
 
 impl History {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
-        let found = attached(&context.bpffs, &context.everywhere(&self.ifaces))?;
+        let found = found(&context.bpffs, &context.everywhere(&self.ifaces))?;
         let mut rows = Vec::new();
         // What is wrong on one interface does not hide the others.
         let mut wrong: Vec<Failure> = Vec::new();

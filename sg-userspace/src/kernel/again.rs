@@ -4,6 +4,7 @@
 
 use super::error::KernelError;
 use super::generation::Generation;
+use super::object;
 use super::pins::InterfacePins;
 use super::programs::Programs;
 use super::shared_maps::SharedMaps;
@@ -32,6 +33,7 @@ pub(super) fn load(
     [state.inbound_program, state.outbound_program] = ids;
     (state.has_flows, state.may_have_cut) = (options.has_flows, options.may_have_cut);
     state.epoch = options.epoch;
+    object::digest().clone_into(&mut state.object);
     state.last_generation = state.latest_number();
     Ok(programs)
 }

@@ -161,11 +161,15 @@ pub enum KernelError {
     ))]
     NotOurs { path: PathBuf },
 
-    #[error("{path} holds pins of layout version {found}, this sgctl speaks version {ours}")]
+    #[error(
+        "{path} holds pins of layout version {found}, this sgctl speaks version {ours}; nothing is changed, \
+         and what they enforce is enforced as before"
+    )]
     #[diagnostic(help(
-        "detach with the sgctl that made them, or end their enforcement with `rm -r {}`, and \
-         apply again",
-        path.display()
+        "to leave no gap, keep the sgctl of version {found} until the machine restarts: no pin outlives \
+         that, and a service that is enabled (`systemctl enable sgctl@IF`) puts its policy in force before \
+         the network is set up. At once, with nothing enforced in between: `sgctl detach --iface IF` by the \
+         sgctl of version {found}, then apply with this one"
     ))]
     OtherLayout {
         path: PathBuf,

@@ -103,6 +103,8 @@ pub(super) fn is_unchanged(
         && state.policy.digest == policy.digest
         && state.policy.audit == policy.audit_in_force()
         && state.log_level == options.log_level
+        // A build with other programs puts its own in force.
+        && state.object == options.object()
         && state.interface == interface
         && inspection.faults().is_empty()
 }

@@ -1,11 +1,25 @@
 //! The embedded BPF object, and the names of its programs and maps.
 
+use std::sync::LazyLock;
+
 use sg_common::event_budget::EventWatch;
 use sg_common::flow_ports::PORT_COUNTS;
+use sha2::{Digest, Sha256};
 
 /// The BPF object with all programs.
 #[doc(hidden)]
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sg-ebpf"));
+
+/// Tells this object from those of other builds, in the record of a policy: one that was put in
+/// force by another build is loaded anew when it is applied again.
+pub(super) fn digest() -> &'static str {
+    static DIGEST: LazyLock<String> = LazyLock::new(|| {
+        let bytes = Sha256::digest(OBJECT);
+        let hex = bytes.iter().take(16).map(|byte| format!("{byte:02x}"));
+        hex.collect()
+    });
+    &DIGEST
+}
 
 pub(super) const INBOUND: &str = "sg_inbound";
 pub(super) const OUTBOUND: &str = "sg_outbound";

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bpffs;
 use super::how::How;
+use super::object;
 use sg_policy::compile::Budget;
 use sg_policy::policy::{AuditScope, Policy};
 
@@ -117,6 +118,9 @@ pub struct ApplyOptions {
     /// Whether the policy is applied although the lock-out guard would refuse it. Recorded, since
     /// it is shown that a guard is off.
     pub forced: bool,
+    /// Recorded as the build whose programs are loaded, in place of this one. For tests.
+    #[doc(hidden)]
+    pub as_object: Option<String>,
 }
 
 impl ApplyOptions {
@@ -144,6 +148,12 @@ impl ApplyOptions {
             candidate: CandidateOption::Keep,
             only_over: None,
             forced: false,
+            as_object: None,
         }
+    }
+
+    /// Which build's programs are loaded.
+    pub(super) fn object(&self) -> &str {
+        self.as_object.as_deref().unwrap_or(object::digest())
     }
 }

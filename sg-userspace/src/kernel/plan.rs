@@ -489,6 +489,7 @@ impl Common<'_> {
             trial: None,
             pinned_as: None,
             last_generation: 0,
+            object: options.object().to_owned(),
             forced: options.forced,
             candidate: watch.map(|watch| watch.record(now, before, assignment.gone)),
             rules: assignment.rules,

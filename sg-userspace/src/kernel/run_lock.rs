@@ -31,10 +31,11 @@ impl RunLock {
     ///
     /// [`KernelError::RunsAlready`] if another process holds it.
     pub fn take(path: &Path, interface: &str) -> Result<RunLock, KernelError> {
-        super::apply::present(path, interface)?;
+        let index = super::apply::present(path, interface)?;
         let cookie = netns::cookie()?;
         let bpffs = bpffs::find_or_mount(path)?;
         let tree = PinTree::new(&bpffs.path);
+        tree.refuse_other_layouts(&tree.interface(cookie, index))?;
         let _lock = tree.lock()?;
         let dir = tree.run_dir(cookie, interface)?;
         let failed = |e| KernelError::io(format!("locking {}", dir.display()), e);

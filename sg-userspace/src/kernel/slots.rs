@@ -404,6 +404,7 @@ mod tests {
             may_have_cut: false,
             log_level: 0,
             last_generation: 0,
+            object: String::new(),
             forced: false,
             candidate: None,
             rules: assignment.rules.clone(),

@@ -80,6 +80,10 @@ pub struct State {
     /// used only once, because the stamp of a flow shows whether it has been judged.
     #[serde(default)]
     pub last_generation: u32,
+    /// Which build's object the programs are of. Empty if it was put in force by one that did not
+    /// record it.
+    #[serde(default)]
+    pub object: String,
     /// See [`super::options::ApplyOptions::forced`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forced: bool,
@@ -395,6 +399,7 @@ pub(super) mod tests {
             may_have_cut: false,
             log_level: 0,
             last_generation: 0,
+            object: String::new(),
             forced: false,
             candidate: None,
             pairs: vec![],

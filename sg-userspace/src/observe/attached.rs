@@ -317,6 +317,19 @@ pub fn attached(bpffs: &Path, scope: &Scope) -> Result<Vec<Attached>, KernelErro
     }
 }
 
+/// The same, and an error if all that is attached in `scope` has another layout: it would be wrong
+/// to say that nothing is attached.
+pub fn found(bpffs: &Path, scope: &Scope) -> Result<Vec<Attached>, KernelError> {
+    let found = attached(bpffs, scope)?;
+    match found.is_empty() {
+        true => match other_layouts(bpffs, scope)?.into_iter().next() {
+            Some(other) => Err(other),
+            None => Ok(found),
+        },
+        false => Ok(found),
+    }
+}
+
 /// The interfaces that a name or pattern stands for: all attached ones that match it.
 fn chosen(bpffs: &Path, names: &[String]) -> Result<Vec<String>, KernelError> {
     let mut all = Vec::new();

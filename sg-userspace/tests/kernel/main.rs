@@ -27,6 +27,7 @@ mod handshakes;
 mod hosts;
 mod impact;
 mod kill;
+mod layouts;
 mod node_types;
 mod packets;
 mod probe;
