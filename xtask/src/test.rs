@@ -17,6 +17,9 @@ use crate::{
 /// `tests/kernel/fault_points` every fault point, and not a sample.
 const FAULTS: &str = "SG_FAULTS";
 
+/// How often `tests/cli/boot` boots.
+const BOOTS: &str = "SG_BOOTS";
+
 /// Run all tests; those that load programs into the kernel need root
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -32,6 +35,11 @@ pub(crate) struct Args {
     /// at a time, instead of all tests; takes up to an hour (all tests include a sample of it)
     #[arg(long, conflicts_with = "kernels")]
     faults: bool,
+
+    /// Boot systemd ten times in namespaces, with the unit that is deployed, instead of all tests;
+    /// takes some minutes (all tests include three boots)
+    #[arg(long, conflicts_with_all = ["kernels", "faults"])]
+    boot: bool,
 
     /// Boot older kernels in an emulator and run the kernel tests in them, instead of all tests in
     /// this kernel; `--kernels=6.1` boots only that one
@@ -63,7 +71,7 @@ pub(crate) fn command(args: &Args) -> Result<()> {
     setup::ensure(Needs::Tools)?;
 
     let workspace = shell::workspace()?;
-    if args.filters.is_empty() && !args.faults {
+    if args.filters.is_empty() && !args.faults && !args.boot {
         clauses::check(&workspace)?;
     }
     let mut command = tests(&workspace, args, data.as_deref());
@@ -88,6 +96,12 @@ pub(crate) fn command(args: &Args) -> Result<()> {
 fn tests(workspace: &Path, args: &Args, data: Option<&Path>) -> Command {
     let mut command = shell::cargo(workspace);
     command.arg("test");
+    if args.boot {
+        command.args(["--package", "sg-userspace", "--test", "cli"]);
+        command.args(["--profile", PROFILE, "--", "boot::", "--nocapture"]);
+        command.args(&args.options).env(BOOTS, "10");
+        return command;
+    }
     match args.faults {
         true => command
             .args([
@@ -102,7 +116,8 @@ fn tests(workspace: &Path, args: &Args, data: Option<&Path>) -> Command {
         false => command
             .args(["--workspace"])
             .args(["--exclude", "sg-ebpf", "--exclude", "sg-bench-ebpf"])
-            .env_remove(FAULTS),
+            .env_remove(FAULTS)
+            .env_remove(BOOTS),
     };
     command.args(["--profile", PROFILE]);
     if args.faults {
@@ -150,6 +165,11 @@ mod tests {
             (
                 vec!["test", "--faults"],
                 "SG_FAULTS=all cargo test --package sg-userspace --test cli --test kernel --profile test -- faults:: fault_points:: --nocapture --test-threads=16"
+                    .to_owned(),
+            ),
+            (
+                vec!["test", "--boot"],
+                "SG_BOOTS=10 cargo test --package sg-userspace --test cli --profile test -- boot:: --nocapture"
                     .to_owned(),
             ),
         ];

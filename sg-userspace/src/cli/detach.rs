@@ -5,13 +5,14 @@ use std::fmt::Write as _;
 
 use clap::Args;
 use serde::Serialize;
-use sg_userspace::kernel;
+use sg_userspace::kernel::{self, KernelError};
 use sg_userspace::observe::attached::{Attached, attached, other_layouts};
 
 use super::context::{Context, Ifaces, Json};
 use super::failure::Failure;
 use super::screen::Paint;
 use super::status::whereabouts;
+use super::unit::{End, end_of};
 use super::units::ago;
 
 /// End enforcement and remove every trace of it
@@ -33,6 +34,9 @@ pub(super) struct Detach {
     ifaces: Ifaces,
     #[command(flatten)]
     json: Json,
+    /// Only if this unit of systemd, which has stopped, is not enabled any more
+    #[arg(long, value_name = "UNIT", hide = true)]
+    unless_enabled: Option<String>,
 }
 
 /// An interface that was detached.
@@ -46,7 +50,23 @@ struct Gone<'a> {
 impl Detach {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let scope = context.everywhere(&self.ifaces);
-        let found = attached(&context.bpffs, &scope)?;
+        if let Some(unit) = &self.unless_enabled {
+            match end_of(unit) {
+                End::Stays(why) => {
+                    return context.out.say(&format!("left as it is: {why}\n"));
+                }
+                End::Over(why) => context.out.say(&format!("enforcement ends: {why}\n"))?,
+            }
+        }
+        let found = match attached(&context.bpffs, &scope) {
+            // The unit may have waited for its interfaces.
+            Err(KernelError::NotAttached { .. } | KernelError::NoInterface { .. })
+                if self.unless_enabled.is_some() =>
+            {
+                Vec::new()
+            }
+            found => found?,
+        };
         // Listed before our own are removed, because the name of an interface leads to both.
         let others = other_layouts(&context.bpffs, &scope)?;
         let mut out = String::new();

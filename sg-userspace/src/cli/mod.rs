@@ -49,6 +49,7 @@ mod suggestions;
 mod table;
 mod templates;
 mod top;
+mod unit;
 mod units;
 
 use context::Context;

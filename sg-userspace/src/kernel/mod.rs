@@ -25,6 +25,7 @@ mod gate;
 pub mod generation;
 pub mod held;
 pub mod history;
+pub mod hold;
 mod hooks;
 mod how;
 pub mod impact;

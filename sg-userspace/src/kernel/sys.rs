@@ -5,7 +5,8 @@
 //! - opening a pin for reading only, which works on a read-only mount and without capabilities,
 //! - links that stay pinned: it detaches a link that it drops, attaches by netlink if
 //!   BPF_LINK_CREATE fails, and does not know a link's interface,
-//! - the list of programs on a hook, and opening a program by its id.
+//! - the list of programs on a hook, and opening a program by its id,
+//! - programs that are not in the object: the one that drops everything (`hold`).
 //!
 //! Besides bpf(2): leases on files, a grace period of RCU, and the cookie of a network namespace.
 
@@ -20,9 +21,10 @@ use aya::maps::{MapData, MapError, MapInfo, MapType};
 use aya::pin::PinError;
 use aya_obj::generated::{
     BPF_F_BEFORE, BPF_F_MMAPABLE, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type,
-    bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info, bpf_map_type, bpf_prog_info,
+    bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info, bpf_map_type, bpf_prog_info, bpf_prog_type,
 };
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
+use sg_common::verdict::Direction;
 
 use super::link_kind::{Kind, Link};
 
@@ -441,6 +443,47 @@ pub(super) fn link_create(
     attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
     attr.link_create.attach_type = attach_type as u32;
     attr.link_create.flags = flags;
+    let fd = bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?;
+    // SAFETY: the kernel has just returned this descriptor, and nothing else uses it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Loads a tc program that drops every packet.
+pub(super) fn load_dropper() -> io::Result<OwnedFd> {
+    // `struct bpf_insn` (include/uapi/linux/bpf.h): code, registers, offset, and the immediate in
+    // the upper half. TC_ACT_SHOT is 2 (include/uapi/linux/pkt_cls.h).
+    const DROP: [u64; 2] = [0x0000_0002_0000_00b7, 0x95];
+    let name = c"sg_hold";
+    let mut attr = zeroed();
+    // SAFETY: plain fields of the union's program view are written.
+    let view = unsafe { &mut attr.__bindgen_anon_3 };
+    view.prog_type = bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32;
+    view.insn_cnt = DROP.len() as u32;
+    view.insns = DROP.as_ptr() as u64;
+    view.license = c"Dual MIT/GPL".as_ptr() as u64;
+    for (to, from) in view.prog_name.iter_mut().zip(name.to_bytes()) {
+        *to = *from as libc::c_char;
+    }
+    let fd = bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)?;
+    // SAFETY: the kernel has just returned this descriptor, and nothing else uses it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Attaches `program` to a tcx hook of an interface of the current network namespace, after all
+/// that are there.
+pub(super) fn tcx_create(
+    direction: Direction,
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+) -> io::Result<OwnedFd> {
+    let hook = match direction {
+        Direction::Inbound => bpf_attach_type::BPF_TCX_INGRESS,
+        Direction::Outbound => bpf_attach_type::BPF_TCX_EGRESS,
+    };
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+    attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
+    attr.link_create.attach_type = hook as u32;
     let fd = bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?;
     // SAFETY: the kernel has just returned this descriptor, and nothing else uses it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })

@@ -2,6 +2,7 @@
 //! network namespaces and BPF file system for what touches the kernel.
 
 mod audit;
+mod boot;
 mod bpffs;
 mod candidate;
 mod capabilities;
@@ -19,6 +20,7 @@ mod flows;
 mod guard;
 mod kept;
 mod kernel;
+mod layouts;
 mod log;
 mod metrics;
 mod operating;
@@ -30,6 +32,7 @@ mod run;
 mod run_ends;
 mod run_log;
 mod run_trial;
+mod run_waits;
 mod schema;
 mod screens;
 mod shared;

@@ -108,7 +108,7 @@ const TOOLS: [Tool; 17] = [
 ];
 
 /// What only tests outside of a guest call.
-const HOST_TOOLS: [Tool; 4] = [
+const HOST_TOOLS: [Tool; 5] = [
     Tool {
         program: "zsh",
         package: "zsh",
@@ -118,6 +118,11 @@ const HOST_TOOLS: [Tool; 4] = [
         program: "fish",
         package: "fish",
         why: "completes what is typed",
+    },
+    Tool {
+        program: "systemd-analyze",
+        package: "systemd",
+        why: "says how exposed the service is, and comes with what the boot tests boot",
     },
     Tool {
         program: "prometheus",

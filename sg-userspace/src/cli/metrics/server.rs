@@ -128,7 +128,7 @@ impl Server {
             .enable_all()
             .build()?;
         let scope = Scope::Interfaces(names.to_vec());
-        let reader = Reader::new(&context.bpffs, scope, names.to_vec()).with_events(events);
+        let reader = super::reader(context, scope).with_events(events);
         let source = Arc::new(Mutex::new(Source { reader, last: None }));
         // The thread ends with the process.
         std::thread::Builder::new()

@@ -26,6 +26,8 @@ impl Session<'_> {
         reloader: &mut Reloader,
     ) -> Result<&'static str, Failure> {
         loop {
+            self.manager.ready(&self.status_line());
+            self.manager.beat();
             match events.next() {
                 Event::Stop(why) => return Ok(why),
                 Event::Hangup => match self.terminal.hangup() {

@@ -37,6 +37,14 @@ pub(super) enum Change {
     Back,
     /// The policy is attached to an interface that was made anew.
     Reattached,
+    /// An interface does not exist yet.
+    WaitingFor,
+    /// One that was waited for exists.
+    Appeared,
+    /// The policy is in force on it.
+    Attached,
+    /// It could not be put in force there.
+    NotAttached,
     /// A hook does not run what it should.
     Damaged,
     /// It does again, and not by a repair.
@@ -82,6 +90,10 @@ impl Change {
             Change::Gone => "gone",
             Change::Back => "back",
             Change::Reattached => "reattached",
+            Change::WaitingFor => "waiting_for",
+            Change::Appeared => "appeared",
+            Change::Attached => "attached",
+            Change::NotAttached => "not_attached",
             Change::Damaged => "damaged",
             Change::Recovered => "recovered",
             Change::Error => "error",
@@ -102,6 +114,7 @@ impl Change {
             | Change::Error
             | Change::Failed
             | Change::LeftUnwillingly
+            | Change::NotAttached
             | Change::ReloadFailed
             | Change::RepairFailed => Level::ERROR,
             Change::DetachedByOther
@@ -111,7 +124,8 @@ impl Change {
             | Change::Replaced
             | Change::Retrying
             | Change::Undone
-            | Change::Waiting => Level::WARN,
+            | Change::Waiting
+            | Change::WaitingFor => Level::WARN,
             Change::Applied
             | Change::Reloaded
             | Change::Repaired
@@ -120,6 +134,8 @@ impl Change {
             | Change::Metrics
             | Change::Confirmed
             | Change::Candidate
+            | Change::Appeared
+            | Change::Attached
             | Change::Back
             | Change::Reattached
             | Change::Recovered

@@ -46,7 +46,7 @@ impl Session<'_> {
                 None => {}
             }
         }
-        Ok(())
+        self.look_for_new(events, reloader)
     }
 
     fn has_gone(&mut self, name: &str) {

@@ -140,6 +140,16 @@ impl Log {
         })
     }
 
+    /// The same about these interfaces.
+    pub(super) fn of(self, interfaces: &[String]) -> Log {
+        Log {
+            interface: interfaces.first().cloned().unwrap_or_default(),
+            names: interfaces.join(", "),
+            columns: Columns::new(interfaces.len() > 1),
+            ..self
+        }
+    }
+
     fn is_live(&self) -> bool {
         self.out.terminal && !self.json
     }

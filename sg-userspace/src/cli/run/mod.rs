@@ -5,9 +5,11 @@ mod attend;
 mod change;
 mod end;
 mod events;
+mod expected;
 mod journal;
 mod link;
 mod log;
+mod notify;
 mod output;
 mod own_trial;
 mod pins;
@@ -18,6 +20,7 @@ mod session;
 mod summary;
 mod terminal;
 mod trial;
+mod wait;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -30,18 +33,20 @@ use sg_userspace::kernel::attempted::Attempted;
 use sg_userspace::kernel::held::InForce;
 use sg_userspace::kernel::pins::PinTree;
 use sg_userspace::kernel::run_lock::RunLock;
-use sg_userspace::kernel::{ApplyOptions, KernelError, interfaces, netns};
+use sg_userspace::kernel::{ApplyOptions, interfaces, netns};
 use sg_userspace::observe::attached::attached_to;
 use sg_userspace::observe::events::Events as PacketLog;
 use sg_userspace::observe::trace::TRACE;
 
 use self::change::Change;
 use self::events::Events;
+use self::expected::Expected;
 pub(super) use self::journal::LogFormat;
 use self::log::Log;
+use self::notify::Manager;
 use self::own_trial::OwnTrial;
 use self::reload::Reloader;
-use self::session::{Ours, Session, Watched};
+use self::session::{Ours, Session, Watched, find_before};
 use self::terminal::Terminal;
 use super::apply;
 use super::context::{Context, Json};
@@ -64,6 +69,10 @@ force meanwhile stays. An interface that is deleted and made anew under its name
 once, and what somebody takes off the interface is put back within some seconds. One `sgctl run`
 looks after an interface at a time.
 
+With --wait an interface that does not exist is waited for, and one that appears passes no packet
+before the policy is in force there (on Linux 6.6 and later; before it, nothing is held meanwhile).
+A service manager is told when all that exists is enforced, and what is waited for (sd_notify).
+
 With --confirm-within the first policy and each reloaded one waits to be confirmed by `sgctl confirm`
 in another session, as with `sgctl apply`. If nobody does so, the kernel undoes it and that is said: then
 the last policy that was confirmed goes on until the files change, and where there is none, what was in
@@ -84,6 +93,7 @@ Examples:
   sgctl run policy.yaml --iface eth0 --confirm-within 60s
   sgctl run policy.yaml --iface eth0 --metrics 127.0.0.1:9750
   sgctl run policy.yaml --iface eth0 --log-format json
+  sgctl run policy.yaml --iface 'wan*' --wait --persist
 
 Exit codes: 0 ended by Ctrl-C, SIGTERM or the loss of its terminal or reader, 1 the policy, the interface or the state is wrong, or
 nobody has confirmed it, 2 usage, 3 not permitted or the kernel refused.")]
@@ -92,6 +102,10 @@ pub(super) struct Run {
     policies: Policies,
     #[command(flatten)]
     attach: Attach,
+    /// Wait for interfaces that do not exist yet, those of a pattern too, and attach each as it
+    /// appears
+    #[arg(long)]
+    wait: bool,
     /// Leave the policy attached at the end
     #[arg(long)]
     persist: bool,
@@ -119,8 +133,8 @@ pub(super) struct Run {
 }
 
 impl Run {
-    fn options(&self, context: &Context) -> Result<ApplyOptions, Failure> {
-        let mut options = self.attach.options(context)?;
+    fn options(&self, context: &Context, expected: &Expected) -> Result<ApplyOptions, Failure> {
+        let mut options = expected.attach(&self.attach).options(context)?;
         options.self_check = !self.attach.no_self_check;
         options.confirm_within = self.confirm_within;
         if self.trace {
@@ -161,17 +175,31 @@ impl Run {
         };
         // This must come first, because whether SIGHUP was ignored at the start can only be seen
         // until it is handled.
-        let terminal = Terminal::find();
+        let mut terminal = Terminal::find();
         // This must come before attaching: with the handlers in place, a signal ends `run` and puts
         // the previous state back.
         let mut events = Events::new(interval).map_err(preparing)?;
-        let mut options = self.options(context)?;
+        let mut manager = Manager::find();
+        let expected = Expected::new(&self.attach.ifaces, self.wait);
+        let log = |names: &[String]| {
+            Log::new(context, self.json.json, self.log_format, names).map_err(preparing)
+        };
+        let first = || log(&self.attach.ifaces);
+        let (wait, policies) = (&mut events, &self.policies);
+        let appeared = expected.first(wait, &mut terminal, &mut manager, policies, first)?;
+        let Some((mut appeared, early_log)) = appeared else {
+            return Ok(());
+        };
+        let mut options = self.options(context, &expected)?;
         let names = options.interfaces.clone();
         let mut server = self.server()?;
         let take = |name: &String| RunLock::take(&context.bpffs, name);
         let locks: Vec<RunLock> = names.iter().map(take).collect::<Result<_, _>>()?;
         let mounted = locks.iter().find_map(|lock| lock.mounted.clone());
-        let log = Log::new(context, self.json.json, self.log_format, &names).map_err(preparing)?;
+        let log = match early_log {
+            Some(log) => log.of(&names),
+            None => log(&names)?,
+        };
         let mut before = Vec::new();
         for name in &names {
             let found = find_before(context, name)?;
@@ -181,6 +209,7 @@ impl Run {
             before.push(found);
         }
         let started = Reloader::start(self.policies.clone(), options);
+        appeared.release();
         let attempted: Vec<Attempted> = match &started {
             Ok((_, begun)) => begun
                 .applied
@@ -224,6 +253,8 @@ impl Run {
             timeouts,
             terminal,
             troubles: BTreeMap::new(),
+            manager,
+            expected,
             damage: None,
             packets: None,
             read: Arc::default(),
@@ -239,11 +270,13 @@ impl Run {
                 .log
                 .applied(Change::Applied, &begun.applied, &warnings, None);
             session.log.watched(&begun.findings);
+            appeared.tell(&mut session.log);
             session.policy = Some(Session::policy_of(&begun.applied.first.state));
             session.packets = Some(packets?);
             if let Some(server) = &mut server {
                 let read = Arc::clone(&session.read);
-                server.serve(context, &names, read).map_err(preparing)?;
+                let served = session.expected.served(&names);
+                server.serve(context, served, read).map_err(preparing)?;
                 let line = format!("metrics: {}", server.address);
                 let address = server.address.to_string();
                 session
@@ -258,6 +291,7 @@ impl Run {
                 session.watch_pins(&mut events);
                 session.hold();
                 let ended = session.attend(&mut events, &mut reloader);
+                session.manager.stopping();
                 session.log.close();
                 ended.and_then(|why| session.leave(self.persist, why))
             }
@@ -284,13 +318,4 @@ fn packet_log(context: &Context, names: &[String], is_first: bool) -> Result<Pac
         true => PacketLog::from_the_first(&one)?,
         false => PacketLog::open(&one)?,
     })
-}
-
-/// The policy in force on an interface, with its maps and programs kept open.
-fn find_before(context: &Context, iface: &str) -> Result<InForce, Failure> {
-    match attached_to(&context.bpffs, iface) {
-        Ok(one) => Ok(InForce::find(&context.bpffs, &one.pins)?),
-        Err(KernelError::NotAttached { .. }) => Ok(InForce::Nothing),
-        Err(error) => Err(error.into()),
-    }
 }

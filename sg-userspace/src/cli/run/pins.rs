@@ -36,6 +36,7 @@ impl Session<'_> {
             self.log
                 .event_on(name, Change::DetachedByOther, &line, details);
         }
+        self.expected.give_up(&detached);
         if detached.len() == self.interfaces.len() {
             return Err(KernelError::NotAttached {
                 scope: format!("`{}`", self.names()),

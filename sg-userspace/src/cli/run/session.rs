@@ -21,7 +21,9 @@ use sg_userspace::observe::trace::PacketTrace;
 
 use super::change::Change;
 use super::events::Events;
+use super::expected::Expected;
 use super::log::Log;
+use super::notify::Manager;
 use super::own_trial::{Ended, OwnTrial};
 use super::terminal::Terminal;
 use crate::cli::context::Context;
@@ -121,6 +123,9 @@ pub(super) struct Session<'a> {
     /// What fails at the moment, by the line that says so, and its last error: each is reported
     /// only once.
     pub(super) troubles: BTreeMap<String, String>,
+    pub(super) manager: Manager,
+    /// The interfaces that were named, and which of them are waited for.
+    pub(super) expected: Expected,
     /// The faults of the hooks at the last check.
     pub(super) damage: Option<Damage>,
     /// The reader of logged packets.
@@ -231,5 +236,14 @@ impl Session<'_> {
             self.log
                 .event(Change::ErrorOver, over, json!({"error": error}));
         }
+    }
+}
+
+/// The policy in force on an interface, with its maps and programs kept open.
+pub(super) fn find_before(context: &Context, iface: &str) -> Result<InForce, Failure> {
+    match attached_to(&context.bpffs, iface) {
+        Ok(one) => Ok(InForce::find(&context.bpffs, &one.pins)?),
+        Err(KernelError::NotAttached { .. }) => Ok(InForce::Nothing),
+        Err(error) => Err(error.into()),
     }
 }

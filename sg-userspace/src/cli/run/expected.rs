@@ -1,0 +1,197 @@
+//! The interfaces that `run` was given, of which `--wait` waits for those that do not exist yet:
+//! what happens before the first one is there. One that appears is held: nothing passes it until
+//! the policy is in force there. Those that appear later are in `wait`.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use serde_json::json;
+use sg_userspace::kernel::hold::Hold;
+use sg_userspace::kernel::interfaces;
+use sg_userspace::kernel::run_lock::RunLock;
+
+use super::change::Change;
+use super::events::{Event, Events};
+use super::log::Log;
+use super::notify::Manager;
+use super::terminal::{Hangup, Terminal};
+use crate::cli::failure::Failure;
+use crate::cli::policy_args::{Attach, Policies};
+
+/// The interfaces that --iface names, whether or not they exist.
+pub(super) struct Expected {
+    /// Names and patterns, as they were given.
+    pub(super) named: Vec<String>,
+    /// Whether to wait for those that do not exist.
+    pub(super) waits: bool,
+    /// Those that somebody else has detached. They stay as they are.
+    pub(super) given_up: BTreeSet<String>,
+    /// Those that could not be attached when they appeared. They are tried again, and not held.
+    pub(super) failed: BTreeSet<String>,
+    /// Whether it was said that they have to wait for another policy to go.
+    pub(super) is_told: bool,
+    /// The locks of those that were attached later.
+    pub(super) locks: Vec<RunLock>,
+}
+
+impl Expected {
+    pub(super) fn new(named: &[String], waits: bool) -> Expected {
+        Expected {
+            named: named.to_vec(),
+            waits,
+            given_up: BTreeSet::new(),
+            failed: BTreeSet::new(),
+            is_told: false,
+            locks: Vec::new(),
+        }
+    }
+
+    /// Those that exist now.
+    pub(super) fn present(&self) -> Vec<String> {
+        let there = interfaces::names();
+        let of = |named: &String| {
+            let found = interfaces::expand(std::slice::from_ref(named)).unwrap_or_default();
+            found.into_iter().filter(|name| there.contains(name))
+        };
+        let mut seen = BTreeSet::new();
+        let all = self.named.iter().flat_map(of);
+        all.filter(|name| seen.insert(name.clone())).collect()
+    }
+
+    /// Those of which there is nothing.
+    pub(super) fn missing(&self) -> Vec<&str> {
+        let there = interfaces::names();
+        let is_there = |named: &String| {
+            there.contains(named)
+                || interfaces::expand(std::slice::from_ref(named)).is_ok()
+                    && interfaces::is_pattern(named)
+        };
+        let missing = self.named.iter().filter(|named| !is_there(named));
+        missing.map(String::as_str).collect()
+    }
+
+    /// The same arguments, with the interfaces that exist where the others are waited for.
+    pub(super) fn attach(&self, attach: &Attach) -> Attach {
+        let mut attach = attach.clone();
+        if self.waits {
+            attach.ifaces = self.present();
+        }
+        attach
+    }
+
+    /// The interfaces of which metrics are served: all that are named, or those that were `found`.
+    pub(super) fn served<'a>(&'a self, found: &'a [String]) -> &'a [String] {
+        match self.waits {
+            true => &self.named,
+            false => found,
+        }
+    }
+
+    pub(super) fn give_up(&mut self, names: &[String]) {
+        self.given_up.extend(names.iter().cloned());
+    }
+
+    /// Waits until one of the interfaces exists, and holds those that have appeared. Returns also
+    /// the log, if it was made to say so. `None` if the wait was ended.
+    pub(super) fn first(
+        &self,
+        events: &mut Events,
+        terminal: &mut Terminal,
+        manager: &mut Manager,
+        policies: &Policies,
+        log: impl FnOnce() -> Result<Log, Failure>,
+    ) -> Result<Option<(Appeared, Option<Log>)>, Failure> {
+        if !self.waits || !self.present().is_empty() {
+            return Ok(Some((Appeared::none(), None)));
+        }
+        // What is wrong with the policy should not be said only when the interface appears.
+        if !policies.are_from_stdin() {
+            policies.load()?;
+        }
+        let mut log = log()?;
+        let names = self.named.join(", ");
+        let line = format!("waiting for {names}, which does not exist yet");
+        log.event(Change::WaitingFor, &line, json!({"interfaces": self.named}));
+        manager.ready(&format!("waiting for {names}"));
+        let why = loop {
+            manager.beat();
+            match events.next() {
+                Event::Stop(why) => break why,
+                Event::Hangup if terminal.hangup() == Hangup::Lost => {
+                    break "the terminal has gone";
+                }
+                Event::LinksChanged | Event::Look => {
+                    let present = self.present();
+                    if !present.is_empty() {
+                        let appeared = Appeared::hold(present.clone(), &present, &mut log);
+                        return Ok(Some((appeared, Some(log))));
+                    }
+                    if let Some(why) = terminal.end() {
+                        break why;
+                    }
+                }
+                _ => {}
+            }
+        };
+        manager.stopping();
+        let line = format!("nothing was put in force: {names} did not appear ({why})");
+        log.event(Change::Left, &line, json!({"why": why}));
+        log.finish();
+        Ok(None)
+    }
+}
+
+/// Interfaces that have appeared.
+pub(super) struct Appeared {
+    names: Vec<String>,
+    at: Instant,
+    holds: Vec<Hold>,
+}
+
+impl Appeared {
+    fn none() -> Appeared {
+        Appeared {
+            names: Vec::new(),
+            at: Instant::now(),
+            holds: Vec::new(),
+        }
+    }
+
+    /// Holds those that are `new`, and says so.
+    pub(super) fn hold(names: Vec<String>, new: &[String], log: &mut Log) -> Appeared {
+        let at = Instant::now();
+        let indices = new
+            .iter()
+            .filter_map(|name| interfaces::index_of(name).ok());
+        // Where the kernel cannot hold one, its policy comes into force without.
+        let holds: Vec<Hold> = indices.filter_map(|it| Hold::place(it).ok()).collect();
+        let is_held = holds.len() == new.len();
+        if let Some(first) = new.first() {
+            let until = match is_held {
+                true => ", and nothing passes until the policy is in force there",
+                false => "",
+            };
+            let line = format!("{} has appeared{until}", new.join(", "));
+            let details = json!({"interfaces": new, "held": is_held});
+            log.event_on(first, Change::Appeared, &line, details);
+        }
+        Appeared { names, at, holds }
+    }
+
+    /// The policy is in force on them, or could not be put in force. Nothing holds them any more.
+    pub(super) fn release(&mut self) {
+        self.holds.clear();
+    }
+
+    /// Says that the policy is in force on them.
+    pub(super) fn tell(&self, log: &mut Log) {
+        let Some(first) = self.names.first() else {
+            return;
+        };
+        let milliseconds = self.at.elapsed().as_secs_f64() * 1e3;
+        let names = self.names.join(", ");
+        let line = format!("in force on {names} {milliseconds:.1} ms after it was known to exist");
+        let details = json!({"interfaces": self.names, "milliseconds": milliseconds});
+        log.event_on(first, Change::Attached, &line, details);
+    }
+}
