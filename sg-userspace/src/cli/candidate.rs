@@ -2,23 +2,64 @@
 //! policy, by pair of rules.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use sg_policy::policy::titled;
 use sg_userspace::kernel::KernelError;
-use sg_userspace::observe::attached::Attached;
 use sg_userspace::observe::candidate::{Candidate, Decision, PairCounters, candidate};
 
-use super::context::Context;
+use super::context::{Context, Ifaces};
+use super::counters::find;
 use super::failure::Failure;
 use super::health;
-use super::screen::{Paint, Screen, paint_of};
+use super::interrupt::Interrupt;
+use super::screen::{Frame, Paint, Screen, paint_of, wrapped};
 use super::table::{Column, Table};
 use super::units::{ago, bytes, clean, count, short_digest, thousands};
 
 /// Prints it for those of the interfaces that have a candidate.
-pub(super) fn print(context: &Context, found: &[Attached], json: bool) -> Result<(), Failure> {
+pub(super) fn print(context: &Context, ifaces: &Ifaces, json: bool) -> Result<(), Failure> {
+    let all = read(context, ifaces)?;
+    match json {
+        true => context.out.json(&all),
+        false => context.out.say(&texts(&context.out, &all)),
+    }
+}
+
+/// Prints it again and again, until none has a candidate any more.
+pub(super) fn watch(
+    context: &Context,
+    ifaces: &Ifaces,
+    interval: Duration,
+    json: bool,
+) -> Result<(), Failure> {
+    let mut frame = Frame::new(context.out);
+    let interrupt = Interrupt::of(&context.out)?;
+    loop {
+        let all = read(context, ifaces)?;
+        if json {
+            for one in &all {
+                context.out.json_line(one)?;
+            }
+        } else if context.out.terminal {
+            let (screen, _) = frame.screen();
+            let text = texts(&screen, &all);
+            // Lines that the terminal breaks could not be drawn over.
+            frame.draw(&match screen.width {
+                Some(width) => wrapped(&text, width),
+                None => text,
+            })?;
+        } else {
+            context.out.print(&(texts(&context.out, &all) + "\n"))?;
+        }
+        interrupt.sleep(interval)?;
+    }
+}
+
+fn read(context: &Context, ifaces: &Ifaces) -> Result<Vec<Candidate>, Failure> {
+    let found = find(context, ifaces)?;
     let mut all = Vec::new();
-    for one in found {
+    for one in &found {
         all.extend(candidate(one)?);
     }
     if all.is_empty() {
@@ -26,11 +67,12 @@ pub(super) fn print(context: &Context, found: &[Attached], json: bool) -> Result
         let names: Vec<&str> = names.map(|state| state.interface.as_str()).collect();
         return Err(none_on(&names.join(", ")).into());
     }
-    if json {
-        return context.out.json(&all);
-    }
-    let shown = all.iter().map(|one| text(&context.out, one));
-    context.out.say(&shown.collect::<Vec<_>>().join("\n"))
+    Ok(all)
+}
+
+fn texts(screen: &Screen, all: &[Candidate]) -> String {
+    let texts = all.iter().map(|one| text(screen, one));
+    texts.collect::<Vec<_>>().join("\n")
 }
 
 /// The error where a command needs a candidate.

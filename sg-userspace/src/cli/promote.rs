@@ -10,7 +10,7 @@ use sg_userspace::kernel::state::State;
 use sg_userspace::kernel::{Applied, ApplyOptions, CandidateOption, KernelError};
 use sg_userspace::observe::attached::Attached;
 
-use super::apply::{self, Report, window};
+use super::apply::{self, DryRun, Report, window};
 use super::attachment::{names_of, one_attachment};
 use super::candidate::none_on;
 use super::context::{Context, Ifaces, Json};
@@ -30,7 +30,10 @@ candidate beside it, unless `sgctl confirm` comes in time.
 What the candidate would do is shown by `sgctl counters --candidate`, and as a policy file by
 `sgctl show --candidate`.
 
+--dry-run says what it would do to connections, and whether it would be refused, and changes nothing.
+
 Examples:
+  sgctl promote --dry-run
   sgctl promote
   sgctl promote --iface eth0 --confirm-within 60s
 
@@ -50,6 +53,9 @@ pub(super) struct Promote {
     /// refuse them if they differ from the rules
     #[arg(long)]
     self_check: bool,
+    /// Say what it would do, and change nothing
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     memory: TableMemory,
     #[command(flatten)]
@@ -58,6 +64,9 @@ pub(super) struct Promote {
 
 impl Promote {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        if self.dry_run {
+            return self.preview(context);
+        }
         let mut seen = None;
         let done = self.apply(context, &mut seen);
         if self.json.json {
@@ -72,6 +81,40 @@ impl Promote {
 
     fn apply(&self, context: &Context, seen: &mut Option<Impact>) -> Result<Applied, Failure> {
         let _patience = Patience::with("applying the candidate");
+        let (policy, options) = self.plan(context)?;
+        let screen = (!self.json.json).then_some(&context.out);
+        impact::apply_aloud(screen, None, &policy, &options, seen)
+    }
+
+    /// `--dry-run`.
+    fn preview(&self, context: &Context) -> Result<(), Failure> {
+        let looked = {
+            let _patience = Patience::with("looking at connections");
+            self.plan(context).and_then(|(policy, options)| {
+                let seen = impact::preview(None, &policy, &options)?;
+                Ok((policy, options, seen))
+            })
+        };
+        if self.json.json {
+            let printed = match &looked {
+                Ok((_, _, seen)) => {
+                    let report = DryRun::of(&self.ifaces.names, &[], seen);
+                    context.out.json(&report)
+                }
+                Err(failure) => {
+                    let report = Report::of(&self.ifaces.names, Err(failure), &[], None);
+                    context.out.json(&report)
+                }
+            };
+            return printed.and(looked.map(drop));
+        }
+        let (policy, options, seen) = looked?;
+        let text = apply::preview::text(&context.out, &policy.name, &options, &seen);
+        context.out.say(&text)
+    }
+
+    /// The candidate, and how it is put in force.
+    fn plan(&self, context: &Context) -> Result<(Policy, ApplyOptions), Failure> {
         let (first, interfaces) = one_attachment::<Promote>(context, "promote", &self.ifaces)?;
         let state = first.state()?;
         let names = names_of(&interfaces)?;
@@ -89,8 +132,7 @@ impl Promote {
             only_over: Some(state.policy.generation),
             ..ApplyOptions::on(&[])
         };
-        let screen = (!self.json.json).then_some(&context.out);
-        impact::apply_aloud(screen, None, &policy, &options, seen)
+        Ok((policy, options))
     }
 
     /// The candidate beside the policy of this record.

@@ -284,20 +284,45 @@ fn differences_are_what_was_sent_and_counters_stay_exact() {
     assert!(said.starts_with("unchanged"), "{said}");
     assert_eq!(node.pair(["drop", "accept"]), [2, 0]);
 
+    let mut watching = Running::of(node.world.command(&["counters", "--candidate"]).args([
+        "--watch", "0.2", "--json",
+    ]));
+    let first = watching.line("\"pairs\"");
+    node.world.send_from_one_socket(1002, 1);
+    same(|| node.pair(["drop", "accept"]), || [3, 0]);
+    let of_all = |line: &str| {
+        let value: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        value["candidate"]["packets"].as_u64().expect("a number")
+    };
+    assert_eq!(of_all(&first), 2, "{first}");
+    while of_all(&watching.line("\"pairs\"")) != 3 {}
+
     let at_the_end = node.counted("tcp 7000");
+    let before = node.world.pins();
+    let dry = node.run(&["promote", "--dry-run"]).out;
+    assert!(
+        dry.starts_with("dry run: would replace the policy of nic by next, generation "),
+        "{dry}"
+    );
+    let dry = node.run(&["promote", "--dry-run", "--json"]).json();
+    assert_eq!((&dry["dry_run"], &dry["replaced"]), (&true.into(), &true.into()), "{dry}");
+    assert_eq!(node.world.pins(), before, "nothing has changed");
+    assert_eq!(node.candidate()["candidate"]["name"], "next");
     let said = node.run(&["promote"]).out;
     assert!(said.contains("applied next on nic"), "{said}");
+    // Nothing is beside it any more, which ends the watching.
+    assert_eq!(watching.child.wait().expect("it ends").code(), Some(1));
     let status = node.run(&["status", "--json"]).json();
     assert_eq!(status[0]["policy"]["name"], "next");
     assert_eq!(status[0]["candidate"], Value::Null);
-    assert_eq!(node.counted("no-match")[0], 12);
+    assert_eq!(node.counted("no-match")[0], 13);
     // The rule that has gone has all that it and its pairs have counted.
     assert_eq!(node.counted("tcp 7000"), at_the_end);
     node.world.send_from_one_socket(1002, 5);
     same(|| node.counted("udp 1001-1002")[0], || 5);
-    node.world
-        .run(&["promote"])
-        .fails(1, "no candidate is evaluated");
+    for words in [&["promote"][..], &["promote", "--dry-run"]] {
+        node.world.run(words).fails(1, "no candidate is evaluated");
+    }
     assert!(
         !node
             .world

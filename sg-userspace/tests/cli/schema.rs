@@ -494,6 +494,15 @@ fn what_is_beside_a_policy() {
     });
     let found = world.run(&["show", "--candidate", "--json"]).ok().json();
     assert_shape(&shown, &found);
+    let dry = json!({
+        "interface": "null", "dry_run": "bool", "unchanged": "bool", "replaced": "bool",
+        "generation": "number", "impact": impact(), "refusals": ["*", finding("error")],
+        "findings": ["*", finding("warning|note")], "errors": ["*", finding("error")],
+    });
+    let mut found = world.run(&["promote", "--dry-run", "--json"]).ok().json();
+    // Named only where the command line does.
+    found["interface"] = "null".into();
+    assert_shape(&dry, &found);
     assert_shape(
         &applied_report(),
         &world.run(&["promote", "--json"]).ok().json(),

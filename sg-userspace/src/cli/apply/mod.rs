@@ -2,10 +2,10 @@
 //! fails, nothing has changed.
 
 mod beside;
+pub(super) mod preview;
 mod report;
 mod text;
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use clap::Args;
@@ -15,12 +15,12 @@ use sg_userspace::kernel::{self, Applied, ApplyOptions, Outcome, Preview};
 
 use super::context::{Context, Json};
 use super::failure::Failure;
-use super::impact::{self, Mood, Previewed};
+use super::impact::{self, Previewed};
 use super::patience::Patience;
 use super::policy_args::{Attach, Policies};
 use super::screen::Paint;
 use beside::{Beside, in_force};
-pub(super) use report::{Done, Report, refuse};
+pub(super) use report::{Done, DryRun, Report, refuse};
 pub(super) use text::{findings, notes, summary, text, watched};
 
 /// Attach a policy to interfaces, or replace the one that is attached, and return
@@ -207,7 +207,7 @@ impl Apply {
             let printed = match &found {
                 Ok(looked) => {
                     let found: Vec<Finding> = looked.found.all().cloned().collect();
-                    let report = report::Previewed::of(&self.attach.ifaces, &found, &looked.seen);
+                    let report = DryRun::of(&self.attach.ifaces, &found, &looked.seen);
                     context.out.json(&report)
                 }
                 Err(failure) => refuse(&context.out, failure),
@@ -220,41 +220,14 @@ impl Apply {
             found,
             seen,
         } = found?;
-        let Previewed {
-            preview,
-            impact,
-            refusals,
-        } = &seen;
-        let name = context.out.paint(Paint::Bold, &name);
-        let names = options.interfaces.join(", ");
-        let mut out = match preview {
+        let mut out = match &seen.preview {
             Preview::Change { .. } if self.policies.is_empty() => {
+                let name = context.out.paint(Paint::Bold, &name);
+                let names = options.interfaces.join(", ");
                 format!("dry run: would change what is beside {name} on {names}, and no verdict\n")
             }
-            Preview::Unchanged(_) => format!("dry run: {name} is in force on {names} already\n"),
-            Preview::Change {
-                generation,
-                is_first: true,
-            } => format!("dry run: would attach {name} to {names}, generation {generation}\n"),
-            Preview::Change { generation, .. } => format!(
-                "dry run: would replace the policy of {names} by {name}, generation {generation}\n"
-            ),
+            _ => preview::text(&context.out, &name, &options, &seen),
         };
-        if let Some(impact) = impact {
-            let is_off = impact::is_off(&options);
-            out.push_str(&impact::text(&context.out, impact, Mood::Would, is_off));
-        }
-        for refusal in refusals {
-            let _ = writeln!(
-                out,
-                "  {}: {}",
-                context.out.paint(Paint::Red, "would be refused"),
-                refusal.message
-            );
-            if let Some(help) = &refusal.help {
-                let _ = writeln!(out, "    help: {help}");
-            }
-        }
         out.push_str(&self.warnings(context, &found));
         context.out.say(&out)
     }

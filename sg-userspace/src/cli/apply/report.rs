@@ -18,9 +18,9 @@ use crate::cli::failure::Failure;
 use crate::cli::impact;
 use crate::cli::screen::Screen;
 
-/// `apply --dry-run --json`.
+/// `apply --dry-run --json`, and the same of `promote`.
 #[derive(Serialize)]
-pub(in crate::cli) struct Previewed<'a> {
+pub(in crate::cli) struct DryRun<'a> {
     /// The first interface, as the user named it.
     interface: Option<&'a str>,
     dry_run: bool,
@@ -37,12 +37,12 @@ pub(in crate::cli) struct Previewed<'a> {
     errors: [Finding; 0],
 }
 
-impl<'a> Previewed<'a> {
+impl<'a> DryRun<'a> {
     pub(in crate::cli) fn of(
         interfaces: &'a [String],
         findings: &'a [Finding],
         seen: &'a impact::Previewed,
-    ) -> Previewed<'a> {
+    ) -> DryRun<'a> {
         let (unchanged, replaced, generation) = match &seen.preview {
             Preview::Unchanged(applied) => (true, false, applied.first.state.policy.generation),
             Preview::Change {
@@ -50,7 +50,7 @@ impl<'a> Previewed<'a> {
                 is_first,
             } => (false, !is_first, *generation),
         };
-        Previewed {
+        DryRun {
             interface: interfaces.first().map(String::as_str),
             dry_run: true,
             unchanged,

@@ -45,14 +45,14 @@ Examples:
   sgctl counters --sort rate --top 5
   sgctl counters --reset && sleep 60 && sgctl counters --since-reset
   sgctl counters --iface eth0 --json | jq '.[].totals'
-  sgctl counters --candidate
+  sgctl counters --candidate --watch 10
 
 Exit codes: 0 done, 1 nothing is attached or the state is wrong, 2 usage, 3 not permitted."
 )]
 pub(super) struct CountersCommand {
     #[command(flatten)]
     ifaces: Ifaces,
-    /// Print again every so many seconds (1 unless said otherwise), with rates
+    /// Print again every so many seconds (1 unless said otherwise), with rates, but for --candidate
     #[arg(
         long,
         value_name = "SECONDS",
@@ -70,9 +70,7 @@ pub(super) struct CountersCommand {
     #[arg(long)]
     since_reset: bool,
     /// What would have another outcome under the candidate beside the policy, by pair of rules
-    #[arg(long, conflicts_with_all = [
-        "watch", "all", "nonzero", "sort", "top", "reset", "since_reset", "csv",
-    ])]
+    #[arg(long, conflicts_with_all = ["all", "nonzero", "sort", "top", "reset", "since_reset", "csv"])]
     candidate: bool,
     /// Print CSV, with a row for each rule, reason and total
     #[arg(long, conflicts_with = "json")]
@@ -107,8 +105,9 @@ impl CountersCommand {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         match self.watch {
             _ if self.reset => self.reset(context),
-            _ if self.candidate => {
-                candidate::print(context, &find(context, &self.ifaces)?, self.json.json)
+            None if self.candidate => candidate::print(context, &self.ifaces, self.json.json),
+            Some(interval) if self.candidate => {
+                candidate::watch(context, &self.ifaces, interval, self.json.json)
             }
             None => self.once(context),
             Some(interval) => self.watch(context, interval),
