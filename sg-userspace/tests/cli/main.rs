@@ -38,5 +38,6 @@ mod screens;
 mod shared;
 mod standing;
 mod top;
+mod views;
 mod words;
 mod world;

@@ -21,7 +21,7 @@ use super::world::{World, file, run};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A terminal on which a shell runs one command and says how that ended.
-struct Tty {
+pub(super) struct Tty {
     shell: Child,
     master: File,
     /// Kept open, as by the shell of a real terminal.
@@ -74,7 +74,7 @@ impl Tty {
         }
     }
 
-    fn top(world: &World, words: &[&str], environment: &[(&str, &str)]) -> Tty {
+    pub(super) fn top(world: &World, words: &[&str], environment: &[(&str, &str)]) -> Tty {
         let words = [&["top", "--interval", "0.2"], words].concat();
         Tty::start(&world.command(&words), 80, 24, environment)
     }
@@ -84,7 +84,7 @@ impl Tty {
     }
 
     /// The first line with these words on the screen.
-    fn line(&self, words: &str) -> Option<String> {
+    pub(super) fn line(&self, words: &str) -> Option<String> {
         let contents = self.contents();
         let line = contents.lines().find(|line| line.contains(words));
         line.map(str::to_owned)
@@ -92,7 +92,7 @@ impl Tty {
 
     /// Waits until the screen is as wanted.
     #[track_caller]
-    fn until(&mut self, what: &str, is_so: impl Fn(&Tty) -> bool) {
+    pub(super) fn until(&mut self, what: &str, is_so: impl Fn(&Tty) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !is_so(self) {
             let left = deadline.saturating_duration_since(Instant::now());
