@@ -54,6 +54,10 @@ impl Sampler {
         })
     }
 
+    pub fn attached(&self) -> &Attached {
+        &self.attached
+    }
+
     pub fn pins(&self) -> &InterfacePins {
         &self.attached.pins
     }

@@ -13,6 +13,7 @@ use super::context::{Context, Ifaces};
 use super::counters::seconds;
 use super::failure::Failure;
 
+mod drops;
 mod guardian;
 mod input;
 mod keys;
@@ -28,6 +29,7 @@ mod terminal;
 mod tests;
 mod track;
 mod view;
+mod watcher;
 
 /// Rules, drops and flows as they happen, on the whole screen
 #[derive(Args)]
@@ -35,8 +37,9 @@ mod view;
     name = "top",
     after_help = "\
 Shows rules and reasons with packets, bytes, rates and a trend, the busiest first; what was accepted
-and what was dropped; the flow table; and which policies were in force. With several interfaces the
-first screen is their sum, and Tab goes through them. Reads only, and needs no running `sgctl run`.
+and what was dropped; the sources and ports that were dropped most; the flow table; and which
+policies were in force. With several interfaces the first screen is their sum, and Tab goes through
+them. Changes nothing, and needs no running `sgctl run`.
 
 Keys: q quits, / filters as you type, s sorts, z hides rules at zero, and ? shows all of them.
 

@@ -10,8 +10,9 @@ use sg_userspace::observe::attached::{Health, PolicyStatus, Unconfirmed};
 use sg_userspace::observe::counters::{Counters, ReasonCounters, RuleCounters, Totals};
 use sg_userspace::observe::history::Past;
 
+use super::drops::Drops;
 use super::list::{Choice, listed};
-use super::reading::{InterfaceReading, Reading};
+use super::reading::{InterfaceReading, Reading, Seen};
 use super::sum::sum;
 use super::track::{Counted as _, Row, Track, follow};
 
@@ -23,6 +24,8 @@ pub(super) struct Model {
     /// Which of them is shown.
     shown: Key,
     pub(super) troubles: Vec<String>,
+    /// Why dropped packets cannot be watched.
+    pub(super) unwatched: Option<String>,
     pub(super) choice: Choice,
     /// Whether the filter is being typed.
     pub(super) is_typing: bool,
@@ -53,11 +56,12 @@ pub(super) enum Key {
 pub(super) enum Panel {
     #[default]
     Reasons,
+    Drops,
     Policies,
 }
 
 impl Panel {
-    const ALL: [Panel; 2] = [Panel::Reasons, Panel::Policies];
+    const ALL: [Panel; 3] = [Panel::Reasons, Panel::Drops, Panel::Policies];
 
     pub(super) fn next(self) -> Panel {
         let at = Panel::ALL.iter().position(|panel| *panel == self);
@@ -75,6 +79,8 @@ pub(super) struct Table {
     pub(super) totals: Vec<Direct>,
     /// Each flow table in it, once.
     pub(super) flows: Flows,
+    /// What was dropped lately.
+    pub(super) drops: Drops,
     /// When it was read, by a clock that cannot be set.
     pub(super) at: Duration,
 }
@@ -159,6 +165,19 @@ impl Model {
             self.selected = selected.and_then(row);
         }
         self.list();
+    }
+
+    /// Events of dropped packets, seen at `at`.
+    pub(super) fn see(&mut self, seen: Seen, at: Duration) {
+        for (interface, packet) in seen.packets {
+            for table in &mut self.tables {
+                let mut names = table.interfaces.iter().map(|one| &one.interface);
+                if names.any(|name| *name == interface) {
+                    table.drops.see(packet, at);
+                }
+            }
+        }
+        self.unwatched = seen.trouble;
     }
 
     /// Lists the rules anew, after anything that matters for it has changed.
@@ -299,10 +318,23 @@ impl Table {
         let seconds = before
             .as_ref()
             .map(|table| at.saturating_sub(table.at).as_secs_f64());
-        let (rules, reasons, mut totals, mut flows) = match before {
+        let dropped: u64 = now.totals.iter().map(|total| total.dropped).sum();
+        // What was dropped before the first reading is not of the last minute.
+        let dropped_before = before.as_ref().map_or(dropped, |table| {
+            table.totals.iter().map(|total| total.totals.dropped).sum()
+        });
+        let (rules, reasons, mut totals, mut flows, mut drops) = match before {
             None => Default::default(),
-            Some(table) => (table.rules, table.reasons, table.totals, table.flows),
+            Some(Table {
+                rules,
+                reasons,
+                totals,
+                flows,
+                drops,
+                ..
+            }) => (rules, reasons, totals, flows, drops),
         };
+        drops.count(dropped.saturating_sub(dropped_before), at);
         let (rules, is_same) = follow(rules, now.rules, seconds);
         let (reasons, _) = follow(reasons, now.reasons, seconds);
         let totals = now.totals.into_iter().map(|total| {
@@ -321,6 +353,7 @@ impl Table {
             reasons,
             totals,
             flows,
+            drops,
             at,
         };
         (table, is_same)

@@ -20,8 +20,9 @@ use crate::cli::failure::Failure;
 /// Of the time, reading takes at most this part.
 const SHARE: u32 = 20;
 
-/// The screen shows times of the past and of the deadline to the second.
-const GLANCE: Duration = Duration::from_secs(1);
+/// So often events are taken, which keeps the watch of dropped packets alive, and times of the past
+/// and of a deadline are drawn.
+const GLANCE: Duration = Duration::from_millis(400);
 
 /// Room for a frame that fills a large terminal, so that it is written at once.
 const FRAME: usize = 256 * 1024;
@@ -49,6 +50,9 @@ pub(super) fn show(context: &Context, ifaces: &Ifaces, interval: Duration) -> Re
                     .saturating_sub(now - started)
                     .max((now - started) * SHARE);
             break_if_asked(&model);
+        }
+        if !model.is_paused {
+            model.see(source.look(), began.elapsed());
         }
         let now = Now {
             clock: began.elapsed(),

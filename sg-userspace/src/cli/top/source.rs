@@ -5,7 +5,8 @@ use sg_userspace::kernel::KernelError;
 use sg_userspace::observe::pace::Pace;
 use sg_userspace::observe::sampler::Sampler;
 
-use super::reading::{InterfaceReading, Reading};
+use super::reading::{InterfaceReading, Reading, Seen};
+use super::watcher::Watcher;
 use crate::cli::context::{Context, Ifaces};
 use crate::cli::counters::find;
 use crate::cli::failure::Failure;
@@ -15,6 +16,7 @@ pub(super) struct Source<'a> {
     ifaces: &'a Ifaces,
     samplers: Vec<Sampler>,
     listing: Pace,
+    watcher: Watcher,
     /// What keeps single interfaces from being read, by the last listing.
     troubles: Vec<String>,
 }
@@ -28,6 +30,7 @@ impl<'a> Source<'a> {
             ifaces,
             samplers: Vec::new(),
             listing: Pace::default(),
+            watcher: Watcher::default(),
             troubles: Vec::new(),
         };
         let first = source.list()?.into_iter().next();
@@ -53,7 +56,14 @@ impl<'a> Source<'a> {
                 },
             }
         }
+        self.watcher
+            .follow(self.samplers.iter().map(Sampler::attached));
         Ok(errors)
+    }
+
+    /// What was dropped since the last call. It has to be called at least twice a second.
+    pub(super) fn look(&mut self) -> Seen {
+        self.watcher.look()
     }
 
     /// Reads all interfaces now.

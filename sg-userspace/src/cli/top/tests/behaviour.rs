@@ -253,6 +253,30 @@ fn the_sum_of_two_interfaces() {
     );
 }
 
+/// What was dropped is known from the counters, and what was seen of it from events; packets of an
+/// interface are its own and those of the sum.
+#[test]
+fn what_was_not_seen_is_what_was_dropped_without_an_event() {
+    let both = |second| {
+        let first = sample("eth0", small(second), reasons(second), second);
+        of(vec![
+            first,
+            sample("eth1", small(second), reasons(second), second),
+        ])
+    };
+    let model = read_until(4, both);
+    let dropped = |table: usize| model.tables[table].drops.dropped();
+    // 150 by no-match and 3, 9, 15, 21 by the block list.
+    assert_eq!([dropped(0), dropped(1), dropped(2)], [2 * 648, 648, 648]);
+    let seen = |table: usize| model.tables[table].drops.seen();
+    assert_eq!([seen(0), seen(1), seen(2)], [17, 17, 0]);
+    let sources = model.tables[0].drops.sources(1);
+    assert_eq!(
+        (sources[0].0.1.to_string(), sources[0].1),
+        ("203.0.113.77".into(), 10)
+    );
+}
+
 /// The clock of the machine may be set; rates go by the clock of the readings, which only goes on.
 #[test]
 fn a_machine_whose_clock_is_set_has_the_same_rates() {

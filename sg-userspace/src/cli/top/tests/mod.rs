@@ -12,9 +12,10 @@ use sg_userspace::observe::counters::{Counters, ReasonCounters, RuleCounters, To
 use sg_userspace::observe::history::Past;
 use sg_userspace::observe::sampler::Sample;
 
+use super::drops::Dropped;
 use super::look::Look;
 use super::model::Model;
-use super::reading::{InterfaceReading, Reading};
+use super::reading::{InterfaceReading, Reading, Seen};
 use super::view::{self, Now};
 
 mod behaviour;
@@ -231,6 +232,7 @@ fn read_until(last: u64, at: impl Fn(u64) -> Reading) -> Model {
     let mut model = Model::default();
     for second in 0..=last {
         model.read(at(second), Duration::from_secs(second));
+        model.see(seen(second), Duration::from_secs(second));
     }
     model
 }
@@ -239,6 +241,29 @@ fn normal() -> Model {
     read_until(12, |second| {
         of(vec![sample("eth0", small(second), reasons(second), second)])
     })
+}
+
+/// Events of what was dropped: one source sends most of it.
+fn seen(second: u64) -> Seen {
+    let packet = |source: &str, port: u16| Dropped {
+        direction: Direction::Inbound,
+        source: Some(source.parse().unwrap()),
+        port: Some((6, port)),
+        packets: 1,
+    };
+    let mut packets = vec![
+        packet("203.0.113.77", 3306),
+        packet("203.0.113.77", 22),
+        packet("2001:db8:dead:beef:1234:5678:9abc:def0", 23),
+    ];
+    if second.is_multiple_of(4) {
+        packets.push(packet("198.51.100.4", 3306));
+    }
+    let of_eth0 = |packet| ("eth0".to_owned(), packet);
+    Seen {
+        packets: packets.into_iter().map(of_eth0).collect(),
+        trouble: None,
+    }
 }
 
 fn on_trial(second: u64) -> Sample {

@@ -58,8 +58,10 @@ fn the_screen_of_a_node() {
 }
 
 #[test]
-fn the_other_panel_and_the_help() {
+fn the_other_panels_and_the_help() {
     let mut model = normal();
+    press_key(&mut model, KeyCode::Char('p'));
+    assert_screen!("top_drops", screen(&mut model, 80, 24, FULL));
     press_key(&mut model, KeyCode::Char('p'));
     assert_screen!("top_policies", screen(&mut model, 80, 24, FULL));
     press_key(&mut model, KeyCode::Char('?'));

@@ -10,6 +10,7 @@ use super::look::Look;
 use super::model::Model;
 use pen::Pen;
 
+mod drops;
 mod head;
 mod help;
 mod panels;
@@ -125,8 +126,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, look: &Look, now: &Now)
             rules::draw(pen, plan.rules, model, table);
             rules::detail(pen, plan.detail, model, table);
             match plan.is_wide {
-                true => panels::all(pen, plan.panel, table, now),
-                false => panels::one(pen, plan.panel, model.panel, table, now),
+                true => panels::all(pen, plan.panel, model, table, now),
+                false => panels::one(pen, plan.panel, model, table, now),
             }
         }
     }

@@ -1,50 +1,61 @@
-//! What stands below the rules, or beside them: reasons, and the policies that were in force.
+//! What stands below the rules, or beside them: reasons, what is dropped most, and the policies
+//! that were in force.
 
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 use sg_userspace::observe::counters::ReasonCounters;
 
+use super::drops;
 use super::pen::{Now, Pen, under};
 use super::rules::short;
 use super::table::{self, Column, Entry, fixed, number, text};
 use crate::cli::counters::about;
 use crate::cli::screen::{Paint, paint_of};
-use crate::cli::top::model::{Panel, Table};
+use crate::cli::top::model::{Model, Panel, Table};
 use crate::cli::top::track::Row;
 use crate::cli::units::{packet_rate, since, thousands};
 
 const TREND: usize = 8;
 
 /// One panel.
-pub(super) fn one(pen: &mut Pen<'_>, area: Rect, panel: Panel, table: &Table, now: &Now) {
-    let other = match panel {
-        Panel::Reasons => "policies",
-        Panel::Policies => "reasons",
+pub(super) fn one(pen: &mut Pen<'_>, area: Rect, model: &Model, table: &Table, now: &Now) {
+    let next = match model.panel.next() {
+        Panel::Reasons => "reasons",
+        Panel::Drops => "dropped most",
+        Panel::Policies => "policies",
     };
-    let hint = format!(" (p: {other})");
-    match panel {
+    let hint = format!(" (p: {next})");
+    match model.panel {
         Panel::Reasons => reasons(pen, area, table, &hint),
+        Panel::Drops => drops::draw(pen, area, model, table, &hint),
         Panel::Policies => policies(pen, area, table, now, &hint),
     }
 }
 
 /// All of them, one below the other.
-pub(super) fn all(pen: &mut Pen<'_>, area: Rect, table: &Table, now: &Now) {
-    let needed = table
-        .reasons
-        .iter()
-        .filter(|row| row.what.packets > 0)
-        .count();
-    let most = usize::from(area.height / 2);
-    let height = (needed.max(1) + 3).min(most.max(4)) as u16;
-    let height = height.min(area.height);
-    reasons(pen, Rect { height, ..area }, table, "");
-    let below = Rect {
-        y: area.y + height,
-        height: area.height - height,
+pub(super) fn all(pen: &mut Pen<'_>, area: Rect, model: &Model, table: &Table, now: &Now) {
+    let counted = table.reasons.iter().filter(|row| row.what.packets > 0);
+    let past: usize = table.interfaces.iter().map(|one| one.past.len()).sum();
+    // A heading, the names of the columns, and an empty line.
+    let of = |rows: usize| (rows.max(1) + 3).min(usize::from(area.height / 3)) as u16;
+    let (first, last) = (of(counted.count()), of(past));
+    let reasons_area = Rect {
+        height: first,
         ..area
     };
-    policies(pen, below, table, now, "");
+    reasons(pen, reasons_area, table, "");
+    let drops_area = Rect {
+        y: area.y + first,
+        height: area.height - first - last,
+        ..area
+    };
+    drops::draw(pen, drops_area, model, table, "");
+    let policies_area = Rect {
+        y: drops_area.bottom(),
+        height: last,
+        ..area
+    };
+    policies(pen, policies_area, table, now, "");
 }
 
 /// What no rule has decided, by reason, the busiest first.
