@@ -4,12 +4,14 @@
 //! the time.
 
 use super::attached::{Attached, Condition, Unconfirmed};
+use super::candidate::{CandidateStatus, status_of};
 use super::counters::{Counters, Origin, assemble};
 use super::history::Past;
 use super::pace::Pace;
 use crate::kernel::flow_tables::{FlowTableUse, table_use};
 use crate::kernel::pins::InterfacePins;
 use crate::kernel::records::Stamp;
+use crate::kernel::sums::Sums;
 use crate::kernel::{KernelError, history, raw_counters};
 
 /// A reader of one interface, which remembers what seldom changes.
@@ -33,6 +35,8 @@ pub struct Sample {
     pub max_flows: u32,
     /// `None` if no policy waits to be confirmed.
     pub unconfirmed: Option<Unconfirmed>,
+    /// The candidate beside the policy, with what would have another outcome.
+    pub candidate: Option<CandidateStatus>,
     /// The policy in force and those before it, the newest first. Empty if that cannot be read.
     pub past: Vec<Past>,
 }
@@ -84,6 +88,8 @@ impl Sampler {
             self.condition = self.health.pass(|| self.attached.condition_if_known())?;
         }
         let state = self.attached.state()?;
+        let watched = state.candidate.as_ref();
+        let candidate = watched.and_then(|_| status_of(state, &Sums::of(state, &raw)));
         Ok(Sample {
             counters: assemble(
                 state,
@@ -95,6 +101,7 @@ impl Sampler {
             flows: table_use(self.pins())?,
             max_flows: state.max_flows,
             unconfirmed: Unconfirmed::of(state),
+            candidate: candidate.map(|(status, _)| status),
             past: self.past.clone(),
         })
     }

@@ -7,6 +7,7 @@ use sg_common::verdict::Direction;
 use sg_userspace::kernel::Fault;
 use sg_userspace::kernel::flow_tables::FlowTableUse;
 use sg_userspace::observe::attached::{Health, PolicyStatus, Unconfirmed};
+use sg_userspace::observe::candidate::CandidateStatus;
 use sg_userspace::observe::counters::{Counters, ReasonCounters, RuleCounters, Totals};
 use sg_userspace::observe::history::Past;
 
@@ -94,6 +95,7 @@ pub(super) struct About {
     pub(super) faults: Vec<Fault>,
     pub(super) policy: PolicyStatus,
     pub(super) unconfirmed: Option<Unconfirmed>,
+    pub(super) candidate: Option<CandidateStatus>,
     pub(super) past: Vec<Past>,
     pub(super) attachment: usize,
 }
@@ -306,6 +308,7 @@ impl About {
             faults: counters.faults.clone(),
             policy: counters.policy.clone(),
             unconfirmed: sample.unconfirmed.clone(),
+            candidate: sample.candidate.clone(),
             past: sample.past.clone(),
             attachment: one.attachment,
         }

@@ -8,6 +8,7 @@ use ratatui::backend::TestBackend;
 use sg_common::verdict::{Action, Direction, Reason};
 use sg_userspace::kernel::flow_tables::FlowTableUse;
 use sg_userspace::observe::attached::{Health, PolicyStatus, Unconfirmed};
+use sg_userspace::observe::candidate::CandidateStatus;
 use sg_userspace::observe::counters::{Counters, ReasonCounters, RuleCounters, Totals};
 use sg_userspace::observe::history::Past;
 use sg_userspace::observe::sampler::Sample;
@@ -208,6 +209,7 @@ fn sample(
         ],
         max_flows: 262_144,
         unconfirmed: None,
+        candidate: None,
         past: vec![
             past(8, "shop", serde_json::Value::Null),
             past(7, "shop", replaced.clone()),
@@ -277,6 +279,19 @@ fn on_trial(second: u64) -> Sample {
         }),
     });
     sample
+}
+
+/// A candidate beside the policy, of which so much is known.
+fn beside(packets: u64, evaluated: Option<u64>) -> CandidateStatus {
+    CandidateStatus {
+        name: "summer".into(),
+        digest: "sha256:fedcba9876543210".into(),
+        rules: 9,
+        since: APPLIED.into(),
+        logs: false,
+        packets,
+        evaluated,
+    }
 }
 
 /// What a terminal of that size shows.

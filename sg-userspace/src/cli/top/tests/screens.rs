@@ -145,6 +145,40 @@ fn a_policy_on_trial_and_a_fault() {
     assert_screen!("top_fault", screen(&mut model, 80, 24, FULL));
 }
 
+/// Proves C10: as long as nothing was evaluated, nothing is claimed; and what is not known of one
+/// interface is not known of the sum.
+#[test]
+fn a_candidate_beside_the_policy() {
+    let with = |each: &[CandidateStatus]| {
+        let mut model = read_until(12, |second| {
+            let samples = each.iter().zip(0..).map(|(candidate, number)| Sample {
+                candidate: Some(candidate.clone()),
+                ..sample(&format!("eth{number}"), small(second), reasons(second), second)
+            });
+            of(samples.collect())
+        });
+        screen(&mut model, 80, 24, FULL)
+    };
+    assert_screen!("top_candidate", with(&[beside(17, Some(12_345))]));
+    for (each, line) in [
+        (
+            &[beside(0, Some(0))][..],
+            "candidate summer: no packet has been evaluated yet, which says nothing",
+        ),
+        (
+            &[beside(1, Some(20)), beside(2, Some(30))],
+            "candidate summer: 3 packets have another outcome, of 50",
+        ),
+        (
+            &[beside(1, Some(20)), beside(2, None)],
+            "candidate summer: 3 packets have another outcome; of how many is not known",
+        ),
+    ] {
+        let shown = with(each);
+        assert!(shown.contains(line), "{shown}");
+    }
+}
+
 #[test]
 fn several_interfaces_and_their_sum() {
     let both = |second| {

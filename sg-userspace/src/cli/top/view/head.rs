@@ -7,8 +7,10 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use sg_common::verdict::Direction;
 use sg_userspace::observe::attached::Health;
+use sg_userspace::observe::candidate::CandidateStatus;
 
 use super::pen::{Now, Pen};
+use crate::cli::candidate::compared;
 use crate::cli::health;
 use crate::cli::screen::Paint;
 use crate::cli::top::model::{About, Direct, Flows, Model, Table};
@@ -173,7 +175,31 @@ fn notes(model: &Model, clock: Duration) -> Vec<(Paint, String)> {
             notes.push((Paint::Yellow, note));
         }
     }
+    notes.extend(candidates(&table.interfaces));
     notes
+}
+
+/// What would have another outcome under the candidates, each summed over its interfaces.
+fn candidates(interfaces: &[About]) -> Vec<(Paint, String)> {
+    let mut sums: Vec<CandidateStatus> = Vec::new();
+    for one in interfaces.iter().filter_map(|one| one.candidate.as_ref()) {
+        match sums.iter_mut().find(|sum| sum.digest == one.digest) {
+            Some(sum) => {
+                sum.packets += one.packets;
+                sum.evaluated = sum.evaluated.zip(one.evaluated).map(|(a, b)| a + b);
+            }
+            None => sums.push(one.clone()),
+        }
+    }
+    let note = |sum: CandidateStatus| {
+        let paint = match sum.packets {
+            0 => Paint::Dim,
+            _ => Paint::Yellow,
+        };
+        let compared = compared(sum.packets, sum.evaluated);
+        (paint, format!("candidate {}: {compared}", sum.name))
+    };
+    sums.into_iter().map(note).collect()
 }
 
 /// `inbound  1.21 M/s  accepted 1.20 M/s ▃▃▃▃  dropped 12.1 k/s ▁▁▇▇  1.0 %`.
