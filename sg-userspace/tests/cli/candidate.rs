@@ -284,9 +284,11 @@ fn differences_are_what_was_sent_and_counters_stay_exact() {
     assert!(said.starts_with("unchanged"), "{said}");
     assert_eq!(node.pair(["drop", "accept"]), [2, 0]);
 
-    let mut watching = Running::of(node.world.command(&["counters", "--candidate"]).args([
-        "--watch", "0.2", "--json",
-    ]));
+    let mut watching = Running::of(
+        node.world
+            .command(&["counters", "--candidate"])
+            .args(["--watch", "0.2", "--json"]),
+    );
     let first = watching.line("\"pairs\"");
     node.world.send_from_one_socket(1002, 1);
     same(|| node.pair(["drop", "accept"]), || [3, 0]);
@@ -305,7 +307,11 @@ fn differences_are_what_was_sent_and_counters_stay_exact() {
         "{dry}"
     );
     let dry = node.run(&["promote", "--dry-run", "--json"]).json();
-    assert_eq!((&dry["dry_run"], &dry["replaced"]), (&true.into(), &true.into()), "{dry}");
+    assert_eq!(
+        (&dry["dry_run"], &dry["replaced"]),
+        (&true.into(), &true.into()),
+        "{dry}"
+    );
     assert_eq!(node.world.pins(), before, "nothing has changed");
     assert_eq!(node.candidate()["candidate"]["name"], "next");
     let said = node.run(&["promote"]).out;

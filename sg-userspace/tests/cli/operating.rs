@@ -133,9 +133,10 @@ fn steps<'a>(lines: &'a [&str], from: usize, to: usize) -> impl Iterator<Item = 
 /// numbers that the kernel gives. Spaces count as one, since columns are as wide as what is in
 /// them.
 fn normal(text: &str) -> Vec<String> {
-    const KINDS: [(&str, &str); 14] = [
+    const KINDS: [(&str, &str); 15] = [
         (r"\d{4}-\d\d-\d\dT[0-9:.]+(Z|[+-]\d\d:\d\d)", "TIME"),
         (r"\(pid \d+\)", "(pid N)"),
+        (r"\bmysqld \d+", "mysqld N"),
         (r"\b\d+ (d|h)\b", "DURATION"),
         (r"\b[0-9a-f]{64}\b", "DIGEST"),
         (r"\b[0-9a-f]{12}\b", "DIGEST"),

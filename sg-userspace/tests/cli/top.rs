@@ -240,7 +240,7 @@ fn a_rule_is_found_by_typing_and_has_the_count_of_what_was_sent() {
         tty.contents()
     );
     tty.press("p");
-    send(&world, 5003, 2);
+    world.send_from_one_socket(5003, 2);
     tty.until("the source and the port that were dropped", |tty| {
         let line = tty.line("192.0.2.2").unwrap_or_default();
         line.contains("udp 5003") || tty.line("udp 5003").is_some()

@@ -52,7 +52,8 @@ Exit codes: 0 done, 1 nothing is attached or the state is wrong, 2 usage, 3 not 
 pub(super) struct CountersCommand {
     #[command(flatten)]
     ifaces: Ifaces,
-    /// Print again every so many seconds (1 unless said otherwise), with rates, but for --candidate
+    /// Print again every so many seconds (1 unless said otherwise), with rates, but for
+    /// --candidate
     #[arg(
         long,
         value_name = "SECONDS",

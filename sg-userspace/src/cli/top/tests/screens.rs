@@ -153,7 +153,12 @@ fn a_candidate_beside_the_policy() {
         let mut model = read_until(12, |second| {
             let samples = each.iter().zip(0..).map(|(candidate, number)| Sample {
                 candidate: Some(candidate.clone()),
-                ..sample(&format!("eth{number}"), small(second), reasons(second), second)
+                ..sample(
+                    &format!("eth{number}"),
+                    small(second),
+                    reasons(second),
+                    second,
+                )
             });
             of(samples.collect())
         });
