@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use sg_policy::policy::titled;
 use sg_userspace::kernel::KernelError;
+use sg_userspace::observe::attached::Attached;
 use sg_userspace::observe::candidate::{Candidate, Decision, PairCounters, candidate};
 
-use super::context::{Context, Ifaces};
-use super::counters::find;
+use super::context::Context;
 use super::failure::Failure;
 use super::health;
 use super::interrupt::Interrupt;
@@ -18,25 +18,26 @@ use super::table::{Column, Table};
 use super::units::{ago, bytes, clean, count, short_digest, thousands};
 
 /// Prints it for those of the interfaces that have a candidate.
-pub(super) fn print(context: &Context, ifaces: &Ifaces, json: bool) -> Result<(), Failure> {
-    let all = read(context, ifaces)?;
+pub(super) fn print(context: &Context, found: &[Attached], json: bool) -> Result<(), Failure> {
+    let all = read(found)?;
     match json {
         true => context.out.json(&all),
         false => context.out.say(&texts(&context.out, &all)),
     }
 }
 
-/// Prints it again and again, until none has a candidate any more.
+/// Prints it again and again for the interfaces that are found then, until none has a candidate any
+/// more.
 pub(super) fn watch(
     context: &Context,
-    ifaces: &Ifaces,
+    find: impl Fn() -> Result<Vec<Attached>, Failure>,
     interval: Duration,
     json: bool,
 ) -> Result<(), Failure> {
     let mut frame = Frame::new(context.out);
     let interrupt = Interrupt::of(&context.out)?;
     loop {
-        let all = read(context, ifaces)?;
+        let all = read(&find()?)?;
         if json {
             for one in &all {
                 context.out.json_line(one)?;
@@ -56,10 +57,9 @@ pub(super) fn watch(
     }
 }
 
-fn read(context: &Context, ifaces: &Ifaces) -> Result<Vec<Candidate>, Failure> {
-    let found = find(context, ifaces)?;
+fn read(found: &[Attached]) -> Result<Vec<Candidate>, Failure> {
     let mut all = Vec::new();
-    for one in &found {
+    for one in found {
         all.extend(candidate(one)?);
     }
     if all.is_empty() {

@@ -106,9 +106,12 @@ impl CountersCommand {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         match self.watch {
             _ if self.reset => self.reset(context),
-            None if self.candidate => candidate::print(context, &self.ifaces, self.json.json),
+            None if self.candidate => {
+                candidate::print(context, &find(context, &self.ifaces)?, self.json.json)
+            }
             Some(interval) if self.candidate => {
-                candidate::watch(context, &self.ifaces, interval, self.json.json)
+                let find = || find(context, &self.ifaces);
+                candidate::watch(context, find, interval, self.json.json)
             }
             None => self.once(context),
             Some(interval) => self.watch(context, interval),
