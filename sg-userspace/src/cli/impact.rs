@@ -402,7 +402,7 @@ pub(super) fn watched(policy: &Policy, options: &ApplyOptions) -> Vec<Finding> {
 }
 
 /// Refuses a policy that drops what its own guard names.
-fn guarded(policy: &Policy, options: &ApplyOptions) -> Result<(), Failure> {
+pub(super) fn guarded(policy: &Policy, options: &ApplyOptions) -> Result<(), Failure> {
     let findings = breaches(policy, options, Severity::Error);
     match findings.is_empty() {
         true => Ok(()),

@@ -35,6 +35,7 @@ mod man;
 mod metrics;
 mod patience;
 mod policy_args;
+mod probe;
 mod promote;
 mod rates;
 mod reader;

@@ -12,6 +12,7 @@ use super::candidate::{compared, evaluated};
 use super::context::{Context, Ifaces, Json};
 use super::failure::Failure;
 use super::health::{auditing, word};
+use super::probe::Probe;
 use super::screen::Paint;
 use super::table::{Column, Table};
 use super::units::{ago, left, seconds_of, short_digest};
@@ -29,21 +30,33 @@ else's program comes first), `unprotected` (the interface was deleted and made a
 `unverified` (it cannot be looked at from here), `undone` (the policy was not confirmed and there was
 none before it), `damaged` (the record cannot be read).
 
+With --ready or --live a line for each interface says whether it is, and why not: for the probes of a
+container or a monitor. An interface is ready when it enforces the policy that the files are now, and that
+one is confirmed; auditing counts as enforcing then. It is live when `sgctl run` is at work on it; what is
+in force needs no `run`. Without --iface these are about the interfaces that a `run` looks after.
+
 Examples:
   sgctl status
   sgctl --netns node1 status --json
+  sgctl status --iface eth0 --ready /etc/sgctl/eth0.yaml
+  sgctl status --live
 
-Exit codes: 0 all that is listed is enforcing (also where nothing is), 1 something is not, be it that it
-is auditing, 2 usage, 3 not permitted.")]
+Exit codes: 0 all that is listed is enforcing (also where nothing is), or is ready or live if that was
+asked, 1 something is not, be it that it is auditing, 2 usage, 3 not permitted.")]
 pub(super) struct Status {
     #[command(flatten)]
     ifaces: Ifaces,
+    #[command(flatten)]
+    probe: Probe,
     #[command(flatten)]
     json: Json,
 }
 
 impl Status {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        if self.probe.is_asked_for() {
+            return self.probe.run(context, &self.ifaces.names, self.json.json);
+        }
         let scope = context.everywhere(&self.ifaces);
         let found = attached(&context.bpffs, &scope)?;
         let others = other_layouts(&context.bpffs, &scope)?;

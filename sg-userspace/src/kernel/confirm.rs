@@ -30,14 +30,25 @@ use sg_policy::policy::Established;
 /// How a trial is to end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
-    Confirm,
+    /// Only this generation, or whichever it is.
+    Confirm(Option<u32>),
     Undo,
 }
 
 /// Confirms the policy that is on trial on the attachment of this interface. If its deadline has
 /// passed, tidies up, and the error says so.
 pub fn confirm(bpffs: &Path, pins: &InterfacePins) -> Result<Decided, KernelError> {
-    end(bpffs, pins, End::Confirm)
+    end(bpffs, pins, End::Confirm(None))
+}
+
+/// The same for one generation. If another one is on trial by now, it is left alone, and the error
+/// says that nothing waits.
+pub fn confirm_generation(
+    bpffs: &Path,
+    pins: &InterfacePins,
+    generation: u32,
+) -> Result<Decided, KernelError> {
+    end(bpffs, pins, End::Confirm(Some(generation)))
 }
 
 /// Undoes the policy that is on trial on the attachment of this interface. If it was undone at its
@@ -57,13 +68,18 @@ fn end(bpffs: &Path, pins: &InterfacePins, end: End) -> Result<Decided, KernelEr
     if let Some(one) = found.iter().find(open)
         && let Some(state) = one.state()
     {
-        if end == End::Confirm {
+        if let End::Confirm(only) = end {
+            if only.is_some_and(|only| only != state.policy.generation) {
+                return Err(KernelError::NothingToConfirm {
+                    scope: state.interface,
+                });
+            }
             refuse_what_is_halfway(&found, &state)?;
         }
         let word = Word::open(&one.pins, state.number())?;
         // If the deadline passes now, tidying up finds it.
         match end {
-            End::Confirm => word.confirm()?,
+            End::Confirm(_) => word.confirm()?,
             End::Undo => word.undo()?,
         };
     }
@@ -76,7 +92,7 @@ fn end(bpffs: &Path, pins: &InterfacePins, end: End) -> Result<Decided, KernelEr
         });
     };
     match end {
-        End::Confirm if !decided.is_confirmed => Err(KernelError::TooLate {
+        End::Confirm(_) if !decided.is_confirmed => Err(KernelError::TooLate {
             undone: decided.sentence(),
         }),
         _ => Ok(decided),

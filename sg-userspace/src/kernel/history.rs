@@ -383,6 +383,25 @@ pub fn history(pins: &InterfacePins) -> Result<Vec<Entry>, KernelError> {
     Ok(book.entries().cloned().collect())
 }
 
+/// The last policy that came out of force on an interface, if it is the one of this digest and was
+/// undone: what was in force before it is in force again, and nothing has been put there since.
+/// `None` also where nothing was in force before it, since that leaves no history.
+///
+/// # Errors
+/// If the history cannot be read.
+pub fn just_undone(pins: &InterfacePins, digest: &str) -> Result<Option<Entry>, KernelError> {
+    let state = match record(pins) {
+        Err(KernelError::NotAttached { .. }) => return Ok(None),
+        state => state?,
+    };
+    let book = Book::read_or_begin(pins)?.settled(&state);
+    let last = book.ended.into_iter().next().filter(|last| {
+        let is_undone = |ended: &Ended| ended.how == How::Undone;
+        last.digest == digest && last.ended.as_ref().is_some_and(is_undone)
+    });
+    Ok(last)
+}
+
 /// The policy of a generation that is in force on an interface or was, and what is known about it.
 ///
 /// # Errors

@@ -74,7 +74,7 @@ pub(crate) mod zero;
 pub use apply::{Preview, apply, apply_reviewed, preview};
 pub use condition::{Fault, FaultCode, standing_after, standing_on};
 pub(crate) use confirm::over;
-pub use confirm::{confirm, undo};
+pub use confirm::{confirm, confirm_generation, undo};
 pub use detach::{detach, tidy_up};
 pub use error::KernelError;
 pub use options::{ApplyOptions, CandidateOption, DEFAULT_MAX_FLOWS, EgressHook, XdpMode};

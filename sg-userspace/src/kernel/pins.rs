@@ -129,7 +129,17 @@ impl PinTree {
         Ok(dir)
     }
 
-    fn path_of_run(&self, netns_cookie: u64, interface: &str) -> PathBuf {
+    /// The interfaces of a network namespace that have such a directory.
+    pub(super) fn names_of_runs(&self, netns_cookie: u64) -> Result<Vec<String>, KernelError> {
+        let names = names_in(&self.netns_dir(netns_cookie))?;
+        let names = names.iter().filter_map(|name| name.strip_prefix(RUN));
+        let mut names: Vec<String> = names.map(decoded).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// The same, whether or not it is there.
+    pub(super) fn path_of_run(&self, netns_cookie: u64, interface: &str) -> PathBuf {
         // Names in a BPF file system cannot contain a dot.
         let name: String = interface
             .bytes()
@@ -628,6 +638,20 @@ fn create_dirs(path: &Path) -> Result<(), KernelError> {
 }
 
 /// The names in a directory. Empty if it does not exist.
+/// What [`PinTree::path_of_run`] has written: `%2e` is a dot.
+fn decoded(name: &str) -> String {
+    let mut parts = name.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let byte = part
+            .get(..2)
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        bytes.extend(byte);
+        bytes.extend_from_slice(part.get(2..).unwrap_or_default().as_bytes());
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 fn names_in(dir: &Path) -> Result<Vec<String>, KernelError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,

@@ -3,8 +3,10 @@
 //! is left is removed by the next command that cleans up.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -20,7 +22,7 @@ pub struct RunLock {
     dir: PathBuf,
     /// Where the BPF file system was mounted, if that was necessary.
     pub mounted: Option<PathBuf>,
-    _held: Flock<File>,
+    held: Flock<File>,
 }
 
 impl RunLock {
@@ -54,9 +56,46 @@ impl RunLock {
             tree,
             dir,
             mounted: bpffs.just_mounted.then_some(bpffs.path),
-            _held: held,
+            held,
         })
     }
+
+    /// Leaves word that the process is at work, for [`last_beat`]. Nothing depends on it but
+    /// probes.
+    pub fn beat(&self) {
+        let now = fs::FileTimes::new().set_modified(SystemTime::now());
+        let _ = self.held.set_times(now);
+    }
+}
+
+/// The interfaces of the current network namespace that a `run` looks after, or did until it was
+/// killed.
+pub fn looked_after(path: &Path) -> Result<Vec<String>, KernelError> {
+    match bpffs::find(path)? {
+        None => Ok(Vec::new()),
+        Some(bpffs) => PinTree::new(&bpffs.path).names_of_runs(netns::cookie()?),
+    }
+}
+
+/// How long ago the `run` that looks after an interface of the current network namespace has left
+/// word that it is at work. `None` if there is no such `run`.
+pub fn last_beat(path: &Path, interface: &str) -> Result<Option<Duration>, KernelError> {
+    let Some(bpffs) = bpffs::find(path)? else {
+        return Ok(None);
+    };
+    let dir = PinTree::new(&bpffs.path).path_of_run(netns::cookie()?, interface);
+    let modified = match fs::metadata(&dir).and_then(|found| found.modified()) {
+        Ok(modified) => modified,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return Err(KernelError::io(
+                format!("looking at {}", dir.display()),
+                error,
+            ));
+        }
+    };
+    // The clock may have been set back since.
+    Ok(Some(modified.elapsed().unwrap_or_default()))
 }
 
 impl Drop for RunLock {
@@ -90,6 +129,20 @@ fn holder_in(locks: &str, name: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_directory_of_a_run_names_its_interface() {
+        let root = tempfile::tempdir().unwrap();
+        let tree = PinTree::new(root.path());
+        for name in ["eth0", "eth0.100", "a%b", "ü-1"] {
+            fs::create_dir_all(tree.path_of_run(7, name)).unwrap();
+        }
+        assert_eq!(
+            tree.names_of_runs(7).unwrap(),
+            ["a%b", "eth0", "eth0.100", "ü-1"]
+        );
+        assert_eq!(tree.names_of_runs(8).unwrap(), Vec::<String>::new());
+    }
 
     #[test]
     fn the_holder_of_a_lock_is_found_by_the_file() {

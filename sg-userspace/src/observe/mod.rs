@@ -13,6 +13,7 @@ pub mod inquiry;
 pub mod metrics;
 pub mod pace;
 pub mod pin_watch;
+pub mod readiness;
 pub mod sampler;
 pub mod trace;
 pub mod watch;

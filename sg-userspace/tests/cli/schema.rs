@@ -227,6 +227,32 @@ fn fault() -> Value {
     })
 }
 
+/// The rows of `status --ready` and `--live`.
+#[test]
+fn probes() {
+    let world = World::new();
+    world.run(&["apply", "builtin:tke", "--iface", "nic"]).ok();
+    let ask = |words: &[&str]| {
+        let status = ["status", "--iface", "nic", "--json"];
+        world.run(&[&status[..], words].concat()).json()
+    };
+    let row = json!({"interface": "nic", "netns": "text", "errors": ["*", finding("error")]});
+    let with = |key: &str| {
+        let mut row = row.clone();
+        row[key] = "bool".into();
+        json!([row])
+    };
+    let ready = ask(&["--ready", "builtin:tke"]);
+    assert_shape(&with("ready"), &ready);
+    assert_eq!(ready[0]["ready"], true);
+    let other = ask(&["--ready", "builtin:tke-minimal"]);
+    assert_shape(&with("ready"), &other);
+    assert_eq!(other[0]["errors"][0]["code"], "other-policy");
+    let live = ask(&["--live"]);
+    assert_shape(&with("live"), &live);
+    assert_eq!(live[0]["errors"][0]["code"], "not-live");
+}
+
 fn tables() -> Value {
     json!({
         "address_classes": "number", "blocks": "number", "nodes": "number",

@@ -15,7 +15,8 @@ use sg_userspace::kernel::programs::Programs;
 use sg_userspace::kernel::shared_maps::SharedMaps;
 use sg_userspace::kernel::trial::left_until;
 use sg_userspace::kernel::{
-    Applied, ApplyOptions, EgressHook, KernelError, Outcome, apply, confirm, detach, undo,
+    Applied, ApplyOptions, EgressHook, KernelError, Outcome, apply, confirm, confirm_generation,
+    detach, undo,
 };
 use sg_userspace::observe::attached::{Health, Status};
 
@@ -616,4 +617,32 @@ fn a_policy_on_trial_decides_as_any_other() {
         revoked > 100,
         "only {revoked} packets were of revoked flows"
     );
+}
+
+/// Proves C4: who confirms a generation by its number confirms that one only. What another process
+/// has put on trial since goes on waiting.
+#[test]
+fn one_generation_is_confirmed_and_no_other() {
+    sandbox(|sandbox| {
+        sandbox.veth("sg0", "sg1");
+        let options = sandbox.options("sg0");
+        apply_rules(sandbox, A, &options);
+        let first = try_out(&rules_from_lines(B), &options, LONG);
+        let first = first.first.state.policy.generation;
+        let second = try_out(&rules_from_lines(BOTH), &options, LONG);
+        let second = second.first.state.policy.generation;
+        let pins = pins(sandbox, "sg0");
+        let refused = confirm_generation(&options.bpffs, &pins, first);
+        let is_right = matches!(&refused, Err(KernelError::NothingToConfirm { .. }));
+        assert!(is_right, "{refused:?}");
+        assert!(
+            status(sandbox, "sg0").unconfirmed.is_some(),
+            "it still waits"
+        );
+        let decided = confirm_generation(&options.bpffs, &pins, second);
+        let decided = decided.unwrap_or_else(|e| panic!("confirm: {e}"));
+        assert!(decided.is_confirmed);
+        assert_eq!(decided.policy.generation, second);
+        assert!(status(sandbox, "sg0").unconfirmed.is_none());
+    });
 }

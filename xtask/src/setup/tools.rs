@@ -108,7 +108,7 @@ const TOOLS: [Tool; 17] = [
 ];
 
 /// What only tests outside of a guest call.
-const HOST_TOOLS: [Tool; 5] = [
+const HOST_TOOLS: [Tool; 7] = [
     Tool {
         program: "zsh",
         package: "zsh",
@@ -123,6 +123,16 @@ const HOST_TOOLS: [Tool; 5] = [
         program: "systemd-analyze",
         package: "systemd",
         why: "says how exposed the service is, and comes with what the boot tests boot",
+    },
+    Tool {
+        program: "kubectl",
+        package: "kubernetes-client",
+        why: "builds and checks the manifests in deploy/kubernetes",
+    },
+    Tool {
+        program: "capsh",
+        package: "libcap2-bin",
+        why: "starts a container's process with the capabilities of its manifest",
     },
     Tool {
         program: "prometheus",

@@ -38,6 +38,7 @@ impl Session<'_> {
                 Event::Show => self.show()?,
                 Event::Fetch => {
                     self.fetch();
+                    self.look_at_check()?;
                     if self.is_trial_over() {
                         self.look_at_pins()?;
                     }
@@ -55,6 +56,7 @@ impl Session<'_> {
                     self.look_at_hooks(reloader)?;
                 }
                 Event::Look => {
+                    self.beat();
                     if let Some(why) = self.terminal.end() {
                         return Ok(why);
                     }

@@ -27,6 +27,10 @@ pub(super) enum Change {
     Confirmed,
     /// A policy was not confirmed.
     Undone,
+    /// A policy on trial is not confirmed yet, since not everything can be reached under it.
+    Unreachable,
+    /// The policy of the files was undone before, and is not tried again.
+    NotTried,
     /// Somebody else has put another policy in force.
     Replaced,
     /// Somebody else has changed the candidate.
@@ -85,6 +89,8 @@ impl Change {
             Change::Metrics => "metrics",
             Change::Confirmed => "confirmed",
             Change::Undone => "undone",
+            Change::Unreachable => "unreachable",
+            Change::NotTried => "not_tried",
             Change::Replaced => "replaced",
             Change::Candidate => "candidate",
             Change::Gone => "gone",
@@ -124,6 +130,8 @@ impl Change {
             | Change::Replaced
             | Change::Retrying
             | Change::Undone
+            | Change::Unreachable
+            | Change::NotTried
             | Change::Waiting
             | Change::WaitingFor => Level::WARN,
             Change::Applied

@@ -37,7 +37,9 @@ impl Session<'_> {
         if self.present().next().is_some() {
             self.look_at_pins()?;
         }
-        if !persist && self.theirs.is_none() && self.end_trial(why)? {
+        // What this process alone would confirm waits for nobody.
+        let ends_trial = !persist || self.checks.are_asked_for();
+        if ends_trial && self.theirs.is_none() && self.end_trial(why)? {
             return Ok(());
         }
         let names = self.names();

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sg_policy::policy::{Finding, PolicyErrors};
 use sg_userspace::kernel::Applied;
+use sg_userspace::kernel::history::Entry;
 use sg_userspace::kernel::impact::Impact;
 use sg_userspace::observe::counters::Counters;
 use sg_userspace::observe::events::{Logged, LoggedPacket};
@@ -303,6 +304,24 @@ impl Log {
         }
         self.event(change, &line, json!({}));
         notes.for_each(|note| self.event(change, &note, json!({})));
+    }
+
+    /// The policy of the files was undone before, and what is in force goes on instead.
+    pub(super) fn not_tried(&mut self, undone: &Entry, goes_on: &Applied) {
+        let now = &goes_on.first.state.policy;
+        let line = format!(
+            "{}: {}, generation {}, was not confirmed here and is undone: {}, generation {}, goes on until \
+             the files change",
+            self.out.paint(Paint::Yellow, "not tried again"),
+            undone.name,
+            undone.generation,
+            now.name,
+            now.generation,
+        );
+        let details = json!({"policy": now, "undone": {
+            "name": undone.name, "digest": undone.digest, "generation": undone.generation,
+        }});
+        self.event(Change::NotTried, &line, details);
     }
 
     /// What the policy's own guard names and would be dropped if it were not audited.

@@ -2,7 +2,10 @@
 //! end; `session` says where to find what it does in between.
 
 mod attend;
+mod before;
 mod change;
+mod check;
+mod checked;
 mod end;
 mod events;
 mod expected;
@@ -33,12 +36,13 @@ use sg_userspace::kernel::attempted::Attempted;
 use sg_userspace::kernel::held::InForce;
 use sg_userspace::kernel::pins::PinTree;
 use sg_userspace::kernel::run_lock::RunLock;
-use sg_userspace::kernel::{ApplyOptions, interfaces, netns};
+use sg_userspace::kernel::{ApplyOptions, KernelError, interfaces, netns};
 use sg_userspace::observe::attached::attached_to;
 use sg_userspace::observe::events::Events as PacketLog;
 use sg_userspace::observe::trace::TRACE;
 
 use self::change::Change;
+use self::check::{Checks, Target};
 use self::events::Events;
 use self::expected::Expected;
 pub(super) use self::journal::LogFormat;
@@ -78,6 +82,12 @@ in another session, as with `sgctl apply`. If nobody does so, the kernel undoes 
 the last policy that was confirmed goes on until the files change, and where there is none, what was in
 force before is in force again and `run` ends with 1.
 
+With --confirm-if-reachable nobody has to: `run` confirms a policy by itself once it could open a new TCP
+connection to each of these addresses under it. A policy that cuts the node off from them is undone, and
+what was in force before goes on until the files change; where there was nothing, `run` ends with 1 when
+they do. Nothing is put in force that drops what its own `guard` names, or while an address cannot be
+reached before it either. A policy that was just undone is not tried again when `run` is started again.
+
 Packets of rules with `log: true` are printed as they come. Flows that have expired are swept out of
 the flow table.
 
@@ -112,6 +122,10 @@ pub(super) struct Run {
     /// Undo each policy after this time, from 1s to 24h, unless `sgctl confirm` comes before
     #[arg(long, value_name = "TIME", value_parser = apply::window)]
     confirm_within: Option<Duration>,
+    /// Confirm each policy once a new TCP connection to this address and port can be opened under
+    /// it; may be repeated
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "confirm_within")]
+    confirm_if_reachable: Vec<Target>,
     /// Show the counters every so many seconds; 1 on a terminal, else 10
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     interval: Option<Duration>,
@@ -208,10 +222,12 @@ impl Run {
             }
             before.push(found);
         }
-        let started = Reloader::start(self.policies.clone(), options);
+        let targets = self.confirm_if_reachable.clone();
+        let started = Reloader::start(self.policies.clone(), options, targets);
         appeared.release();
         let attempted: Vec<Attempted> = match &started {
             Ok((_, begun)) => begun
+                .reloaded
                 .applied
                 .interfaces()
                 .map(|it| it.state.attempted())
@@ -233,16 +249,20 @@ impl Run {
             };
             interfaces.push(Watched::new(name, tree.interface(cookie, index), before));
         }
-        let begun = started.as_ref().ok().map(|(_, begun)| &begun.applied);
-        let on_trial = begun.and_then(OwnTrial::of);
-        let kept = begun.filter(|_| on_trial.is_none());
-        let kept = kept.map(|applied| applied.first.state.policy.generation);
+        let begun = started.as_ref().ok().map(|(_, begun)| begun);
+        let on_trial = begun.and_then(|begun| OwnTrial::of(&begun.reloaded.applied));
+        let kept = begun.and_then(|begun| match on_trial {
+            None => Some(begun.reloaded.applied.first.state.policy.generation),
+            Some(_) => begun.goes_on,
+        });
         let mut session = Session {
             on_trial,
             kept,
             ended: None,
             context,
             policies: &self.policies,
+            locks: &locks,
+            checks: Checks::of(&self.confirm_if_reachable),
             interfaces,
             log,
             ours: Ours::attempted(&attempted),
@@ -261,7 +281,8 @@ impl Run {
             trace: Vec::new(),
             traces: self.trace,
         };
-        let begun = started.and_then(|(reloader, mut begun)| {
+        let begun = started.and_then(|(reloader, begun)| {
+            let (mut begun, not_tried) = (begun.reloaded, begun.not_tried);
             begun.applied.mounted = begun.applied.mounted.or(mounted);
             let packets = packet_log(context, &names, begun.applied.is_first());
             let warnings = apply::findings(&begun.findings, &self.policies);
@@ -270,6 +291,9 @@ impl Run {
                 .log
                 .applied(Change::Applied, &begun.applied, &warnings, None);
             session.log.watched(&begun.findings);
+            if let Some(undone) = not_tried {
+                session.log.not_tried(&undone, &begun.applied);
+            }
             appeared.tell(&mut session.log);
             session.policy = Some(Session::policy_of(&begun.applied.first.state));
             session.packets = Some(packets?);
@@ -290,7 +314,15 @@ impl Run {
                 events.watch(reloader.files());
                 session.watch_pins(&mut events);
                 session.hold();
+                session.beat();
                 let ended = session.attend(&mut events, &mut reloader);
+                // Where the policy was undone and there was none before, it waits for another one.
+                let ended = match ended {
+                    Err(failure) if session.checks.are_asked_for() && is_undone(&failure) => {
+                        Err(session.rest(failure, &mut events, &reloader))
+                    }
+                    ended => ended,
+                };
                 session.manager.stopping();
                 session.log.close();
                 ended.and_then(|why| session.leave(self.persist, why))
@@ -306,6 +338,11 @@ impl Run {
         drop((locks, server));
         ended
     }
+}
+
+/// Whether the policy of this process was undone, and nothing of it goes on.
+fn is_undone(failure: &Failure) -> bool {
+    matches!(failure, Failure::Kernel(KernelError::NotConfirmed { .. }))
 }
 
 /// The logged packets of the interfaces from now on, or with `is_first` all since they were

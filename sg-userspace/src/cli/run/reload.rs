@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use sg_policy::policy::{Finding, Loaded, Policy, PolicyErrors};
+use sg_userspace::kernel::history::Entry;
 use sg_userspace::kernel::impact::Impact;
 use sg_userspace::kernel::{self, Applied, ApplyOptions};
 use sg_userspace::observe::watch::{Stamp, unfinished};
 
+use super::before::{Before, admit, admit_first};
+use super::check::Target;
 use super::own_trial::{Ended, OwnTrial};
 use crate::cli::failure::Failure;
 use crate::cli::impact;
@@ -25,6 +28,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(5);
 pub(super) struct Reloader {
     policies: Policies,
     options: ApplyOptions,
+    /// What has to be reachable for a policy to be confirmed.
+    targets: Vec<Target>,
     /// The files of the policy in force, which are watched.
     files: Vec<PathBuf>,
     /// The files' stamp from before they were last read.
@@ -73,6 +78,16 @@ pub(super) struct Reloaded {
     pub(super) why: String,
 }
 
+/// What was put in force first.
+pub(super) struct Begun {
+    pub(super) reloaded: Reloaded,
+    /// The generation that goes on if that is undone.
+    pub(super) goes_on: Option<u32>,
+    /// The policy of the files, if it was undone here and is not tried again. Then what is in
+    /// force goes on.
+    pub(super) not_tried: Option<Entry>,
+}
+
 pub(super) enum Outcome {
     Nothing,
     /// This file has been open for writing for so long that the user should know.
@@ -91,32 +106,65 @@ impl Reloader {
     pub(super) fn start(
         policies: Policies,
         mut options: ApplyOptions,
-    ) -> Result<(Reloader, Box<Reloaded>), Failure> {
+        targets: Vec<Target>,
+    ) -> Result<(Reloader, Box<Begun>), Failure> {
         let patience = Patience::with("reading and applying the policy");
         let (mut loaded, files, stamp) = read(&policies, &[]).map_err(|(errors, _)| errors)?;
-        let watched = impact::watched(&loaded.policy, &options);
-        loaded.findings.extend(watched);
-        let (applied, impact) = apply(&policies, &loaded.policy, &options)?;
+        let before = match targets.is_empty() {
+            true => None,
+            false => Before::find(&options, &loaded.policy)?,
+        };
+        let (policy, reloaded, not_tried) = match &before {
+            Some(before) if before.undone.is_some() => {
+                let reloaded = Reloaded {
+                    applied: before.apply_again(&options)?,
+                    findings: Vec::new(),
+                    impact: None,
+                    why: "at the start".to_owned(),
+                };
+                (before.policy.clone(), reloaded, before.undone.clone())
+            }
+            before => {
+                let policy = loaded.policy;
+                admit_first(&policy, before.as_ref(), &options, &targets)?;
+                loaded.findings.extend(impact::watched(&policy, &options));
+                let (applied, impact) = apply(&policies, &policy, &options)?;
+                let reloaded = Reloaded {
+                    applied,
+                    findings: loaded.findings,
+                    impact,
+                    why: "at the start".to_owned(),
+                };
+                (policy, reloaded, None)
+            }
+        };
         drop(patience);
+        let before = before.filter(|_| OwnTrial::of(&reloaded.applied).is_some());
+        let goes_on = before.as_ref().map(|before| before.generation);
         // The option is only valid for a first attachment.
         options.cut_existing = false;
         let reloader = Reloader {
             policies,
             options,
+            targets,
             stamp,
             files,
-            policy: loaded.policy,
-            before: None,
+            policy,
+            before: before.map(|before| before.policy),
             trouble: None,
             waiting: None,
         };
-        let reloaded = Reloaded {
-            applied,
-            findings: loaded.findings,
-            impact,
-            why: "at the start".to_owned(),
+        let begun = Begun {
+            reloaded,
+            goes_on,
+            not_tried,
         };
-        Ok((reloader, Box::new(reloaded)))
+        Ok((reloader, Box::new(begun)))
+    }
+
+    /// Whether the files are others than those that were read.
+    pub(super) fn has_changed(&self) -> bool {
+        Stamp::of(&self.files) != self.stamp
     }
 
     /// Applies to these interfaces from now on.
@@ -215,7 +263,10 @@ impl Reloader {
                 false => Outcome::Nothing,
             };
         }
-        match apply(&self.policies, &loaded.policy, &self.options) {
+        let deciding = Some(&*self.policy.digest);
+        let applied = admit(&loaded.policy, deciding, &self.options, &self.targets)
+            .and_then(|()| apply(&self.policies, &loaded.policy, &self.options));
+        match applied {
             Ok((applied, impact)) => {
                 self.trouble = None;
                 let before = std::mem::replace(&mut self.policy, loaded.policy);

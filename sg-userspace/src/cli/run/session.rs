@@ -12,6 +12,7 @@ use sg_common::flow::TIMEOUTS;
 use sg_userspace::kernel::attempted::Attempted;
 use sg_userspace::kernel::held::{Held, InForce};
 use sg_userspace::kernel::pins::{InterfacePins, PinTree};
+use sg_userspace::kernel::run_lock::RunLock;
 use sg_userspace::kernel::state::{PolicyRecord, State};
 use sg_userspace::kernel::{Applied, KernelError};
 use sg_userspace::observe::attached::{Attached, attached_to};
@@ -20,6 +21,7 @@ use sg_userspace::observe::metrics::EventCounts;
 use sg_userspace::observe::trace::PacketTrace;
 
 use super::change::Change;
+use super::check::Checks;
 use super::events::Events;
 use super::expected::Expected;
 use super::log::Log;
@@ -98,6 +100,8 @@ impl Watched {
 pub(super) struct Session<'a> {
     pub(super) context: &'a Context,
     pub(super) policies: &'a Policies,
+    /// That it looks after the interfaces.
+    pub(super) locks: &'a [RunLock],
     /// At least one, in the order in which they were named.
     pub(super) interfaces: Vec<Watched>,
     pub(super) log: Log,
@@ -106,7 +110,10 @@ pub(super) struct Session<'a> {
     pub(super) policy: Option<(PolicyRecord, Option<u32>)>,
     /// The policy of this process that waits to be confirmed.
     pub(super) on_trial: Option<OwnTrial>,
+    /// What lets this process confirm its own policies.
+    pub(super) checks: Checks,
     /// The generation of the last policy of this process that was confirmed, or had not to be.
+    /// With checks also the one that was in force before this process.
     pub(super) kept: Option<u32>,
     /// How the last trial ended, until the reloader knows.
     pub(super) ended: Option<Ended>,
@@ -152,6 +159,12 @@ impl Session<'_> {
     /// tried.
     pub(super) fn give_way(&mut self, found: Ours) {
         self.tried.push(std::mem::replace(&mut self.ours, found));
+    }
+
+    /// Leaves word that it is at work.
+    pub(super) fn beat(&self) {
+        let joined = &self.expected.locks;
+        self.locks.iter().chain(joined).for_each(RunLock::beat);
     }
 
     /// The interfaces that exist.

@@ -1,0 +1,709 @@
+//! `deploy/kubernetes`: what `kubectl` makes of it, and a pod of its DaemonSet as a container
+//! runtime would run it: with the arguments, probes, mounts and capabilities of the manifest.
+//!
+//! `SG_IMAGE_ROOT` names an unpacked image to run instead of this build (`cargo xtask image
+//! --check`).
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use sg_testbed::wait_for;
+
+use super::run::Running;
+use super::world::{Ran, World, file, inside, run};
+
+fn deploy(folder: &str) -> PathBuf {
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubernetes");
+    deploy.join(folder)
+}
+
+/// `kubectl` without a cluster, and with nothing of the user's.
+fn kubectl(words: &[&str], input: &str) -> String {
+    let mut child = Command::new("kubectl")
+        .args(words)
+        .env("KUBECONFIG", "/dev/null")
+        .env("HOME", "/nonexistent")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| {
+            panic!("the tests need kubectl, which `cargo xtask setup` installs: {e}")
+        });
+    let mut stdin = child.stdin.take().expect("it is piped");
+    // One that refuses its arguments does not read.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    let ran = Ran::of(&child.wait_with_output().expect("kubectl ends"));
+    assert_eq!(ran.code, 0, "kubectl {words:?}: {}", ran.all());
+    ran.out
+}
+
+/// Since 1.21 kubectl knows components, which the overlay has.
+fn knows_components() -> bool {
+    let version = kubectl(&["version", "--client", "-o", "json"], "");
+    let version: Value = serde_json::from_str(&version).expect("it is JSON");
+    let minor = version["clientVersion"]["minor"]
+        .as_str()
+        .unwrap_or_default();
+    let digits: String = minor.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse::<u32>().expect("a minor version") >= 21
+}
+
+/// The objects of a kustomization, by their kind. The label that is added makes kubectl print JSON.
+fn objects(folder: &str) -> BTreeMap<String, Value> {
+    let built = kubectl(&["kustomize", &deploy(folder).display().to_string()], "");
+    let label = [
+        "label",
+        "--local",
+        "--overwrite",
+        "-f",
+        "-",
+        "-o",
+        "json",
+        "built=1",
+    ];
+    let shown = kubectl(&label, &built);
+    let all = serde_json::Deserializer::from_str(&shown).into_iter::<Value>();
+    let mut found = BTreeMap::new();
+    for one in all.map(|one| one.expect("kubectl prints JSON")) {
+        let items = match one["kind"] == "List" {
+            true => one["items"].as_array().cloned().unwrap_or_default(),
+            false => vec![one],
+        };
+        for item in items {
+            let kind = item["kind"].as_str().expect("a kind").to_owned();
+            assert!(found.insert(kind, item).is_none(), "one of each kind");
+        }
+    }
+    found
+}
+
+/// What of `given` is not in `known`: a key that is misspelled is no key that kubectl's types have.
+fn lost(given: &Value, known: &Value, at: &str) -> Vec<String> {
+    match (given, known) {
+        (Value::Object(given), known) => given
+            .iter()
+            .flat_map(|(key, value)| lost(value, &known[key], &format!("{at}.{key}")))
+            .collect(),
+        (Value::Array(given), Value::Array(known)) if given.len() == known.len() => given
+            .iter()
+            .zip(known)
+            .enumerate()
+            .flat_map(|(i, (given, known))| lost(given, known, &format!("{at}[{i}]")))
+            .collect(),
+        (given, known) if given == known => Vec::new(),
+        (given, known) => vec![format!("{at} is {given}, and for kubectl {known}")],
+    }
+}
+
+fn assert_typed(daemon_set: &Value) {
+    let set = [
+        "set",
+        "serviceaccount",
+        "--local",
+        "-f",
+        "-",
+        "-o",
+        "json",
+        "default",
+    ];
+    let typed: Value = serde_json::from_str(&kubectl(&set, &daemon_set.to_string())).expect("JSON");
+    let lost = lost(daemon_set, &typed, "it");
+    assert!(lost.is_empty(), "{lost:#?}");
+}
+
+fn container(daemon_set: &Value) -> &Value {
+    let containers = &daemon_set["spec"]["template"]["spec"]["containers"];
+    assert_eq!(containers.as_array().map(Vec::len), Some(1));
+    &containers[0]
+}
+
+fn words(list: &Value) -> Vec<String> {
+    let all = list.as_array().expect("a list").iter();
+    all.map(|one| one.as_str().expect("text").to_owned())
+        .collect()
+}
+
+/// What is misspelled is found: the test of the test.
+#[test]
+fn a_key_that_kubectl_does_not_know_is_noticed() {
+    let mut daemon_set = objects("base")["DaemonSet"].clone();
+    daemon_set["spec"]["template"]["spec"]["hostNetwrok"] = true.into();
+    let set = [
+        "set",
+        "serviceaccount",
+        "--local",
+        "-f",
+        "-",
+        "-o",
+        "json",
+        "default",
+    ];
+    let typed = kubectl(&set, &daemon_set.to_string());
+    let typed: Value = serde_json::from_str(&typed).expect("JSON");
+    let lost = lost(&daemon_set, &typed, "it");
+    assert_eq!(
+        lost,
+        ["it.spec.template.spec.hostNetwrok is true, and for kubectl null"]
+    );
+}
+
+/// The DaemonSet is what it has to be: no more of the node than it needs, and a rollout that stops
+/// at the first node whose policy was undone.
+#[test]
+fn the_daemon_set_takes_little_and_rolls_out_node_by_node() {
+    let objects = objects("base");
+    let kinds: Vec<&str> = objects.keys().map(String::as_str).collect();
+    assert_eq!(kinds, ["ConfigMap", "DaemonSet", "Namespace"]);
+    let daemon_set = &objects["DaemonSet"];
+    assert_typed(daemon_set);
+    let spec = &daemon_set["spec"];
+    assert_eq!(spec["updateStrategy"]["type"], "RollingUpdate");
+    // Two pods of one node would be two `run`s on one interface.
+    let rolling = serde_json::json!({"maxUnavailable": 1});
+    assert_eq!(spec["updateStrategy"]["rollingUpdate"], rolling);
+
+    let pod = &spec["template"]["spec"];
+    assert_eq!(pod["hostNetwork"], true);
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    for none in ["hostPID", "hostIPC", "initContainers", "serviceAccountName"] {
+        assert!(pod[none].is_null(), "{none}");
+    }
+    let volumes = &pod["volumes"];
+    assert_eq!(volumes.as_array().map(Vec::len), Some(2));
+    assert_eq!(volumes[0]["hostPath"]["path"], "/sys/fs/bpf");
+    // The name has a hash of the policy, so that another policy is another pod.
+    let name = objects["ConfigMap"]["metadata"]["name"]
+        .as_str()
+        .expect("a name");
+    assert!(name.starts_with("sgctl-policy-"), "{name}");
+    assert_eq!(volumes[1]["configMap"]["name"], name);
+
+    let container = container(daemon_set);
+    let security = &container["securityContext"];
+    assert_eq!(security["privileged"], false);
+    assert_eq!(security["allowPrivilegeEscalation"], false);
+    assert_eq!(security["readOnlyRootFilesystem"], true);
+    assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault");
+    assert_eq!(words(&security["capabilities"]["drop"]), ["ALL"]);
+    let added = words(&security["capabilities"]["add"]);
+    assert_eq!(added, ["BPF", "PERFMON", "NET_ADMIN"]);
+    let page = deploy("../../docs/kubernetes.md");
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    for one in added {
+        let row = format!("| `CAP_{one}` | ");
+        assert!(
+            page.contains(&row),
+            "docs/kubernetes.md says nothing of {one}"
+        );
+    }
+    for argument in ["--persist", "--confirm-within=60s"] {
+        assert!(
+            words(&container["args"]).contains(&argument.to_owned()),
+            "{argument}"
+        );
+    }
+    for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        let command = words(&container[probe]["exec"]["command"]);
+        assert_eq!(command[..2], ["/usr/bin/sgctl", "status"], "{probe}");
+    }
+}
+
+/// The other kustomizations: metrics, another policy, and the end of enforcement.
+#[test]
+fn overlays_change_what_they_are_for() {
+    let end = objects("detach");
+    assert_typed(&end["DaemonSet"]);
+    let one = container(&end["DaemonSet"]);
+    assert_eq!(words(&one["args"]), ["detach"]);
+    assert!(one["readinessProbe"].is_null() && one["livenessProbe"].is_null());
+    if !knows_components() {
+        eprintln!(
+            "this kubectl is older than 1.21 and knows no components: overlays/example is not tried"
+        );
+        return;
+    }
+    let example = objects("overlays/example");
+    assert_typed(&example["DaemonSet"]);
+    let one = container(&example["DaemonSet"]);
+    let args = words(&one["args"]);
+    assert!(
+        args.contains(&"--metrics=$(NODE_IP):9750".to_owned()),
+        "{args:?}"
+    );
+    let env = one["env"].as_array().expect("a list");
+    let of = |name: &str| {
+        env.iter()
+            .find(|it| it["name"] == name)
+            .expect("it is there")
+    };
+    assert_eq!(of("SGCTL_IFACE")["value"], "ens5");
+    assert_eq!(
+        of("NODE_IP")["valueFrom"]["fieldRef"]["fieldPath"],
+        "status.hostIP"
+    );
+    assert_eq!(one["image"], "registry.example/platform/sgctl:0.1.0");
+    let port = example["Service"]["spec"]["ports"][0]["name"].clone();
+    assert_eq!(
+        example["ServiceMonitor"]["spec"]["endpoints"][0]["port"],
+        port
+    );
+    let labels = &example["DaemonSet"]["spec"]["template"]["metadata"]["labels"];
+    let selector = example["Service"]["spec"]["selector"]
+        .as_object()
+        .expect("labels");
+    for (key, value) in selector {
+        assert_eq!(&labels[key], value, "{key}");
+    }
+}
+
+/// The policies of the ConfigMaps are valid, and let the kubelet, pods and NodePorts be reached.
+#[test]
+fn the_policies_of_the_config_maps_are_valid() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folders: &[&str] = match knows_components() {
+        true => &["base", "overlays/example"],
+        false => &["base"],
+    };
+    for folder in folders {
+        let map = &objects(folder)["ConfigMap"];
+        let text = map["data"]["policy.yaml"].as_str().expect("a policy");
+        let path = file(dir.path(), "policy.yaml", text);
+        // Who administers the nodes is for the cluster to say: nobody, as it stands.
+        let allowed = match *folder {
+            "base" => vec!["ssh-closed"],
+            _ => Vec::new(),
+        };
+        let checked = run(&["check", &path, "--json"]).ok().json();
+        let found = checked["findings"].as_array().expect("a list").iter();
+        let warnings = found
+            .filter(|it| it["severity"] == "warning")
+            .map(|it| &it["code"]);
+        assert_eq!(
+            warnings.collect::<Vec<_>>(),
+            allowed,
+            "{folder}: {checked:#}"
+        );
+        for (question, verdict) in [
+            ("in tcp 10.0.0.9 10.0.0.5:10250", "accept"),
+            ("in tcp 203.0.113.9 10.0.0.5:10250", "drop"),
+            ("in tcp 203.0.113.9 10.0.0.5:22", "drop"),
+            ("in tcp 172.20.3.4 172.20.9.9:8080", "accept"),
+            ("in tcp 10.0.4.3 10.0.0.5:30080", "accept"),
+            ("out tcp 10.0.0.2:6443 10.0.0.5", "accept"),
+        ] {
+            let mut words = vec!["explain", &path, "--json"];
+            words.extend(question.split(' '));
+            let answer = run(&words).ok().json();
+            assert_eq!(
+                answer["verdict"], verdict,
+                "{folder}: {question}: {answer:#}"
+            );
+        }
+    }
+}
+
+/// What a container runtime does before it starts the process of a pod: mounts of its own, a root
+/// that cannot be written, a process namespace. `$1` is the root, `$2` the BPF file system, `$3`
+/// the volume of the policy.
+const PREPARE: &str = r#"
+set -e
+root=$1 bpf=$2 volume=$3
+shift 3
+mount --bind "$root" "$root"
+# Without an image: the libraries and the binary of this build.
+if [ -n "$SG_TEST_BINARY" ]; then
+    for at in lib lib64 usr/lib; do mount --bind "/$at" "$root/$at"; done
+    mount --bind "$SG_TEST_BINARY" "$root/usr/bin/sgctl"
+fi
+mount -t proc proc "$root/proc"
+mount -t sysfs -o ro sysfs "$root/sys"
+mount --bind "$bpf" "$root/sys/fs/bpf"
+mount --bind "$volume" "$root/etc/sgctl"
+mount -o remount,bind,ro "$root/etc/sgctl"
+mount -o remount,bind,ro "$root"
+"#;
+
+/// Ends in the process of the pod, with the capabilities of the manifest and no others.
+const ENTER: &str = r#"
+exec setpriv --bounding-set="-all,$SG_TEST_CAPS,+sys_chroot,+setpcap" --inh-caps=-all \
+    capsh --chroot="$root" --drop=cap_sys_chroot,cap_setpcap --no-new-privs --shell=/usr/bin/sgctl -- "$@"
+"#;
+
+/// A pod of the DaemonSet on the node of a world.
+struct Pod<'a> {
+    world: &'a World,
+    manifest: &'a Value,
+    root: PathBuf,
+    running: Running,
+    /// The process of `run`.
+    process: String,
+}
+
+impl<'a> Pod<'a> {
+    /// Starts it with the manifest's arguments, with these in the place of variables and times.
+    fn start(
+        world: &'a World,
+        manifest: &'a Value,
+        volume: &Path,
+        values: &[(&str, &str)],
+    ) -> Pod<'a> {
+        let image = std::env::var_os("SG_IMAGE_ROOT");
+        let root = match &image {
+            Some(root) => PathBuf::from(root),
+            None => world.dir.path().join("root"),
+        };
+        if image.is_none() {
+            for at in [
+                "lib",
+                "lib64",
+                "usr/lib",
+                "usr/bin",
+                "proc",
+                "sys",
+                "etc/sgctl",
+            ] {
+                std::fs::create_dir_all(root.join(at)).expect("the folder is writable");
+            }
+            std::fs::write(root.join("usr/bin/sgctl"), "").expect("the folder is writable");
+        }
+        let args = words(&manifest["args"]).into_iter().map(|word| {
+            let replaced = |word: String, (name, value): &(&str, &str)| word.replace(name, value);
+            values.iter().fold(word, replaced)
+        });
+        // As systemd mounts it on a node: what a container gets of it receives from it.
+        sg_testbed::run(
+            "mount",
+            &["--make-shared", &world.bpffs.display().to_string()],
+        );
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net=/run/netns/{}", world.node))
+            .args([
+                "unshare",
+                "--mount",
+                "--propagation",
+                "slave",
+                "--pid",
+                "--fork",
+                "--kill-child=KILL",
+            ])
+            .args(["sh", "-c", &format!("{PREPARE}{ENTER}"), "sh"])
+            .args([&root, &world.bpffs, volume])
+            .args(args)
+            .env("SG_TEST_CAPS", capabilities(manifest));
+        if image.is_none() {
+            command.env("SG_TEST_BINARY", env!("CARGO_BIN_EXE_sgctl"));
+        }
+        let running = Running::of(&mut command);
+        let parent = running.child.id();
+        let mut process = String::new();
+        wait_for("the process of the pod", Duration::from_secs(60), || {
+            let found = child_of(parent).filter(|(_, name)| name == "sgctl");
+            process = found.map(|(id, _)| id).unwrap_or_default();
+            !process.is_empty()
+        });
+        Pod {
+            world,
+            manifest,
+            root,
+            running,
+            process,
+        }
+    }
+
+    /// Runs the command of a probe as the kubelet does, in the same container.
+    fn probe(&self, name: &str) -> Ran {
+        let command = words(&self.manifest[name]["exec"]["command"]);
+        let script = format!("set -e\nroot=$1\nshift\n{ENTER}");
+        let ran = Command::new("nsenter")
+            .args(["--target", &self.process, "--mount", "--pid", "--net"])
+            .args(["sh", "-c", &script, "sh"])
+            .arg(&self.root)
+            .args(&command[1..])
+            .env("SG_TEST_CAPS", capabilities(self.manifest))
+            .output();
+        Ran::of(&ran.expect("the tests need util-linux"))
+    }
+
+    #[track_caller]
+    fn becomes(&self, probe: &str, code: i32) {
+        let mut last = None;
+        let patience = Duration::from_secs(60);
+        for _ in 0..patience.as_millis() / 200 {
+            let ran = self.probe(probe);
+            if ran.code == code {
+                return;
+            }
+            last = Some(ran.all());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        panic!("{probe} has not become {code}: {last:?}");
+    }
+
+    /// Whether the node answers at this port.
+    fn answers(&self, port: u16) -> bool {
+        let at: SocketAddr = ([192, 0, 2, 1], port).into();
+        let connect = || TcpStream::connect_timeout(&at, Duration::from_millis(700)).is_ok();
+        inside(&self.world.peer, connect)
+    }
+}
+
+/// The process that another one has started, and its name.
+fn child_of(parent: u32) -> Option<(String, String)> {
+    let all = std::fs::read_dir("/proc").expect("it is mounted").flatten();
+    all.into_iter().find_map(|entry| {
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        // `4711 (sgctl) S 4710 …`: the name may have spaces and parentheses.
+        let (head, rest) = stat.rsplit_once(')')?;
+        let (id, name) = head.split_once(" (")?;
+        let its: u32 = rest.split_whitespace().nth(1)?.parse().ok()?;
+        (its == parent).then(|| (id.to_owned(), name.to_owned()))
+    })
+}
+
+/// For setpriv: `+bpf,+perfmon,+net_admin`.
+fn capabilities(manifest: &Value) -> String {
+    let added = words(&manifest["securityContext"]["capabilities"]["add"]);
+    let added = added.iter().map(|name| format!("+{}", name.to_lowercase()));
+    added.collect::<Vec<_>>().join(",")
+}
+
+/// The volume of a ConfigMap, as the kubelet makes and changes it.
+struct Volume {
+    at: PathBuf,
+    number: u32,
+}
+
+impl Volume {
+    fn new(at: PathBuf, policy: &str) -> Volume {
+        std::fs::create_dir(&at).expect("the folder is writable");
+        // As on a node; in the container it is mounted read-only.
+        let open = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(&at, open).expect("it is root's");
+        let mut volume = Volume { at, number: 0 };
+        volume.set(policy);
+        symlink("..data/policy.yaml", volume.at.join("policy.yaml"))
+            .expect("the folder is writable");
+        volume
+    }
+
+    fn set(&mut self, policy: &str) {
+        self.number += 1;
+        let name = format!("..{}", self.number);
+        std::fs::create_dir(self.at.join(&name)).expect("the folder is writable");
+        file(&self.at.join(&name), "policy.yaml", policy);
+        symlink(&name, self.at.join("..data_tmp")).expect("the folder is writable");
+        std::fs::rename(self.at.join("..data_tmp"), self.at.join("..data")).expect("it is there");
+        // The kubelet removes what was there before.
+        let before = self.at.join(format!("..{}", self.number - 1));
+        let _ = std::fs::remove_dir_all(before);
+    }
+}
+
+fn policy(name: &str, port: u16, out: &str) -> String {
+    format!(
+        "name: {name}\n\
+         inbound: [{{protocol: tcp, ports: {port}, from: any, action: accept}}]\n\
+         outbound: [{{protocol: {out}, to: any, action: accept}}]\n"
+    )
+}
+
+/// Proves C4 and C11: a pod of the DaemonSet, with the capabilities and mounts that it lists and no
+/// others, enforces its policy, becomes ready when that has confirmed itself, follows the
+/// ConfigMap, undoes a policy that cuts the node off and is not ready then; its end, also by a
+/// kill, leaves what is in force, and the next pod takes it over.
+#[test]
+fn a_pod_enforces_follows_its_config_map_and_leaves_enforcement() {
+    let world = World::new();
+    let manifests = objects("base");
+    let manifest = container(&manifests["DaemonSet"]);
+    let listen = |port: u16| {
+        inside(&world.node, || TcpListener::bind(("192.0.2.1", port))).expect("a free port")
+    };
+    let _listeners = [listen(8080), listen(8081)];
+    let _api = inside(&world.peer, || TcpListener::bind("192.0.2.2:6443")).expect("a free port");
+    let first = policy("first", 8080, "tcp");
+    let mut volume = Volume::new(world.dir.path().join("volume"), &first);
+    let values = [
+        ("$(SGCTL_IFACE)", "nic"),
+        ("$(KUBERNETES_SERVICE_HOST)", "192.0.2.2"),
+        ("$(KUBERNETES_SERVICE_PORT)", "6443"),
+        ("--confirm-within=60s", "--confirm-within=4s"),
+    ];
+    let at = volume.at.clone();
+    let pod = Pod::start(&world, manifest, &at, &values);
+    pod.becomes("startupProbe", 0);
+    pod.becomes("readinessProbe", 0);
+    pod.probe("livenessProbe").ok();
+    let held = std::fs::read_to_string(format!("/proc/{}/status", pod.process)).expect("it runs");
+    let held: Vec<&str> = held
+        .lines()
+        .filter_map(|line| line.split_once(":\t"))
+        .filter(|(name, _)| ["CapPrm", "CapEff", "CapBnd", "NoNewPrivs"].contains(name))
+        .map(|(_, value)| value)
+        .collect();
+    // CAP_BPF is 39, CAP_PERFMON 38 and CAP_NET_ADMIN 12 in include/uapi/linux/capability.h.
+    let three = format!("{:016x}", 1_u64 << 39 | 1 << 38 | 1 << 12);
+    assert_eq!(held, [&three, &three, &three, "1"]);
+    assert!(pod.answers(8080) && !pod.answers(8081), "it enforces");
+
+    volume.set(&policy("second", 8081, "tcp"));
+    pod.running.says("confirmed second on nic");
+    pod.becomes("readinessProbe", 0);
+    assert!(
+        !pod.answers(8080) && pod.answers(8081),
+        "it follows the ConfigMap"
+    );
+
+    volume.set(&policy("bad", 8080, "udp"));
+    pod.becomes("readinessProbe", 1);
+    pod.running
+        .says("was not confirmed and is undone on nic: second, ");
+    assert!(!pod.answers(8080) && pod.answers(8081), "it is undone");
+    let ran = pod.probe("readinessProbe");
+    assert_eq!(ran.code, 1, "{}", ran.all());
+    assert!(ran.out.contains("bad, generation "), "{}", ran.all());
+    pod.probe("livenessProbe").ok();
+
+    let enforces_without_a_pod = || {
+        let status = world.run(&["status", "--json"]).ok().json();
+        assert_eq!(status[0]["policy"]["name"], "second", "{status}");
+        assert_eq!(status[0]["health"], "enforcing", "{status}");
+    };
+    drop(pod);
+    enforces_without_a_pod();
+    // The next pod has the same policy, and does not try it again.
+    let pod = Pod::start(&world, manifest, &at, &values);
+    pod.running.says("not tried again: bad, generation ");
+    pod.becomes("livenessProbe", 0);
+    assert_eq!(pod.probe("readinessProbe").code, 1);
+    enforces_without_a_pod();
+    volume.set(&policy("third", 8080, "tcp"));
+    pod.becomes("readinessProbe", 0);
+    assert!(
+        pod.answers(8080) && !pod.answers(8081),
+        "another policy is tried"
+    );
+
+    let process = pod.process.parse().expect("a number");
+    kill(Pid::from_raw(process), Signal::SIGTERM).expect("it runs");
+    let mut running = pod.running;
+    let code = running.child.wait().expect("it ends").code();
+    assert_eq!(code, Some(0));
+    let status = world.run(&["status", "--json"]).ok().json();
+    assert_eq!(status[0]["policy"]["name"], "third", "{status}");
+    assert_eq!(status[0]["health"], "enforcing", "{status}");
+}
+
+/// The policies in docs/kubernetes.md, by their names.
+fn policies_of_the_page() -> BTreeMap<String, String> {
+    let page = deploy("../../docs/kubernetes.md");
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    let blocks = page.split("```yaml\n").skip(1);
+    let of = |block: &str| {
+        let (policy, _) = block.split_once("```").expect("the block ends");
+        let name = policy
+            .strip_prefix("name: ")
+            .and_then(|rest| rest.lines().next());
+        (
+            name.expect("it begins with its name").to_owned(),
+            policy.to_owned(),
+        )
+    };
+    blocks.map(of).collect()
+}
+
+/// Each policy of the page is valid without a warning, and decides what the page says of the access
+/// methods.
+#[test]
+fn policies_of_the_page_are_valid_and_decide_what_it_says() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let asked: [(&str, &[(&str, &str)]); 6] = [
+        ("guarded", &[("in tcp 10.0.0.2 10.0.0.5:10250", "accept")]),
+        (
+            "flannel",
+            &[
+                // A pod of another node: the overlay, whatever is in it.
+                ("in udp 10.0.0.7 10.0.0.5:8472", "accept"),
+                ("in udp 203.0.113.9 10.0.0.5:8472", "drop"),
+                ("in tcp 10.0.9.3 10.0.0.5:30080", "accept"),
+                ("in tcp 10.0.9.3 10.0.0.5:10256", "accept"),
+                ("in tcp 203.0.113.9 10.0.0.5:30080", "drop"),
+            ],
+        ),
+        (
+            "calico",
+            &[
+                // A NodePort that another node has forwarded, and a pod's own packet.
+                ("in tcp 10.0.0.7 10.244.1.2:8080", "accept"),
+                ("in tcp 10.244.3.4 10.244.1.2:8080", "accept"),
+                ("in 4 10.0.0.7 10.0.0.5", "accept"),
+                ("in 4 203.0.113.9 10.0.0.5", "drop"),
+                ("in tcp 10.0.0.7 10.0.0.5:179", "accept"),
+                ("in tcp 203.0.113.9 10.244.1.2:8080", "drop"),
+            ],
+        ),
+        (
+            "cilium",
+            &[
+                ("in udp 10.0.0.7 10.0.0.5:8472", "accept"),
+                ("in tcp 10.0.0.7 10.0.0.5:4240", "accept"),
+                ("in icmp 10.0.0.7 10.0.0.5", "accept"),
+                ("in tcp 203.0.113.9 10.0.0.5:4244", "drop"),
+            ],
+        ),
+        (
+            "cloud",
+            &[
+                ("in tcp 203.0.113.9 10.0.0.5:30080", "accept"),
+                ("in tcp 203.0.113.9 10.0.0.5:8080", "drop"),
+                ("in tcp 10.244.3.4 10.244.1.2:8080", "accept"),
+                ("in tcp 10.0.9.3 10.0.0.5:10256", "accept"),
+                ("out tcp 169.254.169.254:80 10.0.0.5", "accept"),
+                ("out tcp 203.0.113.9:25 10.0.0.5", "drop"),
+            ],
+        ),
+        (
+            "control-plane",
+            &[
+                ("in tcp 10.0.0.7 10.0.0.2:6443", "accept"),
+                ("in tcp 10.244.3.4 10.0.0.2:6443", "accept"),
+                ("in tcp 10.0.0.3 10.0.0.2:2380", "accept"),
+                ("in tcp 10.0.0.7 10.0.0.2:2379", "drop"),
+            ],
+        ),
+    ];
+    let mut policies = policies_of_the_page();
+    for (name, questions) in asked {
+        let text = policies
+            .remove(name)
+            .unwrap_or_else(|| panic!("the page has no {name}"));
+        let path = file(dir.path(), &format!("{name}.yaml"), &text);
+        let checked = run(&["check", "--strict", &path]);
+        assert_eq!(checked.code, 0, "{name}: {}", checked.all());
+        for (question, verdict) in questions {
+            let mut words = vec!["explain", &path, "--json"];
+            words.extend(question.split(' '));
+            let answer = run(&words).ok().json();
+            assert_eq!(
+                answer["verdict"], *verdict,
+                "{name}: {question}: {answer:#}"
+            );
+        }
+    }
+    assert!(
+        policies.is_empty(),
+        "nobody asks about {:?}",
+        policies.keys()
+    );
+}
