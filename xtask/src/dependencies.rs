@@ -44,6 +44,20 @@ const DENY: Tool = Tool {
     takes: "several minutes",
 };
 
+const CARGO_DEB: Tool = Tool {
+    name: "cargo-deb",
+    version: "3.8.0",
+    why: "makes packages for Debian",
+    takes: "a few minutes",
+};
+
+const GENERATE_RPM: Tool = Tool {
+    name: "cargo-generate-rpm",
+    version: "0.21.1",
+    why: "makes packages for RPM",
+    takes: "a few minutes",
+};
+
 impl Tool {
     fn install(&self) -> Command {
         let mut command = Command::new("cargo");
@@ -85,6 +99,22 @@ pub(crate) fn ensure(all: bool) {
     if all {
         DENY.ensure();
     }
+}
+
+/// Installs what makes packages, without which there are none.
+pub(crate) fn ensure_packagers() -> Result<()> {
+    for tool in [CARGO_DEB, GENERATE_RPM] {
+        if shell::which(tool.name).is_some() {
+            continue;
+        }
+        let Tool {
+            name, why, takes, ..
+        } = tool;
+        let line = format!("{name} is not here: it {why}; building it takes {takes}");
+        term::say(Colour::Yellow, "setup", line);
+        shell::run(&mut tool.install())?;
+    }
+    Ok(())
 }
 
 pub(crate) fn unused(workspace: &Path) -> Result<Ending> {

@@ -1,14 +1,16 @@
-//! `cargo xtask`: sets up, builds, runs, tests, measures, fuzzes and lints this workspace.
-//! One file per command; this one only parses the command line.
+//! `cargo xtask`: sets up, builds, runs, tests, measures, fuzzes, lints and packages this
+//! workspace. One file per command; this one only parses the command line.
 
 mod bench;
 mod build;
 mod clauses;
 mod dependencies;
+mod dist;
 mod fuzz;
 mod imports;
 mod kernels;
 mod lint;
+mod packages;
 mod root;
 mod run;
 mod setup;
@@ -36,9 +38,13 @@ enum Cli {
     Fuzz(fuzz::Args),
     Lint(lint::Args),
     Clauses(clauses::Args),
+    Dist(dist::Args),
 }
 
 fn main() -> ExitCode {
+    if let Some(ended) = dist::wrap_if_asked() {
+        return ended;
+    }
     match dispatch(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -58,6 +64,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Cli::Fuzz(args) => fuzz::command(&args),
         Cli::Lint(args) => lint::command(&args),
         Cli::Clauses(args) => clauses::command(&args),
+        Cli::Dist(args) => dist::command(&args),
     }
 }
 

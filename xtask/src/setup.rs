@@ -9,7 +9,7 @@ mod tools;
 
 pub(crate) use apt::Apt;
 pub(crate) use step::Needs;
-pub(crate) use toolchain::{has_rustfmt, name as toolchain};
+pub(crate) use toolchain::{ensure_target, has_rustfmt, name as toolchain};
 pub(crate) use tools::test_programs;
 
 use std::time::Instant;
@@ -65,6 +65,16 @@ pub(crate) fn ensure_peer() {
         let line = format!("its rows will be left out: {error:#}");
         term::say(Colour::Yellow, "note", line);
     }
+}
+
+/// Installs what runs binaries of another processor.
+pub(crate) fn ensure_emulator(program: &str) -> Result<()> {
+    if shell::which(program).is_some() {
+        return Ok(());
+    }
+    let line = format!("{program} is not here: it runs binaries of another processor");
+    term::say(Colour::Yellow, "setup", line);
+    Apt::default().install(&["qemu-user".to_owned()])
 }
 
 /// One line when all is there; otherwise one block for each missing thing.

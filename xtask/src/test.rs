@@ -6,7 +6,7 @@ use std::{env, path::Path, process::Command};
 use anyhow::Result;
 
 use crate::{
-    clauses, kernels,
+    clauses, kernels, packages,
     setup::{self, Needs},
     shell,
     term::{self, Colour},
@@ -53,6 +53,11 @@ pub(crate) struct Args {
     )]
     kernels: Option<Vec<String>>,
 
+    /// Install, upgrade, downgrade and purge the packages in a clean Debian system in namespaces,
+    /// under traffic, instead of all tests; takes some minutes
+    #[arg(long, conflicts_with_all = ["kernels", "faults", "filters", "options"])]
+    packages: bool,
+
     /// With --kernels: write the table of what each kernel offers to docs/kernels.md
     #[arg(long, requires = "kernels")]
     write_table: bool,
@@ -65,6 +70,9 @@ pub(crate) fn command(args: &Args) -> Result<()> {
             filters: &args.filters,
             write_table: args.write_table,
         });
+    }
+    if args.packages {
+        return packages::command();
     }
     let data = data_folder(env::var_os(DATA), &env::current_dir()?)?;
     let way = way_to_root()?;

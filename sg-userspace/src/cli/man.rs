@@ -62,7 +62,9 @@ fn collect(command: &Command, date: &str, pages: &mut Vec<(String, Vec<u8>)>) ->
     page.render_description_section(&mut out)?;
     let help = Help::of(command);
     help.prose(&mut out);
-    page.render_options_section(&mut out)?;
+    let mut options = Vec::new();
+    page.render_options_section(&mut options)?;
+    out.extend_from_slice(spaced(&String::from_utf8_lossy(&options)).as_bytes());
     let is_shown = |below: &&Command| !below.is_hide_set() && below.get_name() != "help";
     let below: Vec<&Command> = command.get_subcommands().filter(is_shown).collect();
     if !below.is_empty() {
@@ -75,6 +77,12 @@ fn collect(command: &Command, date: &str, pages: &mut Vec<(String, Vec<u8>)>) ->
         collect(command, date, pages)?;
     }
     Ok(())
+}
+
+/// The same with one request for an empty line, where a line break before it and one behind it say
+/// nothing.
+fn spaced(section: &str) -> String {
+    section.replace("\n.br\n\n.br\n", "\n.sp\n")
 }
 
 /// How the command is called, as its help says it.
@@ -211,6 +219,7 @@ mod tests {
             let heading = |name: &str| format!(".SH \"{name}\"");
             assert!(page.contains(&heading("SYNOPSIS")), "{name}: {page}");
             assert!(page.contains(&heading("SEE ALSO")), "{name}: {page}");
+            assert!(!page.contains("\n.br\n\n"), "{name}: {page}");
         }
     }
 }

@@ -11,6 +11,10 @@ pub(crate) enum Needs {
     Tools,
     /// And what boots older kernels.
     Kernels,
+    /// What looks at manual pages and runs a binary in a namespace, without the programs of tests.
+    Dist,
+    /// And what makes a Debian system and reads packages.
+    Packages,
 }
 
 /// What a step found, in a few words, and whether it had to install it.

@@ -87,6 +87,26 @@ pub(super) fn of_the_host() -> Option<VersionMeta> {
     VersionMeta::for_command(Command::new("rustc")).ok()
 }
 
+/// Adds the standard library of a target to the toolchain that cargo was started with.
+pub(crate) fn ensure_target(triple: &str) -> Result<()> {
+    let sysroot = shell::read(Command::new("rustc").args(["--print", "sysroot"]))?;
+    let library = Path::new(sysroot.trim()).join("lib/rustlib").join(triple);
+    if library.is_dir() {
+        return Ok(());
+    }
+    announce(format_args!("the standard library of {triple} is not here"));
+    shell::run(&mut add_target(triple, env::var("RUSTUP_TOOLCHAIN").ok()))
+}
+
+fn add_target(triple: &str, toolchain: Option<String>) -> Command {
+    let mut command = shell::rustup();
+    command.args(["target", "add", triple]);
+    if let Some(toolchain) = toolchain {
+        command.args(["--toolchain", &toolchain]);
+    }
+    command
+}
+
 fn announce(text: fmt::Arguments<'_>) {
     term::say(Colour::Yellow, "setup", text);
 }
@@ -197,6 +217,10 @@ mod tests {
         assert_eq!(
             shell::describe(&add_component("nightly", "rust-src")),
             "rustup component add rust-src --toolchain nightly"
+        );
+        assert_eq!(
+            shell::describe(&add_target("x", Some("stable".to_owned()))),
+            "rustup target add x --toolchain stable"
         );
     }
 }

@@ -164,6 +164,32 @@ const KERNEL_TOOLS: [Tool; 3] = [
     },
 ];
 
+const DIST_TOOLS: [Tool; 2] = [
+    Tool {
+        program: "ip",
+        package: "iproute2",
+        why: "makes the interface on which a new binary is tried",
+    },
+    Tool {
+        program: "mandoc",
+        package: "mandoc",
+        why: "looks for mistakes in manual pages",
+    },
+];
+
+const PACKAGE_TOOLS: [Tool; 2] = [
+    Tool {
+        program: "mmdebstrap",
+        package: "mmdebstrap",
+        why: "makes the clean Debian system that packages are installed in",
+    },
+    Tool {
+        program: "rpm",
+        package: "rpm",
+        why: "reads and unpacks a package for RPM",
+    },
+];
+
 /// The programs that tests in a guest call.
 pub(crate) fn test_programs() -> impl Iterator<Item = &'static str> {
     TOOLS.iter().map(|tool| tool.program)
@@ -197,7 +223,7 @@ pub(super) fn step(apt: &mut Apt, needs: Needs) -> Result<Found, Missing> {
     };
     let programs: Vec<_> = missing.iter().map(|tool| tool.program).collect();
     Err(Missing {
-        what: format!("{}, for the tests", programs.join(" ")),
+        what: programs.join(" "),
         why,
         by_hand: vec![
             "install them; on Debian and Ubuntu, as root:".to_owned(),
@@ -207,11 +233,14 @@ pub(super) fn step(apt: &mut Apt, needs: Needs) -> Result<Found, Missing> {
 }
 
 fn needed(needs: Needs) -> impl Iterator<Item = &'static Tool> {
-    let for_kernels: &[Tool] = match needs {
-        Needs::Kernels => &KERNEL_TOOLS,
-        Needs::Build | Needs::Tools => &[],
+    let groups: &[&'static [Tool]] = match needs {
+        Needs::Build => &[],
+        Needs::Tools => &[&TOOLS, &HOST_TOOLS],
+        Needs::Kernels => &[&TOOLS, &HOST_TOOLS, &KERNEL_TOOLS],
+        Needs::Dist => &[&DIST_TOOLS],
+        Needs::Packages => &[&TOOLS, &DIST_TOOLS, &PACKAGE_TOOLS],
     };
-    TOOLS.iter().chain(&HOST_TOOLS).chain(for_kernels)
+    groups.iter().copied().flatten()
 }
 
 fn missing(needs: Needs) -> Vec<&'static Tool> {
