@@ -28,6 +28,7 @@ mod health;
 mod history;
 mod impact;
 mod interrupt;
+mod journal;
 mod json_rows;
 mod lab;
 mod log;

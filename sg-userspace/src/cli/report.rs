@@ -7,6 +7,7 @@ use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, So
 use sg_policy::policy::{PRINTED, PolicyError, PolicyErrors};
 
 use super::failure::Failure;
+use super::journal::{Journal, Priority, with_priority};
 use super::screen::{Screen, clip};
 
 /// The maximum width of a drawn error, however wide the terminal is.
@@ -15,9 +16,13 @@ const WIDEST: usize = 100;
 impl Failure {
     /// Prints the failure to standard error.
     pub(super) fn report(&self, screen: &Screen) {
+        let is_journal = Journal::find().err;
         // If standard error cannot be written, the error cannot be reported.
         let _ = match self {
-            Failure::Usage(error) if !screen.json => error.print(),
+            Failure::Usage(error) if !screen.json && !is_journal => error.print(),
+            other if is_journal => {
+                screen.write(&with_priority(&other.shown(screen), Priority::Error))
+            }
             other => screen.write(&other.shown(screen)),
         };
     }

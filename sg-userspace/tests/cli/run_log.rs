@@ -1,8 +1,11 @@
 //! The log of `run`: each change once, with its reason and how much it matters, as JSON and in the
 //! journal.
 
-use std::os::fd::AsFd as _;
-use std::process::Stdio;
+use std::io::Write as _;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::fstat;
@@ -33,7 +36,7 @@ impl Log {
     /// Waits for a change of this name, and returns it.
     #[track_caller]
     fn says(&mut self, event: &str) -> Value {
-        let bound = std::time::Duration::from_secs(60);
+        let bound = Duration::from_secs(60);
         while let Ok(line) = self.lines.recv_timeout(bound) {
             let value: Value =
                 serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"));
@@ -210,6 +213,154 @@ fn the_journal_gets_priorities() {
         }
         world.run(&["detach"]).ok();
         std::fs::write(&path, &text).unwrap();
+    }
+    world.assert_untouched();
+}
+
+/// A journal of systemd's own, in folders that nobody else sees.
+struct Journald {
+    process: Child,
+}
+
+impl Journald {
+    /// The name of the journal: with one of its own it reads neither the kernel's log nor audits.
+    const NAME: &str = "sgctl";
+
+    fn start() -> Journald {
+        let script = format!(
+            "mount -t tmpfs tmpfs /var/log && mount -t tmpfs tmpfs /run && mkdir /run/systemd && \
+             exec /usr/lib/systemd/systemd-journald {}",
+            Journald::NAME
+        );
+        let process = Command::new("unshare")
+            .args(["--mount", "sh", "-c", &script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Journald {
+            process: process.expect("the tests need util-linux"),
+        }
+    }
+
+    /// A path as it sees it.
+    fn path(&self, path: &str) -> String {
+        format!("/proc/{}/root/{path}", self.process.id())
+    }
+
+    /// The stream of a service, as systemd makes it: identifier, unit, usual priority, whether
+    /// lines begin with theirs, and where else to send it.
+    fn stream(&self) -> UnixStream {
+        let path = self.path(&format!("run/systemd/journal.{}/stdout", Journald::NAME));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut stream = loop {
+            match UnixStream::connect(&path) {
+                Ok(stream) => break stream,
+                Err(error) => assert!(
+                    Instant::now() < deadline,
+                    "{path}: {error}; `cargo xtask setup` installs systemd"
+                ),
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        stream.write_all(b"sgctl\n\n5\n1\n0\n0\n0\n").unwrap();
+        stream
+    }
+
+    /// Priority and message of each line, as journalctl reads them.
+    fn lines(&self) -> Vec<(String, String)> {
+        let folder = self.path("var/log/journal");
+        let read = Command::new("sh")
+            .args([
+                "-c",
+                "for at in \"$0\"/*; do journalctl --quiet --output=json --directory=\"$at\"; done",
+                &folder,
+            ])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&read.stdout).into_owned();
+        let lines = text.lines().filter_map(|line| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            let of = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
+            (line["SYSLOG_IDENTIFIER"] == "sgctl").then(|| (of("PRIORITY"), of("MESSAGE")))
+        });
+        lines.collect()
+    }
+}
+
+impl Drop for Journald {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// systemd's own journal reads what a service says: each line with its priority and without the
+/// mark, as text and as JSON.
+#[test]
+fn journald_reads_the_priorities() {
+    let world = World::new();
+    let journald = Journald::start();
+    let text = policy(1) + "log-no-match: inbound\n";
+    for format in ["text", "json"] {
+        let path = file(world.dir.path(), "p.yaml", &text);
+        let stream = journald.stream();
+        let about = fstat(&stream).unwrap();
+        let stream = OwnedFd::from(stream);
+        let seen = journald.lines().len();
+        let start = || {
+            let out = || stream.try_clone().unwrap();
+            let mut command = world.command(&["run", &path, "--iface", "nic", "--interval", "0.5"]);
+            command
+                .args(["--log-format", format])
+                .env(
+                    "JOURNAL_STREAM",
+                    format!("{}:{}", about.st_dev, about.st_ino),
+                )
+                .stdout(out())
+                .stderr(out());
+            command.spawn().unwrap()
+        };
+        let mut run = start();
+        let until = |words: &str| {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            loop {
+                let lines = journald.lines();
+                let lines = &lines[seen..];
+                if let Some(line) = lines.iter().find(|(_, message)| message.contains(words)) {
+                    return line.clone();
+                }
+                assert!(Instant::now() < deadline, "{words}: {lines:#?}");
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        };
+        let (priority, message) = until("applied");
+        assert_eq!(priority, "6", "{message}");
+        match format {
+            "text" => assert!(message.starts_with("applied p1 on nic"), "{message}"),
+            _ => {
+                let value: Value = serde_json::from_str(&message).unwrap();
+                assert_eq!(value["event"], "applied", "{message}");
+            }
+        }
+        world.ping_node(1);
+        assert_eq!(until("drop in  icmp").0, "6");
+        assert_eq!(until("nic: inbound ").0, "7");
+        let new = file(world.dir.path(), "p.new", "inbound: 7\n");
+        std::fs::rename(new, &path).unwrap();
+        assert_eq!(until("reload failed").0, "3");
+        world.run(&["apply", "builtin:tke", "--iface", "nic"]).ok();
+        assert_eq!(until("somebody else has put tke in force").0, "4");
+        let id = nix::unistd::Pid::from_raw(run.id().cast_signed());
+        nix::sys::signal::kill(id, Signal::SIGTERM).unwrap();
+        assert_eq!(run.wait().unwrap().code(), Some(0));
+        assert_eq!(until("left as it is").0, "6");
+        world.run(&["detach"]).ok();
+        // What keeps it from beginning is an error too.
+        file(world.dir.path(), "p.yaml", "outbound: 7\n");
+        let ended = start().wait().unwrap();
+        assert_eq!(ended.code(), Some(1));
+        assert_eq!(until("`outbound` ").0, "3");
     }
     world.assert_untouched();
 }

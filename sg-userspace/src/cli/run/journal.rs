@@ -4,10 +4,8 @@
 
 use std::fmt::{self, Debug};
 use std::io;
-use std::os::fd::AsFd;
 
 use clap::ValueEnum;
-use nix::sys::stat::fstat;
 use serde::Serialize;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -15,6 +13,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
 use super::change::Change;
 use super::output::Output;
+use crate::cli::journal::{Priority, with_priority};
 use crate::cli::screen::{Paint, Screen};
 
 /// How the log is written.
@@ -26,67 +25,22 @@ pub(in crate::cli) enum LogFormat {
     Json,
 }
 
-/// The priorities of syslog(3) that lines have in the journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Priority {
-    Error = 3,
-    Warning = 4,
-    Info = 6,
-    Debug = 7,
-}
-
-impl Priority {
-    fn of(level: Level) -> Priority {
-        match level {
-            Level::ERROR => Priority::Error,
-            Level::WARN => Priority::Warning,
-            Level::INFO => Priority::Info,
-            _ => Priority::Debug,
-        }
-    }
-
-    fn word(level: Level) -> &'static str {
-        match level {
-            Level::ERROR => "error",
-            Level::WARN => "warning",
-            Level::INFO => "info",
-            _ => "debug",
-        }
+fn priority(level: Level) -> Priority {
+    match level {
+        Level::ERROR => Priority::Error,
+        Level::WARN => Priority::Warning,
+        Level::INFO => Priority::Info,
+        _ => Priority::Debug,
     }
 }
 
-/// Which of the two streams the journal reads.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Journal {
-    pub(super) out: bool,
-    pub(super) err: bool,
-}
-
-impl Journal {
-    /// `JOURNAL_STREAM` names the journal's stream by device and inode, both decimal
-    /// (systemd.exec(5)). A process whose output was redirected since inherits the variable, so
-    /// the descriptors are compared with it.
-    pub(super) fn find() -> Journal {
-        let Ok(named) = std::env::var("JOURNAL_STREAM") else {
-            return Journal::default();
-        };
-        Journal {
-            out: is_stream(io::stdout(), &named),
-            err: is_stream(io::stderr(), &named),
-        }
+fn word(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "error",
+        Level::WARN => "warning",
+        Level::INFO => "info",
+        _ => "debug",
     }
-}
-
-fn is_stream(stream: impl AsFd, named: &str) -> bool {
-    fstat(stream).is_ok_and(|about| named == format!("{}:{}", about.st_dev, about.st_ino))
-}
-
-/// Lines as the journal takes them: each begins with its priority (sd-daemon(3)).
-pub(super) fn with_priority(text: &str, priority: Priority) -> String {
-    let lines = text.lines();
-    lines
-        .map(|line| format!("<{}>{line}\n", priority as u8))
-        .collect()
 }
 
 /// Where the log goes, and in which form.
@@ -133,7 +87,7 @@ impl<S: Subscriber> Layer<S> for Lines {
         event.record(&mut said);
         let mut text = self.text(level, &said);
         if self.to_journal {
-            text = with_priority(&text, Priority::of(level));
+            text = with_priority(&text, priority(level));
         }
         match self.to_err {
             true => self.output.error(text),
@@ -196,7 +150,7 @@ impl Said {
         let head = Head {
             event: &self.event,
             at: jiff::Timestamp::now().to_string(),
-            level: Priority::word(level),
+            level: word(level),
             interface: self.interface.as_deref(),
             message: &self.message,
         };
@@ -247,26 +201,5 @@ mod tests {
             assert_eq!(value["message"], said.message);
             assert_eq!(value["moved_to"], moved_to);
         }
-    }
-
-    #[test]
-    fn each_line_has_its_priority() {
-        let text = "error: one\n  help: two\n";
-        assert_eq!(
-            with_priority(text, Priority::Error),
-            "<3>error: one\n<3>  help: two\n"
-        );
-    }
-
-    /// A stream is the journal's only if it is the one that is named: a shell passes the variable
-    /// on to commands whose output goes elsewhere.
-    #[test]
-    fn a_stream_is_recognized_by_device_and_inode() {
-        let (mine, other) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-        let about = fstat(&mine).unwrap();
-        let named = format!("{}:{}", about.st_dev, about.st_ino);
-        assert!(is_stream(&mine, &named));
-        assert!(!is_stream(&other, &named));
-        assert!(!is_stream(&mine, ""));
     }
 }

@@ -17,7 +17,7 @@ use sg_userspace::observe::counters::Counters;
 use sg_userspace::observe::events::{Logged, LoggedPacket};
 
 use super::change::Change;
-use super::journal::{self, Journal, Lines, LogFormat, Priority, with_priority};
+use super::journal::{self, Lines, LogFormat};
 use super::output::Output;
 use super::summary::summary;
 use crate::cli::apply;
@@ -25,6 +25,7 @@ use crate::cli::context::Context;
 use crate::cli::counters::{self, Choice, Look};
 use crate::cli::event_line::{Columns, not_shown};
 use crate::cli::failure::Failure;
+use crate::cli::journal::{Journal, Priority, with_priority};
 use crate::cli::rates::{Rates, Reading};
 use crate::cli::screen::{Paint, Screen};
 use crate::cli::units::thousands;
