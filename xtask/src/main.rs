@@ -7,6 +7,7 @@ mod clauses;
 mod dependencies;
 mod dist;
 mod fuzz;
+mod image;
 mod imports;
 mod kernels;
 mod lint;
@@ -36,6 +37,7 @@ enum Cli {
     Test(test::Args),
     Bench(bench::Args),
     Fuzz(fuzz::Args),
+    Image(image::Args),
     Lint(lint::Args),
     Clauses(clauses::Args),
     Dist(dist::Args),
@@ -62,6 +64,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Cli::Test(args) => test::command(&args),
         Cli::Bench(args) => bench::command(&args),
         Cli::Fuzz(args) => fuzz::command(&args),
+        Cli::Image(args) => image::command(&args),
         Cli::Lint(args) => lint::command(&args),
         Cli::Clauses(args) => clauses::command(&args),
         Cli::Dist(args) => dist::command(&args),

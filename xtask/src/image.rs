@@ -1,0 +1,139 @@
+//! `cargo xtask image`: an OCI image with nothing but the static binary, made without a container
+//! engine.
+//!
+//! The result is a tar of an image layout, which containerd, podman and skopeo read. It depends on
+//! nothing but the binary, the version and the time of the commit: two builds of one commit are
+//! equal. `--check` unpacks it and runs a pod of `deploy/kubernetes` from it.
+
+mod layout;
+
+use std::{fs, path::Path, process::Command};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    dist,
+    setup::{self, Needs},
+    shell,
+    term::{self, Colour},
+    test_binaries::{run_as_root, way_to_root},
+};
+use layout::{File, Image};
+
+/// The test that runs a pod, of `sg-userspace --test cli`.
+const TEST: &str = "kubernetes::a_pod_enforces_follows_its_config_map_and_leaves_enforcement";
+
+/// Where that test finds the root of an image.
+const ROOT: &str = "SG_IMAGE_ROOT";
+
+/// All packages of the workspace have it.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Make an OCI image of the static binary, without a container engine
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// For this machine
+    #[arg(long, value_enum, default_value_t = dist::Arch::X86_64)]
+    target: dist::Arch,
+
+    /// Unpack it and run a pod of deploy/kubernetes from it in namespaces; needs root
+    #[arg(long)]
+    check: bool,
+}
+
+pub(crate) fn command(args: &Args) -> Result<()> {
+    let workspace = shell::workspace()?;
+    let binary = dist::static_binary(args.target)?;
+    let image = image(&workspace, &binary, args.target)?;
+    let suffix = match args.target {
+        dist::Arch::X86_64 => "",
+        dist::Arch::Aarch64 => "-arm64",
+    };
+    let folder = workspace.join("target/dist");
+    fs::create_dir_all(&folder).context("making target/dist")?;
+    let path = folder.join(format!("sgctl-{VERSION}{suffix}.oci.tar"));
+    let bytes = image.archive()?;
+    fs::write(&path, &bytes).with_context(|| format!("writing {}", path.display()))?;
+    term::say(
+        Colour::Green,
+        "image",
+        format_args!(
+            "{} ({} KiB), {}",
+            path.display(),
+            bytes.len() >> 10,
+            image.name
+        ),
+    );
+    match args.check {
+        true => check(&workspace, &path),
+        false => Ok(()),
+    }
+}
+
+/// The image of a binary.
+fn image(workspace: &Path, binary: &Path, arch: dist::Arch) -> Result<Image> {
+    let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
+    let mut files = vec![File {
+        path: "usr/bin/sgctl".to_owned(),
+        mode: 0o755,
+        content: read(binary)?,
+    }];
+    // What `dist` leaves beside the binary: what is in it, and its licences.
+    for name in ["LICENCES.txt", "sgctl.cdx.json"] {
+        files.push(File {
+            path: format!("usr/share/doc/sgctl/{name}"),
+            mode: 0o644,
+            content: read(&binary.with_file_name(name))?,
+        });
+    }
+    Ok(Image {
+        name: format!("localhost/sgctl:{VERSION}"),
+        version: VERSION.to_owned(),
+        architecture: arch.debian(),
+        // Where the ConfigMap, /proc and /sys are mounted: the root is read-only.
+        folders: ["dev", "etc/sgctl", "proc", "sys", "tmp"]
+            .map(str::to_owned)
+            .to_vec(),
+        files,
+        time: commit_time(workspace),
+    })
+}
+
+/// When the commit was made that is built, in seconds since 1970; 0 outside of git.
+fn commit_time(workspace: &Path) -> u64 {
+    let mut git = Command::new("git");
+    git.current_dir(workspace)
+        .args(["log", "-1", "--format=%ct"]);
+    let time = shell::read(&mut git).ok();
+    time.and_then(|time| time.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Unpacks the image and runs a pod from it.
+fn check(workspace: &Path, archive: &Path) -> Result<()> {
+    setup::ensure(Needs::Tools)?;
+    let unpacked = workspace.join("target/dist/image");
+    if unpacked.exists() {
+        fs::remove_dir_all(&unpacked).context("removing what was unpacked before")?;
+    }
+    layout::unpack(archive, &unpacked)?;
+    if Path::new("/usr/bin/skopeo").exists() {
+        let image = format!("oci-archive:{}", archive.display());
+        shell::run(Command::new("skopeo").args(["inspect", &image]))?;
+    }
+    let mut command = shell::cargo(workspace);
+    command
+        .args([
+            "test",
+            "--package",
+            "sg-userspace",
+            "--test",
+            "cli",
+            "--",
+            "--exact",
+            TEST,
+        ])
+        .env(ROOT, &unpacked);
+    let way = way_to_root()?;
+    run_as_root(&mut command, &way)?;
+    shell::run(&mut command)
+}
