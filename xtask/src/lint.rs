@@ -1,6 +1,6 @@
 //! `cargo xtask lint`: format, clippy for the host and for the BPF target, documentation, who
-//! imports whom, and what comes from elsewhere. Runs every step even after one has failed, and
-//! sums them up.
+//! imports whom, links between pages, and what comes from elsewhere. Runs every step even after one
+//! has failed, and sums them up.
 
 use std::{
     path::Path,
@@ -12,13 +12,14 @@ use anyhow::{Result, bail};
 
 use crate::{
     dependencies::{self, Ending},
-    imports,
+    imports, links,
     setup::{self, Needs},
     shell,
     term::{self, Colour},
+    troubleshooting,
 };
 
-/// Check format, clippy (host and BPF target), documentation, imports and dependencies
+/// Check format, clippy (host and BPF target), documentation, imports, links and dependencies
 #[derive(clap::Args)]
 #[command(after_help = "\
 A step whose tool is not here is left out, and says so: licences and advisories without cargo-deny, the oldest
@@ -56,6 +57,12 @@ pub(crate) fn command(args: &Args) -> Result<()> {
         outcomes.extend(steps.into_iter().map(run));
         outcomes.push(outcome("imports", || {
             imports::check(&workspace).map(|()| Ending::Done)
+        }));
+        outcomes.push(outcome("links", || {
+            links::check(&workspace).map(|()| Ending::Done)
+        }));
+        outcomes.push(outcome("troubleshooting", || {
+            troubleshooting::check(&workspace).map(|()| Ending::Done)
         }));
     }
     outcomes.extend(look_at_dependencies(&workspace));

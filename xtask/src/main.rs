@@ -2,6 +2,7 @@
 //! workspace. One file per command; this one only parses the command line.
 
 mod bench;
+mod book;
 mod build;
 mod clauses;
 mod dependencies;
@@ -10,6 +11,7 @@ mod fuzz;
 mod image;
 mod imports;
 mod kernels;
+mod links;
 mod lint;
 mod packages;
 mod root;
@@ -20,6 +22,7 @@ mod term;
 mod test;
 mod test_binaries;
 mod toolchains;
+mod troubleshooting;
 mod versions;
 
 use std::process::ExitCode;
@@ -41,6 +44,8 @@ enum Cli {
     Lint(lint::Args),
     Clauses(clauses::Args),
     Dist(dist::Args),
+    Book(book::Args),
+    Troubleshooting(troubleshooting::Args),
 }
 
 fn main() -> ExitCode {
@@ -68,6 +73,8 @@ fn dispatch(cli: Cli) -> Result<()> {
         Cli::Lint(args) => lint::command(&args),
         Cli::Clauses(args) => clauses::command(&args),
         Cli::Dist(args) => dist::command(&args),
+        Cli::Book(args) => book::command(&args),
+        Cli::Troubleshooting(args) => troubleshooting::command(&args),
     }
 }
 

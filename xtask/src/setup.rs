@@ -2,12 +2,14 @@
 //! missing. What it cannot install it says how to install by hand, all of it at once.
 
 mod apt;
+mod crates;
 mod linker;
 mod step;
 mod toolchain;
 mod tools;
 
 pub(crate) use apt::Apt;
+pub(crate) use crates::{ensure_book, ensure_fuzz};
 pub(crate) use step::Needs;
 pub(crate) use toolchain::{ensure_target, has_rustfmt, name as toolchain};
 pub(crate) use tools::test_programs;

@@ -24,6 +24,11 @@ pub(crate) const LINKER: Version = Version::new(0, 13, 0);
 /// The LLVM versions that it can be built with.
 pub(crate) const LINKER_LLVMS: RangeInclusive<u64> = 21..=23;
 
+/// The version of `cargo-fuzz` that builds the targets in `fuzz/`.
+pub(crate) const CARGO_FUZZ: Version = Version::new(0, 13, 2);
+/// The version of `mdbook` that makes a site of the documentation.
+pub(crate) const MDBOOK: Version = Version::new(0, 5, 4);
+
 /// What differs from what was tested, in one line. `stable` is unknown where cargo has no
 /// compiler beside it.
 pub(crate) fn differences(

@@ -75,7 +75,8 @@ pub(crate) struct Document {
     pub(crate) findings: Vec<Finding>,
 }
 
-const KEYS: &[&str] = &[
+/// The keys of a policy file.
+pub(crate) const KEYS: &[&str] = &[
     "name",
     "file-name",
     "description",
@@ -92,7 +93,27 @@ const KEYS: &[&str] = &[
     "outbound",
     "groups",
 ];
-const GROUP_KEYS: &[&str] = &["name", "file-name", "description", "inbound", "outbound"];
+/// The keys of one of its groups.
+pub(crate) const GROUP_KEYS: &[&str] = &["name", "file-name", "description", "inbound", "outbound"];
+
+/// The words of `trailing-deny`.
+pub(crate) const TRAILING_DENY: [(&str, TrailingDeny); 2] = [
+    ("defer", TrailingDeny::Defer),
+    ("honour", TrailingDeny::Honour),
+];
+/// The words of `established`.
+pub(crate) const ESTABLISHED: [(&str, Established); 3] = [
+    ("revalidate", Established::Revalidate),
+    ("keep", Established::Keep),
+    ("flush", Established::Flush),
+];
+/// The words of `log-no-match`, and which directions each means.
+pub(crate) const LOG_NO_MATCH: [(&str, [bool; 2]); 4] = [
+    ("true", [true, true]),
+    ("false", [false, false]),
+    ("inbound", [true, false]),
+    ("outbound", [false, true]),
+];
 
 /// Walks a policy text. `None` when it has no shape to walk; errors are in the report.
 pub(crate) fn read(ctx: &mut Ctx<'_>, overrides: &[SetOverride]) -> Option<Document> {
@@ -185,12 +206,8 @@ fn given<T>(ctx: &Ctx<'_>, at: At, value: T) -> Given<T> {
 fn options(ctx: &mut Ctx<'_>, file: &Fields<'_, '_>) -> Options {
     let mut options = Options::default();
     if let Some((at, node)) = file.entry("trailing-deny") {
-        let known = [
-            ("defer", TrailingDeny::Defer),
-            ("honour", TrailingDeny::Honour),
-        ];
         options.trailing_deny =
-            fields::choice(ctx, node, "`trailing-deny`", &known).map(|v| given(ctx, at, v));
+            fields::choice(ctx, node, "`trailing-deny`", &TRAILING_DENY).map(|v| given(ctx, at, v));
     }
     if let Some((at, node)) = file.entry("essential") {
         options.essential = fields::boolean(ctx, node, "`essential`").map(|v| given(ctx, at, v));
@@ -200,23 +217,12 @@ fn options(ctx: &mut Ctx<'_>, file: &Fields<'_, '_>) -> Options {
         options.non_ip = fields::choice(ctx, node, "`non-ip`", &known).map(|v| given(ctx, at, v));
     }
     if let Some((at, node)) = file.entry("established") {
-        let known = [
-            ("revalidate", Established::Revalidate),
-            ("keep", Established::Keep),
-            ("flush", Established::Flush),
-        ];
         options.established =
-            fields::choice(ctx, node, "`established`", &known).map(|v| given(ctx, at, v));
+            fields::choice(ctx, node, "`established`", &ESTABLISHED).map(|v| given(ctx, at, v));
     }
     if let Some((at, node)) = file.entry("log-no-match") {
-        let known = [
-            ("true", [true, true]),
-            ("false", [false, false]),
-            ("inbound", [true, false]),
-            ("outbound", [false, true]),
-        ];
         options.log_no_match =
-            fields::choice(ctx, node, "`log-no-match`", &known).map(|v| given(ctx, at, v));
+            fields::choice(ctx, node, "`log-no-match`", &LOG_NO_MATCH).map(|v| given(ctx, at, v));
     }
     if let Some(node) = file.get("timeouts") {
         timeouts(ctx, node, &mut options);

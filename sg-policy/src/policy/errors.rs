@@ -322,11 +322,22 @@ impl Excerpt {
         let marked_end = floor(text, at.end as usize).clamp(start, to);
         Some(Excerpt {
             name: source.name.clone(),
-            text: text.get(from..to)?.to_owned(),
+            text: shown(text.get(from..to)?),
             first_line,
             marked: (start - from, marked_end - start).into(),
         })
     }
+}
+
+/// The text without what a terminal would obey. It stays as long in bytes, by which it is marked.
+fn shown(text: &str) -> String {
+    let shown = |c: char| match (c, c.len_utf8()) {
+        ('\n' | '\t', _) => c,
+        _ if !c.is_control() => c,
+        (_, 1) => ' ',
+        _ => '·',
+    };
+    text.chars().map(shown).collect()
 }
 
 /// The nearest character boundary at or before `at`.

@@ -86,9 +86,10 @@ impl<'n, 't> Fields<'n, 't> {
             match known.iter().find(|k| **k == key) {
                 Some(known) => entries.push((*known, at, value)),
                 // Only counted, since the report is full.
-                None if ctx.loading.report.is_full() => {
-                    ctx.error(at, Problem::new("unknown-key", "unknown key"))
-                }
+                None if ctx.loading.report.is_full() => ctx.error(
+                    at,
+                    Problem::new("unknown-key", "unknown key").help("mend the first errors"),
+                ),
                 None => {
                     let mut problem = Problem::new(
                         "unknown-key",

@@ -11,7 +11,8 @@ use super::rules::{charged, has_no_address, has_no_port, is_worth_writing, read_
 use super::spelling::Spelling;
 use super::yaml::Node;
 
-const KEYS: &[&str] = &["protocol", "ports", "from", "description"];
+/// The keys of a guard.
+pub(crate) const KEYS: &[&str] = &["protocol", "ports", "from", "description"];
 
 /// Reads the list under `guard`. An entry with an error is left out, after all of its keys have
 /// been checked.

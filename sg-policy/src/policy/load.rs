@@ -14,7 +14,7 @@ use super::input::{PolicyInput, SetOverride};
 use super::loading::{Ctx, Loading};
 use super::model::{Policy, Sets};
 use super::read::Unreadable;
-use super::read::{self, POLICY_BYTES, Role};
+use super::read::{self, Believe, POLICY_BYTES, Role};
 use super::source::{Source, stem_of};
 use super::{document, join};
 
@@ -36,7 +36,31 @@ pub struct Loaded {
 /// # Errors
 /// Every error of every file. Nothing has been changed by then.
 pub fn load(inputs: &[PolicyInput], overrides: &[SetOverride]) -> Result<Loaded, PolicyErrors> {
-    let mut loading = Loading::default();
+    load_inputs(Loading::default(), inputs, overrides)
+}
+
+/// The same, from files that `believe` lets decide what passes: what is put in force must not come
+/// from a file that anybody can write.
+///
+/// # Errors
+/// Also those of files that are not believed, which are not read.
+pub fn load_believed(
+    inputs: &[PolicyInput],
+    overrides: &[SetOverride],
+    believe: Believe,
+) -> Result<Loaded, PolicyErrors> {
+    let loading = Loading {
+        believe: Some(believe),
+        ..Loading::default()
+    };
+    load_inputs(loading, inputs, overrides)
+}
+
+fn load_inputs(
+    mut loading: Loading,
+    inputs: &[PolicyInput],
+    overrides: &[SetOverride],
+) -> Result<Loaded, PolicyErrors> {
     let mut sources = Vec::new();
     for (index, input) in inputs.iter().enumerate() {
         let read = match inputs.iter().take(index).any(|earlier| earlier == input) {
@@ -48,7 +72,7 @@ pub fn load(inputs: &[PolicyInput], overrides: &[SetOverride]) -> Result<Loaded,
         };
         match read {
             Ok(source) => sources.push(source),
-            Err(Unreadable { at, problem }) => {
+            Err(Unreadable { at, problem, .. }) => {
                 let source = Source::of_text(&input.to_string(), "");
                 loading.report.push(&source, at, problem);
             }
@@ -124,7 +148,7 @@ fn read_input(loading: &mut Loading, input: &PolicyInput) -> Result<Source, Unre
     let (text, base, stem) = match input {
         PolicyInput::File(path) => {
             loading.files.push(path.clone());
-            let text = read::read_file(path, POLICY_BYTES, Role::Policy)?;
+            let text = read::read_file(path, POLICY_BYTES, Role::Policy, loading.believe)?;
             let base = path.parent().unwrap_or(Path::new("")).to_owned();
             (text, Some(base), stem_of(path))
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::errors::{At, Problem, Report};
 use super::finding::{Finding, Location};
 use super::model::Remote;
+use super::read::Believe;
 use super::source::Source;
 
 /// The most rules of one load.
@@ -40,6 +41,11 @@ pub(crate) struct Loading {
     pub(crate) port_files: HashMap<PathBuf, Option<SetFile<PortRanges>>>,
     /// Set files that are not read from disk, since their texts are known.
     pub(crate) given_files: HashMap<PathBuf, String>,
+    /// Which files are believed; without it all are.
+    pub(crate) believe: Option<Believe>,
+    /// How many set files were read, and how many bytes in all.
+    pub(crate) set_files: usize,
+    pub(crate) set_bytes: u64,
     pub(crate) prefixes: usize,
     pub(crate) port_ranges: usize,
     pub(crate) rules: usize,

@@ -10,7 +10,8 @@ use super::model::Protocol;
 pub(crate) const ICMP: u8 = 1;
 pub(crate) const ICMPV6: u8 = 58;
 
-const NAMES: [(&str, u8); 8] = [
+/// The protocols that have a name in policies.
+pub(crate) const NAMES: [(&str, u8); 8] = [
     ("tcp", 6),
     ("udp", 17),
     ("sctp", 132),
@@ -89,7 +90,12 @@ pub fn name(protocol: Protocol) -> String {
 
 /// True for protocols with ports.
 pub(crate) fn has_ports(protocol: Protocol) -> bool {
-    matches!(protocol, Protocol::Number(6 | 17 | 132))
+    matches!(protocol, Protocol::Number(number) if number_has_ports(number))
+}
+
+/// The same of a protocol's number.
+pub(crate) fn number_has_ports(number: u8) -> bool {
+    matches!(number, 6 | 17 | 132)
 }
 
 /// Whether this is the number of an IPv6 extension header, so that the protocol of a packet is what
@@ -151,6 +157,12 @@ const ICMPV6_TYPES: [(&str, u8); 16] = [
     ("neighbor-advertisement", 136),
     ("redirect", 137),
 ];
+
+/// The names of ICMP (`v6` false) or ICMPv6 types.
+pub(crate) fn icmp_type_names(v6: bool) -> impl Iterator<Item = &'static str> {
+    let known: &[(&str, u8)] = if v6 { &ICMPV6_TYPES } else { &ICMP_TYPES };
+    known.iter().map(|(name, _)| *name)
+}
 
 /// Parses an ICMP (`v6` false) or ICMPv6 type.
 pub(crate) fn icmp_type(text: &str, v6: bool) -> Result<u8, Problem> {

@@ -13,12 +13,32 @@ use super::errors::{At, Problem};
 pub const POLICY_BYTES: u64 = 16 << 20;
 /// The largest set file, in bytes.
 pub const SET_BYTES: u64 = 64 << 20;
+/// The most bytes of all set files of one load together. One that is named in two spellings counts
+/// twice.
+pub const ALL_SET_BYTES: u64 = 256 << 20;
+/// The most set files of one load.
+pub const SET_FILES: usize = 10_000;
+
+/// Looks at a file that is open and has not been read, and says why it is not believed, if it is
+/// not.
+pub type Believe = fn(&Path, &File) -> Result<(), Distrust>;
+
+/// Why a file is not believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Distrust {
+    /// What is wrong with it, as the end of a sentence that begins with the file.
+    pub why: String,
+    /// What to do about it.
+    pub help: String,
+}
 
 /// A text that could not be read, and the place in it where reading failed.
 #[derive(Debug)]
 pub(crate) struct Unreadable {
     pub(crate) at: At,
     pub(crate) problem: Problem,
+    /// How many bytes were read all the same.
+    pub(crate) bytes: u64,
 }
 
 impl From<Problem> for Unreadable {
@@ -26,6 +46,7 @@ impl From<Problem> for Unreadable {
         Unreadable {
             at: At::WHOLE,
             problem,
+            bytes: 0,
         }
     }
 }
@@ -54,17 +75,41 @@ impl fmt::Display for Role<'_> {
     }
 }
 
-/// Reads a regular file of at most `limit` bytes as UTF-8. Errors name `what` it is.
-pub(crate) fn read_file(path: &Path, limit: u64, what: Role<'_>) -> Result<String, Unreadable> {
+/// Reads a regular file of at most `limit` bytes as UTF-8, if it is believed. Errors name `what` it
+/// is.
+pub(crate) fn read_file(
+    path: &Path,
+    limit: u64,
+    what: Role<'_>,
+    believe: Option<Believe>,
+) -> Result<String, Unreadable> {
     // Looked at before it is opened: opening a FIFO would wait for a writer.
     let metadata = fs::metadata(path).map_err(|e| unreadable(&e, what))?;
+    is_regular(&metadata, what)?;
+    if metadata.len() > limit {
+        return Err(too_big(what, limit).into());
+    }
+    let file = File::open(path).map_err(|e| unreadable(&e, what))?;
+    // It may be another one by now.
+    let metadata = file.metadata().map_err(|e| unreadable(&e, what))?;
+    is_regular(&metadata, what)?;
+    if let Some(believe) = believe {
+        believe(path, &file).map_err(|Distrust { why, help }| {
+            Problem::new("untrusted-file", format!("the {what} {why}"))
+                .expected("a file that nobody else can change")
+                .help(help)
+        })?;
+    }
+    read_limited(file, limit, what)
+}
+
+fn is_regular(metadata: &fs::Metadata, what: Role<'_>) -> Result<(), Problem> {
     let file_type = metadata.file_type();
     if file_type.is_dir() {
         return Err(
             Problem::new("unreadable", format!("the {what} is a directory"))
                 .expected("a regular file")
-                .help("name the file in it")
-                .into(),
+                .help("name the file in it"),
         );
     }
     if !file_type.is_file() {
@@ -73,14 +118,9 @@ pub(crate) fn read_file(path: &Path, limit: u64, what: Role<'_>) -> Result<Strin
             format!("the {what} is a pipe, socket or device, not a regular file"),
         )
         .expected("a regular file")
-        .help("write it to a file first, or pass a policy on standard input as `-`")
-        .into());
+        .help("write it to a file first, or pass a policy on standard input as `-`"));
     }
-    if metadata.len() > limit {
-        return Err(too_big(what, limit).into());
-    }
-    let file = File::open(path).map_err(|e| unreadable(&e, what))?;
-    read_limited(file, limit, what)
+    Ok(())
 }
 
 /// Reads standard input to its end, at most `limit` bytes.
@@ -118,6 +158,7 @@ fn read_limited(reader: impl Read, limit: u64, what: Role<'_>) -> Result<String,
             problem: Problem::new("not-utf8", format!("the {what} is not UTF-8 text"))
                 .expected("UTF-8")
                 .help("save it as UTF-8; it may be a binary or a compressed file"),
+            bytes: e.as_bytes().len() as u64,
         }
     })
 }

@@ -33,7 +33,8 @@ pub(crate) struct Draft {
     pub(crate) spelling: Spelling,
 }
 
-const KEYS: &[&str] = &[
+/// The keys of a rule.
+pub(crate) const KEYS: &[&str] = &[
     "protocol",
     "ports",
     "icmp",
@@ -45,6 +46,10 @@ const KEYS: &[&str] = &[
     "log",
     "name",
 ];
+
+/// The words of `action`.
+pub(crate) const ACTIONS: [(&str, Action); 2] =
+    [("accept", Action::Accept), ("drop", Action::Drop)];
 
 /// Reads the rules under `inbound` or `outbound`.
 pub(crate) fn read_list(
@@ -273,10 +278,7 @@ pub(crate) fn read_protocol(ctx: &mut Ctx<'_>, rule: &Fields<'_, '_>) -> Option<
 
 fn read_action(ctx: &mut Ctx<'_>, rule: &Fields<'_, '_>) -> Option<Action> {
     match rule.get("action") {
-        Some(node) => {
-            let known = [("accept", Action::Accept), ("drop", Action::Drop)];
-            fields::choice(ctx, node, "`action`", &known)
-        }
+        Some(node) => fields::choice(ctx, node, "`action`", &ACTIONS),
         None => {
             let problem = Problem::new("missing-key", "the rule has no `action`")
                 .expected("`accept` or `drop`")

@@ -8,7 +8,7 @@ use super::clip::clip;
 use super::errors::{At, Problem};
 use super::kind::{self, Kind};
 use super::loading::{Ctx, SetFile};
-use super::read::{self, Role, SET_BYTES};
+use super::read::{self, ALL_SET_BYTES, Role, SET_BYTES, SET_FILES, Unreadable};
 use super::set_name::is_set_name;
 use super::source::Source;
 
@@ -36,10 +36,7 @@ fn read_file<K: Kind>(ctx: &mut Ctx<'_>, at: At, path: &Path) -> Option<SetFile<
     };
     let text = match ctx.loading.given_files.remove(path) {
         Some(text) => Ok(text),
-        None => {
-            ctx.loading.files.push(path.to_owned());
-            read::read_file(path, SET_BYTES, what)
-        }
+        None => read_from_disk(ctx, path, what),
     };
     let text = match text {
         Ok(text) => text,
@@ -71,9 +68,45 @@ fn read_file<K: Kind>(ctx: &mut Ctx<'_>, at: At, path: &Path) -> Option<SetFile<
     })
 }
 
+/// Reads a set file, if all that were read and this one are not too much.
+fn read_from_disk(ctx: &mut Ctx<'_>, path: &Path, what: Role<'_>) -> Result<String, Unreadable> {
+    let loading = &mut *ctx.loading;
+    loading.files.push(path.to_owned());
+    loading.set_files += 1;
+    if loading.set_files > SET_FILES {
+        return Err(
+            Problem::new("too-large", "the policy names too many set files")
+                .expected(format!("at most {SET_FILES} of them"))
+                .help("join those that are named together: a set may have any number of entries")
+                .into(),
+        );
+    }
+    let too_much = || {
+        Problem::new("too-large", "the policy's set files add up to too much")
+            .expected(format!("at most {ALL_SET_BYTES} bytes in all"))
+            .help(
+                "leave out what no rule needs; a file that is named in two spellings is read twice",
+            )
+    };
+    if loading.set_bytes > ALL_SET_BYTES {
+        return Err(too_much().into());
+    }
+    let text = read::read_file(path, SET_BYTES, what, loading.believe);
+    loading.set_bytes += match &text {
+        Ok(text) => text.len() as u64,
+        Err(unreadable) => unreadable.bytes,
+    };
+    match loading.set_bytes > ALL_SET_BYTES {
+        true => Err(too_much().into()),
+        false => text,
+    }
+}
+
 fn named(path: &Path, text: String) -> Source {
+    let name = path.to_string_lossy();
     Source {
-        name: path.to_string_lossy().into_owned(),
+        // A terminal shall not obey what a policy calls a file.
+        name: name.replace(char::is_control, "?"),
         text,
         base: path.parent().map(PathBuf::from),
         stem: String::new(),

@@ -164,3 +164,55 @@ fn files_made_to_be_slow_end_soon() {
         assert!(elapsed < Duration::from_secs(20), "{name}: {elapsed:?}");
     }
 }
+
+/// However many set files a policy names, and in however many spellings, no more of them are read
+/// than a limit allows.
+///
+/// Proves P12.
+#[test]
+fn set_files_are_bounded_together() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["d", "e"] {
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    // Another spelling of the same file for each number.
+    let spelled = |n: usize, name: &str| {
+        let bits = (0..14).map(|bit| ["d/../", "e/../"][n >> bit & 1]);
+        bits.collect::<String>() + name
+    };
+    let of = |count: usize, name: &str| {
+        let sets: String = (0..count)
+            .map(|n| format!("  s{n}: {{file: {}}}\n", spelled(n, name)))
+            .collect();
+        let policy = format!("address-sets:\n{sets}inbound: []\n");
+        load_text("p", &policy, Some(dir.path()), &[])
+    };
+    // One entry and comments, so that only the bytes count.
+    let comment = "#".repeat((SET_BYTES - 16) as usize);
+    write(dir.path(), "big.txt", &format!("10.0.0.0/8\n{comment}\n"));
+    of((ALL_SET_BYTES / SET_BYTES) as usize, "big.txt").unwrap();
+    let started = cpu_time();
+    let errors = of(500, "big.txt").unwrap_err().to_string();
+    let elapsed = cpu_time() - started;
+    println!("500 spellings of one file of {SET_BYTES} bytes: {elapsed:?}");
+    assert!(errors.contains("add up to too much"), "{errors}");
+    assert!(elapsed < Duration::from_secs(10), "{elapsed:?}");
+
+    // What is not text was read as well.
+    let binary = vec![0xff; SET_BYTES as usize];
+    std::fs::write(dir.path().join("binary"), binary).unwrap();
+    let errors = of(10, "binary").unwrap_err().to_string();
+    assert!(errors.contains("not UTF-8"), "{errors}");
+    assert!(errors.contains("add up to too much"), "{errors}");
+
+    write(dir.path(), "one.txt", "10.0.0.0/8\n");
+    let errors = of(SET_FILES + 1, "one.txt").unwrap_err().to_string();
+    assert!(errors.contains("too many set files"), "{errors}");
+    assert_eq!(
+        errors
+            .lines()
+            .filter(|line| line.contains("too many"))
+            .count(),
+        1
+    );
+}

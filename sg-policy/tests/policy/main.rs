@@ -3,8 +3,10 @@
 
 mod limits;
 mod meaning;
+mod pages;
 mod readme;
 mod refusals;
+mod schema;
 mod sets;
 mod templates;
 

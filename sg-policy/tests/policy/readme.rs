@@ -1,30 +1,8 @@
 //! What the README shows and says: its policies are valid as they stand, and figures it leaves to
 //! docs/performance.md.
 
-use std::path::PathBuf;
-
+use crate::pages::{blocks, read};
 use crate::{codes, load_text};
-
-fn read(name: &str) -> String {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    std::fs::read_to_string(root.join(name)).unwrap()
-}
-
-/// The contents of the fenced blocks of one language, without their indentation.
-fn blocks(text: &str, language: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut lines = text.lines();
-    while let Some(line) = lines.next() {
-        if line.trim() != format!("```{language}") {
-            continue;
-        }
-        let indent = line.len() - line.trim_start().len();
-        let block = lines.by_ref().take_while(|line| line.trim() != "```");
-        let block = block.map(|line| line.get(indent..).unwrap_or_default());
-        found.push(block.collect::<Vec<_>>().join("\n"));
-    }
-    found
-}
 
 /// The text outside of fenced blocks, as one line.
 fn prose(text: &str) -> String {

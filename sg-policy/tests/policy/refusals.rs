@@ -8,13 +8,11 @@ use sg_policy::policy::*;
 
 use crate::{load_file, rule, text, write};
 
-/// Proves P8.
-#[test]
-fn every_bad_policy_is_refused_with_its_place_and_a_remedy() {
+/// Policies that are none: the text, line:column of the error, and what it says.
+pub(crate) fn refused() -> Vec<(String, &'static str, &'static str)> {
     let tcp = |more: &str| rule(&format!("protocol: tcp, action: accept, {more}"));
     let all = |more: &str| rule(&format!("protocol: all, action: accept, {more}"));
-    // Policy text, line:column, what the error says.
-    let table: Vec<(String, &str, &str)> = vec![
+    vec![
         ("inbound: [\n".into(), "1:10", "not valid YAML"),
         ("groups:\n\t- a: 1\n".into(), "2:2", "not valid YAML"),
         ("- a\n".into(), "1:1", "the policy is a list"),
@@ -205,9 +203,14 @@ fn every_bad_policy_is_refused_with_its_place_and_a_remedy() {
             "2:13",
             "both",
         ),
-    ];
+    ]
+}
+
+/// Proves P8.
+#[test]
+fn every_bad_policy_is_refused_with_its_place_and_a_remedy() {
     let mut failures = String::new();
-    for (policy, place, says) in table {
+    for (policy, place, says) in refused() {
         let Err(errors) = text(&policy) else {
             failures += &format!("accepted:\n{policy}\n");
             continue;
@@ -267,17 +270,13 @@ essential: 1
     assert_eq!(json[0]["code"], "unknown-key");
 }
 
-/// What people write who know other tools: each is refused with a remedy that says how it is
-/// written here, and none of the remedies lets more through than what was written.
-///
-/// Proves P8.
-#[test]
-fn words_of_other_tools_get_a_remedy_that_widens_nothing() {
+/// What people write who know other tools, and what the error says.
+pub(crate) fn foreign() -> Vec<(String, &'static str)> {
     let tcp = |more: &str| rule(&format!("protocol: tcp, action: accept, {more}"));
     let with = |protocol: &str| rule(&format!("protocol: {protocol}, action: accept, from: any"));
     let out = |more: &str| format!("outbound:\n  - {{protocol: tcp, action: accept, {more}}}\n");
     let deny = "inbound: [{protocol: all, from: any, action: drop}]\n";
-    let cases: Vec<(String, &str)> = vec![
+    vec![
         // Networks with exceptions, and addresses that are none.
         (
             tcp("from: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}"),
@@ -560,9 +559,17 @@ fn words_of_other_tools_get_a_remedy_that_widens_nothing() {
         ),
         ("timeouts: {udp: 2w}\n".into(), "the units are"),
         ("established: revalid\n".into(), "did you mean `revalidate`"),
-    ];
+    ]
+}
+
+/// What people write who know other tools: each is refused with a remedy that says how it is
+/// written here, and none of the remedies lets more through than what was written.
+///
+/// Proves P8.
+#[test]
+fn words_of_other_tools_get_a_remedy_that_widens_nothing() {
     let mut failures = String::new();
-    for (policy, says) in cases {
+    for (policy, says) in foreign() {
         let Err(errors) = text(&policy) else {
             failures += &format!("accepted:\n{policy}\n");
             continue;
@@ -673,6 +680,59 @@ fn files_that_cannot_be_a_policy_are_refused() {
         unknown.to_string().contains("did you mean `builtin:tke`"),
         "{unknown}"
     );
+}
+
+/// What stands in a file is quoted in errors, drawn and as a line, and nothing of it is a command
+/// to the terminal of whoever reads them.
+///
+/// Proves P8.
+#[test]
+fn control_characters_do_not_reach_the_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let evil = "\u{1b}[2J\u{9b}31m\u{7}";
+    let quoted = r"\e[2J\x9b31m\a";
+    write(
+        dir.path(),
+        "list.txt",
+        &format!("10.0.0.0/8 {evil}\n{evil}\n"),
+    );
+    write(dir.path(), &format!("list{evil}.txt"), "no address\n");
+    let policies = [
+        format!("name: \"{quoted}\"\n"),
+        format!("name: {evil}\n"),
+        format!("\"{quoted}\": 1\n"),
+        format!(
+            "inbound: [{{protocol: \"{quoted}\", from: \"{quoted}\", action: \"{quoted}\"}}]\n"
+        ),
+        format!("# {evil}\ninbound: [{{protocol: tcp}}] # {evil}\n"),
+        "address-sets: {a: {file: list.txt}}\n".to_owned(),
+        format!("address-sets: {{a: {{file: \"list{quoted}.txt\"}}}}\n"),
+        format!("address-sets: {{a: {{file: \"no{quoted}.txt\"}}}}\n"),
+    ];
+    for policy in policies {
+        let errors = load_text("p.yaml", &policy, Some(dir.path()), &[]).unwrap_err();
+        let mut drawn = String::new();
+        for error in &errors.0 {
+            let handler = miette::GraphicalReportHandler::new_themed(
+                miette::GraphicalTheme::unicode_nocolor(),
+            );
+            handler
+                .with_links(false)
+                .render_report(&mut drawn, error)
+                .unwrap();
+        }
+        for said in [errors.to_string(), drawn] {
+            let bad = said.chars().find(|c| c.is_control() && *c != '\n');
+            assert_eq!(bad, None, "{said:?}");
+        }
+    }
+    // A description may have any text, and is shown without.
+    let policy = format!(
+        "inbound: [{{protocol: tcp, from: any, action: drop, description: \"a{quoted}b\"}}]\n"
+    );
+    let rules = text(&policy).unwrap().policy.rules;
+    let description = rules[0].description.clone().unwrap();
+    assert!(!description.contains(char::is_control), "{description:?}");
 }
 
 proptest! {

@@ -44,6 +44,7 @@ mod report;
 mod rollback;
 mod run;
 mod sarif;
+mod schema;
 mod screen;
 mod show;
 mod status;
@@ -127,6 +128,7 @@ struct Global {
 enum Command {
     Templates(templates::Templates),
     Check(check::Check),
+    Schema(schema::Schema),
     Explain(explain_args::Explain),
     Diff(diff::Diff),
     Apply(apply::Apply),
@@ -194,6 +196,7 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         Command::Templates(command) => command.run(context),
         Command::Check(command) => command.run(context),
+        Command::Schema(command) => command.run(context),
         Command::Explain(command) => command.run(context),
         Command::Diff(command) => command.run(context),
         Command::Apply(command) => command.run(context),

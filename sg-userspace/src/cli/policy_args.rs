@@ -6,8 +6,11 @@ use std::path::Path;
 use clap::{Args, ValueEnum};
 use sg_policy::analysis;
 use sg_policy::compile::Budget;
-use sg_policy::policy::{AuditScope, Loaded, PolicyErrors, PolicyInput, SetOverride, load};
+use sg_policy::policy::{
+    AuditScope, Loaded, PolicyErrors, PolicyInput, SetOverride, load, load_believed,
+};
 use sg_userspace::kernel::{self, ApplyOptions, DEFAULT_MAX_FLOWS, KernelError, interfaces};
+use sg_userspace::observe::file_trust::believe;
 
 use super::context::Context;
 
@@ -43,11 +46,17 @@ impl Policies {
 
     /// The policy, with all that `check` says of it.
     pub(super) fn load(&self) -> Result<Loaded, PolicyErrors> {
-        let loaded = load(&self.policies, &self.sets.sets)?;
-        Ok(Loaded {
-            findings: analysis::findings(&loaded),
-            ..loaded
-        })
+        Ok(with_findings(load(&self.policies, &self.sets.sets)?))
+    }
+
+    /// The same to be put in force, so that its files must be such as nobody else can write (P11).
+    pub(super) fn load_to_enforce(&self, trust: Trust) -> Result<Loaded, PolicyErrors> {
+        let (policies, sets) = (&self.policies, &self.sets.sets);
+        let loaded = match trust.trust_files {
+            true => load(policies, sets)?,
+            false => load_believed(policies, sets, believe)?,
+        };
+        Ok(with_findings(loaded))
     }
 
     /// The files among them.
@@ -79,6 +88,22 @@ impl Policies {
         });
         spelled.collect::<Vec<_>>().join(" ")
     }
+}
+
+fn with_findings(loaded: Loaded) -> Loaded {
+    Loaded {
+        findings: analysis::findings(&loaded),
+        ..loaded
+    }
+}
+
+/// Which files may say what is enforced.
+#[derive(Args, Clone, Copy)]
+pub(super) struct Trust {
+    /// Read policy and set files that others than root and you can write or replace; they then
+    /// decide what passes
+    #[arg(long)]
+    trust_files: bool,
 }
 
 #[derive(Args, Clone, Copy)]
@@ -182,6 +207,9 @@ pub(super) struct Attach {
     /// Apply it even where that would lock you out, or drops what the policy's own guard names
     #[arg(long)]
     force: bool,
+
+    #[command(flatten)]
+    pub(super) trust: Trust,
 
     #[command(flatten)]
     memory: TableMemory,

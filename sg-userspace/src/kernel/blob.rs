@@ -132,6 +132,30 @@ fn parse(kind: Kind, mut bytes: Vec<u8>) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
+/// Reads a blob of each kind, for fuzzing. What is read is what was written.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzz(bytes: &[u8]) -> bool {
+    let kinds = [Kind::State, Kind::History, Kind::Policy, Kind::Zero];
+    let read = kinds.map(|kind| {
+        let body = parse(kind, bytes.to_vec()).ok()?;
+        let again = render(kind, &body).unwrap_or_default();
+        assert!(bytes.starts_with(&again), "another body than was written");
+        Some(body)
+    });
+    assert!(read.iter().flatten().count() <= 1, "a blob of two kinds");
+    read.iter().flatten().count() == 1
+}
+
+/// Blobs, for fuzzing.
+#[cfg(test)]
+pub(super) fn samples() -> Vec<Vec<u8>> {
+    let kinds = [Kind::State, Kind::History, Kind::Policy, Kind::Zero];
+    kinds
+        .into_iter()
+        .filter_map(|kind| render(kind, b"{}"))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -523,6 +523,29 @@ fn parse(body: &[u8]) -> Result<PolicyText, String> {
     serde_json::from_slice(&json).map_err(|e| e.to_string())
 }
 
+/// Reads the text of a policy as it is kept, for fuzzing.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzz(body: &[u8]) -> bool {
+    match parse(body) {
+        Ok(text) => load_written("p.yaml", &text).is_ok(),
+        Err(reason) => {
+            assert!(!reason.is_empty(), "refused without a reason");
+            false
+        }
+    }
+}
+
+/// The text of a policy as it is kept, for fuzzing.
+#[cfg(test)]
+pub(super) fn samples() -> Vec<Vec<u8>> {
+    let text = "name: p\naddress-sets: {a: [10.0.0.0/8]}\n\
+                inbound: [{protocol: tcp, ports: 22, from: a, action: accept}]\n";
+    let loaded = sg_policy::policy::load_text("p.yaml", text, None, &[]);
+    let policy = loaded.map(|it| it.policy).ok();
+    let rendered = policy.and_then(|policy| render(&policy).ok().flatten());
+    rendered.into_iter().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

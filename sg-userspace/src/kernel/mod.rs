@@ -21,6 +21,9 @@ mod flow_memory;
 pub mod flow_tables;
 mod found;
 pub mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate;
 pub mod generation;
 pub mod held;
@@ -82,5 +85,7 @@ pub use outcome::{Applied, AppliedTo, Decided, EndedCandidate, Outcome};
 pub use seed::{Cut, Seeded, Unseen, UnseenKind};
 pub use shared::CounterReader;
 pub(crate) use shared::raw_counters;
-pub(crate) use sys::is_open_for_writing;
+#[cfg(test)]
+pub(crate) use sys::set_acl;
+pub(crate) use sys::{has_acl, is_open_for_writing};
 pub use zero::{Zero, set_zero};

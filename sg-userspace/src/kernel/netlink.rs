@@ -146,11 +146,52 @@ pub(super) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
         })
 }
 
+/// Reads an answer of the kernel and the attributes in its messages, for fuzzing. None reads beyond
+/// the bytes.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzz(bytes: &[u8]) -> bool {
+    fn look(attributes: &[u8], depth: u8) {
+        for kind in 0..16 {
+            let Some(value) = attribute(attributes, kind) else {
+                continue;
+            };
+            assert!(value.len() < attributes.len(), "longer than what it is in");
+            let _ = (number(attributes, kind), text(attributes, kind));
+            if depth > 0 {
+                look(value, depth - 1);
+            }
+        }
+    }
+    let mut read = 0;
+    let progress = messages(bytes, &mut |payload| {
+        read += payload.len();
+        look(payload, 2);
+    });
+    look(bytes, 1);
+    assert!(read <= bytes.len(), "{read} bytes of {}", bytes.len());
+    progress.is_ok()
+}
+
+/// Answers of the kernel, for fuzzing.
+#[cfg(test)]
+pub(super) fn samples() -> Vec<Vec<u8>> {
+    let mut attributes = Vec::new();
+    put(&mut attributes, 1, &[1, 2, 3, 4]);
+    put(&mut attributes, 2, b"name\0");
+    let mut outer = Vec::new();
+    put(&mut outer, 3, &attributes);
+    let done = tests::message(NLMSG_DONE, &[0; 4]);
+    vec![
+        [tests::message(20, &outer), tests::message(20, &attributes)].concat(),
+        done,
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
+    pub(super) fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0; (HEADER + payload.len()).next_multiple_of(4)];
         bytes[HEADER..HEADER + payload.len()].copy_from_slice(payload);
         let mut header = NetlinkBuffer::new(&mut bytes[..]);

@@ -360,6 +360,38 @@ pub(super) fn read_at(path: &Path) -> Result<Option<State>, KernelError> {
         .map_err(|e| damaged(&e.to_string()))
 }
 
+/// Reads the body of a record, for fuzzing. What is read is written and read as the same.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzz(body: &[u8]) -> bool {
+    let Ok(state) = serde_json::from_slice::<State>(body) else {
+        return false;
+    };
+    let json = serde_json::to_vec(&state).unwrap_or_default();
+    assert_eq!(
+        serde_json::from_slice::<State>(&json).ok().as_ref(),
+        Some(&state)
+    );
+    for direction in Direction::BOTH {
+        let _ = state.program(direction);
+    }
+    let _ = (
+        state.audits(),
+        state.audited_rules(),
+        state.slots().count(),
+        state.attempted(),
+    );
+    let _ = state.decided();
+    true
+}
+
+/// The body of a record, for fuzzing.
+#[cfg(test)]
+pub(super) fn samples() -> Vec<Vec<u8>> {
+    serde_json::to_vec_pretty(&tests::sample())
+        .into_iter()
+        .collect()
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;

@@ -316,6 +316,45 @@ pub(crate) fn is_open_for_writing(file: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
+/// Where the kernel keeps the access control list of a file (acl(5)).
+const ACL: &std::ffi::CStr = c"system.posix_acl_access";
+
+/// Whether the file at `path` has an access control list beside its mode.
+pub(crate) fn has_acl(path: &Path) -> io::Result<bool> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: both names end with a NUL, and nothing is written: the length of the buffer is zero.
+    let length = unsafe { libc::getxattr(path.as_ptr(), ACL.as_ptr(), std::ptr::null_mut(), 0) };
+    if length >= 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        // There is none, or the file system has none.
+        Some(libc::ENODATA | libc::EOPNOTSUPP) => Ok(false),
+        _ => Err(error),
+    }
+}
+
+/// Gives a file an access control list, in the kernel's form.
+#[cfg(test)]
+pub(crate) fn set_acl(path: &Path, list: &[u8]) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: both names end with a NUL, and the list is as long as is said.
+    let result = unsafe {
+        libc::setxattr(
+            path.as_ptr(),
+            ACL.as_ptr(),
+            list.as_ptr().cast(),
+            list.len(),
+            0,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Opens what is pinned at `path`.
 pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     open_pin_with(path, 0)

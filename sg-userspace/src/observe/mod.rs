@@ -6,6 +6,7 @@ pub mod counters;
 pub mod decided;
 pub mod events;
 pub mod explain;
+pub mod file_trust;
 pub mod filter;
 pub mod flows;
 pub mod history;

@@ -16,6 +16,7 @@ mod disk_full;
 mod examples;
 mod explained;
 mod faults;
+mod file_trust;
 mod flows;
 mod guard;
 mod kept;

@@ -1,5 +1,5 @@
-//! docs/operating.md and docs/seeing.md: every command on the page is run, in the order of the page
-//! and in a world of its own, and prints what the page shows.
+//! docs/operating.md, docs/seeing.md and docs/quick-start.md: every command on a page is run, in
+//! the order of the page and in a world of its own, and prints what the page shows.
 //!
 //! - A block that begins with ```` ```yaml NAME ```` is a file of that name in the working
 //!   directory.
@@ -43,6 +43,11 @@ struct Page {
 
 const OPERATING: Page = Page {
     name: "operating.md",
+    listening: &[22, 443, 5432],
+    server: None,
+};
+const QUICK_START: Page = Page {
+    name: "quick-start.md",
     listening: &[22, 443, 5432],
     server: None,
 };
@@ -348,6 +353,11 @@ fn every_command_on_the_page_prints_what_the_page_shows() {
 #[test]
 fn every_command_about_seeing_prints_what_the_page_shows() {
     prints_what_it_shows(SEEING);
+}
+
+#[test]
+fn the_quick_start_prints_what_it_shows() {
+    prints_what_it_shows(QUICK_START);
 }
 
 fn prints_what_it_shows(page: Page) {

@@ -4,10 +4,11 @@
 use super::world::{assert_shown, file, run, run_with, sgctl};
 
 /// Every command that has its own help text. The first is `sgctl` itself.
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "",
     "templates",
     "check",
+    "schema",
     "explain",
     "diff",
     "apply",

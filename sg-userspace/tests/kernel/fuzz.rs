@@ -9,7 +9,7 @@ use crate::flow_model;
 use crate::sandbox::sandbox;
 
 /// Set by `cargo xtask fuzz`.
-const MINUTES: &str = "SG_FUZZ_MINUTES";
+const SECONDS: &str = "SG_FUZZ_SECONDS";
 const SEED: &str = "SG_FUZZ_SEED";
 
 const PROGRESS: Duration = Duration::from_secs(10);
@@ -24,13 +24,13 @@ fn number(name: &str) -> Option<u64> {
 #[test]
 #[ignore = "goes on for as long as asked; `cargo xtask fuzz` runs it"]
 fn goes_on() {
-    let minutes = number(MINUTES).unwrap_or(1);
+    let seconds = number(SECONDS).unwrap_or(60);
     // The normal test run uses the small seeds.
     let first = number(SEED).unwrap_or_else(|| fastrand::u64(1 << 20..1 << 52));
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get() as u64);
-    println!("seed {first}, {minutes} minutes, {threads} threads");
+    println!("seed {first}, {seconds} seconds, {threads} threads");
     let started = Instant::now();
-    let end = started + Duration::from_secs(60 * minutes);
+    let end = started + Duration::from_secs(seconds);
     let next = AtomicU64::new(first);
     let tally = Mutex::new(Tally::default());
     let said = Mutex::new(Instant::now());

@@ -10,7 +10,7 @@ use sg_userspace::kernel::{ApplyOptions, CandidateOption, KernelError};
 use crate::cli::attachment::{names_of, one_attachment};
 use crate::cli::context::{Context, Ifaces};
 use crate::cli::failure::Failure;
-use crate::cli::policy_args::{Attach, Policies};
+use crate::cli::policy_args::{Attach, Policies, Trust};
 
 #[derive(Args)]
 pub(super) struct Beside {
@@ -45,7 +45,7 @@ impl Beside {
     }
 
     /// What is to be beside the policy, and what `check` says of a candidate.
-    pub(super) fn load(&self) -> Result<(CandidateOption, Vec<Finding>), Failure> {
+    pub(super) fn load(&self, trust: Trust) -> Result<(CandidateOption, Vec<Finding>), Failure> {
         let Some(policies) = self.policies() else {
             let option = match self.no_candidate {
                 true => CandidateOption::Remove,
@@ -53,7 +53,7 @@ impl Beside {
             };
             return Ok((option, Vec::new()));
         };
-        let loaded = policies.load()?;
+        let loaded = policies.load_to_enforce(trust)?;
         let option = CandidateOption::Set {
             policy: Arc::new(loaded.policy),
             logs: self.candidate_log,

@@ -60,6 +60,9 @@ what drops it then, and which listening sockets would become reachable. --dry-ru
 refuses to cut the connection through which you work, or to drop a new one made the same way, and it
 refuses a policy that drops what its own `guard` names, unless --confirm-within or --force is given.
 
+A policy or set file that others than root and the person who became root can write or replace is
+refused: they would decide what passes. --trust-files reads it all the same.
+
 Examples:
   sgctl apply builtin:tke --iface eth0
   sgctl apply policy.yaml --iface eth0 --dry-run
@@ -165,12 +168,12 @@ impl Apply {
         let (policy, options) = match self.policies.is_empty() {
             true => in_force::<Apply>(context, &self.attach)?,
             false => {
-                let loaded = self.policies.load()?;
+                let loaded = self.policies.load_to_enforce(self.attach.trust)?;
                 of_policy = loaded.findings;
                 (loaded.policy, self.attach.options(context)?)
             }
         };
-        let (candidate, of_candidate) = self.beside.load()?;
+        let (candidate, of_candidate) = self.beside.load(self.attach.trust)?;
         let options = ApplyOptions {
             confirm_within: self.confirm_within,
             candidate,

@@ -16,7 +16,7 @@ use super::log::Log;
 use super::notify::Manager;
 use super::terminal::{Hangup, Terminal};
 use crate::cli::failure::Failure;
-use crate::cli::policy_args::{Attach, Policies};
+use crate::cli::policy_args::{Attach, Policies, Trust};
 
 /// The interfaces that --iface names, whether or not they exist.
 pub(super) struct Expected {
@@ -98,7 +98,7 @@ impl Expected {
         events: &mut Events,
         terminal: &mut Terminal,
         manager: &mut Manager,
-        policies: &Policies,
+        (policies, trust): (&Policies, Trust),
         log: impl FnOnce() -> Result<Log, Failure>,
     ) -> Result<Option<(Appeared, Option<Log>)>, Failure> {
         if !self.waits || !self.present().is_empty() {
@@ -106,7 +106,7 @@ impl Expected {
         }
         // What is wrong with the policy should not be said only when the interface appears.
         if !policies.are_from_stdin() {
-            policies.load()?;
+            policies.load_to_enforce(trust)?;
         }
         let mut log = log()?;
         let names = self.named.join(", ");

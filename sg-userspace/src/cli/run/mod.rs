@@ -64,7 +64,8 @@ use super::policy_args::{Attach, Policies};
 #[command(after_help = "\
 The policy file and its set files are watched; when they have been written and mean another policy, it
 replaces the one in force without a gap. A file with errors changes nothing: the errors are printed and
-the policy in force stays. SIGHUP applies the policy again at once.
+the policy in force stays. So does a file that others than root and you can write, now or later, unless
+--trust-files is given. SIGHUP applies the policy again at once.
 
 Ctrl-C, SIGTERM and the loss of the terminal end it, and so does the end of whoever reads its output by a
 pipe (started with nohup it goes on without either of the last two). Then nothing is taken away that it did not put there: it returns to the policy that was in force before it,
@@ -199,7 +200,7 @@ impl Run {
             Log::new(context, self.json.json, self.log_format, names).map_err(preparing)
         };
         let first = || log(&self.attach.ifaces);
-        let (wait, policies) = (&mut events, &self.policies);
+        let (wait, policies) = (&mut events, (&self.policies, self.attach.trust));
         let appeared = expected.first(wait, &mut terminal, &mut manager, policies, first)?;
         let Some((mut appeared, early_log)) = appeared else {
             return Ok(());
@@ -223,7 +224,7 @@ impl Run {
             before.push(found);
         }
         let targets = self.confirm_if_reachable.clone();
-        let started = Reloader::start(self.policies.clone(), options, targets);
+        let started = Reloader::start(self.policies.clone(), self.attach.trust, options, targets);
         appeared.release();
         let attempted: Vec<Attempted> = match &started {
             Ok((_, begun)) => begun

@@ -16,7 +16,7 @@ use super::own_trial::{Ended, OwnTrial};
 use crate::cli::failure::Failure;
 use crate::cli::impact;
 use crate::cli::patience::Patience;
-use crate::cli::policy_args::Policies;
+use crate::cli::policy_args::{Policies, Trust};
 
 /// After this time a message says that a file is not read because a process is still writing it.
 const SAY_AFTER: Duration = Duration::from_secs(5);
@@ -27,6 +27,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 pub(super) struct Reloader {
     policies: Policies,
+    trust: Trust,
     options: ApplyOptions,
     /// What has to be reachable for a policy to be confirmed.
     targets: Vec<Target>,
@@ -105,11 +106,13 @@ impl Reloader {
     /// Applies the policy for the first time.
     pub(super) fn start(
         policies: Policies,
+        trust: Trust,
         mut options: ApplyOptions,
         targets: Vec<Target>,
     ) -> Result<(Reloader, Box<Begun>), Failure> {
         let patience = Patience::with("reading and applying the policy");
-        let (mut loaded, files, stamp) = read(&policies, &[]).map_err(|(errors, _)| errors)?;
+        let (mut loaded, files, stamp) =
+            read(&policies, trust, &[]).map_err(|(errors, _)| errors)?;
         let before = match targets.is_empty() {
             true => None,
             false => Before::find(&options, &loaded.policy)?,
@@ -145,6 +148,7 @@ impl Reloader {
         options.cut_existing = false;
         let reloader = Reloader {
             policies,
+            trust,
             options,
             targets,
             stamp,
@@ -230,7 +234,7 @@ impl Reloader {
             let file = file.to_owned();
             return self.wait(forced, file);
         }
-        let read = read(&self.policies, &self.files);
+        let read = read(&self.policies, self.trust, &self.files);
         let (files, before) = match &read {
             Ok((_, files, stamp)) => (files, stamp),
             Err((_, stamp)) => (&self.files, stamp),
@@ -347,12 +351,13 @@ fn apply(
 /// that of the known files.
 fn read(
     policies: &Policies,
+    trust: Trust,
     known: &[PathBuf],
 ) -> Result<(Loaded, Vec<PathBuf>, Stamp), (PolicyErrors, Stamp)> {
     let mut known = known.to_vec();
     loop {
         let stamp = Stamp::of(&known);
-        let loaded = match policies.load() {
+        let loaded = match policies.load_to_enforce(trust) {
             Ok(loaded) => loaded,
             Err(errors) => return Err((errors, stamp)),
         };

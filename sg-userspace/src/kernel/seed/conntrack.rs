@@ -90,7 +90,7 @@ pub(super) fn list() -> io::Result<Vec<Entry>> {
 }
 
 /// Parses one entry. `None` if the message is not complete.
-fn read(payload: &[u8]) -> Option<Entry> {
+pub(super) fn read(payload: &[u8]) -> Option<Entry> {
     let attributes = payload.get(FAMILY_HEADER..)?;
     let number = |kind| attribute(attributes, kind)?.first_chunk().copied();
     let tcp_state = attribute(attributes, CTA_PROTOINFO)
@@ -255,4 +255,4 @@ fn tcp_state(state: Option<u8>) -> Option<Timeout> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

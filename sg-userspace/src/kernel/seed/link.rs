@@ -35,7 +35,7 @@ impl Link {
         Ok(links)
     }
 
-    fn read(payload: &[u8]) -> Option<Link> {
+    pub(super) fn read(payload: &[u8]) -> Option<Link> {
         let (header, attributes) = payload.split_at_checked(IFINFOMSG)?;
         let kind = attribute(attributes, IFLA_LINKINFO)
             .and_then(|info| text(info, IFLA_INFO_KIND))

@@ -8,6 +8,8 @@ mod carry;
 mod conntrack;
 mod decide;
 mod existing;
+#[cfg(any(test, feature = "fuzzing"))]
+mod fuzzing;
 mod link;
 mod namespaces;
 mod route;
@@ -32,6 +34,10 @@ use super::tables::LiveTables;
 pub(super) use carry::carry;
 pub(super) use decide::decide;
 pub(super) use existing::{Existing, Key};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) use fuzzing::fuzz;
+#[cfg(test)]
+pub(super) use fuzzing::samples;
 pub(super) use route::leaves_by;
 use sg_policy::compile::Compiled;
 pub(super) use sockets::{Listener, listening};

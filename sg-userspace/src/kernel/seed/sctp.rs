@@ -60,7 +60,7 @@ fn kernel_has_sctp() -> io::Result<bool> {
 }
 
 /// Parses a line of the associations. `None` for the line with the names of the columns.
-fn association(line: &str) -> Option<Association> {
+pub(super) fn association(line: &str) -> Option<Association> {
     // ASSOC SOCK STY SST ST HBKT ASSOC-ID TX_QUEUE RX_QUEUE UID INODE LPORT RPORT LADDRS <->
     // RADDRS …
     let mut words = line.split_ascii_whitespace().skip(4);
@@ -81,7 +81,7 @@ fn association(line: &str) -> Option<Association> {
 }
 
 /// Parses a line of the endpoints. Returns the port if the endpoint listens.
-fn served(line: &str) -> Option<u16> {
+pub(super) fn served(line: &str) -> Option<u16> {
     // ENDPT SOCK STY SST HBKT LPORT UID INODE LADDRS
     let mut words = line.split_ascii_whitespace().skip(3);
     let state = words.next()?;

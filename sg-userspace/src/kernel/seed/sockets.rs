@@ -82,7 +82,7 @@ pub(super) fn list(protocol: u8) -> io::Result<Vec<Socket>> {
 }
 
 /// Parses one message. `None` if it is not complete.
-fn read(protocol: u8, payload: &[u8]) -> Option<Socket> {
+pub(super) fn read(protocol: u8, payload: &[u8]) -> Option<Socket> {
     let header = InetResponseHeader::parse(payload).ok()?;
     let id = header.socket_id;
     // IPv4 on an IPv6 socket is IPv4 on the wire.

@@ -51,6 +51,13 @@ fn bytes(hex: &str) -> Vec<u8> {
     digits.iter().map(byte).collect()
 }
 
+/// All of these messages, for fuzzing.
+pub(in crate::kernel::seed) fn samples() -> Vec<Vec<u8>> {
+    [TCP4, TCP6, UDP4, UDP4_UNANSWERED, PING4, PING6]
+        .map(bytes)
+        .to_vec()
+}
+
 fn own(addresses: &[&str]) -> HashSet<IpAddr> {
     addresses.iter().map(|a| a.parse().unwrap()).collect()
 }

@@ -1,0 +1,4 @@
+//! See `sg-userspace/src/kernel/fuzzing.rs`.
+#![no_main]
+
+sg_fuzz::target!("existing");

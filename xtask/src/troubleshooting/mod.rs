@@ -1,0 +1,296 @@
+//! `cargo xtask troubleshooting`: writes docs/troubleshooting.md, which has what sgctl says when
+//! something is wrong, and what to do about it, from the code that says it. The tests of the task
+//! runner fail where the page is older than the code, or where something is said without a remedy.
+
+mod page;
+mod scan;
+mod texts;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    shell,
+    term::{self, Colour},
+};
+use page::Said;
+use scan::Codes;
+
+/// Write docs/troubleshooting.md: what is said when something is wrong, and the remedies
+#[derive(clap::Args)]
+#[command(after_help = "\
+The page has the messages and remedies that stand in the code: of `status`, of refused commands, of
+policies that are not valid, and of `check`. A message without a remedy is an error.
+
+Examples:
+  cargo xtask troubleshooting
+  cargo xtask troubleshooting --check")]
+pub(crate) struct Args {
+    /// Write nothing; fail if the file is not what it would be
+    #[arg(long)]
+    check: bool,
+}
+
+const FILE: &str = "docs/troubleshooting.md";
+
+/// Where things are refused and found.
+const FOLDERS: [&str; 2] = ["sg-policy/src", "sg-userspace/src"];
+
+/// The files whose functions `code_name` say what errors are called.
+const ERRORS: [&str; 2] = [
+    "sg-userspace/src/kernel/error.rs",
+    "sg-userspace/src/lab/error.rs",
+];
+/// Has what `check` looks for, in a macro.
+const LINTS: &str = "sg-policy/src/policy/finding.rs";
+/// Has the kinds of faults.
+const FAULTS: &str = "sg-userspace/src/kernel/condition.rs";
+/// Have what `status` says beside the faults.
+const NOTES: [&str; 2] = [
+    "sg-userspace/src/cli/status.rs",
+    "sg-userspace/src/cli/health.rs",
+];
+
+pub(crate) fn command(args: &Args) -> Result<()> {
+    let workspace = shell::workspace()?;
+    if args.check {
+        return check(&workspace);
+    }
+    let text = current(&workspace)?;
+    let path = workspace.join(FILE);
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    term::say(Colour::Green, "written", FILE);
+    Ok(())
+}
+
+/// Fails when something has no remedy, or the page is older than the code.
+pub(crate) fn check(workspace: &Path) -> Result<()> {
+    let expected = current(workspace)?;
+    let found = fs::read_to_string(workspace.join(FILE)).unwrap_or_default();
+    if found != expected {
+        bail!(
+            "{FILE} does not say what the code says\nrun `cargo xtask troubleshooting` and commit it"
+        );
+    }
+    Ok(())
+}
+
+/// The page as it has to be.
+fn current(workspace: &Path) -> Result<String> {
+    let read = |name: &str| {
+        fs::read_to_string(workspace.join(name)).with_context(|| format!("cannot read {name}"))
+    };
+    let parse = |name: &str, text: &str| {
+        syn::parse_file(text).with_context(|| format!("cannot parse {name}"))
+    };
+    let lints = lints(&read(LINTS)?);
+    let mut codes = Codes::new();
+    for name in ERRORS {
+        codes.extend(scan::codes_of(&parse(name, &read(name)?)?, "code_name"));
+    }
+    codes.extend(
+        lints
+            .iter()
+            .map(|lint| (lint.variant.clone(), lint.code.clone())),
+    );
+    let mut files = Vec::new();
+    for folder in FOLDERS {
+        rust_files(&workspace.join(folder), &mut files)?;
+    }
+    files.sort();
+    let mut troubles = Vec::new();
+    for path in files {
+        let name = path
+            .strip_prefix(workspace)
+            .unwrap_or(&path)
+            .to_string_lossy()
+            .into_owned();
+        let text = read(&name)?;
+        troubles.extend(scan::scan(&name, &parse(&name, &text)?, &codes));
+    }
+    let mut notes = String::new();
+    for name in NOTES {
+        notes.push_str(&read(name)?);
+    }
+    page::check_notes(&notes)?;
+    let said = Said {
+        troubles,
+        lints: lints
+            .into_iter()
+            .map(|lint| (lint.code, lint.about))
+            .collect(),
+        faults: faults(&read(FAULTS)?),
+    };
+    page::page(&said)
+}
+
+struct Lint {
+    variant: String,
+    code: String,
+    about: String,
+}
+
+/// What `check` looks for: lines such as `/// sentence` and `Variant "code",` in `lints!`.
+fn lints(text: &str) -> Vec<Lint> {
+    let inside = text.split_once("\nlints! {").map_or("", |(_, rest)| rest);
+    let inside = inside.split_once("\n}").map_or("", |(inside, _)| inside);
+    let mut about = String::new();
+    let mut found = Vec::new();
+    for line in inside.lines().map(str::trim) {
+        if let Some(more) = line.strip_prefix("///") {
+            about.push_str(more);
+        } else if let Some((variant, code)) = line.split_once(' ') {
+            found.push(Lint {
+                variant: variant.to_owned(),
+                code: code.trim_end_matches(',').trim_matches('"').to_owned(),
+                about: std::mem::take(&mut about).trim().to_owned(),
+            });
+        }
+    }
+    found
+}
+
+/// The kinds of faults with their sentences.
+fn faults(text: &str) -> Vec<(String, String)> {
+    let inside = text
+        .split_once("pub enum FaultCode {")
+        .map_or("", |(_, rest)| rest);
+    let inside = inside.split_once("\n}").map_or("", |(inside, _)| inside);
+    let mut about = String::new();
+    let mut found = Vec::new();
+    for line in inside.lines().map(str::trim) {
+        if let Some(more) = line.strip_prefix("///") {
+            about.push_str(more);
+        } else if let Some(variant) = line.strip_suffix(',') {
+            found.push((
+                scan::kebab(variant),
+                std::mem::take(&mut about).trim().to_owned(),
+            ));
+        }
+    }
+    found
+}
+
+fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() {
+            rust_files(&path, found)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs")
+            && !path.ends_with("tests.rs")
+        {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use scan::{Kind, Trouble};
+
+    #[test]
+    fn the_page_is_what_the_code_says() {
+        check(&shell::workspace().unwrap()).unwrap();
+    }
+
+    fn scanned(text: &str) -> Vec<Trouble> {
+        let codes = [
+            ("Empty", "empty-set"),
+            ("Held", "held"),
+            ("Fixed", "fixed"),
+            ("Locked", "locked"),
+        ];
+        let codes = codes.map(|(name, code)| (name.to_owned(), code.to_owned()));
+        scan::scan(
+            "a.rs",
+            &syn::parse_file(text).unwrap(),
+            &codes.into_iter().collect(),
+        )
+    }
+
+    #[test]
+    fn what_is_refused_is_found_with_its_remedy() {
+        let found = scanned(
+            "fn a() {
+                let problem = Problem::new(\"bad-port\", format!(\"`{}` is no port\", clip(text)))
+                    .expected(ELEMENT);
+                if b { return Err(problem.help(\"write a number\")); }
+                Err(match c {
+                    1 => problem.help(\"or a name\"),
+                    _ => problem.help(format!(\"did you mean `{close}`?\")),
+                })
+            }
+            const ELEMENT: &str = \"a port\";
+            fn b() -> KernelError {
+                KernelError::Fixed { what: \"a\".into(), reason: format!(\"{n} b\"), help: \"c\".into() }
+            }
+            fn c() { let f = Finding::note(Lint::Empty, \"it is empty\").help(dynamic()); }
+            fn d() { Fault::of(direction, FaultCode::NotAttached, \"gone\", APPLY) }
+            const APPLY: &str = \"apply again\";
+            enum KernelError {
+                #[error(\"another holds {path} for {seconds} s\")]
+                #[diagnostic(help(\"wait, or look with `fuser {}`\", path.display()))]
+                Locked { path: PathBuf, seconds: u64 },
+            }
+            #[cfg(test)]
+            mod tests { fn t() { Problem::new(\"x\", \"not this\"); } }",
+        );
+        let shown: Vec<_> = found
+            .iter()
+            .map(|it| {
+                (
+                    it.kind,
+                    it.code.as_str(),
+                    it.messages.join("|"),
+                    it.help.join("|"),
+                )
+            })
+            .collect();
+        let expected = [
+            (
+                Kind::Policy,
+                "bad-port",
+                "`TEXT` is no port",
+                "write a number|or a name|did you mean `CLOSE`?",
+            ),
+            (Kind::Refusal, "fixed", "a: N b", "c"),
+            (Kind::Finding, "empty-set", "it is empty", ""),
+            (Kind::Fault, "not-attached", "gone", "apply again"),
+            (
+                Kind::Refusal,
+                "locked",
+                "another holds PATH for SECONDS s",
+                "wait, or look with `fuser PATH`",
+            ),
+        ];
+        let expected = expected
+            .map(|(kind, code, message, help)| (kind, code, message.to_owned(), help.to_owned()));
+        assert_eq!(shown, expected);
+        assert_eq!(found[0].expected, ["a port"]);
+        assert!(
+            found[2].has_remedy(),
+            "one that is only known when it is said"
+        );
+    }
+
+    /// A message without a remedy is an error that names its place.
+    #[test]
+    fn what_has_no_remedy_is_an_error() {
+        let troubles = scanned("fn a() {\n Err(Problem::new(\"bad\", \"it is bad\")) }");
+        let said = Said {
+            troubles,
+            lints: Vec::new(),
+            faults: Vec::new(),
+        };
+        let error = page::page(&said).unwrap_err().to_string();
+        assert!(error.contains("a.rs:2"), "{error}");
+    }
+}

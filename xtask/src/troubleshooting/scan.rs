@@ -1,0 +1,457 @@
+//! Finds what the code says when it refuses, warns or names a fault, with the remedies beside it:
+//!
+//! - `Problem::new(CODE, MESSAGE).expected(…).help(…)`, the errors of a policy;
+//! - `Finding::warning(Lint::CODE, MESSAGE).help(…)` and `note`, what `check` says of a valid one;
+//! - `Fault::of(DIRECTION, CODE, MESSAGE, HELP)` and `Fault::new`, what `status` names;
+//! - `KernelError::VARIANT { what, reason, help }`, where a variant has no text of its own;
+//! - the variants of enums with `#[error(…)]` and `#[diagnostic(help(…))]`.
+
+use std::collections::{BTreeMap, HashMap};
+
+use syn::{
+    Attribute, Expr, ExprCall, ExprMethodCall, ExprStruct, File, Item, ItemFn, ItemMod, Local, Pat,
+    Variant,
+    parse::Parser as _,
+    punctuated::Punctuated,
+    spanned::Spanned as _,
+    visit::{self, Visit},
+};
+
+use super::texts::{Locals, Names};
+
+/// What kind of thing says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    Fault,
+    Refusal,
+    Policy,
+    Finding,
+}
+
+/// A message and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    pub(super) kind: Kind,
+    /// As in JSON.
+    pub(super) code: String,
+    pub(super) messages: Vec<String>,
+    pub(super) expected: Vec<String>,
+    pub(super) help: Vec<String>,
+    /// There is a remedy, whose words are only known when it is said.
+    pub(super) has_other_help: bool,
+    /// `file.rs:17`.
+    pub(super) place: String,
+}
+
+impl Trouble {
+    pub(super) fn has_remedy(&self) -> bool {
+        !self.help.is_empty() || self.has_other_help
+    }
+}
+
+/// What variants of enums are called in JSON.
+pub(super) type Codes = BTreeMap<String, String>;
+
+/// What a file says.
+pub(super) fn scan(name: &str, file: &File, codes: &Codes) -> Vec<Trouble> {
+    let names = Names::of(file);
+    let mut scanner = Scanner {
+        name,
+        names: &names,
+        codes,
+        found: Vec::new(),
+        by_place: HashMap::new(),
+        locals: Locals::new(),
+        held: HashMap::new(),
+    };
+    scanner.visit_file(file);
+    scanner.found
+}
+
+/// The codes that a function of a `match` over variants returns: `code_name` of errors.
+pub(super) fn codes_of(file: &File, function: &str) -> Codes {
+    struct Arms<'f> {
+        function: &'f str,
+        found: Codes,
+    }
+    impl<'ast> Visit<'ast> for Arms<'_> {
+        fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
+            if item.sig.ident == self.function {
+                visit::visit_impl_item_fn(self, item);
+            }
+        }
+
+        fn visit_arm(&mut self, arm: &'ast syn::Arm) {
+            let Expr::Lit(syn::ExprLit {
+                lit: syn::Lit::Str(code),
+                ..
+            }) = &*arm.body
+            else {
+                return;
+            };
+            for name in variants(&arm.pat) {
+                self.found.insert(name, code.value());
+            }
+        }
+    }
+    let mut arms = Arms {
+        function,
+        found: Codes::new(),
+    };
+    arms.visit_file(file);
+    arms.found
+}
+
+/// The names of the variants in a pattern.
+fn variants(pattern: &Pat) -> Vec<String> {
+    let of = |path: &syn::Path| path.segments.last().map(|last| last.ident.to_string());
+    match pattern {
+        Pat::Or(or) => or.cases.iter().flat_map(variants).collect(),
+        Pat::Struct(it) => of(&it.path).into_iter().collect(),
+        Pat::TupleStruct(it) => of(&it.path).into_iter().collect(),
+        Pat::Path(it) => of(&it.path).into_iter().collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// `InterfaceGone` as `interface-gone`, as serde writes it.
+pub(super) fn kebab(name: &str) -> String {
+    let mut out = String::new();
+    for c in name.chars() {
+        if c.is_uppercase() && !out.is_empty() {
+            out.push('-');
+        }
+        out.extend(c.to_lowercase());
+    }
+    out
+}
+
+struct Scanner<'f> {
+    name: &'f str,
+    names: &'f Names,
+    codes: &'f Codes,
+    found: Vec<Trouble>,
+    /// Which of them begins where, since the same expression is come by more than once.
+    by_place: HashMap<(usize, usize), usize>,
+    /// Of the function that is looked at.
+    locals: Locals,
+    /// Its variables that hold a trouble.
+    held: HashMap<String, Vec<usize>>,
+}
+
+impl Scanner<'_> {
+    /// The troubles that an expression is, if it is any.
+    fn troubles(&mut self, expr: &Expr) -> Vec<usize> {
+        match expr {
+            Expr::Call(call) => self.call(call),
+            Expr::MethodCall(call) => self.method(call),
+            Expr::Paren(inner) => self.troubles(&inner.expr),
+            Expr::Path(path) => {
+                let name = path.path.get_ident().map(ToString::to_string);
+                name.and_then(|name| self.held.get(&name).cloned())
+                    .unwrap_or_default()
+            }
+            Expr::Match(inner) => {
+                let arms = inner.arms.iter().map(|arm| &*arm.body);
+                arms.flat_map(|arm| self.troubles(arm)).collect()
+            }
+            Expr::Block(inner) => match inner.block.stmts.last() {
+                Some(syn::Stmt::Expr(last, None)) => self.troubles(last),
+                _ => Vec::new(),
+            },
+            Expr::If(inner) => {
+                let mut found = match inner.then_branch.stmts.last() {
+                    Some(syn::Stmt::Expr(last, None)) => self.troubles(last),
+                    _ => Vec::new(),
+                };
+                if let Some((_, other)) = &inner.else_branch {
+                    found.extend(self.troubles(other));
+                }
+                found
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn method(&mut self, call: &ExprMethodCall) -> Vec<usize> {
+        let found = self.troubles(&call.receiver);
+        let Some(argument) = call.args.first() else {
+            return found;
+        };
+        let texts = self.names.texts(argument, &self.locals);
+        for index in &found {
+            let Some(trouble) = self.found.get_mut(*index) else {
+                continue;
+            };
+            let list = match call.method.to_string().as_str() {
+                "expected" => &mut trouble.expected,
+                "help" => {
+                    trouble.has_other_help |= texts.is_none();
+                    &mut trouble.help
+                }
+                _ => continue,
+            };
+            for text in texts.iter().flatten() {
+                if !list.contains(text) {
+                    list.push(text.clone());
+                }
+            }
+        }
+        found
+    }
+
+    fn call(&mut self, call: &ExprCall) -> Vec<usize> {
+        let Expr::Path(path) = &*call.func else {
+            return Vec::new();
+        };
+        let segments: Vec<String> = path
+            .path
+            .segments
+            .iter()
+            .map(|part| part.ident.to_string())
+            .collect();
+        let words: Vec<&str> = segments
+            .iter()
+            .rev()
+            .take(2)
+            .rev()
+            .map(String::as_str)
+            .collect();
+        let arguments: Vec<&Expr> = call.args.iter().collect();
+        let (kind, code, message, help) = match (words.as_slice(), arguments.as_slice()) {
+            (["Problem", "new"], [code, message]) => (Kind::Policy, *code, *message, None),
+            (["Finding", "warning" | "note"], [code, message]) => {
+                (Kind::Finding, *code, *message, None)
+            }
+            (["Fault", "new"], [code, message, help]) => {
+                (Kind::Fault, *code, *message, Some(*help))
+            }
+            (["Fault", "of"], [_, code, message, help]) => {
+                (Kind::Fault, *code, *message, Some(*help))
+            }
+            ([_, "Some"] | ["Some"] | ["Err"] | [_, "Err"], [inner]) => {
+                return self.troubles(inner);
+            }
+            _ => return Vec::new(),
+        };
+        let Some(code) = self.code(kind, code) else {
+            return Vec::new();
+        };
+        let help = help.map(|help| self.names.texts(help, &self.locals));
+        let trouble = Trouble {
+            kind,
+            code,
+            messages: self.names.texts(message, &self.locals).unwrap_or_default(),
+            expected: Vec::new(),
+            has_other_help: matches!(help, Some(None)),
+            help: help.flatten().unwrap_or_default(),
+            place: String::new(),
+        };
+        vec![self.add(call.span(), trouble)]
+    }
+
+    fn add(&mut self, span: proc_macro2::Span, trouble: Trouble) -> usize {
+        let start = span.start();
+        let place = (start.line, start.column);
+        if let Some(known) = self.by_place.get(&place) {
+            return *known;
+        }
+        let index = self.found.len();
+        self.found.push(Trouble {
+            place: format!("{}:{}", self.name, start.line),
+            ..trouble
+        });
+        self.by_place.insert(place, index);
+        index
+    }
+
+    fn code(&self, kind: Kind, expr: &Expr) -> Option<String> {
+        match expr {
+            Expr::Lit(syn::ExprLit {
+                lit: syn::Lit::Str(code),
+                ..
+            }) => Some(code.value()),
+            Expr::Path(path) => {
+                let name = path.path.segments.last()?.ident.to_string();
+                match kind {
+                    Kind::Fault => Some(kebab(&name)),
+                    _ => self.codes.get(&name).cloned(),
+                }
+            }
+            _ => None,
+        }
+    }
+}
+
+impl<'ast> Visit<'ast> for Scanner<'_> {
+    fn visit_item_mod(&mut self, item: &'ast ItemMod) {
+        if !is_of_tests(&item.attrs) {
+            visit::visit_item_mod(self, item);
+        }
+    }
+
+    fn visit_item_fn(&mut self, item: &'ast ItemFn) {
+        if is_of_tests(&item.attrs) {
+            return;
+        }
+        self.inside(|scanner| visit::visit_item_fn(scanner, item));
+    }
+
+    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
+        self.inside(|scanner| visit::visit_impl_item_fn(scanner, item));
+    }
+
+    fn visit_local(&mut self, local: &'ast Local) {
+        self.names.note(local, &mut self.locals);
+        if let (Pat::Ident(name), Some(init)) = (&local.pat, &local.init) {
+            let held = self.troubles(&init.expr);
+            self.held.insert(name.ident.to_string(), held);
+        }
+        visit::visit_local(self, local);
+    }
+
+    fn visit_expr_call(&mut self, call: &'ast ExprCall) {
+        self.call(call);
+        visit::visit_expr_call(self, call);
+    }
+
+    fn visit_expr_method_call(&mut self, call: &'ast ExprMethodCall) {
+        self.method(call);
+        visit::visit_expr_method_call(self, call);
+    }
+
+    fn visit_expr_struct(&mut self, expr: &'ast ExprStruct) {
+        visit::visit_expr_struct(self, expr);
+        let Some(variant) = of_kernel_error(&expr.path) else {
+            return;
+        };
+        let Some(code) = self.codes.get(&variant).cloned() else {
+            return;
+        };
+        let field = |name: &str| {
+            expr.fields.iter().find_map(|field| match &field.member {
+                syn::Member::Named(member) if member == name => Some(&field.expr),
+                _ => None,
+            })
+        };
+        let (Some(what), Some(reason)) = (field("what"), field("reason")) else {
+            return;
+        };
+        let texts = |expr: &Expr| self.names.texts(expr, &self.locals);
+        let (what, reason) = (texts(what), texts(reason));
+        if reason.is_none() {
+            // The reason is given from elsewhere, or by the kernel.
+            return;
+        }
+        let what = what.unwrap_or_else(|| vec!["…".to_owned()]);
+        let messages = what.iter().flat_map(|what| {
+            let reasons = reason.iter().flatten();
+            reasons.map(move |reason| format!("{what}: {reason}"))
+        });
+        let help = field("help").map(texts);
+        let trouble = Trouble {
+            kind: Kind::Refusal,
+            code,
+            messages: messages.collect(),
+            expected: Vec::new(),
+            has_other_help: matches!(help, Some(None)),
+            help: help.flatten().unwrap_or_default(),
+            place: String::new(),
+        };
+        self.add(expr.span(), trouble);
+    }
+
+    fn visit_variant(&mut self, variant: &'ast Variant) {
+        let Some(message) = attribute(&variant.attrs, "error") else {
+            return;
+        };
+        let Some(code) = self.codes.get(&variant.ident.to_string()).cloned() else {
+            return;
+        };
+        let messages = self.names.format(message, &Locals::new(), usize::MAX);
+        let help = attribute(&variant.attrs, "diagnostic").and_then(|tokens| {
+            let help: syn::MetaList = syn::parse2(tokens).ok()?;
+            help.path.is_ident("help").then_some(help.tokens)
+        });
+        let texts = help
+            .clone()
+            .and_then(|it| self.names.format(it, &Locals::new(), usize::MAX));
+        // What is only a field is said elsewhere.
+        let is_said_here = |text: &String| text.chars().any(char::is_lowercase);
+        let messages: Vec<String> = messages
+            .into_iter()
+            .flatten()
+            .filter(is_said_here)
+            .collect();
+        let texts: Vec<String> = texts.into_iter().flatten().filter(is_said_here).collect();
+        if messages.is_empty() && texts.is_empty() {
+            return;
+        }
+        let trouble = Trouble {
+            kind: Kind::Refusal,
+            code,
+            messages,
+            expected: Vec::new(),
+            has_other_help: help.is_some() && texts.is_empty(),
+            help: texts,
+            place: String::new(),
+        };
+        self.add(variant.span(), trouble);
+    }
+
+    fn visit_macro(&mut self, mac: &'ast syn::Macro) {
+        // What is inside of other macros is no code yet.
+        if mac.path.is_ident("vec") {
+            let elements = Punctuated::<Expr, syn::Token![,]>::parse_terminated;
+            for element in elements.parse2(mac.tokens.clone()).iter().flatten() {
+                self.visit_expr(element);
+            }
+        }
+    }
+
+    fn visit_item(&mut self, item: &'ast Item) {
+        if !matches!(item, Item::Macro(_)) {
+            visit::visit_item(self, item);
+        }
+    }
+}
+
+impl Scanner<'_> {
+    /// Looks at a function, whose variables are its own.
+    fn inside(&mut self, look: impl FnOnce(&mut Self)) {
+        let before = (
+            std::mem::take(&mut self.locals),
+            std::mem::take(&mut self.held),
+        );
+        look(self);
+        (self.locals, self.held) = before;
+    }
+}
+
+/// The variant, if a path names one of the errors that are printed.
+fn of_kernel_error(path: &syn::Path) -> Option<String> {
+    let mut segments = path.segments.iter().rev();
+    let (variant, error) = (segments.next()?, segments.next()?);
+    ["KernelError", "LabError"]
+        .iter()
+        .any(|name| error.ident == name)
+        .then(|| variant.ident.to_string())
+}
+
+fn attribute(attributes: &[Attribute], name: &str) -> Option<proc_macro2::TokenStream> {
+    let mut of = attributes
+        .iter()
+        .filter(|attribute| attribute.path().is_ident(name));
+    of.find_map(|attribute| Some(attribute.meta.require_list().ok()?.tokens.clone()))
+}
+
+/// Whether what has these attributes is compiled for tests only.
+fn is_of_tests(attributes: &[Attribute]) -> bool {
+    attributes.iter().any(|attribute| {
+        attribute.path().is_ident("test")
+            || attribute
+                .meta
+                .require_list()
+                .is_ok_and(|list| list.path.is_ident("cfg") && list.tokens.to_string() == "test")
+    })
+}
