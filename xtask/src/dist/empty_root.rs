@@ -13,12 +13,13 @@ use crate::{
     term::{self, Colour},
 };
 
-/// Prints what is seen at each step. `$1` is the root; it has a BPF file system besides the binary
-/// and a policy.
+/// Prints what is seen at each step. `$1` is the root; besides the binary and a policy it has what
+/// the kernel offers below /sys, as every container has, with a BPF file system.
 const SCRIPT: &str = r#"
 set -eu
 root=$1
 mount --make-rprivate /
+mount -t sysfs sysfs "$root/sys"
 mount -t bpf bpf "$root/sys/fs/bpf"
 ip link add nic type veth peer name other
 ip link set nic up
