@@ -88,7 +88,8 @@ impl Writer {
             }
             Tag::CodeBlock(_) => {
                 self.flush();
-                self.out.push_str(".PP\n.RS 4\n.nf\n");
+                self.paragraph();
+                self.out.push_str(".RS 4\n.nf\n");
                 self.is_code = true;
             }
             Tag::List(first) => {
@@ -115,11 +116,9 @@ impl Writer {
                 self.columns = columns.len();
                 let others = "l ".repeat(columns.len().saturating_sub(1));
                 let heads = "lb ".repeat(columns.len());
-                let _ = write!(
-                    self.out,
-                    ".PP\n.TS\nallbox;\n{}\n{others}lx.\n",
-                    heads.trim_end()
-                );
+                self.paragraph();
+                let heads = heads.trim_end();
+                let _ = write!(self.out, ".TS\nallbox;\n{heads}\n{others}lx.\n");
             }
             Tag::Emphasis => self.font('I'),
             Tag::Strong => self.font('B'),
@@ -185,11 +184,19 @@ impl Writer {
         if self.begins_item {
             self.begins_item = false;
         } else if self.lists.is_empty() {
-            self.out.push_str(".PP\n");
+            self.paragraph();
         } else {
             self.out.push_str(".IP\n");
         }
         let _ = writeln!(self.out, "{}", guarded(text));
+    }
+
+    /// Begins a paragraph. Behind a heading one has begun.
+    fn paragraph(&mut self) {
+        let last = self.out.lines().next_back().unwrap_or("");
+        if !last.starts_with(".SH ") && !last.starts_with(".SS ") {
+            self.out.push_str(".PP\n");
+        }
     }
 
     fn code(&mut self, text: &str) {
@@ -259,7 +266,7 @@ mod tests {
     fn a_page_has_a_head_and_an_end() {
         let page = page(&PAGE, "# The language\n\nWords.\n");
         assert!(page.starts_with("'\\\" t\n.TH \"SGCTL-POLICY\" \"5\" \"2026-01-02\""));
-        assert!(page.contains("sgctl\\-policy \\- a test\n.SH DESCRIPTION\n.PP\nWords.\n"));
+        assert!(page.contains("sgctl\\-policy \\- a test\n.SH DESCRIPTION\nWords.\n"));
         assert!(page.ends_with(".SH \"SEE ALSO\"\nsgctl(1)\n"), "{page}");
         assert!(!page.contains("The language"), "{page}");
     }
@@ -268,8 +275,8 @@ mod tests {
     fn headings_paragraphs_and_fonts() {
         assert_eq!(
             body("## A `key`\n\nSome *more* of **it**:\n`a-b` [there](x.md).\n\n### Sub\n\n.5 s\n"),
-            ".SH \"A KEY\"\n.PP\nSome \\fImore\\fR of \\fBit\\fR:\n\\fBa\\-b\\fR there.\n\
-             .SS \"Sub\"\n.PP\n\\&.5 s\n"
+            ".SH \"A KEY\"\nSome \\fImore\\fR of \\fBit\\fR:\n\\fBa\\-b\\fR there.\n\
+             .SS \"Sub\"\n\\&.5 s\n"
         );
     }
 
@@ -286,7 +293,7 @@ mod tests {
     fn tables_are_for_tbl() {
         assert_eq!(
             body("| key | means |\n|---|---|\n| `a` | one |\n"),
-            ".PP\n.TS\nallbox;\nlb lb\nl lx.\nT{\nkey\nT}\tT{\nmeans\nT}\n\
+            ".TS\nallbox;\nlb lb\nl lx.\nT{\nkey\nT}\tT{\nmeans\nT}\n\
              T{\n\\fBa\\fR\nT}\tT{\none\nT}\n.TE\n"
         );
     }
