@@ -88,11 +88,15 @@ fn measure(
     let packets = settings.test_runs();
     let mut above = Vec::new();
     let mut floor_times = Vec::new();
+    let watcher = case.is_watched.then(|| enforcer.watcher()).transpose()?;
     for _ in 0..settings.rounds {
         let empty = time(&mut writer, &floor, packets)?;
         let whole = time(&mut writer, &program, packets)?;
         floor_times.push(empty);
         above.push(whole - empty);
+    }
+    if let Some(watcher) = watcher {
+        watcher.end();
     }
     let sizes = enforcer.sizes()?;
     let verified = sizes.iter().map(|size| size.verified);
