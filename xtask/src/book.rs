@@ -77,9 +77,10 @@ fn sources(workspace: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
     let pages = links::pages(workspace)?;
     let mut linked = BTreeSet::new();
     for (path, text) in &pages {
-        let named = links::links(text).into_iter().map(|link| {
-            let file = link.target.split('#').next().unwrap_or_default().to_owned();
-            links::resolved(path, &file)
+        let named = links::links(text).into_iter().filter_map(|link| {
+            let file = link.target.split('#').next()?;
+            // A place in the same page names no file.
+            (!file.is_empty()).then(|| links::resolved(path, file))
         });
         linked.extend(named);
         let name = match (path.to_str(), path == Path::new(SUMMARY)) {
@@ -95,13 +96,41 @@ fn sources(workspace: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
     }
     for path in linked {
         let from = workspace.join(&path);
-        if !pages.contains_key(&path) && from.is_file() {
-            let bytes =
-                fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
+        let read =
+            |from: &Path| fs::read(from).with_context(|| format!("cannot read {}", from.display()));
+        if pages.contains_key(&path) {
+            continue;
+        }
+        if from.is_dir() {
+            let mut names = Vec::new();
+            for entry in fs::read_dir(&from)? {
+                let entry = entry?;
+                if entry.path().is_file() {
+                    let name = entry.file_name().to_string_lossy().into_owned();
+                    found.insert(path.join(&name), read(&entry.path())?);
+                    names.push(name);
+                }
+            }
+            found.insert(path.join("index.html"), index(&path, names).into_bytes());
+        } else if from.is_file() {
+            let bytes = read(&from)?;
             found.insert(path, bytes);
         }
     }
     Ok(found)
+}
+
+/// A page for a folder that is linked to: what is in it.
+fn index(folder: &Path, mut names: Vec<String>) -> String {
+    names.sort();
+    let lines = names
+        .iter()
+        .map(|name| format!("<li><a href=\"{name}\">{name}</a></li>\n"));
+    format!(
+        "<!doctype html>\n<title>{0}</title>\n<h1>{0}</h1>\n<ul>\n{1}</ul>\n",
+        folder.display(),
+        lines.collect::<String>()
+    )
 }
 
 /// The summary, whose links are from docs/, with links from the top.
@@ -192,6 +221,9 @@ mod tests {
         assert!(!found.contains_key(Path::new("README.md")));
         // What is no page and is linked to, such as a test that proves a clause.
         assert!(found.contains_key(Path::new("sg-userspace/tests/kernel/packets.rs")));
+        // A folder that is linked to has a page of what is in it.
+        assert!(found.contains_key(Path::new("examples/policies/web-behind-load-balancer.yaml")));
+        assert!(text("examples/policies/index.html").contains("href=\"block-list.yaml\""));
     }
 
     #[test]
