@@ -319,7 +319,7 @@ fn the_victim_has_expired_or_is_closing_or_is_the_oldest() {
         let numbers: Vec<u64> = (1..).filter(is_in_word).take(9).collect();
         for (i, number) in numbers.iter().enumerate() {
             let (state, age) = match i {
-                // By a tick older than the next six.
+                // One tick older than the next six.
                 0 => (seven.0, seven.1 + u32::from(!is_eighth)),
                 7 => eighth,
                 8 => (TcpEstablished, 0),

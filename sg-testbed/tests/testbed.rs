@@ -70,7 +70,7 @@ fn nobody_else_sees_private_mounts() {
             assert!(mounted());
             drop(mount);
             assert!(!mounted());
-            // Left to the end of the thread, which has the only namespace that it is in.
+            // Nobody unmounts it: it goes with this thread, whose mount namespace alone has it.
             std::mem::forget(Mount::bpffs(dir.path()).unwrap());
             assert!(mounted());
         });

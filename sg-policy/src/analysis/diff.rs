@@ -279,7 +279,7 @@ impl Identities {
     }
 }
 
-/// What differs in what is said for the whole policy.
+/// The settings of the whole policy that differ.
 fn settings(old: &Policy, new: &Policy) -> Vec<Setting> {
     let mut found = Vec::new();
     let mut compare = |setting: &str, old: String, new: String| {

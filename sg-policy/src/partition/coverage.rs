@@ -216,7 +216,7 @@ impl Coverage {
     }
 }
 
-/// The first two of all.
+/// The two earliest rules of both pairs.
 fn earliest(a: [u32; 2], b: [u32; 2]) -> [u32; 2] {
     match a[0] <= b[0] {
         true => [a[0], a[1].min(b[0])],

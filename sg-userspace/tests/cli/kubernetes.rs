@@ -380,7 +380,7 @@ impl<'a> Pod<'a> {
             let replaced = |word: String, (name, value): &(&str, &str)| word.replace(name, value);
             values.iter().fold(word, replaced)
         });
-        // As systemd mounts it on a node: what a container gets of it receives from it.
+        // Shared, as systemd mounts it on a node: a container's mount of it sees later mounts too.
         sg_testbed::run(
             "mount",
             &["--make-shared", &world.bpffs.display().to_string()],

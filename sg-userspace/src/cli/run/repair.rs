@@ -88,7 +88,7 @@ impl Session<'_> {
             Ok(applied) => {
                 self.applied(&applied);
                 self.log.applied(Change::Repaired, &applied, "", None);
-                // That says it.
+                // The line just printed tells of the damage too.
                 if let Some(damage) = &mut self.damage {
                     damage.is_told = false;
                 }

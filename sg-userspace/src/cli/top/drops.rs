@@ -73,7 +73,7 @@ impl Drops {
         }
     }
 
-    /// The slice of this moment, without those that are older than a minute.
+    /// The slice of this moment. Those that are older than a minute are removed.
     fn slice(&mut self, now: Duration) -> &mut Slice {
         let oldest = now.saturating_sub(SLICE * SLICES as u32);
         while self

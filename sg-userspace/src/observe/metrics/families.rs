@@ -150,7 +150,7 @@ impl FamilyInfo {
 
 type Done = Result<(), std::fmt::Error>;
 
-/// Writes families without series not at all.
+/// Leaves out families that have no series.
 struct Encoder<'a>(DescriptorEncoder<'a>);
 
 impl Encoder<'_> {
