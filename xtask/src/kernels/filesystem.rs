@@ -18,6 +18,9 @@ const INIT: &str = include_str!("init.sh");
 /// As many as the guest has processors.
 const THREADS: &str = "--test-threads=2";
 
+/// Folders below `sg-userspace/tests` whose files tests read.
+const READ_BY_TESTS: [&str; 2] = ["cases", "kernel/layouts"];
+
 pub(super) fn write(
     file: &Path,
     modules: &[Module],
@@ -47,12 +50,14 @@ pub(super) fn write(
     }
 
     // The tests look for them where they were built.
-    let cases = shell::workspace()?.join("sg-userspace/tests/cases");
-    let entries =
-        fs::read_dir(&cases).with_context(|| format!("cannot read {}", cases.display()))?;
-    for entry in entries {
-        let path = entry?.path();
-        archive.file(&path.to_string_lossy(), &content(&path)?)?;
+    let tests = shell::workspace()?.join("sg-userspace/tests");
+    for folder in READ_BY_TESTS.map(|folder| tests.join(folder)) {
+        let entries =
+            fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+        for entry in entries {
+            let path = entry?.path();
+            archive.file(&path.to_string_lossy(), &content(&path)?)?;
+        }
     }
 
     let order: Vec<&str> = modules.iter().map(|module| &*module.name).collect();
