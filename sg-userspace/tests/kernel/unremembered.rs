@@ -2,7 +2,7 @@
 //! policy does not.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sg_policy::policy::{Established, rules_from_lines};
 use socket2::{Domain, Socket, Type};
@@ -155,6 +155,7 @@ fn a_half_open_flow_is_there_once() {
         let patience = Some(Duration::from_secs(20));
         client.set_read_timeout(patience).expect("an option");
         server.set_read_timeout(patience).expect("an option");
+        let begun = Instant::now();
         client.send(b"?").expect("it leaves");
         let (_, from) = server.recv_from(&mut [0]).expect("a question");
         let opened = |node: &Node| -> Vec<(&str, &str)> {
@@ -170,6 +171,15 @@ fn a_half_open_flow_is_there_once() {
         server.send_to(b"!", from).expect("it leaves");
         client.recv(&mut [0]).expect("a reply");
         assert_eq!(node.counted("revoked"), [0, 0]);
-        assert_eq!(opened(&node), [("half-open", "outbound")]);
+        // On a slow machine the reply comes so late that the flow is established by it.
+        let kinds: &[&str] = match begun.elapsed() < Duration::from_secs(2) {
+            true => &["half-open"],
+            false => &["half-open", "established"],
+        };
+        let found = opened(&node);
+        assert!(
+            matches!(found[..], [(kind, "outbound")] if kinds.contains(&kind)),
+            "{found:?}"
+        );
     });
 }
