@@ -2,19 +2,12 @@
 //! tests that prove it, from docs/spec.md and the tests' own doc comments ("Proves K6"). `cargo
 //! xtask test` checks it.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{
-    shell,
-    term::{self, Colour},
-};
+use crate::generated::{Page, rust_files};
+use crate::shell;
 
 /// Write docs/clauses.md: each promise and the tests that prove it
 #[derive(clap::Args)]
@@ -38,7 +31,11 @@ const SPEC: &str = "docs/spec.md";
 /// Ends the heading of a clause that no code keeps yet.
 const NOT_BUILT: &str = " (not built yet)";
 
-const FILE: &str = "docs/clauses.md";
+const PAGE: Page = Page {
+    file: "docs/clauses.md",
+    source: "docs/spec.md and the tests say",
+    command: "cargo xtask clauses",
+};
 
 /// Where tests are.
 const FOLDERS: [&str; 5] = [
@@ -74,26 +71,12 @@ pub(crate) fn command(args: &Args) -> Result<()> {
     if args.check {
         return check(&workspace);
     }
-    let text = current(&workspace)?;
-    let path = workspace.join(FILE);
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    }
-    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    term::say(Colour::Green, "written", FILE);
-    Ok(())
+    PAGE.write(&workspace, &current(&workspace)?)
 }
 
 /// Fails when a clause has no test, or the page is older than the tests.
 pub(crate) fn check(workspace: &Path) -> Result<()> {
-    let expected = current(workspace)?;
-    let found = fs::read_to_string(workspace.join(FILE)).unwrap_or_default();
-    if found != expected {
-        bail!(
-            "{FILE} does not say what {SPEC} and the tests say\nrun `cargo xtask clauses` and commit it"
-        );
-    }
-    Ok(())
+    PAGE.check(workspace, &current(workspace)?)
 }
 
 /// The page as it has to be.
@@ -146,7 +129,7 @@ fn clauses_of(spec: &str) -> Result<Vec<Clause>> {
 fn proofs(workspace: &Path, clauses: &[Clause]) -> Result<Vec<Proof>> {
     let mut files = Vec::new();
     for folder in FOLDERS {
-        rust_files(&workspace.join(folder), &mut files)?;
+        files.extend(rust_files(&workspace.join(folder))?);
     }
     files.sort();
     let mut proofs = Vec::new();
@@ -157,20 +140,6 @@ fn proofs(workspace: &Path, clauses: &[Clause]) -> Result<Vec<Proof>> {
         proofs.extend(proofs_in(&file.to_string_lossy(), &text, clauses)?);
     }
     Ok(proofs)
-}
-
-fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    let entries =
-        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    for entry in entries {
-        let path = entry?.path();
-        if path.is_dir() {
-            rust_files(&path, found)?;
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-    Ok(())
 }
 
 fn proofs_in(file: &str, text: &str, known: &[Clause]) -> Result<Vec<Proof>> {

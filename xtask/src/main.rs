@@ -8,6 +8,7 @@ mod clauses;
 mod dependencies;
 mod dist;
 mod fuzz;
+mod generated;
 mod image;
 mod imports;
 mod kernels;

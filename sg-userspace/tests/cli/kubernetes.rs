@@ -105,7 +105,8 @@ fn lost(given: &Value, known: &Value, at: &str) -> Vec<String> {
     }
 }
 
-fn assert_typed(daemon_set: &Value) {
+/// The DaemonSet as kubectl writes it out again, which knows its keys and their types.
+fn typed(daemon_set: &Value) -> Value {
     let set = [
         "set",
         "serviceaccount",
@@ -116,8 +117,11 @@ fn assert_typed(daemon_set: &Value) {
         "json",
         "default",
     ];
-    let typed: Value = serde_json::from_str(&kubectl(&set, &daemon_set.to_string())).expect("JSON");
-    let lost = lost(daemon_set, &typed, "it");
+    serde_json::from_str(&kubectl(&set, &daemon_set.to_string())).expect("JSON")
+}
+
+fn assert_typed(daemon_set: &Value) {
+    let lost = lost(daemon_set, &typed(daemon_set), "it");
     assert!(lost.is_empty(), "{lost:#?}");
 }
 
@@ -138,19 +142,7 @@ fn words(list: &Value) -> Vec<String> {
 fn a_key_that_kubectl_does_not_know_is_noticed() {
     let mut daemon_set = objects("base")["DaemonSet"].clone();
     daemon_set["spec"]["template"]["spec"]["hostNetwrok"] = true.into();
-    let set = [
-        "set",
-        "serviceaccount",
-        "--local",
-        "-f",
-        "-",
-        "-o",
-        "json",
-        "default",
-    ];
-    let typed = kubectl(&set, &daemon_set.to_string());
-    let typed: Value = serde_json::from_str(&typed).expect("JSON");
-    let lost = lost(&daemon_set, &typed, "it");
+    let lost = lost(&daemon_set, &typed(&daemon_set), "it");
     assert_eq!(
         lost,
         ["it.spec.template.spec.hostNetwrok is true, and for kubectl null"]

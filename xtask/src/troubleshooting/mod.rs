@@ -6,17 +6,12 @@ mod page;
 mod scan;
 mod texts;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
-use crate::{
-    shell,
-    term::{self, Colour},
-};
+use crate::generated::{Page, rust_files};
+use crate::shell;
 use page::Said;
 use scan::Codes;
 
@@ -35,7 +30,11 @@ pub(crate) struct Args {
     check: bool,
 }
 
-const FILE: &str = "docs/troubleshooting.md";
+const PAGE: Page = Page {
+    file: "docs/troubleshooting.md",
+    source: "the code says",
+    command: "cargo xtask troubleshooting",
+};
 
 /// Where things are refused and found.
 const FOLDERS: [&str; 2] = ["sg-policy/src", "sg-userspace/src"];
@@ -60,23 +59,12 @@ pub(crate) fn command(args: &Args) -> Result<()> {
     if args.check {
         return check(&workspace);
     }
-    let text = current(&workspace)?;
-    let path = workspace.join(FILE);
-    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    term::say(Colour::Green, "written", FILE);
-    Ok(())
+    PAGE.write(&workspace, &current(&workspace)?)
 }
 
 /// Fails when something has no remedy, or the page is older than the code.
 pub(crate) fn check(workspace: &Path) -> Result<()> {
-    let expected = current(workspace)?;
-    let found = fs::read_to_string(workspace.join(FILE)).unwrap_or_default();
-    if found != expected {
-        bail!(
-            "{FILE} does not say what the code says\nrun `cargo xtask troubleshooting` and commit it"
-        );
-    }
-    Ok(())
+    PAGE.check(workspace, &current(workspace)?)
 }
 
 /// The page as it has to be.
@@ -99,8 +87,10 @@ fn current(workspace: &Path) -> Result<String> {
     );
     let mut files = Vec::new();
     for folder in FOLDERS {
-        rust_files(&workspace.join(folder), &mut files)?;
+        files.extend(rust_files(&workspace.join(folder))?);
     }
+    // What tests make up is said by nobody.
+    files.retain(|path| !path.ends_with("tests.rs"));
     files.sort();
     let mut troubles = Vec::new();
     for path in files {
@@ -173,22 +163,6 @@ fn faults(text: &str) -> Vec<(String, String)> {
         }
     }
     found
-}
-
-fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    let entries =
-        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    for entry in entries {
-        let path = entry?.path();
-        if path.is_dir() {
-            rust_files(&path, found)?;
-        } else if path.extension().is_some_and(|extension| extension == "rs")
-            && !path.ends_with("tests.rs")
-        {
-            found.push(path);
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
