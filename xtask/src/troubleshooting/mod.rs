@@ -126,40 +126,37 @@ struct Lint {
 
 /// What `check` looks for: lines such as `/// sentence` and `Variant "code",` in `lints!`.
 fn lints(text: &str) -> Vec<Lint> {
-    let inside = text.split_once("\nlints! {").map_or("", |(_, rest)| rest);
-    let inside = inside.split_once("\n}").map_or("", |(inside, _)| inside);
-    let mut about = String::new();
-    let mut found = Vec::new();
-    for line in inside.lines().map(str::trim) {
-        if let Some(more) = line.strip_prefix("///") {
-            about.push_str(more);
-        } else if let Some((variant, code)) = line.split_once(' ') {
-            found.push(Lint {
-                variant: variant.to_owned(),
-                code: code.trim_end_matches(',').trim_matches('"').to_owned(),
-                about: std::mem::take(&mut about).trim().to_owned(),
-            });
-        }
-    }
-    found
+    let entries = described(text, "\nlints! {", |line| line.split_once(' '));
+    let lint = |((variant, code), about): ((&str, &str), String)| Lint {
+        variant: variant.to_owned(),
+        code: code.trim_end_matches(',').trim_matches('"').to_owned(),
+        about,
+    };
+    entries.into_iter().map(lint).collect()
 }
 
 /// The kinds of faults with their sentences.
 fn faults(text: &str) -> Vec<(String, String)> {
-    let inside = text
-        .split_once("pub enum FaultCode {")
-        .map_or("", |(_, rest)| rest);
+    let entries = described(text, "pub enum FaultCode {", |line| line.strip_suffix(','));
+    let fault = |(variant, about): (&str, String)| (scan::kebab(variant), about);
+    entries.into_iter().map(fault).collect()
+}
+
+/// The entries of the block that begins with `begin`, each with its doc comment.
+fn described<'a, T>(
+    text: &'a str,
+    begin: &str,
+    entry: impl Fn(&'a str) -> Option<T>,
+) -> Vec<(T, String)> {
+    let inside = text.split_once(begin).map_or("", |(_, rest)| rest);
     let inside = inside.split_once("\n}").map_or("", |(inside, _)| inside);
     let mut about = String::new();
     let mut found = Vec::new();
     for line in inside.lines().map(str::trim) {
         if let Some(more) = line.strip_prefix("///") {
             about.push_str(more);
-        } else if let Some(variant) = line.strip_suffix(',') {
-            found.push((
-                scan::kebab(variant),
-                std::mem::take(&mut about).trim().to_owned(),
-            ));
+        } else if let Some(entry) = entry(line) {
+            found.push((entry, std::mem::take(&mut about).trim().to_owned()));
         }
     }
     found
