@@ -24,6 +24,9 @@ pub(super) struct Account {
 
 /// How many entries a word of the table has. One of them is evicted if the word is full.
 const WAYS: usize = 8;
+/// How many entries of a word may have the same tag, a byte of the hash. A fourth one evicts one of
+/// these, also where the word is not full.
+const SAME_TAG: usize = 3;
 
 /// The distance between two times. They may lie on both sides of the clock's zero, because a script
 /// moves times back by more than the machine has been up.
@@ -98,9 +101,9 @@ impl World {
                 ));
             }
             if self.exact {
-                // K10, independent of the hash: the word was full, and the evicted flow had
-                // expired, or was closing, or was the one seen least recently. Its way has a new
-                // flow now.
+                // K10: the word was full, and the evicted flow had expired, or was closing, or was
+                // the one seen least recently. Or its tag was that of the new flow and of two
+                // more. Its way has the new flow now.
                 let place = before.get(&key).ok_or_else(|| {
                     format!("{key:?} was evicted by what was entered before it: {flow:?}")
                 })?;
@@ -116,8 +119,18 @@ impl World {
                     let is_older = elapsed(f.last_seen, flow.last_seen) >= 0;
                     !expired(f) && (ours && !theirs || ours == theirs && is_older)
                 });
-                let successor = live.places.values().any(|p| p == place);
-                if neighbours.len() + 1 < WAYS || !(expired(&flow) || is_first) || !successor {
+                let mut now_there = live.places.iter().filter(|(_, p)| *p == place);
+                let is_allowed = now_there.next().is_some_and(|(successor, _)| {
+                    let tag = live.tables.tag(successor);
+                    let had_it =
+                        |other: &FlowKey, p: &Place| word(p) && live.tables.tag(other) == tag;
+                    let alike = before.iter().filter(|(other, p)| had_it(other, p)).count();
+                    match alike >= SAME_TAG {
+                        true => live.tables.tag(&key) == tag,
+                        false => neighbours.len() + 1 == WAYS && (expired(&flow) || is_first),
+                    }
+                });
+                if !is_allowed {
                     return Err(format!(
                         "{key:?} at {place:?} was evicted as {flow:?}, out of {neighbours:#?}"
                     ));

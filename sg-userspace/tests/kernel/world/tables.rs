@@ -66,6 +66,24 @@ impl Tables {
         flows
     }
 
+    /// The tag that a flow has in the table: a byte of the hash of its key.
+    pub(crate) fn tag(&self, key: &FlowKey) -> u64 {
+        let ports = match key.by {
+            By::Ports { local, remote } => (local, remote),
+            By::Query {
+                request,
+                asked_inbound,
+                identifier,
+            } => (
+                identifier,
+                u16::from(request) | u16::from(asked_inbound) << 8,
+            ),
+            By::Addresses => (0, 0),
+        };
+        let key = key_of(key.local, key.remote, ports, key.protocol);
+        self.flow_table.spot(&key).tag
+    }
+
     pub(crate) fn fragments(&self) -> Vec<(FragmentKey, First)> {
         let mut fragments = Vec::new();
         for (key, value) in entries(&self.fragments4) {
