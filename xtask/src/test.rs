@@ -1,7 +1,7 @@
 //! `cargo xtask test`: the set-up, then every test of the workspace, as root.
 //! Says at the end whether the tests that read real data did.
 
-use std::{env, path::Path, process::Command};
+use std::{env, num::NonZero, path::Path, process::Command, thread};
 
 use anyhow::Result;
 
@@ -16,6 +16,9 @@ use crate::{
 /// Has the tests of `tests/cli/faults` try every system call and those of
 /// `tests/kernel/fault_points` every fault point, and not a sample.
 const FAULTS: &str = "SG_FAULTS";
+
+/// How many tests of a binary run at a time, as the test harness reads it.
+const THREADS: &str = "RUST_TEST_THREADS";
 
 /// How often `tests/cli/boot` boots.
 const BOOTS: &str = "SG_BOOTS";
@@ -42,7 +45,8 @@ pub(crate) struct Args {
     boot: bool,
 
     /// Boot older kernels in an emulator and run the kernel tests in them, instead of all tests in
-    /// this kernel; `--kernels=6.1` boots only that one
+    /// this kernel; they divide tests that are not about the kernel. `--kernels=6.1` boots only
+    /// that one, `--kernels=6.1,6.12` has each run all tests
     #[arg(
         long,
         value_name = "VERSION",
@@ -83,6 +87,11 @@ pub(crate) fn command(args: &Args) -> Result<()> {
         clauses::check(&workspace)?;
     }
     let mut command = tests(&workspace, args, data.as_deref());
+    if env::var_os(THREADS).is_none() {
+        // Most tests wait for most of their time: for processes, clocks and deadlines.
+        let processors = thread::available_parallelism().map_or(2, NonZero::get);
+        command.env(THREADS, (2 * processors).to_string());
+    }
     run_as_root(&mut command, &way)?;
     let result = shell::run(&mut command);
 

@@ -28,6 +28,43 @@ const LEFT_OUT: [&str; 3] = [
     "several::faults::a_fault_at_any_step_leaves_one_policy_everywhere",
 ];
 
+/// The tests of these modules are about what we ask of the kernel, and what it answers. What a test
+/// of another module is about does not come from the kernel: the programs, which are the same
+/// everywhere, and the order of our own steps.
+const OF_EACH_KERNEL: [&str; 22] = [
+    "attach",
+    "budget",
+    "buffers",
+    "confirm",
+    "event_watch",
+    "events",
+    "facts",
+    "fault_points",
+    "guest",
+    "impact",
+    "layouts",
+    "packets",
+    "refusals",
+    "repair",
+    "seed",
+    "seed_meanwhile",
+    "seed_moment",
+    "seed_namespaces",
+    "seed_requests",
+    "signals",
+    "specialised",
+    "targets",
+];
+
+/// Which of the kernels' tests one of them runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Share {
+    /// All.
+    All,
+    /// Those of [`OF_EACH_KERNEL`], and of the others every `of`-th from the `index`-th on.
+    Part { index: usize, of: usize },
+}
+
 pub(super) struct Binaries {
     pub(super) kernel: PathBuf,
     pub(super) lab: PathBuf,
@@ -63,19 +100,23 @@ pub(super) fn target_folder(workspace: &Path) -> Result<PathBuf> {
 
 impl Binaries {
     /// Every test that the guest is to run, by name: what it then does not report has not run.
-    pub(super) fn suites(&self, filters: &[String]) -> Result<Vec<Suite>> {
+    pub(super) fn suites(&self, filters: &[String], share: Share) -> Result<Vec<Suite>> {
         let kernel = tests_of(&self.kernel, &[])?;
         // A test that was renamed would be run for nothing.
         if let Some(gone) = LEFT_OUT.iter().find(|test| !kernel.contains(**test)) {
             bail!("{gone} is to be left out, but there is no such test");
         }
+        let is_there = |module: &str| kernel.iter().any(|test| module_of(test) == module);
+        if let Some(gone) = OF_EACH_KERNEL.iter().find(|module| !is_there(module)) {
+            bail!("{gone} is to run on each kernel, but there is no such module");
+        }
         let ignored = tests_of(&self.kernel, &["--ignored"])?;
         let lab = &tests_of(&self.lab, &[])? - &tests_of(&self.lab, &["--ignored"])?;
-        let chosen = |tests: BTreeSet<String>| select(tests, filters);
+        let chosen = |tests: BTreeSet<String>| part(select(tests, filters), share);
         let suites = [
             ("kernel", "kernel", chosen(&kernel - &ignored), false),
             ("guest", "kernel", chosen(guest_only(ignored)), true),
-            ("lab", "lab", chosen(lab), false),
+            ("lab", "lab", select(lab, filters), false),
         ];
         Ok(suites
             .map(|(name, binary, tests, are_ignored)| Suite {
@@ -96,6 +137,20 @@ fn select(mut tests: BTreeSet<String>, filters: &[String]) -> BTreeSet<String> {
         wanted && !LEFT_OUT.contains(&test.as_str())
     });
     tests
+}
+
+fn part(tests: BTreeSet<String>, share: Share) -> BTreeSet<String> {
+    let Share::Part { index, of } = share else {
+        return tests;
+    };
+    let is_of_each = |test: &String| OF_EACH_KERNEL.contains(&module_of(test));
+    let (mut each, others): (BTreeSet<_>, BTreeSet<_>) = tests.into_iter().partition(is_of_each);
+    each.extend(others.into_iter().skip(index).step_by(of));
+    each
+}
+
+fn module_of(test: &str) -> &str {
+    test.split_once("::").map_or("", |(module, _)| module)
 }
 
 fn guest_only(mut tests: BTreeSet<String>) -> BTreeSet<String> {
@@ -142,5 +197,22 @@ mod tests {
             guest_only(set(&["guest::a", "soak::b"])),
             set(&["guest::a"])
         );
+    }
+
+    #[test]
+    fn kernels_divide_what_is_not_about_them() {
+        let all = set(&[
+            "attach::a",
+            "cut::a",
+            "cut::b",
+            "cut::c",
+            "flows::a",
+            "reference",
+        ]);
+        let one = part(all.clone(), Share::Part { index: 0, of: 2 });
+        let other = part(all.clone(), Share::Part { index: 1, of: 2 });
+        assert_eq!(one, set(&["attach::a", "cut::a", "cut::c", "reference"]));
+        assert_eq!(other, set(&["attach::a", "cut::b", "flows::a"]));
+        assert_eq!(part(all.clone(), Share::All), all);
     }
 }

@@ -15,8 +15,8 @@ use crate::{setup, shell};
 
 const INIT: &str = include_str!("init.sh");
 
-/// As many as the guest has processors.
-const THREADS: &str = "--test-threads=2";
+/// Twice as many as the guest has processors: most tests wait for most of their time.
+const THREADS: &str = "--test-threads=4";
 
 /// Folders below `sg-userspace/tests` whose files tests read.
 const READ_BY_TESTS: [&str; 2] = ["cases", "kernel/layouts"];
@@ -178,8 +178,8 @@ mod tests {
         };
         assert_eq!(
             script(&[suite("one", false), suite("two", true)]),
-            "suite one /tests/kernel --test-threads=2 --show-output --exact 'a::b' 'c'\n\
-             suite two /tests/kernel --test-threads=2 --show-output --exact --ignored 'a::b' 'c'\n"
+            "suite one /tests/kernel --test-threads=4 --show-output --exact 'a::b' 'c'\n\
+             suite two /tests/kernel --test-threads=4 --show-output --exact --ignored 'a::b' 'c'\n"
         );
     }
 }
