@@ -10,6 +10,8 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sg_common::LAYOUT_VERSION;
 use sha2::{Digest, Sha256};
 
@@ -92,6 +94,27 @@ pub(super) fn read(
         Some(bytes) => parse(kind, bytes),
         None => Err("it is another map".into()),
     }))
+}
+
+/// Pins `value` at `path` as a blob of JSON.
+pub(super) fn write_json(
+    path: &Path,
+    kind: Kind,
+    value: &impl Serialize,
+) -> Result<(), KernelError> {
+    let json = serde_json::to_vec(value)
+        .map_err(|e| KernelError::io(format!("writing {}", path.display()), e.into()))?;
+    write(path, kind, &json)
+}
+
+/// The value of the blob of JSON pinned at `path`, as [`read`] has it.
+pub(super) fn read_json<T: DeserializeOwned>(
+    path: &Path,
+    kind: Kind,
+) -> Result<Option<Result<T, String>>, KernelError> {
+    let body = read(path, kind)?;
+    let value = |json: Vec<u8>| serde_json::from_slice(&json).map_err(|e| e.to_string());
+    Ok(body.map(|body| body.and_then(value)))
 }
 
 fn render(kind: Kind, body: &[u8]) -> Option<Vec<u8>> {

@@ -109,10 +109,9 @@ impl Book {
     /// is missing.
     fn read(pins: &InterfacePins) -> Result<Book, KernelError> {
         let path = pins.history();
-        let Some(body) = blob::read(&path, Kind::History)? else {
+        let Some(book) = blob::read_json(&path, Kind::History)? else {
             return Ok(Book::default());
         };
-        let book = body.and_then(|json| serde_json::from_slice(&json).map_err(|e| e.to_string()));
         book.map_err(|reason| KernelError::DamagedHistory { path, reason })
     }
 
@@ -125,10 +124,7 @@ impl Book {
     }
 
     fn write(&self, pins: &InterfacePins) -> Result<(), KernelError> {
-        let path = pins.history();
-        let json = serde_json::to_vec(self)
-            .map_err(|e| KernelError::io(format!("writing {}", path.display()), e.into()))?;
-        blob::write(&path, Kind::History, &json)
+        blob::write_json(&pins.history(), Kind::History, self)
     }
 
     /// Corrects the book by what is in force: a command that was killed may have left an entry

@@ -306,22 +306,19 @@ impl State {
 
     /// Writes the record of the policy that is about to be put in force.
     pub(super) fn write_next(&self, pins: &InterfacePins) -> Result<(), KernelError> {
-        self.write_at(&pins.state_next())
+        blob::write_json(&pins.state_next(), Kind::State, self)
     }
 
     /// Makes the record written by `write_next` the one in force.
     pub(super) fn promote(pins: &InterfacePins) -> Result<(), KernelError> {
-        links::rename(&pins.state_next(), &pins.state()).map_err(|e| failed(&pins.state(), e))
+        let path = pins.state();
+        links::rename(&pins.state_next(), &path)
+            .map_err(|e| KernelError::io(format!("writing {}", path.display()), e))
     }
 
     /// Writes the record of the policy in force, replacing any other.
     pub(super) fn write(&self, pins: &InterfacePins) -> Result<(), KernelError> {
-        self.write_at(&pins.state())
-    }
-
-    fn write_at(&self, path: &Path) -> Result<(), KernelError> {
-        let json = serde_json::to_vec(self).map_err(|e| failed(path, e.into()))?;
-        blob::write(path, Kind::State, &json)
+        blob::write_json(&pins.state(), Kind::State, self)
     }
 }
 
@@ -341,23 +338,13 @@ pub(crate) fn no_match(action: Action) -> Reason {
     }
 }
 
-fn failed(path: &Path, error: std::io::Error) -> KernelError {
-    KernelError::io(format!("writing {}", path.display()), error)
-}
-
 /// The record pinned at `path`. `None` if nothing is pinned there.
 pub(super) fn read_at(path: &Path) -> Result<Option<State>, KernelError> {
-    let damaged = |reason: &str| KernelError::DamagedState {
+    let state = blob::read_json(path, Kind::State)?.transpose();
+    state.map_err(|reason| KernelError::DamagedState {
         path: path.to_owned(),
-        reason: reason.to_owned(),
-    };
-    let Some(body) = blob::read(path, Kind::State)? else {
-        return Ok(None);
-    };
-    let json = body.map_err(|reason| damaged(&reason))?;
-    serde_json::from_slice(&json)
-        .map(Some)
-        .map_err(|e| damaged(&e.to_string()))
+        reason,
+    })
 }
 
 /// Reads the body of a record, for fuzzing. What is read is written and read as the same.

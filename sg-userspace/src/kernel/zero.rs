@@ -114,12 +114,8 @@ impl Zero {
     /// It has to be read before the counters: what is counted in between is counted since then.
     pub(crate) fn read(pins: &InterfacePins) -> Result<Option<Zero>, KernelError> {
         let path = pins.zero();
-        let Some(body) = blob::read(&path, Kind::Zero)? else {
-            return Ok(None);
-        };
-        let zero = body.and_then(|json| serde_json::from_slice(&json).map_err(|e| e.to_string()));
-        zero.map(Some)
-            .map_err(|reason| KernelError::DamagedZero { path, reason })
+        let zero = blob::read_json(&path, Kind::Zero)?.transpose();
+        zero.map_err(|reason| KernelError::DamagedZero { path, reason })
     }
 
     /// What the zero takes away from the counters of this record.
@@ -162,10 +158,7 @@ impl Zero {
     }
 
     fn write(&self, pins: &InterfacePins) -> Result<(), KernelError> {
-        let path = pins.zero();
-        let json = serde_json::to_vec(self)
-            .map_err(|e| KernelError::io(format!("writing {}", path.display()), e.into()))?;
-        blob::write(&path, Kind::Zero, &json)
+        blob::write_json(&pins.zero(), Kind::Zero, self)
     }
 }
 
