@@ -46,7 +46,7 @@ impl Planned {
         lead: Option<&Replaced>,
         generation: u32,
     ) -> Result<Planned, KernelError> {
-        let before = lead.and_then(|lead| lead.state.candidate.as_ref());
+        let before = lead.and_then(|lead| Some((lead, lead.state.candidate.as_ref()?)));
         match (option, before) {
             (CandidateOption::Remove, _) | (CandidateOption::Keep, None) => Ok(Planned::default()),
             (
@@ -56,33 +56,20 @@ impl Planned {
                 },
                 _,
             ) => {
-                let refused = |reason: String| refused(&candidate.name, policy, reason);
-                if let Some(reason) = unfit(policy, candidate) {
-                    return Err(refused(reason));
-                }
-                let goes_on = before.filter(|it| {
-                    it.digest == candidate.digest && it.logs == *logs && it.began.is_some()
-                });
-                let found =
-                    Candidate::new(policy, candidate).map_err(|e| refused(e.to_string()))?;
-                let watch = Watch {
-                    policy: Arc::clone(candidate),
-                    found,
-                    number: goes_on.map_or(generation, |it| it.watch),
-                    logs: *logs,
-                    text: match goes_on {
-                        Some(_) => None,
-                        None => Some(text(candidate)?),
-                    },
-                };
+                let before = before.map(|(_, record)| record);
+                let same = before.filter(|it| it.digest == candidate.digest && it.logs == *logs);
+                let watch = Watch::new(policy, Arc::clone(candidate), *logs, same, generation);
                 Ok(Planned {
-                    watch: Some(watch),
+                    watch: Some(watch.map_err(|reason| refused(&candidate.name, policy, reason))?),
                     ..Planned::default()
                 })
             }
-            (CandidateOption::Keep, Some(before)) => {
-                let kept = lead.ok_or_else(|| "it is not there".to_owned());
-                let kept = kept.and_then(|lead| kept_beside(policy, &lead.state, lead, generation));
+            (CandidateOption::Keep, Some((lead, before))) => {
+                let kept = history::candidate(&lead.inspection.pins, before);
+                let kept = kept.map_err(|e| e.to_string()).and_then(|candidate| {
+                    let (candidate, same) = (Arc::new(candidate), Some(before));
+                    Watch::new(policy, candidate, before.logs, same, generation)
+                });
                 Ok(match kept {
                     Ok(watch) => Planned {
                         watch: Some(watch),
@@ -117,40 +104,11 @@ impl Planned {
     }
 }
 
-/// The candidate of a record beside another policy, or why it cannot be there.
-fn kept_beside(
-    policy: &Policy,
-    state: &State,
-    lead: &Replaced,
-    generation: u32,
-) -> Result<Watch, String> {
-    let before = state.candidate.as_ref().ok_or("it is not there")?;
-    let pins = &lead.inspection.pins;
-    let candidate = history::candidate(pins, before).map_err(|e| e.to_string())?;
-    if let Some(reason) = unfit(policy, &candidate) {
-        return Err(reason);
-    }
-    let found = Candidate::new(policy, &candidate).map_err(|e| e.to_string())?;
-    // Where it is not known what was evaluated, it begins anew.
-    let goes_on = before.began.is_some();
-    let text = match goes_on {
-        true => None,
-        false => Some(text(&candidate).map_err(|e| e.to_string())?),
-    };
-    Ok(Watch {
-        policy: Arc::new(candidate),
-        found,
-        number: if goes_on { before.watch } else { generation },
-        logs: before.logs,
-        text,
-    })
-}
-
-fn text(candidate: &Policy) -> Result<Vec<u8>, KernelError> {
-    history::render(candidate)?.ok_or_else(|| KernelError::Fixed {
-        what: format!("watching {}", candidate.name),
-        reason: "its text is too large to be kept, so that it could not be promoted".into(),
-        help: "apply it with `--confirm-within 60s`, which undoes itself".into(),
+/// The text of a candidate, from which it can be promoted.
+fn text(candidate: &Policy) -> Result<Vec<u8>, String> {
+    let text = history::render(candidate).map_err(|e| e.to_string())?;
+    text.ok_or_else(|| {
+        "its text is too large to be kept, so that it could not be promoted".to_owned()
     })
 }
 
@@ -199,6 +157,33 @@ fn unfit(policy: &Policy, candidate: &Policy) -> Option<String> {
 }
 
 impl Watch {
+    /// `candidate` beside `policy`, or why it cannot be there. It goes on from the record `same`,
+    /// if that says what was evaluated so far. Otherwise it begins, with `generation`.
+    fn new(
+        policy: &Policy,
+        candidate: Arc<Policy>,
+        logs: bool,
+        same: Option<&CandidateRecord>,
+        generation: u32,
+    ) -> Result<Watch, String> {
+        if let Some(reason) = unfit(policy, &candidate) {
+            return Err(reason);
+        }
+        let found = Candidate::new(policy, &candidate).map_err(|e| e.to_string())?;
+        let goes_on = same.filter(|record| record.began.is_some());
+        let text = match goes_on {
+            Some(_) => None,
+            None => Some(text(&candidate)?),
+        };
+        Ok(Watch {
+            policy: candidate,
+            found,
+            number: goes_on.map_or(generation, |record| record.watch),
+            logs,
+            text,
+        })
+    }
+
     /// The owners of the pairs' slots, in the order of the pairs, without their slots.
     pub(super) fn owners(&self, policy: &Policy) -> Vec<SlotOwner> {
         let of = |pair: &Pair| {
