@@ -135,28 +135,19 @@ fn hand_on(command: &mut Command, args: &Args, sgctl: &Path, workspace: &Path) {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
     use super::*;
+    use crate::typed::typed;
 
-    #[derive(clap::Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: Args,
-    }
-
-    fn check(typed: &str, expected: &str) {
-        let line = Line::try_parse_from(["bench"].into_iter().chain(typed.split_whitespace()))
-            .unwrap_or_else(|error| panic!("{typed}: {error}"));
+    fn check(words: &str, expected: &str) {
         let mut command = Command::new("sg-bench");
         hand_on(
             &mut command,
-            &line.args,
+            &typed(words),
             Path::new("t/sgctl"),
             Path::new("/w"),
         );
         let expected = format!("sg-bench --sgctl t/sgctl {expected}");
-        assert_eq!(shell::describe(&command), expected.trim_end(), "{typed}");
+        assert_eq!(shell::describe(&command), expected.trim_end(), "{words}");
     }
 
     #[test]

@@ -52,27 +52,20 @@ pub(crate) fn package_binary(package: &str, name: &str, release: bool) -> Result
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
     use super::*;
-
-    #[derive(clap::Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: Args,
-    }
+    use crate::typed::typed;
 
     #[test]
     fn release_is_the_default() {
         let cases = [
-            (vec!["build"], true),
-            (vec!["build", "--release"], true),
-            (vec!["build", "--release=true"], true),
-            (vec!["build", "--release=false"], false),
+            ("", true),
+            ("--release", true),
+            ("--release=true", true),
+            ("--release=false", false),
         ];
-        for (line, expected) in cases {
-            let parsed = Line::try_parse_from(&line).unwrap();
-            assert_eq!(parsed.args.release, expected, "{line:?}");
+        for (words, expected) in cases {
+            let args: Args = typed(words);
+            assert_eq!(args.release, expected, "{words}");
         }
     }
 }

@@ -158,15 +158,8 @@ fn reader(workspace: &Path, toolchain: &str, name: &str, seconds: u64) -> Comman
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
     use super::*;
-
-    #[derive(clap::Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: Args,
-    }
+    use crate::typed::{parse, typed};
 
     #[test]
     fn the_test_learns_how_long_and_from_where() {
@@ -181,23 +174,19 @@ mod tests {
             shell::describe(&kernel(workspace, 60, Some(47))),
             format!("SG_FUZZ_SECONDS=60 SG_FUZZ_SEED=47 {run}")
         );
-        assert!(Line::try_parse_from(["fuzz", "--minutes", "0"]).is_err());
+        assert!(parse::<Args>("--minutes 0").is_err());
     }
 
     #[test]
     fn all_have_their_turn_unless_some_are_named() {
-        let of = |words: &[&str]| -> Vec<String> {
-            let line = Line::try_parse_from([&["fuzz", "--minutes", "1"], words].concat()).unwrap();
-            turns(&line.args).into_iter().map(str::to_owned).collect()
+        let of = |words: &str| -> Vec<String> {
+            let args: Args = typed(&format!("--minutes 1 {words}"));
+            turns(&args).into_iter().map(str::to_owned).collect()
         };
-        assert_eq!(of(&[]).len(), 7);
-        assert_eq!(
-            of(&["--only", "netlink", "--only", "policy"]),
-            ["policy", "netlink"]
-        );
-        assert_eq!(of(&["--seed", "4"]), ["kernel"]);
-        let wrong = Line::try_parse_from(["fuzz", "--minutes", "1", "--only", "nothing"]);
-        assert!(wrong.is_err());
+        assert_eq!(of("").len(), 7);
+        assert_eq!(of("--only netlink --only policy"), ["policy", "netlink"]);
+        assert_eq!(of("--seed 4"), ["kernel"]);
+        assert!(parse::<Args>("--minutes 1 --only nothing").is_err());
     }
 
     /// The targets are those that there are, and each has a corpus.

@@ -24,6 +24,8 @@ mod test;
 mod test_binaries;
 mod toolchains;
 mod troubleshooting;
+#[cfg(test)]
+mod typed;
 mod versions;
 
 use std::process::ExitCode;

@@ -106,20 +106,11 @@ fn no_rights() -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
     use super::*;
+    use crate::typed::typed;
 
-    #[derive(clap::Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: Args,
-    }
-
-    fn check(typed: &str, expected: &str) {
-        let line = Line::try_parse_from(["run"].into_iter().chain(typed.split_whitespace()))
-            .unwrap_or_else(|error| panic!("{typed}: {error}"));
-        assert_eq!(words(line.args).join(" "), expected, "{typed}");
+    fn check(line: &str, expected: &str) {
+        assert_eq!(words(typed(line)).join(" "), expected, "{line}");
     }
 
     #[test]

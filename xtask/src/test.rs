@@ -155,44 +155,36 @@ fn tests(workspace: &Path, args: &Args, data: Option<&Path>) -> Command {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
     use super::*;
-
-    #[derive(clap::Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: Args,
-    }
+    use crate::typed::{parse, typed};
 
     #[test]
     fn filters_and_options_reach_the_test_binaries() {
         let all = "cargo test --workspace --exclude sg-ebpf --exclude sg-bench-ebpf --profile test";
         let cases = [
-            (vec!["test"], all.to_owned()),
-            (vec!["test", "a", "b"], format!("{all} -- a b")),
+            ("", all.to_owned()),
+            ("a b", format!("{all} -- a b")),
             (
-                vec!["test", "a", "--", "--nocapture"],
+                "a -- --nocapture",
                 format!("{all} -- a --nocapture"),
             ),
             (
-                vec!["test", "--", "--ignored"],
+                "-- --ignored",
                 format!("{all} -- --ignored"),
             ),
             (
-                vec!["test", "--faults"],
+                "--faults",
                 "SG_FAULTS=all cargo test --package sg-userspace --test cli --test kernel --profile test -- faults:: fault_points:: --nocapture --test-threads=16"
                     .to_owned(),
             ),
             (
-                vec!["test", "--boot"],
+                "--boot",
                 "SG_BOOTS=10 cargo test --package sg-userspace --test cli --profile test -- boot:: --nocapture"
                     .to_owned(),
             ),
         ];
-        for (typed, expected) in cases {
-            let line = Line::try_parse_from(&typed).unwrap();
-            let command = super::tests(Path::new("."), &line.args, None);
+        for (words, expected) in cases {
+            let command = super::tests(Path::new("."), &typed(words), None);
             assert_eq!(shell::describe(&command), expected);
         }
     }
@@ -200,29 +192,25 @@ mod tests {
     #[test]
     fn kernels_are_all_or_some_and_need_the_equals_sign() {
         let cases = [
-            (vec!["test"], None, vec![]),
-            (vec!["test", "--kernels"], Some(vec![]), vec![]),
-            (vec!["test", "--kernels", "a"], Some(vec![]), vec!["a"]),
-            (vec!["test", "--kernels=6.1"], Some(vec!["6.1"]), vec![]),
-            (
-                vec!["test", "--kernels=6.1,6.12", "a"],
-                Some(vec!["6.1", "6.12"]),
-                vec!["a"],
-            ),
+            ("", None, vec![]),
+            ("--kernels", Some(vec![]), vec![]),
+            ("--kernels a", Some(vec![]), vec!["a"]),
+            ("--kernels=6.1", Some(vec!["6.1"]), vec![]),
+            ("--kernels=6.1,6.12 a", Some(vec!["6.1", "6.12"]), vec!["a"]),
         ];
-        for (typed, kernels, filters) in cases {
-            let args = Line::try_parse_from(&typed).unwrap().args;
+        for (words, kernels, filters) in cases {
+            let args: Args = typed(words);
             let found = args.kernels.as_ref();
             let found = found.map(|names| names.iter().map(String::as_str).collect());
-            assert_eq!(found, kernels, "{typed:?}");
-            assert_eq!(args.filters, filters, "{typed:?}");
+            assert_eq!(found, kernels, "{words}");
+            assert_eq!(args.filters, filters, "{words}");
         }
         for wrong in [
-            vec!["test", "--kernels", "--", "--nocapture"],
-            vec!["test", "--write-table"],
-            vec!["test", "--faults", "--kernels"],
+            "--kernels -- --nocapture",
+            "--write-table",
+            "--faults --kernels",
         ] {
-            assert!(Line::try_parse_from(&wrong).is_err(), "{wrong:?}");
+            assert!(parse::<Args>(wrong).is_err(), "{wrong}");
         }
     }
 }
