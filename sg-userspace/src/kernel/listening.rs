@@ -6,12 +6,12 @@ use std::collections::HashSet;
 use std::fs;
 use std::net::IpAddr;
 
-use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 use serde::Serialize;
 
 use super::error::KernelError;
 use super::impact::{Process, owners_of};
+use super::own_addresses::OwnAddresses;
 use super::seed::{Listener, listening};
 
 /// What is known of the local end of a packet.
@@ -112,74 +112,6 @@ pub fn look(
     })
 }
 
-/// The addresses of the current network namespace.
-struct OwnAddresses {
-    all: HashSet<IpAddr>,
-    /// Those of one interface, in the order in which the kernel has them, with their masks.
-    of_interface: Vec<(IpAddr, Option<IpAddr>)>,
-    flags: InterfaceFlags,
-}
-
-impl OwnAddresses {
-    fn of(interface: &str) -> Result<OwnAddresses, KernelError> {
-        let found =
-            getifaddrs().map_err(|e| KernelError::io("listing this host's addresses", e.into()))?;
-        let mut own = OwnAddresses {
-            all: HashSet::new(),
-            of_interface: Vec::new(),
-            flags: InterfaceFlags::empty(),
-        };
-        for one in found {
-            let is_it = one.interface_name == interface;
-            if is_it {
-                own.flags |= one.flags;
-            }
-            let address = one.address.as_ref().and_then(ip);
-            if let Some(address) = address {
-                own.all.insert(address);
-                if is_it {
-                    own.of_interface
-                        .push((address, one.netmask.as_ref().and_then(ip)));
-                }
-            }
-        }
-        Ok(own)
-    }
-}
-
-/// The address of an interface that a remote end of its family is likely to know: one of the same
-/// network, or else the first that reaches beyond the link. `None` if there is none.
-pub fn own_address(interface: &str, remote: IpAddr) -> Result<Option<IpAddr>, KernelError> {
-    let own = OwnAddresses::of(interface)?.of_interface;
-    let own = own
-        .iter()
-        .filter(|(address, _)| address.is_ipv4() == remote.is_ipv4());
-    let is_near = |(address, mask): &&(IpAddr, Option<IpAddr>)| {
-        mask.is_some_and(|mask| masked(*address, mask) == masked(remote, mask))
-    };
-    let reaches = |(address, _): &&(IpAddr, Option<IpAddr>)| match address {
-        IpAddr::V4(address) => !address.is_link_local(),
-        IpAddr::V6(address) => !address.is_unicast_link_local(),
-    };
-    let found = own.clone().find(is_near);
-    let found = found.or_else(|| own.clone().find(reaches));
-    Ok(found.map(|(address, _)| *address))
-}
-
-/// The bits of an address that its network has.
-fn masked(address: IpAddr, mask: IpAddr) -> u128 {
-    let bits = |address| match address {
-        IpAddr::V4(address) => u128::from(std::net::Ipv4Addr::to_bits(address)),
-        IpAddr::V6(address) => address.to_bits(),
-    };
-    bits(address) & bits(mask)
-}
-
-fn ip(storage: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
-    let v4 = storage.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
-    v4.or_else(|| storage.as_sockaddr_in6().map(|a| IpAddr::from(a.ip())))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,22 +140,5 @@ mod tests {
         ] {
             assert_eq!(takes(bound, device, to), expected, "{bound} {device} {to}");
         }
-    }
-
-    #[test]
-    fn networks_are_compared_by_their_masks() {
-        let of = |a: &str, mask: &str| masked(a.parse().unwrap(), mask.parse().unwrap());
-        assert_eq!(
-            of("192.0.2.1", "255.255.255.0"),
-            of("192.0.2.9", "255.255.255.0")
-        );
-        assert_ne!(
-            of("192.0.2.1", "255.255.255.0"),
-            of("192.0.3.1", "255.255.255.0")
-        );
-        assert_eq!(
-            of("2001:db8::1", "ffff:ffff::"),
-            of("2001:db8:9::", "ffff:ffff::")
-        );
     }
 }

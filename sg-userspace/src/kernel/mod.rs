@@ -46,6 +46,7 @@ pub mod netns;
 pub mod object;
 mod options;
 mod outcome;
+pub mod own_addresses;
 mod owners;
 pub mod pins;
 pub(crate) mod places;

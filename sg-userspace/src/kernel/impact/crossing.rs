@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::super::interfaces;
+use super::super::own_addresses::ip_of;
 use super::super::seed::leaves_by;
 
 /// Asks the kernel for routes, and remembers the answers.
@@ -19,10 +20,7 @@ impl Crossing {
     pub(super) fn new(own: &HashSet<IpAddr>) -> Self {
         let mut addressed: HashMap<IpAddr, Vec<u32>> = HashMap::new();
         for one in nix::ifaddrs::getifaddrs().into_iter().flatten() {
-            let address = one.address.and_then(|storage| {
-                let v4 = storage.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
-                v4.or_else(|| storage.as_sockaddr_in6().map(|a| IpAddr::from(a.ip())))
-            });
+            let address = one.address.as_ref().and_then(ip_of);
             let index = nix::net::if_::if_nametoindex(one.interface_name.as_str());
             if let (Some(address), Ok(index)) = (address, index) {
                 addressed.entry(address).or_default().push(index);

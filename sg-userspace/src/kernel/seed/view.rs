@@ -9,6 +9,7 @@ use sg_common::protocol::{IPPROTO_TCP, IPPROTO_UDP};
 
 use super::super::capabilities::TO_ENFORCE;
 use super::super::error::KernelError;
+use super::super::own_addresses::ip_of;
 use super::existing::{Existing, Key};
 use super::namespaces::{Search, look_into};
 use super::sockets::Listener;
@@ -84,7 +85,7 @@ impl View {
     /// Reads the calling thread's network namespace alone.
     fn here(extent: Extent) -> Result<View, Blind> {
         let interfaces = nix::ifaddrs::getifaddrs().map_err(|e| Blind::Addresses(e.into()))?;
-        let own = interfaces.filter_map(|i| address(&i.address?)).collect();
+        let own = interfaces.filter_map(|i| ip_of(&i.address?)).collect();
         let mut view = View {
             own,
             ..View::default()
@@ -172,9 +173,4 @@ impl Blind {
             },
         }
     }
-}
-
-fn address(storage: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
-    let v4 = storage.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
-    v4.or_else(|| storage.as_sockaddr_in6().map(|a| IpAddr::from(a.ip())))
 }
