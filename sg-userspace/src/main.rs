@@ -13,6 +13,8 @@
 )]
 
 mod cli;
+#[cfg(test)]
+mod fixtures;
 mod lab;
 
 fn main() -> std::process::ExitCode {

@@ -24,6 +24,9 @@ use sg_userspace::observe::attached::{Scope, attached};
 )]
 #[path = "../src/lab/mod.rs"]
 mod lab;
+// Its own tests begin with these.
+#[path = "../src/fixtures.rs"]
+mod fixtures;
 
 use lab::{AnswerBy, Attempt, Options, Report};
 

@@ -302,10 +302,8 @@ pub(super) fn forget(sums: &mut Vec<Forgotten>, new: Forgotten) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::state::PolicyRecord;
-    use crate::kernel::{EgressHook, XdpMode};
+    use crate::kernel::state::tests::sample;
     use sg_common::verdict::{Action, Direction};
-    use sg_policy::policy::Established;
     use sg_policy::policy::rules_from_lines;
 
     /// The slots that flows name, and the counts of every slot.
@@ -372,45 +370,11 @@ mod tests {
 
     fn state(assignment: &Assignment) -> State {
         State {
-            interface: "eth0".into(),
-            ifindex: 2,
-            netns: None,
-            netns_cookie: 1,
-            attached_at: String::new(),
-            xdp_mode: XdpMode::Auto,
-            egress_hook: EgressHook::Auto,
-            added_clsact: false,
-            policy: PolicyRecord {
-                name: String::new(),
-                digest: String::new(),
-                generation: 1,
-                applied_at: String::new(),
-                audit: None,
-            },
-            epoch: 1,
-            inbound_program: 0,
-            outbound_program: 0,
-            remembering: None,
-            trial: None,
-            pinned_as: None,
-            counter_maps: 1,
-            max_flows: 1,
-            essential: true,
-            non_ip: Default::default(),
-            established: Established::default(),
-            timeouts: sg_common::flow::Timeout::defaults(),
-            opens_flows: true,
-            has_flows: true,
-            may_have_cut: false,
-            log_level: 0,
-            last_generation: 0,
-            object: String::new(),
-            forced: false,
-            candidate: None,
             rules: assignment.rules.clone(),
             pairs: assignment.pairs.clone(),
             retired: assignment.retired.clone(),
             forgotten: assignment.forgotten.clone(),
+            ..sample()
         }
     }
 

@@ -207,38 +207,15 @@ pub(super) fn differing_interface(counts: &[InterfaceCount]) -> impl Iterator<It
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures;
     use sg_common::verdict::Reason;
     use sg_policy::policy::rules_from_lines;
-    use sg_userspace::observe::attached::{Health, PolicyStatus};
-    use sg_userspace::observe::counters::{ReasonCounters, RuleCounters, Totals};
+    use sg_userspace::observe::counters::{ReasonCounters, RuleCounters};
 
     /// The counters of an outbound rule with 5 packets and 4 replies, and of one dropped inbound
     /// packet.
     fn counters() -> Counters {
-        let total = |direction, packets, accepted, dropped| Totals {
-            direction,
-            packets,
-            bytes: 0,
-            accepted,
-            dropped,
-            audited: 0,
-        };
         Counters {
-            interface: "eth0".into(),
-            netns: None,
-            health: Health::Enforcing,
-            faults: Vec::new(),
-            elsewhere: None,
-            sampled_at: String::new(),
-            since: String::new(),
-            reset_at: None,
-            policy: PolicyStatus {
-                name: "lines".into(),
-                digest: String::new(),
-                generation: 1,
-                applied_at: String::new(),
-                audit: None,
-            },
             rules: vec![RuleCounters {
                 direction: Direction::Outbound,
                 position: Some(1),
@@ -260,9 +237,10 @@ mod tests {
                 bytes: 0,
             }],
             totals: vec![
-                total(Direction::Inbound, 5, 4, 1),
-                total(Direction::Outbound, 5, 5, 0),
+                fixtures::totals(Direction::Inbound, 4, 1),
+                fixtures::totals(Direction::Outbound, 5, 0),
             ],
+            ..fixtures::counters("eth0")
         }
     }
 

@@ -319,8 +319,9 @@ mod tests {
     use super::*;
     use crate::cli::rates::Reading;
     use crate::cli::screen::ColorChoice;
+    use crate::fixtures;
     use sg_common::verdict::{Action, Reason};
-    use sg_userspace::observe::attached::{Health, PolicyStatus};
+    use sg_userspace::observe::attached::PolicyStatus;
     use sg_userspace::observe::counters::{ReasonCounters, RuleCounters};
 
     /// Counters with numbers up to `largest`.
@@ -338,29 +339,15 @@ mod tests {
             reply_packets: packets,
             reply_bytes: packets * 700,
         };
+        let dropped = largest.min(1234);
         let total = |direction| Totals {
-            direction,
-            packets: largest,
             bytes: largest * 700,
-            accepted: largest - largest.min(1234),
-            dropped: largest.min(1234),
-            audited: 0,
+            ..fixtures::totals(direction, largest - dropped, dropped)
         };
         Counters {
-            interface: "eth0".into(),
-            netns: None,
-            health: Health::Enforcing,
-            faults: Vec::new(),
-            elsewhere: None,
-            sampled_at: "2026-01-31T10:20:30Z".into(),
-            since: "2026-01-31T10:00:00Z".into(),
-            reset_at: None,
             policy: PolicyStatus {
-                name: "a-policy".into(),
-                digest: format!("sha256:{}", "0".repeat(64)),
                 generation: 3,
-                applied_at: "2026-01-31T10:00:00Z".into(),
-                audit: None,
+                ..fixtures::policy("a-policy")
             },
             rules: vec![
                 rule(Some(1), Action::Accept, largest),
@@ -376,6 +363,7 @@ mod tests {
                 bytes: 1229 * 60,
             }],
             totals: Direction::BOTH.map(total).to_vec(),
+            ..fixtures::counters("eth0")
         }
     }
 

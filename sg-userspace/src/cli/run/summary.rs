@@ -44,40 +44,15 @@ pub(super) fn summary(now: &Counters, rates: &Rates) -> String {
 #[cfg(test)]
 mod tests {
     use sg_common::verdict::Direction;
-    use sg_userspace::observe::attached::PolicyStatus;
 
     use super::*;
+    use crate::fixtures;
 
     /// If the policy is not enforced, the summary of the counters says so.
     #[test]
     fn a_summary_says_what_is_not_enforced() {
-        let mut now = Counters {
-            interface: "nic".into(),
-            netns: None,
-            health: Health::Enforcing,
-            faults: Vec::new(),
-            elsewhere: None,
-            sampled_at: String::new(),
-            since: String::new(),
-            reset_at: None,
-            policy: PolicyStatus {
-                name: "p".into(),
-                digest: String::new(),
-                generation: 1,
-                applied_at: String::new(),
-                audit: None,
-            },
-            rules: Vec::new(),
-            reasons: Vec::new(),
-            totals: vec![Totals {
-                direction: Direction::Inbound,
-                packets: 1234,
-                bytes: 0,
-                accepted: 1200,
-                dropped: 34,
-                audited: 0,
-            }],
-        };
+        let mut now = fixtures::counters("nic");
+        now.totals = vec![fixtures::totals(Direction::Inbound, 1200, 34)];
         let rates = Rates::since(None);
         let whole = "nic: inbound 1,234 packets (0/s), 34 dropped";
         for (health, more) in [

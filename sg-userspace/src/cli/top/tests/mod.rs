@@ -18,6 +18,7 @@ use super::look::Look;
 use super::model::Model;
 use super::reading::{InterfaceReading, Reading, Seen};
 use super::view::{self, Now};
+use crate::fixtures;
 
 mod behaviour;
 mod screens;
@@ -157,11 +158,10 @@ fn sample(
     second: u64,
 ) -> Sample {
     let policy = PolicyStatus {
-        name: "shop".into(),
         digest: "sha256:0123456789abcdef".into(),
         generation: 8,
         applied_at: APPLIED.into(),
-        audit: None,
+        ..fixtures::policy("shop")
     };
     let totals = Direction::BOTH
         .map(|it| Totals::of(it, &rules, &reasons))
@@ -190,18 +190,13 @@ fn sample(
     let replaced = serde_json::json!({"at": APPLIED, "how": "replaced"});
     Sample {
         counters: Counters {
-            interface: interface.into(),
-            netns: None,
-            health: Health::Enforcing,
-            faults: Vec::new(),
-            elsewhere: None,
             sampled_at: WALL.into(),
             since: APPLIED.into(),
-            reset_at: None,
             policy,
             rules,
             reasons,
             totals,
+            ..fixtures::counters(interface)
         },
         flows: [
             live(12, 9000, 0),
