@@ -9,22 +9,21 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use aya::maps::MapData;
-use sg_common::flow::{CUT, FlowKind, FlowValue, TIMEOUTS, Timeout, seconds};
+use sg_common::flow::{CUT, FlowKind, FlowValue, TIMEOUTS, Timeout};
 use sg_common::flow_entry::{
     BEGUN, Contents, ENTRY_WORDS, FlowKey, HASH_KEYS, HEAD, Head, age, clock, created_of, hash,
-    tick, time_out,
+    tick,
 };
 use sg_common::flow_ports::PORT_COUNTS;
 use sg_common::flow_table::{
     BUSY, Found, LINE_WORDS, Line, Page, Place, Spot, Table, WAYS, claim, cut, double, find,
     find_kind, give_back, kind_of_word, publish, read_any, reclaim, remove, tags_of,
 };
-use sg_common::program::STATES;
 use sg_common::protocol::kind_of;
 use sg_common::ruling::{FLUSH_OLD, InForce, Policy as _, is_cut_at_its_end};
 
 use super::error::KernelError;
-use super::generation::Generation;
+use super::generation::{Generation, ages};
 use super::map_memory::{failed, memory_to_read, open_map, shared_memory};
 use super::object::PORT_COUNTS_LEN;
 use super::pins::InterfacePins;
@@ -99,15 +98,6 @@ pub(super) fn port_counts(pins: &InterfacePins) -> Result<MapData, KernelError> 
     sys::create_blob("sg_flow_ports", PORT_COUNTS_LEN as u32)
         .and_then(|map| map.pin(&path).map_err(sys::pin_error).map(|()| map))
         .map_err(|e| failed(&path, "creating", e))
-}
-
-/// The ages at which flows expire, by state.
-pub(super) fn ages(timeouts: &[u32; TIMEOUTS]) -> [u32; STATES] {
-    let mut ages = [0; STATES];
-    for (age, state) in ages.iter_mut().zip(0..) {
-        *age = time_out(seconds(timeouts, state));
-    }
-    ages
 }
 
 /// How many groups the table has whose pages are pinned at `path`.

@@ -5,11 +5,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use aya::Ebpf;
-use aya::maps::{Map, ProgramArray};
+use aya::maps::ProgramArray;
 use sg_common::trial::Behind;
 use sg_common::verdict::Direction;
 
 use super::error::{KernelError, broken_object};
+use super::object_maps::program_array;
 use super::pins::InterfacePins;
 use super::state::State;
 use super::{links, sys, targets};
@@ -67,10 +68,7 @@ pub(super) fn connect(ebpf: &mut Ebpf, fallback: Option<&Ebpf>) -> Result<(), Ke
 /// Pins the gates before they are attached, and what is behind them: see `targets::pin`.
 pub(super) fn pin(ebpf: &Ebpf, pins: &InterfacePins, number: u32) -> Result<(), KernelError> {
     for direction in Direction::BOTH {
-        let name = array(direction);
-        let Some(Map::ProgramArray(map)) = ebpf.map(name) else {
-            return Err(broken_object(name));
-        };
+        let map = program_array(ebpf, array(direction))?;
         targets::pin_at(map.fd().as_fd(), &pins.behind(direction, number))?;
         let gate = open(ebpf, direction)?;
         targets::pin_at(gate.as_fd(), &pins.gate(direction, number))?;

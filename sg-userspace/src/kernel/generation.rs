@@ -1,6 +1,11 @@
 //! The options of a generation of programs, set when it is loaded.
 
-use sg_common::flow::TIMEOUTS;
+use sg_common::flow::{TIMEOUTS, Timeout, seconds};
+use sg_common::flow_entry::time_out;
+use sg_common::program::{
+    ASKS_FOR_EACH, AUDIT_ALL, AUDIT_EVERYTHING, AUDIT_RULES, Config, HAS_BSS_TABLES, HAS_FLOWS,
+    HAS_LOGS, HAS_TRACE, MAY_HAVE_CUT, REMEMBERS, STATES,
+};
 use sg_common::ruling::{FLUSH_OLD, InForce, JUDGE_OLD, KEEP_OLD};
 
 use super::state::State;
@@ -75,6 +80,42 @@ impl Generation {
         }
     }
 
+    /// The constants that its programs are loaded with: for a flow table of so many groups, event
+    /// rings of so many slots, and tables that are in .bss or in an array map.
+    pub(super) fn config(&self, flow_groups: u32, event_slots: u32, is_in_bss: bool) -> Config {
+        let has = [
+            (is_in_bss, HAS_BSS_TABLES),
+            (self.has_flows, HAS_FLOWS),
+            (self.may_have_cut, MAY_HAVE_CUT),
+            (self.only_remembers, REMEMBERS),
+            (self.has_logging_rules, HAS_LOGS),
+            (self.log_level > 0, HAS_TRACE),
+            (self.asks_for_each, ASKS_FOR_EACH),
+        ];
+        let bits = has.map(|(is_so, bit)| u8::from(is_so) * bit);
+        Config {
+            zero: 0,
+            epoch: self.epoch,
+            generation: self.number,
+            flow_groups,
+            flow_timeouts: ages(&self.timeouts),
+            fragment_timeout: self.timeouts[Timeout::Fragment as usize],
+            event_slots,
+            has: bits.iter().fold(0, |bits, bit| bits | bit),
+            old_flows: self.old_flows(),
+            essential: self.essential.into(),
+            arp_only: (self.non_ip == NonIp::ArpOnly).into(),
+            on_trial: self.on_trial.into(),
+            has_fallback: self.has_fallback.into(),
+            audits: match self.audit {
+                AuditScope::Rules => AUDIT_RULES,
+                AuditScope::Policy => AUDIT_ALL,
+                AuditScope::All => AUDIT_EVERYTHING,
+            },
+            zeros: [0; 1],
+        }
+    }
+
     /// What becomes of flows that earlier policies admitted, as the programs are told.
     pub(super) fn old_flows(&self) -> u8 {
         match self.established {
@@ -115,4 +156,13 @@ impl Generation {
             log_level: state.log_level,
         }
     }
+}
+
+/// The ages at which flows expire, by state.
+pub(super) fn ages(timeouts: &[u32; TIMEOUTS]) -> [u32; STATES] {
+    let mut ages = [0; STATES];
+    for (age, state) in ages.iter_mut().zip(0..) {
+        *age = time_out(seconds(timeouts, state));
+    }
+    ages
 }

@@ -2,37 +2,31 @@
 //! generations share.
 
 use std::collections::BTreeMap;
-use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::resume_unwind;
 use std::time::{Duration, Instant};
 
-use aya::maps::{Map, MapData};
+use aya::maps::Map;
 use aya::programs::{Program, ProgramError, ProgramInfo, SchedClassifier, Xdp};
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
-use nix::sys::signal::{SigSet, SigmaskHow};
-use sg_common::flow::{TIMEOUTS, Timeout};
-use sg_common::lookup::{BSS_LINES, BssTables, LINE_WORDS, Line, Plain};
-use sg_common::program::{
-    ASKS_FOR_EACH, AUDIT_ALL, AUDIT_EVERYTHING, AUDIT_RULES, Config, HAS_BSS_TABLES, HAS_FLOWS,
-    HAS_LOGS, HAS_TRACE, MAY_HAVE_CUT, REMEMBERS,
-};
+use aya::{Ebpf, VerifierLogLevel};
+use sg_common::flow::TIMEOUTS;
+use sg_common::lookup::{BSS_LINES, Plain};
 use sg_common::verdict::Direction;
 
 use super::error::{KernelError, broken_object};
 use super::event_ring::{EventReader, possible_cpus};
 use super::event_watch::Watch;
-use super::flow_memory::{FlowKeys, FlowTable, ages, keys_of, port_counts};
+use super::flow_memory::{FlowKeys, FlowTable, keys_of, port_counts};
 use super::generation::Generation;
-use super::object::{
-    ARRAY, BSS, EVENT_WATCH, FLOW_PORTS, INBOUND, OBJECT, OUTBOUND, PORT_COUNTS_LEN,
-};
+use super::loader::{loader_without_btf, undisturbed};
+use super::object::{ARRAY, EVENT_WATCH, FLOW_PORTS, INBOUND, OBJECT, OUTBOUND, PORT_COUNTS_LEN};
+use super::object_maps::array_map;
 use super::pins::InterfacePins;
+use super::sections::{fill_tables, share_section, share_tables};
 use super::shared::CounterReader;
 use super::shared_maps::SharedMaps;
 use super::{event_watch, gate, sys, targets, trial};
 use sg_policy::compile::Compiled;
-use sg_policy::policy::{AuditScope, NonIp};
 
 /// How many fragmented datagrams are remembered at a time, in each family.
 pub const FRAGMENT_ENTRIES: u32 = 4096;
@@ -78,8 +72,8 @@ impl Programs {
         Self::load_with(tables, generation, shared, None)
     }
 
-    /// Loads the remembering programs of the same generation, see [`REMEMBERS`]. They share the
-    /// tables with this one.
+    /// Loads the remembering programs of the same generation, see
+    /// [`REMEMBERS`](sg_common::program::REMEMBERS). They share the tables with this one.
     pub fn load_remembering(
         &self,
         compiled: &Compiled,
@@ -105,17 +99,6 @@ impl Programs {
         let shape = tables.shape;
         let is_in_bss =
             generation.may_be_in_bss && tables.lines.len() <= BSS_LINES && shape.host_buckets == 0;
-        let has = [
-            (is_in_bss, HAS_BSS_TABLES),
-            (generation.has_flows, HAS_FLOWS),
-            (generation.may_have_cut, MAY_HAVE_CUT),
-            (generation.only_remembers, REMEMBERS),
-            (generation.has_logging_rules, HAS_LOGS),
-            (generation.log_level > 0, HAS_TRACE),
-            (generation.asks_for_each, ASKS_FOR_EACH),
-        ];
-        let bits = has.map(|(is_so, bit)| u8::from(is_so) * bit);
-        let has = bits.iter().fold(0, |bits, bit| bits | bit);
         let (cpus, event_slots) = (possible_cpus()?, shared.event_slots()?);
         // Tables in .bss need no array map, and neither do lines that another map has.
         let array_lines = match tables_of {
@@ -123,28 +106,7 @@ impl Programs {
             _ => 1,
         };
 
-        let config = Config {
-            zero: 0,
-            epoch: generation.epoch,
-            generation: generation.number,
-            flow_groups: groups,
-            flow_timeouts: ages(&generation.timeouts),
-            fragment_timeout: generation.timeouts[Timeout::Fragment as usize],
-            event_slots,
-            has,
-            old_flows: generation.old_flows(),
-            essential: generation.essential.into(),
-            arp_only: (generation.non_ip == NonIp::ArpOnly).into(),
-            on_trial: generation.on_trial.into(),
-            has_fallback: generation.has_fallback.into(),
-            audits: match generation.audit {
-                AuditScope::Rules => AUDIT_RULES,
-                AuditScope::Policy => AUDIT_ALL,
-                AuditScope::All => AUDIT_EVERYTHING,
-            },
-            zeros: [0; 1],
-        };
-
+        let config = generation.config(groups, event_slots, is_in_bss);
         let mut loader = loader_without_btf();
         loader
             // The log is only requested when a program is refused.
@@ -191,16 +153,8 @@ impl Programs {
         };
         share_section(EVENT_WATCH, &ebpf, &watch, "sharing who watches")?;
         match tables_of {
-            Some(other) => {
-                share_table(BSS, &ebpf, &other.ebpf)?;
-                share_table(ARRAY, &ebpf, &other.ebpf)?;
-            }
-            None => {
-                fill_bss(&ebpf, &flow_keys, tables, is_in_bss)?;
-                if !is_in_bss {
-                    fill(&ebpf, ARRAY, bytes_of(words_of(tables.lines)))?;
-                }
-            }
+            Some(other) => share_tables(&ebpf, &other.ebpf)?,
+            None => fill_tables(&ebpf, &flow_keys, tables, is_in_bss)?,
         }
 
         let mut programs = Programs {
@@ -333,23 +287,17 @@ impl Programs {
         &self,
         timeouts: &[u32; TIMEOUTS],
     ) -> Result<FlowTable, KernelError> {
-        let map = |name: &'static str| match self.ebpf.map(name) {
-            Some(Map::Array(map)) => Ok(map.fd().as_fd()),
-            _ => Err(broken_object(name)),
-        };
-        let ports = map(FLOW_PORTS)?;
-        sys::write_value(ports, &0, &[1; PORT_COUNTS_LEN])
+        let map = |name| array_map(&self.ebpf, name);
+        sys::write_value(map(FLOW_PORTS)?.fd().as_fd(), &0, &[1; PORT_COUNTS_LEN])
             .map_err(|e| KernelError::io("preparing a private flow table", e))?;
         let (tags, pages) = (map("sg_flow_tags")?, map("sg_flow_pages")?);
+        let (tags, pages) = (tags.fd().as_fd(), pages.fd().as_fd());
         FlowTable::private(tags, pages, self.flow_keys, timeouts)
     }
 
     /// Watches what these programs drop, and reads their events.
     pub fn events(&self) -> Result<(Watch, EventReader), KernelError> {
-        let map = |name: &'static str| match self.ebpf.map(name) {
-            Some(Map::Array(map)) => Ok(map),
-            _ => Err(broken_object(name)),
-        };
+        let map = |name| array_map(&self.ebpf, name);
         let (rings, slots) = (map("sg_event_rings")?, map("sg_event_slots")?);
         let entries = slots
             .info()
@@ -375,113 +323,10 @@ impl Programs {
     }
 }
 
-/// Runs `load` with this thread's signals blocked. The verifier stops with EAGAIN when a signal is
-/// pending, such as those for a resized terminal or an ended child. aya retries once, and takes a
-/// probe that failed in this way for a missing feature of the kernel.
-fn undisturbed<T>(load: impl FnOnce() -> T) -> T {
-    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
-    let result = load();
-    if let Ok(before) = before {
-        let _ = before.thread_set_mask();
-    }
-    result
-}
-
-/// A loader that has not parsed the kernel's own type information.
-///
-/// Whenever a loader is made, aya reads and parses all of it (5 MB), which takes half of the
-/// loading time. Our programs do not need it: they access no kernel structure but their contexts.
-/// aya has no option for that, but goes on without the file if it cannot be opened. So the loader
-/// is made by a thread with an empty root directory.
-fn loader_without_btf() -> EbpfLoader<'static> {
-    std::thread::scope(|scope| {
-        let blind = scope.spawn(|| {
-            // Only this thread's view of the file system changes. Without the privilege the loader
-            // is merely slower.
-            let _ = nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)
-                .and_then(|()| nix::unistd::chroot("/proc/self/fdinfo"));
-            let mut loader = EbpfLoader::new();
-            loader.btf(None);
-            loader
-        });
-        blind.join().unwrap_or_else(|_| EbpfLoader::new())
-    })
-}
-
 fn page_size() -> u32 {
     nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
         .ok()
         .flatten()
         .and_then(|size| u32::try_from(size).ok())
         .unwrap_or(4096)
-}
-
-fn bytes_of(words: &[u32]) -> &[u8] {
-    // SAFETY: any u32 is four readable bytes, and the length is that of the slice.
-    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
-}
-
-fn fill(ebpf: &Ebpf, name: &'static str, bytes: &[u8]) -> Result<(), KernelError> {
-    let Some(Map::Array(map)) = ebpf.map(name) else {
-        return Err(broken_object(name));
-    };
-    let fd = map.fd().as_fd();
-    sys::fill_array(fd, bytes)
-        .and_then(|()| sys::freeze(fd))
-        .map_err(|e| KernelError::io(format!("filling the table {name}"), e))
-}
-
-fn words_of(lines: &[Line]) -> &[u32] {
-    // SAFETY: a line is so many words and nothing else, and lines in a slice follow each other.
-    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LINE_WORDS) }
-}
-
-/// Makes the programs use the map that all generations share in the place of a section. The loader
-/// makes a map of its own from each section, and would overwrite a pinned one. So the descriptor
-/// that the programs are about to be loaded with is replaced by one of the shared map.
-fn share_section(
-    section: &'static str,
-    ebpf: &Ebpf,
-    shared: &MapData,
-    doing: &str,
-) -> Result<(), KernelError> {
-    let Some(Map::Array(map)) = ebpf.map(section) else {
-        return Err(broken_object(section));
-    };
-    sys::redirect(map.fd().as_fd(), shared.fd().as_fd()).map_err(|e| KernelError::io(doing, e))
-}
-
-/// Makes the programs of `ebpf` use a table of `other`, as in [`share_section`].
-fn share_table(name: &'static str, ebpf: &Ebpf, other: &Ebpf) -> Result<(), KernelError> {
-    let (Some(Map::Array(map)), Some(Map::Array(other))) = (ebpf.map(name), other.map(name)) else {
-        return Err(broken_object(name));
-    };
-    sys::redirect(map.fd().as_fd(), other.fd().as_fd())
-        .map_err(|e| KernelError::io("sharing the tables", e))
-}
-
-/// Writes [`BssTables`]: the multipliers of the hash, the first level of IPv4, and with `has_all`
-/// also the lines.
-fn fill_bss(
-    ebpf: &Ebpf,
-    flow_keys: &FlowKeys,
-    tables: &Plain<'_>,
-    has_all: bool,
-) -> Result<(), KernelError> {
-    let Some(Map::Array(map)) = ebpf.map(BSS) else {
-        return Err(broken_object(BSS));
-    };
-    let mut bytes = vec![0u8; size_of::<BssTables>()];
-    let mut write = |at: usize, from: &[u8]| bytes[at..][..from.len()].copy_from_slice(from);
-    let keys = flow_keys.map(u64::to_ne_bytes);
-    write(offset_of!(BssTables, flow_keys), keys.as_flattened());
-    write(offset_of!(BssTables, root4), bytes_of(tables.root4));
-    if has_all {
-        let lines = bytes_of(words_of(tables.lines));
-        write(offset_of!(BssTables, lines), lines);
-    }
-    let fd = map.fd().as_fd();
-    sys::write_value(fd, &0, &bytes)
-        .and_then(|()| sys::freeze(fd))
-        .map_err(|e| KernelError::io("filling the tables", e))
 }

@@ -9,12 +9,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
-use aya::maps::{Map, ProgramArray};
+use aya::maps::ProgramArray;
 use sg_common::program::Target;
 use sg_common::verdict::Direction;
 
 use super::error::{KernelError, broken_object};
 use super::object::{ARRAY, ARRAY_PIN, BSS, BSS_PIN, INBOUND, OUTBOUND};
+use super::object_maps::{array_map, program_array};
 use super::pins::{InterfacePins, unpin};
 use super::state::State;
 use super::{links, sys};
@@ -100,10 +101,7 @@ fn paths(pins: &InterfacePins, generation: u32) -> [PathBuf; 6] {
 /// which takes CAP_SYS_ADMIN.
 pub(super) fn pin(ebpf: &Ebpf, pins: &InterfacePins, generation: u32) -> Result<(), KernelError> {
     for direction in Direction::BOTH {
-        let name = array(direction);
-        let Some(Map::ProgramArray(map)) = ebpf.map(name) else {
-            return Err(broken_object(name));
-        };
+        let map = program_array(ebpf, array(direction))?;
         pin_at(map.fd().as_fd(), &pins.targets(direction, generation))?;
         let name = entry(direction);
         let program = ebpf.program(name).ok_or_else(|| broken_object(name))?;
@@ -113,9 +111,7 @@ pub(super) fn pin(ebpf: &Ebpf, pins: &InterfacePins, generation: u32) -> Result<
         pin_at(fd.as_fd(), &pins.program(direction, generation))?;
     }
     for (name, place) in [(BSS, BSS_PIN), (ARRAY, ARRAY_PIN)] {
-        let Some(Map::Array(map)) = ebpf.map(name) else {
-            return Err(broken_object(name));
-        };
+        let map = array_map(ebpf, name)?;
         pin_at(map.fd().as_fd(), &pins.tables(place, generation))?;
     }
     Ok(())

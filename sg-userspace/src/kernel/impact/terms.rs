@@ -12,9 +12,9 @@ use sg_common::verdict::{Direction, Verdict};
 use sg_policy::policy::AuditScope;
 
 use super::super::error::KernelError;
-use super::super::flow_memory::{FlowTable, ages, key_of};
+use super::super::flow_memory::{FlowTable, key_of};
 use super::super::flow_tables::monotonic_now;
-use super::super::generation::Generation;
+use super::super::generation::{Generation, ages};
 use super::super::inspect::Inspection;
 use super::super::plan::Plan;
 use super::super::seed::Key;
