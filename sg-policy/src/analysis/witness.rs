@@ -1,7 +1,7 @@
 //! A packet out of a cell: one that a person would send, and that the rules decide.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use sg_common::protocol::{
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind,
@@ -10,7 +10,7 @@ use sg_common::protocol::{
 use sg_common::verdict::Direction;
 
 use crate::oracle::Packet;
-use crate::policy::{Protocol, Witness, is_ipv6_extension, protocol_name};
+use crate::policy::{Endpoint, Protocol, Witness, is_ipv6_extension, protocol_name};
 
 /// Ports to which DHCP servers answer (RFC 2131, RFC 8415): such packets may be essential traffic.
 const DHCP: [u16; 2] = [68, 546];
@@ -139,9 +139,8 @@ impl fmt::Display for Witness {
             }
             _ => protocol_name(Protocol::Number(self.protocol)),
         };
-        let end = |address: IpAddr, is_destination: bool| match self.port {
-            Some(port) if is_destination => SocketAddr::new(address, port).to_string(),
-            _ => address.to_string(),
+        let end = |address: IpAddr, is_destination: bool| {
+            Endpoint::new(address, self.port.filter(|_| is_destination))
         };
         let is_inbound = self.direction == Direction::Inbound;
         write!(

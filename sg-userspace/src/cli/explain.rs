@@ -3,12 +3,11 @@
 //! verdict is shown.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 use sg_common::verdict::Direction;
 use sg_policy::analysis::Miss;
-use sg_policy::policy::{load, titled};
+use sg_policy::policy::{Endpoint, load, titled};
 use sg_userspace::kernel::impact::Process;
 use sg_userspace::kernel::listening::{Listening, Local, Takes, look};
 use sg_userspace::kernel::own_addresses::own_address;
@@ -359,17 +358,13 @@ fn socket_text(socket: &Listening) -> String {
         true => "a socket of a process that cannot be seen".to_owned(),
         false => processes.join(", "),
     };
-    format!("{who} at {}", SocketAddr::new(socket.local, socket.port))
+    format!("{who} at {}", Endpoint::new(socket.local, socket.port))
 }
 
 /// `inbound tcp 203.0.113.9 → 10.0.0.5:22`
 fn shown(question: &Question, protocol: &str) -> String {
-    let end = |address: IpAddr, port: Option<u16>| match port {
-        Some(port) => SocketAddr::new(address, port).to_string(),
-        None => address.to_string(),
-    };
-    let remote = end(question.remote, question.remote_port);
-    let local = end(question.local, question.local_port);
+    let remote = Endpoint::new(question.remote, question.remote_port);
+    let local = Endpoint::new(question.local, question.local_port);
     let (from, to) = match question.direction {
         Direction::Inbound => (remote, local),
         Direction::Outbound => (local, remote),

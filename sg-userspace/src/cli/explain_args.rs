@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use clap::Args;
 use sg_common::protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 use sg_common::verdict::Direction;
-use sg_policy::policy::{PolicyInput, icmp_type};
+use sg_policy::policy::{Endpoint, PolicyInput, icmp_type};
 use sg_userspace::observe::explain::{Question, Transport};
 
 use super::context::Json;
@@ -280,7 +280,7 @@ fn packet_of(
     };
     if has_ports && destination.is_none() {
         let example = match address {
-            Some(address) => SocketAddr::new(address, 443).to_string(),
+            Some(address) => Endpoint::new(address, 443).to_string(),
             None => ":443".to_owned(),
         };
         return Err(format!(

@@ -2,9 +2,9 @@
 //! lines that are written as they are made.
 
 use std::fmt::{self, Write as _};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use sg_policy::policy::{Protocol, protocol_name, titled};
+use sg_policy::policy::{Endpoint, Protocol, protocol_name, titled};
 use sg_userspace::observe::flows::{Flow, FlowState};
 
 use super::super::failure::Failure;
@@ -186,11 +186,10 @@ fn write_end(
     port: Option<u16>,
     icmp_id: Option<u16>,
 ) -> fmt::Result {
-    match (address, port, icmp_id) {
-        (IpAddr::V4(address), Some(port), _) => write!(out, "{address}:{port}"),
-        (address, Some(port), _) => write!(out, "{}", SocketAddr::new(address, port)),
-        (address, None, Some(id)) => write!(out, "{address} id {id}"),
-        (address, None, None) => write!(out, "{address}"),
+    write!(out, "{}", Endpoint::new(address, port))?;
+    match (port, icmp_id) {
+        (None, Some(id)) => write!(out, " id {id}"),
+        _ => Ok(()),
     }
 }
 

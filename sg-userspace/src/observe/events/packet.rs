@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use sg_common::protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 use sg_common::verdict::{Action, Direction};
-use sg_policy::policy::{Location, titled};
+use sg_policy::policy::{Endpoint, Location, titled};
 
 use crate::kernel::state::Beside;
 use crate::observe::decided::DecidedBy;
@@ -139,9 +139,7 @@ impl LoggedPacket {
 pub fn end((address, port): (Option<IpAddr>, Option<u16>)) -> String {
     match (address, port) {
         (None, _) => "-".to_owned(),
-        (Some(address), None) => address.to_string(),
-        (Some(IpAddr::V4(a)), Some(port)) => format!("{a}:{port}"),
-        (Some(IpAddr::V6(a)), Some(port)) => format!("[{a}]:{port}"),
+        (Some(address), port) => Endpoint::new(address, port).to_string(),
     }
 }
 
