@@ -1,21 +1,14 @@
-//! What `apply` and `run` say of a change before it is made: what it does to this machine (SPEC
-//! C5), and whether it would lock the operator out (C6).
+//! What is said of a change before it is made: what it does to this machine (SPEC C5), and whether
+//! it would lock the operator out (C6).
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 
-use sg_common::protocol::{IPPROTO_TCP, IPPROTO_UDP};
-use sg_common::verdict::{Action, Direction};
-use sg_policy::analysis::access;
-use sg_policy::oracle::Packet;
-use sg_policy::policy::{AuditScope, Finding, Loaded, Policy, Protocol, SetOverride, Severity};
+use sg_common::verdict::Direction;
+use sg_policy::policy::{Endpoint, Protocol, protocol_name};
 use sg_userspace::kernel::impact::{
-    Change, CutConnection, Dropped, Impact, OpenedListener, OwnConnection, Process,
+    CutConnection, Dropped, Impact, OpenedListener, OwnConnection, Process,
 };
-use sg_userspace::kernel::{self, Applied, ApplyOptions, KernelError, Preview};
 
-use super::failure::Failure;
-use super::policy_args::Policies;
 use super::screen::{Paint, Screen};
 use super::units::{count, span, thousands};
 
@@ -108,9 +101,9 @@ fn connection(out: &mut String, one: &CutConnection) {
     let _ = writeln!(
         out,
         "    {} {} {arrow} {}{}{}",
-        protocol(one.protocol),
-        end(one.local, one.local_port),
-        end(one.remote, one.remote_port),
+        protocol_name(Protocol::Number(one.protocol)),
+        Endpoint::new(one.local, one.local_port),
+        Endpoint::new(one.remote, one.remote_port),
         if about.is_empty() { "" } else { "  " },
         about.join(", "),
     );
@@ -150,8 +143,12 @@ fn opened(out: &mut String, impact: &Impact, mood: Mood) {
     {
         let of = processes(of).join(", ");
         let gap = if of.is_empty() { "" } else { "  " };
-        let at = end(*local, Some(*port));
-        let _ = writeln!(out, "    {} {at}{gap}{of}", protocol(*number));
+        let at = Endpoint::new(*local, Some(*port));
+        let _ = writeln!(
+            out,
+            "    {} {at}{gap}{of}",
+            protocol_name(Protocol::Number(*number))
+        );
         for from in from {
             let more = match from.more {
                 0 => String::new(),
@@ -194,7 +191,8 @@ fn guard(screen: &Screen, impact: &Impact, is_off: bool) -> Vec<String> {
     lines
 }
 
-fn crossing(impact: &Impact) -> impl Iterator<Item = &OwnConnection> {
+/// The connections through which the operator works that cross one of the interfaces.
+pub(super) fn crossing(impact: &Impact) -> impl Iterator<Item = &OwnConnection> {
     impact.session.connections.iter().filter(|one| one.crosses)
 }
 
@@ -216,7 +214,7 @@ fn named(one: &OwnConnection) -> String {
 }
 
 /// What would happen to it, in a clause.
-fn loss(one: &OwnConnection) -> String {
+pub(super) fn loss(one: &OwnConnection) -> String {
     let own = named(one);
     match (&one.cut, &one.new) {
         (Some(cut), None) => format!("{own} would be cut: {}", dropped(cut)),
@@ -236,116 +234,6 @@ fn loss(one: &OwnConnection) -> String {
     }
 }
 
-/// The refusal of a change that would lock the operator out.
-fn lock_out(impact: &Impact, policies: Option<&Policies>, policy: &Policy) -> Option<KernelError> {
-    let one = crossing(impact).find(|one| one.is_lost())?;
-    // A policy that was kept cannot be changed.
-    let remedy = policies.and_then(|policies| remedy(policies, policy, one));
-    let mut help: Vec<String> = remedy.into_iter().collect();
-    help.push(OFF.to_owned());
-    Some(KernelError::Guarded {
-        code: "lock-out",
-        message: format!("refused, for it would lock you out: {}", loss(one)),
-        help: help.join("; "),
-    })
-}
-
-/// Applies a policy, unless a guard refuses it; `policies` are what it was read from. Before
-/// anything changes `say` gets what it does to this machine, and whether it is refused.
-pub(super) fn apply(
-    policies: Option<&Policies>,
-    policy: &Policy,
-    options: &ApplyOptions,
-    mut say: impl FnMut(Impact, bool),
-) -> Result<Applied, Failure> {
-    let is_off = is_off(options);
-    if !is_off {
-        guarded(policy, options)?;
-    }
-    let mut review = |change: &Change<'_>| {
-        let found = change.impact()?;
-        let refusal = lock_out(&found, policies, policy).filter(|_| !is_off);
-        say(found, refusal.is_some());
-        refusal.map_or(Ok(()), Err)
-    };
-    Ok(kernel::apply_reviewed(policy, options, &mut review)?)
-}
-
-/// The same for a person: what it does is printed on `screen`, if there is one, and kept in `seen`.
-pub(super) fn apply_aloud(
-    screen: Option<&Screen>,
-    policies: Option<&Policies>,
-    policy: &Policy,
-    options: &ApplyOptions,
-    seen: &mut Option<Impact>,
-) -> Result<Applied, Failure> {
-    let is_off = is_off(options);
-    apply(policies, policy, options, |found, is_refused| {
-        if let Some(screen) = screen {
-            announce(screen, &policy.name, &found, is_refused, is_off);
-        }
-        *seen = Some(found);
-    })
-}
-
-/// What an apply would do.
-pub(super) struct Previewed {
-    pub(super) preview: Preview,
-    /// What it would do to this machine. `None` if nothing would change.
-    pub(super) impact: Option<Impact>,
-    /// For what it would be refused.
-    pub(super) refusals: Vec<Finding>,
-}
-
-/// Finds out what an apply would do, and changes nothing.
-pub(super) fn preview(
-    policies: Option<&Policies>,
-    policy: &Policy,
-    options: &ApplyOptions,
-) -> Result<Previewed, Failure> {
-    let mut refusals = breaches(policy, options, Severity::Error);
-    let mut impact = None;
-    let mut review = |change: &Change<'_>| {
-        let found = change.impact()?;
-        let refusal = lock_out(&found, policies, policy);
-        refusals.extend(
-            refusal
-                .into_iter()
-                .flat_map(|it| Failure::from(it).findings()),
-        );
-        impact = Some(found);
-        Ok(())
-    };
-    let preview = kernel::preview(policy, options, &mut review)?;
-    if is_off(options) {
-        refusals.clear();
-    }
-    Ok(Previewed {
-        preview,
-        impact,
-        refusals,
-    })
-}
-
-/// Prints what is about to be applied and what that does, or what it would have done if it is
-/// refused.
-fn announce(screen: &Screen, name: &str, impact: &Impact, is_refused: bool, is_off: bool) {
-    let (mood, verb) = match is_refused {
-        false => (Mood::Does, "applying"),
-        true => (Mood::Would, "not applied:"),
-    };
-    let name = screen.paint(Paint::Bold, name);
-    let mut out = format!("{verb} {name} to {}\n", impact.interfaces.join(", "));
-    out.push_str(&text(screen, impact, mood, is_off));
-    // If the output is closed, the policy is applied nevertheless.
-    let _ = screen.say(&out);
-}
-
-/// Whether the guard refuses nothing.
-pub(super) fn is_off(options: &ApplyOptions) -> bool {
-    options.forced || options.confirm_within.is_some()
-}
-
 /// The change in a few words, for a journal. `None` if there is nothing to be said.
 pub(super) fn short(impact: &Impact, is_off: bool) -> Option<String> {
     let mut parts = Vec::new();
@@ -355,22 +243,22 @@ pub(super) fn short(impact: &Impact, is_off: bool) -> Option<String> {
     let first = impact.cut.first();
     if let Some(one) = first {
         let all = impact.cut.len();
-        let from = end(one.remote, one.remote_port);
+        let from = Endpoint::new(one.remote, one.remote_port);
         let others = if all > 1 { ", and others" } else { "" };
         let cut = count(all, "connection");
         parts.push(format!(
             "cuts {cut} ({} {from}{others})",
-            protocol(one.protocol)
+            protocol_name(Protocol::Number(one.protocol))
         ));
     }
     if let Some(one) = impact.opened.first() {
         let all = impact.opened.len();
         let others = if all > 1 { ", and others" } else { "" };
         let sockets = count(all, "listening socket");
-        let at = end(one.local, Some(one.port));
+        let at = Endpoint::new(one.local, Some(one.port));
         parts.push(format!(
             "opens {sockets} ({} {at}{others})",
-            protocol(one.protocol)
+            protocol_name(Protocol::Number(one.protocol))
         ));
     }
     let unseen = impact.session.unseen.iter();
@@ -379,116 +267,6 @@ pub(super) fn short(impact: &Impact, is_off: bool) -> Option<String> {
         parts.push("the lock-out guard is off".to_owned());
     }
     (!parts.is_empty()).then(|| parts.join("; "))
-}
-
-/// What turns a guard off.
-pub(super) const OFF: &str =
-    "with `--confirm-within 60s` it undoes itself, with --force it is applied all the same";
-
-/// What a policy drops of what its own guard names, as it is applied: an error, or a warning where
-/// it passes all the same because it is audited.
-fn breaches(policy: &Policy, options: &ApplyOptions, severity: Severity) -> Vec<Finding> {
-    let mut findings = match options.audit {
-        AuditScope::Rules => access::findings(policy),
-        scope => access::findings(&policy.clone().audited(scope)),
-    };
-    findings.retain(|finding| finding.severity == severity);
-    findings
-}
-
-/// What a policy's own guard names and would be dropped if it were not audited.
-pub(super) fn watched(policy: &Policy, options: &ApplyOptions) -> Vec<Finding> {
-    breaches(policy, options, Severity::Warning)
-}
-
-/// Refuses a policy that drops what its own guard names.
-pub(super) fn guarded(policy: &Policy, options: &ApplyOptions) -> Result<(), Failure> {
-    let findings = breaches(policy, options, Severity::Error);
-    match findings.is_empty() {
-        true => Ok(()),
-        false => Err(Failure::Guard(findings)),
-    }
-}
-
-/// The least that keeps a connection: what it opens is one port for one address.
-fn remedy(policies: &Policies, policy: &Policy, one: &OwnConnection) -> Option<String> {
-    if one.new.is_none() {
-        return match one.cut.as_ref()?.reason {
-            "flush" => Some("`established: revalidate` in the policy keeps it".to_owned()),
-            "cut-existing" => Some("without --cut-existing it goes on".to_owned()),
-            _ => None,
-        };
-    }
-    let packet = Packet {
-        direction: one.opened,
-        remote: one.remote,
-        protocol: IPPROTO_TCP,
-        port: one.port(),
-        icmp: (0, 0),
-    };
-    if let Some(set) = set_for(policies, policy, &packet) {
-        return Some(format!("{set} admits a new one, and nothing else"));
-    }
-    let (list, key) = match one.opened {
-        Direction::Inbound => ("inbound", "from"),
-        Direction::Outbound => ("outbound", "to"),
-    };
-    let line = format!(
-        "{{protocol: tcp, ports: {}, {key}: {}, action: accept}}",
-        packet.port,
-        yaml(one.remote)
-    );
-    Some(format!(
-        "`- {line}` as the first rule of `{list}` admits a new one, and nothing else"
-    ))
-}
-
-/// An address as YAML has it in braces: a colon needs quotes.
-fn yaml(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => format!("\"{address}\""),
-    }
-}
-
-/// `--set NAME=…` with the address added, if a set of the policy is there for exactly this port, so
-/// that nothing else is admitted.
-fn set_for(policies: &Policies, policy: &Policy, packet: &Packet) -> Option<String> {
-    /// A set with more members than this belongs into its file.
-    const MEMBERS: usize = 8;
-    if policies.are_from_stdin() {
-        return None;
-    }
-    let is_for_it = |rule: &&sg_policy::policy::Rule| {
-        let has_port = |ports: &Vec<(u16, u16)>| ports.contains(&(packet.port, packet.port));
-        rule.direction == packet.direction
-            && rule.action == Action::Accept
-            && rule.protocol == Protocol::Number(packet.protocol)
-            && rule.ports.as_ref().is_some_and(has_port)
-    };
-    let sets = || policy.groups.iter().flat_map(|group| &group.sets.addresses);
-    for rule in policy.rules.iter().filter(is_for_it) {
-        for name in rule.written.remote.split(',') {
-            let Some(set) = sets().find(|set| set.name == name) else {
-                continue;
-            };
-            let members = set.entries.split(',').filter(|member| !member.is_empty());
-            let members: Vec<&str> = members.collect();
-            let address = packet.remote.to_string();
-            let with: Vec<&str> = members.iter().copied().chain([&*address]).collect();
-            let argument = format!("{name}={}", with.join(","));
-            let Ok(set) = argument.parse::<SetOverride>() else {
-                continue;
-            };
-            let with = policies.with_set(set);
-            let is_least = |with: &Loaded| access::is_wider_only_by(policy, &with.policy, packet);
-            let is_short = members.len() <= MEMBERS;
-            if is_short && with.load().is_ok_and(|with| is_least(&with)) {
-                return Some(format!("`--set {argument}`"));
-            }
-        }
-    }
-    None
 }
 
 fn processes(of: &[Process]) -> Vec<String> {
@@ -501,20 +279,4 @@ fn processes(of: &[Process]) -> Vec<String> {
         names.push(format!("{more} more processes"));
     }
     names
-}
-
-fn end(address: IpAddr, port: Option<u16>) -> String {
-    match (address, port) {
-        (IpAddr::V6(address), Some(port)) => format!("[{address}]:{port}"),
-        (address, Some(port)) => format!("{address}:{port}"),
-        (address, None) => address.to_string(),
-    }
-}
-
-fn protocol(number: u8) -> String {
-    match number {
-        IPPROTO_TCP => "tcp".to_owned(),
-        IPPROTO_UDP => "udp".to_owned(),
-        number => sg_policy::policy::protocol_name(Protocol::Number(number)),
-    }
 }

@@ -15,7 +15,7 @@ use super::attachment::{names_of, one_attachment};
 use super::candidate::none_on;
 use super::context::{Context, Ifaces, Json};
 use super::failure::Failure;
-use super::impact;
+use super::guarded::Proposal;
 use super::patience::Patience;
 use super::policy_args::TableMemory;
 
@@ -83,7 +83,7 @@ impl Promote {
         let _patience = Patience::with("applying the candidate");
         let (policy, options) = self.plan(context)?;
         let screen = (!self.json.json).then_some(&context.out);
-        impact::apply_aloud(screen, None, &policy, &options, seen)
+        Proposal::kept(&policy, &options).apply_aloud(screen, seen)
     }
 
     /// `--dry-run`.
@@ -91,7 +91,7 @@ impl Promote {
         let looked = {
             let _patience = Patience::with("looking at connections");
             self.plan(context).and_then(|(policy, options)| {
-                let seen = impact::preview(None, &policy, &options)?;
+                let seen = Proposal::kept(&policy, &options).preview()?;
                 Ok((policy, options, seen))
             })
         };

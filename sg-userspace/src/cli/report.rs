@@ -48,7 +48,7 @@ impl Failure {
             Failure::Lab(error) => diagnostic_text(error, screen),
             Failure::Guard(errors) => {
                 let lines = errors.iter().map(|error| format!("{error}\n"));
-                lines.collect::<String>() + super::impact::OFF + "\n"
+                lines.collect::<String>() + super::guarded::OFF + "\n"
             }
             Failure::Usage(error) => error.to_string(),
             Failure::Io { what, source } => format!("error: {what}: {source}\n"),

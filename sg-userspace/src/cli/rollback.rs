@@ -12,7 +12,7 @@ use super::attachment::{names_of, one_attachment};
 use super::confirm::{fail, report, waiting};
 use super::context::{Context, Ifaces, Json};
 use super::failure::Failure;
-use super::impact;
+use super::guarded::Proposal;
 use super::policy_args::TableMemory;
 
 /// Return to the policy that was in force before
@@ -102,7 +102,7 @@ impl Rollback {
             ..ApplyOptions::on(&[])
         };
         let screen = (!self.json.json).then_some(&context.out);
-        let applied = impact::apply_aloud(screen, None, &policy, &options, &mut None)?;
+        let applied = Proposal::kept(&policy, &options).apply_aloud(screen, &mut None)?;
         if !self.json.json {
             let text = apply::text(&context.out, &applied);
             return context.out.say(&text).map_err(Failure::after_all);

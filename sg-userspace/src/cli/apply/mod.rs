@@ -15,7 +15,7 @@ use sg_userspace::kernel::{self, Applied, ApplyOptions, Outcome, Preview};
 
 use super::context::{Context, Json};
 use super::failure::Failure;
-use super::impact::{self, Previewed};
+use super::guarded::{Previewed, Proposal};
 use super::patience::Patience;
 use super::policy_args::{Attach, Policies};
 use super::screen::Paint;
@@ -179,7 +179,6 @@ impl Apply {
             candidate,
             ..options
         };
-        of_policy.extend(impact::watched(&policy, &options));
         let found = Found {
             of_policy,
             of_candidate,
@@ -193,13 +192,15 @@ impl Apply {
         seen: &mut Option<Impact>,
     ) -> Result<(Found, Applied), Failure> {
         let _patience = Patience::with("reading and applying the policy");
-        let (policy, options, found) = self.load(context)?;
+        let (policy, options, mut found) = self.load(context)?;
+        let proposal = Proposal::read(&self.policies, &policy, &options);
+        found.of_policy.extend(proposal.breaches.watched());
         if self.policies.is_empty() {
             // No verdict changes, so that nothing is to be said or refused.
             return Ok((found, kernel::apply(&policy, &options)?));
         }
         let screen = (!self.json.json).then_some(&context.out);
-        let applied = impact::apply_aloud(screen, Some(&self.policies), &policy, &options, seen)?;
+        let applied = proposal.apply_aloud(screen, seen)?;
         Ok((found, applied))
     }
 
@@ -237,14 +238,16 @@ impl Apply {
 
     fn look(&self, context: &Context) -> Result<Looked, Failure> {
         let _patience = Patience::with("reading the policy and looking at connections");
-        let (policy, options, found) = self.load(context)?;
+        let (policy, options, mut found) = self.load(context)?;
+        let proposal = Proposal::read(&self.policies, &policy, &options);
+        found.of_policy.extend(proposal.breaches.watched());
         let seen = match self.policies.is_empty() {
             true => Previewed {
                 preview: kernel::preview(&policy, &options, &mut |_| Ok(()))?,
                 impact: None,
                 refusals: Vec::new(),
             },
-            false => impact::preview(Some(&self.policies), &policy, &options)?,
+            false => proposal.preview()?,
         };
         Ok(Looked {
             name: policy.name,

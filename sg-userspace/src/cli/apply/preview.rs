@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use sg_userspace::kernel::{ApplyOptions, Preview};
 
-use crate::cli::impact::{self, Mood, Previewed};
+use crate::cli::guarded::{Previewed, is_off};
+use crate::cli::impact::{self, Mood};
 use crate::cli::screen::{Paint, Screen};
 
 /// What would be done with a policy of this name, and for what it would be refused.
@@ -27,8 +28,7 @@ pub(in crate::cli) fn text(
         ),
     };
     if let Some(impact) = &seen.impact {
-        let is_off = impact::is_off(options);
-        out.push_str(&impact::text(screen, impact, Mood::Would, is_off));
+        out.push_str(&impact::text(screen, impact, Mood::Would, is_off(options)));
     }
     for refusal in &seen.refusals {
         let _ = writeln!(

@@ -15,7 +15,7 @@ use sg_userspace::observe::attached::Unconfirmed;
 
 use crate::cli::confirm;
 use crate::cli::failure::Failure;
-use crate::cli::impact;
+use crate::cli::guarded::Previewed;
 use crate::cli::screen::Screen;
 
 /// `apply --dry-run --json`, and the same of `promote`.
@@ -41,7 +41,7 @@ impl<'a> DryRun<'a> {
     pub(in crate::cli) fn of(
         interfaces: &'a [String],
         findings: &'a [Finding],
-        seen: &'a impact::Previewed,
+        seen: &'a Previewed,
     ) -> DryRun<'a> {
         let (unchanged, replaced, generation) = match &seen.preview {
             Preview::Unchanged(applied) => (true, false, applied.first.state.policy.generation),

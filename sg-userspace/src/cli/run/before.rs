@@ -10,7 +10,7 @@ use sg_userspace::observe::attached::attached_to;
 
 use super::check::{Target, reach_before};
 use crate::cli::failure::Failure;
-use crate::cli::impact;
+use crate::cli::guarded::Proposal;
 
 /// The policy that is confirmed on all interfaces of a `run` when it begins.
 pub(super) struct Before {
@@ -78,30 +78,28 @@ impl Before {
 /// own guard names, or the targets cannot be reached before it. `deciding` is the digest of what is
 /// in force.
 pub(super) fn admit(
-    policy: &Policy,
+    proposal: &Proposal<'_>,
     deciding: Option<&str>,
-    options: &ApplyOptions,
     targets: &[Target],
 ) -> Result<(), Failure> {
     if targets.is_empty() {
         return Ok(());
     }
-    if !options.forced {
-        impact::guarded(policy, options)?;
+    if !proposal.options.forced {
+        proposal.breaches.refuse()?;
     }
-    match deciding == Some(&policy.digest) {
+    match deciding == Some(&proposal.policy.digest) {
         true => Ok(()),
-        false => reach_before(targets, &policy.name),
+        false => reach_before(targets, &proposal.policy.name),
     }
 }
 
 /// The same for a policy at the beginning of a `run`.
 pub(super) fn admit_first(
-    policy: &Policy,
+    proposal: &Proposal<'_>,
     before: Option<&Before>,
-    options: &ApplyOptions,
     targets: &[Target],
 ) -> Result<(), Failure> {
     let deciding = before.map(|before| before.entry.digest.as_str());
-    admit(policy, deciding, options, targets)
+    admit(proposal, deciding, targets)
 }

@@ -14,6 +14,7 @@ use super::before::{Before, admit, admit_first};
 use super::check::Target;
 use super::own_trial::{Ended, OwnTrial};
 use crate::cli::failure::Failure;
+use crate::cli::guarded::{Proposal, is_off};
 use crate::cli::impact;
 use crate::cli::patience::Patience;
 use crate::cli::policy_args::{Policies, Trust};
@@ -129,9 +130,10 @@ impl Reloader {
             }
             before => {
                 let policy = loaded.policy;
-                admit_first(&policy, before.as_ref(), &options, &targets)?;
-                loaded.findings.extend(impact::watched(&policy, &options));
-                let (applied, impact) = apply(&policies, &policy, &options)?;
+                let proposal = Proposal::read(&policies, &policy, &options);
+                admit_first(&proposal, before.as_ref(), &targets)?;
+                loaded.findings.extend(proposal.breaches.watched());
+                let (applied, impact) = apply(&proposal)?;
                 let reloaded = Reloaded {
                     applied,
                     findings: loaded.findings,
@@ -245,11 +247,9 @@ impl Reloader {
             return self.wait(forced, file);
         }
         self.waiting = None;
-        let loaded = match read {
-            Ok((mut loaded, files, stamp)) => {
+        let mut loaded = match read {
+            Ok((loaded, files, stamp)) => {
                 (self.files, self.stamp) = (files, stamp);
-                let watched = impact::watched(&loaded.policy, &self.options);
-                loaded.findings.extend(watched);
                 loaded
             }
             Err((errors, stamp)) => {
@@ -268,8 +268,9 @@ impl Reloader {
             };
         }
         let deciding = Some(&*self.policy.digest);
-        let applied = admit(&loaded.policy, deciding, &self.options, &self.targets)
-            .and_then(|()| apply(&self.policies, &loaded.policy, &self.options));
+        let proposal = Proposal::read(&self.policies, &loaded.policy, &self.options);
+        loaded.findings.extend(proposal.breaches.watched());
+        let applied = admit(&proposal, deciding, &self.targets).and_then(|()| apply(&proposal));
         match applied {
             Ok((applied, impact)) => {
                 self.trouble = None;
@@ -332,17 +333,13 @@ fn why(forced: Option<Forced>, changed: &[&Path]) -> String {
 
 /// Applies a policy, unless a guard refuses it. Returns also what that does, if there is anything
 /// to be said of it.
-fn apply(
-    policies: &Policies,
-    policy: &Policy,
-    options: &ApplyOptions,
-) -> Result<(Applied, Option<(String, Impact)>), Failure> {
-    let is_off = impact::is_off(options);
+fn apply(proposal: &Proposal<'_>) -> Result<(Applied, Option<(String, Impact)>), Failure> {
+    let is_off = is_off(proposal.options);
     let mut seen = None;
     let say = |found: Impact, _| {
         seen = impact::short(&found, is_off).map(|short| (short, found));
     };
-    let applied = impact::apply(Some(policies), policy, options, say)?;
+    let applied = proposal.apply(say)?;
     Ok((applied, seen))
 }
 
