@@ -1,0 +1,108 @@
+//! Programs: opening one by its id, what the kernel says of it, and the one that drops everything
+//! (`hold`), which is not in the object.
+
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+
+use aya_obj::generated::{bpf_cmd, bpf_prog_info, bpf_prog_type};
+
+use super::call::{bpf, info, zeroed};
+
+/// Waits until no packet is in a program that was replaced before this call. Programs run inside
+/// read-side sections of RCU, and the kernel's global membarrier waits for all that have begun
+/// (kernel/sched/membarrier.c). Without membarrier it waits for longer than any such section lasts.
+pub(in crate::kernel) fn wait_for_programs() {
+    // SAFETY: no pointers.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_membarrier,
+            libc::MEMBARRIER_CMD_GLOBAL as libc::c_long,
+            0 as libc::c_long,
+            0 as libc::c_long,
+        )
+    };
+    if result != 0 {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+}
+
+/// Loads a tc program that drops every packet.
+pub(in crate::kernel) fn load_dropper() -> io::Result<OwnedFd> {
+    // `struct bpf_insn` (include/uapi/linux/bpf.h): code, registers, offset, and the immediate in
+    // the upper half. TC_ACT_SHOT is 2 (include/uapi/linux/pkt_cls.h).
+    const DROP: [u64; 2] = [0x0000_0002_0000_00b7, 0x95];
+    let name = c"sg_hold";
+    let mut attr = zeroed();
+    // SAFETY: plain fields of the union's program view are written.
+    let view = unsafe { &mut attr.__bindgen_anon_3 };
+    view.prog_type = bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32;
+    view.insn_cnt = DROP.len() as u32;
+    view.insns = DROP.as_ptr() as u64;
+    view.license = c"Dual MIT/GPL".as_ptr() as u64;
+    for (to, from) in view.prog_name.iter_mut().zip(name.to_bytes()) {
+        *to = *from as libc::c_char;
+    }
+    let fd = bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)?;
+    // SAFETY: the kernel has just returned this descriptor, and nothing else uses it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Opens a program by its id. `None` if it does not exist.
+pub(in crate::kernel) fn program_by_id(id: u32) -> io::Result<Option<OwnedFd>> {
+    by_id(bpf_cmd::BPF_PROG_GET_FD_BY_ID, id)
+}
+
+pub(super) fn by_id(cmd: bpf_cmd, id: u32) -> io::Result<Option<OwnedFd>> {
+    let mut attr = zeroed();
+    // The id is at the same place for programs and links.
+    attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
+    match bpf(cmd, &mut attr) {
+        // SAFETY: the kernel has just returned this descriptor, and nothing else uses it.
+        Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd as i32) })),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn program_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
+    // SAFETY: this is the structure that the kernel fills in for a program.
+    unsafe { info(program) }
+}
+
+/// The id of a program.
+pub(in crate::kernel) fn program_number(program: BorrowedFd<'_>) -> io::Result<u32> {
+    program_info(program).map(|info| info.id)
+}
+
+/// The name of a program, which may be empty.
+pub(in crate::kernel) fn program_name(program: BorrowedFd<'_>) -> io::Result<String> {
+    let info = program_info(program)?;
+    let name = info.name.iter().map(|c| *c as u8);
+    let name: Vec<u8> = name.take_while(|byte| *byte != 0).collect();
+    Ok(String::from_utf8_lossy(&name).into_owned())
+}
+
+/// The next id after `id` of a loaded program, map or link. `None` after the last one.
+pub(in crate::kernel) fn next_id(kind: Listed, id: u32) -> io::Result<Option<u32>> {
+    let cmd = match kind {
+        Listed::Programs => bpf_cmd::BPF_PROG_GET_NEXT_ID,
+        Listed::Maps => bpf_cmd::BPF_MAP_GET_NEXT_ID,
+        Listed::Links => bpf_cmd::BPF_LINK_GET_NEXT_ID,
+    };
+    let mut attr = zeroed();
+    attr.__bindgen_anon_6.__bindgen_anon_1.start_id = id;
+    match bpf(cmd, &mut attr) {
+        // SAFETY: the kernel has written the id into the same view of the union.
+        Ok(_) => Ok(Some(unsafe { attr.__bindgen_anon_6.next_id })),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// The kinds of objects that can be listed by id.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::kernel) enum Listed {
+    Programs,
+    Maps,
+    Links,
+}
