@@ -5,7 +5,8 @@ use serde::Serialize;
 use sg_common::verdict::Direction;
 
 use super::error::KernelError;
-use super::inspect::{Inspection, Place, inspect, program};
+use super::inspect::{Inspection, inspect, program};
+use super::location::Place;
 use super::options::EgressHook;
 use super::pins::InterfacePins;
 use super::state::State;

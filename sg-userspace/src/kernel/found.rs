@@ -4,8 +4,9 @@
 use super::error::KernelError;
 use super::fixed::{is_unchanged, settle};
 use super::hooks::other_xdp;
-use super::inspect::{Inspection, Place, inspect, is_attached_to};
+use super::inspect::{Inspection, inspect};
 use super::interfaces::{self, Interface};
+use super::location::{Place, is_attached_to};
 use super::options::ApplyOptions;
 use super::pins::{InterfacePins, PinTree};
 use super::start::{Replaced, Start};

@@ -3,22 +3,19 @@
 //! interface is now. Whatever the kernel can be asked is not taken from the record. `apply`,
 //! `detach` and `status` are built on this, and `condition` names what is wrong.
 
-use std::fs::File;
-
 use sg_common::verdict::Direction;
 
-use super::capabilities::TO_LIST;
 use super::error::KernelError;
-use super::interfaces::{Interface, XdpPlace};
+use super::interfaces::XdpPlace;
 use super::link_kind::Link;
-use super::links;
+use super::location::{At, Place, chain, links_of, locate};
 use super::pins::InterfacePins;
 use super::records::Records;
 use super::shared_maps::SharedMaps;
 use super::state::State;
 use super::sys::{self, Chained};
 use super::tc::{self, Clsact, Filter};
-use super::{gate, interfaces, netns, places, targets};
+use super::{gate, interfaces, links, netns, targets};
 
 /// The real state of one attachment.
 #[derive(Debug)]
@@ -37,56 +34,6 @@ pub struct Inspection {
     /// Another interface of the attachment that runs a later generation, with its number. An
     /// `apply` was interrupted between the two.
     pub ahead: Option<(String, u32)>,
-}
-
-/// Where the interface of an attachment is.
-#[derive(Debug)]
-pub enum Place {
-    /// In the place that the pins name.
-    There(At),
-    /// In another network namespace, or with another index.
-    Moved(At),
-    /// The interface was deleted, and another one of the same name exists in the same namespace.
-    Recreated(At),
-    Gone,
-    /// The interface cannot be found from here, although something is attached to it.
-    Unknown {
-        reason: String,
-    },
-}
-
-/// An interface, and the network namespace that it is in.
-#[derive(Debug)]
-pub struct At {
-    pub interface: Interface,
-    pub cookie: u64,
-    /// The network namespace and its name; `None` for the namespace of the calling thread.
-    other: Option<(File, String)>,
-}
-
-impl At {
-    /// The name of its namespace, unless it is that of the calling thread.
-    pub fn netns(&self) -> Option<&str> {
-        self.other.as_ref().map(|(_, name)| name.as_str())
-    }
-
-    /// Runs `act` in the namespace of the interface.
-    pub(super) fn inside<T: Send>(
-        &self,
-        act: impl FnOnce() -> Result<T, KernelError> + Send,
-    ) -> Result<T, KernelError> {
-        inside(self.other.as_ref(), act)
-    }
-}
-
-fn inside<T: Send>(
-    other: Option<&(File, String)>,
-    act: impl FnOnce() -> Result<T, KernelError> + Send,
-) -> Result<T, KernelError> {
-    match other {
-        None => act(),
-        Some((file, name)) => places::inside(file, name, act),
-    }
 }
 
 /// The inbound hook.
@@ -297,14 +244,6 @@ fn ahead(pins: &InterfacePins, generation: u32) -> Option<(String, u32)> {
         .max_by_key(|(_, of_other)| *of_other)
 }
 
-fn links_of(pins: &InterfacePins) -> Result<[Option<Link>; 3], KernelError> {
-    Ok([
-        links::info(&pins.xdp_link())?,
-        links::info(&pins.tcx_link())?,
-        links::info(&pins.tcx_link_next())?,
-    ])
-}
-
 /// The links on a read-only file system, where links cannot be opened. Derived from the programs of
 /// the interface, if these are in the records. `None` if it does not run both, or is elsewhere,
 /// since the reason cannot be found out then.
@@ -337,14 +276,6 @@ fn by_interface(
     Ok(inbound.map(|inbound| [Some(inbound), outbound, None]))
 }
 
-fn chain(index: u32) -> Result<Vec<Chained>, KernelError> {
-    const WHAT: &str = "listing the tcx programs";
-    sys::tcx_egress(index).map_err(|e| match e.raw_os_error() {
-        Some(libc::EPERM) => KernelError::not_permitted(WHAT, TO_LIST),
-        _ => KernelError::io(WHAT, e),
-    })
-}
-
 /// The ids of the programs that are attached to the hooks, gates among them, inbound first, as far
 /// as they can be read without searching for the interface.
 pub(super) fn attached(pins: &InterfacePins) -> Result<[Option<u32>; 2], KernelError> {
@@ -370,143 +301,5 @@ impl State {
         }
         let attached = attached(pins)?;
         Ok(records.effective(attached))
-    }
-}
-
-/// Whether an attachment belongs to this interface of the current network namespace.
-pub(super) fn is_attached_to(
-    pins: &InterfacePins,
-    interface: &Interface,
-) -> Result<bool, KernelError> {
-    is_on(interface, links_of(pins)?)
-}
-
-/// Whether an attachment belongs to an interface of the current network namespace: to the one with
-/// this index, or to any.
-pub fn is_attached_here(pins: &InterfacePins, index: Option<u32>) -> Result<bool, KernelError> {
-    let links = match links_of(pins) {
-        // Links cannot be opened there, so only the place that the pins name counts.
-        Err(KernelError::ReadOnly { .. }) => return Ok(false),
-        links => links?,
-    };
-    for link in links {
-        let live = link.map_or(0, |link| link.ifindex);
-        if live != 0
-            && index.is_none_or(|index| index == live)
-            && let Some(interface) = interfaces::inspect(live)?
-            && is_attached_to(pins, &interface)?
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// Whether one of the links is attached to the interface, which is in the current network
-/// namespace.
-fn is_on(interface: &Interface, links: [Option<Link>; 3]) -> Result<bool, KernelError> {
-    let [inbound, outbound @ ..] =
-        links.map(|link| link.filter(|link| link.ifindex == interface.index));
-    // The index alone proves nothing, since each namespace has its own numbers.
-    if inbound.is_some_and(|link| interface.place_of(link.program).is_some()) {
-        return Ok(true);
-    }
-    let outbound: Vec<Link> = outbound.into_iter().flatten().collect();
-    if outbound.is_empty() {
-        return Ok(false);
-    }
-    let chain = chain(interface.index)?;
-    let mut ids = chain.iter().map(|chained| chained.link);
-    Ok(ids.any(|id| outbound.iter().any(|link| link.id == id)))
-}
-
-fn locate(
-    pins: &InterfacePins,
-    records: Option<&Records>,
-    links: [Option<Link>; 3],
-) -> Result<Place, KernelError> {
-    let record = records.and_then(|r| r.next.as_ref().or(r.current.as_ref()));
-    let hint = record.and_then(|state| state.netns.as_deref());
-    let unknown = |error: KernelError| match error {
-        KernelError::NotPermitted { what, .. } => Ok(Place::Unknown {
-            reason: format!("{what} is not permitted"),
-        }),
-        other => Err(other),
-    };
-    // The namespace that the pins name is searched first.
-    let home = match netns::cookie()? == pins.netns_cookie {
-        true => Some(None),
-        false => match places::search(hint, |cookie| Ok(cookie == pins.netns_cookie)) {
-            Ok(found) => found.map(|found| Some((found.file, found.name))),
-            Err(error) => return unknown(error),
-        },
-    };
-    let live: Vec<u32> = links
-        .iter()
-        .flatten()
-        .filter(|link| link.is_live())
-        .map(|link| link.ifindex)
-        .collect();
-    if let Some(other) = home {
-        let at = |interface, other| At {
-            interface,
-            cookie: pins.netns_cookie,
-            other,
-        };
-        let present = inside(other.as_ref(), || {
-            let interface = interfaces::inspect(pins.ifindex)?;
-            match interface {
-                Some(interface) if live.is_empty() || is_on(&interface, links)? => {
-                    Ok(Some(interface))
-                }
-                _ => Ok(None),
-            }
-        })?;
-        if let Some(interface) = present {
-            return Ok(Place::There(at(interface, other)));
-        }
-        if live.is_empty() {
-            let Some(state) = record else {
-                return Ok(Place::Gone);
-            };
-            let namesake = inside(other.as_ref(), || {
-                match interfaces::index_of(&state.interface) {
-                    Ok(index) => interfaces::inspect(index),
-                    Err(KernelError::NoInterface { .. }) => Ok(None),
-                    Err(error) => Err(error),
-                }
-            })?;
-            return Ok(match namesake {
-                Some(interface) => Place::Recreated(at(interface, other)),
-                None => Place::Gone,
-            });
-        }
-    }
-    if live.is_empty() {
-        // The interface has gone with its namespace.
-        return Ok(Place::Gone);
-    }
-    let mut found_interface = None;
-    let found = places::search(hint, |_| {
-        for index in &live {
-            if let Some(interface) = interfaces::inspect(*index)?
-                && is_on(&interface, links)?
-            {
-                found_interface = Some(interface);
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    });
-    match (found, found_interface) {
-        (Ok(Some(found)), Some(interface)) => Ok(Place::Moved(At {
-            interface,
-            cookie: found.cookie,
-            other: (found.cookie != netns::cookie()?).then_some((found.file, found.name)),
-        })),
-        (Err(error), _) => unknown(error),
-        _ => Ok(Place::Unknown {
-            reason: "its network namespace cannot be found".into(),
-        }),
     }
 }

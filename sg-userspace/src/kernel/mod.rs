@@ -41,6 +41,7 @@ pub mod link_watch;
 pub mod links;
 pub mod listening;
 mod loader;
+pub mod location;
 mod map_memory;
 mod netlink;
 pub mod netns;

@@ -6,7 +6,8 @@ use sg_common::verdict::Direction;
 
 use super::error::KernelError;
 use super::hooks::{remove_filters, remove_link};
-use super::inspect::{Inspection, Place};
+use super::inspect::Inspection;
+use super::location::Place;
 use super::options::EgressHook;
 use super::sys;
 

@@ -6,7 +6,8 @@ use std::path::Path;
 use serde::Serialize;
 use sg_policy::policy::AuditScope;
 
-use crate::kernel::inspect::{Inspection, Place, inspect, is_attached_here};
+use crate::kernel::inspect::{Inspection, inspect};
+use crate::kernel::location::{Place, is_attached_here};
 use crate::kernel::pins::{InterfacePins, PinTree};
 use crate::kernel::state::{PolicyRecord, State};
 use crate::kernel::trial::left_until;
