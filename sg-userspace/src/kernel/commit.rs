@@ -29,6 +29,8 @@ use super::prepare::{Prepared, PreparedInterface, Seedings};
 use super::programs::Programs;
 use super::records::{Records, taken_back};
 use super::removal::remove;
+use super::seed::{Cut, Seeded};
+use super::self_check::SelfCheck;
 use super::shared::raw_counters;
 use super::state::State;
 use super::sums::Sums;
@@ -41,7 +43,6 @@ use sg_policy::policy::Established;
 pub(super) const ORDER: [Direction; 2] = [Direction::Outbound, Direction::Inbound];
 
 pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, KernelError> {
-    let is_first = plan.is_first();
     let Prepared {
         mut interfaces,
         mut seedings,
@@ -61,8 +62,7 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
         }
         return Err(halfway(plan, &interfaces, error));
     }
-    // The policy is in force from here on, so each of these steps is taken even if another one
-    // fails.
+    // The policy is in force from here on.
     let now = jiff::Timestamp::now().to_string();
     for one in &mut interfaces {
         if plan.unchanged.is_empty() && !plan.keeps_policy {
@@ -72,12 +72,33 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
             one.state.attached_at.clone_from(&now);
         }
     }
-    let (mut seeded, mut cut) = (None, None);
+    let (seen, done) = follow_up(plan, &mut interfaces, seedings, &now);
+    if let Err(error) = done {
+        return Err(halfway(plan, &interfaces, error));
+    }
+    applied(plan, interfaces, seen, self_check)
+}
+
+/// What became of the connections that existed at a first attachment.
+#[derive(Default)]
+struct Seen {
+    seeded: Option<Seeded>,
+    cut: Option<Cut>,
+}
+
+/// Takes the steps that follow once the policy is in force, each of them even if another one fails.
+fn follow_up(
+    plan: &Plan,
+    interfaces: &mut [PreparedInterface<'_>],
+    seedings: Seedings<'_>,
+    now: &str,
+) -> (Seen, Result<(), KernelError>) {
+    let mut seen = Seen::default();
     let carried = seedings.carried.map_or(Ok(()), |it| it.after().map(drop));
     let looked = seedings.new.map_or(Ok(()), |seeding| {
         match plan.options.cut_existing {
-            true => cut = Some(seeding.after_cutting()?),
-            false => seeded = Some(seeding.after()?),
+            true => seen.cut = Some(seeding.after_cutting()?),
+            false => seen.seeded = Some(seeding.after()?),
         }
         Ok(())
     });
@@ -85,17 +106,17 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
         // The same policy as before flushes nothing.
         (Established::Flush, Some(one))
             // A policy that may yet be undone forgets nothing.
-            if trial.is_none()
-                && !is_first
+            if plan.options.confirm_within.is_none()
+                && !plan.is_first()
                 && plan.epoch() == plan.generation() && plan.unchanged.is_empty() =>
         {
             flush(&one.plan.pins, plan.epoch())
         }
         _ => Ok(()),
     };
-    let watched = watch_from_now(&mut interfaces, &now);
+    let watched = watch_from_now(interfaces, now);
     let mut done = carried.and(looked).and(flushed).and(watched);
-    for one in &mut interfaces {
+    for one in interfaces.iter_mut() {
         one.state.remembering = None;
         let tidied = tidy(&hooks_of(one.plan), &mut one.state);
         done = done.and(tidied);
@@ -104,9 +125,16 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
         done = done.and(Records::forget_trials(&one.plan.pins));
         done = done.and(history::settle(&one.plan.pins, &one.state));
     }
-    if let Err(error) = done {
-        return Err(halfway(plan, &interfaces, error));
-    }
+    (seen, done)
+}
+
+/// What was done.
+fn applied(
+    plan: &Plan,
+    interfaces: Vec<PreparedInterface<'_>>,
+    seen: Seen,
+    self_check: Option<SelfCheck>,
+) -> Result<Applied, KernelError> {
     let load_time = interfaces.iter().map(|one| one.programs.load_time).sum();
     let changed = interfaces.into_iter().map(|one| AppliedTo {
         outcome: match one.plan.replaced() {
@@ -133,8 +161,8 @@ pub(super) fn commit(plan: &Plan, prepared: Prepared<'_>) -> Result<Applied, Ker
         first: all.next().ok_or_else(KernelError::none_named)?,
         others: all.collect(),
         sizes: plan.compiled.sizes(),
-        seeded,
-        cut,
+        seeded: seen.seeded,
+        cut: seen.cut,
         ended_candidate: plan.ended_candidate.clone(),
         self_check,
         compile_time: plan.compile_time,

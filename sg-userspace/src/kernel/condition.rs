@@ -104,50 +104,61 @@ impl Inspection {
     /// All faults. There are none if both directions enforce the policy of the record.
     pub fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
+        match self.fault_of_place() {
+            Some(fault) if fault.code != FaultCode::Unverified => return vec![fault],
+            unverified => faults.extend(unverified),
+        }
+        match self.state_or_fault() {
+            Ok(state) => faults.extend(self.faults_under(&state)),
+            Err(fault) => faults.push(fault),
+        }
+        faults
+    }
+
+    /// The interface is gone, or it cannot be looked at.
+    fn fault_of_place(&self) -> Option<Fault> {
         match &self.place {
             Place::Gone => {
                 // Without a name `detach` would end enforcement everywhere.
                 let name = self.state().map_or("IF".into(), |state| state.interface);
-                return vec![Fault::new(
+                Some(Fault::new(
                     FaultCode::InterfaceGone,
                     "the interface was deleted",
                     format!("`sgctl detach --iface {name}` removes what is left of it"),
-                )];
+                ))
             }
-            Place::Recreated(at) => {
-                return vec![Fault::new(
-                    FaultCode::Unprotected,
-                    format!(
-                        "the interface was deleted, and the present {} (index {}) is unprotected",
-                        at.interface.name, at.interface.index
-                    ),
-                    "apply again: counters and flows are carried over",
-                )];
-            }
-            Place::Unknown { reason } => faults.push(Fault::new(
+            Place::Recreated(at) => Some(Fault::new(
+                FaultCode::Unprotected,
+                format!(
+                    "the interface was deleted, and the present {} (index {}) is unprotected",
+                    at.interface.name, at.interface.index
+                ),
+                "apply again: counters and flows are carried over",
+            )),
+            Place::Unknown { reason } => Some(Fault::new(
                 FaultCode::Unverified,
                 format!("the interface cannot be looked at from here: {reason}"),
                 "run it with --netns, or with CAP_SYS_ADMIN and CAP_NET_ADMIN",
             )),
-            Place::There(_) | Place::Moved(_) => {}
+            Place::There(_) | Place::Moved(_) => None,
         }
-        let state = match &self.records {
-            Ok(_) => self.state(),
-            Err(error) => {
-                let reason = match error {
-                    KernelError::DamagedState { reason, .. } => reason.clone(),
-                    other => other.to_string(),
-                };
-                faults.push(Fault::new(
-                    FaultCode::Damaged,
-                    format!("the state record cannot be read: {reason}"),
-                    "detach, then apply",
-                ));
-                return faults;
-            }
-        };
-        let Some(state) = state else {
-            faults.push(match self.is_attached() {
+    }
+
+    /// The record of a policy that decides, or why there is none.
+    fn state_or_fault(&self) -> Result<State, Fault> {
+        if let Err(error) = &self.records {
+            let reason = match error {
+                KernelError::DamagedState { reason, .. } => reason.clone(),
+                other => other.to_string(),
+            };
+            return Err(Fault::new(
+                FaultCode::Damaged,
+                format!("the state record cannot be read: {reason}"),
+                "detach, then apply",
+            ));
+        }
+        let Some(state) = self.state() else {
+            return Err(match self.is_attached() {
                 true => Fault::new(
                     FaultCode::Damaged,
                     "the state record is missing",
@@ -159,10 +170,9 @@ impl Inspection {
                     "apply again, or detach",
                 ),
             });
-            return faults;
         };
         if state.has_ended() {
-            faults.push(Fault::new(
+            return Err(Fault::new(
                 FaultCode::Undone,
                 format!(
                     "{}, generation {}, was not confirmed and is undone: everything passes, as before it",
@@ -173,10 +183,15 @@ impl Inspection {
                     state.interface
                 ),
             ));
-            return faults;
         }
+        Ok(state)
+    }
+
+    /// How what is attached differs from the record.
+    fn faults_under(&self, state: &State) -> Vec<Fault> {
+        let mut faults = Vec::new();
         for direction in Direction::BOTH {
-            faults.extend(self.fault_of(direction, &state));
+            faults.extend(self.fault_of(direction, state));
         }
         if let Some((other, generation)) = &self.ahead {
             faults.push(Fault::new(

@@ -17,7 +17,7 @@ use super::start::{Replaced, Start};
 use super::state::{PolicyRecord, State};
 use super::watch::{self, Watch};
 use super::{gate, sys};
-use sg_policy::compile::{Compiled, compile, compile_beside};
+use sg_policy::compile::{Budget, Compiled, TooLarge, compile, compile_beside};
 use sg_policy::partition::{Partition, Verdicts};
 use sg_policy::policy::{AuditScope, Policy};
 
@@ -162,23 +162,7 @@ fn plan_at_once(
     let (assignment, compiled) = loop {
         let watch = beside.watch.as_ref();
         let assignment = before.assign(policy, watch, (options, has_run), &pins_of(0))?;
-        let compiled = match watch {
-            None => {
-                let verdicts = Verdicts::new(policy, &assignment.slots());
-                compile(&partition, &verdicts, options.budget)
-            }
-            Some(watch) => {
-                let (slots, pair_slots) = (assignment.slots(), assignment.pair_slots());
-                let pairs = watch.found.pairs();
-                let verdicts = Verdicts::beside(policy, &slots, pairs, &pair_slots);
-                let verdicts = match watch.logs {
-                    true => verdicts.logging_pairs(policy),
-                    false => verdicts,
-                };
-                compile_beside(&watch.found, &verdicts, options.budget)
-            }
-        };
-        match compiled {
+        match compiled(policy, &partition, watch, &assignment, options.budget) {
             Ok(compiled) => break (assignment, compiled),
             // The policy comes before a candidate that was there.
             Err(error) if beside.is_kept && beside.watch.is_some() => {
@@ -227,6 +211,27 @@ fn plan_at_once(
         watch: beside.watch,
         ended_candidate: beside.ended,
     })))
+}
+
+/// The tables of a policy, with a candidate beside it or without.
+fn compiled(
+    policy: &Policy,
+    partition: &Partition,
+    watch: Option<&Watch>,
+    assignment: &Assignment,
+    budget: Budget,
+) -> Result<Compiled, TooLarge> {
+    let slots = assignment.slots();
+    let Some(watch) = watch else {
+        return compile(partition, &Verdicts::new(policy, &slots), budget);
+    };
+    let pairs = watch.found.pairs();
+    let verdicts = Verdicts::beside(policy, &slots, pairs, &assignment.pair_slots());
+    let verdicts = match watch.logs {
+        true => verdicts.logging_pairs(policy),
+        false => verdicts,
+    };
+    compile_beside(&watch.found, &verdicts, budget)
 }
 
 /// What is in force on the interfaces before the policy.

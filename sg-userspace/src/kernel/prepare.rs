@@ -111,12 +111,6 @@ pub(super) fn forget(plan: &Plan) {
 }
 
 fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
-    let Plan {
-        policy,
-        options,
-        compiled,
-        ..
-    } = plan;
     for one in &plan.interfaces {
         one.pins.create()?;
         shared_by(one).check()?;
@@ -131,76 +125,31 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
         });
     };
     Ledger::create(&shared.pins)?;
-    let generation = plan.generation();
     let mut seedings = Seedings::default();
-    if !options.cut_existing {
-        seedings.carried = carry_over(plan, compiled, plan.epoch())?;
+    if !plan.options.cut_existing {
+        seedings.carried = carry_over(plan)?;
     }
     // If the programs do not look up flows, flows that were opened meanwhile need no entry.
     let has_entered = seedings.carried.as_ref().is_some_and(|it| it.entered() > 0);
-    let mut has_flows = shared.state.has_flows || has_entered;
+    let has_flows = shared.state.has_flows || has_entered;
     seedings.carried = seedings.carried.filter(|_| has_flows);
-    let mut told = Generation::of(policy, generation);
-    told.epoch = plan.epoch();
-    told.log_level = options.log_level;
-    told.has_logging_rules |= plan.watch.as_ref().is_some_and(|watch| watch.logs);
-    let trial = match options.confirm_within {
-        Some(_) => Some(Word::create(&shared.pins, generation)?),
+    let trial = match plan.options.confirm_within {
+        Some(_) => Some(Word::create(&shared.pins, plan.generation())?),
         None => None,
     };
-    told.on_trial = trial.is_some();
-    let mut may_have_cut_flows = false;
     let in_force = in_force(plan);
-    if !plan.is_first() {
-        may_have_cut_flows = may_have_cut(&shared.pins, in_force.as_ref(), &told);
-        has_flows |= may_have_cut_flows;
-    }
-    (told.has_flows, told.may_have_cut) = (has_flows, may_have_cut_flows);
-
-    let tables = faults::tables(compiled);
+    let generation = generation_of(plan, &shared.pins, has_flows, in_force.as_ref());
+    let tables = faults::tables(&plan.compiled);
     let mut interfaces: Vec<PreparedInterface<'_>> = Vec::new();
     for one in &plan.interfaces {
-        let mut state = State {
-            has_flows,
-            may_have_cut: may_have_cut_flows,
-            ..one.state.clone()
-        };
         // One copy of the tables for all interfaces.
-        let lines_of = interfaces.first().map(|first| &first.programs);
-        let before_trial = fallback::returns_to(one).filter(|_| trial.is_some());
-        let told = Generation {
-            has_fallback: before_trial.is_some(),
-            ..told.clone()
-        };
-        let mut programs = faults::step(
-            || "loading the programs".into(),
-            || {
-                Ok(Programs::load_sharing(
-                    &tables,
-                    &told,
-                    &shared_by(one),
-                    lines_of,
-                ))
-            },
-        )
-        .map_err(|e| KernelError::io("loading the programs", e))??;
-        [state.inbound_program, state.outbound_program] = programs.ids()?;
+        let tables_of = interfaces.first().map(|first| &first.programs);
+        let load = || Ok(load_for(one, &tables, &generation, tables_of));
+        let (mut programs, mut state) = faults::step(|| "loading the programs".into(), load)
+            .map_err(|e| KernelError::io("loading the programs", e))??;
         if trial.is_some() {
             let number = plan.fallback_number();
-            let load = |before| Fallback::load(one, before, number, in_force.as_ref());
-            let fallback = before_trial.map(load).transpose()?;
-            programs.connect_gates(fallback.as_ref().map(|it| &it.programs))?;
-            if fallback.is_some() {
-                state.last_generation = number;
-            }
-            state.trial = Some(Trial {
-                gates: programs.gate_ids()?,
-                // Set when it begins.
-                deadline: 0,
-                until: String::new(),
-                returns_to: fallback.map(|it| Box::new(it.state)),
-                stands: Stands::OnTrial,
-            });
+            put_on_trial(one, &mut programs, &mut state, number, in_force.as_ref())?;
         }
         interfaces.push(PreparedInterface {
             plan: one,
@@ -211,75 +160,176 @@ fn load(plan: &Plan) -> Result<Prepared<'_>, KernelError> {
             before: before(one)?,
         });
     }
-    let checked = match (options.self_check, interfaces.first()) {
-        (true, Some(one)) => {
-            let slots = |owners: &[SlotOwner]| owners.iter().map(|owner| owner.slot).collect();
-            let slots: [Vec<u32>; 2] = [&one.state.rules, &one.state.pairs].map(|it| slots(it));
-            let rules = CheckedRules {
-                policy,
-                partition: &plan.partition,
-                slots: &slots[0],
-                beside: plan.watch.as_ref().map(|watch| CheckedBeside {
-                    policy: &watch.policy,
-                    pairs: watch.found.pairs(),
-                    slots: &slots[1],
-                }),
-            };
-            let loaded = Some(&one.programs);
-            let check = || Ok(self_check(&rules, &tables, &told, loaded));
-            let checked = faults::step(|| "the self-check".into(), check)
-                .map_err(|e| KernelError::io("the self-check", e))?;
-            Some(checked?)
+    let self_check = match interfaces.first() {
+        Some(one) if plan.options.self_check => {
+            Some(check_itself(plan, one, &tables, &generation)?)
         }
         _ => None,
     };
-    let added: Vec<u32> = plan
-        .interfaces
-        .iter()
-        .filter(|one| one.replaced().is_none())
-        .map(|one| one.pins.ifindex)
-        .collect();
-    if !added.is_empty() {
-        let timeouts = &policy.timeouts;
-        let max_flows = shared.state.max_flows;
-        let mut new = Seeding::new(compiled, plan.epoch(), &shared.pins, max_flows, timeouts)?;
-        new.of_interfaces(plan.indices());
-        if options.cut_existing {
-            new.cuts();
-        }
-        if !plan.is_first() {
-            new.joins(added);
-        }
-        seedings.new.insert(new).before()?;
-    }
+    seedings.new = seed_new(plan, shared)?;
     for one in &mut interfaces {
-        one.programs.pin_targets(&one.plan.pins, generation)?;
-        if one.is_on_trial {
-            one.programs.pin_gates(&one.plan.pins, generation)?;
-        }
-        // Without rules that open flows, the remembering programs would have nothing to enter.
-        if one.plan.replaced().is_some() || !one.state.opens_flows {
-            continue;
-        }
-        let mut early = faults::step(
-            || "loading the programs that remember".into(),
-            || {
-                Ok(one
-                    .programs
-                    .load_remembering(&tables, &told, &shared_by(one.plan)))
-            },
-        )
-        .map_err(|e| KernelError::io("loading the programs that remember", e))??;
-        one.state.remembering = Some(early.ids()?);
-        early.pin_targets(&one.plan.pins, REMEMBERING)?;
-        one.remembering = Some(early);
+        pin(one, &tables, &generation)?;
     }
     Ok(Prepared {
         interfaces,
         seedings,
         trial,
-        self_check: checked,
+        self_check,
     })
+}
+
+/// The options of the programs. They look up flows if `has_flows`, or if a flow may be cut: see
+/// [`may_have_cut`]. `in_force` are the options of the programs that run now.
+fn generation_of(
+    plan: &Plan,
+    pins: &InterfacePins,
+    has_flows: bool,
+    in_force: Option<&Generation>,
+) -> Generation {
+    let logs_differences = plan.watch.as_ref().is_some_and(|watch| watch.logs);
+    let mut generation = Generation {
+        epoch: plan.epoch(),
+        log_level: plan.options.log_level,
+        has_logging_rules: plan.policy.logs() || logs_differences,
+        on_trial: plan.options.confirm_within.is_some(),
+        ..Generation::of(&plan.policy, plan.generation())
+    };
+    generation.may_have_cut = !plan.is_first() && may_have_cut(pins, in_force, &generation);
+    generation.has_flows = has_flows || generation.may_have_cut;
+    generation
+}
+
+/// Loads the programs of one interface, which share the tables with those of another one, if there
+/// are any. Returns also its record.
+fn load_for(
+    one: &InterfacePlan,
+    tables: &Compiled,
+    generation: &Generation,
+    tables_of: Option<&Programs>,
+) -> Result<(Programs, State), KernelError> {
+    let generation = Generation {
+        has_fallback: generation.on_trial && fallback::returns_to(one).is_some(),
+        ..generation.clone()
+    };
+    let mut programs = Programs::load_sharing(tables, &generation, &shared_by(one), tables_of)?;
+    let [inbound_program, outbound_program] = programs.ids()?;
+    let state = State {
+        has_flows: generation.has_flows,
+        may_have_cut: generation.may_have_cut,
+        inbound_program,
+        outbound_program,
+        ..one.state.clone()
+    };
+    Ok((programs, state))
+}
+
+/// Puts the policy behind the gates of an interface, with the one that returns if it is not
+/// confirmed, which gets `number`.
+fn put_on_trial(
+    one: &InterfacePlan,
+    programs: &mut Programs,
+    state: &mut State,
+    number: u32,
+    in_force: Option<&Generation>,
+) -> Result<(), KernelError> {
+    let load = |before| Fallback::load(one, before, number, in_force);
+    let fallback = fallback::returns_to(one).map(load).transpose()?;
+    programs.connect_gates(fallback.as_ref().map(|it| &it.programs))?;
+    if fallback.is_some() {
+        state.last_generation = number;
+    }
+    state.trial = Some(Trial {
+        gates: programs.gate_ids()?,
+        // Set when it begins.
+        deadline: 0,
+        until: String::new(),
+        returns_to: fallback.map(|it| Box::new(it.state)),
+        stands: Stands::OnTrial,
+    });
+    Ok(())
+}
+
+/// Compares the loaded programs of an interface with the rules.
+fn check_itself(
+    plan: &Plan,
+    one: &PreparedInterface<'_>,
+    tables: &Compiled,
+    generation: &Generation,
+) -> Result<SelfCheck, KernelError> {
+    let slots = |owners: &[SlotOwner]| owners.iter().map(|owner| owner.slot).collect();
+    let [of_rules, of_pairs]: [Vec<u32>; 2] =
+        [&one.state.rules, &one.state.pairs].map(|it| slots(it));
+    let rules = CheckedRules {
+        policy: &plan.policy,
+        partition: &plan.partition,
+        slots: &of_rules,
+        beside: plan.watch.as_ref().map(|watch| CheckedBeside {
+            policy: &watch.policy,
+            pairs: watch.found.pairs(),
+            slots: &of_pairs,
+        }),
+    };
+    let check = || Ok(self_check(&rules, tables, generation, Some(&one.programs)));
+    faults::step(|| "the self-check".into(), check)
+        .map_err(|e| KernelError::io("the self-check", e))?
+}
+
+/// Enters the flows of the interfaces that are attached for the first time. `None` if there is no
+/// such interface.
+fn seed_new<'a>(
+    plan: &'a Plan,
+    shared: &InterfacePlan,
+) -> Result<Option<Seeding<'a>>, KernelError> {
+    let new = plan
+        .interfaces
+        .iter()
+        .filter(|one| one.replaced().is_none());
+    let added: Vec<u32> = new.map(|one| one.pins.ifindex).collect();
+    if added.is_empty() {
+        return Ok(None);
+    }
+    let mut seeding = Seeding::new(
+        &plan.compiled,
+        plan.epoch(),
+        &shared.pins,
+        shared.state.max_flows,
+        &plan.policy.timeouts,
+    )?;
+    seeding.of_interfaces(plan.indices());
+    if plan.options.cut_existing {
+        seeding.cuts();
+    }
+    if !plan.is_first() {
+        seeding.joins(added);
+    }
+    seeding.before()?;
+    Ok(Some(seeding))
+}
+
+/// Pins what the programs of an interface need, and loads those that remember, where it is a first
+/// attachment.
+fn pin(
+    one: &mut PreparedInterface<'_>,
+    tables: &Compiled,
+    generation: &Generation,
+) -> Result<(), KernelError> {
+    let pins = &one.plan.pins;
+    one.programs.pin_targets(pins, generation.number)?;
+    if one.is_on_trial {
+        one.programs.pin_gates(pins, generation.number)?;
+    }
+    // Without rules that open flows, the remembering programs would have nothing to enter.
+    if one.plan.replaced().is_some() || !one.state.opens_flows {
+        return Ok(());
+    }
+    let shared = shared_by(one.plan);
+    let load = || Ok(one.programs.load_remembering(tables, generation, &shared));
+    let mut early = faults::step(|| "loading the programs that remember".into(), load)
+        .map_err(|e| KernelError::io("loading the programs that remember", e))??;
+    one.state.remembering = Some(early.ids()?);
+    early.pin_targets(pins, REMEMBERING)?;
+    one.remembering = Some(early);
+    Ok(())
 }
 
 /// The maps that the programs of an interface share with others.
@@ -350,11 +400,7 @@ pub(super) fn adopt(from: &InterfacePins, to: &InterfacePins) -> Result<(), Kern
 
 /// Enters the flows that the policy to be replaced accepts without an entry and the new one does
 /// not. `None` if the attachment is damaged, because this `apply` repairs it.
-fn carry_over<'a>(
-    plan: &Plan,
-    compiled: &'a Compiled,
-    epoch: u32,
-) -> Result<Option<Seeding<'a>>, KernelError> {
+fn carry_over(plan: &Plan) -> Result<Option<Seeding<'_>>, KernelError> {
     let is_intact = |replaced: &Replaced| {
         replaced.inspection.running(Direction::Inbound) == Some(replaced.state.inbound_program)
     };
@@ -364,7 +410,13 @@ fn carry_over<'a>(
     let Some((one, Replaced { state, .. })) = plan.replaced().next() else {
         return Ok(None);
     };
-    let seeding = Seeding::new(compiled, epoch, &one.pins, state.max_flows, &state.timeouts);
+    let seeding = Seeding::new(
+        &plan.compiled,
+        plan.epoch(),
+        &one.pins,
+        state.max_flows,
+        &state.timeouts,
+    );
     let mut seeding = match seeding {
         Err(KernelError::MissingPin { .. }) => return Ok(None),
         seeding => seeding?,
