@@ -44,12 +44,12 @@ use sg_userspace::observe::trace::TRACE;
 use self::change::Change;
 use self::check::{Checks, Target};
 use self::events::Events;
-use self::expected::Expected;
+use self::expected::{Appeared, Expected};
 pub(super) use self::journal::LogFormat;
 use self::log::Log;
 use self::notify::Manager;
 use self::own_trial::OwnTrial;
-use self::reload::Reloader;
+use self::reload::{Begun, Reloader};
 use self::session::{Ours, Session, Watched, find_before};
 use self::terminal::Terminal;
 use super::apply;
@@ -184,10 +184,6 @@ impl Run {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let usual = if context.out.terminal { 1 } else { 10 };
         let interval = self.interval.unwrap_or(Duration::from_secs(usual));
-        let preparing = |source| Failure::Io {
-            what: "preparing to wait for signals",
-            source,
-        };
         // This must come first, because whether SIGHUP was ignored at the start can only be seen
         // until it is handled.
         let mut terminal = Terminal::find();
@@ -215,13 +211,12 @@ impl Run {
             Some(log) => log.of(&names),
             None => log(&names)?,
         };
-        let mut before = Vec::new();
-        for name in &names {
-            let found = find_before(context, name)?;
-            if let InForce::Policy(held) = &found {
+        let find = |name: &String| find_before(context, name);
+        let before: Vec<InForce> = names.iter().map(find).collect::<Result<_, _>>()?;
+        for found in &before {
+            if let InForce::Policy(held) = found {
                 options.held_slots.extend(held.slots());
             }
-            before.push(found);
         }
         let targets = self.confirm_if_reachable.clone();
         let started = Reloader::start(self.policies.clone(), self.attach.trust, options, targets);
@@ -239,17 +234,7 @@ impl Run {
             // Nothing was changed.
             return started.map(drop);
         };
-        let tree = PinTree::new(&context.bpffs);
-        let (cookie, mut interfaces) = (netns::cookie()?, Vec::new());
-        for (name, before) in names.iter().zip(before) {
-            let known = attempted.iter().find(|it| it.interface == *name);
-            let index = match known {
-                Some(known) => known.ifindex,
-                // One that was to be left as it is.
-                None => interfaces::index_of(name)?,
-            };
-            interfaces.push(Watched::new(name, tree.interface(cookie, index), before));
-        }
+        let interfaces = watched(context, &names, before, &attempted)?;
         let begun = started.as_ref().ok().map(|(_, begun)| begun);
         let on_trial = begun.and_then(|begun| OwnTrial::of(&begun.reloaded.applied));
         let kept = begun.and_then(|begun| match on_trial {
@@ -282,52 +267,17 @@ impl Run {
             trace: Vec::new(),
             traces: self.trace,
         };
-        let begun = started.and_then(|(reloader, begun)| {
-            let (mut begun, not_tried) = (begun.reloaded, begun.not_tried);
-            begun.applied.mounted = begun.applied.mounted.or(mounted);
-            let packets = packet_log(context, &names, begun.applied.is_first());
-            let warnings = apply::findings(&begun.findings, &self.policies);
-            session.log.impact(begun.impact.as_ref());
-            session
-                .log
-                .applied(Change::Applied, &begun.applied, &warnings, None);
-            session.log.watched(&begun.findings);
-            if let Some(undone) = not_tried {
-                session.log.not_tried(&undone, &begun.applied);
-            }
-            appeared.tell(&mut session.log);
-            session.policy = Some(Session::policy_of(&begun.applied.first.state));
-            session.packets = Some(packets?);
+        let begun = started.and_then(|(reloader, mut begun)| {
+            let applied = &mut begun.reloaded.applied;
+            applied.mounted = applied.mounted.take().or(mounted);
+            session.greet(&begun, &appeared)?;
             if let Some(server) = &mut server {
-                let read = Arc::clone(&session.read);
-                let served = session.expected.served(&names);
-                server.serve(context, served, read).map_err(preparing)?;
-                let line = format!("metrics: {}", server.address);
-                let address = server.address.to_string();
-                session
-                    .log
-                    .event(Change::Metrics, &line, json!({"address": address}));
+                session.serve(server, &names)?;
             }
             Ok(reloader)
         });
         let ended = match begun {
-            Ok(mut reloader) => {
-                events.watch(reloader.files());
-                session.watch_pins(&mut events);
-                session.hold();
-                session.beat();
-                let ended = session.attend(&mut events, &mut reloader);
-                // Where the policy was undone and there was none before, it waits for another one.
-                let ended = match ended {
-                    Err(failure) if session.checks.are_asked_for() && is_undone(&failure) => {
-                        Err(session.rest(failure, &mut events, &reloader))
-                    }
-                    ended => ended,
-                };
-                session.manager.stopping();
-                session.log.close();
-                ended.and_then(|why| session.leave(self.persist, why))
-            }
+            Ok(reloader) => self.look_after(&mut session, &mut events, reloader),
             Err(failure) => Err(session.give_up(failure)),
         };
         // The log also writes standard error, whose reader may stall.
@@ -339,6 +289,96 @@ impl Run {
         drop((locks, server));
         ended
     }
+
+    /// Looks after the policy until the end, and then leaves it attached or takes it back.
+    fn look_after(
+        &self,
+        session: &mut Session<'_>,
+        events: &mut Events,
+        mut reloader: Reloader,
+    ) -> Result<(), Failure> {
+        events.watch(reloader.files());
+        session.watch_pins(events);
+        session.hold();
+        session.beat();
+        let ended = session.attend(events, &mut reloader);
+        // Where the policy was undone and there was none before, it waits for another one.
+        let ended = match ended {
+            Err(failure) if session.checks.are_asked_for() && is_undone(&failure) => {
+                Err(session.rest(failure, events, &reloader))
+            }
+            ended => ended,
+        };
+        session.manager.stopping();
+        session.log.close();
+        ended.and_then(|why| session.leave(self.persist, why))
+    }
+}
+
+impl Session<'_> {
+    /// Says what was put in force, and looks at the packets that are logged from now on.
+    fn greet(&mut self, begun: &Begun, appeared: &Appeared) -> Result<(), Failure> {
+        let Begun {
+            reloaded,
+            not_tried,
+            ..
+        } = begun;
+        let applied = &reloaded.applied;
+        let names: Vec<String> = self.interfaces.iter().map(|it| it.name.clone()).collect();
+        let packets = packet_log(self.context, &names, applied.is_first());
+        let warnings = apply::findings(&reloaded.findings, self.policies);
+        self.log.impact(reloaded.impact.as_ref());
+        self.log.applied(Change::Applied, applied, &warnings, None);
+        self.log.watched(&reloaded.findings);
+        if let Some(undone) = not_tried {
+            self.log.not_tried(undone, applied);
+        }
+        appeared.tell(&mut self.log);
+        self.policy = Some(Session::policy_of(&applied.first.state));
+        self.packets = Some(packets?);
+        Ok(())
+    }
+
+    /// Serves metrics of these interfaces.
+    fn serve(&mut self, server: &mut Server, names: &[String]) -> Result<(), Failure> {
+        let served = self.expected.served(names);
+        server
+            .serve(self.context, served, Arc::clone(&self.read))
+            .map_err(preparing)?;
+        let address = server.address.to_string();
+        let line = format!("metrics: {address}");
+        self.log
+            .event(Change::Metrics, &line, json!({"address": address}));
+        Ok(())
+    }
+}
+
+fn preparing(source: io::Error) -> Failure {
+    Failure::Io {
+        what: "preparing to wait for signals",
+        source,
+    }
+}
+
+/// The interfaces that are looked after, with what was in force on them before.
+fn watched(
+    context: &Context,
+    names: &[String],
+    before: Vec<InForce>,
+    attempted: &[Attempted],
+) -> Result<Vec<Watched>, Failure> {
+    let tree = PinTree::new(&context.bpffs);
+    let cookie = netns::cookie()?;
+    let of = |(name, before): (&String, InForce)| {
+        let known = attempted.iter().find(|it| it.interface == *name);
+        let index = match known {
+            Some(known) => known.ifindex,
+            // One that was to be left as it is.
+            None => interfaces::index_of(name)?,
+        };
+        Ok(Watched::new(name, tree.interface(cookie, index), before))
+    };
+    names.iter().zip(before).map(of).collect()
 }
 
 /// Whether the policy of this process was undone, and nothing of it goes on.

@@ -4,7 +4,7 @@
 use serde_json::json;
 use sg_userspace::kernel::KernelError;
 use sg_userspace::kernel::held::{Held, InForce};
-use sg_userspace::kernel::state::State;
+use sg_userspace::kernel::state::{PolicyRecord, State};
 
 use super::change::Change;
 use super::session::{Ours, Session};
@@ -29,21 +29,7 @@ impl Session<'_> {
         if self.look_at_trial(&states)? {
             return Ok(());
         }
-        for name in &detached {
-            let line =
-                format!("somebody else has detached {name}, whose policy was in force until then");
-            let details = json!({"why": "by somebody else"});
-            self.log
-                .event_on(name, Change::DetachedByOther, &line, details);
-        }
-        self.expected.give_up(&detached);
-        if detached.len() == self.interfaces.len() {
-            return Err(KernelError::NotAttached {
-                scope: format!("`{}`", self.names()),
-            }
-            .into());
-        }
-        self.interfaces.retain(|one| !detached.contains(&one.name));
+        self.leave_alone(&detached)?;
         let Some(latest) = states.iter().max_by_key(|state| state.policy.generation) else {
             return Ok(());
         };
@@ -77,31 +63,64 @@ impl Session<'_> {
             // Some interfaces run one generation of this process and some another.
             return Ok(());
         }
-        let (name, generation) = (&latest.policy.name, latest.policy.generation);
         if let Some(undone) = self.theirs_on_trial.take_if(|_| latest.has_returned()) {
-            let line = format!(
-                "generation {}, which somebody else has put in force on {}, was not confirmed and is undone: \
-                 {}, generation {generation}, is in force again",
-                undone.generation,
-                self.names(),
-                self.log.bold(name),
-            );
-            let details = json!({"policy": latest.policy, "undone": undone});
-            self.log.event(Change::Undone, &line, details);
-            self.timeouts = timeouts;
-            self.theirs = match generation == self.ours.generation {
-                true => {
-                    self.ours.programs.extend(found.programs);
-                    None
-                }
-                false => Some(found),
-            };
-            self.hold();
+            self.go_on_after_theirs(&undone, latest, found);
             return Ok(());
         }
         if self.is_with_other_candidate(latest) {
             return self.go_on_beside_another_candidate(latest, found);
         }
+        self.give_way_to_theirs(latest, found);
+        Ok(())
+    }
+
+    /// Reports interfaces that somebody else has detached, and looks after them no more.
+    fn leave_alone(&mut self, detached: &[String]) -> Result<(), Failure> {
+        for name in detached {
+            let line =
+                format!("somebody else has detached {name}, whose policy was in force until then");
+            let details = json!({"why": "by somebody else"});
+            self.log
+                .event_on(name, Change::DetachedByOther, &line, details);
+        }
+        self.expected.give_up(detached);
+        if detached.len() == self.interfaces.len() {
+            return Err(KernelError::NotAttached {
+                scope: format!("`{}`", self.names()),
+            }
+            .into());
+        }
+        self.interfaces.retain(|one| !detached.contains(&one.name));
+        Ok(())
+    }
+
+    /// Reports that the policy that somebody else had put in force was not confirmed, so that the
+    /// one before it has returned.
+    fn go_on_after_theirs(&mut self, undone: &PolicyRecord, latest: &State, found: Ours) {
+        let generation = latest.policy.generation;
+        let line = format!(
+            "generation {}, which somebody else has put in force on {}, was not confirmed and is undone: \
+                 {}, generation {generation}, is in force again",
+            undone.generation,
+            self.names(),
+            self.log.bold(&latest.policy.name),
+        );
+        let details = json!({"policy": latest.policy, "undone": undone});
+        self.log.event(Change::Undone, &line, details);
+        self.timeouts = latest.timeouts;
+        self.theirs = match generation == self.ours.generation {
+            true => {
+                self.ours.programs.extend(found.programs);
+                None
+            }
+            false => Some(found),
+        };
+        self.hold();
+    }
+
+    /// Reports that somebody else has put another policy in force, which stays.
+    fn give_way_to_theirs(&mut self, latest: &State, found: Ours) {
+        let generation = latest.policy.generation;
         let waits = latest.open_trial().map(|trial| trial.until.clone());
         let ends = match &waits {
             Some(_) => "it is undone unless `sgctl confirm` comes before its deadline",
@@ -110,7 +129,7 @@ impl Session<'_> {
         let line = format!(
             "somebody else has put {} in force on {}, generation {generation}, in place of \
              generation {}: {ends}",
-            self.log.bold(name),
+            self.log.bold(&latest.policy.name),
             self.names(),
             self.ours.generation,
         );
@@ -121,10 +140,9 @@ impl Session<'_> {
         });
         self.log.event(Change::Replaced, &line, details);
         self.theirs_on_trial = waits.map(|_| latest.policy.clone());
-        self.timeouts = timeouts;
+        self.timeouts = latest.timeouts;
         self.theirs = Some(found);
         self.hold();
-        Ok(())
     }
 
     /// Reports that somebody else has put a candidate beside the policy of this process, or has
