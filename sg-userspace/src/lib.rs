@@ -39,3 +39,4 @@
 
 pub mod kernel;
 pub mod observe;
+pub mod sources;

@@ -10,7 +10,7 @@ use sg_policy::policy::{
     AuditScope, Loaded, PolicyErrors, PolicyInput, SetOverride, load, load_believed,
 };
 use sg_userspace::kernel::{self, ApplyOptions, DEFAULT_MAX_FLOWS, KernelError, interfaces};
-use sg_userspace::observe::file_trust::believe;
+use sg_userspace::sources::trust::believe;
 
 use super::context::Context;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sg_userspace::kernel::link_watch::LinkWatch;
 use sg_userspace::observe::pin_watch::PinWatch;
-use sg_userspace::observe::watch::FileWatch;
+use sg_userspace::sources::watch::FileWatch;
 use tokio::io::unix::AsyncFd;
 
 use super::quiet::Changes;

@@ -82,7 +82,7 @@ impl Changes {
 mod tests {
     use std::fs;
 
-    use sg_userspace::observe::watch::FileWatch;
+    use sg_userspace::sources::watch::FileWatch;
 
     use super::*;
 

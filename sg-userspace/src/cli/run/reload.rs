@@ -8,7 +8,7 @@ use sg_policy::policy::{Finding, Loaded, Policy, PolicyErrors};
 use sg_userspace::kernel::history::Entry;
 use sg_userspace::kernel::impact::Impact;
 use sg_userspace::kernel::{self, Applied, ApplyOptions};
-use sg_userspace::observe::watch::{Stamp, unfinished};
+use sg_userspace::sources::watch::{Stamp, unfinished};
 
 use super::before::{Before, admit, admit_first};
 use super::check::Target;

@@ -13,10 +13,8 @@ use std::time::Duration;
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
+use super::MOST_LINKS;
 use crate::kernel::is_open_for_writing;
-
-/// How many symbolic links the kernel follows in one path.
-const MOST_LINKS: usize = 40;
 
 /// Watches directories, not files: a file that is replaced by renaming has a new inode, and in a
 /// ConfigMap volume a symbolic link in a directory above changes.

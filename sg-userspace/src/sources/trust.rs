@@ -18,14 +18,12 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 use sg_policy::policy::Distrust;
 
+use super::MOST_LINKS;
 use crate::kernel::has_acl;
 
 const GROUP_WRITES: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
-
-/// How many symbolic links the kernel follows in one path.
-const MOST_LINKS: usize = 40;
 
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
