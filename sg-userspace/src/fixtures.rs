@@ -1,8 +1,8 @@
 //! Values that the tests of several commands and of the lab begin with.
 
 use sg_common::verdict::Direction;
-use sg_userspace::observe::attached::{Health, PolicyStatus};
 use sg_userspace::observe::counters::{Counters, Totals};
+use sg_userspace::observe::status::{Health, PolicyStatus};
 
 /// A policy as `status` shows it.
 pub(crate) fn policy(name: &str) -> PolicyStatus {

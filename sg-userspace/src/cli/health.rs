@@ -3,7 +3,7 @@
 
 use sg_policy::policy::AuditScope;
 use sg_userspace::kernel::Fault;
-use sg_userspace::observe::attached::Health;
+use sg_userspace::observe::status::Health;
 
 use super::screen::{Paint, Screen, wrapped};
 use super::units::clean;

@@ -5,8 +5,9 @@ use clap::Args;
 use serde::Serialize;
 use sg_userspace::kernel::state::PolicyRecord;
 use sg_userspace::kernel::{Fault, interfaces, netns};
-use sg_userspace::observe::attached::{Attached, Health, Status as Row, attached, other_layouts};
+use sg_userspace::observe::attached::{Attached, attached, other_layouts};
 use sg_userspace::observe::candidate::{self, CandidateStatus};
+use sg_userspace::observe::status::{Health, Status as Row};
 
 use super::candidate::{compared, evaluated};
 use super::context::{Context, Ifaces, Json};

@@ -5,8 +5,9 @@ use serde::Serialize;
 use sg_common::counters::SlotCounters;
 use sg_common::verdict::{Action, Direction};
 
-use super::attached::{Attached, Condition, Health, PolicyStatus};
+use super::attached::Attached;
 use super::counters::read_together;
+use super::status::{Condition, Health, PolicyStatus};
 use crate::kernel::state::{SlotOwner, State};
 use crate::kernel::sums::Sums;
 use crate::kernel::{Fault, KernelError};

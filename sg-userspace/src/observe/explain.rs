@@ -8,8 +8,9 @@ use sg_common::essential::{Headers, IGMP_TTL, NEIGHBOUR_HOP_LIMIT, is_essential}
 use sg_common::protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6, Kind, icmp_number, kind_of, other_number};
 use sg_common::verdict::{Action, Direction, Reason};
 
-use super::attached::{Attached, Health};
+use super::attached::Attached;
 use super::decided::DecidedBy;
+use super::status::Health;
 pub use super::way::ExplainedRule;
 use super::way::{Decision, Way};
 use crate::kernel::state::{self, State};
@@ -52,7 +53,7 @@ pub struct Explanation {
     /// policy.
     pub health: Option<Health>,
     pub faults: Vec<Fault>,
-    /// See [`super::attached::Condition::elsewhere`].
+    /// See [`super::status::Condition::elsewhere`].
     #[serde(skip)]
     pub elsewhere: Option<String>,
     pub verdict: Action,

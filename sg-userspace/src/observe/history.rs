@@ -12,7 +12,7 @@ use sg_policy::policy::{AuditScope, Policy};
 #[derive(Clone, Debug, Serialize)]
 pub struct History {
     pub interface: String,
-    /// As in [`Condition`](super::attached::Condition).
+    /// As in [`Condition`](super::status::Condition).
     pub netns: Option<String>,
     /// The other interfaces of the attachment, whose history is the same. Left out if there are
     /// none.

@@ -15,10 +15,11 @@ use sg_common::verdict::{Action, Direction, Reason};
 use sg_policy::analysis::nearest;
 use sg_policy::policy::Policy;
 
-use super::attached::{Attached, Condition};
+use super::attached::Attached;
 use super::decided::DecidedBy;
 use super::explain::{Explanation, Question, Transport, by_tables};
 use super::flows::{Flow, FlowRule, FlowState, flow_of, rules};
+use super::status::Condition;
 use super::way::{Decision, ExplainedRule, JudgedBy, NearRule, Way};
 use crate::kernel::KernelError;
 use crate::kernel::capabilities::TO_ENFORCE;

@@ -15,5 +15,6 @@ pub mod pace;
 pub mod pin_watch;
 pub mod readiness;
 pub mod sampler;
+pub mod status;
 pub mod trace;
 pub mod way;

@@ -3,11 +3,12 @@
 //! rules takes longer to parse than all the rest; and its health as often as takes a small share of
 //! the time.
 
-use super::attached::{Attached, Condition, Unconfirmed};
+use super::attached::Attached;
 use super::candidate::{CandidateStatus, status_of};
 use super::counters::{Counters, Origin, assemble};
 use super::history::Past;
 use super::pace::Pace;
+use super::status::{Condition, Unconfirmed};
 use crate::kernel::flow_tables::{FlowTableUse, table_use};
 use crate::kernel::pins::InterfacePins;
 use crate::kernel::records::Stamp;

@@ -11,9 +11,10 @@ use sg_policy::testing::{self, Shape};
 use sg_userspace::kernel::{
     ApplyOptions, EgressHook, KernelError, XdpMode, apply, detach, interfaces,
 };
-use sg_userspace::observe::attached::{Health, Scope, attached};
+use sg_userspace::observe::attached::{Scope, attached};
 use sg_userspace::observe::explain::{Question, Transport, explain_policy};
 use sg_userspace::observe::inquiry::{Inquiry, explain_attached};
+use sg_userspace::observe::status::Health;
 
 use crate::frames::frame;
 use crate::sandbox::{RawSender, ip, sandbox};

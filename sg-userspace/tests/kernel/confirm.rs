@@ -18,7 +18,7 @@ use sg_userspace::kernel::{
     Applied, ApplyOptions, EgressHook, KernelError, Outcome, apply, confirm, confirm_generation,
     detach, undo,
 };
-use sg_userspace::observe::attached::{Health, Status};
+use sg_userspace::observe::status::{Health, Status};
 
 use crate::frames::{frame, non_ip};
 use crate::hosts::Pair;

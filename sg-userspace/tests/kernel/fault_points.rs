@@ -28,8 +28,9 @@ use sg_testbed::objects::{Kind as ObjectKind, Object, Objects};
 use sg_userspace::kernel::{
     ApplyOptions, CandidateOption, EgressHook, apply, detach, history, interfaces, tidy_up,
 };
-use sg_userspace::observe::attached::{Health, Scope, attached};
+use sg_userspace::observe::attached::{Scope, attached};
 use sg_userspace::observe::candidate::candidate;
+use sg_userspace::observe::status::Health;
 
 use crate::probe::{A, B, Probe, Seen};
 use crate::sandbox::{Sandbox, run, sandbox};

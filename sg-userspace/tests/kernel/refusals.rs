@@ -5,8 +5,9 @@ use sg_policy::policy::rules_from_lines;
 use sg_testbed::{Mount, Namespace};
 use sg_userspace::kernel::netns::{self, Netns};
 use sg_userspace::kernel::{ApplyOptions, KernelError, apply, detach, interfaces};
-use sg_userspace::observe::attached::{Health, Scope, attached};
+use sg_userspace::observe::attached::{Scope, attached};
 use sg_userspace::observe::counters::counters;
+use sg_userspace::observe::status::Health;
 
 use crate::sandbox::sandbox;
 use crate::support::rounds;

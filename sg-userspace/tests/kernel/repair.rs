@@ -14,8 +14,9 @@ use sg_userspace::kernel::{
     ApplyOptions, EgressHook, FaultCode, KernelError, Outcome, XdpMode, apply, detach, interfaces,
     netns,
 };
-use sg_userspace::observe::attached::{Health, Scope, Status, attached};
+use sg_userspace::observe::attached::{Scope, attached};
 use sg_userspace::observe::counters::counters;
+use sg_userspace::observe::status::{Health, Status};
 
 use crate::frames::{frame, non_ip};
 use crate::probe::{A, B, Probe, Seen};

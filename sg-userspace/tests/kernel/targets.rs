@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use aya::maps::{Map, MapData, ProgramArray};
 use sg_common::program::Target;
 use sg_common::verdict::Direction;
-use sg_userspace::observe::attached::Health;
+use sg_userspace::observe::status::Health;
 
 use crate::frames::{Frame, frame, non_ip};
 use crate::sandbox::{RawSender, lost_on_the_way, sandbox};

@@ -9,8 +9,8 @@ use sg_common::verdict::{Action, Direction};
 use sg_policy::policy::{AuditScope, Policy, rules_from_lines};
 use sg_testbed::wait_for;
 use sg_userspace::kernel::apply;
-use sg_userspace::observe::attached::Health;
 use sg_userspace::observe::events::{Events, LoggedPacket};
+use sg_userspace::observe::status::Health;
 
 use crate::line::{Family, Line, NIC};
 use crate::sandbox::{Sandbox, run, sandbox};

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use sg_policy::policy::{Policy, load_text};
 use sg_userspace::kernel::detach;
-use sg_userspace::observe::attached::{Attached, Scope, Status, attached};
+use sg_userspace::observe::attached::{Attached, Scope, attached};
 use sg_userspace::observe::counters::{Counters, RuleCounters, counters};
+use sg_userspace::observe::status::Status;
 
 use crate::line::NIC;
 use crate::sandbox::run;

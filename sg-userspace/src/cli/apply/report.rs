@@ -11,7 +11,7 @@ use sg_userspace::kernel::state::PolicyRecord;
 use sg_userspace::kernel::{
     self, Applied, AppliedTo, Cut, EndedCandidate, Outcome, Preview, Seeded,
 };
-use sg_userspace::observe::attached::Unconfirmed;
+use sg_userspace::observe::status::Unconfirmed;
 
 use crate::cli::confirm;
 use crate::cli::failure::Failure;

@@ -321,8 +321,8 @@ mod tests {
     use crate::cli::screen::ColorChoice;
     use crate::fixtures;
     use sg_common::verdict::{Action, Reason};
-    use sg_userspace::observe::attached::PolicyStatus;
     use sg_userspace::observe::counters::{ReasonCounters, RuleCounters};
+    use sg_userspace::observe::status::PolicyStatus;
 
     /// Counters with numbers up to `largest`.
     fn counters(largest: u64) -> Counters {

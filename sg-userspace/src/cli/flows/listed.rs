@@ -3,8 +3,9 @@
 use serde::Serialize;
 use sg_userspace::kernel::Fault;
 use sg_userspace::kernel::flow_tables::{FlowTableUse, table_use};
-use sg_userspace::observe::attached::{Attached, Condition, Health};
+use sg_userspace::observe::attached::Attached;
 use sg_userspace::observe::flows::{Flow, Wanted, list};
+use sg_userspace::observe::status::{Condition, Health};
 
 use crate::cli::failure::Failure;
 

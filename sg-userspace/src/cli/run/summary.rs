@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use sg_userspace::observe::attached::Health;
 use sg_userspace::observe::counters::{Counters, Totals};
+use sg_userspace::observe::status::Health;
 
 use crate::cli::health;
 use crate::cli::rates::Rates;

@@ -6,10 +6,10 @@ use sg_common::flow::FlowKind;
 use sg_common::verdict::Direction;
 use sg_userspace::kernel::Fault;
 use sg_userspace::kernel::flow_tables::FlowTableUse;
-use sg_userspace::observe::attached::{Health, PolicyStatus, Unconfirmed};
 use sg_userspace::observe::candidate::CandidateStatus;
 use sg_userspace::observe::counters::{Counters, ReasonCounters, RuleCounters, Totals};
 use sg_userspace::observe::history::Past;
+use sg_userspace::observe::status::{Health, PolicyStatus, Unconfirmed};
 
 use super::drops::Drops;
 use super::list::{Choice, listed};

@@ -21,9 +21,10 @@ use crate::kernel::state::{SlotOwner, State};
 use crate::kernel::sums::Sums;
 use crate::kernel::trial::left_until;
 use crate::kernel::{FaultCode, KernelError, bpffs, raw_counters};
-use crate::observe::attached::{Attached, Condition, Scope, attached};
+use crate::observe::attached::{Attached, Scope, attached};
 use crate::observe::candidate;
 use crate::observe::pace::Pace;
+use crate::observe::status::Condition;
 
 /// How often a reading begins anew when policies are replaced meanwhile.
 const ATTEMPTS: usize = 4;

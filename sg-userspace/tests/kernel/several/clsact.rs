@@ -2,7 +2,7 @@
 //! 6.6.
 
 use sg_userspace::kernel::{ApplyOptions, EgressHook, Outcome, detach};
-use sg_userspace::observe::attached::Health;
+use sg_userspace::observe::status::Health;
 
 use super::{UPLINKS, health, on, programs, put, uplinks};
 use crate::frames::frame;

@@ -1,7 +1,8 @@
 //! An `apply` to several interfaces that fails or is killed at any of its steps.
 
 use sg_userspace::kernel::{detach, interfaces};
-use sg_userspace::observe::attached::{Health, Scope, attached};
+use sg_userspace::observe::attached::{Scope, attached};
+use sg_userspace::observe::status::Health;
 
 use super::{UPLINKS, uplinks};
 use crate::probe::{Probe, Seen};

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::held::InForce;
 use sg_userspace::kernel::{FaultCode, KernelError, Outcome, apply, detach, interfaces};
-use sg_userspace::observe::attached::{Health, Scope, attached};
+use sg_userspace::observe::attached::{Scope, attached};
 use sg_userspace::observe::events::Events;
 use sg_userspace::observe::explain::{Question, Transport};
 use sg_userspace::observe::flows::flows;
 use sg_userspace::observe::inquiry::explain_attached;
+use sg_userspace::observe::status::Health;
 
 use super::{UPLINKS, health, on, programs, put, uplinks};
 use crate::frames::frame;

@@ -10,7 +10,7 @@ mod reloads;
 
 use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::{Applied, ApplyOptions, apply};
-use sg_userspace::observe::attached::Health;
+use sg_userspace::observe::status::Health;
 
 use crate::sandbox::Sandbox;
 use crate::watching::only;

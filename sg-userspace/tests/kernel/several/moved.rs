@@ -5,8 +5,8 @@ use sg_testbed::Host;
 use sg_userspace::kernel::{
     ApplyOptions, EgressHook, KernelError, Outcome, apply, detach, interfaces,
 };
-use sg_userspace::observe::attached::Health;
 use sg_userspace::observe::flows::flows;
+use sg_userspace::observe::status::Health;
 
 use super::{health, on, programs, put, uplinks};
 use crate::frames::frame;

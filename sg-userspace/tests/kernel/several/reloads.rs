@@ -8,8 +8,8 @@ use sg_policy::policy::rules_from_lines;
 use sg_policy::testing::{self, Shape};
 use sg_userspace::kernel::held::InForce;
 use sg_userspace::kernel::{Outcome, apply, interfaces};
-use sg_userspace::observe::attached::Health;
 use sg_userspace::observe::flows::flows;
+use sg_userspace::observe::status::Health;
 
 use super::{UPLINKS, health, on, put, uplinks};
 use crate::frames::frame;

@@ -7,11 +7,11 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use sg_common::verdict::{Action, Direction, Reason};
 use sg_userspace::kernel::flow_tables::FlowTableUse;
-use sg_userspace::observe::attached::{Health, PolicyStatus, Unconfirmed};
 use sg_userspace::observe::candidate::CandidateStatus;
 use sg_userspace::observe::counters::{Counters, ReasonCounters, RuleCounters, Totals};
 use sg_userspace::observe::history::Past;
 use sg_userspace::observe::sampler::Sample;
+use sg_userspace::observe::status::{Health, PolicyStatus, Unconfirmed};
 
 use super::drops::Dropped;
 use super::look::Look;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use sg_common::verdict::Direction;
-use sg_userspace::observe::attached::Health;
 use sg_userspace::observe::candidate::CandidateStatus;
+use sg_userspace::observe::status::Health;
 
 use super::pen::{Now, Pen};
 use crate::cli::candidate::compared;
