@@ -31,7 +31,7 @@ pub fn findings(loaded: &Loaded) -> Vec<Finding> {
     findings
 }
 
-/// The same findings for a person: the first of each code, and how many there are of it besides.
+/// Findings for a person: the first of each code, and how many there are of it besides.
 pub fn listed(findings: &[Finding]) -> Vec<Finding> {
     let mut kept: Vec<Finding> = Vec::new();
     let mut left_out: Vec<(&'static str, usize, Severity)> = Vec::new();
@@ -76,10 +76,8 @@ fn finding(policy: &Policy, one: &Idle) -> Option<Finding> {
                 1 => "covers it",
                 _ => "together cover it",
             };
-            let message = format!(
-                "{this} can never match: {} {covers}",
-                names(policy, &others)
-            );
+            let rules = names(policy, &others);
+            let message = format!("{this} can never match: {rules} {covers}");
             let is_like = |by: &u32| {
                 let by = policy.rules.get(*by as usize);
                 by.is_some_and(|by| by.action == rule.action)
@@ -92,19 +90,29 @@ fn finding(policy: &Policy, one: &Idle) -> Option<Finding> {
                 1 => "that rule stands",
                 _ => "those rules stand",
             };
-            let finding = match (rule.action, covered_by.iter().all(is_like)) {
-                (Action::Accept, true) => {
-                    Finding::note(Lint::ShadowedRule, message).help("it can be removed")
+            let does_the_same = covered_by.iter().all(is_like);
+            let help = match (rule.action, does_the_same) {
+                (Action::Accept, true) => "it can be removed".to_owned(),
+                (Action::Drop | Action::Audit, true) => {
+                    format!("it changes nothing as long as {stands}")
                 }
-                (Action::Drop | Action::Audit, true) => Finding::note(Lint::ShadowedRule, message)
-                    .help(format!("it changes nothing as long as {stands}")),
-                (Action::Drop, false) => Finding::warning(Lint::ShadowedRule, message).help(
-                    format!("move it before {that}, so that it drops what it says"),
-                ),
-                (Action::Audit, false) => Finding::warning(Lint::ShadowedRule, message)
-                    .help("it watches nothing; the first rule that matches decides"),
-                (Action::Accept, false) => Finding::warning(Lint::ShadowedRule, message)
-                    .help("it lets nothing through; the first rule that matches decides"),
+                (Action::Drop, false) => {
+                    format!("move it before {that}, so that it drops what it says")
+                }
+                (Action::Audit, false) => {
+                    "it watches nothing; the first rule that matches decides".to_owned()
+                }
+                (Action::Accept, false) => {
+                    "it lets nothing through; the first rule that matches decides".to_owned()
+                }
+            };
+            let severity = match does_the_same {
+                true => Severity::Note,
+                false => Severity::Warning,
+            };
+            let finding = Finding {
+                severity,
+                ..Finding::note(Lint::ShadowedRule, message).help(help)
             };
             (finding, others)
         }
@@ -114,16 +122,18 @@ fn finding(policy: &Policy, one: &Idle) -> Option<Finding> {
                     "{this} changes nothing: what it drops would match no rule without it, and be \
                      dropped"
                 ),
-                [None, rules @ ..] => format!(
-                    "{this} changes nothing: without it {} would drop the same, or no rule would \
-                     match, which drops too",
-                    names(policy, rules)
-                ),
-                rules => format!(
-                    "{this} changes nothing: without it {} would {} the same",
-                    names(policy, rules),
-                    rule.action.name()
-                ),
+                [None, others @ ..] => {
+                    let rules = names(policy, others);
+                    format!(
+                        "{this} changes nothing: without it {rules} would drop the same, or no \
+                         rule would match, which drops too"
+                    )
+                }
+                others => {
+                    let rules = names(policy, others);
+                    let action = rule.action.name();
+                    format!("{this} changes nothing: without it {rules} would {action} the same")
+                }
             };
             let help = match &instead[..] {
                 [None] => "it can stay: it has a counter of its own, and says what is meant",

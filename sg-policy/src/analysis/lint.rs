@@ -126,28 +126,27 @@ fn denied(policy: &Policy, findings: &mut Vec<Finding>) {
             )
             .help("if it needs more, name what it may open in outbound rules, such as tcp 443 to the addresses of its servers"),
         ),
-        (false, true) => findings.push(Finding::note(
-            Lint::DeniesInbound,
-            "no inbound rule accepts anything: only answers to the node's own connections arrive",
-        )),
+        (false, true) => findings.push(
+            Finding::note(
+                Lint::DeniesInbound,
+                "no inbound rule accepts anything: only answers to the node's own connections arrive",
+            )
+            .help("if others are to open connections to the node, name them and the ports in inbound rules"),
+        ),
         (true, true) => {}
     }
-    for (lint, name, accepted) in [
-        (
-            Lint::Ipv4Denied,
-            "IPv4",
-            family(|rule| rule.remote.v4.is_empty()),
-        ),
-        (
-            Lint::Ipv6Denied,
-            "IPv6",
-            family(|rule| rule.remote.v6.is_empty()),
-        ),
-    ] {
-        if !accepted {
-            let message = format!("no rule accepts any {name} address: {name} is wholly denied");
-            let help = format!("if the node uses {name}, name the {name} addresses that it needs");
-            findings.push(Finding::warning(lint, message).help(help));
-        }
+    if !family(|rule| rule.remote.v4.is_empty()) {
+        let message = "no rule accepts any IPv4 address: IPv4 is wholly denied";
+        findings.push(
+            Finding::warning(Lint::Ipv4Denied, message)
+                .help("if the node uses IPv4, name the IPv4 addresses that it needs"),
+        );
+    }
+    if !family(|rule| rule.remote.v6.is_empty()) {
+        let message = "no rule accepts any IPv6 address: IPv6 is wholly denied";
+        findings.push(
+            Finding::warning(Lint::Ipv6Denied, message)
+                .help("if the node uses IPv6, name the IPv6 addresses that it needs"),
+        );
     }
 }

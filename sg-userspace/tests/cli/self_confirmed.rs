@@ -207,7 +207,7 @@ fn what_could_not_be_checked_is_not_put_in_force() {
         1,
         "one is not put in force: 192.0.2.2:6443 cannot be reached",
     );
-    assert!(ran.err.contains("before it too"), "{}", ran.all());
+    assert!(ran.err.contains("already now"), "{}", ran.all());
     world.assert_untouched();
 
     let _api = api(&world);

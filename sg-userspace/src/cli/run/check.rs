@@ -70,7 +70,7 @@ pub(super) fn reach_before(targets: &[Target], name: &str) -> Result<(), Failure
     reach(targets).map_err(|reason| {
         let fixed = KernelError::Fixed {
             what: format!("{name} is not put in force"),
-            reason: format!("{reason}, before it too, so that a check could not tell what {name} does"),
+            reason: format!("{reason} already now, so that the check could not show what {name} changes"),
             help: "see why the node cannot reach it; `sgctl apply` puts a policy in force without this \
                    check"
                 .into(),
