@@ -11,10 +11,10 @@ const NFTABLES: f64 = 5.0;
 /// What is left of the throughput, or of the requests a second, that empty programs allow.
 const OF_EMPTY: f64 = 0.95;
 
-/// What a packet may cost by two interfaces, of what it costs by one.
+/// How many times as much a packet may cost with two interfaces as with one.
 const OF_ONE_INTERFACE: f64 = 1.1;
 
-/// What a dropped packet may cost while somebody watches, of what it costs while nobody does.
+/// How many times as much a dropped packet may cost while somebody watches.
 const OF_UNWATCHED: f64 = 1.02;
 
 /// Gives each row its aim, if it has one.
@@ -36,7 +36,8 @@ fn aim(record: &Record, all: &[Record]) -> Option<Aim> {
             _ => round(neighbour + record.spread?),
         }));
     }
-    // Flows are passed here and dropped there, which is not the same to compare.
+    // Rows about flows have no aim: we pass their packets and nftables drops them, so that they do
+    // not compare.
     if let Some(same) = name
         .strip_prefix("live/nft/")
         .filter(|n| !n.starts_with("flow/"))

@@ -23,7 +23,7 @@ const ALWAYS: u32 = 1 << 16;
 /// The last rule of most policies here: the node may open connections, so that the programs keep
 /// state.
 const OUTBOUND: &str = "out all to any accept\n";
-/// The same for rows about outbound packets: others may open connections to the node.
+/// The last rule of policies for outbound packets: others may open connections to the node.
 const INBOUND: &str = "in all from any accept\n";
 
 /// A policy, and what arrives.
@@ -105,7 +105,7 @@ pub(crate) fn tke_drop() -> Result<Workload> {
     })
 }
 
-/// The same with a candidate beside the policy.
+/// As [`tke_drop`], with a candidate beside the policy.
 pub(crate) fn tke_candidate_drop() -> Result<Workload> {
     let workload = tke_drop()?;
     Ok(Workload {
@@ -143,8 +143,8 @@ pub(crate) fn tke_out() -> Result<Workload> {
     })
 }
 
-/// The same to destinations whose replies it does not accept: each packet begins a flow, and finds
-/// the table full of others without a reply.
+/// What the template lets out to destinations whose replies it does not accept: each packet begins
+/// a flow, and finds the table full of others without a reply.
 pub(crate) fn new_flows_out() -> Result<Workload> {
     Ok(Workload {
         policy: builtin("tke")?,
@@ -200,7 +200,7 @@ pub(crate) fn rules(count: u32) -> Result<Workload> {
     })
 }
 
-/// The same for outbound packets.
+/// As [`rules`], for outbound packets.
 pub(crate) fn rules_out(count: u32) -> Result<Workload> {
     let (outbound, targets) = rule_lines(count, "out", "to");
     Ok(Workload {
@@ -341,7 +341,7 @@ pub(crate) fn prefixes(count: u32, folder: &Path) -> Result<Workload> {
     })
 }
 
-/// The same with single addresses, which cannot be aggregated.
+/// One rule with that many single addresses, which cannot be aggregated.
 pub(crate) fn hosts(count: u32, folder: &Path) -> Result<Workload> {
     let mut rng = Rng::with_seed(0x686f_7374 + u64::from(count));
     let mut text = String::new();
@@ -455,7 +455,7 @@ pub(crate) fn classbench(name: &str, data: &Path) -> Result<Workload> {
     })
 }
 
-/// The same as a policy file.
+/// A rule set of the data folder as a policy file.
 pub(crate) fn classbench_file(name: &str, data: &Path, folder: &Path) -> Result<PathBuf> {
     let (rules, _) = classbench_rules(name, data)?;
     let mut yaml = format!("name: {name}\ninbound:\n");

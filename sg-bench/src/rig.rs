@@ -321,7 +321,7 @@ pub(crate) fn run(program: &str, words: &str) -> Result<()> {
     read(program, words).map(drop)
 }
 
-/// The same; returns what it printed.
+/// Runs a program as [`run`] does, and returns what it printed.
 pub(crate) fn read(program: &str, words: &str) -> Result<String> {
     let output = Command::new(program)
         .args(words.split_whitespace())

@@ -69,7 +69,7 @@ pub(crate) fn measure<T>(
     measure_with(|| transfer_time(cores), patience, tally, window)
 }
 
-/// The same, where the caller measures how long a cache line takes.
+/// Measures as [`measure`] does, where the caller measures how long a cache line takes.
 pub(crate) fn measure_with<T>(
     transfer: impl Fn() -> Result<f64>,
     patience: &Patience,

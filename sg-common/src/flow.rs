@@ -254,7 +254,7 @@ impl FlowValue {
         .admitted(side, opened)
     }
 
-    /// The same for a flow that the rules of a direction admit, whichever side has opened it.
+    /// This flow as the rules of a direction admit it, whichever side has opened it.
     pub const fn admitted(self, by: Direction, opened: Option<Direction>) -> FlowValue {
         let flag = match opened {
             None => Self::ORIGINATOR_UNKNOWN,

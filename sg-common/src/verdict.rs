@@ -213,7 +213,7 @@ impl Verdict {
         Verdict::new(Action::Audit, slot, true)
     }
 
-    /// The same, asking for an event if `log`.
+    /// This verdict, asking for an event if `log`.
     pub const fn logged(self, log: bool) -> Self {
         Verdict(self.0 | if log { Self::LOG_BIT } else { 0 })
     }

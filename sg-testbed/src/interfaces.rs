@@ -121,7 +121,7 @@ pub fn wait_for_carriers(patience: Duration) -> io::Result<bool> {
     wait_for(patience, |link| is_up(link) && !is_in_operation(link))
 }
 
-/// The same of one interface, which may not be set up yet.
+/// Waits until one interface is in operation, which may not be set up yet.
 pub fn wait_for_carrier(name: &str, patience: Duration) -> io::Result<bool> {
     if_nametoindex(name)?;
     let name = LinkAttribute::IfName(name.to_owned());

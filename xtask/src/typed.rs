@@ -14,7 +14,7 @@ pub(crate) fn parse<T: Args>(words: &str) -> Result<T, clap::Error> {
     Line::try_parse_from(words).map(|line| line.args)
 }
 
-/// The same of what is right.
+/// Parses what is right.
 pub(crate) fn typed<T: Args>(words: &str) -> T {
     parse(words).unwrap_or_else(|error| panic!("{words}: {error}"))
 }

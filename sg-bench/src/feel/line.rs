@@ -90,7 +90,7 @@ fn with_state() -> Policy {
     ))
 }
 
-/// The same for nftables.
+/// The rules of [`with_state`] for nftables.
 fn nft_ruleset() -> String {
     format!(
         "table inet bench {{\n\

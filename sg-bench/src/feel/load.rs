@@ -39,7 +39,7 @@ pub(super) enum Test {
     Stream,
     /// Over one TCP connection a byte goes there and one comes back, again and again.
     Rr,
-    /// The same with a connection of its own for each pair.
+    /// A byte goes there and one comes back, with a connection of its own for each pair.
     Crr,
     /// As `Rr`, by datagrams.
     UdpRr,
@@ -320,7 +320,7 @@ fn pair(stream: &mut TcpStream, is_over: &AtomicBool) -> Result<()> {
     }
 }
 
-/// The same by datagrams: one that is lost is sent again.
+/// A byte there and one back by datagrams: one that is lost is sent again.
 fn datagrams(socket: &UdpSocket, is_over: &AtomicBool, lost: &mut u32) -> Result<()> {
     let mut byte = [0];
     loop {

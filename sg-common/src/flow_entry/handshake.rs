@@ -1,9 +1,9 @@
 //! The number that completes a handshake, kept beside the tick in which the flow was entered.
 
-/// The tick in which a flow was entered, and the *number* of its handshake: the one that
-/// acknowledges all of the last segment which the side that did not open the flow has sent.
-/// Only hosts on the path between the two can know it, so that a sender that acknowledges it is no
-/// spoofer (RFC 9293 section 3.4.1 on why sequence numbers begin anywhere).
+/// The tick in which a flow was entered, and the *number* of its handshake. That is the number
+/// which acknowledges the whole last segment of the side that did not open the flow. Only hosts on
+/// the path between the two can know it, so a sender that acknowledges it is no spoofer (RFC 9293
+/// section 3.4.1 on why sequence numbers begin anywhere).
 #[inline(always)]
 pub const fn begun_word(tick: u32, number: u32) -> u64 {
     tick as u64 | (number as u64) << 32

@@ -14,7 +14,7 @@ pub const fn hash_step(sum: u64, word: u64, key_low: u64, key_high: u64) -> u64 
     hash_halves(sum, word & 0xffff_ffff, word >> 32, key_low, key_high)
 }
 
-/// The same, for a word that is at hand in halves.
+/// Adds a word to a hash, as [`hash_step`] does, where the word is at hand in halves.
 #[inline(always)]
 pub const fn hash_halves(sum: u64, low: u64, high: u64, key_low: u64, key_high: u64) -> u64 {
     let (low, high) = (low.wrapping_mul(key_low), high.wrapping_mul(key_high));

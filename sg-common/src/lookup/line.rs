@@ -12,7 +12,7 @@ impl Line {
     /// All zero.
     pub const EMPTY: Line = Line([0; LINE_WORDS]);
 
-    /// The same as words of 64 bits, the first of two in the low half.
+    /// The line as words of 64 bits: of two words, the first is in the low half.
     #[inline(always)]
     pub fn pairs(&self) -> &[u64; LINE_WORDS / 2] {
         // SAFETY: a line is as long as eight of these and aligned to more; all bits are valid.

@@ -198,7 +198,7 @@ fn a_steady_flow_needs_no_other_ruling() {
     assert_ne!(is_unsteady(entry.head, entry.rule, mark, ACK.into()), 0);
 }
 
-/// The same entry, of a flow that is only watched.
+/// `entry` as that of a flow that is only watched.
 fn watched(entry: Contents) -> Contents {
     Contents {
         rule: entry.rule | u64::from(Verdict::AUDIT_BIT),

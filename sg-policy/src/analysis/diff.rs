@@ -51,7 +51,7 @@ pub struct Row {
     pub traffic: Traffic,
     /// What decides them in the old policy, as an index into its rules; `None` if no rule matches.
     pub old: Option<u32>,
-    /// The same of the new policy.
+    /// What decides them in the new policy, as an index into its rules; `None` if no rule matches.
     pub new: Option<u32>,
     /// What becomes of them: never [`Change::Both`].
     pub change: Change,

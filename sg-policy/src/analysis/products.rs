@@ -63,7 +63,8 @@ pub(super) fn add(numbers: &mut Vec<Numbers>, (kind, first, last): Numbers) {
     }
 }
 
-/// The packets of classes with their numbers as products of numbers and addresses, in few pieces.
+/// The packets of `classes`, each with its numbers, in few pieces. Each piece is a product: some
+/// numbers together with some addresses.
 pub(super) fn products(classes: Vec<(usize, Vec<Numbers>)>, ranges: &[Ranges]) -> Vec<Product> {
     let united = |blocks: Vec<Block>| -> Vec<Product> {
         let of = |(numbers, classes): Block| (numbers, union(&classes, ranges));

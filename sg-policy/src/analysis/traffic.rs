@@ -77,7 +77,8 @@ impl Traffic {
         services(&self.numbers, self.family())
     }
 
-    /// The same in one line: `tcp 22,80-90, udp`, or `all but tcp 22` where that is shorter.
+    /// The protocols with their numbers in one line: `tcp 22,80-90, udp`, or `all but tcp 22` where
+    /// that is shorter.
     pub fn services_in_words(&self) -> String {
         let plain = self.services();
         let others: Vec<Numbers> = Kind::ALL

@@ -123,7 +123,7 @@ impl Arena {
         self.store_beside(Beside::Anything, node_type, words)
     }
 
-    /// The same, with something beside it if it has to be stored.
+    /// Stores `words` as [`Arena::store`] does. If they have to be stored, `beside` goes with them.
     pub(super) fn store_beside(
         &mut self,
         beside: Beside,

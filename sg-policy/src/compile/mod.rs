@@ -65,9 +65,9 @@ pub fn compile(
     lay_out(v4, v6, verdicts, budget)
 }
 
-/// The same for a policy with a candidate beside it, whose pairs have verdicts as well
-/// ([`Verdicts::beside`]). Each packet is decided as without the candidate; where that would decide
-/// otherwise, it is counted in the slot of the pair.
+/// Lays out a policy with a candidate beside it, whose pairs have verdicts as well
+/// ([`Verdicts::beside`]). Each packet is decided as without the candidate. Where the candidate
+/// would decide otherwise, it is counted in the slot of the pair.
 ///
 /// # Errors
 /// [`TooLarge`] if the tables would take more memory than `budget`.

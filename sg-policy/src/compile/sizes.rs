@@ -18,7 +18,7 @@ pub struct TableSizes {
     /// Memory accesses from an IPv4 packet to its verdict by the rules, at most, each of which
     /// needs what the one before it has read.
     pub ipv4_steps: usize,
-    /// The same from an IPv6 packet.
+    /// Memory accesses from an IPv6 packet to its verdict by the rules, at most.
     pub ipv6_steps: usize,
 }
 

@@ -171,8 +171,8 @@ impl Lows {
     }
 }
 
-/// The same function over numbers without their last bit; where that bit makes a difference, a
-/// pointer to the word for zero, which the one for one follows.
+/// `steps` as a function of numbers without their last bit. Where that bit makes a difference, it
+/// is a pointer to two words: the one for a last bit of zero, and then that for one.
 fn without_last_bit(arena: &mut Arena, steps: &Steps) -> Result<Steps, TooLarge> {
     let mut out: Steps = Vec::new();
     let mut before = 0;

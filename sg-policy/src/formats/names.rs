@@ -86,8 +86,9 @@ impl<'p> Names<'p> {
     }
 }
 
-/// What a set is called, and whether it has to be written under that name. `taken` has every name
-/// of a set of the policy, and whether a set that is written has it.
+/// The name under which a set is written, and whether it has to be written there: one with the same
+/// contents may be there already. `taken` has all names of sets of the policy, each with whether a
+/// set was written under it.
 fn place<V: PartialEq>(
     set: &NamedSet<V>,
     written: &[Written<'_, V>],

@@ -72,7 +72,8 @@ pub struct Candidate {
     numbers: HashMap<Pair, u32>,
     /// What each rule does, of the enforced policy and of the candidate.
     actions: [Vec<Action>; 2],
-    /// The same of packets that no rule matches.
+    /// What becomes of packets that no rule matches, under the enforced policy and under the
+    /// candidate.
     no_match: [Action; 2],
 }
 

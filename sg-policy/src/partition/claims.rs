@@ -33,8 +33,7 @@ impl Claim {
     }
 }
 
-/// What every rule of a list claims in one family. In one list, since it is gone through for
-/// each class.
+/// What every rule of a list claims in one family, in one list, because each class goes through it.
 pub(super) struct Claims {
     claims: Vec<Claim>,
     /// Where the claims of each rule end.

@@ -7,7 +7,7 @@ use super::claims::Claims;
 use super::pair_steps::{PairStep, PairSteps, push};
 use super::ranges::{MANY_RANGES, NONE, NUMBERS, Range, Ranges, Room, boundaries, by_beginning};
 
-/// Finds pairs; what it holds is memory that is used again for the next class.
+/// Finds pairs. Its fields are memory that is used again for the next class.
 #[derive(Default)]
 pub(super) struct FirstTwo {
     ranges: Ranges,

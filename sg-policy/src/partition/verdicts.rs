@@ -54,7 +54,7 @@ impl Verdicts {
         verdicts
     }
 
-    /// The same, with an event for each packet that a pair decides.
+    /// These verdicts, with an event for each packet that a pair decides.
     #[must_use]
     pub fn logging_pairs(mut self, policy: &Policy) -> Self {
         let pairs = self.rules.iter_mut().skip(policy.rules.len());

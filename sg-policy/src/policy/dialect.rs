@@ -334,7 +334,7 @@ pub(crate) fn negation(text: &str) -> Problem {
         .help(AROUND)
 }
 
-/// The same for a protocol.
+/// What is wrong with a protocol that is negated.
 pub(crate) fn negated_protocol(text: &str) -> Problem {
     Problem::new("negation", format!("`{text}` negates, and no rule can"))
         .expected("the protocol that the rule is about")

@@ -209,7 +209,7 @@ impl Finding {
         }
     }
 
-    /// The same with a remedy.
+    /// This finding with a remedy.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Finding {
         self.help = Some(help.into());

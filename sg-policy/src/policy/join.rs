@@ -257,7 +257,7 @@ fn keep_logs(last: &mut Vec<Draft>, deferred: Vec<Draft>) {
     }
 }
 
-/// The same rule for another group, whose file may not have its sets.
+/// A rule as another group can have it, whose file may not have its sets.
 fn without_sets(rule: Draft) -> Draft {
     if !rule.written.remote.split(',').any(is_set_name) {
         return rule;

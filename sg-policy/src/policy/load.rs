@@ -39,8 +39,8 @@ pub fn load(inputs: &[PolicyInput], overrides: &[SetOverride]) -> Result<Loaded,
     load_inputs(Loading::default(), inputs, overrides)
 }
 
-/// The same, from files that `believe` lets decide what passes: what is put in force must not come
-/// from a file that anybody can write.
+/// Loads policies as [`load`] does, from files that `believe` lets decide what passes: what is put
+/// in force must not come from a file that anybody can write.
 ///
 /// # Errors
 /// Also those of files that are not believed, which are not read.

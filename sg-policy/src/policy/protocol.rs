@@ -93,7 +93,7 @@ pub(crate) fn has_ports(protocol: Protocol) -> bool {
     matches!(protocol, Protocol::Number(number) if number_has_ports(number))
 }
 
-/// The same of a protocol's number.
+/// True for the numbers of protocols with ports.
 pub(crate) fn number_has_ports(number: u8) -> bool {
     matches!(number, 6 | 17 | 132)
 }

@@ -338,7 +338,7 @@ fn address() -> String {
     )
 }
 
-/// The same of a port.
+/// What one port, range of ports or name of a set looks like.
 fn port() -> String {
     format!(r"({PORT}(\s*-\s*{PORT})?|{})", set_name())
 }

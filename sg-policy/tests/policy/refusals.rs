@@ -593,7 +593,7 @@ fn words_of_other_tools_get_a_remedy_that_widens_nothing() {
     assert!(failures.is_empty(), "{failures}");
 }
 
-/// A restriction that cannot be as it stands is not to be taken out, whichever it is.
+/// Where a restriction cannot stay as it is written, no remedy says to take it out.
 ///
 /// Proves P8.
 #[test]

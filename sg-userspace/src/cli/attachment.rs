@@ -30,7 +30,7 @@ pub(super) fn only_one<A: Args>(
     Ok(first)
 }
 
-/// The same, and all interfaces of that attachment.
+/// The first of the named interfaces, as [`only_one`] has it, and all interfaces of its attachment.
 pub(super) fn one_attachment<A: Args>(
     context: &Context,
     command: &'static str,

@@ -74,7 +74,7 @@ impl<'a> Proposal<'a> {
         }
     }
 
-    /// The same for a policy that was kept beside the programs, and cannot be changed.
+    /// A policy that was kept beside the programs: no remedy can change it.
     pub(super) fn kept(policy: &'a Policy, options: &'a ApplyOptions) -> Proposal<'a> {
         Proposal {
             policies: None,
@@ -104,8 +104,8 @@ impl<'a> Proposal<'a> {
         )?)
     }
 
-    /// The same for a person: what it does is printed on `screen`, if there is one, and kept in
-    /// `seen`.
+    /// Applies it for a person: what it does to this machine is printed on `screen`, if there is
+    /// one, and kept in `seen`.
     pub(super) fn apply_aloud(
         &self,
         screen: Option<&Screen>,

@@ -79,8 +79,7 @@ fn collect(command: &Command, date: &str, pages: &mut Vec<(String, Vec<u8>)>) ->
     Ok(())
 }
 
-/// The same with one request for an empty line, where a line break before it and one behind it say
-/// nothing.
+/// A section with `.sp` for each empty line, in the place of two line breaks around one.
 fn spaced(section: &str) -> String {
     section.replace("\n.br\n\n.br\n", "\n.sp\n")
 }

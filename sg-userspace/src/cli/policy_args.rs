@@ -49,7 +49,8 @@ impl Policies {
         Ok(with_findings(load(&self.policies, &self.sets.sets)?))
     }
 
-    /// The same to be put in force, so that its files must be such as nobody else can write (P11).
+    /// The policy that is to be put in force: its files must be such as nobody else can write
+    /// (P11).
     pub(super) fn load_to_enforce(&self, trust: Trust) -> Result<Loaded, PolicyErrors> {
         let (policies, sets) = (&self.policies, &self.sets.sets);
         let loaded = match trust.trust_files {
@@ -72,7 +73,7 @@ impl Policies {
         self.policies.contains(&PolicyInput::Stdin)
     }
 
-    /// The same policies with a set replaced.
+    /// These policies with one set replaced.
     pub(super) fn with_set(&self, set: SetOverride) -> Policies {
         let mut with = self.clone();
         with.sets.sets.retain(|other| other.name != set.name);

@@ -77,7 +77,7 @@ impl Screen {
         screen
     }
 
-    /// The same screen, with failures in JSON or not.
+    /// This screen, with failures in JSON or not.
     pub(super) fn with_json(self, json: bool) -> Self {
         Screen { json, ..self }
     }

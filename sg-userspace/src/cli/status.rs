@@ -199,7 +199,7 @@ fn text(
     table.render() + &notes
 }
 
-/// What is to be known of a policy that waits to be confirmed, or has waited.
+/// The lines about a policy that waits to be confirmed, or has waited.
 fn trial(row: &Row) -> String {
     let name = &row.interface;
     if let Some(waits) = &row.unconfirmed {
@@ -311,7 +311,7 @@ fn place_of(one: &Attached) -> Option<String> {
     (!is_here(one)).then(|| format!("cookie {}", one.pins.netns_cookie))
 }
 
-/// The same for an interface whose record can be read: the namespace that it is in now.
+/// The name of the namespace that the interface of a row is in now, unless it is the current one.
 fn place_of_row(row: &Row) -> Option<String> {
     let is_here = netns::cookie().is_ok_and(|cookie| cookie == row.netns_cookie);
     let unnamed = (!is_here).then(|| format!("cookie {}", row.netns_cookie));

@@ -27,8 +27,8 @@ pub fn apply(policy: &Policy, options: &ApplyOptions) -> Result<Applied, KernelE
     apply_reviewed(policy, options, &mut |_| Ok(()))
 }
 
-/// The same with a `review` of the change before anything is changed. If it fails, so does the
-/// apply. It is not asked where the policy is in force already.
+/// Applies a policy as [`apply`] does, and asks `review` before anything is changed. If that fails,
+/// so does the apply. It is not asked where the policy is in force already.
 pub fn apply_reviewed(
     policy: &Policy,
     options: &ApplyOptions,

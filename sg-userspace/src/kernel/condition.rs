@@ -81,7 +81,8 @@ pub fn standing_after(error: KernelError, pins: &InterfacePins) -> KernelError {
     standing_on(error, &[("", pins)])
 }
 
-/// The same of several interfaces, each with the name that it is to be called by, if any.
+/// Adds to `error` what is in force on each of the interfaces after it. A name that is not empty is
+/// put before what is said of its interface.
 pub fn standing_on(error: KernelError, interfaces: &[(&str, &InterfacePins)]) -> KernelError {
     if matches!(error, KernelError::Halfway { .. }) {
         return error;

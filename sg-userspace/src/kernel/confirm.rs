@@ -42,8 +42,8 @@ pub fn confirm(bpffs: &Path, pins: &InterfacePins) -> Result<Decided, KernelErro
     end(bpffs, pins, End::Confirm(None))
 }
 
-/// The same for one generation. If another one is on trial by now, it is left alone, and the error
-/// says that nothing waits.
+/// Confirms one generation, as [`confirm`] does. If another one is on trial by now, it is left
+/// alone, and the error says that nothing waits.
 pub fn confirm_generation(
     bpffs: &Path,
     pins: &InterfacePins,

@@ -119,7 +119,7 @@ impl EventReader {
         Self::of_maps(&rings, &slots, share)
     }
 
-    /// The same of maps that are open, with so many slots for each CPU.
+    /// Opens the rings in these maps. Each CPU has `share` slots.
     pub(super) fn of_maps(
         rings: &MapData,
         slots: &MapData,

@@ -55,7 +55,7 @@ impl Watch {
         Ok(Watch::of(memory, snap))
     }
 
-    /// The same in a map that is open.
+    /// A watch by a map that is open.
     pub(super) fn of_map(map: &MapData) -> Result<Watch, KernelError> {
         let memory = sys::MapMemory::shared(map.fd().as_fd(), EVENT_WATCH_LEN)
             .map_err(|e| KernelError::io("mapping who watches into memory", e))?;

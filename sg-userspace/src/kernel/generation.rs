@@ -125,7 +125,7 @@ impl Generation {
         }
     }
 
-    /// The same, as the rulings on flows take it.
+    /// What becomes of flows that earlier policies admitted, as the rulings on flows take it.
     pub(super) fn in_force(&self) -> InForce {
         InForce {
             epoch: self.epoch,

@@ -286,7 +286,7 @@ impl Held {
     }
 }
 
-/// What takes a held generation back into force on one interface.
+/// Puts a held generation back in force on one interface.
 struct Return<'a> {
     held: &'a Held,
     pins: &'a InterfacePins,

@@ -1,5 +1,5 @@
 //! Ends chosen flows, as `established: flush` does all of them (SPEC K11): a TCP connection is cut,
-//! any other flow is forgotten. Nothing passes by that which the rules do not accept: without an
+//! any other flow is forgotten. Afterwards nothing passes that the rules do not accept: without an
 //! entry they alone decide, and a cut connection stays in the table, so that a segment from its
 //! middle does not bring it back. For the same reason a connection that is cut already is left as
 //! it is.
@@ -67,7 +67,7 @@ enum Fate {
     Busy,
 }
 
-/// Attempts before a flow is given up, whose words others change all the time.
+/// How often a flow is tried to end, if others change its words all the time.
 const ATTEMPTS: u32 = 100;
 
 /// Ends the flows, which are those of the attachment of this interface. `bpffs` is the file system

@@ -45,7 +45,7 @@ impl LinkWatch {
     }
 }
 
-/// The same descriptor for as long as the watch lives.
+/// The descriptor stays the same for as long as the watch lives.
 impl AsRawFd for LinkWatch {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()

@@ -114,7 +114,7 @@ pub struct Decided {
     pub policy: PolicyRecord,
     /// Its deadline, RFC 3339, by the clock of the machine when it began.
     pub until: String,
-    /// The same in nanoseconds of `CLOCK_BOOTTIME`.
+    /// The deadline in nanoseconds of `CLOCK_BOOTTIME`.
     pub deadline: u64,
     pub is_confirmed: bool,
     /// The policy that decides if that one was undone. `None` if none was in force before.

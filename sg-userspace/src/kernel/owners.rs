@@ -100,7 +100,7 @@ impl SlotOwner {
         }
     }
 
-    /// The same of the rule itself, if this is a pair.
+    /// What identifies the rule of the policy in force, if this is a pair.
     pub(super) fn key_of_rule(&self) -> Key<'_> {
         Key {
             beside: None,

@@ -270,7 +270,7 @@ impl<'a> Before<'a> {
         Ok((before.with(&beside), beside))
     }
 
-    /// The same with this beside the policy.
+    /// Says also whether all stays the same with `beside` beside the policy.
     fn with(self, beside: &watch::Planned) -> Self {
         let is_same = self.is_same_policy && self.replaced().all(|it| beside.is_of(&it.state));
         Before { is_same, ..self }

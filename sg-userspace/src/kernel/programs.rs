@@ -52,8 +52,8 @@ impl Programs {
         Self::load_sharing(compiled, generation, shared, None)
     }
 
-    /// The same for another interface of an attachment. It shares the tables with programs of the
-    /// same generation.
+    /// Loads the programs of another interface of an attachment. They share the tables of
+    /// `tables_of`, which are of the same generation.
     pub(super) fn load_sharing(
         compiled: &Compiled,
         generation: &Generation,
@@ -63,7 +63,8 @@ impl Programs {
         Self::load_with(&compiled.tables(), generation, shared, tables_of)
     }
 
-    /// The same with tables in memory.
+    /// Loads programs with tables that are in memory already, such as those of a running
+    /// generation.
     pub(super) fn load_tables(
         tables: &Plain<'_>,
         generation: &Generation,

@@ -50,9 +50,10 @@ impl Assignment {
         self.pairs.iter().map(|owner| owner.slot).collect()
     }
 
-    /// The same owners for another interface of the attachment, which has its own counters.
-    /// `previous` is its record, if it has one, and `counted` are the counts of its slots. The
-    /// counts of an owner that has lost its slot are added to the sums of that interface.
+    /// The assignment of another interface of the attachment: the owners are the same, and the
+    /// counters its own. `previous` is its record, if it has one, and `counted` are the counts of
+    /// its slots. The counts of an owner that has lost its slot are added to the sums of that
+    /// interface.
     pub(super) fn of_interface(
         &self,
         previous: Option<&State>,

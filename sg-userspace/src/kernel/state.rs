@@ -160,7 +160,7 @@ pub struct Trial {
     pub gates: [u32; 2],
     /// Nanoseconds of `CLOCK_BOOTTIME`.
     pub deadline: u64,
-    /// The same as RFC 3339, for people: the clock of the machine may be set.
+    /// The deadline as RFC 3339, for people: the clock of the machine may be set.
     pub until: String,
     /// The record of the policy that returns. `None` if none was in force.
     pub returns_to: Option<Box<State>>,
@@ -192,7 +192,7 @@ impl State {
         audited.count()
     }
 
-    /// The same record where another policy was in force in between, which has the record
+    /// This record for a policy that is in force again, after another one whose record is
     /// `meanwhile`.
     pub(super) fn back_after(mut self, meanwhile: &State) -> State {
         let goes_on = |candidate: &CandidateRecord| {
@@ -230,7 +230,8 @@ impl State {
         owner.is_rule().then_some(found)
     }
 
-    /// The same of all slots.
+    /// The rule of each counter slot, and whether it is still in the policy: see
+    /// [`State::rule_of`].
     pub(crate) fn rules_by_slot(&self) -> HashMap<u32, (&SlotOwner, bool)> {
         let rules = self.rules.iter().map(|rule| (rule.key(), rule));
         let rules: HashMap<Key<'_>, &SlotOwner> = rules.collect();

@@ -36,7 +36,7 @@ impl<'a> Sums<'a> {
         Sums::since(state, raw, None)
     }
 
-    /// The same without what had been counted before a zero.
+    /// The sums of `raw` without what had been counted before a zero.
     pub(crate) fn since(
         state: &'a State,
         raw: &'a [SlotCounters],

@@ -41,7 +41,7 @@ struct Owned {
     place: Place,
     direction: Direction,
     action: Action,
-    /// Whether it is what no rule matches, of the slots of pairs.
+    /// Whether it is the slot of a pair in which no rule of the policy matches.
     #[serde(default)]
     is_no_match: bool,
     /// Of the slot of a pair, slot and base of the rule, to which its counts are added in the end.

@@ -40,7 +40,8 @@ use traffic::{Call, Outcome};
 
 /// How long an attempt waits for a reply before it counts as dropped.
 const WAIT: Duration = Duration::from_millis(400);
-/// The same if a reply is expected: a busy machine may be slow, so the attempt is also repeated.
+/// How long an attempt waits if a reply is expected: a busy machine may be slow, so the attempt is
+/// also repeated.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// An interface that has counted nothing for this long is considered idle.
 const REST: Duration = Duration::from_millis(15);

@@ -257,7 +257,7 @@ fn within(bits: u128, host_bits: u8) -> u128 {
     }
 }
 
-/// Whether a host of the lab can have this address, which none of them has.
+/// Whether a host can be added to the lab with this address: it is usable, and no host has it.
 fn is_usable4(address: Ipv4Addr) -> bool {
     let taken = [
         NODE,

@@ -146,8 +146,8 @@ pub fn attached(bpffs: &Path, scope: &Scope) -> Result<Vec<Attached>, KernelErro
     }
 }
 
-/// The same, and an error if all that is attached in `scope` has another layout: it would be wrong
-/// to say that nothing is attached.
+/// The attached interfaces in `scope`, as [`attached`] has them. It is an error if all of them have
+/// another layout: it would be wrong to say that nothing is attached.
 pub fn found(bpffs: &Path, scope: &Scope) -> Result<Vec<Attached>, KernelError> {
     let found = attached(bpffs, scope)?;
     match found.is_empty() {

@@ -152,7 +152,8 @@ pub fn candidate(attached: &Attached) -> Result<Option<Candidate>, KernelError> 
     }))
 }
 
-/// The same in short, for `status`. Nothing if it has none.
+/// Which candidate an interface has and what it would change in sum, for `status`. `None` if it has
+/// none.
 pub fn status(attached: &Attached) -> Result<Option<CandidateStatus>, KernelError> {
     if attached.state()?.candidate.is_none() {
         return Ok(None);

@@ -129,7 +129,7 @@ pub fn counters(attached: &Attached) -> Result<Counters, KernelError> {
     counters_since(attached, Origin::Attachment)
 }
 
-/// The same since an origin.
+/// Reads the counters of an interface, since an origin.
 pub fn counters_since(attached: &Attached, origin: Origin) -> Result<Counters, KernelError> {
     // This comes before the reading, see `Zero::read`.
     let zero = match Zero::read(&attached.pins) {

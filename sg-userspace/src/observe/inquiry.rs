@@ -114,7 +114,7 @@ impl<'a> Inquiry<'a> {
         Ok(explanation)
     }
 
-    /// The same with the condition of the interface.
+    /// What becomes of a packet, and the condition of the interface.
     fn ask_and_look(mut self, question: &Question) -> Result<Explanation, KernelError> {
         let condition = self.attached.condition_if_known()?;
         let elsewhere = condition.elsewhere();

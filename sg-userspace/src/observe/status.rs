@@ -199,7 +199,8 @@ impl Attached {
         }
     }
 
-    /// The same for commands that can report something anyway: an error becomes a fault.
+    /// As [`Attached::condition`], for commands that can report something without it: an error
+    /// becomes a fault.
     pub fn condition_if_known(&self) -> Result<Condition, KernelError> {
         self.condition().or_else(|error| {
             let help = "`sgctl status` says more";

@@ -358,7 +358,7 @@ fn a_run_does_not_lock_its_operator_out() {
         world.run(&["status", "--json"]).ok().json()[0]["policy"]["name"],
         "p22"
     );
-    // One that it does not mind, though it cuts something else or nothing.
+    // A policy that keeps the operator's connection is put in force.
     file(
         world.dir.path(),
         "policy.yaml",

@@ -22,7 +22,7 @@ inbound:
 outbound: []
 ";
 
-/// So many packets before the interval, and within it. Fewer than are suppressed.
+/// How many packets are sent before the interval, and within it: too few to be suppressed.
 const BEFORE: [u64; 3] = [3, 4, 5];
 const WITHIN: [u64; 3] = [37, 29, 23];
 

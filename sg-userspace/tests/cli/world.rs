@@ -196,7 +196,7 @@ impl World {
         self.send_udp_times(port, 1);
     }
 
-    /// So many of them, as fast as it goes.
+    /// Sends `times` datagrams to a port of the node, as fast as it goes.
     pub(crate) fn send_udp_times(&self, port: u16, times: u32) {
         let send = format!(
             "exec 3> /dev/udp/192.0.2.1/{port}; for i in $(seq {times}); do echo x >&3; done"

@@ -76,7 +76,7 @@ enum Listener {
     Unix(UnixListener),
 }
 
-/// The same, known to the runtime.
+/// A listener that the runtime polls.
 enum Polled {
     Tcp(tokio::net::TcpListener),
     Unix(tokio::net::UnixListener),

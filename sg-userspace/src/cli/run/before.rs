@@ -94,7 +94,7 @@ pub(super) fn admit(
     }
 }
 
-/// The same for a policy at the beginning of a `run`.
+/// As [`admit`], for a policy at the beginning of a `run`.
 pub(super) fn admit_first(
     proposal: &Proposal<'_>,
     before: Option<&Before>,

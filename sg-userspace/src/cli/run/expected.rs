@@ -70,7 +70,7 @@ impl Expected {
         missing.map(String::as_str).collect()
     }
 
-    /// The same arguments, with the interfaces that exist where the others are waited for.
+    /// These arguments with the interfaces that exist, where the others are waited for.
     pub(super) fn attach(&self, attach: &Attach) -> Attach {
         let mut attach = attach.clone();
         if self.waits {

@@ -58,7 +58,8 @@ pub(super) struct Log {
     /// The width and colours of the text. `output` writes it.
     out: Screen,
     err: Screen,
-    /// The same for what changes, which the journal and JSON have without colours.
+    /// The width and colours of lines about changes, which the journal and JSON have without
+    /// colours.
     words: Screen,
     /// Whether packets and counters are JSON.
     json: bool,
@@ -142,7 +143,7 @@ impl Log {
         })
     }
 
-    /// The same about these interfaces.
+    /// This log for these interfaces.
     pub(super) fn of(self, interfaces: &[String]) -> Log {
         Log {
             interface: interfaces.first().cloned().unwrap_or_default(),
@@ -184,7 +185,7 @@ impl Log {
         journal::say(change, Some(&self.interface), line, &details);
     }
 
-    /// The same about one interface.
+    /// Says that something has changed on one interface, as one line.
     pub(super) fn event_on(
         &mut self,
         interface: &str,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-/// So many signs of life are sent in the time after which the watchdog would end the process.
+/// How many signs of life are sent in the time after which the watchdog would end the process.
 const BEATS: u32 = 4;
 
 pub(super) struct Manager {

@@ -50,7 +50,7 @@ struct Slice {
 }
 
 impl Drops {
-    /// So many packets were dropped until `now`, by the counters, since this was last called.
+    /// Takes how many packets the counters say were dropped, until `now` and since the last call.
     pub(super) fn count(&mut self, dropped: u64, now: Duration) {
         self.slice(now).dropped += dropped;
     }

@@ -78,7 +78,7 @@ pub(super) struct Table {
     pub(super) rules: Vec<Row<RuleCounters>>,
     pub(super) reasons: Vec<Row<ReasonCounters>>,
     pub(super) totals: Vec<Direct>,
-    /// Each flow table in it, once.
+    /// The flow tables: interfaces that share one count once.
     pub(super) flows: Flows,
     /// What was dropped lately.
     pub(super) drops: Drops,
@@ -198,7 +198,7 @@ impl Model {
         self.order.iter().position(|row| *row == selected)
     }
 
-    /// So many rules fit on the screen now.
+    /// Takes how many rules fit on the screen.
     pub(super) fn set_page(&mut self, page: usize) {
         self.page = page;
         self.fit();

@@ -20,8 +20,8 @@ use crate::cli::failure::Failure;
 /// Of the time, reading takes at most this part.
 const SHARE: u32 = 20;
 
-/// So often events are taken, which keeps the watch of dropped packets alive, and times of the past
-/// and of a deadline are drawn.
+/// How often events are taken, and ages and the time until a deadline are drawn again. Taking
+/// events keeps the watch of dropped packets alive.
 const GLANCE: Duration = Duration::from_millis(400);
 
 /// Room for a frame that fills a large terminal, so that it is written at once.

@@ -102,8 +102,8 @@ fn restore() {
     }
 }
 
-/// Goes back to the screen before, unless the terminal takes nothing: who ends must not wait for
-/// it.
+/// Goes back to the screen that was shown before, unless the terminal takes no more output: the end
+/// of the command must not wait for it.
 pub(super) fn leave() {
     const PATIENCE: u16 = 1000;
     let mut out = io::stdout();

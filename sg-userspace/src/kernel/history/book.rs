@@ -80,7 +80,7 @@ impl Book {
         book.map_err(|reason| KernelError::DamagedHistory { path, reason })
     }
 
-    /// The same for a writer.
+    /// What is pinned, for a writer: in the place of a damaged book a new one.
     pub(super) fn read_or_begin(pins: &InterfacePins) -> Result<Book, KernelError> {
         match Book::read(pins) {
             Err(KernelError::DamagedHistory { .. }) => Ok(Book::default()),

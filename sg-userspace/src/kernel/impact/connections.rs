@@ -38,7 +38,7 @@ pub(super) struct Known {
 /// What becomes of one.
 pub(super) enum Outcome {
     GoesOn,
-    /// The same, only because it was there before.
+    /// It goes on, only because it was there before.
     Kept,
     Cut(Box<(Admitted, Dropped)>),
 }

@@ -195,7 +195,7 @@ impl<'a> Before<'a> {
         self.tables.decide(direction, remote, kind, number)
     }
 
-    /// The same entry, if the programs in force find it and it has not expired.
+    /// `entry`, if the programs in force find it and it has not expired.
     pub(super) fn finds<'e>(&self, entry: Option<&'e Contents>, now: u64) -> Option<&'e Contents> {
         entry.filter(|entry| self.state.has_flows && is_live(entry, &self.ages, now))
     }

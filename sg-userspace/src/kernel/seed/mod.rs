@@ -200,7 +200,7 @@ impl<'a> Seeding<'a> {
         Ok(self.seeded)
     }
 
-    /// The same for connections that are to be cut.
+    /// As [`Seeding::after`], for connections that are to be cut.
     pub(super) fn after_cutting(mut self) -> Result<Cut, KernelError> {
         self.look_again()?;
         Ok(Cut {

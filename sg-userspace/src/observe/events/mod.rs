@@ -259,7 +259,7 @@ impl Events {
             self.take(&mut taken, more);
             more.packets.extend(self.names.packets(&self.pins, taken)?);
         }
-        // So many events come that counts and rings cannot be read at one moment.
+        // Events come so fast that counts and rings cannot be read at one moment.
         Ok(Vec::new())
     }
 }

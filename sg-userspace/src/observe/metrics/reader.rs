@@ -221,7 +221,8 @@ impl Reader {
         all.into_iter().map(labels).collect()
     }
 
-    /// The earliest one. By the clock of now: a deadline is on a clock that cannot be set.
+    /// The earliest deadline, by the clock of the machine. Deadlines are on a clock that cannot be
+    /// set, so that the time left is added to the present time.
     fn confirm_deadline(&self) -> Option<f64> {
         let trials = self.states().filter_map(State::open_trial);
         let left = trials.map(|trial| left_until(trial.deadline).as_secs_f64());

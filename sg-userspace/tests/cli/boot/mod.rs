@@ -215,8 +215,8 @@ fn one_unit_for_several_interfaces(running: &Running<'_>) {
     assert_eq!(running.status("eth0")["health"], "enforcing");
 }
 
-/// The interface that the unit waits for. Nothing that is sent to it is received, from the moment
-/// at which it exists.
+/// Makes the interface that the unit waits for. From the moment at which it exists, nothing is
+/// received that is sent to it.
 fn an_interface_appears(running: &Running<'_>) {
     let socket = inside(&running.node, || UdpSocket::bind("0.0.0.0:9")).unwrap();
     socket.set_nonblocking(true).unwrap();

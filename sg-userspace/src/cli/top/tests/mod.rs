@@ -305,7 +305,7 @@ fn shown(model: &mut Model, width: u16, height: u16, look: Look) -> Terminal<Tes
     terminal
 }
 
-/// The same as text.
+/// What a terminal of that size shows, as text.
 fn screen(model: &mut Model, width: u16, height: u16, look: Look) -> String {
     let terminal = shown(model, width, height, look);
     let lines = terminal.backend().to_string();
