@@ -11,14 +11,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::MapData;
-use sg_testbed::Mount;
 use sg_testbed::objects::{Kind, ids};
 
 use crate::cases::Inputs;
 use crate::missing::Missing;
 use crate::policies;
 use crate::progress::Progress;
-use crate::rig::{self, World};
+use crate::rig::BareNode;
 use crate::settings::Settings;
 use crate::statistics::Record;
 
@@ -81,14 +80,7 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
             .map(|case| Record::left_out(case.name, Missing::Sgctl))
             .collect());
     };
-    let _world = World::enter()?;
-    rig::run(
-        "ip",
-        &format!("link add {INTERFACE} type veth peer name bench1"),
-    )?;
-    rig::run("ip", &format!("link set {INTERFACE} up"))?;
-    let pins = tempfile::tempdir().context("a folder for the BPF file system")?;
-    let bpffs = Mount::bpffs(pins.path()).context("mounting a BPF file system")?;
+    let bare = BareNode::enter(INTERFACE)?;
     let folder = tempfile::tempdir().context("a folder for set files")?;
     let inputs = Inputs {
         folder: folder.path(),
@@ -104,7 +96,7 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
         progress.say(case.name.to_owned());
         let node = Node {
             sgctl,
-            bpffs: bpffs.path(),
+            bpffs: bare.bpffs(),
             more: &more,
         };
         let policy = (case.policy)(&inputs);

@@ -11,7 +11,6 @@ use sg_common::verdict::Direction;
 use sg_policy::compile::Budget;
 use sg_policy::compile_policy;
 use sg_policy::policy::{PolicyInput, load};
-use sg_testbed::Mount;
 use sg_userspace::kernel::flow_tables::{FlowTable, key_of, monotonic_now};
 use sg_userspace::kernel::generation::Generation;
 use sg_userspace::kernel::programs::Programs;
@@ -23,7 +22,7 @@ use crate::cores::{Cores, pin};
 use crate::missing::Missing;
 use crate::progress::Progress;
 use crate::replace::slow_packets;
-use crate::rig::{self, World};
+use crate::rig::BareNode;
 use crate::settings::Settings;
 use crate::statistics::{Record, median};
 
@@ -49,25 +48,18 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
     progress.say(NAME.to_owned());
     // Before this thread is pinned to one core: afterwards that would be the only one found.
     let cores = Cores::find()?;
-    let _world = World::enter()?;
-    rig::run(
-        "ip",
-        &format!("link add {INTERFACE} type veth peer name bench1"),
-    )?;
-    rig::run("ip", &format!("link set {INTERFACE} up"))?;
-    let pins = tempfile::tempdir().context("a folder for the BPF file system")?;
-    let bpffs = Mount::bpffs(pins.path()).context("mounting a BPF file system")?;
+    let bare = BareNode::enter(INTERFACE)?;
     let folder = tempfile::tempdir().context("a folder for the policy")?;
     let policy = folder.path().join("p.yaml");
     std::fs::write(&policy, POLICY).context("writing a policy")?;
     let node = Node {
         sgctl,
-        bpffs: bpffs.path(),
+        bpffs: bare.bpffs(),
         more: Path::new(""),
     };
     let (text, most) = (policy.display().to_string(), FLOWS.to_string());
     node.sgctl(&["apply", &text, "--iface", INTERFACE, "--max-flows", &most])?;
-    fill(bpffs.path())?;
+    fill(bare.bpffs())?;
     let mut records = Vec::new();
     let mut peaks = Vec::new();
     for (part, words, note) in [

@@ -4,7 +4,7 @@
 //! second interface: the same thread runs its tc egress hook.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -314,6 +314,35 @@ fn find_thread(interface: &str) -> Result<i32> {
 
 fn ip(words: &str) -> Result<()> {
     run("ip", words)
+}
+
+/// A network namespace with one interface, and a BPF file system of its own.
+pub(crate) struct BareNode {
+    // Unmounted before its folder is removed.
+    bpffs: Mount,
+    _folder: tempfile::TempDir,
+    _world: World,
+}
+
+impl BareNode {
+    pub(crate) fn enter(interface: &str) -> Result<Self> {
+        let world = World::enter()?;
+        run(
+            "ip",
+            &format!("link add {interface} type veth peer name bench1"),
+        )?;
+        run("ip", &format!("link set {interface} up"))?;
+        let folder = tempfile::tempdir().context("a folder for the BPF file system")?;
+        Ok(BareNode {
+            bpffs: Mount::bpffs(folder.path()).context("mounting a BPF file system")?,
+            _folder: folder,
+            _world: world,
+        })
+    }
+
+    pub(crate) fn bpffs(&self) -> &Path {
+        self.bpffs.path()
+    }
 }
 
 /// Runs a program with the words of a line as its arguments.
