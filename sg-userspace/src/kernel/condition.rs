@@ -155,7 +155,7 @@ impl Inspection {
             return Err(Fault::new(
                 FaultCode::Damaged,
                 format!("the state record cannot be read: {reason}"),
-                "detach, then apply",
+                "detach, which ends enforcement there, then apply",
             ));
         }
         let Some(state) = self.state() else {
@@ -163,7 +163,7 @@ impl Inspection {
                 true => Fault::new(
                     FaultCode::Damaged,
                     "the state record is missing",
-                    "detach, then apply",
+                    "detach, which ends enforcement there, then apply",
                 ),
                 false => Fault::new(
                     FaultCode::NotAttached,
@@ -226,7 +226,8 @@ impl Inspection {
             faults.push(Fault::new(
                 FaultCode::Incomplete,
                 format!("pins have been removed: {}", self.missing.join(", ")),
-                "apply again; where that does not put them back, detach and apply",
+                "apply again; where that does not put them back, detach, which ends enforcement \
+                 there, and apply",
             ));
         }
         let hooks = usize::from(self.outbound.live_link().is_some())
