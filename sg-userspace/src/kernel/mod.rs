@@ -1,83 +1,100 @@
 //! Loads, attaches, pins and replaces programs. No other code talks to BPF.
 
-mod again;
+// Puts a policy in force, in three steps.
 mod apply;
 pub mod attempted;
-mod blob;
-pub mod bpffs;
-pub(crate) mod capabilities;
 mod commit;
-mod condition;
+mod fixed;
+mod found;
+mod options;
+mod outcome;
+mod owners;
+mod plan;
+mod prepare;
+pub mod self_check;
+mod slots;
+mod start;
+mod watch;
+
+// Takes it out of force: confirmed or undone, returned to, detached.
+mod again;
 mod confirm;
 mod detach;
+mod fallback;
+mod gate;
+pub mod held;
+mod removal;
+pub mod trial;
+
+// Loads programs and their tables.
+pub mod frame;
+pub mod generation;
+mod loader;
+pub mod object;
+mod object_maps;
+pub mod programs;
+pub mod rehearsal;
+mod sections;
+pub mod shared_maps;
+pub mod tables;
+pub(crate) mod targets;
+
+// Attaches programs to the hooks of an interface.
+pub mod hold;
+mod hooks;
+mod link_kind;
+pub mod links;
+pub mod tc;
+
+// What is pinned and written down.
+mod blob;
+pub mod history;
+mod how;
+pub mod pins;
+pub mod records;
+pub mod run_lock;
+pub mod state;
+pub mod who;
+pub(crate) mod zero;
+
+// Finds out what is attached where, and what is wrong with it.
+mod condition;
 pub mod error;
+pub mod inspect;
+pub mod location;
+
+// Flows, counters and events.
 pub mod event_counts;
 pub mod event_ring;
 pub mod event_watch;
-mod fallback;
-mod faults;
-mod fixed;
 mod flow_memory;
 pub mod flow_tables;
-mod found;
-pub mod frame;
+pub mod impact;
+pub mod kill;
+mod map_memory;
+pub mod seed;
+mod shared;
+pub(crate) mod sums;
+
+// The machine: file system, rights, interfaces, namespaces.
+pub mod bpffs;
+pub(crate) mod capabilities;
+pub mod interfaces;
+mod lifetime;
+pub mod link_watch;
+pub mod listening;
+mod netlink;
+pub mod netns;
+pub mod own_addresses;
+pub(crate) mod places;
+mod sys;
+mod trust;
+
+// For tests.
+mod faults;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod gate;
-pub mod generation;
-pub mod held;
-pub mod history;
-pub mod hold;
-mod hooks;
-mod how;
-pub mod impact;
-pub mod inspect;
-pub mod interfaces;
-pub mod kill;
-mod lifetime;
-mod link_kind;
-pub mod link_watch;
-pub mod links;
-pub mod listening;
-mod loader;
-pub mod location;
-mod map_memory;
-mod netlink;
-pub mod netns;
-pub mod object;
-mod object_maps;
-mod options;
-mod outcome;
-pub mod own_addresses;
-mod owners;
-pub mod pins;
-pub(crate) mod places;
-mod plan;
-mod prepare;
-pub mod programs;
-pub mod records;
-pub mod rehearsal;
-mod removal;
-pub mod run_lock;
-mod sections;
-pub mod seed;
-pub mod self_check;
-mod shared;
-pub mod shared_maps;
-mod slots;
-mod start;
-pub mod state;
-pub(crate) mod sums;
-mod sys;
-pub mod tables;
-pub(crate) mod targets;
-pub mod tc;
-pub mod trial;
-mod trust;
-mod watch;
-pub mod who;
-pub(crate) mod zero;
 
 pub use apply::{Preview, apply, apply_reviewed, preview};
 pub use condition::{Fault, FaultCode, standing_after, standing_on};
