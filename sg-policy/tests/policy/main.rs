@@ -3,6 +3,7 @@
 
 mod limits;
 mod meaning;
+mod other_tools;
 mod pages;
 mod readme;
 mod refusals;

@@ -10,8 +10,9 @@ use sg_policy::formats::{Style, write};
 use sg_policy::policy::{builtins, load_text, schema};
 use sg_policy::testing::policy_file;
 
+use crate::other_tools::foreign;
 use crate::pages::{blocks, read, root};
-use crate::refusals::{foreign, refused};
+use crate::refusals::refused;
 
 fn validator() -> Validator {
     let validator = jsonschema::draft7::new(&schema());

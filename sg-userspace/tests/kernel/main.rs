@@ -8,6 +8,7 @@ mod budget;
 mod buffers;
 mod candidate;
 mod confirm;
+mod confirm_flows;
 mod cut;
 mod event_watch;
 mod events;
