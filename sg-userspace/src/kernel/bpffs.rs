@@ -52,7 +52,7 @@ pub fn find(path: &Path) -> Result<Option<Bpffs>, KernelError> {
 }
 
 /// For commands that attach: the file system at `path`, which is mounted if necessary.
-pub fn find_or_mount(path: &Path) -> Result<Bpffs, KernelError> {
+pub(crate) fn find_or_mount(path: &Path) -> Result<Bpffs, KernelError> {
     if let Some(found) = find(path)? {
         return Ok(found);
     }

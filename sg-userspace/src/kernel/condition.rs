@@ -77,7 +77,7 @@ impl Fault {
 }
 
 /// Adds to `error` what is in force after it, unless the error says so already.
-pub fn standing_after(error: KernelError, pins: &InterfacePins) -> KernelError {
+pub(super) fn standing_after(error: KernelError, pins: &InterfacePins) -> KernelError {
     standing_on(error, &[("", pins)])
 }
 

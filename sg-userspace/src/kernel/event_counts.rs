@@ -38,7 +38,9 @@ impl SlotEvents {
 }
 
 /// The events of every slot, in the order of the slots, by the index of the interface.
-pub fn event_counts(pins: &InterfacePins) -> Result<BTreeMap<u32, Vec<SlotEvents>>, KernelError> {
+pub(crate) fn event_counts(
+    pins: &InterfacePins,
+) -> Result<BTreeMap<u32, Vec<SlotEvents>>, KernelError> {
     let mut all = BTreeMap::new();
     for one in pins.of_attachment()? {
         let mut sums = Vec::new();

@@ -169,13 +169,13 @@ impl EventReader {
 
     /// Whether no event has been written or begun since the last reading: counts of written events
     /// that were read in between belong to what was read. `earlier` is one of them.
-    pub fn is_at_the_end(&self, earlier: u64) -> bool {
+    pub(crate) fn is_at_the_end(&self, earlier: u64) -> bool {
         let mut rings = self.rings().iter().zip(&self.next);
         rings.all(|(ring, next)| ring.is_at(*next, earlier))
     }
 
     /// What the headers of the rings say of the events that policies log.
-    pub fn logged_so_far(&self) -> LoggedSoFar {
+    pub(crate) fn logged_so_far(&self) -> LoggedSoFar {
         let mut sum = LoggedSoFar::default();
         for ring in self.rings() {
             sum.written += Word::load(&ring.logged);

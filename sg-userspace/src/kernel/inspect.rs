@@ -62,7 +62,7 @@ pub struct Outbound {
 
 impl Outbound {
     /// The tcx link, if it is attached.
-    pub fn live_link(&self) -> Option<Link> {
+    pub(crate) fn live_link(&self) -> Option<Link> {
         self.link.filter(Link::is_live)
     }
 
@@ -72,7 +72,7 @@ impl Outbound {
     }
 
     /// Describes what runs before the enforcer's program or filter.
-    pub fn before_ours(&self) -> Vec<String> {
+    pub(crate) fn before_ours(&self) -> Vec<String> {
         let ours = |c: &&Chained| {
             let links = [self.link, self.next_link];
             links.into_iter().flatten().any(|link| link.id == c.link)

@@ -73,7 +73,10 @@ pub(super) fn is_attached_to(
 
 /// Whether an attachment belongs to an interface of the current network namespace: to the one with
 /// this index, or to any.
-pub fn is_attached_here(pins: &InterfacePins, index: Option<u32>) -> Result<bool, KernelError> {
+pub(crate) fn is_attached_here(
+    pins: &InterfacePins,
+    index: Option<u32>,
+) -> Result<bool, KernelError> {
     let links = match links_of(pins) {
         // Links cannot be opened there, so only the place that the pins name counts.
         Err(KernelError::ReadOnly { .. }) => return Ok(false),

@@ -97,7 +97,7 @@ mod faults;
 pub mod fuzzing;
 
 pub use apply::{Preview, apply, apply_reviewed, preview};
-pub use condition::{Fault, FaultCode, standing_after, standing_on};
+pub use condition::{Fault, FaultCode, standing_on};
 pub(crate) use confirm::over;
 pub use confirm::{confirm, confirm_generation, undo};
 pub use detach::{detach, tidy_up};

@@ -75,12 +75,12 @@ impl Records {
     }
 
     /// The record that a program belongs to.
-    pub fn owner_of(&self, direction: Direction, program: u32) -> Option<&State> {
+    pub(crate) fn owner_of(&self, direction: Direction, program: u32) -> Option<&State> {
         self.all().find(|state| state.program(direction) == program)
     }
 
     /// The generation that a program belongs to.
-    pub fn generation_of(&self, direction: Direction, program: u32) -> Option<u32> {
+    pub(crate) fn generation_of(&self, direction: Direction, program: u32) -> Option<u32> {
         let owner = self.owner_of(direction, program);
         owner.map(|state| state.policy.generation)
     }
@@ -113,7 +113,7 @@ impl Records {
     }
 
     /// The record that is valid while these programs are attached, inbound first.
-    pub fn effective(self, attached: [Option<u32>; 2]) -> Option<State> {
+    pub(crate) fn effective(self, attached: [Option<u32>; 2]) -> Option<State> {
         let has_begun = |next: &State| {
             let mut hooks = Direction::BOTH.into_iter().zip(attached);
             hooks.any(|(direction, program)| {

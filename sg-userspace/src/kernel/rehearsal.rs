@@ -67,7 +67,7 @@ impl Rehearsal {
     }
 
     /// Forgets all flows, and remembers a copy of this one.
-    pub fn begin_with(&self, flow: Option<&(FlowKey, Contents, FlowKind)>, now: u64) {
+    pub(crate) fn begin_with(&self, flow: Option<&(FlowKey, Contents, FlowKind)>, now: u64) {
         self.table.remove_where(|_| true);
         if let Some((key, contents, kind)) = flow {
             self.table.copy(key, contents, *kind, now);

@@ -38,7 +38,7 @@ pub struct SharedMaps {
 
 /// For how many half-open flows there is always room: a quarter of the established ones, because
 /// they live for seconds.
-pub fn half_open_entries(max_flows: u32) -> u32 {
+pub(crate) fn half_open_entries(max_flows: u32) -> u32 {
     (max_flows / 4).max(1)
 }
 

@@ -245,7 +245,7 @@ impl State {
     }
 
     /// Why packets are counted in a slot that belongs to no rule, and their direction.
-    pub fn reason_of(&self, slot: u32) -> Option<(Direction, Reason)> {
+    pub(crate) fn reason_of(&self, slot: u32) -> Option<(Direction, Reason)> {
         if slot < FIRST_RULE_SLOT {
             return reason_of_slot(slot);
         }
@@ -300,7 +300,7 @@ impl State {
     }
 
     /// Whether `program` is one of this policy's remembering programs.
-    pub fn only_remembers(&self, direction: Direction, program: u32) -> bool {
+    pub(crate) fn only_remembers(&self, direction: Direction, program: u32) -> bool {
         self.remembering
             .is_some_and(|programs| programs[direction as usize] == program)
     }

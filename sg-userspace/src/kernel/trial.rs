@@ -137,7 +137,7 @@ pub(super) fn stands(pins: &InterfacePins, number: u32, deadline: u64) -> Stands
 /// The time on the clock of deadlines, as the kernel's programs see it: nanoseconds of
 /// `CLOCK_BOOTTIME`. In a time namespace processes see it moved by an offset, and programs do not:
 /// see time_namespaces(7).
-pub fn boot_now() -> u64 {
+pub(crate) fn boot_now() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| {
         i128::from(time.tv_sec()) * SECOND + i128::from(time.tv_nsec())
     });
@@ -156,7 +156,7 @@ pub(super) fn monotonic_of_programs() -> u64 {
 }
 
 /// What this process's time namespace adds to `CLOCK_MONOTONIC`, in nanoseconds.
-pub fn monotonic_offset() -> i64 {
+pub(crate) fn monotonic_offset() -> i64 {
     let offset = offset_in(&offsets(), ["monotonic", "1"]);
     i64::try_from(offset).unwrap_or(0)
 }

@@ -38,7 +38,7 @@ impl ExplainedRule {
     }
 
     /// A rule in force.
-    pub fn of_owner(owner: &SlotOwner) -> Self {
+    pub(crate) fn of_owner(owner: &SlotOwner) -> Self {
         ExplainedRule {
             group: owner.group.clone(),
             position: owner.position,

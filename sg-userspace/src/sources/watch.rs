@@ -76,7 +76,7 @@ fn may_be_a_change(kind: EventKind) -> bool {
 /// The directories whose entries determine which file `file` is: those of every symbolic link in
 /// its path, and the one that it is in. If one does not exist, the nearest existing directory above
 /// it is taken.
-pub fn directories_of(file: &Path) -> BTreeSet<PathBuf> {
+pub(crate) fn directories_of(file: &Path) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     let mut todo: Vec<OsString> = parts_of(file);
     let mut at = PathBuf::new();

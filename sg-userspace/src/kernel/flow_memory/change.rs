@@ -103,7 +103,7 @@ impl FlowTable {
     }
 
     /// Removes the flows for which `is_over` is true. Returns how many of each kind were removed.
-    pub fn remove_where(&self, is_over: impl Fn(&Contents) -> bool) -> [u64; 2] {
+    pub(crate) fn remove_where(&self, is_over: impl Fn(&Contents) -> bool) -> [u64; 2] {
         let mut removed = [0; 2];
         self.each_found(|_, found| {
             if is_over(&found.contents) && remove(self, &found) {

@@ -86,7 +86,7 @@ impl FlowTable {
     }
 
     /// Opens the table for reading. On a read-only file system it is a copy.
-    pub fn open_to_read(
+    pub(crate) fn open_to_read(
         pins: &InterfacePins,
         timeouts: &[u32; TIMEOUTS],
     ) -> Result<Self, KernelError> {
@@ -182,7 +182,7 @@ impl FlowTable {
     }
 
     /// The entry of a flow, with its times relative to `now`.
-    pub fn entry_of(&self, key: &FlowKey, now: u64) -> Option<FlowEntry> {
+    pub(crate) fn entry_of(&self, key: &FlowKey, now: u64) -> Option<FlowEntry> {
         Some(entry_of(key, &self.find(key)?, now))
     }
 

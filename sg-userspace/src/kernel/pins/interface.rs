@@ -63,7 +63,7 @@ impl InterfacePins {
 
     /// The pins of all interfaces of the attachment that have some, including this one, in the
     /// order of their indices.
-    pub fn of_attachment(&self) -> Result<Vec<InterfacePins>, KernelError> {
+    pub(crate) fn of_attachment(&self) -> Result<Vec<InterfacePins>, KernelError> {
         let indices = small_numbers_in(self.shared_dir())?.into_iter();
         let all = indices.map(|index| self.sibling(index));
         let mut all: Vec<_> = all.filter(InterfacePins::exists).collect();
@@ -98,12 +98,12 @@ impl InterfacePins {
     }
 
     /// The record of a policy that is being put in force.
-    pub fn state_next(&self) -> PathBuf {
+    pub(crate) fn state_next(&self) -> PathBuf {
         self.dir.join("state_next")
     }
 
     /// The pin of a link that is about to replace another one.
-    pub fn tcx_link_next(&self) -> PathBuf {
+    pub(crate) fn tcx_link_next(&self) -> PathBuf {
         self.dir.join("outbound_link_next")
     }
 
@@ -123,7 +123,7 @@ impl InterfacePins {
     }
 
     /// The secret multipliers of the flow table's hash.
-    pub fn flow_keys(&self) -> PathBuf {
+    pub(crate) fn flow_keys(&self) -> PathBuf {
         self.shared("flow_keys")
     }
 
@@ -132,7 +132,7 @@ impl InterfacePins {
     }
 
     /// The ledger: what userspace has entered into the flow table and removed from it.
-    pub fn flow_ledger(&self) -> PathBuf {
+    pub(crate) fn flow_ledger(&self) -> PathBuf {
         self.shared("flow_ledger")
     }
 
@@ -145,12 +145,12 @@ impl InterfacePins {
     }
 
     /// The state of each CPU's ring of events.
-    pub fn event_rings(&self) -> PathBuf {
+    pub(crate) fn event_rings(&self) -> PathBuf {
         self.shared("event_rings")
     }
 
     /// The events themselves.
-    pub fn event_slots(&self) -> PathBuf {
+    pub(crate) fn event_slots(&self) -> PathBuf {
         self.shared("event_slots")
     }
 
@@ -165,7 +165,7 @@ impl InterfacePins {
     }
 
     /// The text of a generation's policy: see `history`.
-    pub fn policy_text(&self, generation: u32) -> PathBuf {
+    pub(crate) fn policy_text(&self, generation: u32) -> PathBuf {
         self.shared(&format!("{POLICY}{generation}"))
     }
 
@@ -177,7 +177,7 @@ impl InterfacePins {
     }
 
     /// The text of the candidate whose watch has this number: see `history`.
-    pub fn candidate_text(&self, watch: u32) -> PathBuf {
+    pub(crate) fn candidate_text(&self, watch: u32) -> PathBuf {
         self.shared(&format!("{CANDIDATE}{watch}"))
     }
 
@@ -288,7 +288,7 @@ impl InterfacePins {
     }
 
     /// What was done with the events of each slot of that counter map.
-    pub fn event_counts(&self, index: usize) -> PathBuf {
+    pub(crate) fn event_counts(&self, index: usize) -> PathBuf {
         self.dir.join(format!("event_counts_{index}"))
     }
 }

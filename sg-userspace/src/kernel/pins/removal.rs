@@ -14,7 +14,7 @@ use crate::kernel::{lifetime, links};
 
 impl PinTree {
     /// Removes empty directories, and pins of attachments without interfaces.
-    pub fn prune(&self) {
+    pub(crate) fn prune(&self) {
         for cookie in numbers_in(&self.version_dir()).unwrap_or_default() {
             let netns = self.netns_dir(cookie);
             // Killed processes may have left empty directories.

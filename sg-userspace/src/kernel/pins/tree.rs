@@ -133,7 +133,7 @@ impl PinTree {
     }
 
     /// Fails if this interface has pins of another layout version.
-    pub fn refuse_other_layouts(&self, pins: &InterfacePins) -> Result<(), KernelError> {
+    pub(crate) fn refuse_other_layouts(&self, pins: &InterfacePins) -> Result<(), KernelError> {
         let is_of_it = |other: &InterfacePins| {
             (other.netns_cookie, other.ifindex) == (pins.netns_cookie, pins.ifindex)
         };

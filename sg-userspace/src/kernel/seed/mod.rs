@@ -172,7 +172,11 @@ impl<'a> Seeding<'a> {
 
     /// The first step of a replacement, while the programs of the earlier policy run. Enters flows
     /// that its rules (`tables`) accept without an entry and the new rules do not.
-    pub fn before_replacing(&mut self, tables: LiveTables, epoch: u32) -> Result<(), KernelError> {
+    pub(crate) fn before_replacing(
+        &mut self,
+        tables: LiveTables,
+        epoch: u32,
+    ) -> Result<(), KernelError> {
         self.replaced = Some((tables, epoch));
         self.before()
     }
