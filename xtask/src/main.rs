@@ -12,6 +12,7 @@ mod generated;
 mod image;
 mod imports;
 mod kernels;
+mod kubernetes;
 mod links;
 mod lint;
 mod packages;

@@ -4,6 +4,7 @@
 mod apt;
 mod crates;
 mod linker;
+mod sources;
 mod step;
 mod toolchain;
 mod tools;

@@ -6,7 +6,7 @@ use std::{env, num::NonZero, path::Path, process::Command, thread};
 use anyhow::Result;
 
 use crate::{
-    clauses, kernels, packages,
+    clauses, kernels, kubernetes, packages,
     setup::{self, Needs},
     shell,
     term::{self, Colour},
@@ -62,6 +62,13 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["kernels", "faults", "filters", "options"])]
     packages: bool,
 
+    /// Run a real API server and the kube-proxies of two nodes in namespaces, and reach services
+    /// in every way under several policies, instead of all tests. Takes minutes, and the first
+    /// time a quarter of an hour more: Kubernetes is built from Debian's source package, below
+    /// target/
+    #[arg(long, conflicts_with_all = ["kernels", "faults", "boot", "packages", "filters"])]
+    kubernetes: bool,
+
     /// With --kernels: write the table of what each kernel offers to docs/kernels.md
     #[arg(long, requires = "kernels")]
     write_table: bool,
@@ -77,6 +84,9 @@ pub(crate) fn command(args: &Args) -> Result<()> {
     }
     if args.packages {
         return packages::command();
+    }
+    if args.kubernetes {
+        return kubernetes::command(&args.options);
     }
     let data = data_folder(env::var_os(DATA), &env::current_dir()?)?;
     let way = way_to_root()?;
@@ -209,6 +219,8 @@ mod tests {
             "--kernels -- --nocapture",
             "--write-table",
             "--faults --kernels",
+            "--kubernetes --boot",
+            "--kubernetes a",
         ] {
             assert!(parse::<Args>(wrong).is_err(), "{wrong}");
         }

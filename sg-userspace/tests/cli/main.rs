@@ -7,6 +7,7 @@ mod bpffs;
 mod candidate;
 mod capabilities;
 mod captures;
+mod cluster;
 mod complete;
 mod confirm;
 mod counters;

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use super::sources;
 use crate::{
     root::{self, Way},
     shell,
@@ -68,6 +69,15 @@ impl Apt {
         files
             .find(|file| file.extension().is_some_and(|extension| extension == "deb"))
             .with_context(|| format!("apt-get left no package in {}", folder.display()))
+    }
+
+    /// Downloads a source package into the folder and returns its description (dsc(5)). The
+    /// machine's own lists need not have sources: they are asked of where its packages come from.
+    pub(crate) fn download_source(&mut self, source: &str, folder: &Path) -> Result<PathBuf> {
+        if repositories()?.is_empty() {
+            self.fetch_lists()?;
+        }
+        sources::download(source, &repositories()?, folder)
     }
 
     fn fetch_lists(&mut self) -> Result<()> {
@@ -134,6 +144,14 @@ fn search(pattern: &str) -> Result<Vec<String>> {
 fn names(search: &str) -> Vec<String> {
     let names = search.lines().filter_map(|line| line.split_once(" - "));
     names.map(|(name, _)| name.to_owned()).collect()
+}
+
+/// Debian's repositories of packages that this machine has lists of.
+fn repositories() -> Result<Vec<String>> {
+    let mut command = Command::new("apt-get");
+    command.args(["indextargets", "--format", sources::FORMAT]);
+    command.args(["Created-By: Packages", "Origin: Debian"]);
+    Ok(sources::repositories(&shell::read(&mut command)?))
 }
 
 fn download(package: &str, folder: &Path) -> Command {

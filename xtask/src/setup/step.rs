@@ -15,6 +15,8 @@ pub(crate) enum Needs {
     Dist,
     /// And what makes a Debian system and reads packages.
     Packages,
+    /// And what builds and runs a cluster.
+    Kubernetes,
 }
 
 /// What a step found, in a few words, and whether it had to install it.

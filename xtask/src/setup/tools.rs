@@ -190,6 +190,39 @@ const PACKAGE_TOOLS: [Tool; 2] = [
     },
 ];
 
+const CLUSTER_TOOLS: [Tool; 6] = [
+    Tool {
+        program: "dpkg-source",
+        package: "dpkg-dev",
+        why: "unpacks a source package",
+    },
+    Tool {
+        program: "make",
+        package: "make",
+        why: "builds an API server",
+    },
+    Tool {
+        program: "rsync",
+        package: "rsync",
+        why: "is called by that build",
+    },
+    Tool {
+        program: "iptables",
+        package: "iptables",
+        why: "is what kube-proxy translates addresses with",
+    },
+    Tool {
+        program: "conntrack",
+        package: "conntrack",
+        why: "is called by kube-proxy when an endpoint goes",
+    },
+    Tool {
+        program: "openssl",
+        package: "openssl",
+        why: "makes the key of an API server",
+    },
+];
+
 /// The programs that tests in a guest call.
 pub(crate) fn test_programs() -> impl Iterator<Item = &'static str> {
     TOOLS.iter().map(|tool| tool.program)
@@ -239,6 +272,7 @@ fn needed(needs: Needs) -> impl Iterator<Item = &'static Tool> {
         Needs::Kernels => &[&TOOLS, &HOST_TOOLS, &KERNEL_TOOLS],
         Needs::Dist => &[&DIST_TOOLS],
         Needs::Packages => &[&TOOLS, &DIST_TOOLS, &PACKAGE_TOOLS],
+        Needs::Kubernetes => &[&TOOLS, &HOST_TOOLS, &CLUSTER_TOOLS],
     };
     groups.iter().copied().flatten()
 }
