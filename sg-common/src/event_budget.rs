@@ -9,8 +9,11 @@
 //! - after [`CROWDED`] of them only those of other sources than the most frequent one, so that one
 //!   source does not silence the others under the same rule.
 //!
-//! A slot that is over its limit is closed for the rest of the tick. What comes after that is only
-//! counted, by one comparison, without a look at the clock.
+//! Where there are many CPUs these three are halved ([`halvings`]), so that one reader can follow.
+//!
+//! A slot that is over its limit is closed for the rest of the tick, and one that is crowded is
+//! closed to that source. What comes after that is only counted: beside the slot's counter, by one
+//! or two comparisons, without a look at the clock ([`Closing`]).
 //!
 //! While somebody watches, the number of the tick comes from the watcher (see [`EventWatch`]), and
 //! else from the clock.
@@ -30,6 +33,20 @@ pub const CPU_LIMIT: u64 = 512;
 /// Events of one slot in a tick after which the most frequent source gets no more.
 pub const CROWDED: u64 = 256;
 
+/// CPUs that write so many at once. With more of them each writes less.
+const CPUS: u32 = 16;
+
+/// How many times [`SLOT_LIMIT`], [`CPU_LIMIT`] and [`CROWDED`] are halved on a machine with so
+/// many CPUs. All of them together then write no more than sixteen do, up to 128.
+pub const fn halvings(cpus: u32) -> u8 {
+    match cpus {
+        0..=CPUS => 0,
+        17..=32 => 1,
+        33..=64 => 2,
+        65.. => 3,
+    }
+}
+
 /// Ticks after which a watcher that has not renewed its watch is taken for dead: 3.2 seconds.
 pub const WATCH_TICKS: u64 = 6;
 
@@ -37,8 +54,8 @@ pub const WATCH_TICKS: u64 = 6;
 /// watch whose watcher is dead. A power of two.
 ///
 /// With fewer than a hundred drops a second on a CPU no slot is closed before its watch is over,
-/// and with more the next look comes within three seconds.
-pub const LOOK_EVERY: u64 = 256;
+/// and with more the next look comes within five seconds.
+pub const LOOK_EVERY: u64 = 512;
 
 const _: () = assert!(LOOK_EVERY.is_power_of_two());
 
@@ -85,14 +102,68 @@ impl<W: Word> EventWatch<W> {
     }
 }
 
-/// What one CPU has done with the events of a counter slot. Only that CPU writes it.
+/// To whose packets a counter slot is closed on one CPU, and how many it has turned away. Only that
+/// CPU writes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Closing {
+    /// The tick for which it is closed, and below that [`Closing::TO_ALL`] and the source. One
+    /// word, so that one comparison says that a slot is open.
+    state: u64,
+    /// Events not written of what somebody watched.
+    pub suppressed: u64,
+}
+
+const _: () = assert!(size_of::<Closing>() == 16);
+
+impl Closing {
+    /// Closed to every source, and not only to the one in the lower half.
+    const TO_ALL: u64 = 1 << 32;
+
+    /// What is left for the tick has 31 bits, which last for 36 years of uptime. After that no slot
+    /// is closed.
+    const TICK_AT: u32 = 33;
+
+    /// Whether packets from `source` are only counted in `tick`.
+    #[inline(always)]
+    pub fn is_closed(&self, tick: u64, source: impl FnOnce() -> u32) -> bool {
+        self.state >> Self::TICK_AT == tick
+            && (self.state & Self::TO_ALL != 0 || self.state as u32 == source())
+    }
+
+    /// Counts a dropped packet that nobody but a watcher wants to see. False if the slow path is to
+    /// have it, which counts it.
+    #[inline(always)]
+    pub fn suppress(&mut self, tick: u64, source: impl FnOnce() -> u32) -> bool {
+        if !self.is_closed(tick, source) {
+            return false;
+        }
+        let next = self.suppressed + 1;
+        if next & (LOOK_EVERY - 1) == 0 {
+            return false;
+        }
+        self.suppressed = next;
+        true
+    }
+
+    /// Closes it for the rest of `tick`.
+    #[inline(always)]
+    fn close(&mut self, tick: u64) {
+        self.state = tick << Self::TICK_AT | Self::TO_ALL;
+    }
+
+    /// Closes it to this source for the rest of `tick`.
+    #[inline(always)]
+    fn close_to(&mut self, tick: u64, source: u32) {
+        self.state = tick << Self::TICK_AT | u64::from(source);
+    }
+}
+
+/// What one CPU has done with the events of a counter slot besides [`Closing`]. Only that CPU
+/// writes it, when it writes events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct EventCounts {
-    /// The tick in which the slot gets no more events.
-    pub closed: u64,
-    /// The tick in which the most frequent source gets no more.
-    pub crowded: u64,
     /// The tick that is being counted.
     pub tick: u64,
     /// Events written in it.
@@ -107,41 +178,23 @@ pub struct EventCounts {
     pub logged_suppressed: u64,
     /// Events written only because somebody watched.
     pub watched: u64,
-    /// Events not written of what somebody watched.
-    pub watched_suppressed: u64,
 }
 
-const _: () = assert!(size_of::<EventCounts>() == 72);
+const _: () = assert!(size_of::<EventCounts>() == 48);
 
 impl EventCounts {
-    /// Whether events from `source` are only counted in `tick`.
-    #[inline(always)]
-    pub fn is_closed(&self, tick: u64, source: impl FnOnce() -> u32) -> bool {
-        self.closed == tick || (self.crowded == tick && self.source == source())
-    }
-
-    /// Counts a dropped packet that nobody but a watcher wants to see. False if the slow path is to
-    /// have it, which counts it.
-    #[inline(always)]
-    pub fn suppress(&mut self, tick: u64, source: impl FnOnce() -> u32) -> bool {
-        let next = self.watched_suppressed + 1;
-        if !self.is_closed(tick, source) || next & (LOOK_EVERY - 1) == 0 {
-            return false;
-        }
-        self.watched_suppressed = next;
-        true
-    }
-
     /// Counts an event. True if it is to be written.
     #[inline(always)]
     pub fn admit<W: Word>(
         &mut self,
+        closing: &mut Closing,
         ring: &EventRing<W>,
         tick: u64,
         source: u32,
         is_logged: bool,
+        halvings: u8,
     ) -> bool {
-        let is_admitted = self.has_room(ring, tick, source);
+        let is_admitted = self.has_room(closing, ring, tick, source, halvings);
         if is_admitted {
             ring.begin();
         }
@@ -156,34 +209,42 @@ impl EventCounts {
                 one_more(&ring.logged_suppressed);
             }
             (false, true) => self.watched += 1,
-            (false, false) => self.watched_suppressed += 1,
+            (false, false) => closing.suppressed += 1,
         }
         is_admitted
     }
 
     #[inline(always)]
-    fn has_room<W: Word>(&mut self, ring: &EventRing<W>, tick: u64, source: u32) -> bool {
+    fn has_room<W: Word>(
+        &mut self,
+        closing: &mut Closing,
+        ring: &EventRing<W>,
+        tick: u64,
+        source: u32,
+        halvings: u8,
+    ) -> bool {
+        let of = |limit: u64| limit >> (halvings & 3);
         if self.tick != tick {
             self.tick = tick;
             self.in_tick = 0;
             self.votes = 0;
         }
-        if self.is_closed(tick, || source) {
+        if closing.is_closed(tick, || source) {
             return false;
         }
-        let is_full = ring.is_full(tick, CPU_LIMIT);
-        if self.in_tick > 0 && (self.in_tick >= SLOT_LIMIT || is_full) {
-            self.closed = tick;
+        let is_full = ring.is_full(tick, of(CPU_LIMIT));
+        if self.in_tick > 0 && (self.in_tick >= of(SLOT_LIMIT) || is_full) {
+            closing.close(tick);
             return false;
         }
         self.in_tick += 1;
         ring.count();
-        // Who crowds the slot is settled then.
-        if self.crowded != tick {
+        // From then on it is settled who crowds the slot.
+        if self.in_tick <= of(CROWDED) {
             self.vote(source);
         }
-        if self.in_tick == CROWDED {
-            self.crowded = tick;
+        if self.in_tick == of(CROWDED) {
+            closing.close_to(tick, self.source);
         }
         true
     }
@@ -213,78 +274,154 @@ mod tests {
 
     type Ring = EventRing<AtomicU64>;
 
-    /// How many of the events of these sources are admitted.
-    fn admitted(
-        counts: &mut EventCounts,
-        ring: &Ring,
-        tick: u64,
-        sources: impl IntoIterator<Item = u32>,
-    ) -> Vec<u32> {
-        let sources = sources.into_iter();
-        sources
-            .filter(|source| counts.admit(ring, tick, *source, true))
-            .collect()
+    /// What there is of one slot.
+    #[derive(Clone, Copy, Default)]
+    struct Slot {
+        closing: Closing,
+        counts: EventCounts,
+        halvings: u8,
+    }
+
+    impl Slot {
+        fn admit(&mut self, ring: &Ring, tick: u64, source: u32, is_logged: bool) -> bool {
+            let Slot {
+                closing, counts, ..
+            } = self;
+            counts.admit(closing, ring, tick, source, is_logged, self.halvings)
+        }
+
+        /// Which of the events of these sources are admitted.
+        fn admitted(
+            &mut self,
+            ring: &Ring,
+            tick: u64,
+            sources: impl IntoIterator<Item = u32>,
+        ) -> Vec<u32> {
+            let sources = sources.into_iter();
+            sources
+                .filter(|source| self.admit(ring, tick, *source, true))
+                .collect()
+        }
     }
 
     /// Proves O4: one source under a rule does not silence the others under the same rule.
     #[test]
     fn one_source_leaves_room_to_others() {
-        let (mut counts, ring) = (EventCounts::default(), Ring::default());
+        let (mut slot, ring) = (Slot::default(), Ring::default());
         for tick in 5..8 {
             let flood = (0..1000).map(|i| if i % 100 == 99 { i } else { 7 });
-            let seen = admitted(&mut counts, &ring, tick, flood);
+            let seen = slot.admitted(&ring, tick, flood);
             let others = seen.iter().filter(|source| **source != 7).count();
             assert_eq!(others, 10, "{seen:?}");
             // Two of the others are among the first.
             assert_eq!(seen.len() as u64, CROWDED + 8);
         }
+        let counts = slot.counts;
         assert_eq!(counts.logged, 3 * (CROWDED + 8));
         assert_eq!(counts.logged + counts.logged_suppressed, 3000);
+        assert_eq!(slot.closing.suppressed, 0);
     }
 
     /// Proves O4: however many rules are under flood, each gets its first event of each tick.
     #[test]
     fn each_slot_gets_an_event_in_each_tick() {
         let ring = Ring::default();
-        let mut slots = [EventCounts::default(); 300];
+        let mut slots = [Slot::default(); 300];
         for tick in 1..4 {
             for round in 0..500 {
-                for counts in &mut slots {
-                    counts.admit(&ring, tick, round, false);
+                for slot in &mut slots {
+                    slot.admit(&ring, tick, round, false);
                 }
             }
         }
-        assert!(slots.iter().all(|counts| counts.watched >= 3));
-        let of_all: u64 = slots.iter().map(|counts| counts.watched).sum();
+        assert!(slots.iter().all(|slot| slot.counts.watched >= 3));
+        let of_all: u64 = slots.iter().map(|slot| slot.counts.watched).sum();
         assert!(of_all <= 3 * (CPU_LIMIT + 300), "{of_all}");
-        let all = |counts: &EventCounts| counts.watched + counts.watched_suppressed;
-        assert!(slots.iter().all(|counts| all(counts) == 1500));
+        let all = |slot: &Slot| slot.counts.watched + slot.closing.suppressed;
+        assert!(slots.iter().all(|slot| all(slot) == 1500));
     }
 
     #[test]
     fn many_sources_close_a_slot_for_the_rest_of_the_tick() {
-        let (mut counts, ring) = (EventCounts::default(), Ring::default());
-        let seen = admitted(&mut counts, &ring, 9, 0..1000);
+        let (mut slot, ring) = (Slot::default(), Ring::default());
+        let seen = slot.admitted(&ring, 9, 0..1000);
         assert_eq!(seen.len() as u64, SLOT_LIMIT);
-        assert!(counts.is_closed(9, || 12345) && !counts.is_closed(10, || 12345));
+        let is_closed = |tick| slot.closing.is_closed(tick, || 12345);
+        assert!(is_closed(9) && !is_closed(8) && !is_closed(10));
+    }
+
+    /// On a machine with many CPUs each of them writes less, and they write no more together.
+    #[test]
+    fn many_cpus_write_as_much_as_sixteen() {
+        for (cpus, of_slot) in [
+            (1, 384),
+            (16, 384),
+            (17, 192),
+            (64, 96),
+            (65, 48),
+            (4096, 48),
+        ] {
+            let ring = Ring::default();
+            let mut slot = Slot {
+                halvings: halvings(cpus),
+                ..Slot::default()
+            };
+            let seen = slot.admitted(&ring, 9, 0..1000);
+            assert_eq!(seen.len(), of_slot, "{cpus} CPUs");
+            let seen = slot.admitted(&ring, 10, [7; 1000]);
+            assert_eq!(seen.len(), of_slot / 3 * 2, "{cpus} CPUs");
+            // The first one of each slot is written all the same.
+            let mut slots = [slot; 600];
+            let mut written = 0;
+            for slot in &mut slots {
+                for source in 0..2 {
+                    written += u64::from(slot.admit(&ring, 11, source, false));
+                }
+            }
+            assert_eq!(
+                written,
+                600 + (CPU_LIMIT >> halvings(cpus)) / 2,
+                "{cpus} CPUs"
+            );
+        }
     }
 
     /// What is only counted on the fast path is counted once, and now and then goes on to the slow
     /// path, which counts it then.
     #[test]
     fn a_closed_slot_is_looked_at_now_and_then() {
-        let (mut counts, ring) = (EventCounts::default(), Ring::default());
-        counts.closed = 3;
+        let (mut slot, ring) = (Slot::default(), Ring::default());
+        slot.closing.close(3);
         let mut looked = 0;
         for _ in 0..10 * LOOK_EVERY {
-            if !counts.suppress(3, || 1) {
+            if !slot.closing.suppress(3, || 1) {
                 looked += 1;
-                assert!(!counts.admit(&ring, 3, 1, false));
+                assert!(!slot.admit(&ring, 3, 1, false));
             }
         }
         assert_eq!(looked, 10);
-        assert_eq!(counts.watched_suppressed, 10 * LOOK_EVERY);
-        assert!(!counts.suppress(4, || 1), "open again in the next tick");
+        assert_eq!(slot.closing.suppressed, 10 * LOOK_EVERY);
+        let is_open = !slot.closing.suppress(4, || 1);
+        assert!(is_open, "open again in the next tick");
+    }
+
+    /// A slot that one source crowds is closed to that one, whatever its address, and later
+    /// perhaps to all.
+    #[test]
+    fn a_crowded_slot_is_closed_to_one_source() {
+        for source in [0, 1, u32::MAX] {
+            let (mut slot, ring) = (Slot::default(), Ring::default());
+            let other = source ^ 1;
+            let seen = slot.admitted(&ring, 7, [source; 1000]);
+            assert_eq!(seen.len() as u64, CROWDED);
+            assert!(slot.closing.suppress(7, || source));
+            assert!(!slot.closing.suppress(7, || other));
+            assert!(!slot.closing.suppress(8, || source));
+            let seen = slot.admitted(&ring, 7, [other; 1000]);
+            assert_eq!(seen.len() as u64, SLOT_LIMIT - CROWDED);
+            assert!(slot.closing.suppress(7, || other));
+            assert_eq!(slot.closing.suppressed, 2);
+        }
     }
 
     #[test]

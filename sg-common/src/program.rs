@@ -59,8 +59,9 @@ pub struct Config {
     /// What passes that would be dropped, besides what rules audit: [`AUDIT_RULES`] and those
     /// after it. Only the variants of the tail-call targets that audit look at it.
     pub audits: u8,
-    /// Always zero: there is no padding.
-    pub zeros: [u8; 1],
+    /// How many times the events of a CPU are halved: see
+    /// [`crate::event_budget::halvings`]. There is no padding behind it.
+    pub event_halvings: u8,
 }
 
 /// States that four bits tell apart, and so the ages in [`Config`]: a power of two, so that an
@@ -86,7 +87,7 @@ impl Config {
         on_trial: 0,
         has_fallback: 0,
         audits: AUDIT_RULES,
-        zeros: [0; 1],
+        event_halvings: 0,
     };
 
     /// The epoch above 32 zeros: what the word of a flow begins with that this policy admits, see

@@ -1,6 +1,8 @@
 //! One counter for each frame: the rule or the reason that decided it.
 
-use sg_common::counters::SlotCounters;
+use core::mem::offset_of;
+
+use sg_common::counters::{CounterSlot, SlotCounters};
 
 use crate::bpf::hook::Hook;
 use crate::bpf::maps::COUNTERS;
@@ -13,27 +15,34 @@ use crate::outcome::Outcome;
 #[inline(always)]
 pub(crate) fn count<H: Hook>(hook: &H, claimed: u32, headers: u32, outcome: &Outcome) -> u64 {
     let (segments, bytes) = measure(hook, claimed, || headers.into());
-    let Some(counters) = slot(outcome.slot) else {
+    let Some(slot) = slot(outcome.slot) else {
         return bytes;
     };
-    if outcome.is_reply() {
-        counters.reply_packets += segments;
-        counters.reply_bytes += bytes;
-    } else {
-        counters.packets += segments;
-        counters.bytes += bytes;
-    }
+    let counters = (&raw mut slot.counters).cast::<[u64; 2]>();
+    const _: () = assert!(
+        offset_of!(SlotCounters, packets) == 0
+            && offset_of!(SlotCounters, bytes) == 8
+            && offset_of!(SlotCounters, reply_packets) == 16
+            && offset_of!(SlotCounters, reply_bytes) == 24
+    );
+    // By arithmetic, so that the verifier has one path to explore.
+    // SAFETY: the counters are two pairs, and the bit is 0 or 1.
+    let [of_packets, of_bytes] = unsafe { &mut *counters.add(outcome.reply_bit()) };
+    *of_packets += segments;
+    *of_bytes += bytes;
     bytes
 }
 
 /// As [`count`] does, for a plain packet that `slot` decided and that is no reply.
 #[inline(always)]
-pub(crate) fn count_plain<H: Hook>(hook: &H, headers: impl FnOnce() -> u64, in_slot: u32) {
+pub(crate) fn count_plain<H: Hook>(
+    hook: &H,
+    headers: impl FnOnce() -> u64,
+    slot: &mut CounterSlot,
+) {
     let (segments, bytes) = measure(hook, 0, headers);
-    if let Some(counters) = slot(in_slot) {
-        counters.packets += segments;
-        counters.bytes += bytes;
-    }
+    slot.counters.packets += segments;
+    slot.counters.bytes += bytes;
 }
 
 /// Packets on the wire, and their bytes.
@@ -48,10 +57,11 @@ fn measure<H: Hook>(hook: &H, claimed: u32, headers: impl FnOnce() -> u64) -> (u
     (segments, bytes)
 }
 
+/// What this CPU has of a counter slot. One reference is in use at a time.
 #[inline(always)]
-fn slot(number: u32) -> Option<&'static mut SlotCounters> {
-    let counters = COUNTERS.get_ptr_mut(number)?;
+pub(crate) fn slot(number: u32) -> Option<&'static mut CounterSlot> {
+    let slot = COUNTERS.get_ptr_mut(number)?;
     // SAFETY: the value belongs to this CPU, and BPF programs of one hook do not nest on it; each
     // frame is counted once.
-    Some(unsafe { &mut *counters })
+    Some(unsafe { &mut *slot })
 }

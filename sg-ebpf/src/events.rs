@@ -4,14 +4,13 @@
 //! [`Target::Event`] writes events, and is reached when all else is done. What the fast path drops
 //! it counts by itself if the event would not be written, and else leaves to the slow path.
 
-use aya_ebpf::{
-    bindings::xdp_md, helpers::generated::bpf_get_smp_processor_id, programs::XdpContext,
-};
+use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use network_types::{
     eth::EthHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
 };
 use sg_common::{
+    counters::CounterSlot,
     event::{EVENT_WORDS, HEAD, LATER_FRAGMENT, LOGGED, SNAP},
     event_budget::tick_of,
     flow_table::Word as _,
@@ -26,6 +25,7 @@ use crate::bpf::hook::Hook;
 use crate::bpf::maps::{self, EVENT_COUNTS, EVENT_RINGS, EVENT_SLOTS};
 use crate::bpf::tail_call::tail_call;
 use crate::bpf::word::SharedWord;
+use crate::count;
 use crate::outcome::Outcome;
 use crate::packet::Packet;
 use crate::scratch::{self, Left};
@@ -37,39 +37,29 @@ pub(crate) fn is_watched() -> bool {
 }
 
 /// Whether the slow path is to judge a plain packet that `slot` drops, so that its event is
-/// written. If not, and somebody watches, the event is counted as suppressed.
+/// written. If not, and somebody watches, the event is counted as suppressed. A call would cost
+/// more than all of it.
 #[inline(always)]
-pub(crate) fn is_wanted<H: Hook>(hook: &H, slot: u32) -> bool {
-    is_watched()
-        && 0 != match H::DIRECTION {
-            Direction::Inbound => sg_wanted_xdp(hook.as_ptr().cast(), slot),
-            Direction::Outbound => sg_wanted(slot, OUTBOUND_SOURCE),
-        }
-}
-
-/// The same, of an inbound packet that somebody may be watching.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sg_wanted_xdp(ctx: *mut xdp_md, slot: u32) -> u32 {
-    is_wanted_of(slot, || source_in(&XdpContext::new(ctx))).into()
+pub(crate) fn is_wanted<H: Hook>(hook: &H, slot: &mut CounterSlot) -> bool {
+    is_wanted_of(slot, || match H::DIRECTION {
+        Direction::Inbound => source_in(hook),
+        Direction::Outbound => OUTBOUND_SOURCE,
+    })
 }
 
 /// The same, of a packet that the slow path has parsed.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sg_wanted(slot: u32, source: u32) -> u32 {
-    is_wanted_of(slot, || source).into()
+    let slot = count::slot(slot);
+    slot.is_some_and(|slot| is_wanted_of(slot, || source))
+        .into()
 }
 
 #[inline(always)]
-fn is_wanted_of(slot: u32, source: impl FnOnce() -> u32) -> bool {
+fn is_wanted_of(slot: &mut CounterSlot, source: impl FnOnce() -> u32) -> bool {
     let tick = maps::event_watch().tick.load();
-    let Some(counts) = EVENT_COUNTS.get_ptr_mut(slot) else {
-        return false;
-    };
-    // SAFETY: the value belongs to this CPU, and BPF programs of one hook do not nest on it.
-    let counts = unsafe { &mut *counts };
-    tick != 0 && !counts.suppress(tick, source)
+    tick != 0 && !slot.closing.suppress(tick, source)
 }
 
 /// Outbound packets have one source, this node.
@@ -87,12 +77,12 @@ fn source_of<H: Hook>(p: &Packet) -> u32 {
 
 /// The same, read from a frame that is plain.
 #[inline(always)]
-fn source_in(hook: &XdpContext) -> u32 {
+fn source_in<H: Hook>(hook: &H) -> u32 {
     const SOURCE4: usize = EthHdr::LEN + core::mem::offset_of!(Ipv4Hdr, src_addr);
     const SOURCE6: usize = EthHdr::LEN + core::mem::offset_of!(Ipv6Hdr, src_addr) + 4;
     // That of both families is in the same place.
     const _: () = assert!(SOURCE4 == SOURCE6);
-    let found = at::<u32, XdpContext>(hook, SOURCE4);
+    let found = at::<u32, H>(hook, SOURCE4);
     // SAFETY: `at` has compared it with the end of the packet.
     found.map_or(0, |found| unsafe { found.read_volatile() })
 }
@@ -136,7 +126,7 @@ fn write_event<H: Hook>(hook: &H, p: &Packet, left: &Left) {
     let Left {
         what, bytes, slot, ..
     } = *left;
-    let Some(counts) = EVENT_COUNTS.get_ptr_mut(slot) else {
+    let (Some(counts), Some(in_slot)) = (EVENT_COUNTS.get_ptr_mut(slot), count::slot(slot)) else {
         return;
     };
     // SAFETY: the value belongs to this CPU, and BPF programs of one hook do not nest on it.
@@ -154,7 +144,10 @@ fn write_event<H: Hook>(hook: &H, p: &Packet, left: &Left) {
         return;
     }
     let tick = if watched == 0 { tick_of(now) } else { watched };
-    if !counts.admit(ring, tick, source_of::<H>(p), is_logged) {
+    let closing = &mut in_slot.closing;
+    let source = source_of::<H>(p);
+    let halvings = maps::event_halvings();
+    if !counts.admit(closing, ring, tick, source, is_logged, halvings) {
         return;
     }
     let number = ring.written.load();

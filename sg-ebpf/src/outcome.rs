@@ -137,9 +137,10 @@ impl Outcome {
     /// An outcome that is only there because of an audit: as one number, without the slot.
     pub(crate) const AUDIT: u64 = (AUDIT as u64) << 32;
 
+    /// 1 for a reply of the slot's rule, else 0.
     #[inline(always)]
-    pub(crate) fn is_reply(&self) -> bool {
-        self.flags & REPLY != 0
+    pub(crate) fn reply_bit(&self) -> usize {
+        ((self.flags & REPLY) / REPLY) as usize
     }
 
     #[inline(always)]

@@ -8,7 +8,7 @@ use aya_ebpf::{
     maps::{Array, LruHashMap, PerCpuArray, ProgramArray},
 };
 use sg_common::{
-    counters::SlotCounters,
+    counters::CounterSlot,
     event::{EventRing, EventSlot},
     event_budget::{EventCounts, EventWatch},
     fragment::{FragmentKey4, FragmentKey6, FragmentValue},
@@ -89,7 +89,7 @@ pub(crate) fn flow_keys() -> &'static [u64; HASH_KEY_ROOM] {
 static LINES: Array<Line> = Array::with_max_entries(1, MMAPABLE);
 
 #[map(name = "sg_counters")]
-pub(crate) static COUNTERS: PerCpuArray<SlotCounters> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static COUNTERS: PerCpuArray<CounterSlot> = PerCpuArray::with_max_entries(1, 0);
 
 /// First fragments, for the later ones to follow.
 #[map(name = "sg_fragments4")]
@@ -248,6 +248,11 @@ pub(crate) fn has_fallback() -> bool {
 #[inline(always)]
 pub(crate) fn event_slots() -> u32 {
     config().event_slots
+}
+
+/// See [`Config::event_halvings`].
+pub(crate) fn event_halvings() -> u8 {
+    config().event_halvings
 }
 
 pub(crate) fn generation() -> u32 {

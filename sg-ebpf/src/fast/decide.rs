@@ -232,18 +232,22 @@ fn plain<H: Hook, F: Variant>(hook: &H) -> Result<u32, Stop> {
     if is_logged {
         return Err(NO);
     }
+    let decided = decided(verdict.is_accept());
+    let Some(slot) = count::slot(verdict.slot()) else {
+        return Ok(decided);
+    };
     // Asked anew, of a number that the verifier knows nothing of: it would explore what comes
     // before once for drops and once for all else.
     if F::counts_events()
         && SharedWord::opaque(verdict.0.into()) & ACCEPT_BIT == 0
-        && events::is_wanted(hook, verdict.slot())
+        && events::is_wanted(hook, slot)
     {
         return Err(NO);
     }
     // The whole packet is readable: `transport` has compared its end.
     let headers = || Rest::of(hook, t.kind).map_or(0, |rest| rest.headers);
-    count::count_plain(hook, headers, verdict.slot());
-    Ok(decided(verdict.is_accept()))
+    count::count_plain(hook, headers, slot);
+    Ok(decided)
 }
 
 #[inline(always)]

@@ -7,6 +7,7 @@ use sg_common::event_budget::EventCounts;
 
 use super::error::KernelError;
 use super::pins::InterfacePins;
+use super::shared::read_suppressed;
 use super::sys;
 
 /// Events of one slot of an interface since it was attached, on all CPUs.
@@ -33,7 +34,6 @@ impl SlotEvents {
         self.logged += of.logged;
         self.logged_suppressed += of.logged_suppressed;
         self.watched += of.watched;
-        self.watched_suppressed += of.watched_suppressed;
     }
 }
 
@@ -74,16 +74,18 @@ fn read(pins: &InterfacePins, index: usize, sums: &mut Vec<SlotEvents>) -> Resul
     for (sum, cpus) in sums.iter_mut().zip(values.chunks_exact(cpus)) {
         for words in cpus {
             // Their order is that of the fields.
-            let [.., logged, logged_suppressed, watched, watched_suppressed] =
-                words.map(u64::from_ne_bytes);
+            let [.., logged, logged_suppressed, watched] = words.map(u64::from_ne_bytes);
             sum.add(&EventCounts {
                 logged,
                 logged_suppressed,
                 watched,
-                watched_suppressed,
                 ..EventCounts::default()
             });
         }
+    }
+    let suppressed = read_suppressed(&pins.counters(index))?;
+    for (sum, more) in sums.iter_mut().zip(suppressed) {
+        sum.watched_suppressed += more;
     }
     Ok(())
 }

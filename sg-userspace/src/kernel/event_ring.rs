@@ -37,6 +37,11 @@ pub(super) fn possible_cpus() -> Result<u32, KernelError> {
     })
 }
 
+/// How many CPUs handle packets now; one if that is unknown.
+pub(super) fn online_cpus() -> u32 {
+    aya::util::online_cpus().map_or(1, |cpus| u32::try_from(cpus.len()).unwrap_or(u32::MAX))
+}
+
 /// The last number of a list such as `0-3,8`.
 fn highest(list: &str) -> Option<u32> {
     list.trim().rsplit([',', '-']).next()?.parse().ok()

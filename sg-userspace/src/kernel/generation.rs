@@ -82,7 +82,13 @@ impl Generation {
 
     /// The constants that its programs are loaded with: for a flow table of so many groups, event
     /// rings of so many slots, and tables that are in .bss or in an array map.
-    pub(super) fn config(&self, flow_groups: u32, event_slots: u32, is_in_bss: bool) -> Config {
+    pub(super) fn config(
+        &self,
+        flow_groups: u32,
+        event_slots: u32,
+        event_halvings: u8,
+        is_in_bss: bool,
+    ) -> Config {
         let has = [
             (is_in_bss, HAS_BSS_TABLES),
             (self.has_flows, HAS_FLOWS),
@@ -112,7 +118,7 @@ impl Generation {
                 AuditScope::Policy => AUDIT_ALL,
                 AuditScope::All => AUDIT_EVERYTHING,
             },
-            zeros: [0; 1],
+            event_halvings,
         }
     }
 

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use aya::maps::Map;
 use aya::programs::{Program, ProgramError, ProgramInfo, SchedClassifier, Xdp};
 use aya::{Ebpf, VerifierLogLevel};
+use sg_common::event_budget::halvings;
 use sg_common::flow::TIMEOUTS;
 use sg_common::lookup::{BSS_LINES, Plain};
 use sg_common::verdict::Direction;
 
 use super::error::{KernelError, broken_object};
-use super::event_ring::{EventReader, possible_cpus};
+use super::event_ring::{EventReader, online_cpus, possible_cpus};
 use super::event_watch::Watch;
 use super::flow_memory::{FlowKeys, FlowTable, keys_of, port_counts};
 use super::generation::Generation;
@@ -107,7 +108,7 @@ impl Programs {
             _ => 1,
         };
 
-        let config = generation.config(groups, event_slots, is_in_bss);
+        let config = generation.config(groups, event_slots, halvings(online_cpus()), is_in_bss);
         let mut loader = loader_without_btf();
         loader
             // The log is only requested when a program is refused.

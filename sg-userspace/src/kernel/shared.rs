@@ -2,10 +2,12 @@
 //! are read in `flow_tables`.
 
 use std::collections::HashSet;
+use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use sg_common::counters::SlotCounters;
+use sg_common::counters::{CounterSlot, SlotCounters};
+use sg_common::event_budget::Closing;
 use sg_common::flow::CUT;
 
 use super::error::KernelError;
@@ -89,10 +91,13 @@ pub(crate) fn raw_counters(
 
 /// Every value of a pinned counter map, summed over CPUs, in the order of the slots.
 fn read_counters(path: &Path) -> Result<Vec<SlotCounters>, KernelError> {
-    let reading = |e| KernelError::at_pin("reading", path, e);
-    let map = sys::open_pin_to_read(path).map_err(reading)?;
-    let info = sys::map_info(path).map_err(reading)?;
-    CounterReader::new(map, info.max_entries())?.all()
+    CounterReader::at(path)?.all()
+}
+
+/// How many events of what somebody watched were not written, of each slot of a pinned counter map,
+/// summed over CPUs.
+pub(super) fn read_suppressed(path: &Path) -> Result<Vec<u64>, KernelError> {
+    CounterReader::at(path)?.each(suppressed)
 }
 
 /// Reads a counter map: all of it in a few system calls, or one slot in one.
@@ -104,10 +109,22 @@ pub struct CounterReader {
     values: Vec<u8>,
 }
 
-/// The length of one CPU's value.
-const LEN: usize = size_of::<SlotCounters>();
+/// The length of one CPU's value, and its words.
+const LEN: usize = size_of::<CounterSlot>();
+const WORDS: usize = LEN / 8;
+
+/// Their order is that of the fields.
+const SUPPRESSED: usize = (offset_of!(CounterSlot, closing) + offset_of!(Closing, suppressed)) / 8;
+const COUNTERS: usize = offset_of!(CounterSlot, counters) / 8;
 
 impl CounterReader {
+    fn at(path: &Path) -> Result<Self, KernelError> {
+        let reading = |e| KernelError::at_pin("reading", path, e);
+        let map = sys::open_pin_to_read(path).map_err(reading)?;
+        let info = sys::map_info(path).map_err(reading)?;
+        Self::new(map, info.max_entries())
+    }
+
     pub(super) fn new(map: OwnedFd, slots: u32) -> Result<Self, KernelError> {
         let cpus = aya::util::nr_cpus().map_err(|(file, e)| KernelError::io(file, e))?;
         Ok(CounterReader {
@@ -120,9 +137,14 @@ impl CounterReader {
 
     /// The counts of all slots, summed over CPUs.
     pub fn all(&self) -> Result<Vec<SlotCounters>, KernelError> {
+        self.each(sum)
+    }
+
+    /// Something of each slot, of the values of all CPUs.
+    fn each<T>(&self, of: fn(&[u8]) -> T) -> Result<Vec<T>, KernelError> {
         let bytes = sys::read_per_cpu_array(self.map.as_fd(), self.slots, LEN, self.cpus)
             .map_err(|e| KernelError::io("reading the counters", e))?;
-        Ok(bytes.chunks_exact(self.cpus * LEN).map(sum).collect())
+        Ok(bytes.chunks_exact(self.cpus * LEN).map(of).collect())
     }
 
     /// The counts of one slot, summed over CPUs.
@@ -133,12 +155,22 @@ impl CounterReader {
     }
 }
 
+/// The words of each CPU's value of a slot.
+fn per_cpu(values: &[u8]) -> impl Iterator<Item = [u64; WORDS]> {
+    let (words, _) = values.as_chunks::<8>();
+    let (cpus, _) = words.as_chunks::<WORDS>();
+    cpus.iter().map(|cpu| cpu.map(u64::from_ne_bytes))
+}
+
+fn suppressed(values: &[u8]) -> u64 {
+    per_cpu(values).map(|cpu| cpu[SUPPRESSED]).sum()
+}
+
 /// The sum of one slot's values, one for each CPU.
 fn sum(values: &[u8]) -> SlotCounters {
-    let (words, _) = values.as_chunks::<8>();
-    let (cpus, _) = words.as_chunks::<{ LEN / 8 }>();
-    cpus.iter().fold(SlotCounters::default(), |sum, cpu| {
-        let [packets, bytes, reply_packets, reply_bytes] = cpu.map(u64::from_ne_bytes);
+    const { assert!(COUNTERS + 4 == WORDS) };
+    per_cpu(values).fold(SlotCounters::default(), |sum, cpu| {
+        let [.., packets, bytes, reply_packets, reply_bytes] = cpu;
         add(
             sum,
             SlotCounters {

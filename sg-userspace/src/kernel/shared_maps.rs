@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapType;
-use sg_common::counters::SlotCounters;
+use sg_common::counters::CounterSlot;
 use sg_common::event::{EventRing, EventSlot};
 use sg_common::event_budget::EventCounts;
 use sg_common::flow::FlowStats;
@@ -185,7 +185,7 @@ impl Layout {
     const COUNTERS: Layout = Layout {
         map_type: MapType::PerCpuArray,
         key: size_of::<u32>(),
-        value: size_of::<SlotCounters>(),
+        value: size_of::<CounterSlot>(),
         mapped: None,
     };
     const EVENT_COUNTS: Layout = Layout {

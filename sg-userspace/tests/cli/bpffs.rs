@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
+use sg_common::LAYOUT_VERSION;
 
 use super::world::{APPLY, EXPLAIN, Ran, World};
 
@@ -83,7 +84,7 @@ fn what_others_could_have_put_there_is_not_believed() {
         assert!(!world.has_xdp(), "{words}");
     };
     // The directory belongs to another user, who has put something into it.
-    std::fs::create_dir_all(root.join("v10/1/1")).unwrap();
+    std::fs::create_dir_all(root.join(format!("v{LAYOUT_VERSION}/1/1"))).unwrap();
     chown(&root, Some(NOBODY), None).unwrap();
     refused("belongs to user 65534", "-o mode=0700");
     chown(&root, Some(0), None).unwrap();
