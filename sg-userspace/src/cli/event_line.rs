@@ -19,6 +19,9 @@ pub(super) struct Columns {
     widths: [usize; 6],
 }
 
+/// What stands in front of the line on a terminal: `12:34:56.789 `.
+const TIME: usize = 13;
+
 /// What the columns begin with, and what they do not grow beyond: longer text moves the rest.
 const FIRST: [usize; 6] = [0, 4, 3, 3, 17, 13];
 const MOST: [usize; 6] = [15, 6, 3, 6, 21, 21];
@@ -31,7 +34,8 @@ impl Columns {
         }
     }
 
-    /// The line, without the time.
+    /// The line, without the time. On a terminal the place of a rule gives way to what is in front
+    /// of it.
     pub(super) fn line(&mut self, screen: &Screen, packet: &LoggedPacket) -> String {
         let direction = match packet.direction {
             Direction::Inbound => "in",
@@ -50,6 +54,7 @@ impl Columns {
             end(packet.destination()),
         ];
         let mut out = String::new();
+        let mut shown = TIME;
         for (i, cell) in cells.iter().enumerate() {
             let width = &mut self.widths[i];
             let len = cell.chars().count();
@@ -58,6 +63,7 @@ impl Columns {
                 continue;
             }
             let pad = " ".repeat(width.saturating_sub(len));
+            shown += (*width).max(len) + 1;
             let cell = match i {
                 1 => screen.paint(paint_of(packet.verdict), cell),
                 _ => cell.clone(),
@@ -65,13 +71,20 @@ impl Columns {
             let _ = write!(out, "{cell}{pad} ");
             if i == 4 {
                 out.push_str("> ");
+                shown += 2;
             }
         }
+        let mut rest = String::new();
         for part in details(packet) {
-            let _ = write!(out, "{part} ");
+            let _ = write!(rest, "{part} ");
         }
-        let _ = write!(out, "{} B ", packet.bytes);
-        out.push_str(&screen.paint(Paint::Dim, clean(&decider(packet))));
+        let _ = write!(rest, "{} B ", packet.bytes);
+        out.push_str(&rest);
+        let room = screen
+            .width
+            .map(|width| width.saturating_sub(shown + rest.len()));
+        let decider = clean(&decider_within(packet, room));
+        out.push_str(&screen.paint(Paint::Dim, decider));
         out
     }
 }
@@ -116,6 +129,31 @@ fn flags_of(flags: u8) -> String {
     }
 }
 
+/// As [`decider`], in so much room: the place of a rule is cut in front, `rule 7 ssh …ml:12`, or
+/// left out.
+fn decider_within(packet: &LoggedPacket, room: Option<usize>) -> String {
+    let text = decider(packet);
+    let place = packet.rule.as_ref().and_then(place);
+    let (Some(room), Some(place)) = (room, place) else {
+        return text;
+    };
+    let too_long = text.chars().count().saturating_sub(room);
+    let Some(before) = text.strip_suffix(&place).filter(|_| too_long > 0) else {
+        return text;
+    };
+    // The dots take the room of one character more.
+    let kept = place.chars().count().checked_sub(too_long + 1);
+    let line = place.rfind(':').map_or(0, |colon| place.len() - colon);
+    match kept.filter(|kept| *kept >= line) {
+        Some(kept) => {
+            let cut = place.chars().count() - kept;
+            let rest: String = place.chars().skip(cut).collect();
+            format!("{before}…{rest}")
+        }
+        None => before.trim_end().to_owned(),
+    }
+}
+
 /// What decided the packet: `rule 7 ssh web.yaml:12`, or a reason.
 pub(super) fn decider(packet: &LoggedPacket) -> String {
     match &packet.rule {
@@ -140,15 +178,21 @@ pub(super) fn rule_text(rule: &LoggingRule) -> String {
         }
         None => {}
     }
-    if let Some(location) = &rule.location {
-        let path = Path::new(&location.file).file_name();
-        let file = path.map_or_else(
-            || location.file.clone(),
-            |name| name.to_string_lossy().into(),
-        );
-        let _ = write!(out, " {file}:{}", location.line);
+    if let Some(place) = place(rule) {
+        let _ = write!(out, " {place}");
     }
     out
+}
+
+/// The file and the line of a rule.
+fn place(rule: &LoggingRule) -> Option<String> {
+    let location = rule.location.as_ref()?;
+    let path = Path::new(&location.file).file_name();
+    let file = path.map_or_else(
+        || location.file.clone(),
+        |name| name.to_string_lossy().into(),
+    );
+    Some(format!("{file}:{}", location.line))
 }
 
 /// `3,000 more packets were to be logged: 2,900 over the rate limit, 100 overwritten before they
@@ -212,11 +256,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn lines_stand_below_each_other() {
-        let screen = Screen::stdout(ColorChoice::Never);
-        let mut columns = Columns::new(false);
-        let rule = LoggingRule {
+    fn rule() -> LoggingRule {
+        LoggingRule {
             group: "web".into(),
             position: Some(7),
             name: Some("db".into()),
@@ -226,7 +267,49 @@ mod tests {
                 line: 12,
                 column: 5,
             }),
+        }
+    }
+
+    /// Of a terminal that has so many columns, if there is one.
+    fn screen(width: Option<usize>) -> Screen {
+        let mut screen = Screen::stdout(ColorChoice::Never);
+        screen.width = width;
+        screen
+    }
+
+    /// On a terminal a line is as long as it has columns, where only the place of a rule stands in
+    /// the way, and its line number is not cut.
+    #[test]
+    fn the_place_of_a_rule_gives_way() {
+        let packet = LoggedPacket {
+            reason: DecidedBy::Rule,
+            rule: Some(rule()),
+            ..syn()
         };
+        let before = "drop in  tcp 203.0.113.9:51514 > 10.0.0.5:3306 syn 60 B rule 7 db";
+        let whole = format!("{before} web.yaml:12");
+        for (width, expected) in [
+            (None, whole.as_str()),
+            (Some(90), &whole),
+            (Some(89), &format!("{before} …b.yaml:12")),
+            (Some(83), &format!("{before} …:12")),
+            (Some(82), before),
+            (Some(40), before),
+        ] {
+            let line = Columns::new(false).line(&screen(width), &packet);
+            assert_eq!(line, expected, "{width:?}");
+            let len = TIME + line.chars().count();
+            assert!(width.is_none_or(|width| len <= width.max(78)), "{line}");
+        }
+        // A reason is not cut.
+        let line = Columns::new(false).line(&screen(Some(40)), &syn());
+        assert!(line.ends_with("60 B no-match"), "{line}");
+    }
+
+    #[test]
+    fn lines_stand_below_each_other() {
+        let screen = screen(None);
+        let mut columns = Columns::new(false);
         let ping = LoggedPacket {
             protocol: Some(1),
             local_port: None,
@@ -240,7 +323,7 @@ mod tests {
         };
         let by_rule = LoggedPacket {
             reason: DecidedBy::Rule,
-            rule: Some(rule),
+            rule: Some(rule()),
             direction: Direction::Outbound,
             tcp_flags: Some(tcp::SYN | tcp::ACK),
             ..syn()
@@ -261,7 +344,7 @@ mod tests {
 
     #[test]
     fn what_is_not_ip_has_no_ends() {
-        let screen = Screen::stdout(ColorChoice::Never);
+        let screen = screen(None);
         let arp = LoggedPacket {
             protocol: None,
             ether_type: 0x88cc,

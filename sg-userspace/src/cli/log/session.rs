@@ -324,7 +324,9 @@ impl<'a> Session<'a> {
                 let _ = writeln!(out, "{text}");
             }
         } else if self.capture.is_none() {
-            let screen = self.context.out;
+            let mut screen = self.context.out;
+            // Somebody may have made the window wider.
+            screen.measure();
             for packet in packets {
                 let local = packet.at.to_zoned(jiff::tz::TimeZone::system());
                 let at = match screen.terminal {
