@@ -31,6 +31,8 @@ pub struct Rehearsal {
     programs: Programs,
     table: FlowTable,
     counters: CounterReader,
+    /// What they have counted so far: nothing else moves them.
+    counted: Vec<SlotCounters>,
     tables: LiveTables,
 }
 
@@ -61,6 +63,7 @@ impl Rehearsal {
         Ok(Rehearsal {
             programs,
             table,
+            counted: counters.all()?,
             counters,
             tables,
         })
@@ -79,10 +82,10 @@ impl Rehearsal {
     /// # Errors
     /// If the kernel refuses the test run, or the frame was not counted exactly once.
     pub fn judge(&mut self, direction: Direction, frame: &[u8]) -> Result<Judged, KernelError> {
-        let before = self.counters.all()?;
         let passes = passes(&mut self.programs, direction, frame)?;
         let now = self.counters.all()?;
-        let moved = (0u32..).zip(before.iter().zip(&now));
+        let before = std::mem::replace(&mut self.counted, now);
+        let moved = (0u32..).zip(before.iter().zip(&self.counted));
         let mut moved = moved.filter(|(_, (before, now))| before != now);
         let (first, more) = (moved.next(), moved.next());
         match (first, more) {

@@ -97,6 +97,14 @@ impl<'a> Inquiry<'a> {
                 Explanation::of(question.direction, decision)
             }
         };
+        let flows_between = match question.flow_ports() {
+            // There is one at most, and a table of a million flows need not be read for it.
+            Some(_) => flow
+                .iter()
+                .filter(|flow| flow.state != FlowState::Cut)
+                .count(),
+            None => self.flows_between(question, now),
+        };
         let way = Way {
             judged_by,
             remote: question.remote,
@@ -106,7 +114,7 @@ impl<'a> Inquiry<'a> {
             by_flow,
             flow,
             next,
-            flows_between: self.flows_between(question, now),
+            flows_between,
             reply,
             nearest: self.nearest(question, explanation.reason),
         };

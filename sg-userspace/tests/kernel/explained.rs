@@ -356,6 +356,9 @@ fn what_is_explained_is_what_happens() {
         let mut before = Vec::new();
         for seed in 0..policies {
             round(sandbox, seed, packets, &mut before, &seen);
+            if (seed + 1) % 50 == 0 {
+                println!("{} of {policies} policies", seed + 1);
+            }
         }
     });
     let seen = seen.into_inner().expect("all threads have ended");
