@@ -34,6 +34,7 @@ mod rollback;
 mod run;
 mod run_ends;
 mod run_log;
+mod run_log_over;
 mod run_trial;
 mod run_waits;
 mod schema;

@@ -15,7 +15,7 @@ use super::run::{Running, lines_of, policy};
 use super::world::{World, file, run};
 
 /// The log of a `run --log-format json`.
-struct Log {
+pub(super) struct Log {
     running: Running,
     lines: std::sync::mpsc::Receiver<String>,
     seen: Vec<Value>,
@@ -23,8 +23,17 @@ struct Log {
 
 impl Log {
     fn start(world: &World, words: &[&str]) -> Log {
-        let words = [words, &["--log-format", "json", "--interval", "0.5"]].concat();
-        let mut running = Running::start(world, &words);
+        Self::start_with(world, words, &[])
+    }
+
+    /// Starts it with these variables.
+    pub(super) fn start_with(world: &World, words: &[&str], variables: &[(&str, &str)]) -> Log {
+        let mut command = world.command(&["run", "--iface", "nic"]);
+        command
+            .args(words)
+            .args(["--log-format", "json", "--interval", "0.5"])
+            .envs(variables.iter().copied());
+        let mut running = Running::of(&mut command);
         let stderr = running.child.stderr.take().unwrap();
         Log {
             running,
@@ -35,7 +44,7 @@ impl Log {
 
     /// Waits for a change of this name, and returns it.
     #[track_caller]
-    fn says(&mut self, event: &str) -> Value {
+    pub(super) fn says(&mut self, event: &str) -> Value {
         let bound = Duration::from_secs(60);
         while let Ok(line) = self.lines.recv_timeout(bound) {
             let value: Value =
@@ -48,12 +57,32 @@ impl Log {
         panic!("`{event}` was not said, only {:#?}", self.seen);
     }
 
+    /// The same of a change that may have been said before another one that was waited for.
+    #[track_caller]
+    pub(super) fn has_said(&mut self, event: &str) -> Value {
+        let said = self.seen.iter().find(|it| it["event"] == event).cloned();
+        said.unwrap_or_else(|| self.says(event))
+    }
+
     /// Each change with its level, in their order.
-    fn said(&self) -> Vec<(String, String)> {
+    pub(super) fn said(&self) -> Vec<(String, String)> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let seen = self.seen.iter();
         seen.map(|it| (text(&it["event"]), text(&it["level"])))
             .collect()
+    }
+
+    /// Ends it with `signal`, and checks that it has said these changes, the last one `detached`,
+    /// and nothing more.
+    #[track_caller]
+    pub(super) fn ends(mut self, signal: Signal, expected: &[(&str, &str)]) {
+        self.running.signal(signal);
+        self.says("detached");
+        assert_eq!(self.running.child.wait().unwrap().code(), Some(0));
+        assert!(self.lines.recv().is_err(), "nothing follows");
+        let said = self.said();
+        let said: Vec<(&str, &str)> = said.iter().map(|(a, b)| (&a[..], &b[..])).collect();
+        assert_eq!(said, expected);
     }
 }
 
