@@ -3,6 +3,7 @@
 //! `apply` may take, and what memory, is absolute.
 
 use crate::cases::{CANDIDATE, CONFIRMED, WATCHED};
+use crate::observe;
 use crate::statistics::{Aim, Record, round};
 
 /// How many times as much of a core nftables takes for the same packets.
@@ -16,6 +17,9 @@ const OF_ONE_INTERFACE: f64 = 1.1;
 
 /// How many times as much a dropped packet may cost while somebody watches.
 const OF_UNWATCHED: f64 = 1.02;
+
+/// What the events of a flood may take of one core, in percent.
+const OF_ONE_CORE: f64 = 10.0;
 
 /// Gives each row its aim, if it has one.
 pub(crate) fn set(records: &mut [Record]) {
@@ -65,6 +69,8 @@ fn aim(record: &Record, all: &[Record]) -> Option<Aim> {
         return Some(Aim::AtLeast(OF_EMPTY));
     }
     Some(Aim::AtMost(match name {
+        observe::SCRAPE => 20.0,
+        stream if observe::is_stream(stream) => OF_ONE_CORE,
         "apply/tke/first" | "apply/tke/replace" => 0.1,
         "apply/classbench_8k/first" | "apply/classbench_8k/replace" => 1.0,
         "apply/ipsum/first" | "apply/ipsum/replace" => 0.5,
@@ -102,6 +108,8 @@ mod tests {
             Record::of("feel/rr/wire/state", "ratio", &[0.94], None),
             Record::of("feel/rr/wire/nft", "ratio", &[0.5], None),
             Record::of("apply/tke/first", "s", &[0.08], None),
+            Record::of("observe/scrape_10k", "ms", &[21.0], None),
+            Record::of("observe/log", "%", &[3.0], None),
         ];
         set(&mut records);
         let aims: Vec<_> = records
@@ -126,6 +134,8 @@ mod tests {
             ("feel/rr/wire/state", Some(Aim::AtLeast(0.95)), true),
             ("feel/rr/wire/nft", None, false),
             ("apply/tke/first", Some(Aim::AtMost(0.1)), false),
+            ("observe/scrape_10k", Some(Aim::AtMost(20.0)), true),
+            ("observe/log", Some(Aim::AtMost(10.0)), false),
         ];
         assert_eq!(aims, expected);
     }

@@ -13,6 +13,7 @@ mod live;
 mod missing;
 mod nftables;
 mod object;
+mod observe;
 mod policies;
 mod progress;
 mod replace;
@@ -52,6 +53,7 @@ fn bench(settings: &Settings) -> Result<()> {
     names.extend(replace::names().map(str::to_owned));
     names.extend(apply::names().map(str::to_owned));
     names.extend(flows::names().map(str::to_owned));
+    names.extend(observe::names().map(str::to_owned));
     if settings.list {
         names.iter().for_each(|name| println!("{name}"));
         return Ok(());
@@ -71,6 +73,7 @@ fn bench(settings: &Settings) -> Result<()> {
     records.extend(apart(|| replace::run(settings, &progress))?);
     records.extend(apart(|| apply::run(settings, &progress))?);
     records.extend(apart(|| flows::run(settings, &progress))?);
+    records.extend(apart(|| observe::run(settings, &progress))?);
     aims::set(&mut records);
     report::print(&records);
     if let Some(path) = &settings.write_doc {

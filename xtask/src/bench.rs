@@ -32,6 +32,9 @@ const BINARY: &str = "sg-bench";
   code/…     a packet by test run on one core; instructions of the programs
   replace/…  what packets notice of a policy that is replaced
   apply/…    `sgctl apply` as a whole process
+  flows/…    `sgctl flows` on a million flows
+  observe/…  a scrape of ten thousand rules; what of a core the events of a
+             flood take
 
 Examples:
   cargo xtask bench                               # everything: a quarter of an hour
