@@ -2,6 +2,7 @@
 //! of what no rule matches (SPEC A1). A rule has more than one where a candidate is or was beside
 //! its policy.
 
+use std::cell::LazyCell;
 use std::collections::HashMap;
 
 use sg_common::counters::SlotCounters;
@@ -65,8 +66,12 @@ impl<'a> Sums<'a> {
             raw,
             before,
         };
-        let rules = (0..).zip(&state.rules);
-        let rules: HashMap<Key<'_>, usize> = rules.map(|(at, rule)| (rule.key(), at)).collect();
+        // Only where a rule has more than one slot, which is seldom.
+        let rules = LazyCell::new(|| {
+            let rules = (0..).zip(&state.rules);
+            let by_key = rules.map(|(at, rule)| (rule.key(), at));
+            by_key.collect::<HashMap<Key<'_>, usize>>()
+        });
         let mut former: HashMap<Key<'_>, usize> = HashMap::new();
         let watch = state.candidate.as_ref().map(|candidate| candidate.watch);
         let retired: Vec<_> = state.retired.iter().map(of_owner).collect();

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use sg_userspace::kernel::{KernelError, interfaces};
 use sg_userspace::observe::attached::{Scope, other_layouts};
-use sg_userspace::observe::metrics::{Format, Reader, expose};
+use sg_userspace::observe::metrics::{Format, Reader, expose_into};
 
 use super::context::{Context, Ifaces};
 use super::failure::Failure;
@@ -73,7 +73,7 @@ impl Metrics {
             Some(_) => Format::Text,
             None => self.format.into(),
         };
-        let text = text(&mut reader(context, scope), format)?;
+        let text = text_into(String::new(), &mut reader(context, scope), format)?;
         match &self.textfile {
             None => context.out.print(&text),
             Some(path) => textfile::write(path, &text),
@@ -94,6 +94,7 @@ fn reader(context: &Context, scope: Scope) -> Reader {
     Reader::new(&context.bpffs, scope, expected)
 }
 
-fn text(reader: &mut Reader, format: Format) -> Result<String, KernelError> {
-    expose(reader.read()?, format)
+/// In the memory of an earlier text.
+fn text_into(memory: String, reader: &mut Reader, format: Format) -> Result<String, KernelError> {
+    expose_into(reader.read()?, format, memory)
 }

@@ -163,19 +163,22 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 struct Source {
     reader: Reader,
     /// The last answer, when it was made, and in which format.
-    last: Option<(Instant, Format, Arc<str>)>,
+    last: Option<(Instant, Format, Arc<String>)>,
 }
 
 impl Source {
-    fn text(&mut self, format: Format) -> Result<Arc<str>, String> {
+    fn text(&mut self, format: Format) -> Result<Arc<String>, String> {
         if let Some((at, of, text)) = &self.last
             && *of == format
             && at.elapsed() < FRESH
         {
             return Ok(Arc::clone(text));
         }
-        let text = super::text(&mut self.reader, format).map_err(|error| error.to_string())?;
-        let text: Arc<str> = text.into();
+        let last = self.last.take();
+        // Unless it is still being sent.
+        let memory = last.and_then(|(.., text)| Arc::into_inner(text));
+        let text = super::text_into(memory.unwrap_or_default(), &mut self.reader, format);
+        let text = Arc::new(text.map_err(|error| error.to_string())?);
         self.last = Some((Instant::now(), format, Arc::clone(&text)));
         Ok(text)
     }
@@ -225,10 +228,11 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, source: &Mutex
         Err(_) => Request::Refused(Status::Timeout),
     };
     let plain = "text/plain; charset=utf-8";
-    let (head, body): (String, Arc<str>) = match request {
+    let (head, body): (String, Arc<String>) = match request {
         Request::Refused(status) => {
             let words = status.words();
-            (http::answer(status, plain, words.len()), words.into())
+            let body = Arc::new(words.to_owned());
+            (http::answer(status, plain, words.len()), body)
         }
         Request::Metrics { format, head } => {
             let found = source
@@ -238,14 +242,12 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, source: &Mutex
             match found {
                 Ok(text) => {
                     let answer = http::answer(Status::Ok, format.content_type(), text.len());
-                    (answer, if head { "".into() } else { text })
+                    (answer, if head { Arc::default() } else { text })
                 }
                 Err(error) => {
                     let words = format!("{error}\n");
-                    (
-                        http::answer(Status::Failed, plain, words.len()),
-                        words.into(),
-                    )
+                    let answer = http::answer(Status::Failed, plain, words.len());
+                    (answer, Arc::new(words))
                 }
             }
         }

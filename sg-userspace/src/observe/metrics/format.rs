@@ -2,6 +2,8 @@
 //! collector of node_exporter and `promtool check metrics` read. Both are made of what
 //! prometheus-client writes.
 
+use std::fmt;
+
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
@@ -32,12 +34,33 @@ impl Format {
 /// # Errors
 /// None that is known: it is written to memory.
 pub fn expose(sample: Sample, format: Format) -> Result<String, KernelError> {
+    expose_into(sample, format, String::new())
+}
+
+/// The same in the memory of an earlier text. Ten thousand rules take megabytes, and it costs more
+/// to get them from the kernel than to write them.
+///
+/// # Errors
+/// As [`expose`].
+pub fn expose_into(
+    sample: Sample,
+    format: Format,
+    mut memory: String,
+) -> Result<String, KernelError> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(sample));
-    let mut encoded = String::new();
-    encode(&mut encoded, &registry)
+    memory.clear();
+    let mut written = Written {
+        out: memory,
+        comment: String::new(),
+        help: String::new(),
+        format,
+        now: Now::Other,
+        at: At::Start,
+    };
+    encode(&mut written, &registry)
         .map_err(|error| KernelError::io("writing metrics", std::io::Error::other(error)))?;
-    Ok(written(&encoded, format))
+    Ok(written.out)
 }
 
 /// What kind the family is that is being written.
@@ -48,47 +71,101 @@ enum Now {
     Other,
 }
 
-fn written(encoded: &str, format: Format) -> String {
-    let mut out = String::with_capacity(encoded.len() + encoded.len() / 16);
-    let (mut name, mut now, mut help) = ("", Now::Other, "");
-    let mut push = |parts: &[&str]| {
-        parts.iter().for_each(|part| out.push_str(part));
-        out.push('\n');
-    };
-    for line in encoded.lines() {
+/// Where in a line the writer is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// Nothing of it has come.
+    Start,
+    /// It begins with `#`.
+    Comment,
+    /// The name of a series has come, without what its kind adds. The line begins there.
+    Name(usize),
+    Rest,
+    /// It is left out.
+    Skipped,
+}
+
+/// Takes what the library writes, and changes it on the way. The library writes the name of a
+/// family in one piece, and so is what its kind adds, and the end of a line.
+struct Written {
+    out: String,
+    /// As much of a comment as has come.
+    comment: String,
+    /// What the family means, with the end of the line.
+    help: String,
+    format: Format,
+    now: Now,
+    at: At,
+}
+
+impl fmt::Write for Written {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if text.is_empty() {
+            return Ok(());
+        }
+        match self.at {
+            At::Start if text.starts_with('#') => {
+                self.comment.clear();
+                self.at = At::Comment;
+            }
+            At::Start => self.at = At::Name(self.out.len()),
+            // See `Encoder::counters`.
+            At::Name(begin) if self.now == Now::Counter && !text.starts_with('_') => {
+                match self.format {
+                    Format::OpenMetrics => {
+                        self.out.push_str("_created");
+                        self.at = At::Rest;
+                    }
+                    Format::Text => {
+                        self.out.truncate(begin);
+                        self.at = At::Skipped;
+                    }
+                }
+            }
+            At::Name(_) => self.at = At::Rest,
+            At::Comment | At::Rest | At::Skipped => {}
+        }
+        match self.at {
+            At::Comment => self.comment.push_str(text),
+            At::Skipped => {}
+            _ => self.out.push_str(text),
+        }
+        if text.ends_with('\n') {
+            if self.at == At::Comment {
+                self.end_comment();
+            }
+            self.at = At::Start;
+        }
+        Ok(())
+    }
+}
+
+impl Written {
+    fn end_comment(&mut self) {
+        let line = self.comment.as_str();
+        let mut push = |parts: &[&str]| parts.iter().for_each(|part| self.out.push_str(part));
         if let Some(rest) = line.strip_prefix("# HELP ") {
-            help = rest.split_once(' ').map_or("", |(_, help)| help);
+            self.help.clear();
+            self.help
+                .push_str(rest.split_once(' ').map_or("\n", |(_, help)| help));
         } else if let Some(rest) = line.strip_prefix("# TYPE ") {
-            let (of, kind) = rest.split_once(' ').unwrap_or((rest, ""));
-            name = of;
-            now = match kind {
+            let (name, kind) = rest.trim_end().split_once(' ').unwrap_or((rest, ""));
+            self.now = match kind {
                 "counter" => Now::Counter,
                 "info" => Now::Info,
                 _ => Now::Other,
             };
-            let (end, kind) = match (format, now) {
+            let (end, kind) = match (self.format, self.now) {
                 (Format::Text, Now::Counter) => ("_total", kind),
                 (Format::Text, Now::Info) => ("_info", "gauge"),
                 _ => ("", kind),
             };
-            push(&["# HELP ", name, end, " ", help]);
-            push(&["# TYPE ", name, end, " ", kind]);
-        } else if line.starts_with('#') {
-            if format == Format::OpenMetrics {
-                push(&[line]);
-            }
-        } else {
-            let rest = line.strip_prefix(name).unwrap_or(line);
-            // See `Encoder::counters`.
-            let is_created = now == Now::Counter && !rest.starts_with('_');
-            match (is_created, format) {
-                (true, Format::OpenMetrics) => push(&[name, "_created", rest]),
-                (true, Format::Text) => {}
-                (false, _) => push(&[line]),
-            }
+            push(&["# HELP ", name, end, " ", &self.help]);
+            push(&["# TYPE ", name, end, " ", kind, "\n"]);
+        } else if self.format == Format::OpenMetrics {
+            push(&[line]);
         }
     }
-    out
 }
 
 #[cfg(test)]
@@ -129,6 +206,16 @@ sgctl_rule_packets_created{interface=\"eth0\",rule=\"b \\\"c\\\"\"} 1500000000.0
         assert!(text.ends_with("sgctl_flow_capacity 9\n# EOF\n"), "{text}");
         // What was not read is not there.
         assert!(!text.contains("sgctl_flows"), "{text}");
+    }
+
+    #[test]
+    fn memory_of_an_earlier_text_is_used_again() {
+        for format in [Format::OpenMetrics, Format::Text] {
+            let text = expose(sample(), format).unwrap();
+            let again = expose_into(sample(), format, "of before".repeat(1000)).unwrap();
+            assert_eq!(again, text);
+            assert!(again.capacity() >= 9000, "{}", again.capacity());
+        }
     }
 
     #[test]

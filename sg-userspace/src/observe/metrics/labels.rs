@@ -1,6 +1,7 @@
 //! The labels of series: escaped once, unique, bounded, and the same after a reload.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 use sg_policy::policy::titled;
@@ -22,9 +23,9 @@ const LONGEST: usize = 160;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Labels {
     /// Everything before the last value, but for the equals sign and the quotation mark between.
-    head: String,
+    head: Arc<str>,
     /// The last value, escaped.
-    last: String,
+    last: Arc<str>,
 }
 
 impl Labels {
@@ -40,7 +41,10 @@ impl Labels {
             head.push_str(name);
             last = escaped(value);
         }
-        Labels { head, last }
+        Labels {
+            head: head.into(),
+            last: last.into(),
+        }
     }
 }
 
@@ -169,8 +173,8 @@ mod tests {
     #[test]
     fn values_are_escaped() {
         let labels = Labels::new(&[("a", "x\"y\\z\nw"), ("b", "é\"")]);
-        assert_eq!(labels.head, "a=\"x\\\"y\\\\z\\nw\",b");
-        assert_eq!(labels.last, "é\\\"");
+        assert_eq!(&*labels.head, "a=\"x\\\"y\\\\z\\nw\",b");
+        assert_eq!(&*labels.last, "é\\\"");
     }
 
     #[test]

@@ -14,6 +14,6 @@ mod sample;
 
 pub use events::EventCounts;
 pub use families::{FAMILIES, FamilyInfo, Kind};
-pub use format::{Format, expose};
+pub use format::{Format, expose, expose_into};
 pub use reader::Reader;
 pub use sample::Sample;
