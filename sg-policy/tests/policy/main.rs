@@ -3,6 +3,7 @@
 
 mod limits;
 mod meaning;
+mod migrated;
 mod other_tools;
 mod pages;
 mod readme;

@@ -1,16 +1,13 @@
 //! The policies in the documentation: each is valid as it stands. docs/policy.md has every key of
-//! the language, and the limits of the reader; docs/migrating.md policies that decide what its text
-//! says.
+//! the language, and the limits of the reader.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use sg_common::flow::Timeout;
-use sg_common::verdict::{Action, Direction};
-use sg_policy::oracle::{Packet, first_match};
+use serde_json::Value;
 use sg_policy::policy::*;
 
-use crate::{codes, load_text};
+use crate::{codes, good, load_text};
 
 pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -41,7 +38,7 @@ pub(crate) fn blocks(text: &str, language: &str) -> Vec<String> {
 
 /// A policy of a page, which may name a set file.
 #[track_caller]
-fn of_page(page: &str, text: &str) -> Loaded {
+pub(crate) fn of_page(page: &str, text: &str) -> Loaded {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("block-list.txt"), "203.0.113.0/24\n").unwrap();
     let loaded = load_text("policy.yaml", text, Some(dir.path()), &[]);
@@ -82,42 +79,67 @@ fn the_policies_of_the_pages_are_valid_as_they_stand() {
     }
 }
 
-/// Every key that a mapping of these may have, as the schema has it, which is made of the reader's
-/// own tables.
-fn keys() -> BTreeSet<String> {
+/// A kind of mapping of the language, as the schema calls it, and a key that it may have.
+type Key = (String, String);
+
+/// Every key of every kind of mapping, as the schema has it, which is made of the reader's own
+/// tables.
+fn keys() -> BTreeSet<Key> {
     let schema = schema();
-    let of = |at: &serde_json::Value| -> Vec<String> {
-        let keys = at["properties"].as_object().expect("it has keys");
-        keys.keys().cloned().collect()
+    let mut all = BTreeSet::new();
+    let mut add = |kind: &str, at: &Value| {
+        if let Some(keys) = at["properties"].as_object() {
+            all.extend(keys.keys().map(|key| (kind.to_owned(), key.clone())));
+        }
     };
-    let definitions = &schema["definitions"];
-    let all = [
-        &schema,
-        &definitions["group"],
-        &definitions["inbound-rule"],
-        &definitions["outbound-rule"],
-        &definitions["guard"],
-        &definitions["icmp-message"],
-        &schema["properties"]["timeouts"],
-    ];
-    all.into_iter().flat_map(of).collect()
+    add("policy", &schema);
+    add("timeouts", &schema["properties"]["timeouts"]);
+    let definitions = schema["definitions"].as_object().expect("it has some");
+    for (kind, definition) in definitions {
+        add(kind, definition);
+    }
+    all
 }
 
-/// Each key of the language stands in an example, and each of its words in the text.
+/// The keys of one mapping of an example, and of those in it.
+fn collect(kind: &str, mapping: &Value, found: &mut BTreeSet<Key>) {
+    let protocol = mapping["protocol"].as_str().unwrap_or_default();
+    for (key, value) in mapping.as_object().into_iter().flatten() {
+        found.insert((kind.to_owned(), key.clone()));
+        let inner = match key.as_str() {
+            "groups" => "group",
+            "inbound" => "inbound-rule",
+            "outbound" => "outbound-rule",
+            "guard" => "guard",
+            "timeouts" => "timeouts",
+            "icmp" if protocol == "icmpv6" => "icmpv6-message",
+            "icmp" => "icmp-message",
+            _ => continue,
+        };
+        match value {
+            Value::Array(all) => all.iter().for_each(|one| collect(inner, one, found)),
+            one => collect(inner, one, found),
+        }
+    }
+}
+
+/// Each key of the language stands in an example, at each place where it may be, and in the text;
+/// so does each of its words.
 #[test]
 fn the_page_of_the_language_has_every_key_and_word() {
     let page = read("docs/policy.md");
-    let examples = blocks(&page, "yaml").join("\n");
-    let is_timeout = |key: &str| Timeout::ALL.iter().any(|timeout| timeout.name() == key);
-    for key in keys() {
-        let is_in_example =
-            examples.contains(&format!("{key}: ")) || examples.contains(&format!("{key}:\n"));
-        // Of the many timeouts some stand for the others.
-        assert!(is_in_example || is_timeout(&key), "no example has `{key}`");
-        assert!(
-            page.contains(&format!("`{key}`")) || ["type", "code"].contains(&key.as_str()),
-            "`{key}`"
-        );
+    let mut used = BTreeSet::new();
+    for example in blocks(&page, "yaml") {
+        let example = serde_saphyr::from_str(&example).expect("it is YAML");
+        collect("policy", &example, &mut used);
+    }
+    let keys = keys();
+    assert!(keys.len() > 50, "{keys:?}");
+    let missing: Vec<&Key> = keys.difference(&used).collect();
+    assert!(missing.is_empty(), "no example has {missing:?}");
+    // The states are in an example that has them all.
+    for (_, key) in keys.iter().filter(|(kind, _)| kind != "timeouts") {
+        assert!(page.contains(&format!("`{key}`")), "`{key}`");
     }
     let words = [
         "revalidate",
@@ -142,6 +164,18 @@ fn the_page_of_the_language_has_every_key_and_word() {
     for word in words {
         assert!(page.contains(&format!("`{word}`")), "{word}");
     }
+}
+
+/// The example that has all timeouts has those that hold without it.
+#[test]
+fn the_timeouts_of_the_page_are_the_defaults() {
+    let examples = blocks(&read("docs/policy.md"), "yaml");
+    let mut of_timeouts = examples
+        .iter()
+        .filter(|example| example.starts_with("name: timeouts\n"));
+    let example = of_timeouts.next().expect("there is one");
+    let policy = of_page("docs/policy.md", example).policy;
+    assert_eq!(policy.timeouts, good("name: none\n").policy.timeouts);
 }
 
 /// Proves P12: the limits that the pages name are those that the reader has.
@@ -187,111 +221,6 @@ fn the_limits_of_the_pages_are_those_of_the_reader() {
     ] {
         assert!(clause.contains(&said), "{said}\n{clause}");
     }
-}
-
-/// A packet that opens a connection over TCP, or of UDP, and whether it passes.
-type Question = (Direction, u8, &'static str, u16, bool);
-
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-
-/// What each policy of docs/migrating.md decides, by its name: what the rules of the other tool
-/// decide beside it.
-fn migrated() -> Vec<(&'static str, Vec<Question>)> {
-    let (inbound, outbound) = (Direction::Inbound, Direction::Outbound);
-    let office = "198.51.100.9";
-    let stranger = "203.0.113.9";
-    vec![
-        (
-            "from-iptables",
-            vec![
-                (inbound, TCP, office, 22, true),
-                (inbound, TCP, stranger, 22, false),
-                (inbound, TCP, stranger, 443, true),
-                (inbound, TCP, "192.0.2.66", 443, false),
-                (inbound, UDP, stranger, 443, false),
-                (outbound, TCP, stranger, 25, true),
-            ],
-        ),
-        (
-            "from-nftables",
-            vec![
-                (inbound, TCP, office, 22, true),
-                (inbound, TCP, "2001:db8:10::9", 22, true),
-                (inbound, TCP, stranger, 22, false),
-                (inbound, TCP, stranger, 8080, true),
-                (inbound, TCP, stranger, 8100, false),
-                (inbound, UDP, "192.0.2.66", 443, false),
-                (inbound, UDP, stranger, 443, true),
-                (outbound, TCP, stranger, 25, false),
-                (outbound, TCP, stranger, 443, true),
-                (outbound, UDP, "192.0.2.53", 53, true),
-                (outbound, UDP, stranger, 53, false),
-            ],
-        ),
-        (
-            "from-ufw",
-            vec![
-                (inbound, TCP, office, 22, true),
-                (inbound, TCP, stranger, 22, false),
-                (inbound, TCP, stranger, 80, true),
-                (inbound, TCP, "2001:db8::9", 443, true),
-                (inbound, UDP, stranger, 60001, true),
-                (inbound, TCP, "192.0.2.66", 80, false),
-                (outbound, TCP, stranger, 25, true),
-            ],
-        ),
-        (
-            "from-ingress-node-firewall",
-            vec![
-                (inbound, TCP, "10.0.0.7", 6443, false),
-                (inbound, TCP, "10.0.0.8", 6443, true),
-                (inbound, TCP, "10.9.0.8", 80, false),
-                (inbound, TCP, stranger, 80, true),
-                (outbound, TCP, stranger, 25, true),
-            ],
-        ),
-        (
-            "from-a-cloud",
-            vec![
-                (inbound, TCP, stranger, 443, true),
-                (inbound, TCP, "2001:db8::9", 443, true),
-                (inbound, TCP, office, 22, true),
-                (inbound, TCP, stranger, 22, false),
-                (inbound, TCP, "10.0.1.9", 5432, true),
-                (inbound, TCP, "10.0.2.9", 5432, false),
-                (outbound, TCP, stranger, 25, true),
-            ],
-        ),
-    ]
-}
-
-#[test]
-fn what_was_migrated_decides_what_the_page_says() {
-    let policies = blocks(&read("docs/migrating.md"), "yaml");
-    let mut asked = BTreeSet::new();
-    for text in &policies {
-        let policy = of_page("docs/migrating.md", text).policy;
-        let all = migrated();
-        let (name, questions) = all
-            .iter()
-            .find(|(name, _)| *name == policy.name)
-            .unwrap_or_else(|| panic!("nothing is asked of {}", policy.name));
-        asked.insert(*name);
-        for &(direction, protocol, remote, port, passes) in questions {
-            let packet = Packet {
-                direction,
-                remote: remote.parse().unwrap(),
-                protocol,
-                port,
-                icmp: (0, 0),
-            };
-            let rule = first_match(&policy, &packet);
-            let action = rule.map_or(Action::Drop, |rule| policy.rules[rule].action);
-            assert_eq!(action == Action::Accept, passes, "{name}: {packet:?}");
-        }
-    }
-    assert_eq!(asked.len(), migrated().len(), "{asked:?}");
 }
 
 /// The tests that docs/security.md names: file and function.

@@ -11,6 +11,7 @@ mod forwarding;
 mod fragments;
 mod jumbo;
 mod line;
+mod migrated;
 mod multicast;
 mod nat;
 mod neighbours;

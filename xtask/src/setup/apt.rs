@@ -167,7 +167,8 @@ fn download(package: &str, folder: &Path) -> Command {
 fn install(packages: &[String], way: &Way) -> Result<Command> {
     let mut command = apt_get(way)?;
     command
-        .args(["install", "--no-install-recommends", "-y"])
+        // What is installed stays: a package that would take another one away is not installed.
+        .args(["install", "--no-install-recommends", "--no-remove", "-y"])
         .args(packages);
     Ok(command)
 }
@@ -225,7 +226,7 @@ mod tests {
         let packages = ["nftables".to_owned()];
         let line = |way| install(&packages, &way).map(|command| shell::describe(&command));
         let apt = "env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 \
-                   install --no-install-recommends -y nftables";
+                   install --no-install-recommends --no-remove -y nftables";
         assert_eq!(line(Way::Already).unwrap(), apt);
         let sudo = Way::Sudo(PathBuf::from("/usr/bin/sudo"));
         assert_eq!(line(sudo).unwrap(), format!("/usr/bin/sudo {apt}"));

@@ -108,7 +108,17 @@ const TOOLS: [Tool; 17] = [
 ];
 
 /// What only tests outside of a guest call.
-const HOST_TOOLS: [Tool; 7] = [
+const HOST_TOOLS: [Tool; 9] = [
+    Tool {
+        program: "iptables",
+        package: "iptables",
+        why: "decides beside a policy that was migrated from it",
+    },
+    Tool {
+        program: "ufw",
+        package: "ufw",
+        why: "the same; the package enables nothing",
+    },
     Tool {
         program: "zsh",
         package: "zsh",
