@@ -95,7 +95,7 @@ impl Check {
         };
         if self.json.json && self.format == Format::Sarif {
             let both = "--json and --format sarif are two formats: give one of them".to_owned();
-            return Err(Failure::usage::<Check>("sgctl check", both));
+            return Err(Failure::usage::<Check>("check", both));
         }
         let json = format == Format::Json;
         let sarif = format == Format::Sarif;

@@ -171,7 +171,7 @@ impl Decided {
 impl Diff {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let patience = Patience::with("comparing the policies");
-        let usage = |message: String| Failure::usage::<Diff>("sgctl diff", message);
+        let usage = |message: String| Failure::usage::<Diff>("diff", message);
         let read = |input: &PolicyInput| load(std::slice::from_ref(input), &self.sets.sets);
         let (old, new) = match (&self.iface, &self.policies[..]) {
             (None, [PolicyInput::Stdin, PolicyInput::Stdin]) => {
@@ -234,11 +234,11 @@ impl Diff {
             .any(|(_, _, policy)| Some(&policy.digest) != first.as_ref())
         {
             let several = format!("`{iface}` matches interfaces with different policies: name one");
-            return Err(Failure::usage::<Diff>("sgctl diff", several));
+            return Err(Failure::usage::<Diff>("diff", several));
         }
         let Some((interface, generation, policy)) = policies.into_iter().next() else {
             let none = format!("no policy is attached to `{iface}`");
-            return Err(Failure::usage::<Diff>("sgctl diff", none));
+            return Err(Failure::usage::<Diff>("diff", none));
         };
         Ok(Old {
             policy,

@@ -39,7 +39,7 @@ struct Answer {
 
 impl Explain {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
-        let usage = |message: String| Failure::usage::<Explain>("sgctl explain", message);
+        let usage = |message: String| Failure::usage::<Explain>("explain", message);
         let asked = self.asked().map_err(usage)?;
         let packet = &asked.packet;
         let answers: Vec<Answer> = match self.ifaces.is_empty() {
@@ -84,7 +84,7 @@ impl Explain {
                 let message = format!(
                     "{interface} has no {family} address: give that of LOCAL, the node itself"
                 );
-                Failure::usage::<Explain>("sgctl explain", message)
+                Failure::usage::<Explain>("explain", message)
             })
         })?;
         let listening = match (self.listening, packet.service()) {

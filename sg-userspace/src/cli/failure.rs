@@ -49,9 +49,10 @@ impl From<LabError> for Failure {
 }
 
 impl Failure {
-    /// A usage error of the command with these arguments.
+    /// A usage error of the command with this name and these arguments.
     pub(super) fn usage<A: Args>(command: &'static str, message: impl Display) -> Failure {
-        let mut command = A::augment_args(clap::Command::new(command));
+        let whole = format!("sgctl {command}");
+        let mut command = A::augment_args(clap::Command::new(command).bin_name(whole));
         Failure::Usage(Box::new(command.error(ErrorKind::ValueValidation, message)))
     }
 

@@ -176,7 +176,7 @@ impl Flows {
                     "no rule of the policy in force has the name or position `{rule}`: `sgctl \
                      counters` lists them"
                 );
-                Err(Failure::usage::<Flows>("sgctl flows", message))
+                Err(Failure::usage::<Flows>("flows", message))
             }
         }
     }

@@ -40,7 +40,7 @@ struct Doomed {
 }
 
 pub(super) fn run(flows: &Flows, context: &Context) -> Result<(), Failure> {
-    let refuse = |message: &str| Err(Failure::usage::<Flows>("sgctl flows", message));
+    let refuse = |message: &str| Err(Failure::usage::<Flows>("flows", message));
     let most = flows.limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX);
     let wanted = flows.wanted(most);
     if wanted.is_all() && !flows.all {

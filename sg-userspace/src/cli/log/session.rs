@@ -20,7 +20,7 @@ use crate::cli::context::Context;
 use crate::cli::event_line::{Columns, not_shown, rule_text};
 use crate::cli::failure::Failure;
 use crate::cli::reader::has_no_reader;
-use crate::cli::screen::Paint;
+use crate::cli::screen::{Paint, wrapped};
 use crate::cli::units::thousands;
 
 /// How often the rings are read. Between two readings each has room for what a CPU writes.
@@ -166,11 +166,15 @@ impl<'a> Session<'a> {
                 "without an event, for being over the rate limit: {packets}"
             );
         }
+        let err = &self.context.err;
+        if let Some(width) = err.width {
+            notes = wrapped(&notes, width);
+        }
         let painted: String = notes
             .lines()
-            .map(|line| format!("{}\n", self.context.err.paint(Paint::Dim, line)))
+            .map(|line| format!("{}\n", err.paint(Paint::Dim, line)))
             .collect();
-        let _ = self.context.err.write(&painted);
+        let _ = err.write(&painted);
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use sg_userspace::observe::attached::Scope;
 use sg_userspace::observe::metrics::{EventCounts, Format, Reader};
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -89,11 +90,17 @@ pub(in crate::cli) struct Server {
 }
 
 impl Server {
-    /// Listens. Whoever connects waits until `serve` is called.
-    pub(in crate::cli) fn bind(address: &Address) -> io::Result<Server> {
+    /// Listens. Whoever connects waits until `serve` is called. With `waits` the address need not
+    /// be there yet.
+    pub(in crate::cli) fn bind(address: &Address, waits: bool) -> io::Result<Server> {
         let (listener, address) = match address {
             Address::Tcp(at) => {
-                let listener = TcpListener::bind(at)?;
+                let listener = match TcpListener::bind(at) {
+                    Err(error) if waits && error.kind() == ErrorKind::AddrNotAvailable => {
+                        bind_early(*at)?
+                    }
+                    bound => bound?,
+                };
                 listener.set_nonblocking(true)?;
                 // The port may have been left to the kernel.
                 let at = listener.local_addr()?;
@@ -144,6 +151,20 @@ impl Drop for Server {
             let _ = fs::remove_file(path);
         }
     }
+}
+
+/// Listens at an address that no interface has yet, as at boot before the network is set up.
+fn bind_early(at: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
+    // As the standard library does it.
+    socket.set_reuse_address(true)?;
+    match at {
+        SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+        SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+    }
+    socket.bind(&at.into())?;
+    socket.listen(128)?;
+    Ok(socket.into())
 }
 
 /// Removes a socket that a killed process has left. One at which somebody answers stays, and so
@@ -303,16 +324,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
         let address = Address::Unix(path.clone());
-        let first = Server::bind(&address).unwrap();
-        assert!(Server::bind(&address).is_err(), "it is in use");
+        let first = Server::bind(&address, false).unwrap();
+        assert!(Server::bind(&address, false).is_err(), "it is in use");
         drop(first);
         assert!(!path.exists(), "it goes with its server");
         // As a process that is killed leaves it.
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        drop(Server::bind(&address).expect("the stale one is removed"));
+        drop(Server::bind(&address, false).expect("the stale one is removed"));
         fs::write(&path, "a file").unwrap();
-        assert!(Server::bind(&address).is_err());
+        assert!(Server::bind(&address, false).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), "a file");
     }
 }

@@ -76,7 +76,8 @@ looks after an interface at a time.
 
 With --wait an interface that does not exist is waited for, and one that appears passes no packet
 before the policy is in force there (on Linux 6.6 and later; before it, nothing is held meanwhile).
-A service manager is told when all that exists is enforced, and what is waited for (sd_notify).
+Metrics are served at an address that no interface has yet, too; where they cannot be served that is
+said, and the policy enforced all the same. A service manager is told when all that exists is enforced, and what is waited for (sd_notify).
 
 With --confirm-within the first policy and each reloaded one waits to be confirmed by `sgctl confirm`
 in another session, as with `sgctl apply`. If nobody does so, the kernel undoes it and that is said: then
@@ -174,7 +175,7 @@ impl Run {
                 ),
             ));
         }
-        let server = Server::bind(address);
+        let server = Server::bind(address, self.wait);
         server.map(Some).map_err(|source| Failure::Io {
             what: "listening for who reads metrics",
             source: io::Error::new(source.kind(), format!("{address}: {source}")),
@@ -203,7 +204,11 @@ impl Run {
         };
         let mut options = self.options(context, &expected)?;
         let names = options.interfaces.clone();
-        let mut server = self.server()?;
+        let (mut server, unserved) = match self.server() {
+            // A service has to enforce, also at a boot where it cannot listen.
+            Err(failure @ Failure::Io { .. }) if self.wait => (None, Some(failure)),
+            server => (server?, None),
+        };
         let take = |name: &String| RunLock::take(&context.bpffs, name);
         let locks: Vec<RunLock> = names.iter().map(take).collect::<Result<_, _>>()?;
         let mounted = locks.iter().find_map(|lock| lock.mounted.clone());
@@ -271,6 +276,9 @@ impl Run {
             let applied = &mut begun.reloaded.applied;
             applied.mounted = applied.mounted.take().or(mounted);
             session.greet(&begun, &appeared)?;
+            if let (Some(failure), Some(address)) = (&unserved, &self.metrics) {
+                session.not_served(address, failure);
+            }
             if let Some(server) = &mut server {
                 session.serve(server, &names)?;
             }
@@ -350,6 +358,13 @@ impl Session<'_> {
         self.log
             .event(Change::Metrics, &line, json!({"address": address}));
         Ok(())
+    }
+
+    /// Says that metrics are not served, while the policy is enforced.
+    fn not_served(&mut self, address: &Address, failure: &Failure) {
+        let details = json!({"address": address.to_string()});
+        let line = "metrics are not served:";
+        self.log.trouble(Change::Metrics, line, details, failure);
     }
 }
 

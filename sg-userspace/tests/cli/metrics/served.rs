@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use super::{PINGS, ask, get, samples, serving, world};
 use crate::run::{Running, in_force};
-use crate::world::inside;
+use crate::world::{file, inside, ip};
 
 /// Proves O5: OpenMetrics for who asks for it, else the older format, and nothing but metrics.
 #[test]
@@ -133,4 +133,49 @@ fn others_are_served_only_if_that_is_said() {
     assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
     assert_eq!(running.end(Signal::SIGINT).0, Some(0));
     assert!(!socket.exists(), "it goes with `run`");
+}
+
+/// A service begins before the network is set up: it listens at an address that comes later, and
+/// enforces where it cannot listen at all. Typed by hand, the same is a mistake.
+#[test]
+fn a_service_enforces_wherever_it_is_to_listen() {
+    let (world, path) = world();
+    let at = "198.51.100.7:9750";
+    let words = ["--metrics", at, "--metrics-public"];
+    let by_hand = ["run", &path, "--iface", "nic"];
+    let by_hand = [&by_hand[..], &words].concat();
+    world.run(&by_hand).fails(1, at);
+    world.assert_untouched();
+    let as_service = [&[path.as_str(), "--wait", "--persist"][..], &words].concat();
+    let running = Running::start(&world, &as_service);
+    running.says(&format!("metrics: http://{at}/metrics"));
+    let address = [
+        "-n",
+        &world.node,
+        "address",
+        "add",
+        "198.51.100.7/24",
+        "dev",
+        "nic",
+    ];
+    ip(&address);
+    assert_eq!(get(&world, at, "/metrics", "").status, 200);
+
+    // The port is taken now.
+    let other = file(world.dir.path(), "other.yaml", "name: other\n");
+    let add = ["-n", &world.node, "link", "add", "other", "type", "veth"];
+    ip(&[&add[..], &["peer", "name", "end"]].concat());
+    let second = Running::of(
+        world
+            .command(&["run", &other, "--iface", "other", "--wait"])
+            .args(words),
+    );
+    second.says("metrics are not served");
+    let status = world
+        .run(&["status", "--iface", "other", "--json"])
+        .ok()
+        .json();
+    assert_eq!(status[0]["health"], "enforcing", "{status}");
+    assert_eq!(second.end(Signal::SIGTERM).0, Some(0));
+    assert_eq!(running.end(Signal::SIGTERM).0, Some(0));
 }
