@@ -19,10 +19,12 @@ pub(crate) fn folder(workspace: &Path) -> PathBuf {
 pub(crate) const NAME: &str = "root";
 
 /// Folders of the repository whose files are installed, and where.
-const FOLDERS: [(&str, &str); 3] = [
+const FOLDERS: [(&str, &str); 5] = [
     ("deploy/systemd", "usr/lib/systemd/system"),
     ("deploy/etc", "etc/sgctl"),
     ("sg-policy/templates", "usr/share/doc/sgctl/templates"),
+    ("deploy/grafana", "usr/share/doc/sgctl/grafana"),
+    ("deploy/prometheus", "usr/share/doc/sgctl/prometheus"),
 ];
 
 /// Documents that are installed.
