@@ -23,7 +23,7 @@ fn dashboard() -> Value {
 
 /// The queries of all panels and variables, with what Grafana puts in place of its own variables:
 /// the title of the panel, or the name of the variable, and the query.
-pub(super) fn dashboard_queries() -> Vec<(String, String)> {
+pub(crate) fn dashboard_queries() -> Vec<(String, String)> {
     let dashboard = dashboard();
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let mut all = Vec::new();

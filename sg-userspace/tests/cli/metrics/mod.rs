@@ -1,7 +1,7 @@
 //! `sgctl metrics` and `run --metrics`, with the tools that read them: promtool and a Prometheus.
 
 mod cost;
-mod deployed;
+pub(crate) mod deployed;
 mod exposition;
 mod prometheus;
 mod served;
