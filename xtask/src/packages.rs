@@ -2,8 +2,6 @@
 //! once and kept below `target`; in namespaces a package is installed there, upgraded and
 //! downgraded while traffic runs, and purged. The package for RPM has to have the same files.
 
-mod page;
-
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -35,7 +33,7 @@ pub(crate) fn command() -> Result<()> {
     }
     setup::ensure(Needs::Packages)?;
     let workspace = shell::workspace()?;
-    let binary = dist::static_binary(Arch::X86_64)?;
+    dist::static_binary(Arch::X86_64)?;
     let folder = workspace.join("target/packages");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let now = dist::make_packages(&workspace, Arch::X86_64, dist::VERSION, &folder)?;
@@ -44,14 +42,11 @@ pub(crate) fn command() -> Result<()> {
     same_files(&now)?;
     unpack_rpm(&workspace, &now.rpm, &folder)?;
     let system = debian(&folder)?;
-    let page = fs::read_to_string(workspace.join("docs/install.md"))?;
-    let commands = folder.join("install.commands");
-    fs::write(&commands, page::commands(&page)?.join("\n") + "\n")?;
-    on_a_node(&system, [&now.deb, &later.deb, &commands, &binary])?;
+    on_a_node(&system, &now.deb, &later.deb)?;
     term::say(
         Colour::Green,
         "ok",
-        "installed, upgraded, downgraded and purged, and as docs/install.md says; the package for RPM has the same files",
+        "installed, upgraded, downgraded and purged; the package for RPM has the same files",
     );
     Ok(())
 }
@@ -147,13 +142,13 @@ fn suite(os_release: &str) -> String {
     name.unwrap_or_else(|| SUITE.to_owned())
 }
 
-fn on_a_node(system: &Path, files: [&Path; 4]) -> Result<()> {
+fn on_a_node(system: &Path, now: &Path, later: &Path) -> Result<()> {
     let folder = system.with_file_name("node");
     let mut node = Command::new("unshare");
     node.args(["--mount", "--net", "bash", "-c", SCRIPT, "packages"])
         .arg(&folder)
         .arg(system)
-        .args(files);
+        .args([now, later]);
     shell::run(&mut node)
 }
 

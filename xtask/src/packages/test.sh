@@ -1,8 +1,8 @@
 # Runs in mount and network namespaces of its own, and then in one of processes too, which take
 # everything with them when it ends. $1 is where the system is put, $2 its archive, $3 and $4 the
-# package now and a later one, $5 has the commands of docs/install.md, and $6 is the binary.
+# package now and a later one.
 set -euo pipefail
-root=$1 archive=$2 now=$3 later=$4 page=$5 binary=$6
+root=$1 archive=$2 now=$3 later=$4
 
 say() { printf '%8s %s\n' node "$*"; }
 fail() { printf '%8s %s\n' FAILED "$*" >&2; exit 1; }
@@ -51,7 +51,7 @@ stop() {
 case "$*" in
 list-units*) if [ -e /run/service.pid ]; then echo 'sgctl@nic.service loaded active running'; fi ;;
 *is-enabled*) ;;
-start*|enable\ --now*) start ;;
+start*) start ;;
 stop*) stop ;;
 try-restart*) stop; start ;;
 esac
@@ -176,28 +176,3 @@ listed > /run/after
 diff /run/before /run/after || fail 'files are left'
 tc filter show dev nic egress 2> /dev/null | grep -q . && fail 'a filter is left'
 say 'nothing is left'
-
-# As a person does it who reads the page. apt asks nothing, and does not give up root, which the
-# files are only open to.
-say 'docs/install.md'
-sed -i 's/nic/eth0/g' "$root/usr/bin/systemctl"
-ip link set nic down
-ip link set nic name eth0
-ip link set eth0 up
-printf '%s\n' 'APT::Get::Assume-Yes "true";' 'APT::Sandbox::User "root";' > "$root/etc/apt/apt.conf.d/90page"
-mkdir "$root/page"
-cp "$now" "$binary" "$root/page"
-enforced=no
-while IFS= read -r command; do
-    say "# $command"
-    in_system sh -c "cd /page && $command" > /run/printed 2>&1 || fail "$command: $(cat /run/printed)"
-    case "$command" in
-    'systemctl enable'*)
-        for _ in $(seq 200); do ip -details link show eth0 | grep -q prog/xdp && break; sleep 0.1; done ;;
-    'sgctl status') grep -q enforcing /run/printed && enforced=yes ;;
-    esac
-done < "$page"
-[ "$enforced" = yes ] || fail "status does not say that it is enforced: $(cat /run/printed)"
-ip -details link show eth0 | grep -q prog/xdp && fail 'it is still enforced in the end'
-[ ! -e "$root/usr/bin/sgctl" ] || fail 'the program is still there'
-say 'as the page says'
