@@ -154,7 +154,7 @@ pub(crate) fn advisories(workspace: &Path) -> Result<Ending> {
             "the database of advisories cannot be had: {why}"
         )));
     }
-    shell::run(deny().args(["check", "--disable-fetch", "advisories"]))?;
+    shell::run(deny().args(["--offline", "check", "advisories"]))?;
     Ok(Ending::Done)
 }
 

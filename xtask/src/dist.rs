@@ -18,6 +18,7 @@ mod sums;
 mod wrapper;
 
 pub(crate) use arch::Arch;
+pub(crate) use empty_root::enforce_in;
 pub(crate) use packages::{Made, VERSION, files_of_deb, make as make_packages};
 pub(crate) use root::{NAME as TREE, folder};
 pub(crate) use wrapper::wrap_if_asked;
@@ -86,8 +87,9 @@ pub(crate) fn static_binary(arch: Arch) -> Result<PathBuf> {
     make(&shell::workspace()?, arch)
 }
 
-/// The binary with what belongs to it, and the tree that packages install.
-fn make(workspace: &Path, arch: Arch) -> Result<PathBuf> {
+/// The binary with what belongs to it, and the tree that packages install, of the sources in
+/// `workspace`, which may be those of another commit.
+pub(crate) fn make(workspace: &Path, arch: Arch) -> Result<PathBuf> {
     setup::ensure(Needs::Dist)?;
     setup::ensure_target(arch.triple())?;
     if arch.is_foreign() {

@@ -1,6 +1,11 @@
-//! `cargo xtask test --packages`: what the packages do on a node. A clean Debian system is made
-//! once and kept below `target`; in namespaces a package is installed there, upgraded and
-//! downgraded while traffic runs, and purged. The package for RPM has to have the same files.
+//! `cargo xtask test --packages`: makes both packages of this tree and of an older commit, looks at
+//! them with the tools of both worlds, and has them installed, upgraded, downgraded and removed in
+//! a clean Debian system that systemd boots in namespaces (`tests/cli/boot/packaged.rs`). Also
+//! whether the binary runs on a distribution whose C library is older than this machine's.
+
+mod lintian;
+mod old_libc;
+mod older;
 
 use std::{
     fs,
@@ -15,40 +20,70 @@ use crate::{
     setup::{self, Needs},
     shell,
     term::{self, Colour},
-    test_binaries::way_to_root,
+    test_binaries::{PROFILE, way_to_root},
 };
-
-/// Runs in namespaces of its own.
-const SCRIPT: &str = include_str!("packages/test.sh");
-
-/// A version that is later than any.
-const LATER: &str = "999.0.0";
 
 /// The Debian that is tried where this machine has none.
 const SUITE: &str = "bookworm";
+
+/// What the system has besides the essential packages.
+const INCLUDED: &str = "--include=systemd,rpm";
+
+/// The tests of `sg-userspace --test cli`, and where they find the system and the packages.
+const TESTS: [&str; 2] = [
+    "boot::packaged::debian_keeps_a_node_enforced",
+    "boot::packaged::rpm_keeps_a_node_enforced",
+];
+const ARCHIVE: &str = "SG_PACKAGES_SYSTEM";
+const PACKAGES: &str = "SG_PACKAGES";
 
 pub(crate) fn command() -> Result<()> {
     if way_to_root()? != crate::root::Way::Already {
         bail!("packages are installed in namespaces, which needs root: run this command as root");
     }
+    setup::ensure(Needs::Tools)?;
     setup::ensure(Needs::Packages)?;
     let workspace = shell::workspace()?;
-    dist::static_binary(Arch::X86_64)?;
+    let binary = dist::static_binary(Arch::X86_64)?;
     let folder = workspace.join("target/packages");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let now = dist::make_packages(&workspace, Arch::X86_64, dist::VERSION, &folder)?;
-    let later = dist::make_packages(&workspace, Arch::X86_64, LATER, &folder)?;
-
+    lintian::check(&now.deb)?;
     same_files(&now)?;
     unpack_rpm(&workspace, &now.rpm, &folder)?;
+    let libc = old_libc::run(&binary, &folder)?;
+
+    let older = older::packages(&workspace, &folder)?;
     let system = debian(&folder)?;
-    on_a_node(&system, &now.deb, &later.deb)?;
+    for (version, made) in [("now", &now), ("older", &older.made)] {
+        for (kind, from) in [("deb", &made.deb), ("rpm", &made.rpm)] {
+            let to = folder.join(format!("{version}.{kind}"));
+            fs::copy(from, &to).with_context(|| format!("cannot write {}", to.display()))?;
+        }
+    }
+    shell::run(&mut tests(&workspace, &system, &folder))?;
     term::say(
         Colour::Green,
         "ok",
-        "installed, upgraded, downgraded and purged; the package for RPM has the same files",
+        format!(
+            "both packages were installed, upgraded from {}, downgraded and removed under systemd; \
+             the binary runs beside {libc}",
+            older.name
+        ),
     );
     Ok(())
+}
+
+fn tests(workspace: &Path, system: &Path, packages: &Path) -> Command {
+    let mut command = shell::cargo(workspace);
+    command
+        .args(["test", "--package", "sg-userspace", "--test", "cli"])
+        .args(["--profile", PROFILE, "--"])
+        .args(TESTS)
+        .args(["--ignored", "--exact", "--nocapture", "--test-threads=1"])
+        .env(ARCHIVE, system)
+        .env(PACKAGES, packages);
+    command
 }
 
 /// Both packages have the same files, but for where a shell looks and for compressed pages.
@@ -68,14 +103,19 @@ fn same_files(made: &Made) -> Result<()> {
     Ok(())
 }
 
+/// The forms in which Debian wants a licence and the changes of a package.
+const OF_DEBIAN: [&str; 2] = [
+    "/usr/share/doc/sgctl/copyright",
+    "/usr/share/doc/sgctl/changelog.Debian.gz",
+];
+
 /// What is only in the one, and only in the other.
 fn compare(deb: &[&str], rpm: &[&str]) -> (Vec<String>, Vec<String>) {
     let of_deb = |path: &&str| {
         let path = path.strip_suffix(".gz").unwrap_or(path);
         path.replace("/zsh/vendor-completions/", "/zsh/site-functions/")
     };
-    // The form that Debian wants a licence in.
-    let is_own = |path: &&&str| **path != "/usr/share/doc/sgctl/copyright";
+    let is_own = |path: &&&str| !OF_DEBIAN.contains(*path);
     let deb: Vec<String> = deb.iter().filter(is_own).map(of_deb).collect();
     let rpm: Vec<String> = rpm.iter().map(|path| (*path).to_owned()).collect();
     let only = |one: &[String], other: &[String]| -> Vec<String> {
@@ -115,16 +155,17 @@ fn unpack_rpm(workspace: &Path, rpm: &Path, folder: &Path) -> Result<()> {
     fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))
 }
 
-/// A clean Debian system as an archive, which is made once.
+/// A clean Debian system with systemd and rpm as an archive, which is made once.
 fn debian(folder: &Path) -> Result<PathBuf> {
     let suite = suite(&fs::read_to_string("/etc/os-release").unwrap_or_default());
-    let archive = folder.join(format!("debian-{suite}.tar"));
+    let archive = folder.join(format!("debian-{suite}-systemd.tar"));
     if archive.exists() {
         return Ok(archive);
     }
     let unfinished = folder.join("debian.unfinished.tar");
     let mut make = Command::new("mmdebstrap");
-    make.args(["--variant=minbase", &suite]).arg(&unfinished);
+    make.args(["--variant=minbase", INCLUDED, &suite])
+        .arg(&unfinished);
     shell::run(&mut make)?;
     fs::rename(&unfinished, &archive)
         .with_context(|| format!("cannot write {}", archive.display()))?;
@@ -140,16 +181,6 @@ fn suite(os_release: &str) -> String {
     let is_debian = value("ID=").is_some_and(|id| id == "debian");
     let name = value("VERSION_CODENAME=").filter(|_| is_debian);
     name.unwrap_or_else(|| SUITE.to_owned())
-}
-
-fn on_a_node(system: &Path, now: &Path, later: &Path) -> Result<()> {
-    let folder = system.with_file_name("node");
-    let mut node = Command::new("unshare");
-    node.args(["--mount", "--net", "bash", "-c", SCRIPT, "packages"])
-        .arg(&folder)
-        .arg(system)
-        .args([now, later]);
-    shell::run(&mut node)
 }
 
 #[cfg(test)]
@@ -181,5 +212,18 @@ mod tests {
         assert_eq!(suite(debian), "trixie");
         assert_eq!(suite("ID=ubuntu\nVERSION_CODENAME=noble\n"), SUITE);
         assert_eq!(suite(""), SUITE);
+    }
+
+    /// A test that was renamed would not run, and nobody would see it.
+    #[test]
+    fn the_tests_are_those_that_there_are() {
+        let workspace = shell::workspace().unwrap();
+        let file = workspace.join("sg-userspace/tests/cli/boot/packaged.rs");
+        let text = fs::read_to_string(file).unwrap();
+        for test in TESTS {
+            let name = test.rsplit("::").next().unwrap();
+            assert!(text.contains(&format!("fn {name}()")), "{name}");
+        }
+        assert_eq!(text.matches("#[test]").count(), TESTS.len());
     }
 }

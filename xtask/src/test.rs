@@ -57,8 +57,9 @@ pub(crate) struct Args {
     )]
     kernels: Option<Vec<String>>,
 
-    /// Install, upgrade, downgrade and purge the packages in a clean Debian system in namespaces,
-    /// under traffic, instead of all tests; takes some minutes
+    /// Install, upgrade, downgrade and remove the packages in a clean Debian system that systemd
+    /// boots in namespaces, under traffic, instead of all tests; takes some minutes, and half an
+    /// hour the first time, when the packages of an older commit are built
     #[arg(long, conflicts_with_all = ["kernels", "faults", "filters", "options"])]
     packages: bool,
 

@@ -1,6 +1,6 @@
 //! Runs the binary where there is nothing but it: a folder that is the root of a process. On this
 //! machine's own processor it also enforces a policy on an interface there, in namespaces that end
-//! with the command.
+//! with the command. The same is done in the root of another distribution.
 
 use std::{fs, path::Path, process::Command};
 
@@ -63,6 +63,12 @@ pub(super) fn run(binary: &Path, arch: Arch) -> Result<()> {
     let removed = fs::remove_dir_all(&folder);
     ran.context("the binary does not run where there is nothing but it")?;
     removed.with_context(|| format!("cannot remove {}", folder.display()))
+}
+
+/// Enforces a policy with the binary in a root that has other files too.
+pub(crate) fn enforce_in(root: &Path, binary: &Path) -> Result<()> {
+    fill(root, binary).with_context(|| format!("cannot fill {}", root.display()))?;
+    enforce(root)
 }
 
 fn fill(folder: &Path, binary: &Path) -> Result<()> {

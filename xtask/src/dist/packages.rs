@@ -2,13 +2,14 @@
 //! the metadata of sg-userspace's Cargo.toml, the scripts that run on a node are below `deploy`.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
-use super::arch::Arch;
+use super::{arch::Arch, root};
 use crate::{dependencies, shell};
 
 /// That of the workspace.
@@ -30,17 +31,31 @@ pub(crate) fn make(workspace: &Path, arch: Arch, version: &str, folder: &Path) -
         deb: folder.join(format!("sgctl_{version}-1_{}.deb", arch.debian())),
         rpm: folder.join(format!("sgctl-{version}-1.{}.rpm", arch.name())),
     };
-    let epoch = time_of_commit(workspace)?;
+    let epoch = time_of_commit(workspace, "%ct")?;
+    let changelog = root::folder(workspace).join("changelog.Debian");
+    fs::write(
+        &changelog,
+        changes(version, &time_of_commit(workspace, "%cD")?),
+    )
+    .with_context(|| format!("cannot write {}", changelog.display()))?;
     shell::run(&mut deb(workspace, arch, version, &epoch, &made.deb))?;
     shell::run(&mut rpm(workspace, arch, version, &epoch, &made.rpm))?;
     look_at(&made.deb)?;
     Ok(made)
 }
 
-/// Seconds since 1970 of the commit: what the files in a package bear.
-fn time_of_commit(workspace: &Path) -> Result<String> {
+/// The changes as Debian has them: of the package. Those of the program are in another file.
+fn changes(version: &str, date: &str) -> String {
+    format!(
+        "sgctl ({version}-1) unstable; urgency=medium\n\n  * What has changed in sgctl is in \
+         /usr/share/doc/sgctl/changelog.gz.\n\n -- The sgctl authors <sgctl@sgctl.invalid>  {date}\n"
+    )
+}
+
+/// The time of the commit, which the files in a package bear.
+fn time_of_commit(workspace: &Path, format: &str) -> Result<String> {
     let mut git = Command::new("git");
-    git.args(["log", "-1", "--format=%ct"])
+    git.args(["log", "-1", &format!("--format={format}")])
         .current_dir(workspace);
     Ok(shell::read(&mut git)?.trim().to_owned())
 }

@@ -27,8 +27,9 @@ const FOLDERS: [(&str, &str); 5] = [
     ("deploy/prometheus", "usr/share/doc/sgctl/prometheus"),
 ];
 
-/// Documents that are installed.
-const DOCUMENTS: [&str; 2] = ["README.md", "CHANGELOG.md"];
+/// Documents that are installed, and their names there: what has changed is where people of
+/// Debian look for it.
+const DOCUMENTS: [(&str, &str); 2] = [("README.md", "README.md"), ("CHANGELOG.md", "changelog")];
 
 /// What belongs to the binary in `folder`.
 const BESIDE: [&str; 2] = ["LICENCES.txt", "sgctl.cdx.json"];
@@ -44,8 +45,8 @@ pub(super) fn make(workspace: &Path, arch: Arch, binary: &Path, beside: &Path) -
         copy_all(&workspace.join(from), &root.join(to))?;
     }
     let documents = root.join("usr/share/doc/sgctl");
-    for name in DOCUMENTS {
-        install(&workspace.join(name), &documents.join(name), 0o644)?;
+    for (from, to) in DOCUMENTS {
+        install(&workspace.join(from), &documents.join(to), 0o644)?;
     }
     for name in BESIDE {
         install(&beside.join(name), &documents.join(name), 0o644)?;

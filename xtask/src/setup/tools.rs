@@ -187,7 +187,7 @@ const DIST_TOOLS: [Tool; 2] = [
     },
 ];
 
-const PACKAGE_TOOLS: [Tool; 2] = [
+const PACKAGE_TOOLS: [Tool; 3] = [
     Tool {
         program: "mmdebstrap",
         package: "mmdebstrap",
@@ -197,6 +197,11 @@ const PACKAGE_TOOLS: [Tool; 2] = [
         program: "rpm",
         package: "rpm",
         why: "reads and unpacks a package for RPM",
+    },
+    Tool {
+        program: "lintian",
+        package: "lintian",
+        why: "is Debian's own opinion of a package",
     },
 ];
 

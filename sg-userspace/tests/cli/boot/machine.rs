@@ -1,9 +1,10 @@
-//! A small machine: systemd as the first process of namespaces of its own, with the programs of
-//! this machine and few units. Its network namespace and BPF file system are new with each boot,
-//! as after a restart of a real machine; `/etc` stays.
+//! A machine that boots: systemd as the first process of namespaces of its own. A *small* one has
+//! the programs of this machine and few units, and keeps its `/etc`; one *of a system* has all that
+//! is in an archive, and keeps everything. Network namespace and BPF file system are new with each
+//! boot, as after a restart of a real machine.
 //!
-//! Nothing of this machine is written: `/usr` is an overlay without an upper layer, and what else
-//! reaches the kernel, such as `/sys` and `/proc/sys`, is read-only.
+//! Nothing of this machine is written: of a small one `/usr` is an overlay without an upper layer,
+//! and what else reaches the kernel, such as `/sys` and `/proc/sys`, is read-only.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use sg_testbed::{Scratch, require_root, wait_for};
 
+use super::scripts::{INNER, NETWORK, OUTER};
 use crate::world::{Ran, ip};
 
 /// Where systemd has its units.
@@ -43,69 +45,8 @@ const COPIED: [&str; 21] = [
     "umount.target",
 ];
 
-/// What sets up the network: it writes down what is attached to the interfaces before it does.
-const NETWORK: &str = "\
-[Unit]
-DefaultDependencies=no
-Wants=network.target
-After=network-pre.target
-Before=network.target
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStart=/bin/sh -c 'ip link show > /out/at-network; ip link set eth0 up; true'
-";
-
-/// As root, with the folder of the machine as its argument and in the network namespace of the
-/// machine. The copies of the BPF file system's mount receive from the one outside, so that it
-/// counts as the machine's and not as a container's.
-const OUTER: &str = r#"
-set -e
-stage=$1 cgroup=$2
-mkdir "$cgroup"
-echo $$ > "$cgroup/cgroup.procs"
-mount --make-rprivate /
-mount --bind "$stage/bpf-$3" "$stage/bpf"
-mount --make-shared "$stage/bpf"
-# As long as this is open the mounts outside exist.
-exec 9< /proc/self/ns/mnt
-exec unshare --mount --propagation slave --pid --fork --kill-child --uts --ipc --cgroup \
-  sh -c "$4" inner "$stage"
-"#;
-
-const INNER: &str = r#"
-set -e
-stage=$1
-mount -t tmpfs -o mode=755 tmpfs "$stage/root"
-cd "$stage/root"
-mkdir -p usr etc var/log var/lib var/tmp tmp run proc sys dev out old root
-for dir in bin sbin lib lib64; do ln -s usr/$dir $dir; done
-mount -t overlay -o "lowerdir=$stage/over:/usr" overlay usr
-mount --bind "$stage/etc" etc
-mount --bind "$stage/out" out
-mount -t tmpfs tmpfs run
-mount -t tmpfs tmpfs tmp
-mount -t proc proc proc
-mount --bind proc/sys proc/sys
-mount -o remount,bind,ro proc/sys
-mount -t sysfs -o ro sysfs sys
-mount -t cgroup2 cgroup2 sys/fs/cgroup
-mount --bind "$stage/bpf" sys/fs/bpf
-mount -t tmpfs -o mode=755 tmpfs dev
-for device in null zero full random urandom tty; do
-  touch dev/$device
-  mount --bind /dev/$device dev/$device
-done
-mkdir dev/shm dev/pts
-mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
-ln -s pts/ptmx dev/ptmx
-ln -s /proc/self/fd dev/fd
-pivot_root . old
-umount -l /old
-exec env -i container=sgctl PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-  SYSTEMD_UNIT_PATH=/etc/systemd/system:/usr/lib/sgctl-test \
-  /lib/systemd/systemd --show-status=false --log-target=journal
-"#;
+/// In a machine's folder: the system of one that has its own.
+pub(super) const SYSTEM: &str = "system";
 
 /// A machine that is not running.
 pub(super) struct Machine {
@@ -127,20 +68,52 @@ pub(super) struct Running<'a> {
 }
 
 impl Machine {
+    /// A machine without anything on it.
+    fn empty() -> Machine {
+        require_root();
+        let scratch = Scratch::new("sgboot").expect("root may make names and folders");
+        let machine = Machine { scratch, boots: 0 };
+        for dir in ["root", "bpf", "out"] {
+            fs::create_dir_all(machine.path(dir)).unwrap();
+        }
+        // What a service's own file systems are mounted over has to be open to it.
+        let open = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(machine.scratch.path(), open).unwrap();
+        machine
+    }
+
+    /// One with all that is in the archive, which has systemd.
+    ///
+    /// # Panics
+    /// Without root.
+    pub(super) fn of_system(archive: &Path) -> Machine {
+        let machine = Machine::empty();
+        fs::create_dir(machine.path(SYSTEM)).unwrap();
+        let mut unpack = Command::new("tar");
+        unpack
+            .args([
+                "--extract",
+                "--numeric-owner",
+                "--exclude=./dev/*",
+                "--file",
+            ])
+            .arg(archive)
+            .arg("--directory")
+            .arg(machine.path(SYSTEM));
+        let ran = Ran::of(&unpack.output().expect("tar starts"));
+        assert_eq!(ran.code, 0, "{}", ran.all());
+        machine
+    }
+
     /// # Panics
     /// Without root, and without systemd.
-    pub(super) fn new() -> Machine {
-        require_root();
+    pub(super) fn small() -> Machine {
         assert!(
             Path::new("/lib/systemd/systemd").exists(),
             "this test boots systemd, Debian's package of that name"
         );
-        let scratch = Scratch::new("sgboot").expect("root may make names and folders");
-        let machine = Machine { scratch, boots: 0 };
+        let machine = Machine::empty();
         for dir in [
-            "root",
-            "bpf",
-            "out",
             "etc/systemd/system",
             "etc/sgctl",
             "over/bin",
@@ -150,9 +123,6 @@ impl Machine {
         ] {
             fs::create_dir_all(machine.path(dir)).unwrap();
         }
-        // What a service's own file systems are mounted over has to be open to it.
-        let open = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(machine.scratch.path(), open).unwrap();
         fs::copy(env!("CARGO_BIN_EXE_sgctl"), machine.path("over/bin/sgctl")).unwrap();
         machine.write("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n");
         machine.write("etc/group", "root:x:0:\nsystemd-journal:x:101:\n");

@@ -5,6 +5,9 @@
 //! otherwise there are three boots, and a moment.
 
 mod machine;
+mod packaged;
+mod scripts;
+mod traffic;
 
 use std::fs;
 use std::io::ErrorKind;
@@ -72,7 +75,7 @@ fn a_service_keeps_a_node_enforced() {
         true => Duration::from_secs(30),
         false => Duration::from_secs(1),
     };
-    let mut machine = Machine::new();
+    let mut machine = Machine::small();
     machine.write("etc/sgctl/eth0.yaml", POLICY);
     let running = machine.boot(&["eth0", "eth1", "eth2"]);
     assert_eq!(running.xdp("eth0"), None);
