@@ -12,9 +12,9 @@ use crate::{
     term::{self, Colour},
 };
 
-/// The first commit that makes packages. Where `LAYOUT_VERSION` has gone up since, take the first
-/// commit that has it.
-const COMMIT: &str = "7c620091b2ddf48db85fdac355df9ef8f1075fde";
+/// The first commit with the layout of now. Where `LAYOUT_VERSION` goes up, take the first that has
+/// it.
+const COMMIT: &str = "530dca271af0581210611eba27906562f1e4a287";
 
 /// Below that of this tree.
 const VERSION: &str = "0.0.1";
