@@ -34,6 +34,10 @@ pub(super) fn normal(text: &str) -> Vec<String> {
         .lines()
         .map(|line| line.trim_end().to_owned())
         .collect();
+    // A page cannot show them.
+    while text.last().is_some_and(String::is_empty) {
+        text.pop();
+    }
     for (pattern, name) in KINDS {
         let kind = Regex::new(pattern).expect("a pattern");
         for line in &mut text {
