@@ -232,9 +232,8 @@ fn plain<H: Hook, F: Variant>(hook: &H) -> Result<u32, Stop> {
     if is_logged {
         return Err(NO);
     }
-    let decided = decided(verdict.is_accept());
     let Some(slot) = count::slot(verdict.slot()) else {
-        return Ok(decided);
+        return Ok(decided(verdict.is_accept()));
     };
     // Asked anew, of a number that the verifier knows nothing of: it would explore what comes
     // before once for drops and once for all else.
@@ -247,7 +246,7 @@ fn plain<H: Hook, F: Variant>(hook: &H) -> Result<u32, Stop> {
     // The whole packet is readable: `transport` has compared its end.
     let headers = || Rest::of(hook, t.kind).map_or(0, |rest| rest.headers);
     count::count_plain(hook, headers, slot);
-    Ok(decided)
+    Ok(decided(verdict.is_accept()))
 }
 
 #[inline(always)]
