@@ -232,6 +232,15 @@ impl Held {
             false => from.sibling(index),
         };
         if pins != *from && from.exists() && !inspect(&pins)?.is_attached() {
+            if inspect(from)?.is_attached() {
+                return Err(KernelError::Refused {
+                    what: format!("attaching to the new {interface}"),
+                    reason: "the interface that had this name is still there, and enforces".into(),
+                    help: format!(
+                        "`sgctl apply POLICY --iface {interface}` enforces on the new one"
+                    ),
+                });
+            }
             adopt(from, &pins)?;
         }
         if !pins.exists() {

@@ -43,14 +43,16 @@ impl Hooks<'_> {
     fn put_inbound(&self, program: BorrowedFd<'_>) -> Result<(), KernelError> {
         let pin = self.pins.xdp_link();
         match links::open(&pin)? {
-            Some(link) if link.info.is_live() => {
+            // A link that is on another interface enforces nothing here.
+            Some(link) if link.info.is_live() && link.info.ifindex == self.pins.ifindex => {
                 let what = "replacing the inbound program";
                 links::update(link.fd.as_fd(), Direction::Inbound, program)
                     .map_err(|e| refused(what, e))
             }
             severed => {
                 if severed.is_some() {
-                    links::unpin(&pin).map_err(|e| refused("removing the severed XDP link", e))?;
+                    links::unpin(&pin)
+                        .map_err(|e| refused("removing an XDP link that is not here", e))?;
                 }
                 let link = self.attach_inbound(program)?;
                 links::pin(link.as_fd(), &pin).map_err(|e| refused("pinning the XDP link", e))

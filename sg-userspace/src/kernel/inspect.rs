@@ -198,12 +198,18 @@ pub fn inspect(pins: &InterfacePins) -> Result<Inspection, KernelError> {
         ahead: None,
     };
     if let Some(at) = inspection.at() {
+        // A link that is on another interface enforces nothing on this one.
+        let is_here = |link: &Link| !link.is_live() || link.ifindex == at.interface.index;
+        let [inbound_link, link, next_link] =
+            [inbound_link, link, next_link].map(|link| link.filter(is_here));
         let ours = inbound_link.filter(Link::is_live).map(|link| link.program);
         let xdp = at.interface.xdp.iter().copied();
         let others = xdp.filter(|(_, id)| Some(*id) != ours).collect();
         let mode = ours.and_then(|id| at.interface.place_of(id));
         let index = at.interface.index;
         let (chain, clsact) = at.inside(|| Ok((chain(index)?, tc::look(index)?)))?;
+        inspection.inbound.link = inbound_link;
+        (inspection.outbound.link, inspection.outbound.next_link) = (link, next_link);
         (inspection.inbound.others, inspection.inbound.mode) = (others, mode);
         (inspection.outbound.chain, inspection.outbound.clsact) = (chain, clsact);
     }

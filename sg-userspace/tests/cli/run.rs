@@ -403,3 +403,74 @@ fn several_interfaces_are_looked_after_together() {
     world.run(&["detach"]).ok();
     world.assert_untouched();
 }
+
+/// Proves C11 and C12: where the interface is renamed and another one gets its name, both enforce
+/// the policy, `status` says so of both, and packets find it so.
+#[test]
+fn a_new_interface_of_the_name_is_enforced_beside_the_renamed_one() {
+    let world = World::new();
+    let ip = |words: &str| super::world::ip(&words.split(' ').collect::<Vec<_>>());
+    let (node, peer) = (&world.node, &world.peer);
+    let add = |end: &str| {
+        ip(&format!(
+            "link add w3 netns {node} type veth peer name {end} netns {peer}"
+        ));
+        ip(&format!("-n {node} link set w3 up"));
+        ip(&format!("-n {peer} link set {end} up"));
+    };
+    add("w3a");
+    let text = "name: none\ninbound: []\noutbound: [{protocol: all, to: any, action: accept}]\n";
+    let path = file(world.dir.path(), "p.yaml", text);
+    let words = ["run", &path, "--iface", "w3", "--interval", "60"];
+    let running = Running::of(&mut world.command(&words));
+    running.says("applied none on w3");
+    ip(&format!("-n {node} link set w3 down"));
+    ip(&format!("-n {node} link set w3 name r3"));
+    ip(&format!("-n {node} link set r3 up"));
+    running.says("w3 is called r3 now");
+    add("w3b");
+    running.says("none on w3");
+    for (name, end, net) in [("r3", "w3a", "203.0.113"), ("w3", "w3b", "198.51.100")] {
+        ip(&format!("-n {node} address add {net}.1/24 dev {name}"));
+        ip(&format!("-n {peer} address add {net}.2/24 dev {end}"));
+        let row = &world
+            .run(&["status", "--iface", name, "--json"])
+            .ok()
+            .json()[0];
+        assert_eq!(
+            (&row["interface"], &row["health"]),
+            (&name.into(), &"enforcing".into())
+        );
+        let hook = Command::new("ip")
+            .args(["-n", node, "link", "show", name])
+            .output()
+            .unwrap();
+        let hook = String::from_utf8_lossy(&hook.stdout).into_owned();
+        assert!(hook.contains("prog/xdp"), "{hook}");
+        let ping = [
+            "netns",
+            "exec",
+            peer,
+            "ping",
+            "-c",
+            "2",
+            "-W",
+            "1",
+            &format!("{net}.1"),
+        ];
+        let ping = Command::new("ip").args(ping).output().unwrap();
+        let said = String::from_utf8_lossy(&ping.stdout).into_owned();
+        assert!(said.contains("100% packet loss"), "{said}");
+        let counted = world
+            .run(&["counters", "--iface", name, "--json"])
+            .ok()
+            .json();
+        let totals = counted[0]["totals"].as_array().unwrap();
+        let inbound = totals.iter().find(|row| row["direction"] == "inbound");
+        let dropped = inbound.and_then(|row| row["dropped"].as_u64());
+        assert!(dropped.is_some_and(|packets| packets >= 2), "{counted:#}");
+    }
+    running.end(nix::sys::signal::Signal::SIGINT);
+    world.run(&["detach"]).ok();
+    world.assert_untouched();
+}

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use serde_json::json;
 use sg_userspace::kernel::held::Held;
+use sg_userspace::kernel::inspect::inspect;
+use sg_userspace::kernel::pins::InterfacePins;
 use sg_userspace::kernel::{KernelError, interfaces};
 
 use super::change::Change;
@@ -59,16 +61,20 @@ impl Session<'_> {
             return;
         };
         one.is_gone = true;
+        let renamed_to = name_now(&one.pins);
         self.troubles.remove(&unprotected(name));
-        let line = match &moved_to {
-            Some(place) => format!(
+        let line = match (&moved_to, &renamed_to) {
+            (Some(place), _) => format!(
                 "{name} was moved to the network namespace {place}, where its policy goes on"
             ),
-            None => {
+            (None, Some(now)) => {
+                format!("{name} is called {now} now, and its policy goes on there")
+            }
+            (None, None) => {
                 format!("{name} has gone: its policy is attached again when it comes back")
             }
         };
-        let details = json!({"moved_to": moved_to});
+        let details = json!({"moved_to": moved_to, "renamed_to": renamed_to});
         self.log.event_on(name, Change::Gone, &line, details);
     }
 
@@ -88,9 +94,12 @@ impl Session<'_> {
             return Ok(());
         };
         let is_latest = |held: &&Held| held.state().policy.generation == generation;
-        let Some(current) = one.current.as_deref().filter(is_latest) else {
+        let lives_on = inspect(&one.pins)?.is_attached();
+        let current = one.current.as_deref().filter(is_latest);
+        let Some(current) = current.filter(|_| !lives_on) else {
             // The policy could not be kept open, or another one was put in force since, so
-            // `apply` continues with what is left of it.
+            // `apply` continues with what is left of it. Or the interface that had the name is
+            // still there, renamed or moved: it keeps its policy, and the new one gets its own.
             one.is_gone = false;
             self.reload(events, reloader, Some(Forced::NewInterface))?;
             self.watch_pins(events);
@@ -127,4 +136,11 @@ impl Session<'_> {
 /// What is said while the policy cannot be attached to an interface that was made anew.
 fn unprotected(name: &str) -> String {
     format!("{name} has come back UNPROTECTED:")
+}
+
+/// The name of the interface of these pins, if it is in this network namespace and enforces.
+fn name_now(pins: &InterfacePins) -> Option<String> {
+    let found = inspect(pins).ok()?;
+    let at = found.at().filter(|_| found.is_attached())?;
+    at.netns().is_none().then(|| at.interface.name.clone())
 }
