@@ -8,6 +8,7 @@ use miette::{
     Diagnostic, LabeledSpan, MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents,
 };
 
+use super::clip::is_obeyed;
 use super::finding::{Finding, Location};
 use super::source::Source;
 
@@ -333,9 +334,10 @@ impl Excerpt {
 fn shown(text: &str) -> String {
     let shown = |c: char| match (c, c.len_utf8()) {
         ('\n' | '\t', _) => c,
-        _ if !c.is_control() => c,
+        _ if !is_obeyed(c) => c,
         (_, 1) => ' ',
-        _ => '·',
+        (_, 2) => '·',
+        _ => '∙',
     };
     text.chars().map(shown).collect()
 }

@@ -9,6 +9,7 @@ use sg_common::verdict::Direction;
 use sg_policy::analysis::Miss;
 use sg_policy::policy::{Endpoint, load, titled};
 use sg_userspace::kernel::impact::Process;
+use sg_userspace::kernel::interfaces;
 use sg_userspace::kernel::listening::{Listening, Local, Takes, look};
 use sg_userspace::kernel::own_addresses::own_address;
 use sg_userspace::observe::attached::{Attached, Scope, attached};
@@ -77,8 +78,14 @@ impl Explain {
     }
 
     fn answer(&self, one: &Attached, packet: &Packet) -> Result<Answer, Failure> {
-        let interface = one.state()?.interface.clone();
+        // It may have been renamed since the policy was applied.
+        let interface = match one.name() {
+            Some(name) => name,
+            None => one.state()?.interface.clone(),
+        };
         let question = packet.question(|remote| {
+            // One that was deleted has no address, and should not be asked for one.
+            interfaces::index_of(&interface)?;
             let family = if remote.is_ipv4() { "IPv4" } else { "IPv6" };
             own_address(&interface, remote)?.ok_or_else(|| {
                 let message = format!(

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use jiff::Timestamp;
-use sg_policy::policy::Location;
+use sg_policy::policy::{Location, is_obeyed};
 
 /// `1234567` as `1,234,567`.
 pub(super) fn thousands(number: u64) -> String {
@@ -135,11 +135,11 @@ pub(super) fn place(location: &Location) -> String {
     format!("{file}:{}", location.line)
 }
 
-/// Text from policies and the kernel, without control characters that would move the cursor or
-/// break a line.
+/// Text from policies and the kernel, without characters that would move the cursor, break a line
+/// or reorder one.
 pub(super) fn clean(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if is_obeyed(c) { ' ' } else { c })
         .collect()
 }
 
@@ -173,5 +173,6 @@ mod tests {
     #[test]
     fn text_cannot_move_the_cursor() {
         assert_eq!(clean("a\x1b[2Jb\nc"), "a [2Jb c");
+        assert_eq!(clean("a\u{202e}b\u{2066}c\u{200f}d"), "a b c d");
     }
 }

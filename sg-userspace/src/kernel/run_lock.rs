@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
@@ -42,7 +43,7 @@ impl RunLock {
         let dir = tree.run_dir(cookie, interface)?;
         let failed = |e| KernelError::io(format!("locking {}", dir.display()), e);
         let file = File::open(&dir).map_err(failed)?;
-        let held = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        let held = match lock(file) {
             Ok(held) => held,
             Err((file, Errno::EWOULDBLOCK)) => {
                 return Err(KernelError::RunsAlready {
@@ -77,8 +78,24 @@ pub fn looked_after(path: &Path) -> Result<Vec<String>, KernelError> {
     }
 }
 
+/// Takes the lock. A probe may hold it for a moment: see [`last_beat`].
+fn lock(file: File) -> Result<Flock<File>, (File, Errno)> {
+    let mut result = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+    for _ in 0..20 {
+        result = match result {
+            Err((file, Errno::EWOULDBLOCK)) => {
+                thread::sleep(Duration::from_millis(10));
+                Flock::lock(file, FlockArg::LockExclusiveNonblock)
+            }
+            other => return other,
+        };
+    }
+    result
+}
+
 /// How long ago the `run` that looks after an interface of the current network namespace has left
-/// word that it is at work. `None` if there is no such `run`.
+/// word that it is at work. `None` if there is no such `run`: one that was killed has left its
+/// directory, but not its lock.
 pub fn last_beat(path: &Path, interface: &str) -> Result<Option<Duration>, KernelError> {
     let Some(bpffs) = bpffs::find(path)? else {
         return Ok(None);
@@ -94,6 +111,11 @@ pub fn last_beat(path: &Path, interface: &str) -> Result<Option<Duration>, Kerne
             ));
         }
     };
+    if let Ok(file) = File::open(&dir)
+        && Flock::lock(file, FlockArg::LockSharedNonblock).is_ok()
+    {
+        return Ok(None);
+    }
     // The clock may have been set back since.
     Ok(Some(modified.elapsed().unwrap_or_default()))
 }

@@ -428,10 +428,29 @@ fn a_new_interface_of_the_name_is_enforced_beside_the_renamed_one() {
     ip(&format!("-n {node} link set w3 name r3"));
     ip(&format!("-n {node} link set r3 up"));
     running.says("w3 is called r3 now");
+    ip(&format!("-n {node} address add 203.0.113.1/24 dev r3"));
+    let asked = [
+        "explain",
+        "--iface",
+        "r3",
+        "tcp",
+        "203.0.113.2",
+        ":22",
+        "--listening",
+    ];
+    let asked = world.run(&asked);
+    assert!(
+        asked.out.contains("203.0.113.1:22"),
+        "{} {}",
+        asked.out,
+        asked.err
+    );
     add("w3b");
     running.says("none on w3");
     for (name, end, net) in [("r3", "w3a", "203.0.113"), ("w3", "w3b", "198.51.100")] {
-        ip(&format!("-n {node} address add {net}.1/24 dev {name}"));
+        if name == "w3" {
+            ip(&format!("-n {node} address add {net}.1/24 dev {name}"));
+        }
         ip(&format!("-n {peer} address add {net}.2/24 dev {end}"));
         let row = &world
             .run(&["status", "--iface", name, "--json"])
@@ -470,7 +489,15 @@ fn a_new_interface_of_the_name_is_enforced_beside_the_renamed_one() {
         let dropped = inbound.and_then(|row| row["dropped"].as_u64());
         assert!(dropped.is_some_and(|packets| packets >= 2), "{counted:#}");
     }
-    running.end(nix::sys::signal::Signal::SIGINT);
+    world.run(&["status", "--live"]).ok();
+    // Killed, it has no time to take away what says that it is at work.
+    running.end(nix::sys::signal::Signal::SIGKILL);
+    let dead = world.run(&["status", "--live"]);
+    assert_eq!(dead.code, 1, "{} {}", dead.out, dead.err);
+    assert!(dead.out.contains("no `run` looks after it"), "{}", dead.out);
+    ip(&format!("-n {node} link del w3"));
+    let gone = ["explain", "--iface", "w3", "tcp", "203.0.113.2", ":22"];
+    world.run(&gone).fails(1, "no interface `w3`");
     world.run(&["detach"]).ok();
     world.assert_untouched();
 }
