@@ -137,8 +137,8 @@ impl Closing {
     pub fn suppress<W: Word>(&mut self, tick: u64, source: u32) -> bool {
         // Zero if it is closed to the source, as [`Closing::is_closed`] has it. By arithmetic, so
         // that the verifier has one path to explore.
-        let other_tick = self.state >> Self::TICK_AT ^ tick;
-        let is_to_all = self.state / Self::TO_ALL & 1;
+        let other_tick = (self.state >> Self::TICK_AT) ^ tick;
+        let is_to_all = (self.state / Self::TO_ALL) & 1;
         let other_source = u64::from(self.state as u32 ^ source) & is_to_all.wrapping_sub(1);
         let next = self.suppressed + 1;
         let is_looked_at = (next & (LOOK_EVERY - 1)).wrapping_sub(1) >> 63;

@@ -27,17 +27,17 @@ pub struct Generation {
     /// that the rules accept.
     pub has_flows: bool,
     /// Whether a TCP flow in the tables may be cut: see
-    /// [`MAY_HAVE_CUT`](sg_common::program::MAY_HAVE_CUT), and
+    /// [`MAY_HAVE_CUT`], and
     /// [`FlowTable::may_have_cut`](super::flow_tables::FlowTable::may_have_cut) for when it must
     /// be true. Takes `has_flows`.
     pub may_have_cut: bool,
     /// Whether these are the remembering programs: see
-    /// [`REMEMBERS`](sg_common::program::REMEMBERS).
+    /// [`REMEMBERS`].
     pub only_remembers: bool,
     /// Whether tables that fit are put into .bss. False only in tests of array maps.
     pub may_be_in_bss: bool,
     /// Whether the programs check for each thing that they may need, even if there is a variant
-    /// for this case: see [`ASKS_FOR_EACH`](sg_common::program::ASKS_FOR_EACH). True only to
+    /// for this case: see [`ASKS_FOR_EACH`]. True only to
     /// measure what that variant saves.
     pub asks_for_each: bool,
     /// Whether some rule logs, or packets that no rule matches are logged.

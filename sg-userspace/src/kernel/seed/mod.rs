@@ -69,7 +69,7 @@ pub struct Cut {
 
 /// The steps of seeding. Around a first attachment these are [`Seeding::before`] it,
 /// [`Seeding::meanwhile`], while the remembering programs run, and [`Seeding::after`] it. Around a
-/// replacement it begins with [`Seeding::before_replacing`].
+/// replacement it begins with `before_replacing`.
 pub struct Seeding<'a> {
     rules: &'a Compiled,
     epoch: u32,
