@@ -3,9 +3,11 @@
 use core::mem::offset_of;
 
 use sg_common::counters::{CounterSlot, SlotCounters};
+use sg_common::flow_table::Word as _;
 
 use crate::bpf::hook::Hook;
 use crate::bpf::maps::COUNTERS;
+use crate::bpf::word::SharedWord;
 use crate::outcome::Outcome;
 
 /// Counts the frame in its slot, as the wire sees it: an offloaded packet counts as its segments,
@@ -26,8 +28,10 @@ pub(crate) fn count<H: Hook>(hook: &H, claimed: u32, headers: u32, outcome: &Out
             && offset_of!(SlotCounters, reply_bytes) == 24
     );
     // By arithmetic, so that the verifier has one path to explore.
-    // SAFETY: the counters are two pairs, and the bit is 0 or 1.
-    let [of_packets, of_bytes] = unsafe { &mut *counters.add(outcome.reply_bit()) };
+    // The mask is for verifiers that do not see that it is 0 or 1 (Linux 6.1).
+    let pair = SharedWord::opaque(outcome.reply_bit() as u64) & 1;
+    // SAFETY: the counters are two pairs.
+    let [of_packets, of_bytes] = unsafe { &mut *counters.add(pair as usize) };
     *of_packets += segments;
     *of_bytes += bytes;
     bytes
