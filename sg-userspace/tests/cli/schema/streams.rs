@@ -141,7 +141,7 @@ fn the_log_of_run() {
     // By now the policy is kept open, so that it can be attached again.
     running.says("nic: inbound ");
     crate::world::ip(&["-n", &world.node, "link", "del", "nic"]);
-    event("gone", json!({"moved_to": "text?"}));
+    event("gone", json!({"moved_to": "text?", "renamed_to": "text?"}));
     world.add_veth();
     event(
         "reattached",
