@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    files,
     links::{self, SUMMARY},
     setup, shell,
     term::{self, Colour},
@@ -37,14 +38,11 @@ pub(crate) fn command(_: &Args) -> Result<()> {
     links::check(&workspace)?;
     setup::ensure_book()?;
     let folder = workspace.join(FOLDER);
-    if folder.exists() {
-        fs::remove_dir_all(&folder)
-            .with_context(|| format!("cannot remove {}", folder.display()))?;
-    }
+    files::remove_folder(&folder)?;
     for (name, text) in sources(&workspace)? {
-        write(&folder.join("src").join(name), &text)?;
+        files::write(&folder.join("src").join(name), &text)?;
     }
-    write(
+    files::write(
         &folder.join("book.toml"),
         &fs::read(workspace.join(SETTINGS))?,
     )?;
@@ -62,13 +60,6 @@ pub(crate) fn command(_: &Args) -> Result<()> {
         format_args!("{FOLDER}/html/index.html, with {count} links"),
     );
     Ok(())
-}
-
-fn write(path: &Path, text: &[u8]) -> Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    }
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// What mdbook gets: pages, and the files that they link to.

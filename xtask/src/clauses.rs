@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::generated::{Page, rust_files};
+use crate::files::sources;
+use crate::generated::Page;
 use crate::shell;
 
 /// Write docs/clauses.md: each promise and the tests that prove it
@@ -68,10 +69,10 @@ struct Proof {
 
 pub(crate) fn command(args: &Args) -> Result<()> {
     let workspace = shell::workspace()?;
-    if args.check {
-        return check(&workspace);
+    match args.check {
+        true => check(&workspace),
+        false => PAGE.write(&workspace, &current(&workspace)?),
     }
-    PAGE.write(&workspace, &current(&workspace)?)
 }
 
 /// Fails when a clause has no test, or the page is older than the tests.
@@ -127,17 +128,9 @@ fn clauses_of(spec: &str) -> Result<Vec<Clause>> {
 }
 
 fn proofs(workspace: &Path, clauses: &[Clause]) -> Result<Vec<Proof>> {
-    let mut files = Vec::new();
-    for folder in FOLDERS {
-        files.extend(rust_files(&workspace.join(folder))?);
-    }
-    files.sort();
     let mut proofs = Vec::new();
-    for path in files {
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let file = path.strip_prefix(workspace).unwrap_or(&path);
-        proofs.extend(proofs_in(&file.to_string_lossy(), &text, clauses)?);
+    for (file, text) in sources(workspace, &FOLDERS)? {
+        proofs.extend(proofs_in(&file, &text, clauses)?);
     }
     Ok(proofs)
 }

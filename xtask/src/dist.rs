@@ -31,6 +31,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
+    files,
     setup::{self, Needs},
     shell,
     term::{self, Colour},
@@ -96,7 +97,7 @@ pub(crate) fn make(workspace: &Path, arch: Arch) -> Result<PathBuf> {
         setup::ensure_emulator(arch.emulator())?;
     }
     let folder = folder(workspace).join(arch.name());
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    files::make_folder(&folder)?;
 
     let built = build::build(workspace, &workspace.join("target/dist-build"), arch)?;
     let told = elf::check(&built.binary, arch, &wrapper::machine_paths(workspace)?)?;

@@ -3,11 +3,12 @@
 //! written into the folder of cases that every test run replays. The readers of bytes from outside
 //! run under libFuzzer; what makes one fail is written into its corpus, which every test run tries.
 
-use std::{fs, path::Path, process::Command};
+use std::{path::Path, process::Command};
 
 use anyhow::{Context as _, Result};
 
 use crate::{
+    files,
     setup::{self, Needs},
     shell,
     term::{self, Colour},
@@ -88,8 +89,7 @@ pub(crate) fn command(args: &Args) -> Result<()> {
             }
             _ => {
                 let found = workspace.join(FOUND).join(turn);
-                fs::create_dir_all(&found)
-                    .with_context(|| format!("cannot make {}", found.display()))?;
+                files::make_folder(&found)?;
                 let mut command = reader(&workspace, &setup::toolchain(), turn, seconds);
                 shell::run(&mut command).with_context(|| {
                     format!(
@@ -158,6 +158,8 @@ fn reader(workspace: &Path, toolchain: &str, name: &str, seconds: u64) -> Comman
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::typed::{parse, typed};
 

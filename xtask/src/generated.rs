@@ -1,13 +1,13 @@
-//! Pages of docs/ that are written from the code and from other pages, and the files of the code.
+//! Pages of docs/ that are written from the code and from other pages.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
+use std::{fs, path::Path};
+
+use anyhow::{Result, bail};
+
+use crate::{
+    files,
+    term::{self, Colour},
 };
-
-use anyhow::{Context as _, Result, bail};
-
-use crate::term::{self, Colour};
 
 pub(crate) struct Page {
     /// Below the workspace.
@@ -20,12 +20,7 @@ pub(crate) struct Page {
 
 impl Page {
     pub(crate) fn write(&self, workspace: &Path, text: &str) -> Result<()> {
-        let path = workspace.join(self.file);
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)
-                .with_context(|| format!("cannot make {}", folder.display()))?;
-        }
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        files::write(&workspace.join(self.file), text)?;
         term::say(Colour::Green, "written", self.file);
         Ok(())
     }
@@ -43,20 +38,4 @@ impl Page {
         }
         Ok(())
     }
-}
-
-/// The Rust files in a folder and in those below it, in no order.
-pub(crate) fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    let entries =
-        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    for entry in entries {
-        let path = entry?.path();
-        if path.is_dir() {
-            found.extend(rust_files(&path)?);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-    Ok(found)
 }

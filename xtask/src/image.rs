@@ -12,7 +12,7 @@ use std::{fs, path::Path, process::Command};
 use anyhow::{Context as _, Result};
 
 use crate::{
-    dist,
+    dist, files,
     setup::{self, Needs},
     shell,
     term::{self, Colour},
@@ -50,10 +50,9 @@ pub(crate) fn command(args: &Args) -> Result<()> {
         dist::Arch::Aarch64 => "-arm64",
     };
     let folder = workspace.join("target/dist");
-    fs::create_dir_all(&folder).context("making target/dist")?;
     let path = folder.join(format!("sgctl-{VERSION}{suffix}.oci.tar"));
     let bytes = image.archive()?;
-    fs::write(&path, &bytes).with_context(|| format!("writing {}", path.display()))?;
+    files::write(&path, &bytes)?;
     term::say(
         Colour::Green,
         "image",
@@ -112,9 +111,7 @@ fn commit_time(workspace: &Path) -> u64 {
 fn check(workspace: &Path, archive: &Path) -> Result<()> {
     setup::ensure(Needs::Tools)?;
     let unpacked = workspace.join("target/dist/image");
-    if unpacked.exists() {
-        fs::remove_dir_all(&unpacked).context("removing what was unpacked before")?;
-    }
+    files::remove_folder(&unpacked)?;
     layout::unpack(archive, &unpacked)?;
     if Path::new("/usr/bin/skopeo").exists() {
         let image = format!("oci-archive:{}", archive.display());

@@ -10,11 +10,12 @@ mod modules;
 mod protocol;
 mod table;
 
-use std::{collections::BTreeSet, fs, path::Path, thread, time::Instant};
+use std::{collections::BTreeSet, path::Path, thread, time::Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::{
+    files,
     setup::{self, Needs},
     shell,
     term::{self, Colour},
@@ -59,7 +60,7 @@ pub(crate) fn command(options: &Options) -> Result<()> {
         bail!("no test of these names; `cargo xtask test --kernels` without a name runs all");
     }
     let cache = binaries::target_folder(&workspace)?.join("kernels");
-    fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
+    files::make_folder(&cache)?;
 
     let images = versions
         .iter()

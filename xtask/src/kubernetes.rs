@@ -3,11 +3,12 @@
 
 mod programs;
 
-use std::{fs, path::Path, process::Command, time::Instant};
+use std::{path::Path, process::Command, time::Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use crate::{
+    files,
     setup::{self, Needs},
     shell,
     term::{self, Colour},
@@ -23,7 +24,7 @@ pub(crate) fn command(options: &[String]) -> Result<()> {
     setup::ensure(Needs::Kubernetes)?;
     let workspace = shell::workspace()?;
     let folder = workspace.join("target/kubernetes");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    files::make_folder(&folder)?;
     let programs = programs::ready(&folder)?;
 
     let mut command = tests(&workspace, &programs, options);

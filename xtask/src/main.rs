@@ -7,6 +7,7 @@ mod build;
 mod clauses;
 mod dependencies;
 mod dist;
+mod files;
 mod fuzz;
 mod generated;
 mod image;

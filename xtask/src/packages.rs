@@ -3,20 +3,18 @@
 //! a clean Debian system that systemd boots in namespaces (`tests/cli/boot/packaged.rs`). Also
 //! whether the binary runs on a distribution whose C library is older than this machine's.
 
+mod debian;
 mod lintian;
 mod old_libc;
 mod older;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
     dist::{self, Arch, Made},
+    files,
     setup::{self, Needs},
     shell,
     term::{self, Colour},
@@ -25,9 +23,6 @@ use crate::{
 
 /// The Debian that is tried where this machine has none.
 const SUITE: &str = "bookworm";
-
-/// What the system has besides the essential packages.
-const INCLUDED: &str = "--include=systemd,rpm";
 
 /// The tests of `sg-userspace --test cli`, and where they find the system and the packages.
 const TESTS: [&str; 2] = [
@@ -46,7 +41,7 @@ pub(crate) fn command() -> Result<()> {
     let workspace = shell::workspace()?;
     let binary = dist::static_binary(Arch::X86_64)?;
     let folder = workspace.join("target/packages");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    files::make_folder(&folder)?;
     let now = dist::make_packages(&workspace, Arch::X86_64, dist::VERSION, &folder)?;
     lintian::check(&now.deb)?;
     same_files(&now)?;
@@ -54,7 +49,14 @@ pub(crate) fn command() -> Result<()> {
     let libc = old_libc::run(&binary, &folder)?;
 
     let older = older::packages(&workspace, &folder)?;
-    let system = debian(&folder)?;
+    let suite = suite(&fs::read_to_string("/etc/os-release").unwrap_or_default());
+    let system = debian::System {
+        suite: &suite,
+        variant: "minbase",
+        packages: "systemd,rpm",
+        name: "systemd",
+    };
+    let system = system.archive(&folder)?;
     for (version, made) in [("now", &now), ("older", &older.made)] {
         for (kind, from) in [("deb", &made.deb), ("rpm", &made.rpm)] {
             let to = folder.join(format!("{version}.{kind}"));
@@ -128,10 +130,8 @@ fn compare(deb: &[&str], rpm: &[&str]) -> (Vec<String>, Vec<String>) {
 /// Unpacks the package for RPM with rpm itself, and compares with what was packed.
 fn unpack_rpm(workspace: &Path, rpm: &Path, folder: &Path) -> Result<()> {
     let root = folder.join("rpm-root");
-    if root.exists() {
-        fs::remove_dir_all(&root).with_context(|| format!("cannot empty {}", root.display()))?;
-    }
-    fs::create_dir_all(&root)?;
+    files::remove_folder(&root)?;
+    files::make_folder(&root)?;
     let mut install = Command::new("rpm");
     install
         .args(["--install", "--nodeps", "--noscripts", "--nosignature"])
@@ -152,24 +152,7 @@ fn unpack_rpm(workspace: &Path, rpm: &Path, folder: &Path) -> Result<()> {
             .arg(root.join(name));
         shell::read(&mut diff).context("what rpm has unpacked is not what was packed")?;
     }
-    fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))
-}
-
-/// A clean Debian system with systemd and rpm as an archive, which is made once.
-fn debian(folder: &Path) -> Result<PathBuf> {
-    let suite = suite(&fs::read_to_string("/etc/os-release").unwrap_or_default());
-    let archive = folder.join(format!("debian-{suite}-systemd.tar"));
-    if archive.exists() {
-        return Ok(archive);
-    }
-    let unfinished = folder.join("debian.unfinished.tar");
-    let mut make = Command::new("mmdebstrap");
-    make.args(["--variant=minbase", INCLUDED, &suite])
-        .arg(&unfinished);
-    shell::run(&mut make)?;
-    fs::rename(&unfinished, &archive)
-        .with_context(|| format!("cannot write {}", archive.display()))?;
-    Ok(archive)
+    files::remove_folder(&root)
 }
 
 /// The name of this machine's Debian.

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::arch::Arch;
 use crate::{
+    files,
     root::{self, Way},
     shell,
     term::{self, Colour},
@@ -50,19 +51,16 @@ const ENFORCING: &str = "enforcing";
 
 pub(super) fn run(binary: &Path, arch: Arch) -> Result<()> {
     let folder = binary.with_file_name("empty-root");
-    if folder.exists() {
-        fs::remove_dir_all(&folder)
-            .with_context(|| format!("cannot empty {}", folder.display()))?;
-    }
+    files::remove_folder(&folder)?;
     let made = fill(&folder, binary).with_context(|| format!("cannot fill {}", folder.display()));
     let ran = made.and_then(|()| match arch.is_foreign() {
         true => emulate(&folder, arch),
         false => enforce(&folder),
     });
     // The file system for pins was mounted in a namespace that has ended.
-    let removed = fs::remove_dir_all(&folder);
+    let removed = files::remove_folder(&folder);
     ran.context("the binary does not run where there is nothing but it")?;
-    removed.with_context(|| format!("cannot remove {}", folder.display()))
+    removed
 }
 
 /// Enforces a policy with the binary in a root that has other files too.

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{arch::Arch, roff};
 use crate::{
-    shell,
+    files, shell,
     term::{self, Colour},
 };
 
@@ -55,7 +55,7 @@ pub(super) fn make(workspace: &Path, arch: Arch, binary: &Path, root: &Path) -> 
             date: &date,
             see_also: &["sgctl(1)", "sgctl-check(1)", "sgctl-explain(1)"],
         };
-        write(
+        files::write(
             &manual.join("man5/sgctl-policy.5"),
             roff::page(&page, &text).as_bytes(),
         )?;
@@ -70,7 +70,7 @@ pub(super) fn make(workspace: &Path, arch: Arch, binary: &Path, root: &Path) -> 
 
     for (shell, path) in SCRIPTS {
         let script = shell::read(sgctl().args(["completions", shell]))?;
-        write(&root.join(path), script.as_bytes())?;
+        files::write(&root.join(path), script.as_bytes())?;
     }
     Ok(())
 }
@@ -81,16 +81,6 @@ fn date_of_commit(workspace: &Path) -> Result<String> {
     git.args(["log", "-1", "--format=%cs"])
         .current_dir(workspace);
     Ok(shell::read(&mut git)?.trim().to_owned())
-}
-
-fn write(path: &Path, text: &[u8]) -> Result<()> {
-    let written = || -> std::io::Result<()> {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        fs::write(path, text)
-    };
-    written().with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Lets mandoc look at every page.

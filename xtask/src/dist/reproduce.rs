@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{arch::Arch, build};
 use crate::{
-    shell,
+    files, shell,
     term::{self, Colour},
 };
 
@@ -21,9 +21,7 @@ const FOLDER: &str = "target/dist-again/another-folder/of-the-same-sources";
 /// Fails unless the binary that is built from the copy is `binary`.
 pub(super) fn check(workspace: &Path, arch: Arch, binary: &Path) -> Result<()> {
     let copy = workspace.join(FOLDER);
-    if copy.exists() {
-        fs::remove_dir_all(&copy).with_context(|| format!("cannot empty {}", copy.display()))?;
-    }
+    files::remove_folder(&copy)?;
     let files = copy_sources(workspace, &copy)?;
     term::say(
         Colour::Cyan,
@@ -40,7 +38,7 @@ pub(super) fn check(workspace: &Path, arch: Arch, binary: &Path) -> Result<()> {
             again.binary.display()
         );
     }
-    fs::remove_dir_all(&copy).with_context(|| format!("cannot remove {}", copy.display()))?;
+    files::remove_folder(&copy)?;
     term::say(
         Colour::Green,
         "equal",
@@ -70,8 +68,7 @@ fn copy_sources(workspace: &Path, copy: &Path) -> Result<usize> {
         }
         let to: PathBuf = copy.join(name);
         if let Some(folder) = to.parent() {
-            fs::create_dir_all(folder)
-                .with_context(|| format!("cannot make {}", folder.display()))?;
+            files::make_folder(folder)?;
         }
         fs::copy(&from, &to).with_context(|| format!("cannot copy {name}"))?;
         count += 1;

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{arch::Arch, pages};
+use crate::files;
 
 /// Where everything is that is given to others.
 pub(crate) fn folder(workspace: &Path) -> PathBuf {
@@ -37,9 +38,7 @@ const BESIDE: [&str; 2] = ["LICENCES.txt", "sgctl.cdx.json"];
 /// Makes the tree anew, for this binary.
 pub(super) fn make(workspace: &Path, arch: Arch, binary: &Path, beside: &Path) -> Result<PathBuf> {
     let root = folder(workspace).join(NAME);
-    if root.exists() {
-        fs::remove_dir_all(&root).with_context(|| format!("cannot empty {}", root.display()))?;
-    }
+    files::remove_folder(&root)?;
     install(binary, &root.join("usr/bin/sgctl"), 0o755)?;
     for (from, to) in FOLDERS {
         copy_all(&workspace.join(from), &root.join(to))?;

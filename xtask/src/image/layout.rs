@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tar::{Archive, Builder, EntryType, Header};
 
+use crate::files;
+
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -199,7 +201,7 @@ pub(super) fn unpack(archive: &Path, into: &Path) -> Result<()> {
     let index: Value = serde_json::from_slice(&entry(&bytes, "index.json")?)?;
     let manifest: Value = serde_json::from_slice(&blob(&bytes, &index["manifests"][0])?)?;
     blob(&bytes, &manifest["config"])?;
-    fs::create_dir_all(into).with_context(|| format!("making {}", into.display()))?;
+    files::make_folder(into)?;
     for layer in manifest["layers"].as_array().context("no layers")? {
         let layer = blob(&bytes, layer)?;
         Archive::new(Cursor::new(layer))

@@ -4,14 +4,13 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    files,
     setup::Apt,
-    shell,
     term::{self, Colour},
 };
 
@@ -79,13 +78,9 @@ fn download(version: &str, folder: &Path) -> Result<()> {
     );
     // Whoever interrupts this finds no half a kernel next time.
     let unfinished = folder.with_file_name(format!("{version}.unfinished"));
-    let _ = fs::remove_dir_all(&unfinished);
-    fs::create_dir_all(&unfinished)
-        .with_context(|| format!("cannot create {}", unfinished.display()))?;
-    let archive = apt.download(&package, &unfinished)?;
-    shell::run(Command::new("dpkg").arg("-x").args([&archive, &unfinished]))?;
-    fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))?;
-    let _ = fs::remove_dir_all(folder);
+    files::remove_folder(&unfinished)?;
+    apt.unpack(&package, &unfinished)?;
+    files::remove_folder(folder)?;
     fs::rename(&unfinished, folder)
         .with_context(|| format!("cannot rename {}", unfinished.display()))
 }

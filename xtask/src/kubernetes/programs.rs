@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    files,
     setup::Apt,
     shell,
     term::{self, Colour},
@@ -43,8 +44,9 @@ pub(super) fn ready(cache: &Path) -> Result<PathBuf> {
     }
     // Whoever interrupts this finds no half a build next time.
     let unfinished = cache.join("unfinished");
-    let _ = fs::remove_dir_all(&unfinished);
-    let bin = make_folder(&unfinished.join("bin"))?;
+    files::remove_folder(&unfinished)?;
+    let bin = unfinished.join("bin");
+    files::make_folder(&bin)?;
     let mut apt = Apt::default();
     term::say(
         Colour::Yellow,
@@ -72,18 +74,12 @@ pub(super) fn ready(cache: &Path) -> Result<PathBuf> {
     for name in ["kube-apiserver", "kube-proxy"] {
         copy(&source.join("_output/bin").join(name), &bin)?;
     }
-    let _ = fs::remove_dir_all(&programs);
+    files::remove_folder(&programs)?;
     fs::rename(&bin, &programs).with_context(|| format!("cannot rename {}", bin.display()))?;
-    fs::remove_dir_all(&unfinished)
-        .with_context(|| format!("cannot remove {}", unfinished.display()))?;
+    files::remove_folder(&unfinished)?;
     let line = format!("{} are in {}", PROGRAMS.join(" "), programs.display());
     term::say(Colour::Green, "built", line);
     Ok(programs)
-}
-
-fn make_folder(path: &Path) -> Result<PathBuf> {
-    fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
-    Ok(path.to_owned())
 }
 
 fn copy(program: &Path, folder: &Path) -> Result<()> {
@@ -93,20 +89,16 @@ fn copy(program: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Unpacks a package below `root`.
 fn unpack(apt: &mut Apt, package: &str, root: &Path) -> Result<()> {
-    let folder = make_folder(&root.with_file_name(format!("{package}.package")))?;
-    let archive = apt.download(package, &folder).with_context(|| {
+    apt.unpack(package, root).with_context(|| {
         format!("{package} is needed to run a cluster; Debian 12 has it, and other releases others")
-    })?;
-    make_folder(root)?;
-    shell::run(Command::new("dpkg").arg("-x").arg(&archive).arg(root))?;
-    fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))
+    })
 }
 
 /// Unpacks the source, with Debian's patches, where a build without Go modules looks for it.
 fn unpack_source(apt: &mut Apt, unfinished: &Path) -> Result<PathBuf> {
-    let folder = make_folder(&unfinished.join("source.package"))?;
+    let folder = unfinished.join("source.package");
+    files::make_folder(&folder)?;
     let description = apt.download_source(SOURCE, &folder)?;
     let name = description
         .file_name()
@@ -116,7 +108,7 @@ fn unpack_source(apt: &mut Apt, unfinished: &Path) -> Result<PathBuf> {
         bail!("Debian offers {name}, and this builds {VERSION} only, which Debian 12 has");
     }
     let source = unfinished.join("path/src/k8s.io/kubernetes");
-    make_folder(&unfinished.join("path/src/k8s.io"))?;
+    files::make_folder(&unfinished.join("path/src/k8s.io"))?;
     // Apt has compared the files with its signed lists.
     let mut unpack = Command::new("dpkg-source");
     unpack.args(["--no-check", "--extract"]);

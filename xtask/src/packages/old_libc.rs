@@ -2,58 +2,34 @@
 //! enforces a policy there. This program, which is linked against the C library of this machine,
 //! must not run there: so it is known that the library is old.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{dist, shell};
+use super::debian::System;
+use crate::{dist, files, shell};
 
-/// The oldest Debian that its mirrors have. Its C library is of 2020.
-const SUITE: &str = "bullseye";
-
-/// What is unpacked of it: a C library, and a shell that uses it.
-const INCLUDED: &str = "--include=libc6,dash,coreutils";
+/// The oldest Debian that its mirrors have, whose C library is of 2020. Of it are unpacked the
+/// library, and a shell that uses it.
+const DEBIAN: System<'_> = System {
+    suite: "bullseye",
+    variant: "extract",
+    packages: "libc6,dash,coreutils",
+    name: "libc",
+};
 
 /// Returns what the library calls itself.
 pub(super) fn run(binary: &Path, folder: &Path) -> Result<String> {
-    let archive = system(folder)?;
+    let archive = DEBIAN.archive(folder)?;
     let root = folder.join("old-libc");
-    if root.exists() {
-        fs::remove_dir_all(&root).with_context(|| format!("cannot empty {}", root.display()))?;
-    }
-    fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
-    let mut tar = Command::new("tar");
-    tar.args(["--extract", "--exclude=./dev/*", "--file"])
-        .arg(&archive)
-        .arg("--directory")
-        .arg(&root);
-    shell::read(&mut tar)?;
+    files::remove_folder(&root)?;
+    files::untar(&archive, &root, &["--exclude=./dev/*"])?;
     let library = library(&root)?;
     refuses_this_program(&root)?;
     dist::enforce_in(&root, binary)
         .with_context(|| format!("the binary does not run beside {library}"))?;
-    fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
+    files::remove_folder(&root)?;
     Ok(library)
-}
-
-/// The distribution as an archive, which is made once.
-fn system(folder: &Path) -> Result<PathBuf> {
-    let archive = folder.join(format!("debian-{SUITE}-libc.tar"));
-    if archive.exists() {
-        return Ok(archive);
-    }
-    let unfinished = folder.join("old-libc.unfinished.tar");
-    let mut make = Command::new("mmdebstrap");
-    make.args(["--variant=extract", INCLUDED, SUITE])
-        .arg(&unfinished);
-    shell::run(&mut make)?;
-    fs::rename(&unfinished, &archive)
-        .with_context(|| format!("cannot write {}", archive.display()))?;
-    Ok(archive)
 }
 
 /// A command of the distribution, in its root.

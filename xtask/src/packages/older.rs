@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     dist::{self, Arch, Made},
-    shell,
+    files, shell,
     term::{self, Colour},
 };
 
@@ -53,7 +53,7 @@ pub(super) fn packages(workspace: &Path, folder: &Path) -> Result<Older> {
 }
 
 fn made(source: &Path, into: &Path, name: String) -> Result<Older> {
-    fs::create_dir_all(into).with_context(|| format!("cannot make {}", into.display()))?;
+    files::make_folder(into)?;
     let made = dist::make_packages(source, Arch::X86_64, VERSION, into)?;
     Ok(Older { made, name })
 }
@@ -76,7 +76,7 @@ fn layout(text: &str) -> Option<&str> {
 
 /// The files of the commit, in a folder.
 fn unpack(workspace: &Path, folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    files::make_folder(folder)?;
     let archive = folder.join("commit.tar");
     let mut git = Command::new("git");
     git.current_dir(workspace)
@@ -84,13 +84,7 @@ fn unpack(workspace: &Path, folder: &Path) -> Result<()> {
         .arg(&archive)
         .arg(COMMIT);
     shell::read(&mut git)?;
-    let mut tar = Command::new("tar");
-    tar.arg("--extract")
-        .arg("--file")
-        .arg(&archive)
-        .arg("--directory")
-        .arg(folder);
-    shell::read(&mut tar)?;
+    files::untar(&archive, folder, &[])?;
     fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))
 }
 

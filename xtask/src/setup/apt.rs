@@ -1,8 +1,7 @@
-//! Debian's packages: which are installed, which are offered, installing and downloading them.
+//! Debian's packages: which are installed, which are offered, installing and unpacking them.
 //! The package lists are fetched only when a package is unknown or cannot be downloaded.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -11,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::sources;
 use crate::{
+    files,
     root::{self, Way},
     shell,
     term::{self, Colour},
@@ -56,19 +56,18 @@ impl Apt {
         search(pattern)
     }
 
-    /// Downloads the package into the folder, which is empty, and installs nothing.
-    pub(crate) fn download(&mut self, package: &str, folder: &Path) -> Result<PathBuf> {
-        let first = shell::run(&mut download(package, folder));
+    /// Downloads the package and unpacks its files below `root`. Nothing is installed.
+    pub(crate) fn unpack(&mut self, package: &str, root: &Path) -> Result<()> {
+        let folder = root.join("downloaded");
+        files::make_folder(&folder)?;
+        let first = shell::run(&mut download(package, &folder));
         if first.is_err() {
             self.fetch_lists()?;
-            shell::run(&mut download(package, folder))?;
+            shell::run(&mut download(package, &folder))?;
         }
-        let mut files = fs::read_dir(folder)
-            .with_context(|| format!("cannot list {}", folder.display()))?
-            .filter_map(|file| Some(file.ok()?.path()));
-        files
-            .find(|file| file.extension().is_some_and(|extension| extension == "deb"))
-            .with_context(|| format!("apt-get left no package in {}", folder.display()))
+        let archive = files::with_extension(&folder, "deb")?;
+        shell::run(Command::new("dpkg").arg("-x").arg(&archive).arg(root))?;
+        files::remove_folder(&folder)
     }
 
     /// Downloads a source package into the folder and returns its description (dsc(5)). The

@@ -1,14 +1,13 @@
 //! Debian's source packages, without a change to the machine's own lists.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
-use crate::shell;
+use crate::{files, shell};
 
 /// What apt is asked of each repository of packages (`apt-get indextargets`).
 pub(super) const FORMAT: &str = "$(REPO_URI) $(RELEASE) $(COMPONENT)";
@@ -27,10 +26,10 @@ pub(super) fn download(source: &str, from: &[String], folder: &Path) -> Result<P
         bail!("this machine has no lists of Debian's packages, so that {source} cannot be found");
     }
     let lists = folder.join("lists/partial");
-    fs::create_dir_all(&lists).with_context(|| format!("cannot make {}", lists.display()))?;
+    files::make_folder(&lists)?;
     let named = folder.join("named.list");
     let lines: String = from.iter().map(|it| format!("deb-src {it}\n")).collect();
-    fs::write(&named, lines).with_context(|| format!("cannot write {}", named.display()))?;
+    files::write(&named, lines)?;
     let get = |words: &[&str]| {
         let option = |name: &str, path: &Path| format!("{name}={}", path.display());
         let mut command = Command::new("apt-get");
@@ -46,12 +45,7 @@ pub(super) fn download(source: &str, from: &[String], folder: &Path) -> Result<P
     };
     get(&["update"])?;
     get(&["source", "--download-only", source])?;
-    let mut files = fs::read_dir(folder)
-        .with_context(|| format!("cannot list {}", folder.display()))?
-        .filter_map(|file| Some(file.ok()?.path()));
-    files
-        .find(|file| file.extension().is_some_and(|extension| extension == "dsc"))
-        .with_context(|| format!("apt-get left no source package in {}", folder.display()))
+    files::with_extension(folder, "dsc")
 }
 
 #[cfg(test)]

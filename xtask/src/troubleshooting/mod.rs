@@ -10,7 +10,8 @@ use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
 
-use crate::generated::{Page, rust_files};
+use crate::files::sources;
+use crate::generated::Page;
 use crate::shell;
 use page::Said;
 use scan::Codes;
@@ -56,10 +57,10 @@ const NOTES: [&str; 2] = [
 
 pub(crate) fn command(args: &Args) -> Result<()> {
     let workspace = shell::workspace()?;
-    if args.check {
-        return check(&workspace);
+    match args.check {
+        true => check(&workspace),
+        false => PAGE.write(&workspace, &current(&workspace)?),
     }
-    PAGE.write(&workspace, &current(&workspace)?)
 }
 
 /// Fails when something has no remedy, or the page is older than the code.
@@ -85,22 +86,12 @@ fn current(workspace: &Path) -> Result<String> {
             .iter()
             .map(|lint| (lint.variant.clone(), lint.code.clone())),
     );
-    let mut files = Vec::new();
-    for folder in FOLDERS {
-        files.extend(rust_files(&workspace.join(folder))?);
-    }
-    // What tests make up is said by nobody.
-    files.retain(|path| !path.ends_with("tests.rs"));
-    files.sort();
     let mut troubles = Vec::new();
-    for path in files {
-        let name = path
-            .strip_prefix(workspace)
-            .unwrap_or(&path)
-            .to_string_lossy()
-            .into_owned();
-        let text = read(&name)?;
-        troubles.extend(scan::scan(&name, &parse(&name, &text)?, &codes));
+    for (name, text) in sources(workspace, &FOLDERS)? {
+        // What tests make up is said by nobody.
+        if !name.ends_with("/tests.rs") {
+            troubles.extend(scan::scan(&name, &parse(&name, &text)?, &codes));
+        }
     }
     let mut notes = String::new();
     for name in NOTES {
