@@ -3,6 +3,7 @@
 
 mod archive;
 mod binaries;
+mod emulator;
 mod filesystem;
 mod guest;
 mod image;
@@ -22,6 +23,7 @@ use crate::{
 };
 
 use binaries::Share;
+use emulator::Emulator;
 use guest::{Accelerator, Guest};
 use image::Image;
 use protocol::{Protocol, Suite};
@@ -62,13 +64,14 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     let cache = binaries::target_folder(&workspace)?.join("kernels");
     files::make_folder(&cache)?;
 
+    let emulator = emulator::ready(&cache)?;
     let images = versions
         .iter()
         .map(|version| image::ready(version, &cache))
         .collect::<Result<Vec<_>>>()?;
     // All at once: an emulator keeps one processor busy.
     let outcomes: Vec<_> = thread::scope(|scope| {
-        let run = |(image, suites): (_, &Vec<_>)| run(image, suites, &binaries, &cache);
+        let run = |(image, suites): (_, &Vec<_>)| run(&emulator, image, suites, &binaries, &cache);
         let guests: Vec<_> = images
             .iter()
             .zip(&suites)
@@ -135,6 +138,7 @@ fn chosen(wanted: &[String]) -> Result<Vec<&'static str>> {
 
 /// Boots the kernel, shows what its tests say, and fails unless every one of them passed.
 fn run(
+    emulator: &Emulator,
     image: &Image,
     suites: &[Suite],
     binaries: &binaries::Binaries,
@@ -147,6 +151,7 @@ fn run(
     filesystem::write(&initramfs, &modules, binaries, suites)?;
 
     let guest = Guest {
+        emulator,
         image,
         initramfs: &initramfs,
         console: &file("console"),

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::image::Image;
+use super::{emulator::Emulator, image::Image};
 
 /// Several times what it takes on two processors that others use as well.
 const TO_BOOT: Duration = Duration::from_secs(60);
@@ -74,6 +74,7 @@ pub(super) enum Ended {
 }
 
 pub(super) struct Guest<'a> {
+    pub(super) emulator: &'a Emulator,
     pub(super) image: &'a Image,
     pub(super) initramfs: &'a Path,
     /// Where the kernel's messages go.
@@ -83,9 +84,9 @@ pub(super) struct Guest<'a> {
 }
 
 /// Ends the emulator with us, however we end.
-struct Emulator(Child);
+struct Running(Child);
 
-impl Drop for Emulator {
+impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -108,8 +109,8 @@ impl Guest<'_> {
             .stderr(complaints)
             .spawn()
             .context("cannot start the emulator")?;
-        let mut emulator = Emulator(child);
-        let port = emulator
+        let mut running = Running(child);
+        let port = running
             .0
             .stdout
             .take()
@@ -140,7 +141,7 @@ impl Guest<'_> {
     }
 
     fn command(&self, accelerator: Accelerator) -> Command {
-        let mut command = Command::new("qemu-system-x86_64");
+        let mut command = self.emulator.command();
         match accelerator {
             Accelerator::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
             Accelerator::None => command.args(["-accel", "tcg,thread=single"]),
@@ -209,6 +210,7 @@ mod tests {
             modules: "m".into(),
         };
         let guest = Guest {
+            emulator: &Emulator::installed("e".into()),
             image: &image,
             initramfs: Path::new("i"),
             console: Path::new("c"),

@@ -31,12 +31,17 @@ impl Apt {
         is_offered(package)
     }
 
+    fn ensure_offered(&mut self, package: &str) -> Result<()> {
+        if !self.offers(package)? {
+            bail!("apt does not offer {package}, or the package lists could not be fetched");
+        }
+        Ok(())
+    }
+
     /// Installs the packages, with fresh lists if the ones at hand are too old.
     pub(super) fn install(&mut self, packages: &[String]) -> Result<()> {
         for package in packages {
-            if !self.offers(package)? {
-                bail!("apt does not offer {package}, or the package lists could not be fetched");
-            }
+            self.ensure_offered(package)?;
         }
         let first = shell::run(&mut install(packages, &root::way())?);
         if first.is_err() && !self.lists_fetched {
@@ -54,6 +59,16 @@ impl Apt {
         }
         self.fetch_lists()?;
         search(pattern)
+    }
+
+    /// The package and those that it depends on, without what is installed, in the order in which
+    /// they would be.
+    pub(crate) fn needed_for(&mut self, package: &str) -> Result<Vec<String>> {
+        self.ensure_offered(package)?;
+        let mut command = Command::new("apt-get");
+        command.args(["install", "--simulate", "--no-install-recommends"]);
+        let simulated = shell::read(command.arg(package).env("LC_ALL", "C"))?;
+        Ok(installations(&simulated))
     }
 
     /// Downloads the package and unpacks its files below `root`. Nothing is installed.
@@ -145,6 +160,13 @@ fn names(search: &str) -> Vec<String> {
     names.map(|(name, _)| name.to_owned()).collect()
 }
 
+/// What a simulated installation would install: `Inst name (version …)`, among other lines.
+fn installations(simulated: &str) -> Vec<String> {
+    let lines = simulated.lines();
+    let names = lines.filter_map(|line| line.strip_prefix("Inst ")?.split_whitespace().next());
+    names.map(str::to_owned).collect()
+}
+
 /// Debian's repositories of packages that this machine has lists of.
 fn repositories() -> Result<Vec<String>> {
     let mut command = Command::new("apt-get");
@@ -218,6 +240,17 @@ mod tests {
         let found = "linux-image-6.1.0-9-cloud-amd64 - Linux 6.1 - for clouds\nx - y\n";
         assert_eq!(names(found), ["linux-image-6.1.0-9-cloud-amd64", "x"]);
         assert_eq!(names(""), [""; 0]);
+    }
+
+    #[test]
+    fn a_simulation_says_what_would_come() {
+        let simulated = "The following packages will be REMOVED:\n  old\n\
+                         Remv old [1] [common:amd64 ]\n\
+                         Inst common (7.2 Debian:12/stable [amd64])\n\
+                         Inst emulator [6.0] (7.2 Debian:12/stable [amd64])\n\
+                         Conf common (7.2 Debian:12/stable [amd64])\n";
+        assert_eq!(installations(simulated), ["common", "emulator"]);
+        assert_eq!(installations(""), [""; 0]);
     }
 
     #[test]

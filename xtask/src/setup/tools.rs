@@ -156,12 +156,7 @@ const HOST_TOOLS: [Tool; 9] = [
     },
 ];
 
-const KERNEL_TOOLS: [Tool; 3] = [
-    Tool {
-        program: "qemu-system-x86_64",
-        package: "qemu-system-x86",
-        why: "boots older kernels",
-    },
+const KERNEL_TOOLS: [Tool; 2] = [
     Tool {
         program: "busybox",
         package: "busybox-static",
