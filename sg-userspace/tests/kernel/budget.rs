@@ -12,7 +12,7 @@ use sg_userspace::kernel::programs::Programs;
 use sg_userspace::kernel::shared_maps::SharedMaps;
 
 use crate::stack::depths;
-use crate::support::{Enforcer, is_guest, is_kernel_since, verified_instructions};
+use crate::support::{Enforcer, is_guest, verified_instructions};
 
 /// The deepest chain of calls enters a flow and takes this much. The kernel's limit for a chain is
 /// 512 (MAX_BPF_STACK in include/linux/filter.h).
@@ -21,9 +21,6 @@ const STACK_BYTES: u32 = 384;
 /// The limit of instructions for one program. With more, `apply` would take noticeably long on a
 /// kernel with a slower verifier.
 const VERIFIED_INSTRUCTIONS: u32 = 4000;
-/// The same before Linux 6.12, whose verifier sees less often that two paths are one: the outbound
-/// program of a deep tree takes a few more there.
-const VERIFIED_BEFORE_6_12: u32 = 4500;
 
 /// The limit for loading all programs of a small policy, several times as long as it takes on an
 /// idle machine.
@@ -112,12 +109,8 @@ fn has_budget(policy: &str, programs: &Programs, gates: &[&str]) {
     );
     for (program, count) in counts {
         println!("  {program:<14} {count:>5}");
-        let limit = match is_kernel_since(6, 12) {
-            true => VERIFIED_INSTRUCTIONS,
-            false => VERIFIED_BEFORE_6_12,
-        };
         assert!(
-            (1..=limit).contains(&count),
+            (1..=VERIFIED_INSTRUCTIONS).contains(&count),
             "{policy}: the verifier walks {count} instructions of {program}"
         );
     }

@@ -15,6 +15,7 @@ use sg_userspace::kernel::generation::Generation;
 use sg_userspace::kernel::self_check::{CheckedRules, SelfCheck, self_check};
 
 use crate::sandbox::require_root;
+use crate::support::is_guest;
 
 fn compiled(policy: &Policy) -> (Vec<u32>, Compiled) {
     let rules = policy.rules.len() as u32;
@@ -115,8 +116,8 @@ fn each_wrong_word_of_the_tables_is_found() {
     assert!(found >= 4, "{found} found, {harmless} harmless");
 }
 
-/// A thousand rules are checked in half a second on an idle machine, and a hundred thousand by an
-/// even share of their edges. Prints the figures.
+/// A thousand rules are checked in half a second on an idle machine, and twenty thousand by an even
+/// share of their edges. Prints the figures. In an emulator the time says nothing.
 #[test]
 fn large_policies_are_checked_within_a_bound() {
     let mut rng = Rng::with_seed(4);
@@ -135,9 +136,7 @@ fn large_policies_are_checked_within_a_bound() {
         let (slots, compiled) = compiled(&policy);
         let checked = check(&policy, &compiled, &slots).unwrap_or_else(|e| panic!("{e}"));
         println!("{rules} rules: {checked:?}");
-        assert!(
-            checked.packets >= 200 && checked.seconds < bound,
-            "{checked:?}"
-        );
+        assert!(checked.packets >= 200, "{checked:?}");
+        assert!(is_guest() || checked.seconds < bound, "{checked:?}");
     }
 }
