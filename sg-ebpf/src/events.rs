@@ -59,7 +59,7 @@ extern "C" fn sg_wanted(slot: u32, source: u32) -> u32 {
 #[inline(always)]
 fn is_wanted_of(slot: &mut CounterSlot, source: impl FnOnce() -> u32) -> bool {
     let tick = maps::event_watch().tick.load();
-    tick != 0 && !slot.closing.suppress::<SharedWord>(tick, source())
+    tick != 0 && !slot.closing.suppress(tick, source)
 }
 
 /// Outbound packets have one source, this node.

@@ -5,7 +5,7 @@ use super::hosts::class_of_host;
 use super::number::{Addresses, walk16};
 use super::tables::Tables;
 use super::tree6::{
-    INDEX_BITS6, LAST_KEYS, LAST_LEAVES, MAX_DEPTH, NODE_CHILDREN, NODE_KEYS, TREE_BITS6, beyond,
+    INDEX_BITS6, LAST_KEYS, LAST_LEAVES, MAX_DEPTH, NODE_CHILDREN, NODE_KEYS, TREE_BITS6, up_to,
 };
 
 /// The leaf of a tree in whose range `number` lies.
@@ -17,11 +17,11 @@ pub(super) fn leaf_of<T: Tables>(tables: &T, root: u32, depth: u32, number: u64)
             break;
         }
         let node = tables.line(at)?;
-        let child = NODE_KEYS - beyond(&node.pairs()[..NODE_KEYS], number);
+        let child = up_to(&node.pairs()[..NODE_KEYS], number);
         at = node.0[NODE_CHILDREN].wrapping_add(child as u32);
     }
     let last = tables.line(at)?;
-    let child = LAST_KEYS - beyond(&last.pairs()[..LAST_KEYS], number);
+    let child = up_to(&last.pairs()[..LAST_KEYS], number);
     Some(last.0[(LAST_LEAVES + child) & 15].into())
 }
 

@@ -28,13 +28,34 @@ pub const TREE_BITS6: u32 = 62;
 /// The bits below those by which the first tree is indexed.
 pub const INDEX_BITS6: u32 = 16;
 
-/// How many of `keys` lie beyond `number`; both have 63 bits at most, so that a difference has a
-/// sign.
+/// How many of `keys` are at most `number`, which has 63 bits as each of them has, so that a
+/// difference has a sign.
 #[inline(always)]
-pub(super) fn beyond(keys: &[u64], number: u64) -> usize {
+pub(super) fn up_to(keys: &[u64], number: u64) -> usize {
+    let above = number + 1;
     let mut count = 0;
     for key in keys {
-        count += number.wrapping_sub(*key) >> 63;
+        count += key.wrapping_sub(above) >> 63;
     }
     count as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_key_is_above_every_number() {
+        const LAST: u64 = NO_KEY - 1;
+        for (keys, number, expected) in [
+            ([0, NO_KEY, NO_KEY], 0, 1),
+            ([1, 2, 3], 0, 0),
+            ([1, 2, 3], 2, 2),
+            ([1, 2, LAST], LAST, 3),
+            ([1, LAST, NO_KEY], LAST, 2),
+            ([NO_KEY, NO_KEY, NO_KEY], LAST, 0),
+        ] {
+            assert_eq!(up_to(&keys, number), expected, "{keys:?}, {number}");
+        }
+    }
 }
