@@ -100,28 +100,27 @@ struct Written {
 
 impl fmt::Write for Written {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if text.is_empty() {
+        // Bytes, since a comparison with a character is a call, and there are millions.
+        let (Some(first), Some(last)) = (text.bytes().next(), text.bytes().next_back()) else {
             return Ok(());
-        }
+        };
         match self.at {
-            At::Start if text.starts_with('#') => {
+            At::Start if first == b'#' => {
                 self.comment.clear();
                 self.at = At::Comment;
             }
             At::Start => self.at = At::Name(self.out.len()),
             // See `Encoder::counters`.
-            At::Name(begin) if self.now == Now::Counter && !text.starts_with('_') => {
-                match self.format {
-                    Format::OpenMetrics => {
-                        self.out.push_str("_created");
-                        self.at = At::Rest;
-                    }
-                    Format::Text => {
-                        self.out.truncate(begin);
-                        self.at = At::Skipped;
-                    }
+            At::Name(begin) if self.now == Now::Counter && first != b'_' => match self.format {
+                Format::OpenMetrics => {
+                    self.out.push_str("_created");
+                    self.at = At::Rest;
                 }
-            }
+                Format::Text => {
+                    self.out.truncate(begin);
+                    self.at = At::Skipped;
+                }
+            },
             At::Name(_) => self.at = At::Rest,
             At::Comment | At::Rest | At::Skipped => {}
         }
@@ -130,7 +129,7 @@ impl fmt::Write for Written {
             At::Skipped => {}
             _ => self.out.push_str(text),
         }
-        if text.ends_with('\n') {
+        if last == b'\n' {
             if self.at == At::Comment {
                 self.end_comment();
             }
