@@ -39,6 +39,14 @@ pub(crate) fn pin(thread: i32, core: usize) -> Result<()> {
         .with_context(|| format!("pinning a thread to core {core}"))
 }
 
+/// Runs it on a thread of its own, whose core and namespaces nothing else shares.
+pub(crate) fn apart<T: Send>(run: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| match scope.spawn(run).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
 /// Nanoseconds that a cache line takes from one core to the other: the best of several attempts,
 /// as an interrupt makes it longer and nothing makes it shorter.
 pub(crate) fn transfer_time(cores: Cores) -> Result<f64> {

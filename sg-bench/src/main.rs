@@ -31,6 +31,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 
+use cores::apart;
 use progress::Progress;
 use settings::Settings;
 
@@ -84,12 +85,4 @@ fn bench(settings: &Settings) -> Result<()> {
         std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())
-}
-
-/// Runs it on a thread of its own, whose core and namespaces nothing else shares.
-fn apart<T: Send>(run: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    std::thread::scope(|scope| match scope.spawn(run).join() {
-        Ok(result) => result,
-        Err(panic) => std::panic::resume_unwind(panic),
-    })
 }

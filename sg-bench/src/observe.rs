@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use sg_testbed::Mount;
 
 use crate::apply::Node;
-use crate::cores::Cores;
+use crate::cores::{Cores, apart};
 use crate::live::calibrate;
 use crate::missing::Missing;
 use crate::object::Writer;
@@ -101,9 +101,13 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
         .filter(|stream| wanted.contains(&stream.name));
     for stream in streams {
         progress.say(stream.name.to_owned());
-        let rig = Rig::new(&world, cores, &Patience::new(settings.patience), "o")?;
-        let record = follow(stream, &node, &rig, folder.path(), settings);
-        records.push(record.with_context(|| stream.name)?);
+        // Sending pins the thread to the sender's core, and a process that it starts afterwards
+        // would be bound to that core too.
+        let record = apart(|| {
+            let rig = Rig::new(&world, cores, &Patience::new(settings.patience), "o")?;
+            follow(stream, &node, &rig, folder.path(), settings)
+        });
+        records.push(record.context(stream.name)?);
     }
     progress.clear();
     Ok(records)
@@ -152,6 +156,15 @@ const PORT: u16 = 9750;
 const REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: node\r\n\
                          Accept: application/openmetrics-text; version=1.0.0\r\n\r\n";
 
+/// One scrape, head and all.
+fn get() -> io::Result<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, PORT))?;
+    stream.write_all(REQUEST)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
 /// What a scrape over HTTP takes where `run` serves metrics.
 fn scrape(node: &Node<'_>, folder: &Path, settings: &Settings) -> Result<Record> {
     const RULES: u32 = 10_000;
@@ -173,32 +186,30 @@ fn scrape(node: &Node<'_>, folder: &Path, settings: &Settings) -> Result<Record>
     let words = ["run", &policy, "--iface", "bench0", "--metrics", &address];
     let (process, out) = Process::start(node, &[&words[..], &["--interval", "3600"]].concat())?;
     let reader = std::thread::spawn(move || io::copy(&mut { out }, &mut io::sink()));
+    let series = |answer: &str| answer.matches("\nsgctl_rule_packets_total{").count();
     let deadline = Instant::now() + PATIENCE;
-    while TcpStream::connect((Ipv4Addr::LOCALHOST, PORT)).is_err() {
+    // It listens before the policy is in force.
+    while get().map_or(0, |answer| series(&answer)) < RULES as usize {
         if Instant::now() > deadline {
-            bail!("nothing listens at {address}");
+            bail!("{address} does not answer with the series of {RULES} rules");
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    let (mut milliseconds, mut len, mut series) = (Vec::new(), 0, 0);
+    let (mut milliseconds, mut len) = (Vec::new(), 0);
     for _ in 0..3 * settings.rounds {
-        let began = Instant::now();
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, PORT))?;
-        stream.write_all(REQUEST)?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        milliseconds.push(began.elapsed().as_secs_f64() * 1e3);
-        len = answer.len();
-        series = answer.matches("\nsgctl_rule_packets_total{").count();
         // Who asks again within a tenth of a second gets the same answer.
         std::thread::sleep(Duration::from_millis(150));
+        let began = Instant::now();
+        let answer = get().with_context(|| format!("asking {address}"))?;
+        milliseconds.push(began.elapsed().as_secs_f64() * 1e3);
+        len = answer.len();
+        if series(&answer) < RULES as usize {
+            bail!("there are {} series of {RULES} rules", series(&answer));
+        }
     }
     drop(process);
     let _ = reader.join();
     rig::run("ip", "link del bench0")?;
-    if series < RULES as usize {
-        bail!("there are {series} series of {RULES} rules");
-    }
     let row = Record::of(SCRAPE, "ms", &milliseconds, None);
     Ok(row.noted(format!(
         "GET of {RULES} rules from `sgctl run --metrics`, connection and all: {:.1} MB",
