@@ -21,6 +21,7 @@ pub(crate) use arch::Arch;
 pub(crate) use empty_root::enforce_in;
 pub(crate) use packages::{Made, VERSION, files_of_deb, make as make_packages};
 pub(crate) use root::{NAME as TREE, folder};
+pub(crate) use sums::write as write_sums;
 pub(crate) use wrapper::wrap_if_asked;
 
 use std::{
@@ -85,7 +86,10 @@ pub(crate) fn command(args: &Args) -> Result<()> {
 
 /// Builds the static binary, or finds that it is up to date, and returns its path.
 pub(crate) fn static_binary(arch: Arch) -> Result<PathBuf> {
-    make(&shell::workspace()?, arch)
+    let workspace = shell::workspace()?;
+    let binary = make(&workspace, arch)?;
+    sums::write(&folder(&workspace))?;
+    Ok(binary)
 }
 
 /// The binary with what belongs to it, and the tree that packages install, of the sources in
@@ -101,7 +105,7 @@ pub(crate) fn make(workspace: &Path, arch: Arch) -> Result<PathBuf> {
 
     let built = build::build(workspace, &workspace.join("target/dist-build"), arch)?;
     let told = elf::check(&built.binary, arch, &wrapper::machine_paths(workspace)?)?;
-    let binary = folder.join("sgctl");
+    let binary = folder.join(root::BINARY);
     fs::copy(&built.binary, &binary)
         .with_context(|| format!("cannot write {}", binary.display()))?;
 

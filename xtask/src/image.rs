@@ -9,10 +9,11 @@ mod layout;
 
 use std::{fs, path::Path, process::Command};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     dist, files,
+    root::Way,
     setup::{self, Needs},
     shell,
     term::{self, Colour},
@@ -42,6 +43,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn command(args: &Args) -> Result<()> {
+    // Said before a build that would be for nothing.
+    let way = match args.check {
+        true => Some(way_to_run(args.target)?),
+        false => None,
+    };
     let workspace = shell::workspace()?;
     let binary = dist::static_binary(args.target)?;
     let image = image(&workspace, &binary, args.target)?;
@@ -49,10 +55,10 @@ pub(crate) fn command(args: &Args) -> Result<()> {
         dist::Arch::X86_64 => "",
         dist::Arch::Aarch64 => "-arm64",
     };
-    let folder = workspace.join("target/dist");
-    let path = folder.join(format!("sgctl-{VERSION}{suffix}.oci.tar"));
+    let path = dist::folder(&workspace).join(format!("sgctl-{VERSION}{suffix}.oci.tar"));
     let bytes = image.archive()?;
     files::write(&path, &bytes)?;
+    dist::write_sums(&dist::folder(&workspace))?;
     term::say(
         Colour::Green,
         "image",
@@ -63,10 +69,22 @@ pub(crate) fn command(args: &Args) -> Result<()> {
             image.name
         ),
     );
-    match args.check {
-        true => check(&workspace, &path),
-        false => Ok(()),
+    match way {
+        Some(way) => check(&workspace, &path, &way),
+        None => Ok(()),
     }
+}
+
+/// How a pod from an image for this processor gets the rights of root.
+fn way_to_run(arch: dist::Arch) -> Result<Way> {
+    if arch.is_foreign() {
+        bail!(
+            "this machine cannot run a pod from an image for {}\n\
+             leave out --check: the binary in it is tried in an emulator all the same",
+            arch.name()
+        );
+    }
+    way_to_root()
 }
 
 /// The image of a binary.
@@ -108,9 +126,9 @@ fn commit_time(workspace: &Path) -> u64 {
 }
 
 /// Unpacks the image and runs a pod from it.
-fn check(workspace: &Path, archive: &Path) -> Result<()> {
+fn check(workspace: &Path, archive: &Path, way: &Way) -> Result<()> {
     setup::ensure(Needs::Tools)?;
-    let unpacked = workspace.join("target/dist/image");
+    let unpacked = workspace.join("target/image");
     files::remove_folder(&unpacked)?;
     layout::unpack(archive, &unpacked)?;
     if Path::new("/usr/bin/skopeo").exists() {
@@ -130,7 +148,35 @@ fn check(workspace: &Path, archive: &Path) -> Result<()> {
             TEST,
         ])
         .env(ROOT, &unpacked);
-    let way = way_to_root()?;
-    run_as_root(&mut command, &way)?;
+    run_as_root(&mut command, way)?;
     shell::run(&mut command)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum as _;
+
+    use super::*;
+
+    #[test]
+    fn an_image_for_another_processor_is_not_run() {
+        for arch in dist::Arch::value_variants() {
+            let refused = way_to_run(*arch).is_err_and(|error| {
+                let said = error.to_string();
+                said.contains(arch.name()) && said.contains("leave out --check")
+            });
+            assert_eq!(refused, arch.is_foreign(), "{}", arch.name());
+        }
+    }
+
+    /// A test that was renamed would not run, and nobody would see it.
+    #[test]
+    fn the_pod_is_a_test_that_there_is() {
+        let (file, name) = TEST.rsplit_once("::").unwrap();
+        let workspace = shell::workspace().unwrap();
+        let file = workspace.join(format!("sg-userspace/tests/cli/{file}.rs"));
+        let text = fs::read_to_string(file).unwrap();
+        assert!(text.contains(&format!("#[test]\nfn {name}()")), "{name}");
+        assert!(text.contains(ROOT), "it does not read {ROOT}");
+    }
 }

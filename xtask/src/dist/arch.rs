@@ -36,7 +36,7 @@ impl Arch {
     }
 
     /// Whether this machine cannot run its binaries.
-    pub(super) fn is_foreign(self) -> bool {
+    pub(crate) fn is_foreign(self) -> bool {
         self.name() != std::env::consts::ARCH
     }
 

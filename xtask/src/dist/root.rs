@@ -32,8 +32,11 @@ const FOLDERS: [(&str, &str); 5] = [
 /// Debian look for it.
 const DOCUMENTS: [(&str, &str); 2] = [("README.md", "README.md"), ("CHANGELOG.md", "changelog")];
 
-/// What belongs to the binary in `folder`.
-const BESIDE: [&str; 2] = ["LICENCES.txt", "sgctl.cdx.json"];
+/// What the binary is called.
+pub(super) const BINARY: &str = "sgctl";
+
+/// What belongs to the binary, in the same folder.
+pub(super) const BESIDE: [&str; 2] = ["LICENCES.txt", "sgctl.cdx.json"];
 
 /// Makes the tree anew, for this binary.
 pub(super) fn make(workspace: &Path, arch: Arch, binary: &Path, beside: &Path) -> Result<PathBuf> {

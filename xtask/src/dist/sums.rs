@@ -1,4 +1,6 @@
-//! SHA256SUMS: the checksum of each file that is given to others, in the form of `sha256sum`.
+//! SHA256SUMS: the checksum of each file that is given to others, in the form of `sha256sum`. Each
+//! task that makes one of them writes the list anew, so that it is never of files that were there
+//! before.
 
 use std::{
     fmt::Write as _,
@@ -8,22 +10,21 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use clap::ValueEnum as _;
 use sha2::{Digest as _, Sha256};
 
-use super::root;
+use super::{arch::Arch, root};
 use crate::shell;
 
 const FILE: &str = "SHA256SUMS";
 
-/// Lists all files below the folder but the tree of the packages, lets `sha256sum` check the list,
-/// and returns how many there are.
-pub(super) fn write(folder: &Path) -> Result<usize> {
-    let mut files = Vec::new();
-    list(folder, &mut files)?;
-    files.retain(|path| {
-        let below = path.strip_prefix(folder).unwrap_or(path);
-        below != Path::new(FILE) && !below.starts_with(root::NAME)
-    });
+/// How packages and images end.
+const KINDS: [&str; 3] = [".deb", ".rpm", ".oci.tar"];
+
+/// Lists what the folder has for others, lets `sha256sum` check the list, and returns how many
+/// files there are.
+pub(crate) fn write(folder: &Path) -> Result<usize> {
+    let mut files = given(folder)?;
     files.sort();
     let mut text = String::new();
     for path in &files {
@@ -38,17 +39,28 @@ pub(super) fn write(folder: &Path) -> Result<usize> {
     Ok(files.len())
 }
 
-fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+/// Packages and images, and of each processor the binary with what belongs to it. The folder has
+/// more, such as the tree that packages are made of.
+fn given(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries =
         fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let mut files = Vec::new();
     for entry in entries {
         let entry = entry.with_context(|| format!("cannot list {}", folder.display()))?;
-        match entry.file_type()?.is_dir() {
-            true => list(&entry.path(), files)?,
-            false => files.push(entry.path()),
+        let name = entry.file_name();
+        if KINDS
+            .iter()
+            .any(|kind| name.to_string_lossy().ends_with(kind))
+        {
+            files.push(entry.path());
         }
     }
-    Ok(())
+    for arch in Arch::value_variants() {
+        let of_it = [root::BINARY].into_iter().chain(root::BESIDE);
+        let of_it = of_it.map(|name| folder.join(arch.name()).join(name));
+        files.extend(of_it.filter(|path| path.exists()));
+    }
+    Ok(files)
 }
 
 /// In hex digits.
@@ -63,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_file_is_listed_but_the_tree() {
+    fn what_is_given_to_others_is_listed() {
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str| {
             let path = dir.path().join(name);
@@ -72,12 +84,29 @@ mod tests {
         };
         file("x86_64/sgctl");
         file("a.deb");
-        file("root/usr/bin/sgctl");
-        assert_eq!(write(dir.path()).unwrap(), 2);
-        // Again, where the list itself is there.
-        assert_eq!(write(dir.path()).unwrap(), 2);
+        file("x86_64/LICENCES.txt");
+        file("sgctl-0.1.0.oci.tar");
+        for not_given in [
+            "root/usr/bin/sgctl",
+            "changelog.Debian",
+            "x86_64/empty-root/sgctl",
+        ] {
+            file(not_given);
+        }
+        assert_eq!(write(dir.path()).unwrap(), 4);
+        // Again, where the list itself is there, and with other content.
+        fs::write(dir.path().join("a.deb"), "b").unwrap();
+        assert_eq!(write(dir.path()).unwrap(), 4);
         let listed = fs::read_to_string(dir.path().join(FILE)).unwrap();
         let names: Vec<_> = listed.lines().map(|line| &line[66..]).collect();
-        assert_eq!(names, ["a.deb", "x86_64/sgctl"]);
+        assert_eq!(
+            names,
+            [
+                "a.deb",
+                "sgctl-0.1.0.oci.tar",
+                "x86_64/LICENCES.txt",
+                "x86_64/sgctl"
+            ]
+        );
     }
 }
