@@ -19,6 +19,9 @@ use crate::{
 const SECONDS: &str = "SG_FUZZ_SECONDS";
 const SEED: &str = "SG_FUZZ_SEED";
 
+/// The agreement test, of `sg-userspace --test kernel`.
+const TEST: &str = "fuzz::goes_on";
+
 /// The comparison of the kernel with the reference.
 const KERNEL: &str = "kernel";
 
@@ -123,7 +126,7 @@ fn kernel(workspace: &Path, seconds: u64, seed: Option<u64>) -> Command {
             "kernel",
             "--",
         ])
-        .args(["--ignored", "--exact", "fuzz::goes_on", "--nocapture"])
+        .args(["--ignored", "--exact", TEST, "--nocapture"])
         .env(SECONDS, seconds.to_string());
     match seed {
         Some(seed) => command.env(SEED, seed.to_string()),
@@ -189,6 +192,19 @@ mod tests {
         assert_eq!(of("--only netlink --only policy"), ["policy", "netlink"]);
         assert_eq!(of("--seed 4"), ["kernel"]);
         assert!(parse::<Args>("--minutes 1 --only nothing").is_err());
+    }
+
+    /// A test that was renamed would not run, and nobody would see it.
+    #[test]
+    fn the_test_is_one_that_there_is() {
+        let (file, name) = TEST.split_once("::").unwrap();
+        let workspace = shell::workspace().unwrap();
+        let file = workspace.join(format!("sg-userspace/tests/kernel/{file}.rs"));
+        let text = fs::read_to_string(file).unwrap();
+        assert!(text.contains(&format!("fn {name}()")), "{name}");
+        for variable in [SECONDS, SEED] {
+            assert!(text.contains(variable), "it does not read {variable}");
+        }
     }
 
     /// The targets are those that there are, and each has a corpus.

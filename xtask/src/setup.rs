@@ -17,7 +17,7 @@ pub(crate) use tools::test_programs;
 
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::shell;
 use crate::term::{self, Colour};
@@ -77,7 +77,9 @@ pub(crate) fn ensure_emulator(program: &str) -> Result<()> {
     }
     let line = format!("{program} is not here: it runs binaries of another processor");
     term::say(Colour::Yellow, "setup", line);
-    Apt::default().install(&["qemu-user".to_owned()])
+    Apt::default()
+        .install(&["qemu-user".to_owned()])
+        .with_context(|| format!("install {program}, which Debian has in its package qemu-user"))
 }
 
 /// One line when all is there; otherwise one block for each missing thing.

@@ -36,12 +36,12 @@ pub(crate) struct Args {
 
     /// Let every system call and every step of apply, confirm, rollback, detach and run fail, one
     /// at a time, instead of all tests; takes up to an hour (all tests include a sample of it)
-    #[arg(long, conflicts_with = "kernels")]
+    #[arg(long, conflicts_with_all = ["kernels", "filters"])]
     faults: bool,
 
     /// Boot systemd ten times in namespaces, with the unit that is deployed, instead of all tests;
     /// takes some minutes (all tests include three boots)
-    #[arg(long, conflicts_with_all = ["kernels", "faults"])]
+    #[arg(long, conflicts_with_all = ["kernels", "faults", "filters"])]
     boot: bool,
 
     /// Boot older kernels in an emulator and run the kernel tests in them, instead of all tests in
@@ -60,7 +60,7 @@ pub(crate) struct Args {
     /// Install, upgrade, downgrade and remove the packages in a clean Debian system that systemd
     /// boots in namespaces, under traffic, instead of all tests; takes some minutes, and half an
     /// hour the first time, when the packages of an older commit are built
-    #[arg(long, conflicts_with_all = ["kernels", "faults", "filters", "options"])]
+    #[arg(long, conflicts_with_all = ["kernels", "faults", "boot", "filters", "options"])]
     packages: bool,
 
     /// Run a real API server and the kube-proxies of two nodes in namespaces, and reach services
@@ -222,6 +222,9 @@ mod tests {
             "--faults --kernels",
             "--kubernetes --boot",
             "--kubernetes a",
+            "--boot a",
+            "--faults a",
+            "--packages --boot",
         ] {
             assert!(parse::<Args>(wrong).is_err(), "{wrong}");
         }

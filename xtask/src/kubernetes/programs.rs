@@ -85,7 +85,7 @@ pub(super) fn ready(cache: &Path) -> Result<PathBuf> {
 fn copy(program: &Path, folder: &Path) -> Result<()> {
     let name = program.file_name().context("a program has a name")?;
     fs::copy(program, folder.join(name))
-        .with_context(|| format!("there is no {}", program.display()))?;
+        .with_context(|| format!("cannot copy {} to {}", program.display(), folder.display()))?;
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Tools that only some commands need, and that cargo builds: in the version that is tested, and
 //! only when the command is called.
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use semver::Version;
 
 use super::apt::Apt;
@@ -19,7 +19,9 @@ pub(crate) fn ensure_fuzz() -> Result<()> {
             "setup",
             "a C++ compiler is not here: it builds libFuzzer",
         );
-        Apt::default().install(&["g++".to_owned()])?;
+        Apt::default()
+            .install(&["g++".to_owned()])
+            .context("install a C++ compiler, which Debian has in its package g++")?;
     }
     ensure("cargo-fuzz", &toolchains::CARGO_FUZZ, &[])
 }
