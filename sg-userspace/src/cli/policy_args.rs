@@ -226,6 +226,15 @@ impl Attach {
         }
     }
 
+    /// What outbound packets are to be judged at.
+    pub(super) fn hook(&self) -> kernel::EgressHook {
+        match self.egress_hook {
+            EgressHook::Auto => kernel::EgressHook::Auto,
+            EgressHook::Tcx => kernel::EgressHook::Tcx,
+            EgressHook::Clsact => kernel::EgressHook::Clsact,
+        }
+    }
+
     /// # Errors
     /// Where no interface matches a pattern.
     pub(super) fn options(&self, context: &Context) -> Result<ApplyOptions, KernelError> {
@@ -238,11 +247,7 @@ impl Attach {
             XdpMode::Native => kernel::XdpMode::Native,
             XdpMode::Generic => kernel::XdpMode::Generic,
         };
-        options.egress_hook = match self.egress_hook {
-            EgressHook::Auto => kernel::EgressHook::Auto,
-            EgressHook::Tcx => kernel::EgressHook::Tcx,
-            EgressHook::Clsact => kernel::EgressHook::Clsact,
-        };
+        options.egress_hook = self.hook();
         options.max_flows = self.max_flows;
         options.cut_existing = self.cut_existing;
         options.forced = self.force;

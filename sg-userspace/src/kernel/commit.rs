@@ -9,7 +9,7 @@
 //! At a first attachment, one direction would enforce before the other has entered any flow, so
 //! replies would be dropped. Therefore both directions first run the remembering programs, which
 //! accept everything and enter the flows that the rules admit. The enforcing programs then replace
-//! them.
+//! them. Where the interface is held (`hold`) there is nothing to remember.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -35,7 +35,7 @@ use super::shared::raw_counters;
 use super::state::State;
 use super::sums::Sums;
 use super::trial::{Word, deadline_after};
-use super::{sys, targets};
+use super::{sys, targets, tc};
 use sg_policy::policy::Established;
 
 /// Outbound comes first: then the flows that the node opens are in the table when inbound packets
@@ -284,6 +284,8 @@ pub(super) fn tidy(hooks: &Hooks<'_>, state: &mut State) -> Result<(), KernelErr
     let (hook, mode) = hooks.in_use()?;
     (state.egress_hook, state.xdp_mode) = (hook, mode);
     state.write(hooks.pins)?;
+    // Nobody else removes what a process has left that was killed while it held the interface.
+    tc::remove_hold(hooks.pins.ifindex)?;
     hooks.retire_other(hook)?;
     targets::leave_only(hooks.pins, state)
 }

@@ -270,11 +270,11 @@ fn others_xdp(start: &Start, interface: &Interface) -> Option<u32> {
 /// attached.
 pub(super) fn has_qdisc(start: &Start, ifindex: u32) -> Result<bool, KernelError> {
     Ok(match start {
-        Start::First => tc::look(ifindex)?.qdisc.is_some(),
+        Start::First => tc::look(ifindex)?.has_qdisc(),
         // Our own remains are removed first.
         Start::Leftovers(inspection) => {
-            inspection.outbound.clsact.qdisc.is_some() && !inspection.owns_qdisc()
+            inspection.outbound.clsact.has_qdisc() && !inspection.owns_qdisc()
         }
-        Start::Replace(replaced) => replaced.inspection.outbound.clsact.qdisc.is_some(),
+        Start::Replace(replaced) => replaced.inspection.outbound.clsact.has_qdisc(),
     })
 }

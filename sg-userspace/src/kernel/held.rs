@@ -268,7 +268,7 @@ impl Held {
                 EgressHook::Clsact => EgressHook::Clsact,
                 _ => EgressHook::Auto,
             },
-            owns_qdisc: tc::look(pins.ifindex)?.qdisc.is_none(),
+            owns_qdisc: !tc::look(pins.ifindex)?.has_qdisc(),
         };
         let recorded = State::read(&pins)?.unwrap_or_else(|| self.state.clone());
         let mut state = State {

@@ -97,7 +97,6 @@ impl Hooks<'_> {
             return self.put_clsact(program);
         }
         match self.put_tcx(program) {
-            // Kernels before 6.6 refuse the link type in this way.
             Err(TcxFailed::Unknown) if self.egress_hook == EgressHook::Auto => {
                 self.put_clsact(program)
             }
@@ -120,9 +119,7 @@ impl Hooks<'_> {
         // A killed process may have left this pin.
         links::unpin(&next).map_err(|e| refused("removing a link that was left", e))?;
         let attach = || match links::create(Kind::TcxEgressFirst, program, self.pins.ifindex) {
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::E2BIG)) => {
-                Err(TcxFailed::Unknown)
-            }
+            Err(e) if sys::has_no_tcx(&e) => Err(TcxFailed::Unknown),
             other => other.map_err(|e| refused(self.attaching(), e).into()),
         };
         let pinning = |e| refused("pinning the tcx link", e);

@@ -93,6 +93,9 @@ pub struct ApplyOptions {
     /// already, or [`DEFAULT_MAX_FLOWS`] for a new one.
     pub max_flows: Option<u32>,
     pub budget: Budget,
+    /// Those of the interfaces that pass no packet before the policy is in force there: see
+    /// [`super::hold`].
+    pub held: Vec<String>,
     /// Whether existing connections are cut at a first attachment, and connections without an
     /// entry at a replacement.
     pub cut_existing: bool,
@@ -138,6 +141,7 @@ impl ApplyOptions {
             egress_hook: EgressHook::Auto,
             max_flows: None,
             budget: Budget::default(),
+            held: Vec::new(),
             cut_existing: false,
             confirm_within: None,
             self_check: false,

@@ -62,6 +62,8 @@ pub(super) struct InterfacePlan {
     pub(super) counter_slots: u32,
     /// Whether it has a clsact qdisc that stays.
     pub(super) has_qdisc: bool,
+    /// Whether no packet passes it before the policy is in force.
+    pub(super) is_held: bool,
     /// The record of the policy, without what is only known after loading the programs.
     pub(super) state: State,
 }
@@ -194,6 +196,7 @@ fn plan_at_once(
         state: common.state(&one, &own, beside.watch.as_ref(), cookie),
         counter_slots: own.assignment.capacity,
         has_qdisc: own.has_qdisc,
+        is_held: options.held.contains(&one.name),
         xdp_mode: one.options.xdp_mode,
         egress_hook: one.options.egress_hook,
         name: one.name,

@@ -318,8 +318,9 @@ fn pin(
     if one.is_on_trial {
         one.programs.pin_gates(pins, generation.number)?;
     }
-    // Without rules that open flows, the remembering programs would have nothing to enter.
-    if one.plan.replaced().is_some() || !one.state.opens_flows {
+    // Without rules that open flows, the remembering programs would have nothing to enter. Neither
+    // would they on an interface that is held: no request passes it whose reply they could lose.
+    if one.plan.replaced().is_some() || one.plan.is_held || !one.state.opens_flows {
         return Ok(());
     }
     let shared = shared_by(one.plan);

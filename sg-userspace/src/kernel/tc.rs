@@ -1,5 +1,6 @@
-//! The clsact qdisc of an interface and its egress filters, by rtnetlink and interface index: lists
-//! them, and maintains the enforcer's own filter, which comes before all others.
+//! The clsact qdisc of an interface and its filters, by rtnetlink and interface index: lists those
+//! at the egress, and maintains the enforcer's own: that of a policy, which comes before all
+//! others, and those of a hold (`hold`), which come behind it.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -22,6 +23,14 @@ use super::object::OUTBOUND;
 /// The lowest number, which runs first.
 const PREFERENCE: u16 = 1;
 const KIND: &str = "bpf";
+
+/// A hold judges what the policy's filter has let pass, and its handle is one that no policy takes.
+const HOLD_PREFERENCE: u16 = 2;
+const HOLD_HANDLE: u32 = 2;
+const HOLD: &str = "sg_hold";
+/// The name of a hold for which the qdisc was added. It says so also when its process has been
+/// killed.
+const HOLD_WITH_QDISC: &str = "sg_hold_qdisc";
 
 /// A qdisc's two hooks (include/uapi/linux/pkt_sched.h: TC_H_MAKE).
 const TC_H_INGRESS: u32 = TC_H_CLSACT & TC_H_MAJ_MASK | TC_H_MIN_INGRESS;
@@ -60,6 +69,19 @@ impl Filter {
     pub(super) fn is_in_the_way(&self) -> bool {
         self.preference == PREFERENCE && (self.kind != KIND || self.protocol != ETH_P_ALL)
     }
+
+    /// Whether it belongs to a hold. `Some(true)` if the qdisc was added for it.
+    fn of_a_hold(&self) -> Option<bool> {
+        let name = self
+            .name
+            .as_deref()
+            .filter(|_| self.preference == HOLD_PREFERENCE);
+        match name {
+            Some(HOLD) => Some(false),
+            Some(HOLD_WITH_QDISC) => Some(true),
+            _ => None,
+        }
+    }
 }
 
 impl std::fmt::Display for Filter {
@@ -78,6 +100,14 @@ pub struct Clsact {
     /// The kind of the qdisc: `clsact`, or `ingress`, which has no egress.
     pub qdisc: Option<String>,
     pub egress: Vec<Filter>,
+}
+
+impl Clsact {
+    /// Whether there is a qdisc, not counting one that was added for a hold.
+    pub(super) fn has_qdisc(&self) -> bool {
+        let mut egress = self.egress.iter();
+        self.qdisc.is_some() && !egress.any(|filter| filter.of_a_hold() == Some(true))
+    }
 }
 
 fn message(ifindex: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
@@ -191,11 +221,44 @@ pub(super) fn delete_qdisc(ifindex: u32) -> Result<(), KernelError> {
     .map_err(|e| KernelError::io("deleting the clsact qdisc", e))
 }
 
+/// Where one of our filters is, and what it is called.
+#[derive(Clone, Copy)]
+struct Place {
+    parent: u32,
+    preference: u16,
+    handle: u32,
+    name: &'static str,
+}
+
+/// The place of a policy's filter.
+fn of_policy(handle: u32) -> Place {
+    Place {
+        parent: TC_H_EGRESS,
+        preference: PREFERENCE,
+        handle,
+        name: OUTBOUND,
+    }
+}
+
+/// The places of a hold's filters. The one at the egress comes first and goes last, so that a hold
+/// is always known by it.
+fn of_hold(name: &'static str) -> [Place; 2] {
+    [TC_H_EGRESS, TC_H_INGRESS].map(|parent| Place {
+        parent,
+        preference: HOLD_PREFERENCE,
+        handle: HOLD_HANDLE,
+        name,
+    })
+}
+
 /// Adds a filter with `program` to the egress, before all existing filters, with a free handle.
 pub(super) fn add_filter(ifindex: u32, handle: u32, program: BorrowedFd<'_>) -> io::Result<()> {
     step(
         || "adding the clsact filter".into(),
-        || set_filter(ifindex, handle, program, NLM_F_CREATE | NLM_F_EXCL),
+        || {
+            let flags = NLM_F_CREATE | NLM_F_EXCL;
+            set_filter(ifindex, of_policy(handle), program, flags)
+        },
     )
 }
 
@@ -203,48 +266,78 @@ pub(super) fn add_filter(ifindex: u32, handle: u32, program: BorrowedFd<'_>) -> 
 pub(super) fn replace_filter(ifindex: u32, handle: u32, program: BorrowedFd<'_>) -> io::Result<()> {
     step(
         || "replacing the clsact filter".into(),
-        || set_filter(ifindex, handle, program, 0),
+        || set_filter(ifindex, of_policy(handle), program, 0),
     )
 }
 
-fn set_filter(ifindex: u32, handle: u32, program: BorrowedFd<'_>, flags: u16) -> io::Result<()> {
-    let mut request = message(ifindex, handle, TC_H_EGRESS, place());
+/// Deletes one of our filters. It is a success if there is none.
+pub(super) fn delete_filter(ifindex: u32, handle: u32) -> io::Result<()> {
+    step(
+        || "deleting the clsact filter".into(),
+        || unset_filter(ifindex, of_policy(handle)),
+    )
+}
+
+/// Makes `program` judge what comes and goes, and adds the qdisc where there is none. What a killed
+/// process has left is replaced.
+pub(super) fn add_hold(ifindex: u32, program: BorrowedFd<'_>) -> io::Result<()> {
+    let there = look(ifindex).map_err(io::Error::other)?;
+    let name = match there.has_qdisc() {
+        true => HOLD,
+        false => HOLD_WITH_QDISC,
+    };
+    add_qdisc(ifindex)?;
+    let mut places = of_hold(name).into_iter();
+    places.try_for_each(|place| set_filter(ifindex, place, program, NLM_F_CREATE))
+}
+
+/// Removes the filters of a hold, and the qdisc that was added for them, unless others use it.
+pub(super) fn remove_hold(ifindex: u32) -> Result<(), KernelError> {
+    let there = look(ifindex)?;
+    let holds: Vec<bool> = there.egress.iter().filter_map(Filter::of_a_hold).collect();
+    if holds.is_empty() {
+        return Ok(());
+    }
+    for place in of_hold(HOLD).into_iter().rev() {
+        unset_filter(ifindex, place)
+            .map_err(|e| KernelError::io("deleting the filters of a hold", e))?;
+    }
+    match holds.contains(&true) {
+        true => delete_qdisc(ifindex),
+        false => Ok(()),
+    }
+}
+
+fn set_filter(ifindex: u32, place: Place, program: BorrowedFd<'_>, flags: u16) -> io::Result<()> {
+    let mut request = message(ifindex, place.handle, place.parent, info(place));
     put(&mut request, TCA_KIND, b"bpf\0");
     let mut options = Vec::new();
     let fd = program.as_raw_fd().to_ne_bytes();
     put(&mut options, TCA_BPF_FD, &fd);
-    put(
-        &mut options,
-        TCA_BPF_NAME,
-        format!("{OUTBOUND}\0").as_bytes(),
-    );
+    let name = format!("{}\0", place.name);
+    put(&mut options, TCA_BPF_NAME, name.as_bytes());
     let flag = TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes();
     put(&mut options, TCA_BPF_FLAGS, &flag);
     put(&mut request, TCA_OPTIONS | NLA_F_NESTED, &options);
     netlink::request(NETLINK_ROUTE, RTM_NEWTFILTER, flags, &request, |_| {})
 }
 
-/// Deletes one of our filters. It is a success if there is none.
-pub(super) fn delete_filter(ifindex: u32, handle: u32) -> io::Result<()> {
-    let mut request = message(ifindex, handle, TC_H_EGRESS, place());
+/// It is a success if there is none.
+fn unset_filter(ifindex: u32, place: Place) -> io::Result<()> {
+    let mut request = message(ifindex, place.handle, place.parent, info(place));
     put(&mut request, TCA_KIND, b"bpf\0");
-    step(
-        || "deleting the clsact filter".into(),
-        || {
-            gone(netlink::request(
-                NETLINK_ROUTE,
-                RTM_DELTFILTER,
-                0,
-                &request,
-                |_| {},
-            ))
-        },
-    )
+    gone(netlink::request(
+        NETLINK_ROUTE,
+        RTM_DELTFILTER,
+        0,
+        &request,
+        |_| {},
+    ))
 }
 
-/// The preference and protocol of our filter, as in `tcm_info`.
-fn place() -> u32 {
-    u32::from(PREFERENCE) << 16 | u32::from(ETH_P_ALL.to_be())
+/// The preference and protocol of one of our filters, as in `tcm_info`.
+fn info(place: Place) -> u32 {
+    u32::from(place.preference) << 16 | u32::from(ETH_P_ALL.to_be())
 }
 
 /// It is a success if the object is gone, alone or with its qdisc or interface.

@@ -137,10 +137,28 @@ fn slow_policy(world: &World) -> String {
 /// the policy drops them.
 #[test]
 fn an_interface_that_appears_passes_nothing_before_the_policy_is_in_force() {
+    passes_nothing_before_the_policy("tcx");
+}
+
+/// Proves C11 where a hold hangs on filters, as before Linux 6.6.
+#[test]
+fn an_interface_that_is_held_by_filters_passes_nothing_either() {
+    passes_nothing_before_the_policy("clsact");
+}
+
+fn passes_nothing_before_the_policy(hook: &str) {
     let world = World::new();
     let manager = Manager::new(&world);
     let path = slow_policy(&world);
-    let words = [&path, "--iface", "late", "--wait", "--persist"];
+    let words = [
+        &path,
+        "--iface",
+        "late",
+        "--wait",
+        "--persist",
+        "--egress-hook",
+        hook,
+    ];
     let running = manager.start(&world, &words);
     running.says("waiting for late");
     let told = manager.is_told("READY=1");

@@ -15,6 +15,7 @@ use sg_userspace::kernel::shared_maps::SharedMaps;
 use sg_userspace::kernel::{apply, interfaces};
 use sg_userspace::observe::attached::{Scope, attached};
 
+use crate::hold::times_of_an_appearance;
 use crate::sandbox::require_root;
 use crate::sandbox::{ip, sandbox};
 use crate::support::{kernel_release, verified_instructions};
@@ -59,6 +60,11 @@ fn what_this_kernel_offers() {
         sandbox.veth("sg0", "sg1");
         native_xdp("veth", "sg0", "sg1");
     });
+    let [held, in_force] = times_of_an_appearance().map(|time| time.as_secs_f64() * 1e3);
+    fact(
+        "`run --wait`, after an interface was made",
+        &format!("{held:.0} ms: it passes nothing, {in_force:.0} ms: the policy is in force"),
+    );
     let tke = load(&[PolicyInput::from("builtin:tke")], &[])
         .unwrap()
         .policy;

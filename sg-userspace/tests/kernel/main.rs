@@ -25,6 +25,7 @@ mod fuzz;
 mod growth;
 mod guest;
 mod handshakes;
+mod hold;
 mod hosts;
 mod impact;
 mod kill;

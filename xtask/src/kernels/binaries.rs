@@ -31,7 +31,7 @@ const LEFT_OUT: [&str; 3] = [
 /// The tests of these modules are about what we ask of the kernel, and what it answers. What a test
 /// of another module is about does not come from the kernel: the programs, which are the same
 /// everywhere, and the order of our own steps.
-const OF_EACH_KERNEL: [&str; 22] = [
+const OF_EACH_KERNEL: [&str; 23] = [
     "attach",
     "budget",
     "buffers",
@@ -41,6 +41,7 @@ const OF_EACH_KERNEL: [&str; 22] = [
     "facts",
     "fault_points",
     "guest",
+    "hold",
     "impact",
     "layouts",
     "packets",

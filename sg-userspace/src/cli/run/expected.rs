@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use serde_json::json;
 use sg_userspace::kernel::hold::Hold;
-use sg_userspace::kernel::interfaces;
 use sg_userspace::kernel::run_lock::RunLock;
+use sg_userspace::kernel::{EgressHook, interfaces};
 
 use super::change::Change;
 use super::events::{Event, Events};
@@ -22,6 +22,8 @@ use crate::cli::policy_args::{Attach, Policies, Trust};
 pub(super) struct Expected {
     /// Names and patterns, as they were given.
     pub(super) named: Vec<String>,
+    /// What their outbound packets are to be judged at.
+    pub(super) hook: EgressHook,
     /// Whether to wait for those that do not exist.
     pub(super) waits: bool,
     /// Those that somebody else has detached. They stay as they are.
@@ -35,9 +37,10 @@ pub(super) struct Expected {
 }
 
 impl Expected {
-    pub(super) fn new(named: &[String], waits: bool) -> Expected {
+    pub(super) fn new(attach: &Attach, waits: bool) -> Expected {
         Expected {
-            named: named.to_vec(),
+            named: attach.ifaces.clone(),
+            hook: attach.hook(),
             waits,
             given_up: BTreeSet::new(),
             failed: BTreeSet::new(),
@@ -87,6 +90,28 @@ impl Expected {
         }
     }
 
+    /// Interfaces that have appeared, of which those that are `new` are held, and that is said.
+    pub(super) fn hold(&self, names: Vec<String>, new: &[String], log: &mut Log) -> Appeared {
+        let at = Instant::now();
+        // Where the kernel cannot hold one, its policy comes into force without.
+        let hold = |name: &String| {
+            let index = interfaces::index_of(name).ok()?;
+            Some((name.clone(), Hold::place(index, self.hook).ok()?))
+        };
+        let holds: Vec<(String, Hold)> = new.iter().filter_map(hold).collect();
+        let is_held = holds.len() == new.len();
+        if let Some(first) = new.first() {
+            let until = match is_held {
+                true => ", and nothing passes until the policy is in force there",
+                false => "",
+            };
+            let line = format!("{} has appeared{until}", new.join(", "));
+            let details = json!({"interfaces": new, "held": is_held});
+            log.event_on(first, Change::Appeared, &line, details);
+        }
+        Appeared { names, at, holds }
+    }
+
     pub(super) fn give_up(&mut self, names: &[String]) {
         self.given_up.extend(names.iter().cloned());
     }
@@ -123,7 +148,7 @@ impl Expected {
                 Event::LinksChanged | Event::Look => {
                     let present = self.present();
                     if !present.is_empty() {
-                        let appeared = Appeared::hold(present.clone(), &present, &mut log);
+                        let appeared = self.hold(present.clone(), &present, &mut log);
                         return Ok(Some((appeared, Some(log))));
                     }
                     if let Some(why) = terminal.end() {
@@ -145,7 +170,7 @@ impl Expected {
 pub(super) struct Appeared {
     names: Vec<String>,
     at: Instant,
-    holds: Vec<Hold>,
+    holds: Vec<(String, Hold)>,
 }
 
 impl Appeared {
@@ -157,25 +182,9 @@ impl Appeared {
         }
     }
 
-    /// Holds those that are `new`, and says so.
-    pub(super) fn hold(names: Vec<String>, new: &[String], log: &mut Log) -> Appeared {
-        let at = Instant::now();
-        let indices = new
-            .iter()
-            .filter_map(|name| interfaces::index_of(name).ok());
-        // Where the kernel cannot hold one, its policy comes into force without.
-        let holds: Vec<Hold> = indices.filter_map(|it| Hold::place(it).ok()).collect();
-        let is_held = holds.len() == new.len();
-        if let Some(first) = new.first() {
-            let until = match is_held {
-                true => ", and nothing passes until the policy is in force there",
-                false => "",
-            };
-            let line = format!("{} has appeared{until}", new.join(", "));
-            let details = json!({"interfaces": new, "held": is_held});
-            log.event_on(first, Change::Appeared, &line, details);
-        }
-        Appeared { names, at, holds }
+    /// Those that are held.
+    pub(super) fn held(&self) -> Vec<String> {
+        self.holds.iter().map(|(name, _)| name.clone()).collect()
     }
 
     /// The policy is in force on them, or could not be put in force. Nothing holds them any more.

@@ -75,7 +75,7 @@ once, and what somebody takes off the interface is put back within some seconds.
 looks after an interface at a time.
 
 With --wait an interface that does not exist is waited for, and one that appears passes no packet
-before the policy is in force there (on Linux 6.6 and later; before it, nothing is held meanwhile).
+before the policy is in force there.
 Metrics are served at an address that no interface has yet, too; where they cannot be served that is
 said, and the policy enforced all the same. A service manager is told when all that exists is enforced, and what is waited for (sd_notify).
 
@@ -192,7 +192,7 @@ impl Run {
         // the previous state back.
         let mut events = Events::new(interval).map_err(preparing)?;
         let mut manager = Manager::find();
-        let expected = Expected::new(&self.attach.ifaces, self.wait);
+        let expected = Expected::new(&self.attach, self.wait);
         let log = |names: &[String]| {
             Log::new(context, self.json.json, self.log_format, names).map_err(preparing)
         };
@@ -203,6 +203,7 @@ impl Run {
             return Ok(());
         };
         let mut options = self.options(context, &expected)?;
+        options.held = appeared.held();
         let names = options.interfaces.clone();
         let (mut server, unserved) = match self.server() {
             // A service has to enforce, also at a boot where it cannot listen.

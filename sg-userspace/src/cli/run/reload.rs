@@ -146,8 +146,9 @@ impl Reloader {
         drop(patience);
         let before = before.filter(|_| OwnTrial::of(&reloaded.applied).is_some());
         let goes_on = before.as_ref().map(|before| before.generation);
-        // The option is only valid for a first attachment.
+        // These options are only valid for a first attachment.
         options.cut_existing = false;
+        options.held = Vec::new();
         let reloader = Reloader {
             policies,
             trust,
@@ -303,7 +304,17 @@ impl Reloader {
     /// Applies the policy in force again, after a part of it was removed. The files are not read.
     /// Only one that `is_on_trial` waits to be confirmed.
     pub(super) fn repair(&self, is_on_trial: bool) -> Result<Box<Applied>, Failure> {
+        self.join(is_on_trial, Vec::new())
+    }
+
+    /// As [`Reloader::repair`], on interfaces of which some have just appeared and are `held`.
+    pub(super) fn join(
+        &self,
+        is_on_trial: bool,
+        held: Vec<String>,
+    ) -> Result<Box<Applied>, Failure> {
         let options = ApplyOptions {
+            held,
             confirm_within: self.options.confirm_within.filter(|_| is_on_trial),
             ..self.options.clone()
         };

@@ -8,7 +8,6 @@ use sg_userspace::kernel::{interfaces, netns};
 
 use super::change::Change;
 use super::events::Events;
-use super::expected::Appeared;
 use super::reload::Reloader;
 use super::session::{Session, Watched, find_before};
 use crate::cli::failure::Failure;
@@ -81,8 +80,9 @@ impl Session<'_> {
             .filter(|name| !self.expected.failed.contains(*name))
             .cloned()
             .collect();
-        let mut appeared = Appeared::hold(new.clone(), &first_tries, &mut self.log);
-        let joined = self.join(&new, reloader);
+        let expected = &self.expected;
+        let mut appeared = expected.hold(new.clone(), &first_tries, &mut self.log);
+        let joined = self.join(&new, appeared.held(), reloader);
         appeared.release();
         match joined {
             Ok(()) => {
@@ -105,7 +105,12 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn join(&mut self, names: &[String], reloader: &mut Reloader) -> Result<(), Failure> {
+    fn join(
+        &mut self,
+        names: &[String],
+        held: Vec<String>,
+        reloader: &mut Reloader,
+    ) -> Result<(), Failure> {
         let bpffs = &self.context.bpffs;
         let tree = PinTree::new(bpffs);
         let cookie = netns::cookie()?;
@@ -120,7 +125,7 @@ impl Session<'_> {
         self.settle(reloader);
         let present = self.present().map(|one| one.name.clone());
         reloader.set_interfaces(present.collect());
-        let applied = reloader.repair(self.on_trial.is_some())?;
+        let applied = reloader.join(self.on_trial.is_some(), held)?;
         self.applied(&applied);
         self.expected.locks.extend(locks);
         Ok(())

@@ -66,6 +66,12 @@ pub(in crate::kernel) fn tcx_create(
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// Whether the kernel has refused a request because it has no tcx: before Linux 6.6 it knows neither
+/// the attach types nor requests as large as theirs.
+pub(in crate::kernel) fn has_no_tcx(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::E2BIG))
+}
+
 /// Replaces the program of a link atomically.
 pub(in crate::kernel) fn link_update(
     link: BorrowedFd<'_>,
@@ -106,10 +112,7 @@ pub(in crate::kernel) fn tcx_egress(ifindex: u32) -> io::Result<Vec<Chained>> {
     attr.query.__bindgen_anon_2.count = MOST as u32;
     match bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr) {
         Ok(_) => {}
-        // Kernels before 6.6 know neither the attach type nor so large a request.
-        Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::E2BIG)) => {
-            return Ok(Vec::new());
-        }
+        Err(e) if has_no_tcx(&e) => return Ok(Vec::new()),
         Err(e) => return Err(e),
     }
     // SAFETY: the kernel has written the number of programs into the same view of the union.

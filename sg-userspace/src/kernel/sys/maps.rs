@@ -207,6 +207,15 @@ pub(in crate::kernel) fn create_blob(name: &str, len: u32) -> io::Result<MapData
     MapData::create(map, name, None).map_err(map_error)
 }
 
+/// Creates a program array with room for one program. The kernel empties it when no process has it
+/// open any more.
+pub(in crate::kernel) fn create_program_array(name: &str) -> io::Result<MapData> {
+    let array = bpf_map_type::BPF_MAP_TYPE_PROG_ARRAY as u32;
+    let len = size_of::<u32>() as u32;
+    let map = aya_obj::Map::new_from_params(array, len, len, 1, 0);
+    MapData::create(map, name, None).map_err(map_error)
+}
+
 /// The length of one value of [`create_pages`].
 const PAGE: usize = 4096;
 

@@ -6,7 +6,7 @@
 //! - links that stay pinned: it detaches a link that it drops, attaches by netlink if
 //!   BPF_LINK_CREATE fails, and does not know a link's interface,
 //! - the list of programs on a hook, and opening a program by its id,
-//! - programs that are not in the object: the one that drops everything (`hold`).
+//! - programs that are not in the object: those of a hold (`hold`).
 //!
 //! Besides bpf(2): leases on files, a grace period of RCU, and the cookie of a network namespace.
 
@@ -18,11 +18,13 @@ mod process;
 mod programs;
 
 pub(super) use links::{
-    Chained, link_create, link_detach, link_info, link_of, link_update, tcx_create, tcx_egress,
+    Chained, has_no_tcx, link_create, link_detach, link_info, link_of, link_update, tcx_create,
+    tcx_egress,
 };
 pub(super) use maps::{
-    MapMemory, create_blob, create_pages, each_hash_entry, entries, fill_array, freeze, lookup,
-    map_error, map_info, read_array, read_blob, read_pages, read_per_cpu_array, write_value,
+    MapMemory, create_blob, create_pages, create_program_array, each_hash_entry, entries,
+    fill_array, freeze, lookup, map_error, map_info, read_array, read_blob, read_pages,
+    read_per_cpu_array, write_value,
 };
 pub(super) use pins::{open_pin, open_pin_to_read, pin, pin_error};
 #[cfg(test)]
@@ -30,5 +32,6 @@ pub(crate) use process::set_acl;
 pub(crate) use process::{has_acl, is_open_for_writing};
 pub(super) use process::{netns_cookie, random, redirect};
 pub(super) use programs::{
-    Listed, load_dropper, next_id, program_by_id, program_name, program_number, wait_for_programs,
+    Listed, load_dropper, load_switch, next_id, program_by_id, program_name, program_number,
+    wait_for_programs,
 };

@@ -1,8 +1,8 @@
-//! Programs: opening one by its id, what the kernel says of it, and the one that drops everything
-//! (`hold`), which is not in the object.
+//! Programs: opening one by its id, what the kernel says of it, and those of a hold (`hold`), which
+//! are not in the object.
 
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use aya_obj::generated::{bpf_cmd, bpf_prog_info, bpf_prog_type};
 
@@ -28,16 +28,43 @@ pub(in crate::kernel) fn wait_for_programs() {
 
 /// Loads a tc program that drops every packet.
 pub(in crate::kernel) fn load_dropper() -> io::Result<OwnedFd> {
-    // `struct bpf_insn` (include/uapi/linux/bpf.h): code, registers, offset, and the immediate in
-    // the upper half. TC_ACT_SHOT is 2 (include/uapi/linux/pkt_cls.h).
-    const DROP: [u64; 2] = [0x0000_0002_0000_00b7, 0x95];
+    // TC_ACT_SHOT is 2 (include/uapi/linux/pkt_cls.h).
+    load_tc(&[instruction(0xb7, 0x00, 2), EXIT])
+}
+
+/// Loads a tc program that goes on to the first program of `array`, and lets every packet pass
+/// where the array is empty.
+pub(in crate::kernel) fn load_switch(array: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    load_tc(&[
+        // The context is in r1. The array goes to r2: an immediate of two words, which is the
+        // descriptor of a map; and the index, zero, to r3. Helper 12 is bpf_tail_call.
+        instruction(0x18, 0x12, array.as_raw_fd()),
+        0,
+        instruction(0xb7, 0x03, 0),
+        instruction(0x85, 0x00, 12),
+        // TC_ACT_UNSPEC is -1.
+        instruction(0xb7, 0x00, -1),
+        EXIT,
+    ])
+}
+
+const EXIT: u64 = 0x95;
+
+/// `struct bpf_insn` (include/uapi/linux/bpf.h) without an offset: the code, the registers, source
+/// in the upper half, and the immediate.
+fn instruction(code: u8, registers: u8, immediate: i32) -> u64 {
+    let [lower, upper] = [u64::from(code), u64::from(registers)];
+    u64::from(immediate.cast_unsigned()) << 32 | upper << 8 | lower
+}
+
+fn load_tc(code: &[u64]) -> io::Result<OwnedFd> {
     let name = c"sg_hold";
     let mut attr = zeroed();
     // SAFETY: plain fields of the union's program view are written.
     let view = unsafe { &mut attr.__bindgen_anon_3 };
     view.prog_type = bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32;
-    view.insn_cnt = DROP.len() as u32;
-    view.insns = DROP.as_ptr() as u64;
+    view.insn_cnt = code.len() as u32;
+    view.insns = code.as_ptr() as u64;
     view.license = c"Dual MIT/GPL".as_ptr() as u64;
     for (to, from) in view.prog_name.iter_mut().zip(name.to_bytes()) {
         *to = *from as libc::c_char;
