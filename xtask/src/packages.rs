@@ -25,7 +25,8 @@ use crate::{
 const SUITE: &str = "bookworm";
 
 /// The tests of `sg-userspace --test cli`, and where they find the system and the packages.
-const TESTS: [&str; 2] = [
+const TESTS: [&str; 3] = [
+    "boot::installed::the_page_about_installing_does_what_it_says",
     "boot::packaged::debian_keeps_a_node_enforced",
     "boot::packaged::rpm_keeps_a_node_enforced",
 ];

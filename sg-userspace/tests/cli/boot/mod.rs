@@ -4,6 +4,7 @@
 //! `cargo xtask test --boot` boots ten times, with half a minute before an interface appears;
 //! otherwise there are three boots, and a moment.
 
+mod installed;
 mod machine;
 mod packaged;
 mod scripts;

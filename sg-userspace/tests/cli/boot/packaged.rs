@@ -17,10 +17,10 @@ use super::{UNIT, off};
 use crate::world::ip;
 
 /// The archive of the system.
-const ARCHIVE: &str = "SG_PACKAGES_SYSTEM";
+pub(super) const ARCHIVE: &str = "SG_PACKAGES_SYSTEM";
 
 /// The folder with `older.deb`, `now.deb`, and both for RPM.
-const PACKAGES: &str = "SG_PACKAGES";
+pub(super) const PACKAGES: &str = "SG_PACKAGES";
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -310,7 +310,7 @@ impl Packager {
 }
 
 /// What xtask has put into a variable.
-fn given(variable: &str) -> PathBuf {
+pub(super) fn given(variable: &str) -> PathBuf {
     let path = std::env::var_os(variable);
     let path = path.unwrap_or_else(|| panic!("{variable} is not set: cargo xtask test --packages"));
     path.into()

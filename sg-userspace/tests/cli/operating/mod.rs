@@ -9,7 +9,7 @@
 //! output. `SG_WRITE_DOC=1` writes what the commands print into the page where it differs.
 
 mod normal;
-mod page;
+pub(crate) mod page;
 mod two_nodes;
 mod world;
 

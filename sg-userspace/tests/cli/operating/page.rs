@@ -15,17 +15,17 @@ const PROMPTS: [(&str, bool); 3] = [("# ", false), ("$ ", false), ("client$ ", t
 const NOTE: &str = "<!-- test: ";
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Step {
+pub(crate) struct Step {
     /// As the page has it, with the prompt.
-    pub(super) line: String,
-    pub(super) is_clients: bool,
-    pub(super) command: String,
+    pub(crate) line: String,
+    pub(crate) is_clients: bool,
+    pub(crate) command: String,
     /// The lines of the page that it prints: from, and to.
-    pub(super) shown: (usize, usize),
+    pub(crate) shown: (usize, usize),
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(crate) enum Part {
     File {
         name: String,
         text: String,
@@ -36,7 +36,7 @@ pub(super) enum Part {
 }
 
 /// The files and commands of a page, in its order.
-pub(super) fn parts(page: &str) -> Vec<Part> {
+pub(crate) fn parts(page: &str) -> Vec<Part> {
     let lines: Vec<&str> = page.lines().collect();
     let mut parts = Vec::new();
     let mut at = 0;
