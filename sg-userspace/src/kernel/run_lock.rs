@@ -79,18 +79,16 @@ pub fn looked_after(path: &Path) -> Result<Vec<String>, KernelError> {
 }
 
 /// Takes the lock. A probe may hold it for a moment: see [`last_beat`].
-fn lock(file: File) -> Result<Flock<File>, (File, Errno)> {
-    let mut result = Flock::lock(file, FlockArg::LockExclusiveNonblock);
-    for _ in 0..20 {
-        result = match result {
-            Err((file, Errno::EWOULDBLOCK)) => {
-                thread::sleep(Duration::from_millis(10));
-                Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            }
-            other => return other,
-        };
+fn lock(mut file: File) -> Result<Flock<File>, (File, Errno)> {
+    let mut retries = 20;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Err((unlocked, Errno::EWOULDBLOCK)) if retries > 0 => file = unlocked,
+            ended => return ended,
+        }
+        retries -= 1;
+        thread::sleep(Duration::from_millis(10));
     }
-    result
 }
 
 /// How long ago the `run` that looks after an interface of the current network namespace has left

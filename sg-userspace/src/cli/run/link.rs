@@ -5,8 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 use sg_userspace::kernel::held::Held;
-use sg_userspace::kernel::inspect::inspect;
-use sg_userspace::kernel::pins::InterfacePins;
+use sg_userspace::kernel::inspect::{Inspection, inspect};
 use sg_userspace::kernel::{KernelError, interfaces};
 
 use super::change::Change;
@@ -51,19 +50,22 @@ impl Session<'_> {
         self.look_for_new(events, reloader)
     }
 
+    /// Says, once, where the interface is that had this name.
     fn has_gone(&mut self, name: &str) {
-        // The name of the network namespace that it was moved to, if it was.
-        let attached = self.attached(name).ok();
-        let condition = attached.and_then(|one| one.condition().ok());
-        let moved_to = condition.and_then(|it| it.elsewhere());
         let one = self.interfaces.iter_mut().find(|one| one.name == name);
         let Some(one) = one.filter(|one| !one.is_gone) else {
             return;
         };
         one.is_gone = true;
-        let renamed_to = name_now(&one.pins);
         self.troubles.remove(&unprotected(name));
-        let line = match (&moved_to, &renamed_to) {
+        let found = inspect(&one.pins).ok().filter(Inspection::is_attached);
+        let at = found.as_ref().and_then(Inspection::at);
+        let (moved_to, renamed_to) = match at {
+            Some(at) if at.netns().is_some() => (at.netns(), None),
+            Some(at) => (None, Some(&*at.interface.name)),
+            None => (None, None),
+        };
+        let line = match (moved_to, renamed_to) {
             (Some(place), _) => format!(
                 "{name} was moved to the network namespace {place}, where its policy goes on"
             ),
@@ -136,11 +138,4 @@ impl Session<'_> {
 /// What is said while the policy cannot be attached to an interface that was made anew.
 fn unprotected(name: &str) -> String {
     format!("{name} has come back UNPROTECTED:")
-}
-
-/// The name of the interface of these pins, if it is in this network namespace and enforces.
-fn name_now(pins: &InterfacePins) -> Option<String> {
-    let found = inspect(pins).ok()?;
-    let at = found.at().filter(|_| found.is_attached())?;
-    at.netns().is_none().then(|| at.interface.name.clone())
 }

@@ -126,13 +126,8 @@ pub(in crate::kernel) fn lookup(
     key: &u32,
     value: &mut [u8],
 ) -> io::Result<()> {
-    let mut attr = zeroed();
-    // SAFETY: plain fields of the union's element view are written.
-    let view = unsafe { &mut attr.__bindgen_anon_2 };
-    view.map_fd = map.as_raw_fd() as u32;
-    view.key = std::ptr::from_ref(key) as u64;
-    view.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
-    bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr).map(drop)
+    let value = value.as_mut_ptr() as u64;
+    element(bpf_cmd::BPF_MAP_LOOKUP_ELEM, map, key, value)
 }
 
 /// Replaces the value of `key` in an array map.
@@ -141,13 +136,19 @@ pub(in crate::kernel) fn write_value(
     key: &u32,
     value: &[u8],
 ) -> io::Result<()> {
+    let value = value.as_ptr() as u64;
+    element(bpf_cmd::BPF_MAP_UPDATE_ELEM, map, key, value)
+}
+
+/// Reads or writes the value of `key`; `value` is the address of the caller's copy.
+fn element(command: bpf_cmd, map: BorrowedFd<'_>, key: &u32, value: u64) -> io::Result<()> {
     let mut attr = zeroed();
     // SAFETY: plain fields of the union's element view are written.
     let view = unsafe { &mut attr.__bindgen_anon_2 };
     view.map_fd = map.as_raw_fd() as u32;
     view.key = std::ptr::from_ref(key) as u64;
-    view.__bindgen_anon_1.value = value.as_ptr() as u64;
-    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+    view.__bindgen_anon_1.value = value;
+    bpf(command, &mut attr).map(drop)
 }
 
 /// Visits every entry of a hash map, with `batch` entries per system call. An entry that is removed
