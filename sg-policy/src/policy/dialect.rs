@@ -95,14 +95,28 @@ fn in_rules(word: &str) -> Option<&'static str> {
     })
 }
 
+/// Ends the remedy for a word that narrows a rule and has no counterpart here.
+const NARROWS: &str = "; a rule without this line matches more";
+
 fn in_rule(direction: Direction, word: &str) -> Option<String> {
-    // Ends the remedy for a word that narrows a rule and has no counterpart here.
-    const NARROWS: &str = "; a rule without this line matches more";
+    let form = || other_form(word).map(str::to_owned);
+    let narrows = || not_matched(word).map(|text| format!("{text}{NARROWS}"));
+    addresses(direction, word)
+        .or_else(|| other_name(word).map(did_you_mean))
+        .or_else(form)
+        .or_else(narrows)
+}
+
+fn did_you_mean(key: &str) -> String {
+    format!("did you mean `{key}`?")
+}
+
+/// Words for one or both ends of a packet: a rule is about the remote one.
+fn addresses(direction: Direction, word: &str) -> Option<String> {
     let (remote, local) = match direction {
         Direction::Inbound => ("from", "destination"),
         Direction::Outbound => ("to", "source"),
     };
-    let did_you_mean = |key: &str| format!("did you mean `{key}`?");
     let not_local = || {
         format!(
             "rules match the remote end only, `{remote}`, and no {local} of the node's own{NARROWS}"
@@ -165,90 +179,6 @@ fn in_rule(direction: Direction, word: &str) -> Option<String> {
             Direction::Outbound => did_you_mean("to"),
             Direction::Inbound => not_local(),
         },
-        "port"
-        | "dport"
-        | "dports"
-        | "dstport"
-        | "dstports"
-        | "destport"
-        | "destports"
-        | "destinationport"
-        | "destinationports"
-        | "destinationportrange"
-        | "destinationportranges"
-        | "portrange"
-        | "portranges"
-        | "toports"
-        | "tcpdport"
-        | "udpdport"
-        | "servicetemplate" => did_you_mean("ports"),
-        "fromport" | "toport" | "startport" | "endport" | "portmin" | "portmax"
-        | "portrangemin" | "portrangemax" | "firstport" | "lastport" => {
-            "write both ends as one range: `ports: 8000-8099`".to_owned()
-        }
-        "sport" | "sports" | "srcport" | "srcports" | "sourceport" | "sourceports"
-        | "sourceportrange" | "sourceportranges" | "tcpsport" | "udpsport" => format!(
-            "source ports are not matched: `ports` is the destination port of the packet that \
-             opens the flow, and answers need no rule{NARROWS}"
-        ),
-        "localport" | "localports" => format!(
-            "`ports` is the destination port of the packet that opens the flow: the node's own \
-             port inbound, the remote one outbound{NARROWS}"
-        ),
-        "remoteport" | "remoteports" => format!(
-            "`ports` is the destination port of the packet that opens the flow: the remote one \
-             outbound, the node's own inbound{NARROWS}"
-        ),
-        "proto" | "protos" | "protocols" | "ipprotocol" | "ipprotocols" | "l4proto"
-        | "transport" | "nexthdr" | "protocolnumber" | "metal4proto" => did_you_mean("protocol"),
-        "verdict" | "target" | "jump" | "policy" | "effect" | "decision" | "then" | "access"
-        | "ruleaction" | "permission" | "disposition" => did_you_mean("action"),
-        "allow" | "allowed" | "accept" | "permit" => {
-            "write `action: accept`, and the matches beside it".to_owned()
-        }
-        "deny" | "denied" | "drop" | "reject" | "block" => {
-            "write `action: drop`, and the matches beside it".to_owned()
-        }
-        "comment" | "comments" | "desc" | "policydescription" | "remark" | "note" | "notes"
-        | "title" => did_you_mean("description"),
-        "id" | "sid" | "ruleid" | "rulename" | "label" => did_you_mean("name"),
-        "logging" | "logprefix" | "nflog" => did_you_mean("log"),
-        "icmptype" | "icmpcode" | "icmptypes" | "icmpv6type" | "icmpv6" | "type" | "code"
-        | "types" => "write `icmp: {type: …, code: …}`".to_owned(),
-        "service" | "services" | "application" => {
-            "write `protocol` and `ports`; service names are not looked up".to_owned()
-        }
-        "state" | "states" | "ctstate" | "ct" | "conntrack" | "stateful" | "established" => {
-            format!(
-                "rules are about the packet that opens a flow; what belongs to a flow that they \
-             accepted needs no rule{NARROWS}"
-            )
-        }
-        "except" | "not" | "exclude" | "excludes" | "excluding" | "exceptions" | "unless" => {
-            AROUND.to_owned()
-        }
-        "priority" | "order" | "number" | "index" | "position" | "ruleno" | "rulenumber"
-        | "sequence" | "precedence" | "weight" => {
-            "rules are tried in the order of the file, and the first that matches decides: put \
-             the rule where it belongs"
-                .to_owned()
-        }
-        "iif" | "oif" | "iifname" | "oifname" | "interface" | "interfaces" | "iface" | "device"
-        | "dev" | "inputinterface" | "outinterface" => format!(
-            "a policy holds for the interface that `--iface` names, and its rules match none\
-             {NARROWS}"
-        ),
-        "limit" | "rate" | "ratelimit" | "quota" | "connlimit" | "hashlimit" | "burst" => {
-            format!("there are no rate limits here{NARROWS}")
-        }
-        "flags" | "tcpflags" | "syn" => format!(
-            "flags are not matched: a bare SYN opens a flow, and what belongs to one needs no \
-             rule{NARROWS}"
-        ),
-        "mac" | "macaddress" | "smac" | "macsource" | "mark" | "uid" | "gid" | "user" | "dscp"
-        | "vlan" | "time" | "schedule" | "string" | "geoip" | "country" => {
-            format!("rules match protocol, ports and the remote address, nothing else{NARROWS}")
-        }
         "securitygroup"
         | "securitygroups"
         | "securitygroupid"
@@ -275,18 +205,111 @@ fn in_rule(direction: Direction, word: &str) -> Option<String> {
             "rules match addresses: put those that are meant into an address set, and name it in \
              `{remote}`"
         ),
-        "enabled" | "disabled" | "active" => {
-            "a rule that stands in the file is in force".to_owned()
+        _ => return None,
+    })
+}
+
+/// The key that is meant.
+fn other_name(word: &str) -> Option<&'static str> {
+    Some(match word {
+        "port"
+        | "dport"
+        | "dports"
+        | "dstport"
+        | "dstports"
+        | "destport"
+        | "destports"
+        | "destinationport"
+        | "destinationports"
+        | "destinationportrange"
+        | "destinationportranges"
+        | "portrange"
+        | "portranges"
+        | "toports"
+        | "tcpdport"
+        | "udpdport"
+        | "servicetemplate" => "ports",
+        "proto" | "protos" | "protocols" | "ipprotocol" | "ipprotocols" | "l4proto"
+        | "transport" | "nexthdr" | "protocolnumber" | "metal4proto" => "protocol",
+        "verdict" | "target" | "jump" | "policy" | "effect" | "decision" | "then" | "access"
+        | "ruleaction" | "permission" | "disposition" => "action",
+        "comment" | "comments" | "desc" | "policydescription" | "remark" | "note" | "notes"
+        | "title" => "description",
+        "id" | "sid" | "ruleid" | "rulename" | "label" => "name",
+        "logging" | "logprefix" | "nflog" => "log",
+        _ => return None,
+    })
+}
+
+/// How the same is said here, where it is not one key for another.
+fn other_form(word: &str) -> Option<&'static str> {
+    Some(match word {
+        "fromport" | "toport" | "startport" | "endport" | "portmin" | "portmax"
+        | "portrangemin" | "portrangemax" | "firstport" | "lastport" => {
+            "write both ends as one range: `ports: 8000-8099`"
         }
+        "allow" | "allowed" | "accept" | "permit" => {
+            "write `action: accept`, and the matches beside it"
+        }
+        "deny" | "denied" | "drop" | "reject" | "block" => {
+            "write `action: drop`, and the matches beside it"
+        }
+        "icmptype" | "icmpcode" | "icmptypes" | "icmpv6type" | "icmpv6" | "type" | "code"
+        | "types" => "write `icmp: {type: …, code: …}`",
+        "service" | "services" | "application" => {
+            "write `protocol` and `ports`; service names are not looked up"
+        }
+        "except" | "not" | "exclude" | "excludes" | "excluding" | "exceptions" | "unless" => AROUND,
+        "priority" | "order" | "number" | "index" | "position" | "ruleno" | "rulenumber"
+        | "sequence" | "precedence" | "weight" => {
+            "rules are tried in the order of the file, and the first that matches decides: put \
+             the rule where it belongs"
+        }
+        "enabled" | "disabled" | "active" => "a rule that stands in the file is in force",
         "direction" | "traffic" => {
-            "a rule's direction is the list that it stands in: `inbound` or `outbound`".to_owned()
+            "a rule's direction is the list that it stands in: `inbound` or `outbound`"
         }
         "family" | "ethertype" | "addressfamily" | "ipversion" | "af" => {
             "the addresses say it: `0.0.0.0/0` is every IPv4 address, `::/0` every IPv6 address"
-                .to_owned()
         }
-        "counter" | "counters" => {
-            "each rule is counted as it is: `sgctl counters` shows it".to_owned()
+        "counter" | "counters" => "each rule is counted as it is: `sgctl counters` shows it",
+        _ => return None,
+    })
+}
+
+/// Why a rule cannot match what the word is about. The remedy goes on with [`NARROWS`].
+fn not_matched(word: &str) -> Option<&'static str> {
+    Some(match word {
+        "sport" | "sports" | "srcport" | "srcports" | "sourceport" | "sourceports"
+        | "sourceportrange" | "sourceportranges" | "tcpsport" | "udpsport" => {
+            "source ports are not matched: `ports` is the destination port of the packet that \
+             opens the flow, and answers need no rule"
+        }
+        "localport" | "localports" => {
+            "`ports` is the destination port of the packet that opens the flow: the node's own \
+             port inbound, the remote one outbound"
+        }
+        "remoteport" | "remoteports" => {
+            "`ports` is the destination port of the packet that opens the flow: the remote one \
+             outbound, the node's own inbound"
+        }
+        "state" | "states" | "ctstate" | "ct" | "conntrack" | "stateful" | "established" => {
+            "rules are about the packet that opens a flow; what belongs to a flow that they \
+             accepted needs no rule"
+        }
+        "iif" | "oif" | "iifname" | "oifname" | "interface" | "interfaces" | "iface" | "device"
+        | "dev" | "inputinterface" | "outinterface" => {
+            "a policy holds for the interface that `--iface` names, and its rules match none"
+        }
+        "limit" | "rate" | "ratelimit" | "quota" | "connlimit" | "hashlimit" | "burst" => {
+            "there are no rate limits here"
+        }
+        "flags" | "tcpflags" | "syn" => {
+            "flags are not matched: a bare SYN opens a flow, and what belongs to one needs no rule"
+        }
+        "mac" | "macaddress" | "smac" | "macsource" | "mark" | "uid" | "gid" | "user" | "dscp"
+        | "vlan" | "time" | "schedule" | "string" | "geoip" | "country" => {
+            "rules match protocol, ports and the remote address, nothing else"
         }
         _ => return None,
     })

@@ -29,18 +29,38 @@ impl Form {
         self.0.update(number.to_le_bytes());
     }
 
+    fn protocol(&mut self, protocol: Protocol) {
+        self.number(match protocol {
+            Protocol::All => 256,
+            Protocol::Number(number) => u64::from(number),
+        });
+    }
+
+    fn ports(&mut self, ports: Option<&[(u16, u16)]>) {
+        self.number(u64::from(ports.is_some()));
+        let ports = ports.unwrap_or_default();
+        self.number(ports.len() as u64);
+        for (first, last) in ports {
+            self.number(u64::from(*first) << 16 | u64::from(*last));
+        }
+    }
+
     fn text(&mut self, text: Option<&str>) {
         self.number(u64::from(text.is_some()));
         self.bytes(text.unwrap_or_default().as_bytes());
     }
 }
 
-/// `sha256:` and 64 hex digits. `group_of` gives for a rule's group its number, and its name if
-/// the policy gives one (`None` for a name derived from a path).
-pub(crate) fn of<'p>(
-    policy: &'p Policy,
-    group_of: impl Fn(&'p str) -> (u64, Option<&'p str>),
-) -> String {
+/// `sha256:` and 64 hex digits.
+pub(crate) fn of(policy: &Policy) -> String {
+    // A name that is derived from a path is left out.
+    let groups: HashMap<&str, (u64, Option<&str>)> = (0..)
+        .zip(&policy.groups)
+        .map(|(number, group)| {
+            let name = Some(group.name.as_str()).filter(|_| group.is_named);
+            (group.name.as_str(), (number, name))
+        })
+        .collect();
     let mut form = Form(Sha256::new());
     form.bytes(FORM.as_bytes());
     form.number(u64::from(policy.essential));
@@ -62,22 +82,14 @@ pub(crate) fn of<'p>(
     let mut remotes: HashMap<*const Remote, [u8; 32]> = HashMap::new();
     form.number(policy.rules.len() as u64);
     for rule in &policy.rules {
-        let (number, name) = group_of(&rule.group);
+        let (number, name) = groups.get(&*rule.group).copied().unwrap_or_default();
         form.number(number);
         form.text(name);
         form.number(rule.direction as u64);
         form.text(rule.name.as_deref());
         form.text(rule.description.as_deref());
-        form.number(match rule.protocol {
-            Protocol::All => 256,
-            Protocol::Number(number) => u64::from(number),
-        });
-        form.number(u64::from(rule.ports.is_some()));
-        let ports = rule.ports.as_deref().unwrap_or_default();
-        form.number(ports.len() as u64);
-        for (first, last) in ports {
-            form.number(u64::from(*first) << 16 | u64::from(*last));
-        }
+        form.protocol(rule.protocol);
+        form.ports(rule.ports.as_deref());
         let icmp = rule.icmp.map(|icmp| (u64::from(icmp.kind), icmp.code));
         form.number(icmp.map_or(256, |(kind, _)| kind));
         form.number(icmp.and_then(|(_, code)| code).map_or(256, u64::from));
@@ -94,16 +106,8 @@ pub(crate) fn of<'p>(
     }
     for guard in &policy.guard {
         form.text(guard.description.as_deref());
-        form.number(match guard.protocol {
-            Protocol::All => 256,
-            Protocol::Number(number) => u64::from(number),
-        });
-        form.number(u64::from(guard.ports.is_some()));
-        let ports = guard.ports.as_deref().unwrap_or_default();
-        form.number(ports.len() as u64);
-        for (first, last) in ports {
-            form.number(u64::from(*first) << 16 | u64::from(*last));
-        }
+        form.protocol(guard.protocol);
+        form.ports(guard.ports.as_deref());
         let remote = remotes
             .entry(Arc::as_ptr(&guard.remote))
             .or_insert_with(|| of_remote(&guard.remote));

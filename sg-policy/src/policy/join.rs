@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sg_common::flow::Timeout;
+use sg_common::flow::{TIMEOUTS, Timeout};
 
 use super::cover::{self, Cover};
 use super::digest;
@@ -14,8 +14,8 @@ use super::fields::{DESCRIPTION, NAME};
 use super::finding::{Finding, Lint, Location};
 use super::loading::Loading;
 use super::model::{
-    self, Action, AuditScope, Direction, Policy, Prefix, Protocol, Remote, Rule, TrailingDeny,
-    Written, identity_of,
+    self, Action, AuditScope, Direction, Guard, Policy, Prefix, Protocol, Remote, Rule,
+    TrailingDeny, Written, identity_of,
 };
 use super::rules::Draft;
 use super::set_name::is_set_name;
@@ -45,77 +45,96 @@ pub(crate) fn join(loading: &mut Loading, documents: Vec<(Source, Document)>) ->
     let log_no_match = agree(loading, &documents, "log-no-match", |d| {
         d.options.log_no_match.as_ref()
     });
-    let mut timeouts = Timeout::defaults();
-    for (index, (timeout, slot)) in Timeout::ALL.into_iter().zip(&mut timeouts).enumerate() {
-        let key = format!("timeouts: {}", timeout.name());
-        let given = agree(loading, &documents, &key, |d| {
-            d.options.timeouts.get(index).and_then(Option::as_ref)
-        });
-        *slot = given.unwrap_or(*slot);
-    }
+    let timeouts = timeouts(loading, &documents);
     let name = joined(documents.iter().map(|(_, d)| d.name.as_str()), "+", NAME);
-    let mut findings = Vec::new();
-    let mut groups = Vec::new();
-    let mut sets = Vec::new();
-    let mut descriptions = Vec::new();
-    let is_alone = documents.len() == 1;
-    let mut guard = Vec::new();
-    for (_, mut document) in documents {
-        guard.append(&mut document.guard);
-        findings.append(&mut document.findings);
-        sets.extend(document.groups.iter().map(|_| Arc::clone(&document.sets)));
-        match document.groups.as_mut_slice() {
-            // What a file says of its only group stays with the group where files are joined.
-            [one] if !is_alone && one.description.is_none() => {
-                one.description = document.description;
-            }
-            _ => descriptions.extend(document.description),
-        }
-        groups.append(&mut document.groups);
-    }
+    let mut parts = Parts::of(documents);
     let trailing_deny = trailing_deny.unwrap_or_default();
-    trailing(&mut groups, trailing_deny, &mut findings);
-    let mut numbers: HashMap<String, (u64, bool)> = HashMap::new();
-    for (number, group) in (0..).zip(&groups) {
-        numbers.insert(group.name.clone(), (number, group.is_named));
-    }
-    let kept = groups.iter().zip(sets).map(|(group, sets)| model::Group {
-        name: group.name.clone(),
-        is_named: group.is_named,
-        description: group.description.clone(),
-        sets,
-    });
-    let kept = kept.collect();
-    let rules = number(groups);
+    trailing(&mut parts.groups, trailing_deny, &mut parts.findings);
     let mut policy = Policy {
         name,
         digest: String::new(),
-        description: match descriptions.is_empty() {
-            true => None,
-            false => Some(joined(
-                descriptions.iter().map(String::as_str),
-                "; ",
-                DESCRIPTION,
-            )),
-        },
-        groups: kept,
+        description: parts.description(),
+        groups: parts.described_groups(),
         trailing_deny,
-        rules,
+        rules: number(parts.groups),
         essential: essential.unwrap_or(true),
         non_ip: non_ip.unwrap_or_default(),
         established: established.unwrap_or_default(),
         log_no_match: log_no_match.unwrap_or_default(),
         audit: AuditScope::Rules,
         timeouts,
-        guard,
+        guard: parts.guard,
         sources: loading.take_files(),
     };
-    policy.digest = digest::of(&policy, |group| match numbers.get(group) {
-        Some((number, true)) => (*number, Some(group)),
-        Some((number, false)) => (*number, None),
-        None => (0, None),
-    });
-    Joined { policy, findings }
+    policy.digest = digest::of(&policy);
+    Joined {
+        policy,
+        findings: parts.findings,
+    }
+}
+
+/// The timeouts that the files agree on, and the defaults of the others.
+fn timeouts(loading: &mut Loading, documents: &[(Source, Document)]) -> [u32; TIMEOUTS] {
+    let mut timeouts = Timeout::defaults();
+    for (index, (timeout, slot)) in Timeout::ALL.into_iter().zip(&mut timeouts).enumerate() {
+        let key = format!("timeouts: {}", timeout.name());
+        let given = agree(loading, documents, &key, |d| {
+            d.options.timeouts.get(index).and_then(Option::as_ref)
+        });
+        *slot = given.unwrap_or(*slot);
+    }
+    timeouts
+}
+
+/// What the files have, one behind the other.
+#[derive(Default)]
+struct Parts {
+    groups: Vec<Group>,
+    /// For each group those of its file.
+    sets: Vec<Arc<model::Sets>>,
+    descriptions: Vec<String>,
+    guard: Vec<Guard>,
+    findings: Vec<Finding>,
+}
+
+impl Parts {
+    fn of(documents: Vec<(Source, Document)>) -> Parts {
+        let is_alone = documents.len() == 1;
+        let mut parts = Parts::default();
+        for (_, mut document) in documents {
+            parts.guard.append(&mut document.guard);
+            parts.findings.append(&mut document.findings);
+            let sets = document.groups.iter().map(|_| Arc::clone(&document.sets));
+            parts.sets.extend(sets);
+            match document.groups.as_mut_slice() {
+                // What a file says of its only group stays with the group where files are joined.
+                [one] if !is_alone && one.description.is_none() => {
+                    one.description = document.description;
+                }
+                _ => parts.descriptions.extend(document.description),
+            }
+            parts.groups.append(&mut document.groups);
+        }
+        parts
+    }
+
+    fn description(&self) -> Option<String> {
+        let texts = self.descriptions.iter().map(String::as_str);
+        let is_given = !self.descriptions.is_empty();
+        is_given.then(|| joined(texts, "; ", DESCRIPTION))
+    }
+
+    /// The groups without their rules.
+    fn described_groups(&self) -> Vec<model::Group> {
+        let groups = self.groups.iter().zip(&self.sets);
+        let groups = groups.map(|(group, sets)| model::Group {
+            name: group.name.clone(),
+            is_named: group.is_named,
+            description: group.description.clone(),
+            sets: Arc::clone(sets),
+        });
+        groups.collect()
+    }
 }
 
 /// The texts behind each other, no longer than a text that a policy may have there.
