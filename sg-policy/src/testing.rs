@@ -85,102 +85,15 @@ pub fn policy_file(rng: &mut Rng, name: &str) -> String {
     if name == "a" {
         settings(rng, &mut text);
     }
-    let (seeds4, seeds6): (Vec<u32>, Vec<u128>) = (
-        (0..4).map(|_| rng.u32(..)).collect(),
-        (0..2)
+    let seeds = Seeds {
+        v4: (0..4).map(|_| rng.u32(..)).collect(),
+        v6: (0..2)
             .map(|_| 0x2001_0db8 << 96 | u128::from(rng.u64(..)))
             .collect(),
-    );
-    let address_sets = ["alpha", "beta", "gamma", "everyone"];
-    text.push_str("address-sets:\n");
-    for (index, set) in address_sets.into_iter().enumerate() {
-        let mut entries: Vec<String> = (0..rng.usize(..5))
-            .map(|_| {
-                let v6 = rng.bool();
-                format!("{:?}", remote(rng, v6, &seeds4, &seeds6))
-            })
-            .collect();
-        if set == "everyone" {
-            entries = vec!["0.0.0.0/1".to_owned(), "128.0.0.0/1".to_owned()];
-        } else if index > 0 && rng.bool() {
-            entries.push(address_sets[rng.usize(..index)].to_owned());
-        }
-        let _ = writeln!(text, "  {set}: [{}]", entries.join(", "));
-    }
-    let port_list = |rng: &mut Rng| match ports(rng).trim() {
-        "" => "0-65535".to_owned(),
-        list => list.to_owned(),
     };
-    let list = port_list(rng);
-    let _ = writeln!(
-        text,
-        "port-sets:\n  web: [80, 443]\n  some: [web, {list}]\n  closed: []"
-    );
-    let rules = |rng: &mut Rng, indent: &str| {
-        let mut text = String::new();
-        for (direction, side) in [("inbound", "from"), ("outbound", "to")] {
-            if rng.u8(..5) == 0 {
-                continue;
-            }
-            let _ = writeln!(text, "{indent}{direction}:");
-            for _ in 0..rng.usize(1..5) {
-                let v6 = rng.bool();
-                let literal = format!("{:?}", remote(rng, v6, &seeds4, &seeds6));
-                let set = address_sets[rng.usize(..address_sets.len())];
-                let (protocol, remote) = match rng.u8(..8) {
-                    0..=3 => {
-                        let protocol = rng.choice(["tcp", "udp", "sctp"]).unwrap_or("tcp");
-                        let list = match rng.u8(..4) {
-                            0 => String::new(),
-                            1 => ", ports: [some, 8080]".to_owned(),
-                            2 => format!(
-                                ", ports: {}",
-                                rng.choice(["web", "closed"]).unwrap_or("web")
-                            ),
-                            _ => format!(", ports: \"{}\"", port_list(rng)),
-                        };
-                        (format!("{protocol}{list}"), format!("[{literal}, {set}]"))
-                    }
-                    4 => {
-                        let kind = rng.u8(..20);
-                        let name = if v6 { "icmpv6" } else { "icmp" };
-                        (format!("{name}, icmp: {{type: {kind}, code: 1}}"), literal)
-                    }
-                    5 => ("gre".to_owned(), set.to_owned()),
-                    6 => ("112".to_owned(), literal),
-                    _ => ("all".to_owned(), set.to_owned()),
-                };
-                let action = if rng.bool() { "accept" } else { "drop" };
-                let mut more = String::new();
-                if rng.u8(..3) == 0 {
-                    more.push_str(", log: true");
-                }
-                if rng.u8(..3) == 0 {
-                    let _ = write!(more, ", name: {}", awkward(rng));
-                }
-                if rng.u8(..3) == 0 {
-                    let _ = write!(more, ", description: {}", awkward(rng));
-                }
-                let _ = writeln!(
-                    text,
-                    "{indent}  - {{protocol: {protocol}, {side}: {remote}, action: {action}{more}}}"
-                );
-            }
-            if rng.bool() {
-                let whole = rng
-                    .choice(["any", "0.0.0.0/0", "everyone"])
-                    .unwrap_or("any");
-                let log = if rng.bool() { ", log: true" } else { "" };
-                let _ = writeln!(
-                    text,
-                    "{indent}  - {{protocol: all, {side}: {whole}, action: drop{log}}}"
-                );
-            }
-        }
-        text
-    };
+    sets(rng, &seeds, &mut text);
     match rng.usize(..4) {
-        0 | 1 => text.push_str(&rules(rng, "")),
+        0 | 1 => text.push_str(&lists(rng, &seeds, "")),
         groups => {
             text.push_str("groups:\n");
             for group in 0..groups {
@@ -188,11 +101,123 @@ pub fn policy_file(rng: &mut Rng, name: &str) -> String {
                 if rng.bool() {
                     let _ = writeln!(text, "    description: {}", awkward(rng));
                 }
-                text.push_str(&rules(rng, "    "));
+                text.push_str(&lists(rng, &seeds, "    "));
             }
         }
     }
     text
+}
+
+/// The networks that most rules of a file are inside of.
+struct Seeds {
+    v4: Vec<u32>,
+    v6: Vec<u128>,
+}
+
+impl Seeds {
+    fn remote(&self, rng: &mut Rng, v6: bool) -> String {
+        format!("{:?}", remote(rng, v6, &self.v4, &self.v6))
+    }
+}
+
+/// The address sets that every file has.
+const SETS: [&str; 4] = ["alpha", "beta", "gamma", "everyone"];
+
+fn sets(rng: &mut Rng, seeds: &Seeds, text: &mut String) {
+    text.push_str("address-sets:\n");
+    for (index, set) in SETS.into_iter().enumerate() {
+        let mut entries: Vec<String> = (0..rng.usize(..5))
+            .map(|_| {
+                let v6 = rng.bool();
+                seeds.remote(rng, v6)
+            })
+            .collect();
+        if set == "everyone" {
+            entries = vec!["0.0.0.0/1".to_owned(), "128.0.0.0/1".to_owned()];
+        } else if index > 0 && rng.bool() {
+            entries.push(SETS[rng.usize(..index)].to_owned());
+        }
+        let _ = writeln!(text, "  {set}: [{}]", entries.join(", "));
+    }
+    let list = port_list(rng);
+    let _ = writeln!(
+        text,
+        "port-sets:\n  web: [80, 443]\n  some: [web, {list}]\n  closed: []"
+    );
+}
+
+fn port_list(rng: &mut Rng) -> String {
+    match ports(rng).trim() {
+        "" => "0-65535".to_owned(),
+        list => list.to_owned(),
+    }
+}
+
+/// The lists of rules of both directions; sometimes one is missing, or ends with a rule that drops
+/// the rest.
+fn lists(rng: &mut Rng, seeds: &Seeds, indent: &str) -> String {
+    let mut text = String::new();
+    for (direction, side) in [("inbound", "from"), ("outbound", "to")] {
+        if rng.u8(..5) == 0 {
+            continue;
+        }
+        let _ = writeln!(text, "{indent}{direction}:");
+        for _ in 0..rng.usize(1..5) {
+            let _ = writeln!(text, "{indent}  - {}", one_rule(rng, seeds, side));
+        }
+        if rng.bool() {
+            let whole = rng
+                .choice(["any", "0.0.0.0/0", "everyone"])
+                .unwrap_or("any");
+            let log = if rng.bool() { ", log: true" } else { "" };
+            let _ = writeln!(
+                text,
+                "{indent}  - {{protocol: all, {side}: {whole}, action: drop{log}}}"
+            );
+        }
+    }
+    text
+}
+
+fn one_rule(rng: &mut Rng, seeds: &Seeds, side: &str) -> String {
+    let v6 = rng.bool();
+    let literal = seeds.remote(rng, v6);
+    let set = SETS[rng.usize(..SETS.len())];
+    let (protocol, remote) = match rng.u8(..8) {
+        0..=3 => {
+            let protocol = rng.choice(["tcp", "udp", "sctp"]).unwrap_or("tcp");
+            let list = match rng.u8(..4) {
+                0 => String::new(),
+                1 => ", ports: [some, 8080]".to_owned(),
+                2 => format!(
+                    ", ports: {}",
+                    rng.choice(["web", "closed"]).unwrap_or("web")
+                ),
+                _ => format!(", ports: \"{}\"", port_list(rng)),
+            };
+            (format!("{protocol}{list}"), format!("[{literal}, {set}]"))
+        }
+        4 => {
+            let kind = rng.u8(..20);
+            let name = if v6 { "icmpv6" } else { "icmp" };
+            (format!("{name}, icmp: {{type: {kind}, code: 1}}"), literal)
+        }
+        5 => ("gre".to_owned(), set.to_owned()),
+        6 => ("112".to_owned(), literal),
+        _ => ("all".to_owned(), set.to_owned()),
+    };
+    let action = if rng.bool() { "accept" } else { "drop" };
+    let mut more = String::new();
+    if rng.u8(..3) == 0 {
+        more.push_str(", log: true");
+    }
+    if rng.u8(..3) == 0 {
+        let _ = write!(more, ", name: {}", awkward(rng));
+    }
+    if rng.u8(..3) == 0 {
+        let _ = write!(more, ", description: {}", awkward(rng));
+    }
+    format!("{{protocol: {protocol}, {side}: {remote}, action: {action}{more}}}")
 }
 
 fn settings(rng: &mut Rng, text: &mut String) {

@@ -71,78 +71,12 @@ fn finding(policy: &Policy, one: &Idle) -> Option<Finding> {
     let this = format!("`{}` {}", rule.title(), rule.action.name());
     let (finding, others) = match &one.why {
         Why::NeverMatches { covered_by } => {
-            let others: Vec<Option<u32>> = covered_by.iter().copied().map(Some).collect();
-            let covers = match covered_by.len() {
-                1 => "covers it",
-                _ => "together cover it",
-            };
-            let rules = names(policy, &others);
-            let message = format!("{this} can never match: {rules} {covers}");
-            let is_like = |by: &u32| {
-                let by = policy.rules.get(*by as usize);
-                by.is_some_and(|by| by.action == rule.action)
-            };
-            let that = match covered_by.len() {
-                1 => "that rule",
-                _ => "those rules",
-            };
-            let stands = match covered_by.len() {
-                1 => "that rule stands",
-                _ => "those rules stand",
-            };
-            let does_the_same = covered_by.iter().all(is_like);
-            let help = match (rule.action, does_the_same) {
-                (Action::Accept, true) => "it can be removed".to_owned(),
-                (Action::Drop | Action::Audit, true) => {
-                    format!("it changes nothing as long as {stands}")
-                }
-                (Action::Drop, false) => {
-                    format!("move it before {that}, so that it drops what it says")
-                }
-                (Action::Audit, false) => {
-                    "it watches nothing; the first rule that matches decides".to_owned()
-                }
-                (Action::Accept, false) => {
-                    "it lets nothing through; the first rule that matches decides".to_owned()
-                }
-            };
-            let severity = match does_the_same {
-                true => Severity::Note,
-                false => Severity::Warning,
-            };
-            let finding = Finding {
-                severity,
-                ..Finding::note(Lint::ShadowedRule, message).help(help)
-            };
-            (finding, others)
+            let others = covered_by.iter().copied().map(Some).collect();
+            (never_matches(policy, rule, &this, covered_by), others)
         }
         Why::ChangesNothing { instead } => {
-            let message = match &instead[..] {
-                [None] => format!(
-                    "{this} changes nothing: what it drops would match no rule without it, and be \
-                     dropped"
-                ),
-                [None, others @ ..] => {
-                    let rules = names(policy, others);
-                    format!(
-                        "{this} changes nothing: without it {rules} would drop the same, or no \
-                         rule would match, which drops too"
-                    )
-                }
-                others => {
-                    let rules = names(policy, others);
-                    let action = rule.action.name();
-                    format!("{this} changes nothing: without it {rules} would {action} the same")
-                }
-            };
-            let help = match &instead[..] {
-                [None] => "it can stay: it has a counter of its own, and says what is meant",
-                _ => "each such finding is about one rule alone: after removing it, check again",
-            };
-            (
-                Finding::note(Lint::RedundantRule, message).help(help),
-                instead.clone(),
-            )
+            let finding = changes_nothing(policy, rule, &this, instead);
+            (finding, instead.clone())
         }
     };
     let deciders = others.iter().flatten().filter_map(|other| {
@@ -154,6 +88,69 @@ fn finding(policy: &Policy, one: &Idle) -> Option<Finding> {
         witness: Some(Witness::from(&one.witness)),
         ..finding.at(&rule.source)
     })
+}
+
+fn never_matches(policy: &Policy, rule: &Rule, this: &str, covered_by: &[u32]) -> Finding {
+    let others: Vec<Option<u32>> = covered_by.iter().copied().map(Some).collect();
+    let rules = names(policy, &others);
+    let (covers, that, stands) = match covered_by.len() {
+        1 => ("covers it", "that rule", "stands"),
+        _ => ("together cover it", "those rules", "stand"),
+    };
+    let message = format!("{this} can never match: {rules} {covers}");
+    let is_like = |by: &u32| {
+        let by = policy.rules.get(*by as usize);
+        by.is_some_and(|by| by.action == rule.action)
+    };
+    let does_the_same = covered_by.iter().all(is_like);
+    let help = match (rule.action, does_the_same) {
+        (Action::Accept, true) => "it can be removed".to_owned(),
+        (Action::Drop | Action::Audit, true) => {
+            format!("it changes nothing as long as {that} {stands}")
+        }
+        (Action::Drop, false) => {
+            format!("move it before {that}, so that it drops what it says")
+        }
+        (Action::Audit, false) => {
+            "it watches nothing; the first rule that matches decides".to_owned()
+        }
+        (Action::Accept, false) => {
+            "it lets nothing through; the first rule that matches decides".to_owned()
+        }
+    };
+    let severity = match does_the_same {
+        true => Severity::Note,
+        false => Severity::Warning,
+    };
+    Finding {
+        severity,
+        ..Finding::note(Lint::ShadowedRule, message).help(help)
+    }
+}
+
+fn changes_nothing(policy: &Policy, rule: &Rule, this: &str, instead: &[Option<u32>]) -> Finding {
+    let message = match instead {
+        [None] => format!(
+            "{this} changes nothing: what it drops would match no rule without it, and be dropped"
+        ),
+        [None, others @ ..] => {
+            let rules = names(policy, others);
+            format!(
+                "{this} changes nothing: without it {rules} would drop the same, or no rule would \
+                 match, which drops too"
+            )
+        }
+        others => {
+            let rules = names(policy, others);
+            let action = rule.action.name();
+            format!("{this} changes nothing: without it {rules} would {action} the same")
+        }
+    };
+    let help = match instead {
+        [None] => "it can stay: it has a counter of its own, and says what is meant",
+        _ => "each such finding is about one rule alone: after removing it, check again",
+    };
+    Finding::note(Lint::RedundantRule, message).help(help)
 }
 
 /// A rule as findings name it.

@@ -10,7 +10,7 @@ use sg_common::verdict::{Direction, FIRST_RULE_SLOT};
 use sg_policy::analysis::{access, listed};
 use sg_policy::compile::{Placement, TableSizes};
 use sg_policy::compile_policy;
-use sg_policy::policy::{Finding, Lint, Loaded, NonIp, Severity};
+use sg_policy::policy::{Finding, Lint, Loaded, NonIp, Policy, Severity};
 use sg_userspace::kernel::KernelError;
 
 use super::context::{Context, Json};
@@ -87,94 +87,105 @@ struct PolicyHead {
     non_ip: NonIp,
 }
 
+impl PolicyHead {
+    fn of(policy: &Policy) -> PolicyHead {
+        PolicyHead {
+            name: policy.name.clone(),
+            digest: policy.digest.clone(),
+            rules: policy.rules.len(),
+            non_ip: policy.non_ip,
+        }
+    }
+}
+
+fn is_error(finding: &Finding) -> bool {
+    finding.severity == Severity::Error
+}
+
 impl Check {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
-        let format = match self.json.json {
-            true => Format::Json,
-            false => self.format,
-        };
-        if self.json.json && self.format == Format::Sarif {
-            let both = "--json and --format sarif are two formats: give one of them".to_owned();
-            return Err(Failure::usage::<Check>("check", both));
-        }
-        let json = format == Format::Json;
-        let sarif = format == Format::Sarif;
+        let format = self.format()?;
         let patience = Patience::with("reading and compiling the policy");
         let mut loaded = match self.policies.load() {
             Ok(loaded) => loaded,
-            Err(errors) if json => {
-                return not_valid(&context.out, None, Vec::new(), errors.findings());
+            Err(errors) => {
+                return self.refuse(format, &context.out, None, Vec::new(), errors.into());
             }
-            Err(errors) if sarif => {
-                self.sarif(&context.out, &errors.findings())?;
-                return Err(Failure::Told(1));
-            }
-            Err(errors) => return Err(errors.into()),
         };
         loaded.findings.extend(access::findings(&loaded.policy));
         self.promote(&mut loaded.findings);
-        let head = PolicyHead {
-            name: loaded.policy.name.clone(),
-            digest: loaded.policy.digest.clone(),
-            rules: loaded.policy.rules.len(),
-            non_ip: loaded.policy.non_ip,
-        };
+        let head = PolicyHead::of(&loaded.policy);
         // The sizes do not depend on the counter slots, so any will do.
-        let slots: Vec<u32> = (FIRST_RULE_SLOT..)
-            .take(loaded.policy.rules.len())
-            .collect();
+        let slots: Vec<u32> = (FIRST_RULE_SLOT..).take(head.rules).collect();
         let sizes = match compile_policy(&loaded.policy, &slots, self.memory.budget()) {
             Ok(compiled) => compiled.sizes(),
-            Err(error) if json => {
-                let errors = Failure::from(KernelError::from(error)).findings();
-                return not_valid(&context.out, Some(head), loaded.findings, errors);
+            Err(error) => {
+                let error = KernelError::from(error).into();
+                return self.refuse(format, &context.out, Some(head), loaded.findings, error);
             }
-            Err(error) if sarif => {
-                loaded
-                    .findings
-                    .extend(Failure::from(KernelError::from(error)).findings());
-                self.sarif(&context.out, &loaded.findings)?;
-                return Err(Failure::Told(1));
-            }
-            Err(error) => return Err(KernelError::from(error).into()),
         };
         drop(patience);
-        let errors = loaded
-            .findings
-            .iter()
-            .filter(|f| f.severity == Severity::Error);
-        let errors = errors.count();
-        if json {
-            let is_error = |finding: &Finding| finding.severity == Severity::Error;
-            let (errors, findings) = loaded.findings.into_iter().partition(is_error);
-            let errors: Vec<Finding> = errors;
-            context.out.json(&Report {
-                valid: errors.is_empty(),
-                policy: Some(head),
-                tables: Some(sizes),
-                findings,
-                errors,
-            })?;
-        } else if sarif {
-            self.sarif(&context.out, &loaded.findings)?;
-        } else {
-            let mut out = text(&context.out, &loaded, sizes);
-            if errors > 0 {
-                let is_promoted = loaded
-                    .findings
-                    .iter()
-                    .any(|f| f.severity == Severity::Error && f.code != access::CODE);
-                let by = match is_promoted {
-                    true => " by --strict or --deny",
-                    false => "",
-                };
-                let _ = writeln!(out, "\n{}{by}", count(errors, "error"));
+        self.report(format, &context.out, head, loaded, sizes)
+    }
+
+    fn format(&self) -> Result<Format, Failure> {
+        match (self.json.json, self.format) {
+            (true, Format::Sarif) => {
+                let both = "--json and --format sarif are two formats: give one of them";
+                Err(Failure::usage::<Check>("check", both))
             }
-            context.out.say(&out)?;
+            (true, _) => Ok(Format::Json),
+            (false, format) => Ok(format),
         }
-        match errors {
-            0 => Ok(()),
-            _ => Err(Failure::Told(1)),
+    }
+
+    /// Says that the policy is not valid, and what was found before that was seen.
+    fn refuse(
+        &self,
+        format: Format,
+        screen: &Screen,
+        policy: Option<PolicyHead>,
+        mut findings: Vec<Finding>,
+        failure: Failure,
+    ) -> Result<(), Failure> {
+        match format {
+            Format::Text => Err(failure),
+            Format::Json => not_valid(screen, policy, findings, failure.findings()),
+            Format::Sarif => {
+                findings.extend(failure.findings());
+                self.sarif(screen, &findings)?;
+                Err(Failure::Told(1))
+            }
+        }
+    }
+
+    /// Says what the policy is. It may still be refused for what was found.
+    fn report(
+        &self,
+        format: Format,
+        screen: &Screen,
+        head: PolicyHead,
+        loaded: Loaded,
+        sizes: TableSizes,
+    ) -> Result<(), Failure> {
+        let is_refused = loaded.findings.iter().any(is_error);
+        match format {
+            Format::Text => screen.say(&text(screen, &loaded, sizes))?,
+            Format::Sarif => self.sarif(screen, &loaded.findings)?,
+            Format::Json => {
+                let (errors, findings) = loaded.findings.into_iter().partition(is_error);
+                screen.json(&Report {
+                    valid: !is_refused,
+                    policy: Some(head),
+                    tables: Some(sizes),
+                    findings,
+                    errors,
+                })?;
+            }
+        }
+        match is_refused {
+            true => Err(Failure::Told(1)),
+            false => Ok(()),
         }
     }
 
@@ -230,11 +241,7 @@ fn text(screen: &Screen, loaded: &Loaded, sizes: TableSizes) -> String {
     let _ = writeln!(
         out,
         "{} {}  {}",
-        match loaded
-            .findings
-            .iter()
-            .any(|f| f.severity == Severity::Error)
-        {
+        match loaded.findings.iter().any(is_error) {
             false => screen.paint(Paint::Green, "valid"),
             true => screen.paint(Paint::Red, "refused"),
         },
@@ -278,6 +285,15 @@ fn text(screen: &Screen, loaded: &Loaded, sizes: TableSizes) -> String {
     }
     for finding in listed(&loaded.findings) {
         out.push_str(&finding_text(screen, &finding));
+    }
+    let errors = loaded.findings.iter().filter(|finding| is_error(finding));
+    let errors: Vec<&Finding> = errors.collect();
+    if !errors.is_empty() {
+        let by = match errors.iter().any(|error| error.code != access::CODE) {
+            true => " by --strict or --deny",
+            false => "",
+        };
+        let _ = writeln!(out, "\n{}{by}", count(errors.len(), "error"));
     }
     out
 }

@@ -1,7 +1,7 @@
 //! `sgctl lab`: sends real traffic in temporary network namespaces and compares it with the policy.
 //! Prints the report of [`crate::lab`] as tables or as JSON.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::io::{self, Write as _};
 
 use crate::lab::{self, AnswerBy, Attempt, Options, Protocol, Report};
@@ -254,68 +254,97 @@ fn attempts(out: &mut String, attempts: &[Attempt], paint: Paint) {
 }
 
 fn counters(out: &mut String, report: &Report, paint: Paint) {
-    /// The terminal width that bytes and replies need.
-    const WIDE: usize = 76;
-    let counters = &report.counters;
-    let is_wide = paint.width.is_none_or(|width| width >= WIDE);
-    let count = if is_wide { 7 } else { 5 };
-    let line = |out: &mut String,
-                direction: Direction,
-                number: &str,
-                action: Action,
-                rest: [u64; 3],
-                name: &str| {
-        let [packets, bytes, replies] = rest;
-        let replies = if replies == 0 {
-            String::new()
-        } else {
-            replies.to_string()
-        };
-        let more = match is_wide {
-            true => format!(" {bytes:>8} {replies:>7}"),
-            false => String::new(),
-        };
-        let text =
-            format!("  {direction:8} {number:>2}  {action:6} {packets:>count$}{more}  {name}");
-        let text = clip(&text, paint.width);
-        let is_idle = packets == 0 && replies.is_empty();
-        let _ = writeln!(out, "{}", if is_idle { paint.quiet(&text) } else { text });
-    };
-    let more = match is_wide {
-        true => format!(" {:>8} {:>7}", "bytes", "replies"),
-        false => String::new(),
-    };
-    let head = format!(
-        "  {:8} {:>2}  {:6} {:>count$}{more}  {}",
-        "",
-        "#",
-        "",
-        if is_wide { "packets" } else { "count" },
-        "rule or reason"
-    );
-    let _ = writeln!(out, "\n{}\n{}", paint.title("Counters"), paint.quiet(&head));
+    let table = Counted::on(paint);
+    let title = paint.title("Counters");
+    let _ = writeln!(out, "\n{title}\n{}", paint.quiet(&table.head()));
     for direction in Direction::BOTH {
-        for r in counters.rules.iter().filter(|r| r.direction == direction) {
+        let of_rules = report.counters.rules.iter();
+        for r in of_rules.filter(|r| r.direction == direction) {
             let number = r.position.map(|p| p.to_string()).unwrap_or_default();
             let counts = [r.packets, r.bytes, r.reply_packets];
             let title = titled(r.name.as_deref(), &r.summary);
-            line(out, direction, &number, r.action, counts, &title);
+            out.push_str(&table.row(direction, &number, r.action, counts, &title));
         }
-        let reasons = counters.reasons.iter();
+        let reasons = report.counters.reasons.iter();
         for r in reasons.filter(|r| r.direction == direction && r.packets > 0) {
-            line(
-                out,
-                direction,
-                "",
-                r.action,
-                [r.packets, r.bytes, 0],
-                r.reason.name(),
-            );
+            let counts = [r.packets, r.bytes, 0];
+            out.push_str(&table.row(direction, "", r.action, counts, r.reason.name()));
         }
     }
-    if !is_wide {
+    if !table.is_wide {
         let _ = writeln!(out, "  {}", paint.quiet("no room for bytes, replies"));
     }
+    totals(out, report);
+}
+
+/// The table of counters, which leaves bytes and replies out where they have no room.
+struct Counted {
+    paint: Paint,
+    is_wide: bool,
+    /// The width of the number of packets.
+    packets: usize,
+}
+
+impl Counted {
+    fn on(paint: Paint) -> Counted {
+        /// The terminal width that bytes and replies need.
+        const WIDE: usize = 76;
+        let is_wide = paint.width.is_none_or(|width| width >= WIDE);
+        Counted {
+            paint,
+            is_wide,
+            packets: if is_wide { 7 } else { 5 },
+        }
+    }
+
+    fn head(&self) -> String {
+        let (width, more) = (self.packets, self.more("bytes", "replies"));
+        let packets = if self.is_wide { "packets" } else { "count" };
+        let empty = "";
+        format!(
+            "  {empty:8} {:>2}  {empty:6} {packets:>width$}{more}  rule or reason",
+            "#"
+        )
+    }
+
+    fn row(
+        &self,
+        direction: Direction,
+        number: &str,
+        action: Action,
+        counts: [u64; 3],
+        name: &str,
+    ) -> String {
+        let [packets, bytes, replies] = counts;
+        let replies = match replies {
+            0 => String::new(),
+            replies => replies.to_string(),
+        };
+        let (width, more) = (self.packets, self.more(bytes, &replies));
+        let text =
+            format!("  {direction:8} {number:>2}  {action:6} {packets:>width$}{more}  {name}");
+        let text = clip(&text, self.paint.width);
+        let is_idle = packets == 0 && replies.is_empty();
+        let text = if is_idle {
+            self.paint.quiet(&text)
+        } else {
+            text
+        };
+        text + "\n"
+    }
+
+    /// The columns that need a wide terminal.
+    fn more(&self, bytes: impl Display, replies: &str) -> String {
+        match self.is_wide {
+            true => format!(" {bytes:>8} {replies:>7}"),
+            false => String::new(),
+        }
+    }
+}
+
+/// What was accepted and dropped in each direction, and what the interface itself has counted.
+fn totals(out: &mut String, report: &Report) {
+    let counters = &report.counters;
     for total in &counters.totals {
         let mut interface = report.interface.iter();
         let nic = interface.find(|c| c.direction == total.direction);

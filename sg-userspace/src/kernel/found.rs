@@ -76,10 +76,6 @@ pub(super) fn attachment_of(
         let pins = &one.start.replaced()?.inspection.pins;
         Some((one.name.clone(), pins.clone()))
     };
-    let is_named = |pins: &InterfacePins| {
-        let mut inspections = found.iter().filter_map(|one| one.start.inspection());
-        inspections.any(|inspection| inspection.pins == *pins)
-    };
     let attached: Vec<(String, InterfacePins)> = found.iter().filter_map(of).collect();
     let Some((name, pins)) = attached.first() else {
         return Ok(tree.free_attachment(cookie));
@@ -95,6 +91,21 @@ pub(super) fn attachment_of(
             ),
         });
     }
+    all_are_named(found, name, pins)?;
+    Ok(match pins.netns_cookie == cookie {
+        true => pins.attachment,
+        // The interface was moved here, and its attachment comes along with a new number.
+        false => tree.free_attachment(cookie),
+    })
+}
+
+/// Refuses to apply to some interfaces of an attachment and not to the others. `name` is one that is
+/// named, whose pins are `pins`.
+fn all_are_named(found: &[Found], name: &str, pins: &InterfacePins) -> Result<(), KernelError> {
+    let is_named = |pins: &InterfacePins| {
+        let mut inspections = found.iter().filter_map(|one| one.start.inspection());
+        inspections.any(|inspection| inspection.pins == *pins)
+    };
     let mut left_out = Vec::new();
     let mut elsewhere = None;
     for other in pins.of_attachment()? {
@@ -107,47 +118,37 @@ pub(super) fn attachment_of(
         // attempt.
         if !matches!(it.place, Place::Gone) && (state.is_some() || it.is_attached()) {
             let name = state.map_or_else(|| format!("#{}", other.ifindex), |s| s.interface);
-            if let Place::There(at) | Place::Moved(at) = &it.place
-                && at.netns().is_some()
-            {
+            if it.at().is_some_and(|at| at.netns().is_some()) {
                 elsewhere = Some(name.clone());
             }
             left_out.push(name);
         }
     }
-    if !left_out.is_empty() {
-        let named: Vec<&str> = found.iter().map(|one| one.name.as_str()).collect();
-        let all = named
-            .iter()
-            .copied()
-            .chain(left_out.iter().map(String::as_str));
-        let all: Vec<String> = all.map(|name| format!("--iface {name}")).collect();
-        return Err(KernelError::Fixed {
-            what: format!("applying to {} alone", named.join(" and ")),
-            reason: format!(
-                "{} is under the same policy and shares its flows with {}",
-                left_out.join(", "),
-                name
+    let Some(other) = left_out.first() else {
+        return Ok(());
+    };
+    let named: Vec<&str> = found.iter().map(|one| one.name.as_str()).collect();
+    let others = left_out.iter().map(String::as_str);
+    let all = named.iter().copied().chain(others);
+    let all: Vec<String> = all.map(|name| format!("--iface {name}")).collect();
+    Err(KernelError::Fixed {
+        what: format!("applying to {} alone", named.join(" and ")),
+        reason: format!(
+            "{} is under the same policy and shares its flows with {name}",
+            left_out.join(", "),
+        ),
+        help: match elsewhere {
+            Some(other) => format!(
+                "{other} is in another network namespace, which an apply from here cannot reach: \
+                 take it out of the attachment first with `sgctl detach --iface {other}`, which ends \
+                 enforcement there"
             ),
-            help: match elsewhere {
-                Some(other) => format!(
-                    "{other} is in another network namespace, which an apply from here cannot reach: \
-                     take it out of the attachment first with `sgctl detach --iface {other}`, which ends \
-                     enforcement there"
-                ),
-                None => format!(
-                    "name all of them (`{}`); or take one out of it first with `sgctl detach --iface {}`, \
-                     which ends enforcement there",
-                    all.join(" "),
-                    left_out.first().map_or("IF", String::as_str)
-                ),
-            },
-        });
-    }
-    Ok(match pins.netns_cookie == cookie {
-        true => pins.attachment,
-        // The interface was moved here, and its attachment comes along with a new number.
-        false => tree.free_attachment(cookie),
+            None => format!(
+                "name all of them (`{}`); or take one out of it first with `sgctl detach --iface {other}`, \
+                 which ends enforcement there",
+                all.join(" "),
+            ),
+        },
     })
 }
 

@@ -166,13 +166,7 @@ pub(super) fn assign(
     in_use: &dyn SlotUse,
 ) -> Result<Assignment, KernelError> {
     let watch = pairs.as_ref().map(|pairs| pairs.watch);
-    let mut places = Places::default();
-    let rules = policy.rules.iter().map(|rule| SlotOwner {
-        location: Some(places.of(&rule.source)),
-        ..SlotOwner::of(rule)
-    });
-    let pairs = pairs.into_iter().flat_map(|pairs| pairs.owners);
-    let wanted: Vec<SlotOwner> = rules.chain(pairs).collect();
+    let wanted = wanted(policy, pairs);
     let mut known: HashMap<Key<'_>, &SlotOwner> = HashMap::new();
     let mut retired_before = HashSet::new();
     if let Some(state) = previous {
@@ -200,51 +194,23 @@ pub(super) fn assign(
         false => Vec::new(),
     };
     let counted = |slot: u32| counted.get(slot as usize).copied().unwrap_or_default();
-    let mut lost = Vec::new();
-    for owner in gone {
-        match &named {
-            Some(named) if !named.contains(&owner.slot) => {
-                let counts = owner.counts(counted(owner.slot));
-                lost.push((owner, counts));
-            }
-            _ => retired.push(owner),
-        }
-    }
+    let is_named = |owner: &SlotOwner| {
+        let named = named.as_ref();
+        named.is_none_or(|named| named.contains(&owner.slot))
+    };
+    let (named, lost): (Vec<SlotOwner>, Vec<SlotOwner>) = gone.into_iter().partition(is_named);
+    retired.extend(named);
     retired.sort_by_key(|owner| owner.slot);
+    let lost = lost.into_iter().map(|owner| {
+        let counts = owner.counts(counted(owner.slot));
+        (owner, counts)
+    });
+    let lost = lost.collect();
 
     let mut taken: BTreeSet<u32> = kept.iter().flatten().map(|owner| owner.slot).collect();
     taken.extend(retired.iter().map(|owner| owner.slot));
-    let free = |capacity: u32| {
-        (capacity.saturating_sub(FIRST_RULE_SLOT) as usize).saturating_sub(taken.len())
-    };
-    // A policy without rules needs a map as well, for the reasons.
-    let mut capacity = capacity;
-    while capacity == 0 || missing > free(capacity) {
-        capacity = (capacity * 2).max(MIN_CAPACITY);
-    }
-
-    let mut next = FIRST_RULE_SLOT;
-    let mut place = |kept: Option<&SlotOwner>| match kept {
-        Some(owner) => (owner.slot, owner.base, owner.more),
-        None => {
-            while taken.contains(&next) {
-                next += 1;
-            }
-            taken.insert(next);
-            // The owner before may have left counts in the slot.
-            (next, counted(next), SlotCounters::default())
-        }
-    };
-    let places: Vec<(u32, SlotCounters, SlotCounters)> = kept.into_iter().map(&mut place).collect();
-    let placed = wanted.into_iter().zip(places);
-    let mut rules: Vec<SlotOwner> = placed
-        .map(|(owner, (slot, base, more))| SlotOwner {
-            slot,
-            base,
-            more,
-            ..owner
-        })
-        .collect();
+    let capacity = enlarged(capacity, taken.len(), missing);
+    let mut rules = placed(wanted, kept, taken, counted);
     let pairs = rules.split_off(policy.rules.len());
     let mut assignment = Assignment {
         rules,
@@ -257,6 +223,61 @@ pub(super) fn assign(
     };
     assignment.forget(lost);
     Ok(assignment)
+}
+
+/// The owners that the policy and the pairs need, without their slots.
+fn wanted(policy: &Policy, pairs: Option<PairsOf>) -> Vec<SlotOwner> {
+    let mut places = Places::default();
+    let rules = policy.rules.iter().map(|rule| SlotOwner {
+        location: Some(places.of(&rule.source)),
+        ..SlotOwner::of(rule)
+    });
+    let pairs = pairs.into_iter().flat_map(|pairs| pairs.owners);
+    rules.chain(pairs).collect()
+}
+
+/// The capacity of a map that has room for so many more slots than are taken.
+fn enlarged(mut capacity: u32, taken: usize, more: usize) -> u32 {
+    let free = |capacity: u32| {
+        let for_rules = capacity.saturating_sub(FIRST_RULE_SLOT) as usize;
+        for_rules.saturating_sub(taken)
+    };
+    // A policy without rules needs a map as well, for the reasons.
+    while capacity == 0 || more > free(capacity) {
+        capacity = (capacity * 2).max(MIN_CAPACITY);
+    }
+    capacity
+}
+
+/// The wanted owners with their slots: each has the one that it had, or the first that is free.
+fn placed(
+    wanted: Vec<SlotOwner>,
+    had: Vec<Option<&SlotOwner>>,
+    mut taken: BTreeSet<u32>,
+    counted: impl Fn(u32) -> SlotCounters,
+) -> Vec<SlotOwner> {
+    let mut next = FIRST_RULE_SLOT;
+    let mut place = |had: Option<&SlotOwner>| match had {
+        Some(owner) => (owner.slot, owner.base, owner.more),
+        None => {
+            while taken.contains(&next) {
+                next += 1;
+            }
+            taken.insert(next);
+            // The owner before may have left counts in the slot.
+            (next, counted(next), SlotCounters::default())
+        }
+    };
+    let placed = wanted.into_iter().zip(had).map(|(owner, had)| {
+        let (slot, base, more) = place(had);
+        SlotOwner {
+            slot,
+            base,
+            more,
+            ..owner
+        }
+    });
+    placed.collect()
 }
 
 /// The names of files, as whoever reads the record from another directory finds them.

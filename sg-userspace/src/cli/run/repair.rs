@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use sg_userspace::kernel::Fault;
 
 use super::change::Change;
 use super::reload::Reloader;
@@ -22,52 +23,18 @@ impl Session<'_> {
         if self.present().next().is_none() || self.theirs.is_some() {
             return Ok(());
         }
-        let (mut faults, mut damaged) = (Vec::new(), Vec::new());
-        for one in self.present() {
-            // An error in reading the state is reported with the counters.
-            let Ok(status) = self.attached(&one.name).and_then(|it| it.status()) else {
-                return Ok(());
-            };
-            if !status.faults.is_empty() {
-                damaged.push(one.name.clone());
-                faults.extend(status.faults);
-            }
-        }
-        let Some(first) = damaged.first().cloned() else {
-            if let Some(damage) = self.damage.take().filter(|it| it.is_told) {
-                let line = format!(
-                    "{}: what was wrong with the hooks is right again",
-                    self.names()
-                );
-                let details = json!({"was": damage.text});
-                self.log.event(Change::Recovered, &line, details);
-            }
+        // An error in reading the state is reported with the counters.
+        let Some(wrong) = self.wrong_with_hooks() else {
             return Ok(());
         };
-        let messages = faults.iter().map(|fault| fault.message.as_str());
-        let text = messages.collect::<Vec<_>>().join("; ");
-        let damaged = damaged.join(", ");
-        let damage = match &mut self.damage {
-            Some(damage) if damage.text == text => damage,
-            _ => {
-                let is_told = self.damage.as_ref().is_some_and(|it| it.is_told);
-                self.damage = Some(Damage {
-                    text,
-                    since: Instant::now(),
-                    tried: None,
-                    is_told,
-                });
-                return Ok(());
-            }
-        };
-        let is_new = damage.tried.is_none();
-        let is_due = match damage.tried {
-            None => damage.since.elapsed() >= IS_DAMAGED_AFTER,
-            Some(at) => at.elapsed() >= REPAIR_AGAIN,
-        };
-        if !is_due {
+        let Some(first) = wrong.interfaces.first() else {
+            self.recovered();
             return Ok(());
-        }
+        };
+        let text = wrong.text();
+        let Some(is_new) = self.is_due(&text) else {
+            return Ok(());
+        };
         // Another process may have applied a policy by now.
         self.look_at_pins()?;
         if self.theirs.is_some() {
@@ -78,10 +45,60 @@ impl Session<'_> {
             damage.is_told = true;
         }
         if is_new {
-            let line = format!("{damaged} is not enforcing: {text}");
-            let details = json!({"faults": faults});
-            self.log.event_on(&first, Change::Damaged, &line, details);
+            let line = format!("{} is not enforcing: {text}", wrong.interfaces.join(", "));
+            let details = json!({"faults": wrong.faults});
+            self.log.event_on(first, Change::Damaged, &line, details);
         }
+        self.repair(reloader, is_new);
+        Ok(())
+    }
+
+    /// The faults of all interfaces. `None` if they cannot be read.
+    fn wrong_with_hooks(&self) -> Option<Wrong> {
+        let mut wrong = Wrong::default();
+        for one in self.present() {
+            let status = self.attached(&one.name).and_then(|it| it.status()).ok()?;
+            if !status.faults.is_empty() {
+                wrong.interfaces.push(one.name.clone());
+                wrong.faults.extend(status.faults);
+            }
+        }
+        Some(wrong)
+    }
+
+    /// Says that the hooks are whole again, if it was said that they are not.
+    fn recovered(&mut self) {
+        if let Some(damage) = self.damage.take().filter(|it| it.is_told) {
+            let line = format!(
+                "{}: what was wrong with the hooks is right again",
+                self.names()
+            );
+            let details = json!({"was": damage.text});
+            self.log.event(Change::Recovered, &line, details);
+        }
+    }
+
+    /// Whether a repair is due of what is wrong: not before it has lasted, and not again at once.
+    /// `Some(true)` if it is the first one.
+    fn is_due(&mut self, text: &str) -> Option<bool> {
+        let Some(damage) = self.damage.as_ref().filter(|it| it.text == text) else {
+            self.damage = Some(Damage {
+                text: text.to_owned(),
+                since: Instant::now(),
+                tried: None,
+                is_told: self.damage.as_ref().is_some_and(|it| it.is_told),
+            });
+            return None;
+        };
+        let is_due = match damage.tried {
+            None => damage.since.elapsed() >= IS_DAMAGED_AFTER,
+            Some(at) => at.elapsed() >= REPAIR_AGAIN,
+        };
+        is_due.then_some(damage.tried.is_none())
+    }
+
+    /// Puts the policy of this process in force again. That this fails is said the first time.
+    fn repair(&mut self, reloader: &mut Reloader, is_new: bool) {
         self.settle(reloader);
         reloader.set_interfaces(self.present().map(|one| one.name.clone()).collect());
         match reloader.repair(self.on_trial.is_some()) {
@@ -102,6 +119,20 @@ impl Session<'_> {
                 }
             }
         }
-        Ok(())
+    }
+}
+
+/// What is wrong with the hooks.
+#[derive(Default)]
+struct Wrong {
+    /// The interfaces that have faults.
+    interfaces: Vec<String>,
+    faults: Vec<Fault>,
+}
+
+impl Wrong {
+    fn text(&self) -> String {
+        let messages = self.faults.iter().map(|fault| fault.message.as_str());
+        messages.collect::<Vec<_>>().join("; ")
     }
 }
