@@ -193,6 +193,18 @@ impl Held {
             before,
             anew: None,
         };
+        self.load_anew(&mut step, in_force.as_ref(), epoch)?;
+        Ok(Some(step))
+    }
+
+    /// Loads the programs again where those that were kept could not judge the flows of now.
+    fn load_anew(
+        &self,
+        step: &mut Return<'_>,
+        in_force: Option<&Generation>,
+        epoch: u32,
+    ) -> Result<(), KernelError> {
+        let pins = step.pins;
         let mut told = Generation::recorded(&self.state);
         let is_later = step.current.epoch != self.state.epoch;
         let has_later = || step.current.opens_flows || has_later_flow(pins, self.state.epoch);
@@ -204,14 +216,14 @@ impl Held {
                 told.established = Established::Revalidate;
             }
         }
-        let is_cut = !told.may_have_cut && may_have_cut(pins, in_force.as_ref(), &told);
+        let is_cut = !told.may_have_cut && may_have_cut(pins, in_force, &told);
         if is_cut {
             (told.has_flows, told.may_have_cut) = (true, true);
         }
         if is_new_epoch || is_cut {
             step.anew = Some(again::load(&self.generation, &told, &mut step.state, pins)?);
         }
-        Ok(Some(step))
+        Ok(())
     }
 
     /// Attaches it to the new interface with the name of the old one, whose pins are `from`.

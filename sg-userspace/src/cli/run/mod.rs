@@ -182,6 +182,15 @@ impl Run {
         })
     }
 
+    /// The server of metrics, and why there is none where one was asked for: a service has to
+    /// enforce, also at a boot where it cannot listen.
+    fn server_or_not(&self) -> Result<(Option<Server>, Option<Failure>), Failure> {
+        match self.server() {
+            Err(failure @ Failure::Io { .. }) if self.wait => Ok((None, Some(failure))),
+            server => Ok((server?, None)),
+        }
+    }
+
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let usual = if context.out.terminal { 1 } else { 10 };
         let interval = self.interval.unwrap_or(Duration::from_secs(usual));
@@ -205,11 +214,7 @@ impl Run {
         let mut options = self.options(context, &expected)?;
         options.held = appeared.held();
         let names = options.interfaces.clone();
-        let (mut server, unserved) = match self.server() {
-            // A service has to enforce, also at a boot where it cannot listen.
-            Err(failure @ Failure::Io { .. }) if self.wait => (None, Some(failure)),
-            server => (server?, None),
-        };
+        let (mut server, unserved) = self.server_or_not()?;
         let take = |name: &String| RunLock::take(&context.bpffs, name);
         let locks: Vec<RunLock> = names.iter().map(take).collect::<Result<_, _>>()?;
         let mounted = locks.iter().find_map(|lock| lock.mounted.clone());
@@ -228,12 +233,7 @@ impl Run {
         let started = Reloader::start(self.policies.clone(), self.attach.trust, options, targets);
         appeared.release();
         let attempted: Vec<Attempted> = match &started {
-            Ok((_, begun)) => begun
-                .reloaded
-                .applied
-                .interfaces()
-                .map(|it| it.state.attempted())
-                .collect(),
+            Ok((_, begun)) => begun.attempted(),
             Err(failure) => failure.attempted().to_vec(),
         };
         let Some(timeouts) = attempted.first().map(|first| first.timeouts) else {
@@ -244,7 +244,7 @@ impl Run {
         let begun = started.as_ref().ok().map(|(_, begun)| begun);
         let on_trial = begun.and_then(|begun| OwnTrial::of(&begun.reloaded.applied));
         let kept = begun.and_then(|begun| match on_trial {
-            None => Some(begun.reloaded.applied.first.state.policy.generation),
+            None => Some(begun.generation()),
             Some(_) => begun.goes_on,
         });
         let mut session = Session {
@@ -289,12 +289,7 @@ impl Run {
             Ok(reloader) => self.look_after(&mut session, &mut events, reloader),
             Err(failure) => Err(session.give_up(failure)),
         };
-        // The log also writes standard error, whose reader may stall.
-        let ended = ended.map_err(|failure| {
-            session.log.failure(&failure);
-            Failure::Told(failure.exit_code())
-        });
-        session.log.finish();
+        let ended = session.finish(ended);
         drop((locks, server));
         ended
     }
@@ -359,6 +354,17 @@ impl Session<'_> {
         self.log
             .event(Change::Metrics, &line, json!({"address": address}));
         Ok(())
+    }
+
+    /// Says why it ends, if it fails, and writes what the log still has.
+    fn finish(mut self, ended: Result<(), Failure>) -> Result<(), Failure> {
+        // The log also writes standard error, whose reader may stall.
+        let ended = ended.map_err(|failure| {
+            self.log.failure(&failure);
+            Failure::Told(failure.exit_code())
+        });
+        self.log.finish();
+        ended
     }
 
     /// Says that metrics are not served, while the policy is enforced.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use sg_policy::policy::{Finding, Loaded, Policy, PolicyErrors};
+use sg_userspace::kernel::attempted::Attempted;
 use sg_userspace::kernel::history::Entry;
 use sg_userspace::kernel::impact::Impact;
 use sg_userspace::kernel::{self, Applied, ApplyOptions};
@@ -88,6 +89,17 @@ pub(super) struct Begun {
     /// The policy of the files, if it was undone here and is not tried again. Then what is in
     /// force goes on.
     pub(super) not_tried: Option<Entry>,
+}
+
+impl Begun {
+    pub(super) fn attempted(&self) -> Vec<Attempted> {
+        let interfaces = self.reloaded.applied.interfaces();
+        interfaces.map(|it| it.state.attempted()).collect()
+    }
+
+    pub(super) fn generation(&self) -> u32 {
+        self.reloaded.applied.first.state.policy.generation
+    }
 }
 
 pub(super) enum Outcome {
@@ -248,7 +260,7 @@ impl Reloader {
             return self.wait(forced, file);
         }
         self.waiting = None;
-        let mut loaded = match read {
+        let loaded = match read {
             Ok((loaded, files, stamp)) => {
                 (self.files, self.stamp) = (files, stamp);
                 loaded
@@ -268,6 +280,12 @@ impl Reloader {
                 false => Outcome::Nothing,
             };
         }
+        self.replace(loaded, why, is_new)
+    }
+
+    /// Puts a policy in force in the place of the one that is. That it cannot be is said once, and
+    /// again if `is_new`.
+    fn replace(&mut self, mut loaded: Loaded, why: String, is_new: bool) -> Outcome {
         let deciding = Some(&*self.policy.digest);
         let proposal = Proposal::read(&self.policies, &loaded.policy, &self.options);
         loaded.findings.extend(proposal.breaches.watched());
