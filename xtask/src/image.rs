@@ -22,7 +22,7 @@ use crate::{
 use layout::{File, Image};
 
 /// The test that runs a pod, of `sg-userspace --test cli`.
-const TEST: &str = "kubernetes::a_pod_enforces_follows_its_config_map_and_leaves_enforcement";
+const TEST: &str = "pod::a_pod_enforces_follows_its_config_map_and_leaves_enforcement";
 
 /// Where that test finds the root of an image.
 const ROOT: &str = "SG_IMAGE_ROOT";

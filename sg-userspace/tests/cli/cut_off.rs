@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use sg_testbed::wait_for;
 
 use super::confirm::MISTAKE;
-use super::guard::Ssh;
 use super::run::in_force;
+use super::ssh::Ssh;
 use super::world::{APPLY, World, file};
 
 const PATIENCE: Duration = Duration::from_secs(60);

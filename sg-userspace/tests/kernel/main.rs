@@ -32,6 +32,7 @@ mod kill;
 mod layouts;
 mod node_types;
 mod packets;
+mod parsing;
 mod probe;
 mod reference;
 mod refusals;

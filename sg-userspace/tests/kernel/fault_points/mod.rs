@@ -11,6 +11,9 @@
 //! evenly ([`Scenario::share`]). After each fault one of the two next commands is tried, in turns.
 //! `cargo xtask test --faults` tries all.
 
+mod said;
+mod scenario;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
@@ -26,124 +29,15 @@ use nix::unistd::Pid;
 use sg_policy::policy::rules_from_lines;
 use sg_testbed::objects::{Kind as ObjectKind, Object, Objects};
 use sg_userspace::kernel::{
-    ApplyOptions, CandidateOption, EgressHook, apply, detach, history, interfaces, tidy_up,
+    ApplyOptions, CandidateOption, EgressHook, apply, detach, interfaces, tidy_up,
 };
 use sg_userspace::observe::attached::{Scope, attached};
-use sg_userspace::observe::candidate::candidate;
 use sg_userspace::observe::status::Health;
 
+use self::scenario::Scenario;
 use crate::probe::{A, B, Probe, Seen};
 use crate::sandbox::{Sandbox, run, sandbox};
 use crate::support::{egress_hooks, is_guest};
-
-/// The command that is interrupted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scenario {
-    First,
-    Replace,
-    Detach,
-    /// `apply --confirm-within` over another policy, and the confirmation and the undo of what it
-    /// has put in force.
-    Trial,
-    Confirm,
-    Undo,
-    /// `apply --candidate` over another policy, and `promote` of what it has put beside that.
-    Watch,
-    Promote,
-    /// The beginning of `run`: `Begin` where nothing is attached, `BeginOver` over another policy.
-    Begin,
-    BeginOver,
-    /// The end of `run`: `Leave` detaches its policy, `Return` puts the one before it back.
-    Leave,
-    Return,
-}
-
-impl Scenario {
-    const ALL: [Scenario; 12] = [
-        Scenario::First,
-        Scenario::Replace,
-        Scenario::Detach,
-        Scenario::Trial,
-        Scenario::Confirm,
-        Scenario::Undo,
-        Scenario::Watch,
-        Scenario::Promote,
-        Scenario::Begin,
-        Scenario::BeginOver,
-        Scenario::Leave,
-        Scenario::Return,
-    ];
-
-    /// Those of a normal run. A guest has emulated, slow processors: there it is about what the
-    /// kernel does at an attachment, a swap, a removal and a gate, of which the others are made.
-    fn tried_here() -> &'static [Scenario] {
-        match is_guest() {
-            true => &Scenario::ALL[..5],
-            false => &Scenario::ALL,
-        }
-    }
-
-    fn is_run(self) -> bool {
-        matches!(
-            self,
-            Scenario::Begin | Scenario::BeginOver | Scenario::Leave | Scenario::Return
-        )
-    }
-
-    fn is_end_of_run(self) -> bool {
-        matches!(self, Scenario::Leave | Scenario::Return)
-    }
-
-    /// In a normal run, a kind of fault is tried with a hook at one point in so many.
-    fn share(self) -> usize {
-        match self {
-            Scenario::First | Scenario::Replace | Scenario::Detach if is_guest() => 24,
-            _ if is_guest() => 48,
-            Scenario::First | Scenario::Replace | Scenario::Detach => 8,
-            _ => 16,
-        }
-    }
-
-    /// Whether policy A is in force before the command.
-    fn is_over(self) -> bool {
-        !matches!(self, Scenario::First | Scenario::Begin | Scenario::Leave)
-    }
-
-    /// What packets show if the command succeeds. For `run`, this is the state after its end.
-    fn goal(self) -> Seen {
-        match self {
-            Scenario::First
-            | Scenario::Replace
-            | Scenario::Trial
-            | Scenario::Confirm
-            | Scenario::Promote => Seen::B,
-            Scenario::Undo | Scenario::Watch | Scenario::BeginOver | Scenario::Return => Seen::A,
-            Scenario::Detach | Scenario::Begin | Scenario::Leave => Seen::Open,
-        }
-    }
-
-    /// What packets may show in each direction after the interruption.
-    fn allowed(self) -> &'static [Seen] {
-        match self {
-            Scenario::Replace
-            | Scenario::Trial
-            | Scenario::Undo
-            | Scenario::Promote
-            | Scenario::BeginOver
-            | Scenario::Return => &[Seen::A, Seen::B],
-            Scenario::Confirm => &[Seen::B],
-            // A candidate changes no verdict, however far it came.
-            Scenario::Watch => &[Seen::A],
-            Scenario::First | Scenario::Begin | Scenario::Leave => &[Seen::Open, Seen::B],
-            Scenario::Detach => &[Seen::A, Seen::Open],
-        }
-    }
-
-    /// Whether the command detaches one direction after the other, so that it may end half-way.
-    fn takes_away(self) -> bool {
-        matches!(self, Scenario::Detach | Scenario::Leave)
-    }
-}
 
 /// What happens at the fault point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -491,107 +385,24 @@ impl Walk<'_> {
             ];
             assert!(standing.iter().any(|words| error.contains(words)), "{when}");
         }
-        self.status_is_true(seen, &when);
-        self.history_is_true(seen, scenario, &when);
-        self.candidate_is_true(&when);
+        said::status_is_true(self.sandbox.bpffs(), seen, &when);
+        said::history_is_true(self.sandbox.bpffs(), seen, scenario, &when);
+        said::candidate_is_true(self.sandbox.bpffs(), &when);
 
         match then {
             Then::Apply => {
                 apply(&rules_from_lines(B), &self.options)
                     .unwrap_or_else(|e| panic!("{when}: {e}"));
                 assert_eq!(self.probe.look(), [Seen::B; 2], "{when}");
-                assert_eq!(self.health(), Some(Health::Enforcing), "{when}");
+                assert_eq!(
+                    said::health(self.sandbox.bpffs()),
+                    Some(Health::Enforcing),
+                    "{when}"
+                );
                 self.clean_up(&when);
             }
             Then::Detach => self.clean_up(&when),
         }
-    }
-
-    fn health(&self) -> Option<Health> {
-        let found = attached(self.sandbox.bpffs(), &Scope::Namespace)
-            .expect("the attachments can be listed");
-        let one = found.first()?;
-        Some(one.status().map_or(Health::Damaged, |status| status.health))
-    }
-
-    /// Checks `history`: first the policy in force, with its text; then only what was in force.
-    fn history_is_true(&self, seen: [Seen; 2], scenario: Scenario, when: &str) {
-        let found = attached(self.sandbox.bpffs(), &Scope::Namespace).expect("they can be listed");
-        let Some(one) = found.first().filter(|_| seen[0] == seen[1]) else {
-            return;
-        };
-        if !matches!(seen[0], Seen::A | Seen::B) {
-            return;
-        }
-        let digest = rules_from_lines(A).digest;
-        let named = |of: &str| if of == digest { Seen::A } else { Seen::B };
-        let past = one.history().unwrap_or_else(|e| panic!("{when}: {e}"));
-        let (first, ended) = past.policies.split_first().expect("one is in force");
-        assert_eq!(named(&first.digest), seen[0], "{when}");
-        let is_known = first.ended.is_none() && first.by.is_some();
-        assert!(is_known, "{when}: {first:?}");
-        let (_, policy) = one.policy(None).unwrap_or_else(|e| panic!("{when}: {e}"));
-        assert_eq!(policy.digest, first.digest, "{when}");
-        let is_ended = ended.iter().all(|it| it.ended.is_some());
-        assert!(is_ended, "{when}: {ended:?}");
-        let ended: Vec<Seen> = ended.iter().map(|it| named(&it.digest)).collect();
-        let is_true = match (scenario, seen[0]) {
-            (Scenario::First | Scenario::Begin | Scenario::Leave, Seen::B) => ended.is_empty(),
-            (_, Seen::B) => ended == [Seen::A],
-            // What comes back has had the other one in force in its place.
-            (Scenario::Undo | Scenario::BeginOver | Scenario::Return, Seen::A) => {
-                ended.is_empty() || ended == [Seen::B]
-            }
-            _ => ended.is_empty(),
-        };
-        assert!(is_true, "{when}: {ended:?} before {seen:?}");
-    }
-
-    /// Checks a candidate that the record names: its own text is there, and where it is said how
-    /// many packets were evaluated, those with another outcome are among them.
-    fn candidate_is_true(&self, when: &str) {
-        let found = attached(self.sandbox.bpffs(), &Scope::Namespace).expect("they can be listed");
-        let Some(state) = found.first().and_then(|one| one.state.as_ref().ok()) else {
-            return;
-        };
-        let Some(record) = &state.candidate else {
-            return;
-        };
-        let text = history::candidate(&found[0].pins, record);
-        text.unwrap_or_else(|e| panic!("{when}: {e}"));
-        let seen = candidate(&found[0]).unwrap_or_else(|e| panic!("{when}: {e}"));
-        let seen = seen.expect("it is there");
-        for total in &seen.totals {
-            let is_right = total
-                .evaluated
-                .is_none_or(|n| (total.packets..1000).contains(&n));
-            assert!(is_right, "{when}: {total:?}");
-        }
-    }
-
-    /// Checks `status`: it says "enforcing" if and only if both directions enforce the policy that
-    /// it names.
-    fn status_is_true(&self, seen: [Seen; 2], when: &str) {
-        let found = attached(self.sandbox.bpffs(), &Scope::Namespace)
-            .unwrap_or_else(|e| panic!("{when}: {e}"));
-        let Some(one) = found.first() else {
-            assert_eq!(seen, [Seen::Open; 2], "{when}: nothing is listed");
-            return;
-        };
-        let Ok(status) = one.status() else {
-            assert_eq!(seen, [Seen::Open; 2], "{when}: no record");
-            return;
-        };
-        let named = match status.policy.digest == rules_from_lines(A).digest {
-            true => Seen::A,
-            false => Seen::B,
-        };
-        let is_enforcing = status.health == Health::Enforcing;
-        assert!(
-            !is_enforcing || seen == [named; 2],
-            "{when}: {seen:?} and {status:?}"
-        );
-        assert_eq!(is_enforcing, status.faults.is_empty(), "{when}: {status:?}");
     }
 
     /// Detaches, and checks that nothing is left.
