@@ -14,7 +14,7 @@ use crate::files::sources;
 use crate::generated::Page;
 use crate::shell;
 use page::Said;
-use scan::Codes;
+use scan::{Codes, Forms, Trouble};
 
 /// Write docs/troubleshooting.md: what is said when something is wrong, and the remedies
 #[derive(clap::Args)]
@@ -77,9 +77,11 @@ fn current(workspace: &Path) -> Result<String> {
         syn::parse_file(text).with_context(|| format!("cannot parse {name}"))
     };
     let lints = lints(&read(LINTS)?);
-    let mut codes = Codes::new();
+    let (mut codes, mut forms) = (Codes::new(), Forms::new());
     for name in ERRORS {
-        codes.extend(scan::codes_of(&parse(name, &read(name)?)?, "code_name"));
+        let errors = parse(name, &read(name)?)?;
+        codes.extend(scan::codes_of(&errors, "code_name"));
+        forms.extend(scan::forms_of(&errors));
     }
     codes.extend(
         lints
@@ -90,7 +92,7 @@ fn current(workspace: &Path) -> Result<String> {
     for (name, text) in sources(workspace, &FOLDERS)? {
         // What tests make up is said by nobody.
         if !name.ends_with("/tests.rs") {
-            troubles.extend(scan::scan(&name, &parse(&name, &text)?, &codes));
+            troubles.extend(scan::scan(&name, &parse(&name, &text)?, &codes, &forms));
         }
     }
     let mut notes = String::new();
@@ -99,7 +101,7 @@ fn current(workspace: &Path) -> Result<String> {
     }
     page::check_notes(&notes)?;
     let said = Said {
-        troubles,
+        troubles: together(troubles),
         lints: lints
             .into_iter()
             .map(|lint| (lint.code, lint.about))
@@ -107,6 +109,22 @@ fn current(workspace: &Path) -> Result<String> {
         faults: faults(&read(FAULTS)?),
     };
     page::page(&said)
+}
+
+/// Gives a remedy that stands at a kind of error to the messages of that kind, which stand
+/// elsewhere. What has neither a message nor a remedy says nothing.
+fn together(troubles: Vec<Trouble>) -> Vec<Trouble> {
+    let (alone, mut said): (Vec<Trouble>, Vec<Trouble>) =
+        troubles.into_iter().partition(|it| it.messages.is_empty());
+    for trouble in alone.into_iter().filter(Trouble::has_remedy) {
+        let is_of_it = |it: &&mut Trouble| it.code == trouble.code && !it.has_remedy();
+        let mut of_it = said.iter_mut().filter(is_of_it).peekable();
+        match of_it.peek() {
+            Some(_) => of_it.for_each(|it| it.help.clone_from(&trouble.help)),
+            None => said.push(trouble),
+        }
+    }
+    said
 }
 
 struct Lint {
@@ -171,10 +189,13 @@ mod tests {
             ("Locked", "locked"),
         ];
         let codes = codes.map(|(name, code)| (name.to_owned(), code.to_owned()));
+        let errors = "enum KernelError { #[error(\"{what}: {reason}\")] Fixed { what: u8 } }";
+        let forms = scan::forms_of(&syn::parse_file(errors).unwrap());
         scan::scan(
             "a.rs",
             &syn::parse_file(text).unwrap(),
             &codes.into_iter().collect(),
+            &forms,
         )
     }
 
@@ -241,6 +262,66 @@ mod tests {
             found[2].has_remedy(),
             "one that is only known when it is said"
         );
+    }
+
+    #[test]
+    fn what_is_handed_in_is_found_at_the_calls() {
+        let found = scanned(
+            "fn a() {
+                let refuse = |what: &str, reason: String| KernelError::Fixed {
+                    what: format!(\"changing {what}\"),
+                    reason,
+                    help: format!(\"leave {what} out\"),
+                };
+                if b { return Err(refuse(\"one\", \"it is fixed\".into())); }
+                Err(refuse(\"two\", self.name()))
+            }
+            fn c() -> KernelError { unknown(format!(\"{n} is not there\")) }
+            fn unknown(reason: String) -> KernelError {
+                KernelError::Fixed { what: READING.into(), reason, help: \"again\".into() }
+            }
+            const READING: &str = \"reading\";
+            impl A {
+                fn d(&self) { self.unverified(\"not from here\", \"there\") }
+                fn unverified(&self, message: &str, help: &str) {
+                    vec![Fault::new(FaultCode::Unverified, message, help)]
+                }
+            }",
+        );
+        let mut shown: Vec<_> = found
+            .iter()
+            .map(|it| (it.messages.join("|"), it.help.join("|")))
+            .collect();
+        shown.sort();
+        let expected = [
+            ("changing one: it is fixed", "leave one out"),
+            ("not from here", "there"),
+            ("reading: N is not there", "again"),
+        ];
+        let expected = expected.map(|(message, help)| (message.to_owned(), help.to_owned()));
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn a_remedy_belongs_to_the_messages_of_its_kind() {
+        let said = |message: &str, help: &str| Trouble {
+            kind: Kind::Refusal,
+            code: "held".to_owned(),
+            messages: Some(message.to_owned())
+                .into_iter()
+                .filter(|it| !it.is_empty())
+                .collect(),
+            expected: Vec::new(),
+            help: Some(help.to_owned())
+                .into_iter()
+                .filter(|it| !it.is_empty())
+                .collect(),
+            has_other_help: false,
+            place: String::new(),
+        };
+        let found = together(vec![said("", "let go"), said("it is held", "")]);
+        assert_eq!(found, [said("it is held", "let go")]);
+        assert_eq!(together(vec![said("", "let go")]), [said("", "let go")]);
     }
 
     /// A message without a remedy is an error that names its place.

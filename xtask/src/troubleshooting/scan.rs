@@ -3,10 +3,13 @@
 //! - `Problem::new(CODE, MESSAGE).expected(…).help(…)`, the errors of a policy;
 //! - `Finding::warning(Lint::CODE, MESSAGE).help(…)` and `note`, what `check` says of a valid one;
 //! - `Fault::of(DIRECTION, CODE, MESSAGE, HELP)` and `Fault::new`, what `status` names;
-//! - `KernelError::VARIANT { what, reason, help }`, where a variant has no text of its own;
-//! - the variants of enums with `#[error(…)]` and `#[diagnostic(help(…))]`.
+//! - the variants of enums with `#[error(…)]` and `#[diagnostic(help(…))]`;
+//! - `KernelError::VARIANT { what, reason, help }`, where a variant has no text of its own.
+//!
+//! A message that a function or a closure is called with stands at the call: it is read there, in
+//! the same file.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use syn::{
     Attribute, Expr, ExprCall, ExprMethodCall, ExprStruct, File, Item, ItemFn, ItemMod, Local, Pat,
@@ -17,7 +20,7 @@ use syn::{
     visit::{self, Visit},
 };
 
-use super::texts::{Locals, Names};
+use super::texts::{Function, Locals, Names};
 
 /// What kind of thing says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,21 +55,57 @@ impl Trouble {
 /// What variants of enums are called in JSON.
 pub(super) type Codes = BTreeMap<String, String>;
 
+/// The messages of variants that have no words of their own: they are put together from fields.
+pub(super) type Forms = BTreeMap<String, proc_macro2::TokenStream>;
+
 /// What a file says.
-pub(super) fn scan(name: &str, file: &File, codes: &Codes) -> Vec<Trouble> {
+pub(super) fn scan(name: &str, file: &File, codes: &Codes, forms: &Forms) -> Vec<Trouble> {
     let names = Names::of(file);
     let mut scanner = Scanner {
         name,
         names: &names,
         codes,
+        forms,
         found: Vec::new(),
         by_place: HashMap::new(),
-        locals: Locals::new(),
+        locals: Locals::default(),
         held: HashMap::new(),
+        unknown: HashSet::new(),
+        looks_at_calls: false,
+        call: None,
     };
     scanner.visit_file(file);
-    scanner.found
+    // Which functions say what they are called with is known only now.
+    scanner.looks_at_calls = true;
+    scanner.visit_file(file);
+    scanner.found()
 }
+
+/// The forms of the errors in a file.
+pub(super) fn forms_of(file: &File) -> Forms {
+    struct Variants(Forms);
+    impl<'ast> Visit<'ast> for Variants {
+        fn visit_variant(&mut self, variant: &'ast Variant) {
+            if let Some(form) = attribute(&variant.attrs, "error")
+                && let Some(texts) = Names::default().format(form.clone(), &Locals::default(), 1)
+                && !texts.iter().any(|text| has_words(text))
+            {
+                self.0.insert(variant.ident.to_string(), form);
+            }
+        }
+    }
+    let mut variants = Variants(Forms::new());
+    variants.visit_file(file);
+    variants.0
+}
+
+/// Whether a text has words of its own, and not only places for those of others.
+fn has_words(text: &str) -> bool {
+    text.chars().any(char::is_lowercase)
+}
+
+/// Where an expression begins.
+type Place = (usize, usize);
 
 /// The codes that a function of a `match` over variants returns: `code_name` of errors.
 pub(super) fn codes_of(file: &File, function: &str) -> Codes {
@@ -130,16 +169,43 @@ struct Scanner<'f> {
     name: &'f str,
     names: &'f Names,
     codes: &'f Codes,
+    forms: &'f Forms,
     found: Vec<Trouble>,
-    /// Which of them begins where, since the same expression is come by more than once.
-    by_place: HashMap<(usize, usize), usize>,
+    /// Which of them begins where, by which call, since the same expression is come by more than
+    /// once.
+    by_place: HashMap<(Place, Option<Place>), usize>,
     /// Of the function that is looked at.
     locals: Locals,
     /// Its variables that hold a trouble.
     held: HashMap<String, Vec<usize>>,
+    /// Where a message is not known, if nothing is known of the call.
+    unknown: HashSet<Place>,
+    /// Whether functions are looked into where they are called.
+    looks_at_calls: bool,
+    /// The call whose function is looked at.
+    call: Option<Place>,
 }
 
 impl Scanner<'_> {
+    /// What was found. Where something is said at calls, it is not listed without its message too.
+    fn found(self) -> Vec<Trouble> {
+        let said_at_calls: HashSet<Place> = self
+            .by_place
+            .keys()
+            .filter(|(_, call)| call.is_some())
+            .map(|(place, _)| *place)
+            .collect();
+        let without: HashSet<usize> = self
+            .by_place
+            .iter()
+            .filter(|((place, call), _)| call.is_none() && said_at_calls.contains(place))
+            .map(|(_, index)| *index)
+            .collect();
+        let found = self.found.into_iter().enumerate();
+        let found = found.filter(|(index, _)| !without.contains(index));
+        found.map(|(_, trouble)| trouble).collect()
+    }
+
     /// The troubles that an expression is, if it is any.
     fn troubles(&mut self, expr: &Expr) -> Vec<usize> {
         match expr {
@@ -238,31 +304,63 @@ impl Scanner<'_> {
             return Vec::new();
         };
         let help = help.map(|help| self.names.texts(help, &self.locals));
+        let messages = self.names.texts(message, &self.locals);
         let trouble = Trouble {
             kind,
             code,
-            messages: self.names.texts(message, &self.locals).unwrap_or_default(),
+            messages: messages.unwrap_or_default(),
             expected: Vec::new(),
             has_other_help: matches!(help, Some(None)),
             help: help.flatten().unwrap_or_default(),
             place: String::new(),
         };
-        vec![self.add(call.span(), trouble)]
+        self.add(call.span(), trouble).into_iter().collect()
     }
 
-    fn add(&mut self, span: proc_macro2::Span, trouble: Trouble) -> usize {
+    /// Adds what is said at this place. Where its message is only known at calls, it is what is
+    /// said at each of them.
+    fn add(&mut self, span: proc_macro2::Span, trouble: Trouble) -> Option<usize> {
         let start = span.start();
         let place = (start.line, start.column);
-        if let Some(known) = self.by_place.get(&place) {
-            return *known;
+        if let Some(known) = self.by_place.get(&(place, self.call)) {
+            return Some(*known);
+        }
+        if trouble.messages.is_empty() && self.call.is_none() {
+            self.unknown.insert(place);
+        }
+        if self.call.is_some() && (trouble.messages.is_empty() || !self.unknown.contains(&place)) {
+            return None;
         }
         let index = self.found.len();
         self.found.push(Trouble {
             place: format!("{}:{}", self.name, start.line),
             ..trouble
         });
-        self.by_place.insert(place, index);
-        index
+        self.by_place.insert((place, self.call), index);
+        Some(index)
+    }
+
+    /// Looks into a function with what is known of its arguments.
+    fn look_into<'e>(
+        &mut self,
+        call: proc_macro2::Span,
+        function: &Function,
+        arguments: impl Iterator<Item = &'e Expr>,
+        captured: Locals,
+    ) {
+        if self.call.is_some() {
+            return;
+        }
+        let known = self
+            .names
+            .given(function, arguments, &self.locals, captured);
+        let start = call.start();
+        self.call = Some((start.line, start.column));
+        self.inside(|scanner| {
+            scanner.locals = known;
+            scanner.visit_expr(&function.body);
+        });
+        self.call = None;
     }
 
     fn code(&self, kind: Kind, expr: &Expr) -> Option<String> {
@@ -310,13 +408,39 @@ impl<'ast> Visit<'ast> for Scanner<'_> {
         visit::visit_local(self, local);
     }
 
+    fn visit_expr_let(&mut self, binding: &'ast syn::ExprLet) {
+        self.names.note_let(binding, &mut self.locals);
+        visit::visit_expr_let(self, binding);
+    }
+
     fn visit_expr_call(&mut self, call: &'ast ExprCall) {
         self.call(call);
+        if let Expr::Path(path) = &*call.func
+            && let Some(name) = path.path.get_ident().map(ToString::to_string)
+        {
+            if let Some(closure) = self.locals.closure(&name).cloned() {
+                let captured = self.locals.clone();
+                self.look_into(call.span(), &closure, call.args.iter(), captured);
+            } else if let Some(function) = self.names.function(&name)
+                && self.looks_at_calls
+            {
+                let none = Locals::default();
+                self.look_into(call.span(), function, call.args.iter(), none);
+            }
+        }
         visit::visit_expr_call(self, call);
     }
 
     fn visit_expr_method_call(&mut self, call: &'ast ExprMethodCall) {
         self.method(call);
+        let is_own = matches!(&*call.receiver, Expr::Path(path) if path.path.is_ident("self"));
+        if let Some(method) = self.names.method(&call.method.to_string())
+            && self.looks_at_calls
+            && is_own
+        {
+            let none = Locals::default();
+            self.look_into(call.span(), method, call.args.iter(), none);
+        }
         visit::visit_expr_method_call(self, call);
     }
 
@@ -328,37 +452,57 @@ impl<'ast> Visit<'ast> for Scanner<'_> {
         let Some(code) = self.codes.get(&variant).cloned() else {
             return;
         };
-        let field = |name: &str| {
-            expr.fields.iter().find_map(|field| match &field.member {
-                syn::Member::Named(member) if member == name => Some(&field.expr),
-                _ => None,
-            })
-        };
-        let (Some(what), Some(reason)) = (field("what"), field("reason")) else {
+        let Some(form) = self.forms.get(&variant).cloned() else {
             return;
         };
-        let texts = |expr: &Expr| self.names.texts(expr, &self.locals);
-        let (what, reason) = (texts(what), texts(reason));
-        if reason.is_none() {
-            // The reason is given from elsewhere, or by the kernel.
+        let mut fields = Locals::default();
+        let (mut help, mut is_known) = (None, false);
+        for field in &expr.fields {
+            let syn::Member::Named(name) = &field.member else {
+                continue;
+            };
+            let texts = self.names.texts(&field.expr, &self.locals);
+            if name == "help" {
+                help = Some(texts);
+            } else {
+                // What is done says nothing without what is wrong with it.
+                is_known |= name != "what" && texts.is_some();
+                fields.insert(&name.to_string(), texts);
+            }
+        }
+        if !is_known {
+            let start = expr.span().start();
+            self.unknown.insert((start.line, start.column));
             return;
         }
-        let what = what.unwrap_or_else(|| vec!["…".to_owned()]);
-        let messages = what.iter().flat_map(|what| {
-            let reasons = reason.iter().flatten();
-            reasons.map(move |reason| format!("{what}: {reason}"))
-        });
-        let help = field("help").map(texts);
+        let messages = self.names.format(form, &fields, usize::MAX);
         let trouble = Trouble {
             kind: Kind::Refusal,
             code,
-            messages: messages.collect(),
+            messages: messages.unwrap_or_default(),
             expected: Vec::new(),
             has_other_help: matches!(help, Some(None)),
             help: help.flatten().unwrap_or_default(),
             place: String::new(),
         };
         self.add(expr.span(), trouble);
+    }
+
+    fn visit_item_struct(&mut self, item: &'ast syn::ItemStruct) {
+        let code = self.codes.get(&item.ident.to_string()).cloned();
+        if let (Some(code), Some(form)) = (code, attribute(&item.attrs, "error")) {
+            let messages = self.names.format(form, &Locals::default(), usize::MAX);
+            let trouble = Trouble {
+                kind: Kind::Refusal,
+                code,
+                messages: messages.unwrap_or_default(),
+                expected: Vec::new(),
+                help: Vec::new(),
+                has_other_help: false,
+                place: String::new(),
+            };
+            self.add(item.span(), trouble);
+        }
     }
 
     fn visit_variant(&mut self, variant: &'ast Variant) {
@@ -368,22 +512,25 @@ impl<'ast> Visit<'ast> for Scanner<'_> {
         let Some(code) = self.codes.get(&variant.ident.to_string()).cloned() else {
             return;
         };
-        let messages = self.names.format(message, &Locals::new(), usize::MAX);
+        let messages = self.names.format(message, &Locals::default(), usize::MAX);
         let help = attribute(&variant.attrs, "diagnostic").and_then(|tokens| {
             let help: syn::MetaList = syn::parse2(tokens).ok()?;
             help.path.is_ident("help").then_some(help.tokens)
         });
         let texts = help
             .clone()
-            .and_then(|it| self.names.format(it, &Locals::new(), usize::MAX));
+            .and_then(|it| self.names.format(it, &Locals::default(), usize::MAX));
         // What is only a field is said elsewhere.
-        let is_said_here = |text: &String| text.chars().any(char::is_lowercase);
         let messages: Vec<String> = messages
             .into_iter()
             .flatten()
-            .filter(is_said_here)
+            .filter(|text| has_words(text))
             .collect();
-        let texts: Vec<String> = texts.into_iter().flatten().filter(is_said_here).collect();
+        let texts: Vec<String> = texts
+            .into_iter()
+            .flatten()
+            .filter(|text| has_words(text))
+            .collect();
         if messages.is_empty() && texts.is_empty() {
             return;
         }

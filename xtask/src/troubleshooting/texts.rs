@@ -6,9 +6,11 @@ use std::collections::HashMap;
 
 use proc_macro2::{TokenStream, TokenTree};
 use syn::{
-    Block, Expr, ExprLit, File, Item, ItemFn, Lit, LitStr, Pat, Stmt, Token,
+    Block, Expr, ExprCall, ExprClosure, ExprLit, ExprReturn, File, FnArg, Item, ItemFn, Lit,
+    LitStr, Pat, Stmt, Token,
     parse::{Parse, ParseStream, Parser as _},
     punctuated::Punctuated,
+    visit::{self, Visit},
 };
 
 /// The most texts that one expression is taken to be.
@@ -21,11 +23,71 @@ const DEPTH: usize = 6;
 #[derive(Default)]
 pub(super) struct Names {
     constants: HashMap<String, Expr>,
-    functions: HashMap<String, ItemFn>,
+    /// `None` for a name that several methods have.
+    methods: HashMap<String, Option<Function>>,
+    functions: HashMap<String, Function>,
 }
 
-/// The local variables of a function, as far as they are texts.
-pub(super) type Locals = HashMap<String, Vec<String>>;
+/// What a function or a closure is called with, and what it does with that.
+#[derive(Clone)]
+pub(super) struct Function {
+    /// The names of its parameters, without `self`. One that is no name is empty.
+    parameters: Vec<String>,
+    pub(super) body: Expr,
+}
+
+impl Function {
+    fn of<'a>(inputs: impl Iterator<Item = &'a FnArg>, block: &Block) -> Function {
+        let patterns = inputs.filter_map(|input| match input {
+            FnArg::Typed(parameter) => Some(&*parameter.pat),
+            FnArg::Receiver(_) => None,
+        });
+        Function {
+            parameters: patterns.map(name_of).collect(),
+            body: Expr::Block(syn::ExprBlock {
+                attrs: Vec::new(),
+                label: None,
+                block: block.clone(),
+            }),
+        }
+    }
+
+    fn of_closure(closure: &ExprClosure) -> Function {
+        Function {
+            parameters: closure.inputs.iter().map(name_of).collect(),
+            body: (*closure.body).clone(),
+        }
+    }
+}
+
+/// The name that a pattern gives, such as that of a parameter. Empty if it is more than a name.
+fn name_of(pattern: &Pat) -> String {
+    match pattern {
+        Pat::Ident(name) => name.ident.to_string(),
+        Pat::Type(typed) => name_of(&typed.pat),
+        _ => String::new(),
+    }
+}
+
+/// The local variables of a function, as far as they are texts or closures.
+#[derive(Clone, Default)]
+pub(super) struct Locals {
+    texts: HashMap<String, Vec<String>>,
+    closures: HashMap<String, Function>,
+}
+
+impl Locals {
+    pub(super) fn insert(&mut self, name: &str, texts: Option<Vec<String>>) {
+        match texts {
+            Some(texts) => self.texts.insert(name.to_owned(), texts),
+            None => self.texts.remove(name),
+        };
+    }
+
+    pub(super) fn closure(&self, name: &str) -> Option<&Function> {
+        self.closures.get(name)
+    }
+}
 
 impl Names {
     pub(super) fn of(file: &File) -> Names {
@@ -41,13 +103,57 @@ impl Names {
                     self.constants
                         .insert(item.ident.to_string(), (*item.expr).clone());
                 }
-                Item::Fn(item) => {
-                    self.functions
-                        .insert(item.sig.ident.to_string(), item.clone());
+                Item::Fn(ItemFn { sig, block, .. }) => {
+                    let function = Function::of(sig.inputs.iter(), block);
+                    self.functions.insert(sig.ident.to_string(), function);
+                }
+                Item::Impl(item) => {
+                    for item in &item.items {
+                        if let syn::ImplItem::Fn(syn::ImplItemFn { sig, block, .. }) = item {
+                            let function = Function::of(sig.inputs.iter(), block);
+                            self.methods
+                                .entry(sig.ident.to_string())
+                                .and_modify(|known| *known = None)
+                                .or_insert(Some(function));
+                        }
+                    }
                 }
                 _ => {}
             }
         }
+    }
+
+    pub(super) fn function(&self, name: &str) -> Option<&Function> {
+        self.functions.get(name)
+    }
+
+    pub(super) fn method(&self, name: &str) -> Option<&Function> {
+        self.methods.get(name)?.as_ref()
+    }
+
+    /// What a function knows that is called with these arguments, beside what it has `captured`.
+    pub(super) fn given<'e>(
+        &self,
+        function: &Function,
+        arguments: impl Iterator<Item = &'e Expr>,
+        locals: &Locals,
+        captured: Locals,
+    ) -> Locals {
+        self.given_at(function, arguments, locals, captured, DEPTH)
+    }
+
+    fn given_at<'e>(
+        &self,
+        function: &Function,
+        arguments: impl Iterator<Item = &'e Expr>,
+        locals: &Locals,
+        mut captured: Locals,
+        depth: usize,
+    ) -> Locals {
+        for (name, argument) in function.parameters.iter().zip(arguments) {
+            captured.insert(name, self.at(argument, locals, depth));
+        }
+        captured
     }
 
     /// The texts that an expression can be. `None` if nothing is known of it.
@@ -89,39 +195,39 @@ impl Names {
             }
             Expr::Path(path) => {
                 let name = path.path.segments.last()?.ident.to_string();
-                match locals.get(&name) {
+                match locals.texts.get(&name) {
                     Some(known) => known.clone(),
-                    None => self.at(self.constants.get(&name)?, &Locals::new(), depth)?,
+                    None => self.at(self.constants.get(&name)?, &Locals::default(), depth)?,
                 }
             }
-            Expr::Call(call) => {
-                let Expr::Path(path) = &*call.func else {
-                    return None;
-                };
-                let name = path.path.segments.last()?.ident.to_string();
-                match (name.as_str(), call.args.first()) {
-                    ("Some" | "Ok" | "from", Some(inner)) => self.at(inner, locals, depth + 1)?,
-                    _ => {
-                        let function = self.functions.get(&name)?;
-                        let mut inside = Locals::new();
-                        for (parameter, given) in function.sig.inputs.iter().zip(&call.args) {
-                            if let syn::FnArg::Typed(parameter) = parameter
-                                && let Pat::Ident(name) = &*parameter.pat
-                                && let Some(texts) = self.at(given, locals, depth)
-                            {
-                                inside.insert(name.ident.to_string(), texts);
-                            }
-                        }
-                        self.of_block(&function.block, &inside, depth)?
-                    }
-                }
-            }
+            Expr::Call(call) => self.of_call(call, locals, depth)?,
             _ => return None,
         };
         let mut found: Vec<String> = found.into_iter().filter(|text| !text.is_empty()).collect();
         found.dedup();
         found.truncate(MOST);
         (!found.is_empty()).then_some(found)
+    }
+
+    fn of_call(&self, call: &ExprCall, locals: &Locals, depth: usize) -> Option<Vec<String>> {
+        let Expr::Path(path) = &*call.func else {
+            return None;
+        };
+        let name = path.path.segments.last()?.ident.to_string();
+        if let ("Some" | "Ok" | "from", Some(inner)) = (name.as_str(), call.args.first()) {
+            return self.at(inner, locals, depth + 1);
+        }
+        let (function, captured) = match locals.closure(&name) {
+            Some(closure) => (closure, locals.clone()),
+            None => (self.function(&name)?, Locals::default()),
+        };
+        let arguments = call.args.iter();
+        let inside = self.given_at(function, arguments, locals, captured, depth);
+        let mut returns = Returns::default();
+        returns.visit_expr(&function.body);
+        let mut found = self.all(returns.0.iter(), &inside, depth);
+        found.extend(self.at(&function.body, &inside, depth).unwrap_or_default());
+        Some(found)
     }
 
     fn all<'e>(
@@ -164,6 +270,11 @@ impl Names {
 
     fn bind(&self, local: &syn::Local, locals: &mut Locals, depth: usize) {
         let Some(init) = &local.init else { return };
+        let name = name_of(&local.pat);
+        if let Expr::Closure(closure) = &*init.expr {
+            locals.closures.insert(name, Function::of_closure(closure));
+            return;
+        }
         let texts = match &*init.expr {
             // An empty one among them is one that may stay away.
             Expr::Match(inner) => {
@@ -172,11 +283,15 @@ impl Names {
             }
             other => self.at(other, locals, depth),
         };
-        if let Pat::Ident(name) = &local.pat {
-            match texts {
-                Some(texts) => locals.insert(name.ident.to_string(), texts),
-                None => locals.remove(&name.ident.to_string()),
-            };
+        locals.insert(&name, texts);
+    }
+
+    /// Notes the name in `if let Some(name) = …`, if it is a text.
+    pub(super) fn note_let(&self, binding: &syn::ExprLet, locals: &mut Locals) {
+        if let Pat::TupleStruct(pattern) = &*binding.pat
+            && let Some(inner) = pattern.elems.first()
+        {
+            locals.insert(&name_of(inner), self.texts(&binding.expr, locals));
         }
     }
 
@@ -190,7 +305,7 @@ impl Names {
         let Format {
             template,
             arguments,
-        } = syn::parse2(tokens).ok()?;
+        } = syn::parse2(without_dots(tokens)).ok()?;
         let mut found = vec![String::new()];
         let mut next = 0;
         for piece in pieces(&template.value()) {
@@ -212,7 +327,7 @@ impl Names {
                         .find(|it| it.name.as_deref() == Some(&name));
                     let known = match named {
                         Some(Argument { value, .. }) => self.at(value, locals, depth.min(DEPTH)),
-                        None => locals.get(&name).cloned(),
+                        None => locals.texts.get(&name).cloned(),
                     };
                     known.unwrap_or_else(|| vec![shown(&name)])
                 }
@@ -229,6 +344,37 @@ impl Names {
         }
         Some(found)
     }
+}
+
+/// What a function may return before its end. Closures return for themselves.
+#[derive(Default)]
+struct Returns(Vec<Expr>);
+
+impl<'ast> Visit<'ast> for Returns {
+    fn visit_expr_return(&mut self, returned: &'ast ExprReturn) {
+        self.0.extend(returned.expr.as_deref().cloned());
+        visit::visit_expr_return(self, returned);
+    }
+
+    fn visit_expr_closure(&mut self, _: &'ast ExprClosure) {}
+}
+
+/// In an attribute of thiserror a field may be named by a dot: `.path`. The code is read without.
+fn without_dots(tokens: TokenStream) -> TokenStream {
+    let mut is_in_value = false;
+    let plain = tokens.into_iter().filter_map(|token| {
+        let is_dot = matches!(&token, TokenTree::Punct(punct) if punct.as_char() == '.');
+        let is_kept = !is_dot || is_in_value;
+        is_in_value = !matches!(&token, TokenTree::Punct(punct) if punct.as_char() != '?');
+        match token {
+            TokenTree::Group(group) => {
+                let inside = without_dots(group.stream());
+                Some(proc_macro2::Group::new(group.delimiter(), inside).into())
+            }
+            token => is_kept.then_some(token),
+        }
+    });
+    plain.collect()
 }
 
 /// Calls that leave a text as it is.
@@ -337,10 +483,6 @@ impl Parse for Format {
                 }
                 false => None,
             };
-            // In an attribute of thiserror a field may be named by a dot.
-            while input.peek(Token![.]) {
-                input.parse::<Token![.]>()?;
-            }
             match input.parse() {
                 Ok(value) => arguments.push(Argument { name, value }),
                 Err(_) => {
@@ -371,7 +513,7 @@ mod tests {
 
     fn texts(file: &str, expr: &str) -> Option<Vec<String>> {
         let names = Names::of(&syn::parse_str(file).unwrap());
-        names.texts(&syn::parse_str(expr).unwrap(), &Locals::new())
+        names.texts(&syn::parse_str(expr).unwrap(), &Locals::default())
     }
 
     #[test]
@@ -381,6 +523,11 @@ mod tests {
                 let ours = match n { 0 => \"ours, \", _ => \"\" };
                 let how = match link { None => format!(\"off {n}\"), Some(id) => format!(\"detach {id}\") };
                 format!(\"{ours}{how}\")
+            }
+            fn early(n: u32) -> Option<String> {
+                let then = |what: &str| format!(\"{what}, in the end\");
+                if n == 1 { return Some(\"at once\".into()); }
+                Some(then(\"two\"))
             }";
         let some = |texts: &[&str]| Some(texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>());
         for (expr, expected) in [
@@ -404,6 +551,11 @@ mod tests {
             (
                 "how(link, 1)",
                 some(&["ours, off N", "ours, detach ID", "off N", "detach ID"]),
+            ),
+            ("early(1)", some(&["at once", "two, in the end"])),
+            (
+                "format!(\"this has {}\", mounted(*.is_mounted, path))",
+                some(&["this has IS-MOUNTED"]),
             ),
             ("unknown(1)", None),
             ("self.reason", None),
