@@ -275,10 +275,7 @@ fn elsewhere_the_guard_has_nothing_to_say() {
     );
 
     let ssh = Ssh::new(&world);
-    let words = [
-        "link", "add", "other", "type", "veth", "peer", "name", "far",
-    ];
-    super::world::ip(&[&["-n", &world.node][..], &words].concat());
+    world.add_pair("other", "far");
     let ran = ssh.run(&ssh.sgctl("apply builtin:tke-minimal --iface other"));
     assert_eq!(ran.code, 0, "{}", ran.all());
     assert!(ran.out.contains(&format!("{said}other\n")), "{}", ran.all());

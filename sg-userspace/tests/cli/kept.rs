@@ -306,12 +306,6 @@ fn an_undone_policy_is_in_the_history() {
     assert_eq!(past[..3], ended(&confirmed));
 }
 
-/// Adds another interface to the node, `sg9`.
-fn add_interface(world: &World) {
-    let words = ["-n", &world.node, "link", "add", "sg9"];
-    ip(&[&words[..], &["type", "veth", "peer", "name", "sg8"]].concat());
-}
-
 /// Interfaces under one policy have one history. It stays when one joins, leaves, is renamed, or
 /// moves to another namespace.
 #[test]
@@ -320,7 +314,7 @@ fn an_attachment_has_one_history() {
     let (a, b) = (policy(1), policy(2));
     let a = file(world.dir.path(), "a.yaml", &a);
     let b = file(world.dir.path(), "b.yaml", &b);
-    add_interface(&world);
+    world.add_pair("sg9", "sg8");
     ip(&["-n", &world.node, "link", "set", "sg9", "up"]);
     world.apply(&[&a]);
     world.apply(&[&b]);
@@ -413,7 +407,7 @@ fn a_history_that_is_lost_or_damaged_is_begun_anew() {
 fn show_asks_for_the_interface_where_there_are_several_policies() {
     let world = World::new();
     let a = file(world.dir.path(), "a.yaml", &policy(1));
-    add_interface(&world);
+    world.add_pair("sg9", "sg8");
     world.apply(&[&a]);
     world.run(&["apply", &a, "--iface", "sg9"]).ok();
     world

@@ -278,18 +278,7 @@ fn a_policy_without_rules_drops_all() {
 #[test]
 fn several_interfaces_are_an_array_and_detach_takes_all() {
     let world = World::new();
-    ip(&[
-        "-n",
-        &world.node,
-        "link",
-        "add",
-        "second",
-        "type",
-        "veth",
-        "peer",
-        "name",
-        "third",
-    ]);
+    world.add_pair("second", "third");
     for name in ["nic", "second"] {
         world
             .run(&[
@@ -322,8 +311,7 @@ fn several_interfaces_are_an_array_and_detach_takes_all() {
 #[test]
 fn what_is_left_of_a_deleted_interface_is_removed_alone() {
     let world = World::new();
-    let add = ["link", "add", "second", "type", "veth", "peer", "name"];
-    ip(&[&["-n", world.node.as_str()][..], &add, &["third"]].concat());
+    world.add_pair("second", "third");
     let both = ["--iface", "nic", "--iface", "second"];
     let apply = [&["apply", "builtin:tke"][..], &both].concat();
     world.run(&apply).ok();

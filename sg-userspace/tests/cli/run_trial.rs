@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::run::{Running, in_force, policy};
-use super::world::{APPLY, World, file, ip};
+use super::world::{APPLY, World, file};
 
 fn status(world: &World) -> Value {
     world.run(&["status", "--json"]).json()[0].clone()
@@ -68,18 +68,7 @@ fn a_first_policy_that_nobody_confirms_ends_the_run() {
 #[test]
 fn several_interfaces_return_each_to_its_own() {
     let world = World::new();
-    ip(&[
-        "-n",
-        &world.node,
-        "link",
-        "add",
-        "other",
-        "type",
-        "veth",
-        "peer",
-        "name",
-        "far",
-    ]);
+    world.add_pair("other", "far");
     world.run(&APPLY).ok();
     let mine = file(world.dir.path(), "mine.yaml", &policy(1));
     let words = [

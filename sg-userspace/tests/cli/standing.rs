@@ -73,10 +73,7 @@ fn what_is_not_enforced_is_not_printed_as_if_it_were() {
         "interface-gone",
         "(interface gone): the interface was deleted",
     );
-    let add = [
-        "link", "add", "nic", "type", "veth", "peer", "name", "other",
-    ];
-    ip(&[&["-n", world.node.as_str()][..], &add].concat());
+    world.add_pair("nic", "other");
     assert_said(
         &world,
         "unprotected",

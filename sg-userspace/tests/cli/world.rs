@@ -132,6 +132,12 @@ impl World {
         world
     }
 
+    /// Adds another pair to the node, both ends of which are there and down.
+    pub(crate) fn add_pair(&self, name: &str, end: &str) {
+        let words = ["-n", &self.node, "link", "add", name, "type", "veth"];
+        ip(&[&words[..], &["peer", "name", end]].concat());
+    }
+
     pub(crate) fn add_veth(&self) {
         let ends = [(&self.node, 1), (&self.peer, 2)]
             .map(|(name, last)| (namespace(name), Ipv4Addr::new(192, 0, 2, last)));

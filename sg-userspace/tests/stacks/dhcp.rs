@@ -52,20 +52,13 @@ fn ask(sandbox: &Sandbox, rules: &str, family: Family) -> Asking {
     let line = Line::new(0);
     let enforced = line.enforce_bare(sandbox, &policy(rules));
     let arguments = [
-        "--keep-in-foreground",
-        "--conf-file=/dev/null",
-        "--user=root",
-        "--pid-file=",
-        "--log-facility=-",
         "--log-dhcp",
         "--dhcp-leasefile=/run/leases",
         "--dhcp-authoritative",
-        "--port=0",
-        "--interface=eth0",
         "--dhcp-range=10.0.0.100,10.0.0.199,1h",
         "--dhcp-range=2001:db8::100,2001:db8::199,64,1h",
     ];
-    let mut server = Daemon::start(&line.remote, "dnsmasq", &arguments);
+    let mut server = Daemon::dnsmasq(&line.remote, &arguments);
     wait_for("the server", PATIENCE, || server.said().contains("DHCPv6"));
     line.node.ip(&format!("link set {NIC} up"));
     line.wait_for_carriers();

@@ -9,7 +9,7 @@ use crate::enforced::Enforced;
 use crate::line::{Family, Line, NIC};
 use crate::sandbox::{Sandbox, sandbox};
 use crate::service::{PATIENCE, again, any};
-use crate::transfer::{Sender, assert_on_the_wire, transfer};
+use crate::transfer::{assert_on_the_wire, transfer_all_ways};
 use sg_testbed::Host;
 
 const RULES: &str = "in tcp 5001-5002 from any accept
@@ -27,12 +27,7 @@ fn jumbo_frames_are_judged_and_counted_whole() {
     sandbox(|sandbox| {
         let (line, enforced) = line(sandbox, 9000);
         assert_datagrams_are_counted(&line, &enforced, 8900);
-        for (port, family) in (5001..).zip(Family::BOTH) {
-            let inbound = SocketAddr::new(line.node_address(family), port);
-            transfer(&line.remote, &line.node, inbound, Sender::Client, SIZE);
-            let outbound = SocketAddr::new(line.remote_address(family), port + 2);
-            transfer(&line.node, &line.remote, outbound, Sender::Client, SIZE);
-        }
+        transfer_all_ways(&line, SIZE);
         enforced.assert_adds_up();
         for rule in ["in 1", "out 1"] {
             let rule = enforced.rule(rule);

@@ -132,18 +132,8 @@ fn router_advertisements_are_dropped_without_essential_traffic() {
 fn advertised_to(sandbox: &Sandbox, rules: &str) -> (Line, Daemon, Enforced) {
     let line = Line::new(0);
     let enforced = line.enforce_bare(sandbox, &policy(rules));
-    let arguments = [
-        "--keep-in-foreground",
-        "--conf-file=/dev/null",
-        "--user=root",
-        "--pid-file=",
-        "--log-facility=-",
-        "--port=0",
-        "--interface=eth0",
-        "--enable-ra",
-        "--dhcp-range=2001:db8::,ra-only",
-    ];
-    let mut router = Daemon::start(&line.remote, "dnsmasq", &arguments);
+    let arguments = ["--enable-ra", "--dhcp-range=2001:db8::,ra-only"];
+    let mut router = Daemon::dnsmasq(&line.remote, &arguments);
     let ready = "router advertisement enabled";
     wait_for("the router", PATIENCE, || router.said().contains(ready));
     line.node.set("net/ipv6/conf/eth0/accept_ra", "1");

@@ -69,6 +69,21 @@ impl Daemon {
         }
     }
 
+    /// Starts dnsmasq on `eth0` of a host, with none of the machine's settings, for what these
+    /// arguments ask for.
+    pub(crate) fn dnsmasq(host: &Host, arguments: &[&str]) -> Daemon {
+        let of_each = [
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--user=root",
+            "--pid-file=",
+            "--log-facility=-",
+            "--port=0",
+            "--interface=eth0",
+        ];
+        Daemon::start(host, "dnsmasq", &[&of_each[..], arguments].concat())
+    }
+
     /// The output so far. Fails the test if the tool has ended.
     #[track_caller]
     pub(crate) fn said(&mut self) -> String {

@@ -46,6 +46,18 @@ pub(crate) fn transfer(client: &Host, server: &Host, at: SocketAddr, sender: Sen
     assert_eq!(received, size, "bytes of {at} that arrived");
 }
 
+/// A transfer in each direction and family: inbound to the ports 5001 and 5002, outbound to 5003 and
+/// 5004.
+#[track_caller]
+pub(crate) fn transfer_all_ways(line: &Line, size: usize) {
+    for (port, family) in (5001..).zip(Family::BOTH) {
+        let inbound = SocketAddr::new(line.node_address(family), port);
+        transfer(&line.remote, &line.node, inbound, Sender::Client, size);
+        let outbound = SocketAddr::new(line.remote_address(family), port + 2);
+        transfer(&line.node, &line.remote, outbound, Sender::Client, size);
+    }
+}
+
 /// A generator of the bytes, which are the same at both ends of a connection.
 fn bytes(at: SocketAddr) -> Rng {
     Rng::with_seed(at.port().into())
@@ -100,12 +112,7 @@ fn large_transfers_arrive_whole_and_are_counted_whole() {
         // Packets that the stack receives, after GRO.
         let joined = Counter::new("inet", "hook input", "meta l4proto tcp");
 
-        for (port, family) in (5001..).zip(Family::BOTH) {
-            let inbound = SocketAddr::new(line.node_address(family), port);
-            transfer(&line.remote, &line.node, inbound, Sender::Client, SIZE);
-            let outbound = SocketAddr::new(line.remote_address(family), port + 2);
-            transfer(&line.node, &line.remote, outbound, Sender::Client, SIZE);
-        }
+        transfer_all_ways(&line, SIZE);
         enforced.assert_adds_up();
         let (inbound, outbound) = (enforced.rule("in 1"), enforced.rule("out 1"));
         assert_on_the_wire(&inbound, 2 * SIZE, 1514);

@@ -117,35 +117,27 @@ impl Bench {
     }
 
     fn apply(&self, name: &str) -> Ran {
-        let policy = self.policy(name);
-        let words = [
-            "apply",
-            &policy,
+        self.world.run(&self.enforce("apply", &self.policy(name)))
+    }
+
+    /// `apply` or `run` of a policy.
+    fn enforce<'w>(&'w self, command: &'w str, policy: &'w str) -> [&'w str; 6] {
+        [
+            command,
+            policy,
             "--iface",
             "nic",
             "--egress-hook",
             self.hook,
-        ];
-        self.world.run(&words)
+        ]
     }
 
     /// The command in which a call fails.
     fn words(&self) -> Vec<String> {
         let policy = self.policy("b");
         let words = match self.during {
-            During::First | During::Replace => {
-                vec![
-                    "apply",
-                    &policy,
-                    "--iface",
-                    "nic",
-                    "--egress-hook",
-                    self.hook,
-                ]
-            }
-            During::Run | During::RunOver => {
-                vec!["run", &policy, "--iface", "nic", "--egress-hook", self.hook]
-            }
+            During::First | During::Replace => self.enforce("apply", &policy).to_vec(),
+            During::Run | During::RunOver => self.enforce("run", &policy).to_vec(),
             During::Trial => [&APPLY_B[..1], &[&*policy], &APPLY_B[1..], &WITHIN].concat(),
             During::Confirm => vec!["confirm", "--iface", "nic"],
             During::Undo => vec!["rollback", "--iface", "nic"],

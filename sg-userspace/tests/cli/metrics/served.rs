@@ -163,8 +163,7 @@ fn a_service_enforces_wherever_it_is_to_listen() {
 
     // The port is taken now.
     let other = file(world.dir.path(), "other.yaml", "name: other\n");
-    let add = ["-n", &world.node, "link", "add", "other", "type", "veth"];
-    ip(&[&add[..], &["peer", "name", "end"]].concat());
+    world.add_pair("other", "end");
     let second = Running::of(
         world
             .command(&["run", &other, "--iface", "other", "--wait"])
