@@ -56,6 +56,9 @@ impl Planned {
                 },
                 _,
             ) => {
+                if let Some(reason) = unfit(policy, candidate) {
+                    return Err(refused(&candidate.name, policy, reason));
+                }
                 let before = before.map(|(_, record)| record);
                 let same = before.filter(|it| it.digest == candidate.digest && it.logs == *logs);
                 let watch = Watch::new(policy, Arc::clone(candidate), *logs, same, generation);
@@ -67,6 +70,9 @@ impl Planned {
             (CandidateOption::Keep, Some((lead, before))) => {
                 let kept = history::candidate(&lead.inspection.pins, before);
                 let kept = kept.map_err(|e| e.to_string()).and_then(|candidate| {
+                    if let Some(reason) = unfit(policy, &candidate) {
+                        return Err(reason);
+                    }
                     let (candidate, same) = (Arc::new(candidate), Some(before));
                     Watch::new(policy, candidate, before.logs, same, generation)
                 });
@@ -157,8 +163,9 @@ fn unfit(policy: &Policy, candidate: &Policy) -> Option<String> {
 }
 
 impl Watch {
-    /// `candidate` beside `policy`, or why it cannot be there. It goes on from the record `same`,
-    /// if that says what was evaluated so far. Otherwise it begins, with `generation`.
+    /// `candidate` beside `policy`, for which it is not [`unfit`], or why it cannot be there. It
+    /// goes on from the record `same`, if that says what was evaluated so far. Otherwise it begins,
+    /// with `generation`.
     fn new(
         policy: &Policy,
         candidate: Arc<Policy>,
@@ -166,9 +173,6 @@ impl Watch {
         same: Option<&CandidateRecord>,
         generation: u32,
     ) -> Result<Watch, String> {
-        if let Some(reason) = unfit(policy, &candidate) {
-            return Err(reason);
-        }
         let found = Candidate::new(policy, &candidate).map_err(|e| e.to_string())?;
         let goes_on = same.filter(|record| record.began.is_some());
         let text = match goes_on {
