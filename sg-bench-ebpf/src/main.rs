@@ -37,7 +37,7 @@ static BENCH_SHARE: u32 = 0;
 /// Sum of the IPv4 header's words, without those that the programs rewrite.
 #[unsafe(no_mangle)]
 static BENCH_SUM: u32 = 0;
-/// Flows to answer.
+/// In how many flows replies are sent.
 #[unsafe(no_mangle)]
 static BENCH_FLOWS: u32 = 1;
 

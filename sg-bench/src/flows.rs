@@ -127,7 +127,8 @@ fn fill(bpffs: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What packets of these flows notice of the lists: as `replace` has it of tables.
+/// How much later packets of these flows come through while the flows are listed on another core,
+/// timed one by one as in `replace`.
 fn packets(node: &Node<'_>, policy: &Path, cores: Cores, settings: &Settings) -> Result<Record> {
     let one = attached_to(node.bpffs, INTERFACE)?;
     let loaded = load(&[PolicyInput::File(policy.to_owned())], &[]);

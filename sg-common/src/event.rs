@@ -213,7 +213,7 @@ impl Event {
         self.direction == Direction::Inbound as u8
     }
 
-    /// What became of the packet; of a number that is none, a drop.
+    /// What became of the packet. A number that is no action means that it was dropped.
     pub const fn action(&self) -> Action {
         match self.action {
             1 => Action::Accept,

@@ -8,7 +8,7 @@
 //! is true. A process that is killed in between leaves a count too high, which costs time and
 //! nothing else.
 
-/// Neighbouring ports with one count, as a power of two.
+/// How many neighbouring ports share a count, as a power of two.
 const NEIGHBOURS: u32 = 6;
 
 /// Counts of a table.

@@ -35,7 +35,7 @@ pub struct Config {
     pub epoch: u32,
     /// Number of the generation.
     pub generation: u32,
-    /// Groups of the flow table.
+    /// How many groups the flow table has.
     pub flow_groups: u32,
     /// Ages at which flows expire, by state: see [`crate::flow_entry::time_out`].
     pub flow_timeouts: [u32; STATES],

@@ -18,7 +18,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host with no interface but its loopback, and quiet unless asked.
+    /// A host with no interface but its loopback, which sends nothing of its own accord.
     #[track_caller]
     pub fn new() -> Host {
         let host = Host::bare();

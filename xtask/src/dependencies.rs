@@ -68,7 +68,7 @@ impl Tool {
         command
     }
 
-    /// Installs it if it is not here. Its step is left out where that fails.
+    /// Installs the tool if it is missing. Where that fails, a note says so, and its step is left out.
     fn ensure(&self) {
         if shell::which(self.name).is_some() {
             return;

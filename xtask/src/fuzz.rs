@@ -207,7 +207,7 @@ mod tests {
         }
     }
 
-    /// The targets are those that there are, and each has a corpus.
+    /// Each reader has a target and a corpus, and there is no other target.
     #[test]
     fn each_reader_has_a_target_and_a_corpus() {
         let workspace = shell::workspace().unwrap();

@@ -48,7 +48,7 @@ pub(super) struct Arena {
 }
 
 impl Arena {
-    /// What is left out.
+    /// Which tricks of the tables are left out.
     pub(super) fn without(&self) -> Without {
         self.budget.without
     }

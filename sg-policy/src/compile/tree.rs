@@ -126,7 +126,7 @@ fn split(steps: &Steps, bits: u32, parts: usize) -> Vec<Steps> {
     };
     let mut cut: Vec<Steps> = (0..parts).map(part).collect();
     if bits == TREE_BITS6 {
-        // Numbers of trees have no bits above.
+        // The number of the tree stands above these bits, and is no part of a key in it.
         for (start, _) in cut.iter_mut().flatten() {
             *start &= (1 << bits) - 1;
         }
@@ -180,7 +180,7 @@ fn without_last_bit(arena: &mut Arena, steps: &Steps) -> Result<Steps, TooLarge>
         if start & 1 == 0 {
             set(&mut out, start >> 1, class);
         } else {
-            // Even and odd; the even one may have a step of its own.
+            // The even number below it has the class of its own step, or that of the step before.
             let even = match out.last() {
                 Some(&(last, value)) if last == start >> 1 => value,
                 _ => before,

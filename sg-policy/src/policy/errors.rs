@@ -330,7 +330,8 @@ impl Excerpt {
     }
 }
 
-/// The text without what a terminal would obey. It stays as long in bytes, by which it is marked.
+/// The text without characters that a terminal would obey. Each byte stays in its place, since the
+/// mark below a line counts bytes.
 fn shown(text: &str) -> String {
     let shown = |c: char| match (c, c.len_utf8()) {
         ('\n' | '\t', _) => c,

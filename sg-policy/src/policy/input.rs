@@ -71,7 +71,7 @@ pub enum SetOverrideError {
         "`{0}` cannot name a set; a name is a lower-case letter, then letters, digits, `-` and `_`"
     )]
     BadName(String),
-    /// Two commas, or one at the end, have nothing between them.
+    /// There is nothing between two commas, or behind the last one.
     #[error(
         "`{0}` has an empty value; write one literal between commas, or NAME= for the empty set"
     )]

@@ -276,7 +276,7 @@ fn keep_logs(last: &mut Vec<Draft>, deferred: Vec<Draft>) {
     }
 }
 
-/// A rule as another group can have it, whose file may not have its sets.
+/// The rule without names of sets, which the file of another group may not have.
 fn without_sets(rule: Draft) -> Draft {
     if !rule.written.remote.split(',').any(is_set_name) {
         return rule;

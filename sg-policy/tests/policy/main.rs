@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use sg_policy::analysis::findings;
 use sg_policy::policy::*;
 
-/// With all that `check` says of it.
+/// The policy with all findings of `check`.
 fn checked(loaded: Loaded) -> Loaded {
     Loaded {
         findings: findings(&loaded),

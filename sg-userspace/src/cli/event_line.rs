@@ -22,7 +22,8 @@ pub(super) struct Columns {
 /// What stands in front of the line on a terminal: `12:34:56.789 `.
 const TIME: usize = 13;
 
-/// What the columns begin with, and what they do not grow beyond: longer text moves the rest.
+/// The widths that the columns begin with, and those that they do not grow beyond: a longer text
+/// moves the rest of its line.
 const FIRST: [usize; 6] = [0, 4, 3, 3, 17, 13];
 const MOST: [usize; 6] = [15, 6, 3, 6, 21, 21];
 

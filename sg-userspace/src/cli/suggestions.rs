@@ -75,8 +75,8 @@ fn name_interface(mut error: clap::Error, words: &[String]) -> clap::Error {
     error
 }
 
-/// The word that is the name of an interface, or a last one that looks like a name and not like a
-/// policy.
+/// The word that names an interface: one that exists, or the last word if it looks like a name of
+/// one and not like a policy.
 fn stray_interface(words: &[String]) -> Option<&String> {
     let here = sg_userspace::kernel::interfaces::names();
     let known = words.iter().skip(1).find(|word| here.contains(word));

@@ -48,7 +48,7 @@ pub fn apply_reviewed(
     })
 }
 
-/// What is asked for, of this network namespace.
+/// An `apply` that was asked for in this network namespace.
 struct Asked {
     /// Each interface is named once.
     options: ApplyOptions,

@@ -126,10 +126,10 @@ impl Held {
         put_back(bpffs, &[(self, pins)], ours)
     }
 
-    /// Finds out what putting it in force again takes, and loads what has to be loaded: programs of
-    /// the new `epoch` where another policy has admitted flows since, which are to be judged by
-    /// this one at their next packet, whichever side sends it. `None`
-    /// where a direction runs any other program than `ours` and those of this generation.
+    /// Finds out what putting it in force again takes, and loads what has to be loaded. If another
+    /// policy has admitted flows since, these are programs of the new `epoch`, which judge such a
+    /// flow again at its next packet, whichever side sends it. `None` where a direction runs another
+    /// program than `ours` and those of this generation.
     fn prepare<'a>(
         &'a self,
         pins: &'a InterfacePins,

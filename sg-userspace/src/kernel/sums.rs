@@ -19,7 +19,7 @@ pub(crate) struct Sums<'a> {
     pub(crate) rules: Vec<(&'a SlotOwner, SlotCounters)>,
     /// Of each rule of earlier policies that has counted and is still known.
     pub(crate) former: Vec<(&'a SlotOwner, SlotCounters)>,
-    /// Of all others, by direction and action.
+    /// Of all rules that are not known any more, by direction and action.
     pub(crate) forgotten: Vec<Forgotten>,
     /// Of each pair of the candidate, in their order.
     pub(crate) pairs: Vec<(&'a SlotOwner, SlotCounters)>,
@@ -221,7 +221,7 @@ mod tests {
         rules_from_lines(&lines.join("\n"))
     }
 
-    /// The state of the record after an apply.
+    /// The record after another apply.
     fn next(
         before: Option<&State>,
         policy: &Policy,

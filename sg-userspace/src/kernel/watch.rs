@@ -129,8 +129,8 @@ fn refused(candidate: &str, policy: &Policy, reason: String) -> KernelError {
     }
 }
 
-/// Why a policy cannot be evaluated beside another one: a packet would have another outcome by what
-/// is no rule.
+/// Why a candidate cannot be evaluated beside a policy: something other than a rule would decide
+/// packets otherwise.
 fn unfit(policy: &Policy, candidate: &Policy) -> Option<String> {
     if policy.digest == candidate.digest && policy.audit == candidate.audit {
         return Some("it is the policy in force itself".into());

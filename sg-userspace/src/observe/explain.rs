@@ -66,7 +66,7 @@ pub struct Explanation {
 }
 
 impl Explanation {
-    /// What is known of a packet that nobody has looked further at.
+    /// Only the decision: nothing is known of an interface and of the way through it.
     pub(super) fn of(direction: Direction, decision: Decision) -> Explanation {
         Explanation {
             interface: None,

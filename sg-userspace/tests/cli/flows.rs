@@ -161,7 +161,7 @@ fn a_killed_connection_stays_cut_and_a_new_one_opens() {
     assert!(passes(&mut peer, &mut node, SOON) && passes(&mut node, &mut peer, SOON));
     let port = peer.local_addr().expect("it is bound").port().to_string();
 
-    // Nothing happens without a choice, without an answer, and where nothing fits.
+    // No flow is ended where none is chosen, where nobody can be asked, and where none fits.
     for (words, says) in [
         (&["--kill", "--yes"][..], "every flow is --all"),
         (&["--kill", "--port", &port], "there is nobody to ask"),

@@ -292,7 +292,7 @@ fn the_policies_of_the_config_maps_are_valid() {
         let map = &objects(folder)["ConfigMap"];
         let text = map["data"]["policy.yaml"].as_str().expect("a policy");
         let path = file(dir.path(), "policy.yaml", text);
-        // Who administers the nodes is for the cluster to say: nobody, as it stands.
+        // The base admits no administrator: each cluster names its own.
         let allowed = match *folder {
             "base" => vec!["ssh-closed"],
             _ => Vec::new(),

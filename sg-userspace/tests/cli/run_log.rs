@@ -57,7 +57,7 @@ impl Log {
         panic!("`{event}` was not said, only {:#?}", self.seen);
     }
 
-    /// The same of a change that may have been said before another one that was waited for.
+    /// As [`Self::says`], for a change that may have come while another one was waited for.
     #[track_caller]
     pub(super) fn has_said(&mut self, event: &str) -> Value {
         let said = self.seen.iter().find(|it| it["event"] == event).cloned();

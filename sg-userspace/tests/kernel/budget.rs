@@ -129,10 +129,10 @@ const PROGRAMS: [&str; 10] = [
     "sg_outbound",
 ];
 
-/// Those of a policy that is not confirmed.
+/// The programs in front of a policy that waits to be confirmed.
 const GATES: [&str; 2] = ["sg_in_gate", "sg_out_gate"];
 
-/// Those of a policy that audits.
+/// The programs of a policy that audits.
 const AUDITING: [&str; 10] = [
     "sg_in_event",
     "sg_in_rel_aud",

@@ -286,8 +286,8 @@ fn one_word_undoes_all_interfaces() {
     }
 }
 
-/// Proves C4: a second policy inside the time of the first. The undo of one that is to be confirmed
-/// as well is the last policy that was confirmed; one that is not to be confirmed stays.
+/// Proves C4: a second policy is applied while the first waits to be confirmed. If the second has to
+/// be confirmed too, its undo returns to the last policy that was confirmed. If not, it stays.
 #[test]
 fn a_second_policy_is_undone_to_the_last_confirmed_one() {
     for first_attachment in [true, false] {
@@ -313,7 +313,7 @@ fn a_second_policy_is_undone_to_the_last_confirmed_one() {
             if !first_attachment {
                 assert_adds_up(&read(sandbox, "sg0"), 9, 9);
             }
-            // The same policy again, which begins a new time, and then one for good.
+            // The same policy again, which each time has to be confirmed anew, and at last has not.
             for within in [SHORT, SHORT] {
                 try_out(&rules_from_lines(B), &options, within);
             }

@@ -277,7 +277,7 @@ fn a_flood_silences_nobody() {
         for _ in 0..3 {
             let begun = Timestamp::now();
             let started = Instant::now();
-            // Until packets were sent a tick after the beginning, and a second is over.
+            // For more than a second: the last packets are sent a tick after its end.
             loop {
                 let late = started.elapsed() > Duration::from_millis(1100);
                 add(events.drain().unwrap_or_else(|e| panic!("{e}")), &mut seen);

@@ -189,8 +189,8 @@ impl Pair {
         }
     }
 
-    /// Whether a byte from one end, 0 being the one that has connected, arrives at the other.
-    /// Waits for what is expected to come, and not long for what is not.
+    /// Whether a byte that one end sends arrives at the other. End 0 is the one that has connected.
+    /// A byte that is expected to arrive is waited for longer.
     pub(crate) fn carries_from(&self, end: usize, is_expected: bool) -> bool {
         self.send(end, if is_expected { PATIENCE } else { SILENCE })
     }

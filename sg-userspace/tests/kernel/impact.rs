@@ -253,8 +253,8 @@ fn what_is_listed_is_what_is_cut() {
                 flows.push(enter(&mut rng, &one, &rules, &table, number));
             }
             let mut running = Running::of(&one);
-            // Of a flow that the rules pass both ways, and that is not in the table any more since
-            // an earlier policy revoked it, nobody knows that it is there.
+            // A flow that the rules pass both ways needs no entry. If an earlier policy has revoked
+            // it, it has none, and nobody knows of it.
             let passed: Vec<bool> = flows
                 .iter()
                 .map(|flow| {

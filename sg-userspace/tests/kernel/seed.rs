@@ -259,7 +259,7 @@ fn the_originator_is_shown_where_it_is_known() {
                 if !is_cut {
                     pairs.iter().for_each(Pair::goes_on);
                     assert_eq!(opened(&node), expected, "{rules:?}, later");
-                    // Another policy cuts them, which keeps the information.
+                    // Another policy cuts the connections. Who opened each of them is still known.
                     let mut next = rules_from_lines(&format!("{rules}\nin udp 9 from any drop"));
                     next.established = Established::Flush;
                     node.apply(&next);

@@ -18,7 +18,7 @@ const PACKET_PATH: &str = "sg-ebpf";
 pub(super) struct Linked {
     /// By name and version.
     pub(super) packages: Vec<Package>,
-    /// What each uses of the others, by the names that [`reference`] gives.
+    /// Which others each of them uses, by the names that [`reference`] gives.
     pub(super) uses: BTreeMap<String, BTreeSet<String>>,
     /// Those whose licence is that of the project.
     pub(super) own: BTreeSet<PackageId>,

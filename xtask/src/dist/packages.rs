@@ -154,7 +154,7 @@ mod tests {
         assert!(!line("drwxrwxrwx", "root/root", "./etc/sgctl/"));
     }
 
-    /// The shell of the node reads them: only what every shell knows.
+    /// Any POSIX shell of a node may run the scripts.
     #[test]
     fn scripts_are_read_by_a_plain_shell() {
         let workspace = shell::workspace().unwrap();

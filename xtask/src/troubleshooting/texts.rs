@@ -247,7 +247,7 @@ impl Names {
         .collect()
     }
 
-    /// The texts that a block ends in, with those of its variables.
+    /// The texts that a block can end in, where the variables that it declares are known.
     fn of_block(&self, block: &Block, locals: &Locals, depth: usize) -> Option<Vec<String>> {
         let mut locals = locals.clone();
         for statement in &block.stmts {

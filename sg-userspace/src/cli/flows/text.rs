@@ -17,7 +17,7 @@ use super::listed::{Listed, Tables};
 /// From so many flows on they are plain lines: a table is built whole before it is printed.
 const MANY: usize = 1000;
 
-/// How much is written at once.
+/// How many bytes are written at once.
 const CHUNK: usize = 1 << 16;
 
 /// Prints the flows of all attachments.

@@ -9,16 +9,16 @@ use super::names::{names_in, small_numbers_in};
 use crate::kernel::error::KernelError;
 use crate::kernel::trust::create_dir;
 
-/// Between a direction and a generation.
+/// In the names of pins between a direction and a generation: `inbound_targets_7`.
 pub(super) const TARGETS: &str = "_targets_";
 const PROGRAM: &str = "_program_";
 const GATE: &str = "_gate_";
 pub(super) const BEHIND: &str = "_behind_";
-/// Before a generation.
+/// Before a generation: `trial_8`.
 const TRIAL: &str = "trial_";
 const POLICY: &str = "policy_";
 const CANDIDATE: &str = "candidate_";
-/// Between a placement and a generation.
+/// Between where tables lie and a generation: `bss_tables_7`.
 const TABLES: &str = "_tables_";
 
 /// The pins of one interface, and those of its attachment.

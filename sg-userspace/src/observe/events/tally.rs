@@ -22,24 +22,24 @@ pub struct Tally {
     pub reason: DecidedBy,
     /// Null if a reason decided, or if the rule is gone.
     pub rule: Option<LoggingRule>,
-    /// Packets of which there was to be an event.
+    /// Packets that were to have an event.
     pub produced: u64,
     /// Events that this reader got.
     pub delivered: u64,
     /// Events that were overwritten before it read them.
     pub lost: u64,
-    /// Packets of which no event was written, for being over a limit.
+    /// Packets that have none, since they were over a limit.
     pub suppressed: u64,
 }
 
 /// Events since the attachment was made, of all its interfaces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct EventTotals {
-    /// Packets of which there was to be an event.
+    /// Packets that were to have an event.
     pub produced: u64,
     /// Events that were written, for whoever read them in time.
     pub written: u64,
-    /// Packets of which no event was written, for being over a limit.
+    /// Packets that have none, since they were over a limit.
     pub suppressed: u64,
 }
 

@@ -38,7 +38,7 @@ impl Nodes {
         Ran::of(&ran.expect("sgctl starts"))
     }
 
-    /// Puts a policy in force on both.
+    /// Puts a policy in force on both nodes.
     #[track_caller]
     pub(super) fn apply(&self, network: &Network, policy: &Policy) {
         let words: Vec<&str> = policy.words.iter().map(String::as_str).collect();

@@ -104,7 +104,7 @@ pub(crate) struct Member {
     pub(crate) audited: bool,
 }
 
-/// What becomes of a packet that the rules accept, and not its replies.
+/// What the flow table makes of a packet that the rules accept, where they accept no reply to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Remembered {
     ByRules(&'static str),

@@ -61,8 +61,8 @@ impl Live {
             let timeouts = self.reference.terms.timeouts;
             let terms = self.reference.terms;
             let (margin, lasting_margin) = (MARGIN as i64, LASTING_MARGIN as i64);
-            // The nanoseconds until the margin before an entry expires, or before a flow is two
-            // seconds old. `None` if that moment has passed by more than the margin.
+            // The nanoseconds until shortly before an entry expires, or a flow becomes two seconds
+            // old. `None` if that moment, and the margin after it, is over.
             let left = |from: u64, time_out: u64, margin: i64| {
                 let left = time_out as i64 - elapsed(time, from);
                 (left > -margin).then_some(left - margin)

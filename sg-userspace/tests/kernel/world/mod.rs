@@ -48,7 +48,7 @@ pub(crate) struct World {
     live: Option<Live>,
     /// The slot of each rule of all policies so far.
     slots: HashMap<String, u32>,
-    /// Those of pairs of rules.
+    /// The slots of pairs of rules.
     pair_slots: HashSet<u32>,
     /// The name of each slot in force, such as `in 1`.
     names: HashMap<u32, String>,
