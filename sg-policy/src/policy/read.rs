@@ -56,7 +56,7 @@ impl From<Problem> for Unreadable {
 pub(crate) enum Role<'a> {
     Policy,
     PolicyOnStandardInput,
-    /// With what the set is made of.
+    /// `noun` is what the set is made of, such as `address`.
     Set {
         noun: &'static str,
         path: &'a Path,

@@ -3,7 +3,7 @@
 
 use sg_common::flow::TIMEOUTS;
 
-/// The data, from the policy's record.
+/// That, from the policy's record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempted {
     pub interface: String,

@@ -54,7 +54,7 @@ pub(super) struct Packet<'a> {
     /// Nanoseconds since 1970.
     pub(super) time: u64,
     pub(super) bytes: &'a [u8],
-    /// Of the whole packet.
+    /// How long the whole packet was.
     pub(super) len: u32,
     pub(super) comment: String,
     pub(super) is_inbound: bool,

@@ -79,7 +79,7 @@ fn judged(
         .and_then(|entry| entry.value(terms.now).opened_by());
     let by_others = known.existing.map(|flow| flow.originator);
     let opened = match way.process {
-        // `SSH_CONNECTION` is that of a server.
+        // It is known by `SSH_CONNECTION` alone, which an SSH server sets.
         None => Direction::Inbound,
         Some(_) => by_entry.or(by_others).unwrap_or(Direction::Inbound),
     };

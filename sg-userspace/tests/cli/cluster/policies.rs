@@ -48,7 +48,7 @@ pub(super) fn all(network: &Network) -> Vec<Policy> {
             "example with a service's port",
             with_ranges(&[&example, &port]),
         ),
-        // The last one, under which the cluster is changed: the one with the least permission.
+        // The last one is in force when the cluster is changed: it admits least.
         ("example", with_ranges(&[&example])),
     ]
     .map(|(name, words)| (name, words.iter().map(|it| (*it).to_owned()).collect()));
