@@ -3,14 +3,14 @@
 //! been cut that they have to look up.
 
 use super::error::KernelError;
-use super::generation::Generation;
-use super::object;
+use super::load::generation::Generation;
+use super::load::object;
+use super::load::programs::Programs;
+use super::load::shared_maps::SharedMaps;
+use super::load::tables::LiveTables;
+use super::load::targets::PinnedGeneration;
 use super::pins::InterfacePins;
-use super::programs::Programs;
-use super::shared_maps::SharedMaps;
 use super::state::State;
-use super::tables::LiveTables;
-use super::targets::PinnedGeneration;
 
 /// Loads them as `options` say, and completes the record that is to be theirs.
 pub(super) fn load(

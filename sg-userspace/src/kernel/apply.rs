@@ -11,12 +11,12 @@ use super::error::KernelError;
 use super::impact::Change;
 use super::inspect::inspect;
 use super::location::Place;
+use super::machine::{bpffs, interfaces, netns};
 use super::options::ApplyOptions;
 use super::outcome::Applied;
 use super::pins::{InterfacePins, PinTree};
 use super::plan::{Planned, plan};
 use super::prepare::prepare;
-use super::{bpffs, interfaces, netns};
 use sg_policy::policy::Policy;
 
 /// Compiles `policy` and attaches it to the interfaces of the options, or replaces the policy in

@@ -22,11 +22,12 @@ use super::flow_tables::flush;
 use super::history::{self, Keepsake};
 use super::hooks::{Hooks, remove_filters, remove_link};
 use super::inspect::inspect;
+use super::load::programs::Programs;
+use super::load::targets;
 use super::options::EgressHook;
 use super::outcome::{Applied, AppliedTo, Outcome};
 use super::plan::{InterfacePlan, Plan};
 use super::prepare::{Prepared, PreparedInterface, Seedings};
-use super::programs::Programs;
 use super::records::{Records, taken_back};
 use super::removal::remove;
 use super::seed::{Cut, Seeded};
@@ -35,7 +36,7 @@ use super::shared::raw_counters;
 use super::state::State;
 use super::sums::Sums;
 use super::trial::{Word, deadline_after};
-use super::{sys, targets, tc};
+use super::{sys, tc};
 use sg_policy::policy::Established;
 
 /// Outbound comes first: then the flows that the node opens are in the table when inbound packets

@@ -17,6 +17,8 @@ use super::flow_tables::flush;
 use super::history::{self, How};
 use super::hooks::Hooks;
 use super::inspect::{Inspection, inspect};
+use super::links;
+use super::load::targets;
 use super::location::Place;
 use super::options::{EgressHook, XdpMode};
 use super::outcome::Decided;
@@ -25,7 +27,6 @@ use super::records::Records;
 use super::removal::remove;
 use super::state::{PolicyRecord, State};
 use super::trial::{Stands, Word, since};
-use super::{links, targets};
 use sg_policy::policy::Established;
 
 /// How a trial is to end.

@@ -11,10 +11,10 @@ use sg_common::verdict::Direction;
 use super::condition::standing_after;
 use super::error::KernelError;
 use super::inspect::{Inspection, inspect_readable};
+use super::load::targets;
 use super::pins::{InterfacePins, PinTree};
 use super::removal::remove;
 use super::sys::{Listed, next_id};
-use super::targets;
 
 /// Removes all of one interface's attachment. `bpffs` is the file system with its pins. If nothing
 /// is left to remove, that is a success.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::attempted::Attempted;
-use super::capabilities::{Capability, TO_ENFORCE, TO_ENTER_AND_MOUNT, missing, remedy};
+use super::machine::capabilities::{Capability, TO_ENFORCE, TO_ENTER_AND_MOUNT, missing, remedy};
 use aya::programs::ProgramError;
 use sg_policy::compile::TooLarge;
 
@@ -509,7 +509,7 @@ fn mounted_or_not(is_mounted: bool, path: &std::path::Path) -> String {
 
 /// The remedy for an XDP program of another tool on the interface.
 fn how_to_free(interface: &str, program: &str, link: Option<u32>) -> String {
-    let ours = match program == super::object::INBOUND {
+    let ours = match program == super::load::object::INBOUND {
         true => {
             "it is an sgctl's by its name, and may enforce a policy that is pinned in another BPF file \
              system (a container's, or one that was named with --bpffs): apply or detach with that \

@@ -11,8 +11,8 @@ use sg_common::event::{HEAD, SNAP};
 use sg_common::event_budget::{WATCH_TICKS, tick_of};
 
 use super::error::KernelError;
+use super::load::object::EVENT_WATCH_LEN;
 use super::map_memory::{failed, open_map, shared_memory};
-use super::object::EVENT_WATCH_LEN;
 use super::pins::InterfacePins;
 use super::{sys, trial};
 

@@ -5,12 +5,12 @@
 use super::again;
 use super::error::KernelError;
 use super::flow_tables::may_have_cut;
-use super::generation::Generation;
+use super::load::generation::Generation;
+use super::load::programs::Programs;
+use super::load::targets;
 use super::pins::InterfacePins;
 use super::plan::InterfacePlan;
-use super::programs::Programs;
 use super::state::State;
-use super::targets;
 use sg_policy::policy::Established;
 
 /// A policy that may return to an interface.

@@ -3,7 +3,7 @@
 
 use super::error::KernelError;
 use super::hooks::other_xdp;
-use super::interfaces::XdpPlace;
+use super::machine::interfaces::XdpPlace;
 use super::options::{ApplyOptions, EgressHook, XdpMode};
 use super::start::Replaced;
 use sg_policy::policy::Policy;

@@ -15,7 +15,7 @@ use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
 
 use super::error::KernelError;
 pub use super::flow_memory::{FlowEntry, FlowTable, Written, key_of};
-use super::generation::Generation;
+use super::load::generation::Generation;
 use super::map_memory::{failed, memory_to_read, open_map, shared_memory};
 use super::pins::InterfacePins;
 use super::sys;

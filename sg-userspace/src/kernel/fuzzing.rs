@@ -6,7 +6,8 @@
 use sg_policy::formats::{Style, write};
 use sg_policy::policy::{PolicyText, SetText, load_text, load_written};
 
-use super::{blob, history, netlink, seed, state};
+use super::machine::netlink;
+use super::{blob, history, seed, state};
 
 /// A reader by its name, which is that of its folder in `fuzz/corpus`. It says whether the bytes
 /// are what it is for.

@@ -10,10 +10,11 @@ use sg_common::trial::Behind;
 use sg_common::verdict::Direction;
 
 use super::error::{KernelError, broken_object};
-use super::object_maps::program_array;
+use super::load::object_maps::program_array;
+use super::load::targets;
 use super::pins::InterfacePins;
 use super::state::State;
-use super::{links, sys, targets};
+use super::{links, sys};
 
 /// The gate of a hook.
 pub(super) const fn program(direction: Direction) -> &'static str {

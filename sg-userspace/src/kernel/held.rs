@@ -12,18 +12,20 @@ use super::commit::{ORDER, put_direction, tidy};
 use super::condition::standing_on;
 use super::error::KernelError;
 use super::flow_tables::{has_later_flow, may_have_cut};
-use super::generation::Generation;
 use super::history::{self, How, Keepsake};
 use super::hooks::Hooks;
 use super::inspect::{Inspection, inspect, inspect_readable};
+use super::load::generation::Generation;
+use super::load::programs::Programs;
+use super::load::targets;
+use super::load::targets::PinnedGeneration;
+use super::machine::{interfaces, netns};
 use super::options::{EgressHook, XdpMode};
 use super::pins::{InterfacePins, PinTree};
 use super::prepare::adopt;
-use super::programs::Programs;
 use super::records::{Records, taken_back};
 use super::state::State;
-use super::targets::PinnedGeneration;
-use super::{again, interfaces, links, netns, targets, tc};
+use super::{again, links, tc};
 use sg_policy::policy::Established;
 
 /// The generation that was in force.

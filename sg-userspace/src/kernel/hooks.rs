@@ -11,9 +11,10 @@ use super::error::KernelError;
 use super::inspect::program;
 use super::link_kind::Kind;
 use super::links;
+use super::machine::interfaces;
 use super::options::{EgressHook, XdpMode};
 use super::pins::InterfacePins;
-use super::{interfaces, sys, tc};
+use super::{sys, tc};
 
 /// The hooks of an interface in the current network namespace.
 pub(super) struct Hooks<'a> {

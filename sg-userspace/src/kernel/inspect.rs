@@ -6,16 +6,18 @@
 use sg_common::verdict::Direction;
 
 use super::error::KernelError;
-use super::interfaces::XdpPlace;
 use super::link_kind::Link;
+use super::load::shared_maps::SharedMaps;
+use super::load::targets;
 use super::location::{At, Place, chain, links_of, locate};
+use super::machine::interfaces::XdpPlace;
+use super::machine::{interfaces, netns};
 use super::pins::InterfacePins;
 use super::records::Records;
-use super::shared_maps::SharedMaps;
 use super::state::State;
 use super::sys::{self, Chained};
 use super::tc::{self, Clsact, Filter};
-use super::{gate, interfaces, links, netns, targets};
+use super::{gate, links};
 
 /// The real state of one attachment.
 #[derive(Debug)]

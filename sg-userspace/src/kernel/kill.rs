@@ -23,10 +23,10 @@ use sg_common::verdict::Direction;
 use super::error::KernelError;
 use super::flow_memory::{FlowTable, key_of};
 use super::flow_tables::{Ledger, monotonic_now};
+use super::load::tables::LiveTables;
 use super::pins::{InterfacePins, PinTree};
 use super::state::State;
 use super::sys;
-use super::tables::LiveTables;
 
 /// A flow that was listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

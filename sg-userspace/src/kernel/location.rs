@@ -3,15 +3,16 @@
 
 use std::fs::File;
 
-use super::capabilities::TO_LIST;
 use super::error::KernelError;
-use super::interfaces::Interface;
 use super::link_kind::Link;
+use super::links;
+use super::machine::capabilities::TO_LIST;
+use super::machine::interfaces::Interface;
+use super::machine::{interfaces, netns, places};
 use super::pins::InterfacePins;
 use super::records::Records;
 use super::state::State;
 use super::sys::{self, Chained};
-use super::{interfaces, links, netns, places};
 
 /// Where the interface of an attachment is.
 #[derive(Debug)]

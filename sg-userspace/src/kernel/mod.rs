@@ -27,17 +27,7 @@ mod removal;
 pub mod trial;
 
 // Loads programs and their tables.
-pub mod frame;
-pub mod generation;
-mod loader;
-pub mod object;
-mod object_maps;
-pub mod programs;
-pub mod rehearsal;
-mod sections;
-pub mod shared_maps;
-pub mod tables;
-pub(crate) mod targets;
+mod load;
 
 // Attaches programs to the hooks of an interface.
 pub mod hold;
@@ -77,18 +67,8 @@ mod shared;
 pub(crate) mod sums;
 
 // The machine: file system, rights, interfaces, namespaces.
-pub mod bpffs;
-pub(crate) mod capabilities;
-pub mod interfaces;
-mod lifetime;
-pub mod link_watch;
-pub mod listening;
-mod netlink;
-pub mod netns;
-pub mod own_addresses;
-pub(crate) mod places;
+mod machine;
 mod sys;
-mod trust;
 
 // For tests.
 mod faults;
@@ -102,6 +82,10 @@ pub(crate) use confirm::over;
 pub use confirm::{confirm, confirm_generation, undo};
 pub use detach::{detach, tidy_up};
 pub use error::KernelError;
+pub(crate) use load::targets;
+pub use load::{frame, generation, object, programs, rehearsal, shared_maps, tables};
+pub use machine::{bpffs, interfaces, link_watch, listening, netns, own_addresses};
+pub(crate) use machine::{capabilities, places};
 pub use options::{ApplyOptions, CandidateOption, DEFAULT_MAX_FLOWS, EgressHook, XdpMode};
 pub use outcome::{Applied, AppliedTo, Decided, EndedCandidate, Outcome};
 pub use seed::{Cut, Seeded, Unseen, UnseenKind};

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::bpffs;
 use super::how::How;
-use super::object;
+use super::load::object;
+use super::machine::bpffs;
 use sg_policy::compile::Budget;
 use sg_policy::policy::{AuditScope, Policy};
 
@@ -106,7 +106,7 @@ pub struct ApplyOptions {
     pub self_check: bool,
     /// What passes that the policy would drop, besides what its rules audit.
     pub audit: AuditScope,
-    /// See [`super::generation::Generation::log_level`].
+    /// See [`super::load::generation::Generation::log_level`].
     pub log_level: u8,
     /// Counter slots that must keep their owners although these are in no policy any more: those
     /// of a generation that is kept to be put in force again (see `held`).

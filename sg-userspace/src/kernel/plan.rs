@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::error::KernelError;
 use super::flow_tables::each_flow;
 use super::found::{Found, attachment_of, has_qdisc};
-use super::object::INBOUND;
+use super::load::object::INBOUND;
 use super::options::{ApplyOptions, DEFAULT_MAX_FLOWS, EgressHook, XdpMode};
 use super::outcome::{Applied, AppliedTo, EndedCandidate, Outcome};
 use super::pins::{InterfacePins, PinTree};
@@ -93,7 +93,7 @@ impl Plan {
         changed.chain(unchanged).collect()
     }
 
-    /// The epoch that is to be: see [`super::generation::Generation::epoch`].
+    /// The epoch that is to be: see [`super::load::generation::Generation::epoch`].
     pub(super) fn epoch(&self) -> u32 {
         let mut states = self.interfaces.iter();
         states.next().map_or(0, |one| one.state.epoch)

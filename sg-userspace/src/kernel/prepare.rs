@@ -9,20 +9,21 @@ use sg_common::verdict::Direction;
 use super::error::KernelError;
 use super::fallback::Fallback;
 use super::flow_tables::{Ledger, may_have_cut};
-use super::generation::Generation;
 use super::inspect::inspect;
+use super::load::generation::Generation;
+use super::load::programs::Programs;
+use super::load::shared_maps::SharedMaps;
+use super::load::tables::LiveTables;
+use super::load::targets;
 use super::pins::{InterfacePins, unpin};
 use super::plan::{InterfacePlan, Plan};
-use super::programs::Programs;
 use super::removal::remove;
 use super::seed::Seeding;
 use super::self_check::{CheckedBeside, CheckedRules, SelfCheck, self_check};
-use super::shared_maps::SharedMaps;
 use super::start::{Replaced, Start};
 use super::state::{SlotOwner, State, Trial};
-use super::tables::LiveTables;
 use super::trial::{Stands, Word};
-use super::{fallback, faults, links, targets};
+use super::{fallback, faults, links};
 use sg_policy::compile::Compiled;
 
 /// The number in the names of the remembering programs' pins, instead of a generation.

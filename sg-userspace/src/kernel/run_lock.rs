@@ -14,8 +14,8 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{major, minor};
 
 use super::error::KernelError;
+use super::machine::{bpffs, netns};
 use super::pins::PinTree;
-use super::{bpffs, netns};
 
 /// Held for as long as the process works on the interface.
 pub struct RunLock {

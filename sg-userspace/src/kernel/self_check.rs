@@ -22,11 +22,11 @@ use sg_common::tcp::SYN;
 use sg_common::verdict::{Action, Direction, Reason, reason_slot};
 
 use super::error::KernelError;
-use super::frame::{Body, HOP_LIMIT, Wire};
-use super::generation::Generation;
-use super::programs::Programs;
-use super::rehearsal::passes;
-use super::shared_maps::SharedMaps;
+use super::load::frame::{Body, HOP_LIMIT, Wire};
+use super::load::generation::Generation;
+use super::load::programs::Programs;
+use super::load::rehearsal::passes;
+use super::load::shared_maps::SharedMaps;
 use super::slots::add;
 use sg_policy::compile::Compiled;
 use sg_policy::edges::{Edges, edges};

@@ -40,7 +40,7 @@ pub struct State {
     /// Whether the enforcer has added the clsact qdisc, so that it also has to remove it.
     pub added_clsact: bool,
     pub policy: PolicyRecord,
-    /// See [`crate::kernel::generation::Generation::epoch`].
+    /// See [`crate::kernel::load::generation::Generation::epoch`].
     pub epoch: u32,
     /// Ids of the programs that belong to this record. If a link runs another program, an `apply`
     /// was interrupted between the record and the swap.
@@ -71,9 +71,9 @@ pub struct State {
     /// rules accept.
     pub has_flows: bool,
     /// Whether the programs look up cut flows for every TCP packet that the rules accept: see
-    /// [`crate::kernel::generation::Generation::may_have_cut`].
+    /// [`crate::kernel::load::generation::Generation::may_have_cut`].
     pub may_have_cut: bool,
-    /// See [`crate::kernel::generation::Generation::log_level`].
+    /// See [`crate::kernel::load::generation::Generation::log_level`].
     #[serde(default)]
     pub log_level: u8,
     /// The latest generation or epoch that has run, if it is not the one in force. A number is

@@ -17,8 +17,8 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::error::KernelError;
 use super::faults::step;
-use super::netlink::{self, attribute, number, put, text};
-use super::object::OUTBOUND;
+use super::load::object::OUTBOUND;
+use super::machine::netlink::{self, attribute, number, put, text};
 
 /// The lowest number, which runs first.
 const PREFERENCE: u16 = 1;

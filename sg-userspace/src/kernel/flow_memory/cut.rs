@@ -6,7 +6,7 @@ use sg_common::protocol::kind_of;
 use sg_common::ruling::{Policy as _, is_cut_at_its_end};
 
 use super::table::FlowTable;
-use crate::kernel::generation::{Generation, ages};
+use crate::kernel::load::generation::{Generation, ages};
 use sg_policy::policy::Established;
 
 impl FlowTable {

@@ -17,9 +17,9 @@ use sg_common::flow_table::{
 use super::secret::{FlowKeys, read_keys};
 use super::tuple::{FlowEntry, entry_of};
 use crate::kernel::error::KernelError;
-use crate::kernel::generation::ages;
+use crate::kernel::load::generation::ages;
+use crate::kernel::load::object::PORT_COUNTS_LEN;
 use crate::kernel::map_memory::{failed, memory_to_read, open_map, shared_memory};
-use crate::kernel::object::PORT_COUNTS_LEN;
 use crate::kernel::pins::InterfacePins;
 use crate::kernel::sys;
 

@@ -12,7 +12,7 @@ use sg_common::flow_entry::{self, Contents};
 use sg_common::protocol::Kind;
 use sg_common::verdict::Direction;
 
-use super::super::interfaces;
+use super::super::machine::interfaces;
 use super::super::seed::{Existing, Key, View, carry, decide};
 use super::crossing::Crossing;
 use super::fate::Fate;

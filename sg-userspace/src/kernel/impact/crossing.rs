@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use super::super::interfaces;
-use super::super::own_addresses::ip_of;
+use super::super::machine::interfaces;
+use super::super::machine::own_addresses::ip_of;
 use super::super::seed::leaves_by;
 
 /// Asks the kernel for routes, and remembers the answers.

@@ -14,13 +14,13 @@ use sg_policy::policy::AuditScope;
 use super::super::error::KernelError;
 use super::super::flow_memory::{FlowTable, key_of};
 use super::super::flow_tables::monotonic_now;
-use super::super::generation::{Generation, ages};
 use super::super::inspect::Inspection;
+use super::super::load::generation::{Generation, ages};
+use super::super::load::tables::LiveTables;
 use super::super::plan::Plan;
 use super::super::seed::Key;
 use super::super::start::Replaced;
 use super::super::state::State;
-use super::super::tables::LiveTables;
 use super::fate::{Fate, fate};
 use super::report::RuleOf;
 

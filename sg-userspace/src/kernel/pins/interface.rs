@@ -7,7 +7,7 @@ use sg_common::verdict::Direction;
 
 use super::names::{names_in, small_numbers_in};
 use crate::kernel::error::KernelError;
-use crate::kernel::trust::create_dir;
+use crate::kernel::machine::trust::create_dir;
 
 /// In the names of pins between a direction and a generation: `inbound_targets_7`.
 pub(super) const TARGETS: &str = "_targets_";

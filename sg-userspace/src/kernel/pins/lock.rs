@@ -8,8 +8,8 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::tree::PinTree;
 use crate::kernel::error::KernelError;
-use crate::kernel::trust::{self, create_dir};
-use crate::kernel::{bpffs, lifetime};
+use crate::kernel::machine::trust::{self, create_dir};
+use crate::kernel::machine::{bpffs, lifetime};
 
 const LOCK_SECONDS: u64 = 10;
 

@@ -10,7 +10,8 @@ use super::runs::{RUN, remove_unless_locked};
 use super::tree::{PinTree, attachments_in};
 use crate::kernel::error::KernelError;
 use crate::kernel::faults::step;
-use crate::kernel::{lifetime, links};
+use crate::kernel::links;
+use crate::kernel::machine::lifetime;
 
 impl PinTree {
     /// Removes empty directories, and pins of attachments without interfaces.

@@ -8,7 +8,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::names::names_in;
 use super::tree::PinTree;
 use crate::kernel::error::KernelError;
-use crate::kernel::trust::create_dir;
+use crate::kernel::machine::trust::create_dir;
 
 /// Comes before the interface's name.
 pub(super) const RUN: &str = "run_";

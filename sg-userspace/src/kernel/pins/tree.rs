@@ -8,7 +8,7 @@ use sg_common::LAYOUT_VERSION;
 use super::interface::InterfacePins;
 use super::names::{names_in, numbers_in, small_numbers_in};
 use crate::kernel::error::KernelError;
-use crate::kernel::trust;
+use crate::kernel::machine::trust;
 
 /// The tree of pins on one BPF file system.
 #[derive(Clone, Debug)]

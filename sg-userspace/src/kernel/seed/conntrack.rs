@@ -11,7 +11,7 @@ use sg_common::icmp;
 use sg_common::protocol::Kind;
 use sg_common::verdict::Direction;
 
-use super::super::netlink::{self, attribute};
+use super::super::machine::netlink::{self, attribute};
 use super::existing::{Existing, Key};
 
 /// Holds the number of entries of the current network namespace. The file does not exist if the

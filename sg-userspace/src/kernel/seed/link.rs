@@ -8,8 +8,8 @@ use libc::{
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::super::interfaces::IFINFOMSG;
-use super::super::netlink::{self, attribute, number, text};
+use super::super::machine::interfaces::IFINFOMSG;
+use super::super::machine::netlink::{self, attribute, number, text};
 
 /// A network interface.
 pub(super) struct Link {

@@ -29,8 +29,8 @@ use sg_common::verdict::Direction;
 
 use super::error::KernelError;
 use super::flow_tables::{Ledger, monotonic_now};
+use super::load::tables::LiveTables;
 use super::pins::InterfacePins;
-use super::tables::LiveTables;
 pub(super) use carry::carry;
 pub(super) use decide::decide;
 pub(super) use existing::{Existing, Key};

@@ -18,9 +18,9 @@ use libc::RTM_GETNSID;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::sched::{CloneFlags, setns};
 
-use super::super::lifetime::FIRST_PID_NAMESPACE;
-use super::super::netlink::{self, number, put};
-use super::super::places;
+use super::super::machine::lifetime::FIRST_PID_NAMESPACE;
+use super::super::machine::netlink::{self, number, put};
+use super::super::machine::places;
 use super::link::Link;
 
 // include/uapi/linux/rtnetlink.h and net_namespace.h.

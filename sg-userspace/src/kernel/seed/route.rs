@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::super::netlink::{self, number, put};
+use super::super::machine::netlink::{self, number, put};
 
 // include/uapi/linux/rtnetlink.h.
 const RTM_GETROUTE: u16 = 26;

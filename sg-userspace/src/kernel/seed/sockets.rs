@@ -14,7 +14,7 @@ use sg_common::flow::Timeout;
 use sg_common::protocol::{IPPROTO_TCP, IPPROTO_UDP};
 use sg_common::verdict::Direction;
 
-use super::super::netlink;
+use super::super::machine::netlink;
 use super::existing::{Existing, Key};
 
 /// Socket states (include/net/tcp_states.h). A UDP socket is in ESTABLISHED if it is connected, and

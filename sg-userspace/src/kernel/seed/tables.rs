@@ -5,8 +5,8 @@ use sg_common::flow::{FlowKind, FlowValue, TIMEOUTS};
 use super::super::error::KernelError;
 use super::super::flow_memory::{FlowTable, key_of};
 use super::super::flow_tables::{Ledger, monotonic_now};
+use super::super::load::shared_maps::half_open_entries;
 use super::super::pins::InterfacePins;
-use super::super::shared_maps::half_open_entries;
 use super::existing::Key;
 
 pub(super) struct SeededTable {

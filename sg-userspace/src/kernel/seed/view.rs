@@ -7,9 +7,9 @@ use std::net::IpAddr;
 
 use sg_common::protocol::{IPPROTO_TCP, IPPROTO_UDP};
 
-use super::super::capabilities::TO_ENFORCE;
 use super::super::error::KernelError;
-use super::super::own_addresses::ip_of;
+use super::super::machine::capabilities::TO_ENFORCE;
+use super::super::machine::own_addresses::ip_of;
 use super::existing::{Existing, Key};
 use super::namespaces::{Search, look_into};
 use super::sockets::Listener;

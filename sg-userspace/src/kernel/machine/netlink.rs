@@ -16,7 +16,7 @@ const ANSWER: usize = 64 << 10;
 
 /// Sends a dump request to `protocol` in the current network namespace, and calls `visit` with the
 /// payload of each message.
-pub(super) fn dump(
+pub(in crate::kernel) fn dump(
     protocol: isize,
     message_type: u16,
     request: &[u8],
@@ -27,7 +27,7 @@ pub(super) fn dump(
 
 /// Sends a request to `protocol`, and calls `visit` with the payload of each message before the
 /// acknowledgement. `flags` are added to those of every request.
-pub(super) fn request(
+pub(in crate::kernel) fn request(
     protocol: isize,
     message_type: u16,
     flags: u16,
@@ -57,7 +57,11 @@ fn converse(
 
 /// Sends a request to `protocol` in the current network namespace, and returns the payload of the
 /// reply.
-pub(super) fn ask(protocol: isize, message_type: u16, request: &[u8]) -> io::Result<Vec<u8>> {
+pub(in crate::kernel) fn ask(
+    protocol: isize,
+    message_type: u16,
+    request: &[u8],
+) -> io::Result<Vec<u8>> {
     let socket = send(protocol, message_type, NLM_F_REQUEST, request)?;
     let mut answer = vec![0; ANSWER];
     let len = socket.recv(&mut &mut answer[..], 0)?;
@@ -83,7 +87,7 @@ fn send(protocol: isize, message_type: u16, flags: u16, request: &[u8]) -> io::R
 }
 
 /// Appends an attribute.
-pub(super) fn put(attributes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+pub(in crate::kernel) fn put(attributes: &mut Vec<u8>, kind: u16, value: &[u8]) {
     let attribute = DefaultNla::new(kind, value.to_vec());
     let end = attributes.len();
     attributes.resize(end + attribute.buffer_len(), 0);
@@ -91,13 +95,13 @@ pub(super) fn put(attributes: &mut Vec<u8>, kind: u16, value: &[u8]) {
 }
 
 /// The 32-bit number in an attribute.
-pub(super) fn number(attributes: &[u8], kind: u16) -> Option<u32> {
+pub(in crate::kernel) fn number(attributes: &[u8], kind: u16) -> Option<u32> {
     let value = attribute(attributes, kind)?;
     value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
 /// The text in an attribute, up to its NUL.
-pub(super) fn text(attributes: &[u8], kind: u16) -> Option<String> {
+pub(in crate::kernel) fn text(attributes: &[u8], kind: u16) -> Option<String> {
     let value = attribute(attributes, kind)?;
     let end = value.iter().position(|byte| *byte == 0);
     Some(String::from_utf8_lossy(&value[..end.unwrap_or(value.len())]).into_owned())
@@ -136,7 +140,7 @@ fn messages(mut bytes: &[u8], visit: &mut impl FnMut(&[u8])) -> io::Result<Progr
 }
 
 /// The value of the first attribute of `kind`. `None` also if a malformed attribute precedes it.
-pub(super) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(in crate::kernel) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
     NlasIterator::new(attributes)
         .map_while(Result::ok)
         .find(|attribute| attribute.kind() == kind)
@@ -149,7 +153,7 @@ pub(super) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
 /// Reads an answer of the kernel and the attributes in its messages, for fuzzing. None reads beyond
 /// the bytes.
 #[cfg(any(test, feature = "fuzzing"))]
-pub(super) fn fuzz(bytes: &[u8]) -> bool {
+pub(in crate::kernel) fn fuzz(bytes: &[u8]) -> bool {
     fn look(attributes: &[u8], depth: u8) {
         for kind in 0..16 {
             let Some(value) = attribute(attributes, kind) else {
@@ -174,7 +178,7 @@ pub(super) fn fuzz(bytes: &[u8]) -> bool {
 
 /// Answers of the kernel, for fuzzing.
 #[cfg(test)]
-pub(super) fn samples() -> Vec<Vec<u8>> {
+pub(in crate::kernel) fn samples() -> Vec<Vec<u8>> {
     let mut attributes = Vec::new();
     put(&mut attributes, 1, &[1, 2, 3, 4]);
     put(&mut attributes, 2, b"name\0");

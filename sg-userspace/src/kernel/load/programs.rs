@@ -14,19 +14,20 @@ use sg_common::flow::TIMEOUTS;
 use sg_common::lookup::{BSS_LINES, Plain};
 use sg_common::verdict::Direction;
 
-use super::error::{KernelError, broken_object};
-use super::event_ring::{EventReader, online_cpus, possible_cpus};
-use super::event_watch::Watch;
-use super::flow_memory::{FlowKeys, FlowTable, keys_of, port_counts};
+use super::super::error::{KernelError, broken_object};
+use super::super::event_ring::{EventReader, online_cpus, possible_cpus};
+use super::super::event_watch::Watch;
+use super::super::flow_memory::{FlowKeys, FlowTable, keys_of, port_counts};
+use super::super::pins::InterfacePins;
+use super::super::shared::CounterReader;
+use super::super::{event_watch, gate, sys, trial};
 use super::generation::Generation;
 use super::loader::{loader_without_btf, undisturbed};
 use super::object::{ARRAY, EVENT_WATCH, FLOW_PORTS, INBOUND, OBJECT, OUTBOUND, PORT_COUNTS_LEN};
 use super::object_maps::array_map;
-use super::pins::InterfacePins;
 use super::sections::{fill_tables, share_section, share_tables};
-use super::shared::CounterReader;
 use super::shared_maps::SharedMaps;
-use super::{event_watch, gate, sys, targets, trial};
+use super::targets;
 use sg_policy::compile::Compiled;
 
 /// How many fragmented datagrams are remembered at a time, in each family.
@@ -55,7 +56,7 @@ impl Programs {
 
     /// Loads the programs of another interface of an attachment. They share the tables of
     /// `tables_of`, which are of the same generation.
-    pub(super) fn load_sharing(
+    pub(in crate::kernel) fn load_sharing(
         compiled: &Compiled,
         generation: &Generation,
         shared: &SharedMaps,
@@ -66,7 +67,7 @@ impl Programs {
 
     /// Loads programs with tables that are in memory already, such as those of a running
     /// generation.
-    pub(super) fn load_tables(
+    pub(in crate::kernel) fn load_tables(
         tables: &Plain<'_>,
         generation: &Generation,
         shared: &SharedMaps,
@@ -206,7 +207,7 @@ impl Programs {
     }
 
     /// Pins the tail-call targets: see `targets`.
-    pub(super) fn pin_targets(
+    pub(in crate::kernel) fn pin_targets(
         &self,
         pins: &InterfacePins,
         generation: u32,
@@ -220,17 +221,21 @@ impl Programs {
     }
 
     /// Pins the gates: see `gate`.
-    pub(super) fn pin_gates(&self, pins: &InterfacePins, number: u32) -> Result<(), KernelError> {
+    pub(in crate::kernel) fn pin_gates(
+        &self,
+        pins: &InterfacePins,
+        number: u32,
+    ) -> Result<(), KernelError> {
         gate::pin(&self.ebpf, pins, number)
     }
 
     /// The gate of a hook.
-    pub(super) fn gate(&self, direction: Direction) -> Result<OwnedFd, KernelError> {
+    pub(in crate::kernel) fn gate(&self, direction: Direction) -> Result<OwnedFd, KernelError> {
         gate::open(&self.ebpf, direction)
     }
 
     /// The ids of the gates, inbound first.
-    pub(super) fn gate_ids(&self) -> Result<[u32; 2], KernelError> {
+    pub(in crate::kernel) fn gate_ids(&self) -> Result<[u32; 2], KernelError> {
         let id = |direction| {
             sys::program_number(self.gate(direction)?.as_fd())
                 .map_err(|e| KernelError::io("asking for a program's id", e))
@@ -275,7 +280,7 @@ impl Programs {
     }
 
     /// The ids of the programs that are attached, inbound first.
-    pub(super) fn ids(&mut self) -> Result<[u32; 2], KernelError> {
+    pub(in crate::kernel) fn ids(&mut self) -> Result<[u32; 2], KernelError> {
         let id = |info: Result<ProgramInfo, ProgramError>| {
             info.map(|i| i.id())
                 .map_err(|e| KernelError::bpf("asking for a program's id", e))
@@ -285,7 +290,7 @@ impl Programs {
 
     /// The flow table of programs whose maps are pinned nowhere. Their counts of flows by local
     /// port are set so that the programs always ask the table.
-    pub(super) fn private_flows(
+    pub(in crate::kernel) fn private_flows(
         &self,
         timeouts: &[u32; TIMEOUTS],
     ) -> Result<FlowTable, KernelError> {

@@ -7,18 +7,18 @@ use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::SockaddrStorage;
 
-use super::error::KernelError;
+use super::super::error::KernelError;
 
 /// The addresses of the current network namespace.
-pub(super) struct OwnAddresses {
-    pub(super) all: HashSet<IpAddr>,
+pub(in crate::kernel) struct OwnAddresses {
+    pub(in crate::kernel) all: HashSet<IpAddr>,
     /// Those of one interface, in the order in which the kernel has them, with their masks.
     of_interface: Vec<(IpAddr, Option<IpAddr>)>,
-    pub(super) flags: InterfaceFlags,
+    pub(in crate::kernel) flags: InterfaceFlags,
 }
 
 impl OwnAddresses {
-    pub(super) fn of(interface: &str) -> Result<OwnAddresses, KernelError> {
+    pub(in crate::kernel) fn of(interface: &str) -> Result<OwnAddresses, KernelError> {
         let found =
             getifaddrs().map_err(|e| KernelError::io("listing this host's addresses", e.into()))?;
         let mut own = OwnAddresses {
@@ -73,7 +73,7 @@ fn masked(address: IpAddr, mask: IpAddr) -> u128 {
 }
 
 /// The IP address in a socket address. `None` if that is of another family.
-pub(super) fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {
+pub(in crate::kernel) fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {
     let v4 = address.as_sockaddr_in().map(|it| IpAddr::from(it.ip()));
     v4.or_else(|| address.as_sockaddr_in6().map(|it| IpAddr::from(it.ip())))
 }

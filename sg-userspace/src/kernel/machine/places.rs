@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns};
 
-use super::error::KernelError;
+use super::super::error::KernelError;
 use super::netns;
 
 /// Runs `act` on a new thread in the network namespace that `file` refers to.
-pub(super) fn inside<T: Send>(
+pub(in crate::kernel) fn inside<T: Send>(
     file: &File,
     name: &str,
     act: impl FnOnce() -> Result<T, KernelError> + Send,
@@ -35,17 +35,17 @@ pub(super) fn inside<T: Send>(
 }
 
 /// A network namespace that was found.
-pub(super) struct Found {
-    pub(super) file: File,
+pub(in crate::kernel) struct Found {
+    pub(in crate::kernel) file: File,
     /// A name of `ip netns`, or a path.
-    pub(super) name: String,
-    pub(super) cookie: u64,
+    pub(in crate::kernel) name: String,
+    pub(in crate::kernel) cookie: u64,
 }
 
 /// Calls `probe` in all network namespaces that can be found, the likely ones first, until it
 /// returns true. `hint` is the name that was used for the namespace before. `Ok(None)` if it is
 /// none of those that can be entered.
-pub(super) fn search(
+pub(in crate::kernel) fn search(
     hint: Option<&str>,
     mut probe: impl FnMut(u64) -> Result<bool, KernelError> + Send,
 ) -> Result<Option<Found>, KernelError> {
@@ -142,14 +142,14 @@ fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
 }
 
 /// The directories of all visible processes.
-pub(super) fn processes() -> impl Iterator<Item = PathBuf> {
+pub(in crate::kernel) fn processes() -> impl Iterator<Item = PathBuf> {
     let is_number =
         |name: &OsStr| !name.is_empty() && name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
     entries(Path::new("/proc")).filter(move |path| path.file_name().is_some_and(is_number))
 }
 
 /// Where network namespaces are mounted, each with its inode.
-pub(super) fn mounts() -> impl Iterator<Item = (u64, PathBuf)> {
+pub(in crate::kernel) fn mounts() -> impl Iterator<Item = (u64, PathBuf)> {
     let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
     let mounted: Vec<_> = table.lines().filter_map(mounted).collect();
     mounted.into_iter()

@@ -13,12 +13,12 @@ use aya::maps::ProgramArray;
 use sg_common::program::Target;
 use sg_common::verdict::Direction;
 
-use super::error::{KernelError, broken_object};
+use super::super::error::{KernelError, broken_object};
+use super::super::pins::{InterfacePins, unpin};
+use super::super::state::State;
+use super::super::{links, sys};
 use super::object::{ARRAY, ARRAY_PIN, BSS, BSS_PIN, INBOUND, OUTBOUND};
 use super::object_maps::{array_map, program_array};
-use super::pins::{InterfacePins, unpin};
-use super::state::State;
-use super::{links, sys};
 
 /// The program array of a hook.
 const fn array(direction: Direction) -> &'static str {
@@ -29,7 +29,7 @@ const fn array(direction: Direction) -> &'static str {
 }
 
 /// The attached program of a hook.
-pub(super) const fn entry(direction: Direction) -> &'static str {
+pub(in crate::kernel) const fn entry(direction: Direction) -> &'static str {
     match direction {
         Direction::Inbound => INBOUND,
         Direction::Outbound => OUTBOUND,
@@ -51,7 +51,7 @@ const fn variants(direction: Direction, target: Target) -> [&'static str; 2] {
 }
 
 /// Whether a program is loaded for a policy that `audits` something, or for one that does not.
-pub(super) fn is_wanted(name: &str, audits: bool) -> bool {
+pub(in crate::kernel) fn is_wanted(name: &str, audits: bool) -> bool {
     let other = usize::from(!audits);
     let mut all = Direction::BOTH
         .into_iter()
@@ -60,7 +60,7 @@ pub(super) fn is_wanted(name: &str, audits: bool) -> bool {
 }
 
 /// Puts the loaded programs of each target into the arrays of their hooks.
-pub(super) fn connect(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+pub(in crate::kernel) fn connect(ebpf: &mut Ebpf) -> Result<(), KernelError> {
     for direction in Direction::BOTH {
         for target in Target::ALL {
             let names = variants(direction, target);
@@ -99,7 +99,11 @@ fn paths(pins: &InterfacePins, generation: u32) -> [PathBuf; 6] {
 /// which have to come back if a later generation cannot be put in force, and the tables, which
 /// `explain` and a later `apply` read. Without a pin an object could only be opened by its id,
 /// which takes CAP_SYS_ADMIN.
-pub(super) fn pin(ebpf: &Ebpf, pins: &InterfacePins, generation: u32) -> Result<(), KernelError> {
+pub(in crate::kernel) fn pin(
+    ebpf: &Ebpf,
+    pins: &InterfacePins,
+    generation: u32,
+) -> Result<(), KernelError> {
     for direction in Direction::BOTH {
         let map = program_array(ebpf, array(direction))?;
         pin_at(map.fd().as_fd(), &pins.targets(direction, generation))?;
@@ -117,14 +121,14 @@ pub(super) fn pin(ebpf: &Ebpf, pins: &InterfacePins, generation: u32) -> Result<
     Ok(())
 }
 
-pub(super) fn pin_at(object: BorrowedFd<'_>, path: &Path) -> Result<(), KernelError> {
+pub(in crate::kernel) fn pin_at(object: BorrowedFd<'_>, path: &Path) -> Result<(), KernelError> {
     // An `apply` that was killed before it attached anything may have left this pin.
     unpin(path)?;
     links::pin(object, path).map_err(|e| KernelError::io(format!("pinning {}", path.display()), e))
 }
 
 /// The program with this id among the pinned ones of a hook, and its generation.
-pub(super) fn pinned_program(
+pub(in crate::kernel) fn pinned_program(
     pins: &InterfacePins,
     direction: Direction,
     id: u32,
@@ -143,12 +147,16 @@ pub(super) fn pinned_program(
 }
 
 /// Whether the program array of a hook in a generation is pinned and has a program for each target.
-pub(super) fn are_there(pins: &InterfacePins, direction: Direction, generation: u32) -> bool {
+pub(in crate::kernel) fn are_there(
+    pins: &InterfacePins,
+    direction: Direction,
+    generation: u32,
+) -> bool {
     look(pins, direction, generation).unwrap_or(false)
 }
 
 /// As [`are_there`]; an error where that cannot be seen at the moment.
-pub(super) fn look(
+pub(in crate::kernel) fn look(
     pins: &InterfacePins,
     direction: Direction,
     generation: u32,
@@ -171,7 +179,7 @@ pub(super) fn look(
 }
 
 /// The program that a hook runs, so that it can be put back. Opened by its id if it is not pinned.
-pub(super) fn program_in_force(
+pub(in crate::kernel) fn program_in_force(
     pins: &InterfacePins,
     direction: Direction,
     id: u32,
@@ -186,13 +194,13 @@ pub(super) fn program_in_force(
 }
 
 /// All pinned objects of a generation, kept open.
-pub(super) struct PinnedGeneration {
+pub(in crate::kernel) struct PinnedGeneration {
     /// One descriptor for each of `paths`, in their order.
     objects: Vec<OwnedFd>,
 }
 
 /// Opens a generation. `None` if one of its objects is missing.
-pub(super) fn open(
+pub(in crate::kernel) fn open(
     pins: &InterfacePins,
     generation: u32,
 ) -> Result<Option<PinnedGeneration>, KernelError> {
@@ -211,13 +219,13 @@ pub(super) fn open(
 
 impl PinnedGeneration {
     /// The attached program of a hook.
-    pub(super) fn program(&self, direction: Direction) -> BorrowedFd<'_> {
+    pub(in crate::kernel) fn program(&self, direction: Direction) -> BorrowedFd<'_> {
         // They come after the arrays of both directions.
         self.objects[Direction::BOTH.len() + direction as usize].as_fd()
     }
 
     /// The tables of its programs: in .bss, and in an array map.
-    pub(super) fn tables(&self) -> Result<[BorrowedFd<'_>; 2], KernelError> {
+    pub(in crate::kernel) fn tables(&self) -> Result<[BorrowedFd<'_>; 2], KernelError> {
         // They are the last two.
         let [.., bss, array] = &self.objects[..] else {
             return Err(broken_object(BSS));
@@ -225,13 +233,17 @@ impl PinnedGeneration {
         Ok([bss.as_fd(), array.as_fd()])
     }
 
-    pub(super) fn program_id(&self, direction: Direction) -> Result<u32, KernelError> {
+    pub(in crate::kernel) fn program_id(&self, direction: Direction) -> Result<u32, KernelError> {
         sys::program_number(self.program(direction))
             .map_err(|e| KernelError::io("asking for a program's id", e))
     }
 
     /// Pins the objects that are not pinned any more.
-    pub(super) fn pin(&self, pins: &InterfacePins, generation: u32) -> Result<(), KernelError> {
+    pub(in crate::kernel) fn pin(
+        &self,
+        pins: &InterfacePins,
+        generation: u32,
+    ) -> Result<(), KernelError> {
         let are_there = Direction::BOTH.map(|d| are_there(pins, d, generation));
         let paths = paths(pins, generation);
         for (i, (path, object)) in paths.iter().zip(&self.objects).enumerate() {
@@ -247,7 +259,7 @@ impl PinnedGeneration {
 
 /// The names of missing pins of a generation, besides the arrays. Packets do not need them, but the
 /// next `apply` and readers do.
-pub(super) fn missing(pins: &InterfacePins, generation: u32) -> Vec<String> {
+pub(in crate::kernel) fn missing(pins: &InterfacePins, generation: u32) -> Vec<String> {
     let [_, _, rest @ ..] = paths(pins, generation);
     let gone = rest.iter().filter(|path| !path.exists());
     gone.map(|path| links::name_of(path)).collect()
@@ -255,7 +267,10 @@ pub(super) fn missing(pins: &InterfacePins, generation: u32) -> Vec<String> {
 
 /// Removes the pins of all generations but the one of this record, and the one that may return if
 /// it is not confirmed, once no packet is in the programs of the others.
-pub(super) fn leave_only(pins: &InterfacePins, state: &State) -> Result<(), KernelError> {
+pub(in crate::kernel) fn leave_only(
+    pins: &InterfacePins,
+    state: &State,
+) -> Result<(), KernelError> {
     let mut kept = Vec::from(paths(pins, state.number()));
     if let Some(trial) = &state.trial {
         kept.extend(pins.gates(state.number()));
@@ -273,7 +288,7 @@ pub(super) fn leave_only(pins: &InterfacePins, state: &State) -> Result<(), Kern
 }
 
 /// Removes the pins of a generation that was never attached, if there are any, and of its gates.
-pub(super) fn forget(pins: &InterfacePins, generation: u32) {
+pub(in crate::kernel) fn forget(pins: &InterfacePins, generation: u32) {
     let gates = pins.gates(generation);
     for path in paths(pins, generation).iter().chain(&gates) {
         let _ = unpin(path);
@@ -294,7 +309,7 @@ pub(crate) fn program_id(
 }
 
 /// The ids of all programs in the pinned arrays.
-pub(super) fn program_ids(pins: &InterfacePins) -> Vec<u32> {
+pub(in crate::kernel) fn program_ids(pins: &InterfacePins) -> Vec<u32> {
     let mut ids = Vec::new();
     for path in pins.all_targets().unwrap_or_default() {
         let Ok(map) = sys::open_pin_to_read(&path) else {

@@ -44,7 +44,7 @@ pub(crate) const TO_LIST: &[Capability] = &[NetAdmin];
 pub(crate) const TO_ENTER_AND_MOUNT: &[Capability] = &[SysAdmin];
 
 /// The capabilities among `needed` that this process lacks. Empty if that cannot be known.
-pub(super) fn missing(needed: &[Capability]) -> Vec<Capability> {
+pub(in crate::kernel) fn missing(needed: &[Capability]) -> Vec<Capability> {
     let effective = fs::read_to_string("/proc/thread-self/status")
         .ok()
         .and_then(|status| effective(&status));
@@ -65,7 +65,7 @@ fn missing_of(effective: u64, needed: &[Capability]) -> Vec<Capability> {
 }
 
 /// The remedy for a refused step that needs these capabilities.
-pub(super) fn remedy(needed: &[Capability]) -> String {
+pub(in crate::kernel) fn remedy(needed: &[Capability]) -> String {
     let missing = missing(needed);
     let is_root = nix::unistd::geteuid().is_root();
     if missing.is_empty() {

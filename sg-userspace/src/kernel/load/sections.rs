@@ -8,16 +8,16 @@ use aya::Ebpf;
 use aya::maps::MapData;
 use sg_common::lookup::{BssTables, LINE_WORDS, Line, Plain};
 
-use super::error::KernelError;
-use super::flow_memory::FlowKeys;
+use super::super::error::KernelError;
+use super::super::flow_memory::FlowKeys;
+use super::super::sys;
 use super::object::{ARRAY, BSS};
 use super::object_maps::array_map;
-use super::sys;
 
 /// Makes the programs use the map that all generations share in the place of a section. The loader
 /// makes a map of its own from each section, and would overwrite a pinned one. So the descriptor
 /// that the programs are about to be loaded with is replaced by one of the shared map.
-pub(super) fn share_section(
+pub(in crate::kernel) fn share_section(
     section: &'static str,
     ebpf: &Ebpf,
     shared: &MapData,
@@ -28,7 +28,7 @@ pub(super) fn share_section(
 }
 
 /// Makes the programs of `ebpf` use the tables of `other`.
-pub(super) fn share_tables(ebpf: &Ebpf, other: &Ebpf) -> Result<(), KernelError> {
+pub(in crate::kernel) fn share_tables(ebpf: &Ebpf, other: &Ebpf) -> Result<(), KernelError> {
     for name in [BSS, ARRAY] {
         share_section(name, ebpf, array_map(other, name)?, "sharing the tables")?;
     }
@@ -36,7 +36,7 @@ pub(super) fn share_tables(ebpf: &Ebpf, other: &Ebpf) -> Result<(), KernelError>
 }
 
 /// Writes the tables of a generation and freezes them. `is_in_bss` says where the lines are.
-pub(super) fn fill_tables(
+pub(in crate::kernel) fn fill_tables(
     ebpf: &Ebpf,
     flow_keys: &FlowKeys,
     tables: &Plain<'_>,

@@ -7,18 +7,18 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use super::error::KernelError;
-use super::faults::step;
+use super::super::error::KernelError;
+use super::super::faults::step;
 
 /// Our directory in a BPF file system.
-pub(super) const ROOT: &str = "sgctl";
+pub(in crate::kernel) const ROOT: &str = "sgctl";
 
 const GROUP_OR_OTHERS_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
 /// Refuses a BPF file system in which another user has made our directory, may write to it, or
 /// could replace it.
-pub(super) fn check(bpffs: &Path) -> Result<(), KernelError> {
+pub(in crate::kernel) fn check(bpffs: &Path) -> Result<(), KernelError> {
     let found = fs::metadata(bpffs).map_err(|e| looking_at(bpffs, e))?;
     check_owner(bpffs, &found)?;
     // In a sticky directory only the owner of an entry can rename or remove it (rename(2)).
@@ -38,7 +38,7 @@ pub(super) fn check(bpffs: &Path) -> Result<(), KernelError> {
 
 /// Opens our directory, and closes it to all other users, because anyone who can open it can hold
 /// its lock. `None` if it does not exist.
-pub(super) fn open_for_us_alone(root: &Path) -> Result<Option<File>, KernelError> {
+pub(in crate::kernel) fn open_for_us_alone(root: &Path) -> Result<Option<File>, KernelError> {
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
@@ -61,7 +61,7 @@ pub(super) fn open_for_us_alone(root: &Path) -> Result<Option<File>, KernelError
 }
 
 /// Creates a directory that only root can open, unless it exists.
-pub(super) fn create_dir(path: &Path) -> Result<(), KernelError> {
+pub(in crate::kernel) fn create_dir(path: &Path) -> Result<(), KernelError> {
     let make = || DirBuilder::new().mode(0o700).create(path);
     match step(|| "making a directory".into(), make) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {

@@ -3,10 +3,10 @@
 use aya::Ebpf;
 use aya::maps::{Map, MapData};
 
-use super::error::{KernelError, broken_object};
+use super::super::error::{KernelError, broken_object};
 
 /// An array map of the loaded object.
-pub(super) fn array_map<'a>(
+pub(in crate::kernel) fn array_map<'a>(
     ebpf: &'a Ebpf,
     name: &'static str,
 ) -> Result<&'a MapData, KernelError> {
@@ -17,7 +17,7 @@ pub(super) fn array_map<'a>(
 }
 
 /// A program array of the loaded object.
-pub(super) fn program_array<'a>(
+pub(in crate::kernel) fn program_array<'a>(
     ebpf: &'a Ebpf,
     name: &'static str,
 ) -> Result<&'a MapData, KernelError> {

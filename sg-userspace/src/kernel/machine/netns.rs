@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns};
 
+use super::super::error::KernelError;
+use super::super::sys;
 use super::capabilities::TO_ENTER_AND_MOUNT;
-use super::error::KernelError;
-use super::sys;
 
 /// A network namespace as the user wrote it: a name under /run/netns, or a path.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ impl Netns {
         &self.spelled
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::kernel) fn path(&self) -> &Path {
         &self.path
     }
 

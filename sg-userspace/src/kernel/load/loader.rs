@@ -7,7 +7,7 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 /// Runs `load` with this thread's signals blocked. The verifier stops with EAGAIN when a signal is
 /// pending, such as those for a resized terminal or an ended child. aya retries once, and takes a
 /// probe that failed in this way for a missing feature of the kernel.
-pub(super) fn undisturbed<T>(load: impl FnOnce() -> T) -> T {
+pub(in crate::kernel) fn undisturbed<T>(load: impl FnOnce() -> T) -> T {
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
     let result = load();
     if let Ok(before) = before {
@@ -22,7 +22,7 @@ pub(super) fn undisturbed<T>(load: impl FnOnce() -> T) -> T {
 /// loading time. Our programs do not need it: they access no kernel structure but their contexts.
 /// aya has no option for that, but goes on without the file if it cannot be opened. So the loader
 /// is made by a thread with an empty root directory.
-pub(super) fn loader_without_btf() -> EbpfLoader<'static> {
+pub(in crate::kernel) fn loader_without_btf() -> EbpfLoader<'static> {
     std::thread::scope(|scope| {
         let blind = scope.spawn(|| {
             // Only this thread's view of the file system changes. Without the privilege the loader

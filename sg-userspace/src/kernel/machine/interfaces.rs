@@ -10,7 +10,7 @@ use aya_obj::generated::{
 use libc::{ARPHRD_ETHER, ARPHRD_LOOPBACK, IFLA_IFNAME, IFLA_XDP, RTM_GETLINK};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::error::KernelError;
+use super::super::error::KernelError;
 use super::netlink::{self, attribute, number, text};
 
 /// The index of `name`.
@@ -135,7 +135,7 @@ impl Interface {
 
 /// `struct ifinfomsg` (include/uapi/linux/rtnetlink.h), in which the interface's index is at the
 /// offset 4.
-pub(super) const IFINFOMSG: usize = 16;
+pub(in crate::kernel) const IFINFOMSG: usize = 16;
 // include/uapi/linux/if_link.h.
 const XDP_ATTACHED_SKB: u8 = 2;
 const XDP_ATTACHED_HW: u8 = 3;

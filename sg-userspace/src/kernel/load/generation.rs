@@ -8,7 +8,7 @@ use sg_common::program::{
 };
 use sg_common::ruling::{FLUSH_OLD, InForce, JUDGE_OLD, KEEP_OLD};
 
-use super::state::State;
+use super::super::state::State;
 use sg_policy::policy::{AuditScope, Established, NonIp, Policy};
 
 /// The options of a generation.
@@ -28,7 +28,7 @@ pub struct Generation {
     pub has_flows: bool,
     /// Whether a TCP flow in the tables may be cut: see
     /// [`MAY_HAVE_CUT`], and
-    /// [`FlowTable::may_have_cut`](super::flow_tables::FlowTable::may_have_cut) for when it must
+    /// [`FlowTable::may_have_cut`](super::super::flow_tables::FlowTable::may_have_cut) for when it must
     /// be true. Takes `has_flows`.
     pub may_have_cut: bool,
     /// Whether these are the remembering programs: see
@@ -82,7 +82,7 @@ impl Generation {
 
     /// The constants that its programs are loaded with: for a flow table of so many groups, event
     /// rings of so many slots, and tables that are in .bss or in an array map.
-    pub(super) fn config(
+    pub(in crate::kernel) fn config(
         &self,
         flow_groups: u32,
         event_slots: u32,
@@ -123,7 +123,7 @@ impl Generation {
     }
 
     /// What becomes of flows that earlier policies admitted, as the programs are told.
-    pub(super) fn old_flows(&self) -> u8 {
+    pub(in crate::kernel) fn old_flows(&self) -> u8 {
         match self.established {
             Established::Revalidate => JUDGE_OLD,
             Established::Keep => KEEP_OLD,
@@ -132,7 +132,7 @@ impl Generation {
     }
 
     /// What becomes of flows that earlier policies admitted, as the rulings on flows take it.
-    pub(super) fn in_force(&self) -> InForce {
+    pub(in crate::kernel) fn in_force(&self) -> InForce {
         InForce {
             epoch: self.epoch,
             old_flows: self.old_flows(),
@@ -141,7 +141,7 @@ impl Generation {
 
     /// The options of a generation from its record. Whether it has logging rules is taken as true,
     /// since the tables say it as well.
-    pub(super) fn recorded(state: &State) -> Self {
+    pub(in crate::kernel) fn recorded(state: &State) -> Self {
         Generation {
             number: state.policy.generation,
             epoch: state.epoch,
@@ -165,7 +165,7 @@ impl Generation {
 }
 
 /// The ages at which flows expire, by state.
-pub(super) fn ages(timeouts: &[u32; TIMEOUTS]) -> [u32; STATES] {
+pub(in crate::kernel) fn ages(timeouts: &[u32; TIMEOUTS]) -> [u32; STATES] {
     let mut ages = [0; STATES];
     for (age, state) in ages.iter_mut().zip(0..) {
         *age = time_out(seconds(timeouts, state));

@@ -9,12 +9,13 @@ use sg_common::lookup::{BssTables, LINE_WORDS, Line, Plain, ROOT_ENTRIES, Shape}
 use sg_common::protocol::Kind;
 use sg_common::verdict::{Direction, Verdict};
 
-use super::error::KernelError;
+use super::super::error::KernelError;
+use super::super::pins::InterfacePins;
+use super::super::records::Records;
+use super::super::state::State;
+use super::super::{inspect, sys};
 use super::object::{ARRAY_PIN, BSS_PIN};
-use super::pins::InterfacePins;
-use super::records::Records;
-use super::state::State;
-use super::{inspect, sys, targets};
+use super::targets;
 use sg_policy::compile::decide;
 
 /// A copy of the tables of a running program.
@@ -44,7 +45,7 @@ impl LiveTables {
     }
 
     /// Reads the tables of the generation whose inbound program has the id `program`.
-    pub(super) fn open(pins: &InterfacePins, program: u32) -> Result<Self, KernelError> {
+    pub(in crate::kernel) fn open(pins: &InterfacePins, program: u32) -> Result<Self, KernelError> {
         let found = targets::pinned_program(pins, Direction::Inbound, program)?;
         let Some((generation, _)) = found else {
             return Err(unknown("the running program is not pinned".into()));
@@ -58,7 +59,7 @@ impl LiveTables {
 
     /// Reads the tables of a generation. `array` opens the array map, if the tables are in
     /// one.
-    pub(super) fn read<F: AsFd>(
+    pub(in crate::kernel) fn read<F: AsFd>(
         bss: BorrowedFd<'_>,
         array: impl FnOnce() -> Result<F, KernelError>,
     ) -> Result<Self, KernelError> {
@@ -94,7 +95,7 @@ impl LiveTables {
         decide(&self.plain(), direction, remote, kind, number)
     }
 
-    pub(super) fn plain(&self) -> Plain<'_> {
+    pub(in crate::kernel) fn plain(&self) -> Plain<'_> {
         Plain {
             root4: &self.root4,
             lines: &self.lines,

@@ -8,8 +8,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::sys::statvfs::FsFlags;
 
+use super::super::error::KernelError;
 use super::capabilities::TO_ENTER_AND_MOUNT;
-use super::error::KernelError;
 use super::lifetime::{self, Lifetime};
 use super::trust;
 
@@ -94,7 +94,7 @@ fn short_lived(path: &Path, is_mounted: bool) -> KernelError {
 }
 
 /// Fails if the file system is read-only, so that nothing can be pinned or removed.
-pub(super) fn check_writable(path: &Path) -> Result<(), KernelError> {
+pub(in crate::kernel) fn check_writable(path: &Path) -> Result<(), KernelError> {
     match statfs(path) {
         Ok(found) if found.flags().contains(FsFlags::ST_RDONLY) => Err(KernelError::ReadOnly {
             path: path.to_owned(),

@@ -17,7 +17,7 @@ use nix::unistd::{SysconfVar, sysconf};
 
 /// What ends a mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lifetime {
+pub(in crate::kernel) enum Lifetime {
     /// The end of the machine, or an unmount there.
     Machine,
     /// The end of the last process in the same mount namespace as this process.
@@ -28,10 +28,10 @@ pub(super) enum Lifetime {
 
 /// The inode of the machine's own PID namespace (`PROC_PID_INIT_INO`, fixed since Linux 3.8;
 /// include/linux/proc_ns.h).
-pub(super) const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+pub(in crate::kernel) const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// The lifetime of a mount that this process would make.
-pub(super) fn of_new_mounts() -> Lifetime {
+pub(in crate::kernel) fn of_new_mounts() -> Lifetime {
     if !sees_first_process() {
         return Lifetime::Container;
     }
@@ -42,7 +42,7 @@ pub(super) fn of_new_mounts() -> Lifetime {
 }
 
 /// The lifetime of the file system mounted at `path`.
-pub(super) fn of_mounted(path: &Path) -> Lifetime {
+pub(in crate::kernel) fn of_mounted(path: &Path) -> Lifetime {
     let Ok(found) = fs::metadata(path) else {
         return of_new_mounts();
     };
@@ -184,7 +184,7 @@ fn parent_of(pid: u32) -> Option<u32> {
 
 /// Changes entries of `directory`, and sets its modification time back to what it was, because that
 /// time shows the age of the file system.
-pub(super) fn keeping_time<T>(directory: &Path, change: impl FnOnce() -> T) -> T {
+pub(in crate::kernel) fn keeping_time<T>(directory: &Path, change: impl FnOnce() -> T) -> T {
     let before = fs::metadata(directory).and_then(|found| found.modified());
     let result = change();
     // If that fails, a container needs a mount of the file system that propagates.

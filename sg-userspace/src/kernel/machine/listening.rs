@@ -9,10 +9,10 @@ use std::net::IpAddr;
 use nix::net::if_::InterfaceFlags;
 use serde::Serialize;
 
-use super::error::KernelError;
-use super::impact::{Process, owners_of};
+use super::super::error::KernelError;
+use super::super::impact::{Process, owners_of};
+use super::super::seed::{Listener, listening};
 use super::own_addresses::OwnAddresses;
-use super::seed::{Listener, listening};
 
 /// What is known of the local end of a packet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

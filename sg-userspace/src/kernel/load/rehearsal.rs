@@ -13,14 +13,14 @@ use sg_common::flow_entry::{Contents, FlowKey};
 use sg_common::protocol::Kind;
 use sg_common::verdict::{Direction, Verdict};
 
-use super::error::KernelError;
-use super::flow_memory::FlowTable;
+use super::super::error::KernelError;
+use super::super::flow_memory::FlowTable;
+use super::super::pins::InterfacePins;
+use super::super::shared::CounterReader;
+use super::super::state::State;
 use super::generation::Generation;
-use super::pins::InterfacePins;
 use super::programs::Programs;
-use super::shared::CounterReader;
 use super::shared_maps::SharedMaps;
-use super::state::State;
 use super::tables::LiveTables;
 
 /// Room for the flows of one question.
@@ -124,7 +124,7 @@ fn uncounted() -> KernelError {
 }
 
 /// Runs the attached program of a direction on a frame. Whether it lets the frame pass.
-pub(super) fn passes(
+pub(in crate::kernel) fn passes(
     programs: &mut Programs,
     direction: Direction,
     frame: &[u8],

@@ -13,14 +13,14 @@ use sg_common::flow_table::{Line, Page, groups_for};
 use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
 use sg_common::verdict::FIRST_RULE_SLOT;
 
-use super::error::KernelError;
-use super::event_ring::{self, possible_cpus};
-use super::flow_memory::groups_at;
-use super::links::name_of;
+use super::super::error::KernelError;
+use super::super::event_ring::{self, possible_cpus};
+use super::super::flow_memory::groups_at;
+use super::super::links::name_of;
+use super::super::pins::InterfacePins;
+use super::super::state::State;
+use super::super::sys;
 use super::object::{EVENT_WATCH, EVENT_WATCH_LEN, FLOW_PORTS, PORT_COUNTS_LEN};
-use super::pins::InterfacePins;
-use super::state::State;
-use super::sys;
 
 /// Where the maps that outlive a policy are pinned, and the sizes of those that have to be created.
 /// Without pins they live as long as the programs, as in tests and benches.
@@ -44,7 +44,10 @@ pub(crate) fn half_open_entries(max_flows: u32) -> u32 {
 
 impl SharedMaps {
     /// Maps of the programs' own, with a counter for each reason and each of these slots.
-    pub(super) fn private(slots: impl Iterator<Item = u32>, max_flows: u32) -> SharedMaps {
+    pub(in crate::kernel) fn private(
+        slots: impl Iterator<Item = u32>,
+        max_flows: u32,
+    ) -> SharedMaps {
         SharedMaps {
             pins: None,
             counter_map: 0,
@@ -55,7 +58,7 @@ impl SharedMaps {
 
     /// How many groups the flow table has: those of the pinned table, or those that `max_flows`
     /// takes.
-    pub(super) fn groups(&self) -> Result<u32, KernelError> {
+    pub(in crate::kernel) fn groups(&self) -> Result<u32, KernelError> {
         match &self.pins {
             Some(pins) if pins.flow_pages().exists() => groups_at(&pins.flow_pages()),
             _ => Ok(groups_for(self.max_flows)),
@@ -63,7 +66,7 @@ impl SharedMaps {
     }
 
     /// Room for events of one CPU: that of the pinned rings, if there are some.
-    pub(super) fn event_slots(&self) -> Result<u32, KernelError> {
+    pub(in crate::kernel) fn event_slots(&self) -> Result<u32, KernelError> {
         let cpus = possible_cpus()?;
         match &self.pins {
             Some(pins) if pins.event_slots().exists() => event_ring::slots_at(pins),
@@ -72,7 +75,7 @@ impl SharedMaps {
     }
 
     /// The maps that the loader takes from a pin or pins: the name in the programs, and the path.
-    pub(super) fn pinned(&self) -> Result<Vec<(&'static str, PathBuf)>, KernelError> {
+    pub(in crate::kernel) fn pinned(&self) -> Result<Vec<(&'static str, PathBuf)>, KernelError> {
         let maps = self.layouts()?.into_iter();
         // The loader would overwrite these maps.
         let maps = maps.filter(|(name, ..)| ![FLOW_PORTS, EVENT_WATCH].contains(name));
@@ -80,7 +83,10 @@ impl SharedMaps {
     }
 
     /// An attachment has pins that outlive its policies: the names of those that are missing.
-    pub(super) fn missing(pins: &InterfacePins, state: &State) -> Result<Vec<String>, KernelError> {
+    pub(in crate::kernel) fn missing(
+        pins: &InterfacePins,
+        state: &State,
+    ) -> Result<Vec<String>, KernelError> {
         let shared = SharedMaps {
             pins: Some(pins.clone()),
             counter_map: state.counter_maps.saturating_sub(1),
@@ -101,7 +107,7 @@ impl SharedMaps {
     }
 
     /// Checks that the pinned maps have the right layout, since aya accepts any.
-    pub(super) fn check(&self) -> Result<(), KernelError> {
+    pub(in crate::kernel) fn check(&self) -> Result<(), KernelError> {
         let maps = self.layouts()?;
         let mut there = maps.iter().filter(|(_, path, _)| path.exists());
         there.try_for_each(|(_, path, layout)| layout.check(path))
