@@ -136,7 +136,7 @@ pub struct CandidateRecord {
     pub began: Option<[u64; 2]>,
     /// Whether each packet with another outcome leaves an event.
     pub logs: bool,
-    /// What pairs have counted that are gone, because a rule of theirs is.
+    /// The counts of pairs that are gone, because one of their rules is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gone: Vec<Forgotten>,
 }
