@@ -68,14 +68,13 @@ pub fn listed(findings: &[Finding]) -> Vec<Finding> {
 
 fn finding(policy: &Policy, one: &Idle) -> Option<Finding> {
     let rule = policy.rules.get(one.rule as usize)?;
-    let this = format!("`{}` {}", rule.title(), rule.action.name());
     let (finding, others) = match &one.why {
         Why::NeverMatches { covered_by } => {
             let others = covered_by.iter().copied().map(Some).collect();
-            (never_matches(policy, rule, &this, covered_by), others)
+            (never_matches(policy, rule, covered_by), others)
         }
         Why::ChangesNothing { instead } => {
-            let finding = changes_nothing(policy, rule, &this, instead);
+            let finding = changes_nothing(policy, rule, instead);
             (finding, instead.clone())
         }
     };
@@ -90,13 +89,27 @@ fn finding(policy: &Policy, one: &Idle) -> Option<Finding> {
     })
 }
 
-fn never_matches(policy: &Policy, rule: &Rule, this: &str, covered_by: &[u32]) -> Finding {
+/// The rule, and what it does.
+fn this(rule: &Rule) -> String {
+    format!("`{}` {}", rule.title(), rule.action.name())
+}
+
+fn never_matches(policy: &Policy, rule: &Rule, covered_by: &[u32]) -> Finding {
     let others: Vec<Option<u32>> = covered_by.iter().copied().map(Some).collect();
     let rules = names(policy, &others);
-    let (covers, that, stands) = match covered_by.len() {
-        1 => ("covers it", "that rule", "stands"),
-        _ => ("together cover it", "those rules", "stand"),
+    let covers = match covered_by.len() {
+        1 => "covers it",
+        _ => "together cover it",
     };
+    let that = match covered_by.len() {
+        1 => "that rule",
+        _ => "those rules",
+    };
+    let stands = match covered_by.len() {
+        1 => "that rule stands",
+        _ => "those rules stand",
+    };
+    let this = this(rule);
     let message = format!("{this} can never match: {rules} {covers}");
     let is_like = |by: &u32| {
         let by = policy.rules.get(*by as usize);
@@ -106,7 +119,7 @@ fn never_matches(policy: &Policy, rule: &Rule, this: &str, covered_by: &[u32]) -
     let help = match (rule.action, does_the_same) {
         (Action::Accept, true) => "it can be removed".to_owned(),
         (Action::Drop | Action::Audit, true) => {
-            format!("it changes nothing as long as {that} {stands}")
+            format!("it changes nothing as long as {stands}")
         }
         (Action::Drop, false) => {
             format!("move it before {that}, so that it drops what it says")
@@ -128,7 +141,8 @@ fn never_matches(policy: &Policy, rule: &Rule, this: &str, covered_by: &[u32]) -
     }
 }
 
-fn changes_nothing(policy: &Policy, rule: &Rule, this: &str, instead: &[Option<u32>]) -> Finding {
+fn changes_nothing(policy: &Policy, rule: &Rule, instead: &[Option<u32>]) -> Finding {
+    let this = this(rule);
     let message = match instead {
         [None] => format!(
             "{this} changes nothing: what it drops would match no rule without it, and be dropped"

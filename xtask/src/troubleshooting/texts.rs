@@ -346,13 +346,17 @@ impl Names {
     }
 }
 
-/// What a function may return before its end. Closures return for themselves.
+/// The `Some` that a function may return before its end. Closures return for themselves.
 #[derive(Default)]
 struct Returns(Vec<Expr>);
 
 impl<'ast> Visit<'ast> for Returns {
     fn visit_expr_return(&mut self, returned: &'ast ExprReturn) {
-        self.0.extend(returned.expr.as_deref().cloned());
+        if let Some(Expr::Call(call)) = returned.expr.as_deref()
+            && matches!(&*call.func, Expr::Path(path) if path.path.is_ident("Some"))
+        {
+            self.0.push(Expr::Call(call.clone()));
+        }
         visit::visit_expr_return(self, returned);
     }
 
