@@ -120,7 +120,7 @@ pub(crate) fn ssh(policy: &Policy, is_cluster: bool) -> Option<Finding> {
         return None;
     };
     let help = match is_cluster {
-        true => "name who administers the node: `--set admin=…`",
+        true => "name who administers the node: `--set admin=...`",
         false => "see to another way in, or name who administers the node in a rule for tcp 22",
     };
     Some(Finding::warning(Lint::SshClosed, message).help(help))
@@ -194,7 +194,7 @@ pub(crate) fn cluster(policy: &Policy, findings: &mut Vec<Finding>) {
                     "nodes and pods with addresses of 100.64.0.0/10 are cut off: no rule for pods \
                      or nodes has them",
                 )
-                .help("name the cluster's own ranges: `--set pods=…` and `--set nodes=…`"),
+                .help("name the cluster's own ranges: `--set pods=...` and `--set nodes=...`"),
             );
         }
         let global = cover(&[], &[v6(0x2000, 3)]);
@@ -205,7 +205,7 @@ pub(crate) fn cluster(policy: &Policy, findings: &mut Vec<Finding>) {
                     "nodes and pods with global IPv6 addresses are cut off: no rule for pods or \
                      nodes has them",
                 )
-                .help("name the cluster's own ranges: `--set pods=…` and `--set nodes=…`"),
+                .help("name the cluster's own ranges: `--set pods=...` and `--set nodes=...`"),
             );
         }
     }
@@ -219,7 +219,7 @@ pub(crate) fn cluster(policy: &Policy, findings: &mut Vec<Finding>) {
                 "an API server at a public address cannot be reached on port 6443: outbound tcp \
                  6443 is accepted to private addresses at most",
             )
-            .help("name the control plane's addresses among the nodes: `--set nodes=…`"),
+            .help("name the control plane's addresses among the nodes: `--set nodes=...`"),
         );
     }
     let is_closed = |direction| {

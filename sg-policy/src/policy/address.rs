@@ -133,7 +133,7 @@ fn one(text: &str) -> Result<One, Problem> {
     let numeric = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     Err(if let Some((address, _)) = text.split_once('%') {
         problem.help(format!(
-            "write `{}`: a policy holds for one interface, and zones (`%…`) name no other",
+            "write `{}`: a policy holds for one interface, and zones (`%...`) name no other",
             clip(address)
         ))
     } else if text.starts_with('[') || text.matches(':').count() == 1 {

@@ -255,7 +255,7 @@ fn other_form(word: &str) -> Option<&'static str> {
             "write `action: drop`, and the matches beside it"
         }
         "icmptype" | "icmpcode" | "icmptypes" | "icmpv6type" | "icmpv6" | "type" | "code"
-        | "types" => "write `icmp: {type: …, code: …}`",
+        | "types" => "write `icmp: {type: ..., code: ...}`",
         "service" | "services" | "application" => {
             "write `protocol` and `ports`; service names are not looked up"
         }

@@ -74,6 +74,15 @@ impl Problem {
         self.help = Some(help.into());
         self
     }
+
+    /// What is wrong, without a word of the text that it is about.
+    fn without_text(self) -> Problem {
+        let code = self.code;
+        let message =
+            format!("`{code}`, and the text is not shown: not everybody may read the file");
+        Problem::new(code, message)
+            .help("look at that place of the file as somebody who may read it")
+    }
 }
 
 /// One error of a policy. It prints as `FILE:LINE:COLUMN: MESSAGE; expected …`, and the remedy on a
@@ -245,6 +254,10 @@ impl Report {
             self.omitted += 1;
             return;
         }
+        let problem = match source.is_hidden && at != At::WHOLE {
+            true => problem.without_text(),
+            false => problem,
+        };
         let key = (
             source.name.clone(),
             at.line,
@@ -302,7 +315,7 @@ struct Excerpt {
 impl Excerpt {
     fn around(source: &Source, at: At) -> Option<Excerpt> {
         let text = source.text.as_str();
-        if text.is_empty() {
+        if text.is_empty() || source.is_hidden {
             return None;
         }
         let start = floor(text, (at.start as usize).min(text.len()));

@@ -18,10 +18,7 @@ pub(crate) const DESCRIPTION: usize = 1024;
 const CANDIDATES: usize = 500;
 
 /// The candidate that `word` is probably a misspelling or the beginning of.
-pub(crate) fn suggest<'c>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'c str>,
-) -> Option<&'c str> {
+pub fn suggest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let length = word.chars().count();
     if length > 40 {
         return None;

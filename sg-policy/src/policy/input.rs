@@ -51,7 +51,7 @@ impl fmt::Display for PolicyInput {
     }
 }
 
-/// `--set NAME=VALUE[,VALUE…]`: replaces the contents of a named set. No value is the empty set.
+/// `--set NAME=VALUE[,VALUE...]`: replaces the contents of a named set. No value is the empty set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetOverride {
     /// The name of the set.
@@ -64,7 +64,7 @@ pub struct SetOverride {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SetOverrideError {
     /// The argument has no `=`.
-    #[error("`{0}` has no `=`; write NAME=VALUE[,VALUE…], or NAME= for the empty set")]
+    #[error("`{0}` has no `=`; write NAME=VALUE[,VALUE...], or NAME= for the empty set")]
     NoEquals(String),
     /// What stands before the `=` cannot be the name of a set.
     #[error(

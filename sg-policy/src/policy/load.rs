@@ -145,25 +145,30 @@ pub struct SetText {
 }
 
 fn read_input(loading: &mut Loading, input: &PolicyInput) -> Result<Source, Unreadable> {
-    let (text, base, stem) = match input {
+    let (read, base, stem) = match input {
         PolicyInput::File(path) => {
             loading.files.push(path.clone());
-            let text = read::read_file(path, POLICY_BYTES, Role::Policy, loading.believe)?;
+            let read = read::read_file(path, POLICY_BYTES, Role::Policy, loading.believe)?;
             let base = path.parent().unwrap_or(Path::new("")).to_owned();
-            (text, Some(base), stem_of(path))
+            (read, Some(base), stem_of(path))
         }
         PolicyInput::Stdin => {
             let text = read::read_stdin(POLICY_BYTES, Role::PolicyOnStandardInput)?;
-            (text, Some(PathBuf::new()), "stdin".to_owned())
+            (text.into(), Some(PathBuf::new()), "stdin".to_owned())
         }
         PolicyInput::Builtin(name) => {
             let builtin = builtin(name).ok_or_else(|| unknown_builtin(name))?;
-            (builtin.text.to_owned(), None, builtin.name.to_owned())
+            (
+                builtin.text.to_owned().into(),
+                None,
+                builtin.name.to_owned(),
+            )
         }
     };
     Ok(Source {
         name: input.to_string(),
-        text,
+        text: read.text,
+        is_hidden: read.is_hidden,
         base,
         stem,
     })

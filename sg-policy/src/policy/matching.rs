@@ -89,7 +89,7 @@ pub(crate) fn read_ports(
                 "write one rule for tcp and one for udp, each with these ports".to_owned()
             }
             Protocol::Number(protocol::ICMP | protocol::ICMPV6) => {
-                "ICMP has types and no ports: write `icmp: {type: …}`".to_owned()
+                "ICMP has types and no ports: write `icmp: {type: ...}`".to_owned()
             }
             _ => format!("`{name}` has no ports: change `protocol` to one that has"),
         };

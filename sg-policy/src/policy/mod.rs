@@ -48,6 +48,7 @@ pub(crate) use cover::{Cover, is_whole_family};
 pub use duration::seconds_in;
 pub use endpoint::Endpoint;
 pub use errors::{PRINTED, PolicyError, PolicyErrors};
+pub use fields::suggest;
 pub use finding::{Decider, Finding, Lint, Location, Severity, Witness};
 pub use input::{PolicyInput, SetOverride, SetOverrideError};
 #[doc(hidden)]

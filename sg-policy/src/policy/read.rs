@@ -4,6 +4,7 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use super::clip::clip;
@@ -16,6 +17,8 @@ pub const SET_BYTES: u64 = 64 << 20;
 /// The most bytes of all set files of one load together. One that is named in two spellings counts
 /// twice.
 pub const ALL_SET_BYTES: u64 = 256 << 20;
+const EVERYBODY_READS: u32 = 0o004;
+
 /// The most set files of one load.
 pub const SET_FILES: usize = 10_000;
 
@@ -51,6 +54,25 @@ impl From<Problem> for Unreadable {
     }
 }
 
+/// What was read of a file.
+#[derive(Debug)]
+pub(crate) struct FileText {
+    pub(crate) text: String,
+    /// Whether errors show nothing of the text. Somebody else than the reader may have chosen which
+    /// file is read: who wrote the policy that names a set file, or who made a symbolic link. What
+    /// not everybody may read is not for their eyes, nor for a log.
+    pub(crate) is_hidden: bool,
+}
+
+impl From<String> for FileText {
+    fn from(text: String) -> FileText {
+        FileText {
+            text,
+            is_hidden: false,
+        }
+    }
+}
+
 /// What a text is read for.
 #[derive(Clone, Copy)]
 pub(crate) enum Role<'a> {
@@ -82,7 +104,7 @@ pub(crate) fn read_file(
     limit: u64,
     what: Role<'_>,
     believe: Option<Believe>,
-) -> Result<String, Unreadable> {
+) -> Result<FileText, Unreadable> {
     // Looked at before it is opened: opening a FIFO would wait for a writer.
     let metadata = fs::metadata(path).map_err(|e| unreadable(&e, what))?;
     is_regular(&metadata, what)?;
@@ -100,7 +122,20 @@ pub(crate) fn read_file(
                 .help(help)
         })?;
     }
-    read_limited(file, limit, what)
+    Ok(FileText {
+        text: read_limited(file, limit, what)?,
+        is_hidden: metadata.mode() & EVERYBODY_READS == 0 && is_chosen_by_others(path, what),
+    })
+}
+
+/// Whether somebody else than the reader may have chosen the file.
+fn is_chosen_by_others(path: &Path, what: Role<'_>) -> bool {
+    match what {
+        Role::Set { .. } => true,
+        Role::Policy | Role::PolicyOnStandardInput => {
+            !fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
+        }
+    }
 }
 
 fn is_regular(metadata: &fs::Metadata, what: Role<'_>) -> Result<(), Problem> {

@@ -221,7 +221,7 @@ fn empty_sets(
         );
         let finding = Finding::note(Lint::EmptySet, message)
             .help(format!(
-                "fill it, for example with `--set {name}=…`, if that is not meant"
+                "fill it, for example with `--set {name}=...`, if that is not meant"
             ))
             .at(location);
         scope.findings.push(finding);
@@ -328,7 +328,7 @@ fn read_icmp(
     }
     if let Some(text) = node.text().filter(|_| !node.is_null()) {
         let problem = Problem::new("wrong-shape", format!("`icmp` is `{}`", clip(text)))
-            .expected("`{type: …}`, or `{type: …, code: …}`")
+            .expected("`{type: ...}`, or `{type: ..., code: ...}`")
             .help(format!("write `icmp: {{type: {}}}`", clip(text)));
         ctx.error(node.at, problem);
         return None;

@@ -8,7 +8,7 @@ use super::clip::clip;
 use super::errors::{At, Problem};
 use super::kind::{self, Kind};
 use super::loading::{Ctx, SetFile};
-use super::read::{self, ALL_SET_BYTES, Role, SET_BYTES, SET_FILES, Unreadable};
+use super::read::{self, ALL_SET_BYTES, FileText, Role, SET_BYTES, SET_FILES, Unreadable};
 use super::set_name::is_set_name;
 use super::source::Source;
 
@@ -35,7 +35,7 @@ fn read_file<K: Kind>(ctx: &mut Ctx<'_>, at: At, path: &Path) -> Option<SetFile<
         path,
     };
     let text = match ctx.loading.given_files.remove(path) {
-        Some(text) => Ok(text),
+        Some(text) => Ok(text.into()),
         None => read_from_disk(ctx, path, what),
     };
     let text = match text {
@@ -46,7 +46,7 @@ fn read_file<K: Kind>(ctx: &mut Ctx<'_>, at: At, path: &Path) -> Option<SetFile<
             return None;
         }
         Err(e) => {
-            let source = named(path, String::new());
+            let source = named(path, String::new().into());
             ctx.loading.report.push(&source, e.at, e.problem);
             return None;
         }
@@ -69,7 +69,7 @@ fn read_file<K: Kind>(ctx: &mut Ctx<'_>, at: At, path: &Path) -> Option<SetFile<
 }
 
 /// Reads a set file, if all that were read and this one are not too much.
-fn read_from_disk(ctx: &mut Ctx<'_>, path: &Path, what: Role<'_>) -> Result<String, Unreadable> {
+fn read_from_disk(ctx: &mut Ctx<'_>, path: &Path, what: Role<'_>) -> Result<FileText, Unreadable> {
     let loading = &mut *ctx.loading;
     loading.files.push(path.to_owned());
     loading.set_files += 1;
@@ -93,7 +93,7 @@ fn read_from_disk(ctx: &mut Ctx<'_>, path: &Path, what: Role<'_>) -> Result<Stri
     }
     let text = read::read_file(path, SET_BYTES, what, loading.believe);
     loading.set_bytes += match &text {
-        Ok(text) => text.len() as u64,
+        Ok(read) => read.text.len() as u64,
         Err(unreadable) => unreadable.bytes,
     };
     match loading.set_bytes > ALL_SET_BYTES {
@@ -102,12 +102,13 @@ fn read_from_disk(ctx: &mut Ctx<'_>, path: &Path, what: Role<'_>) -> Result<Stri
     }
 }
 
-fn named(path: &Path, text: String) -> Source {
+fn named(path: &Path, FileText { text, is_hidden }: FileText) -> Source {
     let name = path.to_string_lossy();
     Source {
         // A terminal shall not obey what a policy calls a file.
         name: name.replace(char::is_control, "?"),
         text,
+        is_hidden,
         base: path.parent().map(PathBuf::from),
         stem: String::new(),
     }

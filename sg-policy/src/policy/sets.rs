@@ -208,7 +208,7 @@ impl<K: Kind> Sets<K> {
                             .chain([inner.as_str()]);
                         let mut cycle = cycle.collect::<Vec<_>>();
                         if cycle.len() > 20 {
-                            cycle.splice(10..cycle.len() - 9, ["…"]);
+                            cycle.splice(10..cycle.len() - 9, ["..."]);
                         }
                         let cycle = cycle.join(" → ");
                         let problem =

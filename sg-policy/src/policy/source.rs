@@ -8,6 +8,8 @@ pub(crate) struct Source {
     /// The path as given, `<stdin>`, `builtin:NAME` or `--set`.
     pub(crate) name: String,
     pub(crate) text: String,
+    /// Whether errors show nothing of the text: see [`FileText`](super::read::FileText).
+    pub(crate) is_hidden: bool,
     /// Where `file:` paths start; `None` where there may be none (a built-in).
     pub(crate) base: Option<PathBuf>,
     /// The policy's name when the text gives none.
@@ -19,6 +21,7 @@ impl Source {
         Source {
             name: name.to_owned(),
             text: text.to_owned(),
+            is_hidden: false,
             base: None,
             stem: stem_of(Path::new(name)),
         }

@@ -117,7 +117,7 @@ impl<'t> Builder<'t> {
             {
                 return Err((at, dialect::negation(&clip(&written))));
             }
-            let problem = Problem::new("yaml", "a YAML tag (`!…`) has no meaning in a policy")
+            let problem = Problem::new("yaml", "a YAML tag (`!...`) has no meaning in a policy")
                 .help("remove the tag; quote the value if it has to be text");
             return Err((at, problem));
         }

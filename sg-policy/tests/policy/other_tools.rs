@@ -257,7 +257,7 @@ pub(crate) fn foreign() -> Vec<(String, &'static str)> {
         ),
         (
             rule("protocol: icmp, action: accept, from: any, icmp_type: 8"),
-            "`icmp: {type: …, code: …}`",
+            "`icmp: {type: ..., code: ...}`",
         ),
         (
             rule("protocol: all, action: accept, from: any, ports: 22"),

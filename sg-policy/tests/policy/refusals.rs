@@ -1,6 +1,8 @@
 //! Files that are no policy: every error has its place and a remedy, and nothing panics.
 
 use std::fs::{self, File};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -319,6 +321,51 @@ fn files_that_cannot_be_a_policy_are_refused() {
         unknown.to_string().contains("did you mean `builtin:tke`"),
         "{unknown}"
     );
+}
+
+/// The policy's author chooses which set file is read, and who makes a symbolic link which policy:
+/// an error of a file that not everybody may read has its place and kind, and nothing of its text.
+///
+/// Proves P8.
+#[test]
+fn what_not_everybody_may_read_is_not_quoted() {
+    let dir = tempfile::tempdir().unwrap();
+    let set_mode = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let drawn = |errors: &PolicyErrors| {
+        let mut out = errors.to_string();
+        for error in &errors.0 {
+            let theme = miette::GraphicalTheme::unicode_nocolor();
+            let handler = miette::GraphicalReportHandler::new_themed(theme);
+            handler.render_report(&mut out, error).unwrap();
+        }
+        format!("{out}{errors:?}")
+    };
+    let secret = write(dir.path(), "shadow", "# users\nroot:$6$hidden:19000::\n");
+    let policy = write(
+        dir.path(),
+        "p.yaml",
+        "address-sets: {a: {file: shadow}}\ninbound: [{protocol: tcp, from: a, action: drop}]\n",
+    );
+    let link = dir.path().join("link.yaml");
+    symlink(&secret, &link).unwrap();
+    for (mode, is_quoted) in [(0o644, true), (0o640, false), (0o600, false)] {
+        set_mode(&secret, mode);
+        for (path, file, line) in [(&policy, &secret, 2), (&link, &link, 1)] {
+            let errors = load_file(path).unwrap_err();
+            let first = &errors.0[0];
+            assert_eq!(first.file, file.display().to_string());
+            assert!(first.line >= line && !first.code.is_empty(), "{first:?}");
+            let said = drawn(&errors);
+            assert_eq!(said.contains("hidden"), is_quoted, "{mode:o}: {said}");
+            let says_why = said.contains("not everybody may read the file");
+            assert_eq!(says_why, !is_quoted, "{mode:o}: {said}");
+        }
+        // Who names the file itself reads the error.
+        let said = drawn(&load_file(&secret).unwrap_err());
+        assert!(said.contains("hidden"), "{said}");
+    }
 }
 
 /// What stands in a file is quoted in errors, drawn and as a line, and nothing of it is a command

@@ -51,7 +51,7 @@ pub(super) fn watch(
                 None => text,
             })?;
         } else {
-            context.out.print(&(texts(&context.out, &all) + "\n"))?;
+            context.out.say(&(texts(&context.out, &all) + "\n"))?;
         }
         interrupt.sleep(interval)?;
     }

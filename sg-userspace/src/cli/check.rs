@@ -210,12 +210,14 @@ impl Check {
     }
 }
 
-/// Prints the report of a `check` that could not read the policy.
-pub(super) fn refuse(screen: &Screen, failure: &Failure) -> Result<Failure, Failure> {
-    match not_valid(screen, None, Vec::new(), failure.findings()) {
-        Err(Failure::Told(_)) | Ok(()) => Ok(Failure::Told(failure.exit_code())),
-        Err(error) => Err(error),
-    }
+/// Prints the report of a `check` that could not read the policy. Returns the failure that is still
+/// to be printed.
+pub(super) fn refuse(screen: &Screen, failure: Failure) -> Failure {
+    let printed = match not_valid(screen, None, Vec::new(), failure.findings()) {
+        Err(Failure::Told(_)) => Ok(()),
+        other => other,
+    };
+    failure.once(printed)
 }
 
 fn not_valid(

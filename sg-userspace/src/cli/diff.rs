@@ -1,6 +1,7 @@
 //! `sgctl diff`: the traffic that two policies decide differently, and the settings that differ.
 //! Attaches nothing, and needs no privilege but to read what is in force.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use clap::Args;
@@ -209,7 +210,9 @@ impl Diff {
             // Rows are read beside each other, so that they are wrapped in a file too.
             let width = context.out.width.unwrap_or(WIDTH);
             let text = text(&context.out, &old.policy, &new, &found);
-            context.out.print(&wrapped(&text, width))?;
+            context
+                .out
+                .print(&wrapped(&context.out.plain(&text), width))?;
         }
         match found.is_same() {
             true => Ok(()),
@@ -338,23 +341,19 @@ fn text(screen: &Screen, old: &Policy, new: &Policy, found: &Found) -> String {
     let mut below: Vec<String> = settings
         .map(|one| format!("{}: {} → {}", one.setting, one.old, one.new))
         .collect();
-    let logs = |logs: bool| found.logging.iter().filter(move |one| one.logs == logs);
-    for (what, ones) in [
-        ("logged from now on", logs(true).collect::<Vec<_>>()),
-        ("no longer logged", logs(false).collect()),
-    ] {
-        below.extend(ones.iter().take(PRINTED).map(|one| {
-            let decided = match what {
-                "no longer logged" => Decided::of(old, one.old),
-                _ => Decided::of(new, one.new),
-            };
-            format!("{what}: {} {}", one.direction.name(), decided.text(screen))
+    for (what, logs) in [("logged from now on", true), ("no longer logged", false)] {
+        // A rule may be the other half of several pairs.
+        let ones = found.logging.iter().filter(|one| one.logs == logs);
+        let rules: BTreeSet<_> = ones
+            .map(|one| (one.direction, if logs { one.new } else { one.old }))
+            .collect();
+        let policy = if logs { new } else { old };
+        below.extend(rules.iter().take(PRINTED).map(|(direction, rule)| {
+            let decided = Decided::of(policy, *rule);
+            format!("{what}: {} {}", direction.name(), decided.text(screen))
         }));
-        if let Some(more @ 1..) = ones.len().checked_sub(PRINTED) {
-            below.push(format!(
-                "{what}: {} more pairs of rules",
-                thousands(more as u64)
-            ));
+        if let Some(more @ 1..) = rules.len().checked_sub(PRINTED) {
+            below.push(format!("{what}: {} more rules", thousands(more as u64)));
         }
     }
     if found.another_rule > 0 {

@@ -12,6 +12,7 @@ use sg_userspace::observe::explain::{Question, Transport};
 use super::context::Json;
 use super::failure::Failure;
 use super::policy_args::Sets;
+use super::units::count;
 
 const ECHO_REQUEST: u8 = 8;
 const ECHO_REQUEST_V6: u8 = 128;
@@ -149,7 +150,7 @@ impl Explain {
     fn of_policies(&self) -> Result<Asked, String> {
         let wanted = "expected DIRECTION PROTO REMOTE[:PORT] LOCAL[:PORT] at the end, such as \
                       `inbound tcp 203.0.113.9 10.0.0.5:22`";
-        let count = self.words.len();
+        let given = self.words.len();
         if let [.., direction, protocol, remote] = self.words.as_slice()
             && is_direction(direction)
             && !self
@@ -166,8 +167,8 @@ impl Explain {
         }
         let (policies, packet) = self
             .words
-            .split_at_checked(count.wrapping_sub(4))
-            .ok_or_else(|| format!("{count} words are too few: {wanted}"))?;
+            .split_at_checked(given.wrapping_sub(4))
+            .ok_or_else(|| too_few(given, wanted))?;
         let [direction, protocol, remote, local] = packet else {
             return Err(wanted.to_owned());
         };
@@ -211,11 +212,9 @@ impl Explain {
                 ));
             }
             _ => {
-                return Err(format!(
-                    "{} are too few: expected [DIRECTION] PROTO REMOTE[:PORT] [LOCAL][:PORT], such \
-                     as `tcp 203.0.113.9 :22`",
-                    super::units::count(words.len(), "word")
-                ));
+                let wanted = "expected [DIRECTION] PROTO REMOTE[:PORT] [LOCAL][:PORT], such as \
+                              `tcp 203.0.113.9 :22`";
+                return Err(too_few(words.len(), wanted));
             }
         };
         Ok(Asked {
@@ -223,6 +222,11 @@ impl Explain {
             packet,
         })
     }
+}
+
+fn too_few(words: usize, wanted: &str) -> String {
+    let is = if words == 1 { "is" } else { "are" };
+    format!("{} {is} too few: {wanted}", count(words, "word"))
 }
 
 fn is_direction(word: &str) -> bool {

@@ -3,13 +3,15 @@
 use std::fmt::Display;
 use std::io;
 
-use crate::lab::LabError;
 use clap::Args;
 use clap::error::ErrorKind;
 use miette::Diagnostic;
 use sg_policy::policy::{Finding, PolicyErrors};
 use sg_userspace::kernel::KernelError;
 use sg_userspace::kernel::attempted::Attempted;
+
+use super::files::IoAt;
+use crate::lab::LabError;
 
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -26,6 +28,8 @@ pub(super) enum Failure {
         what: &'static str,
         source: io::Error,
     },
+    /// The same at a file or an address that the user has named.
+    IoAt(IoAt),
     /// The failure was printed already. The number is the exit code.
     Told(u8),
 }
@@ -39,6 +43,12 @@ impl From<PolicyErrors> for Failure {
 impl From<KernelError> for Failure {
     fn from(error: KernelError) -> Self {
         Failure::Kernel(error)
+    }
+}
+
+impl From<IoAt> for Failure {
+    fn from(error: IoAt) -> Self {
+        Failure::IoAt(error)
     }
 }
 
@@ -67,9 +77,18 @@ impl Failure {
         }
     }
 
+    /// The failure after a report that has it: it is not printed again, unless the report was not
+    /// printed.
+    pub(super) fn once(self, printed: Result<(), Failure>) -> Failure {
+        match printed {
+            Ok(()) => Failure::Told(self.exit_code()),
+            Err(_) => self,
+        }
+    }
+
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            Failure::Policy(_) | Failure::Guard(_) | Failure::Io { .. } => 1,
+            Failure::Policy(_) | Failure::Guard(_) | Failure::Io { .. } | Failure::IoAt(_) => 1,
             Failure::Kernel(error) => error.exit_code(),
             Failure::Lab(error) => error.exit_code(),
             Failure::Usage(_) => 2,
@@ -113,6 +132,7 @@ impl Failure {
             Failure::Io { what, source } => {
                 vec![Finding::error("io", format!("{what}: {source}"))]
             }
+            Failure::IoAt(error) => of("io", error),
             Failure::BrokenPipe | Failure::Told(_) => Vec::new(),
         }
     }

@@ -2,7 +2,11 @@
 
 use clap::Args;
 use sg_policy::policy::{Protocol, Remote, addresses_in, ports_in, protocol_in};
+use sg_userspace::observe::attached::Attached;
 use sg_userspace::observe::filter::{Filter, RuleChoice};
+use sg_userspace::observe::flows::known_rules;
+
+use super::failure::Failure;
 
 #[derive(Args)]
 #[command(next_help_heading = "Filters")]
@@ -38,6 +42,33 @@ impl Filters {
             to: self.to.clone(),
             rules: self.rule.iter().map(|text| RuleChoice::of(text)).collect(),
         }
+    }
+
+    /// Refuses a rule that none of these attachments knows: it would choose nothing for ever.
+    pub(super) fn refuse_unknown<A: Args>(
+        &self,
+        command: &'static str,
+        among: &[Attached],
+    ) -> Result<(), Failure> {
+        if self.rule.is_empty() {
+            return Ok(());
+        }
+        let mut rules = Vec::new();
+        for one in among {
+            rules.extend(known_rules(one)?);
+        }
+        let known = || rules.iter().map(|rule| rule.seen());
+        let filter = self.filter();
+        let Some(unknown) = filter.unknown_rule(known()) else {
+            return Ok(());
+        };
+        let near = match unknown.near(known()) {
+            Some(name) => format!("; did you mean `{name}`?"),
+            None => ": `sgctl counters` lists them".to_owned(),
+        };
+        let message =
+            format!("no rule of the policy in force has the name or position `{unknown}`{near}");
+        Err(Failure::usage::<A>(command, message))
     }
 }
 

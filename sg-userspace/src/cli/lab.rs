@@ -49,7 +49,7 @@ impl Lab {
         options.notes.extend(made_up);
         if context.err.terminal {
             options.progress = |phase| {
-                let _ = writeln!(io::stderr(), "… {phase}");
+                let _ = writeln!(io::stderr(), "{phase} ...");
             };
         }
         let report = lab::run(&options)?;

@@ -3,13 +3,14 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Command};
 use clap_mangen::Man as Page;
 
 use super::context::Context;
 use super::failure::Failure;
+use super::files;
 
 /// Write the manual pages, one for each command
 #[derive(Args)]
@@ -31,16 +32,17 @@ pub(super) struct Man {
 
 impl Man {
     pub(super) fn run(self, context: &Context, mut command: Command) -> Result<(), Failure> {
-        let failed = |source| Failure::Io {
-            what: "writing the manual pages",
-            source,
-        };
-        fs::create_dir_all(&self.out).map_err(failed)?;
+        let failed = |path: &Path, error| files::not_written("writing manual pages", path, error);
+        fs::create_dir_all(&self.out).map_err(|e| failed(&self.out, e))?;
         command.build();
         let mut pages = Vec::new();
-        collect(&command, &self.date, &mut pages).map_err(failed)?;
+        collect(&command, &self.date, &mut pages).map_err(|source| Failure::Io {
+            what: "making the manual pages",
+            source,
+        })?;
         for (name, text) in &pages {
-            fs::write(self.out.join(name), text).map_err(failed)?;
+            let path = self.out.join(name);
+            fs::write(&path, text).map_err(|e| failed(&path, e))?;
         }
         let count = pages.len();
         context

@@ -51,9 +51,11 @@ mod unit;
 // Arguments, the screen, failures and units, for all.
 mod context;
 mod failure;
+mod files;
 mod interrupt;
 mod journal;
 mod json_rows;
+mod locale;
 mod patience;
 mod reader;
 mod report;
@@ -229,12 +231,11 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
 /// With `--json`, an error that keeps a command from beginning is printed like its other errors:
 /// `check` and `apply` always print a report. Returns the failure that is still to be printed.
 fn refuse(command: &str, failure: Failure, context: &Context) -> Failure {
-    let printed = match command {
-        "check" => check::refuse(&context.out, &failure),
-        "apply" => apply::refuse(&context.out, &failure).map(|()| failure),
-        _ => Ok(failure),
-    };
-    printed.unwrap_or_else(|failure| failure)
+    match command {
+        "check" => check::refuse(&context.out, failure),
+        "apply" => apply::refuse(&context.out, failure),
+        _ => failure,
+    }
 }
 
 impl Command {
@@ -291,10 +292,16 @@ fn wants_json(matches: &ArgMatches) -> bool {
 fn usage(error: clap::Error) -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let error = suggestions::mend(error, &words, &Cli::command());
-    if !error.use_stderr() || !asks_for_json(&words) {
+    if !error.use_stderr() {
         // If standard output is closed, there is no reader to tell.
         let _ = error.print();
-        return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        return ExitCode::SUCCESS;
+    }
+    let json = asks_for_json(&words);
+    let failure = Failure::Usage(Box::new(error));
+    if !json {
+        failure.report(&Screen::stderr(ColorChoice::Auto));
+        return ExitCode::from(2);
     }
     let context = Context {
         netns: None,
@@ -302,7 +309,6 @@ fn usage(error: clap::Error) -> ExitCode {
         out: Screen::stdout(ColorChoice::Never),
         err: Screen::stderr(ColorChoice::Never).with_json(true),
     };
-    let failure = Failure::Usage(Box::new(error));
     refuse(command_of(&words), failure, &context).report(&context.err);
     ExitCode::from(2)
 }

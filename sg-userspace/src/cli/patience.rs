@@ -28,7 +28,8 @@ impl Patience {
             // The progress bar draws on standard error, if that is a terminal.
             let line = ProgressBar::new_spinner().with_elapsed(SOON);
             if let Ok(style) = ProgressStyle::with_template("{spinner} still {msg} ({elapsed})") {
-                line.set_style(style);
+                // A C locale has these too.
+                line.set_style(style.tick_chars("|/-\\ "));
             }
             line.set_message(doing);
             line.enable_steady_tick(Duration::from_millis(100));

@@ -27,7 +27,7 @@ pub(super) struct Policies {
 #[derive(Args, Clone)]
 pub(super) struct Sets {
     /// Replace the contents of a named set; `NAME=` empties it
-    #[arg(long = "set", value_name = "NAME=VALUE[,VALUE…]")]
+    #[arg(long = "set", value_name = "NAME=VALUE[,VALUE...]")]
     pub(super) sets: Vec<SetOverride>,
 }
 

@@ -23,7 +23,7 @@ pub(super) struct Probe {
     #[arg(long, value_name = "POLICY")]
     ready: Vec<PolicyInput>,
     /// Replace the contents of a named set of that policy
-    #[arg(long = "set", value_name = "NAME=VALUE[,VALUE…]", requires = "ready")]
+    #[arg(long = "set", value_name = "NAME=VALUE[,VALUE...]", requires = "ready")]
     sets: Vec<SetOverride>,
     /// For a liveness probe: fail unless a `run` is at work on each interface, and was within the
     /// last minute

@@ -72,8 +72,7 @@ impl Promote {
         if self.json.json {
             let report = Report::of(&self.ifaces.names, done.as_ref(), &[], seen.as_ref());
             let printed = context.out.json(&report);
-            done?;
-            return printed.map_err(Failure::after_all);
+            return apply::reported(done.map(drop), printed);
         }
         let text = apply::text(&context.out, &done?);
         context.out.say(&text).map_err(Failure::after_all)
@@ -96,17 +95,17 @@ impl Promote {
             })
         };
         if self.json.json {
-            let printed = match &looked {
+            return match looked {
                 Ok((_, _, seen)) => {
-                    let report = DryRun::of(&self.ifaces.names, &[], seen);
+                    let report = DryRun::of(&self.ifaces.names, &[], &seen);
                     context.out.json(&report)
                 }
                 Err(failure) => {
-                    let report = Report::of(&self.ifaces.names, Err(failure), &[], None);
-                    context.out.json(&report)
+                    let report = Report::of(&self.ifaces.names, Err(&failure), &[], None);
+                    let printed = context.out.json(&report);
+                    Err(failure.once(printed))
                 }
             };
-            return printed.and(looked.map(drop));
         }
         let (policy, options, seen) = looked?;
         let text = apply::preview::text(&context.out, &policy.name, &options, &seen);

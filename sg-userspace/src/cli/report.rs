@@ -16,21 +16,18 @@ const WIDEST: usize = 100;
 impl Failure {
     /// Prints the failure to standard error.
     pub(super) fn report(&self, screen: &Screen) {
-        let is_journal = Journal::find().err;
+        let text = self.shown(screen);
         // If standard error cannot be written, the error cannot be reported.
-        let _ = match self {
-            Failure::Usage(error) if !screen.json && !is_journal => error.print(),
-            other if is_journal => {
-                screen.write(&with_priority(&other.shown(screen), Priority::Error))
-            }
-            other => screen.write(&other.shown(screen)),
-        };
+        let _ = screen.write(&match Journal::find().err {
+            true => with_priority(&text, Priority::Error),
+            false => text,
+        });
     }
 
     /// The failure as `report` prints it.
     pub(super) fn shown(&self, screen: &Screen) -> String {
         if !screen.json {
-            return self.text(screen);
+            return screen.for_people(&self.text(screen));
         }
         let findings = self.findings();
         let lines = findings
@@ -40,7 +37,7 @@ impl Failure {
     }
 
     /// The failure as text.
-    pub(super) fn text(&self, screen: &Screen) -> String {
+    fn text(&self, screen: &Screen) -> String {
         match self {
             Failure::Policy(errors) if screen.terminal => drawn(errors, screen),
             Failure::Policy(errors) => format!("{errors}\n"),
@@ -50,8 +47,10 @@ impl Failure {
                 let lines = errors.iter().map(|error| format!("{error}\n"));
                 lines.collect::<String>() + super::guarded::OFF + "\n"
             }
+            Failure::Usage(error) if screen.color => error.render().ansi().to_string(),
             Failure::Usage(error) => error.to_string(),
             Failure::Io { what, source } => format!("error: {what}: {source}\n"),
+            Failure::IoAt(error) => diagnostic_text(error, screen),
             Failure::BrokenPipe | Failure::Told(_) => String::new(),
         }
     }
@@ -165,12 +164,16 @@ fn width_of(screen: &Screen) -> usize {
 }
 
 fn handler(screen: &Screen) -> GraphicalReportHandler {
-    let theme = match screen.color {
-        true => GraphicalTheme::unicode(),
-        false => GraphicalTheme::unicode_nocolor(),
+    let theme = match (screen.unicode, screen.color) {
+        (true, true) => GraphicalTheme::unicode(),
+        (true, false) => GraphicalTheme::unicode_nocolor(),
+        (false, true) => GraphicalTheme::ascii(),
+        (false, false) => GraphicalTheme::none(),
     };
     GraphicalReportHandler::new_themed(theme)
         .with_width(width_of(screen))
         .with_links(false)
+        .with_word_separator(textwrap::WordSeparator::AsciiSpace)
         .with_word_splitter(textwrap::WordSplitter::NoHyphenation)
+        .with_break_words(false)
 }

@@ -1,16 +1,19 @@
 //! Standard output and standard error: whether they are terminals, how wide, and whether to use
-//! colours. A failed write is an error and not a panic, so that a closed pipe can be handled.
+//! colours and characters outside of ASCII. A failed write is an error and not a panic, so that a
+//! closed pipe can be handled.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use clap::ValueEnum;
 use serde::Serialize;
 use sg_common::verdict::Action;
-use textwrap::WordSplitter;
 use textwrap::core::display_width;
+use textwrap::{WordSeparator, WordSplitter};
 
 use super::failure::Failure;
+use super::locale;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum ColorChoice {
@@ -35,6 +38,8 @@ pub(super) struct Screen {
     pub(super) json: bool,
     /// The columns of the terminal, or `None` without one.
     pub(super) width: Option<usize>,
+    /// Whether the locale has more characters than ASCII.
+    pub(super) unicode: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -72,6 +77,7 @@ impl Screen {
             },
             json: false,
             width: None,
+            unicode: locale::is_unicode(),
         };
         screen.measure();
         screen
@@ -118,6 +124,7 @@ impl Screen {
         self.paint(paint_of(action), action.name())
     }
 
+    /// Writes text as it is, for programs.
     pub(super) fn write(&self, text: &str) -> io::Result<()> {
         match self.stream {
             Stream::Out => write_to(io::stdout().lock(), text),
@@ -125,6 +132,7 @@ impl Screen {
         }
     }
 
+    /// Prints text as it is.
     pub(super) fn print(&self, text: &str) -> Result<(), Failure> {
         self.write(text).map_err(|source| match source.kind() {
             ErrorKind::BrokenPipe => Failure::BrokenPipe,
@@ -135,11 +143,31 @@ impl Screen {
         })
     }
 
-    /// Prints text for people: lines are wrapped between words, and continued lines are indented.
+    /// Prints text for people.
     pub(super) fn say(&self, text: &str) -> Result<(), Failure> {
+        self.print(&self.for_people(text))
+    }
+
+    /// The same where nobody can be told that it failed, on standard error.
+    pub(super) fn note(&self, text: &str) {
+        let _ = self.write(&self.for_people(text));
+    }
+
+    /// Text as people read it here: lines are wrapped between words, continued lines are indented,
+    /// and there is no character that the locale does not have.
+    pub(super) fn for_people(&self, text: &str) -> String {
+        let text = self.plain(text);
         match self.width {
-            None => self.print(text),
-            Some(width) => self.print(&wrapped(text, width)),
+            None => text.into_owned(),
+            Some(width) => wrapped(&text, width),
+        }
+    }
+
+    /// Text without characters that the locale does not have.
+    pub(super) fn plain<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        match self.unicode {
+            true => Cow::Borrowed(text),
+            false => Cow::Owned(locale::ascii(text)),
         }
     }
 
@@ -171,9 +199,11 @@ pub(super) fn wrapped(text: &str, width: usize) -> String {
         let line = line.trim_end_matches('\n');
         let indent = line.len() - line.trim_start_matches(' ').len();
         let further = " ".repeat(indent + 2);
-        // Words such as ranges and codes are never broken, so that they can be copied.
+        // Words such as ranges and paths are never broken, so that they can be copied.
         let options = textwrap::Options::new(width)
+            .word_separator(WordSeparator::AsciiSpace)
             .word_splitter(WordSplitter::NoHyphenation)
+            .break_words(false)
             .subsequent_indent(&further);
         for part in textwrap::wrap(line, options) {
             out.push_str(&part);
@@ -263,7 +293,7 @@ impl Frame {
         }
         self.drawn = shown;
         if shown < count {
-            let more = format!("… {} more lines: the terminal is too low", count - shown);
+            let more = format!("{} more lines: the terminal is too low", count - shown);
             let more = clip(&more, self.screen.width);
             out.push_str(&self.screen.paint(Paint::Dim, more));
             out.push_str("\x1b[K\n");
@@ -271,7 +301,7 @@ impl Frame {
         }
         out.push_str("\x1b[J");
         text.clone_into(&mut self.last);
-        self.screen.print(&out)
+        self.screen.print(&self.screen.plain(&out))
     }
 
     /// Draws the block again after something was written in its place.
@@ -323,5 +353,10 @@ mod tests {
         assert_eq!(wrapped(text, 13), expected);
         assert_eq!(wrapped("", 13), "");
         assert_eq!(wrapped("tcp 30000-32768", 13), "tcp\n  30000-32768\n");
+        let path = "/a/path/of/many/parts";
+        assert_eq!(
+            wrapped(&format!("in {path} now"), 13),
+            format!("in\n  {path}\n  now\n")
+        );
     }
 }

@@ -19,11 +19,14 @@ use super::attachment::only_one;
 use super::candidate::none_on;
 use super::context::{Context, Ifaces, Json};
 use super::failure::Failure;
+use super::files;
 use super::patience::Patience;
 use super::units::clean;
 
 /// With --output, a set with more entries than this is a file.
 const ENTRIES_INLINE: usize = 1000;
+
+const WRITING: &str = "writing the policy";
 
 /// The policy in force, or an earlier one, as a policy file
 #[derive(Args)]
@@ -153,7 +156,7 @@ impl Show {
         let Some(dir) = &self.output else {
             return context.out.print(&text);
         };
-        fs::create_dir_all(dir).map_err(writing)?;
+        fs::create_dir_all(dir).map_err(|e| files::not_written(WRITING, dir, e))?;
         let name = format!("{}.yaml", file_name(&policy.name));
         let mut out = String::new();
         let files = written.files.iter().map(|file| (&file.name, &file.text));
@@ -219,6 +222,7 @@ fn file_name(name: &str) -> String {
 
 /// Writes a file, unless one with other contents is there.
 fn put(path: &Path, text: &str) -> Result<(), Failure> {
+    let failed = |error| Failure::from(files::not_written(WRITING, path, error));
     let file = OpenOptions::new().write(true).create_new(true).open(path);
     match file {
         Ok(mut file) => {
@@ -228,26 +232,16 @@ fn put(path: &Path, text: &str) -> Result<(), Failure> {
             written.map_err(|error| {
                 // Half a policy must not be taken for one.
                 let _ = fs::remove_file(path);
-                writing(error)
+                failed(error)
             })
         }
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match fs::read(path) {
             Ok(there) if there == text.as_bytes() => Ok(()),
-            _ => Err(writing(io::Error::new(
+            _ => Err(failed(io::Error::new(
                 e.kind(),
-                format!(
-                    "{} exists with other contents; remove it, or name another directory",
-                    path.display()
-                ),
+                "exists with other contents",
             ))),
         },
-        Err(error) => Err(writing(error)),
-    }
-}
-
-fn writing(source: io::Error) -> Failure {
-    Failure::Io {
-        what: "writing the policy",
-        source,
+        Err(error) => Err(failed(error)),
     }
 }

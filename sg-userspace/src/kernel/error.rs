@@ -54,7 +54,7 @@ pub enum KernelError {
         renamed(interface, name)
     )]
     #[diagnostic(help(
-        "to change what is enforced on it run `sgctl --netns {netns} apply … --iface {name}`"
+        "to change what is enforced on it run `sgctl --netns {netns} apply ... --iface {name}`"
     ))]
     MovedAway {
         interface: String,
@@ -98,7 +98,7 @@ pub enum KernelError {
         mounted_or_not(*.is_mounted, path)
     )]
     #[diagnostic(help(
-        "instead of running sgctl under `ip netns exec NAME`, run `sgctl --netns NAME …` from \
+        "instead of running sgctl under `ip netns exec NAME`, run `sgctl --netns NAME ...` from \
          outside; to pin in this mount namespace on purpose, mount a BPF file system elsewhere \
          (`mount -t bpf -o mode=0700 bpf DIR`) and name it with --bpffs DIR"
     ))]
@@ -524,7 +524,7 @@ fn how_to_free(interface: &str, program: &str, link: Option<u32>) -> String {
         ),
         Some(link) => format!(
             "an interface runs one XDP program; end the tool that attached that one, which it did by a \
-             link that `ip link set … xdp off` cannot remove (`bpftool link detach id {link}` can), and \
+             link that `ip link set ... xdp off` cannot remove (`bpftool link detach id {link}` can), and \
              apply again"
         ),
     };
@@ -548,7 +548,7 @@ fn shortened(text: &str) -> String {
         return lines.join("\n");
     }
     format!(
-        "{}\n…\n{}",
+        "{}\n...\n{}",
         lines[0],
         lines[lines.len() - LAST..].join("\n")
     )
@@ -575,7 +575,7 @@ mod tests {
         let many: Vec<String> = (0..900).map(|i| i.to_string()).collect();
         assert_eq!(
             shortened(&many.join("\n")),
-            "0\n…\n892\n893\n894\n895\n896\n897\n898\n899"
+            "0\n...\n892\n893\n894\n895\n896\n897\n898\n899"
         );
     }
 }

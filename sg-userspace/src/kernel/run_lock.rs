@@ -14,11 +14,13 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{major, minor};
 
 use super::error::KernelError;
-use super::machine::{bpffs, netns};
+use super::machine::{bpffs, interfaces, netns};
 use super::pins::PinTree;
 
 /// Held for as long as the process works on the interface.
 pub struct RunLock {
+    /// The interface.
+    pub interface: String,
     tree: PinTree,
     dir: PathBuf,
     /// Where the BPF file system was mounted, if that was necessary.
@@ -35,10 +37,25 @@ impl RunLock {
     /// [`KernelError::RunsAlready`] if another process holds it.
     pub fn take(path: &Path, interface: &str) -> Result<RunLock, KernelError> {
         let index = super::apply::present(path, interface)?;
+        RunLock::lock(path, interface, Some(index))
+    }
+
+    /// Takes the lock of an interface that may not exist yet.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::RunsAlready`] if another process holds it.
+    pub fn take_early(path: &Path, interface: &str) -> Result<RunLock, KernelError> {
+        RunLock::lock(path, interface, interfaces::index_of(interface).ok())
+    }
+
+    fn lock(path: &Path, interface: &str, index: Option<u32>) -> Result<RunLock, KernelError> {
         let cookie = netns::cookie()?;
         let bpffs = bpffs::find_or_mount(path)?;
         let tree = PinTree::new(&bpffs.path);
-        tree.refuse_other_layouts(&tree.interface(cookie, index))?;
+        if let Some(index) = index {
+            tree.refuse_other_layouts(&tree.interface(cookie, index))?;
+        }
         let _lock = tree.lock()?;
         let dir = tree.run_dir(cookie, interface)?;
         let failed = |e| KernelError::io(format!("locking {}", dir.display()), e);
@@ -54,6 +71,7 @@ impl RunLock {
             Err((_, errno)) => return Err(failed(errno.into())),
         };
         Ok(RunLock {
+            interface: interface.to_owned(),
             tree,
             dir,
             mounted: bpffs.just_mounted.then_some(bpffs.path),
@@ -69,8 +87,8 @@ impl RunLock {
     }
 }
 
-/// The interfaces of the current network namespace that a `run` looks after, or did until it was
-/// killed.
+/// The interfaces of the current network namespace that a `run` looks after or waits for, or did
+/// until it was killed.
 pub fn looked_after(path: &Path) -> Result<Vec<String>, KernelError> {
     match bpffs::find(path)? {
         None => Ok(Vec::new()),

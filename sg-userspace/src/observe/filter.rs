@@ -1,10 +1,11 @@
 //! Which packets or flows are meant: the one filter of `flows` and `log`. All that is given has to
 //! fit; of several values of one kind, one of them.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use sg_common::verdict::Direction;
-use sg_policy::policy::{Protocol, Remote};
+use sg_policy::policy::{Protocol, Remote, suggest};
 
 /// What has to fit. The default takes all.
 #[derive(Clone, Debug, Default)]
@@ -71,11 +72,31 @@ impl RuleChoice {
         }
     }
 
+    /// The name of one of these rules that is probably meant, if no rule has this one.
+    pub fn near<'a>(&self, known: impl Iterator<Item = RuleSeen<'a>>) -> Option<&'a str> {
+        let is_possible = |rule: &RuleSeen<'_>| {
+            self.position.is_none() && self.direction.is_none_or(|it| it == rule.direction)
+        };
+        suggest(
+            &self.word,
+            known.filter(is_possible).filter_map(|it| it.name),
+        )
+    }
+
     /// Whether this rule is meant.
     pub fn means(&self, rule: &RuleSeen<'_>) -> bool {
         let is_it = |wanted| rule.position == Some(wanted);
         self.direction.is_none_or(|wanted| wanted == rule.direction)
             && (self.position.is_some_and(is_it) || rule.name == Some(self.word.as_str()))
+    }
+}
+
+impl fmt::Display for RuleChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(direction) = self.direction {
+            write!(f, "{direction}:")?;
+        }
+        f.write_str(&self.word)
     }
 }
 
@@ -129,13 +150,9 @@ impl Filter {
     pub fn unknown_rule<'a>(
         &self,
         known: impl Iterator<Item = RuleSeen<'a>> + Clone,
-    ) -> Option<String> {
+    ) -> Option<&RuleChoice> {
         let is_known = |choice: &&RuleChoice| known.clone().any(|rule| choice.means(&rule));
-        let unknown = self.rules.iter().find(|choice| !is_known(choice))?;
-        let side = unknown
-            .direction
-            .map_or_else(String::new, |side| format!("{side}:"));
-        Some(side + &unknown.word)
+        self.rules.iter().find(|choice| !is_known(choice))
     }
 }
 
@@ -234,6 +251,9 @@ mod tests {
             assert!(!filter.takes_rule(None), "{text}");
             let unknown = filter.unknown_rule(std::iter::once(rule));
             assert_eq!(unknown.is_none(), expected, "{text}");
+            let near = unknown.and_then(|it| it.near(std::iter::once(rule)));
+            let is_near = text == "DNS";
+            assert_eq!(near, is_near.then_some("dns"), "{text}");
         }
         assert!(Filter::default().takes_rule(None));
     }

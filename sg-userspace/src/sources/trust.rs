@@ -31,6 +31,9 @@ const GROUP: &str = "/etc/group";
 /// Where a policy is at home.
 const HOME: &str = "/etc/sgctl";
 
+/// Before a file counts as root's own: what others have written is in it already.
+const LOOK: &str = "read it first, since others may have changed it";
+
 /// What the flag does, for the end of a remedy.
 const FLAG: &str = "where whoever can write it is to decide what passes, --trust-files reads it";
 
@@ -81,14 +84,14 @@ impl Trust {
             let owner = user(found.uid());
             return Err(Distrust {
                 why: format!("belongs to {owner}, who can change it at any time"),
-                help: format!("`chown root: {shown} && chmod go-w {shown}`; {FLAG}"),
+                help: format!("{LOOK}, then `chown root: {shown} && chmod go-w {shown}`; {FLAG}"),
             });
         }
         match self.writers(&place, &found).map_err(unknown)? {
             None => Ok(()),
             Some(who) => Err(Distrust {
                 why: format!("can be written by {who}"),
-                help: format!("`chown root: {shown} && chmod go-w {shown}`; {FLAG}"),
+                help: format!("{LOOK}, then `chown root: {shown} && chmod go-w {shown}`; {FLAG}"),
             }),
         }
     }
@@ -186,7 +189,9 @@ impl Trust {
                     "can be replaced by {}, to whom the directory {shown} belongs",
                     user(found.uid())
                 ),
-                help: format!("copy it to a directory of root's, such as {HOME}; {FLAG}"),
+                help: format!(
+                    "{LOOK}, then copy it to a directory of root's, such as {HOME}; {FLAG}"
+                ),
             }));
         }
         let Some(who) = self.writers(path, found)? else {
@@ -203,7 +208,7 @@ impl Trust {
         Ok(Err(Distrust {
             why: format!("can be replaced: the directory {shown} can be written by {who}"),
             help: format!(
-                "`chmod go-w {shown}`, or copy it to a directory of root's, such as {HOME}; {FLAG}"
+                "{LOOK}, then `chmod go-w {shown}`, or copy it to a directory of root's, such as {HOME}; {FLAG}"
             ),
         }))
     }

@@ -138,6 +138,47 @@ fn a_capture_is_read_from_a_pipe() {
     );
 }
 
+/// Proves O2: a capture can be read before a packet has come, however it ends.
+#[test]
+fn a_capture_without_packets_is_read() {
+    let world = applied();
+    let path = world.dir.path().join("none.pcapng");
+    let name = path.to_str().unwrap();
+    let watching = Running::of(&mut world.command(&["log", "--write", name]));
+    let begun = std::time::Instant::now();
+    while std::fs::metadata(&path).map_or(0, |file| file.len()) == 0 {
+        assert!(begun.elapsed().as_secs() < 60, "it has no head");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    watching.end(Signal::SIGKILL);
+    assert_eq!(found(name, "udp", &["frame.number"]), Vec::<String>::new());
+    let infos = read("capinfos", &[name]);
+    assert!(infos.contains("Name = nic"), "{infos}");
+}
+
+/// What was written is said, also of events that were there already; what cannot be written is named
+/// with what to do.
+#[test]
+fn a_capture_of_what_is_there_says_what_it_wrote() {
+    let world = applied();
+    let sees = "192.0.2.1:53";
+    let watching = Running::following(&world, &[], sees, || world.send_udp_to_node(53));
+    watching.end(Signal::SIGINT);
+    let path = world.dir.path().join("last.pcapng");
+    let name = path.to_str().unwrap();
+    let wrote = world.run(&["log", "--write", name, "--last", "1"]);
+    wrote.fails(0, &format!("1 packet written to {name}\n"));
+    assert_eq!(found(name, "udp.dstport == 53", &["frame.number"]), ["1"]);
+
+    let nowhere = world.dir.path().join("nowhere/a.pcapng");
+    let nowhere = nowhere.to_str().unwrap();
+    let failed = world.run(&["log", "--write", nowhere]);
+    let failed = failed.fails(1, &format!("writing the capture: {nowhere}: No such file"));
+    assert!(failed.err.contains("help: `mkdir -p "), "{}", failed.err);
+    let small = world.run(&["log", "--write", name, "--rotate-size", "1"]);
+    small.fails(2, "at least 1K");
+}
+
 /// Proves O2: a capture goes on in further files, of which so many stay.
 #[test]
 fn a_capture_goes_on_in_further_files() {

@@ -1,6 +1,6 @@
 //! `sgctl diff --iface`: the policy in force, or an earlier one, against a file.
 
-use super::world::{World, file};
+use super::world::{World, file, run};
 
 fn policy(world: &World, name: &str, port: u16) -> String {
     let text = format!(
@@ -45,4 +45,24 @@ fn what_is_in_force_is_compared_with_a_file() {
     diff(&[&ssh, "--generation", "1"]).ok();
     assert_eq!(diff(&[&web, "--generation", "1"]).code, 1);
     diff(&[&web, "--generation", "7"]).fails(1, "7");
+}
+
+/// A rule whose packets several rules of the other policy decide is named once as no longer logged.
+#[test]
+fn a_rule_that_is_no_longer_logged_is_named_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = "inbound: [{name: seen, protocol: udp, from: any, action: drop, log: true}]\n";
+    let new = "inbound:\n  - {protocol: udp, ports: 53, from: any, action: drop}\n  \
+               - {protocol: udp, ports: 54, from: any, action: drop}\n";
+    let [old, new] =
+        [("old.yaml", old), ("new.yaml", new)].map(|(name, text)| file(dir.path(), name, text));
+    let ran = run(&["diff", &old, &new]);
+    assert_eq!(
+        ran.out
+            .matches("no longer logged: inbound drop by rule 1")
+            .count(),
+        1,
+        "{}",
+        ran.all()
+    );
 }

@@ -46,7 +46,7 @@ fn a_file_that_others_may_write_is_not_put_in_force() {
             let ran = world.run(words).fails(1, why);
             assert!(ran.err.starts_with(place), "{}", ran.err);
             assert!(ran.err.contains(EXPECTED), "{}", ran.err);
-            assert!(ran.err.contains("help: "), "{}", ran.err);
+            assert!(ran.err.contains("help: read it first, "), "{}", ran.err);
             world.assert_untouched();
         }
         // What changes nothing reads it.

@@ -101,6 +101,10 @@ fn filters_and_orders() {
     ] {
         assert_eq!(count(words), expected, "{words:?}");
     }
+    // As every view of an interface begins.
+    let heading = world.run(&["flows"]).ok().out;
+    let place = format!("nic in {}  5 flows", world.node);
+    assert!(heading.starts_with(&place), "{heading}");
     let ports = |words: &[&str], what: &str| -> Vec<u64> {
         let all = flows(&world, &[&["--proto", "tcp"], words].concat());
         all.iter()
@@ -121,7 +125,8 @@ fn filters_and_orders() {
     assert!(listed.contains("and 3 more"), "{listed}");
     assert_eq!(listed.matches(":7000").count(), 2, "{listed}");
     let listed = world.run(&["flows", "--rule", "service"]).ok().out;
-    assert!(listed.starts_with("nic  2 of 5 flows\n"), "{listed}");
+    let heading = format!("nic in {}  2 of 5 flows\n", world.node);
+    assert!(listed.starts_with(&heading), "{listed}");
     for flow in flows(&world, &["--state", "tcp-established"]) {
         let left = flow["seconds_left"].as_u64().expect("a number");
         assert!((431_000..=432_000).contains(&left), "{flow}");

@@ -149,7 +149,11 @@ fn what_show_prints_applies_as_unchanged() {
             "# mine\n",
         );
         let refused = world.run(&["show", "--output", folder]);
-        refused.fails(1, "exists with other contents");
+        let refused = refused.fails(1, "exists with other contents");
+        assert!(refused.err.contains(name), "{}", refused.err);
+        let refused = world.run(&["show", "--output", &format!("{name}/below")]);
+        let refused = refused.fails(1, "/below: ");
+        assert!(refused.err.contains("help: "), "{}", refused.err);
         assert_eq!(std::fs::read_to_string(name).unwrap(), "# mine\n");
     }
     let shown = world

@@ -187,6 +187,40 @@ fn it_ends_with_its_reader() {
     assert_eq!(ended.code(), Some(0));
 }
 
+/// Proves O3: a rule that there is not would choose nothing for ever.
+#[test]
+fn an_unknown_rule_is_refused_with_one_that_is_near() {
+    let world = applied(POLICY);
+    for command in [
+        &["flows"][..],
+        &["log"],
+        &["log", "--follow"],
+        &["log", "--write", "-"],
+    ] {
+        let refused = |rule: &str, says: &str| {
+            let ran = world.run(&[command, &["--rule", rule]].concat());
+            let said =
+                format!("no rule of the policy in force has the name or position `{rule}`{says}");
+            ran.fails(2, &said);
+        };
+        refused("shs", "; did you mean `ssh`?");
+        refused("inbound:dsn", "; did you mean `dns`?");
+        refused("outbound:dns", ": `sgctl counters` lists them");
+        refused("3", ": `sgctl counters` lists them");
+        refused("frobnicate", ": `sgctl counters` lists them");
+    }
+    world
+        .run(&["log", "--rule", "inbound:2"])
+        .fails(0, "no event is there");
+    world
+        .run(&["flows", "--iface", "nci"])
+        .fails(1, "there is no interface `nci` in");
+    world
+        .run(&["log", "--reason", "nomatch"])
+        .fails(2, "did you mean `no-match`");
+    world.run(&["log", "--last", "0"]).fails(2, "at least 1");
+}
+
 /// Proves O3: where nothing is attached it says so.
 #[test]
 fn without_an_attachment_there_is_nothing_to_show() {

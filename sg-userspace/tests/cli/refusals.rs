@@ -111,7 +111,7 @@ fn another_xdp_program_on_the_interface() {
         .and_then(|id| id.trim().parse::<u32>().ok())
         .unwrap_or_else(|| panic!("{}", ran.err));
     assert!(
-        ran.err.contains("`ip link set … xdp off` cannot remove"),
+        ran.err.contains("`ip link set ... xdp off` cannot remove"),
         "{}",
         ran.err
     );

@@ -269,6 +269,51 @@ fn interfaces_join_as_they_appear() {
     world.assert_untouched();
 }
 
+/// Proves C11 and C12: of two interfaces the one that does not exist yet is named once, belongs to
+/// this `run`, and is not ready, while the service manager's boot goes on.
+#[test]
+fn an_interface_that_is_waited_for_is_said_and_not_ready() {
+    let world = World::new();
+    let manager = Manager::new(&world);
+    let path = file(world.dir.path(), "p.yaml", &policy(22));
+    let words = [&path, "--iface", "nic", "--iface", "late", "--wait"];
+    let running = manager.start(&world, &words);
+    running.says("waiting for late, which does not exist yet");
+    let told = manager.is_told("READY=1");
+    assert!(told.contains("on nic; waiting for late"), "{told}");
+    let ready = ["status", "--ready", &path, "--live", "--json"];
+    let probed = world.run(&ready);
+    assert_eq!(probed.code, 1, "{}", probed.all());
+    let rows = probed.json();
+    let of = |name: &str| {
+        let mut rows = rows.as_array().unwrap().iter();
+        rows.find(|row| row["interface"] == name).unwrap().clone()
+    };
+    assert_eq!(
+        (&of("nic")["ready"], &of("nic")["live"]),
+        (&true.into(), &true.into())
+    );
+    assert_eq!(
+        (&of("late")["ready"], &of("late")["live"]),
+        (&false.into(), &true.into())
+    );
+    assert_eq!(of("late")["errors"][0]["code"], "no-interface", "{rows}");
+    let other = world.run(&["run", &path, "--iface", "late", "--wait"]);
+    other.fails(1, "another `sgctl run` looks after `late`");
+
+    add_late(&world);
+    running.says("in force on late");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while world.run(&ready).code != 0 {
+        let probed = world.run(&ready);
+        assert!(Instant::now() < deadline, "{}", probed.all());
+    }
+    let (code, lines, err) = running.end_with_lines(Signal::SIGTERM);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(!lines.contains("waiting for"), "{lines}");
+    world.assert_untouched();
+}
+
 #[test]
 fn a_wait_ends_when_it_is_told_to_and_begins_with_no_bad_policy() {
     let world = World::new();
@@ -283,6 +328,8 @@ fn a_wait_ends_when_it_is_told_to_and_begins_with_no_bad_policy() {
     for _ in 0..5 {
         manager.is_told("WATCHDOG=1");
     }
+    // A probe leaves it alone.
+    world.run(&["status", "--live"]).ok();
     let (code, lines, err) = running.end_with_lines(Signal::SIGTERM);
     assert_eq!((code, err.as_str()), (Some(0), ""));
     assert!(lines.contains("nothing was put in force"), "{lines}");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::pty::openpty;
 
 use super::pty;
-use super::world::{World, file, ip};
+use super::world::{Ran, World, file, ip};
 
 /// A command on its own pseudo-terminal, with all that it writes there.
 struct OnTerminal {
@@ -314,4 +314,95 @@ fn the_lab_fits_the_terminal() {
             "{text}"
         );
     }
+}
+
+/// What `run` says is broken between words, and goes on below in the next line.
+#[test]
+fn lines_of_run_fit_the_terminal() {
+    let world = World::new();
+    let path = file(world.dir.path(), "p.yaml", POLICY);
+    let names = [
+        "nic",
+        "an-interface-1",
+        "an-interface-2",
+        "an-interface-3",
+        "an-interface-4",
+    ];
+    let mut words = vec!["run", &path, "--wait"];
+    words.extend(names.iter().flat_map(|name| ["--iface", name]));
+    let mut on = OnTerminal::start(world.command(&words), 60, 24);
+    on.read(|text| text.contains("DIR "));
+    on.master.write_all(b"\x03").unwrap();
+    let said = plain(&on.all());
+    let (above, _) = said
+        .split_once("nic in ")
+        .unwrap_or_else(|| panic!("{said}"));
+    assert_fits(above, 60);
+    let joined: Vec<&str> = above.split_whitespace().collect();
+    let joined = joined.join(" ");
+    assert!(joined.contains("waiting for an-interface-1,"), "{above}");
+    assert!(
+        joined.contains("an-interface-4, which do not exist yet"),
+        "{above}"
+    );
+}
+
+/// In a C locale there is nothing but ASCII, on a terminal and in a pipe. What programs read stays
+/// as it is.
+#[test]
+fn a_c_locale_shows_ascii_alone() {
+    let world = with_flows();
+    let described = POLICY.replace("pings", "größer → kleiner");
+    let path = file(world.dir.path(), "ü.yaml", &described);
+    let bad = file(
+        world.dir.path(),
+        "bad.yaml",
+        "inbound: [{protocol: ü, from: any}]\n",
+    );
+    world.run(&["apply", &path, "--iface", "nic"]).ok();
+    let packet = ["in", "udp", "192.0.2.2", ":65000"];
+    let explain = [&["explain", "--iface", "nic"][..], &packet].concat();
+    for words in [
+        &["status"][..],
+        &["counters"],
+        &["counters", "--sort", "packets"],
+        &["flows"],
+        &["log"],
+        &["history"],
+        &["check", &path],
+        &["check", &bad],
+        &["diff", &path, "builtin:tke"],
+        &["apply", "builtin:tke", "--iface", "nic", "--dry-run"],
+        &["apply", &bad, "--iface", "nic"],
+        &["apply", "--set", "ü", "builtin:tke", "--iface", "nic"],
+        &explain,
+        &["templates"],
+        &["flows", "--rule", "ü"],
+    ] {
+        let mut command = world.command(words);
+        command.env("LC_ALL", "C");
+        let piped = Ran::of(&command.output().unwrap());
+        assert!(
+            piped.out.is_ascii() && piped.err.is_ascii(),
+            "{}",
+            piped.all()
+        );
+        let text = OnTerminal::start(command, 80, 40).all();
+        assert!(text.is_ascii() && !text.is_empty(), "{words:?}: {text}");
+        assert_fits(&plain(&text), 80);
+    }
+    for words in [
+        &["show"][..],
+        &["counters", "--json"],
+        &["counters", "--csv"],
+    ] {
+        let output = world.command(words).env("LC_ALL", "C").output().unwrap();
+        let text = Ran::of(&output).ok().out;
+        assert!(text.contains("größer → kleiner"), "{words:?}: {text}");
+    }
+    let mut lab = super::world::sgctl(&["lab"]);
+    lab.env("LC_ALL", "C");
+    let text = OnTerminal::start(lab, 80, 40).all();
+    let text = plain(&text);
+    assert!(text.is_ascii() && text.contains("+ tcp 22"), "{text}");
 }

@@ -54,6 +54,7 @@ fn help_fits_eighty_columns() {
             .collect();
         let ran = sgctl(&words).env("COLUMNS", "80").output().unwrap();
         let help = super::world::Ran::of(&ran).ok().out;
+        assert!(help.is_ascii(), "{help}");
         for line in help.lines() {
             assert!(line.chars().count() <= 80, "sgctl {command}: {line}");
         }
@@ -346,7 +347,7 @@ fn several_policies_are_asked_in_their_order() {
 
 #[test]
 fn usage_errors_exit_with_two_and_say_what_was_expected() {
-    let cases: [(&str, &str); 21] = [
+    let cases: [(&str, &str); 22] = [
         ("", "Usage: sgctl"),
         ("frobnicate", "unrecognized subcommand"),
         ("stauts", "'status'"),
@@ -361,6 +362,7 @@ fn usage_errors_exit_with_two_and_say_what_was_expected() {
             "expected seconds from 0.1",
         ),
         ("explain in tcp", "2 words are too few"),
+        ("explain tcp", "1 word is too few"),
         (
             "explain builtin:tke in tcp 192.0.2.1",
             "LOCAL, the address of the node itself, is missing",

@@ -63,6 +63,7 @@ pub(crate) fn sgctl(arguments: &[&str]) -> Command {
         .args(arguments)
         .env_remove("NO_COLOR")
         .env_remove("COLUMNS")
+        .env("LC_ALL", "C.UTF-8")
         .stdin(Stdio::null());
     command
 }

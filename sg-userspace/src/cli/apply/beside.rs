@@ -20,7 +20,7 @@ pub(super) struct Beside {
     candidate: Vec<PolicyInput>,
 
     /// Replace the contents of a named set of the candidate; `NAME=` empties it
-    #[arg(long, value_name = "NAME=VALUE[,VALUE…]", requires = "candidate")]
+    #[arg(long, value_name = "NAME=VALUE[,VALUE...]", requires = "candidate")]
     candidate_set: Vec<SetOverride>,
 
     /// Log packets that have another outcome under the candidate, as `log: true` does; they are

@@ -20,7 +20,7 @@ use super::patience::Patience;
 use super::policy_args::{Attach, Policies};
 use super::screen::Paint;
 use beside::{Beside, in_force};
-pub(super) use report::{Done, DryRun, Report, refuse};
+pub(super) use report::{Done, DryRun, Report, refuse, reported};
 pub(super) use text::{findings, notes, summary, text, watched};
 
 /// Attach a policy to interfaces, or replace the one that is attached, and return
@@ -122,8 +122,7 @@ impl Apply {
             let applied = done.as_ref().map(|(_, applied)| applied);
             let report = Report::of(&self.attach.ifaces, applied, &found, impact);
             let printed = context.out.json(&report);
-            done?;
-            return printed.map_err(Failure::after_all);
+            return reported(done.map(drop), printed);
         }
         let (found, applied) = done?;
         let mut out = text(&context.out, &applied);
@@ -208,15 +207,14 @@ impl Apply {
     fn preview(&self, context: &Context) -> Result<(), Failure> {
         let found = self.look(context);
         if self.json.json {
-            let printed = match &found {
+            return match found {
                 Ok(looked) => {
                     let found: Vec<Finding> = looked.found.all().cloned().collect();
                     let report = DryRun::of(&self.attach.ifaces, &found, &looked.seen);
                     context.out.json(&report)
                 }
-                Err(failure) => refuse(&context.out, failure),
+                Err(failure) => Err(refuse(&context.out, failure)),
             };
-            return printed.and(found.map(drop));
         }
         let Looked {
             name,

@@ -64,14 +64,27 @@ impl<'a> DryRun<'a> {
     }
 }
 
-/// Prints the report of an `apply` that could not begin.
-pub(in crate::cli) fn refuse(screen: &Screen, failure: &Failure) -> Result<(), Failure> {
-    screen.json(&Report::Failed {
+/// Prints the report of an `apply` that could not begin. Returns the failure that is still to be
+/// printed.
+pub(in crate::cli) fn refuse(screen: &Screen, failure: Failure) -> Failure {
+    let printed = screen.json(&Report::Failed {
         interface: None,
         impact: None,
         findings: [],
         errors: failure.findings(),
-    })
+    });
+    failure.once(printed)
+}
+
+/// How a command ends that has printed what was done, or why not, in one report.
+pub(in crate::cli) fn reported(
+    done: Result<(), Failure>,
+    printed: Result<(), Failure>,
+) -> Result<(), Failure> {
+    match done {
+        Ok(()) => printed.map_err(Failure::after_all),
+        Err(failure) => Err(failure.once(printed)),
+    }
 }
 
 /// `apply --json`: what was done, the findings of `check`, and the errors. If there are no errors,

@@ -46,7 +46,7 @@ fn with_values(command: Command) -> Command {
                 (_, "NAME|PATH") => arg.add(ArgValueCompleter::new(values::namespaces)),
                 (_, "POLICY") => arg.add(ArgValueCompleter::new(values::policies)),
                 (_, "WORD") => arg.add(ArgValueCompleter::new(values::question)),
-                (_, "NAME=VALUE[,VALUE…]") => arg.add(ArgValueCompleter::new(values::sets)),
+                (_, "NAME=VALUE[,VALUE...]") => arg.add(ArgValueCompleter::new(values::sets)),
                 (_, "NAME|POSITION") => arg.add(ArgValueCompleter::new(values::rules)),
                 (_, "REASON") => arg.add(ArgValueCompleter::new(values::reasons)),
                 (_, "PROTO") => arg.add(ArgValueCompleter::new(values::protocols)),

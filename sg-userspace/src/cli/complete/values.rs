@@ -128,7 +128,7 @@ fn contents(kind: &str, entries: &str) -> String {
     }
     let shown: String = entries.chars().take(CONTENTS).collect();
     let rest = if shown.len() < entries.len() {
-        "…"
+        "..."
     } else {
         ""
     };
@@ -211,6 +211,6 @@ mod tests {
         assert_eq!(contents("ports", ""), "ports, none");
         assert_eq!(contents("ports", "22"), "ports, now 22");
         let long = contents("addresses", &"192.0.2.1,".repeat(100));
-        assert!(long.ends_with('…') && long.chars().count() < 60, "{long}");
+        assert!(long.ends_with("...") && long.chars().count() < 60, "{long}");
     }
 }

@@ -179,7 +179,7 @@ impl CountersCommand {
                     frame.draw(&out)?;
                 } else {
                     out.push('\n');
-                    context.out.print(&out)?;
+                    context.out.say(&out)?;
                 }
             }
             is_first = false;

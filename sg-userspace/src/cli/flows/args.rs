@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use sg_userspace::observe::attached::Attached;
-use sg_userspace::observe::flows::{FlowState, Sort, StateChoice, Wanted, known_rules};
+use sg_userspace::observe::flows::{FlowState, Sort, StateChoice, Wanted};
 
 use super::listed::{Listed, SHOWN, listed};
 use crate::cli::context::{Context, Ifaces, Json};
@@ -145,39 +145,19 @@ impl Flows {
 
     pub(super) fn read(&self, context: &Context, most: usize) -> Result<Vec<Listed>, Failure> {
         let wanted = self.wanted(most);
-        let found = self.tables(context, &wanted)?;
+        let found = self.tables(context)?;
         found.iter().map(|one| listed(one, &wanted)).collect()
     }
 
     /// One interface of each attachment: the others share its table.
-    pub(super) fn tables(
-        &self,
-        context: &Context,
-        wanted: &Wanted,
-    ) -> Result<Vec<Attached>, Failure> {
+    pub(super) fn tables(&self, context: &Context) -> Result<Vec<Attached>, Failure> {
         let mut all: Vec<Attached> = Vec::new();
         for one in find(context, &self.ifaces)? {
             if !all.iter().any(|before| before.pins.shares_with(&one.pins)) {
                 all.push(one);
             }
         }
-        if wanted.filter.rules.is_empty() {
-            return Ok(all);
-        }
-        let mut rules = Vec::new();
-        for one in &all {
-            rules.extend(known_rules(one)?);
-        }
-        let known = rules.iter().map(|rule| rule.seen());
-        match wanted.filter.unknown_rule(known) {
-            None => Ok(all),
-            Some(rule) => {
-                let message = format!(
-                    "no rule of the policy in force has the name or position `{rule}`: `sgctl \
-                     counters` lists them"
-                );
-                Err(Failure::usage::<Flows>("flows", message))
-            }
-        }
+        self.filters.refuse_unknown::<Flows>("flows", &all)?;
+        Ok(all)
     }
 }

@@ -52,7 +52,7 @@ pub(super) fn run(flows: &Flows, context: &Context) -> Result<(), Failure> {
     if !flows.yes && (flows.json.json || !io::stdin().is_terminal()) {
         return refuse("--kill asks before it ends flows, and there is nobody to ask: give --yes");
     }
-    let found = flows.tables(context, &wanted)?;
+    let found = flows.tables(context)?;
     let own = match flows.force {
         true => Vec::new(),
         false => own_connections(),

@@ -9,7 +9,7 @@ use sg_userspace::observe::flows::{Flow, FlowState};
 
 use super::super::failure::Failure;
 use super::super::health;
-use super::super::screen::{Paint, Screen};
+use super::super::screen::{Paint, Screen, clip};
 use super::super::table::{Column, Table};
 use super::super::units::{clean, count, span, thousands};
 use super::listed::{Listed, Tables};
@@ -75,6 +75,7 @@ pub(super) fn text(screen: &Screen, listed: &[Listed]) -> String {
 fn heading(screen: &Screen, one: &Listed) -> String {
     let mut names = vec![one.interface.as_str()];
     names.extend(one.shared_with.iter().map(String::as_str));
+    let place = one.netns.as_ref().map(|netns| format!(" in {netns}"));
     let flows = match one.matching == one.total {
         true => count(one.total, "flow"),
         false => format!(
@@ -84,8 +85,9 @@ fn heading(screen: &Screen, one: &Listed) -> String {
         ),
     };
     format!(
-        "{}  {flows}{}\n{}",
-        screen.paint(Paint::Bold, names.join(", ")),
+        "{}{}  {flows}{}\n{}",
+        screen.paint(Paint::Bold, clean(&names.join(", "))),
+        clean(&place.unwrap_or_default()),
         evicted(&one.tables),
         health::warnings(
             screen,
@@ -236,13 +238,19 @@ fn lines(screen: &Screen, flows: &[Flow]) -> Result<(), Failure> {
     }
     end_line(&mut out);
     for flow in flows {
+        let begin = out.len();
         row(&mut out, flow, &widths);
+        if screen.width.is_some() {
+            let line = out.split_off(begin);
+            out.push_str(&clip(line.trim_end(), screen.width));
+            out.push('\n');
+        }
         if out.len() >= CHUNK {
-            screen.print(&out)?;
+            screen.print(&screen.plain(&out))?;
             out.clear();
         }
     }
-    screen.print(&out)
+    screen.print(&screen.plain(&out))
 }
 
 fn row(out: &mut String, flow: &Flow, widths: &[usize; 9]) {

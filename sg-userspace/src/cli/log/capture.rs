@@ -14,6 +14,8 @@ use sg_userspace::observe::events::{LoggedPacket, Tally};
 
 use super::pcapng::{self, Packet, Statistics, Verdict};
 use crate::cli::event_line::decider;
+use crate::cli::failure::Failure;
+use crate::cli::files;
 
 /// When a file is full and the next one begins.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,9 +32,13 @@ impl Rotation {
     }
 }
 
+const WRITING: &str = "writing the capture";
+
 pub(super) struct Capture {
     /// `None` for standard output.
     path: Option<PathBuf>,
+    /// The interfaces that each file describes from its beginning.
+    names: Vec<String>,
     rotation: Rotation,
     snap: u32,
     out: Box<dyn Write>,
@@ -54,11 +60,18 @@ pub(super) struct Capture {
 }
 
 impl Capture {
-    pub(super) fn create(path: &str, snap: u32, rotation: Rotation) -> io::Result<Capture> {
+    /// Begins a capture of packets of these interfaces, and of others as their packets come.
+    pub(super) fn create(
+        path: &str,
+        snap: u32,
+        rotation: Rotation,
+        names: &[String],
+    ) -> Result<Capture, Failure> {
         let mut capture = Capture {
             path: (path != "-").then(|| PathBuf::from(path)),
             rotation,
             snap,
+            names: names.to_vec(),
             out: Box::new(io::sink()),
             written: 0,
             since: Instant::now(),
@@ -74,8 +87,9 @@ impl Capture {
         Ok(capture)
     }
 
-    /// Begins the next file, and removes the oldest where there are too many.
-    fn next_file(&mut self) -> io::Result<()> {
+    /// Begins the next file, and removes the oldest where there are too many. The head is written
+    /// at once, so that the file can be read before a packet has come.
+    fn next_file(&mut self) -> Result<(), Failure> {
         self.out = match &self.path {
             None => Box::new(BufWriter::new(io::stdout())),
             Some(path) => {
@@ -87,20 +101,61 @@ impl Capture {
                 // It has parts of what others have sent.
                 let mut options = OpenOptions::new();
                 options.write(true).create(true).truncate(true).mode(0o600);
-                let file = options.open(&path)?;
+                let opened = options.open(&path);
+                let file = opened.map_err(|e| files::not_written(WRITING, &path, e))?;
                 self.files.push_back(path);
                 Box::new(BufWriter::new(file))
             }
         };
         while self.rotation.is_on() && self.files.len() > self.rotation.files.max(1) {
             if let Some(oldest) = self.files.pop_front() {
-                fs::remove_file(oldest)?;
+                match fs::remove_file(&oldest) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                        let what = "removing the oldest capture";
+                        return Err(files::not_written(what, &oldest, e).into());
+                    }
+                    _ => {}
+                }
             }
         }
         self.interfaces.clear();
         (self.since, self.begun) = (Instant::now(), now());
-        self.written = pcapng::section(&mut self.out)? as u64;
+        self.written = 0;
+        self.put(pcapng::section)?;
+        for name in self.names.clone() {
+            self.describe(&name)?;
+        }
+        self.flush()
+    }
+
+    /// Writes a block.
+    fn put(
+        &mut self,
+        block: impl FnOnce(&mut Box<dyn Write>) -> io::Result<usize>,
+    ) -> Result<(), Failure> {
+        let written = block(&mut self.out).map_err(|e| self.failed(e))?;
+        self.written += written as u64;
         Ok(())
+    }
+
+    fn failed(&self, source: io::Error) -> Failure {
+        match (source.kind(), self.files.back()) {
+            (io::ErrorKind::BrokenPipe, _) => Failure::BrokenPipe,
+            (_, Some(path)) => files::not_written(WRITING, path, source).into(),
+            (_, None) => Failure::Io {
+                what: WRITING,
+                source,
+            },
+        }
+    }
+
+    /// Describes an interface in the file. Returns its number.
+    fn describe(&mut self, name: &str) -> Result<u32, Failure> {
+        let number = self.interfaces.len() as u32;
+        let snap = self.snap;
+        self.put(|out| pcapng::interface(out, name, snap))?;
+        self.interfaces.insert(name.to_owned(), (number, 0));
+        Ok(number)
     }
 
     /// Whether the file is full: then [`Capture::rotate`] is due.
@@ -115,23 +170,23 @@ impl Capture {
     }
 
     /// Ends the file with what `tallies` say. The next one begins with the next packet.
-    pub(super) fn rotate(&mut self, tallies: &[Tally]) -> io::Result<()> {
+    pub(super) fn rotate(&mut self, tallies: &[Tally]) -> Result<(), Failure> {
         self.finish(tallies)?;
         self.is_between = true;
         Ok(())
     }
 
     /// Ends the last file.
-    pub(super) fn finish(&mut self, tallies: &[Tally]) -> io::Result<()> {
+    pub(super) fn finish(&mut self, tallies: &[Tally]) -> Result<(), Failure> {
         if !self.is_between {
             self.statistics(tallies)?;
         }
-        self.out.flush()
+        self.flush()
     }
 
     /// Hands on what is buffered, so that whoever reads at the same time has all of it.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+    pub(super) fn flush(&mut self) -> Result<(), Failure> {
+        self.out.flush().map_err(|e| self.failed(e))
     }
 
     /// The files, for people.
@@ -140,23 +195,18 @@ impl Capture {
         names.collect()
     }
 
-    pub(super) fn packet(&mut self, packet: &LoggedPacket) -> io::Result<()> {
+    pub(super) fn packet(&mut self, packet: &LoggedPacket) -> Result<(), Failure> {
         if std::mem::take(&mut self.is_between) {
             self.next_file()?;
         }
-        let known = self.interfaces.len() as u32;
-        let interface = match self.interfaces.get_mut(&packet.interface) {
-            Some((number, packets)) => {
-                *packets += 1;
-                *number
-            }
-            None => {
-                let name = packet.interface.clone();
-                self.written += pcapng::interface(&mut self.out, &name, self.snap)? as u64;
-                self.interfaces.insert(name, (known, 1));
-                known
-            }
+        let name = &packet.interface;
+        let interface = match self.interfaces.get(name) {
+            Some((number, _)) => *number,
+            None => self.describe(name)?,
         };
+        if let Some((_, packets)) = self.interfaces.get_mut(name) {
+            *packets += 1;
+        }
         let head = with_tag(packet);
         let bytes = &head[..head.len().min(self.snap as usize)];
         let block = Packet {
@@ -169,13 +219,14 @@ impl Capture {
             queue: packet.queue.into(),
             verdict: verdict(packet),
         };
-        self.written += pcapng::packet(&mut self.out, &block)? as u64;
+        self.put(|out| pcapng::packet(out, &block))?;
         self.packets += 1;
         Ok(())
     }
 
-    fn statistics(&mut self, tallies: &[Tally]) -> io::Result<()> {
+    fn statistics(&mut self, tallies: &[Tally]) -> Result<(), Failure> {
         let stop = now();
+        let mut all = Vec::new();
         for (name, (number, delivered)) in &self.interfaces {
             let of = tallies.iter().filter(|tally| tally.interface == *name);
             let sums = of.fold((0, 0), |(produced, not), tally| {
@@ -192,7 +243,10 @@ impl Capture {
                 dropped: sums.1.saturating_sub(before.1),
                 delivered: *delivered,
             };
-            self.written += pcapng::statistics(&mut self.out, *number, &statistics)? as u64;
+            all.push((*number, statistics));
+        }
+        for (number, statistics) in all {
+            self.put(|out| pcapng::statistics(out, number, &statistics))?;
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use sg_common::event;
 use sg_common::verdict::{Action, Reason};
+use sg_policy::policy::suggest;
 use sg_userspace::observe::events::LoggedPacket;
 use sg_userspace::observe::filter::{Ends, Filter, RuleSeen};
 
@@ -83,7 +84,13 @@ fn reason(text: &str) -> Result<String, String> {
     names.dedup();
     match names.contains(&text) {
         true => Ok(text.to_owned()),
-        false => Err(format!("expected one of {}", names.join(", "))),
+        false => Err(match suggest(text, names.iter().copied()) {
+            Some(near) => format!(
+                "did you mean `{near}`? Expected one of {}",
+                names.join(", ")
+            ),
+            None => format!("expected one of {}", names.join(", ")),
+        }),
     }
 }
 
@@ -93,13 +100,29 @@ pub(super) fn snap(text: &str) -> Result<u32, String> {
     number.ok_or_else(|| format!("expected a number of bytes from 1 to {most}"))
 }
 
+pub(super) fn last(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|n| *n > 0);
+    number.ok_or_else(|| {
+        "expected a number of events, at least 1; --follow alone shows those from now on".to_owned()
+    })
+}
+
 pub(super) fn files(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|n| *n > 0);
     number.ok_or_else(|| "expected a number of files, at least 1".to_owned())
 }
 
+/// The size of a file, which has room for its head and a packet.
+pub(super) fn file_size(text: &str) -> Result<u64, String> {
+    const LEAST: u64 = 1 << 10;
+    match bytes(text)? {
+        size if size < LEAST => Err("expected at least 1K: a file has a head and a packet".into()),
+        size => Ok(size),
+    }
+}
+
 /// A size such as `100M`, with binary units.
-pub(super) fn bytes(text: &str) -> Result<u64, String> {
+fn bytes(text: &str) -> Result<u64, String> {
     let wanted = "expected a size such as 500K, 100M or 2G";
     let (number, shift) = match text.strip_suffix(['K', 'k']) {
         Some(number) => (number, 10),
@@ -140,12 +163,19 @@ mod tests {
         ] {
             assert_eq!(bytes(text).ok(), expected, "{text}");
         }
+        assert_eq!(file_size("1K"), Ok(1024));
+        assert!(file_size("1").unwrap_err().contains("at least 1K"));
     }
 
     #[test]
     fn a_reason_has_to_be_one() {
         assert!(reason("no-match").is_ok() && reason("rule").is_ok());
-        assert!(reason("nomatch").unwrap_err().contains("no-match"));
+        assert!(
+            reason("nomatch")
+                .unwrap_err()
+                .contains("did you mean `no-match`")
+        );
+        assert!(!reason("zzz").unwrap_err().contains("did you mean"));
         assert!(snap("257").is_err() && snap("0").is_err() && snap("64").is_ok());
     }
 }

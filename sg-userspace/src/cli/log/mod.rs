@@ -12,10 +12,11 @@ use std::time::Duration;
 use clap::Args;
 
 use self::capture::{Capture, Rotation};
-use self::choice::{Choice, bytes, files, snap, time};
-use self::session::{Asked, Session, writing};
+use self::choice::{Choice, file_size, files, last, snap, time};
+use self::session::{Asked, Session};
 use self::sources::{Mode, Sources};
 use super::context::{Context, Ifaces, Json};
+use super::counters::find;
 use super::failure::Failure;
 use super::filters::Filters;
 
@@ -52,7 +53,7 @@ pub(super) struct Log {
     #[arg(short, long)]
     follow: bool,
     /// Print the newest events that are still there; 20 unless --follow is given
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N", value_parser = last)]
     last: Option<usize>,
     #[command(flatten)]
     json: Json,
@@ -68,7 +69,7 @@ pub(super) struct Log {
           help_heading = "Captures")]
     snap: u32,
     /// Begin another file when one is as large, such as 100M
-    #[arg(long, value_name = "SIZE", requires = "write", value_parser = bytes,
+    #[arg(long, value_name = "SIZE", requires = "write", value_parser = file_size,
           help_heading = "Captures")]
     rotate_size: Option<u64>,
     /// Begin another file when one is as old, such as 1h
@@ -96,7 +97,9 @@ impl Log {
             (true, false) => Mode::Watch,
         };
         let snap = if self.write.is_some() { self.snap } else { 0 };
-        let sources = Sources::open(context, &self.ifaces, mode, snap)?;
+        let found = find(context, &self.ifaces)?;
+        self.filters.refuse_unknown::<Log>("log", &found)?;
+        let sources = Sources::open(found, &self.ifaces, mode, snap)?;
         let capture = match &self.write {
             None => None,
             Some(path) => {
@@ -105,7 +108,8 @@ impl Log {
                     time: self.rotate_time,
                     files: self.files,
                 };
-                Some(Capture::create(path, self.snap, rotation).map_err(writing)?)
+                let names = sources.names();
+                Some(Capture::create(path, self.snap, rotation, names)?)
             }
         };
         let asked = Asked {

@@ -20,8 +20,8 @@ use crate::cli::context::Context;
 use crate::cli::event_line::{Columns, not_shown, rule_text};
 use crate::cli::failure::Failure;
 use crate::cli::reader::has_no_reader;
-use crate::cli::screen::{Paint, wrapped};
-use crate::cli::units::thousands;
+use crate::cli::screen::Paint;
+use crate::cli::units::{count, thousands};
 
 /// How often the rings are read. Between two readings each has room for what a CPU writes.
 const FETCH: Duration = Duration::from_millis(50);
@@ -75,16 +75,6 @@ pub(super) struct Asked {
     pub(super) json: bool,
 }
 
-pub(super) fn writing(source: io::Error) -> Failure {
-    match source.kind() {
-        io::ErrorKind::BrokenPipe => Failure::BrokenPipe,
-        _ => Failure::Io {
-            what: "writing the capture",
-            source,
-        },
-    }
-}
-
 pub(super) struct Session<'a> {
     context: &'a Context,
     asked: Asked,
@@ -131,14 +121,15 @@ impl<'a> Session<'a> {
         let more = packets.len().saturating_sub(last);
         packets.drain(..more);
         self.show(&packets)?;
+        let mut notes = String::new();
         if let Some(capture) = &mut self.capture {
             let (tallies, _) = self.sources.tally()?;
-            capture.finish(&tallies).map_err(writing)?;
+            capture.finish(&tallies)?;
+            let _ = writeln!(notes, "{}", written(capture));
         }
         if self.asked.json {
             return Ok(());
         }
-        let mut notes = String::new();
         if packets.is_empty() && self.filtered == 0 {
             notes.push_str(
                 "no event is there: rules with `log: true` leave some, and --follow shows what is \
@@ -167,14 +158,12 @@ impl<'a> Session<'a> {
             );
         }
         let err = &self.context.err;
-        if let Some(width) = err.width {
-            notes = wrapped(&notes, width);
-        }
-        let painted: String = notes
+        let painted: String = err
+            .for_people(&notes)
             .lines()
             .map(|line| format!("{}\n", err.paint(Paint::Dim, line)))
             .collect();
-        let _ = err.write(&painted);
+        err.note(&painted);
         Ok(())
     }
 
@@ -195,7 +184,7 @@ impl<'a> Session<'a> {
             if self.told.elapsed() >= TELL {
                 self.tell_not_shown()?;
                 for line in self.sources.look(self.context)? {
-                    let _ = self.context.err.write(&format!("{line}\n"));
+                    self.context.err.note(&format!("{line}\n"));
                 }
                 if has_no_reader(io::stdout().as_fd()) {
                     return Err(Failure::BrokenPipe);
@@ -206,7 +195,7 @@ impl<'a> Session<'a> {
                 let (tallies, more) = self.sources.tally()?;
                 self.take(more, None)?;
                 if let Some(capture) = &mut self.capture {
-                    capture.rotate(&tallies).map_err(writing)?;
+                    capture.rotate(&tallies)?;
                 }
             }
             std::thread::sleep(FETCH);
@@ -223,7 +212,7 @@ impl<'a> Session<'a> {
         }
         self.tell_not_shown()?;
         if let Some(capture) = &mut self.capture {
-            capture.finish(&tallies).map_err(writing)?;
+            capture.finish(&tallies)?;
         }
         if self.asked.json {
             let ended = Ended {
@@ -235,8 +224,7 @@ impl<'a> Session<'a> {
             };
             return self.line("end", &ended);
         }
-        let text = self.summary(&tallies);
-        let _ = self.context.err.write(&text);
+        self.context.err.note(&self.summary(&tallies));
         Ok(())
     }
 
@@ -246,19 +234,10 @@ impl<'a> Session<'a> {
         if self.context.err.terminal {
             out.push('\n');
         }
-        let shown = match &self.capture {
+        out.push_str(&match &self.capture {
             None => format!("{} shown", thousands(self.shown)),
-            Some(capture) => format!(
-                "{} written{}",
-                thousands(capture.packets),
-                match capture.names().as_slice() {
-                    [] => String::new(),
-                    [one] => format!(" to {one}"),
-                    [first, .., last] => format!(", the newest to {first} … {last}"),
-                }
-            ),
-        };
-        out.push_str(&shown);
+            Some(capture) => written(capture),
+        });
         if self.filtered > 0 {
             let _ = write!(out, ", {} left out by the filter", thousands(self.filtered));
         }
@@ -310,9 +289,9 @@ impl<'a> Session<'a> {
         self.shown += packets.len() as u64;
         if let Some(capture) = &mut self.capture {
             for packet in packets {
-                capture.packet(packet).map_err(writing)?;
+                capture.packet(packet)?;
             }
-            capture.flush().map_err(writing)?;
+            capture.flush()?;
         }
         let mut out = String::new();
         if self.asked.json {
@@ -340,6 +319,7 @@ impl<'a> Session<'a> {
                 let line = self.columns.line(&screen, packet);
                 let _ = writeln!(out, "{} {line}", screen.paint(Paint::Dim, at));
             }
+            return screen.say(&out);
         }
         self.context.out.print(&out)
     }
@@ -371,7 +351,7 @@ impl<'a> Session<'a> {
         }
         let screen = self.context.out;
         let line = screen.paint(Paint::Dim, not_shown(lost, suppressed));
-        screen.print(&format!("{line}\n"))
+        screen.say(&format!("{line}\n"))
     }
 
     fn tell_unwatched(&mut self) -> Result<(), Failure> {
@@ -384,8 +364,18 @@ impl<'a> Session<'a> {
         }
         let line = "nobody watched for some seconds, for this process was held up: what was dropped \
                     meanwhile is in the counters only";
-        let _ = self.context.err.write(&format!("{line}\n"));
+        self.context.err.note(&format!("{line}\n"));
         Ok(())
+    }
+}
+
+/// How many packets a capture has, and where.
+fn written(capture: &Capture) -> String {
+    let packets = count(capture.packets as usize, "packet");
+    match capture.names().as_slice() {
+        [] => format!("{packets} written"),
+        [one] => format!("{packets} written to {one}"),
+        [first, .., last] => format!("{packets} written, the newest to {first} and on to {last}"),
     }
 }
 

@@ -5,8 +5,6 @@ use sg_userspace::observe::attached::{Attached, attached};
 use sg_userspace::observe::events::{Events, Logged, Tally};
 
 use crate::cli::context::{Context, Ifaces};
-use crate::cli::counters::find;
-use crate::cli::failure::Failure;
 
 /// Which events are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,12 +33,11 @@ struct Reader {
 
 impl Sources {
     pub(super) fn open(
-        context: &Context,
+        found: Vec<Attached>,
         ifaces: &Ifaces,
         mode: Mode,
         snap: u32,
-    ) -> Result<Sources, Failure> {
-        let found = find(context, ifaces)?;
+    ) -> Result<Sources, KernelError> {
         let names = found.iter().filter_map(Attached::name).collect();
         let mut sources = Sources {
             readers: Vec::new(),

@@ -21,6 +21,7 @@ use tokio::time::timeout;
 
 use super::http::{self, Request, Status};
 use crate::cli::context::Context;
+use crate::cli::files::{self, IoAt};
 
 /// How many connections are served at the same time. Others wait.
 const CONNECTIONS: usize = 8;
@@ -59,6 +60,31 @@ impl Address {
         match self {
             Address::Tcp(address) => address.ip().is_loopback(),
             Address::Unix(_) => true,
+        }
+    }
+
+    /// The failure to listen there.
+    pub(in crate::cli) fn failed(&self, reason: io::Error) -> IoAt {
+        let what = "listening for who reads metrics";
+        let address = match self {
+            Address::Tcp(address) => address,
+            Address::Unix(path) => return files::not_written(what, path, reason),
+        };
+        let help = match reason.kind() {
+            ErrorKind::AddrInUse => {
+                let port = address.port();
+                format!("`ss -ltnp sport = :{port}` names who listens there: name another port")
+            }
+            ErrorKind::AddrNotAvailable => {
+                "no interface has this address; with --wait one may get it later".to_owned()
+            }
+            _ => "name another address and port, or the path of a socket".to_owned(),
+        };
+        IoAt {
+            what,
+            place: self.to_string(),
+            help,
+            reason,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::cli::failure::Failure;
+use crate::cli::files;
 
 /// The collector runs as another user.
 const MODE: u32 = 0o644;
@@ -17,10 +18,7 @@ pub(super) fn write(path: &Path, text: &str) -> Result<(), Failure> {
     written.map_err(|source| {
         // If it is not there, there is nothing to remove.
         let _ = fs::remove_file(&beside);
-        Failure::Io {
-            what: "writing the file of metrics",
-            source: io::Error::new(source.kind(), format!("{}: {source}", path.display())),
-        }
+        files::not_written("writing the file of metrics", path, source).into()
     })
 }
 

@@ -3,6 +3,7 @@
 //! the policy is in force there. Those that appear later are in `wait`.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Instant;
 
 use serde_json::json;
@@ -32,13 +33,15 @@ pub(super) struct Expected {
     pub(super) failed: BTreeSet<String>,
     /// Whether it was said that they have to wait for another policy to go.
     pub(super) is_told: bool,
-    /// The locks of those that were attached later.
+    /// The locks of those that are waited for by name, and of those that were attached later.
     pub(super) locks: Vec<RunLock>,
 }
 
 impl Expected {
-    pub(super) fn new(attach: &Attach, waits: bool) -> Expected {
-        Expected {
+    /// Takes the locks of those that are waited for by name: they are looked after from now on, and
+    /// not ready.
+    pub(super) fn new(attach: &Attach, waits: bool, bpffs: &Path) -> Result<Expected, Failure> {
+        let mut expected = Expected {
             named: attach.ifaces.clone(),
             hook: attach.hook(),
             waits,
@@ -46,7 +49,22 @@ impl Expected {
             failed: BTreeSet::new(),
             is_told: false,
             locks: Vec::new(),
+        };
+        if waits {
+            let missing = expected.missing().map(str::to_owned);
+            let mut missing: BTreeSet<String> = missing.collect();
+            missing.retain(|name| !interfaces::is_pattern(name));
+            for name in &missing {
+                expected.locks.push(RunLock::take_early(bpffs, name)?);
+            }
         }
+        Ok(expected)
+    }
+
+    /// Whether the lock of this interface was taken before it existed, or when it was attached
+    /// later.
+    pub(super) fn has_lock(&self, name: &str) -> bool {
+        self.locks.iter().any(|lock| lock.interface == name)
     }
 
     /// Those that exist now.
@@ -62,15 +80,15 @@ impl Expected {
     }
 
     /// Those of which there is nothing.
-    pub(super) fn missing(&self) -> Vec<&str> {
+    pub(super) fn missing(&self) -> impl Iterator<Item = &str> {
         let there = interfaces::names();
-        let is_there = |named: &String| {
+        let is_there = move |named: &&String| {
             there.contains(named)
-                || interfaces::expand(std::slice::from_ref(named)).is_ok()
+                || interfaces::expand(std::slice::from_ref(*named)).is_ok()
                     && interfaces::is_pattern(named)
         };
-        let missing = self.named.iter().filter(|named| !is_there(named));
-        missing.map(String::as_str).collect()
+        let missing = self.named.iter().filter(move |named| !is_there(named));
+        missing.map(String::as_str)
     }
 
     /// These arguments with the interfaces that exist, where the others are waited for.
@@ -116,6 +134,24 @@ impl Expected {
         self.given_up.extend(names.iter().cloned());
     }
 
+    /// Says which of them are waited for.
+    pub(super) fn tell_missing(&self, log: &mut Log) {
+        let missing: Vec<&str> = self.missing().collect();
+        let (Some(first), true) = (missing.first(), self.waits) else {
+            return;
+        };
+        let do_not = match missing.len() {
+            1 => "does not",
+            _ => "do not",
+        };
+        let line = format!(
+            "waiting for {}, which {do_not} exist yet",
+            missing.join(", ")
+        );
+        let details = json!({"interfaces": missing});
+        log.event_on(first, Change::WaitingFor, &line, details);
+    }
+
     /// Waits until one of the interfaces exists, and holds those that have appeared. Returns also
     /// the log, if it was made to say so. `None` if the wait was ended.
     pub(super) fn first(
@@ -135,11 +171,11 @@ impl Expected {
         }
         let mut log = log()?;
         let names = self.named.join(", ");
-        let line = format!("waiting for {names}, which does not exist yet");
-        log.event(Change::WaitingFor, &line, json!({"interfaces": self.named}));
+        self.tell_missing(&mut log);
         manager.ready(&format!("waiting for {names}"));
         let why = loop {
             manager.beat();
+            self.locks.iter().for_each(RunLock::beat);
             match events.next() {
                 Event::Stop(why) => break why,
                 Event::Hangup if terminal.hangup() == Hangup::Lost => {

@@ -52,8 +52,8 @@ pub(super) struct Lines {
     pub(super) to_err: bool,
     /// Whether the journal reads that stream.
     pub(super) to_journal: bool,
-    /// The terminal on which the time stands before each line, if it is one.
-    pub(super) terminal: Option<Screen>,
+    /// Where people read it. On a terminal the time stands before each line.
+    pub(super) screen: Screen,
 }
 
 impl Lines {
@@ -67,16 +67,19 @@ impl Lines {
         if self.json {
             return said.json(level);
         }
-        let Some(screen) = &self.terminal else {
-            return format!("{}\n", said.message);
-        };
+        let mut screen = self.screen;
+        if !screen.terminal {
+            return screen.for_people(&format!("{}\n", said.message));
+        }
+        // Somebody may have made the window wider.
+        screen.measure();
         let paint = match level {
             Level::ERROR => Paint::Red,
             Level::WARN => Paint::Yellow,
             _ => Paint::Dim,
         };
         let now = jiff::Zoned::now().strftime("%H:%M:%S").to_string();
-        format!("{} {}\n", screen.paint(paint, now), said.message)
+        screen.for_people(&format!("{} {}\n", screen.paint(paint, now), said.message))
     }
 }
 

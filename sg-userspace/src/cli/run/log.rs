@@ -13,6 +13,7 @@ use sg_policy::policy::{Finding, PolicyErrors};
 use sg_userspace::kernel::Applied;
 use sg_userspace::kernel::history::Entry;
 use sg_userspace::kernel::impact::Impact;
+use sg_userspace::kernel::interfaces::is_pattern;
 use sg_userspace::observe::counters::Counters;
 use sg_userspace::observe::events::{Logged, LoggedPacket};
 
@@ -70,8 +71,9 @@ pub(super) struct Log {
     journal: Journal,
     output: Output,
     before: Option<Reading>,
-    /// The first interface, which events in JSON name unless they are about another one.
-    interface: String,
+    /// The first interface, which events in JSON name unless they are about another one. `None` as
+    /// long as there is only a pattern.
+    interface: Option<String>,
     /// All of them, for the text.
     names: String,
     /// How wide the parts of the lines of packets are.
@@ -92,13 +94,17 @@ impl Log {
         format: LogFormat,
         interfaces: &[String],
     ) -> io::Result<Self> {
-        let interface = interfaces.first().cloned().unwrap_or_default();
+        let interface = first_name(interfaces);
         let name = interface.clone();
         let journal = Journal::find();
         let dropped = move |lines: u64| {
             let what = if lines == 1 { "line was" } else { "lines were" };
             let text = match json {
-                true => line_of(&Event::new("dropped", Some(&name), json!({"lines": lines}))),
+                true => line_of(&Event::new(
+                    "dropped",
+                    name.as_deref(),
+                    json!({"lines": lines}),
+                )),
                 false => format!(
                     "{} {what} dropped, for nobody read them\n",
                     thousands(lines)
@@ -121,7 +127,7 @@ impl Log {
             json: has_json_log,
             to_err,
             to_journal,
-            terminal: (words.terminal && !to_err).then_some(words),
+            screen: if to_err { context.err } else { words },
         };
         lines.install()?;
         Ok(Log {
@@ -146,7 +152,7 @@ impl Log {
     /// This log for these interfaces.
     pub(super) fn of(self, interfaces: &[String]) -> Log {
         Log {
-            interface: interfaces.first().cloned().unwrap_or_default(),
+            interface: first_name(interfaces),
             names: interfaces.join(", "),
             columns: Columns::new(interfaces.len() > 1),
             ..self
@@ -182,10 +188,10 @@ impl Log {
     /// Says that something has changed, as one line.
     pub(super) fn event(&mut self, change: Change, line: &str, details: impl Serialize) {
         let details = object(&details);
-        journal::say(change, Some(&self.interface), line, &details);
+        journal::say(change, self.interface.as_deref(), line, &details);
     }
 
-    /// Says that something has changed on one interface, as one line.
+    /// Says that something has changed on one interface, as one line; of a pattern it names none.
     pub(super) fn event_on(
         &mut self,
         interface: &str,
@@ -193,7 +199,8 @@ impl Log {
         line: &str,
         details: impl Serialize,
     ) {
-        journal::say(change, Some(interface), line, &object(&details));
+        let interface = Some(interface).filter(|it| !is_pattern(it));
+        journal::say(change, interface, line, &object(&details));
     }
 
     /// Says that something has failed. `line` ends with a colon, behind which the failure follows.
@@ -240,7 +247,7 @@ impl Log {
         let local = at.map(|at| at.to_zoned(jiff::tz::TimeZone::system()));
         let time = match (local, self.is_live()) {
             _ if self.json => {
-                let mut event = Event::new(event, Some(&self.interface), details);
+                let mut event = Event::new(event, self.interface.as_deref(), details);
                 if at.is_some() {
                     (event.at, event.interface) = (None, None);
                 }
@@ -249,10 +256,14 @@ impl Log {
             (Some(at), true) => at.strftime("%H:%M:%S%.3f").to_string(),
             (Some(at), false) => at.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string(),
             (None, true) => jiff::Zoned::now().strftime("%H:%M:%S").to_string(),
-            (None, false) => return self.print(Priority::Info, format!("{line}\n")),
+            (None, false) => {
+                return self.print(Priority::Info, self.out.for_people(&format!("{line}\n")));
+            }
         };
-        let line = format!("{} {line}\n", self.out.paint(Paint::Dim, time));
-        self.print(Priority::Info, line);
+        let mut screen = self.out;
+        screen.measure();
+        let line = format!("{} {line}\n", screen.paint(Paint::Dim, time));
+        self.print(Priority::Info, screen.for_people(&line));
     }
 
     /// Leaves the last table on the screen. Further output comes below it.
@@ -435,11 +446,17 @@ impl Log {
             self.output.table(text);
         } else {
             let lines = all.iter().map(|now| summary(now, &rates));
-            let lines = self.marked(Priority::Debug, lines.collect());
+            let lines: String = lines.collect();
+            let lines = self.marked(Priority::Debug, self.out.for_people(&lines));
             self.output.counters(lines);
         }
         self.before = Some(Reading::of(all));
     }
+}
+
+fn first_name(interfaces: &[String]) -> Option<String> {
+    let first = interfaces.first()?;
+    (!is_pattern(first)).then(|| first.clone())
 }
 
 /// What is said in JSON of a policy that was put in force.

@@ -176,17 +176,16 @@ impl Run {
             ));
         }
         let server = Server::bind(address, self.wait);
-        server.map(Some).map_err(|source| Failure::Io {
-            what: "listening for who reads metrics",
-            source: io::Error::new(source.kind(), format!("{address}: {source}")),
-        })
+        server
+            .map(Some)
+            .map_err(|error| address.failed(error).into())
     }
 
     /// The server of metrics, and why there is none where one was asked for: a service has to
     /// enforce, also at a boot where it cannot listen.
     fn server_or_not(&self) -> Result<(Option<Server>, Option<Failure>), Failure> {
         match self.server() {
-            Err(failure @ Failure::Io { .. }) if self.wait => Ok((None, Some(failure))),
+            Err(failure @ Failure::IoAt(_)) if self.wait => Ok((None, Some(failure))),
             server => Ok((server?, None)),
         }
     }
@@ -201,7 +200,7 @@ impl Run {
         // the previous state back.
         let mut events = Events::new(interval).map_err(preparing)?;
         let mut manager = Manager::find();
-        let expected = Expected::new(&self.attach, self.wait);
+        let expected = Expected::new(&self.attach, self.wait, &context.bpffs)?;
         let log = |names: &[String]| {
             Log::new(context, self.json.json, self.log_format, names).map_err(preparing)
         };
@@ -211,13 +210,16 @@ impl Run {
         let Some((mut appeared, early_log)) = appeared else {
             return Ok(());
         };
+        let is_wait_told = early_log.is_some();
         let mut options = self.options(context, &expected)?;
         options.held = appeared.held();
         let names = options.interfaces.clone();
         let (mut server, unserved) = self.server_or_not()?;
+        let others = names.iter().filter(|name| !expected.has_lock(name));
         let take = |name: &String| RunLock::take(&context.bpffs, name);
-        let locks: Vec<RunLock> = names.iter().map(take).collect::<Result<_, _>>()?;
-        let mounted = locks.iter().find_map(|lock| lock.mounted.clone());
+        let locks: Vec<RunLock> = others.map(take).collect::<Result<_, _>>()?;
+        let mut all_locks = expected.locks.iter().chain(&locks);
+        let mounted = all_locks.find_map(|lock| lock.mounted.clone());
         let log = match early_log {
             Some(log) => log.of(&names),
             None => log(&names)?,
@@ -277,6 +279,9 @@ impl Run {
             let applied = &mut begun.reloaded.applied;
             applied.mounted = applied.mounted.take().or(mounted);
             session.greet(&begun, &appeared)?;
+            if !is_wait_told {
+                session.expected.tell_missing(&mut session.log);
+            }
             if let (Some(failure), Some(address)) = (&unserved, &self.metrics) {
                 session.not_served(address, failure);
             }
@@ -351,8 +356,8 @@ impl Session<'_> {
             .map_err(preparing)?;
         let address = server.address.to_string();
         let line = format!("metrics: {address}");
-        self.log
-            .event(Change::Metrics, &line, json!({"address": address}));
+        let details = json!({"address": address, "interfaces": served});
+        self.log.event(Change::Metrics, &line, details);
         Ok(())
     }
 

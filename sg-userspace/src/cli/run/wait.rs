@@ -116,7 +116,9 @@ impl Session<'_> {
         let cookie = netns::cookie()?;
         let mut locks = Vec::new();
         for name in names {
-            locks.push(RunLock::take(bpffs, name)?);
+            if !self.expected.has_lock(name) {
+                locks.push(RunLock::take(bpffs, name)?);
+            }
             let before = find_before(self.context, name)?;
             let index = interfaces::index_of(name)?;
             let pins = tree.interface(cookie, index);

@@ -1,8 +1,8 @@
 //! How things look on this terminal: with colours or not, with Unicode or ASCII alone.
 
 use ratatui::style::{Color, Modifier, Style};
-use textwrap::core::display_width;
 
+use crate::cli::locale::ascii;
 use crate::cli::screen::{Paint, Screen, clip};
 use crate::cli::units::clean;
 
@@ -17,15 +17,9 @@ const MARKS: [char; 8] = ['.', ',', ':', '-', '=', '+', '*', '#'];
 
 impl Look {
     pub(super) fn of(screen: &Screen) -> Look {
-        // The first of them that is set decides (locale(7)).
-        let names = ["LC_ALL", "LC_CTYPE", "LANG"];
-        let set = names.iter().find_map(|name| {
-            let value = std::env::var(name).ok()?;
-            (!value.is_empty()).then_some(value)
-        });
         Look {
             color: screen.color,
-            unicode: set.is_some_and(|locale| is_utf8(&locale)),
+            unicode: screen.unicode,
         }
     }
 
@@ -109,26 +103,4 @@ impl Look {
         let line = if self.unicode { "─" } else { "-" };
         line.repeat(width)
     }
-}
-
-pub(super) fn is_utf8(locale: &str) -> bool {
-    let locale = locale.to_ascii_lowercase();
-    locale.contains("utf-8") || locale.contains("utf8")
-}
-
-/// Anything else than ASCII is marked. A wide character keeps its width.
-fn ascii(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut buffer = [0; 4];
-    for c in text.chars() {
-        match c {
-            '…' => out.push('~'),
-            c if c.is_ascii() => out.push(c),
-            c => {
-                let width = display_width(c.encode_utf8(&mut buffer));
-                out.extend(std::iter::repeat_n('?', width));
-            }
-        }
-    }
-    out
 }

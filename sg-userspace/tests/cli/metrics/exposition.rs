@@ -253,7 +253,8 @@ fn the_textfile_is_replaced() {
     let nowhere = world.dir.path().join("nowhere/sgctl.prom");
     world
         .run(&["metrics", "--textfile", nowhere.to_str().unwrap()])
-        .fails(1, "nowhere/sgctl.prom");
+        .fails(1, "nowhere/sgctl.prom")
+        .fails(1, "help: `mkdir -p ");
 }
 
 /// The page lists the families as the code has them.

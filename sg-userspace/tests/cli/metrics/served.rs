@@ -92,7 +92,8 @@ fn run_answers_scrapers_and_nobody_else() {
         "--metrics",
         &address,
     ];
-    world.run(&words).fails(1, &address);
+    let taken = world.run(&words).fails(1, &address);
+    assert!(taken.err.contains("name another port"), "{}", taken.err);
     assert_eq!(in_force(&world), ("changed".to_owned(), 2));
     let (code, err) = running.end(Signal::SIGTERM);
     assert_eq!((code, err.as_str()), (Some(0), ""));

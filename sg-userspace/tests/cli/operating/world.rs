@@ -193,7 +193,7 @@ fn sgctl(folder: &Path, pins: &Path) -> String {
     let program = programs.join("sgctl");
     let binary = env!("CARGO_BIN_EXE_sgctl");
     let script = format!(
-        "#!/bin/sh\nexec {binary} --bpffs {} \"$@\"\n",
+        "#!/bin/sh\nLC_ALL=C.UTF-8 exec {binary} --bpffs {} \"$@\"\n",
         pins.display()
     );
     fs::write(&program, script).expect("a file");

@@ -7,7 +7,6 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use super::*;
 use crate::cli::top::keys::{Then, press};
 use crate::cli::top::list::Sort;
-use crate::cli::top::look;
 
 fn key(model: &mut Model, code: KeyCode) -> Then {
     press(model, KeyEvent::new(code, KeyModifiers::NONE))
@@ -327,19 +326,6 @@ fn ten_thousand_rules_take_a_small_part_of_a_second() {
     let median = took[took.len() / 2];
     println!("a reading of 10,000 rules, listed and drawn: {median:?}");
     assert!(median < Duration::from_millis(50), "{median:?}");
-}
-
-#[test]
-fn a_locale_says_what_the_terminal_can_show() {
-    for (locale, is_utf8) in [
-        ("C.UTF-8", true),
-        ("de_DE.utf8", true),
-        ("C", false),
-        ("POSIX", false),
-        ("en_GB.ISO-8859-1", false),
-    ] {
-        assert_eq!(look::is_utf8(locale), is_utf8, "{locale}");
-    }
 }
 
 #[test]
