@@ -201,13 +201,16 @@ mod tests {
     /// A test that was renamed would not run, and nobody would see it.
     #[test]
     fn the_tests_are_those_that_there_are() {
-        let workspace = shell::workspace().unwrap();
-        let file = workspace.join("sg-userspace/tests/cli/boot/packaged.rs");
-        let text = fs::read_to_string(file).unwrap();
+        let folder = shell::workspace().unwrap().join("sg-userspace/tests/cli");
+        let mut texts = std::collections::BTreeMap::new();
         for test in TESTS {
-            let name = test.rsplit("::").next().unwrap();
+            let (module, name) = test.rsplit_once("::").unwrap();
+            let file = folder.join(module.replace("::", "/")).with_extension("rs");
+            let text = fs::read_to_string(file).unwrap();
             assert!(text.contains(&format!("fn {name}()")), "{name}");
+            texts.insert(module, text);
         }
-        assert_eq!(text.matches("#[test]").count(), TESTS.len());
+        let count = |text: &String| text.matches("#[test]").count();
+        assert_eq!(texts.values().map(count).sum::<usize>(), TESTS.len());
     }
 }

@@ -530,7 +530,7 @@ mod tests {
             }
             fn early(n: u32) -> Option<String> {
                 let then = |what: &str| format!(\"{what}, in the end\");
-                if n == 1 { return Some(\"at once\".into()); }
+                let Some(n) = later(n) else { return Some(\"at once\".into()); };
                 Some(then(\"two\"))
             }";
         let some = |texts: &[&str]| Some(texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>());
