@@ -11,7 +11,7 @@ use sg_userspace::observe::attached::{Attached, attached, other_layouts};
 use super::context::{Context, Ifaces, Json};
 use super::failure::Failure;
 use super::screen::Paint;
-use super::status::whereabouts;
+use super::status::{by_place, whereabouts};
 use super::unit::{End, end_of};
 use super::units::ago;
 
@@ -65,7 +65,7 @@ impl Detach {
             {
                 Vec::new()
             }
-            found => found?,
+            found => by_place(found?),
         };
         // Listed before our own are removed, because the name of an interface leads to both.
         let others = other_layouts(&context.bpffs, &scope)?;

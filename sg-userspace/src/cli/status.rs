@@ -59,7 +59,7 @@ impl Status {
             return self.probe.run(context, &self.ifaces.names, self.json.json);
         }
         let scope = context.everywhere(&self.ifaces);
-        let found = attached(&context.bpffs, &scope)?;
+        let found = by_place(attached(&context.bpffs, &scope)?);
         let others = other_layouts(&context.bpffs, &scope)?;
         let (mut rows, mut candidates) = (Vec::new(), Vec::new());
         for one in &found {
@@ -327,6 +327,12 @@ pub(super) fn whereabouts(one: &Attached) -> (String, Option<String>) {
         }
         Err(_) => (name_of(one), place_of(one)),
     }
+}
+
+/// Ordered by the name of the namespace: the number that the kernel gives one says nothing to people.
+pub(super) fn by_place(mut found: Vec<Attached>) -> Vec<Attached> {
+    found.sort_by_cached_key(|one| (whereabouts(one).1, one.pins.clone()));
+    found
 }
 
 fn is_here(one: &Attached) -> bool {
