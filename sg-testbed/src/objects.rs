@@ -92,7 +92,8 @@ impl Object {
         before.is_some_and(|before| next_id(self.kind, before) == Some(self.id))
     }
 
-    /// Describes the object and who holds it, for the message of a test. The object is opened for it.
+    /// Describes the object and who holds it, for the message of a test. The object is opened for
+    /// it.
     pub fn described(self) -> String {
         let Object { kind, id } = self;
         let map = MapData::from_id(id).ok().filter(|_| kind == Kind::Map);

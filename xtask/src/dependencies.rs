@@ -68,7 +68,8 @@ impl Tool {
         command
     }
 
-    /// Installs the tool if it is missing. Where that fails, a note says so, and its step is left out.
+    /// Installs the tool if it is missing. Where that fails, a note says so, and its step is left
+    /// out.
     fn ensure(&self) {
         if shell::which(self.name).is_some() {
             return;

@@ -221,8 +221,8 @@ fn is_over<W: Word>(entry: &Contents, packet: &Packet, policy: &impl Policy) -> 
     policy.is_before::<W>(entry.rule) & (policy.flushes() | is_lost)
 }
 
-/// Whether a flow ends before a packet, by the first two rulings of the table, in their order. Each is
-/// 1 or 0.
+/// Whether a flow ends before a packet, by the first two rulings of the table, in their order. Each
+/// is 1 or 0.
 #[derive(Clone, Copy, Debug)]
 pub struct End {
     /// [`Ruling::NoFlow`].

@@ -58,9 +58,9 @@ impl From<Problem> for Unreadable {
 #[derive(Debug)]
 pub(crate) struct FileText {
     pub(crate) text: String,
-    /// Whether errors show nothing of the text. Somebody else than the reader may have chosen which
-    /// file is read: who wrote the policy that names a set file, or who made a symbolic link. What
-    /// not everybody may read is not for their eyes, nor for a log.
+    /// Whether errors show nothing of the text. Somebody else than the reader may have chosen
+    /// which file is read: who wrote the policy that names a set file, or who made a symbolic
+    /// link. What not everybody may read is not for their eyes, nor for a log.
     pub(crate) is_hidden: bool,
 }
 

@@ -53,8 +53,8 @@ fn yaml(address: IpAddr) -> String {
     }
 }
 
-/// `--set NAME=...` with the address added, if a set of the policy is there for exactly this port, so
-/// that nothing else is admitted.
+/// `--set NAME=...` with the address added, if a set of the policy is there for exactly this port,
+/// so that nothing else is admitted.
 fn set_for(policies: &Policies, policy: &Policy, packet: &Packet) -> Option<String> {
     /// A set with more members than this belongs into its file.
     const MEMBERS: usize = 8;

@@ -329,7 +329,8 @@ pub(super) fn whereabouts(one: &Attached) -> (String, Option<String>) {
     }
 }
 
-/// Ordered by the name of the namespace: the number that the kernel gives one says nothing to people.
+/// Ordered by the name of the namespace: the number that the kernel gives one says nothing to
+/// people.
 pub(super) fn by_place(mut found: Vec<Attached>) -> Vec<Attached> {
     found.sort_by_cached_key(|one| (whereabouts(one).1, one.pins.clone()));
     found

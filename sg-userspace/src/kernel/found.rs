@@ -99,8 +99,8 @@ pub(super) fn attachment_of(
     })
 }
 
-/// Refuses to apply to some interfaces of an attachment and not to the others. `name` is one that is
-/// named, whose pins are `pins`.
+/// Refuses to apply to some interfaces of an attachment and not to the others. `name` is one that
+/// is named, whose pins are `pins`.
 fn all_are_named(found: &[Found], name: &str, pins: &InterfacePins) -> Result<(), KernelError> {
     let is_named = |pins: &InterfacePins| {
         let mut inspections = found.iter().filter_map(|one| one.start.inspection());

@@ -130,8 +130,8 @@ impl Held {
 
     /// Finds out what putting it in force again takes, and loads what has to be loaded. If another
     /// policy has admitted flows since, these are programs of the new `epoch`, which judge such a
-    /// flow again at its next packet, whichever side sends it. `None` where a direction runs another
-    /// program than `ours` and those of this generation.
+    /// flow again at its next packet, whichever side sends it. `None` where a direction runs
+    /// another program than `ours` and those of this generation.
     fn prepare<'a>(
         &'a self,
         pins: &'a InterfacePins,

@@ -51,8 +51,8 @@ struct Owned {
     counts: SlotCounters,
 }
 
-/// What tells an owner of a slot from all others that the slot ever has. The base differs too, unless
-/// the owner before has counted nothing.
+/// What tells an owner of a slot from all others that the slot ever has. The base differs too,
+/// unless the owner before has counted nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Place {
     slot: u32,

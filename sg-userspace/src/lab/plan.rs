@@ -184,7 +184,8 @@ impl Plan {
                 // whom a stranger differs from.
                 let is_odd_one = [PEERS[1].1, PEERS[3].1].contains(&peer.address);
                 let own = own.iter().filter(|_| has_sets && !is_odd_one);
-                // The hosts of sets try the ports of rules, and one more that need not be of any rule.
+                // The hosts of sets try the ports of rules, and one more that need not be of any
+                // rule.
                 let usual = match index < strangers {
                     true => usual,
                     false => &usual[..1],

@@ -156,8 +156,8 @@ fn a_capture_without_packets_is_read() {
     assert!(infos.contains("Name = nic"), "{infos}");
 }
 
-/// What was written is said, also of events that were there already; what cannot be written is named
-/// with what to do.
+/// What was written is said, also of events that were there already; what cannot be written is
+/// named with what to do.
 #[test]
 fn a_capture_of_what_is_there_says_what_it_wrote() {
     let world = applied();

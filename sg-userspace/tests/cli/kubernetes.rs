@@ -1,5 +1,5 @@
-//! `deploy/kubernetes` and docs/kubernetes.md: what `kubectl` makes of the manifests, and what their
-//! policies decide.
+//! `deploy/kubernetes` and docs/kubernetes.md: what `kubectl` makes of the manifests, and what
+//! their policies decide.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;

@@ -1,5 +1,5 @@
-//! `sgctl run` beside other processes: a second `run`, an `apply`, an editor that writes slowly. And
-//! what `run` leaves behind when it ends.
+//! `sgctl run` beside other processes: a second `run`, an `apply`, an editor that writes slowly.
+//! And what `run` leaves behind when it ends.
 
 use std::fs::File;
 use std::io::Write;

@@ -286,8 +286,8 @@ fn one_word_undoes_all_interfaces() {
     }
 }
 
-/// Proves C4: a second policy is applied while the first waits to be confirmed. If the second has to
-/// be confirmed too, its undo returns to the last policy that was confirmed. If not, it stays.
+/// Proves C4: a second policy is applied while the first waits to be confirmed. If the second has
+/// to be confirmed too, its undo returns to the last policy that was confirmed. If not, it stays.
 #[test]
 fn a_second_policy_is_undone_to_the_last_confirmed_one() {
     for first_attachment in [true, false] {

@@ -46,8 +46,8 @@ pub(crate) fn transfer(client: &Host, server: &Host, at: SocketAddr, sender: Sen
     assert_eq!(received, size, "bytes of {at} that arrived");
 }
 
-/// A transfer in each direction and family: inbound to the ports 5001 and 5002, outbound to 5003 and
-/// 5004.
+/// A transfer in each direction and family: inbound to the ports 5001 and 5002, outbound to 5003
+/// and 5004.
 #[track_caller]
 pub(crate) fn transfer_all_ways(line: &Line, size: usize) {
     for (port, family) in (5001..).zip(Family::BOTH) {

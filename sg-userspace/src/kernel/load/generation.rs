@@ -28,8 +28,8 @@ pub struct Generation {
     pub has_flows: bool,
     /// Whether a TCP flow in the tables may be cut: see
     /// [`MAY_HAVE_CUT`], and
-    /// [`FlowTable::may_have_cut`](super::super::flow_tables::FlowTable::may_have_cut) for when it must
-    /// be true. Takes `has_flows`.
+    /// [`FlowTable::may_have_cut`](super::super::flow_tables::FlowTable::may_have_cut) for when it
+    /// must be true. Takes `has_flows`.
     pub may_have_cut: bool,
     /// Whether these are the remembering programs: see
     /// [`REMEMBERS`].

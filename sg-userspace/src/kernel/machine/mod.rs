@@ -1,4 +1,5 @@
-//! The machine: its file system for pins, the rights of this process, interfaces and network namespaces.
+//! The machine: its file system for pins, the rights of this process, interfaces and network
+//! namespaces.
 
 pub mod bpffs;
 pub(crate) mod capabilities;

@@ -66,8 +66,8 @@ pub(in crate::kernel) fn tcx_create(
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Whether the kernel has refused a request because it has no tcx: before Linux 6.6 it knows neither
-/// the attach types nor requests as large as theirs.
+/// Whether the kernel has refused a request because it has no tcx: before Linux 6.6 it knows
+/// neither the attach types nor requests as large as theirs.
 pub(in crate::kernel) fn has_no_tcx(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | libc::E2BIG))
 }

@@ -229,8 +229,8 @@ fn an_interface_appears(running: &Running<'_>) {
         (&running.node, "198.51.100.1/24"),
     ];
     running.add("eth0");
-    // A network manager takes longer to set an interface up than it takes to hold it. The test waits,
-    // so that this holds on a busy machine too.
+    // A network manager takes longer to set an interface up than it takes to hold it. The test
+    // waits, so that this holds on a busy machine too.
     wait_for("it is held", PATIENCE, || {
         running
             .journal()

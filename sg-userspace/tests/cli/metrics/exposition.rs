@@ -130,8 +130,8 @@ fn metrics_are_what_the_other_commands_say() {
     let mut without: Vec<String> = found.keys().cloned().collect();
     without.retain(|series| !series.contains("_created{"));
     assert_eq!(samples(&older).into_keys().collect::<Vec<_>>(), without);
-    // Every family is documented, with its labels. None is missing, but for the deadline of a trial,
-    // what only `run` knows, and a candidate.
+    // Every family is documented, with its labels. None is missing, but for the deadline of a
+    // trial, what only `run` knows, and a candidate.
     let mut missing: Vec<&str> = FAMILIES.iter().map(|family| family.name).collect();
     for series in &without {
         let (name, labels) = series.split_once('{').unwrap_or((series, ""));
