@@ -65,16 +65,18 @@ impl Detach {
             {
                 Vec::new()
             }
-            found => by_place(found?),
+            found => found?,
         };
+        // The names are read first, because they are gone after detaching.
+        let named = found.into_iter().map(|one| (whereabouts(&one), one));
+        let mut found: Vec<_> = named.collect();
+        found.sort_by_cached_key(|((_, place), one)| by_place(one, place.clone()));
         // Listed before our own are removed, because the name of an interface leads to both.
         let others = other_layouts(&context.bpffs, &scope)?;
         let mut out = String::new();
         let mut gone = Vec::new();
         let mut failures = Vec::new();
-        for one in &found {
-            // The names are read first, because they are gone after detaching.
-            let (name, place) = whereabouts(one);
+        for ((name, place), one) in &found {
             match kernel::detach(&context.bpffs, &one.pins) {
                 Ok(()) => {
                     gone.push(Gone {
@@ -86,7 +88,7 @@ impl Detach {
                         out,
                         "{} {}",
                         context.out.paint(Paint::Green, "detached"),
-                        sentence(one, &name, place.as_deref())
+                        sentence(one, name, place.as_deref())
                     );
                 }
                 Err(error) => failures.push(Failure::from(error)),

@@ -3,6 +3,7 @@
 
 use clap::Args;
 use serde::Serialize;
+use sg_userspace::kernel::pins::InterfacePins;
 use sg_userspace::kernel::state::PolicyRecord;
 use sg_userspace::kernel::{Fault, interfaces, netns};
 use sg_userspace::observe::attached::{Attached, attached, other_layouts};
@@ -59,14 +60,17 @@ impl Status {
             return self.probe.run(context, &self.ifaces.names, self.json.json);
         }
         let scope = context.everywhere(&self.ifaces);
-        let found = by_place(attached(&context.bpffs, &scope)?);
+        let found = attached(&context.bpffs, &scope)?;
         let others = other_layouts(&context.bpffs, &scope)?;
-        let (mut rows, mut candidates) = (Vec::new(), Vec::new());
-        for one in &found {
-            rows.push(one.state.is_ok().then(|| one.status()).transpose()?);
+        let mut all = Vec::new();
+        for one in found {
+            let row = one.state.is_ok().then(|| one.status()).transpose()?;
             // What is wrong with counters is said by `counters`.
-            candidates.push(candidate::status(one).ok().flatten());
+            let candidate = candidate::status(&one).ok().flatten();
+            all.push((one, row, candidate));
         }
+        all.sort_by_cached_key(|(one, row, _)| by_place(one, name_and_place(one, row.as_ref()).1));
+        let (found, rows, candidates): (Vec<_>, Vec<_>, Vec<_>) = all.into_iter().collect();
         let is_enforcing =
             |row: &Option<Row>| row.as_ref().is_some_and(|r| r.health == Health::Enforcing);
         let is_wrong = !others.is_empty() || !rows.iter().all(is_enforcing);
@@ -163,10 +167,7 @@ fn text(
     let mut table = Table::new(screen, &columns);
     let mut notes = shared(rows);
     for ((one, row), candidate) in found.iter().zip(rows).zip(candidates) {
-        let (name, place) = match row {
-            Some(row) => (row.interface.clone(), place_of_row(row)),
-            None => (name_of(one), place_of(one)),
-        };
+        let (name, place) = name_and_place(one, row.as_ref());
         let mut cells = vec![
             (name, Some(Paint::Bold)),
             (place.unwrap_or_else(|| "-".into()), None),
@@ -318,6 +319,14 @@ fn place_of_row(row: &Row) -> Option<String> {
     row.netns.clone().or(unnamed)
 }
 
+/// The name and namespace of an interface, by its row if its record can be read.
+fn name_and_place(one: &Attached, row: Option<&Row>) -> (String, Option<String>) {
+    match row {
+        Some(row) => (row.interface.clone(), place_of_row(row)),
+        None => (name_of(one), place_of(one)),
+    }
+}
+
 /// The current name and namespace of the interface.
 pub(super) fn whereabouts(one: &Attached) -> (String, Option<String>) {
     match one.condition() {
@@ -329,11 +338,10 @@ pub(super) fn whereabouts(one: &Attached) -> (String, Option<String>) {
     }
 }
 
-/// Ordered by the name of the namespace: the number that the kernel gives one says nothing to
-/// people.
-pub(super) fn by_place(mut found: Vec<Attached>) -> Vec<Attached> {
-    found.sort_by_cached_key(|one| (whereabouts(one).1, one.pins.clone()));
-    found
+/// Orders interfaces by the name of their namespace: the number that the kernel gives one says
+/// nothing to people.
+pub(super) fn by_place(one: &Attached, place: Option<String>) -> (Option<String>, InterfacePins) {
+    (place, one.pins.clone())
 }
 
 fn is_here(one: &Attached) -> bool {
