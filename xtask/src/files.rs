@@ -23,6 +23,19 @@ pub(crate) fn remove_folder(path: &Path) -> Result<()> {
     fs::remove_dir_all(path).with_context(|| format!("cannot remove {}", path.display()))
 }
 
+/// Makes a folder by filling another one beside it, which then takes its place. Whoever interrupts
+/// that finds no half a folder next time.
+pub(crate) fn make_whole(folder: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let mut unfinished = folder.as_os_str().to_owned();
+    unfinished.push(".unfinished");
+    let unfinished = PathBuf::from(unfinished);
+    remove_folder(&unfinished)?;
+    fill(&unfinished)?;
+    remove_folder(folder)?;
+    fs::rename(&unfinished, folder)
+        .with_context(|| format!("cannot rename {}", unfinished.display()))
+}
+
 /// Writes a file, whose folder is made if it is not there.
 pub(crate) fn write(path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
     if let Some(folder) = path.parent() {
@@ -106,6 +119,20 @@ mod tests {
         remove_folder(&below).unwrap();
         remove_folder(&below).unwrap();
         assert!(!below.exists());
+    }
+
+    #[test]
+    fn a_folder_is_there_only_as_a_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = folder.path().join("6.12");
+        let failed = make_whole(&made, |unfinished| {
+            write(&unfinished.join("half"), "")?;
+            anyhow::bail!("interrupted")
+        });
+        assert!(failed.is_err() && !made.exists());
+        make_whole(&made, |unfinished| write(&unfinished.join("whole"), "")).unwrap();
+        assert!(made.join("whole").exists() && !made.join("half").exists());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! go for it.
 
 use std::{
-    env, fs,
+    env,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -52,15 +52,13 @@ pub(super) fn ready(cache: &Path) -> Result<Emulator> {
 fn download(root: &Path) -> Result<()> {
     let line = format!("{PROGRAM} is not here: downloading {PACKAGE}, about 30 MB");
     term::say(Colour::Yellow, "setup", line);
-    // Whoever interrupts this finds no half an emulator next time.
-    let unfinished = root.with_extension("unfinished");
-    files::remove_folder(&unfinished)?;
     let mut apt = Apt::default();
-    for package in apt.needed_for(PACKAGE)? {
-        apt.unpack(&package, &unfinished)?;
-    }
-    files::remove_folder(root)?;
-    fs::rename(&unfinished, root).with_context(|| format!("cannot rename {}", unfinished.display()))
+    let packages = apt.needed_for(PACKAGE)?;
+    files::make_whole(root, |unfinished| {
+        packages
+            .iter()
+            .try_for_each(|package| apt.unpack(package, unfinished))
+    })
 }
 
 impl Emulator {

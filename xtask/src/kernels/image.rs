@@ -76,13 +76,7 @@ fn download(version: &str, folder: &Path) -> Result<()> {
         "setup",
         format!("downloading {package}, about 30 MB"),
     );
-    // Whoever interrupts this finds no half a kernel next time.
-    let unfinished = folder.with_file_name(format!("{version}.unfinished"));
-    files::remove_folder(&unfinished)?;
-    apt.unpack(&package, &unfinished)?;
-    files::remove_folder(folder)?;
-    fs::rename(&unfinished, folder)
-        .with_context(|| format!("cannot rename {}", unfinished.display()))
+    files::make_whole(folder, |unfinished| apt.unpack(&package, unfinished))
 }
 
 /// Unsigned, since the signed package of the same name is another one; both hold the same kernel.
