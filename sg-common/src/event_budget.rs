@@ -107,8 +107,9 @@ impl<W: Word> EventWatch<W> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Closing {
-    /// The tick for which it is closed, and below that [`Closing::TO_ALL`] and the source. One
-    /// word, so that one comparison says that a slot is open.
+    /// The tick for which it is closed to all; or that tick, [`Closing::TO_ONE`] and, in the upper
+    /// half, the source to which it is closed. So one comparison says that nothing is to be
+    /// written in a flood from many sources, and a second one in a flood from one.
     state: u64,
     /// Events not written of what somebody watched.
     pub suppressed: u64,
@@ -117,26 +118,31 @@ pub struct Closing {
 const _: () = assert!(size_of::<Closing>() == 16);
 
 impl Closing {
-    /// Closed to every source, and not only to the one in the lower half.
-    const TO_ALL: u64 = 1 << 32;
+    /// It is closed to one source only. What is left for the tick has 31 bits, which last for 36
+    /// years of uptime.
+    const TO_ONE: u64 = 1 << 31;
 
-    /// What is left for the tick has 31 bits, which last for 36 years of uptime. After that no slot
-    /// is closed.
-    const TICK_AT: u32 = 33;
+    /// What `state` is while it is closed to one source.
+    #[inline(always)]
+    fn to_one(tick: u64, source: u32) -> u64 {
+        u64::from(source) << 32 | Self::TO_ONE | tick
+    }
 
     /// Whether packets from `source` are only counted in `tick`.
     #[inline(always)]
     pub fn is_closed(&self, tick: u64, source: impl FnOnce() -> u32) -> bool {
-        self.state >> Self::TICK_AT == tick
-            && (self.state & Self::TO_ALL != 0 || self.state as u32 == source())
+        self.state == tick || self.state == Self::to_one(tick, source())
     }
 
     /// Counts a dropped packet that nobody but a watcher wants to see. False if the slow path is to
     /// have it, which counts it.
     #[inline(always)]
     pub fn suppress(&mut self, tick: u64, source: impl FnOnce() -> u32) -> bool {
+        if !self.is_closed(tick, source) {
+            return false;
+        }
         let next = self.suppressed + 1;
-        if !self.is_closed(tick, source) || next & (LOOK_EVERY - 1) == 0 {
+        if next & (LOOK_EVERY - 1) == 0 {
             return false;
         }
         self.suppressed = next;
@@ -146,13 +152,13 @@ impl Closing {
     /// Closes it for the rest of `tick`.
     #[inline(always)]
     fn close(&mut self, tick: u64) {
-        self.state = tick << Self::TICK_AT | Self::TO_ALL;
+        self.state = tick;
     }
 
     /// Closes it to this source for the rest of `tick`.
     #[inline(always)]
     fn close_to(&mut self, tick: u64, source: u32) {
-        self.state = tick << Self::TICK_AT | u64::from(source);
+        self.state = Self::to_one(tick, source);
     }
 }
 
