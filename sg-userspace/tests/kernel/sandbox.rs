@@ -118,7 +118,8 @@ impl RawSender {
     }
 
     /// Sends one frame. False if the outbound hook dropped it, which the kernel reports as a lack
-    /// of buffers.
+    /// of buffers, or if it did not fit into the other end's queue, which some kernels report
+    /// likewise.
     pub(crate) fn send(&self, frame: &[u8]) -> bool {
         // SAFETY: buffer and address are valid for the lengths given.
         let sent = unsafe {

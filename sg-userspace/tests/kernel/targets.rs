@@ -32,14 +32,14 @@ fn packets_under_way_keep_their_programs() {
             let socket = RawSender::new(interface);
             || {
                 let socket = socket;
-                let [mut sent, mut refused] = [0u64; 2];
+                let mut sent = 0u64;
                 while !is_over.load(Relaxed) {
-                    match socket.send(frame.bytes()) {
-                        true => sent += 1,
-                        false => refused += 1,
-                    }
+                    // Some kernels report a full queue as a drop, so the counters tell what became
+                    // of it.
+                    socket.send(frame.bytes());
+                    sent += 1;
                 }
-                (sent, refused)
+                sent
             }
         };
         let (from_peer, from_node) = (sender("sg1"), sender("sg0"));
@@ -51,10 +51,6 @@ fn packets_under_way_keep_their_programs() {
             is_over.store(true, Relaxed);
             senders.map(|sender| sender.join().unwrap())
         });
-        let refused = sent.map(|(_, refused)| refused);
-        let counted = read(sandbox, "sg0");
-        assert_eq!(refused, [0, 0], "of {sent:?}, and counted: {counted:?}");
-        let sent = sent.map(|(sent, _)| sent);
         // Where the senders are faster than the receiver, its queue is full at times.
         let sent = [sent[0] - lost_on_the_way("sg1"), sent[1]];
         let counted = read_when(sandbox, "sg0", |c| c.totals[0].packets >= sent[0]);
