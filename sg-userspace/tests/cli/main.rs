@@ -10,6 +10,7 @@ mod captures;
 mod cluster;
 mod complete;
 mod confirm;
+mod container;
 mod counters;
 mod cut_off;
 mod diff;

@@ -146,6 +146,33 @@ fn a_policy_that_cuts_the_node_off_is_undone_and_not_tried_again() {
     assert_eq!(in_force(&world).0, "five");
 }
 
+/// Proves C4: a policy that was undone is tried again by hand, on trial too, while the `run` that
+/// does not try it again goes on. When it is confirmed the node is ready.
+#[test]
+fn an_undone_policy_is_tried_again_by_hand() {
+    let world = World::new();
+    let _api = api(&world);
+    let path = file(world.dir.path(), "p.yaml", &good("one", 1));
+    let running = start(&world, &path, "2s");
+    running.says("confirmed one on nic, generation 1");
+    file(world.dir.path(), "p.yaml", BAD);
+    running.says("was not confirmed and is undone on nic: one, generation 1, is in force again");
+    let apply = ["apply", &path, "--iface", "nic", "--confirm-within"];
+    world.run(&[&apply[..], &["1h"]].concat()).ok();
+    let waits = ready(&world, &path);
+    assert_eq!(waits.code, 1, "{}", waits.all());
+    assert!(
+        waits.out.contains("waits to be confirmed"),
+        "{}",
+        waits.all()
+    );
+    world.run(&["confirm"]).ok();
+    ready(&world, &path).ok();
+    world.run(&["status", "--live"]).ok();
+    assert_eq!(running.end(Signal::SIGTERM).0, Some(0));
+    assert_eq!(in_force(&world).0, "bad");
+}
+
 /// Proves C4 and C11: a `run` that ends while its policy is checked undoes it, with `--persist`
 /// too, since nobody else would confirm it. That was no failed check: the next one tries it.
 #[test]

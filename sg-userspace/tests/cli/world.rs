@@ -259,8 +259,6 @@ impl World {
     }
 }
 
-/// Runs `ip`.
-#[track_caller]
 /// A network namespace of the world.
 pub(crate) fn namespace(name: &str) -> Namespace {
     let path = Path::new("/run/netns").join(name);
@@ -273,6 +271,8 @@ pub(crate) fn inside<T: Send>(name: &str, act: impl FnOnce() -> T + Send) -> T {
     done.unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
+/// Runs `ip`.
+#[track_caller]
 pub(crate) fn ip(words: &[&str]) {
     sg_testbed::run("ip", words);
 }
