@@ -32,6 +32,18 @@ pub(crate) fn workspace() -> Result<PathBuf> {
     Ok(root.to_owned())
 }
 
+/// The file of this program. Where a build has replaced it meanwhile, the new one does as well.
+pub(crate) fn this_program() -> Result<PathBuf> {
+    let this = env::current_exe().context("cannot find this program")?;
+    Ok(replacement(this))
+}
+
+/// The path without what the kernel adds to that of a file that has no name any more.
+fn replacement(path: PathBuf) -> PathBuf {
+    let replaced = path.to_str().and_then(|it| it.strip_suffix(" (deleted)"));
+    replaced.map(PathBuf::from).unwrap_or(path)
+}
+
 /// Cargo in the workspace, with the toolchain that `cargo xtask` was started with.
 pub(crate) fn cargo(workspace: &Path) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -177,6 +189,14 @@ mod tests {
             describe(&command),
             r"A='x y' cargo test -- 'two words' '' 'it'\''s'"
         );
+    }
+
+    #[test]
+    fn a_program_that_was_built_anew_is_found() {
+        for shown in ["/t/xtask", "/t/xtask (deleted)"] {
+            assert_eq!(replacement(shown.into()), Path::new("/t/xtask"));
+        }
+        assert_eq!(this_program().unwrap(), env::current_exe().unwrap());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::term;
+use crate::{shell, term};
 
 /// Pairs of what to write and of what stands for it, separated by newlines.
 const VARIABLE: &str = "SG_DIST_PATHS";
@@ -40,7 +40,7 @@ fn options(pairs: &str) -> impl Iterator<Item = OsString> {
 /// Lets `cargo` build so that nothing in the result depends on where the sources, the crates and
 /// the compiler are on this machine.
 pub(super) fn set(cargo: &mut Command, source: &Path, target: &Path) -> Result<()> {
-    let this = env::current_exe().context("cannot find this program")?;
+    let this = shell::this_program()?;
     let paths = machine_paths(source)?;
     // Of several that fit, rustc takes the last one.
     let pairs = paths

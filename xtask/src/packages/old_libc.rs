@@ -2,7 +2,7 @@
 //! enforces a policy there. This program, which is linked against the C library of this machine,
 //! must not run there: so it is known that the library is old.
 
-use std::{env, fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -48,7 +48,7 @@ fn library(root: &Path) -> Result<String> {
 }
 
 fn refuses_this_program(root: &Path) -> Result<()> {
-    let this = env::current_exe().context("cannot find this program")?;
+    let this = shell::this_program()?;
     fs::copy(&this, root.join("dynamic"))
         .with_context(|| format!("cannot copy {}", this.display()))?;
     let output = inside(root, &["/bin/sh", "-c", "/dynamic --help"])
