@@ -76,9 +76,11 @@ impl Detach {
         let mut out = String::new();
         let mut gone = Vec::new();
         let mut failures = Vec::new();
-        for ((name, place), one) in &found {
-            match kernel::detach(&context.bpffs, &one.pins) {
-                Ok(()) => {
+        let places: Vec<_> = found.iter().map(|(_, one)| &one.pins).collect();
+        let removed = kernel::detach_each(&context.bpffs, &places, |_| true)?;
+        for (((name, place), one), removed) in found.iter().zip(removed) {
+            match removed {
+                Ok(_) => {
                     gone.push(Gone {
                         interface: name.clone(),
                         netns: place.clone(),

@@ -1,5 +1,5 @@
-//! Detaches an interface: removes all that enforcement has put there, and waits until the kernel
-//! has freed it.
+//! Detaches interfaces: removes all that enforcement has put there, and waits until the kernel has
+//! freed it.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -14,23 +14,52 @@ use super::inspect::{Inspection, inspect_readable};
 use super::load::targets;
 use super::pins::{InterfacePins, PinTree};
 use super::removal::remove;
+use super::state::State;
 use super::sys::{Listed, next_id};
 
 /// Removes all of one interface's attachment. `bpffs` is the file system with its pins. If nothing
 /// is left to remove, that is a success.
 pub fn detach(bpffs: &Path, pins: &InterfacePins) -> Result<(), KernelError> {
+    let mut all = detach_each(bpffs, &[pins], |_| true)?;
+    all.pop().unwrap_or(Ok(true)).map(|_| ())
+}
+
+/// Removes the attachments of several interfaces, while no other process can change anything: what
+/// another one then finds is either all of them or none. `is_to_go` is asked of each with what its
+/// record says, if it can be read; of those that stay, the result is false. One that cannot be
+/// detached does not keep the others from it.
+pub fn detach_each(
+    bpffs: &Path,
+    places: &[&InterfacePins],
+    is_to_go: impl Fn(Option<&State>) -> bool,
+) -> Result<Vec<Result<bool, KernelError>>, KernelError> {
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
     let tree = PinTree::new(bpffs);
     let lock = tree.lock()?;
-    // A damaged record does not prevent detaching. A record that cannot be read at the moment does,
-    // because it may name more to remove, such as the clsact qdisc.
-    let found = inspect_readable(pins)?;
-    let leaving = Leaving::of(&found);
-    let removed = remove(&found);
+    let mut leaving = Leaving::default();
+    let mut one = |pins: &&InterfacePins| {
+        // A damaged record does not prevent detaching. A record that cannot be read at the moment
+        // does, because it may name more to remove, such as the clsact qdisc.
+        let found = inspect_readable(pins)?;
+        if !is_to_go(found.state().as_ref()) {
+            return Ok(false);
+        }
+        let left = Leaving::of(&found);
+        remove(&found)?;
+        leaving.extend(left);
+        Ok(true)
+    };
+    let all: Vec<_> = places.iter().map(&mut one).collect();
     tree.prune();
     drop(lock);
-    removed.map_err(|error| standing_after(error, pins))?;
+    let all = all.into_iter().zip(places);
+    let all = all
+        .map(|(removed, pins)| removed.map_err(|error| standing_after(error, pins)))
+        .collect();
     leaving.wait();
-    Ok(())
+    Ok(all)
 }
 
 /// Removes empty directories that a killed process has left.
@@ -44,6 +73,7 @@ pub fn tidy_up(bpffs: &Path) -> Result<(), KernelError> {
 }
 
 /// The programs and maps that the kernel frees some milliseconds after their pins are removed.
+#[derive(Default)]
 struct Leaving {
     programs: HashSet<u32>,
     maps: HashSet<u32>,
@@ -64,6 +94,11 @@ impl Leaving {
             .flatten()
             .collect();
         Leaving { programs, maps }
+    }
+
+    fn extend(&mut self, other: Leaving) {
+        self.programs.extend(other.programs);
+        self.maps.extend(other.maps);
     }
 
     /// Waits a short time until the kernel has freed them, so that a list of BPF objects after

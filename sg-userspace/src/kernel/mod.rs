@@ -80,7 +80,7 @@ pub use apply::{Preview, apply, apply_reviewed, preview};
 pub use condition::{Fault, FaultCode, standing_on};
 pub(crate) use confirm::over;
 pub use confirm::{confirm, confirm_generation, undo};
-pub use detach::{detach, tidy_up};
+pub use detach::{detach, detach_each, tidy_up};
 pub use error::KernelError;
 pub(crate) use load::targets;
 pub use load::{frame, generation, object, programs, rehearsal, shared_maps, tables};

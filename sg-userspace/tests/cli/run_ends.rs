@@ -73,6 +73,28 @@ fn an_apply_of_another_process_is_reported_and_stays_at_the_end() {
     assert!(world.has_xdp());
 }
 
+/// An `apply` that has nothing to do says so if what it leaves as it is ends with a `run`.
+#[test]
+fn an_apply_of_the_same_policy_says_that_it_ends_with_the_run() {
+    let world = World::new();
+    let mine = file(world.dir.path(), "mine.yaml", &policy(1));
+    let running = Running::start(&world, &[&mine, "--interval", "60"]);
+    running.says("applied p1 on nic, generation 1");
+    let apply = || world.run(&["apply", &mine, "--iface", "nic"]).ok().all();
+    let said = apply();
+    let note = "`sgctl run` is at work on nic: what it has put in force ends with it";
+    assert!(said.contains("unchanged p1 on nic"), "{said}");
+    assert!(said.contains(note), "{said}");
+    assert_eq!(running.end(Signal::SIGTERM).0, Some(0));
+    world.assert_untouched();
+    let said = apply();
+    assert!(!said.contains("sgctl run"), "{said}");
+    let said = apply();
+    assert!(said.contains("unchanged p1 on nic"), "{said}");
+    assert!(!said.contains("sgctl run"), "{said}");
+    world.run(&["detach", "--iface", "nic"]).ok();
+}
+
 /// Proves C12: `run` reports and repairs what another process removes. A `detach` ends it with a
 /// message.
 #[test]

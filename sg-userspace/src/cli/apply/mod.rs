@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use sg_policy::policy::{Finding, Policy};
 use sg_userspace::kernel::impact::Impact;
+use sg_userspace::kernel::run_lock::last_beat;
 use sg_userspace::kernel::{self, Applied, ApplyOptions, Outcome, Preview};
 
 use super::context::{Context, Json};
@@ -105,6 +106,25 @@ pub(super) fn window(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected a time from 1s to 24h, such as 60s or 5m".to_owned())
 }
 
+/// Says of which interfaces that were left as they are a `run` may take the policy away at its end:
+/// it does not hear of an `apply` that had nothing to do.
+fn of_a_run(context: &Context, applied: &Applied) -> String {
+    let unchanged = applied
+        .interfaces()
+        .filter(|one| one.outcome == Outcome::Unchanged);
+    let names = unchanged.map(|one| one.state.interface.as_str());
+    let is_under_run = |name: &&str| matches!(last_beat(&context.bpffs, name), Ok(Some(_)));
+    let names: Vec<&str> = names.filter(is_under_run).collect();
+    match names.is_empty() {
+        true => String::new(),
+        false => format!(
+            "  `sgctl run` is at work on {}: what it has put in force ends with it, unless it\n  \
+             was started with --persist\n",
+            names.join(", ")
+        ),
+    }
+}
+
 impl Apply {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let mut impact = None;
@@ -135,6 +155,7 @@ impl Apply {
         if applied.outcome == Outcome::Unchanged && self.confirm_within.is_some() {
             out.push_str("  it was in force already: nothing waits to be confirmed\n");
         }
+        out.push_str(&of_a_run(context, &applied));
         out.push_str(&self.warnings(context, &found));
         context.out.say(&out).map_err(Failure::after_all)
     }

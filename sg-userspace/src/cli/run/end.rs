@@ -128,32 +128,42 @@ impl Session<'_> {
         Ok(Left::Done)
     }
 
-    /// Detaches the interfaces on which nothing was in force before.
+    /// Detaches the interfaces on which nothing was in force before: all at once, so that another
+    /// process does not find some of them under the policy still and report it as in force.
     fn detach(&mut self, why: &str) -> Result<Left, Failure> {
         let programs = self.programs();
-        let mut left = Left::Nothing;
-        for one in &self.interfaces {
-            if !matches!(one.before, InForce::Nothing) {
-                continue;
-            }
-            let (name, pins) = (&one.name, &one.pins);
-            let detach = || match State::read(pins) {
-                // Between two attempts another process may have applied a policy.
-                Ok(Some(state)) if !programs.contains(&state.attempted().programs) => Ok(false),
-                _ => kernel::detach(&self.context.bpffs, pins).map(|()| true),
-            };
-            if !insist(&mut self.log, name, &[pins], "detaching", detach)? {
-                left = Left::Foreign;
-                continue;
-            }
+        let interfaces = self.interfaces.iter();
+        let (names, places): (Vec<_>, Vec<_>) = interfaces
+            .filter(|one| matches!(one.before, InForce::Nothing))
+            .map(|one| (one.name.clone(), &one.pins))
+            .unzip();
+        if names.is_empty() {
+            return Ok(Left::Nothing);
+        }
+        // Another process may have applied a policy, also between two attempts.
+        let is_ours = |state: Option<&State>| {
+            state.is_none_or(|state| programs.contains(&state.attempted().programs))
+        };
+        let detach = || {
+            let all = kernel::detach_each(&self.context.bpffs, &places, is_ours)?;
+            all.into_iter().collect::<Result<Vec<bool>, _>>()
+        };
+        let each = insist(
+            &mut self.log,
+            &names.join(", "),
+            &places,
+            "detaching",
+            detach,
+        )?;
+        for (name, _) in names.iter().zip(&each).filter(|(_, is_gone)| **is_gone) {
             let line = format!("{} from {name} ({why})", self.log.green("detached"));
             self.log
                 .event_on(name, Change::Detached, &line, json!({"why": why}));
-            if left == Left::Nothing {
-                left = Left::Done;
-            }
         }
-        Ok(left)
+        match each.iter().all(|is_gone| *is_gone) {
+            true => Ok(Left::Done),
+            false => Ok(Left::Foreign),
+        }
     }
 }
 
@@ -177,13 +187,13 @@ const TRY_AGAIN: Duration = Duration::from_millis(300);
 
 /// Takes the last step of a session. It is repeated after an error, because no other process cleans
 /// up after this one. The error that is returned says what is in force.
-pub(super) fn insist(
+pub(super) fn insist<T>(
     log: &mut Log,
     names: &str,
     places: &[&InterfacePins],
     what: &str,
-    mut step: impl FnMut() -> Result<bool, KernelError>,
-) -> Result<bool, Failure> {
+    mut step: impl FnMut() -> Result<T, KernelError>,
+) -> Result<T, Failure> {
     let started = Instant::now();
     let mut tries = 1;
     loop {

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use sg_policy::policy::rules_from_lines;
 use sg_userspace::kernel::held::InForce;
-use sg_userspace::kernel::{FaultCode, KernelError, Outcome, apply, detach, interfaces};
+use sg_userspace::kernel::{
+    FaultCode, KernelError, Outcome, apply, detach, detach_each, interfaces,
+};
 use sg_userspace::observe::attached::{Scope, attached};
 use sg_userspace::observe::events::Events;
 use sg_userspace::observe::explain::{Question, Transport};
@@ -16,7 +18,40 @@ use sg_userspace::observe::status::Health;
 use super::{UPLINKS, health, on, programs, put, uplinks};
 use crate::frames::frame;
 use crate::sandbox::{RawSender, ip, sandbox};
+use crate::support::rounds;
 use crate::watching::{assert_adds_up, only, read, read_when, under};
+
+/// Proves C11: interfaces that are detached together go at once. An `apply` of the same policy
+/// meanwhile finds all of them or none, so that what it leaves as it is stays.
+#[test]
+fn interfaces_that_are_detached_together_go_at_once() {
+    const RULES: &str = "out tcp 443 to any accept";
+    sandbox(|sandbox| {
+        let options = uplinks(sandbox);
+        for _ in 0..rounds(8) {
+            put(RULES, &options);
+            let places = UPLINKS.map(|(near, _)| only(sandbox, near).pins);
+            let applied = std::thread::scope(|scope| {
+                let places = [&places[0], &places[1]];
+                let detaching = scope.spawn(move || {
+                    let all = detach_each(sandbox.bpffs(), &places, |_| true).unwrap();
+                    assert!(all.into_iter().all(|one| one.unwrap()));
+                });
+                let mut applied = put(RULES, &options);
+                while applied.outcome == Outcome::Unchanged && !detaching.is_finished() {
+                    applied = put(RULES, &options);
+                }
+                detaching.join().unwrap();
+                applied
+            });
+            let outcomes: Vec<_> = applied.interfaces().map(|one| one.outcome).collect();
+            assert!(
+                outcomes.iter().all(|one| *one == outcomes[0]),
+                "{outcomes:?}"
+            );
+        }
+    });
+}
 
 /// Proves K1 and C2: an interface that is added gets the policy in force, and the others keep their
 /// programs and flows. One that is removed leaves the flows to the others, and the last one leaves
