@@ -183,6 +183,26 @@ fn line(flow: &Flow) -> String {
     )
 }
 
+/// When an interface joins, connections that have an entry already need none, and did not lack
+/// room.
+#[test]
+fn connections_with_an_entry_are_left_alone_when_an_interface_joins() {
+    sandbox(|sandbox| {
+        let node = Node::new(sandbox);
+        sandbox.veth("other", "far");
+        let pairs = [node.inbound(NODE4), node.outbound(PEER6)];
+        let rules = rules_from_lines("in tcp 22 from any accept");
+        assert_eq!(kept(&node.apply(&rules).seeded), seeded(2, 1));
+        let options = ApplyOptions {
+            interfaces: vec!["nic".into(), "other".into()],
+            ..node.options()
+        };
+        let joined = apply(&rules, &options).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(kept(&joined.seeded), seeded(0, 0));
+        pairs.iter().for_each(Pair::goes_on);
+    });
+}
+
 /// Proves K12: with `cut_existing` existing connections are cut.
 #[test]
 fn connections_are_cut_where_that_is_asked_for() {

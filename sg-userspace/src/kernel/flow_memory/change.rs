@@ -15,6 +15,8 @@ use super::table::FlowTable;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     pub is_new: bool,
+    /// Whether it had an entry, which stays.
+    pub was_there: bool,
     /// Whether another flow was evicted for it.
     pub evicted: bool,
     /// Whether a CPU has entered the same flow at the same time, so that one of the two was
@@ -41,7 +43,10 @@ impl FlowTable {
                 && now.originator() == head.originator()
         };
         if there.is_some_and(|found| !is_known_better(&found)) {
-            return Written::default();
+            return Written {
+                was_there: true,
+                ..Written::default()
+            };
         }
         let Some(claim) = claim(self, &spot, key, kind as u32, clock(now)) else {
             return Written::default();
@@ -59,6 +64,7 @@ impl FlowTable {
         };
         Written {
             is_new,
+            was_there: false,
             evicted: claim.evicted != 0,
             is_double: double.is_some_and(|double| remove(self, &double)),
             has_replaced: is_new && there.is_some_and(|found| remove(self, &found)),

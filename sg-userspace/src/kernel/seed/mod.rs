@@ -166,7 +166,7 @@ impl<'a> Seeding<'a> {
             let seeding = self.table.enter(kind, &entry.key, &entry.value);
             self.seeded.entered += usize::from(seeding.is_new);
             self.seeded.without_rule += usize::from(seeding.is_new && entry.value.is_seeded());
-            self.seeded.left_out += usize::from(seeding.evicted || !seeding.is_new);
+            self.seeded.left_out += usize::from(seeding.lacks_room);
         }
     }
 

@@ -18,8 +18,8 @@ pub(super) struct SeededTable {
 /// What happened to a flow that was to be seeded.
 pub(super) struct Seeding {
     pub(super) is_new: bool,
-    /// Whether another flow was evicted for it.
-    pub(super) evicted: bool,
+    /// Whether it had no room, or only that of another flow, which was evicted for it.
+    pub(super) lacks_room: bool,
 }
 
 impl SeededTable {
@@ -52,7 +52,7 @@ impl SeededTable {
         self.ledger.add_entered(kind, entered);
         Seeding {
             is_new: entered.is_new,
-            evicted: entered.evicted,
+            lacks_room: entered.evicted || !(entered.is_new || entered.was_there),
         }
     }
 }
