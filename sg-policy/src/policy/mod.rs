@@ -57,6 +57,7 @@ pub use literals::{addresses_in, ports_in, protocol_in};
 pub use load::{Loaded, PolicyText, SetText, load, load_believed, load_text, load_written};
 pub use loading::{PORT_RANGES, PREFIXES, RULES};
 pub use model::*;
+pub use protocol::icmp_type_name;
 pub use protocol::icmp_type_of as icmp_type;
 pub(crate) use protocol::is_ipv6_extension;
 pub use protocol::name as protocol_name;

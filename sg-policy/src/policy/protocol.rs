@@ -193,6 +193,13 @@ pub fn icmp_type_of(text: &str, v6: bool) -> Option<u8> {
     icmp_type(text, v6).ok()
 }
 
+/// What policies call an ICMP (`v6` false) or ICMPv6 type. `None` of one that has no name.
+pub fn icmp_type_name(number: u8, v6: bool) -> Option<&'static str> {
+    let known: &[(&str, u8)] = if v6 { &ICMPV6_TYPES } else { &ICMP_TYPES };
+    let found = known.iter().find(|(_, known)| *known == number);
+    found.map(|(name, _)| *name)
+}
+
 /// Parses an ICMP code.
 pub(crate) fn icmp_code(text: &str) -> Result<u8, Problem> {
     decimal(text)

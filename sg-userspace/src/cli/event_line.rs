@@ -5,8 +5,10 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use sg_common::protocol::IPPROTO_ICMPV6;
 use sg_common::tcp;
 use sg_common::verdict::Direction;
+use sg_policy::policy::icmp_type_name;
 use sg_userspace::observe::decided::DecidedBy;
 use sg_userspace::observe::events::{LoggedPacket, LoggingRule, end};
 
@@ -35,8 +37,8 @@ impl Columns {
         }
     }
 
-    /// The line, without the time. On a terminal the place of a rule gives way to what is in front
-    /// of it.
+    /// The line, without the time. On a terminal it goes on below where there is no room for more:
+    /// it is broken between its parts and never within one.
     pub(super) fn line(&mut self, screen: &Screen, packet: &LoggedPacket) -> String {
         let direction = match packet.direction {
             Direction::Inbound => "in",
@@ -54,8 +56,7 @@ impl Columns {
             end(packet.source()),
             end(packet.destination()),
         ];
-        let mut out = String::new();
-        let mut shown = TIME;
+        let mut line = Broken::new(screen.width);
         for (i, cell) in cells.iter().enumerate() {
             let width = &mut self.widths[i];
             let len = cell.chars().count();
@@ -63,30 +64,86 @@ impl Columns {
             if *width == 0 {
                 continue;
             }
-            let pad = " ".repeat(width.saturating_sub(len));
-            shown += (*width).max(len) + 1;
-            let cell = match i {
-                1 => screen.paint(paint_of(packet.verdict), cell),
-                _ => cell.clone(),
-            };
-            let _ = write!(out, "{cell}{pad} ");
-            if i == 4 {
-                out.push_str("> ");
-                shown += 2;
+            let mark = if i == 5 { "> " } else { "" };
+            line.before(mark.len() + len);
+            line.add(mark, mark.len());
+            match i {
+                1 => line.add(&screen.paint(paint_of(packet.verdict), cell), len),
+                _ => line.add(cell, len),
             }
+            line.add(
+                &" ".repeat(width.saturating_sub(len)),
+                width.saturating_sub(len),
+            );
         }
-        let mut rest = String::new();
         for part in details(packet) {
-            let _ = write!(rest, "{part} ");
+            line.part(&part);
         }
-        let _ = write!(rest, "{} B ", packet.bytes);
-        out.push_str(&rest);
-        let room = screen
-            .width
-            .map(|width| width.saturating_sub(shown + rest.len()));
-        let decider = clean(&decider_within(packet, room));
-        out.push_str(&screen.paint(Paint::Dim, decider));
-        out
+        line.part(&format!("{} B", packet.bytes));
+        let decider = decider_within(packet, line.room(), line.whole());
+        line.before(decider.chars().count());
+        line.add(&screen.paint(Paint::Dim, &decider), 0);
+        line.text
+    }
+}
+
+/// A line that goes on below, indented, where the terminal ends.
+struct Broken {
+    text: String,
+    /// How many columns of the present line are taken. Colours take none.
+    taken: usize,
+    is_first: bool,
+    width: Option<usize>,
+}
+
+impl Broken {
+    const INDENT: &str = "  ";
+
+    /// A line behind the time.
+    fn new(width: Option<usize>) -> Broken {
+        Broken {
+            text: String::new(),
+            taken: TIME,
+            is_first: true,
+            width,
+        }
+    }
+
+    /// Begins a part of so many columns: behind what is there, or below it.
+    fn before(&mut self, columns: usize) {
+        if std::mem::take(&mut self.is_first) {
+            return;
+        }
+        if self.room().is_none_or(|room| columns <= room) {
+            self.add(" ", 1);
+            return;
+        }
+        self.text.truncate(self.text.trim_end_matches(' ').len());
+        self.text.push('\n');
+        self.text.push_str(Broken::INDENT);
+        self.taken = Broken::INDENT.len();
+    }
+
+    fn add(&mut self, text: &str, columns: usize) {
+        self.text.push_str(text);
+        self.taken += columns;
+    }
+
+    fn part(&mut self, text: &str) {
+        let columns = text.chars().count();
+        self.before(columns);
+        self.add(text, columns);
+    }
+
+    /// The room for a part on the present line, behind a space.
+    fn room(&self) -> Option<usize> {
+        self.width.map(|width| width.saturating_sub(self.taken + 1))
+    }
+
+    /// The room for a part on a line of its own.
+    fn whole(&self) -> Option<usize> {
+        let width = self.width?;
+        Some(width.saturating_sub(Broken::INDENT.len()))
     }
 }
 
@@ -100,7 +157,12 @@ fn details(packet: &LoggedPacket) -> Vec<String> {
         parts.push(flags_of(flags));
     }
     if let (Some(kind), Some(code)) = (packet.icmp_type, packet.icmp_code) {
-        parts.push(format!("type {kind}/{code}"));
+        let name = icmp_type_name(kind, packet.protocol == Some(IPPROTO_ICMPV6));
+        parts.push(match (name, code) {
+            (Some(name), 0) => name.to_owned(),
+            (Some(name), code) => format!("{name}/{code}"),
+            (None, code) => format!("type {kind}/{code}"),
+        });
     }
     if packet.packets > 1 {
         parts.push(format!("{} packets", packet.packets));
@@ -113,7 +175,7 @@ fn details(packet: &LoggedPacket) -> Vec<String> {
 
 /// The flags of a TCP header, `syn+ack`.
 fn flags_of(flags: u8) -> String {
-    const NAMES: [(u8, &str); 6] = [
+    const NAMES: [(u8, &str); 8] = [
         (tcp::SYN, "syn"),
         (tcp::FIN, "fin"),
         (tcp::RST, "rst"),
@@ -121,6 +183,9 @@ fn flags_of(flags: u8) -> String {
         (0x08, "psh"),
         (tcp::ACK, "ack"),
         (0x20, "urg"),
+        // RFC 3168 section 6.1.
+        (0x40, "ece"),
+        (0x80, "cwr"),
     ];
     let set = NAMES.iter().filter(|(bit, _)| flags & bit != 0);
     let names: Vec<&str> = set.map(|(_, name)| *name).collect();
@@ -130,29 +195,30 @@ fn flags_of(flags: u8) -> String {
     }
 }
 
-/// As [`decider`], in so much room: the place of a rule is cut in front, `rule 7 ssh …ml:12`, or
-/// left out.
-fn decider_within(packet: &LoggedPacket, room: Option<usize>) -> String {
-    let text = decider(packet);
+/// As [`decider`], in the room that is left of a line, or else on a line of its own: the place of a
+/// rule is cut in front, `rule 7 ssh …ml:12`, where its line number still fits.
+fn decider_within(packet: &LoggedPacket, left: Option<usize>, whole: Option<usize>) -> String {
+    let text = clean(&decider(packet));
     let place = packet.rule.as_ref().and_then(place);
-    let (Some(room), Some(place)) = (room, place) else {
-        return text;
-    };
+    let place = place.map(|place| clean(&place));
+    let in_room = |room: Option<usize>| cut(&text, place.as_deref(), room?);
+    in_room(left).or_else(|| in_room(whole)).unwrap_or(text)
+}
+
+/// The text in so much room, with the place at its end cut in front. `None` if that is too little.
+fn cut(text: &str, place: Option<&str>, room: usize) -> Option<String> {
     let too_long = text.chars().count().saturating_sub(room);
-    let Some(before) = text.strip_suffix(&place).filter(|_| too_long > 0) else {
-        return text;
-    };
-    // The dots take the room of one character more.
-    let kept = place.chars().count().checked_sub(too_long + 1);
-    let line = place.rfind(':').map_or(0, |colon| place.len() - colon);
-    match kept.filter(|kept| *kept >= line) {
-        Some(kept) => {
-            let cut = place.chars().count() - kept;
-            let rest: String = place.chars().skip(cut).collect();
-            format!("{before}…{rest}")
-        }
-        None => before.trim_end().to_owned(),
+    if too_long == 0 {
+        return Some(text.to_owned());
     }
+    let place = place?;
+    let before = text.strip_suffix(place)?;
+    // The dots take the room of one character more.
+    let cut = too_long + 1;
+    let kept = place.chars().count().checked_sub(cut)?;
+    let line = place.rfind(':').map_or(0, |colon| place.len() - colon);
+    let rest: String = place.chars().skip(cut).collect();
+    (kept >= line).then(|| format!("{before}…{rest}"))
 }
 
 /// What decided the packet: `rule 7 ssh web.yaml:12`, or a reason.
@@ -278,33 +344,71 @@ mod tests {
         screen
     }
 
-    /// On a terminal a line is as long as it has columns, where only the place of a rule stands in
-    /// the way, and its line number is not cut.
+    /// On a terminal the place of a rule is cut in front as far as its line number stays, and then
+    /// what decided stands below, whole. No part is broken, and no line is too long.
     #[test]
-    fn the_place_of_a_rule_gives_way() {
+    fn what_has_no_room_stands_below() {
         let packet = LoggedPacket {
             reason: DecidedBy::Rule,
             rule: Some(rule()),
             ..syn()
         };
-        let before = "drop in  tcp 203.0.113.9:51514 > 10.0.0.5:3306 syn 60 B rule 7 db";
-        let whole = format!("{before} web.yaml:12");
+        let before = "drop in  tcp 203.0.113.9:51514 > 10.0.0.5:3306 syn 60 B";
+        let whole = format!("{before} rule 7 db web.yaml:12");
         for (width, expected) in [
             (None, whole.as_str()),
             (Some(90), &whole),
-            (Some(89), &format!("{before} …b.yaml:12")),
-            (Some(83), &format!("{before} …:12")),
-            (Some(82), before),
-            (Some(40), before),
+            (Some(89), &format!("{before} rule 7 db …b.yaml:12")),
+            (Some(83), &format!("{before} rule 7 db …:12")),
+            (Some(82), &format!("{before}\n  rule 7 db web.yaml:12")),
+            (
+                Some(67),
+                "drop in  tcp 203.0.113.9:51514 > 10.0.0.5:3306 syn\n  60 B rule 7 db web.yaml:12",
+            ),
+            (
+                Some(45),
+                "drop in  tcp 203.0.113.9:51514\n  > 10.0.0.5:3306 syn 60 B rule 7 db …yaml:12",
+            ),
         ] {
             let line = Columns::new(false).line(&screen(width), &packet);
             assert_eq!(line, expected, "{width:?}");
-            let len = TIME + line.chars().count();
-            assert!(width.is_none_or(|width| len <= width.max(78)), "{line}");
+            let first = TIME + line.lines().next().map_or(0, |line| line.chars().count());
+            let rest = line.lines().skip(1).map(|line| line.chars().count());
+            let longest = rest.chain([first]).max();
+            assert!(width.is_none() || longest <= width, "{width:?}: {line}");
+            // Nothing is left to break for who prints it.
+            if let Some(width) = width {
+                let timed = format!("{} {line}\n", "t".repeat(TIME - 1));
+                assert_eq!(crate::cli::screen::wrapped(&timed, width), timed);
+            }
         }
         // A reason is not cut.
         let line = Columns::new(false).line(&screen(Some(40)), &syn());
         assert!(line.ends_with("60 B no-match"), "{line}");
+    }
+
+    /// Flags and ICMP types are called as policies and RFCs call them.
+    #[test]
+    fn kinds_of_packets_have_their_names() {
+        let of = |protocol, kind, code| {
+            let packet = LoggedPacket {
+                protocol: Some(protocol),
+                tcp_flags: None,
+                icmp_type: Some(kind),
+                icmp_code: Some(code),
+                ..syn()
+            };
+            details(&packet).join(" ")
+        };
+        assert_eq!(of(1, 8, 0), "echo-request");
+        assert_eq!(of(58, 128, 0), "echo-request");
+        assert_eq!(of(58, 129, 0), "echo-reply");
+        assert_eq!(of(1, 3, 4), "destination-unreachable/4");
+        assert_eq!(of(58, 3, 0), "time-exceeded");
+        assert_eq!(of(1, 42, 0), "type 42/0");
+        assert_eq!(flags_of(0xc2), "syn+ece+cwr");
+        assert_eq!(flags_of(0x52), "syn+ack+ece");
+        assert_eq!(flags_of(0), "no flags");
     }
 
     #[test]
@@ -334,7 +438,7 @@ mod tests {
             lines,
             [
                 "drop in  tcp 203.0.113.9:51514 > 10.0.0.5:3306 syn 60 B no-match",
-                "accept in  icmp 203.0.113.9       > 10.0.0.5      vlan 7 type 8/0 60 B no-match",
+                "accept in  icmp 203.0.113.9       > 10.0.0.5      vlan 7 echo-request 60 B no-match",
                 "drop   out tcp  10.0.0.5:3306     > 203.0.113.9:51514 syn+ack 60 B rule 7 db \
                  web.yaml:12",
             ]

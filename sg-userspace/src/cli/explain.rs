@@ -24,7 +24,7 @@ use super::explain_args::{Explain, Packet};
 use super::failure::Failure;
 use super::health;
 use super::screen::{Paint, Screen};
-use super::units::{clean, count, place as place_of, span};
+use super::units::{clean, count, nearly, place as place_of, span};
 
 /// An answer with what listens at the port.
 #[derive(Serialize)]
@@ -205,7 +205,7 @@ fn way_text(screen: &Screen, answer: &Answer, way: &Way) -> String {
             let text = format!(
                 "seen {} ago, forgotten in {} without a packet",
                 span(flow.idle_seconds),
-                span(flow.seconds_left)
+                nearly(flow.seconds_left)
             );
             line(&mut out, screen, "", &text);
             if let Some(next) = &way.next {

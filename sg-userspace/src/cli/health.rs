@@ -1,12 +1,82 @@
 //! Warnings about an interface that does not enforce its policy. All commands that print a policy
 //! print them first.
 
+use serde::Serialize;
 use sg_policy::policy::AuditScope;
-use sg_userspace::kernel::Fault;
-use sg_userspace::observe::status::Health;
+use sg_userspace::kernel::{Fault, FaultCode};
+use sg_userspace::observe::attached::Attached;
+use sg_userspace::observe::status::{Condition, Health};
 
 use super::screen::{Paint, Screen, wrapped};
 use super::units::clean;
+
+/// Whether an interface enforces its policy, for views that are about several.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Standing {
+    pub(super) interface: String,
+    pub(super) netns: Option<String>,
+    pub(super) health: Health,
+    pub(super) faults: Vec<Fault>,
+    #[serde(skip)]
+    pub(super) elsewhere: Option<String>,
+}
+
+impl Standing {
+    /// What cannot be found out is a fault, so that the other interfaces are shown all the same.
+    pub(super) fn of(one: &Attached) -> Standing {
+        match one.condition_if_known() {
+            Ok(condition) => Standing::from(condition),
+            Err(error) => {
+                let fault = Fault::new(
+                    FaultCode::Damaged,
+                    error.to_string(),
+                    "`sgctl status` says more",
+                );
+                Standing {
+                    interface: one
+                        .name()
+                        .unwrap_or_else(|| format!("#{}", one.pins.ifindex)),
+                    netns: None,
+                    health: Health::Damaged,
+                    faults: vec![fault],
+                    elsewhere: None,
+                }
+            }
+        }
+    }
+
+    /// See [`warnings`].
+    pub(super) fn warnings(&self, screen: &Screen) -> String {
+        let elsewhere = self.elsewhere.as_deref();
+        warnings(
+            screen,
+            &self.interface,
+            self.health,
+            &self.faults,
+            elsewhere,
+        )
+    }
+}
+
+impl From<Condition> for Standing {
+    fn from(condition: Condition) -> Standing {
+        let elsewhere = condition.elsewhere();
+        let Condition {
+            interface,
+            netns,
+            health,
+            faults,
+            ..
+        } = condition;
+        Standing {
+            interface,
+            netns,
+            health,
+            faults,
+            elsewhere,
+        }
+    }
+}
 
 /// The word for the health, with its colour.
 pub(super) fn word(health: Health) -> (&'static str, Paint) {

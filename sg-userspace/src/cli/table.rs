@@ -49,6 +49,7 @@ const SHORTEST: usize = 10;
 /// At this length of a long column, spare columns are left out before it is shortened further,
 /// unless a table says otherwise.
 const READABLE: usize = 28;
+/// The columns between two columns, unless a table says otherwise.
 const GAP: u16 = 2;
 
 pub(super) struct Table {
@@ -59,6 +60,8 @@ pub(super) struct Table {
     whole: usize,
     /// See [`READABLE`].
     readable: usize,
+    /// See [`GAP`].
+    gap: u16,
 }
 
 impl Table {
@@ -82,7 +85,13 @@ impl Table {
             screen: *screen,
             whole: 0,
             readable: READABLE,
+            gap: GAP,
         }
+    }
+
+    /// Leaves one column only between two columns.
+    pub(super) fn close_up(&mut self) {
+        self.gap = 1;
     }
 
     /// Shortens long columns to so many characters before spare columns are left out.
@@ -115,13 +124,21 @@ impl Table {
         columns.all(|(column, width)| width.is_some() || !matches!(column, Column::Spare(..)))
     }
 
+    /// Whether a row with all columns fits on one line.
+    pub(super) fn has_all_columns(&self) -> bool {
+        let Some(width) = self.screen.width else {
+            return true;
+        };
+        self.fits() && self.widths(width).iter().all(Option::is_some)
+    }
+
     /// Whether a row fits on one line, possibly without some columns.
     pub(super) fn fits(&self) -> bool {
         let Some(width) = self.screen.width else {
             return true;
         };
         let widths: Vec<usize> = self.widths(width).into_iter().flatten().collect();
-        let gaps = usize::from(GAP) * widths.len().saturating_sub(1);
+        let gaps = usize::from(self.gap) * widths.len().saturating_sub(1);
         widths.iter().sum::<usize>() + gaps <= width
     }
 
@@ -132,7 +149,7 @@ impl Table {
             let Some(set) = self.inner.column_mut(index) else {
                 continue;
             };
-            set.set_padding((0, if index == last { 0 } else { GAP }));
+            set.set_padding((0, if index == last { 0 } else { self.gap }));
             if matches!(column, Column::Number(_) | Column::Spare(..)) {
                 set.set_cell_alignment(CellAlignment::Right);
             }
@@ -163,7 +180,7 @@ impl Table {
 
     fn widths(&self, width: usize) -> Vec<Option<usize>> {
         let least = (self.whole, self.readable);
-        widths(&self.columns, &self.contents(), least, width)
+        widths(&self.columns, &self.contents(), least, self.gap, width)
     }
 
     /// Sets the widths of the columns on a terminal. Returns the last column that is shown, and the
@@ -192,7 +209,11 @@ impl Table {
                 Some(width) if width >= content => ColumnConstraint::ContentWidth,
                 Some(width) => {
                     // comfy-table counts the gap as part of the column.
-                    let gap = if index == last { 0 } else { usize::from(GAP) };
+                    let gap = if index == last {
+                        0
+                    } else {
+                        usize::from(self.gap)
+                    };
                     let width = u16::try_from(width + gap).unwrap_or(u16::MAX);
                     ColumnConstraint::Absolute(Width::Fixed(width))
                 }
@@ -212,9 +233,10 @@ fn widths(
     columns: &[Column],
     contents: &[usize],
     (whole, readable): (usize, usize),
+    gap: u16,
     width: usize,
 ) -> Vec<Option<usize>> {
-    let gap = usize::from(GAP);
+    let gap = usize::from(gap);
     let mut ranks: Vec<u8> = columns.iter().filter_map(|column| column.rank()).collect();
     ranks.sort_unstable();
     // Tries to leave out none of the spare columns, then one, and so on.
@@ -340,7 +362,7 @@ mod tests {
             Column::Spare("REPLIES", 3),
         ];
         let contents = [8, 2, 6, 40, 30, 13, 8, 8, 11, 9];
-        let of = |width| widths(&columns, &contents, (26, READABLE), width);
+        let of = |width| widths(&columns, &contents, (26, READABLE), GAP, width);
         let wide = of(200);
         assert!(
             wide.iter().zip(contents).all(|(w, c)| *w == Some(c)),

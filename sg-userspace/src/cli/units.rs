@@ -78,6 +78,17 @@ pub(super) fn span(seconds: u64) -> String {
     }
 }
 
+/// A duration in its largest unit, to the nearest: of five days less a second `5 d`.
+pub(super) fn nearly(seconds: u64) -> String {
+    let unit = match seconds {
+        0..120 => 1,
+        120..7200 => 60,
+        7200..172_800 => 3600,
+        _ => 86_400,
+    };
+    span((seconds + unit / 2) / unit * unit)
+}
+
 /// What is left of a time, rounded up, so that it begins as it was given.
 pub(super) fn left(seconds: f64) -> String {
     match seconds.ceil() as u64 {
@@ -165,6 +176,11 @@ mod tests {
         assert_eq!(span(119), "119 s");
         assert_eq!(span(7199), "119 min");
         assert_eq!(span(400_000), "4 d");
+        assert_eq!(nearly(119), "119 s");
+        assert_eq!(nearly(3570), "60 min");
+        assert_eq!(nearly(7199), "2 h");
+        assert_eq!(nearly(5 * 86_400 - 1), "5 d");
+        assert_eq!(nearly(4 * 86_400 + 3600), "4 d");
         assert_eq!(left(9.2), "10 s");
         assert_eq!(left(3599.3), "60 min");
         assert_eq!(left(7199.9), "2 h");

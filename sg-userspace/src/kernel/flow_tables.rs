@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{HashMap, Map};
 use serde::Serialize;
-use sg_common::flow::{FlowKind, FlowStats, TIMEOUTS, Timeout, is_expired};
+use sg_common::flow::{FlowKind, FlowStats, FlowValue, TIMEOUTS, Timeout, is_expired, seconds};
 use sg_common::flow_entry::{Contents, age, clock};
 use sg_common::flow_table::Table as _;
 use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
@@ -23,7 +23,7 @@ use super::sys;
 /// The use of the table by one kind of flow since the first policy, in both families.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FlowTableUse {
-    /// Flows in the table now, including those that have expired and were not swept yet.
+    /// Flows in the table that have not expired.
     pub live: u64,
     pub entered: u64,
     /// Flows that were evicted for new ones.
@@ -164,10 +164,31 @@ fn remove_flows(
     Ok(removed.iter().sum())
 }
 
-/// The use of the table by both kinds, in the order of [`FlowKind::BOTH`].
-pub fn table_use(pins: &InterfacePins) -> Result<[FlowTableUse; 2], KernelError> {
+/// The use of the table by both kinds, in the order of [`FlowKind::BOTH`]. `timeouts` say which
+/// flows have expired.
+pub fn table_use(
+    pins: &InterfacePins,
+    timeouts: &[u32; TIMEOUTS],
+) -> Result<[FlowTableUse; 2], KernelError> {
+    let mut live = [0; 2];
+    let now = monotonic_now();
+    each_flow(pins, |flow| {
+        let FlowValue {
+            state, last_seen, ..
+        } = flow.value;
+        if !is_expired(now, last_seen, seconds(timeouts, state)) {
+            live[flow.kind as usize] += 1;
+        }
+    })?;
+    table_use_with(pins, live)
+}
+
+/// As [`table_use`], where the live flows have been counted already.
+pub fn table_use_with(
+    pins: &InterfacePins,
+    live: [u64; 2],
+) -> Result<[FlowTableUse; 2], KernelError> {
     let ledger = Ledger::open_to_read(pins)?;
-    let live = FlowTable::open_to_read(pins, &Timeout::defaults())?.live();
     let mut result = [FlowTableUse::default(); 2];
     for (kind, found) in FlowKind::BOTH.into_iter().zip(&mut result) {
         let counted = packet_path_stats(pins, kind)?;

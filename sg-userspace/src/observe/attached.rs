@@ -118,16 +118,8 @@ pub fn attached(bpffs: &Path, scope: &Scope) -> Result<Vec<Attached>, KernelErro
     let found = found
         .into_iter()
         .map(|pins| {
-            let state = match State::read(&pins) {
-                Ok(Some(state)) => Ok(state),
-                Ok(None) => Err("the state record is missing".to_owned()),
-                Err(KernelError::DamagedState { reason, .. }) => Err(reason),
-                // This error does not mean that the record is damaged.
-                Err(error @ KernelError::NotPermitted { .. }) => return Err(error),
-                Err(error) => Err(error.to_string()),
-            };
             let is_wanted = wanted.has(&pins);
-            let one = Attached { pins, state };
+            let one = Attached::read(pins)?;
             let is_wanted = is_wanted || wanted.has_strayed(&one)?;
             Ok(is_wanted.then_some(one))
         })
@@ -217,6 +209,18 @@ pub fn other_layouts(bpffs: &Path, scope: &Scope) -> Result<Vec<KernelError>, Ke
 }
 
 impl Attached {
+    fn read(pins: InterfacePins) -> Result<Attached, KernelError> {
+        let state = match State::read(&pins) {
+            Ok(Some(state)) => Ok(state),
+            Ok(None) => Err("the state record is missing".to_owned()),
+            Err(KernelError::DamagedState { reason, .. }) => Err(reason),
+            // This error does not mean that the record is damaged.
+            Err(error @ KernelError::NotPermitted { .. }) => return Err(error),
+            Err(error) => Err(error.to_string()),
+        };
+        Ok(Attached { pins, state })
+    }
+
     /// The interface's name, from the kernel if it still exists, or else from its record.
     pub fn name(&self) -> Option<String> {
         let is_here = netns::cookie().is_ok_and(|cookie| cookie == self.pins.netns_cookie);
@@ -231,16 +235,32 @@ impl Attached {
         })
     }
 
-    /// The names of the other interfaces of its attachment, which share its flows.
-    pub fn shared_with(&self) -> Vec<String> {
-        let others = self.pins.of_attachment().unwrap_or_default().into_iter();
-        let others = others.filter(|other| *other != self.pins);
-        others
-            .map(|pins| {
-                let state = State::read(&pins).ok().flatten();
-                state.map_or_else(|| format!("#{}", pins.ifindex), |state| state.interface)
+    /// The other interfaces of its attachment, which share its flows.
+    pub fn others(&self) -> Vec<Attached> {
+        let all = self.pins.of_attachment().unwrap_or_default().into_iter();
+        let others = all.filter(|other| *other != self.pins);
+        let read = |pins: InterfacePins| {
+            Attached::read(pins.clone()).unwrap_or_else(|error| Attached {
+                pins,
+                state: Err(error.to_string()),
             })
-            .collect()
+        };
+        others.map(read).collect()
+    }
+
+    /// The names of the other interfaces of its attachment.
+    pub fn shared_with(&self) -> Vec<String> {
+        let others = self.others().into_iter();
+        others.map(|other| other.recorded_name()).collect()
+    }
+
+    /// The name in its record, or else its index.
+    fn recorded_name(&self) -> String {
+        let state = self.state.as_ref();
+        state.map_or_else(
+            |_| format!("#{}", self.pins.ifindex),
+            |state| state.interface.clone(),
+        )
     }
 
     /// The record, or an error with its remedy.

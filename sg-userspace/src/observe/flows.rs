@@ -51,10 +51,10 @@ pub struct Flow {
     pub rule: Option<Arc<FlowRule>>,
     /// Its ports, or what stands in their place.
     #[serde(skip)]
-    numbers: (u16, u16),
+    pub numbers: (u16, u16),
     /// The tick in which it was entered.
     #[serde(skip)]
-    created: u32,
+    pub created: u32,
 }
 
 fn as_rule<S: Serializer>(rule: &Option<Arc<FlowRule>>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -118,6 +118,12 @@ impl FlowState {
             FlowState::Cut => state_name(CUT),
         }
     }
+
+    /// The name without the protocol, where that stands beside it: `time-wait`.
+    pub fn short(self) -> &'static str {
+        let name = self.name();
+        name.strip_prefix("tcp-").unwrap_or(name)
+    }
 }
 
 impl Serialize for FlowState {
@@ -176,12 +182,22 @@ pub enum StateChoice {
 }
 
 impl StateChoice {
-    /// Parses a name as in the list, or `half-open` and `established`. `None` if it is neither.
+    /// Parses a name as it is listed, or `half-open` and `established`, which are kinds and not
+    /// short names of states. `None` if it is neither.
     pub fn of(name: &str) -> Option<StateChoice> {
         let kinds = FlowKind::BOTH.map(|kind| (kind.name(), StateChoice::Kind(kind)));
-        let states = FlowState::all().map(|state| (state.name(), StateChoice::State(state)));
+        let of = |name: fn(FlowState) -> &'static str| {
+            FlowState::all().map(move |state| (name(state), StateChoice::State(state)))
+        };
+        let states = of(FlowState::name).chain(of(FlowState::short));
         let mut all = kinds.into_iter().chain(states);
         all.find_map(|(known, choice)| (known == name).then_some(choice))
+    }
+
+    /// The names of all of them.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        let kinds = FlowKind::BOTH.into_iter().map(FlowKind::name);
+        kinds.chain(FlowState::all().map(FlowState::name))
     }
 
     fn means(self, flow: &Flow) -> bool {
@@ -212,6 +228,19 @@ pub enum Sort {
 }
 
 impl Sort {
+    /// Each with its name.
+    pub const ALL: [(&str, Sort); 9] = [
+        ("seen", Sort::Seen),
+        ("age", Sort::Age),
+        ("left", Sort::Left),
+        ("proto", Sort::Proto),
+        ("state", Sort::State),
+        ("local", Sort::Local),
+        ("remote", Sort::Remote),
+        ("port", Sort::Port),
+        ("rule", Sort::Rule),
+    ];
+
     fn compare(self, a: &Flow, b: &Flow) -> Ordering {
         let first = match self {
             Sort::Seen => Ordering::Equal,
@@ -262,8 +291,9 @@ impl Flow {
 pub struct Listing {
     /// At most as many as were wanted, in the order that was wanted.
     pub flows: Vec<Flow>,
-    /// How many flows there are.
+    /// How many flows there are, and how many of each kind, in the order of [`FlowKind::BOTH`].
     pub total: usize,
+    pub live: [u64; 2],
     /// How many of them fit what was wanted.
     pub matching: usize,
 }
@@ -329,6 +359,7 @@ pub fn list(attached: &Attached, wanted: &Wanted) -> Result<Listing, KernelError
             return;
         };
         listing.total += 1;
+        listing.live[flow.kind as usize] += 1;
         let ends = Ends {
             direction: entry.value.opened_by(),
             protocol: flow.protocol,

@@ -99,7 +99,7 @@ impl Sampler {
                 self.condition.clone(),
                 (None, Origin::Attachment),
             ),
-            flows: table_use(self.pins())?,
+            flows: table_use(self.pins(), &state.timeouts)?,
             max_flows: state.max_flows,
             unconfirmed: Unconfirmed::of(state),
             candidate: candidate.map(|(status, _)| status),

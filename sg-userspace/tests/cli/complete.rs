@@ -40,6 +40,8 @@ fn questions(world: &World) -> Vec<(String, String)> {
         asked("sgctl lab builtin:tke-minimal --set peer", "peer-clusters="),
         asked("sgctl explain builtin:tke outb", "outbound"),
         asked("sgctl log --reason malf", "malformed"),
+        asked("sgctl flows --state half", "half-open"),
+        asked("sgctl flows --sort rem", "remote"),
     ]
 }
 

@@ -142,7 +142,7 @@ fn filters_and_orders() {
             "no rule of the policy in force has the name",
         ),
         (&["--sort", "packets"], "are counted by rule"),
-        (&["--state", "tcp"], "expected half-open"),
+        (&["--state", "tcp"], "expected one of half-open"),
         (&["--port", "ssh"], "is not a port"),
         (&["--from", "10.1.2.3/8"], "10.1.2.3/8"),
     ] {

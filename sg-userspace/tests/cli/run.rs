@@ -231,7 +231,7 @@ fn packets_of_rules_with_log_are_printed() {
     running.says("applied p on nic");
     world.ping_node(1);
     running.says(
-        "drop in  icmp 192.0.2.2         > 192.0.2.1     type 8/0 98 B rule 1 no-ping p.yaml:2",
+        "drop in  icmp 192.0.2.2         > 192.0.2.1     echo-request 98 B rule 1 no-ping p.yaml:2",
     );
     // Events still arrive after a reload, because the ring outlives the policy.
     std::fs::write(&path, text.replace("name: p", "name: q\n")).unwrap();
@@ -242,7 +242,7 @@ fn packets_of_rules_with_log_are_printed() {
     std::fs::write(&path, text).unwrap();
     running.says("reloaded r");
     world.ping_node(1);
-    running.says("type 8/0 98 B no-match");
+    running.says("echo-request 98 B no-match");
 }
 
 /// Proves O2: while the reader sleeps, packets are judged. Each is printed with its own time.

@@ -239,7 +239,7 @@ fn a_frame_fits_the_terminal() {
         assert!(said.contains(" 41 accept icmp from any"), "{first}");
         assert_eq!(said.matches(" total ").count(), 2, "{first}");
         assert!(
-            first.contains("that count less: `sgctl counters --iface nic`"),
+            first.contains("more rows: `sgctl counters --iface nic`"),
             "{first}"
         );
         // The `^C` that the terminal echoes is erased again.

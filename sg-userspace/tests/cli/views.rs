@@ -258,3 +258,74 @@ fn views_in_a_pipe_and_a_c_locale() {
         });
     }
 }
+
+/// Proves C12: each view says that an interface of its attachment is not enforced any more, also
+/// where it is about another one, whose flows it shares, and while somebody follows.
+#[test]
+fn every_view_says_that_an_interface_is_not_enforced() {
+    let world = World::new();
+    world.add_pair("second", "other");
+    let policy = file(world.dir.path(), "seen.yaml", POLICY);
+    let words = ["apply", &policy, "--iface", "nic", "--iface", "second"];
+    world.run(&words).ok();
+    let says = "second is not enforcing (interface gone)";
+    for command in ["flows", "log", "counters"] {
+        let all = world.run(&[command]).ok().all();
+        assert!(!all.contains("not enforcing"), "{command}: {all}");
+    }
+    let following = Running::following(&world, &[], "192.0.2.1:1003", || {
+        world.send_udp_to_node(1003);
+    });
+    super::world::ip(&["-n", &world.node, "link", "del", "second"]);
+    for command in ["flows", "log", "counters"] {
+        let all = world.run(&[command]).ok().all();
+        assert!(all.contains(says), "{command}: {all}");
+    }
+    let listed = world.run(&["flows", "--iface", "nic"]).ok().out;
+    assert!(listed.contains(says), "{listed}");
+    let listed = world.run(&["flows", "--json"]).ok().json();
+    let interfaces = &listed[0]["interfaces"];
+    assert_eq!(interfaces[0]["interface"], "nic", "{listed}");
+    assert_eq!(interfaces[0]["health"], "enforcing", "{listed}");
+    assert_eq!(interfaces[1]["interface"], "second", "{listed}");
+    assert_eq!(interfaces[1]["health"], "interface-gone", "{listed}");
+    assert_eq!(
+        interfaces[1]["faults"][0]["code"], "interface-gone",
+        "{listed}"
+    );
+    // Only what is asked for: `log` is about the events of this one.
+    let all = world.run(&["log", "--iface", "nic"]).ok().all();
+    assert!(!all.contains("not enforcing"), "{all}");
+    // It looks every few seconds.
+    std::thread::sleep(Duration::from_secs(4));
+    let (code, err) = following.end(Signal::SIGINT);
+    assert_eq!(code, Some(0));
+    assert_eq!(err.matches(says).count(), 1, "{err}");
+}
+
+/// Proves O3: that no event fits is not said as if nothing was dropped, for what nobody logs and
+/// nobody watches leaves none.
+#[test]
+fn an_empty_log_does_not_say_that_nothing_was_dropped() {
+    let world = World::new();
+    let policy = file(world.dir.path(), "seen.yaml", POLICY);
+    world.run(&["apply", &policy, "--iface", "nic"]).ok();
+    let why = "what is dropped leaves one where the policy logs it (`log: true` of its rule, \
+               `log-no-match`) or while somebody watches (--follow)";
+    let none = world.run(&["log"]).ok();
+    assert_eq!(none.out, "");
+    assert!(
+        none.err.contains(&format!("no event is there: {why}")),
+        "{}",
+        none.err
+    );
+    // Another event is there, and of this drop there is none.
+    send(&world, [0, 1, 1]);
+    shows("counters", &1, || {
+        of_json(&world.run(&["counters", "--json"]).ok().json()[0])[2]
+    });
+    let none = world.run(&["log", "--port", "1003"]).ok();
+    assert_eq!(none.out, "");
+    let said = format!("no event that is there fits the filter: {why}");
+    assert!(none.err.contains(&said), "{}", none.err);
+}

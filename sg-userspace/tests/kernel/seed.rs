@@ -148,7 +148,9 @@ fn connections_that_exist_go_on_and_no_new_ones_are_made() {
             assert!(inbound >= before_in + done, "{inbound} inbound");
             assert!(outbound >= before_out + done, "{outbound} outbound");
         }
-        let use_ = table_use(&node.attached().pins).unwrap_or_else(|e| panic!("{e}"));
+        let one = node.attached();
+        let timeouts = one.state().expect("it has a record").timeouts;
+        let use_ = table_use(&one.pins, &timeouts).unwrap_or_else(|e| panic!("{e}"));
         let established = use_[FlowKind::Established as usize];
         assert_eq!(
             (established.live, established.entered, established.evicted),
@@ -393,7 +395,8 @@ fn a_seeded_flow_is_gone_after_its_end_and_its_timeout() {
         let deadline = Instant::now() + Duration::from_secs(20);
         let live = |kind: FlowKind| {
             sweep(&pins, &policy.timeouts, monotonic_now()).unwrap_or_else(|e| panic!("{e}"));
-            table_use(&pins).unwrap_or_else(|e| panic!("{e}"))[kind as usize].live
+            let found = table_use(&pins, &policy.timeouts);
+            found.unwrap_or_else(|e| panic!("{e}"))[kind as usize].live
         };
         while live(FlowKind::Established) > 1 {
             assert!(Instant::now() < deadline, "{:#?}", node.flows());

@@ -49,6 +49,8 @@ fn with_values(command: Command) -> Command {
                 (_, "NAME=VALUE[,VALUE...]") => arg.add(ArgValueCompleter::new(values::sets)),
                 (_, "NAME|POSITION") => arg.add(ArgValueCompleter::new(values::rules)),
                 (_, "REASON") => arg.add(ArgValueCompleter::new(values::reasons)),
+                (_, "STATE") => arg.add(ArgValueCompleter::new(values::states)),
+                (_, "COLUMN") => arg.add(ArgValueCompleter::new(values::columns)),
                 (_, "PROTO") => arg.add(ArgValueCompleter::new(values::protocols)),
                 (_, "GENERATION") | ("generation", _) => {
                     arg.add(ArgValueCompleter::new(values::generations))

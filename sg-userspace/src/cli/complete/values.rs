@@ -10,6 +10,7 @@ use sg_common::verdict::Reason;
 use sg_policy::policy::{Builtin, Protocol, builtins, load, protocol_name};
 use sg_userspace::kernel::history::history;
 use sg_userspace::kernel::interfaces as of_kernel;
+use sg_userspace::observe::flows::{Sort, StateChoice};
 
 use super::line::Line;
 
@@ -159,6 +160,20 @@ pub(super) fn reasons(current: &OsStr) -> Candidates {
     beginning(current, names.iter().map(|name| candidate(*name, "")))
 }
 
+/// The states and kinds of flows.
+pub(super) fn states(current: &OsStr) -> Candidates {
+    beginning(
+        current,
+        StateChoice::names().map(|name| candidate(name, "")),
+    )
+}
+
+/// What flows are sorted by.
+pub(super) fn columns(current: &OsStr) -> Candidates {
+    let names = Sort::ALL.map(|(name, _)| candidate(name, ""));
+    beginning(current, names)
+}
+
 pub(super) fn protocols(current: &OsStr) -> Candidates {
     let names = PROTOCOLS.map(|number| protocol_name(Protocol::Number(number)));
     beginning(current, names.map(|name| candidate(name, "")))
@@ -202,6 +217,9 @@ mod tests {
         assert_eq!(values(&templates(OsStr::new("ba"))), ["bastion"]);
         assert_eq!(values(&protocols(OsStr::new("icmp"))), ["icmp", "icmpv6"]);
         assert_eq!(values(&reasons(OsStr::new("no"))), ["no-match", "non-ip"]);
+        let states = values(&states(OsStr::new("tcp-cl")));
+        assert_eq!(states, ["tcp-close-wait", "tcp-close"]);
+        assert_eq!(values(&columns(OsStr::new("p"))), ["proto", "port"]);
         let words = values(&question(OsStr::new("inb")));
         assert_eq!(words, ["inbound"]);
     }

@@ -128,8 +128,13 @@ impl Choice {
             .collect();
         let zeros = rows.len() - shown.len();
         if let Some(key) = self.key(has_rates) {
-            // Rows that are equal keep their order.
-            shown.sort_by(|a, b| rows[*b].by(key).total_cmp(&rows[*a].by(key)));
+            // Of rows that are equal the one with more packets comes first, then they keep their
+            // order.
+            let counted = |i: usize| rows[i].packets + rows[i].replies;
+            shown.sort_by(|a, b| {
+                let by_key = rows[*b].by(key).total_cmp(&rows[*a].by(key));
+                by_key.then(counted(*b).cmp(&counted(*a)))
+            });
         }
         let top = self.top.map_or(shown.len(), |top| top as usize);
         let lower = shown.len().saturating_sub(top);
@@ -211,11 +216,12 @@ mod tests {
         };
         for (key, order) in [
             (Key::Position, [0, 1, 2, 3, 4]),
-            (Key::Packets, [2, 4, 0, 1, 3]),
-            (Key::Bytes, [0, 4, 2, 1, 3]),
-            (Key::Rate, [4, 2, 0, 1, 3]),
-            (Key::BitRate, [4, 2, 0, 1, 3]),
-            (Key::Replies, [3, 4, 0, 1, 2]),
+            (Key::Packets, [4, 2, 0, 3, 1]),
+            (Key::Bytes, [0, 4, 2, 3, 1]),
+            // Of rows without a rate the one that has counted more comes first.
+            (Key::Rate, [4, 2, 3, 0, 1]),
+            (Key::BitRate, [4, 2, 3, 0, 1]),
+            (Key::Replies, [3, 4, 2, 0, 1]),
         ] {
             assert_eq!(pick(by(key, None), true), (order.to_vec(), 0, 0), "{key:?}");
             let three = order[..3].to_vec();
@@ -225,7 +231,7 @@ mod tests {
             top: Some(2),
             ..nonzero
         };
-        assert_eq!(pick(top, false), (vec![2, 4], 1, 2), "by packets");
+        assert_eq!(pick(top, false), (vec![4, 2], 1, 2), "by packets");
         assert_eq!(pick(top, true), (vec![4, 2], 1, 2), "by rate");
         assert!(!all.is_sorted(true) && top.is_sorted(true) && top.is_sorted(false));
         assert!(by(Key::Rate, None).needs_rates() && !by(Key::Bytes, None).needs_rates());

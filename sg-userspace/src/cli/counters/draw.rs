@@ -114,8 +114,7 @@ fn left_out(one: &Counters, rows: &Rows<'_>, is_too_low: bool) -> Option<String>
     };
     let lower = match rows.lower {
         0 => None,
-        1 => Some("and 1 row that counts less".to_owned()),
-        n => Some(format!("and {} that count less", count(n, "row"))),
+        n => Some(format!("and {}", count(n, "more row"))),
     };
     let parts: Vec<String> = lower.into_iter().chain(zeros).collect();
     let how = match is_too_low {
@@ -131,7 +130,7 @@ enum Words {
     Long,
     /// Directions are short.
     Shorter,
-    /// And what was dropped of a total has a row of its own, which needs no words.
+    /// And what was accepted and dropped of a total has rows of its own, which need no words.
     Shortest,
 }
 
@@ -223,20 +222,9 @@ impl Filling<'_> {
     }
 
     fn total(&mut self, one: &Counters, total: &Totals) {
-        let parts = [("audited", total.audited), ("dropped", total.dropped)];
-        let parts = parts
-            .into_iter()
-            .filter(|(what, n)| *what == "dropped" || *n > 0);
         let description = match self.words {
             Words::Shortest => String::new(),
-            Words::Long | Words::Shorter => {
-                // What is audited has passed, but was not accepted.
-                let accepted = thousands(total.accepted - total.audited);
-                let others = parts
-                    .clone()
-                    .map(|(what, n)| format!(", {} {what}", thousands(n)));
-                format!("{accepted} accepted{}", others.collect::<String>())
-            }
+            Words::Long | Words::Shorter => passed_and_not(total),
         };
         let rate = self.rates.map(|rates| rates.of_total(one, total));
         // This column is never shortened, because users look for the totals first.
@@ -249,10 +237,17 @@ impl Filling<'_> {
         ];
         self.summed(total.direction, "total", description, numbers);
         if self.words == Words::Shortest {
-            for (what, n) in parts {
+            let audited = (total.audited > 0).then_some(("of it audited", total.audited));
+            let parts = [
+                Some(("accepted", total.accepted)),
+                audited,
+                Some(("dropped", total.dropped)),
+            ];
+            for (words, n) in parts.into_iter().flatten() {
                 let empty = String::new;
                 let numbers = [thousands(n), empty(), empty(), empty()];
-                self.summed(total.direction, what, empty(), numbers);
+                self.table.keep(words);
+                self.summed(total.direction, "", words.into(), numbers);
             }
         }
     }
@@ -303,6 +298,16 @@ impl Filling<'_> {
         cells.push((replies.unwrap_or_default(), plain));
         self.table.row(cells);
     }
+}
+
+/// `32 accepted (4 audited), 14 dropped`: what passed only because of an audit has passed.
+fn passed_and_not(total: &Totals) -> String {
+    let audited = match total.audited {
+        0 => String::new(),
+        n => format!(" ({} audited)", thousands(n)),
+    };
+    let (accepted, dropped) = (thousands(total.accepted), thousands(total.dropped));
+    format!("{accepted} accepted{audited}, {dropped} dropped")
 }
 
 /// Padded to the widest rate, so that columns do not move while numbers change.
@@ -397,6 +402,8 @@ mod tests {
                     let has_replies = heading.contains("REPLIES");
                     assert_eq!(whole, 3 + usize::from(has_replies), "{width}:\n{text}");
                     assert_eq!(text.matches("1,234").count(), 2, "{width}:\n{text}");
+                    let accepted = thousands(largest - 1234);
+                    assert_eq!(text.matches(&accepted).count(), 2, "{width}:\n{text}");
                     if width >= 80 && largest < 10_000_000 {
                         let numbers = ["PACKETS", "BYTES", "REPLIES"];
                         let rates = ["PKT/S", "BIT/S"].iter().filter(|_| rates.is_some());
@@ -407,6 +414,31 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// `accepted` is what passed, as in JSON and CSV, whatever the width: what is audited is a part
+    /// of it and never beside it.
+    #[test]
+    fn what_is_audited_is_a_part_of_what_is_accepted() {
+        let mut one = counters(9_999_999);
+        one.totals[0].audited = 4321;
+        let text = drawn(&one, 200, None, Choice::default());
+        let words = "9,998,765 accepted (4,321 audited), 1,234 dropped";
+        assert!(text.contains(words), "{text}");
+        let rates = Rates::since(Some(Reading::of(&[counters(1)])));
+        let text = drawn(&one, 80, Some(&rates), Choice::default());
+        let rows = text.lines().filter(|line| line.starts_with("in ")).skip(3);
+        let rows = rows.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        let rows: Vec<String> = rows.filter(|row| !row.contains("total")).collect();
+        assert_eq!(
+            rows[rows.len() - 3..],
+            [
+                "in accepted 9,998,765",
+                "in of it audited 4,321",
+                "in dropped 1,234"
+            ],
+            "{text}"
+        );
     }
 
     #[test]
@@ -447,7 +479,7 @@ mod tests {
             })
             .collect();
         assert_eq!(actions, ["drop", "accept", "0", "0"], "{text}");
-        let note = "and 1 row that counts less; 1 row is at zero\n";
+        let note = "and 1 more row; 1 row is at zero\n";
         assert!(text.ends_with(note), "{text}");
     }
 }

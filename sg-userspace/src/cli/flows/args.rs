@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use sg_userspace::observe::attached::Attached;
-use sg_userspace::observe::flows::{FlowState, Sort, StateChoice, Wanted};
+use sg_userspace::observe::flows::{Sort, StateChoice, Wanted};
 
 use super::listed::{Listed, SHOWN, listed};
 use crate::cli::context::{Context, Ifaces, Json};
@@ -89,38 +89,27 @@ pub(in crate::cli) struct Flows {
 
 fn state(name: &str) -> Result<StateChoice, String> {
     StateChoice::of(name).ok_or_else(|| {
-        let names: Vec<&str> = FlowState::all().map(FlowState::name).collect();
-        format!(
-            "expected half-open, established, or one of {}",
-            names.join(", ")
-        )
+        let names: Vec<&str> = StateChoice::names().collect();
+        format!("expected one of {}", names.join(", "))
     })
 }
 
 fn sort(name: &str) -> Result<Sort, String> {
-    Ok(match name {
-        "seen" | "idle" => Sort::Seen,
-        "age" => Sort::Age,
-        "left" => Sort::Left,
-        "proto" => Sort::Proto,
-        "state" => Sort::State,
-        "local" => Sort::Local,
-        "remote" => Sort::Remote,
-        "port" => Sort::Port,
-        "rule" => Sort::Rule,
-        "packets" | "bytes" => {
-            return Err(
-                "the table has no counts of single flows; packets and bytes are counted by \
-                        rule: see `sgctl counters`"
-                    .to_owned(),
-            );
+    let known = Sort::ALL.into_iter().find(|(known, _)| *known == name);
+    match (known, name) {
+        (Some((_, sort)), _) => Ok(sort),
+        // The name of its column.
+        (None, "idle") => Ok(Sort::Seen),
+        (None, "packets" | "bytes") => Err(
+            "the table has no counts of single flows; packets and bytes are counted by rule: see \
+             `sgctl counters`"
+                .to_owned(),
+        ),
+        (None, _) => {
+            let names = Sort::ALL.map(|(name, _)| name);
+            Err(format!("expected one of {}", names.join(", ")))
         }
-        _ => {
-            return Err(
-                "expected seen, age, left, proto, state, local, remote, port or rule".to_owned(),
-            );
-        }
-    })
+    }
 }
 
 impl Flows {

@@ -2,12 +2,13 @@
 
 use serde::Serialize;
 use sg_userspace::kernel::Fault;
-use sg_userspace::kernel::flow_tables::{FlowTableUse, table_use};
+use sg_userspace::kernel::flow_tables::{FlowTableUse, table_use_with};
 use sg_userspace::observe::attached::Attached;
 use sg_userspace::observe::flows::{Flow, Wanted, list};
-use sg_userspace::observe::status::{Condition, Health};
+use sg_userspace::observe::status::Health;
 
 use crate::cli::failure::Failure;
+use crate::cli::health::Standing;
 
 /// How many flows are printed for people, unless they say otherwise.
 pub(super) const SHOWN: usize = 100;
@@ -20,11 +21,11 @@ pub(super) struct Listed {
     /// Whether the policy is in force on the interface, with its faults, as in `status`.
     pub(super) health: Health,
     pub(super) faults: Vec<Fault>,
-    #[serde(skip)]
-    pub(super) elsewhere: Option<String>,
     /// The other interfaces that share this table. Left out if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) shared_with: Vec<String>,
+    /// All interfaces that share it, this one first: each may be without its policy.
+    pub(super) interfaces: Vec<Standing>,
     /// The number of flows in the table, whatever the filters and the limit.
     pub(super) total: usize,
     /// How many of them the filters take, whatever the limit.
@@ -42,23 +43,18 @@ pub(super) struct Tables {
 
 pub(super) fn listed(one: &Attached, wanted: &Wanted) -> Result<Listed, Failure> {
     let listing = list(one, wanted)?;
-    let [half_open, established] = table_use(&one.pins)?;
-    let condition = one.condition_if_known()?;
-    let elsewhere = condition.elsewhere();
-    let Condition {
-        interface,
-        netns,
-        health,
-        faults,
-        ..
-    } = condition;
+    let [half_open, established] = table_use_with(&one.pins, listing.live)?;
+    let own = Standing::from(one.condition_if_known()?);
+    let others = one.others();
+    let mut interfaces = vec![own.clone()];
+    interfaces.extend(others.iter().map(Standing::of));
     Ok(Listed {
-        interface,
-        netns,
-        health,
-        faults,
-        elsewhere,
+        interface: own.interface,
+        netns: own.netns,
+        health: own.health,
+        faults: own.faults,
         shared_with: one.shared_with(),
+        interfaces,
         total: listing.total,
         matching: listing.matching,
         tables: Tables {

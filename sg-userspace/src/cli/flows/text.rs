@@ -5,13 +5,12 @@ use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 use sg_policy::policy::{Endpoint, Protocol, protocol_name, titled};
-use sg_userspace::observe::flows::{Flow, FlowState};
+use sg_userspace::observe::flows::{Flow, FlowState, Opened};
 
 use super::super::failure::Failure;
-use super::super::health;
 use super::super::screen::{Paint, Screen, clip};
 use super::super::table::{Column, Table};
-use super::super::units::{clean, count, span, thousands};
+use super::super::units::{clean, count, nearly, span, thousands};
 use super::listed::{Listed, Tables};
 
 /// From so many flows on they are plain lines: a table is built whole before it is printed.
@@ -44,24 +43,21 @@ pub(super) fn text(screen: &Screen, listed: &[Listed]) -> String {
         if one.flows.is_empty() {
             continue;
         }
-        let columns = [
-            Column::Text("PROTO"),
-            Column::Text("LOCAL"),
-            Column::Text("REMOTE"),
-            Column::SpareText("OPENED", 3),
-            Column::Text("STATE"),
-            Column::Spare("AGE", 1),
-            Column::Number("IDLE"),
-            Column::Spare("LEFT", 2),
-            Column::Flexible("RULE"),
+        let tables = [
+            (Words::Long, false),
+            (Words::Short, false),
+            (Words::Short, true),
         ];
-        let mut table = Table::new(screen, &columns);
-        for flow in &one.flows {
-            table.row(cells(flow));
-        }
-        match table.fits() {
-            true => out.push_str(&table.render()),
-            false => one
+        let mut tables = tables.into_iter().map(|(words, is_close)| {
+            let mut table = table(screen, &one.flows, words);
+            if is_close {
+                table.close_up();
+            }
+            table
+        });
+        match tables.find(Table::has_all_columns) {
+            Some(table) => out.push_str(&table.render()),
+            None => one
                 .flows
                 .iter()
                 .for_each(|flow| block(screen, &mut out, flow)),
@@ -69,6 +65,37 @@ pub(super) fn text(screen: &Screen, listed: &[Listed]) -> String {
         out.push_str(&closing(screen, one));
     }
     out
+}
+
+/// How much room words take.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Words {
+    Long,
+    /// Directions are short, a state is without its protocol, and a rule is its number and name.
+    Short,
+}
+
+/// A row for each flow. Of the columns only that of the rule is shortened.
+fn table(screen: &Screen, flows: &[Flow], words: Words) -> Table {
+    let columns = [
+        Column::Text("PROTO"),
+        Column::Text("LOCAL"),
+        Column::Text("REMOTE"),
+        Column::Text(match words {
+            Words::Long => "OPENED",
+            Words::Short => "DIR",
+        }),
+        Column::Text("STATE"),
+        Column::Number("AGE"),
+        Column::Number("IDLE"),
+        Column::Number("LEFT"),
+        Column::Flexible("RULE"),
+    ];
+    let mut table = Table::new(screen, &columns);
+    for flow in flows {
+        table.row(cells(flow, words));
+    }
+    table
 }
 
 /// The interfaces and how many flows there are, with what is wrong.
@@ -84,18 +111,13 @@ fn heading(screen: &Screen, one: &Listed) -> String {
             count(one.total, "flow")
         ),
     };
+    let warnings = one.interfaces.iter().map(|it| it.warnings(screen));
     format!(
         "{}{}  {flows}{}\n{}",
         screen.paint(Paint::Bold, clean(&names.join(", "))),
         clean(&place.unwrap_or_default()),
         evicted(&one.tables),
-        health::warnings(
-            screen,
-            &one.interface,
-            one.health,
-            &one.faults,
-            one.elsewhere.as_deref(),
-        )
+        warnings.collect::<String>()
     )
 }
 
@@ -140,39 +162,82 @@ fn rule_of(flow: &Flow) -> String {
     rule.unwrap_or_else(|| "-".into())
 }
 
-/// A flow on several lines, for a terminal that is too narrow for a row.
-fn block(screen: &Screen, out: &mut String, flow: &Flow) {
-    let _ = writeln!(
-        out,
-        "{} {}\n  with {}",
-        protocol_name(Protocol::Number(flow.protocol)),
-        endpoint(flow.local, flow.local_port, flow.icmp_id),
-        endpoint(flow.remote, flow.remote_port, None),
-    );
-    let line = format!(
-        "  opened {}, {}, age {}, idle {}, {} left, rule {}",
-        flow.opened.name(),
-        flow.state.name(),
-        span(flow.age_seconds),
-        span(flow.idle_seconds),
-        span(flow.seconds_left),
-        rule_of(flow)
-    );
-    let _ = writeln!(out, "{}", screen.paint(Paint::Dim, line));
+/// The same in short: `3 ssh`, or without a name what it matches.
+fn short_rule_of(flow: &Flow) -> String {
+    let Some(rule) = flow.rule.as_ref().filter(|_| !flow.is_seeded) else {
+        return if flow.is_seeded { "seeded" } else { "-" }.to_owned();
+    };
+    let name = rule.name.as_ref().unwrap_or(&rule.summary);
+    match rule.position {
+        Some(position) => format!("{position} {name}"),
+        None => format!("gone {name}"),
+    }
 }
 
-fn cells(flow: &Flow) -> Vec<(String, Option<Paint>)> {
-    let state = (flow.state == FlowState::Cut).then_some(Paint::Red);
+/// A flow on several lines, for a terminal that is too narrow for a row.
+fn block(screen: &Screen, out: &mut String, flow: &Flow) {
+    let local = format!(
+        "{} {}",
+        protocol_name(Protocol::Number(flow.protocol)),
+        endpoint(flow.local, flow.local_port, flow.icmp_id)
+    );
+    let remote = format!("with {}", endpoint(flow.remote, flow.remote_port, None));
+    // An end is not broken.
+    let room = screen.width.unwrap_or(usize::MAX);
+    let gap = match local.len() + 1 + remote.len() <= room {
+        true => " ",
+        false => "\n  ",
+    };
+    let _ = writeln!(out, "{local}{gap}{remote}");
+    let parts = [
+        format!("opened {}", flow.opened.name()),
+        flow.state.name().to_owned(),
+        format!("age {}", span(flow.age_seconds)),
+        format!("idle {}", span(flow.idle_seconds)),
+        format!("{} left", nearly(flow.seconds_left)),
+        format!("rule {}", rule_of(flow)),
+    ];
+    // Nor is a number broken off from its unit: each of these stays whole, with its comma.
+    const AROUND: usize = "  ".len() + ", ".len() + ",".len();
+    let mut lines: Vec<String> = Vec::new();
+    for part in parts {
+        match lines.last_mut() {
+            Some(line) if line.len() + part.len() + AROUND <= room => {
+                let _ = write!(line, ", {part}");
+            }
+            _ => lines.push(part),
+        }
+    }
+    for line in lines {
+        let _ = writeln!(out, "{}", screen.paint(Paint::Dim, format!("  {line}")));
+    }
+}
+
+fn cells(flow: &Flow, words: Words) -> Vec<(String, Option<Paint>)> {
+    let paint = (flow.state == FlowState::Cut).then_some(Paint::Red);
+    let (opened, state) = (flow.opened.name(), flow.state.name());
+    let (opened, state, rule) = match words {
+        Words::Long => (opened, state, rule_of(flow)),
+        Words::Short => (
+            match flow.opened {
+                Opened::Inbound => "in",
+                Opened::Outbound => "out",
+                Opened::Unknown => "?",
+            },
+            flow.state.short(),
+            short_rule_of(flow),
+        ),
+    };
     vec![
         (protocol_name(Protocol::Number(flow.protocol)), None),
         (endpoint(flow.local, flow.local_port, flow.icmp_id), None),
         (endpoint(flow.remote, flow.remote_port, None), None),
-        (flow.opened.name().to_owned(), None),
-        (flow.state.name().to_owned(), state),
+        (opened.to_owned(), None),
+        (state.to_owned(), paint),
         (span(flow.age_seconds), None),
         (span(flow.idle_seconds), None),
-        (span(flow.seconds_left), None),
-        (rule_of(flow), Some(Paint::Dim)),
+        (nearly(flow.seconds_left), None),
+        (rule, Some(Paint::Dim)),
     ]
 }
 
@@ -268,12 +333,12 @@ fn row(out: &mut String, flow: &Flow, widths: &[usize; 9]) {
     });
     pad(out, opened, false, |out| out.push_str(flow.opened.name()));
     pad(out, state, false, |out| out.push_str(flow.state.name()));
-    for (width, seconds) in [
-        (age, flow.age_seconds),
-        (idle, flow.idle_seconds),
-        (left, flow.seconds_left),
+    for (width, text) in [
+        (age, span(flow.age_seconds)),
+        (idle, span(flow.idle_seconds)),
+        (left, nearly(flow.seconds_left)),
     ] {
-        pad(out, width, true, |out| out.push_str(&span(seconds)));
+        pad(out, width, true, |out| out.push_str(&text));
     }
     out.push_str(&clean(&rule_of(flow)));
     end_line(out);
@@ -296,4 +361,169 @@ fn pad(out: &mut String, width: usize, is_number: bool, write: impl FnOnce(&mut 
 fn end_line(out: &mut String) {
     out.truncate(out.trim_end_matches(' ').len());
     out.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sg_common::flow::{FlowKind, Timeout};
+    use sg_common::verdict::Direction;
+    use sg_userspace::kernel::flow_tables::FlowTableUse;
+    use sg_userspace::kernel::{Fault, FaultCode};
+    use sg_userspace::observe::flows::FlowRule;
+    use sg_userspace::observe::status::Health;
+
+    use super::*;
+    use crate::cli::health::Standing;
+    use crate::cli::screen::ColorChoice;
+
+    fn flow(local: &str, remote: &str, state: Timeout, seconds: [u64; 3]) -> Flow {
+        let end = |text: &str| {
+            let (address, port) = text.rsplit_once(':').expect("an address and a port");
+            let address = address
+                .trim_matches(['[', ']'])
+                .parse()
+                .expect("an address");
+            (address, port.parse().expect("a port"))
+        };
+        let ((local, local_port), (remote, remote_port)) = (end(local), end(remote));
+        let [age_seconds, idle_seconds, seconds_left] = seconds;
+        Flow {
+            protocol: 6,
+            local,
+            local_port: Some(local_port),
+            remote,
+            remote_port: Some(remote_port),
+            icmp_id: None,
+            opened: Opened::Inbound,
+            kind: FlowKind::Established,
+            state: FlowState::Lives(state),
+            is_seeded: false,
+            is_audited: false,
+            age_seconds,
+            idle_seconds,
+            seconds_left,
+            generation: 1,
+            rule: Some(Arc::new(FlowRule {
+                direction: Direction::Inbound,
+                group: "db".into(),
+                position: Some(1),
+                name: Some("ssh".into()),
+                summary: "tcp 22 from 192.0.2.0/24".into(),
+            })),
+            numbers: (local_port, remote_port),
+            created: 0,
+        }
+    }
+
+    fn standing(interface: &str, health: Health, faults: Vec<Fault>) -> Standing {
+        Standing {
+            interface: interface.into(),
+            netns: None,
+            health,
+            faults,
+            elsewhere: None,
+        }
+    }
+
+    fn drawn(flows: Vec<Flow>, others: Vec<Standing>, width: Option<usize>) -> String {
+        let mut screen = Screen::stdout(ColorChoice::Never);
+        (screen.width, screen.unicode) = (width, true);
+        let own = standing("eth0", Health::Enforcing, Vec::new());
+        let listed = Listed {
+            interface: "eth0".into(),
+            netns: None,
+            health: Health::Enforcing,
+            faults: Vec::new(),
+            shared_with: others.iter().map(|one| one.interface.clone()).collect(),
+            interfaces: [vec![own], others].concat(),
+            total: flows.len(),
+            matching: flows.len(),
+            tables: Tables {
+                half_open: FlowTableUse::default(),
+                established: FlowTableUse::default(),
+            },
+            flows,
+        };
+        screen.for_people(&text(&screen, &[listed]))
+    }
+
+    /// At any width all is there that is known of a flow: in long words, in short ones, and where a
+    /// row has no room on several lines.
+    #[test]
+    fn everything_about_a_flow_is_shown_at_any_width() {
+        let ordinary = || {
+            vec![
+                flow(
+                    "192.0.2.10:22",
+                    "192.0.2.99:53326",
+                    Timeout::TcpEstablished,
+                    [71, 1, 431_999],
+                ),
+                flow(
+                    "192.0.2.10:22",
+                    "192.0.2.99:9",
+                    Timeout::TcpTimeWait,
+                    [5, 3, 117],
+                ),
+            ]
+        };
+        assert_eq!(
+            drawn(ordinary(), Vec::new(), None),
+            "eth0  2 flows\n\
+             PROTO  LOCAL          REMOTE            OPENED   STATE             AGE  IDLE   LEFT  RULE\n\
+             tcp    192.0.2.10:22  192.0.2.99:53326  inbound  tcp-established  71 s   1 s    5 d  \
+             1  [ssh] tcp 22 from 192.0.2.0/24\n\
+             tcp    192.0.2.10:22  192.0.2.99:9      inbound  tcp-time-wait     5 s   3 s  117 s  \
+             1  [ssh] tcp 22 from 192.0.2.0/24\n"
+        );
+        assert_eq!(
+            drawn(ordinary(), Vec::new(), Some(80)),
+            "eth0  2 flows\n\
+             PROTO LOCAL         REMOTE           DIR STATE        AGE IDLE  LEFT RULE\n\
+             tcp   192.0.2.10:22 192.0.2.99:53326 in  established 71 s  1 s   5 d 1 ssh\n\
+             tcp   192.0.2.10:22 192.0.2.99:9     in  time-wait    5 s  3 s 117 s 1 ssh\n"
+        );
+        let long = vec![flow(
+            "198.51.100.110:30080",
+            "203.0.113.129:53326",
+            Timeout::TcpEstablished,
+            [7100, 119, 431_881],
+        )];
+        assert_eq!(
+            drawn(long, Vec::new(), Some(80)),
+            "eth0  1 flow\n\
+             tcp 198.51.100.110:30080 with 203.0.113.129:53326\n\
+             \x20 opened inbound, tcp-established, age 118 min, idle 119 s, 5 d left\n\
+             \x20 rule 1  [ssh] tcp 22 from 192.0.2.0/24\n"
+        );
+        for width in 40..200 {
+            let text = drawn(ordinary(), Vec::new(), Some(width));
+            assert!(!text.contains("no room"), "{width}:\n{text}");
+            assert!(
+                text.contains("5 d") && text.contains("ssh"),
+                "{width}:\n{text}"
+            );
+            let longest = text.lines().map(|line| line.chars().count()).max();
+            assert!(longest <= Some(width), "{width}:\n{text}");
+        }
+    }
+
+    /// Flows of an interface that is not enforced are no flows that somebody watches over.
+    #[test]
+    fn every_interface_of_the_table_that_is_not_enforced_is_named() {
+        let fault = Fault::new(
+            FaultCode::InterfaceGone,
+            "the interface was deleted",
+            "`sgctl detach --iface eth1` removes what is left of it",
+        );
+        let gone = standing("eth1", Health::InterfaceGone, vec![fault]);
+        assert_eq!(
+            drawn(Vec::new(), vec![gone], None),
+            "eth0, eth1  0 flows\n\
+             warning: eth1 is not enforcing (interface gone): the interface was deleted; `sgctl \
+             detach --iface eth1` removes what is left of it\n"
+        );
+    }
 }

@@ -27,8 +27,9 @@ const SNAP: u32 = 128;
 #[derive(Args)]
 #[command(after_help = "\
 With --follow every dropped packet leaves an event for as long as this runs, whether or not a rule says
-`log`. Without it, what is still there is printed: what rules with `log: true` decided, and what was
-dropped while somebody followed.
+`log`. Without it, what is still there is printed: what the policy logs (`log: true` of a rule, and
+`log-no-match` of what no rule matches), and what was dropped while somebody followed. So no event is no
+proof that no packet was dropped: `sgctl counters` counts every one.
 
 Each rule and each reason gets its first event of each half second through; under a flood the
 rest is counted and not shown, and at the end it is said how many and of what. `sgctl counters` has

@@ -115,6 +115,7 @@ impl<'a> Session<'a> {
 
     /// Prints the newest events that are there.
     pub(super) fn newest(&mut self) -> Result<(), Failure> {
+        self.warn();
         let read = self.sources.read()?;
         let mut packets = self.chosen(read.packets);
         let last = self.asked.last.unwrap_or(LAST);
@@ -130,10 +131,17 @@ impl<'a> Session<'a> {
         if self.asked.json {
             return Ok(());
         }
-        if packets.is_empty() && self.filtered == 0 {
-            notes.push_str(
-                "no event is there: rules with `log: true` leave some, and --follow shows what is \
-                 dropped from now on\n",
+        if packets.is_empty() {
+            // No event is no proof that no packet came.
+            let none = match self.filtered {
+                0 => "no event is there",
+                _ => "no event that is there fits the filter",
+            };
+            let _ = writeln!(
+                notes,
+                "{none}: what is dropped leaves one where the policy logs it (`log: true` of its \
+                 rule, `log-no-match`) or while somebody watches (--follow); `sgctl counters` counts \
+                 every packet"
             );
         }
         if more > 0 {
@@ -174,6 +182,7 @@ impl<'a> Session<'a> {
             source,
         })?;
         let mut most = self.asked.last;
+        self.warn();
         while !stop.load(Ordering::SeqCst) {
             let read = self.sources.read()?;
             let unwatched = read.unwatched;
@@ -186,6 +195,7 @@ impl<'a> Session<'a> {
                 for line in self.sources.look(self.context)? {
                     self.context.err.note(&format!("{line}\n"));
                 }
+                self.warn();
                 if has_no_reader(io::stdout().as_fd()) {
                     return Err(Failure::BrokenPipe);
                 }
@@ -201,6 +211,14 @@ impl<'a> Session<'a> {
             std::thread::sleep(FETCH);
         }
         self.end()
+    }
+
+    /// Says which interfaces do not enforce their policies, if that is new.
+    fn warn(&mut self) {
+        let warnings = self.sources.warnings(self.context);
+        if !warnings.is_empty() {
+            self.context.err.note(&warnings);
+        }
     }
 
     /// Says what became of all events.

@@ -3,8 +3,10 @@
 use sg_userspace::kernel::KernelError;
 use sg_userspace::observe::attached::{Attached, attached};
 use sg_userspace::observe::events::{Events, Logged, Tally};
+use sg_userspace::observe::pace::Pace;
 
 use crate::cli::context::{Context, Ifaces};
+use crate::cli::health::Standing;
 
 /// Which events are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +26,10 @@ pub(super) struct Sources {
     is_chosen: bool,
     ifaces: Vec<String>,
     snap: u32,
+    /// How often it is looked whether the interfaces enforce their policies, and what was said of
+    /// that last.
+    health: Pace,
+    said: String,
 }
 
 struct Reader {
@@ -45,6 +51,8 @@ impl Sources {
             is_chosen: !ifaces.names.is_empty(),
             ifaces: ifaces.names.clone(),
             snap,
+            health: Pace::default(),
+            said: String::new(),
         };
         sources.add(found, mode)?;
         Ok(sources)
@@ -77,6 +85,30 @@ impl Sources {
     /// Whether events of this interface are wanted.
     pub(super) fn takes(&self, interface: &str) -> bool {
         !self.is_chosen || self.names.iter().any(|name| name == interface)
+    }
+
+    /// Warnings about interfaces that do not enforce their policies: what passes there unjudged has
+    /// no event. Empty if nothing has changed since they were asked for last.
+    pub(super) fn warnings(&mut self, context: &Context) -> String {
+        if !self.health.is_due() {
+            return String::new();
+        }
+        let ifaces = Ifaces {
+            names: self.ifaces.clone(),
+        };
+        let text = self.health.pass(|| {
+            // Where nothing is attached any more, `look` says so.
+            let found = attached(&context.bpffs, &context.here(&ifaces)).unwrap_or_default();
+            let warnings = found
+                .iter()
+                .map(|one| Standing::of(one).warnings(&context.err));
+            warnings.collect::<String>()
+        });
+        if text == self.said {
+            return String::new();
+        }
+        self.said.clone_from(&text);
+        text
     }
 
     /// The events of all attachments since the last call, oldest first.

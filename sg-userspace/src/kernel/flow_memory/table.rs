@@ -10,8 +10,8 @@ use sg_common::flow::TIMEOUTS;
 use sg_common::flow_entry::{ENTRY_WORDS, FlowKey, HASH_KEYS, hash};
 use sg_common::flow_ports::PORT_COUNTS;
 use sg_common::flow_table::{
-    BUSY, Found, LINE_WORDS, Line, Page, Place, Spot, Table, WAYS, find, give_back, kind_of_word,
-    read_any, tags_of,
+    BUSY, Found, LINE_WORDS, Line, Page, Place, Spot, Table, WAYS, find, give_back, read_any,
+    tags_of,
 };
 
 use super::secret::{FlowKeys, read_keys};
@@ -189,17 +189,6 @@ impl FlowTable {
     /// Visits every flow, with its times relative to `now`.
     pub fn each(&self, now: u64, mut visit: impl FnMut(FlowEntry)) {
         self.each_found(|key, found| visit(entry_of(&key, &found, now)));
-    }
-
-    /// How many flows of each kind there are, in the order of [`FlowKind::BOTH`].
-    pub(in crate::kernel) fn live(&self) -> [u64; 2] {
-        let mut live = [0; 2];
-        self.each_tag(|tag, place| {
-            if tag != BUSY {
-                live[kind_of_word(place.word) as usize] += 1;
-            }
-        });
-        live
     }
 
     /// Finds the entry of a flow.

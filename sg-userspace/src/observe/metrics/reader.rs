@@ -14,7 +14,7 @@ use sg_common::verdict::{Action, Direction, Reason};
 use super::events::EventCounts;
 use super::labels::{self, Labels, OTHER};
 use super::sample::{Sample, Series};
-use crate::kernel::flow_tables::{each_flow, monotonic_now, table_use};
+use crate::kernel::flow_tables::{each_flow, monotonic_now, table_use_with};
 use crate::kernel::pins::{InterfacePins, PinTree};
 use crate::kernel::records::Stamp;
 use crate::kernel::state::{SlotOwner, State};
@@ -179,7 +179,10 @@ impl Reader {
         });
         let capacity = states.iter().map(|state| u64::from(state.max_flows));
         sample.capacity = Some(capacity.sum());
-        let uses: Result<Vec<_>, KernelError> = both().map(|(pins, _)| table_use(pins)).collect();
+        // Only what was evicted is taken of it, so that the flows are not counted once more.
+        let uses: Result<Vec<_>, KernelError> = both()
+            .map(|(pins, _)| table_use_with(pins, [0; 2]))
+            .collect();
         if let Ok(uses) = uses {
             let created = states.iter().map(|state| seconds_of(&state.attached_at));
             let created = created.fold(f64::INFINITY, f64::min);

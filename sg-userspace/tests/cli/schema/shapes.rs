@@ -199,6 +199,9 @@ pub(super) fn flows_of_one() -> Value {
     let used = json!({"live": "number", "entered": "number", "evicted": "number"});
     json!({
         "interface": "nic", "netns": "text", "health": "enforcing", "faults": ["*", fault()],
+        "interfaces": [{
+            "interface": "text", "netns": "text?", "health": "enforcing", "faults": ["*", fault()],
+        }],
         "total": "number", "matching": "number",
         "tables": {"half_open": used, "established": used},
         "flows": [flow()],
