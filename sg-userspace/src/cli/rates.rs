@@ -57,6 +57,11 @@ impl Rates {
         Rates { before, seconds }
     }
 
+    /// Whether there is a reading before: without one all rates are zero.
+    pub(super) fn are_known(&self) -> bool {
+        self.before.is_some()
+    }
+
     fn rate(&self, key: &str, packets: u64, bytes: u64) -> Rate {
         let Some(before) = &self.before else {
             return Rate::default();

@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use clap::ValueEnum;
 use serde::Serialize;
 use sg_common::verdict::Action;
-use textwrap::core::display_width;
+use textwrap::core::{Word, display_width};
 use textwrap::{WordSeparator, WordSplitter};
 
 use super::failure::Failure;
@@ -199,9 +199,15 @@ pub(super) fn wrapped(text: &str, width: usize) -> String {
         let line = line.trim_end_matches('\n');
         let indent = line.len() - line.trim_start_matches(' ').len();
         let further = " ".repeat(indent + 2);
-        // Words such as ranges and paths are never broken, so that they can be copied.
+        // Words such as ranges and paths are never broken, so that they can be copied; but a list
+        // that is longer than a line is, since the terminal would break it anywhere.
+        let is_long = |word: &str| display_width(word) + further.len() > width;
+        let separator = match line.split(' ').any(is_long) {
+            true => WordSeparator::Custom(at_spaces_and_commas),
+            false => WordSeparator::AsciiSpace,
+        };
         let options = textwrap::Options::new(width)
-            .word_separator(WordSeparator::AsciiSpace)
+            .word_separator(separator)
             .word_splitter(WordSplitter::NoHyphenation)
             .break_words(false)
             .subsequent_indent(&further);
@@ -211,6 +217,14 @@ pub(super) fn wrapped(text: &str, width: usize) -> String {
         }
     }
     out
+}
+
+/// The words of a line, and the entries of the lists in it.
+fn at_spaces_and_commas(line: &str) -> Box<dyn Iterator<Item = Word<'_>> + '_> {
+    let words = line.split_inclusive(' ');
+    // Several spaces belong to the word before them.
+    let parts = words.flat_map(|word| word.split_inclusive(','));
+    Box::new(parts.map(Word::from))
 }
 
 /// As much of a line as fits into `width`. Colours take no space.
@@ -353,6 +367,10 @@ mod tests {
         assert_eq!(wrapped(text, 13), expected);
         assert_eq!(wrapped("", 13), "");
         assert_eq!(wrapped("tcp 30000-32768", 13), "tcp\n  30000-32768\n");
+        // Of a list each entry stays whole.
+        let list = "  from 10.0.0.0/8,192.0.2.0/25,80 now\n";
+        let broken = "  from\n    10.0.0.0/8,\n    192.0.2.0/25,\n    80 now\n";
+        assert_eq!(wrapped(list, 17), broken);
         let path = "/a/path/of/many/parts";
         assert_eq!(
             wrapped(&format!("in {path} now"), 13),

@@ -142,6 +142,9 @@ fn json_row(
     }
 }
 
+/// To how many characters names are shortened before columns are left out.
+const READABLE: usize = 12;
+
 fn text(
     context: &Context,
     found: &[Attached],
@@ -165,6 +168,8 @@ fn text(
         Column::Flexible("APPLIED"),
     ];
     let mut table = Table::new(screen, &columns);
+    // A long name gives way to what is known of the interface.
+    table.shorten_to(READABLE);
     let mut notes = shared(rows);
     for ((one, row), candidate) in found.iter().zip(rows).zip(candidates) {
         let (name, place) = name_and_place(one, row.as_ref());

@@ -10,7 +10,7 @@ use aya::maps::{HashMap, Map};
 use serde::Serialize;
 use sg_common::flow::{FlowKind, FlowStats, FlowValue, TIMEOUTS, Timeout, is_expired, seconds};
 use sg_common::flow_entry::{Contents, age, clock};
-use sg_common::flow_table::Table as _;
+use sg_common::flow_table::{LINE_WORDS, Table as _, WAYS, groups_for, kind_of_word};
 use sg_common::fragment::{FragmentKey4, FragmentKey6, FragmentValue};
 
 use super::error::KernelError;
@@ -28,6 +28,13 @@ pub struct FlowTableUse {
     pub entered: u64,
     /// Flows that were evicted for new ones.
     pub evicted: u64,
+}
+
+/// How many half-open flows a table has entries for that was made for so many established ones. A
+/// few are evicted before all are taken: each flow has but some entries that it may have.
+pub fn half_open_capacity(max_flows: u32) -> u64 {
+    let words = (0..LINE_WORDS as u32).filter(|word| kind_of_word(*word) == FlowKind::HalfOpen);
+    u64::from(groups_for(max_flows)) * (words.count() * WAYS) as u64
 }
 
 /// How many entries one system call reads.

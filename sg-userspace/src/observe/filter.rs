@@ -103,11 +103,16 @@ impl fmt::Display for RuleChoice {
 impl Filter {
     /// Whether it takes everything.
     pub fn is_empty(&self) -> bool {
-        self.protocols.is_empty()
+        !self.asks_for_ends() && self.rules.is_empty()
+    }
+
+    /// Whether it asks for a protocol, ports or addresses.
+    pub fn asks_for_ends(&self) -> bool {
+        let is_empty = self.protocols.is_empty()
             && self.ports.is_empty()
             && self.from.is_none()
-            && self.to.is_none()
-            && self.rules.is_empty()
+            && self.to.is_none();
+        !is_empty
     }
 
     /// Whether protocol, ports and addresses fit.

@@ -108,9 +108,8 @@ fn the_newest_events_are_still_there_and_filters_choose() {
     watching.end(Signal::SIGINT);
 
     let shown = |words: &[&str]| {
-        let ran = world
-            .run(&[&["log", "--last", "1000"], words].concat())
-            .ok();
+        let ran = world.run(&[&["log", "--last", "1000"], words].concat());
+        assert_eq!(ran.code, 0, "{}", ran.all());
         ran.out.lines().map(str::to_owned).collect::<Vec<_>>()
     };
     // The whole of an end: a port from which something was sent may begin with the same digits.

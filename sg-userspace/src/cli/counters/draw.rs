@@ -88,15 +88,22 @@ fn heading(screen: &Screen, one: &Counters) -> String {
 fn table(screen: &Screen, one: &Counters, look: Look<'_>, lines: Option<usize>) -> String {
     let mut rows = Rows::of(one, look.rates, look.choice);
     let hidden = rows.lower;
-    let mut out = build(screen, one, look.rates, &rows);
-    let others = out.lines().count() - rows.rows.len();
+    let mut shortest = Words::Shortest;
+    let mut out = build(screen, one, look.rates, &rows, shortest);
     let note = |rows: &Rows<'_>| usize::from(rows.zeros + rows.lower > 0);
     if let Some(lines) = lines
         && out.lines().count() + note(&rows) > lines
     {
         // One more line says how many rows were left out.
-        rows.keep_busiest(lines.saturating_sub(others + 1));
-        out = build(screen, one, look.rates, &rows);
+        let others = |out: &str| out.lines().count() - rows.rows.len() + 1;
+        if lines < 2 * others(&out) {
+            // Where lines are few, totals take one each.
+            shortest = Words::Shorter;
+            out = build(screen, one, look.rates, &rows, shortest);
+        }
+        let room = lines.saturating_sub(others(&out));
+        rows.keep_busiest(room);
+        out = build(screen, one, look.rates, &rows, shortest);
     }
     if let Some(note) = left_out(one, &rows, rows.lower > hidden) {
         out.push_str(&screen.paint(Paint::Dim, clip(&note, screen.width)));
@@ -134,11 +141,18 @@ enum Words {
     Shortest,
 }
 
-/// The table with the longest words that leave room for all numbers.
-fn build(screen: &Screen, one: &Counters, rates: Option<&Rates>, rows: &Rows<'_>) -> String {
+/// The table with the longest words that leave room for all numbers, or else with those of
+/// `shortest`.
+fn build(
+    screen: &Screen,
+    one: &Counters,
+    rates: Option<&Rates>,
+    rows: &Rows<'_>,
+    shortest: Words,
+) -> String {
     let mut table = filled(screen, one, rates, rows, Words::Long);
     for words in [Words::Shorter, Words::Shortest] {
-        if table.has_all_numbers() {
+        if table.has_all_numbers() || words > shortest {
             break;
         }
         table = filled(screen, one, rates, rows, words);
@@ -439,6 +453,42 @@ mod tests {
             ],
             "{text}"
         );
+    }
+
+    /// On a low terminal totals leave room for rules, and still have what was accepted and dropped.
+    #[test]
+    fn totals_take_a_line_each_where_lines_are_few() {
+        let one = counters(9_999_999);
+        let rates = Rates::since(Some(Reading::of(&[counters(1)])));
+        let choice = Choice::default();
+        let mut screen = Screen::stdout(ColorChoice::Never);
+        screen.width = Some(80);
+        let of_lines = |lines| {
+            let look = Look {
+                choice: &choice,
+                rates: Some(&rates),
+                lines: Some(lines),
+                since_reset: false,
+            };
+            text(&screen, std::slice::from_ref(&one), look)
+        };
+        let low = of_lines(9);
+        assert!(low.lines().count() <= 9, "{low}");
+        assert_eq!(
+            low.matches("9,998,765 accepted, 1,234 dropped").count(),
+            2,
+            "{low}"
+        );
+        assert!(low.contains("tcp 8080"), "{low}");
+        let high = of_lines(30);
+        assert_eq!(
+            high.lines()
+                .filter(|line| line.contains(" accepted "))
+                .count(),
+            2,
+            "{high}"
+        );
+        assert!(high.contains("BIT/S"), "{high}");
     }
 
     #[test]

@@ -52,8 +52,8 @@ Exit codes: 0 done, 1 nothing is attached or the state is wrong, 2 usage, 3 not 
 pub(super) struct CountersCommand {
     #[command(flatten)]
     ifaces: Ifaces,
-    /// Print again every so many seconds (1 unless said otherwise), with rates, but for
-    /// --candidate
+    /// Print again every so many seconds (1 unless said otherwise), with rates in text and CSV,
+    /// but for --candidate
     #[arg(
         long,
         value_name = "SECONDS",
@@ -204,7 +204,7 @@ impl CountersCommand {
             out.push_str(csv::HEADER);
         }
         let rows = self.chosen(all, rates);
-        out.extend(rows.iter().map(csv::rows));
+        out.extend(rows.iter().map(|one| csv::rows(one, rates)));
         context.out.print(&out)
     }
 

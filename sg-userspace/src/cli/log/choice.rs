@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use sg_common::event;
 use sg_common::verdict::{Action, Reason};
 use sg_policy::policy::suggest;
-use sg_userspace::observe::events::LoggedPacket;
+use sg_userspace::observe::events::{LoggedPacket, Tally};
 use sg_userspace::observe::filter::{Ends, Filter, RuleSeen};
 
 #[derive(Args)]
@@ -45,15 +45,33 @@ impl Choice {
         (self.verdict.is_empty() || self.verdict.iter().any(is_verdict))
             && (self.reason.is_empty() || self.reason.iter().any(is_reason))
     }
+
+    /// Whether it takes everything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.verdict.is_empty() && self.reason.is_empty()
+    }
+
+    /// Whether packets without an event are counted apart by all that this and the filter ask for:
+    /// by interface, and by the rule or reason that decided, and by nothing else.
+    pub(super) fn is_counted_apart(&self, filter: &Filter) -> bool {
+        self.verdict.is_empty() && !filter.asks_for_ends()
+    }
+
+    /// Whether packets that are counted so may be among those that are meant.
+    pub(super) fn takes_row(&self, filter: &Filter, row: &Tally) -> bool {
+        let is_reason = |wanted: &String| wanted == row.reason.name();
+        let rule = row.rule.as_ref().map(|rule| RuleSeen {
+            direction: row.direction,
+            position: rule.position,
+            name: rule.name.as_deref(),
+        });
+        (self.reason.is_empty() || self.reason.iter().any(is_reason)) && filter.takes_rule(rule)
+    }
 }
 
 /// Whether the filter takes a packet. One that is not IP has no ends, so that it fits only where
 /// nothing is said of them.
 pub(super) fn fits(filter: &Filter, packet: &LoggedPacket) -> bool {
-    let says_nothing = filter.protocols.is_empty()
-        && filter.ports.is_empty()
-        && filter.from.is_none()
-        && filter.to.is_none();
     let fits_ends = match (packet.protocol, packet.local, packet.remote) {
         (Some(protocol), Some(local), Some(remote)) => filter.takes(&Ends {
             direction: Some(packet.direction),
@@ -63,7 +81,7 @@ pub(super) fn fits(filter: &Filter, packet: &LoggedPacket) -> bool {
             remote,
             remote_port: packet.remote_port,
         }),
-        _ => says_nothing,
+        _ => !filter.asks_for_ends(),
     };
     let rule = packet.rule.as_ref().map(|rule| RuleSeen {
         // That of the rule: its replies go the other way.
@@ -147,6 +165,11 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
+    use sg_common::verdict::Direction;
+    use sg_userspace::observe::decided::DecidedBy;
+    use sg_userspace::observe::events::LoggingRule;
+    use sg_userspace::observe::filter::RuleChoice;
+
     use super::*;
 
     #[test]
@@ -165,6 +188,56 @@ mod tests {
         }
         assert_eq!(file_size("1K"), Ok(1024));
         assert!(file_size("1").unwrap_err().contains("at least 1K"));
+    }
+
+    /// What is said to be missing is of the rules and reasons that were asked for.
+    #[test]
+    fn what_is_missing_is_of_what_was_asked_for() {
+        let row = |reason, rule: Option<&str>| Tally {
+            interface: "eth0".into(),
+            direction: Direction::Inbound,
+            reason,
+            rule: rule.map(|name| LoggingRule {
+                group: "web".into(),
+                position: Some(2),
+                name: Some(name.into()),
+                summary: "tcp 22 from any".into(),
+                location: None,
+            }),
+            produced: 9,
+            delivered: 2,
+            lost: 3,
+            suppressed: 4,
+        };
+        let by_rule = row(DecidedBy::Rule, Some("ssh"));
+        let no_match = row(DecidedBy::Reason(Reason::NoMatch), None);
+        let choice = |reason: &[&str]| Choice {
+            verdict: Vec::new(),
+            reason: reason.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let of_rule = |name: &str| Filter {
+            rules: vec![RuleChoice::of(name)],
+            ..Filter::default()
+        };
+        for (reasons, filter, expected) in [
+            (&[][..], Filter::default(), [true, true]),
+            (&["no-match"], Filter::default(), [false, true]),
+            (&["rule"], Filter::default(), [true, false]),
+            (&[], of_rule("ssh"), [true, false]),
+            (&[], of_rule("inbound:2"), [true, false]),
+            (&[], of_rule("outbound:2"), [false, false]),
+            (&[], of_rule("web"), [false, false]),
+        ] {
+            let choice = choice(reasons);
+            let found = [&by_rule, &no_match].map(|row| choice.takes_row(&filter, row));
+            assert_eq!(found, expected, "{reasons:?} {filter:?}");
+            assert!(choice.is_counted_apart(&filter));
+        }
+        let ports = Filter {
+            ports: vec![(22, 22)],
+            ..Filter::default()
+        };
+        assert!(!choice(&[]).is_counted_apart(&ports));
     }
 
     #[test]

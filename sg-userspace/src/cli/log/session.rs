@@ -116,15 +116,15 @@ impl<'a> Session<'a> {
     /// Prints the newest events that are there.
     pub(super) fn newest(&mut self) -> Result<(), Failure> {
         self.warn();
-        let read = self.sources.read()?;
-        let mut packets = self.chosen(read.packets);
+        let mut read = self.sources.read()?;
+        let mut packets = self.chosen(std::mem::take(&mut read.packets));
         let last = self.asked.last.unwrap_or(LAST);
         let more = packets.len().saturating_sub(last);
         packets.drain(..more);
         self.show(&packets)?;
         let mut notes = String::new();
+        let (tallies, _) = self.sources.tally()?;
         if let Some(capture) = &mut self.capture {
-            let (tallies, _) = self.sources.tally()?;
             capture.finish(&tallies)?;
             let _ = writeln!(notes, "{}", written(capture));
         }
@@ -151,20 +151,7 @@ impl<'a> Session<'a> {
                 thousands(more as u64)
             );
         }
-        if read.lost > 0 {
-            let _ = writeln!(
-                notes,
-                "overwritten by newer events: {}",
-                thousands(read.lost)
-            );
-        }
-        if read.suppressed > 0 {
-            let packets = thousands(read.suppressed);
-            let _ = writeln!(
-                notes,
-                "without an event, for being over the rate limit: {packets}"
-            );
-        }
+        notes.push_str(&self.missing(&read, &tallies));
         let err = &self.context.err;
         let painted: String = err
             .for_people(&notes)
@@ -173,6 +160,49 @@ impl<'a> Session<'a> {
             .collect();
         err.note(&painted);
         Ok(())
+    }
+
+    /// What is not there of the events that are asked for, as far as they are counted apart.
+    fn missing(&self, read: &Logged, tallies: &[Tally]) -> String {
+        let rows = || tallies.iter().filter(|row| self.takes_row(row));
+        let (lost, suppressed, whose) = match tallies.is_empty() {
+            // They come too fast to be counted apart.
+            true if self.is_filtered() => {
+                (read.lost, read.suppressed, ", whatever the filter says")
+            }
+            true => (read.lost, read.suppressed, ""),
+            false => (
+                rows().map(|row| row.lost).sum(),
+                rows().map(|row| row.suppressed).sum(),
+                match self.asked.choice.is_counted_apart(&self.asked.filter) {
+                    true => "",
+                    false => ", whose addresses, ports and verdicts are not known",
+                },
+            ),
+        };
+        let mut out = String::new();
+        for (what, packets) in [
+            ("overwritten by newer events", lost),
+            (
+                "without an event, for being over the rate limit",
+                suppressed,
+            ),
+        ] {
+            if packets > 0 {
+                let _ = writeln!(out, "{what}: {}{whose}", thousands(packets));
+            }
+        }
+        out
+    }
+
+    /// Whether not all events are asked for.
+    fn is_filtered(&self) -> bool {
+        !self.asked.choice.is_empty() || !self.asked.filter.is_empty() || self.sources.is_chosen()
+    }
+
+    /// Whether packets that are counted so may be asked for.
+    fn takes_row(&self, row: &Tally) -> bool {
+        self.sources.takes(&row.interface) && self.asked.choice.takes_row(&self.asked.filter, row)
     }
 
     /// Prints events until a signal comes or nobody reads any more.
@@ -260,7 +290,8 @@ impl<'a> Session<'a> {
             let _ = write!(out, ", {} left out by the filter", thousands(self.filtered));
         }
         out.push('\n');
-        for row in tallies.iter().filter(|row| row.lost + row.suppressed > 0) {
+        let is_missing = |row: &&Tally| row.lost + row.suppressed > 0 && self.takes_row(row);
+        for row in tallies.iter().filter(is_missing) {
             let what = match &row.rule {
                 Some(rule) => rule_text(rule),
                 None => row.reason.to_string(),
@@ -368,7 +399,12 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let screen = self.context.out;
-        let line = screen.paint(Paint::Dim, not_shown(lost, suppressed));
+        let mut line = not_shown(lost, suppressed);
+        if self.is_filtered() {
+            // By what they would have been chosen is not known before the end.
+            line.push_str(", whatever the filter says");
+        }
+        let line = screen.paint(Paint::Dim, line);
         screen.say(&format!("{line}\n"))
     }
 

@@ -82,6 +82,11 @@ impl Sources {
         &self.names
     }
 
+    /// Whether events of other interfaces of an attachment are left out.
+    pub(super) fn is_chosen(&self) -> bool {
+        self.is_chosen
+    }
+
     /// Whether events of this interface are wanted.
     pub(super) fn takes(&self, interface: &str) -> bool {
         !self.is_chosen || self.names.iter().any(|name| name == interface)

@@ -1,5 +1,6 @@
-//! Which sources and ports were dropped most in the last minute, by the events that were seen.
-//! Events are samples; how many packets were dropped is known from the counters.
+//! Which sources and ports were dropped most in the last minute, or since `top` looks, by the
+//! events that were seen. Events are samples; how many packets were dropped is known from the
+//! counters.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -35,6 +36,8 @@ pub(super) type Port = (Direction, u8, u16);
 /// The drops of the last minute.
 #[derive(Clone, Default)]
 pub(super) struct Drops {
+    /// When the counters were read first: what was dropped before is not known.
+    began: Option<Duration>,
     slices: VecDeque<Slice>,
 }
 
@@ -52,7 +55,15 @@ struct Slice {
 impl Drops {
     /// Takes how many packets the counters say were dropped, until `now` and since the last call.
     pub(super) fn count(&mut self, dropped: u64, now: Duration) {
+        self.began.get_or_insert(now);
         self.slice(now).dropped += dropped;
+    }
+
+    /// The time before `now` that is looked back on: a minute, or less where it has begun later.
+    pub(super) fn looked_back(&self, now: Duration) -> Duration {
+        let all = SLICE * SLICES as u32;
+        let began = self.began.unwrap_or(now);
+        now.saturating_sub(began).min(all)
     }
 
     /// An event of a dropped packet was seen.
@@ -195,10 +206,12 @@ mod tests {
             ]
         );
         assert_eq!((drops.dropped(), drops.seen()), (30_000, 60));
+        assert_eq!(drops.looked_back(second(29)), second(29));
         // The first two slices are over a minute old.
         drops.count(0, second(75));
         assert_eq!((drops.dropped(), drops.seen()), (10_000, 20));
         drops.count(5, second(500));
+        assert_eq!(drops.looked_back(second(500)), second(60));
         assert_eq!(
             (drops.dropped(), drops.seen(), drops.sources(9).len()),
             (5, 0, 0)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sg_common::flow::FlowKind;
 use sg_common::verdict::Direction;
 use sg_userspace::kernel::Fault;
-use sg_userspace::kernel::flow_tables::FlowTableUse;
+use sg_userspace::kernel::flow_tables::{FlowTableUse, half_open_capacity};
 use sg_userspace::observe::candidate::CandidateStatus;
 use sg_userspace::observe::counters::{Counters, ReasonCounters, RuleCounters, Totals};
 use sg_userspace::observe::history::Past;
@@ -113,7 +113,9 @@ pub(super) struct Direct {
 pub(super) struct Flows {
     pub(super) half_open: FlowTableUse,
     pub(super) established: FlowTableUse,
+    /// How many established flows there is room for, and how many half-open ones.
     pub(super) capacity: u64,
+    pub(super) half_open_capacity: u64,
     /// Evictions of half-open and of established flows; bytes are none.
     pub(super) evictions: [Track; 2],
     /// New flows of both kinds.
@@ -401,6 +403,8 @@ impl Flows {
         self.half_open = of_kind(FlowKind::HalfOpen);
         self.established = of_kind(FlowKind::Established);
         self.capacity = tables.iter().map(|(_, most)| u64::from(*most)).sum();
+        let of_half_open = tables.iter().map(|(_, most)| half_open_capacity(*most));
+        self.half_open_capacity = of_half_open.sum();
         let evicted = [self.half_open.evicted, self.established.evicted];
         for (track, count) in self.evictions.iter_mut().zip(evicted) {
             track.read(count, 0, seconds);

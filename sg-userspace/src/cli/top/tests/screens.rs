@@ -88,6 +88,69 @@ fn nothing_attached_and_nothing_counted() {
     assert_screen!("top_empty", screen(&mut model, 80, 24, FULL));
 }
 
+/// What was dropped before the first reading is not known, so that nothing is said of it.
+#[test]
+fn drops_are_those_since_it_looks() {
+    let mut model = read_until(2, |_| of(vec![sample("eth0", small(0), reasons(0), 0)]));
+    model.tables[0].drops = Default::default();
+    model.tables[0].drops.count(0, Duration::ZERO);
+    press_key(&mut model, KeyCode::Char('p'));
+    let text = screen(&mut model, 80, 24, FULL);
+    assert!(
+        text.contains("dropped most, last 2 s: 0 seen, 0 not"),
+        "{text}"
+    );
+    assert!(text.contains("nothing was dropped in this time"), "{text}");
+}
+
+/// A table that evicts is never silent about it, however narrow the screen is.
+#[test]
+fn evictions_give_way_to_nothing() {
+    let evicting = |established: u64| {
+        read_until(1, |second| {
+            let mut one = sample("eth0", small(second), reasons(second), second);
+            one.max_flows = 1 << 20;
+            let live = |live, evicted| FlowTableUse {
+                live,
+                entered: live + evicted,
+                evicted,
+            };
+            one.flows = [live(622_647, 127_353), live(3, established)];
+            of(vec![one])
+        })
+    };
+    let line = |established, width| {
+        let text = screen(&mut evicting(established), width, 24, FULL);
+        let line = text.lines().find(|line| line.starts_with("flows"));
+        line.unwrap_or_default().to_owned()
+    };
+    for (established, width, expected) in [
+        (
+            0,
+            200,
+            "flows    3 of 1,048,576 █░░░░░░░░░ <0.1 %  half-open 622,647 of 699,056  evicted 127,353 \
+             half-open  new 0/s",
+        ),
+        (
+            0,
+            80,
+            "flows    3 of 1,048,576  half-open 622,647 of 699,056  evicted 127,353 half-open",
+        ),
+        (
+            12,
+            80,
+            "flows    3 of 1,048,576  half-open 622,647 of 699,056  evicted 12 + 127,353",
+        ),
+        (
+            0,
+            60,
+            "flows    3 of 1,048,576  half-open 622,647  evicted 127,353",
+        ),
+    ] {
+        assert_eq!(line(established, width), expected);
+    }
+}
+
 #[test]
 fn ten_thousand_rules_scrolled() {
     let mut model = crowd();

@@ -1,4 +1,4 @@
-//! The sources and ports that were dropped most in the last minute.
+//! The sources and ports that were dropped most in the last minute, or since `top` looks.
 
 use ratatui::layout::Rect;
 use ratatui::style::Style;
@@ -18,8 +18,13 @@ const PORTS: u16 = 30;
 pub(super) fn draw(pen: &mut Pen<'_>, area: Rect, model: &Model, table: &Table, hint: &str) {
     let drops = &table.drops;
     let (dropped, seen) = (drops.dropped(), drops.seen());
+    let seconds = drops.looked_back(table.at).as_secs();
+    let time = match seconds {
+        60.. => "minute".to_owned(),
+        _ => format!("{seconds} s"),
+    };
     let numbers = format!(
-        ", last minute: {} seen, {} not",
+        ", last {time}: {} seen, {} not",
         thousands(seen),
         thousands(dropped.saturating_sub(seen))
     );
@@ -33,7 +38,7 @@ pub(super) fn draw(pen: &mut Pen<'_>, area: Rect, model: &Model, table: &Table, 
     if seen == 0 {
         let why = match (&model.unwatched, dropped) {
             (Some(trouble), _) => format!("it cannot be watched: {trouble}"),
-            (None, 0) => "nothing was dropped".to_owned(),
+            (None, 0) => "nothing was dropped in this time".to_owned(),
             (None, _) => "no dropped packet was seen yet".to_owned(),
         };
         return pen.center(area, &why);

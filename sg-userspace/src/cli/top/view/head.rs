@@ -262,9 +262,64 @@ fn percent(share: f64) -> String {
     }
 }
 
-/// `flows    12,345 of 262,144 ██░░░░░░ 4.7 %  half-open 12  none evicted  120 new/s`, as far as it
-/// fits.
+/// What there is of the line of flows: less where the screen is narrow.
+#[derive(Clone, Copy)]
+struct Extent {
+    has_new: bool,
+    has_bar: bool,
+    has_share: bool,
+    has_capacity: bool,
+    /// Whether evictions are told in words.
+    has_words: bool,
+}
+
+impl Extent {
+    /// From the most to the least. Evictions are there in any case: a table that is too small is
+    /// not to be overlooked.
+    const ALL: [Extent; 6] = {
+        let all = Extent {
+            has_new: true,
+            has_bar: true,
+            has_share: true,
+            has_capacity: true,
+            has_words: true,
+        };
+        let no_new = Extent {
+            has_new: false,
+            ..all
+        };
+        let no_bar = Extent {
+            has_bar: false,
+            ..no_new
+        };
+        let no_share = Extent {
+            has_share: false,
+            ..no_bar
+        };
+        let no_words = Extent {
+            has_words: false,
+            ..no_share
+        };
+        let no_capacity = Extent {
+            has_capacity: false,
+            ..no_words
+        };
+        [all, no_new, no_bar, no_share, no_words, no_capacity]
+    };
+}
+
+/// `flows    12,345 of 262,144 ██░░░░░░ 4.7 %  half-open 12 of 174,768  none evicted  new 120/s`,
+/// as far as it fits.
 fn flows(pen: &Pen<'_>, flows: &Flows, width: usize) -> Line<'static> {
+    let mut lines = Extent::ALL
+        .map(|extent| flows_to(pen, flows, extent))
+        .into_iter();
+    let fits = |line: &Line<'static>| line.width() <= width;
+    let last = lines.next_back();
+    lines.find(fits).or(last).unwrap_or_default()
+}
+
+fn flows_to(pen: &Pen<'_>, flows: &Flows, extent: Extent) -> Line<'static> {
     const BAR: usize = 10;
     let live = flows.established.live;
     let share = match flows.capacity {
@@ -276,48 +331,50 @@ fn flows(pen: &Pen<'_>, flows: &Flows, width: usize) -> Line<'static> {
         s if s >= 0.7 => Paint::Yellow,
         _ => Paint::Green,
     };
-    let [half_open, established] = &flows.evictions;
-    let evicted = (flows.half_open.evicted, flows.established.evicted);
-    let (paint, evicted) = match evicted {
-        (0, 0) => (Paint::Dim, "none evicted".to_owned()),
-        (open, done) => {
-            let is_now = half_open.rate.packets + established.rate.packets > 0.0;
-            let paint = match established.rate.packets > 0.0 {
-                true => Paint::Red,
-                false if is_now => Paint::Yellow,
-                false => Paint::Dim,
-            };
-            let (open, done) = (thousands(open), thousands(done));
-            (
-                paint,
-                format!("evicted {done} established, {open} half-open"),
-            )
-        }
-    };
-    let entered = packet_rate(flows.entered.rate.packets);
-    let parts = [
-        vec![
-            pen.paint(Paint::Bold, "flows   "),
-            pen.plain(&format!(
-                " {} of {} ",
-                thousands(live),
-                thousands(flows.capacity)
-            )),
-            pen.paint(full, &pen.look.bar(share, BAR)),
-            pen.plain(&format!(" {}", percent(share))),
-        ],
-        vec![pen.plain(&format!("  half-open {}", thousands(flows.half_open.live)))],
-        vec![pen.paint(paint, &format!("  {evicted}"))],
-        vec![pen.paint(Paint::Dim, &format!("  new {entered}"))],
-    ];
-    let mut spans: Vec<Span<'static>> = Vec::new();
-    let mut used = 0;
-    for part in parts {
-        used += part.iter().map(Span::width).sum::<usize>();
-        if used > width {
-            break;
-        }
-        spans.extend(part);
+    let (paint, evicted) = evicted(flows, extent.has_words);
+    let count = format!(" {} of {}", thousands(live), thousands(flows.capacity));
+    let mut spans = vec![pen.paint(Paint::Bold, "flows   "), pen.plain(&count)];
+    if extent.has_bar {
+        spans.push(Span::raw(" "));
+        spans.push(pen.paint(full, &pen.look.bar(share, BAR)));
+    }
+    if extent.has_share {
+        spans.push(pen.plain(&format!(" {}", percent(share))));
+    }
+    let half_open = thousands(flows.half_open.live);
+    spans.push(pen.plain(&format!("  half-open {half_open}")));
+    if extent.has_capacity {
+        let capacity = thousands(flows.half_open_capacity);
+        spans.push(pen.plain(&format!(" of {capacity}")));
+    }
+    spans.push(pen.paint(paint, &format!("  {evicted}")));
+    if extent.has_new {
+        let entered = packet_rate(flows.entered.rate.packets);
+        spans.push(pen.paint(Paint::Dim, &format!("  new {entered}")));
     }
     Line::from(spans)
+}
+
+/// How many flows were evicted, established ones first, and whether that is bad.
+fn evicted(flows: &Flows, has_words: bool) -> (Paint, String) {
+    let [half_open, established] = &flows.evictions;
+    let (open, done) = (flows.half_open.evicted, flows.established.evicted);
+    let is_now = half_open.rate.packets + established.rate.packets > 0.0;
+    let paint = match established.rate.packets > 0.0 {
+        true => Paint::Red,
+        false if is_now => Paint::Yellow,
+        false => Paint::Dim,
+    };
+    let text = match (open, done, has_words) {
+        (0, 0, _) => return (Paint::Dim, "none evicted".to_owned()),
+        (open, 0, true) => format!("evicted {} half-open", thousands(open)),
+        (open, 0, false) => format!("evicted {}", thousands(open)),
+        (open, done, true) => format!(
+            "evicted {} established, {} half-open",
+            thousands(done),
+            thousands(open)
+        ),
+        (open, done, false) => format!("evicted {} + {}", thousands(done), thousands(open)),
+    };
+    (paint, text)
 }
