@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 use clap::Args;
 use serde::Serialize;
 use sg_userspace::kernel::{self, KernelError};
-use sg_userspace::observe::attached::{Attached, attached, other_layouts};
+use sg_userspace::observe::attached::{Attached, other_layouts};
+use sg_userspace::observe::left::{Found, attached_or_left};
 
 use super::context::{Context, Ifaces, Json};
 use super::failure::Failure;
@@ -58,17 +59,23 @@ impl Detach {
                 End::Over(why) => context.out.say(&format!("enforcement ends: {why}\n"))?,
             }
         }
-        let found = match attached(&context.bpffs, &scope) {
+        let found = match attached_or_left(&context.bpffs, &scope) {
             // The unit may have waited for its interfaces.
             Err(KernelError::NotAttached { .. } | KernelError::NoInterface { .. })
                 if self.unless_enabled.is_some() =>
             {
-                Vec::new()
+                Found::default()
             }
             found => found?,
         };
+        let is_empty = found.is_empty();
+        let Found {
+            attached,
+            left,
+            unknown,
+        } = found;
         // The names are read first, because they are gone after detaching.
-        let named = found.into_iter().map(|one| (whereabouts(&one), one));
+        let named = attached.into_iter().map(|one| (whereabouts(&one), one));
         let mut found: Vec<_> = named.collect();
         found.sort_by_cached_key(|((_, place), one)| by_place(one, place.clone()));
         // Listed before our own are removed, because the name of an interface leads to both.
@@ -96,9 +103,30 @@ impl Detach {
                 Err(error) => failures.push(Failure::from(error)),
             }
         }
-        failures.extend(others.into_iter().map(Failure::from));
+        for one in &left {
+            match one.remove() {
+                Ok(()) => {
+                    gone.push(Gone {
+                        interface: one.interface.clone(),
+                        netns: one.netns.clone(),
+                        policy: None,
+                    });
+                    let place = in_namespace(one.netns.as_deref());
+                    let _ = writeln!(
+                        out,
+                        "{} what a `sgctl run` that was killed has left on {}{place}",
+                        context.out.paint(Paint::Green, "removed"),
+                        one.interface
+                    );
+                }
+                Err(error) => failures.push(Failure::from(error)),
+            }
+        }
+        failures.extend(unknown.into_iter().chain(others).map(Failure::from));
         if found.is_empty() && failures.is_empty() {
             kernel::tidy_up(&context.bpffs)?;
+        }
+        if is_empty && failures.is_empty() {
             out.push_str("nothing is attached\n");
         }
         let printed = match self.json.json {
@@ -123,9 +151,7 @@ fn policy_of(one: &Attached) -> Option<&str> {
 }
 
 fn sentence(one: &Attached, name: &str, place: Option<&str>) -> String {
-    let place = place
-        .map(|p| format!(" in namespace {p}"))
-        .unwrap_or_default();
+    let place = in_namespace(place);
     match &one.state {
         Ok(state) if state.has_ended() => format!(
             "what is left of {}, which was not confirmed, from {name}{place}",
@@ -138,4 +164,9 @@ fn sentence(one: &Attached, name: &str, place: Option<&str>) -> String {
         ),
         Err(_) => format!("a damaged attachment from {name}{place}"),
     }
+}
+
+fn in_namespace(name: Option<&str>) -> String {
+    name.map(|name| format!(" in namespace {name}"))
+        .unwrap_or_default()
 }

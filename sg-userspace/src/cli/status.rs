@@ -1,13 +1,16 @@
 //! `sgctl status`: what is attached to which interface, in which mode, since when, and whether it
-//! is enforcing. An interface with a damaged record has a row with the reason.
+//! is enforcing. An interface with a damaged record has a row with the reason, and so has one where
+//! a `run` that was killed has left something.
 
 use clap::Args;
 use serde::Serialize;
+use sg_userspace::kernel::hold::HeldInterface;
 use sg_userspace::kernel::pins::InterfacePins;
 use sg_userspace::kernel::state::PolicyRecord;
 use sg_userspace::kernel::{Fault, interfaces, netns};
-use sg_userspace::observe::attached::{Attached, attached, other_layouts};
+use sg_userspace::observe::attached::{Attached, other_layouts};
 use sg_userspace::observe::candidate::{self, CandidateStatus};
+use sg_userspace::observe::left::{Found, attached_or_left};
 use sg_userspace::observe::status::{Health, Status as Row};
 
 use super::candidate::{compared, evaluated};
@@ -22,7 +25,7 @@ use super::units::{ago, left, seconds_of, short_digest};
 /// What is attached where, in which mode, since when, which policy
 #[derive(Args)]
 #[command(after_help = "\
-Without --netns all network namespaces are shown.
+Without --netns all network namespaces are shown; what was left behind, in this one and those with a name.
 
 Health: `enforcing` means that in both directions the interface runs what the record names, with
 nothing before it. `auditing` means the same, but that what the policy would drop passes, all of it
@@ -30,7 +33,8 @@ or some, and is counted and logged. Anything else is a fault, and is named with 
 cut short), `incomplete` (a direction has lost its program or a part of it), `preceded` (somebody
 else's program comes first), `unprotected` (the interface was deleted and made again), `interface gone`,
 `unverified` (it cannot be looked at from here), `undone` (the policy was not confirmed and there was
-none before it), `damaged` (the record cannot be read).
+none before it), `damaged` (the record cannot be read), `left behind` (nothing is enforced, and a `sgctl
+run --wait` that was killed has left filters that let everything pass).
 
 With --ready or --live a line for each interface says whether it is, and why not: for the probes of a
 container or a monitor. An interface is ready when it enforces the policy that the files are now, and that
@@ -60,10 +64,14 @@ impl Status {
             return self.probe.run(context, &self.ifaces.names, self.json.json);
         }
         let scope = context.everywhere(&self.ifaces);
-        let found = attached(&context.bpffs, &scope)?;
+        let Found {
+            attached,
+            left,
+            unknown,
+        } = attached_or_left(&context.bpffs, &scope)?;
         let others = other_layouts(&context.bpffs, &scope)?;
         let mut all = Vec::new();
-        for one in found {
+        for one in attached {
             let row = one.state.is_ok().then(|| one.status()).transpose()?;
             // What is wrong with counters is said by `counters`.
             let candidate = candidate::status(&one).ok().flatten();
@@ -73,19 +81,23 @@ impl Status {
         let (found, rows, candidates): (Vec<_>, Vec<_>, Vec<_>) = all.into_iter().collect();
         let is_enforcing =
             |row: &Option<Row>| row.as_ref().is_some_and(|r| r.health == Health::Enforcing);
-        let is_wrong = !others.is_empty() || !rows.iter().all(is_enforcing);
+        let is_readable = others.is_empty() && unknown.is_empty();
+        let is_wrong = !is_readable || !left.is_empty() || !rows.iter().all(is_enforcing);
         if self.json.json {
             let rows = found.iter().zip(rows).zip(candidates);
-            let rows: Vec<JsonRow> = rows.map(json_row).collect();
+            let rows = rows.map(json_row);
+            let rows: Vec<JsonRow> = rows.chain(left.iter().map(json_row_of_left)).collect();
             context.out.json(&rows)?;
-        } else if !found.is_empty() || others.is_empty() {
+        } else if !found.is_empty() || !left.is_empty() || is_readable {
             context
                 .out
-                .say(&text(context, &found, &rows, &candidates))?;
+                .say(&text(context, &found, &rows, &candidates, &left))?;
         }
         for error in found
             .iter()
             .filter_map(|one| one.state().err())
+            .chain(left.iter().map(HeldInterface::error))
+            .chain(unknown)
             .chain(others)
         {
             Failure::from(error).report(&context.err);
@@ -103,6 +115,7 @@ impl Status {
 enum JsonRow {
     Readable(Box<Readable>),
     Damaged(Damaged),
+    Left(LeftBehind),
 }
 
 /// What is known about an interface, and about the candidate beside its policy. That is left out if
@@ -124,6 +137,28 @@ struct Damaged {
     health: &'static str,
     reason: String,
     pins: String,
+}
+
+/// An interface where nothing is enforced, and what a `run` has left lets everything pass.
+#[derive(Serialize)]
+struct LeftBehind {
+    interface: String,
+    ifindex: u32,
+    netns: Option<String>,
+    netns_cookie: u64,
+    health: &'static str,
+    reason: String,
+}
+
+fn json_row_of_left(left: &HeldInterface) -> JsonRow {
+    JsonRow::Left(LeftBehind {
+        interface: left.interface.clone(),
+        ifindex: left.ifindex,
+        netns: left.netns.clone(),
+        netns_cookie: left.netns_cookie,
+        health: "left-behind",
+        reason: left.error().to_string(),
+    })
 }
 
 fn json_row(
@@ -150,9 +185,10 @@ fn text(
     found: &[Attached],
     rows: &[Option<Row>],
     candidates: &[Option<CandidateStatus>],
+    left: &[HeldInterface],
 ) -> String {
     let screen = &context.out;
-    if found.is_empty() {
+    if found.is_empty() && left.is_empty() {
         return "nothing is attached\n".to_owned();
     }
     let columns = [
@@ -200,6 +236,16 @@ fn text(
                 cells.resize(columns.len(), ("-".to_owned(), Some(Paint::Dim)));
             }
         }
+        table.row(cells);
+    }
+    for one in left {
+        let place = one.netns.clone().unwrap_or_else(|| "-".into());
+        let mut cells = vec![
+            (one.interface.clone(), Some(Paint::Bold)),
+            (place, None),
+            ("left behind".to_owned(), Some(Paint::Red)),
+        ];
+        cells.resize(columns.len(), ("-".to_owned(), Some(Paint::Dim)));
         table.row(cells);
     }
     table.render() + &notes

@@ -8,6 +8,7 @@ use std::path::Path;
 use super::commit::commit;
 use super::confirm::tidy_attachment;
 use super::error::KernelError;
+use super::hold::remove_left;
 use super::impact::Change;
 use super::inspect::inspect;
 use super::location::Place;
@@ -101,7 +102,14 @@ fn under_lock(
         decided.extend(tidy_attachment(pins)?);
     }
     let mut applied = match plan(policy, &asked.options, tree, asked.cookie)? {
-        Planned::Unchanged(applied) => *applied,
+        Planned::Unchanged(applied) => {
+            // A `run` that was killed when the policy was in force may have left a hold behind it,
+            // which does nothing.
+            for index in &asked.indices {
+                let _ = remove_left(*index);
+            }
+            *applied
+        }
         Planned::Change(plan) => {
             review(&Change::new(&plan))?;
             let prepared = prepare(&plan)?;

@@ -285,7 +285,8 @@ pub(super) fn tidy(hooks: &Hooks<'_>, state: &mut State) -> Result<(), KernelErr
     let (hook, mode) = hooks.in_use()?;
     (state.egress_hook, state.xdp_mode) = (hook, mode);
     state.write(hooks.pins)?;
-    // Nobody else removes what a process has left that was killed while it held the interface.
+    // The filters of a hold are in nobody's way any more, whether its process is alive or was
+    // killed.
     tc::remove_hold(hooks.pins.ifindex)?;
     hooks.retire_other(hook)?;
     targets::leave_only(hooks.pins, state)

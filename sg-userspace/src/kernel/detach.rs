@@ -10,6 +10,7 @@ use sg_common::verdict::Direction;
 
 use super::condition::standing_after;
 use super::error::KernelError;
+use super::hold::remove_left;
 use super::inspect::{Inspection, inspect_readable};
 use super::load::targets;
 use super::pins::{InterfacePins, PinTree};
@@ -46,9 +47,14 @@ pub fn detach_each(
         if !is_to_go(found.state().as_ref()) {
             return Ok(false);
         }
-        let left = Leaving::of(&found);
-        remove(&found)?;
-        leaving.extend(left);
+        let leaves = Leaving::of(&found);
+        // This comes first, so that a qdisc that both have used can go.
+        let left = match found.at() {
+            Some(at) => at.inside(|| remove_left(at.interface.index)),
+            None => Ok(()),
+        };
+        remove(&found).and(left)?;
+        leaving.extend(leaves);
         Ok(true)
     };
     let all: Vec<_> = places.iter().map(&mut one).collect();

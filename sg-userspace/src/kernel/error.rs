@@ -69,6 +69,19 @@ pub enum KernelError {
     ))]
     RunsAlready { interface: String, by: String },
 
+    #[error(
+        "a `sgctl run` that was killed has left filters on `{interface}`, which let everything pass; no policy \
+         is in force there"
+    )]
+    #[diagnostic(help(
+        "`{command}` removes them, and so does the next policy that is put in force there"
+    ))]
+    HoldLeft {
+        interface: String,
+        /// The one that removes them.
+        command: String,
+    },
+
     #[error("interface `{interface}` carries no Ethernet frames")]
     #[diagnostic(help(
         "tunnels such as WireGuard and tun have no link-layer header to find the packet behind; \
@@ -311,6 +324,7 @@ impl KernelError {
             KernelError::SelfCheck { .. } => "self-check",
             KernelError::Fixed { .. } => "fixed",
             KernelError::NoInterface { .. } | KernelError::MovedAway { .. } => "no-interface",
+            KernelError::HoldLeft { .. } => "hold-left",
             KernelError::NotEthernet { .. } => "not-ethernet",
             KernelError::RunsAlready { .. } => "runs-already",
             KernelError::NoNetns { .. } => "no-netns",

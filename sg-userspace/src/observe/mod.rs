@@ -10,6 +10,7 @@ pub mod filter;
 pub mod flows;
 pub mod history;
 pub mod inquiry;
+pub mod left;
 pub mod metrics;
 pub mod pace;
 pub mod pin_watch;

@@ -1,6 +1,6 @@
-//! The interfaces that `run` was given, of which `--wait` waits for those that do not exist yet:
-//! what happens before the first one is there. One that appears is held: nothing passes it until
-//! the policy is in force there. Those that appear later are in `wait`.
+//! The interfaces that `run` was given, and what `run --wait` does until the first of them exists.
+//! One that appears is held at once (see `kernel::hold`), and released when the policy is in force
+//! there. `wait` is about those that appear later.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -23,23 +23,25 @@ use crate::cli::policy_args::{Attach, Policies, Trust};
 pub(super) struct Expected {
     /// Names and patterns, as they were given.
     pub(super) named: Vec<String>,
-    /// What their outbound packets are to be judged at.
+    /// The outbound hook of the policy that they get.
     pub(super) hook: EgressHook,
     /// Whether to wait for those that do not exist.
     pub(super) waits: bool,
     /// Those that somebody else has detached. They stay as they are.
     pub(super) given_up: BTreeSet<String>,
-    /// Those that could not be attached when they appeared. They are tried again, and not held.
+    /// Those on which the policy could not be put in force when they appeared. It is tried again,
+    /// without a hold: they were released, and connections through them go on meanwhile.
     pub(super) failed: BTreeSet<String>,
-    /// Whether it was said that they have to wait for another policy to go.
+    /// Whether it was said that new ones get no policy, because somebody else's is in force.
     pub(super) is_told: bool,
-    /// The locks of those that are waited for by name, and of those that were attached later.
+    /// The locks (`RunLock`) of those that are waited for by name, and of those that were attached
+    /// later.
     pub(super) locks: Vec<RunLock>,
 }
 
 impl Expected {
-    /// Takes the locks of those that are waited for by name: they are looked after from now on, and
-    /// not ready.
+    /// Takes the locks of those that are waited for by name. So no other `run` can wait for them,
+    /// and `status --ready` names them as not ready.
     pub(super) fn new(attach: &Attach, waits: bool, bpffs: &Path) -> Result<Expected, Failure> {
         let mut expected = Expected {
             named: attach.ifaces.clone(),
@@ -79,7 +81,7 @@ impl Expected {
         all.filter(|name| seen.insert(name.clone())).collect()
     }
 
-    /// Those of which there is nothing.
+    /// The names that no interface has. A pattern counts as missing where nothing matches it.
     pub(super) fn missing(&self) -> impl Iterator<Item = &str> {
         let there = interfaces::names();
         let is_there = move |named: &&String| {
@@ -108,10 +110,10 @@ impl Expected {
         }
     }
 
-    /// Interfaces that have appeared, of which those that are `new` are held, and that is said.
+    /// Holds those of the interfaces that are `new`, and says that they have appeared.
     pub(super) fn hold(&self, names: Vec<String>, new: &[String], log: &mut Log) -> Appeared {
         let at = Instant::now();
-        // Where the kernel cannot hold one, its policy comes into force without.
+        // One that cannot be held is not said to be. The policy comes into force there without.
         let hold = |name: &String| {
             let index = interfaces::index_of(name).ok()?;
             Some((name.clone(), Hold::place(index, self.hook).ok()?))
@@ -152,8 +154,8 @@ impl Expected {
         log.event_on(first, Change::WaitingFor, &line, details);
     }
 
-    /// Waits until one of the interfaces exists, and holds those that have appeared. Returns also
-    /// the log, if it was made to say so. `None` if the wait was ended.
+    /// Waits until one of the interfaces exists, and holds those that do. Returns also the log, if
+    /// there was something to wait for. `None` if the command was told to end meanwhile.
     pub(super) fn first(
         &self,
         events: &mut Events,
@@ -165,7 +167,8 @@ impl Expected {
         if !self.waits || !self.present().is_empty() {
             return Ok(Some((Appeared::none(), None)));
         }
-        // What is wrong with the policy should not be said only when the interface appears.
+        // A mistake in the policy is said now, and not when the interface appears. It is read again
+        // then, since its files may have changed.
         if !policies.are_from_stdin() {
             policies.load_to_enforce(trust)?;
         }
@@ -223,7 +226,7 @@ impl Appeared {
         self.holds.iter().map(|(name, _)| name.clone()).collect()
     }
 
-    /// The policy is in force on them, or could not be put in force. Nothing holds them any more.
+    /// Ends the holds: the policy is in force, or could not be put in force.
     pub(super) fn release(&mut self) {
         self.holds.clear();
     }

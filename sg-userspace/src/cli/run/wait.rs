@@ -1,5 +1,5 @@
-//! `run --wait`, once it has begun: attaches the interfaces that appear, and says what is waited
-//! for.
+//! `run --wait` while its policy is in force: puts it in force on interfaces that appear, and tells
+//! the service manager what is waited for. `expected` is about what comes before that.
 
 use serde_json::json;
 use sg_userspace::kernel::pins::PinTree;
@@ -13,7 +13,7 @@ use super::session::{Session, Watched, find_before};
 use crate::cli::failure::Failure;
 
 impl Session<'_> {
-    /// What the service manager shows.
+    /// The line that `systemctl status` shows: what is in force where, and what is waited for.
     pub(super) fn status_line(&self) -> String {
         let names: Vec<&str> = self.present().map(|one| one.name.as_str()).collect();
         let mut line = match (&self.damage, &self.policy) {
@@ -44,7 +44,8 @@ impl Session<'_> {
         line
     }
 
-    /// Attaches the policy in force to interfaces that are waited for and exist by now.
+    /// Puts the policy in force on interfaces that were waited for and exist by now. If that fails,
+    /// they are released, and the next call tries it again.
     pub(super) fn look_for_new(
         &mut self,
         events: &mut Events,
@@ -105,6 +106,8 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Adds the interfaces to those of the policy in force. Those that are `held` pass nothing
+    /// meanwhile.
     fn join(
         &mut self,
         names: &[String],

@@ -40,6 +40,8 @@ impl Capability {
 pub(crate) const TO_ENFORCE: &[Capability] = &[Bpf, Perfmon, NetAdmin];
 /// Needed to list the programs of an interface (`bpf_prog_query`, kernel/bpf/syscall.c).
 pub(crate) const TO_LIST: &[Capability] = &[NetAdmin];
+/// Needed to open a program or map by its id.
+pub(crate) const TO_OPEN_BY_ID: &[Capability] = &[SysAdmin];
 /// Needed to enter a network namespace and to mount a file system.
 pub(crate) const TO_ENTER_AND_MOUNT: &[Capability] = &[SysAdmin];
 

@@ -1,4 +1,4 @@
-//! Netlink: a dump (a request, and all messages of the reply), and a request that the kernel
+//! Netlink: a dump (a request, and all messages of the reply), and requests that the kernel
 //! acknowledges. Parsing never reads beyond the end of the bytes, whatever they contain.
 
 use std::io;
@@ -44,15 +44,52 @@ fn converse(
     request: &[u8],
     mut visit: impl FnMut(&[u8]),
 ) -> io::Result<()> {
-    let socket = send(protocol, message_type, NLM_F_REQUEST | flags, request)?;
+    let socket = send(protocol, &message(message_type, flags, request))?;
+    receive(&socket, &mut visit)
+}
+
+/// Receives up to the end of a dump or to an acknowledgement.
+fn receive(socket: &Socket, visit: &mut impl FnMut(&[u8])) -> io::Result<()> {
     let mut answer = vec![0; ANSWER];
     loop {
         let len = socket.recv(&mut &mut answer[..], 0)?;
         let answer = answer.get(..len).unwrap_or(&[]);
-        if messages(answer, &mut visit)? == Progress::Done {
+        if messages(answer, visit)? == Progress::Done {
             return Ok(());
         }
     }
+}
+
+/// A request that changes something.
+#[derive(Clone)]
+pub(in crate::kernel) struct Request {
+    pub(in crate::kernel) message_type: u16,
+    /// Added to those of every request.
+    pub(in crate::kernel) flags: u16,
+    pub(in crate::kernel) body: Vec<u8>,
+}
+
+/// Sends requests to `protocol`, which the kernel takes one after the other within one system call:
+/// a process that is killed has made all of them or none. One that fails does not end the others.
+/// Returns the first error, but for those that are `fine`.
+pub(in crate::kernel) fn act(
+    protocol: isize,
+    requests: &[Request],
+    fine: impl Fn(&io::Error) -> bool,
+) -> io::Result<()> {
+    let all = requests
+        .iter()
+        .flat_map(|it| message(it.message_type, it.flags | NLM_F_ACK, &it.body));
+    let socket = send(protocol, &all.collect::<Vec<u8>>())?;
+    let mut done = Ok(());
+    for _ in requests {
+        let acknowledged = receive(&socket, &mut |_| {});
+        done = done.and(acknowledged.or_else(|error| match fine(&error) {
+            true => Ok(()),
+            false => Err(error),
+        }));
+    }
+    done
 }
 
 /// Sends a request to `protocol` in the current network namespace, and returns the payload of the
@@ -62,7 +99,7 @@ pub(in crate::kernel) fn ask(
     message_type: u16,
     request: &[u8],
 ) -> io::Result<Vec<u8>> {
-    let socket = send(protocol, message_type, NLM_F_REQUEST, request)?;
+    let socket = send(protocol, &message(message_type, 0, request))?;
     let mut answer = vec![0; ANSWER];
     let len = socket.recv(&mut &mut answer[..], 0)?;
     let mut found = Vec::new();
@@ -72,18 +109,25 @@ pub(in crate::kernel) fn ask(
     Ok(found)
 }
 
-fn send(protocol: isize, message_type: u16, flags: u16, request: &[u8]) -> io::Result<Socket> {
+fn send(protocol: isize, messages: &[u8]) -> io::Result<Socket> {
     let mut socket = Socket::new(protocol)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
-    let mut message = vec![0; HEADER + request.len()];
-    message[HEADER..].copy_from_slice(request);
-    let mut header = NetlinkBuffer::new(&mut message[..]);
-    header.set_length((HEADER + request.len()) as u32);
-    header.set_message_type(message_type);
-    header.set_flags(flags);
-    socket.send(&message, 0)?;
+    socket.send(messages, 0)?;
     Ok(socket)
+}
+
+/// A request with its header, padded so that another one can follow. `flags` are added to those of
+/// every request.
+fn message(message_type: u16, flags: u16, request: &[u8]) -> Vec<u8> {
+    let len = HEADER + request.len();
+    let mut message = vec![0; len.next_multiple_of(4)];
+    message[HEADER..len].copy_from_slice(request);
+    let mut header = NetlinkBuffer::new(&mut message[..]);
+    header.set_length(len as u32);
+    header.set_message_type(message_type);
+    header.set_flags(NLM_F_REQUEST | flags);
+    message
 }
 
 /// Appends an attribute.
@@ -184,9 +228,9 @@ pub(in crate::kernel) fn samples() -> Vec<Vec<u8>> {
     put(&mut attributes, 2, b"name\0");
     let mut outer = Vec::new();
     put(&mut outer, 3, &attributes);
-    let done = tests::message(NLMSG_DONE, &[0; 4]);
+    let done = message(NLMSG_DONE, 0, &[0; 4]);
     vec![
-        [tests::message(20, &outer), tests::message(20, &attributes)].concat(),
+        [message(20, 0, &outer), message(20, 0, &attributes)].concat(),
         done,
     ]
 }
@@ -194,15 +238,6 @@ pub(in crate::kernel) fn samples() -> Vec<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    pub(super) fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![0; (HEADER + payload.len()).next_multiple_of(4)];
-        bytes[HEADER..HEADER + payload.len()].copy_from_slice(payload);
-        let mut header = NetlinkBuffer::new(&mut bytes[..]);
-        header.set_length((HEADER + payload.len()) as u32);
-        header.set_message_type(kind);
-        bytes
-    }
 
     fn read(bytes: &[u8]) -> (Vec<Vec<u8>>, io::Result<Progress>) {
         let mut seen = Vec::new();
@@ -212,12 +247,12 @@ mod tests {
 
     #[test]
     fn messages_end_with_done() {
-        let both = [message(20, b"one"), message(20, b"three")].concat();
+        let both = [message(20, 0, b"one"), message(20, 0, b"three")].concat();
         let (seen, progress) = read(&both);
         assert_eq!(seen, [b"one".to_vec(), b"three".to_vec()]);
         assert_eq!(progress.unwrap(), Progress::More);
 
-        let last = [message(20, b"one"), message(NLMSG_DONE, &[0; 4])].concat();
+        let last = [message(20, 0, b"one"), message(NLMSG_DONE, 0, &[0; 4])].concat();
         let (seen, progress) = read(&last);
         assert_eq!((seen.len(), progress.unwrap()), (1, Progress::Done));
     }
@@ -227,15 +262,15 @@ mod tests {
         for kind in [NLMSG_DONE, NLMSG_ERROR] {
             let mut payload = (-libc::ENOENT).to_ne_bytes().to_vec();
             payload.extend([0; 16]);
-            let (_, progress) = read(&message(kind, &payload));
+            let (_, progress) = read(&message(kind, 0, &payload));
             assert_eq!(progress.unwrap_err().raw_os_error(), Some(libc::ENOENT));
         }
     }
 
     #[test]
     fn cut_answers_are_errors_and_never_read_beyond() {
-        let first = message(20, b"four");
-        let whole = [first.clone(), message(20, b"twelve bytes")].concat();
+        let first = message(20, 0, b"four");
+        let whole = [first.clone(), message(20, 0, b"twelve bytes")].concat();
         for end in 0..whole.len() {
             let (seen, progress) = read(&whole[..end]);
             assert_eq!(progress.is_ok(), end == first.len(), "{end} bytes");
@@ -243,7 +278,7 @@ mod tests {
         }
         // All lengths that a message header could contain.
         for length in 0..64u32 {
-            let mut bytes = message(20, b"one");
+            let mut bytes = message(20, 0, b"one");
             bytes[..4].copy_from_slice(&length.to_ne_bytes());
             let (seen, _) = read(&bytes);
             assert!(seen.iter().all(|payload| payload.len() <= 4), "{length}");

@@ -79,6 +79,27 @@ pub(in crate::kernel) fn search(
     }
 }
 
+/// What `look` returns in each network namespace that has a name of `ip netns`, which is not the
+/// current one. One that this process may not enter is left out.
+pub(in crate::kernel) fn look_in_named<T: Send>(
+    look: impl Fn() -> Result<T, KernelError> + Sync,
+) -> Result<Vec<(Found, T)>, KernelError> {
+    let mut seen = HashSet::from([netns::cookie()?]);
+    let mut all = Vec::new();
+    for (path, name) in named() {
+        let Ok(file) = File::open(&path) else {
+            continue;
+        };
+        let looked = inside(&file, &name, || Ok((netns::cookie()?, look())));
+        if let Ok((cookie, seen_there)) = looked
+            && seen.insert(cookie)
+        {
+            all.push((Found { file, name, cookie }, seen_there?));
+        }
+    }
+    Ok(all)
+}
+
 /// The paths of all possible namespaces, each with a name.
 fn candidates(hint: Option<&str>) -> impl Iterator<Item = (PathBuf, String)> {
     let hint = hint.map(|name| {

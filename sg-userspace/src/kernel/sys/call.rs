@@ -33,12 +33,21 @@ pub(super) fn zeroed() -> bpf_attr {
 ///
 /// `T` must be the structure of plain integers that the kernel fills in for this kind of object.
 pub(super) unsafe fn info<T>(object: BorrowedFd<'_>) -> io::Result<T> {
-    // SAFETY: the structure has plain integers, for which zero is valid.
-    let mut info: T = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure has plain integers, for which zero is valid; and see above.
+    unsafe { info_into(object, std::mem::zeroed()) }
+}
+
+/// As [`info`]. `asked` has the addresses of arrays that the kernel fills in too, and their
+/// lengths.
+///
+/// # Safety
+///
+/// As for [`info`], and the arrays must be there.
+pub(super) unsafe fn info_into<T>(object: BorrowedFd<'_>, mut asked: T) -> io::Result<T> {
     let mut attr = zeroed();
     attr.info.bpf_fd = object.as_raw_fd() as u32;
     attr.info.info_len = size_of::<T>() as u32;
-    attr.info.info = &raw mut info as u64;
+    attr.info.info = &raw mut asked as u64;
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    Ok(info)
+    Ok(asked)
 }

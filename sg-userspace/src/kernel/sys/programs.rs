@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use aya_obj::generated::{bpf_cmd, bpf_prog_info, bpf_prog_type};
 
-use super::call::{bpf, info, zeroed};
+use super::call::{bpf, info, info_into, zeroed};
 
 /// Waits until no packet is in a program that was replaced before this call. Programs run inside
 /// read-side sections of RCU, and the kernel's global membarrier waits for all that have begun
@@ -107,6 +107,17 @@ pub(in crate::kernel) fn program_name(program: BorrowedFd<'_>) -> io::Result<Str
     let name = info.name.iter().map(|c| *c as u8);
     let name: Vec<u8> = name.take_while(|byte| *byte != 0).collect();
     Ok(String::from_utf8_lossy(&name).into_owned())
+}
+
+/// The id of the first map that a program uses, if it uses any.
+pub(in crate::kernel) fn first_map(program: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    let mut first = 0u32;
+    // SAFETY: it has plain integers, for which zero is valid.
+    let mut asked: bpf_prog_info = unsafe { std::mem::zeroed() };
+    (asked.map_ids, asked.nr_map_ids) = (&raw mut first as u64, 1);
+    // SAFETY: this is the structure that the kernel fills in for a program, with room for one id.
+    unsafe { info_into(program, asked)? };
+    Ok((first != 0).then_some(first))
 }
 
 /// The next id after `id` of a loaded program, map or link. `None` after the last one.
