@@ -28,13 +28,12 @@ use super::options::EgressHook;
 use super::{sys, tc};
 
 /// An interface through which nothing passes.
-pub struct Hold {
-    _way: Way,
-}
+pub struct Hold(Way);
 
 enum Way {
-    Tcx { _links: [OwnedFd; 2] },
-    Clsact { _filters: Filters },
+    /// Ingress and egress.
+    Tcx([OwnedFd; 2]),
+    Clsact(Filters),
 }
 
 struct Filters {
@@ -52,10 +51,7 @@ impl Hold {
     ///
     /// As for attaching a policy.
     pub fn place(ifindex: u32, hook: EgressHook) -> io::Result<Hold> {
-        let by_clsact = || {
-            let filters = Filters::place(ifindex)?;
-            Ok::<_, io::Error>(Way::Clsact { _filters: filters })
-        };
+        let by_clsact = || Filters::place(ifindex).map(Way::Clsact);
         let way = match hook {
             // Programs at tcx run before filters, and the policy's has to be the first.
             EgressHook::Clsact => by_clsact()?,
@@ -65,16 +61,31 @@ impl Hold {
                 way => way?,
             },
         };
-        Ok(Hold { _way: way })
+        Ok(Hold(way))
+    }
+
+    /// Lets everything pass from now on, as far as the kernel allows it. Dropping the hold ends it
+    /// in any case, but where links are detached that takes tens of milliseconds: the kernel waits
+    /// until no packet is in their programs.
+    pub fn let_pass(&self) {
+        match &self.0 {
+            Way::Tcx(links) => {
+                if let Ok(program) = sys::load_passer() {
+                    for link in links {
+                        let _ = sys::link_update(link.as_fd(), program.as_fd());
+                    }
+                }
+            }
+            Way::Clsact(filters) => filters.remove(),
+        }
     }
 }
 
 fn by_tcx(ifindex: u32) -> io::Result<Way> {
     let program = sys::load_dropper()?;
     let link = |direction| sys::tcx_create(direction, program.as_fd(), ifindex);
-    Ok(Way::Tcx {
-        _links: [link(Direction::Inbound)?, link(Direction::Outbound)?],
-    })
+    let links = [link(Direction::Inbound)?, link(Direction::Outbound)?];
+    Ok(Way::Tcx(links))
 }
 
 impl Filters {
@@ -92,12 +103,16 @@ impl Filters {
         tc::add_hold(ifindex, switch.as_fd())?;
         Ok(filters)
     }
+
+    fn remove(&self) {
+        // If they stay, they let everything pass when the array is closed.
+        let _ = tc::remove_hold(self.ifindex);
+    }
 }
 
 impl Drop for Filters {
     fn drop(&mut self) {
-        // If they stay, they let everything pass: the array is closed after this.
-        let _ = tc::remove_hold(self.ifindex);
+        self.remove();
     }
 }
 

@@ -56,11 +56,30 @@ fn nothing_passes_a_held_interface_and_connections_go_on_after_it() {
                 ..sandbox.options("nic")
             };
             apply(&policy, &options).unwrap_or_else(|e| panic!("{hook:?}: {e}"));
-            drop(hold);
+            hold.let_pass();
             before.goes_on();
             assert!(reaches(&to_peer), "{hook:?}");
             assert!(node.peer.inside(|| is_kept_out(&to_node)), "{hook:?}");
             end(sandbox, "nic");
+        });
+    }
+}
+
+/// What lets everything pass does so before it is gone.
+#[test]
+fn a_hold_lets_pass_before_it_ends() {
+    for hook in egress_hooks() {
+        sandbox(|sandbox| {
+            sandbox.veth("sg0", "sg1");
+            let index = interfaces::index_of("sg0").unwrap();
+            let sender = RawSender::new("sg0");
+            let passes = || sender.send(frame("udp 192.0.2.1:5000 > 198.51.100.7:53").bytes());
+            let hold = Hold::place(index, *hook).unwrap_or_else(|e| panic!("{hook:?}: {e}"));
+            assert!(!passes(), "{hook:?}");
+            hold.let_pass();
+            assert!(passes(), "{hook:?}");
+            drop(hold);
+            assert!(passes() && !has_qdisc("sg0"), "{hook:?}");
         });
     }
 }

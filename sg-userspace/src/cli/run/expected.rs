@@ -226,9 +226,10 @@ impl Appeared {
         self.holds.iter().map(|(name, _)| name.clone()).collect()
     }
 
-    /// Ends the holds: the policy is in force, or could not be put in force.
-    pub(super) fn release(&mut self) {
-        self.holds.clear();
+    /// Lets everything pass: the policy is in force, or could not be put in force. The holds
+    /// themselves go with this.
+    pub(super) fn release(&self) {
+        self.holds.iter().for_each(|(_, hold)| hold.let_pass());
     }
 
     /// Says that the policy is in force on them.

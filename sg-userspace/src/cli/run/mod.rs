@@ -207,7 +207,7 @@ impl Run {
         let first = || log(&self.attach.ifaces);
         let (wait, policies) = (&mut events, (&self.policies, self.attach.trust));
         let appeared = expected.first(wait, &mut terminal, &mut manager, policies, first)?;
-        let Some((mut appeared, early_log)) = appeared else {
+        let Some((appeared, early_log)) = appeared else {
             return Ok(());
         };
         let is_wait_told = early_log.is_some();
@@ -290,6 +290,7 @@ impl Run {
             }
             Ok(reloader)
         });
+        drop(appeared);
         let ended = match begun {
             Ok(reloader) => self.look_after(&mut session, &mut events, reloader),
             Err(failure) => Err(session.give_up(failure)),

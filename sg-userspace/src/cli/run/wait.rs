@@ -82,7 +82,7 @@ impl Session<'_> {
             .cloned()
             .collect();
         let expected = &self.expected;
-        let mut appeared = expected.hold(new.clone(), &first_tries, &mut self.log);
+        let appeared = expected.hold(new.clone(), &first_tries, &mut self.log);
         let joined = self.join(&new, appeared.held(), reloader);
         appeared.release();
         match joined {

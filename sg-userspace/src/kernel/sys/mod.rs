@@ -32,6 +32,6 @@ pub(crate) use process::set_acl;
 pub(crate) use process::{has_acl, is_open_for_writing};
 pub(super) use process::{netns_cookie, random, redirect};
 pub(super) use programs::{
-    Listed, first_map, load_dropper, load_switch, next_id, program_by_id, program_name,
-    program_number, wait_for_programs,
+    Listed, first_map, load_dropper, load_passer, load_switch, next_id, program_by_id,
+    program_name, program_number, wait_for_programs,
 };

@@ -32,6 +32,11 @@ pub(in crate::kernel) fn load_dropper() -> io::Result<OwnedFd> {
     load_tc(&[instruction(0xb7, 0x00, 2), EXIT])
 }
 
+/// Loads a tc program that lets every packet pass.
+pub(in crate::kernel) fn load_passer() -> io::Result<OwnedFd> {
+    load_tc(&[UNSPEC, EXIT])
+}
+
 /// Loads a tc program that goes on to the first program of `array`, and lets every packet pass
 /// where the array is empty.
 pub(in crate::kernel) fn load_switch(array: BorrowedFd<'_>) -> io::Result<OwnedFd> {
@@ -42,19 +47,20 @@ pub(in crate::kernel) fn load_switch(array: BorrowedFd<'_>) -> io::Result<OwnedF
         0,
         instruction(0xb7, 0x03, 0),
         instruction(0x85, 0x00, 12),
-        // TC_ACT_UNSPEC is -1.
-        instruction(0xb7, 0x00, -1),
+        UNSPEC,
         EXIT,
     ])
 }
 
 const EXIT: u64 = 0x95;
 
+/// The verdict TC_ACT_UNSPEC, which is -1: the packet goes on to what comes behind the program.
+const UNSPEC: u64 = instruction(0xb7, 0x00, -1);
+
 /// `struct bpf_insn` (include/uapi/linux/bpf.h) without an offset: the code, the registers, source
 /// in the upper half, and the immediate.
-fn instruction(code: u8, registers: u8, immediate: i32) -> u64 {
-    let [lower, upper] = [u64::from(code), u64::from(registers)];
-    u64::from(immediate.cast_unsigned()) << 32 | upper << 8 | lower
+const fn instruction(code: u8, registers: u8, immediate: i32) -> u64 {
+    (immediate.cast_unsigned() as u64) << 32 | (registers as u64) << 8 | code as u64
 }
 
 fn load_tc(code: &[u64]) -> io::Result<OwnedFd> {
