@@ -31,8 +31,9 @@ pub(crate) fn command(options: &[String]) -> Result<()> {
     run_as_root(&mut command, &way)?;
     shell::run(&mut command)?;
     let seconds = started.elapsed().as_secs_f64();
-    let line =
-        format!("a cluster's services under every policy, and the manifests ({seconds:.0} s)");
+    let line = format!(
+        "a cluster's services under every policy, the manifests and a rollout ({seconds:.0} s)"
+    );
     term::say(Colour::Green, "passed", line);
     Ok(())
 }

@@ -63,10 +63,10 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["kernels", "faults", "boot", "filters", "options"])]
     packages: bool,
 
-    /// Run a real API server and the kube-proxies of two nodes in namespaces, and reach services
-    /// in every way under several policies, instead of all tests. Takes minutes, and the first
-    /// time a quarter of an hour more: Kubernetes is built from Debian's source package, below
-    /// target/
+    /// Run a real API server and the kube-proxies of two nodes in namespaces, reach services in
+    /// every way under several policies, and roll out a policy that cuts nodes off, instead of all
+    /// tests. Takes minutes, and the first time a quarter of an hour more: Kubernetes is built
+    /// from Debian's source package, below target/
     #[arg(long, conflicts_with_all = ["kernels", "faults", "boot", "packages", "filters"])]
     kubernetes: bool,
 

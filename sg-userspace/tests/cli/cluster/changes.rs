@@ -1,14 +1,15 @@
-//! Services that change while a policy is in force.
+//! Waiting for services, and services that change while a policy is in force.
 
 use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use sg_testbed::wait_for;
 
-use super::network::{Network, address};
+use super::network::{NODES, Network, address};
 use super::programs::ControlPlane;
 use super::servers::{Answer, How, Lasting, ask};
-use super::services::{self, CLUSTER, LATE, LOCAL, ON_HOST, UDP};
+use super::services::{self, API, CLUSTER, LATE, LOCAL, ON_HOST, UDP};
 
 /// How long kube-proxy may take to do what it is told.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -25,6 +26,18 @@ pub(super) fn wait_for_services(network: &Network) {
     ] {
         wait_for("kube-proxy", PATIENCE, || {
             matches!(ask(network, "C", how, to, false), Answer::By { .. })
+        });
+    }
+}
+
+/// Until both nodes reach the API server as pods on the host's network do, by its service. Before
+/// kube-proxy has begun its address leads nowhere.
+pub(super) fn wait_for_the_api(network: &Network) {
+    let service = SocketAddr::from((API, 443));
+    for node in NODES {
+        let connect = || TcpStream::connect_timeout(&service, Duration::from_secs(1)).is_ok();
+        wait_for("the API server's service", PATIENCE, || {
+            network.inside(node, connect)
         });
     }
 }

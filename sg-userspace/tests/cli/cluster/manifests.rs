@@ -135,18 +135,26 @@ fn a_pod_is_admitted(plane: &ControlPlane) {
     assert_eq!(admitted["spec"]["priority"], 2_000_001_000, "{shown}");
 }
 
+/// A copy of the base with a policy that is made of its own.
+pub(super) fn base_with(network: &Network, change: impl FnOnce(&str) -> String) -> String {
+    let folder = network.dir.path().join("base");
+    fs::create_dir_all(&folder).expect("the folder is writable");
+    for file in fs::read_dir(deploy("base")).expect("it is there") {
+        let file = file.expect("it is readable");
+        fs::copy(file.path(), folder.join(file.file_name())).expect("the folder is writable");
+    }
+    let path = folder.join("policy.yaml");
+    let policy = fs::read_to_string(&path).expect("it is there");
+    fs::write(&path, change(&policy)).expect("it is ours");
+    folder.display().to_string()
+}
+
 /// A rollout is a change of the template, which another policy has to be.
 fn another_policy_is_another_template(network: &Network, plane: &ControlPlane) {
     let before = daemon_set(plane);
-    let copy = network.dir.path().join("deploy");
-    let copied = copy.display().to_string();
-    sg_testbed::run(
-        "cp",
-        &["-r", &deploy("base").display().to_string(), &copied],
-    );
-    let path = copy.join("policy.yaml");
-    let policy = fs::read_to_string(&path).expect("it is there");
-    fs::write(&path, policy.replace("admin: []", "admin: [198.51.100.7]")).expect("it is ours");
+    let copied = base_with(network, |policy| {
+        policy.replace("admin: []", "admin: [198.51.100.7]")
+    });
     plane.kubectl(&["apply", "-k", &copied], "");
     let after = daemon_set(plane);
     let volume = |set: &Value| set["spec"]["template"]["spec"]["volumes"][1].clone();

@@ -3,18 +3,22 @@
 //! is what docs/kubernetes.md says, and what a policy lets pass is what is said here, and what
 //! `sgctl explain` says of each packet.
 //!
-//! There is no kubelet, no controller and no pod network: what they would make of services and
-//! pods is made here. `cargo xtask test --kubernetes` builds the programs and runs this.
+//! The DaemonSet of `deploy/kubernetes` is rolled out by Kubernetes' own controller.
+//!
+//! There is no kubelet, no other controller and no pod network: what they would make of services
+//! and pods is made here. `cargo xtask test --kubernetes` builds the programs and runs this.
 
 mod access;
 mod changes;
 mod counts;
+mod kubelet;
 mod manifests;
 mod network;
 mod nodes;
 mod page;
 mod policies;
 mod programs;
+mod rollout;
 mod servers;
 mod services;
 mod wire;

@@ -1,6 +1,6 @@
 //! sgctl on both nodes, each with a BPF file system of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -25,10 +25,15 @@ impl Nodes {
         }
     }
 
-    fn command(&self, network: &Network, node: Who) -> Command {
+    /// The BPF file system of a node.
+    pub(super) fn bpffs(&self, node: Who) -> &Path {
         let found = self.bpffs.iter().find(|(its, _)| *its == node);
+        &found.expect("a node").1
+    }
+
+    fn command(&self, network: &Network, node: Who) -> Command {
         let mut command = sgctl(&["--netns", network.netns(node), "--bpffs"]);
-        command.arg(&found.expect("a node").1);
+        command.arg(self.bpffs(node));
         command
     }
 
@@ -45,8 +50,8 @@ impl Nodes {
         for node in NODES {
             let ran = self.run(network, node, &[&["apply"][..], &words].concat());
             assert_eq!(ran.code, 0, "{}: {}", policy.name, ran.all());
-            let status = self.run(network, node, &["status", "--json"]).json();
-            assert_eq!(status[0]["health"], "enforcing", "{status:#}");
+            let status = self.status(network, node);
+            assert_eq!(status["health"], "enforcing", "{status:#}");
         }
     }
 
@@ -57,6 +62,18 @@ impl Nodes {
             let ran = self.run(network, node, &["detach"]);
             assert_eq!(ran.code, 0, "{}", ran.all());
         }
+    }
+
+    #[track_caller]
+    pub(super) fn status(&self, network: &Network, node: Who) -> Value {
+        let status = self.run(network, node, &["status", "--json"]);
+        status.json()[0].clone()
+    }
+
+    #[track_caller]
+    pub(super) fn history(&self, network: &Network, node: Who) -> Value {
+        let history = self.run(network, node, &["history", "--json"]);
+        history.ok().json()[0].clone()
     }
 
     #[track_caller]

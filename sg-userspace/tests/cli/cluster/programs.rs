@@ -1,4 +1,5 @@
-//! The programs of a cluster: etcd, the API server, a kube-proxy on each node, and kubectl.
+//! The programs of a cluster: etcd, the API server, controllers, a kube-proxy on each node, and
+//! kubectl.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -86,7 +87,8 @@ impl Drop for Daemon {
     }
 }
 
-/// etcd and an API server in the control plane's namespace, and the proxies of the nodes.
+/// etcd, an API server and controllers in the control plane's namespace, and the proxies of the
+/// nodes.
 pub(super) struct ControlPlane<'a> {
     network: &'a Network,
     daemons: Vec<Daemon>,
@@ -173,6 +175,22 @@ impl<'a> ControlPlane<'a> {
                 ],
             ));
         }
+    }
+
+    /// The controllers that make pods of a DaemonSet, and end what belonged to one that is deleted.
+    pub(super) fn start_controllers(&mut self) {
+        let config = self.network.dir.path().join("kubeconfig");
+        self.daemons.push(Daemon::start(
+            self.network,
+            "API",
+            "kube-controller-manager",
+            &[
+                &format!("--kubeconfig={}", config.display()),
+                "--controllers=daemonset,garbagecollector",
+                // It is alone.
+                "--leader-elect=false",
+            ],
+        ));
     }
 
     /// What kubectl says, which must succeed.
