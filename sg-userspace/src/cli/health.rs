@@ -27,17 +27,14 @@ impl Standing {
         match one.condition_if_known() {
             Ok(condition) => Standing::from(condition),
             Err(error) => {
-                let fault = Fault::new(
-                    FaultCode::Damaged,
-                    error.to_string(),
-                    "`sgctl status` says more",
-                );
+                let (code, health) = without_record(one);
+                let fault = Fault::new(code, error.to_string(), "`sgctl status` says more");
                 Standing {
                     interface: one
                         .name()
                         .unwrap_or_else(|| format!("#{}", one.pins.ifindex)),
                     netns: None,
-                    health: Health::Damaged,
+                    health,
                     faults: vec![fault],
                     elsewhere: None,
                 }
@@ -91,6 +88,14 @@ pub(super) fn word(health: Health) -> (&'static str, Paint) {
         Health::Unverified => ("unverified", Paint::Yellow),
         Health::Undone => ("undone", Paint::Yellow),
         Health::Damaged => ("damaged", Paint::Red),
+    }
+}
+
+/// What is wrong with an interface whose record cannot be read.
+pub(super) fn without_record(one: &Attached) -> (FaultCode, Health) {
+    match one.is_cut_short() {
+        true => (FaultCode::Interrupted, Health::Interrupted),
+        false => (FaultCode::Damaged, Health::Damaged),
     }
 }
 

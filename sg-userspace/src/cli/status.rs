@@ -16,7 +16,7 @@ use sg_userspace::observe::status::{Health, Status as Row};
 use super::candidate::{compared, evaluated};
 use super::context::{Context, Ifaces, Json};
 use super::failure::Failure;
-use super::health::{auditing, word};
+use super::health::{auditing, without_record, word};
 use super::probe::Probe;
 use super::screen::Paint;
 use super::table::{Column, Table};
@@ -134,7 +134,7 @@ struct Damaged {
     interface: Option<String>,
     ifindex: u32,
     netns_cookie: u64,
-    health: &'static str,
+    health: Health,
     reason: String,
     pins: String,
 }
@@ -170,7 +170,7 @@ fn json_row(
             interface: interface_here(one),
             ifindex: one.pins.ifindex,
             netns_cookie: one.pins.netns_cookie,
-            health: "damaged",
+            health: without_record(one).1,
             reason: one.state.as_ref().err().cloned().unwrap_or_default(),
             pins: one.pins.dir.display().to_string(),
         }),
@@ -232,7 +232,8 @@ fn text(
                 cells.extend(rest_of(row));
             }
             None => {
-                cells.push(("damaged".to_owned(), Some(Paint::Red)));
+                let (health, paint) = word(without_record(one).1);
+                cells.push((health.to_owned(), Some(paint)));
                 cells.resize(columns.len(), ("-".to_owned(), Some(Paint::Dim)));
             }
         }

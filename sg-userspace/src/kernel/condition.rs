@@ -166,7 +166,7 @@ impl Inspection {
                     "detach, which ends enforcement there, then apply",
                 ),
                 false => Fault::new(
-                    FaultCode::NotAttached,
+                    FaultCode::Interrupted,
                     "nothing is attached; an apply was cut short and has left its maps",
                     "apply again, or detach",
                 ),

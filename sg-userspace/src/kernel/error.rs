@@ -206,10 +206,17 @@ pub enum KernelError {
 
     #[error("the state record {path} is damaged: {reason}")]
     #[diagnostic(help(
-        "the policy is still enforced, but rules and counters can no longer be told apart; \
+        "what is attached goes on, but rules and counters can no longer be told apart; \
          `sgctl detach --iface IF` removes it and ends enforcement there, then apply again"
     ))]
     DamagedState { path: PathBuf, reason: String },
+
+    #[error("nothing is attached to {interface}: an apply was cut short and has left its maps")]
+    #[diagnostic(help(
+        "`sgctl apply POLICY --iface {interface}` starts over, `sgctl detach --iface {interface}` \
+         removes what is left"
+    ))]
+    CutShort { interface: String },
 
     /// Refused by the lock-out guard, or because of what the policy's own guard names (C6).
     #[error("{message}")]
@@ -340,6 +347,7 @@ impl KernelError {
             KernelError::OtherMap { .. } => "other-map",
             KernelError::MissingPin { .. } => "missing-pin",
             KernelError::DamagedState { .. } => "damaged-state",
+            KernelError::CutShort { .. } => "cut-short",
             KernelError::DamagedHistory { .. } => "damaged-history",
             KernelError::DamagedZero { .. } => "damaged-zero",
             KernelError::NotKept { .. } => "not-kept",

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::kernel::inspect::inspect;
 use crate::kernel::location::is_attached_here;
 use crate::kernel::pins::{InterfacePins, PinTree};
 use crate::kernel::state::State;
@@ -28,6 +29,9 @@ pub struct Attached {
     /// The record. `Err` if it cannot be read; detaching works without it.
     pub state: Result<State, String>,
 }
+
+/// Why a record cannot be read that is not there.
+const MISSING: &str = "the state record is missing";
 
 /// The pins that a scope selects.
 enum Wanted {
@@ -212,7 +216,7 @@ impl Attached {
     fn read(pins: InterfacePins) -> Result<Attached, KernelError> {
         let state = match State::read(&pins) {
             Ok(Some(state)) => Ok(state),
-            Ok(None) => Err("the state record is missing".to_owned()),
+            Ok(None) => Err(MISSING.to_owned()),
             Err(KernelError::DamagedState { reason, .. }) => Err(reason),
             // This error does not mean that the record is damaged.
             Err(error @ KernelError::NotPermitted { .. }) => return Err(error),
@@ -235,7 +239,8 @@ impl Attached {
         })
     }
 
-    /// The other interfaces of its attachment, which share its flows.
+    /// The other interfaces of its attachment, which share its flows. One on which the first
+    /// `apply` was cut short has not come so far.
     pub fn others(&self) -> Vec<Attached> {
         let all = self.pins.of_attachment().unwrap_or_default().into_iter();
         let others = all.filter(|other| *other != self.pins);
@@ -245,7 +250,8 @@ impl Attached {
                 state: Err(error.to_string()),
             })
         };
-        others.map(read).collect()
+        let others = others.map(read);
+        others.filter(|one| !one.is_cut_short()).collect()
     }
 
     /// The names of the other interfaces of its attachment.
@@ -267,10 +273,24 @@ impl Attached {
     pub fn state(&self) -> Result<&State, KernelError> {
         self.state
             .as_ref()
-            .map_err(|reason| KernelError::DamagedState {
-                path: self.pins.state(),
-                reason: reason.clone(),
+            .map_err(|reason| match self.is_cut_short() {
+                true => KernelError::CutShort {
+                    interface: self
+                        .name()
+                        .unwrap_or_else(|| format!("#{}", self.pins.ifindex)),
+                },
+                false => KernelError::DamagedState {
+                    path: self.pins.state(),
+                    reason: reason.clone(),
+                },
             })
+    }
+
+    /// Whether a first `apply` was interrupted before it had attached anything, so that there are
+    /// only some of its maps.
+    pub fn is_cut_short(&self) -> bool {
+        let is_missing = self.state.as_ref().is_err_and(|reason| reason == MISSING);
+        is_missing && inspect(&self.pins).is_ok_and(|found| !found.is_attached())
     }
 
     /// Since when its counters count: the last zero (A5), or else its attachment.

@@ -37,7 +37,9 @@ pub fn not_ready(
     };
     let status = match one.status() {
         Ok(status) => status,
-        Err(error @ KernelError::DamagedState { .. }) => return Ok(vec![of_error(&error)]),
+        Err(error @ (KernelError::DamagedState { .. } | KernelError::CutShort { .. })) => {
+            return Ok(vec![of_error(&error)]);
+        }
         Err(error) => return Err(error),
     };
     let faults = status.faults.into_iter();

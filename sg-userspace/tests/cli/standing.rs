@@ -136,6 +136,51 @@ fn an_interface_that_was_moved_is_where_it_is() {
     assert!(detached.contains(&named), "{detached}");
 }
 
+/// An interface whose first apply was killed before it had attached anything is not called damaged,
+/// and keeps nobody from reading the others.
+#[test]
+fn an_interface_that_was_to_join_does_not_hide_the_others() {
+    let world = World::new();
+    world.add_pair("second", "far");
+    world.run(&APPLY).ok();
+    let both = ["--iface", "nic", "--iface", "second"];
+    let join = [&["apply", "builtin:web"], &both[..]].concat();
+    let mut joining = world.command(&join);
+    joining.env("SG_FAULT", "kill:after pinning array_tables_0");
+    let killed = Ran::of(&joining.output().expect("sgctl runs"));
+    assert_eq!(killed.code, -1, "{}", killed.all());
+
+    let status = world.run(&["status"]);
+    assert_eq!(status.code, 1, "{}", status.all());
+    let row = |name: &str| status.out.lines().find(|line| line.starts_with(name));
+    assert!(row("nic ").is_some_and(|row| row.contains("enforcing")));
+    assert!(row("second ").is_some_and(|row| row.contains("interrupted")));
+    let words = "nothing is attached to second: an apply was cut short";
+    assert!(status.err.contains(words), "{}", status.all());
+    assert!(!status.all().contains("one policy"), "{}", status.all());
+    let json = world.run(&["status", "--json"]).json();
+    let health = |name| {
+        json.as_array()?
+            .iter()
+            .find(|row| row["interface"] == name)?["health"]
+            .as_str()
+    };
+    assert_eq!(health("second"), Some("interrupted"), "{json}");
+    assert_eq!(health("nic"), Some("enforcing"), "{json}");
+    for command in ["counters", "flows", "log"] {
+        let ran = world.run(&[command]);
+        assert_eq!(ran.code, 0, "{}", ran.all());
+        assert!(!ran.all().contains("damaged"), "{}", ran.all());
+        let ran = world.run(&[command, "--iface", "second"]);
+        ran.fails(1, words);
+    }
+    world.run(&join).ok();
+    let status = world.run(&["status"]).ok().out;
+    assert!(status.contains("nic, second: under one policy"), "{status}");
+    world.run(&["detach"]).ok();
+    world.assert_untouched();
+}
+
 /// When its interface is moved away, `run` says where it is. The policy stays in force.
 #[test]
 fn run_says_where_its_interface_went() {

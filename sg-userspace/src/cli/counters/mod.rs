@@ -239,10 +239,19 @@ impl CountersCommand {
     }
 }
 
-/// The attached interfaces that a reading command is about. An error if there are none.
+/// The attached interfaces that a reading command is about. An error if there are none. One on
+/// which the first `apply` was cut short keeps nobody from reading the others; `status` has it.
 pub(super) fn find(context: &Context, ifaces: &Ifaces) -> Result<Vec<Attached>, Failure> {
     let scope = context.here(ifaces);
-    let found = attached(&context.bpffs, &scope)?;
+    let mut found = attached(&context.bpffs, &scope)?;
+    let is_named = !ifaces.names.is_empty();
+    match found.iter().find(|one| one.is_cut_short()) {
+        Some(cut) if is_named || found.iter().all(Attached::is_cut_short) => {
+            cut.state()?;
+        }
+        Some(_) => found.retain(|one| !one.is_cut_short()),
+        None => {}
+    }
     if let Some(other) = other_layouts(&context.bpffs, &scope)?.into_iter().next() {
         return Err(other.into());
     }
