@@ -196,18 +196,27 @@ pub fn table_use_with(
     live: [u64; 2],
 ) -> Result<[FlowTableUse; 2], KernelError> {
     let ledger = Ledger::open_to_read(pins)?;
-    let mut result = [FlowTableUse::default(); 2];
-    for (kind, found) in FlowKind::BOTH.into_iter().zip(&mut result) {
-        let counted = packet_path_stats(pins, kind)?;
-        found.live = live[kind as usize];
-        found.entered = counted.entered + ledger.read(ENTERED, kind);
-        found.evicted = counted.evicted + ledger.read(EVICTED, kind);
-    }
-    Ok(result)
+    let counted = packet_path_stats(pins)?;
+    Ok(FlowKind::BOTH.map(|kind| {
+        let counted = counted[kind as usize];
+        FlowTableUse {
+            live: live[kind as usize],
+            entered: counted.entered + ledger.read(ENTERED, kind),
+            evicted: counted.evicted + ledger.read(EVICTED, kind),
+        }
+    }))
 }
 
-/// The packet path's statistics, summed over all CPUs.
-fn packet_path_stats(pins: &InterfacePins, kind: FlowKind) -> Result<FlowStats, KernelError> {
+/// How many flows of each kind were evicted, as [`table_use`] has it. To map the table into memory
+/// would take longer than everything else.
+pub(crate) fn evicted(pins: &InterfacePins) -> Result<[u64; 2], KernelError> {
+    let ledger = Ledger::open_to_read(pins)?;
+    let counted = packet_path_stats(pins)?;
+    Ok(FlowKind::BOTH.map(|kind| counted[kind as usize].evicted + ledger.read(EVICTED, kind)))
+}
+
+/// The packet path's statistics of both kinds, summed over all CPUs.
+fn packet_path_stats(pins: &InterfacePins) -> Result<[FlowStats; 2], KernelError> {
     let path = pins.flow_stats();
     let map = open_to_read(&path)?;
     let cpus = aya::util::nr_cpus().map_err(|(file, e)| KernelError::io(file, e))?;
@@ -219,14 +228,15 @@ fn packet_path_stats(pins: &InterfacePins, kind: FlowKind) -> Result<FlowStats, 
     )
     .map_err(|e| KernelError::at_pin("reading", &path, e))?;
     let (words, _) = bytes.as_chunks::<8>();
-    let mut sum = FlowStats::default();
-    let of_kind = words.chunks_exact(3 * cpus).nth(kind as usize);
-    for [entered, left, evicted] in of_kind.unwrap_or_default().as_chunks::<3>().0 {
-        sum.entered += u64::from_ne_bytes(*entered);
-        sum.left += u64::from_ne_bytes(*left);
-        sum.evicted += u64::from_ne_bytes(*evicted);
+    let mut sums = [FlowStats::default(); 2];
+    for (sum, of_kind) in sums.iter_mut().zip(words.chunks_exact(3 * cpus)) {
+        for [entered, left, evicted] in of_kind.as_chunks::<3>().0 {
+            sum.entered += u64::from_ne_bytes(*entered);
+            sum.left += u64::from_ne_bytes(*left);
+            sum.evicted += u64::from_ne_bytes(*evicted);
+        }
     }
-    Ok(sum)
+    Ok(sums)
 }
 
 /// How many flows userspace has entered, removed and evicted. Pinned beside the table, so that all

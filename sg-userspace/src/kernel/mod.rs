@@ -90,7 +90,7 @@ pub use options::{ApplyOptions, CandidateOption, DEFAULT_MAX_FLOWS, EgressHook, 
 pub use outcome::{Applied, AppliedTo, Decided, EndedCandidate, Outcome};
 pub use seed::{Cut, Seeded, Unseen, UnseenKind};
 pub use shared::CounterReader;
-pub(crate) use shared::raw_counters;
+pub(crate) use shared::owned_counters;
 #[cfg(test)]
 pub(crate) use sys::set_acl;
 pub(crate) use sys::{has_acl, is_open_for_writing};

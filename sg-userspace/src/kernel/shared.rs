@@ -9,6 +9,7 @@ use std::path::Path;
 use sg_common::counters::{CounterSlot, SlotCounters};
 use sg_common::event_budget::Closing;
 use sg_common::flow::CUT;
+use sg_common::verdict::FIRST_RULE_SLOT;
 
 use super::error::KernelError;
 use super::flow_tables::{each_flow, each_fragment_slot, monotonic_now, sweep};
@@ -73,13 +74,34 @@ impl SlotUse for PinnedUse<'_> {
 
 /// The counts of every slot since its map was created, summed over CPUs and over the interface's
 /// `maps` counter maps.
-pub(crate) fn raw_counters(
+pub(super) fn raw_counters(
     pins: &InterfacePins,
     maps: usize,
 ) -> Result<Vec<SlotCounters>, KernelError> {
+    counters_below(pins, maps, u32::MAX)
+}
+
+/// The same of the slots that a record names: those of the reasons and of all owners. A map has up
+/// to twice as many.
+pub(crate) fn owned_counters(
+    pins: &InterfacePins,
+    state: &State,
+) -> Result<Vec<SlotCounters>, KernelError> {
+    let ends = state.owners().map(|owner| owner.slot + 1);
+    let end = ends.max().unwrap_or(0).max(FIRST_RULE_SLOT);
+    counters_below(pins, state.counter_maps, end)
+}
+
+fn counters_below(
+    pins: &InterfacePins,
+    maps: usize,
+    end: u32,
+) -> Result<Vec<SlotCounters>, KernelError> {
     let mut sums: Vec<SlotCounters> = Vec::new();
     for index in 0..maps {
-        let counts = read_counters(&pins.counters(index))?;
+        let mut reader = CounterReader::at(&pins.counters(index))?;
+        reader.slots = reader.slots.min(end);
+        let counts = reader.all()?;
         let len = sums.len().max(counts.len());
         sums.resize(len, SlotCounters::default());
         for (sum, more) in sums.iter_mut().zip(counts) {
@@ -87,11 +109,6 @@ pub(crate) fn raw_counters(
         }
     }
     Ok(sums)
-}
-
-/// Every value of a pinned counter map, summed over CPUs, in the order of the slots.
-fn read_counters(path: &Path) -> Result<Vec<SlotCounters>, KernelError> {
-    CounterReader::at(path)?.all()
 }
 
 /// How many events of what somebody watched were not written, of each slot of a pinned counter map,

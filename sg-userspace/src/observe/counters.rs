@@ -9,7 +9,7 @@ use super::status::{Condition, Health, PolicyStatus};
 use crate::kernel::state::{SlotOwner, State};
 use crate::kernel::sums::Sums;
 use crate::kernel::zero::Zero;
-use crate::kernel::{Fault, KernelError, raw_counters};
+use crate::kernel::{Fault, KernelError, owned_counters};
 
 /// `counters --json` of one interface (A4).
 #[derive(Clone, Debug, Serialize)]
@@ -234,7 +234,7 @@ pub(super) fn read_together(
     let mut state = attached.state()?.clone();
     loop {
         let sampled_at = jiff::Timestamp::now().to_string();
-        let raw = raw_counters(&attached.pins, state.counter_maps)?;
+        let raw = owned_counters(&attached.pins, &state)?;
         match State::read(&attached.pins)? {
             Some(now) if now != state => state = now,
             // The attachment is being removed. What was read before is right.

@@ -13,7 +13,7 @@ use crate::kernel::flow_tables::{FlowTableUse, table_use};
 use crate::kernel::pins::InterfacePins;
 use crate::kernel::records::Stamp;
 use crate::kernel::sums::Sums;
-use crate::kernel::{KernelError, history, raw_counters};
+use crate::kernel::{KernelError, history, owned_counters};
 
 /// A reader of one interface, which remembers what seldom changes.
 pub struct Sampler {
@@ -75,7 +75,7 @@ impl Sampler {
         let mut has_changed = self.refresh()?;
         let (sampled_at, raw) = loop {
             let sampled_at = jiff::Timestamp::now().to_string();
-            let raw = raw_counters(self.pins(), self.attached.state()?.counter_maps)?;
+            let raw = owned_counters(self.pins(), self.attached.state()?)?;
             // While a policy is being replaced, a slot may get another owner.
             if !self.refresh()? {
                 break (sampled_at, raw);

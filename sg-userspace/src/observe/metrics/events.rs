@@ -44,7 +44,7 @@ impl EventCounts {
     }
 
     pub(super) fn series(&self) -> Vec<Series<1>> {
-        let created = self.since.as_millisecond() as f64 / 1000.0;
+        let created = self.since.as_second();
         let outcomes = [
             ("delivered", &self.delivered),
             ("lost", &self.lost),

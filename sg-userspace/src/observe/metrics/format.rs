@@ -177,7 +177,7 @@ mod tests {
         let series = |rule: &str, packets| Series {
             labels: Labels::new(&[("interface", "eth0"), ("rule", rule)]),
             counts: [packets, 10 * packets, 1],
-            created: 1.5e9,
+            created: 1_500_000_000,
         };
         Sample {
             rules: vec![series("a", 1), series("b \"c\"", 2)],
@@ -193,9 +193,9 @@ mod tests {
 # HELP sgctl_rule_packets Packets that a rule decided
 # TYPE sgctl_rule_packets counter
 sgctl_rule_packets_total{interface=\"eth0\",rule=\"a\"} 1
-sgctl_rule_packets_created{interface=\"eth0\",rule=\"a\"} 1500000000.0
+sgctl_rule_packets_created{interface=\"eth0\",rule=\"a\"} 1500000000
 sgctl_rule_packets_total{interface=\"eth0\",rule=\"b \\\"c\\\"\"} 2
-sgctl_rule_packets_created{interface=\"eth0\",rule=\"b \\\"c\\\"\"} 1500000000.0
+sgctl_rule_packets_created{interface=\"eth0\",rule=\"b \\\"c\\\"\"} 1500000000
 ";
         assert!(text.contains(family), "{text}");
         assert!(

@@ -19,45 +19,29 @@ pub(super) const OTHER: &str = "other";
 /// A longer title of a rule is cut, and told apart by its checksum.
 const LONGEST: usize = 160;
 
-/// The labels of one series, as text that is written again at every reading.
+/// The labels of one series, as the text that stands between the braces at every reading.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Labels {
-    /// Everything before the last value, but for the equals sign and the quotation mark between.
-    head: Arc<str>,
-    /// The last value, escaped.
-    last: Arc<str>,
-}
+pub(super) struct Labels(Arc<str>);
 
 impl Labels {
     /// Of at least one label: a series without labels is encoded without them.
     pub(super) fn new(pairs: &[(&str, &str)]) -> Labels {
-        let (mut head, mut last) = (String::new(), String::new());
-        for (i, (name, value)) in pairs.iter().enumerate() {
-            if i > 0 {
-                head.push_str("=\"");
-                head.push_str(&last);
-                head.push_str("\",");
-            }
-            head.push_str(name);
-            last = escaped(value);
-        }
-        Labels {
-            head: head.into(),
-            last: last.into(),
-        }
+        let pairs = pairs
+            .iter()
+            .map(|(name, value)| format!("{name}=\"{}\"", escaped(value)));
+        Labels(pairs.collect::<Vec<_>>().join(",").into())
     }
 }
 
-/// The encoder writes names and values as they are, so one label can stand for all.
+/// The encoder writes the name of a label as it is, so all labels are written as one name, to which
+/// no value is added.
 impl EncodeLabelSet for Labels {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
         use std::fmt::Write as _;
-        let mut label = encoder.encode_label();
-        let mut name = label.encode_label_key()?;
-        name.write_str(&self.head)?;
-        let mut value = name.encode_label_value()?;
-        value.write_str(&self.last)?;
-        value.finish()
+        encoder
+            .encode_label()
+            .encode_label_key()?
+            .write_str(&self.0)
     }
 }
 
@@ -173,8 +157,7 @@ mod tests {
     #[test]
     fn values_are_escaped() {
         let labels = Labels::new(&[("a", "x\"y\\z\nw"), ("b", "é\"")]);
-        assert_eq!(&*labels.head, "a=\"x\\\"y\\\\z\\nw\",b");
-        assert_eq!(&*labels.last, "é\\\"");
+        assert_eq!(&*labels.0, r#"a="x\"y\\z\nw",b="é\"""#);
     }
 
     #[test]

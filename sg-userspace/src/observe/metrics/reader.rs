@@ -14,13 +14,13 @@ use sg_common::verdict::{Action, Direction, Reason};
 use super::events::EventCounts;
 use super::labels::{self, Labels, OTHER};
 use super::sample::{Sample, Series};
-use crate::kernel::flow_tables::{each_flow, monotonic_now, table_use_with};
+use crate::kernel::flow_tables::{each_flow, evicted, monotonic_now};
 use crate::kernel::pins::{InterfacePins, PinTree};
 use crate::kernel::records::Stamp;
 use crate::kernel::state::{SlotOwner, State};
 use crate::kernel::sums::Sums;
 use crate::kernel::trial::left_until;
-use crate::kernel::{FaultCode, KernelError, bpffs, raw_counters};
+use crate::kernel::{FaultCode, KernelError, bpffs, owned_counters};
 use crate::observe::attached::{Attached, Scope, attached};
 use crate::observe::candidate;
 use crate::observe::pace::Pace;
@@ -179,15 +179,13 @@ impl Reader {
         });
         let capacity = states.iter().map(|state| u64::from(state.max_flows));
         sample.capacity = Some(capacity.sum());
-        // Only what was evicted is taken of it, so that the flows are not counted once more.
-        let uses: Result<Vec<_>, KernelError> = both()
-            .map(|(pins, _)| table_use_with(pins, [0; 2]))
-            .collect();
-        if let Ok(uses) = uses {
+        let evictions: Result<Vec<_>, KernelError> =
+            both().map(|(pins, _)| evicted(pins)).collect();
+        if let Ok(evictions) = evictions {
             let created = states.iter().map(|state| seconds_of(&state.attached_at));
-            let created = created.fold(f64::INFINITY, f64::min);
+            let created = created.min().unwrap_or_default();
             for kind in FlowKind::BOTH {
-                let evicted = uses.iter().map(|it| it[kind as usize].evicted);
+                let evicted = evictions.iter().map(|it| it[kind as usize]);
                 sample.evictions.push(Series {
                     labels: Labels::new(&[("kind", kind.name())]),
                     counts: [evicted.sum()],
@@ -262,10 +260,10 @@ fn of_direction(interface: &str, direction: Direction, more: &[(&str, &str)]) ->
     Labels::new(&[&first, more].concat())
 }
 
-/// An RFC 3339 time as seconds since 1970.
-fn seconds_of(at: &str) -> f64 {
-    let time = at.parse::<Timestamp>();
-    time.map_or(0.0, |time| time.as_millisecond() as f64 / 1000.0)
+/// An RFC 3339 time as whole seconds since 1970, of which thousands are written much faster than
+/// fractions.
+fn seconds_of(at: &str) -> i64 {
+    at.parse().map_or(0, Timestamp::as_second)
 }
 
 /// An attached interface, with what seldom changes.
@@ -406,7 +404,7 @@ impl Known {
         let Ok(state) = self.attached.state() else {
             return true;
         };
-        let Ok(raw) = raw_counters(&self.attached.pins, state.counter_maps) else {
+        let Ok(raw) = owned_counters(&self.attached.pins, state) else {
             return true;
         };
         if self.has_changed() {

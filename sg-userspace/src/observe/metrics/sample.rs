@@ -2,13 +2,13 @@
 
 use super::labels::Labels;
 
-/// What is counted by one series, and since when (seconds since 1970). It has several families if
-/// packets and bytes are counted.
+/// What is counted by one series, and since when (whole seconds since 1970). It has several
+/// families if packets and bytes are counted.
 #[derive(Clone, Debug)]
 pub(super) struct Series<const N: usize> {
     pub(super) labels: Labels,
     pub(super) counts: [u64; N],
-    pub(super) created: f64,
+    pub(super) created: i64,
 }
 
 /// What one reading has found. What is `None` or missing could not be read.

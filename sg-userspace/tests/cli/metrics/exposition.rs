@@ -215,9 +215,14 @@ fn what_could_not_be_read_is_absent() {
 
     world.run(&["apply", &path, "--iface", "nic"]).ok();
     let pins = world.pin_dir();
-    std::fs::remove_file(pins.parent().unwrap().join("flow_pages")).unwrap();
+    let shared = pins.parent().unwrap();
+    std::fs::remove_file(shared.join("flow_pages")).unwrap();
     let without = metrics(&world, &[]);
     assert!(!without.contains("sgctl_flows{"), "{without}");
+    // They are counted beside the table.
+    assert!(without.contains("sgctl_flow_evictions_total{"), "{without}");
+    std::fs::remove_file(shared.join("flow_stats")).unwrap();
+    let without = metrics(&world, &[]);
     assert!(!without.contains("sgctl_flow_evictions"), "{without}");
     assert!(without.contains("sgctl_rule_packets_total{"), "{without}");
     std::fs::remove_file(pins.join("counters_0")).unwrap();
