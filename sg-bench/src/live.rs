@@ -70,6 +70,64 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
     Ok(records)
 }
 
+/// Where a group is measured: the XDP hook of the receiver, or the tc hook by which outbound
+/// packets leave.
+struct Hook {
+    floors: Floors,
+    rig: Rig,
+    exit: Option<(Exit, Turn)>,
+}
+
+impl Hook {
+    fn new(bench: &Bench<'_>, world: &World, cases: &[&Case]) -> Result<Hook> {
+        let mut floors = Floors::new()?;
+        let rig = Rig::new(world, bench.cores, &bench.patience, "")?;
+        let mut directions = cases.iter().map(|case| case.direction);
+        let exit = match directions.all(|direction| direction == Direction::Outbound) {
+            true => {
+                let out = Exit::new(world, floors.sink()?)?;
+                let mut turn = Turn::new(out.index())?;
+                rig.send_on(&out, &mut turn)?;
+                Some((out, turn))
+            }
+            false => {
+                rig.end_in(floors.sink()?)?;
+                None
+            }
+        };
+        Ok(Hook { floors, rig, exit })
+    }
+
+    fn attach_floor(&mut self, floor: Floor) -> Result<()> {
+        let Hook { floors, rig, exit } = self;
+        match (exit, floor) {
+            (None, Floor::Drop) => rig.attach(floors.drop()?),
+            (None, Floor::Pass) => rig.attach(floors.pass()?),
+            (Some((exit, _)), floor) => {
+                rig.attach(floors.pass()?)?;
+                exit.attach(match floor {
+                    Floor::Drop => floors.tc_drop()?,
+                    Floor::Pass => floors.tc_pass()?,
+                })
+            }
+        }
+    }
+
+    /// Attaches what is measured, and returns the rig that sends to it.
+    fn attach<'a>(&'a mut self, filter: &'a mut Filter) -> Result<&'a Rig> {
+        let Hook { floors, rig, exit } = self;
+        match filter {
+            Filter::Enforcer(enforcer) => match exit {
+                None => rig.attach(enforcer.inbound()?)?,
+                Some((exit, _)) => exit.attach(enforcer.outbound()?)?,
+            },
+            Filter::Touch => rig.attach(floors.touch()?)?,
+            Filter::Nftables(own) | Filter::Neighbour(own, _) => return Ok(own),
+        }
+        Ok(rig)
+    }
+}
+
 struct Bench<'a> {
     cores: Cores,
     patience: Patience,
@@ -81,27 +139,14 @@ struct Bench<'a> {
 impl Bench<'_> {
     /// Measures rows in turn, each beside its empty program.
     fn group(&self, cases: &[&'static Case]) -> Result<Vec<Record>> {
-        let mut floors = Floors::new()?;
         let world = World::enter()?;
-        let mut rig = Rig::new(&world, self.cores, &self.patience, "")?;
-        let is_outbound = cases
-            .iter()
-            .all(|case| case.direction == Direction::Outbound);
-        let mut exit = None;
-        if is_outbound {
-            let out = Exit::new(&world, floors.sink()?)?;
-            let mut turn = Turn::new(out.index())?;
-            rig.send_on(&out, &mut turn)?;
-            exit = Some((out, turn));
-        } else {
-            rig.end_in(floors.sink()?)?;
-        }
+        let mut hook = Hook::new(self, &world, cases)?;
         let mut records = Vec::new();
         let mut loaded = Vec::new();
         for case in cases {
             self.progress
                 .say(format!("{}: compiling and loading", case.name));
-            match self.load(case, &world, &rig, loaded.len()) {
+            match self.load(case, &world, &hook.rig, loaded.len()) {
                 Ok(variant) => loaded.push(variant),
                 Err(error) => records.push(Record::without(case.name, error)?),
             }
@@ -110,8 +155,8 @@ impl Bench<'_> {
             return Ok(records);
         };
 
-        rig.attach(floors.drop()?)?;
-        let packets = calibrate(&rig, &mut first.floor_writer, self.settings.window)?;
+        hook.rig.attach(hook.floors.drop()?)?;
+        let packets = calibrate(&hook.rig, &mut first.floor_writer, self.settings.window)?;
         let rounds = |case: &Case| match (case.direction, case.floor) {
             (Direction::Inbound, Floor::Drop) => self.settings.rounds,
             // What the network stack takes of each packet varies.
@@ -122,34 +167,13 @@ impl Bench<'_> {
         for round in 0..2 * self.settings.rounds {
             for variant in loaded.iter_mut().filter(|v| round < rounds(v.case)) {
                 bar.at(variant.case.name);
-                match (&mut exit, variant.case.floor) {
-                    (None, Floor::Drop) => rig.attach(floors.drop()?)?,
-                    (None, Floor::Pass) => rig.attach(floors.pass()?)?,
-                    (Some((exit, _)), floor) => {
-                        rig.attach(floors.pass()?)?;
-                        exit.attach(match floor {
-                            Floor::Drop => floors.tc_drop()?,
-                            Floor::Pass => floors.tc_pass()?,
-                        })?;
-                    }
-                }
+                hook.attach_floor(variant.case.floor)?;
                 let tally = &mut variant.tally;
-                let floor = rig.warm_window(&mut variant.floor_writer, packets, tally)?;
+                let floor = hook
+                    .rig
+                    .warm_window(&mut variant.floor_writer, packets, tally)?;
                 variant.floors.push(floor);
-                let rig = match &mut variant.filter {
-                    Filter::Enforcer(enforcer) => {
-                        match &mut exit {
-                            None => rig.attach(enforcer.inbound()?)?,
-                            Some((exit, _)) => exit.attach(enforcer.outbound()?)?,
-                        }
-                        &rig
-                    }
-                    Filter::Touch => {
-                        rig.attach(floors.touch()?)?;
-                        &rig
-                    }
-                    Filter::Nftables(own) | Filter::Neighbour(own, _) => own,
-                };
+                let rig = hook.attach(&mut variant.filter)?;
                 let window = rig.warm_window(&mut variant.writer, packets, tally)?;
                 variant.windows.push(window);
                 bar.step();

@@ -44,11 +44,6 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
         return Ok(NAMES.map(left_out).into());
     };
     progress.say(format!("{}: attaching and opening flows", NAMES[1]));
-    let cores = Cores::find()?;
-    let swapped = Cores {
-        sender: cores.receiver,
-        receiver: cores.sender,
-    };
     let patience = Patience::new(settings.patience / 4);
     let world = World::enter()?;
     let pins = tempfile::tempdir().context("a folder for the BPF file system")?;
@@ -56,72 +51,111 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record
     let folder = tempfile::tempdir().context("a folder for the policy")?;
     let policy = folder.path().join("uplinks.yaml");
     std::fs::write(&policy, POLICY).context("writing the policy")?;
-
     let mut floors = Floors::new()?;
-    let line = |cores, letter: &str| Line::new(&world, cores, &patience, letter);
-    // The second one of each kind is received by the core that sends to the first one.
-    let mut empty = [line(cores, "e")?, line(swapped, "f")?];
-    let mut single = line(cores, "s")?;
-    let mut pair = [line(cores, "p")?, line(swapped, "q")?];
-    for line in empty.iter().chain([&single]).chain(&pair) {
-        line.rig.end_in(floors.sink()?)?;
-    }
-    for line in &mut empty {
-        line.rig.attach(floors.pass()?)?;
-    }
+    let mut lines = Lines::new(&world, &patience, &mut floors)?;
     let node = Node {
         sgctl,
         bpffs: bpffs.path(),
         policy: &policy,
     };
-    node.apply(&[&single])?;
-    node.apply(&[&pair[0], &pair[1]])?;
-    establish(&mut [&mut single])?;
-    // Opened by the first uplink; the replies come by both.
-    let [first, second] = &mut pair;
-    establish(&mut [first, second])?;
+    lines.enforce(&node)?;
+    lines.measure(settings, progress)
+}
 
-    let packets = crate::live::calibrate(&empty[0].rig, &mut empty[0].writer, settings.window)?;
-    let bar = progress.bar(settings.rounds as u64);
-    bar.at(NAMES[1]);
-    let mut above = [const { Vec::new() }; NAMES.len()];
-    let mut floor = Vec::new();
-    let mut tally = Tally::default();
-    for _ in 0..settings.rounds {
-        let mut window = |line: &mut Line| -> Result<f64> {
-            let window = line
-                .rig
-                .warm_window(&mut line.writer, packets, &mut tally)?;
-            Ok(window.nanoseconds)
+/// The interfaces that are measured, each beside one of its core with an empty program.
+struct Lines {
+    empty: [Line; 2],
+    single: Line,
+    pair: [Line; 2],
+}
+
+impl Lines {
+    fn new(world: &World, patience: &Patience, floors: &mut Floors) -> Result<Lines> {
+        let cores = Cores::find()?;
+        let swapped = Cores {
+            sender: cores.receiver,
+            receiver: cores.sender,
         };
-        let without = window(&mut empty[0])?;
-        above[0].push(window(&mut single)? - without);
-        let mut of_pair = 0.0;
-        for (empty, uplink) in empty.iter_mut().zip(&mut pair) {
-            let without = window(empty)?;
-            of_pair += (window(uplink)? - without) / 2.0;
-            floor.push(without);
+        let line = |cores, letter: &str| Line::new(world, cores, patience, letter);
+        // The second one of each kind is received by the core that sends to the first one.
+        let mut lines = Lines {
+            empty: [line(cores, "e")?, line(swapped, "f")?],
+            single: line(cores, "s")?,
+            pair: [line(cores, "p")?, line(swapped, "q")?],
+        };
+        let Lines {
+            empty,
+            single,
+            pair,
+        } = &lines;
+        for line in empty.iter().chain([single]).chain(pair) {
+            line.rig.end_in(floors.sink()?)?;
         }
-        above[1].push(of_pair);
-        bar.step();
+        for line in &mut lines.empty {
+            line.rig.attach(floors.pass()?)?;
+        }
+        Ok(lines)
     }
-    bar.finish();
-    for line in [&single].into_iter().chain(&pair) {
-        line.check()?;
+
+    /// Puts the policy in force, and opens the flows.
+    fn enforce(&mut self, node: &Node<'_>) -> Result<()> {
+        let [first, second] = &mut self.pair;
+        node.apply(&[&self.single])?;
+        node.apply(&[first, second])?;
+        establish(&mut [&mut self.single])?;
+        // Opened by the first uplink; the replies come by both.
+        establish(&mut [first, second])
     }
-    let notes = [
-        format!("UDP replies in {FLOWS} flows at random, by the interface that opened them"),
-        "the same by two interfaces in turn, each on a core of its own; opened by one".to_owned(),
-    ];
-    let records = NAMES
-        .iter()
-        .zip(above)
-        .zip(notes)
-        .map(|((name, above), note)| {
-            let note = format!("{note}; {}", tally.describe());
-            Record::of(name, "ns", &above, Some(median(&floor))).noted(note)
-        });
-    Ok(records.collect())
+
+    fn measure(&mut self, settings: &Settings, progress: &Progress) -> Result<Vec<Record>> {
+        let Lines {
+            empty,
+            single,
+            pair,
+        } = self;
+        let packets = crate::live::calibrate(&empty[0].rig, &mut empty[0].writer, settings.window)?;
+        let bar = progress.bar(settings.rounds as u64);
+        bar.at(NAMES[1]);
+        let mut above = [const { Vec::new() }; NAMES.len()];
+        let mut floor = Vec::new();
+        let mut tally = Tally::default();
+        for _ in 0..settings.rounds {
+            let mut window = |line: &mut Line| -> Result<f64> {
+                let window = line
+                    .rig
+                    .warm_window(&mut line.writer, packets, &mut tally)?;
+                Ok(window.nanoseconds)
+            };
+            let without = window(&mut empty[0])?;
+            above[0].push(window(single)? - without);
+            let mut of_pair = 0.0;
+            for (empty, uplink) in empty.iter_mut().zip(pair.iter_mut()) {
+                let without = window(empty)?;
+                of_pair += (window(uplink)? - without) / 2.0;
+                floor.push(without);
+            }
+            above[1].push(of_pair);
+            bar.step();
+        }
+        bar.finish();
+        for line in [&*single].into_iter().chain(&*pair) {
+            line.check()?;
+        }
+        let notes = [
+            format!("UDP replies in {FLOWS} flows at random, by the interface that opened them"),
+            "the same by two interfaces in turn, each on a core of its own; opened by one"
+                .to_owned(),
+        ];
+        let records = NAMES
+            .iter()
+            .zip(above)
+            .zip(notes)
+            .map(|((name, above), note)| {
+                let note = format!("{note}; {}", tally.describe());
+                Record::of(name, "ns", &above, Some(median(&floor))).noted(note)
+            });
+        Ok(records.collect())
+    }
 }
 
 /// A receiving interface, and who sends to it.

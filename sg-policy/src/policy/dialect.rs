@@ -111,17 +111,37 @@ fn did_you_mean(key: &str) -> String {
     format!("did you mean `{key}`?")
 }
 
+/// What a word for addresses is about.
+enum End {
+    /// The other end, in both directions.
+    Remote,
+    Source,
+    Destination,
+    /// Whoever has a name or a label elsewhere.
+    ByName,
+}
+
 /// Words for one or both ends of a packet: a rule is about the remote one.
 fn addresses(direction: Direction, word: &str) -> Option<String> {
     let (remote, local) = match direction {
         Direction::Inbound => ("from", "destination"),
         Direction::Outbound => ("to", "source"),
     };
-    let not_local = || {
-        format!(
+    Some(match (end_of(word)?, direction) {
+        (End::Remote, _)
+        | (End::Source, Direction::Inbound)
+        | (End::Destination, Direction::Outbound) => did_you_mean(remote),
+        (End::Source | End::Destination, _) => format!(
             "rules match the remote end only, `{remote}`, and no {local} of the node's own{NARROWS}"
-        )
-    };
+        ),
+        (End::ByName, _) => format!(
+            "rules match addresses: put those that are meant into an address set, and name it in \
+             `{remote}`"
+        ),
+    })
+}
+
+fn end_of(word: &str) -> Option<End> {
     Some(match word {
         "cidr" | "cidrs" | "cidrblock" | "cidrblocks" | "cidrip" | "cidripv4" | "cidripv6"
         | "ipv4cidr" | "ipv6cidr" | "ipv6cidrblock" | "ipv6cidrblocks" | "ipranges"
@@ -129,7 +149,7 @@ fn addresses(direction: Direction, word: &str) -> Option<String> {
         | "ipblocks" | "address" | "addresses" | "addr" | "remote" | "remoteip"
         | "remoteipprefix" | "peer" | "peers" | "prefix" | "prefixes" | "network" | "networks"
         | "net" | "nets" | "subnet" | "subnets" | "host" | "hosts" | "addresstemplate" | "who" => {
-            did_you_mean(remote)
+            End::Remote
         }
         "source"
         | "sources"
@@ -151,10 +171,7 @@ fn addresses(direction: Direction, word: &str) -> Option<String> {
         | "ipsaddr"
         | "ip6saddr"
         | "fromcidr"
-        | "fromcidrset" => match direction {
-            Direction::Inbound => did_you_mean("from"),
-            Direction::Outbound => not_local(),
-        },
+        | "fromcidrset" => End::Source,
         "destination"
         | "destinations"
         | "dest"
@@ -175,10 +192,7 @@ fn addresses(direction: Direction, word: &str) -> Option<String> {
         | "ipdaddr"
         | "ip6daddr"
         | "tocidr"
-        | "tocidrset" => match direction {
-            Direction::Outbound => did_you_mean("to"),
-            Direction::Inbound => not_local(),
-        },
+        | "tocidrset" => End::Destination,
         "securitygroup"
         | "securitygroups"
         | "securitygroupid"
@@ -201,10 +215,7 @@ fn addresses(direction: Direction, word: &str) -> Option<String> {
         | "self"
         | "toentities"
         | "fromentities"
-        | "serviceaccount" => format!(
-            "rules match addresses: put those that are meant into an address set, and name it in \
-             `{remote}`"
-        ),
+        | "serviceaccount" => End::ByName,
         _ => return None,
     })
 }

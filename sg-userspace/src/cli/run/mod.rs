@@ -19,6 +19,7 @@ mod pins;
 mod quiet;
 mod reload;
 mod repair;
+mod serve;
 mod session;
 mod summary;
 mod terminal;
@@ -31,7 +32,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::json;
 use sg_userspace::kernel::attempted::Attempted;
 use sg_userspace::kernel::held::InForce;
 use sg_userspace::kernel::pins::PinTree;
@@ -48,15 +48,15 @@ use self::expected::{Appeared, Expected};
 pub(super) use self::journal::LogFormat;
 use self::log::Log;
 use self::notify::Manager;
-use self::own_trial::OwnTrial;
 use self::reload::{Begun, Reloader};
+use self::serve::Metrics;
 use self::session::{Ours, Session, Watched, find_before};
 use self::terminal::Terminal;
 use super::apply;
 use super::context::{Context, Json};
 use super::counters::seconds;
 use super::failure::Failure;
-use super::metrics::server::{Address, Server};
+use super::metrics::server::Address;
 use super::policy_args::{Attach, Policies};
 
 /// Enforce a policy in the foreground: live counters, reload when its files change
@@ -148,6 +148,17 @@ pub(super) struct Run {
     json: Json,
 }
 
+/// What there is once an interface exists. Nothing was changed yet.
+struct Ready {
+    terminal: Terminal,
+    events: Events,
+    manager: Manager,
+    expected: Expected,
+    appeared: Appeared,
+    /// If it was said that it waits.
+    log: Option<Log>,
+}
+
 impl Run {
     fn options(&self, context: &Context, expected: &Expected) -> Result<ApplyOptions, Failure> {
         let mut options = expected.attach(&self.attach).options(context)?;
@@ -159,38 +170,31 @@ impl Run {
         Ok(options)
     }
 
-    /// Binds the server of metrics. It has a thread of its own, so that its clients cannot delay
-    /// `run`. It listens before anything is changed, so that an address that is taken ends the
-    /// command then.
-    fn server(&self) -> Result<Option<Server>, Failure> {
-        let Some(address) = &self.metrics else {
-            return Ok(None);
-        };
-        if !address.is_local() && !self.metrics_public {
-            return Err(Failure::usage::<Run>(
-                "run",
-                format!(
-                    "--metrics {address}: others than this machine could read rules and policies there; \
-                     an address of the loopback or the path of a socket, or --metrics-public"
-                ),
-            ));
-        }
-        let server = Server::bind(address, self.wait);
-        server
-            .map(Some)
-            .map_err(|error| address.failed(error).into())
-    }
-
-    /// The server of metrics, and why there is none where one was asked for: a service has to
-    /// enforce, also at a boot where it cannot listen.
-    fn server_or_not(&self) -> Result<(Option<Server>, Option<Failure>), Failure> {
-        match self.server() {
-            Err(failure @ Failure::IoAt(_)) if self.wait => Ok((None, Some(failure))),
-            server => Ok((server?, None)),
+    /// Where metrics are to be served.
+    fn metrics_address(&self) -> Result<Option<&Address>, Failure> {
+        match &self.metrics {
+            Some(address) if !address.is_local() && !self.metrics_public => {
+                Err(Failure::usage::<Run>(
+                    "run",
+                    format!(
+                        "--metrics {address}: others than this machine could read rules and policies there; \
+                         an address of the loopback or the path of a socket, or --metrics-public"
+                    ),
+                ))
+            }
+            address => Ok(address.as_ref()),
         }
     }
 
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        match self.ready(context)? {
+            Some(ready) => self.enforce(context, ready),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits, with `--wait`, until one of the interfaces exists. `None` if the wait was ended.
+    fn ready(&self, context: &Context) -> Result<Option<Ready>, Failure> {
         let usual = if context.out.terminal { 1 } else { 10 };
         let interval = self.interval.unwrap_or(Duration::from_secs(usual));
         // This must come first, because whether SIGHUP was ignored at the start can only be seen
@@ -201,20 +205,38 @@ impl Run {
         let mut events = Events::new(interval).map_err(preparing)?;
         let mut manager = Manager::find();
         let expected = Expected::new(&self.attach, self.wait, &context.bpffs)?;
-        let log = |names: &[String]| {
-            Log::new(context, self.json.json, self.log_format, names).map_err(preparing)
-        };
-        let first = || log(&self.attach.ifaces);
+        let log = || self.log(context, &self.attach.ifaces);
         let (wait, policies) = (&mut events, (&self.policies, self.attach.trust));
-        let appeared = expected.first(wait, &mut terminal, &mut manager, policies, first)?;
-        let Some((appeared, early_log)) = appeared else {
-            return Ok(());
-        };
+        let appeared = expected.first(wait, &mut terminal, &mut manager, policies, log)?;
+        Ok(appeared.map(|(appeared, log)| Ready {
+            terminal,
+            events,
+            manager,
+            expected,
+            appeared,
+            log,
+        }))
+    }
+
+    fn log(&self, context: &Context, names: &[String]) -> Result<Log, Failure> {
+        Log::new(context, self.json.json, self.log_format, names).map_err(preparing)
+    }
+
+    /// Puts the policy in force on the interfaces that exist, and looks after it until the end.
+    fn enforce(&self, context: &Context, ready: Ready) -> Result<(), Failure> {
+        let Ready {
+            terminal,
+            mut events,
+            manager,
+            expected,
+            appeared,
+            log: early_log,
+        } = ready;
         let is_wait_told = early_log.is_some();
         let mut options = self.options(context, &expected)?;
         options.held = appeared.held();
         let names = options.interfaces.clone();
-        let (mut server, unserved) = self.server_or_not()?;
+        let mut metrics = Metrics::listen(self.metrics_address()?, self.wait)?;
         let others = names.iter().filter(|name| !expected.has_lock(name));
         let take = |name: &String| RunLock::take(&context.bpffs, name);
         let locks: Vec<RunLock> = others.map(take).collect::<Result<_, _>>()?;
@@ -222,15 +244,9 @@ impl Run {
         let mounted = all_locks.find_map(|lock| lock.mounted.clone());
         let log = match early_log {
             Some(log) => log.of(&names),
-            None => log(&names)?,
+            None => self.log(context, &names)?,
         };
-        let find = |name: &String| find_before(context, name);
-        let before: Vec<InForce> = names.iter().map(find).collect::<Result<_, _>>()?;
-        for found in &before {
-            if let InForce::Policy(held) = found {
-                options.held_slots.extend(held.slots());
-            }
-        }
+        let before = in_force_before(context, &names, &mut options)?;
         let targets = self.confirm_if_reachable.clone();
         let started = Reloader::start(self.policies.clone(), self.attach.trust, options, targets);
         appeared.release();
@@ -243,15 +259,10 @@ impl Run {
             return started.map(drop);
         };
         let interfaces = watched(context, &names, before, &attempted)?;
-        let begun = started.as_ref().ok().map(|(_, begun)| begun);
-        let on_trial = begun.and_then(|begun| OwnTrial::of(&begun.reloaded.applied));
-        let kept = begun.and_then(|begun| match on_trial {
-            None => Some(begun.generation()),
-            Some(_) => begun.goes_on,
-        });
+        let begun = started.as_ref().ok().map(|(_, begun)| &**begun);
         let mut session = Session {
-            on_trial,
-            kept,
+            on_trial: begun.and_then(Begun::on_trial),
+            kept: begun.and_then(Begun::kept),
             ended: None,
             context,
             policies: &self.policies,
@@ -282,12 +293,7 @@ impl Run {
             if !is_wait_told {
                 session.expected.tell_missing(&mut session.log);
             }
-            if let (Some(failure), Some(address)) = (&unserved, &self.metrics) {
-                session.not_served(address, failure);
-            }
-            if let Some(server) = &mut server {
-                session.serve(server, &names)?;
-            }
+            session.serve(&mut metrics, &names)?;
             Ok(reloader)
         });
         drop(appeared);
@@ -295,9 +301,7 @@ impl Run {
             Ok(reloader) => self.look_after(&mut session, &mut events, reloader),
             Err(failure) => Err(session.give_up(failure)),
         };
-        let ended = session.finish(ended);
-        drop((locks, server));
-        ended
+        session.finish(ended)
     }
 
     /// Looks after the policy until the end, and then leaves it attached or takes it back.
@@ -349,19 +353,6 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Serves metrics of these interfaces.
-    fn serve(&mut self, server: &mut Server, names: &[String]) -> Result<(), Failure> {
-        let served = self.expected.served(names);
-        server
-            .serve(self.context, served, Arc::clone(&self.read))
-            .map_err(preparing)?;
-        let address = server.address.to_string();
-        let line = format!("metrics: {address}");
-        let details = json!({"address": address, "interfaces": served});
-        self.log.event(Change::Metrics, &line, details);
-        Ok(())
-    }
-
     /// Says why it ends, if it fails, and writes what the log still has.
     fn finish(mut self, ended: Result<(), Failure>) -> Result<(), Failure> {
         // The log also writes standard error, whose reader may stall.
@@ -372,13 +363,6 @@ impl Session<'_> {
         self.log.finish();
         ended
     }
-
-    /// Says that metrics are not served, while the policy is enforced.
-    fn not_served(&mut self, address: &Address, failure: &Failure) {
-        let details = json!({"address": address.to_string()});
-        let line = "metrics are not served:";
-        self.log.trouble(Change::Metrics, line, details, failure);
-    }
 }
 
 fn preparing(source: io::Error) -> Failure {
@@ -386,6 +370,22 @@ fn preparing(source: io::Error) -> Failure {
         what: "preparing to wait for signals",
         source,
     }
+}
+
+/// What is in force on these interfaces. Its counter slots stay its own, so that it can return.
+fn in_force_before(
+    context: &Context,
+    names: &[String],
+    options: &mut ApplyOptions,
+) -> Result<Vec<InForce>, Failure> {
+    let find = |name: &String| find_before(context, name);
+    let before: Vec<InForce> = names.iter().map(find).collect::<Result<_, _>>()?;
+    for found in &before {
+        if let InForce::Policy(held) = found {
+            options.held_slots.extend(held.slots());
+        }
+    }
+    Ok(before)
 }
 
 /// The interfaces that are looked after, with what was in force on them before.

@@ -97,8 +97,17 @@ impl Begun {
         interfaces.map(|it| it.state.attempted()).collect()
     }
 
-    pub(super) fn generation(&self) -> u32 {
-        self.reloaded.applied.first.state.policy.generation
+    /// The policy, if it waits to be confirmed.
+    pub(super) fn on_trial(&self) -> Option<OwnTrial> {
+        OwnTrial::of(&self.reloaded.applied)
+    }
+
+    /// The generation that nobody has to confirm any more.
+    pub(super) fn kept(&self) -> Option<u32> {
+        match self.on_trial() {
+            None => Some(self.reloaded.applied.first.state.policy.generation),
+            Some(_) => self.goes_on,
+        }
     }
 }
 

@@ -141,20 +141,7 @@ impl Programs {
         let ebpf = undisturbed(|| loader.load(OBJECT))
             .map_err(|e| KernelError::bpf("creating the BPF maps", e))?;
 
-        if let Some(pins) = &shared.pins {
-            let flow_ports = port_counts(pins)?;
-            share_section(
-                FLOW_PORTS,
-                &ebpf,
-                &flow_ports,
-                "sharing the counts of flows",
-            )?;
-        }
-        let watch = match &shared.pins {
-            Some(pins) => event_watch::map(pins)?,
-            None => event_watch::private()?,
-        };
-        share_section(EVENT_WATCH, &ebpf, &watch, "sharing who watches")?;
+        share_sections(&ebpf, shared.pins.as_ref())?;
         match tables_of {
             Some(other) => share_tables(&ebpf, &other.ebpf)?,
             None => fill_tables(&ebpf, &flow_keys, tables, is_in_bss)?,
@@ -328,6 +315,19 @@ impl Programs {
             slots,
         )
     }
+}
+
+/// Puts the sections that outlive a policy in the place of the programs' own.
+fn share_sections(ebpf: &Ebpf, pins: Option<&InterfacePins>) -> Result<(), KernelError> {
+    let watch = match pins {
+        Some(pins) => {
+            let flow_ports = port_counts(pins)?;
+            share_section(FLOW_PORTS, ebpf, &flow_ports, "sharing the counts of flows")?;
+            event_watch::map(pins)?
+        }
+        None => event_watch::private()?,
+    };
+    share_section(EVENT_WATCH, ebpf, &watch, "sharing who watches")
 }
 
 fn page_size() -> u32 {
