@@ -157,6 +157,7 @@ mod tests {
     use clap::ValueEnum as _;
 
     use super::*;
+    use crate::test_binaries::source_of;
 
     #[test]
     fn an_image_for_another_processor_is_not_run() {
@@ -169,14 +170,9 @@ mod tests {
         }
     }
 
-    /// A test that was renamed would not run, and nobody would see it.
     #[test]
     fn the_pod_is_a_test_that_there_is() {
-        let (file, name) = TEST.rsplit_once("::").unwrap();
-        let workspace = shell::workspace().unwrap();
-        let file = workspace.join(format!("sg-userspace/tests/cli/{file}.rs"));
-        let text = fs::read_to_string(file).unwrap();
-        assert!(text.contains(&format!("#[test]\nfn {name}()")), "{name}");
+        let text = source_of("cli", TEST);
         assert!(text.contains(ROOT), "it does not read {ROOT}");
     }
 }

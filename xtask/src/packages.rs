@@ -170,6 +170,7 @@ fn suite(os_release: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_binaries::source_of;
 
     #[test]
     fn packages_with_other_files_differ() {
@@ -198,19 +199,11 @@ mod tests {
         assert_eq!(suite(""), SUITE);
     }
 
-    /// A test that was renamed would not run, and nobody would see it.
     #[test]
     fn the_tests_are_those_that_there_are() {
-        let folder = shell::workspace().unwrap().join("sg-userspace/tests/cli");
-        let mut texts = std::collections::BTreeMap::new();
-        for test in TESTS {
-            let (module, name) = test.rsplit_once("::").unwrap();
-            let file = folder.join(module.replace("::", "/")).with_extension("rs");
-            let text = fs::read_to_string(file).unwrap();
-            assert!(text.contains(&format!("fn {name}()")), "{name}");
-            texts.insert(module, text);
-        }
+        let texts = TESTS.map(|test| source_of("cli", test));
+        let texts = std::collections::BTreeSet::from(texts);
         let count = |text: &String| text.matches("#[test]").count();
-        assert_eq!(texts.values().map(count).sum::<usize>(), TESTS.len());
+        assert_eq!(texts.iter().map(count).sum::<usize>(), TESTS.len());
     }
 }

@@ -74,6 +74,20 @@ fn runner(sudo: &Path) -> String {
     format!("{} -E", sudo.display())
 }
 
+/// The text of the file that has this test of `sg-userspace`, by which a command starts it. A test
+/// that was renamed would not run, and nobody would see it.
+#[cfg(test)]
+pub(crate) fn source_of(binary: &str, test: &str) -> String {
+    let workspace = crate::shell::workspace().unwrap();
+    let folder = workspace.join("sg-userspace/tests").join(binary);
+    let (module, name) = test.rsplit_once("::").unwrap();
+    let file = folder.join(module.replace("::", "/")).with_extension("rs");
+    let text = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{test}: {error}"));
+    let is_it = |part: &str| part.contains("#[test]") && part.contains(&format!("fn {name}()"));
+    assert!(text.split("\n\n").any(is_it), "{binary} has no test {test}");
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,9 @@
 
 mod page;
 mod scan;
+mod template;
 mod texts;
+mod variants;
 
 use std::{fs, path::Path};
 
@@ -14,7 +16,8 @@ use crate::files::sources;
 use crate::generated::Page;
 use crate::shell;
 use page::Said;
-use scan::{Codes, Forms, Trouble};
+use scan::Trouble;
+use variants::{Codes, Forms};
 
 /// Write docs/troubleshooting.md: what is said when something is wrong, and the remedies
 #[derive(clap::Args)]
@@ -80,8 +83,8 @@ fn current(workspace: &Path) -> Result<String> {
     let (mut codes, mut forms) = (Codes::new(), Forms::new());
     for name in ERRORS {
         let errors = parse(name, &read(name)?)?;
-        codes.extend(scan::codes_of(&errors, "code_name"));
-        forms.extend(scan::forms_of(&errors));
+        codes.extend(variants::codes_of(&errors, "code_name"));
+        forms.extend(variants::forms_of(&errors));
     }
     codes.extend(
         lints
@@ -147,7 +150,7 @@ fn lints(text: &str) -> Vec<Lint> {
 /// The kinds of faults with their sentences.
 fn faults(text: &str) -> Vec<(String, String)> {
     let entries = described(text, "pub enum FaultCode {", |line| line.strip_suffix(','));
-    let fault = |(variant, about): (&str, String)| (scan::kebab(variant), about);
+    let fault = |(variant, about): (&str, String)| (variants::kebab(variant), about);
     entries.into_iter().map(fault).collect()
 }
 
@@ -190,7 +193,7 @@ mod tests {
         ];
         let codes = codes.map(|(name, code)| (name.to_owned(), code.to_owned()));
         let errors = "enum KernelError { #[error(\"{what}: {reason}\")] Fixed { what: u8 } }";
-        let forms = scan::forms_of(&syn::parse_file(errors).unwrap());
+        let forms = variants::forms_of(&syn::parse_file(errors).unwrap());
         scan::scan(
             "a.rs",
             &syn::parse_file(text).unwrap(),

@@ -9,7 +9,7 @@
 //! A message that a function or a closure is called with stands at the call: it is read there, in
 //! the same file.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use syn::{
     Attribute, Expr, ExprCall, ExprMethodCall, ExprStruct, File, Item, ItemFn, ItemMod, Local, Pat,
@@ -21,6 +21,7 @@ use syn::{
 };
 
 use super::texts::{Function, Locals, Names};
+use super::variants::{Codes, Forms, attribute, has_words, kebab};
 
 /// What kind of thing says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,12 +53,6 @@ impl Trouble {
     }
 }
 
-/// What variants of enums are called in JSON.
-pub(super) type Codes = BTreeMap<String, String>;
-
-/// The messages of variants that have no words of their own: they are put together from fields.
-pub(super) type Forms = BTreeMap<String, proc_macro2::TokenStream>;
-
 /// What a file says.
 pub(super) fn scan(name: &str, file: &File, codes: &Codes, forms: &Forms) -> Vec<Trouble> {
     let names = Names::of(file);
@@ -81,89 +76,8 @@ pub(super) fn scan(name: &str, file: &File, codes: &Codes, forms: &Forms) -> Vec
     scanner.found()
 }
 
-/// The forms of the errors in a file.
-pub(super) fn forms_of(file: &File) -> Forms {
-    struct Variants(Forms);
-    impl<'ast> Visit<'ast> for Variants {
-        fn visit_variant(&mut self, variant: &'ast Variant) {
-            if let Some(form) = attribute(&variant.attrs, "error")
-                && let Some(texts) = Names::default().format(form.clone(), &Locals::default(), 1)
-                && !texts.iter().any(|text| has_words(text))
-            {
-                self.0.insert(variant.ident.to_string(), form);
-            }
-        }
-    }
-    let mut variants = Variants(Forms::new());
-    variants.visit_file(file);
-    variants.0
-}
-
-/// Whether a text has words of its own, and not only places for those of others.
-fn has_words(text: &str) -> bool {
-    text.chars().any(char::is_lowercase)
-}
-
 /// Where an expression begins.
 type Place = (usize, usize);
-
-/// The codes that a function of a `match` over variants returns: `code_name` of errors.
-pub(super) fn codes_of(file: &File, function: &str) -> Codes {
-    struct Arms<'f> {
-        function: &'f str,
-        found: Codes,
-    }
-    impl<'ast> Visit<'ast> for Arms<'_> {
-        fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
-            if item.sig.ident == self.function {
-                visit::visit_impl_item_fn(self, item);
-            }
-        }
-
-        fn visit_arm(&mut self, arm: &'ast syn::Arm) {
-            let Expr::Lit(syn::ExprLit {
-                lit: syn::Lit::Str(code),
-                ..
-            }) = &*arm.body
-            else {
-                return;
-            };
-            for name in variants(&arm.pat) {
-                self.found.insert(name, code.value());
-            }
-        }
-    }
-    let mut arms = Arms {
-        function,
-        found: Codes::new(),
-    };
-    arms.visit_file(file);
-    arms.found
-}
-
-/// The names of the variants in a pattern.
-fn variants(pattern: &Pat) -> Vec<String> {
-    let of = |path: &syn::Path| path.segments.last().map(|last| last.ident.to_string());
-    match pattern {
-        Pat::Or(or) => or.cases.iter().flat_map(variants).collect(),
-        Pat::Struct(it) => of(&it.path).into_iter().collect(),
-        Pat::TupleStruct(it) => of(&it.path).into_iter().collect(),
-        Pat::Path(it) => of(&it.path).into_iter().collect(),
-        _ => Vec::new(),
-    }
-}
-
-/// `InterfaceGone` as `interface-gone`, as serde writes it.
-pub(super) fn kebab(name: &str) -> String {
-    let mut out = String::new();
-    for c in name.chars() {
-        if c.is_uppercase() && !out.is_empty() {
-            out.push('-');
-        }
-        out.extend(c.to_lowercase());
-    }
-    out
-}
 
 struct Scanner<'f> {
     name: &'f str,
@@ -361,6 +275,16 @@ impl Scanner<'_> {
             scanner.visit_expr(&function.body);
         });
         self.call = None;
+    }
+
+    /// Looks at a function, whose variables are its own.
+    fn inside(&mut self, look: impl FnOnce(&mut Self)) {
+        let before = (
+            std::mem::take(&mut self.locals),
+            std::mem::take(&mut self.held),
+        );
+        look(self);
+        (self.locals, self.held) = before;
     }
 
     fn code(&self, kind: Kind, expr: &Expr) -> Option<String> {
@@ -563,18 +487,6 @@ impl<'ast> Visit<'ast> for Scanner<'_> {
     }
 }
 
-impl Scanner<'_> {
-    /// Looks at a function, whose variables are its own.
-    fn inside(&mut self, look: impl FnOnce(&mut Self)) {
-        let before = (
-            std::mem::take(&mut self.locals),
-            std::mem::take(&mut self.held),
-        );
-        look(self);
-        (self.locals, self.held) = before;
-    }
-}
-
 /// The variant, if a path names one of the errors that are printed.
 fn of_kernel_error(path: &syn::Path) -> Option<String> {
     let mut segments = path.segments.iter().rev();
@@ -583,13 +495,6 @@ fn of_kernel_error(path: &syn::Path) -> Option<String> {
         .iter()
         .any(|name| error.ident == name)
         .then(|| variant.ident.to_string())
-}
-
-fn attribute(attributes: &[Attribute], name: &str) -> Option<proc_macro2::TokenStream> {
-    let mut of = attributes
-        .iter()
-        .filter(|attribute| attribute.path().is_ident(name));
-    of.find_map(|attribute| Some(attribute.meta.require_list().ok()?.tokens.clone()))
 }
 
 /// Whether what has these attributes is compiled for tests only.

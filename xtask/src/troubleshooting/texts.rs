@@ -4,14 +4,16 @@
 
 use std::collections::HashMap;
 
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::TokenStream;
 use syn::{
     Block, Expr, ExprCall, ExprClosure, ExprLit, ExprReturn, File, FnArg, Item, ItemFn, Lit,
     LitStr, Pat, Stmt, Token,
-    parse::{Parse, ParseStream, Parser as _},
+    parse::Parser as _,
     punctuated::Punctuated,
     visit::{self, Visit},
 };
+
+use super::template::{Argument, Format, Piece, pieces, placeholder, shown};
 
 /// The most texts that one expression is taken to be.
 const MOST: usize = 12;
@@ -305,7 +307,7 @@ impl Names {
         let Format {
             template,
             arguments,
-        } = syn::parse2(without_dots(tokens)).ok()?;
+        } = Format::read(tokens)?;
         let mut found = vec![String::new()];
         let mut next = 0;
         for piece in pieces(&template.value()) {
@@ -363,152 +365,9 @@ impl<'ast> Visit<'ast> for Returns {
     fn visit_expr_closure(&mut self, _: &'ast ExprClosure) {}
 }
 
-/// In an attribute of thiserror a field may be named by a dot: `.path`. The code is read without.
-fn without_dots(tokens: TokenStream) -> TokenStream {
-    let mut is_in_value = false;
-    let plain = tokens.into_iter().filter_map(|token| {
-        let is_dot = matches!(&token, TokenTree::Punct(punct) if punct.as_char() == '.');
-        let is_kept = !is_dot || is_in_value;
-        is_in_value = !matches!(&token, TokenTree::Punct(punct) if punct.as_char() != '?');
-        match token {
-            TokenTree::Group(group) => {
-                let inside = without_dots(group.stream());
-                Some(proc_macro2::Group::new(group.delimiter(), inside).into())
-            }
-            token => is_kept.then_some(token),
-        }
-    });
-    plain.collect()
-}
-
 /// Calls that leave a text as it is.
 fn is_the_same(method: &str) -> bool {
     ["into", "to_owned", "to_string", "clone", "as_str", "as_ref"].contains(&method)
-}
-
-/// A name for what is only known at run time.
-fn placeholder(expr: &Expr) -> String {
-    match expr {
-        Expr::Path(path) => path
-            .path
-            .segments
-            .last()
-            .map_or_else(|| "…".to_owned(), |last| shown(&last.ident.to_string())),
-        Expr::Field(field) => match &field.member {
-            syn::Member::Named(name) => shown(&name.to_string()),
-            syn::Member::Unnamed(_) => placeholder(&field.base),
-        },
-        Expr::MethodCall(call) => {
-            let method = call.method.to_string();
-            match method.as_str() {
-                "name" | "code" | "len" | "count" => match &*call.receiver {
-                    Expr::MethodCall(_) => "…".to_owned(),
-                    receiver => placeholder(receiver),
-                },
-                _ => placeholder(&call.receiver),
-            }
-        }
-        Expr::Reference(inner) => placeholder(&inner.expr),
-        Expr::Unary(inner) => placeholder(&inner.expr),
-        Expr::Paren(inner) => placeholder(&inner.expr),
-        Expr::Call(call) => match call.args.first() {
-            Some(first) => placeholder(first),
-            None => "…".to_owned(),
-        },
-        _ => "…".to_owned(),
-    }
-}
-
-fn shown(name: &str) -> String {
-    match name {
-        "self" => "…".to_owned(),
-        name => name
-            .trim_start_matches('_')
-            .to_uppercase()
-            .replace('_', "-"),
-    }
-}
-
-enum Piece {
-    Text(String),
-    /// With the name or number in it.
-    Hole(String),
-}
-
-/// A template of `format!` in its pieces.
-fn pieces(template: &str) -> Vec<Piece> {
-    let mut found = Vec::new();
-    let mut text = String::new();
-    let mut chars = template.chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '{' | '}' if chars.peek() == Some(&c) => {
-                chars.next();
-                text.push(c);
-            }
-            '{' => {
-                let inside: String = chars.by_ref().take_while(|c| *c != '}').collect();
-                let name = inside
-                    .split(':')
-                    .next()
-                    .unwrap_or_default()
-                    .trim()
-                    .to_owned();
-                found.push(Piece::Text(std::mem::take(&mut text)));
-                found.push(Piece::Hole(name));
-            }
-            _ => text.push(c),
-        }
-    }
-    found.push(Piece::Text(text));
-    found
-}
-
-struct Format {
-    template: LitStr,
-    arguments: Vec<Argument>,
-}
-
-struct Argument {
-    name: Option<String>,
-    value: Expr,
-}
-
-impl Parse for Format {
-    fn parse(input: ParseStream<'_>) -> syn::Result<Format> {
-        let template = input.parse()?;
-        let mut arguments = Vec::new();
-        while input.parse::<Option<Token![,]>>()?.is_some() && !input.is_empty() {
-            let name = match input.peek(syn::Ident) && input.peek2(Token![=]) {
-                true => {
-                    let name: syn::Ident = input.parse()?;
-                    input.parse::<Token![=]>()?;
-                    Some(name.to_string())
-                }
-                false => None,
-            };
-            match input.parse() {
-                Ok(value) => arguments.push(Argument { name, value }),
-                Err(_) => {
-                    skip(input)?;
-                    let value = syn::parse_str("unknown()")?;
-                    arguments.push(Argument { name, value });
-                }
-            }
-        }
-        Ok(Format {
-            template,
-            arguments,
-        })
-    }
-}
-
-/// To the next comma.
-fn skip(input: ParseStream<'_>) -> syn::Result<()> {
-    while !input.is_empty() && !input.peek(Token![,]) {
-        input.parse::<TokenTree>()?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
