@@ -9,6 +9,7 @@ use sg_policy::policy::Policy;
 
 use crate::enforcer::Stage;
 use crate::missing::Missing;
+use crate::peers;
 use crate::policies::{self, Workload};
 
 /// With what a row is compared: an empty program that drops or passes every packet.
@@ -178,14 +179,12 @@ pub(crate) const GROUPS: &[&[Case]] = &[
         case("live/rules/100", Floor::Drop, |_| policies::rules(100)),
         case("live/rules/1k", Floor::Drop, |_| policies::rules(1000)),
         case("live/rules/10k", Floor::Drop, |_| policies::rules(10_000)),
-        case("live/xdp-filter/10", Floor::Drop, |_| {
-            policies::xdp_filter(10)
-        }),
+        case("live/xdp-filter/10", Floor::Drop, |_| peers::xdp_filter(10)),
         case("live/xdp-filter/1k", Floor::Drop, |_| {
-            policies::xdp_filter(1000)
+            peers::xdp_filter(1000)
         }),
         case("live/xdp-filter/10k", Floor::Drop, |_| {
-            policies::xdp_filter(10_000)
+            peers::xdp_filter(10_000)
         }),
     ],
     &[
@@ -254,43 +253,35 @@ pub(crate) const GROUPS: &[&[Case]] = &[
         })),
     ],
     &[
-        case("live/nft/tke/drop", Floor::Drop, |_| {
-            policies::nft_tke_drop()
-        }),
-        case("live/nft/rules/10", Floor::Drop, |_| {
-            policies::nft_rules(10)
-        }),
-        case("live/nft/rules/100", Floor::Drop, |_| {
-            policies::nft_rules(100)
-        }),
-        case("live/nft/rules/1k", Floor::Drop, |_| {
-            policies::nft_rules(1000)
-        }),
+        case("live/nft/tke/drop", Floor::Drop, |_| peers::nft_tke_drop()),
+        case("live/nft/rules/10", Floor::Drop, |_| peers::nft_rules(10)),
+        case("live/nft/rules/100", Floor::Drop, |_| peers::nft_rules(100)),
+        case("live/nft/rules/1k", Floor::Drop, |_| peers::nft_rules(1000)),
         case("live/nft/rules/10k", Floor::Drop, |_| {
-            policies::nft_rules(10_000)
+            peers::nft_rules(10_000)
         }),
         case("live/nft/prefixes/10", Floor::Drop, |i| {
-            policies::nft_prefixes(10, i.folder)
+            peers::nft_prefixes(10, i.folder)
         }),
         case("live/nft/prefixes/1k", Floor::Drop, |i| {
-            policies::nft_prefixes(1000, i.folder)
+            peers::nft_prefixes(1000, i.folder)
         }),
         case("live/nft/prefixes/100k", Floor::Drop, |i| {
-            policies::nft_prefixes(100_000, i.folder)
+            peers::nft_prefixes(100_000, i.folder)
         }),
         case("live/nft/prefixes/1m", Floor::Drop, |i| {
-            policies::nft_prefixes(1_000_000, i.folder)
+            peers::nft_prefixes(1_000_000, i.folder)
         }),
         case("live/nft/ipsum", Floor::Drop, |i| {
-            policies::nft_ipsum(i.data()?, i.folder)
+            peers::nft_ipsum(i.data()?, i.folder)
         }),
     ],
     // Each in a namespace of its own, since connection tracking has one table in each.
     &[nft_flows("live/nft/flow/1k", 1000, |_| {
-        policies::nft_flow(1000)
+        peers::nft_flow(1000)
     })],
     &[nft_flows("live/nft/flow/64k", 65_536, |_| {
-        policies::nft_flow(65_536)
+        peers::nft_flow(65_536)
     })],
     &[Case {
         name: "live/flood/syn",
@@ -326,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_there_once() {
+    fn no_two_rows_have_the_same_name() {
         let mut names: Vec<&str> = names().collect();
         names.sort_unstable();
         assert!(names.is_sorted_by(|one, next| one < next), "{names:?}");

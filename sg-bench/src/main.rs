@@ -14,6 +14,7 @@ mod missing;
 mod nftables;
 mod object;
 mod observe;
+mod peers;
 mod policies;
 mod progress;
 mod replace;

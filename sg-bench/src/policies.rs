@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use fastrand::Rng;
 use sg_bench_ebpf::Target;
-use sg_policy::policy::{Direction, Policy, PolicyInput, load, load_text, rules_from_lines};
+use sg_policy::policy::{Policy, PolicyInput, load, load_text, rules_from_lines};
 
 use crate::frames::{TCP, UDP};
-use crate::nftables::{self, Ruleset};
+use crate::nftables::Ruleset;
 use crate::object::Traffic;
 
 /// All ports.
@@ -239,87 +239,6 @@ fn beside_rules(targets: Vec<Target>) -> Traffic {
         targets,
         share: HALF,
     }
-}
-
-/// nftables' best form of [`rules`]: all of them in one set of addresses and ports.
-pub(crate) fn nft_rules(count: u32) -> Result<Workload> {
-    let workload = rules(count)?;
-    let inbound = workload.policy.rules_of(Direction::Inbound);
-    let elements: Vec<String> = inbound
-        .filter_map(|rule| {
-            let prefix = rule.remote.v4.first()?;
-            let (first, last) = *rule.ports.as_ref()?.first()?;
-            let network = Ipv4Addr::from(prefix.bits);
-            Some(format!("{network}/{} . {first}-{last}", prefix.len))
-        })
-        .collect();
-    let rule = "ip saddr . udp dport @listed counter accept";
-    Ok(Workload {
-        peer: Some(Peer::Nftables(nftables::set(
-            "ipv4_addr . inet_service",
-            &elements,
-            rule,
-        ))),
-        ..workload
-    })
-}
-
-/// As many addresses for xdp-filter, which knows no prefixes and no ranges, and the packets of
-/// [`rules`]. It finds none of them in its list, which is its shortest path.
-pub(crate) fn xdp_filter(count: u32) -> Result<Workload> {
-    let mut rng = Rng::with_seed(0x0078_6470 + u64::from(count));
-    let addresses = (0..count).map(|_| rng.u32(..).into()).collect();
-    Ok(Workload {
-        peer: Some(Peer::XdpFilter(addresses)),
-        note: "the packets of live/rules, single addresses in place of rules, stateless".into(),
-        ..rules(count)?
-    })
-}
-
-/// One set of addresses that are dropped, as nftables has it.
-fn nft_blocklist(workload: Workload) -> Workload {
-    let lists = workload.policy.rules_of(Direction::Inbound);
-    let prefixes = lists.flat_map(|rule| &rule.remote.v4);
-    let elements: Vec<String> = prefixes
-        .map(|prefix| format!("{}/{}", Ipv4Addr::from(prefix.bits), prefix.len))
-        .collect();
-    let rule = "ip saddr @listed counter drop";
-    Workload {
-        peer: Some(Peer::Nftables(nftables::set("ipv4_addr", &elements, rule))),
-        ..workload
-    }
-}
-
-pub(crate) fn nft_prefixes(count: u32, folder: &Path) -> Result<Workload> {
-    Ok(nft_blocklist(prefixes(count, folder)?))
-}
-
-pub(crate) fn nft_ipsum(data: &Path, folder: &Path) -> Result<Workload> {
-    Ok(nft_blocklist(ipsum(data, folder)?))
-}
-
-pub(crate) fn nft_flow(flows: u32) -> Result<Workload> {
-    Ok(Workload {
-        peer: Some(Peer::Nftables(Ruleset::Established)),
-        note: format!("UDP replies in {flows} flows at random, conntrack, dropped behind it"),
-        ..flow(flows)?
-    })
-}
-
-/// The template's inbound rules. Without connection tracking, which comes
-/// behind the ingress hook.
-pub(crate) fn nft_tke_drop() -> Result<Workload> {
-    Ok(Workload {
-        peer: Some(Peer::Nftables(nftables::list(
-            "tcp dport 30000-32768 counter accept\n\
-             udp dport 30000-32768 counter accept\n\
-             ip saddr 10.0.0.0/8 counter accept\n\
-             ip saddr 172.16.0.0/12 counter accept\n\
-             ip saddr 192.168.0.0/16 counter accept\n\
-             tcp dport 22 counter accept",
-        ))),
-        ..tke_drop()?
-    })
 }
 
 /// One rule with that many prefixes.

@@ -211,8 +211,8 @@ pub struct FlowValue {
     pub slot: u32,
     /// Generation of the policy that admitted it last.
     pub generation: u32,
-    /// [`Direction`] of the packet that opened it; of a flow that was there before, that of the
-    /// rule which admits it, as if a packet of that side had.
+    /// [`Direction`] of the packet that opened it. Of a flow that was there before the first
+    /// attachment nobody has seen that packet: it is the direction of the rule that admits it.
     pub originator: u8,
     /// A [`Timeout`] index, or [`CUT`].
     pub state: u8,

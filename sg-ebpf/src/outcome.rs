@@ -149,7 +149,7 @@ impl Outcome {
     }
 }
 
-/// Writes the outcome of a reason, one of [`Reason`]'s and its direction's slots. In a function of
+/// Writes the outcome of a [`Reason`]: its slot in that direction, and its flags. In a function of
 /// its own, after which the verifier no longer knows which reason it was.
 #[unsafe(no_mangle)]
 #[inline(never)]

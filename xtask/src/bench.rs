@@ -70,7 +70,7 @@ pub(crate) struct Args {
 
 pub(crate) fn command(args: &Args) -> Result<()> {
     let way = way();
-    // Said before a build that would be for nothing.
+    // What is missing is told before the build, which would be for nothing.
     if way == Way::Closed && !args.list {
         return Err(NotPermitted(
             "measuring loads programs into the kernel, which needs root, and there is no sudo\n\

@@ -43,7 +43,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn command(args: &Args) -> Result<()> {
-    // Said before a build that would be for nothing.
+    // What is missing is told before the build, which would be for nothing.
     let way = match args.check {
         true => Some(way_to_run(args.target)?),
         false => None,

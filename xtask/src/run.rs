@@ -39,7 +39,7 @@ pub(crate) struct Args {
 
 pub(crate) fn command(args: Args) -> Result<()> {
     let words = words(args);
-    // Said before a build that would be for nothing.
+    // What is missing is told before the build, which would be for nothing.
     let way = root::way();
     if way == Way::Closed {
         return Err(no_rights());

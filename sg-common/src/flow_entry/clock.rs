@@ -35,7 +35,7 @@ pub const fn of_ticks(ticks: u32) -> u32 {
     AHEAD + ticks
 }
 
-/// The ticks since then of an [`age`].
+/// How many ticks old something of this [`age`] is.
 #[inline(always)]
 pub const fn ticks_of(age: u32) -> u32 {
     age.saturating_sub(AHEAD)

@@ -165,7 +165,7 @@ fn track_packet<A: Auditing>(
             };
             enter(key, hash, &found.contents, FlowKind::HalfOpen, now);
         }
-        // From what there is, for the stack is short.
+        // Opaque, as below, so that the compiler keeps nothing of it on the stack, which is short.
         let verdict = Verdict(SharedWord::opaque(verdict.0.into()) as u32);
         return by_rules::<A>(verdict);
     }

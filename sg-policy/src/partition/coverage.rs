@@ -73,9 +73,9 @@ struct Set {
 pub(super) struct Coverage {
     /// Distinct lists.
     pub(super) lists: Vec<List>,
-    /// By part: the number of its first rule.
+    /// The number of each part's first rule.
     begins: [u32; PARTS],
-    /// By part.
+    /// How many matching rules are of interest in each part.
     matches: [Matches; PARTS],
     sets: Vec<Set>,
     ids: HashMap<Arc<[u32]>, SetId>,

@@ -360,7 +360,7 @@ fn texts(element: &str) -> Value {
     }
 }
 
-/// What a named set is made of.
+/// The schema of a named set: a list of such elements, or a file of them.
 fn set(element: &str) -> Value {
     json!({"anyOf": [
         list(element, 0),

@@ -171,7 +171,7 @@ fn text(screen: &Screen, packet: &Packet, answer: &Answer) -> String {
     out
 }
 
-/// A line with a heading in front, or without one as the line before goes on.
+/// A line behind its heading. Without a heading it goes on with the line before.
 fn line(out: &mut String, screen: &Screen, heading: &str, text: &str) {
     let heading = screen.paint(Paint::Dim, format!("{heading:<9}"));
     let _ = writeln!(out, "  {heading} {}", clean(text));

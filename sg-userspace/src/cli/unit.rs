@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_answer_all_stays() {
+    fn the_policy_stays_where_systemd_does_not_answer() {
         let end = decide(UNIT, Some("success".into()), |_| None);
         assert_eq!(end, End::Stays("systemd does not answer".into()));
     }

@@ -28,7 +28,7 @@ use super::state::State;
 use super::{again, links, tc};
 use sg_policy::policy::Established;
 
-/// The generation that was in force.
+/// A generation whose objects are kept open, so that it can be put in force again.
 pub struct Held {
     state: State,
     /// All its pinned objects.

@@ -7,6 +7,7 @@ mod commit;
 mod fixed;
 mod found;
 mod options;
+mod os_error;
 mod outcome;
 mod owners;
 mod plan;

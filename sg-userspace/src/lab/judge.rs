@@ -246,7 +246,7 @@ mod tests {
 
     /// Proves A2: the lab reports sums that do not add up.
     #[test]
-    fn sums_are_summed_up_again() {
+    fn sums_that_do_not_add_up_are_reported() {
         let mut counters = counters();
         assert!(differing_sums(&counters).is_empty());
         counters.rules[0].reply_packets = 3;
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn the_interface_has_a_say() {
+    fn counts_of_the_interface_that_differ_are_reported() {
         let nic = |received, sent| NicCounts { received, sent };
         let told = |before, after, end| {
             let counts = interface_counts(&counters(), before, after, end);

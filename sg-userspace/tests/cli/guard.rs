@@ -49,7 +49,7 @@ fn a_first_apply_does_not_lock_its_operator_out() {
     ] {
         is_refused(&ssh.run(&script), &world);
     }
-    // As it says.
+    // With the remedy that it names.
     let ran = ssh.run(&ssh.sgctl(&format!("{MINIMAL} --set admin=192.0.2.2")));
     assert_eq!(ran.code, 0, "{}", ran.all());
     assert!(

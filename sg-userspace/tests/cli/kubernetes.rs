@@ -34,7 +34,7 @@ fn kubectl_of(program: &Path, words: &[&str], input: &str) -> String {
             panic!("the tests need kubectl, which `cargo xtask setup` installs: {e}")
         });
     let mut stdin = child.stdin.take().expect("it is piped");
-    // One that refuses its arguments does not read.
+    // A kubectl that refuses its arguments does not read its input, and says why.
     let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
     let ran = Ran::of(&child.wait_with_output().expect("kubectl ends"));

@@ -66,7 +66,7 @@ fn a_first_policy_that_nobody_confirms_ends_the_run() {
 /// Proves C4 and C11: on several interfaces, each has after the undo what it had before: a policy,
 /// or none.
 #[test]
-fn several_interfaces_return_each_to_its_own() {
+fn each_interface_returns_to_what_it_had_before() {
     let world = World::new();
     world.add_pair("other", "far");
     world.run(&APPLY).ok();
@@ -214,7 +214,7 @@ fn a_run_that_ends_undoes_what_waits() {
 
 /// Proves C4 and A4: the events of a trial in JSON.
 #[test]
-fn a_trial_has_events() {
+fn the_events_of_a_trial_are_objects() {
     let world = World::new();
     let mine = file(world.dir.path(), "mine.yaml", &policy(1));
     let running = Running::start(&world, &[&mine, "--confirm-within", "1h", "--json"]);

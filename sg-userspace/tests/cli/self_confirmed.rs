@@ -13,7 +13,7 @@ use super::world::{Ran, World, file, inside};
 /// What stands for the API server: it listens at the peer.
 const API: &str = "192.0.2.2:6443";
 
-/// A policy under which it can be reached. They differ by `port`.
+/// A policy under which [`API`] can be reached. What differs between two is `port`.
 fn good(name: &str, port: u16) -> String {
     format!(
         "name: {name}\n\

@@ -353,8 +353,8 @@ fn a_flood_silences_nobody() {
     });
 }
 
-/// Programs that share no pinned map have a watch of their own, and their events are read as
-/// others.
+/// Programs that share no pinned map have a watch of their own, and their events are read in the
+/// same way.
 #[test]
 fn programs_that_are_not_pinned_can_be_watched() {
     let mut enforcer = Enforcer::new("in tcp 22 from any accept");

@@ -181,7 +181,8 @@ const CASES: &[Case] = &[
         |rng| {
             let ports = [2000, 2002, 2004, 2006, 2008, 2010, 2012, 2014];
             let mut text = String::new();
-            // More port tables than may begin with a 256-way node as a matter of course.
+            // The first port tables begin with a 256-way node whatever they need, and these are
+            // more.
             for (i, prefix) in anywhere(rng, 12..=24, 30).iter().enumerate() {
                 let ports: Vec<String> = ports.iter().map(|p| (p + 16 * i).to_string()).collect();
                 let _ = writeln!(text, "in udp {} from {prefix} accept", ports.join(","));

@@ -51,7 +51,7 @@ fn is_echoed(stream: &mut TcpStream, within: std::time::Duration) -> bool {
 /// families, with every packet of it counted for the rule and logged as `audit`. When the audit
 /// ends it is cut.
 #[test]
-fn a_connection_that_an_audited_rule_would_drop_works_whole() {
+fn a_connection_that_an_audited_rule_would_drop_passes() {
     for outbound in ["", "\nout all to any accept"] {
         sandbox(|sandbox| {
             let line = Line::new(1);

@@ -206,7 +206,7 @@ mod tests {
     /// Every component that something depends on is there, once, and each crate of the registry has
     /// the checksum by which it can be found.
     #[test]
-    fn the_list_is_whole() {
+    fn every_component_is_listed_once() {
         let mut linked = crates::tests::of_the_packet_path();
         let mut subject = linked.packages[0].clone();
         subject.name = serde_json::from_value("sg-userspace".into()).unwrap();

@@ -31,7 +31,7 @@ pub(in crate::cli) struct DryRun<'a> {
     generation: u32,
     /// Null if nothing would be done.
     impact: Option<&'a Impact>,
-    /// For what it would be refused.
+    /// Why it would be refused. Empty if it would not.
     refusals: &'a [Finding],
     findings: &'a [Finding],
     errors: [Finding; 0],

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_what_begins_with_what_is_written() {
+    fn values_begin_with_what_is_typed() {
         let found = policies(OsStr::new("builtin:tke"));
         assert_eq!(values(&found), ["builtin:tke", "builtin:tke-minimal"]);
         assert_eq!(values(&templates(OsStr::new("ba"))), ["bastion"]);

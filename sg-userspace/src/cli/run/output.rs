@@ -18,7 +18,7 @@ const MOST_FOR_PACKETS: usize = 192 << 10;
 /// For how long a reader may stall at the end before `run` gives up.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// An item to write.
+/// What waits to be written.
 enum Item {
     /// Text for standard output, above the table if there is one.
     Text(String),

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::super::machine::places;
 
-/// A process, for people.
+/// A process as it is named to people.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Process {
     pub pid: u32,

@@ -26,19 +26,16 @@ pub struct Generation {
     /// Whether flows are looked up and entered. If not, no flow in the tables may concern a packet
     /// that the rules accept.
     pub has_flows: bool,
-    /// Whether a TCP flow in the tables may be cut: see
-    /// [`MAY_HAVE_CUT`], and
+    /// Whether a TCP flow in the tables may be cut: see [`MAY_HAVE_CUT`], and
     /// [`FlowTable::may_have_cut`](super::super::flow_tables::FlowTable::may_have_cut) for when it
-    /// must be true. Takes `has_flows`.
+    /// must be true. It is false where `has_flows` is.
     pub may_have_cut: bool,
-    /// Whether these are the remembering programs: see
-    /// [`REMEMBERS`].
+    /// Whether these are the remembering programs: see [`REMEMBERS`].
     pub only_remembers: bool,
     /// Whether tables that fit are put into .bss. False only in tests of array maps.
     pub may_be_in_bss: bool,
     /// Whether the programs check for each thing that they may need, even if there is a variant
-    /// for this case: see [`ASKS_FOR_EACH`]. True only to
-    /// measure what that variant saves.
+    /// for this case: see [`ASKS_FOR_EACH`]. True only to measure what that variant saves.
     pub asks_for_each: bool,
     /// Whether some rule logs, or packets that no rule matches are logged.
     pub has_logging_rules: bool,

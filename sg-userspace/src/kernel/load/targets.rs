@@ -66,7 +66,7 @@ pub(in crate::kernel) fn connect(ebpf: &mut Ebpf) -> Result<(), KernelError> {
             let names = variants(direction, target);
             let [name, _] = names;
             let what = || format!("connecting {name}");
-            // The one that is loaded.
+            // Only one of the two variants is loaded.
             let mut programs = names.into_iter().filter_map(|name| ebpf.program(name));
             let fd = programs
                 .find_map(|program| program.fd().ok())

@@ -13,7 +13,7 @@ use sg_testbed::wait_for;
 use super::super::world::Ran;
 use super::network::{CLUSTER_CIDR, NODES, Network, Who, address};
 
-/// The folder of the programs.
+/// The variable that names the folder of the cluster's programs.
 const FOLDER: &str = "SG_KUBERNETES";
 
 /// How long a cluster may take to be there.

@@ -8,7 +8,7 @@ use crate::world::{file, run, run_with};
 
 /// Proves C8: `--strict` and `--deny` make errors of findings.
 #[test]
-fn findings_that_are_not_to_be() {
+fn strict_and_deny_make_errors_of_findings() {
     let tke = |more: &[&str]| run(&[&["check", "builtin:tke"], more].concat());
     let errors_of = |more: &[&str]| {
         let ran = tke(&[more, &["--json"]].concat());
