@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use nix::pty::openpty;
 use nix::sys::signal::Signal;
 
 use super::log::send_udp_from_node;
+use super::pty::{size, start};
 use super::run::Running;
 use super::world::{Ran, World, file};
 
@@ -203,16 +205,42 @@ fn a_capture_goes_on_in_further_files() {
     }
     let (code, err) = watching.end(Signal::SIGINT);
     assert_eq!(code, Some(0), "{err}");
-    let files: Vec<_> = std::fs::read_dir(world.dir.path())
-        .unwrap()
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|end| end == "pcapng"))
-        .collect();
-    assert_eq!(files.len(), 2, "{files:?}");
+    let files = || -> Vec<_> {
+        let files = std::fs::read_dir(world.dir.path()).unwrap().flatten();
+        let mut files: Vec<_> = files
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|end| end == "pcapng"))
+            .collect();
+        files.sort();
+        files
+    };
+    let first = files();
+    assert_eq!(first.len(), 2, "{first:?}");
     assert!(!numbered(1).exists());
-    for file in files {
+    for file in &first {
         let file = file.to_str().unwrap();
         assert!(!found(file, "udp.dstport == 53", &["frame.number"]).is_empty());
     }
+    // The next capture goes on behind them, and they count as its own.
+    let (begun, watching) = (
+        std::time::Instant::now(),
+        Running::of(&mut world.command(&words)),
+    );
+    while files().iter().any(|file| first.contains(file)) {
+        assert!(begun.elapsed().as_secs() < 60, "{:?}", files());
+        world.send_udp_times(53, 20);
+    }
+    assert_eq!(watching.end(Signal::SIGINT).0, Some(0));
+    let second = files();
+    assert_eq!(second.len(), 2, "{second:?}");
+    assert!(second > first, "{second:?} after {first:?}");
+}
+
+/// A capture is not written to a terminal.
+#[test]
+fn a_capture_is_not_for_a_terminal() {
+    let world = applied();
+    let pty = openpty(&size(80, 24), None).unwrap();
+    let (mut child, _) = start(world.command(&["log", "--write", "-"]), &pty);
+    assert_eq!(child.wait().unwrap().code(), Some(2));
 }

@@ -178,7 +178,7 @@ pub(in crate::cli) fn about(reason: Reason) -> &'static str {
         Reason::NoMatch | Reason::NoMatchAudited => "no rule matched",
         Reason::Malformed | Reason::MalformedAudited => "headers that do not parse",
         Reason::Fragment | Reason::FragmentAudited => "fragments whose first one is unknown",
-        Reason::Revoked | Reason::RevokedAudited => "flows that the new policy no longer admits",
+        Reason::Revoked | Reason::RevokedAudited => "flows cut by a later policy or by --kill",
         Reason::Incomplete => "programs of the enforcer are missing: apply the policy again",
     }
 }

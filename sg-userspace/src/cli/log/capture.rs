@@ -83,6 +83,11 @@ impl Capture {
             is_between: false,
             said: BTreeMap::new(),
         };
+        if let Some(path) = capture.path.as_ref().filter(|_| rotation.is_on()) {
+            let earlier = earlier(path).map_err(|e| files::not_written(WRITING, path, e))?;
+            capture.number = earlier.last().map_or(0, |(number, _)| *number);
+            capture.files = earlier.into_iter().map(|(_, path)| path).collect();
+        }
         capture.next_file()?;
         Ok(capture)
     }
@@ -258,6 +263,27 @@ fn now() -> u64 {
 
 fn nanoseconds(at: Timestamp) -> u64 {
     u64::try_from(at.as_nanosecond()).unwrap_or_default()
+}
+
+/// The files with numbers that an earlier capture of the same name has left, in their order. They
+/// count as this one's own, so that there are never more than were asked for.
+fn earlier(path: &Path) -> io::Result<Vec<(usize, PathBuf)>> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder.unwrap_or(Path::new(".")))? {
+        let name = entry?.file_name();
+        let digits = name.to_str().and_then(|name| {
+            let (_, rest) = name.rsplit_once('-')?;
+            rest.split('.').next()
+        });
+        let number = digits.and_then(|digits| digits.parse().ok());
+        let there = number.map(|number| (number, numbered(path, number)));
+        all.extend(there.filter(|(_, path)| path.file_name() == Some(&name)));
+    }
+    all.sort();
+    Ok(all)
 }
 
 /// `capture.pcapng` as `capture-00001.pcapng`.

@@ -77,7 +77,8 @@ pub(super) struct Log {
     #[arg(long, value_name = "TIME", requires = "write", value_parser = time,
           help_heading = "Captures")]
     rotate_time: Option<Duration>,
-    /// Keep so many files of those that --rotate-size and --rotate-time begin
+    /// Keep so many files of those that --rotate-size and --rotate-time begin, counting those of
+    /// an earlier run
     #[arg(long, value_name = "N", requires = "write", default_value_t = 10, value_parser = files,
           help_heading = "Captures")]
     files: usize,
@@ -89,6 +90,11 @@ impl Log {
         if self.write.as_deref() == Some("-") && (rotates || self.json.json) {
             let message = "`--write -` needs standard output for one capture: name a file with \
                            --rotate-size, --rotate-time and --json";
+            return Err(Failure::usage::<Log>("log", message));
+        }
+        if self.write.as_deref() == Some("-") && context.out.terminal {
+            let message = "`--write -` writes a capture, which is no text for a terminal: pipe it \
+                           to a program, such as `| wireshark -k -i -`, or name a file";
             return Err(Failure::usage::<Log>("log", message));
         }
         let follows = self.follow || (self.write.is_some() && self.last.is_none());
