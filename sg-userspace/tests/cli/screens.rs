@@ -169,6 +169,25 @@ fn tables_fit_the_terminal() {
     }
 }
 
+/// A long name gives way to what `status` knows of the interface, and is not cut on a wide
+/// terminal.
+#[test]
+fn a_long_policy_name_gives_way() {
+    let world = World::new();
+    let name = "a-name-of-fifty-letters-that-says-where-it-belongs";
+    let policy = format!("name: {name}\ninbound: []\n");
+    let path = file(world.dir.path(), "long.yaml", &policy);
+    world.run(&["apply", &path, "--iface", "nic"]).ok();
+    let text = shown(&world, &["status"], 80);
+    assert_fits(&text, 80);
+    let heading = text.lines().next().unwrap();
+    for column in ["HEALTH", "XDP", "EGRESS", "SINCE", "POLICY", "GEN"] {
+        assert!(heading.contains(column), "{column}: {text}");
+    }
+    assert!(text.contains(&name[..8]), "{text}");
+    assert!(shown(&world, &["status"], 200).contains(name), "{text}");
+}
+
 /// At any width, the table marks what rules counted that are no longer in the policy, in one row
 /// or with --all in one for each, so that none is mistaken for one in force.
 #[test]
