@@ -115,6 +115,27 @@ impl<'a> Sums<'a> {
         sums
     }
 
+    /// Packets and bytes that crossed in a direction: what was decided there, and the replies of
+    /// flows that were admitted in the other one (A2).
+    pub(crate) fn total(&self, direction: Direction) -> [u64; 2] {
+        let of_rules = self.rules.iter().chain(&self.former);
+        let of_rules = of_rules.map(|(owner, counts)| (owner.direction, *counts));
+        let of_forgotten = self.forgotten.iter();
+        let of_forgotten = of_forgotten.map(|gone| (gone.direction, gone.counts));
+        let of_reasons = Direction::BOTH.into_iter().flat_map(|side| {
+            let counts = move |reason| (side, self.reason(side, reason));
+            Reason::ALL.into_iter().map(counts)
+        });
+        let all = of_rules.chain(of_forgotten).chain(of_reasons);
+        all.fold([0; 2], |[packets, bytes], (side, counts)| {
+            let [more_packets, more_bytes] = match side == direction {
+                true => [counts.packets, counts.bytes],
+                false => [counts.reply_packets, counts.reply_bytes],
+            };
+            [packets + more_packets, bytes + more_bytes]
+        })
+    }
+
     /// The counts of a reason in the direction of its packets; their replies cross the other way.
     pub(crate) fn reason(&self, direction: Direction, reason: Reason) -> SlotCounters {
         let slot = reason_slot(direction, reason);

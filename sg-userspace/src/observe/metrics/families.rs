@@ -32,7 +32,7 @@ pub struct FamilyInfo {
 const RULE: &[&str] = &["interface", "direction", "group", "rule", "action"];
 
 /// All families, in the order in which they are written.
-pub const FAMILIES: [FamilyInfo; 13] = [
+pub const FAMILIES: [FamilyInfo; 15] = [
     FamilyInfo {
         name: "sgctl_build_info",
         kind: Kind::Info,
@@ -56,6 +56,18 @@ pub const FAMILIES: [FamilyInfo; 13] = [
         kind: Kind::Gauge,
         labels: &[],
         help: "When the policy in force is undone unless it is confirmed",
+    },
+    FamilyInfo {
+        name: "sgctl_packets_total",
+        kind: Kind::Counter,
+        labels: &["interface", "direction"],
+        help: "Packets that reached an interface in a direction, whatever decided them",
+    },
+    FamilyInfo {
+        name: "sgctl_bytes_total",
+        kind: Kind::Counter,
+        labels: &["interface", "direction"],
+        help: "Bytes of the packets that reached an interface in a direction",
     },
     FamilyInfo {
         name: "sgctl_rule_packets_total",
@@ -118,15 +130,17 @@ const BUILD: &FamilyInfo = &FAMILIES[0];
 const POLICY: &FamilyInfo = &FAMILIES[1];
 const HEALTHY: &FamilyInfo = &FAMILIES[2];
 const DEADLINE: &FamilyInfo = &FAMILIES[3];
-const RULE_PACKETS: &FamilyInfo = &FAMILIES[4];
-const RULE_BYTES: &FamilyInfo = &FAMILIES[5];
-const RULE_REPLIES: &FamilyInfo = &FAMILIES[6];
-const REASON_PACKETS: &FamilyInfo = &FAMILIES[7];
-const FLOWS: &FamilyInfo = &FAMILIES[8];
-const EVICTIONS: &FamilyInfo = &FAMILIES[9];
-const CAPACITY: &FamilyInfo = &FAMILIES[10];
-const EVENTS: &FamilyInfo = &FAMILIES[11];
-const DIFFERENCES: &FamilyInfo = &FAMILIES[12];
+const PACKETS: &FamilyInfo = &FAMILIES[4];
+const BYTES: &FamilyInfo = &FAMILIES[5];
+const RULE_PACKETS: &FamilyInfo = &FAMILIES[6];
+const RULE_BYTES: &FamilyInfo = &FAMILIES[7];
+const RULE_REPLIES: &FamilyInfo = &FAMILIES[8];
+const REASON_PACKETS: &FamilyInfo = &FAMILIES[9];
+const FLOWS: &FamilyInfo = &FAMILIES[10];
+const EVICTIONS: &FamilyInfo = &FAMILIES[11];
+const CAPACITY: &FamilyInfo = &FAMILIES[12];
+const EVENTS: &FamilyInfo = &FAMILIES[13];
+const DIFFERENCES: &FamilyInfo = &FAMILIES[14];
 
 impl FamilyInfo {
     /// The name of the family in OpenMetrics, where its kind adds the rest.
@@ -216,6 +230,8 @@ impl Collector for Sample {
             .collect();
         to.gauges(HEALTHY, &healthy)?;
         to.gauge(DEADLINE, self.confirm_deadline)?;
+        to.counters(PACKETS, &self.totals, 0)?;
+        to.counters(BYTES, &self.totals, 1)?;
         to.counters(RULE_PACKETS, &self.rules, 0)?;
         to.counters(RULE_BYTES, &self.rules, 1)?;
         to.counters(RULE_REPLIES, &self.rules, 2)?;

@@ -436,6 +436,13 @@ impl Known {
                 created,
             });
         }
+        sample
+            .totals
+            .extend(Direction::BOTH.map(|direction| Series {
+                labels: of_direction(&self.name, direction, &[]),
+                counts: sums.total(direction),
+                created,
+            }));
         if let Some((candidate, totals)) = candidate::status_of(state, &sums) {
             let series = totals.iter().map(|total| Series {
                 labels: of_direction(&self.name, total.direction, &[]),

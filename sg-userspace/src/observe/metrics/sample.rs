@@ -14,6 +14,8 @@ pub(super) struct Series<const N: usize> {
 /// What one reading has found. What is `None` or missing could not be read.
 #[derive(Clone, Debug, Default)]
 pub struct Sample {
+    /// Packets and bytes of each direction of each interface.
+    pub(super) totals: Vec<Series<2>>,
     /// Packets, bytes and replies of each rule.
     pub(super) rules: Vec<Series<3>>,
     pub(super) reasons: Vec<Series<1>>,

@@ -77,8 +77,33 @@ fn metrics_are_what_the_other_commands_say() {
         );
         expected += 1;
     }
+    // A total is the sum of what the same reading has for its direction (A2).
+    let sum_of = |family: &str, direction: &str| -> f64 {
+        let begins = format!("sgctl_{family}_total{{interface=\"nic\",direction=\"{direction}\"");
+        let series = found
+            .iter()
+            .filter(|(series, _)| series.starts_with(&begins));
+        series.map(|(_, value)| value).sum()
+    };
+    for (direction, other) in [("inbound", "outbound"), ("outbound", "inbound")] {
+        let decided = sum_of("rule_packets", direction) + sum_of("reason_packets", direction);
+        let packets = sum_of("packets", direction);
+        assert_eq!(
+            packets,
+            decided + sum_of("rule_replies", other),
+            "{openmetrics}"
+        );
+        assert!(
+            sum_of("bytes", direction) >= 60.0 * packets && packets > 0.0,
+            "{openmetrics}"
+        );
+        expected += 2;
+    }
     let counted = |line: &&String| {
-        let is_counter = line.starts_with("sgctl_rule_") || line.starts_with("sgctl_reason_");
+        let families = ["rule_", "reason_", "packets_", "bytes_"];
+        let is_counter = families
+            .iter()
+            .any(|it| line.starts_with(&format!("sgctl_{it}")));
         is_counter && line.contains("_total{")
     };
     assert_eq!(found.keys().filter(counted).count(), expected);
