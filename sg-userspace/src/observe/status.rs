@@ -1,5 +1,8 @@
 //! Where an attached interface is, whether it enforces its policy, and what `status` shows of it.
 
+use std::thread::sleep;
+use std::time::Duration;
+
 use serde::Serialize;
 use sg_policy::policy::AuditScope;
 
@@ -9,6 +12,10 @@ use crate::kernel::location::Place;
 use crate::kernel::state::{PolicyRecord, State};
 use crate::kernel::trial::left_until;
 use crate::kernel::{EgressHook, Fault, FaultCode, KernelError, XdpMode, netns, over, places};
+
+/// How often and how far apart an interface that has faults is looked at again.
+const LOOKS: u32 = 5;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// The health of an attachment in one word, which is that of its first fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -174,9 +181,22 @@ impl PolicyStatus {
 }
 
 impl Attached {
-    /// Reads the real state.
+    /// Reads the real state. What is read one after the other is of different moments while a
+    /// policy is being replaced. So faults count only if the next look finds the same.
     pub fn inspect(&self) -> Result<Inspection, KernelError> {
-        inspect(&self.pins)
+        let mut found = inspect(&self.pins)?;
+        for _ in 0..LOOKS {
+            let faults = found.faults();
+            if faults.is_empty() {
+                break;
+            }
+            sleep(BETWEEN_LOOKS);
+            found = inspect(&self.pins)?;
+            if found.faults() == faults {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     /// Finds the interface, and checks whether it enforces what its record says.

@@ -2,6 +2,7 @@
 //! moved to another namespace.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use serde_json::Value;
 
@@ -134,6 +135,33 @@ fn an_interface_that_was_moved_is_where_it_is() {
     let detached = world.run(&["detach", "--iface", "nic"]).ok().out;
     let named = format!("from nic in namespace {}", world.peer);
     assert!(detached.contains(&named), "{detached}");
+}
+
+/// Proves C12: while policies are replaced and confirmed, `status` finds no fault.
+#[test]
+fn a_policy_that_is_being_replaced_has_no_fault() {
+    let world = World::new();
+    world.run(&APPLY).ok();
+    let is_over = AtomicBool::new(false);
+    let looks = std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut looks = 0;
+            while !is_over.load(Relaxed) {
+                let status = world.run(&["status"]);
+                assert_eq!(status.code, 0, "{}", status.all());
+                looks += 1;
+            }
+            looks
+        });
+        for policy in ["builtin:web", "builtin:tke", "builtin:web", "builtin:tke"] {
+            let words = ["apply", policy, "--iface", "nic", "--confirm-within", "1h"];
+            world.run(&words).ok();
+            world.run(&["confirm"]).ok();
+        }
+        is_over.store(true, Relaxed);
+        looking.join().unwrap()
+    });
+    assert!(looks > 4, "{looks} are too few to tell");
 }
 
 /// An interface whose first apply was killed before it had attached anything is not called damaged,
