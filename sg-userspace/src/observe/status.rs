@@ -181,31 +181,35 @@ impl PolicyStatus {
 }
 
 impl Attached {
-    /// Reads the real state. What is read one after the other is of different moments while a
-    /// policy is being replaced. So faults count only if the next look finds the same.
+    /// Reads the real state.
     pub fn inspect(&self) -> Result<Inspection, KernelError> {
-        let mut found = inspect(&self.pins)?;
+        inspect(&self.pins)
+    }
+
+    /// As [`Attached::inspect`], with the faults. What is read one after the other is of different
+    /// moments while a policy is being replaced. So faults count only if the next look finds the
+    /// same.
+    fn look(&self) -> Result<(Inspection, Vec<Fault>), KernelError> {
+        let mut found = self.inspect()?;
+        let mut faults = found.faults();
         for _ in 0..LOOKS {
-            let faults = found.faults();
             if faults.is_empty() {
                 break;
             }
             sleep(BETWEEN_LOOKS);
-            found = inspect(&self.pins)?;
-            if found.faults() == faults {
+            found = self.inspect()?;
+            let before = std::mem::replace(&mut faults, found.faults());
+            if faults == before {
                 break;
             }
         }
-        Ok(found)
+        Ok((found, faults))
     }
 
     /// Finds the interface, and checks whether it enforces what its record says.
     pub fn condition(&self) -> Result<Condition, KernelError> {
-        match self.inspect() {
-            Ok(found) => {
-                let faults = found.faults();
-                self.found_at(Some(found.place), faults)
-            }
+        match self.look() {
+            Ok((found, faults)) => self.found_at(Some(found.place), faults),
             Err(KernelError::NotPermitted { what, help }) => {
                 let message = format!("{what} is not permitted");
                 self.unverified(message, help)
