@@ -13,7 +13,7 @@
 //!
 //! A slot that is over its limit is closed for the rest of the tick, and one that is crowded is
 //! closed to that source. What comes after that is only counted: beside the slot's counter, by one
-//! or two comparisons, without a look at the clock ([`Closing`]).
+//! or two comparisons, nearly always without a look at the clock ([`Closing`]).
 //!
 //! While somebody watches, the number of the tick comes from the watcher (see [`EventWatch`]), and
 //! else from the clock.
@@ -50,7 +50,7 @@ pub const fn halvings(cpus: u32) -> u8 {
 /// Ticks after which a watcher that has not renewed its watch is taken for dead: 3.2 seconds.
 pub const WATCH_TICKS: u64 = 6;
 
-/// One of so many dropped packets of a closed slot takes the slow path all the same, which ends a
+/// At one of so many dropped packets of a closed slot the clock is read all the same, which ends a
 /// watch whose watcher is dead. A power of two.
 ///
 /// With fewer than a hundred drops a second on a CPU no slot is closed before its watch is over,
@@ -134,18 +134,23 @@ impl Closing {
         self.state == tick || self.state == Self::to_one(tick, source())
     }
 
-    /// Counts a dropped packet that nobody but a watcher wants to see. False if the slow path is to
-    /// have it, which counts it.
+    /// Counts a dropped packet that nobody but a watcher wants to see, and that is not to be
+    /// written. False if the slow path is to have it, which counts it. `is_watched` is called now
+    /// and then: where nobody watches any more there is nothing to count.
     #[inline(always)]
-    pub fn suppress(&mut self, tick: u64, source: impl FnOnce() -> u32) -> bool {
+    pub fn suppress(
+        &mut self,
+        tick: u64,
+        source: impl FnOnce() -> u32,
+        is_watched: impl FnOnce() -> bool,
+    ) -> bool {
         if !self.is_closed(tick, source) {
             return false;
         }
         let next = self.suppressed + 1;
-        if next & (LOOK_EVERY - 1) == 0 {
-            return false;
+        if next & (LOOK_EVERY - 1) != 0 || is_watched() {
+            self.suppressed = next;
         }
-        self.suppressed = next;
         true
     }
 
@@ -389,22 +394,33 @@ mod tests {
         }
     }
 
-    /// What is only counted on the fast path is counted once, and now and then goes on to the slow
-    /// path, which counts it then.
+    /// What is only counted on the fast path is counted once, and now and then somebody looks
+    /// whether it is still watched. If not it is not counted, and the next one looks again.
     #[test]
     fn a_closed_slot_is_looked_at_now_and_then() {
-        let (mut slot, ring) = (Slot::default(), Ring::default());
-        slot.closing.close(3);
-        let mut looked = 0;
+        let mut closing = Closing::default();
+        closing.close(3);
+        let mut looks = 0;
         for _ in 0..10 * LOOK_EVERY {
-            if !slot.closing.suppress(3, || 1) {
-                looked += 1;
-                assert!(!slot.admit(&ring, 3, 1, false));
-            }
+            let look = || {
+                looks += 1;
+                true
+            };
+            assert!(closing.suppress(3, || 1, look));
         }
-        assert_eq!(looked, 10);
-        assert_eq!(slot.closing.suppressed, 10 * LOOK_EVERY);
-        let is_open = !slot.closing.suppress(4, || 1);
+        assert_eq!(looks, 10);
+        assert_eq!(closing.suppressed, 10 * LOOK_EVERY);
+        let mut looks = 0;
+        for _ in 0..LOOK_EVERY + 9 {
+            let look = || {
+                looks += 1;
+                false
+            };
+            assert!(closing.suppress(3, || 1, look), "it is not to be written");
+        }
+        assert_eq!(looks, 10);
+        assert_eq!(closing.suppressed, 11 * LOOK_EVERY - 1);
+        let is_open = !closing.suppress(4, || 1, || unreachable!());
         assert!(is_open, "open again in the next tick");
     }
 
@@ -417,12 +433,12 @@ mod tests {
             let other = source ^ 1;
             let seen = slot.admitted(&ring, 7, [source; 1000]);
             assert_eq!(seen.len() as u64, CROWDED);
-            assert!(slot.closing.suppress(7, || source));
-            assert!(!slot.closing.suppress(7, || other));
-            assert!(!slot.closing.suppress(8, || source));
+            assert!(slot.closing.suppress(7, || source, || true));
+            assert!(!slot.closing.suppress(7, || other, || true));
+            assert!(!slot.closing.suppress(8, || source, || true));
             let seen = slot.admitted(&ring, 7, [other; 1000]);
             assert_eq!(seen.len() as u64, SLOT_LIMIT - CROWDED);
-            assert!(slot.closing.suppress(7, || other));
+            assert!(slot.closing.suppress(7, || other, || true));
             assert_eq!(slot.closing.suppressed, 2);
         }
     }

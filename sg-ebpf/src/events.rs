@@ -58,8 +58,10 @@ extern "C" fn sg_wanted(slot: u32, source: u32) -> u32 {
 
 #[inline(always)]
 fn is_wanted_of(slot: &mut CounterSlot, source: impl FnOnce() -> u32) -> bool {
-    let tick = maps::event_watch().tick.load();
-    tick != 0 && !slot.closing.suppress(tick, source)
+    let watch = maps::event_watch();
+    let tick = watch.tick.load();
+    let is_watched = || watch.current(clock::now()) != 0;
+    tick != 0 && !slot.closing.suppress(tick, source, is_watched)
 }
 
 /// Outbound packets have one source, this node.
