@@ -60,8 +60,8 @@ extern "C" fn sg_wanted(slot: u32, source: u32) -> u32 {
 fn is_wanted_of(slot: &mut CounterSlot, source: impl FnOnce() -> u32) -> bool {
     let watch = maps::event_watch();
     let tick = watch.tick.load();
-    let is_watched = || watch.current(clock::now()) != 0;
-    tick != 0 && !slot.closing.suppress(tick, source, is_watched)
+    let look = || _ = watch.has_ended(tick, clock::now());
+    tick != 0 && !slot.closing.suppress(tick, source, look)
 }
 
 /// Outbound packets have one source, this node.
