@@ -4,6 +4,7 @@
 mod choice;
 mod csv;
 mod draw;
+mod json;
 mod rows;
 
 use std::time::Duration;
@@ -16,6 +17,7 @@ use sg_userspace::observe::counters::{Counters, Origin, counters_since};
 
 pub(super) use self::choice::Choice;
 pub(super) use self::draw::{Look, text};
+pub(super) use self::json::Json as JsonCounters;
 pub(super) use self::rows::about;
 use super::candidate;
 use super::context::{Context, Ifaces, Json};
@@ -34,7 +36,8 @@ Every packet that reached the interface is counted once: under the rule that dec
 of a rule of the other direction, or under a reason. A total is the sum of those. Reasons that have
 counted nothing are left out unless --all is given, and what removed rules have counted is one row. JSON
 and CSV have all of them, and exact numbers: JSON is an array with an object for each interface, with
---watch an object a line. --nonzero, --sort and --top choose rows there too.
+--watch an object a line. Both have rates where the counters were read before: with --watch from the
+second time on, and with --sort rate. --nonzero, --sort and --top choose rows there too.
 
 Counters never go back. --reset remembers what they count now as their zero, and --since-reset shows what
 was counted since; nobody who does not ask for it sees a difference.
@@ -52,8 +55,8 @@ Exit codes: 0 done, 1 nothing is attached or the state is wrong, 2 usage, 3 not 
 pub(super) struct CountersCommand {
     #[command(flatten)]
     ifaces: Ifaces,
-    /// Print again every so many seconds (1 unless said otherwise), with rates in text and CSV,
-    /// but for --candidate
+    /// Print again every so many seconds (1 unless said otherwise), with rates but for
+    /// --candidate
     #[arg(
         long,
         value_name = "SECONDS",
@@ -141,7 +144,9 @@ impl CountersCommand {
             return self.csv(context, all, rates, true);
         }
         if self.json.json {
-            return context.out.json(&self.chosen(all, rates));
+            let rows = self.chosen(all, rates);
+            let rows = rows.iter().map(|one| JsonCounters::of(one, rates));
+            return context.out.json(&rows.collect::<Vec<_>>());
         }
         let look = Look {
             choice: &self.choice,
@@ -164,7 +169,9 @@ impl CountersCommand {
                 self.csv(context, all, Some(&rates), is_first)?;
             } else if self.json.json {
                 for one in self.chosen(all, Some(&rates)) {
-                    context.out.json_line(&one)?;
+                    context
+                        .out
+                        .json_line(&JsonCounters::of(&one, Some(&rates)))?;
                 }
             } else {
                 let (screen, lines) = frame.screen();

@@ -23,7 +23,7 @@ use super::output::Output;
 use super::summary::summary;
 use crate::cli::apply;
 use crate::cli::context::Context;
-use crate::cli::counters::{self, Choice, Look};
+use crate::cli::counters::{self, Choice, JsonCounters, Look};
 use crate::cli::event_line::{Columns, not_shown};
 use crate::cli::failure::Failure;
 use crate::cli::journal::{Journal, Priority, with_priority};
@@ -431,6 +431,7 @@ impl Log {
         if self.json {
             let lines = all
                 .iter()
+                .map(|now| JsonCounters::of(now, Some(&rates)))
                 .map(|now| line_of(&Event::new("counters", None, now)));
             let lines = self.marked(Priority::Debug, lines.collect());
             self.output.counters(lines);

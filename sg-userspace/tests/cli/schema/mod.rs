@@ -3,10 +3,10 @@
 //! empty although it should not be.
 //!
 //! An expectation is JSON too. A string in it names a type: `text`, `number` (whole and not
-//! negative), `real`, `bool`, `time` (RFC 3339, UTC), `digest`, `address`, or `a|b|c` for one of
-//! these words. With `?` at its end the value may be null as well. `[x]` is a list of at least one
-//! x, `["*", x]` a list of any number of x, and `["?", x]` is x or null. An object has exactly the
-//! keys of its expectation.
+//! negative), `real`, `bool`, `null`, `time` (RFC 3339, UTC), `digest`, `address`, or `a|b|c` for
+//! one of these words. With `?` at its end the value may be null as well. `[x]` is a list of at
+//! least one x, `["*", x]` a list of any number of x, and `["?", x]` is x or null. An object has
+//! exactly the keys of its expectation.
 
 mod attached;
 mod errors;
@@ -62,6 +62,7 @@ fn is_kind(kind: &str, value: &Value) -> bool {
         "number" => value.is_u64(),
         "real" => value.is_f64(),
         "bool" => value.is_boolean(),
+        "null" => value.is_null(),
         "time" => text.is_some_and(is_time),
         "address" => text.is_some_and(|text| text.parse::<std::net::IpAddr>().is_ok()),
         "digest" => text

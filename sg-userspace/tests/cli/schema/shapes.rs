@@ -8,7 +8,9 @@ pub(super) fn policy_status() -> Value {
     json!({"name": "text", "digest": "digest", "generation": "number", "applied_at": "time", "audit": "rules|policy|all?"})
 }
 
-pub(super) fn counters_of_one() -> Value {
+/// The counters of an interface. Rates are null in the first reading and there in each one after.
+pub(super) fn counters_of_one(is_first: bool) -> Value {
+    let rate = if is_first { "null" } else { "real" };
     const DIRECTION: &str = "inbound|outbound";
     json!({
         "interface": "nic",
@@ -22,14 +24,17 @@ pub(super) fn counters_of_one() -> Value {
             "action": "accept|drop|audit", "summary": "text", "description": "text?",
             "packets": "number", "bytes": "number",
             "reply_packets": "number", "reply_bytes": "number",
+            "packets_per_second": rate, "bits_per_second": rate,
         }],
         "reasons": [{
             "direction": DIRECTION, "reason": "text", "action": "accept|drop|audit",
             "packets": "number", "bytes": "number",
+            "packets_per_second": rate, "bits_per_second": rate,
         }],
         "totals": [{
             "direction": DIRECTION, "packets": "number", "bytes": "number",
             "accepted": "number", "dropped": "number", "audited": "number",
+            "packets_per_second": rate, "bits_per_second": rate,
         }],
     })
 }
