@@ -83,7 +83,7 @@ pub(super) fn fail(context: &Context, failures: &[Failure]) -> Result<(), Failur
 #[derive(Serialize)]
 pub(super) struct Row<'a> {
     interface: &'a str,
-    netns: Option<&'a str>,
+    netns: Option<String>,
     /// The policy that waited to be confirmed.
     policy: &'a PolicyRecord,
     confirmed: bool,
@@ -98,15 +98,16 @@ pub(super) fn report(context: &Context, is_json: bool, all: &[Decided]) -> Resul
             .map(|decided| format!("{}\n", sentence(&context.out, decided)));
         return context.out.say(&lines.collect::<String>());
     }
-    context.out.json(&rows(all, context.netns.as_deref()))
+    context.out.json(&rows(all, context.netns_name()))
 }
 
-pub(super) fn rows<'a>(all: &'a [Decided], netns: Option<&'a str>) -> Vec<Row<'a>> {
+pub(super) fn rows<'a>(all: &'a [Decided], netns: Option<String>) -> Vec<Row<'a>> {
+    let netns = &netns;
     let of_one = |decided: &'a Decided| {
         let returned_to = decided.returned_to.as_ref();
         decided.interfaces.iter().map(move |interface| Row {
             interface,
-            netns,
+            netns: netns.clone(),
             policy: &decided.policy,
             confirmed: decided.is_confirmed,
             returned_to: returned_to.filter(|_| !decided.is_confirmed),

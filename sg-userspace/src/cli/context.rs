@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use sg_userspace::kernel::{netns, netns_name};
 use sg_userspace::observe::attached::Scope;
 
 use super::screen::Screen;
@@ -32,6 +33,13 @@ pub(super) struct Context {
 }
 
 impl Context {
+    /// The name of the network namespace that the command is about, if it has one: that of --netns,
+    /// or else the one that `ip netns` has for the current one.
+    pub(super) fn netns_name(&self) -> Option<String> {
+        let current = || netns_name(netns::cookie().ok()?);
+        self.netns.clone().or_else(current)
+    }
+
     /// The named interfaces, or else all of the current namespace.
     pub(super) fn here(&self, ifaces: &Ifaces) -> Scope {
         match ifaces.names.is_empty() {

@@ -74,6 +74,7 @@ impl Probe {
             }
             .into());
         }
+        let netns = context.netns_name();
         let mut rows = Vec::new();
         for interface in names {
             let (mut ready, mut live, mut errors) = (None, None, Vec::new());
@@ -88,7 +89,7 @@ impl Probe {
             }
             rows.push(Row {
                 interface,
-                netns: context.netns.clone(),
+                netns: netns.clone(),
                 ready,
                 live,
                 errors,

@@ -85,6 +85,7 @@ pub use detach::{detach, detach_each, tidy_up};
 pub use error::KernelError;
 pub(crate) use load::targets;
 pub use load::{frame, generation, object, programs, rehearsal, shared_maps, tables};
+pub use machine::places::name_of as netns_name;
 pub use machine::{bpffs, interfaces, link_watch, listening, netns, own_addresses};
 pub(crate) use machine::{capabilities, places};
 pub use options::{ApplyOptions, CandidateOption, DEFAULT_MAX_FLOWS, EgressHook, XdpMode};

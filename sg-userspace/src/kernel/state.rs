@@ -16,6 +16,7 @@ use sg_common::verdict::{Action, Direction, FIRST_RULE_SLOT, Reason, reason_slot
 use super::attempted::Attempted;
 use super::blob::Kind;
 use super::error::KernelError;
+use super::machine::places;
 use super::options::{EgressHook, XdpMode};
 use super::owners::Key;
 pub use super::owners::{Beside, CandidateRule, Forgotten, SlotOwner};
@@ -29,7 +30,7 @@ use sg_policy::policy::{AuditScope, Established, NonIp};
 pub struct State {
     pub interface: String,
     pub ifindex: u32,
-    /// The name in `--netns` when the policy was last applied.
+    /// The name in `--netns` when the policy was last applied. See [`State::netns_name`].
     pub netns: Option<String>,
     pub netns_cookie: u64,
     /// RFC 3339.
@@ -170,6 +171,12 @@ pub struct Trial {
 }
 
 impl State {
+    /// The name of its network namespace: that of `--netns`, or else the one that `ip netns` has.
+    pub fn netns_name(&self) -> Option<String> {
+        let found = || places::name_of(self.netns_cookie);
+        self.netns.clone().or_else(found)
+    }
+
     /// The id of the program of a direction.
     pub fn program(&self, direction: Direction) -> u32 {
         match direction {

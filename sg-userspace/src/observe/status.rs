@@ -247,7 +247,6 @@ impl Attached {
             health => health,
         };
         let cookie = self.pins.netns_cookie;
-        let named = || state.netns.clone().or_else(|| places::name_of(cookie));
         Ok(match place {
             // The namespace that it is in now, not the one that the pins name.
             Some(Place::Moved(at)) => Condition {
@@ -267,7 +266,7 @@ impl Attached {
                     _ => state.interface.clone(),
                 },
                 ifindex: self.pins.ifindex,
-                netns: named(),
+                netns: state.netns_name(),
                 netns_cookie: cookie,
                 health,
                 faults,

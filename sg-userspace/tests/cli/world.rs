@@ -171,6 +171,18 @@ impl World {
         command
     }
 
+    /// The same, which has come into the namespace without --netns.
+    pub(crate) fn entered(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net=/run/netns/{}", self.node))
+            .arg(env!("CARGO_BIN_EXE_sgctl"))
+            .arg("--bpffs")
+            .arg(&self.bpffs)
+            .args(arguments);
+        command
+    }
+
     /// A file system for pins that nobody who uses the world's own knows of, and a policy that is
     /// pinned there in force on an interface of the node's.
     pub(crate) fn apply_elsewhere(&self, interface: &str) -> PathBuf {

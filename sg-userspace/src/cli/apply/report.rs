@@ -139,7 +139,7 @@ impl<'a> Report<'a> {
 #[derive(Serialize)]
 pub(in crate::cli) struct Done<'a> {
     interface: &'a str,
-    netns: Option<&'a str>,
+    netns: Option<String>,
     /// Whether another policy was replaced.
     replaced: bool,
     /// Whether the same policy was in force already, so that nothing was done.
@@ -223,9 +223,10 @@ impl<'a> From<&'a Applied> for Done<'a> {
             state,
             added_clsact,
         } = &applied.first;
+        let netns = state.netns_name();
         Done {
             interface: &state.interface,
-            netns: state.netns.as_deref(),
+            netns: netns.clone(),
             unchanged: *outcome == Outcome::Unchanged,
             replaced: *outcome == Outcome::Replaced,
             xdp_mode: state.xdp_mode,
@@ -236,7 +237,7 @@ impl<'a> From<&'a Applied> for Done<'a> {
             seeded: applied.seeded.as_ref(),
             cut: applied.cut,
             unconfirmed: Unconfirmed::of(state),
-            decided: confirm::rows(&applied.decided, state.netns.as_deref()),
+            decided: confirm::rows(&applied.decided, netns),
             candidate: state.candidate.as_ref().map(|candidate| Beside {
                 name: &candidate.name,
                 digest: &candidate.digest,

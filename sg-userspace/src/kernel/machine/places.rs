@@ -138,7 +138,7 @@ fn named() -> impl Iterator<Item = (PathBuf, String)> {
 
 /// The name in `ip netns` of the network namespace with this cookie, if it has one and it can be
 /// found.
-pub(crate) fn name_of(cookie: u64) -> Option<String> {
+pub fn name_of(cookie: u64) -> Option<String> {
     // The file of the current namespace is known, so none has to be entered.
     let own = netns::cookie().ok().filter(|own| *own == cookie);
     let own = own.and_then(|_| fs::metadata("/proc/thread-self/ns/net").ok());

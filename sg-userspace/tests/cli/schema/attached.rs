@@ -7,7 +7,8 @@ use super::shapes::{
     REASONS, applied_report, counters_of_one, explained, explained_rule, explained_there, fault,
     finding, flows_of_one, impact, kept_policy, location, policy_status, reasons, unconfirmed,
 };
-use crate::world::{World, file, run};
+use crate::run::Running;
+use crate::world::{Ran, World, file, run};
 
 /// The rows of `status --ready` and `--live`.
 #[test]
@@ -271,6 +272,46 @@ fn what_waits_to_be_confirmed() {
     let decided = json!({"policy": policy_status(), "confirmed": "bool", "until": "time"});
     assert_shape(&decided, &row["decided"]);
     assert_eq!(row["decided"]["confirmed"], false);
+}
+
+/// Proves A4: every command names the namespace that it is in, by whatever way it came into it.
+#[test]
+fn the_namespace_is_named_without_its_option() {
+    let world = World::new();
+    let named = |found: &Value| assert_eq!(found["netns"], *world.node, "{found:#}");
+    let json = |words: &[&str]| -> Value {
+        let output = world.entered(words).arg("--json").output().unwrap();
+        Ran::of(&output).json()
+    };
+    let apply = ["apply", "builtin:tke", "--iface", "nic"];
+    named(&json(&[&apply[..], &["--confirm-within", "1h"]].concat()));
+    for list in [
+        &["confirm"][..],
+        &["status"],
+        &["status", "--iface", "nic", "--live"],
+        &["counters"],
+        &["flows"],
+        &["history"],
+    ] {
+        named(&json(list)[0]);
+    }
+    named(&json(&["show"]));
+    let run = [
+        "run",
+        "builtin:tke-minimal",
+        "--iface",
+        "nic",
+        "--json",
+        "--interval",
+        "0.2",
+    ];
+    let running = Running::of(&mut world.entered(&run));
+    for event in ["applied", "counters"] {
+        let line = running.line(&format!(r#""event":"{event}""#));
+        named(&serde_json::from_str(&line).unwrap());
+    }
+    let (code, err) = running.end(nix::sys::signal::Signal::SIGINT);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
 }
 
 /// Proves A4: times are those at which things happened, and none lies in the future.
