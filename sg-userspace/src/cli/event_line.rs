@@ -285,6 +285,38 @@ pub(super) fn not_shown(lost: u64, suppressed: u64) -> String {
     }
 }
 
+/// A packet that opens a connection and was dropped, for no rule matches: what tests begin with.
+#[cfg(test)]
+pub(super) fn syn() -> LoggedPacket {
+    use sg_common::verdict::{Action, Reason};
+    LoggedPacket {
+        at: jiff::Timestamp::UNIX_EPOCH,
+        interface: "eth0".into(),
+        direction: Direction::Inbound,
+        verdict: Action::Drop,
+        generation: 1,
+        ether_type: 0x0800,
+        vlans: Vec::new(),
+        protocol: Some(6),
+        local: Some([10, 0, 0, 5].into()),
+        local_port: Some(3306),
+        remote: Some([203, 0, 113, 9].into()),
+        remote_port: Some(51514),
+        icmp_type: None,
+        icmp_code: None,
+        tcp_flags: Some(tcp::SYN),
+        bytes: 60,
+        packets: 1,
+        queue: 0,
+        rule: None,
+        reason: DecidedBy::Reason(Reason::NoMatch),
+        reply: false,
+        candidate: None,
+        tag_beside: None,
+        head: Vec::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use sg_common::verdict::{Action, Reason};
@@ -293,35 +325,6 @@ mod tests {
 
     use super::*;
     use crate::cli::screen::ColorChoice;
-
-    fn syn() -> LoggedPacket {
-        LoggedPacket {
-            at: jiff::Timestamp::UNIX_EPOCH,
-            interface: "eth0".into(),
-            direction: Direction::Inbound,
-            verdict: Action::Drop,
-            generation: 1,
-            ether_type: 0x0800,
-            vlans: Vec::new(),
-            protocol: Some(6),
-            local: Some([10, 0, 0, 5].into()),
-            local_port: Some(3306),
-            remote: Some([203, 0, 113, 9].into()),
-            remote_port: Some(51514),
-            icmp_type: None,
-            icmp_code: None,
-            tcp_flags: Some(tcp::SYN),
-            bytes: 60,
-            packets: 1,
-            queue: 0,
-            rule: None,
-            reason: DecidedBy::Reason(Reason::NoMatch),
-            reply: false,
-            candidate: None,
-            tag_beside: None,
-            head: Vec::new(),
-        }
-    }
 
     fn rule() -> LoggingRule {
         LoggingRule {

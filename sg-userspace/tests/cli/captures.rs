@@ -179,6 +179,12 @@ fn a_capture_of_what_is_there_says_what_it_wrote() {
     assert!(failed.err.contains("help: `mkdir -p "), "{}", failed.err);
     let small = world.run(&["log", "--write", name, "--rotate-size", "1"]);
     small.fails(2, "at least 1K");
+    // Without --rotate-size or --rotate-time there is one file.
+    let several = world.run(&["log", "--write", name, "--files", "3"]);
+    several.fails(
+        2,
+        "not provided:\n  <--rotate-size <SIZE>|--rotate-time <TIME>>\n",
+    );
 }
 
 /// Proves O2: a capture goes on in further files, of which so many stay.
@@ -198,13 +204,6 @@ fn a_capture_goes_on_in_further_files() {
     ];
     let watching = Running::of(&mut world.command(&words));
     let numbered = |n: usize| world.dir.path().join(format!("turns-{n:05}.pcapng"));
-    let begun = std::time::Instant::now();
-    while !numbered(4).exists() {
-        assert!(begun.elapsed().as_secs() < 60, "there is no fourth file");
-        world.send_udp_times(53, 20);
-    }
-    let (code, err) = watching.end(Signal::SIGINT);
-    assert_eq!(code, Some(0), "{err}");
     let files = || -> Vec<_> {
         let files = std::fs::read_dir(world.dir.path()).unwrap().flatten();
         let mut files: Vec<_> = files
@@ -214,10 +213,19 @@ fn a_capture_goes_on_in_further_files() {
         files.sort();
         files
     };
+    let begun = std::time::Instant::now();
+    while files().last().is_none_or(|last| *last < numbered(4)) {
+        assert!(begun.elapsed().as_secs() < 60, "there is no fourth file");
+        world.send_udp_times(53, 20);
+    }
+    let (code, err) = watching.end(Signal::SIGINT);
+    assert_eq!(code, Some(0), "{err}");
     let first = files();
     assert_eq!(first.len(), 2, "{first:?}");
     assert!(!numbered(1).exists());
     for file in &first {
+        let len = std::fs::metadata(file).unwrap().len();
+        assert!(len < 1024 + 512, "{}: {len}", file.display());
         let file = file.to_str().unwrap();
         assert!(!found(file, "udp.dstport == 53", &["frame.number"]).is_empty());
     }

@@ -174,9 +174,19 @@ impl Capture {
         has_any && !self.is_between && (is_large || is_old)
     }
 
-    /// Ends the file with what `tallies` say. The next one begins with the next packet.
-    pub(super) fn rotate(&mut self, tallies: &[Tally]) -> Result<(), Failure> {
-        self.finish(tallies)?;
+    /// Ends the file with what `tallies` say, but for the packets that they count and that are
+    /// `left` for the next files. The next one begins with the next packet.
+    pub(super) fn rotate<'a>(
+        &mut self,
+        tallies: &[Tally],
+        left: impl Iterator<Item = &'a LoggedPacket>,
+    ) -> Result<(), Failure> {
+        let mut by_interface: BTreeMap<&str, u64> = BTreeMap::new();
+        for packet in left {
+            *by_interface.entry(&packet.interface).or_default() += 1;
+        }
+        self.statistics(tallies, &by_interface)?;
+        self.flush()?;
         self.is_between = true;
         Ok(())
     }
@@ -184,7 +194,7 @@ impl Capture {
     /// Ends the last file.
     pub(super) fn finish(&mut self, tallies: &[Tally]) -> Result<(), Failure> {
         if !self.is_between {
-            self.statistics(tallies)?;
+            self.statistics(tallies, &BTreeMap::new())?;
         }
         self.flush()
     }
@@ -229,7 +239,7 @@ impl Capture {
         Ok(())
     }
 
-    fn statistics(&mut self, tallies: &[Tally]) -> Result<(), Failure> {
+    fn statistics(&mut self, tallies: &[Tally], left: &BTreeMap<&str, u64>) -> Result<(), Failure> {
         let stop = now();
         let mut all = Vec::new();
         for (name, (number, delivered)) in &self.interfaces {
@@ -240,12 +250,19 @@ impl Capture {
                     not + tally.lost + tally.suppressed,
                 )
             });
-            let before = self.said.insert(name.clone(), sums).unwrap_or_default();
+            let before = self.said.get(name).copied().unwrap_or_default();
+            let left = left.get(name.as_str()).copied().unwrap_or_default();
+            // Under a flood there may be no tally, and what was said stays said.
+            let now = (
+                sums.0.saturating_sub(left).max(before.0),
+                sums.1.max(before.1),
+            );
+            self.said.insert(name.clone(), now);
             let statistics = Statistics {
                 start: self.begun,
                 stop,
-                received: sums.0.saturating_sub(before.0),
-                dropped: sums.1.saturating_sub(before.1),
+                received: now.0 - before.0,
+                dropped: now.1 - before.1,
                 delivered: *delivered,
             };
             all.push((*number, statistics));
@@ -341,6 +358,7 @@ fn verdict(packet: &LoggedPacket) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::event_line::syn;
 
     #[test]
     fn files_are_numbered_before_their_extension() {
@@ -351,5 +369,72 @@ mod tests {
         ] {
             assert_eq!(numbered(Path::new(path), 12), Path::new(expected));
         }
+    }
+
+    /// What the statistics of a file say of its first interface: received, dropped, delivered.
+    fn statistics_of(path: &Path) -> [u64; 3] {
+        const STATISTICS: u32 = 5;
+        // Behind type, length, interface and time come options of eight bytes, each with a head
+        // of four: begin, end, and these.
+        const RECEIVED: usize = 48;
+        let bytes = fs::read(path).unwrap();
+        let word = |at: usize| u32::from_le_bytes(*bytes[at..].first_chunk().unwrap());
+        let mut at = 0;
+        while word(at) != STATISTICS {
+            at += word(at + 4) as usize;
+        }
+        let number = |at: usize| u64::from_le_bytes(*bytes[at..].first_chunk().unwrap());
+        [0, 12, 24].map(|option| number(at + RECEIVED + option))
+    }
+
+    /// A file is full after the packet that fills it, and its statistics are of what is in it,
+    /// however many packets were read and counted at once.
+    #[test]
+    fn a_file_is_full_between_two_packets() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.pcapng");
+        let rotation = Rotation {
+            size: Some(1000),
+            time: None,
+            files: 100,
+        };
+        let mut capture =
+            Capture::create(path.to_str().unwrap(), 64, rotation, &["eth0".into()]).unwrap();
+        let packets: Vec<LoggedPacket> = std::iter::repeat_n(syn(), 40).collect();
+        let tally = |produced, lost| Tally {
+            interface: "eth0".into(),
+            direction: Direction::Inbound,
+            reason: packets[0].reason,
+            rule: None,
+            produced,
+            delivered: produced - lost,
+            lost,
+            suppressed: 0,
+        };
+        for (i, packet) in packets.iter().enumerate() {
+            if capture.is_full() {
+                capture
+                    .rotate(&[tally(43, 3)], packets[i..].iter())
+                    .unwrap();
+            }
+            capture.packet(packet).unwrap();
+        }
+        // One that could not be counted takes nothing back.
+        capture.rotate(&[], [].iter()).unwrap();
+        capture.packet(&packets[0]).unwrap();
+        capture.finish(&[tally(44, 3)]).unwrap();
+
+        let files: Vec<PathBuf> = capture.files.iter().cloned().collect();
+        assert!(files.len() > 5, "{files:?}");
+        for file in &files {
+            let len = fs::metadata(file).unwrap().len();
+            assert!(len < 1500, "{}: {len}", file.display());
+        }
+        let said: Vec<[u64; 3]> = files.iter().map(|file| statistics_of(file)).collect();
+        for [received, dropped, delivered] in &said[..said.len() - 2] {
+            assert_eq!(*received, dropped + delivered, "{said:?}");
+        }
+        let sum = |of: usize| said.iter().map(|file| file[of]).sum::<u64>();
+        assert_eq!([sum(0), sum(1), sum(2)], [44, 3, 41], "{said:?}");
     }
 }

@@ -9,7 +9,7 @@ mod sources;
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use self::capture::{Capture, Rotation};
 use self::choice::{Choice, file_size, files, last, snap, time};
@@ -25,7 +25,7 @@ const SNAP: u32 = 128;
 
 /// Dropped and logged packets, as they come or the newest ones
 #[derive(Args)]
-#[command(after_help = "\
+#[command(group = ArgGroup::new("rotation").multiple(true), after_help = "\
 With --follow every dropped packet leaves an event for as long as this runs, whether or not a rule says
 `log`. Without it, what is still there is printed: what the policy logs (`log: true` of a rule, and
 `log-no-match` of what no rule matches), and what was dropped while somebody followed. So no event is no
@@ -70,16 +70,16 @@ pub(super) struct Log {
           help_heading = "Captures")]
     snap: u32,
     /// Begin another file when one is as large, such as 100M
-    #[arg(long, value_name = "SIZE", requires = "write", value_parser = file_size,
+    #[arg(long, value_name = "SIZE", requires = "write", group = "rotation", value_parser = file_size,
           help_heading = "Captures")]
     rotate_size: Option<u64>,
     /// Begin another file when one is as old, such as 1h
-    #[arg(long, value_name = "TIME", requires = "write", value_parser = time,
+    #[arg(long, value_name = "TIME", requires = "write", group = "rotation", value_parser = time,
           help_heading = "Captures")]
     rotate_time: Option<Duration>,
     /// Keep so many files of those that --rotate-size and --rotate-time begin, counting those of
     /// an earlier run
-    #[arg(long, value_name = "N", requires = "write", default_value_t = 10, value_parser = files,
+    #[arg(long, value_name = "N", requires = "rotation", default_value_t = 10, value_parser = files,
           help_heading = "Captures")]
     files: usize,
 }

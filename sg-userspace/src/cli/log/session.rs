@@ -15,7 +15,7 @@ use sg_userspace::observe::filter::Filter;
 
 use super::capture::Capture;
 use super::choice::{Choice, fits};
-use super::sources::Sources;
+use super::sources::{Sources, add};
 use crate::cli::context::Context;
 use crate::cli::event_line::{Columns, not_shown, rule_text};
 use crate::cli::failure::Failure;
@@ -121,9 +121,9 @@ impl<'a> Session<'a> {
         let last = self.asked.last.unwrap_or(LAST);
         let more = packets.len().saturating_sub(last);
         packets.drain(..more);
-        self.show(&packets)?;
+        let tallies = self.sources.tally()?;
+        self.show(&packets, Some(&tallies))?;
         let mut notes = String::new();
-        let (tallies, _) = self.sources.tally()?;
         if let Some(capture) = &mut self.capture {
             capture.finish(&tallies)?;
             let _ = writeln!(notes, "{}", written(capture));
@@ -216,7 +216,7 @@ impl<'a> Session<'a> {
         while !stop.load(Ordering::SeqCst) {
             let read = self.sources.read()?;
             let unwatched = read.unwatched;
-            self.take(read, most.take())?;
+            self.take(read, most.take(), None)?;
             if unwatched {
                 self.tell_unwatched()?;
             }
@@ -231,12 +231,11 @@ impl<'a> Session<'a> {
                 }
                 self.told = Instant::now();
             }
-            if self.capture.as_ref().is_some_and(Capture::is_full) {
-                let (tallies, more) = self.sources.tally()?;
-                self.take(more, None)?;
-                if let Some(capture) = &mut self.capture {
-                    capture.rotate(&tallies)?;
-                }
+            if let Some(capture) = &mut self.capture
+                && capture.is_full()
+            {
+                let tallies = self.sources.tally()?;
+                capture.rotate(&tallies, self.sources.late().iter())?;
             }
             std::thread::sleep(FETCH);
         }
@@ -253,11 +252,10 @@ impl<'a> Session<'a> {
 
     /// Says what became of all events.
     fn end(&mut self) -> Result<(), Failure> {
-        let last = self.sources.read()?;
-        let (tallies, more) = self.sources.tally()?;
-        for read in [last, more] {
-            self.take(read, None)?;
-        }
+        let mut last = self.sources.read()?;
+        let tallies = self.sources.tally()?;
+        add(&mut last, self.sources.take_late());
+        self.take(last, None, Some(&tallies))?;
         self.tell_not_shown()?;
         if let Some(capture) = &mut self.capture {
             capture.finish(&tallies)?;
@@ -309,13 +307,19 @@ impl<'a> Session<'a> {
     }
 
     /// Shows what was read, `most` of the newest packets, and adds up what there was besides.
-    fn take(&mut self, read: Logged, most: Option<usize>) -> Result<(), Failure> {
+    /// `tallies` are of all that was read, if they are known.
+    fn take(
+        &mut self,
+        read: Logged,
+        most: Option<usize>,
+        tallies: Option<&[Tally]>,
+    ) -> Result<(), Failure> {
         self.lost += read.lost;
         self.suppressed += read.suppressed;
         let mut packets = self.chosen(read.packets);
         let older = most.map_or(0, |most| packets.len().saturating_sub(most));
         packets.drain(..older);
-        self.show(&packets)
+        self.show(&packets, tallies)
     }
 
     /// Those that the filter takes.
@@ -331,17 +335,12 @@ impl<'a> Session<'a> {
         chosen
     }
 
-    fn show(&mut self, packets: &[LoggedPacket]) -> Result<(), Failure> {
+    fn show(&mut self, packets: &[LoggedPacket], tallies: Option<&[Tally]>) -> Result<(), Failure> {
         if packets.is_empty() {
             return Ok(());
         }
         self.shown += packets.len() as u64;
-        if let Some(capture) = &mut self.capture {
-            for packet in packets {
-                capture.packet(packet)?;
-            }
-            capture.flush()?;
-        }
+        self.write(packets, tallies)?;
         let mut out = String::new();
         if self.asked.json {
             for packet in packets {
@@ -371,6 +370,34 @@ impl<'a> Session<'a> {
             return screen.say(&out);
         }
         self.context.out.print(&out)
+    }
+
+    /// Writes packets to the capture if there is one, to as many files as they fill. The events are
+    /// counted once for all of these, unless they were already.
+    fn write(
+        &mut self,
+        packets: &[LoggedPacket],
+        tallies: Option<&[Tally]>,
+    ) -> Result<(), Failure> {
+        let Some(capture) = &mut self.capture else {
+            return Ok(());
+        };
+        let mut counted = None;
+        for (i, packet) in packets.iter().enumerate() {
+            if capture.is_full() {
+                let tallies = match tallies {
+                    Some(tallies) => tallies,
+                    None => match &mut counted {
+                        Some(counted) => counted,
+                        none => none.insert(self.sources.tally()?),
+                    },
+                };
+                let left = packets[i..].iter().chain(self.sources.late());
+                capture.rotate(tallies, left)?;
+            }
+            capture.packet(packet)?;
+        }
+        capture.flush()
     }
 
     fn line(&self, event: &'static str, details: &impl Serialize) -> Result<(), Failure> {

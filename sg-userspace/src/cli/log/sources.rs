@@ -2,7 +2,7 @@
 
 use sg_userspace::kernel::KernelError;
 use sg_userspace::observe::attached::{Attached, attached};
-use sg_userspace::observe::events::{Events, Logged, Tally};
+use sg_userspace::observe::events::{Events, Logged, LoggedPacket, Tally};
 use sg_userspace::observe::pace::Pace;
 
 use crate::cli::context::{Context, Ifaces};
@@ -21,6 +21,8 @@ pub(super) enum Mode {
 
 pub(super) struct Sources {
     readers: Vec<Reader>,
+    /// What has come while events were counted. It is part of the next reading.
+    late: Logged,
     names: Vec<String>,
     /// Whether events of other interfaces of an attachment are left out.
     is_chosen: bool,
@@ -47,6 +49,7 @@ impl Sources {
         let names = found.iter().filter_map(Attached::name).collect();
         let mut sources = Sources {
             readers: Vec::new(),
+            late: Logged::default(),
             names,
             is_chosen: !ifaces.names.is_empty(),
             ifaces: ifaces.names.clone(),
@@ -118,7 +121,7 @@ impl Sources {
 
     /// The events of all attachments since the last call, oldest first.
     pub(super) fn read(&mut self) -> Result<Logged, KernelError> {
-        let mut all = Logged::default();
+        let mut all = self.take_late();
         for reader in &mut self.readers {
             add(&mut all, reader.events.drain()?);
         }
@@ -126,15 +129,25 @@ impl Sources {
         Ok(all)
     }
 
-    /// What became of all events, and those that have come since the last reading.
-    pub(super) fn tally(&mut self) -> Result<(Vec<Tally>, Logged), KernelError> {
-        let (mut tallies, mut more) = (Vec::new(), Logged::default());
+    /// What became of all events, also of those that have come since the last reading.
+    pub(super) fn tally(&mut self) -> Result<Vec<Tally>, KernelError> {
+        let mut tallies = Vec::new();
         for reader in &mut self.readers {
             let mut logged = Logged::default();
             tallies.extend(reader.events.tally(&mut logged)?);
-            add(&mut more, logged);
+            add(&mut self.late, logged);
         }
-        Ok((tallies, more))
+        Ok(tallies)
+    }
+
+    /// The packets that are counted in the last tally, and not read yet.
+    pub(super) fn late(&self) -> &[LoggedPacket] {
+        &self.late.packets
+    }
+
+    /// Reads what is counted in the last tally, and nothing that came after it.
+    pub(super) fn take_late(&mut self) -> Logged {
+        std::mem::take(&mut self.late)
     }
 
     /// Looks whether what is read is still attached, and reads what has taken its place. Returns
@@ -166,7 +179,7 @@ impl Sources {
     }
 }
 
-fn add(all: &mut Logged, one: Logged) {
+pub(super) fn add(all: &mut Logged, one: Logged) {
     all.packets.extend(one.packets);
     all.lost += one.lost;
     all.suppressed += one.suppressed;
