@@ -124,11 +124,17 @@ fn apply_says_what_it_keeps() {
     let _socket = connected.join().expect("a socket of the node");
     let policy = file(world.dir.path(), "empty.yaml", "name: empty\ninbound: []\n");
     let apply = ["apply", &policy, "--iface", "nic"];
-    let kept = "kept 1 flow that was there (1 that no rule admits)";
+    let kept = "kept 1 flow that the node had, as far as they go by nic (1 that no rule admits)";
     let said = world.run(&apply).ok().out;
     assert_eq!(said.matches(kept).count(), 1, "{said}");
     let again = world.run(&apply).ok().out;
     assert!(!again.contains("kept"), "{again}");
+    // The flow goes by nic, and nobody says that it was kept on the other interface.
+    world.add_pair("other", "end");
+    let other = world.run(&["apply", &policy, "--iface", "other"]).ok().out;
+    let on_other = "kept 1 flow that the node had, as far as they go by other (1 that";
+    assert_eq!(other.matches(on_other).count(), 1, "{other}");
+    world.run(&["detach", "--iface", "other"]).ok();
     let seeded = |more: &[&str]| {
         world.run(&["detach"]).ok();
         let arguments = [&apply[..], &["--json"], more].concat();
@@ -188,7 +194,7 @@ fn apply_says_what_it_cuts() {
     };
     let said = apply(&policy, &[]).out;
     assert!(
-        said.contains("cut 3 TCP connections that were there"),
+        said.contains("cut 3 TCP connections that the node had, as far as they go by nic"),
         "{said}"
     );
     let json = apply(&policy, &["--json"]).json();

@@ -122,7 +122,7 @@ pub(in crate::cli) fn notes(applied: &Applied) -> Vec<String> {
     if applied.first.state.forced && applied.outcome != Outcome::Unchanged {
         notes.push("the lock-out guard was off (--force)".to_owned());
     }
-    notes.extend(applied.cut.map(cut));
+    notes.extend(applied.cut.map(|it| cut(it, applied)));
     if applied.has_added_clsact() {
         notes.push(
             "added a clsact qdisc: the kernel may have dropped frames that were sent at that moment"
@@ -193,8 +193,8 @@ fn unconfirmed(applied: &Applied) -> Vec<String> {
     ]
 }
 
-/// `cut 3 TCP connections that were there`.
-fn cut(cut: Cut) -> String {
+/// `cut 3 TCP connections that the node had, as far as they go by eth0`.
+fn cut(cut: Cut, applied: &Applied) -> String {
     let mut out = match cut.connections {
         None => {
             "kept no connection that was there; how many were cut cannot be said, for the kernel \
@@ -202,8 +202,10 @@ fn cut(cut: Cut) -> String {
                 .to_owned()
         }
         Some(0) => "cut no TCP connection: there was none that the rules do not pass".to_owned(),
-        Some(1) => "cut 1 TCP connection that was there".to_owned(),
-        Some(n) => format!("cut {} that were there", count(n, "TCP connection")),
+        Some(n) => {
+            let connections = count(n, "TCP connection");
+            format!("cut {connections} that the node had{}", by(applied))
+        }
     };
     if cut.left_out > 0 {
         let _ = write!(
@@ -215,7 +217,16 @@ fn cut(cut: Cut) -> String {
     out
 }
 
-/// `kept 12 flows that were there (3 that no rule admits)`, if any were kept.
+/// `, as far as they go by eth0`: the node's connections are known, and not by which of its
+/// interfaces they go.
+fn by(applied: &Applied) -> String {
+    let names = applied.interfaces().map(|one| one.state.interface.as_str());
+    let names: Vec<&str> = names.collect();
+    format!(", as far as they go by {}", names.join(", "))
+}
+
+/// `kept 12 flows that the node had, as far as they go by eth0 (3 that no rule admits)`, if any
+/// were kept.
 fn seeded(applied: &Applied) -> Option<String> {
     let Seeded {
         entered,
@@ -226,8 +237,8 @@ fn seeded(applied: &Applied) -> Option<String> {
     if entered + left_out == 0 {
         return None;
     }
-    let were = if entered == 1 { "was" } else { "were" };
-    let mut out = format!("kept {} that {were} there", count(entered, "flow"));
+    let flows = count(entered, "flow");
+    let mut out = format!("kept {flows} that the node had{}", by(applied));
     if without_rule > 0 {
         let without_rule = thousands(without_rule as u64);
         let _ = write!(out, " ({without_rule} that no rule admits)");
