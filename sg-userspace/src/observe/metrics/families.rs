@@ -103,7 +103,7 @@ pub const FAMILIES: [FamilyInfo; 15] = [
         name: "sgctl_flow_evictions_total",
         kind: Kind::Counter,
         labels: &["kind"],
-        help: "Flows that were removed for new ones since the table was full",
+        help: "Flows that were removed to make room for new ones, expired ones first",
     },
     FamilyInfo {
         name: "sgctl_flow_capacity",

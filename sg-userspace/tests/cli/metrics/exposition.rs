@@ -3,7 +3,7 @@
 use serde_json::Value;
 use sg_userspace::observe::metrics::{FAMILIES, Kind};
 
-use super::{promtool, samples, world};
+use super::{PINGS, promtool, samples, world};
 use crate::world::{World, ip};
 
 fn metrics(world: &World, more: &[&str]) -> String {
@@ -221,6 +221,36 @@ outbound: [{protocol: all, to: any, action: accept}]
         series.starts_with("sgctl_rule_packets_total") && series.contains("icmp")
     });
     assert_eq!(pings.map(|(_, count)| *count), Some(3.0));
+}
+
+/// A removed rule keeps its series under the policy that has removed it. Under the next one it
+/// ends, unless a flow refers to it.
+#[test]
+fn the_series_of_a_removed_rule_ends_with_the_next_policy() {
+    let (world, path) = world();
+    world.run(&["apply", &path, "--iface", "nic"]).ok();
+    world.ping_node(2);
+    let pings = || {
+        let all = samples(&metrics(&world, &[])).into_iter();
+        let mut pings = all.filter(|(series, _)| {
+            series.starts_with("sgctl_rule_packets_total") && series.contains(PINGS)
+        });
+        pings.next().map(|(_, count)| count)
+    };
+    assert_eq!(pings(), Some(2.0));
+    for (protocol, expected) in [("gre", Some(2.0)), ("esp", None)] {
+        let other = format!("inbound: [{{protocol: {protocol}, from: any, action: drop}}]\n");
+        std::fs::write(&path, other).unwrap();
+        world.run(&["apply", &path, "--iface", "nic"]).ok();
+        assert_eq!(pings(), expected, "{protocol}");
+    }
+    let counters = world.run(&["counters", "--json"]).ok().json();
+    let rules = counters[0]["rules"].as_array().unwrap();
+    let gone = rules
+        .iter()
+        .find(|rule| rule["summary"] == "rules of earlier policies");
+    let packets = gone.map(|rule| &rule["packets"]);
+    assert_eq!(packets, Some(&Value::from(2)), "{rules:?}");
 }
 
 /// Proves O5: what cannot be read is absent and not zero, and an interface that enforces nothing is
