@@ -141,6 +141,8 @@ fn names<H: Hook>(hook: &H, transport: &Transport, is_v6: u64) -> Result<Names, 
 const TCP: u64 = IPPROTO_TCP as u64;
 const UDP: u64 = IPPROTO_UDP as u64;
 
+const ACCEPT_BIT: u64 = Verdict::ACCEPT_BIT as u64;
+
 #[inline(always)]
 pub(crate) fn decide<H: Hook>(hook: &H) -> u32 {
     // Compiled twice, and the kernel removes the variant that the constant does not choose. It
@@ -177,7 +179,6 @@ fn plain<H: Hook, F: Variant>(hook: &H) -> Result<u32, Stop> {
     // Many paths lead to a verdict. Without this the verifier would explore what follows once for
     // each of them.
     let mut wide_verdict = SharedWord::forget(verdict.0.into(), t.ports);
-    const ACCEPT_BIT: u64 = Verdict::ACCEPT_BIT as u64;
     const LOG_BIT: u64 = Verdict::LOG_BIT as u64;
     const { assert!(ACCEPT_BIT > LOG_BIT) };
     let is_drop = wide_verdict < ACCEPT_BIT;
@@ -232,6 +233,13 @@ fn plain<H: Hook, F: Variant>(hook: &H) -> Result<u32, Stop> {
     if is_logged {
         return Err(NO);
     }
+    by_rules::<H, F>(hook, t, verdict)
+}
+
+/// Counts a packet for the rule or the reason that decides it, unless an event of it is to be
+/// written.
+#[inline(always)]
+fn by_rules<H: Hook, F: Variant>(hook: &H, t: &Transport, verdict: Verdict) -> Result<u32, Stop> {
     let Some(slot) = count::slot(verdict.slot()) else {
         return Ok(decided(verdict.is_accept()));
     };
