@@ -147,7 +147,6 @@ fn track_packet<A: Auditing>(
         false => end_of::<SharedWord>(&entry, &about, &maps::InForce, is_gone),
     };
     if SharedWord::opaque(end.is_without_flow) != 0 {
-        let is_there = SharedWord::opaque(is_there.into()) != 0;
         return without_flow::<A>(key, hash, &mut found, is_there, traits, verdict, now);
     }
     if SharedWord::opaque(end.is_cut) != 0 {
@@ -165,24 +164,63 @@ fn track_packet<A: Auditing>(
     let verdict = Verdict(SharedWord::opaque(verdict.0.into()) as u32);
     let head = Head(SharedWord::opaque(head.0));
     let entry = Contents { head, ..entry };
-    let ruled = match A::ON {
-        true => by_watched_flow(watched, traits),
-        false => by_flow(&entry, &found, traits, class, verdict, now),
-    };
-    let ruled = match ruled {
-        Ok(ruled) => ruled,
-        Err(outcome) => return outcome,
-    };
+    let by_rules = by_rules::<A>(verdict);
+    let mut result = by_rules;
+    // Taken anew, or it would be kept in a register meanwhile.
+    let direction = || Traits(SharedWord::opaque(traits.0)).direction();
+    // All bits set where the packet counts for the flow's rule: the slot is then put in.
+    let mut has_slot = 0u32;
+    // The verdict that admits the flow under this policy, where an earlier one did.
+    let mut admission = 0;
+    if A::ON {
+        match by_watched_flow(watched, traits) {
+            Some(ruled) => (result, has_slot, admission) = ruled,
+            None => return by_rules,
+        }
+    } else {
+        match rule_on_live(&entry, &traits.about(verdict.accept_bit()), &maps::InForce) {
+            Ruling::NoFlow | Ruling::Cut | Ruling::ByRulesAlone => return by_rules,
+            Ruling::ByRules => {}
+            Ruling::Readmitted => admission = verdict.0,
+            Ruling::Seeded => result = reason(direction(), Reason::Seeded),
+            Ruling::Kept => (result, has_slot) = (KEPT, u32::MAX),
+            Ruling::Reply => (result, has_slot) = (REPLY, u32::MAX),
+            ruling @ (Ruling::JudgedAgain | Ruling::Revoked) => {
+                if matches!(ruling, Ruling::JudgedAgain) {
+                    let opposite = Direction::BOTH[usize::from(traits.direction() ^ 1)];
+                    admission = ask(class, opposite, traits.kind(), traits.return_number()).0;
+                }
+                if !Verdict(admission).is_accept() {
+                    end_flow(&found, traits, now);
+                    return revoked::<A>(direction());
+                }
+                (result, has_slot) = (REPLY, u32::MAX);
+            }
+        }
+    }
     let from_originator = head.originator() == traits.direction();
-    go_on::<A>(
-        packet,
-        hash,
-        &mut found,
-        traits,
-        from_originator,
-        ruled,
-        now,
-    )
+    let mut rule = found.contents.rule;
+    // The verifier explores what follows once for all of these.
+    rule = SharedWord::forget(rule, now);
+    let result = SharedWord::forget(result, now);
+    let has_slot = SharedWord::forget(has_slot.into(), now) as u32;
+    let admission = SharedWord::forget(admission.into(), now) as u32;
+    let mut how = found.kind() as u32
+        + SharedWord::forget(u64::from(from_originator), now) as u32 * FROM_ORIGINATOR;
+    if admission != 0 {
+        rule = rule_word(admission_of::<A>(Verdict(admission)), maps::config().epoch);
+        how |= IS_CHANGED;
+        sg_flow_change_rule(&mut found, rule);
+    }
+    #[allow(unused_mut, reason = "only what audits changes it")]
+    let mut result = result | u64::from(slot_of(rule) & has_slot);
+    if A::ON {
+        // What counts for the rule of a flow that is only watched leaves an event.
+        let is_counted = u64::from(has_slot & 1);
+        result |= (audits(rule) & is_counted) * Outcome::AUDIT;
+    }
+    go_on(packet, hash, &mut found, traits, how, now);
+    result
 }
 
 /// Enters a flow where the rules admit one that they have to remember, in the place of what is left
@@ -192,7 +230,7 @@ fn without_flow<A: Auditing>(
     key: &FlowKey,
     hash: u32,
     found: &mut Found,
-    is_there: bool,
+    is_there: u32,
     traits: Traits,
     verdict: Verdict,
     now: u64,
@@ -204,7 +242,7 @@ fn without_flow<A: Auditing>(
         false => verdict.accept_bit(),
     };
     let enters = passes & traits.opens();
-    if is_there && (gate::ends_flows() || enters != 0) {
+    if SharedWord::opaque(is_there.into()) != 0 && (gate::ends_flows() || enters != 0) {
         sg_flow_forget(found);
     }
     if SharedWord::opaque(enters.into()) != 0 {
@@ -221,126 +259,52 @@ fn without_flow<A: Auditing>(
     by_rules::<A>(Verdict(SharedWord::opaque(verdict.0.into()) as u32))
 }
 
-/// What a flow that lives makes of a packet.
-struct Ruled {
-    /// The [`Outcome`], packed.
-    result: u64,
-    /// All bits set where the packet counts for the flow's rule, whose slot is then put in.
-    has_slot: u32,
-    /// The verdict that admits the flow under this policy, where an earlier one did; else zero.
-    admission: u32,
-}
-
-/// Rules on a packet of a flow that lives. `Err` is the outcome where the flow does not go on by
-/// this packet.
+/// What the ruling on a flow that a policy watches makes of a packet, as [`track_packet`] has it:
+/// outcome, slot and the verdict that admits the flow, which `watched` has above the ruling. `None`
+/// where the rules decide and the flow does not go on.
 #[inline(always)]
-fn by_flow(
-    entry: &Contents,
-    found: &Found,
-    traits: Traits,
-    class: u32,
-    verdict: Verdict,
-    now: u64,
-) -> Result<Ruled, u64> {
-    let by_rules = by_rules::<Off>(verdict);
-    // Taken anew, or it would be kept in a register meanwhile.
-    let direction = || Traits(SharedWord::opaque(traits.0)).direction();
-    let mut ruled = Ruled {
-        result: by_rules,
-        has_slot: 0,
-        admission: 0,
-    };
-    match rule_on_live(entry, &traits.about(verdict.accept_bit()), &maps::InForce) {
-        Ruling::NoFlow | Ruling::Cut | Ruling::ByRulesAlone => return Err(by_rules),
-        Ruling::ByRules => {}
-        Ruling::Readmitted => ruled.admission = verdict.0,
-        Ruling::Seeded => ruled.result = reason(direction(), Reason::Seeded),
-        Ruling::Kept => (ruled.result, ruled.has_slot) = (KEPT, u32::MAX),
-        Ruling::Reply => (ruled.result, ruled.has_slot) = (REPLY, u32::MAX),
-        ruling @ (Ruling::JudgedAgain | Ruling::Revoked) => {
-            if matches!(ruling, Ruling::JudgedAgain) {
-                let opposite = Direction::BOTH[usize::from(traits.direction() ^ 1)];
-                ruled.admission = ask(class, opposite, traits.kind(), traits.return_number()).0;
-            }
-            if !Verdict(ruled.admission).is_accept() {
-                end_flow(found, traits, now);
-                return Err(revoked::<Off>(direction()));
-            }
-            (ruled.result, ruled.has_slot) = (REPLY, u32::MAX);
-        }
-    }
-    Ok(ruled)
-}
-
-/// The same, for a policy that audits: `watched` has the ruling, and the verdict that admits the
-/// flow above it.
-#[inline(always)]
-fn by_watched_flow(watched: u64, traits: Traits) -> Result<Ruled, u64> {
+fn by_watched_flow(watched: u64, traits: Traits) -> Option<(u64, u32, u32)> {
     let ruling = watched & WATCHED_RULING;
     if ruling == Ruling::ByRulesAlone as u64 {
-        return Err(BY_RULES);
+        return None;
     }
     // Arithmetic, so that what follows is explored once.
     let is = |rulings: u64| SharedWord::opaque(rulings) >> ruling & 1;
     const REPLIES: u64 = 1 << Ruling::Reply as u64 | 1 << Ruling::JudgedAgain as u64;
     let (is_reply, is_kept) = (is(REPLIES), is(1 << Ruling::Kept as u64));
     let is_seeded = is(1 << Ruling::Seeded as u64);
-    // Taken anew, or it would be kept in a register meanwhile.
     let direction = Traits(SharedWord::opaque(traits.0)).direction();
     let by_flow = is_reply * REPLY + is_kept * KEPT + is_seeded * reason(direction, Reason::Seeded);
-    Ok(Ruled {
-        result: by_flow + ((is_reply | is_kept | is_seeded) ^ 1) * BY_RULES,
-        has_slot: ((is_reply | is_kept) as u32).wrapping_neg(),
-        admission: (watched >> 32) as u32,
-    })
+    let by_rules = (is_reply | is_kept | is_seeded) ^ 1;
+    let has_slot = ((is_reply | is_kept) as u32).wrapping_neg();
+    Some((
+        by_flow + by_rules * BY_RULES,
+        has_slot,
+        (watched >> 32) as u32,
+    ))
 }
 
-/// Continues the flow with a packet that was ruled on, and confirms it if the packet answers its
-/// first one.
+/// Continues the flow, and confirms it if the packet answers its first one.
 #[inline(always)]
-fn go_on<A: Auditing>(
-    packet: &Packet,
-    hash: u32,
-    found: &mut Found,
-    traits: Traits,
-    from_originator: bool,
-    ruled: Ruled,
-    now: u64,
-) -> u64 {
-    let mut rule = found.contents.rule;
-    // The verifier explores what follows once for all of these.
-    rule = SharedWord::forget(rule, now);
-    let result = SharedWord::forget(ruled.result, now);
-    let has_slot = SharedWord::forget(ruled.has_slot.into(), now) as u32;
-    let admission = SharedWord::forget(ruled.admission.into(), now) as u32;
-    let mut how = found.kind() as u32
-        + SharedWord::forget(u64::from(from_originator), now) as u32 * FROM_ORIGINATOR;
-    if admission != 0 {
-        rule = rule_word(admission_of::<A>(Verdict(admission)), maps::config().epoch);
-        how |= IS_CHANGED;
-        sg_flow_change_rule(found, rule);
-    }
-    #[allow(unused_mut, reason = "only what audits changes it")]
-    let mut result = result | u64::from(slot_of(rule) & has_slot);
-    if A::ON {
-        // What counts for the rule of a flow that is only watched leaves an event.
-        let is_counted = u64::from(has_slot & 1);
-        result |= (audits(rule) & is_counted) * Outcome::AUDIT;
-    }
+fn go_on(packet: &Packet, hash: u32, found: &mut Found, traits: Traits, how: u32, now: u64) {
     let numbers = packet.numbers.pack();
     let mut step = sg_go_on(found, traits.0, numbers, how, now);
     if step == RACED {
         step = sg_go_on(found, traits.0, numbers, how & !IS_CHANGED, now);
     }
     if step == IS_CONFIRMED {
-        let key = packet.flow_key();
         // Entered first, and then taken out: a packet on another CPU always finds one of the two
         // entries.
-        enter(key, hash, &found.contents, FlowKind::Established, now);
-        sg_flow_remove_double(key, hash);
+        enter(
+            packet.flow_key(),
+            hash,
+            &found.contents,
+            FlowKind::Established,
+            now,
+        );
+        sg_flow_remove_double(packet.flow_key(), hash);
         sg_flow_forget(found);
     }
-    result
 }
 
 /// Returned by [`track`] for what the rules decide, by programs that audit: theirs is a longer
