@@ -11,6 +11,7 @@ use semver::Version;
 use crate::{
     shell,
     term::{self, Colour},
+    test_binaries::HOST_CRATES,
     toolchains::OLDEST,
 };
 
@@ -186,8 +187,8 @@ fn check(workspace: &Path, toolchain: &str) -> Command {
     let mut command = shell::of_toolchain(toolchain, "cargo");
     command
         .current_dir(workspace)
-        .args(["check", "--workspace", "--all-targets"])
-        .args(["--exclude", "sg-ebpf", "--exclude", "sg-bench-ebpf"])
+        .args(["check", "--all-targets"])
+        .args(HOST_CRATES)
         // Apart from what other compilers have built.
         .args(["--target-dir", "target/oldest"]);
     command
@@ -294,7 +295,7 @@ mod tests {
         );
         assert_eq!(
             shell::describe(&check(Path::new("."), "1.89")),
-            "rustup run 1.89 cargo check --workspace --all-targets --exclude sg-ebpf \
+            "rustup run 1.89 cargo check --all-targets --workspace --exclude sg-ebpf \
              --exclude sg-bench-ebpf --target-dir target/oldest"
         );
         let Ending::LeftOut(why) = DENY.missing(" --dependencies") else {

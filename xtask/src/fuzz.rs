@@ -118,14 +118,9 @@ fn turns(args: &Args) -> Vec<&str> {
 fn kernel(workspace: &Path, seconds: u64, seed: Option<u64>) -> Command {
     let mut command = shell::cargo(workspace);
     command
-        .args([
-            "test",
-            "--package",
-            "sg-userspace",
-            "--test",
-            "kernel",
-            "--",
-        ])
+        .arg("test")
+        .args(test_binaries::HOST_CRATES)
+        .args(["--test", "kernel", "--"])
         .args(["--ignored", "--exact", TEST, "--nocapture"])
         .env(SECONDS, seconds.to_string());
     match seed {
@@ -168,7 +163,7 @@ mod tests {
 
     #[test]
     fn the_test_learns_how_long_and_from_where() {
-        let run = "cargo test --package sg-userspace --test kernel -- \
+        let run = "cargo test --workspace --exclude sg-ebpf --exclude sg-bench-ebpf --test kernel -- \
                    --ignored --exact fuzz::goes_on --nocapture";
         let workspace = Path::new(".");
         assert_eq!(

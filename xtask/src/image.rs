@@ -17,7 +17,7 @@ use crate::{
     setup::{self, Needs},
     shell,
     term::{self, Colour},
-    test_binaries::{run_as_root, way_to_root},
+    test_binaries::{HOST_CRATES, run_as_root, way_to_root},
 };
 use layout::{File, Image};
 
@@ -137,16 +137,9 @@ fn check(workspace: &Path, archive: &Path, way: &Way) -> Result<()> {
     }
     let mut command = shell::cargo(workspace);
     command
-        .args([
-            "test",
-            "--package",
-            "sg-userspace",
-            "--test",
-            "cli",
-            "--",
-            "--exact",
-            TEST,
-        ])
+        .arg("test")
+        .args(HOST_CRATES)
+        .args(["--test", "cli", "--", "--exact", TEST])
         .env(ROOT, &unpacked);
     run_as_root(&mut command, way)?;
     shell::run(&mut command)

@@ -12,7 +12,7 @@ use crate::{
     setup::{self, Needs},
     shell,
     term::{self, Colour},
-    test_binaries::{PROFILE, run_as_root, way_to_root},
+    test_binaries::{HOST_CRATES, PROFILE, run_as_root, way_to_root},
 };
 
 /// Tells the tests where the programs are.
@@ -41,7 +41,10 @@ pub(crate) fn command(options: &[String]) -> Result<()> {
 /// The tests one after the other: each has a cluster of its own.
 fn tests(workspace: &Path, programs: &Path, options: &[String]) -> Command {
     let mut command = shell::cargo(workspace);
-    command.args(["test", "--package", "sg-userspace", "--test", "cli"]);
+    command
+        .arg("test")
+        .args(HOST_CRATES)
+        .args(["--test", "cli"]);
     command.args(["--profile", PROFILE, "--", "cluster::"]);
     command.args(["--include-ignored", "--nocapture", "--test-threads=1"]);
     command.args(options).env(PROGRAMS, programs);
@@ -58,7 +61,7 @@ mod tests {
         let command = super::tests(Path::new("."), Path::new("/t/bin"), &options);
         assert_eq!(
             shell::describe(&command),
-            "SG_KUBERNETES=/t/bin cargo test --package sg-userspace --test cli --profile test -- \
+            "SG_KUBERNETES=/t/bin cargo test --workspace --exclude sg-ebpf --exclude sg-bench-ebpf --test cli --profile test -- \
              cluster:: --include-ignored --nocapture --test-threads=1 --exact"
         );
     }

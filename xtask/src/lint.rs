@@ -16,6 +16,7 @@ use crate::{
     setup::{self, Needs},
     shell,
     term::{self, Colour},
+    test_binaries::HOST_CRATES,
     troubleshooting,
 };
 
@@ -137,9 +138,8 @@ fn steps(workspace: &Path, toolchain: &str) -> Vec<Step> {
     format
         .current_dir(workspace)
         .args(["fmt", "--all", "--check"]);
-    let mut host = cargo(&["clippy", "--workspace", "--all-targets"]);
-    host.args(["--exclude", "sg-ebpf", "--exclude", "sg-bench-ebpf"])
-        .args(["--", "-D", "warnings"]);
+    let mut host = cargo(&["clippy", "--all-targets"]);
+    host.args(HOST_CRATES).args(["--", "-D", "warnings"]);
     let mut bpf = shell::of_toolchain(toolchain, "cargo");
     bpf.current_dir(workspace)
         .args([
@@ -190,7 +190,7 @@ mod tests {
             lines,
             [
                 "cargo fmt --all --check".to_owned(),
-                "cargo clippy --workspace --all-targets --exclude sg-ebpf \
+                "cargo clippy --all-targets --workspace --exclude sg-ebpf \
                  --exclude sg-bench-ebpf -- -D warnings"
                     .to_owned(),
                 format!(

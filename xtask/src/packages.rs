@@ -18,7 +18,7 @@ use crate::{
     setup::{self, Needs},
     shell,
     term::{self, Colour},
-    test_binaries::{PROFILE, way_to_root},
+    test_binaries::{HOST_CRATES, PROFILE, way_to_root},
 };
 
 /// The Debian that is tried where this machine has none.
@@ -80,7 +80,9 @@ pub(crate) fn command() -> Result<()> {
 fn tests(workspace: &Path, system: &Path, packages: &Path) -> Command {
     let mut command = shell::cargo(workspace);
     command
-        .args(["test", "--package", "sg-userspace", "--test", "cli"])
+        .arg("test")
+        .args(HOST_CRATES)
+        .args(["--test", "cli"])
         .args(["--profile", PROFILE, "--"])
         .args(TESTS)
         .args(["--ignored", "--exact", "--nocapture", "--test-threads=1"])

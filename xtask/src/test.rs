@@ -10,7 +10,7 @@ use crate::{
     setup::{self, Needs},
     shell,
     term::{self, Colour},
-    test_binaries::{DATA, PROFILE, data_folder, run_as_root, way_to_root},
+    test_binaries::{DATA, HOST_CRATES, PROFILE, data_folder, run_as_root, way_to_root},
 };
 
 /// Has the tests of `tests/cli/faults` try every system call and those of
@@ -123,29 +123,18 @@ pub(crate) fn command(args: &Args) -> Result<()> {
 
 fn tests(workspace: &Path, args: &Args, data: Option<&Path>) -> Command {
     let mut command = shell::cargo(workspace);
-    command.arg("test");
+    command.arg("test").args(HOST_CRATES);
     if args.boot {
-        command.args(["--package", "sg-userspace", "--test", "cli"]);
-        command.args(["--profile", PROFILE, "--", "boot::", "--nocapture"]);
+        command.args(["--test", "cli", "--profile", PROFILE]);
+        command.args(["--", "boot::", "--nocapture"]);
         command.args(&args.options).env(BOOTS, "10");
         return command;
     }
     match args.faults {
         true => command
-            .args([
-                "--package",
-                "sg-userspace",
-                "--test",
-                "cli",
-                "--test",
-                "kernel",
-            ])
+            .args(["--test", "cli", "--test", "kernel"])
             .env(FAULTS, "all"),
-        false => command
-            .args(["--workspace"])
-            .args(["--exclude", "sg-ebpf", "--exclude", "sg-bench-ebpf"])
-            .env_remove(FAULTS)
-            .env_remove(BOOTS),
+        false => command.env_remove(FAULTS).env_remove(BOOTS),
     };
     command.args(["--profile", PROFILE]);
     if args.faults {
@@ -185,12 +174,12 @@ mod tests {
             ),
             (
                 "--faults",
-                "SG_FAULTS=all cargo test --package sg-userspace --test cli --test kernel --profile test -- faults:: fault_points:: --nocapture --test-threads=16"
+                "SG_FAULTS=all cargo test --workspace --exclude sg-ebpf --exclude sg-bench-ebpf --test cli --test kernel --profile test -- faults:: fault_points:: --nocapture --test-threads=16"
                     .to_owned(),
             ),
             (
                 "--boot",
-                "SG_BOOTS=10 cargo test --package sg-userspace --test cli --profile test -- boot:: --nocapture"
+                "SG_BOOTS=10 cargo test --workspace --exclude sg-ebpf --exclude sg-bench-ebpf --test cli --profile test -- boot:: --nocapture"
                     .to_owned(),
             ),
         ];

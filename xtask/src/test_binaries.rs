@@ -15,6 +15,16 @@ use crate::root::{self, NotPermitted, Way};
 /// `test` is the dev profile; `release` takes longer to build and less to run.
 pub(crate) const PROFILE: &str = "test";
 
+/// The crates of the host, for cargo. All of them also where one is meant: cargo compiles what they
+/// depend on with the features that those it is given ask for, and would compile it again.
+pub(crate) const HOST_CRATES: [&str; 5] = [
+    "--workspace",
+    "--exclude",
+    "sg-ebpf",
+    "--exclude",
+    "sg-bench-ebpf",
+];
+
 /// Names the folder of real rule sets and address lists.
 pub(crate) const DATA: &str = "SG_DATA";
 

@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::protocol::Suite;
-use crate::{shell, test_binaries::PROFILE};
+use crate::{
+    shell,
+    test_binaries::{HOST_CRATES, PROFILE},
+};
 
 /// The test that prints what the table of kernels is made of.
 pub(super) const FACTS: &str = "facts::what_this_kernel_offers";
@@ -77,8 +80,8 @@ pub(super) struct Binaries {
 pub(super) fn build(workspace: &Path) -> Result<Binaries> {
     let mut command = shell::cargo(workspace);
     command
-        .args(["test", "--workspace"])
-        .args(["--exclude", "sg-ebpf", "--exclude", "sg-bench-ebpf"])
+        .arg("test")
+        .args(HOST_CRATES)
         .args(["--profile", PROFILE])
         .args(["--test", "kernel", "--test", "lab", "--no-run"]);
     let mut found = shell::cargo_executables(command, "the tests do not build")?;
